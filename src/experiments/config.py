@@ -1,0 +1,231 @@
+"""The shape of conf/, as frozen dataclasses: what run.py reads a composed Hydra config into.
+
+Strict on purpose: an unknown key, a missing one or a wrong type is a ValueError naming it,
+wherever it came from (`+typo=1` passes Hydra's own check).
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import importlib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from experiments.costs import FFNConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ladder:
+    """A family of sizes: the width that goes with a number of blocks, and what moves with it.
+
+    d_model = d_per_layer * size. batch_size counts sequences of seq_len tokens. lr is the peak
+    learning rate at width lr_d_model; Optim says how it scales with width.
+    """
+
+    name: str
+    d_per_layer: int
+    d_head: int
+    tie_head: bool
+    vocab_size: int
+    seq_len: int
+    batch_size: int
+    lr: float
+    lr_d_model: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trunk:
+    """Which blocks hold the layer under study (middle | all | [i, ...]), and what the rest hold."""
+
+    ffn_blocks: Any
+    base_ffn: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """A corpus, the vocabulary trained on it, and the fixed held-out set of n_eval_tokens."""
+
+    corpus: Any
+    vocab_size: int
+    seq_len: int
+    n_eval_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optim:
+    """AdamW and its schedule. Peak rate: lr * (lr_d_model / d_model)**lr_width_exponent.
+
+    table_lr and key_lr multiply that rate for expert tables and for queries and product keys.
+    warmup and decay are fractions of the steps; final_lr is a fraction of the peak.
+    """
+
+    lr: float
+    lr_d_model: int
+    lr_width_exponent: float
+    table_lr: float
+    key_lr: float
+    weight_decay: float
+    beta1: float
+    beta2: float
+    eps: float
+    grad_clip: float
+    schedule: Literal["cosine", "wsd"]
+    warmup: float
+    decay: float
+    final_lr: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """Where and how fast a run is computed; no part of its identity.
+
+    n_threads: CPU threads, null for all that the process may use. flops_per_second: the rate
+    that estimates assume, null to measure this machine.
+    """
+
+    accelerator: str
+    precision: str
+    n_threads: int | None
+    flops_per_second: float | None
+    checkpoint_minutes: float
+    log_every_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logger:
+    """wandb: auto (online with a key and a network, else offline) | online | offline | disabled."""
+
+    wandb: Literal["auto", "online", "offline", "disabled"]
+    project: str
+    entity: str | None
+    log_every_n_steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paths:
+    """results/<sweep>/<run_id> and the data cache; relative paths start at the working directory."""
+
+    results: str
+    cache: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One point: everything that `python -m experiments.run` can be told.
+
+    budget in training FLOPs; size in blocks; n_experts as the model resolved it, None if it has
+    none. `model` and `trunk.base_ffn` and `data.corpus` are built from their `_target_`.
+    """
+
+    model_name: str
+    model: FFNConfig
+    n_experts: int | None
+    size: int
+    budget: float
+    seed: int
+    sweep: str
+    dry_run: bool
+    ladder: Ladder
+    trunk: Trunk
+    data: Data
+    optim: Optim
+    hardware: Hardware
+    logger: Logger
+    paths: Paths
+
+
+NOT_IDENTITY = ("sweep", "dry_run", "hardware", "logger", "paths", "model_name")
+
+
+def read_run_config(raw: Mapping[str, Any]) -> RunConfig:
+    """The typed config of one composed, resolved mapping.
+
+    Raises ValueError for unknown or missing keys, wrong types, values a layer refuses, and
+    n_experts given to a model that has no experts.
+    """
+    raw = dict(raw)
+    n_experts = raw.get("n_experts")
+    name = raw.get("model_name")
+    raw["model"] = build(raw.get("model"), "model")
+    if n_experts is not None and not hasattr(raw["model"], "n_experts"):
+        raise ValueError(
+            f"n_experts={n_experts} with model={name}, which has no experts; drop n_experts, "
+            "or sweep the models that have it apart from those that don't"
+        )
+    trunk = dict(raw.get("trunk") or {})
+    data = dict(raw.get("data") or {})
+    trunk["base_ffn"] = build(trunk.get("base_ffn"), "trunk.base_ffn")
+    data["corpus"] = build(data.get("corpus"), "data.corpus")
+    config: RunConfig = read(RunConfig, {**raw, "trunk": trunk, "data": data})
+    if config.size < 1:
+        raise ValueError(f"size={config.size} must be at least 1 block")
+    if config.budget <= 0:
+        raise ValueError(f"budget={config.budget:g} must be above 0 FLOPs")
+    return config
+
+
+def run_id(raw: Mapping[str, Any]) -> str:
+    """A run's name: 12 hex digits of the hash of its resolved config.
+
+    Left out is what cannot change the result: where it is stored, how it is logged, what it is
+    computed on, and which sweep asked for it.
+    """
+    identity = {k: v for k, v in raw.items() if k not in NOT_IDENTITY}
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def build(node: Any, where: str) -> Any:
+    """The dataclass that a config node names by its `_target_`, with the node's other keys."""
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise ValueError(f"{where}: needs a _target_ naming the class to build")
+    fields = {k: v for k, v in node.items() if k != "_target_"}
+    module, _, name = str(node["_target_"]).rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{where}._target_={node['_target_']!r} can't be imported") from error
+    return read(cls, fields, where)
+
+
+def read(cls: type, values: Mapping[str, Any], where: str = "") -> Any:
+    """An instance of the dataclass `cls`, with every key known and every type right."""
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    prefix = f"{where}." if where else ""
+    for key in values:
+        if key not in fields:
+            close = difflib.get_close_matches(str(key), fields, n=1)
+            hint = f"did you mean {prefix}{close[0]}?" if close else f"known: {', '.join(fields)}"
+            raise ValueError(f"{prefix}{key}: unknown key; {hint}")
+    for name, field in fields.items():
+        if field.default is dataclasses.MISSING and values.get(name, "???") == "???":
+            raise ValueError(f"{prefix}{name} is not set; give {prefix}{name}=...")
+    return cls(**{k: _value(v, hints[k], f"{prefix}{k}") for k, v in values.items()})
+
+
+def _value(value: Any, hint: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{where}={value!r} must be a group of keys")
+        return read(hint, value, where)
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        choices = typing.get_args(hint)
+        if value not in choices:
+            raise ValueError(f"{where}={value!r} is not one of {', '.join(choices)}")
+        return value
+    allowed = typing.get_args(hint) if origin in (typing.Union, types.UnionType) else (hint,)
+    if value is None and type(None) in allowed:
+        return None
+    if float in allowed and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    plain = [t for t in allowed if t in (int, float, str, bool)]
+    if plain and type(value) not in plain:
+        names = " or ".join(t.__name__ for t in plain)
+        raise ValueError(f"{where}={value!r} must be of type {names}")
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,40 @@
+"""Folders that are made once: built under a temporary name, renamed when whole, locked meanwhile."""
+
+import fcntl
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds an exclusive lock named after `path`; a second process waits for the first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_name(f".{path.name}.lock"), "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """`folder`, filled by make(temporary_folder) unless it exists already.
+
+    A process killed half-way leaves only a temporary folder, which the next one removes.
+    """
+    if folder.exists():
+        return folder
+    with locked(folder):
+        if folder.exists():
+            return folder
+        prefix = f".{folder.name}.partial-"
+        for leftover in folder.parent.glob(f"{prefix}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=prefix))
+        try:
+            make(temporary)
+            temporary.chmod(0o755)
+            temporary.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return folder

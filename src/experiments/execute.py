@@ -1,0 +1,241 @@
+"""One point from its plan to its record: build, train, evaluate, write."""
+
+import logging
+import math
+import random
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from omegaconf import OmegaConf
+
+from experiments import environment
+from experiments.data.module import TokenDataModule, check_corpus
+from experiments.data.packing import prepare
+from experiments.evaluation import Evaluation, evaluate
+from experiments.point import Point
+from experiments.records import RunRecord, write_record, write_text_atomically
+from experiments.tracking import WandbRun
+from experiments.train import CHECKPOINT_NAME, Checkpoint, History, LanguageModel
+
+ProgressSink = Callable[[dict[str, float]], None]
+
+
+def execute(
+    point: Point, progress: ProgressSink = lambda row: None, n_threads: int | None = None
+) -> RunRecord:
+    """Runs the point and writes its folder; returns the record, whose status may be failed.
+
+    n_threads: CPU threads if the config does not say; None for every core.
+    An exception becomes a failed record with its traceback and is not raised; KeyboardInterrupt
+    is, and leaves no record.
+    """
+    started = time.perf_counter()
+    accelerator = environment.resolve_accelerator(point.config.hardware.accelerator)
+    point.run_dir.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(
+        point.run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(point.raw)))
+    )
+    record = _planned_record(point, accelerator)
+    try:
+        _set_up_process(point, accelerator, n_threads)
+        record = _train_and_evaluate(point, record, accelerator, progress)
+    except Exception:
+        record = replace(record, status="failed", error=traceback.format_exc())
+    record = replace(
+        record,
+        wall_seconds=time.perf_counter() - started,
+        peak_memory_bytes=environment.peak_memory(accelerator),
+    )
+    write_record(point.run_dir, record)
+    return record
+
+
+def _planned_record(point: Point, accelerator: str) -> RunRecord:
+    """All that is known beforehand. Its status is failed until the run has earned another."""
+    plan, cost = point.plan, point.plan.cost
+    return RunRecord(
+        run_id=point.run_id,
+        sweep=point.config.sweep,
+        status="failed",
+        model=point.config.model_name,
+        seed=point.config.seed,
+        budget=plan.budget,
+        n_layers=plan.n_layers,
+        d_model=plan.d_model,
+        n_experts=point.config.n_experts,
+        n_params=cost.n_params,
+        n_active_params=cost.n_active_params,
+        n_non_embedding_params=cost.n_non_embedding_params,
+        flops_per_token=cost.training_flops,
+        flops_shares=cost.shares(),
+        planned_flops=plan.planned_flops,
+        n_steps=plan.n_steps,
+        batch_tokens=plan.batch_tokens,
+        n_tokens=plan.n_tokens,
+        lr=plan.lr,
+        causal_eval=True,
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        environment=environment.describe(accelerator, Path(__file__).parent),
+        config=dict(point.raw),
+    )
+
+
+def _train_and_evaluate(
+    point: Point, record: RunRecord, accelerator: str, progress: ProgressSink
+) -> RunRecord:
+    config = point.config
+    precision = environment.resolve_precision(config.hardware.precision, accelerator)
+    corpus = prepare(config.data.corpus, config.data.vocab_size, point.cache)
+    check_corpus(corpus, config.data.seq_len)
+    data = TokenDataModule(
+        corpus,
+        seq_len=config.data.seq_len,
+        batch_size=config.ladder.batch_size,
+        n_eval_tokens=config.data.n_eval_tokens,
+        seed=config.seed,
+    )
+    module = LanguageModel(point.transformer.build(), point.plan, config.optim)
+    wandb_run = WandbRun(
+        config.logger,
+        run_id=point.run_id,
+        sweep=config.sweep,
+        model=config.model_name,
+        folder=point.run_dir,
+        config=dict(point.raw),
+    )
+    try:
+        fit = _fit(point, module, data, accelerator, precision, (wandb_run.log, progress))
+        n_tokens = fit.n_steps * point.plan.batch_tokens
+        flops = n_tokens * point.plan.cost.training_flops
+        record = replace(
+            record,
+            n_tokens=n_tokens,
+            achieved_flops=flops,
+            epochs=n_tokens / corpus.n_tokens["train"],
+            train_loss=_finite(module.recent_loss(fit.n_steps)),
+            train_seconds=fit.seconds,
+            **_rates(point, fit, accelerator, precision),
+        )
+        if fit.n_steps < point.plan.n_steps or record.train_loss is None:
+            return replace(record, status="diverged")
+        device = torch.device(accelerator)
+        result = evaluate(
+            module.model.to(device), data.val_dataloader(), corpus.token_bytes(), device
+        )
+        record = replace(record, status="done", **_results(result))
+        if record.val_loss is None:
+            record = replace(record, status="diverged")
+        return record
+    finally:
+        summary = asdict(record)
+        del summary["config"]
+        wandb_run.finish(summary)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """Steps taken in all and in this process, and this process's seconds of training."""
+
+    n_steps: int
+    n_steps_here: int
+    seconds: float
+
+
+def _set_up_process(point: Point, accelerator: str, n_threads: int | None) -> None:
+    """Threads, seeds and malloc; everything that is global to the process."""
+    if accelerator == "cpu":
+        threads = point.config.hardware.n_threads or n_threads or environment.usable_cores()
+        torch.set_num_threads(threads)
+        environment.keep_freed_memory()
+    random.seed(point.config.seed)
+    np.random.seed(point.config.seed)
+    torch.manual_seed(point.config.seed)
+    torch.set_float32_matmul_precision("high")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+
+
+def _fit(
+    point: Point,
+    module: LanguageModel,
+    data: TokenDataModule,
+    accelerator: str,
+    precision: str,
+    sinks: tuple[ProgressSink, ...],
+) -> Fit:
+    """Trains to the end of the plan, from the last checkpoint if there is one."""
+
+    def also(row: dict[str, float]) -> None:
+        for sink in sinks:
+            sink(row)
+
+    history = History(
+        point.run_dir / "history.csv", point.config.logger.log_every_n_steps, also
+    )
+    trainer = pl.Trainer(
+        max_steps=point.plan.n_steps,
+        max_epochs=-1,
+        accelerator=accelerator,
+        devices=1,
+        precision=precision,  # type: ignore[arg-type]  # Lightning's Literal, checked before
+        deterministic="warn" if accelerator == "cuda" else None,
+        gradient_clip_val=point.config.optim.grad_clip,
+        callbacks=[history, Checkpoint(point.run_dir, point.config.hardware.checkpoint_minutes)],
+        plugins=[LightningEnvironment()],
+        default_root_dir=point.run_dir,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+    )
+    checkpoint = point.run_dir / CHECKPOINT_NAME
+    trainer.fit(module, data, ckpt_path=str(checkpoint) if checkpoint.exists() else None)
+    return Fit(
+        n_steps=trainer.global_step, n_steps_here=history.steps_here, seconds=history.seconds
+    )
+
+
+def _rates(
+    point: Point, fit: Fit, accelerator: str, precision: str
+) -> dict[str, Any]:
+    """Speeds of the steps taken in this process, and their share of the device's measured peak."""
+    if not fit.n_steps_here:
+        return {}
+    tokens_per_second = fit.n_steps_here * point.plan.batch_tokens / fit.seconds
+    flops_per_second = tokens_per_second * point.plan.cost.training_flops
+    peak = environment.measured_peak_flops(accelerator, precision)
+    return {
+        "tokens_per_second": tokens_per_second,
+        "flops_per_second": flops_per_second,
+        "peak_flops_per_second": peak,
+        "mfu": flops_per_second / peak,
+    }
+
+
+def _results(result: Evaluation) -> dict[str, Any]:
+    return {
+        "val_loss": _finite(result.loss),
+        "perplexity": _finite(result.perplexity),
+        "bits_per_byte": _finite(result.bits_per_byte),
+        "bytes_per_token": result.n_bytes / result.n_tokens,
+        "n_eval_tokens": result.n_tokens,
+        "usage": result.usage,
+        "unevenness": result.unevenness,
+        "causal_eval": result.causal,
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

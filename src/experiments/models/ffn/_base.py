@@ -1,0 +1,66 @@
+"""What every feed-forward variant may offer beside forward(): roles, losses, usage.
+
+The defaults say "nothing special", so a new variant overrides only what it has.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import ClassVar, Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from experiments.models.usage import ExpertUsage
+
+Role = Literal["table", "key"]
+Activation = Literal["gelu", "relu", "silu", "identity"]
+
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "relu": F.relu,
+    "silu": F.silu,
+    "identity": lambda x: x,
+}
+
+
+class FFN(nn.Module):
+    """A map of (batch, seq, d_model) to the same, used in place of a block's feed-forward layer.
+
+    param_roles: parameters that train differently, by attribute path. "table": rows of experts
+        or values (own learning rate, no weight decay). "key": queries and product keys (own
+        learning rate, no weight decay). Everything else is backbone.
+    causal: whether the layer in evaluation mode lets no position see a later one.
+    """
+
+    param_roles: ClassVar[Mapping[str, Role]] = {}
+    causal: bool = True
+    n_experts: int = 0
+    usage: ExpertUsage | None = None
+
+    def output_weights(self) -> tuple[Tensor, ...]:
+        """What writes to the residual stream; the trunk scales its initial values with depth."""
+        return ()
+
+    def auxiliary_loss(self) -> Tensor | None:
+        """The last forward pass's extra loss, to be added to the language-model loss."""
+        return None
+
+    def after_step(self) -> None:
+        """Called once after each optimizer step (for states that are not trained by gradient)."""
+
+    def record_usage(self, indices: Tensor, gates: Tensor) -> None:
+        """Adds gates, of the same shape as indices, to the meter if one is attached."""
+        if self.usage is not None:
+            self.usage.add(indices, gates)
+
+
+def check_choice(name: str, value: str, allowed: tuple[str, ...] | Mapping[str, object]) -> None:
+    """Raises ValueError unless value is one of the allowed names."""
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r} is not one of {', '.join(allowed)}")
+
+
+def check_positive(**values: float) -> None:
+    """Raises ValueError for the first value that is not above zero."""
+    for name, value in values.items():
+        if not value > 0:
+            raise ValueError(f"{name}={value} must be above 0")

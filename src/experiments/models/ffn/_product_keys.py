@@ -1,0 +1,157 @@
+"""What PKM and PEER share: queries, their norm, product keys, gates, and their cost."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from experiments.costs import Term
+from experiments.kernels.product_keys import product_key_topk
+from experiments.models.ffn._base import FFN, Role, check_choice, check_positive
+
+SCORES: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "softmax": lambda s: s.softmax(dim=-1),  # over the k retrieved, per head (Alg. 1)
+    "sigmoid": torch.sigmoid,
+    "relu": torch.relu,
+}
+QUERY_NORMS = ("none", "layer", "batch")
+INITS = ("normal", "zero")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProductKeyConfig:
+    """The fields that PKM and PEER have in common.
+
+    n_experts: size of the table, a perfect square. top_k: experts retrieved by each head.
+    d_key: width of a whole query; the two sub-keys have half of it each. The paper does not
+        state it; 256 is Lample 2019's (arXiv:1907.05242, §4.2).
+    query_norm: none | layer | batch. share_keys: one set of sub-keys for all heads.
+    score: softmax | sigmoid | relu over the retrieved scores of a head.
+    value_init: the rows that write to the residual stream start normal (std d_model**-0.5) or
+        zero. At small scale zero is a little better (docs/small-scale.md).
+    """
+
+    n_experts: int = 1024**2
+    n_heads: int = 8
+    top_k: int = 16
+    d_key: int = 256
+    query_norm: str = "batch"
+    score: str = "softmax"
+    share_keys: bool = True
+    value_init: str = "normal"
+
+    def __post_init__(self) -> None:
+        check_positive(n_experts=self.n_experts, n_heads=self.n_heads, top_k=self.top_k)
+        check_positive(d_key=self.d_key)
+        root = math.isqrt(self.n_experts)
+        if root**2 != self.n_experts:
+            raise ValueError(
+                f"n_experts={self.n_experts} must be a perfect square; "
+                f"nearest: {root**2}, {(root + 1) ** 2}"
+            )
+        if self.top_k > self.n_experts:
+            raise ValueError(f"top_k={self.top_k} must be at most n_experts={self.n_experts}")
+        if self.d_key % 2:
+            raise ValueError(f"d_key={self.d_key} must be even, half for each sub-key")
+        check_choice("query_norm", self.query_norm, QUERY_NORMS)
+        check_choice("score", self.score, SCORES)
+        check_choice("value_init", self.value_init, INITS)
+
+    @property
+    def n_retrieved(self) -> int:
+        """Experts a token reads, repeats among heads included: h * k."""
+        return self.n_heads * self.top_k
+
+
+def router_terms(config: ProductKeyConfig, d_model: int) -> tuple[Term, ...]:
+    """Queries, their norm, sub-key scores, and the k**2 sums of Eq. 5 per head.
+
+    The pruned search here adds fewer than k**2 pairs; the paper's count is kept.
+    """
+    h, k, d_key = config.n_heads, config.top_k, config.d_key
+    n_sub = math.isqrt(config.n_experts)
+    norm_params = {"none": 0, "layer": 2 * d_key, "batch": 2 * h * d_key}[config.query_norm]
+    key_sets = 1 if config.share_keys else h
+    return (
+        Term(name="query", n_params=d_model * h * d_key, flops=2 * d_model * h * d_key),
+        Term(name="query_norm", n_params=norm_params),
+        Term(name="keys", n_params=key_sets * n_sub * d_key, flops=2 * h * n_sub * d_key),
+        Term(name="pairs", flops=h * k**2, seen_by_torch=False),
+    )
+
+
+def table(n_experts: int, d_model: int, init: str = "normal") -> nn.Parameter:
+    """An (n_experts, d_model) table of rows, N(0, d_model**-0.5) or zero."""
+    rows = torch.zeros(n_experts, d_model)
+    if init == "normal":
+        nn.init.normal_(rows, std=d_model**-0.5)
+    return nn.Parameter(rows)
+
+
+class QueryNorm(nn.Module):
+    """Normalises (T, H, d_key) queries.
+
+    layer: over d_key, one set of weights for all heads. batch: over the tokens, per feature of
+    (H, d_key) (Lample 2019, §3.1; the paper's default). In training mode batch statistics mix
+    positions, later ones included; evaluation uses running statistics and is causal.
+    """
+
+    def __init__(self, kind: str, n_heads: int, d_key: int) -> None:
+        super().__init__()
+        self.kind = kind
+        self.norm: nn.Module
+        if kind == "batch":
+            self.norm = nn.BatchNorm1d(n_heads * d_key)
+        elif kind == "layer":
+            self.norm = nn.LayerNorm(d_key)
+        else:
+            self.norm = nn.Identity()
+
+    def forward(self, queries: Tensor) -> Tensor:
+        if self.kind == "batch":
+            return self.norm(queries.flatten(1)).view_as(queries)
+        return self.norm(queries)
+
+
+class ProductKeyFFN(FFN):
+    """What PKM and PEER are before they differ: it maps tokens to experts and gates.
+
+    Tensors: query.weight (n_heads * d_key, d_model), heads outermost, then the two halves;
+    sub_keys (2, n_sub, d_key / 2), or (n_heads, 2, n_sub, d_key / 2) when keys are per head.
+    Sub-keys start uniform in +-(d_key / 2)**-0.5 (Lample 2019, reference notebook).
+    """
+
+    param_roles: ClassVar[Mapping[str, Role]] = {"query.weight": "key", "sub_keys": "key"}
+
+    def __init__(self, config: ProductKeyConfig, d_model: int) -> None:
+        super().__init__()
+        self.n_experts = config.n_experts
+        self.n_heads, self.top_k, self.d_key = config.n_heads, config.top_k, config.d_key
+        self.score = SCORES[config.score]
+        n_sub = math.isqrt(config.n_experts)
+        self.query = nn.Linear(d_model, self.n_heads * self.d_key, bias=False)
+        self.query_norm = QueryNorm(config.query_norm, self.n_heads, self.d_key)
+        shape = (2, n_sub, self.d_key // 2)
+        self.sub_keys = nn.Parameter(
+            torch.empty(shape if config.share_keys else (self.n_heads, *shape))
+        )
+        bound = (self.d_key / 2) ** -0.5
+        nn.init.normal_(self.query.weight, std=d_model**-0.5)
+        nn.init.uniform_(self.sub_keys, -bound, bound)
+
+    def route(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x (T, d_model) to expert indices and gates, both (T, n_heads * top_k), heads outermost.
+
+        Scores and gates are computed in float32 or wider, whatever autocast says.
+        """
+        queries = self.query(x).view(x.shape[0], self.n_heads, self.d_key)
+        with torch.autocast(x.device.type, enabled=False):
+            queries = self.query_norm(queries.to(self.sub_keys.dtype))
+            scores, indices = product_key_topk(queries, self.sub_keys, self.top_k)
+            gates = self.score(scores)
+        indices, gates = indices.flatten(1), gates.flatten(1)
+        self.record_usage(indices, gates)
+        return indices, gates

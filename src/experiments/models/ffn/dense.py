@@ -1,0 +1,62 @@
+"""The dense feed-forward layer: two matrices around an activation, or three with a gate (GLU)."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from experiments.costs import Cost, Term
+from experiments.models.ffn._base import ACTIVATIONS, FFN, check_choice, check_positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseConfig:
+    """d_ff = width_factor * d_model hidden units (Vaswani 2017 uses 4), no biases.
+
+    glu: gate the hidden units, (act(x W_g) * x W_in) W_out (Shazeer 2020, arXiv:2002.05202).
+        A GLU of width_factor 8/3 costs what a plain layer of 4 costs.
+    """
+
+    width_factor: float = 4.0
+    activation: str = "gelu"
+    glu: bool = False
+
+    def __post_init__(self) -> None:
+        check_positive(width_factor=self.width_factor)
+        check_choice("activation", self.activation, ACTIVATIONS)
+
+    def d_ff(self, d_model: int) -> int:
+        """Hidden units at this width."""
+        return round(self.width_factor * d_model)
+
+    def cost(self, d_model: int) -> Cost:
+        """Two (three with glu) products of d_model x d_ff."""
+        n_params = (3 if self.glu else 2) * d_model * self.d_ff(d_model)
+        return Cost((Term(name="dense", n_params=n_params, flops=2 * n_params),))
+
+    def build(self, d_model: int) -> "Dense":
+        """The layer at this width."""
+        return Dense(d_model, self)
+
+
+class Dense(FFN):
+    """y = act(x W_in) W_out, or its gated form."""
+
+    def __init__(self, d_model: int, config: DenseConfig) -> None:
+        super().__init__()
+        d_ff = config.d_ff(d_model)
+        self.activation = ACTIVATIONS[config.activation]
+        self.w_in = nn.Linear(d_model, d_ff, bias=False)
+        self.w_gate = nn.Linear(d_model, d_ff, bias=False) if config.glu else None
+        self.w_out = nn.Linear(d_ff, d_model, bias=False)
+        for linear in (self.w_in, self.w_gate, self.w_out):
+            if linear is not None:
+                nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
+
+    def output_weights(self) -> tuple[Tensor, ...]:
+        return (self.w_out.weight,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, seq, d_model) to the same."""
+        if self.w_gate is None:
+            return self.w_out(self.activation(self.w_in(x)))
+        return self.w_out(self.activation(self.w_gate(x)) * self.w_in(x))

@@ -1,0 +1,231 @@
+"""Mixture of experts with matrices for experts: expert-choice or token-choice routing.
+
+Shape suffixes: T tokens, E experts, C tokens an expert takes, K experts a token takes, D width.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from experiments.costs import Cost, Term
+from experiments.kernels.grouped import grouped_matmul
+from experiments.models.ffn._base import ACTIVATIONS, FFN, check_choice, check_positive
+
+ROUTINGS = ("expert_choice", "token_choice")
+BALANCES = ("none", "loss", "bias")
+GATES = ("softmax", "sigmoid")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoEConfig:
+    """Defaults are the paper's baseline (He 2024, §3.1): 128 experts, expert-choice, each expert
+    the size of the layer it replaces. The capacity factor is not stated there; 1 makes a token's
+    mean compute that of the dense layer, 2 is Zhou 2022's (arXiv:2202.09368).
+
+    routing: expert_choice: each expert takes the capacity_factor * T / n_experts tokens that
+        score highest for it. It compares a token with later ones, so it is not causal, and its
+        output depends on what else is in the batch. token_choice: each token takes its top_k.
+    gate: softmax over the experts, or sigmoid.
+    granularity: an expert has width_factor * d_model / granularity hidden units
+        (Krajewski 2024, arXiv:2402.07871).
+    n_shared_experts: experts of that size that every token uses (arXiv:2401.06066).
+    balance, of token choice: none; loss: balance_rate times Fedus 2021's auxiliary loss
+        (arXiv:2101.03961, Eq. 4); bias: a bias on the choice alone, moved by balance_rate
+        against the load after each step (Wang 2024, arXiv:2408.15664).
+    """
+
+    n_experts: int = 128
+    routing: str = "expert_choice"
+    capacity_factor: float = 1.0
+    top_k: int = 1
+    gate: str = "softmax"
+    granularity: float = 1.0
+    n_shared_experts: int = 0
+    balance: str = "none"
+    balance_rate: float = 0.0
+    width_factor: float = 4.0
+    activation: str = "gelu"
+
+    def __post_init__(self) -> None:
+        check_positive(n_experts=self.n_experts, top_k=self.top_k, granularity=self.granularity)
+        check_positive(capacity_factor=self.capacity_factor, width_factor=self.width_factor)
+        check_choice("routing", self.routing, ROUTINGS)
+        check_choice("gate", self.gate, GATES)
+        check_choice("balance", self.balance, BALANCES)
+        check_choice("activation", self.activation, ACTIVATIONS)
+        if self.n_shared_experts < 0:
+            raise ValueError(f"n_shared_experts={self.n_shared_experts} must be 0 or more")
+        if self.top_k > self.n_experts:
+            raise ValueError(f"top_k={self.top_k} must be at most n_experts={self.n_experts}")
+        if self.capacity_factor > self.n_experts:
+            raise ValueError(
+                f"capacity_factor={self.capacity_factor} must be at most "
+                f"n_experts={self.n_experts}: an expert can take every token once"
+            )
+        if self.routing == "expert_choice" and (self.balance != "none" or self.top_k != 1):
+            raise ValueError(
+                "expert_choice is balanced by construction: balance and top_k are token_choice's; "
+                "leave them at none and 1, and set capacity_factor instead"
+            )
+        if (self.balance == "none") != (self.balance_rate == 0):
+            raise ValueError(
+                f"balance={self.balance} with balance_rate={self.balance_rate}: "
+                "give a rate above 0 to loss (1e-2) or bias (1e-3), and 0 to none"
+            )
+
+    @property
+    def experts_per_token(self) -> float:
+        """Routed experts a token uses on average."""
+        return self.capacity_factor if self.routing == "expert_choice" else self.top_k
+
+    def d_ff(self, d_model: int) -> int:
+        """Hidden units of one expert."""
+        return max(1, round(self.width_factor * d_model / self.granularity))
+
+    def capacity(self, n_tokens: int) -> int:
+        """Tokens an expert takes from a batch of n_tokens, rounded up; expert choice only."""
+        return math.ceil(n_tokens * self.capacity_factor / self.n_experts)
+
+    def check_batch(self, n_tokens: int) -> None:
+        """Raises ValueError if a batch of n_tokens can't be shared out as the cost says."""
+        exact = n_tokens * self.capacity_factor / self.n_experts
+        if self.routing == "expert_choice" and self.capacity(n_tokens) > 1.01 * exact:
+            raise ValueError(
+                f"expert choice would give each of n_experts={self.n_experts} "
+                f"{exact:g} of {n_tokens} tokens, which is not a whole number of at least 1: "
+                "its FLOPs would be off by more than 1 %; use fewer experts or a larger batch"
+            )
+
+    def cost(self, d_model: int) -> Cost:
+        """Router and experts; a token's share of expert choice is capacity_factor on average."""
+        one = 2 * d_model * self.d_ff(d_model)
+        routed = Term(
+            name="experts",
+            n_params=self.n_experts * one,
+            n_active_params=round(self.experts_per_token * one),
+            flops=2 * self.experts_per_token * one,
+            seen_by_torch=self.routing == "expert_choice",  # a batched product; not grouped_mm
+        )
+        shared = self.n_shared_experts * one
+        return Cost(
+            (
+                Term(
+                    name="router",
+                    n_params=d_model * self.n_experts,
+                    flops=2 * d_model * self.n_experts,
+                ),
+                routed,
+                Term(name="shared_experts", n_params=shared, flops=2 * shared),
+            )
+        )
+
+    def build(self, d_model: int) -> "MoE":
+        """The layer at this width."""
+        return MoE(d_model, self)
+
+
+class MoE(FFN):
+    """y = sum over a token's experts of gate_e W_out_e act(W_in_e x), plus the shared experts.
+
+    Tensors: router.weight (E, D); w_in (E, D, d_ff); w_out (E, d_ff, D); shared_in, shared_out
+    (D, n_shared * d_ff) and back, or None; selection_bias (E,), a buffer.
+    """
+
+    selection_bias: Tensor
+    load: Tensor
+
+    def __init__(self, d_model: int, config: MoEConfig) -> None:
+        super().__init__()
+        n, d_ff = config.n_experts, config.d_ff(d_model)
+        self.config = config
+        self.n_experts = n
+        self.causal = config.routing == "token_choice"
+        self.activation = ACTIVATIONS[config.activation]
+        self.router = nn.Linear(d_model, n, bias=False)
+        self.w_in = nn.Parameter(torch.randn(n, d_model, d_ff) * d_model**-0.5)
+        self.w_out = nn.Parameter(torch.randn(n, d_ff, d_model) * d_ff**-0.5)
+        nn.init.normal_(self.router.weight, std=d_model**-0.5)
+        self.shared_in = self.shared_out = None
+        if config.n_shared_experts:
+            d_shared = config.n_shared_experts * d_ff
+            self.shared_in = nn.Linear(d_model, d_shared, bias=False)
+            self.shared_out = nn.Linear(d_shared, d_model, bias=False)
+            nn.init.normal_(self.shared_in.weight, std=d_model**-0.5)
+            nn.init.normal_(self.shared_out.weight, std=d_ff**-0.5)
+        self.register_buffer("selection_bias", torch.zeros(n))
+        self.register_buffer("load", torch.zeros(n), persistent=False)
+        self._auxiliary: Tensor | None = None
+
+    def output_weights(self) -> tuple[Tensor, ...]:
+        shared = () if self.shared_out is None else (self.shared_out.weight,)
+        return (self.w_out, *shared)
+
+    def auxiliary_loss(self) -> Tensor | None:
+        return self._auxiliary
+
+    def after_step(self) -> None:
+        """Moves the selection bias against the load since the last step (balance=bias)."""
+        if self.config.balance == "bias":
+            error = self.load.mean() - self.load
+            self.selection_bias += self.config.balance_rate * error.sign()
+            self.load.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, seq, d_model) to the same."""
+        tokens = x.flatten(0, -2)
+        with torch.autocast(x.device.type, enabled=False):
+            weight = self.router.weight
+            logits_TE = F.linear(tokens.to(weight.dtype), weight)
+            by_gate = {"softmax": lambda: logits_TE.softmax(-1), "sigmoid": logits_TE.sigmoid}
+            gates_TE = by_gate[self.config.gate]()
+        route = self._expert_choice if self.config.routing == "expert_choice" else self._token_choice
+        y = route(tokens, gates_TE)
+        if self.shared_in is not None and self.shared_out is not None:
+            y = y + self.shared_out(self.activation(self.shared_in(tokens)))
+        return y.to(x.dtype).view_as(x)
+
+    def _expert_choice(self, tokens: Tensor, gates_TE: Tensor) -> Tensor:
+        """Zhou 2022, §3.2: each expert its best C tokens; a token may end with none or several."""
+        capacity = self.config.capacity(len(tokens))
+        gates_EC, index_EC = gates_TE.t().topk(capacity, dim=-1)
+        expert_E1 = torch.arange(self.n_experts, device=tokens.device).unsqueeze(1)
+        self.record_usage(expert_E1.expand_as(index_EC), gates_EC)
+        # F.embedding, since its backward is a dense sum where that of tokens[index] is not
+        taken_ECD = F.embedding(index_EC, tokens)
+        hidden = self.activation(torch.bmm(taken_ECD, self.w_in.to(taken_ECD.dtype)))
+        out_ECD = torch.bmm(hidden, self.w_out.to(hidden.dtype))
+        out_ECD = out_ECD * gates_EC.unsqueeze(-1).to(out_ECD.dtype)
+        y = out_ECD.new_zeros(tokens.shape)
+        return y.index_add(0, index_EC.flatten(), out_ECD.flatten(0, 1))
+
+    def _token_choice(self, tokens: Tensor, gates_TE: Tensor) -> Tensor:
+        """Each token its top_k experts; with top_k > 1 the gates are made to sum to 1."""
+        k = self.config.top_k
+        index_TK = (gates_TE.detach() + self.selection_bias).topk(k, dim=-1).indices
+        gates_TK = gates_TE.gather(-1, index_TK)
+        if k > 1:
+            gates_TK = gates_TK / gates_TK.sum(-1, keepdim=True)
+        self.record_usage(index_TK, gates_TK)
+        flat = index_TK.flatten()
+        counts_E = torch.bincount(flat, minlength=self.n_experts)
+        if self.training:
+            self._balance(counts_E, gates_TE)
+        order = torch.argsort(flat, stable=True)
+        ends_E = counts_E.cumsum(0)
+        taken = F.embedding(order // k, tokens)
+        hidden = self.activation(grouped_matmul(taken, self.w_in.to(taken.dtype), ends_E))
+        out = grouped_matmul(hidden, self.w_out.to(hidden.dtype), ends_E)
+        back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)).to(order))
+        out_TKD = out[back].view(len(tokens), k, -1)
+        return torch.einsum("tkd,tk->td", out_TKD, gates_TK.to(out.dtype))
+
+    def _balance(self, counts_E: Tensor, gates_TE: Tensor) -> None:
+        self.load += counts_E
+        if self.config.balance == "loss":
+            share_E = counts_E / counts_E.sum()
+            probability_E = gates_TE.mean(0)
+            loss = self.n_experts * (share_E * probability_E).sum()
+            self._auxiliary = self.config.balance_rate * loss

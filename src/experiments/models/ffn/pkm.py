@@ -1,0 +1,63 @@
+"""Product-key memory: the weighted sum of retrieved value rows (Lample 2019, arXiv:1907.05242)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from experiments.costs import Cost, Term
+from experiments.kernels.gather import gather_sum
+from experiments.models.ffn._base import Role
+from experiments.models.ffn._product_keys import (
+    ProductKeyConfig,
+    ProductKeyFFN,
+    router_terms,
+    table,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PKMConfig(ProductKeyConfig):
+    """He 2024 §3.1 compares with 1024**2 memories, h=8, k=32, query batch-norm.
+
+    Lample gives each head its own sub-keys; share_keys=False is that.
+    """
+
+    top_k: int = 32
+
+    def cost(self, d_model: int) -> Cost:
+        """Routing, and h * k value rows a token."""
+        values = Term(
+            name="values",
+            n_params=self.n_experts * d_model,
+            n_active_params=min(self.n_retrieved, self.n_experts) * d_model,
+            flops=2 * self.n_retrieved * d_model,
+            seen_by_torch=False,
+        )
+        return Cost((*router_terms(self, d_model), values))
+
+    def build(self, d_model: int) -> "PKM":
+        """The layer at this width."""
+        return PKM(d_model, self)
+
+
+class PKM(ProductKeyFFN):
+    """y = sum over heads and their k best keys of gate_i values_i.
+
+    Tensors, beside the router's: values (n_experts, d_model).
+    """
+
+    param_roles: ClassVar[Mapping[str, Role]] = {**ProductKeyFFN.param_roles, "values": "table"}
+
+    def __init__(self, d_model: int, config: PKMConfig) -> None:
+        super().__init__(config, d_model)
+        self.values = table(config.n_experts, d_model, config.value_init)
+
+    def output_weights(self) -> tuple[Tensor, ...]:
+        return (self.values,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, seq, d_model) to the same."""
+        indices, gates = self.route(x.flatten(0, -2))
+        return gather_sum(self.values, indices, gates).to(x.dtype).view_as(x)

@@ -1,0 +1,165 @@
+"""The trunk: a pre-norm decoder that is handed its feed-forward layers and knows none by name.
+
+RMSNorm, rotary positions, causal attention, no biases, tied or untied head; the same for every
+feed-forward variant. The paper does not describe its trunk beyond its sizes (facts in docs/flops.md).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from experiments.costs import Cost, FFNConfig, trunk_cost
+from experiments.models.ffn._base import FFN
+
+ROPE_BASE = 10_000.0  # Su 2021, arXiv:2104.09864, §3.2.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """d_model is a multiple of d_head, and d_head is even; `ffns` has one entry per block."""
+
+    d_model: int
+    d_head: int
+    vocab_size: int
+    seq_len: int
+    tie_head: bool
+    ffns: tuple[FFNConfig, ...]
+
+    def __post_init__(self) -> None:
+        if self.d_head % 2:
+            raise ValueError(f"d_head={self.d_head} must be even, for rotary positions")
+        if self.d_model % self.d_head:
+            raise ValueError(
+                f"d_model={self.d_model} must be a multiple of d_head={self.d_head}; "
+                "change ladder.d_per_layer or ladder.d_head"
+            )
+
+    def cost(self) -> Cost:
+        """Parameters and FLOPs per token of the whole model."""
+        return trunk_cost(
+            d_model=self.d_model,
+            seq_len=self.seq_len,
+            vocab_size=self.vocab_size,
+            tie_head=self.tie_head,
+            ffns=self.ffns,
+        )
+
+    def build(self) -> "Transformer":
+        """The model, initialised from torch's global generator."""
+        return Transformer(self)
+
+
+class Transformer(nn.Module):
+    """Token ids (batch, seq) to logits (batch, seq, vocab_size)."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        d_model = config.d_model
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, d_model)
+        self.blocks = nn.ModuleList(Block(config, ffn) for ffn in config.ffns)
+        self.norm = nn.RMSNorm(d_model)
+        self.head = nn.Linear(d_model, config.vocab_size, bias=False)
+        nn.init.normal_(self.embedding.weight, std=d_model**-0.5)
+        nn.init.normal_(self.head.weight, std=d_model**-0.5)
+        if config.tie_head:
+            self.head.weight = self.embedding.weight
+        self._scale_outputs(len(config.ffns))
+
+    def _scale_outputs(self, n_layers: int) -> None:
+        """What writes to the residual stream starts smaller with depth, as in GPT-2 (§2.3)."""
+        with torch.no_grad():
+            for block in self.blocks:
+                assert isinstance(block, Block)
+                for weight in (block.attention.out.weight, *block.ffn.output_weights()):
+                    weight.mul_((2 * n_layers) ** -0.5)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(batch, seq) int64 to (batch, seq, vocab_size)."""
+        x = self.embedding(tokens)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x))
+
+    def ffn_layers(self) -> Iterator[FFN]:
+        """The feed-forward layers, first block first."""
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            yield block.ffn
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + ffn(norm(x))."""
+
+    def __init__(self, config: TransformerConfig, ffn: FFNConfig) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(config.d_model)
+        self.attention = Attention(config.d_model, config.d_head)
+        self.ffn_norm = nn.RMSNorm(config.d_model)
+        self.ffn: FFN = ffn.build(config.d_model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.attention_norm(x))
+        return x + self.ffn(self.ffn_norm(x))
+
+
+class Attention(nn.Module):
+    """Causal multi-head self-attention with rotary positions."""
+
+    def __init__(self, d_model: int, d_head: int) -> None:
+        super().__init__()
+        self.d_head = d_head
+        self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
+        self.out = nn.Linear(d_model, d_model, bias=False)
+        for linear in (self.qkv, self.out):
+            nn.init.normal_(linear.weight, std=d_model**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, seq, d_model = x.shape
+        heads = self.qkv(x).view(batch, seq, 3, -1, self.d_head).permute(2, 0, 3, 1, 4)
+        query, key, value = heads.unbind()
+        cos, sin = rotary_angles(seq, self.d_head, x.device)
+        query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+        y = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        return self.out(y.transpose(1, 2).reshape(batch, seq, d_model))
+
+
+def rotary_angles(seq_len: int, d_head: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """cos and sin of the rotary angles, each (seq_len, d_head / 2), float32."""
+    frequency = ROPE_BASE ** (-torch.arange(0, d_head, 2, device=device) / d_head)
+    angles = torch.outer(torch.arange(seq_len, device=device, dtype=torch.float32), frequency)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turns the pairs (x_i, x_{i + d/2}) of (..., seq, d_head) by their position's angles."""
+    left, right = x.chunk(2, dim=-1)
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    return torch.cat([left * cos - right * sin, left * sin + right * cos], dim=-1)
+
+
+def place(
+    ffn: FFNConfig, other: FFNConfig, blocks: str | Sequence[int], n_layers: int
+) -> tuple[FFNConfig, ...]:
+    """The feed-forward configs of n_layers blocks: `ffn` in `blocks`, `other` in the rest.
+
+    blocks: middle (index (n_layers - 1) // 2, the paper's one-slot replacement: its 12-block
+    model replaces the sixth), all, or a list of indices from 0.
+    """
+    if blocks == "middle":
+        chosen = {(n_layers - 1) // 2}
+    elif blocks == "all":
+        chosen = set(range(n_layers))
+    elif isinstance(blocks, str):
+        raise ValueError(f"trunk.ffn_blocks={blocks!r} is not middle, all or a list of indices")
+    else:
+        chosen = set(blocks)
+        if not chosen or not chosen <= set(range(n_layers)):
+            raise ValueError(
+                f"trunk.ffn_blocks={list(blocks)} must name at least one block, "
+                f"and blocks of size={n_layers} are 0 to {n_layers - 1}"
+            )
+    return tuple(ffn if i in chosen else other for i in range(n_layers))

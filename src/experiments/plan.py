@@ -1,0 +1,96 @@
+"""From a budget to a run: tokens, steps, learning rate, memory and time. Standard library only."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from experiments.costs import Cost
+
+TOLERANCE = 0.01  # planned FLOPs may be this far from the budget, for whole steps
+BYTES_PER_PARAM = 16  # float32 weight, gradient and AdamW's two moments
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What one run will do. FLOPs are training FLOPs; lr is the peak rate of the backbone.
+
+    epochs is None while the corpus has not been tokenized here.
+    """
+
+    budget: float
+    n_layers: int
+    d_model: int
+    cost: Cost
+    batch_tokens: int
+    n_steps: int
+    lr: float
+    memory_bytes: int
+    epochs: float | None = None
+
+    @property
+    def n_tokens(self) -> int:
+        """Training tokens, repeats included."""
+        return self.n_steps * self.batch_tokens
+
+    @property
+    def planned_flops(self) -> float:
+        """Training FLOPs of all the steps."""
+        return self.n_tokens * self.cost.training_flops
+
+
+def plan_steps(budget: float, flops_per_token: float, batch_tokens: int) -> int:
+    """Whole optimizer steps whose training FLOPs come nearest to the budget.
+
+    Raises ValueError if the budget does not pay for one step, or if whole steps miss it by
+    more than 1 %.
+    """
+    per_step = flops_per_token * batch_tokens
+    n_steps = round(budget / per_step)
+    if n_steps < 1:
+        raise ValueError(
+            f"budget={budget:g} FLOPs is below one step: {batch_tokens} tokens of "
+            f"{flops_per_token:.3g} FLOPs make {per_step:.3g}; "
+            "raise budget, or lower size or ladder.batch_size"
+        )
+    miss = n_steps * per_step / budget - 1
+    if abs(miss) > TOLERANCE:
+        raise ValueError(
+            f"budget={budget:g} FLOPs: {n_steps} whole steps of {per_step:.3g} miss it by "
+            f"{100 * miss:+.1f} %, and 1 % is allowed; lower ladder.batch_size, or set "
+            f"budget={n_steps * per_step:.6g}"
+        )
+    return n_steps
+
+
+def peak_lr(lr: float, lr_d_model: int, exponent: float, d_model: int) -> float:
+    """lr at width lr_d_model, scaled by (lr_d_model / d_model)**exponent."""
+    return lr * (lr_d_model / d_model) ** exponent
+
+
+def memory_estimate(
+    cost: Cost, *, d_model: int, n_layers: int, vocab_size: int, batch_tokens: int
+) -> int:
+    """Bytes of one training process, float32: states, activations, logits, the program itself.
+
+    A rule of thumb for refusing what can't fit: 16 bytes a parameter, 40 vectors of d_model a
+    token and block, four copies of the logits, 0.6 GiB for Python and its libraries. Against
+    the resident memory of the demo's runs it is right within a factor of 1.5.
+    """
+    states = BYTES_PER_PARAM * cost.n_params
+    activations = 4 * batch_tokens * n_layers * 40 * d_model
+    logits = 4 * batch_tokens * vocab_size * 4
+    return states + activations + logits + int(0.6 * 2**30)
+
+
+def check_memory(needed: int, available: int | None, what: str) -> None:
+    """Raises ValueError if `needed` bytes exceed what the machine has; None means unknown."""
+    if available is not None and needed > available:
+        raise ValueError(
+            f"{what} needs about {needed / 2**30:.1f} GiB of memory and there are "
+            f"{available / 2**30:.1f} GiB; lower n_experts, size, ladder.batch_size or the number of workers"
+        )
+
+
+def format_shares(shares: Mapping[str, float], n: int = 4) -> str:
+    """The n largest FLOP terms, e.g. 'head 41 %, attention.projections 22 %'."""
+    top = list(shares.items())[:n]
+    return ", ".join(f"{name} {100 * share:.0f} %" for name, share in top)

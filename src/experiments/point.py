@@ -1,0 +1,103 @@
+"""A point of a sweep: its config read, its model counted, its plan made. Computes nothing else."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments import config as config_module
+from experiments.config import RunConfig
+from experiments.data.packing import PackedCorpus, packed_folder
+from experiments.environment import resolve_accelerator, resolve_precision
+from experiments.models.transformer import TransformerConfig, place
+from experiments.plan import Plan, memory_estimate, peak_lr, plan_steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One run to be. `raw` is the resolved config as Hydra composed it."""
+
+    raw: Mapping[str, Any]
+    config: RunConfig
+    run_id: str
+    transformer: TransformerConfig
+    plan: Plan
+
+    @property
+    def run_dir(self) -> Path:
+        """results/<sweep>/<run_id>."""
+        return Path(self.config.paths.results).expanduser() / self.config.sweep / self.run_id
+
+    @property
+    def cache(self) -> Path:
+        """The data cache."""
+        return Path(self.config.paths.cache).expanduser()
+
+    def describe(self) -> str:
+        """The point in a few words, for progress lines."""
+        experts = "" if self.config.n_experts is None else f" N={self.config.n_experts}"
+        return (
+            f"{self.config.model_name}{experts} size={self.config.size} "
+            f"budget={self.config.budget:g} seed={self.config.seed}"
+        )
+
+
+def make_point(raw: Mapping[str, Any]) -> Point:
+    """Reads and plans one point. Raises ValueError for whatever would fail later; writes nothing."""
+    config = config_module.read_run_config(raw)
+    ladder = config.ladder
+    d_model = ladder.d_per_layer * config.size
+    transformer = TransformerConfig(
+        d_model=d_model,
+        d_head=ladder.d_head,
+        vocab_size=config.data.vocab_size,
+        seq_len=config.data.seq_len,
+        tie_head=ladder.tie_head,
+        ffns=place(config.model, config.trunk.base_ffn, config.trunk.ffn_blocks, config.size),
+    )
+    batch_tokens = ladder.batch_size * config.data.seq_len
+    for ffn in transformer.ffns:
+        check_batch = getattr(ffn, "check_batch", None)
+        if check_batch is not None:
+            check_batch(batch_tokens)
+    accelerator = resolve_accelerator(config.hardware.accelerator)
+    resolve_precision(config.hardware.precision, accelerator)
+    plan = _plan(config, transformer, d_model, batch_tokens)
+    return Point(
+        raw=raw,
+        config=config,
+        run_id=config_module.run_id(raw),
+        transformer=transformer,
+        plan=plan,
+    )
+
+
+def _plan(
+    config: RunConfig, transformer: TransformerConfig, d_model: int, batch_tokens: int
+) -> Plan:
+    cost = transformer.cost()
+    optim = config.optim
+    n_steps = plan_steps(config.budget, cost.training_flops, batch_tokens)
+    folder = packed_folder(
+        config.data.corpus, config.data.vocab_size, Path(config.paths.cache).expanduser()
+    )
+    epochs = None
+    if folder.exists():
+        epochs = n_steps * batch_tokens / PackedCorpus(folder).n_tokens["train"]
+    return Plan(
+        budget=config.budget,
+        n_layers=config.size,
+        d_model=d_model,
+        cost=cost,
+        batch_tokens=batch_tokens,
+        n_steps=n_steps,
+        lr=peak_lr(optim.lr, optim.lr_d_model, optim.lr_width_exponent, d_model),
+        memory_bytes=memory_estimate(
+            cost,
+            d_model=d_model,
+            n_layers=config.size,
+            vocab_size=config.data.vocab_size,
+            batch_tokens=batch_tokens,
+        ),
+        epochs=epochs,
+    )

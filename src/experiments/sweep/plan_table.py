@@ -1,0 +1,78 @@
+"""The dry run's table: what every point would cost."""
+
+from collections.abc import Sequence
+
+from experiments.plan import format_shares
+from experiments.point import Point
+
+ACHIEVED_SHARE = 0.25  # of a matrix product's rate; between the demo's dense and PEER runs' mfu
+
+_COLUMNS = (
+    "model", "N", "size", "d_model", "params", "active", "FLOPs/token", "budget",
+    "tokens", "epochs", "steps", "lr", "est. time", "memory",
+)  # fmt: skip
+
+
+def plan_table(points: Sequence[Point], flops_per_second: float) -> str:
+    """One line a point, then each point's largest FLOP terms, then the sum."""
+    rows = [_COLUMNS, *(_row(point, flops_per_second) for point in points)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
+    lines = [
+        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths)))
+        for r in rows
+    ]
+    lines += ["", "Share of the FLOPs:"]
+    shares = {_label(p): format_shares(p.plan.cost.shares(), 6) for p in points}
+    width = max(map(len, shares))
+    lines += [f"  {label.ljust(width)}  {text}" for label, text in shares.items()]
+    total = sum(p.plan.planned_flops for p in points)
+    lines += [
+        "",
+        f"{len(points)} run{'s' if len(points) > 1 else ''}, {total:.3g} FLOPs, about "
+        f"{duration(total / flops_per_second)} one after the other "
+        f"at {flops_per_second / 1e9:.3g} GFLOP/s",
+    ]
+    if any(p.plan.epochs is None for p in points):
+        lines += ["epochs: not known before the corpus has been tokenized here (the first run does)"]
+    return "\n".join(lines)
+
+
+def _label(point: Point) -> str:
+    experts = "" if point.config.n_experts is None else f" N={point.config.n_experts}"
+    return f"{point.config.model_name}{experts} size={point.config.size}"
+
+
+def _row(point: Point, flops_per_second: float) -> tuple[str, ...]:
+    plan, cost = point.plan, point.plan.cost
+    return (
+        point.config.model_name,
+        "" if point.config.n_experts is None else str(point.config.n_experts),
+        str(plan.n_layers),
+        str(plan.d_model),
+        count(cost.n_params),
+        count(cost.n_active_params),
+        count(cost.training_flops),
+        f"{plan.budget:.3g}",
+        count(plan.n_tokens),
+        "?" if plan.epochs is None else f"{plan.epochs:.2f}",
+        str(plan.n_steps),
+        f"{plan.lr:.2e}",
+        duration(plan.planned_flops / flops_per_second),
+        f"{plan.memory_bytes / 2**30:.1f} GiB",
+    )
+
+
+def count(value: float) -> str:
+    """A number with three digits and a suffix: 1234567 -> 1.23M."""
+    for suffix, unit in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= unit:
+            return f"{value / unit:.3g}{suffix}"
+    return f"{value:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as s, min, h or days, two digits."""
+    for name, unit in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.2g} {name}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,117 @@
+"""How far a sweep is: each run's progress.json, and the lines and the bar a person sees."""
+
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from experiments.point import Point
+from experiments.records import RunRecord, write_text_atomically
+from experiments.sweep.plan_table import count, duration
+
+PROGRESS_NAME = "progress.json"
+_HEARTBEAT = 1.0  # seconds between writes
+
+
+class Heartbeat:
+    """Writes a run's last history row to progress.json, at most once a second."""
+
+    def __init__(self, run_dir: Path, n_steps: int) -> None:
+        self.path, self.n_steps, self.last = run_dir / PROGRESS_NAME, n_steps, 0.0
+
+    def __call__(self, row: dict[str, float]) -> None:
+        now = time.time()
+        if now - self.last >= _HEARTBEAT:
+            self.last = now
+            text = json.dumps({**row, "n_steps": self.n_steps, "updated": now})
+            write_text_atomically(self.path, text)
+
+
+def read_progress(run_dir: Path) -> dict[str, float]:
+    """The last heartbeat, or nothing before the first."""
+    path = run_dir / PROGRESS_NAME
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+@dataclass
+class SweepProgress:
+    """A bar over the sweep's FLOPs on a terminal; elsewhere a line every `every` seconds."""
+
+    name: str
+    n_points: int
+    total_flops: float
+    every: float
+
+    def __post_init__(self) -> None:
+        self.n_done, self.done_flops = 0, 0.0
+        self.start = self.last_line = time.monotonic()
+        self.bar = tqdm(
+            total=self.total_flops,
+            unit="FLOP",
+            unit_scale=True,
+            disable=not sys.stderr.isatty(),
+            dynamic_ncols=True,
+            smoothing=0.05,
+        )
+
+    def finished(self, point: Point, record: RunRecord | None, why: str = "") -> None:
+        """A line for a run that has ended."""
+        self.n_done += 1
+        self.done_flops += point.plan.planned_flops
+        if record is None:
+            text = f"failed: {why}"
+        elif record.status == "done":
+            text = (
+                f"loss {record.val_loss:.4f}  perplexity {record.perplexity:.1f}  "
+                f"{record.bits_per_byte:.3f} bits/byte  in {duration(record.wall_seconds or 0)}"
+            )
+            if record.flops_per_second:
+                text += f" at {record.flops_per_second / 1e9:.1f} GFLOP/s"
+        else:
+            text = record.status + (f": {_last_line(record.error)}" if record.error else "")
+        self.say(f"[{self.n_done}/{self.n_points}] {point.describe()}: {text}")
+
+    def say(self, line: str) -> None:
+        """A line above the bar."""
+        if self.bar.disable:
+            print(line, flush=True)
+        else:
+            self.bar.write(line, file=sys.stdout)
+
+    def update(self, running: list[Point]) -> None:
+        """Refreshes the bar, or prints a line if it is time."""
+        rows = {point.describe(): read_progress(point.run_dir) for point in running}
+        flops = self.done_flops + sum(row.get("flops", 0.0) for row in rows.values())
+        texts = [f"{name}: {_row_text(row)}" for name, row in rows.items()]
+        self.bar.set_postfix_str(" | ".join(texts), refresh=False)
+        self.bar.update(flops - self.bar.n)
+        now = time.monotonic()
+        if self.bar.disable and now - self.last_line >= self.every:
+            self.last_line = now
+            elapsed = now - self.start
+            left = duration(elapsed * (self.total_flops / flops - 1)) if flops else "?"
+            self.say(
+                f"{self.name}: {self.n_done} of {self.n_points} runs, "
+                f"{100 * flops / self.total_flops:.0f} % of the FLOPs, "
+                f"{duration(elapsed)} gone, {left} left; " + " | ".join(texts)
+            )
+
+    def close(self) -> None:
+        """Ends the bar."""
+        self.bar.close()
+
+
+def _row_text(row: dict[str, float]) -> str:
+    if not row:
+        return "starting"
+    return (
+        f"step {row['step']:.0f}/{row['n_steps']:.0f}, loss {row['loss']:.3f}, "
+        f"{count(row['tokens_per_second'])} tokens/s"
+    )
+
+
+def _last_line(text: str) -> str:
+    return text.strip().splitlines()[-1]

@@ -1,0 +1,189 @@
+"""The LightningModule: loss, parameter groups, schedule; and the callbacks of one run."""
+
+import csv
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from experiments.config import Optim
+from experiments.data.module import Batch
+from experiments.models.transformer import Transformer
+from experiments.plan import Plan
+from experiments.schedule import lr_factor
+
+CHECKPOINT_NAME = "last.ckpt"
+DIVERGED_LOSS = 2.0  # times log(vocab_size), the loss of a model that knows nothing
+
+
+class LanguageModel(pl.LightningModule):
+    """Next-token training of a Transformer under a plan."""
+
+    def __init__(self, model: Transformer, plan: Plan, optim: Optim) -> None:
+        super().__init__()
+        self.model, self.plan, self.optim = model, plan, optim
+        self.register_buffer("step_losses", torch.full((plan.n_steps,), math.nan))
+        self.step_losses: Tensor
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The mean loss of the batch in nats/token, plus what layers add to it."""
+        inputs, targets = batch
+        logits = self.model(inputs)
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+        self.step_losses[self.global_step] = loss.detach()
+        for layer in self.model.ffn_layers():
+            auxiliary = layer.auxiliary_loss()
+            if auxiliary is not None:
+                loss = loss + auxiliary
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        for layer in self.model.ffn_layers():
+            layer.after_step()
+
+    def configure_optimizers(self) -> Any:
+        """AdamW over the groups of parameter_groups, all under one schedule."""
+        o = self.optim
+        optimizer = torch.optim.AdamW(
+            parameter_groups(self.model, self.plan.lr, o),
+            betas=(o.beta1, o.beta2),
+            eps=o.eps,
+            fused=True,
+        )
+        scheduler = LambdaLR(
+            optimizer,
+            lambda step: lr_factor(
+                step,
+                self.plan.n_steps,
+                kind=o.schedule,
+                warmup=o.warmup,
+                decay=o.decay,
+                final=o.final_lr,
+            ),
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def recent_loss(self, n_steps: int) -> float:
+        """Mean training loss up to n_steps, over the last tenth of the planned; nan at 0."""
+        done = self.step_losses[:n_steps]
+        return float(done[-max(1, self.plan.n_steps // 10) :].double().mean())
+
+
+def parameter_groups(model: nn.Module, lr: float, optim: Optim) -> list[dict[str, Any]]:
+    """AdamW's groups: matrices of the backbone decay, its vectors don't, and neither do tables
+    and keys, which have learning rates of their own (FFN.param_roles says which they are).
+    """
+    groups: Mapping[str, dict[str, Any]] = {
+        "backbone": {"lr": lr, "weight_decay": optim.weight_decay},
+        "vectors": {"lr": lr, "weight_decay": 0.0},
+        "table": {"lr": lr * optim.table_lr, "weight_decay": 0.0},
+        "key": {"lr": lr * optim.key_lr, "weight_decay": 0.0},
+    }
+    members: dict[str, list[nn.Parameter]] = {name: [] for name in groups}
+    for parameter, role in _roles(model):
+        members[role].append(parameter)
+    return [{"name": n, "params": members[n], **g} for n, g in groups.items() if members[n]]
+
+
+def _roles(model: nn.Module) -> list[tuple[nn.Parameter, str]]:
+    special: dict[nn.Parameter, str] = {}
+    for module in model.modules():
+        named = dict(module.named_parameters())
+        for name, role in getattr(module, "param_roles", {}).items():
+            if name in named:  # a gate's table is there only with gated experts
+                special[named[name]] = role
+    return [
+        (p, special.get(p, "backbone" if p.dim() >= 2 else "vectors")) for p in model.parameters()
+    ]
+
+
+class History(pl.Callback):
+    """Appends a row every n steps to history.csv and hands it to `also` (W&B, progress).
+
+    Columns: step, n_tokens, flops, loss (mean since the last row, nats/token), lr,
+    tokens_per_second, seconds (of training in this process).
+    """
+
+    def __init__(self, path: Path, every: int, also: Callable[[dict[str, float]], None]) -> None:
+        self.path, self.every, self.also = path, every, also
+
+    seconds: float = 0.0  # of training in this process
+    steps_here: int = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.start = self.last_time = time.perf_counter()
+        self.first_step = self.last_step = trainer.global_step
+        if self.path.exists():  # a resumed run: rows past its checkpoint will be written again
+            with self.path.open(newline="", encoding="utf-8") as file:
+                kept = [row for row in csv.DictReader(file) if int(row["step"]) <= self.last_step]
+            self.path.unlink()
+            for row in kept:
+                self._append(row)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any, **__: Any
+    ) -> None:
+        assert isinstance(pl_module, LanguageModel)
+        step, plan = trainer.global_step, pl_module.plan
+        if step % self.every and step != plan.n_steps:
+            return
+        loss = float(pl_module.step_losses[self.last_step : step].double().mean())
+        now = time.perf_counter()
+        n_tokens = step * plan.batch_tokens
+        row = {
+            "step": step,
+            "n_tokens": n_tokens,
+            "flops": n_tokens * plan.cost.training_flops,
+            "loss": loss,
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "tokens_per_second": (step - self.last_step)
+            * plan.batch_tokens
+            / (now - self.last_time),
+            "seconds": now - self.start,
+        }
+        self.seconds, self.steps_here = now - self.start, step - self.first_step
+        self.last_step, self.last_time = step, now
+        self._append(row)
+        self.also(row)
+        if not loss < DIVERGED_LOSS * math.log(pl_module.model.config.vocab_size):
+            trainer.should_stop = True
+
+    def _append(self, row: Mapping[str, Any]) -> None:
+        new = not self.path.exists()
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, row)
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+
+
+class Checkpoint(pl.Callback):
+    """Saves last.ckpt every so many minutes and at the end, under a temporary name first."""
+
+    def __init__(self, folder: Path, minutes: float) -> None:
+        self.path, self.seconds = folder / CHECKPOINT_NAME, 60 * minutes
+        self.saved = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any, **__: Any
+    ) -> None:
+        if time.perf_counter() - self.saved > self.seconds:
+            self.save(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.save(trainer)
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Writes the checkpoint; a run killed meanwhile keeps the one before."""
+        temporary = self.path.with_suffix(".partial")
+        trainer.save_checkpoint(temporary)
+        os.replace(temporary, self.path)
+        self.saved = time.perf_counter()

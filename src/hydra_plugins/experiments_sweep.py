@@ -1,0 +1,53 @@
+"""Hydra's side of a sweep: it composes the points and hands them all to experiments.sweep.
+
+Hydra's own sweeper writes multirun.yaml before a point is known to be good, and its basic
+launcher runs every point in one process, where state leaks from one to the next.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class PointSweeper(BasicSweeper):
+    """The basic sweeper's grid, handed to the launcher whole."""
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Composes nothing and writes nothing; returns what the launcher returns."""
+        assert self.hydra_context is not None and self.launcher is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        overrides = parser.parse_overrides(self._parse_config() + arguments)
+        (points,) = self.split_arguments(overrides, None)
+        return self.launcher.launch(points, initial_job_idx=0)
+
+
+class LocalLauncher(Launcher):
+    """Runs the points on this machine, n_workers at once."""
+
+    def __init__(self, n_workers: int | None = None) -> None:
+        super().__init__()
+        self.n_workers = n_workers
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Keeps what launch needs."""
+        self.hydra_context, self.config = hydra_context, config
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Plans all the points before the first starts; exits with 1 if any of them failed."""
+        from experiments.run import resolve
+        from experiments.sweep.local import run_sweep
+
+        loader = self.hydra_context.config_loader
+        raws = [resolve(loader.load_sweep_config(self.config, list(o))) for o in job_overrides]
+        run_sweep(raws, self.n_workers)
+        return []
