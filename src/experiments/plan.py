@@ -72,13 +72,13 @@ def memory_estimate(
     """Bytes of one training process, float32: states, activations, logits, the program itself.
 
     A rule of thumb for refusing what can't fit: 16 bytes a parameter, 40 vectors of d_model a
-    token and block, four copies of the logits, 0.6 GiB for Python and its libraries. Against
+    token and block, four copies of the logits, 0.4 GiB for Python and its libraries. Against
     the resident memory of the demo's runs it is right within a factor of 1.5.
     """
     states = BYTES_PER_PARAM * cost.n_params
     activations = 4 * batch_tokens * n_layers * 40 * d_model
     logits = 4 * batch_tokens * vocab_size * 4
-    return states + activations + logits + int(0.6 * 2**30)
+    return states + activations + logits + int(0.4 * 2**30)
 
 
 def check_memory(needed: int, available: int | None, what: str) -> None:

@@ -45,7 +45,9 @@ class LanguageModel(pl.LightningModule):
                 loss = loss + auxiliary
         return loss
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+    def optimizer_step(self, *arguments: Any, **keywords: Any) -> None:
+        """The step, then the layers' own; here, so that a checkpoint of the step holds both."""
+        super().optimizer_step(*arguments, **keywords)
         for layer in self.model.ffn_layers():
             layer.after_step()
 

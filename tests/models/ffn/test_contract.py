@@ -1,0 +1,92 @@
+"""What every conf/model/*.yaml owes; a new one is tested without a new test."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from experiments.config import build
+from experiments.paths import conf_dir
+
+NAMES = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
+D_MODEL, SEQ = 32, 64
+
+
+@pytest.fixture(params=NAMES)
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def config(name, compose_raw):
+    return build(compose_raw(f"model={name}")["model"], "model")
+
+
+@pytest.fixture
+def layer(config):
+    layer = config.build(D_MODEL)
+    with torch.no_grad():
+        for weight in layer.output_weights():  # those that start at zero would hide every leak
+            weight.normal_(std=D_MODEL**-0.5)
+    return layer
+
+
+def test_keeps_the_shape(layer):
+    assert layer(torch.randn(2, SEQ, D_MODEL)).shape == (2, SEQ, D_MODEL)
+
+
+def test_every_parameter_gets_a_finite_gradient(layer):
+    if not list(layer.parameters()):
+        return
+    layer(torch.randn(2, SEQ, D_MODEL)).square().sum().backward()
+    for parameter_name, parameter in layer.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert parameter.grad.isfinite().all(), parameter_name
+        assert parameter.grad.abs().sum() > 0, parameter_name
+
+
+def test_parameters_are_counted_exactly(config, layer):
+    cost = config.cost(D_MODEL)
+    assert cost.n_params == sum(p.numel() for p in layer.parameters())
+    assert cost.n_active_params <= cost.n_params
+
+
+def test_flops_are_those_that_torch_counts_and_the_stated_rest(config, layer):
+    """torch's counter sees matrix products; gathers, pair sums and grouped_mm are the gaps."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        layer(torch.randn(2, SEQ, D_MODEL))
+    seen = sum(t.flops for t in config.cost(D_MODEL).terms if t.seen_by_torch)
+    assert counter.get_total_flops() == seen * 2 * SEQ
+
+
+def test_costs_scale_with_nothing_but_their_arguments(config):
+    assert config.cost(D_MODEL) == config.cost(D_MODEL)
+    assert config == type(config)(**{f: getattr(config, f) for f in config.__dataclass_fields__})
+
+
+def test_no_gradient_from_the_future(layer):
+    x = torch.randn(1, SEQ, D_MODEL, requires_grad=True)
+    layer.eval()
+    if not layer(x).requires_grad:  # no layer at all: nothing can flow
+        return
+    half = SEQ // 2
+    layer(x)[:, :half].square().sum().backward()
+    assert x.grad[:, half:].abs().max() == 0
+    assert x.grad[:, :half].abs().max() > 0
+
+
+def test_causal_says_whether_the_future_changes_the_past(layer):
+    """Expert choice leaks through which tokens are chosen, which has no gradient: so perturb."""
+    x = torch.randn(1, SEQ, D_MODEL)
+    changed = x.clone()
+    changed[:, SEQ // 2 :] = 3 * torch.randn(1, SEQ // 2, D_MODEL)
+    layer.eval()
+    with torch.no_grad():
+        before, after = layer(x)[:, : SEQ // 2], layer(changed)[:, : SEQ // 2]
+    assert torch.allclose(before, after, atol=1e-6) == layer.causal
+
+
+def test_bfloat16_activations_pass_through(layer):
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        y = layer(torch.randn(2, SEQ, D_MODEL).to(torch.bfloat16))
+    assert y.dtype == torch.bfloat16
+    assert y.isfinite().all()

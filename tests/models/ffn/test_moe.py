@@ -1,0 +1,141 @@
+"""Both routings against a loop over tokens and experts; balancing; what is refused."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from experiments.evaluation import metered
+from experiments.models.ffn.moe import MoEConfig
+
+D_MODEL = 8
+
+
+def expert(layer, e, token):
+    return layer.activation(token @ layer.w_in[e]) @ layer.w_out[e]
+
+
+def naive_expert_choice(layer, x):
+    tokens = x.reshape(-1, D_MODEL)
+    logits = tokens @ layer.router.weight.t()
+    gates = logits.softmax(-1) if layer.config.gate == "softmax" else logits.sigmoid()
+    out = [torch.zeros(D_MODEL, dtype=x.dtype) for _ in tokens]
+    for e in range(layer.n_experts):
+        for t in gates[:, e].topk(layer.config.capacity(len(tokens))).indices.tolist():
+            out[t] = out[t] + gates[t, e] * expert(layer, e, tokens[t])
+    return torch.stack(out).view_as(x)
+
+
+def naive_token_choice(layer, x):
+    tokens = x.reshape(-1, D_MODEL)
+    logits = tokens @ layer.router.weight.t()
+    gates = logits.softmax(-1) if layer.config.gate == "softmax" else logits.sigmoid()
+    out = []
+    for t, token in enumerate(tokens):
+        chosen = (gates[t] + layer.selection_bias).topk(layer.config.top_k).indices
+        total = gates[t, chosen].sum() if layer.config.top_k > 1 else 1.0
+        y = sum(gates[t, e] / total * expert(layer, e, token) for e in chosen)
+        if layer.shared_in is not None:
+            y = y + layer.shared_out(layer.activation(layer.shared_in(token)))
+        out.append(y)
+    return torch.stack(out).view_as(x)
+
+
+@pytest.mark.parametrize(
+    ("options", "naive"),
+    [
+        ({"gate": "softmax"}, naive_expert_choice),
+        ({"gate": "sigmoid", "capacity_factor": 2.0}, naive_expert_choice),
+        ({"routing": "token_choice"}, naive_token_choice),
+        ({"routing": "token_choice", "top_k": 3, "gate": "sigmoid"}, naive_token_choice),
+        (
+            {"routing": "token_choice", "top_k": 2, "granularity": 4.0, "n_shared_experts": 2},
+            naive_token_choice,
+        ),
+    ],
+)
+def test_output_and_gradients_are_the_loops(options, naive):
+    layer = MoEConfig(n_experts=4, **options).build(D_MODEL).double()
+    x = torch.randn(2, 8, D_MODEL, dtype=torch.float64)
+    results = []
+    for forward in (layer, lambda x: naive(layer, x)):
+        layer.zero_grad()
+        leaf = x.clone().requires_grad_()
+        y = forward(leaf)
+        y.square().sum().backward()
+        results.append([y.detach(), leaf.grad, *(p.grad.clone() for p in layer.parameters())])
+    for fast, slow in zip(*results, strict=True):
+        torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-10)
+
+
+def test_one_expert_is_the_dense_layer():
+    layer = MoEConfig(n_experts=1, routing="token_choice").build(D_MODEL)
+    x = torch.randn(1, 5, D_MODEL)
+    dense = F.gelu(x @ layer.w_in[0]) @ layer.w_out[0]
+    torch.testing.assert_close(layer(x), dense)
+
+
+def test_expert_choice_gives_every_expert_the_same_number_of_tokens():
+    layer = MoEConfig(n_experts=8, gate="sigmoid").build(D_MODEL).eval()
+    with metered([layer]) as (meter,), torch.no_grad():
+        layer(torch.randn(2, 32, D_MODEL))
+    assert (meter.weight > 0).all()
+    assert meter.weight.max() <= 64 / 8  # capacity times a gate of at most 1
+
+
+def test_expert_choice_depends_on_the_rest_of_the_batch_and_token_choice_does_not():
+    for routing, depends in (("expert_choice", True), ("token_choice", False)):
+        layer = MoEConfig(n_experts=4, routing=routing).build(D_MODEL).eval()
+        x = torch.randn(4, 8, D_MODEL)
+        with torch.no_grad():
+            alone, together = layer(x[:1]), layer(x)[:1]
+        assert torch.allclose(alone, together, atol=1e-5) != depends
+
+
+def test_auxiliary_loss_is_fedus_eq_4():
+    config = MoEConfig(n_experts=4, routing="token_choice", balance="loss", balance_rate=0.5)
+    layer = config.build(D_MODEL)
+    x = torch.randn(1, 32, D_MODEL)
+    layer(x)
+    probabilities = (x.view(-1, D_MODEL) @ layer.router.weight.t()).softmax(-1)
+    share = F.one_hot(probabilities.argmax(-1), 4).float().mean(0)
+    expected = 0.5 * 4 * (share * probabilities.mean(0)).sum()
+    torch.testing.assert_close(layer.auxiliary_loss(), expected)
+
+
+def test_bias_evens_out_the_load():
+    config = MoEConfig(
+        n_experts=8, routing="token_choice", gate="sigmoid", balance="bias", balance_rate=1e-2
+    )
+    layer = config.build(D_MODEL)
+    x = torch.randn(1, 512, D_MODEL) + 1.0  # a common direction: some experts are favourites
+    spread = []
+    for _ in range(200):
+        layer(x)
+        spread.append(float(layer.load.max() / layer.load.mean()))
+        layer.after_step()
+    assert spread[0] > 1.8
+    assert min(spread[-10:]) < 1.25
+    assert layer.load.sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_experts": 4, "routing": "token_choice", "top_k": 5}, "top_k=5 must be at most"),
+        ({"top_k": 2}, "expert_choice is balanced by construction"),
+        ({"balance": "loss", "balance_rate": 0.1}, "expert_choice is balanced by construction"),
+        ({"routing": "token_choice", "balance": "bias"}, "give a rate above 0"),
+        ({"routing": "tokens"}, "routing='tokens' is not one of"),
+        ({"n_experts": 4, "capacity_factor": 5.0}, "capacity_factor=5.0 must be at most"),
+        ({"n_shared_experts": -1}, "n_shared_experts=-1 must be 0 or more"),
+    ],
+)
+def test_refuses_what_it_cannot_be(options, message):
+    with pytest.raises(ValueError, match=message):
+        MoEConfig(**options)
+
+
+def test_refuses_a_batch_that_cannot_be_shared_out():
+    with pytest.raises(ValueError, match=r"n_experts=128 0\.5 of 64 tokens"):
+        MoEConfig().check_batch(64)
+    MoEConfig().check_batch(128)

@@ -1,0 +1,163 @@
+"""PEER against Algorithm 1 written out, one token, head and expert at a time."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from experiments.models.ffn.peer import PEERConfig
+
+D_MODEL = 12
+
+
+def algorithm_1(layer, x):
+    """He 2024, Alg. 1 and Eq. 1-7, by a scan over all N keys, in the layer's own type."""
+    n_sub = layer.sub_keys.shape[-2]
+    tokens = x.reshape(-1, x.shape[-1])
+    queries = layer.query_norm((tokens @ layer.query.weight.t()).view(len(tokens), layer.n_heads, -1))
+    out = []
+    for t, token in enumerate(tokens):
+        total = torch.zeros_like(token)
+        for h in range(layer.n_heads):
+            keys = layer.sub_keys[h] if layer.sub_keys.dim() == 4 else layer.sub_keys
+            half = layer.d_key // 2
+            q1, q2 = queries[t, h, :half], queries[t, h, half:]
+            scores = torch.stack(
+                [
+                    q1 @ keys[0, i // n_sub] + q2 @ keys[1, i % n_sub]
+                    for i in range(layer.n_experts)
+                ]
+            )
+            best = scores.topk(layer.top_k)
+            gates = layer.score(best.values)
+            for gate, i in zip(gates, best.indices, strict=True):
+                hidden = layer.activation(layer.w_down[i] @ token)
+                if layer.w_gate is not None:
+                    hidden = layer.activation(layer.w_gate[i] @ token) * (layer.w_down[i] @ token)
+                total = total + gate * hidden * layer.w_up[i]
+        out.append(total)
+    return torch.stack(out).view_as(x)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"share_keys": False},
+        {"query_norm": "none"},
+        {"query_norm": "layer"},
+        {"score": "sigmoid"},
+        {"score": "relu"},
+        {"glu": True, "activation": "silu"},
+        {"activation": "identity"},
+        {"top_k": 1},
+        {"n_experts": 9, "top_k": 9},
+    ],
+)
+def test_output_and_gradients_are_algorithm_1s(options):
+    config = PEERConfig(**{"n_experts": 25, "n_heads": 2, "top_k": 4, "d_key": 6, **options})
+    layer = config.build(D_MODEL).double()
+    x = torch.randn(2, 5, D_MODEL, dtype=torch.float64)
+    results = []
+    for forward in (layer, lambda x: algorithm_1(layer, x)):
+        layer.zero_grad()
+        leaf = x.clone().requires_grad_()
+        y = forward(leaf)
+        y.square().sum().backward()
+        results.append([y.detach(), leaf.grad, *(p.grad.clone() for p in layer.parameters())])
+    for fast, slow in zip(*results, strict=True):
+        torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-10)
+
+
+def test_float32_stays_near_float64():
+    layer = PEERConfig(n_experts=1024, n_heads=4, top_k=8, d_key=16).build(64).eval()
+    x = torch.randn(4, 32, 64)
+    with torch.no_grad():
+        single, double = layer(x), layer.double()(x.double())
+    assert (single.double() - double).abs().max() < 1e-5 * double.abs().max()
+
+
+def test_one_expert_a_head_is_an_mlp_of_h_neurons():
+    """Eq. 8: with k=1 the softmax is 1, and y = V act(W x) over the h retrieved neurons."""
+    n_heads = 6
+    layer = PEERConfig(n_experts=49, n_heads=n_heads, top_k=1, d_key=8).build(D_MODEL).eval()
+    x = torch.randn(1, 1, D_MODEL)
+    indices, gates = layer.route(x.flatten(0, 1))
+    assert torch.equal(gates, torch.ones(1, n_heads))
+    w, v = layer.w_down[indices[0]], layer.w_up[indices[0]]
+    torch.testing.assert_close(layer(x).flatten(), F.gelu(x.flatten() @ w.t()) @ v)
+
+
+def test_tensors_have_the_shapes_the_docs_say():
+    layer = PEERConfig(n_experts=64, n_heads=4, top_k=2, d_key=10).build(D_MODEL)
+    assert layer.query.weight.shape == (4 * 10, D_MODEL)
+    assert layer.sub_keys.shape == (2, 8, 5)
+    assert layer.w_down.shape == layer.w_up.shape == (64, D_MODEL)
+    layer = PEERConfig(n_experts=64, n_heads=4, top_k=2, d_key=10, share_keys=False).build(D_MODEL)
+    assert layer.sub_keys.shape == (4, 2, 8, 5)
+
+
+def test_defaults_are_the_papers():
+    config = PEERConfig()
+    assert (config.n_experts, config.n_heads, config.top_k) == (1024**2, 8, 16)
+    assert config.query_norm == "batch"
+    assert config.share_keys
+
+
+def test_costs_of_the_papers_layer():
+    """d=1024, N=1024², h=8, k=16, d_key=256, by the formulas of the paper's sizes."""
+    d, h, k, d_key, n = 1024, 8, 16, 256, 1024**2
+    cost = PEERConfig().cost(d)
+    assert cost.n_params == 2 * n * d + d * h * d_key + 1024 * d_key + 2 * h * d_key
+    assert cost.forward_flops == 2 * d * h * d_key + 2 * h * 1024 * d_key + h * k**2 + 4 * h * k * d
+    active = 2 * h * k * d + d * h * d_key + 1024 * d_key + 2 * h * d_key
+    assert cost.n_active_params == active
+
+
+def test_batch_norm_leaks_in_training_and_only_there():
+    """Batch statistics mix positions, later ones included (Lample 2019 §3.1 norms queries so)."""
+    leaks = {}
+    for norm in ("batch", "layer", "none"):
+        layer = PEERConfig(n_experts=64, n_heads=2, top_k=4, d_key=8, query_norm=norm).build(D_MODEL)
+        for mode in (True, False):
+            layer.train(mode)
+            x = torch.randn(1, 16, D_MODEL, requires_grad=True)
+            layer(x)[:, :8].square().sum().backward()
+            leaks[norm, "train" if mode else "eval"] = bool(x.grad[:, 8:].abs().max() > 0)
+    assert leaks == {
+        ("batch", "train"): True,
+        ("batch", "eval"): False,
+        ("layer", "train"): False,
+        ("layer", "eval"): False,
+        ("none", "train"): False,
+        ("none", "eval"): False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_experts": 1000}, r"n_experts=1000 must be a perfect square; nearest: 961, 1024"),
+        ({"n_experts": 4, "top_k": 5}, r"top_k=5 must be at most n_experts=4"),
+        ({"d_key": 7}, "d_key=7 must be even"),
+        ({"n_heads": 0}, "n_heads=0 must be above 0"),
+        ({"query_norm": "bach"}, "query_norm='bach' is not one of none, layer, batch"),
+        ({"score": "max"}, "score='max' is not one of"),
+        ({"activation": "tanh"}, "activation='tanh' is not one of"),
+        ({"value_init": "one"}, "value_init='one' is not one of normal, zero"),
+    ],
+)
+def test_refuses_what_it_cannot_be(options, message):
+    with pytest.raises(ValueError, match=message):
+        PEERConfig(**options)
+
+
+def test_usage_is_recorded_with_gates_as_weights():
+    layer = PEERConfig(n_experts=16, n_heads=2, top_k=3, d_key=4).build(D_MODEL).eval()
+    from experiments.evaluation import metered
+
+    with metered([layer]) as (meter,), torch.no_grad():
+        layer(torch.randn(2, 10, D_MODEL))
+    assert math.isclose(float(meter.weight.sum()), 2 * 10 * 2, rel_tol=1e-5)  # softmax sums to 1
+    assert layer.usage is None

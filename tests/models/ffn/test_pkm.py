@@ -1,0 +1,38 @@
+import torch
+
+from experiments.models.ffn.pkm import PKMConfig
+
+
+def test_output_and_gradients_are_a_weighted_sum_over_a_scan():
+    config = PKMConfig(n_experts=36, n_heads=3, top_k=5, d_key=8)
+    layer = config.build(10).double()
+    x = torch.randn(2, 4, 10, dtype=torch.float64)
+
+    def naive(x):
+        tokens = x.reshape(-1, 10)
+        queries = layer.query_norm((tokens @ layer.query.weight.t()).view(-1, 3, 8))
+        i = torch.arange(36)
+        keys = torch.cat([layer.sub_keys[0][i // 6], layer.sub_keys[1][i % 6]], dim=-1)
+        best = (queries @ keys.t()).topk(5, dim=-1)
+        gates = best.values.softmax(-1)
+        return torch.einsum("thk,thkd->td", gates, layer.values[best.indices]).view_as(x)
+
+    results = []
+    for forward in (layer, naive):
+        layer.zero_grad()
+        leaf = x.clone().requires_grad_()
+        y = forward(leaf)
+        y.square().sum().backward()
+        results.append([y.detach(), leaf.grad, *(p.grad.clone() for p in layer.parameters())])
+    for fast, slow in zip(*results, strict=True):
+        torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-10)
+
+
+def test_reads_as_many_rows_as_peer_at_the_papers_sizes():
+    """PKM's 8 heads of 32 values against PEER's 8 of 16 experts of two rows each."""
+    from experiments.models.ffn.peer import PEERConfig
+
+    def flops(cost, name):
+        return next(t.flops for t in cost.terms if t.name == name)
+
+    assert flops(PKMConfig().cost(1024), "values") == flops(PEERConfig().cost(1024), "experts")

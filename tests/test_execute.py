@@ -1,0 +1,155 @@
+"""A point from its plan to its record, on a nursery corpus: what is written, and its exactness."""
+
+import csv
+import json
+import math
+
+import pytest
+import torch
+
+from experiments.data.module import TokenDataModule
+from experiments.execute import execute
+from experiments.point import make_point
+from experiments.records import read_record
+from experiments.train import CHECKPOINT_NAME
+
+
+@pytest.fixture
+def make(compose_raw, tmp_path):
+    """make("model=peer", ..., folder="a"): a tiny point that runs in a second."""
+
+    def point(*overrides, folder="results"):
+        raw = compose_raw(
+            "size=2",
+            "budget=2e9",
+            "ladder.d_per_layer=16",
+            "ladder.d_head=16",
+            "ladder.seq_len=32",
+            "ladder.batch_size=4",
+            "ladder.vocab_size=270",
+            "data.n_eval_tokens=320",
+            "hardware.n_threads=1",
+            "logger=csv",
+            f"paths.results={tmp_path / folder}",
+            f"paths.cache={tmp_path / 'cache'}",
+            *overrides,
+        )
+        raw["data"]["corpus"] = {"_target_": "tests.conftest.Nursery"}
+        return make_point(raw)
+
+    return point
+
+
+def rows(point):
+    with (point.run_dir / "history.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("model", ["dense", "none", "moe", "moe_fine", "pkm", "peer"])
+def test_every_model_learns_and_is_recorded(make, model):
+    point = make(f"model={model}")
+    record = execute(point)
+    assert record.status == "done", record.error
+    assert record == read_record(point.run_dir / "record.json")
+    assert record.val_loss < 0.8 * math.log(270)
+    assert record.perplexity == pytest.approx(math.exp(record.val_loss))
+    assert record.achieved_flops == record.planned_flops == pytest.approx(2e9, rel=0.01)
+    assert record.n_tokens == record.n_steps * 128
+    assert record.train_loss < math.log(270)
+    assert record.bits_per_byte == pytest.approx(
+        record.val_loss / math.log(2) / record.bytes_per_token
+    )
+    assert record.causal_eval == (model != "moe")
+    assert (record.usage is not None) == (model not in ("dense", "none"))
+    assert record.peak_memory_bytes > 2**27
+    assert record.mfu == pytest.approx(record.flops_per_second / record.peak_flops_per_second)
+    assert record.environment["packages"]["torch"] == torch.__version__
+    assert record.config == dict(point.raw)
+    assert {p.name for p in point.run_dir.iterdir()} == {
+        "config.yaml",
+        "history.csv",
+        "last.ckpt",
+        "record.json",
+    }
+
+
+def test_history_has_every_tenth_step_and_the_last(make):
+    point = make()
+    record = execute(point)
+    steps = [int(row["step"]) for row in rows(point)]
+    assert steps == sorted({*range(10, record.n_steps + 1, 10), record.n_steps})
+    last = rows(point)[-1]
+    assert float(last["flops"]) == record.achieved_flops
+    assert int(last["n_tokens"]) == record.n_tokens
+    assert float(last["lr"]) < float(rows(point)[2]["lr"])
+
+
+@pytest.mark.parametrize("model", ["dense", "moe", "moe_fine", "pkm", "peer"])
+def test_same_seed_same_loss_to_the_bit(make, model):
+    a, b = (execute(make(f"model={model}", folder=f)) for f in "ab")
+    assert (a.val_loss, a.train_loss, a.usage) == (b.val_loss, b.train_loss, b.usage)
+    other = execute(make(f"model={model}", "seed=1"))
+    assert other.val_loss != a.val_loss
+    assert other.run_id != a.run_id == b.run_id
+
+
+@pytest.mark.parametrize("model", ["moe_fine", "peer"])
+def test_an_interrupted_run_ends_as_an_uninterrupted_one_to_the_bit(make, model):
+    whole = make(f"model={model}", folder="whole")
+    expected = execute(whole)
+    broken = make(f"model={model}", "hardware.checkpoint_minutes=0", folder="broken")
+
+    class Killed(BaseException):
+        """Not an Exception: nothing in the run may catch it, as nothing catches kill -9."""
+
+    def die(row):
+        if row["step"] == 20:
+            raise Killed
+
+    with pytest.raises(Killed):
+        execute(broken, die)
+    assert not (broken.run_dir / "record.json").exists()
+    result = execute(make(f"model={model}", folder="broken"))
+    assert (result.val_loss, result.train_loss) == (expected.val_loss, expected.train_loss)
+    assert [(r["step"], r["loss"]) for r in rows(broken)[3:]] == [
+        (r["step"], r["loss"]) for r in rows(whole)[3:]
+    ]
+    assert [r["step"] for r in rows(broken)] == [r["step"] for r in rows(whole)]
+
+
+def test_a_failure_is_recorded_with_its_traceback(make, monkeypatch):
+    def broken(self):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(TokenDataModule, "train_dataloader", broken)
+    point = make()
+    record = execute(point)
+    assert record.status == "failed"
+    assert record.error.strip().endswith("OSError: no space left on device")
+    assert json.loads((point.run_dir / "record.json").read_text())["status"] == "failed"
+
+
+def test_a_diverging_run_stops_and_says_so(make):
+    record = execute(make("ladder.lr=1e6", "optim.grad_clip=1e9", "budget=2e10"))
+    assert record.status == "diverged"
+    assert record.n_tokens < record.n_steps * record.batch_tokens
+    assert record.val_loss is None
+
+
+def test_a_text_shorter_than_a_window_is_refused(make):
+    point = make()
+    raw = dict(point.raw)
+    raw["data"] = {**raw["data"], "seq_len": 10**6, "n_eval_tokens": 10**6}
+    raw["ladder"] = {**raw["ladder"], "batch_size": 1}
+    raw["budget"] = 1.15258e15
+    record = execute(make_point(raw))
+    assert record.status == "failed"
+    assert "fewer than one window of seq_len=1000000" in record.error
+
+
+def test_no_checkpoint_is_half_written(make):
+    point = make()
+    execute(point)
+    state = torch.load(point.run_dir / CHECKPOINT_NAME, weights_only=False)
+    assert state["global_step"] == point.plan.n_steps
+    assert not list(point.run_dir.glob("*.partial"))

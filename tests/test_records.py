@@ -1,0 +1,87 @@
+import json
+
+import pytest
+
+from experiments.records import (
+    RunRecord,
+    find_records,
+    is_finished,
+    read_record,
+    write_record,
+    write_text_atomically,
+)
+
+
+def record(**changes):
+    values = {
+        "run_id": "0123456789ab",
+        "sweep": "s",
+        "status": "done",
+        "model": "peer",
+        "seed": 0,
+        "budget": 1e11,
+        "n_layers": 2,
+        "d_model": 64,
+        "n_experts": 64,
+        "n_params": 1000,
+        "n_active_params": 500,
+        "n_non_embedding_params": 400,
+        "flops_per_token": 3e3,
+        "flops_shares": {"head": 1.0},
+        "planned_flops": 1e11,
+        "n_steps": 10,
+        "batch_tokens": 512,
+        "n_tokens": 5120,
+        "lr": 1e-2,
+        "causal_eval": True,
+        "val_loss": 0.1 + 0.2,
+        "perplexity": 1.35,
+    }
+    return RunRecord(**{**values, **changes})
+
+
+def test_comes_back_as_it_was_written(tmp_path):
+    path = write_record(tmp_path / "run", record())
+    assert read_record(path) == record()  # at full precision
+    assert [p.name for p in path.parent.iterdir()] == ["record.json"]
+
+
+def test_only_a_failed_run_is_unfinished(tmp_path):
+    for status, finished in (("done", True), ("diverged", True), ("failed", False)):
+        write_record(tmp_path / status, record(status=status))
+        assert is_finished(tmp_path / status) == finished
+    assert not is_finished(tmp_path / "nothing")
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path):
+    path = tmp_path / "a.json"
+    write_text_atomically(path, "first")
+    with pytest.raises(UnicodeEncodeError):
+        write_text_atomically(path, "\ud800")
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"status": "done"}', "{"])
+def test_what_is_not_a_record_is_named(tmp_path, text):
+    path = tmp_path / "record.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"record\.json is not a run record"):
+        read_record(path)
+
+
+def test_unknown_columns_of_a_later_version_are_passed_over(tmp_path):
+    path = write_record(tmp_path, record())
+    path.write_text(json.dumps({**json.loads(path.read_text()), "later": 1}))
+    assert read_record(path) == record()
+
+
+def test_refuses_a_status_of_its_own():
+    with pytest.raises(ValueError, match="status='fine' is not one of done, failed, diverged"):
+        record(status="fine")
+
+
+def test_finds_records_in_order(tmp_path):
+    for name in ("b", "a"):
+        write_record(tmp_path / "sweep" / name, record())
+    assert [p.parent.name for p in find_records(tmp_path)] == ["a", "b"]
