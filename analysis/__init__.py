@@ -1,9 +1,9 @@
 """From records to fitted isoFLOP curves and figures. Never imports torch.
 
-    import analysis
-    table = analysis.load_table("results/demo")
-    fit = analysis.fit_isoflop(table)
-    analysis.draw_isoflop(table, fit).savefig("isoflop.png")
+import analysis
+table = analysis.load_table("results/demo")
+fit = analysis.fit_isoflop(table)
+analysis.draw_isoflop(table, fit).savefig("isoflop.png")
 """
 
 from analysis.figures import draw_isoflop

@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from analysis.results import FitStatus, IsoFLOPCurve, IsoFLOPFit
 
@@ -66,7 +66,9 @@ def draw_isoflop(table: pd.DataFrame, fit: IsoFLOPFit) -> Figure:
                     _draw_curve(axis, curve, colours[curve.model])
             _label(axis, fit.x_name, f"{_flops(budget)} training FLOPs")
         axes[0][0].set_ylabel("held-out perplexity per token (log)")
-        figure.legend(handles=_legend(models, colours, fit), loc="outside right upper", frameon=False)
+        figure.legend(
+            handles=_legend(models, colours, fit), loc="outside right upper", frameon=False
+        )
     return figure
 
 
@@ -95,8 +97,9 @@ def _label(axis: Axes, x_name: str, title: str) -> None:
     axis.set_xlabel(f"{AXIS_LABELS[x_name]} (log)")
     axis.set_title(title, fontsize=10)
     plain = FuncFormatter(lambda value, _: f"{value:g}")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 7)))
     axis.yaxis.set_major_formatter(plain)
-    axis.yaxis.set_minor_formatter(plain)
+    axis.yaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_minor_formatter(NullFormatter())
 
 

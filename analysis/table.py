@@ -8,7 +8,14 @@ import pandas as pd
 
 from experiments.records import find_records, read_record
 
-COUNTS = ("n_layers", "d_model", "n_params", "n_active_params", "n_non_embedding_params", "n_tokens")
+COUNTS = (
+    "n_layers",
+    "d_model",
+    "n_params",
+    "n_active_params",
+    "n_non_embedding_params",
+    "n_tokens",
+)
 COLUMNS = (
     "model",
     "n_experts",
@@ -72,7 +79,9 @@ def check_table(table: pd.DataFrame) -> None:
         table["n_active_params"] > table["n_params"],
         "must not exceed n_params",
     )
-    _refuse(table, "run_id", table["run_id"].duplicated(), "is there twice: two sweeps in one folder?")
+    _refuse(
+        table, "run_id", table["run_id"].duplicated(), "is there twice: two sweeps in one folder?"
+    )
 
 
 def _refuse(table: pd.DataFrame, column: str, bad: pd.Series, rule: str) -> None:

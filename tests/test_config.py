@@ -18,7 +18,9 @@ def test_every_experiment_composes(path, compose_raw):
 
 
 def test_an_unset_n_experts_is_the_models_own(compose_raw):
-    paper = {m: compose_raw(f"model={m}", "ladder=paper")["n_experts"] for m in ("moe", "pkm", "peer")}
+    paper = {
+        m: compose_raw(f"model={m}", "ladder=paper")["n_experts"] for m in ("moe", "pkm", "peer")
+    }
     assert paper == {"moe": 128, "pkm": 1024**2, "peer": 1024**2}
     assert compose_raw("model=peer")["n_experts"] == 4096
     raw = compose_raw("model=peer", "n_experts=64")
@@ -50,7 +52,10 @@ def test_the_id_is_of_what_changes_the_result(compose_raw):
     [
         (["+typo=1"], "typo: unknown key"),
         (["+optim.lrr=1"], r"optim\.lrr: unknown key; did you mean optim\.lr\?"),
-        (["+model.n_head=1", "model=peer"], r"model\.n_head: unknown key; did you mean model\.n_heads"),
+        (
+            ["+model.n_head=1", "model=peer"],
+            r"model\.n_head: unknown key; did you mean model\.n_heads",
+        ),
         (["n_experts=64"], "n_experts=64 with model=dense, which has no experts"),
         (["size=two"], "size='two' must be of type int"),
         (["size=1.5"], "size=1.5 must be of type int"),

@@ -40,4 +40,6 @@ def test_memory_that_is_not_there_is_refused():
 
 
 def test_shares_are_readable():
-    assert format_shares({"head": 0.5, "ffn.dense": 0.3, "x": 0.2}, 2) == "head 50 %, ffn.dense 30 %"
+    assert (
+        format_shares({"head": 0.5, "ffn.dense": 0.3, "x": 0.2}, 2) == "head 50 %, ffn.dense 30 %"
+    )

@@ -35,7 +35,9 @@ def test_tables_and_keys_have_their_own_rates_and_do_not_decay(model, compose_ra
     assert has("table", peer.w_down, peer.w_up, peer.w_gate)
     assert has("key", peer.query.weight, peer.sub_keys)
     assert has("vectors", model.norm.weight, peer.query_norm.norm.bias)
-    assert has("backbone", model.embedding.weight, model.head.weight, model.blocks[1].ffn.w_in.weight)
+    assert has(
+        "backbone", model.embedding.weight, model.head.weight, model.blocks[1].ffn.w_in.weight
+    )
     assert groups["table"]["lr"] == pytest.approx(0.02)
     assert groups["key"]["lr"] == pytest.approx(0.002)
     decays = {name: g["weight_decay"] for name, g in groups.items()}

@@ -107,7 +107,7 @@ class Logger:
 
 @dataclass(frozen=True, kw_only=True)
 class Paths:
-    """results/<sweep>/<run_id> and the data cache; relative paths start at the working directory."""
+    """results/<sweep>/<run_id> and the data cache; relative to the working directory."""
 
     results: str
     cache: str

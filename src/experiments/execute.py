@@ -179,9 +179,7 @@ def _fit(
         for sink in sinks:
             sink(row)
 
-    history = History(
-        point.run_dir / "history.csv", point.config.logger.log_every_n_steps, also
-    )
+    history = History(point.run_dir / "history.csv", point.config.logger.log_every_n_steps, also)
     trainer = pl.Trainer(
         max_steps=point.plan.n_steps,
         max_epochs=-1,
@@ -207,9 +205,7 @@ def _fit(
     )
 
 
-def _rates(
-    point: Point, fit: Fit, accelerator: str, precision: str
-) -> dict[str, Any]:
+def _rates(point: Point, fit: Fit, accelerator: str, precision: str) -> dict[str, Any]:
     """Speeds of the steps taken in this process, and their share of the device's measured peak."""
     if not fit.n_steps_here:
         return {}

@@ -43,7 +43,7 @@ class Point:
 
 
 def make_point(raw: Mapping[str, Any]) -> Point:
-    """Reads and plans one point. Raises ValueError for whatever would fail later; writes nothing."""
+    """Reads and plans one point; writes nothing. Raises ValueError for what would fail later."""
     config = config_module.read_run_config(raw)
     ladder = config.ladder
     d_model = ladder.d_per_layer * config.size

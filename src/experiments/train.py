@@ -71,7 +71,10 @@ class LanguageModel(pl.LightningModule):
                 final=o.final_lr,
             ),
         )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
 
     def recent_loss(self, n_steps: int) -> float:
         """Mean training loss up to n_steps, over the last tenth of the planned; nan at 0."""

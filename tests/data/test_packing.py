@@ -3,10 +3,10 @@ import multiprocessing as mp
 
 import numpy as np
 import pytest
-from tests.conftest import Nursery
 
 from experiments.data.packing import PackedCorpus, encode, packed_folder, prepare
 from experiments.data.tokenizer import END_OF_TEXT, token_bytes, train_bpe
+from tests.conftest import Nursery
 
 VOCAB = 270
 
@@ -41,7 +41,9 @@ def test_is_made_once_and_is_the_same_everywhere(tmp_path):
 
 def test_what_changes_the_tokens_changes_the_folder(tmp_path):
     folders = {
-        packed_folder(Nursery(n_documents=n), vocab, tmp_path) for n in (1, 2) for vocab in (300, 301)
+        packed_folder(Nursery(n_documents=n), vocab, tmp_path)
+        for n in (1, 2)
+        for vocab in (300, 301)
     }
     assert len(folders) == 4
 

@@ -1,4 +1,4 @@
-"""Folders that are made once: built under a temporary name, renamed when whole, locked meanwhile."""
+"""Folders that are made once: built under a temporary name, locked, renamed when whole."""
 
 import fcntl
 import shutil
@@ -12,7 +12,7 @@ from pathlib import Path
 def locked(path: Path) -> Iterator[None]:
     """Holds an exclusive lock named after `path`; a second process waits for the first."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f".{path.name}.lock"), "w") as file:
+    with path.with_name(f".{path.name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -75,7 +75,7 @@ class TrainingBatches(IterableDataset[Batch]):
 
 
 class HeldOut(Dataset[Batch]):
-    """n windows spread evenly over the held-out tokens, in batches of batch_size; always the same."""
+    """Windows spread evenly over the held-out tokens, in batches; always the same."""
 
     def __init__(
         self, tokens: np.ndarray, *, seq_len: int, n_eval_tokens: int, batch_size: int
@@ -114,7 +114,7 @@ class TokenDataModule(pl.LightningDataModule):
         self.n_eval_tokens, self.seed = n_eval_tokens, seed
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Batches from the trainer's current step on, so that a resumed run sees what it would have."""
+        """Batches from the trainer's step on: a resumed run sees what it would have seen."""
         assert self.trainer is not None
         return DataLoader(
             TrainingBatches(

@@ -47,7 +47,8 @@ class PackedCorpus:
 
 def packed_folder(corpus: Corpus, vocab_size: int, cache: Path) -> Path:
     """Where the corpus lies once tokenized; it may not exist yet."""
-    assert is_dataclass(corpus) and not isinstance(corpus, type)
+    assert is_dataclass(corpus)
+    assert not isinstance(corpus, type)
     identity = {
         "corpus": type(corpus).__name__,
         "fields": asdict(corpus),

@@ -18,7 +18,9 @@ def fetch_wheel(requirement: str, sha256: str, cache: Path) -> Path:
     (wheel,) = folder.glob("*.whl")
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     if digest != sha256:
-        raise ValueError(f"{wheel} has sha256 {digest}, not {sha256}; delete {folder} and try again")
+        raise ValueError(
+            f"{wheel} has sha256 {digest}, not {sha256}; delete {folder} and try again"
+        )
     return wheel
 
 

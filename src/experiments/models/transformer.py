@@ -1,7 +1,7 @@
 """The trunk: a pre-norm decoder that is handed its feed-forward layers and knows none by name.
 
 RMSNorm, rotary positions, causal attention, no biases, tied or untied head; the same for every
-feed-forward variant. The paper does not describe its trunk beyond its sizes (facts in docs/flops.md).
+feed-forward variant. The paper gives its trunk's sizes and no more.
 """
 
 from collections.abc import Iterator, Sequence

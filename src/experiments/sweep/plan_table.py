@@ -33,7 +33,9 @@ def plan_table(points: Sequence[Point], flops_per_second: float) -> str:
         f"at {flops_per_second / 1e9:.3g} GFLOP/s",
     ]
     if any(p.plan.epochs is None for p in points):
-        lines += ["epochs: not known before the corpus has been tokenized here (the first run does)"]
+        lines += [
+            "epochs: not known before the corpus has been tokenized here (the first run does)"
+        ]
     return "\n".join(lines)
 
 

@@ -15,7 +15,9 @@ def algorithm_1(layer, x):
     """He 2024, Alg. 1 and Eq. 1-7, by a scan over all N keys, in the layer's own type."""
     n_sub = layer.sub_keys.shape[-2]
     tokens = x.reshape(-1, x.shape[-1])
-    queries = layer.query_norm((tokens @ layer.query.weight.t()).view(len(tokens), layer.n_heads, -1))
+    queries = layer.query_norm(
+        (tokens @ layer.query.weight.t()).view(len(tokens), layer.n_heads, -1)
+    )
     out = []
     for t, token in enumerate(tokens):
         total = torch.zeros_like(token)
@@ -24,10 +26,7 @@ def algorithm_1(layer, x):
             half = layer.d_key // 2
             q1, q2 = queries[t, h, :half], queries[t, h, half:]
             scores = torch.stack(
-                [
-                    q1 @ keys[0, i // n_sub] + q2 @ keys[1, i % n_sub]
-                    for i in range(layer.n_experts)
-                ]
+                [q1 @ keys[0, i // n_sub] + q2 @ keys[1, i % n_sub] for i in range(layer.n_experts)]
             )
             best = scores.topk(layer.top_k)
             gates = layer.score(best.values)
@@ -119,7 +118,9 @@ def test_batch_norm_leaks_in_training_and_only_there():
     """Batch statistics mix positions, later ones included (Lample 2019 §3.1 norms queries so)."""
     leaks = {}
     for norm in ("batch", "layer", "none"):
-        layer = PEERConfig(n_experts=64, n_heads=2, top_k=4, d_key=8, query_norm=norm).build(D_MODEL)
+        layer = PEERConfig(n_experts=64, n_heads=2, top_k=4, d_key=8, query_norm=norm).build(
+            D_MODEL
+        )
         for mode in (True, False):
             layer.train(mode)
             x = torch.randn(1, 16, D_MODEL, requires_grad=True)

@@ -189,7 +189,9 @@ class MoE(FFN):
             logits_TE = F.linear(tokens.to(weight.dtype), weight)
             by_gate = {"softmax": lambda: logits_TE.softmax(-1), "sigmoid": logits_TE.sigmoid}
             gates_TE = by_gate[self.config.gate]()
-        route = self._expert_choice if self.config.routing == "expert_choice" else self._token_choice
+        route = (
+            self._expert_choice if self.config.routing == "expert_choice" else self._token_choice
+        )
         y = route(tokens, gates_TE)
         if self.shared_in is not None and self.shared_out is not None:
             y = y + self.shared_out(self.activation(self.shared_in(tokens)))

@@ -1,0 +1,135 @@
+"""The command line from the user's seat: what it prints, writes, refuses and repeats."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from experiments.run import main
+
+TINY = (
+    "size=1",
+    "ladder.d_per_layer=16",
+    "ladder.d_head=16",
+    "ladder.seq_len=32",
+    "ladder.batch_size=4",
+    "ladder.vocab_size=270",
+    "data.n_eval_tokens=320",
+    "data.corpus._target_=tests.conftest.Nursery",
+    "~data.corpus.requirement",
+    "~data.corpus.sha256",
+    "logger=csv",
+)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """run("model=peer", ...) in an empty folder: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EXPERIMENTS_CACHE", str(tmp_path / "cache"))
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["experiments.run", *arguments])
+        GlobalHydra.instance().clear()
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def written(folder):
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["model=dense", "n_experts=64"], "n_experts=64 with model=dense, which has no experts"),
+        (["-m", "model=dense,peer", "n_experts=64"], "which has no experts"),
+        (["model=peer", "n_experts=1000"], "must be a perfect square; nearest: 961, 1024"),
+        (["budget=1e5"], "is below one step"),
+        (["+typo=1"], "typo: unknown key"),
+        (["typo=1"], "Key 'typo' is not in struct"),
+        (["-m", "+typo=1,2"], "typo: unknown key"),
+        (["model=per"], "Could not find 'model/per'; Available options"),
+        (["size=two"], "size='two' must be of type int"),
+        (["budget="], "budget='' must be of type float"),
+        (["model=peer", "model.n_heads=1,2"], "Ambiguous value"),
+        (["model=peer", "size=200", "budget=1e18"], "GiB of memory and there are"),
+        (["model=peer", "n_experts=1000000000000", "budget=1e12"], "GiB of memory and there are"),
+        (["-m", "model=dense", "seed=0,0"], "two points of the sweep are one run"),
+        (["-m", "hydra.launcher.n_workers=0"], "n_workers=0 must be at least 1"),
+        (["hardware.accelerator=tpu"], "'tpu' is not one of auto, cpu, cuda"),
+        (["hardware.precision=8"], "hardware.precision=8 must be of type str"),
+        (["trunk.ffn_blocks=[7]"], r"trunk.ffn_blocks=[7] must name at least one block"),
+    ],
+)
+def test_bad_input_is_one_line_exit_2_and_nothing_written(run, tmp_path, arguments, message):
+    code, out, err = run(*arguments)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert out == ""
+    assert written(tmp_path) == []
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(run, tmp_path):
+    code, out, _ = run("-m", "model=dense,moe,pkm,peer", "size=2,4", "budget=1e12", "dry_run=true")
+    assert code == 0
+    assert out.count("\npeer") == 2
+    for column in ("params", "active", "FLOPs/token", "tokens", "epochs", "steps", "lr", "memory"):
+        assert column in out
+    assert "attention.projections" in out
+    assert "8 runs, " in out
+    assert "GFLOP/s" in out
+    assert written(tmp_path) == []
+
+
+def test_the_papers_layer_is_planned_on_any_machine(run):
+    code, out, _ = run("ladder=paper", "model=peer", "size=8", "budget=6e18", "dry_run=true")
+    assert code == 0
+    assert "1048576" in out
+    assert "2.27G" in out  # facts of Fig. 3a: the ablation model's total parameters
+
+
+def test_one_run_is_recorded_then_skipped(run, tmp_path):
+    arguments = ("model=peer", "n_experts=64", "budget=1e9", *TINY)
+    code, out, _ = run(*arguments)
+    assert code == 0
+    assert "loss" in out
+    (path,) = (tmp_path / "results" / "default").glob("*/record.json")
+    record = json.loads(path.read_text())
+    assert (record["status"], record["model"], record["n_experts"]) == ("done", "peer", 64)
+    stamp = path.stat().st_mtime_ns
+    code, out, _ = run(*arguments)
+    assert code == 0
+    assert "done before" in out
+    assert path.stat().st_mtime_ns == stamp
+
+
+@pytest.mark.slow
+def test_the_module_is_a_command():
+    command = [sys.executable, "-m", "experiments.run", "n_experts=9"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    done = subprocess.run(
+        [*command[:-1], "--cfg", "job"], capture_output=True, text=True, check=True
+    )
+    assert "n_experts: null" in done.stdout
+
+
+@pytest.mark.slow
+def test_real_text_trains(run, cache, monkeypatch):
+    """The example of the docs, small: WikiText-2, its wheel and vocabulary included."""
+    monkeypatch.setenv("EXPERIMENTS_CACHE", str(cache))
+    code, out, _ = run("model=peer", "size=1", "budget=5e10", "logger=csv")
+    assert code == 0
+    assert 5.0 < float(out.split("loss ")[1].split()[0]) < 7.0  # log(2048) is 7.6
