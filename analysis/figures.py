@@ -114,6 +114,7 @@ def _legend(
     handles = [Line2D([], [], color=colours[m], marker="o", ms=5, lw=1.4, label=m) for m in models]
     handles += [Line2D([], [], marker="*", ms=11, mfc="grey", mec="black", ls="", label="minimum")]
     if fit.status is not FitStatus.CONVERGED:
-        hollow = {"marker": "*", "ms": 11, "mfc": "white", "mec": "grey"}
-        handles += [Line2D([], [], ls="", label="doubtful", **hollow)]
+        handles += [
+            Line2D([], [], marker="*", ms=11, mfc="white", mec="grey", ls="", label="doubtful")
+        ]
     return handles

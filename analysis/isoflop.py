@@ -25,14 +25,15 @@ def fit_isoflop(table: pd.DataFrame, x: str = "n_params") -> IsoFLOPFit:
         raise ValueError(f"x={x!r} is not one of {', '.join(X_NAMES)}")
     done = table[table["status"] == "done"]
     curves, skipped = [], []
-    for (model, budget), runs in done.groupby(["model", "budget"], sort=True):
+    for key, runs in done.groupby(["model", "budget"], sort=True):
+        model, budget = str(key[0]), float(runs["budget"].iloc[0])
         cells = runs.groupby(x, as_index=False)["val_loss"].min()
         if len(cells) < 3:
             skipped.append(f"{model} at C={budget:.3g}: {len(cells)} sizes, and a parabola needs 3")
             continue
         sizes = cells[x].to_numpy(dtype=np.float64)
         losses = cells["val_loss"].to_numpy(dtype=np.float64)
-        curves.append(_fit_curve(str(model), float(budget), x, sizes, losses))
+        curves.append(_fit_curve(model, budget, x, sizes, losses))
     if not curves:
         raise FitError(f"no curve to fit: {'; '.join(skipped) or 'no finished run in the table'}")
     return IsoFLOPFit(x_name=x, curves=tuple(curves), skipped=tuple(skipped))

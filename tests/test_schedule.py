@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 
 from experiments.schedule import lr_factor
@@ -15,8 +17,8 @@ def test_warms_up_peaks_and_ends_low(kind):
     assert factors[0] == pytest.approx(0.1)
     assert factors[9] == max(factors) == 1.0
     assert factors[-1] == pytest.approx(0.1)
-    assert all(b >= a for a, b in zip(factors[:9], factors[1:10], strict=True))
-    assert all(b <= a for a, b in zip(factors[9:-1], factors[10:], strict=True))
+    assert all(b >= a for a, b in pairwise(factors[:10]))
+    assert all(b <= a for a, b in pairwise(factors[9:]))
 
 
 def test_cosine_is_half_way_down_in_the_middle():

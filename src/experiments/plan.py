@@ -86,7 +86,7 @@ def check_memory(needed: int, available: int | None, what: str) -> None:
     if available is not None and needed > available:
         raise ValueError(
             f"{what} needs about {needed / 2**30:.1f} GiB of memory and there are "
-            f"{available / 2**30:.1f} GiB; lower n_experts, size, ladder.batch_size or the number of workers"
+            f"{available / 2**30:.1f} GiB; lower n_experts, size, ladder.batch_size or n_workers"
         )
 
 

@@ -24,7 +24,7 @@ _HYDRA_NOISE = ("To append to your config", "full_key", "object_type", "referenc
 
 def resolve(composed: DictConfig) -> dict[str, Any]:
     """A composed config (with its hydra node) as plain values, and the name of its model."""
-    plain = OmegaConf.masked_copy(composed, [k for k in composed if k != "hydra"])
+    plain = OmegaConf.masked_copy(composed, [str(k) for k in composed if k != "hydra"])
     raw = OmegaConf.to_container(plain, resolve=True)
     assert isinstance(raw, dict)
     model_name = OmegaConf.select(composed, "hydra.runtime.choices.model")

@@ -38,7 +38,7 @@ class WandbRun:
                 job_type=model,
                 dir=str(folder),
                 config=config,
-                mode=mode,
+                mode=mode,  # type: ignore[arg-type]  # wandb's Literal; resolve_mode keeps to it
                 resume="allow" if mode == "online" else None,
                 settings=wandb.Settings(silent=True, console="off", init_timeout=30),
             )

@@ -2,7 +2,6 @@
 
 import csv
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -190,5 +189,5 @@ class Checkpoint(pl.Callback):
         """Writes the checkpoint; a run killed meanwhile keeps the one before."""
         temporary = self.path.with_suffix(".partial")
         trainer.save_checkpoint(temporary)
-        os.replace(temporary, self.path)
+        temporary.replace(self.path)
         self.saved = time.perf_counter()
