@@ -1,0 +1,37 @@
+"""A sweep's folder of records, as the harness writes them, without training anything."""
+
+import math
+
+import pytest
+
+from experiments.records import write_record
+from tests.test_records import record
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """Three models at two budgets and five sizes; moe is not causal; one run has failed."""
+    for model, gain, tables in (("dense", 0.0, 0), ("moe", 0.05, 200_000), ("peer", 0.1, 500_000)):
+        for budget, x_opt in ((2e11, 2.5e5), (6e11, 4e5)):
+            for size in range(1, 6):
+                n_params = 60_000 * size**1.5 + tables
+                loss = 5.0 - gain + 0.08 * math.log(n_params / (x_opt + tables)) ** 2
+                run_id = f"{model}{budget:.0f}{size}"
+                write_record(
+                    tmp_path / run_id,
+                    record(
+                        run_id=run_id,
+                        model=model,
+                        budget=budget,
+                        n_layers=size,
+                        d_model=16 * size,
+                        n_params=round(n_params),
+                        n_active_params=round(n_params - tables),
+                        val_loss=loss,
+                        perplexity=math.exp(loss),
+                        causal_eval=model != "moe",
+                        n_experts=None if model == "dense" else 64,
+                    ),
+                )
+    write_record(tmp_path / "broken", record(run_id="broken", status="failed", val_loss=None))
+    return tmp_path
