@@ -38,7 +38,7 @@ def test_the_id_is_of_what_changes_the_result(compose_raw):
         "paths.results=/elsewhere",
         "sweep=other",
         "logger=csv",
-        "hardware.n_threads=1",
+        "trainer.n_threads=1",
         "dry_run=true",
     ):
         assert id_of(outside) == same, outside

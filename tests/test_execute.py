@@ -28,7 +28,7 @@ def make(compose_raw, tmp_path):
             "ladder.batch_size=4",
             "ladder.vocab_size=270",
             "data.n_eval_tokens=320",
-            "hardware.n_threads=1",
+            "trainer.n_threads=1",
             "logger=csv",
             f"paths.results={tmp_path / folder}",
             f"paths.cache={tmp_path / 'cache'}",
@@ -97,7 +97,7 @@ def test_same_seed_same_loss_to_the_bit(make, model):
 def test_an_interrupted_run_ends_as_an_uninterrupted_one_to_the_bit(make, model):
     whole = make(f"model={model}", folder="whole")
     expected = execute(whole)
-    broken = make(f"model={model}", "hardware.checkpoint_minutes=0", folder="broken")
+    broken = make(f"model={model}", "trainer.checkpoint_minutes=0", folder="broken")
 
     class Killed(BaseException):
         """Not an Exception: nothing in the run may catch it, as nothing catches kill -9."""

@@ -1,5 +1,6 @@
 """The wheel brings conf/ along and composes from anywhere; the checkout does too."""
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -18,39 +19,21 @@ def test_a_checkout_uses_its_own_conf():
 def test_a_wheel_composes_and_plans_from_any_folder(tmp_path):
     pip = [sys.executable, "-m", "pip"]
     wheel_folder, site = tmp_path / "wheels", tmp_path / "site"
-    subprocess.run(
-        [
-            *pip,
-            "wheel",
-            "--quiet",
-            "--no-deps",
-            "--no-build-isolation",
-            "-w",
-            wheel_folder,
-            REPOSITORY,
-        ],
-        check=True,
-    )
+    build = [*pip, "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", wheel_folder]
+    subprocess.run([*build, REPOSITORY], check=True)
     (wheel,) = wheel_folder.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert "experiments/conf/model/peer.yaml" in names
     assert "hydra_plugins/experiments_sweep.py" in names
     assert not [n for n in names if n.startswith(("tests", "results")) or n.endswith(".ipynb")]
     subprocess.run([*pip, "install", "--quiet", "--no-deps", "--target", site, wheel], check=True)
-    script = (
-        "import sys; sys.path.insert(0, sys.argv.pop(1)); from experiments.run import main; main()"
-    )
+    environment = {**os.environ, "PYTHONPATH": str(site)}  # before the editable install's path
+    command = [sys.executable, "-m", "experiments.run", "-m", "model=dense,peer", "dry_run=true"]
     done = subprocess.run(
-        [sys.executable, "-c", script, str(site), "-m", "model=dense,peer", "dry_run=true"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "2 runs" in done.stdout
-    where = "import sys; sys.path.insert(0, sys.argv[1]); import experiments.paths as p; print(p.conf_dir())"
-    found = subprocess.run(
-        [sys.executable, "-c", where, str(site)], capture_output=True, text=True, check=True
-    )
+    where = [sys.executable, "-c", "from experiments.paths import conf_dir; print(conf_dir())"]
+    found = subprocess.run(where, env=environment, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == str(site / "experiments" / "conf")

@@ -65,8 +65,8 @@ def written(folder):
         (["model=peer", "n_experts=1000000000000", "budget=1e12"], "GiB of memory and there are"),
         (["-m", "model=dense", "seed=0,0"], "two points of the sweep are one run"),
         (["-m", "hydra.launcher.n_workers=0"], "n_workers=0 must be at least 1"),
-        (["hardware.accelerator=tpu"], "'tpu' is not one of auto, cpu, cuda"),
-        (["hardware.precision=8"], "hardware.precision=8 must be of type str"),
+        (["trainer.accelerator=tpu"], "'tpu' is not one of auto, cpu, cuda"),
+        (["trainer.precision=8"], "trainer.precision=8 must be of type str"),
         (["trunk.ffn_blocks=[7]"], r"trunk.ffn_blocks=[7] must name at least one block"),
     ],
 )

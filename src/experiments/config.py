@@ -80,7 +80,7 @@ class Optim:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hardware:
+class Trainer:
     """Where and how fast a run is computed; no part of its identity.
 
     n_threads: CPU threads, null for all that the process may use. flops_per_second: the rate
@@ -133,12 +133,12 @@ class RunConfig:
     trunk: Trunk
     data: Data
     optim: Optim
-    hardware: Hardware
+    trainer: Trainer
     logger: Logger
     paths: Paths
 
 
-NOT_IDENTITY = ("sweep", "dry_run", "hardware", "logger", "paths", "model_name")
+NOT_IDENTITY = ("sweep", "dry_run", "trainer", "logger", "paths", "model_name")
 
 
 def read_run_config(raw: Mapping[str, Any]) -> RunConfig:

@@ -23,9 +23,9 @@ def resolve_accelerator(accelerator: str) -> str:
     if accelerator == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if accelerator not in ("cpu", "cuda"):
-        raise ValueError(f"hardware.accelerator={accelerator!r} is not one of auto, cpu, cuda")
+        raise ValueError(f"trainer.accelerator={accelerator!r} is not one of auto, cpu, cuda")
     if accelerator == "cuda" and not torch.cuda.is_available():
-        raise ValueError("hardware.accelerator=cuda, but torch sees no GPU; use auto or cpu")
+        raise ValueError("trainer.accelerator=cuda, but torch sees no GPU; use auto or cpu")
     return accelerator
 
 
@@ -36,7 +36,7 @@ def resolve_precision(precision: str, accelerator: str) -> str:
         return "bf16-mixed" if has_bf16 else "32-true"
     if precision not in ("32-true", "bf16-mixed"):
         raise ValueError(
-            f"hardware.precision={precision!r} is not one of auto, 32-true, bf16-mixed"
+            f"trainer.precision={precision!r} is not one of auto, 32-true, bf16-mixed"
         )
     return precision
 
@@ -92,9 +92,8 @@ def measured_peak_flops(accelerator: str, precision: str, seconds: float = 0.2) 
 def keep_freed_memory() -> None:
     """Tells glibc to keep freed blocks instead of returning them to the kernel.
 
-    A training step frees and asks again for tens of MB; faulting those pages in anew costs a
-    third to a half of a small model's step (docs/flops.md has the measurement). A no-op
-    where malloc is not glibc's.
+    A training step frees and asks again for tens of MB, and faulting those pages in anew is a
+    large part of a small model's step. A no-op where malloc is not glibc's.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None and platform.libc_ver()[0] == "glibc":

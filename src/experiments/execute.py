@@ -40,7 +40,7 @@ def execute(
     is, and leaves no record.
     """
     started = time.perf_counter()
-    accelerator = environment.resolve_accelerator(point.config.hardware.accelerator)
+    accelerator = environment.resolve_accelerator(point.config.trainer.accelerator)
     point.run_dir.mkdir(parents=True, exist_ok=True)
     write_text_atomically(
         point.run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(point.raw)))
@@ -94,7 +94,7 @@ def _train_and_evaluate(
     point: Point, record: RunRecord, accelerator: str, progress: ProgressSink
 ) -> RunRecord:
     config = point.config
-    precision = environment.resolve_precision(config.hardware.precision, accelerator)
+    precision = environment.resolve_precision(config.trainer.precision, accelerator)
     corpus = prepare(config.data.corpus, config.data.vocab_size, point.cache)
     check_corpus(corpus, config.data.seq_len)
     data = TokenDataModule(
@@ -154,7 +154,7 @@ class Fit:
 def _set_up_process(point: Point, accelerator: str, n_threads: int | None) -> None:
     """Threads, seeds and malloc; everything that is global to the process."""
     if accelerator == "cpu":
-        threads = point.config.hardware.n_threads or n_threads or environment.usable_cores()
+        threads = point.config.trainer.n_threads or n_threads or environment.usable_cores()
         torch.set_num_threads(threads)
         environment.keep_freed_memory()
     random.seed(point.config.seed)
@@ -188,7 +188,7 @@ def _fit(
         precision=precision,  # type: ignore[arg-type]  # Lightning's Literal, checked before
         deterministic="warn" if accelerator == "cuda" else None,
         gradient_clip_val=point.config.optim.grad_clip,
-        callbacks=[history, Checkpoint(point.run_dir, point.config.hardware.checkpoint_minutes)],
+        callbacks=[history, Checkpoint(point.run_dir, point.config.trainer.checkpoint_minutes)],
         plugins=[LightningEnvironment()],
         default_root_dir=point.run_dir,
         logger=False,
@@ -199,7 +199,10 @@ def _fit(
         limit_val_batches=0,
     )
     checkpoint = point.run_dir / CHECKPOINT_NAME
-    trainer.fit(module, data, ckpt_path=str(checkpoint) if checkpoint.exists() else None)
+    try:
+        trainer.fit(module, data, ckpt_path=str(checkpoint) if checkpoint.exists() else None)
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from None
     return Fit(
         n_steps=trainer.global_step, n_steps_here=history.steps_here, seconds=history.seconds
     )

@@ -60,8 +60,8 @@ def make_point(raw: Mapping[str, Any]) -> Point:
         check_batch = getattr(ffn, "check_batch", None)
         if check_batch is not None:
             check_batch(batch_tokens)
-    accelerator = resolve_accelerator(config.hardware.accelerator)
-    resolve_precision(config.hardware.precision, accelerator)
+    accelerator = resolve_accelerator(config.trainer.accelerator)
+    resolve_precision(config.trainer.precision, accelerator)
     plan = _plan(config, transformer, d_model, batch_tokens)
     return Point(
         raw=raw,

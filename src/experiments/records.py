@@ -20,7 +20,7 @@ SCHEMA_VERSION = 1
 class RunRecord:
     """One finished run. FLOPs are training FLOPs, losses are nats per token."""
 
-    run_id: str  # hash of the resolved config without paths, logging and hardware
+    run_id: str  # hash of the resolved config without paths, logging and trainer
     sweep: str
     status: str  # done | failed | diverged
     model: str  # the choice of conf/model

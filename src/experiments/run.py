@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments.paths import conf_dir
 
 BAD_INPUT = 2
+INTERRUPTED = 130
 _HYDRA_NOISE = ("To append to your config", "full_key", "object_type", "reference_type")
 
 
@@ -42,7 +43,7 @@ def _run(config: DictConfig) -> None:
 
 
 def main() -> None:
-    """The console script's entry. Exit codes: 0 done, 1 a run failed, 2 bad input."""
+    """The console script's entry. Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors to us instead of printing and exiting 1
     with exit_codes():
         _run()
@@ -56,6 +57,9 @@ def exit_codes() -> Iterator[None]:
     except (ValueError, HydraException, OmegaConfBaseException) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         raise SystemExit(BAD_INPUT) from None
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoints", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
     except RuntimeError as error:  # what a machine or a network denies, e.g. a download
         print(f"error: {one_line(error)}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -59,6 +59,14 @@ def test_the_form_without_the_private_operator_is_the_same(monkeypatch):
     torch.testing.assert_close(gather.gather_dot(x, table, idx), with_operator)
 
 
+def test_experts_are_sorted_stably_by_either_sort():
+    flat = torch.randint(0, 70_000, (5000,))
+    expected = torch.argsort(flat, stable=True)
+    assert torch.equal(gather._stable_order(flat, 70_000), expected)
+    small = flat % 50
+    assert torch.equal(gather._stable_order(small, 50), torch.argsort(small, stable=True))
+
+
 def test_no_tokens():
     x, table, idx, weights = _inputs((0, 4, 8, 16), torch.float32)
     assert gather.gather_dot(x, table, idx).shape == (0, 4)

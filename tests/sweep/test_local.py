@@ -65,7 +65,7 @@ def test_runs_every_point_once_and_then_none(raws, tmp_path, capsys):
 
 
 def test_a_point_gives_the_same_loss_alone_and_in_a_sweep(raws, tmp_path):
-    (raw,) = raws("hardware.n_threads=1", models=("peer",))
+    (raw,) = raws("trainer.n_threads=1", models=("peer",))
     local.run_sweep([raw], n_workers=1)
     (swept,) = records(tmp_path)
     alone = {**raw, "paths": {**raw["paths"], "results": str(tmp_path / "alone")}}
@@ -91,7 +91,7 @@ def test_a_failing_point_does_not_stop_the_others(raws, tmp_path, capsys, monkey
 
 
 def test_a_killed_worker_is_a_failure_and_is_taken_up_again(raws, tmp_path, capsys):
-    points = raws("hardware.checkpoint_minutes=0", "budget=2e10", models=("dense",))
+    points = raws("trainer.checkpoint_minutes=0", "budget=2e10", models=("dense",))
 
     def kill():
         folder = tmp_path / "results" / "s"

@@ -12,6 +12,7 @@ one order and the result is repeatable to the bit).
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -47,7 +48,7 @@ def _bag_dot(x: Tensor, table: Tensor, idx: Tensor) -> Tensor:
 def _table_gradient(n_rows: int, values: Tensor, idx: Tensor, weights: Tensor) -> Tensor:
     """The dense (N, D) sum over (t, j) of weights_tj values_t into row idx_tj."""
     flat = idx.reshape(-1)
-    order = torch.argsort(flat, stable=True)
+    order = _stable_order(flat, n_rows)
     tokens = order // idx.shape[1]
     counts = torch.bincount(flat, minlength=n_rows)
     offsets = torch.cumsum(counts, 0) - counts
@@ -58,6 +59,16 @@ def _table_gradient(n_rows: int, values: Tensor, idx: Tensor, weights: Tensor) -
         per_sample_weights=weights.reshape(-1)[order],
         mode="sum",
     )
+
+
+def _stable_order(flat: Tensor, n_rows: int) -> Tensor:
+    """Positions of flat sorted by expert, equal ones in their order.
+
+    numpy sorts 16-bit keys by radix, several times faster than torch's comparison sort.
+    """
+    if flat.device.type == "cpu" and n_rows <= 2**16:
+        return torch.from_numpy(np.argsort(flat.numpy().astype(np.uint16), kind="stable"))
+    return torch.argsort(flat, stable=True)
 
 
 class _GatherDot(torch.autograd.Function):

@@ -40,7 +40,7 @@ def run_one(raw: Raw) -> None:
     _check_memory([point], 1)
     _prepare_data([point])
     display = SweepProgress(
-        point.config.sweep, 1, point.plan.planned_flops, point.config.hardware.log_every_seconds
+        point.config.sweep, 1, point.plan.planned_flops, point.config.trainer.log_every_seconds
     )
     heartbeat = Heartbeat(point.run_dir, point.plan.n_steps)
 
@@ -66,7 +66,7 @@ def run_sweep(raws: Sequence[Raw], n_workers: int | None) -> None:
     points = [make_point(raw) for raw in raws]
     _check_distinct(points)
     first = points[0].config
-    accelerator = environment.resolve_accelerator(first.hardware.accelerator)
+    accelerator = environment.resolve_accelerator(first.trainer.accelerator)
     if first.dry_run:
         print(plan_table(points, _rate(points[0])))
         return
@@ -102,7 +102,7 @@ def _check_distinct(points: Sequence[Point]) -> None:
 def _check_memory(points: Sequence[Point], n_workers: int) -> None:
     """Raises ValueError if the largest point, or n_workers of it at once, can't fit."""
     for point in sorted(points, key=lambda p: -p.plan.memory_bytes)[:1]:
-        accelerator = environment.resolve_accelerator(point.config.hardware.accelerator)
+        accelerator = environment.resolve_accelerator(point.config.trainer.accelerator)
         available = environment.total_memory(accelerator)
         check_memory(point.plan.memory_bytes, available, point.describe())
         if accelerator == "cpu":
@@ -119,11 +119,11 @@ def _worker_count(wanted: int | None, n_points: int, accelerator: str) -> int:
 
 def _rate(point: Point) -> float:
     """FLOP/s that estimates assume: as configured, else a share of a measured matrix product."""
-    hardware = point.config.hardware
-    if hardware.flops_per_second is not None:
-        return hardware.flops_per_second
-    accelerator = environment.resolve_accelerator(hardware.accelerator)
-    precision = environment.resolve_precision(hardware.precision, accelerator)
+    trainer = point.config.trainer
+    if trainer.flops_per_second is not None:
+        return trainer.flops_per_second
+    accelerator = environment.resolve_accelerator(trainer.accelerator)
+    precision = environment.resolve_precision(trainer.precision, accelerator)
     return ACHIEVED_SHARE * environment.measured_peak_flops(accelerator, precision)
 
 
@@ -149,12 +149,12 @@ def _run_all(points: Sequence[Point], n_workers: int, name: str) -> None:
     n_threads = max(1, environment.usable_cores() // n_workers)
     os.environ.setdefault("OMP_NUM_THREADS", str(n_threads))
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["experiments.execute"])
+    context.set_forkserver_preload(["experiments.execute", "wandb"])
     display = SweepProgress(
         name,
         len(points),
         sum(p.plan.planned_flops for p in points),
-        points[0].config.hardware.log_every_seconds,
+        points[0].config.trainer.log_every_seconds,
     )
     queue = sorted(points, key=lambda p: -p.plan.planned_flops)  # long runs first: no long tail
     running: list[_Worker] = []
