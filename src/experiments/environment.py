@@ -35,9 +35,7 @@ def resolve_precision(precision: str, accelerator: str) -> str:
         has_bf16 = accelerator == "cuda" and torch.cuda.is_bf16_supported()
         return "bf16-mixed" if has_bf16 else "32-true"
     if precision not in ("32-true", "bf16-mixed"):
-        raise ValueError(
-            f"trainer.precision={precision!r} is not one of auto, 32-true, bf16-mixed"
-        )
+        raise ValueError(f"trainer.precision={precision!r} is not one of auto, 32-true, bf16-mixed")
     return precision
 
 

@@ -81,7 +81,7 @@ def test_failed_runs_are_not_fitted():
         (
             lambda s, b: parabola(s) - (0.2 if s == SIZES[3] else 0),
             SIZES,
-            "below the fitted minimum",
+            "nats off it",
         ),
     ],
 )
