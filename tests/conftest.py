@@ -15,6 +15,18 @@ from experiments.paths import conf_dir
 from experiments.run import resolve
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+TINY = (  # overrides for a model that trains in a second, on the nursery
+    "ladder.d_per_layer=16",
+    "ladder.d_head=16",
+    "ladder.seq_len=32",
+    "ladder.batch_size=4",
+    "ladder.vocab_size=270",
+    "data.n_eval_tokens=320",
+    "data.corpus._target_=tests.conftest.Nursery",
+    "~data.corpus.requirement",
+    "~data.corpus.sha256",
+    "logger=csv",
+)
 WORDS = ("the", "cat", "sat", "on", "a", "mat", "while", "seven", "dogs", "ran", "past", "it")
 
 

@@ -12,6 +12,7 @@ from experiments.execute import execute
 from experiments.point import make_point
 from experiments.records import read_record
 from experiments.train import CHECKPOINT_NAME
+from tests.conftest import TINY
 
 
 @pytest.fixture
@@ -22,19 +23,12 @@ def make(compose_raw, tmp_path):
         raw = compose_raw(
             "size=2",
             "budget=2e9",
-            "ladder.d_per_layer=16",
-            "ladder.d_head=16",
-            "ladder.seq_len=32",
-            "ladder.batch_size=4",
-            "ladder.vocab_size=270",
-            "data.n_eval_tokens=320",
+            *TINY,
             "trainer.n_threads=1",
-            "logger=csv",
             f"paths.results={tmp_path / folder}",
             f"paths.cache={tmp_path / 'cache'}",
             *overrides,
         )
-        raw["data"]["corpus"] = {"_target_": "tests.conftest.Nursery"}
         return make_point(raw)
 
     return point

@@ -8,20 +8,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from experiments.run import main
-
-TINY = (
-    "size=1",
-    "ladder.d_per_layer=16",
-    "ladder.d_head=16",
-    "ladder.seq_len=32",
-    "ladder.batch_size=4",
-    "ladder.vocab_size=270",
-    "data.n_eval_tokens=320",
-    "data.corpus._target_=tests.conftest.Nursery",
-    "~data.corpus.requirement",
-    "~data.corpus.sha256",
-    "logger=csv",
-)
+from tests.conftest import TINY
 
 
 @pytest.fixture
@@ -100,7 +87,7 @@ def test_the_papers_layer_is_planned_on_any_machine(run):
 
 
 def test_one_run_is_recorded_then_skipped(run, tmp_path):
-    arguments = ("model=peer", "n_experts=64", "budget=1e9", *TINY)
+    arguments = ("model=peer", "n_experts=64", "budget=1e9", "size=1", *TINY)
     code, out, _ = run(*arguments)
     assert code == 0
     assert "loss" in out

@@ -12,6 +12,7 @@ import pytest
 from experiments.records import read_record
 from experiments.sweep import local
 from experiments.sweep.plan_table import count, duration
+from tests.conftest import TINY
 
 pytestmark = pytest.mark.slow
 
@@ -28,18 +29,11 @@ def raws(compose_raw, tmp_path):
                     "size=1",
                     "budget=1e9",
                     "sweep=s",
-                    "ladder.d_per_layer=16",
-                    "ladder.d_head=16",
-                    "ladder.seq_len=32",
-                    "ladder.batch_size=4",
-                    "ladder.vocab_size=270",
-                    "data.n_eval_tokens=320",
-                    "logger=csv",
+                    *TINY,
                     f"paths.results={tmp_path / 'results'}",
                     f"paths.cache={tmp_path / 'cache'}",
                     *overrides,
                 )
-                raw["data"]["corpus"] = {"_target_": "tests.conftest.Nursery"}
                 out.append(raw)
         return out
 

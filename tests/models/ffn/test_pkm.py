@@ -1,6 +1,7 @@
 import torch
 
 from experiments.models.ffn.pkm import PKMConfig
+from tests.models.ffn.reference import assert_same
 
 
 def test_output_and_gradients_are_a_weighted_sum_over_a_scan():
@@ -17,15 +18,7 @@ def test_output_and_gradients_are_a_weighted_sum_over_a_scan():
         gates = best.values.softmax(-1)
         return torch.einsum("thk,thkd->td", gates, layer.values[best.indices]).view_as(x)
 
-    results = []
-    for forward in (layer, naive):
-        layer.zero_grad()
-        leaf = x.clone().requires_grad_()
-        y = forward(leaf)
-        y.square().sum().backward()
-        results.append([y.detach(), leaf.grad, *(p.grad.clone() for p in layer.parameters())])
-    for fast, slow in zip(*results, strict=True):
-        torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-10)
+    assert_same(layer, naive, x)
 
 
 def test_reads_as_many_rows_as_peer_at_the_papers_sizes():
