@@ -187,7 +187,6 @@ def _fit(
         devices=1,
         precision=precision,  # type: ignore[arg-type]  # Lightning's Literal, checked before
         deterministic="warn" if accelerator == "cuda" else None,
-        gradient_clip_val=point.config.optim.grad_clip,
         callbacks=[history, Checkpoint(point.run_dir, point.config.trainer.checkpoint_minutes)],
         plugins=[LightningEnvironment()],
         default_root_dir=point.run_dir,

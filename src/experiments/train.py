@@ -44,6 +44,12 @@ class LanguageModel(pl.LightningModule):
                 loss = loss + auxiliary
         return loss
 
+    def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
+        """Clips the norm of all gradients together. Ours, for Lightning's own refuses fused AdamW
+        under mixed precision, on account of a loss scaler that bfloat16 does not have.
+        """
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.optim.grad_clip)
+
     def optimizer_step(self, *arguments: Any, **keywords: Any) -> None:
         """The step, then the layers' own; here, so that a checkpoint of the step holds both."""
         super().optimizer_step(*arguments, **keywords)

@@ -138,6 +138,6 @@ def test_numbers_are_readable():
         "3 s",
         "119 s",
         "10 min",
-        "2 h",
+        "2.0 h",
         "12 days",
     ]

@@ -73,8 +73,8 @@ def count(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as s, min, h or days, two digits."""
+    """Seconds as s, min, h or days, at least two digits."""
     for name, unit in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * unit:
-            return f"{seconds / unit:.2g} {name}"
+            return f"{seconds / unit:.{0 if seconds >= 10 * unit else 1}f} {name}"
     return f"{seconds:.0f} s"
