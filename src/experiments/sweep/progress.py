@@ -86,6 +86,7 @@ class SweepProgress:
         rows = {point.describe(): read_progress(point.run_dir) for point in running}
         flops = self.done_flops + sum(row.get("flops", 0.0) for row in rows.values())
         texts = [f"{name}: {_row_text(row)}" for name, row in rows.items()]
+        self.bar.set_description_str(f"{self.n_done} of {self.n_points} runs", refresh=False)
         self.bar.set_postfix_str(" | ".join(texts), refresh=False)
         self.bar.update(flops - self.bar.n)
         now = time.monotonic()
