@@ -126,15 +126,12 @@ def _train_and_evaluate(
             train_seconds=fit.seconds,
             **_rates(point, fit, accelerator, precision),
         )
-        if fit.n_steps < point.plan.n_steps or record.train_loss is None:
-            return replace(record, status="diverged")
-        device = torch.device(accelerator)
-        result = evaluate(
-            module.model.to(device), data.val_dataloader(), corpus.token_bytes(), device
-        )
-        record = replace(record, status="done", **_results(result))
-        if record.val_loss is None:
-            record = replace(record, status="diverged")
+        if fit.n_steps == point.plan.n_steps and record.train_loss is not None:
+            device = torch.device(accelerator)
+            model = module.model.to(device)
+            result = evaluate(model, data.val_dataloader(), corpus.token_bytes(), device)
+            record = replace(record, **_results(result))
+        record = replace(record, status="diverged" if record.val_loss is None else "done")
         return record
     finally:
         summary = asdict(record)
