@@ -56,8 +56,11 @@ class WandbRun:
         """Writes the summary and ends the run, so that the next one is not logged into it."""
 
         def end() -> None:
+            import wandb
+
             self._run.summary.update(dict(summary))
-            self._run.finish()
+            self._run.finish()  # only tells W&B's own process to close the file
+            wandb.teardown()  # waits until it has: a worker that ends first could lose the rest
 
         if self._run is not None:
             self._guarded(end)
