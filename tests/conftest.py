@@ -10,7 +10,6 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from experiments.data.corpus import Split
 from experiments.paths import conf_dir
 from experiments.run import resolve
 
@@ -36,7 +35,7 @@ class Nursery:
 
     n_documents: int = 200
 
-    def documents(self, split: Split, cache: Path) -> Iterator[str]:
+    def documents(self, split: str, cache: Path) -> Iterator[str]:
         for i in range(self.n_documents if split == "train" else 20):
             yield " ".join(WORDS[(i * j + j) % len(WORDS)] for j in range(40)) + " .\n"
 
@@ -46,7 +45,7 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def compose_raw() -> Callable[..., dict[str, Any]]:
     """compose_raw("model=peer", ...): the resolved config that those overrides give."""
 

@@ -1,7 +1,8 @@
 import pytest
 
-from experiments.config import read_run_config, run_id
+from experiments.config import read_run_config
 from experiments.paths import conf_dir
+from experiments.point import make_point
 
 
 def test_every_model_composes_on_every_ladder(compose_raw):
@@ -30,7 +31,7 @@ def test_an_unset_n_experts_is_the_models_own(compose_raw):
 
 def test_the_id_is_of_what_changes_the_result(compose_raw):
     def id_of(*overrides):
-        return run_id(compose_raw("model=peer", *overrides))
+        return make_point(compose_raw("model=peer", "budget=1e13", *overrides)).run_id
 
     same = id_of()
     assert same == id_of() == id_of("n_experts=4096")  # the default, said aloud
@@ -40,9 +41,21 @@ def test_the_id_is_of_what_changes_the_result(compose_raw):
         "logger=csv",
         "trainer.n_threads=1",
         "dry_run=true",
+        "eval=[wikitext2,validation]",
+        "evaluation.stride=64",
     ):
         assert id_of(outside) == same, outside
-    for inside in ("seed=1", "n_experts=1024", "optim.table_lr=3", "size=3", "budget=2e11"):
+    for inside in (
+        "seed=1",
+        "n_experts=1024",
+        "optim.table_lr=3",
+        "size=3",
+        "budget=2e13",
+        "tokenizer=gpt2",
+        "ladder.vocab_size=4096",
+        "data.mask_documents=true",
+        "data.max_train_tokens=1000000",
+    ):
         assert id_of(inside) != same, inside
     assert len(same) == 12
 

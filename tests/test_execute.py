@@ -12,7 +12,7 @@ from experiments.execute import execute
 from experiments.point import make_point
 from experiments.records import read_record
 from experiments.train import CHECKPOINT_NAME, LanguageModel
-from tests.conftest import TINY
+from tests.conftest import TINY, Nursery
 
 
 @pytest.fixture
@@ -168,3 +168,97 @@ def test_no_checkpoint_is_half_written(make):
     state = torch.load(point.run_dir / CHECKPOINT_NAME, weights_only=False)
     assert state["global_step"] == point.plan.n_steps
     assert not list(point.run_dir.glob("*.partial"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Eight files of made-up documents, as JSON lines."""
+    for i in range(8):
+        lines = [json.dumps({"text": f"{text} {i}"}) for text in Nursery().documents("train", "")]
+        path = tmp_path / "texts" / f"{i}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("\n".join(lines))
+    return path.parent
+
+
+@pytest.fixture
+def make_local(compose_raw, tmp_path, folder):
+    """make_local(..., folder="a"): a tiny point on those files."""
+
+    def point(*overrides, results="results"):
+        tiny = [o for o in TINY if "data.corpus" not in o]
+        raw = compose_raw(
+            "size=2",
+            "budget=2e9",
+            *tiny,
+            "data=local",
+            f"data.path={folder}",
+            "data.corpus.validation_every=20",
+            "trainer.n_threads=1",
+            "trainer.n_loader_workers=0",
+            f"paths.results={tmp_path / results}",
+            f"paths.cache={tmp_path / 'cache'}",
+            *overrides,
+        )
+        return make_point(raw)
+
+    return point
+
+
+def test_a_run_on_local_files_is_named_by_their_content(make_local, folder):
+    record = execute(make_local())
+    assert record.status == "done", record.error
+    assert record.epochs > 0
+    moved = folder.rename(folder.with_name("elsewhere"))
+    same = make_local(f"data.path={moved}")
+    assert same.run_id == record.run_id
+    (moved / "0.jsonl").write_text('{"text": "other words altogether"}\n')
+    assert make_local(f"data.path={moved}").run_id != record.run_id
+
+
+def test_an_interrupted_stream_ends_as_an_uninterrupted_one_to_the_bit(make_local):
+    stream = ("data.streaming=true", "data.stream_shuffle=12")
+    expected = execute(make_local(*stream, results="whole"))
+    assert expected.status == "done", expected.error
+    assert expected.epochs is None
+    broken = make_local(*stream, "trainer.checkpoint_minutes=0", results="broken")
+
+    class Killed(BaseException):
+        """As in the packed case."""
+
+    def die(row):
+        if row["step"] == 20:
+            raise Killed
+
+    with pytest.raises(Killed):
+        execute(broken, die)
+    result = execute(make_local(*stream, results="broken"))
+    assert result.val_loss == expected.val_loss
+    assert [(r["step"], r["loss"]) for r in rows(broken)[3:]] == [
+        (r["step"], r["loss"]) for r in rows(make_local(*stream, results="whole"))[3:]
+    ]
+
+
+def test_streaming_needs_files(make):
+    with pytest.raises(ValueError, match=r"data.streaming=true needs a corpus in files, and Nurs"):
+        make("data.streaming=true")
+
+
+def test_masked_documents_change_the_run(make):
+    masked, plain = execute(make("data.mask_documents=true")), execute(make())
+    assert masked.status == "done", masked.error
+    assert masked.run_id != plain.run_id
+    assert masked.val_loss != plain.val_loss
+
+
+def test_named_sets_are_scored_at_the_end(make):
+    record = execute(make("eval=[validation]", "evaluation.stride=16"))
+    (name,) = record.evaluations
+    assert name == "validation@stride=16"
+    scores = record.evaluations[name]
+    assert scores["perplexity"] == pytest.approx(math.exp(scores["loss"]))
+    assert scores["stride"] == 16
+    assert scores["n_tokens"] > record.n_eval_tokens
+    assert record.run_id == make().run_id
+    assert record.tokenizer_sha256
+    assert record.train_digest

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from experiments.data.batches import Batch
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.transformer import TransformerConfig
@@ -57,6 +58,6 @@ def test_the_loss_holds_what_layers_add(compose_raw):
     module = LanguageModel(point.transformer.build(), point.plan, point.config.optim)
     module.__dict__["_trainer"] = type("Trainer", (), {"global_step": 0})()
     tokens = torch.randint(0, 2048, (2, 33))
-    loss = module.training_step((tokens[:, :-1], tokens[:, 1:]), 0)
+    loss = module.training_step(Batch(tokens[:, :-1], tokens[:, 1:]), 0)
     assert loss > 900  # 1000 times at least 1, the auxiliary loss of even routing
     assert module.step_losses[0] == pytest.approx(math.log(2048), rel=0.1)  # recorded without it

@@ -47,12 +47,58 @@ class Trunk:
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """A corpus, the vocabulary trained on it, and the fixed held-out set of n_eval_tokens."""
+    """A corpus, its tokenizer, how it is packed or streamed, and the held-out n_eval_tokens.
+
+    path is where a corpus of that kind lies; what it holds, not where, is part of the identity.
+    """
 
     corpus: Any
-    vocab_size: int
+    tokenizer: Any
+    path: str | None = None
     seq_len: int
     n_eval_tokens: int
+    max_train_tokens: int | None
+    max_validation_tokens: int | None
+    mask_documents: bool
+    streaming: bool
+    stream_lanes: int
+    stream_shuffle: int
+
+    def __post_init__(self) -> None:
+        for name in ("seq_len", "n_eval_tokens", "stream_lanes", "stream_shuffle"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"data.{name}={getattr(self, name)} must be at least 1")
+        for name in ("max_train_tokens", "max_validation_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"data.{name}={value} must be at least 1, or null for all")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalSet:
+    """A named set to score: splits of a corpus, null being the run's own.
+
+    max_tokens: tokenize no more of a split than this.
+    """
+
+    corpus: Any
+    splits: tuple[str, ...]
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRule:
+    """How sets are scored: windows of data.seq_len tokens, `stride` targets each (null: all)."""
+
+    stride: int | None
+    max_tokens: int | None
+    batch_size: int | None
+
+    def __post_init__(self) -> None:
+        for name in ("stride", "max_tokens", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"evaluation.{name}={value} must be at least 1, or null")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,14 +129,16 @@ class Optim:
 class Trainer:
     """Where and how fast a run is computed; no part of its identity.
 
-    n_threads: CPU threads, null for all that the process may use. flops_per_second: the rate
-    that estimates assume, null to measure this machine.
+    n_threads: CPU threads, null for all that the process may use. n_loader_workers: processes that
+    make batches, null for none where tokens are packed and two where they are streamed.
+    flops_per_second: the rate that estimates assume, null to measure this machine.
     """
 
     accelerator: str
     precision: str
     n_threads: int | None
     flops_per_second: float | None
+    n_loader_workers: int | None
     checkpoint_minutes: float
     log_every_seconds: float
 
@@ -118,7 +166,8 @@ class RunConfig:
     """One point: everything that `python -m experiments.run` can be told.
 
     budget in training FLOPs; size in blocks; n_experts as the model resolved it, None if it has
-    none. `model` and `trunk.base_ffn` and `data.corpus` are built from their `_target_`.
+    none. What has a `_target_` (model, trunk.base_ffn, data.corpus, data.tokenizer, the corpora of
+    eval) is built from it.
     """
 
     model_name: str
@@ -132,13 +181,17 @@ class RunConfig:
     ladder: Ladder
     trunk: Trunk
     data: Data
+    eval: Mapping[str, EvalSet]
+    evaluation: EvaluationRule
     optim: Optim
     trainer: Trainer
     logger: Logger
     paths: Paths
 
 
-NOT_IDENTITY = ("sweep", "dry_run", "trainer", "logger", "paths", "model_name")
+NOT_IDENTITY = (
+    "sweep", "dry_run", "eval", "evaluation", "trainer", "logger", "paths", "model_name"
+)  # fmt: skip
 
 
 def read_run_config(raw: Mapping[str, Any]) -> RunConfig:
@@ -160,7 +213,12 @@ def read_run_config(raw: Mapping[str, Any]) -> RunConfig:
     data = dict(raw.get("data") or {})
     trunk["base_ffn"] = build(trunk.get("base_ffn"), "trunk.base_ffn")
     data["corpus"] = build(data.get("corpus"), "data.corpus")
-    config: RunConfig = read(RunConfig, {**raw, "trunk": trunk, "data": data})
+    data["tokenizer"] = build(data.get("tokenizer"), "data.tokenizer")
+    sets = read_eval_sets(raw.get("eval") or {})
+    config: RunConfig = read(RunConfig, {**raw, "trunk": trunk, "data": data, "eval": sets})
+    stride = config.evaluation.stride
+    if stride is not None and stride > config.data.seq_len:
+        raise ValueError(f"evaluation.stride={stride} is above data.seq_len={config.data.seq_len}")
     if config.size < 1:
         raise ValueError(f"size={config.size} must be at least 1 block")
     if config.budget <= 0:
@@ -168,13 +226,27 @@ def read_run_config(raw: Mapping[str, Any]) -> RunConfig:
     return config
 
 
-def run_id(raw: Mapping[str, Any]) -> str:
+def read_eval_sets(raw: Mapping[str, Any]) -> dict[str, EvalSet]:
+    """The sets of the config node `eval`, by name."""
+    sets = {}
+    for name, node in raw.items():
+        values = dict(node)
+        if values.get("corpus") is not None:
+            values["corpus"] = build(values["corpus"], f"eval.{name}.corpus")
+        sets[name] = read(EvalSet, values, f"eval.{name}")
+    return sets
+
+
+def run_id(raw: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     """A run's name: 12 hex digits of the hash of its resolved config.
 
     Left out is what cannot change the result: where it is stored, how it is logged, what it is
-    computed on, and which sweep asked for it.
+    computed on, which sweep asked for it, and on what else it is scored. `data` replaces keys of
+    the node of that name: by what the corpus and the tokenizer are, not where they lie.
     """
     identity = {k: v for k, v in raw.items() if k not in NOT_IDENTITY}
+    kept = {k: v for k, v in (identity.get("data") or {}).items() if k != "path"}
+    identity["data"] = {**kept, **data}
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

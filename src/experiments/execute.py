@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,17 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from omegaconf import OmegaConf
 
 from experiments import environment
-from experiments.data.module import TokenDataModule, check_corpus
-from experiments.data.packing import prepare
-from experiments.evaluation import Evaluation, evaluate
+from experiments.data.module import Consumed, TokenDataModule
+from experiments.data.prepare import PreparedData, prepare_data, prepare_sets, training_batches
+from experiments.data.windows import ScoredWindows
+from experiments.evaluation import Evaluation, bytes_of_tokens, evaluate, score_sets
+from experiments.models.transformer import Transformer
 from experiments.point import Point
 from experiments.records import RunRecord, write_record, write_text_atomically
 from experiments.tracking import WandbRun
 from experiments.train import CHECKPOINT_NAME, Checkpoint, History, LanguageModel
+
+_STREAM_WORKERS = 2  # they tokenize; more where the cores are there, by trainer.n_loader_workers
 
 ProgressSink = Callable[[dict[str, float]], None]
 
@@ -95,16 +100,9 @@ def _train_and_evaluate(
 ) -> RunRecord:
     config = point.config
     precision = environment.resolve_precision(config.trainer.precision, accelerator)
-    corpus = prepare(config.data.corpus, config.data.vocab_size, point.cache)
-    check_corpus(corpus, config.data.seq_len)
-    data = TokenDataModule(
-        corpus,
-        seq_len=config.data.seq_len,
-        batch_size=config.ladder.batch_size,
-        n_eval_tokens=config.data.n_eval_tokens,
-        seed=config.seed,
-    )
-    module = LanguageModel(point.transformer.build(), point.plan, config.optim)
+    prepared = prepare_data(config.data, point.cache)
+    sets = prepare_sets(config.data, config.eval, prepared.vocabulary, point.cache)
+    module = LanguageModel(build_model(point, prepared), point.plan, config.optim)
     wandb_run = WandbRun(
         config.logger,
         run_id=point.run_id,
@@ -114,14 +112,23 @@ def _train_and_evaluate(
         config=dict(point.raw),
     )
     try:
-        fit = _fit(point, module, data, accelerator, precision, (wandb_run.log, progress))
+        fit = _fit(
+            point,
+            module,
+            _data_module(point, prepared),
+            accelerator,
+            precision,
+            (wandb_run.log, progress),
+        )
         n_tokens = fit.n_steps * point.plan.batch_tokens
         flops = n_tokens * point.plan.cost.training_flops
         record = replace(
             record,
             n_tokens=n_tokens,
             achieved_flops=flops,
-            epochs=n_tokens / corpus.n_tokens["train"],
+            epochs=None if prepared.train is None else n_tokens / prepared.train.n_tokens,
+            tokenizer_sha256=prepared.vocabulary.sha256,
+            train_digest=None if prepared.train is None else prepared.train.digest,
             train_loss=_finite(module.recent_loss(fit.n_steps)),
             train_seconds=fit.seconds,
             **_rates(point, fit, accelerator, precision),
@@ -129,14 +136,60 @@ def _train_and_evaluate(
         if fit.n_steps == point.plan.n_steps and record.train_loss is not None:
             device = torch.device(accelerator)
             model = module.model.to(device)
-            result = evaluate(model, data.val_dataloader(), corpus.token_bytes(), device)
-            record = replace(record, **_results(result))
+            record = replace(record, **_results(_validate(point, model, prepared, device)))
+            scores = score_sets(
+                model,
+                sets,
+                prepared.vocabulary,
+                config.evaluation,
+                seq_len=config.data.seq_len,
+                batch_size=config.ladder.batch_size,
+                device=device,
+            )
+            record = replace(record, evaluations=scores)
         record = replace(record, status="diverged" if record.val_loss is None else "done")
         return record
     finally:
         summary = asdict(record)
         del summary["config"]
         wandb_run.finish(summary)
+
+
+def build_model(point: Point, prepared: PreparedData) -> Transformer:
+    """The point's model for this data: masked at the ends of documents, if it is to be."""
+    masks = point.config.data.mask_documents
+    end = prepared.vocabulary.end_of_text if masks else None
+    return replace(point.transformer, document_end=end).build()
+
+
+def _data_module(point: Point, prepared: PreparedData) -> TokenDataModule:
+    config = point.config
+    n_workers = config.trainer.n_loader_workers
+    if n_workers is None:
+        n_workers = _STREAM_WORKERS if config.data.streaming else 0
+    make_batches = partial(
+        training_batches,
+        config.data,
+        prepared,
+        point.cache,
+        batch_size=config.ladder.batch_size,
+        seed=config.seed,
+    )
+    return TokenDataModule(make_batches, n_workers)
+
+
+def _validate(
+    point: Point, model: Transformer, prepared: PreparedData, device: torch.device
+) -> Evaluation:
+    """The run's own number: fixed windows, spread over the validation split."""
+    windows = ScoredWindows(
+        prepared.validation,
+        seq_len=point.config.data.seq_len,
+        batch_size=point.config.ladder.batch_size,
+        max_tokens=point.config.data.n_eval_tokens,
+    )
+    sizes = bytes_of_tokens(prepared.validation, prepared.vocabulary)
+    return evaluate(model, windows, sizes, device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +237,11 @@ def _fit(
         devices=1,
         precision=precision,  # type: ignore[arg-type]  # Lightning's Literal, checked before
         deterministic="warn" if accelerator == "cuda" else None,
-        callbacks=[history, Checkpoint(point.run_dir, point.config.trainer.checkpoint_minutes)],
+        callbacks=[
+            Consumed(),  # first: a checkpoint holds what the batches before it used
+            history,
+            Checkpoint(point.run_dir, point.config.trainer.checkpoint_minutes),
+        ],
         plugins=[LightningEnvironment()],
         default_root_dir=point.run_dir,
         logger=False,

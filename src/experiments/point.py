@@ -7,7 +7,8 @@ from typing import Any
 
 from experiments import config as config_module
 from experiments.config import RunConfig
-from experiments.data.packing import PackedCorpus, packed_folder
+from experiments.data.packed import PackedText
+from experiments.data.prepare import check_data, data_identity, train_folder
 from experiments.environment import resolve_accelerator, resolve_precision
 from experiments.models.transformer import TransformerConfig, place
 from experiments.plan import Plan, memory_estimate, peak_lr, plan_steps
@@ -45,12 +46,13 @@ class Point:
 def make_point(raw: Mapping[str, Any]) -> Point:
     """Reads and plans one point; writes nothing. Raises ValueError for what would fail later."""
     config = config_module.read_run_config(raw)
+    check_data(config.data)
     ladder = config.ladder
     d_model = ladder.d_per_layer * config.size
     transformer = TransformerConfig(
         d_model=d_model,
         d_head=ladder.d_head,
-        vocab_size=config.data.vocab_size,
+        vocab_size=config.data.tokenizer.n_entries(),
         seq_len=config.data.seq_len,
         tie_head=ladder.tie_head,
         ffns=place(config.model, config.trunk.base_ffn, config.trunk.ffn_blocks, config.size),
@@ -66,7 +68,7 @@ def make_point(raw: Mapping[str, Any]) -> Point:
     return Point(
         raw=raw,
         config=config,
-        run_id=config_module.run_id(raw),
+        run_id=config_module.run_id(raw, data_identity(config.data)),
         transformer=transformer,
         plan=plan,
     )
@@ -78,12 +80,10 @@ def _plan(
     cost = transformer.cost()
     optim = config.optim
     n_steps = plan_steps(config.budget, cost.training_flops, batch_tokens)
-    folder = packed_folder(
-        config.data.corpus, config.data.vocab_size, Path(config.paths.cache).expanduser()
-    )
+    folder = train_folder(config.data, Path(config.paths.cache).expanduser())
     epochs = None
-    if folder.exists():
-        epochs = n_steps * batch_tokens / PackedCorpus(folder).n_tokens["train"]
+    if folder.exists() and not config.data.streaming:
+        epochs = n_steps * batch_tokens / PackedText(folder).n_tokens
     return Plan(
         budget=config.budget,
         n_layers=config.size,
@@ -96,7 +96,7 @@ def _plan(
             cost,
             d_model=d_model,
             n_layers=config.size,
-            vocab_size=config.data.vocab_size,
+            vocab_size=transformer.vocab_size,
             batch_tokens=batch_tokens,
         ),
         epochs=epochs,

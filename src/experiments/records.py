@@ -41,13 +41,16 @@ class RunRecord:
     lr: float  # peak, of the backbone
     causal_eval: bool  # False: the evaluation lets positions see later ones (expert choice)
     achieved_flops: float | None = None
-    epochs: float | None = None  # n_tokens over the corpus's tokens
+    epochs: float | None = None  # n_tokens over the corpus's tokens; None if streamed
     train_loss: float | None = None  # mean of the last tenth of the steps
     val_loss: float | None = None
     perplexity: float | None = None  # exp(val_loss), per token
     bits_per_byte: float | None = None
     bytes_per_token: float | None = None  # of the held-out text
     n_eval_tokens: int | None = None
+    evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)  # named set -> its results
+    tokenizer_sha256: str | None = None
+    train_digest: str | None = None  # of the training tokens; None if they were streamed
     usage: float | None = None  # share of experts with weight on the held-out set, mean of layers
     unevenness: float | None = None  # KL to uniform, nats, mean of layers
     wall_seconds: float | None = None  # the whole run: building, training, evaluation

@@ -5,6 +5,7 @@ with one line and exit code 2, before anything is written; a failed run with exi
 """
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,7 +71,16 @@ def one_line(error: BaseException) -> str:
     text = f"{error}\n{error.__cause__ or ''}"
     lines = [line.strip() for line in text.partition("Config search path")[0].splitlines()]
     kept = [line for line in lines if line and not line.startswith(_HYDRA_NOISE)]
-    return "; ".join(dict.fromkeys(kept))
+    return "; ".join(dict.fromkeys(kept)) + _known_choices(text)
+
+
+def _known_choices(text: str) -> str:
+    """The choices of a group, where Hydra names a missing one without them."""
+    missing = re.search(r"Could not load '([\w/]+)/[^'/]*'", text)
+    folder = conf_dir() / missing[1] if missing else None
+    if folder is None or not folder.is_dir():
+        return ""
+    return " It has " + ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from experiments.config import Optim
-from experiments.data.module import Batch
+from experiments.data.batches import Batch
 from experiments.models.transformer import Transformer
 from experiments.plan import Plan
 from experiments.schedule import lr_factor
@@ -34,9 +34,8 @@ class LanguageModel(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The mean loss of the batch in nats/token, plus what layers add to it."""
-        inputs, targets = batch
-        logits = self.model(inputs)
-        loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+        logits = self.model(batch.inputs)
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten())
         self.step_losses[self.global_step] = loss.detach()
         for layer in self.model.ffn_layers():
             auxiliary = layer.auxiliary_loss()

@@ -1,90 +1,244 @@
+"""Packing: exact, resumed where it was killed, shared by processes, whole on a full disk."""
+
 import json
 import multiprocessing as mp
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from experiments.data.packing import PackedCorpus, encode, packed_folder, prepare
-from experiments.data.tokenizer import END_OF_TEXT, token_bytes, train_bpe
+from experiments.data import packing
+from experiments.data.packed import PackedText
+from experiments.data.packing import encode, pack, packed_folder
+from experiments.data.tokenizer import TrainedBPE
+from experiments.data.vocabulary import prepare_vocabulary
 from tests.conftest import Nursery
 
-VOCAB = 270
+BPE = TrainedBPE(vocab_size=270)
+
+
+def folder_of(corpus, cache, split="train", **keywords):
+    return packed_folder(corpus, split, BPE, corpus, cache, **keywords)
+
+
+def packed(corpus, cache, split="train", max_tokens=None):
+    vocabulary = prepare_vocabulary(BPE, corpus, cache)
+    folder = folder_of(corpus, cache, split, max_tokens=max_tokens)
+    return pack(corpus, split, vocabulary, folder, cache, max_tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """The nursery, telling a file how many documents were asked for; fails at document `fail`."""
+
+    log: str
+    fail: int = -1
+
+    def identity(self):
+        return {}
+
+    def documents(self, split: str, cache: Path) -> Iterator[str]:
+        for i, text in enumerate(Nursery().documents(split, cache)):
+            if i == self.fail:
+                raise ValueError("line 151 of the file is not JSON")
+            yield text
 
 
 def test_tokens_decode_to_the_text_and_its_bytes(tmp_path):
-    corpus = prepare(Nursery(), VOCAB, tmp_path)
-    tokenizer = train_bpe(Nursery().documents("train", tmp_path), VOCAB)
+    text = packed(Nursery(), tmp_path, "validation")
+    vocabulary = prepare_vocabulary(BPE, Nursery(), tmp_path)
     documents = list(Nursery().documents("validation", tmp_path))
-    tokens = np.asarray(corpus.tokens("validation"))
+    tokens = text.read(0, len(text))
     assert tokens.dtype == np.uint16
-    assert (tokens == tokenizer.token_to_id(END_OF_TEXT)).sum() == len(documents)
-    assert tokenizer.decode(tokens.tolist()) == "".join(documents)
+    assert (tokens == vocabulary.end_of_text).sum() == len(documents) == text.n_documents
+    assert tokens[-1] == vocabulary.end_of_text
+    assert vocabulary.tokenizer().decode(tokens.tolist()) == "".join(documents)
     n_bytes = sum(len(d.encode()) for d in documents)
-    assert corpus.token_bytes()[tokens].sum() == n_bytes
+    assert vocabulary.token_bytes()[tokens].sum() == n_bytes == text.n_bytes
 
 
-def test_bytes_of_tokens_hold_beyond_ascii():
-    texts = ["naïve café 戦場 – 100 €", "日本語 text"]
-    tokenizer = train_bpe(texts * 5, 280)
-    ids = encode(tokenizer, texts)
-    assert token_bytes(tokenizer)[ids].sum() == sum(len(t.encode()) for t in texts)
+def test_a_document_that_spells_the_end_of_text_does_not_end(vocabulary):
+    ((tokens, n_bytes),) = encode(vocabulary, iter(["a <|endoftext|> b"]))
+    assert (tokens == vocabulary.end_of_text).sum() == 1
+    assert vocabulary.tokenizer().decode(tokens[:-1].tolist()) == "a <|endoftext|> b"
+    assert n_bytes == 17
 
 
-def test_is_made_once_and_is_the_same_everywhere(tmp_path):
-    first = prepare(Nursery(), VOCAB, tmp_path / "a")
-    again = prepare(Nursery(), VOCAB, tmp_path / "b")
-    assert first.digests == again.digests
-    stamp = (first.folder / "meta.json").stat().st_mtime_ns
-    prepare(Nursery(), VOCAB, tmp_path / "a")
-    assert (first.folder / "meta.json").stat().st_mtime_ns == stamp
+def test_chunks_change_nothing(vocabulary):
+    texts = list(Nursery().documents("train", Path()))
+    whole = [t.tolist() for t, _ in encode(vocabulary, iter(texts))]
+    assert whole == [t.tolist() for t, _ in encode(vocabulary, iter(texts), 100)]
+
+
+def test_is_made_once_and_is_the_same_everywhere(tmp_path, monkeypatch):
+    first = packed(Nursery(), tmp_path / "a")
+    monkeypatch.setattr(packing, "SHARD_TOKENS", 500)
+    again = packed(Nursery(), tmp_path / "b")
+    assert len(again.shards) > 5 > len(first.shards)
+    assert again.read(0, len(again)).tolist() == first.read(0, len(first)).tolist()
+    stamp = (first.folder / "index.json").stat().st_mtime_ns
+    packed(Nursery(), tmp_path / "a")
+    assert (first.folder / "index.json").stat().st_mtime_ns == stamp
+    assert not list(first.folder.parent.glob(".*partial*"))
 
 
 def test_what_changes_the_tokens_changes_the_folder(tmp_path):
     folders = {
-        packed_folder(Nursery(n_documents=n), vocab, tmp_path)
+        packed_folder(Nursery(n_documents=n), split, TrainedBPE(vocab_size=v), Nursery(), tmp_path)
         for n in (1, 2)
-        for vocab in (300, 301)
+        for v in (300, 301)
+        for split in ("train", "validation")
     }
-    assert len(folders) == 4
+    assert len(folders) == 8
+    assert folder_of(Nursery(), tmp_path) != folder_of(Nursery(), tmp_path, max_tokens=5)
 
 
-def test_a_half_made_folder_is_never_read(tmp_path):
-    folder = packed_folder(Nursery(), VOCAB, tmp_path)
-    leftover = folder.parent / f".{folder.name}.partial-killed"
-    leftover.mkdir(parents=True)
-    (leftover / "train.npy").write_bytes(b"half")
-    assert prepare(Nursery(), VOCAB, tmp_path).folder == folder
-    assert not leftover.exists()
+def test_stops_after_the_document_that_reaches_the_limit(tmp_path):
+    whole, part = packed(Nursery(), tmp_path), packed(Nursery(), tmp_path, max_tokens=1000)
+    lengths = np.cumsum(
+        [len(t) for t, _ in encode(prepare_vocabulary(BPE, Nursery(), tmp_path),
+                                   Nursery().documents("train", tmp_path))]
+    )  # fmt: skip
+    assert len(part) == lengths[lengths >= 1000][0] < len(whole)
 
 
+def test_goes_on_after_the_last_whole_shard(tmp_path, monkeypatch):
+    monkeypatch.setattr(packing, "SHARD_TOKENS", 1000)
+    monkeypatch.setattr(packing, "_CHUNK_BYTES", 1000)
+    expected = packed(Nursery(), tmp_path / "whole")
+    cache = tmp_path / "broken"
+    broken = Recorded(log="", fail=150)
+    vocabulary = prepare_vocabulary(BPE, Nursery(), cache)
+    folder = folder_of(Nursery(), cache)
+    with pytest.raises(ValueError, match="line 151"):
+        pack(broken, "train", vocabulary, folder, cache)
+    assert not folder.exists()
+    partial = folder.with_name(f".{folder.name}.partial")
+    journal = (partial / "journal.jsonl").read_text().splitlines()
+    assert len(journal) >= 3
+    # what a killed process may leave beside: a half-written shard, half a line
+    (partial / "00099.bin.partial").write_bytes(b"half")
+    (partial / "journal.jsonl").write_text("\n".join(journal)[:-7])
+    stamps = {p.name: p.stat().st_mtime_ns for p in partial.glob("*.bin")}
+    result = pack(Nursery(), "train", vocabulary, folder, cache)
+    assert [s.sha256 for s in result.shards] == [s.sha256 for s in expected.shards]
+    kept = [n for n, t in stamps.items() if (folder / n).stat().st_mtime_ns == t]
+    assert len(kept) == len(journal) - 1
+    assert {p.name for p in folder.iterdir()} == {"index.json", *(s.file for s in result.shards)}
+
+
+def test_a_damaged_shard_is_made_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(packing, "SHARD_TOKENS", 1000)
+    monkeypatch.setattr(packing, "_CHUNK_BYTES", 1000)
+    expected = packed(Nursery(), tmp_path / "whole")
+    vocabulary = prepare_vocabulary(BPE, Nursery(), tmp_path)
+    folder = folder_of(Nursery(), tmp_path)
+    with pytest.raises(ValueError, match="line 151"):
+        pack(Recorded(log="", fail=150), "train", vocabulary, folder, tmp_path)
+    first = folder.with_name(f".{folder.name}.partial") / "00000.bin"
+    first.write_bytes(first.read_bytes()[::-1])
+    assert pack(Nursery(), "train", vocabulary, folder, tmp_path).digest == expected.digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slow:
+    """The nursery at a document every few milliseconds: time enough to be killed."""
+
+    def documents(self, split: str, cache: Path) -> Iterator[str]:
+        for text in Nursery().documents(split, cache):
+            time.sleep(0.005)
+            yield text
+
+
+def _pack_slowly(cache):
+    packing.SHARD_TOKENS, packing._CHUNK_BYTES = 500, 2000
+    vocabulary = prepare_vocabulary(BPE, Nursery(), cache)
+    folder = packed_folder(Slow(), "train", BPE, Nursery(), cache)
+    return pack(Slow(), "train", vocabulary, folder, cache).digest
+
+
+@pytest.mark.slow
+def test_kill_minus_nine_loses_nothing_whole(tmp_path):
+    expected = _digest(tmp_path / "whole")
+    process = mp.get_context("spawn").Process(target=_pack_slowly, args=(tmp_path / "killed",))
+    process.start()
+    deadline = time.monotonic() + 60
+    while not (journals := list(tmp_path.glob("killed/tokens/.*.partial/journal.jsonl"))) or (
+        len(journals[0].read_text().splitlines()) < 2
+    ):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    (partial,) = (tmp_path / "killed/tokens").glob(".*.partial")
+    assert not list((tmp_path / "killed/tokens").glob("slow-*"))
+    before = {p.name: p.stat().st_mtime_ns for p in partial.glob("*.bin")}
+    assert len(before) >= 2
+    assert _digest(tmp_path / "killed") == expected
+    (folder,) = (tmp_path / "killed/tokens").glob("slow-*")
+    kept = {p.name: p.stat().st_mtime_ns for p in folder.glob("*.bin")}
+    assert before.items() <= kept.items()
+
+
+def _digest(cache):
+    with mp.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_pack_slowly, (cache,))
+
+
+@pytest.mark.slow
 def test_two_processes_make_one_folder(tmp_path):
     with mp.get_context("spawn").Pool(2) as pool:
-        made = pool.starmap(_digests, [(tmp_path,)] * 2)
-    assert made[0] == made[1]
+        made = pool.map(_pack_slowly, [tmp_path] * 2)
+    assert made[0] == made[1] == _digest(tmp_path / "alone")
+    assert len(list((tmp_path / "tokens").glob("slow-*"))) == 1
 
 
-def _digests(cache):
-    return prepare(Nursery(), VOCAB, cache).digests
+def test_a_split_without_text_is_refused(tmp_path):
+    vocabulary = prepare_vocabulary(BPE, Nursery(), tmp_path)
+    nothing = Nursery(n_documents=0)
+    with pytest.raises(ValueError, match="the train split of Nursery has no text"):
+        pack(nothing, "train", vocabulary, folder_of(nothing, tmp_path), tmp_path)
+    assert not list((tmp_path / "tokens").glob("nursery-*"))
 
 
-def test_a_shortened_file_is_refused(tmp_path):
-    corpus = prepare(Nursery(), VOCAB, tmp_path)
-    np.save(corpus.folder / "train.npy", np.zeros(3, dtype=np.uint16))
-    with pytest.raises(ValueError, match=r"holds 3 tokens, not \d+; delete"):
-        PackedCorpus(corpus.folder).tokens("train")
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 64 KiB. Needs the right to mount one, which root has outside most containers."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+    if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("can't mount a tmpfs here")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_meta_says_what_is_there(tmp_path):
-    corpus = prepare(Nursery(), VOCAB, tmp_path)
-    meta = json.loads((corpus.folder / "meta.json").read_text())
-    assert meta["n_tokens"]["train"] == len(corpus.tokens("train"))
-    assert corpus.tokens("train").max() < VOCAB
+def test_a_full_disk_is_one_clear_error_and_the_cache_stays_whole(
+    tmp_path, small_disk, monkeypatch
+):
+    monkeypatch.setattr(packing, "SHARD_TOKENS", 4000)
+    corpus = Nursery(n_documents=2000)
+    vocabulary = prepare_vocabulary(BPE, Nursery(), tmp_path)
+    folder = packed_folder(corpus, "train", BPE, Nursery(), small_disk)
+    with pytest.raises(RuntimeError, match=r"no space left to write .*/disk/.*paths.cache="):
+        pack(corpus, "train", vocabulary, folder, small_disk)
+    assert not folder.exists()
+    subprocess.run(["mount", "-o", "remount,size=10M", str(small_disk)], check=True)
+    result = pack(corpus, "train", vocabulary, folder, small_disk)
+    result.verify()
+    elsewhere = packed_folder(corpus, "train", BPE, Nursery(), tmp_path)
+    assert pack(corpus, "train", vocabulary, elsewhere, tmp_path).digest == result.digest
 
 
-@pytest.mark.parametrize(
-    ("vocab_size", "message"), [(100, "must be at least 257"), (5000, "only supports")]
-)
-def test_refuses_vocabularies_the_text_cannot_give(tmp_path, vocab_size, message):
-    with pytest.raises(ValueError, match=message):
-        prepare(Nursery(), vocab_size, tmp_path)
-    assert not packed_folder(Nursery(), vocab_size, tmp_path).exists()
+def test_the_index_says_what_is_there(tmp_path):
+    text = packed(Nursery(), tmp_path)
+    index = json.loads((text.folder / "index.json").read_text())
+    assert index["dtype"] == "<u2"
+    assert sum(s["n_documents"] for s in index["shards"]) == 200
+    PackedText(text.folder).verify()

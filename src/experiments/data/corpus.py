@@ -1,15 +1,53 @@
 """What the data module asks of a source of text."""
 
+import hashlib
+import json
 from collections.abc import Iterator
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-Split = Literal["train", "validation"]
+TRAIN, VALIDATION = "train", "validation"
 
 
 class Corpus(Protocol):
-    """A frozen dataclass; its fields are part of a run's identity and of the token cache's."""
+    """A frozen dataclass; its identity is part of a run's identity and of the token cache's.
 
-    def documents(self, split: Split, cache: Path) -> Iterator[str]:
-        """The texts of a split, always in the same order. `cache` may hold downloads."""
+    Its fields are its identity, unless it has a method `identity() -> dict` that says better what
+    the text depends on (the content of a folder, not its path).
+    """
+
+    def documents(self, split: str, cache: Path) -> Iterator[str]:
+        """The texts of a split, always in the same order. `cache` may hold downloads.
+
+        Raises ValueError for a split it does not have, naming those that it has, and for text
+        that can't be read, naming the file and the place.
+        """
         ...
+
+
+@runtime_checkable
+class ShardedCorpus(Corpus, Protocol):
+    """A corpus in files that can be read apart: what training can stream from."""
+
+    def n_shards(self, split: str, cache: Path) -> int:
+        """The number of files of a split."""
+        ...
+
+    def shard_documents(self, split: str, shard: int, start: int, cache: Path) -> Iterator[str]:
+        """The texts of one file from its document number `start` on."""
+        ...
+
+
+def identity(part: Any) -> dict[str, Any]:
+    """What the text of a corpus, or the ids of a tokenizer, depend on, as plain values."""
+    assert is_dataclass(part)
+    assert not isinstance(part, type)
+    own = getattr(part, "identity", None)
+    return {"kind": type(part).__name__, **(own() if own is not None else asdict(part))}
+
+
+def digest(values: Any) -> str:
+    """12 hex digits that stand for plain values."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

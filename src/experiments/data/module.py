@@ -1,150 +1,91 @@
-"""Windows of tokens in an order that depends on (seed, step, rank, world size) alone."""
+"""What feeds a trainer: packed or streamed training batches, from the trainer's step on."""
 
-from collections.abc import Iterator
+import multiprocessing as mp
+from collections.abc import Callable
+from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
-from experiments.data.packing import PackedCorpus
+from experiments.data.batches import Batch
+from experiments.data.streaming import Position, StreamedBatches, usable_workers
 
-Batch = tuple[Tensor, Tensor]  # inputs and targets, each (batch, seq) int64
-
-
-def n_windows(n_tokens: int, seq_len: int) -> int:
-    """Windows of seq_len inputs, each with the token after it to predict."""
-    return (n_tokens - 1) // seq_len
-
-
-def window_indices(seed: int, step: int, batch_size: int, n: int) -> np.ndarray:
-    """The (batch_size,) windows of a global step: epochs of shuffled windows, back to back."""
-    position = step * batch_size + np.arange(batch_size)
-    out = np.empty(batch_size, dtype=np.int64)
-    for epoch in np.unique(position // n):
-        here = position // n == epoch
-        out[here] = _permutation(seed, int(epoch), n)[position[here] % n]
-    return out
-
-
-_last_permutation: dict[tuple[int, int, int], np.ndarray] = {}
-
-
-def _permutation(seed: int, epoch: int, n: int) -> np.ndarray:
-    key = (seed, epoch, n)
-    if key not in _last_permutation:
-        while len(_last_permutation) > 1:  # a batch spans two epochs at most
-            _last_permutation.pop(next(iter(_last_permutation)))
-        _last_permutation[key] = np.random.default_rng([seed, epoch]).permutation(n)
-    return _last_permutation[key]
-
-
-def take_windows(tokens: np.ndarray, windows: np.ndarray, seq_len: int) -> Batch:
-    """Inputs and targets of the given windows, each (len(windows), seq_len) int64."""
-    index = windows[:, None] * seq_len + np.arange(seq_len + 1)
-    both = torch.from_numpy(tokens[index].astype(np.int64))
-    return both[:, :-1], both[:, 1:]
-
-
-class TrainingBatches(IterableDataset[Batch]):
-    """This rank's share of the batches from `start_step` on; endless."""
-
-    def __init__(
-        self,
-        tokens: np.ndarray,
-        *,
-        seq_len: int,
-        batch_size: int,
-        seed: int,
-        start_step: int,
-        rank: int,
-        world_size: int,
-    ) -> None:
-        self.tokens, self.seq_len, self.batch_size = tokens, seq_len, batch_size
-        self.seed, self.start_step = seed, start_step
-        self.rank, self.world_size = rank, world_size
-
-    def __iter__(self) -> Iterator[Batch]:
-        n = n_windows(len(self.tokens), self.seq_len)
-        step = self.start_step
-        while True:
-            windows = window_indices(self.seed, step, self.batch_size, n)
-            yield take_windows(self.tokens, windows[self.rank :: self.world_size], self.seq_len)
-            step += 1
-
-
-class HeldOut(Dataset[Batch]):
-    """Windows spread evenly over the held-out tokens, in batches; always the same."""
-
-    def __init__(
-        self, tokens: np.ndarray, *, seq_len: int, n_eval_tokens: int, batch_size: int
-    ) -> None:
-        available = n_windows(len(tokens), seq_len)
-        n = min(available, max(1, n_eval_tokens // seq_len))
-        self.windows = np.arange(n) * available // n
-        self.tokens, self.seq_len, self.batch_size = tokens, seq_len, batch_size
-
-    def __len__(self) -> int:
-        return -(-len(self.windows) // self.batch_size)
-
-    def __getitem__(self, index: int) -> Batch:
-        if index >= len(self):
-            raise IndexError(index)
-        start = index * self.batch_size
-        return take_windows(
-            self.tokens, self.windows[start : start + self.batch_size], self.seq_len
-        )
+MakeBatches = Callable[..., IterableDataset[Batch]]
 
 
 class TokenDataModule(pl.LightningDataModule):
-    """Feeds a trainer from a packed corpus. batch_size counts sequences over all ranks."""
+    """Training batches, and where their stream stands, as part of a checkpoint.
 
-    def __init__(
-        self,
-        corpus: PackedCorpus,
-        *,
-        seq_len: int,
-        batch_size: int,
-        n_eval_tokens: int,
-        seed: int,
-    ) -> None:
+    make_batches(start_step=, rank=, world_size=, positions=) gives one rank's endless batches.
+    """
+
+    def __init__(self, make_batches: MakeBatches, n_workers: int = 0) -> None:
         super().__init__()
-        self.corpus, self.seq_len, self.batch_size = corpus, seq_len, batch_size
-        self.n_eval_tokens, self.seed = n_eval_tokens, seed
+        self.make_batches, self.n_workers = make_batches, n_workers
+        self.positions: dict[int, Position] = {}
+        self._resumed: tuple[int, int] | None = None  # rank and world size of the checkpoint
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches from the trainer's step on: a resumed run sees what it would have seen."""
+        trainer = self.trainer
+        assert trainer is not None
+        here = (trainer.global_rank, trainer.world_size)
+        batches = self.make_batches(
+            start_step=trainer.global_step,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+            positions=self.positions if self._resumed == here else {},
+        )
+        n_workers = self.n_workers
+        if isinstance(batches, StreamedBatches):
+            n_workers = usable_workers(n_workers, batches.n_lanes)
+        return loader(batches, n_workers)
+
+    def consumed(self, batch: Batch) -> None:
+        """Notes that the trainer has used a batch."""
+        if batch.position is not None:
+            position = Position(*batch.position.tolist())
+            self.positions[position.lane] = position
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where each lane of this rank stands."""
         assert self.trainer is not None
-        return DataLoader(
-            TrainingBatches(
-                self.corpus.tokens("train"),
-                seq_len=self.seq_len,
-                batch_size=self.batch_size,
-                seed=self.seed,
-                start_step=self.trainer.global_step,
-                rank=self.trainer.global_rank,
-                world_size=self.trainer.world_size,
-            ),
-            batch_size=None,
-        )
+        return {
+            "positions": [position.tensor() for position in self.positions.values()],
+            "rank": self.trainer.global_rank,
+            "world_size": self.trainer.world_size,
+        }
 
-    def val_dataloader(self) -> DataLoader[Batch]:
-        """The fixed held-out set."""
-        held_out = HeldOut(
-            self.corpus.tokens("validation"),
-            seq_len=self.seq_len,
-            n_eval_tokens=self.n_eval_tokens,
-            batch_size=self.batch_size,
-        )
-        return DataLoader(held_out, batch_size=None)
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes the lanes' places from a checkpoint of the same rank."""
+        places = [Position(*values.tolist()) for values in state_dict["positions"]]
+        self.positions = {position.lane: position for position in places}
+        self._resumed = (state_dict["rank"], state_dict["world_size"])
 
 
-def check_corpus(corpus: PackedCorpus, seq_len: int) -> None:
-    """Raises ValueError if a split is too short for one window."""
-    for split, n_tokens in corpus.n_tokens.items():
-        if n_windows(n_tokens, seq_len) < 1:
-            raise ValueError(
-                f"the {split} split has {n_tokens} tokens, fewer than one window of "
-                f"seq_len={seq_len}; use a longer text or a shorter ladder.seq_len"
-            )
+class Consumed(pl.Callback):
+    """Tells the data module of each batch that a step has used; before any checkpoint of it."""
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        *_: Any,
+        **__: Any,
+    ) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, TokenDataModule)
+        data.consumed(batch)
+
+
+def loader(batches: IterableDataset[Batch], n_workers: int) -> DataLoader[Batch]:
+    """Whole batches, made here or by worker processes in turn; the order is the same.
+
+    Workers are not forked: a tokenizer's or torch's threads would not survive it.
+    """
+    context = mp.get_context("forkserver") if n_workers else None
+    return DataLoader(
+        batches, batch_size=None, num_workers=n_workers, multiprocessing_context=context
+    )

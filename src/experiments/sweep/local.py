@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from experiments import environment
-from experiments.data.module import check_corpus
-from experiments.data.packing import packed_folder, prepare
+from experiments.data.prepare import is_prepared, prepare_data, prepare_sets
+from experiments.evaluation import results_table
 from experiments.execute import execute
 from experiments.plan import check_memory
 from experiments.point import Point, make_point
@@ -36,6 +36,7 @@ def run_one(raw: Raw) -> None:
     if is_finished(point.run_dir):
         record = read_record(point.run_dir / RECORD_NAME)
         print(f"{point.describe()}: {record.status} before, in {point.run_dir}")
+        _name_missing_sets(point, record)
         return
     _check_memory([point], 1)
     _prepare_data([point])
@@ -51,10 +52,21 @@ def run_one(raw: Raw) -> None:
     record = execute(point, progress)
     display.finished(point, record)
     display.close()
+    if record.evaluations:
+        print(results_table(record.evaluations))
     print(f"record: {point.run_dir / RECORD_NAME}")
     if record.status == "failed":
         print(record.error, file=sys.stderr)
         raise SystemExit(1)
+
+
+def _name_missing_sets(point: Point, record: RunRecord) -> None:
+    """Says how to score a finished run on sets that it was not scored on."""
+    scored = {label.partition("@")[0].partition("/")[0] for label in record.evaluations}
+    missing = [name for name in point.config.eval if name not in scored]
+    if missing and record.status == "done":
+        sets = ",".join(missing)
+        print(f"not scored on {sets}: python -m experiments.evaluate {point.run_dir} eval=[{sets}]")
 
 
 def run_sweep(raws: Sequence[Raw], n_workers: int | None) -> None:
@@ -131,10 +143,14 @@ def _prepare_data(points: Sequence[Point]) -> None:
     """Downloads and tokenizes once, before any worker starts."""
     for point in points:
         data = point.config.data
-        if not packed_folder(data.corpus, data.vocab_size, point.cache).exists():
-            name = type(data.corpus).__name__
-            print(f"preparing {name}: download, vocabulary of {data.vocab_size}", flush=True)
-        check_corpus(prepare(data.corpus, data.vocab_size, point.cache), data.seq_len)
+        if not is_prepared(data, point.cache):
+            size = data.tokenizer.n_entries()
+            print(
+                f"preparing {type(data.corpus).__name__}: text, vocabulary of {size}, tokens",
+                flush=True,
+            )
+        prepared = prepare_data(data, point.cache)
+        prepare_sets(data, point.config.eval, prepared.vocabulary, point.cache)
 
 
 @dataclass(frozen=True, kw_only=True)

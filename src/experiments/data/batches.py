@@ -1,0 +1,98 @@
+"""A batch, and the two ways to get the batches of training: packed, or streamed.
+
+Both give a sequence that depends on (seed, step, rank, world size) alone: not on how many worker
+processes load it, nor on where a run was stopped and resumed.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from experiments.data.packed import Tokens, windows_of
+
+IGNORED = -100  # a target that is not scored; cross_entropy's default
+
+
+class Batch(NamedTuple):
+    """Inputs and targets, each (batch, seq) int64.
+
+    position: where a stream stands after this batch, (6,) int64, None if that is just the step.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    position: Tensor | None = None
+
+
+def n_windows(n_tokens: int, seq_len: int) -> int:
+    """Windows of seq_len inputs, each with the token after it to predict."""
+    return max(0, n_tokens - 1) // seq_len
+
+
+def window_indices(seed: int, step: int, batch_size: int, n: int) -> np.ndarray:
+    """The (batch_size,) windows of a global step: epochs of shuffled windows, back to back."""
+    position = step * batch_size + np.arange(batch_size)
+    out = np.empty(batch_size, dtype=np.int64)
+    for epoch in np.unique(position // n):
+        here = position // n == epoch
+        out[here] = _permutation(seed, int(epoch), n)[position[here] % n]
+    return out
+
+
+_last_permutation: dict[tuple[int, int, int], np.ndarray] = {}
+
+
+def _permutation(seed: int, epoch: int, n: int) -> np.ndarray:
+    key = (seed, epoch, n)
+    if key not in _last_permutation:
+        while len(_last_permutation) > 1:  # a batch spans two epochs at most
+            _last_permutation.pop(next(iter(_last_permutation)))
+        _last_permutation[key] = np.random.default_rng([seed, epoch]).permutation(n)
+    return _last_permutation[key]
+
+
+def as_batch(windows: Iterable[np.ndarray], position: Tensor | None = None) -> Batch:
+    """Windows of seq_len + 1 tokens as inputs and targets."""
+    both = torch.from_numpy(np.stack(list(windows)).astype(np.int64))
+    return Batch(both[:, :-1], both[:, 1:], position)
+
+
+class PackedBatches(IterableDataset[Batch]):
+    """This rank's share of the batches from `start_step` on; endless."""
+
+    def __init__(
+        self,
+        tokens: Tokens,
+        *,
+        seq_len: int,
+        batch_size: int,
+        seed: int,
+        start_step: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.tokens, self.seq_len, self.batch_size = tokens, seq_len, batch_size
+        self.seed, self.start_step = seed, start_step
+        self.rank, self.world_size = rank, world_size
+
+    def __iter__(self) -> Iterator[Batch]:
+        first, stride = worker_share()
+        step = self.start_step + first
+        n = n_windows(len(self.tokens), self.seq_len)
+        while True:
+            windows = window_indices(self.seed, step, self.batch_size, n)
+            starts = windows[self.rank :: self.world_size] * self.seq_len
+            yield as_batch(windows_of(self.tokens, starts, self.seq_len + 1))
+            step += stride
+
+
+def worker_share() -> tuple[int, int]:
+    """(worker, number of workers) of this process: a loader asks its workers for batches in turn,
+    so that worker w of W must give every W-th batch from the w-th on.
+    """
+    worker = get_worker_info()
+    return (0, 1) if worker is None else (worker.id, worker.num_workers)

@@ -1,0 +1,119 @@
+"""All that a run reads, made ready before it starts: vocabulary, tokens, held-out sets."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import IterableDataset
+
+from experiments.config import Data, EvalSet
+from experiments.data.batches import Batch, PackedBatches, n_windows
+from experiments.data.corpus import TRAIN, VALIDATION, ShardedCorpus, identity
+from experiments.data.packed import PackedText
+from experiments.data.packing import pack, packed_folder
+from experiments.data.streaming import StreamedBatches
+from experiments.data.vocabulary import Vocabulary, prepare_vocabulary, vocabulary_folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedData:
+    """train is None where it is streamed."""
+
+    vocabulary: Vocabulary
+    train: PackedText | None
+    validation: PackedText
+
+
+def data_identity(data: Data) -> dict[str, Any]:
+    """What stands for the corpus and the tokenizer in a run's identity."""
+    return {"corpus": identity(data.corpus), "tokenizer": identity(data.tokenizer)}
+
+
+def check_data(data: Data) -> None:
+    """Raises ValueError for a corpus that can't be streamed, before anything is read."""
+    if data.streaming and not isinstance(data.corpus, ShardedCorpus):
+        raise ValueError(
+            f"data.streaming=true needs a corpus in files, and {type(data.corpus).__name__} is "
+            "made as a whole; use data.streaming=false, or data=c4 or data=local"
+        )
+
+
+def train_folder(data: Data, cache: Path) -> Path:
+    """Where the training tokens lie, or will."""
+    corpus = data.corpus
+    return packed_folder(corpus, TRAIN, data.tokenizer, corpus, cache, data.max_train_tokens)
+
+
+def is_prepared(data: Data, cache: Path) -> bool:
+    """Whether the vocabulary and the training tokens are there already."""
+    if data.streaming:
+        return vocabulary_folder(data.tokenizer, data.corpus, cache).exists()
+    return train_folder(data, cache).exists()
+
+
+def prepare_data(data: Data, cache: Path) -> PreparedData:
+    """Downloads, trains the tokenizer and tokenizes, unless that was done before.
+
+    Raises ValueError if a split is too short for one window.
+    """
+    corpus = data.corpus
+    vocabulary = prepare_vocabulary(data.tokenizer, corpus, cache)
+    train = None
+    if not data.streaming:
+        folder = train_folder(data, cache)
+        train = pack(corpus, TRAIN, vocabulary, folder, cache, data.max_train_tokens)
+        _check_length(train, TRAIN, data.seq_len)
+    limit = data.max_validation_tokens
+    folder = packed_folder(corpus, VALIDATION, data.tokenizer, corpus, cache, limit)
+    validation = pack(corpus, VALIDATION, vocabulary, folder, cache, limit)
+    _check_length(validation, VALIDATION, data.seq_len)
+    return PreparedData(vocabulary=vocabulary, train=train, validation=validation)
+
+
+def prepare_sets(
+    data: Data, sets: Mapping[str, EvalSet], vocabulary: Vocabulary, cache: Path
+) -> dict[str, PackedText]:
+    """The named sets in the run's own tokens: `name`, or `name/split` of a set with several."""
+    packed = {}
+    for name, chosen in sets.items():
+        corpus = data.corpus if chosen.corpus is None else chosen.corpus
+        for split in chosen.splits:
+            limit = chosen.max_tokens
+            folder = packed_folder(corpus, split, data.tokenizer, data.corpus, cache, limit)
+            label = name if len(chosen.splits) == 1 else f"{name}/{split}"
+            packed[label] = pack(corpus, split, vocabulary, folder, cache, limit)
+    return packed
+
+
+def training_batches(
+    data: Data,
+    prepared: PreparedData,
+    cache: Path,
+    *,
+    batch_size: int,
+    seed: int,
+    positions: Mapping[int, Any] | None = None,
+    **place: int,
+) -> IterableDataset[Batch]:
+    """One rank's endless batches; place: start_step, rank, world_size."""
+    common = {"seq_len": data.seq_len, "batch_size": batch_size, "seed": seed, **place}
+    if prepared.train is not None:
+        return PackedBatches(prepared.train, **common)
+    return StreamedBatches(
+        data.corpus,
+        prepared.vocabulary,
+        cache,
+        n_lanes=data.stream_lanes,
+        shuffle_windows=data.stream_shuffle,
+        positions=positions,
+        **common,
+    )
+
+
+def _check_length(tokens: PackedText, split: str, seq_len: int) -> None:
+    if n_windows(len(tokens), seq_len) < 1:
+        raise ValueError(
+            f"the {split} split has {len(tokens)} tokens, fewer than one window of "
+            f"seq_len={seq_len}; use a longer text or a shorter ladder.seq_len"
+        )

@@ -1,0 +1,95 @@
+"""A tokenizer on disk: made once for a config and what it was trained on."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from experiments.data.cache import made_once
+from experiments.data.corpus import Corpus, digest, identity
+from experiments.data.tokenizer import TokenizerConfig, token_bytes, vocabulary_size
+
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The folder of a tokenizer: tokenizer.json and meta.json."""
+
+    folder: Path
+
+    @cached_property
+    def _meta(self) -> dict[str, object]:
+        return json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))
+
+    @property
+    def n_entries(self) -> int:
+        """The largest id and one."""
+        return int(str(self._meta["n_entries"]))
+
+    @property
+    def end_of_text(self) -> int:
+        """The id that ends every document."""
+        return int(str(self._meta["end_of_text"]))
+
+    @property
+    def sha256(self) -> str:
+        """Of tokenizer.json."""
+        return str(self._meta["sha256"])
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer; entries with a special meaning are plain text to it.
+
+        So a document that spells out the end of text can't end itself.
+        """
+        tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
+        tokenizer.encode_special_tokens = True
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
+
+    def token_bytes(self) -> np.ndarray | None:
+        """UTF-8 bytes of each id, (n_entries,) float64; None if an id does not say."""
+        return token_bytes(Tokenizer.from_file(str(self.folder / "tokenizer.json")))
+
+
+def vocabulary_key(config: TokenizerConfig, corpus: Corpus) -> str:
+    """12 hex digits for all that the ids depend on; needs no text."""
+    trained_on = identity(corpus) if config.trained else None
+    return digest({"tokenizer": identity(config), "corpus": trained_on, "version": _VERSION})
+
+
+def vocabulary_folder(config: TokenizerConfig, corpus: Corpus, cache: Path) -> Path:
+    """Where the tokenizer lies once made."""
+    name = f"{type(config).__name__.lower()}-{vocabulary_key(config, corpus)}"
+    return cache / "tokenizers" / name
+
+
+def prepare_vocabulary(config: TokenizerConfig, corpus: Corpus, cache: Path) -> Vocabulary:
+    """Trains or fetches the tokenizer, unless that was done before.
+
+    Raises ValueError if it has not the size that the config says.
+    """
+
+    def make(folder: Path) -> None:
+        tokenizer, end = config.make(corpus, cache)
+        size = vocabulary_size(tokenizer)
+        if size != config.n_entries():
+            raise ValueError(
+                f"data.tokenizer has ids up to {size - 1}, but vocab_size={config.n_entries()}; "
+                f"set data.tokenizer.vocab_size={size}"
+            )
+        file = folder / "tokenizer.json"
+        tokenizer.save(str(file))
+        meta = {
+            "n_entries": size,
+            "end_of_text": tokenizer.token_to_id(end),
+            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        }
+        (folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+
+    return Vocabulary(made_once(vocabulary_folder(config, corpus, cache), make))

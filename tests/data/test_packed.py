@@ -1,0 +1,87 @@
+import pickle
+
+import numpy as np
+import pytest
+
+from experiments.data.packed import PackedText, as_tokens, token_dtype
+from tests.data.conftest import packed
+
+TOKENS = np.arange(1001)
+
+
+@pytest.fixture
+def text(tmp_path):
+    return packed(tmp_path / "a", TOKENS[:300], TOKENS[300:301], TOKENS[301:])
+
+
+def test_reads_across_shards(text):
+    assert len(text) == 1001
+    for start, stop in (
+        (0, 1001),
+        (0, 1),
+        (299, 301),
+        (250, 400),
+        (300, 301),
+        (1000, 1001),
+        (5, 5),
+    ):
+        assert text.read(start, stop).tolist() == TOKENS[start:stop].tolist()
+    with pytest.raises(IndexError, match="outside 0 to 1001"):
+        text.read(990, 1002)
+
+
+def test_goes_to_other_processes_as_a_path(text):
+    data = pickle.dumps(text)
+    assert len(data) < 500
+    assert pickle.loads(data).read(298, 303).tolist() == [298, 299, 300, 301, 302]
+
+
+def test_a_missing_or_shortened_shard_is_named(text):
+    path = text.folder / "00002.bin"
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(ValueError, match=r"00002.bin has 1398 bytes, .* 700 uint16 .*; delete"):
+        PackedText(text.folder)
+    path.unlink()
+    with pytest.raises(ValueError, match=r"00002.bin is missing, and the index says 700"):
+        PackedText(text.folder)
+
+
+def test_damage_of_the_same_length_is_found_by_verify(text):
+    text.verify()
+    path = text.folder / "00000.bin"
+    data = bytearray(path.read_bytes())
+    data[5] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"00000.bin is damaged"):
+        PackedText(text.folder).verify()
+
+
+def test_a_damaged_index_is_named(text):
+    (text.folder / "index.json").write_text("{")
+    with pytest.raises(ValueError, match=r"index.json can't be read .*; delete"):
+        PackedText(text.folder)
+
+
+def test_a_vocabulary_wider_than_the_dtype_is_refused(text):
+    index = text.folder / "index.json"
+    index.write_text(index.read_text().replace('"vocab_size": 2000', '"vocab_size": 70000'))
+    with pytest.raises(ValueError, match="a vocabulary of 70000 does not fit uint16"):
+        PackedText(text.folder)
+
+
+@pytest.mark.parametrize(("size", "name"), [(2**16, "uint16"), (2**16 + 1, "uint32")])
+def test_the_dtype_holds_every_id(size, name):
+    assert token_dtype(size).name == name
+    assert as_tokens([0, size - 1], size).tolist() == [0, size - 1]
+
+
+@pytest.mark.parametrize("bad", [-1, 270, 2**16, 2**40])
+def test_ids_outside_the_vocabulary_are_refused_not_wrapped(bad):
+    with pytest.raises(ValueError, match=rf"token id {bad} is outside the vocabulary of 270"):
+        as_tokens([3, bad, 5], 270)
+
+
+def test_the_digest_is_of_the_tokens(tmp_path, text):
+    same = packed(tmp_path / "b", TOKENS[:300], TOKENS[300:301], TOKENS[301:])
+    other = packed(tmp_path / "c", TOKENS[:300], TOKENS[300:301], TOKENS[301:] + 1)
+    assert same.digest == text.digest != other.digest

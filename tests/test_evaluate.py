@@ -1,0 +1,140 @@
+"""`python -m experiments.evaluate`: what it adds to a record, and what it refuses."""
+
+import math
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from experiments.evaluate import evaluate_run
+from experiments.execute import execute
+from experiments.point import make_point
+from experiments.records import read_record, write_record
+from tests.conftest import TINY
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a finished tiny run."""
+    from hydra import compose, initialize_config_dir
+
+    from experiments.paths import conf_dir
+    from experiments.run import resolve
+
+    folder = tmp_path_factory.mktemp("trained")
+    paths = (f"paths.results={folder / 'results'}", f"paths.cache={folder / 'cache'}")
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        composed = compose(
+            "config",
+            ["model=peer", "size=2", "budget=2e9", *TINY, *paths],
+            return_hydra_config=True,
+        )
+    point = make_point(resolve(composed))
+    assert execute(point).status == "done"
+    return point.run_dir
+
+
+@pytest.fixture
+def run_dir(trained, tmp_path):
+    """A copy of it, to be scored."""
+    shutil.copytree(trained, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def cache_of(run_dir):
+    return f"paths.cache={read_record(run_dir / 'record.json').config['paths']['cache']}"
+
+
+def score(run_dir, *overrides):
+    return evaluate_run(run_dir, ["eval=[validation]", cache_of(run_dir), *overrides])
+
+
+def test_adds_to_the_record_and_changes_nothing_else(run_dir):
+    before = read_record(run_dir / "record.json")
+    record = score(run_dir)
+    assert record == read_record(run_dir / "record.json")
+    assert replace(record, evaluations={}) == before
+    result = record.evaluations["validation"]
+    assert result["perplexity"] == pytest.approx(math.exp(result["loss"]))
+    assert result["n_tokens"] > before.n_eval_tokens
+
+
+def test_is_the_number_that_the_run_itself_found(run_dir):
+    """The same windows as in the run: the same loss to the bit, from the checkpoint."""
+    before = read_record(run_dir / "record.json")
+    record = score(run_dir, f"evaluation.max_tokens={before.n_eval_tokens}")
+    (result,) = record.evaluations.values()
+    assert result["loss"] == before.val_loss
+    assert result["bits_per_byte"] == before.bits_per_byte
+
+
+def test_rules_stand_beside_each_other_and_batches_change_nothing(run_dir):
+    score(run_dir)
+    score(run_dir, "evaluation.stride=8")
+    record = score(run_dir, "evaluation.batch_size=3")
+    losses = {name: r["loss"] for name, r in record.evaluations.items()}
+    assert set(losses) == {"validation", "validation@stride=8", "validation@batch_size=3"}
+    assert losses["validation@batch_size=3"] == pytest.approx(losses["validation"], abs=1e-6)
+    assert losses["validation@stride=8"] < losses["validation"]  # more context
+
+
+def test_what_was_scored_is_not_scored_again(run_dir):
+    score(run_dir)
+    (run_dir / "last.ckpt").write_bytes(b"no longer a checkpoint")
+    score(run_dir)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["eval=[nope]"], "Could not load 'eval/nope'"),
+        (["eval=[validation]", "size=3"], r"size=3: only eval, evaluation, trainer, paths"),
+        ([], r"no sets named; give eval=\[NAME,...\] of .*lambada.*wikitext2"),
+        (["eval=[validation]", "evaluation.stride=33"], "stride=33 is above data.seq_len=32"),
+        (["eval=[validation]", "evaluation.stride=0"], "evaluation.stride=0 must be at least 1"),
+    ],
+)
+def test_refuses_what_it_cannot_do(run_dir, overrides, message):
+    with pytest.raises(Exception, match=message):
+        evaluate_run(run_dir, [*overrides, cache_of(run_dir)])
+
+
+def test_refuses_runs_that_are_not_done(run_dir, tmp_path):
+    with pytest.raises(ValueError, match=r"is no finished run: it has no record.json"):
+        evaluate_run(tmp_path, ["eval=[validation]"])
+    record = read_record(run_dir / "record.json")
+    write_record(run_dir, replace(record, status="diverged"))
+    with pytest.raises(ValueError, match="is diverged, and only a run that is done"):
+        score(run_dir)
+    write_record(run_dir, record)
+    (run_dir / "last.ckpt").unlink()
+    with pytest.raises(ValueError, match=r"has no last.ckpt to score"):
+        score(run_dir)
+
+
+@pytest.mark.slow
+def test_the_command_line(run_dir, cache):
+    def command(*arguments):
+        done = subprocess.run(
+            [sys.executable, "-m", "experiments.evaluate", *arguments],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        return done.returncode, done.stdout, done.stderr
+
+    code, out, _ = command("--help")
+    assert code == 0
+    assert "eval=[NAME,...]             c4, curation, lambada" in out
+    assert command("eval=[validation]")[0] == 2
+    code, _, err = command(str(run_dir), "eval=[nope]")
+    assert code == 2
+    assert err.startswith("error: In 'config': Could not load 'eval/nope'. It has c4, curation, ")
+    assert err.count("\n") == 1
+    code, out, err = command(str(run_dir), "eval=[validation,wikitext2]", f"paths.cache={cache}")
+    assert code == 0, err
+    record = read_record(run_dir / "record.json")
+    assert set(record.evaluations) == {"validation", "wikitext2"}
+    # a vocabulary of 270 made of a dozen words: nearly a token a byte, and a foreign text
+    assert record.evaluations["wikitext2"]["bytes_per_token"] < 1.3
+    assert f"{record.evaluations['wikitext2']['perplexity']:.2f}" in out
