@@ -16,22 +16,11 @@ from tests.conftest import TINY
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, compose_raw):
     """The folder of a finished tiny run."""
-    from hydra import compose, initialize_config_dir
-
-    from experiments.paths import conf_dir
-    from experiments.run import resolve
-
     folder = tmp_path_factory.mktemp("trained")
     paths = (f"paths.results={folder / 'results'}", f"paths.cache={folder / 'cache'}")
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        composed = compose(
-            "config",
-            ["model=peer", "size=2", "budget=2e9", *TINY, *paths],
-            return_hydra_config=True,
-        )
-    point = make_point(resolve(composed))
+    point = make_point(compose_raw("model=peer", "size=2", "budget=2e9", *TINY, *paths))
     assert execute(point).status == "done"
     return point.run_dir
 
@@ -131,10 +120,12 @@ def test_the_command_line(run_dir, cache):
     assert code == 2
     assert err.startswith("error: In 'config': Could not load 'eval/nope'. It has c4, curation, ")
     assert err.count("\n") == 1
-    code, out, err = command(str(run_dir), "eval=[validation,wikitext2]", f"paths.cache={cache}")
+    sets = ("eval=[validation,wikitext2]", "evaluation.max_tokens=9600")
+    code, out, err = command(str(run_dir), *sets, f"paths.cache={cache}")
     assert code == 0, err
     record = read_record(run_dir / "record.json")
-    assert set(record.evaluations) == {"validation", "wikitext2"}
+    assert set(record.evaluations) == {f"{n}@max_tokens=9600" for n in ("validation", "wikitext2")}
     # a vocabulary of 270 made of a dozen words: nearly a token a byte, and a foreign text
-    assert record.evaluations["wikitext2"]["bytes_per_token"] < 1.3
-    assert f"{record.evaluations['wikitext2']['perplexity']:.2f}" in out
+    wikitext = record.evaluations["wikitext2@max_tokens=9600"]
+    assert wikitext["bytes_per_token"] < 1.3
+    assert f"{wikitext['perplexity']:.2f}" in out

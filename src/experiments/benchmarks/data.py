@@ -1,0 +1,129 @@
+"""Whether a trainer ever waits for its data: `python -m experiments.benchmarks.data [overrides]`.
+
+Compares, interleaved in one process, the tokens/s of the loader alone with those of training
+steps of the same config; then tokenizes. The overrides are those of experiments.run; without any,
+the demo's run with the highest token rate, its smallest dense model.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from statistics import median
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+
+from experiments.data.batches import Batch
+from experiments.data.corpus import TRAIN
+from experiments.data.module import loader
+from experiments.data.packing import encode
+from experiments.data.prepare import PreparedData, prepare_data, training_batches
+from experiments.environment import keep_freed_memory, usable_cores
+from experiments.execute import build_model
+from experiments.paths import conf_dir
+from experiments.point import Point, make_point
+from experiments.run import exit_codes, resolve
+from experiments.train import LanguageModel
+
+DEMO = ("experiment=demo", "model=dense", "size=1", "budget=2e11")
+_ROUNDS = 7
+_SECONDS = 1.0  # of each measurement
+_TEXT_BYTES = 20_000_000
+
+
+def main() -> None:
+    """Prints a table of medians over rounds, with their range."""
+    with exit_codes():
+        point = _point(sys.argv[1:] or DEMO)
+        torch.set_num_threads(point.config.trainer.n_threads or usable_cores())
+        keep_freed_memory()
+        prepared = prepare_data(point.config.data, point.cache)
+        print(f"{point.describe()}, {torch.get_num_threads()} threads")
+        _compare(point, prepared)
+        _tokenize(point, prepared)
+
+
+def _point(overrides: Any) -> Point:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return make_point(resolve(compose("config", list(overrides), return_hydra_config=True)))
+
+
+def _compare(point: Point, prepared: PreparedData) -> None:
+    """The loader alone, and training steps on one batch that never changes, in turn."""
+    n_workers = point.config.trainer.n_loader_workers or 0
+    batches = _batches(point, prepared, n_workers)
+    step = _training_step(point, prepared, next(batches))
+    loaded, trained = [], []
+    for _ in range(_ROUNDS):
+        loaded.append(_rate(lambda: next(batches)) * point.plan.batch_tokens)
+        trained.append(_rate(step) * point.plan.batch_tokens)
+    how = "streamed" if prepared.train is None else "packed"
+    _print(f"loader alone, {how}, {n_workers} workers", loaded, "tokens/s")
+    _print("training steps alone", trained, "tokens/s")
+    _print("ratio", [a / b for a, b in zip(loaded, trained)], "x")
+
+
+def _batches(point: Point, prepared: PreparedData, n_workers: int) -> Iterator[Batch]:
+    config = point.config
+    source = training_batches(
+        config.data,
+        prepared,
+        point.cache,
+        batch_size=config.ladder.batch_size,
+        seed=config.seed,
+    )
+    return iter(loader(source, n_workers))
+
+
+def _training_step(point: Point, prepared: PreparedData, batch: Batch) -> Callable[[], None]:
+    """A step without Lightning's own work: as fast as training could be."""
+    module = LanguageModel(build_model(point, prepared), point.plan, point.config.optim)
+    module.__dict__["_trainer"] = type("Trainer", (), {"global_step": 0})()
+    optimizer = module.configure_optimizers()["optimizer"]
+
+    def step() -> None:
+        module.training_step(batch, 0).backward()
+        module.configure_gradient_clipping()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def _rate(action: Callable[[], Any]) -> float:
+    """Calls a second."""
+    start, n = time.perf_counter(), 0
+    while (now := time.perf_counter()) - start < _SECONDS:
+        action()
+        n += 1
+    return n / (now - start)
+
+
+def _tokenize(point: Point, prepared: PreparedData) -> None:
+    """MB/s of tokenizing alone, and of what it yields in tokens/s."""
+    texts, size = [], 0
+    for text in islice(point.config.data.corpus.documents(TRAIN, point.cache), 10**6):
+        texts.append(text)
+        size += len(text.encode())
+        if size >= _TEXT_BYTES:
+            break
+    bytes_rates, token_rates = [], []
+    for _ in range(3):
+        start = time.perf_counter()
+        n_tokens = sum(len(tokens) for tokens, _ in encode(prepared.vocabulary, iter(texts)))
+        seconds = time.perf_counter() - start
+        bytes_rates.append(size / 1e6 / seconds)
+        token_rates.append(n_tokens / seconds)
+    _print(f"tokenizing {size / 1e6:.1f} MB", bytes_rates, "MB/s")
+    _print("tokenizing", token_rates, "tokens/s")
+
+
+def _print(what: str, values: list[float], unit: str) -> None:
+    low, high = min(values), max(values)
+    print(f"{what:<42} {median(values):>14,.1f} {unit:<9} ({low:,.1f} to {high:,.1f})")
+
+
+if __name__ == "__main__":
+    main()
