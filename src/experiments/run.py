@@ -68,7 +68,8 @@ def exit_codes() -> Iterator[None]:
 
 def one_line(error: BaseException) -> str:
     """An exception's message on one line, without Hydra's advice to append unknown keys."""
-    text = f"{error}\n{error.__cause__ or ''}"
+    cause = str(error.__cause__ or "")
+    text = str(error) if cause in str(error) else f"{error}\n{cause}"
     lines = [line.strip() for line in text.partition("Config search path")[0].splitlines()]
     kept = [line for line in lines if line and not line.startswith(_HYDRA_NOISE)]
     return "; ".join(dict.fromkeys(kept)) + _known_choices(text)

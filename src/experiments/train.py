@@ -129,13 +129,14 @@ class History(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.start = self.last_time = time.perf_counter()
-        self.first_step = self.last_step = trainer.global_step
+        self.first_step = self.last_step = self.last_row = trainer.global_step
         if self.path.exists():  # a resumed run: rows past its checkpoint will be written again
             with self.path.open(newline="", encoding="utf-8") as file:
                 kept = [row for row in csv.DictReader(file) if int(row["step"]) <= self.last_step]
             self.path.unlink()
             for row in kept:
                 self._append(row)
+            self.last_row = int(kept[-1]["step"]) if kept else 0
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any, **__: Any
@@ -144,7 +145,7 @@ class History(pl.Callback):
         step, plan = trainer.global_step, pl_module.plan
         if step % self.every and step != plan.n_steps:
             return
-        loss = float(pl_module.step_losses[self.last_step : step].double().mean())
+        loss = float(pl_module.step_losses[self.last_row : step].double().mean())
         now = time.perf_counter()
         n_tokens = step * plan.batch_tokens
         row = {
@@ -159,7 +160,7 @@ class History(pl.Callback):
             "seconds": now - self.start,
         }
         self.seconds, self.steps_here = now - self.start, step - self.first_step
-        self.last_step, self.last_time = step, now
+        self.last_step, self.last_time, self.last_row = step, now, step
         self._append(row)
         self.also(row)
         if not loss < DIVERGED_LOSS * math.log(pl_module.model.config.vocab_size):

@@ -32,10 +32,13 @@ def plan_table(points: Sequence[Point], flops_per_second: float) -> str:
         f"{duration(total / flops_per_second)} one after the other "
         f"at {flops_per_second / 1e9:.3g} GFLOP/s",
     ]
-    if any(p.plan.epochs is None for p in points):
+    packed = [p for p in points if not p.config.data.streaming]
+    if any(p.plan.epochs is None for p in packed):
         lines += [
             "epochs: not known before the corpus has been tokenized here (the first run does)"
         ]
+    if len(packed) < len(points):
+        lines += ["epochs: not counted where the text is streamed"]
     return "\n".join(lines)
 
 
