@@ -83,9 +83,10 @@ class Consumed(pl.Callback):
 def loader(batches: IterableDataset[Batch], n_workers: int) -> DataLoader[Batch]:
     """Whole batches, made here or by worker processes in turn; the order is the same.
 
-    Workers are not forked: a tokenizer's or torch's threads would not survive it.
+    Workers are not forked, for a tokenizer's and torch's threads would not survive it, and come
+    from no fork server, which would keep them when the trainer is killed.
     """
-    context = mp.get_context("forkserver") if n_workers else None
+    context = mp.get_context("spawn") if n_workers else None
     return DataLoader(
         batches, batch_size=None, num_workers=n_workers, multiprocessing_context=context
     )
