@@ -72,6 +72,9 @@ def one_line(error: BaseException) -> str:
     text = str(error) if cause in str(error) else f"{error}\n{cause}"
     lines = [line.strip() for line in text.partition("Config search path")[0].splitlines()]
     kept = [line for line in lines if line and not line.startswith(_HYDRA_NOISE)]
+    missing = re.search(r"Missing mandatory value: (\S+)", text)
+    if missing:
+        return f"{missing[1]} is not set; give {missing[1]}=..."
     return "; ".join(dict.fromkeys(kept)) + _known_choices(text)
 
 

@@ -229,6 +229,7 @@ def test_a_full_disk_is_one_clear_error_and_the_cache_stays_whole(
     with pytest.raises(RuntimeError, match=r"no space left to write .*/disk/.*paths.cache="):
         pack(corpus, "train", vocabulary, folder, small_disk)
     assert not folder.exists()
+    assert not list(small_disk.rglob("*.bin.partial"))
     subprocess.run(["mount", "-o", "remount,size=10M", str(small_disk)], check=True)
     result = pack(corpus, "train", vocabulary, folder, small_disk)
     result.verify()

@@ -153,8 +153,12 @@ class _Writer:
     def finish(self) -> Shard:
         name = f"{self.number:05d}.bin"
         temporary = self.folder / f"{name}.partial"
-        with temporary.open("wb") as file:  # ndarray.tofile would not say that a disk is full
-            file.write(np.concatenate(self.parts).data)
+        try:
+            with temporary.open("wb") as file:  # ndarray.tofile would not say that a disk is full
+                file.write(np.concatenate(self.parts).data)
+        except OSError:
+            temporary.unlink()
+            raise
         shard = Shard(
             file=name,
             n_tokens=self.n_tokens,

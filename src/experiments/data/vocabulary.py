@@ -84,7 +84,7 @@ def prepare_vocabulary(config: TokenizerConfig, corpus: Corpus, cache: Path) -> 
                 f"set data.tokenizer.vocab_size={size}"
             )
         file = folder / "tokenizer.json"
-        tokenizer.save(str(file))
+        file.write_text(tokenizer.to_str(), encoding="utf-8")
         meta = {
             "n_entries": size,
             "end_of_text": tokenizer.token_to_id(end),
