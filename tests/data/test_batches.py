@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from experiments.data.batches import PackedBatches, n_windows, window_indices
-from experiments.data.module import loader
+from experiments.data.module import Loader
 from tests.data.conftest import packed
 
 
@@ -17,7 +17,7 @@ def tokens(tmp_path):
 
 def batches(tokens, n, n_workers=0, **place):
     source = PackedBatches(tokens, seq_len=10, batch_size=4, **{"seed": 0, **place})
-    stream = iter(loader(source, n_workers))
+    stream = iter(Loader(source, n_workers))
     return [next(stream) for _ in range(n)]
 
 

@@ -1,14 +1,15 @@
 """The stream: a function of (seed, step, rank, world size), resumed exactly at any step."""
 
-from dataclasses import dataclass, replace
+import hashlib
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from experiments.data.batches import Batch
-from experiments.data.module import loader
-from experiments.data.streaming import Position, StreamedBatches, batch_digest, usable_workers
+from experiments.data.module import Loader
+from experiments.data.streaming import Position, StreamedBatches, usable_workers
 from experiments.data.tokenizer import TrainedBPE
 from experiments.data.vocabulary import prepare_vocabulary
 
@@ -54,8 +55,12 @@ def stream(vocabulary):
 
 
 def take(batches, n, n_workers=0) -> list[Batch]:
-    iterator = iter(loader(batches, n_workers))
+    iterator = iter(Loader(batches, n_workers))
     return [next(iterator) for _ in range(n)]
+
+
+def batch_digest(batch):
+    return hashlib.sha256(batch.inputs.numpy().tobytes()).hexdigest()
 
 
 def digests(batches, n, n_workers=0):
@@ -64,7 +69,7 @@ def digests(batches, n, n_workers=0):
 
 def positions(batches):
     """Where the lanes stand after these batches, as the data module notes it."""
-    places = (Position(*b.position.tolist()) for b in batches)
+    places = (Position(*b.position) for b in batches)
     return {p.lane: p for p in places}
 
 
@@ -167,4 +172,4 @@ def test_empty_files_end_in_an_error_not_in_silence(stream):
 
 def test_a_position_is_six_numbers():
     place = Position(lane=1, epoch=2, file=3, document=4, token=5, used=6)
-    assert Position(*place.tensor().tolist()) == place != replace(place, used=7)
+    assert Position(*astuple(place)) == place != replace(place, used=7)

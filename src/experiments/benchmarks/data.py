@@ -17,7 +17,7 @@ from hydra import compose, initialize_config_dir
 
 from experiments.data.batches import Batch
 from experiments.data.corpus import TRAIN
-from experiments.data.module import loader
+from experiments.data.module import Loader
 from experiments.data.packing import encode
 from experiments.data.prepare import PreparedData, prepare_data, training_batches
 from experiments.environment import keep_freed_memory, usable_cores
@@ -74,7 +74,7 @@ def _batches(point: Point, prepared: PreparedData, n_workers: int) -> Iterator[B
         batch_size=config.ladder.batch_size,
         seed=config.seed,
     )
-    return iter(loader(source, n_workers))
+    return iter(Loader(source, n_workers))
 
 
 def _training_step(point: Point, prepared: PreparedData, batch: Batch) -> Callable[[], None]:

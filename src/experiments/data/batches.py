@@ -4,7 +4,7 @@ Both give a sequence that depends on (seed, step, rank, world size) alone: not o
 processes load it, nor on where a run was stopped and resumed.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -20,12 +20,22 @@ IGNORED = -100  # a target that is not scored; cross_entropy's default
 class Batch(NamedTuple):
     """Inputs and targets, each (batch, seq) int64.
 
-    position: where a stream stands after this batch, (6,) int64, None if that is just the step.
+    position: where a stream stands after this batch, None if that is just the step.
     """
 
     inputs: Tensor
     targets: Tensor
-    position: Tensor | None = None
+    position: tuple[int, ...] | None = None
+
+
+class Windows(NamedTuple):
+    """A batch on its way from a loader's worker: (batch, seq + 1), in the dtype on disk.
+
+    Small arrays cross a pipe; tensors would go by shared memory, at a file a tensor.
+    """
+
+    tokens: np.ndarray
+    position: tuple[int, ...] | None = None
 
 
 def n_windows(n_tokens: int, seq_len: int) -> int:
@@ -55,13 +65,13 @@ def _permutation(seed: int, epoch: int, n: int) -> np.ndarray:
     return _last_permutation[key]
 
 
-def as_batch(windows: Iterable[np.ndarray], position: Tensor | None = None) -> Batch:
+def as_batch(windows: Windows) -> Batch:
     """Windows of seq_len + 1 tokens as inputs and targets."""
-    both = torch.from_numpy(np.stack(list(windows)).astype(np.int64))
-    return Batch(both[:, :-1], both[:, 1:], position)
+    both = torch.from_numpy(windows.tokens.astype(np.int64))
+    return Batch(both[:, :-1], both[:, 1:], windows.position)
 
 
-class PackedBatches(IterableDataset[Batch]):
+class PackedBatches(IterableDataset[Windows]):
     """This rank's share of the batches from `start_step` on; endless."""
 
     def __init__(
@@ -79,14 +89,14 @@ class PackedBatches(IterableDataset[Batch]):
         self.seed, self.start_step = seed, start_step
         self.rank, self.world_size = rank, world_size
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Windows]:
         first, stride = worker_share()
         step = self.start_step + first
         n = n_windows(len(self.tokens), self.seq_len)
         while True:
             windows = window_indices(self.seed, step, self.batch_size, n)
             starts = windows[self.rank :: self.world_size] * self.seq_len
-            yield as_batch(windows_of(self.tokens, starts, self.seq_len + 1))
+            yield Windows(windows_of(self.tokens, starts, self.seq_len + 1))
             step += stride
 
 

@@ -215,11 +215,11 @@ def unreachable(path: str, error: BaseException) -> str:
 def _load_from_hub(path: str, name: str | None, revision: str | None, split: str) -> Any:
     datasets, hub = _import()
     if not datasets.config.HF_HUB_OFFLINE:  # offline, datasets looks in its own cache
-        _probe(hub.constants.ENDPOINT)
+        probe(hub.constants.ENDPOINT)
     return _load(path, name, revision, split)
 
 
-def _probe(endpoint: str) -> None:
+def probe(endpoint: str) -> None:
     """Raises ConnectionError if nothing answers there, or at the proxy before it.
 
     The clients would find out as well, after half a minute of tries.

@@ -1,16 +1,17 @@
 """What feeds a trainer: packed or streamed training batches, from the trainer's step on."""
 
 import multiprocessing as mp
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import astuple
 from typing import Any
 
 import lightning.pytorch as pl
 from torch.utils.data import DataLoader, IterableDataset
 
-from experiments.data.batches import Batch
+from experiments.data.batches import Batch, Windows, as_batch
 from experiments.data.streaming import Position, StreamedBatches, usable_workers
 
-MakeBatches = Callable[..., IterableDataset[Batch]]
+MakeBatches = Callable[..., IterableDataset[Windows]]
 
 
 class TokenDataModule(pl.LightningDataModule):
@@ -25,7 +26,7 @@ class TokenDataModule(pl.LightningDataModule):
         self.positions: dict[int, Position] = {}
         self._resumed: tuple[int, int] | None = None  # rank and world size of the checkpoint
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> "Loader":
         """Batches from the trainer's step on: a resumed run sees what it would have seen."""
         trainer = self.trainer
         assert trainer is not None
@@ -39,26 +40,26 @@ class TokenDataModule(pl.LightningDataModule):
         n_workers = self.n_workers
         if isinstance(batches, StreamedBatches):
             n_workers = usable_workers(n_workers, batches.n_lanes)
-        return loader(batches, n_workers)
+        return Loader(batches, n_workers)
 
     def consumed(self, batch: Batch) -> None:
         """Notes that the trainer has used a batch."""
         if batch.position is not None:
-            position = Position(*batch.position.tolist())
+            position = Position(*batch.position)
             self.positions[position.lane] = position
 
     def state_dict(self) -> dict[str, Any]:
         """Where each lane of this rank stands."""
         assert self.trainer is not None
         return {
-            "positions": [position.tensor() for position in self.positions.values()],
+            "positions": [astuple(position) for position in self.positions.values()],
             "rank": self.trainer.global_rank,
             "world_size": self.trainer.world_size,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes the lanes' places from a checkpoint of the same rank."""
-        places = [Position(*values.tolist()) for values in state_dict["positions"]]
+        places = [Position(*values) for values in state_dict["positions"]]
         self.positions = {position.lane: position for position in places}
         self._resumed = (state_dict["rank"], state_dict["world_size"])
 
@@ -80,13 +81,25 @@ class Consumed(pl.Callback):
         data.consumed(batch)
 
 
-def loader(batches: IterableDataset[Batch], n_workers: int) -> DataLoader[Batch]:
+class Loader:
     """Whole batches, made here or by worker processes in turn; the order is the same.
 
     Workers are not forked, for a tokenizer's and torch's threads would not survive it, and come
     from no fork server, which would keep them when the trainer is killed.
     """
-    context = mp.get_context("spawn") if n_workers else None
-    return DataLoader(
-        batches, batch_size=None, num_workers=n_workers, multiprocessing_context=context
-    )
+
+    def __init__(self, batches: IterableDataset[Windows], n_workers: int) -> None:
+        self._loader = DataLoader(
+            batches,
+            batch_size=None,
+            collate_fn=_as_it_is,  # type: ignore[arg-type]  # without batch_size, one item
+            num_workers=n_workers,
+            multiprocessing_context=mp.get_context("spawn") if n_workers else None,
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        return map(as_batch, self._loader)
+
+
+def _as_it_is(windows: Windows) -> Windows:
+    return windows

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -154,7 +154,6 @@ def _read_index(folder: Path) -> dict[str, Any]:
         ) from None
 
 
-def windows_of(tokens: Tokens, starts: Iterable[int], length: int) -> Iterator[np.ndarray]:
-    """The slice of `length` tokens from each start on."""
-    for start in starts:
-        yield tokens.read(int(start), int(start) + length)
+def windows_of(tokens: Tokens, starts: Iterable[int], length: int) -> np.ndarray:
+    """The slices of `length` tokens from each start on, (len(starts), length)."""
+    return np.stack([tokens.read(int(start), int(start) + length) for start in starts])

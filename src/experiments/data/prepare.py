@@ -8,7 +8,7 @@ from typing import Any
 from torch.utils.data import IterableDataset
 
 from experiments.config import Data, EvalSet
-from experiments.data.batches import Batch, PackedBatches, n_windows
+from experiments.data.batches import PackedBatches, Windows, n_windows
 from experiments.data.corpus import TRAIN, VALIDATION, ShardedCorpus, identity
 from experiments.data.packed import PackedText
 from experiments.data.packing import pack, packed_folder
@@ -95,7 +95,7 @@ def training_batches(
     seed: int,
     positions: Mapping[int, Any] | None = None,
     **place: int,
-) -> IterableDataset[Batch]:
+) -> IterableDataset[Windows]:
     """One rank's endless batches; place: start_step, rank, world_size."""
     common = {"seq_len": data.seq_len, "batch_size": batch_size, "seed": seed, **place}
     if prepared.train is not None:

@@ -8,18 +8,15 @@ file; and where a lane stands is six numbers, that of the document in which its 
 one: a resumed lane reads on from there.
 """
 
-import hashlib
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from experiments.data.batches import Batch, as_batch, worker_share
+from experiments.data.batches import Windows, worker_share
 from experiments.data.corpus import TRAIN, ShardedCorpus
 from experiments.data.packing import encode
 from experiments.data.vocabulary import Vocabulary
@@ -40,12 +37,8 @@ class Position:
     token: int = 0
     used: int = 0
 
-    def tensor(self) -> Tensor:
-        """The six numbers, int64."""
-        return torch.tensor(astuple(self))
 
-
-class StreamedBatches(IterableDataset[Batch]):
+class StreamedBatches(IterableDataset[Windows]):
     """This rank's batches from `start_step` on, from a corpus in files; endless.
 
     n_lanes and shuffle_windows are per rank. positions: where the lanes stood after the step
@@ -92,11 +85,11 @@ class StreamedBatches(IterableDataset[Batch]):
             for lane in range(self.n_lanes)
         }
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Windows]:
         first, stride = worker_share()
         if self.n_lanes % stride:
             raise ValueError(f"{self.n_lanes} lanes can't be shared by {stride} workers")
-        lanes: dict[int, Iterator[Batch]] = {}
+        lanes: dict[int, Iterator[Windows]] = {}
         step = self.start_step + first
         while True:
             lane = step % self.n_lanes
@@ -105,7 +98,7 @@ class StreamedBatches(IterableDataset[Batch]):
             yield next(lanes[lane])
             step += stride
 
-    def _lane(self, lane: int) -> Iterator[Batch]:
+    def _lane(self, lane: int) -> Iterator[Windows]:
         """A lane's batches from where it stands."""
         if lane in self.positions:
             yield from self._batches(self.positions[lane])
@@ -114,7 +107,7 @@ class StreamedBatches(IterableDataset[Batch]):
             next(batches)
         yield from batches
 
-    def _batches(self, position: Position) -> Iterator[Batch]:
+    def _batches(self, position: Position) -> Iterator[Windows]:
         for start, block in self._blocks(position):
             windows = [
                 block[i * self.seq_len : (i + 1) * self.seq_len + 1]
@@ -125,7 +118,7 @@ class StreamedBatches(IterableDataset[Batch]):
             for used in range(start.used, self.block_batches):
                 chosen = order[used * self.batch_size : (used + 1) * self.batch_size]
                 after = replace(start, used=used + 1)
-                yield as_batch((windows[i] for i in chosen), after.tensor())
+                yield Windows(np.stack([windows[i] for i in chosen]), astuple(after))
 
     def _blocks(self, position: Position) -> Iterator[tuple[Position, np.ndarray]]:
         """Blocks of windows, one token longer than they are, and where each begins."""
@@ -175,8 +168,3 @@ class StreamedBatches(IterableDataset[Batch]):
 def usable_workers(wanted: int, n_lanes: int) -> int:
     """The largest number of loader workers up to `wanted` that shares the lanes evenly."""
     return max(n for n in range(wanted + 1) if n == 0 or n_lanes % n == 0)
-
-
-def batch_digest(batch: Batch) -> str:
-    """16 hex digits of a batch's tokens: what tests and logs compare."""
-    return hashlib.sha256(batch.inputs.numpy().tobytes()).hexdigest()[:16]

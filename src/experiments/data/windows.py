@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from experiments.data.batches import IGNORED, Batch, as_batch
+from experiments.data.batches import IGNORED, Batch, Windows, as_batch
 from experiments.data.packed import Tokens, windows_of
 
 
@@ -56,7 +56,7 @@ class ScoredWindows:
         starts = self.starts[index * self.batch_size : (index + 1) * self.batch_size]
         if not len(starts):
             return self._tail()
-        batch = as_batch(windows_of(self.tokens, starts, self.seq_len + 1))
+        batch = as_batch(Windows(windows_of(self.tokens, starts, self.seq_len + 1)))
         targets = batch.targets.clone()
         targets[:, : self.seq_len - self.stride][(starts > 0).tolist()] = IGNORED
         return Batch(batch.inputs, targets)
@@ -65,7 +65,7 @@ class ScoredWindows:
         """The last tokens, with as much before them as a window of seq_len holds."""
         n = len(self.tokens)
         n_inputs = min(n - 1, self.seq_len if self.stride < self.seq_len else self.tail)
-        batch = as_batch([self.tokens.read(n - 1 - n_inputs, n)])
+        batch = as_batch(Windows(windows_of(self.tokens, [n - 1 - n_inputs], n_inputs + 1)))
         targets = batch.targets.clone()
         targets[:, : n_inputs - self.tail] = IGNORED
         return Batch(batch.inputs, targets)
