@@ -7,11 +7,12 @@ import math
 import pytest
 import torch
 
+from experiments.checkpoints import LAST
 from experiments.data.module import TokenDataModule
 from experiments.execute import execute
 from experiments.point import make_point
 from experiments.records import read_record
-from experiments.train import CHECKPOINT_NAME, LanguageModel
+from experiments.train import LanguageModel
 from tests.conftest import TINY, Nursery
 
 
@@ -64,7 +65,9 @@ def test_every_model_learns_and_is_recorded(make, model):
     assert record.environment["packages"]["torch"] == torch.__version__
     assert record.config == dict(point.raw)
     assert {p.name for p in point.run_dir.iterdir()} == {
+        ".claim",
         "config.yaml",
+        "events.jsonl",
         "history.csv",
         "last.ckpt",
         "record.json",
@@ -166,7 +169,7 @@ def test_a_text_shorter_than_a_window_is_refused(make):
 def test_no_checkpoint_is_half_written(make):
     point = make()
     execute(point)
-    state = torch.load(point.run_dir / CHECKPOINT_NAME, weights_only=False)
+    state = torch.load(point.run_dir / LAST, weights_only=False)
     assert state["global_step"] == point.plan.n_steps
     assert not list(point.run_dir.glob("*.partial"))
 

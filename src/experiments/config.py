@@ -129,6 +129,7 @@ class Optim:
 class Trainer:
     """Where and how fast a run is computed; no part of its identity.
 
+    devices of each of num_nodes nodes train one run together, a process each (DDP).
     n_threads: CPU threads, null for all that the process may use. n_loader_workers: processes that
     make batches, null for none where tokens are packed and two where they are streamed.
     flops_per_second: the rate that estimates assume, null to measure this machine.
@@ -136,6 +137,8 @@ class Trainer:
 
     accelerator: str
     precision: str
+    devices: int
+    num_nodes: int
     n_threads: int | None
     flops_per_second: float | None
     n_loader_workers: int | None

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 
+from experiments.checkpoints import LAST
 from experiments.data.prepare import prepare_data, prepare_sets
 from experiments.environment import resolve_accelerator
 from experiments.evaluation import results_table, rule_suffix, score_sets
@@ -22,7 +23,6 @@ from experiments.paths import conf_dir
 from experiments.point import make_point
 from experiments.records import RECORD_NAME, RunRecord, read_record, write_record
 from experiments.run import exit_codes, resolve
-from experiments.train import CHECKPOINT_NAME
 
 _NODES = ("eval", "evaluation", "trainer", "paths")  # what the command line may change
 
@@ -69,7 +69,7 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str]) -> RunRecord:
     if missing:
         device = torch.device(resolve_accelerator(point.config.trainer.accelerator))
         model = build_model(point, prepared)
-        _load(model, run_dir / CHECKPOINT_NAME)
+        _load(model, run_dir / LAST)
         scores = score_sets(
             model.to(device),
             missing,
@@ -98,8 +98,8 @@ def _finished(run_dir: Path) -> RunRecord:
     record = read_record(path)
     if record.status != "done":
         raise ValueError(f"{run_dir} is {record.status}, and only a run that is done is scored")
-    if not (run_dir / CHECKPOINT_NAME).exists():
-        raise ValueError(f"{run_dir} has no {CHECKPOINT_NAME} to score")
+    if not (run_dir / LAST).exists():
+        raise ValueError(f"{run_dir} has no {LAST} to score")
     return record
 
 

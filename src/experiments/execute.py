@@ -1,58 +1,77 @@
 """One point from its plan to its record: build, train, evaluate, write."""
 
-import logging
 import math
-import random
 import time
 import traceback
-import warnings
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
-import numpy as np
 import torch
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from omegaconf import OmegaConf
 
-from experiments import environment
-from experiments.data.module import Consumed, TokenDataModule
+from experiments import distributed, environment
+from experiments.checkpoints import forget_previous
+from experiments.claims import claimed, note
+from experiments.data.module import TokenDataModule
 from experiments.data.prepare import PreparedData, prepare_data, prepare_sets, training_batches
 from experiments.data.windows import ScoredWindows
 from experiments.evaluation import Evaluation, bytes_of_tokens, evaluate, score_sets
+from experiments.fit import Sink, fit, leave_group, rates, set_up_process
 from experiments.models.transformer import Transformer
 from experiments.point import Point
-from experiments.records import RunRecord, write_record, write_text_atomically
+from experiments.records import (
+    RECORD_NAME,
+    RunRecord,
+    is_finished,
+    read_record,
+    write_record,
+    write_text_atomically,
+)
 from experiments.tracking import WandbRun
-from experiments.train import CHECKPOINT_NAME, Checkpoint, History, LanguageModel
+from experiments.train import LanguageModel
 
 _STREAM_WORKERS = 2  # they tokenize; more where the cores are there, by trainer.n_loader_workers
 
-ProgressSink = Callable[[dict[str, float]], None]
-
 
 def execute(
-    point: Point, progress: ProgressSink = lambda row: None, n_threads: int | None = None
+    point: Point, progress: Sink = lambda row: None, n_threads: int | None = None
 ) -> RunRecord:
     """Runs the point and writes its folder; returns the record, whose status may be failed.
 
-    n_threads: CPU threads if the config does not say; None for every core.
-    An exception becomes a failed record with its traceback and is not raised; KeyboardInterrupt
-    is, and leaves no record.
+    n_threads: CPU threads if the config does not say; None for every core. A run that is finished
+    already is not run again. An exception becomes a failed record with its traceback and is not
+    raised; KeyboardInterrupt is (Interrupted is one), and leaves no record. Raises
+    RunningElsewhereError if another process has the run.
+
+    Of several ranks, rank 0 writes; the others return its record as planned.
     """
+    if distributed.rank() > 0 and distributed.world_size(point.config) > 1:
+        return _other_rank(point, n_threads)
+    with claimed(point.run_dir):
+        if is_finished(point.run_dir):
+            return read_record(point.run_dir / RECORD_NAME)
+        note(point.run_dir, "started")
+        try:
+            record = _run(point, progress, n_threads)
+        except KeyboardInterrupt as error:
+            note(point.run_dir, "interrupted", why=str(error))
+            raise
+        note(point.run_dir, record.status)
+        return record
+
+
+def _run(point: Point, progress: Sink, n_threads: int | None) -> RunRecord:
     started = time.perf_counter()
     accelerator = environment.resolve_accelerator(point.config.trainer.accelerator)
-    point.run_dir.mkdir(parents=True, exist_ok=True)
     write_text_atomically(
         point.run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(point.raw)))
     )
     record = _planned_record(point, accelerator)
     try:
-        _set_up_process(point, accelerator, n_threads)
+        set_up_process(point, accelerator, n_threads)
         record = _train_and_evaluate(point, record, accelerator, progress)
     except Exception:
         record = replace(record, status="failed", error=traceback.format_exc())
@@ -62,7 +81,21 @@ def execute(
         peak_memory_bytes=environment.peak_memory(accelerator),
     )
     write_record(point.run_dir, record)
+    if record.status == "done":
+        forget_previous(point.run_dir)
     return record
+
+
+def _other_rank(point: Point, n_threads: int | None) -> RunRecord:
+    """A rank's share of the training, and nothing else."""
+    accelerator = environment.resolve_accelerator(point.config.trainer.accelerator)
+    precision = environment.resolve_precision(point.config.trainer.precision, accelerator)
+    set_up_process(point, accelerator, n_threads)
+    prepared = prepare_data(point.config.data, point.cache)
+    module = LanguageModel(build_model(point, prepared), point.plan, point.config.optim)
+    fit(point, module, _data_module(point, prepared), accelerator, precision, ())
+    leave_group()
+    return _planned_record(point, accelerator)
 
 
 def _planned_record(point: Point, accelerator: str) -> RunRecord:
@@ -96,7 +129,7 @@ def _planned_record(point: Point, accelerator: str) -> RunRecord:
 
 
 def _train_and_evaluate(
-    point: Point, record: RunRecord, accelerator: str, progress: ProgressSink
+    point: Point, record: RunRecord, accelerator: str, progress: Sink
 ) -> RunRecord:
     config = point.config
     precision = environment.resolve_precision(config.trainer.precision, accelerator)
@@ -112,15 +145,10 @@ def _train_and_evaluate(
         config=dict(point.raw),
     )
     try:
-        fit = _fit(
-            point,
-            module,
-            _data_module(point, prepared),
-            accelerator,
-            precision,
-            (wandb_run.log, progress),
-        )
-        n_tokens = fit.n_steps * point.plan.batch_tokens
+        data = _data_module(point, prepared)
+        trained = fit(point, module, data, accelerator, precision, (wandb_run.log, progress))
+        leave_group()
+        n_tokens = trained.n_steps * point.plan.batch_tokens
         flops = n_tokens * point.plan.cost.training_flops
         record = replace(
             record,
@@ -129,11 +157,11 @@ def _train_and_evaluate(
             epochs=None if prepared.train is None else n_tokens / prepared.train.n_tokens,
             tokenizer_sha256=prepared.vocabulary.sha256,
             train_digest=None if prepared.train is None else prepared.train.digest,
-            train_loss=_finite(module.recent_loss(fit.n_steps)),
-            train_seconds=fit.seconds,
-            **_rates(point, fit, accelerator, precision),
+            train_loss=_finite(module.recent_loss(trained.n_steps)),
+            train_seconds=trained.seconds,
+            **rates(point, trained, accelerator, precision),
         )
-        if fit.n_steps == point.plan.n_steps and record.train_loss is not None:
+        if trained.n_steps == point.plan.n_steps and record.train_loss is not None:
             device = torch.device(accelerator)
             model = module.model.to(device)
             record = replace(record, **_results(_validate(point, model, prepared, device)))
@@ -190,90 +218,6 @@ def _validate(
     )
     sizes = bytes_of_tokens(prepared.validation, prepared.vocabulary)
     return evaluate(model, windows, sizes, device)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fit:
-    """Steps taken in all and in this process, and this process's seconds of training."""
-
-    n_steps: int
-    n_steps_here: int
-    seconds: float
-
-
-def _set_up_process(point: Point, accelerator: str, n_threads: int | None) -> None:
-    """Threads, seeds and malloc; everything that is global to the process."""
-    if accelerator == "cpu":
-        threads = point.config.trainer.n_threads or n_threads or environment.usable_cores()
-        torch.set_num_threads(threads)
-        environment.keep_freed_memory()
-    random.seed(point.config.seed)
-    np.random.seed(point.config.seed)
-    torch.manual_seed(point.config.seed)
-    torch.set_float32_matmul_precision("high")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning")
-
-
-def _fit(
-    point: Point,
-    module: LanguageModel,
-    data: TokenDataModule,
-    accelerator: str,
-    precision: str,
-    sinks: tuple[ProgressSink, ...],
-) -> Fit:
-    """Trains to the end of the plan, from the last checkpoint if there is one."""
-
-    def also(row: dict[str, float]) -> None:
-        for sink in sinks:
-            sink(row)
-
-    history = History(point.run_dir / "history.csv", point.config.logger.log_every_n_steps, also)
-    trainer = pl.Trainer(
-        max_steps=point.plan.n_steps,
-        max_epochs=-1,
-        accelerator=accelerator,
-        devices=1,
-        precision=precision,  # type: ignore[arg-type]  # Lightning's Literal, checked before
-        deterministic="warn" if accelerator == "cuda" else None,
-        callbacks=[
-            Consumed(),  # first: a checkpoint holds what the batches before it used
-            history,
-            Checkpoint(point.run_dir, point.config.trainer.checkpoint_minutes),
-        ],
-        plugins=[LightningEnvironment()],
-        default_root_dir=point.run_dir,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
-    )
-    checkpoint = point.run_dir / CHECKPOINT_NAME
-    try:
-        trainer.fit(module, data, ckpt_path=str(checkpoint) if checkpoint.exists() else None)
-    except SystemExit:  # what Lightning makes of Ctrl-C
-        raise KeyboardInterrupt from None
-    return Fit(
-        n_steps=trainer.global_step, n_steps_here=history.steps_here, seconds=history.seconds
-    )
-
-
-def _rates(point: Point, fit: Fit, accelerator: str, precision: str) -> dict[str, Any]:
-    """Speeds of the steps taken in this process, and their share of the device's measured peak."""
-    if not fit.n_steps_here:
-        return {}
-    tokens_per_second = fit.n_steps_here * point.plan.batch_tokens / fit.seconds
-    flops_per_second = tokens_per_second * point.plan.cost.training_flops
-    peak = environment.measured_peak_flops(accelerator, precision)
-    return {
-        "tokens_per_second": tokens_per_second,
-        "flops_per_second": flops_per_second,
-        "peak_flops_per_second": peak,
-        "mfu": flops_per_second / peak,
-    }
 
 
 def _results(result: Evaluation) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from experiments import config as config_module
 from experiments.config import RunConfig
 from experiments.data.packed import PackedText
 from experiments.data.prepare import check_data, data_identity, train_folder
+from experiments.distributed import check_ranks
 from experiments.environment import resolve_accelerator, resolve_precision
 from experiments.models.transformer import TransformerConfig, place
 from experiments.plan import Plan, memory_estimate, peak_lr, plan_steps
@@ -47,6 +48,7 @@ def make_point(raw: Mapping[str, Any]) -> Point:
     """Reads and plans one point; writes nothing. Raises ValueError for what would fail later."""
     config = config_module.read_run_config(raw)
     check_data(config.data)
+    check_ranks(config)
     ladder = config.ladder
     d_model = ladder.d_per_layer * config.size
     transformer = TransformerConfig(

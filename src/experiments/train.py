@@ -19,7 +19,6 @@ from experiments.models.transformer import Transformer
 from experiments.plan import Plan
 from experiments.schedule import lr_factor
 
-CHECKPOINT_NAME = "last.ckpt"
 DIVERGED_LOSS = 2.0  # times log(vocab_size), the loss of a model that knows nothing
 
 
@@ -36,11 +35,18 @@ class LanguageModel(pl.LightningModule):
         """The mean loss of the batch in nats/token, plus what layers add to it."""
         logits = self.model(batch.inputs)
         loss = F.cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten())
-        self.step_losses[self.global_step] = loss.detach()
+        self.step_losses[self.global_step] = self._over_ranks(loss.detach())
         for layer in self.model.ffn_layers():
             auxiliary = layer.auxiliary_loss()
             if auxiliary is not None:
                 loss = loss + auxiliary
+        return loss
+
+    def _over_ranks(self, loss: Tensor) -> Tensor:
+        """The mean over ranks, each of which has the same number of tokens."""
+        if torch.distributed.is_initialized():
+            loss = loss / torch.distributed.get_world_size()
+            torch.distributed.all_reduce(loss)
         return loss
 
     def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
@@ -130,7 +136,9 @@ class History(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.start = self.last_time = time.perf_counter()
         self.first_step = self.last_step = self.last_row = trainer.global_step
-        if self.path.exists():  # a resumed run: rows past its checkpoint will be written again
+        if (
+            trainer.is_global_zero and self.path.exists()
+        ):  # a resumed run: rows past its checkpoint will be written again
             with self.path.open(newline="", encoding="utf-8") as file:
                 kept = [row for row in csv.DictReader(file) if int(row["step"]) <= self.last_step]
             self.path.unlink()
@@ -161,8 +169,9 @@ class History(pl.Callback):
         }
         self.seconds, self.steps_here = now - self.start, step - self.first_step
         self.last_step, self.last_time, self.last_row = step, now, step
-        self._append(row)
-        self.also(row)
+        if trainer.is_global_zero:
+            self._append(row)
+            self.also(row)
         if not loss < DIVERGED_LOSS * math.log(pl_module.model.config.vocab_size):
             trainer.should_stop = True
 
@@ -173,27 +182,3 @@ class History(pl.Callback):
             if new:
                 writer.writeheader()
             writer.writerow(row)
-
-
-class Checkpoint(pl.Callback):
-    """Saves last.ckpt every so many minutes and at the end, under a temporary name first."""
-
-    def __init__(self, folder: Path, minutes: float) -> None:
-        self.path, self.seconds = folder / CHECKPOINT_NAME, 60 * minutes
-        self.saved = time.perf_counter()
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any, **__: Any
-    ) -> None:
-        if time.perf_counter() - self.saved > self.seconds:
-            self.save(trainer)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.save(trainer)
-
-    def save(self, trainer: pl.Trainer) -> None:
-        """Writes the checkpoint; a run killed meanwhile keeps the one before."""
-        temporary = self.path.with_suffix(".partial")
-        trainer.save_checkpoint(temporary)
-        temporary.replace(self.path)
-        self.saved = time.perf_counter()

@@ -177,6 +177,8 @@ class MoE(FFN):
     def after_step(self) -> None:
         """Moves the selection bias against the load since the last step (balance=bias)."""
         if self.config.balance == "bias":
+            if torch.distributed.is_initialized():  # each rank has routed its own tokens
+                torch.distributed.all_reduce(self.load)
             error = self.load.mean() - self.load
             self.selection_bias += self.config.balance_rate * error.sign()
             self.load.zero_()

@@ -1,0 +1,113 @@
+"""Checkpoints of a run: the last and the one before, each whole, and which to go on from."""
+
+import random
+import time
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+
+from experiments import interruption
+
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+
+
+class Checkpoint(pl.Callback):
+    """Saves every so many minutes, at the end, and when the run is asked to stop; then it stops.
+
+    The file is written under a temporary name; the one before stays as previous.ckpt until the
+    run has ended. All ranks save together: rank 0's clock and any rank's signal decide.
+    """
+
+    def __init__(self, folder: Path, minutes: float) -> None:
+        self.folder, self.seconds = folder, 60 * minutes
+        self.saved = time.perf_counter()
+        self.stopped = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        interruption.listen_again()  # Lightning's handler of TERM ends the run without saving
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any, **__: Any
+    ) -> None:
+        due = time.perf_counter() - self.saved > self.seconds
+        stop = interruption.received() is not None
+        if trainer.world_size > 1:
+            due, stop = _agreed(trainer, due, stop)
+        if stop:
+            self.stopped = trainer.should_stop = True  # and on_train_end saves
+        elif due:
+            self.save(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.save(trainer)
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Writes the checkpoint; a run killed meanwhile keeps the one before."""
+        temporary = self.folder / "last.partial"
+        trainer.save_checkpoint(temporary)
+        if trainer.is_global_zero:
+            last = self.folder / LAST
+            if last.exists():
+                last.replace(self.folder / PREVIOUS)
+            temporary.replace(last)
+        self.saved = time.perf_counter()
+
+
+def _agreed(trainer: pl.Trainer, due: bool, stop: bool) -> tuple[bool, bool]:
+    """Rank 0's word on whether a checkpoint is due, and whether any rank has to stop."""
+    mine = torch.tensor([due and trainer.is_global_zero, stop], device=trainer.strategy.root_device)
+    torch.distributed.all_reduce(votes := mine.int(), op=torch.distributed.ReduceOp.MAX)
+    return bool(votes[0]), bool(votes[1])
+
+
+class RandomState(pl.Callback):
+    """The generators' states, as part of a checkpoint: what is drawn after a resume is the same."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of Python, NumPy, torch and every GPU; plain values, which load without unpickling."""
+        kind, keys, *rest = np.random.get_state()
+        return {
+            "python": random.getstate(),
+            "numpy": (kind, [int(key) for key in keys], *rest),
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Puts them back."""
+        random.setstate(state_dict["python"])
+        np.random.set_state(tuple(state_dict["numpy"]))
+        torch.set_rng_state(state_dict["torch"])
+        if torch.cuda.is_available() and len(state_dict["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state_dict["cuda"])
+
+
+def to_resume_from(folder: Path) -> Path | None:
+    """The newest checkpoint that is whole, or None; warns of one that is not."""
+    for name in (LAST, PREVIOUS):
+        path = folder / name
+        if not path.exists():
+            continue
+        if is_whole(path):
+            return path
+        warnings.warn(f"{path} is damaged, and passed over", stacklevel=2)
+    return None
+
+
+def is_whole(path: Path) -> bool:
+    """Whether every part of a checkpoint has the checksum that it was written with."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, OSError, EOFError):
+        return False
+
+
+def forget_previous(folder: Path) -> None:
+    """Removes the checkpoint before the last: a finished run needs one."""
+    (folder / PREVIOUS).unlink(missing_ok=True)

@@ -1,0 +1,61 @@
+"""Ranks: how many processes train one run, and which of them this is."""
+
+import os
+from typing import Any
+
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
+from experiments.config import RunConfig
+
+
+def world_size(config: RunConfig) -> int:
+    """Processes that train the run together, one a device."""
+    return config.trainer.devices * config.trainer.num_nodes
+
+
+def check_ranks(config: RunConfig) -> None:
+    """Raises ValueError if the batch can't be shared evenly."""
+    n = world_size(config)
+    if config.trainer.devices < 1 or config.trainer.num_nodes < 1:
+        raise ValueError(
+            f"trainer.devices={config.trainer.devices} and trainer.num_nodes="
+            f"{config.trainer.num_nodes} must be at least 1"
+        )
+    if config.ladder.batch_size % n:
+        raise ValueError(
+            f"ladder.batch_size={config.ladder.batch_size} must be a multiple of the {n} ranks "
+            "(trainer.devices * trainer.num_nodes)"
+        )
+
+
+def rank() -> int:
+    """This process's global rank, from what started it: srun, torchrun, or nothing (0)."""
+    for name in ("RANK", "SLURM_PROCID"):
+        if name in os.environ:
+            return int(os.environ[name])
+    return 0
+
+
+def cluster_environment(config: RunConfig) -> Any:
+    """What tells Lightning of the other ranks.
+
+    A run of one process is told of none, whatever Slurm's variables around it say; and requeueing
+    is ours (task.py), not Lightning's, which saves inside a signal handler. Raises RuntimeError if
+    the processes that started are not those that the run needs.
+    """
+    wanted = world_size(config)
+    if wanted == 1:
+        return LightningEnvironment()
+    started = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1")))
+    if started != wanted:
+        raise RuntimeError(
+            f"the run needs {wanted} processes (trainer.devices={config.trainer.devices} x "
+            f"trainer.num_nodes={config.trainer.num_nodes}) and {started} were started; start it "
+            f"with srun --ntasks-per-node={config.trainer.devices}, as hydra/launcher=slurm does, "
+            "or with torchrun"
+        )
+    if TorchElasticEnvironment.detect():
+        return TorchElasticEnvironment()
+    return SLURMEnvironment(auto_requeue=False)

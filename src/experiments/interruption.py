@@ -1,0 +1,72 @@
+"""Signals that ask a run to stop: it saves at the end of a step and ends, to be taken up again.
+
+Slurm sends USR1 before a time limit (as the job asks) and TERM at preemption; a shell sends TERM.
+A handler that saves by itself may meet half-updated tensors, so that ours only raise a flag while
+training lasts. Anywhere else there is nothing to save, and they end the process at once.
+
+Standard library only, and quick to import: a signal before a handler is set kills.
+"""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to stop and has kept what it needs to go on.
+
+    Not an Exception: no handler of failures may take it for one.
+    """
+
+
+class _State:
+    listening = False
+    training = False
+    received: int | None = None
+
+
+_state = _State()
+
+
+def listen() -> None:
+    """Sets the handlers, in the main thread; elsewhere no signal arrives, and it does nothing."""
+    if threading.current_thread() is threading.main_thread():
+        _state.listening = True
+        for number in SIGNALS:
+            signal.signal(number, _handle)
+
+
+def listen_again() -> None:
+    """Puts back the handlers that a library has replaced, if they had been set."""
+    if _state.listening:
+        listen()
+
+
+def _handle(number: int, frame: FrameType | None) -> None:
+    _state.received = number
+    if not _state.training:
+        raise Interrupted(signal.Signals(number).name)
+
+
+def received() -> str | None:
+    """The name of the signal that has come, as SIGUSR1, or None."""
+    return None if _state.received is None else signal.Signals(_state.received).name
+
+
+def forget() -> None:
+    """As if none had come: a new run in the same process."""
+    _state.received = None
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """While it lasts, a signal only leaves its name in received()."""
+    _state.training = True
+    try:
+        yield
+    finally:
+        _state.training = False

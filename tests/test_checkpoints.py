@@ -1,0 +1,159 @@
+"""Checkpoints: whole or passed over, and a run that is asked to stop goes on to the same end."""
+
+import os
+import random
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from experiments import interruption
+from experiments.checkpoints import LAST, PREVIOUS, RandomState, is_whole, to_resume_from
+from experiments.claims import RunningElsewhereError, claimed, events, is_claimed, note
+from experiments.execute import execute
+from experiments.point import make_point
+from tests.conftest import TINY
+
+
+@pytest.fixture
+def make(compose_raw, tmp_path):
+    def point(*overrides, folder="results"):
+        paths = (f"paths.results={tmp_path / folder}", f"paths.cache={tmp_path / 'cache'}")
+        fixed = ("model=peer", "size=2", "budget=2e9", "trainer.n_threads=1")
+        return make_point(compose_raw(*fixed, *TINY, *paths, *overrides))
+
+    return point
+
+
+@pytest.fixture(autouse=True)
+def _nothing_received():
+    interruption.forget()
+    yield
+    interruption.forget()
+
+
+@pytest.fixture
+def handlers():
+    before = {number: signal.getsignal(number) for number in interruption.SIGNALS}
+    interruption.listen()
+    yield
+    interruption._state.listening = False
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+class Killed(BaseException):
+    """Not an Exception: nothing in the run may catch it, as nothing catches kill -9."""
+
+
+def kill_at(step):
+    def die(row):
+        if row["step"] == step:
+            raise Killed
+
+    return die
+
+
+def broken_run(make, step=30):
+    """A run killed at a step, with a checkpoint of each step before."""
+    point = make("trainer.checkpoint_minutes=0")
+    with pytest.raises(Killed):
+        execute(point, kill_at(step))
+    return point
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(make):
+    expected = execute(make(folder="whole"))
+    point = broken_run(make)
+    last = point.run_dir / LAST
+    data = bytearray(last.read_bytes())
+    data[len(data) // 2] ^= 1
+    last.write_bytes(data)
+    assert not is_whole(last)
+    with pytest.warns(UserWarning, match=r"last.ckpt is damaged, and passed over"):
+        assert to_resume_from(point.run_dir) == point.run_dir / PREVIOUS
+    with pytest.warns(UserWarning, match=r"last.ckpt is damaged"):
+        result = execute(make())
+    assert (result.val_loss, result.train_loss) == (expected.val_loss, expected.train_loss)
+    assert not (point.run_dir / PREVIOUS).exists()
+
+
+@pytest.mark.parametrize("keep", [0, 1000])
+def test_without_a_whole_checkpoint_a_run_starts_again(make, keep):
+    expected = execute(make(folder="whole"))
+    point = broken_run(make)
+    for name in (LAST, PREVIOUS):
+        path = point.run_dir / name
+        path.write_bytes(path.read_bytes()[:keep])
+    with pytest.warns(UserWarning, match="is damaged"):
+        result = execute(make())
+    assert result.val_loss == expected.val_loss
+
+
+def test_a_kill_between_the_two_renames_loses_one_checkpoint_at_most(make):
+    expected = execute(make(folder="whole"))
+    point = broken_run(make)
+    (point.run_dir / LAST).unlink()
+    assert to_resume_from(point.run_dir) == point.run_dir / PREVIOUS
+    assert execute(make()).val_loss == expected.val_loss
+
+
+@pytest.mark.parametrize("number", interruption.SIGNALS)
+def test_a_signal_saves_stops_and_is_resumed_to_the_bit(make, handlers, number):
+    expected = execute(make(folder="whole"))
+    point = make()
+
+    def send(row):
+        if row["step"] == 20:
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(interruption.Interrupted, match=rf"{number.name} at step 2[01]"):
+        execute(point, send)
+    assert not (point.run_dir / "record.json").exists()
+    step = torch.load(point.run_dir / LAST, weights_only=True)["global_step"]
+    assert step in (20, 21)
+    assert [e["event"] for e in events(point.run_dir)] == ["started", "interrupted"]
+    interruption.forget()
+    result = execute(make())
+    assert (result.val_loss, result.train_loss) == (expected.val_loss, expected.train_loss)
+    assert [e["event"] for e in events(point.run_dir)][2:] == ["started", "done"]
+
+
+def test_outside_training_a_signal_ends_the_process_at_once(handlers):
+    with pytest.raises(interruption.Interrupted, match="SIGUSR1"):
+        os.kill(os.getpid(), signal.SIGUSR1)
+    assert interruption.received() == "SIGUSR1"
+
+
+def test_generators_go_on_where_they_were():
+    state = RandomState()
+    saved = state.state_dict()
+    drawn = random.random(), np.random.rand(), torch.rand(1)
+    state.load_state_dict(saved)
+    assert (random.random(), np.random.rand(), torch.rand(1)) == drawn
+
+
+def test_a_run_belongs_to_one_process(make):
+    point = make()
+    with claimed(point.run_dir):
+        assert is_claimed(point.run_dir)
+        with pytest.raises(RunningElsewhereError, match=rf"is being run by .* pid {os.getpid()}"):
+            execute(point)
+    assert not is_claimed(point.run_dir)
+    assert execute(point).status == "done"
+
+
+def test_a_finished_run_is_not_run_again(make):
+    point = make()
+    first = execute(point)
+    assert execute(make()) == first
+    assert len(events(point.run_dir)) == 2
+
+
+def test_a_journal_survives_a_line_cut_short(tmp_path):
+    note(tmp_path, "started", step=3)
+    with (tmp_path / "events.jsonl").open("a") as file:
+        file.write('{"event": "int')
+    (event,) = events(tmp_path)
+    assert (event["event"], event["step"]) == ("started", 3)
