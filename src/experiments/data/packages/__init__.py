@@ -1,0 +1,5 @@
+"""An English mix of public packages' data: prose, reference works and API text, by domain."""
+
+from experiments.data.packages.mix import Packages
+
+__all__ = ["Packages"]

