@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-fast check format clean
+.PHONY: help demo test test-fast check format wandb-sync clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -29,6 +29,15 @@ check: $(READY)  ## ruff, types, import directions
 format: $(READY)  ## apply ruff's fixes and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+wandb-sync: $(READY)  ## upload the offline W&B runs of results/, or of one sweep: SWEEP=name
+	@$(BIN)/python -c 'import sys; from experiments.tracking import has_key; sys.exit(None if has_key() else "no W&B key: set WANDB_API_KEY, or $(BIN)/wandb login; then make wandb-sync again")'
+	@runs=results$(if $(SWEEP),/$(SWEEP)); \
+	if [ -z "$$(find "$$runs" -type d -name 'offline-run-*' 2>/dev/null)" ]; then \
+		echo "no offline W&B runs in $$runs"; \
+	else \
+		find "$$runs" -type d -name 'offline-run-*' -print0 | xargs -0 $(BIN)/wandb sync; \
+	fi
 
 clean:  ## remove the environment and caches; results stay
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache

@@ -67,6 +67,7 @@ def test_every_model_learns_and_is_recorded(make, model):
     assert {p.name for p in point.run_dir.iterdir()} == {
         ".claim",
         "config.yaml",
+        "environment.json",
         "events.jsonl",
         "history.csv",
         "last.ckpt",

@@ -19,6 +19,7 @@ class WandbFile:
     group: str = ""
     job_type: str = ""
     project: str = ""
+    tags: list[str] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
@@ -36,6 +37,7 @@ def read_wandb(path: Path) -> WandbFile:
             run = record.run
             found.run_id, found.group = run.run_id, run.run_group
             found.job_type, found.project = run.job_type, run.project
+            found.tags = list(run.tags)
             found.config |= {u.key: json.loads(u.value_json) for u in run.config.update}
         elif kind == "history":
             found.history.append(_items(record.history.item))

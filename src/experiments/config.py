@@ -181,6 +181,7 @@ class RunConfig:
     seed: int
     sweep: str
     dry_run: bool
+    retry: Literal["failed", "all", "none"]
     ladder: Ladder
     trunk: Trunk
     data: Data
@@ -193,7 +194,7 @@ class RunConfig:
 
 
 NOT_IDENTITY = (
-    "sweep", "dry_run", "eval", "evaluation", "trainer", "logger", "paths", "model_name"
+    "sweep", "dry_run", "retry", "eval", "evaluation", "trainer", "logger", "paths", "model_name"
 )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import importlib.metadata
+import json
 import os
 import platform
 import resource
@@ -15,7 +16,11 @@ from typing import Any
 import torch
 
 _PACKAGES = ("torch", "lightning", "numpy", "tokenizers", "hydra-core", "omegaconf", "wandb")
+SNAPSHOT_NAME = "code.json"  # beside the src/ of a copy of the code: the commit it was taken at
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
+SNAPSHOT_NAME = "environment.json"
+_DIFF_BYTES = 1_000_000  # of a diff at most, in UTF-8
+_GIT_TIMEOUT = 10  # seconds; a checkout on a slow network disk is not worth more
 
 
 def resolve_accelerator(accelerator: str) -> str:
@@ -40,8 +45,10 @@ def resolve_precision(precision: str, accelerator: str) -> str:
 
 
 def usable_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores this process may use; of a Slurm task, no more than it was given."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    given = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return min(cores or 1, int(given)) if given.isdigit() else cores or 1
 
 
 def total_memory(accelerator: str) -> int | None:
@@ -100,7 +107,7 @@ def keep_freed_memory() -> None:
 
 
 def describe(accelerator: str, repository: Path) -> dict[str, Any]:
-    """Versions, host, device, command line, and the git commit of the code."""
+    """Versions, host, device, command line, and the git commit of the code; for a record."""
     device = torch.cuda.get_device_name(0) if accelerator == "cuda" else _cpu_name()
     return {
         "python": platform.python_version(),
@@ -110,8 +117,33 @@ def describe(accelerator: str, repository: Path) -> dict[str, Any]:
         "n_threads": torch.get_num_threads(),
         "command": sys.argv,
         "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
-        **_git_state(repository),
+        "slurm_array_task_id": os.environ.get("SLURM_ARRAY_TASK_ID"),
+        **git_state(repository),
     }
+
+
+def snapshot_environment(accelerator: str, repository: Path) -> dict[str, Any]:
+    """describe(), and what is too big for a record: every package's version and the git diff.
+
+    git_diff is the text of all uncommitted changes to tracked files, cut after 1 MB with a note;
+    new files that git does not track are not in it. None without git or a checkout.
+    """
+    return {
+        **describe(accelerator, repository),
+        "platform": platform.platform(),
+        "packages": installed_packages(),
+        "git_diff": git_diff(repository),
+    }
+
+
+def installed_packages() -> dict[str, str]:
+    """The version of every package that Python finds here, by name, sorted as pip freeze does."""
+    found: dict[str, str] = {}
+    for distribution in importlib.metadata.distributions():
+        name = distribution.metadata["Name"]
+        if name:  # a half-removed package has none
+            found.setdefault(name, distribution.version)  # as on import, the first one counts
+    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
 
 def _cpu_name() -> str:
@@ -123,24 +155,59 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _git_state(repository: Path) -> dict[str, Any]:
-    """git_commit and git_dirty, both None outside a checkout or without git."""
+def git_state(repository: Path) -> dict[str, Any]:
+    """git_commit and git_dirty, both None outside a checkout or without git.
 
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(repository), *arguments],
-                capture_output=True,
-                text=True,
-                check=True,
-                timeout=10,
-            )
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return done.stdout.strip()
-
-    status = git("status", "--porcelain", "--untracked-files=no")
+    Of a sweep's copy of the code, those that it was taken at.
+    """
+    if (taken := _taken_at(repository)) is not None:
+        return {name: taken[name] for name in ("git_commit", "git_dirty")}
+    status = _git(repository, "status", "--porcelain", "--untracked-files=no")
+    commit = _git(repository, "rev-parse", "HEAD")
     return {
-        "git_commit": git("rev-parse", "HEAD"),
+        "git_commit": None if commit is None else commit.strip(),
         "git_dirty": None if status is None else bool(status),
     }
+
+
+def git_diff(repository: Path) -> str | None:
+    """The uncommitted changes to tracked files, cut after 1 MB with a note; None as git_state's."""
+    if (taken := _taken_at(repository)) is not None:
+        return taken["git_diff"]
+    # what a user's git may be set to would make it unfit for git apply
+    plain = ("--no-ext-diff", "--no-textconv", "--no-color", "--no-relative")
+    diff = _git(repository, "diff", *plain, "HEAD")
+    if diff is None or len(encoded := diff.encode()) <= _DIFF_BYTES:
+        return diff
+    kept = encoded[:_DIFF_BYTES].decode(errors="ignore")
+    return (
+        f"{kept}\n[cut here: {len(encoded) - _DIFF_BYTES} of {len(encoded)} bytes are left out]\n"
+    )
+
+
+def _taken_at(repository: Path) -> dict[str, Any] | None:
+    path = repository.resolve().parents[1] / SNAPSHOT_NAME
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _git(repository: Path, *arguments: str) -> str | None:
+    """What git prints of the checkout that tracks this folder; None if it can't.
+
+    A folder can lie in a checkout of something else, as an installed package in a venv does.
+    """
+
+    def run(*command: str) -> str:
+        done = subprocess.run(
+            # without optional locks, so that many runs at once are not in each other's way
+            ["git", "--no-optional-locks", "-C", str(repository), *command],
+            capture_output=True,
+            check=True,
+            timeout=_GIT_TIMEOUT,
+        )
+        return done.stdout.decode(errors="replace")
+
+    try:
+        run("ls-files", "--error-unmatch", ".")
+        return run(*arguments)
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -18,6 +18,7 @@ from experiments.data.windows import ScoredWindows
 from experiments.models.ffn._base import FFN
 from experiments.models.transformer import Transformer
 from experiments.models.usage import ExpertUsage, UsageSummary
+from experiments.tables import aligned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,11 +153,7 @@ def results_table(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
                 f"fixed {r['seq_len']}" if fixed else f"sliding {r['seq_len']}/{r['stride']}",
             )
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths)))
-        for row in rows
-    ]
+    lines = aligned(rows)
     if not all(r["causal"] for r in evaluations.values()):
         sizes = sorted({r["batch_size"] for r in evaluations.values() if not r["causal"]})
         lines.append(

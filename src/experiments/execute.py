@@ -1,6 +1,8 @@
 """One point from its plan to its record: build, train, evaluate, write."""
 
+import json
 import math
+import sys
 import time
 import traceback
 from dataclasses import asdict, replace
@@ -57,7 +59,8 @@ def execute(
         try:
             record = _run(point, progress, n_threads)
         except KeyboardInterrupt as error:
-            note(point.run_dir, "interrupted", why=str(error))
+            step = getattr(error, "step", None)
+            note(point.run_dir, "interrupted", why=str(error), step=step)
             raise
         note(point.run_dir, record.status)
         return record
@@ -68,6 +71,10 @@ def _run(point: Point, progress: Sink, n_threads: int | None) -> RunRecord:
     accelerator = environment.resolve_accelerator(point.config.trainer.accelerator)
     write_text_atomically(
         point.run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(point.raw)))
+    )
+    surroundings = environment.snapshot_environment(accelerator, Path(__file__).parent)
+    write_text_atomically(
+        point.run_dir / "environment.json", json.dumps(surroundings, indent=1) + "\n"
     )
     record = _planned_record(point, accelerator)
     try:
@@ -180,6 +187,8 @@ def _train_and_evaluate(
     finally:
         summary = asdict(record)
         del summary["config"]
+        if isinstance(sys.exception(), KeyboardInterrupt):
+            del summary["status"]  # it goes on later: failed would be a lie
         wandb_run.finish(summary)
 
 

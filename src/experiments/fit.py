@@ -91,9 +91,8 @@ def fit(
     except SystemExit:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from None
     if checkpoint.stopped and trainer.global_step < point.plan.n_steps:
-        raise interruption.Interrupted(
-            f"{interruption.received() or 'another rank'} at step {trainer.global_step}"
-        )
+        why = interruption.received() or "another rank's signal"
+        raise interruption.Interrupted(why, trainer.global_step)
     return Fit(
         n_steps=trainer.global_step, n_steps_here=history.steps_here, seconds=history.seconds
     )

@@ -1,6 +1,7 @@
 """Signals that ask a run to stop: it saves at the end of a step and ends, to be taken up again.
 
-Slurm sends USR1 before a time limit (as the job asks) and TERM at preemption; a shell sends TERM.
+Slurm sends USR1 before a time limit (as the job asks) and TERM at preemption; a person sends INT
+(Ctrl-C; a second one does not wait for the step's end) or TERM.
 A handler that saves by itself may meet half-updated tensors, so that ours only raise a flag while
 training lasts. Anywhere else there is nothing to save, and they end the process at once.
 
@@ -13,14 +14,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 
 
 class Interrupted(KeyboardInterrupt):
     """The run was asked to stop and has kept what it needs to go on.
 
-    Not an Exception: no handler of failures may take it for one.
+    Not an Exception: no handler of failures may take it for one. step: how far it is, if it had
+    begun to train.
     """
+
+    def __init__(self, why: str, step: int | None = None) -> None:
+        super().__init__(why if step is None else f"{why} at step {step}")
+        self.step = step
 
 
 class _State:
@@ -47,8 +53,9 @@ def listen_again() -> None:
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
+    again = number == signal.SIGINT == _state.received
     _state.received = number
-    if not _state.training:
+    if again or not _state.training:
         raise Interrupted(signal.Signals(number).name)
 
 

@@ -1,4 +1,4 @@
-"""Where conf/ lies, from a checkout and from an installed wheel alike. Standard library only."""
+"""Where conf/ and sbatch/ lie, from a checkout and from a wheel alike. Standard library only."""
 
 from pathlib import Path
 
@@ -8,9 +8,18 @@ def conf_dir() -> Path:
 
     Raises FileNotFoundError naming both places if neither holds it.
     """
+    return _beside("conf", "config.yaml")
+
+
+def sbatch_dir() -> Path:
+    """The folder of point.sh, found and raising likewise."""
+    return _beside("sbatch", "point.sh")
+
+
+def _beside(folder: str, file: str) -> Path:
     here = Path(__file__).resolve().parent
-    places = (here / "conf", here.parents[1] / "conf")
+    places = (here / folder, here.parents[1] / folder)
     for place in places:
-        if (place / "config.yaml").exists():
+        if (place / file).exists():
             return place
-    raise FileNotFoundError(f"no config.yaml in {places[0]} or {places[1]}")
+    raise FileNotFoundError(f"no {file} in {places[0]} or {places[1]}")

@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 
 class PointSweeper(BasicSweeper):
@@ -28,12 +28,8 @@ class PointSweeper(BasicSweeper):
         return self.launcher.launch(points, initial_job_idx=0)
 
 
-class LocalLauncher(Launcher):
-    """Runs the points on this machine, n_workers at once."""
-
-    def __init__(self, n_workers: int | None = None) -> None:
-        super().__init__()
-        self.n_workers = n_workers
+class _PointLauncher(Launcher):
+    """Composes the points and hands them all to `_run`."""
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -46,9 +42,40 @@ class LocalLauncher(Launcher):
     ) -> Sequence[JobReturn]:
         """Plans all the points before the first starts; exits with 1 if any of them failed."""
         from experiments.run import resolve
-        from experiments.sweep.local import run_sweep
 
         loader = self.hydra_context.config_loader
         raws = [resolve(loader.load_sweep_config(self.config, list(o))) for o in job_overrides]
-        run_sweep(raws, self.n_workers)
+        self._run(raws)
         return []
+
+    def _run(self, raws: Sequence[Any]) -> None:
+        raise NotImplementedError
+
+
+class LocalLauncher(_PointLauncher):
+    """Runs the points on this machine, n_workers at once."""
+
+    def __init__(self, n_workers: int | None = None) -> None:
+        super().__init__()
+        self.n_workers = n_workers
+
+    def _run(self, raws: Sequence[Any]) -> None:
+        from experiments.sweep.local import run_sweep
+
+        run_sweep(raws, self.n_workers)
+
+
+class SlurmLauncher(_PointLauncher):
+    """Submits the points as arrays to Slurm and returns; see conf/hydra/launcher/slurm.yaml."""
+
+    def __init__(self, **resources: Any) -> None:
+        super().__init__()
+        self.resources = resources
+
+    def _run(self, raws: Sequence[Any]) -> None:
+        from experiments.config import read
+        from experiments.sweep.cluster import submit_sweep
+        from experiments.sweep.slurm import Resources
+
+        plain = {k: list(v) if isinstance(v, ListConfig) else v for k, v in self.resources.items()}
+        submit_sweep(raws, read(Resources, plain, "hydra.launcher"))

@@ -70,7 +70,7 @@ def test_a_point_gives_the_same_loss_alone_and_in_a_sweep(raws, tmp_path):
 
 def test_a_failing_point_does_not_stop_the_others(raws, tmp_path, capsys, monkeypatch):
     points = raws(models=("dense", "peer"))
-    monkeypatch.setattr(local, "_prepare_data", lambda points: None)  # let the worker find out
+    monkeypatch.setattr(local, "prepare_all", lambda points: None)  # let the worker find out
     points[0]["data"]["corpus"]["n_documents"] = 0
     with pytest.raises(SystemExit) as end:
         local.run_sweep(points, n_workers=2)

@@ -4,42 +4,55 @@ import multiprocessing as mp
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from experiments import environment
-from experiments.data.prepare import is_prepared, prepare_data, prepare_sets
+from experiments import environment, interruption
+from experiments.claims import RunningElsewhereError, is_claimed
 from experiments.evaluation import results_table
 from experiments.execute import execute
-from experiments.plan import check_memory
 from experiments.point import Point, make_point
 from experiments.records import RECORD_NAME, RunRecord, is_finished, read_record
-from experiments.sweep.plan_table import ACHIEVED_SHARE, plan_table
+from experiments.sweep import manifest, slurm
+from experiments.sweep.control import controlling
+from experiments.sweep.plan_table import plan_table
+from experiments.sweep.planning import (
+    Raw,
+    Todo,
+    assumed_rate,
+    check_fits,
+    choose,
+    plan_points,
+    prepare_all,
+    set_aside_diverged,
+)
 from experiments.sweep.progress import Heartbeat, SweepProgress
+from experiments.sweep.snapshot import run_from, take_snapshot
+from experiments.sweep.states import LOG_NAME
 
-LOG_NAME = "log.txt"
+INTERRUPTED, ELSEWHERE = 130, 3  # a worker's exit codes, beside 0 done and 1 failed
 _POLL = 0.1  # seconds
-Raw = Mapping[str, Any]
 
 
 def run_one(raw: Raw) -> None:
     """One point in this process. Exits with 1 if it fails."""
+    interruption.listen()
     point = make_point(raw)
     if point.config.dry_run:
-        print(plan_table([point], _rate(point)))
+        print(plan_table([point], assumed_rate(point)))
         return
-    if is_finished(point.run_dir):
-        record = read_record(point.run_dir / RECORD_NAME)
-        print(f"{point.describe()}: {record.status} before, in {point.run_dir}")
-        _name_missing_sets(point, record)
+    todo = choose([point])
+    if not todo.run:
+        _say_why_not(point, todo)
         return
-    _check_memory([point], 1)
-    _prepare_data([point])
+    check_fits([point], 1)
+    prepare_all([point])
+    set_aside_diverged([point])
+    manifest.add(point.run_dir.parent, [manifest.entry_of(point, None)])
     display = SweepProgress(
         point.config.sweep, 1, point.plan.planned_flops, point.config.trainer.log_every_seconds
     )
@@ -60,6 +73,17 @@ def run_one(raw: Raw) -> None:
         raise SystemExit(1)
 
 
+def _say_why_not(point: Point, todo: Todo) -> None:
+    """Why the one point is not run."""
+    path = point.run_dir / RECORD_NAME
+    if todo.elsewhere or not path.exists():
+        print(f"{point.describe()}: {todo.describe()}, in {point.run_dir}")
+        return
+    record = read_record(path)
+    print(f"{point.describe()}: {record.status} before, in {point.run_dir}")
+    _name_missing_sets(point, record)
+
+
 def _name_missing_sets(point: Point, record: RunRecord) -> None:
     """Says how to score a finished run on sets that it was not scored on."""
     scored = {label.partition("@")[0].partition("/")[0] for label in record.evaluations}
@@ -70,29 +94,47 @@ def _name_missing_sets(point: Point, record: RunRecord) -> None:
 
 
 def run_sweep(raws: Sequence[Raw], n_workers: int | None) -> None:
-    """All points, n_workers at a time; finished ones are skipped, failed ones tried again.
+    """All points, n_workers at a time: what is finished is skipped, what is half-done goes on.
 
     Raises ValueError before anything is written if any point is bad or two are the same run.
     Exits with 1, after a table of failures, if any point failed.
     """
-    points = [make_point(raw) for raw in raws]
-    _check_distinct(points)
+    points = plan_points(raws)
     first = points[0].config
-    accelerator = environment.resolve_accelerator(first.trainer.accelerator)
     if first.dry_run:
-        print(plan_table(points, _rate(points[0])))
+        print(plan_table(points, assumed_rate(points[0])))
         return
-    todo = [p for p in points if not is_finished(p.run_dir)]
-    n_workers = _worker_count(n_workers, len(todo), accelerator)
-    _check_memory(todo, n_workers)
+    if first.trainer.devices * first.trainer.num_nodes > 1:
+        raise ValueError(
+            f"trainer.devices={first.trainer.devices} and trainer.num_nodes="
+            f"{first.trainer.num_nodes} with hydra/launcher=local, which gives each point one "
+            "process; use hydra/launcher=slurm, or start single runs with torchrun"
+        )
+    sweep_dir = points[0].run_dir.parent
     name = f"sweep {first.sweep}"
-    if len(todo) < len(points):
-        print(f"{name}: {len(points) - len(todo)} of {len(points)} runs are done already")
-    if todo:
-        _prepare_data(todo)
-        print(f"{name}: {len(todo)} runs, {n_workers} at a time", flush=True)
-        _run_all(todo, n_workers, name)
-    failed = [p for p in points if not is_finished(p.run_dir)]
+    with manifest.submitting(sweep_dir):
+        todo = choose(points, list(slurm.queue(sweep_dir)))
+        accelerator = environment.resolve_accelerator(first.trainer.accelerator)
+        n_workers = _worker_count(n_workers, len(todo.run), accelerator)
+        check_fits(todo.run, n_workers)
+        if todo.describe():
+            print(f"{name}: {todo.describe()}")
+        if todo.run:
+            prepare_all(todo.run)
+            set_aside_diverged(todo.run)
+            code = take_snapshot(sweep_dir)
+            manifest.add(sweep_dir, [manifest.entry_of(p, code.name) for p in todo.run])
+    if todo.run:
+        print(f"{name}: {len(todo.run)} runs, {n_workers} at a time", flush=True)
+        run_from(code)
+        with controlling(sweep_dir):
+            _run_all(todo.run, n_workers, name)
+    _report(points)
+
+
+def _report(points: Sequence[Point]) -> None:
+    """A table of what did not succeed, and exit code 1, if there is any."""
+    failed = [p for p in points if not is_finished(p.run_dir) and not is_claimed(p.run_dir)]
     if failed:
         print(f"\n{len(failed)} of {len(points)} runs failed:", file=sys.stderr)
         for point in failed:
@@ -100,57 +142,11 @@ def run_sweep(raws: Sequence[Raw], n_workers: int | None) -> None:
         raise SystemExit(1)
 
 
-def _check_distinct(points: Sequence[Point]) -> None:
-    seen: dict[str, Point] = {}
-    for point in points:
-        if point.run_id in seen:
-            raise ValueError(
-                f"two points of the sweep are one run, {point.run_id} ({point.describe()}): "
-                "an argument they differ in has no effect; sweep each model with its own arguments"
-            )
-        seen[point.run_id] = point
-
-
-def _check_memory(points: Sequence[Point], n_workers: int) -> None:
-    """Raises ValueError if the largest point, or n_workers of it at once, can't fit."""
-    for point in sorted(points, key=lambda p: -p.plan.memory_bytes)[:1]:
-        accelerator = environment.resolve_accelerator(point.config.trainer.accelerator)
-        available = environment.total_memory(accelerator)
-        check_memory(point.plan.memory_bytes, available, point.describe())
-        if accelerator == "cpu":
-            what = f"hydra.launcher.n_workers={n_workers} times {point.describe()}"
-            check_memory(n_workers * point.plan.memory_bytes, available, what)
-
-
 def _worker_count(wanted: int | None, n_points: int, accelerator: str) -> int:
     if wanted is not None and wanted < 1:
         raise ValueError(f"hydra.launcher.n_workers={wanted} must be at least 1")
     devices = torch.cuda.device_count() if accelerator == "cuda" else environment.usable_cores()
     return max(1, min(wanted or devices, n_points))
-
-
-def _rate(point: Point) -> float:
-    """FLOP/s that estimates assume: as configured, else a share of a measured matrix product."""
-    trainer = point.config.trainer
-    if trainer.flops_per_second is not None:
-        return trainer.flops_per_second
-    accelerator = environment.resolve_accelerator(trainer.accelerator)
-    precision = environment.resolve_precision(trainer.precision, accelerator)
-    return ACHIEVED_SHARE * environment.measured_peak_flops(accelerator, precision)
-
-
-def _prepare_data(points: Sequence[Point]) -> None:
-    """Downloads and tokenizes once, before any worker starts."""
-    for point in points:
-        data = point.config.data
-        if not is_prepared(data, point.cache):
-            size = data.tokenizer.n_entries()
-            print(
-                f"preparing {type(data.corpus).__name__}: text, vocabulary of {size}, tokens",
-                flush=True,
-            )
-        prepared = prepare_data(data, point.cache)
-        prepare_sets(data, point.config.eval, prepared.vocabulary, point.cache)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +194,10 @@ def _run_all(points: Sequence[Point], n_workers: int, name: str) -> None:
 def _outcome(worker: _Worker) -> tuple[RunRecord | None, str]:
     path = worker.point.run_dir / RECORD_NAME
     code = worker.process.exitcode
+    if code == ELSEWHERE:
+        return None, "another process has it"
+    if code == INTERRUPTED:
+        return None, "interrupted; the same command goes on from its checkpoint"
     if code not in (0, 1) or not path.exists():
         return None, f"the process ended with {code}; see {worker.point.run_dir / LOG_NAME}"
     return read_record(path), ""
@@ -205,18 +205,26 @@ def _outcome(worker: _Worker) -> tuple[RunRecord | None, str]:
 
 def _work(raw: Raw, n_threads: int, device: int) -> None:
     """A worker's whole life: one point, its output in log.txt."""
+    interruption.listen()
     point = make_point(raw)
     point.run_dir.mkdir(parents=True, exist_ok=True)
-    _redirect_output(point.run_dir / LOG_NAME)
+    redirect_output(point.run_dir / LOG_NAME)
     if torch.cuda.is_available():
         torch.cuda.set_device(device)
-    record = execute(point, Heartbeat(point.run_dir, point.plan.n_steps), n_threads)
+    try:
+        record = execute(point, Heartbeat(point.run_dir, point.plan.n_steps), n_threads)
+    except KeyboardInterrupt as error:
+        print(f"interrupted: {error}", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
+    except RunningElsewhereError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(ELSEWHERE) from None
     if record.error:
         print(record.error, file=sys.stderr)
     raise SystemExit(record.status == "failed")
 
 
-def _redirect_output(path: Path) -> None:
+def redirect_output(path: Path) -> None:
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from experiments.plan import format_shares
 from experiments.point import Point
+from experiments.tables import aligned
 
 ACHIEVED_SHARE = 0.25  # of a matrix product's rate; between the demo's dense and PEER runs' mfu
 
@@ -16,11 +17,7 @@ _COLUMNS = (
 def plan_table(points: Sequence[Point], flops_per_second: float) -> str:
     """One line a point, then each point's largest FLOP terms, then the sum."""
     rows = [_COLUMNS, *(_row(point, flops_per_second) for point in points)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
-    lines = [
-        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths)))
-        for r in rows
-    ]
+    lines = aligned(rows)
     lines += ["", "Share of the FLOPs:"]
     shares = {_label(p): format_shares(p.plan.cost.shares(), 6) for p in points}
     width = max(map(len, shares))

@@ -1,0 +1,29 @@
+"""Ends a sweep's jobs and local processes: `python -m experiments.cancel NAME`. Nothing is lost."""
+
+import argparse
+
+from experiments.run import exit_codes
+from experiments.status import sweep_argument, sweep_folder
+
+
+def main() -> None:
+    """Running points are asked to save first; what is queued is withdrawn."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    sweep_argument(parser)
+    options = parser.parse_args()
+    with exit_codes():
+        from experiments.sweep import slurm
+        from experiments.sweep.control import stop_controllers
+
+        folder = sweep_folder(options)
+        jobs = [task.job for task in slurm.queue(folder).values()]
+        slurm.cancel(jobs)
+        stopped, elsewhere = stop_controllers(folder)
+        print(f"{len(jobs)} Slurm tasks and {stopped} local sweeps were told to end")
+        for host in elsewhere:
+            print(f"a local sweep may be running on {host}: cancel it there")
+        print(f"python -m experiments.retry {options.sweep} goes on with what is not done")
+
+
+if __name__ == "__main__":
+    main()

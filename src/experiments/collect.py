@@ -1,0 +1,68 @@
+"""One table of a sweep's records: `python -m experiments.collect NAME` writes CSV and Parquet."""
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from experiments.run import exit_codes
+from experiments.status import sweep_argument, sweep_folder
+
+_NESTED = ("config", "environment", "flops_shares", "evaluations")
+
+
+def main() -> None:
+    """Writes <sweep>/table.csv and table.parquet, both or neither."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    sweep_argument(parser)
+    options = parser.parse_args()
+    with exit_codes():
+        folder = sweep_folder(options)
+        rows = collect_rows(folder)
+        for path in write_tables(folder, rows):
+            print(path)
+
+
+def collect_rows(folder: Path) -> list[dict[str, Any]]:
+    """A row a record, failed and diverged ones too: its plain columns, share.<term> of the FLOPs,
+    and <set>.<column> of every evaluation. Raises ValueError if there is no record yet.
+    """
+    from dataclasses import asdict
+
+    from experiments.records import find_records, read_record
+
+    rows = []
+    for path in find_records(folder):
+        record = asdict(read_record(path))
+        row = {name: value for name, value in record.items() if name not in _NESTED}
+        row |= {f"share.{term}": share for term, share in record["flops_shares"].items()}
+        for name, scores in record["evaluations"].items():
+            row |= {f"{name}.{column}": value for column, value in scores.items()}
+        rows.append(row)
+    if not rows:
+        raise ValueError(f"{folder} has no records yet; see python -m experiments.status")
+    return rows
+
+
+def write_tables(folder: Path, rows: list[dict[str, Any]]) -> list[Path]:
+    """Both are written whole under other names first, then renamed.
+
+    Raises RuntimeError, leaving what was there, if Parquet can't be written.
+    """
+    import pandas as pd
+
+    table = pd.DataFrame(rows)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".table-") as name:
+        csv, parquet = Path(name) / "table.csv", Path(name) / "table.parquet"
+        table.to_csv(csv, index=False)
+        try:
+            table.to_parquet(parquet, index=False)
+        except ImportError:
+            raise RuntimeError(
+                "Parquet needs pyarrow: pip install 'expert-isoflops[hub]'"
+            ) from None
+        return [path.replace(folder / path.name) for path in (csv, parquet)]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""Goes on with what a sweep has not finished: `python -m experiments.retry NAME`.
+
+From the manifest, without the command that made it: where it ran before (Slurm with the resources
+of its last submission, or this machine), by the code as it is now.
+"""
+
+import argparse
+
+from experiments.run import exit_codes
+from experiments.status import sweep_argument, sweep_folder
+
+
+def main() -> None:
+    """Exit codes as those of experiments.run."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    sweep_argument(parser)
+    parser.add_argument("--diverged", action="store_true", help="diverged runs too, anew")
+    parser.add_argument("--local", action="store_true", help="here, even if on Slurm before")
+    parser.add_argument("--workers", type=int, help="points at once on this machine")
+    options = parser.parse_args()
+    with exit_codes():
+        from experiments.sweep import cluster, local, manifest, slurm
+
+        folder = sweep_folder(options)
+        retry = "all" if options.diverged else "failed"
+        raws = [{**entry.raw, "retry": retry} for entry in manifest.read(folder).values()]
+        before = slurm.submissions(folder)
+        if before and not options.local:
+            cluster.submit_sweep(raws, slurm.read_submission(folder, before[-1]).resources)
+        else:
+            local.run_sweep(raws, options.workers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""A sweep on Slurm: planned here, submitted as arrays, and left to run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.point import Point
+from experiments.sweep import manifest, slurm
+from experiments.sweep.plan_table import plan_table
+from experiments.sweep.planning import (
+    Raw,
+    assumed_rate,
+    choose,
+    plan_points,
+    prepare_all,
+    set_aside_diverged,
+)
+from experiments.sweep.snapshot import take_snapshot
+
+
+def submit_sweep(raws: Sequence[Raw], resources: slurm.Resources) -> None:
+    """Submits what is neither finished nor queued nor running, prints the jobs and returns.
+
+    Text is fetched and tokenized here, on a machine that may have a network when nodes have none;
+    a stream's vocabulary too. Raises ValueError before anything is written for a bad point or a
+    machine without Slurm, and RuntimeError with Slurm's words if it refuses.
+    """
+    points = plan_points(raws)
+    config = points[0].config
+    if config.dry_run:
+        print(plan_table(points, assumed_rate(points[0])))
+        return
+    slurm.check()
+    submit_points(points, resources)
+
+
+def submit_points(points: Sequence[Point], resources: slurm.Resources) -> None:
+    """As submit_sweep, of planned points of one sweep."""
+    sweep_dir = points[0].run_dir.parent
+    name = points[0].config.sweep
+    with manifest.submitting(sweep_dir):
+        todo = choose(points, list(slurm.queue(sweep_dir)))
+        if todo.describe():
+            print(f"sweep {name}: {todo.describe()}")
+        if todo.run:
+            prepare_all(todo.run)
+            set_aside_diverged(todo.run)
+            jobs = _submit(sweep_dir, todo.run, resources)
+            print(f"sweep {name}: {len(todo.run)} runs submitted, Slurm job {', '.join(jobs)}")
+    results = points[0].config.paths.results
+    where = "" if results == "results" else f" --results {results}"
+    print(f"status: python -m experiments.status {name}{where}")
+
+
+def _submit(sweep_dir: Path, points: Sequence[Point], resources: slurm.Resources) -> list[str]:
+    """An array for the points of each number of devices; what is longest goes first."""
+    code = take_snapshot(sweep_dir).name
+    manifest.add(sweep_dir, [manifest.entry_of(point, code) for point in points])
+    by_ranks: dict[tuple[int, int], list[Point]] = {}
+    for point in sorted(points, key=lambda p: -p.plan.planned_flops):
+        trainer = point.config.trainer
+        by_ranks.setdefault((trainer.devices, trainer.num_nodes), []).append(point)
+    jobs = []
+    for (devices, num_nodes), group in by_ranks.items():
+        for run_ids in slurm.in_arrays([point.run_id for point in group]):
+            submission = slurm.Submission(
+                name=slurm.new_name(),
+                run_ids=run_ids,
+                code=code,
+                devices=devices,
+                num_nodes=num_nodes,
+                resources=resources,
+            )
+            jobs.append(slurm.submit(sweep_dir, submission))
+    return jobs

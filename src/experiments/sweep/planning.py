@@ -1,0 +1,126 @@
+"""What both ways of executing a sweep do first: plan every point, and choose what is left to do."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from experiments import environment
+from experiments.claims import is_claimed, note
+from experiments.data.prepare import is_prepared, prepare_data, prepare_sets
+from experiments.plan import check_memory
+from experiments.point import Point, make_point
+from experiments.records import RECORD_NAME, is_finished, read_record
+from experiments.sweep.plan_table import ACHIEVED_SHARE
+
+Raw = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Todo:
+    """A sweep's points, sorted by what is to be done with them."""
+
+    points: tuple[Point, ...]
+    run: tuple[Point, ...]
+    finished: tuple[Point, ...]
+    elsewhere: tuple[Point, ...]  # another process has them
+    failed: tuple[Point, ...]  # before, and not to be tried again
+
+    def describe(self) -> str:
+        """In words, but for what is to be run."""
+        parts = {
+            "done already": self.finished,
+            "running elsewhere": self.elsewhere,
+            "failed before and left (retry=none)": self.failed,
+        }
+        total = len(self.points)
+        return "; ".join(
+            f"{len(points)} of {total} runs are {what}" for what, points in parts.items() if points
+        )
+
+
+def plan_points(raws: Sequence[Raw]) -> list[Point]:
+    """The points of a sweep. Raises ValueError, before anything is written, for a bad point and
+    for two that are the same run.
+    """
+    points = [make_point(raw) for raw in raws]
+    seen: dict[str, Point] = {}
+    for point in points:
+        if point.run_id in seen:
+            raise ValueError(
+                f"two points of the sweep are one run, {point.run_id} ({point.describe()}): "
+                "an argument they differ in has no effect; sweep each model with its own arguments"
+            )
+        seen[point.run_id] = point
+    return points
+
+
+def choose(points: Sequence[Point], queued: Sequence[str] = ()) -> Todo:
+    """What is to be run: all but what is finished, held by a process or queued (run ids).
+
+    retry, of the config: failed (the default) tries failed runs again, none leaves them, all also
+    tries diverged ones again, from the start.
+    """
+    retry = points[0].config.retry if points else "failed"
+    groups: dict[str, list[Point]] = {
+        name: [] for name in ("run", "finished", "elsewhere", "failed")
+    }
+    for point in points:
+        path = point.run_dir / RECORD_NAME
+        status = read_record(path).status if path.exists() else None
+        if is_claimed(point.run_dir) or point.run_id in queued:
+            group = "elsewhere"
+        elif status == "done" or (status == "diverged" and retry != "all"):
+            group = "finished"
+        elif status == "failed" and retry == "none":
+            group = "failed"
+        else:
+            group = "run"
+        groups[group].append(point)
+    return Todo(points=tuple(points), **{name: tuple(group) for name, group in groups.items()})
+
+
+def set_aside_diverged(points: Sequence[Point]) -> None:
+    """Makes room for diverged runs to start again: record and checkpoints go to diverged-<n>/."""
+    for point in points:
+        if is_finished(point.run_dir):
+            n = len(list(point.run_dir.glob("diverged-*"))) + 1
+            aside = point.run_dir / f"diverged-{n}"
+            aside.mkdir()
+            for path in [point.run_dir / RECORD_NAME, *point.run_dir.glob("*.ckpt")]:
+                path.rename(aside / f"{path.name}.old")  # no record to any table
+            note(point.run_dir, "set aside")
+
+
+def check_fits(points: Sequence[Point], n_workers: int) -> None:
+    """Raises ValueError if the largest point, or n_workers of it at once, has no room here."""
+    for point in sorted(points, key=lambda p: -p.plan.memory_bytes)[:1]:
+        accelerator = environment.resolve_accelerator(point.config.trainer.accelerator)
+        available = environment.total_memory(accelerator)
+        check_memory(point.plan.memory_bytes, available, point.describe())
+        if accelerator == "cpu":
+            what = f"hydra.launcher.n_workers={n_workers} times {point.describe()}"
+            check_memory(n_workers * point.plan.memory_bytes, available, what)
+
+
+def assumed_rate(point: Point) -> float:
+    """FLOP/s that estimates assume: as configured, else a share of a measured matrix product."""
+    trainer = point.config.trainer
+    if trainer.flops_per_second is not None:
+        return trainer.flops_per_second
+    accelerator = environment.resolve_accelerator(trainer.accelerator)
+    precision = environment.resolve_precision(trainer.precision, accelerator)
+    return ACHIEVED_SHARE * environment.measured_peak_flops(accelerator, precision)
+
+
+def prepare_all(points: Sequence[Point]) -> None:
+    """Downloads and tokenizes once, before any run starts."""
+    for point in points:
+        data = point.config.data
+        if not is_prepared(data, point.cache):
+            size = data.tokenizer.n_entries()
+            print(
+                f"preparing {type(data.corpus).__name__}: text, vocabulary of {size}, tokens",
+                flush=True,
+            )
+        prepared = prepare_data(data, point.cache)
+        prepare_sets(data, point.config.eval, prepared.vocabulary, point.cache)

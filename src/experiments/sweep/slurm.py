@@ -1,0 +1,258 @@
+"""Slurm through its own commands: sbatch, squeue, sacct, scancel, scontrol."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from experiments.records import write_text_atomically
+
+FOLDER = "slurm"  # of a sweep: lists of points, logs
+JOB_PREFIX = "experiments"
+_TIMEOUT = 60.0  # seconds; a busy controller is slow
+_MAX_ARRAY = 1000  # tasks of one array: Slurm's usual MaxArraySize is 1001
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What each point asks of Slurm; None leaves the cluster's default.
+
+    time: as Slurm writes it, 2:00:00. mem: of a node, 64G. max_parallel: points at once.
+    signal_seconds: before the time limit, a warning in which to save. extra: further options of
+    sbatch, word by word. Devices and nodes are trainer.devices and trainer.num_nodes.
+    """
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    time: str | None = None
+    cpus_per_task: int | None = None
+    mem: str | None = None
+    gpus_per_node: int | None = None
+    max_parallel: int | None = None
+    signal_seconds: int = 120
+    extra: tuple[str, ...] = ()
+    setup: str = ""
+
+    def options(self, *, devices: int, num_nodes: int, n_tasks: int) -> list[str]:
+        """sbatch's arguments for an array of n_tasks."""
+        throttle = f"%{self.max_parallel}" if self.max_parallel else ""
+        given: dict[str, object] = {
+            "partition": self.partition,
+            "account": self.account,
+            "qos": self.qos,
+            "time": self.time,
+            "cpus-per-task": self.cpus_per_task,
+            "mem": self.mem,
+            "gpus-per-node": self.gpus_per_node,
+            "nodes": num_nodes,
+            "ntasks-per-node": devices,
+            "signal": f"USR1@{self.signal_seconds}",
+            "array": f"0-{n_tasks - 1}{throttle}",
+        }
+        named = [f"--{name}={value}" for name, value in given.items() if value is not None]
+        return [*named, "--requeue", "--open-mode=append", *self.extra]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """An array over a list of runs, as results/<sweep>/slurm/<name>.json remembers it.
+
+    code: the snapshot's name. devices and num_nodes: of each task.
+    """
+
+    name: str
+    run_ids: tuple[str, ...]
+    code: str
+    devices: int
+    num_nodes: int
+    resources: Resources
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """An array's task in squeue or sacct: job as 12_3, state as PENDING, reason or node list."""
+
+    job: str
+    name: str
+    index: int
+    state: str
+    reason: str
+
+
+def is_there() -> bool:
+    """Whether this machine can submit to Slurm."""
+    return shutil.which("sbatch") is not None
+
+
+def check() -> None:
+    """Raises ValueError if it can't."""
+    if not is_there():
+        raise ValueError(
+            "hydra/launcher=slurm needs sbatch, and there is none on this machine; submit from a "
+            "login node of the cluster, or use hydra/launcher=local"
+        )
+
+
+def submit(sweep_dir: Path, submission: Submission) -> str:
+    """Submits the array and returns its job id. Raises RuntimeError with sbatch's own words.
+
+    What it holds is on disk before sbatch is called, under the job's name: a controller killed in
+    between loses nothing, and the next finds the job in squeue by that name.
+    """
+    folder = sweep_dir / FOLDER
+    path = folder / f"{submission.name}.json"
+    write_text_atomically(path, json.dumps(asdict(submission), indent=1) + "\n")
+    options = submission.resources.options(
+        devices=submission.devices,
+        num_nodes=submission.num_nodes,
+        n_tasks=len(submission.run_ids),
+    )
+    script = sweep_dir / ".code" / submission.code / "sbatch" / "point.sh"
+    command = [
+        "sbatch",
+        "--parsable",
+        f"--job-name={job_name(sweep_dir, submission.name)}",
+        f"--output={folder.resolve()}/%A_%a.out",
+        *options,
+        str(script),
+        str(sweep_dir.resolve()),
+        submission.name,
+    ]
+    environment = {
+        **os.environ,
+        "EXPERIMENTS_PYTHON": sys.executable,
+        "EXPERIMENTS_SETUP": submission.resources.setup,
+        "PYTHONPATH": os.pathsep.join(
+            filter(None, (str((script.parents[1] / "src").resolve()), os.environ.get("PYTHONPATH")))
+        ),
+    }
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=_TIMEOUT, env=environment
+    )
+    if done.returncode:
+        path.unlink()
+        raise RuntimeError(f"sbatch refused: {_last_line(done.stderr)} ({shlex.join(command)})")
+    return done.stdout.strip().partition(";")[0]
+
+
+def new_name() -> str:
+    """A submission's name: when, to the microsecond."""
+    now = time.time()
+    return time.strftime("%Y%m%d-%H%M%S", time.gmtime(now)) + f"-{int(now % 1 * 1e6):06d}"
+
+
+def in_arrays(run_ids: Sequence[str]) -> list[tuple[str, ...]]:
+    """The runs in arrays no longer than Slurm takes."""
+    return [tuple(run_ids[i : i + _MAX_ARRAY]) for i in range(0, len(run_ids), _MAX_ARRAY)]
+
+
+def job_name(sweep_dir: Path, submission: str) -> str:
+    """experiments-<sweep>-<submission>."""
+    return f"{JOB_PREFIX}-{sweep_dir.name}-{submission}"
+
+
+def read_submission(sweep_dir: Path, name: str) -> Submission:
+    """What was submitted under that name."""
+    values = json.loads((sweep_dir / FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    resources = values["resources"]
+    return Submission(
+        **{
+            **values,
+            "run_ids": tuple(values["run_ids"]),
+            "resources": Resources(**{**resources, "extra": tuple(resources["extra"])}),
+        }
+    )
+
+
+def submissions(sweep_dir: Path) -> list[str]:
+    """The names of a sweep's submissions, oldest first."""
+    return sorted(path.stem for path in (sweep_dir / FOLDER).glob("*.json"))
+
+
+def queue(sweep_dir: Path) -> dict[str, Task]:
+    """The sweep's runs that Slurm has queued or is running, by run id.
+
+    Raises RuntimeError if squeue fails: what is queued must not be taken for lost.
+    """
+    if not is_there() or not submissions(sweep_dir):
+        return {}
+    out = _call("squeue", "--noheader", "--array", "--format=%F|%K|%j|%T|%R")
+    return _by_run(sweep_dir, _tasks(out))
+
+
+def history(sweep_dir: Path) -> dict[str, Task]:
+    """The last word of sacct on the sweep's runs, by run id; nothing where it keeps none."""
+    names = submissions(sweep_dir)
+    if not names or shutil.which("sacct") is None:
+        return {}
+    jobs = ",".join(job_name(sweep_dir, name) for name in names)
+    try:
+        out = _call(
+            "sacct", "--noheader", "--parsable2", "--allocations", "--starttime=now-60days",
+            f"--name={jobs}", "--format=JobID,JobName,State,NodeList",
+        )  # fmt: skip
+    except RuntimeError:  # accounting is off
+        return {}
+    tasks = []
+    for line in out.splitlines():
+        job, name, state, nodes = line.split("|")
+        found = re.fullmatch(r"\d+_(\d+)", job)
+        if found:
+            first = state.split()[0]  # "CANCELLED by 0"
+            tasks.append(Task(job=job, name=name, index=int(found[1]), state=first, reason=nodes))
+    return _by_run(sweep_dir, tasks)
+
+
+def cancel(jobs: Sequence[str]) -> None:
+    """Ends the jobs. Raises RuntimeError with scancel's own words."""
+    if jobs:
+        _call("scancel", *jobs)
+
+
+def _tasks(out: str) -> list[Task]:
+    tasks = []
+    for line in out.splitlines():
+        job, index, name, state, reason = line.split("|", 4)
+        if index.isdigit():
+            tasks.append(
+                Task(job=f"{job}_{index}", name=name, index=int(index), state=state, reason=reason)
+            )
+    return tasks
+
+
+def _by_run(sweep_dir: Path, tasks: Sequence[Task]) -> dict[str, Task]:
+    runs: Mapping[str, tuple[str, ...]] = {
+        job_name(sweep_dir, name): read_submission(sweep_dir, name).run_ids
+        for name in submissions(sweep_dir)
+    }
+    found: dict[str, Task] = {}
+    for task in tasks:  # later submissions have later names
+        if task.index < len(runs.get(task.name, ())):
+            run_id = runs[task.name][task.index]
+            if run_id not in found or found[run_id].name <= task.name:
+                found[run_id] = task
+    return found
+
+
+def _call(*command: str) -> str:
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=_TIMEOUT
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise RuntimeError(f"{command[0]} does not answer: {error}") from None
+    if done.returncode:
+        raise RuntimeError(f"{command[0]} failed: {_last_line(done.stderr or done.stdout)}")
+    return done.stdout
+
+
+def _last_line(text: str) -> str:
+    return (text.strip() or "no message").splitlines()[-1]

@@ -1,0 +1,232 @@
+"""Sweeps on real daemons: whatever happens to jobs, every point is done once and none is lost."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from experiments.claims import events
+from experiments.execute import execute
+from experiments.point import make_point
+from experiments.records import read_record
+from experiments.sweep import cluster as submission
+from experiments.sweep.slurm import Resources, queue
+from experiments.sweep.states import read_states
+from tests.conftest import REPOSITORY, TINY
+from tests.slurm.conftest import slurm, states, wait_for_the_queue, wait_until
+
+pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("cluster")]
+SHORT, LONG = "budget=1e9", "budget=4e10"  # FLOPs: a second, half a minute
+RESOURCES = Resources(cpus_per_task=1, signal_seconds=20)
+
+
+@pytest.fixture
+def raws(compose_raw, tmp_path):
+    def make(*overrides, models=("dense",), seeds=(0,), results="results"):
+        fixed = (
+            "size=1",
+            "sweep=s",
+            "trainer.n_threads=1",
+            "trainer.checkpoint_minutes=0.01",
+            "logger.log_every_n_steps=5",
+            *TINY,
+            f"paths.results={tmp_path / results}",
+            f"paths.cache={tmp_path / 'cache'}",
+        )
+        return [
+            compose_raw(*fixed, f"model={model}", f"seed={seed}", *overrides)
+            for model in models
+            for seed in seeds
+        ]
+
+    return make
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    return tmp_path / "results" / "s"
+
+
+def alone(raws, tmp_path):
+    """The record of a point that nothing happened to."""
+    (raw,) = raws
+    return execute(
+        make_point({**raw, "paths": {**raw["paths"], "results": str(tmp_path / "alone")}})
+    )
+
+
+def started(run_dir):
+    return sum(e["event"] == "started" for e in events(run_dir))
+
+
+def pid_of(run_dir):
+    """The process that has the run, once it has a checkpoint."""
+    wait_until(lambda: (run_dir / "last.ckpt").exists())
+    return int((run_dir / ".claim").read_text().split(" pid ")[1].split()[0])
+
+
+def test_an_array_with_a_failing_point_and_a_killed_one(raws, sweep, monkeypatch, capsys):
+    short = raws(SHORT, models=("dense", "peer"), seeds=(0, 1))
+    failing, killed = raws(SHORT, seeds=(7,)), raws(LONG, seeds=(8,))
+    submission.prepare_all([make_point(raw) for raw in short])
+    monkeypatch.setattr(submission, "prepare_all", lambda points: None)
+    failing[0]["data"]["corpus"]["n_documents"] = 0
+    points = [*short, *failing, *killed]
+    submission.submit_sweep(points, RESOURCES)
+    out = capsys.readouterr().out
+    assert "6 runs submitted, Slurm job " in out
+    assert "status: python -m experiments.status s --results " in out
+    victim = sweep / make_point(killed[0]).run_id
+    os.kill(pid_of(victim), signal.SIGKILL)
+    wait_for_the_queue()
+
+    assert {name: len(labels) for name, labels in states(sweep).items()} == {
+        "done": 4,
+        "failed": 1,
+        "killed": 1,
+    }
+    by_state = {p.state: p for p in read_states(sweep)}
+    assert by_state["failed"].detail.startswith("ValueError: vocab_size=270, but the text")
+    assert "Traceback" in Path(by_state["failed"].log).read_text()
+    exits = slurm("scontrol", "show", "jobs", "--oneliner")
+    assert exits.count("ExitCode=1:0") == 1
+    assert (
+        exits.count("ExitCode=0:9") + exits.count("ExitCode=9:0") + exits.count("ExitCode=137:0")
+        == 1
+    )
+
+    # the same command, twice at once: what was done is adopted, the rest is submitted once
+    threads = [
+        threading.Thread(target=submission.submit_sweep, args=(points, RESOURCES)) for _ in "ab"
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(queue(sweep)) == 2
+    wait_for_the_queue()
+    assert {name: len(labels) for name, labels in states(sweep).items()} == {"done": 5, "failed": 1}
+    starts = {p.run_id: started(sweep / p.run_id) for p in read_states(sweep)}
+    assert sorted(starts.values()) == [1, 1, 1, 1, 2, 2]
+    assert starts[victim.name] == 2
+
+
+def test_a_preempted_point_is_requeued_once_and_ends_as_if_nothing_had_happened(
+    raws, sweep, tmp_path
+):
+    points = raws(LONG)
+    expected = alone(points, tmp_path)
+    here = ("--nodelist=n1", "--exclusive")
+    submission.submit_sweep(points, Resources(cpus_per_task=1, signal_seconds=20, extra=here))
+    run_dir = sweep / expected.run_id
+    pid_of(run_dir)
+    slurm("sbatch", "--partition=high", *here, "--output=/dev/null", "--wrap", "sleep 3")
+    wait_until(lambda: any(e["event"] == "interrupted" for e in events(run_dir)))
+    wait_for_the_queue()
+    record = read_record(run_dir / "record.json")
+    assert (record.val_loss, record.train_loss) == (expected.val_loss, expected.train_loss)
+    assert [e["event"] for e in events(run_dir)] == ["started", "interrupted", "started", "done"]
+    (point,) = read_states(sweep)
+    assert (point.state, point.n_stops) == ("done", 1)
+
+
+def test_a_point_at_its_time_limit_requeues_itself(raws, sweep, tmp_path):
+    points = raws("budget=1.6e11")  # longer than the minute that Slurm gives at least
+    resources = Resources(cpus_per_task=1, signal_seconds=20, time="1")
+    submission.submit_sweep(points, resources)
+    run_dir = sweep / make_point(points[0]).run_id
+    wait_until(lambda: any(e["event"] == "requeued" for e in events(run_dir)), 150)
+    wait_for_the_queue(300)
+    (point,) = read_states(sweep)
+    assert point.state == "done"
+    journal = [e["event"] for e in events(run_dir)]
+    n = journal.count("requeued")
+    assert journal == ["started", *["interrupted", "requeued", "started"] * n, "done"]
+    steps = [int(line.split(",")[0]) for line in (run_dir / "history.csv").read_text().split()[1:]]
+    assert steps == sorted(set(steps))
+
+
+def test_a_node_that_goes_down_loses_nothing(raws, sweep):
+    points = raws(LONG)
+    submission.submit_sweep(points, Resources(cpus_per_task=1, extra=("--nodelist=n[2-3]",)))
+    run_dir = sweep / make_point(points[0]).run_id
+    pid = pid_of(run_dir)
+    node = slurm("squeue", "--noheader", "--format=%N")
+    slurm("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+    os.kill(pid, signal.SIGKILL)  # as it is on a node that is down
+    try:
+        wait_until(lambda: (run_dir / "record.json").exists())
+        wait_for_the_queue()
+    finally:
+        slurm("scontrol", "update", f"nodename={node}", "state=resume")
+    (point,) = read_states(sweep)
+    assert point.state == "done"
+    assert started(run_dir) == 2
+
+
+@pytest.mark.parametrize("submits", [True, False], ids=["after sbatch", "before sbatch"])
+def test_a_controller_killed_during_submission(raws, sweep, tmp_path, submits):
+    """A `sbatch` that kills whoever called it: after the real one has submitted, or instead."""
+    points = raws(SHORT, seeds=(0, 1))
+    fake = tmp_path / "bin" / "sbatch"
+    fake.parent.mkdir()
+    call = f'{slurm("which", "sbatch")} "$@"' if submits else ":"
+    fake.write_text(f"#!/bin/sh\n{call}\nkill -9 $PPID\n")
+    fake.chmod(0o755)
+    command = [
+        sys.executable, "-m", "experiments.run", "-m", "hydra/launcher=slurm",
+        "hydra.launcher.cpus_per_task=1", "size=1", "sweep=s", "trainer.n_threads=1", SHORT,
+        "trainer.checkpoint_minutes=0.01", "logger.log_every_n_steps=5", *TINY, "seed=0,1",
+        f"paths.results={tmp_path / 'results'}", f"paths.cache={tmp_path / 'cache'}",
+    ]  # fmt: skip
+    killed = {**os.environ, "PATH": f"{fake.parent}:{os.environ['PATH']}"}
+    first = subprocess.run(command, env=killed, cwd=REPOSITORY, check=False, timeout=120)
+    assert first.returncode == -signal.SIGKILL
+    again = subprocess.run(
+        command, cwd=REPOSITORY, check=False, timeout=120, capture_output=True, text=True
+    )
+    assert again.returncode == 0, again.stderr
+    assert ("2 runs submitted" in again.stdout) == (not submits)
+    wait_for_the_queue()
+    assert [p.state for p in read_states(sweep)] == ["done", "done"]
+    assert {p.run_id for p in read_states(sweep)} == {make_point(raw).run_id for raw in points}
+    assert all(started(sweep / p.run_id) == 1 for p in read_states(sweep))
+
+
+def test_two_ranks_train_one_run_and_survive_a_signal(raws, sweep, tmp_path):
+    ranks = ("trainer.devices=2", LONG)
+    resources = Resources(cpus_per_task=1, setup="export MASTER_ADDR=127.0.0.1", extra=("-w", "n1"))
+    whole = raws(*ranks, models=("peer",), results="whole")
+    submission.submit_sweep(whole, resources)
+    wait_for_the_queue()
+    expected = read_record(tmp_path / "whole" / "s" / make_point(whole[0]).run_id / "record.json")
+    assert expected.status == "done", expected.error
+
+    submission.submit_sweep(raws(*ranks, models=("peer",)), resources)
+    run_dir = sweep / expected.run_id
+    pid_of(run_dir)
+    job = slurm("squeue", "--noheader", "--format=%i")
+    slurm("scancel", "--signal=USR1", job)
+    wait_for_the_queue()
+    (point,) = read_states(sweep)
+    assert (point.state, point.n_stops) == ("interrupted", 1)
+    submission.submit_sweep(raws(*ranks, models=("peer",)), resources)
+    wait_for_the_queue()
+    record = read_record(run_dir / "record.json")
+    assert (record.val_loss, record.train_loss) == (expected.val_loss, expected.train_loss)
+
+
+def test_cancel_withdraws_what_is_queued_and_saves_what_runs(raws, sweep, tmp_path):
+    submission.submit_sweep(raws(LONG, seeds=(0, 1)), Resources(cpus_per_task=1, max_parallel=1))
+    (first,) = wait_until(lambda: [p for p in read_states(sweep) if p.state == "running"])
+    pid_of(sweep / first.run_id)
+    command = [sys.executable, "-m", "experiments.cancel", "s", "--results", str(sweep.parent)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert "2 Slurm tasks and 0 local sweeps" in done.stdout
+    wait_for_the_queue()
+    assert {p.state for p in read_states(sweep)} <= {"interrupted", "killed", "waiting"}
+    assert (sweep / first.run_id / "last.ckpt").exists()
