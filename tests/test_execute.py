@@ -265,3 +265,43 @@ def test_named_sets_are_scored_at_the_end(make):
     assert record.run_id == make().run_id
     assert record.tokenizer_sha256
     assert record.train_digest
+
+
+@pytest.mark.parametrize("model", ["dense", "pkm", "moe_fine"])
+def test_micro_batches_add_up_to_the_step(make, model):
+    """Without layers that mix tokens: the same run but for the order of float32 sums."""
+    norm = [] if model != "pkm" else ["model.query_norm=layer"]
+    whole = execute(make(f"model={model}", *norm, folder="whole"))
+    micro = execute(make(f"model={model}", *norm, "trainer.micro_batch_size=1", folder="micro"))
+    assert micro.status == "done", micro.error
+    assert (micro.run_id, micro.n_steps, micro.n_tokens) == (
+        whole.run_id,
+        whole.n_steps,
+        whole.n_tokens,
+    )
+    assert micro.val_loss == pytest.approx(whole.val_loss, abs=0.02)
+    first = [float(rows(make(f"model={model}", *norm, folder=f))[0]["loss"]) for f in
+             ("whole", "micro")]  # fmt: skip
+    assert first[0] == pytest.approx(first[1], abs=2e-4)
+
+
+def test_an_interrupted_run_of_micro_batches_ends_as_an_uninterrupted_one(make):
+    micro = "trainer.micro_batch_size=2"
+    expected = execute(make(micro, folder="whole"))
+    broken = make(micro, "trainer.checkpoint_minutes=0", folder="broken")
+
+    class Killed(BaseException):
+        """As above."""
+
+    def die(row):
+        if row["step"] == 20:
+            raise Killed
+
+    with pytest.raises(Killed):
+        execute(broken, die)
+    assert execute(make(micro, folder="broken")).val_loss == expected.val_loss
+
+
+def test_micro_batches_must_divide_the_batch(make):
+    with pytest.raises(ValueError, match=r"micro_batch_size=3 must divide the 4 sequences"):
+        make("trainer.micro_batch_size=3")

@@ -27,13 +27,18 @@ class Checkpoint(pl.Callback):
         self.folder, self.seconds = folder, 60 * minutes
         self.saved = time.perf_counter()
         self.stopped = False
+        self.step = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         interruption.listen_again()  # Lightning's handler of TERM ends the run without saving
+        self.step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any, **__: Any
     ) -> None:
+        if trainer.global_step == self.step:
+            return  # in the middle of one, whose gradients a checkpoint would lose
+        self.step = trainer.global_step
         due = time.perf_counter() - self.saved > self.seconds
         stop = interruption.received() is not None
         if trainer.world_size > 1:

@@ -130,6 +130,8 @@ class Trainer:
     """Where and how fast a run is computed; no part of its identity.
 
     devices of each of num_nodes nodes train one run together, a process each (DDP).
+    micro_batch_size: sequences of a process's forward pass, whose gradients add up to the step's;
+    null for all at once. Layers that mix tokens (expert choice, batch norm) see that many.
     n_threads: CPU threads, null for all that the process may use. n_loader_workers: processes that
     make batches, null for none where tokens are packed and two where they are streamed.
     flops_per_second: the rate that estimates assume, null to measure this machine.
@@ -139,6 +141,7 @@ class Trainer:
     precision: str
     devices: int
     num_nodes: int
+    micro_batch_size: int | None
     n_threads: int | None
     flops_per_second: float | None
     n_loader_workers: int | None

@@ -23,11 +23,23 @@ def check_ranks(config: RunConfig) -> None:
             f"trainer.devices={config.trainer.devices} and trainer.num_nodes="
             f"{config.trainer.num_nodes} must be at least 1"
         )
+    micro = config.trainer.micro_batch_size
+    if micro is not None and (micro < 1 or config.ladder.batch_size % (n * micro)):
+        raise ValueError(
+            f"trainer.micro_batch_size={micro} must divide the {config.ladder.batch_size // n} "
+            "sequences of a process's batch"
+        )
     if config.ladder.batch_size % n:
         raise ValueError(
             f"ladder.batch_size={config.ladder.batch_size} must be a multiple of the {n} ranks "
             "(trainer.devices * trainer.num_nodes)"
         )
+
+
+def n_micro_batches(config: RunConfig) -> int:
+    """Forward passes of a process in a step."""
+    micro = config.trainer.micro_batch_size
+    return 1 if micro is None else config.ladder.batch_size // world_size(config) // micro
 
 
 def rank() -> int:

@@ -99,7 +99,7 @@ def _other_rank(point: Point, n_threads: int | None) -> RunRecord:
     precision = environment.resolve_precision(point.config.trainer.precision, accelerator)
     set_up_process(point, accelerator, n_threads)
     prepared = prepare_data(point.config.data, point.cache)
-    module = LanguageModel(build_model(point, prepared), point.plan, point.config.optim)
+    module = _language_model(point, prepared)
     fit(point, module, _data_module(point, prepared), accelerator, precision, ())
     leave_group()
     return _planned_record(point, accelerator)
@@ -142,7 +142,7 @@ def _train_and_evaluate(
     precision = environment.resolve_precision(config.trainer.precision, accelerator)
     prepared = prepare_data(config.data, point.cache)
     sets = prepare_sets(config.data, config.eval, prepared.vocabulary, point.cache)
-    module = LanguageModel(build_model(point, prepared), point.plan, config.optim)
+    module = _language_model(point, prepared)
     wandb_run = WandbRun(
         config.logger,
         run_id=point.run_id,
@@ -199,6 +199,11 @@ def build_model(point: Point, prepared: PreparedData) -> Transformer:
     return replace(point.transformer, document_end=end).build()
 
 
+def _language_model(point: Point, prepared: PreparedData) -> LanguageModel:
+    n_micro = distributed.n_micro_batches(point.config)
+    return LanguageModel(build_model(point, prepared), point.plan, point.config.optim, n_micro)
+
+
 def _data_module(point: Point, prepared: PreparedData) -> TokenDataModule:
     config = point.config
     n_workers = config.trainer.n_loader_workers
@@ -212,7 +217,7 @@ def _data_module(point: Point, prepared: PreparedData) -> TokenDataModule:
         batch_size=config.ladder.batch_size,
         seed=config.seed,
     )
-    return TokenDataModule(make_batches, n_workers)
+    return TokenDataModule(make_batches, n_workers, distributed.n_micro_batches(config))
 
 
 def _validate(

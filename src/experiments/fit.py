@@ -70,6 +70,7 @@ def fit(
         accelerator=accelerator,
         devices=trainer_config.devices,
         num_nodes=trainer_config.num_nodes,
+        accumulate_grad_batches=distributed.n_micro_batches(point.config),
         strategy="ddp" if world > 1 else "auto",
         precision=precision,  # type: ignore[arg-type]  # Lightning's Literal, checked before
         deterministic="warn" if accelerator == "cuda" else None,

@@ -71,6 +71,8 @@ def memory_estimate(
 ) -> int:
     """Bytes of one training process, float32: states, activations, logits, the program itself.
 
+    batch_tokens: of one forward pass.
+
     A rule of thumb for refusing what can't fit: 16 bytes a parameter, 40 vectors of d_model a
     token and block, four copies of the logits, 0.4 GiB for Python and its libraries. Against
     the resident memory of the demo's runs it is right within a factor of 1.5.
@@ -86,7 +88,8 @@ def check_memory(needed: int, available: int | None, what: str) -> None:
     if available is not None and needed > available:
         raise ValueError(
             f"{what} needs about {needed / 2**30:.1f} GiB of memory and there are "
-            f"{available / 2**30:.1f} GiB; lower n_experts, size, ladder.batch_size or n_workers"
+            f"{available / 2**30:.1f} GiB; lower n_experts, size, n_workers, or set "
+            "trainer.micro_batch_size"
         )
 
 

@@ -9,7 +9,7 @@ from experiments import config as config_module
 from experiments.config import RunConfig
 from experiments.data.packed import PackedText
 from experiments.data.prepare import check_data, data_identity, train_folder
-from experiments.distributed import check_ranks
+from experiments.distributed import check_ranks, n_micro_batches, world_size
 from experiments.environment import resolve_accelerator, resolve_precision
 from experiments.models.transformer import TransformerConfig, place
 from experiments.plan import Plan, memory_estimate, peak_lr, plan_steps
@@ -99,7 +99,7 @@ def _plan(
             d_model=d_model,
             n_layers=config.size,
             vocab_size=transformer.vocab_size,
-            batch_tokens=batch_tokens,
+            batch_tokens=batch_tokens // world_size(config) // n_micro_batches(config),
         ),
         epochs=epochs,
     )

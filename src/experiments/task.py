@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _when_free(run: Callable[[], T]) -> T:
-    """run(), once no other process has the run: the claim of a node that was lost may outlive it."""
+    """run(), once no other process has the run: the claim of a lost node may outlive it."""
     from experiments.claims import RunningElsewhereError
 
     start = time.monotonic()

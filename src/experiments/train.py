@@ -23,11 +23,12 @@ DIVERGED_LOSS = 2.0  # times log(vocab_size), the loss of a model that knows not
 
 
 class LanguageModel(pl.LightningModule):
-    """Next-token training of a Transformer under a plan."""
+    """Next-token training of a Transformer under a plan, a step's batch in n_micro parts."""
 
-    def __init__(self, model: Transformer, plan: Plan, optim: Optim) -> None:
+    def __init__(self, model: Transformer, plan: Plan, optim: Optim, n_micro: int = 1) -> None:
         super().__init__()
         self.model, self.plan, self.optim = model, plan, optim
+        self.n_micro, self._n_seen = n_micro, 0
         self.register_buffer("step_losses", torch.full((plan.n_steps,), math.nan))
         self.step_losses: Tensor
 
@@ -35,12 +36,18 @@ class LanguageModel(pl.LightningModule):
         """The mean loss of the batch in nats/token, plus what layers add to it."""
         logits = self.model(batch.inputs)
         loss = F.cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten())
-        self.step_losses[self.global_step] = self._over_ranks(loss.detach())
+        self._note(self._over_ranks(loss.detach()))
         for layer in self.model.ffn_layers():
             auxiliary = layer.auxiliary_loss()
             if auxiliary is not None:
                 loss = loss + auxiliary
         return loss
+
+    def _note(self, loss: Tensor) -> None:
+        """Adds a part's loss to its step's mean."""
+        before = self.step_losses[self.global_step] if self._n_seen else 0.0
+        self.step_losses[self.global_step] = before + loss / self.n_micro
+        self._n_seen = (self._n_seen + 1) % self.n_micro
 
     def _over_ranks(self, loss: Tensor) -> Tensor:
         """The mean over ranks, each of which has the same number of tokens."""
@@ -136,9 +143,8 @@ class History(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.start = self.last_time = time.perf_counter()
         self.first_step = self.last_step = self.last_row = trainer.global_step
-        if (
-            trainer.is_global_zero and self.path.exists()
-        ):  # a resumed run: rows past its checkpoint will be written again
+        # a resumed run: rows past its checkpoint will be written again
+        if trainer.is_global_zero and self.path.exists():
             with self.path.open(newline="", encoding="utf-8") as file:
                 kept = [row for row in csv.DictReader(file) if int(row["step"]) <= self.last_step]
             self.path.unlink()
@@ -151,8 +157,8 @@ class History(pl.Callback):
     ) -> None:
         assert isinstance(pl_module, LanguageModel)
         step, plan = trainer.global_step, pl_module.plan
-        if step % self.every and step != plan.n_steps:
-            return
+        if step == self.last_step or (step % self.every and step != plan.n_steps):
+            return  # in the middle of a step, or between rows
         loss = float(pl_module.step_losses[self.last_row : step].double().mean())
         now = time.perf_counter()
         n_tokens = step * plan.batch_tokens

@@ -31,7 +31,8 @@ def cluster():
         subprocess.run(down, check=False, timeout=120)
         pytest.fail(f"{' '.join(map(str, up))}: {done.stderr}")
     os.environ["SLURM_CONF"] = str(folder / "etc" / "slurm.conf")
-    os.environ["PYTHONPATH"] = str(REPOSITORY)  # jobs find tests.conftest.Nursery
+    # jobs find tests.conftest.Nursery, and commands this checkout's code
+    os.environ["PYTHONPATH"] = f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'src'}"
     yield folder
     subprocess.run(down, check=False, timeout=120)
     shutil.rmtree(folder, ignore_errors=True)

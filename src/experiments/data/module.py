@@ -6,6 +6,7 @@ from dataclasses import astuple
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 from torch.utils.data import DataLoader, IterableDataset
 
 from experiments.data.batches import Batch, Windows, as_batch
@@ -20,9 +21,9 @@ class TokenDataModule(pl.LightningDataModule):
     make_batches(start_step=, rank=, world_size=, positions=) gives one rank's endless batches.
     """
 
-    def __init__(self, make_batches: MakeBatches, n_workers: int = 0) -> None:
+    def __init__(self, make_batches: MakeBatches, n_workers: int = 0, n_micro: int = 1) -> None:
         super().__init__()
-        self.make_batches, self.n_workers = make_batches, n_workers
+        self.make_batches, self.n_workers, self.n_micro = make_batches, n_workers, n_micro
         self.positions: dict[int, Position] = {}
         self._resumed: tuple[int, int] | None = None  # rank and world size of the checkpoint
 
@@ -40,7 +41,7 @@ class TokenDataModule(pl.LightningDataModule):
         n_workers = self.n_workers
         if isinstance(batches, StreamedBatches):
             n_workers = usable_workers(n_workers, batches.n_lanes)
-        return Loader(batches, n_workers)
+        return Loader(batches, n_workers, self.n_micro)
 
     def consumed(self, batch: Batch) -> None:
         """Notes that the trainer has used a batch."""
@@ -82,13 +83,15 @@ class Consumed(pl.Callback):
 
 
 class Loader:
-    """Whole batches, made here or by worker processes in turn; the order is the same.
+    """Batches, made here or by worker processes in turn; the order is the same. Each comes in
+    n_micro equal parts.
 
     Workers are not forked, for a tokenizer's and torch's threads would not survive it, and come
     from no fork server, which would keep them when the trainer is killed.
     """
 
-    def __init__(self, batches: IterableDataset[Windows], n_workers: int) -> None:
+    def __init__(self, batches: IterableDataset[Windows], n_workers: int, n_micro: int = 1) -> None:
+        self._n_micro = n_micro
         self._loader = DataLoader(
             batches,
             batch_size=None,
@@ -98,7 +101,9 @@ class Loader:
         )
 
     def __iter__(self) -> Iterator[Batch]:
-        return map(as_batch, self._loader)
+        for windows in self._loader:
+            for part in np.split(windows.tokens, self._n_micro):
+                yield as_batch(Windows(part, windows.position))
 
 
 def _as_it_is(windows: Windows) -> Windows:
