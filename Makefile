@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-fast check format wandb-sync clean
+.PHONY: help demo test test-fast test-slurm check format wandb-sync clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -18,7 +18,10 @@ test: $(READY)  ## run the whole test suite
 	$(BIN)/python -m pytest
 
 test-fast: $(READY)  ## run the tests that take seconds
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not slurm"
+
+test-slurm: $(READY)  ## run the tests on real Slurm daemons (root; apt-get install slurm-wlm munge)
+	$(BIN)/python -m pytest -m slurm
 
 check: $(READY)  ## ruff, types, import directions
 	$(BIN)/ruff check .
