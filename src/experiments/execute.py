@@ -102,7 +102,7 @@ def _other_rank(point: Point, n_threads: int | None) -> RunRecord:
     module = _language_model(point, prepared)
     fit(point, module, _data_module(point, prepared), accelerator, precision, ())
     leave_group()
-    return _planned_record(point, accelerator)
+    return replace(_planned_record(point, accelerator), status="done")  # its own share is
 
 
 def _planned_record(point: Point, accelerator: str) -> RunRecord:

@@ -152,7 +152,7 @@ def test_a_point_at_its_time_limit_requeues_itself(raws, sweep, tmp_path):
 
 def test_a_node_that_goes_down_loses_nothing(raws, sweep):
     points = raws(LONG)
-    submission.submit_sweep(points, Resources(cpus_per_task=1, extra=("--nodelist=n[2-3]",)))
+    submission.submit_sweep(points, Resources(cpus_per_task=1, extra=("--exclude=n1",)))
     run_dir = sweep / make_point(points[0]).run_id
     pid = pid_of(run_dir)
     node = slurm("squeue", "--noheader", "--format=%N")
