@@ -1,5 +1,6 @@
 """Checkpoints: whole or passed over, and a run that is asked to stop goes on to the same end."""
 
+import multiprocessing
 import os
 import random
 import signal
@@ -13,6 +14,7 @@ from experiments.checkpoints import LAST, PREVIOUS, RandomState, is_whole, to_re
 from experiments.claims import RunningElsewhereError, claimed, events, is_claimed, note
 from experiments.execute import execute
 from experiments.point import make_point
+from experiments.records import is_finished, read_record
 from tests.conftest import TINY
 
 
@@ -157,3 +159,35 @@ def test_a_journal_survives_a_line_cut_short(tmp_path):
         file.write('{"event": "int')
     (event,) = events(tmp_path)
     assert (event["event"], event["step"]) == ("started", 3)
+
+
+def _execute_raw(raw):
+    execute(make_point(raw))
+
+
+@pytest.mark.slow
+def test_kill_minus_nine_at_random_moments_changes_nothing(make):
+    """A process killed again and again, wherever it is: importing, training, saving, evaluating."""
+    longer = ("budget=2e10", "trainer.checkpoint_minutes=0.001")
+    expected = execute(make(*longer, folder="whole"))
+    point = make(*longer)
+    context = multiprocessing.get_context("spawn")
+    moments = random.Random(0)
+    n_kills = 0
+    while not is_finished(point.run_dir):
+        process = context.Process(target=_execute_raw, args=(dict(point.raw),))
+        process.start()
+        process.join(5 + 4 * moments.random() + n_kills)  # each turn longer: it must end one day
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            n_kills += 1
+    assert n_kills >= 2
+    record = read_record(point.run_dir / "record.json")
+    assert (record.val_loss, record.train_loss) == (expected.val_loss, expected.train_loss)
+    whole = make(*longer, folder="whole").run_dir / "history.csv"
+    history = [
+        [row.split(",")[:4] for row in path.read_text().splitlines()]
+        for path in (whole, point.run_dir / "history.csv")
+    ]
+    assert history[0] == history[1]

@@ -12,7 +12,7 @@ _NESTED = ("config", "environment", "flops_shares", "evaluations")
 
 
 def main() -> None:
-    """Writes <sweep>/table.csv and table.parquet, both or neither."""
+    """Writes <sweep>/records.csv and records.parquet, both or neither."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     sweep_argument(parser)
     options = parser.parse_args()
@@ -53,7 +53,7 @@ def write_tables(folder: Path, rows: list[dict[str, Any]]) -> list[Path]:
 
     table = pd.DataFrame(rows)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".table-") as name:
-        csv, parquet = Path(name) / "table.csv", Path(name) / "table.parquet"
+        csv, parquet = Path(name) / "records.csv", Path(name) / "records.parquet"
         table.to_csv(csv, index=False)
         try:
             table.to_parquet(parquet, index=False)

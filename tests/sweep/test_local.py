@@ -1,8 +1,10 @@
 """Sweeps in real processes: all points once, failures and kills contained."""
 
 import json
+import multiprocessing.forkserver
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from experiments.records import read_record
 from experiments.sweep import local
 from experiments.sweep.plan_table import count, duration
+from experiments.sweep.snapshot import take_snapshot
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.slow
@@ -124,6 +127,25 @@ def test_heartbeats_say_where_a_run_is(raws, tmp_path):
     row = json.loads(path.read_text())
     assert 0 < row["step"] <= row["n_steps"]
     assert row["tokens_per_second"] > 0
+
+
+def test_workers_run_the_code_as_it_was_submitted(raws, tmp_path, monkeypatch):
+    """The copy is edited, and the worker shows that it is the copy's."""
+
+    def edited(sweep_dir):
+        folder = take_snapshot(sweep_dir)
+        path = folder / "src" / "experiments" / "records.py"
+        path.write_text(path.read_text().replace("SCHEMA_VERSION = 1", "SCHEMA_VERSION = 99"))
+        return folder
+
+    monkeypatch.setattr(local, "take_snapshot", edited)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("PYTHONPATH", "")
+    multiprocessing.forkserver._forkserver._stop()  # one of another test has the usual code
+    local.run_sweep(raws(models=("dense",)), n_workers=1)
+    multiprocessing.forkserver._forkserver._stop()
+    (record,) = records(tmp_path)
+    assert (record.status, record.schema_version) == ("done", 99)
 
 
 def test_numbers_are_readable():
