@@ -168,7 +168,7 @@ def _execute_raw(raw):
 @pytest.mark.slow
 def test_kill_minus_nine_at_random_moments_changes_nothing(make):
     """A process killed again and again, wherever it is: importing, training, saving, evaluating."""
-    longer = ("budget=2e10", "trainer.checkpoint_minutes=0.001")
+    longer = ("budget=4e10", "trainer.checkpoint_minutes=0.001")
     expected = execute(make(*longer, folder="whole"))
     point = make(*longer)
     context = multiprocessing.get_context("spawn")
@@ -177,7 +177,7 @@ def test_kill_minus_nine_at_random_moments_changes_nothing(make):
     while not is_finished(point.run_dir):
         process = context.Process(target=_execute_raw, args=(dict(point.raw),))
         process.start()
-        process.join(5 + 4 * moments.random() + n_kills)  # each turn longer: it must end one day
+        process.join(3 + 4 * moments.random() + n_kills)  # each turn longer: it must end one day
         if process.exitcode is None:
             process.kill()
             process.join()

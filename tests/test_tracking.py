@@ -1,5 +1,6 @@
 """W&B's own offline file is read back; its failures are survived."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -122,7 +123,8 @@ def test_a_full_folder_loses_no_record(compose_raw, tmp_path, small_disk, when):
     small_disk(disk)
 
     def fill(row=None):
-        (disk / "filling").write_bytes(bytes(shutil.disk_usage(disk).free))
+        with contextlib.suppress(OSError):  # W&B has taken some of it meanwhile: full all the same
+            (disk / "filling").write_bytes(bytes(shutil.disk_usage(disk).free))
 
     if when == "before":
         fill()

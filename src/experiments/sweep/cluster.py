@@ -37,12 +37,12 @@ def submit_points(points: Sequence[Point], resources: slurm.Resources) -> None:
     """As submit_sweep, of planned points of one sweep."""
     sweep_dir = points[0].run_dir.parent
     name = points[0].config.sweep
-    with manifest.submitting(sweep_dir):
+    prepare_all(choose(points).run)
+    with manifest.submitting(sweep_dir):  # and choose again: another may have submitted meanwhile
         todo = choose(points, list(slurm.queue(sweep_dir)))
         if todo.describe():
             print(f"sweep {name}: {todo.describe()}")
         if todo.run:
-            prepare_all(todo.run)
             set_aside_diverged(todo.run)
             jobs = _submit(sweep_dir, todo.run, resources)
             print(f"sweep {name}: {len(todo.run)} runs submitted, Slurm job {', '.join(jobs)}")

@@ -112,15 +112,16 @@ def run_sweep(raws: Sequence[Raw], n_workers: int | None) -> None:
         )
     sweep_dir = points[0].run_dir.parent
     name = f"sweep {first.sweep}"
-    with manifest.submitting(sweep_dir):
+    todo = choose(points)
+    accelerator = environment.resolve_accelerator(first.trainer.accelerator)
+    n_workers = _worker_count(n_workers, len(todo.run), accelerator)
+    check_fits(todo.run, n_workers)
+    prepare_all(todo.run)
+    with manifest.submitting(sweep_dir):  # and choose again: another may have submitted meanwhile
         todo = choose(points, list(slurm.queue(sweep_dir)))
-        accelerator = environment.resolve_accelerator(first.trainer.accelerator)
-        n_workers = _worker_count(n_workers, len(todo.run), accelerator)
-        check_fits(todo.run, n_workers)
         if todo.describe():
             print(f"{name}: {todo.describe()}")
         if todo.run:
-            prepare_all(todo.run)
             set_aside_diverged(todo.run)
             code = take_snapshot(sweep_dir)
             manifest.add(sweep_dir, [manifest.entry_of(p, code.name) for p in todo.run])
