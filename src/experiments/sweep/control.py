@@ -33,7 +33,7 @@ def stop_controllers(sweep_dir: Path) -> tuple[int, list[str]]:
         if host != socket.gethostname():
             elsewhere.append(host)
         elif _is_controller(int(pid)):
-            os.kill(int(pid), signal.SIGINT)
+            os.kill(int(pid), signal.SIGTERM)  # INT is ignored by what a script put behind &
             stopped += 1
         else:
             path.unlink(missing_ok=True)  # killed, and its number is another's by now

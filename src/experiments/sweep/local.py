@@ -126,6 +126,7 @@ def run_sweep(raws: Sequence[Raw], n_workers: int | None) -> None:
             code = take_snapshot(sweep_dir)
             manifest.add(sweep_dir, [manifest.entry_of(p, code.name) for p in todo.run])
     if todo.run:
+        interruption.listen()  # `cancel` sends TERM
         print(f"{name}: {len(todo.run)} runs, {n_workers} at a time", flush=True)
         run_from(code)
         with controlling(sweep_dir):
