@@ -40,6 +40,20 @@ class Nursery:
             yield " ".join(WORDS[(i * j + j) % len(WORDS)] for j in range(40)) + " .\n"
 
 
+class Killed(BaseException):
+    """Not an Exception: nothing in the run may catch it, as nothing catches kill -9."""
+
+
+def kill_at(step: int) -> Callable[[dict[str, float]], None]:
+    """A progress sink that ends the run at a step."""
+
+    def die(row: dict[str, float]) -> None:
+        if row["step"] == step:
+            raise Killed
+
+    return die
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)

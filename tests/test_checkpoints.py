@@ -15,7 +15,7 @@ from experiments.claims import RunningElsewhereError, claimed, events, is_claime
 from experiments.execute import execute
 from experiments.point import make_point
 from experiments.records import is_finished, read_record
-from tests.conftest import TINY
+from tests.conftest import TINY, Killed, kill_at
 
 
 @pytest.fixture
@@ -43,18 +43,6 @@ def handlers():
     interruption._state.listening = False
     for number, handler in before.items():
         signal.signal(number, handler)
-
-
-class Killed(BaseException):
-    """Not an Exception: nothing in the run may catch it, as nothing catches kill -9."""
-
-
-def kill_at(step):
-    def die(row):
-        if row["step"] == step:
-            raise Killed
-
-    return die
 
 
 def broken_run(make, step=30):

@@ -13,7 +13,7 @@ from experiments.execute import execute
 from experiments.point import make_point
 from experiments.records import read_record
 from experiments.train import LanguageModel
-from tests.conftest import TINY, Nursery
+from tests.conftest import TINY, Killed, Nursery, kill_at
 
 
 @pytest.fixture
@@ -122,15 +122,8 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one_to_the_bit(make, model)
     expected = execute(whole)
     broken = make(f"model={model}", "trainer.checkpoint_minutes=0", folder="broken")
 
-    class Killed(BaseException):
-        """Not an Exception: nothing in the run may catch it, as nothing catches kill -9."""
-
-    def die(row):
-        if row["step"] == 20:
-            raise Killed
-
     with pytest.raises(Killed):
-        execute(broken, die)
+        execute(broken, kill_at(20))
     assert not (broken.run_dir / "record.json").exists()
     result = execute(make(f"model={model}", folder="broken"))
     assert (result.val_loss, result.train_loss) == (expected.val_loss, expected.train_loss)
@@ -228,15 +221,8 @@ def test_an_interrupted_stream_ends_as_an_uninterrupted_one_to_the_bit(make_loca
     assert expected.epochs is None
     broken = make_local(*stream, "trainer.checkpoint_minutes=0", results="broken")
 
-    class Killed(BaseException):
-        """As in the packed case."""
-
-    def die(row):
-        if row["step"] == 20:
-            raise Killed
-
     with pytest.raises(Killed):
-        execute(broken, die)
+        execute(broken, kill_at(20))
     result = execute(make_local(*stream, results="broken"))
     assert result.val_loss == expected.val_loss
     assert losses(broken) == losses(make_local(*stream, results="whole"))
@@ -290,15 +276,8 @@ def test_an_interrupted_run_of_micro_batches_ends_as_an_uninterrupted_one(make):
     expected = execute(make(micro, folder="whole"))
     broken = make(micro, "trainer.checkpoint_minutes=0", folder="broken")
 
-    class Killed(BaseException):
-        """As above."""
-
-    def die(row):
-        if row["step"] == 20:
-            raise Killed
-
     with pytest.raises(Killed):
-        execute(broken, die)
+        execute(broken, kill_at(20))
     assert execute(make(micro, folder="broken")).val_loss == expected.val_loss
 
 

@@ -4,6 +4,7 @@ Hydra's own sweeper writes multirun.yaml before a point is known to be good, and
 launcher runs every point in one process, where state leaks from one to the next.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,8 +49,9 @@ class _PointLauncher(Launcher):
         self._run(raws)
         return []
 
+    @abstractmethod
     def _run(self, raws: Sequence[Any]) -> None:
-        raise NotImplementedError
+        """Executes the points of these resolved configs."""
 
 
 class LocalLauncher(_PointLauncher):
