@@ -50,24 +50,33 @@ def rank() -> int:
     return 0
 
 
+def is_other_rank(config: RunConfig) -> bool:
+    """Whether this process trains a share of the run and leaves all else to rank 0."""
+    return world_size(config) > 1 and rank() > 0
+
+
 def cluster_environment(config: RunConfig) -> Any:
     """What tells Lightning of the other ranks.
 
     A run of one process is told of none, whatever Slurm's variables around it say; and requeueing
-    is ours (task.py), not Lightning's, which saves inside a signal handler. Raises RuntimeError if
-    the processes that started are not those that the run needs.
+    is ours (requeue.py), not Lightning's, which saves inside a signal handler.
     """
-    wanted = world_size(config)
-    if wanted == 1:
+    check_started(config)
+    if world_size(config) == 1:
         return LightningEnvironment()
+    if TorchElasticEnvironment.detect():
+        return TorchElasticEnvironment()
+    return SLURMEnvironment(auto_requeue=False)
+
+
+def check_started(config: RunConfig) -> None:
+    """Raises ValueError if the processes that started are not those that the run needs."""
+    wanted = world_size(config)
     started = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1")))
-    if started != wanted:
-        raise RuntimeError(
+    if wanted > 1 and started != wanted:
+        raise ValueError(
             f"the run needs {wanted} processes (trainer.devices={config.trainer.devices} x "
             f"trainer.num_nodes={config.trainer.num_nodes}) and {started} were started; start it "
             f"with srun --ntasks-per-node={config.trainer.devices}, as hydra/launcher=slurm does, "
             "or with torchrun"
         )
-    if TorchElasticEnvironment.detect():
-        return TorchElasticEnvironment()
-    return SLURMEnvironment(auto_requeue=False)

@@ -45,10 +45,12 @@ def resolve_precision(precision: str, accelerator: str) -> str:
 
 
 def usable_cores() -> int:
-    """Cores this process may use; of a Slurm task, no more than it was given."""
+    """Cores this process may use; of a Slurm task or among torchrun's ranks, its share."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     given = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    return min(cores or 1, int(given)) if given.isdigit() else cores or 1
+    if given.isdigit():
+        return min(cores or 1, int(given))
+    return max(1, (cores or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def total_memory(accelerator: str) -> int | None:

@@ -14,7 +14,6 @@ if __name__ == "__main__":
 
 import argparse
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -22,9 +21,10 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from experiments.requeue import is_first_rank, near_time_limit, requeue
+
 T = TypeVar("T")
 STOPPED = 75  # EX_TEMPFAIL
-_SLACK = 60.0  # seconds: how early Slurm may send its warning
 _PATIENCE, _POLL = 600.0, 5.0  # seconds
 _FRUITLESS = 3  # requeues without a step in between, after which no more
 
@@ -54,14 +54,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return STOPPED
     except KeyboardInterrupt as error:
         print(f"interrupted: {error}", file=sys.stderr, flush=True)
-        if _is_first_rank() and near_time_limit(submission.resources.signal_seconds):
+        if is_first_rank() and near_time_limit(submission.resources.signal_seconds):
             stops = [e.get("step") for e in events(point.run_dir) if e["event"] == "interrupted"]
             if len(stops) >= _FRUITLESS and len(set(stops[-_FRUITLESS:])) == 1:
                 print(f"no step in {_FRUITLESS} turns: not requeued", file=sys.stderr)
                 note(point.run_dir, "given up", why="no step between time limits")
                 return 1
             note(point.run_dir, "requeued")
-            _requeue()
+            requeue()
         return STOPPED
     if record.error:
         print(record.error, file=sys.stderr)
@@ -83,25 +83,6 @@ def _when_free(run: Callable[[], T]) -> T:
             time.sleep(_POLL)
 
 
-def near_time_limit(signal_seconds: float) -> bool:
-    """Whether the signal was the time limit's: it ends within the lead that was asked for."""
-    end = os.environ.get("SLURM_JOB_END_TIME")
-    return end is not None and float(end) - time.time() < signal_seconds + _SLACK
-
-
-def _requeue() -> None:
-    job = os.environ["SLURM_JOB_ID"]
-    done = subprocess.run(
-        ["scontrol", "requeue", job], capture_output=True, text=True, check=False, timeout=60
-    )
-    if done.returncode:
-        print(f"scontrol requeue {job}: {done.stderr.strip()}", file=sys.stderr)
-
-
-def _is_first_rank() -> bool:
-    return os.environ.get("SLURM_PROCID", "0") == "0"
-
-
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("sweep_dir", type=Path)
@@ -118,4 +99,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    try:
+        code = main()
+    except KeyboardInterrupt as early:  # while it was still importing or reading
+        print(f"interrupted: {early}", file=sys.stderr)
+        code = STOPPED
+        if is_first_rank() and near_time_limit():
+            requeue()
+    raise SystemExit(code)

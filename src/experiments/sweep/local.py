@@ -11,12 +11,13 @@ from pathlib import Path
 
 import torch
 
-from experiments import environment, interruption
+from experiments import distributed, environment, interruption
 from experiments.claims import RunningElsewhereError, is_claimed
 from experiments.evaluation import results_table
 from experiments.execute import execute
 from experiments.point import Point, make_point
 from experiments.records import RECORD_NAME, RunRecord, is_finished, read_record
+from experiments.requeue import is_first_rank, near_time_limit, requeue
 from experiments.sweep import manifest, slurm
 from experiments.sweep.control import controlling
 from experiments.sweep.plan_table import plan_table
@@ -45,6 +46,10 @@ def run_one(raw: Raw) -> None:
     if point.config.dry_run:
         print(plan_table([point], assumed_rate(point)))
         return
+    distributed.check_started(point.config)
+    if distributed.is_other_rank(point.config):
+        execute(point)
+        return
     todo = choose([point])
     if not todo.run:
         _say_why_not(point, todo)
@@ -62,7 +67,13 @@ def run_one(raw: Raw) -> None:
         heartbeat(row)
         display.update([point])
 
-    record = execute(point, progress)
+    try:
+        record = execute(point, progress)
+    except KeyboardInterrupt:
+        display.close()
+        if is_first_rank() and near_time_limit():  # sbatch/run.sh
+            requeue()
+        raise
     display.finished(point, record)
     display.close()
     if record.evaluations:
