@@ -86,6 +86,7 @@ def fit(
         num_sanity_val_steps=0,
         limit_val_batches=0,
     )
+    interruption.forget()  # one that ended an earlier run of this process is not for this one
     try:
         with interruption.deferred():
             trainer.fit(module, data, ckpt_path=to_resume_from(point.run_dir))

@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -23,23 +24,23 @@ class Vocabulary:
     folder: Path
 
     @cached_property
-    def _meta(self) -> dict[str, object]:
+    def _meta(self) -> dict[str, Any]:
         return json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))
 
     @property
     def n_entries(self) -> int:
         """The largest id and one."""
-        return int(str(self._meta["n_entries"]))
+        return self._meta["n_entries"]
 
     @property
     def end_of_text(self) -> int:
         """The id that ends every document."""
-        return int(str(self._meta["end_of_text"]))
+        return self._meta["end_of_text"]
 
     @property
     def sha256(self) -> str:
         """Of tokenizer.json."""
-        return str(self._meta["sha256"])
+        return self._meta["sha256"]
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer; entries with a special meaning are plain text to it.
