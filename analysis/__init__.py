@@ -1,22 +1,76 @@
-"""From records to fitted isoFLOP curves and figures. Never imports torch.
+"""From records to fitted laws with intervals, diagnostics, figures and a report. Without torch.
 
 import analysis
 table = analysis.load_table("results/demo")
 fit = analysis.fit_isoflop(table)
+print(fit.summary())
 analysis.draw_isoflop(table, fit).savefig("isoflop.png")
 """
 
-from analysis.figures import draw_isoflop
+from analysis.agreement import Agreement, compare_approaches
+from analysis.compare import LawComparison, compare_laws
+from analysis.curves import IsoFLOPCurve, IsoFLOPFit
+from analysis.experts import ExpertLawFit, fit_expert_law, size_slopes
+from analysis.figures import (
+    draw_active,
+    draw_contours,
+    draw_experts,
+    draw_frontier,
+    draw_isoflop,
+    draw_laws,
+    draw_residuals,
+    draw_usage,
+)
+from analysis.hold_out import HoldOut, hold_out_budgets
 from analysis.isoflop import fit_isoflop
-from analysis.results import FitError, FitStatus, IsoFLOPCurve, IsoFLOPFit
-from analysis.table import load_table
+from analysis.minima import Flag
+from analysis.multiplier import ComputeMultiplier, compute_multiplier
+from analysis.parametric import ParametricFit, fit_parametric
+from analysis.planner import Plan, plan
+from analysis.power_law import FrontierFit, PowerLaw, fit_frontier, fit_power_law
+from analysis.residuals import residuals_of
+from analysis.results import Estimate, FitError, FitStatus, Prediction
+from analysis.table import best_of_cells, check_table, finished, load_table
 
 __all__ = [
+    "Agreement",
+    "ComputeMultiplier",
+    "Estimate",
+    "ExpertLawFit",
     "FitError",
     "FitStatus",
+    "Flag",
+    "FrontierFit",
+    "HoldOut",
     "IsoFLOPCurve",
     "IsoFLOPFit",
+    "LawComparison",
+    "ParametricFit",
+    "Plan",
+    "PowerLaw",
+    "Prediction",
+    "best_of_cells",
+    "check_table",
+    "compare_approaches",
+    "compare_laws",
+    "compute_multiplier",
+    "draw_active",
+    "draw_contours",
+    "draw_experts",
+    "draw_frontier",
     "draw_isoflop",
+    "draw_laws",
+    "draw_residuals",
+    "draw_usage",
+    "finished",
+    "fit_expert_law",
+    "fit_frontier",
     "fit_isoflop",
+    "fit_parametric",
+    "fit_power_law",
+    "hold_out_budgets",
     "load_table",
+    "plan",
+    "residuals_of",
+    "size_slopes",
 ]

@@ -1,78 +1,155 @@
-"""`python -m analysis isoflop PATH`: a sweep's table, fits and figure, from its records."""
+"""From a sweep's runs to fitted laws, figures and a report: `python -m analysis report PATH`."""
 
 import argparse
-import json
+import shlex
 import sys
 from pathlib import Path
 
 import matplotlib as mpl
-import pandas as pd
 
-from analysis.figures import draw_isoflop
-from analysis.isoflop import X_NAMES, fit_isoflop
-from analysis.results import FitError
-from analysis.table import load_table
+from analysis import commands
+from analysis.compare import DEFAULT_FORMS
+from analysis.expert_forms import FORMS
+from analysis.experts import BACKBONE
+from analysis.isoflop import X_NAMES
+from analysis.minima import METHODS
+
+_SIZES = [name for name in X_NAMES if name != "n_tokens"]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit codes: 0 drawn, 2 bad input (one line on stderr)."""
-    parser = argparse.ArgumentParser(prog="python -m analysis", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    isoflop = commands.add_parser(
-        "isoflop",
-        help="fit and draw a sweep's isoFLOP curves",
-        description="Writes table.csv, isoflop.json and isoflop.png beside the records and prints "
-        "the perplexities and the fitted minima.",
-    )
-    isoflop.add_argument("path", type=Path, help="a sweep's folder, e.g. results/demo")
-    isoflop.add_argument("--x", default="n_params", choices=X_NAMES, help="the size to fit against")
-    isoflop.add_argument("--json", action="store_true", help="print the fits as JSON instead")
-    options = parser.parse_args(arguments)
+    """Exit codes: 0 done, 2 bad input (one line on stderr)."""
+    options = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    options.typed = shlex.join(["python", "-m", "analysis", *map(str, words)])
+    mpl.use("Agg")
     try:
-        _isoflop(options.path, options.x, options.json)
+        options.run(options)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def _isoflop(folder: Path, x: str, as_json: bool) -> None:
-    mpl.use("Agg")
-    table = load_table(folder)
-    table_path, json_path = folder / "table.csv", folder / "isoflop.json"
-    figure_path = folder / "isoflop.png"
-    table.to_csv(table_path, index=False)
-    try:
-        fit = fit_isoflop(table, x)
-    except FitError as error:
-        print(f"{perplexities(table)}\n\ntable: {table_path}")
-        raise error
-    text = json.dumps(fit.to_dict(), indent=1)
-    json_path.write_text(text + "\n")
-    draw_isoflop(table, fit).savefig(figure_path, dpi=160)
-    if as_json:
-        print(text)
-        return
-    print(perplexities(table))
-    print(f"\nFitted minima:\n{fit.summary()}")
-    print(f"\ntable: {table_path}\nfits: {json_path}\nfigure: {figure_path}")
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m analysis", description=__doc__)
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
+    def add(name: str, run: object, text: str) -> argparse.ArgumentParser:
+        sub = subparsers.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        sub.set_defaults(run=run)
+        sub.add_argument(
+            "path", type=Path, help="a sweep's folder, a CSV or Parquet file, or an export of W&B"
+        )
+        sub.add_argument("--json", action="store_true", help="print the result as JSON instead")
+        sub.add_argument(
+            "--out", type=Path, metavar="DIR", help="where files go (default: the sweep's folder)"
+        )
+        sub.add_argument(
+            "--column",
+            action="append",
+            default=[],
+            metavar="OURS=THEIRS",
+            help="a foreign table's name for one of our columns, e.g. n_params=params; repeatable",
+        )
+        sub.add_argument(
+            "--flops",
+            choices=["6nd"],
+            help="take C = 6ND where a table has only two of them; wrong where attention or the "
+            "vocabulary dominates",
+        )
+        return sub
 
-def perplexities(table: pd.DataFrame) -> str:
-    """Held-out perplexity, a row for each budget and size, a column for each model."""
-    done = table[table["status"] == "done"]
-    wide = done.pivot_table(
-        index=["budget", "n_layers", "d_model"], columns="model", values="perplexity", aggfunc="min"
+    def add_curves(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--x", default="n_params", choices=X_NAMES, help="the size on the axis (%(default)s)"
+        )
+        sub.add_argument(
+            "--method", default="parabola", choices=METHODS, help="how a minimum is found"
+        )
+        sub.add_argument(
+            "--n-nearest", type=int, metavar="N", help="fit only the N sizes nearest to the best"
+        )
+
+    def add_noise(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--noise",
+            type=float,
+            metavar="NATS",
+            help="standard deviation of a loss, if known from seeds (default: from the scatter)",
+        )
+
+    def add_choice(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--model", help="which model, if the table has several")
+        sub.add_argument("--baseline", help="the model that others are compared with")
+
+    sub = add("isoflop", commands.isoflop, "fit and draw isoFLOP curves and their power laws")
+    add_curves(sub)
+    add_noise(sub)
+
+    sub = add("parametric", commands.parametric, "fit L = E + A/N^alpha + B/D^beta (approach 3)")
+    sub.add_argument("--model", help="only this one (default: each)")
+    sub.add_argument("--x", default="n_params", choices=_SIZES, help="what N is (%(default)s)")
+    sub.add_argument("--delta", type=float, default=1e-3, help="Huber's delta (%(default)s)")
+    sub.add_argument(
+        "--residual",
+        default="log",
+        choices=["log", "loss"],
+        help="of the log loss with Huber, or least squares of the loss",
     )
-    text = wide.to_string(float_format=lambda value: f"{value:.2f}")
-    lines = ["Held-out perplexity per token (best of a cell):", text]
-    leaky = sorted(done.loc[~done["causal_eval"].astype(bool), "model"].unique())
-    if leaky:
-        lines += [f"{', '.join(leaky)}: scored with routing that sees later tokens; not causal"]
-    other = table[table["status"] != "done"]
-    if len(other):
-        lines += [f"not shown: {len(other)} runs that failed or diverged"]
-    return "\n".join(lines)
+    sub.add_argument("--draws", type=int, default=1000, help="of the bootstrap (%(default)s)")
+
+    sub = add("experts", commands.experts, "compare laws of the loss in the number of experts")
+    add_choice(sub)
+    sub.add_argument(
+        "--form",
+        action="append",
+        choices=list(FORMS),
+        help=f"repeatable (default: {', '.join(DEFAULT_FORMS)})",
+    )
+    sub.add_argument(
+        "--hold-out",
+        default="size",
+        choices=["size", "experts", "budget"],
+        help="whose largest value the laws must predict (%(default)s)",
+    )
+    sub.add_argument(
+        "--size", default=BACKBONE, choices=[BACKBONE, *_SIZES], help="what N is (%(default)s)"
+    )
+
+    sub = add("plan", commands.planned, "say what size, tokens and experts a budget should buy")
+    sub.add_argument(
+        "--budget", type=float, required=True, metavar="FLOPS", help="in training FLOPs"
+    )
+    add_curves(sub)
+    add_choice(sub)
+    sub.add_argument("--form", choices=list(FORMS), help="a law of experts, to plan their number")
+    sub.add_argument(
+        "--size",
+        default=BACKBONE,
+        choices=[BACKBONE, *_SIZES],
+        help="what N is there (%(default)s)",
+    )
+    sub.add_argument(
+        "--min-gain",
+        type=float,
+        default=0.01,
+        metavar="NATS",
+        help="a doubling of the experts must gain this much (%(default)s)",
+    )
+
+    sub = add("report", commands.report, "write report.html, fits.json and figures/*.png and *.pdf")
+    add_curves(sub)
+    add_noise(sub)
+    sub.add_argument("--baseline", help="whom compute multipliers compare with (dense)")
+    sub.add_argument(
+        "--asymptote",
+        type=float,
+        metavar="NATS",
+        help="the loss no compute beats, for compute multipliers; it belongs to the evaluation set",
+    )
+    sub.add_argument("--title", help="of the page")
+    return parser
 
 
 if __name__ == "__main__":

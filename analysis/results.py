@@ -1,11 +1,16 @@
-"""Results of fits: frozen, at full precision, with a status and warnings."""
+"""What every fit returns: frozen, at full precision, with intervals, a status and warnings."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+Array = NDArray[np.float64]
 
 
 class FitError(ValueError):
@@ -13,71 +18,210 @@ class FitError(ValueError):
 
 
 class FitStatus(StrEnum):
-    """CONVERGED: nothing speaks against the number. DOUBTFUL: see the result's warnings."""
+    """CONVERGED: nothing speaks against the number. The others: see the result's warnings."""
 
     CONVERGED = "converged"
     DOUBTFUL = "doubtful"
+    BOUND_HIT = "bound hit"  # a parameter stopped at the edge of what it may be
+    MAX_ITER = "not converged"
+
+
+class Prediction(NamedTuple):
+    """A predicted value and its interval at `level`, in the value's own unit."""
+
+    value: Array
+    lower: Array
+    upper: Array
+    level: float
+
+
+class Estimate(NamedTuple):
+    """A number and its interval."""
+
+    value: float
+    lower: float
+    upper: float
+
+    def __str__(self) -> str:
+        if not self.lower <= self.upper:  # nan: nothing to tell an interval by
+            return f"{self.value:.4g}"
+        return f"{self.value:.4g} ({self.lower:.4g} to {self.upper:.4g})"
 
 
 @dataclass(frozen=True, kw_only=True)
-class IsoFLOPCurve:
-    """loss = a u^2 + b u + c with u = ln(x), at one budget of one model.
+class Fit:
+    """What all fitted laws share. `estimates` are in the order of `names`.
 
-    x_opt, loss_opt: the vertex (nan if the parabola opens downwards); rmse: of the fit, in
-    nats/token; x_min, x_max: the range of the points.
+    form: the formula; objective: its value at the optimum, the smaller the better (each fit says
+    which); interval: how the intervals were made.
     """
 
-    model: str
-    budget: float
-    x_name: str
+    form: str
+    names: tuple[str, ...]
+    estimates: tuple[float, ...]
     n_points: int
-    a: float
-    b: float
-    c: float
-    x_opt: float
-    loss_opt: float
-    rmse: float
-    x_min: float
-    x_max: float
+    objective: float
+    interval: str
     status: FitStatus
     warnings: tuple[str, ...]
+    fixed: tuple[str, ...] = ()  # names that the runs can't tell and that were not fitted
 
-    def predict(self, x: ArrayLike) -> NDArray[np.float64]:
-        """The fitted loss in nats/token at x (parameters or tokens)."""
-        u = np.log(np.asarray(x, dtype=np.float64))
-        return self.a * u**2 + self.b * u + self.c
+    @property
+    def params(self) -> dict[str, float]:
+        """Name -> estimate."""
+        return dict(zip(self.names, self.estimates, strict=True))
+
+    @property
+    def bse(self) -> dict[str, float]:
+        """Name -> standard error; nan where there is nothing to tell it by."""
+        raise NotImplementedError
+
+    def conf_int(self, level: float = 0.95) -> pd.DataFrame:
+        """A row a parameter: lower, upper. nan where there is nothing to tell them by."""
+        raise NotImplementedError
+
+    def bounds(self, name: str, level: float = 0.95) -> tuple[float, float]:
+        """The interval of one parameter."""
+        low, high = self.conf_int(level).loc[[name]].to_numpy()[0]
+        return float(low), float(high)
+
+    def summary(self) -> str:
+        """The form, a line a parameter with its interval, and what speaks against it."""
+        lines = [f"{self.form}   ({self.n_points} points, objective {self.objective:.6g})"]
+        for name, value in self.params.items():
+            low, high = self.bounds(name)
+            told = f"95 % {low:.4g} to {high:.4g}" if name not in self.fixed else "not fitted"
+            lines.append(f"  {name:>12} = {value:<12.6g} {told}")
+        lines.append(f"  intervals: {self.interval}")
+        return "\n".join([*lines, *(f"  {self.status}: {text}" for text in self.warnings)])
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, at full precision."""
-        return asdict(self)
+        """Everything but the draws, at full precision, with 95 % intervals; JSON can hold it."""
+        return {
+            **plain(self),
+            "params": self.params,
+            "bse": plain(self.bse),
+            "conf_int": {name: plain(self.bounds(name)) for name in self.names},
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
-class IsoFLOPFit:
-    """One curve for each (model, budget) that had enough points; `skipped` says which had not."""
+class WaldFit(Fit):
+    """A fit whose intervals are Student's t on the scale where it is nearly linear.
 
-    x_name: str
-    curves: tuple[IsoFLOPCurve, ...]
-    skipped: tuple[str, ...]
+    theta: the parameters there (names in `logs` are logarithms of those reported); covariance:
+    theirs, s^2 (J'J)^-1, so that misfit counts as noise; dof: points less parameters.
+    """
+
+    theta: tuple[float, ...]
+    covariance: tuple[tuple[float, ...], ...]
+    dof: int
+    logs: tuple[str, ...]
 
     @property
-    def status(self) -> FitStatus:
-        """CONVERGED if every curve is and none was skipped."""
-        good = not self.skipped and all(c.status is FitStatus.CONVERGED for c in self.curves)
-        return FitStatus.CONVERGED if good else FitStatus.DOUBTFUL
+    def bse(self) -> dict[str, float]:
+        sd = np.sqrt(np.diag(np.array(self.covariance)))
+        return {
+            name: float(s * value if name in self.logs else s)
+            for name, s, value in zip(self.names, sd, self.estimates, strict=True)
+        }
 
-    def summary(self) -> str:
-        """A line a curve: the minimum, and what speaks against it."""
-        lines = []
-        for c in self.curves:
-            line = (
-                f"{c.model:>10}  C={c.budget:.3g}  {self.x_name}*={c.x_opt:.3g}  "
-                f"loss*={c.loss_opt:.4f}  perplexity*={np.exp(c.loss_opt):.2f}  "
-                f"({c.n_points} points, rmse {c.rmse:.4f})"
-            )
-            lines.append(line + (f"  DOUBTFUL: {'; '.join(c.warnings)}" if c.warnings else ""))
-        return "\n".join([*lines, *(f"skipped: {text}" for text in self.skipped)])
+    def conf_int(self, level: float = 0.95) -> pd.DataFrame:
+        half = t_quantile(self.dof, level) * np.sqrt(np.diag(np.array(self.covariance)))
+        theta = np.array(self.theta)
+        bounds = np.stack([theta - half, theta + half], axis=1)
+        logs = np.isin(self.names, self.logs)
+        with np.errstate(over="ignore"):  # a coefficient that nothing tells: up to infinity
+            bounds[logs] = np.exp(bounds[logs])
+        return pd.DataFrame(bounds, index=list(self.names), columns=["lower", "upper"])
 
-    def to_dict(self) -> dict[str, Any]:
-        """All fields, at full precision."""
-        return asdict(self)
+    def _predict_log(self, log_value: Array, jacobian: Array, level: float) -> Prediction:
+        """log_value (n,) and its derivatives by theta (n, p), to a prediction of the value."""
+        check_level(level)
+        spread = np.einsum("ni,ij,nj->n", jacobian, np.array(self.covariance), jacobian)
+        half = t_quantile(self.dof, level) * np.sqrt(spread)
+        with np.errstate(over="ignore"):
+            low, high = np.exp(log_value - half), np.exp(log_value + half)
+        return Prediction(np.exp(log_value), low, high, level)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawsFit(Fit):
+    """A fit whose intervals are percentiles of `draws` (n_draws, parameters), from a bootstrap."""
+
+    draws: Array = field(repr=False, compare=False)
+
+    @property
+    def bse(self) -> dict[str, float]:
+        with_draws = len(self.draws) > 1
+        sd = self.draws.std(axis=0, ddof=1) if with_draws else np.full(len(self.names), np.nan)
+        return dict(zip(self.names, sd.tolist(), strict=True))
+
+    def conf_int(self, level: float = 0.95) -> pd.DataFrame:
+        low, high = percentiles(self.draws, level)
+        return pd.DataFrame({"lower": low, "upper": high}, index=list(self.names))
+
+
+def percentiles(draws: Array, level: float) -> tuple[Array, Array]:
+    """The central interval along the first axis; nan without draws."""
+    check_level(level)
+    if not len(draws):
+        nothing = np.full(draws.shape[1:], np.nan)
+        return nothing, nothing
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return low, high
+
+
+def t_quantile(dof: int, level: float) -> float:
+    """Of Student's t, two-sided; nan without a degree of freedom."""
+    check_level(level)
+    return float(stats.t.ppf((1 + level) / 2, dof)) if dof > 0 else float("nan")
+
+
+def check_level(level: float) -> None:
+    """Raises ValueError unless 0 < level < 1."""
+    if not 0 < level < 1:
+        raise ValueError(f"level={level!r} must lie between 0 and 1, e.g. 0.95")
+
+
+def counted(n: int, what: str) -> str:
+    """ "1 budget", "2 budgets"."""
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
+def worst(statuses: Sequence[FitStatus]) -> FitStatus:
+    """The one of several that says most against."""
+    order = list(FitStatus)
+    return max(statuses, key=order.index, default=FitStatus.CONVERGED)
+
+
+def plain(value: Any) -> Any:
+    """A result as JSON can hold it: dicts, lists, numbers; nan and infinities become None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, StrEnum):
+        return str(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value) if f.repr}
+    if isinstance(value, Prediction | Estimate):
+        return {name: plain(item) for name, item in value._asdict().items()}
+    if isinstance(value, np.ndarray | tuple | list):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value
+
+
+class Doubts:
+    """Collects warnings while a fit is made, and the worst status that they amount to."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self.status = FitStatus.CONVERGED
+
+    def add(self, text: str, status: FitStatus = FitStatus.DOUBTFUL) -> Self:
+        self.warnings.append(text)
+        self.status = worst([self.status, status])
+        return self

@@ -1,90 +1,151 @@
-"""Records of a sweep as one checked pandas table, one row a run."""
+"""Runs as one checked pandas table, a row a run, whatever they come from."""
 
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from experiments.records import find_records, read_record
+from analysis.cells import best_of_cells
+from analysis.checks import check_amounts, check_runs, finished, require
+from analysis.columns import COLUMNS, cast_columns, pick_columns
+from analysis.sources import read_frame
+from analysis.wandb_export import bare_key, from_wandb
 
-COUNTS = (
-    "n_layers",
-    "d_model",
-    "n_params",
-    "n_active_params",
-    "n_non_embedding_params",
-    "n_tokens",
-)
-COLUMNS = (
-    "model",
-    "n_experts",
-    "budget",
-    *COUNTS,
-    "n_steps",
-    "flops_per_token",
-    "achieved_flops",
-    "lr",
-    "seed",
-    "status",
-    "train_loss",
-    "val_loss",
-    "perplexity",
-    "bits_per_byte",
-    "usage",
-    "unevenness",
-    "causal_eval",
-    "epochs",
-    "tokens_per_second",
-    "flops_per_second",
-    "mfu",
-    "wall_seconds",
-    "peak_memory_bytes",
-    "run_id",
-    "sweep",
-)
+__all__ = ["COLUMNS", "best_of_cells", "check_table", "finished", "load_table", "require"]
+
+_VARIANT = ("n_experts", "n_heads", "top_k", "query_norm")
+_ORDER = ["budget", "model", "n_layers", "n_experts", "seed"]
 
 
-def load_table(path: str | Path) -> pd.DataFrame:
-    """The runs below a folder, sorted by budget, model and size; failed runs are kept.
+def load_table(
+    path: str | Path, *, columns: Mapping[str, str] | None = None, flops: str | None = None
+) -> pd.DataFrame:
+    """The checked table of a sweep's folder, a CSV or Parquet file, or a CSV exported from W&B.
 
-    Columns and units are those of experiments.records.RunRecord: FLOPs, counts, nats/token.
-    Raises ValueError if there is no record, or naming the run and column that are out of range.
+    columns and flops are check_table's. Raises ValueError naming the file, or the row and column.
     """
-    folder = Path(path)
-    paths = list(find_records(folder)) if folder.is_dir() else []
-    if not paths:
-        raise ValueError(
-            f"no record.json below {folder}; run a sweep first, e.g. "
-            "python -m experiments.run experiment=demo"
+    table = check_table(read_frame(path), columns=columns, flops=flops)
+    if not Path(path).is_dir():
+        return table
+    # A record's other fields were there for `columns` to name
+    kept = [c for c in map(str, table) if c in COLUMNS or c.startswith("given_")]
+    return table[kept]
+
+
+def check_table(
+    frame: pd.DataFrame, columns: Mapping[str, str] | None = None, flops: str | None = None
+) -> pd.DataFrame:
+    """COLUMNS, then the frame's others, sorted by budget, model and size; failed runs are kept.
+
+    Units: FLOPs of training, plain counts, nats/token. loss and n_params or n_active_params must
+    be there; what else is absent is derived where it can be, or NA. table.attrs["notes"], a tuple
+    of str, says what was derived, taken for granted or left out.
+    columns: our name -> the frame's, e.g. {"n_params": "N"}; common aliases are known.
+    flops: "6nd" takes budget = 6 n_active_params n_tokens where one of them is unknown; that is
+    wrong where attention or the vocabulary dominates.
+    Raises ValueError naming the row, column, value and remedy.
+    """
+    if flops not in (None, "6nd"):
+        raise ValueError(f"flops={flops!r} is not '6nd' or None")
+    if frame.columns.has_duplicates:
+        twice = sorted({str(name) for name in frame.columns[frame.columns.duplicated()]})
+        raise ValueError(f"columns are there twice: {', '.join(twice)}; rename or drop one")
+    if frame.empty:
+        raise ValueError("the table has no rows")
+    notes = list(frame.attrs.get("notes", ()))
+    raw = from_wandb(_named_rows(frame), notes)
+    if raw.empty:
+        raise ValueError(f"no row is left: {'; '.join(notes)}")
+    chosen = {
+        name: given if given in raw else bare_key(given) for name, given in (columns or {}).items()
+    }
+    table = cast_columns(pick_columns(raw, chosen, notes))
+    table = _without_copies(table, notes)
+    check_amounts(table)
+    _derive(table, flops, notes)
+    check_runs(table)
+    series = _series(table)
+    given = raw["series"].astype("string")[table.index] if "series" in raw else series
+    if "series" not in chosen and (given != series).any():
+        notes.append("series are named anew; columns={'series': 'series'} keeps the given")
+    table["series"] = table["series"].where(table["series"].notna(), series)
+    table = table.astype(dict.fromkeys(("series", "model", "status"), str))  # never NA
+    table = table.sort_values(_ORDER, kind="stable").reset_index(drop=True)
+    table.attrs["notes"] = tuple(dict.fromkeys(notes))
+    return table
+
+
+def _named_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """With what errors call a row as its index, and str as columns."""
+    index = frame.index if frame.index.is_unique else pd.RangeIndex(len(frame))
+    names = [name if isinstance(name, str) else f"row {name}" for name in index]
+    return frame.set_axis(names, axis=0).set_axis(frame.columns.astype(str), axis=1)
+
+
+def _without_copies(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    copies = table.drop(columns="run_id").astype(str).duplicated()
+    if copies.any():
+        first = table.index[int(copies.to_numpy().argmax())]
+        notes.append(f"left out: {copies.sum()} exact copies of other rows, e.g. {first}")
+    return table[~copies].copy()
+
+
+def _derive(table: pd.DataFrame, flops: str | None, notes: list[str]) -> None:
+    """Fills what is absent, in place, with a note for each thing taken for granted."""
+    unknown = table["status"].isna()
+    if unknown.any():
+        finite = np.isfinite(table["loss"])
+        table.loc[unknown, "status"] = np.where(finite[unknown], "done", "failed")
+        notes.append(
+            f"{unknown.sum()} rows have no status: {(unknown & finite).sum()} with a finite loss "
+            f"are taken as done, {(unknown & ~finite).sum()} without as failed"
         )
-    rows = [asdict(read_record(p)) for p in paths]
-    table = pd.DataFrame([{name: row[name] for name in COLUMNS} for row in rows])
-    table["n_experts"] = table["n_experts"].astype("Int64")
-    check_table(table)
-    order = ["budget", "model", "n_layers", "n_experts", "seed"]
-    return table.sort_values(order, kind="stable").reset_index(drop=True)
+    with np.errstate(over="ignore"):  # of a loss that check_runs refuses, or of a diverged run
+        table["perplexity"] = table["perplexity"].fillna(np.exp(table["loss"]))
+    _derive_active(table, notes)
+    per_token = table["flops_per_token"]
+    _fill(table, "n_tokens", table["budget"] / per_token, "budget / flops_per_token", notes)
+    _fill(table, "budget", table["n_tokens"] * per_token, "n_tokens * flops_per_token", notes)
+    if flops == "6nd":
+        n, caveat = 6 * table["n_active_params"], "wrong where attention or vocabulary dominates"
+        how = f"{{}}, as flops='6nd' asks: {caveat}"
+        budget, n_tokens = table["budget"], table["n_tokens"]
+        _fill(table, "n_tokens", budget / n, how.format("budget / (6 n_active_params)"), notes)
+        _fill(table, "budget", n_tokens * n, how.format("6 n_active_params n_tokens"), notes)
 
 
-def check_table(table: pd.DataFrame) -> None:
-    """Raises ValueError naming the first run and column whose value can't be."""
-    done = table["status"] == "done"
-    for name in ("budget", "flops_per_token", *COUNTS):
-        _refuse(table, name, ~(table[name] > 0), "must be above 0")
-    loss = table["val_loss"].astype(float)
-    _refuse(table, "val_loss", done & ~(np.isfinite(loss) & (loss > 0)), "must be above 0 if done")
-    _refuse(
+def _derive_active(table: pd.DataFrame, notes: list[str]) -> None:
+    experts = table["n_experts"]
+    dense = (experts.isna() & table["top_k"].isna()) | (experts == 1).fillna(False)
+    _fill(
         table,
         "n_active_params",
-        table["n_active_params"] > table["n_params"],
-        "must not exceed n_params",
+        table["n_params"].where(dense),
+        "n_params, for n_experts is NA or 1: taken as dense",
+        notes,
     )
-    _refuse(
-        table, "run_id", table["run_id"].duplicated(), "is there twice: two sweeps in one folder?"
-    )
+    unknown = table["n_active_params"].isna() & (table["status"] == "done")
+    if unknown.any():
+        models = ", ".join(sorted(table.loc[unknown, "model"].dropna().unique()))
+        notes.append(f"n_active_params is unknown in {unknown.sum()} rows: {models}")
 
 
-def _refuse(table: pd.DataFrame, column: str, bad: pd.Series, rule: str) -> None:
-    if bad.any():
-        row = table[bad].iloc[0]
-        raise ValueError(f"run {row['run_id']}: {column}={row[column]!r} {rule}")
+def _fill(table: pd.DataFrame, name: str, values: pd.Series, how: str, notes: list[str]) -> None:
+    gaps = table[name].isna() & values.notna()
+    if gaps.any():
+        table.loc[gaps, name] = values[gaps]
+        notes.append(f"{name} of {gaps.sum()} rows is {how}")
+
+
+def _series(table: pd.DataFrame) -> pd.Series:
+    """The model's name, and those of _VARIANT that vary over its runs in this table."""
+    names = table["model"].copy()
+    for _, runs in table.groupby("model"):
+        for column in _VARIANT:
+            # A run that broke off may lack its config: no variant of its own
+            known = runs[(runs["status"] == "done") | runs[column].notna()]
+            if known[column].nunique(dropna=False) > 1:
+                has = runs.index[runs[column].notna()]
+                names[has] += f" {column}=" + runs.loc[has, column].astype("string")
+    return names

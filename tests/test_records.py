@@ -5,6 +5,7 @@ import pytest
 from experiments.records import (
     RunRecord,
     find_records,
+    flat_row,
     is_finished,
     read_record,
     write_record,
@@ -85,3 +86,17 @@ def test_finds_records_in_order(tmp_path):
     for name in ("b", "a"):
         write_record(tmp_path / "sweep" / name, record())
     assert [p.parent.name for p in find_records(tmp_path)] == ["a", "b"]
+
+
+def test_a_flat_row_has_the_layer_and_named_nested_values():
+    row = flat_row(
+        record(
+            config={"model": {"n_heads": 2, "top_k": 16}},
+            flops_shares={"head": 0.25},
+            evaluations={"lambada": {"loss": 4.5}},
+        )
+    )
+    assert (row["n_heads"], row["top_k"], row["query_norm"]) == (2, 16, None)
+    assert (row["share.head"], row["lambada.loss"]) == (0.25, 4.5)
+    assert not {"config", "environment", "flops_shares", "evaluations"} & set(row)
+    assert flat_row(record())["top_k"] is None

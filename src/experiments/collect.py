@@ -8,8 +8,6 @@ from typing import Any
 from experiments.run import exit_codes
 from experiments.status import sweep_argument, sweep_folder
 
-_NESTED = ("config", "environment", "flops_shares", "evaluations")
-
 
 def main() -> None:
     """Writes <sweep>/records.csv and records.parquet, both or neither."""
@@ -24,21 +22,13 @@ def main() -> None:
 
 
 def collect_rows(folder: Path) -> list[dict[str, Any]]:
-    """A row a record, failed and diverged ones too: its plain columns, share.<term> of the FLOPs,
-    and <set>.<column> of every evaluation. Raises ValueError if there is no record yet.
+    """A row a record, failed and diverged ones too, as records.flat_row has it.
+
+    Raises ValueError if there is no record yet.
     """
-    from dataclasses import asdict
+    from experiments.records import find_records, flat_row, read_record
 
-    from experiments.records import find_records, read_record
-
-    rows = []
-    for path in find_records(folder):
-        record = asdict(read_record(path))
-        row = {name: value for name, value in record.items() if name not in _NESTED}
-        row |= {f"share.{term}": share for term, share in record["flops_shares"].items()}
-        for name, scores in record["evaluations"].items():
-            row |= {f"{name}.{column}": value for column, value in scores.items()}
-        rows.append(row)
+    rows = [flat_row(read_record(path)) for path in find_records(folder)]
     if not rows:
         raise ValueError(f"{folder} has no records yet; see python -m experiments.status")
     return rows

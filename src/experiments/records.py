@@ -14,6 +14,8 @@ from typing import Any
 RECORD_NAME = "record.json"
 STATUSES = ("done", "failed", "diverged")
 SCHEMA_VERSION = 1
+_NESTED = ("config", "environment", "flops_shares", "evaluations")
+_OF_LAYER = ("n_heads", "top_k", "query_norm")  # keys of the config's model section
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +102,20 @@ def read_record(path: Path) -> RunRecord:
         return RunRecord(**{k: v for k, v in values.items() if k in known})
     except (json.JSONDecodeError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} is not a run record: {error}") from error
+
+
+def flat_row(record: RunRecord) -> dict[str, Any]:
+    """The record as a row of a table: its plain columns, then n_heads, top_k and query_norm of the
+    layer under study (None if it has none), share.<term> of the FLOPs and <set>.<column> of every
+    evaluation.
+    """
+    row = {name: value for name, value in asdict(record).items() if name not in _NESTED}
+    layer = record.config.get("model") or {}
+    row |= {name: layer.get(name) for name in _OF_LAYER}
+    row |= {f"share.{term}": share for term, share in record.flops_shares.items()}
+    for name, scores in record.evaluations.items():
+        row |= {f"{name}.{column}": value for column, value in scores.items()}
+    return row
 
 
 def find_records(folder: Path) -> Iterator[Path]:

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from experiments.records import write_record
+from tests.analysis.chromium import NAMES, Browser, find_chromium
 from tests.test_records import record
 
 
@@ -27,6 +28,7 @@ def sweep(tmp_path):
                         d_model=16 * size,
                         n_params=round(n_params),
                         n_active_params=round(n_params - tables),
+                        n_tokens=round(budget / (6 * (n_params - tables))),
                         val_loss=loss,
                         perplexity=math.exp(loss),
                         causal_eval=model != "moe",
@@ -35,3 +37,14 @@ def sweep(tmp_path):
                 )
     write_record(tmp_path / "broken", record(run_id="broken", status="failed", val_loss=None))
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """A real browser; tests that need it skip where there is none."""
+    program = find_chromium()
+    if program is None:
+        pytest.skip(f"none of {', '.join(NAMES)} is here: apt-get install chromium")
+    browser = Browser(program, tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()

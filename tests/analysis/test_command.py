@@ -1,22 +1,23 @@
-"""The command, the figure, the notebook and what importing analysis brings along."""
+"""Each subcommand on a sweep's records: what it prints, writes and refuses."""
 
 import json
 import subprocess
 import sys
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from analysis import FitStatus, draw_isoflop, fit_isoflop, load_table
 from analysis.__main__ import main
-from tests.conftest import REPOSITORY
+from tests.analysis.published import published  # noqa: F401
 
-mpl.use("Agg")
+PORIAN = ["--column", "n_params=params", "--column", "n_tokens=tokens"]
 
 
-def test_writes_the_table_the_fits_and_the_figure(sweep, capsys):
+def words(text):
+    return " ".join(text.split())
+
+
+def test_isoflop_writes_the_table_the_fits_and_the_figure(sweep, capsys):
     assert main(["isoflop", str(sweep)]) == 0
     out = capsys.readouterr().out
     assert "Held-out perplexity" in out
@@ -25,59 +26,121 @@ def test_writes_the_table_the_fits_and_the_figure(sweep, capsys):
     assert len(pd.read_csv(sweep / "table.csv")) == 31
     fits = json.loads((sweep / "isoflop.json").read_text())
     assert len(fits["curves"]) == 6
+    assert [law["model"] for law in fits["laws"]] == ["dense", "moe", "peer"]
     assert (sweep / "isoflop.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_prints_json_when_asked(sweep, capsys):
-    assert main(["isoflop", str(sweep), "--json", "--x", "n_params"]) == 0
-    assert json.loads(capsys.readouterr().out)["x_name"] == "n_params"
+def test_json_is_all_that_is_printed_when_asked(sweep, capsys):
+    assert main(["isoflop", str(sweep), "--json", "--x", "n_active_params"]) == 0
+    assert json.loads(capsys.readouterr().out)["x_name"] == "n_active_params"
 
 
-def test_bad_input_is_one_line_and_exit_2(tmp_path, capsys):
-    assert main(["isoflop", str(tmp_path)]) == 2
+def test_isoflop_takes_a_method_a_window_and_a_noise(sweep, capsys):
+    options = ["--method", "akima", "--n-nearest", "4", "--noise", "0.01", "--json"]
+    assert main(["isoflop", str(sweep), *options]) == 0
+    fits = json.loads(capsys.readouterr().out)
+    assert (fits["method"], fits["n_nearest"]) == ("akima", 4)
+    assert {curve["n_points"] for curve in fits["curves"]} == {4}
+    assert {curve["noise"] for curve in fits["curves"]} == {0.01}
+
+
+@pytest.mark.slow
+def test_parametric_fits_each_model(sweep, capsys, tmp_path):
+    out = tmp_path / "elsewhere"
+    assert main(["parametric", str(sweep), "--draws", "50", "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert text.count("L = E + A/N^alpha + B/D^beta") == 3
+    assert "starts reached the best value" in text
+    fits = json.loads((out / "parametric.json").read_text())
+    assert set(fits) == {"dense", "moe", "peer"}
+    assert set(fits["dense"]["params"]) == {"E", "A", "B", "alpha", "beta"}
+    assert {"contours_dense.png", "residuals_peer.png"} <= {p.name for p in out.iterdir()}
+
+
+def test_parametric_names_an_unknown_model(sweep, capsys):
+    assert main(["parametric", str(sweep), "--model", "pkm"]) == 2
+    assert "model='pkm' has no finished run; the table has dense, moe, peer" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.slow
+def test_experts_compares_laws(tmp_path, capsys):
+    rows = [
+        {"model": "peer", "n_experts": E, "n_active_params": N, "n_params": N * 2, "loss": loss}
+        for N in (1e6, 3e6, 1e7)
+        for E in (64, 256, 1024, 4096, 16384)
+        for loss in [1.5 + 30 * N**-0.2 * E**-0.07]
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "runs.csv", index=False)
+    assert main(["experts", str(tmp_path / "runs.csv")]) == 0
+    text = capsys.readouterr().out
+    assert "held out: backbone_params = 1e+07, the largest" in text
+    assert "-d ln L / d ln E of each size" in text
+    folder = tmp_path / "runs-analysis"  # a file's results stand beside it
+    found = json.loads((folder / "experts.json").read_text())
+    assert found["laws"][0]["form_name"] in ("power_floor", "clark_floor")
+    assert found["fits"]["power_floor"]["params"]["b"] == pytest.approx(0.07, rel=1e-6)
+    assert (folder / "experts.png").exists()
+
+
+def test_plan_says_size_tokens_and_loss_of_a_budget(sweep, capsys):
+    assert main(["plan", str(sweep), "--budget", "1e12", "--model", "dense"]) == 0
+    text = words(capsys.readouterr().out)
+    assert "plan for dense at C=1e+12 FLOPs" in text
+    assert "n_params =" in text
+    assert "extrapolated: 1.67 times beyond the budgets" in text
+    assert main(["plan", str(sweep), "--budget", "1e12", "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)) == {"dense", "moe", "peer"}
+
+
+@pytest.mark.parametrize("budget", ["0", "-1", "nan", "inf"])
+def test_plan_refuses_what_is_no_budget(sweep, capsys, budget):
+    assert main(["plan", str(sweep), f"--budget={budget}"]) == 2
+    assert "must be a finite number of FLOPs above 0" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_foreign_table_is_mapped_and_its_notes_are_said(published, capsys, tmp_path):  # noqa: F811
+    path = published("porian_rw_tuned_121.csv")
+    assert main(["isoflop", str(path), *PORIAN, "--method", "akima", "--out", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "note: n_active_params of 121 rows is n_params" in out
+    law = json.loads((tmp_path / "isoflop.json").read_text())["laws"][0]["laws"]["n_params"]
+    assert law["params"]["exponent"] == pytest.approx(0.4970288, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["isoflop", "{here}/nowhere"], "no such file or folder"),
+        (["isoflop", "{here}"], "no record.json below"),
+        (["report", "{here}"], "no record.json below"),
+        (["experts", "{here}/runs.txt"], "its suffix is not .csv or .parquet"),
+        (["isoflop", "{here}/runs.csv", "--column", "loss"], "must be OURS=THEIRS"),
+        (["isoflop", "{here}/runs.csv", "--column", "loss=lost"], "lost"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(tmp_path, capsys, arguments, message):
+    (tmp_path / "runs.txt").write_text("x")
+    (tmp_path / "runs.csv").write_text("n_params,loss\n1e6,3.5\n")
+    assert main([word.format(here=tmp_path) for word in arguments]) == 2
     err = capsys.readouterr().err
-    assert err.startswith("error: no record.json below")
+    assert err.startswith("error: ")
+    assert message in err
     assert err.count("\n") == 1
 
 
-def test_the_figure_marks_minima_and_doubts(sweep):
-    table = load_table(sweep)
-    fit = fit_isoflop(table)
-    figure = draw_isoflop(table, fit)
-    assert [axis.get_title() for axis in figure.axes] == [
-        "$2\\times10^{11}$ training FLOPs",
-        "$6\\times10^{11}$ training FLOPs",
-    ]
-    assert "total parameters" in figure.axes[0].get_xlabel()
-    assert "perplexity" in figure.axes[0].get_ylabel()
-    labels = {text.get_text() for text in figure.legends[0].get_texts()}
-    assert {"dense", "moe", "peer", "minimum"} <= labels
-    stars = [line for axis in figure.axes for line in axis.lines if line.get_marker() == "*"]
-    inside = [c for c in fit.curves if c.x_min <= c.x_opt <= c.x_max]
-    assert len(stars) == len(inside) > 0
-    hollow = [star for star in stars if star.get_markerfacecolor() == "white"]
-    assert len(hollow) == sum(c.status is FitStatus.DOUBTFUL for c in inside)
-    plt.close(figure)
+@pytest.mark.parametrize("command", ["isoflop", "parametric", "experts", "plan", "report"])
+def test_each_command_has_a_help(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    text = words(capsys.readouterr().out)
+    assert "a sweep's folder, a CSV or Parquet file" in text
+    assert "--column OURS=THEIRS" in text
 
 
 def test_analysis_does_not_import_torch():
     code = "import sys, analysis, analysis.__main__; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
-@pytest.mark.parametrize("path", sorted((REPOSITORY / "analysis").glob("*.ipynb")))
-def test_notebooks_run_and_are_stored_stripped(path, sweep, monkeypatch):
-    import nbformat
-    from nbclient import NotebookClient
-
-    notebook = nbformat.read(path, as_version=4)
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert all(not cell.outputs and cell.execution_count is None for cell in cells)
-    monkeypatch.setenv("SWEEP", str(sweep))
-    folder = {"metadata": {"path": str(path.parent)}}
-    NotebookClient(notebook, timeout=120, resources=folder).execute()
-    outputs = [output for cell in cells for output in cell.outputs]
-    assert any("image/png" in output.get("data", {}) for output in outputs)
-    assert not any(output.output_type == "error" for output in outputs)

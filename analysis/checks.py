@@ -1,0 +1,138 @@
+"""What a table's values must be. Each error names the row, the column, the value and the remedy."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from experiments.records import STATUSES
+
+AMOUNTS = (
+    "budget",
+    "n_params",
+    "n_active_params",
+    "n_non_embedding_params",
+    "n_tokens",
+    "flops_per_token",
+)
+COUNTS = ("n_experts", "n_heads", "top_k", "n_layers", "d_model", "n_steps")
+MAX_LOSS = 20.0  # nats/token: more than guessing among 4e8 tokens costs
+MAX_RATIO = (
+    100.0  # of budget to 6 N D: attention and vocabulary are far less, a unit is 1000 or more
+)
+_REMEDIES = {
+    "n_tokens": "give it, or flops_per_token beside budget, or load with flops='6nd'",
+    "budget": "give it, or flops_per_token beside n_tokens, or load with flops='6nd'",
+    "n_active_params": "give it; it is n_params only in a model without experts",
+}
+
+
+def refuse(frame: pd.DataFrame, column: str, bad: pd.Series, rule: str) -> None:
+    """Raises ValueError for the first row that is bad: run_id or line, column, value, rule."""
+    bad = bad.fillna(False).astype(bool)
+    if bad.any():
+        i = int(bad.to_numpy().argmax())
+        raise ValueError(f"{_row_name(frame, i)}: {column}={_shown(frame[column].iloc[i])} {rule}")
+
+
+def _row_name(frame: pd.DataFrame, i: int) -> str:
+    run_id = frame["run_id"].iloc[i] if "run_id" in frame else None
+    return str(frame.index[i]) if pd.isna(run_id) else f"run {run_id}"
+
+
+def _shown(value: object) -> str:
+    return repr(value.item() if isinstance(value, np.generic) else value)
+
+
+def check_amounts(table: pd.DataFrame) -> None:
+    """Raises ValueError for the first amount or count, as given, that can't be."""
+    for name in AMOUNTS:
+        refuse(table, name, np.isinf(table[name]), "must be finite")
+        refuse(table, name, table[name] <= 0, "must be above 0")
+    for name in COUNTS:
+        refuse(table, name, table[name] < 1, "must be 1 or more")
+
+
+def check_runs(table: pd.DataFrame) -> None:
+    """Raises ValueError for the first run that can't be, once what is absent has been derived."""
+    done = table["status"] == "done"
+    refuse(table, "model", table["model"].isna(), "is empty; name it, or leave the row out")
+    refuse(table, "status", ~table["status"].isin(STATUSES), f"is not one of {', '.join(STATUSES)}")
+    no_size = done & table["n_params"].isna() & table["n_active_params"].isna()
+    refuse(table, "n_params", no_size, "and n_active_params are both missing; give one")
+    for name in ("budget", "n_tokens"):
+        if table.loc[done, name].notna().any():
+            rule = f"is missing, and other runs have it; {_REMEDIES[name]}"
+            refuse(table, name, done & table[name].isna(), rule)
+    _check_loss(table, done)
+    too_many = table["n_active_params"] > table["n_params"]
+    refuse(table, "n_active_params", too_many, "must not exceed n_params; are the two swapped?")
+    again = table["run_id"].notna() & table["run_id"].duplicated()
+    refuse(table, "run_id", again, "is there twice: two sweeps in one folder?")
+    _check_units(table[done])
+
+
+def _check_loss(table: pd.DataFrame, done: pd.Series) -> None:
+    known = np.isfinite(table["loss"]) & (table["loss"] > 0)
+    remedy = "set its status to failed or diverged, or leave the row out"
+    refuse(table, "loss", done & ~known, f"must be above 0 if done, and finite; {remedy}")
+    refuse(
+        table,
+        "loss",
+        done & (table["loss"] > MAX_LOSS),
+        f"is above {MAX_LOSS:g} and looks like a perplexity or bits: nats per token are wanted, "
+        "the logarithm of a perplexity, or bits * ln 2",
+    )
+
+
+def _check_units(done: pd.DataFrame) -> None:
+    """Budgets against 6 N D, of the runs that are done: others have not used theirs up."""
+    active = done["n_active_params"].notna()
+    n = done["n_active_params"].fillna(done["n_params"])
+    ratio = done["budget"] / (6 * n * done["n_tokens"])
+    known = ratio[active].dropna() if ratio[active].notna().any() else ratio.dropna()
+    if known.empty:
+        return
+    median = float(known.median())
+    usual = 1 / MAX_RATIO <= median <= MAX_RATIO
+    middle = median if usual else 1.0
+    # Where only the total is known, a sparse model's ratio may well be low
+    off = (ratio > middle * MAX_RATIO) | (active & (ratio < middle / MAX_RATIO))
+    if off.any():
+        i = int(off.to_numpy().argmax())
+        raise ValueError(
+            f"{_row_name(done, i)}: budget={done['budget'].iloc[i]:.4g}, N={n.iloc[i]:.4g}, "
+            f"n_tokens={done['n_tokens'].iloc[i]:.4g}: budget / (6 N n_tokens) is "
+            f"{ratio.iloc[i]:.3g}, the table's median is {median:.3g} and 1 is expected: mixed "
+            "units? FLOPs, not PFLOPs; parameters and tokens, not billions, are wanted"
+        )
+
+
+def finished(table: pd.DataFrame) -> pd.DataFrame:
+    """The runs that are done. Raises ValueError if there is none."""
+    if "status" not in table:
+        raise ValueError("the table has no status; pass it through check_table first")
+    done = table[table["status"] == "done"]
+    if done.empty:
+        counts = ", ".join(f"{n} {name}" for name, n in table["status"].value_counts().items())
+        raise ValueError(f"no finished run in the table: {counts or 'it has no rows'}")
+    return done
+
+
+def require(table: pd.DataFrame, names: Sequence[str], what: str) -> None:
+    """Raises ValueError if one of these columns is absent, or unknown for a run that is done.
+
+    what: who needs it, e.g. "fit_isoflop", for the message.
+    """
+    done = finished(table)
+    for name in names:
+        unknown = done[name].isna() if name in done else None
+        if unknown is not None and not unknown.any():
+            continue
+        if unknown is None or unknown.all():
+            why = "the table has none"
+        else:
+            first = _row_name(done, int(unknown.to_numpy().argmax()))
+            why = f"{unknown.sum()} of {len(done)} finished runs have none, e.g. {first}"
+        remedy = _REMEDIES.get(name, f"load with columns={{{name!r}: 'its name in the table'}}")
+        raise ValueError(f"{what} needs {name}: {why}; {remedy}")

@@ -1,0 +1,226 @@
+"""What each subcommand of `python -m analysis` does with a table."""
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis import figures
+from analysis.compare import DEFAULT_FORMS, compare_laws
+from analysis.experts import size_slopes
+from analysis.isoflop import fit_isoflop
+from analysis.parametric import fit_parametric
+from analysis.planner import plan
+from analysis.provenance import read_provenance
+from analysis.report import write_report
+from analysis.residuals import residuals_of
+from analysis.results import FitError
+from analysis.study import analyse
+from analysis.table import best_of_cells, finished, load_table
+from experiments.records import write_text_atomically
+
+Options = argparse.Namespace
+
+
+def table_of(options: Options) -> pd.DataFrame:
+    """The checked table; its notes are printed unless JSON was asked for."""
+    table = load_table(options.path, columns=_mapping(options.column), flops=options.flops)
+    for note in table.attrs.get("notes", ()):
+        _say(options, f"note: {note}")
+    return table
+
+
+def folder_of(options: Options) -> Path:
+    """Where results go: --out, else the sweep's folder, else NAME-analysis beside the file."""
+    path: Path = options.path
+    folder: Path = options.out or (
+        path if path.is_dir() else path.with_name(f"{path.stem}-analysis")
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def isoflop(options: Options) -> None:
+    """Minima at each budget and their laws."""
+    table, folder = table_of(options), folder_of(options)
+    write_text_atomically(folder / "table.csv", table.to_csv(index=False))
+    _say(options, perplexities(table))
+    try:
+        fit = fit_isoflop(table, options.x, options.method, options.n_nearest, noise=options.noise)
+    except FitError:
+        _say(options, f"\ntable: {folder / 'table.csv'}")
+        raise
+    _write(options, folder / "isoflop.json", fit.to_dict())
+    with figures.style():
+        _save(figures.draw_isoflop(table, fit), folder / "isoflop.png")
+    _say(options, f"\nFitted minima:\n{fit.summary()}")
+    _say(options, f"\ntable: {folder / 'table.csv'}\nfits: {folder / 'isoflop.json'}")
+    _say(options, f"figure: {folder / 'isoflop.png'}")
+
+
+def parametric(options: Options) -> None:
+    """L = E + A/N^alpha + B/D^beta for each model."""
+    table, folder = table_of(options), folder_of(options)
+    done = finished(table)
+    models = [options.model] if options.model else list(dict.fromkeys(done["series"]))
+    found: dict[str, Any] = {}
+    errors = []
+    for model in models:
+        runs = done[done["series"] == model]
+        if runs.empty:
+            have = ", ".join(dict.fromkeys(done["series"]))
+            raise ValueError(f"model={model!r} has no finished run; the table has {have}")
+        keys = ["budget", options.x] if runs["budget"].notna().any() else [options.x, "n_tokens"]
+        cells = best_of_cells(runs, by=keys)
+        delta = float("inf") if options.residual == "loss" else options.delta
+        try:
+            fit = fit_parametric(
+                cells[options.x],
+                cells["n_tokens"],
+                cells["loss"],
+                delta=delta,
+                residual=options.residual,
+                n_draws=options.draws,
+            )
+        except ValueError as error:
+            errors.append(f"{model}: {error}")
+            continue
+        found[model] = fit.to_dict()
+        _say(options, f"{model}\n{fit.summary()}")
+        _say(
+            options, f"  {fit.share_at_best:.0%} of {fit.n_starts} starts reached the best value; "
+        )
+        _say(options, f"  condition number {fit.condition:.3g}, gradient {fit.gradient:.1e}\n")
+        label = "".join(c if c.isalnum() else "_" for c in model)
+        with figures.style():
+            _save(
+                figures.draw_contours(fit, runs, size=options.x), folder / f"contours_{label}.png"
+            )
+            left = residuals_of(fit, runs, options.x)
+            _save(figures.draw_residuals(left), folder / f"residuals_{label}.png")
+    if not found:
+        raise FitError(f"no model could be fitted: {'; '.join(errors)}")
+    for text in errors:
+        _say(options, f"not fitted: {text}")
+    _write(options, folder / "parametric.json", found)
+    _say(options, f"fits: {folder / 'parametric.json'}")
+
+
+def experts(options: Options) -> None:
+    """Laws of the loss in the number of experts, compared."""
+    table, folder = table_of(options), folder_of(options)
+    choice = {"model": options.model, "baseline": options.baseline, "size": options.size}
+    found = compare_laws(table, options.form or DEFAULT_FORMS, hold_out=options.hold_out, **choice)
+    slopes = size_slopes(table, **{**choice, "model": found.model})
+    for fit in found.fits:
+        _say(options, f"{fit.form_name}: {fit.summary()}\n")
+    _say(options, found.summary())
+    _say(options, f"\n-d ln L / d ln E of each size:\n{slopes.to_string(index=False)}")
+    with figures.style():
+        _save(figures.draw_experts(table, found.fits, slopes), folder / "experts.png")
+    values = {**found.to_dict(), "size_slopes": slopes.to_dict("list")}
+    _write(options, folder / "experts.json", values)
+    _say(options, f"\nfits: {folder / 'experts.json'}\nfigure: {folder / 'experts.png'}")
+
+
+def planned(options: Options) -> None:
+    """What a budget should buy."""
+    table = table_of(options)
+    fit = fit_isoflop(table, options.x, options.method, options.n_nearest)
+    models = [options.model] if options.model else [law.model for law in fit.laws]
+    if not models:
+        raise FitError(f"no power law to plan by: {'; '.join(fit.notes) or 'see isoflop'}")
+    law = None
+    if options.form:
+        from analysis.experts import fit_expert_law
+
+        law = fit_expert_law(
+            table, options.form, model=options.model, baseline=options.baseline, size=options.size
+        )
+    plans = {
+        model: plan(options.budget, fit, model=model, experts=law, min_gain=options.min_gain)
+        for model in models
+    }
+    for one in plans.values():
+        _say(options, one.summary())
+    if options.json:
+        print(json.dumps({m: p.to_dict() for m, p in plans.items()}, indent=1, allow_nan=False))
+
+
+def report(options: Options) -> None:
+    """Everything, on one page."""
+    table, folder = table_of(options), folder_of(options)
+    study = analyse(
+        table,
+        options.x,
+        options.method,
+        options.n_nearest,
+        noise=options.noise,
+        baseline=options.baseline or "dense",
+        asymptote=options.asymptote,
+    )
+    title = options.title or f"Experts at equal compute: {options.path.resolve().stem}"
+    written = write_report(study, read_provenance(options.path), folder, options.typed, title)
+    for what, why in study.missing:
+        _say(options, f"not fitted: {what}: {why}")
+    if options.json:
+        print(json.dumps(study.to_dict(), indent=1, allow_nan=False))
+    _say(options, f"report: {written.page}\nfits: {written.fits}\ntable: {written.table}")
+    _say(options, f"figures: {len(written.figures)} files in {folder / 'figures'}")
+
+
+def perplexities(table: pd.DataFrame) -> str:
+    """Held-out perplexity, a row for each budget and size, a column for each model."""
+    done = table[table["status"] == "done"]
+    shape = [c for c in ("n_layers", "d_model") if done[c].notna().any()] or ["n_params"]
+    wide = done.pivot_table(
+        index=["budget", *shape], columns="series", values="perplexity", aggfunc="min"
+    )
+    text = wide.to_string(float_format=lambda value: f"{value:.2f}")
+    lines = ["Held-out perplexity per token (best of a cell):", text]
+    causal = done["causal_eval"].fillna(True).astype(bool)
+    leaky = sorted(done.loc[~causal, "series"].unique())
+    if leaky:
+        lines += [f"{', '.join(leaky)}: scored with routing that sees later tokens; not causal"]
+    other = table[table["status"] != "done"]
+    if len(other):
+        lines += [f"not shown: {len(other)} runs that failed or diverged"]
+    return "\n".join(lines)
+
+
+def _mapping(pairs: list[str]) -> Mapping[str, str] | None:
+    wrong = [pair for pair in pairs if "=" not in pair]
+    if wrong:
+        raise ValueError(f"--column {wrong[0]!r} must be OURS=THEIRS, e.g. n_params=params")
+    return dict(pair.split("=", 1) for pair in pairs) or None
+
+
+def _say(options: Options, text: str) -> None:
+    if not options.json:
+        print(text)
+
+
+def _write(options: Options, path: Path, values: Any) -> None:
+    text = json.dumps(_finite(values), indent=1, allow_nan=False)
+    write_text_atomically(path, text + "\n")
+    if options.json:
+        print(text)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _save(figure: Figure, path: Path) -> None:
+    figure.savefig(path, dpi=160)
+    plt.close(figure)

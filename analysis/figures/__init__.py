@@ -1,0 +1,27 @@
+"""Figures take tables and results and return a Figure; they neither fit nor read files.
+
+with analysis.figures.style(dark=True):
+    analysis.figures.draw_isoflop(table, fit).savefig("isoflop.png")
+"""
+
+from analysis.figures.experts import draw_experts
+from analysis.figures.isoflop import draw_isoflop
+from analysis.figures.laws import draw_frontier, draw_laws
+from analysis.figures.palette import MODEL_COLOURS
+from analysis.figures.parametric import draw_contours
+from analysis.figures.residuals import draw_residuals
+from analysis.figures.retrieval import draw_active, draw_usage
+from analysis.figures.style import style
+
+__all__ = [
+    "MODEL_COLOURS",
+    "draw_active",
+    "draw_contours",
+    "draw_experts",
+    "draw_frontier",
+    "draw_isoflop",
+    "draw_laws",
+    "draw_residuals",
+    "draw_usage",
+    "style",
+]

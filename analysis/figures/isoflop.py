@@ -1,0 +1,178 @@
+"""IsoFLOP curves as in Fig. 1 of He 2024 (arXiv:2407.04153): perplexity against size."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis.curves import IsoFLOPCurve, IsoFLOPFit
+from analysis.figures.layout import (
+    at_edge,
+    beyond,
+    has_none_below,
+    is_left,
+    legends_below,
+    panels,
+    star,
+    swatch,
+)
+from analysis.figures.palette import Colour, Look, blend, ink, looks, page
+from analysis.figures.scales import log_scale, padded, power
+from analysis.figures.style import DASHED, LINES, edge
+from analysis.results import Array, FitStatus
+from analysis.table import finished
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Way:
+    """How the curves of one budget are drawn."""
+
+    line: object | None  # None: solid, or dashed if doubtful
+    point: float  # points
+    star: float
+    faded: float  # share of the page's colour
+
+
+def draw_isoflop(table: pd.DataFrame, fit: IsoFLOPFit, *, together: bool = False) -> Figure:
+    """Perplexity against size, a panel for each budget, a colour for each model.
+
+    Full markers are what was fitted, faint ones all finished runs; lines the curves over their
+    range, dashed if doubtful; stars their minima, hollow if doubtful, with the 95 % interval of the
+    place where it is bounded. together: all budgets in one panel, as the paper has it, told apart
+    by line and size of marker.
+    """
+    done = finished(table)
+    done = done[done[fit.x_name].notna() & done["budget"].notna()]
+    done = done.assign(x=done[fit.x_name].astype(float), y=np.exp(done["loss"].astype(float)))
+    counts = done["budget"].value_counts()
+    budgets = sorted({*(c.budget for c in fit.curves), *counts.index[counts > 1]})
+    done = done[done["budget"].isin(budgets)]
+    series = looks([*done["series"], *(c.model for c in fit.curves)], table)
+    figure, axes = panels(1 if together else len(budgets), height=3.2 if together else 2.5)
+    ways = _ways(budgets) if together else [_Way(line=None, point=4.5, star=11, faded=0)]
+    whiskers = above = False
+    for axis, shown in zip(axes, [budgets] if together else [[b] for b in budgets], strict=True):
+        runs = done[done["budget"].isin(shown)]
+        curves = [c for c in fit.curves if c.budget in shown]
+        log_scale(axis, "x", fit.x_name)
+        log_scale(axis, "y", "perplexity")
+        _limit(axis, runs, curves)
+        above |= _draw_runs(axis, runs, series)
+        for curve in curves:
+            way = ways[shown.index(curve.budget)]
+            whiskers |= _draw_curve(axis, curve, series[curve.model], way)
+        if not together:
+            axis.set_title(f"{power(shown[0])} FLOPs")
+        if not is_left(axis):
+            axis.set_ylabel("")
+        if not has_none_below(axis, axes):
+            axis.set_xlabel("")
+    names = [swatch(name, look.colour, marker=look.marker, ls="-") for name, look in series.items()]
+    of_budgets = [_budget_swatch(b, w) for b, w in zip(budgets, ways)] if together else []
+    legends_below(figure, names, of_budgets, _marks(fit, whiskers, above, together))
+    return figure
+
+
+def _ways(budgets: Sequence[float]) -> list[_Way]:
+    """Few budgets differ by line, many by how near the page's colour is."""
+    n = len(budgets)
+    few = n <= len(LINES)
+    return [
+        _Way(
+            line=LINES[i] if few else "-",
+            point=float(np.interp(i, [0, max(n - 1, 1)], [3.0, 5.0])),
+            star=float(np.interp(i, [0, max(n - 1, 1)], [8.5, 12.0])),
+            faded=0.0 if few else 0.6 * (1 - i / (n - 1)),
+        )
+        for i in range(n)
+    ]
+
+
+def _limit(axis: Axes, runs: pd.DataFrame, curves: Sequence[IsoFLOPCurve]) -> None:
+    """All sizes, and the perplexities of curves; runs far above them do not set the scale."""
+    sizes = [*runs["x"], *(x for c in curves for x in c.sizes)]
+    axis.set_xlim(*padded(sizes))
+    fitted = [v for c in curves for v in (*np.exp(c.losses), *np.exp(c.predict(_grid(c))))]
+    low, high = padded(fitted or runs["y"].tolist(), 0.0)
+    seen = runs.loc[runs["y"] <= high * (high / low) ** 0.5, "y"]
+    axis.set_ylim(*padded([low, high, *seen], 0.08))
+
+
+def _draw_runs(axis: Axes, runs: pd.DataFrame, series: Mapping[str, Look]) -> bool:
+    """Whether some lie above the axis."""
+    top = axis.get_ylim()[1]
+    for name, own in runs.groupby("series", sort=False):
+        look = series[str(name)]
+        axis.plot(
+            *(own["x"], own["y"]),
+            marker=look.marker,
+            ms=3.5,
+            mew=0,
+            ls="",
+            color=look.colour,
+            alpha=0.35,
+            zorder=2,
+        )
+        at_edge(axis, own.loc[own["y"] > top, "x"], top, "^", look.colour)
+    return bool((runs["y"] > top).any())
+
+
+def _draw_curve(axis: Axes, curve: IsoFLOPCurve, look: Look, way: _Way) -> bool:
+    """Whether a whisker was drawn."""
+    certain = curve.status is FitStatus.CONVERGED
+    colour = blend(look.colour, page(), way.faded)
+    line = way.line or ("-" if certain else DASHED)
+    grid = _grid(curve)
+    axis.plot(grid, np.exp(curve.predict(grid)), color=colour, ls=line, zorder=3)
+    axis.plot(
+        *(curve.sizes, np.exp(curve.losses)),
+        marker=look.marker,
+        ms=way.point,
+        mec=page(),
+        mew=0.4,
+        ls="",
+        color=colour,
+        zorder=4,
+    )
+    if not curve.x_min <= curve.x_opt <= curve.x_max:
+        return False
+    best = float(np.exp(curve.loss_opt))
+    axis.plot(curve.x_opt, best, **star(colour, not certain, way.star), zorder=6)
+    low, high = curve.x_interval
+    if not (np.isfinite(low) and np.isfinite(high) and high > low > 0):
+        return False
+    left, right = axis.get_xlim()
+    ends = [max(low, left), min(high, right)]
+    axis.plot(ends, [best, best], color=colour, lw=1.0, zorder=5, solid_capstyle="butt")
+    caps = [end for end, seen in zip(ends, (low >= left, high <= right), strict=True) if seen]
+    axis.plot(caps, [best] * len(caps), marker="|", ms=5, mew=1.0, ls="", color=colour, zorder=5)
+    return True
+
+
+def _grid(curve: IsoFLOPCurve) -> Array:
+    inner = np.geomspace(curve.x_min, curve.x_max, 200)[1:-1]
+    return np.array([curve.x_min, *inner, curve.x_max])  # exactly: Akima's is nan outside
+
+
+def _marks(fit: IsoFLOPFit, whiskers: bool, above: bool, together: bool) -> list[Artist]:
+    """The legend's entries of what is no series."""
+    marks: list[Artist] = [swatch("minimum", **star(edge(), hollow=False))]
+    if any(c.status is not FitStatus.CONVERGED for c in fit.curves):
+        line = {} if together else {"ls": DASHED}
+        marks.append(swatch("doubtful", **{"color": edge(), **star(edge(), hollow=True), **line}))
+    if whiskers:
+        marks.append(swatch("95 % interval", edge(), ls="-", marker="|", lw=1.0))
+    marks.append(swatch("all runs", edge(), marker="o", ms=3.5, mew=0, alpha=0.5))
+    if above:
+        marks.append(beyond())
+    return marks
+
+
+def _budget_swatch(budget: float, way: _Way) -> Line2D:
+    colour: Colour = blend(ink(), page(), way.faded)
+    return swatch(f"{power(budget)} FLOPs", colour, ls=way.line, marker="o", ms=way.point)

@@ -1,0 +1,232 @@
+"""How the optimum moves with compute: power laws of the sizes, and the loss's frontier."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.curves import IsoFLOPCurve, IsoFLOPFit
+from analysis.figures.layout import (
+    at_edge,
+    band_swatch,
+    beyond,
+    legend_above,
+    legends_below,
+    panels,
+    swatch,
+)
+from analysis.figures.palette import Look, looks, page
+from analysis.figures.scales import LABELS, log_scale, padded
+from analysis.figures.style import DASHED, edge
+from analysis.isoflop import X_NAMES
+from analysis.isoflop_laws import LOSS
+from analysis.power_law import FrontierFit, PowerLaw
+from analysis.results import FitStatus, Prediction
+from analysis.table import finished
+
+_FLOOR: Any = (0, (1, 1.5))
+
+
+def draw_laws(fit: IsoFLOPFit, table: pd.DataFrame | None = None) -> Figure:
+    """The minima against compute, a panel for each size and the loss, with the fitted laws.
+
+    Points are the minima with their 95 % intervals where known, hollow if left out of the law;
+    lines the laws, dashed if doubtful, with the 95 % interval of the law (Student's t).
+    table: only tells which model a series is of. Raises ValueError if no law was fitted.
+    """
+    names = [name for name in (*X_NAMES, LOSS) if any(name in law.laws for law in fit.laws)]
+    if not names:
+        why = "; ".join(fit.notes) or "fewer than two budgets have a minimum"
+        raise ValueError(f"draw_laws: the fit has no laws of compute: {why}")
+    series = looks([c.model for c in fit.curves], table)
+    n_columns = len(names) if len(names) <= 3 else 2 if len(names) == 4 else 3
+    laws = sorted(fit.laws, key=lambda law: list(series).index(law.model))
+    rows = 1 + (len(laws) + 1) // 2  # of the legend above a panel, 0.155 inches each
+    figure, axes = panels(len(names), n_columns, height=2.4 + 0.155 * rows)
+    some_beyond = False
+    for axis, name in zip(axes, names, strict=True):
+        log_scale(axis, "x", "budget")
+        log_scale(axis, "y", name, label=LABELS[name] if name == LOSS else f"best {LABELS[name]}")
+        axis.set_xlim(*padded([c.budget for c in fit.curves], 0.1))
+        some_beyond |= _draw_minima(axis, fit, name, series)
+        entries = []
+        for law in laws:
+            if name in law.laws:
+                look = series[law.model]
+                draw_law(axis, law.laws[name], look)
+                text = _exponent_text(law.laws[name])
+                entries.append(swatch(text, look.colour, marker=look.marker))
+        floored = any(isinstance(law.laws.get(name), FrontierFit) for law in laws)
+        what = "exponent of loss − E" if floored else "exponent"
+        legend_above(axis, entries, f"{what} (95 % interval)")
+    keys = [swatch(name, look.colour, marker=look.marker, ls="-") for name, look in series.items()]
+    legends_below(figure, keys, [*_marks(fit), *([beyond()] if some_beyond else [])])
+    return figure
+
+
+def draw_frontier(table: pd.DataFrame, fit: IsoFLOPFit) -> Figure:
+    """Loss against compute: all finished runs, the best of each budget, and the fitted frontier.
+
+    Frontiers are the laws of the fitted minima, with their 95 % interval, dashed if doubtful; a
+    thin line is the floor E where the runs tell it.
+    """
+    done = finished(table)
+    done = done[done["budget"].notna()]
+    done = done.assign(budget=done["budget"].astype(float), loss=done["loss"].astype(float))
+    series = looks(done["series"], table)
+    best = done.groupby(["series", "budget"], sort=True)["loss"].min()
+    figure, (axis,) = panels(1, height=3.0)
+    log_scale(axis, "x", "budget")
+    log_scale(axis, "y", "loss")
+    axis.set_xlim(*padded(done["budget"].tolist(), 0.08))
+    laws = {law.model: law.laws[LOSS] for law in fit.laws if LOSS in law.laws}
+    top = float(best.min())
+    told = {name: law.params["E"] for name, law in laws.items() if _floor_told(law, top)}
+    low, high = padded(best.tolist(), 0.0)
+    seen = done.loc[done["loss"] <= high * (high / low) ** 0.5, "loss"]
+    axis.set_ylim(*padded([low, high, *seen, *told.values()]))
+    entries: list[Artist] = []
+    for name, look in series.items():
+        own = done[done["series"] == name]
+        faint: dict[str, Any] = {"marker": look.marker, "ls": "", "color": look.colour}
+        axis.plot(own["budget"], own["loss"], ms=3, mew=0, alpha=0.3, zorder=2, **faint)
+        above = own["loss"] > axis.get_ylim()[1]
+        at_edge(axis, own.loc[above, "budget"], axis.get_ylim()[1], "^", look.colour)
+        at = best[name]
+        axis.plot(at.index, at, ms=5, mec=page(), mew=0.4, zorder=4, **faint)
+        label = name
+        if name in laws:
+            law = laws[name]
+            draw_law(axis, law, look)
+            label = f"{name}\n{_exponent_text(law)}, {_floor_text(law, name in told)}"
+        if name in told:
+            axis.axhline(told[name], color=look.colour, lw=0.9, ls=_FLOOR)
+        entries.append(swatch(label, look.colour, marker=look.marker, ls="-"))
+    marks = [
+        swatch("best run", edge(), marker="o"),
+        swatch("all runs", edge(), marker="o", ms=3, mew=0, alpha=0.4),
+        *_line_marks(list(laws.values())),
+    ]
+    if told:
+        marks.append(swatch("floor E", edge(), ls=_FLOOR, lw=0.9))
+    if (done["loss"] > axis.get_ylim()[1]).any():
+        marks.append(beyond())
+    title = "exponent of loss − E, and floor E (95 % intervals)"
+    legends_below(figure, entries, marks, titles=[title if laws else ""])
+    return figure
+
+
+def draw_law(axis: Axes, law: PowerLaw | FrontierFit, look: Look) -> None:
+    """The law's line over the axis, and its 95 % interval, within the axis' limits."""
+    x = np.geomspace(*axis.get_xlim(), 200)
+    with np.errstate(over="ignore"):  # of an interval that says nothing
+        predicted: Prediction = law.predict(x)
+    low, high = axis.get_ylim()
+    certain = law.status is FitStatus.CONVERGED
+    axis.plot(x, predicted.value, color=look.colour, ls="-" if certain else DASHED, zorder=3)
+    axis.fill_between(
+        x,
+        np.clip(predicted.lower, low / 10, high * 10),  # where wide, it would run off to infinity
+        np.clip(predicted.upper, low / 10, high * 10),
+        color=look.colour,
+        alpha=0.16,
+        lw=0,
+        zorder=1,
+    )
+
+
+def _draw_minima(axis: Axes, fit: IsoFLOPFit, name: str, series: Mapping[str, Look]) -> bool:
+    """Whether some lie beyond the axis."""
+    curves = [c for c in fit.curves if np.isfinite(_optimum(c, name))]
+    low, high = padded([_optimum(c, name) for c in curves if c.inside], 0.0)
+    near = [v for c in curves if low**2 / high < (v := _optimum(c, name)) < high**2 / low]
+    axis.set_ylim(*padded([low, high, *near], 0.2))  # those left out may lie anywhere
+    low, high = axis.get_ylim()
+    ranks = list(series)
+    for curve in curves:
+        look = series[curve.model]
+        left, right = axis.get_xlim()
+        shift = 0.012 * (ranks.index(curve.model) - (len(ranks) - 1) / 2)  # or whiskers overlap
+        x, y = curve.budget * (right / left) ** shift, _optimum(curve, name)
+        if not low <= y <= high:
+            at_edge(axis, [x], min(max(y, low), high), "^" if y > high else "v", look.colour)
+            continue
+        interval = _interval(curve, name)
+        if interval is not None:
+            ends = np.clip(interval, low / 10, high * 10)
+            axis.plot([x, x], ends, color=look.colour, lw=1.0, zorder=4)
+        axis.plot(
+            *(x, y),
+            marker=look.marker,
+            ms=5.5,
+            mfc=look.colour if curve.inside else page(),
+            mec=page() if curve.inside else look.colour,
+            mew=0.4 if curve.inside else 1.1,
+            ls="",
+            zorder=5,
+        )
+    return any(not low <= _optimum(c, name) <= high for c in curves)
+
+
+def _optimum(curve: IsoFLOPCurve, name: str) -> float:
+    if name == LOSS:
+        return curve.loss_opt
+    return curve.x_opt if name == curve.x_name else curve.at_optimum.get(name, float("nan"))
+
+
+def _interval(curve: IsoFLOPCurve, name: str) -> tuple[float, float] | None:
+    if name not in (LOSS, curve.x_name):
+        return None
+    low, high = curve.loss_interval if name == LOSS else curve.x_interval
+    return None if np.isnan(low) or np.isnan(high) else (low, high)
+
+
+def _exponent_text(law: PowerLaw | FrontierFit) -> str:
+    """With the sign of the power of C: a frontier's is -alpha."""
+    name, sign = ("alpha", -1) if isinstance(law, FrontierFit) else ("exponent", 1)
+    low, high = sorted(sign * v for v in law.bounds(name))
+    return _with_interval(sign * law.params[name], low, high)
+
+
+def _with_interval(value: float, low: float, high: float) -> str:
+    """At two digits of the interval's width, three decimals at most."""
+    known = np.isfinite(low) and np.isfinite(high)
+    decimals = int(np.clip(1 - np.floor(np.log10(max(high - low, 1e-9))), 0, 3)) if known else 3
+    value_text, *bounds = (f"{v:.{decimals}f}".replace("-", "−") for v in (value, low, high))
+    return f"{value_text} ({bounds[0]}, {bounds[1]})" if known else f"{value_text} (no interval)"
+
+
+def _floor_text(law: PowerLaw | FrontierFit, told: bool) -> str:
+    if not isinstance(law, FrontierFit):
+        return "E = 0 taken"
+    return f"E {_with_interval(law.params['E'], *law.bounds('E'))}" if told else "E not told"
+
+
+def _floor_told(law: PowerLaw | FrontierFit, best: float) -> bool:
+    """Whether there is a floor, and the runs tell it to lie below the best loss reached."""
+    if not isinstance(law, FrontierFit) or law.status is FitStatus.BOUND_HIT:
+        return False
+    return law.bounds("E")[1] < best
+
+
+def _marks(fit: IsoFLOPFit) -> list[Artist]:
+    marks: list[Artist] = [swatch("minimum", edge(), marker="o")]
+    if any(not c.inside and np.isfinite(c.x_opt) for c in fit.curves):
+        hollow = {"mfc": page(), "mec": edge(), "mew": 1.1}
+        marks.append(swatch("left out of the law", edge(), marker="o", **hollow))
+    if any(_interval(c, name) for c in fit.curves for name in (LOSS, c.x_name)):
+        marks.append(swatch("its 95 % interval", edge(), marker="|", ms=9))
+    return marks + _line_marks([law for laws in fit.laws for law in laws.laws.values()])
+
+
+def _line_marks(laws: Sequence[PowerLaw | FrontierFit]) -> list[Artist]:
+    marks: list[Artist] = []
+    if any(law.status is not FitStatus.CONVERGED for law in laws):
+        marks.append(swatch("doubtful law", edge(), ls=DASHED))
+    if any(law.dof > 0 for law in laws):
+        marks.append(band_swatch("95 % interval of the law"))
+    return marks

@@ -1,0 +1,205 @@
+"""Panels, legends below them, and labels that keep apart."""
+
+from collections.abc import Sequence
+from math import ceil
+from textwrap import fill
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.legend import Legend
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from numpy.typing import ArrayLike
+
+from analysis.figures.palette import Colour, ink, page
+from analysis.figures.style import FONT, PANEL, edge, small
+
+_LINE = 34  # characters of a legend's entry as wide as a panel
+N_WIDE = 4  # panels in a row, at most
+
+
+def panels(
+    n: int, n_columns: int | None = None, height: float = PANEL[1]
+) -> tuple[Figure, list[Axes]]:
+    """A figure of n panels in rows of N_WIDE at most, evenly filled; sizes follow the font's."""
+    n_rows = ceil(n / (n_columns or N_WIDE))
+    n_columns = n_columns or ceil(n / n_rows)
+    n_rows = ceil(n / n_columns)
+    scale = float(plt.rcParams["font.size"]) / FONT
+    figure = plt.figure(
+        figsize=(PANEL[0] * n_columns * scale, (height * n_rows + 0.3) * scale),
+        layout="constrained",
+    )
+    grid = figure.add_gridspec(n_rows, n_columns)
+    axes = [figure.add_subplot(grid[divmod(i, n_columns)]) for i in range(n)]
+    for axis in axes:
+        axis.grid(which="minor", visible=False)
+    return figure, axes
+
+
+def is_left(axis: Axes) -> bool:
+    """Whether the panel is the first of its row."""
+    spec = axis.get_subplotspec()
+    assert spec is not None
+    return spec.is_first_col()
+
+
+def has_none_below(axis: Axes, axes: Sequence[Axes]) -> bool:
+    """Whether the panel is the last of its column."""
+    spec = axis.get_subplotspec()
+    assert spec is not None
+    rows = [other.get_subplotspec() for other in axes]
+    return not any(
+        other is not None
+        and other.colspan.start == spec.colspan.start
+        and other.rowspan.start > spec.rowspan.start
+        for other in rows
+    )
+
+
+def legends_below(figure: Figure, *groups: Sequence[Artist], titles: Sequence[str] = ()) -> None:
+    """A legend a group, one below the other under the panels, each in as many columns as fit.
+
+    The figure grows by their height: panels keep theirs.
+    """
+    named = [*titles, *[""] * (len(groups) - len(titles))]
+    legends = [
+        _legend(figure, group, title) for group, title in zip(groups, named, strict=True) if group
+    ]
+    heights = [legend.get_window_extent().height / figure.dpi for legend in legends]
+    whole = figure.get_figheight() + sum(heights)
+    figure.set_figheight(whole)
+    top = sum(heights)
+    engine = figure.get_layout_engine()
+    assert isinstance(engine, ConstrainedLayoutEngine)
+    engine.set(rect=(0, top / whole, 1, 1 - top / whole))
+    for legend, height in zip(legends, heights, strict=True):
+        legend.set_bbox_to_anchor((0.5, top / whole), figure.transFigure)
+        top -= height
+
+
+def _legend(figure: Figure, handles: Sequence[Artist], title: str) -> Legend:
+    n_columns = min(len(handles), 8)
+    while True:
+        legend = figure.legend(
+            handles=_by_rows(handles, n_columns),
+            loc="upper center",
+            bbox_to_anchor=(0.5, 0.0),
+            borderaxespad=0.2,
+            ncols=n_columns,
+            title=title or None,
+            columnspacing=1.2,
+            handlelength=2.2,
+        )
+        if legend.get_window_extent().width <= 0.98 * figure.bbox.width:
+            return legend
+        if n_columns == 1 and not any(len(line) > _LINE for line in _lines(handles)):
+            return legend
+        legend.remove()
+        if n_columns == 1:
+            for handle in handles:
+                handle.set_label("\n".join(fill(line, _LINE) for line in _lines([handle])))
+        n_columns = max(n_columns - 1, 1)
+
+
+def _lines(handles: Sequence[Artist]) -> list[str]:
+    return [line for handle in handles for line in str(handle.get_label()).split("\n")]
+
+
+def _by_rows(handles: Sequence[Artist], n_columns: int) -> list[Artist]:
+    """Reordered to be read by rows, for a legend is filled column by column."""
+    cells = [*handles, *[swatch("")] * (-len(handles) % n_columns)]
+    return [cells[i] for k in range(n_columns) for i in range(k, len(cells), n_columns)]
+
+
+def legend_above(axis: Axes, handles: Sequence[Artist], title: str) -> None:
+    """In place of the panel's title: a marker and a text each, two a row if these fit."""
+    figure = axis.get_figure(root=True)
+    assert figure is not None
+    wide = 0.9 * PANEL[0] * float(plt.rcParams["font.size"]) / FONT * figure.dpi
+    for n_columns in (2, 1):
+        legend = axis.legend(
+            handles=_by_rows(handles, n_columns),
+            loc="lower left",
+            bbox_to_anchor=(-0.12, 1.0),
+            borderaxespad=0.2,
+            title=title,
+            alignment="left",
+            ncols=n_columns,
+            columnspacing=1.0,
+            handlelength=0.8,
+            labelspacing=0.25,
+        )
+        if legend.get_window_extent().width <= wide:
+            return
+
+
+def swatch(label: str, colour: Colour | None = None, **options: Any) -> Line2D:
+    """A legend's entry: a line or marker, in the ink where there is no colour."""
+    kwargs = {"ls": "", "color": colour or ink(), "ms": 5, **options}
+    return Line2D([], [], label=label, **kwargs)
+
+
+def band_swatch(label: str, colour: Colour | None = None) -> Patch:
+    """A legend's entry for an interval."""
+    return Patch(facecolor=colour or edge(), alpha=0.3, label=label)
+
+
+def beyond() -> Line2D:
+    """The legend's entry of at_edge."""
+    return swatch("beyond the axis", edge(), marker="^", ms=3.5, alpha=0.5)
+
+
+def star(colour: Colour, hollow: bool, size: float = 10.0) -> dict[str, Any]:
+    """Options of a minimum's marker: filled, or hollow if something speaks against it."""
+    return {
+        "marker": "*",
+        "ms": size,
+        "mfc": page() if hollow else colour,
+        "mec": colour if hollow else ink(),
+        "mew": 1.1 if hollow else 0.6,
+        "ls": "",
+    }
+
+
+def label_ends(axis: Axes, ends: Sequence[tuple[float, float, str, Colour]]) -> None:
+    """Texts right of points (x, y, text, colour), moved up where they would overlap.
+
+    Call it last: it lays the figure out to see where the points are.
+    """
+    figure = axis.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()
+    step = 1.25 * FontProperties(size=small()).get_size_in_points()
+    taken: list[tuple[float, float]] = []
+    for x, y, text, colour in sorted(ends, key=lambda end: end[1]):
+        at = axis.transData.transform((x, y)) * 72 / figure.dpi
+        lifted = float(at[1])
+        for other_x, other_y in sorted(taken, key=lambda place: place[1]):
+            if abs(other_x - at[0]) < 5 * step and abs(other_y - lifted) < step:
+                lifted = other_y + step
+        taken.append((float(at[0]), lifted))
+        axis.annotate(
+            text,
+            (x, y),
+            xytext=(6, lifted - float(at[1])),
+            textcoords="offset points",
+            va="center",
+            color=colour,
+            fontsize=small(),
+            annotation_clip=False,
+        )
+
+
+def at_edge(axis: Axes, x: ArrayLike, edge_y: float, marker: str, colour: Colour) -> None:
+    """Marks the places of points that lie beyond the axis, at its edge."""
+    x = np.asarray(x, dtype=np.float64)
+    if len(x):
+        y = np.full(len(x), edge_y)
+        axis.plot(x, y, marker=marker, ms=3.5, ls="", color=colour, alpha=0.5, clip_on=False)

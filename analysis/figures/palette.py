@@ -1,0 +1,153 @@
+"""What each model looks like: one colour-blind safe colour and marker, the same in every figure."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.colors import to_rgba
+
+Colour = tuple[float, float, float]
+
+# Apart for normal and colour-blind sight (Machado 2009's simulation of protan-, deuter- and
+# tritanopia: 26 in CIELAB or more), and on a white as on a dark page.
+MODEL_COLOURS: Mapping[str, str] = {
+    "dense": "#294dfc",
+    "none": "#6a6a68",
+    "moe": "#cca624",
+    "moe_fine": "#c25e3a",
+    "pkm": "#3fbe86",
+    "peer": "#9c4998",
+}
+_OTHERS = ("#39a2ca", "#908b02", "#8043cd", "#90b666")  # less far apart: markers help
+_MARKERS = ("o", "P", "s", "X", "D", "^", "v", "<", ">", "p")
+_VARIANT = re.compile(r"( (n_experts|n_heads|top_k|query_norm)=\S+)+$")  # as table names series
+known_models: list[str] = []  # of the active style(models=...)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """How a series is drawn."""
+
+    colour: Colour
+    marker: str
+
+
+def looks(series: Iterable[str], table: pd.DataFrame | None = None) -> dict[str, Look]:
+    """A look for each series, in order of model: its model's colour, shades of it if several.
+
+    table: tells which model a series is of; without it the name does.
+    """
+    models = _models_of(list(dict.fromkeys(series)), table)
+    order = _model_order([*models.values(), *([] if table is None else table["model"])])
+    found = {}
+    for rank, model in enumerate(order):
+        own = sorted((name for name, of in models.items() if of == model), key=_natural)
+        shades = _shades(_model_colour(model, order), len(own))
+        for step, (name, colour) in enumerate(zip(own, shades, strict=True)):
+            marker = _MARKERS[(rank + step) % len(_MARKERS)]
+            found[name] = Look(colour=colour, marker=marker)
+    return found
+
+
+def model_looks(models: Iterable[str]) -> dict[str, Look]:
+    """A look for each model, whatever its series."""
+    names = list(dict.fromkeys(models))
+    return looks(names, pd.DataFrame({"series": names, "model": names}))
+
+
+def _models_of(series: Sequence[str], table: pd.DataFrame | None) -> dict[str, str]:
+    known = {} if table is None else dict(zip(table["series"], table["model"], strict=True))
+    return {name: known.get(name, _VARIANT.sub("", name)) for name in series}
+
+
+def _model_order(models: Iterable[str]) -> list[str]:
+    """The harness's models first, always all of them, so that ranks do not depend on the data."""
+    others = sorted({*models, *known_models} - set(MODEL_COLOURS), key=_natural)
+    return [*MODEL_COLOURS, *others]
+
+
+def _model_colour(model: str, order: Sequence[str]) -> Colour:
+    if model in MODEL_COLOURS:
+        return legible(MODEL_COLOURS[model])
+    return legible(_OTHERS[(order.index(model) - len(MODEL_COLOURS)) % len(_OTHERS)])
+
+
+def _shades(colour: Colour, n: int) -> list[Colour]:
+    """From nearer the page to nearer the ink, the colour itself if there is one."""
+    if n == 1:
+        return [colour]
+    steps = np.linspace(-0.45, 0.45, n)
+    return [
+        legible(blend(colour, page() if s < 0 else ink(), abs(s)), least=1.9)
+        for s in steps.tolist()
+    ]
+
+
+def _natural(name: str) -> list[tuple[int, float, str]]:
+    """A sort key by which n_experts=256 comes before n_experts=4096."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", name)
+    return [(0, float(p), "") if i % 2 else (1, 0.0, p) for i, p in enumerate(parts)]
+
+
+def page() -> Colour:
+    """The colour behind the data, by the active rcParams."""
+    for name in ("axes.facecolor", "figure.facecolor"):
+        *colour, alpha = to_rgba(plt.rcParams[name])
+        if alpha > 0:
+            return (colour[0], colour[1], colour[2])
+    return (1.0, 1.0, 1.0) if luminance(ink()) < 0.5 else (0.0, 0.0, 0.0)
+
+
+def ink() -> Colour:
+    """The colour of text, by the active rcParams."""
+    red, green, blue, _ = to_rgba(plt.rcParams["text.color"])
+    return (red, green, blue)
+
+
+def blend(colour: Colour, other: Colour, share: float) -> Colour:
+    """The colour with a share of another."""
+    red, green, blue = ((1 - share) * a + share * b for a, b in zip(colour, other, strict=True))
+    return (red, green, blue)
+
+
+def legible(colour: str | Colour, least: float = 2.3) -> Colour:
+    """The colour, with as much of the ink as gives this contrast to the page.
+
+    least: WCAG 2.2 asks 3 of graphics; 2.3 keeps the gold of moe, and markers tell it as well.
+    """
+    red, green, blue, _ = to_rgba(colour)
+    for share in np.linspace(0, 1, 21):
+        found = blend((red, green, blue), ink(), float(share))
+        if contrast(found, page()) >= least:
+            return found
+    return ink()
+
+
+def contrast(one: Colour, other: Colour) -> float:
+    """From 1 to 21, as WCAG 2.2 defines it."""
+    low, high = sorted([luminance(one), luminance(other)])
+    return (high + 0.05) / (low + 0.05)
+
+
+def luminance(colour: Colour) -> float:
+    """Relative, from 0 to 1, as WCAG 2.2 defines it."""
+    c = np.array(colour)
+    linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+    return float(linear @ np.array([0.2126, 0.7152, 0.0722]))
+
+
+def sequential(n: int) -> list[Colour]:
+    """Colours from the least to the most, for an ordered few such as sizes."""
+    dark = luminance(page()) < 0.5
+    low, high = (0.35, 1.0) if dark else (0.0, 0.72)
+    chosen = sns.color_palette("viridis", as_cmap=True)(np.linspace(low, high, n))
+    return [legible((c[0], c[1], c[2]), least=1.9) for c in chosen.tolist()]
+
+
+def markers(n: int) -> list[str]:
+    """As many markers, repeated after ten."""
+    return [_MARKERS[i % len(_MARKERS)] for i in range(n)]

@@ -1,0 +1,180 @@
+"""What a layer's retrieval does: active experts by heads, and usage by query norm."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from analysis.figures.layout import (
+    has_none_below,
+    is_left,
+    label_ends,
+    legends_below,
+    panels,
+    swatch,
+)
+from analysis.figures.palette import Colour, Look, ink, markers, model_looks, page, sequential
+from analysis.figures.scales import LABELS, experts, experts_scale, log_scale, padded, power
+from analysis.figures.style import DASHED, LINES, edge
+from analysis.table import best_of_cells, finished
+
+_NORMS = (DASHED, *LINES[:1], *LINES[2:])  # without a norm dashed, with one solid, others
+
+
+def draw_active(table: pd.DataFrame) -> Figure:
+    """Perplexity against heads h, a line for each number of active experts h k (He 2024, Fig. 3b).
+
+    A panel for each model, query norm, number of experts and budget of which h varies; of several
+    sizes, learning rates or seeds the best. The best of each line is ringed. Raises ValueError if
+    n_heads or top_k are not there, or h does not vary.
+    """
+    runs = _known(table, ["n_heads", "top_k", "loss"], "draw_active")
+    keys = ["model", "query_norm", "n_experts", "budget"]
+    runs = runs.assign(**{name: None for name in keys if name not in runs})
+    cells = best_of_cells(runs, by=[*keys, "n_heads", "top_k"])
+    cells = cells.assign(h=cells["n_heads"].astype(float))
+    cells = cells.assign(active=cells["h"] * cells["top_k"].astype(float))
+    groups = [
+        (key, own)
+        for key, own in cells.groupby(keys, dropna=False, sort=True)
+        if own["h"].nunique() > 1
+    ]
+    if not groups:
+        raise ValueError("draw_active: n_heads does not vary within a model, experts and budget")
+    products = sorted({v for _, own in groups for v in own["active"]})
+    looks = {
+        value: Look(colour=colour, marker=marker)
+        for value, colour, marker in zip(
+            products, sequential(len(products)), markers(len(products)), strict=True
+        )
+    }
+    figure, axes = panels(len(groups), height=2.9)
+    for axis, (key, own) in zip(axes, groups, strict=True):
+        experts_scale(axis, "n_heads", own["h"].tolist(), room=0.3)
+        log_scale(axis, "y", "perplexity")
+        axis.set_ylim(*padded(own["perplexity"].tolist(), 0.08))
+        axis.set_title(_title(key, [k for k, _ in groups]))
+        if not is_left(axis):
+            axis.set_ylabel("")
+        if not has_none_below(axis, axes):
+            axis.set_xlabel("")
+    legends_below(figure, [swatch("best of its line", edge(), marker="o", ms=9, mfc="none")])
+    for axis, (_, own) in zip(axes, groups, strict=True):
+        _draw_products(axis, own, looks)
+    return figure
+
+
+def _draw_products(axis: Axes, cells: pd.DataFrame, looks: Mapping[float, Look]) -> None:
+    ends: list[tuple[float, float, str, Colour]] = []
+    for value, own in cells.groupby("active", sort=True):
+        look, own = looks[float(value)], own.sort_values("h")  # type: ignore[arg-type]
+        axis.plot(own["h"], own["perplexity"], marker=look.marker, ms=5, color=look.colour)
+        best = own.iloc[int(own["perplexity"].to_numpy().argmin())]
+        ring: dict[str, Any] = {"marker": "o", "ms": 10, "mfc": "none", "mec": ink(), "mew": 0.9}
+        axis.plot(best["h"], best["perplexity"], ls="", **ring)
+        last = own.iloc[-1]
+        ends.append((float(last["h"]), float(last["perplexity"]), f"hk={value:g}", look.colour))
+    label_ends(axis, ends)
+
+
+def draw_usage(table: pd.DataFrame) -> Figure:
+    """Usage, unevenness and perplexity against the number of experts, by query norm.
+
+    He 2024, Table 2. A row of panels for each budget, a line for each model and query norm: of
+    several sizes, learning rates or seeds the run with the lowest loss. Rows without usage are left
+    out. Raises ValueError if none is left.
+    """
+    runs = _known(table, ["usage", "unevenness", "n_experts", "loss"], "draw_usage")
+    keys = ["model", "query_norm", "budget"]
+    runs = runs.assign(**{name: None for name in keys if name not in runs})
+    best = runs.groupby([*keys, "n_experts"], dropna=False)["loss"].idxmin()
+    cells = runs.loc[best].sort_values("n_experts")
+    cells = cells.assign(
+        E=cells["n_experts"].astype(float),
+        usage=100 * cells["usage"],
+        perplexity=np.exp(cells["loss"].astype(float)),
+        query_norm=cells["query_norm"].astype("string").fillna(""),  # not for every layer
+    )
+    budgets = sorted(cells["budget"].dropna().unique()) or [None]
+    norms = sorted(cells["query_norm"].unique(), key=lambda norm: (norm not in ("", "none"), norm))
+    looks = model_looks(cells["model"])
+    figure, axes = panels(3 * len(budgets), n_columns=3, height=2.4)
+    for i, axis in enumerate(axes):
+        budget, what = budgets[i // 3], ("usage", "unevenness", "perplexity")[i % 3]
+        own = cells if budget is None else cells[cells["budget"] == budget]
+        experts_scale(axis, "n_experts", cells["E"].tolist())
+        _set_quantity(axis, what, own[what].tolist())
+        if i % 3 == 0 and len(budgets) > 1:
+            axis.set_title(f"{power(float(budget))} FLOPs", loc="left")
+        if not has_none_below(axis, axes):
+            axis.set_xlabel("")
+        for (model, norm), line in own.groupby(["model", "query_norm"], sort=True):
+            look, rank = looks[str(model)], norms.index(str(norm))
+            axis.plot(
+                *(line["E"], line[what]),
+                color=look.colour,
+                ls=_NORMS[rank % len(_NORMS)],
+                marker=look.marker,
+                ms=5,
+                mfc=page() if rank == 0 else look.colour,
+                mec=look.colour,
+                clip_on=what != "usage",  # 100 % lies at the edge
+            )
+    entries = [
+        swatch(
+            f"{model}, query norm: {norm}" if norm else model,
+            looks[model].colour,
+            marker=looks[model].marker,
+            ls=_NORMS[norms.index(norm) % len(_NORMS)],
+            mfc=page() if norms.index(norm) == 0 else looks[model].colour,
+        )
+        for model, norm in sorted(set(zip(cells["model"], cells["query_norm"], strict=True)))
+    ]
+    legends_below(figure, entries)
+    return figure
+
+
+def _set_quantity(axis: Axes, what: str, values: Sequence[float]) -> None:
+    if what == "perplexity":
+        log_scale(axis, "y", what)
+        axis.set_ylim(*padded(values, 0.08))
+        return
+    axis.set_ylabel(LABELS[what])
+    axis.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    if what == "usage":  # from a round number below the least, so that 99.8 % is seen as near 100
+        low = min(90.0, 10 * np.floor(min(values) / 10))
+        axis.set_ylim(low, 100 + 0.03 * (100 - low))
+    else:
+        axis.set_ylim(0, 1.1 * max([*values, 0.1]))
+
+
+def _known(table: pd.DataFrame, names: Sequence[str], what: str) -> pd.DataFrame:
+    """The finished runs that have all of these. Raises ValueError naming what is missing."""
+    done = finished(table)
+    absent = [name for name in names if name not in done or done[name].isna().all()]
+    if absent:
+        raise ValueError(f"{what} needs {' and '.join(absent)}: no finished run has any")
+    known = done[done[list(names)].notna().all(axis=1)]
+    if known.empty:
+        raise ValueError(f"{what}: no finished run has all of {', '.join(names)}")
+    return known.reset_index(drop=True)
+
+
+def _title(key: tuple[object, ...], keys: Sequence[tuple[object, ...]]) -> str:
+    """What of a panel's model, norm, experts and budget differs from other panels'; the model."""
+    texts = [
+        lambda v: str(v),
+        lambda v: f"{v} norm" if pd.notna(v) else "no norm",
+        lambda v: f"{experts(float(v))} experts" if pd.notna(v) else "",
+        lambda v: f"{power(float(v))} FLOPs" if pd.notna(v) else "",
+    ]
+    shown = [
+        text(value)
+        for i, (value, text) in enumerate(zip(key, texts, strict=True))
+        if i in (0, 2) or len({str(other[i]) for other in keys}) > 1
+    ]
+    return ", ".join(part for part in shown if part)

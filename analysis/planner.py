@@ -1,0 +1,148 @@
+"""From fitted laws to the next run: size, tokens, loss and experts that a budget should buy."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from analysis.curves import IsoFLOPFit
+from analysis.experts import BACKBONE, ExpertLawFit
+from analysis.parametric import FLOPS_PER_PARAM_TOKEN, ParametricFit
+from analysis.results import Doubts, Estimate, FitStatus, plain
+
+_FAR = 10.0  # an extrapolation by more than this is said to be far
+_LOG2_EXPERTS = np.arange(0.0, 30.25, 0.25)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """values: name -> estimate with interval at `level`; loss in nats/token, the rest counts.
+
+    n_experts: the smallest number from which on a doubling gains less than min_gain nats.
+    """
+
+    budget: float
+    model: str | None
+    values: Mapping[str, Estimate]
+    level: float
+    min_gain: float
+    status: FitStatus
+    warnings: tuple[str, ...]
+
+    def summary(self) -> str:
+        """A line a value."""
+        name = f" for {self.model}" if self.model else ""
+        lines = [f"plan{name} at C={self.budget:.4g} FLOPs ({self.level:.0%} intervals)"]
+        lines += [f"  {key:>22} = {value}" for key, value in self.values.items()]
+        return "\n".join([*lines, *(f"  {self.status}: {text}" for text in self.warnings)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything at full precision."""
+        return plain(self)
+
+
+def plan(
+    budget: float,
+    fit: IsoFLOPFit | ParametricFit,
+    *,
+    model: str | None = None,
+    experts: ExpertLawFit | None = None,
+    min_gain: float = 0.01,
+    flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN,
+    level: float = 0.95,
+) -> Plan:
+    """What the laws say of a budget in training FLOPs.
+
+    model: whose laws, if an IsoFLOPFit has several. experts: a law in experts, for n_experts at the
+    planned size. flops_per_param_token: k of C = kND, for a ParametricFit only; an IsoFLOPFit has
+    the FLOPs its runs counted. A far extrapolation, and whatever is doubtful about the laws, is in
+    the warnings. Raises ValueError if budget is not above 0 or the laws are not there.
+    """
+    if not (np.isfinite(budget) and budget > 0):
+        raise ValueError(f"budget={budget!r} must be a finite number of FLOPs above 0")
+    if not min_gain > 0:
+        raise ValueError(f"min_gain={min_gain!r} must be above 0 nats per doubling")
+    doubts = Doubts()
+    if isinstance(fit, IsoFLOPFit):
+        laws = fit.law(model)
+        model = laws.model
+        values = {}
+        for name, law in laws.laws.items():
+            value, low, high, _ = law.predict(budget, level)
+            values[f"{name}"] = Estimate(float(value[0]), float(low[0]), float(high[0]))
+            known = law.x_range
+        for text in laws.warnings:
+            doubts.add(text, laws.status)
+    else:
+        values = fit.optimum(budget, flops_per_param_token, level)
+        known = (
+            flops_per_param_token * fit.n_range[0] * fit.d_range[0],
+            flops_per_param_token * fit.n_range[1] * fit.d_range[1],
+        )
+        for text in fit.warnings:
+            doubts.add(text, fit.status)
+    factor = max(budget / known[1], known[0] / budget)
+    if factor > 1.0001:
+        far = ", far" if factor > _FAR else ""
+        doubts.add(f"extrapolated{far}: {factor:.3g} times beyond the budgets that were fitted")
+    if "n_params" in values and "n_tokens" in values and "tokens_per_param" not in values:
+        ratio = values["n_tokens"].value / values["n_params"].value
+        values["tokens_per_param"] = Estimate(ratio, float("nan"), float("nan"))
+    if experts is not None:
+        values["n_experts"] = _experts(experts, values, min_gain, level, doubts)
+    return Plan(
+        budget=float(budget),
+        model=model,
+        values=values,
+        level=level,
+        min_gain=min_gain,
+        status=doubts.status,
+        warnings=tuple(doubts.warnings),
+    )
+
+
+def _experts(
+    law: ExpertLawFit,
+    values: Mapping[str, Estimate],
+    min_gain: float,
+    level: float,
+    doubts: Doubts,
+) -> Estimate:
+    size = "n_active_params" if law.size_name == BACKBONE else law.size_name
+    if size not in values:
+        have = ", ".join(values)
+        raise ValueError(f"the law in experts is in {size}, which is not planned: {have}")
+    if law.form_name == "granularity":
+        raise ValueError("the granularity law has no number of experts to plan")
+    N = values[size].value
+    E = 2.0**_LOG2_EXPERTS
+    sizes = np.full_like(E, N)
+
+    def smallest(params: np.ndarray) -> float:
+        gain = -np.diff(
+            np.stack([np.exp(law.log_loss(params, sizes, e)) for e in (E, 2 * E)]), axis=0
+        )[0]
+        enough = np.flatnonzero(gain < min_gain)
+        return float(E[enough[0]]) if len(enough) else float("inf")
+
+    best = smallest(np.array(law.estimates))
+    drawn = np.array([smallest(p) for p in law.draws])
+    low, high = (
+        np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], method="nearest")
+        if len(drawn)
+        else (np.nan, np.nan)
+    )
+    most, least = max(law.experts), min(law.experts)
+    if best > most:
+        doubts.add(f"n_experts={best:.4g} is beyond the {most:.4g} experts that were tried")
+    elif best <= least:
+        doubts.add(f"n_experts={best:.4g} is not above the fewest tried, {least:.4g}")
+    if not min(law.sizes) / 3 <= N <= max(law.sizes) * 3:
+        doubts.add(
+            f"the law in experts was fitted at {law.size_name} of {min(law.sizes):.3g} to "
+            f"{max(law.sizes):.3g}, not at {N:.3g}"
+        )
+    for text in law.warnings:
+        doubts.add(f"{law.form_name}: {text}", law.status)
+    return Estimate(best, float(low), float(high))

@@ -1,0 +1,186 @@
+"""Power laws of compute: y = coefficient * C^exponent, and with a floor L = E + A * C^-alpha.
+
+Both by least squares of the logarithm, with Student's t intervals from the scatter about the law,
+which holds the law's misfit as well as noise.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from analysis.least_squares import covariance_of, minimise
+from analysis.power_sum import power_sum
+from analysis.results import Array, Doubts, FitError, FitStatus, Prediction, WaldFit
+
+_FLOOR_EXPONENTS = (1e-3, 2.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PowerLaw(WaldFit):
+    """y = coefficient * x^exponent. objective: the residual sum of squares of ln y."""
+
+    x_name: str
+    y_name: str
+    x_range: tuple[float, float]
+    r_squared: float
+
+    @property
+    def exponent(self) -> float:
+        return self.estimates[1]
+
+    @property
+    def coefficient(self) -> float:
+        return self.estimates[0]
+
+    def predict(self, x: ArrayLike, level: float = 0.95) -> Prediction:
+        """y at x, with the interval of the law there (not of a further point)."""
+        log_x = np.log(np.atleast_1d(np.asarray(x, dtype=np.float64)))
+        jacobian = np.stack([np.ones_like(log_x), log_x], axis=1)
+        return self._predict_log(jacobian @ np.array(self.theta), jacobian, level)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontierFit(WaldFit):
+    """L = E + A * C^-alpha, nats/token of the best run that a budget C in FLOPs buys.
+
+    Hoffmann 2022 (arXiv:2203.15556), App. D.3 has the form. objective: residual sum of squares of
+    ln L.
+    """
+
+    x_range: tuple[float, float]
+
+    def predict(self, budget: ArrayLike, level: float = 0.95) -> Prediction:
+        """The loss at a budget, with the interval of the law there."""
+        log_c = np.log(np.atleast_1d(np.asarray(budget, dtype=np.float64)))
+        value, jacobian = _frontier_model(log_c)(np.array(self.theta)[None])
+        return self._predict_log(value[0], jacobian[0], level)
+
+
+def fit_power_law(
+    x: ArrayLike, y: ArrayLike, *, x_name: str = "budget", y_name: str = "y"
+) -> PowerLaw:
+    """By ordinary least squares of ln y on ln x. FitError below two distinct x.
+
+    Two points fit exactly and three leave one degree of freedom: both are flagged.
+    """
+    log_x, log_y = _logs(x, y, 2)
+    doubts = Doubts()
+    if len(log_x) == 2:
+        doubts.add(f"2 {x_name}s: the line goes through both, and nothing tells its error")
+    elif len(log_x) == 3:
+        doubts.add(f"3 {x_name}s: one degree of freedom, the interval is wide and may be luck")
+    design = np.stack([np.ones_like(log_x), log_x], axis=1)
+    centre = log_x.mean()  # ln C near 40: the plain normal equations lose eight digits
+    u = log_x - centre
+    slope = float(u @ log_y / (u @ u))
+    theta = np.array([log_y.mean() - slope * centre, slope])
+    residuals = log_y - design @ theta
+    dof = len(log_x) - 2
+    variance = float(residuals @ residuals) / dof if dof > 0 else np.nan
+    var_slope = variance / (u @ u)
+    covariance = np.array(
+        [
+            [variance / len(u) + centre**2 * var_slope, -centre * var_slope],
+            [-centre * var_slope, var_slope],
+        ]
+    )
+    total = float(((log_y - log_y.mean()) ** 2).sum())
+    return PowerLaw(
+        form=f"{y_name} = coefficient * {x_name}^exponent",
+        names=("coefficient", "exponent"),
+        estimates=(float(np.exp(theta[0])), slope),
+        theta=tuple(theta.tolist()),
+        covariance=_tuples(covariance),
+        dof=dof,
+        logs=("coefficient",),
+        n_points=len(log_x),
+        objective=float(residuals @ residuals),
+        interval=f"Student's t, {dof} degrees of freedom, from the scatter about the law",
+        status=doubts.status,
+        warnings=tuple(doubts.warnings),
+        x_name=x_name,
+        y_name=y_name,
+        x_range=(float(np.exp(log_x.min())), float(np.exp(log_x.max()))),
+        r_squared=float(1 - residuals @ residuals / total) if total > 0 else float("nan"),
+    )
+
+
+def fit_frontier(budget: ArrayLike, loss: ArrayLike) -> FrontierFit:
+    """By least squares of ln L, from floors all over. FitError below four distinct budgets."""
+    log_c, log_l = _logs(budget, loss, 4)
+    centre = log_c.mean()
+    model = _frontier_model(log_c - centre)
+    top = float(log_l.min())
+    lower = np.array([top - 12, top - 12, _FLOOR_EXPONENTS[0]])
+    upper = np.array([top, top + 50, _FLOOR_EXPONENTS[1]])
+    starts = frontier_starts(log_c - centre, log_l)
+    minima = minimise(model, log_l, starts, lower=lower, upper=upper)
+    theta, stuck = minima.theta[minima.best], minima.at_bound[minima.best]
+    doubts = Doubts()
+    if stuck.any():
+        if stuck[0] and theta[0] < top:
+            text = "the floor E is not told apart from 0: the losses fall as a power of compute"
+        elif stuck[0]:
+            text = "the floor E stopped at the lowest loss: not a power law with a floor"
+        elif stuck[2]:
+            text = f"alpha={theta[2]:.3g} is at the edge of {_FLOOR_EXPONENTS}"
+        else:
+            text = "A is at its bound: the losses hardly change with compute"
+        doubts.add(text, FitStatus.BOUND_HIT)
+    if not minima.converged[minima.best]:
+        doubts.add("the descent did not converge", FitStatus.MAX_ITER)
+    if len(log_c) == 4:
+        doubts.add("4 budgets for 3 parameters: one degree of freedom")
+    natural = np.array([theta[0], theta[1] + theta[2] * centre, theta[2]])
+    covariance, dof = covariance_of(_frontier_model(log_c), natural, log_l)
+    E, A, alpha = np.exp(natural[0]), np.exp(natural[1]), natural[2]
+    return FrontierFit(
+        form="L = E + A * C^-alpha",
+        names=("E", "A", "alpha"),
+        estimates=(float(E), float(A), float(alpha)),
+        theta=tuple(natural.tolist()),
+        covariance=_tuples(covariance),
+        dof=dof,
+        logs=("E", "A"),
+        n_points=len(log_c),
+        objective=2 * float(minima.value[minima.best]),
+        interval=f"Student's t, {dof} degrees of freedom, from the scatter about the law",
+        status=doubts.status,
+        warnings=tuple(doubts.warnings),
+        x_range=(float(np.exp(log_c.min())), float(np.exp(log_c.max()))),
+    )
+
+
+def frontier_starts(x: Array, log_l: Array) -> Array:
+    """theta = log E, log A, alpha for a range of floors: given E, a line in ln(L - E)."""
+    losses = np.exp(log_l)
+    rows = []
+    for share in (0.02, 0.2, 0.4, 0.6, 0.75, 0.85, 0.92, 0.97, 0.995):
+        E = share * losses.min()
+        slope, level = np.polyfit(x, np.log(losses - E), 1)
+        rows.append([np.log(E), level, max(-slope, _FLOOR_EXPONENTS[0])])
+    return np.array(rows)
+
+
+def _frontier_model(log_c: Array):  # type: ignore[no-untyped-def]  # a Model
+    zero, one = np.zeros_like(log_c), np.ones_like(log_c)
+    return power_sum([np.stack([one, zero, zero], axis=1), np.stack([zero, one, -log_c], axis=1)])
+
+
+def _logs(x: ArrayLike, y: ArrayLike, n_least: int) -> tuple[Array, Array]:
+    xs, ys = (np.asarray(v, dtype=np.float64).ravel() for v in (x, y))
+    if len(xs) != len(ys):
+        raise ValueError(f"{len(xs)} x for {len(ys)} y")
+    for name, values in (("x", xs), ("y", ys)):
+        bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
+        if len(bad):
+            raise ValueError(f"{name}[{bad[0]}]={float(values[bad[0]])} must be finite and above 0")
+    n_distinct = len(np.unique(xs))
+    if n_distinct < n_least:
+        raise FitError(f"{n_distinct} distinct budgets: this law needs at least {n_least}")
+    return np.log(xs), np.log(ys)
+
+
+def _tuples(matrix: Array) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(float(v) for v in row) for row in matrix)

@@ -1,0 +1,203 @@
+"""Everything this package can say of one table, fitted once; what can't be fitted says why."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import pandas as pd
+from tqdm import tqdm
+
+from analysis.agreement import Agreement, compare_approaches
+from analysis.compare import HoldOut as HoldOutBy
+from analysis.compare import LawComparison, compare_laws
+from analysis.curves import IsoFLOPFit
+from analysis.experts import size_slopes
+from analysis.hold_out import HoldOut, hold_out_budgets
+from analysis.isoflop import fit_isoflop
+from analysis.minima import Method
+from analysis.multiplier import ComputeMultiplier, compute_multiplier
+from analysis.parametric import NAMES, ParametricFit, fit_parametric
+from analysis.results import FitError, counted, plain
+from analysis.table import best_of_cells, finished
+
+T = TypeVar("T")
+N_PARAMS = len(NAMES)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Study:
+    """What was fitted; missing: what could not be, and why. Parts that failed are None or absent.
+
+    parametric, experts, slopes and multipliers are by series or model.
+    """
+
+    table: pd.DataFrame
+    x_name: str
+    isoflop: IsoFLOPFit | None
+    agreement: Agreement | None
+    hold_out: HoldOut | None
+    parametric: Mapping[str, ParametricFit]
+    experts: Mapping[str, LawComparison]
+    slopes: Mapping[str, pd.DataFrame]
+    multipliers: Mapping[str, ComputeMultiplier]
+    cautions: tuple[str, ...]  # about the runs themselves, whatever is fitted to them
+    missing: tuple[tuple[str, str], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every fit at full precision, for JSON."""
+        single = {"isoflop": self.isoflop, "agreement": self.agreement, "hold_out": self.hold_out}
+        many = {
+            "parametric": self.parametric,
+            "experts": self.experts,
+            "multipliers": self.multipliers,
+        }
+        return {
+            **{name: None if fit is None else fit.to_dict() for name, fit in single.items()},
+            **{
+                name: {model: fit.to_dict() for model, fit in fits.items()}  # type: ignore[attr-defined]
+                for name, fits in many.items()
+            },
+            "size_slopes": {m: plain(s.to_dict("list")) for m, s in self.slopes.items()},
+            "cautions": list(self.cautions),
+            "missing": dict(self.missing),
+        }
+
+
+def analyse(
+    table: pd.DataFrame,
+    x: str = "n_params",
+    method: Method = "parabola",
+    n_nearest: int | None = None,
+    *,
+    noise: float | None = None,
+    baseline: str = "dense",
+    asymptote: float | None = None,
+    seed: int = 0,
+) -> Study:
+    """Fits all that the table allows. baseline: whom compute multipliers compare with.
+
+    asymptote: the loss in nats/token that no compute beats, for the multipliers; without it there
+    are none. Other arguments as in fit_isoflop. Raises FitError if no run has finished.
+    """
+    finished(table)
+    missing: list[tuple[str, str]] = []
+
+    progress = tqdm(desc="fits", leave=False, disable=None)  # None: not in a file or pipe
+
+    def attempt(what: str, make: Callable[[], T]) -> T | None:
+        progress.set_postfix_str(what)
+        progress.update()
+        try:
+            return make()
+        except (FitError, ValueError) as error:
+            missing.append((what, str(error)))
+            return None
+
+    isoflop = attempt(
+        "isoFLOP curves",
+        lambda: fit_isoflop(table, x, method, n_nearest, noise=noise, seed=seed),
+    )
+    size = x if x != "n_tokens" else "n_params"
+    agreement = attempt("agreement", lambda: compare_approaches(table, size, seed=seed))
+    hold_out = attempt(
+        "held-out budgets",
+        lambda: hold_out_budgets(table, x=x, method=method, n_nearest=n_nearest),
+    )
+    done = finished(table)
+    numbers = best_of_cells(done, by=["series", "budget", size]).groupby("series").size()
+    enough = [model for model in dict.fromkeys(done["series"]) if numbers[model] > N_PARAMS]
+    if done["n_tokens"].isna().all():
+        missing.append(("parametric surface", "the table has no n_tokens"))
+        enough = []
+    elif not enough:
+        missing.append(("parametric surface", f"no model has more than {N_PARAMS} distinct runs"))
+    parametric = {
+        model: fit
+        for model in enough
+        if (fit := attempt(f"parametric, {model}", partial(_surface, done, model, size, seed)))
+    }
+    experts, slopes = {}, {}
+    for model in _with_several_experts(done):
+        single = _one_expert(done, baseline)
+        sizes = done.loc[done["model"] == model, ["n_layers", "d_model", "n_active_params"]]
+        shapes = sizes["n_active_params"] if sizes["n_layers"].isna().any() else sizes["n_layers"]
+        hold_out_by: HoldOutBy = "size" if shapes.nunique() >= 3 else "experts"
+        found = attempt(
+            f"experts, {model}",
+            partial(
+                compare_laws,
+                table,
+                hold_out=hold_out_by,
+                model=model,
+                baseline=single,
+                seed=seed,
+            ),
+        )
+        if found is not None:
+            experts[model] = found
+            slopes[model] = size_slopes(table, model=model, baseline=single)
+    multipliers = {}
+    if asymptote is None:
+        missing.append(("compute multipliers", "no asymptote was given: --asymptote=NATS"))
+    elif isoflop is not None:
+        for model in dict.fromkeys(curve.model for curve in isoflop.curves):
+            if model != baseline:
+                factor = attempt(
+                    f"compute multiplier, {model}",
+                    partial(_multiplier, isoflop, baseline, model, asymptote),
+                )
+                if factor is not None:
+                    multipliers[model] = factor
+    progress.close()
+    return Study(
+        table=table,
+        x_name=x,
+        isoflop=isoflop,
+        agreement=agreement,
+        hold_out=hold_out,
+        parametric=parametric,
+        experts=experts,
+        slopes=slopes,
+        multipliers=multipliers,
+        cautions=tuple(_cautions(table, size)),
+        missing=tuple(missing),
+    )
+
+
+def _surface(done: pd.DataFrame, model: str, size: str, seed: int) -> ParametricFit:
+    cells = best_of_cells(done[done["series"] == model], by=["budget", size])
+    return fit_parametric(cells[size], cells["n_tokens"], cells["loss"], seed=seed)
+
+
+def _cautions(table: pd.DataFrame, size: str) -> Iterator[str]:
+    cells = best_of_cells(table, by=["series", "budget", size])
+    if cells["n_seeds"].max() == 1:
+        yield "one seed everywhere: nothing tells the noise of a loss or what it explains"
+    at_edge = cells[cells["lr_at_edge"]]
+    for series, own in at_edge.groupby("series", sort=False):
+        yield (
+            f"{series}: the best learning rate is the smallest or largest tried in "
+            f"{counted(len(own), 'cell')}: try beyond it"
+        )
+    causal = cells["causal_eval"].fillna(True).astype(bool)
+    for series in dict.fromkeys(cells.loc[~causal, "series"]):
+        yield f"{series}: scored with routing that sees later tokens; not causal"
+    other = table["status"].value_counts().drop("done", errors="ignore")
+    for status, n in other.items():
+        yield f"{counted(int(n), 'run')} {status}: shown below, not fitted"
+
+
+def _multiplier(fit: IsoFLOPFit, baseline: str, model: str, asymptote: float) -> ComputeMultiplier:
+    return compute_multiplier(fit.frontier(baseline), fit.frontier(model), asymptote=asymptote)
+
+
+def _one_expert(done: pd.DataFrame, baseline: str) -> str | None:
+    """The baseline, if the table itself says that it has one expert; PEER's one is another."""
+    experts = done.loc[done["model"] == baseline, "n_experts"]
+    return baseline if len(experts) and (experts == 1).all() else None
+
+
+def _with_several_experts(done: pd.DataFrame) -> list[str]:
+    numbers = done.groupby("model", sort=False)["n_experts"].nunique()
+    return [str(model) for model, n in numbers.items() if n >= 2]

@@ -1,0 +1,90 @@
+"""The notebooks run from the first cell to the last, and are stored without their output."""
+
+import pytest
+
+from experiments.records import write_record
+from tests.analysis.published import published  # noqa: F401
+from tests.conftest import REPOSITORY
+from tests.test_records import record
+
+FOLDER = REPOSITORY / "analysis"
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
+]
+
+
+@pytest.fixture
+def experts(tmp_path):
+    """A sweep over the number of experts at one size and budget, with three seeds."""
+    for n_experts in (256, 1024, 4096, 16384):
+        for seed in range(3):
+            run_id = f"e{n_experts}s{seed}"
+            loss = 4.9 + 2 * n_experts**-0.3 + 0.004 * ((seed * 7 + n_experts) % 5 - 2)
+            values = {
+                "run_id": run_id,
+                "model": "peer",
+                "seed": seed,
+                "n_experts": n_experts,
+                "n_params": 150_000 + 64 * n_experts,
+                "n_active_params": 150_000 + 16 * int(n_experts**0.5),
+                "budget": 2e11,
+                "n_tokens": 200_000,
+                "val_loss": loss,
+                "usage": 0.9,
+                "unevenness": 0.5,
+                "config": {"model": {"n_heads": 4, "top_k": 8, "query_norm": "batch"}},
+            }
+            write_record(tmp_path / run_id, record(**values))
+    return tmp_path
+
+
+def run(path):
+    """The outputs of every code cell, executed in a kernel of its own."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(path, as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(not cell.outputs and cell.execution_count is None for cell in cells)
+    folder = {"metadata": {"path": str(path.parent)}}
+    NotebookClient(notebook, timeout=120, resources=folder).execute()
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not any(output.output_type == "error" for output in outputs)
+    return outputs
+
+
+def texts(outputs):
+    return "".join(output.get("text", "") for output in outputs)
+
+
+def n_figures(outputs):
+    return sum("image/png" in output.get("data", {}) for output in outputs)
+
+
+def test_isoflop(sweep, monkeypatch):
+    monkeypatch.setenv("SWEEP", str(sweep))
+    outputs = run(FOLDER / "isoflop.ipynb")
+    assert n_figures(outputs) == 4
+    assert "peer: power laws over 2 budgets" in texts(outputs)
+
+
+def test_experts(experts, monkeypatch):
+    monkeypatch.setenv("SWEEP", str(experts))
+    outputs = run(FOLDER / "experts.ipynb")
+    assert n_figures(outputs) == 2
+    assert "held out: n_experts = 1.638e+04, the largest" in texts(outputs)
+
+
+def test_published(published, monkeypatch):  # noqa: F811
+    folder = published("chinchilla_epoch_245.csv").parent
+    published("clark_final_163.csv")
+    monkeypatch.setenv("PUBLISHED_RUNS", str(folder))
+    outputs = run(FOLDER / "published.ipynb")
+    assert n_figures(outputs) == 3
+    assert "alpha = 0.34731" in texts(outputs)
+    assert "n_params* = 0.1182 C^0.4970" in texts(outputs)
+
+
+def test_no_notebook_is_left_out():
+    assert {p.stem for p in FOLDER.glob("*.ipynb")} == {"isoflop", "experts", "published"}

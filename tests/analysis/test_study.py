@@ -1,0 +1,333 @@
+"""A study holds what each part finds alone, says why the rest is missing, and is plain JSON."""
+
+import functools
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import agreement, hold_out, study
+from analysis.compare import compare_laws
+from analysis.experts import size_slopes
+from analysis.hold_out import hold_out_budgets
+from analysis.isoflop import fit_isoflop
+from analysis.parametric import fit_parametric
+from analysis.results import FitError
+from analysis.study import analyse
+from analysis.synthetic import (
+    ChinchillaSurface,
+    ClarkSurface,
+    simulate_experts,
+    simulate_isoflop,
+)
+from analysis.table import load_table
+from tests.analysis.published import published  # noqa: F401
+
+SURFACE = ChinchillaSurface()
+GAMMA = SURFACE.alpha * SURFACE.beta / (SURFACE.alpha + SURFACE.beta)
+BUDGETS = (1e17, 1e18, 1e19, 1e20)
+P5 = {
+    "model": "router_type",
+    "n_active_params": "dense_parameter_count",
+    "n_params": "total_parameter_count",
+    "n_experts": "num_experts",
+    "loss": "loss_validation",
+}
+
+
+@pytest.fixture(autouse=True)
+def _few_draws(monkeypatch):
+    """Bootstraps are most of the time; the intervals are tested elsewhere."""
+    for module in (agreement, hold_out, study):
+        few = functools.partial(fit_parametric, n_draws=20)
+        monkeypatch.setattr(module, "fit_parametric", few)
+    for module in (agreement, study):
+        monkeypatch.setattr(module, "fit_isoflop", functools.partial(fit_isoflop, n_draws=20))
+    monkeypatch.setattr(study, "compare_laws", functools.partial(compare_laws, n_draws=20))
+
+
+@pytest.fixture
+def _curves_only(monkeypatch):
+    """Without what takes the time and is no part of a multiplier."""
+
+    def refuse(*arguments, **options):
+        raise FitError("left out by the test")
+
+    for name in ("compare_approaches", "hold_out_budgets", "fit_parametric"):
+        monkeypatch.setattr(study, name, refuse)
+
+
+simulated = functools.cache(simulate_isoflop)
+
+
+def curves(model="dense", excess=1.0, noise=0.0, **columns):
+    """Runs of one law whose excess over the floor is some share of the surface's."""
+    table = simulated(SURFACE, BUDGETS, 7, span=8.0, noise=noise)
+    loss = SURFACE.E + excess * (table["loss"] - SURFACE.E)
+    ids = [f"{model}{i}" for i in range(len(table))]
+    return table.assign(model=model, series=model, loss=loss, run_id=ids, **columns)
+
+
+def dumped(found):
+    """What JSON makes of it; raises where it is no JSON."""
+    return json.loads(json.dumps(found.to_dict(), allow_nan=False))
+
+
+def why(found):
+    assert len(dict(found.missing)) == len(found.missing)  # each reason has its own name
+    assert all(text for _, text in found.missing)
+    return dict(found.missing)
+
+
+# A demo's sweep
+
+
+def test_a_sweep_of_three_models(sweep):
+    table = load_table(sweep)
+    found = analyse(table)
+    assert [curve.model for curve in found.isoflop.curves] == ["dense"] * 2 + ["moe"] * 2 + [
+        "peer"
+    ] * 2
+    assert found.agreement.to_frame()["model"].unique().tolist() == ["dense", "moe", "peer"]
+    assert found.x_name == "n_params"
+    assert found.table is table
+    missing = why(found)
+    assert "at least" in missing["held-out budgets"]  # two budgets
+    assert missing["compute multipliers"] == "no asymptote was given: --asymptote=NATS"
+    assert found.hold_out is None
+    assert found.experts == {}  # 64 experts or none: no trend
+    values = dumped(found)
+    assert values["missing"] == missing
+    assert values["isoflop"]["curves"][0]["x_opt"] == found.isoflop.curves[0].x_opt
+
+
+@pytest.mark.usefixtures("_curves_only")
+def test_what_is_doubtful_about_a_sweep_s_runs_is_said(sweep):
+    cautions = "; ".join(analyse(load_table(sweep)).cautions)
+    assert "moe: scored with routing that sees later tokens; not causal" in cautions
+    assert "peer:" not in cautions
+    assert "dense:" not in cautions
+    assert "1 run failed" in cautions
+
+
+@pytest.mark.usefixtures("_curves_only")
+def test_losses_that_do_not_fall_have_no_multiplier(sweep):
+    # The fixture's lowest losses are the same at both budgets
+    missing = why(analyse(load_table(sweep), asymptote=1.0))
+    for model in ("moe", "peer"):
+        assert "do not fall with compute" in missing[f"compute multiplier, {model}"]
+
+
+# Parts
+
+
+@pytest.fixture(scope="module")
+def table():
+    parts = [curves(noise=0.003), curves("moe", 0.9), curves("peer", 0.8)]
+    return pd.concat(parts, ignore_index=True)
+
+
+@pytest.mark.slow
+def test_parts_are_those_that_each_module_makes(table):
+    found = analyse(table, asymptote=SURFACE.E)
+    alone = fit_isoflop(table, n_draws=20)
+    assert found.isoflop.to_dict() == alone.to_dict()
+    assert found.hold_out.to_dict() == hold_out_budgets(table).to_dict()
+    assert list(found.parametric) == ["dense", "moe", "peer"]
+    for model, fit in found.parametric.items():
+        own = table[table["model"] == model]
+        same = fit_parametric(own["n_params"], own["n_tokens"], own["loss"], n_draws=20)
+        assert fit.params == pytest.approx(same.params, rel=1e-6)
+    assert found.agreement.budget == BUDGETS[-1]
+    assert len(found.agreement.rows) == 3 * 4
+    assert why(found) == {}
+    assert set(dumped(found)) >= {
+        "isoflop", "agreement", "hold_out", "parametric", "experts", "multipliers", "size_slopes",
+        "missing",
+    }  # fmt: skip
+
+
+@pytest.mark.usefixtures("_curves_only")
+def test_multipliers_are_of_each_model_over_the_baseline():
+    table = pd.concat([curves(), curves("moe", 0.9), curves("peer", 0.8)], ignore_index=True)
+    found = analyse(table, asymptote=SURFACE.E)
+    # The optimal excess is K C^-gamma: a share s of it is reached with s^(1/gamma) of the compute
+    assert {m: f.multiplier for m, f in found.multipliers.items()} == pytest.approx(
+        {"moe": 0.9 ** (-1 / GAMMA), "peer": 0.8 ** (-1 / GAMMA)}, rel=1e-6
+    )
+    over_moe = analyse(table, asymptote=SURFACE.E, baseline="moe").multipliers
+    assert over_moe["dense"].multiplier == pytest.approx(0.9 ** (1 / GAMMA), rel=1e-6)
+    assert list(over_moe) == ["dense", "peer"]
+    assert why(found)["agreement"] == "left out by the test"
+
+
+@pytest.mark.usefixtures("_curves_only")
+def test_an_asymptote_that_can_not_be_is_said(table):
+    missing = why(analyse(table, asymptote=10.0))
+    for model in ("moe", "peer"):
+        assert "asymptote=10.0 must be" in missing[f"compute multiplier, {model}"]
+
+
+@pytest.mark.usefixtures("_curves_only")
+def test_a_baseline_that_is_not_there_is_said(table):
+    missing = why(analyse(table[table["model"] != "dense"], asymptote=1.0))
+    assert "model='dense' has no minimum" in missing["compute multiplier, moe"]
+
+
+@pytest.mark.xfail(strict=True, reason="said only if no model at all has enough runs")
+def test_a_model_with_too_few_runs_for_a_surface_is_said():
+    few = curves("moe", 0.9).iloc[:5]  # at one budget
+    found = analyse(pd.concat([curves().iloc[:14], few], ignore_index=True))
+    assert list(found.parametric) == ["dense"]
+    assert any("parametric" in name and "moe" in f"{name} {w}" for name, w in found.missing)
+
+
+@pytest.mark.xfail(strict=True, reason="without curves the multipliers are not mentioned at all")
+def test_without_curves_multipliers_are_missing_too():
+    experts = simulate_experts(ClarkSurface(), [1e7, 1e8, 1e9], [1, 4, 16, 64], noise=0.01)
+    found = analyse(experts, asymptote=1.0)
+    assert found.multipliers == {}
+    assert any("multiplier" in name for name in why(found))
+
+
+def test_options_reach_the_fits(table):
+    dense = table[table["model"] == "dense"]
+    found = analyse(dense, "n_tokens", "akima", 5, noise=0.01)
+    assert (found.isoflop.x_name, found.isoflop.method, found.isoflop.n_nearest) == (
+        "n_tokens", "akima", 5,
+    )  # fmt: skip
+    assert {curve.noise for curve in found.isoflop.curves} == {0.01}
+    assert {curve.n_points for curve in found.isoflop.curves} == {5}
+    assert "2 (akima)" in set(found.hold_out.to_frame()["approach"])
+    assert "n_tokens*" in set(found.hold_out.to_frame()["quantity"])
+    assert found.agreement.x_name == "n_params"  # an exponent of a size
+    assert found.x_name == "n_tokens"
+
+
+# Experts
+
+
+def test_models_with_several_experts_have_their_laws():
+    dense = simulate_experts(ClarkSurface(), [1e7, 1e8, 1e9], [1], noise=0.01)
+    dense = dense.assign(model="dense", series="dense", run_id=None)
+    moe = simulate_experts(ClarkSurface(), [1e7, 1e8, 1e9], [2, 4, 16, 64, 256], noise=0.01)
+    table = pd.concat([moe, dense], ignore_index=True)
+    found = analyse(table)
+    assert list(found.experts) == list(found.slopes) == ["moe"]
+    n = found.experts["moe"].n_points
+    assert n in (len(moe), len(table))  # with or without the baseline as one expert
+    baseline = "dense" if n == len(table) else None
+    alone = compare_laws(table, model="moe", baseline=baseline, n_draws=20)
+    assert found.experts["moe"].to_dict() == alone.to_dict()
+    slopes = size_slopes(table, model="moe", baseline=baseline)
+    pd.testing.assert_frame_equal(found.slopes["moe"], slopes)
+    assert dumped(found)["size_slopes"]["moe"]["slope"] == slopes["slope"].tolist()
+    assert "isoFLOP curves" in why(found)
+
+
+def test_runs_that_laws_of_experts_can_not_tell_apart_are_said():
+    moe = simulate_experts(ClarkSurface(), [1e7, 1e8, 1e9], [2, 4, 16], noise=0.01)
+    moe["n_heads"] = pd.array([1, 2, 4] * 3, "Int64")
+    found = analyse(moe)
+    assert found.experts == found.slopes == {}
+    assert "several n_heads" in why(found)["experts, moe"]
+
+
+def test_clark_s_runs_without_a_budget(published):  # noqa: F811
+    table = load_table(published("clark_final_163.csv"), columns=P5)
+    found = analyse(table, baseline="Dense")
+    assert found.isoflop is found.agreement is found.hold_out is None
+    assert found.parametric == {}
+    missing = why(found)
+    assert {"isoFLOP curves", "agreement", "held-out budgets"} <= set(missing)
+    assert "budget" in missing["isoFLOP curves"]
+    assert sorted(found.experts) == ["Hash", "RL-R", "S-Base"]
+    for router, compared in found.experts.items():
+        assert compared.laws[0].form_name == "clark_floor", router
+        assert len(found.slopes[router]) == 6  # sizes
+    assert len(dumped(found)["experts"]["Hash"]["laws"]) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["parabola", "akima"])
+def test_porian_s_runs(published, method):  # noqa: F811
+    found = analyse(load_table(published("porian_rw_tuned_121.csv")), method=method)
+    assert set(why(found)) == {"compute multipliers"}
+    a = {"parabola": 0.5137, "akima": 0.4970}[method]
+    assert found.isoflop.law().laws["n_params"].exponent == pytest.approx(a, abs=5e-5)
+    assert any("drifts" in text for text in found.hold_out.warnings)
+    assert found.parametric["model"].status.value == "bound hit"
+    values = dumped(found)
+    assert values["hold_out"]["n_held"] == 6
+    assert len(values["agreement"]["rows"]) == 4
+
+
+@pytest.mark.slow
+def test_porian_s_small_budgets_overflow_nowhere(published):  # noqa: F811
+    # By parabolas their losses have no floor, and its interval reaches e^800
+    table = load_table(published("porian_rw_tuned_121.csv"))
+    dumped(analyse(table[table["budget"] < 5e17]))
+
+
+# Tables with little in them
+
+
+def test_one_budget_is_curves_and_no_more():
+    table = curves()
+    found = analyse(table[table["budget"] == BUDGETS[0]], asymptote=1.0)
+    assert len(found.isoflop.curves) == 1
+    assert found.agreement is found.hold_out is None
+    assert {"agreement", "held-out budgets"} <= set(why(found))
+    dumped(found)
+
+
+def test_one_run_is_a_study_of_nothing():
+    found = analyse(curves().head(1))
+    assert found.isoflop is found.agreement is found.hold_out is None
+    assert found.parametric == found.experts == found.multipliers == {}
+    assert {"isoFLOP curves", "agreement", "held-out budgets", "compute multipliers"} <= set(
+        why(found)
+    )
+    dumped(found)
+
+
+def test_no_tokens_is_no_surface():
+    found = analyse(curves().assign(n_tokens=np.nan))
+    assert found.parametric == {}
+    assert any("tokens" in text for text in why(found).values())
+    assert found.isoflop is not None
+    dumped(found)
+
+
+def test_no_finished_run_is_refused():
+    with pytest.raises(ValueError, match="no finished run in the table: 28 failed"):
+        analyse(curves().assign(status="failed"))
+
+
+@pytest.mark.xfail(strict=True, reason="a plain ValueError, which its docstring calls a FitError")
+def test_no_finished_run_is_no_fit():
+    with pytest.raises(FitError):
+        analyse(curves().assign(status="failed"))
+
+
+@pytest.mark.usefixtures("_curves_only")
+def test_what_is_wrong_with_an_option_is_said():
+    missing = why(analyse(curves(), noise=-1.0))
+    assert "noise=-1.0 must be above 0" in missing["isoFLOP curves"]
+    assert "method='cubic'" in why(analyse(curves(), method="cubic"))["isoFLOP curves"]
+
+
+@pytest.mark.xfail(strict=True, reason="KeyError: 'size'")
+def test_what_is_no_size_is_refused():
+    with pytest.raises(ValueError, match="x='size' is not one of n_params"):
+        analyse(curves(), "size")
+
+
+@pytest.mark.xfail(strict=True, reason="IndexError from approach 1 ends the whole study")
+def test_a_model_without_the_largest_budget_is_no_end_of_it():
+    dense, moe = curves(), curves("moe", 0.9)
+    both = pd.concat([dense, moe[moe["budget"] < BUDGETS[-1]]], ignore_index=True)
+    found = analyse(both)
+    assert len(found.isoflop.curves) == 7
+    assert set(found.parametric) == {"dense", "moe"}

@@ -1,0 +1,389 @@
+"""Known laws and runs drawn from them: the optimum is one, the noise is what was asked for."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import optimize
+
+from analysis import synthetic
+from analysis.experts import fit_expert_law
+from analysis.isoflop import fit_isoflop
+from analysis.parametric import fit_parametric
+from analysis.results import FitError
+from analysis.synthetic import (
+    ChinchillaSurface,
+    ClarkSurface,
+    GranularitySurface,
+    simulate_experts,
+    simulate_granularity,
+    simulate_isoflop,
+    study_power,
+)
+from analysis.table import check_table
+
+BUDGETS = np.geomspace(1e17, 1e21, 5)
+SURFACES = [
+    ChinchillaSurface(),
+    ChinchillaSurface(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658),
+    ChinchillaSurface(E=0.0, A=10.0, B=1e4, alpha=0.1, beta=0.5),
+]
+
+
+# Surfaces
+
+
+@pytest.mark.parametrize("surface", SURFACES)
+@pytest.mark.parametrize("budget", [1e15, 3e19, 1e25])
+def test_the_optimum_is_the_lowest_loss_of_its_budget(surface, budget):
+    def loss(u):
+        return surface.loss(math.exp(u), budget / 6 / math.exp(u))
+
+    found = optimize.minimize_scalar(loss, bounds=(0, 60), method="bounded", options={"xatol": 0})
+    N, D = surface.optimum(budget)
+    assert float(6 * N * D) == pytest.approx(budget, rel=1e-12)
+    # A minimum of u is found to the root of the rounding error of its loss
+    assert math.log(N) == pytest.approx(found.x, abs=1e-5)
+    assert surface.loss(N, D) <= found.fun * (1 + 1e-15)
+
+
+@pytest.mark.parametrize("surface", SURFACES)
+def test_the_optimum_moves_with_compute_by_its_exponent(surface):
+    N, D = surface.optimum(BUDGETS)
+    slopes = [np.polyfit(np.log(BUDGETS), np.log(v), 1)[0] for v in (N, D)]
+    assert slopes == pytest.approx([surface.exponent, 1 - surface.exponent], rel=1e-9)
+
+
+def test_the_optimum_has_one_gain_from_either_side():
+    # Lagrange: at equal compute a further per cent of N and of D buy the same
+    surface = ChinchillaSurface()
+    N, D = surface.optimum(1e20)
+    gains = surface.alpha * surface.A * N**-0.34, surface.beta * surface.B * D**-0.28
+    assert gains[0] == pytest.approx(gains[1], rel=1e-12)
+
+
+def test_chinchilla_by_hand():
+    # 1.69 + 406.4 / 7e10^.34 + 410.7 / 1.4e12^.28, with a calculator
+    assert float(ChinchillaSurface().loss(70e9, 1.4e12)) == pytest.approx(1.93665, abs=1e-5)
+    N, D = np.array([1e8, 1e9]), 2e10
+    assert ChinchillaSurface().loss(N, D).shape == (2,)
+
+
+def test_clark_by_hand():
+    surface = ClarkSurface()
+    N = np.array([5e6, 1e9])
+    n, e = np.log10(N), math.log10(2.07)  # E' of one expert is E_start
+    expected = 10 ** (-0.0830 * n - 0.1180 * e + 0.0099 * n * e + 1.1136)
+    np.testing.assert_allclose(surface.loss(N, 1), expected, rtol=1e-12)
+    e = math.log10(239)  # and of infinitely many E_max
+    expected = 10 ** (-0.0830 * n - 0.1180 * e + 0.0099 * n * e + 1.1136)
+    np.testing.assert_allclose(surface.loss(N, 1e12), expected, rtol=1e-9)
+
+
+def test_clark_has_the_effective_size_of_the_paper():
+    surface = ClarkSurface()
+    goal = float(surface.loss(5e6, 128))
+    size = optimize.brentq(lambda N: float(surface.loss(N, 1)) - goal, 5e6, 1e9)
+    # P5: 54.4M of the unrounded parameters, about 55M in the paper; three digits are 2 % of it
+    assert size == pytest.approx(54.4e6, rel=0.02)
+
+
+def test_granularity_by_hand():
+    surface = GranularitySurface()
+    expected = 0.47 + (2.1 / 4**0.58 + 18.1) / 1e8**0.115 + 30.8 / 1e10**0.147
+    assert float(surface.loss(1e8, 1e10, 4)) == pytest.approx(expected, rel=1e-14)
+    assert np.all(np.diff(surface.loss(1e8, 1e10, [1, 2, 8, 64])) < 0)
+    assert surface.loss([1e7, 1e8], [1e9, 1e10], [1, 2]).shape == (2,)
+
+
+# Tables
+
+
+def isoflop():
+    return simulate_isoflop(ChinchillaSurface(), BUDGETS, 7, span=16.0)
+
+
+def experts():
+    return simulate_experts(ClarkSurface(), [1e7, 1e8], [1, 4, 16])
+
+
+def granularity():
+    return simulate_granularity(GranularitySurface(), [1e7, 1e8], [1e9, 4e9], [1, 2, 4])
+
+
+@pytest.mark.parametrize(
+    ("make", "n", "model"), [(isoflop, 35, "dense"), (experts, 6, "moe"), (granularity, 12, "moe")]
+)
+def test_a_simulated_table_is_a_checked_one(make, n, model):
+    table = make()
+    assert len(table) == n
+    pd.testing.assert_frame_equal(check_table(table), table)
+    assert set(table["status"]) == {"done"}
+    assert set(table["model"]) == {model}
+    assert table["run_id"].is_unique
+    assert table.attrs["notes"] == ()  # nothing was guessed
+
+
+def test_curves_span_what_was_asked_for_about_the_optimum():
+    surface = ChinchillaSurface()
+    table = isoflop()
+    np.testing.assert_allclose(6 * table["n_params"] * table["n_tokens"], table["budget"])
+    np.testing.assert_allclose(table["loss"], surface.loss(table["n_params"], table["n_tokens"]))
+    for budget, curve in table.groupby("budget"):
+        D = np.sort(curve["n_tokens"])
+        best = float(surface.optimum(budget)[1])
+        np.testing.assert_allclose(D, best * 16.0 ** np.linspace(-1, 1, 7))
+        assert curve.loc[curve["loss"].idxmin(), "n_tokens"] == pytest.approx(best)
+
+
+def test_experts_cost_no_active_parameter():
+    table = experts()
+    assert set(table["n_active_params"]) == {1e7, 1e8}
+    assert (table["n_params"] > table["n_active_params"]).all()
+    np.testing.assert_allclose(
+        table["loss"],
+        ClarkSurface().loss(table["n_active_params"], table["n_experts"].astype(float)),
+    )
+
+
+MANY = {
+    "isoflop": lambda **k: simulate_isoflop(ChinchillaSurface(), BUDGETS, 800, **k),
+    "experts": lambda **k: simulate_experts(
+        ClarkSurface(), np.geomspace(1e7, 1e9, 40), range(1, 101), **k
+    ),
+    "granularity": lambda **k: simulate_granularity(
+        GranularitySurface(), np.geomspace(1e7, 1e9, 20), np.geomspace(1e9, 1e11, 20), range(1, 11),
+        **k,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("make", MANY.values(), ids=MANY)
+def test_the_noise_is_normal_in_nats_and_of_the_size_asked_for(make):
+    noise = (make(noise=0.02, seed=1)["loss"] - make()["loss"]).to_numpy()
+    n = len(noise)
+    assert n == 4000
+    # Four standard errors of a standard deviation, a mean and a fourth moment
+    assert noise.std() == pytest.approx(0.02, rel=4 / math.sqrt(2 * n))
+    assert abs(noise.mean()) < 4 * 0.02 / math.sqrt(n)
+    assert np.mean((noise / 0.02) ** 4) == pytest.approx(3.0, abs=4 * math.sqrt(96 / n))
+
+
+def test_a_seed_is_one_table():
+    first, again, other = (
+        simulate_isoflop(ChinchillaSurface(), BUDGETS, noise=0.01, seed=seed) for seed in (1, 1, 2)
+    )
+    pd.testing.assert_frame_equal(first, again)
+    assert (first["loss"] != other["loss"]).all()
+    # nor is one budget's noise that of the next
+    noise = first["loss"] - simulate_isoflop(ChinchillaSurface(), BUDGETS)["loss"]
+    assert noise.round(9).is_unique
+
+
+# What the fits say of them
+
+
+@pytest.fixture(scope="module")
+def p7():
+    return simulate_isoflop(ChinchillaSurface(), BUDGETS, 15, span=16.0)
+
+
+def test_a_parabola_is_biased_by_what_is_published(p7):
+    law = fit_isoflop(p7, "n_tokens", n_draws=0).law().laws["n_tokens"]
+    assert law.exponent == pytest.approx(0.548387, abs=5e-7)
+    assert math.log10(law.coefficient) == pytest.approx(-0.578092, abs=5e-7)
+    truth = float(ChinchillaSurface().optimum(1e24)[1])
+    assert math.log10(truth) - 0.548387 * 24 == pytest.approx(-0.555357, abs=1e-5)
+    assert float(law.predict(1e24).value[0]) / truth - 1 == pytest.approx(-0.051, abs=5e-4)
+
+
+def test_the_surface_itself_is_not(p7):
+    found = fit_parametric(p7["n_params"], p7["n_tokens"], p7["loss"], n_draws=0)
+    truth = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}
+    assert found.params == pytest.approx(truth, rel=1e-6)
+
+
+def test_a_narrower_span_has_less_bias():
+    truth = float(ChinchillaSurface().optimum(1e24)[1])
+    off = []
+    for span in (2.0, 4.0, 16.0):
+        table = simulate_isoflop(ChinchillaSurface(), BUDGETS, 15, span=span)
+        law = fit_isoflop(table, "n_tokens", n_draws=0).law().laws["n_tokens"]
+        off.append(abs(float(law.predict(1e24).value[0]) / truth - 1))
+    assert off[0] < off[1] < off[2]
+    # The parabola leaves out a cubic, whose pull grows as the square of the span's logarithm
+    assert off[1] / off[0] == pytest.approx(4, rel=0.1)
+
+
+def test_clark_comes_back():
+    table = simulate_experts(
+        ClarkSurface(), np.geomspace(1e7, 1e9, 5), [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
+    )
+    fit = fit_expert_law(table, "clark", n_draws=0)
+    truth = {"a": -0.0830, "b": -0.1180, "c": 0.0099, "d": 1.1136, "E_start": 2.07, "E_max": 239}
+    assert fit.params == pytest.approx(truth, rel=1e-6)
+
+
+def test_granularity_comes_back():
+    table = simulate_granularity(
+        GranularitySurface(),
+        np.geomspace(1e7, 1e9, 4),
+        np.geomspace(1e9, 1e11, 4),
+        [1, 2, 4, 8, 16],
+    )
+    fit = fit_expert_law(table, "granularity", n_draws=0)
+    truth = {"c": 0.47, "g": 2.1, "a": 18.1, "b": 30.8, "alpha": 0.115, "beta": 0.147}
+    # Seven parameters, two of them exponents of one size: flatter than Chinchilla's surface
+    assert fit.params == pytest.approx({**truth, "gamma": 0.58}, rel=1e-5)
+
+
+# How many runs a fit needs
+
+
+class OtherWayRound:
+    """simulate_isoflop's noise, but in order of size instead of tokens."""
+
+    def __init__(self, seed):
+        self.rng = np.random.default_rng(seed)
+
+    def normal(self, mean, sd, n):
+        return self.rng.normal(mean, sd, n)[::-1]
+
+
+@pytest.mark.parametrize("surface", SURFACES[:2])
+@pytest.mark.parametrize(("noise", "n_sizes"), [(0.0, 7), (0.005, 5), (0.05, 7), (0.2, 9)])
+@pytest.mark.parametrize("seed", range(2))
+def test_the_fast_path_is_fit_isoflop(surface, noise, n_sizes, seed):
+    table = simulate_isoflop(surface, BUDGETS, n_sizes, span=4.0, noise=noise, seed=seed)
+    fast = synthetic._law_of_minima(surface, BUDGETS, n_sizes, 4.0, noise, OtherWayRound(seed))
+    fit = fit_isoflop(table, n_draws=0)
+    n_inside = sum(curve.inside for curve in fit.curves)
+    if n_inside < 3:
+        assert fast is None
+        return
+    slow = fit.law().laws["n_params"]
+    assert fast.n_points == slow.n_points == n_inside
+    # 1e-7: at no noise the interval is rounding error itself
+    assert fast.params == pytest.approx(slow.params, rel=1e-7)
+    assert fast.bounds("exponent") == pytest.approx(slow.bounds("exponent"), rel=1e-7)
+
+
+def test_some_of_those_curves_had_no_minimum_inside():
+    # else the test above says nothing of what is left out
+    table = simulate_isoflop(SURFACES[0], BUDGETS, 9, span=4.0, noise=0.2, seed=0)
+    assert not all(curve.inside for curve in fit_isoflop(table, n_draws=0).curves)
+
+
+class Law:
+    def __init__(self, exponent, half):
+        self.exponent = exponent
+        self._bounds = (exponent - half, exponent + half)
+
+    def bounds(self, name):
+        assert name == "exponent"
+        return self._bounds
+
+
+def test_what_is_counted_over_the_trials(monkeypatch):
+    surface = ChinchillaSurface(alpha=0.3, beta=0.3)  # a = 1/2
+    errors = [-0.03, 0.01, 0.02, 0.04]
+    trials = iter([None, *(Law(0.5 + error, 0.025) for error in errors)])
+    monkeypatch.setattr(synthetic, "_law_of_minima", lambda *_: next(trials))
+    (row,) = study_power(
+        surface, budget_range=(1e17, 1e21), n_budgets=(5,), n_sizes=(7,), n_trials=5, target=0.039
+    ).to_dict("records")
+    assert row["n_runs"] == 35
+    assert row["error"] == pytest.approx(np.quantile(np.abs(errors), 0.95))
+    assert row["bias"] == pytest.approx(0.01)
+    assert row["coverage"] == 0.5
+    assert row["failed"] == 0.2
+    assert row["enough"]
+
+
+def power(**changes):
+    design = {"budget_range": (1e17, 1e21), "n_budgets": (5,), "n_sizes": (7,), "n_trials": 100}
+    return study_power(ChinchillaSurface(), **{**design, **changes})
+
+
+def test_every_design_has_its_row():
+    found = power(n_budgets=(3, 5), n_sizes=(5, 7), n_trials=3)
+    assert found[["n_budgets", "n_sizes", "n_runs"]].to_numpy().tolist() == [
+        [3, 5, 15], [3, 7, 21], [5, 5, 25], [5, 7, 35],
+    ]  # fmt: skip
+    pd.testing.assert_frame_equal(found, power(n_budgets=(3, 5), n_sizes=(5, 7), n_trials=3))
+
+
+def test_more_noise_is_more_error():
+    errors = [power(noise=noise)["error"].item() for noise in (0.0, 0.002, 0.01, 0.05)]
+    assert errors == sorted(errors)
+    assert errors[0] < 1e-12  # a parabola's bias is one factor for all budgets
+    # Errors are proportional to small noise; the 95th of 100 is known to about a fifth
+    assert errors[2] / errors[1] == pytest.approx(5, rel=0.3)
+
+
+def test_more_budgets_and_a_wider_span_are_less_error():
+    errors = power(n_budgets=(3, 9, 27), noise=0.01)["error"].tolist()
+    assert errors == sorted(errors, reverse=True)
+    errors = [power(span=span, noise=0.01)["error"].item() for span in (2.0, 4.0, 16.0)]
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_enough_is_within_the_target():
+    error = power(noise=0.01)["error"].item()
+    assert power(noise=0.01, target=error * 1.001)["enough"].item()
+    assert not power(noise=0.01, target=error * 0.999)["enough"].item()
+
+
+def test_two_budgets_are_never_enough():
+    (row,) = power(n_budgets=(2,), n_trials=5).to_dict("records")
+    assert row["failed"] == 1.0
+    assert math.isnan(row["error"])
+    assert math.isnan(row["coverage"])
+    assert not row["enough"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_budgets", [3, 5])
+def test_intervals_of_the_exponent_hold_it(n_budgets):
+    # Below 95 %: the larger a budget the flatter its curve and the noisier its minimum, where
+    # Student's t supposes that all are alike. 2000 trials tell coverage to 0.5 %.
+    coverage = power(n_budgets=(n_budgets,), n_trials=2000)["coverage"].item()
+    assert 0.92 < coverage < 0.97
+
+
+@pytest.mark.xfail(strict=True, reason="enough looks at the trials that gave a law only")
+def test_a_design_that_mostly_fails_is_not_enough():
+    (row,) = power(
+        budget_range=(1e15, 1e23), n_sizes=(5,), span=1.2, noise=0.05, n_trials=200
+    ).to_dict("records")
+    assert row["failed"] > 0.5
+    assert not row["enough"]
+
+
+@pytest.mark.xfail(strict=True, reason="no check: LinAlgError, RuntimeWarning or 'scale < 0'")
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"n_sizes": (2,)},
+        {"n_sizes": (1,)},
+        {"span": 1.0},
+        {"noise": -0.01},
+        {"n_trials": 0},
+    ],
+    ids=str,
+)
+def test_a_design_that_can_not_be_is_refused_by_name(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        power(**{"n_trials": 2, **wrong})
+
+
+def test_runs_that_can_not_be_are_refused():
+    with pytest.raises(ValueError, match=r"loss=44\.\d+ is above 20"):
+        simulate_isoflop(ChinchillaSurface(), [1e10], 5)
+    with pytest.raises(ValueError, match="no rows"):
+        simulate_isoflop(ChinchillaSurface(), [], 5)
+    with pytest.raises(ValueError, match="n_experts=0 must be 1 or more"):
+        simulate_experts(ClarkSurface(), [1e7], [0, 1])
+    with pytest.raises(FitError, match="1 distinct budgets"):
+        power(budget_range=(1e18, 1e18), n_trials=1)
