@@ -68,6 +68,18 @@ class IsoFLOPCurve:
     def x_max(self) -> float:
         return self.sizes[-1]
 
+    @property
+    def why_left_out(self) -> str:
+        """The reason that keeps the minimum out of the laws, if one does."""
+        order = (Flag.WRONG_CURVATURE, Flag.OUTSIDE, Flag.EDGE)
+        found = [text for flag in order for f, text in self.doubts if f is flag]
+        return "" if self.inside else next(iter(found), "the minimum lies at an end of the sizes")
+
+    @property
+    def doubts(self) -> tuple[tuple[Flag, str], ...]:
+        """The flags with their reasons."""
+        return tuple(zip(self.flags, self.warnings, strict=True))
+
     def predict(self, x: ArrayLike) -> Array:
         """The curve's loss in nats/token at sizes x; Akima's is nan outside the range."""
         u = np.log(np.asarray(x, dtype=np.float64))

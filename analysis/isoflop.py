@@ -17,6 +17,7 @@ from analysis.minima import (
     METHODS,
     Method,
     Parabola,
+    akima_intervals,
     akima_minimum,
     doubts_of,
     fit_parabola,
@@ -24,7 +25,14 @@ from analysis.minima import (
     redrawn_minima,
     resampled_minima,
 )
-from analysis.results import Array, FitError, FitStatus, counted, percentiles, t_quantile
+from analysis.results import (
+    Array,
+    FitError,
+    FitStatus,
+    counted,
+    positive,
+    t_quantile,
+)
 from analysis.table import best_of_cells, require
 
 X_NAMES = ("n_params", "n_active_params", "n_non_embedding_params", "n_tokens")
@@ -51,7 +59,8 @@ def fit_isoflop(
     over the model's budgets; it holds their misfit too.
     Of several runs of one cell (model, budget, size) the best learning rate is taken, never a mean
     over them. A minimum that something speaks against is DOUBTFUL, with flags; one outside the
-    range or at its edge is left out of the laws. Raises FitError if no curve has three sizes.
+    sizes, or at an end of them by interpolation, is left out of the laws, and those say what they
+    rest on. Raises FitError if no curve has three sizes.
     """
     if x not in X_NAMES:
         raise ValueError(f"x={x!r} is not one of {', '.join(X_NAMES)}")
@@ -59,8 +68,8 @@ def fit_isoflop(
         raise ValueError(f"method={method!r} is not one of {', '.join(METHODS)}")
     if n_nearest is not None and n_nearest < 3:
         raise ValueError(f"n_nearest={n_nearest} must be 3 or more: a parabola has 3 parameters")
-    if noise is not None and not noise > 0:
-        raise ValueError(f"noise={noise} must be above 0 nats, or None to estimate it")
+    if noise is not None:
+        positive("noise", noise)
     require(table, ["budget", x], "fit_isoflop")
     cells = best_of_cells(table, by=["series", "budget", x])
     points, skipped = _points(cells, x, method, n_nearest)
@@ -80,14 +89,12 @@ def fit_isoflop(
         fitted = [m.curve(x, method) for m in found]
         curves += fitted
         inside = [i for i, c in enumerate(fitted) if c.inside]
-        excluded = [
-            f"C={c.budget:.3g} ({c.warnings[0] if c.warnings else 'at an edge'})"
-            for c in fitted
-            if not c.inside
-        ]
+        excluded = [f"C={c.budget:.3g} ({c.why_left_out})" for c in fitted if not c.inside]
+        kept = [fitted[i] for i in inside]
+        doubtful = [f"C={c.budget:.3g} ({', '.join(c.flags)})" for c in kept if c.flags]
         try:
-            optima = _optima([found[i] for i in inside], [fitted[i] for i in inside], x)
-            laws.append(fit_laws(model, optima, excluded))
+            optima = _optima([found[i] for i in inside], kept, x)
+            laws.append(fit_laws(model, optima, excluded, doubtful))
         except FitError as error:
             why = f"; left out: {'; '.join(excluded)}" if excluded else ""
             notes.append(f"no power laws: {error}{why}")
@@ -181,6 +188,7 @@ class _Minimum:
     loss_opt: float
     at_end: bool
     noise: _Noise
+    seed: int  # of the draws of its own interval
     draws: Mapping[str, tuple[Array, Array]]
 
     @staticmethod
@@ -197,7 +205,13 @@ class _Minimum:
         if np.isfinite(noise.sd):
             draws["noise"] = redrawn_minima(u, losses, method, noise.sd, n_draws, rng)
         return _Minimum(
-            points=points, u_opt=u_opt, loss_opt=loss_opt, at_end=at_end, noise=noise, draws=draws
+            points=points,
+            u_opt=u_opt,
+            loss_opt=loss_opt,
+            at_end=at_end,
+            noise=noise,
+            seed=int(rng.integers(2**32)),
+            draws=draws,
         )
 
     def curve(self, x: str, method: Method) -> IsoFLOPCurve:
@@ -206,14 +220,12 @@ class _Minimum:
         if method == "parabola":
             u_low, u_high = parabola.u_interval(sd, t)
             loss_interval = parabola.loss_interval(sd, t)
-        elif "noise" in self.draws:
-            places, values = (v[np.isfinite(v)] for v in self.draws["noise"])
-            u_low, u_high = (float(v) for v in percentiles(places, 0.95))
-            loss_interval = tuple(float(v) for v in percentiles(values, 0.95))  # type: ignore[assignment]
         else:
-            u_low = u_high = float("nan")
-            loss_interval = (float("nan"), float("nan"))
-        unbounded = method == "parabola" and bool(np.isinf(u_low))
+            n_draws = len(self.draws["case"][0])
+            (u_low, u_high), loss_interval = akima_intervals(
+                p.u, p.losses, sd, t, n_draws, np.random.default_rng(self.seed)
+            )
+        unbounded = bool(np.isinf([u_low, u_high]).any())
         doubts = doubts_of(p.u, p.losses, parabola, self.u_opt, method, unbounded)
         return IsoFLOPCurve(
             model=p.model,

@@ -90,8 +90,13 @@ class ModelLaws:
         return {**plain(self), "laws": {name: law.to_dict() for name, law in self.laws.items()}}
 
 
-def fit_laws(model: str, optima: Optima, excluded: Sequence[str]) -> ModelLaws:
-    """Raises FitError below two budgets with a minimum."""
+def fit_laws(
+    model: str, optima: Optima, excluded: Sequence[str], doubtful: Sequence[str] = ()
+) -> ModelLaws:
+    """excluded, doubtful: budgets left out, and those kept whose minima something speaks against.
+
+    Raises FitError below two budgets with a minimum.
+    """
     n = len(optima.budgets)
     if n < 2:
         raise FitError(f"{model}: {counted(n, 'budget')} with a minimum; a power law needs 2")
@@ -99,6 +104,10 @@ def fit_laws(model: str, optima: Optima, excluded: Sequence[str]) -> ModelLaws:
     if excluded:
         doubts.add(
             f"{counted(len(excluded), 'budget')} left out of the laws: {'; '.join(excluded)}"
+        )
+    if doubtful:
+        doubts.add(
+            f"rests on {len(doubtful)} of {n} minima that are doubtful: {'; '.join(doubtful)}"
         )
     laws: dict[str, PowerLaw | FrontierFit] = {}
     said: dict[str, list[str]] = {}  # each warning once, with the laws that it is of

@@ -117,7 +117,8 @@ def _descend(
         stuck = ((here <= lower) & (g > 0)) | ((here >= upper) & (g < 0))
         at_bound[active] = stuck
         length = np.sqrt((reweighted * r**2).sum(axis=1)) + _TINY
-        cosine = np.where(stuck, 0.0, np.abs(g) / (scale * length[:, None]))
+        unit = np.maximum(scale * length[:, None], _TINY)
+        cosine = np.where(stuck, 0.0, np.abs(g) / unit)
         gradient[active] = cosine.max(axis=1)
 
         step = _damped_step(g / scale, hessian, scale, stuck, damping[active])
@@ -138,7 +139,7 @@ def _descend(
         # Nothing left to gain to the last digits, or no step however small is downhill.
         exact = value[active] <= 1e-30 * w.sum(axis=1)
         halted = (idle[active] >= 3) | (damping[active] > 1e14) | exact | stuck.all(axis=1)
-        halted |= gradient[active] < 1e-13
+        halted |= gradient[active] < 1e-10
         active = active[~halted]
     # Halting is no proof: a place with a slope and no way down is no minimum. A cosine of 1e-4
     # is a hundredth of a standard error of the parameters from one, for up to 10,000 points.

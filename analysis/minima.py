@@ -120,6 +120,28 @@ def akima_minimum(u: Array, losses: Array) -> tuple[Array, Array, np.ndarray]:
     return grid[lowest], np.exp(values.min(axis=0)), at_end
 
 
+def akima_intervals(
+    u: Array, losses: Array, noise: float, t: float, n_draws: int, rng: np.random.Generator
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """95 % intervals of the place (as u) and the loss of akima_minimum, by redrawing the noise.
+
+    The place's is at least a step of the grid wide, and open on a side at whose end more than a
+    fortieth of the draws lie. The lowest of noisy losses lies low, and lower when noise is added
+    again: the loss's interval is shifted up by as much. nan without noise or draws.
+    """
+    if not (np.isfinite(noise) and n_draws):
+        return (np.nan, np.nan), (np.nan, np.nan)
+    drawn = np.maximum(losses + rng.normal(0.0, noise, (n_draws, len(u))), 1e-9)
+    places, values, _ = akima_minimum(u, drawn)
+    half_step = (u[-1] - u[0]) / (_GRID * (len(u) - 1) - 1) / 2
+    low, high = np.quantile(places, [0.025, 0.975]) + np.array([-half_step, half_step])
+    low = -np.inf if np.mean(places <= u[0]) > 0.025 else low
+    high = np.inf if np.mean(places >= u[-1]) > 0.025 else high
+    middle = 2 * akima_minimum(u, losses[None])[1][0] - values.mean()
+    half = t * values.std()
+    return (float(low), float(high)), (float(middle - half), float(middle + half))
+
+
 def nearest(u: Array, losses: Array, n_nearest: int | None) -> np.ndarray:
     """Indices, in order of size, of the n sizes nearest on the log scale to the best one."""
     if n_nearest is None or n_nearest >= len(u):
@@ -206,7 +228,7 @@ def doubts_of(
     if method == "parabola" and parabola.rmse > MISFIT:
         text = f"the points lie {parabola.rmse:.3f} nats off it (rms): not a parabola"
         found.append((Flag.MISFIT, text))
-    outlier = _outlier(parabola) if n >= 6 else None
+    outlier = _outlier(parabola) if n >= 6 and method == "parabola" else None
     if outlier is not None:
         size = np.exp(u[outlier])
         off = parabola.residuals[outlier]

@@ -24,6 +24,7 @@ from analysis.results import (
     FitStatus,
     Prediction,
     percentiles,
+    positive,
 )
 
 Residual = Literal["log", "loss"]
@@ -32,6 +33,7 @@ EXPONENT_BOUNDS = (0.01, 2.0)  # published exponents lie between 0.05 and 0.7
 FLOPS_PER_PARAM_TOKEN = (
     6.0  # C = 6ND, where nothing was counted; wrong where attention or head matter
 )
+_STEEPEST = 10.0  # an exponent beyond is a cliff, and its powers overflow
 _GRID = 24  # values of each exponent that variable projection tries
 _LOG_FLOOR = np.log(1e-4)  # E and coefficients below 1e-4 of the loss count as nothing
 _SAME = 1e-6  # relative: starts this near the best objective found the same minimum
@@ -44,7 +46,8 @@ class ParametricFit(DrawsFit):
 
     objective: the summed Huber loss (of log residuals unless residual="loss"); share_at_best: of
     the starts, those that reached it; gradient: see least_squares.Minima; condition: of the
-    Jacobian with columns of length one; n_range, d_range: of the data; rmse: of log residuals.
+    Jacobian with columns of length one; n_range, d_range, nd_range: of N, D and N*D over
+    the runs; rmse: of log residuals.
     """
 
     residual: Residual
@@ -55,13 +58,14 @@ class ParametricFit(DrawsFit):
     condition: float
     n_range: tuple[float, float]
     d_range: tuple[float, float]
+    nd_range: tuple[float, float]
     rmse: float
 
     def predict(
         self, n_params: ArrayLike, n_tokens: ArrayLike, *, level: float = 0.95
     ) -> Prediction:
         """The loss in nats/token; the interval is of the law, without a run's own noise."""
-        N, D = np.broadcast_arrays(*(np.asarray(v, dtype=np.float64) for v in (n_params, n_tokens)))
+        N, D = np.broadcast_arrays(positive("n_params", n_params), positive("n_tokens", n_tokens))
         value = self.loss(N, D)
         draws = np.stack([self._loss(d, N, D) for d in self.draws]) if len(self.draws) else None
         empty = np.empty((0, *N.shape))
@@ -69,7 +73,7 @@ class ParametricFit(DrawsFit):
 
     def loss(self, n_params: ArrayLike, n_tokens: ArrayLike) -> Array:
         """The loss in nats/token, without the interval that predict needs all draws for."""
-        N, D = (np.asarray(v, dtype=np.float64) for v in (n_params, n_tokens))
+        N, D = positive("n_params", n_params), positive("n_tokens", n_tokens)
         return self._loss(np.array(self.estimates), N, D)
 
     @staticmethod
@@ -87,6 +91,8 @@ class ParametricFit(DrawsFit):
 
         Hoffmann 2022, eq. 4: N* = G (C/6)^(beta/(alpha+beta)), G^(alpha+beta) = alpha A/(beta B).
         """
+        positive("budget", budget)
+        positive("flops_per_param_token", flops_per_param_token)
         rows = np.vstack([self.estimates, self.draws])
         E, A, B, alpha, beta = rows.T
         log_g = (np.log(alpha * A) - np.log(beta * B)) / (alpha + beta)
@@ -110,7 +116,7 @@ class ParametricFit(DrawsFit):
     def contour(self, loss: float, n_params: ArrayLike) -> Array:
         """The tokens that reach a loss at each size: an iso-loss line. inf where none do."""
         E, A, B, alpha, beta = self.estimates
-        rest = loss - E - A * np.asarray(n_params, dtype=np.float64) ** -alpha
+        rest = loss - E - A * positive("n_params", n_params) ** -alpha
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(rest > 0, (B / np.maximum(rest, 0)) ** (1 / beta), np.inf)
 
@@ -125,15 +131,21 @@ class ParametricFit(DrawsFit):
         loss, excess_loss in nats/token, and compute_factor: the compute that an optimal model
         would need for that same loss, over the budget (below 1: the rest was wasted).
         """
+        positive("size_factor", size_factor)
         best = self.optimum(budget, flops_per_param_token)
         N = best["n_params"].value * size_factor
         D = budget / (flops_per_param_token * N)
         loss = float(self.loss(N, D))
-        low, high = budget * 1e-12, budget
-        for _ in range(200):  # the optimal loss falls with compute: halve on the log scale
+
+        def enough(compute: float) -> bool:
+            return self.optimum(compute, flops_per_param_token)["loss"].value <= loss
+
+        low, high = budget, budget
+        while enough(low) and low > 1e-290:
+            low, high = low * 1e-4, low
+        for _ in range(100):  # the optimal loss falls with compute: halve on the log scale
             middle = np.sqrt(low * high)
-            enough = self.optimum(middle, flops_per_param_token)["loss"].value <= loss
-            low, high = (low, middle) if enough else (middle, high)
+            low, high = (low, middle) if enough(middle) else (middle, high)
         excess = loss - best["loss"].value
         return {"loss": loss, "excess_loss": excess, "compute_factor": float(high / budget)}
 
@@ -164,8 +176,12 @@ def fit_parametric(
     if not delta > 0:
         raise ValueError(f"delta={delta!r} must be above 0; inf is plain least squares")
     low, high = exponent_bounds
-    if not 0 < low < high:
-        raise ValueError(f"exponent_bounds={exponent_bounds!r} must be 0 < lower < upper")
+    if not 0 < low < high <= _STEEPEST:
+        raise ValueError(
+            f"exponent_bounds={exponent_bounds!r} must be 0 < lower < upper <= {_STEEPEST:g}"
+        )
+    if n_draws < 0:
+        raise ValueError(f"n_draws={n_draws} must be 0 or more")
     clusters = None if groups is None else _checked_groups(groups, len(L))
 
     # Centred: N^-alpha of 1e9 parameters and its coefficient would differ by ten digits.
@@ -213,6 +229,7 @@ def fit_parametric(
         condition=condition,
         n_range=(float(N.min()), float(N.max())),
         d_range=(float(D.min()), float(D.max())),
+        nd_range=(float((N * D).min()), float((N * D).max())),
         rmse=float(np.sqrt(np.mean(residuals**2))),
     )
 
@@ -343,12 +360,7 @@ def _checked(*columns: ArrayLike) -> Sequence[Array]:
     if len(set(lengths.values())) > 1:
         raise ValueError(f"columns of different lengths: {lengths}")
     for name, values in zip(names, arrays, strict=True):
-        bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
-        if len(bad):
-            raise ValueError(
-                f"{name}[{bad[0]}]={float(values[bad[0]])} must be finite and above 0; "
-                f"{len(bad)} of {len(values)} are not: drop failed runs first"
-            )
+        positive(name, values)
     distinct = pd.DataFrame(dict(zip(names, arrays, strict=True))).drop_duplicates(names[:2])
     if len(distinct) <= len(NAMES):
         raise FitError(f"{len(distinct)} distinct runs: 5 parameters need at least 6")
@@ -356,10 +368,14 @@ def _checked(*columns: ArrayLike) -> Sequence[Array]:
 
 
 def _checked_groups(groups: ArrayLike, n: int) -> np.ndarray:
-    labels = np.asarray(groups).ravel()
+    labels = pd.Series(np.asarray(groups, dtype=object).ravel())
     if len(labels) != n:
         raise ValueError(f"groups has {len(labels)} labels for {n} runs")
-    codes = np.unique(labels, return_inverse=True)[1]
+    if labels.isna().any():
+        raise ValueError(
+            f"groups[{int(labels.isna().argmax())}] is missing: give each run its group"
+        )
+    codes = np.asarray(pd.factorize(labels)[0])
     if codes.max() < 2:
         raise ValueError(f"groups has {codes.max() + 1} values: a bootstrap needs at least 3")
     return codes

@@ -11,7 +11,15 @@ from numpy.typing import ArrayLike
 
 from analysis.least_squares import covariance_of, minimise
 from analysis.power_sum import power_sum
-from analysis.results import Array, Doubts, FitError, FitStatus, Prediction, WaldFit
+from analysis.results import (
+    Array,
+    Doubts,
+    FitError,
+    FitStatus,
+    Prediction,
+    WaldFit,
+    positive,
+)
 
 _FLOOR_EXPONENTS = (1e-3, 2.0)
 
@@ -35,7 +43,7 @@ class PowerLaw(WaldFit):
 
     def predict(self, x: ArrayLike, level: float = 0.95) -> Prediction:
         """y at x, with the interval of the law there (not of a further point)."""
-        log_x = np.log(np.atleast_1d(np.asarray(x, dtype=np.float64)))
+        log_x = np.log(np.atleast_1d(positive(self.x_name, x)))
         jacobian = np.stack([np.ones_like(log_x), log_x], axis=1)
         return self._predict_log(jacobian @ np.array(self.theta), jacobian, level)
 
@@ -52,7 +60,7 @@ class FrontierFit(WaldFit):
 
     def predict(self, budget: ArrayLike, level: float = 0.95) -> Prediction:
         """The loss at a budget, with the interval of the law there."""
-        log_c = np.log(np.atleast_1d(np.asarray(budget, dtype=np.float64)))
+        log_c = np.log(np.atleast_1d(positive("budget", budget)))
         value, jacobian = _frontier_model(log_c)(np.array(self.theta)[None])
         return self._predict_log(value[0], jacobian[0], level)
 
@@ -126,7 +134,7 @@ def fit_frontier(budget: ArrayLike, loss: ArrayLike) -> FrontierFit:
         elif stuck[2]:
             text = f"alpha={theta[2]:.3g} is at the edge of {_FLOOR_EXPONENTS}"
         else:
-            text = "A is at its bound: the losses hardly change with compute"
+            text = "A is at its bound: no power of compute describes these losses"
         doubts.add(text, FitStatus.BOUND_HIT)
     if not minima.converged[minima.best]:
         doubts.add("the descent did not converge", FitStatus.MAX_ITER)
@@ -169,13 +177,9 @@ def _frontier_model(log_c: Array):  # type: ignore[no-untyped-def]  # a Model
 
 
 def _logs(x: ArrayLike, y: ArrayLike, n_least: int) -> tuple[Array, Array]:
-    xs, ys = (np.asarray(v, dtype=np.float64).ravel() for v in (x, y))
+    xs, ys = positive("x", x).ravel(), positive("y", y).ravel()
     if len(xs) != len(ys):
         raise ValueError(f"{len(xs)} x for {len(ys)} y")
-    for name, values in (("x", xs), ("y", ys)):
-        bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
-        if len(bad):
-            raise ValueError(f"{name}[{bad[0]}]={float(values[bad[0]])} must be finite and above 0")
     n_distinct = len(np.unique(xs))
     if n_distinct < n_least:
         raise FitError(f"{n_distinct} distinct budgets: this law needs at least {n_least}")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 Array = NDArray[np.float64]
@@ -151,6 +151,9 @@ class DrawsFit(Fit):
 
     draws: Array = field(repr=False, compare=False)
 
+    def __post_init__(self) -> None:
+        self.draws.flags.writeable = False
+
     @property
     def bse(self) -> dict[str, float]:
         with_draws = len(self.draws) > 1
@@ -182,6 +185,17 @@ def check_level(level: float) -> None:
     """Raises ValueError unless 0 < level < 1."""
     if not 0 < level < 1:
         raise ValueError(f"level={level!r} must lie between 0 and 1, e.g. 0.95")
+
+
+def positive(name: str, values: ArrayLike) -> Array:
+    """As float64. Raises ValueError naming the first that is not finite and above 0."""
+    array = np.asarray(values, dtype=np.float64)
+    bad = np.flatnonzero(~(np.isfinite(array) & (array > 0)))
+    if bad.size:
+        at = f"[{bad[0]}]" if array.ndim else ""
+        more = f"; {bad.size} of {array.size} are not" if array.size > 1 else ""
+        raise ValueError(f"{name}{at}={float(array.flat[bad[0]])} must be finite and above 0{more}")
+    return array
 
 
 def counted(n: int, what: str) -> str:

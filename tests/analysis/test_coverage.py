@@ -113,10 +113,6 @@ def test_akimas_places(akima):
     assert 0.90 <= akima["x_opt"] <= 0.99
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="0.82: the lowest of noisy points lies low, its redrawn ones lower still; and no t",
-)
 def test_akimas_losses(akima):
     assert 0.90 <= akima["loss_opt"] <= 0.99
 
