@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
         help="whose largest value the laws must predict (%(default)s)",
     )
     sub.add_argument(
-        "--size", default=BACKBONE, choices=[BACKBONE, *_SIZES], help="what N is (%(default)s)"
+        "--size", default=BACKBONE, help="the column that N is (%(default)s: see docs/analysis.md)"
     )
 
     sub = add("plan", commands.planned, "say what size, tokens and experts a budget should buy")
@@ -124,12 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     add_curves(sub)
     add_choice(sub)
     sub.add_argument("--form", choices=list(FORMS), help="a law of experts, to plan their number")
-    sub.add_argument(
-        "--size",
-        default=BACKBONE,
-        choices=[BACKBONE, *_SIZES],
-        help="what N is there (%(default)s)",
-    )
+    sub.add_argument("--size", default=BACKBONE, help="the column that N is there (%(default)s)")
     sub.add_argument(
         "--min-gain",
         type=float,

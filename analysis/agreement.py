@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.curves import IsoFLOPFit
-from analysis.isoflop import fit_isoflop
+from analysis.isoflop import X_NAMES, fit_isoflop
 from analysis.parametric import fit_parametric
 from analysis.power_law import fit_power_law
 from analysis.results import FitError, FitStatus, counted, plain
@@ -23,10 +23,11 @@ _LOOSE = 0.2  # spread of C/(N D) above which C = kND is a poor stand-in
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
     """A row a model and approach: the exponent a of size* ~ C^a with its interval, and size*,
-    tokens* and loss* at `budget`, the largest.
+    tokens* and loss* at `budget`, the table's largest.
 
     Approach 1 here is the best finished run of each budget, not Hoffmann's envelope of training
-    curves: with a decaying learning rate a curve's middle is no run of that length.
+    curves: with a decaying learning rate a curve's middle is no run of that length. It has tokens*
+    and loss* of a run, and where the model has none at `budget` its row is of its own largest.
     """
 
     x_name: str
@@ -52,11 +53,14 @@ def compare_approaches(table: pd.DataFrame, x: str = "n_params", *, seed: int = 
     """Approach 1 (best run of a budget), 2 by parabola and by Akima, 3 (parametric), each model.
 
     What can't be fitted is a row that says why. Exponents whose intervals do not meet are in the
-    warnings. x: n_params, n_active_params or n_non_embedding_params. Raises FitError if there is
-    one budget only.
+    warnings. x: n_params, n_active_params or n_non_embedding_params. Raises ValueError for another,
+    FitError if there is one budget only.
     """
     if x == "n_tokens":
         raise ValueError("x='n_tokens': the approaches are compared in a size, e.g. n_params")
+    if x not in X_NAMES:
+        sizes = ", ".join(name for name in X_NAMES if name != "n_tokens")
+        raise ValueError(f"x={x!r} is not one of {sizes}")
     done = finished(table)
     budgets = np.sort(done["budget"].dropna().unique())
     if len(budgets) < 2:
@@ -66,7 +70,7 @@ def compare_approaches(table: pd.DataFrame, x: str = "n_params", *, seed: int = 
     for model in dict.fromkeys(done["series"]):
         own = done[done["series"] == model]
         makers = (
-            ("1 (best run)", lambda own=own: _best_runs(own, x, top)),
+            ("1 (best run)", lambda own=own: _of_best_runs(own, x, top)),
             ("2 (parabola)", lambda own=own: _isoflop(fit_isoflop(own, x, seed=seed), top)),
             ("2 (akima)", lambda own=own: _isoflop(fit_isoflop(own, x, "akima", seed=seed), top)),
             ("3 (parametric)", lambda own=own: _parametric(own, x, top, seed)),
@@ -80,27 +84,45 @@ def compare_approaches(table: pd.DataFrame, x: str = "n_params", *, seed: int = 
     return Agreement(x_name=x, budget=top, rows=tuple(rows), warnings=tuple(_disputes(rows)))
 
 
-def _best_runs(own: pd.DataFrame, x: str, top: float) -> dict[str, Any]:
-    best = best_of_cells(own, by=["budget"])
+def best_runs(table: pd.DataFrame, x: str) -> pd.DataFrame:
+    """The best cell of each budget, in order of budget: seeds are averaged within a size only."""
+    cells = best_of_cells(table, by=["budget", x])
+    return cells.loc[cells.groupby("budget")["loss"].idxmin()]
+
+
+def _of_best_runs(own: pd.DataFrame, x: str, top: float) -> dict[str, Any]:
+    best = best_runs(own, x)
     law = fit_power_law(best["budget"], best[x], y_name=x)
-    low, high = law.bounds("exponent")
-    value = law.predict(top)
-    last = best[best["budget"] == top].iloc[0]
+    last = best.iloc[-1]
+    at = float(last["budget"])
+    value = law.predict(at)
+    interval = [*law.bounds("exponent"), float(value.lower[0]), float(value.upper[0])]
+    notes = ["sizes of the grid only"]
+    # How many smaller sizes there are: always as many, and the exponent is that of the grid
+    tried = own[["budget", x]].drop_duplicates().merge(best[["budget", x]], on="budget")
+    ranks = (tried[f"{x}_x"] < tried[f"{x}_y"]).groupby(tried["budget"]).sum()
+    if ranks.nunique() == 1:
+        notes = ["sizes of the grid only: no interval"]
+        interval = [np.nan] * 4
+    if at < top:
+        notes.append(f"at C={at:.4g}, the largest that this model has")
     return {
         "a": law.exponent,
-        "a_lower": low,
-        "a_upper": high,
+        "a_lower": interval[0],
+        "a_upper": interval[1],
         "size": float(value.value[0]),
-        "size_lower": float(value.lower[0]),
-        "size_upper": float(value.upper[0]),
+        "size_lower": interval[2],
+        "size_upper": interval[3],
         "tokens": float(last["n_tokens"]) if pd.notna(last["n_tokens"]) else np.nan,
         "loss": float(last["loss"]),
         "status": str(law.status),
-        "note": "; ".join(("sizes of the grid only", *law.warnings)),
+        "note": "; ".join((*notes, *law.warnings)),
     }
 
 
 def _isoflop(fit: IsoFLOPFit, top: float) -> dict[str, Any]:
+    if not fit.laws:
+        raise FitError(fit.notes[-1])
     laws = fit.law()
     law = laws.laws[fit.x_name]
     low, high = law.bounds("exponent")
@@ -116,7 +138,7 @@ def _isoflop(fit: IsoFLOPFit, top: float) -> dict[str, Any]:
         "tokens": np.nan if tokens is None else float(tokens.predict(top).value[0]),
         "loss": float(loss.value[0]),
         "status": str(fit.status),
-        "note": "; ".join(laws.warnings),
+        "note": "; ".join((*laws.warnings, *(f"skipped {text}" for text in fit.skipped))),
     }
 
 

@@ -31,7 +31,7 @@ def fill_checklist(
     return [
         *_form(table, isoflop, parametric, experts),
         *_training(table, provenance),
-        *_extraction(table, isoflop),
+        *_extraction(table, provenance, isoflop),
         *_fitting(isoflop, parametric, experts, hold_out),
     ]
 
@@ -60,7 +60,7 @@ def _form(
             "loss in nats/token on held-out text; N in parameters; D in tokens, repeats included; "
             "C in training FLOPs",
         ),
-        ("Ranges of the variables", "; ".join(ranges)),
+        ("Ranges of the variables", "; ".join(ranges) or None),
         (
             "What N counts",
             "n_params all parameters, n_active_params those a token reads; embeddings are in both, "
@@ -73,7 +73,7 @@ def _form(
 
 def _training(table: pd.DataFrame, provenance: Provenance) -> Topics:
     done = table[table["status"] == "done"]
-    counted = done["flops_per_token"].notna().all() and len(done) > 0
+    counted = _is_ours(provenance) and len(done) > 0 and done["flops_per_token"].notna().all()
     settings = provenance.settings
 
     def of(*names: str) -> str | None:
@@ -102,19 +102,14 @@ def _training(table: pd.DataFrame, provenance: Provenance) -> Topics:
         ),
         (
             "Learning rate",
-            "; ".join(
-                text
-                for text in (
-                    of(
-                        "peak learning rate",
-                        "tables' learning rate, times the backbone's",
-                        "keys' learning rate, times the backbone's",
-                    ),
-                    tried,
-                )
-                if text
-            )
-            or None,
+            _joined(
+                of(
+                    "peak learning rate",
+                    "tables' learning rate, times the backbone's",
+                    "keys' learning rate, times the backbone's",
+                ),
+                tried,
+            ),
         ),
         ("How width, depth and heads grow", of("ladder", "blocks with the layer")),
         (
@@ -122,14 +117,14 @@ def _training(table: pd.DataFrame, provenance: Provenance) -> Topics:
             "by each run, term by term, with routing, attention and head; a multiply-add is 2, "
             "training 3 times forward"
             if counted
-            else _note(table, "6 n_active_params") or None,
+            else _note(table, "6 n_active_params"),
         ),
         ("Code", ", ".join(provenance.commits) or None),
-        ("Hardware and precision", "; ".join([*provenance.devices, of("precision") or ""]) or None),
+        ("Hardware and precision", _joined(*provenance.devices, of("precision"))),
     ]
 
 
-def _extraction(table: pd.DataFrame, isoflop: IsoFLOPFit | None) -> Topics:
+def _extraction(table: pd.DataFrame, provenance: Provenance, isoflop: IsoFLOPFit | None) -> Topics:
     status = table["status"].value_counts()
     done = table[table["status"] == "done"]
     seeds = done.groupby(["series", "budget", "n_params", "lr"], dropna=False)["seed"].nunique()
@@ -143,7 +138,10 @@ def _extraction(table: pd.DataFrame, isoflop: IsoFLOPFit | None) -> Topics:
     answer += f"{status.get('diverged', 0)} diverged (shown, not fitted)"
     return [
         ("Runs", answer),
-        ("Checkpoints used", "the end of each run only, its schedule ended there"),
+        (
+            "Checkpoints used",
+            "the end of each run only, its schedule ended there" if _is_ours(provenance) else None,
+        ),
         ("Seeds", f"{_span(seeds)} a cell" if seeds.max() > 0 else None),
         (
             "Several runs of one cell",
@@ -155,7 +153,7 @@ def _extraction(table: pd.DataFrame, isoflop: IsoFLOPFit | None) -> Topics:
             "Is the evaluation causal?",
             f"not of {', '.join(leaky)}: their routing sees later tokens"
             if leaky
-            else ("yes" if done["causal_eval"].notna().all() else None),
+            else ("yes" if len(done) and done["causal_eval"].notna().all() else None),
         ),
     ]
 
@@ -189,16 +187,31 @@ def _fitting(
         ("Objective", "; ".join(objectives) or None),
         (
             "Optimiser and starting points",
-            "Levenberg-Marquardt from variable projection's optimum and a grid of starts"
-            + (f"; {'; '.join(dict.fromkeys(starts))}" if starts else ""),
+            _joined(
+                "Levenberg-Marquardt from variable projection's optimum and a grid of starts",
+                *dict.fromkeys(starts),
+            )
+            if objectives
+            else None,
         ),
         (
             "Intervals",
             "95 %: Student's t with the law's misfit, bootstraps of runs and of noise, jackknife "
-            "over budgets; each table says which",
+            "over budgets; each table says which"
+            if objectives
+            else None,
         ),
         ("Held-out validation", held),
     ]
+
+
+def _is_ours(provenance: Provenance) -> bool:
+    """Whether there are records, which only this harness writes."""
+    return provenance != Provenance()
+
+
+def _joined(*texts: str | None) -> str | None:
+    return "; ".join(text for text in texts if text) or None
 
 
 def _span(counts: pd.Series) -> str:

@@ -1,21 +1,15 @@
 """Laws of experts side by side: by AICc on all runs, and by what they say of runs held out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from analysis.experts import (
-    BACKBONE,
-    ExpertLawFit,
-    FormName,
-    backbone_params,
-    fit_expert_law,
-)
-from analysis.results import FitError, FitStatus, plain
-from analysis.table import best_of_cells, finished
+from analysis.expert_runs import BACKBONE, ExpertRuns, choose_runs
+from analysis.experts import ExpertLawFit, FormName, fit_runs
+from analysis.results import Array, FitError, FitStatus, plain
 
 HoldOut = Literal["size", "experts", "budget"]
 DEFAULT_FORMS: tuple[FormName, ...] = ("loglinear", "power_floor", "clark", "clark_floor")
@@ -23,7 +17,10 @@ DEFAULT_FORMS: tuple[FormName, ...] = ("loglinear", "power_floor", "clark", "cla
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedLaw:
-    """One form: rmse and held_out_rmse in nats/token, bias = mean of predicted - measured."""
+    """One form: rmse and held_out_rmse in nats/token, bias = mean of predicted - measured.
+
+    aicc: infinite, and delta_aicc nan, where the runs are too few for it.
+    """
 
     form_name: str
     n_params: int
@@ -38,7 +35,10 @@ class ComparedLaw:
 
 @dataclass(frozen=True, kw_only=True)
 class LawComparison:
-    """The forms in order of AICc; held_out says which runs were left out for held_out_rmse."""
+    """The forms in order of AICc, on the same n_points runs; those without one as asked for.
+
+    held_out: the runs that held_out_rmse is of; skipped: what could not be fitted, and why.
+    """
 
     model: str
     n_points: int
@@ -51,17 +51,23 @@ class LawComparison:
     def warnings(self) -> tuple[str, ...]:
         """Where the two ways of choosing disagree, and each form's own."""
         found = [f"{law.form_name}: {text}" for law in self.laws for text in law.warnings]
+        first = self.laws[0]
         held = [law for law in self.laws if np.isfinite(law.held_out_rmse)]
-        if held:
-            best = min(held, key=lambda law: law.held_out_rmse)
-            if best is not self.laws[0]:
-                found.append(
-                    f"{self.laws[0].form_name} is best by AICc, {best.form_name} on what was held "
-                    "out: neither is established"
-                )
+        best = min(held, key=lambda law: law.held_out_rmse, default=first)
+        if np.isfinite(first.aicc) and best is not first:
+            found.append(
+                f"{first.form_name} is best by AICc, {best.form_name} on what was held out: "
+                "neither is established"
+            )
         close = [law.form_name for law in self.laws[1:] if law.delta_aicc < 2]
         if close:
-            found.append(f"AICc can't tell {self.laws[0].form_name} from {', '.join(close)}")
+            found.append(f"AICc can't tell {first.form_name} from {', '.join(close)}")
+        for law in self.laws:
+            if not np.isfinite(law.aicc):
+                found.append(
+                    f"AICc needs more runs: {law.n_params + 3} for {law.form_name}, "
+                    f"not {self.n_points}"
+                )
         return tuple(found)
 
     def to_frame(self) -> pd.DataFrame:
@@ -101,106 +107,75 @@ def compare_laws(
 ) -> LawComparison:
     """Fits every form to the same runs, and again without the largest size, experts or budget.
 
-    A form with too few runs is skipped, with the reason. Arguments as in fit_expert_law. Raises
-    FitError if no form can be fitted.
+    The same runs: the best of each combination of all that one of the forms has a term for, so
+    that their AICc are comparable. What can't be fitted is skipped, with the reason. Arguments as
+    in fit_expert_law. Raises ValueError if the table lacks what one of the forms needs or has runs
+    that it can't tell apart, FitError if no form can be fitted.
     """
     columns = {"size": size, "experts": "n_experts", "budget": "budget"}
     if hold_out not in columns:
         raise ValueError(f"hold_out={hold_out!r} is not one of {', '.join(columns)}")
     column = columns[hold_out]
-    choice = {"model": model, "baseline": baseline, "size": size}
-    table = table.assign(**{BACKBONE: backbone_params(table)})
-    fits, skipped = [], []
-    for form in dict.fromkeys(forms):
-        try:
-            fits.append(fit_expert_law(table, form, **choice, n_draws=n_draws, seed=seed))  # type: ignore[arg-type]
-        except FitError as error:
-            skipped.append(f"{form}: {error}")
+    runs = choose_runs(table, forms, model=model, baseline=baseline, size=size, by=[column])
+    fits, skipped = _fit_each(runs, dict.fromkeys(forms), n_draws, seed)
     if not fits:
         raise FitError(f"no form to compare: {'; '.join(skipped)}")
 
-    label = fits[0].model
-    done = finished(table)
-    rows = done[done["model"] == label]
-    values = np.sort(rows[column].dropna().unique())
-    enough = len(values) >= 3  # two left, or there is no trend to extend
-    held = f"{column} = {values[-1]:.4g}, the largest" if enough else "nothing"
-    if not enough:
+    own = runs.cells["model"] == runs.model
+    values = np.sort(runs.cells.loc[own, column].dropna().unique())
+    held, errors = "nothing", {}
+    if len(values) >= 3:  # two left, or there is no trend to extend
+        held = f"{column} = {values[-1]:.4g}, the largest"
+        out = (runs.cells[column] == values[-1]).fillna(False).astype(bool)
+        blind, failed = _fit_each(runs.only(~out), fits, 0, seed)
+        skipped += [f"hold-out of {reason}" for reason in failed]
+        errors = {form: _errors(fit, runs.only(out & own)) for form, fit in blind.items()}
+    else:
         skipped.append(f"hold-out: {len(values)} values of {column}, and it needs 3")
-    errors = {}
-    for fit in fits:
-        errors[fit.form_name] = (
-            _held_out_errors(table, rows, fit, column, values[-1], choice) if enough else None
-        )
-    least = min(fit.aicc for fit in fits)
-    laws = []
-    for fit in sorted(fits, key=lambda fit: fit.aicc):
-        off = errors[fit.form_name]
-        laws.append(
-            ComparedLaw(
-                form_name=fit.form_name,
-                n_params=len(fit.names) - len(fit.fixed),
-                rmse=_rmse_nats(table, fit, choice),
-                aicc=fit.aicc,
-                delta_aicc=fit.aicc - least,
-                held_out_rmse=float("nan") if off is None else float(np.sqrt(np.mean(off**2))),
-                held_out_bias=float("nan") if off is None else float(np.mean(off)),
-                status=fit.status,
-                warnings=fit.warnings,
-            )
-        )
+    ordered = dict(sorted(fits.items(), key=lambda item: item[1].aicc))
+    least, unknown = min(fit.aicc for fit in fits.values()), np.array([np.nan])
+    laws = [
+        _compared(fit, least, _errors(fit, runs), errors.get(form, unknown))
+        for form, fit in ordered.items()
+    ]
     return LawComparison(
-        model=label,
-        n_points=fits[0].n_points,
+        model=runs.model,
+        n_points=len(runs.cells),
         held_out=held,
         laws=tuple(laws),
-        fits=tuple(sorted(fits, key=lambda fit: fit.aicc)),
+        fits=tuple(ordered.values()),
         skipped=tuple(skipped),
     )
 
 
-def _held_out_errors(
-    table: pd.DataFrame,
-    rows: pd.DataFrame,
-    fit: ExpertLawFit,
-    column: str,
-    value: float,
-    choice: dict[str, Any],
-) -> np.ndarray | None:
-    """predicted - measured in nats of the held-out runs by a law that did not see them."""
-    rest = table[~(table[column] == value).fillna(False).astype(bool)]
-    try:
-        blind = fit_expert_law(rest, fit.form_name, **choice, n_draws=0)  # type: ignore[arg-type]
-    except (FitError, ValueError):
-        return None
-    held = rows[(rows[column] == value).fillna(False).astype(bool)]
-    return _errors(held, blind)
+def _fit_each(
+    runs: ExpertRuns, forms: Iterable[FormName], n_draws: int, seed: int
+) -> tuple[dict[FormName, ExpertLawFit], list[str]]:
+    """The forms that can be fitted, and why the others can't."""
+    fits, failed = {}, []
+    for form in forms:
+        try:
+            fits[form] = fit_runs(runs, form, n_draws=n_draws, seed=seed)
+        except FitError as error:
+            failed.append(f"{form}: {error}")
+    return fits, failed
 
 
-def _rmse_nats(table: pd.DataFrame, fit: ExpertLawFit, choice: dict[str, Any]) -> float:
-    done = finished(table)
-    names = [fit.model, choice["baseline"]]
-    rows = done[done["model"].isin([name for name in names if name])]
-    return float(np.sqrt(np.mean(_errors(rows, fit) ** 2)))
+def _errors(fit: ExpertLawFit, runs: ExpertRuns) -> Array:
+    """predicted - measured, nats/token."""
+    given = runs.given(fit.form_name)
+    return fit.loss(given.N, given.E, given.D, given.G) - given.loss
 
 
-def _errors(rows: pd.DataFrame, fit: ExpertLawFit) -> np.ndarray:
-    rows = rows.assign(n_experts=rows["n_experts"].fillna(1))
-    granular = fit.form_name == "granularity"
-    if granular and "granularity" not in rows:
-        rows = rows.assign(granularity=rows["n_heads"] * rows["top_k"])
-    keys = [fit.size_name, "n_experts", "budget", "seed"]
-    if granular:
-        keys += ["n_tokens", "granularity"]
-    cells = best_of_cells(rows, by=keys)
-    extra = (
-        [cells[name].to_numpy(dtype=np.float64) for name in ("n_tokens", "granularity")]
-        if granular
-        else []
+def _compared(fit: ExpertLawFit, least: float, off: Array, off_held: Array) -> ComparedLaw:
+    return ComparedLaw(
+        form_name=fit.form_name,
+        n_params=len(fit.names) - len(fit.fixed),
+        rmse=float(np.sqrt(np.mean(off**2))),
+        aicc=fit.aicc,
+        delta_aicc=fit.aicc - least if np.isfinite(fit.aicc) else float("nan"),
+        held_out_rmse=float(np.sqrt(np.mean(off_held**2))),
+        held_out_bias=float(np.mean(off_held)),
+        status=fit.status,
+        warnings=fit.warnings,
     )
-    predicted = fit.predict(
-        cells[fit.size_name].to_numpy(dtype=np.float64),
-        cells["n_experts"].to_numpy(dtype=np.float64),
-        *extra,
-    ).value
-    return predicted - cells["loss"].to_numpy(dtype=np.float64)

@@ -15,17 +15,18 @@ from analysis.results import Array
 
 LN10 = float(np.log(10.0))
 _FLOORS = (0.02, 0.2, 0.4, 0.6, 0.75, 0.85, 0.92, 0.97)  # shares of the lowest loss
+_NOTHING = -80.0  # ln of a share of the loss: far below the last digit of what stands beside it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Runs:
-    """What a law is fitted to, a value a run; tokens and granularity only if the form has them."""
+    """What a law is fitted to, a value a run; 1 for what the form has no term for."""
 
     N: Array
     E: Array
+    D: Array
+    G: Array
     loss: Array
-    D: Array | None = None
-    G: Array | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +46,18 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
-    """name, formula and source of a law; log_loss takes its reported parameters (..., p)."""
+    """name, formula and source of a law; log_loss takes its reported parameters (..., p).
+
+    needs: the columns that it is in, beside a size; distinct: of N, E, D and G, how many numbers
+    tell its parameters apart.
+    """
 
     name: str
     formula: str
     source: str
     names: tuple[str, ...]
     needs: tuple[str, ...]
+    distinct: Mapping[str, int]
     pose: Callable[[Runs], Problem]
     log_loss: Callable[[Array, Array, Array, Array | None, Array | None], Array]
 
@@ -276,8 +282,6 @@ def _clark_floor(p: Array, N: Array, E: Array, D: Array | None, G: Array | None)
 
 
 def _pose_granularity(runs: Runs) -> Problem:
-    assert runs.D is not None
-    assert runs.G is not None
     centres = [float(np.log(v).mean()) for v in (runs.N, runs.D, runs.G)]
     n, d, g = (np.log(v) - m for v, m in zip((runs.N, runs.D, runs.G), centres, strict=True))
     zero, one = np.zeros_like(n), np.ones_like(n)
@@ -299,32 +303,25 @@ def _pose_granularity(runs: Runs) -> Problem:
         np.ones((len(alpha), len(n))),
         np.exp(-np.outer(alpha, n) - np.outer(gamma, g)),
         np.exp(-np.outer(alpha, n)),
-        np.exp(-np.outer(beta, d)) * (0.0 if same_tokens else 1.0),
+        np.exp(-np.outer(beta, d)),
     ]
     design = np.stack(columns[:3] if same_tokens else columns, axis=1)
     weighted = design * runs.loss**-2
     solved = non_negative(weighted @ design.transpose(0, 2, 1), weighted @ runs.loss)
     logs = np.log(np.maximum(solved, np.exp(low)))
+    lower = np.array([low, low, low, low, 1e-3, 1e-3, 1e-3])
+    upper = np.array([top, high, high, high, 3.0, 3.0, 4.0])
     if same_tokens:
-        logs = np.column_stack([logs, np.full(len(logs), low)])
-    lower = np.array([low, low, low, low, 1e-3, 0.0 if same_tokens else 1e-3, 1e-3])
-    upper = np.array([top, high, high, low if same_tokens else high, 3.0, 3.0, 4.0])
-    upper[5] = 0.0 if same_tokens else 3.0
+        logs = np.column_stack([logs, np.full(len(logs), top + _NOTHING)])
+        for box in (lower, upper):
+            box[[3, 5]] = top + _NOTHING, 0.0
 
     def natural(theta: Array) -> Array:
-        c, log_g, a, b, al, be, ga = theta.T
+        c, log_g, log_a, log_b, alpha, beta, gamma = theta.T
         n0, d0, g0 = centres
-        return np.column_stack(
-            [
-                np.exp(c),
-                np.exp(log_g + al * n0 + ga * g0),
-                np.exp(a + al * n0),
-                np.zeros_like(b) if same_tokens else np.exp(b + be * d0),
-                al,
-                be,
-                ga,
-            ]
-        )
+        g, a = np.exp(log_g + alpha * n0 + gamma * g0), np.exp(log_a + alpha * n0)
+        b = np.zeros_like(log_b) if same_tokens else np.exp(log_b + beta * d0)
+        return np.column_stack([np.exp(c), g, a, b, alpha, beta, gamma])
 
     return Problem(
         model=power_sum(terms),
@@ -351,7 +348,8 @@ FORMS: Mapping[str, Form] = {
             formula="log10 L = a log10 N + b log10 E + c log10 N log10 E + d",
             source="Clark 2022 (arXiv:2202.01169), eq. 1 without saturation",
             names=("a", "b", "c", "d"),
-            needs=(),
+            needs=("n_experts",),
+            distinct={"E": 2},
             pose=_pose_loglinear,
             log_loss=_loglinear,
         ),
@@ -360,7 +358,8 @@ FORMS: Mapping[str, Form] = {
             formula="L = L0 + K N^-a E^-b",
             source="a power law with an irreducible loss, which Clark's lacks",
             names=("L0", "K", "a", "b"),
-            needs=(),
+            needs=("n_experts",),
+            distinct={"E": 2},
             pose=_pose_power_floor,
             log_loss=_power_floor,
         ),
@@ -370,7 +369,8 @@ FORMS: Mapping[str, Form] = {
             "1/E' = 1/(E-1+1/(1/E_start-1/E_max)) + 1/E_max",
             source="Clark 2022 (arXiv:2202.01169), eqs. 1 and 2",
             names=("a", "b", "c", "d", "E_start", "E_max"),
-            needs=(),
+            needs=("n_experts",),
+            distinct={"E": 4},
             pose=_pose_clark,
             log_loss=_clark,
         ),
@@ -379,7 +379,8 @@ FORMS: Mapping[str, Form] = {
             formula="L = L0 + K N^-a E'^-b, E' as in clark",
             source="Clark's saturation with an irreducible loss",
             names=("L0", "K", "a", "b", "E_start", "E_max"),
-            needs=(),
+            needs=("n_experts",),
+            distinct={"E": 4},
             pose=_pose_clark_floor,
             log_loss=_clark_floor,
         ),
@@ -389,6 +390,7 @@ FORMS: Mapping[str, Form] = {
             source="Krajewski 2024 (arXiv:2402.07871), eq. 9 of He 2024 (arXiv:2407.04153)",
             names=("c", "g", "a", "b", "alpha", "beta", "gamma"),
             needs=("n_tokens", "granularity"),
+            distinct={"N": 3, "D": 3, "G": 3},
             pose=_pose_granularity,
             log_loss=_granularity,
         ),

@@ -14,6 +14,7 @@ from scipy import stats
 from analysis.results import Doubts, Estimate, FitError, FitStatus, check_level, plain, t_quantile
 
 _PARALLEL = 0.05  # significance at which unequal slopes are said
+_EXACT = 1e-6  # relative: slopes of points without scatter that differ by less are the same
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,7 @@ class ComputeMultiplier:
     lower, upper: Student's t interval from the points' scatter about the two parallel laws, that
     is with their lack of fit; alpha: of the law, fitted unless pinned; per_budget: budget -> the
     factor at that budget alone, where both have a run; by_asymptote: asymptote -> multiplier.
+    Infinite where a number is too large for one.
     """
 
     multiplier: float
@@ -74,9 +76,10 @@ def compute_multiplier(
     """From (budgets in FLOPs, losses in nats/token) of each, e.g. IsoFLOPFit.frontier(model).
 
     asymptote: L_inf, below every loss; it belongs to the evaluation set and is no detail, so it
-    has no default, and by_asymptote shows what a tenth more or less does. alpha: pins the exponent;
-    None fits one for both. Raises ValueError naming what is out of range, FitError if there are
-    too few points.
+    has no default, and by_asymptote shows what a tenth less does, and a tenth more where that is
+    still below every loss. alpha: pins the exponent; None fits one for both, which takes two
+    budgets in one of the arms at least. Raises ValueError naming what is out of range, FitError if
+    alpha can't be fitted or the losses do not fall.
     """
     check_level(level)
     (c0, l0), (c1, l1) = _arm("baseline", *baseline), _arm("other", *other)
@@ -87,10 +90,11 @@ def compute_multiplier(
         )
     if alpha is not None and not alpha > 0:
         raise ValueError(f"alpha={alpha!r} must be above 0")
-    n_params = 2 if alpha is not None else 3
     n = len(c0) + len(c1)
-    if n < n_params or (alpha is None and len(np.unique(np.concatenate([c0, c1]))) < 2):
-        raise FitError(f"{n} points at one budget: alpha can't be fitted; pin it with alpha=")
+    own_alpha = max(len(np.unique(c0)), len(np.unique(c1))) > 1
+    if alpha is None and not own_alpha:
+        where = "one budget" if len(np.unique([*c0, *c1])) == 1 else "a single budget of each arm"
+        raise FitError(f"{n} points at {where}: alpha can't be fitted; pin it with alpha=")
     theta, covariance, dof = _parallel(c0, l0, c1, l1, asymptote, alpha)
     slope = theta[2]
     if not slope > 0:
@@ -106,17 +110,22 @@ def compute_multiplier(
     p = _unequal_slopes(c0, l0, c1, l1, asymptote)
     if p is not None and p < _PARALLEL:
         doubts.add(f"the two curves are not parallel (p = {p:.3f}): it changes with compute")
+    if alpha is not None and own_alpha:
+        fitted, spread, free = _parallel(c0, l0, c1, l1, asymptote, None)
+        half = t_quantile(free, level) * np.sqrt(spread[2, 2])
+        if abs(fitted[2] - alpha) > half + _EXACT * alpha:
+            own = Estimate(fitted[2], fitted[2] - half, fitted[2] + half)
+            doubts.add(f"alpha={alpha:g} is pinned, and these points have {own}")
     by_asymptote = {}
-    for value in (0.9 * asymptote, asymptote, asymptote + 0.1 * (lowest - asymptote)):
-        at, *_ = _parallel(c0, l0, c1, l1, value, alpha)
-        by_asymptote[float(value)] = float(np.exp((at[0] - at[1]) / at[2]))
+    for value in (0.9 * asymptote, asymptote, 1.1 * asymptote):
+        if value < lowest:
+            at, *_ = _parallel(c0, l0, c1, l1, value, alpha)
+            by_asymptote[float(value)] = _exp((at[0] - at[1]) / at[2])
     both = sorted(set(c0.tolist()) & set(c1.tolist()))
-    per_budget = {
-        c: float(((l0[c0 == c].min() - asymptote) / (l1[c1 == c].min() - asymptote)) ** (1 / slope))
-        for c in both
-    }
+    excess = {c: (l0[c0 == c].min() - asymptote, l1[c1 == c].min() - asymptote) for c in both}
+    per_budget = {c: _exp(np.log(w / b) / slope) for c, (w, b) in excess.items()}
     return ComputeMultiplier(
-        multiplier=float(np.exp((theta[0] - theta[1]) / slope)),
+        multiplier=_exp((theta[0] - theta[1]) / slope),
         lower=low,
         upper=high,
         level=level,
@@ -187,26 +196,36 @@ def _ratio_interval(
     if a <= 0:
         return 0.0, float("inf")
     half = np.sqrt(max(b**2 - a * c, 0.0)) / a
-    return float(np.exp(b / a - half)), float(np.exp(b / a + half))
+    return _exp(b / a - half), _exp(b / a + half)
+
+
+def _exp(value: float) -> float:
+    with np.errstate(over="ignore"):  # where alpha is hardly told from 0
+        return float(np.exp(value))
 
 
 def _unequal_slopes(
     c0: np.ndarray, l0: np.ndarray, c1: np.ndarray, l1: np.ndarray, asymptote: float
 ) -> float | None:
-    """p of the F test of one slope against two; None below three budgets in either arm."""
+    """p of the F test of one slope against two; None below three budgets in either arm.
+
+    Points without scatter have p 0 or 1.
+    """
     if min(len(np.unique(c0)), len(np.unique(c1))) < 3:
         return None
-    squares, free = 0.0, 0
+    squares, free, slopes = 0.0, 0, []
     for c, losses in ((c0, l0), (c1, l1)):
         x, y = np.log(c), np.log(losses - asymptote)
-        residuals = y - np.polyval(np.polyfit(x - x.mean(), y, 1), x - x.mean())
+        line = np.polyfit(x - x.mean(), y, 1)
+        residuals = y - np.polyval(line, x - x.mean())
         squares += float(residuals @ residuals)
         free += len(c) - 2
+        slopes.append(line[0])
+    if squares <= 1e-20:  # rounding
+        return 0.0 if abs(slopes[0] - slopes[1]) > _EXACT * max(np.abs(slopes)) else 1.0
     theta, _, dof = _parallel(c0, l0, c1, l1, asymptote, None)
     x = np.log(np.concatenate([c0, c1]))
     level = np.where(np.arange(len(x)) < len(c0), theta[0], theta[1])
     y = np.log(np.concatenate([l0, l1]) - asymptote)
     together = float(((y - level + theta[2] * (x - x.mean())) ** 2).sum())
-    if free < 1 or squares <= 1e-20:
-        return None
     return float(stats.f.sf((together - squares) / (squares / free), dof - free, free))

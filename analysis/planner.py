@@ -9,7 +9,7 @@ import numpy as np
 from analysis.curves import IsoFLOPFit
 from analysis.experts import BACKBONE, ExpertLawFit
 from analysis.parametric import FLOPS_PER_PARAM_TOKEN, ParametricFit
-from analysis.results import Doubts, Estimate, FitStatus, plain
+from analysis.results import Doubts, Estimate, FitStatus, plain, positive
 
 _FAR = 10.0  # an extrapolation by more than this is said to be far
 _LOG2_EXPERTS = np.arange(0.0, 30.25, 0.25)
@@ -19,7 +19,8 @@ _LOG2_EXPERTS = np.arange(0.0, 30.25, 0.25)
 class Plan:
     """values: name -> estimate with interval at `level`; loss in nats/token, the rest counts.
 
-    n_experts: the smallest number from which on a doubling gains less than min_gain nats.
+    n_experts: the smallest number from which on every doubling gains less than min_gain nats, at
+    the planned size, or at n_active_params for a law of the backbone's size.
     """
 
     budget: float
@@ -56,13 +57,15 @@ def plan(
 
     model: whose laws, if an IsoFLOPFit has several. experts: a law in experts, for n_experts at the
     planned size. flops_per_param_token: k of C = kND, for a ParametricFit only; an IsoFLOPFit has
-    the FLOPs its runs counted. A far extrapolation, and whatever is doubtful about the laws, is in
-    the warnings. Raises ValueError if budget is not above 0 or the laws are not there.
+    the FLOPs its runs counted. An extrapolation, experts of another model, and whatever is doubtful
+    about the laws are in the warnings. Raises ValueError naming what is not above 0, or if the laws
+    are not there.
     """
     if not (np.isfinite(budget) and budget > 0):
         raise ValueError(f"budget={budget!r} must be a finite number of FLOPs above 0")
     if not min_gain > 0:
         raise ValueError(f"min_gain={min_gain!r} must be above 0 nats per doubling")
+    positive("flops_per_param_token", flops_per_param_token)
     doubts = Doubts()
     if isinstance(fit, IsoFLOPFit):
         laws = fit.law(model)
@@ -76,10 +79,7 @@ def plan(
             doubts.add(text, laws.status)
     else:
         values = fit.optimum(budget, flops_per_param_token, level)
-        known = (
-            flops_per_param_token * fit.n_range[0] * fit.d_range[0],
-            flops_per_param_token * fit.n_range[1] * fit.d_range[1],
-        )
+        known = (flops_per_param_token * fit.nd_range[0], flops_per_param_token * fit.nd_range[1])
         for text in fit.warnings:
             doubts.add(text, fit.status)
     factor = max(budget / known[1], known[0] / budget)
@@ -90,6 +90,9 @@ def plan(
         ratio = values["n_tokens"].value / values["n_params"].value
         values["tokens_per_param"] = Estimate(ratio, float("nan"), float("nan"))
     if experts is not None:
+        # A series is a model's name and what varies: "moe n_experts=8" is of moe
+        if model is not None and not f"{model} ".startswith(f"{experts.model} "):
+            doubts.add(f"the law in experts is of {experts.model}, the plan of {model}")
         values["n_experts"] = _experts(experts, values, min_gain, level, doubts)
     return Plan(
         budget=float(budget),
@@ -123,8 +126,8 @@ def _experts(
         gain = -np.diff(
             np.stack([np.exp(law.log_loss(params, sizes, e)) for e in (E, 2 * E)]), axis=0
         )[0]
-        enough = np.flatnonzero(gain < min_gain)
-        return float(E[enough[0]]) if len(enough) else float("inf")
+        enough = len(E) - int((gain[::-1] < min_gain).cumprod().sum())  # from the top
+        return float(E[enough]) if enough < len(E) else float("inf")
 
     best = smallest(np.array(law.estimates))
     drawn = np.array([smallest(p) for p in law.draws])

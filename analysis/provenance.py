@@ -1,7 +1,7 @@
 """How a sweep's runs were made: the settings they share or vary, their code and their commands."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,9 +51,7 @@ def read_provenance(path: str | Path) -> Provenance:
         return Provenance()
     settings = {}
     for name, keys in _SETTINGS.items():
-        values = [
-            " and ".join(_show(_value(r.config, key)) for key in keys.split(",")) for r in records
-        ]
+        values = [_show(r.config, keys.split(",")) for r in records]
         known = [value for value in dict.fromkeys(values) if value]
         if known:
             more = ", ..." if len(known) > _MANY else ""
@@ -64,7 +62,7 @@ def read_provenance(path: str | Path) -> Provenance:
         settings=settings,
         commands=_once(_command(r) for r in records),
         commits=_once(_commit(e) for e in environments),
-        packages=environments[-1].get("packages") or {},
+        packages=next((e["packages"] for e in environments[::-1] if e.get("packages")), {}),
         devices=_once(str(e.get("device") or "") for e in environments),
     )
 
@@ -80,18 +78,28 @@ def _value(config: Mapping[str, Any], key: str) -> Any:
     return value
 
 
-def _show(value: Any) -> str:
-    if value is None:
+def _show(config: Mapping[str, Any], keys: Sequence[str]) -> str:
+    """The values of the keys; of a class the last part of its path. "" if one is not recorded."""
+    values = [_value(config, key) for key in keys]
+    if None in values:
         return ""
-    return str(value).rpartition(".")[2] if isinstance(value, str) else str(value)
+    texts = [
+        str(value).rpartition(".")[2] if key.endswith("_target_") else str(value)
+        for key, value in zip(keys, values, strict=True)
+    ]
+    return " and ".join(texts)
 
 
 def _command(record: RunRecord) -> str:
-    """As it can be typed again; the recorded one starts with the path of the program."""
+    """As it can be typed again; the recorded one starts with the path of the program.
+
+    That is of a module, src/experiments/run.py, or of its console script, bin/experiments-run.
+    """
     words = [str(word) for word in record.environment.get("command") or []]
     if not words:
         return ""
-    return shlex.join(["python", "-m", f"experiments.{Path(words[0]).stem}", *words[1:]])
+    module = Path(words[0]).stem.removeprefix("experiments-")
+    return shlex.join(["python", "-m", f"experiments.{module}", *words[1:]])
 
 
 def _commit(environment: Mapping[str, Any]) -> str:

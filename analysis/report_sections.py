@@ -321,7 +321,7 @@ def _experts(study: Study, gallery: Gallery) -> Section | None:
             DataTable(
                 frame=study.slopes[model],
                 caption=f"{model}: -d ln L / d ln E of each size, with 95 % t interval",
-                units={"size": "parameters"},
+                units={"size": "parameters", "budget": "FLOPs"},
             ),
             gallery.draw(
                 f"experts_{label}",

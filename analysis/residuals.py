@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.curves import IsoFLOPFit
-from analysis.experts import BACKBONE, ExpertLawFit, backbone_params
+from analysis.expert_forms import FORMS
+from analysis.expert_runs import rows_of, runs_of
+from analysis.experts import ExpertLawFit
 from analysis.parametric import ParametricFit
 from analysis.table import best_of_cells, finished
 
@@ -16,8 +18,9 @@ def residuals_of(
 ) -> pd.DataFrame:
     """The finished runs with their `residual`; positive: worse than the law says.
 
-    size: what a ParametricFit was given as N. An IsoFLOPFit's are of the best run of each cell;
-    runs that the fit says nothing of are left out.
+    size: what a ParametricFit was given as N. An IsoFLOPFit's are of the best run of each cell, an
+    ExpertLawFit's of its model and its baseline, as E = 1; runs that the fit says nothing of are
+    left out, e.g. without n_tokens where the law has a term for them.
     """
     runs = finished(table)
     context = [name for name in _CONTEXT if name in runs]
@@ -31,14 +34,11 @@ def residuals_of(
             parts.append(own[context].assign(residual=np.log(own["loss"] / predicted)))
         return pd.concat(parts, ignore_index=True)
     if isinstance(fit, ExpertLawFit):
-        runs = runs.assign(**{BACKBONE: backbone_params(runs)})
-        runs = runs[runs["model"] == fit.model]
-        columns = [runs[fit.size_name], runs["n_experts"]]
-        if fit.form_name == "granularity":
-            known = "granularity" in runs
-            G = runs["granularity"] if known else runs["n_heads"] * runs["top_k"]
-            columns = [runs[fit.size_name], pd.Series(1.0, index=runs.index), runs["n_tokens"], G]
-        predicted = fit.predict(*(c.to_numpy(dtype=np.float64) for c in columns)).value
+        known = [fit.size_name, *FORMS[fit.form_name].needs]
+        runs = rows_of(table, fit.model, fit.baseline).dropna(subset=known)
+        given = runs_of(runs, fit.form_name, fit.size_name)
+        predicted = fit.loss(given.N, given.E, given.D, given.G)
     else:
-        predicted = fit.loss(runs[size].to_numpy(np.float64), runs["n_tokens"].to_numpy(np.float64))
+        runs = runs.dropna(subset=[size, "n_tokens"])
+        predicted = fit.loss(runs[size], runs["n_tokens"])
     return runs[context].assign(residual=np.log(runs["loss"] / predicted)).reset_index(drop=True)

@@ -14,12 +14,12 @@ from analysis.compare import LawComparison, compare_laws
 from analysis.curves import IsoFLOPFit
 from analysis.experts import size_slopes
 from analysis.hold_out import HoldOut, hold_out_budgets
-from analysis.isoflop import fit_isoflop
+from analysis.isoflop import X_NAMES, fit_isoflop
 from analysis.minima import Method
 from analysis.multiplier import ComputeMultiplier, compute_multiplier
 from analysis.parametric import NAMES, ParametricFit, fit_parametric
 from analysis.results import FitError, counted, plain
-from analysis.table import best_of_cells, finished
+from analysis.table import best_of_cells, finished, require
 
 T = TypeVar("T")
 N_PARAMS = len(NAMES)
@@ -78,9 +78,12 @@ def analyse(
     """Fits all that the table allows. baseline: whom compute multipliers compare with.
 
     asymptote: the loss in nats/token that no compute beats, for the multipliers; without it there
-    are none. Other arguments as in fit_isoflop. Raises FitError if no run has finished.
+    are none. Other arguments as in fit_isoflop. What they make impossible is in `missing`. Raises
+    ValueError if no run has finished, or x is not one of X_NAMES.
     """
-    finished(table)
+    done = finished(table)
+    if x not in X_NAMES:
+        raise ValueError(f"x={x!r} is not one of {', '.join(X_NAMES)}")
     missing: list[tuple[str, str]] = []
 
     progress = tqdm(desc="fits", leave=False, disable=None)  # None: not in a file or pipe
@@ -104,14 +107,16 @@ def analyse(
         "held-out budgets",
         lambda: hold_out_budgets(table, x=x, method=method, n_nearest=n_nearest),
     )
-    done = finished(table)
-    numbers = best_of_cells(done, by=["series", "budget", size]).groupby("series").size()
-    enough = [model for model in dict.fromkeys(done["series"]) if numbers[model] > N_PARAMS]
+    cells = best_of_cells(done, by=["series", "budget", size])
+    numbers = cells.groupby("series", sort=False).size()
+    enough = [str(model) for model in numbers.index[numbers > N_PARAMS]]
+    few = [f"{model} has {n}" for model, n in numbers[numbers <= N_PARAMS].items()]
     if done["n_tokens"].isna().all():
         missing.append(("parametric surface", "the table has no n_tokens"))
         enough = []
-    elif not enough:
-        missing.append(("parametric surface", f"no model has more than {N_PARAMS} distinct runs"))
+    elif few:
+        needed = f"it needs more than {N_PARAMS} distinct runs"
+        missing.append(("parametric surface", f"{needed}: {', '.join(few)}"))
     parametric = {
         model: fit
         for model in enough
@@ -140,7 +145,9 @@ def analyse(
     multipliers = {}
     if asymptote is None:
         missing.append(("compute multipliers", "no asymptote was given: --asymptote=NATS"))
-    elif isoflop is not None:
+    elif isoflop is None:
+        missing.append(("compute multipliers", "there are no isoFLOP curves to compare"))
+    else:
         for model in dict.fromkeys(curve.model for curve in isoflop.curves):
             if model != baseline:
                 factor = attempt(
@@ -166,14 +173,18 @@ def analyse(
 
 
 def _surface(done: pd.DataFrame, model: str, size: str, seed: int) -> ParametricFit:
-    cells = best_of_cells(done[done["series"] == model], by=["budget", size])
+    own = done[done["series"] == model]
+    require(own, [size, "n_tokens"], "the surface")
+    cells = best_of_cells(own, by=["budget", size])
     return fit_parametric(cells[size], cells["n_tokens"], cells["loss"], seed=seed)
 
 
 def _cautions(table: pd.DataFrame, size: str) -> Iterator[str]:
     cells = best_of_cells(table, by=["series", "budget", size])
     if cells["n_seeds"].max() == 1:
-        yield "one seed everywhere: nothing tells the noise of a loss or what it explains"
+        known = finished(table)["seed"].notna().any()
+        found = "one seed everywhere" if known else "seeds are not recorded"
+        yield f"{found}: nothing tells the noise of a loss or what it explains"
     at_edge = cells[cells["lr_at_edge"]]
     for series, own in at_edge.groupby("series", sort=False):
         yield (

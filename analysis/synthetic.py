@@ -172,9 +172,24 @@ def study_power(
 
     Answers "how many runs do I need for +-target in a?". Columns: n_budgets, n_sizes, n_runs,
     error (the 95th percentile of |a - truth| over the trials), bias, coverage (of the 95 % t
-    interval), failed (share of trials with fewer
-    than three minima inside their sizes), enough (error <= target).
+    interval), failed (share of trials with fewer than three minima inside their sizes, which have
+    no part in the others), enough (error <= target, and none failed). Raises ValueError naming the
+    value that makes no design.
     """
+    for n in n_budgets:
+        if n < 3:
+            raise ValueError(f"n_budgets={n} must be 3 or more: two leave a line without an error")
+    for n in n_sizes:
+        if n < 3:
+            raise ValueError(f"n_sizes={n} must be 3 or more: a parabola has 3 parameters")
+    if not 1 < span < np.inf:
+        raise ValueError(
+            f"span={span!r} must be finite and above 1: D runs from D*/span to D* span"
+        )
+    if not 0 <= noise < np.inf:
+        raise ValueError(f"noise={noise!r} must be finite and 0 nats/token or more")
+    if n_trials < 1:
+        raise ValueError(f"n_trials={n_trials} must be 1 or more")
     rng = np.random.default_rng(seed)
     rows = []
     designs = [(b, s) for b in n_budgets for s in n_sizes]
@@ -199,7 +214,7 @@ def study_power(
                 "bias": float(np.mean(errors)) if errors else float("nan"),
                 "coverage": float(np.mean(covered)) if covered else float("nan"),
                 "failed": failed / n_trials,
-                "enough": error <= target,
+                "enough": error <= target and failed == 0,
             }
         )
     return pd.DataFrame(rows)

@@ -148,6 +148,8 @@ def _size_text(size: float, slopes: pd.DataFrame | None) -> str:
     if slopes is None:
         return compact(size)
     near = np.abs(np.log(slopes["size"].to_numpy(dtype=np.float64) / size))
+    if (near <= np.log(_ONE_SIZE)).sum() > 1:
+        return f"{compact(size)}: a slope a budget"
     if not len(near) or near.min() > np.log(_ONE_SIZE):
         return f"{compact(size)}: no slope"
     slope, low, high = slopes[["slope", "lower", "upper"]].to_numpy(dtype=np.float64)[near.argmin()]

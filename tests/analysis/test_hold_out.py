@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from analysis import hold_out
 from analysis.hold_out import hold_out_budgets
@@ -76,7 +77,6 @@ def test_porian_s_frontier_by_hand(published):  # noqa: F811
     assert found.to_numpy() == pytest.approx(law.predict(C[6:]).value / L[6:] - 1, rel=1e-6)
 
 
-@pytest.mark.xfail(strict=True, reason="its first error is +0.2 %, so the signs are not one")
 def test_ten_per_cent_off_is_drift_wherever_it_starts(published):  # noqa: F811
     # By parabolas the error goes from +0.2 % steadily down to -9.8 %
     found = hold_out_budgets(load_table(published("porian_rw_tuned_121.csv")))
@@ -86,7 +86,6 @@ def test_ten_per_cent_off_is_drift_wherever_it_starts(published):  # noqa: F811
     assert any("loss* drifts" in text for text in found.warnings)
 
 
-@pytest.mark.xfail(strict=True, reason="the laws' own doubts are dropped")
 def test_the_doubts_of_a_law_that_predicts_are_said(published):  # noqa: F811
     # Both laws of these six budgets stop at a bound: no floor, and no surface of this form
     table = load_table(published("porian_rw_tuned_121.csv"))
@@ -111,28 +110,28 @@ def test_a_law_predicts_its_own_runs():
     assert frame["model"].unique().tolist() == ["dense"]
 
 
-@pytest.mark.xfail(strict=True, reason="rounding errors of 1e-14 are called drift")
 def test_no_drift_where_the_law_is_exact():
     for options in ({}, {"span": 4.0}, {"n_sizes": 9, "span": 16.0}):
-        assert hold_out_budgets(runs(**options)).warnings == ()
+        found = hold_out_budgets(runs(**options))
+        assert not any("drifts" in text for text in found.warnings)
+        assert found.to_frame()["inside"].all()
+        assert (found.to_frame()["p_value"] == 1).all()
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="an error of a slope grows too: half of all tables 'drift'")
-def test_noise_about_a_law_is_rarely_called_drift(monkeypatch):
-    monkeypatch.setattr(hold_out, "_parametric_rows", lambda *_: [])
+def test_noise_about_a_law_is_rarely_called_drift():
+    # 6 % of tables in 200, of any of the three quantities; 40 tell that to 4 %
     flagged, inside = 0, []
-    for seed in range(25):
+    for seed in range(40):
         found = hold_out_budgets(runs(n_sizes=9, noise=0.005, seed=seed))
-        flagged += any("the error of loss* drifts" in text for text in found.warnings)
+        flagged += any("drifts" in text for text in found.warnings)
         frame = found.to_frame()
-        inside += frame[frame["quantity"] == "loss*"]["inside"].tolist()
-    assert np.mean(inside) > 0.9  # the intervals know better
-    assert flagged / 25 < 0.2
+        inside += frame[frame["quantity"] != "best run's loss"]["inside"].tolist()
+    assert np.mean(inside) > 0.93
+    assert flagged / 40 < 0.15
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="the interval is of the law, what it holds is a lucky run")
 def test_intervals_hold_the_best_run_as_often_as_they_say(monkeypatch):
     monkeypatch.setattr(hold_out, "_isoflop_rows", lambda *_: [])
     inside = []
@@ -140,7 +139,7 @@ def test_intervals_hold_the_best_run_as_often_as_they_say(monkeypatch):
         frame = hold_out_budgets(runs(n_sizes=9, noise=0.005, seed=seed)).to_frame()
         inside += frame["inside"].tolist()
     assert len(inside) == 100
-    assert np.mean(inside) > 0.85
+    assert 0.85 < np.mean(inside) < 1
 
 
 def test_a_law_that_bends_is_said_to_drift():
@@ -185,9 +184,34 @@ def test_rows_by_hand():
             assert row["measured"] == pytest.approx(measured)
             assert row["relative_error"] == pytest.approx(row["predicted"] / measured - 1)
             assert row["inside"] is (row["lower"] <= row["measured"] <= row["upper"])
-            if row["quantity"] != "best run's loss":
-                low, high = float(predicted.lower[0]), float(predicted.upper[0])
-                assert (row["lower"], row["upper"]) == pytest.approx((low, high))
+            assert row["inside"] is (row["p_value"] > 0.05)
+            if row["quantity"] == "n_params*":  # both errors are of the logarithm, and independent
+                law = np.log(float(predicted.upper[0]) / row["predicted"])
+                low, high = np.log(np.array(minimum.x_interval) / minimum.x_opt)
+                expected = -math.hypot(law, high), math.hypot(law, low)
+                ends = np.log(np.array([row["lower"], row["upper"]]) / row["predicted"])
+                assert ends == pytest.approx(expected)
+            off = abs(math.log(row["predicted"] / row["measured"]))
+            side = row["lower"] if row["relative_error"] > 0 else row["upper"]
+            t = off / abs(math.log(side / row["predicted"]))
+            dof = {"n_params*": 2, "loss*": 1, "best run's loss": 28 - 5}[row["quantity"]]
+            t *= stats.t.ppf(0.975, dof)
+            assert row["p_value"] == pytest.approx(2 * stats.t.sf(t, dof), rel=1e-6)
+
+
+def test_the_best_run_s_interval_is_of_a_run_that_was_picked():
+    table = runs(6, noise=0.003)
+    small = table[table["budget"] < BUDGETS[4]]
+    fit = fit_parametric(small["n_params"], small["n_tokens"], small["loss"], n_draws=20)
+    sd = fit.rmse * math.sqrt(28 / 23)  # 28 runs, 5 parameters
+    t = stats.t.ppf([1 - 0.025 / 7, 0.975], 23)  # the luckiest of 7
+    found = hold_out_budgets(table, 2).to_frame()
+    for row in found[found["quantity"] == "best run's loss"].to_dict("records"):
+        best = table.loc[table["loss"] == row["measured"]]
+        law = fit.predict(best["n_params"], best["n_tokens"])
+        for end, of_law, own in zip(("lower", "upper"), law[1:3], t * sd, strict=True):
+            half = math.hypot(math.log(of_law[0] / law.value[0]), own)
+            assert abs(math.log(row[end] / row["predicted"])) == pytest.approx(half, rel=1e-4)
 
 
 def test_held_out_runs_are_not_seen():
@@ -217,9 +241,8 @@ def test_two_budgets_are_left_and_one_is_held_out(n_budgets, n_held):
         hold_out_budgets(runs(n_budgets), n_held)
 
 
-@pytest.mark.xfail(strict=True, reason="says '5 budgets: at least 3 are needed'")
 def test_a_bad_number_to_hold_out_is_named():
-    with pytest.raises(FitError, match=r"n_held=4|4 held out"):
+    with pytest.raises(FitError, match="n_held=4 must be 1 to 3 of 5 budgets: two are left to fit"):
         hold_out_budgets(runs(5), 4)
 
 
@@ -280,17 +303,17 @@ def test_an_approach_that_can_not_be_is_named():
         hold_out_budgets(upside_down)
 
 
-@pytest.mark.xfail(strict=True, reason="held-out minima outside their sizes leave no trace")
 def test_a_held_out_minimum_outside_its_sizes_is_said():
     table = runs(6)
     best = SURFACE.optimum(table["budget"])[0]
     large_only = (table["budget"] > BUDGETS[3]) & (table["n_params"] < 1.2 * best)
     found = hold_out_budgets(table[~large_only], 2)
     assert "2 (parabola)" not in set(found.to_frame()["approach"])
-    assert any("approach 2" in text for text in found.warnings)
+    said = [text for text in found.warnings if "has no minimum to compare with" in text]
+    assert len(said) == 2
+    assert all(text.startswith("dense, approach 2: held out, C=") for text in said)
 
 
-@pytest.mark.xfail(strict=True, reason="best_of_cells by budget takes other sizes for other seeds")
 def test_the_best_run_is_one_run_whatever_its_seed():
     table = runs(6, noise=0.003).assign(lr=1e-3)
     own = table.assign(seed=pd.array(range(len(table)), dtype="Int64"))  # a seed a run

@@ -298,7 +298,7 @@ def test_what_is_counted_over_the_trials(monkeypatch):
     assert row["bias"] == pytest.approx(0.01)
     assert row["coverage"] == 0.5
     assert row["failed"] == 0.2
-    assert row["enough"]
+    assert not row["enough"]  # within the target, but for the trial that gave no law
 
 
 def power(**changes):
@@ -335,14 +335,6 @@ def test_enough_is_within_the_target():
     assert not power(noise=0.01, target=error * 0.999)["enough"].item()
 
 
-def test_two_budgets_are_never_enough():
-    (row,) = power(n_budgets=(2,), n_trials=5).to_dict("records")
-    assert row["failed"] == 1.0
-    assert math.isnan(row["error"])
-    assert math.isnan(row["coverage"])
-    assert not row["enough"]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("n_budgets", [3, 5])
 def test_intervals_of_the_exponent_hold_it(n_budgets):
@@ -352,7 +344,6 @@ def test_intervals_of_the_exponent_hold_it(n_budgets):
     assert 0.92 < coverage < 0.97
 
 
-@pytest.mark.xfail(strict=True, reason="enough looks at the trials that gave a law only")
 def test_a_design_that_mostly_fails_is_not_enough():
     (row,) = power(
         budget_range=(1e15, 1e23), n_sizes=(5,), span=1.2, noise=0.05, n_trials=200
@@ -361,20 +352,24 @@ def test_a_design_that_mostly_fails_is_not_enough():
     assert not row["enough"]
 
 
-@pytest.mark.xfail(strict=True, reason="no check: LinAlgError, RuntimeWarning or 'scale < 0'")
 @pytest.mark.parametrize(
     "wrong",
     [
         {"n_sizes": (2,)},
-        {"n_sizes": (1,)},
+        {"n_sizes": (7, 1)},
+        {"n_budgets": (2,)},
         {"span": 1.0},
+        {"span": math.inf},
         {"noise": -0.01},
+        {"noise": math.nan},
         {"n_trials": 0},
     ],
     ids=str,
 )
 def test_a_design_that_can_not_be_is_refused_by_name(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
+    ((name, value),) = wrong.items()
+    value = value[-1] if isinstance(value, tuple) else value
+    with pytest.raises(ValueError, match=f"{name}={value} must be .*(or more|above 1)"):
         power(**{"n_trials": 2, **wrong})
 
 

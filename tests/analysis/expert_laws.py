@@ -1,0 +1,98 @@
+"""Laws in experts written out apart from the package's own, and tables of runs made from them."""
+
+import numpy as np
+import pandas as pd
+
+from analysis.table import check_table
+from tests.analysis.tables import expert_runs
+
+SIZES = np.geomspace(1.5e7, 1.3e9, 6)
+
+EXPERTS = 2 ** np.arange(10)
+
+FEW = {"n_draws": 5}
+
+
+def bilinear(N, e, a, b, c, d):
+    n = np.log10(N)
+    return 10 ** (a * n + b * e + c * n * e + d)
+
+
+def saturated(E, E_start, E_max):
+    return 1 / (1 / (E - 1 + 1 / (1 / E_start - 1 / E_max)) + 1 / E_max)
+
+
+def loglinear(N, E, *, a, b, c, d):
+    return bilinear(N, np.log10(E), a, b, c, d)
+
+
+def power_floor(N, E, *, L0, K, a, b):
+    return L0 + K * N**-a * E**-b
+
+
+def clark(N, E, *, a, b, c, d, E_start, E_max):
+    return bilinear(N, np.log10(saturated(E, E_start, E_max)), a, b, c, d)
+
+
+def clark_floor(N, E, *, L0, K, a, b, E_start, E_max):
+    return L0 + K * N**-a * saturated(E, E_start, E_max) ** -b
+
+
+def granularity(N, D, G, *, c, g, a, b, alpha, beta, gamma):
+    return c + (g / G**gamma + a) / N**alpha + b / D**beta
+
+
+LAWS = {
+    "loglinear": loglinear,
+    "power_floor": power_floor,
+    "clark": clark,
+    "clark_floor": clark_floor,
+}
+
+TRUTHS = {
+    "loglinear": {"a": -0.083, "b": -0.118, "c": 0.0099, "d": 1.11},
+    "power_floor": {"L0": 1.5, "K": 35.0, "a": 0.18, "b": 0.07},
+    "clark": {"a": -0.083, "b": -0.118, "c": 0.0099, "d": 1.11, "E_start": 2.07, "E_max": 239.0},
+    "clark_floor": {"L0": 1.48, "K": 37.0, "a": 0.18, "b": 0.097, "E_start": 2.6, "E_max": 300.0},
+}
+
+OTHERS = {
+    "loglinear": {"a": -0.06, "b": -0.05, "c": -0.002, "d": 0.9},
+    "power_floor": {"L0": 0.2, "K": 8.0, "a": 0.1, "b": 0.15},
+    "clark": {"a": -0.087, "b": -0.138, "c": 0.0126, "d": 1.16, "E_start": 4.3, "E_max": 427.0},
+    "clark_floor": {"L0": 2.0, "K": 60.0, "a": 0.25, "b": 0.2, "E_start": 1.2, "E_max": 60.0},
+}
+
+KRAJEWSKI = {
+    "c": 0.47,
+    "g": 2.1,
+    "a": 18.1,
+    "b": 30.8,
+    "alpha": 0.115,
+    "beta": 0.147,
+    "gamma": 0.58,
+}
+
+
+def runs_of(form, truth=None, sizes=SIZES, experts=EXPERTS, **how):
+    truth = truth or TRUTHS[form]
+    return expert_runs(lambda N, E: LAWS[form](N, E, **truth), sizes, experts, **how)
+
+
+def granular(sizes, tokens, grains, noise=0.0, seed=0):
+    """A checked table: a run for each size, number of tokens and granularity; noise relative."""
+    grid = np.meshgrid(np.float64(sizes), np.float64(tokens), np.float64(grains))
+    N, D, G = (v.ravel() for v in grid)
+    factor = np.exp(noise * np.random.default_rng(seed).normal(size=len(N)))
+    columns = {
+        "model": "moe",
+        "budget": 6 * N * D,
+        "n_params": 8 * N,
+        "n_active_params": N,
+        "n_tokens": D,
+        "n_experts": 64,
+        "granularity": G,
+        "loss": granularity(N, D, G, **KRAJEWSKI) * factor,
+        "status": "done",
+    }
+    return check_table(pd.DataFrame(columns))
