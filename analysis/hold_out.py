@@ -21,7 +21,6 @@ _COLUMNS = (
     "relative_error", "p_value", "inside",
 )  # fmt: skip
 _DRAWS = 200
-_LIKELY, _LIKELY_LONG, _LONG = 0.05, 0.25, 6
 _ROUNDING = 1e-9  # relative: what runs that lie exactly on a law come back with
 Rows = list[dict[str, Any]]
 
@@ -64,7 +63,9 @@ def hold_out_budgets(
     """Fits approaches 2 and 3 without the n_held largest budgets (default: half) and predicts them.
 
     Approach 2: the size and loss of each held-out curve's minimum; approach 3: the loss of the best
-    run there. The doubts of the laws that predict are in the warnings, and errors that drift.
+    run there. In the warnings are the doubts of the laws that predict, and which errors drift: of
+    three held-out budgets or more each error lies above, or each below, the one before, the last
+    is the largest, and its p_value is below .05, or .25 of six errors or more.
     Raises FitError if fewer than two budgets would be left.
     """
     done = finished(table)
@@ -117,6 +118,8 @@ def _isoflop_rows(
     n_draws = _DRAWS if method == "akima" else 0  # a parabola's intervals need none
     fitted = fit_isoflop(small, x, method, n_nearest, n_draws=n_draws)
     measured = fit_isoflop(large, x, method, n_nearest, n_draws=n_draws)
+    if not fitted.laws:
+        raise FitError(fitted.notes[-1])
     laws = fitted.law()
     said += laws.warnings
     said += [f"held out, {text}" for text in measured.skipped]
@@ -192,13 +195,14 @@ def _row(
 
 
 def _drifts(rows: Rows) -> list[str]:
-    """Which errors run off in one direction.
+    """Of which quantities the errors run off in one direction, by hold_out_budgets' rule.
 
-    That is: of three held-out budgets or more each one's error is above, or each below, the one
-    before; the last is the largest; and by its p_value it is _UNLIKELY. A law's error is smooth in
-    compute, so that half of all true laws err in one direction: what decides is the size of the
-    last. Of more errors in line less is asked, for noise alone breaks long lines. Tables of a true
-    law are flagged in FIXME
+    A fitted law errs smoothly in compute, so that a line of errors alone says little: every other
+    true law draws one. A long line is asked for less, as noise would have broken it.
+
+    False alarms, the share of 200 simulated tables of a true law of which any quantity is said to
+    drift (7 or 9 sizes, noise .005 nats, half the budgets held out): 6 to 8 % of 8 and of 10
+    budgets, 12 to 13 % of 12.
     """
     found = []
     frame = pd.DataFrame(rows)
@@ -207,7 +211,8 @@ def _drifts(rows: Rows) -> list[str]:
         steps = np.diff(errors)
         in_line = len(steps) >= 2 and (np.all(steps > 0) or np.all(steps < 0))
         largest = abs(errors[-1]) == np.abs(errors).max()
-        if in_line and largest and p[-1] < (_LIKELY if len(errors) < _LONG else _LIKELY_LONG):
+        unlikely = p[-1] < (0.05 if len(errors) < 6 else 0.25)
+        if in_line and largest and unlikely:
             found.append(
                 f"{key[0]}, approach {key[1]}: the error of {key[2]} drifts with the budget, "
                 f"{errors[0]:+.2%} to {errors[-1]:+.2%}: the law does not extrapolate"

@@ -56,7 +56,7 @@ def plan(
     """What the laws say of a budget in training FLOPs.
 
     model: whose laws, if an IsoFLOPFit has several. experts: a law in experts, for n_experts at the
-    planned size. flops_per_param_token: k of C = kND, for a ParametricFit only; an IsoFLOPFit has
+    planned size (a surface's N, or n_active_params for a backbone). flops_per_param_token: k of C = kND, for a ParametricFit only; an IsoFLOPFit has
     the FLOPs its runs counted. An extrapolation, experts of another model, and whatever is doubtful
     about the laws are in the warnings. Raises ValueError naming what is not above 0, or if the laws
     are not there.
@@ -93,7 +93,10 @@ def plan(
         # A series is a model's name and what varies: "moe n_experts=8" is of moe
         if model is not None and not f"{model} ".startswith(f"{experts.model} "):
             doubts.add(f"the law in experts is of {experts.model}, the plan of {model}")
-        values["n_experts"] = _experts(experts, values, min_gain, level, doubts)
+        size = "n_active_params" if experts.size_name == BACKBONE else experts.size_name
+        if isinstance(fit, ParametricFit):
+            size = "n_params"  # its N, which is whatever size it was fitted to
+        values["n_experts"] = _experts(experts, values, size, min_gain, level, doubts)
     return Plan(
         budget=float(budget),
         model=model,
@@ -108,11 +111,11 @@ def plan(
 def _experts(
     law: ExpertLawFit,
     values: Mapping[str, Estimate],
+    size: str,
     min_gain: float,
     level: float,
     doubts: Doubts,
 ) -> Estimate:
-    size = "n_active_params" if law.size_name == BACKBONE else law.size_name
     if size not in values:
         have = ", ".join(values)
         raise ValueError(f"the law in experts is in {size}, which is not planned: {have}")

@@ -10,7 +10,7 @@ from analysis.compare import compare_laws
 from analysis.hold_out import hold_out_budgets
 from analysis.isoflop import fit_isoflop
 from analysis.parametric import fit_parametric
-from analysis.provenance import Provenance, read_provenance
+from analysis.provenance import Provenance
 from analysis.synthetic import (
     ChinchillaSurface,
     ClarkSurface,
@@ -196,7 +196,7 @@ def test_a_6nd_that_was_asked_for_is_said():
 
 
 def test_a_sweep_s_own_count_is_said(sweep):
-    found = answers(load_table(sweep), read_provenance(sweep))
+    found = answers(load_table(sweep), Provenance(settings=SETTINGS))
     assert found["How FLOPs are counted"].startswith("by each run, term by term")
     assert found["Checkpoints used"].startswith("the end of each run only")
     assert found["Runs"].startswith("30 done, 1 failed, 0 diverged")
