@@ -56,10 +56,10 @@ def plan(
     """What the laws say of a budget in training FLOPs.
 
     model: whose laws, if an IsoFLOPFit has several. experts: a law in experts, for n_experts at the
-    planned size (a surface's N, or n_active_params for a backbone). flops_per_param_token: k of C = kND, for a ParametricFit only; an IsoFLOPFit has
-    the FLOPs its runs counted. An extrapolation, experts of another model, and whatever is doubtful
-    about the laws are in the warnings. Raises ValueError naming what is not above 0, or if the laws
-    are not there.
+    planned size (a surface's N, or n_active_params for a backbone). flops_per_param_token: k of
+    C = kND, for a ParametricFit only; an IsoFLOPFit has the FLOPs its runs counted. An
+    extrapolation, experts of another model, and whatever is doubtful about the laws are in the
+    warnings. Raises ValueError naming what is not above 0, or if the laws are not there.
     """
     if not (np.isfinite(budget) and budget > 0):
         raise ValueError(f"budget={budget!r} must be a finite number of FLOPs above 0")
