@@ -14,8 +14,10 @@ demo: $(READY)  ## train the demo sweep (minutes on 2 cores), fit and draw its i
 	$(BIN)/python -m experiments.run experiment=demo
 	$(BIN)/python -m analysis isoflop results/demo
 
+# Those of the analysis run two at a time; the others train, with all cores, one after another.
 test: $(READY)  ## run the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest tests/analysis -n 2 --dist worksteal
+	$(BIN)/python -m pytest --ignore tests/analysis
 
 test-fast: $(READY)  ## run the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow and not slurm"

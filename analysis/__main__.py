@@ -1,6 +1,7 @@
 """From a sweep's runs to fitted laws, figures and a report: `python -m analysis report PATH`."""
 
 import argparse
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -25,6 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
     mpl.use("Agg")
     try:
         options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has read enough, e.g. head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

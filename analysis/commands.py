@@ -93,10 +93,11 @@ def parametric(options: Options) -> None:
             continue
         found[model] = fit.to_dict()
         _say(options, f"{model}\n{fit.summary()}")
+        reached = f"{fit.share_at_best:.0%} of {fit.n_starts} starts reached the best value"
         _say(
-            options, f"  {fit.share_at_best:.0%} of {fit.n_starts} starts reached the best value; "
+            options,
+            f"  {reached}; condition number {fit.condition:.3g}; gradient {fit.gradient:.1e}\n",
         )
-        _say(options, f"  condition number {fit.condition:.3g}, gradient {fit.gradient:.1e}\n")
         label = "".join(c if c.isalnum() else "_" for c in model)
         with figures.style():
             _save(

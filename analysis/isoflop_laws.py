@@ -24,6 +24,7 @@ from analysis.results import (
     counted,
     percentiles,
     plain,
+    said,
     t_quantile,
     worst,
 )
@@ -83,7 +84,7 @@ class ModelLaws:
                 if np.isfinite(e.lower)
             )
             lines.append(f"  {name + '*':>24} = {text:<32} 95 %: {intervals or 'unknown'}")
-        return "\n".join([*lines, *(f"  {self.status}: {text}" for text in self.warnings)])
+        return "\n".join([*lines, *said(self.status, self.warnings)])
 
     def to_dict(self) -> dict[str, Any]:
         """Everything at full precision."""

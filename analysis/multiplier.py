@@ -11,7 +11,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from analysis.results import Doubts, Estimate, FitError, FitStatus, check_level, plain, t_quantile
+from analysis.results import (
+    Doubts,
+    Estimate,
+    FitError,
+    FitStatus,
+    check_level,
+    plain,
+    said,
+    t_quantile,
+)
 
 _PARALLEL = 0.05  # significance at which unequal slopes are said
 _EXACT = 1e-6  # relative: slopes of points without scatter that differ by less are the same
@@ -58,7 +67,7 @@ class ComputeMultiplier:
         if self.per_budget:
             each = ", ".join(f"C={c:.3g}: {m:.3g}" for c, m in self.per_budget.items())
             lines.append(f"  by budget: {each}")
-        return "\n".join([*lines, *(f"  {self.status}: {text}" for text in self.warnings)])
+        return "\n".join([*lines, *said(self.status, self.warnings)])
 
     def to_dict(self) -> dict[str, Any]:
         """All fields at full precision."""

@@ -9,7 +9,7 @@ import numpy as np
 from analysis.curves import IsoFLOPFit
 from analysis.experts import BACKBONE, ExpertLawFit
 from analysis.parametric import FLOPS_PER_PARAM_TOKEN, ParametricFit
-from analysis.results import Doubts, Estimate, FitStatus, plain, positive
+from analysis.results import Doubts, Estimate, FitStatus, plain, positive, said
 
 _FAR = 10.0  # an extrapolation by more than this is said to be far
 _LOG2_EXPERTS = np.arange(0.0, 30.25, 0.25)
@@ -36,7 +36,7 @@ class Plan:
         name = f" for {self.model}" if self.model else ""
         lines = [f"plan{name} at C={self.budget:.4g} FLOPs ({self.level:.0%} intervals)"]
         lines += [f"  {key:>22} = {value}" for key, value in self.values.items()]
-        return "\n".join([*lines, *(f"  {self.status}: {text}" for text in self.warnings)])
+        return "\n".join([*lines, *said(self.status, self.warnings)])
 
     def to_dict(self) -> dict[str, Any]:
         """Everything at full precision."""

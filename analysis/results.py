@@ -93,7 +93,7 @@ class Fit:
             told = f"95 % {low:.4g} to {high:.4g}" if name not in self.fixed else "not fitted"
             lines.append(f"  {name:>12} = {value:<12.6g} {told}")
         lines.append(f"  intervals: {self.interval}")
-        return "\n".join([*lines, *(f"  {self.status}: {text}" for text in self.warnings)])
+        return "\n".join([*lines, *said(self.status, self.warnings)])
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the draws, at full precision, with 95 % intervals; JSON can hold it."""
@@ -196,6 +196,11 @@ def positive(name: str, values: ArrayLike) -> Array:
         more = f"; {bad.size} of {array.size} are not" if array.size > 1 else ""
         raise ValueError(f"{name}{at}={float(array.flat[bad[0]])} must be finite and above 0{more}")
     return array
+
+
+def said(status: FitStatus, warnings: Sequence[str]) -> list[str]:
+    """The line of a summary that says what speaks against it, if anything does."""
+    return [f"  {status}: {'; '.join(warnings)}"] if warnings else []
 
 
 def counted(n: int, what: str) -> str:
