@@ -3,13 +3,12 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import pandas as pd
 from tqdm import tqdm
 
 from analysis.agreement import Agreement, compare_approaches
-from analysis.compare import HoldOut as HoldOutBy
 from analysis.compare import LawComparison, compare_laws
 from analysis.curves import IsoFLOPFit
 from analysis.experts import size_slopes
@@ -18,7 +17,7 @@ from analysis.isoflop import X_NAMES, fit_isoflop
 from analysis.minima import Method
 from analysis.multiplier import ComputeMultiplier, compute_multiplier
 from analysis.parametric import NAMES, ParametricFit, fit_parametric
-from analysis.results import FitError, counted, plain
+from analysis.results import counted, plain
 from analysis.table import best_of_cells, finished, require
 
 T = TypeVar("T")
@@ -84,79 +83,21 @@ def analyse(
     done = finished(table)
     if x not in X_NAMES:
         raise ValueError(f"x={x!r} is not one of {', '.join(X_NAMES)}")
-    missing: list[tuple[str, str]] = []
-
-    progress = tqdm(desc="fits", leave=False, disable=None)  # None: not in a file or pipe
-
-    def attempt(what: str, make: Callable[[], T]) -> T | None:
-        progress.set_postfix_str(what)
-        progress.update()
-        try:
-            return make()
-        except (FitError, ValueError) as error:
-            missing.append((what, str(error)))
-            return None
-
-    isoflop = attempt(
-        "isoFLOP curves",
-        lambda: fit_isoflop(table, x, method, n_nearest, noise=noise, seed=seed),
-    )
     size = x if x != "n_tokens" else "n_params"
-    agreement = attempt("agreement", lambda: compare_approaches(table, size, seed=seed))
-    hold_out = attempt(
-        "held-out budgets",
-        lambda: hold_out_budgets(table, x=x, method=method, n_nearest=n_nearest),
-    )
-    cells = best_of_cells(done, by=["series", "budget", size])
-    numbers = cells.groupby("series", sort=False).size()
-    enough = [str(model) for model in numbers.index[numbers > N_PARAMS]]
-    few = [f"{model} has {n}" for model, n in numbers[numbers <= N_PARAMS].items()]
-    if done["n_tokens"].isna().all():
-        missing.append(("parametric surface", "the table has no n_tokens"))
-        enough = []
-    elif few:
-        needed = f"it needs more than {N_PARAMS} distinct runs"
-        missing.append(("parametric surface", f"{needed}: {', '.join(few)}"))
-    parametric = {
-        model: fit
-        for model in enough
-        if (fit := attempt(f"parametric, {model}", partial(_surface, done, model, size, seed)))
-    }
-    experts, slopes = {}, {}
-    for model in _with_several_experts(done):
-        single = _one_expert(done, baseline)
-        sizes = done.loc[done["model"] == model, ["n_layers", "d_model", "n_active_params"]]
-        shapes = sizes["n_active_params"] if sizes["n_layers"].isna().any() else sizes["n_layers"]
-        hold_out_by: HoldOutBy = "size" if shapes.nunique() >= 3 else "experts"
-        found = attempt(
-            f"experts, {model}",
-            partial(
-                compare_laws,
-                table,
-                hold_out=hold_out_by,
-                model=model,
-                baseline=single,
-                seed=seed,
-            ),
+    with _Attempts() as attempts:
+        isoflop = attempts.make(
+            "isoFLOP curves",
+            lambda: fit_isoflop(table, x, method, n_nearest, noise=noise, seed=seed),
         )
-        if found is not None:
-            experts[model] = found
-            slopes[model] = size_slopes(table, model=model, baseline=single)
-    multipliers = {}
-    if asymptote is None:
-        missing.append(("compute multipliers", "no asymptote was given: --asymptote=NATS"))
-    elif isoflop is None:
-        missing.append(("compute multipliers", "there are no isoFLOP curves to compare"))
-    else:
-        for model in dict.fromkeys(curve.model for curve in isoflop.curves):
-            if model != baseline:
-                factor = attempt(
-                    f"compute multiplier, {model}",
-                    partial(_multiplier, isoflop, baseline, model, asymptote),
-                )
-                if factor is not None:
-                    multipliers[model] = factor
-    progress.close()
+        agreement = attempts.make("agreement", lambda: compare_approaches(table, size, seed=seed))
+        hold_out = attempts.make(
+            "held-out budgets",
+            lambda: hold_out_budgets(table, x=x, method=method, n_nearest=n_nearest),
+        )
+        parametric = _surfaces(done, size, seed, attempts)
+        experts = _expert_laws(table, baseline, seed, attempts)
+        multipliers = _multipliers(isoflop, baseline, asymptote, attempts)
+    single = _one_expert(done, baseline)
     return Study(
         table=table,
         x_name=x,
@@ -165,11 +106,99 @@ def analyse(
         hold_out=hold_out,
         parametric=parametric,
         experts=experts,
-        slopes=slopes,
+        slopes={model: size_slopes(table, model=model, baseline=single) for model in experts},
         multipliers=multipliers,
         cautions=tuple(_cautions(table, size)),
-        missing=tuple(missing),
+        missing=tuple(attempts.missing),
     )
+
+
+class _Attempts:
+    """Makes one fit after another behind a progress bar, and keeps why one could not be made."""
+
+    def __init__(self) -> None:
+        self.missing: list[tuple[str, str]] = []
+        self._bar = tqdm(desc="fits", leave=False, disable=None)  # None: not in a file or pipe
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
+
+    def make(self, what: str, fit: Callable[[], T]) -> T | None:
+        self._bar.set_postfix_str(what)
+        self._bar.update()
+        try:
+            return fit()
+        except ValueError as error:  # a FitError is one
+            self.missing.append((what, str(error)))
+            return None
+
+
+def _surfaces(
+    done: pd.DataFrame, size: str, seed: int, attempts: _Attempts
+) -> dict[str, ParametricFit]:
+    if done["n_tokens"].isna().all():
+        attempts.missing.append(("parametric surface", "the table has no n_tokens"))
+        return {}
+    numbers = (
+        best_of_cells(done, by=["series", "budget", size]).groupby("series", sort=False).size()
+    )
+    few = [f"{model} has {n}" for model, n in numbers[numbers <= N_PARAMS].items()]
+    if few:
+        needed = f"it needs more than {N_PARAMS} distinct runs"
+        attempts.missing.append(("parametric surface", f"{needed}: {', '.join(few)}"))
+    fits = {
+        str(model): attempts.make(
+            f"parametric, {model}", partial(_surface, done, str(model), size, seed)
+        )
+        for model in numbers.index[numbers > N_PARAMS]
+    }
+    return {model: fit for model, fit in fits.items() if fit is not None}
+
+
+def _expert_laws(
+    table: pd.DataFrame, baseline: str, seed: int, attempts: _Attempts
+) -> dict[str, LawComparison]:
+    done = finished(table)
+    found = {}
+    for model in _with_several_experts(done):
+        sizes = done.loc[done["model"] == model, ["n_layers", "n_active_params"]]
+        shapes = sizes["n_active_params"] if sizes["n_layers"].isna().any() else sizes["n_layers"]
+        found[model] = attempts.make(
+            f"experts, {model}",
+            partial(
+                compare_laws,
+                table,
+                hold_out="size" if shapes.nunique() >= 3 else "experts",
+                model=model,
+                baseline=_one_expert(done, baseline),
+                seed=seed,
+            ),
+        )
+    return {model: laws for model, laws in found.items() if laws is not None}
+
+
+def _multipliers(
+    isoflop: IsoFLOPFit | None, baseline: str, asymptote: float | None, attempts: _Attempts
+) -> dict[str, ComputeMultiplier]:
+    what = "compute multipliers"
+    if asymptote is None:
+        attempts.missing.append((what, "no asymptote was given: --asymptote=NATS"))
+        return {}
+    if isoflop is None:
+        attempts.missing.append((what, "there are no isoFLOP curves to compare"))
+        return {}
+    found = {
+        model: attempts.make(
+            f"compute multiplier, {model}",
+            partial(_multiplier, isoflop, baseline, model, asymptote),
+        )
+        for model in dict.fromkeys(curve.model for curve in isoflop.curves)
+        if model != baseline
+    }
+    return {model: factor for model, factor in found.items() if factor is not None}
 
 
 def _surface(done: pd.DataFrame, model: str, size: str, seed: int) -> ParametricFit:
