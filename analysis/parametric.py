@@ -46,8 +46,7 @@ class ParametricFit(DrawsFit):
 
     objective: the summed Huber loss (of log residuals unless residual="loss"); share_at_best: of
     the starts, those that reached it; gradient: see least_squares.Minima; condition: of the
-    Jacobian with columns of length one; n_range, d_range, nd_range: of N, D and N*D over
-    the runs; rmse: of log residuals.
+    Jacobian with columns of length one; nd_range: of N*D over the runs; rmse: of log residuals.
     """
 
     residual: Residual
@@ -56,8 +55,6 @@ class ParametricFit(DrawsFit):
     n_starts: int
     gradient: float
     condition: float
-    n_range: tuple[float, float]
-    d_range: tuple[float, float]
     nd_range: tuple[float, float]
     rmse: float
 
@@ -227,8 +224,6 @@ def fit_parametric(
         n_starts=len(starts),
         gradient=float(minima.gradient[best]),
         condition=condition,
-        n_range=(float(N.min()), float(N.max())),
-        d_range=(float(D.min()), float(D.max())),
         nd_range=(float((N * D).min()), float((N * D).max())),
         rmse=float(np.sqrt(np.mean(residuals**2))),
     )
