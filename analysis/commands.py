@@ -120,7 +120,11 @@ def experts(options: Options) -> None:
     found = compare_laws(table, options.form or DEFAULT_FORMS, hold_out=options.hold_out, **choice)
     slopes = size_slopes(table, **{**choice, "model": found.model})
     for fit in found.fits:
-        _say(options, f"{fit.form_name}: {fit.summary()}\n")
+        _say(options, f"{fit.form_name}: {fit.summary()}")
+        cutoff = fit.cutoff_interval()
+        if cutoff is not None:
+            _say(options, f"  experts cease to help at N of {cutoff[0]:.3g} to {cutoff[1]:.3g}")
+        _say(options, "")
     _say(options, found.summary())
     _say(options, f"\n-d ln L / d ln E of each size:\n{slopes.to_string(index=False)}")
     with figures.style():
