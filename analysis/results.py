@@ -1,5 +1,6 @@
 """What every fit returns: frozen, at full precision, with intervals, a status and warnings."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
@@ -49,7 +50,7 @@ class Estimate(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fit:
+class Fit(ABC):
     """What all fitted laws share. `estimates` are in the order of `names`.
 
     form: the formula; objective: its value at the optimum, the smaller the better (each fit says
@@ -72,13 +73,13 @@ class Fit:
         return dict(zip(self.names, self.estimates, strict=True))
 
     @property
+    @abstractmethod
     def bse(self) -> dict[str, float]:
         """Name -> standard error; nan where there is nothing to tell it by."""
-        raise NotImplementedError
 
+    @abstractmethod
     def conf_int(self, level: float = 0.95) -> pd.DataFrame:
         """A row a parameter: lower, upper. nan where there is nothing to tell them by."""
-        raise NotImplementedError
 
     def bounds(self, name: str, level: float = 0.95) -> tuple[float, float]:
         """The interval of one parameter."""

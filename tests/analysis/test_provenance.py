@@ -25,7 +25,7 @@ ENVIRONMENT = {
     "git_dirty": False,
     "device": "NVIDIA H100",
     "packages": {"torch": "2.9.0"},
-    "command": ["/work/src/experiments/run.py", "-m", "model=dense,peer", "sweep=a b"],
+    "command": ["/x/src/experiments/run.py", "-m", "model=dense,peer", "sweep=a b"],
 }
 
 
