@@ -69,12 +69,12 @@ def _runs() -> tuple[str, tuple[Array, Array, Array], list[tuple[str, pd.DataFra
         runs = simulate_isoflop(
             ChinchillaSurface(), np.geomspace(6e18, 3e21, 16).tolist(), 15, noise=0.015
         )
-        columns = (runs[name].to_numpy() for name in ("n_params", "n_tokens", "loss"))
+        N, D, L = (runs[name].to_numpy() for name in ("n_params", "n_tokens", "loss"))
         sizes, experts = np.geomspace(15e6, 1.3e9, 6).tolist(), [2**k for k in range(1, 10)]
         table = simulate_experts(ClarkSurface(), sizes, experts, noise=0.01)
-        return "synthetic runs", tuple(columns), [("moe", table, None)]  # type: ignore[return-value]
+        return "synthetic runs", (N, D, L), [("moe", table, None)]
     frame = pd.read_csv(figure).sort_values("loss").iloc[:-5]  # as Besiroglu 2024: outliers
-    columns = (frame[name].to_numpy() for name in ("params", "tokens", "loss"))
+    N, D, L = (frame[name].to_numpy() for name in ("params", "tokens", "loss"))
     mapping = {
         "model": "router_type",
         "n_experts": "num_experts",
@@ -84,7 +84,7 @@ def _runs() -> tuple[str, tuple[Array, Array, Array], list[tuple[str, pd.DataFra
     }
     table = load_table(routers, columns=mapping)
     names = ("S-Base", "RL-R", "Hash")
-    return "published runs", tuple(columns), [(name, table, "Dense") for name in names]  # type: ignore[return-value]
+    return "published runs", (N, D, L), [(name, table, "Dense") for name in names]
 
 
 def _their_fit(N: Array, D: Array, L: Array) -> Array:

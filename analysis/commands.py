@@ -7,20 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import figures
 from analysis.compare import DEFAULT_FORMS, compare_laws
 from analysis.experts import size_slopes
+from analysis.gallery import file_label
 from analysis.isoflop import fit_isoflop
 from analysis.parametric import fit_parametric
 from analysis.planner import plan
 from analysis.provenance import read_provenance
 from analysis.report import write_report
 from analysis.residuals import residuals_of
-from analysis.results import FitError
+from analysis.results import FitError, plain
 from analysis.study import analyse
 from analysis.table import best_of_cells, finished, load_table
 from experiments.records import write_text_atomically
@@ -98,7 +98,7 @@ def parametric(options: Options) -> None:
             options,
             f"  {reached}; condition number {fit.condition:.3g}; gradient {fit.gradient:.1e}\n",
         )
-        label = "".join(c if c.isalnum() else "_" for c in model)
+        label = file_label(model)
         with figures.style():
             _save(
                 figures.draw_contours(fit, runs, size=options.x), folder / f"contours_{label}.png"
@@ -212,18 +212,10 @@ def _say(options: Options, text: str) -> None:
 
 
 def _write(options: Options, path: Path, values: Any) -> None:
-    text = json.dumps(_finite(values), indent=1, allow_nan=False)
+    text = json.dumps(plain(values), indent=1, allow_nan=False)
     write_text_atomically(path, text + "\n")
     if options.json:
         print(text)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -11,6 +11,11 @@ from analysis import figures
 from analysis.page import Block, Drawing, Text
 
 
+def file_label(model: str) -> str:
+    """A model's or series' name as part of a file's."""
+    return "".join(c if c.isalnum() else "_" for c in model)
+
+
 class Gallery:
     """Draws each figure light and dark for the page, and light as PNG and PDF for papers."""
 

@@ -149,8 +149,10 @@ def _points(
         }
         u, losses = np.log(sizes)[keep], losses[keep]
         parabola = fit_parabola(u, losses)
-        # Akima follows what a parabola misses: only near the best does the scatter tell noise.
-        near = nearest(u, losses, _LOCAL if method == "akima" else None)
+        scatter = parabola.residuals
+        if method == "akima":  # it follows what a parabola misses, except near the best
+            near = nearest(u, losses, _LOCAL)
+            scatter = fit_parabola(u[near], losses[near]).residuals
         points.append(
             _Points(
                 model=str(model),
@@ -159,7 +161,7 @@ def _points(
                 losses=losses,
                 others=others,
                 parabola=parabola,
-                scatter=fit_parabola(u[near], losses[near]).residuals,
+                scatter=scatter,
             )
         )
     return points, skipped
@@ -188,7 +190,8 @@ class _Minimum:
     loss_opt: float
     at_end: bool
     noise: _Noise
-    seed: int  # of the draws of its own interval
+    u_interval: tuple[float, float]
+    loss_interval: tuple[float, float]
     draws: Mapping[str, tuple[Array, Array]]
 
     @staticmethod
@@ -204,28 +207,27 @@ class _Minimum:
         draws = {"case": resampled_minima(u, losses, method, n_draws, rng)}
         if np.isfinite(noise.sd):
             draws["noise"] = redrawn_minima(u, losses, method, noise.sd, n_draws, rng)
+        sd, t = noise.sd, t_quantile(noise.dof, 0.95)
+        if method == "akima":
+            own = np.random.default_rng(int(rng.integers(2**32)))
+            u_interval, loss_interval = akima_intervals(u, losses, sd, t, n_draws, own)
+        else:
+            u_interval = parabola.u_interval(sd, t)
+            loss_interval = parabola.loss_interval(sd, t)
         return _Minimum(
             points=points,
             u_opt=u_opt,
             loss_opt=loss_opt,
             at_end=at_end,
             noise=noise,
-            seed=int(rng.integers(2**32)),
+            u_interval=u_interval,
+            loss_interval=loss_interval,
             draws=draws,
         )
 
     def curve(self, x: str, method: Method) -> IsoFLOPCurve:
         p, parabola = self.points, self.points.parabola
-        sd, t = self.noise.sd, t_quantile(self.noise.dof, 0.95)
-        if method == "parabola":
-            u_low, u_high = parabola.u_interval(sd, t)
-            loss_interval = parabola.loss_interval(sd, t)
-        else:
-            n_draws = len(self.draws["case"][0])
-            (u_low, u_high), loss_interval = akima_intervals(
-                p.u, p.losses, sd, t, n_draws, np.random.default_rng(self.seed)
-            )
-        unbounded = bool(np.isinf([u_low, u_high]).any())
+        unbounded = bool(np.isinf(self.u_interval).any())
         doubts = doubts_of(p.u, p.losses, parabola, self.u_opt, method, unbounded)
         return IsoFLOPCurve(
             model=p.model,
@@ -236,9 +238,9 @@ class _Minimum:
             sizes=tuple(np.exp(p.u).tolist()),
             losses=tuple(p.losses.tolist()),
             x_opt=float(np.exp(self.u_opt)),
-            x_interval=(float(np.exp(u_low)), float(np.exp(u_high))),
+            x_interval=(float(np.exp(self.u_interval[0])), float(np.exp(self.u_interval[1]))),
             loss_opt=float(self.loss_opt),
-            loss_interval=loss_interval,
+            loss_interval=self.loss_interval,
             inside=bool(p.u[0] <= self.u_opt <= p.u[-1]) and not self.at_end,
             at_optimum={
                 name: float(np.exp(_along(p.u, values, np.array([self.u_opt]))[0]))
@@ -249,7 +251,7 @@ class _Minimum:
             slope=parabola.slope,
             level=parabola.level,
             rmse=parabola.rmse,
-            noise=sd,
+            noise=self.noise.sd,
             flags=tuple(flag for flag, _ in doubts),
             status=FitStatus.DOUBTFUL if doubts else FitStatus.CONVERGED,
             warnings=tuple(text for _, text in doubts),

@@ -12,9 +12,10 @@ from analysis.power_law import (
     PowerLaw,
     fit_frontier,
     fit_power_law,
+    frontier_box,
+    frontier_model,
     frontier_starts,
 )
-from analysis.power_sum import power_sum
 from analysis.results import (
     Array,
     Doubts,
@@ -183,8 +184,6 @@ def _alphas(log_c: Array, log_y: Array) -> Array:
     nan below four budgets.
     """
     x = log_c - log_c.mean()
-    zero, one = np.zeros_like(x), np.ones_like(x)
-    model = power_sum([np.stack([one, zero, zero], axis=1), np.stack([zero, one, -x], axis=1)])
     known = np.isfinite(log_y)
     enough = known.sum(axis=1) >= 4
     found = np.full(len(log_y), np.nan)
@@ -196,13 +195,13 @@ def _alphas(log_c: Array, log_y: Array) -> Array:
         for on, row in zip(known, target, strict=True)
     ]
     starts = np.stack(floors, axis=1).reshape(-1, 3)  # all with the first floor, then the next
-    top = float(target[known].min())
+    lower, upper = frontier_box(float(target[known].min()))
     minima = minimise(
-        model,
+        frontier_model(x),
         np.tile(target, (len(_FLOORS), 1)),
         starts,
-        lower=np.array([top - 12, top - 12, 1e-3]),
-        upper=np.array([top, top + 50, 2.0]),
+        lower=lower,
+        upper=upper,
         weights=np.tile(known.astype(np.float64), (len(_FLOORS), 1)),
     )
     best = minima.value.reshape(len(_FLOORS), -1).argmin(axis=0)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from analysis.least_squares import covariance_of, minimise
+from analysis.least_squares import Model, covariance_of, minimise
 from analysis.power_sum import power_sum
 from analysis.results import (
     Array,
@@ -61,7 +61,7 @@ class FrontierFit(WaldFit):
     def predict(self, budget: ArrayLike, level: float = 0.95) -> Prediction:
         """The loss at a budget, with the interval of the law there."""
         log_c = np.log(np.atleast_1d(positive("budget", budget)))
-        value, jacobian = _frontier_model(log_c)(np.array(self.theta)[None])
+        value, jacobian = frontier_model(log_c)(np.array(self.theta)[None])
         return self._predict_log(value[0], jacobian[0], level)
 
 
@@ -118,10 +118,9 @@ def fit_frontier(budget: ArrayLike, loss: ArrayLike) -> FrontierFit:
     """By least squares of ln L, from floors all over. FitError below four distinct budgets."""
     log_c, log_l = _logs(budget, loss, 4)
     centre = log_c.mean()
-    model = _frontier_model(log_c - centre)
+    model = frontier_model(log_c - centre)
     top = float(log_l.min())
-    lower = np.array([top - 12, top - 12, _FLOOR_EXPONENTS[0]])
-    upper = np.array([top, top + 50, _FLOOR_EXPONENTS[1]])
+    lower, upper = frontier_box(top)
     starts = frontier_starts(log_c - centre, log_l)
     minima = minimise(model, log_l, starts, lower=lower, upper=upper)
     theta, stuck = minima.theta[minima.best], minima.at_bound[minima.best]
@@ -141,7 +140,7 @@ def fit_frontier(budget: ArrayLike, loss: ArrayLike) -> FrontierFit:
     if len(log_c) == 4:
         doubts.add("4 budgets for 3 parameters: one degree of freedom")
     natural = np.array([theta[0], theta[1] + theta[2] * centre, theta[2]])
-    covariance, dof = covariance_of(_frontier_model(log_c), natural, log_l)
+    covariance, dof = covariance_of(frontier_model(log_c), natural, log_l)
     E, A, alpha = np.exp(natural[0]), np.exp(natural[1]), natural[2]
     return FrontierFit(
         form="L = E + A * C^-alpha",
@@ -171,7 +170,16 @@ def frontier_starts(x: Array, log_l: Array) -> Array:
     return np.array(rows)
 
 
-def _frontier_model(log_c: Array):  # type: ignore[no-untyped-def]  # a Model
+def frontier_box(top: float) -> tuple[Array, Array]:
+    """Lower and upper bounds of log E, log A, alpha; top: ln of the lowest loss, which E is not
+    above.
+    """
+    low, high = _FLOOR_EXPONENTS
+    return np.array([top - 12, top - 12, low]), np.array([top, top + 50, high])
+
+
+def frontier_model(log_c: Array) -> Model:
+    """log L = log(E + A C^-alpha) at these ln C, in theta = log E, log A, alpha."""
     zero, one = np.zeros_like(log_c), np.ones_like(log_c)
     return power_sum([np.stack([one, zero, zero], axis=1), np.stack([zero, one, -log_c], axis=1)])
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import figures
-from analysis.gallery import Gallery
+from analysis.gallery import Gallery, file_label
 from analysis.page import Block, Code, DataTable, Section, Text
 from analysis.parametric import ParametricFit
 from analysis.report_tables import params_table
@@ -113,7 +113,7 @@ def parametric_section(study: Study, gallery: Gallery) -> Section | None:
 def _of_surface(
     model: str, fit: ParametricFit, runs: pd.DataFrame, size: str, gallery: Gallery
 ) -> list[Block]:
-    label = "".join(c if c.isalnum() else "_" for c in model)
+    label = file_label(model)
     return [
         gallery.draw(
             f"contours_{label}",

@@ -3,7 +3,7 @@
 from functools import partial
 
 from analysis import figures
-from analysis.gallery import Gallery
+from analysis.gallery import Gallery, file_label
 from analysis.page import Block, DataTable, Section, Text
 from analysis.report_tables import PLAIN, UNITS, params_table
 from analysis.study import Study
@@ -17,7 +17,7 @@ def experts_section(study: Study, gallery: Gallery) -> Section | None:
     blocks: list[Block] = []
     for model, found in study.experts.items():
         best = found.fits[0]
-        label = "".join(c if c.isalnum() else "_" for c in model)
+        label = file_label(model)
         blocks += [
             Text(text=f"{model}: held out: {found.held_out}."),
             DataTable(

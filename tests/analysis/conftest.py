@@ -1,11 +1,15 @@
 """A sweep's folder of records, as the harness writes them, without training anything."""
 
 import math
+import os
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from experiments.records import write_record
 from tests.analysis.chromium import NAMES, Browser, find_chromium
+from tests.conftest import REPOSITORY
 from tests.test_records import record
 
 
@@ -48,3 +52,16 @@ def browser(tmp_path_factory):
     browser = Browser(program, tmp_path_factory.mktemp("profile"))
     yield browser
     browser.close()
+
+
+@pytest.fixture
+def published() -> Callable[[str], Path]:
+    """published("x.csv") is its path: in $PUBLISHED_RUNS, else ../shared/data of the repository."""
+    folder = Path(os.environ.get("PUBLISHED_RUNS", REPOSITORY.parent / "shared" / "data"))
+
+    def path(name: str) -> Path:
+        if not (folder / name).exists():
+            pytest.skip(f"{name} is not in {folder}; PUBLISHED_RUNS names another folder")
+        return folder / name
+
+    return path

@@ -16,7 +16,6 @@ from analysis.power_law import fit_power_law
 from analysis.results import FitError
 from analysis.synthetic import ChinchillaSurface, simulate_isoflop
 from analysis.table import load_table
-from tests.analysis.published import published  # noqa: F401
 
 SURFACE = ChinchillaSurface()
 BUDGETS = np.geomspace(1e17, 1e21, 5)
@@ -65,7 +64,7 @@ def on_porian(path):
 # Published runs
 
 
-def test_porian_s_exponents(published):  # noqa: F811
+def test_porian_s_exponents(published):
     found = on_porian(published("porian_rw_tuned_121.csv"))
     a = rows(found, "model")["a"]
     assert a["2 (akima)"] == pytest.approx(0.4970288, abs=5e-8)  # their stored result
@@ -75,7 +74,7 @@ def test_porian_s_exponents(published):  # noqa: F811
     assert found.budget == 2.56e19
 
 
-def test_porian_s_best_runs_by_hand(published):  # noqa: F811
+def test_porian_s_best_runs_by_hand(published):
     path = published("porian_rw_tuned_121.csv")
     raw = pd.read_csv(path)
     best = raw.loc[raw.groupby("budget")["loss"].idxmin()]
@@ -86,14 +85,14 @@ def test_porian_s_best_runs_by_hand(published):  # noqa: F811
     assert row["note"].startswith("sizes of the grid only")
 
 
-def test_porian_s_surface_says_what_it_is(published):  # noqa: F811
+def test_porian_s_surface_says_what_it_is(published):
     # P2: these runs are not of Chinchilla's form; a bound is hit and the row says so
     row = rows(on_porian(published("porian_rw_tuned_121.csv")), "model").loc["3 (parametric)"]
     assert row["status"] == "bound hit"
     assert "E stopped at the lowest loss" in row["note"]
 
 
-def test_a_doubtful_row_says_why(published):  # noqa: F811
+def test_a_doubtful_row_says_why(published):
     frame = rows(on_porian(published("porian_rw_tuned_121.csv")), "model")
     doubtful = frame[frame["status"] != "converged"]
     assert "2 (parabola)" in doubtful.index

@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 
 from analysis.__main__ import main
-from tests.analysis.published import published  # noqa: F401
 
 PORIAN = ["--column", "n_params=params", "--column", "n_tokens=tokens"]
 
@@ -101,7 +100,7 @@ def test_plan_refuses_what_is_no_budget(sweep, capsys, budget):
 
 
 @pytest.mark.slow
-def test_a_foreign_table_is_mapped_and_its_notes_are_said(published, capsys, tmp_path):  # noqa: F811
+def test_a_foreign_table_is_mapped_and_its_notes_are_said(published, capsys, tmp_path):
     path = published("porian_rw_tuned_121.csv")
     assert main(["isoflop", str(path), *PORIAN, "--method", "akima", "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out

@@ -13,7 +13,6 @@ from analysis.experts import fit_expert_law
 from analysis.results import FitError, FitStatus
 from analysis.synthetic import ClarkSurface, simulate_experts
 from analysis.table import check_table, load_table
-from tests.analysis.published import published  # noqa: F401
 
 SIZES = (1e7, 3e7, 1e8, 3e8, 1e9)
 EXPERTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -86,7 +85,7 @@ def by_form(comparison, name="held_out_rmse"):
 
 
 @pytest.mark.parametrize(("router", "n"), [("S-Base", 58), ("RL-R", 59), ("Hash", 56)])
-def test_clark_s_law_does_not_reach_the_largest_size(published, router, n):  # noqa: F811
+def test_clark_s_law_does_not_reach_the_largest_size(published, router, n):
     compared = on_clark(published("clark_final_163.csv"), router, "size")
     assert compared.n_points == n
     assert compared.held_out.endswith("= 1.309e+09, the largest")
@@ -103,7 +102,7 @@ def test_clark_s_law_does_not_reach_the_largest_size(published, router, n):  # n
 
 
 @pytest.mark.parametrize("router", ["S-Base", "RL-R", "Hash"])
-def test_a_floor_and_saturation_are_best_by_aicc(published, router):  # noqa: F811
+def test_a_floor_and_saturation_are_best_by_aicc(published, router):
     compared = on_clark(published("clark_final_163.csv"), router, "size")
     assert compared.laws[0].form_name == "clark_floor"
     assert compared.laws[1].delta_aicc > 20
@@ -113,7 +112,7 @@ def test_a_floor_and_saturation_are_best_by_aicc(published, router):  # noqa: F8
 
 
 @pytest.mark.parametrize("router", ["S-Base", "RL-R", "Hash"])
-def test_the_two_ways_of_choosing_disagree_on_clark_s_runs(published, router):  # noqa: F811
+def test_the_two_ways_of_choosing_disagree_on_clark_s_runs(published, router):
     compared = on_clark(published("clark_final_163.csv"), router, "size")
     assert (
         "clark_floor is best by AICc, power_floor on what was held out: neither is established"
@@ -123,7 +122,7 @@ def test_the_two_ways_of_choosing_disagree_on_clark_s_runs(published, router):  
 
 @pytest.mark.slow
 @pytest.mark.parametrize("router", ["S-Base", "RL-R", "Hash"])
-def test_the_most_experts_can_be_held_out(published, router):  # noqa: F811
+def test_the_most_experts_can_be_held_out(published, router):
     compared = on_clark(published("clark_final_163.csv"), router, "experts")
     assert compared.held_out == "n_experts = 512, the largest"
     assert by_form(compared, "aicc") == by_form(

@@ -17,7 +17,6 @@ from analysis.power_law import fit_frontier
 from analysis.results import FitError
 from analysis.synthetic import ChinchillaSurface, simulate_isoflop
 from analysis.table import check_table, load_table
-from tests.analysis.published import published  # noqa: F401
 
 SURFACE = ChinchillaSurface()
 BUDGETS = np.geomspace(1e17, 1e21, 8)
@@ -51,7 +50,7 @@ def errors(found, approach, quantity):
 # Published runs
 
 
-def test_porian_s_frontier_drifts(published):  # noqa: F811
+def test_porian_s_frontier_drifts(published):
     table = load_table(published("porian_rw_tuned_121.csv"))
     found = hold_out_budgets(table, method="akima")
     assert (found.n_fitted, found.n_held) == (6, 6)
@@ -67,7 +66,7 @@ def test_porian_s_frontier_drifts(published):  # noqa: F811
     )
 
 
-def test_porian_s_frontier_by_hand(published):  # noqa: F811
+def test_porian_s_frontier_by_hand(published):
     table = load_table(published("porian_rw_tuned_121.csv"))
     curves = fit_isoflop(table, method="akima", n_draws=0).curves
     C = np.array([c.budget for c in curves])
@@ -77,7 +76,7 @@ def test_porian_s_frontier_by_hand(published):  # noqa: F811
     assert found.to_numpy() == pytest.approx(law.predict(C[6:]).value / L[6:] - 1, rel=1e-6)
 
 
-def test_ten_per_cent_off_is_drift_wherever_it_starts(published):  # noqa: F811
+def test_ten_per_cent_off_is_drift_wherever_it_starts(published):
     # By parabolas the error goes from +0.2 % steadily down to -9.8 %
     found = hold_out_budgets(load_table(published("porian_rw_tuned_121.csv")))
     off = errors(found, "2 (parabola)", "loss*").to_numpy()
@@ -86,7 +85,7 @@ def test_ten_per_cent_off_is_drift_wherever_it_starts(published):  # noqa: F811
     assert any("loss* drifts" in text for text in found.warnings)
 
 
-def test_the_doubts_of_a_law_that_predicts_are_said(published):  # noqa: F811
+def test_the_doubts_of_a_law_that_predicts_are_said(published):
     # Both laws of these six budgets stop at a bound: no floor, and no surface of this form
     table = load_table(published("porian_rw_tuned_121.csv"))
     small = table[table["budget"] < 5e17]

@@ -3,7 +3,6 @@
 import pytest
 
 from experiments.records import write_record
-from tests.analysis.published import published  # noqa: F401
 from tests.conftest import REPOSITORY
 from tests.test_records import record
 
@@ -76,7 +75,7 @@ def test_experts(experts, monkeypatch):
     assert "held out: n_experts = 1.638e+04, the largest" in texts(outputs)
 
 
-def test_published(published, monkeypatch):  # noqa: F811
+def test_published(published, monkeypatch):
     folder = published("chinchilla_epoch_245.csv").parent
     published("clark_final_163.csv")
     monkeypatch.setenv("PUBLISHED_RUNS", str(folder))

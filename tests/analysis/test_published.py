@@ -1,4 +1,4 @@
-"""Numbers of published runs, found again. Skipped where the runs are not: see published.py."""
+"""Numbers of published runs, found again. Skipped where the runs are not: see conftest.py."""
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,6 @@ from analysis.power_law import fit_frontier
 from analysis.power_sum import power_sum
 from analysis.results import FitStatus
 from analysis.table import load_table
-from tests.analysis.published import published  # noqa: F401
 from tests.analysis.tables import best_size
 
 GOPHER = 5.76e23  # FLOPs of Hoffmann 2022's comparison
@@ -22,21 +21,21 @@ HOFFMANNS = {"A": 406.4, "B": 410.7, "E": 1.69, "alpha": 0.339, "beta": 0.285}
 
 
 @pytest.fixture
-def chinchilla(published):  # noqa: F811
+def chinchilla(published):
     """Besiroglu 2024's extraction of Hoffmann's runs, without the five highest losses."""
     frame = pd.read_csv(published("chinchilla_epoch_245.csv")).sort_values("loss").iloc[:240]
     return frame["params"].to_numpy(), frame["tokens"].to_numpy(), frame["loss"].to_numpy()
 
 
 @pytest.fixture
-def porian(published):  # noqa: F811
+def porian(published):
     """Porian 2024's runs on RefinedWeb with a tuned optimiser: 12 budgets."""
     columns = {"n_params": "params", "n_tokens": "tokens"}
     return load_table(published("porian_rw_tuned_121.csv"), columns=columns)
 
 
 @pytest.fixture
-def clark(published):  # noqa: F811
+def clark(published):
     """Clark 2022's final checkpoints, k = 1."""
     return load_table(
         published("clark_final_163.csv"),

@@ -22,7 +22,6 @@ from analysis.synthetic import (
     simulate_isoflop,
 )
 from analysis.table import load_table
-from tests.analysis.published import published  # noqa: F401
 
 SURFACE = ChinchillaSurface()
 GAMMA = SURFACE.alpha * SURFACE.beta / (SURFACE.alpha + SURFACE.beta)
@@ -232,7 +231,7 @@ def test_runs_that_laws_of_experts_can_not_tell_apart_are_said():
     assert "several n_heads" in why(found)["experts, moe"]
 
 
-def test_clark_s_runs_without_a_budget(published):  # noqa: F811
+def test_clark_s_runs_without_a_budget(published):
     table = load_table(published("clark_final_163.csv"), columns=P5)
     found = analyse(table, baseline="Dense")
     assert found.isoflop is found.agreement is found.hold_out is None
@@ -249,7 +248,7 @@ def test_clark_s_runs_without_a_budget(published):  # noqa: F811
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["parabola", "akima"])
-def test_porian_s_runs(published, method):  # noqa: F811
+def test_porian_s_runs(published, method):
     found = analyse(load_table(published("porian_rw_tuned_121.csv")), method=method)
     assert set(why(found)) == {"compute multipliers"}
     a = {"parabola": 0.5137, "akima": 0.4970}[method]
@@ -262,7 +261,7 @@ def test_porian_s_runs(published, method):  # noqa: F811
 
 
 @pytest.mark.slow
-def test_porian_s_small_budgets_overflow_nowhere(published):  # noqa: F811
+def test_porian_s_small_budgets_overflow_nowhere(published):
     # By parabolas their losses have no floor, and its interval reaches e^800
     table = load_table(published("porian_rw_tuned_121.csv"))
     dumped(analyse(table[table["budget"] < 5e17]))

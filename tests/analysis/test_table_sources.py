@@ -10,7 +10,6 @@ import pytest
 from analysis.table import COLUMNS, check_table, load_table
 from experiments.collect import collect_rows, write_tables
 from tests.analysis.hand_made import runs
-from tests.analysis.published import published  # noqa: F401
 
 needs_pyarrow = pytest.mark.skipif(
     importlib.util.find_spec("pyarrow") is None, reason="Parquet needs pyarrow"
@@ -122,7 +121,7 @@ def test_a_file_that_is_no_record_is_named(sweep):
 # Published runs
 
 
-def test_chinchilla(published):  # noqa: F811
+def test_chinchilla(published):
     table = load_table(published("chinchilla_epoch_245.csv"))
     assert len(table) == 245
     assert table["n_active_params"].equals(table["n_params"])
@@ -130,7 +129,7 @@ def test_chinchilla(published):  # noqa: F811
     assert "n_active_params of 245 rows is n_params" in table.attrs["notes"][1]
 
 
-def test_chinchilla_without_its_flops_or_tokens(published, tmp_path):  # noqa: F811
+def test_chinchilla_without_its_flops_or_tokens(published, tmp_path):
     given = pd.read_csv(published("chinchilla_epoch_245.csv"))
     for name in ("flops", "tokens"):
         given.drop(columns=name).to_csv(tmp_path / "part.csv", index=False)
@@ -140,13 +139,13 @@ def test_chinchilla_without_its_flops_or_tokens(published, tmp_path):  # noqa: F
         assert sorted(ours) == pytest.approx(sorted(given[name]), rel=1e-12)
 
 
-def test_porian(published):  # noqa: F811
+def test_porian(published):
     table = load_table(published("porian_rw_tuned_121.csv"))
     assert len(table) == 121
     assert table["budget"].nunique() == 12
 
 
-def test_clark(published):  # noqa: F811
+def test_clark(published):
     table = load_table(
         published("clark_final_163.csv"),
         columns={
