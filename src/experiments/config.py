@@ -17,6 +17,8 @@ from typing import Any, Literal
 
 from experiments.costs import FFNConfig
 
+KernelName = Literal["auto", "reference", "torch", "cpp", "triton"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ladder:
@@ -106,6 +108,9 @@ class Optim:
     """AdamW and its schedule. Peak rate: lr * (lr_d_model / d_model)**lr_width_exponent.
 
     table_lr and key_lr multiply that rate for expert tables and for queries and product keys.
+    table_gradient: how tables are stepped (optimizer.py): dense: torch's AdamW | rows: the
+    retrieved rows alone | fused: the same in the backward pass, without clipping.
+    table_state: the type of a table's moments, of rows and fused. grad_clip: null for none.
     warmup and decay are fractions of the steps; final_lr is a fraction of the peak.
     """
 
@@ -118,7 +123,9 @@ class Optim:
     beta1: float
     beta2: float
     eps: float
-    grad_clip: float
+    grad_clip: float | None
+    table_gradient: Literal["dense", "rows", "fused"]
+    table_state: Literal["float32", "bfloat16"]
     schedule: Literal["cosine", "wsd"]
     warmup: float
     decay: float
@@ -171,9 +178,9 @@ class Paths:
 class RunConfig:
     """One point: everything that `python -m experiments.run` can be told.
 
-    budget in training FLOPs; size in blocks; n_experts as the model resolved it, None if it has
-    none. What has a `_target_` (model, trunk.base_ffn, data.corpus, data.tokenizer, the corpora of
-    eval) is built from it.
+    kernel: what reads expert tables (kernels/select.py). budget in training FLOPs; size in blocks;
+    n_experts as the model resolved it, None if it has none. What has a `_target_` (model,
+    trunk.base_ffn, data.corpus, data.tokenizer, the corpora of eval) is built from it.
     """
 
     model_name: str
@@ -184,6 +191,7 @@ class RunConfig:
     seed: int
     sweep: str
     dry_run: bool
+    kernel: KernelName
     retry: Literal["failed", "all", "none"]
     ladder: Ladder
     trunk: Trunk
@@ -197,7 +205,8 @@ class RunConfig:
 
 
 NOT_IDENTITY = (
-    "sweep", "dry_run", "retry", "eval", "evaluation", "trainer", "logger", "paths", "model_name"
+    "sweep", "dry_run", "retry", "kernel", "eval", "evaluation", "trainer", "logger", "paths",
+    "model_name",
 )  # fmt: skip
 
 

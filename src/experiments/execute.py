@@ -22,6 +22,7 @@ from experiments.data.prepare import PreparedData, prepare_data, prepare_sets, t
 from experiments.data.windows import ScoredWindows
 from experiments.evaluation import Evaluation, bytes_of_tokens, evaluate, score_sets
 from experiments.fit import Sink, fit, leave_group, rates, set_up_process
+from experiments.kernels.ops import Execution
 from experiments.models.transformer import Transformer
 from experiments.point import Point
 from experiments.records import (
@@ -198,7 +199,10 @@ def build_model(point: Point, prepared: PreparedData) -> Transformer:
     """The point's model for this data: masked at the ends of documents, if it is to be."""
     masks = point.config.data.mask_documents
     end = prepared.vocabulary.end_of_text if masks else None
-    return replace(point.transformer, document_end=end).build()
+    model = replace(point.transformer, document_end=end).build()
+    for layer in model.ffn_layers():
+        layer.execution = Execution(kernel=point.config.kernel)
+    return model
 
 
 def _language_model(point: Point, prepared: PreparedData) -> LanguageModel:

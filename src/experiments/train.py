@@ -4,6 +4,7 @@ import csv
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from experiments.config import Optim
 from experiments.data.batches import Batch
+from experiments.kernels.memory import use_huge_pages
 from experiments.models.transformer import Transformer
+from experiments.optimizer import RowAdamW, clip_gradients, keep_coalesced
 from experiments.plan import Plan
 from experiments.schedule import lr_factor
 
@@ -60,7 +63,8 @@ class LanguageModel(pl.LightningModule):
         """Clips the norm of all gradients together. Ours, for Lightning's own refuses fused AdamW
         under mixed precision, on account of a loss scaler that bfloat16 does not have.
         """
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.optim.grad_clip)
+        if self.optim.grad_clip is not None:
+            clip_gradients(self.model.parameters(), self.optim.grad_clip)
 
     def optimizer_step(self, *arguments: Any, **keywords: Any) -> None:
         """The step, then the layers' own; here, so that a checkpoint of the step holds both."""
@@ -71,12 +75,14 @@ class LanguageModel(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW over the groups of parameter_groups, all under one schedule."""
         o = self.optim
-        optimizer = torch.optim.AdamW(
+        optimizer = RowAdamW(
             parameter_groups(self.model, self.plan.lr, o),
             betas=(o.beta1, o.beta2),
             eps=o.eps,
-            fused=True,
+            state_dtype=getattr(torch, o.table_state),
+            execution=next((layer.execution for layer in self.model.ffn_layers()), None),
         )
+        self._prepare_tables(optimizer)
         scheduler = LambdaLR(
             optimizer,
             lambda step: lr_factor(
@@ -93,6 +99,21 @@ class LanguageModel(pl.LightningModule):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
 
+    def _prepare_tables(self, optimizer: RowAdamW) -> None:
+        """What their gradients become, and the memory they lie in."""
+        how = self.optim.table_gradient
+        for layer in self.model.ffn_layers():
+            layer.execution = replace(
+                layer.execution,
+                gradient="dense" if how == "dense" else "rows",
+                update=optimizer.update if how == "fused" else None,
+            )
+        for parameter, role in _roles(self.model):
+            if role == "table":
+                use_huge_pages(parameter)
+                if how == "rows":
+                    keep_coalesced(parameter, optimizer.execution)
+
     def recent_loss(self, n_steps: int) -> float:
         """Mean training loss up to n_steps, over the last tenth of the planned; nan at 0."""
         done = self.step_losses[:n_steps]
@@ -103,10 +124,11 @@ def parameter_groups(model: nn.Module, lr: float, optim: Optim) -> list[dict[str
     """AdamW's groups: matrices of the backbone decay, its vectors don't, and neither do tables
     and keys, which have learning rates of their own (FFN.param_roles says which they are).
     """
+    by_rows = None if optim.table_gradient == "dense" else optim.table_gradient
     groups: Mapping[str, dict[str, Any]] = {
         "backbone": {"lr": lr, "weight_decay": optim.weight_decay},
         "vectors": {"lr": lr, "weight_decay": 0.0},
-        "table": {"lr": lr * optim.table_lr, "weight_decay": 0.0},
+        "table": {"lr": lr * optim.table_lr, "weight_decay": 0.0, "rows": by_rows},
         "key": {"lr": lr * optim.key_lr, "weight_decay": 0.0},
     }
     members: dict[str, list[nn.Parameter]] = {name: [] for name in groups}

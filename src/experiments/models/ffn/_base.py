@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from experiments.kernels.ops import Execution
 from experiments.models.usage import ExpertUsage
 
 Role = Literal["table", "key"]
@@ -28,10 +29,12 @@ class FFN(nn.Module):
     param_roles: parameters that train differently, by attribute path. "table": rows of experts
         or values (own learning rate, no weight decay). "key": queries and product keys (own
         learning rate, no weight decay). Everything else is backbone.
+    execution: how its tables are read, and what their gradients become.
     causal: whether the layer in evaluation mode lets no position see a later one.
     """
 
     param_roles: ClassVar[Mapping[str, Role]] = {}
+    execution: Execution = Execution()
     causal: bool = True
     n_experts: int = 0
     usage: ExpertUsage | None = None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.costs import Term
-from experiments.kernels.product_keys import product_key_topk
+from experiments.kernels.ops import product_key_topk
 from experiments.models.ffn._base import FFN, Role, check_choice, check_positive
 
 SCORES: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -150,7 +150,9 @@ class ProductKeyFFN(FFN):
         queries = self.query(x).view(x.shape[0], self.n_heads, self.d_key)
         with torch.autocast(x.device.type, enabled=False):
             queries = self.query_norm(queries.to(self.sub_keys.dtype))
-            scores, indices = product_key_topk(queries, self.sub_keys, self.top_k)
+            scores, indices = product_key_topk(
+                queries, self.sub_keys, self.top_k, self.execution
+            )
             gates = self.score(scores)
         indices, gates = indices.flatten(1), gates.flatten(1)
         self.record_usage(indices, gates)

@@ -11,7 +11,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from experiments.costs import Cost, Term
-from experiments.kernels.gather import gather_dot, gather_sum
+from experiments.kernels.ops import gather_dot, gather_sum
 from experiments.models.ffn._base import ACTIVATIONS, Role, check_choice
 from experiments.models.ffn._product_keys import (
     ProductKeyConfig,
@@ -80,9 +80,11 @@ class PEER(ProductKeyFFN):
         """(batch, seq, d_model) to the same."""
         tokens = x.flatten(0, -2)
         indices, gates = self.route(tokens)
-        hidden = gather_dot(tokens, self.w_down, indices)
+        how = self.execution
+        experts = how.retrieved(indices, self.w_down)
+        hidden = gather_dot(tokens, self.w_down, experts, how)
         if self.w_gate is None:
             hidden = self.activation(hidden)
         else:
-            hidden = self.activation(gather_dot(tokens, self.w_gate, indices)) * hidden
-        return gather_sum(self.w_up, indices, hidden * gates).to(x.dtype).view_as(x)
+            hidden = self.activation(gather_dot(tokens, self.w_gate, experts, how)) * hidden
+        return gather_sum(self.w_up, experts, hidden * gates, how).to(x.dtype).view_as(x)

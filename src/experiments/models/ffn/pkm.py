@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from experiments.costs import Cost, Term
-from experiments.kernels.gather import gather_sum
+from experiments.kernels.ops import gather_sum
 from experiments.models.ffn._base import Role
 from experiments.models.ffn._product_keys import (
     ProductKeyConfig,
@@ -60,4 +60,5 @@ class PKM(ProductKeyFFN):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, seq, d_model) to the same."""
         indices, gates = self.route(x.flatten(0, -2))
-        return gather_sum(self.values, indices, gates).to(x.dtype).view_as(x)
+        y = gather_sum(self.values, indices, gates, self.execution)
+        return y.to(x.dtype).view_as(x)

@@ -1,0 +1,293 @@
+"""The kernels in C++ (csrc/), for CPUs: built on first use, at the best level of this processor."""
+
+import ctypes
+import warnings
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiments.kernels.build import LEVELS, BuildError, library
+from experiments.kernels.interface import AdamWStep, Segments
+from experiments.kernels.memory import WORKSPACE
+from experiments.kernels.product_keys import candidate_pairs
+
+_CHUNK = 1024  # csrc/segments.cpp
+_TILE = 48  # csrc/search.cpp
+_MAX_GROUPS = 64  # csrc/search.cpp
+_MAX_THREADS = 64  # csrc/segments.cpp
+_SCORES = 2**20  # floats of scores at a time, where they are not screened: 4 MB stay in the cache
+
+
+@lru_cache(maxsize=1)
+def load_cpp() -> "Cpp | None":
+    """The kernel for this processor, or None, with one warning, where it can't be built."""
+    try:
+        return Cpp(library())
+    except BuildError as error:
+        warnings.warn(
+            f"kernel=cpp can't be had, so kernel=torch runs, several times slower: {error}",
+            stacklevel=2,
+        )
+        return None
+
+
+def levels(lib: ctypes.CDLL) -> list[str]:
+    """The levels that this library has and this processor can run, the best last."""
+    known = list(LEVELS)[: lib.processor_level() + 1]
+    return [level for level in known if hasattr(lib, f"dot_{level}")]
+
+
+class Cpp:
+    """The kernel `cpp` at one level: base, avx2, avx512 or avx512_bf16; the best if not said.
+
+    float32 activations, float32 or bfloat16 tables; fewer than 2**31 pairs.
+    """
+
+    name = "cpp"
+
+    def __init__(self, lib: ctypes.CDLL, level: str | None = None) -> None:
+        self.level = level or levels(lib)[-1]
+        self._functions: dict[str, Callable[..., None]] = {}
+        for name in ("dot", "weighted_sum", "sort", "sums", "adamw", "select", "screened_search"):
+            function = getattr(lib, f"{name}_{self.level}")
+            function.restype = None
+            self._functions[name] = function
+
+    def dot(self, x: Tensor, table: Tensor, idx: Tensor) -> Tensor:
+        """(T, D), (N, D), (T, J) to (T, J)."""
+        out = x.new_empty(idx.shape)
+        shape = (*idx.shape, table.shape[1])
+        self._call("dot", x, table, _is_bf16(table), idx, out, *shape, _threads())
+        return out
+
+    def weighted_sum(self, table: Tensor, idx: Tensor, weights: Tensor) -> Tensor:
+        """(N, D), (T, J), (T, J) to (T, D)."""
+        out = weights.new_empty(len(idx), table.shape[1])
+        shape = (*idx.shape, table.shape[1])
+        self._call("weighted_sum", table, _is_bf16(table), idx, weights, out, *shape, _threads())
+        return out
+
+    def sort(self, idx: Tensor, n_rows: int) -> Segments:
+        """A counting sort."""
+        n_pairs = idx.numel()
+        most = min(n_pairs, n_rows)
+        counts = torch.empty(n_rows + 1, dtype=torch.int32)
+        rows = torch.empty(most, dtype=torch.int64)
+        offsets = torch.empty(most + 1, dtype=torch.int32)
+        order = torch.empty(n_pairs, dtype=torch.int32)
+        found = torch.zeros(1, dtype=torch.int64)
+        self._call("sort", idx, n_pairs, n_rows, counts, rows, offsets, order, found, _threads())
+        n = int(found)
+        return Segments(
+            rows=rows[:n],
+            offsets=offsets[: n + 1],
+            order=order,
+            n_rows=n_rows,
+            n_columns=idx.shape[1],
+        )
+
+    def row_sums(
+        self, values: Tensor, segments: Segments, weights: Tensor, dtype: torch.dtype
+    ) -> Tensor:
+        """(R, D), in memory of the workspace."""
+        return self._sums(values, segments, weights, dtype, whole=False)
+
+    def table_sums(
+        self, values: Tensor, segments: Segments, weights: Tensor, dtype: torch.dtype
+    ) -> Tensor:
+        """(N, D), in memory of the workspace."""
+        return self._sums(values, segments, weights, dtype, whole=True)
+
+    def _sums(
+        self,
+        values: Tensor,
+        segments: Segments,
+        weights: Tensor,
+        dtype: torch.dtype,
+        whole: bool,
+    ) -> Tensor:
+        if not len(segments.rows):
+            return torch.zeros(segments.n_rows if whole else 0, values.shape[1], dtype=dtype)
+        n_out = segments.n_rows if whole else len(segments.rows)
+        out = WORKSPACE.empty((n_out, values.shape[1]), dtype)
+        self._call(
+            "sums",
+            values,
+            weights,
+            segments.order,
+            segments.offsets,
+            segments.n_columns,
+            values.shape[1],
+            segments.rows if whole else None,
+            len(segments.rows),
+            segments.n_rows,
+            out,
+            _is_bf16(out),
+            _scratch(segments, values.shape[1]),
+            _threads(),
+        )
+        return out
+
+    def search(self, queries: Tensor, sub_keys: Tensor, top_k: int) -> tuple[Tensor, ...]:
+        """Screened in bfloat16 where the processor multiplies it, else by float32 products."""
+        n_tokens, n_heads = queries.shape[:2]
+        scores = queries.new_empty(n_tokens, n_heads, top_k)
+        first, second = (torch.empty(scores.shape, dtype=torch.int64) for _ in range(2))
+        if self.level == "avx512_bf16" and len(sub_keys) <= _MAX_GROUPS:
+            self._screened(queries, sub_keys, top_k, scores, first, second)
+        else:
+            self._plain(queries, sub_keys, top_k, scores, first, second)
+        return scores, first, second
+
+    def _screened(self, queries: Tensor, sub_keys: Tensor, top_k: int, *out: Tensor) -> None:
+        n_groups, _, n_sub, width = sub_keys.shape
+        left, right, n_pairs = _pairs(top_k, n_sub)
+        padded, width_pairs, half = -(-n_sub // 64) * 64, (width + 1) // 2, min(top_k, n_sub)
+        packed = torch.empty(n_groups * 2 * padded * width_pairs * 2, dtype=torch.int16)
+        floats = _TILE * (padded + 16 + width_pairs + 4 * half) + 2 * (n_pairs + 16) + n_sub + 64
+        each = -(-floats * 4 // 64) * 64
+        room = torch.empty(_threads() * each, dtype=torch.uint8)
+        self._call(
+            "screened_search",
+            queries,
+            sub_keys,
+            *queries.shape[:2],
+            n_groups,
+            n_sub,
+            width,
+            packed,
+            left,
+            right,
+            n_pairs,
+            top_k,
+            room,
+            each,
+            *out,
+            _threads(),
+        )
+
+    def _plain(self, queries: Tensor, sub_keys: Tensor, top_k: int, *out: Tensor) -> None:
+        n_tokens, n_heads = queries.shape[:2]
+        n_sub = sub_keys.shape[2]
+        left, right, n_pairs = _pairs(top_k, n_sub)
+        half = min(top_k, n_sub)
+        room = torch.empty(_threads() * (2 * (n_sub + n_pairs + 4 * half) + 64))
+        block = max(1, _SCORES // (2 * n_heads * n_sub))
+        for start in range(0, n_tokens, block):
+            part = queries[start : start + block]
+            products = part.permute(1, 2, 0, 3) @ sub_keys.transpose(-1, -2)  # (H, 2, T, S)
+            scores = products.permute(2, 0, 1, 3).contiguous()
+            self._call(
+                "select",
+                scores,
+                len(part) * n_heads,
+                n_sub,
+                left,
+                right,
+                n_pairs,
+                top_k,
+                room,
+                *(tensor[start : start + block] for tensor in out),
+                _threads(),
+            )
+
+    def row_adamw(
+        self,
+        table: Tensor,
+        moments: tuple[Tensor, Tensor],
+        rows: Tensor,
+        gradient: Tensor,
+        step: AdamWStep,
+    ) -> None:
+        """A row is read and written once."""
+        self._adamw(table, moments, rows, step, (gradient, _is_bf16(gradient)), None)
+
+    def row_adamw_of_sums(
+        self,
+        table: Tensor,
+        moments: tuple[Tensor, Tensor],
+        values: Tensor,
+        segments: Segments,
+        weights: Tensor,
+        step: AdamWStep,
+    ) -> None:
+        """A row's sum is used while it is in the cache, and never written."""
+        self._adamw(table, moments, segments.rows, step, (None, 0), (values, weights, segments))
+
+    def _adamw(
+        self,
+        table: Tensor,
+        moments: tuple[Tensor, Tensor],
+        rows: Tensor,
+        step: AdamWStep,
+        gradient: tuple[Tensor | None, int],
+        pairs: tuple[Tensor, Tensor, Segments] | None,
+    ) -> None:
+        if not len(rows):
+            return
+        decay = 1 - step.lr * step.weight_decay
+        hyper = np.array(
+            [step.step_size, step.beta1, step.beta2, step.eps, decay, step.root_correction],
+            dtype=np.float32,
+        )
+        width = table.shape[1]
+        sums: tuple[Any, ...] = (None, None, None, None, 1, None)
+        if pairs is not None:
+            values, weights, s = pairs
+            scratch = _scratch(s, width)
+            sums = (values, weights, s.order, s.offsets, s.n_columns, scratch)
+        self._call(
+            "adamw",
+            table,
+            _is_bf16(table),
+            *moments,
+            _is_bf16(moments[0]),
+            width,
+            rows,
+            len(rows),
+            *gradient,
+            *sums,
+            torch.from_numpy(hyper),
+            step.step,
+            _threads(),
+        )
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        """Tensors go as pointers, None as a null one, the last argument as an int, as do flags."""
+        self._functions[name](*map(_argument, arguments[:-1]), ctypes.c_int(arguments[-1]))
+
+
+def _argument(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        assert value.is_contiguous()
+        assert value.device.type == "cpu"
+        return ctypes.c_void_p(value.data_ptr())
+    if value is None:
+        return ctypes.c_void_p(None)
+    return ctypes.c_int64(value)  # a bool or int parameter reads its lower half
+
+
+def _is_bf16(tensor: Tensor) -> int:
+    return int(tensor.dtype == torch.bfloat16)
+
+
+def _threads() -> int:
+    return min(torch.get_num_threads(), _MAX_THREADS)
+
+
+def _scratch(segments: Segments, width: int) -> Tensor:
+    n_chunks = len(segments.order) // _CHUNK + 1
+    return torch.empty((_threads() + n_chunks) * width)
+
+
+@lru_cache(maxsize=64)
+def _pairs(top_k: int, n_sub: int) -> tuple[Tensor, Tensor, int]:
+    """Ranks of the candidates, with a vector of zeros behind, which are read and not used."""
+    ranks = [
+        torch.tensor([*r, *[0] * 16], dtype=torch.int32) for r in candidate_pairs(top_k, n_sub)
+    ]
+    return ranks[0], ranks[1], len(ranks[0]) - 16

@@ -1,0 +1,374 @@
+// The top_k product keys of each query: scores of the halves, the best of each, of their pairs.
+//
+// Where the processor multiplies bfloat16, scores are screened in it: a score can't be off by more
+// than 2^-8 |q| |key| (Cauchy-Schwarz; 2^-9 for either's rounding), so whatever is within twice
+// that of a lower bound of the k-th is scored again in float32, and the result is that of float32.
+#include "vectors.h"
+
+namespace {
+
+constexpr i64 TILE = 48;      // queries scored together; their scores stay in the second-level cache
+constexpr int MAX_PANEL = 4;  // of 16 keys each
+constexpr float SCREEN = 2 * 1.01f / 256;
+
+inline i64 min64(i64 a, i64 b) { return a < b ? a : b; }
+inline i64 up(i64 n, i64 unit) { return (n + unit - 1) / unit * unit; }
+
+#if defined(__AVX512F__)
+// rank() for n in (16 (B - 1), 16 B]: each value counts those above it, which is its place.
+template <int B>
+inline void rank_by_counting(const float* values, i64 n, int32_t* out) {
+  __m512 v[B];
+#pragma GCC unroll 8
+  for (int b = 0; b < B; b++) v[b] = _mm512_loadu_ps(values + 16 * b);
+#pragma GCC unroll 8
+  for (int mine = 0; mine < B; mine++) {
+    const i64 end = min64(16, n - 16 * mine);
+    for (i64 i = 0; i < end; i++) {
+      const __m512 me = _mm512_set1_ps(values[16 * mine + i]);
+      // of equal ones, those before me are above me
+      uint32_t mask = _mm512_cmp_ps_mask(v[mine], me, _CMP_EQ_OQ) & ((1u << i) - 1);
+      mask |= _mm512_cmp_ps_mask(v[mine], me, _CMP_GT_OQ);
+      i64 above = __builtin_popcount(mask);
+#pragma GCC unroll 8
+      for (int b = 0; b < mine; b++)
+        above += __builtin_popcount(_mm512_cmp_ps_mask(v[b], me, _CMP_GE_OQ));
+#pragma GCC unroll 8
+      for (int b = mine + 1; b < B; b++)
+        above += __builtin_popcount(_mm512_cmp_ps_mask(v[b], me, _CMP_GT_OQ));
+      out[above] = (int32_t)(16 * mine + i);  // without a branch that nobody can predict
+    }
+  }
+}
+#endif
+
+// out[0 .. k): positions of the k largest of n values, largest first, the first of equal ones first.
+// values has room to be padded to whole vectors, out for n. All outputs are in range, even if values
+// are NaN.
+inline void rank(float* values, i64 n, i64 k, int32_t* out) {
+  for (i64 i = 0; i < k; i++) out[i] = (int32_t)i;
+#if defined(__AVX512F__)
+  if (n <= 128) {
+    for (i64 i = n; i < up(n, 16); i++) values[i] = -INFINITY;
+    switch (up(n, 16) / 16) {
+      case 1: return rank_by_counting<1>(values, n, out);
+      case 2: return rank_by_counting<2>(values, n, out);
+      case 3: return rank_by_counting<3>(values, n, out);
+      case 4: return rank_by_counting<4>(values, n, out);
+      case 5: return rank_by_counting<5>(values, n, out);
+      case 6: return rank_by_counting<6>(values, n, out);
+      case 7: return rank_by_counting<7>(values, n, out);
+      case 8: return rank_by_counting<8>(values, n, out);
+    }
+  }
+#endif
+  // by insertion into the sorted best so far
+  i64 kept = 0;
+  for (i64 i = 0; i < n; i++) {
+    if (kept == k && !(values[i] > values[out[k - 1]])) continue;
+    i64 at = kept < k ? kept++ : k - 1;
+    for (; at > 0 && values[i] > values[out[at - 1]]; at--) out[at] = out[at - 1];
+    out[at] = (int32_t)i;
+  }
+}
+
+inline vec larger(vec a, vec b) { return a > b ? a : b; }
+
+// The k-th largest of maxima over disjoint groups of scores, one a lane of M vectors.
+template <int M>
+inline float bound_of_groups(const float* scores, i64 n, i64 k) {
+  vec most[M];
+  for (int v = 0; v < M; v++) most[v] = load(scores + v * W);
+  for (i64 i = M * W; i + M * W <= n; i += M * W)
+#pragma GCC unroll 4
+    for (int v = 0; v < M; v++) most[v] = larger(load(scores + i + v * W), most[v]);
+  float maxima[M * W];
+  int32_t order[M * W];
+  for (int v = 0; v < M; v++) store(maxima + v * W, most[v]);
+  rank(maxima, M * W, k, order);
+  return maxima[order[k - 1]];
+}
+
+// A lower bound of the k-th largest of n scores; -inf where there are too few groups for one.
+inline float lower_bound(const float* scores, i64 n, i64 k) {
+  if (k <= W && n >= 2 * W) return bound_of_groups<2>(scores, n, k);
+  if (k <= 4 * W && n >= 4 * W) return bound_of_groups<4>(scores, n, k);
+  return -INFINITY;
+}
+
+// Positions of the scores that are at least `threshold`; those after `room` are dropped and counted.
+inline i64 survivors(const float* scores, i64 n, float threshold, int32_t* at, i64 room) {
+  i64 found = 0;
+#if defined(__AVX512F__)
+  const __m512 bound = _mm512_set1_ps(threshold);
+  const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  for (i64 i = 0; i < n; i += 16) {
+    const __mmask16 inside = n - i < 16 ? (1u << (n - i)) - 1 : 0xffff;
+    const __m512 some = _mm512_maskz_loadu_ps(inside, scores + i);
+    const __mmask16 mask = _mm512_mask_cmp_ps_mask(inside, some, bound, _CMP_GE_OQ);
+    const __m512i positions = _mm512_add_epi32(lanes, _mm512_set1_epi32((int)i));
+    // at the end of `at` there is room for one vector more
+    _mm512_storeu_si512(at + (found < room ? found : room),
+                        _mm512_maskz_compress_epi32(mask, positions));
+    found += __builtin_popcount(mask);
+  }
+#else
+  for (i64 i = 0; i < n; i++)
+    if (scores[i] >= threshold) {
+      if (found >= room) return room + 1;
+      at[found++] = (int32_t)i;
+    }
+#endif
+  return found;
+}
+
+// out[i] = query . keys[at[i]]. In fours, for the sums over lanes take longer than the products.
+inline void dots(const float* query, const float* keys, const int32_t* at, i64 n, i64 width,
+                 float* out) {
+  i64 i = 0;
+#if defined(__AVX512F__)
+  for (; i + 4 <= n && width % 16 == 0; i += 4) {
+    const float* key[4];
+    __m512 acc[4];
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; r++) {
+      key[r] = keys + at[i + r] * width;
+      acc[r] = _mm512_setzero_ps();
+    }
+    for (i64 c = 0; c < width; c += 16) {
+      const __m512 q = _mm512_loadu_ps(query + c);
+#pragma GCC unroll 4
+      for (int r = 0; r < 4; r++) acc[r] = _mm512_fmadd_ps(q, _mm512_loadu_ps(key[r] + c), acc[r]);
+    }
+    const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(acc[0], acc[1]),
+                                    _mm512_unpackhi_ps(acc[0], acc[1]));  // a b a b, four times
+    const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(acc[2], acc[3]),
+                                    _mm512_unpackhi_ps(acc[2], acc[3]));
+    const __m512 all = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+    _mm_storeu_ps(out + i, _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1)));
+  }
+#endif
+  for (; i < n; i++) out[i] = dot_row(query, keys + at[i] * width, width);
+}
+
+constexpr i64 ROOM = 256;  // survivors
+
+// The k best of n scores. Exact scores where `query` is null, else screened ones, and those of the
+// survivors are computed again from query (width) and keys (n, width). `slack`: how far below the
+// bound a winner's screened score can be. `copy` has room for n scores and a vector.
+inline void best_of(const float* scores, i64 n, i64 k, float slack, const float* query,
+                    const float* keys, i64 width, float* copy, float* best, int32_t* where) {
+  int32_t at[ROOM + W], order[ROOM + W];
+  float exact[ROOM + W];
+  i64 found = k <= ROOM ? survivors(scores, n, lower_bound(scores, n, k) - slack, at, ROOM) : n + 1;
+  if (found <= ROOM && found >= k) {
+    if (query)
+      for (i64 i = 0; i < found; i++) prefetch(keys + at[i] * width, width * 4);
+    if (query)
+      dots(query, keys, at, found, width, exact);
+    else
+      for (i64 i = 0; i < found; i++) exact[i] = scores[at[i]];
+    rank(exact, found, k, order);
+    for (i64 i = 0; i < k; i++) {
+      best[i] = exact[order[i]];
+      where[i] = at[order[i]];
+    }
+    return;
+  }
+  // many ties, NaN, or a large k: all scores, exactly
+  for (i64 i = 0; i < n; i++) {
+    float s = scores[i];
+    if (query) s = dot_row(query, keys + i * width, width);
+    copy[i] = s;
+  }
+  rank(copy, n, k, where);
+  for (i64 i = 0; i < k; i++) best[i] = copy[where[i]];
+}
+
+struct Candidates {
+  const int32_t *left, *right;  // ranks in the two halves, with a vector of zeros behind
+  i64 n, k, half;               // pairs, top_k, how many of each half
+};
+
+// best, where: 2 rows of `half`; sums, order: room for n and a vector.
+inline void best_pairs(const Candidates& c, const float* best, const int32_t* where, float* sums,
+                       int32_t* order, float* scores, i64* first, i64* second) {
+#if defined(__AVX512F__)
+  if (c.half <= 16) {
+    const __mmask16 inside = (1u << c.half) - 1;
+    const __m512 a = _mm512_maskz_loadu_ps(inside, best);
+    const __m512 b = _mm512_maskz_loadu_ps(inside, best + c.half);
+    for (i64 i = 0; i < c.n; i += 16)  // left and right have room for whole vectors
+      _mm512_storeu_ps(sums + i,
+                       _mm512_add_ps(_mm512_permutexvar_ps(_mm512_loadu_si512(c.left + i), a),
+                                     _mm512_permutexvar_ps(_mm512_loadu_si512(c.right + i), b)));
+  } else
+#endif
+    for (i64 i = 0; i < c.n; i++) sums[i] = best[c.left[i]] + best[c.half + c.right[i]];
+  rank(sums, c.n, c.k, order);
+  for (i64 i = 0; i < c.k; i++) {
+    const i64 p = order[i];
+    scores[i] = sums[p];
+    first[i] = where[c.left[p]];
+    second[i] = where[c.half + c.right[p]];
+  }
+}
+
+#if defined(__AVX512BF16__)
+
+// Keys (n, width) as bfloat16 in panels of 16: [panel][width / 2][16 keys][2], zero where padded.
+inline void pack(const float* keys, i64 n, i64 width, uint16_t* out) {
+  const i64 pairs = (width + 1) / 2;
+  for (i64 panel = 0; panel < up(n, 16 * MAX_PANEL) / 16; panel++)
+    for (i64 c = 0; c < pairs; c++)
+      for (i64 i = 0; i < 16; i++)
+        for (i64 e = 0; e < 2; e++) {
+          const i64 key = panel * 16 + i, column = 2 * c + e;
+          bf16 value = {0};
+          if (key < n && column < width) store1(&value, keys[key * width + column]);
+          out[((panel * pairs + c) * 16 + i) * 2 + e] = value.bits;
+        }
+}
+
+// bfloat16, with a zero behind if there is an odd number.
+inline void shorten(const float* from, i64 n, uint16_t* to) {
+  i64 i = 0;
+  for (; i + 16 <= n; i += 16) {
+    const __m256bh half = _mm512_cvtneps_pbh(_mm512_loadu_ps(from + i));
+    memcpy(to + i, &half, 32);
+  }
+  for (; i < n; i++) store1((bf16*)to + i, from[i]);
+  if (n % 2) to[n] = 0;
+}
+
+// Scores of R queries against 4 panels; queries are bfloat16 pairs.
+template <int R>
+inline void score_block(const uint32_t* queries, const uint16_t* keys, i64 pairs, float* out,
+                        i64 stride) {
+  __m512 acc[R][MAX_PANEL];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+    for (int p = 0; p < MAX_PANEL; p++) acc[r][p] = _mm512_setzero_ps();
+  for (i64 c = 0; c < pairs; c++) {
+    __m512i key[MAX_PANEL];
+#pragma GCC unroll 4
+    for (int p = 0; p < MAX_PANEL; p++)
+      key[p] = _mm512_loadu_si512(keys + (p * pairs + c) * 32);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) {
+      const __m512bh q = (__m512bh)_mm512_set1_epi32((int)queries[r * pairs + c]);
+#pragma GCC unroll 4
+      for (int p = 0; p < MAX_PANEL; p++)
+        acc[r][p] = _mm512_dpbf16_ps(acc[r][p], q, (__m512bh)key[p]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+    for (int p = 0; p < MAX_PANEL; p++) _mm512_storeu_ps(out + r * stride + p * 16, acc[r][p]);
+}
+
+#endif
+
+}  // namespace
+
+// scores (n_queries, 2, n_sub), exact, to the best pairs. room: a thread's floats,
+// 2 * (n_sub + n_pairs + 4 half) + 64.
+EXPORT(select)(const float* scores, i64 n_queries, i64 n_sub, const int32_t* left,
+               const int32_t* right, i64 n_pairs, i64 top_k, float* room, float* best_scores,
+               i64* first, i64* second, int n_threads) {
+  const i64 half = min64(top_k, n_sub), each = 2 * (n_sub + n_pairs + 4 * half) + 64;
+  const Candidates c{left, right, n_pairs, top_k, half};
+#pragma omp parallel for num_threads(n_threads) schedule(static)
+  for (i64 q = 0; q < n_queries; q++) {
+    float* mine = room + thread_id() * each;
+    float* best = mine;
+    int32_t* where = (int32_t*)(best + 2 * half);
+    float* sums = (float*)(where + 2 * half);
+    int32_t* order = (int32_t*)(sums + n_pairs + 16);
+    float* copy = (float*)(order + n_pairs + 16);
+    for (int a = 0; a < 2; a++)
+      best_of(scores + (q * 2 + a) * n_sub, n_sub, half, 0, nullptr, nullptr, 0, copy,
+              best + a * half, where + a * half);
+    best_pairs(c, best, where, sums, order, best_scores + q * top_k, first + q * top_k,
+               second + q * top_k);
+  }
+}
+
+// queries (T, H, 2, width), keys (G, 2, n_sub, width), G = H or 1, packed: their bfloat16 form,
+// G * 2 * up(n_sub, 64) * up(width, 2) halves of room. room: a thread's bytes.
+EXPORT(screened_search)(const float* queries, const float* keys, i64 n_tokens, i64 n_heads,
+                        i64 n_groups, i64 n_sub, i64 width, uint16_t* packed, const int32_t* left,
+                        const int32_t* right, i64 n_pairs, i64 top_k, char* room, i64 each,
+                        float* best_scores, i64* first, i64* second, int n_threads) {
+#if defined(__AVX512BF16__)
+  const i64 half = min64(top_k, n_sub), padded = up(n_sub, 16 * MAX_PANEL);
+  const i64 stride = padded + 16;  // rows 4 KB apart would share a few sets of the cache
+  const i64 pairs = (width + 1) / 2, packed_size = padded * pairs * 2;
+  const Candidates candidates{left, right, n_pairs, top_k, half};
+  const i64 n_tiles = (n_tokens + TILE - 1) / TILE;
+  float longest[2 * 64];  // |key|, the largest of each set, for up to 64 groups
+#pragma omp parallel num_threads(n_threads)
+  {
+#pragma omp for schedule(static)
+    for (i64 g = 0; g < 2 * n_groups; g++) {
+      pack(keys + g * n_sub * width, n_sub, width, packed + g * packed_size);
+      float most = 0;
+      for (i64 i = 0; i < n_sub; i++) {
+        const float* key = keys + (g * n_sub + i) * width;
+        const float square = dot_row(key, key, width);
+        most = square > most ? square : most;
+      }
+      longest[g] = sqrtf(most);
+    }
+    char* mine = room + thread_id() * each;
+    float* scores = (float*)mine;                          // TILE x stride
+    uint32_t* short_queries = (uint32_t*)(scores + TILE * stride);  // TILE x pairs
+    float* best = (float*)(short_queries + TILE * pairs);  // TILE x 2 x half
+    int32_t* where = (int32_t*)(best + TILE * 2 * half);
+    float* sums = (float*)(where + TILE * 2 * half);
+    int32_t* order = (int32_t*)(sums + n_pairs + 16);
+    float* copy = (float*)(order + n_pairs + 16);
+#pragma omp for schedule(dynamic)
+    for (i64 task = 0; task < n_heads * n_tiles; task++) {
+      const i64 h = task / n_tiles, t0 = task % n_tiles * TILE;  // a head's tiles in a row: its
+      const i64 n = min64(TILE, n_tokens - t0);                   // keys stay in the cache
+      for (int a = 0; a < 2; a++) {
+        const i64 g = (n_groups > 1 ? h : 0) * 2 + a;
+        const uint16_t* set = packed + g * packed_size;
+        for (i64 t = 0; t < n; t++) {
+          const float* q = queries + (((t0 + t) * n_heads + h) * 2 + a) * width;
+          uint16_t* to = (uint16_t*)(short_queries + t * pairs);
+          shorten(q, width, to);
+        }
+        for (i64 block = 0; block < padded / 64; block++) {
+          const uint16_t* panel = set + block * 64 * pairs * 2;
+          float* out = scores + block * 64;
+          i64 t = 0;
+          for (; t + 6 <= n; t += 6)
+            score_block<6>(short_queries + t * pairs, panel, pairs, out + t * stride, stride);
+          for (; t < n; t++)
+            score_block<1>(short_queries + t * pairs, panel, pairs, out + t * stride, stride);
+        }
+        for (i64 t = 0; t < n; t++) {
+          const float* q = queries + (((t0 + t) * n_heads + h) * 2 + a) * width;
+          const float slack = SCREEN * sqrtf(dot_row(q, q, width)) * longest[g];
+          best_of(scores + t * stride, n_sub, half, slack, q, keys + g * n_sub * width, width, copy,
+                  best + (t * 2 + a) * half, where + (t * 2 + a) * half);
+        }
+      }
+      for (i64 t = 0; t < n; t++) {
+        const i64 at = ((t0 + t) * n_heads + h) * top_k;
+        best_pairs(candidates, best + t * 2 * half, where + t * 2 * half, sums, order,
+                   best_scores + at, first + at, second + at);
+      }
+    }
+  }
+#else
+  (void)queries, (void)keys, (void)n_tokens, (void)n_heads, (void)n_groups, (void)n_sub;
+  (void)width, (void)packed, (void)left, (void)right, (void)n_pairs, (void)top_k, (void)room;
+  (void)each, (void)best_scores, (void)first, (void)second, (void)n_threads;
+#endif
+}

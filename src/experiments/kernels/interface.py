@@ -1,0 +1,138 @@
+"""What an implementation of the kernels offers, and what passes between them.
+
+An implementation has no autograd: `ops.py` makes the differentiable functions out of these.
+Suffixes: T tokens, J retrieved rows a token, P = T J pairs, N rows of a table, R of them distinct
+among the retrieved, D width; H heads, S sub-keys a half, K top_k.
+
+Activations, weights and sums are float32 (float64 where the table is); a table is float32,
+bfloat16 or float64 and its gradient has its type.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segments:
+    """The pairs (t, j) of an idx (T, J), sorted by the row they retrieve; equal ones in order.
+
+    rows (R,) int64: the distinct rows, ascending. offsets (R + 1,): where each row's pairs begin
+    in `order`; order (P,): flat positions t * J + j. Both are of the implementation's own integer
+    type. n_rows: N.
+    """
+
+    rows: Tensor
+    offsets: Tensor
+    order: Tensor
+    n_rows: int
+    n_columns: int  # J
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamWStep:
+    """One AdamW step of one table's retrieved rows (Loshchilov 2019, arXiv:1711.05101, Alg. 2).
+
+    step counts from 1 and is the table's, not the row's: bias is corrected as if every row had
+    been updated at each step, as torch.optim.SparseAdam does.
+    """
+
+    lr: float
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float
+    step: int
+
+    @property
+    def step_size(self) -> float:
+        """lr over the first moment's bias correction."""
+        return self.lr / (1 - self.beta1**self.step)
+
+    @property
+    def root_correction(self) -> float:
+        """The square root of the second moment's bias correction."""
+        return (1 - self.beta2**self.step) ** 0.5
+
+
+class Kernel(Protocol):
+    """One implementation. Inputs are contiguous; idx is int64 and within the table."""
+
+    name: str
+
+    def dot(self, x: Tensor, table: Tensor, idx: Tensor) -> Tensor:
+        """(T, D), (N, D), (T, J) to (T, J): x_t . table[idx_tj]."""
+        ...
+
+    def weighted_sum(self, table: Tensor, idx: Tensor, weights: Tensor) -> Tensor:
+        """(N, D), (T, J), (T, J) to (T, D): sum_j weights_tj table[idx_tj]."""
+        ...
+
+    def sort(self, idx: Tensor, n_rows: int) -> Segments:
+        """The pairs by row. Stable, so that sums over a row's pairs have one order."""
+        ...
+
+    def row_sums(
+        self, values: Tensor, segments: Segments, weights: Tensor, dtype: torch.dtype
+    ) -> Tensor:
+        """(T, D) values, (T, J) weights to (R, D): a row's sum of weights_tj values_t."""
+        ...
+
+    def table_sums(
+        self, values: Tensor, segments: Segments, weights: Tensor, dtype: torch.dtype
+    ) -> Tensor:
+        """row_sums at their rows of an (N, D) table that is zero elsewhere."""
+        ...
+
+    def search(self, queries: Tensor, sub_keys: Tensor, top_k: int) -> tuple[Tensor, ...]:
+        """The top_k product keys of each query.
+
+        queries (T, H, 2, d), sub_keys (G, 2, S, d), G being H or 1. Returns scores (T, H, K), best
+        first, and the two int64 (T, H, K) sub-keys of each; among tied scores any choice is right.
+        """
+        ...
+
+    def row_adamw(
+        self,
+        table: Tensor,
+        moments: tuple[Tensor, Tensor],
+        rows: Tensor,
+        gradient: Tensor,
+        step: AdamWStep,
+    ) -> None:
+        """Steps the given (R,) distinct rows by their (R, D) gradients, in place.
+
+        What is stored in bfloat16 is rounded stochastically, by a hash of step, row and column.
+        """
+        ...
+
+    def row_adamw_of_sums(
+        self,
+        table: Tensor,
+        moments: tuple[Tensor, Tensor],
+        values: Tensor,
+        segments: Segments,
+        weights: Tensor,
+        step: AdamWStep,
+    ) -> None:
+        """row_adamw by row_sums, which are never all held at once."""
+        ...
+
+
+class Retrieved:
+    """(T, J) int64 indices into tables of n_rows, and their segments, sorted once if asked for.
+
+    A layer that reads two tables at the same indices makes one of these for both.
+    """
+
+    def __init__(self, idx: Tensor, n_rows: int, kernel: Kernel | None) -> None:
+        self.idx, self.n_rows, self.kernel = idx.contiguous(), n_rows, kernel
+
+    @cached_property
+    def segments(self) -> Segments:
+        """The pairs by row."""
+        assert self.kernel is not None, "the reference differentiates by itself"
+        return self.kernel.sort(self.idx, self.n_rows)

@@ -1,0 +1,205 @@
+"""The differentiable kernels that PKM and PEER are made of.
+
+    gather_dot(x_TD, table_ND, idx_TJ) -> TJ    x_t . table[idx_tj]
+    gather_sum(table_ND, idx_TJ, w_TJ) -> TD    sum_j w_tj table[idx_tj]
+    product_key_topk(queries_THQ, sub_keys, top_k) -> scores and indices THK
+
+Backward passes go by segments: the pairs of one row together, in one order, so that gradients are
+repeatable to the bit. What a table's gradient becomes is `Execution.gradient`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from experiments.config import KernelName
+from experiments.kernels import reference
+from experiments.kernels.interface import Kernel, Retrieved, Segments
+from experiments.kernels.select import resolve_kernel
+
+RowUpdate = Callable[[Kernel, Tensor, Tensor, Segments, Tensor], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How a layer's tables are read and what its backward pass does to them.
+
+    kernel: an implementation (select.py). gradient: dense: an (N, D) tensor, which any optimizer
+    takes; rows: a coalesced sparse tensor of the retrieved rows. update: called in the backward
+    pass as update(kernel, table, values, segments, weights) in place of a gradient, to step the
+    retrieved rows by row_sums(values, segments, weights); the table then gets no gradient.
+    """
+
+    kernel: KernelName = "auto"
+    gradient: Literal["dense", "rows"] = "dense"
+    update: RowUpdate | None = None
+
+    def on(self, tensor: Tensor) -> Kernel | None:
+        """The implementation for a table like this one; None for the reference."""
+        return resolve_kernel(self.kernel, tensor.device.type, tensor.dtype)
+
+    def retrieved(self, idx: Tensor, table: Tensor) -> Retrieved:
+        """idx, to be shared by the gathers of tables like this one."""
+        return Retrieved(idx, table.shape[0], self.on(table))
+
+
+PLAIN = Execution()
+
+
+def gather_dot(
+    x: Tensor, table: Tensor, idx: Tensor | Retrieved, execution: Execution = PLAIN
+) -> Tensor:
+    """(T, D) x, (N, D) table, (T, J) int64 idx to the (T, J) products x_t . table[idx_tj].
+
+    The result is float32, or float64 where the table is.
+    """
+    retrieved = idx if isinstance(idx, Retrieved) else execution.retrieved(idx, table)
+    wide = _wide(x, table)
+    if retrieved.kernel is None:
+        return reference.gather_dot(wide, table.to(wide.dtype), retrieved.idx)
+    return _GatherDot.apply(wide.contiguous(), table, retrieved, execution)
+
+
+def gather_sum(
+    table: Tensor, idx: Tensor | Retrieved, weights: Tensor, execution: Execution = PLAIN
+) -> Tensor:
+    """(N, D) table, (T, J) int64 idx and weights to the (T, D) sums of weighted rows.
+
+    The result is float32, or float64 where the table is.
+    """
+    retrieved = idx if isinstance(idx, Retrieved) else execution.retrieved(idx, table)
+    wide = _wide(weights, table)
+    if retrieved.kernel is None:
+        return reference.gather_sum(table.to(wide.dtype), retrieved.idx, wide)
+    return _GatherSum.apply(table, retrieved, wide.contiguous(), execution)
+
+
+def product_key_topk(
+    queries: Tensor, sub_keys: Tensor, top_k: int, execution: Execution = PLAIN
+) -> tuple[Tensor, Tensor]:
+    """The top_k product keys of each query: (T, H, K) scores, best first, and expert indices.
+
+    queries (T, H, d_key), the two halves one after the other; sub_keys (2, S, d_key / 2) shared
+    by the heads, or (H, 2, S, d_key / 2). Expert i is the pair (i // S, i % S).
+    Equal to a scan over all N keys; among tied scores any choice is a right one.
+    """
+    kernel = execution.on(sub_keys)
+    if kernel is None:
+        return reference.product_key_topk(queries, sub_keys, top_k)
+    halves = queries.unflatten(-1, (2, -1)).contiguous()
+    grouped = sub_keys if sub_keys.dim() == 4 else sub_keys.unsqueeze(0)
+    scores, first, second = _Search.apply(halves, grouped.contiguous(), top_k, kernel)
+    return scores, first * sub_keys.shape[-2] + second
+
+
+def _wide(activation: Tensor, table: Tensor) -> Tensor:
+    """Activations as the kernels take them: under autocast they come in bfloat16."""
+    return activation.to(torch.float64 if table.dtype == torch.float64 else torch.float32)
+
+
+def _table_gradient(
+    table: Tensor, values: Tensor, retrieved: Retrieved, weights: Tensor, execution: Execution
+) -> Tensor | None:
+    """row_sums in the form that the execution asks for."""
+    kernel, segments = retrieved.kernel, retrieved.segments
+    assert kernel is not None
+    if execution.update is not None:
+        execution.update(kernel, table, values, segments, weights)
+        return None
+    if execution.gradient == "dense":
+        return kernel.table_sums(values, segments, weights, table.dtype)
+    sums = kernel.row_sums(values, segments, weights, table.dtype)
+    return torch.sparse_coo_tensor(
+        segments.rows.unsqueeze(0),
+        sums,
+        table.shape,
+        check_invariants=False,
+        is_coalesced=True,
+    )
+
+
+class _GatherDot(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, table: Tensor, retrieved: Retrieved, execution: Execution
+    ) -> Tensor:
+        assert retrieved.kernel is not None
+        ctx.save_for_backward(x, table)
+        ctx.retrieved, ctx.execution = retrieved, execution
+        return retrieved.kernel.dot(x, table, retrieved.idx)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, table = ctx.saved_tensors
+        retrieved, grad = ctx.retrieved, grad.contiguous()
+        grad_x = grad_table = None
+        if ctx.needs_input_grad[0]:  # first: an update changes the table
+            grad_x = retrieved.kernel.weighted_sum(table, retrieved.idx, grad)
+        if ctx.needs_input_grad[1]:
+            grad_table = _table_gradient(table, x, retrieved, grad, ctx.execution)
+        return grad_x, grad_table, None, None
+
+
+class _GatherSum(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, table: Tensor, retrieved: Retrieved, weights: Tensor, execution: Execution
+    ) -> Tensor:
+        assert retrieved.kernel is not None
+        ctx.save_for_backward(table, weights)
+        ctx.retrieved, ctx.execution = retrieved, execution
+        return retrieved.kernel.weighted_sum(table, retrieved.idx, weights)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        table, weights = ctx.saved_tensors
+        retrieved, grad = ctx.retrieved, grad.contiguous()
+        grad_table = grad_weights = None
+        if ctx.needs_input_grad[2]:
+            grad_weights = retrieved.kernel.dot(grad, table, retrieved.idx)
+        if ctx.needs_input_grad[0]:
+            grad_table = _table_gradient(table, grad, retrieved, weights, ctx.execution)
+        return grad_table, None, grad_weights, None
+
+
+class _Search(torch.autograd.Function):
+    """Only the k winning scores of √N have gradients, so their backward pass is two gathers."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, halves: Tensor, sub_keys: Tensor, top_k: int, kernel: Kernel
+    ) -> tuple[Tensor, ...]:
+        scores, first, second = kernel.search(halves, sub_keys, top_k)
+        ctx.save_for_backward(halves, sub_keys, first, second)
+        ctx.kernel = kernel
+        ctx.mark_non_differentiable(first, second)
+        return scores, first, second
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        halves, sub_keys, first, second = ctx.saved_tensors
+        n_groups, _, n_sub, width = sub_keys.shape
+        n_heads = halves.shape[1]
+        # one table of all sub-keys, (G * 2 * S, d); a query's half reads top_k rows of it
+        head = torch.arange(n_heads, device=grad.device) if n_groups > 1 else 0
+        base = (head * 2 * n_sub) if n_groups > 1 else torch.zeros(1, device=grad.device).long()
+        base = base.view(-1, 1)
+        rows = torch.stack([first + base, second + base + n_sub], dim=2).flatten(0, 2)
+        weights = grad.unsqueeze(2).expand(-1, -1, 2, -1).flatten(0, 2).contiguous()
+        table = sub_keys.view(-1, width)
+        grad_halves = grad_keys = None
+        if ctx.needs_input_grad[0]:
+            grad_halves = ctx.kernel.weighted_sum(table, rows, weights).view_as(halves)
+        if ctx.needs_input_grad[1]:
+            segments = ctx.kernel.sort(rows, len(table))
+            values = halves.view(-1, width)
+            sums = ctx.kernel.table_sums(values, segments, weights, sub_keys.dtype)
+            grad_keys = sums.view_as(sub_keys)
+        return grad_halves, grad_keys, None, None

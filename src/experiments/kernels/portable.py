@@ -1,0 +1,217 @@
+"""The kernels in plain torch, for any device: nothing to compile, nothing of (T, J, D) is held.
+
+Gathers are embedding bags, and so are gradients: a table's gradient is a bag over the tokens,
+sorted by row. The search takes tokens a block at a time.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from experiments.kernels.interface import AdamWStep, Segments
+from experiments.kernels.product_keys import candidate_pairs
+
+_BLOCK = 2**24  # elements of a temporary, at most: 64 MB in float32
+
+
+class Portable:
+    """The kernel `torch`."""
+
+    name = "torch"
+
+    def dot(self, x: Tensor, table: Tensor, idx: Tensor) -> Tensor:
+        """By the operator with which torch's own embedding_bag differentiates its weights.
+
+        It is private, so a torch without it takes the obvious form, a block of tokens at a time;
+        so do GPUs, whose version holds (P, D), and types it does not take.
+        """
+        operator = getattr(torch.ops.aten, "_embedding_bag_per_sample_weights_backward", None)
+        if operator is None or x.device.type != "cpu" or x.dtype != table.dtype:
+            return _dot_in_blocks(x, table, idx)
+        n_tokens, n_columns = idx.shape
+        offsets = torch.arange(0, n_tokens * n_columns, n_columns)
+        token = torch.repeat_interleave(torch.arange(n_tokens), n_columns)
+        return operator(x, table, idx.view(-1), offsets, token, 0, -1).view(idx.shape)
+
+    def weighted_sum(self, table: Tensor, idx: Tensor, weights: Tensor) -> Tensor:
+        """embedding_bag, whose weights must have the table's type."""
+        if table.dtype == weights.dtype:
+            return F.embedding_bag(idx, table, per_sample_weights=weights, mode="sum")
+        parts = [
+            torch.einsum("tj,tjd->td", weights[block], table[idx[block]].to(weights.dtype))
+            for block in _blocks(len(idx), idx.shape[1] * table.shape[1])
+        ]
+        return torch.cat(parts) if parts else weights.new_zeros(0, table.shape[1])
+
+    def sort(self, idx: Tensor, n_rows: int) -> Segments:
+        """A stable sort; 16-bit keys are sorted by radix in numpy, several times faster."""
+        flat = idx.view(-1)
+        if idx.device.type == "cpu" and n_rows <= 2**16:
+            order = torch.from_numpy(np.argsort(flat.numpy().astype(np.uint16), kind="stable"))
+            by_row = flat[order]
+        elif n_rows <= 2**31:
+            by_row, order = torch.sort(flat.int(), stable=True)
+        else:
+            by_row, order = torch.sort(flat, stable=True)
+        rows, counts = torch.unique_consecutive(by_row, return_counts=True)
+        offsets = F.pad(counts.cumsum(0), (1, 0))
+        return Segments(
+            rows=rows.long(), offsets=offsets, order=order, n_rows=n_rows, n_columns=idx.shape[1]
+        )
+
+    def row_sums(
+        self, values: Tensor, segments: Segments, weights: Tensor, dtype: torch.dtype
+    ) -> Tensor:
+        """Bags over the tokens."""
+        order = segments.order
+        tokens = order // max(1, segments.n_columns)
+        per_pair = weights.view(-1)[order]
+        if not len(order):
+            return values.new_zeros(0, values.shape[1], dtype=dtype)
+        offsets = segments.offsets[:-1]
+        sums = F.embedding_bag(tokens, values, offsets, per_sample_weights=per_pair, mode="sum")
+        return sums.to(dtype)
+
+    def table_sums(
+        self, values: Tensor, segments: Segments, weights: Tensor, dtype: torch.dtype
+    ) -> Tensor:
+        """Bags over the tokens again, where most bags may be empty."""
+        order = segments.order
+        counts = segments.offsets.new_zeros(segments.n_rows)
+        counts[segments.rows] = segments.offsets.diff()
+        offsets = counts.cumsum(0) - counts
+        tokens = order // max(1, segments.n_columns)
+        per_pair = weights.view(-1)[order]
+        sums = F.embedding_bag(tokens, values, offsets, per_sample_weights=per_pair, mode="sum")
+        return sums.to(dtype)
+
+    def search(self, queries: Tensor, sub_keys: Tensor, top_k: int) -> tuple[Tensor, ...]:
+        """Scores, the best of each half, the best of their pairs; tokens in blocks."""
+        n_tokens, n_heads = queries.shape[:2]
+        n_sub = sub_keys.shape[-2]
+        i, j = (torch.tensor(r, device=queries.device) for r in candidate_pairs(top_k, n_sub))
+        found = [
+            _search_block(queries[block], sub_keys, top_k, i, j)
+            for block in _blocks(n_tokens, 2 * n_heads * n_sub)
+        ]
+        if not found:
+            empty = torch.zeros(0, n_heads, top_k, dtype=torch.int64, device=queries.device)
+            return empty.to(queries.dtype), empty, empty
+        scores, first, second = (torch.cat(part) for part in zip(*found, strict=True))
+        return scores, first, second
+
+    def row_adamw(
+        self,
+        table: Tensor,
+        moments: tuple[Tensor, Tensor],
+        rows: Tensor,
+        gradient: Tensor,
+        step: AdamWStep,
+    ) -> None:
+        """Gathers, steps and scatters, a block of rows at a time."""
+        width = table.shape[1]
+        for block in _blocks(len(rows), width):
+            at = rows[block]
+            wide = torch.promote_types(table.dtype, torch.float32)
+            g = gradient[block].to(wide)
+            mean, square = (m[at].to(wide) for m in moments)
+            mean.lerp_(g, 1 - step.beta1)
+            square.mul_(step.beta2).addcmul_(g, g, value=1 - step.beta2)
+            weight = table[at].to(wide).mul_(1 - step.lr * step.weight_decay)
+            root = square.sqrt().div_(step.root_correction).add_(step.eps)
+            weight.addcdiv_(mean, root, value=-step.step_size)
+            for salt, (stored, new) in enumerate(
+                ((table, weight), (moments[0], mean), (moments[1], square))
+            ):
+                stored[at] = round_to(new, stored.dtype, at, step.step, salt)
+
+    def row_adamw_of_sums(
+        self,
+        table: Tensor,
+        moments: tuple[Tensor, Tensor],
+        values: Tensor,
+        segments: Segments,
+        weights: Tensor,
+        step: AdamWStep,
+    ) -> None:
+        """A block of rows at a time: their sums, their step."""
+        for block in _blocks(len(segments.rows), table.shape[1]):
+            rows = segments.rows[block]
+            begin = segments.offsets[block.start]
+            ends = segments.offsets[block.start : block.start + len(rows) + 1]
+            part = Segments(
+                rows=rows,
+                offsets=ends - begin,
+                order=segments.order[begin : ends[-1]],
+                n_rows=segments.n_rows,
+                n_columns=segments.n_columns,
+            )
+            gradient = self.row_sums(values, part, weights, values.dtype)
+            self.row_adamw(table, moments, rows, gradient, step)
+
+
+def _blocks(n: int, elements_each: int) -> Iterator[slice]:
+    size = max(1, _BLOCK // max(1, elements_each))
+    return (slice(start, start + size) for start in range(0, n, size))
+
+
+def _dot_in_blocks(x: Tensor, table: Tensor, idx: Tensor) -> Tensor:
+    parts = [
+        torch.einsum("td,tjd->tj", x[block], table[idx[block]].to(x.dtype))
+        for block in _blocks(len(idx), idx.shape[1] * table.shape[1])
+    ]
+    return torch.cat(parts) if parts else x.new_zeros(idx.shape)
+
+
+def _search_block(
+    queries: Tensor, sub_keys: Tensor, top_k: int, i: Tensor, j: Tensor
+) -> tuple[Tensor, ...]:
+    n_sub = sub_keys.shape[-2]
+    scores = queries.permute(1, 2, 0, 3) @ sub_keys.transpose(-1, -2)  # (H, 2, T, S)
+    values, indices = top_of_rows(scores, min(top_k, n_sub))
+    sums = values[:, 0].index_select(-1, i) + values[:, 1].index_select(-1, j)
+    best, winner = sums.topk(top_k, dim=-1)
+    first = indices[:, 0].gather(-1, i[winner])
+    second = indices[:, 1].gather(-1, j[winner])
+    return tuple(part.transpose(0, 1) for part in (best, first, second))
+
+
+def top_of_rows(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """topk over the last dimension, by groups: the best k lie in the k groups of highest maximum.
+
+    Two searches among 8 k candidates or fewer instead of one among all: on a CPU topk takes time
+    in proportion to the row.
+    """
+    n = scores.shape[-1]
+    size = 8
+    if scores.device.type != "cpu" or n % size or n < 4 * size * k:
+        best = scores.topk(k, dim=-1)
+        return best.values, best.indices
+    groups = scores.unflatten(-1, (n // size, size))
+    chosen = groups.amax(-1).topk(k, dim=-1).indices
+    inside = groups.gather(-2, chosen.unsqueeze(-1).expand(*chosen.shape, size)).flatten(-2)
+    best = inside.topk(k, dim=-1)
+    where = chosen.gather(-1, best.indices // size) * size + best.indices % size
+    return best.values, where
+
+
+def round_to(x: Tensor, dtype: torch.dtype, rows: Tensor, step: int, salt: int) -> Tensor:
+    """x (R, D) as dtype; to bfloat16 stochastically, by a hash of step, salt, row and column.
+
+    An update far below a weight's 8 bits is then right on average, where rounding to the nearest
+    would lose it each time.
+    """
+    if dtype != torch.bfloat16:
+        return x.to(dtype)
+    columns = torch.arange(x.shape[1], device=x.device)
+    mask = 0xFFFFFFFF
+    h = (rows.unsqueeze(1) * x.shape[1] + columns) * 0x9E3779B1 + step * 0x85EBCA6B
+    h = (h + salt * 0x27D4EB2F) & mask
+    h = ((h ^ (h >> 16)) * 0x7FEB352D) & mask
+    h = ((h ^ (h >> 15)) * 0x046CA68B) & mask
+    noise = ((h ^ (h >> 16)) & 0xFFFF).int()
+    bits = x.float().contiguous().view(torch.int32) + noise
+    return (bits & -65536).view(torch.float32).to(torch.bfloat16)

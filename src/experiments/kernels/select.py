@@ -1,0 +1,50 @@
+"""Which implementation a name means on a device."""
+
+from functools import lru_cache
+from typing import get_args
+
+import torch
+
+from experiments.config import KernelName
+from experiments.kernels.interface import Kernel
+from experiments.kernels.portable import Portable
+
+
+@lru_cache(maxsize=64)
+def resolve_kernel(name: str, device: str, dtype: torch.dtype) -> Kernel | None:
+    """The implementation called `name` for tables of this type on this device.
+
+    None for the reference, which is differentiated by torch. auto: triton on a GPU, cpp on a CPU,
+    and torch where these can't be had (for which cpp warns, once) or don't take the type
+    (float64). Raises ValueError for a name or a combination that there is not.
+    """
+    if name not in get_args(KernelName):
+        raise ValueError(f"kernel={name!r} is not one of {', '.join(get_args(KernelName))}")
+    if name == "reference":
+        return None
+    if name == "torch" or dtype == torch.float64:
+        return Portable()
+    if name == "triton" or (name == "auto" and device == "cuda"):
+        return _triton(device, must=name == "triton")
+    if device != "cpu":
+        if name == "cpp":
+            raise ValueError(f"kernel=cpp is for CPUs, and the tables are on {device}; use auto")
+        return Portable()
+    return _cpp()
+
+
+def _triton(device: str, must: bool) -> Kernel:
+    from experiments.kernels import triton_kernel
+
+    reason = triton_kernel.why_not(device)
+    if reason is None:
+        return triton_kernel.Triton()
+    if must:
+        raise ValueError(f"kernel=triton: {reason}; use auto or torch")
+    return Portable()
+
+
+def _cpp() -> Kernel:
+    from experiments.kernels.cpp import load_cpp
+
+    return load_cpp() or Portable()
