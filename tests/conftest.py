@@ -10,6 +10,9 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
+if not torch.cuda.is_available():  # read when triton is imported, which lightning does
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 from experiments.paths import conf_dir
 from experiments.run import resolve
 

@@ -19,6 +19,8 @@ class Term:
 
     flops: forward FLOPs per token.
     n_active_params: the parameters a token reads; None means all of n_params.
+    n_tables: how many tables of rows n_params are, of which a step touches those it reads; 0 for
+        what is no table.
     seen_by_torch: whether torch's FlopCounterMode counts it (it sees matrix products only);
         the tests hold exactly those terms to the counter.
     """
@@ -28,6 +30,7 @@ class Term:
     n_active_params: int | None = None
     flops: float = 0.0
     seen_by_torch: bool = True
+    n_tables: int = 0
 
     def renamed(self, prefix: str, times: int) -> "Term":
         """This term under a prefix, summed over `times` blocks."""
@@ -38,6 +41,7 @@ class Term:
             n_active_params=active,
             flops=times * self.flops,
             seen_by_torch=self.seen_by_torch,
+            n_tables=times * self.n_tables,
         )
 
 
@@ -168,5 +172,6 @@ def _merge(terms: Iterable[Term]) -> tuple[Term, ...]:
             n_active_params=sum(active),
             flops=seen.flops + term.flops,
             seen_by_torch=seen.seen_by_torch,
+            n_tables=seen.n_tables + term.n_tables,
         )
     return tuple(merged.values())

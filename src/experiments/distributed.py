@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
@@ -40,6 +41,23 @@ def n_micro_batches(config: RunConfig) -> int:
     """Forward passes of a process in a step."""
     micro = config.trainer.micro_batch_size
     return 1 if micro is None else config.ladder.batch_size // world_size(config) // micro
+
+
+def sum_over_ranks(x: torch.Tensor) -> torch.Tensor:
+    """The sum of x over the ranks, whose gradient is the sum of the ranks' gradients."""
+    return _SumOverRanks.apply(x)
+
+
+class _SumOverRanks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        total = x.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        return _SumOverRanks.apply(grad)
 
 
 def rank() -> int:

@@ -48,7 +48,6 @@ class RowAdamW(torch.optim.AdamW):
         for group in self._row_groups():
             group["fused"] = False  # torch's; ours are never its
         self._group_of = {t: g for g in self._row_groups() for t in g["params"]}
-        self.register_load_state_dict_post_hook(_restore_moments)
 
     def _row_groups(self) -> list[dict[str, Any]]:
         return [group for group in self.param_groups if group["rows"] is not None]
@@ -103,6 +102,20 @@ class RowAdamW(torch.optim.AdamW):
         # a second use of the table in this backward pass is then an error, as it should be
         torch.autograd.graph.increment_version(table)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """torch's, which casts moments to their parameter's type; these keep their own."""
+        super().load_state_dict(state_dict)
+        names = [name for group in state_dict["param_groups"] for name in group["params"]]
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        for name, parameter in zip(names, parameters, strict=True):
+            saved = state_dict["state"].get(name)
+            if parameter not in self._group_of or not saved:
+                continue
+            for moment in MOMENTS:
+                restored = saved[moment].to(parameter.device, self.state_dtype, copy=True)
+                use_huge_pages(restored)
+                self.state[parameter][moment] = restored
+
     def _state(self, table: Tensor) -> dict[str, Any]:
         state = self.state[table]
         if not state:
@@ -111,17 +124,6 @@ class RowAdamW(torch.optim.AdamW):
                 state[name] = torch.zeros_like(table, dtype=self.state_dtype)
                 use_huge_pages(state[name])
         return state
-
-
-def _restore_moments(optimizer: torch.optim.Optimizer) -> None:
-    """torch casts loaded moments to their parameter's type; back, which is exact."""
-    assert isinstance(optimizer, RowAdamW)
-    for table in optimizer._group_of:
-        for name in MOMENTS:
-            if name in optimizer.state[table]:
-                restored = optimizer.state[table][name].to(optimizer.state_dtype)
-                use_huge_pages(restored)
-                optimizer.state[table][name] = restored
 
 
 def _kernel(execution: Execution, table: Tensor) -> Kernel:

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from experiments.costs import Cost
+from experiments.memory import Memory
 
 TOLERANCE = 0.01  # planned FLOPs may be this far from the budget, for whole steps
-BYTES_PER_PARAM = 16  # float32 weight, gradient and AdamW's two moments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class Plan:
     batch_tokens: int
     n_steps: int
     lr: float
-    memory_bytes: int
+    memory: Memory
     epochs: float | None = None
 
     @property
@@ -66,30 +66,13 @@ def peak_lr(lr: float, lr_d_model: int, exponent: float, d_model: int) -> float:
     return lr * (lr_d_model / d_model) ** exponent
 
 
-def memory_estimate(
-    cost: Cost, *, d_model: int, n_layers: int, vocab_size: int, batch_tokens: int
-) -> int:
-    """Bytes of one training process, float32: states, activations, logits, the program itself.
-
-    batch_tokens: of one forward pass.
-
-    A rule of thumb for refusing what can't fit: 16 bytes a parameter, 40 vectors of d_model a
-    token and block, four copies of the logits, 0.4 GiB for Python and its libraries. Against
-    the resident memory of the demo's runs it is right within a factor of 1.5.
-    """
-    states = BYTES_PER_PARAM * cost.n_params
-    activations = 4 * batch_tokens * n_layers * 40 * d_model
-    logits = 4 * batch_tokens * vocab_size * 4
-    return states + activations + logits + int(0.4 * 2**30)
-
-
 def check_memory(needed: int, available: int | None, what: str) -> None:
     """Raises ValueError if `needed` bytes exceed what the machine has; None means unknown."""
     if available is not None and needed > available:
         raise ValueError(
             f"{what} needs about {needed / 2**30:.1f} GiB of memory and there are "
             f"{available / 2**30:.1f} GiB; lower n_experts, size, n_workers, or set "
-            "trainer.micro_batch_size"
+            "trainer.micro_batch_size, optim.table_gradient=rows or optim.table_state=bfloat16"
         )
 
 
@@ -97,3 +80,8 @@ def format_shares(shares: Mapping[str, float], n: int = 4) -> str:
     """The n largest FLOP terms, e.g. 'head 41 %, attention.projections 22 %'."""
     top = list(shares.items())[:n]
     return ", ".join(f"{name} {100 * share:.0f} %" for name, share in top)
+
+
+def format_memory(memory: Memory) -> str:
+    """The addends in GiB, e.g. 'weights 8.0, gradients 8.0, moments 16.0, ...'."""
+    return ", ".join(f"{name} {size / 2**30:.1f}" for name, size in memory.parts().items())

@@ -11,8 +11,10 @@ from experiments.data.packed import PackedText
 from experiments.data.prepare import check_data, data_identity, train_folder
 from experiments.distributed import check_ranks, n_micro_batches, world_size
 from experiments.environment import resolve_accelerator, resolve_precision
+from experiments.kernels.select import check_kernel
+from experiments.memory import plan_memory
 from experiments.models.transformer import TransformerConfig, place
-from experiments.plan import Plan, memory_estimate, peak_lr, plan_steps
+from experiments.plan import Plan, peak_lr, plan_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +68,7 @@ def make_point(raw: Mapping[str, Any]) -> Point:
             check_batch(batch_tokens)
     accelerator = resolve_accelerator(config.trainer.accelerator)
     resolve_precision(config.trainer.precision, accelerator)
+    check_tables(config, accelerator)
     plan = _plan(config, transformer, d_model, batch_tokens)
     return Point(
         raw=raw,
@@ -74,6 +77,52 @@ def make_point(raw: Mapping[str, Any]) -> Point:
         transformer=transformer,
         plan=plan,
     )
+
+
+def check_tables(config: RunConfig, accelerator: str) -> None:
+    """Raises ValueError if expert tables can't be read or stepped the way that is asked for."""
+    optim, how = config.optim, config.optim.table_gradient
+    if config.kernel in ("cpp", "triton"):
+        check_kernel(config.kernel, accelerator)
+    if how == "dense":
+        if optim.table_state != "float32":
+            raise ValueError(
+                f"optim.table_state={optim.table_state} with optim.table_gradient=dense, whose "
+                "moments have the table's type; set optim.table_gradient=rows or fused"
+            )
+        if getattr(config.model, "table_dtype", "float32") != "float32":
+            raise ValueError(
+                "model.table_dtype=bfloat16 with optim.table_gradient=dense: torch's AdamW would "
+                "round small updates away; rows and fused round stochastically: set one of them"
+            )
+        return
+    if config.kernel == "reference":
+        raise ValueError(
+            f"kernel=reference has dense gradients only, not optim.table_gradient={how}; use "
+            "kernel=torch or auto"
+        )
+    if world_size(config) > 1:
+        raise ValueError(
+            f"optim.table_gradient={how} with {world_size(config)} ranks: DDP averages gradients "
+            "in dense buckets, and these are sparse or never made; set optim.table_gradient=dense"
+        )
+    if how == "fused":
+        _check_fused(config)
+
+
+def _check_fused(config: RunConfig) -> None:
+    if config.optim.grad_clip is not None:
+        raise ValueError(
+            f"optim.table_gradient=fused with optim.grad_clip={config.optim.grad_clip}: tables "
+            "have stepped before the norm of all gradients is known; set optim.grad_clip=null or "
+            "optim.table_gradient=rows"
+        )
+    if n_micro_batches(config) > 1:
+        raise ValueError(
+            f"optim.table_gradient=fused with trainer.micro_batch_size="
+            f"{config.trainer.micro_batch_size}: tables would step once a micro-batch; set it to "
+            "null or optim.table_gradient=rows"
+        )
 
 
 def _plan(
@@ -94,12 +143,16 @@ def _plan(
         batch_tokens=batch_tokens,
         n_steps=n_steps,
         lr=peak_lr(optim.lr, optim.lr_d_model, optim.lr_width_exponent, d_model),
-        memory_bytes=memory_estimate(
+        memory=plan_memory(
             cost,
             d_model=d_model,
             n_layers=config.size,
             vocab_size=transformer.vocab_size,
-            batch_tokens=batch_tokens // world_size(config) // n_micro_batches(config),
+            micro_tokens=batch_tokens // world_size(config) // n_micro_batches(config),
+            n_micro=n_micro_batches(config),
+            table_gradient=optim.table_gradient,
+            table_state=optim.table_state,
+            table_dtype=getattr(config.model, "table_dtype", "float32"),
         ),
         epochs=epochs,
     )

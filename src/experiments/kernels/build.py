@@ -37,19 +37,23 @@ class BuildError(RuntimeError):
 
 
 def library() -> ctypes.CDLL:
-    """The loaded library, built first if this cache has none. Raises BuildError."""
+    """The loaded library, built first if this cache has none that loads. Raises BuildError."""
     compiler = _compiler()
-    folder = _cache()
-    path = folder / f"kernels-{_fingerprint(compiler)}.so"
-    if not path.exists():
-        with (folder / "build.lock").open("w") as lock:
+    path = library_path(compiler)
+    if not _loads(path):
+        with (path.parent / "build.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # of many workers that start at once, one builds
-            if not path.exists():
+            if not _loads(path):
                 _build(compiler, path)
     try:
         return ctypes.CDLL(str(path))
     except OSError as error:
         raise BuildError(f"{path} can't be loaded: {error}") from error
+
+
+def library_path(compiler: str) -> Path:
+    """Where the library of this compiler lies, or will."""
+    return _cache() / f"kernels-{_fingerprint(compiler)}.so"
 
 
 def _compiler() -> str:
@@ -77,12 +81,12 @@ def _cache() -> Path:
 
 
 def _fingerprint(compiler: str) -> str:
-    """Of sources, flags, compiler and machine."""
+    """Of sources, flags, compiler, and the kind of machine: nodes may share a cache."""
     digest = hashlib.sha256()
     for path in sorted(SOURCES.iterdir()):
         digest.update(path.name.encode() + path.read_bytes())
     version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
-    digest.update(repr((_COMMON, LEVELS, platform.machine())).encode() + version)
+    digest.update(repr((_COMMON, LEVELS, platform.machine(), platform.libc_ver())).encode() + version)
     return digest.hexdigest()[:16]
 
 
@@ -130,6 +134,8 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def _loads(path: Path) -> bool:
+    if not path.exists():
+        return False
     try:
         ctypes.CDLL(str(path))
     except OSError:

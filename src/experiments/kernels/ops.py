@@ -90,7 +90,7 @@ def product_key_topk(
     kernel = execution.on(sub_keys)
     if kernel is None:
         return reference.product_key_topk(queries, sub_keys, top_k)
-    halves = queries.unflatten(-1, (2, -1)).contiguous()
+    halves = _wide(queries, sub_keys).unflatten(-1, (2, -1)).contiguous()
     grouped = sub_keys if sub_keys.dim() == 4 else sub_keys.unsqueeze(0)
     scores, first, second = _Search.apply(halves, grouped.contiguous(), top_k, kernel)
     return scores, first * sub_keys.shape[-2] + second
@@ -175,7 +175,8 @@ class _Search(torch.autograd.Function):
     def forward(
         ctx: Any, halves: Tensor, sub_keys: Tensor, top_k: int, kernel: Kernel
     ) -> tuple[Tensor, ...]:
-        scores, first, second = kernel.search(halves, sub_keys, top_k)
+        with torch.autocast(halves.device.type, enabled=False):
+            scores, first, second = kernel.search(halves, sub_keys, top_k)
         ctx.save_for_backward(halves, sub_keys, first, second)
         ctx.kernel = kernel
         ctx.mark_non_differentiable(first, second)

@@ -5,6 +5,7 @@ sorted by row. The search takes tokens a block at a time.
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -29,7 +30,8 @@ class Portable:
         so do GPUs, whose version holds (P, D), and types it does not take.
         """
         operator = getattr(torch.ops.aten, "_embedding_bag_per_sample_weights_backward", None)
-        if operator is None or x.device.type != "cpu" or x.dtype != table.dtype:
+        fits = x.device.type == "cpu" and x.dtype == table.dtype and idx.numel() > 0
+        if operator is None or not fits:
             return _dot_in_blocks(x, table, idx)
         n_tokens, n_columns = idx.shape
         offsets = torch.arange(0, n_tokens * n_columns, n_columns)
@@ -92,7 +94,7 @@ class Portable:
         """Scores, the best of each half, the best of their pairs; tokens in blocks."""
         n_tokens, n_heads = queries.shape[:2]
         n_sub = sub_keys.shape[-2]
-        i, j = (torch.tensor(r, device=queries.device) for r in candidate_pairs(top_k, n_sub))
+        i, j = _ranks(top_k, n_sub, queries.device)
         found = [
             _search_block(queries[block], sub_keys, top_k, i, j)
             for block in _blocks(n_tokens, 2 * n_heads * n_sub)
@@ -151,6 +153,11 @@ class Portable:
             )
             gradient = self.row_sums(values, part, weights, values.dtype)
             self.row_adamw(table, moments, rows, gradient, step)
+
+
+@lru_cache(maxsize=64)
+def _ranks(top_k: int, n_sub: int, device: torch.device) -> tuple[Tensor, ...]:
+    return tuple(torch.tensor(ranks, device=device) for ranks in candidate_pairs(top_k, n_sub))
 
 
 def _blocks(n: int, elements_each: int) -> Iterator[slice]:
@@ -214,4 +221,5 @@ def round_to(x: Tensor, dtype: torch.dtype, rows: Tensor, step: int, salt: int) 
     h = ((h ^ (h >> 15)) * 0x046CA68B) & mask
     noise = ((h ^ (h >> 16)) & 0xFFFF).int()
     bits = x.float().contiguous().view(torch.int32) + noise
-    return (bits & -65536).view(torch.float32).to(torch.bfloat16)
+    rounded = (bits & -65536).view(torch.float32).to(torch.bfloat16)
+    return torch.where(x.isnan(), torch.nan, rounded)  # noise would carry some NaNs to a number

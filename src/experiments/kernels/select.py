@@ -26,11 +26,16 @@ def resolve_kernel(name: str, device: str, dtype: torch.dtype) -> Kernel | None:
         return Portable()
     if name == "triton" or (name == "auto" and device == "cuda"):
         return _triton(device, must=name == "triton")
-    if device != "cpu":
-        if name == "cpp":
-            raise ValueError(f"kernel=cpp is for CPUs, and the tables are on {device}; use auto")
-        return Portable()
-    return _cpp()
+    check_kernel(name, device)
+    return Portable() if device != "cpu" else _cpp()
+
+
+def check_kernel(name: str, device: str) -> None:
+    """Raises ValueError if the implementation can't be had on this device; builds nothing."""
+    if name == "cpp" and device != "cpu":
+        raise ValueError(f"kernel=cpp is for CPUs, and the tables are on {device}; use auto")
+    if name == "triton":
+        _triton(device, must=True)
 
 
 def _triton(device: str, must: bool) -> Kernel:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from experiments.plan import format_shares
+from experiments.plan import format_memory, format_shares
 from experiments.point import Point
 from experiments.tables import aligned
 
@@ -22,6 +22,9 @@ def plan_table(points: Sequence[Point], flops_per_second: float) -> str:
     shares = {_label(p): format_shares(p.plan.cost.shares(), 6) for p in points}
     width = max(map(len, shares))
     lines += [f"  {label.ljust(width)}  {text}" for label, text in shares.items()]
+    lines += ["", "Memory of one process, GiB:"]
+    held = {_label(p): format_memory(p.plan.memory) for p in points}
+    lines += [f"  {label.ljust(width)}  {text}" for label, text in held.items()]
     total = sum(p.plan.planned_flops for p in points)
     lines += [
         "",
@@ -60,7 +63,7 @@ def _row(point: Point, flops_per_second: float) -> tuple[str, ...]:
         str(plan.n_steps),
         f"{plan.lr:.2e}",
         duration(plan.planned_flops / flops_per_second),
-        f"{plan.memory_bytes / 2**30:.1f} GiB",
+        f"{plan.memory.total / 2**30:.1f} GiB",
     )
 
 

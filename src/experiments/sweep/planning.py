@@ -93,13 +93,13 @@ def set_aside_diverged(points: Sequence[Point]) -> None:
 
 def check_fits(points: Sequence[Point], n_workers: int) -> None:
     """Raises ValueError if the largest point, or n_workers of it at once, has no room here."""
-    for point in sorted(points, key=lambda p: -p.plan.memory_bytes)[:1]:
+    for point in sorted(points, key=lambda p: -p.plan.memory.total)[:1]:
         accelerator = environment.resolve_accelerator(point.config.trainer.accelerator)
         available = environment.total_memory(accelerator)
-        check_memory(point.plan.memory_bytes, available, point.describe())
+        check_memory(point.plan.memory.total, available, point.describe())
         if accelerator == "cpu":
             what = f"hydra.launcher.n_workers={n_workers} times {point.describe()}"
-            check_memory(n_workers * point.plan.memory_bytes, available, what)
+            check_memory(n_workers * point.plan.memory.total, available, what)
 
 
 def assumed_rate(point: Point) -> float:

@@ -71,7 +71,7 @@ def test_configs_are_frozen(config):
 def test_no_gradient_from_the_future(layer):
     x = torch.randn(1, SEQ, D_MODEL, requires_grad=True)
     layer.eval()
-    if not layer(x).requires_grad:  # no layer at all: nothing can flow
+    if not list(layer.parameters()):  # no layer at all: nothing flows
         return
     half = SEQ // 2
     layer(x)[:, :half].square().sum().backward()

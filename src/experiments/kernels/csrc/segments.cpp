@@ -185,7 +185,8 @@ inline uint32_t noise(uint64_t element, uint32_t step, uint32_t salt) {
 inline void put(float* p, float f, uint64_t, uint32_t, uint32_t) { *p = f; }
 
 inline void put(bf16* p, float f, uint64_t element, uint32_t step, uint32_t salt) {
-  p->bits = (uint16_t)((bits_of(f) + noise(element, step, salt)) >> 16);
+  const uint32_t rounded = (bits_of(f) + noise(element, step, salt)) >> 16;
+  p->bits = f != f ? 0x7fc0 : (uint16_t)rounded;  // noise would carry some NaNs to a number
 }
 
 template <class T, class M, class G>

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.costs import Term
+from experiments.distributed import sum_over_ranks
 from experiments.kernels.ops import product_key_topk
 from experiments.models.ffn._base import FFN, Role, check_choice, check_positive
 
@@ -19,6 +20,7 @@ SCORES: Mapping[str, Callable[[Tensor], Tensor]] = {
 }
 QUERY_NORMS = ("none", "layer", "batch")
 INITS = ("normal", "zero")
+TABLE_DTYPES = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,7 @@ class ProductKeyConfig:
     score: softmax | sigmoid | relu over the retrieved scores of a head.
     value_init: the rows that write to the residual stream start normal (std d_model**-0.5) or
         zero. At small scale zero is a little better (docs/small-scale.md).
+    table_dtype: float32 | bfloat16, of the tables' rows. Sums over rows are float32 in either case.
     """
 
     n_experts: int = 1024**2
@@ -42,6 +45,7 @@ class ProductKeyConfig:
     score: str = "softmax"
     share_keys: bool = True
     value_init: str = "normal"
+    table_dtype: str = "float32"
 
     def __post_init__(self) -> None:
         check_positive(n_experts=self.n_experts, n_heads=self.n_heads, top_k=self.top_k)
@@ -59,6 +63,7 @@ class ProductKeyConfig:
         check_choice("query_norm", self.query_norm, QUERY_NORMS)
         check_choice("score", self.score, SCORES)
         check_choice("value_init", self.value_init, INITS)
+        check_choice("table_dtype", self.table_dtype, TABLE_DTYPES)
 
     @property
     def n_retrieved(self) -> int:
@@ -83,12 +88,12 @@ def router_terms(config: ProductKeyConfig, d_model: int) -> tuple[Term, ...]:
     )
 
 
-def table(n_experts: int, d_model: int, init: str = "normal") -> nn.Parameter:
+def table(config: ProductKeyConfig, d_model: int, init: str = "normal") -> nn.Parameter:
     """An (n_experts, d_model) table of rows, N(0, d_model**-0.5) or zero."""
-    rows = torch.zeros(n_experts, d_model)
+    rows = torch.zeros(config.n_experts, d_model)
     if init == "normal":
         nn.init.normal_(rows, std=d_model**-0.5)
-    return nn.Parameter(rows)
+    return nn.Parameter(rows.to(getattr(torch, config.table_dtype)))
 
 
 class QueryNorm(nn.Module):
@@ -96,7 +101,8 @@ class QueryNorm(nn.Module):
 
     layer: over d_key, one set of weights for all heads. batch: over the tokens, per feature of
     (H, d_key) (Lample 2019, §3.1; the paper's default). In training mode batch statistics mix
-    positions, later ones included; evaluation uses running statistics and is causal.
+    positions, later ones included; evaluation uses running statistics and is causal. The batch is
+    that of all ranks together.
     """
 
     def __init__(self, kind: str, n_heads: int, d_key: int) -> None:
@@ -104,7 +110,7 @@ class QueryNorm(nn.Module):
         self.kind = kind
         self.norm: nn.Module
         if kind == "batch":
-            self.norm = nn.BatchNorm1d(n_heads * d_key)
+            self.norm = BatchNorm(n_heads * d_key)
         elif kind == "layer":
             self.norm = nn.LayerNorm(d_key)
         else:
@@ -114,6 +120,29 @@ class QueryNorm(nn.Module):
         if self.kind == "batch":
             return self.norm(queries.flatten(1)).view_as(queries)
         return self.norm(queries)
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """BatchNorm1d over the tokens of all ranks. torch's SyncBatchNorm is for GPUs only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(T, features) to the same."""
+        ranks = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+        if not self.training or ranks == 1:
+            return super().forward(x)
+        n = len(x) * ranks  # each rank has as many tokens
+        mean = sum_over_ranks(x.sum(0)) / n
+        centred = x - mean
+        variance = sum_over_ranks(centred.square().sum(0)) / n
+        with torch.no_grad():
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            assert self.num_batches_tracked is not None
+            assert self.momentum is not None
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (n / (n - 1)), self.momentum)
+            self.num_batches_tracked += 1
+        return centred * (variance + self.eps).rsqrt() * self.weight + self.bias
 
 
 class ProductKeyFFN(FFN):
@@ -150,9 +179,7 @@ class ProductKeyFFN(FFN):
         queries = self.query(x).view(x.shape[0], self.n_heads, self.d_key)
         with torch.autocast(x.device.type, enabled=False):
             queries = self.query_norm(queries.to(self.sub_keys.dtype))
-            scores, indices = product_key_topk(
-                queries, self.sub_keys, self.top_k, self.execution
-            )
+            scores, indices = product_key_topk(queries, self.sub_keys, self.top_k, self.execution)
             gates = self.score(scores)
         indices, gates = indices.flatten(1), gates.flatten(1)
         self.record_usage(indices, gates)

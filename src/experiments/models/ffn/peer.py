@@ -45,6 +45,7 @@ class PEERConfig(ProductKeyConfig):
             n_active_params=rows * min(self.n_retrieved, self.n_experts) * d_model,
             flops=2 * rows * self.n_retrieved * d_model,
             seen_by_torch=False,
+            n_tables=rows,
         )
         return Cost((*router_terms(self, d_model), experts))
 
@@ -69,9 +70,9 @@ class PEER(ProductKeyFFN):
     def __init__(self, d_model: int, config: PEERConfig) -> None:
         super().__init__(config, d_model)
         self.activation = ACTIVATIONS[config.activation]
-        self.w_down = table(config.n_experts, d_model)
-        self.w_gate = table(config.n_experts, d_model) if config.glu else None
-        self.w_up = table(config.n_experts, d_model, config.value_init)
+        self.w_down = table(config, d_model)
+        self.w_gate = table(config, d_model) if config.glu else None
+        self.w_up = table(config, d_model, config.value_init)
 
     def output_weights(self) -> tuple[Tensor, ...]:
         return (self.w_up,)

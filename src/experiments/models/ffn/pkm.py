@@ -34,6 +34,7 @@ class PKMConfig(ProductKeyConfig):
             n_active_params=min(self.n_retrieved, self.n_experts) * d_model,
             flops=2 * self.n_retrieved * d_model,
             seen_by_torch=False,
+            n_tables=1,
         )
         return Cost((*router_terms(self, d_model), values))
 
@@ -52,7 +53,7 @@ class PKM(ProductKeyFFN):
 
     def __init__(self, d_model: int, config: PKMConfig) -> None:
         super().__init__(config, d_model)
-        self.values = table(config.n_experts, d_model, config.value_init)
+        self.values = table(config, d_model, config.value_init)
 
     def output_weights(self) -> tuple[Tensor, ...]:
         return (self.values,)

@@ -1,0 +1,180 @@
+# mypy: disable-error-code="no-untyped-def"
+"""The search for product keys in Triton: search of interface.py.
+
+Scores are torch's matrix products, a block of tokens at a time. The best of a half, and then the
+best of the pairs, are taken one after the other by a program that holds a whole row in registers:
+top_k rounds of two reductions within a warp, where torch.topk's radix selection passes over the
+row once for every two bits. Scores are compared as integers in the same order, which is a total
+one: with NaNs too each round takes another place, and indices are within range.
+"""
+
+from functools import lru_cache
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from experiments.kernels.product_keys import candidate_pairs
+from experiments.kernels.triton_launch import launch, power_of_2
+
+_SCORES = 2**24  # held at once: 64 MB, to be read again while much of it is in the cache
+
+
+def search(queries: Tensor, sub_keys: Tensor, top_k: int) -> tuple[Tensor, ...]:
+    """(T, H, 2, d), (G, 2, S, d) to (T, H, K) scores, best first, and sub-keys of each half."""
+    n_tokens, n_heads = queries.shape[:2]
+    n_groups, _, n_sub, _ = sub_keys.shape
+    if top_k > n_sub**2:
+        raise ValueError(f"top_k={top_k} is more than the {n_sub}**2 product keys; lower top_k")
+    shape = (n_tokens, n_heads, top_k)
+    scores = torch.empty(shape, device=queries.device)
+    first, second = (torch.empty(shape, dtype=torch.int64, device=queries.device) for _ in "ab")
+    size = max(1, _SCORES // (2 * n_heads * n_sub))
+    for start in range(0, n_tokens, size):
+        block = slice(start, start + size)
+        # (G, 2, tokens x heads a group, S): heads that share keys are one matrix product
+        grouped = queries[block].unflatten(1, (n_groups, -1)).permute(1, 3, 0, 2, 4).flatten(2, 3)
+        halves = grouped @ sub_keys.transpose(-1, -2)
+        _best_of_block(halves, (scores[block], first[block], second[block]))
+    return scores, first, second
+
+
+def _best_of_block(halves: Tensor, out: tuple[Tensor, Tensor, Tensor]) -> None:
+    """(G, 2, M, S) scores to the best pairs' (T, H, K) scores and sub-keys, into out."""
+    n_groups, _, n_queries, n_sub = halves.shape
+    n_tokens, n_heads, top_k = out[0].shape
+    n_kept = min(top_k, n_sub)
+    values = torch.empty(*halves.shape[:-1], n_kept, device=halves.device)
+    places = torch.empty(values.shape, dtype=torch.int32, device=halves.device)
+    whole = power_of_2(n_sub)
+    launch(
+        best_kernel,
+        2 * n_groups * n_queries,
+        halves,
+        values,
+        places,
+        n_sub,
+        n_kept,
+        WIDTH=whole,
+        KEPT=power_of_2(n_kept),
+        num_warps=_warps(whole),
+    )
+    left, right = _candidates(top_k, n_sub, halves.device)
+    width = power_of_2(len(left))
+    launch(
+        best_pairs_kernel,
+        n_tokens * n_heads,
+        values,
+        places,
+        left,
+        right,
+        *out,
+        len(left),
+        n_kept,
+        top_k,
+        n_heads,
+        n_heads // n_groups,
+        n_queries,
+        WIDTH=width,
+        KEPT=power_of_2(top_k),
+        num_warps=_warps(width),
+    )
+
+
+def _warps(width: int) -> int:
+    """32 elements a lane, at most 16 warps."""
+    return min(16, max(1, width // 1024))
+
+
+@lru_cache(maxsize=64)  # else each search would copy them to the GPU, and wait for it
+def _candidates(top_k: int, n_sub: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    pairs = candidate_pairs(top_k, n_sub)
+    left, right = (torch.tensor(ranks, dtype=torch.int32, device=device) for ranks in pairs)
+    return left, right
+
+
+@triton.jit
+def best_kernel(scores, values, places, n, n_kept, WIDTH: tl.constexpr, KEPT: tl.constexpr):
+    """A program: the n_kept best of one row of n scores, best first, and where they are."""
+    row = tl.program_id(0).to(tl.int64)
+    lane = tl.arange(0, WIDTH)
+    x = tl.load(scores + row * n + lane, mask=lane < n, other=0.0).to(tl.float32)
+    best, place = _best(tl.where(lane < n, _ordered(x), -2147483648), n_kept, WIDTH, KEPT)
+    rank = tl.arange(0, KEPT)
+    at = row * n_kept + rank
+    tl.store(values + at, _unordered(best), mask=rank < n_kept)
+    tl.store(places + at, place, mask=rank < n_kept)
+
+
+@triton.jit
+def best_pairs_kernel(
+    values,
+    places,
+    left,
+    right,
+    scores,
+    first,
+    second,
+    n,
+    n_kept,
+    top_k,
+    n_heads,
+    per_group,
+    n_queries,
+    WIDTH: tl.constexpr,
+    KEPT: tl.constexpr,
+):
+    """A program: the top_k best of one query's n pairs of kept sub-keys, best first.
+
+    per_group heads share keys, and n_queries tokens and heads have one group's.
+    """
+    token, head = tl.program_id(0) // n_heads, tl.program_id(0) % n_heads
+    query = token * per_group + head % per_group
+    half1 = ((head // per_group) * 2).to(tl.int64) * n_queries + query
+    half2 = half1 + n_queries
+    lane = tl.arange(0, WIDTH)
+    i = tl.load(left + lane, mask=lane < n, other=0)
+    j = tl.load(right + lane, mask=lane < n, other=0)
+    x = tl.load(values + half1 * n_kept + i) + tl.load(values + half2 * n_kept + j)
+    best, place = _best(tl.where(lane < n, _ordered(x), -2147483648), top_k, WIDTH, KEPT)
+    rank = tl.arange(0, KEPT)
+    kept = rank < top_k
+    i = tl.load(left + place, mask=kept, other=0)
+    j = tl.load(right + place, mask=kept, other=0)
+    at = tl.program_id(0).to(tl.int64) * top_k + rank
+    tl.store(scores + at, _unordered(best), mask=kept)
+    tl.store(first + at, tl.load(places + half1 * n_kept + i).to(tl.int64), mask=kept)
+    tl.store(second + at, tl.load(places + half2 * n_kept + j).to(tl.int64), mask=kept)
+
+
+@triton.jit
+def _best(keys, n_kept, WIDTH: tl.constexpr, KEPT: tl.constexpr):
+    """(KEPT,) the n_kept greatest of (WIDTH,) keys and their lanes; equal ones by lane.
+
+    The least int32 marks keys that are taken or absent; at least n_kept others are to be there.
+    """
+    lane = tl.arange(0, WIDTH)
+    rank = tl.arange(0, KEPT)
+    best = tl.full((KEPT,), 0, tl.int32)
+    place = tl.full((KEPT,), 0, tl.int32)
+    for k in range(n_kept):
+        greatest = tl.max(keys, 0)
+        taken = tl.min(tl.where(keys == greatest, lane, WIDTH), 0)
+        best = tl.where(rank == k, greatest, best)
+        place = tl.where(rank == k, taken, place)
+        keys = tl.where(lane == taken, -2147483648, keys)
+    return best, place
+
+
+@triton.jit
+def _ordered(x):
+    """float32 as int32 of the same order, NaNs at its ends; never the least int32."""
+    bits = x.to(tl.int32, bitcast=True)
+    return tl.maximum(bits ^ ((bits >> 31) & 0x7FFFFFFF), -2147483647)
+
+
+@triton.jit
+def _unordered(key):
+    """The float32 that _ordered made a key of."""
+    return (key ^ ((key >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)

@@ -1,0 +1,150 @@
+"""Retrieval by halves equals a scan over all N product keys."""
+
+import pytest
+import torch
+from implementations import KERNELS, Given, assert_close
+
+from experiments.kernels.ops import product_key_topk
+from experiments.kernels.portable import top_of_rows
+from experiments.kernels.product_keys import candidate_pairs
+from experiments.kernels.reference import product_key_topk as scan
+
+SIZES = [  # n_sub, top_k, d_key
+    (8, 1, 10), (8, 4, 10), (16, 16, 32), (7, 5, 10), (3, 8, 6), (2, 4, 4), (1, 1, 2),
+    (32, 20, 16), (128, 16, 16), (300, 20, 32), (1000, 16, 66), (200, 32, 128), (300, 70, 8),
+    (700, 1, 64),
+]  # fmt: skip
+
+
+@pytest.fixture(params=KERNELS)
+def execution(request):
+    return Given(given=request.param)
+
+
+def _random(n_sub, d_key, per_head, n_tokens=50, n_heads=3):
+    shape = (2, n_sub, d_key // 2)
+    keys = torch.randn((n_heads, *shape) if per_head else shape)
+    return torch.randn(n_tokens, n_heads, d_key), keys
+
+
+@pytest.mark.parametrize("per_head", [False, True])
+@pytest.mark.parametrize(("n_sub", "top_k", "d_key"), SIZES)
+def test_equals_a_scan_for_random_scores(execution, n_sub, top_k, d_key, per_head):
+    queries, sub_keys = _random(n_sub, d_key, per_head)
+    scores, indices = product_key_topk(queries, sub_keys, top_k, execution)
+    best, where = scan(queries.double(), sub_keys.double(), top_k)
+    assert_close([scores], [best], 1e-5)
+    assert (indices.sort(-1).values.diff(dim=-1) != 0).all(), "an expert twice for one head"
+    # float32 may order what differs by less than its rounding otherwise than float64
+    gap = 1e-5 * best.abs().max()
+    differs = indices != where
+    assert ((best - scores).abs()[differs] < gap).all()
+    assert differs.double().mean() < 0.001
+
+
+@pytest.mark.parametrize("top_k", [1, 4, 9, 25])
+@pytest.mark.parametrize("n_sub", [5, 64, 300])
+def test_equals_a_scan_for_tied_scores(execution, top_k, n_sub):
+    """Small whole numbers tie everywhere: the scores must agree, and each index have its own."""
+    d_key = 4
+    queries = torch.randint(-1, 2, (100, 2, d_key)).float()
+    sub_keys = torch.randint(-1, 2, (2, n_sub, d_key // 2)).float()
+    scores, indices = product_key_topk(queries, sub_keys, top_k, execution)
+    best, _ = scan(queries, sub_keys, top_k)
+    assert torch.equal(scores, best)
+    first, second = indices // n_sub, indices % n_sub
+    keys = torch.cat([sub_keys[0][first], sub_keys[1][second]], dim=-1)
+    assert torch.equal((queries.unsqueeze(2) * keys).sum(-1), scores)
+    assert (indices.sort(dim=-1).values.diff(dim=-1) != 0).all(), "an expert twice for one head"
+
+
+def test_scores_that_bfloat16_can_not_tell_apart(execution):
+    """What is screened in 8 bits is decided in 24: keys that differ by 2**-12 of themselves."""
+    n_sub, d_key = 512, 32
+    base = torch.randn(d_key // 2)
+    sub_keys = base * (1 + torch.rand(2, n_sub, 1) * 2**-12)
+    queries = torch.randn(200, 2, d_key)
+    scores, _ = product_key_topk(queries, sub_keys, 16, execution)
+    best, _ = scan(queries.double(), sub_keys.double(), 16)
+    torch.testing.assert_close(scores.double(), best, rtol=3e-6, atol=1e-6)
+
+
+def test_every_expert_can_be_reached(execution):
+    """One query a pair, pointing at its two sub-keys, finds exactly that expert."""
+    n_sub = 12
+    sub_keys = torch.eye(n_sub).expand(2, n_sub, n_sub)
+    expert = torch.arange(n_sub**2)
+    queries = torch.cat([torch.eye(n_sub)[expert // n_sub], torch.eye(n_sub)[expert % n_sub]], -1)
+    _, indices = product_key_topk(queries.unsqueeze(1), sub_keys, 1, execution)
+    assert torch.equal(indices.flatten(), expert)
+
+
+@pytest.mark.parametrize("per_head", [False, True])
+def test_sub_keys_and_queries_get_the_gradients_of_the_scan(execution, per_head):
+    queries, sub_keys = _random(40, 32, per_head, n_tokens=200)
+    leaves = []
+    for search, kind in (
+        (lambda *a: product_key_topk(*a, execution), torch.float32),
+        (scan, torch.float64),
+    ):
+        q, k = (t.detach().to(kind, copy=True).requires_grad_() for t in (queries, sub_keys))
+        scores, _ = search(q, k, 5)
+        scores.softmax(-1).square().sum().backward()
+        leaves.append([q.grad, k.grad])
+    assert_close(*leaves, 1e-5)
+    assert all(g.abs().sum() > 0 for g in leaves[0])
+
+
+def test_no_tokens(execution):
+    queries, sub_keys = _random(9, 8, True, n_tokens=0)
+    queries.requires_grad_()
+    sub_keys.requires_grad_()
+    scores, indices = product_key_topk(queries, sub_keys, 4, execution)
+    assert scores.shape == indices.shape == (0, 3, 4)
+    scores.sum().backward()
+    assert sub_keys.grad.abs().sum() == 0
+
+
+@pytest.mark.parametrize("n_sub", [40, 600])
+def test_a_diverged_run_has_indices_within_the_table(execution, n_sub):
+    queries, sub_keys = _random(n_sub, 16, False)
+    queries[3] = torch.nan
+    queries[4] = torch.inf
+    _, indices = product_key_topk(queries, sub_keys, 7, execution)
+    assert ((indices >= 0) & (indices < n_sub**2)).all()
+
+
+def test_the_same_for_any_number_of_threads():
+    """To the bit where the search is one kernel; elsewhere products are the BLAS's affair."""
+    screened = [p.values[0] for p in KERNELS if p.id == "cpp-avx512_bf16"]
+    if not screened:
+        pytest.skip("this processor does not multiply bfloat16")
+    queries, sub_keys = _random(256, 64, True, n_tokens=333)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for n_threads in (1, 2, 3):
+            torch.set_num_threads(n_threads)
+            found.append(product_key_topk(queries, sub_keys, 16, Given(given=screened[0])))
+    finally:
+        torch.set_num_threads(before)
+    for scores, indices in found[1:]:
+        assert torch.equal(scores, found[0][0])
+        assert torch.equal(indices, found[0][1])
+
+
+def test_the_best_of_groups_are_the_best_of_all():
+    scores = torch.randint(0, 50, (300, 1024)).float()
+    values, where = top_of_rows(scores, 16)
+    assert torch.equal(values, scores.topk(16).values)
+    assert torch.equal(scores.gather(-1, where), values)
+    assert (where.sort(-1).values.diff(dim=-1) != 0).all()
+
+
+def test_candidates_are_few_and_enough():
+    left, right = candidate_pairs(16, 1024)
+    assert len(left) == 50
+    assert all((i + 1) * (j + 1) <= 16 for i, j in zip(left, right, strict=True))
+    for n_sub in range(1, 9):
+        for top_k in range(1, n_sub**2 + 1):
+            assert len(candidate_pairs(top_k, n_sub)[0]) >= top_k
