@@ -40,7 +40,7 @@ def set_up_process(point: Point, accelerator: str, n_threads: int | None) -> Non
     torch.manual_seed(point.config.seed)
     torch.set_float32_matmul_precision("high")
     # with deterministic algorithms, torch.empty would write hundreds of MB to be written again
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
 

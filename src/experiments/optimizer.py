@@ -47,10 +47,16 @@ class RowAdamW(torch.optim.AdamW):
         self.execution = execution or Execution()
         for group in self._row_groups():
             group["fused"] = False  # torch's; ours are never its
-        self._group_of = {t: g for g in self._row_groups() for t in g["params"]}
 
     def _row_groups(self) -> list[dict[str, Any]]:
         return [group for group in self.param_groups if group["rows"] is not None]
+
+    def _group_of(self, table: Tensor) -> dict[str, Any] | None:
+        """Asked for each time: loading a state replaces the groups."""
+        for group in self._row_groups():
+            if any(table is other for other in group["params"]):
+                return group
+        return None
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One step of every group. Raises ValueError for a row group's dense gradient."""
@@ -97,7 +103,9 @@ class RowAdamW(torch.optim.AdamW):
         """Execution.update of the fused way: this step's rows, in the backward pass."""
         state = self._state(table)
         moments = (state["exp_avg"], state["exp_avg_sq"])
-        hyper = _hyper(self._group_of[table], int(state["step"]) + 1)
+        group = self._group_of(table)
+        assert group is not None
+        hyper = _hyper(group, int(state["step"]) + 1)
         kernel.row_adamw_of_sums(table, moments, values, segments, weights, hyper)
         # a second use of the table in this backward pass is then an error, as it should be
         torch.autograd.graph.increment_version(table)
@@ -109,7 +117,7 @@ class RowAdamW(torch.optim.AdamW):
         parameters = [p for group in self.param_groups for p in group["params"]]
         for name, parameter in zip(names, parameters, strict=True):
             saved = state_dict["state"].get(name)
-            if parameter not in self._group_of or not saved:
+            if self._group_of(parameter) is None or not saved:
                 continue
             for moment in MOMENTS:
                 restored = saved[moment].to(parameter.device, self.state_dtype, copy=True)
