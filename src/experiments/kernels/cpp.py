@@ -59,14 +59,14 @@ class Cpp:
 
     def dot(self, x: Tensor, table: Tensor, idx: Tensor) -> Tensor:
         """(T, D), (N, D), (T, J) to (T, J)."""
-        out = x.new_empty(idx.shape)
+        out = WORKSPACE.empty(idx.shape, x.dtype)
         shape = (*idx.shape, table.shape[1])
         self._call("dot", x, table, _is_bf16(table), idx, out, *shape, _threads())
         return out
 
     def weighted_sum(self, table: Tensor, idx: Tensor, weights: Tensor) -> Tensor:
         """(N, D), (T, J), (T, J) to (T, D)."""
-        out = weights.new_empty(len(idx), table.shape[1])
+        out = WORKSPACE.empty((len(idx), table.shape[1]), weights.dtype)
         shape = (*idx.shape, table.shape[1])
         self._call("weighted_sum", table, _is_bf16(table), idx, weights, out, *shape, _threads())
         return out
@@ -75,10 +75,10 @@ class Cpp:
         """A counting sort."""
         n_pairs = idx.numel()
         most = min(n_pairs, n_rows)
-        counts = torch.empty(n_rows + 1, dtype=torch.int32)
+        counts = WORKSPACE.empty((n_rows + 1,), torch.int32)
         rows = torch.empty(most, dtype=torch.int64)
         offsets = torch.empty(most + 1, dtype=torch.int32)
-        order = torch.empty(n_pairs, dtype=torch.int32)
+        order = WORKSPACE.empty((n_pairs,), torch.int32)
         found = torch.zeros(1, dtype=torch.int64)
         self._call("sort", idx, n_pairs, n_rows, counts, rows, offsets, order, found, _threads())
         n = int(found)
@@ -135,8 +135,9 @@ class Cpp:
     def search(self, queries: Tensor, sub_keys: Tensor, top_k: int) -> tuple[Tensor, ...]:
         """Screened in bfloat16 where the processor multiplies it, else by float32 products."""
         n_tokens, n_heads = queries.shape[:2]
-        scores = queries.new_empty(n_tokens, n_heads, top_k)
-        first, second = (torch.empty(scores.shape, dtype=torch.int64) for _ in range(2))
+        shape = (n_tokens, n_heads, top_k)
+        scores = WORKSPACE.empty(shape, queries.dtype)
+        first, second = (WORKSPACE.empty(shape, torch.int64) for _ in range(2))
         if self.level == "avx512_bf16" and len(sub_keys) <= _MAX_GROUPS:
             self._screened(queries, sub_keys, top_k, scores, first, second)
         else:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_LARGE = 8 * 2**20  # bytes from which a block is worth keeping
+_LARGE = 2**20  # bytes from which a block is worth keeping
 _PAGE = 2 * 2**20  # bytes of a huge page
 _MADV_COLLAPSE = 25  # Linux 6.1's asm-generic/mman-common.h
 _ADVISABLE = sys.platform == "linux" and hasattr(mmap, "MADV_HUGEPAGE")

@@ -93,7 +93,7 @@ def product_key_topk(
     halves = _wide(queries, sub_keys).unflatten(-1, (2, -1)).contiguous()
     grouped = sub_keys if sub_keys.dim() == 4 else sub_keys.unsqueeze(0)
     scores, first, second = _Search.apply(halves, grouped.contiguous(), top_k, kernel)
-    return scores, first * sub_keys.shape[-2] + second
+    return scores, torch.add(second, first, alpha=sub_keys.shape[-2])
 
 
 def _wide(activation: Tensor, table: Tensor) -> Tensor:
@@ -180,21 +180,24 @@ class _Search(torch.autograd.Function):
         ctx.save_for_backward(halves, sub_keys, first, second)
         ctx.kernel = kernel
         ctx.mark_non_differentiable(first, second)
+        ctx.set_materialize_grads(False)  # zeros as gradients of indices, never looked at
         return scores, first, second
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         halves, sub_keys, first, second = ctx.saved_tensors
+        if grad is None:
+            return None, None, None, None
         n_groups, _, n_sub, width = sub_keys.shape
-        n_heads = halves.shape[1]
         # one table of all sub-keys, (G * 2 * S, d); a query's half reads top_k rows of it
-        head = torch.arange(n_heads, device=grad.device) if n_groups > 1 else 0
-        base = (head * 2 * n_sub) if n_groups > 1 else torch.zeros(1, device=grad.device).long()
-        base = base.view(-1, 1)
-        rows = torch.stack([first + base, second + base + n_sub], dim=2).flatten(0, 2)
-        weights = grad.unsqueeze(2).expand(-1, -1, 2, -1).flatten(0, 2).contiguous()
         table = sub_keys.view(-1, width)
+        head = torch.arange(n_groups, device=grad.device).view(-1, 1) * 2 * n_sub  # (H or 1, 1)
+        rows = first.new_empty(*halves.shape[:3], first.shape[2])
+        torch.add(first, head, out=rows[:, :, 0])
+        torch.add(second, head + n_sub, out=rows[:, :, 1])
+        rows = rows.flatten(0, 2)
+        weights = grad.unsqueeze(2).expand(-1, -1, 2, -1).flatten(0, 2).contiguous()
         grad_halves = grad_keys = None
         if ctx.needs_input_grad[0]:
             grad_halves = ctx.kernel.weighted_sum(table, rows, weights).view_as(halves)

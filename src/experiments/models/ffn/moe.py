@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from experiments.costs import Cost, Term
 from experiments.kernels.grouped import grouped_matmul
+from experiments.kernels.ops import Execution, gather_sum
 from experiments.models.ffn._base import ACTIVATIONS, FFN, check_choice, check_positive
 
 ROUTINGS = ("expert_choice", "token_choice")
@@ -124,7 +125,7 @@ class MoEConfig:
                 Term(
                     name="combine",
                     flops=2 * self.experts_per_token * d_model,
-                    seen_by_torch=self.routing == "token_choice",  # a product; else an index_add
+                    seen_by_torch=False,  # a gather or an index_add
                 ),
                 Term(name="shared_experts", n_params=shared, flops=2 * shared),
             )
@@ -231,8 +232,9 @@ class MoE(FFN):
         hidden = self.activation(grouped_matmul(taken, self.w_in.to(taken.dtype), ends_E))
         out = grouped_matmul(hidden, self.w_out.to(hidden.dtype), ends_E)
         back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)).to(order))
-        out_TKD = out[back].view(len(tokens), k, -1)
-        return torch.einsum("tkd,tk->td", out_TKD, gates_TK.to(out.dtype))
+        # the weighted rows of a table: (T, K, D) is not held
+        how = Execution(kernel=self.execution.kernel)
+        return gather_sum(out, back.view(-1, k), gates_TK, how)
 
     def _balance(self, counts_E: Tensor, gates_TE: Tensor) -> None:
         self.load += counts_E
