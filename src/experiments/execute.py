@@ -23,6 +23,7 @@ from experiments.data.windows import ScoredWindows
 from experiments.evaluation import Evaluation, bytes_of_tokens, evaluate, score_sets
 from experiments.fit import Sink, fit, leave_group, rates, set_up_process
 from experiments.kernels.ops import Execution
+from experiments.kernels.select import resolve_kernel
 from experiments.models.transformer import Transformer
 from experiments.point import Point
 from experiments.records import (
@@ -133,9 +134,20 @@ def _planned_record(point: Point, accelerator: str) -> RunRecord:
         lr=plan.lr,
         causal_eval=True,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
-        environment=environment.describe(accelerator, Path(__file__).parent),
+        environment={
+            **environment.describe(accelerator, Path(__file__).parent),
+            "kernel": _kernel(point, accelerator),
+        },
         config=dict(point.raw),
     )
+
+
+def _kernel(point: Point, accelerator: str) -> str | None:
+    """What reads the run's expert tables, e.g. 'cpp avx512'; None if it has none."""
+    if not any(term.n_tables for term in point.plan.cost.terms):
+        return None
+    kernel = resolve_kernel(point.config.kernel, accelerator, torch.float32)
+    return "reference" if kernel is None else f"{kernel.name} {kernel.variant}".strip()
 
 
 def _train_and_evaluate(

@@ -50,7 +50,7 @@ class Cpp:
     name = "cpp"
 
     def __init__(self, lib: ctypes.CDLL, level: str | None = None) -> None:
-        self.level = level or levels(lib)[-1]
+        self.level = self.variant = level or levels(lib)[-1]
         self._functions: dict[str, Callable[..., None]] = {}
         for name in ("dot", "weighted_sum", "sort", "sums", "adamw", "select", "screened_search"):
             function = getattr(lib, f"{name}_{self.level}")

@@ -62,6 +62,7 @@ class Kernel(Protocol):
     """One implementation. Inputs are contiguous; idx is int64 and within the table."""
 
     name: str
+    variant: str  # of the processor's levels, say; "" where there is one form
 
     def dot(self, x: Tensor, table: Tensor, idx: Tensor) -> Tensor:
         """(T, D), (N, D), (T, J) to (T, J): x_t . table[idx_tj]."""

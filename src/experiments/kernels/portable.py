@@ -21,7 +21,7 @@ _BLOCK = 2**24  # elements of a temporary, at most: 64 MB in float32
 class Portable:
     """The kernel `torch`."""
 
-    name = "torch"
+    name, variant = "torch", ""
 
     def dot(self, x: Tensor, table: Tensor, idx: Tensor) -> Tensor:
         """By the operator with which torch's own embedding_bag differentiates its weights.

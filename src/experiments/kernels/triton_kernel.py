@@ -34,7 +34,7 @@ def why_not(device: str) -> str | None:
 class Triton:
     """The kernel `triton`."""
 
-    name = "triton"
+    name, variant = "triton", ""
 
     def dot(self, x: Tensor, table: Tensor, idx: Tensor) -> Tensor:
         """A program a token and block of its rows."""
