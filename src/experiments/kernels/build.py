@@ -86,7 +86,8 @@ def _fingerprint(compiler: str) -> str:
     for path in sorted(SOURCES.iterdir()):
         digest.update(path.name.encode() + path.read_bytes())
     version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
-    digest.update(repr((_COMMON, LEVELS, platform.machine(), platform.libc_ver())).encode() + version)
+    machine = (platform.machine(), platform.libc_ver())
+    digest.update(repr((_COMMON, LEVELS, machine)).encode() + version)
     return digest.hexdigest()[:16]
 
 

@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from experiments.kernels.interface import AdamWStep, Segments
+from experiments.kernels.memory import WORKSPACE
 from experiments.kernels.product_keys import candidate_pairs
 
-_BLOCK = 2**24  # elements of a temporary, at most: 64 MB in float32
+_BLOCK = 2**22  # elements of a temporary, at most: 16 MB in float32
 
 
 class Portable:
@@ -67,28 +68,29 @@ class Portable:
     def row_sums(
         self, values: Tensor, segments: Segments, weights: Tensor, dtype: torch.dtype
     ) -> Tensor:
-        """Bags over the tokens."""
-        order = segments.order
-        tokens = order // max(1, segments.n_columns)
-        per_pair = weights.view(-1)[order]
-        if not len(order):
-            return values.new_zeros(0, values.shape[1], dtype=dtype)
-        offsets = segments.offsets[:-1]
-        sums = F.embedding_bag(tokens, values, offsets, per_sample_weights=per_pair, mode="sum")
-        return sums.to(dtype)
+        """Bags over the tokens; on a CPU a block at a time, into memory that is used again."""
+        n_rows, width = len(segments.rows), values.shape[1]
+        if values.device.type != "cpu":
+            return _bags(values, segments, weights).to(dtype)
+        out = WORKSPACE.empty((n_rows, width), dtype)
+        for block in _blocks(n_rows, width):
+            out[block] = _bags(values, _part(segments, block), weights)
+        return out
 
     def table_sums(
         self, values: Tensor, segments: Segments, weights: Tensor, dtype: torch.dtype
     ) -> Tensor:
-        """Bags over the tokens again, where most bags may be empty."""
-        order = segments.order
-        counts = segments.offsets.new_zeros(segments.n_rows)
-        counts[segments.rows] = segments.offsets.diff()
-        offsets = counts.cumsum(0) - counts
-        tokens = order // max(1, segments.n_columns)
-        per_pair = weights.view(-1)[order]
-        sums = F.embedding_bag(tokens, values, offsets, per_sample_weights=per_pair, mode="sum")
-        return sums.to(dtype)
+        """The same, to their rows of zeros."""
+        n_rows, width = len(segments.rows), values.shape[1]
+        if values.device.type != "cpu":
+            out = values.new_zeros(segments.n_rows, width, dtype=dtype)
+            out[segments.rows] = _bags(values, segments, weights).to(dtype)
+            return out
+        out = WORKSPACE.empty((segments.n_rows, width), dtype).zero_()
+        for block in _blocks(n_rows, width):
+            part = _part(segments, block)
+            out[part.rows] = _bags(values, part, weights).to(dtype)
+        return out
 
     def search(self, queries: Tensor, sub_keys: Tensor, top_k: int) -> tuple[Tensor, ...]:
         """Scores, the best of each half, the best of their pairs; tokens in blocks."""
@@ -141,18 +143,9 @@ class Portable:
     ) -> None:
         """A block of rows at a time: their sums, their step."""
         for block in _blocks(len(segments.rows), table.shape[1]):
-            rows = segments.rows[block]
-            begin = segments.offsets[block.start]
-            ends = segments.offsets[block.start : block.start + len(rows) + 1]
-            part = Segments(
-                rows=rows,
-                offsets=ends - begin,
-                order=segments.order[begin : ends[-1]],
-                n_rows=segments.n_rows,
-                n_columns=segments.n_columns,
-            )
+            part = _part(segments, block)
             gradient = self.row_sums(values, part, weights, values.dtype)
-            self.row_adamw(table, moments, rows, gradient, step)
+            self.row_adamw(table, moments, part.rows, gradient, step)
 
 
 @lru_cache(maxsize=64)
@@ -163,6 +156,32 @@ def _ranks(top_k: int, n_sub: int, device: torch.device) -> tuple[Tensor, ...]:
 def _blocks(n: int, elements_each: int) -> Iterator[slice]:
     size = max(1, _BLOCK // max(1, elements_each))
     return (slice(start, start + size) for start in range(0, n, size))
+
+
+def _part(segments: Segments, block: slice) -> Segments:
+    """The segments of some of the rows."""
+    offsets = segments.offsets[block.start : block.stop + 1]
+    return Segments(
+        rows=segments.rows[block],
+        offsets=offsets - offsets[0],
+        order=segments.order[offsets[0] : offsets[-1]],
+        n_rows=segments.n_rows,
+        n_columns=segments.n_columns,
+    )
+
+
+def _bags(values: Tensor, segments: Segments, weights: Tensor) -> Tensor:
+    """(R, D) sums of weighted values, of values' type."""
+    if not len(segments.rows):
+        return values.new_zeros(0, values.shape[1])
+    order = segments.order
+    return F.embedding_bag(
+        order // segments.n_columns,
+        values,
+        segments.offsets[:-1],
+        per_sample_weights=weights.view(-1)[order],
+        mode="sum",
+    )
 
 
 def _dot_in_blocks(x: Tensor, table: Tensor, idx: Tensor) -> Tensor:
@@ -189,20 +208,19 @@ def _search_block(
 def top_of_rows(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """topk over the last dimension, by groups: the best k lie in the k groups of highest maximum.
 
-    Two searches among 8 k candidates or fewer instead of one among all: on a CPU topk takes time
-    in proportion to the row.
+    Two searches, among n / 8 and 8 k, instead of one among n: on a CPU topk takes time in
+    proportion to the row. A group is every (n / 8)-th score, so that maxima are of whole vectors.
     """
-    n = scores.shape[-1]
-    size = 8
+    n, size = scores.shape[-1], 8
     if scores.device.type != "cpu" or n % size or n < 4 * size * k:
         best = scores.topk(k, dim=-1)
         return best.values, best.indices
-    groups = scores.unflatten(-1, (n // size, size))
-    chosen = groups.amax(-1).topk(k, dim=-1).indices
-    inside = groups.gather(-2, chosen.unsqueeze(-1).expand(*chosen.shape, size)).flatten(-2)
-    best = inside.topk(k, dim=-1)
-    where = chosen.gather(-1, best.indices // size) * size + best.indices % size
-    return best.values, where
+    groups = scores.unflatten(-1, (size, n // size))
+    chosen = groups.amax(-2).topk(k, dim=-1, sorted=False).indices
+    inside = groups.gather(-1, chosen.unsqueeze(-2).expand(*chosen.shape[:-1], size, k))
+    best = inside.flatten(-2).topk(k, dim=-1)
+    member, group = best.indices // k, chosen.gather(-1, best.indices % k)
+    return best.values, member * (n // size) + group
 
 
 def round_to(x: Tensor, dtype: torch.dtype, rows: Tensor, step: int, salt: int) -> Tensor:
