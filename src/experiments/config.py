@@ -124,12 +124,13 @@ class Optim:
     beta2: float
     eps: float
     grad_clip: float | None
-    table_gradient: Literal["dense", "rows", "fused"]
-    table_state: Literal["float32", "bfloat16"]
     schedule: Literal["cosine", "wsd"]
     warmup: float
     decay: float
     final_lr: float
+    # defaults: of records from before there was a choice
+    table_gradient: Literal["dense", "rows", "fused"] = "dense"
+    table_state: Literal["float32", "bfloat16"] = "float32"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +192,6 @@ class RunConfig:
     seed: int
     sweep: str
     dry_run: bool
-    kernel: KernelName
     retry: Literal["failed", "all", "none"]
     ladder: Ladder
     trunk: Trunk
@@ -202,6 +202,7 @@ class RunConfig:
     trainer: Trainer
     logger: Logger
     paths: Paths
+    kernel: KernelName = "auto"  # as in records from before there was a choice
 
 
 NOT_IDENTITY = (
