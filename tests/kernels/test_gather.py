@@ -83,6 +83,23 @@ def test_bfloat16_activations_are_computed_with_in_float32(kernel):
     assert_close([y], [reference.gather_dot(x.bfloat16().double(), table.double(), idx)], FLOAT32)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_does_not_reach_into_the_kernels(kernel, dtype):
+    x, table, idx, weights = _inputs("ragged", dtype)
+    how = Given(given=kernel)
+
+    def run():
+        return [
+            *gradients(lambda x, t: gather_dot(x, t, idx, how), x, table),
+            *gradients(lambda t, w: gather_sum(t, idx, w, how), table, weights),
+        ]
+
+    plain = run()
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = run()
+    assert all(torch.equal(a, b) for a, b in zip(plain, cast, strict=True))
+
+
 def test_rows_are_the_retrieved_ones_each_once_ascending(kernel):
     x, table, idx, _ = _inputs("most rows never", torch.float32)
     table.requires_grad_()

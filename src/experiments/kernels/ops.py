@@ -130,7 +130,8 @@ class _GatherDot(torch.autograd.Function):
         assert retrieved.kernel is not None
         ctx.save_for_backward(x, table)
         ctx.retrieved, ctx.execution = retrieved, execution
-        return retrieved.kernel.dot(x, table, retrieved.idx)
+        with torch.autocast(x.device.type, enabled=False):
+            return retrieved.kernel.dot(x, table, retrieved.idx)
 
     @staticmethod
     @once_differentiable
@@ -153,7 +154,8 @@ class _GatherSum(torch.autograd.Function):
         assert retrieved.kernel is not None
         ctx.save_for_backward(table, weights)
         ctx.retrieved, ctx.execution = retrieved, execution
-        return retrieved.kernel.weighted_sum(table, retrieved.idx, weights)
+        with torch.autocast(table.device.type, enabled=False):
+            return retrieved.kernel.weighted_sum(table, retrieved.idx, weights)
 
     @staticmethod
     @once_differentiable

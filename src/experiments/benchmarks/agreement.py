@@ -1,0 +1,70 @@
+"""Whether the contenders compute the same, which is looked at before they are timed."""
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from experiments.benchmarks.case import Case
+from experiments.benchmarks.rivals import NAIVE, PEER_PYTORCH, PRODUCT_KEY_MEMORY
+from experiments.kernels.ops import Execution
+
+_MIN_AGREEMENT = 0.99  # of tokens
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Products in float32 proper, where GPUs would be left to round them to TF32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def check_agreement(case: Case, names: Collection[str]) -> list[str]:
+    """How far the rivals' outputs are from ours. In float32 they have to be the same, or it is
+    not the same layer that is timed; under autocast the rivals score keys in bfloat16, and so
+    retrieve other experts. Raises RuntimeError.
+    """
+    case.peer.execution = case.pkm.execution = Execution()
+    pairs = {
+        PEER_PYTORCH: (lambda: case.peer, lambda: case.peer_rival),
+        PRODUCT_KEY_MEMORY: (lambda: case.pkm, lambda: case.pkm_rival),
+        NAIVE: (lambda: case.peer, lambda: case.naive),
+    }
+    exact = case.settings.table_dtype == torch.float32
+    why = "near ties" if exact else "its queries and scores are bfloat16: other experts"
+    lines = []
+    for name, (ours_of, rival_of) in pairs.items():
+        if name not in names:
+            continue
+        ours, rival = ours_of(), rival_of()
+        with case.settings.autocast(), exact_products():
+            furthest, apart = _disagreement(ours, rival, case.x)
+        if exact and 1 - apart < _MIN_AGREEMENT:
+            raise RuntimeError(
+                f"{name} computes something else: {apart:.1%} of the tokens differ, "
+                f"by up to {furthest:.2g} of the largest output"
+            )
+        lines.append(
+            f"{name}'s output and ours: {furthest:.2g} of the largest apart at most, "
+            f"{apart:.2%} of the tokens by more than 1e-4 ({why})"
+        )
+    return lines
+
+
+@torch.no_grad()
+def _disagreement(ours: nn.Module, rival: nn.Module, x: Tensor) -> tuple[float, float]:
+    """How far the outputs are apart: the maximal difference over the maximal output, and the
+    share of tokens that differ by more than 1e-4 of it.
+
+    Two scores that are equal but for rounding may be ranked either way, and then a token's last
+    expert is another; that happens to a few in 10 000 tokens.
+    """
+    a, b = ours(x).float(), rival(x).float()
+    scale = b.abs().max()
+    by_token = (a - b).abs().amax(-1) / scale
+    return float(by_token.max()), float((by_token > 1e-4).float().mean())

@@ -1,0 +1,137 @@
+"""Who takes part in a comparison of layers: rivals first, then ours by kernel and by gradient."""
+
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
+
+import torch
+
+from experiments.benchmarks.case import Call, Case
+from experiments.benchmarks.rivals import NAIVE, PEER_PYTORCH, PRODUCT_KEY_MEMORY
+from experiments.benchmarks.room import (
+    Entry,
+    gathered_bytes,
+    scores_bytes,
+    sums_bytes,
+    table_bytes,
+)
+from experiments.config import KernelName
+from experiments.kernels.ops import Execution
+from experiments.models.ffn.peer import PEER
+from experiments.models.ffn.pkm import PKM
+
+_NAIVE_ROUNDS = 3  # it is as slow as PEER-pytorch, and there for where that isn't installed
+_STEPS = {"dense": "dense + AdamW", "rows": "rows + RowAdamW", "fused": "fused"}
+
+
+def passes(case: Case, absent: Collection[str], *, moe: bool) -> Iterator[Entry]:
+    """Forward and backward. absent: rivals that are not installed."""
+    baseline = NAIVE if PEER_PYTORCH in absent else PEER_PYTORCH
+    held = gathered_bytes(case.shape, case.settings)
+    # both tables' rows and the gradients of these; scores, their gradients; dense gradients
+    by_the_book = 4 * held + 3 * scores_bytes(case.shape) + 2 * _table(case)
+    if PEER_PYTORCH not in absent:
+        yield Entry(
+            name=PEER_PYTORCH,
+            baseline=None,
+            make=lambda: case.passes(case.peer_rival),
+            needs=by_the_book,
+        )
+    yield Entry(
+        name=NAIVE,
+        baseline=None if baseline == NAIVE else baseline,
+        make=lambda: case.passes(case.naive),
+        needs=by_the_book,
+        max_rounds=None if baseline == NAIVE else _NAIVE_ROUNDS,
+    )
+    yield from _ours(case, "", lambda: case.peer, 2, baseline)
+    if moe:
+        for routing in ("expert_choice", "token_choice"):
+            yield Entry(
+                name=f"MoE {routing}",
+                baseline=baseline,
+                make=partial(_moe, case, routing),
+                needs=held,
+            )
+    if PRODUCT_KEY_MEMORY not in absent:
+        yield Entry(
+            name=PRODUCT_KEY_MEMORY,
+            baseline=None,
+            make=lambda: case.passes(case.pkm_rival),
+            needs=3 * scores_bytes(case.shape) + _table(case),
+        )
+    yield from _ours(case, "PKM ", lambda: case.pkm, 1, PRODUCT_KEY_MEMORY)
+
+
+def steps(case: Case, absent: Collection[str]) -> Iterator[Entry]:
+    """Forward, backward and AdamW of both tables; what else there is, is not stepped."""
+    baseline = f"{PEER_PYTORCH} + AdamW"
+    held = gathered_bytes(case.shape, case.settings)
+    if PEER_PYTORCH not in absent:
+        yield Entry(
+            name=baseline,
+            baseline=None,
+            make=lambda: _then(case.passes(case.peer_rival), case.moments.adamw()),
+            needs=4 * held + 3 * scores_bytes(case.shape) + 2 * _table(case),
+        )
+    for kernel in case.settings.kernels:
+        for way, name in _STEPS.items():
+            sums = 2 * sums_bytes(case.shape, case.settings, way)
+            yield Entry(
+                name=f"{kernel} {name}",
+                baseline=baseline,
+                make=partial(_step, case, kernel, way),
+                needs=sums,
+                keeps=_kept(kernel, sums),
+            )
+
+
+def _ours(
+    case: Case, prefix: str, layer: Callable[[], PEER | PKM], n_tables: int, baseline: str
+) -> Iterator[Entry]:
+    for kernel in case.settings.kernels:
+        for gradient in ("rows", "dense"):
+            how = Execution(kernel=kernel, gradient="rows" if gradient == "rows" else "dense")
+            sums = sums_bytes(case.shape, case.settings, gradient) * n_tables
+            yield Entry(
+                name=f"{prefix}{kernel} {gradient}",
+                baseline=baseline,
+                make=partial(_passes, case, layer, how),
+                needs=sums,
+                keeps=_kept(kernel, sums),
+            )
+
+
+def _moe(case: Case, routing: str) -> Call:
+    return case.passes(case.moe(routing))
+
+
+def _passes(case: Case, layer: Callable[[], PEER | PKM], how: Execution) -> Call:
+    return case.passes(layer(), how)
+
+
+def _step(case: Case, kernel: KernelName, way: str) -> Call:
+    if way == "dense":
+        how = Execution(kernel=kernel, gradient="dense")
+        return _then(case.passes(case.peer, how), case.moments.adamw())
+    how = Execution(kernel=kernel, gradient="rows")
+    optimizer = case.moments.row_adamw(way, how)
+    if way == "fused":
+        how = Execution(kernel=kernel, gradient="rows", update=optimizer.update)
+    return _then(case.passes(case.peer, how), optimizer)
+
+
+def _then(passes: Call, optimizer: torch.optim.Optimizer) -> Call:
+    def call() -> None:
+        passes()
+        optimizer.step()
+
+    return call
+
+
+def _table(case: Case) -> int:
+    return table_bytes(case.shape, case.settings)
+
+
+def _kept(kernel: str, sums: int) -> int:
+    """The workspace keeps one and a half times what was in use at once."""
+    return sums * 3 // 2 if kernel == "cpp" else 0

@@ -1,0 +1,82 @@
+"""How fast a layer could be: the bytes and products it can't do without, at rates measured here.
+
+Counted (forward and backward): every retrieved row read where it is needed, a row that is needed
+for its gradient once, gradients of distinct rows written once; the query's three products; the
+forward product with the sub-keys. Not counted: top-k, sorting, sparse gradients of the sub-keys,
+what is written between the stages. So the whole floor is out of reach.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from experiments.benchmarks.rates import Rates
+from experiments.benchmarks.shapes import Shape
+
+Family = Literal["PEER", "PKM"]
+FAMILIES: tuple[Family, ...] = ("PEER", "PKM")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Floor:
+    """Seconds of each part, and what they are made of."""
+
+    name: str
+    n_bytes: int
+    query_flops: int
+    keys_flops: int
+    gathers: float
+    query: float
+    keys: float
+
+    @property
+    def total(self) -> float:
+        """Seconds."""
+        return self.gathers + self.query + self.keys
+
+    def describe(self) -> str:
+        """Each addend, and the rate it stands for."""
+        return (
+            f"{self.name}: {self.total * 1e3:.4g} ms = "
+            f"{self.n_bytes / 1e9:.3g} GB in {self.gathers * 1e3:.4g} "
+            f"+ queries, {self.query_flops / 1e9:.3g} GFLOP in {self.query * 1e3:.4g} "
+            f"({self.query_flops / 1e9 / self.query:,.0f} GFLOP/s) "
+            f"+ keys, {self.keys_flops / 1e9:.3g} GFLOP in {self.keys * 1e3:.4g} "
+            f"({self.keys_flops / 1e9 / self.keys:,.0f} GFLOP/s)"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**asdict(self), "total": self.total}
+
+
+def floors_of(
+    family: Family, shape: Shape, n_distinct: int, row_bytes: int, rates: Rates
+) -> list[Floor]:
+    """With the rate of square products, which is optimistic, and with that of the layer's own."""
+    pairs, distinct = shape.n_pairs, n_distinct
+    if family == "PEER":
+        # forward: both tables; backward: w_down again for the input's gradient, w_up once a
+        # distinct row for the weights'; and two gradients
+        rows = 2 * pairs + pairs + distinct + 2 * distinct
+    else:
+        rows = pairs + distinct + distinct
+    width = shape.n_heads * shape.d_key
+    one = 2 * shape.n_tokens * shape.d_model * width  # of three alike
+    keys = 2 * shape.n_tokens * width * shape.n_sub
+    n_bytes = rows * row_bytes
+
+    def floor(name: str, query: float, key_rate: float) -> Floor:
+        return Floor(
+            name=name,
+            n_bytes=n_bytes,
+            query_flops=3 * one,
+            keys_flops=keys,
+            gathers=n_bytes / rates.rows,
+            query=query,
+            keys=keys / key_rate,
+        )
+
+    return [
+        floor("square-GEMM floor", 3 * one / rates.square, rates.square_keys),
+        floor("own-shape floor", sum(one / rate for rate in rates.query), rates.keys),
+    ]

@@ -1,0 +1,132 @@
+"""The rates that a floor is made of, measured on this machine: memory, random rows, products."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from experiments.benchmarks.shapes import Settings, Shape, type_name
+from experiments.benchmarks.timing import best_seconds
+from experiments.kernels.select import resolve_kernel
+
+_SQUARE = {"cpu": 2048, "cuda": 8192}  # of the product whose rate is the optimistic one
+_COPY_BYTES = 2**29  # beyond any cache
+_TILE = 256  # tokens whose scores are made at a time: they needn't leave the cache
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Measured, the best of repeats: bytes/s (read and written) and FLOP/s.
+
+    rows: of a kernel reading random rows. query: the products of forward, of the input's
+    gradient, of the weight's, at the layer's own sizes. keys: likewise.
+    """
+
+    copy: float
+    rows: float
+    square: float
+    square_keys: float
+    query: tuple[float, float, float]
+    keys: float
+    query_type: str
+    keys_type: str
+
+    def or_better(self, other: "Rates") -> "Rates":
+        """The better of each rate."""
+        a, b = self.query, other.query
+        return Rates(
+            copy=max(self.copy, other.copy),
+            rows=max(self.rows, other.rows),
+            square=max(self.square, other.square),
+            square_keys=max(self.square_keys, other.square_keys),
+            query=(max(a[0], b[0]), max(a[1], b[1]), max(a[2], b[2])),
+            keys=max(self.keys, other.keys),
+            query_type=self.query_type,
+            keys_type=self.keys_type,
+        )
+
+
+def measure(shape: Shape, table: Tensor, settings: Settings) -> Rates:
+    """Takes a second or two."""
+    device = settings.device
+    query_type = torch.float32 if settings.table_dtype == torch.float32 else torch.bfloat16
+    keys_type = torch.bfloat16 if device == "cuda" or has_bf16_products() else torch.float32
+    return Rates(
+        copy=_copy_rate(device),
+        rows=_row_rate(shape, table, settings),
+        square=_square_rate(device, query_type),
+        square_keys=_square_rate(device, keys_type),
+        query=_query_rates(shape, device, query_type),
+        keys=_keys_rate(shape, device, keys_type),
+        query_type=type_name(query_type),
+        keys_type=type_name(keys_type),
+    )
+
+
+def has_bf16_products() -> bool:
+    """Whether this processor multiplies bfloat16 by itself; Linux says so."""
+    path = Path("/proc/cpuinfo")
+    flags = path.read_text() if path.exists() else ""
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def _copy_rate(device: str) -> float:
+    source = torch.ones(_COPY_BYTES // 4, device=device)
+    target = torch.empty_like(source)
+    return 2 * _COPY_BYTES / best_seconds(lambda: target.copy_(source), device)
+
+
+def _row_rate(shape: Shape, table: Tensor, settings: Settings) -> float:
+    """The better of the two gathers, on rows drawn evenly; other ones in each of four calls, so
+    that a large table's are not found in the cache.
+    """
+    kernel = resolve_kernel("auto", settings.device, table.dtype)
+    assert kernel is not None
+    n_columns = shape.n_heads * shape.top_k
+    tall = (shape.n_tokens, n_columns)
+    drawn = [torch.randint(shape.n_experts, tall, device=settings.device) for _ in range(4)]
+    idx = cycle(drawn)
+    weights = torch.ones(tall, device=settings.device)
+    x = torch.randn(shape.n_tokens, shape.d_model, device=settings.device)
+    plain = table.detach()
+    best = min(
+        best_seconds(lambda: kernel.dot(x, plain, next(idx)), settings.device),
+        best_seconds(lambda: kernel.weighted_sum(plain, next(idx), weights), settings.device),
+    )
+    return shape.n_pairs * shape.d_model * table.itemsize / best
+
+
+def _square_rate(device: str, dtype: torch.dtype) -> float:
+    n = _SQUARE[device]
+    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+    return 2 * n**3 / best_seconds(lambda: a @ b, device)
+
+
+def _query_rates(shape: Shape, device: str, dtype: torch.dtype) -> tuple[float, float, float]:
+    """In the memory layouts of nn.Linear's three products."""
+    t, d, width = shape.n_tokens, shape.d_model, shape.n_heads * shape.d_key
+    x, weight, gradient = (
+        torch.randn(size, device=device).to(dtype) for size in ((t, d), (width, d), (t, width))
+    )
+    calls: tuple[Callable[[], Tensor], ...] = (
+        lambda: x @ weight.t(),
+        lambda: gradient @ weight,
+        lambda: gradient.t() @ x,
+    )
+    forward, of_input, of_weight = (
+        2 * t * d * width / best_seconds(call, device) for call in calls
+    )
+    return forward, of_input, of_weight
+
+
+def _keys_rate(shape: Shape, device: str, dtype: torch.dtype) -> float:
+    n, half, batch = min(shape.n_tokens, _TILE), shape.d_key // 2, 2 * shape.n_heads
+    if device == "cuda":
+        n = shape.n_tokens  # a tile would not fill it
+    queries = torch.randn(batch, n, half, device=device).to(dtype)
+    sub_keys = torch.randn(batch, shape.n_sub, half, device=device).to(dtype)
+    best = best_seconds(lambda: queries @ sub_keys.transpose(1, 2), device)
+    return 2 * batch * n * half * shape.n_sub / best

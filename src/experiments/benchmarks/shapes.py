@@ -1,0 +1,112 @@
+"""What is measured: sizes, device, types."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import Any
+
+import torch
+
+from experiments.config import KernelName
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """device: cpu or cuda. kernels: ours, those asked for. table_dtype: of expert tables.
+
+    With tables in bfloat16 everything runs under autocast, as training with them would, and as
+    the rivals must to read them.
+    """
+
+    device: str
+    rounds: int
+    kernels: tuple[KernelName, ...]
+    huge_pages: bool
+    table_dtype: torch.dtype
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context of a forward pass."""
+        if self.table_dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device, dtype=torch.bfloat16)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**asdict(self), "table_dtype": type_name(self.table_dtype)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """Sizes of one layer and its input. d_key is the width of a whole query, two sub-keys."""
+
+    d_model: int
+    n_experts: int
+    n_tokens: int
+    n_heads: int
+    top_k: int
+    d_key: int
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value < 1:
+                raise ValueError(f"{name}={value} must be above 0")
+        if self.n_sub**2 != self.n_experts:
+            raise ValueError(
+                f"--n-experts {self.n_experts} must be a perfect square; "
+                f"nearest: {self.n_sub**2}, {(self.n_sub + 1) ** 2}"
+            )
+        if self.d_model % 2:
+            raise ValueError(f"--d {self.d_model} must be even: the rivals halve it")
+        if self.d_key % 2:
+            raise ValueError(f"--d-key {self.d_key} must be even, half for each sub-key")
+        if self.top_k > self.n_sub:
+            raise ValueError(
+                f"--top-k {self.top_k} must be at most {self.n_sub}, the square root of "
+                f"--n-experts {self.n_experts}: the rivals take as many of each half"
+            )
+
+    @property
+    def n_sub(self) -> int:
+        """Sub-keys of each half."""
+        return math.isqrt(self.n_experts)
+
+    @property
+    def n_pairs(self) -> int:
+        """Retrieved rows of a table, repeats included: tokens * heads * top_k."""
+        return self.n_tokens * self.n_heads * self.top_k
+
+    def describe(self) -> str:
+        """The sizes in a few words."""
+        return (
+            f"d={self.d_model} N={self.n_sub}² T={self.n_tokens} "
+            f"h={self.n_heads} k={self.top_k} d_key={self.d_key}"
+        )
+
+
+def shapes(
+    *,
+    d_models: Sequence[int],
+    n_experts: Sequence[int],
+    n_tokens: Sequence[int],
+    n_heads: int,
+    top_k: int,
+    d_key: int | None,
+) -> tuple[Shape, ...]:
+    """All combinations; d_key is d_model if not given. Raises ValueError for sizes that can't be,
+    before any is measured.
+    """
+
+    def each() -> Iterator[Shape]:
+        for d, n, t in product(d_models, n_experts, n_tokens):
+            yield Shape(
+                d_model=d, n_experts=n, n_tokens=t, n_heads=n_heads, top_k=top_k, d_key=d_key or d
+            )
+
+    return tuple(each())
+
+
+def type_name(dtype: torch.dtype) -> str:
+    """float32, bfloat16."""
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,198 @@
+"""Contenders timed in turn, round after round, on a machine that may have other work to do.
+
+A spinning barrier makes a two-thread kernel several times slower when a third process wants a
+core, and a ratio of two contenders says nothing if only one of them met it. So contenders take
+turns, and a repeat counts only if other processes left the machine alone.
+"""
+
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+MAX_OTHERS = 0.12  # cores that other processes may use during a repeat that counts
+TRIES = 3  # of a repeat, until one counts
+MIN_SECONDS = 0.25  # of a repeat, if it takes several calls: /proc/stat counts by 10 ms
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """What is timed: call(), each time after before(), which is not timed.
+
+    baseline: the contender that it is compared with. max_rounds: for one that takes very long.
+    """
+
+    name: str
+    call: Callable[[], object]
+    before: Callable[[], object] = lambda: None
+    baseline: str | None = None
+    max_rounds: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repeat:
+    """seconds: of a call, the mean over n_calls. others: cores that other processes used
+    meanwhile, None where that can't be known. quiet: few enough for the repeat to count.
+    """
+
+    seconds: float
+    n_calls: int
+    others: float | None
+    quiet: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """One contender's repeats, one for each round that it took part in."""
+
+    name: str
+    baseline: str | None
+    repeats: tuple[Repeat, ...]
+
+    @property
+    def seconds(self) -> list[float]:
+        """Of each repeat."""
+        return [repeat.seconds for repeat in self.repeats]
+
+    @property
+    def median(self) -> float:
+        """Seconds."""
+        return median(self.seconds)
+
+    @property
+    def n_loud(self) -> int:
+        """Repeats that stayed disturbed in every try."""
+        return sum(not repeat.quiet for repeat in self.repeats)
+
+    def times_faster_than(self, other: "Timing") -> float:
+        """The median over the rounds that both took part in of other's seconds over this one's."""
+        return median(theirs / ours for theirs, ours in zip(other.seconds, self.seconds))
+
+
+def compare(
+    contenders: Sequence[Contender], *, rounds: int, device: str, label: str
+) -> tuple[Timing, ...]:
+    """Rounds of one repeat each, in turn, after a round that is not timed."""
+    n_calls: dict[str, int] = {}
+    repeats: dict[str, list[Repeat]] = {contender.name: [] for contender in contenders}
+    assert len(repeats) == len(contenders), "names are told apart by"
+    with tqdm(total=len(contenders) * (rounds + 1), desc=label, file=sys.stderr) as bar:
+        for turn in range(-1, rounds):
+            for contender in contenders:
+                bar.set_postfix_str(contender.name)
+                if turn < 0:
+                    n_calls[contender.name] = _warm_up(contender, device)
+                elif contender.max_rounds is None or turn < contender.max_rounds:
+                    repeat = quiet_repeat(contender, n_calls[contender.name], device)
+                    repeats[contender.name].append(repeat)
+                bar.update()
+    return tuple(
+        Timing(name=c.name, baseline=c.baseline, repeats=tuple(repeats[c.name])) for c in contenders
+    )
+
+
+def is_gated(device: str) -> bool:
+    """Whether repeats can be refused: a CPU's, where the system says what it was busy with."""
+    return device == "cpu" and cpu_seconds() is not None
+
+
+def cpu_seconds() -> tuple[float, float] | None:
+    """CPU seconds of the whole machine and of this process so far; None without /proc/stat.
+
+    What a hypervisor takes for other machines counts as the machine's.
+    """
+    try:
+        line = Path("/proc/stat").read_text().partition("\n")[0]
+    except OSError:
+        return None
+    user, nice, system, _idle, _wait, irq, softirq, steal = map(int, line.split()[1:9])
+    busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return busy, usage.ru_utime + usage.ru_stime
+
+
+def quiet_repeat(contender: Contender, n_calls: int, device: str) -> Repeat:
+    """The first quiet repeat of TRIES, else the one that was disturbed least."""
+    tried: list[Repeat] = []
+    while len(tried) < TRIES:
+        if tried:
+            time.sleep(MIN_SECONDS)
+        tried.append(_repeat(contender, n_calls, device))
+        if tried[-1].quiet:
+            return tried[-1]
+    return min(tried, key=lambda repeat: repeat.others or 0.0)
+
+
+def _repeat(contender: Contender, n_calls: int, device: str) -> Repeat:
+    before, start = cpu_seconds(), time.perf_counter()
+    seconds = _calls(device)(contender, n_calls)
+    wall, after = time.perf_counter() - start, cpu_seconds()
+    others = None
+    if device == "cpu" and before is not None and after is not None:
+        machine, own = after[0] - before[0], after[1] - before[1]
+        others = max(0.0, machine - own) / wall
+    quiet = others is None or others < MAX_OTHERS
+    return Repeat(seconds=seconds, n_calls=n_calls, others=others, quiet=quiet)
+
+
+def _calls(device: str) -> Callable[[Contender, int], float]:
+    return _on_gpu if device == "cuda" else _on_cpu
+
+
+def _on_cpu(contender: Contender, n_calls: int) -> float:
+    total = 0.0
+    for _ in range(n_calls):
+        contender.before()
+        start = time.perf_counter()
+        contender.call()
+        total += time.perf_counter() - start
+    return total / n_calls
+
+
+def _on_gpu(contender: Contender, n_calls: int) -> float:
+    """By the GPU's own clock. Calls are queued without waiting, as a training loop's are."""
+    events: list[Any] = []
+    for _ in range(n_calls):
+        contender.before()
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        contender.call()
+        end.record()
+        events.append((begin, end))
+    torch.cuda.synchronize()
+    return sum(begin.elapsed_time(end) for begin, end in events) / 1e3 / n_calls
+
+
+def _warm_up(contender: Contender, device: str) -> int:
+    """Calls that make a repeat of MIN_SECONDS. The first call compiles, and fetches memory."""
+    seconds = _calls(device)(contender, 1)
+    if seconds < 8 * MIN_SECONDS or device == "cuda":
+        seconds = _calls(device)(contender, 1)
+    return max(1, round(MIN_SECONDS / max(seconds, 1e-6)))
+
+
+def best_seconds(call: Callable[[], object], device: str) -> float:
+    """The fastest of the calls that fit into MIN_SECONDS, three at least, on a quiet machine if
+    one of TRIES finds it so: for a rate that a floor is made of.
+    """
+    found: list[float] = []
+
+    def calls() -> None:
+        start, n = time.perf_counter(), 0
+        while n < 3 or time.perf_counter() - start < MIN_SECONDS:
+            found.append(_calls(device)(one, 10 if device == "cuda" else 1))
+            n += 1
+
+    one = Contender(name="one call", call=call)
+    call()
+    # on a GPU the events lie inside, and the time of all calls together is of no use
+    quiet_repeat(Contender(name="calls", call=calls), 1, device)
+    return min(found)
