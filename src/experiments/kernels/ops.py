@@ -122,19 +122,31 @@ def _table_gradient(
     )
 
 
+def _outside_autocast(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A Function's forward or backward whose products keep their types, whoever calls it."""
+
+    def plain(ctx: Any, *arguments: Any) -> Any:
+        tensors = (a.device.type for a in arguments if isinstance(a, Tensor))
+        with torch.autocast(next(tensors, "cpu"), enabled=False):
+            return method(ctx, *arguments)
+
+    return plain
+
+
 class _GatherDot(torch.autograd.Function):
     @staticmethod
+    @_outside_autocast
     def forward(
         ctx: Any, x: Tensor, table: Tensor, retrieved: Retrieved, execution: Execution
     ) -> Tensor:
         assert retrieved.kernel is not None
         ctx.save_for_backward(x, table)
         ctx.retrieved, ctx.execution = retrieved, execution
-        with torch.autocast(x.device.type, enabled=False):
-            return retrieved.kernel.dot(x, table, retrieved.idx)
+        return retrieved.kernel.dot(x, table, retrieved.idx)
 
     @staticmethod
     @once_differentiable
+    @_outside_autocast
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, table = ctx.saved_tensors
         retrieved, grad = ctx.retrieved, grad.contiguous()
@@ -148,17 +160,18 @@ class _GatherDot(torch.autograd.Function):
 
 class _GatherSum(torch.autograd.Function):
     @staticmethod
+    @_outside_autocast
     def forward(
         ctx: Any, table: Tensor, retrieved: Retrieved, weights: Tensor, execution: Execution
     ) -> Tensor:
         assert retrieved.kernel is not None
         ctx.save_for_backward(table, weights)
         ctx.retrieved, ctx.execution = retrieved, execution
-        with torch.autocast(table.device.type, enabled=False):
-            return retrieved.kernel.weighted_sum(table, retrieved.idx, weights)
+        return retrieved.kernel.weighted_sum(table, retrieved.idx, weights)
 
     @staticmethod
     @once_differentiable
+    @_outside_autocast
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         table, weights = ctx.saved_tensors
         retrieved, grad = ctx.retrieved, grad.contiguous()
@@ -174,11 +187,11 @@ class _Search(torch.autograd.Function):
     """Only the k winning scores of √N have gradients, so their backward pass is two gathers."""
 
     @staticmethod
+    @_outside_autocast
     def forward(
         ctx: Any, halves: Tensor, sub_keys: Tensor, top_k: int, kernel: Kernel
     ) -> tuple[Tensor, ...]:
-        with torch.autocast(halves.device.type, enabled=False):
-            scores, first, second = kernel.search(halves, sub_keys, top_k)
+        scores, first, second = kernel.search(halves, sub_keys, top_k)
         ctx.save_for_backward(halves, sub_keys, first, second)
         ctx.kernel = kernel
         ctx.mark_non_differentiable(first, second)
@@ -187,6 +200,7 @@ class _Search(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @_outside_autocast
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         halves, sub_keys, first, second = ctx.saved_tensors
         if grad is None:
