@@ -10,7 +10,7 @@ repeatable to the bit. What a table's gradient becomes is `Execution.gradient`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from experiments.kernels import reference
 from experiments.kernels.interface import Kernel, Retrieved, Segments
 from experiments.kernels.select import resolve_kernel
 
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 RowUpdate = Callable[[Kernel, Tensor, Tensor, Segments, Tensor], None]
 
 
@@ -122,7 +123,7 @@ def _table_gradient(
     )
 
 
-def _outside_autocast(method: Callable[..., Any]) -> Callable[..., Any]:
+def _outside_autocast(method: _Method) -> _Method:
     """A Function's forward or backward whose products keep their types, whoever calls it."""
 
     def plain(ctx: Any, *arguments: Any) -> Any:
@@ -130,7 +131,7 @@ def _outside_autocast(method: Callable[..., Any]) -> Callable[..., Any]:
         with torch.autocast(next(tensors, "cpu"), enabled=False):
             return method(ctx, *arguments)
 
-    return plain
+    return cast(_Method, plain)
 
 
 class _GatherDot(torch.autograd.Function):

@@ -223,6 +223,14 @@ def top_of_rows(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return best.values, member * (n // size) + group
 
 
+_ODD = 0x9E3779B1
+
+
+def _wrapped(x: Tensor) -> Tensor:
+    """int64 as the int32 of its lower half."""
+    return ((x + 2**31 & 0xFFFFFFFF) - 2**31).int()
+
+
 def round_to(x: Tensor, dtype: torch.dtype, rows: Tensor, step: int, salt: int) -> Tensor:
     """x (R, D) as dtype; to bfloat16 stochastically, by a hash of step, salt, row and column.
 
@@ -231,13 +239,13 @@ def round_to(x: Tensor, dtype: torch.dtype, rows: Tensor, step: int, salt: int) 
     """
     if dtype != torch.bfloat16:
         return x.to(dtype)
+    # 32-bit products that wrap; >> is arithmetic, so what it lets in from the left is masked
     columns = torch.arange(x.shape[1], device=x.device)
-    mask = 0xFFFFFFFF
-    h = (rows.unsqueeze(1) * x.shape[1] + columns) * 0x9E3779B1 + step * 0x85EBCA6B
-    h = (h + salt * 0x27D4EB2F) & mask
-    h = ((h ^ (h >> 16)) * 0x7FEB352D) & mask
-    h = ((h ^ (h >> 15)) * 0x046CA68B) & mask
-    noise = ((h ^ (h >> 16)) & 0xFFFF).int()
+    first = (rows * x.shape[1]) * _ODD + step * 0x85EBCA6B + salt * 0x27D4EB2F
+    h = _wrapped(first).unsqueeze(1) + _wrapped(columns * _ODD)
+    h.bitwise_xor_((h >> 16).bitwise_and_(0xFFFF)).mul_(0x7FEB352D)
+    h.bitwise_xor_((h >> 15).bitwise_and_(0x1FFFF)).mul_(0x046CA68B)
+    noise = h.bitwise_xor_(h >> 16).bitwise_and_(0xFFFF)
     bits = x.float().contiguous().view(torch.int32) + noise
     rounded = (bits & -65536).view(torch.float32).to(torch.bfloat16)
     return torch.where(x.isnan(), torch.nan, rounded)  # noise would carry some NaNs to a number
