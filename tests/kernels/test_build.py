@@ -12,6 +12,16 @@ from experiments.kernels import build, cpp
 from experiments.kernels.select import resolve_kernel
 
 
+def _has_compiler() -> bool:
+    try:
+        return bool(build._compiler())
+    except build.BuildError:
+        return False
+
+
+needs_compiler = pytest.mark.skipif(not _has_compiler(), reason="no C++ compiler")
+
+
 @pytest.fixture
 def fresh(monkeypatch, tmp_path):
     """An empty cache, and nothing loaded so far."""
@@ -27,6 +37,7 @@ def _libraries(folder):
     return sorted(folder.glob("*.so"))
 
 
+@needs_compiler
 def test_is_built_once_and_then_found(fresh):
     build.library()
     (path,) = _libraries(fresh)
@@ -37,6 +48,7 @@ def test_is_built_once_and_then_found(fresh):
     assert not list(fresh.glob("tmp*")), "what a build leaves behind"
 
 
+@needs_compiler
 def test_other_flags_are_another_library(fresh, monkeypatch):
     build.library()
     monkeypatch.setattr(build, "LEVELS", {"base": ()})
@@ -64,11 +76,13 @@ def test_a_compiler_that_fails_is_quoted(fresh, monkeypatch, tmp_path):
     assert not _libraries(fresh)
 
 
+@needs_compiler
 def test_a_level_that_the_compiler_does_not_know_is_left_out(fresh, monkeypatch):
     monkeypatch.setattr(build, "LEVELS", {"base": (), "avx2": ("-mno-such-flag",)})
     assert cpp.levels(build.library()) == ["base"]
 
 
+@needs_compiler
 def test_a_damaged_library_is_built_anew(fresh):
     path = build.library_path(build._compiler())
     path.write_bytes(b"not a library")
@@ -84,6 +98,7 @@ def test_a_cache_that_can_not_be_written_is_passed_over(fresh, monkeypatch, tmp_
     assert build._cache() == tmp_path / f"experiments-kernels-{os.getuid()}"
 
 
+@needs_compiler
 def test_torch_and_the_library_share_one_pool_of_threads():
     """Two OpenMP runtimes would fight for the cores."""
     program = (
