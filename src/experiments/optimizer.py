@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from experiments.kernels.interface import AdamWStep, Kernel, Segments
 from experiments.kernels.memory import use_huge_pages
 from experiments.kernels.ops import Execution
+from experiments.kernels.portable import Portable
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -135,8 +136,6 @@ class RowAdamW(torch.optim.AdamW):
 
 
 def _kernel(execution: Execution, table: Tensor) -> Kernel:
-    from experiments.kernels.portable import Portable
-
     return execution.on(table) or Portable()
 
 
@@ -192,8 +191,13 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
     costs nothing (a CPU), a scale of 1 is not multiplied by.
     """
     with torch.no_grad():
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        tensors = [coalesced(g).values() if g.is_sparse else g for g in gradients]
+        tensors = []
+        for p in parameters:
+            if p.grad is not None and p.grad.is_sparse:
+                p.grad = coalesced(p.grad)  # what is scaled below is what the optimizer gets
+                tensors.append(p.grad.values())
+            elif p.grad is not None:
+                tensors.append(p.grad)
         norm = nn.utils.get_total_norm(tensors)
         scale = torch.clamp(max_norm / (norm + 1e-6), max=1.0)
         if tensors and (norm.device.type != "cpu" or not bool(scale == 1)):

@@ -17,7 +17,7 @@ from experiments.benchmarks.floor import floors_of
 from experiments.benchmarks.rates import Rates
 from experiments.benchmarks.shapes import Settings, Shape
 from experiments.kernels import reference
-from experiments.kernels.build import BuildError, library
+from experiments.kernels.build import BuildError, load
 
 SIZES = ("--d", "32", "--n-experts", "256", "--tokens", "64", "--heads", "2", "--top-k", "4")
 FEW = ("--rounds", "2", "--allocator", "default")
@@ -33,7 +33,7 @@ HAS = {
 
 def _kernels() -> tuple[str, ...]:
     try:
-        library()
+        load()
     except BuildError:
         return ("torch",)
     return ("cpp", "torch")

@@ -28,7 +28,7 @@ def implementations() -> list:
     """torch, and C++ at each level of this processor; without a compiler, a skip that says so."""
     found = [pytest.param(Portable(), id="torch")]
     try:
-        library = build.library()
+        library = build.load()
     except build.BuildError as error:
         skip = pytest.mark.skip(reason=str(error))
         return [*found, pytest.param(None, id="cpp", marks=skip)]

@@ -39,10 +39,10 @@ def _libraries(folder):
 
 @needs_compiler
 def test_is_built_once_and_then_found(fresh):
-    build.library()
+    build.load()
     (path,) = _libraries(fresh)
     before = path.stat().st_mtime_ns
-    build.library()
+    build.load()
     assert _libraries(fresh) == [path]
     assert path.stat().st_mtime_ns == before
     assert not list(fresh.glob("tmp*")), "what a build leaves behind"
@@ -50,9 +50,9 @@ def test_is_built_once_and_then_found(fresh):
 
 @needs_compiler
 def test_other_flags_are_another_library(fresh, monkeypatch):
-    build.library()
+    build.load()
     monkeypatch.setattr(build, "LEVELS", {"base": ()})
-    library = build.library()
+    library = build.load()
     assert len(_libraries(fresh)) == 2
     assert cpp.levels(library) == ["base"]
 
@@ -72,21 +72,21 @@ def test_a_compiler_that_fails_is_quoted(fresh, monkeypatch, tmp_path):
     broken.chmod(0o755)
     monkeypatch.setenv("CXX", str(broken))
     with pytest.raises(build.BuildError, match=r"cannot open vectors\.h"):
-        build.library()
+        build.load()
     assert not _libraries(fresh)
 
 
 @needs_compiler
 def test_a_level_that_the_compiler_does_not_know_is_left_out(fresh, monkeypatch):
     monkeypatch.setattr(build, "LEVELS", {"base": (), "avx2": ("-mno-such-flag",)})
-    assert cpp.levels(build.library()) == ["base"]
+    assert cpp.levels(build.load()) == ["base"]
 
 
 @needs_compiler
 def test_a_damaged_library_is_built_anew(fresh):
-    path = build.library_path(build._compiler())
+    path = build.binary_path(build._compiler())
     path.write_bytes(b"not a library")
-    assert cpp.levels(build.library())
+    assert cpp.levels(build.load())
     assert path.stat().st_size > 10_000
 
 
@@ -102,7 +102,7 @@ def test_a_cache_that_can_not_be_written_is_passed_over(fresh, monkeypatch, tmp_
 def test_torch_and_the_library_share_one_pool_of_threads():
     """Two OpenMP runtimes would fight for the cores."""
     program = (
-        "import torch; from experiments.kernels import build; build.library();"
+        "import torch; from experiments.kernels import build; build.load();"
         "maps = open('/proc/self/maps').read().split();"
         "print(len({m for m in maps if 'libgomp' in m or 'libomp' in m or 'libiomp' in m}))"
     )

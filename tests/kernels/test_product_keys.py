@@ -114,6 +114,18 @@ def test_a_diverged_run_has_indices_within_the_table(execution, n_sub):
     assert ((indices >= 0) & (indices < n_sub**2)).all()
 
 
+@pytest.mark.parametrize("n_sub", [40, 100, 600])
+def test_a_query_that_is_no_number_leaves_the_others_alone(execution, n_sub):
+    queries, sub_keys = _random(n_sub, 16, True)
+    clean = product_key_topk(queries, sub_keys, 7, execution)
+    spoilt = queries.clone()
+    spoilt[5::7, :, ::3] = torch.nan
+    for before, after in zip(clean, product_key_topk(spoilt, sub_keys, 7, execution), strict=True):
+        kept = torch.ones(len(queries), dtype=torch.bool)
+        kept[5::7] = False
+        assert torch.equal(before[kept], after[kept])
+
+
 def test_the_same_for_any_number_of_threads():
     """To the bit where the search is one kernel; elsewhere products are the BLAS's affair."""
     screened = [p.values[0] for p in KERNELS if p.id == "cpp-avx512_bf16"]

@@ -36,10 +36,10 @@ class BuildError(RuntimeError):
     """The library can't be built here; says why."""
 
 
-def library() -> ctypes.CDLL:
+def load() -> ctypes.CDLL:
     """The loaded library, built first if this cache has none that loads. Raises BuildError."""
     compiler = _compiler()
-    path = library_path(compiler)
+    path = binary_path(compiler)
     if not _loads(path):
         with (path.parent / "build.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # of many workers that start at once, one builds
@@ -51,7 +51,7 @@ def library() -> ctypes.CDLL:
         raise BuildError(f"{path} can't be loaded: {error}") from error
 
 
-def library_path(compiler: str) -> Path:
+def binary_path(compiler: str) -> Path:
     """Where the library of this compiler lies, or will."""
     return _cache() / f"kernels-{_fingerprint(compiler)}.so"
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.kernels.build import LEVELS, BuildError, library
+from experiments.kernels.build import LEVELS, BuildError, load
 from experiments.kernels.interface import AdamWStep, Segments
 from experiments.kernels.memory import WORKSPACE
 from experiments.kernels.product_keys import candidate_pairs
@@ -26,7 +26,7 @@ _SCORES = 2**20  # floats of scores at a time, where they are not screened: 4 MB
 def load_cpp() -> "Cpp | None":
     """The kernel for this processor, or None, with one warning, where it can't be built."""
     try:
-        return Cpp(library())
+        return Cpp(load())
     except BuildError as error:
         warnings.warn(
             f"kernel=cpp can't be had, so kernel=torch runs, several times slower: {error}",

@@ -182,8 +182,12 @@ inline void best_of(const float* scores, i64 n, i64 k, float slack, const float*
     if (query) s = dot_row(query, keys + i * width, width);
     copy[i] = s;
   }
-  rank(copy, n, k, where);
-  for (i64 i = 0; i < k; i++) best[i] = copy[where[i]];
+  int32_t* places = n <= ROOM ? order : where;  // rank may write n of them, and where has room for k
+  rank(copy, n, k, places);
+  for (i64 i = 0; i < k; i++) {
+    where[i] = places[i];
+    best[i] = copy[places[i]];
+  }
 }
 
 struct Candidates {
