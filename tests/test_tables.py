@@ -46,9 +46,8 @@ def test_learns_and_goes_on_to_the_bit(make, model, way):
 
 
 def test_a_model_without_tables_is_the_same_run_whatever_its_tables_do(make):
-    losses = {execute(make("model=dense", *w, folder=n)).val_loss for n, w in WAYS.items()
-              if "bf16" not in n and n != "fused"}  # fmt: skip
-    assert losses == {execute(make("model=dense", folder="plain")).val_loss}
+    rows = execute(make("model=dense", *WAYS["rows"], folder="rows"))
+    assert rows.val_loss == execute(make("model=dense", folder="plain")).val_loss
 
 
 def test_the_kernel_is_no_part_of_a_runs_identity_and_the_way_of_its_tables_is(make):
