@@ -14,6 +14,7 @@ from experiments.benchmarks.shapes import Settings, Shape, type_name
 from experiments.benchmarks.timing import Contender
 from experiments.kernels.memory import use_huge_pages
 from experiments.kernels.ops import Execution
+from experiments.models.ffn._base import FFN
 from experiments.models.ffn.moe import MoEConfig
 from experiments.models.ffn.peer import PEER, PEERConfig
 from experiments.models.ffn.pkm import PKM, PKMConfig
@@ -123,7 +124,8 @@ class Case:
 
         def call() -> None:
             if how is not None:
-                module.execution = how  # type: ignore[assignment]
+                assert isinstance(module, FFN)
+                module.execution = how
             with self.settings.autocast():
                 y: Tensor = module(x)
             y.backward(upstream.to(y.dtype))

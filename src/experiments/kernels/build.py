@@ -119,7 +119,7 @@ def _build(compiler: str, path: Path) -> None:
                 raise BuildError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
             return None  # a compiler that doesn't know the level: the others do
 
-        with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)))) as pool:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = [target for target in pool.map(compile_one, jobs) if target is not None]
         built = folder / "kernels.so"
         for openmp in ((), ("-fopenmp",)):

@@ -258,8 +258,8 @@ class Cpp:
         )
 
     def _call(self, name: str, *arguments: Any) -> None:
-        """Tensors go as pointers, None as a null one, the last argument as an int, as do flags."""
-        self._functions[name](*map(_argument, arguments[:-1]), ctypes.c_int(arguments[-1]))
+        """Tensors go as pointers, None as a null one, all else as 64-bit integers."""
+        self._functions[name](*map(_argument, arguments))
 
 
 def _argument(value: Any) -> Any:
@@ -269,7 +269,7 @@ def _argument(value: Any) -> Any:
         return ctypes.c_void_p(value.data_ptr())
     if value is None:
         return ctypes.c_void_p(None)
-    return ctypes.c_int64(value)  # a bool or int parameter reads its lower half
+    return ctypes.c_int64(value)
 
 
 def _is_bf16(tensor: Tensor) -> int:

@@ -62,16 +62,16 @@ void weighted_sum(const T* table, const i64* idx, const float* w, float* out, i6
 
 }  // namespace
 
-EXPORT(dot)(const float* x, const void* table, int is_bf16, const i64* idx, float* out,
-            i64 n_tokens, i64 n_columns, i64 d, int n_threads) {
+EXPORT(dot)(const float* x, const void* table, i64 is_bf16, const i64* idx, float* out,
+            i64 n_tokens, i64 n_columns, i64 d, i64 n_threads) {
   if (is_bf16)
     dot(x, (const bf16*)table, idx, out, n_tokens, n_columns, d, n_threads);
   else
     dot(x, (const float*)table, idx, out, n_tokens, n_columns, d, n_threads);
 }
 
-EXPORT(weighted_sum)(const void* table, int is_bf16, const i64* idx, const float* w, float* out,
-                     i64 n_tokens, i64 n_columns, i64 d, int n_threads) {
+EXPORT(weighted_sum)(const void* table, i64 is_bf16, const i64* idx, const float* w, float* out,
+                     i64 n_tokens, i64 n_columns, i64 d, i64 n_threads) {
   if (is_bf16)
     weighted_sum((const bf16*)table, idx, w, out, n_tokens, n_columns, d, n_threads);
   else

@@ -282,7 +282,7 @@ inline void score_block(const uint32_t* queries, const uint16_t* keys, i64 pairs
 // 2 * (n_sub + n_pairs + 4 half) + 64.
 EXPORT(select)(const float* scores, i64 n_queries, i64 n_sub, const int32_t* left,
                const int32_t* right, i64 n_pairs, i64 top_k, float* room, float* best_scores,
-               i64* first, i64* second, int n_threads) {
+               i64* first, i64* second, i64 n_threads) {
   const i64 half = min64(top_k, n_sub), each = 2 * (n_sub + n_pairs + 4 * half) + 64;
   const Candidates c{left, right, n_pairs, top_k, half};
 #pragma omp parallel for num_threads(n_threads) schedule(static)
@@ -306,7 +306,7 @@ EXPORT(select)(const float* scores, i64 n_queries, i64 n_sub, const int32_t* lef
 EXPORT(screened_search)(const float* queries, const float* keys, i64 n_tokens, i64 n_heads,
                         i64 n_groups, i64 n_sub, i64 width, uint16_t* packed, const int32_t* left,
                         const int32_t* right, i64 n_pairs, i64 top_k, char* room, i64 each,
-                        float* best_scores, i64* first, i64* second, int n_threads) {
+                        float* best_scores, i64* first, i64* second, i64 n_threads) {
 #if defined(__AVX512BF16__)
   const i64 half = min64(top_k, n_sub), padded = up(n_sub, 16 * MAX_PANEL);
   const i64 stride = padded + 16;  // rows 4 KB apart would share a few sets of the cache

@@ -270,7 +270,7 @@ void step_table(const Table<T, M>& table, const i64* rows, i64 n_rows, const voi
 // counts: (n_table + 1) of scratch. Writes rows, offsets (of up to min(P, n_table) and one more)
 // and order, and to n_found the number of distinct rows.
 EXPORT(sort)(const i64* idx, i64 n_pairs, i64 n_table, int32_t* counts, i64* rows,
-             int32_t* offsets, int32_t* order, i64* n_found, int n_threads) {
+             int32_t* offsets, int32_t* order, i64* n_found, i64 n_threads) {
   i64 pairs_of[64], rows_of[64];
   if (n_threads > 8) n_threads = 8;  // each reads all of idx
 #pragma omp parallel num_threads(n_threads)
@@ -316,7 +316,7 @@ EXPORT(sort)(const i64* idx, i64 n_pairs, i64 n_table, int32_t* counts, i64* row
 // scratch: (n_threads + ceil(P / CHUNK) + 1) * d floats.
 EXPORT(sums)(const float* values, const float* weights, const int32_t* order,
              const int32_t* offsets, i64 n_columns, i64 d, const i64* rows, i64 n_rows,
-             i64 n_table, void* out, int is_bf16, float* scratch, int n_threads) {
+             i64 n_table, void* out, i64 is_bf16, float* scratch, i64 n_threads) {
   const Pairs s{values, weights, order, offsets, n_columns, d};
   if (is_bf16)
     write_sums(s, rows, n_rows, n_table, (bf16*)out, scratch, n_threads);
@@ -325,11 +325,11 @@ EXPORT(sums)(const float* values, const float* weights, const int32_t* order,
 }
 
 // By `gradient` (R, d), or by the sums of the pairs where it is null.
-EXPORT(adamw)(void* table, int is_bf16, void* mean, void* square, int moments_are_bf16, i64 d,
-              const i64* rows, i64 n_rows, const void* gradient, int gradient_is_bf16,
+EXPORT(adamw)(void* table, i64 is_bf16, void* mean, void* square, i64 moments_are_bf16, i64 d,
+              const i64* rows, i64 n_rows, const void* gradient, i64 gradient_is_bf16,
               const float* values, const float* weights, const int32_t* order,
               const int32_t* offsets, i64 n_columns, float* scratch, const float* hyper,
-              i64 step, int n_threads) {
+              i64 step, i64 n_threads) {
   const Step s{hyper[0], hyper[1], hyper[2], hyper[3], hyper[4], hyper[5], (uint32_t)step};
   const Pairs some{values, weights, order, offsets, n_columns, d};
   const Pairs* pairs = gradient ? nullptr : &some;
