@@ -79,7 +79,8 @@ inline i64 first_row(const int32_t* offsets, i64 n_rows, int i, int n) {
 
 inline bool is_long(const int32_t* offsets, i64 r) { return offsets[r + 1] - offsets[r] > CHUNK; }
 
-// Hands each row's sum to visit(r, sum). `scratch` holds a chunk's sums of the longest row.
+// Calls visit.before(r), and visit.done(r, sum) with each row's sum. `scratch` has room for a row a
+// thread, and for the sums of the longest row's chunks.
 template <class Visit>
 void for_each_row(const Pairs& s, i64 n_rows, float* scratch, int n_threads, const Visit& visit) {
 #pragma omp parallel num_threads(n_threads)
@@ -90,9 +91,9 @@ void for_each_row(const Pairs& s, i64 n_rows, float* scratch, int n_threads, con
     float* mine = scratch + me * s.d;
     for (i64 r = first_row(s.offsets, n_rows, me, n); r < end; r++) {
       if (is_long(s.offsets, r)) continue;
-      float* out = visit.place(r, mine);
-      add_pairs(s, s.offsets[r], s.offsets[r + 1], out, last);
-      visit.done(r, out);
+      visit.before(r);
+      add_pairs(s, s.offsets[r], s.offsets[r + 1], mine, last);
+      visit.done(r, mine);
     }
     stream_end();
   }
@@ -106,13 +107,13 @@ void for_each_row(const Pairs& s, i64 n_rows, float* scratch, int n_threads, con
       const i64 from = begin + c * CHUNK, to = min64(end, from + CHUNK);
       add_pairs(s, from, to, chunks + c * s.d, to);
     }
-    float* out = visit.place(r, scratch);
+    visit.before(r);
     for (i64 i = 0; i < s.d; i++) {
       float acc = 0;
       for (i64 c = 0; c < n_chunks; c++) acc += chunks[c * s.d + i];
-      out[i] = acc;
+      scratch[i] = acc;
     }
-    visit.done(r, out);
+    visit.done(r, scratch);
   }
 }
 
@@ -124,7 +125,7 @@ struct Written {
   i64 n_rows, n_table, d;
   bool streams;
 
-  float* place(i64, float* scratch) const { return scratch; }
+  void before(i64) const {}
 
   void zero(i64 from, i64 to) const {
     T* p = out + from * d;
@@ -247,9 +248,8 @@ struct Updated {
   const i64* rows;
   i64 n_rows;
 
-  float* place(i64 r, float* scratch) const {
+  void before(i64 r) const {
     if (r + 4 < n_rows) table.ask_for(rows[r + 4]);
-    return scratch;
   }
   void done(i64 r, const float* sum) const { table.update(rows[r], sum); }
 };
