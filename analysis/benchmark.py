@@ -2,7 +2,7 @@
 
 The published runs of Chinchilla's figure and Clark's routers, if PUBLISHED_RUNS names their folder
 (default ../shared/data), else synthetic runs of the same number. Beside it, on the same runs in
-turn, `chinchilla` from PyPI if it is installed: pip install 'expert-isoflops[bench]'.
+turn, `chinchilla` from PyPI if it is installed: pip install -e '.[bench]'.
 """
 
 import argparse

@@ -213,7 +213,7 @@ def test_rivals_that_are_not_installed_are_named(measure, monkeypatch):
     assert names[0] == "naive"
     assert "PEER-pytorch is left out" in printed
     assert "product-key-memory is left out" in printed
-    assert "pip install '.[bench]'" in printed
+    assert "pip install -e '.[bench]'" in printed
     assert {c["baseline"] for c in comparisons[0]["contenders"][1:3]} == {"naive"}
 
 

@@ -31,7 +31,7 @@ _QUICK_STEP = {"layers": 2, "vocab": 512, "seq_len": 64}
 _ABOUT = """\
 Contenders take turns, round after round, in one process; medians are printed, and each round's
 ratio to the baseline, of which the median. A repeat during which other processes used the cores is
-made again. Rivals: pip install '.[bench]'.
+made again. Rivals: pip install -e '.[bench]'.
 
   python -m experiments.bench layer --quick
   python -m experiments.bench layer --d 256 --n-experts 1048576 --with-optimizer --memory

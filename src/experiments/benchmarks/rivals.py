@@ -28,7 +28,7 @@ def absent(device: str, table_dtype: torch.dtype) -> dict[str, str]:
         try:
             import_module(module)
         except ImportError as error:
-            found[name] = f"{name} is left out ({error}): pip install '.[bench]'"
+            found[name] = f"{name} is left out ({error}): pip install -e '.[bench]'"
     if device == "cuda" and table_dtype != torch.float32 and PRODUCT_KEY_MEMORY not in found:
         # a GPU's autocast makes its gates float32, and embedding_bag wants both of one type
         found[PRODUCT_KEY_MEMORY] = f"{PRODUCT_KEY_MEMORY} is left out: its tables must be float32"
