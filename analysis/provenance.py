@@ -91,9 +91,9 @@ def _show(config: Mapping[str, Any], keys: Sequence[str]) -> str:
 
 
 def _command(record: RunRecord) -> str:
-    """As it can be typed again; the recorded one starts with the path of the program.
+    """As it can be typed again; the recorded one starts with the program's file.
 
-    That is of a module, src/experiments/run.py, or of its console script, bin/experiments-run.
+    That is of a module, run.py, or of its console script, experiments-run; once with its path.
     """
     words = [str(word) for word in record.environment.get("command") or []]
     if not words:

@@ -80,6 +80,40 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(run, tmp_path):
     assert written(tmp_path) == []
 
 
+def test_a_sweep_is_a_union_of_grids_and_the_command_line_beats_them(run):
+    grids = (
+        "hydra.sweeper.grids=[{size:'1,2',budget:1e10},{size:'2,3',seed:1},{size:2,budget:1e10}]"
+    )
+    base = ("-m", "dry_run=true", "trainer.flops_per_second=1e9", *TINY, grids)
+
+    def points(*arguments):
+        code, out, _ = run(*base, *arguments)
+        assert code == 0
+        table = [line.split() for line in out.split("\n\n")[0].splitlines()[1:]]
+        return [(row[0], int(row[1]), row[6]) for row in table]
+
+    small, large = "1e+10", "1e+11"
+    sizes = [(1, small), (2, small), (2, large), (3, large)]  # the third grid adds nothing
+    assert points("model=dense") == [("dense", *each) for each in sizes]
+    assert points("model=dense", "budget=1e10") == [("dense", i, small) for i in (1, 2, 2, 3)]
+    assert points("model=none", "budget=1e10", "seed=0") == [("none", i, small) for i in (1, 2, 3)]
+
+
+def test_points_that_look_alike_are_told_apart_by_what_they_differ_in(run):
+    code, out, _ = run(
+        *("-m", "dry_run=true", "trainer.flops_per_second=1e9", *TINY, "model=dense"),
+        *("ladder.lr=1e-3,2e-3", "seed=0,1", "optim.warmup=0.1"),
+    )
+    assert code == 0
+    rows = out.split("\n\n")[0].splitlines()[1:]
+    assert [row.rpartition("  ")[2] for row in rows] == [
+        "lr=0.001",
+        "lr=0.001",
+        "lr=0.002",
+        "lr=0.002",
+    ]
+
+
 def test_the_papers_layer_is_planned_on_any_machine(run):
     code, out, _ = run("ladder=paper", "model=peer", "size=8", "budget=6e18", "dry_run=true")
     assert code == 0

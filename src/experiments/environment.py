@@ -117,7 +117,7 @@ def describe(accelerator: str, repository: Path) -> dict[str, Any]:
         "host": socket.gethostname(),
         "device": device,
         "n_threads": torch.get_num_threads(),
-        "command": sys.argv,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],  # not where the program lies
         "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
         "slurm_array_task_id": os.environ.get("SLURM_ARRAY_TASK_ID"),
         **git_state(repository),

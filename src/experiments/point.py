@@ -26,6 +26,7 @@ class Point:
     run_id: str
     transformer: TransformerConfig
     plan: Plan
+    setting: str = ""  # what tells it from other points of its sweep, if describe() would not
 
     @property
     def run_dir(self) -> Path:
@@ -42,7 +43,7 @@ class Point:
         experts = "" if self.config.n_experts is None else f" N={self.config.n_experts}"
         return (
             f"{self.config.model_name}{experts} size={self.config.size} "
-            f"budget={self.config.budget:g} seed={self.config.seed}"
+            f"budget={self.config.budget:g} seed={self.config.seed}{self.setting}"
         )
 
 

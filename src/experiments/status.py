@@ -28,7 +28,9 @@ def sweep_folder(options: argparse.Namespace) -> Path:
     folder: Path = options.results / options.sweep
     if (folder / MANIFEST_NAME).exists():
         return folder
-    known = sorted(path.parent.name for path in options.results.glob(f"*/{MANIFEST_NAME}"))
+    depths = (f"*/{MANIFEST_NAME}", f"*/*/{MANIFEST_NAME}")  # a sweep's name may be group/name
+    found = [path.parent for depth in depths for path in options.results.glob(depth)]
+    known = sorted(str(folder.relative_to(options.results)) for folder in found)
     raise ValueError(
         f"no sweep {options.sweep!r} in {options.results}; it has {', '.join(known) or 'none'}"
     )

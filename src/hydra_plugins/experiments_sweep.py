@@ -5,7 +5,7 @@ launcher runs every point in one process, where state leaks from one to the next
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -17,15 +17,35 @@ from omegaconf import DictConfig, ListConfig
 
 
 class PointSweeper(BasicSweeper):
-    """The basic sweeper's grid, handed to the launcher whole."""
+    """The basic sweeper's grid, or a union of such grids, handed to the launcher whole.
+
+    params are the values that every grid shares, each of grids adds its own; what the command line
+    says beats both, in all grids. A point of two grids is one.
+    """
+
+    def __init__(
+        self,
+        max_batch_size: int | None,
+        params: dict[str, str] | None = None,
+        grids: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        super().__init__(max_batch_size, params)
+        self.grids = grids
 
     def sweep(self, arguments: list[str]) -> Any:
         """Composes nothing and writes nothing; returns what the launcher returns."""
         assert self.hydra_context is not None
         assert self.launcher is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        overrides = parser.parse_overrides(self._parse_config() + arguments)
-        (points,) = self.split_arguments(overrides, None)
+        shared = self._parse_config()
+        points: list[Sequence[str]] = []
+        for grid in self.grids or [{}]:
+            own = [f"{name}={value}" for name, value in grid.items()]
+            # Of one name the last counts, so the command line's beats the grid's
+            overrides = parser.parse_overrides([*shared, *own, *arguments])
+            (product,) = self.split_arguments(overrides, None)
+            earlier = {frozenset(point) for point in points}
+            points += [point for point in product if frozenset(point) not in earlier]
         return self.launcher.launch(points, initial_job_idx=0)
 
 

@@ -178,6 +178,23 @@ def test_collect_writes_both_tables_or_neither(make, sweep, monkeypatch):
     assert not list(sweep.glob(".table-*"))
 
 
+def test_records_from_elsewhere_are_adopted_and_seen(make, sweep, capsys):
+    """A checkout has a study's records and neither its manifest nor its checkpoints."""
+    done, new = make(), make("seed=1")
+    execute(done)
+    for path in done.run_dir.iterdir():
+        if path.name != "record.json":
+            path.unlink()
+    local.run_sweep([done.raw, new.raw], 1)
+    assert "1 of 2 runs are done already" in capsys.readouterr().out
+    assert {p.run_id: p.state for p in read_states(sweep)} == {
+        done.run_id: "done", new.run_id: "done"
+    }  # fmt: skip
+    lines = (sweep / manifest.MANIFEST_NAME).read_text().splitlines()
+    local.run_sweep([done.raw, new.raw], 1)
+    assert (sweep / manifest.MANIFEST_NAME).read_text().splitlines() == lines
+
+
 def test_two_points_that_are_one_run_are_refused(make):
     raw = dict(make().raw)
     with pytest.raises(ValueError, match="two points of the sweep are one run"):

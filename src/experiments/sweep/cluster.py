@@ -42,6 +42,7 @@ def submit_points(points: Sequence[Point], resources: slurm.Resources) -> None:
         todo = choose(points, list(slurm.queue(sweep_dir)))
         if todo.describe():
             print(f"sweep {name}: {todo.describe()}")
+        manifest.adopt(sweep_dir, todo.finished)
         if todo.run:
             set_aside_diverged(todo.run)
             jobs = _submit(sweep_dir, todo.run, resources)

@@ -132,6 +132,7 @@ def run_sweep(raws: Sequence[Raw], n_workers: int | None) -> None:
         todo = choose(points, list(slurm.queue(sweep_dir)))
         if todo.describe():
             print(f"{name}: {todo.describe()}")
+        manifest.adopt(sweep_dir, todo.finished)
         if todo.run:
             set_aside_diverged(todo.run)
             code = take_snapshot(sweep_dir)

@@ -63,6 +63,14 @@ def add(sweep_dir: Path, entries: Sequence[Entry]) -> None:
         os.fsync(file.fileno())
 
 
+def adopt(sweep_dir: Path, points: Sequence[Point]) -> None:
+    """Adds those finished points that no line tells of: records from another checkout or sweep."""
+    known = read(sweep_dir) if (sweep_dir / MANIFEST_NAME).exists() else {}
+    unknown = [point for point in points if point.run_id not in known]
+    if unknown:
+        add(sweep_dir, [entry_of(point, None) for point in unknown])
+
+
 def read(sweep_dir: Path) -> dict[str, Entry]:
     """The points by run id, in the order of their first lines.
 

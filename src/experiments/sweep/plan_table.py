@@ -1,6 +1,7 @@
 """The dry run's table: what every point would cost."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 from experiments.plan import format_memory, format_shares
 from experiments.point import Point
@@ -17,14 +18,12 @@ _COLUMNS = (
 def plan_table(points: Sequence[Point], flops_per_second: float) -> str:
     """One line a point, then each point's largest FLOP terms, then the sum."""
     rows = [_COLUMNS, *(_row(point, flops_per_second) for point in points)]
-    lines = aligned(rows)
+    settings = ["", *(point.setting.strip() for point in points)]
+    lines = [f"{line}  {setting}".rstrip() for line, setting in zip(aligned(rows), settings)]
     lines += ["", "Share of the FLOPs:"]
-    shares = {_label(p): format_shares(p.plan.cost.shares(), 6) for p in points}
-    width = max(map(len, shares))
-    lines += [f"  {label.ljust(width)}  {text}" for label, text in shares.items()]
+    lines += _by_layer(points, lambda p: format_shares(p.plan.cost.shares(), 6))
     lines += ["", "Memory of one process, GiB:"]
-    held = {_label(p): format_memory(p.plan.memory) for p in points}
-    lines += [f"  {label.ljust(width)}  {text}" for label, text in held.items()]
+    lines += _by_layer(points, lambda p: format_memory(p.plan.memory))
     total = sum(p.plan.planned_flops for p in points)
     lines += [
         "",
@@ -40,6 +39,18 @@ def plan_table(points: Sequence[Point], flops_per_second: float) -> str:
     if len(packed) < len(points):
         lines += ["epochs: not counted where the text is streamed"]
     return "\n".join(lines)
+
+
+def _by_layer(points: Sequence[Point], text_of: Callable[[Point], str]) -> list[str]:
+    """A line for each model and size, or more where its settings make a difference."""
+    distinct = {(_label(p), text_of(p)): p.setting for p in reversed(points)}
+    labels = Counter(label for label, _ in distinct)
+    lines = [
+        (label + (setting if labels[label] > 1 else ""), text)
+        for (label, text), setting in reversed(distinct.items())
+    ]
+    width = max(len(label) for label, _ in lines)
+    return [f"  {label.ljust(width)}  {text}" for label, text in lines]
 
 
 def _label(point: Point) -> str:

@@ -1,7 +1,7 @@
 """What both ways of executing a sweep do first: plan every point, and choose what is left to do."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from experiments import environment
@@ -51,7 +51,33 @@ def plan_points(raws: Sequence[Raw]) -> list[Point]:
                 "an argument they differ in has no effect; sweep each model with its own arguments"
             )
         seen[point.run_id] = point
-    return points
+    return _told_apart(points)
+
+
+def _told_apart(points: Sequence[Point]) -> list[Point]:
+    """The points, those that describe themselves alike with what of the config they differ in."""
+    alike: dict[str, list[Point]] = {}
+    for point in points:
+        alike.setdefault(point.describe(), []).append(point)
+    settings = {}
+    for group in alike.values():
+        values = [dict(_leaves(point.raw)) for point in group]
+        names = {name for leaves in values for name in leaves}
+        varied = sorted(n for n in names if len({leaves.get(n) for leaves in values}) > 1)
+        for point, leaves in zip(group, values, strict=True):
+            # by its last name, once: ladder.lr is optim.lr
+            shown = {name.rpartition(".")[2]: leaves[name] for name in varied if name in leaves}
+            settings[point.run_id] = "".join(f" {name}={value}" for name, value in shown.items())
+    return [replace(point, setting=settings[point.run_id]) for point in points]
+
+
+def _leaves(node: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Every value of a config with its dotted name."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _leaves(value, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, str(node)
 
 
 def choose(points: Sequence[Point], queued: Sequence[str] = ()) -> Todo:
