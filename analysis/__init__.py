@@ -10,6 +10,7 @@ analysis.draw_isoflop(table, fit).savefig("isoflop.png")
 from analysis.agreement import Agreement, compare_approaches
 from analysis.compare import LawComparison, compare_laws
 from analysis.curves import IsoFLOPCurve, IsoFLOPFit
+from analysis.differences import Differences, SeedNoise, compare_models, seed_noise
 from analysis.experts import ExpertLawFit, fit_expert_law, size_slopes
 from analysis.figures import (
     draw_active,
@@ -19,6 +20,7 @@ from analysis.figures import (
     draw_isoflop,
     draw_laws,
     draw_residuals,
+    draw_seconds,
     draw_usage,
 )
 from analysis.hold_out import HoldOut, hold_out_budgets
@@ -35,6 +37,7 @@ from analysis.table import best_of_cells, check_table, finished, load_table
 __all__ = [
     "Agreement",
     "ComputeMultiplier",
+    "Differences",
     "Estimate",
     "ExpertLawFit",
     "FitError",
@@ -49,10 +52,12 @@ __all__ = [
     "Plan",
     "PowerLaw",
     "Prediction",
+    "SeedNoise",
     "best_of_cells",
     "check_table",
     "compare_approaches",
     "compare_laws",
+    "compare_models",
     "compute_multiplier",
     "draw_active",
     "draw_contours",
@@ -61,6 +66,7 @@ __all__ = [
     "draw_isoflop",
     "draw_laws",
     "draw_residuals",
+    "draw_seconds",
     "draw_usage",
     "finished",
     "fit_expert_law",
@@ -72,5 +78,6 @@ __all__ = [
     "load_table",
     "plan",
     "residuals_of",
+    "seed_noise",
     "size_slopes",
 ]

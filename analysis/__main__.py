@@ -121,6 +121,12 @@ def _parser() -> argparse.ArgumentParser:
         "--size", default=BACKBONE, help="the column that N is (%(default)s: see docs/analysis.md)"
     )
 
+    sub = add("differences", commands.differences, "compare models beside the noise of seeds")
+    sub.add_argument("--baseline", default="dense", help="whom others are compared with (dense)")
+    sub.add_argument(
+        "--budget", type=float, metavar="FLOPS", help="where (default: where most have seeds)"
+    )
+
     sub = add("plan", commands.planned, "say what size, tokens and experts a budget should buy")
     sub.add_argument(
         "--budget", type=float, required=True, metavar="FLOPS", help="in training FLOPs"

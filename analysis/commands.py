@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from analysis import figures
 from analysis.compare import DEFAULT_FORMS, compare_laws
+from analysis.differences import compare_models
 from analysis.experts import size_slopes
 from analysis.gallery import file_label
 from analysis.isoflop import fit_isoflop
@@ -132,6 +133,15 @@ def experts(options: Options) -> None:
     values = {**found.to_dict(), "size_slopes": slopes.to_dict("list")}
     _write(options, folder / "experts.json", values)
     _say(options, f"\nfits: {folder / 'experts.json'}\nfigure: {folder / 'experts.png'}")
+
+
+def differences(options: Options) -> None:
+    """Models against a baseline, beside the noise of seeds."""
+    table, folder = table_of(options), folder_of(options)
+    found = compare_models(table, options.baseline, budget=options.budget)
+    _say(options, found.summary())
+    _write(options, folder / "differences.json", found.to_dict())
+    _say(options, f"\nfits: {folder / 'differences.json'}")
 
 
 def planned(options: Options) -> None:

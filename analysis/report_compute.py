@@ -47,6 +47,42 @@ def isoflop_section(study: Study, gallery: Gallery) -> Section | None:
     return Section(title="IsoFLOP curves", blocks=blocks)
 
 
+def differences_section(study: Study, gallery: Gallery) -> Section | None:
+    """Models beside the noise of seeds; None without."""
+    found = study.differences
+    if found is None:
+        return None
+    text = (
+        f"At C = {found.budget:.4g} FLOPs, each model at its size with the most seeds. "
+        f"One run's loss varies by {found.noise.sd:.4f} nats/token over seeds (standard deviation, "
+        f"{found.noise.dof} degrees of freedom); a difference whose interval holds 0 is none. "
+        "Intervals are of one difference each, not of all together."
+    )
+    table = DataTable(
+        frame=found.to_frame(),
+        caption=f"Mean loss over seeds, and its difference from {found.baseline}'s with its "
+        f"{found.level:.0%} interval",
+        units=dict.fromkeys(
+            ("loss", "sd", f"less {found.baseline}", "lower", "upper"), "nats/token"
+        ),
+        formats={f"less {found.baseline}": "+.4f", "lower": "+.4f", "upper": "+.4f"},
+    )
+    return Section(title="Differences and seeds", blocks=[Text(text=text), table])
+
+
+def seconds_section(study: Study, gallery: Gallery) -> Section | None:
+    """The same curves against time; None where rates are not recorded or budgets unknown."""
+    done = finished(study.table)
+    if done["tokens_per_second"].isna().all() or done["budget"].isna().any():
+        return None
+    drawing = gallery.draw(
+        "seconds",
+        "Perplexity against seconds of training on the machine that the runs were made on",
+        lambda: figures.draw_seconds(study.table),
+    )
+    return Section(title="Wall-clock time", blocks=[drawing])
+
+
 def laws_section(study: Study, gallery: Gallery) -> Section | None:
     """How the minima move with compute; None without."""
     fit = study.isoflop

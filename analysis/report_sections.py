@@ -11,11 +11,13 @@ from analysis.gallery import Gallery
 from analysis.page import Block, DataTable, Section, Text, Warnings
 from analysis.report_compute import (
     agreement_section,
+    differences_section,
     hold_out_section,
     isoflop_section,
     laws_section,
     multipliers_section,
     parametric_section,
+    seconds_section,
 )
 from analysis.report_experts import active_section, experts_section, usage_section
 from analysis.report_tables import units_of
@@ -34,6 +36,8 @@ def sections_of(study: Study, gallery: Gallery) -> list[Section]:
     makers = (
         _summary,
         isoflop_section,
+        differences_section,
+        seconds_section,
         laws_section,
         parametric_section,
         agreement_section,

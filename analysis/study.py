@@ -11,6 +11,7 @@ from tqdm import tqdm
 from analysis.agreement import Agreement, compare_approaches
 from analysis.compare import LawComparison, compare_laws
 from analysis.curves import IsoFLOPFit
+from analysis.differences import Differences, compare_models
 from analysis.experts import size_slopes
 from analysis.hold_out import HoldOut, hold_out_budgets
 from analysis.isoflop import X_NAMES, fit_isoflop
@@ -40,12 +41,18 @@ class Study:
     experts: Mapping[str, LawComparison]
     slopes: Mapping[str, pd.DataFrame]
     multipliers: Mapping[str, ComputeMultiplier]
+    differences: Differences | None
     cautions: tuple[str, ...]  # about the runs themselves, whatever is fitted to them
     missing: tuple[tuple[str, str], ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Every fit at full precision, for JSON."""
-        single = {"isoflop": self.isoflop, "agreement": self.agreement, "hold_out": self.hold_out}
+        single = {
+            "isoflop": self.isoflop,
+            "agreement": self.agreement,
+            "hold_out": self.hold_out,
+            "differences": self.differences,
+        }
         many = {
             "parametric": self.parametric,
             "experts": self.experts,
@@ -97,6 +104,9 @@ def analyse(
         parametric = _surfaces(done, size, seed, attempts)
         experts = _expert_laws(table, baseline, seed, attempts)
         multipliers = _multipliers(isoflop, baseline, asymptote, attempts)
+        differences = attempts.make(
+            "differences beside the noise of seeds", lambda: compare_models(table, baseline)
+        )
     single = _one_expert(done, baseline)
     return Study(
         table=table,
@@ -108,6 +118,7 @@ def analyse(
         experts=experts,
         slopes={model: size_slopes(table, model=model, baseline=single) for model in experts},
         multipliers=multipliers,
+        differences=differences,
         cautions=tuple(_cautions(table, size)),
         missing=tuple(attempts.missing),
     )

@@ -11,6 +11,7 @@ from analysis.figures.palette import MODEL_COLOURS
 from analysis.figures.parametric import draw_contours
 from analysis.figures.residuals import draw_residuals
 from analysis.figures.retrieval import draw_active, draw_usage
+from analysis.figures.seconds import draw_seconds
 from analysis.figures.style import style
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "draw_isoflop",
     "draw_laws",
     "draw_residuals",
+    "draw_seconds",
     "draw_usage",
     "style",
 ]

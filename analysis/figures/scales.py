@@ -25,6 +25,7 @@ LABELS = {
     "loss": "held-out loss (nats/token)",
     "perplexity": "perplexity per token",
     "n_experts": "number of experts",
+    "seconds": "training time (s)",
     "n_heads": "retrieval heads h",
     "usage": "experts used (%)",
     "unevenness": "unevenness (nats)",

@@ -1,0 +1,188 @@
+"""What seeds say: the noise of a loss, and how models differ beside it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.checks import finished, require
+from analysis.results import Estimate, FitError, FitStatus, counted, plain, said, t_quantile
+
+_CELL = ("series", "budget", "n_params", "lr")  # what has one expected loss
+_FEW_SEEDS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedNoise:
+    """Standard deviation of a loss over seeds in nats/token, pooled over `n_cells` settings."""
+
+    sd: float
+    dof: int
+    n_cells: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelMean:
+    """A model at one size: its loss over seeds in nats/token, and what it has over the baseline.
+
+    difference: loss less the baseline's, with its interval; nan for the baseline itself.
+    """
+
+    model: str
+    n_params: float
+    n_layers: float  # nan if unknown
+    n_seeds: int
+    loss: float
+    sd: float
+    difference: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Differences:
+    """Models at one budget against a baseline, lowest loss first."""
+
+    budget: float
+    baseline: str
+    level: float
+    noise: SeedNoise
+    means: tuple[ModelMean, ...]
+    status: FitStatus
+    warnings: tuple[str, ...]
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a model."""
+        return pd.DataFrame(
+            [
+                {
+                    "model": m.model,
+                    "blocks": m.n_layers,
+                    "n_params": m.n_params,
+                    "seeds": m.n_seeds,
+                    "loss": m.loss,
+                    "sd": m.sd,
+                    "perplexity": float(np.exp(m.loss)),
+                    f"less {self.baseline}": m.difference.value,
+                    "lower": m.difference.lower,
+                    "upper": m.difference.upper,
+                }
+                for m in self.means
+            ]
+        )
+
+    def summary(self) -> str:
+        """The table, the noise it rests on, and what speaks against it."""
+        noise = self.noise
+        text = self.to_frame().to_string(index=False, float_format=lambda value: f"{value:.5g}")
+        lines = [
+            f"C = {self.budget:.3g} FLOPs, losses in nats/token, {self.level:.0%} intervals",
+            text,
+            f"noise of one run: {noise.sd:.4f} nats/token, of "
+            f"{counted(noise.dof, 'degree')} of freedom in {counted(noise.n_cells, 'setting')}",
+        ]
+        return "\n".join([*lines, *said(self.status, self.warnings)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything at full precision, for JSON."""
+        return plain(self)
+
+
+def seed_noise(table: pd.DataFrame) -> SeedNoise:
+    """The standard deviation of a finished run's loss over seeds, all else equal.
+
+    Pooled over the settings (model, budget, size, learning rate) with two seeds or more, as if it
+    were the same in all. Raises FitError if there is none.
+    """
+    done = _known(table)
+    squares, dof, n_cells = 0.0, 0, 0
+    for _, runs in done.groupby(list(_CELL), dropna=False):
+        losses = runs.drop_duplicates("seed")["loss"].to_numpy(dtype=np.float64)
+        if len(losses) > 1:
+            squares += float(((losses - losses.mean()) ** 2).sum())
+            dof += len(losses) - 1
+            n_cells += 1
+    if dof == 0:
+        raise FitError("no setting was run with two seeds or more: nothing tells the noise")
+    return SeedNoise(sd=float(np.sqrt(squares / dof)), dof=dof, n_cells=n_cells)
+
+
+def compare_models(
+    table: pd.DataFrame,
+    baseline: str = "dense",
+    *,
+    budget: float | None = None,
+    level: float = 0.95,
+) -> Differences:
+    """Each model's mean loss over seeds, at the size where it was run most often, and what it has
+    over the baseline's. budget: by default the one with the most models that have several seeds.
+
+    Intervals are Student's t with the noise pooled over models: of one difference, not of all
+    together. Sizes chosen for their loss with one of these seeds flatter every model a little.
+    Raises FitError if the baseline or all others have fewer than two seeds there.
+    """
+    done = _known(table)
+    noise = seed_noise(table)
+    n_seeds = done.groupby(list(_CELL), dropna=False)["seed"].nunique()
+    several = n_seeds[n_seeds > 1].reset_index()
+    if budget is None:
+        by_budget = several.groupby("budget")["series"].nunique()
+        budget = float(by_budget.index[int(by_budget.to_numpy().argmax())])
+    found = several[several["budget"] == budget]
+    names: Sequence[str] = list(dict.fromkeys(found["series"]))
+    if baseline not in names or len(names) < 2:
+        have = ", ".join(names) or "none"
+        raise FitError(
+            f"at C={budget:.3g} these have two seeds or more: {have}; "
+            f"wanted: {baseline} and another"
+        )
+    cells = {name: _most_seeds(done, found[found["series"] == name]) for name in names}
+    losses = {name: runs["loss"].to_numpy(dtype=np.float64) for name, runs in cells.items()}
+    means = [
+        ModelMean(
+            model=name,
+            n_params=float(runs["n_params"].iloc[0]),
+            n_layers=float(runs["n_layers"].astype("float64").iloc[0]),
+            n_seeds=len(runs),
+            loss=float(losses[name].mean()),
+            sd=float(losses[name].std(ddof=1)),
+            difference=_difference(losses[name], losses[baseline], noise, level)
+            if name != baseline
+            else Estimate(float("nan"), float("nan"), float("nan")),
+        )
+        for name, runs in cells.items()
+    ]
+    few = [f"{m.model} has {counted(m.n_seeds, 'seed')}" for m in means if m.n_seeds < _FEW_SEEDS]
+    return Differences(
+        budget=budget,
+        baseline=baseline,
+        level=level,
+        noise=noise,
+        means=tuple(sorted(means, key=lambda m: m.loss)),
+        status=FitStatus.DOUBTFUL if few else FitStatus.CONVERGED,
+        warnings=tuple(few),
+    )
+
+
+def _known(table: pd.DataFrame) -> pd.DataFrame:
+    """The finished runs, whose budget, size and seed must be known."""
+    require(table, ["budget", "n_params", "seed"], "the comparison of seeds")
+    return finished(table)
+
+
+def _most_seeds(done: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
+    """The runs of the cell with the most seeds, of those the lowest mean loss; a run a seed."""
+    candidates = []
+    for _, cell in cells.iterrows():
+        own = done
+        for name in _CELL:
+            value = cell[name]
+            own = own[own[name].isna() if pd.isna(value) else own[name] == value]
+        candidates.append(own.drop_duplicates("seed"))
+    return min(candidates, key=lambda runs: (-len(runs), float(runs["loss"].mean())))
+
+
+def _difference(of: np.ndarray, to: np.ndarray, noise: SeedNoise, level: float) -> Estimate:
+    value = float(of.mean() - to.mean())
+    width = t_quantile(noise.dof, level) * noise.sd * float(np.sqrt(1 / len(of) + 1 / len(to)))
+    return Estimate(value, value - width, value + width)

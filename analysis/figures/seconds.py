@@ -1,0 +1,97 @@
+"""What an hour buys instead of what a FLOP does: perplexity against measured seconds."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.checks import require
+from analysis.figures.layout import (
+    at_edge,
+    beyond,
+    has_none_below,
+    is_left,
+    legends_below,
+    panels,
+    swatch,
+)
+from analysis.figures.palette import Look, looks, page
+from analysis.figures.scales import log_scale, padded, power
+from analysis.figures.style import edge
+from analysis.table import best_of_cells, finished
+
+
+def training_seconds(table: pd.DataFrame) -> pd.Series:
+    """Seconds that each run's training takes: its tokens at the best rate measured for its layers.
+
+    That is the highest tokens_per_second of all finished runs of its series and size, whatever
+    their budget or seed: what else a machine does only slows a run down. NA without any.
+    """
+    done = table["status"] == "done"
+    rates = table["tokens_per_second"].where(done)
+    best = rates.groupby([table["series"], table["n_params"]]).transform("max")
+    return table["n_tokens"] / best
+
+
+def draw_seconds(table: pd.DataFrame) -> Figure:
+    """Perplexity against seconds of training, a panel a budget, and one with the best of each.
+
+    A line joins the sizes of one model in order, and the best is ringed. Seconds are those of
+    training_seconds; learning rates and seeds of one size count as in best_of_cells. Budgets with
+    one run are left out. Raises ValueError if none is left, or a run's rate is unknown.
+    """
+    require(table, ["budget", "n_params", "n_tokens", "tokens_per_second"], "draw_seconds")
+    runs = finished(table.assign(seconds=training_seconds(table)))
+    cells = best_of_cells(runs, by=["series", "budget", "n_params"]).sort_values("n_params")
+    cells = cells.assign(y=cells["perplexity"].astype(float))
+    counts = cells["budget"].value_counts()
+    cells = cells[cells["budget"].isin(counts.index[counts > 1])]
+    if cells.empty:
+        raise ValueError("draw_seconds: no budget has two runs to compare")
+    series = looks(cells["series"], table)
+    budgets = sorted(cells["budget"].unique())
+    best = cells.loc[cells.groupby(["series", "budget"])["loss"].idxmin()].sort_values("budget")
+    few = len(budgets) < 2
+    figure, axes = panels(len(budgets) + (not few), height=2.5)
+    above = False
+    for axis, budget in zip(axes, budgets, strict=False):
+        above |= _draw(axis, cells[cells["budget"] == budget], series, ringed=True)
+        axis.set_title(f"{power(budget)} FLOPs")
+    if not few:
+        _draw(axes[-1], best, series, ringed=False)
+        axes[-1].set_title("the best of each budget")
+    for axis in axes:
+        if not is_left(axis):
+            axis.set_ylabel("")
+        if not has_none_below(axis, axes):
+            axis.set_xlabel("")
+    names = [swatch(name, look.colour, marker=look.marker, ls="-") for name, look in series.items()]
+    ring = swatch("best size", edge(), marker="o", ms=9, mfc="none")
+    legends_below(figure, names, [ring, *([beyond()] if above else [])])
+    return figure
+
+
+def _draw(axis: Axes, cells: pd.DataFrame, series: Mapping[str, Look], *, ringed: bool) -> bool:
+    """Whether some lie above the axis."""
+    log_scale(axis, "x", "seconds")
+    log_scale(axis, "y", "perplexity")
+    axis.set_xlim(*padded(cells["seconds"].tolist(), 0.08))
+    best = cells.groupby("series")["y"].min()
+    low, high = padded(best.tolist(), 0.0)
+    seen = cells.loc[cells["y"] <= high * max((high / low) ** 3, 1.25), "y"]
+    axis.set_ylim(*padded([low, high, *seen], 0.08))
+    top = axis.get_ylim()[1]
+    for name, look in series.items():
+        own = cells[cells["series"] == name]
+        if own.empty:
+            continue
+        x, y = own["seconds"], own["y"]
+        axis.plot(x, y, marker=look.marker, ms=4.5, mec=page(), mew=0.4, color=look.colour)
+        at_edge(axis, own.loc[y > top, "seconds"], top, "^", look.colour)
+        if ringed:
+            first = int(y.to_numpy().argmin())
+            ring: dict[str, Any] = {"marker": "o", "ms": 9, "mfc": "none", "mec": look.colour}
+            axis.plot(x.iloc[first], y.iloc[first], ls="", zorder=5, **ring)
+    return bool((cells["y"] > top).any())

@@ -1,0 +1,141 @@
+"""The noise of seeds and differences beside it, against numbers worked out by hand."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from analysis import FitError, FitStatus, check_table, compare_models, draw_seconds, seed_noise
+from analysis.__main__ import main
+from analysis.figures.seconds import training_seconds
+
+
+def rows(model, losses, *, n_params=1e6, budget=1e12, lr=1e-2, **more):
+    return [
+        {
+            "model": model, "loss": loss, "seed": seed, "n_params": n_params, "budget": budget,
+            "lr": lr, "n_tokens": budget / 6 / n_params, "n_layers": 2, **more,
+        }
+        for seed, loss in enumerate(losses)
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def table():
+    return check_table(
+        pd.DataFrame(
+            [
+                *rows("dense", [4.00, 4.02, 4.04]),
+                *rows("dense", [3.9], n_params=2e6),
+                *rows("peer", [3.90, 3.90, 3.96]),
+                *rows("peer", [3.80], lr=2e-2),
+                *rows("pkm", [4.1]),
+                *rows("dense", [3.5, 3.5], budget=1e13),
+            ]
+        )
+    )
+
+
+def test_noise_is_pooled_over_settings_and_never_over_learning_rates(table):
+    noise = seed_noise(table)
+    squares = 2 * 0.02**2 + (0.02**2 + 0.02**2 + 0.04**2) + 0.0
+    assert (noise.dof, noise.n_cells) == (5, 3)
+    assert noise.sd == pytest.approx(math.sqrt(squares / 5), rel=1e-12)
+
+
+def test_differences_are_of_means_with_the_pooled_noise(table):
+    found = compare_models(table)
+    assert (found.budget, found.baseline, found.status) == (1e12, "dense", FitStatus.CONVERGED)
+    assert [(m.model, m.n_seeds) for m in found.means] == [("peer", 3), ("dense", 3)]
+    peer = found.means[0]
+    assert peer.loss == pytest.approx(3.92, rel=1e-12)
+    assert peer.sd == pytest.approx(np.std([3.90, 3.90, 3.96], ddof=1), rel=1e-12)
+    width = stats.t.ppf(0.975, 5) * found.noise.sd * math.sqrt(2 / 3)
+    assert peer.difference == pytest.approx((-0.10, -0.10 - width, -0.10 + width), rel=1e-9)
+    assert math.isnan(found.means[1].difference.value)
+    narrow = compare_models(table, level=0.5).means[0].difference
+    assert narrow.upper - narrow.lower < 2 * width
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(400):
+        runs = [
+            *rows("dense", 4 + 0.01 * rng.standard_normal(3)),
+            *rows("peer", 3.95 + 0.01 * rng.standard_normal(3)),
+            *rows("moe", 4 + 0.01 * rng.standard_normal(2)),
+        ]
+        found = compare_models(check_table(pd.DataFrame(runs)))
+        peer = next(m for m in found.means if m.model == "peer").difference
+        held += peer.lower <= -0.05 <= peer.upper
+    assert 0.92 <= held / 400 <= 0.98  # binomial: 0.95 +- 0.022 at 95 %
+
+
+def test_two_seeds_are_doubtful_and_one_says_nothing(table):
+    two = table[~((table["model"] == "peer") & (table["seed"] == 2))]
+    found = compare_models(two)
+    assert found.status is FitStatus.DOUBTFUL
+    assert "peer has 2 seeds" in found.summary()
+    alone = table[table["seed"] == 0]
+    with pytest.raises(FitError, match="no setting was run with two seeds or more"):
+        seed_noise(alone)
+    with pytest.raises(FitError, match="these have two seeds or more: dense; wanted: dense and"):
+        compare_models(table, budget=1e13)
+    with pytest.raises(FitError, match="wanted: moe and another"):
+        compare_models(table, "moe")
+    with pytest.raises(ValueError, match="the comparison of seeds needs seed: the table has none"):
+        compare_models(check_table(pd.DataFrame(rows("dense", [4.0])).drop(columns="seed")))
+
+
+def test_the_command_prints_and_writes(table, tmp_path, capsys):
+    path = tmp_path / "runs.csv"
+    table.to_csv(path, index=False)
+    assert main(["differences", str(path), "--out", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "C = 1e+12 FLOPs" in out
+    assert "5 degrees of freedom in 3 settings" in out
+    written = json.loads((tmp_path / "differences.json").read_text())
+    assert written["means"][0]["difference"]["value"] == pytest.approx(-0.1)
+
+
+def test_seconds_are_tokens_at_the_best_rate_of_the_same_layers():
+    table = check_table(
+        pd.DataFrame(
+            [
+                *rows("dense", [4.0, 4.1], tokens_per_second=1e4),
+                *rows("dense", [3.8], budget=1e13, tokens_per_second=5e3),  # disturbed
+                *rows("peer", [3.9], tokens_per_second=2e3),
+            ]
+        )
+    )
+    seconds = dict(zip(zip(table["model"], table["budget"]), training_seconds(table)))
+    assert seconds["dense", 1e12] == pytest.approx(1e12 / 6e6 / 1e4)
+    assert seconds["dense", 1e13] == pytest.approx(1e13 / 6e6 / 1e4)
+    assert seconds["peer", 1e12] == pytest.approx(1e12 / 6e6 / 2e3)
+
+
+def test_the_figure_of_seconds_shows_every_cell_and_the_best_of_each_budget():
+    runs = []
+    for budget in (1e12, 1e13):
+        for i, n_params in enumerate((1e6, 2e6, 4e6)):
+            loss = 4 - math.log10(budget / 1e12) / 4 + 0.05 * (i - 1) ** 2
+            for model, shift in (("dense", 0.0), ("peer", -0.1)):
+                runs += rows(
+                    *(model, [loss + shift]),
+                    n_params=n_params, budget=budget, tokens_per_second=1e10 / n_params,
+                )  # fmt: skip
+    figure = draw_seconds(check_table(pd.DataFrame(runs)))
+    small, large, best = figure.axes
+    assert [axis.get_title() for axis in figure.axes][-1] == "the best of each budget"
+    lines = [line for line in small.lines if line.get_linestyle() == "-"]
+    assert [len(line.get_xdata()) for line in lines] == [3, 3]
+    assert lines[0].get_xdata() == pytest.approx([1e12 / 6 / 1e10] * 3)
+    assert [len(line.get_xdata()) for line in best.lines] == [2, 2]
+    assert best.lines[1].get_ydata() == pytest.approx(np.exp([3.9, 3.65]))
+    assert large.get_xlabel().startswith("training time (s")
+    with pytest.raises(ValueError, match="no budget has two runs"):
+        draw_seconds(check_table(pd.DataFrame(rows("dense", [4.0], tokens_per_second=1.0))))
