@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-fast test-slurm check format wandb-sync clean
+.PHONY: help demo study test test-fast test-slurm check format wandb-sync clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -13,6 +13,14 @@ help:  ## this list
 demo: $(READY)  ## train the demo sweep (minutes on 2 cores), fit and draw its isoFLOP figure
 	$(BIN)/python -m experiments.run experiment=demo
 	$(BIN)/python -m analysis isoflop results/demo
+
+# Committed records are kept: only what is not done yet is trained (docs/study.md).
+study: $(READY)  ## train what is missing of the study (hours on 2 cores), fit and draw it
+	$(BIN)/python -m experiments.run experiment=study_tuning
+	$(BIN)/python -m experiments.run experiment=study_isoflop
+	$(BIN)/python -m experiments.run experiment=study_experts
+	$(BIN)/python -m analysis report results/study/isoflop
+	$(BIN)/python -m analysis report results/study/experts
 
 # Those of the analysis run two at a time; the others train, with all cores, one after another.
 test: $(READY)  ## run the whole test suite

@@ -1,0 +1,111 @@
+"""The study: its sweeps are what docs/study.md says, and the committed records are runs of them."""
+
+import sys
+from collections import Counter, defaultdict
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from experiments.paths import conf_dir
+from experiments.point import make_point
+from experiments.records import find_records, read_record
+from experiments.run import main
+
+RESULTS = conf_dir().parent / "results" / "study"
+SWEEPS = ("tuning", "isoflop", "experts")
+MODELS = {"dense", "none", "moe", "moe_fine", "pkm", "peer"}
+N_TOKENS = 43_513_045  # of the packages' training split, in whole windows
+
+
+@pytest.fixture(scope="module")
+def plan():
+    """plan("isoflop"): the points of that sweep."""
+    plans = {}
+
+    def points(name):
+        if name not in plans:
+            raws = []
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("experiments.sweep.local.run_sweep", lambda some, _: raws.extend(some))
+                patch.setattr(sys, "argv", ["experiments.run", f"experiment=study_{name}"])
+                GlobalHydra.instance().clear()
+                main()
+            plans[name] = [make_point(raw) for raw in raws]
+        return plans[name]
+
+    return points
+
+
+def test_every_model_has_five_sizes_at_three_budgets(plan):
+    sizes = defaultdict(set)
+    for point in plan("isoflop"):
+        if point.config.seed == 0:
+            sizes[point.config.model_name, point.config.budget].add(point.config.size)
+    budgets = sorted({budget for _, budget in sizes})
+    assert len(budgets) >= 3
+    assert all(b / a >= 3 for a, b in zip(budgets, budgets[1:], strict=False))
+    assert set(sizes) == {(model, budget) for model in MODELS for budget in budgets}
+    assert all(len(found) >= 5 for found in sizes.values())
+    assert len({frozenset(sizes[model, budgets[0]]) for model in MODELS}) == 1
+
+
+def test_every_model_was_tuned_at_the_same_rates_and_only_there(plan):
+    rates = defaultdict(set)
+    for point in plan("tuning"):
+        if point.config.budget == 3e12:
+            layer = (point.config.model_name, getattr(point.config.model, "gate", None))
+            rates[layer].add(point.config.ladder.lr)
+    assert {model for model, _ in rates} == MODELS
+    assert len({frozenset(found) for found in rates.values()}) == 1
+    assert min(len(found) for found in rates.values()) >= 3
+    for name in ("isoflop", "experts"):
+        used = defaultdict(set)
+        for point in plan(name):
+            used[point.config.model_name].add(point.config.ladder.lr)
+        assert all(len(found) == 1 for found in used.values())
+
+
+def test_the_trunk_the_text_and_the_optimizer_are_the_same_for_all(plan):
+    points = [point for name in SWEEPS for point in plan(name)]
+    assert len({repr(point.config.data) for point in points}) == 1
+    assert len({repr(point.config.trunk) for point in points}) == 1
+    for point in points:
+        assert point.config.ladder.name == "cpu"
+        assert point.plan.n_tokens <= 4 * N_TOKENS
+    apart_from_rate = {
+        repr((o.table_lr, o.key_lr, o.weight_decay, o.beta2, o.warmup, o.grad_clip, o.schedule))
+        for o in (point.config.optim for point in points)
+    }
+    assert len(apart_from_rate) == 1
+
+
+def test_what_varies_over_experts_heads_and_norms_has_three_seeds(plan):
+    seeds = defaultdict(set)
+    for point in plan("experts"):
+        layer = point.config.model
+        key = (layer.n_experts, layer.n_heads, layer.top_k, layer.query_norm)
+        seeds[key].add(point.config.seed)
+    assert set(map(len, seeds.values())) == {3}
+    norms = defaultdict(set)
+    for n_experts, n_heads, top_k, norm in seeds:
+        if (n_heads, top_k) == (4, 16):
+            norms[norm].add(n_experts)
+    squares = {64**2, 128**2, 256**2, 512**2}
+    assert norms == {"batch": squares, "none": squares}
+    active = Counter(h * k for n, h, k, norm in seeds if n == 128**2 and norm == "batch")
+    assert sum(count > 1 for count in active.values()) >= 3  # several heads at equal h k
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_the_committed_records_are_runs_of_the_sweep(plan, name):
+    planned = {point.run_id: point for point in plan(name)}
+    records = [read_record(path) for path in find_records(RESULTS / name)]
+    assert records, f"no records in {RESULTS / name}"
+    for record in records:
+        assert record.run_id in planned, f"{record.run_id} ({record.model}) is not of study_{name}"
+        point = planned[record.run_id]
+        assert record.n_steps == point.plan.n_steps
+        assert record.n_params == point.plan.cost.n_params
+        assert record.flops_per_token == point.plan.cost.training_flops
+        assert record.n_tokens / record.epochs == pytest.approx(N_TOKENS, rel=1e-9)
+        assert record.status == "done"
