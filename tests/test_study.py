@@ -3,6 +3,7 @@
 import sys
 from collections import Counter, defaultdict
 
+import numpy as np
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
@@ -26,7 +27,9 @@ def plan():
         if name not in plans:
             raws = []
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("experiments.sweep.local.run_sweep", lambda some, _: raws.extend(some))
+                patch.setattr(
+                    "experiments.sweep.local.run_sweep", lambda some, _: raws.extend(some)
+                )
                 patch.setattr(sys, "argv", ["experiments.run", f"experiment=study_{name}"])
                 GlobalHydra.instance().clear()
                 main()
@@ -65,6 +68,26 @@ def test_every_model_was_tuned_at_the_same_rates_and_only_there(plan):
         assert all(len(found) == 1 for found in used.values())
 
 
+def test_the_rates_used_are_those_that_the_tuning_found(plan):
+    """The lowest point of a parabola in ln(rate), at two digits; of a layer's gates the best."""
+    losses = defaultdict(dict)
+    for path in find_records(RESULTS / "tuning"):
+        record = read_record(path)
+        if record.budget == 3e12:
+            layer = (record.model, record.config["model"].get("gate"))
+            losses[layer][record.config["ladder"]["lr"]] = record.val_loss
+    found = {}
+    for (model, gate), own in losses.items():
+        rates = np.array(sorted(own))
+        a, b, _ = np.polyfit(np.log(rates), [own[rate] for rate in rates], 2)
+        best = (min(own.values()), float(f"{np.exp(-b / a / 2):.2g}"), gate)
+        found[model] = min(found.get(model, best), best)
+    for point in plan("isoflop"):
+        _, rate, gate = found[point.config.model_name]
+        assert point.config.ladder.lr == rate
+        assert getattr(point.config.model, "gate", None) == gate
+
+
 def test_the_trunk_the_text_and_the_optimizer_are_the_same_for_all(plan):
     points = [point for name in SWEEPS for point in plan(name)]
     assert len({repr(point.config.data) for point in points}) == 1
@@ -84,15 +107,15 @@ def test_what_varies_over_experts_heads_and_norms_has_three_seeds(plan):
     for point in plan("experts"):
         layer = point.config.model
         key = (layer.n_experts, layer.n_heads, layer.top_k, layer.query_norm)
-        seeds[key].add(point.config.seed)
-    assert set(map(len, seeds.values())) == {3}
+        seeds[key].add((point.config.budget, point.config.seed))
+    assert all(len(found) % 3 == 0 for found in seeds.values())
     norms = defaultdict(set)
     for n_experts, n_heads, top_k, norm in seeds:
         if (n_heads, top_k) == (4, 16):
             norms[norm].add(n_experts)
     squares = {64**2, 128**2, 256**2, 512**2}
     assert norms == {"batch": squares, "none": squares}
-    active = Counter(h * k for n, h, k, norm in seeds if n == 128**2 and norm == "batch")
+    active = Counter(h * k for n, h, k, norm in seeds if (n, norm) == (128**2, "batch"))
     assert sum(count > 1 for count in active.values()) >= 3  # several heads at equal h k
 
 
