@@ -99,6 +99,12 @@ def test_a_sweep_is_a_union_of_grids_and_the_command_line_beats_them(run):
     assert points("model=none", "budget=1e10", "seed=0") == [("none", i, small) for i in (1, 2, 3)]
 
 
+def test_the_flag_of_a_sweep_may_stand_anywhere(run):
+    arguments = ("dry_run=true", "-m", "model=dense,none", "trainer.flops_per_second=1e9", *TINY)
+    code, out, _ = run(*arguments)
+    assert (code, "2 runs" in out) == (0, True)
+
+
 def test_points_that_look_alike_are_told_apart_by_what_they_differ_in(run):
     code, out, _ = run(
         *("-m", "dry_run=true", "trainer.flops_per_second=1e9", *TINY, "model=dense"),

@@ -46,6 +46,8 @@ def _run(config: DictConfig) -> None:
 def main() -> None:
     """The console script's entry. Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors to us instead of printing and exiting 1
+    # argparse, below Hydra, refuses a flag between overrides
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
     with exit_codes():
         _run()
 
