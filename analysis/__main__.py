@@ -57,6 +57,13 @@ def _parser() -> argparse.ArgumentParser:
             help="a foreign table's name for one of our columns, e.g. n_params=params; repeatable",
         )
         sub.add_argument(
+            "--where",
+            action="append",
+            default=[],
+            metavar="COLUMN=VALUE[,VALUE]",
+            help="only the runs that have it, e.g. query_norm=batch; repeatable",
+        )
+        sub.add_argument(
             "--flops",
             choices=["6nd"],
             help="take C = 6ND where a table has only two of them; wrong where attention or the "

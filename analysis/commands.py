@@ -2,7 +2,6 @@
 
 import argparse
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,9 @@ Options = argparse.Namespace
 
 def table_of(options: Options) -> pd.DataFrame:
     """The checked table; its notes are printed unless JSON was asked for."""
-    table = load_table(options.path, columns=_mapping(options.column), flops=options.flops)
+    where = {name: value.split(",") for name, value in _pairs("where", options.where).items()}
+    columns = _pairs("column", options.column) or None
+    table = load_table(options.path, columns=columns, flops=options.flops, where=where)
     for note in table.attrs.get("notes", ()):
         _say(options, f"note: {note}")
     return table
@@ -209,11 +210,13 @@ def perplexities(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _mapping(pairs: list[str]) -> Mapping[str, str] | None:
+def _pairs(option: str, pairs: list[str]) -> dict[str, str]:
+    """NAME=VALUE of an option that may be there several times."""
     wrong = [pair for pair in pairs if "=" not in pair]
     if wrong:
-        raise ValueError(f"--column {wrong[0]!r} must be OURS=THEIRS, e.g. n_params=params")
-    return dict(pair.split("=", 1) for pair in pairs) or None
+        example = {"column": "OURS=THEIRS, e.g. n_params=params", "where": "COLUMN=VALUE[,VALUE]"}
+        raise ValueError(f"--{option} {wrong[0]!r} must be {example[option]}")
+    return dict(pair.split("=", 1) for pair in pairs)
 
 
 def _say(options: Options, text: str) -> None:

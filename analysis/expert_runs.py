@@ -82,6 +82,26 @@ def choose_runs(
     return ExpertRuns(cells=cells, model=model, baseline=baseline, size_name=size)
 
 
+def variants_of(done: pd.DataFrame, model: str) -> dict[str, pd.DataFrame]:
+    """The model's runs with several numbers of experts, apart by what else varies in its layer.
+
+    Their names are the model's and, of heads, top_k and query norm, what differs between them. All
+    of its runs together where none has several.
+    """
+    own = done[done["model"] == model]
+    columns = [name for name in _VARIANTS if name in own]
+    parts = [part for _, part in own.groupby(columns, dropna=False)] if columns else [own]
+    several = [part for part in parts if part["n_experts"].nunique() > 1]
+    if not several and own["n_experts"].nunique() > 1:
+        return {model: own}
+    firsts = pd.DataFrame([part.iloc[0] for part in several], columns=own.columns)
+    differing = [name for name in columns if firsts[name].nunique(dropna=False) > 1]
+    names = [
+        " ".join([model, *(f"{n}={first[n]}" for n in differing)]) for _, first in firsts.iterrows()
+    ]
+    return dict(zip(names, several, strict=True))
+
+
 def rows_of(table: pd.DataFrame, model: str, baseline: str | None) -> pd.DataFrame:
     """The finished runs of a model, then the baseline's as of one expert, with their BACKBONE.
 
@@ -168,5 +188,5 @@ def _refuse_variants(rows: pd.DataFrame, model: str, forms: Sequence[str]) -> No
         values = {n: own[n].astype("string").fillna("unknown").unique().tolist() for n in mixed}
         raise ValueError(
             f"{model} has runs of several {' and '.join(mixed)} ({values}): {', '.join(forms)} "
-            "can't tell them apart; keep one of each first"
+            "can't tell them apart; keep one of each: --where, or rows of the table"
         )

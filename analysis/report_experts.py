@@ -36,7 +36,9 @@ def experts_section(study: Study, gallery: Gallery) -> Section | None:
             gallery.draw(
                 f"experts_{label}",
                 f"{model}: perplexity against the number of experts, and the laws",
-                partial(figures.draw_experts, study.table, found.fits, study.slopes[model]),
+                partial(
+                    figures.draw_experts, study.expert_runs[model], found.fits, study.slopes[model]
+                ),
             ),
         ]
         cutoff = best.cutoff_interval()

@@ -12,6 +12,7 @@ from analysis.agreement import Agreement, compare_approaches
 from analysis.compare import LawComparison, compare_laws
 from analysis.curves import IsoFLOPFit
 from analysis.differences import Differences, compare_models
+from analysis.expert_runs import variants_of
 from analysis.experts import size_slopes
 from analysis.hold_out import HoldOut, hold_out_budgets
 from analysis.isoflop import X_NAMES, fit_isoflop
@@ -29,7 +30,8 @@ N_PARAMS = len(NAMES)
 class Study:
     """What was fitted; missing: what could not be, and why. Parts that failed are None or absent.
 
-    parametric, experts, slopes and multipliers are by series or model.
+    parametric and multipliers are by series; experts, their expert_runs and slopes by variant, that
+    is by model and what else of its layer varies.
     """
 
     table: pd.DataFrame
@@ -39,6 +41,7 @@ class Study:
     hold_out: HoldOut | None
     parametric: Mapping[str, ParametricFit]
     experts: Mapping[str, LawComparison]
+    expert_runs: Mapping[str, pd.DataFrame]
     slopes: Mapping[str, pd.DataFrame]
     multipliers: Mapping[str, ComputeMultiplier]
     differences: Differences | None
@@ -102,12 +105,11 @@ def analyse(
             lambda: hold_out_budgets(table, x=x, method=method, n_nearest=n_nearest),
         )
         parametric = _surfaces(done, size, seed, attempts)
-        experts = _expert_laws(table, baseline, seed, attempts)
+        experts, expert_runs = _expert_laws(done, baseline, seed, attempts)
         multipliers = _multipliers(isoflop, baseline, asymptote, attempts)
         differences = attempts.make(
             "differences beside the noise of seeds", lambda: compare_models(table, baseline)
         )
-    single = _one_expert(done, baseline)
     return Study(
         table=table,
         x_name=x,
@@ -116,7 +118,13 @@ def analyse(
         hold_out=hold_out,
         parametric=parametric,
         experts=experts,
-        slopes={model: size_slopes(table, model=model, baseline=single) for model in experts},
+        expert_runs=expert_runs,
+        slopes={
+            name: size_slopes(
+                expert_runs[name], model=laws.model, baseline=_one_expert(done, baseline)
+            )
+            for name, laws in experts.items()
+        },
         multipliers=multipliers,
         differences=differences,
         cautions=tuple(_cautions(table, size)),
@@ -170,25 +178,30 @@ def _surfaces(
 
 
 def _expert_laws(
-    table: pd.DataFrame, baseline: str, seed: int, attempts: _Attempts
-) -> dict[str, LawComparison]:
-    done = finished(table)
-    found = {}
-    for model in _with_several_experts(done):
-        sizes = done.loc[done["model"] == model, ["n_layers", "n_active_params"]]
-        shapes = sizes["n_active_params"] if sizes["n_layers"].isna().any() else sizes["n_layers"]
-        found[model] = attempts.make(
-            f"experts, {model}",
-            partial(
-                compare_laws,
-                table,
-                hold_out="size" if shapes.nunique() >= 3 else "experts",
-                model=model,
-                baseline=_one_expert(done, baseline),
-                seed=seed,
-            ),
-        )
-    return {model: laws for model, laws in found.items() if laws is not None}
+    done: pd.DataFrame, baseline: str, seed: int, attempts: _Attempts
+) -> tuple[dict[str, LawComparison], dict[str, pd.DataFrame]]:
+    """The laws of each variant with several numbers of experts, and the runs they are of."""
+    laws, tables = {}, {}
+    single = _one_expert(done, baseline)
+    for model in dict.fromkeys(done["model"]):
+        for name, own in variants_of(done, model).items():
+            known = own["n_layers"].notna().all()
+            shapes = own["n_layers" if known else "n_active_params"].nunique()
+            table = own if single is None else pd.concat([own, done[done["model"] == single]])
+            found = attempts.make(
+                f"experts, {name}",
+                partial(
+                    compare_laws,
+                    table,
+                    hold_out="size" if shapes >= 3 else "experts",
+                    model=model,
+                    baseline=single,
+                    seed=seed,
+                ),
+            )
+            if found is not None:
+                laws[name], tables[name] = found, table
+    return laws, tables
 
 
 def _multipliers(
@@ -247,8 +260,3 @@ def _one_expert(done: pd.DataFrame, baseline: str) -> str | None:
     """The baseline, if the table itself says that it has one expert; PEER's one is another."""
     experts = done.loc[done["model"] == baseline, "n_experts"]
     return baseline if len(experts) and (experts == 1).all() else None
-
-
-def _with_several_experts(done: pd.DataFrame) -> list[str]:
-    numbers = done.groupby("model", sort=False)["n_experts"].nunique()
-    return [str(model) for model, n in numbers.items() if n >= 2]

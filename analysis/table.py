@@ -1,6 +1,6 @@
 """Runs as one checked pandas table, a row a run, whatever they come from."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,25 +12,72 @@ from analysis.columns import COLUMNS, cast_columns, pick_columns
 from analysis.sources import read_frame
 from analysis.wandb_export import bare_key, from_wandb
 
-__all__ = ["COLUMNS", "best_of_cells", "check_table", "finished", "load_table", "require"]
+__all__ = [
+    "COLUMNS",
+    "best_of_cells",
+    "check_table",
+    "finished",
+    "keep_rows",
+    "load_table",
+    "require",
+]
 
 _VARIANT = ("n_experts", "n_heads", "top_k", "query_norm")
 _ORDER = ["budget", "model", "n_layers", "n_experts", "seed"]
 
 
 def load_table(
-    path: str | Path, *, columns: Mapping[str, str] | None = None, flops: str | None = None
+    path: str | Path,
+    *,
+    columns: Mapping[str, str] | None = None,
+    flops: str | None = None,
+    where: Mapping[str, Sequence[str]] | None = None,
 ) -> pd.DataFrame:
     """The checked table of a sweep's folder, a CSV or Parquet file, or a CSV exported from W&B.
 
-    columns and flops are check_table's. Raises ValueError naming the file, or the row and column.
+    columns and flops are check_table's, where is keep_rows'. Raises ValueError naming the file, or
+    the row and column.
     """
     table = check_table(read_frame(path), columns=columns, flops=flops)
-    if not Path(path).is_dir():
-        return table
-    # A record's other fields were there for `columns` to name
-    kept = [c for c in map(str, table) if c in COLUMNS or c.startswith("given_")]
-    return table[kept]
+    if Path(path).is_dir():  # a record's other fields were there for `columns` to name
+        table = table[[c for c in map(str, table) if c in COLUMNS or c.startswith("given_")]]
+    return keep_rows(table, where) if where else table
+
+
+def keep_rows(table: pd.DataFrame, where: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """The runs whose column has one of these values, as text, for every column of `where`.
+
+    {"query_norm": ["batch"], "budget": ["3e12", "1e13"]}; "" is NA. series are named by what still
+    varies, unless the table gave them. Raises ValueError for a column that is not there, and a
+    value that no run has, with those there are.
+    """
+    named = table["series"].equals(_series(table).astype(str))
+    for name, values in where.items():
+        if name not in table:
+            raise ValueError(f"where: {name!r} is no column; found {', '.join(map(str, table))}")
+        column = table[name]
+        keep = pd.Series(False, index=table.index)
+        for value in values:
+            has = _equals(column, value)
+            if not has.any():
+                have = ", ".join(sorted({"" if pd.isna(v) else f"{v}" for v in column}))
+                raise ValueError(f"where: no run has {name}={value}; they have {have}")
+            keep |= has
+        table = table[keep]
+    table = table.reset_index(drop=True)
+    return table.assign(series=_series(table).astype(str)) if named else table
+
+
+def _equals(column: pd.Series, value: str) -> pd.Series:
+    if value == "":
+        return column.isna()
+    if not pd.api.types.is_numeric_dtype(column):
+        return (column == value).fillna(False).astype(bool)
+    try:
+        number = float(value)
+    except ValueError:
+        raise ValueError(f"where: {column.name}={value!r} is not a number") from None
+    return (column.astype("float64") == number).fillna(False)
 
 
 def check_table(

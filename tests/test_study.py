@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter, defaultdict
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def test_every_model_has_five_sizes_at_three_budgets(plan):
             sizes[point.config.model_name, point.config.budget].add(point.config.size)
     budgets = sorted({budget for _, budget in sizes})
     assert len(budgets) >= 3
-    assert all(b / a >= 3 for a, b in zip(budgets, budgets[1:], strict=False))
+    assert all(b / a >= 3 for a, b in pairwise(budgets))
     assert set(sizes) == {(model, budget) for model in MODELS for budget in budgets}
     assert all(len(found) >= 5 for found in sizes.values())
     assert len({frozenset(sizes[model, budgets[0]]) for model in MODELS}) == 1

@@ -84,15 +84,15 @@ def _draw_products(axis: Axes, cells: pd.DataFrame, looks: Mapping[float, Look])
 def draw_usage(table: pd.DataFrame) -> Figure:
     """Usage, unevenness and perplexity against the number of experts, by query norm.
 
-    He 2024, Table 2. A row of panels for each budget, a line for each model and query norm: of
-    several sizes, learning rates or seeds the run with the lowest loss. Rows without usage are left
-    out. Raises ValueError if none is left.
+    He 2024, Table 2. A row of panels for each budget, a line for each model and query norm: means
+    over seeds, of several sizes or learning rates those with the lowest loss. Of several heads and
+    top_k of a model those with the most numbers of experts. Rows without usage are left out. Raises
+    ValueError if none is left.
     """
     runs = _known(table, ["usage", "unevenness", "n_experts", "loss"], "draw_usage")
     keys = ["model", "query_norm", "budget"]
     runs = runs.assign(**{name: None for name in keys if name not in runs})
-    best = runs.groupby([*keys, "n_experts"], dropna=False)["loss"].idxmin()
-    cells = runs.loc[best].sort_values("n_experts")
+    cells = _usage_cells(runs, keys)
     cells = cells.assign(
         E=cells["n_experts"].astype(float),
         usage=100 * cells["usage"],
@@ -136,6 +136,21 @@ def draw_usage(table: pd.DataFrame) -> Figure:
     ]
     legends_below(figure, entries)
     return figure
+
+
+def _usage_cells(runs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """What draw_usage draws: a row for each combination of `keys` and number of experts."""
+    heads = [name for name in ("model", "n_heads", "top_k") if name in runs]
+    numbers = runs.groupby(heads, dropna=False)["n_experts"].transform("nunique")
+    runs = runs[numbers == numbers.groupby(runs["model"]).transform("max")]
+    settings = [n for n in (*heads[1:], "n_params", "lr") if n in runs]
+    means = (
+        runs.groupby([*keys, "n_experts", *settings], dropna=False)[["loss", "usage", "unevenness"]]
+        .mean()
+        .reset_index()
+    )
+    best = means.groupby([*keys, "n_experts"], dropna=False)["loss"].idxmin()
+    return means.loc[best].sort_values("n_experts")
 
 
 def _set_quantity(axis: Axes, what: str, values: Sequence[float]) -> None:

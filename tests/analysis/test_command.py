@@ -118,6 +118,8 @@ def test_a_foreign_table_is_mapped_and_its_notes_are_said(published, capsys, tmp
         (["experts", "{here}/runs.txt"], "its suffix is not .csv or .parquet"),
         (["isoflop", "{here}/runs.csv", "--column", "loss"], "must be OURS=THEIRS"),
         (["isoflop", "{here}/runs.csv", "--column", "loss=lost"], "lost"),
+        (["isoflop", "{here}/runs.csv", "--where", "model"], "must be COLUMN=VALUE[,VALUE]"),
+        (["isoflop", "{here}/runs.csv", "--where", "model=moe"], "no run has model=moe"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(tmp_path, capsys, arguments, message):

@@ -247,6 +247,15 @@ def test_usage_is_three_panels_by_query_norm():
     assert not is_hollow(batch)
 
 
+def test_usage_is_the_mean_over_seeds_of_the_heads_with_most_numbers_of_experts():
+    table = usage_table().assign(n_heads=8, top_k=16)
+    other = table.iloc[:1].assign(n_heads=16, loss=0.1, unevenness=9.0)  # the best, one number only
+    second = table.assign(seed=1, unevenness=table["unevenness"] + 0.2, loss=table["loss"] + 0.1)
+    every = pd.concat([table.assign(seed=0), other, second], ignore_index=True)
+    _, none = figures.draw_usage(every).axes[1].lines
+    assert list(none.get_ydata()) == pytest.approx([0.55, 0.73, 1.07, 1.62])
+
+
 def test_residuals_have_a_panel_for_what_varies():
     frame = residual_frame()
     figure = figures.draw_residuals(frame)

@@ -6,7 +6,7 @@ import math
 import pandas as pd
 import pytest
 
-from analysis.table import COLUMNS, check_table, load_table
+from analysis.table import COLUMNS, check_table, keep_rows, load_table
 from experiments.records import read_record, write_record
 from tests.analysis.hand_made import runs
 from tests.test_records import record
@@ -166,3 +166,43 @@ def test_a_loaded_table_is_plain_json_and_csv(sweep, tmp_path):
     table.to_csv(tmp_path / "table.csv", index=False)
     pd.testing.assert_frame_equal(load_table(tmp_path / "table.csv"), table)
     json.loads(table.to_json(orient="records"))
+
+
+def peer_runs():
+    frame = pd.DataFrame(
+        {
+            "model": "peer",
+            "budget": [1e12, 1e12, 3e12, 3e12],
+            "n_params": [1e5, 2e5, 1e5, 2e5],
+            "n_active_params": 1e5,
+            "n_experts": [64, 256, 64, 256],
+            "query_norm": ["batch", "none", "batch", None],
+            "loss": [4.0, 3.9, 3.8, 3.7],
+        }
+    )
+    return check_table(frame)
+
+
+def test_only_the_runs_that_are_wanted_and_named_by_what_still_varies():
+    table = peer_runs()
+    assert "n_experts=64" in table["series"][0]
+    kept = keep_rows(table, {"query_norm": ["batch"], "budget": ["1e12", "3e12"]})
+    assert kept["loss"].tolist() == [4.0, 3.8]
+    assert set(kept["series"]) == {"peer"}
+    assert keep_rows(table, {"n_experts": ["256"], "query_norm": [""]})["loss"].tolist() == [3.7]
+    given = table.assign(series="mine")
+    assert set(keep_rows(given, {"budget": ["1e12"]})["series"]) == {"mine"}
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ({"norm": ["batch"]}, "'norm' is no column; found series, model"),
+        ({"query_norm": ["layer"]}, "no run has query_norm=layer; they have , batch, none"),
+        ({"budget": ["much"]}, "budget='much' is not a number"),
+        ({"budget": ["2e12"]}, "no run has budget=2e12; they have 1000000000000.0, 3000"),
+    ],
+)
+def test_rows_that_can_not_be_kept_are_said(where, message):
+    with pytest.raises(ValueError, match=message):
+        keep_rows(peer_runs(), where)
