@@ -14,7 +14,7 @@ from experiments.records import find_records, read_record
 from experiments.run import main
 
 RESULTS = conf_dir().parent / "results" / "study"
-SWEEPS = ("tuning", "isoflop", "experts")
+SWEEPS = ("tuning", "isoflop", "experts", "causes")
 MODELS = {"dense", "none", "moe", "moe_fine", "pkm", "peer"}
 N_TOKENS = 43_513_045  # of the packages' training split, in whole windows
 
