@@ -195,11 +195,11 @@ def perplexities(table: pd.DataFrame) -> str:
     """Held-out perplexity, a row for each budget and size, a column for each model."""
     done = table[table["status"] == "done"]
     shape = [c for c in ("n_layers", "d_model") if done[c].notna().any()] or ["n_params"]
-    wide = done.pivot_table(
-        index=["budget", *shape], columns="series", values="perplexity", aggfunc="min"
-    )
+    cells = best_of_cells(done, by=["series", "budget", *shape])
+    wide = cells.pivot(index=["budget", *shape], columns="series", values="perplexity")
     text = wide.to_string(float_format=lambda value: f"{value:.2f}")
-    lines = ["Held-out perplexity per token (best of a cell):", text]
+    how = "seeds' mean loss, best learning rate" if cells["n_runs"].max() > 1 else "one run each"
+    lines = [f"Held-out perplexity per token ({how}):", text]
     causal = done["causal_eval"].fillna(True).astype(bool)
     leaky = sorted(done.loc[~causal, "series"].unique())
     if leaky:

@@ -22,7 +22,7 @@ from analysis.report_compute import (
 from analysis.report_experts import active_section, experts_section, usage_section
 from analysis.report_tables import units_of
 from analysis.study import Study
-from analysis.table import finished
+from analysis.table import best_of_cells, finished
 
 _RUN_COLUMNS = (
     "series", "budget", "status", "loss", "perplexity", "n_params", "n_active_params", "n_tokens",
@@ -53,12 +53,12 @@ def sections_of(study: Study, gallery: Gallery) -> list[Section]:
 
 
 def _summary(study: Study, gallery: Gallery) -> Section:
-    best = _best_runs(study)
+    best = _best_sizes(study)
     blocks: list[Block] = [
         DataTable(
             frame=best,
-            caption="The best finished run of each model and budget, whatever its size: held-out "
-            "perplexity per token",
+            caption="The best size of each model and budget: held-out perplexity per token, of "
+            "the mean loss over seeds",
             units={str(name): "FLOPs" for name in best.columns if str(name).startswith("C =")},
             formats={str(name): ".2f" for name in best.columns if name != "series"},
         )
@@ -79,12 +79,14 @@ def _summary(study: Study, gallery: Gallery) -> Section:
     return Section(title="Summary", blocks=blocks)
 
 
-def _best_runs(study: Study) -> pd.DataFrame:
+def _best_sizes(study: Study) -> pd.DataFrame:
     """A row a model, a column a budget."""
     done = finished(study.table)
+    size = "n_params" if done["n_params"].notna().all() else "n_active_params"
+    cells = best_of_cells(done, by=["series", "budget", size])
     if done["budget"].isna().all():
-        return done.groupby("series", sort=False)[["perplexity"]].min().reset_index()
-    wide = done.pivot_table(index="series", columns="budget", values="perplexity", aggfunc="min")
+        return cells.groupby("series", sort=False)[["perplexity"]].min().reset_index()
+    wide = cells.pivot_table(index="series", columns="budget", values="perplexity", aggfunc="min")
     wide.columns = [f"C = {budget:.4g}" for budget in wide.columns]
     return wide.reset_index()
 
