@@ -19,6 +19,7 @@ study: $(READY)  ## train what is missing of the study (hours on 2 cores), fit a
 	$(BIN)/python -m experiments.run experiment=study_tuning
 	$(BIN)/python -m experiments.run experiment=study_isoflop
 	$(BIN)/python -m experiments.run experiment=study_experts
+	$(BIN)/python -m experiments.run experiment=study_causes
 	$(BIN)/python -m analysis report results/study/isoflop
 	$(BIN)/python -m analysis report results/study/experts
 

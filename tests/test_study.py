@@ -1,5 +1,7 @@
 """The study: its sweeps are what docs/study.md says, and the committed records are runs of them."""
 
+import re
+import shlex
 import sys
 from collections import Counter, defaultdict
 from itertools import pairwise
@@ -8,12 +10,17 @@ import numpy as np
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
+from analysis.__main__ import main as analyse
+from analysis.differences import compare_models
+from analysis.table import load_table
 from experiments.paths import conf_dir
 from experiments.point import make_point
 from experiments.records import find_records, read_record
 from experiments.run import main
 
-RESULTS = conf_dir().parent / "results" / "study"
+ROOT = conf_dir().parent
+RESULTS = ROOT / "results" / "study"
+DOCUMENT = ROOT / "docs" / "study.md"
 SWEEPS = ("tuning", "isoflop", "experts", "causes")
 MODELS = {"dense", "none", "moe", "moe_fine", "pkm", "peer"}
 N_TOKENS = 43_513_045  # of the packages' training split, in whole windows
@@ -124,7 +131,9 @@ def test_what_varies_over_experts_heads_and_norms_has_three_seeds(plan):
 def test_the_committed_records_are_runs_of_the_sweep(plan, name):
     planned = {point.run_id: point for point in plan(name)}
     records = [read_record(path) for path in find_records(RESULTS / name)]
-    assert records, f"no records in {RESULTS / name}"
+    if not records:
+        assert f"`experiment=study_{name}`) are planned" in DOCUMENT.read_text()
+        pytest.skip(f"study_{name} is not run yet, as docs/study.md says")
     for record in records:
         assert record.run_id in planned, f"{record.run_id} ({record.model}) is not of study_{name}"
         point = planned[record.run_id]
@@ -133,3 +142,64 @@ def test_the_committed_records_are_runs_of_the_sweep(plan, name):
         assert record.flops_per_token == point.plan.cost.training_flops
         assert record.n_tokens / record.epochs == pytest.approx(N_TOKENS, rel=1e-9)
         assert record.status == "done"
+
+
+def _printed():
+    """The commands of the analysis that the document shows, and the lines below each."""
+    for block in re.findall(
+        r"```\n\$ (python -m analysis .*?)```", DOCUMENT.read_text(), re.DOTALL
+    ):
+        command, *lines = block.rstrip().split("\n")
+        yield shlex.split(command)[3:], lines
+
+
+@pytest.mark.parametrize(("words", "lines"), list(_printed()), ids=lambda part: " ".join(part)[:60])
+def test_what_the_document_shows_is_what_its_commands_print(
+    words, lines, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(ROOT)
+    assert analyse([*words, "--out", str(tmp_path)]) == 0
+    printed = {line.rstrip() for line in capsys.readouterr().out.split("\n")}
+    assert lines
+    assert [line for line in lines if line.rstrip() not in printed] == []
+
+
+def test_the_document_s_tuning_is_that_of_the_records():
+    losses = {}
+    for path in find_records(RESULTS / "tuning"):
+        record = read_record(path)
+        if record.budget == 3e12:
+            gate = record.config["model"].get("gate") if record.model == "moe" else None
+            layer = f"{record.model}, {gate} gate" if gate else record.model
+            losses[layer, record.config["ladder"]["lr"]] = record.val_loss
+    head, rows = _table("loss at rate")
+    assert len(rows) * 3 == len(losses)
+    for layer, *cells, _ in rows:
+        for rate, cell in zip(head[1:], cells, strict=False):
+            assert cell == f"{losses[layer, float(rate)]:.4f}"
+
+
+def test_the_readme_s_differences_are_those_of_the_records():
+    table = load_table(RESULTS / "isoflop")
+    found = {
+        (m.model, budget): m.difference
+        for budget in (3e12, 1e13)
+        for m in compare_models(table, budget=budget).means
+    }
+    head, rows = _table("", ROOT / "README.md")
+    budgets = [float(text.split()[0]) for text in head[1:]]
+    assert {name.split("`")[1] for name, *_ in rows} == MODELS - {"dense"}
+    for name, *cells in rows:
+        for budget, cell in zip(budgets, cells, strict=True):
+            d = found[name.split("`")[1], budget]
+            text = f"{d.value:.3f} ({d.lower:.3f} to {d.upper:.3f})"
+            assert cell.replace("*", "") == text
+
+
+def _table(first, document=DOCUMENT):
+    """The heads and rows of the document's table that begins with this cell."""
+    text = document.read_text().split("\n")
+    start = next(i for i, line in enumerate(text) if line.startswith(f"| {first}".rstrip() + " |"))
+    end = next(i for i in range(start, len(text)) if not text[i].startswith("|"))
+    cells = [[cell.strip() for cell in line[1:-1].split("|")] for line in text[start:end]]
+    return cells[0], cells[2:]
