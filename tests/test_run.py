@@ -98,6 +98,32 @@ def test_a_sweep_is_a_union_of_grids_and_the_command_line_beats_them(run):
     assert points("model=dense", "budget=1e10") == [("dense", i, small) for i in (1, 2, 2, 3)]
     assert points("model=none", "budget=1e10", "seed=0") == [("none", i, small) for i in (1, 2, 3)]
 
+    assert points("model=dense,none", "hydra.sweeper.only={size:[1,3],model:none}") == [
+        ("none", 1, small),
+        ("none", 3, large),
+    ]
+    assert points("model=dense", "hydra.sweeper.only={budget:1e11}") == [
+        ("dense", 2, large),
+        ("dense", 3, large),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("only", "message"),
+    [
+        ("{size:[1,7]}", "no point has size=7; there are 1, 2"),
+        ("{model:dense,size:2}", "no point has size=2; there are 1"),
+        ("{siz:1}", "hydra.sweeper.only: siz is no key of the config"),
+        ("{model.n_heads:4}", "hydra.sweeper.only: model.n_heads is no key of the config"),
+    ],
+)
+def test_a_part_of_a_sweep_that_is_not_there_is_refused(run, tmp_path, only, message):
+    grids = "hydra.sweeper.grids=[{size:1,model:dense},{size:2,model:none}]"
+    code, _, err = run("-m", *TINY, grids, f"hydra.sweeper.only={only}")
+    assert code == 2
+    assert message in err
+    assert written(tmp_path) == []
+
 
 def test_the_flag_of_a_sweep_may_stand_anywhere(run):
     arguments = ("dry_run=true", "-m", "model=dense,none", "trainer.flops_per_second=1e9", *TINY)

@@ -13,14 +13,15 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 
 class PointSweeper(BasicSweeper):
     """The basic sweeper's grid, or a union of such grids, handed to the launcher whole.
 
     params are the values that every grid shares, each of grids adds its own; what the command line
-    says beats both, in all grids. A point of two grids is one.
+    says beats both, in all grids. A point of two grids is one. Of all these points, `only` names
+    the part to run, see select.
     """
 
     def __init__(
@@ -28,9 +29,11 @@ class PointSweeper(BasicSweeper):
         max_batch_size: int | None,
         params: dict[str, str] | None = None,
         grids: Sequence[Mapping[str, Any]] | None = None,
+        only: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(max_batch_size, params)
         self.grids = grids
+        self.only = only  # for the launcher: values are known of composed points alone
 
     def sweep(self, arguments: list[str]) -> Any:
         """Composes nothing and writes nothing; returns what the launcher returns."""
@@ -49,6 +52,37 @@ class PointSweeper(BasicSweeper):
         return self.launcher.launch(points, initial_job_idx=0)
 
 
+def select(points: Sequence[DictConfig], only: Mapping[str, Any]) -> list[DictConfig]:
+    """The composed points that have, for each name of `only`, its value or one of its list.
+
+    A group's value is the option chosen, e.g. model: [pkm, peer]. Raises ValueError for a name that
+    is in no config, and a value that no point has which the names before it left.
+    """
+    kept = list(points)
+    for name, value in only.items():
+        wanted = (
+            list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+        )
+        values = [_value(point, name) for point in kept]
+        for one in wanted:
+            if one not in values:
+                have = ", ".join(str(v) for v in dict.fromkeys(values))
+                raise ValueError(f"hydra.sweeper.only: no point has {name}={one}; there are {have}")
+        kept = [point for point, found in zip(kept, values, strict=True) if found in wanted]
+    return kept
+
+
+def _value(point: DictConfig, name: str) -> Any:
+    choices = point.hydra.runtime.choices
+    if name in choices:
+        return choices[name]
+    missing = object()
+    value = OmegaConf.select(point, name, default=missing)
+    if value is missing:
+        raise ValueError(f"hydra.sweeper.only: {name} is no key of the config")
+    return value
+
+
 class _PointLauncher(Launcher):
     """Composes the points and hands them all to `_run`."""
 
@@ -65,8 +99,9 @@ class _PointLauncher(Launcher):
         from experiments.run import resolve
 
         loader = self.hydra_context.config_loader
-        raws = [resolve(loader.load_sweep_config(self.config, list(o))) for o in job_overrides]
-        self._run(raws)
+        points = [loader.load_sweep_config(self.config, list(o)) for o in job_overrides]
+        only = OmegaConf.select(self.config, "hydra.sweeper.only")  # another sweeper has none
+        self._run([resolve(point) for point in select(points, only or {})])
         return []
 
     @abstractmethod
