@@ -11,6 +11,7 @@ from analysis.agreement import Agreement, compare_approaches
 from analysis.compare import LawComparison, compare_laws
 from analysis.curves import IsoFLOPCurve, IsoFLOPFit
 from analysis.differences import Differences, SeedNoise, compare_models, seed_noise
+from analysis.differences_by import DifferencesBy, compare_by
 from analysis.experts import ExpertLawFit, fit_expert_law, size_slopes
 from analysis.figures import (
     draw_active,
@@ -38,6 +39,7 @@ __all__ = [
     "Agreement",
     "ComputeMultiplier",
     "Differences",
+    "DifferencesBy",
     "Estimate",
     "ExpertLawFit",
     "FitError",
@@ -56,6 +58,7 @@ __all__ = [
     "best_of_cells",
     "check_table",
     "compare_approaches",
+    "compare_by",
     "compare_laws",
     "compare_models",
     "compute_multiplier",

@@ -133,6 +133,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--budget", type=float, metavar="FLOPS", help="where (default: where most have seeds)"
     )
+    sub.add_argument(
+        "--by", metavar="COLUMN", help="at each of its values, e.g. n_experts, and on the average"
+    )
 
     sub = add("plan", commands.planned, "say what size, tokens and experts a budget should buy")
     sub.add_argument(

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from analysis import figures
 from analysis.compare import DEFAULT_FORMS, compare_laws
-from analysis.differences import compare_models
+from analysis.differences import Differences, compare_models
+from analysis.differences_by import DifferencesBy, compare_by
 from analysis.experts import size_slopes
 from analysis.gallery import file_label
 from analysis.isoflop import fit_isoflop
@@ -139,7 +140,11 @@ def experts(options: Options) -> None:
 def differences(options: Options) -> None:
     """Models against a baseline, beside the noise of seeds."""
     table, folder = table_of(options), folder_of(options)
-    found = compare_models(table, options.baseline, budget=options.budget)
+    found: Differences | DifferencesBy
+    if options.by:
+        found = compare_by(table, options.by, options.baseline, budget=options.budget)
+    else:
+        found = compare_models(table, options.baseline, budget=options.budget)
     _say(options, found.summary())
     _write(options, folder / "differences.json", found.to_dict())
     _say(options, f"\nfits: {folder / 'differences.json'}")

@@ -113,16 +113,18 @@ def compare_models(
     *,
     budget: float | None = None,
     level: float = 0.95,
+    noise: SeedNoise | None = None,
 ) -> Differences:
     """Each model's mean loss over seeds, at the size where it was run most often, and what it has
-    over the baseline's. budget: by default the one with the most models that have several seeds.
+    over the baseline's. budget: by default the one with the most models that have several seeds;
+    noise: by default this table's.
 
     Intervals are Student's t with the noise pooled over models: of one difference, not of all
     together. Sizes chosen for their loss with one of these seeds flatter every model a little.
     Raises FitError if the baseline or all others have fewer than two seeds there.
     """
     done = _known(table)
-    noise = seed_noise(table)
+    noise = noise or seed_noise(table)
     n_seeds = done.groupby(list(_CELL), dropna=False)["seed"].nunique()
     several = n_seeds[n_seeds > 1].reset_index()
     if budget is None:

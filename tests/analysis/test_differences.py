@@ -8,7 +8,15 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis import FitError, FitStatus, check_table, compare_models, draw_seconds, seed_noise
+from analysis import (
+    FitError,
+    FitStatus,
+    check_table,
+    compare_by,
+    compare_models,
+    draw_seconds,
+    seed_noise,
+)
 from analysis.__main__ import main
 from analysis.figures.seconds import training_seconds
 
@@ -89,6 +97,57 @@ def test_two_seeds_are_doubtful_and_one_says_nothing(table):
         compare_models(table, "moe")
     with pytest.raises(ValueError, match="the comparison of seeds needs seed: the table has none"):
         compare_models(check_table(pd.DataFrame(rows("dense", [4.0])).drop(columns="seed")))
+
+
+@pytest.fixture
+def norms():
+    """With and without query norm at two numbers of experts, in two sizes that those make."""
+    runs = []
+    for n_experts, batch, none in (
+        (64, [3.90, 3.92], [3.95, 3.99]),
+        (256, [3.80, 3.80], [3.82, 3.80]),
+    ):
+        more = {"n_experts": n_experts, "n_params": 1e3 * n_experts}
+        runs += rows("peer", batch, query_norm="batch", **more)
+        runs += rows("peer", none, query_norm="none", **more)
+    return check_table(pd.DataFrame(runs))
+
+
+def test_models_are_compared_at_each_value_with_the_noise_of_all(norms):
+    found = compare_by(norms, "n_experts", "peer query_norm=batch")
+    assert list(found.parts) == ["64", "256"]
+    pooled = seed_noise(norms)
+    assert pooled.dof == 4
+    name = "peer query_norm=none"
+    for part, value in zip(found.parts.values(), (0.06, 0.01), strict=True):
+        assert part.noise == pooled
+        none = next(m for m in part.means if m.model == name).difference
+        width = stats.t.ppf(0.975, 4) * pooled.sd
+        assert none == pytest.approx((value, value - width, value + width), abs=1e-12)
+    assert list(found.average) == [name]
+    half = stats.t.ppf(0.975, 4) * pooled.sd / math.sqrt(2)  # twice the runs
+    assert found.average[name] == pytest.approx((0.035, 0.035 - half, 0.035 + half), abs=1e-12)
+    frame = found.to_frame()
+    assert list(frame["n_experts"]) == ["64", "64", "256", "256"]
+
+
+def test_a_column_to_compare_by_must_be_there_and_have_the_baseline_everywhere(norms):
+    with pytest.raises(ValueError, match="by='experts' is no column"):
+        compare_by(norms, "experts", "peer query_norm=batch")
+    with pytest.raises(FitError, match="wanted: peer query_norm=batch and another"):
+        compare_by(norms, "query_norm", "peer query_norm=batch")
+
+
+def test_the_command_compares_by_a_column(norms, tmp_path, capsys):
+    path = tmp_path / "runs.csv"
+    norms.to_csv(path, index=False)
+    words = ["differences", str(path), "--out", str(tmp_path), "--by", "n_experts"]
+    assert main([*words, "--baseline", "peer query_norm=batch"]) == 0
+    out = capsys.readouterr().out
+    assert "n_experts=256: C = 1e+12 FLOPs" in out
+    assert "on the average of 2 n_experts: peer query_norm=none less peer query_norm=batch" in out
+    written = json.loads((tmp_path / "differences.json").read_text())
+    assert written["average"]["peer query_norm=none"]["value"] == pytest.approx(0.035)
 
 
 def test_the_command_prints_and_writes(table, tmp_path, capsys):
