@@ -8,10 +8,20 @@ import numpy as np
 import pandas as pd
 
 from analysis.checks import finished, require
-from analysis.results import Estimate, FitError, FitStatus, counted, plain, said, t_quantile
+from analysis.results import (
+    Estimate,
+    FitError,
+    FitStatus,
+    counted,
+    listed,
+    plain,
+    said,
+    t_quantile,
+)
 
 _CELL = ("series", "budget", "n_params", "lr")  # what has one expected loss
 _FEW_SEEDS = 3
+_NO_SEEDS = "no setting was run with two seeds or more: nothing tells the noise"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +113,7 @@ def seed_noise(table: pd.DataFrame) -> SeedNoise:
             dof += len(losses) - 1
             n_cells += 1
     if dof == 0:
-        raise FitError("no setting was run with two seeds or more: nothing tells the noise")
+        raise FitError(_NO_SEEDS)
     return SeedNoise(sd=float(np.sqrt(squares / dof)), dof=dof, n_cells=n_cells)
 
 
@@ -116,28 +126,24 @@ def compare_models(
     noise: SeedNoise | None = None,
 ) -> Differences:
     """Each model's mean loss over seeds, at the size where it was run most often, and what it has
-    over the baseline's. budget: by default the one with the most models that have several seeds;
-    noise: by default this table's.
+    over the baseline's. budget: by default busiest_budget; noise: by default that of the budget.
 
-    Intervals are Student's t with the noise pooled over models: of one difference, not of all
-    together. Sizes chosen for their loss with one of these seeds flatter every model a little.
+    Intervals are Student's t with the noise pooled over models, as if it were the same in all: of
+    one difference, not of all together. Sizes chosen for their loss with one of these seeds flatter
+    every model a little.
     Raises FitError if the baseline or all others have fewer than two seeds there.
     """
     done = _known(table)
-    noise = noise or seed_noise(table)
-    n_seeds = done.groupby(list(_CELL), dropna=False)["seed"].nunique()
-    several = n_seeds[n_seeds > 1].reset_index()
-    if budget is None:
-        by_budget = several.groupby("budget")["series"].nunique()
-        budget = float(by_budget.index[int(by_budget.to_numpy().argmax())])
+    several = _several(done)
+    budget = busiest_budget(table) if budget is None else budget
     found = several[several["budget"] == budget]
     names: Sequence[str] = list(dict.fromkeys(found["series"]))
     if baseline not in names or len(names) < 2:
-        have = ", ".join(names) or "none"
+        have = listed(names, 6) or "none"
         raise FitError(
-            f"at C={budget:.3g} these have two seeds or more: {have}; "
-            f"wanted: {baseline} and another"
+            f"wanted: {baseline} and another; at C={budget:.3g} two seeds or more have: {have}"
         )
+    noise = noise or seed_noise(done[done["budget"] == budget])
     cells = {name: _most_seeds(done, found[found["series"] == name]) for name in names}
     losses = {name: runs["loss"].to_numpy(dtype=np.float64) for name, runs in cells.items()}
     means = [
@@ -164,6 +170,20 @@ def compare_models(
         status=FitStatus.DOUBTFUL if few else FitStatus.CONVERGED,
         warnings=tuple(few),
     )
+
+
+def busiest_budget(table: pd.DataFrame) -> float:
+    """Where the most models have several seeds, of equals the smallest. Raises FitError if none."""
+    by_budget = _several(_known(table)).groupby("budget")["series"].nunique()
+    if by_budget.empty:
+        raise FitError(_NO_SEEDS)
+    return float(by_budget.index[int(by_budget.to_numpy().argmax())])
+
+
+def _several(done: pd.DataFrame) -> pd.DataFrame:
+    """A row for each setting that was run with two seeds or more."""
+    n_seeds = done.groupby(list(_CELL), dropna=False)["seed"].nunique()
+    return n_seeds[n_seeds > 1].reset_index()
 
 
 def _known(table: pd.DataFrame) -> pd.DataFrame:

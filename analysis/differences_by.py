@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.differences import Differences, ModelMean, compare_models, seed_noise
+from analysis.differences import Differences, ModelMean, busiest_budget, compare_models, seed_noise
 from analysis.results import Estimate, plain, t_quantile
 from analysis.table import finished, keep_rows
 
@@ -51,14 +51,15 @@ def compare_by(
     budget: float | None = None,
     level: float = 0.95,
 ) -> DifferencesBy:
-    """compare_models at each value of a column, all with the noise of the whole table.
+    """compare_models at each value of a column, with the noise of the whole table at the budget.
 
     Series, the baseline too, are named by what varies at one value. The average is of those models
     that every value has. Raises ValueError as keep_rows and compare_models do.
     """
     if by not in table:
         raise ValueError(f"by={by!r} is no column; found {', '.join(map(str, table))}")
-    noise = seed_noise(table)
+    budget = busiest_budget(table) if budget is None else budget
+    noise = seed_noise(table[table["budget"] == budget])
     values = finished(table)[by].drop_duplicates().sort_values()
     texts = ["" if pd.isna(value) else str(value) for value in values]
     parts = {

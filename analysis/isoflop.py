@@ -30,6 +30,7 @@ from analysis.results import (
     FitError,
     FitStatus,
     counted,
+    listed,
     positive,
     t_quantile,
 )
@@ -74,8 +75,7 @@ def fit_isoflop(
     cells = best_of_cells(table, by=["series", "budget", x])
     points, skipped = _points(cells, x, method, n_nearest)
     if not points:
-        more = f"; and {len(skipped) - 3} more" if len(skipped) > 3 else ""
-        raise FitError(f"no curve to fit: {'; '.join(skipped[:3])}{more}")
+        raise FitError(f"no curve to fit: {listed(skipped, separator='; ')}")
     rng = np.random.default_rng(seed)
     curves: list[IsoFLOPCurve] = []
     laws = []

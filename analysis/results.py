@@ -209,6 +209,12 @@ def counted(n: int, what: str) -> str:
     return f"{n} {what}{'' if n == 1 else 's'}"
 
 
+def listed(items: Sequence[str], n: int = 3, separator: str = ", ") -> str:
+    """The first n of them, and how many more: "a, b, c, and 16 more"."""
+    more = [f"and {len(items) - n} more"] if len(items) > n else []
+    return separator.join([*items[:n], *more])
+
+
 def worst(statuses: Sequence[FitStatus]) -> FitStatus:
     """The one of several that says most against."""
     order = list(FitStatus)

@@ -19,7 +19,7 @@ from analysis.isoflop import X_NAMES, fit_isoflop
 from analysis.minima import Method
 from analysis.multiplier import ComputeMultiplier, compute_multiplier
 from analysis.parametric import NAMES, ParametricFit, fit_parametric
-from analysis.results import counted, plain
+from analysis.results import counted, listed, plain
 from analysis.table import best_of_cells, finished, require
 
 T = TypeVar("T")
@@ -167,7 +167,7 @@ def _surfaces(
     few = [f"{model} has {n}" for model, n in numbers[numbers <= N_PARAMS].items()]
     if few:
         needed = f"it needs more than {N_PARAMS} distinct runs"
-        attempts.missing.append(("parametric surface", f"{needed}: {', '.join(few)}"))
+        attempts.missing.append(("parametric surface", f"{needed}: {listed(few)}"))
     fits = {
         str(model): attempts.make(
             f"parametric, {model}", partial(_surface, done, str(model), size, seed)
