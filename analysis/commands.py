@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,7 @@ def experts(options: Options) -> None:
     for fit in found.fits:
         _say(options, f"{fit.form_name}: {fit.summary()}")
         cutoff = fit.cutoff_interval()
-        if cutoff is not None:
+        if cutoff is not None and math.isfinite(cutoff[0]):
             _say(options, f"  experts cease to help at N of {cutoff[0]:.3g} to {cutoff[1]:.3g}")
         _say(options, "")
     _say(options, found.summary())

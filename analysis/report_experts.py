@@ -1,5 +1,6 @@
 """A report's sections on experts: laws of their number, active ones, and their usage."""
 
+import math
 from functools import partial
 
 from analysis import figures
@@ -42,7 +43,7 @@ def experts_section(study: Study, gallery: Gallery) -> Section | None:
             ),
         ]
         cutoff = best.cutoff_interval()
-        if cutoff is not None:
+        if cutoff is not None and math.isfinite(cutoff[0]):
             blocks.append(
                 Text(
                     text=f"The size beyond which more experts would cease to help is between "

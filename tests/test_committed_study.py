@@ -131,9 +131,7 @@ def test_what_varies_over_experts_heads_and_norms_has_three_seeds(plan):
 def test_the_committed_records_are_runs_of_the_sweep(plan, name):
     planned = {point.run_id: point for point in plan(name)}
     records = [read_record(path) for path in find_records(RESULTS / name)]
-    if not records:
-        assert f"`experiment=study_{name}`) are planned" in DOCUMENT.read_text()
-        pytest.skip(f"study_{name} is not run yet, as docs/study.md says")
+    assert records
     for record in records:
         assert record.run_id in planned, f"{record.run_id} ({record.model}) is not of study_{name}"
         point = planned[record.run_id]
@@ -177,6 +175,43 @@ def test_the_document_s_tuning_is_that_of_the_records():
     for layer, *cells, _ in rows:
         for rate, cell in zip(head[1:], cells, strict=False):
             assert cell == f"{losses[layer, float(rate)]:.4f}"
+
+
+def test_the_document_s_usage_is_that_of_the_records():
+    table = load_table(RESULTS / "experts", where={"n_heads": ["4"], "top_k": ["16"]})
+    means = table.groupby(["budget", "query_norm", "n_experts"])[["usage", "unevenness"]].mean()
+    head, rows = _table("budget, query norm")
+    assert len(rows) == 6
+    for label, *cells in rows:
+        setting, what = label.split(": ")
+        budget, norm = setting.split(", ")
+        for n_experts, cell in zip(head[1:], cells, strict=True):
+            value = means.loc[(float(budget), norm, int(n_experts.replace(",", ""))), what]
+            assert cell == (f"{100 * value:.1f} %" if what == "usage" else f"{value:.2f}")
+
+
+def test_the_document_s_suspects_for_eight_heads_are_those_of_the_records():
+    table = load_table(RESULTS / "experts", where={"query_norm": ["batch"], "budget": ["3e12"]})
+    table = table[table["n_experts"] == 16384]
+    of_heads = table.groupby(["n_heads", "top_k"])["loss"].mean()
+    suspects = [r for r in map(read_record, find_records(RESULTS / "causes")) if r.model == "peer"]
+
+    def mean(changed):
+        losses = [r.val_loss for r in suspects if r.config["n_experts"] == 16384 and changed(r)]
+        assert len(losses) == 3
+        return np.mean(losses)
+
+    found = {
+        "as they are": of_heads.loc[8, 8],
+        "keys": mean(lambda r: r.config["model"]["d_key"] == 16),
+        "1.1 times": mean(lambda r: r.budget > 3e12),
+        "half": mean(lambda r: r.config["ladder"]["lr"] == 5.5e-3),
+    }
+    _, rows = _table("8 heads of 8")
+    assert len(rows) == len(found)
+    for (change, *cells), (start, loss) in zip(rows, found.items(), strict=True):
+        assert change.startswith(start)
+        assert cells == [f"{loss:.4f}", f"{loss - of_heads.loc[4, 16]:.3f}"]
 
 
 def test_the_readme_s_differences_are_those_of_the_records():
