@@ -177,6 +177,17 @@ def test_the_document_s_tuning_is_that_of_the_records():
             assert cell == f"{losses[layer, float(rate)]:.4f}"
 
 
+def test_the_document_s_rates_at_the_next_budget_are_those_of_the_records():
+    records = [read_record(path) for path in find_records(RESULTS / "tuning")]
+    losses = {(r.model, r.config["ladder"]["lr"]): r.val_loss for r in records if r.budget == 1e13}
+    head, rows = _table("loss at 1e13 and rate")
+    assert [name for name, *_ in rows] == ["dense", "peer"]
+    assert len(losses) == 6
+    for model, *cells in rows:
+        for rate, cell in zip(head[1:], cells, strict=True):
+            assert cell == f"{losses[model, float(rate)]:.4f}"
+
+
 def test_the_document_s_usage_is_that_of_the_records():
     table = load_table(RESULTS / "experts", where={"n_heads": ["4"], "top_k": ["16"]})
     means = table.groupby(["budget", "query_norm", "n_experts"])[["usage", "unevenness"]].mean()
@@ -233,7 +244,7 @@ def test_the_readme_s_differences_are_those_of_the_records():
 
 def _table(first, document=DOCUMENT):
     """The heads and rows of the document's table that begins with this cell."""
-    text = document.read_text().split("\n")
+    text = [line.strip() for line in document.read_text().split("\n")]
     start = next(i for i, line in enumerate(text) if line.startswith(f"| {first}".rstrip() + " |"))
     end = next(i for i in range(start, len(text)) if not text[i].startswith("|"))
     cells = [[cell.strip() for cell in line[1:-1].split("|")] for line in text[start:end]]
