@@ -126,7 +126,8 @@ def compare_models(
     noise: SeedNoise | None = None,
 ) -> Differences:
     """Each model's mean loss over seeds, at the size where it was run most often, and what it has
-    over the baseline's. budget: by default busiest_budget; noise: by default that of the budget.
+    over the baseline's. budget: by default busiest_budget; noise: by default that of the budget; if
+    it is given, a single seed will do.
 
     Intervals are Student's t with the noise pooled over models, as if it were the same in all: of
     one difference, not of all together. Sizes chosen for their loss with one of these seeds flatter
@@ -134,15 +135,14 @@ def compare_models(
     Raises FitError if the baseline or all others have fewer than two seeds there.
     """
     done = _known(table)
-    several = _several(done)
+    least = 1 if noise else 2
     budget = busiest_budget(table) if budget is None else budget
-    found = several[several["budget"] == budget]
+    found = _settings(done[done["budget"] == budget], least)
     names: Sequence[str] = list(dict.fromkeys(found["series"]))
     if baseline not in names or len(names) < 2:
         have = listed(names, 6) or "none"
-        raise FitError(
-            f"wanted: {baseline} and another; at C={budget:.3g} two seeds or more have: {have}"
-        )
+        many = "a seed or more" if noise else "two seeds or more"
+        raise FitError(f"wanted: {baseline} and another; at C={budget:.3g} {many} have: {have}")
     noise = noise or seed_noise(done[done["budget"] == budget])
     cells = {name: _most_seeds(done, found[found["series"] == name]) for name in names}
     losses = {name: runs["loss"].to_numpy(dtype=np.float64) for name, runs in cells.items()}
@@ -153,14 +153,14 @@ def compare_models(
             n_layers=float(runs["n_layers"].astype("float64").iloc[0]),
             n_seeds=len(runs),
             loss=float(losses[name].mean()),
-            sd=float(losses[name].std(ddof=1)),
+            sd=float(losses[name].std(ddof=1)) if len(runs) > 1 else float("nan"),
             difference=_difference(losses[name], losses[baseline], noise, level)
             if name != baseline
             else Estimate(float("nan"), float("nan"), float("nan")),
         )
         for name, runs in cells.items()
     ]
-    few = [f"{m.model} has {counted(m.n_seeds, 'seed')}" for m in means if m.n_seeds < _FEW_SEEDS]
+    few = _few(means)
     return Differences(
         budget=budget,
         baseline=baseline,
@@ -172,18 +172,37 @@ def compare_models(
     )
 
 
-def busiest_budget(table: pd.DataFrame) -> float:
-    """Where the most models have several seeds, of equals the smallest. Raises FitError if none."""
-    by_budget = _several(_known(table)).groupby("budget")["series"].nunique()
+def seeded_budgets(table: pd.DataFrame) -> dict[float, int]:
+    """Ascending budgets with settings of several seeds, and how many models have them there.
+
+    Raises FitError if there are none.
+    """
+    by_budget = _settings(_known(table), 2).groupby("budget")["series"].nunique()
     if by_budget.empty:
         raise FitError(_NO_SEEDS)
-    return float(by_budget.index[int(by_budget.to_numpy().argmax())])
+    return {float(budget): int(n) for budget, n in by_budget.items()}  # type: ignore[arg-type]
 
 
-def _several(done: pd.DataFrame) -> pd.DataFrame:
-    """A row for each setting that was run with two seeds or more."""
+def busiest_budget(table: pd.DataFrame) -> float:
+    """Where the most models have several seeds, of equals the smallest. Raises FitError if none."""
+    budgets = seeded_budgets(table)
+    return max(budgets, key=budgets.__getitem__)
+
+
+def _settings(done: pd.DataFrame, least: int) -> pd.DataFrame:
+    """A row for each setting that was run with so many seeds or more."""
     n_seeds = done.groupby(list(_CELL), dropna=False)["seed"].nunique()
-    return n_seeds[n_seeds > 1].reset_index()
+    return n_seeds[n_seeds >= least].reset_index()
+
+
+def _few(means: Sequence[ModelMean]) -> list[str]:
+    """A warning for each number of seeds that is small: "dense, moe have 1 seed"."""
+    found = []
+    for n in sorted({m.n_seeds for m in means if m.n_seeds < _FEW_SEEDS}):
+        names = [m.model for m in means if m.n_seeds == n]
+        has = "has" if len(names) == 1 else "have"
+        found.append(f"{listed(names, 8)} {has} {counted(n, 'seed')}")
+    return found
 
 
 def _known(table: pd.DataFrame) -> pd.DataFrame:

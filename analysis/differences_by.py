@@ -31,11 +31,19 @@ class DifferencesBy:
     def summary(self) -> str:
         """Each value's comparison, then the average."""
         texts = [f"{self.by}={value}: {part.summary()}" for value, part in self.parts.items()]
+        mean = self.average_frame().to_string(index=False, float_format=lambda x: f"{x:.5g}")
+        head = f"on the average of {len(self.parts)} {self.by}, nats/token:"
+        return "\n\n".join([*texts, *([f"{head}\n{mean}"] if self.average else [])])
+
+    def average_frame(self) -> pd.DataFrame:
+        """A row a model, the lowest first."""
         baseline = next(iter(self.parts.values())).baseline
-        return "\n\n".join(texts) + "".join(
-            f"\n\non the average of {len(self.parts)} {self.by}: {model} less {baseline} "
-            f"{mean.value:.5g}, {mean.lower:.5g} to {mean.upper:.5g}"
-            for model, mean in self.average.items()
+        means = sorted(self.average.items(), key=lambda item: item[1].value)
+        return pd.DataFrame(
+            [
+                {"model": model, f"less {baseline}": m.value, "lower": m.lower, "upper": m.upper}
+                for model, m in means
+            ]
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -51,16 +59,19 @@ def compare_by(
     budget: float | None = None,
     level: float = 0.95,
 ) -> DifferencesBy:
-    """compare_models at each value of a column, with the noise of the whole table at the budget.
+    """compare_models at each value that a column has at the budget, all with the budget's noise.
 
-    Series, the baseline too, are named by what varies at one value. The average is of those models
-    that every value has. Raises ValueError as keep_rows and compare_models do.
+    So one value with several seeds is enough, and the others' noise is taken to be the same; by
+    n_layers it compares whole isoFLOP curves. Series, the baseline too, are named by what varies
+    at one value. The average is of those models that every value has, each value counting the same.
+    Raises ValueError as keep_rows and compare_models do.
     """
     if by not in table:
         raise ValueError(f"by={by!r} is no column; found {', '.join(map(str, table))}")
     budget = busiest_budget(table) if budget is None else budget
-    noise = seed_noise(table[table["budget"] == budget])
-    values = finished(table)[by].drop_duplicates().sort_values()
+    at_budget = table[table["budget"] == budget]
+    noise = seed_noise(at_budget)
+    values = finished(at_budget)[by].drop_duplicates().sort_values()
     texts = ["" if pd.isna(value) else str(value) for value in values]
     parts = {
         text: compare_models(

@@ -48,26 +48,41 @@ def isoflop_section(study: Study, gallery: Gallery) -> Section | None:
 
 
 def differences_section(study: Study, gallery: Gallery) -> Section | None:
-    """Models beside the noise of seeds; None without."""
-    found = study.differences
-    if found is None:
+    """Models beside the noise of seeds, budget by budget; None without."""
+    if not study.differences:
         return None
-    text = (
-        f"At C = {found.budget:.4g} FLOPs, each model at its size with the most seeds. "
-        f"One run's loss varies by {found.noise.sd:.4f} nats/token over seeds (standard deviation, "
-        f"{found.noise.dof} degrees of freedom); a difference whose interval holds 0 is none. "
-        "Intervals are of one difference each, not of all together."
+    blocks: list[Block] = [
+        Text(
+            text="A difference whose interval holds 0 is none. Intervals are of one difference "
+            "each, not of all together, and take the noise to be the same in all models."
+        )
+    ]
+    for budget, found in study.differences.items():
+        caption = (
+            f"C = {budget:.4g} FLOPs: mean loss over seeds, each model at its size with the most, "
+            f"and its difference from {found.baseline}'s with its {found.level:.0%} interval. One "
+            f"run's loss varies by {found.noise.sd:.4f} nats/token (standard deviation over seeds, "
+            f"{found.noise.dof} degrees of freedom)"
+        )
+        blocks.append(_differences_table(found.to_frame(), found.baseline, caption))
+        averaged = study.differences_over_sizes.get(budget)
+        if averaged is not None and averaged.average:
+            caption = (
+                f"C = {budget:.4g} FLOPs: the same difference on the average of "
+                f"{len(averaged.parts)} sizes, with the noise of those that have several seeds"
+            )
+            blocks.append(_differences_table(averaged.average_frame(), found.baseline, caption))
+    return Section(title="Differences and seeds", blocks=blocks)
+
+
+def _differences_table(frame: pd.DataFrame, baseline: str, caption: str) -> DataTable:
+    signed = (f"less {baseline}", "lower", "upper")
+    return DataTable(
+        frame=frame,
+        caption=caption,
+        units=dict.fromkeys((n for n in ("loss", "sd", *signed) if n in frame), "nats/token"),
+        formats=dict.fromkeys(signed, "+.4f"),
     )
-    table = DataTable(
-        frame=found.to_frame(),
-        caption=f"Mean loss over seeds, and its difference from {found.baseline}'s with its "
-        f"{found.level:.0%} interval",
-        units=dict.fromkeys(
-            ("loss", "sd", f"less {found.baseline}", "lower", "upper"), "nats/token"
-        ),
-        formats={f"less {found.baseline}": "+.4f", "lower": "+.4f", "upper": "+.4f"},
-    )
-    return Section(title="Differences and seeds", blocks=[Text(text=text), table])
 
 
 def seconds_section(study: Study, gallery: Gallery) -> Section | None:

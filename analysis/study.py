@@ -11,7 +11,8 @@ from tqdm import tqdm
 from analysis.agreement import Agreement, compare_approaches
 from analysis.compare import LawComparison, compare_laws
 from analysis.curves import IsoFLOPFit
-from analysis.differences import Differences, compare_models
+from analysis.differences import Differences, compare_models, seeded_budgets
+from analysis.differences_by import DifferencesBy, compare_by
 from analysis.expert_runs import variants_of
 from analysis.experts import size_slopes
 from analysis.hold_out import HoldOut, hold_out_budgets
@@ -31,7 +32,8 @@ class Study:
     """What was fitted; missing: what could not be, and why. Parts that failed are None or absent.
 
     parametric and multipliers are by series; experts, their expert_runs and slopes by variant, that
-    is by model and what else of its layer varies.
+    is by model and what else of its layer varies; differences by budget, at the size of most seeds
+    and over all sizes.
     """
 
     table: pd.DataFrame
@@ -44,7 +46,8 @@ class Study:
     expert_runs: Mapping[str, pd.DataFrame]
     slopes: Mapping[str, pd.DataFrame]
     multipliers: Mapping[str, ComputeMultiplier]
-    differences: Differences | None
+    differences: Mapping[float, Differences]
+    differences_over_sizes: Mapping[float, DifferencesBy]
     cautions: tuple[str, ...]  # about the runs themselves, whatever is fitted to them
     missing: tuple[tuple[str, str], ...]
 
@@ -54,17 +57,18 @@ class Study:
             "isoflop": self.isoflop,
             "agreement": self.agreement,
             "hold_out": self.hold_out,
-            "differences": self.differences,
         }
         many = {
             "parametric": self.parametric,
             "experts": self.experts,
             "multipliers": self.multipliers,
+            "differences": self.differences,
+            "differences_over_sizes": self.differences_over_sizes,
         }
         return {
             **{name: None if fit is None else fit.to_dict() for name, fit in single.items()},
             **{
-                name: {model: fit.to_dict() for model, fit in fits.items()}  # type: ignore[attr-defined]
+                name: {str(of): fit.to_dict() for of, fit in fits.items()}  # type: ignore[attr-defined]
                 for name, fits in many.items()
             },
             "size_slopes": {m: plain(s.to_dict("list")) for m, s in self.slopes.items()},
@@ -107,9 +111,7 @@ def analyse(
         parametric = _surfaces(done, size, seed, attempts)
         experts, expert_runs = _expert_laws(done, baseline, seed, attempts)
         multipliers = _multipliers(isoflop, baseline, asymptote, attempts)
-        differences = attempts.make(
-            "differences beside the noise of seeds", lambda: compare_models(table, baseline)
-        )
+        differences, over_sizes = _differences(done, baseline, attempts)
     return Study(
         table=table,
         x_name=x,
@@ -127,6 +129,7 @@ def analyse(
         },
         multipliers=multipliers,
         differences=differences,
+        differences_over_sizes=over_sizes,
         cautions=tuple(_cautions(table, size)),
         missing=tuple(attempts.missing),
     )
@@ -175,6 +178,29 @@ def _surfaces(
         for model in numbers.index[numbers > N_PARAMS]
     }
     return {model: fit for model, fit in fits.items() if fit is not None}
+
+
+def _differences(
+    done: pd.DataFrame, baseline: str, attempts: _Attempts
+) -> tuple[dict[float, Differences], dict[float, DifferencesBy]]:
+    """At each budget with several seeds: at the size that most were run at, and over its sizes."""
+    what = "differences beside the noise of seeds"
+    at_best, over_sizes = {}, {}
+    for budget in attempts.make(what, lambda: seeded_budgets(done)) or ():
+        found = attempts.make(
+            f"{what}, C={budget:g}", partial(compare_models, done, baseline, budget=budget)
+        )
+        if found is None:
+            continue
+        at_best[budget] = found
+        if done.loc[done["budget"] == budget, "n_layers"].nunique() > 1:
+            averaged = attempts.make(
+                f"differences over sizes, C={budget:g}",
+                partial(compare_by, done, "n_layers", baseline, budget=budget),
+            )
+            if averaged is not None:
+                over_sizes[budget] = averaged
+    return at_best, over_sizes
 
 
 def _expert_laws(

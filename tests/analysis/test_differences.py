@@ -136,6 +136,33 @@ def test_models_are_compared_at_each_value_with_the_noise_of_all(norms):
     assert list(frame["n_experts"]) == ["64", "64", "256", "256"]
 
 
+def test_where_a_value_has_one_seed_its_noise_is_that_of_the_others():
+    runs = [
+        *rows("dense", [4.00, 4.02], n_params=1e6),
+        *rows("peer", [3.96, 3.90], n_params=1e6),
+        *[{**run, "n_layers": 4} for run in rows("dense", [4.2], n_params=3e6)],
+        *[{**run, "n_layers": 4} for run in rows("peer", [4.1], n_params=3e6)],
+        *[{**run, "n_layers": 6} for run in rows("dense", [3.0], n_params=9e6, budget=1e13)],
+    ]
+    table = check_table(pd.DataFrame(runs))
+    found = compare_by(table, "n_layers", budget=1e12)
+    assert list(found.parts) == ["2", "4"]  # the size of another budget is not asked for
+    sd = math.sqrt((2 * 0.01**2 + 2 * 0.03**2) / 2)
+    single = found.parts["4"]
+    assert single.noise.sd == pytest.approx(sd, rel=1e-9)
+    assert single.status is FitStatus.DOUBTFUL
+    assert single.warnings == ("dense, peer have 1 seed",)
+    assert all(math.isnan(m.sd) for m in single.means)
+    width = stats.t.ppf(0.975, 2) * sd * math.sqrt(2)
+    peer = single.means[0].difference
+    assert peer == pytest.approx((-0.1, -0.1 - width, -0.1 + width), rel=1e-9)
+    half = stats.t.ppf(0.975, 2) * sd * math.sqrt(1 / 2 + 1 / 2 + 1 + 1) / 2
+    assert found.average["peer"] == pytest.approx((-0.09, -0.09 - half, -0.09 + half), rel=1e-9)
+    frame = found.average_frame()
+    assert list(frame["model"]) == ["peer"]
+    assert frame["less dense"].tolist() == pytest.approx([-0.09])
+
+
 def test_a_column_to_compare_by_must_be_there_and_have_the_baseline_everywhere(norms):
     with pytest.raises(ValueError, match="by='experts' is no column"):
         compare_by(norms, "experts", "peer query_norm=batch")
@@ -150,7 +177,12 @@ def test_the_command_compares_by_a_column(norms, tmp_path, capsys):
     assert main([*words, "--baseline", "peer query_norm=batch"]) == 0
     out = capsys.readouterr().out
     assert "n_experts=256: C = 1e+12 FLOPs" in out
-    assert "on the average of 2 n_experts: peer query_norm=none less peer query_norm=batch" in out
+    average = out.split("on the average of 2 n_experts, nats/token:\n")[1].split("\n")
+    assert average[0].split() == [
+        "model", "less", "peer", "query_norm=batch", "lower", "upper"
+    ]  # fmt: skip
+    name, norm, value, *_ = average[1].split()
+    assert (name, norm, float(value)) == ("peer", "query_norm=none", pytest.approx(0.035))
     written = json.loads((tmp_path / "differences.json").read_text())
     assert written["average"]["peer query_norm=none"]["value"] == pytest.approx(0.035)
 

@@ -13,6 +13,7 @@ from analysis.experts import size_slopes
 from analysis.hold_out import hold_out_budgets
 from analysis.isoflop import fit_isoflop
 from analysis.parametric import fit_parametric
+from analysis.report_compute import differences_section
 from analysis.results import FitError
 from analysis.study import analyse
 from analysis.synthetic import (
@@ -116,6 +117,37 @@ def test_losses_that_do_not_fall_have_no_multiplier(sweep):
     missing = why(analyse(load_table(sweep), asymptote=1.0))
     for model in ("moe", "peer"):
         assert "do not fall with compute" in missing[f"compute multiplier, {model}"]
+
+
+@pytest.mark.usefixtures("_curves_only")
+def test_differences_are_at_every_budget_with_seeds_and_over_its_sizes():
+    table = pd.concat(
+        [curves(m, e, seed=0, n_layers=0) for m, e in (("dense", 1.0), ("peer", 0.8))],
+        ignore_index=True,
+    )
+    table["n_layers"] = table.groupby(["model", "budget"]).cumcount() + 1
+    again = table[(table["budget"] <= BUDGETS[1]) & (table["n_layers"] == 4)]
+    again = again.assign(seed=1, loss=again["loss"] + 0.01, run_id=again["run_id"] + "b")
+    found = analyse(pd.concat([table, again], ignore_index=True))
+    assert list(found.differences) == list(found.differences_over_sizes) == list(BUDGETS[:2])
+    for budget, at_best in found.differences.items():
+        pair = table[(table["budget"] == budget) & (table["n_layers"] == 4)]
+        dense, peer = pair.set_index("model")["loss"][["dense", "peer"]]
+        assert at_best.means[0].difference.value == pytest.approx(peer - dense, rel=1e-9)
+        whole = table[table["budget"] == budget].groupby("model")["loss"].mean()
+        # the size of two seeds lies 0.005 higher in both models
+        averaged = found.differences_over_sizes[budget]
+        assert len(averaged.parts) == 7
+        assert averaged.average["peer"].value == pytest.approx(
+            whole["peer"] - whole["dense"], rel=1e-9
+        )
+    assert not [name for name in why(found) if "differences" in name]
+    values = dumped(found)
+    assert list(values["differences"]) == list(map(str, BUDGETS[:2]))
+    assert values["differences_over_sizes"][str(BUDGETS[0])]["average"]["peer"]["value"] < 0
+    _, *tables = differences_section(found, None).blocks
+    assert [("on the average of 7 sizes" in t.caption) for t in tables] == [False, True] * 2
+    assert all(t.frame["less dense"].min() < 0 for t in tables)
 
 
 # Parts
