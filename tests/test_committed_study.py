@@ -72,12 +72,15 @@ def test_every_model_was_tuned_at_the_same_rates_and_only_there(plan):
     for name in ("isoflop", "experts"):
         used = defaultdict(set)
         for point in plan(name):
-            used[point.config.model_name].add(point.config.ladder.lr)
+            used[point.config.model_name, point.config.budget].add(point.config.ladder.lr)
         assert all(len(found) == 1 for found in used.values())
 
 
 def test_the_rates_used_are_those_that_the_tuning_found(plan):
-    """The lowest point of a parabola in ln(rate), at two digits; of a layer's gates the best."""
+    """The lowest point of a parabola in ln(rate), at two digits; of a layer's gates the best.
+
+    At the largest budget it is half of that, for every layer.
+    """
     losses = defaultdict(dict)
     for path in find_records(RESULTS / "tuning"):
         record = read_record(path)
@@ -92,7 +95,8 @@ def test_the_rates_used_are_those_that_the_tuning_found(plan):
         found[model] = min(found.get(model, best), best)
     for point in plan("isoflop"):
         _, rate, gate = found[point.config.model_name]
-        assert point.config.ladder.lr == rate
+        share = 0.5 if point.config.budget == 3e13 else 1.0
+        assert point.config.ladder.lr == pytest.approx(rate * share, rel=1e-9)
         assert getattr(point.config.model, "gate", None) == gate
 
 
@@ -186,6 +190,35 @@ def test_the_document_s_rates_at_the_next_budget_are_those_of_the_records():
     for model, *cells in rows:
         for rate, cell in zip(head[1:], cells, strict=True):
             assert cell == f"{losses[model, float(rate)]:.4f}"
+
+
+def test_the_document_s_rates_at_the_largest_budget_are_those_of_the_records(plan):
+    tuned = {
+        point.config.model_name: point.config.ladder.lr
+        for point in plan("isoflop")
+        if point.config.budget == 3e12
+    }
+    paths = [*find_records(RESULTS / "tuning"), *find_records(RESULTS / "isoflop")]
+    shares = (1, 1 / 2, 1 / 4)
+
+    def share(record):
+        found = record.config["ladder"]["lr"] / tuned[record.model]
+        return next(s for s in shares if found == pytest.approx(s, rel=0.02))  # two digits
+
+    losses = {
+        (r.model, share(r)): r.val_loss
+        for r in map(read_record, paths)
+        if (r.budget, r.n_layers) == (3e13, 5)
+    }
+    _, rows = _table("loss at 3e13 and the tuned rate times")
+    assert {name for name, *_ in rows} == MODELS
+    shown = {
+        (name, s): cell
+        for name, *cells in rows
+        for s, cell in zip(shares, cells, strict=True)
+        if cell
+    }
+    assert shown == {key: f"{loss:.4f}" for key, loss in losses.items()}
 
 
 def test_the_document_s_usage_is_that_of_the_records():
