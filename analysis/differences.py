@@ -132,7 +132,7 @@ def compare_models(
     Intervals are Student's t with the noise pooled over models, as if it were the same in all: of
     one difference, not of all together. Sizes chosen for their loss with one of these seeds flatter
     every model a little.
-    Raises FitError if the baseline or all others have fewer than two seeds there.
+    Raises FitError if the baseline or all others have too few seeds there.
     """
     done = _known(table)
     least = 1 if noise else 2
@@ -180,7 +180,7 @@ def seeded_budgets(table: pd.DataFrame) -> dict[float, int]:
     by_budget = _settings(_known(table), 2).groupby("budget")["series"].nunique()
     if by_budget.empty:
         raise FitError(_NO_SEEDS)
-    return {float(budget): int(n) for budget, n in by_budget.items()}  # type: ignore[arg-type]
+    return dict(zip(by_budget.index.tolist(), by_budget.tolist(), strict=True))
 
 
 def busiest_budget(table: pd.DataFrame) -> float:

@@ -221,6 +221,16 @@ def test_the_document_s_rates_at_the_largest_budget_are_those_of_the_records(pla
     assert shown == {key: f"{loss:.4f}" for key, loss in losses.items()}
 
 
+def test_the_document_s_rates_of_tables_are_those_of_the_records():
+    losses = defaultdict(list)
+    for record in map(read_record, find_records(RESULTS / "causes")):
+        if (record.model, record.n_experts, record.budget) == ("peer", 262144, 3e12):
+            losses[record.config["optim"]["table_lr"]].append(record.val_loss)
+    assert {rate: len(found) for rate, found in losses.items()} == {1: 3, 4: 3}
+    half, twice = np.mean(losses[1]), np.mean(losses[4])
+    assert f"they have {half:.4f} and {twice:.4f}" in " ".join(DOCUMENT.read_text().split())
+
+
 def test_the_document_s_usage_is_that_of_the_records():
     table = load_table(RESULTS / "experts", where={"n_heads": ["4"], "top_k": ["16"]})
     means = table.groupby(["budget", "query_norm", "n_experts"])[["usage", "unevenness"]].mean()
