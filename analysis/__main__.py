@@ -136,6 +136,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--by", metavar="COLUMN", help="at each of its values, e.g. n_experts, and on the average"
     )
+    sub.add_argument(
+        "--noise-of",
+        type=float,
+        metavar="FLOPS",
+        help="the budget whose seeds tell the noise (default: the one compared)",
+    )
 
     sub = add("plan", commands.planned, "say what size, tokens and experts a budget should buy")
     sub.add_argument(

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from analysis import figures
 from analysis.compare import DEFAULT_FORMS, compare_laws
-from analysis.differences import Differences, compare_models
+from analysis.differences import Differences, compare_models, seed_noise
 from analysis.differences_by import DifferencesBy, compare_by
 from analysis.experts import size_slopes
 from analysis.gallery import file_label
@@ -142,10 +142,13 @@ def differences(options: Options) -> None:
     """Models against a baseline, beside the noise of seeds."""
     table, folder = table_of(options), folder_of(options)
     found: Differences | DifferencesBy
+    choice: dict[str, Any] = {"budget": options.budget}
+    if options.noise_of is not None:
+        choice["noise"] = seed_noise(table, budget=options.noise_of)
     if options.by:
-        found = compare_by(table, options.by, options.baseline, budget=options.budget)
+        found = compare_by(table, options.by, options.baseline, **choice)
     else:
-        found = compare_models(table, options.baseline, budget=options.budget)
+        found = compare_models(table, options.baseline, **choice)
     _say(options, found.summary())
     _write(options, folder / "differences.json", found.to_dict())
     _say(options, f"\nfits: {folder / 'differences.json'}")

@@ -26,11 +26,15 @@ _NO_SEEDS = "no setting was run with two seeds or more: nothing tells the noise"
 
 @dataclass(frozen=True, kw_only=True)
 class SeedNoise:
-    """Standard deviation of a loss over seeds in nats/token, pooled over `n_cells` settings."""
+    """Standard deviation of a loss over seeds in nats/token, pooled over `n_cells` settings.
+
+    budgets: those of the settings, in FLOPs.
+    """
 
     sd: float
     dof: int
     n_cells: int
+    budgets: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,12 +88,15 @@ class Differences:
     def summary(self) -> str:
         """The table, the noise it rests on, and what speaks against it."""
         noise = self.noise
+        of = " and ".join(f"{budget:.3g}" for budget in noise.budgets)
+        elsewhere = f" at C = {of} FLOPs" if noise.budgets != (self.budget,) else ""
         text = self.to_frame().to_string(index=False, float_format=lambda value: f"{value:.5g}")
         lines = [
             f"C = {self.budget:.3g} FLOPs, losses in nats/token, {self.level:.0%} intervals",
             text,
             f"noise of one run: {noise.sd:.4f} nats/token, of "
-            f"{counted(noise.dof, 'degree')} of freedom in {counted(noise.n_cells, 'setting')}",
+            f"{counted(noise.dof, 'degree')} of freedom in {counted(noise.n_cells, 'setting')}"
+            f"{elsewhere}",
         ]
         return "\n".join([*lines, *said(self.status, self.warnings)])
 
@@ -98,23 +105,30 @@ class Differences:
         return plain(self)
 
 
-def seed_noise(table: pd.DataFrame) -> SeedNoise:
+def seed_noise(table: pd.DataFrame, *, budget: float | None = None) -> SeedNoise:
     """The standard deviation of a finished run's loss over seeds, all else equal.
 
     Pooled over the settings (model, budget, size, learning rate) with two seeds or more, as if it
-    were the same in all. Raises FitError if there is none.
+    were the same in all: of every budget, or of one. Raises FitError if there is none.
     """
     done = _known(table)
+    if budget is not None:
+        done = done[done["budget"] == budget]
     squares, dof, n_cells = 0.0, 0, 0
-    for _, runs in done.groupby(list(_CELL), dropna=False):
+    budgets = set()
+    for (_, budget, *_), runs in done.groupby(list(_CELL), dropna=False):
         losses = runs.drop_duplicates("seed")["loss"].to_numpy(dtype=np.float64)
         if len(losses) > 1:
             squares += float(((losses - losses.mean()) ** 2).sum())
             dof += len(losses) - 1
             n_cells += 1
+            budgets.add(float(budget))
     if dof == 0:
-        raise FitError(_NO_SEEDS)
-    return SeedNoise(sd=float(np.sqrt(squares / dof)), dof=dof, n_cells=n_cells)
+        where = "" if budget is None else f"at C={budget:.3g}: "
+        raise FitError(f"{where}{_NO_SEEDS}")
+    return SeedNoise(
+        sd=float(np.sqrt(squares / dof)), dof=dof, n_cells=n_cells, budgets=tuple(sorted(budgets))
+    )
 
 
 def compare_models(
@@ -143,7 +157,7 @@ def compare_models(
         have = listed(names, 6) or "none"
         many = "a seed or more" if noise else "two seeds or more"
         raise FitError(f"wanted: {baseline} and another; at C={budget:.3g} {many} have: {have}")
-    noise = noise or seed_noise(done[done["budget"] == budget])
+    noise = noise or seed_noise(table, budget=budget)
     cells = {name: _most_seeds(done, found[found["series"] == name]) for name in names}
     losses = {name: runs["loss"].to_numpy(dtype=np.float64) for name, runs in cells.items()}
     means = [

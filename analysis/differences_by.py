@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.differences import Differences, ModelMean, busiest_budget, compare_models, seed_noise
+from analysis.differences import (
+    Differences,
+    ModelMean,
+    SeedNoise,
+    busiest_budget,
+    compare_models,
+    seed_noise,
+)
 from analysis.results import Estimate, plain, t_quantile
 from analysis.table import finished, keep_rows
 
@@ -58,8 +65,10 @@ def compare_by(
     *,
     budget: float | None = None,
     level: float = 0.95,
+    noise: SeedNoise | None = None,
 ) -> DifferencesBy:
-    """compare_models at each value that a column has at the budget, all with the budget's noise.
+    """compare_models at each value that a column has at the budget, all with the budget's noise, or
+    with another's if that is given.
 
     So one value with several seeds is enough, and the others' noise is taken to be the same; by
     n_layers it compares whole isoFLOP curves. Series, the baseline too, are named by what varies
@@ -70,7 +79,7 @@ def compare_by(
         raise ValueError(f"by={by!r} is no column; found {', '.join(map(str, table))}")
     budget = busiest_budget(table) if budget is None else budget
     at_budget = table[table["budget"] == budget]
-    noise = seed_noise(at_budget)
+    noise = noise or seed_noise(table, budget=budget)
     values = finished(at_budget)[by].drop_duplicates().sort_values()
     texts = ["" if pd.isna(value) else str(value) for value in values]
     parts = {

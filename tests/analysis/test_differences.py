@@ -163,6 +163,35 @@ def test_where_a_value_has_one_seed_its_noise_is_that_of_the_others():
     assert frame["less dense"].tolist() == pytest.approx([-0.09])
 
 
+def test_where_no_setting_has_seeds_another_budget_s_noise_serves(table, tmp_path, capsys):
+    runs = [
+        *rows("dense", [3.50], budget=1e13),
+        *rows("peer", [3.40], budget=1e13),
+        *[{**run, "n_layers": 4} for run in rows("dense", [3.6], n_params=3e6, budget=1e13)],
+        *[{**run, "n_layers": 4} for run in rows("peer", [3.44], n_params=3e6, budget=1e13)],
+    ]
+    path = tmp_path / "runs.csv"
+    pd.concat([table[table["budget"] == 1e12], pd.DataFrame(runs)]).to_csv(path, index=False)
+    words = ["differences", str(path), "--out", str(tmp_path), "--budget", "1e13"]
+    assert main([*words, "--by", "n_layers"]) != 0
+    assert "at C=1e+13: no setting was run with two seeds" in capsys.readouterr().err
+    assert main([*words, "--by", "n_layers", "--noise-of", "1e12"]) == 0
+    sd = math.sqrt((2 * 0.02**2 + (0.02**2 + 0.02**2 + 0.04**2)) / 4)
+    out = capsys.readouterr().out
+    assert f"noise of one run: {sd:.4f} nats/token, of 4 degrees of freedom in 2 settings" in out
+    assert "in 2 settings at C = 1e+12 FLOPs\n  doubtful: dense, peer have 1 seed" in out
+    written = json.loads((tmp_path / "differences.json").read_text())
+    assert written["parts"]["2"]["noise"]["budgets"] == [1e12]
+    peer = written["average"]["peer"]
+    half = stats.t.ppf(0.975, 4) * sd  # four runs, two sizes
+    assert [peer[name] for name in ("value", "lower", "upper")] == pytest.approx(
+        [-0.13, -0.13 - half, -0.13 + half], rel=1e-9
+    )
+    assert main([*words, "--noise-of", "1e12"]) == 0
+    written = json.loads((tmp_path / "differences.json").read_text())
+    assert written["means"][0]["difference"]["value"] == pytest.approx(-0.1)
+
+
 def test_a_column_to_compare_by_must_be_there_and_have_the_baseline_everywhere(norms):
     with pytest.raises(ValueError, match="by='experts' is no column"):
         compare_by(norms, "experts", "peer query_norm=batch")
