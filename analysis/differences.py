@@ -116,13 +116,13 @@ def seed_noise(table: pd.DataFrame, *, budget: float | None = None) -> SeedNoise
         done = done[done["budget"] == budget]
     squares, dof, n_cells = 0.0, 0, 0
     budgets = set()
-    for (_, budget, *_), runs in done.groupby(list(_CELL), dropna=False):
+    for _, runs in done.groupby(list(_CELL), dropna=False):
         losses = runs.drop_duplicates("seed")["loss"].to_numpy(dtype=np.float64)
         if len(losses) > 1:
             squares += float(((losses - losses.mean()) ** 2).sum())
             dof += len(losses) - 1
             n_cells += 1
-            budgets.add(float(budget))
+            budgets.add(float(runs["budget"].iloc[0]))
     if dof == 0:
         where = "" if budget is None else f"at C={budget:.3g}: "
         raise FitError(f"{where}{_NO_SEEDS}")
