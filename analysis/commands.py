@@ -142,13 +142,11 @@ def differences(options: Options) -> None:
     """Models against a baseline, beside the noise of seeds."""
     table, folder = table_of(options), folder_of(options)
     found: Differences | DifferencesBy
-    choice: dict[str, Any] = {"budget": options.budget}
-    if options.noise_of is not None:
-        choice["noise"] = seed_noise(table, budget=options.noise_of)
+    noise = None if options.noise_of is None else seed_noise(table, budget=options.noise_of)
     if options.by:
-        found = compare_by(table, options.by, options.baseline, **choice)
+        found = compare_by(table, options.by, options.baseline, budget=options.budget, noise=noise)
     else:
-        found = compare_models(table, options.baseline, **choice)
+        found = compare_models(table, options.baseline, budget=options.budget, noise=noise)
     _say(options, found.summary())
     _write(options, folder / "differences.json", found.to_dict())
     _say(options, f"\nfits: {folder / 'differences.json'}")
