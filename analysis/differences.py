@@ -140,8 +140,8 @@ def compare_models(
     noise: SeedNoise | None = None,
 ) -> Differences:
     """Each model's mean loss over seeds, at the size where it was run most often, of equals the one
-    of its lowest loss, and what it has over the baseline's. budget: by default busiest_budget; noise: by default that of the budget; if
-    it is given, a single seed will do.
+    of its lowest loss, and what it has over the baseline's. budget: by default busiest_budget;
+    noise: by default that of the budget; if it is given, a single seed will do.
 
     Intervals are Student's t with the noise pooled over models, as if it were the same in all: of
     one difference, not of all together. Sizes chosen for their loss with one of these seeds flatter
