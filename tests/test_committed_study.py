@@ -208,7 +208,7 @@ def test_the_document_s_rates_at_the_largest_budget_are_those_of_the_records(pla
     losses = {
         (r.model, share(r)): r.val_loss
         for r in map(read_record, paths)
-        if (r.budget, r.n_layers) == (3e13, 5)
+        if (r.budget, r.n_layers, r.seed) == (3e13, 5, 0)
     }
     _, rows = _table("loss at 3e13 and the tuned rate times")
     assert {name for name, *_ in rows} == MODELS
@@ -272,7 +272,7 @@ def test_the_readme_s_differences_are_those_of_the_records():
     table = load_table(RESULTS / "isoflop")
     found = {
         (m.model, budget): m.difference
-        for budget in (3e12, 1e13)
+        for budget in (3e12, 1e13, 3e13)
         for m in compare_models(table, budget=budget).means
     }
     head, rows = _table("", ROOT / "README.md")
