@@ -24,15 +24,16 @@ from analysis.table import best_of_cells, finished
 
 
 def training_seconds(table: pd.DataFrame) -> pd.Series:
-    """Seconds that each run's training takes: its tokens at the best rate measured for its layers.
+    """Seconds that each run's training takes: its tokens at the usual rate of its layers and size.
 
-    That is the highest tokens_per_second of all finished runs of its series and size, whatever
-    their budget or seed: what else a machine does only slows a run down. NA without any.
+    That is the median tokens_per_second of all finished runs of its series and size, whatever
+    their budget or seed, so that neither other work beside a run nor a faster hour of a shared
+    machine moves one size against another. NA without any.
     """
     done = table["status"] == "done"
     rates = table["tokens_per_second"].where(done)
-    best = rates.groupby([table["series"], table["n_params"]]).transform("max")
-    return table["n_tokens"] / best
+    usual = rates.groupby([table["series"], table["n_params"]]).transform("median")
+    return table["n_tokens"] / usual
 
 
 def draw_seconds(table: pd.DataFrame) -> Figure:

@@ -227,12 +227,13 @@ def test_the_command_prints_and_writes(table, tmp_path, capsys):
     assert written["means"][0]["difference"]["value"] == pytest.approx(-0.1)
 
 
-def test_seconds_are_tokens_at_the_best_rate_of_the_same_layers():
+def test_seconds_are_tokens_at_the_median_rate_of_the_same_layers():
     table = check_table(
         pd.DataFrame(
             [
                 *rows("dense", [4.0, 4.1], tokens_per_second=1e4),
                 *rows("dense", [3.8], budget=1e13, tokens_per_second=5e3),  # disturbed
+                *rows("dense", [3.9] * 3, budget=3e13, tokens_per_second=2e4, status="failed"),
                 *rows("peer", [3.9], tokens_per_second=2e3),
             ]
         )
