@@ -227,8 +227,7 @@ class _Minimum:
 
     def curve(self, x: str, method: Method) -> IsoFLOPCurve:
         p, parabola = self.points, self.points.parabola
-        unbounded = bool(np.isinf(self.u_interval).any())
-        doubts = doubts_of(p.u, p.losses, parabola, self.u_opt, method, unbounded)
+        doubts = doubts_of(p.u, p.losses, parabola, self.u_opt, method, self.u_interval)
         return IsoFLOPCurve(
             model=p.model,
             budget=p.budget,

@@ -27,6 +27,7 @@ class Flag(StrEnum):
     FEW_POINTS = "few points"
     WRONG_CURVATURE = "wrong curvature"
     WEAK_CURVATURE = "weak curvature"
+    WIDE = "wide interval"
     OUTSIDE = "outside the range"
     EDGE = "best at an edge"
     OFF_CENTRE = "off-centre"
@@ -201,9 +202,17 @@ def _minima(u: Array, losses: Array, counts: Array, method: Method) -> tuple[Arr
 
 
 def doubts_of(
-    u: Array, losses: Array, parabola: Parabola, u_opt: float, method: Method, unbounded: bool
+    u: Array,
+    losses: Array,
+    parabola: Parabola,
+    u_opt: float,
+    method: Method,
+    u_interval: tuple[float, float],
 ) -> list[tuple[Flag, str]]:
-    """Every flag that the curve earns, with its reason in words."""
+    """Every flag that the curve earns, with its reason in words.
+
+    u_interval: of u_opt; infinite where the curvature is not told from 0, nan if there is none.
+    """
     found = []
     n = len(u)
     if n < MIN_POINTS:
@@ -222,9 +231,12 @@ def doubts_of(
         if min(below, above) < 2 and n >= MIN_POINTS:
             side = "smaller" if below < above else "larger"
             found.append((Flag.OFF_CENTRE, f"one size only is {side} than the minimum"))
-    if unbounded:
+    if np.isinf(u_interval).any():
         text = "the curvature is not told from 0: the minimum may lie anywhere"
         found.append((Flag.WEAK_CURVATURE, text))
+    elif u[0] <= u_opt <= u[-1] and (u_interval[0] < u[0] or u_interval[1] > u[-1]):
+        text = "the 95 % interval of the minimum reaches beyond the sizes tried"
+        found.append((Flag.WIDE, text))
     if method == "parabola" and parabola.rmse > MISFIT:
         text = f"the points lie {parabola.rmse:.3f} nats off it (rms): not a parabola"
         found.append((Flag.MISFIT, text))

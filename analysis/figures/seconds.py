@@ -75,12 +75,12 @@ def draw_seconds(table: pd.DataFrame) -> Figure:
 
 
 def _draw(axis: Axes, cells: pd.DataFrame, series: Mapping[str, Look], *, ringed: bool) -> bool:
-    """Whether some lie above the axis."""
+    """Whether some lie above the axis; where sizes are ringed, those far from the best do."""
     log_scale(axis, "x", "seconds")
     log_scale(axis, "y", "perplexity")
     axis.set_xlim(*padded(cells["seconds"].tolist(), 0.08))
-    best = cells.groupby("series")["y"].min()
-    low, high = padded(best.tolist(), 0.0)
+    shown = cells.groupby("series")["y"].min() if ringed else cells["y"]
+    low, high = padded(shown.tolist(), 0.0)
     seen = cells.loc[cells["y"] <= high * max((high / low) ** 3, 1.25), "y"]
     axis.set_ylim(*padded([low, high, *seen], 0.08))
     top = axis.get_ylim()[1]

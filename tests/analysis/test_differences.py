@@ -248,7 +248,7 @@ def test_the_figure_of_seconds_shows_every_cell_and_the_best_of_each_budget():
     runs = []
     for budget in (1e12, 1e13):
         for i, n_params in enumerate((1e6, 2e6, 4e6)):
-            loss = 4 - math.log10(budget / 1e12) / 4 + 0.05 * (i - 1) ** 2
+            loss = 4 - math.log10(budget / 1e12) + 0.05 * (i - 1) ** 2
             for model, shift in (("dense", 0.0), ("peer", -0.1)):
                 runs += rows(
                     *(model, [loss + shift]),
@@ -261,7 +261,8 @@ def test_the_figure_of_seconds_shows_every_cell_and_the_best_of_each_budget():
     assert [len(line.get_xdata()) for line in lines] == [3, 3]
     assert lines[0].get_xdata() == pytest.approx([1e12 / 6 / 1e10] * 3)
     assert [len(line.get_xdata()) for line in best.lines] == [2, 2]
-    assert best.lines[1].get_ydata() == pytest.approx(np.exp([3.9, 3.65]))
+    assert best.lines[1].get_ydata() == pytest.approx(np.exp([3.9, 2.9]))
+    assert best.get_ylim()[1] > np.exp(4.0)  # all of what is best, however far apart
     assert large.get_xlabel().startswith("training time (s")
     with pytest.raises(ValueError, match="no budget has two runs"):
         draw_seconds(check_table(pd.DataFrame(rows("dense", [4.0], tokens_per_second=1.0))))

@@ -23,10 +23,10 @@ def bowl(u=U, a=0.05, at=AT, level=4.5):
     return level + a * (u - at) ** 2
 
 
-def flags(losses, u=U, method="parabola", unbounded=False):
+def flags(losses, u=U, method="parabola", interval=(np.nan, np.nan)):
     parabola = fit_parabola(u, losses)
     u_opt = parabola.u_opt if method == "parabola" else akima_minimum(u, losses[None])[0][0]
-    return {flag for flag, _ in doubts_of(u, losses, parabola, u_opt, method, unbounded)}
+    return {flag for flag, _ in doubts_of(u, losses, parabola, u_opt, method, interval)}
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e3, -1e3])
@@ -226,7 +226,14 @@ def test_each_flag_has_its_curve(losses, u, expected):
 
 
 def test_weak_curvature_is_passed_on():
-    assert flags(bowl(), unbounded=True) == {Flag.WEAK_CURVATURE}
+    assert flags(bowl(), interval=(-np.inf, np.inf)) == {Flag.WEAK_CURVATURE}
+    assert flags(bowl(), interval=(-np.inf, U[-2])) == {Flag.WEAK_CURVATURE}
+
+
+def test_an_interval_beyond_the_sizes_is_a_doubt():
+    assert flags(bowl(), interval=(U[0], U[-1])) == set()
+    for interval in ((U[0] - 0.1, U[-2]), (U[1], U[-1] + 0.1)):
+        assert flags(bowl(), interval=interval) == {Flag.WIDE}
 
 
 def test_akima_knows_edges_too():
@@ -237,7 +244,7 @@ def test_akima_knows_edges_too():
 def test_reasons_name_the_side_and_the_run():
     def reasons(losses):
         parabola = fit_parabola(U, losses)
-        found = doubts_of(U, losses, parabola, parabola.u_opt, "parabola", False)
+        found = doubts_of(U, losses, parabola, parabola.u_opt, "parabola", (np.nan, np.nan))
         return "; ".join(text for _, text in found)
 
     assert "the smallest size is the best" in reasons(bowl(at=np.log(5.5e4)))
