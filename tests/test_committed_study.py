@@ -268,6 +268,16 @@ def test_the_document_s_suspects_for_eight_heads_are_those_of_the_records():
         assert cells == [f"{loss:.4f}", f"{loss - of_heads.loc[4, 16]:.3f}"]
 
 
+def test_the_document_s_compute_is_that_of_the_records():
+    _, rows = _table("sweep")
+    assert [name for name, *_ in rows] == list(SWEEPS)
+    for name, *cells in rows:
+        records = [read_record(path) for path in find_records(RESULTS / name)]
+        hours = sum(record.wall_seconds for record in records) / 3600
+        flops = sum(record.achieved_flops for record in records)
+        assert cells == [str(len(records)), f"{flops:.1e}", f"{hours:.1f}"]
+
+
 def test_the_readme_s_differences_are_those_of_the_records():
     table = load_table(RESULTS / "isoflop")
     found = {
