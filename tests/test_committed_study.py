@@ -166,6 +166,18 @@ def test_what_the_document_shows_is_what_its_commands_print(
     assert [line for line in lines if line.rstrip() not in printed] == []
 
 
+def test_the_document_s_foreign_domains_are_those_of_the_records():
+    head, rows = _table("budget | `hpo`")
+    assert len(rows) == 3
+    for row, domain in enumerate(head[1:], start=1):
+        scored = f"packages/{domain.strip('`')}@max_tokens=131072.loss"
+        table = load_table(RESULTS / "isoflop", columns={"loss": scored})
+        for cells in rows:
+            means = compare_models(table, budget=float(cells[0])).means
+            d = next(m.difference for m in means if m.model == "peer")
+            assert cells[row] == f"{-d.value:.3f} ({-d.upper:.3f} to {-d.lower:.3f})"
+
+
 def test_the_document_s_tuning_is_that_of_the_records():
     losses = {}
     for path in find_records(RESULTS / "tuning"):
