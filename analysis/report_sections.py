@@ -104,8 +104,10 @@ def _warnings(study: Study) -> Iterator[tuple[str, str]]:
     for model, fit in study.parametric.items():
         if fit.warnings:
             yield str(fit.status), f"{model}, parametric: {'; '.join(fit.warnings)}"
-    for part in (study.agreement, study.hold_out):
-        yield from (("doubtful", text) for text in (part.warnings if part else ()))
+    if study.agreement is not None:
+        yield from (("doubtful", text) for text in study.agreement.warnings)
+    if study.hold_out is not None:
+        yield from (("doubtful", f"held-out budgets: {text}") for text in study.hold_out.warnings)
     for model, comparison in study.experts.items():
         yield from (("doubtful", f"{model}, experts: {text}") for text in comparison.warnings)
     for model, one in study.multipliers.items():

@@ -1,5 +1,6 @@
 """The report of a sweep: what is in it, that it stands alone, and that a browser shows it."""
 
+import html
 import json
 import re
 
@@ -55,6 +56,13 @@ def report(tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(report):
     return (report / "report.html").read_text()
+
+
+def test_doubts_of_fits_to_fewer_budgets_say_so(report, page):
+    said = json.loads((report / "fits.json").read_text())["hold_out"]["warnings"]
+    assert said
+    plain = html.unescape(re.sub(r"<[^>]+>", "", page))
+    assert all(f"held-out budgets: {text}" in plain for text in said)
 
 
 def test_has_every_section_that_the_table_allows(page):
