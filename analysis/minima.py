@@ -211,7 +211,8 @@ def doubts_of(
 ) -> list[tuple[Flag, str]]:
     """Every flag that the curve earns, with its reason in words.
 
-    u_interval: of u_opt; infinite where the curvature is not told from 0, nan if there is none.
+    u_interval: 95 %, of u_opt; infinite where the curvature is not told from 0, nan if the scatter
+    is unknown.
     """
     found = []
     n = len(u)
@@ -221,12 +222,13 @@ def doubts_of(
         text = "the parabola opens downwards: no minimum"
         return [*found, (Flag.WRONG_CURVATURE, text)]
     best = int(losses.argmin())
-    if not u[0] <= u_opt <= u[-1]:
+    inside = bool(u[0] <= u_opt <= u[-1])
+    if not inside:
         found.append((Flag.OUTSIDE, "the minimum lies outside the sizes tried"))
     if best in (0, n - 1):
         end = "smallest" if best == 0 else "largest"
         found.append((Flag.EDGE, f"the {end} size is the best: try beyond it"))
-    elif u[0] <= u_opt <= u[-1]:
+    elif inside:
         below, above = int((u < u_opt).sum()), int((u > u_opt).sum())
         if min(below, above) < 2 and n >= MIN_POINTS:
             side = "smaller" if below < above else "larger"
@@ -234,7 +236,7 @@ def doubts_of(
     if np.isinf(u_interval).any():
         text = "the curvature is not told from 0: the minimum may lie anywhere"
         found.append((Flag.WEAK_CURVATURE, text))
-    elif u[0] <= u_opt <= u[-1] and (u_interval[0] < u[0] or u_interval[1] > u[-1]):
+    elif inside and (u_interval[0] < u[0] or u_interval[1] > u[-1]):
         text = "the 95 % interval of the minimum reaches beyond the sizes tried"
         found.append((Flag.WIDE, text))
     if method == "parabola" and parabola.rmse > MISFIT:

@@ -1,5 +1,6 @@
 """Figures show what the results say, with units, and stay legible on a light and a dark page."""
 
+import io
 import itertools
 
 import matplotlib as mpl
@@ -118,6 +119,16 @@ def test_active_rcparams_are_kept():
     with figures.style(dark=True):
         pass
     assert dict(plt.rcParams) == before
+
+
+def test_the_same_figure_is_the_same_svg():
+    def drawn():
+        with figures.style():
+            buffer = io.BytesIO()
+            ALL["isoflop"]().savefig(buffer, format="svg", metadata={"Date": None})
+            return buffer.getvalue()
+
+    assert drawn() == drawn()
 
 
 def test_every_model_colour_stands_out_on_both_pages():
