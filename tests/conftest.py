@@ -13,8 +13,8 @@ from hydra import compose, initialize_config_dir
 if not torch.cuda.is_available():  # read when triton is imported, which lightning does
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+from experiments.cli import resolve
 from experiments.paths import conf_dir
-from experiments.run import resolve
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TINY = (  # overrides for a model that trains in a second, on the nursery

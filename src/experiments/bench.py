@@ -18,7 +18,7 @@ from experiments.benchmarks import data, layer, machine, optimizer, retrieval, s
 from experiments.benchmarks.arguments import fill, parser, settings_of, shapes_of
 from experiments.benchmarks.shapes import Settings, Shape
 from experiments.benchmarks.tables import Report
-from experiments.run import INTERRUPTED, exit_codes
+from experiments.cli import INTERRUPTED, exit_codes
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

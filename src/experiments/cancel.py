@@ -2,8 +2,7 @@
 
 import argparse
 
-from experiments.run import exit_codes
-from experiments.status import sweep_argument, sweep_folder
+from experiments.cli import exit_codes, sweep_argument, sweep_folder
 
 
 def main() -> None:

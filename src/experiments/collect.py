@@ -5,8 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from experiments.run import exit_codes
-from experiments.status import sweep_argument, sweep_folder
+from experiments.cli import exit_codes, sweep_argument, sweep_folder
 
 
 def main() -> None:

@@ -4,9 +4,6 @@ import os
 from typing import Any
 
 import torch
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
 from experiments.config import RunConfig
 
@@ -79,6 +76,11 @@ def cluster_environment(config: RunConfig) -> Any:
     A run of one process is told of none, whatever Slurm's variables around it say; and requeueing
     is ours (requeue.py), not Lightning's, which saves inside a signal handler.
     """
+    # seconds to import, and planning needs the rest of this file alone
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
     check_started(config)
     if world_size(config) == 1:
         return LightningEnvironment()

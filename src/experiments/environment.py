@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 _PACKAGES = ("torch", "lightning", "numpy", "tokenizers", "hydra-core", "omegaconf", "wandb")
+SNAPSHOT_FOLDER = ".code"  # of a sweep: holds the copies of the code
 SNAPSHOT_NAME = "code.json"  # beside the src/ of a copy of the code: the commit it was taken at
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
-SNAPSHOT_NAME = "environment.json"
 _DIFF_BYTES = 1_000_000  # of a diff at most, in UTF-8
 _GIT_TIMEOUT = 10  # seconds; a checkout on a slow network disk is not worth more
 
@@ -188,8 +188,10 @@ def git_diff(repository: Path) -> str | None:
 
 
 def _taken_at(repository: Path) -> dict[str, Any] | None:
-    path = repository.resolve().parents[1] / SNAPSHOT_NAME
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    copy = repository.resolve().parents[1]
+    if copy.parent.name != SNAPSHOT_FOLDER:  # a checkout, whatever files lie in it
+        return None
+    return json.loads((copy / SNAPSHOT_NAME).read_text(encoding="utf-8"))
 
 
 def _git(repository: Path, *arguments: str) -> str | None:

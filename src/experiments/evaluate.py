@@ -14,6 +14,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from experiments.checkpoints import LAST
+from experiments.cli import exit_codes, resolve
 from experiments.data.prepare import prepare_data, prepare_sets
 from experiments.environment import resolve_accelerator
 from experiments.evaluation import results_table, rule_suffix, score_sets
@@ -22,7 +23,6 @@ from experiments.models.transformer import Transformer
 from experiments.paths import conf_dir
 from experiments.point import make_point
 from experiments.records import RECORD_NAME, RunRecord, read_record, write_record
-from experiments.run import exit_codes, resolve
 
 _NODES = ("eval", "evaluation", "trainer", "paths")  # what the command line may change
 

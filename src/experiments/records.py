@@ -18,6 +18,16 @@ _NESTED = ("config", "environment", "flops_shares", "evaluations")
 _OF_LAYER = ("n_heads", "top_k", "query_norm")  # keys of the config's model section
 
 
+class DamagedError(ValueError):
+    """A file of a run can't be believed: torn, or its checksum is not its own. Names the file and
+    the remedy; whoever reads many runs takes it for that run's state, and goes on with the others.
+    """
+
+    def __init__(self, path: Path, why: str, remedy: str) -> None:
+        super().__init__(f"{path} is damaged ({why}); {remedy}")
+        self.path, self.why, self.remedy = path, why, remedy
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
     """One finished run. FLOPs are training FLOPs, losses are nats per token."""

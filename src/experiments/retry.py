@@ -6,8 +6,7 @@ of its last submission, or this machine), by the code as it is now.
 
 import argparse
 
-from experiments.run import exit_codes
-from experiments.status import sweep_argument, sweep_folder
+from experiments.cli import exit_codes, sweep_argument, sweep_folder
 
 
 def main() -> None:

@@ -5,35 +5,8 @@ import json
 import sys
 import time
 from dataclasses import asdict
-from pathlib import Path
 
-from experiments.run import exit_codes
-
-
-def sweep_argument(parser: argparse.ArgumentParser) -> None:
-    """The arguments by which every command of a finished or running sweep names it."""
-    parser.add_argument("sweep", help="a sweep's name, or its folder")
-    parser.add_argument(
-        "--results", type=Path, default=Path("results"), help="where sweeps are (default: results)"
-    )
-
-
-def sweep_folder(options: argparse.Namespace) -> Path:
-    """The folder that the arguments name. Raises ValueError if it is no sweep's."""
-    from experiments.sweep.manifest import MANIFEST_NAME
-
-    named = Path(options.sweep)
-    if (named / MANIFEST_NAME).exists():
-        return named
-    folder: Path = options.results / options.sweep
-    if (folder / MANIFEST_NAME).exists():
-        return folder
-    depths = (f"*/{MANIFEST_NAME}", f"*/*/{MANIFEST_NAME}")  # a sweep's name may be group/name
-    found = [path.parent for depth in depths for path in options.results.glob(depth)]
-    known = sorted(str(folder.relative_to(options.results)) for folder in found)
-    raise ValueError(
-        f"no sweep {options.sweep!r} in {options.results}; it has {', '.join(known) or 'none'}"
-    )
+from experiments.cli import exit_codes, sweep_argument, sweep_folder
 
 
 def main() -> None:

@@ -96,7 +96,7 @@ class _PointLauncher(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Plans all the points before the first starts; exits with 1 if any of them failed."""
-        from experiments.run import resolve
+        from experiments.cli import resolve
 
         loader = self.hydra_context.config_loader
         points = [loader.load_sweep_config(self.config, list(o)) for o in job_overrides]

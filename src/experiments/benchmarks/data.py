@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 
+from experiments.cli import exit_codes, resolve
 from experiments.data.batches import Batch
 from experiments.data.corpus import TRAIN
 from experiments.data.module import Loader
@@ -24,7 +25,6 @@ from experiments.environment import keep_freed_memory, usable_cores
 from experiments.execute import build_model
 from experiments.paths import conf_dir
 from experiments.point import Point, make_point
-from experiments.run import exit_codes, resolve
 from experiments.train import LanguageModel
 
 DEMO = ("experiment=demo", "model=dense", "size=1", "budget=2e11")

@@ -9,10 +9,8 @@ from pathlib import Path
 
 import experiments
 from experiments.data.cache import made_once
-from experiments.environment import SNAPSHOT_NAME, git_diff, git_state
+from experiments.environment import SNAPSHOT_FOLDER, SNAPSHOT_NAME, git_diff, git_state
 from experiments.paths import conf_dir, sbatch_dir
-
-FOLDER = ".code"
 
 
 def take_snapshot(sweep_dir: Path) -> Path:
@@ -35,7 +33,7 @@ def take_snapshot(sweep_dir: Path) -> Path:
         taken = {**git_state(here), "git_diff": git_diff(here)}
         (folder / SNAPSHOT_NAME).write_text(json.dumps(taken, indent=1) + "\n", encoding="utf-8")
 
-    return made_once(sweep_dir / FOLDER / digest.hexdigest()[:12], make)
+    return made_once(sweep_dir / SNAPSHOT_FOLDER / digest.hexdigest()[:12], make)
 
 
 def run_from(snapshot: Path) -> None:
