@@ -3,9 +3,11 @@
 import os
 import subprocess
 import sys
+import tomllib
 import zipfile
 
 import pytest
+from packaging.requirements import Requirement
 
 from experiments.paths import conf_dir
 from tests.conftest import REPOSITORY
@@ -13,6 +15,17 @@ from tests.conftest import REPOSITORY
 
 def test_a_checkout_uses_its_own_conf():
     assert conf_dir() == REPOSITORY / "conf"
+
+
+def test_the_two_malicious_releases_of_lightning_are_excluded():
+    """GHSA-w37p-236h-pfx3: 2.6.2 and 2.6.3 steal credentials when they are imported."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    wanted = [r for group in groups for r in map(Requirement, group) if "lightning" in r.name]
+    assert wanted
+    for requirement in wanted:
+        accepted = requirement.specifier.filter(["2.6.1", "2.6.2", "2.6.3", "2.6.4"])
+        assert list(accepted) == ["2.6.1", "2.6.4"]
 
 
 @pytest.mark.slow

@@ -3,14 +3,16 @@
 What is counted: every matrix product, the routing of sparse layers, the rows an
 expert table gives and takes, and the language-model head. A multiply-add is 2 FLOPs.
 What is not: norms, softmax, activations, rotary embeddings, the embedding look-up,
-residual additions (together under 1 % at d_model >= 64). See docs/flops.md.
+residual additions, the optimizer. At small widths that is not little: docs/flops.md says how much.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-TRAINING_PASSES = 3  # forward 1, backward 2 (Kaplan 2020, arXiv:2001.08361, §2.1)
+# forward 1, backward 2 (Kaplan 2020, arXiv:2001.08361, §2.1). Too much for sub-keys, whose backward
+# pass is of the winners alone: docs/flops.md.
+TRAINING_PASSES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
