@@ -1,4 +1,4 @@
-"""Numbers in docs that no command of the analysis prints: computed here from the study's records."""
+"""Numbers in docs that no command of the analysis prints, computed from the study's records."""
 
 import math
 
@@ -71,8 +71,8 @@ def test_flops_md_says_what_adam_adds(one):
     many = [share("peer", budget, 262144) for budget in (3e12, 1e13)]
     assert (
         f"that is {min(dense):.1f} to {max(dense):.1f} % of the counted compute of a dense model, "
-        f"{min(peer):.1f} to {max(peer):.1f} % of PEER's with 16,384 experts, and {min(many):.0f} to "
-        f"{max(many):.0f} % of PEER's with 262,144."
+        f"{min(peer):.1f} to {max(peer):.1f} % of PEER's with 16,384 experts, and "
+        f"{min(many):.0f} to {max(many):.0f} % of PEER's with 262,144."
     ) in text("docs/flops.md")
 
 
