@@ -147,6 +147,37 @@ def test_a_journal_survives_a_line_cut_short(tmp_path):
         file.write('{"event": "int')
     (event,) = events(tmp_path)
     assert (event["event"], event["step"]) == ("started", 3)
+    note(tmp_path, "done")
+    assert [e["event"] for e in events(tmp_path)] == ["started", "done"]
+
+
+def test_a_journal_passes_over_what_is_no_event(tmp_path):
+    note(tmp_path, "started")
+    for line in (b"null", b"[1]", b"{}", b'{"event": 3}', b"\xff\xfe", b"[" * 100_000, b""):
+        with (tmp_path / "events.jsonl").open("ab") as file:
+            file.write(line + b"\n")
+    note(tmp_path, "done")
+    assert [e["event"] for e in events(tmp_path)] == ["started", "done"]
+
+
+@pytest.mark.parametrize("damage", ["torn", "flipped"])
+def test_a_damaged_record_is_set_aside_and_written_again(make, damage):
+    point = make()
+    expected = execute(point)
+    path = point.run_dir / "record.json"
+    text = path.read_text()
+    loss = str(expected.val_loss)
+    other = "1" if loss[3] != "1" else "2"
+    flipped = text.replace(f'"val_loss": {loss}', f'"val_loss": {loss[:3] + other + loss[4:]}')
+    damaged = text[:1000] if damage == "torn" else flipped
+    assert damaged != text
+    path.write_text(damaged)
+    assert not is_finished(point.run_dir)
+    with pytest.warns(UserWarning, match=r"record.json is damaged .*kept as record.json.damaged"):
+        result = execute(make())
+    assert (result.val_loss, result.train_loss) == (expected.val_loss, expected.train_loss)
+    assert (point.run_dir / "record.json.damaged").read_text() == damaged
+    assert read_record(path) == result
 
 
 def _execute_raw(raw):

@@ -1,13 +1,19 @@
 import json
+import pickle
+import random
+from pathlib import Path
 
 import pytest
 
 from experiments.records import (
+    CHECKSUM,
+    DamagedError,
     RunRecord,
     find_records,
     flat_row,
     is_finished,
     read_record,
+    set_aside,
     write_record,
     write_text_atomically,
 )
@@ -63,18 +69,101 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"status": "done"}', "{"])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"status": "done"}', "{", "null", "[" * 100_000, "\udcff"]
+)
 def test_what_is_not_a_record_is_named(tmp_path, text):
     path = tmp_path / "record.json"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=r"record\.json is not a run record"):
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(
+        DamagedError, match=r"record\.json is damaged \(not a run record.*delete it"
+    ):
         read_record(path)
+    assert not is_finished(tmp_path)
+
+
+def without_checksum(path):
+    return {name: value for name, value in json.loads(path.read_text()).items() if name != CHECKSUM}
 
 
 def test_unknown_columns_of_a_later_version_are_passed_over(tmp_path):
     path = write_record(tmp_path, record())
-    path.write_text(json.dumps({**json.loads(path.read_text()), "later": 1}))
+    path.write_text(json.dumps({**without_checksum(path), "later": 1}))
     assert read_record(path) == record()
+
+
+def test_a_record_from_before_checksums_is_believed_and_another_layout_too(tmp_path):
+    path = write_record(tmp_path, record(error="ü"))
+    path.write_text(json.dumps(without_checksum(path)))
+    assert read_record(path) == record(error="ü")
+    path = write_record(tmp_path, record(error="ü"))
+    values = dict(reversed(json.loads(path.read_text()).items()))
+    path.write_text(json.dumps(values, indent=4, ensure_ascii=False))
+    assert read_record(path) == record(error="ü")
+
+
+def test_no_flipped_bit_of_a_record_changes_what_is_read(tmp_path):
+    path = write_record(tmp_path, record(config={"model": {"n_heads": 2}}))
+    whole, generator = path.read_bytes(), random.Random(0)
+    n_seen = 0
+    for _ in range(300):
+        data = bytearray(whole)
+        data[generator.randrange(len(data))] ^= 1 << generator.randrange(8)
+        path.write_bytes(data)
+        try:
+            found = read_record(path)
+        except DamagedError:
+            n_seen += 1
+        else:  # the flip fell into white space or into the checksum's own name
+            assert found == record(config={"model": {"n_heads": 2}})
+    assert n_seen > 200
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"config": 3},
+        {"evaluations": [1]},
+        {"evaluations": {"lambada": 2.5}},
+        {"flops_shares": {"head": "much"}},
+        {"n_tokens": None},
+        {"n_tokens": 1.5},
+        {"n_steps": True},
+        {"batch_tokens": 0},
+        {"val_loss": "low"},
+        {"status": "fine"},
+        {"seed": "0"},
+    ],
+    ids=str,
+)
+def test_a_value_of_another_type_is_damage(tmp_path, change):
+    path = write_record(tmp_path, record())
+    path.write_text(json.dumps({**without_checksum(path), **change}))
+    with pytest.raises(DamagedError, match=next(iter(change))):
+        read_record(path)
+
+
+def test_a_folder_in_the_place_of_a_record_is_named(tmp_path):
+    (tmp_path / "record.json").mkdir()
+    with pytest.raises(DamagedError, match=r"record.json is damaged \(it can't be read: Is a dir"):
+        read_record(tmp_path / "record.json")
+
+
+def test_the_error_of_a_damaged_file_goes_to_other_processes():
+    error = pickle.loads(pickle.dumps(DamagedError(Path("a"), "torn", "delete it")))
+    assert (error.path, error.why, error.remedy) == (Path("a"), "torn", "delete it")
+    assert str(error) == "a is damaged (torn); delete it"
+
+
+def test_damaged_files_set_aside_are_all_kept(tmp_path):
+    path = tmp_path / "record.json"
+    for text in "abc":
+        path.write_text(text)
+        set_aside(path)
+    kept = {p.name: p.read_text() for p in tmp_path.iterdir()}
+    assert kept == {
+        "record.json.damaged": "a", "record.json.damaged-2": "b", "record.json.damaged-3": "c"
+    }  # fmt: skip
 
 
 def test_refuses_a_status_of_its_own():

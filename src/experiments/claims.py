@@ -14,6 +14,7 @@ from typing import Any
 
 CLAIM_NAME = ".claim"
 JOURNAL_NAME = "events.jsonl"
+_KEYS = ("event", "time", "by")  # what every event has
 _HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 
 
@@ -74,19 +75,25 @@ def note(run_dir: Path, event: str, **details: Any) -> None:
     """Appends a line to the run's journal: started, interrupted, finished, and when and where."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     line = {"event": event, "time": now, "by": whoami(), **details}
-    with (run_dir / JOURNAL_NAME).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    with (run_dir / JOURNAL_NAME).open("a+b") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":  # a line cut short by a kill or a full disk stays alone
+                file.write(b"\n")
+        file.write(json.dumps(line).encode() + b"\n")
 
 
 def events(run_dir: Path) -> list[dict[str, Any]]:
-    """The journal, oldest first; a line cut short by a kill is left out."""
+    """The journal, oldest first; a line that is cut short or no event is left out."""
     path = run_dir / JOURNAL_NAME
     if not path.exists():
         return []
     found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_bytes().splitlines():
         try:
-            found.append(json.loads(line))
-        except ValueError:
+            event = json.loads(line)
+        except (ValueError, RecursionError):
             continue
+        if isinstance(event, dict) and all(isinstance(event.get(key), str) for key in _KEYS):
+            found.append(event)
     return found

@@ -5,6 +5,7 @@ import math
 import sys
 import time
 import traceback
+import warnings
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -28,9 +29,11 @@ from experiments.models.transformer import Transformer
 from experiments.point import Point
 from experiments.records import (
     RECORD_NAME,
+    DamagedError,
     RunRecord,
     is_finished,
     read_record,
+    set_aside,
     write_record,
     write_text_atomically,
 )
@@ -57,8 +60,8 @@ def execute(
             return read_record(point.run_dir / RECORD_NAME)
         return _other_rank(point, n_threads)
     with claimed(point.run_dir):
-        if is_finished(point.run_dir):
-            return read_record(point.run_dir / RECORD_NAME)
+        if (finished := _finished(point.run_dir)) is not None:
+            return finished
         note(point.run_dir, "started")
         try:
             record = _run(point, progress, n_threads)
@@ -68,6 +71,21 @@ def execute(
             raise
         note(point.run_dir, record.status)
         return record
+
+
+def _finished(run_dir: Path) -> RunRecord | None:
+    """The record of a run that needs no more work. One that is damaged is set aside."""
+    path = run_dir / RECORD_NAME
+    try:
+        record = read_record(path)
+    except FileNotFoundError:
+        return None
+    except DamagedError as error:
+        if isinstance(error.__cause__, OSError):
+            raise  # it may be whole, and of somebody else
+        warnings.warn(f"{error}; it is kept as {set_aside(path).name}", stacklevel=2)
+        return None
+    return None if record.status == "failed" else record
 
 
 def _run(point: Point, progress: Sink, n_threads: int | None) -> RunRecord:

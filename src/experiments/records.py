@@ -3,15 +3,23 @@
 Analysis reads these and nothing else of the harness; it never recomputes what stands here.
 """
 
+import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 RECORD_NAME = "record.json"
+CHECKSUM = "sha256"  # key of the file, over all its others; records of before it have none
+_REMEDY = (
+    "delete it, or run the same command again: it goes on from last.ckpt and writes the same record"
+)
 STATUSES = ("done", "failed", "diverged")
 SCHEMA_VERSION = 1
 _NESTED = ("config", "environment", "flops_shares", "evaluations")
@@ -26,6 +34,9 @@ class DamagedError(ValueError):
     def __init__(self, path: Path, why: str, remedy: str) -> None:
         super().__init__(f"{path} is damaged ({why}); {remedy}")
         self.path, self.why, self.remedy = path, why, remedy
+
+    def __reduce__(self) -> Any:
+        return DamagedError, (self.path, self.why, self.remedy)  # workers send it to their sweep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,20 +109,82 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 
 def write_record(run_dir: Path, record: RunRecord) -> Path:
-    """Writes run_dir/record.json and returns its path."""
+    """Writes run_dir/record.json, with its checksum, and returns its path."""
     path = run_dir / RECORD_NAME
-    write_text_atomically(path, json.dumps(asdict(record), indent=1) + "\n")
+    values = json.loads(json.dumps(asdict(record)))  # as they will be read: tuples are lists
+    text = json.dumps({**values, CHECKSUM: _checksum(values)}, indent=1)
+    write_text_atomically(path, text + "\n")
     return path
 
 
 def read_record(path: Path) -> RunRecord:
-    """Reads one record.json. Raises ValueError naming the file if it is not a record."""
+    """Reads one record.json.
+
+    Raises DamagedError if it can't be read, is no record, has a value of another type than its
+    column's, or another checksum than its own; FileNotFoundError if there is none.
+    """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        known = {f.name for f in fields(RunRecord)}
-        return RunRecord(**{k: v for k, v in values.items() if k in known})
-    except (json.JSONDecodeError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is not a run record: {error}") from error
+        return _parsed(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        why = f"it can't be read: {error.strerror}"
+        raise DamagedError(path, why, "make it a readable file, or delete it") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DamagedError(path, f"not a run record: {error}", _REMEDY) from error
+
+
+def set_aside(path: Path) -> Path:
+    """Renames a damaged file to <name>.damaged, or with a number behind; returns the new path."""
+    aside, n = path.with_name(f"{path.name}.damaged"), 1
+    while aside.exists():
+        n += 1
+        aside = path.with_name(f"{path.name}.damaged-{n}")
+    return path.rename(aside)
+
+
+def _parsed(text: str) -> RunRecord:
+    values = json.loads(text)
+    if not isinstance(values, dict):
+        raise ValueError(f"it holds a {type(values).__name__}")
+    checksum = values.pop(CHECKSUM, None)
+    if checksum is not None and checksum != _checksum(values):
+        raise ValueError("its checksum is not that of its content")
+    hints = _hints()
+    known = {name: value for name, value in values.items() if name in hints}
+    for name, value in known.items():
+        if not _fits(value, hints[name]):
+            raise ValueError(f"{name} has a value of another type: {str(value)[:40]!r}")
+    record = RunRecord(**known)
+    for name in ("n_steps", "batch_tokens", "n_layers", "d_model"):
+        if getattr(record, name) < 1:
+            raise ValueError(f"{name}={getattr(record, name)} is less than 1")
+    return record
+
+
+def _checksum(values: Mapping[str, Any]) -> str:
+    """sha256 of the values, however they are laid out in a file."""
+    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+@cache
+def _hints() -> dict[str, Any]:
+    return typing.get_type_hints(RunRecord)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value of JSON has the type of a column."""
+    if hint is Any:
+        return True
+    if isinstance(hint, types.UnionType):
+        return any(_fits(value, option) for option in typing.get_args(hint))
+    if typing.get_origin(hint) is dict:
+        of_values = typing.get_args(hint)[1]
+        return isinstance(value, dict) and all(_fits(v, of_values) for v in value.values())
+    if hint in (int, float) and isinstance(value, bool):
+        return False
+    return isinstance(value, (int, float) if hint is float else hint)
 
 
 def flat_row(record: RunRecord) -> dict[str, Any]:
@@ -134,6 +207,11 @@ def find_records(folder: Path) -> Iterator[Path]:
 
 
 def is_finished(run_dir: Path) -> bool:
-    """Whether the run in this folder needs no more work: done, or diverged as it would again."""
-    path = run_dir / RECORD_NAME
-    return path.exists() and read_record(path).status != "failed"
+    """Whether the run in this folder needs no more work: done, or diverged as it would again.
+
+    A damaged record says nothing: the run goes on from its checkpoint, and writes it again.
+    """
+    try:
+        return read_record(run_dir / RECORD_NAME).status != "failed"
+    except (FileNotFoundError, NotADirectoryError, DamagedError):
+        return False
