@@ -84,15 +84,72 @@ def test_expert_choice_depends_on_the_rest_of_the_batch_and_token_choice_does_no
         assert torch.allclose(alone, together, atol=1e-5) != depends
 
 
+def balance_loss(logits_TE, gate, **options):
+    """The auxiliary loss, at rate 1, of a layer whose router gives these logits."""
+    n_experts = logits_TE.shape[-1]
+    config = MoEConfig(
+        n_experts=n_experts,
+        routing="token_choice",
+        gate=gate,
+        balance="loss",
+        balance_rate=1.0,
+        **options,
+    )
+    layer = config.build(n_experts)
+    layer.router = torch.nn.Identity()
+    layer.router.weight = torch.eye(n_experts)
+    layer(logits_TE.unsqueeze(0))
+    return layer.auxiliary_loss()
+
+
 def test_auxiliary_loss_is_fedus_eq_4():
-    config = MoEConfig(n_experts=4, routing="token_choice", balance="loss", balance_rate=0.5)
-    layer = config.build(D_MODEL)
-    x = torch.randn(1, 32, D_MODEL)
-    layer(x)
-    probabilities = (x.view(-1, D_MODEL) @ layer.router.weight.t()).softmax(-1)
+    logits = torch.randn(32, 4)
+    probabilities = logits.softmax(-1)
     share = F.one_hot(probabilities.argmax(-1), 4).float().mean(0)
-    expected = 0.5 * 4 * (share * probabilities.mean(0)).sum()
-    torch.testing.assert_close(layer.auxiliary_loss(), expected)
+    expected = 4 * (share * probabilities.mean(0)).sum()
+    torch.testing.assert_close(balance_loss(logits, "softmax"), expected)
+
+
+def test_auxiliary_loss_of_sigmoid_gates_is_deepseek_v3_s():
+    """arXiv:2412.19437, Eq. 17-20: f_i over the K chosen, P_i of gates divided by their sum."""
+    logits = torch.randn(32, 4)
+    expected = 0.0
+    gates = logits.sigmoid()
+    for e in range(4):
+        f = 4 / (2 * 32) * sum(e in gates[t].topk(2).indices for t in range(32))
+        expected += f * sum(gates[t, e] / gates[t].sum() for t in range(32)) / 32
+    torch.testing.assert_close(balance_loss(logits, "sigmoid", top_k=2), expected)
+
+
+@pytest.mark.parametrize("gate", ["softmax", "sigmoid"])
+def test_a_collapsed_router_has_a_higher_balance_loss_however_low_its_gates(gate):
+    n = 8
+    balanced = 4 * torch.eye(n).repeat(4, 1)  # every expert the favourite of as many tokens
+    collapsed = 4 * F.one_hot(torch.zeros(4 * n, dtype=torch.long), n).float()
+    assert balance_loss(balanced, gate) == pytest.approx(1.0, rel=1e-5)
+    for lower in (0.0, 4.0, 8.0, 60.0):
+        assert balance_loss(collapsed - lower, gate) > 1.4 * balance_loss(balanced - lower, gate)
+        assert balance_loss(balanced - lower, gate) == pytest.approx(1.0, rel=1e-5)
+
+
+@pytest.mark.parametrize("gate", ["softmax", "sigmoid"])
+def test_the_balance_loss_alone_evens_the_load(gate):
+    config = MoEConfig(
+        n_experts=8, routing="token_choice", top_k=2, gate=gate, balance="loss", balance_rate=1.0
+    )
+    layer = config.build(D_MODEL)
+    x = torch.randn(1, 512, D_MODEL) + 1.0  # a common direction: some experts are favourites
+    adam = torch.optim.Adam(layer.router.parameters(), lr=1e-2)
+    uneven = []
+    for _ in range(300):
+        layer.load.zero_()
+        layer(x)
+        uneven.append(float(layer.load.max() / layer.load.mean()))
+        adam.zero_grad()
+        layer.auxiliary_loss().backward()
+        adam.step()
+    assert uneven[0] > 1.4
+    assert uneven[-1] < 1.1
 
 
 def test_bias_evens_out_the_load():

@@ -34,8 +34,9 @@ class MoEConfig:
         (Krajewski 2024, arXiv:2402.07871).
     n_shared_experts: experts of that size that every token uses (arXiv:2401.06066).
     balance, of token choice: none; loss: balance_rate times Fedus 2021's auxiliary loss
-        (arXiv:2101.03961, Eq. 4); bias: a bias on the choice alone, moved by balance_rate
-        against the load after each step (Wang 2024, arXiv:2408.15664).
+        (arXiv:2101.03961, Eq. 4), over the tokens of one forward pass: those of one process
+        and one micro-batch; bias: a bias on the choice alone, moved by balance_rate against
+        the load of the whole step, all processes' (Wang 2024, arXiv:2408.15664).
     """
 
     n_experts: int = 128
@@ -237,9 +238,16 @@ class MoE(FFN):
         return gather_sum(out, back.view(-1, k), gates_TK, how)
 
     def _balance(self, counts_E: Tensor, gates_TE: Tensor) -> None:
+        """Counts the load, and sets Fedus 2021's Eq. 4: n_experts * sum_e share_e P_e.
+
+        P_e is the mean of the gates divided by their sum over the experts, as in DeepSeek-V3
+        (arXiv:2412.19437, Eq. 19-20; softmax's sum is 1 already). Sigmoid gates as they are could
+        lower the loss by shrinking together, whatever the load.
+        """
         self.load += counts_E
         if self.config.balance == "loss":
             share_E = counts_E / counts_E.sum()
-            probability_E = gates_TE.mean(0)
+            tiny = torch.finfo(gates_TE.dtype).tiny  # should all gates of a token vanish
+            probability_E = F.normalize(gates_TE, p=1.0, dim=-1, eps=tiny).mean(0)
             loss = self.n_experts * (share_E * probability_E).sum()
             self._auxiliary = self.config.balance_rate * loss
