@@ -74,10 +74,19 @@ def make_point(raw: Mapping[str, Any]) -> Point:
     return Point(
         raw=raw,
         config=config,
-        run_id=config_module.run_id(raw, data_identity(config.data)),
+        run_id=_run_id(raw, config),
         transformer=transformer,
         plan=plan,
     )
+
+
+def run_id_of(raw: Mapping[str, Any]) -> str:
+    """The run id of a resolved config, without planning it. Raises ValueError for a bad one."""
+    return _run_id(raw, config_module.read_run_config(raw))
+
+
+def _run_id(raw: Mapping[str, Any], config: RunConfig) -> str:
+    return config_module.run_id(raw, data_identity(config.data))
 
 
 def check_tables(config: RunConfig, accelerator: str) -> None:

@@ -18,16 +18,19 @@ def main() -> None:
     parser.add_argument("--workers", type=int, help="points at once on this machine")
     options = parser.parse_args()
     with exit_codes():
-        from experiments.sweep import cluster, local, manifest, slurm
+        from experiments.sweep import cluster, local, slurm
+        from experiments.sweep.restore import raws_of
 
         folder = sweep_folder(options)
-        retry = "all" if options.diverged else "failed"
-        raws = [{**entry.raw, "retry": retry} for entry in manifest.read(folder).values()]
+        found, n_refused = raws_of(folder)
+        raws = [{**raw, "retry": "all" if options.diverged else "failed"} for raw in found]
         before = slurm.submissions(folder)
         if before and not options.local:
             cluster.submit_sweep(raws, slurm.read_submission(folder, before[-1]).resources)
         else:
             local.run_sweep(raws, options.workers)
+        if n_refused:
+            raise ValueError(f"{n_refused} points could not be run: see the lines above")
 
 
 if __name__ == "__main__":

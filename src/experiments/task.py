@@ -35,14 +35,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from experiments.claims import RunningElsewhereError, events, note
     from experiments.execute import execute
     from experiments.point import make_point
-    from experiments.sweep import manifest, slurm
+    from experiments.sweep import slurm
     from experiments.sweep.progress import Heartbeat
+    from experiments.sweep.restore import raw_of_run
 
     sweep_dir = options.sweep_dir
     try:
         submission = slurm.read_submission(sweep_dir, options.submission)
-        run_id = submission.run_ids[options.index]
-        point = make_point(manifest.read(sweep_dir)[run_id].raw)
+        point = make_point(raw_of_run(sweep_dir, submission.run_ids[options.index]))
     except (OSError, ValueError, IndexError, KeyError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,43 +1,92 @@
-"""A sweep's memory: results/<sweep>/manifest.jsonl, a line a point, only ever added to."""
+"""A sweep's memory: results/<sweep>/manifest.jsonl, a line a point, only ever added to.
+
+A line is a JSON object: run_id, label, planned_flops, n_steps, code, raw (the resolved config) and
+checksum, the sha256 of the line's text before it. Lines of earlier versions have none.
+"""
 
 import fcntl
+import hashlib
 import json
+import math
 import os
-from collections.abc import Iterator, Sequence
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from experiments.point import Point
+from experiments.records import DamagedError
+from experiments.sweep.places import relocatable
+
+if TYPE_CHECKING:  # it brings torch, which `status` has no need of
+    from experiments.point import Point
 
 MANIFEST_NAME = "manifest.jsonl"
+_CONFIG, _CHECKSUM = b', "raw": ', b', "checksum": "'  # JSON escapes quotes: in no string
+_KEYS = {"run_id", "label", "planned_flops", "n_steps", "code", "raw"}
+_SHOWN = 10  # numbers of lines that a message lists
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A point as it was submitted. raw: its resolved config. code: the snapshot's name."""
+    """A point as it was submitted. code: the snapshot's name. config: the resolved config as JSON,
+    its paths as places.relocatable leaves them. line: its number in the manifest, from 1; None if
+    the point is known from its run's folder alone.
+    """
 
     run_id: str
     label: str
     planned_flops: float
     n_steps: int
-    raw: dict[str, Any]
     code: str | None
+    config: str
+    line: int | None = None
+
+    @property
+    def raw(self) -> dict[str, Any]:
+        """The config as it stands in the manifest; sweep.restore makes one that can be run."""
+        return json.loads(self.config)
+
+    @property
+    def model(self) -> str:
+        """The choice of conf/model: a label's first word."""
+        return self.label.partition(" ")[0]
 
 
-def entry_of(point: Point, code: str | None) -> Entry:
-    """The line of a point. Its paths are absolute: a task may start in another folder."""
-    paths = {
-        name: str(Path(path).expanduser().resolve()) for name, path in point.raw["paths"].items()
-    }
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What could be read: the points by run id, in the order of their first lines, and what
+    couldn't: numbers of lines, with why.
+    """
+
+    path: Path
+    entries: Mapping[str, Entry]
+    damaged: Mapping[int, str]
+
+    def note(self) -> str | None:
+        """Which lines are damaged and what to do, in a line; None if none is."""
+        if not self.damaged:
+            return None
+        n, listed = len(self.damaged), [f"{k} ({why})" for k, why in self.damaged.items()]
+        lines = ", ".join(listed[:_SHOWN]) + (", ..." if n > _SHOWN else "")
+        return (
+            f"{self.path}: {n} damaged line{'s' if n > 1 else ''}: {lines}; the command that "
+            "started the sweep writes lost points again, then delete the damaged lines"
+        )
+
+
+def entry_of(point: "Point", code: str | None) -> Entry:
+    """The line of a point."""
+    raw = relocatable(point.raw, point.run_dir.parent)
     return Entry(
         run_id=point.run_id,
         label=point.describe(),
         planned_flops=point.plan.planned_flops,
         n_steps=point.plan.n_steps,
-        raw={**point.raw, "paths": paths},
         code=code,
+        config=json.dumps(raw),
     )
 
 
@@ -55,26 +104,31 @@ def add(sweep_dir: Path, entries: Sequence[Entry]) -> None:
     sweep_dir.mkdir(parents=True, exist_ok=True)
     path = sweep_dir / MANIFEST_NAME
     cut_short = path.exists() and path.stat().st_size > 0 and not _ends_with_newline(path)
-    with path.open("a", encoding="utf-8") as file:
+    with path.open("ab") as file:
         if cut_short:  # by a kill: that line is lost, the next must not be
-            file.write("\n")
-        file.writelines(json.dumps(asdict(entry)) + "\n" for entry in entries)
+            file.write(b"\n")
+        file.writelines(_line(entry) for entry in entries)
         file.flush()
         os.fsync(file.fileno())
 
 
-def adopt(sweep_dir: Path, points: Sequence[Point]) -> None:
-    """Adds those finished points that no line tells of: records from another checkout or sweep."""
-    known = read(sweep_dir) if (sweep_dir / MANIFEST_NAME).exists() else {}
-    unknown = [point for point in points if point.run_id not in known]
+def adopt(sweep_dir: Path, points: Sequence["Point"]) -> None:
+    """Adds those finished points that no line tells of: records from another checkout or sweep.
+
+    Says on stderr which lines of the manifest are damaged.
+    """
+    found = load(sweep_dir)
+    _warn(found)
+    unknown = [point for point in points if point.run_id not in found.entries]
     if unknown:
         add(sweep_dir, [entry_of(point, None) for point in unknown])
 
 
 def read(sweep_dir: Path) -> dict[str, Entry]:
-    """The points by run id, in the order of their first lines.
+    """The points by run id, in the order of their first lines; damaged lines are a warning on
+    stderr.
 
-    Raises ValueError if there is no manifest.
+    Raises ValueError if there is no manifest, or no point in it.
     """
     path = sweep_dir / MANIFEST_NAME
     if not path.exists():
@@ -82,14 +136,94 @@ def read(sweep_dir: Path) -> dict[str, Entry]:
             f"{sweep_dir} is no sweep: it has no {MANIFEST_NAME}; name a sweep, or give "
             "paths.results=... where the results are"
         )
+    found = load(sweep_dir)
+    _warn(found)
+    if not found.entries:
+        what = "no line that can be read" if found.damaged else "no points: it is empty"
+        raise ValueError(f"{path} has {what}; the command that started the sweep writes it again")
+    return dict(found.entries)
+
+
+def load(sweep_dir: Path) -> Manifest:
+    """All that the manifest holds; nothing if there is none. Raises DamagedError if it is a
+    folder.
+    """
+    path = sweep_dir / MANIFEST_NAME
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        content = b""
+    except IsADirectoryError:
+        remedy = "move it away; the command that started the sweep writes the manifest again"
+        raise DamagedError(path, "it is a folder", remedy) from None
     entries: dict[str, Entry] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            entry = Entry(**json.loads(line))
-        except (ValueError, TypeError):
-            continue  # cut short by a kill
-        entries[entry.run_id] = entry
-    return entries
+    damaged: dict[int, str] = {}
+    for number, line in enumerate(content.split(b"\n"), 1):
+        if line.strip():
+            try:
+                entry = _entry(line.strip(), number)
+            except ValueError as error:
+                damaged[number] = str(error)
+            else:
+                entries[entry.run_id] = entry
+    return Manifest(path=path, entries=entries, damaged=damaged)
+
+
+def _warn(found: Manifest) -> None:
+    note = found.note()
+    if note:
+        print(f"warning: {note}", file=sys.stderr)
+
+
+def _line(entry: Entry) -> bytes:
+    head = {
+        "run_id": entry.run_id,
+        "label": entry.label,
+        "planned_flops": entry.planned_flops,
+        "n_steps": entry.n_steps,
+        "code": entry.code,
+    }
+    text = json.dumps(head).encode()[:-1] + _CONFIG + entry.config.encode()
+    return text + _CHECKSUM + hashlib.sha256(text).hexdigest().encode() + b'"}\n'
+
+
+def _entry(line: bytes, number: int) -> Entry:
+    """Raises ValueError, saying in a few words what is wrong.
+
+    Of a line whose checksum is right the config is not parsed: 10,000 lines are 30 MB.
+    """
+    text, mark, checksum = line.rpartition(_CHECKSUM)
+    if mark:
+        if hashlib.sha256(text).hexdigest().encode() + b'"}' != checksum:
+            raise ValueError("wrong checksum")
+        head, mark, config = text.partition(_CONFIG)
+        if not mark:
+            raise ValueError("no raw")
+        return _checked({**json.loads(head + b"}")}, config.decode(), number)
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):  # bytes that are no UTF-8 are a ValueError
+        raise ValueError("cut short or garbled") from None
+    if not isinstance(values, dict) or set(values) != _KEYS:
+        raise ValueError("not a point's keys")
+    raw = values.pop("raw")
+    if not isinstance(raw, dict):
+        raise ValueError("raw is no config")
+    return _checked(values, json.dumps(raw), number)
+
+
+def _checked(values: dict[str, Any], config: str, number: int) -> Entry:
+    """The entry, if every value has its type."""
+    run_id, flops, n_steps = values["run_id"], values["planned_flops"], values["n_steps"]
+    if not isinstance(run_id, str) or not re.fullmatch(r"\w[\w-]*", run_id):  # names a folder
+        raise ValueError("run_id is no run id")
+    if type(n_steps) is not int or n_steps < 1:
+        raise ValueError(f"n_steps={n_steps!r}")
+    if type(flops) not in (int, float) or not 0 <= flops < math.inf:
+        raise ValueError(f"planned_flops={flops!r}")
+    if not isinstance(values["label"], str) or not isinstance(values["code"], str | None):
+        raise ValueError("label or code is no text")
+    return Entry(**values, config=config, line=number)
 
 
 def _ends_with_newline(path: Path) -> bool:

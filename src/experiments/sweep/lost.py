@@ -1,0 +1,82 @@
+"""Runs that no line of the manifest tells of: found by what their folders hold."""
+
+import json
+import os
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+from experiments.records import RECORD_NAME, read_record
+from experiments.sweep.manifest import Entry
+
+CONFIG_NAME = "config.yaml"
+_TOP_LEVEL = re.compile(r"^(model_name|n_experts|size|budget|seed): *(\S+) *$", re.MULTILINE)
+
+
+def folders_of(sweep_dir: Path) -> set[str]:
+    """The names of the sweep's folders that may be runs."""
+    try:
+        with os.scandir(sweep_dir) as found:
+            return {one.name for one in found if not one.name.startswith(".") and one.is_dir()}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+
+
+def lost_entries(sweep_dir: Path, names: Collection[str]) -> list[Entry]:
+    """An entry for each of these folders that is a run's, in the order of their names.
+
+    Their plan is that of their records. A run with config.yaml alone has its budget for planned
+    FLOPs, and 0 for its steps, which are not known.
+    """
+    found = (_entry(sweep_dir / name) for name in sorted(names))
+    return [entry for entry in found if entry is not None]
+
+
+def _entry(run_dir: Path) -> Entry | None:
+    if (run_dir / RECORD_NAME).is_file():
+        try:
+            record = read_record(run_dir / RECORD_NAME)
+        except ValueError:  # the run's state will say so
+            return _from_config(run_dir) or _lost(run_dir, "unknown", 0.0)
+        values = (record.model, record.n_experts, record.n_layers, record.budget, record.seed)
+        return _lost(run_dir, _label(*values), record.planned_flops, record.n_steps, record.config)
+    return _from_config(run_dir)
+
+
+def _from_config(run_dir: Path) -> Entry | None:
+    try:
+        text = (run_dir / CONFIG_NAME).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    found = dict(_TOP_LEVEL.findall(text))
+    try:
+        budget = float(found.get("budget", ""))
+    except ValueError:
+        budget = 0.0
+    model, size, seed = (found.get(name, "?") for name in ("model_name", "size", "seed"))
+    n_experts = found.get("n_experts", "null")
+    experts = None if n_experts == "null" else n_experts
+    return _lost(run_dir, _label(model, experts, size, budget, seed), budget)
+
+
+def _label(model: str, n_experts: object, size: object, budget: float, seed: object) -> str:
+    """As point.describe() has it."""
+    experts = "" if n_experts is None else f" N={n_experts}"
+    return f"{model}{experts} size={size} budget={budget:g} seed={seed}"
+
+
+def _lost(
+    run_dir: Path,
+    label: str,
+    planned_flops: float,
+    n_steps: int = 0,
+    config: dict[str, object] | None = None,
+) -> Entry:
+    return Entry(
+        run_id=run_dir.name,
+        label=label,
+        planned_flops=planned_flops,
+        n_steps=n_steps,
+        code=None,
+        config=json.dumps(config or {}),
+    )

@@ -1,0 +1,88 @@
+"""A manifest's lines as configs to run again."""
+
+import sys
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from experiments.point import run_id_of
+from experiments.records import DamagedError
+from experiments.sweep import manifest
+from experiments.sweep.lost import CONFIG_NAME, folders_of, lost_entries
+from experiments.sweep.manifest import MANIFEST_NAME, Entry
+from experiments.sweep.places import located
+
+
+def raws_of(
+    sweep_dir: Path, run_ids: Collection[str] | None = None
+) -> tuple[list[dict[str, Any]], int]:
+    """The configs of a sweep's points to run, of these run ids (None: all), and how many can't be.
+
+    Runs whose lines are lost are found by their folders. What can't be run, and why, is a line
+    each on stderr. Raises ValueError if there is no manifest, or no point that can be run.
+    """
+    known = manifest.read(sweep_dir)
+    lost = lost_entries(sweep_dir, folders_of(sweep_dir) - set(known))
+    entries = [e for e in (*known.values(), *lost) if run_ids is None or e.run_id in run_ids]
+    raws, n_refused = [], 0
+    for entry in entries:
+        try:
+            raws.append(raw_of(sweep_dir, entry))
+        except ValueError as error:
+            n_refused += 1
+            print(f"error: {error}", file=sys.stderr)
+    if not raws:
+        raise ValueError(f"{sweep_dir} has no point that can be run")
+    return raws, n_refused
+
+
+def raw_of_run(sweep_dir: Path, run_id: str) -> dict[str, Any]:
+    """As raw_of, of one run id. Raises ValueError if neither a line nor a folder tells of it."""
+    known = manifest.read(sweep_dir).get(run_id)
+    entries = lost_entries(sweep_dir, [run_id]) if known is None else [known]
+    if not entries:
+        raise ValueError(
+            f"{sweep_dir / MANIFEST_NAME} has no line of run {run_id}; the command that started "
+            "the sweep writes it again"
+        )
+    return raw_of(sweep_dir, entries[0])
+
+
+def raw_of(sweep_dir: Path, entry: Entry) -> dict[str, Any]:
+    """The config of an entry's run, its results in sweep_dir.
+
+    Raises DamagedError, naming file and line, if it is not the config of that run id, and
+    ValueError likewise if it is no config of this version.
+    """
+    if entry.line is None:
+        path, where = sweep_dir / entry.run_id, "no line of the manifest names it"
+    else:
+        path, where = sweep_dir / MANIFEST_NAME, f"line {entry.line}"
+    try:
+        raw = located(_config(sweep_dir, entry), sweep_dir)
+        found = run_id_of(raw)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}, {where}, run {entry.run_id}: {error}") from error
+    if found != entry.run_id:
+        raise DamagedError(
+            path,
+            f"{where}: the config of run {entry.run_id} is that of {found}",
+            "if a text that it trains on was changed, put it back; otherwise give the command "
+            "that started the sweep again, and delete the line",
+        )
+    return raw
+
+
+def _config(sweep_dir: Path, entry: Entry) -> dict[str, Any]:
+    raw = entry.raw
+    if raw:
+        return raw
+    path = sweep_dir / entry.run_id / CONFIG_NAME  # no line and no record
+    try:
+        loaded = OmegaConf.to_container(OmegaConf.load(path))
+    except Exception as error:  # of PyYAML, OmegaConf or the system
+        raise DamagedError(path, str(error).splitlines()[0], "delete the folder") from error
+    assert isinstance(loaded, dict)
+    return {str(k): v for k, v in loaded.items()}

@@ -1,0 +1,234 @@
+"""The manifest: damaged lines are named, and results lie where it lies."""
+
+import hashlib
+import json
+import multiprocessing.forkserver
+import random
+import shutil
+import sys
+
+import pytest
+from omegaconf import OmegaConf
+
+from experiments import retry
+from experiments.point import make_point
+from experiments.records import DamagedError
+from experiments.sweep import local, lost, manifest, restore
+from experiments.sweep.places import located
+from tests.conftest import TINY
+
+
+@pytest.fixture
+def make(compose_raw, tmp_path):
+    def point(*overrides):
+        paths = (f"paths.results={tmp_path / 'results'}", f"paths.cache={tmp_path / 'cache'}")
+        fixed = ("size=1", "budget=1e9", "sweep=s", "trainer.n_threads=1")
+        return make_point(compose_raw(*fixed, *TINY, *paths, *overrides))
+
+    return point
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    return tmp_path / "results" / "s"
+
+
+def lines_of(sweep):
+    return (sweep / manifest.MANIFEST_NAME).read_bytes().splitlines()
+
+
+def write_lines(sweep, lines):
+    sweep.mkdir(parents=True, exist_ok=True)
+    (sweep / manifest.MANIFEST_NAME).write_bytes(b"\n".join(lines) + b"\n")
+
+
+def old_line(point, **changes):
+    """A line as earlier versions wrote it, without a checksum."""
+    values = {
+        "run_id": point.run_id, "label": point.describe(),
+        "planned_flops": point.plan.planned_flops, "n_steps": point.plan.n_steps,
+        "raw": dict(point.raw), "code": None,
+    }  # fmt: skip
+    return json.dumps({**values, **changes}).encode()
+
+
+def test_a_line_says_its_checksum(make, sweep):
+    manifest.add(sweep, [manifest.entry_of(make(), "abc")])
+    (line,) = lines_of(sweep)
+    text, _, rest = line.rpartition(b', "checksum": "')
+    assert rest == hashlib.sha256(text).hexdigest().encode() + b'"}'
+    assert json.loads(line)["code"] == "abc"
+
+
+def test_no_flipped_bit_is_another_point(make, sweep):
+    """Whichever bit of a line flips, the line is damaged, and the other line is read."""
+    a, b = make(), make("seed=1")
+    manifest.add(sweep, [manifest.entry_of(a, None), manifest.entry_of(b, None)])
+    first, second = lines_of(sweep)
+    rng = random.Random(0)
+    for at in [
+        *range(90),
+        *range(len(first) - 90, len(first)),
+        *rng.sample(range(len(first)), 200),
+    ]:
+        flipped = bytearray(first)
+        flipped[at] ^= 1 << rng.randrange(8)
+        write_lines(sweep, [bytes(flipped), second])
+        found = manifest.load(sweep)
+        assert list(found.entries) == [b.run_id], flipped
+        assert found.damaged
+
+
+def test_old_lines_are_read(make, sweep):
+    a = make()
+    a.cache.mkdir()
+    write_lines(sweep, [old_line(a)])
+    (entry,) = manifest.read(sweep).values()
+    assert (entry.run_id, entry.line, entry.model) == (a.run_id, 1, "dense")
+    assert restore.raw_of(sweep, entry) == a.raw
+
+
+def test_an_old_line_with_another_config_is_not_run(make, sweep, capsys):
+    a, b = make(), make("seed=1")
+    write_lines(sweep, [old_line(a, raw={**a.raw, "seed": 8}), old_line(b)])
+    entries = manifest.read(sweep)
+    with pytest.raises(DamagedError, match=rf"line 1: the config of run {a.run_id} is that of "):
+        restore.raw_of(sweep, entries[a.run_id])
+    raws, n_refused = restore.raws_of(sweep)
+    assert ([raw["seed"] for raw in raws], n_refused) == ([1], 1)
+    assert "manifest.jsonl is damaged (line 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"n_steps": 0}, {"n_steps": "x"}, {"n_steps": 1.5}, {"n_steps": True},
+        {"planned_flops": None}, {"planned_flops": -1}, {"planned_flops": float("nan")},
+        {"run_id": "../x"}, {"run_id": 3}, {"label": None}, {"code": 7}, {"raw": []},
+        {"schema": 99},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_value_of_the_wrong_kind_is_a_damaged_line(make, sweep, changes):
+    write_lines(sweep, [old_line(make(), **changes), old_line(make("seed=1"))])
+    found = manifest.load(sweep)
+    assert (len(found.entries), list(found.damaged)) == (1, [1])
+
+
+@pytest.mark.parametrize("line", [b"null", b"[]", b"7", b"{}", b"[" * 100_000, b"\xd4\xff"])
+def test_a_line_that_is_no_point_is_counted_and_named(make, sweep, line, capsys):
+    write_lines(sweep, [old_line(make()), line])
+    assert list(manifest.read(sweep)) == [make().run_id]
+    error = capsys.readouterr().err
+    assert "manifest.jsonl: 1 damaged line: 2 (" in error
+    assert "the command that started the sweep writes lost points again" in error
+
+
+def test_an_empty_manifest_and_a_folder_are_named(sweep):
+    write_lines(sweep, [])
+    with pytest.raises(ValueError, match=r"manifest.jsonl has no points: it is empty; the command"):
+        manifest.read(sweep)
+    (sweep / manifest.MANIFEST_NAME).unlink()
+    (sweep / manifest.MANIFEST_NAME).mkdir()
+    with pytest.raises(DamagedError, match=r"manifest.jsonl is damaged \(it is a folder\)"):
+        manifest.read(sweep)
+
+
+def test_the_sweep_itself_names_damaged_lines(make, sweep, capsys):
+    write_lines(sweep, [b"torn"])
+    manifest.adopt(sweep, [make()])
+    assert "1 damaged line: 1 (cut short or garbled)" in capsys.readouterr().err
+    assert list(manifest.load(sweep).entries) == [make().run_id]
+
+
+def run(command, *arguments, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [command.__name__, *map(str, arguments)])
+    try:
+        command.main()
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+def contents(folder):
+    return {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.slow
+def test_a_moved_or_copied_folder_works_where_it_lies(make, sweep, tmp_path, monkeypatch, capfd):
+    points = [make(), make("seed=1")]
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("PYTHONPATH", "")
+    local.run_sweep([p.raw for p in points], 2)
+    multiprocessing.forkserver._forkserver._stop()  # it has the code of the old place
+    moved, copied = tmp_path / "there" / "renamed", tmp_path / "copy"
+    moved.parent.mkdir()
+    sweep.rename(moved)
+    before = contents(moved)
+    assert run(retry, moved, monkeypatch=monkeypatch) == 0
+    assert "sweep renamed: 2 of 2 runs are done already" in capfd.readouterr().out
+    assert not sweep.exists()
+    assert {p for p in contents(moved).items() if p[0].name == "record.json"} <= set(before.items())
+
+    shutil.copytree(moved, copied)
+    (copied / points[1].run_id / "record.json").unlink()
+    before = contents(moved)
+    assert run(retry, copied, monkeypatch=monkeypatch) == 0
+    assert (copied / points[1].run_id / "record.json").exists()
+    assert contents(moved) == before
+    assert not sweep.exists()
+
+
+def test_relative_paths_are_of_the_sweeps_folder(make, tmp_path, monkeypatch):
+    """Another working directory and another place: the same texts and cache beside it."""
+    checkout = tmp_path / "checkout"
+    (checkout / "texts").mkdir(parents=True)
+    (checkout / "texts" / "a.txt").write_text("the cat sat on a mat\n" * 50)
+    monkeypatch.chdir(checkout)
+    raw = make("paths.results=results", "paths.cache=.cache", "sweep=group/s").raw
+    corpus = {"_target_": "experiments.data.files.LocalText", "path": "texts"}
+    point = make_point({**raw, "data": {**raw["data"], "path": "texts", "corpus": corpus}})
+    sweep = checkout / "results" / "group" / "s"
+    manifest.add(sweep, [manifest.entry_of(point, None)])
+    (checkout / ".cache").mkdir()
+    moved = tmp_path / "moved"
+    checkout.rename(moved)
+    (moved / "elsewhere").mkdir()
+    monkeypatch.chdir(moved / "elsewhere")
+    sweep = moved / "results" / "group" / "s"
+    raw = restore.raw_of_run(sweep, point.run_id)
+    assert raw["paths"] == {"results": str(moved / "results"), "cache": str(moved / ".cache")}
+    assert raw["data"]["path"] == raw["data"]["corpus"]["path"] == str(moved / "texts")
+    assert raw["sweep"] == "group/s"
+    assert make_point(raw).run_dir == sweep / point.run_id
+
+    alone = sweep.rename(tmp_path / "other")  # without its group
+    with pytest.raises(ValueError, match=r"line 1, run .*path='/.*texts' does not exist"):
+        restore.raw_of_run(alone, point.run_id)
+    raw = located(manifest.read(alone)[point.run_id].raw, alone)
+    assert (raw["sweep"], raw["paths"]["results"]) == ("other", str(tmp_path))
+
+
+def test_a_cache_that_is_gone_is_todays(make, sweep, tmp_path, monkeypatch, capsys):
+    manifest.add(sweep, [manifest.entry_of(make(), None)])
+    monkeypatch.setenv("EXPERIMENTS_CACHE", str(tmp_path / "today"))
+    raw = restore.raw_of_run(sweep, make().run_id)
+    assert raw["paths"]["cache"] == str(tmp_path / "today")
+    assert f"the cache {tmp_path / 'cache'} is not there" in capsys.readouterr().err
+
+
+def test_a_run_whose_line_is_lost_is_found_by_its_folder(make, sweep):
+    """By its config.yaml alone, too; and can be run."""
+    a, b = make("model=peer"), make("seed=1")
+    manifest.add(sweep, [manifest.entry_of(a, None)])
+    for point in (a, b):
+        point.run_dir.mkdir(parents=True)
+        text = OmegaConf.to_yaml(OmegaConf.create(dict(point.raw)))
+        (point.run_dir / "config.yaml").write_text(text)
+    (entry,) = lost.lost_entries(sweep, lost.folders_of(sweep) - {a.run_id})
+    assert (entry.run_id, entry.label) == (b.run_id, b.describe())
+    raws, n_refused = restore.raws_of(sweep)
+    assert [make_point(raw).run_id for raw in raws] == [a.run_id, b.run_id]
+    assert n_refused == 0
+    (same,) = lost.lost_entries(sweep, [a.run_id])
+    assert same.label == a.describe()
