@@ -12,6 +12,7 @@ from experiments.records import (
     find_records,
     flat_row,
     is_finished,
+    read_outcome,
     read_record,
     set_aside,
     write_record,
@@ -92,14 +93,30 @@ def test_unknown_columns_of_a_later_version_are_passed_over(tmp_path):
     assert read_record(path) == record()
 
 
-def test_a_record_from_before_checksums_is_believed_and_another_layout_too(tmp_path):
+def test_a_record_from_before_checksums_is_believed_and_another_layout_is_not(tmp_path):
     path = write_record(tmp_path, record(error="ü"))
+    text = path.read_text()
     path.write_text(json.dumps(without_checksum(path)))
     assert read_record(path) == record(error="ü")
-    path = write_record(tmp_path, record(error="ü"))
-    values = dict(reversed(json.loads(path.read_text()).items()))
-    path.write_text(json.dumps(values, indent=4, ensure_ascii=False))
-    assert read_record(path) == record(error="ü")
+    path.write_text(json.dumps(json.loads(text), indent=4))
+    with pytest.raises(DamagedError, match="its checksum is not that of its content"):
+        read_record(path)
+
+
+@pytest.mark.parametrize("change", [{}, {"error": 'a\n "status": "failed",'}, {"n_tokens": 0}])
+def test_the_outcome_is_the_records_own(tmp_path, change):
+    """Of a text that quotes a record, too; with a checksum and without."""
+    config = {"status": 1, "n_tokens": {"n_tokens": 7}}
+    path = write_record(tmp_path, record(config=config, **change))
+    found = read_outcome(path)
+    whole = read_record(path)
+    assert (found.status, found.error) == (whole.status, whole.error)
+    assert found.n_steps == whole.n_tokens // whole.batch_tokens
+    path.write_text(json.dumps(without_checksum(path)))
+    assert read_outcome(path) == found
+    path.write_bytes(write_record(tmp_path, whole).read_bytes()[:-40])
+    with pytest.raises(DamagedError, match="not a run record"):
+        read_outcome(path)
 
 
 def test_no_flipped_bit_of_a_record_changes_what_is_read(tmp_path):
