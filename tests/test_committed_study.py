@@ -13,14 +13,11 @@ from hydra.core.global_hydra import GlobalHydra
 from analysis.__main__ import main as analyse
 from analysis.differences import compare_models
 from analysis.table import load_table
-from experiments.paths import conf_dir
 from experiments.point import make_point
 from experiments.records import find_records, read_record
 from experiments.run import main
+from tests.study import DOCUMENT, RESULTS, ROOT, document_table
 
-ROOT = conf_dir().parent
-RESULTS = ROOT / "results" / "study"
-DOCUMENT = ROOT / "docs" / "study.md"
 SWEEPS = ("tuning", "isoflop", "experts", "causes")
 MODELS = {"dense", "none", "moe", "moe_fine", "pkm", "peer"}
 N_TOKENS = 43_513_045  # of the packages' training split, in whole windows
@@ -167,7 +164,7 @@ def test_what_the_document_shows_is_what_its_commands_print(
 
 
 def test_the_document_s_foreign_domains_are_those_of_the_records():
-    head, rows = _table("budget | `hpo`")
+    head, rows = document_table("budget | `hpo`")
     assert len(rows) == 3
     for row, domain in enumerate(head[1:], start=1):
         scored = f"packages/{domain.strip('`')}@max_tokens=131072.loss"
@@ -186,7 +183,7 @@ def test_the_document_s_tuning_is_that_of_the_records():
             gate = record.config["model"].get("gate") if record.model == "moe" else None
             layer = f"{record.model}, {gate} gate" if gate else record.model
             losses[layer, record.config["ladder"]["lr"]] = record.val_loss
-    head, rows = _table("loss at rate")
+    head, rows = document_table("loss at rate")
     assert len(rows) * 3 == len(losses)
     for layer, *cells, _ in rows:
         for rate, cell in zip(head[1:], cells, strict=False):
@@ -196,7 +193,7 @@ def test_the_document_s_tuning_is_that_of_the_records():
 def test_the_document_s_rates_at_the_next_budget_are_those_of_the_records():
     records = [read_record(path) for path in find_records(RESULTS / "tuning")]
     losses = {(r.model, r.config["ladder"]["lr"]): r.val_loss for r in records if r.budget == 1e13}
-    head, rows = _table("loss at 1e13 and rate")
+    head, rows = document_table("loss at 1e13 and rate")
     assert [name for name, *_ in rows] == ["dense", "peer"]
     assert len(losses) == 6
     for model, *cells in rows:
@@ -222,7 +219,7 @@ def test_the_document_s_rates_at_the_largest_budget_are_those_of_the_records(pla
         for r in map(read_record, paths)
         if (r.budget, r.n_layers, r.seed) == (3e13, 5, 0)
     }
-    _, rows = _table("loss at 3e13 and the tuned rate times")
+    _, rows = document_table("loss at 3e13 and the tuned rate times")
     assert {name for name, *_ in rows} == MODELS
     shown = {
         (name, s): cell
@@ -246,7 +243,7 @@ def test_the_document_s_rates_of_tables_are_those_of_the_records():
 def test_the_document_s_usage_is_that_of_the_records():
     table = load_table(RESULTS / "experts", where={"n_heads": ["4"], "top_k": ["16"]})
     means = table.groupby(["budget", "query_norm", "n_experts"])[["usage", "unevenness"]].mean()
-    head, rows = _table("budget, query norm")
+    head, rows = document_table("budget, query norm")
     assert len(rows) == 6
     for label, *cells in rows:
         setting, what = label.split(": ")
@@ -273,7 +270,7 @@ def test_the_document_s_suspects_for_eight_heads_are_those_of_the_records():
         "1.1 times": mean(lambda r: r.budget > 3e12),
         "half": mean(lambda r: r.config["ladder"]["lr"] == 5.5e-3),
     }
-    _, rows = _table("8 heads of 8")
+    _, rows = document_table("8 heads of 8")
     assert len(rows) == len(found)
     for (change, *cells), (start, loss) in zip(rows, found.items(), strict=True):
         assert change.startswith(start)
@@ -281,36 +278,10 @@ def test_the_document_s_suspects_for_eight_heads_are_those_of_the_records():
 
 
 def test_the_document_s_compute_is_that_of_the_records():
-    _, rows = _table("sweep")
+    _, rows = document_table("sweep")
     assert [name for name, *_ in rows] == list(SWEEPS)
     for name, *cells in rows:
         records = [read_record(path) for path in find_records(RESULTS / name)]
         hours = sum(record.wall_seconds for record in records) / 3600
         flops = sum(record.achieved_flops for record in records)
         assert cells == [str(len(records)), f"{flops:.1e}", f"{hours:.1f}"]
-
-
-def test_the_readme_s_differences_are_those_of_the_records():
-    table = load_table(RESULTS / "isoflop")
-    found = {
-        (m.model, budget): m.difference
-        for budget in (3e12, 1e13, 3e13)
-        for m in compare_models(table, budget=budget).means
-    }
-    head, rows = _table("", ROOT / "README.md")
-    budgets = [float(text.split()[0]) for text in head[1:]]
-    assert {name.split("`")[1] for name, *_ in rows} == MODELS - {"dense"}
-    for name, *cells in rows:
-        for budget, cell in zip(budgets, cells, strict=True):
-            d = found[name.split("`")[1], budget]
-            text = f"{d.value:.3f} ({d.lower:.3f} to {d.upper:.3f})"
-            assert cell.replace("*", "") == text
-
-
-def _table(first, document=DOCUMENT):
-    """The heads and rows of the document's table that begins with this cell."""
-    text = [line.strip() for line in document.read_text().split("\n")]
-    start = next(i for i, line in enumerate(text) if line.startswith(f"| {first}".rstrip() + " |"))
-    end = next(i for i in range(start, len(text)) if not text[i].startswith("|"))
-    cells = [[cell.strip() for cell in line[1:-1].split("|")] for line in text[start:end]]
-    return cells[0], cells[2:]
