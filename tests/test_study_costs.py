@@ -79,8 +79,9 @@ def test_flops_md_says_what_keys_are_charged_and_do_not_compute(one):
 
     many = [f"{100 * overcharge(one('peer', budget, 262144)):.0f}" for budget in (3e12, 1e13)]
     said = text("docs/flops.md")
-    assert f"charged {listed('peer')} more than it computes, PKM {listed('pkm')}" in said
-    assert f"with 262,144 experts PEER is charged {many[0]} and {many[1]} % more" in said
+    assert f"not done is {listed('peer')} of PEER's counted compute" in said
+    assert f"and {listed('pkm')} of PKM's" in said
+    assert f"with 262,144 experts it is {many[0]} and {many[1]} % of PEER's" in said
 
 
 def test_the_configuration_says_what_finding_experts_costs(one):
