@@ -1,4 +1,5 @@
-"""How fast the expert layers are: `python -m experiments.bench layer|step|optimizer|retrieval`.
+"""How fast the expert layers are: `python -m experiments.bench layer|step|optimizer|retrieval`;
+and how long `status` of a big sweep takes: `python -m experiments.bench status`.
 
 Contenders take turns in one process, and every comparison is made twice: with the allocator as it
 is, and with torch's huge pages, which alone make plain torch up to twice as fast. Exit codes are
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks import data, layer, machine, optimizer, retrieval, step
+from experiments.benchmarks import data, layer, machine, optimizer, retrieval, status, step
 from experiments.benchmarks.arguments import fill, parser, settings_of, shapes_of
 from experiments.benchmarks.shapes import Settings, Shape
 from experiments.benchmarks.tables import Report
@@ -36,6 +37,9 @@ def _main(arguments: list[str]) -> None:
     if arguments[:1] == ["data"]:
         sys.argv[1:] = arguments[1:]  # Hydra's overrides
         data.main()
+        return
+    if arguments[:1] == ["status"]:
+        status.main(arguments[1:])
         return
     options = parser().parse_args(arguments)
     fill(options)

@@ -37,6 +37,7 @@ made again. Rivals: pip install -e '.[bench]'.
   python -m experiments.bench layer --d 256 --n-experts 1048576 --with-optimizer --memory
   python -m experiments.bench layer --device cuda --table-dtype bf16
   python -m experiments.bench data [overrides]     the loader against training steps
+  python -m experiments.bench status [--points N]  what a sweep of N points keeps waiting
 """
 
 
@@ -64,6 +65,7 @@ def parser() -> ArgumentParser:
             _add_step(command)
         _add_settings(command, name)
     commands.add_parser("data", help="the loader alone against training steps; Hydra's overrides")
+    commands.add_parser("status", help="status, collect and isoflop of a sweep of 10,000 points")
     return top
 
 

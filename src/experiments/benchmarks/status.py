@@ -1,0 +1,99 @@
+"""How long a person waits for what a big sweep holds: `python -m experiments.bench status`.
+
+Each command is a process of its own, from its start to its end, on a sweep made up for it.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from experiments.benchmarks.made_sweep import make_sweep
+from experiments.tables import aligned
+
+_SMALL = 32  # points
+_REPEATS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Command:
+    """limit: seconds of wall time, for 10,000 points and the small sweep."""
+
+    name: str
+    words: tuple[str, ...]
+    limit: float
+    repeats: int = _REPEATS
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Prints each command's seconds beside its limit; exits with 1 if one is missed."""
+    parser = ArgumentParser(prog="python -m experiments.bench status", description=__doc__)
+    parser.add_argument("--points", type=int, default=10_000, help="of the sweep (default 10000)")
+    options = parser.parse_args(arguments)
+    if options.points < 1:
+        raise ValueError(f"--points {options.points} must be at least 1")
+    with tempfile.TemporaryDirectory(prefix="experiments-bench-") as name:
+        folder = Path(name) / "results"
+        print(f"making a sweep of {options.points} points in {folder}", file=sys.stderr)
+        make_sweep(folder / "big", options.points)
+        make_sweep(folder / "small", min(_SMALL, options.points))
+        missed = _measure(_commands(folder), options.points)
+    if missed:
+        raise SystemExit(1)
+
+
+def _commands(folder: Path) -> list[_Command]:
+    big, small, out = str(folder / "big"), str(folder / "small"), str(folder.parent / "analysis")
+    status, collect = ("-m", "experiments.status"), ("-m", "experiments.collect")
+    return [
+        _Command(name="status", words=(*status, big), limit=2),
+        _Command(name="status --json", words=(*status, "--json", big), limit=2),
+        _Command(name=f"status, {_SMALL} points", words=(*status, small), limit=1),
+        _Command(name="collect", words=(*collect, big), limit=10, repeats=1),
+        _Command(
+            name="analysis isoflop",
+            words=("-m", "analysis", "isoflop", big, "--out", out),
+            limit=10,
+            repeats=1,
+        ),
+    ]
+
+
+def _measure(commands: Sequence[_Command], n_points: int) -> list[str]:
+    """Prints the table; returns the names of what took longer than its limit, or failed."""
+    rows = [("command", "points", "seconds", "CPU seconds", "limit", "")]
+    missed = []
+    for command in commands:
+        print(f"{command.name} ...", file=sys.stderr, flush=True)
+        runs = [_timed(command.words) for _ in range(command.repeats)]
+        wall, cpu = (median(values) for values in zip(*[run[:2] for run in runs]))
+        error = runs[-1][2]
+        verdict = f"failed: {error}" if error else "missed" if wall > command.limit else "ok"
+        if verdict != "ok":
+            missed.append(command.name)
+        points = str(_SMALL) if str(_SMALL) in command.name else str(n_points)
+        rows.append(
+            (command.name, points, f"{wall:.2f}", f"{cpu:.2f}", f"{command.limit:g}", verdict)
+        )
+    lines = aligned([row[:5] for row in rows])
+    print("\n".join(f"{line}  {row[5]}".rstrip() for line, row in zip(lines, rows)))
+    return missed
+
+
+def _timed(words: Sequence[str]) -> tuple[float, float, str]:
+    """Wall and CPU seconds of a command, and the last line of its error, if it failed."""
+    before, start = os.times(), time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, check=False, errors="replace"
+    )
+    wall, after = time.perf_counter() - start, os.times()
+    cpu = after.children_user + after.children_system
+    cpu -= before.children_user + before.children_system
+    error = (done.stderr.strip() or "no message").splitlines()[-1] if done.returncode else ""
+    return wall, cpu, error
