@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo study test test-fast test-slurm check format wandb-sync clean
+.PHONY: help demo study test test-fast test-slurm soak check format wandb-sync clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -33,6 +33,11 @@ test-fast: $(READY)  ## run the tests that take seconds
 
 test-slurm: $(READY)  ## run the tests on real Slurm daemons (root; apt-get install slurm-wlm munge)
 	$(BIN)/python -m pytest -m slurm
+
+# MINUTES of random faults, SEED and ONLY to see a failure again (docs/soak.md)
+soak: $(READY)  ## interrupt, kill and damage runs; each must come out to the bit: MINUTES=30
+	$(BIN)/python -m tests.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) \
+		$(if $(ONLY),--only $(ONLY)) $(if $(SLURM),--slurm)
 
 check: $(READY)  ## ruff, types, import directions
 	$(BIN)/ruff check .

@@ -1,0 +1,81 @@
+"""The fault harness: `make soak MINUTES=30`, or `python -m tests.soak`; docs/soak.md.
+
+Points are trained, disturbed, and finished by the same command; each has to come out as if nothing
+had happened. First a fault at every file operation of one model, then random ones for the time that
+is left. Exit code 1 if any trial failed.
+"""
+
+import argparse
+import os
+import random
+import secrets
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch: no pool of threads that a fork would lose
+
+from tests.soak import report
+from tests.soak.enumerated import Enumeration, Spot
+from tests.soak.lanes import Job, run_all
+from tests.soak.points import MODELS, Points
+from tests.soak.processes import warm_up
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the trials that are asked for; returns the exit code."""
+    options = _parse(arguments)
+    warm_up()
+    folder = Path(tempfile.mkdtemp(prefix="soak-", dir=options.folder))
+    points = Points(options.cache)
+    points.prepare()
+    print(f"seed {options.seed}; folders in {folder}", flush=True)
+    start, outcomes = time.monotonic(), []
+    for outcome in run_all(_jobs(options, points, folder), folder, options.jobs):
+        outcomes.append(outcome)
+        if outcome.problems:
+            print(report.failure(outcome, options.seed), flush=True)
+        if len(outcomes) % 100 == 0:
+            seconds = time.monotonic() - start
+            print(report.last_line(outcomes, seconds, options.seed), flush=True)
+    print(report.table(outcomes))
+    print(report.last_line(outcomes, time.monotonic() - start, options.seed))
+    return int(any(outcome.problems for outcome in outcomes))
+
+
+def _jobs(options: argparse.Namespace, points: Points, folder: Path) -> Iterator[Job]:
+    """The trials: those named, or the enumerated and then random ones until the time is up."""
+    only = options.only.split(",") if options.only else []
+    named = [Spot.parse(name) for name in only if ":" in name]
+    models = {spot.model for spot in named} or set(options.enumerate.split(",")) - {""}
+    if named or not only:
+        enumeration = Enumeration(points, folder / "begin", sorted(models))
+        for spot in named or enumeration.spots():
+            rng = random.Random(f"{options.seed} {spot.name}")
+            yield Job(
+                name=spot.name, run=lambda own, spot=spot, rng=rng: enumeration.run(spot, own, rng)
+            )
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.soak", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("--minutes", type=float, default=10.0, help="of random faults")
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="default: drawn")
+    parser.add_argument("--only", default="", help="names of trials, with commas")
+    parser.add_argument(
+        "--enumerate", default="dense", metavar="MODELS",
+        help=f"whose file operations are all tried: of {','.join(MODELS)}, or nothing",
+    )  # fmt: skip
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="at a time")
+    parser.add_argument("--folder", type=Path, default=None, help="for trials (default: in /tmp)")
+    cache = Path(os.environ.get("EXPERIMENTS_CACHE", ".cache")) / "soak"
+    parser.add_argument("--cache", type=Path, default=cache.resolve(), help="for references")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""The n-th file operation of a run: counted by an audit hook, and ended, denied or cut short there.
+
+Counted are opens for writing, renames, removals, links, changes of mode and new folders, below one
+folder. What torch or a kernel writes without Python's open is not seen.
+"""
+
+import errno
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+KINDS = ("kill", "torn", "short", "ENOSPC", "full", "TERM", "USR1")
+_PATHS = {  # audit event -> how many of its first arguments are paths
+    "os.rename": 2, "os.remove": 1, "os.rmdir": 1, "os.chmod": 1, "os.mkdir": 1, "os.link": 2,
+    "os.symlink": 2, "os.truncate": 1,
+}  # fmt: skip
+_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+Act = Callable[[int, str, Path, int], None]
+
+
+def watch(folder: Path, act: Act) -> None:
+    """Calls act(n, operation, path, flags of an open) before each operation below the folder, for
+    this process's life: no audit hook can be removed.
+    """
+    prefix = str(folder)
+    state = {"n": 0, "busy": False}
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if state["busy"]:
+            return
+        path = _path_of(event, arguments)
+        if path is None or not path.startswith(prefix):
+            return
+        state["n"] += 1
+        state["busy"] = True
+        try:
+            flags = arguments[2] if event == "open" else 0
+            act(state["n"], event.removeprefix("os."), Path(path), flags)
+        finally:
+            state["busy"] = False
+
+    sys.addaudithook(hook)
+
+
+def strike(folder: Path, at: int, kind: str, cut: int, told: int) -> None:
+    """Has the kind of fault happen at the at-th operation; writes what it was to the pipe `told`.
+
+    kill: before it. torn: killed once it has written `cut` bytes; short: the write fails there;
+    both need an open, or nothing happens. ENOSPC: it is refused; full: so is every later open.
+    Else a signal's name, sent to the process itself.
+    """
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+
+    def act(n: int, operation: str, path: Path, flags: int) -> None:
+        if n > at and kind in ("torn", "short"):
+            resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+            return
+        if n > at and kind == "full" and operation in ("open", "mkdir"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        if n != at:
+            return
+        if kind in ("torn", "short"):
+            if operation != "open":
+                return
+            size = path.stat().st_size if path.exists() and not flags & os.O_TRUNC else 0
+            if kind == "torn":
+                signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+            os.write(told, f"{operation}:{path.name} +{cut}".encode())
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size + cut, unlimited[1]))
+            return
+        os.write(told, f"{operation}:{path.name}".encode())
+        if kind == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif kind in ("ENOSPC", "full"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        else:
+            os.kill(os.getpid(), signal.Signals[f"SIG{kind}"])
+
+    watch(folder, act)
+
+
+def _path_of(event: str, arguments: tuple[Any, ...]) -> str | None:
+    """The path that is written, the second of two; None for what writes nothing."""
+    if event == "open":
+        path, _, flags = arguments
+        if not (isinstance(flags, int) and flags & _WRITES):
+            return None
+    elif event in _PATHS:
+        path = arguments[_PATHS[event] - 1]
+        if event == "os.mkdir" and Path(os.fsdecode(path)).is_dir():
+            return None  # exist_ok
+    else:
+        return None
+    return None if isinstance(path, int) else str(Path.cwd() / os.fsdecode(path))
