@@ -14,8 +14,9 @@ import torch
 from experiments import distributed, environment, interruption
 from experiments.checkpoints import Checkpoint, RandomState, to_resume_from
 from experiments.data.module import Consumed, TokenDataModule
+from experiments.history import History
 from experiments.point import Point
-from experiments.train import History, LanguageModel
+from experiments.train import LanguageModel
 
 Sink = Callable[[dict[str, float]], None]
 

@@ -5,8 +5,6 @@ Analysis reads these and nothing else of the harness; it never recomputes what s
 
 import hashlib
 import json
-import os
-import tempfile
 import types
 import typing
 from collections.abc import Iterator
@@ -15,6 +13,8 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from experiments.disk import write_text_atomically as write_text_atomically
 
 RECORD_NAME = "record.json"
 CHECKSUM = "sha256"  # last key, of the file's text before it; records of before it have none
@@ -97,26 +97,12 @@ class RunRecord:
             raise ValueError(f"status={self.status!r} is not one of {', '.join(STATUSES)}")
 
 
-def write_text_atomically(path: Path, text: str) -> None:
-    """Writes under a temporary name in the same folder, then renames: whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
 def write_record(run_dir: Path, record: RunRecord) -> Path:
     """Writes run_dir/record.json, with its checksum, and returns its path."""
     path = run_dir / RECORD_NAME
     text = json.dumps(asdict(record), indent=1).removesuffix("\n}")
     digest = hashlib.sha256(text.encode()).hexdigest()
-    write_text_atomically(path, f'{text}{_MARK.decode()}{digest}"\n}}\n')
+    write_text_atomically(path, f'{text}{_MARK.decode()}{digest}"\n}}\n', durable=True)
     return path
 
 

@@ -1,11 +1,8 @@
-"""The LightningModule: loss, parameter groups, schedule; and the callbacks of one run."""
+"""The LightningModule: loss, parameter groups, schedule."""
 
-import csv
 import math
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -147,66 +144,3 @@ def _roles(model: nn.Module) -> list[tuple[nn.Parameter, str]]:
     return [
         (p, special.get(p, "backbone" if p.dim() >= 2 else "vectors")) for p in model.parameters()
     ]
-
-
-class History(pl.Callback):
-    """Appends a row every n steps to history.csv and hands it to `also` (W&B, progress).
-
-    Columns: step, n_tokens, flops, loss (mean since the last row, nats/token), lr,
-    tokens_per_second, seconds (of training in this process).
-    """
-
-    def __init__(self, path: Path, every: int, also: Callable[[dict[str, float]], None]) -> None:
-        self.path, self.every, self.also = path, every, also
-
-    seconds: float = 0.0  # of training in this process
-    steps_here: int = 0
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.start = self.last_time = time.perf_counter()
-        self.first_step = self.last_step = self.last_row = trainer.global_step
-        # a resumed run: rows past its checkpoint will be written again
-        if trainer.is_global_zero and self.path.exists():
-            with self.path.open(newline="", encoding="utf-8") as file:
-                kept = [row for row in csv.DictReader(file) if int(row["step"]) <= self.last_step]
-            self.path.unlink()
-            for row in kept:
-                self._append(row)
-            self.last_row = int(kept[-1]["step"]) if kept else 0
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any, **__: Any
-    ) -> None:
-        assert isinstance(pl_module, LanguageModel)
-        step, plan = trainer.global_step, pl_module.plan
-        if step == self.last_step or (step % self.every and step != plan.n_steps):
-            return  # in the middle of a step, or between rows
-        loss = float(pl_module.step_losses[self.last_row : step].double().mean())
-        now = time.perf_counter()
-        n_tokens = step * plan.batch_tokens
-        row = {
-            "step": step,
-            "n_tokens": n_tokens,
-            "flops": n_tokens * plan.cost.training_flops,
-            "loss": loss,
-            "lr": trainer.optimizers[0].param_groups[0]["lr"],
-            "tokens_per_second": (step - self.last_step)
-            * plan.batch_tokens
-            / (now - self.last_time),
-            "seconds": now - self.start,
-        }
-        self.seconds, self.steps_here = now - self.start, step - self.first_step
-        self.last_step, self.last_time, self.last_row = step, now, step
-        if trainer.is_global_zero:
-            self._append(row)
-            self.also(row)
-        if not loss < DIVERGED_LOSS * math.log(pl_module.model.config.vocab_size):
-            trainer.should_stop = True
-
-    def _append(self, row: Mapping[str, Any]) -> None:
-        new = not self.path.exists()
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, row)
-            if new:
-                writer.writeheader()
-            writer.writerow(row)

@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from experiments.data.batches import Batch, Windows, as_batch
@@ -97,6 +98,8 @@ class Loader:
             batch_size=None,
             collate_fn=_as_it_is,  # type: ignore[arg-type]  # without batch_size, one item
             num_workers=n_workers,
+            # its own: an iterator draws a number when it is made, and a resumed run makes one more
+            generator=torch.Generator(),
             multiprocessing_context=mp.get_context("spawn") if n_workers else None,
         )
 

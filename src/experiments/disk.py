@@ -1,0 +1,74 @@
+"""Files that are whole or not there, and a disk that refuses them, in one line. Stdlib only."""
+
+import errno
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+PARTIAL = ".partial"  # ends the name of a file that is being written
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_UNABLE_TO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # of some network file systems
+_TEMPORARY = re.compile(r"\..+\.[0-9a-z_]{8}")  # write_text_atomically's names
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turns the system's refusal to write `path` into a RuntimeError with path, reason, remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            remedy = "free some space on that disk"
+        elif error.errno in _DENIED:
+            remedy = "make it writable"
+        else:
+            remedy = "mend that path"
+        raise RuntimeError(
+            f"{path} can't be written: {error.strerror or error}; {remedy}, and run the same "
+            "command again: it goes on from the last checkpoint"
+        ) from error
+
+
+def write_text_atomically(
+    path: Path, text: str, *, private: bool = False, durable: bool = False
+) -> None:
+    """Writes under a temporary name in the same folder, then renames: whole or not at all.
+
+    private: for its owner alone, whatever the umask. durable: on the disk before it has its name,
+    so that a power loss leaves the old file or the new one. Raises RuntimeError as explained().
+    """
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        flags, mode = os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666
+        try:
+            with os.fdopen(os.open(temporary, flags, mode), "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                if durable:
+                    sync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def sync(descriptor: int) -> None:
+    """Sees a file's content to the disk, where the file system can."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _UNABLE_TO_SYNC:
+            raise
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what killed writers left in a folder. For whoever alone writes there."""
+    for path in folder.iterdir():
+        if path.name.endswith(PARTIAL) or _TEMPORARY.fullmatch(path.name):
+            with suppress(OSError):  # a folder, or not ours: it is in nobody's way
+                path.unlink()
