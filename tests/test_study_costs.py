@@ -15,16 +15,16 @@ def records():
 
 @pytest.fixture(scope="module")
 def one(records):
-    """one("peer", 3e12, n_experts=16384): a run at that budget's seeded size, default settings."""
+    """one("peer", 3e12): a run at that budget's seeded size, of the settings compared."""
 
-    def find(model, budget, n_experts=None, n_layers=None):
+    def find(model, budget, n_experts=16384, n_layers=None):
         return next(
             r
             for r in records
             if r.sweep in ("study/isoflop", "study/experts")
             and (r.model, r.budget) == (model, budget)
             and r.n_layers == (n_layers or SEEDED[budget])
-            and (n_experts is None or r.n_experts == n_experts)
+            and (model != "peer" or r.n_experts == n_experts)
             and (model != "peer" or (heads(r), r.config["model"]["top_k"]) == (4, 16))
             and (model != "peer" or r.config["model"]["d_key"] == 32)
         )
@@ -57,7 +57,7 @@ def test_flops_md_says_what_adam_adds(one):
         return 100 * 12 * record.n_params / (record.batch_tokens * record.flops_per_token)
 
     dense = [share("dense", budget) for budget in SEEDED]
-    peer = [share("peer", budget, 16384) for budget in SEEDED]
+    peer = [share("peer", budget) for budget in SEEDED]
     many = [share("peer", budget, 262144) for budget in (3e12, 1e13)]
     assert (
         f"that is {min(dense):.1f} to {max(dense):.1f} % of the counted compute of a dense model, "
@@ -74,7 +74,7 @@ def overcharge(record):
 
 def test_flops_md_says_what_keys_are_charged_and_do_not_compute(one):
     def listed(model):
-        shares = [f"{100 * overcharge(one(model, budget, 16384)):.1f}" for budget in SEEDED]
+        shares = [f"{100 * overcharge(one(model, budget)):.1f}" for budget in SEEDED]
         return f"{shares[0]}, {shares[1]} and {shares[2]} %"
 
     many = [f"{100 * overcharge(one('peer', budget, 262144)):.0f}" for budget in (3e12, 1e13)]
@@ -85,7 +85,7 @@ def test_flops_md_says_what_keys_are_charged_and_do_not_compute(one):
 
 
 def test_the_configuration_says_what_finding_experts_costs(one):
-    shares = [one("peer", budget, 16384).flops_shares for budget in SEEDED]
+    shares = [one("peer", budget).flops_shares for budget in SEEDED]
     times = [
         f"{(s['ffn.query'] + s['ffn.keys'] + s['ffn.pairs']) / s['ffn.experts']:.1f}"
         for s in shares
@@ -99,8 +99,7 @@ def test_study_md_says_what_layers_cost_and_hold(one):
     none = {budget: one("none", budget) for budget in SEEDED}
     dense = {budget: one("dense", budget) for budget in SEEDED}
     for name, _, flops, params in rows:
-        of_peer = {"n_experts": 16384} if name == "`peer`" else {}
-        layer = {b: one(name.strip("`"), b, **of_peer) for b in SEEDED}
+        layer = {b: one(name.strip("`"), b) for b in SEEDED}
         cost = [f"{layer[b].flops_per_token / none[b].flops_per_token:.2f}" for b in SEEDED]
         held = [
             (layer[b].n_params - none[b].n_params) / (dense[b].n_params - none[b].n_params)
@@ -112,15 +111,14 @@ def test_study_md_says_what_layers_cost_and_hold(one):
 
 def test_study_md_says_how_small_a_part_the_layer_is(one):
     def share(model, budget, n_layers):
-        n_experts = 16384 if model == "peer" else None
-        total = one(model, budget, n_experts, n_layers).flops_per_token
-        return 100 * (1 - one("none", budget, None, n_layers).flops_per_token / total)
+        total = one(model, budget, n_layers=n_layers).flops_per_token
+        return 100 * (1 - one("none", budget, n_layers=n_layers).flops_per_token / total)
 
     def seeded(model):
         a, b, c = (f"{share(model, budget, n):.0f}" for budget, n in SEEDED.items())
         return f"{a}, {b} and {c} %"
 
-    heads = [100 * one("peer", b, 16384).flops_shares["head"] for b in SEEDED]
+    heads = [100 * one("peer", b).flops_shares["head"] for b in SEEDED]
     assert (
         f"it is {seeded('peer')} of the compute with PEER and {seeded('dense')} with dense, "
         f"at L = 7 it is {share('peer', 3e13, 7):.0f} and {share('dense', 3e13, 7):.0f} %; "
@@ -140,12 +138,12 @@ def test_study_md_says_what_many_experts_are_charged(one):
 
 
 def test_study_md_says_what_the_records_are(records):
-    """59 of a working tree with uncommitted changes; six are in two sweeps."""
+    """How many are of a working tree with uncommitted changes; six are in two sweeps."""
     dirty = [r for r in records if r.environment["git_dirty"]]
     said = text("docs/study.md")
     of = {b: sum(r.sweep == "study/isoflop" and r.budget == b for r in dirty) for b in SEEDED}
     causes = sum(r.sweep == "study/causes" for r in dirty)
-    assert (len(dirty), of[3e12], sum(of.values()) + causes) == (59, 0, 59)
+    assert sum(of.values()) - of[3e12] + causes == len(dirty)
     assert f"{len(dirty)} of 258 records are of a working tree with uncommitted changes" in said
     assert f"{of[1e13]} of 42 of the isoFLOP runs at 1e13, {of[3e13]} of 42 at 3e13" in said
     assert f"and {causes} of the causes" in said
@@ -156,3 +154,20 @@ def test_study_md_says_what_the_records_are(records):
     assert f"258 records are {sums}" in said
     assert {r.config["trainer"]["precision"] for r in records} == {"auto"}  # float32 on a CPU
     assert max(r.epochs for r in records) < 1
+
+
+def test_study_md_says_how_much_text_equal_compute_buys(one):
+    peer, dense = ([one(m, b).n_tokens for b in SEEDED] for m in ("peer", "dense"))
+    changes = [f"{100 * (a / b - 1):+.0f}" for a, b in zip(peer, dense, strict=True)]
+    assert changes == ["-5", "-0", "+2"]
+    said = text("docs/study.md")
+    assert "5 % less text than dense at L = 3, as much at L = 4, and 2 % more at L = 5" in said
+    for budget, percent in ((3e12, 21), (1e13, 13)):
+        few, many = (one("peer", budget, n).n_tokens for n in (4096, 262144))
+        assert round(100 * (1 - many / few)) == percent
+    assert "leaves 262,144 experts 21 and 13 % less text than 4,096" in said
+    keys = [
+        [one("peer", b, n).flops_shares["ffn.keys"] for n in (4096, 262144)] for b in (3e12, 1e13)
+    ]
+    a, b = ([f"{100 * share:.0f}" for share in each] for each in keys)
+    assert f"from {a[0]} to {a[1]} % of the counted FLOPs at L = 3, from {b[0]} to {b[1]} %" in said
