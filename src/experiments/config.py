@@ -1,14 +1,13 @@
 """The shape of conf/, as frozen dataclasses: what run.py reads a composed Hydra config into.
 
 Strict on purpose: an unknown key, a missing one or a wrong type is a ValueError naming it,
-wherever it came from (`+typo=1` passes Hydra's own check).
+wherever it came from (`+typo=1` passes Hydra's own check). A new field is declared by
+fields.added: at its default it then leaves the ids of runs as they are.
 """
 
 import dataclasses
 import difflib
-import hashlib
 import importlib
-import json
 import types
 import typing
 from collections.abc import Mapping
@@ -135,11 +134,13 @@ class Optim:
 
 @dataclass(frozen=True, kw_only=True)
 class Trainer:
-    """Where and how fast a run is computed; no part of its identity.
+    """Where and how fast a run is computed; no part of its identity, with one exception.
 
     devices of each of num_nodes nodes train one run together, a process each (DDP).
     micro_batch_size: sequences of a process's forward pass, whose gradients add up to the step's;
-    null for all at once. Layers that mix tokens (expert choice, batch norm) see that many.
+    null for all at once. Expert choice and the balance loss see the tokens of one forward pass,
+    batch norm those of all processes' at once: how many is part of such a run's identity
+    (identity.mixed_sequences).
     n_threads: CPU threads, null for all that the process may use. n_loader_workers: processes that
     make batches, null for none where tokens are packed and two where they are streamed.
     flops_per_second: the rate that estimates assume, null to measure this machine.
@@ -205,12 +206,6 @@ class RunConfig:
     kernel: KernelName = "auto"  # as in records from before there was a choice
 
 
-NOT_IDENTITY = (
-    "sweep", "dry_run", "retry", "kernel", "eval", "evaluation", "trainer", "logger", "paths",
-    "model_name",
-)  # fmt: skip
-
-
 def read_run_config(raw: Mapping[str, Any]) -> RunConfig:
     """The typed config of one composed, resolved mapping.
 
@@ -254,31 +249,21 @@ def read_eval_sets(raw: Mapping[str, Any]) -> dict[str, EvalSet]:
     return sets
 
 
-def run_id(raw: Mapping[str, Any], data: Mapping[str, Any]) -> str:
-    """A run's name: 12 hex digits of the hash of its resolved config.
-
-    Left out is what cannot change the result: where it is stored, how it is logged, what it is
-    computed on, which sweep asked for it, and on what else it is scored. `data` replaces keys of
-    the node of that name: by what the corpus and the tokenizer are, not where they lie.
-    """
-    identity = {k: v for k, v in raw.items() if k not in NOT_IDENTITY}
-    kept = {k: v for k, v in (identity.get("data") or {}).items() if k != "path"}
-    identity["data"] = {**kept, **data}
-    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
 def build(node: Any, where: str) -> Any:
     """The dataclass that a config node names by its `_target_`, with the node's other keys."""
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ValueError(f"{where}: needs a _target_ naming the class to build")
     fields = {k: v for k, v in node.items() if k != "_target_"}
+    return read(target_class(node, where), fields, where)
+
+
+def target_class(node: Mapping[str, Any], where: str) -> Any:
+    """What a config node's `_target_` names. Raises ValueError if that can't be imported."""
     module, _, name = str(node["_target_"]).rpartition(".")
     try:
-        cls = getattr(importlib.import_module(module), name)
+        return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"{where}._target_={node['_target_']!r} can't be imported") from error
-    return read(cls, fields, where)
 
 
 def read(cls: type, values: Mapping[str, Any], where: str = "") -> Any:
@@ -294,10 +279,11 @@ def read(cls: type, values: Mapping[str, Any], where: str = "") -> Any:
     for name, field in fields.items():
         if field.default is dataclasses.MISSING and values.get(name, "???") == "???":
             raise ValueError(f"{prefix}{name} is not set; give {prefix}{name}=...")
-    return cls(**{k: _value(v, hints[k], f"{prefix}{k}") for k, v in values.items()})
+    return cls(**{k: read_value(v, hints[k], f"{prefix}{k}") for k, v in values.items()})
 
 
-def _value(value: Any, hint: Any, where: str) -> Any:
+def read_value(value: Any, hint: Any, where: str) -> Any:
+    """The value as its hint has it: floats, groups, tuples. Raises ValueError for another type."""
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if not isinstance(value, Mapping):
             raise ValueError(f"{where}={value!r} must be a group of keys")

@@ -8,7 +8,7 @@ residual additions, the optimizer. At small widths that is not little: docs/flop
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 # forward 1, backward 2 (Kaplan 2020, arXiv:2001.08361, §2.1). Too much for sub-keys, whose backward
 # pass is of the winners alone: docs/flops.md.
@@ -90,10 +90,16 @@ class Cost:
 VOCABULARY_TERMS = ("embedding", "head")
 
 
+# The tokens that meet in a layer: of one process's forward pass, or of all processes' at once
+Mixing = Literal["process", "all_processes"]
+
+
 class FFNConfig(Protocol):
     """What the trunk asks of a feed-forward variant: count yourself, build yourself.
 
-    `n_experts` and the like are the variant's own; the trunk never reads them.
+    `n_experts` and the like are the variant's own; the trunk never reads them. It may also have
+    `check_batch(n_tokens)`, which refuses a forward pass of so many tokens, and `mixes`: a Mixing
+    where a sequence's outputs or loss in training depend on the sequences beside it.
     """
 
     def cost(self, d_model: int) -> Cost:

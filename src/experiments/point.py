@@ -1,16 +1,18 @@
 """A point of a sweep: its config read, its model counted, its plan made. Computes nothing else."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from experiments import config as config_module
 from experiments.config import RunConfig
+from experiments.costs import FFNConfig
 from experiments.data.packed import PackedText
 from experiments.data.prepare import check_data, data_identity, train_folder
 from experiments.distributed import check_ranks, n_micro_batches, world_size
 from experiments.environment import resolve_accelerator, resolve_precision
+from experiments.identity import mixed_sequences, run_id
 from experiments.kernels.select import check_kernel
 from experiments.memory import plan_memory
 from experiments.models.transformer import TransformerConfig, place
@@ -60,13 +62,13 @@ def make_point(raw: Mapping[str, Any]) -> Point:
         vocab_size=config.data.tokenizer.n_entries(),
         seq_len=config.data.seq_len,
         tie_head=ladder.tie_head,
-        ffns=place(config.model, config.trunk.base_ffn, config.trunk.ffn_blocks, config.size),
+        ffns=_ffns(config),
     )
     batch_tokens = ladder.batch_size * config.data.seq_len
     for ffn in transformer.ffns:
         check_batch = getattr(ffn, "check_batch", None)
         if check_batch is not None:
-            check_batch(batch_tokens)
+            check_batch(batch_tokens // world_size(config) // n_micro_batches(config))
     accelerator = resolve_accelerator(config.trainer.accelerator)
     resolve_precision(config.trainer.precision, accelerator)
     check_tables(config, accelerator)
@@ -74,7 +76,7 @@ def make_point(raw: Mapping[str, Any]) -> Point:
     return Point(
         raw=raw,
         config=config,
-        run_id=_run_id(raw, config),
+        run_id=_run_id(raw, config, transformer.ffns),
         transformer=transformer,
         plan=plan,
     )
@@ -82,11 +84,17 @@ def make_point(raw: Mapping[str, Any]) -> Point:
 
 def run_id_of(raw: Mapping[str, Any]) -> str:
     """The run id of a resolved config, without planning it. Raises ValueError for a bad one."""
-    return _run_id(raw, config_module.read_run_config(raw))
+    config = config_module.read_run_config(raw)
+    check_ranks(config)
+    return _run_id(raw, config, _ffns(config))
 
 
-def _run_id(raw: Mapping[str, Any], config: RunConfig) -> str:
-    return config_module.run_id(raw, data_identity(config.data))
+def _run_id(raw: Mapping[str, Any], config: RunConfig, ffns: Sequence[FFNConfig]) -> str:
+    return run_id(raw, data_identity(config.data), mixed_sequences(config, ffns))
+
+
+def _ffns(config: RunConfig) -> tuple[FFNConfig, ...]:
+    return place(config.model, config.trunk.base_ffn, config.trunk.ffn_blocks, config.size)
 
 
 def check_tables(config: RunConfig, accelerator: str) -> None:

@@ -3,9 +3,11 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, is_dataclass
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
+
+from experiments.fields import settings
 
 TRAIN, VALIDATION = "train", "validation"
 
@@ -13,8 +15,9 @@ TRAIN, VALIDATION = "train", "validation"
 class Corpus(Protocol):
     """A frozen dataclass; its identity is part of a run's identity and of the token cache's.
 
-    Its fields are its identity, unless it has a method `identity() -> dict` that says better what
-    the text depends on (the content of a folder, not its path).
+    Its fields are its identity, but for those that fields.added declares and that are at their
+    default; unless it has a method `identity() -> dict` that says better what the text depends
+    on (the content of a folder, not its path).
     """
 
     def documents(self, split: str, cache: Path) -> Iterator[str]:
@@ -44,7 +47,7 @@ def identity(part: Any) -> dict[str, Any]:
     assert is_dataclass(part)
     assert not isinstance(part, type)
     own = getattr(part, "identity", None)
-    return {"kind": type(part).__name__, **(own() if own is not None else asdict(part))}
+    return {"kind": type(part).__name__, **(own() if own is not None else settings(part))}
 
 
 def digest(values: Any) -> str:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from experiments.costs import Term
+from experiments.costs import Mixing, Term
 from experiments.distributed import sum_over_ranks
 from experiments.kernels.ops import product_key_topk
 from experiments.models.ffn._base import FFN, Role, check_choice, check_positive
@@ -64,6 +64,11 @@ class ProductKeyConfig:
         check_choice("score", self.score, SCORES)
         check_choice("value_init", self.value_init, INITS)
         check_choice("table_dtype", self.table_dtype, TABLE_DTYPES)
+
+    @property
+    def mixes(self) -> Mixing | None:
+        """Batch norm in training is over the tokens of all processes."""
+        return "all_processes" if self.query_norm == "batch" else None
 
     @property
     def n_retrieved(self) -> int:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from experiments.costs import Cost, Term
+from experiments.costs import Cost, Mixing, Term
 from experiments.kernels.grouped import grouped_matmul
 from experiments.kernels.ops import Execution, gather_sum
 from experiments.models.ffn._base import ACTIVATIONS, FFN, check_choice, check_positive
@@ -79,6 +79,12 @@ class MoEConfig:
             )
 
     @property
+    def mixes(self) -> Mixing | None:
+        """Expert choice compares a forward pass's tokens; the balance loss is over them."""
+        mixing = self.routing == "expert_choice" or self.balance == "loss"
+        return "process" if mixing else None
+
+    @property
     def experts_per_token(self) -> float:
         """Routed experts a token uses on average."""
         return self.capacity_factor if self.routing == "expert_choice" else self.top_k
@@ -88,17 +94,18 @@ class MoEConfig:
         return max(1, round(self.width_factor * d_model / self.granularity))
 
     def capacity(self, n_tokens: int) -> int:
-        """Tokens an expert takes from a batch of n_tokens, rounded up; expert choice only."""
+        """Tokens an expert takes of a forward pass of n_tokens, rounded up; expert choice only."""
         return math.ceil(n_tokens * self.capacity_factor / self.n_experts)
 
     def check_batch(self, n_tokens: int) -> None:
-        """Raises ValueError if a batch of n_tokens can't be shared out as the cost says."""
+        """Raises ValueError if a forward pass's n_tokens can't be shared out as the cost says."""
         exact = n_tokens * self.capacity_factor / self.n_experts
         if self.routing == "expert_choice" and self.capacity(n_tokens) > 1.01 * exact:
             raise ValueError(
                 f"expert choice would give each of n_experts={self.n_experts} "
-                f"{exact:g} of {n_tokens} tokens, which is not a whole number of at least 1: "
-                "its FLOPs would be off by more than 1 %; use fewer experts or a larger batch"
+                f"{exact:g} of the {n_tokens} tokens of a forward pass, which is not a whole "
+                "number of at least 1: its FLOPs would be off by more than 1 %; use fewer experts, "
+                "or a larger ladder.batch_size or trainer.micro_batch_size"
             )
 
     def cost(self, d_model: int) -> Cost:

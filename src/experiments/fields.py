@@ -1,0 +1,41 @@
+"""How a field of a config is declared that runs recorded earlier did not have."""
+
+import dataclasses
+from typing import Any
+
+_ADDED = "added"
+
+
+def added(default: Any) -> Any:
+    """The default of a config's field that is younger than runs on disk.
+
+    At its default such a field is no part of a run's identity, so runs from before keep their
+    ids, and a config without it reads as the default. So the default must be what the code did
+    before. A default that changes later would give old ids to new results: declare another field.
+
+        dropout: float = added(0.0)
+    """
+    return dataclasses.field(default=default, metadata={_ADDED: True})
+
+
+def is_unchanged(field: "dataclasses.Field[Any]", value: Any) -> bool:
+    """Whether the field was declared by `added`, and stands at its default."""
+    return _ADDED in field.metadata and bool(value == field.default)
+
+
+def settings(config: Any) -> dict[str, Any]:
+    """dataclasses.asdict, without the fields that `added` declares and that are unchanged."""
+    values = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if not is_unchanged(field, value):
+            values[field.name] = _plain(value)
+    return values
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return settings(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

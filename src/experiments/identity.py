@@ -1,0 +1,73 @@
+"""What makes two runs the same run: a hash of the settings that can change the result."""
+
+import dataclasses
+import hashlib
+import json
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from experiments.config import RunConfig, read_value, target_class
+from experiments.costs import FFNConfig
+from experiments.distributed import n_micro_batches, world_size
+from experiments.fields import is_unchanged
+
+NOT_IDENTITY = (
+    "sweep", "dry_run", "retry", "kernel", "eval", "evaluation", "trainer", "logger", "paths",
+    "model_name",
+)  # fmt: skip
+
+
+def run_id(raw: Mapping[str, Any], data: Mapping[str, Any], mixed: Mapping[str, int]) -> str:
+    """A run's name: 12 hex digits of the hash of its resolved config.
+
+    Left out is what cannot change the result: where it is stored, how it is logged, what it is
+    computed on, which sweep asked for it, and on what else it is scored; and fields declared by
+    fields.added that stand at their default. `data` replaces keys of the node of that name: by
+    what the corpus and the tokenizer are, not where they lie. `mixed` is what mixed_sequences says.
+    """
+    kept = {k: v for k, v in raw.items() if k not in NOT_IDENTITY}
+    identity = _without_unchanged(kept, RunConfig)
+    own = {k: v for k, v in (identity.get("data") or {}).items() if k != "path"}
+    identity["data"] = {**own, **data}
+    if mixed:
+        identity["mixed_sequences"] = dict(mixed)
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def mixed_sequences(config: RunConfig, ffns: Iterable[FFNConfig]) -> dict[str, int]:
+    """How many sequences the layers that mix tokens see together, if less than a whole batch.
+
+    By what they mix (FFNConfig.mixes): the tokens of one process's forward pass, or those of all
+    processes' forward passes at once. Empty for layers that don't mix, and for one forward pass
+    over the whole batch: neither the number of processes nor micro-batches change those.
+    """
+    batch = config.ladder.batch_size
+    together = batch // n_micro_batches(config)
+    sequences = {"process": together // world_size(config), "all_processes": together}
+    mixing = {getattr(ffn, "mixes", None) for ffn in ffns}
+    return {what: n for what, n in sequences.items() if what in mixing and n != batch}
+
+
+def _without_unchanged(node: Any, hint: Any) -> Any:
+    """The node without fields that are younger than records and stand at their default.
+
+    hint: the type that the node's parent declares for it; a node with a `_target_` says itself.
+    """
+    if isinstance(node, list):
+        return [_without_unchanged(item, None) for item in node]
+    if not isinstance(node, Mapping):
+        return node
+    cls = hint
+    if "_target_" in node:
+        cls = target_class(node, "_target_")
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
+        return {key: _without_unchanged(item, None) for key, item in node.items()}
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    return {
+        key: _without_unchanged(item, hints.get(key))
+        for key, item in node.items()
+        if key not in fields or not is_unchanged(fields[key], read_value(item, hints[key], key))
+    }
