@@ -124,7 +124,13 @@ def test_what_the_halved_rate_does_at_the_largest_budget(seeds, tuning):
     assert f"1.2 times and {lead:.3f}:" in text("README.md")
     slope = (seeds.mean("none", 1e13) - seeds.mean("none", 3e13)) / math.log(3)
     multiplier = math.exp(lead / slope)
-    assert f"to {multiplier:.2f} (one seed)" in said
+    mean = math.exp(
+        np.mean([math.log(found[0]) for found in seeds.multipliers("peer", "none")[:2]]) * 2 / 3
+        + math.log(multiplier) / 3
+    )
+    assert f"to {multiplier:.2f} and the mean to {mean:.2f} (one seed)" in said
+    slower = (seeds.mean("dense", 1e13) - whole["dense"]) / math.log(3)
+    assert f"({slower:.3f} at the tuned one, seed 0 there)" in said
     assert round(multiplier, 1) == 1.2
     assert sorted(whole, key=whole.get).index("peer") == 4  # "fifth of six"
 
@@ -243,6 +249,7 @@ def test_peer_at_the_parameters_of_fine_experts(seeds, experts):
         f"PEER minus `moe_fine` is {differences[0]} at 3e12 and {differences[1]} at 1e13"
         in text("docs/study.md")
     )
+    assert f"chosen by a router is {differences[1]}." in text("README.md")
 
 
 def usual(record):
