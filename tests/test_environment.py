@@ -128,3 +128,10 @@ def test_host_device_command_and_slurm(monkeypatch, checkout):
     monkeypatch.delenv("SLURM_ARRAY_TASK_ID")
     found = describe("cpu", Path(__file__).parent)
     assert (found["slurm_job_id"], found["slurm_array_task_id"]) == (None, None)
+
+
+def test_environment_variables_are_not_kept(checkout, monkeypatch):
+    """docs/sweeps.md says so: keys and tokens belong there."""
+    for name in ("WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "hush-hush")
+    assert "hush-hush" not in json.dumps(snapshot_environment("cpu", checkout / "src"))
