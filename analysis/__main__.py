@@ -4,7 +4,6 @@ import argparse
 import os
 import shlex
 import sys
-from pathlib import Path
 
 import matplotlib as mpl
 
@@ -14,40 +13,70 @@ from analysis.expert_forms import FORMS
 from analysis.experts import BACKBONE
 from analysis.isoflop import X_NAMES
 from analysis.minima import METHODS
+from analysis.options import Parser, as_typed, check_options, named_path
 
 _SIZES = [name for name in X_NAMES if name != "n_tokens"]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit codes: 0 done, 2 bad input (one line on stderr)."""
+    """Exit codes: 0 done, 2 bad input, 1 what the machine denies, 130 interrupted; each but the
+    first with one line on stderr, and nothing written.
+    """
     options = _parser().parse_args(arguments)
     words = sys.argv[1:] if arguments is None else arguments
     options.typed = shlex.join(["python", "-m", "analysis", *map(str, words)])
     mpl.use("Agg")
     try:
+        check_options(options)
         options.run(options)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has read enough, e.g. head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
+    except KeyboardInterrupt:
+        return _refuse("interrupted; nothing was written", 130)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _refuse(as_typed(str(error)), 2)
+    except OSError as error:
+        where = error.filename
+        if where is None:  # printing is all that is done without a name
+            _drop_output()
+            return _refuse(f"can't print: {error.strerror or error}; free some space", 1)
+        return _refuse(f"{where}: {error.strerror}; make it readable, or name another", 1)
+    except RuntimeError as error:
+        return _refuse(str(error), 1)
+    except MemoryError:
+        return _refuse("the memory does not suffice; take fewer runs, e.g. by --where", 1)
     return 0
 
 
+def _refuse(why: str, code: int) -> int:
+    print(f"error: {' '.join(why.split())}", file=sys.stderr)
+    return code
+
+
+def _drop_output() -> None:
+    """What is left to print goes nowhere, so that Python doesn't try it again when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m analysis", description=__doc__)
+    parser = Parser(prog="python -m analysis", description=__doc__)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, run: object, text: str) -> argparse.ArgumentParser:
         sub = subparsers.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         sub.set_defaults(run=run)
         sub.add_argument(
-            "path", type=Path, help="a sweep's folder, a CSV or Parquet file, or an export of W&B"
+            "path",
+            type=named_path,
+            help="a sweep's folder, a CSV or Parquet file, or an export of W&B",
         )
         sub.add_argument("--json", action="store_true", help="print the result as JSON instead")
         sub.add_argument(
-            "--out", type=Path, metavar="DIR", help="where files go (default: the sweep's folder)"
+            "--out",
+            type=named_path,
+            metavar="DIR",
+            help="where files go (default: the sweep's folder)",
         )
         sub.add_argument(
             "--column",

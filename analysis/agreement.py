@@ -8,6 +8,7 @@ import pandas as pd
 
 from analysis.curves import IsoFLOPFit
 from analysis.isoflop import X_NAMES, fit_isoflop
+from analysis.minima import Method
 from analysis.parametric import fit_parametric
 from analysis.power_law import fit_power_law
 from analysis.results import FitError, FitStatus, counted, plain
@@ -49,12 +50,20 @@ class Agreement:
         return plain(self)
 
 
-def compare_approaches(table: pd.DataFrame, x: str = "n_params", *, seed: int = 0) -> Agreement:
+def compare_approaches(
+    table: pd.DataFrame,
+    x: str = "n_params",
+    *,
+    n_nearest: int | None = None,
+    noise: float | None = None,
+    seed: int = 0,
+) -> Agreement:
     """Approach 1 (best run of a budget), 2 by parabola and by Akima, 3 (parametric), each model.
 
     What can't be fitted is a row that says why. Exponents whose intervals do not meet are in the
-    warnings. x: n_params, n_active_params or n_non_embedding_params. Raises ValueError for another,
-    FitError if there is one budget only.
+    warnings. x: n_params, n_active_params or n_non_embedding_params. n_nearest and noise are
+    fit_isoflop's, for approach 2. Raises ValueError for another x, FitError if there is one budget
+    only.
     """
     if x == "n_tokens":
         raise ValueError("x='n_tokens': the approaches are compared in a size, e.g. n_params")
@@ -66,13 +75,17 @@ def compare_approaches(table: pd.DataFrame, x: str = "n_params", *, seed: int = 
     if len(budgets) < 2:
         raise FitError(f"{counted(len(budgets), 'budget')}: an exponent of compute needs 2 or more")
     top = float(budgets[-1])
+
+    def minima(own: pd.DataFrame, method: Method) -> dict[str, Any]:
+        return _isoflop(fit_isoflop(own, x, method, n_nearest, noise=noise, seed=seed), top)
+
     rows: list[dict[str, Any]] = []
     for model in dict.fromkeys(done["series"]):
         own = done[done["series"] == model]
         makers = (
             ("1 (best run)", lambda own=own: _of_best_runs(own, x, top)),
-            ("2 (parabola)", lambda own=own: _isoflop(fit_isoflop(own, x, seed=seed), top)),
-            ("2 (akima)", lambda own=own: _isoflop(fit_isoflop(own, x, "akima", seed=seed), top)),
+            ("2 (parabola)", lambda own=own: minima(own, "parabola")),
+            ("2 (akima)", lambda own=own: minima(own, "akima")),
             ("3 (parametric)", lambda own=own: _parametric(own, x, top, seed)),
         )
         for approach, make in makers:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,52 +18,60 @@ from analysis.differences_by import DifferencesBy, compare_by
 from analysis.experts import size_slopes
 from analysis.gallery import file_label
 from analysis.isoflop import fit_isoflop
-from analysis.parametric import fit_parametric
+from analysis.options import as_typed, pairs
+from analysis.parametric import ParametricFit, fit_parametric
 from analysis.planner import plan
+from analysis.progress import Steps
 from analysis.provenance import read_provenance
 from analysis.report import write_report
 from analysis.residuals import residuals_of
 from analysis.results import FitError, plain
+from analysis.staging import check_folder, staged
 from analysis.study import analyse
 from analysis.table import best_of_cells, finished, load_table
-from experiments.records import write_text_atomically
+from experiments.csv_text import to_csv
 
 Options = argparse.Namespace
 
 
 def table_of(options: Options) -> pd.DataFrame:
-    """The checked table; its notes are printed unless JSON was asked for."""
-    where = {name: value.split(",") for name, value in _pairs("where", options.where).items()}
-    columns = _pairs("column", options.column) or None
+    """The checked table; notes are printed unless JSON was asked for, damaged records always."""
+    where = {name: value.split(",") for name, value in pairs("where", options.where).items()}
+    columns = pairs("column", options.column) or None
     table = load_table(options.path, columns=columns, flops=options.flops, where=where)
+    damaged = table.attrs.get("damaged")
+    if damaged:
+        print(f"warning: {damaged}", file=sys.stderr)
     for note in table.attrs.get("notes", ()):
-        _say(options, f"note: {note}")
+        if note != damaged:
+            _say(options, f"note: {as_typed(note)}")
     return table
 
 
 def folder_of(options: Options) -> Path:
-    """Where results go: --out, else the sweep's folder, else NAME-analysis beside the file."""
+    """Where results go: --out, else the sweep's folder, else NAME-analysis beside the file.
+
+    Raises WriteError if they can't, before anything is computed.
+    """
     path: Path = options.path
     folder: Path = options.out or (
         path if path.is_dir() else path.with_name(f"{path.stem}-analysis")
     )
-    folder.mkdir(parents=True, exist_ok=True)
+    check_folder(folder)
     return folder
 
 
 def isoflop(options: Options) -> None:
     """Minima at each budget and their laws."""
     table, folder = table_of(options), folder_of(options)
-    write_text_atomically(folder / "table.csv", table.to_csv(index=False))
     _say(options, perplexities(table))
-    try:
-        fit = fit_isoflop(table, options.x, options.method, options.n_nearest, noise=options.noise)
-    except FitError:
-        _say(options, f"\ntable: {folder / 'table.csv'}")
-        raise
-    _write(options, folder / "isoflop.json", fit.to_dict())
-    with figures.style():
-        _save(figures.draw_isoflop(table, fit), folder / "isoflop.png")
+    fit = fit_isoflop(table, options.x, options.method, options.n_nearest, noise=options.noise)
+    with staged(folder) as new:
+        (new / "table.csv").write_text(to_csv(table), encoding="utf-8")
+        _write(new / "isoflop.json", fit.to_dict())
+        with figures.style():
+            _save(figures.draw_isoflop(table, fit), new / "isoflop.png")
+    _print_json(options, fit.to_dict())
     _say(options, f"\nFitted minima:\n{fit.summary()}")
     _say(options, f"\ntable: {folder / 'table.csv'}\nfits: {folder / 'isoflop.json'}")
     _say(options, f"figure: {folder / 'isoflop.png'}")
@@ -72,19 +81,20 @@ def parametric(options: Options) -> None:
     """L = E + A/N^alpha + B/D^beta for each model."""
     table, folder = table_of(options), folder_of(options)
     done = finished(table)
-    models = [options.model] if options.model else list(dict.fromkeys(done["series"]))
-    found: dict[str, Any] = {}
+    have = list(dict.fromkeys(done["series"]))
+    if options.model not in (None, *have):
+        raise ValueError(
+            f"model={options.model!r} has no finished run; the table has {', '.join(have)}"
+        )
+    found: dict[str, ParametricFit] = {}
     errors = []
-    for model in models:
+    for model in [options.model] if options.model else have:
         runs = done[done["series"] == model]
-        if runs.empty:
-            have = ", ".join(dict.fromkeys(done["series"]))
-            raise ValueError(f"model={model!r} has no finished run; the table has {have}")
         keys = ["budget", options.x] if runs["budget"].notna().any() else [options.x, "n_tokens"]
         cells = best_of_cells(runs, by=keys)
         delta = float("inf") if options.residual == "loss" else options.delta
         try:
-            fit = fit_parametric(
+            found[model] = fit_parametric(
                 cells[options.x],
                 cells["n_tokens"],
                 cells["loss"],
@@ -94,26 +104,26 @@ def parametric(options: Options) -> None:
             )
         except ValueError as error:
             errors.append(f"{model}: {error}")
-            continue
-        found[model] = fit.to_dict()
+    if not found:
+        raise FitError(f"no model could be fitted: {'; '.join(errors)}")
+    values = {model: fit.to_dict() for model, fit in found.items()}
+    with staged(folder) as new, figures.style():
+        for model, fit in found.items():
+            runs, label = done[done["series"] == model], file_label(model)
+            _save(figures.draw_contours(fit, runs, size=options.x), new / f"contours_{label}.png")
+            left = residuals_of(fit, runs, options.x)
+            _save(figures.draw_residuals(left), new / f"residuals_{label}.png")
+        _write(new / "parametric.json", values)
+    for model, fit in found.items():
         _say(options, f"{model}\n{fit.summary()}")
         reached = f"{fit.share_at_best:.0%} of {fit.n_starts} starts reached the best value"
         _say(
             options,
             f"  {reached}; condition number {fit.condition:.3g}; gradient {fit.gradient:.1e}\n",
         )
-        label = file_label(model)
-        with figures.style():
-            _save(
-                figures.draw_contours(fit, runs, size=options.x), folder / f"contours_{label}.png"
-            )
-            left = residuals_of(fit, runs, options.x)
-            _save(figures.draw_residuals(left), folder / f"residuals_{label}.png")
-    if not found:
-        raise FitError(f"no model could be fitted: {'; '.join(errors)}")
     for text in errors:
         _say(options, f"not fitted: {text}")
-    _write(options, folder / "parametric.json", found)
+    _print_json(options, values)
     _say(options, f"fits: {folder / 'parametric.json'}")
 
 
@@ -123,6 +133,11 @@ def experts(options: Options) -> None:
     choice = {"model": options.model, "baseline": options.baseline, "size": options.size}
     found = compare_laws(table, options.form or DEFAULT_FORMS, hold_out=options.hold_out, **choice)
     slopes = size_slopes(table, **{**choice, "model": found.model})
+    values = {**found.to_dict(), "size_slopes": slopes.to_dict("list")}
+    with staged(folder) as new, figures.style():
+        _save(figures.draw_experts(table, found.fits, slopes), new / "experts.png")
+        _write(new / "experts.json", values)
+    _print_json(options, values)
     for fit in found.fits:
         _say(options, f"{fit.form_name}: {fit.summary()}")
         cutoff = fit.cutoff_interval()
@@ -131,10 +146,6 @@ def experts(options: Options) -> None:
         _say(options, "")
     _say(options, found.summary())
     _say(options, f"\n-d ln L / d ln E of each size:\n{slopes.to_string(index=False)}")
-    with figures.style():
-        _save(figures.draw_experts(table, found.fits, slopes), folder / "experts.png")
-    values = {**found.to_dict(), "size_slopes": slopes.to_dict("list")}
-    _write(options, folder / "experts.json", values)
     _say(options, f"\nfits: {folder / 'experts.json'}\nfigure: {folder / 'experts.png'}")
 
 
@@ -147,8 +158,10 @@ def differences(options: Options) -> None:
         found = compare_by(table, options.by, options.baseline, budget=options.budget, noise=noise)
     else:
         found = compare_models(table, options.baseline, budget=options.budget, noise=noise)
+    with staged(folder) as new:
+        _write(new / "differences.json", found.to_dict())
+    _print_json(options, found.to_dict())
     _say(options, found.summary())
-    _write(options, folder / "differences.json", found.to_dict())
     _say(options, f"\nfits: {folder / 'differences.json'}")
 
 
@@ -172,13 +185,15 @@ def planned(options: Options) -> None:
     }
     for one in plans.values():
         _say(options, one.summary())
-    if options.json:
-        print(json.dumps({m: p.to_dict() for m, p in plans.items()}, indent=1, allow_nan=False))
+    _print_json(options, {m: p.to_dict() for m, p in plans.items()})
 
 
 def report(options: Options) -> None:
-    """Everything, on one page."""
+    """Everything, on one page; says on stderr what it is at."""
     table, folder = table_of(options), folder_of(options)
+    _check_report(table, options)
+    steps = Steps()
+    steps(f"{len(table)} runs of {options.path}")
     study = analyse(
         table,
         options.x,
@@ -187,15 +202,33 @@ def report(options: Options) -> None:
         noise=options.noise,
         baseline=options.baseline or "dense",
         asymptote=options.asymptote,
+        say=steps,
     )
     title = options.title or f"Experts at equal compute: {options.path.resolve().stem}"
-    written = write_report(study, read_provenance(options.path), folder, options.typed, title)
+    provenance = read_provenance(options.path, set(table["run_id"].dropna()))
+    written = write_report(study, provenance, folder, options.typed, title, say=steps)
+    steps.close()
     for what, why in study.missing:
         _say(options, f"not fitted: {what}: {why}")
-    if options.json:
-        print(json.dumps(study.to_dict(), indent=1, allow_nan=False))
+    _print_json(options, study.to_dict())
     _say(options, f"report: {written.page}\nfits: {written.fits}\ntable: {written.table}")
     _say(options, f"figures: {len(written.figures)} files in {folder / 'figures'}")
+
+
+def _check_report(table: pd.DataFrame, options: Options) -> None:
+    """What analyse would only say of the part that it spoils."""
+    done = finished(table)
+    have = list(dict.fromkeys([*done["series"], *done["model"]]))
+    if options.baseline not in (None, *have):
+        raise ValueError(
+            f"--baseline {options.baseline} has no finished run; the table has {', '.join(have)}"
+        )
+    lowest = float(done["loss"].min())
+    if options.asymptote is not None and options.asymptote >= lowest:
+        raise ValueError(
+            f"--asymptote {options.asymptote:g} must be below every loss: the lowest is "
+            f"{lowest:.4f} nats/token"
+        )
 
 
 def perplexities(table: pd.DataFrame) -> str:
@@ -217,25 +250,22 @@ def perplexities(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _pairs(option: str, pairs: list[str]) -> dict[str, str]:
-    """NAME=VALUE of an option that may be there several times."""
-    wrong = [pair for pair in pairs if "=" not in pair]
-    if wrong:
-        example = {"column": "OURS=THEIRS, e.g. n_params=params", "where": "COLUMN=VALUE[,VALUE]"}
-        raise ValueError(f"--{option} {wrong[0]!r} must be {example[option]}")
-    return dict(pair.split("=", 1) for pair in pairs)
-
-
 def _say(options: Options, text: str) -> None:
     if not options.json:
         print(text)
 
 
-def _write(options: Options, path: Path, values: Any) -> None:
-    text = json.dumps(plain(values), indent=1, allow_nan=False)
-    write_text_atomically(path, text + "\n")
+def _write(path: Path, values: Any) -> None:
+    path.write_text(_as_json(values) + "\n", encoding="utf-8")
+
+
+def _print_json(options: Options, values: Any) -> None:
     if options.json:
-        print(text)
+        print(_as_json(values))
+
+
+def _as_json(values: Any) -> str:
+    return json.dumps(plain(values), indent=1, allow_nan=False)
 
 
 def _save(figure: Figure, path: Path) -> None:

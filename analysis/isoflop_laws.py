@@ -31,7 +31,7 @@ from analysis.results import (
 )
 
 LOSS = "loss"
-_FLOORS = (1, 4, 7)  # of frontier_starts: a low, a middle and a high one
+_FLOORS = (0.2, 0.75, 0.97)  # shares of the lowest loss: a low, a middle and a high one
 _DROPPED = 0.1  # share of draws without a minimum above which the intervals are called selective
 
 
@@ -190,11 +190,8 @@ def _alphas(log_c: Array, log_y: Array) -> Array:
     if not enough.any():
         return found
     known, target = known[enough], np.where(known, log_y, 0.0)[enough]
-    floors = [
-        frontier_starts(x[on], row[on])[list(_FLOORS)]
-        for on, row in zip(known, target, strict=True)
-    ]
-    starts = np.stack(floors, axis=1).reshape(-1, 3)  # all with the first floor, then the next
+    floors = frontier_starts(x, target, _FLOORS, known)
+    starts = floors.swapaxes(0, 1).reshape(-1, 3)  # all with the first floor, then the next
     lower, upper = frontier_box(float(target[known].min()))
     minima = minimise(
         frontier_model(x),

@@ -4,6 +4,7 @@ Both by least squares of the logarithm, with Student's t intervals from the scat
 which holds the law's misfit as well as noise.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,7 @@ from analysis.results import (
 )
 
 _FLOOR_EXPONENTS = (1e-3, 2.0)
+SHARES = (0.02, 0.2, 0.4, 0.6, 0.75, 0.85, 0.92, 0.97, 0.995)  # floors to start from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,15 +161,23 @@ def fit_frontier(budget: ArrayLike, loss: ArrayLike) -> FrontierFit:
     )
 
 
-def frontier_starts(x: Array, log_l: Array) -> Array:
-    """theta = log E, log A, alpha for a range of floors: given E, a line in ln(L - E)."""
-    losses = np.exp(log_l)
-    rows = []
-    for share in (0.02, 0.2, 0.4, 0.6, 0.75, 0.85, 0.92, 0.97, 0.995):
-        E = share * losses.min()
-        slope, level = np.polyfit(x, np.log(losses - E), 1)
-        rows.append([np.log(E), level, max(-slope, _FLOOR_EXPONENTS[0])])
-    return np.array(rows)
+def frontier_starts(
+    x: Array, log_l: Array, shares: Sequence[float] = SHARES, on: np.ndarray | None = None
+) -> Array:
+    """theta = log E, log A, alpha (..., shares, 3) for a range of floors, as shares of the lowest
+    loss: given E, a line in ln(L - E) through log_l (..., n) at x (n,), where `on` is True.
+    """
+    weights = np.ones_like(log_l) if on is None else on.astype(np.float64)
+    losses = np.where(weights > 0, np.exp(log_l), np.inf)
+    E = losses.min(axis=-1)[..., None] * np.array(shares)
+    known = weights[..., None, :]
+    y = np.where(known > 0, np.log(losses[..., None, :] - E[..., None]), 0.0)
+    total = known.sum(axis=-1)
+    middle, level = (known * x).sum(axis=-1) / total, (known * y).sum(axis=-1) / total
+    dx = known * (x - middle[..., None])
+    slope = (dx * y).sum(axis=-1) / (dx**2).sum(axis=-1)
+    alpha = np.maximum(-slope, _FLOOR_EXPONENTS[0])
+    return np.stack([np.log(E), level - slope * middle, alpha], axis=-1)
 
 
 def frontier_box(top: float) -> tuple[Array, Array]:

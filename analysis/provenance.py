@@ -1,12 +1,13 @@
 """How a sweep's runs were made: the settings they share or vary, their code and their commands."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.records import RunRecord, find_records, read_record
+from analysis.sources import read_each
+from experiments.records import RunRecord, find_records
 
 _SETTINGS = {  # what it is called -> its key in a record's config
     "corpus": "data.corpus._target_",
@@ -43,10 +44,17 @@ class Provenance:
     devices: tuple[str, ...] = ()
 
 
-def read_provenance(path: str | Path) -> Provenance:
-    """From the records below a folder; of a table in a file nothing is known."""
+def read_provenance(path: str | Path, run_ids: Collection[str] | None = None) -> Provenance:
+    """From the records below a folder that can be read; of a table in a file nothing is known.
+
+    run_ids: of these only, e.g. table["run_id"] of the runs that are shown.
+    """
     folder = Path(path)
-    records = [read_record(p) for p in find_records(folder)] if folder.is_dir() else []
+    found = read_each(find_records(folder)) if folder.is_dir() else iter(())
+    records = [r for r in found if isinstance(r, RunRecord)]
+    if run_ids is not None:
+        wanted = set(run_ids)
+        records = [r for r in records if r.run_id in wanted]
     if not records:
         return Provenance()
     settings = {}
@@ -62,9 +70,14 @@ def read_provenance(path: str | Path) -> Provenance:
         settings=settings,
         commands=_once(_command(r) for r in records),
         commits=_once(_commit(e) for e in environments),
-        packages=next((e["packages"] for e in environments[::-1] if e.get("packages")), {}),
+        packages=next((p for e in environments[::-1] if (p := _packages(e))), {}),
         devices=_once(str(e.get("device") or "") for e in environments),
     )
+
+
+def _packages(environment: Mapping[str, Any]) -> Mapping[str, str]:
+    found = environment.get("packages")
+    return found if isinstance(found, Mapping) else {}
 
 
 def _once(values: Any) -> tuple[str, ...]:
@@ -95,7 +108,8 @@ def _command(record: RunRecord) -> str:
 
     That is of a module, run.py, or of its console script, experiments-run; once with its path.
     """
-    words = [str(word) for word in record.environment.get("command") or []]
+    given = record.environment.get("command")
+    words = [str(word) for word in given] if isinstance(given, list) else []
     if not words:
         return ""
     module = Path(words[0]).stem.removeprefix("experiments-")
@@ -106,4 +120,4 @@ def _commit(environment: Mapping[str, Any]) -> str:
     commit = environment.get("git_commit")
     if not commit:
         return ""
-    return f"{commit[:12]}{' with changes' if environment.get('git_dirty') else ''}"
+    return f"{str(commit)[:12]}{' with changes' if environment.get('git_dirty') else ''}"

@@ -8,12 +8,14 @@ from pathlib import Path
 from analysis.checklist import fill_checklist
 from analysis.gallery import Gallery
 from analysis.page import Checklist, Page, Section, Text, write
+from analysis.progress import Say, silent
 from analysis.provenance import Provenance
 from analysis.report_sections import sections_of
 from analysis.results import counted
+from analysis.staging import staged
 from analysis.study import Study
 from analysis.table import finished
-from experiments.records import write_text_atomically
+from experiments.csv_text import to_csv
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +29,34 @@ class Written:
 
 
 def write_report(
-    study: Study, provenance: Provenance, folder: Path, command: str, title: str
+    study: Study,
+    provenance: Provenance,
+    folder: Path,
+    command: str,
+    title: str,
+    *,
+    say: Say = silent,
 ) -> Written:
-    """Writes report.html, fits.json, table.csv and figures/*.png and *.pdf into a folder."""
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    """Writes report.html, fits.json, table.csv and figures/*.png and *.pdf into a folder: all of
+    them or none. say: told each section. Raises WriteError for what the disk denies.
+    """
+    with staged(folder) as new:
+        names = _write_files(study, provenance, new, command, title, say)
+    return Written(
+        page=folder / "report.html",
+        fits=folder / "fits.json",
+        table=folder / "table.csv",
+        figures=tuple(folder / "figures" / name for name in names),
+    )
+
+
+def _write_files(
+    study: Study, provenance: Provenance, folder: Path, command: str, title: str, say: Say
+) -> list[str]:
+    """The names of the figures' files."""
+    (folder / "figures").mkdir()
     gallery = Gallery(folder / "figures", dict.fromkeys(study.table["model"]))
-    sections = sections_of(study, gallery)
+    sections = sections_of(study, gallery, say)
     topics = fill_checklist(
         study.table,
         provenance,
@@ -58,11 +82,6 @@ def write_report(
     )
     write(page, folder / "report.html")
     fits = json.dumps(study.to_dict(), indent=1, allow_nan=False)
-    write_text_atomically(folder / "fits.json", fits + "\n")
-    write_text_atomically(folder / "table.csv", study.table.to_csv(index=False))
-    return Written(
-        page=folder / "report.html",
-        fits=folder / "fits.json",
-        table=folder / "table.csv",
-        figures=tuple(gallery.written),
-    )
+    (folder / "fits.json").write_text(fits + "\n", encoding="utf-8")
+    (folder / "table.csv").write_text(to_csv(study.table), encoding="utf-8")
+    return [path.name for path in gallery.written]

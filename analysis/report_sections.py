@@ -1,14 +1,14 @@
 """The sections of a report in reading order, and those on the runs themselves."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from analysis.curves import IsoFLOPFit
 from analysis.gallery import Gallery
 from analysis.page import Block, DataTable, Section, Text, Warnings
+from analysis.progress import Say, silent
 from analysis.report_compute import (
     agreement_section,
     differences_section,
@@ -31,9 +31,9 @@ _RUN_COLUMNS = (
 )  # fmt: skip
 
 
-def sections_of(study: Study, gallery: Gallery) -> list[Section]:
-    """Those that the study has something for, in reading order."""
-    makers = (
+def sections_of(study: Study, gallery: Gallery, say: Say = silent) -> list[Section]:
+    """Those that the study has something for, in reading order; say is told each that is drawn."""
+    makers: tuple[Callable[[Study, Gallery], Section | None], ...] = (
         _summary,
         isoflop_section,
         differences_section,
@@ -47,8 +47,11 @@ def sections_of(study: Study, gallery: Gallery) -> list[Section]:
         usage_section,
         multipliers_section,
     )
-    steps = tqdm(makers, desc="sections", leave=False, disable=None)  # None: not in a file or pipe
-    made = [make(study, gallery) for make in steps]
+    made = []
+    for make in makers:
+        name = getattr(make, "__name__", "").strip("_").removesuffix("_section")
+        say(f"drawing: {name}")
+        made.append(make(study, gallery))
     return [*(section for section in made if section is not None), _runs(study)]
 
 

@@ -3,10 +3,9 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
-from tqdm import tqdm
 
 from analysis.agreement import Agreement, compare_approaches
 from analysis.compare import LawComparison, compare_laws
@@ -20,6 +19,7 @@ from analysis.isoflop import X_NAMES, fit_isoflop
 from analysis.minima import Method
 from analysis.multiplier import ComputeMultiplier, compute_multiplier
 from analysis.parametric import NAMES, ParametricFit, fit_parametric
+from analysis.progress import Say, silent
 from analysis.results import counted, listed, plain
 from analysis.table import best_of_cells, finished, require
 
@@ -87,31 +87,36 @@ def analyse(
     baseline: str = "dense",
     asymptote: float | None = None,
     seed: int = 0,
+    say: Say = silent,
 ) -> Study:
     """Fits all that the table allows. baseline: whom compute multipliers compare with.
 
     asymptote: the loss in nats/token that no compute beats, for the multipliers; without it there
-    are none. Other arguments as in fit_isoflop. What they make impossible is in `missing`. Raises
-    ValueError if no run has finished, or x is not one of X_NAMES.
+    are none. say: told each fit as it begins. Other arguments as in fit_isoflop. What they make
+    impossible is in `missing`. Raises ValueError if no run has finished, or x is not one of
+    X_NAMES.
     """
     done = finished(table)
     if x not in X_NAMES:
         raise ValueError(f"x={x!r} is not one of {', '.join(X_NAMES)}")
     size = x if x != "n_tokens" else "n_params"
-    with _Attempts() as attempts:
-        isoflop = attempts.make(
-            "isoFLOP curves",
-            lambda: fit_isoflop(table, x, method, n_nearest, noise=noise, seed=seed),
-        )
-        agreement = attempts.make("agreement", lambda: compare_approaches(table, size, seed=seed))
-        hold_out = attempts.make(
-            "held-out budgets",
-            lambda: hold_out_budgets(table, x=x, method=method, n_nearest=n_nearest),
-        )
-        parametric = _surfaces(done, size, seed, attempts)
-        experts, expert_runs = _expert_laws(done, baseline, seed, attempts)
-        multipliers = _multipliers(isoflop, baseline, asymptote, attempts)
-        differences, over_sizes = _differences(done, baseline, attempts)
+    attempts = _Attempts(say)
+    isoflop = attempts.make(
+        "isoFLOP curves",
+        lambda: fit_isoflop(table, x, method, n_nearest, noise=noise, seed=seed),
+    )
+    agreement = attempts.make(
+        "agreement",
+        lambda: compare_approaches(table, size, n_nearest=n_nearest, noise=noise, seed=seed),
+    )
+    hold_out = attempts.make(
+        "held-out budgets",
+        lambda: hold_out_budgets(table, x=x, method=method, n_nearest=n_nearest),
+    )
+    parametric = _surfaces(done, size, seed, attempts)
+    experts, expert_runs = _expert_laws(done, baseline, seed, attempts)
+    multipliers = _multipliers(isoflop, baseline, asymptote, attempts)
+    differences, over_sizes = _differences(done, baseline, attempts)
     return Study(
         table=table,
         x_name=x,
@@ -136,21 +141,14 @@ def analyse(
 
 
 class _Attempts:
-    """Makes one fit after another behind a progress bar, and keeps why one could not be made."""
+    """Makes one fit after another, says which, and keeps why one could not be made."""
 
-    def __init__(self) -> None:
+    def __init__(self, say: Say) -> None:
         self.missing: list[tuple[str, str]] = []
-        self._bar = tqdm(desc="fits", leave=False, disable=None)  # None: not in a file or pipe
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.close()
+        self._say = say
 
     def make(self, what: str, fit: Callable[[], T]) -> T | None:
-        self._bar.set_postfix_str(what)
-        self._bar.update()
+        self._say(f"fitting: {what}")
         try:
             return fit()
         except ValueError as error:  # a FitError is one

@@ -87,7 +87,8 @@ def check_table(
 
     Units: FLOPs of training, plain counts, nats/token. loss and n_params or n_active_params must
     be there; what else is absent is derived where it can be, or NA. table.attrs["notes"], a tuple
-    of str, says what was derived, taken for granted or left out.
+    of str, says what was derived, taken for granted or left out; of these table.attrs["damaged"] is
+    the one on records that can't be read, if there are any.
     columns: our name -> the frame's, e.g. {"n_params": "N"}; common aliases are known.
     flops: "6nd" takes budget = 6 n_active_params n_tokens where one of them is unknown; that is
     wrong where attention or the vocabulary dominates.
@@ -100,7 +101,8 @@ def check_table(
         raise ValueError(f"columns are there twice: {', '.join(twice)}; rename or drop one")
     if frame.empty:
         raise ValueError("the table has no rows")
-    notes = list(frame.attrs.get("notes", ()))
+    damaged = [line] if (line := frame.attrs.get("damaged")) else []
+    notes = [*frame.attrs.get("notes", ()), *damaged]
     raw = from_wandb(_named_rows(frame), notes)
     if raw.empty:
         raise ValueError(f"no row is left: {'; '.join(notes)}")
@@ -120,6 +122,8 @@ def check_table(
     table = table.astype(dict.fromkeys(("series", "model", "status"), str))  # never NA
     table = table.sort_values(_ORDER, kind="stable").reset_index(drop=True)
     table.attrs["notes"] = tuple(dict.fromkeys(notes))
+    if damaged:
+        table.attrs["damaged"] = damaged[0]
     return table
 
 

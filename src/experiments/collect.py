@@ -40,10 +40,12 @@ def write_tables(folder: Path, rows: list[dict[str, Any]]) -> list[Path]:
     """
     import pandas as pd
 
+    from experiments.csv_text import to_csv
+
     table = pd.DataFrame(rows)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".table-") as name:
         csv, parquet = Path(name) / "records.csv", Path(name) / "records.parquet"
-        table.to_csv(csv, index=False)
+        csv.write_text(to_csv(table), encoding="utf-8")
         try:
             table.to_parquet(parquet, index=False)
         except ImportError:

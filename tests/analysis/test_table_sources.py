@@ -9,6 +9,7 @@ import pytest
 
 from analysis.table import COLUMNS, check_table, load_table
 from experiments.collect import collect_rows, write_tables
+from experiments.csv_text import to_csv
 from tests.analysis.hand_made import runs
 
 needs_pyarrow = pytest.mark.skipif(
@@ -89,7 +90,7 @@ def test_an_error_names_the_row_of_a_parquet(tmp_path):
         ("runs.csv", b"params,loss\n,\n", "runs.csv has no rows"),
         ("runs.csv", b"a,b\n1,2\n1,2,3\n", "runs.csv is not a CSV in UTF-8: Error tokenizing"),
         ("runs.csv", b"params,loss\n\xff\xfe,1\n", "runs.csv is not a CSV in UTF-8"),
-        ("runs.csv", b"params;loss\n1;2\n", "no column loss; found params;loss; say which"),
+        ("runs.csv", b"params;loss\n1;2\n", "runs.csv: is ';' its separator? Commas are wanted"),
         pytest.param(
             "runs.parquet", b"no", "runs.parquet is not a Parquet file", marks=needs_pyarrow
         ),
@@ -110,12 +111,6 @@ def test_parquet_without_pyarrow_names_the_remedy(tmp_path, monkeypatch):
     message = re.escape("Parquet needs pyarrow: pip install 'expert-isoflops[hub]'")
     with pytest.raises(ValueError, match=message):
         load_table(tmp_path / "runs.parquet")
-
-
-def test_a_file_that_is_no_record_is_named(sweep):
-    (sweep / "broken" / "record.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"broken.record\.json is not a run record"):
-        load_table(sweep)
 
 
 # Published runs
@@ -167,3 +162,32 @@ def test_clark(published):
     assert {"Dense", "S-Base n_experts=64", "Hash n_experts=512"} <= set(table["series"])
     assert table.loc[table["model"] == "Dense", "n_experts"].eq(1).all()
     assert {"loss_c4", "num_heads", "step"} <= set(table.columns)
+
+
+# Spreadsheets
+
+
+def test_text_that_a_spreadsheet_would_run_comes_back_as_it_was(tmp_path):
+    names = ["=cmd|' /C calc'!A0", "@x", "'-1"]
+    table = check_table(
+        runs(
+            model=names,
+            run_id=["1", "2", "3"],
+            **{"=note": ["+1", "-x", "plain"], "delta": [-1, 2, -3]},
+        )
+    )
+    path = tmp_path / "table.csv"
+    path.write_text(to_csv(table), encoding="utf-8")
+    assert not re.search(r'(^|[,"])[=+@]', path.read_text(), re.MULTILINE)
+    back = load_table(path).set_index("run_id").loc[["1", "2", "3"]]
+    assert back["model"].tolist() == names
+    assert back["=note"].tolist() == ["+1", "-x", "plain"]
+    assert back["delta"].tolist() == [-1, 2, -3]
+
+
+@pytest.mark.parametrize(("mark", "name"), [(";", "';'"), ("\t", "a tab"), ("|", "'|'")])
+def test_another_separator_is_asked_about(tmp_path, mark, name):
+    path = tmp_path / "runs.csv"
+    path.write_text(f"model{mark}loss\ndense{mark}4,5\n")
+    with pytest.raises(ValueError, match=re.escape(f"is {name} its separator? Commas are wanted")):
+        load_table(path)

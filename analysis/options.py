@@ -1,0 +1,86 @@
+"""What was typed, checked before a file is read: each error is one line."""
+
+import argparse
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+_MAX_DRAWS = 100_000
+
+
+def _above_0(value: float) -> bool:
+    return math.isfinite(value) and value > 0
+
+
+_RULES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "budget": (_above_0, "must be a finite number of FLOPs above 0"),
+    "noise_of": (_above_0, "must be a finite number of FLOPs above 0"),
+    "noise": (_above_0, "must be a finite number of nats above 0"),
+    "min_gain": (_above_0, "must be a finite number of nats above 0"),
+    "asymptote": (
+        lambda value: math.isfinite(value) and value >= 0,
+        "must be a finite number of nats, 0 or more, and below every loss",
+    ),
+    "delta": (lambda value: value > 0, "must be above 0; inf is least squares"),
+    "n_nearest": (lambda value: value >= 3, "must be 3 or more: a parabola has 3 parameters"),
+    "draws": (
+        lambda value: 2 <= value <= _MAX_DRAWS,
+        f"must be 2 to {_MAX_DRAWS}: intervals are percentiles of the draws",
+    ),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {' '.join(message.split())}; see {self.prog} --help\n")
+
+
+def named_path(text: str) -> Path:
+    """A path that was typed; "" would be the working directory."""
+    if not text.strip() or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no path")
+    return Path(text)
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Raises ValueError for the first number out of range, empty text, or pair that is none."""
+    for name, value in vars(options).items():
+        flag = f"--{name.replace('_', '-')}"
+        fits, rule = _RULES.get(name, (None, ""))
+        if fits is not None and value is not None and not fits(value):
+            raise ValueError(f"{flag} {value:g} {rule}")
+        if value == "":
+            raise ValueError(f"{flag} is empty; give a value, or leave it out")
+    for name in ("column", "where"):
+        pairs(name, getattr(options, name))
+
+
+def pairs(option: str, given: list[str]) -> dict[str, str]:
+    """NAME=VALUE of an option that may be there several times, each NAME once."""
+    found: dict[str, str] = {}
+    for pair in given:
+        name, equals, value = pair.partition("=")
+        if not (name and equals):
+            form = {"column": "OURS=THEIRS, e.g. n_params=params", "where": "COLUMN=VALUE[,VALUE]"}
+            raise ValueError(f"--{option} {pair!r} must be {form[option]}")
+        if name in found:
+            remedy = {"column": "give one", "where": f"give {name}={found[name]},{value}"}
+            raise ValueError(f"--{option} {name} is there twice; {remedy[option]}")
+        found[name] = value
+    return found
+
+
+def as_typed(text: str) -> str:
+    """A message with the names of options instead of Python's arguments of the same meaning."""
+    text = re.sub(r"columns=\{'(\w+)': (['\"])(.*?)\2\}", _column, text)
+    return text.replace("flops='6nd'", "--flops 6nd").replace("where: ", "--where: ")
+
+
+def _column(found: re.Match[str]) -> str:
+    theirs = found[3]
+    plain = re.fullmatch(r"[\w./-]+", theirs)
+    return f"--column {found[1]}={theirs if plain else repr(theirs)}"

@@ -1,0 +1,75 @@
+"""Results reach their folder when all of them are whole, or not at all."""
+
+import errno
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_PREFIX = ".analysis-"
+_DAY = 86_400  # seconds
+_REASONS = {
+    errno.EEXIST: "a file of that name is there",
+    errno.ENOTDIR: "a part of its path is a file",
+    errno.EISDIR: "a folder has the name of a file to write",
+    errno.ENOENT: "no folder can be made there",
+}
+
+
+class WriteError(RuntimeError):
+    """A disk denies what was to be written: path, reason and remedy in one line."""
+
+
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """A hidden folder inside `folder`; what is in it moves there when the block ends well.
+
+    After an error nothing is left, not even folders that were made for it. Raises WriteError for
+    what the disk denies.
+    """
+    missing: list[Path] = []
+    try:
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(folder)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=_PREFIX) as name:
+            yield Path(name)
+            _move(Path(name), folder)
+    except OSError as error:
+        why = _REASONS.get(error.errno or 0, error.strerror or str(error))
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "free some space, or" if full else "make it writable, or"
+        raise WriteError(
+            f"can't write to {folder}: {why}; {remedy} name another folder: --out DIR"
+        ) from error
+    finally:
+        for path in missing:
+            with suppress(OSError):  # it holds results, or was never made
+                path.rmdir()
+
+
+def check_folder(folder: Path) -> None:
+    """Raises WriteError if nothing can be written there, and leaves nothing behind."""
+    with staged(folder):
+        pass
+
+
+def _move(source: Path, folder: Path) -> None:
+    paths = [path.relative_to(source) for path in sorted(source.rglob("*"))]
+    files = [path for path in paths if not (source / path).is_dir()]
+    taken = next((path for path in files if (folder / path).is_dir()), None)
+    if taken is not None:  # before any other is moved
+        raise IsADirectoryError(errno.EISDIR, "is a folder", str(folder / taken))
+    for path in files:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (source / path).replace(folder / path)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Of commands that were killed; one that is a day old has no command any more."""
+    for path in folder.glob(f"{_PREFIX}*"):
+        with suppress(OSError):  # another command has just removed it
+            if time.time() - path.stat().st_mtime > _DAY:
+                shutil.rmtree(path, ignore_errors=True)
