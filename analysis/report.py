@@ -7,7 +7,7 @@ from pathlib import Path
 
 from analysis.checklist import fill_checklist
 from analysis.gallery import Gallery
-from analysis.page import Checklist, Page, Section, Text, write
+from analysis.page import Checklist, Page, Section, Text, render
 from analysis.progress import Say, silent
 from analysis.provenance import Provenance
 from analysis.report_sections import sections_of
@@ -80,7 +80,7 @@ def _write_files(
         commands=[*provenance.commands, command],
         generated=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC by expert-isoflops",
     )
-    write(page, folder / "report.html")
+    (folder / "report.html").write_text(render(page), encoding="utf-8")
     fits = json.dumps(study.to_dict(), indent=1, allow_nan=False)
     (folder / "fits.json").write_text(fits + "\n", encoding="utf-8")
     (folder / "table.csv").write_text(to_csv(study.table), encoding="utf-8")

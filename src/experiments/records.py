@@ -223,7 +223,7 @@ def flat_row(record: RunRecord) -> dict[str, Any]:
     # Not asdict, which copies what is nested: 7 s of 10,000 records
     row = {f.name: getattr(record, f.name) for f in fields(record) if f.name not in _NESTED}
     given = record.config.get("model")
-    layer = given if isinstance(given, Mapping) else {}
+    layer = given if isinstance(given, dict) else {}
     row |= {name: layer.get(name) for name in _OF_LAYER}
     row |= {f"share.{term}": share for term, share in record.flops_shares.items()}
     for name, scores in record.evaluations.items():
