@@ -4,6 +4,7 @@ Quick to import: Hydra, torch and Lightning are for those commands that need the
 """
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.paths import conf_dir
+from experiments.records import RECORD_NAME
+from experiments.sweep.manifest import MANIFEST_NAME
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -82,9 +85,14 @@ def resolve(composed: "DictConfig") -> dict[str, Any]:
     return {"model_name": model_name, **{str(k): v for k, v in raw.items()}}
 
 
-def sweep_argument(parser: argparse.ArgumentParser) -> None:
+def sweep_argument(parser: argparse.ArgumentParser, optional: bool = False) -> None:
     """The arguments by which every command of a finished or running sweep names it."""
-    parser.add_argument("sweep", help="a sweep's name, or its folder")
+    parser.add_argument(
+        "sweep",
+        nargs="?" if optional else None,
+        help="a sweep's name, or its folder; put -- before one that begins with a dash"
+        + ("; without it: all sweeps" if optional else ""),
+    )
     parser.add_argument(
         "--results", type=Path, default=Path("results"), help="where sweeps are (default: results)"
     )
@@ -92,17 +100,36 @@ def sweep_argument(parser: argparse.ArgumentParser) -> None:
 
 def sweep_folder(options: argparse.Namespace) -> Path:
     """The folder that the arguments name. Raises ValueError if it is no sweep's."""
-    from experiments.sweep.manifest import MANIFEST_NAME
-
-    named = Path(options.sweep)
-    if (named / MANIFEST_NAME).exists():
-        return named
-    folder: Path = options.results / options.sweep
-    if (folder / MANIFEST_NAME).exists():
-        return folder
-    depths = (f"*/{MANIFEST_NAME}", f"*/*/{MANIFEST_NAME}")  # a sweep's name may be group/name
-    found = [path.parent for depth in depths for path in options.results.glob(depth)]
-    known = sorted(str(folder.relative_to(options.results)) for folder in found)
+    for folder in (Path(options.sweep), Path(options.results) / options.sweep):
+        if _is_sweep(folder):
+            return folder
+    known = sorted(
+        str(path.relative_to(options.results)) for path in sweep_folders(options.results)
+    )
     raise ValueError(
         f"no sweep {options.sweep!r} in {options.results}; it has {', '.join(known) or 'none'}"
     )
+
+
+def sweep_folders(results: Path) -> list[Path]:
+    """The sweeps below a folder, those of groups (group/name) too, in order of their names."""
+    found: list[Path] = []
+    for folder in _folders(results):
+        found += [folder] if _is_sweep(folder) else filter(_is_sweep, _folders(folder))
+    return found
+
+
+def _is_sweep(folder: Path) -> bool:
+    """Whether it has a manifest, or a run's record, as committed studies have."""
+    if (folder / MANIFEST_NAME).exists():
+        return True
+    return any((run / RECORD_NAME).exists() for run in _folders(folder))
+
+
+def _folders(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as found:
+            names = [one.name for one in found if not one.name.startswith(".") and one.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [folder / name for name in sorted(names)]

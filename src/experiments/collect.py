@@ -1,11 +1,13 @@
 """One table of a sweep's records: `python -m experiments.collect NAME` writes CSV and Parquet."""
 
 import argparse
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from experiments.cli import exit_codes, sweep_argument, sweep_folder
+from experiments.records import RECORD_NAME, DamagedError, flat_row, read_record
 
 
 def main() -> None:
@@ -23,13 +25,21 @@ def main() -> None:
 def collect_rows(folder: Path) -> list[dict[str, Any]]:
     """A row a record, failed and diverged ones too, as records.flat_row has it.
 
-    Raises ValueError if there is no record yet.
+    Damaged records are left out, and counted and named on stderr. Raises ValueError if there is
+    no record yet, or none that can be read.
     """
-    from experiments.records import find_records, flat_row, read_record
-
-    rows = [flat_row(read_record(path)) for path in find_records(folder)]
+    rows, damaged = [], []
+    for path in sorted(folder.glob(f"*/{RECORD_NAME}")):
+        try:
+            rows.append(flat_row(read_record(path)))
+        except DamagedError as error:
+            damaged.append(str(error))
+    if damaged:
+        print(f"warning: {len(damaged)} damaged records are left out:", file=sys.stderr)
+        print("\n".join(f"  {line}" for line in damaged), file=sys.stderr)
     if not rows:
-        raise ValueError(f"{folder} has no records yet; see python -m experiments.status")
+        what = "no record that can be read" if damaged else "no records yet"
+        raise ValueError(f"{folder} has {what}; see python -m experiments.status")
     return rows
 
 

@@ -139,7 +139,7 @@ def read_outcome(path: Path) -> Outcome:
         else:
             record = _parsed(content)
             status, n_tokens, batch_tokens, error = (getattr(record, n) for n in _OF_OUTCOME)
-    return Outcome(status=status, n_steps=n_tokens // batch_tokens, error=error)
+        return Outcome(status=status, n_steps=n_tokens // max(1, batch_tokens), error=error)
 
 
 @contextmanager

@@ -1,40 +1,106 @@
-"""Where a sweep stands: `python -m experiments.status NAME [--watch]`."""
+"""Where a sweep stands: `python -m experiments.status NAME [--watch]`; without a name, which sweeps
+there are.
+"""
 
 import argparse
 import json
+import os
 import sys
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
+from pathlib import Path
 
-from experiments.cli import exit_codes, sweep_argument, sweep_folder
+from experiments.cli import exit_codes, sweep_argument, sweep_folder, sweep_folders
+from experiments.sweep.states import STATES, SweepState, read_sweep
+from experiments.sweep.status_table import status_text, sweeps_text
+
+_ENDED = ("done", "diverged", "failed", "damaged")
 
 
 def main() -> None:
     """Exit code 0, whatever the state; 2 if there is no such sweep."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    sweep_argument(parser)
+    parser = argparse.ArgumentParser(description=" ".join((__doc__ or "").split()))
+    sweep_argument(parser, optional=True)
+    parser.add_argument("--state", help=f"these points only, with commas: {', '.join(STATES)}")
+    parser.add_argument("--all", action="store_true", help="done and waiting points of many, too")
     parser.add_argument("--watch", action="store_true", help="again and again, until Ctrl-C")
     parser.add_argument("--every", type=float, default=5.0, help="seconds between (default 5)")
     parser.add_argument("--json", action="store_true", help="a JSON object a point and line")
     options = parser.parse_args()
     with exit_codes():
-        from experiments.sweep.states import read_states
-        from experiments.sweep.status_table import status_table
-
-        folder = sweep_folder(options)
+        states = _states(options.state)
+        if not options.every > 0:
+            raise ValueError(f"--every {options.every:g} must be above 0 seconds")
+        folder = None if options.sweep is None else sweep_folder(options)
         while True:
-            points = read_states(folder)
-            if options.json:
-                print("\n".join(json.dumps(asdict(point)) for point in points), flush=True)
+            if folder is None:
+                _list(options.results, options.json)
+                ended = False
             else:
-                clear = "\033[H\033[2J" if options.watch and sys.stdout.isatty() else ""
-                print(clear + status_table(folder.name, points), flush=True)
-            if not options.watch or all(p.state in ("done", "diverged", "failed") for p in points):
+                sweep = read_sweep(folder)
+                _show(folder, sweep, states, options)
+                ended = all(p.state in _ENDED for p in sweep.points)
+            if not options.watch or ended:
                 return
             try:
                 time.sleep(options.every)
             except KeyboardInterrupt:
                 return
+
+
+def _states(text: str | None) -> tuple[str, ...]:
+    """The states of --state. Raises ValueError for one that there is not."""
+    states = tuple(name.strip() for name in (text or "").split(",") if name.strip())
+    for name in states:
+        if name not in STATES:
+            raise ValueError(f"--state {name} is not one of {', '.join(STATES)}")
+    return states
+
+
+def _show(
+    folder: Path, sweep: SweepState, states: Sequence[str], options: argparse.Namespace
+) -> None:
+    if options.json:
+        for note in sweep.notes:
+            print(f"note: {note}", file=sys.stderr)
+        shown = [p for p in sweep.points if not states or p.state in states]
+        if shown:
+            _print("\n".join(json.dumps(vars(point)) for point in shown))
+        return
+    on_terminal = sys.stdout.isatty()
+    clear = "\033[H\033[2J" if options.watch and on_terminal else ""
+    text = status_text(folder.name, sweep, states, shorten=on_terminal and not options.all)
+    _print(clear + text)
+
+
+def _print(text: str) -> None:
+    """Prints; whoever has read enough of it, as `head` does, is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
+
+
+def _list(results: Path, as_json: bool) -> None:
+    sweeps: list[tuple[str, SweepState | str]] = []
+    for folder in sweep_folders(results):
+        name = str(folder.relative_to(results))
+        try:
+            sweeps.append((name, read_sweep(folder)))
+        except ValueError as error:
+            sweeps.append((name, str(error)))
+    if not sweeps:
+        raise ValueError(f"no sweep in {results}; --results names another folder")
+    if not as_json:
+        _print(sweeps_text(sweeps))
+        return
+    for name, sweep in sweeps:
+        if isinstance(sweep, str):
+            print(f"note: {name}: {sweep}", file=sys.stderr)
+        else:
+            n_done = sum(p.state == "done" for p in sweep.points)
+            print(json.dumps({"sweep": name, "n_points": len(sweep.points), "n_done": n_done}))
 
 
 if __name__ == "__main__":

@@ -13,3 +13,19 @@ def aligned(rows: Sequence[Sequence[str]], n_left: int = 1) -> list[str]:
         ).rstrip()
         for row in rows
     ]
+
+
+def count(value: float) -> str:
+    """A number with three digits and a suffix: 1234567 -> 1.23M."""
+    for suffix, unit in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= unit:
+            return f"{value / unit:.3g}{suffix}"
+    return f"{value:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as s, min, h or days, at least two digits."""
+    for name, unit in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.{0 if seconds >= 10 * unit else 1}f} {name}"
+    return f"{seconds:.0f} s"

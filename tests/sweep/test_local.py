@@ -13,8 +13,8 @@ import pytest
 
 from experiments.records import read_record
 from experiments.sweep import local
-from experiments.sweep.plan_table import count, duration
 from experiments.sweep.snapshot import take_snapshot
+from experiments.tables import count, duration
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.slow

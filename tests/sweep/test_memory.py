@@ -20,8 +20,8 @@ from experiments.sweep import local, manifest
 from experiments.sweep.planning import choose, plan_points
 from experiments.sweep.slurm import Resources, in_arrays
 from experiments.sweep.snapshot import take_snapshot
-from experiments.sweep.states import read_states
-from experiments.sweep.status_table import status_table
+from experiments.sweep.states import read_states, read_sweep
+from experiments.sweep.status_table import status_text
 from tests.conftest import REPOSITORY, TINY
 
 
@@ -110,13 +110,14 @@ def test_states_come_from_the_files(make, sweep):
                 {"step": 40, "n_tokens": 40 * 128, "tokens_per_second": 128.0, "updated": 9e9}
             )
         )
-        found = {p.run_id: p for p in read_states(sweep)}
+        whole = read_sweep(sweep)
+        found = {p.run_id: p for p in whole.points}
     assert {n: found[p.run_id].state for n, p in points.items()} == {n: n for n in names}
     running = found[points["running"].run_id]
     assert running.seconds_left == pytest.approx(running.n_steps - 40)
     assert found[points["failed"].run_id].detail == "Oops: x"
     assert found[points["interrupted"].run_id].n_stops == 1
-    table = status_table("s", list(found.values()))
+    table = status_text("s", whole, (), shorten=False)
     assert "sweep s: 7 points, 1 done, 1 running, 1 waiting, 1 interrupted, 1 killed" in table
     assert f"40/{running.n_steps}" in table
 

@@ -109,7 +109,7 @@ def _record(
         n_tokens=n_tokens, lr=1e-3, causal_eval=True, achieved_flops=n_tokens * flops_per_token,
         epochs=n_tokens / 1e8, train_loss=loss, val_loss=loss, perplexity=math.exp(loss),
         bits_per_byte=loss / 2.9 / math.log(2), bytes_per_token=2.9, n_eval_tokens=196608,
-        evaluations={f"set{i}@max_tokens=131072": scores for i in range(3)},
+        evaluations={f"set{i}@max_tokens=131072": scores for i in range(6)},
         tokenizer_sha256="0" * 64, train_digest="0" * 64, wall_seconds=seconds + 9,
         train_seconds=seconds, tokens_per_second=n_tokens / seconds, flops_per_second=3e10,
         peak_flops_per_second=1e11, mfu=0.3, peak_memory_bytes=500_000_000,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from experiments.plan import format_memory, format_shares
 from experiments.point import Point
-from experiments.tables import aligned
+from experiments.tables import aligned, count, duration
 
 ACHIEVED_SHARE = 0.25  # of a matrix product's rate; between the demo's dense and PEER runs' mfu
 
@@ -76,19 +76,3 @@ def _row(point: Point, flops_per_second: float) -> tuple[str, ...]:
         duration(plan.planned_flops / flops_per_second),
         f"{plan.memory.total / 2**30:.1f} GiB",
     )
-
-
-def count(value: float) -> str:
-    """A number with three digits and a suffix: 1234567 -> 1.23M."""
-    for suffix, unit in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= unit:
-            return f"{value / unit:.3g}{suffix}"
-    return f"{value:.3g}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as s, min, h or days, at least two digits."""
-    for name, unit in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * unit:
-            return f"{seconds / unit:.{0 if seconds >= 10 * unit else 1}f} {name}"
-    return f"{seconds:.0f} s"

@@ -9,7 +9,7 @@ from experiments.claims import is_claimed, note
 from experiments.data.prepare import is_prepared, prepare_data, prepare_sets
 from experiments.plan import check_memory
 from experiments.point import Point, make_point
-from experiments.records import RECORD_NAME, is_finished, read_record
+from experiments.records import RECORD_NAME, DamagedError, is_finished, read_outcome
 from experiments.sweep.plan_table import ACHIEVED_SHARE
 
 Raw = Mapping[str, Any]
@@ -84,16 +84,17 @@ def choose(points: Sequence[Point], queued: Sequence[str] = ()) -> Todo:
     """What is to be run: all but what is finished, held by a process or queued (run ids).
 
     retry, of the config: failed (the default) tries failed runs again, none leaves them, all also
-    tries diverged ones again, from the start.
+    tries diverged ones again, from the start. A damaged record tells nothing: the run goes on from
+    its checkpoint.
     """
     retry = points[0].config.retry if points else "failed"
     groups: dict[str, list[Point]] = {
         name: [] for name in ("run", "finished", "elsewhere", "failed")
     }
     for point in points:
-        path = point.run_dir / RECORD_NAME
-        status = read_record(path).status if path.exists() else None
-        if is_claimed(point.run_dir) or point.run_id in queued:
+        claimed = is_claimed(point.run_dir)
+        status = _recorded_status(point)  # after the claim: the run may end in between
+        if claimed or point.run_id in queued:
             group = "elsewhere"
         elif status == "done" or (status == "diverged" and retry != "all"):
             group = "finished"
@@ -103,6 +104,13 @@ def choose(points: Sequence[Point], queued: Sequence[str] = ()) -> Todo:
             group = "run"
         groups[group].append(point)
     return Todo(points=tuple(points), **{name: tuple(group) for name, group in groups.items()})
+
+
+def _recorded_status(point: Point) -> str | None:
+    try:
+        return read_outcome(point.run_dir / RECORD_NAME).status
+    except (FileNotFoundError, NotADirectoryError, DamagedError):
+        return None
 
 
 def set_aside_diverged(points: Sequence[Point]) -> None:

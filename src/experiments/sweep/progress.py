@@ -1,16 +1,18 @@
 """How far a sweep is: each run's progress.json, and the lines and the bar a person sees."""
 
 import json
+import math
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
-from experiments.point import Point
 from experiments.records import RunRecord, write_text_atomically
-from experiments.sweep.plan_table import count, duration
+from experiments.tables import count, duration
+
+if TYPE_CHECKING:  # it brings torch, which `status` has no need of
+    from experiments.point import Point
 
 PROGRESS_NAME = "progress.json"
 _HEARTBEAT = 1.0  # seconds between writes
@@ -20,20 +22,25 @@ class Heartbeat:
     """Writes a run's last history row to progress.json, at most once a second."""
 
     def __init__(self, run_dir: Path, n_steps: int) -> None:
-        self.path, self.n_steps, self.last = run_dir / PROGRESS_NAME, n_steps, 0.0
+        self.path, self.n_steps, self.last = run_dir / PROGRESS_NAME, n_steps, -math.inf
 
     def __call__(self, row: dict[str, float]) -> None:
-        now = time.time()
+        now = time.monotonic()  # a clock may be set back
         if now - self.last >= _HEARTBEAT:
             self.last = now
-            text = json.dumps({**row, "n_steps": self.n_steps, "updated": now})
+            text = json.dumps({**row, "n_steps": self.n_steps, "updated": time.time()})
             write_text_atomically(self.path, text)
 
 
 def read_progress(run_dir: Path) -> dict[str, float]:
-    """The last heartbeat, or nothing before the first."""
-    path = run_dir / PROGRESS_NAME
-    return json.loads(path.read_text()) if path.exists() else {}
+    """The last heartbeat's numbers; nothing before the first, or if the file can't be read."""
+    try:
+        row = json.loads((run_dir / PROGRESS_NAME).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(row, dict):
+        return {}
+    return {k: v for k, v in row.items() if type(v) in (int, float) and abs(v) < 1e300}
 
 
 @dataclass
@@ -46,6 +53,8 @@ class SweepProgress:
     every: float
 
     def __post_init__(self) -> None:
+        from tqdm import tqdm
+
         self.n_done, self.done_flops = 0, 0.0
         self.start = self.last_line = time.monotonic()
         self.bar = tqdm(
@@ -57,7 +66,7 @@ class SweepProgress:
             smoothing=0.05,
         )
 
-    def finished(self, point: Point, record: RunRecord | None, why: str = "") -> None:
+    def finished(self, point: "Point", record: RunRecord | None, why: str = "") -> None:
         """A line for a run that has ended."""
         self.n_done += 1
         self.done_flops += point.plan.planned_flops
@@ -81,7 +90,7 @@ class SweepProgress:
         else:
             self.bar.write(line, file=sys.stdout)
 
-    def update(self, running: list[Point]) -> None:
+    def update(self, running: "list[Point]") -> None:
         """Refreshes the bar, or prints a line if it is time."""
         rows = {point.describe(): read_progress(point.run_dir) for point in running}
         flops = self.done_flops + sum(row.get("flops", 0.0) for row in rows.values())
@@ -106,7 +115,7 @@ class SweepProgress:
 
 
 def _row_text(row: dict[str, float]) -> str:
-    if not row:
+    if not {"step", "n_steps", "loss", "tokens_per_second"} <= row.keys():
         return "starting"
     return (
         f"step {row['step']:.0f}/{row['n_steps']:.0f}, loss {row['loss']:.3f}, "

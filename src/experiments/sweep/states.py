@@ -1,20 +1,27 @@
-"""Where every point of a sweep stands: from our own files first, then squeue, then sacct."""
+"""Where every point of a sweep stands: from our own files first, then squeue, then sacct.
 
-import sys
+Standard library only, and each file is read once: 10,000 points are a matter of a second.
+"""
+
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from experiments.claims import events, is_claimed
-from experiments.records import RECORD_NAME, RunRecord, read_record
+from experiments.claims import CLAIM_NAME, JOURNAL_NAME, events, is_claimed
+from experiments.records import RECORD_NAME, DamagedError, Outcome, read_outcome
 from experiments.sweep import manifest, slurm
+from experiments.sweep.lost import folders_of, lost_entries
 from experiments.sweep.progress import read_progress
 
 STATES = (
-    "done", "running", "queued", "waiting", "interrupted", "killed", "failed", "diverged"
+    "done", "running", "queued", "waiting", "interrupted", "killed", "failed", "damaged", "diverged"
 )  # fmt: skip
 LOG_NAME = "log.txt"
+_STOP = b'"event": "interrupted"'  # as claims.note writes it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +30,8 @@ class PointState:
     signals that it outlived. detail: why, in words.
 
     running: a process has it. queued: Slurm has it. waiting: nobody has begun it. interrupted: it
-    saved and ended. killed: its process ended without a word. The last two go on from a checkpoint.
+    saved and ended. killed: its process ended without a word. damaged: its record can't be read.
+    The last three go on from a checkpoint. n_steps is 0 where it is not known.
     """
 
     run_id: str
@@ -41,69 +49,130 @@ class PointState:
     detail: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class SweepState:
+    """All points in the manifest's order, then those that no line of it names; notes: what of the
+    sweep can't be read, in words.
+    """
+
+    points: tuple[PointState, ...]
+    notes: tuple[str, ...]
+
+
 def read_states(sweep_dir: Path) -> list[PointState]:
-    """All points in the manifest's order. Raises ValueError if there is no manifest."""
-    entries = manifest.read(sweep_dir)
+    """The points of read_sweep."""
+    return list(read_sweep(sweep_dir).points)
+
+
+def read_sweep(sweep_dir: Path) -> SweepState:
+    """Every point, however damaged the files of one are.
+
+    Raises ValueError if there is neither a manifest with a point nor a run.
+    """
+    found = manifest.load(sweep_dir)
+    there = folders_of(sweep_dir)
+    lost = lost_entries(sweep_dir, there - set(found.entries))
+    if not found.entries and not lost:
+        manifest.read(sweep_dir)  # says why
+    notes = [found.note(), _lost_note(found, lost)]
     queued: Mapping[str, slurm.Task] = {}
     try:
         queued = slurm.queue(sweep_dir)
     except RuntimeError as error:
-        print(f"note: {error}; what is queued can't be told from what waits", file=sys.stderr)
+        notes.append(f"{error}; what is queued is shown as waiting, interrupted or killed")
     ended = slurm.history(sweep_dir)
-    return [_state(sweep_dir, e, queued, ended) for e in entries.values()]
+    points = [
+        _state(sweep_dir, entry, entry.run_id in there, queued.get(entry.run_id), ended)
+        for entry in (*found.entries.values(), *lost)
+    ]
+    return SweepState(points=tuple(points), notes=tuple(note for note in notes if note))
+
+
+def _lost_note(found: manifest.Manifest, lost: list[manifest.Entry]) -> str | None:
+    if not lost:
+        return None
+    if not found.entries and not found.damaged:
+        return f"{found.path} is not there: {len(lost)} runs are shown from their folders"
+    names = ", ".join(entry.run_id for entry in lost[:5]) + (", ..." if len(lost) > 5 else "")
+    return f"{len(lost)} runs are in no line of {found.path}, shown from their folders: {names}"
 
 
 def _state(
     sweep_dir: Path,
     entry: manifest.Entry,
-    queued: Mapping[str, slurm.Task],
+    there: bool,
+    task: slurm.Task | None,
     ended: Mapping[str, slurm.Task],
 ) -> PointState:
     run_dir = sweep_dir / entry.run_id
-    path = run_dir / RECORD_NAME
-    record = read_record(path) if path.exists() else None
-    row = read_progress(run_dir)
-    task = queued.get(entry.run_id)
-    state, detail = _name(run_dir, record, task, ended.get(entry.run_id))
-    running = state == "running"
-    step = int(row.get("step", 0))
-    rate = row.get("tokens_per_second")
-    left = (entry.n_steps - step) * row["n_tokens"] / step / rate if step and rate else None
-    if record is not None and record.status != "failed":
-        step = record.n_tokens // record.batch_tokens
-    stops = [e for e in events(run_dir) if e["event"] == "interrupted"]
-    known = task or ended.get(entry.run_id)
+    files: frozenset[str] = frozenset()
+    end, n_stops = ended.get(entry.run_id), 0
+    try:
+        files = frozenset(os.listdir(run_dir)) if there else files  # noqa: PTH208  (speed)
+        state, detail, outcome, row = _name(run_dir, files, task, end)
+        if JOURNAL_NAME in files:
+            n_stops = (run_dir / JOURNAL_NAME).read_bytes().count(_STOP)
+    except OSError as error:
+        state, outcome, row = "damaged", None, {}
+        detail = f"{error.filename} can't be read ({error.strerror}); make it readable"
+    step = int(row.get("step", 0)) if outcome is None else outcome.n_steps
+    n_steps = entry.n_steps or int(row.get("n_steps", 0))
+    rate, left = row.get("tokens_per_second"), None
+    if step and rate and "n_tokens" in row:
+        left = max(0, n_steps - step) * row["n_tokens"] / step / rate
+    running, known = state == "running", task or end
     return PointState(
         run_id=entry.run_id,
         label=entry.label,
         state=state,
         step=step,
-        n_steps=entry.n_steps,
+        n_steps=n_steps,
         tokens_per_second=rate if running else None,
         seconds_left=left if running else None,
         planned_flops=entry.planned_flops,
-        done_flops=entry.planned_flops * min(1.0, step / entry.n_steps),
-        n_stops=len(stops),
+        done_flops=entry.planned_flops * min(1.0, step / n_steps) if n_steps else 0.0,
+        n_stops=n_stops,
         job=known.job if known else None,
-        log=_log(sweep_dir, run_dir, known),
+        log=_log(sweep_dir, run_dir, files, known),
         detail=detail,
     )
 
 
 def _name(
-    run_dir: Path, record: RunRecord | None, task: slurm.Task | None, end: slurm.Task | None
+    run_dir: Path, files: frozenset[str], task: slurm.Task | None, end: slurm.Task | None
+) -> tuple[str, str, Outcome | None, dict[str, float]]:
+    """The state and why; the record's outcome, if the run is finished; its progress, if not."""
+    outcome = None
+    if RECORD_NAME in files:
+        outcome, _ = _outcome(run_dir)
+        if outcome is not None and outcome.status != "failed":
+            return outcome.status, "", outcome, {}
+    journal = events(run_dir) if JOURNAL_NAME in files else []
+    row, age = _progress(run_dir, journal)
+    if CLAIM_NAME in files and is_claimed(run_dir):
+        return "running", f"no progress for {age:.0f} s" if age > _QUIET else "", None, row
+    damage = None
+    if files:  # again: the run may have ended since
+        outcome, damage = _outcome(run_dir)
+        if outcome is not None and outcome.status != "failed":
+            return outcome.status, "", outcome, {}
+    return *_unfinished(journal, outcome, damage, task, end), None, row
+
+
+def _unfinished(
+    journal: list[dict[str, Any]],
+    outcome: Outcome | None,
+    damage: DamagedError | None,
+    task: slurm.Task | None,
+    end: slurm.Task | None,
 ) -> tuple[str, str]:
-    """The state and why."""
-    if is_claimed(run_dir):
-        age = _seconds_since_heartbeat(run_dir)
-        return "running", f"no progress for {age:.0f} s" if age > _QUIET else ""
-    if record is not None and record.status in ("done", "diverged"):
-        return record.status, ""
+    """The state of a run that no process has and that is not finished, and why."""
     if task is not None:
         return "queued", task.reason if task.state == "PENDING" else task.state.lower()
-    if record is not None:
-        return "failed", (record.error or "no traceback").strip().splitlines()[-1]
-    journal = events(run_dir)
+    if damage is not None:
+        return "damaged", str(damage)
+    if outcome is not None:
+        return "failed", ((outcome.error or "").strip() or "no traceback").splitlines()[-1]
     last = journal[-1] if journal else None
     if last is None and end is None:
         return "waiting", ""
@@ -112,21 +181,49 @@ def _name(
         return ("interrupted" if last and last["event"] == "interrupted" else "killed"), where
     if last is not None and last["event"] == "started":
         return "killed", f"started {last['time']} by {last['by']}, and never ended"
-    return "interrupted", last.get("why", "") if last else ""
+    return "interrupted", str(last.get("why", "")) if last else ""
 
 
-_QUIET = 300.0  # seconds without a heartbeat that are worth a word
+def _outcome(run_dir: Path) -> tuple[Outcome | None, DamagedError | None]:
+    """What the record says; or why it can't be read; nothing if there is none."""
+    try:
+        return read_outcome(run_dir / RECORD_NAME), None
+    except (FileNotFoundError, NotADirectoryError):
+        return None, None
+    except DamagedError as error:
+        return None, error
 
 
-def _seconds_since_heartbeat(run_dir: Path) -> float:
+_QUIET = 300.0  # seconds without a sign of life that are worth a word
+
+
+def _progress(run_dir: Path, journal: list[dict[str, Any]]) -> tuple[dict[str, float], float]:
+    """The last row of a run's progress, and the seconds since it or its start, the later.
+
+    Of an earlier attempt's row the rate is left out.
+    """
     row = read_progress(run_dir)
-    return time.time() - row["updated"] if row else 0.0
+    starts = [event["time"] for event in journal if event["event"] == "started"]
+    began = _timestamp(starts[-1]) if starts else 0.0
+    updated = row.get("updated", 0.0)
+    if updated < began:
+        row.pop("tokens_per_second", None)
+    last = max(updated, began)
+    return row, max(0.0, time.time() - last) if last else 0.0
 
 
-def _log(sweep_dir: Path, run_dir: Path, task: slurm.Task | None) -> str | None:
+def _timestamp(text: str) -> float:
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return 0.0
+
+
+def _log(
+    sweep_dir: Path, run_dir: Path, files: frozenset[str], task: slurm.Task | None
+) -> str | None:
     if task is not None:
         path = sweep_dir / slurm.FOLDER / f"{task.job}.out"
         if path.exists():
             return str(path)
-    path = run_dir / LOG_NAME
-    return str(path) if path.exists() else None
+    return str(run_dir / LOG_NAME) if LOG_NAME in files else None

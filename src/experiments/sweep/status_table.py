@@ -3,13 +3,36 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from experiments.sweep.plan_table import count, duration
-from experiments.sweep.states import STATES, PointState
-from experiments.tables import aligned
+from experiments.sweep.states import STATES, PointState, SweepState
+from experiments.tables import aligned, count, duration
+
+MANY = 50  # points, of which on a terminal those that need no attention are left out
+_QUIET_STATES = ("done", "waiting")
 
 
-def status_table(name: str, points: Sequence[PointState]) -> str:
-    """A line a point, sorted by state; then how many of each, the FLOPs and the time left."""
+def status_text(name: str, sweep: SweepState, chosen: Sequence[str], shorten: bool) -> str:
+    """How many points are in each state, the FLOPs and the time left; then a line a point, sorted
+    by state, of those whose state is chosen (none: all).
+
+    shorten: of more than MANY points leave out those that are done or waiting, and say so.
+    """
+    points = [p for p in sweep.points if not chosen or p.state in chosen]
+    hidden = []
+    if shorten and not chosen and len(points) > MANY:
+        hidden = [p for p in points if p.state in _QUIET_STATES]
+        points = [p for p in points if p.state not in _QUIET_STATES]
+    parts = [[_summary(name, sweep.points), *(f"note: {note}" for note in sweep.notes)]]
+    by_model = _by_model(sweep.points)
+    if by_model:
+        parts.append(by_model)
+    if points:
+        parts.append(_lines(points))
+    if hidden:
+        parts.append([f"{len(hidden)} points that are done or waiting are not shown; --all does"])
+    return "\n\n".join("\n".join(part) for part in parts)
+
+
+def _lines(points: Sequence[PointState]) -> list[str]:
     rows = [("state", "run", "point", "step", "tokens/s", "left", "stops", "job", "")]
     for p in sorted(points, key=lambda p: STATES.index(p.state)):
         logged = p.state in ("failed", "killed", "diverged") and p.log is not None
@@ -19,7 +42,7 @@ def status_table(name: str, points: Sequence[PointState]) -> str:
                 p.state,
                 p.run_id,
                 p.label,
-                f"{p.step}/{p.n_steps}",
+                f"{p.step}/{p.n_steps or '?'}",
                 "" if p.tokens_per_second is None else count(p.tokens_per_second),
                 "" if p.seconds_left is None else duration(p.seconds_left),
                 str(p.n_stops) if p.n_stops else "",
@@ -27,9 +50,29 @@ def status_table(name: str, points: Sequence[PointState]) -> str:
                 detail,
             )
         )
-    lines = aligned([(*row[:3], *row[3:8], "") for row in rows], n_left=3)
-    lines = [f"{line}  {row[8]}".rstrip() for line, row in zip(lines, rows)]
-    return "\n".join([*lines, "", _summary(name, points)])
+    lines = aligned([(*row[:8], "") for row in rows], n_left=3)
+    return [f"{line}  {row[8]}".rstrip() for line, row in zip(lines, rows)]
+
+
+def _by_model(points: Sequence[PointState]) -> list[str]:
+    """A line a model: how many of its points are in each state. Nothing for a single model."""
+    cells = Counter((_model(p), p.state) for p in points)
+    models = list(dict.fromkeys(model for model, _ in cells))
+    if len(models) < 2:
+        return []
+    states = [s for s in STATES if any(cells[model, s] for model in models)]
+    counts = [[cells[model, s] for s in states] for model in models]
+    rows = [("model", *states, "all")]
+    rows += [(model, *map(_or_blank, row), str(sum(row))) for model, row in zip(models, counts)]
+    return aligned(rows)
+
+
+def _model(point: PointState) -> str:
+    return point.label.partition(" ")[0]
+
+
+def _or_blank(n: int) -> str:
+    return str(n) if n else ""
 
 
 def _summary(name: str, points: Sequence[PointState]) -> str:
@@ -50,3 +93,28 @@ def _summary(name: str, points: Sequence[PointState]) -> str:
     if rate and left:
         text += f"; about {duration(left / rate)} left at {rate / 1e9:.3g} GFLOP/s"
     return text
+
+
+def sweeps_text(sweeps: Sequence[tuple[str, SweepState | str]]) -> str:
+    """A line a sweep: its name, how many points it has, how many are done, the FLOPs of both; or
+    why it can't be read.
+    """
+    rows = [("sweep", "points", "done", "FLOPs done", "of", "")]
+    for name, sweep in sweeps:
+        if isinstance(sweep, str):
+            rows.append((name, "", "", "", "", sweep))
+            continue
+        points = sweep.points
+        others = Counter(p.state for p in points if p.state != "done")
+        rows.append(
+            (
+                name,
+                str(len(points)),
+                str(sum(p.state == "done" for p in points)),
+                f"{sum(p.done_flops for p in points):.3g}",
+                f"{sum(p.planned_flops for p in points):.3g}",
+                ", ".join(f"{others[s]} {s}" for s in STATES if others[s]),
+            )
+        )
+    lines = aligned([row[:5] for row in rows])
+    return "\n".join(f"{line}  {row[5]}".rstrip() for line, row in zip(lines, rows))
