@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from experiments import interruption
-from experiments.checkpoints import LAST, PREVIOUS, RandomState, is_whole, to_resume_from
+from experiments.checkpoints import LAST, PREVIOUS, Checkpoint, RandomState, to_resume_from
 from experiments.claims import RunningElsewhereError, claimed, events, is_claimed, note
 from experiments.execute import execute
 from experiments.point import make_point
@@ -60,13 +60,22 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(make):
     data = bytearray(last.read_bytes())
     data[len(data) // 2] ^= 1
     last.write_bytes(data)
-    assert not is_whole(last)
-    with pytest.warns(UserWarning, match=r"last.ckpt is damaged, and passed over"):
+    with pytest.warns(UserWarning, match=r"last.ckpt is damaged \(its checksum.*passed over"):
         assert to_resume_from(point.run_dir) == point.run_dir / PREVIOUS
     with pytest.warns(UserWarning, match=r"last.ckpt is damaged"):
         result = execute(make())
     assert (result.val_loss, result.train_loss) == (expected.val_loss, expected.train_loss)
     assert not (point.run_dir / PREVIOUS).exists()
+
+
+def test_a_save_after_a_damaged_checkpoint_leaves_the_one_before(tmp_path):
+    for name in (LAST, PREVIOUS):
+        (tmp_path / name).write_text(name)
+    trainer = type("Trainer", (), {"is_global_zero": True})()
+    trainer.save_checkpoint = lambda path: path.write_text("new")
+    for resumed, previous in ((PREVIOUS, PREVIOUS), (LAST, "new")):
+        Checkpoint(tmp_path, 1, tmp_path / resumed).save(trainer)
+        assert (tmp_path / PREVIOUS).read_text() == previous
 
 
 @pytest.mark.parametrize("keep", [0, 1000])

@@ -1,17 +1,19 @@
 """`python -m experiments.evaluate`: what it adds to a record, and what it refuses."""
 
 import math
+import pickle
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
+import torch
 
 from experiments.evaluate import evaluate_run
 from experiments.execute import execute
 from experiments.point import make_point
-from experiments.records import read_record, write_record
+from experiments.records import DamagedError, read_record, write_record
 from tests.conftest import TINY
 
 
@@ -129,3 +131,31 @@ def test_the_command_line(run_dir, cache):
     wikitext = record.evaluations["wikitext2@max_tokens=9600"]
     assert wikitext["bytes_per_token"] < 1.3
     assert f"{wikitext['perplexity']:.2f}" in out
+
+
+DAMAGES = {
+    "empty": lambda path: path.write_bytes(b""),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:5000]),
+    "a flipped bit": lambda path: path.write_bytes(path.read_bytes().replace(b"\0\0", b"\0\1", 1)),
+    "pickled": lambda path: path.write_bytes(pickle.dumps({"state_dict": {}})),
+    "no state_dict": lambda path: torch.save({"global_step": 3}, path),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "other weights": lambda path: change(path, state_dict={"model.a": torch.ones(2)}),
+    "another step": lambda path: change(path, global_step=3),
+}
+
+
+def change(path, **values):
+    torch.save({**torch.load(path, weights_only=True), **values}, path)
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_checkpoint_is_one_line_and_no_other_stands_for_it(run_dir, name):
+    last = run_dir / "last.ckpt"
+    shutil.copy(last, run_dir / "previous.ckpt")
+    DAMAGES[name](last)
+    before = (run_dir / "record.json").read_bytes()
+    with pytest.raises(DamagedError, match=r"last.ckpt is damaged .*; put a copy of it back") as e:
+        score(run_dir)
+    assert "\n" not in str(e.value)
+    assert (run_dir / "record.json").read_bytes() == before

@@ -3,7 +3,6 @@
 import random
 import time
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,11 @@ import numpy as np
 import torch
 
 from experiments import interruption
+from experiments.disk import PARTIAL, explained
+from experiments.seal import damage_of
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+_TEMPORARY = f"last{PARTIAL}"
 
 
 class Checkpoint(pl.Callback):
@@ -23,8 +25,10 @@ class Checkpoint(pl.Callback):
     run has ended. All ranks save together: rank 0's clock and any rank's signal decide.
     """
 
-    def __init__(self, folder: Path, minutes: float) -> None:
+    def __init__(self, folder: Path, minutes: float, resumed: Path | None = None) -> None:
+        """resumed: the checkpoint that the run goes on from."""
         self.folder, self.seconds = folder, 60 * minutes
+        self._last_is_whole = resumed == folder / LAST
         self.saved = time.perf_counter()
         self.stopped = False
         self.step = 0
@@ -53,13 +57,15 @@ class Checkpoint(pl.Callback):
 
     def save(self, trainer: pl.Trainer) -> None:
         """Writes the checkpoint; a run killed meanwhile keeps the one before."""
-        temporary = self.folder / "last.partial"
+        temporary = self.folder / _TEMPORARY
         trainer.save_checkpoint(temporary)
         if trainer.is_global_zero:
             last = self.folder / LAST
-            if last.exists():
-                last.replace(self.folder / PREVIOUS)
-            temporary.replace(last)
+            with explained(last):
+                if self._last_is_whole and last.exists():  # a damaged one must not replace a whole
+                    last.replace(self.folder / PREVIOUS)
+                temporary.replace(last)
+        self._last_is_whole = True
         self.saved = time.perf_counter()
 
 
@@ -98,19 +104,11 @@ def to_resume_from(folder: Path) -> Path | None:
         path = folder / name
         if not path.exists():
             continue
-        if is_whole(path):
+        why = damage_of(path)
+        if why is None:
             return path
-        warnings.warn(f"{path} is damaged, and passed over", stacklevel=2)
+        warnings.warn(f"{path} is damaged ({why}), and passed over", stacklevel=2)
     return None
-
-
-def is_whole(path: Path) -> bool:
-    """Whether every part of a checkpoint has the checksum that it was written with."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (zipfile.BadZipFile, OSError, EOFError):
-        return False
 
 
 def forget_previous(folder: Path) -> None:

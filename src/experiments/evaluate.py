@@ -22,9 +22,11 @@ from experiments.execute import build_model
 from experiments.models.transformer import Transformer
 from experiments.paths import conf_dir
 from experiments.point import make_point
-from experiments.records import RECORD_NAME, RunRecord, read_record, write_record
+from experiments.records import RECORD_NAME, DamagedError, RunRecord, read_record, write_record
+from experiments.seal import damage_of
 
 _NODES = ("eval", "evaluation", "trainer", "paths")  # what the command line may change
+_REMEDY = f"put a copy of it back, or delete {RECORD_NAME} and run the same command to train again"
 
 USAGE = """\
 usage: python -m experiments.evaluate RUN eval=[NAME,...] [evaluation.stride=N] ...
@@ -69,7 +71,7 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str]) -> RunRecord:
     if missing:
         device = torch.device(resolve_accelerator(point.config.trainer.accelerator))
         model = build_model(point, prepared)
-        _load(model, run_dir / LAST)
+        _load(model, run_dir / LAST, point.plan.n_steps)
         scores = score_sets(
             model.to(device),
             missing,
@@ -99,7 +101,7 @@ def _finished(run_dir: Path) -> RunRecord:
     if record.status != "done":
         raise ValueError(f"{run_dir} is {record.status}, and only a run that is done is scored")
     if not (run_dir / LAST).exists():
-        raise ValueError(f"{run_dir} has no {LAST} to score")
+        raise ValueError(f"{run_dir} has no {LAST} to score; {_REMEDY}")
     return record
 
 
@@ -116,13 +118,25 @@ def _config(record: RunRecord, overrides: Sequence[str]) -> dict[str, Any]:
     return {**record.config, **{node: composed[node] for node in _NODES}}
 
 
-def _load(model: Transformer, checkpoint: Path) -> None:
-    """The weights of a checkpoint that train.py wrote."""
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+def _load(model: Transformer, checkpoint: Path, n_steps: int) -> None:
+    """The weights of a checkpoint that train.py wrote at the end, after n_steps.
+
+    Raises DamagedError if it is not whole or is another: no other stands for the run's end.
+    """
+    why = damage_of(checkpoint)
+    if why is not None:
+        raise DamagedError(checkpoint, why, _REMEDY)
     prefix = "model."
-    model.load_state_dict(
-        {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    )
+    try:
+        loaded = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        state = loaded["state_dict"].items()
+        model.load_state_dict({k.removeprefix(prefix): v for k, v in state if k.startswith(prefix)})
+    except Exception as error:  # torch has many, of several lines
+        why = f"it does not hold this run's weights: {str(error).splitlines()[0]}"
+        raise DamagedError(checkpoint, why, _REMEDY) from error
+    if loaded["global_step"] != n_steps:
+        why = f"it is of step {loaded['global_step']}, and the run ended at {n_steps}"
+        raise DamagedError(checkpoint, why, _REMEDY)
 
 
 def main() -> None:

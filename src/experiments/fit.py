@@ -16,6 +16,7 @@ from experiments.checkpoints import Checkpoint, RandomState, to_resume_from
 from experiments.data.module import Consumed, TokenDataModule
 from experiments.history import History
 from experiments.point import Point
+from experiments.seal import SealedCheckpoints
 from experiments.train import LanguageModel
 
 Sink = Callable[[dict[str, float]], None]
@@ -66,7 +67,8 @@ def fit(
     trainer_config = point.config.trainer
     world = distributed.world_size(point.config)
     history = History(point.run_dir / "history.csv", point.config.logger.log_every_n_steps, also)
-    checkpoint = Checkpoint(point.run_dir, trainer_config.checkpoint_minutes)
+    resumed = to_resume_from(point.run_dir)
+    checkpoint = Checkpoint(point.run_dir, trainer_config.checkpoint_minutes, resumed)
     trainer = pl.Trainer(
         max_steps=point.plan.n_steps,
         max_epochs=-1,
@@ -79,7 +81,7 @@ def fit(
         deterministic="warn" if accelerator == "cuda" else None,
         # Consumed first: a checkpoint holds what the batches before it used
         callbacks=[Consumed(), history, RandomState(), checkpoint],
-        plugins=[distributed.cluster_environment(point.config)],
+        plugins=[distributed.cluster_environment(point.config), SealedCheckpoints()],
         default_root_dir=point.run_dir,
         use_distributed_sampler=False,  # our batches know their rank
         logger=False,
@@ -92,7 +94,7 @@ def fit(
     interruption.forget()  # one that ended an earlier run of this process is not for this one
     try:
         with interruption.deferred():
-            trainer.fit(module, data, ckpt_path=to_resume_from(point.run_dir))
+            trainer.fit(module, data, ckpt_path=resumed)
     except SystemExit:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from None
     if checkpoint.stopped and trainer.global_step < point.plan.n_steps:
