@@ -111,9 +111,7 @@ def test_a_full_disk_leaves_no_partial_file_and_says_so(tmp_path, monkeypatch, n
             super().__init__(Device(file, n_bytes))
 
     monkeypatch.setattr(seal, "_Hashed", Full)
-    with pytest.raises(
-        RuntimeError, match=r"last.partial can't be written: No space .*; free"
-    ):
+    with pytest.raises(RuntimeError, match=r"last.partial can't be written: No space .*; free"):
         save_sealed(CHECKPOINT, tmp_path / "last.partial")
     assert not list(tmp_path.iterdir())
 

@@ -75,12 +75,16 @@ def note(run_dir: Path, event: str, **details: Any) -> None:
     """Appends a line to the run's journal: started, interrupted, finished, and when and where."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     line = {"event": event, "time": now, "by": whoami(), **details}
-    with (run_dir / JOURNAL_NAME).open("a+b") as file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":  # a line cut short by a kill or a full disk stays alone
-                file.write(b"\n")
-        file.write(json.dumps(line).encode() + b"\n")
+    path = run_dir / JOURNAL_NAME
+    try:
+        with path.open("a+b") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # a line cut short by a kill or a full disk stays alone
+                    file.write(b"\n")
+            file.write(json.dumps(line).encode() + b"\n")
+    except OSError as error:  # what it tells of has happened, and goes on
+        warnings.warn(f"{path} lacks {event!r}: {error.strerror or error}", stacklevel=2)
 
 
 def events(run_dir: Path) -> list[dict[str, Any]]:

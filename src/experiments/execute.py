@@ -21,6 +21,7 @@ from experiments.claims import claimed, note
 from experiments.data.module import TokenDataModule
 from experiments.data.prepare import PreparedData, prepare_data, prepare_sets, training_batches
 from experiments.data.windows import ScoredWindows
+from experiments.disk import remove_leftovers, write_text_atomically
 from experiments.evaluation import Evaluation, bytes_of_tokens, evaluate, score_sets
 from experiments.fit import Sink, fit, leave_group, rates, set_up_process
 from experiments.kernels.ops import Execution
@@ -35,7 +36,6 @@ from experiments.records import (
     read_record,
     set_aside,
     write_record,
-    write_text_atomically,
 )
 from experiments.tracking import WandbRun
 from experiments.train import LanguageModel
@@ -51,7 +51,8 @@ def execute(
     n_threads: CPU threads if the config does not say; None for every core. A run that is finished
     already is not run again. An exception becomes a failed record with its traceback and is not
     raised; KeyboardInterrupt is (Interrupted is one), and leaves no record. Raises
-    RunningElsewhereError if another process has the run.
+    RunningElsewhereError if another process has the run, and RuntimeError if no record can be
+    written.
 
     Of several ranks, rank 0 writes; the others return its record as planned.
     """
@@ -62,6 +63,7 @@ def execute(
     with claimed(point.run_dir):
         if (finished := _finished(point.run_dir)) is not None:
             return finished
+        remove_leftovers(point.run_dir)
         note(point.run_dir, "started")
         try:
             record = _run(point, progress, n_threads)
@@ -91,15 +93,9 @@ def _finished(run_dir: Path) -> RunRecord | None:
 def _run(point: Point, progress: Sink, n_threads: int | None) -> RunRecord:
     started = time.perf_counter()
     accelerator = environment.resolve_accelerator(point.config.trainer.accelerator)
-    write_text_atomically(
-        point.run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(point.raw)))
-    )
-    surroundings = environment.snapshot_environment(accelerator, Path(__file__).parent)
-    write_text_atomically(
-        point.run_dir / "environment.json", json.dumps(surroundings, indent=1) + "\n"
-    )
     record = _planned_record(point, accelerator)
     try:
+        _write_surroundings(point, accelerator)
         set_up_process(point, accelerator, n_threads)
         record = _train_and_evaluate(point, record, accelerator, progress)
     except Exception:
@@ -109,10 +105,29 @@ def _run(point: Point, progress: Sink, n_threads: int | None) -> RunRecord:
         wall_seconds=time.perf_counter() - started,
         peak_memory_bytes=environment.peak_memory(accelerator),
     )
-    write_record(point.run_dir, record)
+    _write(point, record)
     if record.status == "done":
         forget_previous(point.run_dir)
     return record
+
+
+def _write_surroundings(point: Point, accelerator: str) -> None:
+    """config.yaml and environment.json."""
+    write_text_atomically(
+        point.run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(point.raw)))
+    )
+    surroundings = environment.snapshot_environment(accelerator, Path(__file__).parent)
+    text = json.dumps(surroundings, indent=1) + "\n"
+    write_text_atomically(point.run_dir / "environment.json", text, private=True)
+
+
+def _write(point: Point, record: RunRecord) -> None:
+    """The record. Where there is no room for it either, its error is all that a caller gets."""
+    try:
+        write_record(point.run_dir, record)
+    except RuntimeError as error:
+        why = record.error.strip().splitlines()[-1] if record.error else str(error)
+        raise RuntimeError(f"{point.describe()}: no record could be written: {why}") from error
 
 
 def _other_rank(point: Point, n_threads: int | None) -> RunRecord:

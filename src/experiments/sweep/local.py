@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 
 from experiments import distributed, environment, interruption
 from experiments.claims import RunningElsewhereError, is_claimed
+from experiments.disk import explained
 from experiments.evaluation import results_table
 from experiments.execute import execute
 from experiments.point import Point, make_point
@@ -221,25 +223,40 @@ def _work(raw: Raw, n_threads: int, device: int) -> None:
     """A worker's whole life: one point, its output in log.txt."""
     interruption.listen()
     point = make_point(raw)
-    point.run_dir.mkdir(parents=True, exist_ok=True)
-    redirect_output(point.run_dir / LOG_NAME)
+    terminal = os.dup(sys.stderr.fileno())
+    try:
+        redirect_output(point.run_dir / LOG_NAME)
+        code = _work_in_log(point, n_threads, device)
+    except RuntimeError as error:  # with a disk that takes no log, the terminal has to say it
+        for descriptor in (sys.stderr.fileno(), terminal):
+            with suppress(OSError):
+                os.write(descriptor, f"error: {error}\n".encode())
+        code = 1
+    raise SystemExit(code)
+
+
+def _work_in_log(point: Point, n_threads: int, device: int) -> int:
+    """The exit code of a worker."""
     if torch.cuda.is_available():
         torch.cuda.set_device(device)
     try:
         record = execute(point, Heartbeat(point.run_dir, point.plan.n_steps), n_threads)
     except KeyboardInterrupt as error:
         print(f"interrupted: {error}", file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
+        return INTERRUPTED
     except RunningElsewhereError as error:
         print(error, file=sys.stderr)
-        raise SystemExit(ELSEWHERE) from None
+        return ELSEWHERE
     if record.error:
         print(record.error, file=sys.stderr)
-    raise SystemExit(record.status == "failed")
+    return int(record.status == "failed")
 
 
 def redirect_output(path: Path) -> None:
-    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    """All output of this process to a file from now on, which its owner alone can read."""
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
         os.dup2(log, stream.fileno())
