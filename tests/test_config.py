@@ -72,7 +72,7 @@ def test_the_id_is_of_what_changes_the_result(compose_raw):
         (["n_experts=64"], "n_experts=64 with model=dense, which has no experts"),
         (["size=two"], "size='two' must be of type int"),
         (["size=1.5"], "size=1.5 must be of type int"),
-        (["seed=true"], "seed=True must be of type int"),
+        (["seed=true"], "seed=true must be of type int"),
         (["size=0"], "size=0 must be at least 1"),
         (["budget=-1"], "budget=-1 must be above 0"),
         (["optim.schedule=linear"], "'linear' is not one of cosine, wsd"),

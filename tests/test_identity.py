@@ -6,13 +6,14 @@ from dataclasses import dataclass
 import pytest
 
 from experiments import identity
-from experiments.config import Ladder, RunConfig, read, read_run_config
+from experiments.config import Ladder, RunConfig, read_run_config
 from experiments.data.corpus import identity as identity_of
 from experiments.fields import added
 from experiments.models.ffn import dense
 from experiments.models.ffn.dense import DenseConfig
 from experiments.paths import conf_dir
 from experiments.point import make_point, run_id_of
+from experiments.reading import read
 from experiments.records import find_records, read_record
 from tests.conftest import Nursery
 

@@ -5,18 +5,33 @@ wherever it came from (`+typo=1` passes Hydra's own check). A new field is decla
 fields.added: at its default it then leaves the ids of runs as they are.
 """
 
-import dataclasses
-import difflib
-import importlib
 import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from experiments.constraints import (
+    AtLeast1,
+    BelowOne,
+    Fraction,
+    NotNegative,
+    Path,
+    Positive,
+    Processes,
+    Seed,
+    SweepName,
+    WandbName,
+    Within,
+    shown,
+)
 from experiments.costs import FFNConfig
+from experiments.reading import build, read
 
 KernelName = Literal["auto", "reference", "torch", "cpp", "triton"]
+# what each part that a `_target_` names must be able to do: costs.FFNConfig, data.corpus.Corpus and
+# data.tokenizer.TokenizerConfig
+_LAYER, _CORPUS, _TOKENIZER = ("cost", "build"), ("documents",), ("n_entries", "make")
+LearningRate = Annotated[float, Within(0, 1000, above=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,14 +43,14 @@ class Ladder:
     """
 
     name: str
-    d_per_layer: int
-    d_head: int
+    d_per_layer: AtLeast1
+    d_head: AtLeast1
     tie_head: bool
-    vocab_size: int
-    seq_len: int
-    batch_size: int
-    lr: float
-    lr_d_model: int
+    vocab_size: AtLeast1
+    seq_len: AtLeast1
+    batch_size: AtLeast1
+    lr: LearningRate
+    lr_d_model: AtLeast1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +59,17 @@ class Trunk:
 
     ffn_blocks: Any
     base_ffn: Any
+
+    def __post_init__(self) -> None:
+        blocks = self.ffn_blocks
+        given = f"ffn_blocks={shown(blocks)}"
+        if blocks in ("middle", "all"):
+            return
+        if not isinstance(blocks, (list, tuple)) or any(type(i) is not int for i in blocks):
+            raise ValueError(f"{given} is not middle, all or a list of blocks, as [0,2]")
+        if len(set(blocks)) < len(blocks):
+            raise ValueError(f"{given} names a block twice; name each once")
+        # which blocks there are is the size's to say: models.transformer.place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,24 +81,15 @@ class Data:
 
     corpus: Any
     tokenizer: Any
-    path: str | None = None
-    seq_len: int
-    n_eval_tokens: int
-    max_train_tokens: int | None
-    max_validation_tokens: int | None
+    path: Path | None = None
+    seq_len: AtLeast1
+    n_eval_tokens: AtLeast1
+    max_train_tokens: AtLeast1 | None
+    max_validation_tokens: AtLeast1 | None
     mask_documents: bool
     streaming: bool
-    stream_lanes: int
-    stream_shuffle: int
-
-    def __post_init__(self) -> None:
-        for name in ("seq_len", "n_eval_tokens", "stream_lanes", "stream_shuffle"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"data.{name}={getattr(self, name)} must be at least 1")
-        for name in ("max_train_tokens", "max_validation_tokens"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"data.{name}={value} must be at least 1, or null for all")
+    stream_lanes: Processes
+    stream_shuffle: Annotated[int, Within(1, 10**7)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,22 +101,20 @@ class EvalSet:
 
     corpus: Any
     splits: tuple[str, ...]
-    max_tokens: int | None = None
+    max_tokens: AtLeast1 | None = None
+
+    def __post_init__(self) -> None:
+        if not self.splits or len(set(self.splits)) < len(self.splits):
+            raise ValueError(f"splits={list(self.splits)} must name a split, and each one once")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRule:
     """How sets are scored: windows of data.seq_len tokens, `stride` targets each (null: all)."""
 
-    stride: int | None
-    max_tokens: int | None
-    batch_size: int | None
-
-    def __post_init__(self) -> None:
-        for name in ("stride", "max_tokens", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"evaluation.{name}={value} must be at least 1, or null")
+    stride: AtLeast1 | None
+    max_tokens: AtLeast1 | None
+    batch_size: AtLeast1 | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,23 +128,30 @@ class Optim:
     warmup and decay are fractions of the steps; final_lr is a fraction of the peak.
     """
 
-    lr: float
-    lr_d_model: int
-    lr_width_exponent: float
-    table_lr: float
-    key_lr: float
-    weight_decay: float
-    beta1: float
-    beta2: float
-    eps: float
-    grad_clip: float | None
+    lr: LearningRate
+    lr_d_model: AtLeast1
+    lr_width_exponent: Annotated[float, Within(-10, 10)]
+    table_lr: Positive
+    key_lr: Positive
+    weight_decay: NotNegative
+    beta1: BelowOne
+    beta2: BelowOne
+    eps: Annotated[float, Within(0, 1, above=True)]
+    grad_clip: Positive | None
     schedule: Literal["cosine", "wsd"]
-    warmup: float
-    decay: float
-    final_lr: float
+    warmup: BelowOne
+    decay: Fraction
+    final_lr: Fraction
     # defaults: of records from before there was a choice
     table_gradient: Literal["dense", "rows", "fused"] = "dense"
     table_state: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        if self.schedule == "wsd" and self.warmup + self.decay > 1:
+            raise ValueError(
+                f"warmup={self.warmup:g} and optim.decay={self.decay:g} with optim.schedule=wsd "
+                "are more than all steps; their sum must be at most 1"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,14 +170,14 @@ class Trainer:
 
     accelerator: str
     precision: str
-    devices: int
-    num_nodes: int
-    micro_batch_size: int | None
-    n_threads: int | None
-    flops_per_second: float | None
-    n_loader_workers: int | None
-    checkpoint_minutes: float
-    log_every_seconds: float
+    devices: Processes
+    num_nodes: Processes
+    micro_batch_size: AtLeast1 | None
+    n_threads: Processes | None
+    flops_per_second: Annotated[float, Within(1, 1e25)] | None
+    n_loader_workers: Annotated[int, Within(0, 1024)] | None
+    checkpoint_minutes: Annotated[float, Within(0, 1e6, above=True)]
+    log_every_seconds: NotNegative
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,17 +185,17 @@ class Logger:
     """wandb: auto (online with a key and a network, else offline) | online | offline | disabled."""
 
     wandb: Literal["auto", "online", "offline", "disabled"]
-    project: str
-    entity: str | None
-    log_every_n_steps: int
+    project: WandbName
+    entity: WandbName | None
+    log_every_n_steps: AtLeast1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Paths:
     """results/<sweep>/<run_id> and the data cache; relative to the working directory."""
 
-    results: str
-    cache: str
+    results: Path
+    cache: Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,11 +209,11 @@ class RunConfig:
 
     model_name: str
     model: FFNConfig
-    n_experts: int | None
-    size: int
-    budget: float
-    seed: int
-    sweep: str
+    n_experts: AtLeast1 | None
+    size: Annotated[int, Within(1, 10_000, why=" blocks")]
+    budget: Annotated[float, Within(0, 1e30, above=True, why=" FLOPs")]
+    seed: Seed
+    sweep: SweepName
     dry_run: bool
     retry: Literal["failed", "all", "none"]
     ladder: Ladder
@@ -209,98 +231,55 @@ class RunConfig:
 def read_run_config(raw: Mapping[str, Any]) -> RunConfig:
     """The typed config of one composed, resolved mapping.
 
-    Raises ValueError for unknown or missing keys, wrong types, values a layer refuses, and
-    n_experts given to a model that has no experts.
+    Raises ValueError for unknown or missing keys, wrong types, values out of range or that a layer
+    refuses, and n_experts given to a model that has no experts.
     """
     raw = dict(raw)
-    n_experts = raw.get("n_experts")
-    name = raw.get("model_name")
-    raw["model"] = build(raw.get("model"), "model")
-    if n_experts is not None and not hasattr(raw["model"], "n_experts"):
-        raise ValueError(
-            f"n_experts={n_experts} with model={name}, which has no experts; drop n_experts, "
-            "or sweep the models that have it apart from those that don't"
-        )
-    trunk = dict(raw.get("trunk") or {})
-    data = dict(raw.get("data") or {})
-    trunk["base_ffn"] = build(trunk.get("base_ffn"), "trunk.base_ffn")
-    data["corpus"] = build(data.get("corpus"), "data.corpus")
-    data["tokenizer"] = build(data.get("tokenizer"), "data.tokenizer")
+    for group in ("trunk", "data", "eval"):
+        if not isinstance(raw.get(group), (Mapping, types.NoneType)):
+            raise ValueError(f"{group}={shown(raw[group])} must be a group of keys")
+    raw["model"] = _model(raw)
+    trunk, data = dict(raw.get("trunk") or {}), dict(raw.get("data") or {})
+    trunk["base_ffn"] = build(trunk.get("base_ffn"), "trunk.base_ffn", _LAYER)
+    data["corpus"] = build(data.get("corpus"), "data.corpus", _CORPUS)
+    data["tokenizer"] = build(data.get("tokenizer"), "data.tokenizer", _TOKENIZER)
     sets = read_eval_sets(raw.get("eval") or {})
     config: RunConfig = read(RunConfig, {**raw, "trunk": trunk, "data": data, "eval": sets})
     stride = config.evaluation.stride
     if stride is not None and stride > config.data.seq_len:
         raise ValueError(f"evaluation.stride={stride} is above data.seq_len={config.data.seq_len}")
-    if config.size < 1:
-        raise ValueError(f"size={config.size} must be at least 1 block")
-    if config.budget <= 0:
-        raise ValueError(f"budget={config.budget:g} must be above 0 FLOPs")
     return config
+
+
+def _model(raw: Mapping[str, Any]) -> Any:
+    """The config of the layer under study."""
+    n_experts, node = raw.get("n_experts"), raw.get("model")
+    try:
+        model = build(node, "model", _LAYER)
+    except ValueError as error:  # the name that a user gives: both are one number
+        raise ValueError(str(error).replace("model.n_experts=", "n_experts=")) from error
+    own = getattr(model, "n_experts", None)
+    if n_experts is not None and own is None:
+        raise ValueError(
+            f"n_experts={shown(n_experts)} with model={raw.get('model_name')}, which has no "
+            "experts; drop n_experts, or sweep the models that have it apart from those that don't"
+        )
+    if n_experts is not None and own != n_experts:
+        raise ValueError(
+            f"model.n_experts={own} with n_experts={shown(n_experts)}: give n_experts={own} alone, "
+            "which sets both"
+        )
+    return model
 
 
 def read_eval_sets(raw: Mapping[str, Any]) -> dict[str, EvalSet]:
     """The sets of the config node `eval`, by name."""
     sets = {}
     for name, node in raw.items():
+        if not isinstance(node, Mapping):
+            raise ValueError(f"eval.{name}={shown(node)} must be a group of keys, as conf/eval has")
         values = dict(node)
         if values.get("corpus") is not None:
-            values["corpus"] = build(values["corpus"], f"eval.{name}.corpus")
+            values["corpus"] = build(values["corpus"], f"eval.{name}.corpus", _CORPUS)
         sets[name] = read(EvalSet, values, f"eval.{name}")
     return sets
-
-
-def build(node: Any, where: str) -> Any:
-    """The dataclass that a config node names by its `_target_`, with the node's other keys."""
-    if not isinstance(node, Mapping) or "_target_" not in node:
-        raise ValueError(f"{where}: needs a _target_ naming the class to build")
-    fields = {k: v for k, v in node.items() if k != "_target_"}
-    return read(target_class(node, where), fields, where)
-
-
-def target_class(node: Mapping[str, Any], where: str) -> Any:
-    """What a config node's `_target_` names. Raises ValueError if that can't be imported."""
-    module, _, name = str(node["_target_"]).rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"{where}._target_={node['_target_']!r} can't be imported") from error
-
-
-def read(cls: type, values: Mapping[str, Any], where: str = "") -> Any:
-    """An instance of the dataclass `cls`, with every key known and every type right."""
-    hints = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    prefix = f"{where}." if where else ""
-    for key in values:
-        if key not in fields:
-            close = difflib.get_close_matches(str(key), fields, n=1)
-            hint = f"did you mean {prefix}{close[0]}?" if close else f"known: {', '.join(fields)}"
-            raise ValueError(f"{prefix}{key}: unknown key; {hint}")
-    for name, field in fields.items():
-        if field.default is dataclasses.MISSING and values.get(name, "???") == "???":
-            raise ValueError(f"{prefix}{name} is not set; give {prefix}{name}=...")
-    return cls(**{k: read_value(v, hints[k], f"{prefix}{k}") for k, v in values.items()})
-
-
-def read_value(value: Any, hint: Any, where: str) -> Any:
-    """The value as its hint has it: floats, groups, tuples. Raises ValueError for another type."""
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        if not isinstance(value, Mapping):
-            raise ValueError(f"{where}={value!r} must be a group of keys")
-        return read(hint, value, where)
-    origin = typing.get_origin(hint)
-    if origin is Literal:
-        choices = typing.get_args(hint)
-        if value not in choices:
-            raise ValueError(f"{where}={value!r} is not one of {', '.join(choices)}")
-        return value
-    allowed = typing.get_args(hint) if origin in (typing.Union, types.UnionType) else (hint,)
-    if value is None and type(None) in allowed:
-        return None
-    if float in allowed and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    plain = [t for t in allowed if t in (int, float, str, bool)]
-    if plain and type(value) not in plain:
-        names = " or ".join(t.__name__ for t in plain)
-        raise ValueError(f"{where}={value!r} must be of type {names}")
-    return tuple(value) if isinstance(value, list) else value

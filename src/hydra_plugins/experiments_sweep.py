@@ -130,7 +130,7 @@ class SlurmLauncher(_PointLauncher):
         self.resources = resources
 
     def _run(self, raws: Sequence[Any]) -> None:
-        from experiments.config import read
+        from experiments.reading import read
         from experiments.sweep.cluster import submit_sweep
         from experiments.sweep.slurm import Resources
 

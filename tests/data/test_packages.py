@@ -14,7 +14,6 @@ from zipfile import ZipFile
 import pytest
 from omegaconf import OmegaConf
 
-from experiments.config import build
 from experiments.data.corpus import digest, identity
 from experiments.data.overlap import find_overlap, grams, table
 from experiments.data.packages import Packages, mix, texts
@@ -24,6 +23,7 @@ from experiments.data.packages.lines import pieces, tidy, without_repeats
 from experiments.data.packages.sources import HELD_OUT, TRAINING, Source
 from experiments.data.wikitext import WikiText2
 from experiments.paths import conf_dir
+from experiments.reading import build
 from tests.conftest import REPOSITORY
 
 # documents, and the start of the sha256 of their JSON lines: change them together with
@@ -148,7 +148,11 @@ def test_wrong_values_are_named(fetched, tmp_path):
 def test_identity_is_what_the_text_depends_on(fetched):
     one = Packages(weights={"cat": 1, "dog": 0}, wheels=PINS)
     assert identity(one) == identity(Packages(weights={"cat": 1.0}, wheels=PINS))
-    for other in ({"weights": {"cat": 2}}, {"validation_every": 9}, {"wheels": {"toy==2": "2"}}):
+    for other in (
+        {"weights": {"cat": 2}},
+        {"validation_every": 9},
+        {"wheels": {"toy==2": "2" * 64}},
+    ):
         assert digest(identity(replace(one, **other))) != digest(identity(one))
 
 

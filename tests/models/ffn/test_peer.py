@@ -135,7 +135,7 @@ def test_batch_norm_leaks_in_training_and_only_there():
         ({"n_experts": 1000}, r"n_experts=1000 must be a perfect square; nearest: 961, 1024"),
         ({"n_experts": 4, "top_k": 5}, r"top_k=5 must be at most n_experts=4"),
         ({"d_key": 7}, "d_key=7 must be even"),
-        ({"n_heads": 0}, "n_heads=0 must be above 0"),
+        ({"n_heads": 0}, "n_heads=0 must be at least 1"),
         ({"query_norm": "bach"}, "query_norm='bach' is not one of none, layer, batch"),
         ({"score": "max"}, "score='max' is not one of"),
         ({"activation": "tanh"}, "activation='tanh' is not one of"),

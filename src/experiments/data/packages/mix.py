@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from experiments.constraints import Sha256, checked
 from experiments.data.corpus import TRAIN, VALIDATION
 from experiments.data.packages.sources import EXTRACTION_VERSION, HELD_OUT, TRAINING, Source
 from experiments.data.packages.texts import Document, read_domain
@@ -52,12 +53,13 @@ class Packages:
                 "many is held out, the others train"
             )
         known = {source.package for source in (TRAINING | HELD_OUT).values()}
-        for requirement in self.wheels:
+        for requirement, sha256 in self.wheels.items():
             package, _, version = requirement.partition("==")
             if package not in known or not version:
                 raise ValueError(
                     f"wheels: {requirement!r} is not name==version of {', '.join(sorted(known))}"
                 )
+            checked(sha256, Sha256, f"wheels.{requirement}")
         for domain in self.domains:
             self._requirement(domain, TRAINING[domain])
 

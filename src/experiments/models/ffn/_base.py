@@ -4,15 +4,17 @@ The defaults say "nothing special", so a new variant overrides only what it has.
 """
 
 from collections.abc import Callable, Mapping
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from experiments.constraints import Within
 from experiments.kernels.ops import Execution
 from experiments.models.usage import ExpertUsage
 
 Role = Literal["table", "key"]
+WidthFactor = Annotated[float, Within(0, 1e4, above=True)]
 Activation = Literal["gelu", "relu", "silu", "identity"]
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -60,10 +62,3 @@ def check_choice(name: str, value: str, allowed: tuple[str, ...] | Mapping[str, 
     """Raises ValueError unless value is one of the allowed names."""
     if value not in allowed:
         raise ValueError(f"{name}={value!r} is not one of {', '.join(allowed)}")
-
-
-def check_positive(**values: float) -> None:
-    """Raises ValueError for the first value that is not above zero."""
-    for name, value in values.items():
-        if not value > 0:
-            raise ValueError(f"{name}={value} must be above 0")

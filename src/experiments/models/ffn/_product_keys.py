@@ -8,10 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from experiments.constraints import AtLeast1, check_fields
 from experiments.costs import Mixing, Term
 from experiments.distributed import sum_over_ranks
 from experiments.kernels.ops import product_key_topk
-from experiments.models.ffn._base import FFN, Role, check_choice, check_positive
+from experiments.models.ffn._base import FFN, Role, check_choice
 
 SCORES: Mapping[str, Callable[[Tensor], Tensor]] = {
     "softmax": lambda s: s.softmax(dim=-1),  # over the k retrieved, per head (Alg. 1)
@@ -37,10 +38,10 @@ class ProductKeyConfig:
     table_dtype: float32 | bfloat16, of the tables' rows. Sums over rows are float32 in either case.
     """
 
-    n_experts: int = 1024**2
-    n_heads: int = 8
-    top_k: int = 16
-    d_key: int = 256
+    n_experts: AtLeast1 = 1024**2
+    n_heads: AtLeast1 = 8
+    top_k: AtLeast1 = 16
+    d_key: AtLeast1 = 256
     query_norm: str = "batch"
     score: str = "softmax"
     share_keys: bool = True
@@ -48,8 +49,7 @@ class ProductKeyConfig:
     table_dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        check_positive(n_experts=self.n_experts, n_heads=self.n_heads, top_k=self.top_k)
-        check_positive(d_key=self.d_key)
+        check_fields(self)
         root = math.isqrt(self.n_experts)
         if root**2 != self.n_experts:
             raise ValueError(

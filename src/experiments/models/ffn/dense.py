@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from experiments.constraints import check_fields
 from experiments.costs import Cost, Term
-from experiments.models.ffn._base import ACTIVATIONS, FFN, check_choice, check_positive
+from experiments.models.ffn._base import ACTIVATIONS, FFN, WidthFactor, check_choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,12 +17,12 @@ class DenseConfig:
         A GLU of width_factor 8/3 costs what a plain layer of 4 costs.
     """
 
-    width_factor: float = 4.0
+    width_factor: WidthFactor = 4.0
     activation: str = "gelu"
     glu: bool = False
 
     def __post_init__(self) -> None:
-        check_positive(width_factor=self.width_factor)
+        check_fields(self)
         check_choice("activation", self.activation, ACTIVATIONS)
 
     def d_ff(self, d_model: int) -> int:

@@ -5,15 +5,17 @@ Shape suffixes: T tokens, E experts, C tokens an expert takes, K experts a token
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from experiments.constraints import AtLeast0, AtLeast1, NotNegative, Positive, Within, check_fields
 from experiments.costs import Cost, Mixing, Term
 from experiments.kernels.grouped import grouped_matmul
 from experiments.kernels.ops import Execution, gather_sum
-from experiments.models.ffn._base import ACTIVATIONS, FFN, check_choice, check_positive
+from experiments.models.ffn._base import ACTIVATIONS, FFN, WidthFactor, check_choice
 
 ROUTINGS = ("expert_choice", "token_choice")
 BALANCES = ("none", "loss", "bias")
@@ -39,27 +41,24 @@ class MoEConfig:
         the load of the whole step, all processes' (Wang 2024, arXiv:2408.15664).
     """
 
-    n_experts: int = 128
+    n_experts: AtLeast1 = 128
     routing: str = "expert_choice"
-    capacity_factor: float = 1.0
-    top_k: int = 1
+    capacity_factor: Positive = 1.0
+    top_k: AtLeast1 = 1
     gate: str = "softmax"
-    granularity: float = 1.0
-    n_shared_experts: int = 0
+    granularity: Annotated[float, Within(1e-3, 1e6)] = 1.0
+    n_shared_experts: AtLeast0 = 0
     balance: str = "none"
-    balance_rate: float = 0.0
-    width_factor: float = 4.0
+    balance_rate: NotNegative = 0.0
+    width_factor: WidthFactor = 4.0
     activation: str = "gelu"
 
     def __post_init__(self) -> None:
-        check_positive(n_experts=self.n_experts, top_k=self.top_k, granularity=self.granularity)
-        check_positive(capacity_factor=self.capacity_factor, width_factor=self.width_factor)
+        check_fields(self)
         check_choice("routing", self.routing, ROUTINGS)
         check_choice("gate", self.gate, GATES)
         check_choice("balance", self.balance, BALANCES)
         check_choice("activation", self.activation, ACTIVATIONS)
-        if self.n_shared_experts < 0:
-            raise ValueError(f"n_shared_experts={self.n_shared_experts} must be 0 or more")
         if self.top_k > self.n_experts:
             raise ValueError(f"top_k={self.top_k} must be at most n_experts={self.n_experts}")
         if self.capacity_factor > self.n_experts:
@@ -69,8 +68,8 @@ class MoEConfig:
             )
         if self.routing == "expert_choice" and (self.balance != "none" or self.top_k != 1):
             raise ValueError(
-                "expert_choice is balanced by construction: balance and top_k are token_choice's; "
-                "leave them at none and 1, and set capacity_factor instead"
+                "routing=expert_choice is balanced by construction: balance and top_k are "
+                "token_choice's; leave them at none and 1, and set capacity_factor instead"
             )
         if (self.balance == "none") != (self.balance_rate == 0):
             raise ValueError(

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from experiments.constraints import AtLeast1
 from experiments.costs import Cost, Term
 from experiments.kernels.ops import gather_sum
 from experiments.models.ffn._base import Role
@@ -24,7 +25,7 @@ class PKMConfig(ProductKeyConfig):
     Lample gives each head its own sub-keys; share_keys=False is that.
     """
 
-    top_k: int = 32
+    top_k: AtLeast1 = 32
 
     def cost(self, d_model: int) -> Cost:
         """Routing, and h * k value rows a token."""
