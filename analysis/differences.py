@@ -41,7 +41,7 @@ class SeedNoise:
 class ModelMean:
     """A model at one size: its loss over seeds in nats/token, and what it has over the baseline.
 
-    difference: loss less the baseline's, with its interval; nan for the baseline itself.
+    difference: loss minus the baseline's, with its interval; nan for the baseline itself.
     """
 
     model: str
@@ -77,7 +77,7 @@ class Differences:
                     "loss": m.loss,
                     "sd": m.sd,
                     "perplexity": float(np.exp(m.loss)),
-                    f"less {self.baseline}": m.difference.value,
+                    f"minus {self.baseline}": m.difference.value,
                     "lower": m.difference.lower,
                     "upper": m.difference.upper,
                 }

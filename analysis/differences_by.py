@@ -48,7 +48,7 @@ class DifferencesBy:
         means = sorted(self.average.items(), key=lambda item: item[1].value)
         return pd.DataFrame(
             [
-                {"model": model, f"less {baseline}": m.value, "lower": m.lower, "upper": m.upper}
+                {"model": model, f"minus {baseline}": m.value, "lower": m.lower, "upper": m.upper}
                 for model, m in means
             ]
         )

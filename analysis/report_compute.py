@@ -76,7 +76,7 @@ def differences_section(study: Study, gallery: Gallery) -> Section | None:
 
 
 def _differences_table(frame: pd.DataFrame, baseline: str, caption: str) -> DataTable:
-    signed = (f"less {baseline}", "lower", "upper")
+    signed = (f"minus {baseline}", "lower", "upper")
     return DataTable(
         frame=frame,
         caption=caption,

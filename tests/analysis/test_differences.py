@@ -160,7 +160,7 @@ def test_where_a_value_has_one_seed_its_noise_is_that_of_the_others():
     assert found.average["peer"] == pytest.approx((-0.09, -0.09 - half, -0.09 + half), rel=1e-9)
     frame = found.average_frame()
     assert list(frame["model"]) == ["peer"]
-    assert frame["less dense"].tolist() == pytest.approx([-0.09])
+    assert frame["minus dense"].tolist() == pytest.approx([-0.09])
 
 
 def test_where_no_setting_has_seeds_another_budget_s_noise_serves(table, tmp_path, capsys):
@@ -208,7 +208,7 @@ def test_the_command_compares_by_a_column(norms, tmp_path, capsys):
     assert "n_experts=256: C = 1e+12 FLOPs" in out
     average = out.split("on the average of 2 n_experts, nats/token:\n")[1].split("\n")
     assert average[0].split() == [
-        "model", "less", "peer", "query_norm=batch", "lower", "upper"
+        "model", "minus", "peer", "query_norm=batch", "lower", "upper"
     ]  # fmt: skip
     name, norm, value, *_ = average[1].split()
     assert (name, norm, float(value)) == ("peer", "query_norm=none", pytest.approx(0.035))

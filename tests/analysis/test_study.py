@@ -147,7 +147,7 @@ def test_differences_are_at_every_budget_with_seeds_and_over_its_sizes():
     assert values["differences_over_sizes"][str(BUDGETS[0])]["average"]["peer"]["value"] < 0
     _, *tables = differences_section(found, None).blocks
     assert [("on the average of 7 sizes" in t.caption) for t in tables] == [False, True] * 2
-    assert all(t.frame["less dense"].min() < 0 for t in tables)
+    assert all(t.frame["minus dense"].min() < 0 for t in tables)
 
 
 # Parts
