@@ -6,6 +6,8 @@ is left. Exit code 1 if any trial failed.
 """
 
 import argparse
+import importlib
+import itertools
 import os
 import random
 import secrets
@@ -17,11 +19,15 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: no pool of threads that a fork would lose
 
-from tests.soak import report
+from tests.soak import faults, report
 from tests.soak.enumerated import Enumeration, Spot
 from tests.soak.lanes import Job, run_all
 from tests.soak.points import MODELS, Points
 from tests.soak.processes import warm_up
+from tests.soak.storage_faults import unmount_below
+
+for _layer in ("worker", "controller", "rank", "storage", "byte", "clock"):
+    importlib.import_module(f"tests.soak.{_layer}_faults")  # enter themselves in the registry
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if len(outcomes) % 100 == 0:
             seconds = time.monotonic() - start
             print(report.last_line(outcomes, seconds, options.seed), flush=True)
+    unmount_below(folder)
     print(report.table(outcomes))
     print(report.last_line(outcomes, time.monotonic() - start, options.seed))
     return int(any(outcome.problems for outcome in outcomes))
@@ -57,6 +64,15 @@ def _jobs(options: argparse.Namespace, points: Points, folder: Path) -> Iterator
             yield Job(
                 name=spot.name, run=lambda own, spot=spot, rng=rng: enumeration.run(spot, own, rng)
             )
+    numbers = [int(name) for name in only if name.isdigit()] if only else itertools.count(1)
+    deadline = time.monotonic() + 60 * options.minutes
+    for number in numbers:
+        if time.monotonic() > deadline and not only:
+            return
+        yield Job(
+            name=str(number),
+            run=lambda own, n=number: faults.random_trial(n, options.seed, points, own),
+        )
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

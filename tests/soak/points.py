@@ -72,7 +72,7 @@ class Points:
         """A point of so many steps that saves every so many minutes (0: after each step)."""
         sizes = (f"ladder.batch_size={n_ranks}", f"trainer.devices={n_ranks}")
         overrides = (f"model={model}", *_FEW_EXPERTS.get(model, ()), *sizes)
-        plan = make_point(self._compose(*overrides, "budget=1e8")).plan
+        plan = make_point(self._compose(*overrides, "budget=1e10")).plan
         budget = n_steps * plan.batch_tokens * plan.cost.training_flops
         raw = self._compose(*overrides, f"budget={budget!r}")
         trainer = {**raw["trainer"], "checkpoint_minutes": minutes}

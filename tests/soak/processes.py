@@ -132,10 +132,14 @@ def _live(body: Body, output: Path, environ: dict[str, str]) -> None:
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port for this process alone: two launchers that ask the system may be given the same."""
+    first, n = 20000, 12000  # below those that the system gives out
+    for i in range(n):
+        port = first + (os.getpid() + 97 * i) % n
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError(f"no port from {first} to {first + n} is free")
 
 
 def warm_up() -> None:

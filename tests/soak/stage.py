@@ -77,10 +77,14 @@ class Alone:
             (folder / "record.json").exists() and not is_claimed(folder) for folder in self.run_dirs
         )
 
+    def is_claimed(self) -> bool:
+        """Whether a process has any of the points."""
+        return any(is_claimed(folder) for folder in self.run_dirs)
+
     def wait_for_claims(self, seconds: float = PATIENCE) -> bool:
         """Waits until no process has any of the points; False if one still has in the end."""
         deadline = time.monotonic() + seconds
-        while any(is_claimed(folder) for folder in self.run_dirs):
+        while self.is_claimed():
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.05)

@@ -1,0 +1,120 @@
+"""Kills, signals and stops of the one process that trains a point."""
+
+import signal
+
+from experiments.claims import CLAIM_NAME, events
+from tests.soak.enumerated import strike_once
+from tests.soak.faults import fault
+from tests.soak.operations import KINDS
+from tests.soak.stage import PATIENCE
+from tests.soak.trials import Trial, last_line
+
+_SOFT = ("TERM", "INT", "USR1", "USR2")  # all of which save and end
+
+
+@fault("kill -9", "worker", "alone", weight=6)
+def kill(trial: Trial) -> None:
+    """At any moment of a run."""
+    process, moment = trial.stage.start(), trial.some_time()
+    process.lives_for(moment)
+    process.send(signal.SIGKILL)
+    if process.wait(PATIENCE) == -signal.SIGKILL:
+        trial.injected("kill -9", f"after {moment:.3f} s")
+
+
+@fault("signal", "worker", "alone", weight=4)
+def one_signal(trial: Trial) -> None:
+    """One that asks to save and end."""
+    _signals(trial, 1, 0.0)
+
+
+@fault("two signals", "worker", "alone", weight=2)
+def two_signals(trial: Trial) -> None:
+    """As by an impatient user, or a cluster that sends several."""
+    _signals(trial, 2, trial.rng.uniform(0.0, 0.1))
+
+
+@fault("many signals", "worker", "alone")
+def many_signals(trial: Trial) -> None:
+    """Without end."""
+    _signals(trial, 1000, 0.004)
+
+
+def _signals(trial: Trial, n: int, pause: float) -> None:
+    process, moment = trial.stage.start(), trial.some_time()
+    process.lives_for(moment)
+    sent = []
+    while len(sent) < n:
+        name = trial.rng.choice(_SOFT)
+        if not process.send(signal.Signals[f"SIG{name}"]):
+            break
+        sent.append(name)
+        process.lives_for(pause)
+    code = process.wait(PATIENCE)
+    if sent and code != 0:  # 0: it had ended by then, or nearly
+        kind = "signal" if len(sent) == 1 else "two signals" if n == 2 else "many signals"
+        trial.injected(kind, f"{'+'.join(sent[:4])} after {moment:.3f} s -> {code}")
+        last = events(trial.stage.run_dir)[-1:] if trial.stage.run_dir.exists() else []
+        if code not in (130, *(-signal.Signals[f"SIG{one}"] for one in _SOFT)):
+            trial.wrong(f"{sent[:4]}: exit code {code}: {last_line(process.output)}, {last}")
+
+
+@fault("file operation", "worker", "alone", weight=6)
+def operation(trial: Trial) -> None:
+    """The n-th of a run: killed, denied, cut short or signalled there."""
+    n = int(2 ** trial.rng.uniform(0, 8))  # the beginning, where a resumed run rewrites, oftener
+    strike_once(trial, n, trial.rng.choice(KINDS))
+
+
+@fault("stopped, another started", "worker", "alone", weight=2)
+def stop(trial: Trial) -> None:
+    """A stopped process keeps its run, and a second one has to leave it alone."""
+    process, moment = trial.stage.start(), trial.some_time()
+    process.lives_for(moment)
+    if not process.send(signal.SIGSTOP):
+        return
+    claim = trial.stage.run_dir / CLAIM_NAME
+    held = claim.exists() and claim.read_text() != "" and trial.stage.is_claimed()
+    second = trial.stage.start()
+    code = second.wait(PATIENCE)
+    process.send(signal.SIGCONT)
+    if trial.rng.random() < 0.3:
+        process.send(signal.SIGKILL)
+    process.wait(PATIENCE)
+    if not held:
+        return  # it was stopped before its claim or after its end: the second was right to run
+    trial.injected("stopped, another started", f"after {moment:.3f} s -> {code}")
+    starts = [event for event in events(trial.stage.run_dir) if event["event"] == "started"]
+    by = {event["by"].rpartition(" ")[2] for event in starts}
+    if str(second.pid) in by:
+        trial.wrong("a second process trained a run that a stopped one held", "doubled")
+
+
+@fault("two at once", "worker", "alone", weight=2)
+def two_at_once(trial: Trial) -> None:
+    """The same command twice; one of them trains."""
+    first = trial.stage.start()
+    first.lives_for(trial.rng.choice((0.0, trial.some_time())))
+    second = trial.stage.start()
+    both = first.poll() is None
+    codes = (first.wait(PATIENCE), second.wait(PATIENCE))
+    if both:
+        trial.injected("two at once", f"-> {codes}")
+    for process in (first, second):
+        if process.code and "is being run by" not in last_line(process.output):
+            trial.wrong(f"two at once: {codes}: {last_line(process.output)}")
+
+
+@fault(".claim deleted", "worker", "alone")
+def claim_deleted(trial: Trial) -> None:
+    """While a process holds it; then another is started."""
+    process, moment = trial.stage.start(), trial.some_time()
+    process.lives_for(moment)
+    claim = trial.stage.run_dir / CLAIM_NAME
+    if not (trial.stage.is_claimed() and process.poll() is None):
+        process.wait(PATIENCE)
+        return
+    claim.unlink()
+    second = trial.stage.start()
+    codes = (process.wait(PATIENCE), second.wait(PATIENCE))
+    trial.injected(".claim deleted", f"after {moment:.3f} s -> {codes}")
