@@ -18,6 +18,7 @@ import torch
 _PACKAGES = ("torch", "lightning", "numpy", "tokenizers", "hydra-core", "omegaconf", "wandb")
 SNAPSHOT_FOLDER = ".code"  # of a sweep: holds the copies of the code
 SNAPSHOT_NAME = "code.json"  # beside the src/ of a copy of the code: the commit it was taken at
+SNAPSHOT_DIFF = "code.diff"  # and what was not committed; may hold secrets
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
 _DIFF_BYTES = 1_000_000  # of a diff at most, in UTF-8
 _GIT_TIMEOUT = 10  # seconds; a checkout on a slow network disk is not worth more
@@ -162,8 +163,8 @@ def git_state(repository: Path) -> dict[str, Any]:
 
     Of a sweep's copy of the code, those that it was taken at.
     """
-    if (taken := _taken_at(repository)) is not None:
-        return {name: taken[name] for name in ("git_commit", "git_dirty")}
+    if (copy := _copy_of(repository)) is not None:
+        return json.loads((copy / SNAPSHOT_NAME).read_text(encoding="utf-8"))
     status = _git(repository, "status", "--porcelain", "--untracked-files=no")
     commit = _git(repository, "rev-parse", "HEAD")
     return {
@@ -173,9 +174,16 @@ def git_state(repository: Path) -> dict[str, Any]:
 
 
 def git_diff(repository: Path) -> str | None:
-    """The uncommitted changes to tracked files, cut after 1 MB with a note; None as git_state's."""
-    if (taken := _taken_at(repository)) is not None:
-        return taken["git_diff"]
+    """The uncommitted changes to tracked files, cut after 1 MB with a note; None as git_state's.
+
+    Of a sweep's copy of the code that another user took, a note: they are for their owner alone.
+    """
+    if (copy := _copy_of(repository)) is not None:
+        path = copy / SNAPSHOT_DIFF
+        try:
+            return path.read_text(encoding="utf-8") if path.exists() else None
+        except PermissionError:
+            return f"[in {path}, which its owner alone can read]\n"
     # what a user's git may be set to would make it unfit for git apply
     plain = ("--no-ext-diff", "--no-textconv", "--no-color", "--no-relative")
     diff = _git(repository, "diff", *plain, "HEAD")
@@ -187,11 +195,10 @@ def git_diff(repository: Path) -> str | None:
     )
 
 
-def _taken_at(repository: Path) -> dict[str, Any] | None:
+def _copy_of(repository: Path) -> Path | None:
+    """The folder of the copy that this is of; None for a checkout, whatever files lie in it."""
     copy = repository.resolve().parents[1]
-    if copy.parent.name != SNAPSHOT_FOLDER:  # a checkout, whatever files lie in it
-        return None
-    return json.loads((copy / SNAPSHOT_NAME).read_text(encoding="utf-8"))
+    return copy if copy.parent.name == SNAPSHOT_FOLDER else None
 
 
 def _git(repository: Path, *arguments: str) -> str | None:

@@ -1,6 +1,7 @@
 """What a sweep remembers: manifest, snapshot, states, tables; and what a second command does."""
 
 import json
+import stat
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,7 +13,7 @@ import pytest
 import experiments
 from experiments import collect
 from experiments.claims import claimed, note
-from experiments.environment import SNAPSHOT_NAME
+from experiments.environment import SNAPSHOT_DIFF, SNAPSHOT_NAME, git_diff
 from experiments.execute import execute
 from experiments.point import make_point
 from experiments.records import read_record, write_record
@@ -70,11 +71,7 @@ def test_a_snapshot_is_the_code_and_runs(sweep):
     assert folder == take_snapshot(sweep)
     copy = folder / "src" / "experiments" / "run.py"
     assert copy.read_bytes() == (Path(experiments.__file__).parent / "run.py").read_bytes()
-    assert set(json.loads((folder / SNAPSHOT_NAME).read_text())) == {
-        "git_commit",
-        "git_dirty",
-        "git_diff",
-    }
+    assert set(json.loads((folder / SNAPSHOT_NAME).read_text())) == {"git_commit", "git_dirty"}
     code = (
         "import experiments.paths as p, experiments.environment as e, pathlib\n"
         "here = pathlib.Path(p.__file__).parent\n"
@@ -90,6 +87,17 @@ def test_a_snapshot_is_the_code_and_runs(sweep):
     ).stdout.split()
     commit = json.loads((folder / SNAPSHOT_NAME).read_text())["git_commit"]
     assert out == [str(p) for p in (copy.parent, folder / "conf", folder / "sbatch", commit)]
+
+
+def test_a_snapshot_s_diff_is_for_its_owner_alone(sweep, monkeypatch):
+    monkeypatch.setattr("experiments.sweep.snapshot.git_diff", lambda _: "- old\n+ token\n")
+    folder = take_snapshot(sweep)
+    holding = [path for path in folder.iterdir() if path.is_file() and "token" in path.read_text()]
+    assert [path.name for path in holding] == [SNAPSHOT_DIFF]
+    assert stat.S_IMODE(holding[0].stat().st_mode) == 0o600
+    assert git_diff(folder / "src" / "experiments") == "- old\n+ token\n"
+    holding[0].unlink()
+    assert git_diff(folder / "src" / "experiments") is None
 
 
 def test_states_come_from_the_files(make, sweep):

@@ -9,7 +9,14 @@ from pathlib import Path
 
 import experiments
 from experiments.data.cache import made_once
-from experiments.environment import SNAPSHOT_FOLDER, SNAPSHOT_NAME, git_diff, git_state
+from experiments.disk import write_text_atomically
+from experiments.environment import (
+    SNAPSHOT_DIFF,
+    SNAPSHOT_FOLDER,
+    SNAPSHOT_NAME,
+    git_diff,
+    git_state,
+)
 from experiments.paths import conf_dir, sbatch_dir
 
 
@@ -30,8 +37,9 @@ def take_snapshot(sweep_dir: Path) -> Path:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, target)
         here = Path(experiments.__file__).parent
-        taken = {**git_state(here), "git_diff": git_diff(here)}
-        (folder / SNAPSHOT_NAME).write_text(json.dumps(taken, indent=1) + "\n", encoding="utf-8")
+        write_text_atomically(folder / SNAPSHOT_NAME, json.dumps(git_state(here), indent=1) + "\n")
+        if (diff := git_diff(here)) is not None:
+            write_text_atomically(folder / SNAPSHOT_DIFF, diff, private=True)
 
     return made_once(sweep_dir / SNAPSHOT_FOLDER / digest.hexdigest()[:12], make)
 
