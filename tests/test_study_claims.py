@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from analysis.figures.seconds import training_seconds
+from analysis.multiplier import compute_multiplier
 from analysis.table import load_table
 from experiments.records import find_records, read_record
 from tests.study import (
@@ -103,6 +104,21 @@ def test_what_the_multipliers_leave_out(seeds):
     assert f"by {second:.3f} from 1e13 to 3e13" in said
     straight = [math.exp(-seeds.by_own("peer", "dense", b).value / first) for b in SEEDED]
     assert f"multipliers against dense would be {listed(straight, '.2f')}." in said
+
+
+def test_the_multipliers_of_one_law_for_both(seeds):
+    def fitted(baseline, asymptote):
+        arms = ((list(SEEDED), [seeds.mean(m, b) for b in SEEDED]) for m in (baseline, "peer"))
+        return compute_multiplier(*arms, asymptote=asymptote)
+
+    dense, none = ([fitted(name, at) for at in (1.5, 2.0, 2.5)] for name in ("dense", "none"))
+    a, b = ([f"{found.multiplier:.2f}" for found in each] for each in (dense, none))
+    said = text("docs/study.md")
+    assert (
+        f"has {a[0]} to {a[2]} for PEER against dense and {b[0]} to {b[2]} against `none`" in said
+    )
+    a, b = (f"{found.lower:.2f} to {found.upper:.2f}" for found in (dense[1], none[1]))
+    assert f"are much wider: {a} and {b} at 2 nats." in said
 
 
 def test_what_the_halved_rate_does_at_the_largest_budget(seeds, tuning):
