@@ -43,7 +43,7 @@ def written(folder):
         (["model=peer", "n_experts=1000"], "must be a perfect square; nearest: 961, 1024"),
         (["budget=1e5"], "is below one step"),
         (["+typo=1"], "typo: unknown key"),
-        (["typo=1"], "Key 'typo' is not in struct"),
+        (["typo=1"], "typo: unknown key"),
         (["-m", "+typo=1,2"], "typo: unknown key"),
         (["model=per"], "Could not find 'model/per'; Available options"),
         (["size=two"], "size='two' must be of type int"),

@@ -4,6 +4,7 @@ Quick to import: Hydra, torch and Lightning are for those commands that need the
 """
 
 import argparse
+import errno
 import os
 import re
 import sys
@@ -12,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.hydra_hints import unknown_key
+from experiments.interruption import has_begun
 from experiments.paths import conf_dir
 from experiments.records import RECORD_NAME
 from experiments.sweep.manifest import MANIFEST_NAME
@@ -19,6 +22,17 @@ from experiments.sweep.manifest import MANIFEST_NAME
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+_REMEDY = "mend the path, or name another (paths.results=... and paths.cache=... of runs)"
+_REMEDIES = (
+    ((errno.ENOSPC, errno.EDQUOT), "free some space, and run the same command again"),
+    (
+        (errno.EACCES, errno.EPERM, errno.EROFS),
+        "name a folder that you may write (paths.results=... and paths.cache=... of runs)",
+    ),
+    ((errno.ENAMETOOLONG,), "use a shorter name"),
+    ((errno.EMFILE, errno.ENFILE), "raise the limit of open files (ulimit -n)"),
+    ((errno.ENOMEM,), "free some of the machine's memory"),
+)
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 _HYDRA_NOISE = ("To append to your config", "full_key", "object_type", "reference_type")
 
@@ -29,8 +43,12 @@ def exit_codes() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoints", file=sys.stderr)
+        then = "; the same command goes on from the last checkpoints"
+        print(f"interrupted{then if has_begun() else ''}", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
+    except BrokenPipeError:  # `status | head`: who reads has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(FAILED) from None
     except Exception as error:
         code = _exit_code(error)
         if code is None:
@@ -44,25 +62,50 @@ def _exit_code(error: Exception) -> int | None:
     if isinstance(error, (ValueError, *_config_errors())):
         return BAD_INPUT
     # what a machine, a disk or a network denies
-    return FAILED if isinstance(error, RuntimeError) else None
+    return FAILED if isinstance(error, (RuntimeError, OSError, MemoryError)) else None
 
 
 def _config_errors() -> tuple[type[Exception], ...]:
     """The base classes of Hydra's and OmegaConf's errors, if anything has imported them."""
-    names = (("hydra.errors", "HydraException"), ("omegaconf.errors", "OmegaConfBaseException"))
+    names = (
+        ("hydra.errors", "HydraException"),
+        ("omegaconf.errors", "OmegaConfBaseException"),
+        ("yaml", "YAMLError"),
+    )
     return tuple(getattr(sys.modules[m], name) for m, name in names if m in sys.modules)
 
 
 def one_line(error: BaseException) -> str:
     """An exception's message on one line, without Hydra's advice to append unknown keys."""
+    if isinstance(error, OSError) and not isinstance(error, _config_errors()):
+        return _denied(error)
+    if isinstance(error, MemoryError):
+        return "out of memory; lower n_experts, size or workers, or free some of the machine's"
+    if (mark := getattr(error, "problem_mark", None)) is not None:  # of yaml
+        problem = getattr(error, "problem", None) or "not YAML"
+        return f"{mark.name}, line {mark.line + 1}: {problem}; mend the file"
     cause = str(error.__cause__ or "")
     text = str(error) if cause in str(error) else f"{error}\n{cause}"
     lines = [line.strip() for line in text.partition("Config search path")[0].splitlines()]
     kept = [line for line in lines if line and not line.startswith(_HYDRA_NOISE)]
+    if (key := unknown_key(text)) is not None:
+        return f"{key}: unknown key"
+    if "LexerNoViableAlt" in text:
+        given = getattr(error, "override", None) or ""
+        name, _, value = given.partition("=")
+        return f"{given}: Hydra reads such characters in quotes alone; type '{name}=\"{value}\"'"
     missing = re.search(r"Missing mandatory value: (\S+)", text)
     if missing:
         return f"{missing[1]} is not set; give {missing[1]}=..."
     return "; ".join(dict.fromkeys(kept)) + _known_choices(text)
+
+
+def _denied(error: OSError) -> str:
+    """What the system refuses: path, reason and remedy."""
+    remedy = next((text for numbers, text in _REMEDIES if error.errno in numbers), _REMEDY)
+    names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    place = f"{' -> '.join(names)}: " if names else ""
+    return f"{place}{(error.strerror or str(error)).lower()}; {remedy}"
 
 
 def _known_choices(text: str) -> str:

@@ -257,7 +257,7 @@ def _model(raw: Mapping[str, Any]) -> Any:
     try:
         model = build(node, "model", _LAYER)
     except ValueError as error:  # the name that a user gives: both are one number
-        raise ValueError(str(error).replace("model.n_experts=", "n_experts=")) from error
+        raise ValueError(str(error).replace("model.n_experts=", "n_experts=")) from None
     own = getattr(model, "n_experts", None)
     if n_experts is not None and own is None:
         raise ValueError(

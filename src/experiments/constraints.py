@@ -129,6 +129,8 @@ def checked(value: Any, hint: Any, where: str) -> Any:
     for rule in rules:
         if (words := rule.broken(value)) is not None:
             raise ValueError(f"{given} {words}{or_null}")
+    if type(value) is int and abs(value) > _LARGEST:
+        raise ValueError(f"{given} is beyond reason: above 2**53")
     return value
 
 
@@ -168,6 +170,4 @@ def _plain(value: Any, kinds: list[Any], given: str, or_null: str) -> Any:
         raise ValueError(f"{given} must be of type {names}{or_null}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{given} must be a finite number{or_null}")
-    if type(value) is int and abs(value) > _LARGEST:
-        raise ValueError(f"{given} is beyond reason: above 2**53")
     return value

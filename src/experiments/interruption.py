@@ -31,6 +31,7 @@ class Interrupted(KeyboardInterrupt):
 
 class _State:
     listening = False
+    begun = False
     training = False
     received: int | None = None
 
@@ -64,6 +65,16 @@ def received() -> str | None:
     return None if _state.received is None else signal.Signals(_state.received).name
 
 
+def note_begun() -> None:
+    """From now on there is, or will be, a checkpoint that the same command goes on from."""
+    _state.begun = True
+
+
+def has_begun() -> bool:
+    """Whether anything of this process had begun to train."""
+    return _state.begun
+
+
 def forget() -> None:
     """As if none had come: a new run in the same process."""
     _state.received = None
@@ -73,6 +84,7 @@ def forget() -> None:
 def deferred() -> Iterator[None]:
     """While it lasts, a signal only leaves its name in received()."""
     _state.training = True
+    note_begun()
     try:
         yield
     finally:

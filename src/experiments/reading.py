@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments.constraints import checked, hints_of, shown
+from experiments.hydra_hints import choices
 from experiments.paths import conf_dir
 
 
@@ -90,15 +91,13 @@ def _named(prefix: str) -> Iterator[None]:
         yield
     except (ValueError, RuntimeError) as error:
         kind = ValueError if isinstance(error, ValueError) else RuntimeError
-        raise kind(f"{prefix}{error}") from error
+        raise kind(f"{prefix}{error}") from None
 
 
 def _choices(name: str) -> str:
     """What to give for a name: the choices of a group of conf/, else a value."""
     group = name.partition(".")[2] if name.startswith("data.") else name
     group = "data" if group == "corpus" else group
-    found = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
-    if not found:
+    if not (conf_dir() / group).is_dir():
         return f"give {name}=..."
-    also = "; logger=csv logs to files alone" if group == "logger" else ""
-    return f"give {group}=NAME, of {', '.join(found)}{also}"
+    return choices(group)

@@ -8,10 +8,13 @@ import os
 import sys
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.cli import exit_codes, resolve
+from experiments.hydra_hints import appended, normalized
 from experiments.paths import conf_dir
 
 
@@ -28,10 +31,17 @@ def _run(config: DictConfig) -> None:
 def main() -> None:
     """The console script's entry. Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors to us instead of printing and exiting 1
-    # argparse, below Hydra, refuses a flag between overrides
-    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
     with exit_codes():
-        _run()
+        sys.argv[1:] = normalized(sys.argv[1:])
+        try:
+            _run()
+        except ConfigCompositionException as error:
+            again = appended(sys.argv[1:], error)
+            if again is None:
+                raise
+            sys.argv[1:] = again
+            GlobalHydra.instance().clear()
+            _run()
 
 
 if __name__ == "__main__":

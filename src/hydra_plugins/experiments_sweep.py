@@ -10,6 +10,7 @@ from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
@@ -39,6 +40,7 @@ class PointSweeper(BasicSweeper):
         """Composes nothing and writes nothing; returns what the launcher returns."""
         assert self.hydra_context is not None
         assert self.launcher is not None
+        self._check()
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         shared = self._parse_config()
         points: list[Sequence[str]] = []
@@ -46,10 +48,39 @@ class PointSweeper(BasicSweeper):
             own = [f"{name}={value}" for name, value in grid.items()]
             # Of one name the last counts, so the command line's beats the grid's
             overrides = parser.parse_overrides([*shared, *own, *arguments])
+            for override in overrides:
+                _check_discrete(override)
             (product,) = self.split_arguments(overrides, None)
             earlier = {frozenset(point) for point in points}
             points += [point for point in product if frozenset(point) not in earlier]
         return self.launcher.launch(points, initial_job_idx=0)
+
+    def _check(self) -> None:
+        """Raises ValueError for settings that are no grids."""
+        for name, value in (("params", self.params), ("only", self.only or {})):
+            if not isinstance(value, Mapping):
+                raise ValueError(
+                    f"hydra.sweeper.{name}={value} must be a group, as {{seed: '0,1'}}"
+                )
+        grids = self.grids or []
+        listed = isinstance(grids, Sequence) and not isinstance(grids, str)
+        if not listed or not all(isinstance(grid, Mapping) for grid in grids):
+            raise ValueError(
+                f"hydra.sweeper.grids={grids} must be a list of groups, as [{{size: '1,2'}}]"
+            )
+
+
+def _check_discrete(override: Override) -> None:
+    """Raises ValueError for what has no values to make a grid of."""
+    if not override.is_sweep_override():
+        return
+    given = override.input_line
+    if not override.is_discrete_sweep():
+        raise ValueError(
+            f"{given}: a grid needs single values; use commas, range(1,4) or choice(1,2)"
+        )
+    if not any(True for _ in override.sweep_string_iterator()):
+        raise ValueError(f"{given} is no value at all, so the sweep has no points; widen it")
 
 
 def select(points: Sequence[DictConfig], only: Mapping[str, Any]) -> list[DictConfig]:
@@ -97,9 +128,12 @@ class _PointLauncher(Launcher):
     ) -> Sequence[JobReturn]:
         """Plans all the points before the first starts; exits with 1 if any of them failed."""
         from experiments.cli import resolve
+        from experiments.composition import compose_points
+        from experiments.sweep.counting import counted
 
         loader = self.hydra_context.config_loader
-        points = [loader.load_sweep_config(self.config, list(o)) for o in job_overrides]
+        composed = compose_points(loader, self.config, job_overrides)
+        points = list(counted(composed, len(job_overrides), "composing"))
         only = OmegaConf.select(self.config, "hydra.sweeper.only")  # another sweeper has none
         self._run([resolve(point) for point in select(points, only or {})])
         return []
@@ -117,8 +151,10 @@ class LocalLauncher(_PointLauncher):
         self.n_workers = n_workers
 
     def _run(self, raws: Sequence[Any]) -> None:
+        from experiments.constraints import AtLeast1, checked
         from experiments.sweep.local import run_sweep
 
+        checked(self.n_workers, AtLeast1 | None, "hydra.launcher.n_workers")
         run_sweep(raws, self.n_workers)
 
 

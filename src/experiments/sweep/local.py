@@ -195,6 +195,7 @@ def _run_all(points: Sequence[Point], n_workers: int, name: str) -> None:
                     target=_work, args=(dict(point.raw), n_threads, device), name=point.run_id
                 )
                 process.start()
+                interruption.note_begun()
                 running.append(_Worker(point=point, process=process, device=device))
             for worker in [w for w in running if w.process.exitcode is not None]:
                 running.remove(worker)

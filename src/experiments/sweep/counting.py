@@ -1,0 +1,28 @@
+"""Lines of progress for what takes more than a few seconds before a sweep's first run starts."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+_FIRST, _EVERY = 2.0, 5.0  # seconds
+
+
+def counted(items: Iterable[T], total: int, what: str) -> Iterator[T]:
+    """The items; says on stderr how many are through, first after two seconds.
+
+    On a terminal one line that changes, and is gone at the end; else a line every five seconds.
+    """
+    terminal = sys.stderr.isatty()
+    due = time.monotonic() + _FIRST
+    said = False
+    for n, item in enumerate(items, 1):
+        yield item
+        if time.monotonic() >= due:
+            text = f"{what}: {n} of {total} points"
+            print(f"\r{text}" if terminal else text, end="" if terminal else "\n", file=sys.stderr)
+            sys.stderr.flush()
+            due, said = time.monotonic() + (0.2 if terminal else _EVERY), True
+    if said and terminal:
+        print("\r\033[K", end="", file=sys.stderr)
