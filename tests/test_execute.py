@@ -9,6 +9,7 @@ import torch
 
 from experiments.checkpoints import LAST
 from experiments.data.module import TokenDataModule
+from experiments.data.prepare import prepare_data, prepare_sets
 from experiments.execute import execute
 from experiments.point import make_point
 from experiments.records import read_record
@@ -284,3 +285,21 @@ def test_an_interrupted_run_of_micro_batches_ends_as_an_uninterrupted_one(make):
 def test_micro_batches_must_divide_the_batch(make):
     with pytest.raises(ValueError, match=r"micro_batch_size=3 must divide the 4 sequences"):
         make("trainer.micro_batch_size=3")
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "scored"])
+def test_damaged_tokens_are_found_before_the_first_step(make, tmp_path, split):
+    point = make("eval=[validation]", "data.n_eval_tokens=160")
+    prepared = prepare_data(point.config.data, point.cache)
+    sets = prepare_sets(point.config.data, point.config.eval, prepared.vocabulary, point.cache)
+    (scored,) = sets.values()
+    text = {"train": prepared.train, "validation": prepared.validation, "scored": scored}[split]
+    shard = text.folder / "00000.bin"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    record = execute(point)
+    assert record.status == "failed"
+    assert f"{shard} is damaged (its sha256 is not" in record.error.strip().splitlines()[-1]
+    assert (record.train_digest, record.val_loss) == (None, None)
+    assert not (point.run_dir / "history.csv").exists()

@@ -1,9 +1,13 @@
+import json
 import pickle
+import random
+from contextlib import suppress
 
 import numpy as np
 import pytest
 
 from experiments.data.packed import PackedText, as_tokens, token_dtype
+from experiments.records import DamagedError
 from tests.data.conftest import packed
 
 TOKENS = np.arange(1001)
@@ -39,10 +43,10 @@ def test_goes_to_other_processes_as_a_path(text):
 def test_a_missing_or_shortened_shard_is_named(text):
     path = text.folder / "00002.bin"
     path.write_bytes(path.read_bytes()[:-2])
-    with pytest.raises(ValueError, match=r"00002.bin has 1398 bytes, .* 700 uint16 .*; delete"):
+    with pytest.raises(ValueError, match=r"00002.bin .*it has 1398 bytes, .* 700 uint16 .*; del"):
         PackedText(text.folder)
     path.unlink()
-    with pytest.raises(ValueError, match=r"00002.bin is missing, and the index says 700"):
+    with pytest.raises(ValueError, match=r"00002.bin .*it is missing, and the index says 700"):
         PackedText(text.folder)
 
 
@@ -58,14 +62,56 @@ def test_damage_of_the_same_length_is_found_by_verify(text):
 
 def test_a_damaged_index_is_named(text):
     (text.folder / "index.json").write_text("{")
-    with pytest.raises(ValueError, match=r"index.json can't be read .*; delete"):
+    with pytest.raises(ValueError, match=r"index.json is damaged .*; delete"):
         PackedText(text.folder)
 
 
 def test_a_vocabulary_wider_than_the_dtype_is_refused(text):
     index = text.folder / "index.json"
-    index.write_text(index.read_text().replace('"vocab_size": 2000', '"vocab_size": 70000'))
-    with pytest.raises(ValueError, match="a vocabulary of 70000 does not fit uint16"):
+    values = {**without_checksum(index), "vocab_size": 70000}
+    index.write_text(json.dumps(values))
+    with pytest.raises(DamagedError, match="a vocabulary of 70000 is not kept as uint16"):
+        PackedText(text.folder)
+
+
+def without_checksum(path):
+    """What an index of an older version holds."""
+    return {k: v for k, v in json.loads(path.read_text()).items() if k != "checksum"}
+
+
+def test_an_index_of_an_older_version_is_read(text):
+    index = text.folder / "index.json"
+    values = without_checksum(index)
+    del values["tokenizer_sha256"]
+    index.write_text(json.dumps(values))
+    old = PackedText(text.folder)
+    assert (old.digest, old.tokenizer_sha256) == (text.digest, None)
+    old.verify()
+
+
+def test_no_flipped_bit_of_the_index_reaches_a_digest(text):
+    """Nor the counts: a record's digest and bytes per token come from it."""
+    index, generator = text.folder / "index.json", random.Random(0)
+    whole = index.read_bytes()
+    for _ in range(200):
+        data = bytearray(whole)
+        data[generator.randrange(len(data))] ^= 1 << generator.randrange(8)
+        index.write_bytes(data)
+        with suppress(DamagedError):
+            found = PackedText(text.folder)
+            assert (found.digest, found.n_bytes) == (text.digest, text.n_bytes)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"shards": 3}, {"shards": [3]}, {"shards": [{}]}, {"dtype": "what"}, {"dtype": None},
+     {"vocab_size": "2000"}],
+    ids=str,
+)  # fmt: skip
+def test_an_index_of_other_types_is_damaged(text, change):
+    index = text.folder / "index.json"
+    index.write_text(json.dumps({**without_checksum(index), **change}))
+    with pytest.raises(DamagedError, match=r"index.json is damaged"):
         PackedText(text.folder)
 
 

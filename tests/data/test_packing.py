@@ -1,5 +1,6 @@
 """Packing: exact, resumed where it was killed, shared by processes, whole on a full disk."""
 
+import hashlib
 import json
 import multiprocessing as mp
 import os
@@ -14,10 +15,12 @@ import numpy as np
 import pytest
 
 from experiments.data import packing
+from experiments.data.checked import write_checked
 from experiments.data.packed import PackedText
 from experiments.data.packing import encode, pack, packed_folder
 from experiments.data.tokenizer import TrainedBPE
-from experiments.data.vocabulary import prepare_vocabulary
+from experiments.data.vocabulary import Vocabulary, prepare_vocabulary
+from experiments.records import DamagedError
 from tests.conftest import Nursery
 
 BPE = TrainedBPE(vocab_size=270)
@@ -243,3 +246,31 @@ def test_the_index_says_what_is_there(tmp_path):
     assert index["dtype"] == "<u2"
     assert sum(s["n_documents"] for s in index["shards"]) == 200
     PackedText(text.folder).verify()
+
+
+def test_fresh_tokens_are_not_read_a_second_time_and_damaged_ones_are_refused(
+    tmp_path, monkeypatch
+):
+    def verify(self):
+        raise AssertionError("read again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PackedText, "verify", verify)
+        text = packed(Nursery(), tmp_path)
+    shard = text.folder / "00000.bin"
+    shard.write_bytes(bytes(byte ^ 1 for byte in shard.read_bytes()))
+    with pytest.raises(DamagedError, match=r"00000.bin is damaged"):
+        packed(Nursery(), tmp_path)
+
+
+def test_tokens_of_another_tokenizer_are_refused(tmp_path):
+    """One that was made again from a changed text, say, under the same name."""
+    folder = packed(Nursery(), tmp_path).folder
+    vocabulary = prepare_vocabulary(BPE, Nursery(), tmp_path)
+    content = vocabulary.read() + "\n"
+    (vocabulary.folder / "tokenizer.json").write_text(content)
+    meta = {"n_entries": vocabulary.n_entries, "end_of_text": vocabulary.end_of_text}
+    sha256 = hashlib.sha256(content.encode()).hexdigest()
+    write_checked(vocabulary.folder / "meta.json", {**meta, "sha256": sha256})
+    with pytest.raises(DamagedError, match=r"index.json .* made by another tokenizer than .*; del"):
+        pack(Nursery(), "train", Vocabulary(vocabulary.folder), folder, tmp_path)

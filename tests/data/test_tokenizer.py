@@ -1,5 +1,6 @@
 """Tokenizers: trained, GPT-2's own, and a Hugging Face tokenizer.json."""
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +17,13 @@ from experiments.data.tokenizer import (
     token_bytes,
     train_bpe,
 )
-from experiments.data.vocabulary import prepare_vocabulary, vocabulary_folder, vocabulary_key
+from experiments.data.vocabulary import (
+    Vocabulary,
+    prepare_vocabulary,
+    vocabulary_folder,
+    vocabulary_key,
+)
+from experiments.records import DamagedError
 from tests.conftest import Nursery
 
 FOREIGN = ["naïve café 戦場 – 100 €", "日本語 text", "𝄞 clef"]
@@ -143,3 +150,52 @@ def test_bytes_are_not_guessed_where_an_id_does_not_say_them(file):
     words = Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     assert token_bytes(words) is None
+
+
+@pytest.fixture
+def made(tmp_path):
+    """The folder of a trained tokenizer."""
+    return prepare_vocabulary(TrainedBPE(vocab_size=270), Nursery(), tmp_path).folder
+
+
+DAMAGES = {
+    "empty": lambda content: b"",
+    "cut": lambda content: content[: len(content) // 2],
+    "a flipped bit": lambda content: content[:60] + bytes([content[60] ^ 1]) + content[61:],
+    "a list": lambda content: b"[]",
+    "missing": lambda content: None,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["tokenizer.json", "meta.json"])
+def test_a_damaged_file_names_itself(made, tmp_path, name, damage):
+    path = made / name
+    content = DAMAGES[damage](path.read_bytes())
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(DamagedError, match=rf"{name} is damaged \(.*; delete .*trainedbpe-") as e:
+        prepare_vocabulary(TrainedBPE(vocab_size=270), Nursery(), tmp_path)
+    assert "\n" not in str(e.value)
+
+
+def test_what_is_loaded_is_checked_too(made):
+    vocabulary = Vocabulary(made)
+    vocabulary.tokenizer()
+    path = made / "tokenizer.json"
+    path.write_bytes(path.read_bytes() + b"\n")
+    for load in (vocabulary.tokenizer, vocabulary.token_bytes):
+        with pytest.raises(DamagedError, match=r"tokenizer.json is damaged \(its sha256"):
+            load()
+
+
+def test_a_meta_of_an_older_version_is_read_and_its_size_checked(made, tmp_path):
+    path = made / "meta.json"
+    old = {k: v for k, v in json.loads(path.read_text()).items() if k != "checksum"}
+    path.write_text(json.dumps(old))
+    assert prepare_vocabulary(TrainedBPE(vocab_size=270), Nursery(), tmp_path).n_entries == 270
+    path.write_text(json.dumps({**old, "n_entries": 271}))
+    with pytest.raises(DamagedError, match=r"meta.json is damaged \(it says 271 entries, and"):
+        prepare_vocabulary(TrainedBPE(vocab_size=270), Nursery(), tmp_path)

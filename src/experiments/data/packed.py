@@ -1,7 +1,6 @@
 """Tokens on disk: a split's documents, each with an end-of-text id after it, in shards."""
 
 import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -9,6 +8,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+
+from experiments.data.checked import read_checked, write_checked
+from experiments.records import DamagedError
 
 INDEX_NAME = "index.json"
 
@@ -54,8 +56,9 @@ def as_tokens(ids: Iterable[int] | np.ndarray, vocab_size: int) -> np.ndarray:
 class PackedText:
     """A tokenized split in a folder: an index and memory-mapped shards. Satisfies Tokens.
 
-    Raises ValueError if the index or a shard is missing, has another length than it was written
-    with, or holds ids wider than its dtype.
+    Raises DamagedError if the index or a shard is missing, is not as it was written, or has another
+    length. What the shards hold is checked by verify() alone.
+    tokenizer_sha256: of the tokenizer that made them; None in folders of older versions.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -63,15 +66,14 @@ class PackedText:
         index = _read_index(folder)
         self.vocab_size: int = index["vocab_size"]
         self.dtype = np.dtype(index["dtype"])
-        self.shards = tuple(Shard(**values) for values in index["shards"])
+        self.shards: tuple[Shard, ...] = index["shards"]
+        self.tokenizer_sha256: str | None = index.get("tokenizer_sha256")
         self.n_tokens = sum(shard.n_tokens for shard in self.shards)
         self.n_documents = sum(shard.n_documents for shard in self.shards)
         self.n_bytes = sum(shard.n_bytes for shard in self.shards)
-        if self.vocab_size > 2 ** (8 * self.dtype.itemsize):
-            raise ValueError(
-                f"{folder}: a vocabulary of {self.vocab_size} does not fit {self.dtype.name}; "
-                "delete the folder to make it again"
-            )
+        if self.dtype != token_dtype(self.vocab_size):
+            why = f"a vocabulary of {self.vocab_size} is not kept as {self.dtype.name}"
+            raise DamagedError(folder / INDEX_NAME, why, _remedy(folder))
         for shard in self.shards:
             check_shard(folder, shard, self.dtype)
 
@@ -100,13 +102,17 @@ class PackedText:
         return parts[0] if len(parts) == 1 else np.concatenate(parts or [self._maps[0][:0]])
 
     def verify(self) -> None:
-        """Reads everything. Raises ValueError for a shard whose bytes are not those written."""
+        """Reads everything. Raises DamagedError for a shard whose bytes are not those written."""
         for shard in self.shards:
-            if file_sha256(self.folder / shard.file) != shard.sha256:
-                raise ValueError(
-                    f"{self.folder / shard.file} is damaged: its sha256 is not the index's; "
-                    f"delete {self.folder} to make it again"
-                )
+            path = self.folder / shard.file
+            try:
+                found = file_sha256(path)
+            except OSError as error:
+                why = f"it can't be read: {error.strerror}"
+                raise DamagedError(path, why, _remedy(self.folder)) from None
+            if found != shard.sha256:
+                why = "its sha256 is not the one in the index"
+                raise DamagedError(path, why, _remedy(self.folder))
 
     @cached_property
     def _ends(self) -> np.ndarray:
@@ -122,21 +128,22 @@ def check_shard(folder: Path, shard: Shard, dtype: np.dtype[Any]) -> None:
     path = folder / shard.file
     size = path.stat().st_size if path.exists() else None
     if size != shard.n_tokens * dtype.itemsize:
-        what = "is missing" if size is None else f"has {size} bytes"
-        raise ValueError(
-            f"{path} {what}, and the index says {shard.n_tokens} {dtype.name} tokens; "
-            f"delete {folder} to make it again"
-        )
+        what = "it is missing" if size is None else f"it has {size} bytes"
+        why = f"{what}, and the index says {shard.n_tokens} {dtype.name} tokens"
+        raise DamagedError(path, why, _remedy(folder))
 
 
-def write_index(folder: Path, vocab_size: int, shards: Iterable[Shard]) -> None:
+def write_index(
+    folder: Path, vocab_size: int, shards: Iterable[Shard], tokenizer_sha256: str | None = None
+) -> None:
     """The last file of a packed folder."""
     index = {
         "vocab_size": vocab_size,
         "dtype": token_dtype(vocab_size).str,
+        "tokenizer_sha256": tokenizer_sha256,
         "shards": [asdict(shard) for shard in shards],
     }
-    (folder / INDEX_NAME).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+    write_checked(folder / INDEX_NAME, index)
 
 
 def file_sha256(path: Path) -> str:
@@ -146,12 +153,27 @@ def file_sha256(path: Path) -> str:
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
+    """The index, with its shards read."""
+    path, remedy = folder / INDEX_NAME, _remedy(folder)
+    index = read_checked(path, {"vocab_size": int, "dtype": str, "shards": list}, remedy)
     try:
-        return json.loads((folder / INDEX_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{folder / INDEX_NAME} can't be read ({error}); delete {folder} to make it again"
-        ) from None
+        index["shards"] = tuple(_read_shard(values) for values in index["shards"])
+        np.dtype(index["dtype"])
+    except (ValueError, TypeError) as error:
+        raise DamagedError(path, str(error), remedy) from None
+    return index
+
+
+def _read_shard(values: dict[str, Any]) -> Shard:
+    shard = Shard(**values)
+    counts = (shard.n_tokens, shard.n_documents, shard.n_bytes)
+    if not all(type(n) is int and n >= 0 for n in counts) or "/" in shard.file:
+        raise ValueError(f"a shard of it is {str(values)[:100]}")
+    return shard
+
+
+def _remedy(folder: Path) -> str:
+    return f"delete {folder}, and the same command makes it again"
 
 
 def windows_of(tokens: Tokens, starts: Iterable[int], length: int) -> np.ndarray:

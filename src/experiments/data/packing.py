@@ -17,6 +17,7 @@ from tqdm import tqdm
 from experiments.data.cache import full_disk_explained, locked
 from experiments.data.corpus import Corpus, digest, identity
 from experiments.data.packed import (
+    INDEX_NAME,
     PackedText,
     Shard,
     as_tokens,
@@ -26,7 +27,10 @@ from experiments.data.packed import (
     write_index,
 )
 from experiments.data.tokenizer import TokenizerConfig
+from experiments.data.verified import open_verified, stamp
 from experiments.data.vocabulary import Vocabulary, vocabulary_key
+from experiments.disk import sync
+from experiments.records import DamagedError
 
 FORMAT_VERSION = 2
 SHARD_TOKENS = 2**24  # a shard ends with the document that reaches this
@@ -72,10 +76,10 @@ def pack(
     Stops after the document that reaches max_tokens, if given. A second process waits for the
     first. One that is killed leaves whole shards and a journal of them, in a hidden folder beside
     it; the next goes on after the last. Raises ValueError for text that can't be read or holds no
-    document, RuntimeError for a full disk.
+    document, DamagedError if the folder is not as it was written, RuntimeError for a full disk.
     """
     if folder.exists():
-        return PackedText(folder)
+        return _checked(open_verified(folder), vocabulary)
     with full_disk_explained(folder), locked(folder):
         if not folder.exists():
             partial = folder.with_name(f".{folder.name}.partial")
@@ -84,10 +88,25 @@ def pack(
             if not shards:
                 shutil.rmtree(partial)
                 raise ValueError(f"the {split} split of {type(corpus).__name__} has no text")
-            write_index(partial, vocabulary.n_entries, shards)
+            write_index(partial, vocabulary.n_entries, shards, vocabulary.sha256)
             partial.rename(folder)
             (folder / _JOURNAL).unlink(missing_ok=True)
-    return PackedText(folder)
+            stamp(PackedText(folder))  # each shard was read again when it was written
+    return _checked(open_verified(folder), vocabulary)
+
+
+def _checked(text: PackedText, vocabulary: Vocabulary) -> PackedText:
+    """The tokens, if they are this vocabulary's. Raises DamagedError if not."""
+    if text.vocab_size != vocabulary.n_entries or text.tokenizer_sha256 not in (
+        None,
+        vocabulary.sha256,
+    ):
+        raise DamagedError(
+            text.folder / INDEX_NAME,
+            f"its tokens were made by another tokenizer than {vocabulary.folder}",
+            f"delete {text.folder}, and the same command makes it again",
+        )
+    return text
 
 
 def _fill(
@@ -156,6 +175,8 @@ class _Writer:
         try:
             with temporary.open("wb") as file:  # ndarray.tofile would not say that a disk is full
                 file.write(np.concatenate(self.parts).data)
+                file.flush()
+                sync(file.fileno())
         except OSError:
             temporary.unlink()
             raise

@@ -1,7 +1,6 @@
 """A tokenizer on disk: made once for a config and what it was trained on."""
 
 import hashlib
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,21 +10,32 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from experiments.data.cache import made_once
+from experiments.data.checked import read_checked, write_checked
 from experiments.data.corpus import Corpus, digest, identity
 from experiments.data.tokenizer import TokenizerConfig, token_bytes, vocabulary_size
+from experiments.records import DamagedError
 
 _VERSION = 1
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The folder of a tokenizer: tokenizer.json and meta.json."""
+    """The folder of a tokenizer: tokenizer.json and meta.json.
+
+    Raises DamagedError, naming the file, when one that is not as it was written is read.
+    """
 
     folder: Path
 
     @cached_property
     def _meta(self) -> dict[str, Any]:
-        return json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))
+        types = {"n_entries": int, "end_of_text": int, "sha256": str}
+        return read_checked(self.folder / "meta.json", types, self.remedy)
+
+    @property
+    def remedy(self) -> str:
+        """What to do about a damaged file."""
+        return f"delete {self.folder}, and the same command makes it again"
 
     @property
     def n_entries(self) -> int:
@@ -39,7 +49,7 @@ class Vocabulary:
 
     @property
     def sha256(self) -> str:
-        """Of tokenizer.json."""
+        """Of tokenizer.json; of what was loaded, for nothing else is."""
         return self._meta["sha256"]
 
     def tokenizer(self) -> Tokenizer:
@@ -47,7 +57,7 @@ class Vocabulary:
 
         So a document that spells out the end of text can't end itself.
         """
-        tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
+        tokenizer = Tokenizer.from_str(self.read())
         tokenizer.encode_special_tokens = True
         tokenizer.no_truncation()
         tokenizer.no_padding()
@@ -55,7 +65,19 @@ class Vocabulary:
 
     def token_bytes(self) -> np.ndarray | None:
         """UTF-8 bytes of each id, (n_entries,) float64; None if an id does not say."""
-        return token_bytes(Tokenizer.from_file(str(self.folder / "tokenizer.json")))
+        return token_bytes(Tokenizer.from_str(self.read()))
+
+    def read(self) -> str:
+        """The text of tokenizer.json, checked."""
+        path = self.folder / "tokenizer.json"
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            why = f"it can't be read: {error.strerror}"
+            raise DamagedError(path, why, self.remedy) from None
+        if hashlib.sha256(content).hexdigest() != self.sha256:
+            raise DamagedError(path, "its sha256 is not the one in meta.json", self.remedy)
+        return content.decode()
 
 
 def vocabulary_key(config: TokenizerConfig, corpus: Corpus) -> str:
@@ -73,7 +95,8 @@ def vocabulary_folder(config: TokenizerConfig, corpus: Corpus, cache: Path) -> P
 def prepare_vocabulary(config: TokenizerConfig, corpus: Corpus, cache: Path) -> Vocabulary:
     """Trains or fetches the tokenizer, unless that was done before.
 
-    Raises ValueError if it has not the size that the config says.
+    Raises ValueError if it has not the size that the config says, DamagedError if its files are not
+    as they were written.
     """
 
     def make(folder: Path) -> None:
@@ -91,6 +114,11 @@ def prepare_vocabulary(config: TokenizerConfig, corpus: Corpus, cache: Path) -> 
             "end_of_text": tokenizer.token_to_id(end),
             "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         }
-        (folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+        write_checked(folder / "meta.json", meta)
 
-    return Vocabulary(made_once(vocabulary_folder(config, corpus, cache), make))
+    vocabulary = Vocabulary(made_once(vocabulary_folder(config, corpus, cache), make))
+    vocabulary.read()
+    if vocabulary.n_entries != config.n_entries():
+        why = f"it says {vocabulary.n_entries} entries, and the config {config.n_entries()}"
+        raise DamagedError(vocabulary.folder / "meta.json", why, vocabulary.remedy)
+    return vocabulary
