@@ -16,6 +16,7 @@ AMOUNTS = (
     "flops_per_token",
 )
 COUNTS = ("n_experts", "n_heads", "top_k", "n_layers", "d_model", "n_steps")
+MIN_LOSS = 1e-6  # no text is predicted better; a smaller number is of something else
 MAX_LOSS = 20.0  # nats/token: more than guessing among 4e8 tokens costs
 MAX_RATIO = (
     100.0  # of budget to 6 N D: attention and vocabulary are far less, a unit is 1000 or more
@@ -76,6 +77,12 @@ def _check_loss(table: pd.DataFrame, done: pd.Series) -> None:
     known = np.isfinite(table["loss"]) & (table["loss"] > 0)
     remedy = "set its status to failed or diverged, or leave the row out"
     refuse(table, "loss", done & ~known, f"must be above 0 if done, and finite; {remedy}")
+    refuse(
+        table,
+        "loss",
+        done & (table["loss"] < MIN_LOSS),
+        f"is below {MIN_LOSS:g} nats per token, which no text allows: is this the loss's column?",
+    )
     refuse(
         table,
         "loss",

@@ -32,6 +32,7 @@ from analysis.table import best_of_cells, finished, load_table
 from experiments.csv_text import to_csv
 
 Options = argparse.Namespace
+_SAME = 3  # runs of one loss are no accident
 
 
 def table_of(options: Options) -> pd.DataFrame:
@@ -45,6 +46,9 @@ def table_of(options: Options) -> pd.DataFrame:
     for note in table.attrs.get("notes", ()):
         if note != damaged:
             _say(options, f"note: {as_typed(note)}")
+    losses = finished(table)["loss"]
+    if len(losses) >= _SAME and losses.nunique() == 1:
+        raise ValueError(f"all {len(losses)} losses are {losses.iloc[0]:g}: is this their column?")
     return table
 
 

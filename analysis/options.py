@@ -52,7 +52,8 @@ def check_options(options: argparse.Namespace) -> None:
         flag = f"--{name.replace('_', '-')}"
         fits, rule = _RULES.get(name, (None, ""))
         if fits is not None and value is not None and not fits(value):
-            raise ValueError(f"{flag} {value:g} {rule}")
+            shown = f"{value:g}" if isinstance(value, float) else value
+            raise ValueError(f"{flag} {shown} {rule}")
         if value == "":
             raise ValueError(f"{flag} is empty; give a value, or leave it out")
     for name in ("column", "where"):
@@ -77,7 +78,8 @@ def pairs(option: str, given: list[str]) -> dict[str, str]:
 def as_typed(text: str) -> str:
     """A message with the names of options instead of Python's arguments of the same meaning."""
     text = re.sub(r"columns=\{'(\w+)': (['\"])(.*?)\2\}", _column, text)
-    return text.replace("flops='6nd'", "--flops 6nd").replace("where: ", "--where: ")
+    text = f"--{text}" if text.startswith("where: ") else text
+    return text.replace("flops='6nd'", "--flops 6nd").replace("with model=", "with --model")
 
 
 def _column(found: re.Match[str]) -> str:

@@ -12,6 +12,7 @@ from analysis.parametric import FLOPS_PER_PARAM_TOKEN, ParametricFit
 from analysis.results import Doubts, Estimate, FitStatus, plain, positive, said
 
 _FAR = 10.0  # an extrapolation by more than this is said to be far
+_TOO_FAR = 1e12  # from a laptop's budgets to the largest ever trained: beyond it, a typing error
 _LOG2_EXPERTS = np.arange(0.0, 30.25, 0.25)
 
 
@@ -59,7 +60,8 @@ def plan(
     planned size (a surface's N, or n_active_params for a backbone). flops_per_param_token: k of
     C = kND, for a ParametricFit only; an IsoFLOPFit has the FLOPs its runs counted. An
     extrapolation, experts of another model, and whatever is doubtful about the laws are in the
-    warnings. Raises ValueError naming what is not above 0, or if the laws are not there.
+    warnings. Raises ValueError naming what is not above 0, for a budget that no law reaches, or if
+    the laws are not there.
     """
     if not (np.isfinite(budget) and budget > 0):
         raise ValueError(f"budget={budget!r} must be a finite number of FLOPs above 0")
@@ -83,6 +85,11 @@ def plan(
         for text in fit.warnings:
             doubts.add(text, fit.status)
     factor = max(budget / known[1], known[0] / budget)
+    if factor > _TOO_FAR:
+        raise ValueError(
+            f"budget={budget:g} is {factor:.3g} times beyond the budgets that were fitted, "
+            f"{known[0]:.3g} to {known[1]:.3g} FLOPs: no law is a guide there"
+        )
     if factor > 1.0001:
         far = ", far" if factor > _FAR else ""
         doubts.add(f"extrapolated{far}: {factor:.3g} times beyond the budgets that were fitted")
