@@ -126,7 +126,8 @@ class ParametricFit(DrawsFit):
         """What a model size_factor times the optimal size costs at the same budget.
 
         loss, excess_loss in nats/token, and compute_factor: the compute that an optimal model
-        would need for that same loss, over the budget (below 1: the rest was wasted).
+        would need for that same loss, over the budget (below 1: the rest was wasted; nan: below
+        what floats hold).
         """
         positive("size_factor", size_factor)
         best = self.optimum(budget, flops_per_param_token)
@@ -140,11 +141,12 @@ class ParametricFit(DrawsFit):
         low, high = budget, budget
         while enough(low) and low > 1e-290:
             low, high = low * 1e-4, low
-        for _ in range(100):  # the optimal loss falls with compute: halve on the log scale
-            middle = np.sqrt(low * high)
+        found = not enough(low)
+        for _ in range(100 if found else 0):  # the optimal loss falls with compute: halve its log
+            middle = np.sqrt(low) * np.sqrt(high)
             low, high = (low, middle) if enough(middle) else (middle, high)
-        excess = loss - best["loss"].value
-        return {"loss": loss, "excess_loss": excess, "compute_factor": float(high / budget)}
+        factor = float(high / budget) if found else float("nan")
+        return {"loss": loss, "excess_loss": loss - best["loss"].value, "compute_factor": factor}
 
 
 def fit_parametric(

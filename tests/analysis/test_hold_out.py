@@ -259,7 +259,8 @@ def test_too_few_budgets_are_refused(n_budgets, text):
 
 @pytest.mark.parametrize(("n_budgets", "n_held"), [(3, 2), (5, 0), (5, -1), (5, 4)])
 def test_two_budgets_are_left_and_one_is_held_out(n_budgets, n_held):
-    with pytest.raises(FitError):
+    rule = f"n_held={n_held} must be 1 to {n_budgets - 2} of {n_budgets} budgets: two are left"
+    with pytest.raises(FitError, match=rule):
         hold_out_budgets(runs(n_budgets), n_held)
 
 

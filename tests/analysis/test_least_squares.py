@@ -182,6 +182,27 @@ def test_no_starts_give_no_minima():
     assert none.value.shape == none.converged.shape == (0,)
 
 
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+@pytest.mark.parametrize("delta", [np.inf, 0.5])
+def test_the_gradient_is_the_largest_cosine_whatever_the_unit(scale, delta):
+    """Of the residuals and a column of the Jacobian: 1 is as far from a minimum as can be."""
+    x, y, starts, _ = problem(2, outliers=0)
+    weights = np.linspace(0.5, 2.0, len(x))
+    units = np.array([scale, scale, 1.0])
+    model, start = decay(x), starts[:1] * units
+    box = {"lower": np.full(3, -1e9), "upper": np.full(3, 1e9)}
+    # A single step is never enough, so what is reported is of the start
+    found = minimise(
+        model, scale * y, start, **box, weights=weights, delta=delta * scale, max_steps=1
+    )
+    predicted, jacobian = model(start)
+    r, J = predicted[0] - scale * y, jacobian[0]
+    bent = weights * np.minimum(1.0, delta * scale / np.abs(r))  # Huber's, as reweighted squares
+    lengths = np.sqrt(bent @ J**2) * np.sqrt(bent @ r**2)
+    assert found.gradient[0] == pytest.approx(np.abs((bent * r) @ J / lengths).max(), rel=1e-9)
+    assert not found.converged[0]
+
+
 def test_too_few_steps_are_not_called_converged():
     x, y, starts, _ = problem(1)
     hurried = minimise(decay(x), y, starts, **BOX, max_steps=2)

@@ -409,10 +409,18 @@ def test_nothing_is_lost_at_the_optimum(fit):
     assert cost["excess_loss"] == pytest.approx(0.0, abs=1e-12)
 
 
-def test_off_optimal_beyond_its_search_is_no_number(fit):
-    cost = fit.off_optimal(1e21, 1e10)
+@pytest.mark.parametrize("factor", [1e-40, 1e10, 1e140])
+def test_off_optimal_is_right_however_far_off(fit, factor):
+    cost = fit.off_optimal(1e21, factor)
     same = fit.optimum(1e21 * cost["compute_factor"])["loss"].value
-    assert np.isnan(cost["compute_factor"]) or same == pytest.approx(cost["loss"], rel=1e-9)
+    assert same == pytest.approx(cost["loss"], rel=1e-9)
+
+
+@pytest.mark.parametrize("factor", [1e200, 1e250])
+def test_off_optimal_beyond_its_search_is_no_number(fit, factor):
+    cost = fit.off_optimal(1e21, factor)
+    assert np.isnan(cost["compute_factor"])
+    assert cost["excess_loss"] > 1e40
 
 
 @pytest.mark.parametrize("budget", [0.0, -1e20, np.nan])

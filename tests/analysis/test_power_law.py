@@ -223,6 +223,15 @@ def test_what_is_no_frontier_hits_a_bound(losses, says):
     assert says in " ".join(law.warnings)
 
 
+@pytest.mark.parametrize(("alpha", "flagged"), [(1.9, False), (2.1, True)])
+def test_a_law_steeper_than_the_bound_is_flagged(alpha, flagged):
+    C = np.geomspace(1, 10, 8)
+    fit = fit_frontier(C, 2 + 3 * C**-alpha)
+    assert fit.params["alpha"] == pytest.approx(min(alpha, 2.0), rel=1e-9)
+    assert (fit.status is FitStatus.BOUND_HIT) == flagged
+    assert ("alpha=2 is at the edge of (0.001, 2.0)" in fit.warnings) == flagged
+
+
 def test_constant_losses_are_no_frontier_either():
     law = fit_frontier(C, np.full(len(C), 3.0))
     assert law.status not in (FitStatus.CONVERGED, FitStatus.DOUBTFUL)
