@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from experiments.credentials import cut
+
 _PACKAGES = ("torch", "lightning", "numpy", "tokenizers", "hydra-core", "omegaconf", "wandb")
 SNAPSHOT_FOLDER = ".code"  # of a sweep: holds the copies of the code
 SNAPSHOT_NAME = "code.json"  # beside the src/ of a copy of the code: the commit it was taken at
@@ -118,7 +120,7 @@ def describe(accelerator: str, repository: Path) -> dict[str, Any]:
         "host": socket.gethostname(),
         "device": device,
         "n_threads": torch.get_num_threads(),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],  # not where the program lies
+        "command": [Path(sys.argv[0]).name, *map(cut, sys.argv[1:])],  # not where it lies
         "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
         "slurm_array_task_id": os.environ.get("SLURM_ARRAY_TASK_ID"),
         **git_state(repository),

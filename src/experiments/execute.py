@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from experiments import distributed, environment
 from experiments.checkpoints import forget_previous
 from experiments.claims import claimed, note
+from experiments.credentials import cut
 from experiments.data.module import TokenDataModule
 from experiments.data.prepare import PreparedData, prepare_data, prepare_sets, training_batches
 from experiments.data.windows import ScoredWindows
@@ -99,7 +100,7 @@ def _run(point: Point, progress: Sink, n_threads: int | None) -> RunRecord:
         set_up_process(point, accelerator, n_threads)
         record = _train_and_evaluate(point, record, accelerator, progress)
     except Exception:
-        record = replace(record, status="failed", error=traceback.format_exc())
+        record = replace(record, status="failed", error=cut(traceback.format_exc()))
     record = replace(
         record,
         wall_seconds=time.perf_counter() - started,

@@ -8,6 +8,7 @@ from typing import Any
 from experiments import config as config_module
 from experiments.config import RunConfig
 from experiments.costs import FFNConfig
+from experiments.credentials import refuse
 from experiments.data.packed import PackedText
 from experiments.data.prepare import check_data, data_identity, train_folder
 from experiments.distributed import check_ranks, n_micro_batches, world_size
@@ -51,6 +52,7 @@ class Point:
 
 def make_point(raw: Mapping[str, Any]) -> Point:
     """Reads and plans one point; writes nothing. Raises ValueError for what would fail later."""
+    refuse("the config", dict(raw))
     config = config_module.read_run_config(raw)
     check_data(config.data)
     check_ranks(config)

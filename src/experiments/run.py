@@ -14,6 +14,7 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.cli import exit_codes, resolve
+from experiments.credentials import refuse
 from experiments.hydra_hints import appended, normalized
 from experiments.paths import conf_dir
 
@@ -32,6 +33,7 @@ def main() -> None:
     """The console script's entry. Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors to us instead of printing and exiting 1
     with exit_codes():
+        refuse("the command line", sys.argv[1:])
         sys.argv[1:] = normalized(sys.argv[1:])
         try:
             _run()

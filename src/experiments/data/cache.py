@@ -3,8 +3,8 @@
 import errno
 import fcntl
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,10 +34,10 @@ def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
         prefix = f".{folder.name}.partial-"
         for leftover in folder.parent.glob(f"{prefix}*"):
             shutil.rmtree(leftover, ignore_errors=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=prefix))
+        temporary = folder.with_name(f"{prefix}{secrets.token_hex(4)}")
+        temporary.mkdir()
         try:
             make(temporary)
-            temporary.chmod(0o755)
             temporary.rename(folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
