@@ -133,9 +133,8 @@ def read_outcome(path: Path) -> Outcome:
         content = path.read_bytes()
         text, verified = _verified(content)
         if verified:
-            status, n_tokens, batch_tokens, error = (
-                json.loads(_line_of(text, name)) for name in _OF_OUTCOME
-            )
+            lines = b",".join(_line_of(text, name) for name in _OF_OUTCOME)
+            status, n_tokens, batch_tokens, error = json.loads(b"[%s]" % lines)
         else:
             record = _parsed(content)
             status, n_tokens, batch_tokens, error = (getattr(record, n) for n in _OF_OUTCOME)

@@ -3,7 +3,6 @@
 Standard library only, and each file is read once: 10,000 points are a matter of a second.
 """
 
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from experiments.claims import CLAIM_NAME, JOURNAL_NAME, events, is_claimed
+from experiments.claims import JOURNAL_NAME, events, is_claimed
 from experiments.records import RECORD_NAME, DamagedError, Outcome, read_outcome
 from experiments.sweep import manifest, slurm
 from experiments.sweep.lost import folders_of, lost_entries
@@ -105,13 +104,10 @@ def _state(
     ended: Mapping[str, slurm.Task],
 ) -> PointState:
     run_dir = sweep_dir / entry.run_id
-    files: frozenset[str] = frozenset()
     end, n_stops = ended.get(entry.run_id), 0
     try:
-        files = frozenset(os.listdir(run_dir)) if there else files  # noqa: PTH208  (speed)
-        state, detail, outcome, row = _name(run_dir, files, task, end)
-        if JOURNAL_NAME in files:
-            n_stops = (run_dir / JOURNAL_NAME).read_bytes().count(_STOP)
+        state, detail, outcome, row = _name(run_dir, there, task, end)
+        n_stops = _n_stops(run_dir) if there else 0
     except OSError as error:
         state, outcome, row = "damaged", None, {}
         detail = f"{error.filename} can't be read ({error.strerror}); make it readable"
@@ -133,30 +129,27 @@ def _state(
         done_flops=entry.planned_flops * min(1.0, step / n_steps) if n_steps else 0.0,
         n_stops=n_stops,
         job=known.job if known else None,
-        log=_log(sweep_dir, run_dir, files, known),
+        log=_log(sweep_dir, run_dir, known),
         detail=detail,
     )
 
 
 def _name(
-    run_dir: Path, files: frozenset[str], task: slurm.Task | None, end: slurm.Task | None
+    run_dir: Path, there: bool, task: slurm.Task | None, end: slurm.Task | None
 ) -> tuple[str, str, Outcome | None, dict[str, float]]:
     """The state and why; the record's outcome, if the run is finished; its progress, if not."""
-    outcome = None
-    if RECORD_NAME in files:
-        outcome, _ = _outcome(run_dir)
-        if outcome is not None and outcome.status != "failed":
-            return outcome.status, "", outcome, {}
-    journal = events(run_dir) if JOURNAL_NAME in files else []
-    row, age = _progress(run_dir, journal)
-    if CLAIM_NAME in files and is_claimed(run_dir):
-        return "running", f"no progress for {age:.0f} s" if age > _QUIET else "", None, row
-    damage = None
-    if files:  # again: the run may have ended since
-        outcome, damage = _outcome(run_dir)
-        if outcome is not None and outcome.status != "failed":
-            return outcome.status, "", outcome, {}
-    return *_unfinished(journal, outcome, damage, task, end), None, row
+    if not there:
+        return *_unfinished([], None, None, task, end), None, {}
+    outcome, damage = _outcome(run_dir)
+    if outcome is None or outcome.status == "failed":
+        journal = events(run_dir)
+        row, age = _progress(run_dir, journal)
+        if is_claimed(run_dir):
+            return "running", f"no progress for {age:.0f} s" if age > _QUIET else "", None, row
+        outcome, damage = _outcome(run_dir)  # again: the run may have ended since
+    if outcome is None or outcome.status == "failed":
+        return *_unfinished(journal, outcome, damage, task, end), None, row
+    return outcome.status, "", outcome, {}
 
 
 def _unfinished(
@@ -219,11 +212,17 @@ def _timestamp(text: str) -> float:
         return 0.0
 
 
-def _log(
-    sweep_dir: Path, run_dir: Path, files: frozenset[str], task: slurm.Task | None
-) -> str | None:
+def _n_stops(run_dir: Path) -> int:
+    try:
+        return (run_dir / JOURNAL_NAME).read_bytes().count(_STOP)
+    except FileNotFoundError:
+        return 0
+
+
+def _log(sweep_dir: Path, run_dir: Path, task: slurm.Task | None) -> str | None:
     if task is not None:
         path = sweep_dir / slurm.FOLDER / f"{task.job}.out"
         if path.exists():
             return str(path)
-    return str(run_dir / LOG_NAME) if LOG_NAME in files else None
+    path = run_dir / LOG_NAME
+    return str(path) if path.exists() else None
