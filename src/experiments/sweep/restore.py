@@ -69,8 +69,8 @@ def raw_of(sweep_dir: Path, entry: Entry) -> dict[str, Any]:
         raise DamagedError(
             path,
             f"{where}: the config of run {entry.run_id} is that of {found}",
-            "if a text that it trains on was changed, put it back; otherwise give the command "
-            "that started the sweep again, and delete the line",
+            "put back what was changed since (a text that it trains on, the version of this code), "
+            "or give the command that started the sweep again and delete the line",
         )
     return raw
 
