@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from experiments.checkpoints import LAST
+from experiments.data.batches import IGNORED
 from experiments.data.module import TokenDataModule
 from experiments.data.prepare import prepare_data, prepare_sets
+from experiments.data.windows import ScoredWindows
 from experiments.execute import execute
 from experiments.point import make_point
 from experiments.records import read_record
@@ -303,3 +305,23 @@ def test_damaged_tokens_are_found_before_the_first_step(make, tmp_path, split):
     assert f"{shard} is damaged (its sha256 is not" in record.error.strip().splitlines()[-1]
     assert (record.train_digest, record.val_loss) == (None, None)
     assert not (point.run_dir / "history.csv").exists()
+
+
+def test_bytes_per_token_are_those_of_the_text_that_was_scored(make):
+    """Of every target's text, decoded, in UTF-8; the end of a document stands for no byte."""
+    point = make("eval=[validation]", "data.n_eval_tokens=160")
+    record = execute(point)
+    prepared = prepare_data(point.config.data, point.cache)
+    tokenizer, end = prepared.vocabulary.tokenizer(), prepared.vocabulary.end_of_text
+
+    def expected(n_tokens):
+        windows = ScoredWindows(prepared.validation, seq_len=32, batch_size=4, max_tokens=n_tokens)
+        targets = [int(i) for batch in windows for i in batch.targets[batch.targets != IGNORED]]
+        text = tokenizer.decode([i for i in targets if i != end], skip_special_tokens=False)
+        return len(text.encode()) / len(targets)
+
+    (scores,) = record.evaluations.values()
+    assert record.n_eval_tokens == 160
+    assert record.bytes_per_token == pytest.approx(expected(160), rel=1e-12)
+    assert scores["bytes_per_token"] == pytest.approx(expected(None), rel=1e-12)
+    assert scores["bytes_per_token"] != record.bytes_per_token
