@@ -9,8 +9,16 @@ import numpy as np
 import pytest
 import torch
 
+from experiments import execute as execution
 from experiments import interruption
-from experiments.checkpoints import LAST, PREVIOUS, Checkpoint, RandomState, to_resume_from
+from experiments.checkpoints import (
+    LAST,
+    PREVIOUS,
+    Checkpoint,
+    RandomState,
+    forget_previous,
+    to_resume_from,
+)
 from experiments.claims import RunningElsewhereError, claimed, events, is_claimed, note
 from experiments.execute import execute
 from experiments.point import make_point
@@ -71,7 +79,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(make):
 def test_a_save_after_a_damaged_checkpoint_leaves_the_one_before(tmp_path):
     for name in (LAST, PREVIOUS):
         (tmp_path / name).write_text(name)
-    trainer = type("Trainer", (), {"is_global_zero": True})()
+    trainer = type("Trainer", (), {"is_global_zero": True, "global_step": 7})()
     trainer.save_checkpoint = lambda path: path.write_text("new")
     for resumed, previous in ((PREVIOUS, PREVIOUS), (LAST, "new")):
         Checkpoint(tmp_path, 1, tmp_path / resumed).save(trainer)
@@ -96,6 +104,39 @@ def test_a_kill_between_the_two_renames_loses_one_checkpoint_at_most(make):
     (point.run_dir / LAST).unlink()
     assert to_resume_from(point.run_dir) == point.run_dir / PREVIOUS
     assert execute(make()).val_loss == expected.val_loss
+
+
+def test_the_last_step_is_saved_once(tmp_path):
+    """Else a kill between the renames leaves previous.ckpt alone, with nothing left to train."""
+    trainer = type("Trainer", (), {"is_global_zero": True, "global_step": 7})()
+    saved = []
+    trainer.save_checkpoint = lambda path: (saved.append(path), path.touch())
+    checkpoint = Checkpoint(tmp_path, 1)
+    checkpoint.save(trainer)
+    checkpoint.on_train_end(trainer, None)
+    assert len(saved) == 1
+    trainer.global_step = 8
+    checkpoint.on_train_end(trainer, None)
+    assert len(saved) == 2
+
+
+def test_a_finished_run_keeps_the_one_checkpoint_that_it_has(tmp_path):
+    (tmp_path / PREVIOUS).write_text("whole")
+    forget_previous(tmp_path)
+    assert (tmp_path / LAST).read_text() == "whole"
+    assert not (tmp_path / PREVIOUS).exists()
+
+
+def test_a_kill_at_the_record_leaves_no_checkpoint_that_nobody_removes(make, monkeypatch):
+    def die(run_dir, record):
+        raise Killed
+
+    point = make("trainer.checkpoint_minutes=0")
+    monkeypatch.setattr(execution, "write_record", die)
+    with pytest.raises(Killed):
+        execute(point)
+    assert (point.run_dir / LAST).exists()
+    assert not (point.run_dir / PREVIOUS).exists()
 
 
 @pytest.mark.parametrize("number", interruption.SIGNALS)

@@ -31,7 +31,7 @@ class Checkpoint(pl.Callback):
         self._last_is_whole = resumed == folder / LAST
         self.saved = time.perf_counter()
         self.stopped = False
-        self.step = 0
+        self.step = self.saved_step = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         interruption.listen_again()  # Lightning's handler of TERM ends the run without saving
@@ -53,7 +53,8 @@ class Checkpoint(pl.Callback):
             self.save(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.save(trainer)
+        if trainer.global_step != self.saved_step:  # else previous.ckpt would be as far as the last
+            self.save(trainer)
 
     def save(self, trainer: pl.Trainer) -> None:
         """Writes the checkpoint; a run killed meanwhile keeps the one before."""
@@ -66,7 +67,7 @@ class Checkpoint(pl.Callback):
                     last.replace(self.folder / PREVIOUS)
                 temporary.replace(last)
         self._last_is_whole = True
-        self.saved = time.perf_counter()
+        self.saved, self.saved_step = time.perf_counter(), trainer.global_step
 
 
 def _agreed(trainer: pl.Trainer, due: bool, stop: bool) -> tuple[bool, bool]:
@@ -112,5 +113,10 @@ def to_resume_from(folder: Path) -> Path | None:
 
 
 def forget_previous(folder: Path) -> None:
-    """Removes the checkpoint before the last: a finished run needs one."""
-    (folder / PREVIOUS).unlink(missing_ok=True)
+    """Removes the checkpoint before the last: a finished run needs one. Where it went on from
+    previous.ckpt without a step, for it was killed between two renames, that is the one.
+    """
+    previous, last = folder / PREVIOUS, folder / LAST
+    if previous.exists() and not last.exists():
+        previous.replace(last)
+    previous.unlink(missing_ok=True)

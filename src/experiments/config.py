@@ -176,7 +176,7 @@ class Trainer:
     n_threads: Processes | None
     flops_per_second: Annotated[float, Within(1, 1e25)] | None
     n_loader_workers: Annotated[int, Within(0, 1024)] | None
-    checkpoint_minutes: Annotated[float, Within(0, 1e6, above=True)]
+    checkpoint_minutes: Annotated[float, Within(0, 1e6)]  # 0: after each step
     log_every_seconds: NotNegative
 
 

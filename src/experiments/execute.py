@@ -106,9 +106,9 @@ def _run(point: Point, progress: Sink, n_threads: int | None) -> RunRecord:
         wall_seconds=time.perf_counter() - started,
         peak_memory_bytes=environment.peak_memory(accelerator),
     )
-    _write(point, record)
     if record.status == "done":
-        forget_previous(point.run_dir)
+        forget_previous(point.run_dir)  # before the record, after which nobody would
+    _write(point, record)
     return record
 
 

@@ -135,7 +135,7 @@ def _launch(stage: Ranks) -> None:
         }  # fmt: skip
         stage.n_started += 10  # outputs beside the launcher's
         ranks.append(stage.fork(body, environ=environ))
-    while any(rank.poll() is None for rank in ranks):
+    while None in [rank.poll() for rank in ranks]:
         time.sleep(0.005)
         if any(rank.code for rank in ranks):
             for rank in ranks:
