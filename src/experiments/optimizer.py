@@ -6,8 +6,8 @@ dense   an (N, D) gradient and torch's AdamW. A row goes on moving by its moment
         steps that don't retrieve it.
 rows    a sparse gradient of the retrieved rows, and a lazy AdamW: a row that is not retrieved keeps
         its weights and both moments as they are, as with torch.optim.SparseAdam. Bias is corrected
-        by the table's steps. The two are different optimizers; they agree while every row is
-        retrieved in every step.
+        by the table's steps, those that retrieved any of its rows. The two are different
+        optimizers; they agree while every row is retrieved in every step.
 fused   the same steps as rows, taken in the backward pass, so that no gradient is held. What needs
         the whole gradient first (clipping, adding up micro-batches, averaging over ranks) can't be.
 """
@@ -78,12 +78,8 @@ class RowAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def _step_table(self, table: Tensor, group: dict[str, Any]) -> None:
-        if group["rows"] == "fused":
-            if self.state[table]:  # its rows were stepped in the backward pass
-                self.state[table]["step"] += 1
-            return
-        if table.grad is None:
-            return
+        if group["rows"] == "fused" or table.grad is None:
+            return  # stepped in the backward pass, or not retrieved from
         if not table.grad.is_sparse:
             raise ValueError(
                 "a table that steps by rows has a dense gradient; set the layer's "
@@ -106,7 +102,8 @@ class RowAdamW(torch.optim.AdamW):
         moments = (state["exp_avg"], state["exp_avg_sq"])
         group = self._group_of(table)
         assert group is not None
-        hyper = _hyper(group, int(state["step"]) + 1)
+        state["step"] += 1
+        hyper = _hyper(group, int(state["step"]))
         kernel.row_adamw_of_sums(table, moments, values, segments, weights, hyper)
         # a second use of the table in this backward pass is then an error, as it should be
         torch.autograd.graph.increment_version(table)
@@ -187,8 +184,9 @@ def keep_coalesced(table: nn.Parameter, execution: Execution) -> None:
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
     """Scales all gradients together to a norm of at most max_norm; returns what it was.
 
-    torch.nn.utils.clip_grad_norm_ to the bit, and for sparse gradients too. Where reading a number
-    costs nothing (a CPU), a scale of 1 is not multiplied by.
+    torch.nn.utils.clip_grad_norm_ to the bit for float32, and for sparse gradients too. Those in
+    bfloat16 are summed and scaled in float32: torch rounds each one's norm, and the scale, to 8
+    bits. Where reading a number costs nothing (a CPU), a scale of 1 is not multiplied by.
     """
     with torch.no_grad():
         tensors = []
@@ -198,8 +196,14 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
                 tensors.append(p.grad.values())
             elif p.grad is not None:
                 tensors.append(p.grad)
-        norm = nn.utils.get_total_norm(tensors)
+        short = [t for t in tensors if t.dtype in (torch.bfloat16, torch.float16)]
+        wide = [t for t in tensors if t.dtype not in (torch.bfloat16, torch.float16)]
+        norms = [torch.linalg.vector_norm(t, dtype=torch.float32) for t in short]
+        norm = nn.utils.get_total_norm([*wide, *norms])
         scale = torch.clamp(max_norm / (norm + 1e-6), max=1.0)
         if tensors and (norm.device.type != "cpu" or not bool(scale == 1)):
-            torch._foreach_mul_(tensors, scale.to(tensors[0].device))
+            if wide:
+                torch._foreach_mul_(wide, scale.to(wide[0].device))
+            for t in short:
+                t.copy_(t.float().mul_(scale.to(t.device)))
     return norm

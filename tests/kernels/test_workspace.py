@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,47 @@ def test_huge_pages_leave_what_is_there():
         tensor = torch.arange(n)
         use_huge_pages(tensor)
         assert torch.equal(tensor, torch.arange(n))
+
+
+def _mapping(address: int) -> dict[str, str]:
+    """What /proc/self/smaps says of the mapping that holds an address."""
+    found: dict[str, str] = {}
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        name, _, rest = line.partition(" ")
+        if re.fullmatch(r"[0-9a-f]+-[0-9a-f]+", name):
+            begin, end = (int(part, 16) for part in name.split("-"))
+            found = {"flags": rest.split()[0]} if begin <= address < end else {}
+        elif found:
+            found[name.rstrip(":")] = rest.strip()
+        if name == "VmFlags:" and found:
+            return found
+    raise AssertionError(f"{address:x} is in no mapping")
+
+
+def test_a_forked_child_does_not_write_into_its_parent():
+    tensor = _filled(Workspace(), 16 * MB, 1.0)
+    assert _mapping(tensor.data_ptr())["flags"] == "rw-p"
+    child = os.fork()
+    if child == 0:
+        tensor.numpy()[:] = 7
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert (tensor == 1).all()
+
+
+def test_blocks_are_in_huge_pages():
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not setting.exists() or "[never]" in setting.read_text():
+        pytest.skip("this kernel gives no huge pages")
+    tensor = _filled(Workspace(), 64 * MB, 1.0)
+    mapping = _mapping(tensor.data_ptr())
+    if "THPeligible" not in mapping:
+        pytest.skip("this kernel does not say what may be in huge pages")
+    assert mapping["THPeligible"] == "1"
+    assert "hg" in mapping["VmFlags"].split()
+    if mapping["AnonHugePages"] == "0 kB":
+        pytest.skip("this machine had no huge page free")
+    assert int(mapping["AnonHugePages"].split()[0]) >= 2 * 1024
 
 
 def _resident() -> int:

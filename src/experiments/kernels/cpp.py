@@ -232,7 +232,16 @@ class Cpp:
             return
         decay = 1 - step.lr * step.weight_decay
         hyper = np.array(
-            [step.step_size, step.beta1, step.beta2, step.eps, decay, step.root_correction],
+            [
+                step.step_size,
+                step.beta1,
+                step.beta2,
+                step.eps,
+                decay,
+                step.root_correction,
+                1 - step.beta1,  # in float64: a float32 of 0.9999 is 1.6e-8 off, 1.6e-4 of the rest
+                1 - step.beta2,
+            ],
             dtype=np.float32,
         )
         width = table.shape[1]

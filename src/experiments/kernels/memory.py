@@ -56,7 +56,8 @@ class Workspace:
             best = min(fitting, key=len)
             self._idle.remove(best)
             return best
-        block = mmap.mmap(-1, size)
+        # private: shared memory gets no huge pages, and a forked child would write into ours
+        block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         block.madvise(mmap.MADV_HUGEPAGE)
         return block
 

@@ -170,7 +170,7 @@ void write_sums(const Pairs& s, const i64* rows, i64 n_rows, i64 n_table, T* out
 }
 
 struct Step {
-  float step_size, beta1, beta2, eps, decay, root_correction;
+  float step_size, beta1, beta2, eps, decay, root_correction, rest1, rest2;  // rest: 1 - beta
   uint32_t step;
 };
 
@@ -193,7 +193,7 @@ inline void put(bf16* p, float f, uint64_t element, uint32_t step, uint32_t salt
 template <class T, class M, class G>
 inline void adamw_row(T* __restrict w, M* __restrict m, M* __restrict v, const G* __restrict grad,
                       i64 d, uint64_t element, const Step& s) {
-  const float b1 = s.beta1, b2 = s.beta2, c1 = 1 - b1, c2 = 1 - b2;
+  const float b1 = s.beta1, b2 = s.beta2, c1 = s.rest1, c2 = s.rest2;
   const float root = 1 / s.root_correction;
 #pragma GCC ivdep
   for (i64 i = 0; i < d; i++) {
@@ -330,7 +330,8 @@ EXPORT(adamw)(void* table, i64 is_bf16, void* mean, void* square, i64 moments_ar
               const float* values, const float* weights, const int32_t* order,
               const int32_t* offsets, i64 n_columns, float* scratch, const float* hyper,
               i64 step, i64 n_threads) {
-  const Step s{hyper[0], hyper[1], hyper[2], hyper[3], hyper[4], hyper[5], (uint32_t)step};
+  const Step s{hyper[0], hyper[1], hyper[2], hyper[3],      hyper[4],
+               hyper[5], hyper[6], hyper[7], (uint32_t)step};
   const Pairs some{values, weights, order, offsets, n_columns, d};
   const Pairs* pairs = gradient ? nullptr : &some;
 #define STEP(T, M)                                                                             \
