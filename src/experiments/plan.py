@@ -37,26 +37,36 @@ class Plan:
         return self.n_tokens * self.cost.training_flops
 
 
+class OffBudgetError(ValueError):
+    """Whole steps can't meet the budget to 1 %: a smaller batch might, so it is checked last."""
+
+    def __init__(self, why: str, short: str) -> None:
+        super().__init__(why)
+        self.short = short  # "6 steps, -3.4 %"
+
+
 def plan_steps(budget: float, flops_per_token: float, batch_tokens: int) -> int:
     """Whole optimizer steps whose training FLOPs come nearest to the budget.
 
-    Raises ValueError if the budget does not pay for one step, or if whole steps miss it by
+    Raises OffBudgetError if the budget does not pay for one step, or if whole steps miss it by
     more than 1 %.
     """
     per_step = flops_per_token * batch_tokens
     n_steps = round(budget / per_step)
     if n_steps < 1:
-        raise ValueError(
+        raise OffBudgetError(
             f"budget={budget:g} FLOPs is below one step: {batch_tokens} tokens of "
             f"{flops_per_token:.3g} FLOPs make {per_step:.3g}; "
-            "raise budget, or lower size or ladder.batch_size"
+            "raise budget, or lower size or ladder.batch_size",
+            f"below one step of {per_step:.3g}",
         )
     miss = n_steps * per_step / budget - 1
     if abs(miss) > TOLERANCE:
-        raise ValueError(
+        raise OffBudgetError(
             f"budget={budget:g} FLOPs: {n_steps} whole steps of {per_step:.3g} miss it by "
             f"{100 * miss:+.1f} %, and 1 % is allowed; lower ladder.batch_size, or set "
-            f"budget={n_steps * per_step:.6g}"
+            f"budget={n_steps * per_step:.6g}",
+            f"{n_steps} step{'s' if n_steps > 1 else ''}, {100 * miss:+.1f} %",
         )
     return n_steps
 
@@ -82,6 +92,6 @@ def format_shares(shares: Mapping[str, float], n: int = 4) -> str:
     return ", ".join(f"{name} {100 * share:.0f} %" for name, share in top)
 
 
-def format_memory(memory: Memory) -> str:
-    """The addends in GiB, e.g. 'weights 8.0, gradients 8.0, moments 16.0, ...'."""
-    return ", ".join(f"{name} {size / 2**30:.1f}" for name, size in memory.parts().items())
+def format_memory(memory: Memory, unit: int = 2**30) -> str:
+    """The addends in units of that many bytes: 'weights 8.0, gradients 8.0, moments 16.0, ...'."""
+    return ", ".join(f"{name} {size / unit:.1f}" for name, size in memory.parts().items())

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +51,49 @@ class Point:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A point that is read and checked but for its steps."""
+
+    raw: Mapping[str, Any]
+    config: RunConfig
+    transformer: TransformerConfig
+
+    def fits(self, batch_size: int) -> bool:
+        """Whether steps of that many sequences meet the budget, and layers, ranks and
+        micro-batches can share them.
+        """
+        ranks, micro = world_size(self.config), self.config.trainer.micro_batch_size
+        if batch_size % (ranks * (micro or 1)):
+            return False
+        seq_len = self.config.data.seq_len
+        try:
+            plan_steps(self.config.budget, self.flops_per_token, batch_size * seq_len)
+            _check_batch(self.transformer, (micro or batch_size // ranks) * seq_len)
+        except ValueError:
+            return False
+        return True
+
+    @cached_property
+    def flops_per_token(self) -> float:
+        """Training FLOPs."""
+        return self.transformer.cost().training_flops
+
+
 def make_point(raw: Mapping[str, Any]) -> Point:
     """Reads and plans one point; writes nothing. Raises ValueError for what would fail later."""
+    return plan_point(read_point(raw))
+
+
+def read_point(raw: Mapping[str, Any]) -> Draft:
+    """Raises ValueError for all that would fail later, but for steps that miss the budget."""
     refuse("the config", dict(raw))
     config = config_module.read_run_config(raw)
     check_data(config.data)
     check_ranks(config)
     ladder = config.ladder
-    d_model = ladder.d_per_layer * config.size
     transformer = TransformerConfig(
-        d_model=d_model,
+        d_model=ladder.d_per_layer * config.size,
         d_head=ladder.d_head,
         vocab_size=config.data.tokenizer.n_entries(),
         seq_len=config.data.seq_len,
@@ -67,21 +101,31 @@ def make_point(raw: Mapping[str, Any]) -> Point:
         ffns=_ffns(config),
     )
     batch_tokens = ladder.batch_size * config.data.seq_len
-    for ffn in transformer.ffns:
-        check_batch = getattr(ffn, "check_batch", None)
-        if check_batch is not None:
-            check_batch(batch_tokens // world_size(config) // n_micro_batches(config))
+    _check_batch(transformer, batch_tokens // world_size(config) // n_micro_batches(config))
     accelerator = resolve_accelerator(config.trainer.accelerator)
     resolve_precision(config.trainer.precision, accelerator)
     check_tables(config, accelerator)
-    plan = _plan(config, transformer, d_model, batch_tokens)
+    return Draft(raw=raw, config=config, transformer=transformer)
+
+
+def plan_point(draft: Draft) -> Point:
+    """Raises OffBudgetError, a ValueError, if whole steps miss the budget by more than 1 %."""
+    config = draft.config
     return Point(
-        raw=raw,
+        raw=draft.raw,
         config=config,
-        run_id=_run_id(raw, config, transformer.ffns),
-        transformer=transformer,
-        plan=plan,
+        run_id=_run_id(draft.raw, config, draft.transformer.ffns),
+        transformer=draft.transformer,
+        plan=_plan(config, draft.transformer, config.ladder.batch_size * config.data.seq_len),
     )
+
+
+def _check_batch(transformer: TransformerConfig, n_tokens: int) -> None:
+    """Raises ValueError if a layer can't share out the tokens of a forward pass."""
+    for ffn in transformer.ffns:
+        check_batch = getattr(ffn, "check_batch", None)
+        if check_batch is not None:
+            check_batch(n_tokens)
 
 
 def run_id_of(raw: Mapping[str, Any]) -> str:
@@ -145,10 +189,8 @@ def _check_fused(config: RunConfig) -> None:
         )
 
 
-def _plan(
-    config: RunConfig, transformer: TransformerConfig, d_model: int, batch_tokens: int
-) -> Plan:
-    cost = transformer.cost()
+def _plan(config: RunConfig, transformer: TransformerConfig, batch_tokens: int) -> Plan:
+    cost, d_model = transformer.cost(), transformer.d_model
     optim = config.optim
     n_steps = plan_steps(config.budget, cost.training_flops, batch_tokens)
     folder = train_folder(config.data, Path(config.paths.cache).expanduser())

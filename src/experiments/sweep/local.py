@@ -44,7 +44,7 @@ _POLL = 0.1  # seconds
 def run_one(raw: Raw) -> None:
     """One point in this process. Exits with 1 if it fails."""
     interruption.listen()
-    point = make_point(raw)
+    (point,) = plan_points([raw])
     if point.config.dry_run:
         print(plan_table([point], assumed_rate(point)))
         return

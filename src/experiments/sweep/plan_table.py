@@ -22,8 +22,10 @@ def plan_table(points: Sequence[Point], flops_per_second: float) -> str:
     lines = [f"{line}  {setting}".rstrip() for line, setting in zip(aligned(rows), settings)]
     lines += ["", "Share of the FLOPs:"]
     lines += _by_layer(points, lambda p: format_shares(p.plan.cost.shares(), 6))
-    lines += ["", "Memory of one process, GiB:"]
-    lines += _by_layer(points, lambda p: format_memory(p.plan.memory))
+    small = all(point.plan.memory.total < 2**30 for point in points)
+    unit, name = (2**20, "MiB") if small else (2**30, "GiB")
+    lines += ["", f"Memory of one process, {name}:"]
+    lines += _by_layer(points, lambda p: format_memory(p.plan.memory, unit))
     total = sum(p.plan.planned_flops for p in points)
     lines += [
         "",
@@ -74,5 +76,9 @@ def _row(point: Point, flops_per_second: float) -> tuple[str, ...]:
         str(plan.n_steps),
         f"{plan.lr:.2e}",
         duration(plan.planned_flops / flops_per_second),
-        f"{plan.memory.total / 2**30:.1f} GiB",
+        _memory(plan.memory.total),
     )
+
+
+def _memory(n_bytes: int) -> str:
+    return f"{n_bytes / 2**20:.0f} MiB" if n_bytes < 2**30 else f"{n_bytes / 2**30:.1f} GiB"

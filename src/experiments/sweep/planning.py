@@ -7,9 +7,11 @@ from typing import Any
 from experiments import environment
 from experiments.claims import is_claimed, note
 from experiments.data.prepare import is_prepared, prepare_data, prepare_sets
-from experiments.plan import check_memory
-from experiments.point import Point, make_point
+from experiments.plan import OffBudgetError, check_memory
+from experiments.point import Draft, Point, plan_point, read_point
 from experiments.records import RECORD_NAME, DamagedError, is_finished, read_outcome
+from experiments.sweep import refusals
+from experiments.sweep.counting import counted
 from experiments.sweep.plan_table import ACHIEVED_SHARE
 
 Raw = Mapping[str, Any]
@@ -39,10 +41,29 @@ class Todo:
 
 
 def plan_points(raws: Sequence[Raw]) -> list[Point]:
-    """The points of a sweep. Raises ValueError, before anything is written, for a bad point and
-    for two that are the same run.
+    """The points of a sweep, or one. Raises ValueError, before anything is written, for bad points
+    (refusals.py), for two that are the same run, and for a folder that is another sweep's.
     """
-    points = [make_point(raw) for raw in raws]
+    drafts: list[Draft] = []
+    bad: list[tuple[Raw, ValueError]] = []
+    for raw in counted(raws, len(raws), "planning"):
+        try:
+            drafts.append(read_point(raw))
+        except ValueError as error:
+            bad.append((raw, error))
+    if bad:
+        raise ValueError(refusals.of_points(bad, len(raws)))
+    points: list[Point] = []
+    missed: list[tuple[Draft, OffBudgetError]] = []
+    for draft in drafts:
+        try:
+            points.append(plan_point(draft))
+        except OffBudgetError as error:
+            missed.append((draft, error))
+    if missed:
+        raise ValueError(refusals.of_budgets(missed, drafts))
+    if points:
+        refusals.check_folder(points[0].run_dir.parent, points[0].config.sweep)
     seen: dict[str, Point] = {}
     for point in points:
         if point.run_id in seen:
@@ -61,6 +82,9 @@ def _told_apart(points: Sequence[Point]) -> list[Point]:
         alike.setdefault(point.describe(), []).append(point)
     settings = {}
     for group in alike.values():
+        if len(group) == 1:
+            settings[group[0].run_id] = ""
+            continue
         values = [dict(_leaves(point.raw)) for point in group]
         names = {name for leaves in values for name in leaves}
         varied = sorted(n for n in names if len({leaves.get(n) for leaves in values}) > 1)

@@ -1,0 +1,96 @@
+"""Why a sweep is refused, in one line: which points, what is wrong, and what would fit."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.constraints import shown
+from experiments.distributed import world_size
+from experiments.plan import OffBudgetError
+from experiments.point import Draft
+from experiments.records import RECORD_NAME
+from experiments.sweep.manifest import MANIFEST_NAME
+
+_LISTED = 10  # points that a line names
+_TRIED = 4096  # batch sizes
+_NUMBER = re.compile(r"[-+]?\d[\d.e+-]*")
+
+
+def of_points(bad: Sequence[tuple[Mapping[str, Any], ValueError]], total: int) -> str:
+    """The first error, its point, and how many others have the same one or another."""
+    raw, first = bad[0]
+    if total == 1:
+        return str(first)
+    kinds = Counter(_NUMBER.sub("#", str(error)) for _, error in bad)
+    same = kinds[_NUMBER.sub("#", str(first))] - 1
+    parts = [_named(raw)]
+    if same:
+        parts.append(f"{same} other point{'s have' if same > 1 else ' has'} the same error")
+    if other := len(bad) - same - 1:
+        parts.append(f"{other} of the {total} points {'have' if other > 1 else 'has'} other errors")
+    return f"{first} ({'; '.join(parts)})"
+
+
+def of_budgets(missed: Sequence[tuple[Draft, OffBudgetError]], drafts: Sequence[Draft]) -> str:
+    """All points whose steps miss the budget, and the largest batch that fits every point."""
+    found = next(_fitting(drafts), None)
+    present = drafts[0].config.ladder.batch_size
+    if found is not None:
+        fits = f"ladder.batch_size={found} (now {present}) fits" + (
+            f" all {len(drafts)} points" if len(drafts) > 1 else ""
+        )
+    else:
+        fits = f"no smaller ladder.batch_size (now {present}) fits" + (
+            " all points: take other sizes or budgets" if len(drafts) > 1 else ""
+        )
+    if len(drafts) == 1:
+        return f"{missed[0][1]}; {fits}"
+    listed = [f"{_named(draft.raw)} ({error.short})" for draft, error in missed[:_LISTED]]
+    if more := len(missed) - len(listed):
+        listed.append(f"and {more} more")
+    return (
+        f"{len(missed)} of {len(drafts)} points miss their budget by more than 1 % in whole steps: "
+        f"{', '.join(listed)}; {fits}"
+    )
+
+
+def check_folder(folder: Path, name: str) -> None:
+    """Raises ValueError if a new sweep's folder would lie in another sweep, or hold others."""
+    if (folder / MANIFEST_NAME).exists():
+        return
+    inside = folder.parent if "/" in name else folder
+    for place in dict.fromkeys((folder, inside)):
+        if (place / RECORD_NAME).exists():
+            raise ValueError(f"sweep={name}: {place} is a run's folder; choose another name")
+    if "/" in name and ((inside / MANIFEST_NAME).exists() or _holds(inside, RECORD_NAME)):
+        raise ValueError(f"sweep={name}: {inside} is a sweep itself, not a group; choose another")
+    if held := _holds(folder, MANIFEST_NAME):
+        raise ValueError(
+            f"sweep={name}: {folder} is a group of sweeps ({held} is one); name one in it, as "
+            f"{name.partition('/')[0]}/NAME"
+        )
+
+
+def _holds(folder: Path, name: str) -> str | None:
+    """A folder in this one that has a file of that name."""
+    return next((path.parent.name for path in folder.glob(f"*/{name}")), None)
+
+
+def _fitting(drafts: Sequence[Draft]) -> Iterator[int]:
+    """Batch sizes that fit all points, the largest first."""
+    largest = min(draft.config.ladder.batch_size for draft in drafts)
+    trainer = drafts[0].config.trainer
+    step = world_size(drafts[0].config) * (trainer.micro_batch_size or 1)
+    sizes = range(largest - largest % step, 0, -step)
+    return (n for n in sizes[:_TRIED] if all(draft.fits(n) for draft in drafts))
+
+
+def _named(raw: Mapping[str, Any]) -> str:
+    """A point as Point.describe() names it, from a config that may be wrong."""
+    experts = "" if raw.get("n_experts") is None else f" N={raw['n_experts']}"
+    budget = raw.get("budget")
+    text = f"{budget:g}" if type(budget) in (int, float) else shown(budget)
+    size, seed = shown(raw.get("size")), shown(raw.get("seed"))
+    return f"{raw.get('model_name')}{experts} size={size} budget={text} seed={seed}"
