@@ -146,6 +146,14 @@ def test_each_row_is_that_approach_s_fit():
     assert frame.loc["1 (best run)", "a"] == pytest.approx(law.exponent)
 
 
+def test_the_window_and_noise_are_those_of_the_curves_on_the_same_page():
+    table = runs(noise=0.005)
+    frame = rows(compare_approaches(table, n_nearest=5, noise=0.01))
+    law = fit_isoflop(table, n_nearest=5, noise=0.01, n_draws=0).law().laws["n_params"]
+    assert frame.loc["2 (parabola)", "a"] == pytest.approx(law.exponent)
+    assert frame.loc["2 (parabola)", "a"] != rows(compare_approaches(table))["a"]["2 (parabola)"]
+
+
 def test_the_size_is_the_one_asked_for():
     table = runs()
     table["n_active_params"] = table["n_params"] / 4

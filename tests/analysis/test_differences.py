@@ -266,3 +266,18 @@ def test_the_figure_of_seconds_shows_every_cell_and_the_best_of_each_budget():
     assert large.get_xlabel().startswith("training time (s")
     with pytest.raises(ValueError, match="no budget has two runs"):
         draw_seconds(check_table(pd.DataFrame(rows("dense", [4.0], tokens_per_second=1.0))))
+
+
+def test_the_command_compares_only_the_runs_asked_for(tmp_path, capsys):
+    rows = [
+        {"model": model, "budget": 1e12, "n_params": 2e5, "n_tokens": 1e12 / 6 / 2e5}
+        | {"loss": loss + 0.01 * seed, "seed": seed}
+        for model, loss in (("dense", 4.0), ("moe", 3.9), ("pkm", 3.8))
+        for seed in (0, 1)
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "runs.csv", index=False)
+    words = ["differences", str(tmp_path / "runs.csv"), "--json", "--where", "model=dense,moe"]
+    assert main(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [mean["model"] for mean in found["means"]] == ["moe", "dense"]
+    assert found["noise"]["n_cells"] == 2
