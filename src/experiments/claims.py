@@ -1,7 +1,6 @@
 """A run belongs to one process at a time, and its journal says what happened to it. Stdlib only."""
 
 import errno
-import fcntl
 import json
 import os
 import socket
@@ -10,53 +9,79 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from experiments.locks import is_locked, lock
 
 CLAIM_NAME = ".claim"
 JOURNAL_NAME = "events.jsonl"
 _KEYS = ("event", "time", "by")  # what every event has
-_HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
+_PATIENCE = 1.0  # seconds; whoever asks if a run is held has its lock for an instant
 
 
 class RunningElsewhereError(RuntimeError):
     """Another process holds the run."""
 
 
+class RunLostError(RuntimeError):
+    """The run's folder was moved or removed, or its .claim deleted, while this process held it."""
+
+
+class Claim:
+    """A run that this process holds, as long as the file that it has locked is still there."""
+
+    def __init__(self, run_dir: Path, file: IO[str]) -> None:
+        self.run_dir, self._file = run_dir, file
+
+    def check(self) -> None:
+        """Raises RunLostError if another may hold the run by now. One look at a file: microseconds.
+
+        Whoever catches it must write nothing: the folder may be another's, or be gone.
+        """
+        if not _is_same(self.run_dir / CLAIM_NAME, self._file):
+            raise RunLostError(
+                f"{self.run_dir} was moved or removed, or its {CLAIM_NAME} deleted, while it was "
+                "run: this process ends here; the same command goes on from the last checkpoint "
+                "that lies there"
+            )
+
+
 @contextmanager
-def claimed(run_dir: Path) -> Iterator[None]:
+def claimed(run_dir: Path) -> Iterator[Claim]:
     """Holds the run for this process; however it ends, the system lets go of it.
 
-    Raises RunningElsewhereError, naming the holder, if another process has it: on this host, or on
-    any that shares the folder over a file system with flock. Where there is none, it warns.
+    Raises RunningElsewhereError, naming the holder, if another process has it for longer than
+    others ask: on this host, or on any that shares the folder over a file system with flock. Where
+    there is none, a warning (locks.py).
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / CLAIM_NAME).open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in _HELD:
+    path = run_dir / CLAIM_NAME
+    while True:
+        with path.open("a+", encoding="utf-8") as file:
+            if not lock(file, _PATIENCE):
                 file.seek(0)
-                raise RunningElsewhereError(
-                    f"{run_dir} is being run by {file.read().strip() or 'another process'}"
-                ) from None
-            warnings.warn(f"{run_dir} can't be locked ({error}): run it once only", stacklevel=3)
-        file.truncate(0)
-        file.write(whoami())
-        file.flush()
-        yield
+                holder = file.read().strip() or "another process"
+                raise RunningElsewhereError(f"{run_dir} is being run by {holder}")
+            if not _is_same(path, file):
+                continue  # deleted between opening and locking
+            file.truncate(0)
+            file.write(whoami())
+            file.flush()
+            yield Claim(run_dir, file)
+            return
 
 
 def is_claimed(run_dir: Path) -> bool:
     """Whether a process holds the run now."""
-    path = run_dir / CLAIM_NAME
-    if not path.exists():
-        return False
-    with path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError as error:
-            return error.errno in _HELD
-    return False
+    return is_locked(run_dir / CLAIM_NAME)
+
+
+def _is_same(path: Path, file: IO[str]) -> bool:
+    """Whether the path still names the open file. What can't be found out counts as yes."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except OSError as error:
+        return error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
 
 
 def whoami() -> str:

@@ -166,6 +166,9 @@ class Trainer:
     n_threads: CPU threads, null for all that the process may use. n_loader_workers: processes that
     make batches, null for none where tokens are packed and two where they are streamed.
     flops_per_second: the rate that estimates assume, null to measure this machine.
+    max_retries: how often a point whose process was killed, or that ran into a Slurm time limit, is
+    tried again from the same checkpoint (requeue.py). stall_minutes: a run that makes no step for
+    so long while it trains is ended, and tried again likewise; null for no limit.
     """
 
     accelerator: str
@@ -178,6 +181,9 @@ class Trainer:
     n_loader_workers: Annotated[int, Within(0, 1024)] | None
     checkpoint_minutes: Annotated[float, Within(0, 1e6)]  # 0: after each step
     log_every_seconds: NotNegative
+    # defaults: of manifests from before there was a choice
+    max_retries: Annotated[int, Within(0, 1000)] = 2
+    stall_minutes: Annotated[float, Within(0, 1e6, above=True)] | None = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Ranks: how many processes train one run, and which of them this is."""
 
 import os
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -87,6 +88,18 @@ def cluster_environment(config: RunConfig) -> Any:
     if TorchElasticEnvironment.detect():
         return TorchElasticEnvironment()
     return SLURMEnvironment(auto_requeue=False)
+
+
+def strategy(config: RunConfig) -> Any:
+    """Lightning's, of the ranks. They wait for each other, to begin with and in a collective, for
+    half an hour; or longer than the watchdog, which has more to say than a failed collective.
+    """
+    from lightning.pytorch.strategies import DDPStrategy
+
+    if world_size(config) == 1:
+        return "auto"
+    minutes = max(30.0, (config.trainer.stall_minutes or 0.0) + 10.0)
+    return DDPStrategy(timeout=timedelta(minutes=minutes))
 
 
 def check_started(config: RunConfig) -> None:

@@ -6,6 +6,7 @@ import sys
 import time
 import traceback
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -17,7 +18,7 @@ from omegaconf import OmegaConf
 
 from experiments import distributed, environment
 from experiments.checkpoints import forget_previous
-from experiments.claims import claimed, note
+from experiments.claims import Claim, claimed, note
 from experiments.credentials import cut
 from experiments.data.module import TokenDataModule
 from experiments.data.prepare import PreparedData, prepare_data, prepare_sets, training_batches
@@ -40,20 +41,26 @@ from experiments.records import (
 )
 from experiments.tracking import WandbRun
 from experiments.train import LanguageModel
+from experiments.watchdog import Guards
 
 _STREAM_WORKERS = 2  # they tokenize; more where the cores are there, by trainer.n_loader_workers
 
 
 def execute(
-    point: Point, progress: Sink = lambda row: None, n_threads: int | None = None
+    point: Point,
+    progress: Sink = lambda row: None,
+    n_threads: int | None = None,
+    on_stall: Callable[[str], object] = lambda why: None,
 ) -> RunRecord:
     """Runs the point and writes its folder; returns the record, whose status may be failed.
 
     n_threads: CPU threads if the config does not say; None for every core. A run that is finished
-    already is not run again. An exception becomes a failed record with its traceback and is not
-    raised; KeyboardInterrupt is (Interrupted is one), and leaves no record. Raises
-    RunningElsewhereError if another process has the run, and RuntimeError if no record can be
-    written.
+    already is not run again. on_stall(why) is called, in a thread, before the watchdog ends a
+    process that makes no step, with exit code watchdog.STALLED. An exception becomes a failed
+    record with its traceback and is not raised; KeyboardInterrupt is (Interrupted is one), and
+    leaves no record. Raises RunningElsewhereError if another process has the run, and RunLostError
+    if its folder was moved or removed meanwhile: then nothing more is written. Raises RuntimeError
+    if no record can be written.
 
     Of several ranks, rank 0 writes; the others return its record as planned.
     """
@@ -61,14 +68,15 @@ def execute(
         if is_finished(point.run_dir):
             return read_record(point.run_dir / RECORD_NAME)
         return _other_rank(point, n_threads)
-    with claimed(point.run_dir):
+    with claimed(point.run_dir) as claim:
         if (finished := _finished(point.run_dir)) is not None:
             return finished
         remove_leftovers(point.run_dir)
         note(point.run_dir, "started")
         try:
-            record = _run(point, progress, n_threads)
+            record = _run(point, progress, n_threads, claim, on_stall)
         except KeyboardInterrupt as error:
+            claim.check()
             step = getattr(error, "step", None)
             note(point.run_dir, "interrupted", why=str(error), step=step)
             raise
@@ -91,21 +99,30 @@ def _finished(run_dir: Path) -> RunRecord | None:
     return None if record.status == "failed" else record
 
 
-def _run(point: Point, progress: Sink, n_threads: int | None) -> RunRecord:
+def _run(
+    point: Point,
+    progress: Sink,
+    n_threads: int | None,
+    claim: Claim,
+    on_stall: Callable[[str], object],
+) -> RunRecord:
     started = time.perf_counter()
     accelerator = environment.resolve_accelerator(point.config.trainer.accelerator)
     record = _planned_record(point, accelerator)
     try:
         _write_surroundings(point, accelerator)
         set_up_process(point, accelerator, n_threads)
-        record = _train_and_evaluate(point, record, accelerator, progress)
+        guards = Guards(check=claim.check, on_stall=partial(_stalled, point.run_dir, on_stall))
+        record = _train_and_evaluate(point, record, accelerator, progress, guards)
     except Exception:
+        claim.check()  # if the folder is gone, that is why
         record = replace(record, status="failed", error=cut(traceback.format_exc()))
     record = replace(
         record,
         wall_seconds=time.perf_counter() - started,
         peak_memory_bytes=environment.peak_memory(accelerator),
     )
+    claim.check()
     if record.status == "done":
         forget_previous(point.run_dir)  # before the record, after which nobody would
     _write(point, record)
@@ -131,6 +148,11 @@ def _write(point: Point, record: RunRecord) -> None:
         raise RuntimeError(f"{point.describe()}: no record could be written: {why}") from error
 
 
+def _stalled(run_dir: Path, on_stall: Callable[[str], object], why: str) -> None:
+    note(run_dir, "stalled", why=why)
+    on_stall(why)
+
+
 def _other_rank(point: Point, n_threads: int | None) -> RunRecord:
     """A rank's share of the training, and nothing else."""
     accelerator = environment.resolve_accelerator(point.config.trainer.accelerator)
@@ -138,7 +160,7 @@ def _other_rank(point: Point, n_threads: int | None) -> RunRecord:
     set_up_process(point, accelerator, n_threads)
     prepared = prepare_data(point.config.data, point.cache)
     module = _language_model(point, prepared)
-    fit(point, module, _data_module(point, prepared), accelerator, precision, ())
+    fit(point, module, _data_module(point, prepared), accelerator, precision, (), Guards())
     leave_group()
     return replace(_planned_record(point, accelerator), status="done")  # its own share is
 
@@ -185,7 +207,7 @@ def _kernel(point: Point, accelerator: str) -> str | None:
 
 
 def _train_and_evaluate(
-    point: Point, record: RunRecord, accelerator: str, progress: Sink
+    point: Point, record: RunRecord, accelerator: str, progress: Sink, guards: Guards
 ) -> RunRecord:
     config = point.config
     precision = environment.resolve_precision(config.trainer.precision, accelerator)
@@ -202,7 +224,8 @@ def _train_and_evaluate(
     )
     try:
         data = _data_module(point, prepared)
-        trained = fit(point, module, data, accelerator, precision, (wandb_run.log, progress))
+        sinks = (wandb_run.log, progress)
+        trained = fit(point, module, data, accelerator, precision, sinks, guards)
         leave_group()
         n_tokens = trained.n_steps * point.plan.batch_tokens
         flops = n_tokens * point.plan.cost.training_flops

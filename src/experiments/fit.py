@@ -4,6 +4,7 @@ import logging
 import random
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from experiments.history import History
 from experiments.point import Point
 from experiments.seal import SealedCheckpoints
 from experiments.train import LanguageModel
+from experiments.watchdog import AfterEachStep, Guards
 
 Sink = Callable[[dict[str, float]], None]
 
@@ -54,6 +56,7 @@ def fit(
     accelerator: str,
     precision: str,
     sinks: Sequence[Sink],
+    guards: Guards,
 ) -> Fit:
     """Trains to the end of the plan. History and checkpoints go to the run's folder.
 
@@ -65,10 +68,12 @@ def fit(
             sink(row)
 
     trainer_config = point.config.trainer
-    world = distributed.world_size(point.config)
     history = History(point.run_dir / "history.csv", point.config.logger.log_every_n_steps, also)
     resumed = to_resume_from(point.run_dir)
     checkpoint = Checkpoint(point.run_dir, trainer_config.checkpoint_minutes, resumed)
+    rank = distributed.rank() if distributed.world_size(point.config) > 1 else 0
+    watchdog = guards.watchdog(trainer_config.stall_minutes, rank)
+    each_step = [guards.check, watchdog.beat] if watchdog else [guards.check]
     trainer = pl.Trainer(
         max_steps=point.plan.n_steps,
         max_epochs=-1,
@@ -76,11 +81,11 @@ def fit(
         devices=trainer_config.devices,
         num_nodes=trainer_config.num_nodes,
         accumulate_grad_batches=distributed.n_micro_batches(point.config),
-        strategy="ddp" if world > 1 else "auto",
+        strategy=distributed.strategy(point.config),
         precision=precision,  # type: ignore[arg-type]  # Lightning's Literal, checked before
         deterministic="warn" if accelerator == "cuda" else None,
         # Consumed first: a checkpoint holds what the batches before it used
-        callbacks=[Consumed(), history, RandomState(), checkpoint],
+        callbacks=[AfterEachStep(each_step), Consumed(), history, RandomState(), checkpoint],
         plugins=[distributed.cluster_environment(point.config), SealedCheckpoints()],
         default_root_dir=point.run_dir,
         use_distributed_sampler=False,  # our batches know their rank
@@ -93,7 +98,7 @@ def fit(
     )
     interruption.forget()  # one that ended an earlier run of this process is not for this one
     try:
-        with interruption.deferred():
+        with interruption.deferred(), watchdog.watching() if watchdog else nullcontext():
             trainer.fit(module, data, ckpt_path=resumed)
     except SystemExit:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from None

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
+_ENDING = (signal.SIGTERM, signal.SIGINT)  # not forgotten for a later USR1: it asks to go on
 
 
 class Interrupted(KeyboardInterrupt):
@@ -55,9 +56,10 @@ def listen_again() -> None:
 
 def _handle(number: int, frame: FrameType | None) -> None:
     again = number == signal.SIGINT == _state.received
-    _state.received = number
+    if _state.received not in _ENDING or number == signal.SIGINT:
+        _state.received = number
     if again or not _state.training:
-        raise Interrupted(signal.Signals(number).name)
+        raise Interrupted(received() or signal.Signals(number).name)
 
 
 def received() -> str | None:

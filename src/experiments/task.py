@@ -3,8 +3,8 @@
     python -m experiments.task SWEEP_DIR SUBMISSION [--index N]
 
 Exit codes: 0 done, or diverged, or nothing to do; 1 failed; 2 bad input; 75 stopped by a signal and
-kept to go on. Slurm puts a preempted task back into its queue by itself, and at a time limit the
-task does: never both, or a finished run would run again.
+kept to go on; 76 ended by the watchdog. Slurm puts a preempted task back into its queue by itself,
+and at a time limit, or when it stalls, the task does (requeue.py). What scancel ended stays ended.
 """
 
 from experiments import interruption
@@ -13,6 +13,7 @@ if __name__ == "__main__":
     interruption.listen()  # first of all: what follows takes seconds, and an early signal kills
 
 import argparse
+import json
 import os
 import sys
 import time
@@ -21,18 +22,17 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from experiments.requeue import is_first_rank, near_time_limit, requeue
+from experiments.requeue import MAX_RETRIES, at_time_limit, is_first_rank, requeue_point
 
 T = TypeVar("T")
 STOPPED = 75  # EX_TEMPFAIL
 _PATIENCE, _POLL = 600.0, 5.0  # seconds
-_FRUITLESS = 3  # requeues without a step in between, after which no more
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the task; returns its exit code."""
     options = _parse(arguments)
-    from experiments.claims import RunningElsewhereError, events, note
+    from experiments.claims import RunLostError, RunningElsewhereError
     from experiments.execute import execute
     from experiments.point import make_point
     from experiments.sweep import slurm
@@ -47,25 +47,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{point.describe()}: {point.run_dir}", flush=True)
+    again = partial(requeue_point, point.run_dir, point.config.trainer.max_retries)
+    heartbeat = Heartbeat(point.run_dir, point.plan.n_steps)
     try:
-        record = _when_free(partial(execute, point, Heartbeat(point.run_dir, point.plan.n_steps)))
+        record = _when_free(partial(execute, point, heartbeat, on_stall=again))
     except RunningElsewhereError as error:
         print(f"{error}, and it did not end in {_PATIENCE:.0f} s", file=sys.stderr)
         return STOPPED
+    except RunLostError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as error:
         print(f"interrupted: {error}", file=sys.stderr, flush=True)
-        if is_first_rank() and near_time_limit(submission.resources.signal_seconds):
-            stops = [e.get("step") for e in events(point.run_dir) if e["event"] == "interrupted"]
-            if len(stops) >= _FRUITLESS and len(set(stops[-_FRUITLESS:])) == 1:
-                print(f"no step in {_FRUITLESS} turns: not requeued", file=sys.stderr)
-                note(point.run_dir, "given up", why="no step between time limits")
-                return 1
-            note(point.run_dir, "requeued")
-            requeue()
+        signal = interruption.received()
+        if is_first_rank() and at_time_limit(signal, submission.resources.signal_seconds):
+            return STOPPED if again(f"time limit: {error}") else 1
         return STOPPED
     if record.error:
         print(record.error, file=sys.stderr)
     return int(record.status == "failed")
+
+
+def _stopped_early(error: KeyboardInterrupt) -> int:
+    """The exit code of a task that was stopped while it was still importing or reading."""
+    print(f"interrupted: {error}", file=sys.stderr)
+    if is_first_rank() and at_time_limit(interruption.received()):
+        options = _parse(None)
+        max_retries = MAX_RETRIES
+        try:
+            path = options.sweep_dir / "slurm" / f"{options.submission}.json"
+            submission = json.loads(path.read_text(encoding="utf-8"))
+            max_retries = int(submission.get("max_retries", MAX_RETRIES))
+            run_dir = options.sweep_dir / submission["run_ids"][options.index]
+            run_dir.mkdir(exist_ok=True)
+        except (OSError, ValueError, LookupError, TypeError):  # it would say so if it got so far
+            run_dir = None
+        if not requeue_point(run_dir, max_retries, f"time limit: {error} before the training"):
+            return 1
+    return STOPPED
 
 
 def _when_free(run: Callable[[], T]) -> T:
@@ -102,8 +121,5 @@ if __name__ == "__main__":
     try:
         code = main()
     except KeyboardInterrupt as early:  # while it was still importing or reading
-        print(f"interrupted: {early}", file=sys.stderr)
-        code = STOPPED
-        if is_first_rank() and near_time_limit():
-            requeue()
+        code = _stopped_early(early)
     raise SystemExit(code)

@@ -7,10 +7,13 @@ import signal
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from experiments.claims import claimed, events
+from experiments.point import make_point
 from experiments.records import read_record
 from experiments.sweep import local
 from experiments.sweep.snapshot import take_snapshot
@@ -87,31 +90,92 @@ def test_a_failing_point_does_not_stop_the_others(raws, tmp_path, capsys, monkey
     assert "Traceback" in log.read_text()
 
 
-def test_a_killed_worker_is_a_failure_and_is_taken_up_again(raws, tmp_path, capsys):
-    points = raws("trainer.checkpoint_minutes=0", "budget=2e10", models=("dense",))
+@contextmanager
+def killing(folder, number=signal.SIGKILL, every_try=False):
+    """Sends a signal to the worker once it has a checkpoint, or to each try as it starts."""
+    over = threading.Event()
 
     def kill():
-        folder = tmp_path / "results" / "s"
-        while not list(folder.glob("*/last.ckpt")):
-            time.sleep(0.05)
-        for proc in Path("/proc").iterdir():
-            if proc.name.isdigit() and _holds_log(proc, folder):
-                os.kill(int(proc.name), signal.SIGKILL)
+        killed = set()
+        while not over.is_set():
+            time.sleep(0.02)
+            if not every_try and not list(folder.glob("*/last.ckpt")):
+                continue
+            for proc in Path("/proc").iterdir():
+                if proc.name.isdigit() and proc not in killed and _holds_log(proc, folder):
+                    killed.add(proc)
+                    os.kill(int(proc.name), number)
+                    if not every_try:
+                        return
 
     killer = threading.Thread(target=kill)
     killer.start()
-    with pytest.raises(SystemExit):
-        local.run_sweep(points, n_workers=1)
+    yield
+    over.set()
     killer.join()
-    assert "ended with -9" in capsys.readouterr().out
-    assert records(tmp_path) == []
-    local.run_sweep(points, n_workers=1)
+
+
+def kinds(tmp_path):
+    (run_dir,) = (p.parent for p in (tmp_path / "results" / "s").glob("*/events.jsonl"))
+    return [e["event"] for e in events(run_dir)]
+
+
+def test_a_killed_worker_is_tried_again_within_the_same_sweep(raws, tmp_path, capsys):
+    points = raws("trainer.checkpoint_minutes=0", "budget=5e9", models=("dense",))
+    with killing(tmp_path / "results" / "s"):
+        local.run_sweep(points, n_workers=1)
+    assert "killed by SIGKILL; see " in capsys.readouterr().out
+    assert kinds(tmp_path) == ["started", "tried again", "started", "done"]
     (record,) = records(tmp_path)
     assert record.status == "done"
     (history,) = (tmp_path / "results" / "s").glob("*/history.csv")
     steps = [int(line.split(",")[0]) for line in history.read_text().splitlines()[1:]]
     assert steps == sorted(set(steps))
     assert steps[-1] == record.n_steps
+
+
+def test_a_worker_that_is_always_killed_is_given_up(raws, tmp_path, capsys):
+    points = raws("trainer.max_retries=1", models=("dense",))
+    with (
+        killing(tmp_path / "results" / "s", every_try=True),
+        pytest.raises(SystemExit) as end,
+    ):
+        local.run_sweep(points, n_workers=1)
+    assert end.value.code == 1
+    assert [k for k in kinds(tmp_path) if k != "started"] == ["tried again", "given up"]
+    captured = capsys.readouterr()
+    assert captured.out.count("killed by SIGKILL") == 2
+    assert "1 of 1 runs failed" in captured.err
+    local.run_sweep(points, n_workers=1)  # and does what it is told
+    assert [r.status for r in records(tmp_path)] == ["done"]
+
+
+def test_an_interrupted_run_is_no_failure(raws, tmp_path, capsys):
+    points = raws("trainer.checkpoint_minutes=0", "budget=5e9", models=("dense",))
+    with (
+        killing(tmp_path / "results" / "s", signal.SIGUSR2),
+        pytest.raises(SystemExit) as end,
+    ):
+        local.run_sweep(points, n_workers=1)
+    assert end.value.code == 130
+    captured = capsys.readouterr()
+    assert "seed=0: interrupted; the same command goes on from its checkpoint" in captured.out
+    assert "1 of 1 runs were interrupted" in captured.err
+    assert "failed" not in captured.out + captured.err
+
+
+def test_what_another_process_has_is_not_done(raws, tmp_path, capsys):
+    points = raws(models=("dense", "peer"))
+    with claimed(make_point(points[0]).run_dir), pytest.raises(SystemExit) as end:
+        local.run_sweep(points, n_workers=1)
+    assert end.value.code == 3
+    captured = capsys.readouterr()
+    assert "1 of 2 runs are running elsewhere" in captured.out
+    assert "1 of 2 runs are not done" in captured.err
+    with claimed(make_point(points[0]).run_dir), pytest.raises(SystemExit) as end:
+        local.run_one(points[0])
+    assert end.value.code == 3
+    assert [r.model for r in records(tmp_path)] == ["peer"]
 
 
 def _holds_log(proc, folder):

@@ -1,13 +1,14 @@
 """What is made once and kept: built under a temporary name, locked, renamed when whole."""
 
 import errno
-import fcntl
 import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from experiments.locks import lock
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -17,7 +18,7 @@ def locked(path: Path) -> Iterator[None]:
     """Holds an exclusive lock named after `path`; a second process waits for the first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f".{path.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        lock(file)
         yield
 
 

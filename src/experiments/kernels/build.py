@@ -6,7 +6,6 @@ there is one pool of threads; only where that can't be is a second runtime linke
 """
 
 import ctypes
-import fcntl
 import hashlib
 import os
 import platform
@@ -15,6 +14,8 @@ import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from experiments.locks import lock
 
 SOURCES = Path(__file__).parent / "csrc"
 _COMMON = (
@@ -41,8 +42,8 @@ def load() -> ctypes.CDLL:
     compiler = _compiler()
     path = binary_path(compiler)
     if not _loads(path):
-        with (path.parent / "build.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # of many workers that start at once, one builds
+        with (path.parent / "build.lock").open("w") as file:
+            lock(file)  # of many workers that start at once, one builds
             if not _loads(path):
                 _build(compiler, path)
     try:

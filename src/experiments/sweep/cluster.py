@@ -7,7 +7,9 @@ from experiments.point import Point
 from experiments.sweep import manifest, slurm
 from experiments.sweep.plan_table import plan_table
 from experiments.sweep.planning import (
+    ELSEWHERE,
     Raw,
+    Todo,
     assumed_rate,
     choose,
     plan_points,
@@ -34,12 +36,12 @@ def submit_sweep(raws: Sequence[Raw], resources: slurm.Resources) -> None:
 
 
 def submit_points(points: Sequence[Point], resources: slurm.Resources) -> None:
-    """As submit_sweep, of planned points of one sweep."""
+    """As submit_sweep, of planned points of one sweep. Exits as _exit_unless_submitted."""
     sweep_dir = points[0].run_dir.parent
     name = points[0].config.sweep
     prepare_all(choose(points).run)
     with manifest.submitting(sweep_dir):  # and choose again: another may have submitted meanwhile
-        todo = choose(points, list(slurm.queue(sweep_dir)))
+        todo = choose(points, slurm.queue(sweep_dir))
         if todo.describe():
             print(f"sweep {name}: {todo.describe()}")
         manifest.adopt(sweep_dir, todo.finished)
@@ -50,6 +52,17 @@ def submit_points(points: Sequence[Point], resources: slurm.Resources) -> None:
     results = points[0].config.paths.results
     where = "" if results == "results" else f" --results {results}"
     print(f"status: python -m experiments.status {name}{where}")
+    _exit_unless_submitted(todo)
+
+
+def _exit_unless_submitted(todo: Todo) -> None:
+    """Exits with 1 if a failed point was left, else with 3 if one is neither done nor will Slurm
+    start it by itself: another process has it, or Slurm holds it.
+    """
+    if todo.failed:
+        raise SystemExit(1)
+    if todo.held or todo.running:
+        raise SystemExit(ELSEWHERE)
 
 
 def _submit(sweep_dir: Path, points: Sequence[Point], resources: slurm.Resources) -> list[str]:
@@ -70,6 +83,7 @@ def _submit(sweep_dir: Path, points: Sequence[Point], resources: slurm.Resources
                 devices=devices,
                 num_nodes=num_nodes,
                 resources=resources,
+                max_retries=max(p.config.trainer.max_retries for p in group),
             )
             jobs.append(slurm.submit(sweep_dir, submission))
     return jobs

@@ -1,29 +1,23 @@
 """Points of a sweep on this machine: planned all, then each run in a process of its own."""
 
-import multiprocessing as mp
-import os
 import sys
-import time
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from multiprocessing.process import BaseProcess
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from experiments import distributed, environment, interruption
-from experiments.claims import RunningElsewhereError, is_claimed
-from experiments.disk import explained
+from experiments.claims import RunningElsewhereError
 from experiments.evaluation import results_table
 from experiments.execute import execute
-from experiments.point import Point, make_point
-from experiments.records import RECORD_NAME, RunRecord, is_finished, read_record
-from experiments.requeue import is_first_rank, near_time_limit, requeue
+from experiments.point import Point
+from experiments.records import RECORD_NAME, RunRecord, read_record
+from experiments.requeue import at_time_limit, is_first_rank, requeue_point
 from experiments.sweep import manifest, slurm
 from experiments.sweep.control import controlling
 from experiments.sweep.plan_table import plan_table
 from experiments.sweep.planning import (
+    ELSEWHERE,
+    INTERRUPTED,
     Raw,
     Todo,
     assumed_rate,
@@ -32,17 +26,16 @@ from experiments.sweep.planning import (
     plan_points,
     prepare_all,
     set_aside_diverged,
+    status_of,
 )
 from experiments.sweep.progress import Heartbeat, SweepProgress
 from experiments.sweep.snapshot import run_from, take_snapshot
 from experiments.sweep.states import LOG_NAME
-
-INTERRUPTED, ELSEWHERE = 130, 3  # a worker's exit codes, beside 0 done and 1 failed
-_POLL = 0.1  # seconds
+from experiments.sweep.workers import Fate, run_all
 
 
 def run_one(raw: Raw) -> None:
-    """One point in this process. Exits with 1 if it fails."""
+    """One point in this process. Exits with 1 if it fails, 3 if another process or Slurm has it."""
     interruption.listen()
     (point,) = plan_points([raw])
     if point.config.dry_run:
@@ -52,7 +45,7 @@ def run_one(raw: Raw) -> None:
     if distributed.is_other_rank(point.config):
         execute(point)
         return
-    todo = choose([point])
+    todo = choose([point], slurm.queue(point.run_dir.parent))
     if not todo.run:
         _say_why_not(point, todo)
         return
@@ -71,11 +64,15 @@ def run_one(raw: Raw) -> None:
 
     try:
         record = execute(point, progress)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         display.close()
-        if is_first_rank() and near_time_limit():  # sbatch/run.sh
-            requeue()
+        if is_first_rank() and at_time_limit(interruption.received()):  # sbatch/run.sh
+            requeue_point(point.run_dir, point.config.trainer.max_retries, f"time limit: {error}")
         raise
+    except RunningElsewhereError as error:
+        display.close()
+        print(error, file=sys.stderr)
+        raise SystemExit(ELSEWHERE) from None
     display.finished(point, record)
     display.close()
     if record.evaluations:
@@ -87,12 +84,11 @@ def run_one(raw: Raw) -> None:
 
 
 def _say_why_not(point: Point, todo: Todo) -> None:
-    """Why the one point is not run."""
-    path = point.run_dir / RECORD_NAME
-    if todo.elsewhere or not path.exists():
+    """Why the one point is not run. Exits with 3, or 1 if it failed before, if it is not done."""
+    if not todo.finished:
         print(f"{point.describe()}: {todo.describe()}, in {point.run_dir}")
-        return
-    record = read_record(path)
+        raise SystemExit(1 if todo.failed else ELSEWHERE)
+    record = read_record(point.run_dir / RECORD_NAME)
     print(f"{point.describe()}: {record.status} before, in {point.run_dir}")
     _name_missing_sets(point, record)
 
@@ -110,7 +106,8 @@ def run_sweep(raws: Sequence[Raw], n_workers: int | None) -> None:
     """All points, n_workers at a time: what is finished is skipped, what is half-done goes on.
 
     Raises ValueError before anything is written if any point is bad or two are the same run.
-    Exits with 1, after a table of failures, if any point failed.
+    Exits, after saying which and why, with 1 if any point failed, else 130 if any was interrupted,
+    else 3 if any is left to another process or to Slurm: 0 is for all done.
     """
     points = plan_points(raws)
     first = points[0].config
@@ -131,7 +128,7 @@ def run_sweep(raws: Sequence[Raw], n_workers: int | None) -> None:
     check_fits(todo.run, n_workers)
     prepare_all(todo.run)
     with manifest.submitting(sweep_dir):  # and choose again: another may have submitted meanwhile
-        todo = choose(points, list(slurm.queue(sweep_dir)))
+        todo = choose(points, slurm.queue(sweep_dir))
         if todo.describe():
             print(f"{name}: {todo.describe()}")
         manifest.adopt(sweep_dir, todo.finished)
@@ -139,23 +136,39 @@ def run_sweep(raws: Sequence[Raw], n_workers: int | None) -> None:
             set_aside_diverged(todo.run)
             code = take_snapshot(sweep_dir)
             manifest.add(sweep_dir, [manifest.entry_of(p, code.name) for p in todo.run])
+    fates: dict[str, Fate] = {}
     if todo.run:
         interruption.listen()  # `cancel` sends TERM
         print(f"{name}: {len(todo.run)} runs, {n_workers} at a time", flush=True)
         run_from(code)
         with controlling(sweep_dir):
-            _run_all(todo.run, n_workers, name)
-    _report(points)
+            fates = run_all(todo.run, n_workers, name)
+    _report(points, todo, fates)
 
 
-def _report(points: Sequence[Point]) -> None:
-    """A table of what did not succeed, and exit code 1, if there is any."""
-    failed = [p for p in points if not is_finished(p.run_dir) and not is_claimed(p.run_dir)]
+def _report(points: Sequence[Point], todo: Todo, fates: Mapping[str, Fate]) -> None:
+    """What is not done, and why; and the exit code, if there is any."""
+
+    def ended(*wanted: Fate) -> list[Point]:
+        return [p for p in todo.run if fates.get(p.run_id) in wanted]
+
+    left = [*todo.running, *todo.queued, *todo.held, *ended("elsewhere")]
+    failed = [*ended("failed", "killed"), *todo.failed]
+    interrupted = ended("interrupted")
+    elsewhere = [p for p in left if status_of(p.run_dir) not in ("done", "diverged")]
+    total = len(points)
     if failed:
-        print(f"\n{len(failed)} of {len(points)} runs failed:", file=sys.stderr)
+        print(f"\n{len(failed)} of {total} runs failed:", file=sys.stderr)
         for point in failed:
             print(f"  {point.describe()}: {point.run_dir / LOG_NAME}", file=sys.stderr)
-        raise SystemExit(1)
+    if interrupted:
+        what = "were interrupted; the same command goes on from their checkpoints"
+        print(f"{len(interrupted)} of {total} runs {what}", file=sys.stderr)
+    if elsewhere:
+        what = "are not done, and in other hands; the same command says when they are done"
+        print(f"{len(elsewhere)} of {total} runs {what}", file=sys.stderr)
+    if failed or interrupted or elsewhere:
+        raise SystemExit(1 if failed else INTERRUPTED if interrupted else ELSEWHERE)
 
 
 def _worker_count(wanted: int | None, n_points: int, accelerator: str) -> int:
@@ -163,102 +176,3 @@ def _worker_count(wanted: int | None, n_points: int, accelerator: str) -> int:
         raise ValueError(f"hydra.launcher.n_workers={wanted} must be at least 1")
     devices = torch.cuda.device_count() if accelerator == "cuda" else environment.usable_cores()
     return max(1, min(wanted or devices, n_points))
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Worker:
-    point: Point
-    process: BaseProcess
-    device: int
-
-
-def _run_all(points: Sequence[Point], n_workers: int, name: str) -> None:
-    """A pool of short-lived processes, forked from a server that has imported everything once."""
-    n_threads = max(1, environment.usable_cores() // n_workers)
-    os.environ.setdefault("OMP_NUM_THREADS", str(n_threads))
-    context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["experiments.execute", "wandb"])
-    display = SweepProgress(
-        name,
-        len(points),
-        sum(p.plan.planned_flops for p in points),
-        points[0].config.trainer.log_every_seconds,
-    )
-    queue = sorted(points, key=lambda p: -p.plan.planned_flops)  # long runs first: no long tail
-    running: list[_Worker] = []
-    try:
-        while queue or running:
-            free = set(range(n_workers)) - {w.device for w in running}
-            while queue and free:
-                point, device = queue.pop(0), free.pop()
-                process = context.Process(
-                    target=_work, args=(dict(point.raw), n_threads, device), name=point.run_id
-                )
-                process.start()
-                interruption.note_begun()
-                running.append(_Worker(point=point, process=process, device=device))
-            for worker in [w for w in running if w.process.exitcode is not None]:
-                running.remove(worker)
-                display.finished(worker.point, *_outcome(worker))
-            display.update([w.point for w in running])
-            time.sleep(_POLL)
-    finally:
-        for worker in running:
-            worker.process.terminate()
-        display.close()
-
-
-def _outcome(worker: _Worker) -> tuple[RunRecord | None, str]:
-    path = worker.point.run_dir / RECORD_NAME
-    code = worker.process.exitcode
-    if code == ELSEWHERE:
-        return None, "another process has it"
-    if code == INTERRUPTED:
-        return None, "interrupted; the same command goes on from its checkpoint"
-    if code not in (0, 1) or not path.exists():
-        return None, f"the process ended with {code}; see {worker.point.run_dir / LOG_NAME}"
-    return read_record(path), ""
-
-
-def _work(raw: Raw, n_threads: int, device: int) -> None:
-    """A worker's whole life: one point, its output in log.txt."""
-    interruption.listen()
-    point = make_point(raw)
-    terminal = os.dup(sys.stderr.fileno())
-    try:
-        redirect_output(point.run_dir / LOG_NAME)
-        code = _work_in_log(point, n_threads, device)
-    except RuntimeError as error:  # with a disk that takes no log, the terminal has to say it
-        for descriptor in (sys.stderr.fileno(), terminal):
-            with suppress(OSError):
-                os.write(descriptor, f"error: {error}\n".encode())
-        code = 1
-    raise SystemExit(code)
-
-
-def _work_in_log(point: Point, n_threads: int, device: int) -> int:
-    """The exit code of a worker."""
-    if torch.cuda.is_available():
-        torch.cuda.set_device(device)
-    try:
-        record = execute(point, Heartbeat(point.run_dir, point.plan.n_steps), n_threads)
-    except KeyboardInterrupt as error:
-        print(f"interrupted: {error}", file=sys.stderr)
-        return INTERRUPTED
-    except RunningElsewhereError as error:
-        print(error, file=sys.stderr)
-        return ELSEWHERE
-    if record.error:
-        print(record.error, file=sys.stderr)
-    return int(record.status == "failed")
-
-
-def redirect_output(path: Path) -> None:
-    """All output of this process to a file from now on, which its owner alone can read."""
-    with explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-        os.dup2(log, stream.fileno())
-    os.close(log)

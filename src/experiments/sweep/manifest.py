@@ -4,7 +4,6 @@ A line is a JSON object: run_id, label, planned_flops, n_steps, code, raw (the r
 checksum, the sha256 of the line's text before it. Lines of earlier versions have none.
 """
 
-import fcntl
 import hashlib
 import json
 import math
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.locks import lock
 from experiments.records import DamagedError
 from experiments.sweep.places import relocatable
 
@@ -95,7 +95,7 @@ def submitting(sweep_dir: Path) -> Iterator[None]:
     """One controller at a time plans and submits; another waits for it."""
     sweep_dir.mkdir(parents=True, exist_ok=True)
     with (sweep_dir / ".submitting").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        lock(file)
         yield
 
 

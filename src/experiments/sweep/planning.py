@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from experiments import environment
@@ -9,12 +10,16 @@ from experiments.claims import is_claimed, note
 from experiments.data.prepare import is_prepared, prepare_data, prepare_sets
 from experiments.plan import OffBudgetError, check_memory
 from experiments.point import Draft, Point, plan_point, read_point
-from experiments.records import RECORD_NAME, DamagedError, is_finished, read_outcome
+from experiments.records import RECORD_NAME, DamagedError, read_outcome
 from experiments.sweep import refusals
 from experiments.sweep.counting import counted
 from experiments.sweep.plan_table import ACHIEVED_SHARE
+from experiments.sweep.slurm import Task
 
 Raw = Mapping[str, Any]
+# exit codes of commands whose points are not all done, beside 1 failed: stopped by a signal and
+# kept to go on, or in the hands of another process or of Slurm
+INTERRUPTED, ELSEWHERE = 130, 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,14 +29,20 @@ class Todo:
     points: tuple[Point, ...]
     run: tuple[Point, ...]
     finished: tuple[Point, ...]
-    elsewhere: tuple[Point, ...]  # another process has them
+    running: tuple[Point, ...]  # another process has them
+    queued: tuple[Point, ...]  # Slurm has them, and starts them by itself
+    held: tuple[Point, ...]  # Slurm has them, and starts them only when told to
     failed: tuple[Point, ...]  # before, and not to be tried again
+    releases: tuple[str, ...]  # the commands that make Slurm start what is held
 
     def describe(self) -> str:
         """In words, but for what is to be run."""
+        held = f"held by Slurm, until {'; '.join(self.releases)}" if self.releases else ""
         parts = {
             "done already": self.finished,
-            "running elsewhere": self.elsewhere,
+            "running elsewhere": self.running,
+            "queued in Slurm": self.queued,
+            held: self.held,
             "failed before and left (retry=none)": self.failed,
         }
         total = len(self.points)
@@ -104,22 +115,26 @@ def _leaves(node: Any, name: str = "") -> Iterator[tuple[str, str]]:
         yield name, str(node)
 
 
-def choose(points: Sequence[Point], queued: Sequence[str] = ()) -> Todo:
-    """What is to be run: all but what is finished, held by a process or queued (run ids).
+def choose(points: Sequence[Point], queue: Mapping[str, Task] | None = None) -> Todo:
+    """What is to be run: all but what is finished, held by a process or in Slurm's queue (tasks by
+    run id).
 
     retry, of the config: failed (the default) tries failed runs again, none leaves them, all also
     tries diverged ones again, from the start. A damaged record tells nothing: the run goes on from
     its checkpoint.
     """
     retry = points[0].config.retry if points else "failed"
-    groups: dict[str, list[Point]] = {
-        name: [] for name in ("run", "finished", "elsewhere", "failed")
-    }
+    names = ("run", "finished", "running", "queued", "held", "failed")
+    groups: dict[str, list[Point]] = {name: [] for name in names}
+    tasks = queue or {}
     for point in points:
         claimed = is_claimed(point.run_dir)
-        status = _recorded_status(point)  # after the claim: the run may end in between
-        if claimed or point.run_id in queued:
-            group = "elsewhere"
+        status = status_of(point.run_dir)  # after the claim: the run may end in between
+        task = tasks.get(point.run_id)
+        if claimed:
+            group = "running"
+        elif task is not None:
+            group = "held" if task.is_held else "queued"
         elif status == "done" or (status == "diverged" and retry != "all"):
             group = "finished"
         elif status == "failed" and retry == "none":
@@ -127,12 +142,19 @@ def choose(points: Sequence[Point], queued: Sequence[str] = ()) -> Todo:
         else:
             group = "run"
         groups[group].append(point)
-    return Todo(points=tuple(points), **{name: tuple(group) for name, group in groups.items()})
+    return Todo(
+        points=tuple(points),
+        releases=tuple(tasks[point.run_id].release for point in groups["held"]),
+        **{name: tuple(group) for name, group in groups.items()},
+    )
 
 
-def _recorded_status(point: Point) -> str | None:
+def status_of(run_dir: Path) -> str | None:
+    """That of the run's record; None if it has none. A damaged one is none: execute sets it aside,
+    and runs the point again from its checkpoint.
+    """
     try:
-        return read_outcome(point.run_dir / RECORD_NAME).status
+        return read_outcome(run_dir / RECORD_NAME).status
     except (FileNotFoundError, NotADirectoryError, DamagedError):
         return None
 
@@ -140,7 +162,7 @@ def _recorded_status(point: Point) -> str | None:
 def set_aside_diverged(points: Sequence[Point]) -> None:
     """Makes room for diverged runs to start again: record and checkpoints go to diverged-<n>/."""
     for point in points:
-        if is_finished(point.run_dir):
+        if status_of(point.run_dir) in ("done", "diverged"):
             n = len(list(point.run_dir.glob("diverged-*"))) + 1
             aside = point.run_dir / f"diverged-{n}"
             aside.mkdir()

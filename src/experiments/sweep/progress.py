@@ -67,11 +67,11 @@ class SweepProgress:
         )
 
     def finished(self, point: "Point", record: RunRecord | None, why: str = "") -> None:
-        """A line for a run that has ended."""
+        """A line for a run that has ended; without a record, why."""
         self.n_done += 1
         self.done_flops += point.plan.planned_flops
         if record is None:
-            text = f"failed: {why}"
+            text = why
         elif record.status == "done":
             text = (
                 f"loss {record.val_loss:.4f}  perplexity {record.perplexity:.1f}  "

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from experiments.records import write_text_atomically
+from experiments.disk import write_text_atomically
+from experiments.requeue import MAX_RETRIES, SIGNAL_VARIABLE
 
 FOLDER = "slurm"  # of a sweep: lists of points, logs
 JOB_PREFIX = "experiments"
@@ -65,7 +66,8 @@ class Resources:
 class Submission:
     """An array over a list of runs, as results/<sweep>/slurm/<name>.json remembers it.
 
-    code: the snapshot's name. devices and num_nodes: of each task.
+    code: the snapshot's name. devices and num_nodes: of each task. max_retries: of a task that
+    ends before it can read its config (task.py).
     """
 
     name: str
@@ -74,6 +76,7 @@ class Submission:
     devices: int
     num_nodes: int
     resources: Resources
+    max_retries: int = MAX_RETRIES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +88,19 @@ class Task:
     index: int
     state: str
     reason: str
+
+    @property
+    def is_held(self) -> bool:
+        """Whether Slurm keeps it pending until it is told to release it: JobHeldUser, JobHeldAdmin,
+        JobHoldMaxRequeue, (launch failed requeued held), (job requeued in held state).
+        """
+        held = re.search("held|hold", self.reason, re.IGNORECASE) is not None
+        return (self.state == "PENDING" and held) or self.state in ("REQUEUE_HOLD", "SPECIAL_EXIT")
+
+    @property
+    def release(self) -> str:
+        """The command that makes Slurm start it, if it is held."""
+        return f"scontrol release {self.job}"
 
 
 def is_there() -> bool:
@@ -105,7 +121,8 @@ def submit(sweep_dir: Path, submission: Submission) -> str:
     """Submits the array and returns its job id. Raises RuntimeError with sbatch's own words.
 
     What it holds is on disk before sbatch is called, under the job's name: a controller killed in
-    between loses nothing, and the next finds the job in squeue by that name.
+    between loses nothing, and the next finds the job in squeue by that name. So it does after a
+    sbatch that gave no answer, whose job may be there.
     """
     folder = sweep_dir / FOLDER
     path = folder / f"{submission.name}.json"
@@ -130,13 +147,23 @@ def submit(sweep_dir: Path, submission: Submission) -> str:
         **os.environ,
         "EXPERIMENTS_PYTHON": sys.executable,
         "EXPERIMENTS_SETUP": submission.resources.setup,
+        SIGNAL_VARIABLE: str(submission.resources.signal_seconds),
         "PYTHONPATH": os.pathsep.join(
             filter(None, (str((script.parents[1] / "src").resolve()), os.environ.get("PYTHONPATH")))
         ),
     }
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=_TIMEOUT, env=environment
-    )
+    unknown = "its job may be there: give the same command again, which looks for it in squeue"
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=_TIMEOUT, env=environment
+        )
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"sbatch gave no answer in {_TIMEOUT:.0f} s, and {unknown}") from None
+    except OSError as error:
+        path.unlink()
+        raise RuntimeError(f"sbatch can't be started: {error}") from None
+    if done.returncode < 0:
+        raise RuntimeError(f"sbatch was killed by signal {-done.returncode}, and {unknown}")
     if done.returncode:
         path.unlink()
         raise RuntimeError(f"sbatch refused: {_last_line(done.stderr)} ({shlex.join(command)})")

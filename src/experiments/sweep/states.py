@@ -17,7 +17,8 @@ from experiments.sweep.lost import folders_of, lost_entries
 from experiments.sweep.progress import read_progress
 
 STATES = (
-    "done", "running", "queued", "waiting", "interrupted", "killed", "failed", "damaged", "diverged"
+    "done", "running", "queued", "held", "waiting", "interrupted", "killed", "failed", "damaged",
+    "diverged",
 )  # fmt: skip
 LOG_NAME = "log.txt"
 _STOP = b'"event": "interrupted"'  # as claims.note writes it
@@ -28,9 +29,10 @@ class PointState:
     """One point. seconds_left: of its training, at its last rate. n_stops: preemptions and other
     signals that it outlived. detail: why, in words.
 
-    running: a process has it. queued: Slurm has it. waiting: nobody has begun it. interrupted: it
-    saved and ended. killed: its process ended without a word. damaged: its record can't be read.
-    The last three go on from a checkpoint. n_steps is 0 where it is not known.
+    running: a process has it. queued: Slurm has it. held: Slurm has it and won't start it before
+    the command in detail. waiting: nobody has begun it. interrupted: it saved and ended. killed:
+    its process ended without a word. damaged: its record can't be read. The last three go on from
+    a checkpoint. n_steps is 0 where it is not known.
     """
 
     run_id: str
@@ -160,6 +162,8 @@ def _unfinished(
     end: slurm.Task | None,
 ) -> tuple[str, str]:
     """The state of a run that no process has and that is not finished, and why."""
+    if task is not None and task.is_held:
+        return "held", f"{task.reason.strip('()')}; {task.release}"
     if task is not None:
         return "queued", task.reason if task.state == "PENDING" else task.state.lower()
     if damage is not None:
@@ -172,6 +176,8 @@ def _unfinished(
     if end is not None and end.state not in ("COMPLETED", "RUNNING", "PENDING", "REQUEUED"):
         where = f"Slurm: {end.state} on {end.reason}"
         return ("interrupted" if last and last["event"] == "interrupted" else "killed"), where
+    if last is not None and last["event"] in ("stalled", "tried again", "given up"):
+        return "killed", last.get("why", "")
     if last is not None and last["event"] == "started":
         return "killed", f"started {last['time']} by {last['by']}, and never ended"
     return "interrupted", str(last.get("why", "")) if last else ""

@@ -1,0 +1,110 @@
+"""Ends a process that trains and makes no step: a collective whose other rank is gone, a file
+system that doesn't answer, a deadlock. Nothing else would, and its claim would be held for ever.
+"""
+
+import faulthandler
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import lightning.pytorch as pl
+
+STALLED = 76  # exit code
+_POLL = 1.0  # seconds, at most
+_PATIENCE = 90.0  # seconds for on_stall, which may ask Slurm
+_GRACE = 10.0  # seconds that other ranks leave to rank 0, which speaks for the run
+
+
+class Watchdog:
+    """Counts the seconds since the last beat(), in a thread of its own.
+
+    Its own sleep is the clock: time in which the whole process was stopped does not count. It needs
+    Python's interpreter lock, so that code which hangs with that lock held is not seen.
+    """
+
+    def __init__(
+        self, minutes: float, on_stall: Callable[[str], object], grace: float = 0.0
+    ) -> None:
+        """on_stall(why) is called in the thread, before the process ends, `grace` seconds late."""
+        self.limit, self.on_stall, self.grace = 60 * minutes, on_stall, grace
+        self.idle = 0.0
+        self._over = threading.Event()
+
+    def beat(self) -> None:
+        """A step was made."""
+        self.idle = 0.0
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """While it lasts, beats are expected."""
+        thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self.beat()
+        thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            thread.join()
+
+    def _watch(self) -> None:
+        poll = min(_POLL, self.limit / 10)
+        last = time.monotonic()
+        while not self._over.wait(poll):
+            now = time.monotonic()
+            self.idle += min(now - last, 2 * poll)
+            last = now
+            if self.idle > self.limit:
+                self._end()
+
+    def _end(self) -> None:
+        why = f"no step in {self.limit:.0f} s (trainer.stall_minutes={self.limit / 60:g})"
+        os.write(2, f"stalled: {why}; where every thread is:\n".encode())
+        faulthandler.dump_traceback(2)
+        time.sleep(self.grace)
+        # in a thread: a disk that hangs, or is full, must not keep the process alive
+        told = threading.Thread(target=self.on_stall, args=(why,), daemon=True)
+        told.start()
+        told.join(_PATIENCE)
+        os._exit(STALLED)
+
+
+def _nothing(why: str = "") -> None:
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guards:
+    """What looks after a training. check() is called after every step, before anything of it is
+    written, and what it raises ends the training. on_stall(why) is called by rank 0, in a thread,
+    before a process that makes no step is ended.
+    """
+
+    check: Callable[[], None] = _nothing
+    on_stall: Callable[[str], object] = _nothing
+
+    def watchdog(self, minutes: float | None, rank: int) -> Watchdog | None:
+        """That of a rank; None if there is no limit."""
+        if minutes is None:
+            return None
+        return (
+            Watchdog(minutes, self.on_stall) if rank == 0 else Watchdog(minutes, _nothing, _GRACE)
+        )
+
+
+class AfterEachStep(pl.Callback):
+    """Calls functions after every step, before anything of the step is written."""
+
+    def __init__(self, functions: Sequence[Callable[[], None]]) -> None:
+        self.functions, self.step = functions, -1
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any, **__: Any
+    ) -> None:
+        if trainer.global_step != self.step:
+            self.step = trainer.global_step
+            for function in self.functions:
+                function()
