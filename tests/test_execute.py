@@ -146,7 +146,7 @@ def test_a_failure_is_recorded_with_its_traceback(make, monkeypatch):
 
 
 def test_a_diverging_run_stops_and_says_so(make):
-    record = execute(make("ladder.lr=1e6", "optim.grad_clip=1e9", "budget=2e10"))
+    record = execute(make("ladder.lr=1e3", "optim.grad_clip=1e9", "budget=2e10"))
     assert record.status == "diverged"
     assert record.n_tokens < record.n_steps * record.batch_tokens
     assert record.val_loss is None
