@@ -22,6 +22,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch: no pool of threads that a f
 from tests.soak import faults, report
 from tests.soak.enumerated import Enumeration, Spot
 from tests.soak.lanes import Job, run_all
+from tests.soak.operations import KINDS
 from tests.soak.points import MODELS, Points
 from tests.soak.processes import warm_up
 from tests.soak.storage_faults import unmount_below
@@ -59,7 +60,7 @@ def _jobs(options: argparse.Namespace, points: Points, folder: Path) -> Iterator
     models = {spot.model for spot in named} or set(options.enumerate.split(",")) - {""}
     if named or not only:
         enumeration = Enumeration(points, folder / "begin", sorted(models))
-        for spot in named or enumeration.spots():
+        for spot in named or enumeration.spots(options.kinds.split(",")):
             rng = random.Random(f"{options.seed} {spot.name}")
             yield Job(
                 name=spot.name, run=lambda own, spot=spot, rng=rng: enumeration.run(spot, own, rng)
@@ -86,6 +87,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--enumerate", default="dense", metavar="MODELS",
         help=f"whose file operations are all tried: of {','.join(MODELS)}, or nothing",
     )  # fmt: skip
+    parser.add_argument("--kinds", default=",".join(KINDS), help="of faults at file operations")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="at a time")
     parser.add_argument("--folder", type=Path, default=None, help="for trials (default: in /tmp)")
     cache = Path(os.environ.get("EXPERIMENTS_CACHE", ".cache")) / "soak"
