@@ -93,7 +93,7 @@ def _lost_note(found: manifest.Manifest, lost: list[manifest.Entry]) -> str | No
     if not lost:
         return None
     if not found.entries and not found.damaged:
-        return f"{found.path} is not there: {len(lost)} runs are shown from their folders"
+        return f"{found.path} is missing or empty: {len(lost)} runs are shown from their folders"
     names = ", ".join(entry.run_id for entry in lost[:5]) + (", ..." if len(lost) > 5 else "")
     return f"{len(lost)} runs are in no line of {found.path}, shown from their folders: {names}"
 
