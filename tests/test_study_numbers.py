@@ -104,3 +104,22 @@ def test_many_experts_with_the_tokens_of_few(said):
         f"({gain - half:.3f} to {gain + half:.3f}) below 4,096 experts "
         f"instead of {at[512**2].mean() - at[64**2].mean():.3f} above"
     ) in said
+
+
+def test_what_choosing_by_the_expert_costs_beside_the_noise(seeds, said):
+    """Two single runs at L = 2: expert choice of the sweep, token choice with a balance loss."""
+    causes = [read_record(path) for path in find_records(RESULTS / "causes")]
+    (by_token,) = (
+        r.val_loss
+        for r in causes
+        if r.n_layers == 2 and r.config["model"].get("routing") == "token_choice"
+    )
+    difference = seeds.mean("moe", 3e12, 2) - by_token
+    sparse = np.mean([seeds.own[model] for model in ("moe", "moe_fine", "pkm", "peer")])
+    noises = [math.sqrt(2 * variance) for variance in (seeds.pooled(3e12), sparse)]
+    a, b = (f"{difference / noise:.1f}" for noise in noises)
+    assert f"The {difference:.3f} is two runs" in said
+    assert f"{a} times the noise of a difference if that is pooled" in said
+    assert f"and {b} times that of sparse layers" in said
+    significant = [difference / n > stats.t.ppf(0.975, d) for n, d in zip(noises, (12, 24))]
+    assert significant == [True, False]
