@@ -37,7 +37,7 @@ test-slurm: $(READY)  ## run the tests on real Slurm daemons (root; apt-get inst
 # MINUTES of random faults, SEED and ONLY to see a failure again (docs/soak.md)
 soak: $(READY)  ## interrupt, kill and damage runs; each must come out to the bit: MINUTES=30
 	$(BIN)/python -m tests.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) \
-		$(if $(ONLY),--only $(ONLY)) $(if $(SLURM),--slurm)
+		$(if $(ONLY),--only $(ONLY)) $(if $(SLURM),--slurm $(SLURM))
 
 check: $(READY)  ## ruff, types, import directions
 	$(BIN)/ruff check .

@@ -19,7 +19,7 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: no pool of threads that a fork would lose
 
-from tests.soak import faults, report
+from tests.soak import faults, report, slurm_faults
 from tests.soak.enumerated import Enumeration, Spot
 from tests.soak.lanes import Job, run_all
 from tests.soak.operations import KINDS
@@ -40,7 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     points.prepare()
     print(f"seed {options.seed}; folders in {folder}", flush=True)
     start, outcomes = time.monotonic(), []
-    for outcome in run_all(_jobs(options, points, folder), folder, options.jobs):
+    trials = itertools.chain(
+        run_all(_slurm_jobs(options, points, folder), folder, 1),
+        run_all(_jobs(options, points, folder), folder, options.jobs),
+    )
+    for outcome in trials:
         outcomes.append(outcome)
         if outcome.problems:
             print(report.failure(outcome, options.seed), flush=True)
@@ -76,6 +80,26 @@ def _jobs(options: argparse.Namespace, points: Points, folder: Path) -> Iterator
         )
 
 
+def _slurm_jobs(options: argparse.Namespace, points: Points, folder: Path) -> Iterator[Job]:
+    """Sweeps on a cluster that is started for them; named slurm-1 and so on."""
+    wanted = [name for name in options.only.split(",") if name.startswith("slurm-")]
+    if options.slurm and not options.only:
+        wanted = [f"slurm-{i + 1}" for i in range(options.slurm)]
+    if not wanted:
+        return
+    with slurm_faults.daemons(folder / "cluster") as why_not:
+        if why_not:
+            print(f"no faults of Slurm: {why_not}", flush=True)
+            return
+        for name in wanted:
+            yield Job(
+                name=name,
+                run=lambda own, name=name: slurm_faults.slurm_trial(
+                    name, options.seed, points, own, folder / "cluster"
+                ),
+            )
+
+
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.soak", description=(__doc__ or "").partition("\n")[0]
@@ -88,6 +112,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"whose file operations are all tried: of {','.join(MODELS)}, or nothing",
     )  # fmt: skip
     parser.add_argument("--kinds", default=",".join(KINDS), help="of faults at file operations")
+    parser.add_argument("--slurm", type=int, default=0, metavar="N", help="sweeps on real daemons")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="at a time")
     parser.add_argument("--folder", type=Path, default=None, help="for trials (default: in /tmp)")
     cache = Path(os.environ.get("EXPERIMENTS_CACHE", ".cache")) / "soak"

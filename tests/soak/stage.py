@@ -15,6 +15,7 @@ from tests.soak.judge import fingerprint
 from tests.soak.points import SWEEP, Case, Points
 from tests.soak.processes import Body, Process, call, free_port
 
+ELSEWHERE = 3  # exit code: another process has what is left
 PATIENCE = 120.0  # seconds in which any command of a tiny point has to end
 
 

@@ -1,0 +1,143 @@
+"""Sweeps on real Slurm daemons of their own: requeued, cancelled, killed, and without slurmctld."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from experiments.claims import CLAIM_NAME, is_claimed
+from experiments.sweep.cluster import submit_sweep
+from experiments.sweep.slurm import Resources
+from tests.conftest import REPOSITORY
+from tests.soak.points import MODELS, Points
+from tests.soak.processes import Body, alive, call
+from tests.soak.stage import Alone
+from tests.soak.trials import Outcome, Trial
+
+_SCRIPT = REPOSITORY / "tests" / "slurm" / "cluster.sh"
+_RESOURCES = Resources(cpus_per_task=1, signal_seconds=20)
+_N_STEPS = 1500  # some 8 s after an import of 10: faults meet both
+_LIMIT = 600.0  # seconds in which a disturbed sweep has to end
+
+
+class Cluster(Alone):
+    """Some points by `python -m experiments.run -m hydra/launcher=slurm`."""
+
+    name = "slurm"
+
+    def command(self) -> Body:
+        """Submits what is to be done, and returns at once."""
+        return call(submit_sweep, self.raws(), _RESOURCES)
+
+
+@contextmanager
+def daemons(folder: Path) -> Iterator[str | None]:
+    """A cluster while it lasts; yields why there can be none here, or None."""
+    missing = [c for c in ("slurmctld", "slurmd", "munged") if shutil.which(c) is None]
+    if missing or os.geteuid():
+        yield f"needs root and {', '.join(missing) or 'nothing else'}"
+        return
+    folder.mkdir(parents=True)
+    folder.chmod(0o755)
+    try:
+        done = subprocess.run([_SCRIPT, "up", folder], capture_output=True, text=True, timeout=120)
+        if done.returncode:
+            yield f"the daemons don't start: {done.stderr.strip()[-300:]}"
+            return
+        os.environ["SLURM_CONF"] = str(folder / "etc" / "slurm.conf")
+        os.environ["PYTHONPATH"] = f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'src'}"
+        yield None
+    finally:
+        subprocess.run([_SCRIPT, "down", folder], check=False, timeout=120)
+        for name in ("SLURM_CONF", "PYTHONPATH"):
+            os.environ.pop(name, None)
+
+
+def slurm_trial(name: str, seed: int, points: Points, folder: Path, root: Path) -> Outcome:
+    """Four points, and a fault every few seconds until there were eight or all are done."""
+    rng = random.Random(f"{seed} {name}")
+    models = rng.sample(MODELS, 4)
+    cases = [points.case(model, 0, _N_STEPS, minutes=0.005) for model in models]
+    trial = Trial(name, Cluster(folder, points, cases), rng)
+    return trial.run(lambda trial: _disturb(trial, root))
+
+
+def _disturb(trial: Trial, root: Path) -> None:
+    stage = trial.stage
+    trial.stage.start().wait(120.0)
+    deadline = time.monotonic() + _LIMIT
+    n = 0
+    while not stage.is_done():
+        if time.monotonic() > deadline:
+            trial.wrong(f"not done after {_LIMIT:.0f} s: {_slurm('squeue').strip()}", "hang")
+            _slurm("scancel", "--user=root")
+            break
+        if n < 8:
+            time.sleep(trial.rng.uniform(2.0, 12.0))
+            n += 1
+            trial.rng.choice((_requeue, _cancel, _kill, _kill, _restart))(trial, root)
+        elif _slurm("squeue", "--noheader"):
+            time.sleep(1.0)
+        else:  # failed or cancelled: whoever submitted it does so again
+            trial.stage.start().wait(120.0)
+            time.sleep(1.0)
+
+
+def _requeue(trial: Trial, root: Path) -> None:
+    job = _some_job(trial)
+    if job and _slurm("scontrol", "requeue", job) is not None:
+        trial.injected("slurm requeue", job)
+
+
+def _cancel(trial: Trial, root: Path) -> None:
+    job = _some_job(trial)
+    if job and _slurm("scancel", job) is not None:
+        trial.injected("slurm scancel", job)
+        time.sleep(trial.rng.uniform(0.0, 5.0))
+        trial.stage.start().wait(120.0)  # submitted again
+
+
+def _kill(trial: Trial, root: Path) -> None:
+    held = [folder for folder in trial.stage.run_dirs if is_claimed(folder)]
+    if held:
+        folder = trial.rng.choice(held)
+        pid = int((folder / CLAIM_NAME).read_text().split(" pid ")[1].split()[0])
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+            trial.injected("slurm task kill -9", folder.name)
+
+
+def _restart(trial: Trial, root: Path) -> None:
+    pids = root / "run" / "pids"
+    lines = [line.split() for line in pids.read_text().splitlines()]
+    pid = next(int(pid) for name, pid in reversed(lines) if name == "slurmctld")
+    os.kill(pid, signal.SIGKILL)
+    while alive(pid):
+        time.sleep(0.05)
+    time.sleep(trial.rng.uniform(0.0, 5.0))
+    new = subprocess.Popen(
+        ["slurmctld", "-D"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    with pids.open("a") as file:
+        file.write(f"slurmctld {new.pid}\n")
+    trial.injected("slurmctld kill -9", str(pid))
+    deadline = time.monotonic() + 60.0
+    while "is UP" not in (_slurm("scontrol", "ping") or "") and time.monotonic() < deadline:
+        time.sleep(0.5)
+
+
+def _some_job(trial: Trial) -> str | None:
+    out = _slurm("squeue", "--noheader", "--array", "--states=RUNNING", "--format=%F_%K") or ""
+    jobs = out.split()
+    return trial.rng.choice(jobs) if jobs else None
+
+
+def _slurm(*command: str) -> str | None:
+    """What a command of Slurm prints; None if it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return None if done.returncode else done.stdout
