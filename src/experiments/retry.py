@@ -5,6 +5,8 @@ of its last submission, or this machine), by the code as it is now.
 """
 
 import argparse
+from collections.abc import Sequence
+from pathlib import Path
 
 from experiments.cli import exit_codes, sweep_argument, sweep_folder
 
@@ -16,13 +18,17 @@ def main() -> None:
     parser.add_argument("--diverged", action="store_true", help="diverged runs too, anew")
     parser.add_argument("--local", action="store_true", help="here, even if on Slurm before")
     parser.add_argument("--workers", type=int, help="points at once on this machine")
+    parser.add_argument(
+        "--run", action="append", metavar="ID", help="this run alone, by its id or the start of it"
+    )
     options = parser.parse_args()
     with exit_codes():
         from experiments.sweep import cluster, local, slurm
         from experiments.sweep.restore import raws_of
 
         folder = sweep_folder(options)
-        found, n_refused = raws_of(folder)
+        wanted = None if options.run is None else runs_named(folder, options.run)
+        found, n_refused = raws_of(folder, wanted)
         raws = [{**raw, "retry": "all" if options.diverged else "failed"} for raw in found]
         before = slurm.submissions(folder)
         if before and not options.local:
@@ -31,6 +37,24 @@ def main() -> None:
             local.run_sweep(raws, options.workers)
         if n_refused:
             raise ValueError(f"{n_refused} points could not be run: see the lines above")
+
+
+def runs_named(sweep_dir: Path, names: Sequence[str]) -> set[str]:
+    """The run ids that begin with these names. Raises ValueError if one names none or several."""
+    from experiments.sweep import manifest
+    from experiments.sweep.lost import folders_of, lost_entries
+
+    known = set(manifest.read(sweep_dir))
+    known |= {entry.run_id for entry in lost_entries(sweep_dir, folders_of(sweep_dir) - known)}
+    found = set()
+    for name in names:
+        fits = {name} if name in known else {run_id for run_id in known if run_id.startswith(name)}
+        if not name or len(fits) != 1:
+            what = f"names {len(fits)} runs of" if fits else "is no run of"
+            remedy = f"python -m experiments.status {sweep_dir} lists their ids"
+            raise ValueError(f"--run {name!r} {what} {sweep_dir}, and must name one; {remedy}")
+        found |= fits
+    return found
 
 
 if __name__ == "__main__":

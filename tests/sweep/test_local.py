@@ -121,7 +121,7 @@ def kinds(tmp_path):
 
 
 def test_a_killed_worker_is_tried_again_within_the_same_sweep(raws, tmp_path, capsys):
-    points = raws("trainer.checkpoint_minutes=1e-6", "budget=5e9", models=("dense",))
+    points = raws("trainer.checkpoint_minutes=1e-3", "budget=5e9", models=("dense",))
     with killing(tmp_path / "results" / "s"):
         local.run_sweep(points, n_workers=1)
     assert "killed by SIGKILL; see " in capsys.readouterr().out
@@ -151,7 +151,7 @@ def test_a_worker_that_is_always_killed_is_given_up(raws, tmp_path, capsys):
 
 
 def test_an_interrupted_run_is_no_failure(raws, tmp_path, capsys):
-    points = raws("trainer.checkpoint_minutes=1e-6", "budget=5e9", models=("dense",))
+    points = raws("trainer.checkpoint_minutes=1e-3", "budget=5e9", models=("dense",))
     with (
         killing(tmp_path / "results" / "s", signal.SIGUSR2),
         pytest.raises(SystemExit) as end,

@@ -1,0 +1,130 @@
+"""`cancel` ends this sweep's controllers, and nobody else."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+
+import pytest
+
+from experiments.records import read_record
+from experiments.sweep import control
+from experiments.sweep.control import FOLDER, controlling, identity, stop_controllers
+from experiments.sweep.states import read_states
+from tests.conftest import REPOSITORY, TINY
+
+
+@pytest.fixture
+def stranger():
+    """A python that has nothing to do with the sweep."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def leave(sweep_dir, name, content):
+    path = sweep_dir / FOLDER / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(content)
+    return path
+
+
+def test_a_stranger_with_a_controllers_number_is_let_be(tmp_path, stranger):
+    ours = asdict(identity(stranger.pid))
+    others = [{**ours, "start": ours["start"] - 1}, {**ours, "boot": "another"}]
+    for before in others:
+        path = leave(tmp_path, f"{socket.gethostname()}-{stranger.pid}", json.dumps(before))
+        assert stop_controllers(tmp_path) == (0, [])
+        assert not path.exists()  # nobody has it locked: its controller was killed
+    assert stranger.poll() is None
+
+
+def test_one_that_is_proven_is_told_to_end(tmp_path, stranger):
+    text = json.dumps(asdict(identity(stranger.pid)))
+    leave(tmp_path, f"{socket.gethostname()}-{stranger.pid}", text)
+    assert stop_controllers(tmp_path) == (1, [])
+    assert stranger.wait(10) == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", "{", "\0"])
+def test_what_proves_nothing_ends_nobody(tmp_path, stranger, capsys, content):
+    path = leave(tmp_path, f"{socket.gethostname()}-{stranger.pid}", content)
+    assert stop_controllers(tmp_path) == (0, [])
+    assert capsys.readouterr().err == f"note: {path} can't be read; nothing was told to end\n"
+    assert stranger.poll() is None
+
+
+def test_other_names_are_passed_over_and_other_hosts_named(tmp_path, capsys):
+    leave(tmp_path, "vm-abc", "")
+    leave(tmp_path, "7", "")
+    leave(tmp_path, "node-3-77", "")
+    assert stop_controllers(tmp_path) == (0, ["node-3"])
+    assert capsys.readouterr().err.count("is no controller's file; passed over\n") == 2
+
+
+def test_without_proc_it_declines(tmp_path, monkeypatch, capsys, stranger):
+    monkeypatch.setattr(control, "_BOOT", tmp_path / "absent")
+    text = json.dumps(asdict(identity(stranger.pid)))
+    leave(tmp_path, f"{socket.gethostname()}-{stranger.pid}", text)
+    assert stop_controllers(tmp_path) == (0, [])
+    assert f"end it yourself (kill {stranger.pid})" in capsys.readouterr().err
+    assert stranger.poll() is None
+
+
+def test_the_file_lasts_as_long_as_the_sweep(tmp_path):
+    with controlling(tmp_path):
+        (path,) = (tmp_path / FOLDER).iterdir()
+        assert json.loads(path.read_text()) == asdict(identity(os.getpid()))
+    assert not path.exists()
+
+
+@pytest.mark.slow
+def test_a_live_sweep_is_cancelled_and_retried_by_commands(tmp_path):
+    """Off Slurm: run, status, cancel (and a second TERM while it waits), retry, status."""
+    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'src'}"}
+    sweep = tmp_path / "results" / "s"
+
+    def command(module, *words):
+        arguments = [sys.executable, "-m", f"experiments.{module}", *words]
+        arguments += [] if module == "run" else ["--results", str(sweep.parent)]
+        return subprocess.Popen(
+            arguments, env=environment, cwd=REPOSITORY, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    first = command(
+        "run", "-m", "size=1", "sweep=s", "budget=1e10", "seed=0,1", "hydra.launcher.n_workers=1",
+        "trainer.n_threads=1", "trainer.checkpoint_minutes=1e-3", *TINY,
+        f"paths.results={sweep.parent}", f"paths.cache={tmp_path / 'cache'}",
+    )  # fmt: skip
+    while not list(sweep.glob("*/last.ckpt")):
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.05)
+    (running,) = {path.parent for path in sweep.glob("*/last.ckpt")}
+    cancel = command("cancel", "s")
+    out, err = cancel.communicate(timeout=60)
+    assert (cancel.returncode, err) == (0, "")
+    assert "0 Slurm tasks and 1 local sweeps were told to end" in out
+    if first.poll() is None:
+        first.send_signal(signal.SIGTERM)
+    out, err = first.communicate(timeout=60)
+    assert "Traceback" not in out + err
+    assert first.returncode == 130, err
+    states = {p.run_id: p.state for p in read_states(sweep)}
+    assert states.pop(running.name) == "interrupted"
+    assert list(states.values()) == ["waiting"]
+    assert list((sweep / FOLDER).iterdir()) == []
+
+    retry = command("retry", "s")
+    out, err = retry.communicate(timeout=120)
+    assert retry.returncode == 0, err
+    status = command("status", "s")
+    out, err = status.communicate(timeout=60)
+    assert (status.returncode, err) == (0, "")
+    assert "2 done" in out
+    assert {read_record(p).status for p in sweep.glob("*/record.json")} == {"done"}

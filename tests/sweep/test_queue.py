@@ -1,0 +1,126 @@
+"""What Slurm has is queued or held, and not running elsewhere; and a sbatch without an answer."""
+
+import subprocess
+
+import pytest
+
+from experiments.claims import claimed
+from experiments.point import make_point
+from experiments.sweep import cluster, local, manifest, slurm
+from experiments.sweep.planning import choose
+from experiments.sweep.slurm import Resources, Submission, Task
+from experiments.sweep.states import read_states
+from tests.conftest import TINY
+
+
+def task(state="PENDING", reason="(Priority)", index=0):
+    return Task(job=f"28_{index}", name="n", index=index, state=state, reason=reason)
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "held"),
+    [
+        ("PENDING", "(JobHeldUser)", True),
+        ("PENDING", "(JobHeldAdmin)", True),
+        ("PENDING", "(JobHoldMaxRequeue)", True),
+        ("PENDING", "(launch failed requeued held)", True),
+        ("PENDING", "(job requeued in held state)", True),
+        ("REQUEUE_HOLD", "(None)", True),
+        ("PENDING", "(Priority)", False),
+        ("PENDING", "(Resources)", False),
+        ("PENDING", "(BeginTime)", False),
+        ("PENDING", "(DependencyNeverSatisfied)", False),
+        ("RUNNING", "household-7", False),  # a node
+    ],
+)
+def test_what_is_held(state, reason, held):
+    assert task(state, reason).is_held == held
+
+
+@pytest.fixture
+def make(compose_raw, tmp_path):
+    def point(*overrides):
+        paths = (f"paths.results={tmp_path / 'results'}", f"paths.cache={tmp_path / 'cache'}")
+        fixed = ("size=1", "budget=1e9", "sweep=s", "trainer.n_threads=1")
+        return make_point(compose_raw(*fixed, *TINY, *paths, *overrides))
+
+    return point
+
+
+@pytest.fixture
+def queued(make, monkeypatch):
+    """Four points: one in another process, one queued, one held, one that is free."""
+    points = [make(f"seed={i}") for i in range(4)]
+    tasks = {
+        points[1].run_id: task(index=1),
+        points[2].run_id: task(reason="(launch failed requeued held)", index=2),
+    }
+    monkeypatch.setattr(slurm, "queue", lambda folder: tasks)
+    with claimed(points[0].run_dir):
+        yield points, tasks
+
+
+def test_they_are_kept_apart(queued):
+    points, tasks = queued
+    todo = choose(points, tasks)
+    groups = (todo.running, todo.queued, todo.held, todo.run)
+    assert groups == tuple((point,) for point in points)
+    assert todo.describe() == (
+        "1 of 4 runs are running elsewhere; 1 of 4 runs are queued in Slurm; "
+        "1 of 4 runs are held by Slurm, until scontrol release 28_2"
+    )
+
+
+def test_status_says_how_a_held_one_is_released(queued, tmp_path):
+    points, _ = queued
+    sweep = tmp_path / "results" / "s"
+    manifest.add(sweep, [manifest.entry_of(point, None) for point in points])
+    found = read_states(sweep)
+    assert [p.state for p in found] == ["running", "queued", "held", "waiting"]
+    assert found[2].detail == "launch failed requeued held; scontrol release 28_2"
+
+
+@pytest.mark.parametrize(("n", "code"), [(0, 3), (1, 3), (2, 3)])
+def test_on_this_machine_0_is_for_what_is_done(queued, n, code, capsys):
+    points, _ = queued
+    for run in (lambda: local.run_one(points[n].raw), lambda: local.run_sweep([points[n].raw], 1)):
+        with pytest.raises(SystemExit) as end:
+            run()
+        assert end.value.code == code
+    words = ("running elsewhere", "queued in Slurm", "scontrol release 28_2")[n]
+    assert capsys.readouterr().out.count(words) == 2
+
+
+@pytest.mark.parametrize(("n", "code"), [(0, 3), (1, 0), (2, 3)])
+def test_on_slurm_0_is_for_what_is_submitted_too(queued, n, code, monkeypatch):
+    points, _ = queued
+    ended = 0
+    try:
+        cluster.submit_points([points[n]], Resources())
+    except SystemExit as end:
+        ended = end.code
+    assert ended == code
+
+
+@pytest.mark.parametrize(
+    ("answer", "message", "kept"),
+    [
+        (subprocess.TimeoutExpired("sbatch", 60), "gave no answer in 60 s, and its job may", True),
+        (subprocess.CompletedProcess([], -9, "", ""), "was killed by signal 9, and its job", True),
+        (subprocess.CompletedProcess([], 1, "", "no such partition"), "no such partition", False),
+        (FileNotFoundError("sbatch"), "can't be started", False),
+    ],
+)
+def test_a_list_is_kept_where_the_job_may_be_there(tmp_path, monkeypatch, answer, message, kept):
+    def run(*arguments, **keywords):
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(subprocess, "run", run)
+    submission = Submission(
+        name="now", run_ids=("a",), code="c", devices=1, num_nodes=1, resources=Resources()
+    )
+    with pytest.raises(RuntimeError, match=message):
+        slurm.submit(tmp_path, submission)
+    assert slurm.submissions(tmp_path) == (["now"] if kept else [])

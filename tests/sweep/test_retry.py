@@ -1,0 +1,48 @@
+"""`retry --run`: single points, by their ids or the start of them."""
+
+import pytest
+
+from experiments import retry
+from experiments.sweep import local, manifest
+from experiments.sweep.manifest import Entry
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    folder = tmp_path / "s"
+    entries = [
+        Entry(run_id=run_id, label="dense", planned_flops=1.0, n_steps=1, code=None, config="{}")
+        for run_id in ("abc123", "abd456", "ab")
+    ]
+    manifest.add(folder, entries)
+    return folder
+
+
+def test_runs_are_named_by_the_start_of_their_ids(sweep):
+    assert retry.runs_named(sweep, ["abc", "ab"]) == {"abc123", "ab"}  # a whole id is no start
+
+
+@pytest.mark.parametrize(
+    ("name", "what"), [("x", "is no run of"), ("a", "names 3 runs of"), ("", "names 3 runs of")]
+)
+def test_what_names_no_single_run_is_an_error(sweep, monkeypatch, capsys, name, what):
+    monkeypatch.setattr("sys.argv", ["retry", str(sweep), "--run", name])
+    with pytest.raises(SystemExit) as end:
+        retry.main()
+    assert end.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: --run {name!r} {what} {sweep}, and must name one; ")
+    assert err.count("\n") == 1
+
+
+def test_it_is_the_only_one_that_runs(sweep, monkeypatch):
+    asked = []
+
+    def raws_of(folder, run_ids):
+        return [{"run": run_id} for run_id in sorted(run_ids)], 0
+
+    monkeypatch.setattr("experiments.sweep.restore.raws_of", raws_of)
+    monkeypatch.setattr(local, "run_sweep", lambda raws, n_workers: asked.extend(raws))
+    monkeypatch.setattr("sys.argv", ["retry", str(sweep), "--run", "abc", "--run", "abd"])
+    retry.main()
+    assert [raw["run"] for raw in asked] == ["abc123", "abd456"]
