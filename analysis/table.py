@@ -135,7 +135,9 @@ def _named_rows(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _without_copies(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
-    copies = table.drop(columns="run_id").astype(str).duplicated()
+    values = table.drop(columns="run_id")
+    nested = [name for name in values if values[name].dtype == object]  # lists have no hash
+    copies = values.astype(dict.fromkeys(nested, str)).duplicated()
     if copies.any():
         first = table.index[int(copies.to_numpy().argmax())]
         notes.append(f"left out: {copies.sum()} exact copies of other rows, e.g. {first}")

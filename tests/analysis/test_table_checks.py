@@ -33,7 +33,6 @@ def test_an_empty_table_is_refused():
     [
         ({"budget": 0.0}, "run bad: budget=0.0 must be above 0"),
         ({"n_params": -5}, "run bad: n_params=-5.0 must be above 0"),
-        ({"n_layers": 0}, "run bad: n_layers=0 must be 1 or more"),
         ({"n_experts": 0}, "run bad: n_experts=0 must be 1 or more"),
         ({"val_loss": None}, "run bad: loss=nan must be above 0 if done, and finite; set its"),
         ({"val_loss": -1.0}, "run bad: loss=-1.0 must be above 0 if done"),
