@@ -1,13 +1,17 @@
 """One table of a sweep's records: `python -m experiments.collect NAME` writes CSV and Parquet."""
 
 import argparse
+import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 from experiments.cli import exit_codes, sweep_argument, sweep_folder
 from experiments.records import RECORD_NAME, DamagedError, flat_row, read_record
+
+_HOUR = 3600  # seconds; no collect takes that long
 
 
 def main() -> None:
@@ -52,6 +56,9 @@ def write_tables(folder: Path, rows: list[dict[str, Any]]) -> list[Path]:
 
     from experiments.csv_text import to_csv
 
+    for leftover in folder.glob(".table-*"):  # of a collect that was killed
+        if time.time() - leftover.stat().st_mtime > _HOUR:
+            shutil.rmtree(leftover, ignore_errors=True)
     table = pd.DataFrame(rows)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".table-") as name:
         csv, parquet = Path(name) / "records.csv", Path(name) / "records.parquet"

@@ -1,9 +1,11 @@
 """What a sweep remembers: manifest, snapshot, states, tables; and what a second command does."""
 
 import json
+import os
 import stat
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -239,3 +241,14 @@ def test_the_commands_name_what_they_cannot_find(tmp_path):
         )  # fmt: skip
         assert done.returncode == 2
         assert done.stderr == f"error: no sweep 'nope' in {tmp_path}; it has none\n"
+
+
+def test_what_a_killed_collect_left_is_removed_and_what_runs_is_not(tmp_path):
+    for name, age in ((".table-old", 4000), (".table-new", 10)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "records.csv").write_text("a")
+        then = time.time() - age
+        os.utime(tmp_path / name, (then, then))
+    collect.write_tables(tmp_path, [{"run_id": "x"}])
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {".table-new", "records.csv", "records.parquet"}
