@@ -232,3 +232,57 @@ def test_cancel_withdraws_what_is_queued_and_saves_what_runs(raws, sweep, tmp_pa
     wait_for_the_queue()
     assert {p.state for p in read_states(sweep)} <= {"interrupted", "killed", "waiting"}
     assert (sweep / first.run_id / "last.ckpt").exists()
+
+
+def array_states():
+    """Slurm's state and restarts of every task of the newest array, by task."""
+    out = slurm("scontrol", "show", "jobs", "--oneliner").splitlines()
+    tasks = [dict(word.split("=", 1) for word in line.split() if "=" in word) for line in out]
+    newest = max(int(task.get("ArrayJobId", 0)) for task in tasks)
+    return {
+        task["ArrayTaskId"]: (task["JobState"], int(task["Restarts"]))
+        for task in tasks
+        if task.get("ArrayJobId") == str(newest)
+    }
+
+
+def test_a_task_at_its_limit_leaves_its_siblings_alone(raws, sweep):
+    """Of an array, the last task's SLURM_JOB_ID is the array's number, which names them all."""
+    points = [*raws(SHORT, seeds=(0,)), *raws("budget=1.6e11", seeds=(1,))]
+    submission.submit_sweep(points, Resources(cpus_per_task=1, signal_seconds=20, time="1"))
+    long = sweep / make_point(points[1]).run_id
+    wait_until(lambda: any(e["event"] == "requeued" for e in events(long)), 150)
+    wait_until(lambda: any(restarts for _, restarts in array_states().values()))
+    assert sorted(restarts for _, restarts in array_states().values()) == [0, 1]
+    slurm("scancel", slurm("squeue", "--noheader", "--array", "--format=%F").split()[0])
+    wait_for_the_queue()
+    assert started(sweep / make_point(points[0]).run_id) == 1
+
+
+def test_what_scancel_ends_near_the_limit_stays_ended(raws, sweep):
+    points = raws("budget=1.6e11")
+    submission.submit_sweep(points, Resources(cpus_per_task=1, signal_seconds=20, time="1"))
+    run_dir = sweep / make_point(points[0]).run_id
+    pid_of(run_dir)  # within signal_seconds + 60 s of the limit from its start
+    job = slurm("squeue", "--noheader", "--array", "--format=%i").split()[0]
+    slurm("scancel", job)
+    wait_until(lambda: any(e["event"] == "interrupted" for e in events(run_dir)))
+    wait_for_the_queue()
+    assert {state for state, _ in array_states().values()} == {"CANCELLED"}
+    assert [e["event"] for e in events(run_dir)] == ["started", "interrupted"]
+    (point,) = read_states(sweep)
+    assert point.state == "interrupted"
+
+
+def test_a_held_task_is_shown_with_what_releases_it(raws, sweep):
+    points = raws(SHORT, seeds=(0, 1))
+    submission.submit_sweep(points, Resources(cpus_per_task=1, extra=("--hold",)))
+    found = wait_until(lambda: [p for p in read_states(sweep) if p.state == "held"])
+    assert len(found) == 2
+    with pytest.raises(SystemExit) as end:
+        submission.submit_sweep(points, RESOURCES)
+    assert end.value.code == 3
+    for point in found:
+        subprocess.run(point.detail.partition("; ")[2].split(), check=True, timeout=60)
+    wait_for_the_queue()
+    assert [p.state for p in read_states(sweep)] == ["done", "done"]
