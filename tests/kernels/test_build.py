@@ -1,9 +1,11 @@
 """The library is built once, by what it was built from, and its absence is said once."""
 
 import os
+import stat
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -96,6 +98,148 @@ def test_a_cache_that_can_not_be_written_is_passed_over(fresh, monkeypatch, tmp_
     monkeypatch.setenv("EXPERIMENTS_KERNEL_CACHE", str(occupied / "below"))
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
     assert build._cache() == tmp_path / f"experiments-kernels-{os.getuid()}"
+
+
+def _plant(fresh, tmp_path):
+    """Of the name that will be loaded, a library that leaves a file behind when it is loaded."""
+    source, mark = tmp_path / "planted.c", tmp_path / "PLANTED"
+    source.write_text(
+        "#include <stdio.h>\n__attribute__((constructor)) static void f(void)"
+        f'{{ FILE *o = fopen("{mark}", "w"); if (o) fclose(o); }}\n'
+    )
+    compiler = build._compiler()
+    path = build.binary_path(compiler)
+    command = [compiler, "-x", "c", "-shared", "-fPIC", str(source), "-o", str(path)]
+    subprocess.run(command, check=True, capture_output=True)
+    path.chmod(0o755)
+    return path, mark
+
+
+@needs_compiler
+def test_a_planted_library_would_run(fresh, tmp_path):
+    """What the tests below rely on: one of our own, by this name, is loaded."""
+    _, mark = _plant(fresh, tmp_path)
+    build.load()
+    assert mark.exists()
+
+
+@needs_compiler
+@pytest.mark.parametrize("danger", ["link", "group", "others", "owner"])
+def test_a_library_that_others_may_have_put_there_is_not_loaded_but_built(
+    fresh, tmp_path, monkeypatch, danger
+):
+    monkeypatch.setattr(build, "LEVELS", {"base": ()})  # sooner built
+    path, mark = _plant(fresh, tmp_path)
+    if danger == "link":
+        path.rename(tmp_path / "elsewhere.so")
+        path.symlink_to(tmp_path / "elsewhere.so")
+    elif danger == "owner":
+        if os.getuid() != 0:
+            pytest.skip("only root can give a file away")
+        os.chown(path, 65534, 65534)
+    else:
+        path.chmod(0o775 if danger == "group" else 0o757)
+    assert cpp.levels(build.load())
+    assert not mark.exists()
+    found = path.lstat()
+    assert stat.S_ISREG(found.st_mode)
+    assert found.st_uid == os.getuid()
+    assert not found.st_mode & 0o022
+
+
+@needs_compiler
+def test_what_was_looked_at_is_what_is_loaded(fresh, tmp_path, monkeypatch):
+    """Another file takes the name after the check."""
+    path, mark = _plant(fresh, tmp_path)
+    other = path.rename(tmp_path / "other.so")
+    command = [build._compiler(), "-x", "c", "-shared", "-fPIC", os.devnull, "-o", str(path)]
+    subprocess.run(command, check=True, capture_output=True)
+    path.chmod(0o755)
+    fstat = os.fstat
+
+    def exchange(descriptor):
+        found = fstat(descriptor)
+        if other.exists():
+            other.replace(path)
+        return found
+
+    monkeypatch.setattr(os, "fstat", exchange)
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("without /proc it is loaded by its name")
+    assert build._loaded(path) is not None
+    assert not other.exists()
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("danger", "message"),
+    [
+        ("group", r"cache can be written by others \(mode 775\); chmod go-w"),
+        ("others", r"cache can be written by others \(mode 757\); chmod go-w"),
+        ("link", r"cache is a symbolic link, and .*; name the folder itself"),
+        ("owner", r"cache belongs to another user \(id 65534\); choose a folder of your own"),
+    ],
+)
+def test_a_named_cache_that_others_may_write_is_refused(fresh, tmp_path, danger, message):
+    _endanger(fresh, tmp_path, danger)
+    with pytest.raises(build.BuildError, match=f"EXPERIMENTS_KERNEL_CACHE=.*{message}"):
+        build._cache()
+    with pytest.warns(UserWarning, match=message):
+        assert resolve_kernel("auto", "cpu", torch.float32).name == "torch"
+
+
+def _endanger(folder, tmp_path, danger):
+    if danger == "link":
+        (tmp_path / "real").mkdir(mode=0o700)
+        folder.symlink_to(tmp_path / "real")
+        return
+    folder.mkdir(mode=0o700)
+    if danger == "owner":
+        if os.getuid() != 0:
+            pytest.skip("only root can give a folder away")
+        os.chown(folder, 65534, 65534)
+    else:
+        folder.chmod(0o775 if danger == "group" else 0o757)
+
+
+@pytest.fixture
+def homeless(monkeypatch, tmp_path):
+    """The user's cache, and the temporary folder that is taken where that one won't do."""
+    monkeypatch.delenv("EXPERIMENTS_KERNEL_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    (tmp_path / "home").mkdir()
+    return tmp_path / "home/experiments-kernels", tmp_path / f"experiments-kernels-{os.getuid()}"
+
+
+def test_the_user_s_own_cache_is_made_and_kept_private(homeless):
+    home, _ = homeless
+    before = os.umask(0o002)
+    try:
+        assert build._cache() == home
+    finally:
+        os.umask(before)
+    assert home.stat().st_mode & 0o777 == 0o700
+    home.chmod(0o777)  # as an earlier version made it
+    assert build._cache() == home
+    assert home.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("danger", ["link", "owner"])
+def test_a_cache_of_somebody_else_is_passed_over(homeless, tmp_path, danger):
+    home, fallback = homeless
+    _endanger(home, tmp_path, danger)
+    assert build._cache() == fallback
+    assert fallback.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("danger", ["link", "owner"])
+def test_a_temporary_folder_of_somebody_else_is_refused(homeless, tmp_path, danger):
+    home, fallback = homeless
+    home.write_text("")  # no folder
+    _endanger(fallback, tmp_path, danger)
+    with pytest.raises(build.BuildError, match=r"can't be written, and .*set EXPERIMENTS_KERNEL_C"):
+        build._cache()
 
 
 @needs_compiler

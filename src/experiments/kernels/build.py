@@ -3,6 +3,9 @@
 Plain C functions, called through ctypes: no header of torch or Python is read, so a build takes
 seconds and outlives both. OpenMP's symbols are left for the runtime that torch has loaded, so that
 there is one pool of threads; only where that can't be is a second runtime linked.
+
+The name can be computed by anybody, so a library is loaded only from a folder that nobody else may
+write, and only if it is this user's or root's file, no link, and not to be written by others.
 """
 
 import ctypes
@@ -10,6 +13,7 @@ import hashlib
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -33,23 +37,26 @@ LEVELS: dict[str, tuple[str, ...]] = {  # in the order of processor_level() in c
 }
 
 
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
 class BuildError(RuntimeError):
     """The library can't be built here; says why."""
 
 
 def load() -> ctypes.CDLL:
-    """The loaded library, built first if this cache has none that loads. Raises BuildError."""
+    """The loaded library, built first if this cache has none that may be loaded and loads.
+
+    Raises BuildError.
+    """
     compiler = _compiler()
     path = binary_path(compiler)
-    if not _loads(path):
+    library = _loaded(path)
+    if library is None:
         with (path.parent / "build.lock").open("w") as file:
             lock(file)  # of many workers that start at once, one builds
-            if not _loads(path):
-                _build(compiler, path)
-    try:
-        return ctypes.CDLL(str(path))
-    except OSError as error:
-        raise BuildError(f"{path} can't be loaded: {error}") from error
+            library = _loaded(path) or _build(compiler, path)
+    return library
 
 
 def binary_path(compiler: str) -> Path:
@@ -66,19 +73,57 @@ def _compiler() -> str:
 
 
 def _cache() -> Path:
-    """EXPERIMENTS_KERNEL_CACHE, the user's cache, or for read-only homes a temporary folder."""
+    """EXPERIMENTS_KERNEL_CACHE, the user's cache, or else a temporary folder of this user.
+
+    Raises BuildError for an EXPERIMENTS_KERNEL_CACHE in which others could put a library, and if
+    the temporary folder is such a one. Folders above it are not looked at.
+    """
+    given = os.environ.get("EXPERIMENTS_KERNEL_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    wanted = os.environ.get("EXPERIMENTS_KERNEL_CACHE") or Path(base) / "experiments-kernels"
+    wanted = Path(given or Path(base) / "experiments-kernels")
+    why = "can't be written"
     try:
-        Path(wanted).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=wanted):
-            return Path(wanted)
+        wanted.mkdir(mode=0o700, parents=True, exist_ok=True)
+        danger = _danger(wanted, tighten=not given)
+        if danger and given:
+            raise BuildError(f"EXPERIMENTS_KERNEL_CACHE={wanted} {danger}")
+        why = danger or why
+        if not danger:
+            with tempfile.TemporaryFile(dir=wanted):
+                return wanted
     except OSError:
-        fallback = Path(tempfile.gettempdir()) / f"experiments-kernels-{os.getuid()}"
+        pass
+    fallback = Path(tempfile.gettempdir()) / f"experiments-kernels-{os.getuid()}"
+    try:
         fallback.mkdir(mode=0o700, exist_ok=True)
-        if fallback.stat().st_uid != os.getuid():
-            raise BuildError(f"{wanted} can't be written, and {fallback} is another's") from None
-        return fallback
+        danger = _danger(fallback, tighten=True)
+    except OSError as error:
+        danger = f"can't be made: {error.strerror}"
+    if danger:
+        raise BuildError(
+            f"{wanted} {why}, and {fallback} {danger}; set EXPERIMENTS_KERNEL_CACHE to a folder "
+            "that only you can write"
+        )
+    return fallback
+
+
+def _danger(folder: Path, *, tighten: bool) -> str | None:
+    """Why others could put a library into the folder, with the remedy; None if they can't.
+
+    tighten: whether to take others' right to write from a folder of this user.
+    """
+    found = folder.lstat()
+    if stat.S_ISLNK(found.st_mode):
+        return "is a symbolic link, and who owns it could change it; name the folder itself"
+    if found.st_uid not in (os.getuid(), 0):
+        return f"belongs to another user (id {found.st_uid}); choose a folder of your own"
+    if not found.st_mode & _OTHERS_WRITE:
+        return None
+    if tighten and found.st_uid == os.getuid():
+        folder.chmod(0o700)
+        return None
+    mode = stat.S_IMODE(found.st_mode)
+    return f"can be written by others (mode {mode:o}); chmod go-w {folder}"
 
 
 def _fingerprint(compiler: str) -> str:
@@ -96,7 +141,7 @@ def _levels() -> dict[str, tuple[str, ...]]:
     return LEVELS if platform.machine() in ("x86_64", "AMD64") else {"base": ()}
 
 
-def _build(compiler: str, path: Path) -> None:
+def _build(compiler: str, path: Path) -> ctypes.CDLL:
     with tempfile.TemporaryDirectory(dir=path.parent) as name:
         folder = Path(name)
         jobs: list[tuple[str, str, tuple[str, ...], Path]] = [
@@ -125,9 +170,12 @@ def _build(compiler: str, path: Path) -> None:
         built = folder / "kernels.so"
         for openmp in ((), ("-fopenmp",)):
             done = _run([compiler, "-shared", *openmp, "-o", str(built), *map(str, objects)])
-            if done.returncode == 0 and _loads(built):
+            if done.returncode:
+                continue
+            built.chmod(0o755)  # whatever the umask
+            if (library := _loaded(built)) is not None:
                 built.replace(path)
-                return
+                return library
     raise BuildError(f"linking failed:\n{done.stderr[-2000:]}")
 
 
@@ -135,11 +183,22 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def _loads(path: Path) -> bool:
-    if not path.exists():
-        return False
+def _loaded(path: Path) -> ctypes.CDLL | None:
+    """The library of this file; None if there is none, if it may not be loaded, or doesn't load."""
     try:
-        ctypes.CDLL(str(path))
-    except OSError:
-        return False
-    return True
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:  # also a link
+        return None
+    found = os.fstat(descriptor)
+    mine = found.st_uid in (os.getuid(), 0) and not found.st_mode & _OTHERS_WRITE
+    if mine and stat.S_ISREG(found.st_mode):
+        # What was looked at is what is loaded, should its name become another file's meanwhile.
+        # Where there is no /proc it is loaded by its name.
+        by_descriptor = Path(f"/proc/self/fd/{descriptor}")
+        try:
+            # It stays open: of a number used again the loader would return the old library.
+            return ctypes.CDLL(str(by_descriptor if by_descriptor.exists() else path))
+        except OSError:
+            pass
+    os.close(descriptor)
+    return None
