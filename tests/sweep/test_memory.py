@@ -151,7 +151,7 @@ def test_retry_chooses(make):
 
 
 def test_a_diverged_run_starts_anew_if_asked(make, sweep, capsys):
-    hot = ("ladder.lr=1e6", "optim.grad_clip=1e9", "budget=1e10")
+    hot = ("ladder.lr=1e3", "optim.grad_clip=1e9", "budget=2e10")
     point = make(*hot)
     assert execute(point).status == "diverged"
     local.run_one(make(*hot).raw)
