@@ -19,3 +19,24 @@ def assert_same(layer: nn.Module, naive: Callable[[Tensor], Tensor], x: Tensor) 
         results.append([y.detach(), leaf.grad, *gradients])
     for fast, slow in zip(*results, strict=True):
         torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-10)
+
+
+def normed(queries, kind, norm):
+    """(T, H, d_key) queries normalised in training as `kind` says, with norm's weight and bias."""
+    if kind == "none":
+        return queries
+    if kind == "layer":  # each head of each token by itself, one set of weights for all heads
+        centred = queries - queries.mean(-1, keepdim=True)
+        scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+        return scaled * norm.weight + norm.bias
+    centred = queries - queries.mean(0)  # over the tokens, each feature of each head by itself
+    scaled = centred / (centred.square().mean(0) + 1e-5).sqrt()
+    shape = queries.shape[1:]
+    return scaled * norm.weight.view(shape) + norm.bias.view(shape)
+
+
+def with_random_norm(layer):
+    """The layer, with weights and biases of its query norm that can't be overlooked."""
+    for parameter in layer.query_norm.parameters():
+        torch.nn.init.normal_(parameter, mean=1.0, std=0.3)
+    return layer

@@ -6,19 +6,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from experiments.kernels.ops import Execution
 from experiments.models.ffn.peer import PEERConfig
-from tests.models.ffn.reference import assert_same
+from tests.models.ffn.reference import assert_same, normed, with_random_norm
 
 D_MODEL = 12
 
 
-def algorithm_1(layer, x):
+def algorithm_1(layer, x, query_norm="batch"):
     """He 2024, Alg. 1 and Eq. 1-7, by a scan over all N keys, in the layer's own type."""
     n_sub = layer.sub_keys.shape[-2]
     tokens = x.reshape(-1, x.shape[-1])
-    queries = layer.query_norm(
-        (tokens @ layer.query.weight.t()).view(len(tokens), layer.n_heads, -1)
-    )
+    queries = (tokens @ layer.query.weight.t()).view(len(tokens), layer.n_heads, -1)
+    queries = normed(queries, query_norm, layer.query_norm.norm)
     out = []
     for t, token in enumerate(tokens):
         total = torch.zeros_like(token)
@@ -57,9 +57,36 @@ def algorithm_1(layer, x):
 )
 def test_output_and_gradients_are_algorithm_1s(options):
     config = PEERConfig(**{"n_experts": 25, "n_heads": 2, "top_k": 4, "d_key": 6, **options})
-    layer = config.build(D_MODEL).double()
+    layer = with_random_norm(config.build(D_MODEL).double())
     x = torch.randn(2, 5, D_MODEL, dtype=torch.float64)
-    assert_same(layer, lambda x: algorithm_1(layer, x), x)
+    norm = options.get("query_norm", "batch")
+    assert_same(layer, lambda x: algorithm_1(layer, x, norm), x)
+
+
+@pytest.mark.parametrize(
+    ("query_norm", "shape"), [("none", None), ("layer", (6,)), ("batch", (2 * 6,))]
+)
+def test_the_query_norm_has_the_weights_of_its_kind(query_norm, shape):
+    config = PEERConfig(n_experts=25, n_heads=2, top_k=4, d_key=6, query_norm=query_norm)
+    found = [tuple(p.shape) for p in config.build(D_MODEL).query_norm.parameters()]
+    assert found == ([] if shape is None else [shape, shape])
+
+
+def test_autocast_does_not_reach_the_scores():
+    """In bfloat16 their order, so the experts chosen, would be another."""
+    layer = PEERConfig(n_experts=1024, n_heads=2, top_k=8, d_key=16, query_norm="none").build(64)
+    layer.execution = Execution(kernel="reference")
+    x = torch.randn(64, 64)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        indices, gates = layer.route(x)
+        queries = layer.query(x).float().view(64, 2, 2, 8)  # in bfloat16, as autocast has it
+    with torch.no_grad():
+        scores = torch.einsum("thsd,skd->thsk", queries, layer.sub_keys)
+        pairs = (scores[:, :, 0, :, None] + scores[:, :, 1, None, :]).flatten(2)
+        best = pairs.topk(8)
+    assert gates.dtype == torch.float32
+    torch.testing.assert_close(gates, best.values.softmax(-1).flatten(1), rtol=1e-5, atol=1e-6)
+    assert torch.equal(indices, best.indices.flatten(1))
 
 
 def test_float32_stays_near_float64():

@@ -1,17 +1,20 @@
+import pytest
 import torch
 
 from experiments.models.ffn.pkm import PKMConfig
-from tests.models.ffn.reference import assert_same
+from tests.models.ffn.reference import assert_same, normed, with_random_norm
 
 
-def test_output_and_gradients_are_a_weighted_sum_over_a_scan():
-    config = PKMConfig(n_experts=36, n_heads=3, top_k=5, d_key=8)
-    layer = config.build(10).double()
+@pytest.mark.parametrize("query_norm", ["none", "layer", "batch"])
+def test_output_and_gradients_are_a_weighted_sum_over_a_scan(query_norm):
+    config = PKMConfig(n_experts=36, n_heads=3, top_k=5, d_key=8, query_norm=query_norm)
+    layer = with_random_norm(config.build(10).double())
     x = torch.randn(2, 4, 10, dtype=torch.float64)
 
     def naive(x):
         tokens = x.reshape(-1, 10)
-        queries = layer.query_norm((tokens @ layer.query.weight.t()).view(-1, 3, 8))
+        queries = (tokens @ layer.query.weight.t()).view(-1, 3, 8)
+        queries = normed(queries, query_norm, layer.query_norm.norm)
         i = torch.arange(36)
         keys = torch.cat([layer.sub_keys[0][i // 6], layer.sub_keys[1][i % 6]], dim=-1)
         best = (queries @ keys.t()).topk(5, dim=-1)
