@@ -53,7 +53,7 @@ ONE_OVERRIDE = [
     ("seed=4294967296", "must be at most 4294967295"),
     ("seed=18446744073709551616", "must be at most 4294967295"),
     *((f"ladder.{name}={value}", f"ladder.{name}={value} must be at least 1")
-      for name in ("d_per_layer", "d_head", "batch_size", "seq_len", "vocab_size", "lr_d_model")
+      for name in ("d_per_layer", "d_head", "batch_size", "seq_len", "lr_d_model")
       for value in (0, -32)),
     ("ladder.batch_size=9007199254740993", "is beyond reason"),
     ("ladder.vocab_size=100", "vocab_size=100 must be at least 257"),
@@ -88,8 +88,7 @@ ONE_OVERRIDE = [
     ("trainer.flops_per_second=0", "trainer.flops_per_second=0 must be at least 1"),
     ("trainer.flops_per_second=-1", "trainer.flops_per_second=-1 must be at least 1"),
     ("trainer.flops_per_second=nan", "must be a finite number"),
-    ("trainer.checkpoint_minutes=-1", "must be above 0"),
-    ("trainer.checkpoint_minutes=0", "must be above 0"),
+    ("trainer.checkpoint_minutes=-1", "must be at least 0"),
     ("trainer.log_every_seconds=-1", "must be at least 0"),
     ("trainer.devices=0", "trainer.devices=0 must be at least 1"),
     ("trainer.num_nodes=-2", "trainer.num_nodes=-2 must be at least 1"),
@@ -147,7 +146,6 @@ ONE_OVERRIDE = [
                    "a//b", "'*'", "'a b'", '"a\\nb"', "'$(touch pwned)'", "'a;b'", LONG)),
     ("paths.results=", "paths.results='' must be a path, and not empty"),
     ("paths.cache=' '", "must be a path, and not empty"),
-    ('paths.results="a\\nb"', "must be a path, and not empty"),
     # habits
     ("~logger", "logger=csv"),
     ("logger=null", "logger=csv"),
@@ -245,7 +243,7 @@ ACCEPTED = [
     ("trunk.ffn_blocks=all", PEER),
     ("logger=csv", "logger.entity=team"),
     ("evaluation.stride=64", "eval=[validation]"),
-    ("paths.results=päth with spaces".replace("päth with spaces", '"päth with spaces"'),),
+    ('paths.results="päth with spaces"',),
     ("data.max_train_tokens=1000000",),
 ]
 
@@ -262,6 +260,8 @@ def _quick_hydra(monkeypatch):
         return copy.deepcopy(_LOADED[key])
 
     monkeypatch.setattr(ConfigRepository, "load_config", cached)
+    # a busy machine is slow enough for lines of progress
+    monkeypatch.setattr("experiments.sweep.counting._FIRST", float("inf"))
 
 
 _LOADED = {}

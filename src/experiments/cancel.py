@@ -1,13 +1,11 @@
 """Ends a sweep's jobs and local processes: `python -m experiments.cancel NAME`. Nothing is lost."""
 
-import argparse
-
-from experiments.cli import exit_codes, sweep_argument, sweep_folder
+from experiments.cli import Parser, exit_codes, sweep_argument, sweep_folder
 
 
 def main() -> None:
     """Running points are asked to save first; what is queued is withdrawn."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = Parser(description=(__doc__ or "").partition("\n")[0])
     sweep_argument(parser)
     options = parser.parse_args()
     with exit_codes():

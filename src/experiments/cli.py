@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from experiments.hydra_hints import unknown_key
 from experiments.interruption import has_begun
@@ -126,6 +126,14 @@ def resolve(composed: "DictConfig") -> dict[str, Any]:
     assert isinstance(raw, dict)
     model_name = OmegaConf.select(composed, "hydra.runtime.choices.model")
     return {"model_name": model_name, **{str(k): v for k, v in raw.items()}}
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors are one line, as all others of the commands are."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {message}; --help says what there is", file=sys.stderr)
+        raise SystemExit(BAD_INPUT)
 
 
 def sweep_argument(parser: argparse.ArgumentParser, optional: bool = False) -> None:

@@ -1,6 +1,5 @@
 """One table of a sweep's records: `python -m experiments.collect NAME` writes CSV and Parquet."""
 
-import argparse
 import shutil
 import sys
 import tempfile
@@ -8,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments.cli import exit_codes, sweep_argument, sweep_folder
+from experiments.cli import Parser, exit_codes, sweep_argument, sweep_folder
 from experiments.records import RECORD_NAME, DamagedError, flat_row, read_record
 
 _HOUR = 3600  # seconds; no collect takes that long
@@ -16,7 +15,7 @@ _HOUR = 3600  # seconds; no collect takes that long
 
 def main() -> None:
     """Writes <sweep>/records.csv and records.parquet, both or neither."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = Parser(description=(__doc__ or "").partition("\n")[0])
     sweep_argument(parser)
     options = parser.parse_args()
     with exit_codes():

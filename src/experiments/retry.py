@@ -4,16 +4,15 @@ From the manifest, without the command that made it: where it ran before (Slurm 
 of its last submission, or this machine), by the code as it is now.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.cli import exit_codes, sweep_argument, sweep_folder
+from experiments.cli import Parser, exit_codes, sweep_argument, sweep_folder
 
 
 def main() -> None:
     """Exit codes as those of experiments.run."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = Parser(description=(__doc__ or "").partition("\n")[0])
     sweep_argument(parser)
     parser.add_argument("--diverged", action="store_true", help="diverged runs too, anew")
     parser.add_argument("--local", action="store_true", help="here, even if on Slurm before")

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.cli import exit_codes, sweep_argument, sweep_folder, sweep_folders
+from experiments.cli import Parser, exit_codes, sweep_argument, sweep_folder, sweep_folders
 from experiments.sweep.states import STATES, SweepState, read_sweep
 from experiments.sweep.status_table import status_text, sweeps_text
 
@@ -19,7 +19,7 @@ _ENDED = ("done", "diverged", "failed", "damaged")
 
 def main() -> None:
     """Exit code 0, whatever the state; 2 if there is no such sweep."""
-    parser = argparse.ArgumentParser(description=" ".join((__doc__ or "").split()))
+    parser = Parser(description=" ".join((__doc__ or "").split()))
     sweep_argument(parser, optional=True)
     parser.add_argument("--state", help=f"these points only, with commas: {', '.join(STATES)}")
     parser.add_argument("--all", action="store_true", help="done and waiting points of many, too")
