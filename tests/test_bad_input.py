@@ -4,6 +4,7 @@ The cases are those of an audit that found 66 tracebacks and 53 silent acceptanc
 """
 
 import copy
+import logging
 import sys
 from pathlib import Path
 
@@ -223,7 +224,8 @@ LINES = [
 ]  # fmt: skip
 
 DENIED = [  # exit code 1: it is the machine that refuses
-    ("run", (f"paths.results={path}", "size=1", "budget=1e10"), path)
+    ("run", (*multirun, f"paths.results={path}", "size=1", "budget=2e11"), path)
+    for multirun in ((), ("-m",))
     for path in ("/dev/null", "/etc/passwd", "/proc/x")
 ]
 
@@ -267,6 +269,16 @@ def _quick_hydra(monkeypatch):
 _LOADED = {}
 
 
+@pytest.fixture(autouse=True)
+def _logging_as_before():
+    """Hydra sets the root logger up for the streams of one command, which pytest then closes."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
 @pytest.fixture
 def call(tmp_path, monkeypatch, capsys):
     """call("run", "model=peer", ...) in a folder with an odd config: code, stdout, stderr, new."""
@@ -306,6 +318,13 @@ def test_an_override_that_is_refused(call, override, message):
 @pytest.mark.parametrize(("command", "arguments", "message"), LINES)
 def test_a_command_line_that_is_refused(call, command, arguments, message):
     check(call(command, *arguments), 2, message)
+
+
+@pytest.mark.parametrize(("command", "arguments", "message"), DENIED)
+def test_what_the_machine_denies_is_one_line_before_text_is_fetched(
+    call, command, arguments, message
+):
+    check(call(command, *arguments), 1, message)
 
 
 @pytest.mark.parametrize("arguments", ACCEPTED)

@@ -5,6 +5,8 @@ import pytest
 from experiments.costs import Cost, Term, trunk_cost
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.none import NoneConfig
+from experiments.models.ffn.peer import PEERConfig
+from experiments.models.transformer import TransformerConfig, place
 
 PAPER_SIZES = {  # budget: blocks of the dense models (He 2024, Fig. 1, recovered)
     6e18: (4, 5, 6, 7, 8, 9, 10, 11, 12, 13),
@@ -38,9 +40,6 @@ def test_the_two_sizes_read_off_the_figure_itself(n_layers, n_params):
 
 def test_peer_less_dense_is_the_expert_tables():
     """PEER's 6e18 optimum (L=7) is 1.97 B parameters in Fig. 1, read to half a percent."""
-    from experiments.models.ffn.peer import PEERConfig
-    from experiments.models.transformer import place
-
     ffns = place(PEERConfig(), DenseConfig(), "middle", 7)
     cost = trunk_cost(d_model=896, seq_len=2048, vocab_size=32_000, tie_head=True, ffns=ffns)
     assert cost.n_params == pytest.approx(1.97e9, rel=0.01)
@@ -68,6 +67,32 @@ def test_every_term_of_a_small_model_by_hand():
     assert cost.n_non_embedding_params == params - 2 * vocab * d
     assert sum(cost.shares().values()) == pytest.approx(1.0)
     assert next(iter(cost.shares())) == "head"
+
+
+def test_layers_of_one_kind_and_two_sizes_are_added_up():
+    """Two dense widths, and PEER of two sizes, against the modules' tensors and a count by hand."""
+    d, seq, vocab = 16, 31, 100
+    peers = [
+        PEERConfig(n_experts=n, n_heads=2, top_k=4, d_key=8, query_norm="none") for n in (64, 256)
+    ]
+    ffns = (DenseConfig(width_factor=2.0), DenseConfig(width_factor=4.0), *peers)
+    config = TransformerConfig(
+        d_model=d, d_head=8, vocab_size=vocab, seq_len=seq, tie_head=False, ffns=ffns
+    )
+    cost = config.cost()
+    terms = {t.name: t for t in cost.terms}
+    assert cost.n_params == sum(p.numel() for p in config.build().parameters())
+    assert terms["ffn.dense"].n_params == 2 * d * (2 * d + 4 * d)
+    assert terms["ffn.dense"].flops == 2 * terms["ffn.dense"].n_params
+    assert terms["ffn.keys"].n_params == (8 + 16) * 8  # sub-keys of d_key / 2, two sets
+    assert terms["ffn.keys"].flops == 2 * 2 * (8 + 16) * 8  # two heads, a multiply-add each
+    tables = [t for t in cost.terms if t.n_tables]
+    assert sum(t.n_tables for t in tables) == 4  # w_down and w_up of both
+    assert sum(t.n_params for t in tables) == 2 * d * (64 + 256)
+    retrieved = 2 * (2 * 4)  # heads x top_k of both layers
+    inactive = sum(t.n_params - (t.n_active_params or 0) for t in tables)
+    assert inactive == 2 * d * (64 + 256 - retrieved)
+    assert cost.n_active_params == cost.n_params - inactive
 
 
 def test_six_n_d_is_not_the_count_where_head_and_context_weigh():

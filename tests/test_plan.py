@@ -15,6 +15,21 @@ def test_planned_flops_are_within_one_percent(budget):
     assert n_steps * batch_tokens * flops_per_token == pytest.approx(budget, rel=0.01)
 
 
+@pytest.mark.parametrize("miss", [-0.0099, 0.0099])
+def test_one_percent_is_allowed(miss):
+    assert plan_steps(1000 / (1 + miss), flops_per_token=1.0, batch_tokens=100) == 10
+
+
+@pytest.mark.parametrize("miss", [-0.0101, 0.0101])
+def test_more_than_one_percent_is_refused(miss):
+    with pytest.raises(ValueError, match=r"10 whole steps .* 1 % is allowed"):
+        plan_steps(1000 / (1 + miss), flops_per_token=1.0, batch_tokens=100)
+
+
+def test_a_budget_of_one_step_is_enough():
+    assert plan_steps(10.0, flops_per_token=1.0, batch_tokens=10) == 1
+
+
 def test_refuses_a_budget_below_one_step():
     with pytest.raises(ValueError, match="budget=4 FLOPs is below one step"):
         plan_steps(4.0, flops_per_token=1.0, batch_tokens=10)

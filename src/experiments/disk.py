@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,6 +32,20 @@ def explained(path: Path) -> Iterator[None]:
             f"{path} can't be written: {error.strerror or error}; {remedy}, and run the same "
             "command again: it goes on from the last checkpoint"
         ) from error
+
+
+def check_writable(folder: Path) -> None:
+    """Raises RuntimeError, as explained(), if no file can be made in a folder. Leaves nothing."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    with explained(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        finally:
+            for path in missing:
+                with suppress(OSError):  # made by nobody, or another's by now
+                    path.rmdir()
 
 
 def write_text_atomically(

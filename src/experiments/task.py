@@ -32,7 +32,7 @@ _PATIENCE, _POLL = 600.0, 5.0  # seconds
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the task; returns its exit code."""
     options = _parse(arguments)
-    from experiments.claims import RunLostError, RunningElsewhereError
+    from experiments.claims import RunningElsewhereError
     from experiments.execute import execute
     from experiments.point import make_point
     from experiments.sweep import slurm
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RunningElsewhereError as error:
         print(f"{error}, and it did not end in {_PATIENCE:.0f} s", file=sys.stderr)
         return STOPPED
-    except RunLostError as error:
+    except RuntimeError as error:  # the run is lost, or its record can't be written
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as error:

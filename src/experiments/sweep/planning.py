@@ -8,6 +8,7 @@ from typing import Any
 from experiments import environment
 from experiments.claims import is_claimed, note
 from experiments.data.prepare import is_prepared, prepare_data, prepare_sets
+from experiments.disk import check_writable
 from experiments.plan import OffBudgetError, check_memory
 from experiments.point import Draft, Point, plan_point, read_point
 from experiments.records import RECORD_NAME, DamagedError, read_outcome
@@ -193,7 +194,13 @@ def assumed_rate(point: Point) -> float:
 
 
 def prepare_all(points: Sequence[Point]) -> None:
-    """Downloads and tokenizes once, before any run starts."""
+    """Downloads and tokenizes once, before any run starts; and before that, looks whether results
+    can be written.
+
+    Raises RuntimeError, with path, reason and remedy, if they can't.
+    """
+    if points:
+        check_writable(points[0].run_dir.parent)
     for point in points:
         data = point.config.data
         if not is_prepared(data, point.cache):
