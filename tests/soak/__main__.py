@@ -35,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the trials that are asked for; returns the exit code."""
     options = _parse(arguments)
     warm_up()
+    if options.folder is not None:
+        options.folder.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="soak-", dir=options.folder))
     points = Points(options.cache)
     points.prepare()
