@@ -183,3 +183,9 @@ def test_a_worker_without_a_log_says_why_on_the_terminal(make):
         .startswith(f"error: {point.run_dir / 'log.txt'} can't be written: File exists")
     )
     assert "Traceback" not in done.stderr
+
+
+def test_a_folder_that_was_moved_away_is_not_made_again(tmp_path):
+    with pytest.raises(RuntimeError, match="can't be written: No such file or directory"):
+        write_text_atomically(tmp_path / "gone" / "history.csv", "step")
+    assert not list(tmp_path.iterdir())

@@ -22,7 +22,7 @@ from analysis.page.blocks import (
 )
 from analysis.page.cells import body_rows, head_cells
 from analysis.page.images import aspect, data_uri
-from experiments.records import write_text_atomically
+from experiments.disk import write_text_atomically
 
 _FILTERED_FROM = 11  # rows; a shorter table is read at a glance
 _WIDE = 1.6  # width over height from which a phone scrolls a drawing instead of shrinking it
@@ -30,6 +30,7 @@ _WIDE = 1.6  # width over height from which a phone scrolls a drawing instead of
 
 def write(page: Page, path: str | Path) -> None:
     """Writes the page whole or not at all; makes its folder."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_text_atomically(Path(path), render(page))
 
 

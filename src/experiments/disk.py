@@ -53,11 +53,12 @@ def write_text_atomically(
 ) -> None:
     """Writes under a temporary name in the same folder, then renames: whole or not at all.
 
+    The folder must be there: that of a run which was moved away is not made again.
+
     private: for its owner alone, whatever the umask. durable: on the disk before it has its name,
     so that a power loss leaves the old file or the new one. Raises RuntimeError as explained().
     """
     with explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         flags, mode = os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666
         try:

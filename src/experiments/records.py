@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from experiments.disk import write_text_atomically as write_text_atomically
+from experiments.disk import explained, write_text_atomically
 
 RECORD_NAME = "record.json"
 CHECKSUM = "sha256"  # last key, of the file's text before it; records of before it have none
@@ -102,6 +102,8 @@ def write_record(run_dir: Path, record: RunRecord) -> Path:
     path = run_dir / RECORD_NAME
     text = json.dumps(asdict(record), indent=1).removesuffix("\n}")
     digest = hashlib.sha256(text.encode()).hexdigest()
+    with explained(path):
+        run_dir.mkdir(parents=True, exist_ok=True)
     write_text_atomically(path, f'{text}{_MARK.decode()}{digest}"\n}}\n', durable=True)
     return path
 

@@ -20,7 +20,7 @@ from experiments.execute import execute
 from experiments.point import make_point
 from experiments.records import read_record, write_record
 from experiments.sweep import local, manifest
-from experiments.sweep.planning import choose, plan_points
+from experiments.sweep.planning import choose, plan_points, set_aside_diverged
 from experiments.sweep.slurm import Resources, in_arrays
 from experiments.sweep.snapshot import take_snapshot
 from experiments.sweep.states import read_states, read_sweep
@@ -162,6 +162,28 @@ def test_a_diverged_run_starts_anew_if_asked(make, sweep, capsys):
         "record.json.old",
     }
     assert read_record(point.run_dir / "record.json").status == "diverged"
+
+
+@pytest.mark.parametrize("retry", ["failed", "all"])
+def test_a_run_that_ended_since_it_was_chosen_is_not_set_aside(make, retry):
+    """Another process has finished it meanwhile: finished work is never done again."""
+    point = make(f"retry={retry}")
+    (chosen,) = choose([point]).run
+    record = execute(point)
+    set_aside_diverged([chosen])
+    assert read_record(point.run_dir / "record.json") == record
+    assert not list(point.run_dir.glob("diverged-*"))
+
+
+def test_a_diverged_run_that_another_process_has_is_left_to_it(make):
+    point = make("retry=all")
+    record = replace(execute(point), status="diverged")
+    write_record(point.run_dir, record)
+    with claimed(point.run_dir):
+        set_aside_diverged([point])
+    assert read_record(point.run_dir / "record.json") == record
+    set_aside_diverged([point])
+    assert not (point.run_dir / "record.json").exists()
 
 
 def test_collect_writes_both_tables_or_neither(make, sweep, monkeypatch):

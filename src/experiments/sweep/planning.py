@@ -1,12 +1,13 @@
 """What both ways of executing a sweep do first: plan every point, and choose what is left to do."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from experiments import environment
-from experiments.claims import is_claimed, note
+from experiments.claims import RunningElsewhereError, claimed, is_claimed, note
 from experiments.data.prepare import is_prepared, prepare_data, prepare_sets
 from experiments.disk import check_writable
 from experiments.plan import OffBudgetError, check_memory
@@ -161,9 +162,15 @@ def status_of(run_dir: Path) -> str | None:
 
 
 def set_aside_diverged(points: Sequence[Point]) -> None:
-    """Makes room for diverged runs to start again: record and checkpoints go to diverged-<n>/."""
+    """Makes room for diverged runs to start again, where retry=all asks for that: record and
+    checkpoints go to diverged-<n>/. One that another process has by now is left to it.
+    """
     for point in points:
-        if status_of(point.run_dir) in ("done", "diverged"):
+        if point.config.retry != "all" or status_of(point.run_dir) != "diverged":
+            continue  # what has ended since it was chosen, too
+        with suppress(RunningElsewhereError), claimed(point.run_dir):
+            if status_of(point.run_dir) != "diverged":
+                continue
             n = len(list(point.run_dir.glob("diverged-*"))) + 1
             aside = point.run_dir / f"diverged-{n}"
             aside.mkdir()

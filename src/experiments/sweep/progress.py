@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.records import RunRecord, write_text_atomically
+from experiments.disk import write_text_atomically
+from experiments.records import RunRecord
 from experiments.tables import count, duration
 
 if TYPE_CHECKING:  # it brings torch, which `status` has no need of

@@ -126,6 +126,7 @@ def submit(sweep_dir: Path, submission: Submission) -> str:
     """
     folder = sweep_dir / FOLDER
     path = folder / f"{submission.name}.json"
+    folder.mkdir(exist_ok=True)
     write_text_atomically(path, json.dumps(asdict(submission), indent=1) + "\n")
     options = submission.resources.options(
         devices=submission.devices,
