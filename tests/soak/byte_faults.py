@@ -74,7 +74,7 @@ def damaged_data(trial: Trial) -> None:
     trial.injected("damaged data", f"{path.name} {what} -> {code}")
     said = process.output.read_text(errors="replace")
     record = stage.run_dir / "record.json"
-    said += record.read_text() if record.exists() else ""
+    said += record.read_text(errors="replace") if record.exists() else ""
     if path.name not in said:
         trial.wrong(f"{path.name} {what}: the message doesn't name it: {said.strip()[-300:]}")
     if _trained(stage.run_dir) != before:
