@@ -15,22 +15,6 @@ from experiments.point import make_point
 from experiments.records import DamagedError
 from experiments.sweep import local, lost, manifest, restore
 from experiments.sweep.places import located
-from tests.conftest import TINY
-
-
-@pytest.fixture
-def make(compose_raw, tmp_path):
-    def point(*overrides):
-        paths = (f"paths.results={tmp_path / 'results'}", f"paths.cache={tmp_path / 'cache'}")
-        fixed = ("size=1", "budget=1e9", "sweep=s", "trainer.n_threads=1")
-        return make_point(compose_raw(*fixed, *TINY, *paths, *overrides))
-
-    return point
-
-
-@pytest.fixture
-def sweep(tmp_path):
-    return tmp_path / "results" / "s"
 
 
 def lines_of(sweep):

@@ -25,22 +25,7 @@ from experiments.sweep.slurm import Resources, in_arrays
 from experiments.sweep.snapshot import take_snapshot
 from experiments.sweep.states import read_states, read_sweep
 from experiments.sweep.status_table import status_text
-from tests.conftest import REPOSITORY, TINY
-
-
-@pytest.fixture
-def make(compose_raw, tmp_path):
-    def point(*overrides):
-        paths = (f"paths.results={tmp_path / 'results'}", f"paths.cache={tmp_path / 'cache'}")
-        fixed = ("size=1", "budget=1e9", "sweep=s", "trainer.n_threads=1")
-        return make_point(compose_raw(*fixed, *TINY, *paths, *overrides))
-
-    return point
-
-
-@pytest.fixture
-def sweep(tmp_path):
-    return tmp_path / "results" / "s"
+from tests.conftest import REPOSITORY
 
 
 def test_a_manifest_keeps_points_and_their_last_line_holds(make, sweep):

@@ -5,12 +5,10 @@ import subprocess
 import pytest
 
 from experiments.claims import claimed
-from experiments.point import make_point
 from experiments.sweep import cluster, local, manifest, slurm
 from experiments.sweep.planning import choose
 from experiments.sweep.slurm import Resources, Submission, Task
 from experiments.sweep.states import read_states
-from tests.conftest import TINY
 
 
 def task(state="PENDING", reason="(Priority)", index=0):
@@ -35,16 +33,6 @@ def task(state="PENDING", reason="(Priority)", index=0):
 )
 def test_what_is_held(state, reason, held):
     assert task(state, reason).is_held == held
-
-
-@pytest.fixture
-def make(compose_raw, tmp_path):
-    def point(*overrides):
-        paths = (f"paths.results={tmp_path / 'results'}", f"paths.cache={tmp_path / 'cache'}")
-        fixed = ("size=1", "budget=1e9", "sweep=s", "trainer.n_threads=1")
-        return make_point(compose_raw(*fixed, *TINY, *paths, *overrides))
-
-    return point
 
 
 @pytest.fixture
