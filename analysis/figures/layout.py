@@ -15,6 +15,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.transforms import Bbox
 from numpy.typing import ArrayLike
 
 from analysis.figures.palette import Colour, ink, page
@@ -22,6 +23,22 @@ from analysis.figures.style import FONT, PANEL, edge, small
 
 _LINE = 34  # characters of a legend's entry as wide as a panel
 N_WIDE = 4  # panels in a row, at most
+
+
+class RoundedLayout(ConstrainedLayoutEngine):
+    """Constrained layout on a grid of 2^-14 of the figure.
+
+    The solver takes its constraints in the order of memory addresses, so that its answers differ in
+    the last bits; the ids of an SVG are made from all bits, and a redrawn page would differ.
+    """
+
+    def execute(self, fig: Figure) -> None:
+        super().execute(fig)
+        for axis in fig.axes:
+            if axis.get_in_layout():
+                corners = np.round(axis.get_position(original=True).extents * 2**14) / 2**14
+                axis.set_position(Bbox.from_extents(*corners))
+                axis.set_in_layout(True)  # set_position takes it out of the layout
 
 
 def panels(
@@ -34,7 +51,7 @@ def panels(
     scale = float(plt.rcParams["font.size"]) / FONT
     figure = plt.figure(
         figsize=(PANEL[0] * n_columns * scale, (height * n_rows + 0.3) * scale),
-        layout="constrained",
+        layout=RoundedLayout(),
     )
     grid = figure.add_gridspec(n_rows, n_columns)
     axes = [figure.add_subplot(grid[divmod(i, n_columns)]) for i in range(n)]

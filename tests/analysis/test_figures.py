@@ -128,7 +128,8 @@ def test_the_same_figure_is_the_same_svg():
             ALL["isoflop"]().savefig(buffer, format="svg", metadata={"Date": None})
             return buffer.getvalue()
 
-    assert drawn() == drawn()
+    # of six, because the layout's solver gives one of two answers, the rarer one time in four
+    assert len({drawn() for _ in range(6)}) == 1
 
 
 def test_every_model_colour_stands_out_on_both_pages():
