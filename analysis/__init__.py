@@ -7,12 +7,10 @@ print(fit.summary())
 analysis.draw_isoflop(table, fit).savefig("isoflop.png")
 """
 
-from analysis.agreement import Agreement, compare_approaches
-from analysis.compare import LawComparison, compare_laws
-from analysis.curves import IsoFLOPCurve, IsoFLOPFit
-from analysis.differences import Differences, SeedNoise, compare_models, seed_noise
-from analysis.differences_by import DifferencesBy, compare_by
-from analysis.experts import ExpertLawFit, fit_expert_law, size_slopes
+from analysis.differences.by_column import DifferencesBy, compare_by
+from analysis.differences.models import Differences, SeedNoise, compare_models, seed_noise
+from analysis.experts.compare import LawComparison, compare_laws
+from analysis.experts.fit import ExpertLawFit, fit_expert_law, size_slopes
 from analysis.figures import (
     draw_active,
     draw_contours,
@@ -24,16 +22,18 @@ from analysis.figures import (
     draw_seconds,
     draw_usage,
 )
-from analysis.hold_out import HoldOut, hold_out_budgets
-from analysis.isoflop import fit_isoflop
-from analysis.minima import Flag
+from analysis.fitting.power_law import FrontierFit, PowerLaw, fit_frontier, fit_power_law
+from analysis.fitting.results import Estimate, FitError, FitStatus, Prediction
+from analysis.isoflop.curves import IsoFLOPCurve, IsoFLOPFit
+from analysis.isoflop.fit import fit_isoflop
+from analysis.isoflop.minima import Flag
 from analysis.multiplier import ComputeMultiplier, compute_multiplier
 from analysis.parametric import ParametricFit, fit_parametric
 from analysis.planner import Plan, plan
-from analysis.power_law import FrontierFit, PowerLaw, fit_frontier, fit_power_law
-from analysis.residuals import residuals_of
-from analysis.results import Estimate, FitError, FitStatus, Prediction
-from analysis.table import best_of_cells, check_table, finished, load_table
+from analysis.table.load import best_of_cells, check_table, finished, load_table
+from analysis.validation.agreement import Agreement, compare_approaches
+from analysis.validation.hold_out import HoldOut, hold_out_budgets
+from analysis.validation.residuals import residuals_of
 
 __all__ = [
     "Agreement",

@@ -8,11 +8,11 @@ import sys
 import matplotlib as mpl
 
 from analysis import commands
-from analysis.compare import DEFAULT_FORMS
-from analysis.expert_forms import FORMS
-from analysis.experts import BACKBONE
-from analysis.isoflop import X_NAMES
-from analysis.minima import METHODS
+from analysis.experts.compare import DEFAULT_FORMS
+from analysis.experts.fit import BACKBONE
+from analysis.experts.forms import FORMS
+from analysis.isoflop.fit import X_NAMES
+from analysis.isoflop.minima import METHODS
 from analysis.options import Parser, as_typed, check_options, named_path
 
 _SIZES = [name for name in X_NAMES if name != "n_tokens"]

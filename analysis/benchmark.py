@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.experts import fit_expert_law
-from analysis.least_squares import huber
+from analysis.experts.fit import fit_expert_law
+from analysis.fitting.least_squares import huber
+from analysis.fitting.results import Array
 from analysis.parametric import fit_parametric
-from analysis.results import Array
 from analysis.synthetic import ChinchillaSurface, ClarkSurface, simulate_experts, simulate_isoflop
-from analysis.table import load_table
+from analysis.table.load import load_table
 
 _DELTA = 1e-3
 

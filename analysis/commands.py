@@ -12,24 +12,24 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import figures
-from analysis.compare import DEFAULT_FORMS, compare_laws
-from analysis.differences import Differences, compare_models, seed_noise
-from analysis.differences_by import DifferencesBy, compare_by
-from analysis.experts import size_slopes
-from analysis.gallery import file_label
-from analysis.isoflop import fit_isoflop
+from analysis.differences.by_column import DifferencesBy, compare_by
+from analysis.differences.models import Differences, compare_models, seed_noise
+from analysis.experts.compare import DEFAULT_FORMS, compare_laws
+from analysis.experts.fit import size_slopes
+from analysis.fitting.results import FitError, plain
+from analysis.isoflop.fit import fit_isoflop
 from analysis.options import as_typed, pairs
 from analysis.parametric import ParametricFit, fit_parametric
 from analysis.planner import plan
 from analysis.progress import Steps
-from analysis.provenance import read_provenance
-from analysis.report import write_report
-from analysis.residuals import residuals_of
-from analysis.results import FitError, plain
+from analysis.report.gallery import file_label
+from analysis.report.provenance import read_provenance
+from analysis.report.write import write_report
 from analysis.staging import check_folder, staged
 from analysis.study import analyse
-from analysis.table import best_of_cells, finished, load_table
-from experiments.csv_text import to_csv
+from analysis.table.load import best_of_cells, finished, load_table
+from analysis.validation.residuals import residuals_of
+from experiments.system.csv_text import to_csv
 
 Options = argparse.Namespace
 _SAME = 3  # runs of one loss are no accident
@@ -178,7 +178,7 @@ def planned(options: Options) -> None:
         raise FitError(f"no power law to plan by: {'; '.join(fit.notes) or 'see isoflop'}")
     law = None
     if options.form:
-        from analysis.experts import fit_expert_law
+        from analysis.experts.fit import fit_expert_law
 
         law = fit_expert_law(
             table, options.form, model=options.model, baseline=options.baseline, size=options.size

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from analysis.results import (
+from analysis.fitting.results import (
     Doubts,
     Estimate,
     FitError,

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from analysis.least_squares import Minima, Model, condition_number, minimise
-from analysis.power_sum import exponentiated, non_negative, power_sum
-from analysis.results import (
+from analysis.fitting.least_squares import Minima, Model, condition_number, minimise
+from analysis.fitting.power_sum import exponentiated, non_negative, power_sum
+from analysis.fitting.results import (
     Array,
     Doubts,
     DrawsFit,

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from analysis.curves import IsoFLOPFit
-from analysis.experts import BACKBONE, ExpertLawFit
+from analysis.experts.fit import BACKBONE, ExpertLawFit
+from analysis.fitting.results import Doubts, Estimate, FitStatus, plain, positive, said
+from analysis.isoflop.curves import IsoFLOPFit
 from analysis.parametric import FLOPS_PER_PARAM_TOKEN, ParametricFit
-from analysis.results import Doubts, Estimate, FitStatus, plain, positive, said
 
 _FAR = 10.0  # an extrapolation by more than this is said to be far
 _TOO_FAR = 1e12  # from a laptop's budgets to the largest ever trained: beyond it, a typing error

@@ -7,21 +7,21 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from analysis.agreement import Agreement, compare_approaches
-from analysis.compare import LawComparison, compare_laws
-from analysis.curves import IsoFLOPFit
-from analysis.differences import Differences, compare_models, seeded_budgets
-from analysis.differences_by import DifferencesBy, compare_by
-from analysis.expert_runs import variants_of
-from analysis.experts import size_slopes
-from analysis.hold_out import HoldOut, hold_out_budgets
-from analysis.isoflop import X_NAMES, fit_isoflop
-from analysis.minima import Method
+from analysis.differences.by_column import DifferencesBy, compare_by
+from analysis.differences.models import Differences, compare_models, seeded_budgets
+from analysis.experts.compare import LawComparison, compare_laws
+from analysis.experts.fit import size_slopes
+from analysis.experts.runs import variants_of
+from analysis.fitting.results import counted, listed, plain
+from analysis.isoflop.curves import IsoFLOPFit
+from analysis.isoflop.fit import X_NAMES, fit_isoflop
+from analysis.isoflop.minima import Method
 from analysis.multiplier import ComputeMultiplier, compute_multiplier
 from analysis.parametric import NAMES, ParametricFit, fit_parametric
 from analysis.progress import Say, silent
-from analysis.results import counted, listed, plain
-from analysis.table import best_of_cells, finished, require
+from analysis.table.load import best_of_cells, finished, require
+from analysis.validation.agreement import Agreement, compare_approaches
+from analysis.validation.hold_out import HoldOut, hold_out_budgets
 
 T = TypeVar("T")
 N_PARAMS = len(NAMES)

@@ -8,11 +8,11 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from tqdm import tqdm
 
-from analysis.expert_forms import FORMS
-from analysis.minima import fit_parabola
-from analysis.power_law import PowerLaw, fit_power_law
-from analysis.results import Array
-from analysis.table import check_table
+from analysis.experts.forms import FORMS
+from analysis.fitting.power_law import PowerLaw, fit_power_law
+from analysis.fitting.results import Array
+from analysis.isoflop.minima import fit_parabola
+from analysis.table.load import check_table
 
 
 @dataclass(frozen=True, kw_only=True)

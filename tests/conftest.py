@@ -14,7 +14,7 @@ if not torch.cuda.is_available():  # read when triton is imported, which lightni
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from experiments.cli import resolve
-from experiments.paths import conf_dir
+from experiments.config.paths import conf_dir
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TINY = (  # overrides for a model that trains in a second, on the nursery

@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 
-from experiments.checkpoints import LAST
 from experiments.data.batches import IGNORED
 from experiments.data.module import TokenDataModule
 from experiments.data.prepare import prepare_data, prepare_sets
@@ -15,7 +14,8 @@ from experiments.data.windows import ScoredWindows
 from experiments.execute import execute
 from experiments.point import make_point
 from experiments.records import read_record
-from experiments.train import LanguageModel
+from experiments.training.checkpoints import LAST
+from experiments.training.module import LanguageModel
 from tests.conftest import TINY, Killed, Nursery, kill_at
 
 

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import pytest
 
 from experiments import identity
-from experiments.config import Ladder, RunConfig, read_run_config
+from experiments.config.fields import added
+from experiments.config.paths import conf_dir
+from experiments.config.reading import read
+from experiments.config.schema import Ladder, RunConfig, read_run_config
 from experiments.data.corpus import identity as identity_of
-from experiments.fields import added
 from experiments.models.ffn import dense
 from experiments.models.ffn.dense import DenseConfig
-from experiments.paths import conf_dir
 from experiments.point import make_point, run_id_of
-from experiments.reading import read
 from experiments.records import find_records, read_record
 from tests.conftest import Nursery
 
@@ -131,7 +131,7 @@ def later(monkeypatch, compose_raw):
     before = run_id_of(raw)
     monkeypatch.setattr(dense, "DenseConfig", LaterDense)
     monkeypatch.setattr(identity, "RunConfig", LaterRunConfig)
-    monkeypatch.setattr("experiments.config.RunConfig", LaterRunConfig)
+    monkeypatch.setattr("experiments.config.schema.RunConfig", LaterRunConfig)
     return raw, before
 
 

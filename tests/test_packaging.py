@@ -9,7 +9,7 @@ import zipfile
 import pytest
 from packaging.requirements import Requirement
 
-from experiments.paths import conf_dir
+from experiments.config.paths import conf_dir
 from tests.conftest import REPOSITORY
 
 
@@ -47,6 +47,10 @@ def test_a_wheel_composes_and_plans_from_any_folder(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "2 runs" in done.stdout
-    where = [sys.executable, "-c", "from experiments.paths import conf_dir; print(conf_dir())"]
+    where = [
+        sys.executable,
+        "-c",
+        "from experiments.config.paths import conf_dir; print(conf_dir())",
+    ]
     found = subprocess.run(where, env=environment, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == str(site / "experiments" / "conf")

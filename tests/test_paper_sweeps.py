@@ -8,7 +8,7 @@ import sys
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from experiments.paths import conf_dir
+from experiments.config.paths import conf_dir
 from experiments.point import make_point
 from experiments.run import main
 

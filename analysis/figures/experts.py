@@ -9,13 +9,13 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.experts import BACKBONE, ExpertLawFit, backbone_params
+from analysis.experts.fit import BACKBONE, ExpertLawFit, backbone_params
 from analysis.figures.layout import band_swatch, legends_below, panels, swatch
 from analysis.figures.palette import Look, markers, page, sequential
 from analysis.figures.scales import LABELS, compact, experts_scale, log_scale, padded
 from analysis.figures.style import DASHED, LINES, edge
-from analysis.results import FitStatus
-from analysis.table import best_of_cells, finished, require
+from analysis.fitting.results import FitStatus
+from analysis.table.load import best_of_cells, finished, require
 
 _ONE_SIZE = 1.1  # sizes nearer than this factor are one: routers grow with the number of experts
 

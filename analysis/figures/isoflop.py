@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.curves import IsoFLOPCurve, IsoFLOPFit
 from analysis.figures.layout import (
     at_edge,
     beyond,
@@ -24,8 +23,9 @@ from analysis.figures.layout import (
 from analysis.figures.palette import Colour, Look, blend, ink, looks, page
 from analysis.figures.scales import log_scale, padded, power
 from analysis.figures.style import DASHED, LINES, edge
-from analysis.results import Array, FitStatus
-from analysis.table import finished
+from analysis.fitting.results import Array, FitStatus
+from analysis.isoflop.curves import IsoFLOPCurve, IsoFLOPFit
+from analysis.table.load import finished
 
 
 @dataclass(frozen=True, kw_only=True)

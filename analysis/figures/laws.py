@@ -9,7 +9,6 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.curves import IsoFLOPCurve, IsoFLOPFit
 from analysis.figures.layout import (
     at_edge,
     band_swatch,
@@ -22,11 +21,12 @@ from analysis.figures.layout import (
 from analysis.figures.palette import Look, looks, page
 from analysis.figures.scales import LABELS, log_scale, padded
 from analysis.figures.style import DASHED, edge
-from analysis.isoflop import X_NAMES
-from analysis.isoflop_laws import LOSS
-from analysis.power_law import FrontierFit, PowerLaw
-from analysis.results import FitStatus, Prediction
-from analysis.table import finished
+from analysis.fitting.power_law import FrontierFit, PowerLaw
+from analysis.fitting.results import FitStatus, Prediction
+from analysis.isoflop.curves import IsoFLOPCurve, IsoFLOPFit
+from analysis.isoflop.fit import X_NAMES
+from analysis.isoflop.laws import LOSS
+from analysis.table.load import finished
 
 _FLOOR: Any = (0, (1, 1.5))
 

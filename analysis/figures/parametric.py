@@ -10,9 +10,9 @@ from analysis.figures.layout import band_swatch, legends_below, panels, swatch
 from analysis.figures.palette import ink, legible
 from analysis.figures.scales import LABELS, log_scale, padded
 from analysis.figures.style import DASHED, edge, small
+from analysis.fitting.results import Array, FitStatus
 from analysis.parametric import FLOPS_PER_PARAM_TOKEN, ParametricFit
-from analysis.results import Array, FitStatus
-from analysis.table import finished
+from analysis.table.load import finished
 
 _OPTIMAL = "#d55e00"  # no model's
 _CMAP = "viridis"

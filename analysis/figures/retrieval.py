@@ -20,7 +20,7 @@ from analysis.figures.layout import (
 from analysis.figures.palette import Colour, Look, ink, markers, model_looks, page, sequential
 from analysis.figures.scales import LABELS, experts, experts_scale, log_scale, padded, power
 from analysis.figures.style import DASHED, LINES, edge
-from analysis.table import best_of_cells, finished
+from analysis.table.load import best_of_cells, finished
 
 _NORMS = (DASHED, *LINES[:1], *LINES[2:])  # without a norm dashed, with one solid, others
 

@@ -7,7 +7,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.checks import require
 from analysis.figures.layout import (
     at_edge,
     beyond,
@@ -20,7 +19,8 @@ from analysis.figures.layout import (
 from analysis.figures.palette import Look, looks, page
 from analysis.figures.scales import log_scale, padded, power
 from analysis.figures.style import edge
-from analysis.table import best_of_cells, finished
+from analysis.table.checks import require
+from analysis.table.load import best_of_cells, finished
 
 
 def training_seconds(table: pd.DataFrame) -> pd.Series:

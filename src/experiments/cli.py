@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from experiments.hydra_hints import unknown_key
-from experiments.interruption import has_begun
-from experiments.paths import conf_dir
+from experiments.config.hydra_hints import unknown_key
+from experiments.config.paths import conf_dir
 from experiments.records import RECORD_NAME
 from experiments.sweep.manifest import MANIFEST_NAME
+from experiments.system.interruption import has_begun
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

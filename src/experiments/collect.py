@@ -53,7 +53,7 @@ def write_tables(folder: Path, rows: list[dict[str, Any]]) -> list[Path]:
     """
     import pandas as pd
 
-    from experiments.csv_text import to_csv
+    from experiments.system.csv_text import to_csv
 
     for leftover in folder.glob(".table-*"):  # of a collect that was killed
         if time.time() - leftover.stat().st_mtime > _HOUR:

@@ -13,17 +13,17 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 
-from experiments.checkpoints import LAST
 from experiments.cli import exit_codes, resolve
+from experiments.config.paths import conf_dir
 from experiments.data.prepare import prepare_data, prepare_sets
-from experiments.environment import resolve_accelerator
-from experiments.evaluation import results_table, rule_suffix, score_sets
 from experiments.execute import build_model
 from experiments.models.transformer import Transformer
-from experiments.paths import conf_dir
 from experiments.point import make_point
 from experiments.records import RECORD_NAME, DamagedError, RunRecord, read_record, write_record
-from experiments.seal import damage_of
+from experiments.system.environment import resolve_accelerator
+from experiments.training.checkpoints import LAST
+from experiments.training.evaluation import results_table, rule_suffix, score_sets
+from experiments.training.seal import damage_of
 
 _NODES = ("eval", "evaluation", "trainer", "paths")  # what the command line may change
 _REMEDY = f"put a copy of it back, or delete {RECORD_NAME} and run the same command to train again"

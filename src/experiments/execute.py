@@ -16,16 +16,9 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from experiments import distributed, environment
-from experiments.checkpoints import forget_previous
-from experiments.claims import Claim, claimed, note
-from experiments.credentials import cut
 from experiments.data.module import TokenDataModule
 from experiments.data.prepare import PreparedData, prepare_data, prepare_sets, training_batches
 from experiments.data.windows import ScoredWindows
-from experiments.disk import remove_leftovers, write_text_atomically
-from experiments.evaluation import Evaluation, bytes_of_tokens, evaluate, score_sets
-from experiments.fit import Sink, fit, leave_group, rates, set_up_process
 from experiments.kernels.ops import Execution
 from experiments.kernels.select import resolve_kernel
 from experiments.models.transformer import Transformer
@@ -39,9 +32,16 @@ from experiments.records import (
     set_aside,
     write_record,
 )
-from experiments.tracking import WandbRun
-from experiments.train import LanguageModel
-from experiments.watchdog import Guards
+from experiments.system import distributed, environment
+from experiments.system.claims import Claim, claimed, note
+from experiments.system.credentials import cut
+from experiments.system.disk import remove_leftovers, write_text_atomically
+from experiments.training.checkpoints import forget_previous
+from experiments.training.evaluation import Evaluation, bytes_of_tokens, evaluate, score_sets
+from experiments.training.fit import Sink, fit, leave_group, rates, set_up_process
+from experiments.training.module import LanguageModel
+from experiments.training.tracking import WandbRun
+from experiments.training.watchdog import Guards
 
 _STREAM_WORKERS = 2  # they tokenize; more where the cores are there, by trainer.n_loader_workers
 

@@ -7,11 +7,11 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from experiments.config import RunConfig
-from experiments.costs import FFNConfig
-from experiments.distributed import n_micro_batches, world_size
-from experiments.fields import is_unchanged
-from experiments.reading import read_value, target_class
+from experiments.budget.costs import FFNConfig
+from experiments.config.fields import is_unchanged
+from experiments.config.reading import read_value, target_class
+from experiments.config.schema import RunConfig
+from experiments.system.distributed import n_micro_batches, world_size
 
 NOT_IDENTITY = (
     "sweep", "dry_run", "retry", "kernel", "eval", "evaluation", "trainer", "logger", "paths",

@@ -6,19 +6,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from experiments import config as config_module
-from experiments.config import RunConfig
-from experiments.costs import FFNConfig
-from experiments.credentials import refuse
+from experiments.budget.costs import FFNConfig
+from experiments.budget.memory import plan_memory
+from experiments.budget.plan import Plan, peak_lr, plan_steps
+from experiments.config.schema import RunConfig, read_run_config
 from experiments.data.packed import PackedText
 from experiments.data.prepare import check_data, data_identity, train_folder
-from experiments.distributed import check_ranks, n_micro_batches, world_size
-from experiments.environment import resolve_accelerator, resolve_precision
 from experiments.identity import mixed_sequences, run_id
 from experiments.kernels.select import check_kernel
-from experiments.memory import plan_memory
 from experiments.models.transformer import TransformerConfig, place
-from experiments.plan import Plan, peak_lr, plan_steps
+from experiments.system.credentials import refuse
+from experiments.system.distributed import check_ranks, n_micro_batches, world_size
+from experiments.system.environment import resolve_accelerator, resolve_precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +87,7 @@ def make_point(raw: Mapping[str, Any]) -> Point:
 def read_point(raw: Mapping[str, Any]) -> Draft:
     """Raises ValueError for all that would fail later, but for steps that miss the budget."""
     refuse("the config", dict(raw))
-    config = config_module.read_run_config(raw)
+    config = read_run_config(raw)
     check_data(config.data)
     check_ranks(config)
     ladder = config.ladder
@@ -130,7 +129,7 @@ def _check_batch(transformer: TransformerConfig, n_tokens: int) -> None:
 
 def run_id_of(raw: Mapping[str, Any]) -> str:
     """The run id of a resolved config, without planning it. Raises ValueError for a bad one."""
-    config = config_module.read_run_config(raw)
+    config = read_run_config(raw)
     check_ranks(config)
     return _run_id(raw, config, _ffns(config))
 

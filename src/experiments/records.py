@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from experiments.disk import explained, write_text_atomically
+from experiments.system.disk import explained, write_text_atomically
 
 RECORD_NAME = "record.json"
 CHECKSUM = "sha256"  # last key, of the file's text before it; records of before it have none

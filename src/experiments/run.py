@@ -14,9 +14,9 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.cli import exit_codes, resolve
-from experiments.credentials import refuse
-from experiments.hydra_hints import appended, normalized
-from experiments.paths import conf_dir
+from experiments.config.hydra_hints import appended, normalized
+from experiments.config.paths import conf_dir
+from experiments.system.credentials import refuse
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")

@@ -128,7 +128,7 @@ class _PointLauncher(Launcher):
     ) -> Sequence[JobReturn]:
         """Plans all the points before the first starts; exits with 1 if any of them failed."""
         from experiments.cli import resolve
-        from experiments.composition import compose_points
+        from experiments.config.composition import compose_points
         from experiments.sweep.counting import counted
 
         loader = self.hydra_context.config_loader
@@ -151,7 +151,7 @@ class LocalLauncher(_PointLauncher):
         self.n_workers = n_workers
 
     def _run(self, raws: Sequence[Any]) -> None:
-        from experiments.constraints import AtLeast1, checked
+        from experiments.config.constraints import AtLeast1, checked
         from experiments.sweep.local import run_sweep
 
         checked(self.n_workers, AtLeast1 | None, "hydra.launcher.n_workers")
@@ -166,7 +166,7 @@ class SlurmLauncher(_PointLauncher):
         self.resources = resources
 
     def _run(self, raws: Sequence[Any]) -> None:
-        from experiments.reading import read
+        from experiments.config.reading import read
         from experiments.sweep.cluster import submit_sweep
         from experiments.sweep.slurm import Resources
 

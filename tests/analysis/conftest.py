@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments.records import write_record
-from tests.analysis.chromium import NAMES, Browser, find_chromium
+from tests.analysis.report.chromium import NAMES, Browser, find_chromium
 from tests.conftest import REPOSITORY
 from tests.test_records import record
 

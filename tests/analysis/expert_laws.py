@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from analysis.table import check_table
+from analysis.table.load import check_table
 from tests.analysis.tables import expert_runs
 
 SIZES = np.geomspace(1.5e7, 1.3e9, 6)

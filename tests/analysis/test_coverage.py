@@ -7,10 +7,10 @@ above 0.99 an interval is wide for nothing. Seeds are fixed.
 import numpy as np
 import pytest
 
-from analysis.experts import fit_expert_law
-from analysis.isoflop import fit_isoflop
+from analysis.experts.fit import fit_expert_law
+from analysis.fitting.power_law import fit_frontier
+from analysis.isoflop.fit import fit_isoflop
 from analysis.parametric import fit_parametric
-from analysis.power_law import fit_frontier
 from tests.analysis.tables import (
     BESIROGLU,
     BUDGETS,

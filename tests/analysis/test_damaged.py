@@ -5,8 +5,8 @@ import json
 import pytest
 
 from analysis.__main__ import main
-from analysis.provenance import read_provenance
-from analysis.table import load_table
+from analysis.report.provenance import read_provenance
+from analysis.table.load import load_table
 from experiments.records import write_record
 from tests.test_records import record
 

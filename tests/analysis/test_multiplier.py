@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.isoflop import fit_isoflop
+from analysis.fitting.results import FitError, FitStatus
+from analysis.isoflop.fit import fit_isoflop
 from analysis.multiplier import compute_multiplier
-from analysis.results import FitError, FitStatus
 from analysis.synthetic import ChinchillaSurface, simulate_isoflop
 
 C = np.geomspace(1e17, 1e21, 5)

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from scipy import optimize, special
 
+from analysis.fitting.results import FitError, FitStatus
 from analysis.parametric import fit_parametric
-from analysis.results import FitError, FitStatus
 from tests.analysis.tables import BESIROGLU, HOFFMANN, around_the_optimum, best_size, surface
 
 # P7: five budgets, 15 points, +-16 times around the optimum

@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 from scipy import optimize
 
-from analysis.experts import fit_expert_law
-from analysis.isoflop import fit_isoflop
+from analysis.experts.fit import fit_expert_law
+from analysis.fitting.results import FitStatus
+from analysis.isoflop.fit import fit_isoflop
 from analysis.parametric import fit_parametric
 from analysis.planner import plan
-from analysis.results import FitStatus
 from analysis.synthetic import (
     ChinchillaSurface,
     ClarkSurface,
@@ -22,7 +22,7 @@ from analysis.synthetic import (
     simulate_granularity,
     simulate_isoflop,
 )
-from analysis.table import check_table
+from analysis.table.load import check_table
 
 SURFACE = ChinchillaSurface()
 BUDGETS = np.geomspace(1e17, 1e21, 5)

@@ -6,14 +6,14 @@ import pytest
 from scipy import optimize, special
 from scipy.interpolate import CubicSpline
 
-from analysis.experts import fit_expert_law
-from analysis.isoflop import fit_isoflop
-from analysis.least_squares import minimise
+from analysis.experts.fit import fit_expert_law
+from analysis.fitting.least_squares import minimise
+from analysis.fitting.power_law import fit_frontier
+from analysis.fitting.power_sum import power_sum
+from analysis.fitting.results import FitStatus
+from analysis.isoflop.fit import fit_isoflop
 from analysis.parametric import fit_parametric
-from analysis.power_law import fit_frontier
-from analysis.power_sum import power_sum
-from analysis.results import FitStatus
-from analysis.table import load_table
+from analysis.table.load import load_table
 from tests.analysis.tables import best_size
 
 GOPHER = 5.76e23  # FLOPs of Hoffmann 2022's comparison

@@ -7,14 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import agreement, hold_out, study
-from analysis.compare import compare_laws
-from analysis.experts import size_slopes
-from analysis.hold_out import hold_out_budgets
-from analysis.isoflop import fit_isoflop
+from analysis import study
+from analysis.experts.compare import compare_laws
+from analysis.experts.fit import size_slopes
+from analysis.fitting.results import FitError
+from analysis.isoflop.fit import fit_isoflop
 from analysis.parametric import fit_parametric
-from analysis.report_compute import differences_section
-from analysis.results import FitError
+from analysis.report.compute import differences_section
 from analysis.study import analyse
 from analysis.synthetic import (
     ChinchillaSurface,
@@ -22,7 +21,9 @@ from analysis.synthetic import (
     simulate_experts,
     simulate_isoflop,
 )
-from analysis.table import load_table
+from analysis.table.load import load_table
+from analysis.validation import agreement, hold_out
+from analysis.validation.hold_out import hold_out_budgets
 
 SURFACE = ChinchillaSurface()
 GAMMA = SURFACE.alpha * SURFACE.beta / (SURFACE.alpha + SURFACE.beta)

@@ -8,10 +8,10 @@ import pytest
 from scipy import optimize
 
 from analysis import synthetic
-from analysis.experts import fit_expert_law
-from analysis.isoflop import fit_isoflop
+from analysis.experts.fit import fit_expert_law
+from analysis.fitting.results import FitError
+from analysis.isoflop.fit import fit_isoflop
 from analysis.parametric import fit_parametric
-from analysis.results import FitError
 from analysis.synthetic import (
     ChinchillaSurface,
     ClarkSurface,
@@ -21,7 +21,7 @@ from analysis.synthetic import (
     simulate_isoflop,
     study_power,
 )
-from analysis.table import check_table
+from analysis.table.load import check_table
 
 BUDGETS = np.geomspace(1e17, 1e21, 5)
 SURFACES = [

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from experiments import bench
-from experiments.benchmarks import peak, rates, rivals, room, timing
+from experiments.benchmarks import memory_fit, peak, rates, rivals, timing
 from experiments.benchmarks.agreement import check_agreement
 from experiments.benchmarks.case import Case
-from experiments.benchmarks.floor import floors_of
 from experiments.benchmarks.rates import Rates
+from experiments.benchmarks.roofline import floors_of
 from experiments.benchmarks.shapes import Settings, Shape
 from experiments.kernels import reference
 from experiments.kernels.build import BuildError, load
@@ -248,8 +248,8 @@ def test_stock_search_is_a_full_scan():
 
 def test_what_does_not_fit_is_left_out(measure, monkeypatch):
     shape = Shape(d_model=32, n_experts=256, n_tokens=64, n_heads=2, top_k=4, d_key=32)
-    rows = 2 * room.gathered_bytes(shape, SETTINGS)
-    monkeypatch.setattr(room, "free_bytes", lambda device: 2 * rows + 3 * 2 * 256 * 32 * 4)
+    rows = 2 * memory_fit.gathered_bytes(shape, SETTINGS)
+    monkeypatch.setattr(memory_fit, "free_bytes", lambda device: 2 * rows + 3 * 2 * 256 * 32 * 4)
     (passes,), printed = measure("layer", *SIZES)
     assert "naive" not in _check(passes, printed)
     assert "naive is left out: it would need about" in printed

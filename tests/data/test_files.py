@@ -12,9 +12,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from experiments.config.reading import read
 from experiments.data.corpus import ShardedCorpus, digest, identity
 from experiments.data.files import LocalText
-from experiments.reading import read
 
 TEXTS = [f"document {i}: the cat sat\non the mat" for i in range(60)]
 

@@ -19,12 +19,12 @@ import torch
 import zstandard
 from torch.utils.data import DataLoader, IterableDataset
 
+from experiments.config.paths import conf_dir
+from experiments.config.reading import build
 from experiments.data import hub
 from experiments.data.corpus import ShardedCorpus, digest, identity
 from experiments.data.files import LocalText
 from experiments.data.hub import HubText, HubUnreachable, resumed
-from experiments.paths import conf_dir
-from experiments.reading import build
 
 README = """---
 configs:

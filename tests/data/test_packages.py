@@ -14,6 +14,8 @@ from zipfile import ZipFile
 import pytest
 from omegaconf import OmegaConf
 
+from experiments.config.paths import conf_dir
+from experiments.config.reading import build
 from experiments.data.corpus import digest, identity
 from experiments.data.overlap import find_overlap, grams, table
 from experiments.data.packages import Packages, mix, texts
@@ -22,8 +24,6 @@ from experiments.data.packages import extract_reference as reference
 from experiments.data.packages.lines import pieces, tidy, without_repeats
 from experiments.data.packages.sources import HELD_OUT, TRAINING, Source
 from experiments.data.wikitext import WikiText2
-from experiments.paths import conf_dir
-from experiments.reading import build
 from tests.conftest import REPOSITORY
 
 # documents, and the start of the sha256 of their JSON lines: change them together with

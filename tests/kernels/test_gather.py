@@ -6,7 +6,7 @@ from implementations import KERNELS, Given, assert_close, gradients
 
 from experiments.kernels import reference
 from experiments.kernels.ops import Execution, gather_dot, gather_sum
-from experiments.kernels.portable import Portable
+from experiments.kernels.torch_kernels import TorchKernel
 
 SHAPES = {  # T, J, D, N
     "small": (5, 3, 8, 16),
@@ -65,7 +65,7 @@ def test_gather_sum(execution, shape, dtype):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_float64_is_the_portable_kernel_exact_to_rounding(shape):
+def test_float64_is_the_torch_kernel_exact_to_rounding(shape):
     x, table, idx, weights = (
         t.double() if t.is_floating_point() else t for t in _inputs(shape, torch.float32)
     )
@@ -119,7 +119,7 @@ def test_segments_are_those_of_a_stable_sort(kernel):
 
 def test_the_form_without_the_private_operator_is_the_same(monkeypatch):
     x, table, idx, _ = _inputs("ragged", torch.float32)
-    execution = Given(given=Portable())
+    execution = Given(given=TorchKernel())
     with_operator = gather_dot(x, table, idx, execution)
     monkeypatch.setattr(
         torch.ops.aten, "_embedding_bag_per_sample_weights_backward", None, raising=False

@@ -9,7 +9,7 @@ import torch
 
 from experiments.kernels import ops, reference
 from experiments.kernels.interface import AdamWStep
-from experiments.kernels.portable import Portable, round_to
+from experiments.kernels.torch_kernels import TorchKernel, round_to
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if DEVICE == "cpu":  # read when triton is imported, which neither torch nor the above do
@@ -238,7 +238,7 @@ def test_row_adamw(kernel, table_type, moment_type, width):
     rows = torch.tensor([0, 2, 3, 8], device=DEVICE)
     gradient = torch.randn(4, width, device=DEVICE)
     kernel.row_adamw(fast[0], tuple(fast[1:]), rows, gradient, _step())
-    Portable().row_adamw(slow[0], tuple(slow[1:]), rows, gradient, _step())
+    TorchKernel().row_adamw(slow[0], tuple(slow[1:]), rows, gradient, _step())
     _assert_same_steps(fast, slow)
     for now, then in zip(fast, before, strict=True):
         assert torch.equal(now[[1, 4, 5, 6, 7]], then[[1, 4, 5, 6, 7]]), "a row not given moved"

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.kernels.memory import Workspace, use_huge_pages
 from experiments.kernels.ops import Execution
+from experiments.kernels.workspace import Workspace, use_huge_pages
 from experiments.models.ffn.peer import PEERConfig
-from experiments.optimizer import RowAdamW
+from experiments.training.optimizer import RowAdamW
 
 MB = 2**20
 

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from experiments.config.reading import build
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.none import NoneConfig
 from experiments.models.ffn.peer import PEERConfig
@@ -14,7 +15,6 @@ from experiments.models.transformer import (
     rotary_angles,
     rotate,
 )
-from experiments.reading import build
 
 SMALL_PEER = PEERConfig(n_experts=64, n_heads=2, top_k=4, d_key=8)
 

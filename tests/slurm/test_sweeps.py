@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from experiments.claims import events
 from experiments.execute import execute
 from experiments.point import make_point
 from experiments.records import read_record
 from experiments.sweep import cluster as submission
 from experiments.sweep.slurm import Resources, queue
 from experiments.sweep.states import read_states
+from experiments.system.claims import events
 from tests.conftest import REPOSITORY, TINY
 from tests.slurm.conftest import slurm, states, wait_for_the_queue, wait_until
 

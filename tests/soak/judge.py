@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from experiments.claims import events, is_claimed
+from experiments.system.claims import events, is_claimed
 
 LOST, DOUBLED, DIFFERING, LEFT_OVER, HANG, WRONG = VERDICTS = (
     "lost", "doubled", "differing", "left over", "hang", "wrong",

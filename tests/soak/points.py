@@ -12,9 +12,9 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from experiments.cli import resolve
+from experiments.config.paths import conf_dir
 from experiments.data.cache import locked
 from experiments.data.prepare import prepare_data
-from experiments.paths import conf_dir
 from experiments.point import make_point
 from experiments.records import write_text_atomically
 from tests.conftest import REPOSITORY, TINY

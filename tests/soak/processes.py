@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from experiments import environment
+from experiments.system import environment
 
 _PR_SET_PDEATHSIG = 1
 _DEFAULT = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from experiments.claims import CLAIM_NAME, is_claimed
 from experiments.sweep.cluster import submit_sweep
 from experiments.sweep.slurm import Resources
+from experiments.system.claims import CLAIM_NAME, is_claimed
 from tests.conftest import REPOSITORY
 from tests.soak.points import MODELS, Points
 from tests.soak.processes import Body, alive, call

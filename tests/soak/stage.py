@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.claims import is_claimed
 from experiments.sweep import local
+from experiments.system.claims import is_claimed
 from tests.soak.judge import fingerprint
 from tests.soak.points import SWEEP, Case, Points
 from tests.soak.processes import Body, Process, call, free_port

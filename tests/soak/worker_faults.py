@@ -2,7 +2,7 @@
 
 import signal
 
-from experiments.claims import CLAIM_NAME, events
+from experiments.system.claims import CLAIM_NAME, events
 from tests.soak.enumerated import strike_once
 from tests.soak.faults import fault
 from tests.soak.operations import KINDS

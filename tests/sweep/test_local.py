@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from experiments.claims import claimed, events
 from experiments.point import make_point
 from experiments.records import read_record
 from experiments.sweep import local
 from experiments.sweep.snapshot import take_snapshot
-from experiments.tables import count, duration
+from experiments.system.claims import claimed, events
+from experiments.system.text_table import count, duration
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.slow

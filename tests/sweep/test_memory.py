@@ -14,8 +14,6 @@ import pytest
 
 import experiments
 from experiments import collect
-from experiments.claims import claimed, note
-from experiments.environment import SNAPSHOT_DIFF, SNAPSHOT_NAME, git_diff
 from experiments.execute import execute
 from experiments.point import make_point
 from experiments.records import read_record, write_record
@@ -25,6 +23,8 @@ from experiments.sweep.slurm import Resources, in_arrays
 from experiments.sweep.snapshot import take_snapshot
 from experiments.sweep.states import read_states, read_sweep
 from experiments.sweep.status_table import status_text
+from experiments.system.claims import claimed, note
+from experiments.system.environment import SNAPSHOT_DIFF, SNAPSHOT_NAME, git_diff
 from tests.conftest import REPOSITORY
 
 
@@ -60,8 +60,9 @@ def test_a_snapshot_is_the_code_and_runs(sweep):
     assert copy.read_bytes() == (Path(experiments.__file__).parent / "run.py").read_bytes()
     assert set(json.loads((folder / SNAPSHOT_NAME).read_text())) == {"git_commit", "git_dirty"}
     code = (
-        "import experiments.paths as p, experiments.environment as e, pathlib\n"
-        "here = pathlib.Path(p.__file__).parent\n"
+        "import experiments, pathlib\n"
+        "import experiments.config.paths as p, experiments.system.environment as e\n"
+        "here = pathlib.Path(experiments.__file__).parent\n"
         "print(here, p.conf_dir(), p.sbatch_dir(), e.git_state(here)['git_commit'])"
     )
     out = subprocess.run(

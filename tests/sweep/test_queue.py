@@ -4,11 +4,11 @@ import subprocess
 
 import pytest
 
-from experiments.claims import claimed
 from experiments.sweep import cluster, local, manifest, slurm
 from experiments.sweep.planning import choose
 from experiments.sweep.slurm import Resources, Submission, Task
 from experiments.sweep.states import read_states
+from experiments.system.claims import claimed
 
 
 def task(state="PENDING", reason="(Priority)", index=0):

@@ -11,13 +11,13 @@ import pytest
 
 from experiments import cli, collect, status
 from experiments.benchmarks.made_sweep import make_sweep
-from experiments.claims import claimed, note
 from experiments.point import make_point
 from experiments.records import read_record
 from experiments.sweep import manifest, progress, states
 from experiments.sweep.planning import choose
 from experiments.sweep.progress import Heartbeat, read_progress
 from experiments.sweep.states import read_states, read_sweep
+from experiments.system.claims import claimed, note
 from tests.conftest import TINY
 
 

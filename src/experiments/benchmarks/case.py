@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from experiments.benchmarks import rivals
+from experiments.benchmarks.memory_fit import Entry
 from experiments.benchmarks.optimizer import Moments
-from experiments.benchmarks.room import Entry
 from experiments.benchmarks.shapes import Settings, Shape, type_name
 from experiments.benchmarks.timing import Contender
-from experiments.kernels.memory import use_huge_pages
 from experiments.kernels.ops import Execution
+from experiments.kernels.workspace import use_huge_pages
 from experiments.models.ffn._base import FFN
 from experiments.models.ffn.moe import MoEConfig
 from experiments.models.ffn.peer import PEER, PEERConfig

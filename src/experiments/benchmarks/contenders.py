@@ -6,15 +6,15 @@ from functools import partial
 import torch
 
 from experiments.benchmarks.case import Call, Case
-from experiments.benchmarks.rivals import NAIVE, PEER_PYTORCH, PRODUCT_KEY_MEMORY
-from experiments.benchmarks.room import (
+from experiments.benchmarks.memory_fit import (
     Entry,
     gathered_bytes,
     scores_bytes,
     sums_bytes,
     table_bytes,
 )
-from experiments.config import KernelName
+from experiments.benchmarks.rivals import NAIVE, PEER_PYTORCH, PRODUCT_KEY_MEMORY
+from experiments.config.schema import KernelName
 from experiments.kernels.ops import Execution
 from experiments.models.ffn.peer import PEER
 from experiments.models.ffn.pkm import PKM

@@ -16,16 +16,16 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from experiments.cli import exit_codes, resolve
+from experiments.config.paths import conf_dir
 from experiments.data.batches import Batch
 from experiments.data.corpus import TRAIN
 from experiments.data.module import Loader
 from experiments.data.packing import encode
 from experiments.data.prepare import PreparedData, prepare_data, training_batches
-from experiments.environment import keep_freed_memory, usable_cores
 from experiments.execute import build_model
-from experiments.paths import conf_dir
 from experiments.point import Point, make_point
-from experiments.train import LanguageModel
+from experiments.system.environment import keep_freed_memory, usable_cores
+from experiments.training.module import LanguageModel
 
 DEMO = ("experiment=demo", "model=dense", "size=1", "budget=2e11")
 _ROUNDS = 7

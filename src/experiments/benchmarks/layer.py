@@ -11,13 +11,13 @@ from tqdm import tqdm
 from experiments.benchmarks import contenders, peak, rivals
 from experiments.benchmarks.agreement import check_agreement
 from experiments.benchmarks.case import Case
-from experiments.benchmarks.floor import FAMILIES, Family, Floor, floors_of
+from experiments.benchmarks.memory_fit import Entry, fitting, moments_bytes, table_bytes
 from experiments.benchmarks.rates import Rates, measure
-from experiments.benchmarks.room import Entry, fitting, moments_bytes, table_bytes
+from experiments.benchmarks.roofline import FAMILIES, Family, Floor, floors_of
 from experiments.benchmarks.shapes import Settings, Shape, type_name
 from experiments.benchmarks.tables import Comparison, Peaks, Report
 from experiments.benchmarks.timing import compare
-from experiments.kernels.memory import WORKSPACE
+from experiments.kernels.workspace import WORKSPACE
 
 H100_GOALS = (
     "goals on an H100 (arithmetic at 3.0 TB/s and 600 TFLOP/s, unmeasured) for d=1024 N=1024² "

@@ -6,11 +6,11 @@ from typing import Any, get_args
 
 import torch
 
-from experiments import environment
 from experiments.benchmarks import timing
 from experiments.benchmarks.shapes import Settings
-from experiments.config import KernelName
+from experiments.config.schema import KernelName
 from experiments.kernels.select import resolve_kernel
+from experiments.system import environment
 
 THP = "THP_MEM_ALLOC_ENABLE"  # c10/core/impl/alloc_cpu.cpp; read once, when torch starts
 ALLOCATORS = {

@@ -13,7 +13,7 @@ import numpy as np
 from hydra import compose, initialize_config_dir
 
 from experiments.cli import resolve
-from experiments.paths import conf_dir
+from experiments.config.paths import conf_dir
 from experiments.records import RECORD_NAME, RunRecord, write_record
 from experiments.sweep import manifest
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from experiments.benchmarks.shapes import Settings, Shape, type_name
 from experiments.benchmarks.tables import Comparison, Report
 from experiments.benchmarks.timing import Contender, compare
-from experiments.kernels.memory import WORKSPACE, use_huge_pages
 from experiments.kernels.ops import Execution
-from experiments.optimizer import MOMENTS, RowAdamW
+from experiments.kernels.workspace import WORKSPACE, use_huge_pages
+from experiments.training.optimizer import MOMENTS, RowAdamW
 
 WHOLE = "AdamW, whole table"
 _BETAS, _EPS = (0.9, 0.95), 1e-8

@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 
 from experiments.benchmarks.case import Case
-from experiments.benchmarks.room import Entry
+from experiments.benchmarks.memory_fit import Entry
 from experiments.benchmarks.shapes import Settings, Shape
-from experiments.kernels.memory import WORKSPACE
+from experiments.kernels.workspace import WORKSPACE
 
 Entries = Callable[[Case], Sequence[Entry]]
 

@@ -12,8 +12,8 @@ from experiments.benchmarks.rivals import stock_topk
 from experiments.benchmarks.shapes import Settings, Shape
 from experiments.benchmarks.tables import Comparison, Report
 from experiments.benchmarks.timing import Contender, compare
-from experiments.kernels.memory import WORKSPACE
 from experiments.kernels.ops import Execution, product_key_topk
+from experiments.kernels.workspace import WORKSPACE
 
 STOCK = "stock"
 _TOLERANCE = 1e-4  # of scores near 1, float32: sums of d_key products in any order

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 
 from experiments.benchmarks.made_sweep import make_sweep
-from experiments.tables import aligned
+from experiments.system.text_table import aligned
 
 _SMALL = 32  # points
 _REPEATS = 3

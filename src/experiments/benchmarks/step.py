@@ -14,18 +14,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from experiments.benchmarks.memory_fit import Entry, fitting, moments_bytes, sums_bytes, table_bytes
 from experiments.benchmarks.optimizer import Moments
-from experiments.benchmarks.room import Entry, fitting, moments_bytes, sums_bytes, table_bytes
 from experiments.benchmarks.shapes import Settings, Shape, type_name
 from experiments.benchmarks.tables import Comparison, Report
 from experiments.benchmarks.timing import Contender, compare
-from experiments.config import KernelName
-from experiments.kernels.memory import WORKSPACE, use_huge_pages
+from experiments.config.schema import KernelName
 from experiments.kernels.ops import Execution
+from experiments.kernels.workspace import WORKSPACE, use_huge_pages
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.peer import PEER, PEERConfig
 from experiments.models.transformer import Transformer, TransformerConfig, place
-from experiments.optimizer import keep_coalesced
+from experiments.training.optimizer import keep_coalesced
 
 DENSE = "dense"
 _D_HEAD = 32

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from experiments.benchmarks.timing import Timing
-from experiments.tables import aligned
+from experiments.system.text_table import aligned
 
 
 class Section(Protocol):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from experiments.locks import lock
+from experiments.system.locks import lock
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 

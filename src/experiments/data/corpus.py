@@ -7,7 +7,7 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from experiments.fields import settings
+from experiments.config.fields import settings
 
 TRAIN, VALIDATION = "train", "validation"
 

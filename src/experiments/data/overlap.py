@@ -19,11 +19,11 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
+from experiments.config.paths import conf_dir
+from experiments.config.reading import build
 from experiments.data.corpus import TRAIN, VALIDATION
 from experiments.data.packages import Packages
 from experiments.data.packages.sources import HELD_OUT
-from experiments.paths import conf_dir
-from experiments.reading import build
 
 N = 13  # words
 

@@ -29,8 +29,8 @@ from experiments.data.packed import (
 from experiments.data.tokenizer import TokenizerConfig
 from experiments.data.verified import open_verified, stamp
 from experiments.data.vocabulary import Vocabulary, vocabulary_key
-from experiments.disk import sync
 from experiments.records import DamagedError
+from experiments.system.disk import sync
 
 FORMAT_VERSION = 2
 SHARD_TOKENS = 2**24  # a shard ends with the document that reaches this

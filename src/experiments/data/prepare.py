@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.utils.data import IterableDataset
 
-from experiments.config import Data, EvalSet
+from experiments.config.schema import Data, EvalSet
 from experiments.data.batches import PackedBatches, Windows, n_windows
 from experiments.data.corpus import TRAIN, VALIDATION, ShardedCorpus, identity
 from experiments.data.packed import PackedText

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Protocol
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from experiments.constraints import AtLeast1, Requirement, Sha256, Within
+from experiments.config.constraints import AtLeast1, Requirement, Sha256, Within
 from experiments.data.corpus import TRAIN, Corpus, ShardedCorpus
 from experiments.data.hub import probe
 from experiments.data.wheels import fetch_wheel

@@ -17,7 +17,7 @@ from typing import Any
 
 from experiments.data.cache import locked
 from experiments.data.packed import INDEX_NAME, PackedText, file_sha256
-from experiments.disk import write_text_atomically
+from experiments.system.disk import write_text_atomically
 
 _DAYS = 7  # a stamp holds
 _LARGE = 10**9  # bytes, above which the wait is worth a line

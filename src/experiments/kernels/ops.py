@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from experiments.config import KernelName
+from experiments.config.schema import KernelName
 from experiments.kernels import reference
 from experiments.kernels.interface import Kernel, Retrieved, Segments
 from experiments.kernels.select import resolve_kernel

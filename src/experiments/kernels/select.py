@@ -5,9 +5,9 @@ from typing import get_args
 
 import torch
 
-from experiments.config import KernelName
+from experiments.config.schema import KernelName
 from experiments.kernels.interface import Kernel
-from experiments.kernels.portable import Portable
+from experiments.kernels.torch_kernels import TorchKernel
 
 
 @lru_cache(maxsize=64)
@@ -23,11 +23,11 @@ def resolve_kernel(name: str, device: str, dtype: torch.dtype) -> Kernel | None:
     if name == "reference":
         return None
     if name == "torch" or dtype == torch.float64:
-        return Portable()
+        return TorchKernel()
     if name == "triton" or (name == "auto" and device == "cuda"):
         return _triton(device, must=name == "triton")
     check_kernel(name, device)
-    return Portable() if device != "cpu" else _cpp()
+    return TorchKernel() if device != "cpu" else _cpp()
 
 
 def check_kernel(name: str, device: str) -> None:
@@ -46,10 +46,10 @@ def _triton(device: str, must: bool) -> Kernel:
         return triton_kernel.Triton()
     if must:
         raise ValueError(f"kernel=triton: {reason}; use auto or torch")
-    return Portable()
+    return TorchKernel()
 
 
 def _cpp() -> Kernel:
     from experiments.kernels.cpp import load_cpp
 
-    return load_cpp() or Portable()
+    return load_cpp() or TorchKernel()

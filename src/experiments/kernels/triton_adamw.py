@@ -100,7 +100,7 @@ def step_of_sums_kernel(
 
 @triton.jit
 def _step(g, at, inside, state, numbers, step):
-    """AdamW by gradients g at the flat positions `at`, in the order of portable.row_adamw."""
+    """AdamW by gradients g at the flat positions `at`, in the order of torch_kernels.row_adamw."""
     table, mean, square = state
     rest1, rest2, beta2, decay, eps, root_correction, step_size = numbers
     m = tl.load(mean + at, mask=inside, other=0.0).to(tl.float32)
@@ -117,7 +117,7 @@ def _step(g, at, inside, state, numbers, step):
 
 @triton.jit
 def _store_rounded(out, at, x, inside, step, SALT: tl.constexpr):
-    """Stores x; in bfloat16 as portable.round_to has it, to the bit."""
+    """Stores x; in bfloat16 as torch_kernels.round_to has it, to the bit."""
     if out.dtype.element_ty == tl.bfloat16:
         bits = x.to(tl.int32, bitcast=True) + rounding_noise(at, step, SALT)
         high = (bits & -65536).to(tl.float32, bitcast=True)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from experiments.kernels.interface import AdamWStep, Segments
-from experiments.kernels.portable import Portable
+from experiments.kernels.torch_kernels import TorchKernel
 
 _INSTALLED = find_spec("triton") is not None
 if _INSTALLED:  # select.py imports this module where no Triton may be
@@ -46,7 +46,7 @@ class Triton:
 
     def sort(self, idx: Tensor, n_rows: int) -> Segments:
         """torch's radix sort on 32-bit keys."""
-        return Portable().sort(idx, n_rows)
+        return TorchKernel().sort(idx, n_rows)
 
     def row_sums(
         self, values: Tensor, segments: Segments, weights: Tensor, dtype: torch.dtype

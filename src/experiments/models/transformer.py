@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from experiments.costs import Cost, FFNConfig, trunk_cost
+from experiments.budget.costs import Cost, FFNConfig, trunk_cost
 from experiments.models.ffn._base import FFN
 
 ROPE_BASE = 10_000.0  # Su 2021, arXiv:2104.09864, §3.2.2

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from experiments.locks import is_locked, lock
+from experiments.system.locks import is_locked, lock
 
 FOLDER = ".controllers"
 _BOOT = Path("/proc/sys/kernel/random/boot_id")

@@ -5,13 +5,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from experiments import distributed, environment, interruption
-from experiments.claims import RunningElsewhereError
-from experiments.evaluation import results_table
 from experiments.execute import execute
 from experiments.point import Point
 from experiments.records import RECORD_NAME, RunRecord, read_record
-from experiments.requeue import at_time_limit, is_first_rank, requeue_point
 from experiments.sweep import manifest, slurm
 from experiments.sweep.control import controlling
 from experiments.sweep.plan_table import plan_table
@@ -32,6 +28,10 @@ from experiments.sweep.progress import Heartbeat, SweepProgress
 from experiments.sweep.snapshot import run_from, take_snapshot
 from experiments.sweep.states import LOG_NAME
 from experiments.sweep.workers import Fate, run_all
+from experiments.system import distributed, environment, interruption
+from experiments.system.claims import RunningElsewhereError
+from experiments.system.requeue import at_time_limit, is_first_rank, requeue_point
+from experiments.training.evaluation import results_table
 
 
 def run_one(raw: Raw) -> None:

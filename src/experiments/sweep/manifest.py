@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.locks import lock
 from experiments.records import DamagedError
 from experiments.sweep.places import relocatable
+from experiments.system.locks import lock
 
 if TYPE_CHECKING:  # it brings torch, which `status` has no need of
     from experiments.point import Point

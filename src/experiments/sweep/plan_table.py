@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from experiments.plan import format_memory, format_shares
+from experiments.budget.plan import format_memory, format_shares
 from experiments.point import Point
-from experiments.tables import aligned, count, duration
+from experiments.system.text_table import aligned, count, duration
 
 ACHIEVED_SHARE = 0.25  # of a matrix product's rate; between the demo's dense and PEER runs' mfu
 

@@ -6,17 +6,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from experiments import environment
-from experiments.claims import RunningElsewhereError, claimed, is_claimed, note
+from experiments.budget.plan import OffBudgetError, check_memory
 from experiments.data.prepare import is_prepared, prepare_data, prepare_sets
-from experiments.disk import check_writable
-from experiments.plan import OffBudgetError, check_memory
 from experiments.point import Draft, Point, plan_point, read_point
 from experiments.records import RECORD_NAME, DamagedError, read_outcome
 from experiments.sweep import refusals
 from experiments.sweep.counting import counted
 from experiments.sweep.plan_table import ACHIEVED_SHARE
 from experiments.sweep.slurm import Task
+from experiments.system import environment
+from experiments.system.claims import RunningElsewhereError, claimed, is_claimed, note
+from experiments.system.disk import check_writable
 
 Raw = Mapping[str, Any]
 # exit codes of commands whose points are not all done, beside 1 failed: stopped by a signal and

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.disk import write_text_atomically
 from experiments.records import RunRecord
-from experiments.tables import count, duration
+from experiments.system.disk import write_text_atomically
+from experiments.system.text_table import count, duration
 
 if TYPE_CHECKING:  # it brings torch, which `status` has no need of
     from experiments.point import Point

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.constraints import shown
-from experiments.distributed import world_size
-from experiments.plan import OffBudgetError
+from experiments.budget.plan import OffBudgetError
+from experiments.config.constraints import shown
 from experiments.point import Draft
 from experiments.records import RECORD_NAME
 from experiments.sweep.manifest import MANIFEST_NAME
+from experiments.system.distributed import world_size
 
 _LISTED = 10  # points that a line names
 _TRIED = 4096  # batch sizes

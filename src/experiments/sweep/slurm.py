@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from experiments.disk import write_text_atomically
-from experiments.requeue import MAX_RETRIES, SIGNAL_VARIABLE
+from experiments.system.disk import write_text_atomically
+from experiments.system.requeue import MAX_RETRIES, SIGNAL_VARIABLE
 
 FOLDER = "slurm"  # of a sweep: lists of points, logs
 JOB_PREFIX = "experiments"

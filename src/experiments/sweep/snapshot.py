@@ -8,16 +8,16 @@ import sys
 from pathlib import Path
 
 import experiments
+from experiments.config.paths import conf_dir, sbatch_dir
 from experiments.data.cache import made_once
-from experiments.disk import write_text_atomically
-from experiments.environment import (
+from experiments.system.disk import write_text_atomically
+from experiments.system.environment import (
     SNAPSHOT_DIFF,
     SNAPSHOT_FOLDER,
     SNAPSHOT_NAME,
     git_diff,
     git_state,
 )
-from experiments.paths import conf_dir, sbatch_dir
 
 
 def take_snapshot(sweep_dir: Path) -> Path:

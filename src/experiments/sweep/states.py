@@ -10,11 +10,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from experiments.claims import JOURNAL_NAME, events, is_claimed
 from experiments.records import RECORD_NAME, DamagedError, Outcome, read_outcome
 from experiments.sweep import manifest, slurm
 from experiments.sweep.lost import folders_of, lost_entries
 from experiments.sweep.progress import read_progress
+from experiments.system.claims import JOURNAL_NAME, events, is_claimed
 
 STATES = (
     "done", "running", "queued", "held", "waiting", "interrupted", "killed", "failed", "damaged",

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from experiments.sweep.states import STATES, PointState, SweepState
-from experiments.tables import aligned, count, duration
+from experiments.system.text_table import aligned, count, duration
 
 MANY = 50  # points, of which on a terminal those that need no attention are left out
 _QUIET_STATES = ("done", "waiting")

@@ -14,17 +14,17 @@ from typing import Literal
 
 import torch
 
-from experiments import environment, interruption
-from experiments.claims import RunLostError, RunningElsewhereError, is_claimed
-from experiments.disk import explained
 from experiments.execute import execute
 from experiments.point import Point, make_point
 from experiments.records import RECORD_NAME, RunRecord, read_record
-from experiments.requeue import try_again
 from experiments.sweep.planning import ELSEWHERE, INTERRUPTED, Raw
 from experiments.sweep.progress import Heartbeat, SweepProgress
 from experiments.sweep.states import LOG_NAME
-from experiments.watchdog import STALLED
+from experiments.system import environment, interruption
+from experiments.system.claims import RunLostError, RunningElsewhereError, is_claimed
+from experiments.system.disk import explained
+from experiments.system.requeue import try_again
+from experiments.training.watchdog import STALLED
 
 LOST = 4  # a worker's exit code, beside 0 done, 1 failed, INTERRUPTED, ELSEWHERE and STALLED
 _POLL = 0.1  # seconds

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from experiments.config.paths import conf_dir
+from experiments.config.reading import build
 from experiments.kernels.ops import Execution
-from experiments.paths import conf_dir
-from experiments.reading import build
 
 NAMES = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
 D_MODEL, SEQ = 32, 64

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from experiments.evaluation import metered
 from experiments.models.ffn.moe import MoEConfig
+from experiments.training.evaluation import metered
 from tests.models.ffn.reference import assert_same
 
 D_MODEL = 8

@@ -176,7 +176,7 @@ def test_refuses_what_it_cannot_be(options, message):
 
 def test_usage_is_recorded_with_gates_as_weights():
     layer = PEERConfig(n_experts=16, n_heads=2, top_k=3, d_key=4).build(D_MODEL).eval()
-    from experiments.evaluation import metered
+    from experiments.training.evaluation import metered
 
     with metered([layer]) as (meter,), torch.no_grad():
         layer(torch.randn(2, 10, D_MODEL))

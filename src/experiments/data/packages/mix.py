@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from experiments.constraints import Sha256, checked
+from experiments.config.constraints import Sha256, checked
 from experiments.data.corpus import TRAIN, VALIDATION
 from experiments.data.packages.sources import EXTRACTION_VERSION, HELD_OUT, TRAINING, Source
 from experiments.data.packages.texts import Document, read_domain

@@ -174,7 +174,7 @@ struct Step {
   uint32_t step;
 };
 
-// portable.round_to's hash, to the bit.
+// torch_kernels.round_to's hash, to the bit.
 inline uint32_t noise(uint64_t element, uint32_t step, uint32_t salt) {
   uint32_t h = (uint32_t)(element * 0x9E3779B1u + (uint64_t)step * 0x85EBCA6Bu);
   h += salt * 0x27D4EB2Fu;

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from experiments.constraints import Within
+from experiments.config.constraints import Within
 from experiments.kernels.ops import Execution
 from experiments.models.usage import ExpertUsage
 

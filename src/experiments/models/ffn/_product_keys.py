@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from experiments.constraints import AtLeast1, check_fields
-from experiments.costs import Mixing, Term
-from experiments.distributed import sum_over_ranks
+from experiments.budget.costs import Mixing, Term
+from experiments.config.constraints import AtLeast1, check_fields
 from experiments.kernels.ops import product_key_topk
 from experiments.models.ffn._base import FFN, Role, check_choice
+from experiments.system.distributed import sum_over_ranks
 
 SCORES: Mapping[str, Callable[[Tensor], Tensor]] = {
     "softmax": lambda s: s.softmax(dim=-1),  # over the k retrieved, per head (Alg. 1)

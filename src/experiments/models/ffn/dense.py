@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from experiments.constraints import check_fields
-from experiments.costs import Cost, Term
+from experiments.budget.costs import Cost, Term
+from experiments.config.constraints import check_fields
 from experiments.models.ffn._base import ACTIVATIONS, FFN, WidthFactor, check_choice
 
 

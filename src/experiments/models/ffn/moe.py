@@ -11,8 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from experiments.constraints import AtLeast0, AtLeast1, NotNegative, Positive, Within, check_fields
-from experiments.costs import Cost, Mixing, Term
+from experiments.budget.costs import Cost, Mixing, Term
+from experiments.config.constraints import (
+    AtLeast0,
+    AtLeast1,
+    NotNegative,
+    Positive,
+    Within,
+    check_fields,
+)
 from experiments.kernels.grouped import grouped_matmul
 from experiments.kernels.ops import Execution, gather_sum
 from experiments.models.ffn._base import ACTIVATIONS, FFN, WidthFactor, check_choice

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from experiments.costs import Cost
+from experiments.budget.costs import Cost
 from experiments.models.ffn._base import FFN
 
 

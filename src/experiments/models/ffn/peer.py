@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from experiments.costs import Cost, Term
+from experiments.budget.costs import Cost, Term
 from experiments.kernels.ops import gather_dot, gather_sum
 from experiments.models.ffn._base import ACTIVATIONS, Role, check_choice
 from experiments.models.ffn._product_keys import (

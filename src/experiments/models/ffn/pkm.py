@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from experiments.constraints import AtLeast1
-from experiments.costs import Cost, Term
+from experiments.budget.costs import Cost, Term
+from experiments.config.constraints import AtLeast1
 from experiments.kernels.ops import gather_sum
 from experiments.models.ffn._base import Role
 from experiments.models.ffn._product_keys import (

@@ -1,0 +1,109 @@
+"""Models compared at each value of a column, e.g. with and without query norm at each N."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.differences.models import (
+    Differences,
+    ModelMean,
+    SeedNoise,
+    busiest_budget,
+    compare_models,
+    seed_noise,
+)
+from analysis.fitting.results import Estimate, plain, t_quantile
+from analysis.table.load import finished, keep_rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class DifferencesBy:
+    """parts: of each value of the column `by`, as text; average: model -> its mean difference over
+    all of them, in nats/token.
+    """
+
+    by: str
+    parts: Mapping[str, Differences]
+    average: Mapping[str, Estimate]
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a value and model, the column first."""
+        frames = [part.to_frame().assign(**{self.by: value}) for value, part in self.parts.items()]
+        table = pd.concat(frames, ignore_index=True)
+        return table[[self.by, *(name for name in table if name != self.by)]]
+
+    def summary(self) -> str:
+        """Each value's comparison, then the average."""
+        texts = [f"{self.by}={value}: {part.summary()}" for value, part in self.parts.items()]
+        mean = self.average_frame().to_string(index=False, float_format=lambda x: f"{x:.5g}")
+        head = f"on the average of {len(self.parts)} {self.by}, nats/token:"
+        return "\n\n".join([*texts, *([f"{head}\n{mean}"] if self.average else [])])
+
+    def average_frame(self) -> pd.DataFrame:
+        """A row a model, the lowest first."""
+        baseline = next(iter(self.parts.values())).baseline
+        means = sorted(self.average.items(), key=lambda item: item[1].value)
+        return pd.DataFrame(
+            [
+                {"model": model, f"minus {baseline}": m.value, "lower": m.lower, "upper": m.upper}
+                for model, m in means
+            ]
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything at full precision, for JSON."""
+        return plain(self)
+
+
+def compare_by(
+    table: pd.DataFrame,
+    by: str,
+    baseline: str = "dense",
+    *,
+    budget: float | None = None,
+    level: float = 0.95,
+    noise: SeedNoise | None = None,
+) -> DifferencesBy:
+    """compare_models at each value that a column has at the budget, all with the budget's noise, or
+    with another's if that is given.
+
+    So one value with several seeds is enough, and the others' noise is taken to be the same; by
+    n_layers it compares whole isoFLOP curves. Series, the baseline too, are named by what varies
+    at one value. The average is of those models that every value has, each value counting the same.
+    Raises ValueError as keep_rows and compare_models do.
+    """
+    if by not in table:
+        raise ValueError(f"by={by!r} is no column; found {', '.join(map(str, table))}")
+    budget = busiest_budget(table) if budget is None else budget
+    at_budget = table[table["budget"] == budget]
+    noise = noise or seed_noise(table, budget=budget)
+    values = finished(at_budget)[by].drop_duplicates().sort_values()
+    texts = ["" if pd.isna(value) else str(value) for value in values]
+    parts = {
+        text: compare_models(
+            keep_rows(table, {by: [text]}), baseline, budget=budget, level=level, noise=noise
+        )
+        for text in texts
+    }
+    found = [{m.model: m for m in part.means} for part in parts.values()]
+    width = t_quantile(noise.dof, level) * noise.sd
+    return DifferencesBy(
+        by=by,
+        parts=parts,
+        average={
+            model: _average([(part[model], part[baseline]) for part in found], width)
+            for model in found[0]
+            if model != baseline and all(model in part for part in found)
+        },
+    )
+
+
+def _average(pairs: Sequence[tuple[ModelMean, ModelMean]], width: float) -> Estimate:
+    """The mean of differences that share no run; width: half the interval of a single run."""
+    value = float(np.mean([model.difference.value for model, _ in pairs]))
+    squares = sum(1 / model.n_seeds + 1 / baseline.n_seeds for model, baseline in pairs)
+    half = width * float(np.sqrt(squares)) / len(pairs)
+    return Estimate(value, value - half, value + half)

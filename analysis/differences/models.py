@@ -1,0 +1,243 @@
+"""What seeds say: the noise of a loss, and how models differ beside it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.fitting.results import (
+    Estimate,
+    FitError,
+    FitStatus,
+    counted,
+    listed,
+    plain,
+    said,
+    t_quantile,
+)
+from analysis.table.checks import finished, require
+
+_CELL = ("series", "budget", "n_params", "lr")  # what has one expected loss
+_FEW_SEEDS = 3
+_NO_SEEDS = "no setting was run with two seeds or more: nothing tells the noise"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedNoise:
+    """Standard deviation of a loss over seeds in nats/token, pooled over `n_cells` settings.
+
+    budgets: those of the settings, in FLOPs.
+    """
+
+    sd: float
+    dof: int
+    n_cells: int
+    budgets: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelMean:
+    """A model at one size: its loss over seeds in nats/token, and what it has over the baseline.
+
+    difference: loss minus the baseline's, with its interval; nan for the baseline itself.
+    """
+
+    model: str
+    n_params: float
+    n_layers: float  # nan if unknown
+    n_seeds: int
+    loss: float
+    sd: float
+    difference: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Differences:
+    """Models at one budget against a baseline, lowest loss first."""
+
+    budget: float
+    baseline: str
+    level: float
+    noise: SeedNoise
+    means: tuple[ModelMean, ...]
+    status: FitStatus
+    warnings: tuple[str, ...]
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a model."""
+        return pd.DataFrame(
+            [
+                {
+                    "model": m.model,
+                    "blocks": m.n_layers,
+                    "n_params": m.n_params,
+                    "seeds": m.n_seeds,
+                    "loss": m.loss,
+                    "sd": m.sd,
+                    "perplexity": float(np.exp(m.loss)),
+                    f"minus {self.baseline}": m.difference.value,
+                    "lower": m.difference.lower,
+                    "upper": m.difference.upper,
+                }
+                for m in self.means
+            ]
+        )
+
+    def summary(self) -> str:
+        """The table, the noise it rests on, and what speaks against it."""
+        noise = self.noise
+        of = " and ".join(f"{budget:.3g}" for budget in noise.budgets)
+        elsewhere = f" at C = {of} FLOPs" if noise.budgets != (self.budget,) else ""
+        text = self.to_frame().to_string(index=False, float_format=lambda value: f"{value:.5g}")
+        lines = [
+            f"C = {self.budget:.3g} FLOPs, losses in nats/token, {self.level:.0%} intervals",
+            text,
+            f"noise of one run: {noise.sd:.4f} nats/token, of "
+            f"{counted(noise.dof, 'degree')} of freedom in {counted(noise.n_cells, 'setting')}"
+            f"{elsewhere}",
+        ]
+        return "\n".join([*lines, *said(self.status, self.warnings)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything at full precision, for JSON."""
+        return plain(self)
+
+
+def seed_noise(table: pd.DataFrame, *, budget: float | None = None) -> SeedNoise:
+    """The standard deviation of a finished run's loss over seeds, all else equal.
+
+    Pooled over the settings (model, budget, size, learning rate) with two seeds or more, as if it
+    were the same in all: of every budget, or of one. Raises FitError if there is none.
+    """
+    done = _known(table)
+    if budget is not None:
+        done = done[done["budget"] == budget]
+    squares, dof, n_cells = 0.0, 0, 0
+    budgets = set()
+    for _, runs in done.groupby(list(_CELL), dropna=False):
+        losses = runs.drop_duplicates("seed")["loss"].to_numpy(dtype=np.float64)
+        if len(losses) > 1:
+            squares += float(((losses - losses.mean()) ** 2).sum())
+            dof += len(losses) - 1
+            n_cells += 1
+            budgets.add(float(runs["budget"].iloc[0]))
+    if dof == 0:
+        where = "" if budget is None else f"at C={budget:.3g}: "
+        raise FitError(f"{where}{_NO_SEEDS}")
+    return SeedNoise(
+        sd=float(np.sqrt(squares / dof)), dof=dof, n_cells=n_cells, budgets=tuple(sorted(budgets))
+    )
+
+
+def compare_models(
+    table: pd.DataFrame,
+    baseline: str = "dense",
+    *,
+    budget: float | None = None,
+    level: float = 0.95,
+    noise: SeedNoise | None = None,
+) -> Differences:
+    """Each model's mean loss over seeds, at the size where it was run most often, of equals the one
+    of its lowest loss, and what it has over the baseline's. budget: by default busiest_budget;
+    noise: by default that of the budget; if it is given, a single seed will do.
+
+    Intervals are Student's t with the noise pooled over models, as if it were the same in all: of
+    one difference, not of all together. Sizes chosen for their loss with one of these seeds flatter
+    every model a little.
+    Raises FitError if the baseline or all others have too few seeds there.
+    """
+    done = _known(table)
+    least = 1 if noise else 2
+    budget = busiest_budget(table) if budget is None else budget
+    found = _settings(done[done["budget"] == budget], least)
+    names: Sequence[str] = list(dict.fromkeys(found["series"]))
+    if baseline not in names or len(names) < 2:
+        have = listed(names, 6) or "none"
+        many = "a seed or more" if noise else "two seeds or more"
+        raise FitError(f"wanted: {baseline} and another; at C={budget:.3g} {many} have: {have}")
+    noise = noise or seed_noise(table, budget=budget)
+    cells = {name: _most_seeds(done, found[found["series"] == name]) for name in names}
+    losses = {name: runs["loss"].to_numpy(dtype=np.float64) for name, runs in cells.items()}
+    means = [
+        ModelMean(
+            model=name,
+            n_params=float(runs["n_params"].iloc[0]),
+            n_layers=float(runs["n_layers"].astype("float64").iloc[0]),
+            n_seeds=len(runs),
+            loss=float(losses[name].mean()),
+            sd=float(losses[name].std(ddof=1)) if len(runs) > 1 else float("nan"),
+            difference=_difference(losses[name], losses[baseline], noise, level)
+            if name != baseline
+            else Estimate(float("nan"), float("nan"), float("nan")),
+        )
+        for name, runs in cells.items()
+    ]
+    few = _few(means)
+    return Differences(
+        budget=budget,
+        baseline=baseline,
+        level=level,
+        noise=noise,
+        means=tuple(sorted(means, key=lambda m: m.loss)),
+        status=FitStatus.DOUBTFUL if few else FitStatus.CONVERGED,
+        warnings=tuple(few),
+    )
+
+
+def seeded_budgets(table: pd.DataFrame) -> dict[float, int]:
+    """Ascending budgets with settings of several seeds, and how many models have them there.
+
+    Raises FitError if there are none.
+    """
+    by_budget = _settings(_known(table), 2).groupby("budget")["series"].nunique()
+    if by_budget.empty:
+        raise FitError(_NO_SEEDS)
+    return dict(zip(by_budget.index.tolist(), by_budget.tolist(), strict=True))
+
+
+def busiest_budget(table: pd.DataFrame) -> float:
+    """Where the most models have several seeds, of equals the smallest. Raises FitError if none."""
+    budgets = seeded_budgets(table)
+    return max(budgets, key=budgets.__getitem__)
+
+
+def _settings(done: pd.DataFrame, least: int) -> pd.DataFrame:
+    """A row for each setting that was run with so many seeds or more."""
+    n_seeds = done.groupby(list(_CELL), dropna=False)["seed"].nunique()
+    return n_seeds[n_seeds >= least].reset_index()
+
+
+def _few(means: Sequence[ModelMean]) -> list[str]:
+    """A warning for each number of seeds that is small: "dense, moe have 1 seed"."""
+    found = []
+    for n in sorted({m.n_seeds for m in means if m.n_seeds < _FEW_SEEDS}):
+        names = [m.model for m in means if m.n_seeds == n]
+        has = "has" if len(names) == 1 else "have"
+        found.append(f"{listed(names, 8)} {has} {counted(n, 'seed')}")
+    return found
+
+
+def _known(table: pd.DataFrame) -> pd.DataFrame:
+    """The finished runs, whose budget, size and seed must be known."""
+    require(table, ["budget", "n_params", "seed"], "the comparison of seeds")
+    return finished(table)
+
+
+def _most_seeds(done: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
+    """The runs of the cell with the most seeds, of those the lowest mean loss; a run a seed."""
+    candidates = []
+    for _, cell in cells.iterrows():
+        own = done
+        for name in _CELL:
+            value = cell[name]
+            own = own[own[name].isna() if pd.isna(value) else own[name] == value]
+        candidates.append(own.drop_duplicates("seed"))
+    return min(candidates, key=lambda runs: (-len(runs), float(runs["loss"].mean())))
+
+
+def _difference(of: np.ndarray, to: np.ndarray, noise: SeedNoise, level: float) -> Estimate:
+    value = float(of.mean() - to.mean())
+    width = t_quantile(noise.dof, level) * noise.sd * float(np.sqrt(1 / len(of) + 1 / len(to)))
+    return Estimate(value, value - width, value + width)

@@ -1,0 +1,12 @@
+"""Laws of the loss against the number of experts, fitted and compared."""
+
+from analysis.experts.compare import LawComparison, compare_laws
+from analysis.experts.fit import ExpertLawFit, fit_expert_law, size_slopes
+
+__all__ = [
+    "ExpertLawFit",
+    "LawComparison",
+    "compare_laws",
+    "fit_expert_law",
+    "size_slopes",
+]

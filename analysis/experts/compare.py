@@ -1,0 +1,181 @@
+"""Laws of experts side by side: by AICc on all runs, and by what they say of runs held out."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from analysis.experts.fit import ExpertLawFit, FormName, fit_runs
+from analysis.experts.runs import BACKBONE, ExpertRuns, choose_runs
+from analysis.fitting.results import Array, FitError, FitStatus, plain
+
+HoldOut = Literal["size", "experts", "budget"]
+DEFAULT_FORMS: tuple[FormName, ...] = ("loglinear", "power_floor", "clark", "clark_floor")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedLaw:
+    """One form: rmse and held_out_rmse in nats/token, bias = mean of predicted - measured.
+
+    aicc: infinite, and delta_aicc nan, where the runs are too few for it.
+    """
+
+    form_name: str
+    n_params: int
+    rmse: float
+    aicc: float
+    delta_aicc: float
+    held_out_rmse: float
+    held_out_bias: float
+    status: FitStatus
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LawComparison:
+    """The forms in order of AICc, on the same n_points runs; those without one as asked for.
+
+    held_out: the runs that held_out_rmse is of; skipped: what could not be fitted, and why.
+    """
+
+    model: str
+    n_points: int
+    held_out: str
+    laws: tuple[ComparedLaw, ...]
+    fits: tuple[ExpertLawFit, ...]
+    skipped: tuple[str, ...]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Where the two ways of choosing disagree, and each form's own."""
+        found = [f"{law.form_name}: {text}" for law in self.laws for text in law.warnings]
+        first = self.laws[0]
+        held = [law for law in self.laws if np.isfinite(law.held_out_rmse)]
+        best = min(held, key=lambda law: law.held_out_rmse, default=first)
+        if np.isfinite(first.aicc) and best is not first:
+            found.append(
+                f"{first.form_name} is best by AICc, {best.form_name} on what was held out: "
+                "neither is established"
+            )
+        close = [law.form_name for law in self.laws[1:] if law.delta_aicc < 2]
+        if close:
+            found.append(f"AICc can't tell {first.form_name} from {', '.join(close)}")
+        for law in self.laws:
+            if not np.isfinite(law.aicc):
+                found.append(
+                    f"AICc needs more runs: {law.n_params + 3} for {law.form_name}, "
+                    f"not {self.n_points}"
+                )
+        return tuple(found)
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a form."""
+        names = [
+            "form_name", "n_params", "rmse", "aicc", "delta_aicc", "held_out_rmse",
+            "held_out_bias", "status",
+        ]  # fmt: skip
+        return pd.DataFrame([{n: getattr(law, n) for n in names} for law in self.laws])
+
+    def summary(self) -> str:
+        """The table and what speaks against it."""
+        text = self.to_frame().to_string(index=False, float_format=lambda v: f"{v:.4g}")
+        head = f"{self.model}: {self.n_points} runs; held out: {self.held_out}"
+        rest = [*self.warnings, *(f"skipped {s}" for s in self.skipped)]
+        return "\n".join([head, text, *(f"  note: {line}" for line in rest)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything at full precision."""
+        return {
+            **plain(self),
+            "fits": {fit.form_name: fit.to_dict() for fit in self.fits},
+            "warnings": list(self.warnings),
+        }
+
+
+def compare_laws(
+    table: pd.DataFrame,
+    forms: Sequence[FormName] = DEFAULT_FORMS,
+    *,
+    hold_out: HoldOut = "size",
+    model: str | None = None,
+    baseline: str | None = None,
+    size: str = BACKBONE,
+    n_draws: int = 500,
+    seed: int = 0,
+) -> LawComparison:
+    """Fits every form to the same runs, and again without the largest size, experts or budget.
+
+    The same runs: the best of each combination of all that one of the forms has a term for, so
+    that their AICc are comparable. What can't be fitted is skipped, with the reason. Arguments as
+    in fit_expert_law. Raises ValueError if the table lacks what one of the forms needs or has runs
+    that it can't tell apart, FitError if no form can be fitted.
+    """
+    columns = {"size": size, "experts": "n_experts", "budget": "budget"}
+    if hold_out not in columns:
+        raise ValueError(f"hold_out={hold_out!r} is not one of {', '.join(columns)}")
+    column = columns[hold_out]
+    runs = choose_runs(table, forms, model=model, baseline=baseline, size=size, by=[column])
+    fits, skipped = _fit_each(runs, dict.fromkeys(forms), n_draws, seed)
+    if not fits:
+        raise FitError(f"no form to compare: {'; '.join(skipped)}")
+
+    own = runs.cells["model"] == runs.model
+    values = np.sort(runs.cells.loc[own, column].dropna().unique())
+    held, errors = "nothing", {}
+    if len(values) >= 3:  # two left, or there is no trend to extend
+        held = f"{column} = {values[-1]:.4g}, the largest"
+        out = (runs.cells[column] == values[-1]).fillna(False).astype(bool)
+        blind, failed = _fit_each(runs.only(~out), fits, 0, seed)
+        skipped += [f"hold-out of {reason}" for reason in failed]
+        errors = {form: _errors(fit, runs.only(out & own)) for form, fit in blind.items()}
+    else:
+        skipped.append(f"hold-out: {len(values)} values of {column}, and it needs 3")
+    ordered = dict(sorted(fits.items(), key=lambda item: item[1].aicc))
+    least, unknown = min(fit.aicc for fit in fits.values()), np.array([np.nan])
+    laws = [
+        _compared(fit, least, _errors(fit, runs), errors.get(form, unknown))
+        for form, fit in ordered.items()
+    ]
+    return LawComparison(
+        model=runs.model,
+        n_points=len(runs.cells),
+        held_out=held,
+        laws=tuple(laws),
+        fits=tuple(ordered.values()),
+        skipped=tuple(skipped),
+    )
+
+
+def _fit_each(
+    runs: ExpertRuns, forms: Iterable[FormName], n_draws: int, seed: int
+) -> tuple[dict[FormName, ExpertLawFit], list[str]]:
+    """The forms that can be fitted, and why the others can't."""
+    fits, failed = {}, []
+    for form in forms:
+        try:
+            fits[form] = fit_runs(runs, form, n_draws=n_draws, seed=seed)
+        except FitError as error:
+            failed.append(f"{form}: {error}")
+    return fits, failed
+
+
+def _errors(fit: ExpertLawFit, runs: ExpertRuns) -> Array:
+    """predicted - measured, nats/token."""
+    given = runs.given(fit.form_name)
+    return fit.loss(given.N, given.E, given.D, given.G) - given.loss
+
+
+def _compared(fit: ExpertLawFit, least: float, off: Array, off_held: Array) -> ComparedLaw:
+    return ComparedLaw(
+        form_name=fit.form_name,
+        n_params=len(fit.names) - len(fit.fixed),
+        rmse=float(np.sqrt(np.mean(off**2))),
+        aicc=fit.aicc,
+        delta_aicc=fit.aicc - least if np.isfinite(fit.aicc) else float("nan"),
+        held_out_rmse=float(np.sqrt(np.mean(off_held**2))),
+        held_out_bias=float(np.mean(off_held)),
+        status=fit.status,
+        warnings=fit.warnings,
+    )

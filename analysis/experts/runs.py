@@ -1,0 +1,192 @@
+"""The runs that laws in experts are fitted to: one model's, and what their size N is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+import pandas as pd
+
+from analysis.experts.forms import FORMS, Runs
+from analysis.fitting.results import positive
+from analysis.table.load import COLUMNS, best_of_cells, finished, require
+
+BACKBONE = "backbone_params"
+_VARIANTS = ("n_heads", "top_k", "query_norm")  # other than the number of experts
+_TOTALS = ("n_params", "n_non_embedding_params")
+_TOKENS = 2.0  # a law without a term for tokens bears this factor between them
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertRuns:
+    """cells: a row for the best run of each; N is their column size_name; see choose_runs."""
+
+    cells: pd.DataFrame
+    model: str
+    baseline: str | None
+    size_name: str
+
+    def only(self, keep: pd.Series) -> Self:
+        """Those of the cells for which keep is True."""
+        return replace(self, cells=self.cells[keep])
+
+    def given(self, form: str) -> Runs:
+        """What this form is fitted to."""
+        return runs_of(self.cells, form, self.size_name)
+
+    @property
+    def note(self) -> str:
+        """What speaks against a law without a term for tokens; empty if nothing does."""
+        tokens = self.cells["n_tokens"]
+        if tokens.notna().all():
+            ratio = tokens.max() / tokens.min()
+            mixed = "this law has no term for them, so what it says of N mixes size with tokens"
+            return f"n_tokens vary {ratio:.3g}-fold: {mixed}" if ratio > _TOKENS else ""
+        n = self.cells["budget"].nunique()
+        apart = "this law has no term for tokens; fit each apart"
+        return f"runs of {n} budgets: {apart}" if n > 1 else ""
+
+
+def choose_runs(
+    table: pd.DataFrame,
+    forms: Sequence[str],
+    *,
+    model: str | None,
+    baseline: str | None,
+    size: str,
+    by: Sequence[str] = (),
+) -> ExpertRuns:
+    """The same runs for all these forms: of each cell the best that is finished.
+
+    A cell is a combination of what any of the forms has a term for, budget (or n_tokens), seed and
+    `by`. Raises ValueError for a form, model or size that is not there, and for runs that one of
+    the forms can't tell apart.
+    """
+    for form in forms:
+        if form not in FORMS:
+            raise ValueError(f"form={form!r} is not one of {', '.join(FORMS)}")
+        _check_size(size, form)
+    model = _the_model(finished(table), model, baseline)
+    rows = rows_of(table, model, baseline)
+    _refuse_variants(rows, model, [form for form in forms if "n_experts" in FORMS[form].needs])
+    for form in forms:
+        needs = [size, *FORMS[form].needs]
+        if "granularity" in needs and "granularity" not in table:
+            needs = ["n_heads", "top_k", *needs]
+        require(rows, needs, f"form={form}")
+    # Without a budget, n_tokens: else the longest run of each size would stand for all
+    training = "budget" if rows["budget"].notna().any() else "n_tokens"
+    terms = [name for form in forms for name in FORMS[form].needs]
+    known = [name for name in (training, "seed", *by) if rows[name].notna().any()]
+    cells = best_of_cells(rows, by=list(dict.fromkeys([size, *terms, *known])))
+    return ExpertRuns(cells=cells, model=model, baseline=baseline, size_name=size)
+
+
+def variants_of(done: pd.DataFrame, model: str) -> dict[str, pd.DataFrame]:
+    """The model's runs with several numbers of experts, apart by what else varies in its layer.
+
+    Their names are the model's and, of heads, top_k and query norm, what differs between them. All
+    of its runs together where none has several.
+    """
+    own = done[done["model"] == model]
+    columns = [name for name in _VARIANTS if name in own]
+    parts = [part for _, part in own.groupby(columns, dropna=False)] if columns else [own]
+    several = [part for part in parts if part["n_experts"].nunique() > 1]
+    if not several and own["n_experts"].nunique() > 1:
+        return {model: own}
+    firsts = pd.DataFrame([part.iloc[0] for part in several], columns=own.columns)
+    differing = [name for name in columns if firsts[name].nunique(dropna=False) > 1]
+    names = [
+        " ".join([model, *(f"{n}={first[n]}" for n in differing)]) for _, first in firsts.iterrows()
+    ]
+    return dict(zip(names, several, strict=True))
+
+
+def rows_of(table: pd.DataFrame, model: str, baseline: str | None) -> pd.DataFrame:
+    """The finished runs of a model, then the baseline's as of one expert, with their BACKBONE.
+
+    granularity, where the table does not give it, is n_heads top_k: with experts of one neuron it
+    is the number of active ones (He 2024, arXiv:2407.04153, §2).
+    """
+    done = finished(table)
+    rows = done[done["model"] == model]
+    if baseline is not None:
+        dense = done[done["model"] == baseline].assign(n_experts=1)
+        rows = pd.concat([rows, dense], ignore_index=True)
+    if "granularity" not in rows and {"n_heads", "top_k"} <= set(rows):
+        rows = rows.assign(granularity=rows["n_heads"] * rows["top_k"])
+    return rows.assign(**{BACKBONE: backbone_params(rows)}).reset_index(drop=True)
+
+
+def runs_of(rows: pd.DataFrame, form: str, size: str) -> Runs:
+    """Their N, E, D and G as the form takes them; 1 for what it has no term for.
+
+    Raises ValueError if one of them is unknown or not above 0.
+    """
+    needs = FORMS[form].needs
+
+    def column(name: str) -> np.ndarray:
+        return positive(name, rows[name]) if name in needs else np.ones(len(rows))
+
+    return Runs(
+        N=positive(size, rows[size]),
+        E=column("n_experts"),
+        D=column("n_tokens"),
+        G=column("granularity"),
+        loss=rows["loss"].to_numpy(dtype=np.float64),
+    )
+
+
+def backbone_params(table: pd.DataFrame) -> pd.Series:
+    """Parameters of each run's model without its experts, as far as the table tells.
+
+    n_active_params of the run with the fewest experts of the same n_layers and d_model: PEER's
+    active parameters grow with its experts, by the keys that find them. Plain n_active_params where
+    the shape is not known, or is not all there is to a size: at equal numbers of experts too it has
+    several n_active_params, e.g. by its d_ff, vocabulary or heads.
+    """
+    active = table["n_active_params"]
+    if not {"n_layers", "d_model", "n_experts"} <= set(table):
+        return active
+    shape = [table[name] for name in ("model", "n_layers", "d_model")]
+    known = table["n_layers"].notna() & table["d_model"].notna()
+    sizes = active.groupby([*shape, table["n_experts"]], dropna=False).transform("nunique")
+    alike = sizes.groupby(shape, dropna=False).transform("max") == 1
+    return active.where(~(known & alike), active.groupby(shape, dropna=False).transform("min"))
+
+
+def _check_size(size: str, form: str) -> None:
+    without = f"{BACKBONE}, n_active_params or a column of the table's own"
+    if size in _TOTALS and "n_experts" in FORMS[form].needs:
+        raise ValueError(
+            f"size={size!r} counts the experts and grows with them; form={form} is in the size "
+            f"without them: {without}"
+        )
+    if size in COLUMNS and size not in ("n_active_params", *_TOTALS):
+        raise ValueError(f"size={size!r} is not a size of models; choose {without}")
+
+
+def _the_model(done: pd.DataFrame, model: str | None, baseline: str | None) -> str:
+    for name in (model, baseline):
+        if name is not None and name not in set(done["model"]):
+            have = ", ".join(sorted(done["model"].unique()))
+            raise ValueError(f"no finished run of model={name!r}; the table has {have}")
+    if model is not None:
+        return model
+    with_experts = set(done.loc[done["n_experts"].notna(), "model"]) - {baseline}
+    if len(with_experts) != 1:
+        have = ", ".join(sorted(with_experts)) or "none"
+        raise ValueError(f"models with experts: {have}; choose one with model=")
+    return with_experts.pop()
+
+
+def _refuse_variants(rows: pd.DataFrame, model: str, forms: Sequence[str]) -> None:
+    """Raises ValueError for runs that differ by more than their experts, if a form is in those."""
+    own = rows[rows["model"] == model]
+    mixed = [n for n in _VARIANTS if n in own and own[n].nunique(dropna=False) > 1]
+    if mixed and forms:
+        values = {n: own[n].astype("string").fillna("unknown").unique().tolist() for n in mixed}
+        raise ValueError(
+            f"{model} has runs of several {' and '.join(mixed)} ({values}): {', '.join(forms)} "
+            "can't tell them apart; keep one of each: --where, or rows of the table"
+        )

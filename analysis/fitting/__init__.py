@@ -1,0 +1,1 @@
+"""Least squares, power laws, and what every fit returns."""

@@ -1,0 +1,195 @@
+"""Many small nonlinear least-squares problems at once: all starts, or all bootstrap draws.
+
+Levenberg-Marquardt on sum_n w_n rho(prediction_n - target_n), rho Huber's or a half square, in a
+box. scipy solves one at a time, and its L-BFGS-B stops early on the flat sums of Chinchilla fits
+(a sum of 1e-3 in all): 1,000 draws take minutes there and half a second here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.fitting.results import Array
+
+# theta (S, p) -> predictions (S, n) and their derivatives by theta (S, n, p)
+Model = Callable[[Array], tuple[Array, Array]]
+
+_CHUNK = 4_000_000  # numbers of a Jacobian held at once
+_TINY = np.finfo(np.float64).tiny
+
+
+@dataclass(frozen=True, kw_only=True)
+class Minima:
+    """S local minima. Shapes: theta (S, p), the others (S,), at_bound (S, p).
+
+    gradient: the largest cosine between the residuals and a column of the Jacobian, over the
+    parameters that are free to move: 0 at a minimum, whatever the units.
+    """
+
+    theta: Array
+    value: Array
+    gradient: Array
+    converged: np.ndarray
+    at_bound: np.ndarray
+
+    @property
+    def best(self) -> int:
+        """The index of the lowest."""
+        return int(np.nanargmin(self.value))
+
+
+def huber(residuals: Array, delta: float) -> Array:
+    """r^2/2 up to delta, then linear (Huber 1964); delta infinite: r^2/2."""
+    size = np.abs(residuals)
+    if np.isinf(delta):
+        return 0.5 * size**2
+    return np.where(size <= delta, 0.5 * size**2, delta * (size - 0.5 * delta))
+
+
+def minimise(
+    model: Model,
+    target: Array,
+    starts: Array,
+    *,
+    lower: Array,
+    upper: Array,
+    weights: Array | None = None,
+    delta: float = np.inf,
+    max_steps: int = 500,
+) -> Minima:
+    """From every start (S, p) downhill to a minimum in the box lower..upper (p,).
+
+    target: (n,), or (S, n) for one a start; weights: the same, e.g. how often a bootstrap drew
+    each point.
+    """
+    starts = np.clip(np.atleast_2d(starts), lower, upper)
+    n_starts, n_points = len(starts), np.shape(target)[-1]
+    target = np.broadcast_to(target, (n_starts, n_points))
+    weights = np.broadcast_to(1.0 if weights is None else weights, (n_starts, n_points))
+    size = max(1, _CHUNK // (n_points * starts.shape[1]))
+    parts = [
+        _descend(model, target[i], starts[i], lower, upper, weights[i], delta, max_steps)
+        for i in (slice(k, k + size) for k in range(0, max(n_starts, 1), size))
+    ]
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    theta, value, gradient, converged, at_bound = columns
+    return Minima(
+        theta=theta, value=value, gradient=gradient, converged=converged, at_bound=at_bound
+    )
+
+
+def _descend(
+    model: Model,
+    target: Array,
+    theta: Array,
+    lower: Array,
+    upper: Array,
+    weights: Array,
+    delta: float,
+    max_steps: int,
+) -> tuple[Array, Array, Array, np.ndarray, np.ndarray]:
+    theta = theta.copy()
+    n_starts, n_params = theta.shape
+    predicted, jacobian = _evaluate(model, theta)
+    residuals, jacobian = predicted - target, jacobian.copy()  # a model may hand out a view
+    value = _objective(residuals, weights, delta)
+    damping = np.full(n_starts, 1e-3)
+    gradient = np.full(n_starts, np.inf)
+    at_bound = np.zeros((n_starts, n_params), dtype=bool)
+    idle = np.zeros(n_starts, dtype=int)
+    active = np.flatnonzero(np.isfinite(value))
+    for _ in range(max_steps):
+        if not len(active):
+            break
+        here, w, r, J = theta[active], weights[active], residuals[active], jacobian[active]
+        size = np.abs(r)
+        if np.isinf(delta):
+            slope, bend, reweighted = r, w, w
+        else:
+            slope = np.clip(r, -delta, delta)
+            bend = w * (size <= delta)  # the true curvature of rho: none beyond delta
+            reweighted = w * np.minimum(1.0, delta / np.maximum(size, _TINY))
+        turned = J.transpose(0, 2, 1)
+        g = (turned @ (w * slope)[:, :, None])[:, :, 0]
+        hessian = turned @ (J * bend[:, :, None])
+        scale = np.sqrt((reweighted[:, None, :] @ J**2)[:, 0]) + _TINY
+        stuck = ((here <= lower) & (g > 0)) | ((here >= upper) & (g < 0))
+        at_bound[active] = stuck
+        length = np.sqrt((reweighted * r**2).sum(axis=1)) + _TINY
+        unit = np.maximum(scale * length[:, None], _TINY)
+        cosine = np.where(stuck, 0.0, np.abs(g) / unit)
+        gradient[active] = cosine.max(axis=1)
+
+        step = _damped_step(g / scale, hessian, scale, stuck, damping[active])
+        candidate = np.clip(here + step / scale, lower, upper)
+        new_predicted, new_jacobian = _evaluate(model, candidate)
+        new_residuals = new_predicted - target[active]
+        new_value = _objective(new_residuals, w, delta)
+        better = new_value < value[active]
+        gain = np.where(better, 1 - new_value / np.maximum(value[active], _TINY), 0.0)
+        moved = active[better]
+        theta[moved], value[moved] = candidate[better], new_value[better]
+        residuals[moved], jacobian[moved] = new_residuals[better], new_jacobian[better]
+        damping[active] = np.where(
+            better, np.maximum(damping[active] / 10, 1e-12), damping[active] * 10
+        )
+        idle[active] = np.where(better, np.where(gain < 1e-14, idle[active] + 1, 0), idle[active])
+
+        # Nothing left to gain to the last digits, or no step however small is downhill.
+        exact = value[active] <= 1e-30 * w.sum(axis=1)
+        halted = (idle[active] >= 3) | (damping[active] > 1e14) | exact | stuck.all(axis=1)
+        halted |= gradient[active] < 1e-10
+        active = active[~halted]
+    # Halting is no proof: a place with a slope and no way down is no minimum. A cosine of 1e-4
+    # is a hundredth of a standard error of the parameters from one, for up to 10,000 points.
+    converged = (gradient < 1e-4) | (value <= 1e-24 * weights.sum(axis=1))
+    return theta, value, gradient, converged, at_bound
+
+
+def _damped_step(
+    g: Array, hessian: Array, scale: Array, stuck: np.ndarray, damping: Array
+) -> Array:
+    """-(|H| + damping)^-1 g in units where every column of the Jacobian has length one."""
+    matrix = hessian / scale[:, :, None] / scale[:, None, :]
+    free = ~stuck
+    matrix = matrix * (free[:, :, None] & free[:, None, :])
+    values, vectors = np.linalg.eigh(matrix)
+    turned = np.matmul(vectors.transpose(0, 2, 1), np.where(free, g, 0.0)[:, :, None])
+    shrunk = turned / (np.abs(values) + damping[:, None])[:, :, None]
+    return -np.where(free, np.matmul(vectors, shrunk)[:, :, 0], 0.0)
+
+
+def _evaluate(model: Model, theta: Array) -> tuple[Array, Array]:
+    with np.errstate(over="ignore", invalid="ignore"):  # a step too far is refused by its value
+        return model(theta)
+
+
+def _objective(residuals: Array, weights: Array, delta: float) -> Array:
+    with np.errstate(over="ignore", invalid="ignore"):
+        value = (weights * huber(residuals, delta)).sum(axis=1)
+    return np.where(np.isfinite(value), value, np.inf)
+
+
+def covariance_of(model: Model, theta: Array, target: Array) -> tuple[Array, int]:
+    """s^2 (J'J)^-1 of an unweighted least-squares fit at theta (p,), and its degrees of freedom.
+
+    Infinite where J'J is singular, nan without a degree of freedom.
+    """
+    predicted, jacobian = model(theta[None])
+    J, residuals = jacobian[0], predicted[0] - target
+    dof = len(residuals) - len(theta)
+    if dof <= 0:
+        return np.full((len(theta), len(theta)), np.nan), dof
+    scale = np.linalg.norm(J, axis=0)
+    if not np.all(scale > 0) or np.linalg.cond(J / scale) > 1e14:
+        return np.full((len(theta), len(theta)), np.inf), dof
+    inverse = np.linalg.inv((J / scale).T @ (J / scale)) / np.outer(scale, scale)
+    return inverse * (residuals @ residuals) / dof, dof
+
+
+def condition_number(model: Model, theta: Array) -> float:
+    """Of the Jacobian at theta (p,), its columns scaled to length one: 1 is ideal."""
+    jacobian = model(theta[None])[1][0]
+    scale = np.linalg.norm(jacobian, axis=0)
+    return float(np.linalg.cond(jacobian / scale)) if np.all(scale > 0) else float("inf")

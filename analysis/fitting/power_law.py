@@ -1,0 +1,208 @@
+"""Power laws of compute: y = coefficient * C^exponent, and with a floor L = E + A * C^-alpha.
+
+Both by least squares of the logarithm, with Student's t intervals from the scatter about the law,
+which holds the law's misfit as well as noise.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from analysis.fitting.least_squares import Model, covariance_of, minimise
+from analysis.fitting.power_sum import power_sum
+from analysis.fitting.results import (
+    Array,
+    Doubts,
+    FitError,
+    FitStatus,
+    Prediction,
+    WaldFit,
+    positive,
+)
+
+_FLOOR_EXPONENTS = (1e-3, 2.0)
+SHARES = (0.02, 0.2, 0.4, 0.6, 0.75, 0.85, 0.92, 0.97, 0.995)  # floors to start from
+
+
+@dataclass(frozen=True, kw_only=True)
+class PowerLaw(WaldFit):
+    """y = coefficient * x^exponent. objective: the residual sum of squares of ln y."""
+
+    x_name: str
+    y_name: str
+    x_range: tuple[float, float]
+    r_squared: float
+
+    @property
+    def exponent(self) -> float:
+        return self.estimates[1]
+
+    @property
+    def coefficient(self) -> float:
+        return self.estimates[0]
+
+    def predict(self, x: ArrayLike, level: float = 0.95) -> Prediction:
+        """y at x, with the interval of the law there (not of a further point)."""
+        log_x = np.log(np.atleast_1d(positive(self.x_name, x)))
+        jacobian = np.stack([np.ones_like(log_x), log_x], axis=1)
+        return self._predict_log(jacobian @ np.array(self.theta), jacobian, level)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontierFit(WaldFit):
+    """L = E + A * C^-alpha, nats/token of the best run that a budget C in FLOPs buys.
+
+    Hoffmann 2022 (arXiv:2203.15556), App. D.3 has the form. objective: residual sum of squares of
+    ln L.
+    """
+
+    x_range: tuple[float, float]
+
+    def predict(self, budget: ArrayLike, level: float = 0.95) -> Prediction:
+        """The loss at a budget, with the interval of the law there."""
+        log_c = np.log(np.atleast_1d(positive("budget", budget)))
+        value, jacobian = frontier_model(log_c)(np.array(self.theta)[None])
+        return self._predict_log(value[0], jacobian[0], level)
+
+
+def fit_power_law(
+    x: ArrayLike, y: ArrayLike, *, x_name: str = "budget", y_name: str = "y"
+) -> PowerLaw:
+    """By ordinary least squares of ln y on ln x. FitError below two distinct x.
+
+    Two points fit exactly and three leave one degree of freedom: both are flagged.
+    """
+    log_x, log_y = _logs(x, y, 2)
+    doubts = Doubts()
+    if len(log_x) == 2:
+        doubts.add(f"2 {x_name}s: the line goes through both, and nothing tells its error")
+    elif len(log_x) == 3:
+        doubts.add(f"3 {x_name}s: one degree of freedom, the interval is wide and may be luck")
+    design = np.stack([np.ones_like(log_x), log_x], axis=1)
+    centre = log_x.mean()  # ln C near 40: the plain normal equations lose eight digits
+    u = log_x - centre
+    slope = float(u @ log_y / (u @ u))
+    theta = np.array([log_y.mean() - slope * centre, slope])
+    residuals = log_y - design @ theta
+    dof = len(log_x) - 2
+    variance = float(residuals @ residuals) / dof if dof > 0 else np.nan
+    var_slope = variance / (u @ u)
+    covariance = np.array(
+        [
+            [variance / len(u) + centre**2 * var_slope, -centre * var_slope],
+            [-centre * var_slope, var_slope],
+        ]
+    )
+    total = float(((log_y - log_y.mean()) ** 2).sum())
+    return PowerLaw(
+        form=f"{y_name} = coefficient * {x_name}^exponent",
+        names=("coefficient", "exponent"),
+        estimates=(float(np.exp(theta[0])), slope),
+        theta=tuple(theta.tolist()),
+        covariance=_tuples(covariance),
+        dof=dof,
+        logs=("coefficient",),
+        n_points=len(log_x),
+        objective=float(residuals @ residuals),
+        interval=f"Student's t, {dof} degrees of freedom, from the scatter about the law",
+        status=doubts.status,
+        warnings=tuple(doubts.warnings),
+        x_name=x_name,
+        y_name=y_name,
+        x_range=(float(np.exp(log_x.min())), float(np.exp(log_x.max()))),
+        r_squared=float(1 - residuals @ residuals / total) if total > 0 else float("nan"),
+    )
+
+
+def fit_frontier(budget: ArrayLike, loss: ArrayLike) -> FrontierFit:
+    """By least squares of ln L, from floors all over. FitError below four distinct budgets."""
+    log_c, log_l = _logs(budget, loss, 4)
+    centre = log_c.mean()
+    model = frontier_model(log_c - centre)
+    top = float(log_l.min())
+    lower, upper = frontier_box(top)
+    starts = frontier_starts(log_c - centre, log_l)
+    minima = minimise(model, log_l, starts, lower=lower, upper=upper)
+    theta, stuck = minima.theta[minima.best], minima.at_bound[minima.best]
+    doubts = Doubts()
+    if stuck.any():
+        if stuck[0] and theta[0] < top:
+            text = "the floor E is not told apart from 0: the losses fall as a power of compute"
+        elif stuck[0]:
+            text = "the floor E stopped at the lowest loss: not a power law with a floor"
+        elif stuck[2]:
+            text = f"alpha={theta[2]:.3g} is at the edge of {_FLOOR_EXPONENTS}"
+        else:
+            text = "A is at its bound: no power of compute describes these losses"
+        doubts.add(text, FitStatus.BOUND_HIT)
+    if not minima.converged[minima.best]:
+        doubts.add("the descent did not converge", FitStatus.MAX_ITER)
+    if len(log_c) == 4:
+        doubts.add("4 budgets for 3 parameters: one degree of freedom")
+    natural = np.array([theta[0], theta[1] + theta[2] * centre, theta[2]])
+    covariance, dof = covariance_of(frontier_model(log_c), natural, log_l)
+    E, A, alpha = np.exp(natural[0]), np.exp(natural[1]), natural[2]
+    return FrontierFit(
+        form="L = E + A * C^-alpha",
+        names=("E", "A", "alpha"),
+        estimates=(float(E), float(A), float(alpha)),
+        theta=tuple(natural.tolist()),
+        covariance=_tuples(covariance),
+        dof=dof,
+        logs=("E", "A"),
+        n_points=len(log_c),
+        objective=2 * float(minima.value[minima.best]),
+        interval=f"Student's t, {dof} degrees of freedom, from the scatter about the law",
+        status=doubts.status,
+        warnings=tuple(doubts.warnings),
+        x_range=(float(np.exp(log_c.min())), float(np.exp(log_c.max()))),
+    )
+
+
+def frontier_starts(
+    x: Array, log_l: Array, shares: Sequence[float] = SHARES, on: np.ndarray | None = None
+) -> Array:
+    """theta = log E, log A, alpha (..., shares, 3) for a range of floors, as shares of the lowest
+    loss: given E, a line in ln(L - E) through log_l (..., n) at x (n,), where `on` is True.
+    """
+    weights = np.ones_like(log_l) if on is None else on.astype(np.float64)
+    losses = np.where(weights > 0, np.exp(log_l), np.inf)
+    E = losses.min(axis=-1)[..., None] * np.array(shares)
+    known = weights[..., None, :]
+    y = np.where(known > 0, np.log(losses[..., None, :] - E[..., None]), 0.0)
+    total = known.sum(axis=-1)
+    middle, level = (known * x).sum(axis=-1) / total, (known * y).sum(axis=-1) / total
+    dx = known * (x - middle[..., None])
+    slope = (dx * y).sum(axis=-1) / (dx**2).sum(axis=-1)
+    alpha = np.maximum(-slope, _FLOOR_EXPONENTS[0])
+    return np.stack([np.log(E), level - slope * middle, alpha], axis=-1)
+
+
+def frontier_box(top: float) -> tuple[Array, Array]:
+    """Lower and upper bounds of log E, log A, alpha; top: ln of the lowest loss, which E is not
+    above.
+    """
+    low, high = _FLOOR_EXPONENTS
+    return np.array([top - 12, top - 12, low]), np.array([top, top + 50, high])
+
+
+def frontier_model(log_c: Array) -> Model:
+    """log L = log(E + A C^-alpha) at these ln C, in theta = log E, log A, alpha."""
+    zero, one = np.zeros_like(log_c), np.ones_like(log_c)
+    return power_sum([np.stack([one, zero, zero], axis=1), np.stack([zero, one, -log_c], axis=1)])
+
+
+def _logs(x: ArrayLike, y: ArrayLike, n_least: int) -> tuple[Array, Array]:
+    xs, ys = positive("x", x).ravel(), positive("y", y).ravel()
+    if len(xs) != len(ys):
+        raise ValueError(f"{len(xs)} x for {len(ys)} y")
+    n_distinct = len(np.unique(xs))
+    if n_distinct < n_least:
+        raise FitError(f"{n_distinct} distinct budgets: this law needs at least {n_least}")
+    return np.log(xs), np.log(ys)
+
+
+def _tuples(matrix: Array) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(float(v) for v in row) for row in matrix)

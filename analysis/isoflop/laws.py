@@ -1,0 +1,207 @@
+"""From the minima of isoFLOP curves to power laws of compute, with intervals made four ways."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from analysis.fitting.least_squares import minimise
+from analysis.fitting.power_law import (
+    FrontierFit,
+    PowerLaw,
+    fit_frontier,
+    fit_power_law,
+    frontier_box,
+    frontier_model,
+    frontier_starts,
+)
+from analysis.fitting.results import (
+    Array,
+    Doubts,
+    Estimate,
+    FitError,
+    FitStatus,
+    counted,
+    percentiles,
+    plain,
+    said,
+    t_quantile,
+    worst,
+)
+
+LOSS = "loss"
+_FLOORS = (0.2, 0.75, 0.97)  # shares of the lowest loss: a low, a middle and a high one
+_DROPPED = 0.1  # share of draws without a minimum above which the intervals are called selective
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optima:
+    """The minima of one model that a law is fitted to, in order of budget.
+
+    at: name -> (n_budgets,), e.g. n_params, n_tokens, loss; draws: "noise" or "case" -> name ->
+    (n_draws, n_budgets), nan where a draw had no minimum.
+    """
+
+    budgets: Array
+    at: Mapping[str, Array]
+    draws: Mapping[str, Mapping[str, Array]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelLaws:
+    """How the optimum of one model moves with compute: y* = coefficient * C^exponent.
+
+    laws: by name of y (n_params, n_tokens, ..., loss); loss has a floor, L* = E + A C^-alpha,
+    where there are four budgets or more. exponents: name -> how -> interval at 95 %, how being
+    "t" (scatter about the law, the default of conf_int), "noise" (of the losses), "case" (runs
+    drawn again within each budget), "jackknife" (budgets left out in turn).
+    """
+
+    model: str
+    n_budgets: int
+    laws: Mapping[str, PowerLaw | FrontierFit]
+    exponents: Mapping[str, Mapping[str, Estimate]]
+    excluded: tuple[str, ...]
+    status: FitStatus
+    warnings: tuple[str, ...]
+
+    @property
+    def loss(self) -> PowerLaw | FrontierFit | None:
+        return self.laws.get(LOSS)
+
+    def summary(self) -> str:
+        """A line a law, with the intervals of its exponent."""
+        lines = [f"{self.model}: power laws over {self.n_budgets} budgets"]
+        for name, law in self.laws.items():
+            if isinstance(law, FrontierFit):
+                E, A, alpha = law.estimates
+                text = f"{E:.4g} + {A:.4g} C^-{alpha:.4f}"
+            else:
+                text = f"{law.coefficient:.4g} C^{law.exponent:.4f}"
+            intervals = "; ".join(
+                f"{how} {e.lower:.4f} to {e.upper:.4f}"
+                for how, e in self.exponents[name].items()
+                if np.isfinite(e.lower)
+            )
+            lines.append(f"  {name + '*':>24} = {text:<32} 95 %: {intervals or 'unknown'}")
+        return "\n".join([*lines, *said(self.status, self.warnings)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything at full precision."""
+        return {**plain(self), "laws": {name: law.to_dict() for name, law in self.laws.items()}}
+
+
+def fit_laws(
+    model: str, optima: Optima, excluded: Sequence[str], doubtful: Sequence[str] = ()
+) -> ModelLaws:
+    """excluded, doubtful: budgets left out, and those kept whose minima something speaks against.
+
+    Raises FitError below two budgets with a minimum.
+    """
+    n = len(optima.budgets)
+    if n < 2:
+        raise FitError(f"{model}: {counted(n, 'budget')} with a minimum; a power law needs 2")
+    doubts = Doubts()
+    if excluded:
+        doubts.add(
+            f"{counted(len(excluded), 'budget')} left out of the laws: {'; '.join(excluded)}"
+        )
+    if doubtful:
+        doubts.add(
+            f"rests on {len(doubtful)} of {n} minima that are doubtful: {'; '.join(doubtful)}"
+        )
+    laws: dict[str, PowerLaw | FrontierFit] = {}
+    said: dict[str, list[str]] = {}  # each warning once, with the laws that it is of
+    exponents: dict[str, Mapping[str, Estimate]] = {}
+    for name, values in optima.at.items():
+        if name == LOSS and n >= 4:
+            law: PowerLaw | FrontierFit = fit_frontier(optima.budgets, values)
+        else:
+            law = fit_power_law(optima.budgets, values, y_name=name)
+        laws[name] = law
+        exponents[name] = _intervals(name, law, optima)
+        for text in law.warnings:
+            said.setdefault(text, []).append(f"{name}*")
+    for text, names in said.items():
+        doubts.add(f"{', '.join(names)}: {text}")
+    if n < 4:
+        doubts.add(f"{n} budgets: loss* is fitted without a floor, which needs 4")
+    for how, draws in optima.draws.items():
+        drawn = draws[LOSS]
+        lost = float(np.isnan(drawn).mean()) if drawn.size else 0.0
+        if lost > _DROPPED:
+            doubts.add(f"{lost:.0%} of the {how} draws had no minimum inside the sizes")
+    return ModelLaws(
+        model=model,
+        n_budgets=n,
+        laws=laws,
+        exponents=exponents,
+        excluded=tuple(excluded),
+        status=worst([doubts.status, *(law.status for law in laws.values())]),
+        warnings=tuple(doubts.warnings),
+    )
+
+
+def _intervals(
+    name: str, law: PowerLaw | FrontierFit, optima: Optima, level: float = 0.95
+) -> dict[str, Estimate]:
+    floored = isinstance(law, FrontierFit)
+    exponent = "alpha" if floored else "exponent"
+    value = law.params[exponent]
+    found = {"t": Estimate(value, *law.bounds(exponent, level))}
+    log_c = np.log(optima.budgets)
+    refit = _alphas if floored else _slopes
+    for how, names in optima.draws.items():
+        drawn = refit(log_c, np.log(names[name]))
+        drawn = drawn[np.isfinite(drawn)]
+        found[how] = Estimate(value, *(float(v) for v in percentiles(drawn, level)))
+    n = len(log_c)
+    if n >= (5 if floored else 3):
+        log_y = np.log(optima.at[name])
+        left = refit(log_c, np.where(np.eye(n, dtype=bool), np.nan, log_y))
+        se = float(np.sqrt((n - 1) / n * ((left - left.mean()) ** 2).sum()))
+        half = t_quantile(n - 1, level) * se
+        found["jackknife"] = Estimate(value, value - half, value + half)
+    return found
+
+
+def _slopes(log_c: Array, log_y: Array) -> Array:
+    """Slopes (S,) of log_y (S, n) on log_c (n,) over the budgets that a draw has; nan below two."""
+    known = np.isfinite(log_y)
+    count = np.maximum(known.sum(axis=1), 1)
+    x = np.where(known, log_c, 0.0)
+    y = np.where(known, log_y, 0.0)
+    dx = np.where(known, log_c - (x.sum(axis=1) / count)[:, None], 0.0)
+    spread = (dx**2).sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(spread > 0, (dx * y).sum(axis=1) / spread, np.nan)
+
+
+def _alphas(log_c: Array, log_y: Array) -> Array:
+    """alpha of L = E + A C^-alpha for each row of log_y (S, n) over the budgets that it has.
+
+    nan below four budgets.
+    """
+    x = log_c - log_c.mean()
+    known = np.isfinite(log_y)
+    enough = known.sum(axis=1) >= 4
+    found = np.full(len(log_y), np.nan)
+    if not enough.any():
+        return found
+    known, target = known[enough], np.where(known, log_y, 0.0)[enough]
+    floors = frontier_starts(x, target, _FLOORS, known)
+    starts = floors.swapaxes(0, 1).reshape(-1, 3)  # all with the first floor, then the next
+    lower, upper = frontier_box(float(target[known].min()))
+    minima = minimise(
+        frontier_model(x),
+        np.tile(target, (len(_FLOORS), 1)),
+        starts,
+        lower=lower,
+        upper=upper,
+        weights=np.tile(known.astype(np.float64), (len(_FLOORS), 1)),
+    )
+    best = minima.value.reshape(len(_FLOORS), -1).argmin(axis=0)
+    alphas = minima.theta[:, 2].reshape(len(_FLOORS), -1)
+    found[enough] = alphas[best, np.arange(alphas.shape[1])]
+    return found

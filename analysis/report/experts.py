@@ -1,0 +1,91 @@
+"""A report's sections on experts: laws of their number, active ones, and their usage."""
+
+import math
+from functools import partial
+
+from analysis import figures
+from analysis.report.gallery import Gallery, file_label
+from analysis.report.page import Block, DataTable, Section, Text
+from analysis.report.tables import PLAIN, UNITS, params_table
+from analysis.study import Study
+from analysis.table.load import finished
+
+
+def experts_section(study: Study, gallery: Gallery) -> Section | None:
+    """The laws of each model with several numbers of experts; None without."""
+    if not study.experts:
+        return None
+    blocks: list[Block] = []
+    for model, found in study.experts.items():
+        best = found.fits[0]
+        label = file_label(model)
+        blocks += [
+            Text(text=f"{model}: held out: {found.held_out}."),
+            DataTable(
+                frame=found.to_frame().rename(columns={"n_params": "free parameters"}),
+                caption=f"{model}: laws of the number of experts, best AICc first",
+                units=dict.fromkeys(("rmse", "held_out_rmse", "held_out_bias"), "nats/token"),
+            ),
+            DataTable(
+                frame=params_table(best, model), caption=f"{model}: {best.form}", formats=PLAIN
+            ),
+            DataTable(
+                frame=study.slopes[model],
+                caption=f"{model}: -d ln L / d ln E of each size, with 95 % t interval",
+                units={"size": "parameters", "budget": "FLOPs"},
+            ),
+            gallery.draw(
+                f"experts_{label}",
+                f"{model}: perplexity against the number of experts, and the laws",
+                partial(
+                    figures.draw_experts, study.expert_runs[model], found.fits, study.slopes[model]
+                ),
+            ),
+        ]
+        cutoff = best.cutoff_interval()
+        if cutoff is not None and math.isfinite(cutoff[0]):
+            blocks.append(
+                Text(
+                    text=f"The size beyond which more experts would cease to help is between "
+                    f"{cutoff[0]:.3g} and {cutoff[1]:.3g} parameters (95 %), if the form holds."
+                )
+            )
+    return Section(title="Number of experts", blocks=blocks)
+
+
+def active_section(study: Study, gallery: Gallery) -> Section | None:
+    """Heads at equal numbers of active experts, Fig. 3b of He 2024; None if not varied."""
+    done = finished(study.table).dropna(subset=["n_heads", "top_k"])
+    if len(done[["n_heads", "top_k"]].drop_duplicates()) < 2:
+        return None
+    drawing = gallery.draw(
+        "active",
+        "Perplexity against heads at equal numbers of active experts, as Fig. 3b of He 2024",
+        lambda: figures.draw_active(done),
+    )
+    return Section(title="Active experts", blocks=[drawing])
+
+
+def usage_section(study: Study, gallery: Gallery) -> Section | None:
+    """Usage and unevenness, Table 2 of He 2024; None where not recorded."""
+    done = finished(study.table).dropna(subset=["usage", "unevenness", "n_experts"])
+    if done.empty:
+        return None
+    keys = ["series", "budget", "n_layers", "n_experts", "query_norm"]
+    names = ["perplexity", "usage", "unevenness"]
+    means = done.groupby(keys, dropna=False)[names].mean().reset_index()
+    blocks: list[Block] = [
+        DataTable(
+            frame=means,
+            caption="Usage: share of experts with weight on the held-out set; unevenness: KL to "
+            "uniform. Means over seeds",
+            units={k: v for k, v in UNITS.items() if k in means},
+        )
+    ]
+    if done["n_experts"].nunique() > 1 or done["query_norm"].nunique() > 1:
+        blocks.append(
+            gallery.draw(
+                "usage", "Usage, unevenness and perplexity", lambda: figures.draw_usage(done)
+            )
+        )
+    return Section(title="Usage of experts", blocks=blocks)

@@ -1,0 +1,87 @@
+"""A study as one self-contained page, with its figures as PNG and PDF and its fits as JSON."""
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from analysis.fitting.results import counted
+from analysis.progress import Say, silent
+from analysis.report.checklist import fill_checklist
+from analysis.report.gallery import Gallery
+from analysis.report.page import Checklist, Page, Section, Text, render
+from analysis.report.provenance import Provenance
+from analysis.report.sections import sections_of
+from analysis.staging import staged
+from analysis.study import Study
+from analysis.table.load import finished
+from experiments.system.csv_text import to_csv
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """The files of a report."""
+
+    page: Path
+    fits: Path
+    table: Path
+    figures: tuple[Path, ...]
+
+
+def write_report(
+    study: Study,
+    provenance: Provenance,
+    folder: Path,
+    command: str,
+    title: str,
+    *,
+    say: Say = silent,
+) -> Written:
+    """Writes report.html, fits.json, table.csv and figures/*.png and *.pdf into a folder: all of
+    them or none. say: told each section. Raises WriteError for what the disk denies.
+    """
+    with staged(folder) as new:
+        names = _write_files(study, provenance, new, command, title, say)
+    return Written(
+        page=folder / "report.html",
+        fits=folder / "fits.json",
+        table=folder / "table.csv",
+        figures=tuple(folder / "figures" / name for name in names),
+    )
+
+
+def _write_files(
+    study: Study, provenance: Provenance, folder: Path, command: str, title: str, say: Say
+) -> list[str]:
+    """The names of the figures' files."""
+    (folder / "figures").mkdir()
+    gallery = Gallery(folder / "figures", dict.fromkeys(study.table["model"]))
+    sections = sections_of(study, gallery, say)
+    topics = fill_checklist(
+        study.table,
+        provenance,
+        isoflop=study.isoflop,
+        parametric=list(study.parametric.values()),
+        experts=list(study.experts.values()),
+        hold_out=study.hold_out,
+    )
+    intro = Text(text="What a reader needs to judge these laws, after the (Mis)Fitting survey.")
+    sections.append(Section(title="Checklist", blocks=[intro, Checklist(items=topics)]))
+    done = finished(study.table)
+    numbers = {
+        "finished run": len(done),
+        "model": done["model"].nunique(),
+        "budget": done["budget"].nunique(),
+    }
+    page = Page(
+        title=title,
+        subtitle=", ".join(counted(n, what) for what, n in numbers.items()),
+        sections=sections,
+        commands=[*provenance.commands, command],
+        generated=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC by expert-isoflops",
+    )
+    (folder / "report.html").write_text(render(page), encoding="utf-8")
+    fits = json.dumps(study.to_dict(), indent=1, allow_nan=False)
+    (folder / "fits.json").write_text(fits + "\n", encoding="utf-8")
+    (folder / "table.csv").write_text(to_csv(study.table), encoding="utf-8")
+    return [path.name for path in gallery.written]

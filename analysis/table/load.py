@@ -1,0 +1,204 @@
+"""Runs as one checked pandas table, a row a run, whatever they come from."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis.table.cells import best_of_cells
+from analysis.table.checks import check_amounts, check_runs, finished, require
+from analysis.table.columns import COLUMNS, cast_columns, pick_columns
+from analysis.table.sources import read_frame
+from analysis.table.wandb_export import bare_key, from_wandb
+
+__all__ = [
+    "COLUMNS",
+    "best_of_cells",
+    "check_table",
+    "finished",
+    "keep_rows",
+    "load_table",
+    "require",
+]
+
+_VARIANT = ("n_experts", "n_heads", "top_k", "query_norm")
+_ORDER = ["budget", "model", "n_layers", "n_experts", "seed"]
+
+
+def load_table(
+    path: str | Path,
+    *,
+    columns: Mapping[str, str] | None = None,
+    flops: str | None = None,
+    where: Mapping[str, Sequence[str]] | None = None,
+) -> pd.DataFrame:
+    """The checked table of a sweep's folder, a CSV or Parquet file, or a CSV exported from W&B.
+
+    columns and flops are check_table's, where is keep_rows'. Raises ValueError naming the file, or
+    the row and column.
+    """
+    table = check_table(read_frame(path), columns=columns, flops=flops)
+    if Path(path).is_dir():  # a record's other fields were there for `columns` to name
+        table = table[[c for c in map(str, table) if c in COLUMNS or c.startswith("given_")]]
+    return keep_rows(table, where) if where else table
+
+
+def keep_rows(table: pd.DataFrame, where: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """The runs whose column has one of these values, as text, for every column of `where`.
+
+    {"query_norm": ["batch"], "budget": ["3e12", "1e13"]}; "" is NA. series are named by what still
+    varies, unless the table gave them. Raises ValueError for a column that is not there, and a
+    value that no run has, with those there are.
+    """
+    named = table["series"].equals(_series(table).astype(str))
+    for name, values in where.items():
+        if name not in table:
+            raise ValueError(f"where: {name!r} is no column; found {', '.join(map(str, table))}")
+        column = table[name]
+        keep = pd.Series(False, index=table.index)
+        for value in values:
+            has = _equals(column, value)
+            if not has.any():
+                have = ", ".join(sorted({"" if pd.isna(v) else f"{v}" for v in column}))
+                raise ValueError(f"where: no run has {name}={value}; they have {have}")
+            keep |= has
+        table = table[keep]
+    table = table.reset_index(drop=True)
+    return table.assign(series=_series(table).astype(str)) if named else table
+
+
+def _equals(column: pd.Series, value: str) -> pd.Series:
+    if value == "":
+        return column.isna()
+    if not pd.api.types.is_numeric_dtype(column):
+        return (column == value).fillna(False).astype(bool)
+    try:
+        number = float(value)
+    except ValueError:
+        raise ValueError(f"where: {column.name}={value!r} is not a number") from None
+    return (column.astype("float64") == number).fillna(False)
+
+
+def check_table(
+    frame: pd.DataFrame, columns: Mapping[str, str] | None = None, flops: str | None = None
+) -> pd.DataFrame:
+    """COLUMNS, then the frame's others, sorted by budget, model and size; failed runs are kept.
+
+    Units: FLOPs of training, plain counts, nats/token. loss and n_params or n_active_params must
+    be there; what else is absent is derived where it can be, or NA. table.attrs["notes"], a tuple
+    of str, says what was derived, taken for granted or left out; of these table.attrs["damaged"] is
+    the one on records that can't be read, if there are any.
+    columns: our name -> the frame's, e.g. {"n_params": "N"}; common aliases are known.
+    flops: "6nd" takes budget = 6 n_active_params n_tokens where one of them is unknown; that is
+    wrong where attention or the vocabulary dominates.
+    Raises ValueError naming the row, column, value and remedy.
+    """
+    if flops not in (None, "6nd"):
+        raise ValueError(f"flops={flops!r} is not '6nd' or None")
+    if frame.columns.has_duplicates:
+        twice = sorted({str(name) for name in frame.columns[frame.columns.duplicated()]})
+        raise ValueError(f"columns are there twice: {', '.join(twice)}; rename or drop one")
+    if frame.empty:
+        raise ValueError("the table has no rows")
+    damaged = [line] if (line := frame.attrs.get("damaged")) else []
+    notes = [*frame.attrs.get("notes", ()), *damaged]
+    raw = from_wandb(_named_rows(frame), notes)
+    if raw.empty:
+        raise ValueError(f"no row is left: {'; '.join(notes)}")
+    chosen = {
+        name: given if given in raw else bare_key(given) for name, given in (columns or {}).items()
+    }
+    table = cast_columns(pick_columns(raw, chosen, notes))
+    table = _without_copies(table, notes)
+    check_amounts(table)
+    _derive(table, flops, notes)
+    check_runs(table)
+    series = _series(table)
+    given = raw["series"].astype("string")[table.index] if "series" in raw else series
+    if "series" not in chosen and (given != series).any():
+        notes.append("series are named anew; columns={'series': 'series'} keeps the given")
+    table["series"] = table["series"].where(table["series"].notna(), series)
+    table = table.astype(dict.fromkeys(("series", "model", "status"), str))  # never NA
+    table = table.sort_values(_ORDER, kind="stable").reset_index(drop=True)
+    table.attrs["notes"] = tuple(dict.fromkeys(notes))
+    if damaged:
+        table.attrs["damaged"] = damaged[0]
+    return table
+
+
+def _named_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """With what errors call a row as its index, and str as columns."""
+    index = frame.index if frame.index.is_unique else pd.RangeIndex(len(frame))
+    names = [name if isinstance(name, str) else f"row {name}" for name in index]
+    return frame.set_axis(names, axis=0).set_axis(frame.columns.astype(str), axis=1)
+
+
+def _without_copies(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    values = table.drop(columns="run_id")
+    nested = [name for name in values if values[name].dtype == object]  # lists have no hash
+    copies = values.astype(dict.fromkeys(nested, str)).duplicated()
+    if copies.any():
+        first = table.index[int(copies.to_numpy().argmax())]
+        notes.append(f"left out: {copies.sum()} exact copies of other rows, e.g. {first}")
+    return table[~copies].copy()
+
+
+def _derive(table: pd.DataFrame, flops: str | None, notes: list[str]) -> None:
+    """Fills what is absent, in place, with a note for each thing taken for granted."""
+    unknown = table["status"].isna()
+    if unknown.any():
+        finite = np.isfinite(table["loss"])
+        table.loc[unknown, "status"] = np.where(finite[unknown], "done", "failed")
+        notes.append(
+            f"{unknown.sum()} rows have no status: {(unknown & finite).sum()} with a finite loss "
+            f"are taken as done, {(unknown & ~finite).sum()} without as failed"
+        )
+    with np.errstate(over="ignore"):  # of a loss that check_runs refuses, or of a diverged run
+        table["perplexity"] = table["perplexity"].fillna(np.exp(table["loss"]))
+    _derive_active(table, notes)
+    per_token = table["flops_per_token"]
+    _fill(table, "n_tokens", table["budget"] / per_token, "budget / flops_per_token", notes)
+    _fill(table, "budget", table["n_tokens"] * per_token, "n_tokens * flops_per_token", notes)
+    if flops == "6nd":
+        n, caveat = 6 * table["n_active_params"], "wrong where attention or vocabulary dominates"
+        how = f"{{}}, as flops='6nd' asks: {caveat}"
+        budget, n_tokens = table["budget"], table["n_tokens"]
+        _fill(table, "n_tokens", budget / n, how.format("budget / (6 n_active_params)"), notes)
+        _fill(table, "budget", n_tokens * n, how.format("6 n_active_params n_tokens"), notes)
+
+
+def _derive_active(table: pd.DataFrame, notes: list[str]) -> None:
+    experts = table["n_experts"]
+    dense = (experts.isna() & table["top_k"].isna()) | (experts == 1).fillna(False)
+    _fill(
+        table,
+        "n_active_params",
+        table["n_params"].where(dense),
+        "n_params, for n_experts is NA or 1: taken as dense",
+        notes,
+    )
+    unknown = table["n_active_params"].isna() & (table["status"] == "done")
+    if unknown.any():
+        models = ", ".join(sorted(table.loc[unknown, "model"].dropna().unique()))
+        notes.append(f"n_active_params is unknown in {unknown.sum()} rows: {models}")
+
+
+def _fill(table: pd.DataFrame, name: str, values: pd.Series, how: str, notes: list[str]) -> None:
+    gaps = table[name].isna() & values.notna()
+    if gaps.any():
+        table.loc[gaps, name] = values[gaps]
+        notes.append(f"{name} of {gaps.sum()} rows is {how}")
+
+
+def _series(table: pd.DataFrame) -> pd.Series:
+    """The model's name, and those of _VARIANT that vary over its runs in this table."""
+    names = table["model"].copy()
+    for _, runs in table.groupby("model"):
+        for column in _VARIANT:
+            # A run that broke off may lack its config: no variant of its own
+            known = runs[(runs["status"] == "done") | runs[column].notna()]
+            if known[column].nunique(dropna=False) > 1:
+                has = runs.index[runs[column].notna()]
+                names[has] += f" {column}=" + runs.loc[has, column].astype("string")
+    return names

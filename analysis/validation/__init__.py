@@ -1,0 +1,1 @@
+"""Checks of the fits: other approaches, held-out budgets, residuals."""

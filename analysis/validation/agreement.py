@@ -1,0 +1,203 @@
+"""The approaches to a compute-optimal size side by side, on one table."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.fitting.power_law import fit_power_law
+from analysis.fitting.results import FitError, FitStatus, counted, plain
+from analysis.isoflop.curves import IsoFLOPFit
+from analysis.isoflop.fit import X_NAMES, fit_isoflop
+from analysis.isoflop.minima import Method
+from analysis.parametric import fit_parametric
+from analysis.table.load import best_of_cells, finished
+
+_COLUMNS = (
+    "model", "approach", "a", "a_lower", "a_upper", "size", "size_lower", "size_upper",
+    "tokens", "loss", "status", "note",
+)  # fmt: skip
+_LOOSE = 0.2  # spread of C/(N D) above which C = kND is a poor stand-in
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """A row a model and approach: the exponent a of size* ~ C^a with its interval, and size*,
+    tokens* and loss* at `budget`, the table's largest.
+
+    Approach 1 here is the best finished run of each budget, not Hoffmann's envelope of training
+    curves: with a decaying learning rate a curve's middle is no run of that length. It has tokens*
+    and loss* of a run, and where the model has none at `budget` its row is of its own largest.
+    """
+
+    x_name: str
+    budget: float
+    rows: tuple[dict[str, Any], ...]
+    warnings: tuple[str, ...]
+
+    def to_frame(self) -> pd.DataFrame:
+        return pd.DataFrame(list(self.rows), columns=list(_COLUMNS))
+
+    def summary(self) -> str:
+        """The table and the disagreements."""
+        frame = self.to_frame().drop(columns="note")
+        text = frame.to_string(index=False, float_format=lambda v: f"{v:.4g}")
+        head = f"{self.x_name}* ~ C^a; {self.x_name}*, tokens* and loss* at C={self.budget:.4g}"
+        return "\n".join([head, text, *(f"  doubtful: {w}" for w in self.warnings)])
+
+    def to_dict(self) -> dict[str, Any]:
+        return plain(self)
+
+
+def compare_approaches(
+    table: pd.DataFrame,
+    x: str = "n_params",
+    *,
+    n_nearest: int | None = None,
+    noise: float | None = None,
+    seed: int = 0,
+) -> Agreement:
+    """Approach 1 (best run of a budget), 2 by parabola and by Akima, 3 (parametric), each model.
+
+    What can't be fitted is a row that says why. Exponents whose intervals do not meet are in the
+    warnings. x: n_params, n_active_params or n_non_embedding_params. n_nearest and noise are
+    fit_isoflop's, for approach 2. Raises ValueError for another x, FitError if there is one budget
+    only.
+    """
+    if x == "n_tokens":
+        raise ValueError("x='n_tokens': the approaches are compared in a size, e.g. n_params")
+    if x not in X_NAMES:
+        sizes = ", ".join(name for name in X_NAMES if name != "n_tokens")
+        raise ValueError(f"x={x!r} is not one of {sizes}")
+    done = finished(table)
+    budgets = np.sort(done["budget"].dropna().unique())
+    if len(budgets) < 2:
+        raise FitError(f"{counted(len(budgets), 'budget')}: an exponent of compute needs 2 or more")
+    top = float(budgets[-1])
+
+    def minima(own: pd.DataFrame, method: Method) -> dict[str, Any]:
+        return _isoflop(fit_isoflop(own, x, method, n_nearest, noise=noise, seed=seed), top)
+
+    rows: list[dict[str, Any]] = []
+    for model in dict.fromkeys(done["series"]):
+        own = done[done["series"] == model]
+        makers = (
+            ("1 (best run)", lambda own=own: _of_best_runs(own, x, top)),
+            ("2 (parabola)", lambda own=own: minima(own, "parabola")),
+            ("2 (akima)", lambda own=own: minima(own, "akima")),
+            ("3 (parametric)", lambda own=own: _parametric(own, x, top, seed)),
+        )
+        for approach, make in makers:
+            try:
+                found = make()
+            except (FitError, ValueError) as error:
+                found = {"status": "no fit", "note": str(error)}
+            rows.append({"model": model, "approach": approach, **found})
+    return Agreement(x_name=x, budget=top, rows=tuple(rows), warnings=tuple(_disputes(rows)))
+
+
+def best_runs(table: pd.DataFrame, x: str) -> pd.DataFrame:
+    """The best cell of each budget, in order of budget: seeds are averaged within a size only."""
+    cells = best_of_cells(table, by=["budget", x])
+    return cells.loc[cells.groupby("budget")["loss"].idxmin()]
+
+
+def _of_best_runs(own: pd.DataFrame, x: str, top: float) -> dict[str, Any]:
+    best = best_runs(own, x)
+    law = fit_power_law(best["budget"], best[x], y_name=x)
+    last = best.iloc[-1]
+    at = float(last["budget"])
+    value = law.predict(at)
+    interval = [*law.bounds("exponent"), float(value.lower[0]), float(value.upper[0])]
+    notes = ["sizes of the grid only"]
+    # How many smaller sizes there are: always as many, and the exponent is that of the grid
+    tried = own[["budget", x]].drop_duplicates().merge(best[["budget", x]], on="budget")
+    ranks = (tried[f"{x}_x"] < tried[f"{x}_y"]).groupby(tried["budget"]).sum()
+    if ranks.nunique() == 1:
+        notes = ["sizes of the grid only: no interval"]
+        interval = [np.nan] * 4
+    if at < top:
+        notes.append(f"at C={at:.4g}, the largest that this model has")
+    return {
+        "a": law.exponent,
+        "a_lower": interval[0],
+        "a_upper": interval[1],
+        "size": float(value.value[0]),
+        "size_lower": interval[2],
+        "size_upper": interval[3],
+        "tokens": float(last["n_tokens"]) if pd.notna(last["n_tokens"]) else np.nan,
+        "loss": float(last["loss"]),
+        "status": str(law.status),
+        "note": "; ".join((*notes, *law.warnings)),
+    }
+
+
+def _isoflop(fit: IsoFLOPFit, top: float) -> dict[str, Any]:
+    if not fit.laws:
+        raise FitError(fit.notes[-1])
+    laws = fit.law()
+    law = laws.laws[fit.x_name]
+    low, high = law.bounds("exponent")
+    value, loss = law.predict(top), laws.laws["loss"].predict(top)
+    tokens = laws.laws.get("n_tokens")
+    return {
+        "a": law.params["exponent"],
+        "a_lower": low,
+        "a_upper": high,
+        "size": float(value.value[0]),
+        "size_lower": float(value.lower[0]),
+        "size_upper": float(value.upper[0]),
+        "tokens": np.nan if tokens is None else float(tokens.predict(top).value[0]),
+        "loss": float(loss.value[0]),
+        "status": str(fit.status),
+        "note": "; ".join((*laws.warnings, *(f"skipped {text}" for text in fit.skipped))),
+    }
+
+
+def _parametric(own: pd.DataFrame, x: str, top: float, seed: int) -> dict[str, Any]:
+    cells = best_of_cells(own, by=["budget", x])
+    fit = fit_parametric(cells[x], cells["n_tokens"], cells["loss"], seed=seed)
+    k, spread = flops_per_param_token(cells, x)
+    best, a = fit.optimum(top, k), fit.exponents()["a"]
+    notes = list(fit.warnings)
+    if spread > _LOOSE:
+        notes.append(
+            f"C/({x} x tokens) varies by {spread:.0%} about {k:.3g}: C = kND is a poor stand-in "
+            "for the FLOPs counted"
+        )
+    doubtful = spread > _LOOSE and fit.status is FitStatus.CONVERGED
+    return {
+        "a": a.value,
+        "a_lower": a.lower,
+        "a_upper": a.upper,
+        "size": best["n_params"].value,
+        "size_lower": best["n_params"].lower,
+        "size_upper": best["n_params"].upper,
+        "tokens": best["n_tokens"].value,
+        "loss": best["loss"].value,
+        "status": str(FitStatus.DOUBTFUL if doubtful else fit.status),
+        "note": "; ".join(notes),
+    }
+
+
+def flops_per_param_token(cells: pd.DataFrame, x: str) -> tuple[float, float]:
+    """k of C = kND, the median over runs, and the half range of C/(kND) about 1."""
+    k = (cells["budget"] / (cells[x] * cells["n_tokens"])).to_numpy(dtype=np.float64)
+    middle = float(np.median(k))
+    return middle, float(max(k.max() / middle, middle / k.min()) - 1)
+
+
+def _disputes(rows: list[dict[str, Any]]) -> list[str]:
+    found = []
+    for i, one in enumerate(rows):
+        for two in rows[i + 1 :]:
+            if one["model"] != two["model"] or "a" not in one or "a" not in two:
+                continue
+            apart = one["a_lower"] > two["a_upper"] or two["a_lower"] > one["a_upper"]
+            if apart:
+                found.append(
+                    f"{one['model']}: approaches {one['approach']} and {two['approach']} disagree "
+                    f"on a beyond their intervals, {one['a']:.3f} and {two['a']:.3f}"
+                )
+    return found

@@ -1,0 +1,44 @@
+"""What a law leaves over, run by run: ln(measured loss) - ln(fitted loss)."""
+
+import numpy as np
+import pandas as pd
+
+from analysis.experts.fit import ExpertLawFit
+from analysis.experts.forms import FORMS
+from analysis.experts.runs import rows_of, runs_of
+from analysis.isoflop.curves import IsoFLOPFit
+from analysis.parametric import ParametricFit
+from analysis.table.load import best_of_cells, finished
+
+_CONTEXT = ("series", "model", "budget", "n_params", "n_active_params", "n_tokens", "n_experts")
+
+
+def residuals_of(
+    fit: IsoFLOPFit | ParametricFit | ExpertLawFit, table: pd.DataFrame, size: str = "n_params"
+) -> pd.DataFrame:
+    """The finished runs with their `residual`; positive: worse than the law says.
+
+    size: what a ParametricFit was given as N. An IsoFLOPFit's are of the best run of each cell, an
+    ExpertLawFit's of its model and its baseline, as E = 1; runs that the fit says nothing of are
+    left out, e.g. without n_tokens where the law has a term for them.
+    """
+    runs = finished(table)
+    context = [name for name in _CONTEXT if name in runs]
+    if isinstance(fit, IsoFLOPFit):
+        parts = []
+        cells = best_of_cells(runs, by=["series", "budget", fit.x_name])
+        for curve in fit.curves:
+            at = (cells["series"] == curve.model) & (cells["budget"] == curve.budget)
+            own = cells[at & cells[fit.x_name].between(curve.x_min * 0.999, curve.x_max * 1.001)]
+            predicted = curve.predict(own[fit.x_name].to_numpy(dtype=np.float64))
+            parts.append(own[context].assign(residual=np.log(own["loss"] / predicted)))
+        return pd.concat(parts, ignore_index=True)
+    if isinstance(fit, ExpertLawFit):
+        known = [fit.size_name, *FORMS[fit.form_name].needs]
+        runs = rows_of(table, fit.model, fit.baseline).dropna(subset=known)
+        given = runs_of(runs, fit.form_name, fit.size_name)
+        predicted = fit.loss(given.N, given.E, given.D, given.G)
+    else:
+        runs = runs.dropna(subset=[size, "n_tokens"])
+        predicted = fit.loss(runs[size], runs["n_tokens"])
+    return runs[context].assign(residual=np.log(runs["loss"] / predicted)).reset_index(drop=True)

@@ -1,0 +1,97 @@
+"""Whether contenders fit into memory beside each other: estimates, made before anything runs."""
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from experiments.benchmarks.shapes import Settings, Shape
+from experiments.system.environment import total_memory
+
+_SHARE = 0.9  # of what is free that may be planned with
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A contender that is not built yet: make() builds what is timed.
+
+    needs: bytes while it runs. keeps: bytes that our workspace keeps for its next call.
+    """
+
+    name: str
+    baseline: str | None
+    make: Callable[[], Callable[[], object]]
+    needs: int
+    keeps: int = 0
+    max_rounds: int | None = None
+
+
+def table_bytes(shape: Shape, settings: Settings) -> int:
+    """Bytes of a table, or of its dense gradient."""
+    return shape.n_experts * shape.d_model * settings.table_dtype.itemsize
+
+
+def sums_bytes(shape: Shape, settings: Settings, gradient: str) -> int:
+    """Bytes of a table's gradient: dense, rows (at most) or fused (none)."""
+    most = {"dense": shape.n_experts, "rows": min(shape.n_experts, shape.n_pairs), "fused": 0}
+    return most[gradient] * shape.d_model * settings.table_dtype.itemsize
+
+
+def gathered_bytes(shape: Shape, settings: Settings) -> int:
+    """Bytes of the rows of every pair, held at once, as (T, J, D)."""
+    return shape.n_pairs * shape.d_model * settings.table_dtype.itemsize
+
+
+def scores_bytes(shape: Shape) -> int:
+    """Bytes of all scores of sub-keys."""
+    return shape.n_tokens * shape.n_heads * 2 * shape.n_sub * 4
+
+
+def moments_bytes(shape: Shape, settings: Settings) -> int:
+    """Bytes of both moments of both tables in float32, and of those in the tables' type."""
+    kinds = {torch.float32, settings.table_dtype}
+    return sum(4 * shape.n_experts * shape.d_model * kind.itemsize for kind in kinds)
+
+
+def free_bytes(device: str) -> int | None:
+    """Bytes that a process may still take; None if the system doesn't say."""
+    if device == "cuda":
+        free, _ = torch.cuda.mem_get_info()
+        return int(free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated())
+    path = Path("/proc/meminfo")
+    if not path.exists():
+        return None
+    fields = dict(line.split(":") for line in path.read_text().splitlines())
+    free = int(fields["MemAvailable"].split()[0]) * 1024
+    limit = total_memory("cpu")
+    return free if limit is None else min(free, limit - _resident())
+
+
+def fitting(
+    entries: Iterable[Entry], device: str, reserved: int = 0
+) -> tuple[list[Entry], list[str]]:
+    """The entries that fit beside those before them, and a line about each that doesn't.
+
+    reserved: bytes that will be taken before they run.
+    """
+    free = free_bytes(device)
+    chosen: list[Entry] = []
+    notes = []
+    for entry in entries:
+        together = [*chosen, entry]
+        wanted = reserved + max(e.needs for e in together) + max(e.keeps for e in together)
+        if free is None or wanted <= _SHARE * free:
+            chosen.append(entry)
+        else:
+            notes.append(
+                f"{entry.name} is left out: it would need about {wanted / 2**30:.1f} GiB, "
+                f"and {free / 2**30:.1f} are free"
+            )
+    return chosen, notes
+
+
+def _resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")

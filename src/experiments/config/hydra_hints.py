@@ -1,0 +1,74 @@
+"""Habits from other Hydra projects: what works is made to, what can't is a line that says why.
+
+Standard library only; it reads words of the command line, and errors by their text.
+"""
+
+import re
+from collections.abc import Sequence
+
+from experiments.config.paths import conf_dir
+
+_OPTIONAL = ("eval", "experiment", "scale", "hydra")  # groups that may be empty or lists
+_NO_EFFECT = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
+_FLAGS = ("-m", "--multirun")
+
+
+def normalized(words: Sequence[str]) -> list[str]:
+    """The command line as Hydra takes it.
+
+    -m may stand anywhere, --info before overrides, and + before a group, which has a choice already
+    (experiment's is null). Raises ValueError for what Hydra refuses without saying why, or ignores.
+    """
+    kept = []
+    for i, word in enumerate(words):
+        following = words[i + 1] if i + 1 < len(words) else ""
+        name, equals, value = word.lstrip("+~").partition("=")
+        if word in ("--info", "-i") and "=" in following:
+            kept.append("--info=all")
+            continue
+        if equals and name in _NO_EFFECT:
+            raise ValueError(
+                f"{word}: {name} has no effect here; runs are written to "
+                "paths.results/sweep/<run id>: set paths.results=... and sweep=..."
+            )
+        if word == "hydra/sweeper=basic":
+            raise ValueError(
+                f"{word} writes multirun.yaml before a point is checked; leave it out: the sweeper "
+                "of this project takes the same commas, and grids"
+            )
+        if name in _groups():
+            if name not in _OPTIONAL and (word.startswith("~") or value == "null" or "[" in value):
+                raise ValueError(f"{word}: {name} needs one choice; {choices(name)}")
+            word = word.lstrip("+")
+        kept.append(word)
+    return sorted(kept, key=lambda word: word not in _FLAGS)
+
+
+def choices(group: str) -> str:
+    """What a group of conf/ can be, in words."""
+    names = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+    also = "; logger=csv logs to files alone" if group == "logger" else ""
+    return f"give {group}=NAME, of {', '.join(names)}{also}"
+
+
+def appended(words: Sequence[str], error: Exception) -> list[str] | None:
+    """The command line with + before the key that Hydra says is not in the config.
+
+    Our own reading then refuses that key with the nearest one that exists, or takes it where any
+    key is taken. None if that was not the error, or the key is not of this command line.
+    """
+    key = unknown_key(f"{error}\n{error.__cause__ or ''}")
+    found = [word for word in words if word.partition("=")[0] == key]
+    if not found or key is None or key.startswith("hydra."):
+        return None
+    return [f"+{word}" if word in found else word for word in words]
+
+
+def unknown_key(text: str) -> str | None:
+    """The key that an error of Hydra calls not in the config, if it is one of those."""
+    named = re.search(r"Could not override '([^']+)'", text)
+    return named[1] if named and "is not in struct" in text else None
+
+
+def _groups() -> list[str]:
+    return [path.name for path in conf_dir().iterdir() if path.is_dir()]

@@ -1,0 +1,103 @@
+"""Dataclasses read from plain mappings, strictly: every key known, every value as declared.
+
+Errors name what a user types: the whole dotted path.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from experiments.config.constraints import checked, hints_of, shown
+from experiments.config.hydra_hints import choices
+from experiments.config.paths import conf_dir
+
+
+def build(node: Any, where: str, needs: Sequence[str] = ()) -> Any:
+    """The dataclass that a config node names by its `_target_`, with the node's other keys.
+
+    needs: the methods that make it what is wanted in this place. Raises ValueError for anything
+    else that can be imported, without calling it.
+    """
+    if node is None:
+        raise ValueError(f"{where} is not set; {_choices(where)}")
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise ValueError(f"{where}={shown(node)} needs a _target_ naming the class to build")
+    fields = {k: v for k, v in node.items() if k != "_target_"}
+    cls = target_class(node, where)
+    given = f"{where}._target_={node['_target_']}"
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
+        raise ValueError(f"{given} is no dataclass; {_choices(where)}")
+    lacks = [name for name in needs if not hasattr(cls, name)]
+    if lacks:
+        raise ValueError(f"{given} has no method {' or '.join(lacks)}; {_choices(where)}")
+    return read(cls, fields, where)
+
+
+def target_class(node: Mapping[str, Any], where: str) -> Any:
+    """What a config node's `_target_` names. Raises ValueError if that can't be imported."""
+    given = f"{where}._target_={shown(node['_target_'])}"
+    module, _, name = str(node["_target_"]).rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except Exception as error:  # importing runs the module
+        raise ValueError(
+            f"{given} can't be imported ({type(error).__name__}: {error}); name a class as "
+            "package.module.Class, in a package that Python finds"
+        ) from error
+
+
+def read(cls: type, values: Mapping[str, Any], where: str = "") -> Any:
+    """An instance of the dataclass `cls`, with every key known and every value as declared."""
+    hints = hints_of(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    prefix = f"{where}." if where else ""
+    for key in values:
+        if key not in fields:
+            close = difflib.get_close_matches(str(key), fields, n=1)
+            hint = f"did you mean {prefix}{close[0]}?" if close else f"known: {', '.join(fields)}"
+            raise ValueError(f"{prefix}{key}: unknown key; {hint}")
+    for name, field in fields.items():
+        value = values.get(name, "???")
+        if field.default is dataclasses.MISSING and isinstance(value, str) and value == "???":
+            raise ValueError(f"{prefix}{name} is not set; {_choices(prefix + name)}")
+    # in the order of declaration: ladder.lr before optim.lr, which it becomes
+    plain = {
+        name: read_value(values[name], hints[name], prefix + name)
+        for name in fields
+        if name in values
+    }
+    with _named(prefix):
+        return cls(**plain)
+
+
+def read_value(value: Any, hint: Any, where: str) -> Any:
+    """The value as its hint has it: groups, floats, tuples. Raises ValueError for another."""
+    if not (isinstance(hint, type) and dataclasses.is_dataclass(hint)):
+        return checked(value, hint, where)
+    if value is None:
+        raise ValueError(f"{where} is not set; {_choices(where)}")
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{where}={shown(value)} must be a group of keys")
+    return read(hint, value, where)
+
+
+@contextlib.contextmanager
+def _named(prefix: str) -> Iterator[None]:
+    """Puts the path before the name of the field that a class's own check begins with."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        kind = ValueError if isinstance(error, ValueError) else RuntimeError
+        raise kind(f"{prefix}{error}") from None
+
+
+def _choices(name: str) -> str:
+    """What to give for a name: the choices of a group of conf/, else a value."""
+    group = name.partition(".")[2] if name.startswith("data.") else name
+    group = "data" if group == "corpus" else group
+    if not (conf_dir() / group).is_dir():
+        return f"give {name}=..."
+    return choices(group)

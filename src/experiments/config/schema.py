@@ -1,0 +1,291 @@
+"""The shape of conf/, as frozen dataclasses: what run.py reads a composed Hydra config into.
+
+Strict on purpose: an unknown key, a missing one or a wrong type is a ValueError naming it,
+wherever it came from (`+typo=1` passes Hydra's own check). A new field is declared by
+fields.added: at its default it then leaves the ids of runs as they are.
+"""
+
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from experiments.budget.costs import FFNConfig
+from experiments.config.constraints import (
+    AtLeast1,
+    BelowOne,
+    Fraction,
+    NotNegative,
+    Path,
+    Positive,
+    Processes,
+    Seed,
+    SweepName,
+    WandbName,
+    Within,
+    shown,
+)
+from experiments.config.reading import build, read
+
+KernelName = Literal["auto", "reference", "torch", "cpp", "triton"]
+# what each part that a `_target_` names must be able to do: costs.FFNConfig, data.corpus.Corpus and
+# data.tokenizer.TokenizerConfig
+_LAYER, _CORPUS, _TOKENIZER = ("cost", "build"), ("documents",), ("n_entries", "make")
+LearningRate = Annotated[float, Within(0, 1000, above=True)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ladder:
+    """A family of sizes: the width that goes with a number of blocks, and what moves with it.
+
+    d_model = d_per_layer * size. batch_size counts sequences of seq_len tokens. lr is the peak
+    learning rate at width lr_d_model; Optim says how it scales with width.
+    """
+
+    name: str
+    d_per_layer: AtLeast1
+    d_head: AtLeast1
+    tie_head: bool
+    vocab_size: AtLeast1
+    seq_len: AtLeast1
+    batch_size: AtLeast1
+    lr: LearningRate
+    lr_d_model: AtLeast1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trunk:
+    """Which blocks hold the layer under study (middle | all | [i, ...]), and what the rest hold."""
+
+    ffn_blocks: Any
+    base_ffn: Any
+
+    def __post_init__(self) -> None:
+        blocks = self.ffn_blocks
+        given = f"ffn_blocks={shown(blocks)}"
+        if blocks in ("middle", "all"):
+            return
+        if not isinstance(blocks, (list, tuple)) or any(type(i) is not int for i in blocks):
+            raise ValueError(f"{given} is not middle, all or a list of blocks, as [0,2]")
+        if len(set(blocks)) < len(blocks):
+            raise ValueError(f"{given} names a block twice; name each once")
+        # which blocks there are is the size's to say: models.transformer.place
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """A corpus, its tokenizer, how it is packed or streamed, and the held-out n_eval_tokens.
+
+    path is where a corpus of that kind lies; what it holds, not where, is part of the identity.
+    """
+
+    corpus: Any
+    tokenizer: Any
+    path: Path | None = None
+    seq_len: AtLeast1
+    n_eval_tokens: AtLeast1
+    max_train_tokens: AtLeast1 | None
+    max_validation_tokens: AtLeast1 | None
+    mask_documents: bool
+    streaming: bool
+    stream_lanes: Processes
+    stream_shuffle: Annotated[int, Within(1, 10**7)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalSet:
+    """A named set to score: splits of a corpus, null being the run's own.
+
+    max_tokens: tokenize no more of a split than this.
+    """
+
+    corpus: Any
+    splits: tuple[str, ...]
+    max_tokens: AtLeast1 | None = None
+
+    def __post_init__(self) -> None:
+        if not self.splits or len(set(self.splits)) < len(self.splits):
+            raise ValueError(f"splits={list(self.splits)} must name a split, and each one once")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRule:
+    """How sets are scored: windows of data.seq_len tokens, `stride` targets each (null: all)."""
+
+    stride: AtLeast1 | None
+    max_tokens: AtLeast1 | None
+    batch_size: AtLeast1 | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optim:
+    """AdamW and its schedule. Peak rate: lr * (lr_d_model / d_model)**lr_width_exponent.
+
+    table_lr and key_lr multiply that rate for expert tables and for queries and product keys.
+    table_gradient: how tables are stepped (optimizer.py): dense: torch's AdamW | rows: the
+    retrieved rows alone | fused: the same in the backward pass, without clipping.
+    table_state: the type of a table's moments, of rows and fused. grad_clip: null for none.
+    warmup and decay are fractions of the steps; final_lr is a fraction of the peak.
+    """
+
+    lr: LearningRate
+    lr_d_model: AtLeast1
+    lr_width_exponent: Annotated[float, Within(-10, 10)]
+    table_lr: Positive
+    key_lr: Positive
+    weight_decay: NotNegative
+    beta1: BelowOne
+    beta2: BelowOne
+    eps: Annotated[float, Within(0, 1, above=True)]
+    grad_clip: Positive | None
+    schedule: Literal["cosine", "wsd"]
+    warmup: BelowOne
+    decay: Fraction
+    final_lr: Fraction
+    # defaults: of records from before there was a choice
+    table_gradient: Literal["dense", "rows", "fused"] = "dense"
+    table_state: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        if self.schedule == "wsd" and self.warmup + self.decay > 1:
+            raise ValueError(
+                f"warmup={self.warmup:g} and optim.decay={self.decay:g} with optim.schedule=wsd "
+                "are more than all steps; their sum must be at most 1"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainer:
+    """Where and how fast a run is computed; no part of its identity, with one exception.
+
+    devices of each of num_nodes nodes train one run together, a process each (DDP).
+    micro_batch_size: sequences of a process's forward pass, whose gradients add up to the step's;
+    null for all at once. Expert choice and the balance loss see the tokens of one forward pass,
+    batch norm those of all processes' at once: how many is part of such a run's identity
+    (identity.mixed_sequences).
+    n_threads: CPU threads, null for all that the process may use. n_loader_workers: processes that
+    make batches, null for none where tokens are packed and two where they are streamed.
+    flops_per_second: the rate that estimates assume, null to measure this machine.
+    max_retries: how often a point whose process was killed, or that ran into a Slurm time limit, is
+    tried again from the same checkpoint (requeue.py). stall_minutes: a run that makes no step for
+    so long while it trains is ended, and tried again likewise; null for no limit.
+    """
+
+    accelerator: str
+    precision: str
+    devices: Processes
+    num_nodes: Processes
+    micro_batch_size: AtLeast1 | None
+    n_threads: Processes | None
+    flops_per_second: Annotated[float, Within(1, 1e25)] | None
+    n_loader_workers: Annotated[int, Within(0, 1024)] | None
+    checkpoint_minutes: Annotated[float, Within(0, 1e6)]  # 0: after each step
+    log_every_seconds: NotNegative
+    # defaults: of manifests from before there was a choice
+    max_retries: Annotated[int, Within(0, 1000)] = 2
+    stall_minutes: Annotated[float, Within(0, 1e6, above=True)] | None = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logger:
+    """wandb: auto (online with a key and a network, else offline) | online | offline | disabled."""
+
+    wandb: Literal["auto", "online", "offline", "disabled"]
+    project: WandbName
+    entity: WandbName | None
+    log_every_n_steps: AtLeast1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paths:
+    """results/<sweep>/<run_id> and the data cache; relative to the working directory."""
+
+    results: Path
+    cache: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One point: everything that `python -m experiments.run` can be told.
+
+    kernel: what reads expert tables (kernels/select.py). budget in training FLOPs; size in blocks;
+    n_experts as the model resolved it, None if it has none. What has a `_target_` (model,
+    trunk.base_ffn, data.corpus, data.tokenizer, the corpora of eval) is built from it.
+    """
+
+    model_name: str
+    model: FFNConfig
+    n_experts: AtLeast1 | None
+    size: Annotated[int, Within(1, 10_000, why=" blocks")]
+    budget: Annotated[float, Within(0, 1e30, above=True, why=" FLOPs")]
+    seed: Seed
+    sweep: SweepName
+    dry_run: bool
+    retry: Literal["failed", "all", "none"]
+    ladder: Ladder
+    trunk: Trunk
+    data: Data
+    eval: Mapping[str, EvalSet]
+    evaluation: EvaluationRule
+    optim: Optim
+    trainer: Trainer
+    logger: Logger
+    paths: Paths
+    kernel: KernelName = "auto"  # as in records from before there was a choice
+
+
+def read_run_config(raw: Mapping[str, Any]) -> RunConfig:
+    """The typed config of one composed, resolved mapping.
+
+    Raises ValueError for unknown or missing keys, wrong types, values out of range or that a layer
+    refuses, and n_experts given to a model that has no experts.
+    """
+    raw = dict(raw)
+    for group in ("trunk", "data", "eval"):
+        if not isinstance(raw.get(group), (Mapping, types.NoneType)):
+            raise ValueError(f"{group}={shown(raw[group])} must be a group of keys")
+    raw["model"] = _model(raw)
+    trunk, data = dict(raw.get("trunk") or {}), dict(raw.get("data") or {})
+    trunk["base_ffn"] = build(trunk.get("base_ffn"), "trunk.base_ffn", _LAYER)
+    data["corpus"] = build(data.get("corpus"), "data.corpus", _CORPUS)
+    data["tokenizer"] = build(data.get("tokenizer"), "data.tokenizer", _TOKENIZER)
+    sets = read_eval_sets(raw.get("eval") or {})
+    config: RunConfig = read(RunConfig, {**raw, "trunk": trunk, "data": data, "eval": sets})
+    stride = config.evaluation.stride
+    if stride is not None and stride > config.data.seq_len:
+        raise ValueError(f"evaluation.stride={stride} is above data.seq_len={config.data.seq_len}")
+    return config
+
+
+def _model(raw: Mapping[str, Any]) -> Any:
+    """The config of the layer under study."""
+    n_experts, node = raw.get("n_experts"), raw.get("model")
+    try:
+        model = build(node, "model", _LAYER)
+    except ValueError as error:  # the name that a user gives: both are one number
+        raise ValueError(str(error).replace("model.n_experts=", "n_experts=")) from None
+    own = getattr(model, "n_experts", None)
+    if n_experts is not None and own is None:
+        raise ValueError(
+            f"n_experts={shown(n_experts)} with model={raw.get('model_name')}, which has no "
+            "experts; drop n_experts, or sweep the models that have it apart from those that don't"
+        )
+    if n_experts is not None and own != n_experts:
+        raise ValueError(
+            f"model.n_experts={own} with n_experts={shown(n_experts)}: give n_experts={own} alone, "
+            "which sets both"
+        )
+    return model
+
+
+def read_eval_sets(raw: Mapping[str, Any]) -> dict[str, EvalSet]:
+    """The sets of the config node `eval`, by name."""
+    sets = {}
+    for name, node in raw.items():
+        if not isinstance(node, Mapping):
+            raise ValueError(f"eval.{name}={shown(node)} must be a group of keys, as conf/eval has")
+        values = dict(node)
+        if values.get("corpus") is not None:
+            values["corpus"] = build(values["corpus"], f"eval.{name}.corpus", _CORPUS)
+        sets[name] = read(EvalSet, values, f"eval.{name}")
+    return sets

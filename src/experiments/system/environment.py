@@ -1,0 +1,226 @@
+"""What a run was computed on and with: device, memory, peak rate, versions, git."""
+
+import ctypes
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.system.credentials import cut
+
+_PACKAGES = ("torch", "lightning", "numpy", "tokenizers", "hydra-core", "omegaconf", "wandb")
+SNAPSHOT_FOLDER = ".code"  # of a sweep: holds the copies of the code
+SNAPSHOT_NAME = "code.json"  # beside the src/ of a copy of the code: the commit it was taken at
+SNAPSHOT_DIFF = "code.diff"  # and what was not committed; may hold secrets
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
+_DIFF_BYTES = 1_000_000  # of a diff at most, in UTF-8
+_GIT_TIMEOUT = 10  # seconds; a checkout on a slow network disk is not worth more
+
+
+def resolve_accelerator(accelerator: str) -> str:
+    """'cpu' or 'cuda'; auto takes a GPU if there is one. Raises ValueError for anything else."""
+    if accelerator == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if accelerator not in ("cpu", "cuda"):
+        raise ValueError(f"trainer.accelerator={accelerator!r} is not one of auto, cpu, cuda")
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise ValueError("trainer.accelerator=cuda, but torch sees no GPU; use auto or cpu")
+    return accelerator
+
+
+def resolve_precision(precision: str, accelerator: str) -> str:
+    """Lightning's name of the precision; auto is bf16-mixed on a GPU that has it, else float32."""
+    if precision == "auto":
+        has_bf16 = accelerator == "cuda" and torch.cuda.is_bf16_supported()
+        return "bf16-mixed" if has_bf16 else "32-true"
+    if precision not in ("32-true", "bf16-mixed"):
+        raise ValueError(f"trainer.precision={precision!r} is not one of auto, 32-true, bf16-mixed")
+    return precision
+
+
+def usable_cores() -> int:
+    """Cores this process may use; of a Slurm task or among torchrun's ranks, its share."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    given = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if given.isdigit():
+        return min(cores or 1, int(given))
+    return max(1, (cores or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def total_memory(accelerator: str) -> int | None:
+    """Bytes of the device's memory: the GPU's, or the machine's within its cgroup's limit."""
+    if accelerator == "cuda":
+        return int(torch.cuda.get_device_properties(0).total_memory)
+    limits = []
+    if "SC_PHYS_PAGES" in os.sysconf_names:
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        text = Path(limit).read_text().strip() if Path(limit).exists() else "max"
+        if text.isdigit():
+            limits.append(int(text))
+    return min(limits, default=None)
+
+
+def peak_memory(accelerator: str) -> int:
+    """Bytes at most resident in this process so far; on a GPU, at most allocated there."""
+    if accelerator == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def measured_peak_flops(accelerator: str, precision: str, seconds: float = 0.2) -> float:
+    """FLOP/s of a square matrix product on this device with this process's threads: MFU's 1.
+
+    Measured, not taken from a data sheet, so it holds for any device; the best of its repeats.
+    """
+    size = 1024 if accelerator == "cpu" else 8192
+    dtype = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
+    a = torch.randn(size, size, device=accelerator, dtype=dtype)
+    best, start = float("inf"), time.perf_counter()
+    torch.mm(a, a)
+    while time.perf_counter() - start < seconds or best == float("inf"):
+        if accelerator == "cuda":
+            torch.cuda.synchronize()
+        begin = time.perf_counter()
+        torch.mm(a, a)
+        if accelerator == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - begin)
+    return 2 * size**3 / best
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc to keep freed blocks instead of returning them to the kernel.
+
+    A training step frees and asks again for tens of MB, and faulting those pages in anew is a
+    large part of a small model's step. A no-op where malloc is not glibc's.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None and platform.libc_ver()[0] == "glibc":
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def describe(accelerator: str, repository: Path) -> dict[str, Any]:
+    """Versions, host, device, command line, and the git commit of the code; for a record."""
+    device = torch.cuda.get_device_name(0) if accelerator == "cuda" else _cpu_name()
+    return {
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "host": socket.gethostname(),
+        "device": device,
+        "n_threads": torch.get_num_threads(),
+        "command": [Path(sys.argv[0]).name, *map(cut, sys.argv[1:])],  # not where it lies
+        "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+        "slurm_array_task_id": os.environ.get("SLURM_ARRAY_TASK_ID"),
+        **git_state(repository),
+    }
+
+
+def snapshot_environment(accelerator: str, repository: Path) -> dict[str, Any]:
+    """describe(), and what is too big for a record: every package's version and the git diff.
+
+    git_diff is the text of all uncommitted changes to tracked files, cut after 1 MB with a note;
+    new files that git does not track are not in it. None without git or a checkout.
+    """
+    return {
+        **describe(accelerator, repository),
+        "platform": platform.platform(),
+        "packages": installed_packages(),
+        "git_diff": git_diff(repository),
+    }
+
+
+def installed_packages() -> dict[str, str]:
+    """The version of every package that Python finds here, by name, sorted as pip freeze does."""
+    found: dict[str, str] = {}
+    for distribution in importlib.metadata.distributions():
+        name = distribution.metadata["Name"]
+        if name:  # a half-removed package has none
+            found.setdefault(name, distribution.version)  # as on import, the first one counts
+    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def git_state(repository: Path) -> dict[str, Any]:
+    """git_commit and git_dirty, both None outside a checkout or without git.
+
+    Of a sweep's copy of the code, those that it was taken at.
+    """
+    if (copy := _copy_of(repository)) is not None:
+        return json.loads((copy / SNAPSHOT_NAME).read_text(encoding="utf-8"))
+    status = _git(repository, "status", "--porcelain", "--untracked-files=no")
+    commit = _git(repository, "rev-parse", "HEAD")
+    return {
+        "git_commit": None if commit is None else commit.strip(),
+        "git_dirty": None if status is None else bool(status),
+    }
+
+
+def git_diff(repository: Path) -> str | None:
+    """The uncommitted changes to tracked files, cut after 1 MB with a note; None as git_state's.
+
+    Of a sweep's copy of the code that another user took, a note: they are for their owner alone.
+    """
+    if (copy := _copy_of(repository)) is not None:
+        path = copy / SNAPSHOT_DIFF
+        try:
+            return path.read_text(encoding="utf-8") if path.exists() else None
+        except PermissionError:
+            return f"[in {path}, which its owner alone can read]\n"
+    # what a user's git may be set to would make it unfit for git apply
+    plain = ("--no-ext-diff", "--no-textconv", "--no-color", "--no-relative")
+    diff = _git(repository, "diff", *plain, "HEAD")
+    if diff is None or len(encoded := diff.encode()) <= _DIFF_BYTES:
+        return diff
+    kept = encoded[:_DIFF_BYTES].decode(errors="ignore")
+    return (
+        f"{kept}\n[cut here: {len(encoded) - _DIFF_BYTES} of {len(encoded)} bytes are left out]\n"
+    )
+
+
+def _copy_of(repository: Path) -> Path | None:
+    """The folder of the copy that this is of; None for a checkout, whatever files lie in it."""
+    copy = repository.resolve().parents[1]
+    return copy if copy.parent.name == SNAPSHOT_FOLDER else None
+
+
+def _git(repository: Path, *arguments: str) -> str | None:
+    """What git prints of the checkout that tracks this folder; None if it can't.
+
+    A folder can lie in a checkout of something else, as an installed package in a venv does.
+    """
+
+    def run(*command: str) -> str:
+        done = subprocess.run(
+            # without optional locks, so that many runs at once are not in each other's way
+            ["git", "--no-optional-locks", "-C", str(repository), *command],
+            capture_output=True,
+            check=True,
+            timeout=_GIT_TIMEOUT,
+        )
+        return done.stdout.decode(errors="replace")
+
+    try:
+        run("ls-files", "--error-unmatch", ".")
+        return run(*arguments)
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,1 @@
+"""One run: module, optimizer, checkpoints, evaluation, logging."""

@@ -1,0 +1,122 @@
+"""Checkpoints of a run: the last and the one before, each whole, and which to go on from."""
+
+import random
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+
+from experiments.system import interruption
+from experiments.system.disk import PARTIAL, explained
+from experiments.training.seal import damage_of
+
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+_TEMPORARY = f"last{PARTIAL}"
+
+
+class Checkpoint(pl.Callback):
+    """Saves every so many minutes, at the end, and when the run is asked to stop; then it stops.
+
+    The file is written under a temporary name; the one before stays as previous.ckpt until the
+    run has ended. All ranks save together: rank 0's clock and any rank's signal decide.
+    """
+
+    def __init__(self, folder: Path, minutes: float, resumed: Path | None = None) -> None:
+        """resumed: the checkpoint that the run goes on from."""
+        self.folder, self.seconds = folder, 60 * minutes
+        self._last_is_whole = resumed == folder / LAST
+        self.saved = time.perf_counter()
+        self.stopped = False
+        self.step = self.saved_step = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        interruption.listen_again()  # Lightning's handler of TERM ends the run without saving
+        self.step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any, **__: Any
+    ) -> None:
+        if trainer.global_step == self.step:
+            return  # in the middle of one, whose gradients a checkpoint would lose
+        self.step = trainer.global_step
+        due = time.perf_counter() - self.saved > self.seconds
+        stop = interruption.received() is not None
+        if trainer.world_size > 1:
+            due, stop = _agreed(trainer, due, stop)
+        if stop:
+            self.stopped = trainer.should_stop = True  # and on_train_end saves
+        elif due:
+            self.save(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.global_step != self.saved_step:  # else previous.ckpt would be as far as the last
+            self.save(trainer)
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Writes the checkpoint; a run killed meanwhile keeps the one before."""
+        temporary = self.folder / _TEMPORARY
+        trainer.save_checkpoint(temporary)
+        if trainer.is_global_zero:
+            last = self.folder / LAST
+            with explained(last):
+                if self._last_is_whole and last.exists():  # a damaged one must not replace a whole
+                    last.replace(self.folder / PREVIOUS)
+                temporary.replace(last)
+        self._last_is_whole = True
+        self.saved, self.saved_step = time.perf_counter(), trainer.global_step
+
+
+def _agreed(trainer: pl.Trainer, due: bool, stop: bool) -> tuple[bool, bool]:
+    """Rank 0's word on whether a checkpoint is due, and whether any rank has to stop."""
+    mine = torch.tensor([due and trainer.is_global_zero, stop], device=trainer.strategy.root_device)
+    torch.distributed.all_reduce(votes := mine.int(), op=torch.distributed.ReduceOp.MAX)
+    return bool(votes[0]), bool(votes[1])
+
+
+class RandomState(pl.Callback):
+    """The generators' states, as part of a checkpoint: what is drawn after a resume is the same."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of Python, NumPy, torch and every GPU; plain values, which load without unpickling."""
+        kind, keys, *rest = np.random.get_state()
+        return {
+            "python": random.getstate(),
+            "numpy": (kind, [int(key) for key in keys], *rest),
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Puts them back."""
+        random.setstate(state_dict["python"])
+        np.random.set_state(tuple(state_dict["numpy"]))
+        torch.set_rng_state(state_dict["torch"])
+        if torch.cuda.is_available() and len(state_dict["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state_dict["cuda"])
+
+
+def to_resume_from(folder: Path) -> Path | None:
+    """The newest checkpoint that is whole, or None; warns of one that is not."""
+    for name in (LAST, PREVIOUS):
+        path = folder / name
+        if not path.exists():
+            continue
+        why = damage_of(path)
+        if why is None:
+            return path
+        warnings.warn(f"{path} is damaged ({why}), and passed over", stacklevel=2)
+    return None
+
+
+def forget_previous(folder: Path) -> None:
+    """Removes the checkpoint before the last: a finished run needs one. Where it went on from
+    previous.ckpt without a step, for it was killed between two renames, that is the one.
+    """
+    previous, last = folder / PREVIOUS, folder / LAST
+    if previous.exists() and not last.exists():
+        previous.replace(last)
+    previous.unlink(missing_ok=True)

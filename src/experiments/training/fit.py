@@ -1,0 +1,133 @@
+"""The training of one run, from its last whole checkpoint, by one process or several."""
+
+import logging
+import random
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+
+from experiments.data.module import Consumed, TokenDataModule
+from experiments.point import Point
+from experiments.system import distributed, environment, interruption
+from experiments.training.checkpoints import Checkpoint, RandomState, to_resume_from
+from experiments.training.history import History
+from experiments.training.module import LanguageModel
+from experiments.training.seal import SealedCheckpoints
+from experiments.training.watchdog import AfterEachStep, Guards
+
+Sink = Callable[[dict[str, float]], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """Steps taken in all and in this process, and this process's seconds of training."""
+
+    n_steps: int
+    n_steps_here: int
+    seconds: float
+
+
+def set_up_process(point: Point, accelerator: str, n_threads: int | None) -> None:
+    """Threads, seeds and malloc; everything that is global to the process."""
+    if accelerator == "cpu":
+        threads = point.config.trainer.n_threads or n_threads or environment.usable_cores()
+        torch.set_num_threads(threads)
+        environment.keep_freed_memory()
+    random.seed(point.config.seed)
+    np.random.seed(point.config.seed)
+    torch.manual_seed(point.config.seed)
+    torch.set_float32_matmul_precision("high")
+    # with deterministic algorithms, torch.empty would write hundreds of MB to be written again
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+
+
+def fit(
+    point: Point,
+    module: LanguageModel,
+    data: TokenDataModule,
+    accelerator: str,
+    precision: str,
+    sinks: Sequence[Sink],
+    guards: Guards,
+) -> Fit:
+    """Trains to the end of the plan. History and checkpoints go to the run's folder.
+
+    Raises Interrupted if a signal asked to stop before the end, once the checkpoint is written.
+    """
+
+    def also(row: dict[str, float]) -> None:
+        for sink in sinks:
+            sink(row)
+
+    trainer_config = point.config.trainer
+    history = History(point.run_dir / "history.csv", point.config.logger.log_every_n_steps, also)
+    resumed = to_resume_from(point.run_dir)
+    checkpoint = Checkpoint(point.run_dir, trainer_config.checkpoint_minutes, resumed)
+    rank = distributed.rank() if distributed.world_size(point.config) > 1 else 0
+    watchdog = guards.watchdog(trainer_config.stall_minutes, rank)
+    each_step = [guards.check, watchdog.beat] if watchdog else [guards.check]
+    trainer = pl.Trainer(
+        max_steps=point.plan.n_steps,
+        max_epochs=-1,
+        accelerator=accelerator,
+        devices=trainer_config.devices,
+        num_nodes=trainer_config.num_nodes,
+        accumulate_grad_batches=distributed.n_micro_batches(point.config),
+        strategy=distributed.strategy(point.config),
+        precision=precision,  # type: ignore[arg-type]  # Lightning's Literal, checked before
+        deterministic="warn" if accelerator == "cuda" else None,
+        # Consumed first: a checkpoint holds what the batches before it used
+        callbacks=[AfterEachStep(each_step), Consumed(), history, RandomState(), checkpoint],
+        plugins=[distributed.cluster_environment(point.config), SealedCheckpoints()],
+        default_root_dir=point.run_dir,
+        use_distributed_sampler=False,  # our batches know their rank
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+    )
+    interruption.forget()  # one that ended an earlier run of this process is not for this one
+    try:
+        with interruption.deferred(), watchdog.watching() if watchdog else nullcontext():
+            trainer.fit(module, data, ckpt_path=resumed)
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from None
+    if checkpoint.stopped and trainer.global_step < point.plan.n_steps:
+        why = interruption.received() or "another rank's signal"
+        raise interruption.Interrupted(why, trainer.global_step)
+    return Fit(
+        n_steps=trainer.global_step, n_steps_here=history.steps_here, seconds=history.seconds
+    )
+
+
+def leave_group() -> None:
+    """Ends the talk between ranks, so that rank 0 may score the model alone."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
+def rates(point: Point, result: Fit, accelerator: str, precision: str) -> dict[str, Any]:
+    """Speeds of the steps taken in this process, and their share of the device's measured peak."""
+    if not result.n_steps_here:
+        return {}
+    tokens_per_second = result.n_steps_here * point.plan.batch_tokens / result.seconds
+    flops_per_second = tokens_per_second * point.plan.cost.training_flops
+    peak = environment.measured_peak_flops(accelerator, precision)
+    peak *= distributed.world_size(point.config)
+    return {
+        "tokens_per_second": tokens_per_second,
+        "flops_per_second": flops_per_second,
+        "peak_flops_per_second": peak,
+        "mfu": flops_per_second / peak,
+    }

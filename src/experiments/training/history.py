@@ -1,0 +1,160 @@
+"""The rows of a run's training: in its checkpoints, and as a table in history.csv."""
+
+import csv
+import io
+import math
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+
+from experiments.budget.plan import Plan
+from experiments.system.disk import explained, write_text_atomically
+from experiments.training.module import DIVERGED_LOSS, LanguageModel
+
+Kept = tuple[float, ...]  # of a row, what checkpoints keep
+COLUMNS = ("step", "n_tokens", "flops", "loss", "lr", "tokens_per_second", "seconds")
+_KEPT = ("step", "loss", "lr", "tokens_per_second", "seconds")  # the plan gives the others
+
+
+class History(pl.Callback):
+    """Appends a row every n steps to history.csv and hands it to `also` (W&B, progress).
+
+    Columns: step, n_tokens, flops, loss (mean since the last row, nats/token), lr,
+    tokens_per_second, seconds (of training in this process).
+
+    The rows are part of every checkpoint, and a resumed run writes history.csv from them: a file
+    that a kill, a full disk or a hand has damaged is whole again, and rows past the checkpoint are
+    gone, for their steps are taken again.
+    """
+
+    def __init__(self, path: Path, every: int, also: Callable[[dict[str, float]], None]) -> None:
+        self.path, self.every, self.also = path, every, also
+        self._kept: list[Kept] = []
+        self._restored = False
+
+    seconds: float = 0.0  # of training in this process
+    steps_here: int = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """rows, (n, 3) float64: step, loss, lr; clock, (n, 2): tokens_per_second and seconds, which
+        no two runs have alike. 40 bytes a row.
+        """
+        kept = torch.tensor(self._kept, dtype=torch.float64).reshape(-1, len(_KEPT))
+        return {"rows": kept[:, :3].clone(), "clock": kept[:, 3:].clone()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes a checkpoint's rows."""
+        kept = torch.cat([state_dict["rows"], state_dict["clock"]], dim=1)
+        self._kept = [tuple(row) for row in kept.tolist()]
+        self._restored = True
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # here, for training does not start where every step is taken already
+        if self._restored:
+            self._write(trainer, _plan(pl_module))
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.start = self.last_time = time.perf_counter()
+        self.first_step = self.last_step = trainer.global_step
+        if not self._restored:  # no checkpoint, or one from before they had rows
+            self._kept = read_rows(self.path, self.last_step, _plan(pl_module))
+            self._write(trainer, _plan(pl_module))
+        self.last_row = int(self._kept[-1][0]) if self._kept else 0
+        if self._kept and _has_diverged(self._kept[-1][1], pl_module):
+            trainer.should_stop = True  # as before the resume
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any, **__: Any
+    ) -> None:
+        assert isinstance(pl_module, LanguageModel)
+        step, plan = trainer.global_step, pl_module.plan
+        if step == self.last_step or (step % self.every and step != plan.n_steps):
+            return  # in the middle of a step, or between rows
+        loss = float(pl_module.step_losses[self.last_row : step].double().mean())
+        now = time.perf_counter()
+        rate = (step - self.last_step) * plan.batch_tokens / (now - self.last_time)
+        lr = trainer.optimizers[0].param_groups[0]["lr"]
+        self._kept.append((step, loss, lr, rate, now - self.start))
+        self.seconds, self.steps_here = now - self.start, step - self.first_step
+        self.last_step, self.last_time, self.last_row = step, now, step
+        if trainer.is_global_zero:
+            row = _row(self._kept[-1], plan)
+            self._append(row)
+            self.also(row)
+        if _has_diverged(loss, pl_module):
+            trainer.should_stop = True
+
+    def _append(self, row: dict[str, float]) -> None:
+        new = not self.path.exists()
+        with explained(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def _write(self, trainer: pl.Trainer, plan: Plan) -> None:
+        """history.csv as the rows say. Rank 0's task."""
+        if not trainer.is_global_zero:
+            return
+        if not self._kept:
+            self.path.unlink(missing_ok=True)
+            return
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, COLUMNS)
+        writer.writeheader()
+        writer.writerows(_row(kept, plan) for kept in self._kept)
+        write_text_atomically(self.path, text.getvalue())
+
+
+def read_rows(path: Path, last_step: int, plan: Plan) -> list[Kept]:
+    """The rows of a history.csv up to a step, as checkpoints keep them; warns of damaged ones.
+
+    A row is taken for whole if its tokens are its step's and its step is later than the one before.
+    """
+    kept: list[Kept] = []
+    n_damaged, before = 0, 0.0
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    for line in text.splitlines():
+        if line == ",".join(COLUMNS):
+            continue
+        try:
+            row = dict(zip(COLUMNS, map(float, line.split(",")), strict=True))
+        except ValueError:
+            n_damaged += 1
+            continue
+        step = row["step"]
+        if row["n_tokens"] != step * plan.batch_tokens or not before < step:
+            n_damaged += 1
+        elif step <= last_step:
+            kept.append(tuple(row[name] for name in _KEPT))
+            before = step
+    if last_step and (n_damaged or not kept):
+        warnings.warn(
+            f"{path} is damaged ({n_damaged} rows, {len(kept)} whole ones are kept), "
+            "and the checkpoint is of a version that has no copy of them",
+            stacklevel=2,
+        )
+    return kept
+
+
+def _row(kept: Kept, plan: Plan) -> dict[str, float]:
+    """A row of history.csv."""
+    step, *rest = kept
+    n_tokens = int(step) * plan.batch_tokens
+    values = (int(step), n_tokens, n_tokens * plan.cost.training_flops, *rest)
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def _has_diverged(loss: float, module: pl.LightningModule) -> bool:
+    assert isinstance(module, LanguageModel)
+    return not loss < DIVERGED_LOSS * math.log(module.model.config.vocab_size)
+
+
+def _plan(module: pl.LightningModule) -> Plan:
+    assert isinstance(module, LanguageModel)
+    return module.plan

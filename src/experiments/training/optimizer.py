@@ -1,0 +1,209 @@
+"""AdamW for models with expert tables: rows that were not retrieved are not touched.
+
+Three ways for a table (optim.table_gradient):
+
+dense   an (N, D) gradient and torch's AdamW. A row goes on moving by its momentum, and decays, in
+        steps that don't retrieve it.
+rows    a sparse gradient of the retrieved rows, and a lazy AdamW: a row that is not retrieved keeps
+        its weights and both moments as they are, as with torch.optim.SparseAdam. Bias is corrected
+        by the table's steps, those that retrieved any of its rows. The two are different
+        optimizers; they agree while every row is retrieved in every step.
+fused   the same steps as rows, taken in the backward pass, so that no gradient is held. What needs
+        the whole gradient first (clipping, adding up micro-batches, averaging over ranks) can't be.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from experiments.kernels.interface import AdamWStep, Kernel, Segments
+from experiments.kernels.ops import Execution
+from experiments.kernels.torch_kernels import TorchKernel
+from experiments.kernels.workspace import use_huge_pages
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class RowAdamW(torch.optim.AdamW):
+    """torch's fused AdamW; groups with rows="rows" or "fused" step their retrieved rows alone.
+
+    state_dtype: of these groups' moments, float32 or bfloat16 (then rounded stochastically).
+    execution: the kernel that steps rows.
+    """
+
+    def __init__(
+        self,
+        groups: Iterable[dict[str, Any]],
+        *,
+        betas: tuple[float, float],
+        eps: float,
+        state_dtype: torch.dtype = torch.float32,
+        execution: Execution | None = None,
+    ) -> None:
+        groups = [{"rows": None, **group} for group in groups]
+        super().__init__(groups, lr=1e-3, betas=betas, eps=eps, fused=True)
+        self.state_dtype = state_dtype
+        self.execution = execution or Execution()
+        for group in self._row_groups():
+            group["fused"] = False  # torch's; ours are never its
+
+    def _row_groups(self) -> list[dict[str, Any]]:
+        return [group for group in self.param_groups if group["rows"] is not None]
+
+    def _group_of(self, table: Tensor) -> dict[str, Any] | None:
+        """Asked for each time: loading a state replaces the groups."""
+        for group in self._row_groups():
+            if any(table is other for other in group["params"]):
+                return group
+        return None
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One step of every group. Raises ValueError for a row group's dense gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        every, rows = self.param_groups, self._row_groups()
+        self.param_groups = [group for group in every if group["rows"] is None]
+        try:
+            super().step()
+        finally:
+            self.param_groups = every
+        for group in rows:
+            for table in group["params"]:
+                self._step_table(table, group)
+        return loss
+
+    @torch.no_grad()
+    def _step_table(self, table: Tensor, group: dict[str, Any]) -> None:
+        if group["rows"] == "fused" or table.grad is None:
+            return  # stepped in the backward pass, or not retrieved from
+        if not table.grad.is_sparse:
+            raise ValueError(
+                "a table that steps by rows has a dense gradient; set the layer's "
+                "execution to Execution(gradient='rows')"
+            )
+        gradient = table.grad if table.grad.is_coalesced() else coalesced(table.grad)
+        state = self._state(table)
+        state["step"] += 1
+        kernel = _kernel(self.execution, table)
+        moments = (state["exp_avg"], state["exp_avg_sq"])
+        rows, values = gradient.indices()[0], gradient.values()
+        kernel.row_adamw(table, moments, rows, values, _hyper(group, int(state["step"])))
+
+    @torch.no_grad()
+    def update(
+        self, kernel: Kernel, table: Tensor, values: Tensor, segments: Segments, weights: Tensor
+    ) -> None:
+        """Execution.update of the fused way: this step's rows, in the backward pass."""
+        state = self._state(table)
+        moments = (state["exp_avg"], state["exp_avg_sq"])
+        group = self._group_of(table)
+        assert group is not None
+        state["step"] += 1
+        hyper = _hyper(group, int(state["step"]))
+        kernel.row_adamw_of_sums(table, moments, values, segments, weights, hyper)
+        # a second use of the table in this backward pass is then an error, as it should be
+        torch.autograd.graph.increment_version(table)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """torch's, which casts moments to their parameter's type; these keep their own."""
+        super().load_state_dict(state_dict)
+        names = [name for group in state_dict["param_groups"] for name in group["params"]]
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        for name, parameter in zip(names, parameters, strict=True):
+            saved = state_dict["state"].get(name)
+            if self._group_of(parameter) is None or not saved:
+                continue
+            for moment in MOMENTS:
+                restored = saved[moment].to(parameter.device, self.state_dtype, copy=True)
+                use_huge_pages(restored)
+                self.state[parameter][moment] = restored
+
+    def _state(self, table: Tensor) -> dict[str, Any]:
+        state = self.state[table]
+        if not state:
+            state["step"] = torch.zeros(())
+            for name in MOMENTS:
+                state[name] = torch.zeros_like(table, dtype=self.state_dtype)
+                use_huge_pages(state[name])
+        return state
+
+
+def _kernel(execution: Execution, table: Tensor) -> Kernel:
+    return execution.on(table) or TorchKernel()
+
+
+def _hyper(group: dict[str, Any], step: int) -> AdamWStep:
+    return AdamWStep(
+        lr=float(group["lr"]),
+        beta1=group["betas"][0],
+        beta2=group["betas"][1],
+        eps=group["eps"],
+        weight_decay=group["weight_decay"],
+        step=step,
+    )
+
+
+def coalesced(gradient: Tensor, execution: Execution | None = None) -> Tensor:
+    """A sparse (N, D) gradient with each row once, in ascending order.
+
+    What comes from one backward pass has that already, and autograd forgets that it has.
+    """
+    rows, values = gradient._indices()[0], gradient._values()
+    if len(rows) < 2 or bool((rows[1:] > rows[:-1]).all()):
+        return _sparse(rows, values, gradient.shape)
+    kernel = _kernel(execution or Execution(), values)
+    segments = kernel.sort(rows.view(-1, 1), gradient.shape[0])
+    wide = values.to(torch.promote_types(values.dtype, torch.float32))
+    ones = wide.new_ones(len(rows), 1)
+    sums = kernel.row_sums(wide.contiguous(), segments, ones, values.dtype)
+    return _sparse(segments.rows, sums, gradient.shape)
+
+
+def _sparse(rows: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
+    return torch.sparse_coo_tensor(
+        rows.unsqueeze(0), values, shape, check_invariants=False, is_coalesced=True
+    )
+
+
+def keep_coalesced(table: nn.Parameter, execution: Execution) -> None:
+    """Lets each backward pass end with a gradient of distinct rows, so that those of micro-batches
+    and of layers that share a table add up to no more than the rows they retrieve.
+    """
+
+    def merge(parameter: Tensor) -> None:
+        if parameter.grad is not None and parameter.grad.is_sparse:
+            parameter.grad = coalesced(parameter.grad, execution)
+
+    table.register_post_accumulate_grad_hook(merge)
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+    """Scales all gradients together to a norm of at most max_norm; returns what it was.
+
+    torch.nn.utils.clip_grad_norm_ to the bit for float32, and for sparse gradients too. Those in
+    bfloat16 are summed and scaled in float32: torch rounds each one's norm, and the scale, to 8
+    bits. Where reading a number costs nothing (a CPU), a scale of 1 is not multiplied by.
+    """
+    with torch.no_grad():
+        tensors = []
+        for p in parameters:
+            if p.grad is not None and p.grad.is_sparse:
+                p.grad = coalesced(p.grad)  # what is scaled below is what the optimizer gets
+                tensors.append(p.grad.values())
+            elif p.grad is not None:
+                tensors.append(p.grad)
+        short = [t for t in tensors if t.dtype in (torch.bfloat16, torch.float16)]
+        wide = [t for t in tensors if t.dtype not in (torch.bfloat16, torch.float16)]
+        norms = [torch.linalg.vector_norm(t, dtype=torch.float32) for t in short]
+        norm = nn.utils.get_total_norm([*wide, *norms])
+        scale = torch.clamp(max_norm / (norm + 1e-6), max=1.0)
+        if tensors and (norm.device.type != "cpu" or not bool(scale == 1)):
+            if wide:
+                torch._foreach_mul_(wide, scale.to(wide[0].device))
+            for t in short:
+                t.copy_(t.float().mul_(scale.to(t.device)))
+    return norm

@@ -1,0 +1,485 @@
+"""Fits recover what made the data; doubtful ones say so."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from analysis.fitting.power_law import FrontierFit, PowerLaw
+from analysis.fitting.results import FitError, FitStatus
+from analysis.isoflop.fit import fit_isoflop
+from analysis.isoflop.minima import Flag, akima_minimum, fit_parabola, nearest
+from tests.analysis.tables import (
+    BUDGETS,
+    HOFFMANN,
+    SIZES,
+    around_the_optimum,
+    best_size,
+    curves,
+    growing,
+    joined,
+    moving,
+    noisy,
+    parabola,
+    surface,
+)
+
+FEW = {"n_draws": 5}  # where the bootstraps are not what is tested
+
+
+def test_recovers_a_clean_parabola():
+    fit = fit_isoflop(curves(parabola))
+    (curve,) = fit.curves
+    assert fit.status is curve.status is FitStatus.CONVERGED
+    assert curve.warnings == curve.flags == fit.warnings == ()
+    assert curve.x_opt == pytest.approx(3e5, rel=1e-9)
+    assert curve.loss_opt == pytest.approx(4.5, rel=1e-12)
+    assert curve.a == pytest.approx(0.05, rel=1e-9)
+    assert curve.rmse < 1e-12
+    assert curve.inside
+    assert (curve.x_min, curve.x_max) == pytest.approx((5e4, 2e6))
+    np.testing.assert_allclose(curve.predict(SIZES), [parabola(s) for s in SIZES])
+    np.testing.assert_allclose(curve.predict([1e3, 1e8]), [parabola(1e3), parabola(1e8)])
+
+
+def test_fits_models_and_budgets_apart():
+    both = joined(moving(model="dense"), moving(lambda s, b: growing(s, b) + 0.1, model="peer"))
+    both["series"] = both["model"]
+    fit = fit_isoflop(both, **FEW)
+    found = {(c.model, c.budget): c.x_opt for c in fit.curves}
+    expected = {(m, C): 3e5 * (C / 1e12) ** 0.5 for m in ("dense", "peer") for C in BUDGETS}
+    assert found == pytest.approx(expected)
+    assert fit.status is FitStatus.CONVERGED
+    assert [law.model for law in fit.laws] == ["dense", "peer"]
+    for name in ("dense", "peer"):
+        assert fit.law(name).laws["n_params"].exponent == pytest.approx(0.5)
+        assert name in fit.summary()
+    gap = fit.frontier("peer")[1] - fit.frontier("dense")[1]
+    np.testing.assert_allclose(gap, 0.1, rtol=1e-9)
+    with pytest.raises(ValueError, match=r"must name one whose laws were fitted: dense, peer"):
+        fit.law()
+    with pytest.raises(ValueError, match=r"model='moe' must name one .*: dense, peer"):
+        fit.law("moe")
+    with pytest.raises(ValueError, match=r"model='moe' has no minimum inside.* dense, peer have"):
+        fit.frontier("moe")
+
+
+def test_takes_the_best_learning_rate_and_never_the_mean():
+    rates = joined(
+        *(curves(lambda s, b, up=up: parabola(s) + up, lr=lr) for lr, up in ((1e-3, 1), (2e-3, 0)))
+    )
+    (curve,) = fit_isoflop(rates, **FEW).curves
+    assert curve.n_points == len(SIZES)
+    assert curve.loss_opt == pytest.approx(4.5)
+
+
+def test_averages_seeds_of_a_learning_rate():
+    seeds = joined(
+        *(
+            curves(lambda s, b, up=up: parabola(s) + up, lr=1e-3, seed=k)
+            for k, up in enumerate((0.1, 0.3))
+        )
+    )
+    (curve,) = fit_isoflop(seeds, **FEW).curves
+    assert curve.n_points == len(SIZES)
+    assert curve.loss_opt == pytest.approx(4.7)
+
+
+@pytest.mark.parametrize("status", ["failed", "diverged"])
+def test_runs_that_broke_off_are_not_fitted(status):
+    runs = joined(curves(parabola), curves(lambda s, b: 0.1, status=status))
+    assert fit_isoflop(runs, **FEW).curves[0].loss_opt == pytest.approx(4.5)
+
+
+def wavy(size, budget=1e12):
+    return parabola(size, a=0.0005) + 0.01 * math.sin(7 * math.log(size))
+
+
+@pytest.mark.parametrize(
+    ("losses_of", "sizes", "flag", "says"),
+    [
+        (parabola, SIZES[1:6:2], Flag.FEW_POINTS, "3 sizes: no residual"),
+        (lambda s, b: parabola(s, a=-0.05), SIZES, Flag.WRONG_CURVATURE, "opens downwards"),
+        (wavy, SIZES, Flag.WEAK_CURVATURE, "the minimum may lie anywhere"),
+        (lambda s, b: parabola(s, x_opt=1e4), SIZES, Flag.OUTSIDE, "outside the sizes tried"),
+        (lambda s, b: parabola(s, x_opt=5.5e4), SIZES, Flag.EDGE, "the smallest size is the best"),
+        (lambda s, b: parabola(s, x_opt=1.9e6), SIZES, Flag.EDGE, "the largest size is the best"),
+        (lambda s, b: parabola(s, x_opt=8e4), SIZES, Flag.OFF_CENTRE, "one size only is smaller"),
+        (
+            lambda s, b: parabola(s) + (0.015 if s == SIZES[4] else 0),
+            SIZES,
+            Flag.OUTLIER,
+            "nats off the rest",
+        ),
+        (
+            lambda s, b: parabola(s) + 0.03 * math.log(s / 3e5) ** 3,
+            SIZES,
+            Flag.MISFIT,
+            "not a parabola",
+        ),
+        (
+            lambda s, b: parabola(s) - (0.2 if s == SIZES[3] else 0),
+            SIZES,
+            Flag.MISFIT,
+            "nats off it",
+        ),
+    ],
+)
+def test_doubts_are_said(losses_of, sizes, flag, says):
+    fit = fit_isoflop(curves(losses_of, sizes), **FEW)
+    (curve,) = fit.curves
+    assert fit.status is curve.status is FitStatus.DOUBTFUL
+    assert flag in curve.flags
+    assert says in "; ".join(curve.warnings)
+    assert f"dense at C=1e+12: {curve.warnings[0]}" in fit.warnings
+    assert "DOUBTFUL" in fit.summary()
+    assert str(flag) in json.dumps(fit.to_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize("level", [2.2, 3.3, 4.1, 4.5])
+@pytest.mark.parametrize("method", ["parabola", "akima"])
+def test_a_flat_curve_has_no_minimum(method, level):
+    (curve,) = fit_isoflop(curves(lambda s, b: level), method=method, **FEW).curves
+    assert curve.status is FitStatus.DOUBTFUL
+    assert not curve.inside
+
+
+def test_curvature_lost_in_noise_leaves_the_interval_unbounded():
+    (curve,) = fit_isoflop(curves(wavy), **FEW).curves
+    assert curve.x_interval == (0.0, math.inf)
+    assert curve.conf_int().loc["x_opt"].tolist() == [0.0, math.inf]
+    assert curve.to_dict()["x_interval"] == [0.0, None]
+
+
+def test_too_few_sizes_are_skipped_or_refused():
+    few = curves(parabola, SIZES[:2], model="peer")
+    fit = fit_isoflop(joined(curves(parabola), few), **FEW)
+    assert fit.skipped == ("peer at C=1e+12: 2 sizes, and a parabola needs 3",)
+    assert fit.status is FitStatus.DOUBTFUL
+    assert "skipped: peer" in fit.summary()
+    with pytest.raises(FitError, match="no curve to fit: peer at C=1e"):
+        fit_isoflop(few)
+    with pytest.raises(FitError, match="2 sizes, and a parabola needs 3"):  # seeds are no sizes
+        fit_isoflop(joined(*(few.assign(seed=k) for k in range(5))))
+    with pytest.raises(ValueError, match="no finished run"):
+        fit_isoflop(curves(parabola, status="failed"))
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ({"x": "loss"}, "x='loss' is not one of n_params"),
+        ({"method": "cubic"}, "method='cubic' is not one of parabola, akima"),
+        ({"n_nearest": 2}, "n_nearest=2 must be 3 or more"),
+        ({"noise": 0.0}, "noise=0.0 must be finite and above 0"),
+        ({"noise": -0.1}, "noise=-0.1 must be finite and above 0"),
+        ({"noise": math.nan}, "noise=nan must be finite and above 0"),
+        ({"x": "n_non_embedding_params"}, "needs n_non_embedding_params: the table has none"),
+    ],
+)
+def test_bad_options_are_named(how, says):
+    with pytest.raises(ValueError, match=says):
+        fit_isoflop(curves(parabola), **how)
+
+
+def test_n_nearest_fits_those_sizes_only():
+    table = noisy(curves(parabola), 0.02)
+    for n in (3, 5, 6):
+        (curve,) = fit_isoflop(table, n_nearest=n, **FEW).curves
+        losses = table["loss"].to_numpy()
+        keep = nearest(np.log(SIZES), losses, n)
+        alone = fit_parabola(np.log(SIZES[keep]), losses[keep])
+        assert curve.n_points == n
+        np.testing.assert_allclose(curve.sizes, SIZES[keep])
+        assert np.log(curve.x_opt) == pytest.approx(alone.u_opt, rel=1e-12)
+    assert (Flag.FEW_POINTS in fit_isoflop(table, n_nearest=3, **FEW).curves[0].flags) is True
+
+
+def test_akima_reads_the_lowest_of_its_grid():
+    table = noisy(curves(parabola), 0.01)
+    (curve,) = fit_isoflop(table, method="akima", n_draws=50).curves
+    u, loss, at_end = akima_minimum(np.log(SIZES), table["loss"].to_numpy()[None])
+    assert np.log(curve.x_opt) == pytest.approx(u[0], rel=1e-12)
+    assert (curve.loss_opt, curve.inside) == (pytest.approx(loss[0]), not at_end[0])
+    np.testing.assert_allclose(curve.predict(SIZES), table["loss"], rtol=1e-12)
+    assert np.isnan(curve.predict([1e3, 1e8])).all()
+    assert curve.x_interval[0] < curve.x_opt < curve.x_interval[1]
+
+
+def test_the_noise_is_a_curves_own_or_that_of_the_models_curves():
+    sizes = {b: SIZES * (b / 1e12) ** 0.5 for b in BUDGETS[:3]}
+    table = noisy(joined(*(curves(growing, sizes[b], (b,)) for b in BUDGETS[:3])), 0.01)
+    for curve in fit_isoflop(table, **FEW).curves:  # 7 sizes, 4 degrees of freedom
+        assert curve.noise == pytest.approx(curve.rmse * np.sqrt(7 / 4))
+    five = table[table["n_params"].isin(np.concatenate([s[1:6] for s in sizes.values()]))]
+    pooled = fit_isoflop(five, **FEW).curves
+    squares = sum(5 * c.rmse**2 for c in pooled)
+    assert [c.n_points for c in pooled] == [5] * 3
+    assert [c.noise for c in pooled] == pytest.approx([np.sqrt(squares / (3 * 2))] * 3)
+    other = five.assign(series="other", loss=five["loss"] + 0.3 * np.cos(9 * np.arange(15)))
+    again = fit_isoflop(joined(five, other), **FEW).curves  # a model's noise is no other's
+    assert again[0].noise == pytest.approx(pooled[0].noise)
+
+
+def test_intervals_are_fiellers_by_the_noise_that_is_told():
+    table = noisy(curves(parabola), 0.01)
+    u, losses = np.log(SIZES), table["loss"].to_numpy()
+    own = fit_parabola(u, losses)
+    for noise, sd, t in (
+        (None, own.rmse * np.sqrt(7 / 4), stats.t.ppf(0.975, 4)),
+        (0.004, 0.004, stats.norm.ppf(0.975)),
+    ):
+        (curve,) = fit_isoflop(table, noise=noise, **FEW).curves
+        # 1e-4: a given noise has a million degrees of freedom, not infinitely many
+        assert np.log(curve.x_interval) == pytest.approx(own.u_interval(sd, t), rel=1e-4)
+        assert curve.loss_interval == pytest.approx(own.loss_interval(sd, t), rel=1e-4)
+        bounds = curve.conf_int()
+        assert tuple(bounds.loc["x_opt"]) == curve.x_interval
+        assert tuple(bounds.loc["loss_opt"]) == curve.loss_interval
+        assert curve.params == {"x_opt": curve.x_opt, "loss_opt": curve.loss_opt}
+
+
+def test_the_other_sizes_are_read_along_the_curve():
+    table = curves(parabola)
+    table["n_active_params"] = table["n_params"] / 2
+    table["n_non_embedding_params"] = table["n_params"] - 2e4
+    (curve,) = fit_isoflop(table, **FEW).curves
+    at = curve.at_optimum
+    assert at["n_tokens"] == pytest.approx(1e12 / (6 * curve.x_opt), rel=1e-9)  # linear in logs
+    assert at["n_active_params"] == pytest.approx(curve.x_opt / 2, rel=1e-9)
+    by_hand = np.interp(np.log(curve.x_opt), np.log(SIZES), np.log(SIZES - 2e4))
+    assert at["n_non_embedding_params"] == pytest.approx(np.exp(by_hand), rel=1e-12)
+    assert "n_params" not in at
+    unknown = table.assign(n_tokens=table["n_tokens"].where(table["n_params"] > 6e4))
+    assert "n_tokens" not in fit_isoflop(unknown, **FEW).curves[0].at_optimum
+    outside = fit_isoflop(table.assign(loss=[parabola(s, x_opt=1e4) for s in SIZES]), **FEW)
+    assert np.isnan(list(outside.curves[0].at_optimum.values())).all()
+
+
+def test_laws_come_back():
+    fit = fit_isoflop(moving(), **FEW)
+    law = fit.law()
+    assert (law.model, law.n_budgets, law.excluded) == ("dense", 5, ())
+    # 1e-6 as P7 asks
+    assert law.laws["n_params"].params == pytest.approx(
+        {"coefficient": 0.3, "exponent": 0.5}, rel=1e-6
+    )
+    assert law.laws["n_tokens"].exponent == pytest.approx(0.5, rel=1e-6)
+    assert law.laws["n_tokens"].coefficient == pytest.approx(1 / (6 * 0.3), rel=1e-6)
+    assert isinstance(law.loss, FrontierFit)
+    assert law.loss.params == pytest.approx({"E": 2.0, "A": 30.0, "alpha": 0.1}, rel=1e-6)
+    assert law.status is FitStatus.CONVERGED
+    assert set(law.exponents["n_params"]) == {"t", "noise", "case", "jackknife"}
+
+
+@pytest.mark.parametrize(
+    ("n", "says", "hows"),
+    [
+        (2, "goes through both", {"t", "noise", "case"}),
+        (3, "one degree of freedom", {"t", "noise", "case", "jackknife"}),
+        (4, "4 budgets for 3 parameters", {"t", "noise", "case", "jackknife"}),
+    ],
+)
+def test_laws_of_few_budgets_are_flagged(n, says, hows):
+    fit = fit_isoflop(noisy(moving(n_budgets=n), 0.002), n_draws=20)
+    law = fit.law()
+    assert law.status is not FitStatus.CONVERGED
+    assert says in "; ".join(law.warnings)
+    assert set(law.exponents["n_params"]) == hows
+    assert isinstance(law.loss, FrontierFit if n == 4 else PowerLaw)
+    assert any("without a floor" in w for w in law.warnings) == (n < 4)
+    t = law.exponents["n_params"]["t"]
+    assert np.isnan([t.lower, t.upper]).all() if n == 2 else t.lower < t.value < t.upper
+    assert json.dumps(fit.to_dict(), allow_nan=False)
+    assert law.summary() in fit.summary()
+
+
+def test_one_budget_is_no_law_and_says_so():
+    fit = fit_isoflop(curves(parabola), **FEW)
+    assert fit.laws == ()
+    assert "no power laws: dense: 1 budget with a minimum; a power law needs 2" in fit.notes
+    with pytest.raises(ValueError, match="model=None must name one whose laws were fitted: none"):
+        fit.law()
+
+
+@pytest.mark.parametrize("method", ["parabola", "akima"])
+def test_minima_all_at_an_edge_are_no_law(method):
+    table = joined(*(curves(lambda s, b: parabola(s, x_opt=1e4), budgets=(b,)) for b in BUDGETS))
+    fit = fit_isoflop(table, method=method, **FEW)
+    assert fit.laws == ()
+    assert not any(c.inside for c in fit.curves)
+    assert fit.status is FitStatus.DOUBTFUL
+    (note,) = (text for text in fit.notes if "no power laws" in text)
+    assert "0 budgets with a minimum" in note
+    assert note.count("C=") == len(BUDGETS)
+
+
+def test_budgets_without_a_minimum_are_left_out_by_name():
+    def losses(s, b):
+        return parabola(s, x_opt=1e4) if b == BUDGETS[0] else growing(s, b)
+
+    fit = fit_isoflop(moving(losses), **FEW)
+    law = fit.law()
+    assert law.n_budgets == 4
+    assert law.excluded == ("C=1e+12 (the minimum lies outside the sizes tried)",)
+    assert "1 budget left out of the laws: C=1e+12" in law.warnings[0]
+    assert law.status is FitStatus.DOUBTFUL
+    assert law.laws["n_params"].exponent == pytest.approx(0.5, rel=1e-6)
+
+
+def test_intervals_of_an_exponent_are_made_as_they_say():
+    table = noisy(moving(), 0.01, seed=2)
+    fit = fit_isoflop(table, n_draws=400)
+    law = fit.law()
+    x = np.log([c.budget for c in fit.curves])
+    y = np.log([c.x_opt for c in fit.curves])
+    line = stats.linregress(x, y)
+    found = law.exponents["n_params"]
+    half = stats.t.ppf(0.975, 3) * line.stderr
+    assert found["t"][:] == pytest.approx((line.slope, line.slope - half, line.slope + half))
+    assert tuple(law.laws["n_params"].conf_int().loc["exponent"]) == found["t"][1:]
+    left = [stats.linregress(np.delete(x, i), np.delete(y, i)).slope for i in range(5)]
+    se = np.sqrt(4 / 5 * ((left - np.mean(left)) ** 2).sum())
+    assert found["jackknife"].upper == pytest.approx(line.slope + stats.t.ppf(0.975, 4) * se)
+    # What a curve's noise does to its minimum, carried to the slope by hand; 15 %: two standard
+    # errors of a width from 400 draws, and a minimum is not quite linear in the losses
+    sd = [
+        c.noise
+        / (2 * c.a)
+        * np.sqrt(fit_parabola(np.log(c.sizes), np.array(c.losses)).unscaled[1, 1])
+        for c in fit.curves
+    ]
+    u = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
+    expected = stats.norm.ppf(0.975) * np.sqrt((u**2 * np.square(sd)).sum())
+    assert (found["noise"].upper - found["noise"].lower) / 2 == pytest.approx(expected, rel=0.15)
+    assert found["case"].lower < line.slope < found["case"].upper
+    for how, e in found.items():
+        assert f"{how} {e.lower:.4f} to {e.upper:.4f}" in law.summary()
+
+
+def test_draws_that_lose_their_minimum_are_told():
+    fit = fit_isoflop(noisy(moving(), 0.002), noise=0.3, n_draws=100)
+    assert any("of the noise draws had no minimum inside" in w for w in fit.law().warnings)
+    assert fit.law().status is not FitStatus.CONVERGED
+
+
+def test_a_parabola_in_tokens_is_biased_as_p7_says():
+    budgets = np.geomspace(1e17, 1e21, 5)
+    C, N, D = around_the_optimum(budgets, 15, 16.0, HOFFMANN)
+    table = pd.DataFrame({"budget": C, "n_params": N, "n_tokens": D, "status": "done"})
+    table = table.assign(series="dense", model="dense", loss=surface(N, D, **HOFFMANN))
+    law = fit_isoflop(table, x="n_tokens", **FEW).law().laws["n_tokens"]
+    # Half of the last digit given
+    assert law.exponent == pytest.approx(0.548387, abs=5e-7)
+    assert np.log10(law.coefficient) == pytest.approx(-0.578092, abs=5e-7)
+    truth = 1e24 / (6 * best_size(1e24, **HOFFMANN))
+    assert law.predict(1e24).value[0] / truth - 1 == pytest.approx(-0.051, abs=5e-4)
+
+
+def test_draws_follow_the_seed():
+    table = noisy(moving(), 0.005)
+    one, same, other = (fit_isoflop(table, n_draws=20, seed=s) for s in (0, 0, 1))
+    assert one.to_dict() == same.to_dict()
+    assert one.curves == other.curves
+    assert one.law().exponents["n_params"]["case"] != other.law().exponents["n_params"]["case"]
+
+
+@pytest.mark.parametrize("method", ["parabola", "akima"])
+def test_results_are_frozen_and_json_keeps_every_digit(method):
+    fit = fit_isoflop(noisy(moving(), 0.01), method=method, n_draws=20)
+    for thing, name in ((fit, "x_name"), (fit.curves[0], "a"), (fit.law(), "model")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(thing, name, "other")
+    back = json.loads(json.dumps(fit.to_dict(), allow_nan=False))
+    assert back["status"] == str(fit.status)
+    for there, here in zip(back["curves"], fit.curves, strict=True):
+        assert (there["x_opt"], there["loss_opt"], there["a"]) == (
+            here.x_opt,
+            here.loss_opt,
+            here.a,
+        )
+        assert tuple(there["x_interval"]) == here.x_interval
+        assert tuple(there["sizes"]) == here.sizes
+        assert there["perplexity_opt"] == math.exp(here.loss_opt)
+        assert there["flags"] == [str(flag) for flag in here.flags]
+    laws = back["laws"][0]
+    assert laws["laws"]["loss"]["params"] == fit.law().loss.params
+    t = fit.law().exponents["n_params"]["t"]
+    assert laws["exponents"]["n_params"]["t"] == t._asdict()
+
+
+@pytest.mark.parametrize("n", [1, 7])
+@pytest.mark.parametrize("column", ["budget", "n_non_embedding_params"])
+def test_what_is_unknown_of_runs_is_named(column, n):
+    table = curves(parabola)
+    table["n_non_embedding_params"] = SIZES - 2e4
+    table.loc[: n - 1, column] = np.nan
+    with pytest.raises(ValueError, match=f"fit_isoflop needs {column}: "):
+        fit_isoflop(table, x="n_non_embedding_params")
+
+
+def test_no_draws_leave_the_other_intervals():
+    law = fit_isoflop(noisy(moving(), 0.005), n_draws=0).law()
+    t, case = law.exponents["n_params"]["t"], law.exponents["n_params"]["case"]
+    assert t.lower < t.value < t.upper
+    assert np.isnan([case.lower, case.upper]).all()
+
+
+def test_infinite_noise_is_refused():
+    with pytest.raises(ValueError, match="noise=inf"):
+        fit_isoflop(curves(parabola), noise=math.inf, **FEW)
+
+
+def test_the_reason_to_leave_a_budget_out_is_the_reason():
+    def losses(s, b):
+        return parabola(s, x_opt=1e4) if b == BUDGETS[0] else growing(s, b)
+
+    table = moving(losses)
+    table = table[~((table["budget"] == BUDGETS[0]) & (table.groupby("budget").cumcount() > 2))]
+    (excluded,) = fit_isoflop(table, **FEW).law().excluded
+    assert "outside the sizes tried" in excluded
+
+
+@pytest.mark.parametrize(
+    ("kind", "C"), [("best at an edge", "1e+12"), ("weak curvature", "2.56e+14")]
+)
+def test_a_law_on_doubtful_minima_is_doubtful_itself(kind, C):
+    if kind == "weak curvature":
+        last = moving(lambda s, b: growing(s, b, a=0.0005) + 0.01 * math.sin(7 * math.log(s)))
+        table = joined(moving(n_budgets=4), last[last["budget"] == BUDGETS[4]])
+    else:
+        first = curves(growing, 3e5 * np.geomspace(1 / 1.06, 6, 7), BUDGETS[:1])
+        table = joined(first, moving()[lambda t: t["budget"] > BUDGETS[0]])
+    fit = fit_isoflop(table, n_draws=20)
+    assert [(c.flags, c.inside) for c in fit.curves if c.flags] == [((kind,), True)]
+    assert fit.law().excluded == ()
+    assert fit.law().status is FitStatus.DOUBTFUL
+    assert fit.law().warnings == (f"rests on 1 of 5 minima that are doubtful: C={C} ({kind})",)
+
+
+def test_akimas_interval_is_no_narrower_than_its_grid():
+    (curve,) = fit_isoflop(noisy(curves(parabola), 1e-5), method="akima", n_draws=50).curves
+    assert curve.x_interval[0] <= 3e5 <= curve.x_interval[1]
+
+
+@pytest.mark.parametrize("wave", [0.0, 0.001])
+def test_akimas_interval_holds_its_own_minimum(wave):
+    table = curves(lambda s, b: 4.5 + wave * math.sin(3 * math.log(s)))
+    (curve,) = fit_isoflop(table, method="akima", n_draws=50).curves
+    assert curve.x_interval[0] < curve.x_opt < curve.x_interval[1]
+
+
+@pytest.mark.parametrize("pair", [(0, 1), (-2, -1)])
+@pytest.mark.parametrize("method", ["parabola", "akima"])
+def test_a_minimum_between_the_outermost_two_sizes_is_inside(pair, method):
+    best = math.sqrt(SIZES[pair[0]] * SIZES[pair[1]])
+    (curve,) = fit_isoflop(
+        curves(lambda s, b: parabola(s, x_opt=best)), method=method, **FEW
+    ).curves
+    assert curve.x_opt == pytest.approx(best, rel=1e-9 if method == "parabola" else 0.03)
+    assert curve.inside
+    assert curve.at_optimum["n_tokens"] == pytest.approx(1e12 / 6 / curve.x_opt, rel=1e-9)

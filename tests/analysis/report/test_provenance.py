@@ -1,0 +1,190 @@
+"""How a sweep's runs were made, from their records: what they share, what varies, what is typed."""
+
+import dataclasses
+import shlex
+
+import pytest
+
+from analysis.report.provenance import _SETTINGS, Provenance, read_provenance
+from experiments.records import write_record
+from tests.test_records import record
+
+CONFIG = {
+    "data": {
+        "corpus": {"_target_": "experiments.data.wikitext.WikiText2"},
+        "tokenizer": {"_target_": "experiments.data.tokenizer.TrainedBPE"},
+        "seq_len": 256,
+        "n_eval_tokens": 131072,
+    },
+    "ladder": {"name": "cpu", "vocab_size": 2048, "batch_size": 4, "tie_head": False},
+    "optim": {"lr": 0.012, "beta1": 0.9, "beta2": 0.95, "weight_decay": 0.0, "schedule": "cosine"},
+    "trainer": {"precision": "bf16-mixed"},
+}
+ENVIRONMENT = {
+    "git_commit": "0123456789abcdef0123456789abcdef01234567",
+    "git_dirty": False,
+    "device": "NVIDIA H100",
+    "packages": {"torch": "2.9.0"},
+    "command": ["/x/src/experiments/run.py", "-m", "model=dense,peer", "sweep=a b"],
+}
+
+
+def optim(**changes):
+    return {**CONFIG, "optim": {**CONFIG["optim"], **changes}}
+
+
+def environment(**changes):
+    return {**ENVIRONMENT, **changes}
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """sweep(config, ...) or sweep((config, environment), ...): read_provenance of such records."""
+
+    def make(*runs, **columns):
+        for i, run in enumerate(runs):
+            config, where = run if isinstance(run, tuple) else (run, ENVIRONMENT)
+            name = f"run{i:02d}"
+            made = record(run_id=name, config=config, environment=where, **columns)
+            write_record(tmp_path / "folder" / name, made)
+        return read_provenance(tmp_path)
+
+    return make
+
+
+# Settings
+
+
+def test_what_all_share_is_said_once(sweep):
+    assert sweep(CONFIG, CONFIG).settings == {
+        "corpus": "WikiText2",
+        "tokenizer": "TrainedBPE",
+        "vocabulary": "2048",
+        "sequence length": "256",
+        "sequences a batch": "4",
+        "held-out tokens": "131072",
+        "ladder": "cpu",
+        "head tied to the embedding": "False",
+        "peak learning rate": "0.012",
+        "schedule": "cosine",
+        "weight decay": "0.0",
+        "Adam's betas": "0.9 and 0.95",
+        "precision": "bf16-mixed",
+    }
+
+
+def test_what_varies_is_listed_in_order(sweep):
+    settings = sweep(*(optim(lr=lr, beta2=b) for lr, b in ((2e-3, 0.95), (1e-3, 0.99)))).settings
+    assert settings["peak learning rate"] == "varies: 0.002, 0.001"
+    assert settings["Adam's betas"] == "varies: 0.9 and 0.95, 0.9 and 0.99"
+    assert settings["schedule"] == "cosine"
+
+
+@pytest.mark.parametrize(("n", "listed"), [(6, "1, 2, 3, 4, 5, 6"), (7, "1, 2, 3, 4, 5, 6, ...")])
+def test_many_values_are_cut(sweep, n, listed):
+    settings = sweep(*(optim(lr=lr) for lr in range(1, n + 1))).settings
+    assert settings["peak learning rate"] == f"varies: {listed}"
+
+
+def test_a_composed_config_has_every_setting(compose_raw, sweep):
+    # Else one was renamed in conf/, and its line would be gone in silence
+    settings = sweep(compose_raw("model=peer", "logger=csv")).settings
+    assert list(settings) == list(_SETTINGS)
+    assert settings["corpus"] == "WikiText2"
+    assert settings["blocks with the layer"] == "middle"
+    assert settings["peak learning rate"] == "0.012"
+
+
+def test_a_run_that_broke_off_early_hides_nothing(sweep):
+    found = sweep(CONFIG, ({}, {}), status="failed")
+    assert found.settings["peak learning rate"] == "0.012"
+    assert found.devices == ("NVIDIA H100",)
+    assert len(found.commands) == len(found.commits) == 1
+
+
+def test_betas_that_are_not_recorded_are_not_said(sweep):
+    assert sweep({}).settings == {}
+    assert "Adam's betas" not in sweep({"optim": {"beta1": 0.9}}).settings
+
+
+def test_only_the_path_of_a_class_is_cut(sweep):
+    config = {**CONFIG, "ladder": {**CONFIG["ladder"], "name": "cpu-v1.5"}}
+    assert sweep(config).settings["ladder"] == "cpu-v1.5"
+
+
+# Where and with what
+
+
+def test_commands_can_be_typed_again(sweep):
+    (command,) = sweep(CONFIG, CONFIG).commands
+    assert command == "python -m experiments.run -m model=dense,peer 'sweep=a b'"
+    assert shlex.split(command)[3:] == ENVIRONMENT["command"][1:]
+
+
+def test_each_command_once_in_order(sweep):
+    second = environment(command=["/elsewhere/experiments/run.py", "size=4"])
+    found = sweep((CONFIG, ENVIRONMENT), (CONFIG, second), (CONFIG, ENVIRONMENT))
+    assert [command.split()[3] for command in found.commands] == ["-m", "size=4"]
+
+
+def test_the_console_script_can_be_typed_again(sweep):
+    script = environment(command=["/venv/bin/experiments-run", "size=4"])
+    assert sweep((CONFIG, script)).commands == ("python -m experiments.run size=4",)
+
+
+def test_commits_say_whether_there_were_changes(sweep):
+    dirty = environment(git_dirty=True)
+    assert sweep((CONFIG, ENVIRONMENT), (CONFIG, dirty), (CONFIG, dirty)).commits == (
+        "0123456789ab",
+        "0123456789ab with changes",
+    )
+
+
+def test_no_git_no_commit(sweep):
+    bare = environment(git_commit=None, git_dirty=None)
+    assert sweep((CONFIG, bare)).commits == ()
+
+
+def test_devices_each_once(sweep):
+    other = environment(device="AMD EPYC")
+    found = sweep((CONFIG, ENVIRONMENT), (CONFIG, other), (CONFIG, ENVIRONMENT))
+    assert found.devices == ("NVIDIA H100", "AMD EPYC")
+    assert found.packages == {"torch": "2.9.0"}
+
+
+def test_packages_are_known_although_the_last_run_failed(sweep):
+    assert sweep(CONFIG, ({}, {})).packages == {"torch": "2.9.0"}
+
+
+# Where nothing is known
+
+
+def test_of_a_file_nothing_is_known(tmp_path, sweep):
+    sweep(CONFIG)
+    (tmp_path / "runs.csv").write_text("loss,n_params\n3,1e6\n")
+    assert read_provenance(tmp_path / "runs.csv") == Provenance()
+    assert read_provenance(str(tmp_path / "nowhere")) == Provenance()
+
+
+def test_of_an_empty_folder_nothing_is_known(tmp_path):
+    assert read_provenance(tmp_path) == Provenance()
+    assert Provenance() == Provenance(settings={}, commands=(), commits=(), packages={}, devices=())
+
+
+def test_a_damaged_record_says_nothing_of_the_others(tmp_path, sweep):
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "record.json").write_text("{")
+    assert sweep(CONFIG).settings["corpus"] == "WikiText2"
+
+
+def test_it_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Provenance().commands = ("rm",)
+
+
+def test_only_the_runs_that_are_shown_count(tmp_path):
+    for name, lr in (("a", 0.01), ("b", 0.02)):
+        write_record(tmp_path / name, record(run_id=name, config=optim(lr=lr)))
+    assert read_provenance(tmp_path).settings["peak learning rate"] == "varies: 0.01, 0.02"
+    assert read_provenance(tmp_path, {"b"}).settings["peak learning rate"] == "0.02"
+    assert read_provenance(tmp_path, set()) == Provenance()

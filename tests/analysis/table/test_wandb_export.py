@@ -1,0 +1,208 @@
+"""Runs exported from W&B, written as its two forms look, are the sweep that was logged."""
+
+import csv
+import json
+import math
+import re
+
+import pandas as pd
+import pytest
+
+from analysis.table.load import COLUMNS, check_table, load_table
+from experiments.records import find_records, read_record
+
+LAYER = {"_target_": "experiments.models.ffn.peer.PEERConfig", "n_heads": 2, "top_k": 16}
+
+
+def wandb_config(values, **layer):
+    """What the harness gives W&B as config, in part: see experiments/tracking.py."""
+    shared = {"model_name": values["model"], "seed": values["seed"], "n_experts": None}
+    model = {**LAYER, "query_norm": "none", **layer} if values["model"] == "peer" else {}
+    return {**shared, "budget": values["budget"], "optim": {"lr": 0.1}, "model": model}
+
+
+def wandb_summary(values):
+    """The record but its config, and the last row of the history: its loss is the training's."""
+    record = {k: v for k, v in values.items() if k != "config" and v is not None}
+    return {**record, "loss": 9.0, "step": 10, "_runtime": 12, "_wandb": {"runtime": 12}}
+
+
+def flat(values, prefix=""):
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def write_ui_export(path, rows, config_prefix="", summary_prefix=""):
+    """As the runs table's "Export CSV" writes it: all quoted, "-" for no notes, "" for nothing.
+
+    rows: (state, config, summary) of each run.
+    """
+    table = []
+    for i, (state, config, summary) in enumerate(rows):
+        row = {"Name": f"lunar-sweep-{i}", "State": state, "Notes": "-", "User": "someone"}
+        row |= {"Tags": "a, b", "Created": "2026-11-24T22:07:35.000Z", "Runtime": "12"}
+        row |= {"Sweep": "", "ID": f"{i}e{i}"}
+        row |= {f"{config_prefix}{k}": v for k, v in flat(config)}
+        row |= {f"{summary_prefix}{k}": v for k, v in flat(summary) if k[0] != "_"}
+        table.append({k: json.dumps(v) if isinstance(v, bool) else v for k, v in row.items()})
+    with path.open("w", newline="") as file:
+        header = list(dict.fromkeys(name for row in table for name in row))
+        writer = csv.DictWriter(file, header, quoting=csv.QUOTE_ALL, restval="")
+        writer.writeheader()
+        writer.writerows(table)
+
+
+def write_api_export(path, rows, text):
+    """As the example script of the public API writes it: no state, and an index."""
+    frame = {
+        "summary": [text(summary) for _, _, summary in rows],
+        "config": [text(config) for _, config, _ in rows],
+        "name": [f"lunar-sweep-{i}" for i in range(len(rows))],
+    }
+    pd.DataFrame(frame).to_csv(path)
+
+
+@pytest.fixture
+def wandb_rows(sweep):
+    """Every run of the sweep, as W&B has it: (state, config, summary)."""
+    rows = []
+    for path in find_records(sweep):
+        values = vars(read_record(path))
+        state = "failed" if values["status"] == "failed" else "finished"
+        rows.append((state, wandb_config(values), wandb_summary(values)))
+    return rows
+
+
+def same_runs(table, sweep):
+    """The sweep's own table, but for the layer's config, which the fixture's records lack."""
+    ours = load_table(sweep)
+    layer = ["n_heads", "top_k", "query_norm"]
+    pd.testing.assert_frame_equal(
+        table[list(COLUMNS)].drop(columns=layer), ours.drop(columns=layer)
+    )
+    peer = table[(table["model"] == "peer")]
+    assert set(peer["n_heads"]) == {2}
+    assert set(peer["top_k"]) == {16}
+    assert set(peer["query_norm"]) == {"none"}
+    assert table[table["model"] != "peer"][layer].isna().all(axis=None)
+    return True
+
+
+@pytest.mark.parametrize("prefixes", [("", ""), ("config.", "summary.")])
+def test_the_runs_table_of_wandb_is_the_sweep(sweep, wandb_rows, tmp_path, prefixes):
+    write_ui_export(tmp_path / "wandb_export.csv", wandb_rows, *prefixes)
+    table = load_table(tmp_path / "wandb_export.csv")
+    assert same_runs(table, sweep)
+    assert table["given_loss"].eq(9.0).all()  # the last training loss of the history
+    assert {"Name", "State", "Created", "optim.lr"} <= set(table.columns)
+
+
+@pytest.mark.parametrize("text", [json.dumps, repr, str, dict], ids=["json", "repr", "str", "dict"])
+def test_the_public_apis_table_is_the_sweep(sweep, wandb_rows, tmp_path, text):
+    if text is dict:  # in a notebook, before it is written
+        frame = pd.DataFrame(
+            {"summary": [row[2] for row in wandb_rows], "config": [row[1] for row in wandb_rows]}
+        )
+        table = check_table(frame)
+    else:
+        write_api_export(tmp_path / "project.csv", wandb_rows, text)
+        table = load_table(tmp_path / "project.csv")
+    assert same_runs(table, sweep)
+
+
+def test_states_of_wandb(tmp_path):
+    ends = ("finished", "crashed", "failed", "killed", "running", "Pending")
+    rows = [(state, {"params": 1e6 + i}, {"val/loss": 4.0}) for i, state in enumerate(ends)]
+    write_ui_export(tmp_path / "export.csv", rows)
+    table = load_table(tmp_path / "export.csv").sort_values("n_params")
+    assert table["status"].tolist() == ["done", "failed", "failed", "failed"]
+    assert table["run_id"].tolist() == ["0e0", "1e1", "2e2", "3e3"]
+    assert "left out: 2 runs that W&B calls pending, running" in table.attrs["notes"]
+
+
+def test_a_status_of_ours_goes_before_wandbs_state(tmp_path):
+    summary = {"val_loss": 4.0, "n_params": 1e6}
+    rows = [
+        ("finished", {"lr": 1e-3}, {**summary, "status": "diverged"}),
+        ("running", {"lr": 2e-3}, {**summary, "status": "done"}),  # W&B was told no end
+        ("crashed", {"lr": 3e-3}, {**summary}),
+        ("finished", {"lr": 4e-3}, {**summary, "status": "fine"}),  # not ours
+    ]
+    write_ui_export(tmp_path / "export.csv", rows)
+    table = load_table(tmp_path / "export.csv").sort_values("lr")
+    assert table["status"].tolist() == ["diverged", "done", "failed", "done"]
+
+
+def test_a_crash_before_the_summary_is_a_failed_run_of_its_model(wandb_rows, tmp_path):
+    wandb_rows[-1] = ("crashed", wandb_rows[-1][1], {})
+    write_ui_export(tmp_path / "export.csv", wandb_rows)
+    table = load_table(tmp_path / "export.csv")
+    assert len(table) == 31
+    crashed = table[table["State"] == "crashed"].iloc[0]
+    assert (crashed["status"], crashed["series"]) == ("failed", "peer")
+    assert crashed["run_id"] == "30e30"
+    assert crashed["budget"] > 0
+    assert math.isnan(crashed["n_params"])
+
+
+def test_only_running_runs_are_no_table(tmp_path):
+    write_ui_export(tmp_path / "export.csv", [("running", {"params": 1}, {"loss": 4.0})])
+    with pytest.raises(ValueError, match="no row is left: left out: 1 runs that W&B calls running"):
+        load_table(tmp_path / "export.csv")
+
+
+def test_a_run_that_wandb_calls_finished_must_have_a_loss(tmp_path):
+    rows = [("finished", {"params": 1e6}, {"loss": 4.0}), ("finished", {"params": 2e6}, {})]
+    write_ui_export(tmp_path / "export.csv", rows)
+    with pytest.raises(ValueError, match="run 1e1: loss=nan must be above 0 if done, and finite"):
+        load_table(tmp_path / "export.csv")
+
+
+def test_the_summary_goes_before_the_config(tmp_path):
+    rows = [("finished", {"params": 5e6, "seed": 3}, {"loss": 4.0, "params": 1e6})]
+    for prefixes in (("config.", "summary."), ("config.", ""), ("", "summary.")):
+        write_ui_export(tmp_path / "export.csv", rows, *prefixes)
+        run = load_table(tmp_path / "export.csv").iloc[0]
+        assert (run["n_params"], run["seed"]) == (1e6, 3)
+
+
+def test_others_metrics_are_named_as_in_the_export(tmp_path):
+    rows = [("finished", {"m": {"size": 1e6}}, {"valid": {"nll": 4.0}})]
+    write_ui_export(tmp_path / "export.csv", rows, "config.", "summary.")
+    for size, loss in (("m.size", "valid.nll"), ("config.m.size", "summary.valid.nll")):
+        columns = {"n_params": size, "loss": loss}
+        assert load_table(tmp_path / "export.csv", columns=columns)["loss"].tolist() == [4.0]
+
+
+def test_heads_of_others_are_attentions(tmp_path):
+    rows = [("finished", {"params": 1e6, "model": {"n_heads": 12}}, {"loss": 4.0})]
+    write_ui_export(tmp_path / "export.csv", rows)
+    table = load_table(tmp_path / "export.csv")
+    assert table["n_heads"].isna().all()
+    assert table["model.n_heads"].tolist() == [12]
+
+
+def test_python_prints_more_than_its_literals_have(tmp_path):
+    summary = {"loss": math.nan, "best": -math.inf, "val_loss": 4.0, "list": [1, None], "n": None}
+    frame = pd.DataFrame(
+        {"summary": [str(summary)], "config": ["{'params': 1e6}"], "state": "Failed"}
+    )
+    frame.to_csv(tmp_path / "project.csv")
+    run = load_table(tmp_path / "project.csv").iloc[0]
+    assert (run["loss"], run["list"], run["status"]) == (4.0, "[1, None]", "failed")
+    assert run["best"] == -math.inf
+    frame.assign(summary='{"loss": "NaN", "val_loss": Infinity}').to_csv(tmp_path / "project.csv")
+    assert load_table(tmp_path / "project.csv").iloc[0]["loss"] == math.inf
+
+
+@pytest.mark.parametrize("text", ["{'loss': <object>}", "[1]", "{'loss': f(1)}", "{'loss': 1"])
+def test_what_is_no_dict_is_refused(tmp_path, text):
+    good = "{'loss': 4.0, 'params': 1e6}"
+    frame = pd.DataFrame({"name": ["a", "b"], "summary": [good, text], "config": "{}"})
+    frame.to_csv(tmp_path / "project.csv")
+    message = rf"^line 3: summary=.{re.escape(text[:5])}.* is not a dict, in JSON or as Python"
+    with pytest.raises(ValueError, match=message.replace("'", ".")):
+        load_table(tmp_path / "project.csv")

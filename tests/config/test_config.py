@@ -1,0 +1,86 @@
+import pytest
+
+from experiments.config.paths import conf_dir
+from experiments.config.schema import read_run_config
+from experiments.point import make_point
+
+
+def test_every_model_composes_on_every_ladder(compose_raw):
+    for ladder in (p.stem for p in (conf_dir() / "ladder").glob("*.yaml")):
+        for model in (p.stem for p in (conf_dir() / "model").glob("*.yaml")):
+            config = read_run_config(compose_raw(f"model={model}", f"ladder={ladder}"))
+            assert config.model_name == model
+            assert config.ladder.name == ladder
+
+
+@pytest.mark.parametrize("path", sorted((conf_dir() / "experiment").glob("*.yaml")))
+def test_every_experiment_composes(path, compose_raw):
+    read_run_config(compose_raw(f"experiment={path.stem}"))
+
+
+def test_an_unset_n_experts_is_the_models_own(compose_raw):
+    paper = {
+        m: compose_raw(f"model={m}", "ladder=paper")["n_experts"] for m in ("moe", "pkm", "peer")
+    }
+    assert paper == {"moe": 128, "pkm": 1024**2, "peer": 1024**2}
+    assert compose_raw("model=peer")["n_experts"] == 4096
+    raw = compose_raw("model=peer", "n_experts=64")
+    assert read_run_config(raw).model.n_experts == 64
+    assert compose_raw("model=dense")["n_experts"] is None
+
+
+def test_the_id_is_of_what_changes_the_result(compose_raw):
+    def id_of(*overrides):
+        return make_point(compose_raw("model=peer", "budget=1e13", *overrides)).run_id
+
+    same = id_of()
+    assert same == id_of() == id_of("n_experts=4096")  # the default, said aloud
+    for outside in (
+        "paths.results=/elsewhere",
+        "sweep=other",
+        "logger=csv",
+        "trainer.n_threads=1",
+        "dry_run=true",
+        "eval=[wikitext2,validation]",
+        "evaluation.stride=64",
+    ):
+        assert id_of(outside) == same, outside
+    for inside in (
+        "seed=1",
+        "n_experts=1024",
+        "optim.table_lr=3",
+        "size=3",
+        "budget=2e13",
+        "tokenizer=gpt2",
+        "ladder.vocab_size=4096",
+        "data.mask_documents=true",
+        "data.max_train_tokens=1000000",
+    ):
+        assert id_of(inside) != same, inside
+    assert len(same) == 12
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["+typo=1"], "typo: unknown key"),
+        (["+optim.lrr=1"], r"optim\.lrr: unknown key; did you mean optim\.lr\?"),
+        (
+            ["+model.n_head=1", "model=peer"],
+            r"model\.n_head: unknown key; did you mean model\.n_heads",
+        ),
+        (["n_experts=64"], "n_experts=64 with model=dense, which has no experts"),
+        (["size=two"], "size='two' must be of type int"),
+        (["size=1.5"], "size=1.5 must be of type int"),
+        (["seed=true"], "seed=true must be of type int"),
+        (["size=0"], "size=0 must be at least 1"),
+        (["budget=-1"], "budget=-1 must be above 0"),
+        (["optim.schedule=linear"], "'linear' is not one of cosine, wsd"),
+        (["logger.wandb=sometimes"], "'sometimes' is not one of"),
+        (["model._target_=nowhere.X"], r"model\._target_='nowhere.X' can't be imported"),
+        (["budget=???"], "budget is not set"),
+    ],
+)
+def test_bad_input_is_named(compose_raw, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        read_run_config(compose_raw(*overrides))

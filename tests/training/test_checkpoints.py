@@ -1,0 +1,262 @@
+"""Checkpoints: whole or passed over, and a run that is asked to stop goes on to the same end."""
+
+import multiprocessing
+import os
+import random
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from experiments import execute as execution
+from experiments.execute import execute
+from experiments.point import make_point
+from experiments.records import is_finished, read_record
+from experiments.system import interruption
+from experiments.system.claims import RunningElsewhereError, claimed, events, is_claimed, note
+from experiments.training.checkpoints import (
+    LAST,
+    PREVIOUS,
+    Checkpoint,
+    RandomState,
+    forget_previous,
+    to_resume_from,
+)
+from tests.conftest import TINY, Killed, kill_at
+
+
+@pytest.fixture
+def make(compose_raw, tmp_path):
+    def point(*overrides, folder="results"):
+        paths = (f"paths.results={tmp_path / folder}", f"paths.cache={tmp_path / 'cache'}")
+        fixed = ("model=peer", "size=2", "budget=2e9", "trainer.n_threads=1")
+        return make_point(compose_raw(*fixed, *TINY, *paths, *overrides))
+
+    return point
+
+
+@pytest.fixture(autouse=True)
+def _nothing_received():
+    interruption.forget()
+    yield
+    interruption.forget()
+
+
+@pytest.fixture
+def handlers():
+    before = {number: signal.getsignal(number) for number in interruption.SIGNALS}
+    interruption.listen()
+    yield
+    interruption._state.listening = False
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def broken_run(make, step=30):
+    """A run killed at a step, with a checkpoint of each step before."""
+    point = make("trainer.checkpoint_minutes=0")
+    with pytest.raises(Killed):
+        execute(point, kill_at(step))
+    return point
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(make):
+    expected = execute(make(folder="whole"))
+    point = broken_run(make)
+    last = point.run_dir / LAST
+    data = bytearray(last.read_bytes())
+    data[len(data) // 2] ^= 1
+    last.write_bytes(data)
+    with pytest.warns(UserWarning, match=r"last.ckpt is damaged \(its checksum.*passed over"):
+        assert to_resume_from(point.run_dir) == point.run_dir / PREVIOUS
+    with pytest.warns(UserWarning, match=r"last.ckpt is damaged"):
+        result = execute(make())
+    assert (result.val_loss, result.train_loss) == (expected.val_loss, expected.train_loss)
+    assert not (point.run_dir / PREVIOUS).exists()
+
+
+def test_a_save_after_a_damaged_checkpoint_leaves_the_one_before(tmp_path):
+    for name in (LAST, PREVIOUS):
+        (tmp_path / name).write_text(name)
+    trainer = type("Trainer", (), {"is_global_zero": True, "global_step": 7})()
+    trainer.save_checkpoint = lambda path: path.write_text("new")
+    for resumed, previous in ((PREVIOUS, PREVIOUS), (LAST, "new")):
+        Checkpoint(tmp_path, 1, tmp_path / resumed).save(trainer)
+        assert (tmp_path / PREVIOUS).read_text() == previous
+
+
+@pytest.mark.parametrize("keep", [0, 1000])
+def test_without_a_whole_checkpoint_a_run_starts_again(make, keep):
+    expected = execute(make(folder="whole"))
+    point = broken_run(make)
+    for name in (LAST, PREVIOUS):
+        path = point.run_dir / name
+        path.write_bytes(path.read_bytes()[:keep])
+    with pytest.warns(UserWarning, match="is damaged"):
+        result = execute(make())
+    assert result.val_loss == expected.val_loss
+
+
+def test_a_kill_between_the_two_renames_loses_one_checkpoint_at_most(make):
+    expected = execute(make(folder="whole"))
+    point = broken_run(make)
+    (point.run_dir / LAST).unlink()
+    assert to_resume_from(point.run_dir) == point.run_dir / PREVIOUS
+    assert execute(make()).val_loss == expected.val_loss
+
+
+def test_the_last_step_is_saved_once(tmp_path):
+    """Else a kill between the renames leaves previous.ckpt alone, with nothing left to train."""
+    trainer = type("Trainer", (), {"is_global_zero": True, "global_step": 7})()
+    saved = []
+    trainer.save_checkpoint = lambda path: (saved.append(path), path.touch())
+    checkpoint = Checkpoint(tmp_path, 1)
+    checkpoint.save(trainer)
+    checkpoint.on_train_end(trainer, None)
+    assert len(saved) == 1
+    trainer.global_step = 8
+    checkpoint.on_train_end(trainer, None)
+    assert len(saved) == 2
+
+
+def test_a_finished_run_keeps_the_one_checkpoint_that_it_has(tmp_path):
+    (tmp_path / PREVIOUS).write_text("whole")
+    forget_previous(tmp_path)
+    assert (tmp_path / LAST).read_text() == "whole"
+    assert not (tmp_path / PREVIOUS).exists()
+
+
+def test_a_kill_at_the_record_leaves_no_checkpoint_that_nobody_removes(make, monkeypatch):
+    def die(run_dir, record):
+        raise Killed
+
+    point = make("trainer.checkpoint_minutes=0")
+    monkeypatch.setattr(execution, "write_record", die)
+    with pytest.raises(Killed):
+        execute(point)
+    assert (point.run_dir / LAST).exists()
+    assert not (point.run_dir / PREVIOUS).exists()
+
+
+@pytest.mark.parametrize("number", interruption.SIGNALS)
+def test_a_signal_saves_stops_and_is_resumed_to_the_bit(make, handlers, number):
+    expected = execute(make(folder="whole"))
+    point = make()
+
+    def send(row):
+        if row["step"] == 20:
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(interruption.Interrupted, match=rf"{number.name} at step 2[01]"):
+        execute(point, send)
+    assert not (point.run_dir / "record.json").exists()
+    step = torch.load(point.run_dir / LAST, weights_only=True)["global_step"]
+    assert step in (20, 21)
+    assert [e["event"] for e in events(point.run_dir)] == ["started", "interrupted"]
+    interruption.forget()
+    result = execute(make())
+    assert (result.val_loss, result.train_loss) == (expected.val_loss, expected.train_loss)
+    assert [e["event"] for e in events(point.run_dir)][2:] == ["started", "done"]
+
+
+def test_outside_training_a_signal_ends_the_process_at_once(handlers):
+    with pytest.raises(interruption.Interrupted, match="SIGUSR1"):
+        os.kill(os.getpid(), signal.SIGUSR1)
+    assert interruption.received() == "SIGUSR1"
+
+
+def test_generators_go_on_where_they_were():
+    state = RandomState()
+    saved = state.state_dict()
+    drawn = random.random(), np.random.rand(), torch.rand(1)
+    state.load_state_dict(saved)
+    assert (random.random(), np.random.rand(), torch.rand(1)) == drawn
+
+
+def test_a_run_belongs_to_one_process(make):
+    point = make()
+    with claimed(point.run_dir):
+        assert is_claimed(point.run_dir)
+        with pytest.raises(RunningElsewhereError, match=rf"is being run by .* pid {os.getpid()}"):
+            execute(point)
+    assert not is_claimed(point.run_dir)
+    assert execute(point).status == "done"
+
+
+def test_a_finished_run_is_not_run_again(make):
+    point = make()
+    first = execute(point)
+    assert execute(make()) == first
+    assert len(events(point.run_dir)) == 2
+
+
+def test_a_journal_survives_a_line_cut_short(tmp_path):
+    note(tmp_path, "started", step=3)
+    with (tmp_path / "events.jsonl").open("a") as file:
+        file.write('{"event": "int')
+    (event,) = events(tmp_path)
+    assert (event["event"], event["step"]) == ("started", 3)
+    note(tmp_path, "done")
+    assert [e["event"] for e in events(tmp_path)] == ["started", "done"]
+
+
+def test_a_journal_passes_over_what_is_no_event(tmp_path):
+    note(tmp_path, "started")
+    for line in (b"null", b"[1]", b"{}", b'{"event": 3}', b"\xff\xfe", b"[" * 100_000, b""):
+        with (tmp_path / "events.jsonl").open("ab") as file:
+            file.write(line + b"\n")
+    note(tmp_path, "done")
+    assert [e["event"] for e in events(tmp_path)] == ["started", "done"]
+
+
+@pytest.mark.parametrize("damage", ["torn", "flipped"])
+def test_a_damaged_record_is_set_aside_and_written_again(make, damage):
+    point = make()
+    expected = execute(point)
+    path = point.run_dir / "record.json"
+    text = path.read_text()
+    loss = str(expected.val_loss)
+    other = "1" if loss[3] != "1" else "2"
+    flipped = text.replace(f'"val_loss": {loss}', f'"val_loss": {loss[:3] + other + loss[4:]}')
+    damaged = text[:1000] if damage == "torn" else flipped
+    assert damaged != text
+    path.write_text(damaged)
+    assert not is_finished(point.run_dir)
+    with pytest.warns(UserWarning, match=r"record.json is damaged .*kept as record.json.damaged"):
+        result = execute(make())
+    assert (result.val_loss, result.train_loss) == (expected.val_loss, expected.train_loss)
+    assert (point.run_dir / "record.json.damaged").read_text() == damaged
+    assert read_record(path) == result
+
+
+def _execute_raw(raw):
+    execute(make_point(raw))
+
+
+@pytest.mark.slow
+def test_kill_minus_nine_at_random_moments_changes_nothing(make):
+    """A process killed again and again, wherever it is: importing, training, saving, evaluating."""
+    longer = ("budget=4e10", "trainer.checkpoint_minutes=0.001")
+    expected = execute(make(*longer, folder="whole"))
+    point = make(*longer)
+    context = multiprocessing.get_context("spawn")
+    moments = random.Random(0)
+    n_kills = 0
+    while not is_finished(point.run_dir):
+        process = context.Process(target=_execute_raw, args=(dict(point.raw),))
+        process.start()
+        process.join(3 + 4 * moments.random() + n_kills)  # each turn longer: it must end one day
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            n_kills += 1
+    assert n_kills >= 2
+    record = read_record(point.run_dir / "record.json")
+    assert (record.val_loss, record.train_loss) == (expected.val_loss, expected.train_loss)
+    whole = make(*longer, folder="whole").run_dir / "history.csv"
+    history = [
+        [row.split(",")[:4] for row in path.read_text().splitlines()]
+        for path in (whole, point.run_dir / "history.csv")
+    ]
+    assert history[0] == history[1]

@@ -1,0 +1,162 @@
+"""Runs whose tables step by rows, from the config to the record; and what is refused beforehand."""
+
+import pytest
+import torch
+
+from experiments.budget.memory import plan_memory
+from experiments.budget.plan import format_memory
+from experiments.execute import build_model, execute
+from experiments.point import make_point
+from tests.conftest import TINY, Killed, kill_at
+
+SMALL = ("n_experts=64", "model.d_key=8", "model.n_heads=2", "model.top_k=4")
+FUSED = ("optim.table_gradient=fused", "optim.grad_clip=null")
+WAYS = {
+    "rows": ("optim.table_gradient=rows",),
+    "rows_bf16": ("optim.table_gradient=rows", "optim.table_state=bfloat16"),
+    "fused": FUSED,
+    "fused_bf16": (*FUSED, "optim.table_state=bfloat16", "model.table_dtype=bfloat16"),
+}
+
+
+@pytest.fixture
+def make(compose_raw, tmp_path):
+    def point(*overrides, folder="results"):
+        paths = (f"paths.results={tmp_path / folder}", f"paths.cache={tmp_path / 'cache'}")
+        fixed = ("size=2", "budget=2e9", "trainer.n_threads=1")
+        return make_point(compose_raw(*fixed, *TINY, *paths, *overrides))
+
+    return point
+
+
+@pytest.mark.parametrize("model", ["peer", "pkm"])
+@pytest.mark.parametrize("way", WAYS)
+def test_learns_and_goes_on_to_the_bit(make, model, way):
+    overrides = (f"model={model}", *SMALL, *WAYS[way])
+    dense = execute(make(f"model={model}", *SMALL, folder="dense"))
+    whole = make(*overrides, folder="whole")
+    expected = execute(whole)
+    assert expected.status == "done", expected.error
+    # another optimizer for rows that a step does not retrieve, and nothing else
+    assert expected.val_loss == pytest.approx(dense.val_loss, abs=0.1)
+    with pytest.raises(Killed):
+        execute(make(*overrides, "trainer.checkpoint_minutes=0", folder="broken"), kill_at(20))
+    result = execute(make(*overrides, folder="broken"))
+    assert (result.val_loss, result.train_loss) == (expected.val_loss, expected.train_loss)
+
+
+def test_a_model_without_tables_is_the_same_run_whatever_its_tables_do(make):
+    rows = execute(make("model=dense", *WAYS["rows"], folder="rows"))
+    assert rows.val_loss == execute(make("model=dense", folder="plain")).val_loss
+
+
+def test_the_kernel_is_no_part_of_a_runs_identity_and_the_way_of_its_tables_is(make):
+    plain = make("model=peer", *SMALL)
+    assert make("model=peer", *SMALL, "kernel=reference").run_id == plain.run_id
+    assert make("model=peer", *SMALL, *WAYS["rows"]).run_id != plain.run_id
+
+
+@pytest.mark.parametrize("kernel", ["reference", "torch", "cpp"])
+def test_every_kernel_trains_the_same_run(make, kernel):
+    """Float32 sums in another order; the first ten steps agree, and then the paths part slowly."""
+    auto = execute(make("model=peer", *SMALL, folder="auto"))
+    other = execute(make("model=peer", *SMALL, f"kernel={kernel}", folder="other"))
+    assert other.status == "done", other.error
+    assert other.val_loss == pytest.approx(auto.val_loss, abs=0.02)
+
+
+def test_micro_batches_of_rows_are_the_step_of_the_whole(make):
+    rows = ("model=peer", "model.query_norm=layer", *SMALL, *WAYS["rows"])
+    whole = execute(make(*rows, folder="whole"))
+    micro = execute(make(*rows, "trainer.micro_batch_size=1", folder="micro"))
+    assert micro.status == "done", micro.error
+    assert micro.val_loss == pytest.approx(whole.val_loss, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("optim.table_gradient=fused",), r"fused with optim.grad_clip=1.0.*optim.grad_clip=null"),
+        ((*FUSED, "trainer.micro_batch_size=2"), r"fused with trainer.micro_batch_size=2: tables"),
+        (("optim.table_state=bfloat16",), r"table_state=bfloat16 with optim.table_grad"),
+        (("model.table_dtype=bfloat16",), r"table_dtype=bfloat16 .*dense: torch's AdamW would"),
+        (("optim.table_gradient=rows", "kernel=reference"), r"kernel=reference has dense"),
+        (("optim.table_gradient=sparse",), r"'sparse' is not one of dense, rows, fused"),
+        (("kernel=cuda",), r"kernel='cuda' is not one of auto, reference, torch, cpp, triton"),
+        (("model.table_dtype=int8",), r"table_dtype='int8' is not one of float32, bfloat16"),
+    ],
+)  # fmt: skip
+def test_what_can_not_be_is_refused_beforehand(make, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        make("model=peer", *SMALL, *overrides)
+
+
+def test_triton_on_a_cpu_is_refused(make, monkeypatch):
+    monkeypatch.setattr("experiments.kernels.triton_kernel.why_not", lambda device: "no GPU here")
+    with pytest.raises(ValueError, match=r"kernel=triton: no GPU here; use auto or torch"):
+        make("model=peer", *SMALL, "kernel=triton")
+
+
+@pytest.mark.parametrize("way", [(), *WAYS.values()])
+def test_planned_weights_are_those_of_the_model(make, way):
+    point = make("model=peer", *SMALL, *way)
+    model = point.transformer.build()
+    held = sum(p.numel() * p.element_size() for p in model.parameters())
+    assert point.plan.memory.weights == held
+
+
+def test_planned_gradients_of_rows_are_those_of_balanced_routing(make):
+    point = make("model=peer", "n_experts=4096", "model.n_heads=2", "model.top_k=4", *WAYS["rows"])
+    touched = len(torch.randint(0, 4096, (128 * 8,)).unique())
+    tables = 2 * 4 * touched * point.plan.d_model
+    others = sum(
+        p.numel() * 4 for n, p in point.transformer.build().named_parameters() if ".w_" not in n
+    )
+    dense_ffn = 2 * 4 * 4 * point.plan.d_model**2  # the other block's
+    dense_names = sum(
+        p.numel() * 4
+        for n, p in point.transformer.build().named_parameters()
+        if ".w_" in n and p.shape[0] != 4096
+    )
+    assert dense_names in (0, dense_ffn)
+    assert point.plan.memory.gradients == pytest.approx(others + dense_names + tables, rel=0.05)
+
+
+def test_ways_differ_in_memory_as_they_should(make):
+    def memory(*way):
+        return make("model=peer", "n_experts=65536", *way).plan.memory
+
+    dense, rows, fused = memory(), memory(*WAYS["rows"]), memory(*WAYS["fused"])
+    assert dense.gradients > rows.gradients > fused.gradients
+    assert dense.moments == rows.moments == fused.moments
+    assert memory(*WAYS["rows_bf16"]).moments < 0.6 * rows.moments
+    assert "weights" in format_memory(dense)
+
+
+def test_the_papers_largest_layer_fits_one_80_gb_card(compose_raw):
+    """128 x 2048 tokens, d_model 1024, 1024² experts: L=8 of the paper's grid, in micro-batches."""
+    raw = compose_raw("experiment=paper_experts", "model=peer", "n_experts=1048576")
+    point = make_point(raw)
+    assert point.plan.batch_tokens == 128 * 2048
+    assert point.plan.d_model == 1024
+    assert point.plan.memory.total < 80e9
+    # its addends by hand: 2 N d table entries, of weights, gradients (and one table's addend of
+    # the micro-batch) and two moments, each of 4 bytes
+    tables = 2 * 1024**2 * 1024
+    others = point.plan.cost.n_params - tables
+    assert point.plan.memory.weights == 4 * (tables + others)
+    assert point.plan.memory.gradients == 4 * (1.5 * tables + others)
+    assert point.plan.memory.moments == 8 * (tables + others)
+
+
+def test_layers_are_told_their_kernel(make):
+    point = make("model=peer", *SMALL, "kernel=torch")
+    prepared = type("Prepared", (), {"vocabulary": None})()
+    model = build_model(point, prepared)
+    assert {layer.execution.kernel for layer in model.ffn_layers()} == {"torch"}
+
+
+def test_memory_of_a_model_without_tables_is_sixteen_bytes_a_parameter(make):
+    cost = make("model=dense").plan.cost
+    memory = plan_memory(cost, d_model=32, n_layers=2, vocab_size=270, micro_tokens=128)
+    assert memory.weights + memory.gradients + memory.moments == 16 * cost.n_params
