@@ -17,6 +17,7 @@ from experiments.cli import exit_codes, resolve
 from experiments.config.paths import conf_dir
 from experiments.data.prepare import prepare_data, prepare_sets
 from experiments.execute import build_model
+from experiments.kernels.ops import Execution
 from experiments.models.transformer import Transformer
 from experiments.point import make_point
 from experiments.records import RECORD_NAME, DamagedError, RunRecord, read_record, write_record
@@ -71,6 +72,7 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str]) -> RunRecord:
     if missing:
         device = torch.device(resolve_accelerator(point.config.trainer.accelerator))
         model = build_model(point, prepared)
+        model.set_execution(Execution(kernel=point.config.kernel))
         _load(model, run_dir / LAST, point.plan.n_steps)
         scores = score_sets(
             model.to(device),

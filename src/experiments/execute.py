@@ -19,7 +19,6 @@ from omegaconf import OmegaConf
 from experiments.data.module import TokenDataModule
 from experiments.data.prepare import PreparedData, prepare_data, prepare_sets, training_batches
 from experiments.data.windows import ScoredWindows
-from experiments.kernels.ops import Execution
 from experiments.kernels.select import resolve_kernel
 from experiments.models.transformer import Transformer
 from experiments.point import Point
@@ -268,15 +267,17 @@ def build_model(point: Point, prepared: PreparedData) -> Transformer:
     """The point's model for this data: masked at the ends of documents, if it is to be."""
     masks = point.config.data.mask_documents
     end = prepared.vocabulary.end_of_text if masks else None
-    model = replace(point.transformer, document_end=end).build()
-    for layer in model.ffn_layers():
-        layer.execution = Execution(kernel=point.config.kernel)
-    return model
+    return replace(point.transformer, document_end=end).build()
 
 
 def _language_model(point: Point, prepared: PreparedData) -> LanguageModel:
-    n_micro = distributed.n_micro_batches(point.config)
-    return LanguageModel(build_model(point, prepared), point.plan, point.config.optim, n_micro)
+    return LanguageModel(
+        build_model(point, prepared),
+        point.plan,
+        point.config.optim,
+        kernel=point.config.kernel,
+        n_micro=distributed.n_micro_batches(point.config),
+    )
 
 
 def _data_module(point: Point, prepared: PreparedData) -> TokenDataModule:

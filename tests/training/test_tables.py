@@ -1,5 +1,7 @@
 """Runs whose tables step by rows, from the config to the record; and what is refused beforehand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from experiments.budget.memory import plan_memory
 from experiments.budget.plan import format_memory
 from experiments.execute import build_model, execute
 from experiments.point import make_point
+from experiments.training.module import LanguageModel
 from tests.conftest import TINY, Killed, kill_at
 
 SMALL = ("n_experts=64", "model.d_key=8", "model.n_heads=2", "model.top_k=4")
@@ -149,11 +152,18 @@ def test_the_papers_largest_layer_fits_one_80_gb_card(compose_raw):
     assert point.plan.memory.moments == 8 * (tables + others)
 
 
-def test_layers_are_told_their_kernel(make):
-    point = make("model=peer", *SMALL, "kernel=torch")
+@pytest.mark.parametrize("how", ["dense", "rows", "fused"])
+def test_layers_and_optimizer_have_one_execution(make, how):
+    point = make("model=peer", *SMALL, "kernel=torch", *WAYS.get(how, ()))
     prepared = type("Prepared", (), {"vocabulary": None})()
     model = build_model(point, prepared)
-    assert {layer.execution.kernel for layer in model.ffn_layers()} == {"torch"}
+    module = LanguageModel(model, point.plan, point.config.optim, kernel=point.config.kernel)
+    optimizer = module.configure_optimizers()["optimizer"]
+    (execution,) = {layer.execution for layer in model.ffn_layers()}
+    assert execution.kernel == "torch"
+    assert execution.gradient == ("dense" if how == "dense" else "rows")
+    assert execution.update == (optimizer.update if how == "fused" else None)
+    assert optimizer.execution == replace(execution, update=None)
 
 
 def test_memory_of_a_model_without_tables_is_sixteen_bytes_a_parameter(make):

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from experiments.budget.costs import Cost, FFNConfig, trunk_cost
+from experiments.kernels.ops import Execution
 from experiments.models.ffn._base import FFN
 
 ROPE_BASE = 10_000.0  # Su 2021, arXiv:2104.09864, §3.2.2
@@ -96,6 +97,11 @@ class Transformer(nn.Module):
         for block in self.blocks:
             assert isinstance(block, Block)
             yield block.ffn
+
+    def set_execution(self, execution: Execution) -> None:
+        """How the tables of all layers are read, and what their gradients become."""
+        for layer in self.ffn_layers():
+            layer.execution = execution
 
 
 class Block(nn.Module):

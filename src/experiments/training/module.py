@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from experiments.budget.plan import Plan
-from experiments.config.schema import Optim
+from experiments.config.schema import KernelName, Optim
 from experiments.data.batches import Batch
+from experiments.kernels.ops import Execution
 from experiments.kernels.workspace import use_huge_pages
 from experiments.models.transformer import Transformer
 from experiments.training.optimizer import RowAdamW, clip_gradients, keep_coalesced
@@ -23,11 +24,23 @@ DIVERGED_LOSS = 2.0  # times log(vocab_size), the loss of a model that knows not
 
 
 class LanguageModel(pl.LightningModule):
-    """Next-token training of a Transformer under a plan, a step's batch in n_micro parts."""
+    """Next-token training of a Transformer under a plan, a step's batch in n_micro parts.
 
-    def __init__(self, model: Transformer, plan: Plan, optim: Optim, n_micro: int = 1) -> None:
+    kernel and optim.table_gradient say how the layers' tables are read and what their gradients
+    become: the model's execution, which configure_optimizers sets.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        plan: Plan,
+        optim: Optim,
+        *,
+        kernel: KernelName = "auto",
+        n_micro: int = 1,
+    ) -> None:
         super().__init__()
-        self.model, self.plan, self.optim = model, plan, optim
+        self.model, self.plan, self.optim, self.kernel = model, plan, optim, kernel
         self.n_micro, self._n_seen = n_micro, 0
         self.register_buffer("step_losses", torch.full((plan.n_steps,), math.nan))
         self.step_losses: Tensor
@@ -71,15 +84,18 @@ class LanguageModel(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW over the groups of parameter_groups, all under one schedule."""
-        o = self.optim
+        o, how = self.optim, self.optim.table_gradient
+        execution = Execution(kernel=self.kernel, gradient="dense" if how == "dense" else "rows")
         optimizer = RowAdamW(
             parameter_groups(self.model, self.plan.lr, o),
             betas=(o.beta1, o.beta2),
             eps=o.eps,
             state_dtype=getattr(torch, o.table_state),
-            execution=next((layer.execution for layer in self.model.ffn_layers()), None),
+            execution=execution,
         )
-        self._prepare_tables(optimizer)
+        update = optimizer.update if how == "fused" else None
+        self.model.set_execution(replace(execution, update=update))
+        self._prepare_tables(execution)
         scheduler = LambdaLR(
             optimizer,
             lambda step: lr_factor(
@@ -96,20 +112,13 @@ class LanguageModel(pl.LightningModule):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
 
-    def _prepare_tables(self, optimizer: RowAdamW) -> None:
-        """What their gradients become, and the memory they lie in."""
-        how = self.optim.table_gradient
-        for layer in self.model.ffn_layers():
-            layer.execution = replace(
-                layer.execution,
-                gradient="dense" if how == "dense" else "rows",
-                update=optimizer.update if how == "fused" else None,
-            )
+    def _prepare_tables(self, execution: Execution) -> None:
+        """The memory they lie in, and that gradients of rows stay coalesced."""
         for parameter, role in _roles(self.model):
             if role == "table":
                 use_huge_pages(parameter)
-                if how == "rows":
-                    keep_coalesced(parameter, optimizer.execution)
+                if self.optim.table_gradient == "rows":
+                    keep_coalesced(parameter, execution)
 
     def recent_loss(self, n_steps: int) -> float:
         """Mean training loss up to n_steps, over the last tenth of the planned; nan at 0."""
