@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from experiments.config.hydra_hints import unknown_key
+from experiments.config.hydra_hints import choice_names, unknown_key
 from experiments.config.paths import conf_dir
 from experiments.records import RECORD_NAME
 from experiments.sweep.manifest import MANIFEST_NAME
@@ -111,10 +111,9 @@ def _denied(error: OSError) -> str:
 def _known_choices(text: str) -> str:
     """The choices of a group, where Hydra names a missing one without them."""
     missing = re.search(r"Could not load '([\w/]+)/[^'/]*'", text)
-    folder = conf_dir() / missing[1] if missing else None
-    if folder is None or not folder.is_dir():
+    if missing is None or not (conf_dir() / missing[1]).is_dir():
         return ""
-    return " It has " + ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+    return " It has " + ", ".join(choice_names(missing[1]))
 
 
 def resolve(composed: "DictConfig") -> dict[str, Any]:

@@ -90,7 +90,7 @@ def test_the_configuration_says_what_finding_experts_costs(one):
         f"{(s['ffn.query'] + s['ffn.keys'] + s['ffn.pairs']) / s['ffn.experts']:.1f}"
         for s in shares
     ]
-    comment = (ROOT / "conf" / "scale" / "study_peer.yaml").read_text()
+    comment = (ROOT / "conf" / "ladder_model" / "study_peer.yaml").read_text()
     assert f"costs {times[0]}, {times[1]} and {times[2]} times what they do" in comment
 
 

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from experiments.config.paths import conf_dir
 
-_OPTIONAL = ("eval", "experiment", "scale", "hydra")  # groups that may be empty or lists
+_OPTIONAL = ("eval", "experiment", "ladder_model", "hydra")  # groups that may be empty or lists
 _NO_EFFECT = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
+_RENAMED = {"scale": "ladder_model"}  # a group's old name: what it is now
 _FLAGS = ("-m", "--multirun")
 
 
@@ -31,11 +32,16 @@ def normalized(words: Sequence[str]) -> list[str]:
                 f"{word}: {name} has no effect here; runs are written to "
                 "paths.results/sweep/<run id>: set paths.results=... and sweep=..."
             )
+        if equals and name in _RENAMED:
+            now = _RENAMED[name]
+            raise ValueError(f"{word}: this group of conf/ is now {now}; write {now}={value}")
         if word == "hydra/sweeper=basic":
             raise ValueError(
                 f"{word} writes multirun.yaml before a point is checked; leave it out: the sweeper "
                 "of this project takes the same commas, and grids"
             )
+        if equals and name == "ladder_model":
+            _check_ladder_model(word, value, words)
         if name in _groups():
             if name not in _OPTIONAL and (word.startswith("~") or value == "null" or "[" in value):
                 raise ValueError(f"{word}: {name} needs one choice; {choices(name)}")
@@ -44,11 +50,24 @@ def normalized(words: Sequence[str]) -> list[str]:
     return sorted(kept, key=lambda word: word not in _FLAGS)
 
 
+def _check_ladder_model(word: str, value: str, words: Sequence[str]) -> None:
+    """Hydra passes over an unknown choice of this group, because the group is optional."""
+    plain = re.fullmatch(r"\w+", value) and value != "null"
+    elsewhere = any(w.startswith(("--config-dir", "-cd")) for w in words)
+    if plain and not elsewhere and value not in choice_names("ladder_model"):
+        raise ValueError(f"{word} does not exist; {choices('ladder_model')}, or null")
+
+
 def choices(group: str) -> str:
     """What a group of conf/ can be, in words."""
-    names = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
     also = "; logger=csv logs to files alone" if group == "logger" else ""
-    return f"give {group}=NAME, of {', '.join(names)}{also}"
+    return f"give {group}=NAME, of {', '.join(choice_names(group))}{also}"
+
+
+def choice_names(group: str) -> list[str]:
+    """The choices of a group of conf/; base.yaml is what all of them share and is none."""
+    names = {path.stem for path in (conf_dir() / group).glob("*.yaml")}
+    return sorted(names - {"base"})
 
 
 def appended(words: Sequence[str], error: Exception) -> list[str] | None:
