@@ -42,7 +42,7 @@ def _id(raw, micro_batch_size=None, devices=1):
 def _ids(raw):
     """Of runs that see all 8, 4, 4 and 2 sequences of a batch in a process's forward pass."""
     assert raw["ladder"]["batch_size"] == 8
-    assert _id(raw, 8) == _id(raw)  # the default, said aloud
+    assert _id(raw, 8) == _id(raw)  # the default, given explicitly
     return [_id(raw), _id(raw, 4), _id(raw, None, 2), _id(raw, 2, 2)]
 
 
@@ -138,14 +138,14 @@ def later(monkeypatch, compose_raw):
 def test_a_later_field_at_its_default_leaves_the_id_as_it_was(later):
     raw, before = later
     assert run_id_of(raw) == before  # a config from before
-    said = {
+    given = {
         **raw,
         "note": "none",
         "shape": [1, 2],
         "model": {**raw["model"], "dropout": 0},
         "ladder": {**raw["ladder"], "stages": None},
     }
-    assert run_id_of(said) == before
+    assert run_id_of(given) == before
 
 
 @pytest.mark.parametrize(

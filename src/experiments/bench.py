@@ -79,7 +79,7 @@ def _in_own_process(part: str, arguments: Sequence[str]) -> dict[str, Any]:
             check=False,
         )
         if done.returncode:
-            raise SystemExit(done.returncode)  # it has said why
+            raise SystemExit(done.returncode)  # the process has printed why
         return json.loads(path.read_text(encoding="utf-8"))["parts"][0]
 
 

@@ -16,7 +16,7 @@ def main() -> None:
         jobs = [task.job for task in slurm.queue(folder).values()]
         slurm.cancel(jobs)
         stopped, elsewhere = stop_controllers(folder)
-        print(f"{len(jobs)} Slurm tasks and {stopped} local sweeps were told to end")
+        print(f"{len(jobs)} Slurm tasks and {stopped} local sweeps were asked to end")
         for host in elsewhere:
             print(f"a local sweep may be running on {host}: cancel it there")
         print(f"python -m experiments.retry {options.sweep} goes on with what is not done")

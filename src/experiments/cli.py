@@ -22,7 +22,7 @@ from experiments.system.interruption import has_begun
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-_REMEDY = "mend the path, or name another (paths.results=... and paths.cache=... of runs)"
+_REMEDY = "correct the path, or name another (paths.results=... and paths.cache=... of runs)"
 _REMEDIES = (
     ((errno.ENOSPC, errno.EDQUOT), "free some space, and run the same command again"),
     (
@@ -46,7 +46,7 @@ def exit_codes() -> Iterator[None]:
         then = "; the same command goes on from the last checkpoints"
         print(f"interrupted{then if has_begun() else ''}", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
-    except BrokenPipeError:  # `status | head`: who reads has enough
+    except BrokenPipeError:  # `status | head`: the reader has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(FAILED) from None
     except Exception as error:
@@ -83,7 +83,7 @@ def one_line(error: BaseException) -> str:
         return "out of memory; lower n_experts, size or workers, or free some of the machine's"
     if (mark := getattr(error, "problem_mark", None)) is not None:  # of yaml
         problem = getattr(error, "problem", None) or "not YAML"
-        return f"{mark.name}, line {mark.line + 1}: {problem}; mend the file"
+        return f"{mark.name}, line {mark.line + 1}: {problem}; correct the file"
     cause = str(error.__cause__ or "")
     text = str(error) if cause in str(error) else f"{error}\n{cause}"
     lines = [line.strip() for line in text.partition("Config search path")[0].splitlines()]

@@ -117,7 +117,7 @@ def _config(record: RunRecord, overrides: Sequence[str]) -> dict[str, Any]:
             )
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = resolve(compose("config", list(overrides), return_hydra_config=True))
-    # "sweep": what stands in an old record may be no name by now, and is not used here
+    # "sweep": an old record may have a name that is no longer allowed; it is not used here
     return {**record.config, "sweep": "scored", **{node: composed[node] for node in _NODES}}
 
 

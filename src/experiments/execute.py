@@ -259,7 +259,7 @@ def _train_and_evaluate(
         summary = asdict(record)
         del summary["config"]
         if isinstance(sys.exception(), KeyboardInterrupt):
-            del summary["status"]  # it goes on later: failed would be a lie
+            del summary["status"]  # it goes on later, so that failed would be wrong
         wandb_run.finish(summary)
 
 

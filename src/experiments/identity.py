@@ -22,10 +22,10 @@ NOT_IDENTITY = (
 def run_id(raw: Mapping[str, Any], data: Mapping[str, Any], mixed: Mapping[str, int]) -> str:
     """A run's name: 12 hex digits of the hash of its resolved config.
 
-    Left out is what cannot change the result: where it is stored, how it is logged, what it is
-    computed on, which sweep asked for it, and on what else it is scored; and fields declared by
-    fields.added that stand at their default. `data` replaces keys of the node of that name: by
-    what the corpus and the tokenizer are, not where they lie. `mixed` is what mixed_sequences says.
+    Settings that cannot change the result are left out: the place of its files, logging, hardware,
+    the name of the sweep, and the held-out sets. So are fields declared by fields.added that have
+    their default value. `data` replaces keys of the node of that name: the identities of corpus and
+    tokenizer instead of their paths. `mixed` is the result of mixed_sequences.
     """
     kept = {k: v for k, v in raw.items() if k not in NOT_IDENTITY}
     identity = _without_unchanged(kept, RunConfig)

@@ -14,8 +14,12 @@ def main() -> None:
     """Exit codes as those of experiments.run."""
     parser = Parser(description=(__doc__ or "").partition("\n")[0])
     sweep_argument(parser)
-    parser.add_argument("--diverged", action="store_true", help="diverged runs too, anew")
-    parser.add_argument("--local", action="store_true", help="here, even if on Slurm before")
+    parser.add_argument(
+        "--diverged", action="store_true", help="diverged runs too, from the first step"
+    )
+    parser.add_argument(
+        "--local", action="store_true", help="run on this machine, also if the sweep ran on Slurm"
+    )
     parser.add_argument("--workers", type=int, help="points at once on this machine")
     parser.add_argument(
         "--run", action="append", metavar="ID", help="this run alone, by its id or the start of it"

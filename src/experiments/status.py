@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def _states(text: str | None) -> tuple[str, ...]:
-    """The states of --state. Raises ValueError for one that there is not."""
+    """The states of --state. Raises ValueError for an unknown one."""
     states = tuple(name.strip() for name in (text or "").split(",") if name.strip())
     for name in states:
         if name not in STATES:

@@ -319,8 +319,8 @@ def test_of_disturbed_repeats_the_quietest_is_kept_and_told(monkeypatch):
     repeat = _gate(monkeypatch, [1.5, 0.3, 0.6])
     assert not repeat.quiet
     assert repeat.others == pytest.approx(0.3 / 0.75)
-    told = timing.Timing(name="x", baseline=None, repeats=(repeat,))
-    assert told.n_loud == 1
+    timed = timing.Timing(name="x", baseline=None, repeats=(repeat,))
+    assert timed.n_loud == 1
 
 
 def test_without_proc_stat_every_repeat_counts(monkeypatch, measure):

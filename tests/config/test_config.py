@@ -34,7 +34,7 @@ def test_the_id_is_of_what_changes_the_result(compose_raw):
         return make_point(compose_raw("model=peer", "budget=1e13", *overrides)).run_id
 
     same = id_of()
-    assert same == id_of() == id_of("n_experts=4096")  # the default, said aloud
+    assert same == id_of() == id_of("n_experts=4096")  # the default, given explicitly
     for outside in (
         "paths.results=/elsewhere",
         "sweep=other",

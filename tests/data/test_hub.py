@@ -274,7 +274,7 @@ def test_a_stream_that_breaks_goes_on_where_it_was(pauses, error):
     stream = _Flaky([3, 3, 8], error)
     assert list(resumed(stream, "allenai/c4")) == list(range(10))
     assert stream.starts == [0, 3, 3, 8]
-    assert pauses == [1.0, 5.0, 1.0]  # an item had begins the count anew
+    assert pauses == [1.0, 5.0, 1.0]  # an item had starts the count at 0
 
 
 def test_a_stream_that_stays_broken_ends_in_the_line(pauses):

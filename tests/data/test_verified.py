@@ -59,7 +59,7 @@ def test_a_flipped_bit_is_found_however_the_clock_is_set(folder):
             open_verified(folder)
 
 
-def test_what_is_replaced_copied_or_indexed_anew_is_read_again(folder, reads, tmp_path):
+def test_what_is_replaced_copied_or_indexed_again_is_read_again(folder, reads, tmp_path):
     open_verified(folder)
     shutil.copy2(folder / "00000.bin", tmp_path / "copy")
     (tmp_path / "copy").replace(folder / "00000.bin")  # the same size and times, another inode

@@ -1,4 +1,4 @@
-"""The library is built once, by what it was built from, and its absence is said once."""
+"""The library is built once, by what it was built from, and its absence is warned of once."""
 
 import os
 import stat
@@ -47,7 +47,7 @@ def test_is_built_once_and_then_found(fresh):
     build.load()
     assert _libraries(fresh) == [path]
     assert path.stat().st_mtime_ns == before
-    assert not list(fresh.glob("tmp*")), "what a build leaves behind"
+    assert not list(fresh.glob("tmp*")), "temporary files of a build"
 
 
 @needs_compiler
@@ -85,7 +85,7 @@ def test_a_level_that_the_compiler_does_not_know_is_left_out(fresh, monkeypatch)
 
 
 @needs_compiler
-def test_a_damaged_library_is_built_anew(fresh):
+def test_a_damaged_library_is_built_again(fresh):
     path = build.binary_path(build._compiler())
     path.write_bytes(b"not a library")
     assert cpp.levels(build.load())

@@ -72,11 +72,11 @@ def damaged_data(trial: Trial) -> None:
     if not what or code == 0:  # harmless, or done before; the comparison will tell
         return
     trial.injected("damaged data", f"{path.name} {what} -> {code}")
-    said = process.output.read_text(errors="replace")
+    output = process.output.read_text(errors="replace")
     record = stage.run_dir / "record.json"
-    said += record.read_text(errors="replace") if record.exists() else ""
-    if path.name not in said:
-        trial.wrong(f"{path.name} {what}: the message doesn't name it: {said.strip()[-300:]}")
+    output += record.read_text(errors="replace") if record.exists() else ""
+    if path.name not in output:
+        trial.wrong(f"{path.name} {what}: the message doesn't name it: {output.strip()[-300:]}")
     if _trained(stage.run_dir) != before:
         trial.wrong(f"{path.name} {what}: steps were made with it")
 

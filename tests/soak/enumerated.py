@@ -125,5 +125,5 @@ def strike_once(trial: Trial, n: int, kind: str) -> None:
         trial.injected(f"{kind} at an operation", f"{n} {what} -> {code}")
 
 
-def _striking(folder: Path, n: int, kind: str, cut: int, told: int) -> Body:
-    return lambda: strike(folder, n, kind, cut, told)
+def _striking(folder: Path, n: int, kind: str, cut: int, pipe: int) -> Body:
+    return lambda: strike(folder, n, kind, cut, pipe)

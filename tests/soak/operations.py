@@ -46,8 +46,8 @@ def watch(folder: Path, act: Act) -> None:
     sys.addaudithook(hook)
 
 
-def strike(folder: Path, at: int, kind: str, cut: int, told: int) -> None:
-    """Has the kind of fault happen at the at-th operation; writes what it was to the pipe `told`.
+def strike(folder: Path, at: int, kind: str, cut: int, pipe: int) -> None:
+    """Has the kind of fault happen at the at-th operation; writes what it was to the pipe `pipe`.
 
     kill: before it. torn: killed once it has written `cut` bytes; short: the write fails there;
     both need an open, or nothing happens. ENOSPC: it is refused; full: so is every later open.
@@ -70,12 +70,12 @@ def strike(folder: Path, at: int, kind: str, cut: int, told: int) -> None:
             size = path.stat().st_size if path.exists() and not flags & os.O_TRUNC else 0
             if kind == "torn":
                 signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-            os.write(told, f"{operation}:{path.name} +{cut}".encode())
+            os.write(pipe, f"{operation}:{path.name} +{cut}".encode())
             resource.setrlimit(resource.RLIMIT_FSIZE, (size + cut, unlimited[1]))
             return
         if kind in ("ENOSPC", "full") and operation in ("remove", "rmdir", "chmod"):
             return  # they need no room
-        os.write(told, f"{operation}:{path.name}".encode())
+        os.write(pipe, f"{operation}:{path.name}".encode())
         if kind == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         elif kind in ("ENOSPC", "full"):

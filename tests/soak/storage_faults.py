@@ -17,7 +17,7 @@ _LOCKS = {getattr(fcntl, name) for name in dir(fcntl) if "SETLK" in name or "GET
 
 @fault("full disk", "storage", "alone", "sweep", weight=3)
 def full_disk(trial: Trial) -> None:
-    """The results lie on a file system that fills up, and is enlarged after that."""
+    """The results are on a file system that fills up, and is enlarged after that."""
     results, stage = trial.stage.results, trial.stage
     if not _mount_tmpfs(trial, results):
         return

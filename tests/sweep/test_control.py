@@ -55,7 +55,7 @@ def test_one_that_is_proven_is_told_to_end(tmp_path, stranger):
 def test_what_proves_nothing_ends_nobody(tmp_path, stranger, capsys, content):
     path = leave(tmp_path, f"{socket.gethostname()}-{stranger.pid}", content)
     assert stop_controllers(tmp_path) == (0, [])
-    assert capsys.readouterr().err == f"note: {path} can't be read; nothing was told to end\n"
+    assert capsys.readouterr().err == f"note: {path} can't be read; no process was signalled\n"
     assert stranger.poll() is None
 
 
@@ -109,7 +109,7 @@ def test_a_live_sweep_is_cancelled_and_retried_by_commands(tmp_path):
     cancel = command("cancel", "s")
     out, err = cancel.communicate(timeout=60)
     assert (cancel.returncode, err) == (0, "")
-    assert "0 Slurm tasks and 1 local sweeps were told to end" in out
+    assert "0 Slurm tasks and 1 local sweeps were asked to end" in out
     if first.poll() is None:
         first.send_signal(signal.SIGTERM)
     out, err = first.communicate(timeout=60)

@@ -146,7 +146,7 @@ def test_a_worker_that_is_always_killed_is_given_up(raws, tmp_path, capsys):
     captured = capsys.readouterr()
     assert captured.out.count("killed by SIGKILL") == 2
     assert "1 of 1 runs failed" in captured.err
-    local.run_sweep(points, n_workers=1)  # and does what it is told
+    local.run_sweep(points, n_workers=1)  # and runs them
     assert [r.status for r in records(tmp_path)] == ["done"]
 
 

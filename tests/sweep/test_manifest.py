@@ -1,4 +1,4 @@
-"""The manifest: damaged lines are named, and results lie where it lies."""
+"""The manifest: damaged lines are named, and results are where the manifest is."""
 
 import hashlib
 import json

@@ -136,7 +136,7 @@ def test_retry_chooses(make):
         assert run("failed") == {1}
 
 
-def test_a_diverged_run_starts_anew_if_asked(make, sweep, capsys):
+def test_a_diverged_run_starts_from_its_first_step_if_asked(make, sweep, capsys):
     hot = ("ladder.lr=1e3", "optim.grad_clip=1e9", "budget=2e10")
     point = make(*hot)
     assert execute(point).status == "diverged"

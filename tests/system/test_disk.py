@@ -1,4 +1,4 @@
-"""A disk that is full or refuses: what is left, what is said, and that the run goes on later."""
+"""A disk that is full or refuses: the message, the files that stay, and resuming later."""
 
 import errno
 import os

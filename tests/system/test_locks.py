@@ -74,12 +74,12 @@ def no_flock(monkeypatch):
 
 @pytest.mark.usefixtures("no_flock")
 def test_without_flock_a_sweep_warns_once_and_works(tmp_path):
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with submitting(tmp_path), locked(tmp_path / "cache"), claimed(tmp_path / "run") as claim:
             claim.check()
             assert not is_claimed(tmp_path / "run")
-    assert [str(w.message).partition(": on this")[0] for w in said] == [
+    assert [str(w.message).partition(": on this")[0] for w in caught] == [
         f"{tmp_path}/.submitting can't be locked (No locks available)"
     ]
 

@@ -146,7 +146,7 @@ def test_slurms_count_serves_where_the_point_is_not_known(early, scontrol, monke
     assert scontrol() == ["requeue 28_1"] * 2
 
 
-def test_a_scontrol_that_is_not_there_is_said(monkeypatch, capsys, tmp_path):
+def test_a_missing_scontrol_is_named(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setenv("SLURM_JOB_ID", "5")
     assert not requeue_point(tmp_path, 2, "time limit")

@@ -28,7 +28,7 @@ def where_it_hangs(self, batch, index):
 LanguageModel.training_step = where_it_hangs
 with initialize_config_dir(str(conf_dir()), version_base="1.3"):
     raw = resolve(compose("config", sys.argv[1:], return_hydra_config=True))
-execute(make_point(raw), on_stall=lambda why: print("told:", why, flush=True))
+execute(make_point(raw), on_stall=lambda why: print("stalled:", why, flush=True))
 """
 
 
@@ -49,7 +49,7 @@ def test_a_step_that_hangs_ends_the_run(tmp_path):
     out, err = process.communicate(timeout=120)
     assert process.returncode == STALLED, err
     why = "no step in 1 s (trainer.stall_minutes=0.02)"
-    assert f"told: {why}" in out
+    assert f"stalled: {why}" in out
     assert f"stalled: {why}; where every thread is:" in err
     assert "where_it_hangs" in err
     (run_dir,) = (tmp_path / "results" / "s").iterdir()

@@ -63,7 +63,7 @@ def passes(case: Case, absent: Collection[str], *, moe: bool) -> Iterator[Entry]
 
 
 def steps(case: Case, absent: Collection[str]) -> Iterator[Entry]:
-    """Forward, backward and AdamW of both tables; what else there is, is not stepped."""
+    """Forward, backward and AdamW of both tables; other parameters are not updated."""
     baseline = f"{PEER_PYTORCH} + AdamW"
     held = gathered_bytes(case.shape, case.settings)
     if PEER_PYTORCH not in absent:

@@ -46,7 +46,7 @@ def usable_kernels(
 ) -> tuple[list[KernelName], list[str]]:
     """Those of the kernels that can run, and a line about each that can't be had.
 
-    Raises ValueError for a name that there is not, or one for another device.
+    Raises ValueError for an unknown name, or one for another device.
     """
     usable: list[KernelName] = []
     lines = []
@@ -89,7 +89,7 @@ def heading(settings: Settings, allocator: str) -> list[str]:
     elif settings.device == "cuda":
         gate = "not gated: times are the GPU's own"
     else:
-        gate = "not gated: no /proc/stat says what else ran, so every repeat counts"
+        gate = "not gated: without /proc/stat the load is unknown, so every repeat counts"
     pages = "in huge pages, as training puts them" if settings.huge_pages else "in pages of malloc"
     return [
         f"== allocator: {allocator} ({ALLOCATORS[allocator]}) ==",

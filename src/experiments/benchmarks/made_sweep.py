@@ -27,7 +27,7 @@ _START = datetime(2026, 1, 1, tzinfo=UTC)
 
 def make_sweep(folder: Path, n_points: int) -> None:
     """Writes folder/manifest.jsonl and a folder a point: 94 % done, the others in other states, and
-    two records cut short. Losses lie on a surface of parameters and tokens, with noise.
+    two records cut short. Losses are on a surface of parameters and tokens, with noise.
     """
     raws = {model: _raw(model, folder) for model in MODELS}
     entries = []

@@ -36,7 +36,7 @@ class Report:
 class Comparison:
     """Contenders at one shape.
 
-    columns: further numbers by column and contender. facts: what else goes into the JSON file.
+    columns: further numbers by column and contender. facts: more fields of the JSON file.
     """
 
     title: str

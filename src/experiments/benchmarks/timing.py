@@ -83,7 +83,7 @@ def compare(
     """Rounds of one repeat each, in turn, after a round that is not timed."""
     n_calls: dict[str, int] = {}
     repeats: dict[str, list[Repeat]] = {contender.name: [] for contender in contenders}
-    assert len(repeats) == len(contenders), "names are told apart by"
+    assert len(repeats) == len(contenders), "names must be unique"
     with tqdm(total=len(contenders) * (rounds + 1), desc=label, file=sys.stderr) as bar:
         for turn in range(-1, rounds):
             for contender in contenders:
@@ -193,6 +193,6 @@ def best_seconds(call: Callable[[], object], device: str) -> float:
 
     one = Contender(name="one call", call=call)
     call()
-    # on a GPU the events lie inside, and the time of all calls together is of no use
+    # on a GPU each call has its own events, and the time of all calls together is not used
     quiet_repeat(Contender(name="calls", call=calls), 1, device)
     return min(found)

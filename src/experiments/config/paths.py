@@ -1,4 +1,4 @@
-"""Where conf/ and sbatch/ lie, from a checkout and from a wheel alike. Standard library only."""
+"""Where conf/ and sbatch/ are, in a checkout or in a wheel. Standard library only."""
 
 from pathlib import Path
 

@@ -76,7 +76,7 @@ class Trunk:
 class Data:
     """A corpus, its tokenizer, how it is packed or streamed, and the held-out n_eval_tokens.
 
-    path is where a corpus of that kind lies; what it holds, not where, is part of the identity.
+    path is the place of such a corpus. The content is part of the identity; the place is not.
     """
 
     corpus: Any
@@ -206,7 +206,7 @@ class Paths:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """One point: everything that `python -m experiments.run` can be told.
+    """One point: every setting of `python -m experiments.run`.
 
     kernel: what reads expert tables (kernels/select.py). budget in training FLOPs; size in blocks;
     n_experts as the model resolved it, None if it has none. What has a `_target_` (model,

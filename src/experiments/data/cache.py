@@ -47,7 +47,7 @@ def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
 
 @contextmanager
 def full_disk_explained(folder: Path) -> Iterator[None]:
-    """Turns the system's word that the disk is full into one that says where and what to do."""
+    """Turns the system's "disk is full" into a message with place and remedy."""
     try:
         yield
     except OSError as error:

@@ -170,8 +170,8 @@ def fingerprint(files: Iterable[tuple[str, Path]]) -> dict[str, Any]:
     """The number of files and of bytes, and a sha256 that stands for their content.
 
     It is taken over each file's relative path, its size and a sha256 of its first and last 64 KiB.
-    So that terabytes need not be read, an edit that lies deeper in a file and keeps its size goes
-    unseen. (In a .gz it does not: the last bytes are a checksum of the whole.)
+    So that terabytes need not be read, an edit deeper in a file that keeps its size is
+    not noticed. (In a .gz it is: the last bytes are a checksum of the whole.)
     """
     digest = hashlib.sha256()
     n_files = n_bytes = 0
@@ -319,13 +319,13 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 def _checked(text: Any, where: str, text_field: str) -> str:
     if not isinstance(text, str):
         kind = "null" if text is None else f"of type {type(text).__name__}"
-        raise ValueError(f"{where}: {text_field!r} is {kind}, not a string; mend or remove it")
+        raise ValueError(f"{where}: {text_field!r} is {kind}, not a string; correct or remove it")
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
             f"{where}: {text_field!r} holds a lone surrogate at character {error.start}, which is "
-            "not Unicode text; mend or remove it"
+            "not Unicode text; correct or remove it"
         ) from error
     return text
 

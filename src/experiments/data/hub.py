@@ -150,10 +150,10 @@ class HubText:
         except Exception as error:  # whatever the formats that datasets reads may raise
             raise ValueError(
                 f"{where} can't be read after {n_rows} rows: {type(error).__name__}: "
-                f"{_first_line(error)}; get the file anew"
+                f"{_first_line(error)}; fetch the file again"
             ) from error
-        if n_texts == 0:  # datasets passes over an empty file without a word
-            raise ValueError(f"{where} holds no text; get the file anew, or remove it")
+        if n_texts == 0:  # datasets skips an empty file silently
+            raise ValueError(f"{where} holds no text; fetch the file again, or remove it")
 
     def _called(self, their_split: str) -> str:
         return f"{self.path} ({', '.join(filter(None, (self.name, their_split)))})"
@@ -193,7 +193,7 @@ def resumed(
 def is_network_error(error: BaseException) -> bool:
     """Whether an error is about the network.
 
-    Told by the package of its class: which HTTP client is under datasets changes with its version.
+    Decided by the package of its class, because datasets changes its HTTP client between versions.
     """
     if isinstance(error, ConnectionError | TimeoutError | socket.gaierror):
         return True

@@ -1,4 +1,4 @@
-"""How much of the packages' held-out text stands in their training text, by 13-grams of words.
+"""How much of the packages' held-out text is in their training text, by 13-grams of words.
 
     python -m experiments.data.overlap
 
@@ -32,10 +32,10 @@ _WORD = re.compile(r"[^\W_]+")
 
 @dataclass(frozen=True, kw_only=True)
 class Overlap:
-    """What of a split stands in the training text, counted over occurrences in the split.
+    """The part of a split that is in the training text, counted over occurrences in the split.
 
     n_any and n_half count its documents with one such 13-gram, and with at least half of theirs.
-    by_domain counts 13-grams by training domain; one that stands in two counts for both.
+    by_domain counts 13-grams by training domain; one that is in two counts for both.
     """
 
     split: str

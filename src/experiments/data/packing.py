@@ -47,7 +47,7 @@ def packed_folder(
     cache: Path,
     max_tokens: int | None = None,
 ) -> Path:
-    """Where a split lies once tokenized; it may not exist yet. Reads no text.
+    """The folder of a split's tokens; it may not exist yet. Reads no text.
 
     trained_on: the corpus whose training split a trained tokenizer has seen.
     """

@@ -40,7 +40,7 @@ def check_data(data: Data) -> None:
 
 
 def train_folder(data: Data, cache: Path) -> Path:
-    """Where the training tokens lie, or will."""
+    """The folder of the training tokens; it may not exist yet."""
     corpus = data.corpus
     return packed_folder(corpus, TRAIN, data.tokenizer, corpus, cache, data.max_train_tokens)
 

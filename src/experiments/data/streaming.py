@@ -1,11 +1,11 @@
 """Training from a stream: files read side by side, packed and shuffled as they come.
 
 The files of a split are dealt out once to `lanes`, of which each rank has the same number. A lane
-reads its files for ever, in an order of its own each epoch, joins their documents, and cuts the
-row of tokens into blocks of windows, each block shuffled. Step t takes its batch from lane
+reads its files in an order of its own each epoch, joins their documents, and cuts the row of
+tokens into blocks of windows, each block shuffled. Step t takes its batch from lane
 t mod lanes. So the sequence depends on (seed, step, rank, world size) alone; ranks never share a
 file; and where a lane stands is six numbers, that of the document in which its block begins being
-one: a resumed lane reads on from there.
+one: a resumed lane continues there.
 """
 
 from collections import deque
@@ -142,7 +142,7 @@ class StreamedBatches(IterableDataset[Windows]):
                     pending.appendleft((rest, tokens[taken:]))
 
     def _documents(self, position: Position) -> Iterator[tuple[Position, np.ndarray]]:
-        """Each document's tokens from the position on, for ever."""
+        """Each document's tokens from the position on, without end."""
         lane, epoch, first_file, document, token, _ = astuple(position)
         while True:
             n_documents = 0

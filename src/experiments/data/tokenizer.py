@@ -206,7 +206,7 @@ def _byte_level(model: models.Model) -> Tokenizer:
 
 
 def vocabulary_size(tokenizer: Tokenizer) -> int:
-    """The largest id and one: ids may have gaps, and added tokens lie past the model's own."""
+    """The largest id plus one: ids may have gaps, and added tokens come after the model's own."""
     return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
 

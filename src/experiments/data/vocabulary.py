@@ -87,7 +87,7 @@ def vocabulary_key(config: TokenizerConfig, corpus: Corpus) -> str:
 
 
 def vocabulary_folder(config: TokenizerConfig, corpus: Corpus, cache: Path) -> Path:
-    """Where the tokenizer lies once made."""
+    """The tokenizer's folder; it may not exist yet."""
     name = f"{type(config).__name__.lower()}-{vocabulary_key(config, corpus)}"
     return cache / "tokenizers" / name
 

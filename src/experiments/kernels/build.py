@@ -60,7 +60,7 @@ def load() -> ctypes.CDLL:
 
 
 def binary_path(compiler: str) -> Path:
-    """Where the library of this compiler lies, or will."""
+    """The path of this compiler's library, which may not exist yet."""
     return _cache() / f"kernels-{_fingerprint(compiler)}.so"
 
 

@@ -42,7 +42,7 @@ def levels(lib: ctypes.CDLL) -> list[str]:
 
 
 class Cpp:
-    """The kernel `cpp` at one level: base, avx2, avx512 or avx512_bf16; the best if not said.
+    """The kernel `cpp` at one level: base, avx2, avx512 or avx512_bf16; by default the best.
 
     float32 activations, float32 or bfloat16 tables; fewer than 2**31 pairs.
     """

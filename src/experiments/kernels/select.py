@@ -16,7 +16,7 @@ def resolve_kernel(name: str, device: str, dtype: torch.dtype) -> Kernel | None:
 
     None for the reference, which is differentiated by torch. auto: triton on a GPU, cpp on a CPU,
     and torch where these can't be had (for which cpp warns, once) or don't take the type
-    (float64). Raises ValueError for a name or a combination that there is not.
+    (float64). Raises ValueError for an unknown name or an unsupported combination.
     """
     if name not in get_args(KernelName):
         raise ValueError(f"kernel={name!r} is not one of {', '.join(get_args(KernelName))}")

@@ -206,7 +206,7 @@ def _search_block(
 
 
 def top_of_rows(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """topk over the last dimension, by groups: the best k lie in the k groups of highest maximum.
+    """topk over the last dimension, by groups: the best k are in the k groups of highest maximum.
 
     Two searches, among n / 8 and 8 k, instead of one among n: on a CPU topk takes time in
     proportion to the row. A group is every (n / 8)-th score, so that maxima are of whole vectors.

@@ -17,7 +17,7 @@ def launch(kernel: Any, n_programs: int, first: Tensor, *rest: Any, **options: A
     if not n_programs:
         return
     with torch.cuda.device_of(first):  # Triton takes the current device; no-op on a CPU
-        # said outright: unsaid it warns, and its default changes between versions
+        # given, because Triton warns without it, and its default changes between versions
         kernel[(n_programs,)](first, *rest, enable_fp_fusion=True, **options)
 
 

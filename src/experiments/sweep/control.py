@@ -76,11 +76,11 @@ def stop_controllers(sweep_dir: Path) -> tuple[int, list[str]]:
 
 
 def _stop(path: Path, pid: int) -> bool:
-    """Whether the controller of that file was told to end. A file that outlived it is removed."""
+    """Whether the controller of that file was signalled. Removes the file of an ended process."""
     try:
         known = Identity(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
-        print(f"note: {path} can't be read; nothing was told to end", file=sys.stderr)
+        print(f"note: {path} can't be read; no process was signalled", file=sys.stderr)
         return False
     if known.start is None:
         print(

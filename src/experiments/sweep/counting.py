@@ -16,13 +16,13 @@ def counted(items: Iterable[T], total: int, what: str) -> Iterator[T]:
     """
     terminal = sys.stderr.isatty()
     due = time.monotonic() + _FIRST
-    said = False
+    printed = False
     for n, item in enumerate(items, 1):
         yield item
         if time.monotonic() >= due:
             text = f"{what}: {n} of {total} points"
             print(f"\r{text}" if terminal else text, end="" if terminal else "\n", file=sys.stderr)
             sys.stderr.flush()
-            due, said = time.monotonic() + (0.2 if terminal else _EVERY), True
-    if said and terminal:
+            due, printed = time.monotonic() + (0.2 if terminal else _EVERY), True
+    if printed and terminal:
         print("\r\033[K", end="", file=sys.stderr)

@@ -46,7 +46,7 @@ class Entry:
 
     @property
     def raw(self) -> dict[str, Any]:
-        """The config as it stands in the manifest; sweep.restore makes one that can be run."""
+        """The config as the manifest has it; sweep.restore makes one that can be run."""
         return json.loads(self.config)
 
     @property
@@ -145,7 +145,7 @@ def read(sweep_dir: Path) -> dict[str, Entry]:
 
 
 def load(sweep_dir: Path) -> Manifest:
-    """All that the manifest holds; nothing if there is none. Raises DamagedError if it is a
+    """The manifest's content; empty without a manifest. Raises DamagedError if it is a
     folder.
     """
     path = sweep_dir / MANIFEST_NAME

@@ -1,7 +1,7 @@
-"""Where a sweep's configs point to, wherever its folder lies by now. Standard library only.
+"""The paths of a sweep's configs, from where its folder is now. Standard library only.
 
-Results lie where the manifest lies: of a moved, renamed or copied folder nothing is read from or
-written to the old place.
+Results are where the manifest is. After a folder was moved, renamed or copied, nothing is read from
+the old place or written to it.
 """
 
 import glob
@@ -83,16 +83,18 @@ def _is_relative(path: str) -> bool:
 
 
 def _is_there(folder: Path, path: str) -> bool:
-    """Whether it names a file or folder, or as a glob any."""
-    return (folder / path).exists() or bool(
-        glob.has_magic(path) and next(glob.iglob(path, root_dir=folder, recursive=True), None)  # noqa: PTH207
-    )
+    """Whether it names a file or folder, or as a glob matches one."""
+    if (folder / path).exists():
+        return True
+    # Path.glob takes no absolute pattern, and before Python 3.13 enters no linked folder
+    found = glob.iglob(path, root_dir=folder, recursive=True)  # noqa: PTH207
+    return glob.has_magic(path) and next(found, None) is not None
 
 
-_said: set[str] = set()
+_printed: set[str] = set()
 
 
 def _say_once(note: str) -> None:
-    if note not in _said:
-        _said.add(note)
+    if note not in _printed:
+        _printed.add(note)
         print(note, file=sys.stderr)

@@ -33,7 +33,7 @@ class Todo:
     finished: tuple[Point, ...]
     running: tuple[Point, ...]  # another process has them
     queued: tuple[Point, ...]  # Slurm has them, and starts them by itself
-    held: tuple[Point, ...]  # Slurm has them, and starts them only when told to
+    held: tuple[Point, ...]  # Slurm has them, and starts them only after scontrol release
     failed: tuple[Point, ...]  # before, and not to be tried again
     releases: tuple[str, ...]  # the commands that make Slurm start what is held
 

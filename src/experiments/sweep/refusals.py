@@ -57,7 +57,7 @@ def of_budgets(missed: Sequence[tuple[Draft, OffBudgetError]], drafts: Sequence[
 
 
 def check_folder(folder: Path, name: str) -> None:
-    """Raises ValueError if a new sweep's folder would lie in another sweep, or hold others."""
+    """Raises ValueError if a new sweep's folder would be inside another sweep, or hold others."""
     if (folder / MANIFEST_NAME).exists():
         return
     inside = folder.parent if "/" in name else folder

@@ -27,7 +27,7 @@ class Resources:
 
     time: as Slurm writes it, 2:00:00. mem: of a node, 64G. max_parallel: points at once.
     signal_seconds: before the time limit, a warning in which to save. extra: further options of
-    sbatch, word by word. Devices and nodes are trainer.devices and trainer.num_nodes.
+    sbatch, as a list of arguments. Devices and nodes are trainer.devices and trainer.num_nodes.
     """
 
     partition: str | None = None
@@ -91,7 +91,7 @@ class Task:
 
     @property
     def is_held(self) -> bool:
-        """Whether Slurm keeps it pending until it is told to release it: JobHeldUser, JobHeldAdmin,
+        """Whether Slurm keeps it pending until someone releases it: JobHeldUser, JobHeldAdmin,
         JobHoldMaxRequeue, (launch failed requeued held), (job requeued in held state).
         """
         held = re.search("held|hold", self.reason, re.IGNORECASE) is not None
@@ -112,7 +112,7 @@ def check() -> None:
     """Raises ValueError if it can't."""
     if not is_there():
         raise ValueError(
-            "hydra/launcher=slurm needs sbatch, and there is none on this machine; submit from a "
+            "hydra/launcher=slurm needs sbatch, which this machine does not have; submit from a "
             "login node of the cluster, or use hydra/launcher=local"
         )
 
@@ -217,7 +217,7 @@ def queue(sweep_dir: Path) -> dict[str, Task]:
 
 
 def history(sweep_dir: Path) -> dict[str, Task]:
-    """The last word of sacct on the sweep's runs, by run id; nothing where it keeps none."""
+    """sacct's latest task of each run of the sweep, by run id; empty without accounting."""
     names = submissions(sweep_dir)
     if not names or shutil.which("sacct") is None:
         return {}

@@ -31,8 +31,8 @@ class PointState:
 
     running: a process has it. queued: Slurm has it. held: Slurm has it and won't start it before
     the command in detail. waiting: nobody has begun it. interrupted: it saved and ended. killed:
-    its process ended without a word. damaged: its record can't be read. The last three go on from
-    a checkpoint. n_steps is 0 where it is not known.
+    its process ended and wrote no reason. damaged: its record can't be read. The last three
+    go on from a checkpoint. n_steps is 0 where it is not known.
     """
 
     run_id: str
@@ -184,7 +184,7 @@ def _unfinished(
 
 
 def _outcome(run_dir: Path) -> tuple[Outcome | None, DamagedError | None]:
-    """What the record says; or why it can't be read; nothing if there is none."""
+    """The record's outcome, or why it can't be read; (None, None) without a record."""
     try:
         return read_outcome(run_dir / RECORD_NAME), None
     except (FileNotFoundError, NotADirectoryError):
@@ -193,7 +193,7 @@ def _outcome(run_dir: Path) -> tuple[Outcome | None, DamagedError | None]:
         return None, error
 
 
-_QUIET = 300.0  # seconds without a sign of life that are worth a word
+_QUIET = 300.0  # seconds without progress after which the status says so
 
 
 def _progress(run_dir: Path, journal: list[dict[str, Any]]) -> tuple[dict[str, float], float]:

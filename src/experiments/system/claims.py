@@ -42,7 +42,7 @@ class Claim:
             raise RunLostError(
                 f"{self.run_dir} was moved or removed, or its {CLAIM_NAME} deleted, while it was "
                 "run: this process ends here; the same command goes on from the last checkpoint "
-                "that lies there"
+                "in that folder"
             )
 
 

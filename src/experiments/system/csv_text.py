@@ -20,7 +20,7 @@ def guarded(text: str) -> str:
 
 
 def unguarded(text: str) -> str:
-    """What `guarded` was given: text with apostrophes of its own is told by one more."""
+    """The inverse of `guarded`: one apostrophe is removed, those of the text itself stay."""
     return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 

@@ -27,7 +27,7 @@ def explained(path: Path) -> Iterator[None]:
         elif error.errno in _DENIED:
             remedy = "make it writable"
         else:
-            remedy = "mend that path"
+            remedy = "correct that path"
         raise RuntimeError(
             f"{path} can't be written: {error.strerror or error}; {remedy}, and run the same "
             "command again: it goes on from the last checkpoint"

@@ -74,8 +74,8 @@ def is_other_rank(config: RunConfig) -> bool:
 def cluster_environment(config: RunConfig) -> Any:
     """What tells Lightning of the other ranks.
 
-    A run of one process is told of none, whatever Slurm's variables around it say; and requeueing
-    is ours (requeue.py), not Lightning's, which saves inside a signal handler.
+    A single-process run ignores Slurm's environment. Requeueing is ours (requeue.py), because
+    Lightning's saves inside a signal handler.
     """
     # seconds to import, and planning needs the rest of this file alone
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment

@@ -102,7 +102,7 @@ def measured_peak_flops(accelerator: str, precision: str, seconds: float = 0.2) 
 def keep_freed_memory() -> None:
     """Tells glibc to keep freed blocks instead of returning them to the kernel.
 
-    A training step frees and asks again for tens of MB, and faulting those pages in anew is a
+    A training step frees and asks again for tens of MB, and faulting those pages in again is a
     large part of a small model's step. A no-op where malloc is not glibc's.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
@@ -120,7 +120,7 @@ def describe(accelerator: str, repository: Path) -> dict[str, Any]:
         "host": socket.gethostname(),
         "device": device,
         "n_threads": torch.get_num_threads(),
-        "command": [Path(sys.argv[0]).name, *map(cut, sys.argv[1:])],  # not where it lies
+        "command": [Path(sys.argv[0]).name, *map(cut, sys.argv[1:])],  # without its folder
         "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
         "slurm_array_task_id": os.environ.get("SLURM_ARRAY_TASK_ID"),
         **git_state(repository),
@@ -198,7 +198,7 @@ def git_diff(repository: Path) -> str | None:
 
 
 def _copy_of(repository: Path) -> Path | None:
-    """The folder of the copy that this is of; None for a checkout, whatever files lie in it."""
+    """The folder of the copy that this is part of; None for a checkout, whatever files it holds."""
     copy = repository.resolve().parents[1]
     return copy if copy.parent.name == SNAPSHOT_FOLDER else None
 
@@ -206,7 +206,7 @@ def _copy_of(repository: Path) -> Path | None:
 def _git(repository: Path, *arguments: str) -> str | None:
     """What git prints of the checkout that tracks this folder; None if it can't.
 
-    A folder can lie in a checkout of something else, as an installed package in a venv does.
+    A folder can be inside a checkout of something else, as an installed package in a venv is.
     """
 
     def run(*command: str) -> str:

@@ -23,9 +23,9 @@ _SLACK = 60.0  # seconds: how much earlier Slurm may send it
 
 
 def try_again(run_dir: Path, max_retries: int, event: str, why: str) -> bool:
-    """Whether to try the point again, as the journal is told: `event`, one of AGAIN, or given up.
+    """Whether to try the point again. Writes `event`, one of AGAIN, or given up to the journal.
 
-    Once given up, the count starts anew: it is a person who asks next.
+    After given up the count starts at 0: the next try is a person's decision.
     """
     checkpoint = _checkpoint(run_dir)
     n_tries = 0

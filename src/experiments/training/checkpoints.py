@@ -71,7 +71,7 @@ class Checkpoint(pl.Callback):
 
 
 def _agreed(trainer: pl.Trainer, due: bool, stop: bool) -> tuple[bool, bool]:
-    """Rank 0's word on whether a checkpoint is due, and whether any rank has to stop."""
+    """Whether a checkpoint is due, by rank 0, and whether any rank has to stop."""
     mine = torch.tensor([due and trainer.is_global_zero, stop], device=trainer.strategy.root_device)
     torch.distributed.all_reduce(votes := mine.int(), op=torch.distributed.ReduceOp.MAX)
     return bool(votes[0]), bool(votes[1])

@@ -113,7 +113,7 @@ class LanguageModel(pl.LightningModule):
         }
 
     def _prepare_tables(self, execution: Execution) -> None:
-        """The memory they lie in, and that gradients of rows stay coalesced."""
+        """Puts tables into huge pages, and keeps gradients of rows coalesced."""
         for parameter, role in _roles(self.model):
             if role == "table":
                 use_huge_pages(parameter)

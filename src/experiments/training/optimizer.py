@@ -91,7 +91,7 @@ class RowAdamW(torch.optim.AdamW):
         kernel = _kernel(self.execution, table)
         moments = (state["exp_avg"], state["exp_avg_sq"])
         rows, values = gradient.indices()[0], gradient.values()
-        kernel.row_adamw(table, moments, rows, values, _hyper(group, int(state["step"])))
+        kernel.row_adamw(table, moments, rows, values, _adamw_step(group, int(state["step"])))
 
     @torch.no_grad()
     def update(
@@ -103,7 +103,7 @@ class RowAdamW(torch.optim.AdamW):
         group = self._group_of(table)
         assert group is not None
         state["step"] += 1
-        hyper = _hyper(group, int(state["step"]))
+        hyper = _adamw_step(group, int(state["step"]))
         kernel.row_adamw_of_sums(table, moments, values, segments, weights, hyper)
         # a second use of the table in this backward pass is then an error, as it should be
         torch.autograd.graph.increment_version(table)
@@ -136,7 +136,7 @@ def _kernel(execution: Execution, table: Tensor) -> Kernel:
     return execution.on(table) or TorchKernel()
 
 
-def _hyper(group: dict[str, Any], step: int) -> AdamWStep:
+def _adamw_step(group: dict[str, Any], step: int) -> AdamWStep:
     return AdamWStep(
         lr=float(group["lr"]),
         beta1=group["betas"][0],

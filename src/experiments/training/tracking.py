@@ -1,6 +1,6 @@
 """Weights & Biases, as a guest: no key, no network or no disk for it never stops a run.
 
-W&B's calls wait for a process of its own, for ever if that is stopped or stuck. So they are made
+W&B's calls wait for a process of its own, without a limit if that is stopped or stuck. So they run
 in a thread of their own, and training waits for them at the start and the end only, for a time.
 """
 

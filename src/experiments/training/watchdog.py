@@ -1,5 +1,5 @@
 """Ends a process that trains and makes no step: a collective whose other rank is gone, a file
-system that doesn't answer, a deadlock. Nothing else would, and its claim would be held for ever.
+system that doesn't answer, a deadlock. Nothing else would end it or free its claim.
 """
 
 import faulthandler
@@ -66,9 +66,9 @@ class Watchdog:
         faulthandler.dump_traceback(2)
         time.sleep(self.grace)
         # in a thread: a disk that hangs, or is full, must not keep the process alive
-        told = threading.Thread(target=self.on_stall, args=(why,), daemon=True)
-        told.start()
-        told.join(_PATIENCE)
+        report = threading.Thread(target=self.on_stall, args=(why,), daemon=True)
+        report.start()
+        report.join(_PATIENCE)
         os._exit(STALLED)
 
 

@@ -54,7 +54,7 @@ def objective(model, y, delta, weights=1.0):
 
 
 def polished(value, start, bounds):
-    """L-BFGS-B, begun anew until it gains nothing: one run stops early on flat sums."""
+    """L-BFGS-B, restarted until it gains nothing: one run stops early on flat sums."""
     best = optimize.OptimizeResult(x=start, fun=value(start)[0])
     for _ in range(20):
         found = optimize.minimize(

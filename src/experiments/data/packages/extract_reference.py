@@ -147,12 +147,12 @@ def _in_pieces(documents: Iterator[Keyed]) -> Iterator[Keyed]:
 
 
 def _distinct(node: Any, *keys: str) -> list[str]:
-    """What _strings yields, each once: "Required. The project." stands in every method."""
+    """What _strings yields, each once: "Required. The project." is in every method."""
     return list(dict.fromkeys(_strings(node, *keys)))
 
 
 def _strings(node: Any, *keys: str) -> Iterator[str]:
-    """Every string, or string of a list, that lies under one of `keys`, in file order."""
+    """Every string, or string of a list, that is under one of `keys`, in file order."""
     if isinstance(node, dict):
         for key, value in node.items():
             if key in keys and isinstance(value, str):

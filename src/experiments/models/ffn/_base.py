@@ -15,7 +15,6 @@ from experiments.models.usage import ExpertUsage
 
 Role = Literal["table", "key"]
 WidthFactor = Annotated[float, Within(0, 1e4, above=True)]
-Activation = Literal["gelu", "relu", "silu", "identity"]
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,

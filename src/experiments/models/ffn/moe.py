@@ -37,7 +37,7 @@ class MoEConfig:
 
     routing: expert_choice: each expert takes the capacity_factor * T / n_experts tokens that
         score highest for it. It compares a token with later ones, so it is not causal, and its
-        output depends on what else is in the batch. token_choice: each token takes its top_k.
+        output depends on the rest of the batch. token_choice: each token takes its top_k.
     gate: softmax over the experts, or sigmoid.
     granularity: an expert has width_factor * d_model / granularity hidden units
         (Krajewski 2024, arXiv:2402.07871).
