@@ -14,6 +14,7 @@ from analysis.experts.forms import FORMS
 from analysis.isoflop.fit import X_NAMES
 from analysis.isoflop.minima import METHODS
 from analysis.options import Parser, as_typed, check_options, named_path
+from experiments.system.version import ShowVersion
 
 _SIZES = [name for name in X_NAMES if name != "n_tokens"]
 
@@ -61,6 +62,7 @@ def _drop_output() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m analysis", description=__doc__)
+    parser.add_argument("--version", action=ShowVersion)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, run: object, text: str) -> argparse.ArgumentParser:

@@ -7,6 +7,7 @@ import tomllib
 import zipfile
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
 from experiments.config.paths import conf_dir
@@ -17,9 +18,8 @@ def test_a_checkout_uses_its_own_conf():
     assert conf_dir() == REPOSITORY / "conf"
 
 
-def test_the_two_malicious_releases_of_lightning_are_excluded():
+def test_the_two_malicious_releases_of_lightning_are_excluded(project):
     """GHSA-w37p-236h-pfx3: 2.6.2 and 2.6.3 steal credentials when they are imported."""
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     groups = [project["dependencies"], *project["optional-dependencies"].values()]
     wanted = [r for group in groups for r in map(Requirement, group) if "lightning" in r.name]
     assert wanted
@@ -28,19 +28,68 @@ def test_the_two_malicious_releases_of_lightning_are_excluded():
         assert list(accepted) == ["2.6.1", "2.6.4"]
 
 
-@pytest.mark.slow
-def test_a_wheel_composes_and_plans_from_any_folder(tmp_path):
+@pytest.fixture(scope="module")
+def project():
+    return tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+
+
+def test_every_command_has_a_console_script(project):
+    """A command is a file at the top of src/experiments with a main; and the analysis is one."""
+    files = (REPOSITORY / "src" / "experiments").glob("*.py")
+    commands = [path.stem for path in files if "\ndef main(" in path.read_text()]
+    expected = {
+        f"experiments-{name.replace('_', '-')}": f"experiments.{name}:main" for name in commands
+    }
+    expected["experiments-analysis"] = "analysis.__main__:main"
+    assert len(commands) > 5
+    assert project["scripts"] == expected
+
+
+def test_the_citation_is_of_this_release(project):
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["version"] == project["version"]
+    assert citation["license"] == project["license"]
+    assert {"message", "title", "authors", "references"} <= set(citation)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """(the wheel's file names, the folder it is installed in, an environment that finds it)."""
+    tmp_path = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip"]
     wheel_folder, site = tmp_path / "wheels", tmp_path / "site"
     build = [*pip, "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", wheel_folder]
     subprocess.run([*build, REPOSITORY], check=True)
     (wheel,) = wheel_folder.glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    assert "experiments/conf/model/peer.yaml" in names
-    assert "hydra_plugins/experiments_sweep.py" in names
-    assert not [n for n in names if n.startswith(("tests", "results")) or n.endswith(".ipynb")]
     subprocess.run([*pip, "install", "--quiet", "--no-deps", "--target", site, wheel], check=True)
     environment = {**os.environ, "PYTHONPATH": str(site)}  # before the editable install's path
+    return zipfile.ZipFile(wheel).namelist(), site, environment
+
+
+@pytest.mark.slow
+def test_each_console_script_starts(installed, project, tmp_path):
+    _, site, environment = installed
+    for name in project["scripts"]:
+        done = subprocess.run(
+            [site / "bin" / name, "--version"],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, (name, done.stderr)
+        assert done.stdout.startswith(f"expert-isoflops {project['version']} (Python 3."), name
+
+
+@pytest.mark.slow
+def test_a_wheel_composes_and_plans_from_any_folder(installed, tmp_path):
+    names, site, environment = installed
+    assert "experiments/conf/model/peer.yaml" in names
+    assert "hydra_plugins/experiments_sweep.py" in names
+    assert {"experiments/py.typed", "analysis/py.typed"} <= set(names)
+    assert not [n for n in names if n.startswith(("tests", "results")) or n.endswith(".ipynb")]
     command = [sys.executable, "-m", "experiments.run", "-m", "model=dense,peer", "dry_run=true"]
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False

@@ -18,6 +18,7 @@ from experiments.config.paths import conf_dir
 from experiments.records import RECORD_NAME
 from experiments.sweep.manifest import MANIFEST_NAME
 from experiments.system.interruption import has_begun
+from experiments.system.version import ShowVersion
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -128,7 +129,11 @@ def resolve(composed: "DictConfig") -> dict[str, Any]:
 
 
 class Parser(argparse.ArgumentParser):
-    """Errors are one line, as all others of the commands are."""
+    """Errors are one line, as all others of the commands are; and --version."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.add_argument("--version", action=ShowVersion)
 
     def error(self, message: str) -> NoReturn:
         print(f"error: {message}; --help says what there is", file=sys.stderr)

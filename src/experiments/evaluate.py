@@ -22,6 +22,7 @@ from experiments.models.transformer import Transformer
 from experiments.point import make_point
 from experiments.records import RECORD_NAME, DamagedError, RunRecord, read_record, write_record
 from experiments.system.environment import resolve_accelerator
+from experiments.system.version import version_line
 from experiments.training.checkpoints import LAST
 from experiments.training.evaluation import results_table, rule_suffix, score_sets
 from experiments.training.seal import damage_of
@@ -148,6 +149,9 @@ def main() -> None:
     runs = [a for a in arguments if "=" not in a and not a.startswith("-")]
     if {"-h", "--help"} & set(arguments) or not arguments:
         print(USAGE.format(sets=", ".join(known_sets())))
+        return
+    if "--version" in arguments:
+        print(version_line())
         return
     with exit_codes():
         if len(runs) != 1:

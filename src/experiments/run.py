@@ -17,6 +17,7 @@ from experiments.cli import exit_codes, resolve
 from experiments.config.hydra_hints import appended, normalized
 from experiments.config.paths import conf_dir
 from experiments.system.credentials import refuse
+from experiments.system.version import version_line
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
@@ -31,6 +32,9 @@ def _run(config: DictConfig) -> None:
 
 def main() -> None:
     """The console script's entry. Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    if "--version" in sys.argv[1:]:  # Hydra's would print its own alone
+        print(version_line())
+        return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors to us instead of printing and exiting 1
     with exit_codes():
         refuse("the command line", sys.argv[1:])

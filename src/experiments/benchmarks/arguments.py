@@ -9,6 +9,7 @@ import torch
 
 from experiments.benchmarks.machine import ALLOCATORS, KERNELS, usable_kernels
 from experiments.benchmarks.shapes import Settings, Shape, shapes
+from experiments.system.version import ShowVersion
 
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _GRID = "16384,65536,262144,1048576"  # 128² to 1024²
@@ -55,6 +56,7 @@ def parser() -> ArgumentParser:
         description=_ABOUT,
         formatter_class=RawDescriptionHelpFormatter,
     )
+    top.add_argument("--version", action=ShowVersion)
     commands = top.add_subparsers(dest="what", required=True, metavar="MEASUREMENT")
     for name, about in _MEASUREMENTS.items():
         command = commands.add_parser(name, help=about, description=about)
