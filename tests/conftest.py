@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 
 if not torch.cuda.is_available():  # read when triton is imported, which lightning does
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from experiments.cli import resolve
-from experiments.config.paths import conf_dir
+from experiments.config.hydra_version import composing
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TINY = (  # overrides for a model that trains in a second, on the nursery
@@ -67,7 +67,7 @@ def compose_raw() -> Callable[..., dict[str, Any]]:
     """compose_raw("model=peer", ...): the resolved config that those overrides give."""
 
     def make(*overrides: str) -> dict[str, Any]:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        with composing():
             return resolve(compose("config", list(overrides), return_hydra_config=True))
 
     return make

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 
 from experiments.cli import exit_codes, resolve
+from experiments.config.hydra_version import composing
 from experiments.config.paths import conf_dir
 from experiments.data.prepare import prepare_data, prepare_sets
 from experiments.execute import build_model
@@ -116,7 +117,7 @@ def _config(record: RunRecord, overrides: Sequence[str]) -> dict[str, Any]:
             raise ValueError(
                 f"{override}: only {', '.join(_NODES)} can be given here; the rest is the run's"
             )
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with composing():
         composed = resolve(compose("config", list(overrides), return_hydra_config=True))
     # "sweep": an old record may have a name that is no longer allowed; it is not used here
     return {**record.config, "sweep": "scored", **{node: composed[node] for node in _NODES}}

@@ -15,12 +15,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.cli import exit_codes, resolve
 from experiments.config.hydra_hints import appended, normalized
+from experiments.config.hydra_version import VERSION_BASE
 from experiments.config.paths import conf_dir
 from experiments.system.credentials import refuse
 from experiments.system.version import version_line
 
 
-@hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
+@hydra.main(config_path=str(conf_dir()), config_name="config", **VERSION_BASE)
 def _run(config: DictConfig) -> None:
     with exit_codes():  # here, not only in main: Hydra would print a line of its own first
         from experiments.sweep.local import run_one

@@ -1,12 +1,11 @@
 """Points composed by what they share, against Hydra's own composition of each."""
 
-from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from experiments.config.composition import compose_points
-from experiments.config.paths import conf_dir
+from experiments.config.hydra_version import composing
 
 POINTS = [
     ["model=dense", "size=2"],
@@ -22,7 +21,7 @@ POINTS = [
 
 
 def test_composed_points_are_hydras():
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with composing():
         loader = GlobalHydra.instance().config_loader()
         master = loader.load_configuration("config", [], run_mode=RunMode.MULTIRUN)
         expected = [loader.load_sweep_config(master, list(point)) for point in POINTS]

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 
 from experiments.cli import resolve
+from experiments.config.hydra_version import composing
 from experiments.config.paths import conf_dir
 from experiments.data.cache import locked
 from experiments.data.prepare import prepare_data
@@ -100,7 +101,7 @@ class Points:
 
     def _compose(self, *overrides: str) -> dict[str, Any]:
         if overrides not in self._composed:
-            with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            with composing():
                 paths = (f"paths.cache={self.data}", "paths.results=none")
                 composed = compose(
                     "config", [*_COMMON, *paths, *overrides], return_hydra_config=True

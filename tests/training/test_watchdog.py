@@ -15,9 +15,9 @@ import sys, threading
 from experiments.execute import execute
 from experiments.point import make_point
 from experiments.training.module import LanguageModel
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from experiments.cli import resolve
-from experiments.config.paths import conf_dir
+from experiments.config.hydra_version import composing
 
 step = LanguageModel.training_step
 def where_it_hangs(self, batch, index):
@@ -26,7 +26,7 @@ def where_it_hangs(self, batch, index):
     return step(self, batch, index)
 
 LanguageModel.training_step = where_it_hangs
-with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+with composing():
     raw = resolve(compose("config", sys.argv[1:], return_hydra_config=True))
 execute(make_point(raw), on_stall=lambda why: print("stalled:", why, flush=True))
 """

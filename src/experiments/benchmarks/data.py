@@ -13,10 +13,10 @@ from statistics import median
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 
 from experiments.cli import exit_codes, resolve
-from experiments.config.paths import conf_dir
+from experiments.config.hydra_version import composing
 from experiments.data.batches import Batch
 from experiments.data.corpus import TRAIN
 from experiments.data.module import Loader
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def _point(overrides: Any) -> Point:
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with composing():
         return make_point(resolve(compose("config", list(overrides), return_hydra_config=True)))
 
 

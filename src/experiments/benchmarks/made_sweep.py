@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra import compose, initialize_config_dir
+from hydra import compose
 
 from experiments.cli import resolve
-from experiments.config.paths import conf_dir
+from experiments.config.hydra_version import composing
 from experiments.records import RECORD_NAME, RunRecord, write_record
 from experiments.sweep import manifest
 
@@ -60,7 +60,7 @@ def _raw(model: str, folder: Path) -> dict[str, Any]:
         f"sweep={folder.name}",
         f"paths.results={folder.parent}",
     ]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with composing():
         return resolve(compose("config", overrides, return_hydra_config=True))
 
 
