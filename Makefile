@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo study test test-fast test-slurm soak check format wandb-sync clean
+.PHONY: help demo study test test-fast test-slurm soak check format wandb-sync gpu-check clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -38,6 +38,10 @@ test-slurm: $(READY)  ## run the tests on real Slurm daemons (root; apt-get inst
 soak: $(READY)  ## interrupt, kill and damage runs; each must come out to the bit: MINUTES=30
 	$(BIN)/python -m tests.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) \
 		$(if $(ONLY),--only $(ONLY)) $(if $(SLURM),--slurm $(SLURM))
+
+# On a bare machine: PYTHONPATH=src python3 -m experiments.gpu_check (docs/gpu-check.md).
+gpu-check: $(READY)  ## prove a GPU in 8 minutes: kernels, speeds, memory; results/gpu/CARD/report.md
+	$(BIN)/python -m experiments.gpu_check $(if $(ONLY),--only $(ONLY)) $(if $(MINUTES),--minutes $(MINUTES))
 
 check: $(READY)  ## ruff, types, import directions
 	$(BIN)/ruff check .

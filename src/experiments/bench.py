@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks import data, layer, machine, optimizer, retrieval, status, step
+from experiments.benchmarks import layer, machine, optimizer, retrieval, status, step
 from experiments.benchmarks.arguments import fill, parser, settings_of, shapes_of
 from experiments.benchmarks.shapes import Settings, Shape
 from experiments.benchmarks.tables import Report
@@ -35,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _main(arguments: list[str]) -> None:
     if arguments[:1] == ["data"]:
+        from experiments.benchmarks import data  # Hydra and Lightning, which no other one needs
+
         sys.argv[1:] = arguments[1:]  # Hydra's overrides
         data.main()
         return

@@ -45,8 +45,8 @@ KERNELS = _kernels()
 @pytest.fixture(autouse=True)
 def _short(monkeypatch):
     monkeypatch.setattr(timing, "MIN_SECONDS", 0.002)
-    monkeypatch.setattr(rates, "_SQUARE", {"cpu": 32})
-    monkeypatch.setattr(rates, "_COPY_BYTES", 2**16)
+    monkeypatch.setattr(rates, "SQUARE", {"cpu": 32})
+    monkeypatch.setattr(rates, "COPY_BYTES", 2**16)
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_quick_is_a_set_of_defaults(measure):
 def test_data_is_handed_its_overrides(monkeypatch):
     seen = []
     monkeypatch.setattr(sys, "argv", ["bench"])
-    monkeypatch.setattr(bench.data, "main", lambda: seen.extend(sys.argv[1:]))
+    monkeypatch.setattr("experiments.benchmarks.data.main", lambda: seen.extend(sys.argv[1:]))
     bench.main(["data", "size=1"])
     assert seen == ["size=1"]
 

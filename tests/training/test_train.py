@@ -8,7 +8,8 @@ from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.transformer import TransformerConfig
 from experiments.point import make_point
-from experiments.training.module import LanguageModel, parameter_groups
+from experiments.training.groups import parameter_groups
+from experiments.training.module import LanguageModel
 
 
 @pytest.fixture

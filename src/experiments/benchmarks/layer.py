@@ -1,31 +1,22 @@
 """Forward and backward of one feed-forward layer: ours, the rivals', and how far from the floor."""
 
 import gc
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
-from tqdm import tqdm
 
 from experiments.benchmarks import contenders, peak, rivals
 from experiments.benchmarks.agreement import check_agreement
 from experiments.benchmarks.case import Case
 from experiments.benchmarks.memory_fit import Entry, fitting, moments_bytes, table_bytes
+from experiments.benchmarks.progress import each
 from experiments.benchmarks.rates import Rates, measure
 from experiments.benchmarks.roofline import FAMILIES, Family, Floor, floors_of
 from experiments.benchmarks.shapes import Settings, Shape, type_name
 from experiments.benchmarks.tables import Comparison, Peaks, Report
 from experiments.benchmarks.timing import compare
 from experiments.kernels.workspace import WORKSPACE
-
-H100_GOALS = (
-    "goals on an H100 (arithmetic at 3.0 TB/s and 600 TFLOP/s, unmeasured) for d=1024 N=1024² "
-    "T=16384 d_key=128, bfloat16 tables:",
-    "  gathers 80 % of 3.0 TB/s; forward + backward 1.4 times its floor of 7 to 9 ms; "
-    "4 times faster than PEER-pytorch",
-    "  dense AdamW of both tables 15.7 ms, rows in the backward pass 12.4 ms",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +46,6 @@ def run(shapes: Sequence[Shape], settings: Settings, options: Options, report: R
             torch.cuda.empty_cache()
         if options.memory:  # each process makes tables of its own, now that these are gone
             report.add(_peaks(shape, settings, absent, options))
-    if settings.device == "cuda":
-        print("\n".join(H100_GOALS))
 
 
 def peak_bytes(shape: Shape, settings: Settings, options: Options, name: str) -> int:
@@ -150,7 +139,7 @@ def _peaks(shape: Shape, settings: Settings, absent: Mapping[str, str], options:
     one = [text for name, value in sizes.items() for text in (name, str(value))]
     n_bytes = {
         entry.name: peak.in_own_process([*options.arguments, *one, "--memory-of", entry.name])
-        for entry in tqdm(every, desc=f"{shape.describe()}, memory", file=sys.stderr)
+        for entry in each(every, len(every), f"{shape.describe()}, memory")
     }
     peers = rivals.NAIVE if rivals.PEER_PYTORCH in absent else rivals.PEER_PYTORCH
     baselines = {e.name: peers if e.name.endswith("fused") else e.baseline for e in every}

@@ -12,8 +12,8 @@ from experiments.benchmarks.shapes import Settings, Shape, type_name
 from experiments.benchmarks.timing import best_seconds
 from experiments.kernels.select import resolve_kernel
 
-_SQUARE = {"cpu": 2048, "cuda": 8192}  # of the product whose rate is the optimistic one
-_COPY_BYTES = 2**29  # beyond any cache
+SQUARE = {"cpu": 2048, "cuda": 8192}  # of the product whose rate is the optimistic one
+COPY_BYTES = 2**29  # beyond any cache
 _TILE = 256  # tokens whose scores are made at a time: they needn't leave the cache
 
 
@@ -55,10 +55,10 @@ def measure(shape: Shape, table: Tensor, settings: Settings) -> Rates:
     query_type = torch.float32 if settings.table_dtype == torch.float32 else torch.bfloat16
     keys_type = torch.bfloat16 if device == "cuda" or has_bf16_products() else torch.float32
     return Rates(
-        copy=_copy_rate(device),
+        copy=copy_rate(device),
         rows=_row_rate(shape, table, settings),
-        square=_square_rate(device, query_type),
-        square_keys=_square_rate(device, keys_type),
+        square=square_rate(device, query_type),
+        square_keys=square_rate(device, keys_type),
         query=_query_rates(shape, device, query_type),
         keys=_keys_rate(shape, device, keys_type),
         query_type=type_name(query_type),
@@ -73,10 +73,11 @@ def has_bf16_products() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def _copy_rate(device: str) -> float:
-    source = torch.ones(_COPY_BYTES // 4, device=device)
+def copy_rate(device: str) -> float:
+    """Bytes/s of a large copy, read and written."""
+    source = torch.ones(COPY_BYTES // 4, device=device)
     target = torch.empty_like(source)
-    return 2 * _COPY_BYTES / best_seconds(lambda: target.copy_(source), device)
+    return 2 * COPY_BYTES / best_seconds(lambda: target.copy_(source), device)
 
 
 def _row_rate(shape: Shape, table: Tensor, settings: Settings) -> float:
@@ -99,8 +100,9 @@ def _row_rate(shape: Shape, table: Tensor, settings: Settings) -> float:
     return shape.n_pairs * shape.d_model * table.itemsize / best
 
 
-def _square_rate(device: str, dtype: torch.dtype) -> float:
-    n = _SQUARE[device]
+def square_rate(device: str, dtype: torch.dtype) -> float:
+    """FLOP/s of a large square product; of float32, in the precision that torch is set to."""
+    n = SQUARE[device]
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
     return 2 * n**3 / best_seconds(lambda: a @ b, device)
 

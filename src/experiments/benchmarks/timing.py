@@ -7,7 +7,6 @@ turns, and a repeat counts only if other processes left the machine alone.
 
 import os
 import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ from statistics import median
 from typing import Any
 
 import torch
-from tqdm import tqdm
+
+from experiments.benchmarks.progress import Bar
 
 MAX_OTHERS = 0.12  # cores that other processes may use during a repeat that counts
 TRIES = 3  # of a repeat, until one counts
@@ -84,10 +84,10 @@ def compare(
     n_calls: dict[str, int] = {}
     repeats: dict[str, list[Repeat]] = {contender.name: [] for contender in contenders}
     assert len(repeats) == len(contenders), "names must be unique"
-    with tqdm(total=len(contenders) * (rounds + 1), desc=label, file=sys.stderr) as bar:
+    with Bar(len(contenders) * (rounds + 1), label) as bar:
         for turn in range(-1, rounds):
             for contender in contenders:
-                bar.set_postfix_str(contender.name)
+                bar.begin(contender.name)
                 if turn < 0:
                     n_calls[contender.name] = _warm_up(contender, device)
                 elif contender.max_rounds is None or turn < contender.max_rounds:

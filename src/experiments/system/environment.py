@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ def describe(accelerator: str, repository: Path) -> dict[str, Any]:
     device = torch.cuda.get_device_name(0) if accelerator == "cuda" else _cpu_name()
     return {
         "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "packages": _versions(),
         "host": socket.gethostname(),
         "device": device,
         "n_threads": torch.get_num_threads(),
@@ -125,6 +126,15 @@ def describe(accelerator: str, repository: Path) -> dict[str, Any]:
         "slurm_array_task_id": os.environ.get("SLURM_ARRAY_TASK_ID"),
         **git_state(repository),
     }
+
+
+def _versions() -> dict[str, str]:
+    """Of those packages that are installed: logger=csv, say, needs no wandb."""
+    found = {}
+    for name in _PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def snapshot_environment(accelerator: str, repository: Path) -> dict[str, Any]:

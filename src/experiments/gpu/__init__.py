@@ -1,0 +1,1 @@
+"""What `python -m experiments.gpu_check` measures, a file a part; torch, triton and numpy alone."""

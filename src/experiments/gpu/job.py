@@ -1,0 +1,60 @@
+"""What a part is given: a device, sizes, the report, and how long it may take."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from experiments.gpu.goals import Goal
+from experiments.gpu.report import Measurement, Report
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One part under way. toy: sizes for a CPU, which say nothing about speed. deadline: of
+    time.monotonic(), when the process is ended.
+    """
+
+    part: str
+    device: str
+    toy: bool
+    report: Report
+    deadline: float
+
+    def add(
+        self,
+        name: str,
+        value: float,
+        unit: str = "",
+        *,
+        goal: Goal | None = None,
+        anchor: str = "",
+        note: str = "",
+    ) -> None:
+        """Writes a measurement down, and prints it."""
+        found = Measurement(
+            name=name, value=float(value), unit=unit, goal=goal, anchor=anchor, note=note
+        )
+        self.report.add(self.part, found)
+        beside = "" if goal is None else f"  ({goal.describe()}: {'' if found.met else 'not '}met)"
+        print(f"  {name}: {value:.5g} {unit}{beside}", flush=True)
+
+    def note(self, **facts: Any) -> None:
+        """Writes down what is no measurement."""
+        self.report.note(self.part, **facts)
+
+    def seconds_left(self) -> float:
+        """Until the process is ended."""
+        return self.deadline - time.monotonic()
+
+    def each(self, contenders: Mapping[str, Callable[[], None]]) -> None:
+        """Runs them in turn. One that does not fit into memory is noted, and the rest still run."""
+        for name, measure in contenders.items():
+            try:
+                measure()
+            except torch.cuda.OutOfMemoryError as error:
+                self.note(**{f"{name}: out of memory": str(error).partition(". ")[0]})
+            if self.device == "cuda":
+                torch.cuda.empty_cache()
