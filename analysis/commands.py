@@ -23,11 +23,12 @@ from analysis.parametric import ParametricFit, fit_parametric
 from analysis.planner import plan
 from analysis.progress import Steps
 from analysis.report.gallery import file_label
-from analysis.report.provenance import read_provenance
+from analysis.report.provenance import provenance_of
 from analysis.report.write import write_report
 from analysis.staging import check_folder, staged
 from analysis.study import analyse
 from analysis.table.load import best_of_cells, finished, load_table
+from analysis.table.sources import Source, read_source
 from analysis.validation.residuals import residuals_of
 from experiments.system.csv_text import to_csv
 
@@ -35,11 +36,14 @@ Options = argparse.Namespace
 _SAME = 3  # runs of one loss are no accident
 
 
-def table_of(options: Options) -> pd.DataFrame:
-    """The checked table; notes are printed unless JSON was asked for, damaged records always."""
+def table_of(options: Options, source: Source | None = None) -> pd.DataFrame:
+    """The checked table of the path, or of what was read from it.
+
+    Notes are printed unless JSON was asked for, damaged records always.
+    """
     where = {name: value.split(",") for name, value in pairs("where", options.where).items()}
     columns = pairs("column", options.column) or None
-    table = load_table(options.path, columns=columns, flops=options.flops, where=where)
+    table = load_table(source or options.path, columns=columns, flops=options.flops, where=where)
     damaged = table.attrs.get("damaged")
     if damaged:
         print(f"warning: {damaged}", file=sys.stderr)
@@ -175,7 +179,7 @@ def planned(options: Options) -> None:
     fit = fit_isoflop(table, options.x, options.method, options.n_nearest)
     models = [options.model] if options.model else [law.model for law in fit.laws]
     if not models:
-        raise FitError(f"no power law to plan by: {'; '.join(fit.notes) or 'see isoflop'}")
+        raise FitError(f"no power law to plan by: {fit.why_no_laws}")
     law = None
     if options.form:
         from analysis.experts.fit import fit_expert_law
@@ -194,7 +198,8 @@ def planned(options: Options) -> None:
 
 def report(options: Options) -> None:
     """Everything, on one page; says on stderr what it is at."""
-    table, folder = table_of(options), folder_of(options)
+    source = read_source(options.path)
+    table, folder = table_of(options, source), folder_of(options)
     _check_report(table, options)
     steps = Steps()
     steps(f"{len(table)} runs of {options.path}")
@@ -209,7 +214,7 @@ def report(options: Options) -> None:
         say=steps,
     )
     title = options.title or f"Experts at equal compute: {options.path.resolve().stem}"
-    provenance = read_provenance(options.path, set(table["run_id"].dropna()))
+    provenance = provenance_of(source.records, table["run_id"].dropna())
     written = write_report(study, provenance, folder, options.typed, title, say=steps)
     steps.close()
     for what, why in study.missing:

@@ -12,15 +12,16 @@ from analysis.differences.models import Differences, compare_models, seeded_budg
 from analysis.experts.compare import LawComparison, compare_laws
 from analysis.experts.fit import size_slopes
 from analysis.experts.runs import variants_of
+from analysis.fits import TableFits
 from analysis.fitting.results import counted, listed, plain
 from analysis.isoflop.curves import IsoFLOPFit
-from analysis.isoflop.fit import X_NAMES, fit_isoflop
+from analysis.isoflop.fit import X_NAMES
 from analysis.isoflop.minima import Method
 from analysis.multiplier import ComputeMultiplier, compute_multiplier
-from analysis.parametric import NAMES, ParametricFit, fit_parametric
+from analysis.parametric import NAMES, ParametricFit
 from analysis.progress import Say, silent
-from analysis.table.load import best_of_cells, finished, require
-from analysis.validation.agreement import Agreement, compare_approaches
+from analysis.table.load import best_of_cells, finished
+from analysis.validation.agreement import Agreement, agreement_of
 from analysis.validation.hold_out import HoldOut, hold_out_budgets
 
 T = TypeVar("T")
@@ -101,19 +102,14 @@ def analyse(
         raise ValueError(f"x={x!r} is not one of {', '.join(X_NAMES)}")
     size = x if x != "n_tokens" else "n_params"
     attempts = _Attempts(say)
-    isoflop = attempts.make(
-        "isoFLOP curves",
-        lambda: fit_isoflop(table, x, method, n_nearest, noise=noise, seed=seed),
-    )
-    agreement = attempts.make(
-        "agreement",
-        lambda: compare_approaches(table, size, n_nearest=n_nearest, noise=noise, seed=seed),
-    )
+    fits = TableFits(table, n_nearest=n_nearest, noise=noise, seed=seed)
+    isoflop = attempts.make("isoFLOP curves", lambda: fits.isoflop(x, method))
+    parametric = _surfaces(done, size, fits, attempts)
+    agreement = attempts.make("agreement", lambda: agreement_of(fits, size))
     hold_out = attempts.make(
         "held-out budgets",
         lambda: hold_out_budgets(table, x=x, method=method, n_nearest=n_nearest),
     )
-    parametric = _surfaces(done, size, seed, attempts)
     experts, expert_runs = _expert_laws(done, baseline, seed, attempts)
     multipliers = _multipliers(isoflop, baseline, asymptote, attempts)
     differences, over_sizes = _differences(done, baseline, attempts)
@@ -157,7 +153,7 @@ class _Attempts:
 
 
 def _surfaces(
-    done: pd.DataFrame, size: str, seed: int, attempts: _Attempts
+    done: pd.DataFrame, size: str, fits: TableFits, attempts: _Attempts
 ) -> dict[str, ParametricFit]:
     if done["n_tokens"].isna().all():
         attempts.missing.append(("parametric surface", "the table has no n_tokens"))
@@ -169,13 +165,11 @@ def _surfaces(
     if few:
         needed = f"it needs more than {N_PARAMS} distinct runs"
         attempts.missing.append(("parametric surface", f"{needed}: {listed(few)}"))
-    fits = {
-        str(model): attempts.make(
-            f"parametric, {model}", partial(_surface, done, str(model), size, seed)
-        )
+    made = {
+        str(model): attempts.make(f"parametric, {model}", partial(fits.surface, str(model), size))
         for model in numbers.index[numbers > N_PARAMS]
     }
-    return {model: fit for model, fit in fits.items() if fit is not None}
+    return {model: fit for model, fit in made.items() if fit is not None}
 
 
 def _differences(
@@ -247,13 +241,6 @@ def _multipliers(
         if model != baseline
     }
     return {model: factor for model, factor in found.items() if factor is not None}
-
-
-def _surface(done: pd.DataFrame, model: str, size: str, seed: int) -> ParametricFit:
-    own = done[done["series"] == model]
-    require(own, [size, "n_tokens"], "the surface")
-    cells = best_of_cells(own, by=["budget", size])
-    return fit_parametric(cells[size], cells["n_tokens"], cells["loss"], seed=seed)
 
 
 def _cautions(table: pd.DataFrame, size: str) -> Iterator[str]:

@@ -1,15 +1,15 @@
 """What an isoFLOP fit returns: a curve for each model and budget, and each model's laws."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.interpolate import Akima1DInterpolator
 
-from analysis.fitting.results import Array, FitStatus, plain, worst
+from analysis.fitting.results import Array, FitError, FitStatus, listed, plain, worst
 from analysis.isoflop.laws import ModelLaws
 from analysis.isoflop.minima import Flag, Method
 
@@ -93,11 +93,24 @@ class IsoFLOPCurve:
         return {**plain(self), "perplexity_opt": plain(float(np.exp(self.loss_opt)))}
 
 
+class NoCurveError(FitError):
+    """No budget of any model has sizes enough; skipped: why not, each with its model first."""
+
+    def __init__(self, skipped: Sequence[str]) -> None:
+        super().__init__(f"no curve to fit: {listed(skipped, separator='; ')}")
+        self.skipped = tuple(skipped)
+
+    def only(self, model: str) -> "NoCurveError":
+        """The reasons of one model."""
+        return NoCurveError(_of_model(model, self.skipped))
+
+
 @dataclass(frozen=True, kw_only=True)
 class IsoFLOPFit:
     """A curve for each model and budget that had enough sizes, and each model's laws of compute.
 
-    skipped: which curves could not be fitted, and why; notes: of the table, and laws not fitted.
+    skipped: which curves could not be fitted, and why, each with its model first; notes: of the
+    table; unfitted: model -> why it has no laws.
     """
 
     x_name: str
@@ -107,6 +120,7 @@ class IsoFLOPFit:
     laws: tuple[ModelLaws, ...]
     skipped: tuple[str, ...]
     notes: tuple[str, ...]
+    unfitted: Mapping[str, str]
 
     @property
     def status(self) -> FitStatus:
@@ -120,6 +134,23 @@ class IsoFLOPFit:
         curves = [f"{c.model} at C={c.budget:.3g}: {w}" for c in self.curves for w in c.warnings]
         laws = [f"{law.model}: {w}" for law in self.laws for w in law.warnings]
         return (*curves, *laws, *(f"skipped {text}" for text in self.skipped))
+
+    def only(self, model: str) -> Self:
+        """The curves and laws of one model; none if it has none."""
+        return replace(
+            self,
+            curves=tuple(curve for curve in self.curves if curve.model == model),
+            laws=tuple(law for law in self.laws if law.model == model),
+            skipped=tuple(_of_model(model, self.skipped)),
+            unfitted={name: why for name, why in self.unfitted.items() if name == model},
+        )
+
+    @property
+    def why_no_laws(self) -> str:
+        """The reasons why models have no power laws; empty if all have."""
+        if self.curves:
+            return "; ".join(f"no power laws: {why}" for why in self.unfitted.values())
+        return str(NoCurveError(self.skipped))
 
     def frontier(self, model: str) -> tuple[Array, Array]:
         """Budgets and lowest losses of a model's curves with a minimum inside their sizes.
@@ -154,7 +185,8 @@ class IsoFLOPFit:
             lines.append(line + (f"  DOUBTFUL: {'; '.join(c.warnings)}" if c.warnings else ""))
         lines += [law.summary() for law in self.laws]
         lines += [f"skipped: {text}" for text in self.skipped]
-        return "\n".join([*lines, *(f"note: {text}" for text in self.notes)])
+        notes = [*self.notes, *(f"no power laws: {why}" for why in self.unfitted.values())]
+        return "\n".join([*lines, *(f"note: {text}" for text in notes)])
 
     def to_dict(self) -> dict[str, Any]:
         """All fields at full precision, with the status and the laws' intervals."""
@@ -164,3 +196,7 @@ class IsoFLOPFit:
             "laws": [law.to_dict() for law in self.laws],
             "status": str(self.status),
         }
+
+
+def _of_model(model: str, skipped: Sequence[str]) -> list[str]:
+    return [text for text in skipped if text.startswith(f"{model} at C=")]

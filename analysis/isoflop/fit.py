@@ -16,11 +16,10 @@ from analysis.fitting.results import (
     FitError,
     FitStatus,
     counted,
-    listed,
     positive,
     t_quantile,
 )
-from analysis.isoflop.curves import IsoFLOPCurve, IsoFLOPFit
+from analysis.isoflop.curves import IsoFLOPCurve, IsoFLOPFit, NoCurveError
 from analysis.isoflop.laws import LOSS, Optima, fit_laws
 from analysis.isoflop.minima import (
     METHODS,
@@ -75,11 +74,11 @@ def fit_isoflop(
     cells = best_of_cells(table, by=["series", "budget", x])
     points, skipped = _points(cells, x, method, n_nearest)
     if not points:
-        raise FitError(f"no curve to fit: {listed(skipped, separator='; ')}")
+        raise NoCurveError(skipped)
     rng = np.random.default_rng(seed)
     curves: list[IsoFLOPCurve] = []
     laws = []
-    notes = list(table.attrs.get("notes", ()))
+    unfitted = {}
     for model in dict.fromkeys(p.model for p in points):
         own = [p for p in points if p.model == model]
         found = [
@@ -97,7 +96,7 @@ def fit_isoflop(
             laws.append(fit_laws(model, optima, excluded, doubtful))
         except FitError as error:
             why = f"; left out: {'; '.join(excluded)}" if excluded else ""
-            notes.append(f"no power laws: {error}{why}")
+            unfitted[model] = f"{error}{why}"
     return IsoFLOPFit(
         x_name=x,
         method=method,
@@ -105,7 +104,8 @@ def fit_isoflop(
         curves=tuple(curves),
         laws=tuple(laws),
         skipped=tuple(skipped),
-        notes=tuple(notes),
+        notes=tuple(table.attrs.get("notes", ())),
+        unfitted=unfitted,
     )
 
 

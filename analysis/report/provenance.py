@@ -1,13 +1,12 @@
 """How a sweep's runs were made: the settings they share or vary, their code and their commands."""
 
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from analysis.table.sources import read_each
-from experiments.records import RunRecord, find_records
+from experiments.records import RunRecord
 
 _SETTINGS = {  # what it is called -> its key in a record's config
     "corpus": "data.corpus._target_",
@@ -44,17 +43,10 @@ class Provenance:
     devices: tuple[str, ...] = ()
 
 
-def read_provenance(path: str | Path, run_ids: Collection[str] | None = None) -> Provenance:
-    """From the records below a folder that can be read; of a table in a file nothing is known.
-
-    run_ids: of these only, e.g. table["run_id"] of the runs that are shown.
-    """
-    folder = Path(path)
-    found = read_each(find_records(folder)) if folder.is_dir() else iter(())
-    records = [r for r in found if isinstance(r, RunRecord)]
-    if run_ids is not None:
-        wanted = set(run_ids)
-        records = [r for r in records if r.run_id in wanted]
+def provenance_of(found: Iterable[RunRecord], run_ids: Collection[str]) -> Provenance:
+    """Of the records with these run_ids, those that are shown; without records nothing is known."""
+    wanted = set(run_ids)
+    records = [r for r in found if r.run_id in wanted]
     if not records:
         return Provenance()
     settings = {}

@@ -9,7 +9,7 @@ import pandas as pd
 from analysis.table.cells import best_of_cells
 from analysis.table.checks import check_amounts, check_runs, finished, require
 from analysis.table.columns import COLUMNS, cast_columns, pick_columns
-from analysis.table.sources import read_frame
+from analysis.table.sources import Source, read_source
 from analysis.table.wandb_export import bare_key, from_wandb
 
 __all__ = [
@@ -27,19 +27,21 @@ _ORDER = ["budget", "model", "n_layers", "n_experts", "seed"]
 
 
 def load_table(
-    path: str | Path,
+    path: str | Path | Source,
     *,
     columns: Mapping[str, str] | None = None,
     flops: str | None = None,
     where: Mapping[str, Sequence[str]] | None = None,
 ) -> pd.DataFrame:
-    """The checked table of a sweep's folder, a CSV or Parquet file, or a CSV exported from W&B.
+    """The checked table of a sweep's folder, a CSV or Parquet file, or a CSV exported from W&B; or
+    of what read_source read of one.
 
     columns and flops are check_table's, where is keep_rows'. Raises ValueError naming the file, or
     the row and column.
     """
-    table = check_table(read_frame(path), columns=columns, flops=flops)
-    if Path(path).is_dir():  # a record's other fields were there for `columns` to name
+    source = path if isinstance(path, Source) else read_source(path)
+    table = check_table(source.frame, columns=columns, flops=flops)
+    if source.records:  # a record's other fields were there for `columns` to name
         table = table[[c for c in map(str, table) if c in COLUMNS or c.startswith("given_")]]
     return keep_rows(table, where) if where else table
 

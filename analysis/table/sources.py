@@ -1,6 +1,7 @@
 """Reads what a table can be made from, as it stands: a sweep's records, a CSV, a Parquet file."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,15 @@ from experiments.system.csv_text import unguarded
 _SEPARATORS = {";": "';'", "\t": "a tab", "|": "'|'"}
 
 
-def read_frame(path: str | Path) -> pd.DataFrame:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Source:
+    """What was read, once: a row a run, and the records that the rows of a folder are of."""
+
+    frame: pd.DataFrame
+    records: tuple[RunRecord, ...] = ()  # none where the rows come from a file
+
+
+def read_source(path: str | Path) -> Source:
     """A folder's record.json files or a file's rows; the index names each, e.g. "line 7".
 
     Damaged records are left out, and frame.attrs["damaged"] is a line that says so. Raises
@@ -39,20 +48,21 @@ def read_frame(path: str | Path) -> pd.DataFrame:
     frame = frame.dropna(how="all")
     if frame.empty:
         raise ValueError(f"{path} has no rows")
-    return frame
+    return Source(frame=frame)
 
 
-def _read_records(folder: Path) -> pd.DataFrame:
+def _read_records(folder: Path) -> Source:
     paths = list(find_records(folder))
     if not paths:
         raise ValueError(
             f"no record.json below {folder}; run a sweep first, e.g. "
             "python -m experiments.run experiment=demo"
         )
-    rows, damaged = {}, []
-    for path, record in zip(paths, read_each(paths), strict=True):
+    rows, records, damaged = {}, [], []
+    for path, record in zip(paths, _read_each(paths), strict=True):
         if isinstance(record, RunRecord):
             rows[str(path.parent.relative_to(folder))] = flat_row(record)
+            records.append(record)
         else:
             damaged.append(record)
     said = f"{len(damaged)} of {len(paths)} records are damaged: " + listed(
@@ -63,10 +73,10 @@ def _read_records(folder: Path) -> pd.DataFrame:
     frame = pd.DataFrame(list(rows.values()), index=list(rows))
     if damaged:
         frame.attrs["damaged"] = f"left out: {said}; {damaged[0].remedy}"
-    return frame
+    return Source(frame=frame, records=tuple(records))
 
 
-def read_each(paths: Iterable[Path]) -> Iterator[RunRecord | DamagedError]:
+def _read_each(paths: Iterable[Path]) -> Iterator[RunRecord | DamagedError]:
     """Each record in turn, or what is wrong with it."""
     for path in paths:
         try:

@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.fits import TableFits
 from analysis.fitting.power_law import fit_power_law
 from analysis.fitting.results import FitError, FitStatus, counted, plain
 from analysis.isoflop.curves import IsoFLOPFit
-from analysis.isoflop.fit import X_NAMES, fit_isoflop
+from analysis.isoflop.fit import X_NAMES
 from analysis.isoflop.minima import Method
-from analysis.parametric import fit_parametric
+from analysis.parametric import ParametricFit
 from analysis.table.load import best_of_cells, finished
 
 _COLUMNS = (
@@ -65,28 +66,36 @@ def compare_approaches(
     fit_isoflop's, for approach 2. Raises ValueError for another x, FitError if there is one budget
     only.
     """
+    return agreement_of(TableFits(table, n_nearest=n_nearest, noise=noise, seed=seed), x)
+
+
+def agreement_of(fits: TableFits, x: str) -> Agreement:
+    """compare_approaches of fits that others need too, so that all have the same."""
     if x == "n_tokens":
         raise ValueError("x='n_tokens': the approaches are compared in a size, e.g. n_params")
     if x not in X_NAMES:
         sizes = ", ".join(name for name in X_NAMES if name != "n_tokens")
         raise ValueError(f"x={x!r} is not one of {sizes}")
-    done = finished(table)
+    done = finished(fits.table)
     budgets = np.sort(done["budget"].dropna().unique())
     if len(budgets) < 2:
         raise FitError(f"{counted(len(budgets), 'budget')}: an exponent of compute needs 2 or more")
     top = float(budgets[-1])
 
-    def minima(own: pd.DataFrame, method: Method) -> dict[str, Any]:
-        return _isoflop(fit_isoflop(own, x, method, n_nearest, noise=noise, seed=seed), top)
+    def minima(model: str, method: Method) -> dict[str, Any]:
+        return _isoflop(fits.isoflop_of(model, x, method), top)
 
     rows: list[dict[str, Any]] = []
     for model in dict.fromkeys(done["series"]):
         own = done[done["series"] == model]
         makers = (
             ("1 (best run)", lambda own=own: _of_best_runs(own, x, top)),
-            ("2 (parabola)", lambda own=own: minima(own, "parabola")),
-            ("2 (akima)", lambda own=own: minima(own, "akima")),
-            ("3 (parametric)", lambda own=own: _parametric(own, x, top, seed)),
+            ("2 (parabola)", lambda model=model: minima(model, "parabola")),
+            ("2 (akima)", lambda model=model: minima(model, "akima")),
+            (
+                "3 (parametric)",
+                lambda own=own, model=model: _parametric(fits.surface(model, x), own, x, top),
+            ),
         )
         for approach, make in makers:
             try:
@@ -135,7 +144,7 @@ def _of_best_runs(own: pd.DataFrame, x: str, top: float) -> dict[str, Any]:
 
 def _isoflop(fit: IsoFLOPFit, top: float) -> dict[str, Any]:
     if not fit.laws:
-        raise FitError(fit.notes[-1])
+        raise FitError(fit.why_no_laws)
     laws = fit.law()
     law = laws.laws[fit.x_name]
     low, high = law.bounds("exponent")
@@ -155,10 +164,8 @@ def _isoflop(fit: IsoFLOPFit, top: float) -> dict[str, Any]:
     }
 
 
-def _parametric(own: pd.DataFrame, x: str, top: float, seed: int) -> dict[str, Any]:
-    cells = best_of_cells(own, by=["budget", x])
-    fit = fit_parametric(cells[x], cells["n_tokens"], cells["loss"], seed=seed)
-    k, spread = flops_per_param_token(cells, x)
+def _parametric(fit: ParametricFit, own: pd.DataFrame, x: str, top: float) -> dict[str, Any]:
+    k, spread = flops_per_param_token(best_of_cells(own, by=["budget", x]), x)
     best, a = fit.optimum(top, k), fit.exponents()["a"]
     notes = list(fit.warnings)
     if spread > _LOOSE:

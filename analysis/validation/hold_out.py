@@ -93,6 +93,10 @@ def hold_out_budgets(
         for name, make in approaches.items():
             said: list[str] = []
             try:
+                if near.empty or far.empty:
+                    raise FitError(
+                        f"no run at the budgets {'to fit' if near.empty else 'held out'}"
+                    )
                 rows += [{"model": model, **row} for row in make(said)]
             except (FitError, ValueError) as error:
                 said.append(str(error))
@@ -119,7 +123,7 @@ def _isoflop_rows(
     fitted = fit_isoflop(small, x, method, n_nearest, n_draws=n_draws)
     measured = fit_isoflop(large, x, method, n_nearest, n_draws=n_draws)
     if not fitted.laws:
-        raise FitError(fitted.notes[-1])
+        raise FitError(fitted.why_no_laws)
     laws = fitted.law()
     said += laws.warnings
     said += [f"held out, {text}" for text in measured.skipped]

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from analysis.__main__ import main
-from analysis.report.provenance import read_provenance
+from analysis.report.provenance import provenance_of
 from analysis.table.load import load_table
+from analysis.table.sources import read_source
 from experiments.records import write_record
 from tests.test_records import record
 
@@ -81,5 +82,5 @@ def test_what_is_odd_in_an_environment_is_passed_over(tmp_path):
     odd = {"command": 5, "packages": "torch", "git_commit": 12, "device": None}
     write_record(tmp_path / "a", record(run_id="a", environment=odd))
     damage(write_record(tmp_path / "b", record(run_id="b")), "{")
-    found = read_provenance(tmp_path)
+    found = provenance_of(read_source(tmp_path).records, ["a"])
     assert (found.commands, found.packages, found.commits) == ((), {}, ("12",))

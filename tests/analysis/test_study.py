@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import study
+from analysis import fits, study
 from analysis.experts.compare import compare_laws
 from analysis.experts.fit import size_slopes
 from analysis.fitting.results import FitError
@@ -22,7 +22,7 @@ from analysis.synthetic import (
     simulate_isoflop,
 )
 from analysis.table.load import load_table
-from analysis.validation import agreement, hold_out
+from analysis.validation import hold_out
 from analysis.validation.hold_out import hold_out_budgets
 
 SURFACE = ChinchillaSurface()
@@ -40,11 +40,10 @@ P5 = {
 @pytest.fixture(autouse=True)
 def _few_draws(monkeypatch):
     """Bootstraps are most of the time; the intervals are tested elsewhere."""
-    for module in (agreement, hold_out, study):
+    for module in (fits, hold_out):
         few = functools.partial(fit_parametric, n_draws=20)
         monkeypatch.setattr(module, "fit_parametric", few)
-    for module in (agreement, study):
-        monkeypatch.setattr(module, "fit_isoflop", functools.partial(fit_isoflop, n_draws=20))
+    monkeypatch.setattr(fits, "fit_isoflop", functools.partial(fit_isoflop, n_draws=20))
     monkeypatch.setattr(study, "compare_laws", functools.partial(compare_laws, n_draws=20))
 
 
@@ -55,8 +54,12 @@ def _curves_only(monkeypatch):
     def refuse(*arguments, **options):
         raise FitError("left out by the test")
 
-    for name in ("compare_approaches", "hold_out_budgets", "fit_parametric"):
-        monkeypatch.setattr(study, name, refuse)
+    for module, name in (
+        (study, "agreement_of"),
+        (study, "hold_out_budgets"),
+        (fits, "fit_parametric"),
+    ):
+        monkeypatch.setattr(module, name, refuse)
 
 
 simulated = functools.cache(simulate_isoflop)

@@ -301,7 +301,8 @@ def test_laws_of_few_budgets_are_flagged(n, says, hows):
 def test_one_budget_is_no_law_and_says_so():
     fit = fit_isoflop(curves(parabola), **FEW)
     assert fit.laws == ()
-    assert "no power laws: dense: 1 budget with a minimum; a power law needs 2" in fit.notes
+    assert "no power laws: dense: 1 budget with a minimum; a power law needs 2" in fit.why_no_laws
+    assert f"note: {fit.why_no_laws}" in fit.summary()
     with pytest.raises(ValueError, match="model=None must name one whose laws were fitted: none"):
         fit.law()
 
@@ -313,7 +314,7 @@ def test_minima_all_at_an_edge_are_no_law(method):
     assert fit.laws == ()
     assert not any(c.inside for c in fit.curves)
     assert fit.status is FitStatus.DOUBTFUL
-    (note,) = (text for text in fit.notes if "no power laws" in text)
+    note = fit.unfitted["dense"]
     assert "0 budgets with a minimum" in note
     assert note.count("C=") == len(BUDGETS)
 

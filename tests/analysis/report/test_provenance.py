@@ -5,7 +5,8 @@ import shlex
 
 import pytest
 
-from analysis.report.provenance import _SETTINGS, Provenance, read_provenance
+from analysis.report.provenance import _SETTINGS, Provenance, provenance_of
+from analysis.table.sources import read_source
 from experiments.records import write_record
 from tests.test_records import record
 
@@ -37,9 +38,14 @@ def environment(**changes):
     return {**ENVIRONMENT, **changes}
 
 
+def provenance_below(folder):
+    records = read_source(folder).records
+    return provenance_of(records, [r.run_id for r in records])
+
+
 @pytest.fixture
 def sweep(tmp_path):
-    """sweep(config, ...) or sweep((config, environment), ...): read_provenance of such records."""
+    """sweep(config, ...) or sweep((config, environment), ...): what is known of such records."""
 
     def make(*runs, **columns):
         for i, run in enumerate(runs):
@@ -47,7 +53,7 @@ def sweep(tmp_path):
             name = f"run{i:02d}"
             made = record(run_id=name, config=config, environment=where, **columns)
             write_record(tmp_path / "folder" / name, made)
-        return read_provenance(tmp_path)
+        return provenance_below(tmp_path)
 
     return make
 
@@ -162,12 +168,11 @@ def test_packages_are_known_although_the_last_run_failed(sweep):
 def test_of_a_file_nothing_is_known(tmp_path, sweep):
     sweep(CONFIG)
     (tmp_path / "runs.csv").write_text("loss,n_params\n3,1e6\n")
-    assert read_provenance(tmp_path / "runs.csv") == Provenance()
-    assert read_provenance(str(tmp_path / "nowhere")) == Provenance()
+    assert provenance_below(tmp_path / "runs.csv") == Provenance()
 
 
-def test_of_an_empty_folder_nothing_is_known(tmp_path):
-    assert read_provenance(tmp_path) == Provenance()
+def test_without_records_nothing_is_known():
+    assert provenance_of([], ["a"]) == Provenance()
     assert Provenance() == Provenance(settings={}, commands=(), commits=(), packages={}, devices=())
 
 
@@ -185,6 +190,8 @@ def test_it_is_frozen():
 def test_only_the_runs_that_are_shown_count(tmp_path):
     for name, lr in (("a", 0.01), ("b", 0.02)):
         write_record(tmp_path / name, record(run_id=name, config=optim(lr=lr)))
-    assert read_provenance(tmp_path).settings["peak learning rate"] == "varies: 0.01, 0.02"
-    assert read_provenance(tmp_path, {"b"}).settings["peak learning rate"] == "0.02"
-    assert read_provenance(tmp_path, set()) == Provenance()
+    records = read_source(tmp_path).records
+    shown = provenance_of(records, {"a", "b"})
+    assert shown.settings["peak learning rate"] == "varies: 0.01, 0.02"
+    assert provenance_of(records, {"b"}).settings["peak learning rate"] == "0.02"
+    assert provenance_of(records, set()) == Provenance()

@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis import fits
 from analysis.fitting.power_law import fit_power_law
 from analysis.fitting.results import FitError
 from analysis.isoflop.fit import fit_isoflop
 from analysis.parametric import fit_parametric
 from analysis.synthetic import ChinchillaSurface, simulate_isoflop
 from analysis.table.load import load_table
-from analysis.validation import agreement
 from analysis.validation.agreement import compare_approaches, flops_per_param_token
 
 SURFACE = ChinchillaSurface()
@@ -31,8 +31,8 @@ def fewer_draws(monkeypatch):
     def isoflop(*arguments, **options):
         return fit_isoflop(*arguments, **options, n_draws=20)
 
-    monkeypatch.setattr(agreement, "fit_parametric", parametric)
-    monkeypatch.setattr(agreement, "fit_isoflop", isoflop)
+    monkeypatch.setattr(fits, "fit_parametric", parametric)
+    monkeypatch.setattr(fits, "fit_isoflop", isoflop)
 
 
 @pytest.fixture(autouse=True)
@@ -241,7 +241,7 @@ def test_models_do_not_dispute_with_each_other():
 def test_without_tokens_a_row_says_why():
     frame = rows(compare_approaches(runs().assign(n_tokens=np.nan)))
     assert frame.loc["3 (parametric)", "status"] == "no fit"
-    assert frame.loc["3 (parametric)", "note"].startswith("n_tokens")
+    assert frame.loc["3 (parametric)", "note"].startswith("the surface needs n_tokens")
     assert math.isnan(frame.loc["3 (parametric)", "a"])
     for approach in APPROACHES[:3]:
         assert frame.loc[approach, "a"] == pytest.approx(SURFACE.exponent, rel=1e-6)
@@ -260,6 +260,13 @@ def test_without_curves_the_surface_is_left():
     assert frame.loc["2 (parabola)", "status"] == frame.loc["2 (akima)", "status"] == "no fit"
     assert "2 sizes" in frame.loc["2 (parabola)", "note"]
     assert frame.loc["3 (parametric)", "a"] == pytest.approx(SURFACE.exponent, rel=1e-3)
+
+
+def test_a_model_s_reason_is_its_own():
+    dense, moe = runs(n_sizes=2), runs(n_sizes=2).assign(model="moe", series="moe", run_id=None)
+    note = rows(compare_approaches(pd.concat([dense, moe], ignore_index=True)), "moe")["note"]
+    assert note["2 (akima)"].startswith("no curve to fit: moe at C=1e+17: 2 sizes")
+    assert "dense" not in note["2 (akima)"]
 
 
 def test_a_model_with_one_budget_has_rows_that_say_so():

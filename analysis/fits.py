@@ -1,0 +1,72 @@
+"""The fits of one table, each made once, whoever asks for it."""
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import pandas as pd
+
+from analysis.isoflop.curves import IsoFLOPFit, NoCurveError
+from analysis.isoflop.fit import fit_isoflop
+from analysis.isoflop.minima import Method
+from analysis.parametric import ParametricFit, fit_parametric
+from analysis.table.load import best_of_cells, finished, require
+
+
+class TableFits:
+    """IsoFLOP curves and surfaces of a table, fitted when they are first asked for.
+
+    n_nearest and noise are fit_isoflop's, seed that of every bootstrap. A fit that can't be made
+    raises its ValueError each time.
+    """
+
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        *,
+        n_nearest: int | None = None,
+        noise: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.table = table
+        self.n_nearest = n_nearest
+        self.noise = noise
+        self.seed = seed
+        self._made: dict[Hashable, Any] = {}
+
+    def isoflop(self, x: str, method: Method) -> IsoFLOPFit:
+        """The curves of all series, and their laws."""
+        return self._once(
+            (x, method),
+            lambda: fit_isoflop(
+                self.table, x, method, self.n_nearest, noise=self.noise, seed=self.seed
+            ),
+        )
+
+    def isoflop_of(self, series: str, x: str, method: Method) -> IsoFLOPFit:
+        """Those of one series."""
+        try:
+            return self.isoflop(x, method).only(series)
+        except NoCurveError as error:
+            raise error.only(series) from None
+
+    def surface(self, series: str, size: str) -> ParametricFit:
+        """L(N, D) of one series, to the best run of each budget and size; size: what N is."""
+        return self._once((series, size, "surface"), lambda: self._fit_surface(series, size))
+
+    def _fit_surface(self, series: str, size: str) -> ParametricFit:
+        done = finished(self.table)
+        own = done[done["series"] == series]
+        require(own, [size, "n_tokens"], "the surface")
+        cells = best_of_cells(own, by=["budget", size])
+        return fit_parametric(cells[size], cells["n_tokens"], cells["loss"], seed=self.seed)
+
+    def _once(self, key: Hashable, fit: Callable[[], Any]) -> Any:
+        if key not in self._made:
+            try:
+                self._made[key] = fit()
+            except ValueError as error:  # a FitError is one
+                self._made[key] = error
+        found = self._made[key]
+        if isinstance(found, ValueError):
+            raise found
+        return found
