@@ -99,7 +99,7 @@ def test_isoflop_sizes_are_those_of_the_figure(plan, name):
         by_model.setdefault(point.config.model_name, []).append(point)
         assert point.config.budget == float(name.rpartition("_")[2])
         if point.config.model_name == "dense":  # the fit of test_costs.py
-            n_layers, d = point.config.size, point.plan.d_model
+            n_layers, d = point.config.size, point.transformer.d_model
             expected = 12.009 * n_layers * d**2 + 32_524 * d
             assert point.plan.cost.n_params == pytest.approx(expected, rel=0.01)
     sizes = {model: [p.config.size for p in points] for model, points in by_model.items()}

@@ -22,7 +22,6 @@ from experiments.kernels.ops import Execution
 from experiments.models.transformer import Transformer
 from experiments.point import make_point
 from experiments.records import RECORD_NAME, DamagedError, RunRecord, read_record, write_record
-from experiments.system.environment import resolve_accelerator
 from experiments.system.version import version_line
 from experiments.training.checkpoints import LAST
 from experiments.training.evaluation import results_table, rule_suffix, score_sets
@@ -72,7 +71,7 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str]) -> RunRecord:
         if record.evaluations.get(name + suffix, {}).get("tokens_digest") != tokens.digest
     }
     if missing:
-        device = torch.device(resolve_accelerator(point.config.trainer.accelerator))
+        device = torch.device(point.device.accelerator)
         model = build_model(point, prepared)
         model.set_execution(Execution(kernel=point.config.kernel))
         _load(model, run_dir / LAST, point.plan.n_steps)

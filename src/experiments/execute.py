@@ -63,7 +63,7 @@ def execute(
 
     Of several ranks, rank 0 writes; the others return its record as planned.
     """
-    if distributed.is_other_rank(point.config):
+    if distributed.is_other_rank(point.ranks):
         if is_finished(point.run_dir):
             return read_record(point.run_dir / RECORD_NAME)
         return _other_rank(point, n_threads)
@@ -106,20 +106,19 @@ def _run(
     on_stall: Callable[[str], object],
 ) -> RunRecord:
     started = time.perf_counter()
-    accelerator = environment.resolve_accelerator(point.config.trainer.accelerator)
-    record = _planned_record(point, accelerator)
+    record = _planned_record(point)
     try:
-        _write_surroundings(point, accelerator)
-        set_up_process(point, accelerator, n_threads)
+        _write_surroundings(point)
+        set_up_process(point, n_threads)
         guards = Guards(check=claim.check, on_stall=partial(_stalled, point.run_dir, on_stall))
-        record = _train_and_evaluate(point, record, accelerator, progress, guards)
+        record = _train_and_evaluate(point, record, progress, guards)
     except Exception:
         claim.check()  # if the folder is gone, that is why
         record = replace(record, status="failed", error=cut(traceback.format_exc()))
     record = replace(
         record,
         wall_seconds=time.perf_counter() - started,
-        peak_memory_bytes=environment.peak_memory(accelerator),
+        peak_memory_bytes=environment.peak_memory(point.device.accelerator),
     )
     claim.check()
     if record.status == "done":
@@ -128,11 +127,12 @@ def _run(
     return record
 
 
-def _write_surroundings(point: Point, accelerator: str) -> None:
+def _write_surroundings(point: Point) -> None:
     """config.yaml and environment.json."""
     write_text_atomically(
         point.run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(point.raw)))
     )
+    accelerator = point.device.accelerator
     surroundings = environment.snapshot_environment(accelerator, Path(__file__).parent)
     text = json.dumps(surroundings, indent=1) + "\n"
     write_text_atomically(point.run_dir / "environment.json", text, private=True)
@@ -154,17 +154,15 @@ def _stalled(run_dir: Path, on_stall: Callable[[str], object], why: str) -> None
 
 def _other_rank(point: Point, n_threads: int | None) -> RunRecord:
     """A rank's share of the training, and nothing else."""
-    accelerator = environment.resolve_accelerator(point.config.trainer.accelerator)
-    precision = environment.resolve_precision(point.config.trainer.precision, accelerator)
-    set_up_process(point, accelerator, n_threads)
+    set_up_process(point, n_threads)
     prepared = prepare_data(point.config.data, point.cache)
     module = _language_model(point, prepared)
-    fit(point, module, _data_module(point, prepared), accelerator, precision, (), Guards())
+    fit(point, module, _data_module(point, prepared), (), Guards())
     leave_group()
-    return replace(_planned_record(point, accelerator), status="done")  # its own share is
+    return replace(_planned_record(point), status="done")  # its own share is
 
 
-def _planned_record(point: Point, accelerator: str) -> RunRecord:
+def _planned_record(point: Point) -> RunRecord:
     """All that is known beforehand. Its status is failed until the run has earned another."""
     plan, cost = point.plan, point.plan.cost
     return RunRecord(
@@ -173,9 +171,9 @@ def _planned_record(point: Point, accelerator: str) -> RunRecord:
         status="failed",
         model=point.config.model_name,
         seed=point.config.seed,
-        budget=plan.budget,
-        n_layers=plan.n_layers,
-        d_model=plan.d_model,
+        budget=point.config.budget,
+        n_layers=point.config.size,
+        d_model=point.transformer.d_model,
         n_experts=point.config.n_experts,
         n_params=cost.n_params,
         n_active_params=cost.n_active_params,
@@ -190,26 +188,25 @@ def _planned_record(point: Point, accelerator: str) -> RunRecord:
         causal_eval=True,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         environment={
-            **environment.describe(accelerator, Path(__file__).parent),
-            "kernel": _kernel(point, accelerator),
+            **environment.describe(point.device.accelerator, Path(__file__).parent),
+            "kernel": _kernel(point),
         },
         config=dict(point.raw),
     )
 
 
-def _kernel(point: Point, accelerator: str) -> str | None:
+def _kernel(point: Point) -> str | None:
     """What reads the run's expert tables, e.g. 'cpp avx512'; None if it has none."""
     if not any(term.n_tables for term in point.plan.cost.terms):
         return None
-    kernel = resolve_kernel(point.config.kernel, accelerator, torch.float32)
+    kernel = resolve_kernel(point.config.kernel, point.device.accelerator, torch.float32)
     return "reference" if kernel is None else f"{kernel.name} {kernel.variant}".strip()
 
 
 def _train_and_evaluate(
-    point: Point, record: RunRecord, accelerator: str, progress: Sink, guards: Guards
+    point: Point, record: RunRecord, progress: Sink, guards: Guards
 ) -> RunRecord:
     config = point.config
-    precision = environment.resolve_precision(config.trainer.precision, accelerator)
     prepared = prepare_data(config.data, point.cache)
     sets = prepare_sets(config.data, config.eval, prepared.vocabulary, point.cache)
     module = _language_model(point, prepared)
@@ -224,7 +221,7 @@ def _train_and_evaluate(
     try:
         data = _data_module(point, prepared)
         sinks = (wandb_run.log, progress)
-        trained = fit(point, module, data, accelerator, precision, sinks, guards)
+        trained = fit(point, module, data, sinks, guards)
         leave_group()
         n_tokens = trained.n_steps * point.plan.batch_tokens
         flops = n_tokens * point.plan.cost.training_flops
@@ -237,10 +234,10 @@ def _train_and_evaluate(
             train_digest=None if prepared.train is None else prepared.train.digest,
             train_loss=_finite(module.recent_loss(trained.n_steps)),
             train_seconds=trained.seconds,
-            **rates(point, trained, accelerator, precision),
+            **rates(point, trained),
         )
         if trained.n_steps == point.plan.n_steps and record.train_loss is not None:
-            device = torch.device(accelerator)
+            device = torch.device(point.device.accelerator)
             model = module.model.to(device)
             record = replace(record, **_results(_validate(point, model, prepared, device)))
             scores = score_sets(
@@ -276,7 +273,7 @@ def _language_model(point: Point, prepared: PreparedData) -> LanguageModel:
         point.plan,
         point.config.optim,
         kernel=point.config.kernel,
-        n_micro=distributed.n_micro_batches(point.config),
+        n_micro=point.ranks.n_micro,
     )
 
 
@@ -293,7 +290,7 @@ def _data_module(point: Point, prepared: PreparedData) -> TokenDataModule:
         batch_size=config.ladder.batch_size,
         seed=config.seed,
     )
-    return TokenDataModule(make_batches, n_workers, distributed.n_micro_batches(config))
+    return TokenDataModule(make_batches, n_workers, point.ranks.n_micro)
 
 
 def _validate(

@@ -11,7 +11,7 @@ from experiments.budget.costs import FFNConfig
 from experiments.config.fields import is_unchanged
 from experiments.config.reading import read_value, target_class
 from experiments.config.schema import RunConfig
-from experiments.system.distributed import n_micro_batches, world_size
+from experiments.system.distributed import Ranks
 
 NOT_IDENTITY = (
     "sweep", "dry_run", "retry", "kernel", "eval", "evaluation", "trainer", "logger", "paths",
@@ -37,18 +37,17 @@ def run_id(raw: Mapping[str, Any], data: Mapping[str, Any], mixed: Mapping[str, 
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def mixed_sequences(config: RunConfig, ffns: Iterable[FFNConfig]) -> dict[str, int]:
+def mixed_sequences(ranks: Ranks, ffns: Iterable[FFNConfig]) -> dict[str, int]:
     """How many sequences the layers that mix tokens see together, if less than a whole batch.
 
     By what they mix (FFNConfig.mixes): the tokens of one process's forward pass, or those of all
     processes' forward passes at once. Empty for layers that don't mix, and for one forward pass
     over the whole batch: neither the number of processes nor micro-batches change those.
     """
-    batch = config.ladder.batch_size
-    together = batch // n_micro_batches(config)
-    sequences = {"process": together // world_size(config), "all_processes": together}
+    together = ranks.world_size * ranks.n_sequences
+    sequences = {"process": ranks.n_sequences, "all_processes": together}
     mixing = {getattr(ffn, "mixes", None) for ffn in ffns}
-    return {what: n for what, n in sequences.items() if what in mixing and n != batch}
+    return {what: n for what, n in sequences.items() if what in mixing and n != ranks.batch_size}
 
 
 def _without_unchanged(node: Any, hint: Any) -> Any:

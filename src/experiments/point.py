@@ -14,18 +14,24 @@ from experiments.data.packed import PackedText
 from experiments.data.prepare import check_data, data_identity, train_folder
 from experiments.identity import mixed_sequences, run_id
 from experiments.kernels.select import check_kernel
-from experiments.models.transformer import TransformerConfig, place
+from experiments.models.transformer import TransformerConfig, assign_ffns
 from experiments.system.credentials import refuse
-from experiments.system.distributed import check_ranks, n_micro_batches, world_size
-from experiments.system.environment import resolve_accelerator, resolve_precision
+from experiments.system.distributed import Ranks, share_batch
+from experiments.system.environment import Device, resolve_device
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One run to be. `raw` is the resolved config as Hydra composed it."""
+    """One run to be. `raw` is the resolved config as Hydra composed it.
+
+    device and ranks are what the config comes to in this process: one that hands a point on to
+    another process hands on `raw`.
+    """
 
     raw: Mapping[str, Any]
     config: RunConfig
+    device: Device
+    ranks: Ranks
     run_id: str
     transformer: TransformerConfig
     plan: Plan
@@ -56,19 +62,21 @@ class Draft:
 
     raw: Mapping[str, Any]
     config: RunConfig
+    device: Device
+    ranks: Ranks
     transformer: TransformerConfig
 
     def fits(self, batch_size: int) -> bool:
         """Whether steps of that many sequences meet the budget, and layers, ranks and
         micro-batches can share them.
         """
-        ranks, micro = world_size(self.config), self.config.trainer.micro_batch_size
-        if batch_size % (ranks * (micro or 1)):
+        n_ranks, micro = self.ranks.world_size, self.config.trainer.micro_batch_size
+        if batch_size % (n_ranks * (micro or 1)):
             return False
         seq_len = self.config.data.seq_len
         try:
             plan_steps(self.config.budget, self.flops_per_token, batch_size * seq_len)
-            _check_batch(self.transformer, (micro or batch_size // ranks) * seq_len)
+            _check_batch(self.transformer, (micro or batch_size // n_ranks) * seq_len)
         except ValueError:
             return False
         return True
@@ -89,7 +97,7 @@ def read_point(raw: Mapping[str, Any]) -> Draft:
     refuse("the config", dict(raw))
     config = read_run_config(raw)
     check_data(config.data)
-    check_ranks(config)
+    ranks = share_batch(config)
     ladder = config.ladder
     transformer = TransformerConfig(
         d_model=ladder.d_per_layer * config.size,
@@ -99,23 +107,23 @@ def read_point(raw: Mapping[str, Any]) -> Draft:
         tie_head=ladder.tie_head,
         ffns=_ffns(config),
     )
-    batch_tokens = ladder.batch_size * config.data.seq_len
-    _check_batch(transformer, batch_tokens // world_size(config) // n_micro_batches(config))
-    accelerator = resolve_accelerator(config.trainer.accelerator)
-    resolve_precision(config.trainer.precision, accelerator)
-    check_tables(config, accelerator)
-    return Draft(raw=raw, config=config, transformer=transformer)
+    _check_batch(transformer, ranks.n_sequences * config.data.seq_len)
+    device = resolve_device(config.trainer.accelerator, config.trainer.precision)
+    check_tables(config, device, ranks)
+    return Draft(raw=raw, config=config, device=device, ranks=ranks, transformer=transformer)
 
 
 def plan_point(draft: Draft) -> Point:
     """Raises OffBudgetError, a ValueError, if whole steps miss the budget by more than 1 %."""
-    config = draft.config
+    config, ranks = draft.config, draft.ranks
     return Point(
         raw=draft.raw,
         config=config,
-        run_id=_run_id(draft.raw, config, draft.transformer.ffns),
+        device=draft.device,
+        ranks=ranks,
+        run_id=_run_id(draft.raw, config, ranks, draft.transformer.ffns),
         transformer=draft.transformer,
-        plan=_plan(config, draft.transformer, config.ladder.batch_size * config.data.seq_len),
+        plan=_plan(config, draft.transformer, ranks),
     )
 
 
@@ -130,23 +138,24 @@ def _check_batch(transformer: TransformerConfig, n_tokens: int) -> None:
 def run_id_of(raw: Mapping[str, Any]) -> str:
     """The run id of a resolved config, without planning it. Raises ValueError for a bad one."""
     config = read_run_config(raw)
-    check_ranks(config)
-    return _run_id(raw, config, _ffns(config))
+    return _run_id(raw, config, share_batch(config), _ffns(config))
 
 
-def _run_id(raw: Mapping[str, Any], config: RunConfig, ffns: Sequence[FFNConfig]) -> str:
-    return run_id(raw, data_identity(config.data), mixed_sequences(config, ffns))
+def _run_id(
+    raw: Mapping[str, Any], config: RunConfig, ranks: Ranks, ffns: Sequence[FFNConfig]
+) -> str:
+    return run_id(raw, data_identity(config.data), mixed_sequences(ranks, ffns))
 
 
 def _ffns(config: RunConfig) -> tuple[FFNConfig, ...]:
-    return place(config.model, config.trunk.base_ffn, config.trunk.ffn_blocks, config.size)
+    return assign_ffns(config.model, config.trunk.base_ffn, config.trunk.ffn_blocks, config.size)
 
 
-def check_tables(config: RunConfig, accelerator: str) -> None:
+def check_tables(config: RunConfig, device: Device, ranks: Ranks) -> None:
     """Raises ValueError if expert tables can't be read or stepped the way that is asked for."""
     optim, how = config.optim, config.optim.table_gradient
     if config.kernel in ("cpp", "triton"):
-        check_kernel(config.kernel, accelerator)
+        check_kernel(config.kernel, device.accelerator)
     if how == "dense":
         if optim.table_state != "float32":
             raise ValueError(
@@ -164,23 +173,23 @@ def check_tables(config: RunConfig, accelerator: str) -> None:
             f"kernel=reference has dense gradients only, not optim.table_gradient={how}; use "
             "kernel=torch or auto"
         )
-    if world_size(config) > 1:
+    if ranks.world_size > 1:
         raise ValueError(
-            f"optim.table_gradient={how} with {world_size(config)} ranks: DDP averages gradients "
+            f"optim.table_gradient={how} with {ranks.world_size} ranks: DDP averages gradients "
             "in dense buckets, and these are sparse or never made; set optim.table_gradient=dense"
         )
     if how == "fused":
-        _check_fused(config)
+        _check_fused(config, ranks)
 
 
-def _check_fused(config: RunConfig) -> None:
+def _check_fused(config: RunConfig, ranks: Ranks) -> None:
     if config.optim.grad_clip is not None:
         raise ValueError(
             f"optim.table_gradient=fused with optim.grad_clip={config.optim.grad_clip}: tables "
             "have stepped before the norm of all gradients is known; set optim.grad_clip=null or "
             "optim.table_gradient=rows"
         )
-    if n_micro_batches(config) > 1:
+    if ranks.n_micro > 1:
         raise ValueError(
             f"optim.table_gradient=fused with trainer.micro_batch_size="
             f"{config.trainer.micro_batch_size}: tables would step once a micro-batch; set it to "
@@ -188,18 +197,15 @@ def _check_fused(config: RunConfig) -> None:
         )
 
 
-def _plan(config: RunConfig, transformer: TransformerConfig, batch_tokens: int) -> Plan:
+def _plan(config: RunConfig, transformer: TransformerConfig, ranks: Ranks) -> Plan:
     cost, d_model = transformer.cost(), transformer.d_model
-    optim = config.optim
+    optim, batch_tokens = config.optim, ranks.batch_size * config.data.seq_len
     n_steps = plan_steps(config.budget, cost.training_flops, batch_tokens)
     folder = train_folder(config.data, Path(config.paths.cache).expanduser())
     epochs = None
     if folder.exists() and not config.data.streaming:
         epochs = n_steps * batch_tokens / PackedText(folder).n_tokens
     return Plan(
-        budget=config.budget,
-        n_layers=config.size,
-        d_model=d_model,
         cost=cost,
         batch_tokens=batch_tokens,
         n_steps=n_steps,
@@ -209,8 +215,8 @@ def _plan(config: RunConfig, transformer: TransformerConfig, batch_tokens: int) 
             d_model=d_model,
             n_layers=config.size,
             vocab_size=transformer.vocab_size,
-            micro_tokens=batch_tokens // world_size(config) // n_micro_batches(config),
-            n_micro=n_micro_batches(config),
+            micro_tokens=ranks.n_sequences * config.data.seq_len,
+            n_micro=ranks.n_micro,
             table_gradient=optim.table_gradient,
             table_state=optim.table_state,
             table_dtype=getattr(config.model, "table_dtype", "float32"),

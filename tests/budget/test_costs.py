@@ -6,7 +6,7 @@ from experiments.budget.costs import Cost, Term, trunk_cost
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.none import NoneConfig
 from experiments.models.ffn.peer import PEERConfig
-from experiments.models.transformer import TransformerConfig, place
+from experiments.models.transformer import TransformerConfig, assign_ffns
 
 PAPER_SIZES = {  # budget: blocks of the dense models (He 2024, Fig. 1, recovered)
     6e18: (4, 5, 6, 7, 8, 9, 10, 11, 12, 13),
@@ -40,7 +40,7 @@ def test_the_two_sizes_read_off_the_figure_itself(n_layers, n_params):
 
 def test_peer_less_dense_is_the_expert_tables():
     """PEER's 6e18 optimum (L=7) is 1.97 B parameters in Fig. 1, read to half a percent."""
-    ffns = place(PEERConfig(), DenseConfig(), "middle", 7)
+    ffns = assign_ffns(PEERConfig(), DenseConfig(), "middle", 7)
     cost = trunk_cost(d_model=896, seq_len=2048, vocab_size=32_000, tie_head=True, ffns=ffns)
     assert cost.n_params == pytest.approx(1.97e9, rel=0.01)
 

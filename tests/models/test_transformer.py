@@ -10,8 +10,8 @@ from experiments.models.ffn.none import NoneConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.transformer import (
     TransformerConfig,
+    assign_ffns,
     document_mask,
-    place,
     rotary_angles,
     rotate,
 )
@@ -21,7 +21,7 @@ SMALL_PEER = PEERConfig(n_experts=64, n_heads=2, top_k=4, d_key=8)
 
 def config(ffn=SMALL_PEER, blocks="middle", n_layers=3, **options):
     defaults = {"d_model": 32, "d_head": 16, "vocab_size": 50, "seq_len": 16, "tie_head": False}
-    ffns = place(ffn, DenseConfig(), blocks, n_layers)
+    ffns = assign_ffns(ffn, DenseConfig(), blocks, n_layers)
     return TransformerConfig(**{**defaults, **options, "ffns": ffns})
 
 
@@ -68,17 +68,17 @@ def test_no_gradient_from_the_future(ffn):
 
 def test_middle_is_the_papers_block():
     """He 2024 §3.1: of 12 blocks the sixth, index 5."""
-    ffns = place(SMALL_PEER, DenseConfig(), "middle", 12)
+    ffns = assign_ffns(SMALL_PEER, DenseConfig(), "middle", 12)
     assert [i for i, ffn in enumerate(ffns) if ffn == SMALL_PEER] == [5]
-    assert place(SMALL_PEER, DenseConfig(), "middle", 1) == (SMALL_PEER,)
+    assert assign_ffns(SMALL_PEER, DenseConfig(), "middle", 1) == (SMALL_PEER,)
 
 
 def test_placements():
-    assert place(SMALL_PEER, NoneConfig(), "all", 2) == (SMALL_PEER,) * 2
-    assert place(SMALL_PEER, NoneConfig(), [1], 2) == (NoneConfig(), SMALL_PEER)
+    assert assign_ffns(SMALL_PEER, NoneConfig(), "all", 2) == (SMALL_PEER,) * 2
+    assert assign_ffns(SMALL_PEER, NoneConfig(), [1], 2) == (NoneConfig(), SMALL_PEER)
     for bad in ("top", [2], [-1], []):
         with pytest.raises(ValueError, match=r"trunk\.ffn_blocks="):
-            place(SMALL_PEER, NoneConfig(), bad, 2)
+            assign_ffns(SMALL_PEER, NoneConfig(), bad, 2)
 
 
 def test_rotary_scores_depend_on_the_distance_alone():

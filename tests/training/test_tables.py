@@ -111,11 +111,11 @@ def test_planned_weights_are_those_of_the_model(make, way):
 def test_planned_gradients_of_rows_are_those_of_balanced_routing(make):
     point = make("model=peer", "n_experts=4096", "model.n_heads=2", "model.top_k=4", *WAYS["rows"])
     touched = len(torch.randint(0, 4096, (128 * 8,)).unique())
-    tables = 2 * 4 * touched * point.plan.d_model
+    tables = 2 * 4 * touched * point.transformer.d_model
     others = sum(
         p.numel() * 4 for n, p in point.transformer.build().named_parameters() if ".w_" not in n
     )
-    dense_ffn = 2 * 4 * 4 * point.plan.d_model**2  # the other block's
+    dense_ffn = 2 * 4 * 4 * point.transformer.d_model**2  # the other block's
     dense_names = sum(
         p.numel() * 4
         for n, p in point.transformer.build().named_parameters()
@@ -141,7 +141,7 @@ def test_the_papers_largest_layer_fits_one_80_gb_card(compose_raw):
     raw = compose_raw("experiment=paper_experts", "model=peer", "n_experts=1048576")
     point = make_point(raw)
     assert point.plan.batch_tokens == 128 * 2048
-    assert point.plan.d_model == 1024
+    assert point.transformer.d_model == 1024
     assert point.plan.memory.total < 80e9
     # its addends by hand: 2 N d table entries, of weights, gradients (and one table's addend of
     # the micro-batch) and two moments, each of 4 bytes

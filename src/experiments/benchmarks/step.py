@@ -24,7 +24,7 @@ from experiments.kernels.ops import Execution
 from experiments.kernels.workspace import WORKSPACE, use_huge_pages
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.peer import PEER, PEERConfig
-from experiments.models.transformer import Transformer, TransformerConfig, place
+from experiments.models.transformer import Transformer, TransformerConfig, assign_ffns
 from experiments.training.optimizer import keep_coalesced
 
 DENSE = "dense"
@@ -192,5 +192,5 @@ def _config(shape: Shape, trunk: Trunk, table_dtype: str, peer: bool) -> Transfo
         vocab_size=trunk.vocab_size,
         seq_len=trunk.seq_len,
         tie_head=False,
-        ffns=place(layer if peer else dense, dense, "middle", trunk.n_layers),
+        ffns=assign_ffns(layer if peer else dense, dense, "middle", trunk.n_layers),
     )

@@ -16,9 +16,6 @@ class Plan:
     epochs is None while the corpus has not been tokenized here.
     """
 
-    budget: float
-    n_layers: int
-    d_model: int
     cost: Cost
     batch_tokens: int
     n_steps: int

@@ -175,7 +175,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([left * cos - right * sin, left * sin + right * cos], dim=-1)
 
 
-def place(
+def assign_ffns(
     ffn: FFNConfig, other: FFNConfig, blocks: str | Sequence[int], n_layers: int
 ) -> tuple[FFNConfig, ...]:
     """The feed-forward configs of n_layers blocks: `ffn` in `blocks`, `other` in the rest.

@@ -71,8 +71,7 @@ def _submit(sweep_dir: Path, points: Sequence[Point], resources: slurm.Resources
     manifest.add(sweep_dir, [manifest.entry_of(point, code) for point in points])
     by_ranks: dict[tuple[int, int], list[Point]] = {}
     for point in sorted(points, key=lambda p: -p.plan.planned_flops):
-        trainer = point.config.trainer
-        by_ranks.setdefault((trainer.devices, trainer.num_nodes), []).append(point)
+        by_ranks.setdefault((point.ranks.devices, point.ranks.num_nodes), []).append(point)
     jobs = []
     for (devices, num_nodes), group in by_ranks.items():
         for run_ids in slurm.in_arrays([point.run_id for point in group]):

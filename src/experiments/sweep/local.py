@@ -28,8 +28,9 @@ from experiments.sweep.progress import Heartbeat, SweepProgress
 from experiments.sweep.snapshot import run_from, take_snapshot
 from experiments.sweep.states import LOG_NAME
 from experiments.sweep.workers import Fate, run_all
-from experiments.system import distributed, environment, interruption
+from experiments.system import distributed, interruption
 from experiments.system.claims import RunningElsewhereError
+from experiments.system.environment import Device, usable_cores
 from experiments.system.requeue import at_time_limit, is_first_rank, requeue_point
 from experiments.training.evaluation import results_table
 
@@ -41,8 +42,8 @@ def run_one(raw: Raw) -> None:
     if point.config.dry_run:
         print(plan_table([point], assumed_rate(point)))
         return
-    distributed.check_started(point.config)
-    if distributed.is_other_rank(point.config):
+    distributed.check_started(point.ranks)
+    if distributed.is_other_rank(point.ranks):
         execute(point)
         return
     todo = choose([point], slurm.queue(point.run_dir.parent))
@@ -114,7 +115,7 @@ def run_sweep(raws: Sequence[Raw], n_workers: int | None) -> None:
     if first.dry_run:
         print(plan_table(points, assumed_rate(points[0])))
         return
-    if first.trainer.devices * first.trainer.num_nodes > 1:
+    if points[0].ranks.world_size > 1:
         raise ValueError(
             f"trainer.devices={first.trainer.devices} and trainer.num_nodes="
             f"{first.trainer.num_nodes} with hydra/launcher=local, which gives each point one "
@@ -123,8 +124,7 @@ def run_sweep(raws: Sequence[Raw], n_workers: int | None) -> None:
     sweep_dir = points[0].run_dir.parent
     name = f"sweep {first.sweep}"
     todo = choose(points)
-    accelerator = environment.resolve_accelerator(first.trainer.accelerator)
-    n_workers = _worker_count(n_workers, len(todo.run), accelerator)
+    n_workers = _worker_count(n_workers, len(todo.run), points[0].device)
     check_fits(todo.run, n_workers)
     prepare_all(todo.run)
     with manifest.submitting(sweep_dir):  # and choose again: another may have submitted meanwhile
@@ -171,8 +171,8 @@ def _report(points: Sequence[Point], todo: Todo, fates: Mapping[str, Fate]) -> N
         raise SystemExit(1 if failed else INTERRUPTED if interrupted else ELSEWHERE)
 
 
-def _worker_count(wanted: int | None, n_points: int, accelerator: str) -> int:
+def _worker_count(wanted: int | None, n_points: int, device: Device) -> int:
     if wanted is not None and wanted < 1:
         raise ValueError(f"hydra.launcher.n_workers={wanted} must be at least 1")
-    devices = torch.cuda.device_count() if accelerator == "cuda" else environment.usable_cores()
-    return max(1, min(wanted or devices, n_points))
+    available = torch.cuda.device_count() if device.accelerator == "cuda" else usable_cores()
+    return max(1, min(wanted or available, n_points))

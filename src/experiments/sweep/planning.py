@@ -182,7 +182,7 @@ def set_aside_diverged(points: Sequence[Point]) -> None:
 def check_fits(points: Sequence[Point], n_workers: int) -> None:
     """Raises ValueError if the largest point, or n_workers of it at once, has no room here."""
     for point in sorted(points, key=lambda p: -p.plan.memory.total)[:1]:
-        accelerator = environment.resolve_accelerator(point.config.trainer.accelerator)
+        accelerator = point.device.accelerator
         available = environment.total_memory(accelerator)
         check_memory(point.plan.memory.total, available, point.describe())
         if accelerator == "cpu":
@@ -192,12 +192,10 @@ def check_fits(points: Sequence[Point], n_workers: int) -> None:
 
 def assumed_rate(point: Point) -> float:
     """FLOP/s that estimates assume: as configured, else a share of a measured matrix product."""
-    trainer = point.config.trainer
-    if trainer.flops_per_second is not None:
-        return trainer.flops_per_second
-    accelerator = environment.resolve_accelerator(trainer.accelerator)
-    precision = environment.resolve_precision(trainer.precision, accelerator)
-    return ACHIEVED_SHARE * environment.measured_peak_flops(accelerator, precision)
+    given = point.config.trainer.flops_per_second
+    if given is not None:
+        return given
+    return ACHIEVED_SHARE * environment.measured_peak_flops(point.device)
 
 
 def prepare_all(points: Sequence[Point]) -> None:

@@ -11,7 +11,6 @@ from experiments.config.constraints import shown
 from experiments.point import Draft
 from experiments.records import RECORD_NAME
 from experiments.sweep.manifest import MANIFEST_NAME
-from experiments.system.distributed import world_size
 
 _LISTED = 10  # points that a line names
 _TRIED = 4096  # batch sizes
@@ -82,7 +81,7 @@ def _fitting(drafts: Sequence[Draft]) -> Iterator[int]:
     """Batch sizes that fit all points, the largest first."""
     largest = min(draft.config.ladder.batch_size for draft in drafts)
     trainer = drafts[0].config.trainer
-    step = world_size(drafts[0].config) * (trainer.micro_batch_size or 1)
+    step = drafts[0].ranks.world_size * (trainer.micro_batch_size or 1)
     sizes = range(largest - largest % step, 0, -step)
     return (n for n in sizes[:_TRIED] if all(draft.fits(n) for draft in drafts))
 

@@ -1,6 +1,7 @@
 """Ranks: how many processes train one run, and which of them this is."""
 
 import os
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -9,36 +10,54 @@ import torch
 from experiments.config.schema import RunConfig
 
 
-def world_size(config: RunConfig) -> int:
-    """Processes that train the run together, one a device."""
-    return config.trainer.devices * config.trainer.num_nodes
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """How processes, one a device, share the batch of a step. n_micro: forward passes of each.
+    n_sequences: of one forward pass.
+    """
+
+    devices: int  # of a node
+    num_nodes: int
+    n_micro: int
+    n_sequences: int
+
+    @property
+    def world_size(self) -> int:
+        """Processes that train the run together."""
+        return self.devices * self.num_nodes
+
+    @property
+    def batch_size(self) -> int:
+        """Sequences of a step, of all processes."""
+        return self.world_size * self.n_micro * self.n_sequences
 
 
-def check_ranks(config: RunConfig) -> None:
+def share_batch(config: RunConfig) -> Ranks:
     """Raises ValueError if the batch can't be shared evenly."""
-    n = world_size(config)
-    if config.trainer.devices < 1 or config.trainer.num_nodes < 1:
+    trainer, batch_size = config.trainer, config.ladder.batch_size
+    if trainer.devices < 1 or trainer.num_nodes < 1:
         raise ValueError(
-            f"trainer.devices={config.trainer.devices} and trainer.num_nodes="
-            f"{config.trainer.num_nodes} must be at least 1"
+            f"trainer.devices={trainer.devices} and trainer.num_nodes={trainer.num_nodes} "
+            "must be at least 1"
         )
-    micro = config.trainer.micro_batch_size
-    if micro is not None and (micro < 1 or config.ladder.batch_size % (n * micro)):
+    n, micro = trainer.devices * trainer.num_nodes, trainer.micro_batch_size
+    if micro is not None and (micro < 1 or batch_size % (n * micro)):
         raise ValueError(
-            f"trainer.micro_batch_size={micro} must divide the {config.ladder.batch_size // n} "
+            f"trainer.micro_batch_size={micro} must divide the {batch_size // n} "
             "sequences of a process's batch"
         )
-    if config.ladder.batch_size % n:
+    if batch_size % n:
         raise ValueError(
-            f"ladder.batch_size={config.ladder.batch_size} must be a multiple of the {n} ranks "
+            f"ladder.batch_size={batch_size} must be a multiple of the {n} ranks "
             "(trainer.devices * trainer.num_nodes)"
         )
-
-
-def n_micro_batches(config: RunConfig) -> int:
-    """Forward passes of a process in a step."""
-    micro = config.trainer.micro_batch_size
-    return 1 if micro is None else config.ladder.batch_size // world_size(config) // micro
+    n_sequences = batch_size // n if micro is None else micro
+    return Ranks(
+        devices=trainer.devices,
+        num_nodes=trainer.num_nodes,
+        n_micro=batch_size // (n * n_sequences),
+        n_sequences=n_sequences,
+    )
 
 
 def sum_over_ranks(x: torch.Tensor) -> torch.Tensor:
@@ -66,12 +85,12 @@ def rank() -> int:
     return 0
 
 
-def is_other_rank(config: RunConfig) -> bool:
+def is_other_rank(ranks: Ranks) -> bool:
     """Whether this process trains a share of the run and leaves all else to rank 0."""
-    return world_size(config) > 1 and rank() > 0
+    return ranks.world_size > 1 and rank() > 0
 
 
-def cluster_environment(config: RunConfig) -> Any:
+def cluster_environment(ranks: Ranks) -> Any:
     """What tells Lightning of the other ranks.
 
     A single-process run ignores Slurm's environment. Requeueing is ours (requeue.py), because
@@ -82,34 +101,34 @@ def cluster_environment(config: RunConfig) -> Any:
     from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
     from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
-    check_started(config)
-    if world_size(config) == 1:
+    check_started(ranks)
+    if ranks.world_size == 1:
         return LightningEnvironment()
     if TorchElasticEnvironment.detect():
         return TorchElasticEnvironment()
     return SLURMEnvironment(auto_requeue=False)
 
 
-def strategy(config: RunConfig) -> Any:
+def strategy(ranks: Ranks, stall_minutes: float | None) -> Any:
     """Lightning's, of the ranks. They wait for each other, to begin with and in a collective, for
     half an hour; or longer than the watchdog, which has more to say than a failed collective.
     """
     from lightning.pytorch.strategies import DDPStrategy
 
-    if world_size(config) == 1:
+    if ranks.world_size == 1:
         return "auto"
-    minutes = max(30.0, (config.trainer.stall_minutes or 0.0) + 10.0)
+    minutes = max(30.0, (stall_minutes or 0.0) + 10.0)
     return DDPStrategy(timeout=timedelta(minutes=minutes))
 
 
-def check_started(config: RunConfig) -> None:
+def check_started(ranks: Ranks) -> None:
     """Raises ValueError if the processes that started are not those that the run needs."""
-    wanted = world_size(config)
+    wanted = ranks.world_size
     started = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1")))
     if wanted > 1 and started != wanted:
         raise ValueError(
-            f"the run needs {wanted} processes (trainer.devices={config.trainer.devices} x "
-            f"trainer.num_nodes={config.trainer.num_nodes}) and {started} were started; start it "
-            f"with srun --ntasks-per-node={config.trainer.devices}, as hydra/launcher=slurm does, "
+            f"the run needs {wanted} processes (trainer.devices={ranks.devices} x "
+            f"trainer.num_nodes={ranks.num_nodes}) and {started} were started; start it "
+            f"with srun --ntasks-per-node={ranks.devices}, as hydra/launcher=slurm does, "
             "or with torchrun"
         )

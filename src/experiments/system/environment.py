@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,25 @@ _DIFF_BYTES = 1_000_000  # of a diff at most, in UTF-8
 _GIT_TIMEOUT = 10  # seconds; a checkout on a slow network disk is not worth more
 
 
-def resolve_accelerator(accelerator: str) -> str:
-    """'cpu' or 'cuda'; auto takes a GPU if there is one. Raises ValueError for anything else."""
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """What this process computes on. accelerator: cpu or cuda. precision: Lightning's name."""
+
+    accelerator: str
+    precision: str
+
+
+def resolve_device(accelerator: str, precision: str) -> Device:
+    """What the two settings of `trainer` come to on this machine.
+
+    auto takes a GPU if there is one, and bf16-mixed on a GPU that has it, else float32. Raises
+    ValueError for what is unknown, or is not here.
+    """
+    accelerator = _accelerator(accelerator)
+    return Device(accelerator=accelerator, precision=_precision(precision, accelerator))
+
+
+def _accelerator(accelerator: str) -> str:
     if accelerator == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if accelerator not in ("cpu", "cuda"):
@@ -38,8 +56,7 @@ def resolve_accelerator(accelerator: str) -> str:
     return accelerator
 
 
-def resolve_precision(precision: str, accelerator: str) -> str:
-    """Lightning's name of the precision; auto is bf16-mixed on a GPU that has it, else float32."""
+def _precision(precision: str, accelerator: str) -> str:
     if precision == "auto":
         has_bf16 = accelerator == "cuda" and torch.cuda.is_bf16_supported()
         return "bf16-mixed" if has_bf16 else "32-true"
@@ -79,13 +96,14 @@ def peak_memory(accelerator: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def measured_peak_flops(accelerator: str, precision: str, seconds: float = 0.2) -> float:
-    """FLOP/s of a square matrix product on this device with this process's threads: MFU's 1.
+def measured_peak_flops(device: Device, seconds: float = 0.2) -> float:
+    """FLOP/s of a square matrix product on the device with this process's threads: MFU's 1.
 
     Measured, not taken from a data sheet, so it holds for any device; the best of its repeats.
     """
+    accelerator = device.accelerator
     size = 1024 if accelerator == "cpu" else 8192
-    dtype = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
+    dtype = torch.bfloat16 if device.precision == "bf16-mixed" else torch.float32
     a = torch.randn(size, size, device=accelerator, dtype=dtype)
     best, start = float("inf"), time.perf_counter()
     torch.mm(a, a)

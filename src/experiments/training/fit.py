@@ -33,9 +33,9 @@ class Fit:
     seconds: float
 
 
-def set_up_process(point: Point, accelerator: str, n_threads: int | None) -> None:
+def set_up_process(point: Point, n_threads: int | None) -> None:
     """Threads, seeds and malloc; everything that is global to the process."""
-    if accelerator == "cpu":
+    if point.device.accelerator == "cpu":
         threads = point.config.trainer.n_threads or n_threads or environment.usable_cores()
         torch.set_num_threads(threads)
         environment.keep_freed_memory()
@@ -53,8 +53,6 @@ def fit(
     point: Point,
     module: LanguageModel,
     data: TokenDataModule,
-    accelerator: str,
-    precision: str,
     sinks: Sequence[Sink],
     guards: Guards,
 ) -> Fit:
@@ -67,26 +65,26 @@ def fit(
         for sink in sinks:
             sink(row)
 
-    trainer_config = point.config.trainer
+    trainer_config, device, ranks = point.config.trainer, point.device, point.ranks
     history = History(point.run_dir / "history.csv", point.config.logger.log_every_n_steps, also)
     resumed = to_resume_from(point.run_dir)
     checkpoint = Checkpoint(point.run_dir, trainer_config.checkpoint_minutes, resumed)
-    rank = distributed.rank() if distributed.world_size(point.config) > 1 else 0
+    rank = distributed.rank() if ranks.world_size > 1 else 0
     watchdog = guards.watchdog(trainer_config.stall_minutes, rank)
     each_step = [guards.check, watchdog.beat] if watchdog else [guards.check]
     trainer = pl.Trainer(
         max_steps=point.plan.n_steps,
         max_epochs=-1,
-        accelerator=accelerator,
-        devices=trainer_config.devices,
-        num_nodes=trainer_config.num_nodes,
-        accumulate_grad_batches=distributed.n_micro_batches(point.config),
-        strategy=distributed.strategy(point.config),
-        precision=precision,  # type: ignore[arg-type]  # Lightning's Literal, checked before
-        deterministic="warn" if accelerator == "cuda" else None,
+        accelerator=device.accelerator,
+        devices=ranks.devices,
+        num_nodes=ranks.num_nodes,
+        accumulate_grad_batches=ranks.n_micro,
+        strategy=distributed.strategy(ranks, trainer_config.stall_minutes),
+        precision=device.precision,  # type: ignore[arg-type]  # Lightning's Literal, checked before
+        deterministic="warn" if device.accelerator == "cuda" else None,
         # Consumed first: a checkpoint holds what the batches before it used
         callbacks=[AfterEachStep(each_step), Consumed(), history, RandomState(), checkpoint],
-        plugins=[distributed.cluster_environment(point.config), SealedCheckpoints()],
+        plugins=[distributed.cluster_environment(ranks), SealedCheckpoints()],
         default_root_dir=point.run_dir,
         use_distributed_sampler=False,  # our batches know their rank
         logger=False,
@@ -117,14 +115,13 @@ def leave_group() -> None:
         torch.distributed.destroy_process_group()
 
 
-def rates(point: Point, result: Fit, accelerator: str, precision: str) -> dict[str, Any]:
+def rates(point: Point, result: Fit) -> dict[str, Any]:
     """Speeds of the steps taken in this process, and their share of the device's measured peak."""
     if not result.n_steps_here:
         return {}
     tokens_per_second = result.n_steps_here * point.plan.batch_tokens / result.seconds
     flops_per_second = tokens_per_second * point.plan.cost.training_flops
-    peak = environment.measured_peak_flops(accelerator, precision)
-    peak *= distributed.world_size(point.config)
+    peak = environment.measured_peak_flops(point.device) * point.ranks.world_size
     return {
         "tokens_per_second": tokens_per_second,
         "flops_per_second": flops_per_second,

@@ -1,0 +1,75 @@
+"""What a point says it runs on, and how its processes share a batch."""
+
+import pytest
+import torch
+
+from experiments.point import make_point, run_id_of
+from tests.conftest import TINY
+
+
+@pytest.fixture
+def make(compose_raw):
+    return lambda *overrides: make_point(
+        compose_raw("size=2", "budget=2e11", *TINY, "ladder.batch_size=16", *overrides)
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "shares"),
+    [
+        ((), (1, 1, 16)),
+        (("trainer.micro_batch_size=4",), (1, 4, 4)),
+        (("trainer.devices=2",), (2, 1, 8)),
+        (("trainer.devices=2", "trainer.num_nodes=2", "trainer.micro_batch_size=2"), (4, 2, 2)),
+    ],
+)
+def test_every_sequence_of_a_batch_is_in_one_forward_pass(make, overrides, shares):
+    point = make(*overrides)
+    ranks = point.ranks
+    assert (ranks.world_size, ranks.n_micro, ranks.n_sequences) == shares
+    assert ranks.batch_size == 16
+    assert point.plan.batch_tokens == 16 * point.config.data.seq_len
+
+
+@pytest.mark.parametrize(
+    ("overrides", "why"),
+    [
+        (("trainer.devices=3",), r"ladder\.batch_size=16 must be a multiple of the 3 ranks"),
+        (
+            ("trainer.devices=2", "trainer.micro_batch_size=3"),
+            r"trainer\.micro_batch_size=3 must divide the 8 sequences",
+        ),
+    ],
+)
+def test_a_batch_that_can_not_be_shared_is_refused(make, compose_raw, overrides, why):
+    with pytest.raises(ValueError, match=why):
+        make(*overrides)
+    with pytest.raises(ValueError, match=why):
+        run_id_of(compose_raw("size=2", "budget=2e11", *TINY, "ladder.batch_size=16", *overrides))
+
+
+@pytest.mark.parametrize(
+    ("gpu", "bf16", "expected"),
+    [
+        (False, False, ("cpu", "32-true")),
+        (True, False, ("cuda", "32-true")),
+        (True, True, ("cuda", "bf16-mixed")),
+    ],
+)
+def test_auto_is_what_the_machine_has(make, monkeypatch, gpu, bf16, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
+    device = make("trainer.accelerator=auto").device
+    assert (device.accelerator, device.precision) == expected
+
+
+def test_a_gpu_that_is_not_there_is_refused_and_has_a_run_id_all_the_same(
+    make, compose_raw, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"trainer\.accelerator=cuda, but torch sees no GPU"):
+        make("trainer.accelerator=cuda")
+    raw = compose_raw(
+        "size=2", "budget=2e11", *TINY, "ladder.batch_size=16", "trainer.accelerator=cuda"
+    )
+    assert run_id_of(raw) == make().run_id
