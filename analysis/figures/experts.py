@@ -9,10 +9,11 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis import numbers
 from analysis.experts.fit import BACKBONE, ExpertLawFit, backbone_params
 from analysis.figures.layout import band_swatch, legends_below, panels, swatch
 from analysis.figures.palette import Look, markers, page, sequential
-from analysis.figures.scales import LABELS, compact, experts_scale, log_scale, padded
+from analysis.figures.scales import LABELS, experts_scale, log_scale, padded
 from analysis.figures.style import DASHED, LINES, edge
 from analysis.fitting.results import FitStatus
 from analysis.table.load import best_of_cells, finished, require
@@ -146,14 +147,14 @@ def _draw_law(
 
 def _size_text(size: float, slopes: pd.DataFrame | None) -> str:
     if slopes is None:
-        return compact(size)
+        return numbers.count(size)
     near = np.abs(np.log(slopes["size"].to_numpy(dtype=np.float64) / size))
     if (near <= np.log(_ONE_SIZE)).sum() > 1:
-        return f"{compact(size)}: a slope a budget"
+        return f"{numbers.count(size)}: a slope a budget"
     if not len(near) or near.min() > np.log(_ONE_SIZE):
-        return f"{compact(size)}: no slope"
+        return f"{numbers.count(size)}: no slope"
     slope, low, high = slopes[["slope", "lower", "upper"]].to_numpy(dtype=np.float64)[near.argmin()]
-    text = f"{compact(size)}: {slope:.4f}"
+    text = f"{numbers.count(size)}: {slope:.4f}"
     return (f"{text} ({low:.4f}, {high:.4f})" if np.isfinite(low) else text).replace("-", "−")
 
 

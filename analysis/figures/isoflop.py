@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from analysis import numbers
 from analysis.figures.layout import (
     at_edge,
     beyond,
@@ -20,8 +21,9 @@ from analysis.figures.layout import (
     star,
     swatch,
 )
-from analysis.figures.palette import Colour, Look, blend, ink, looks, page
-from analysis.figures.scales import log_scale, padded, power
+from analysis.figures.palette import Look, blend, ink, looks, page
+from analysis.figures.scales import log_scale, padded
+from analysis.figures.schemes import Colour
 from analysis.figures.style import DASHED, LINES, edge
 from analysis.fitting.results import Array, FitStatus
 from analysis.isoflop.curves import IsoFLOPCurve, IsoFLOPFit
@@ -67,7 +69,7 @@ def draw_isoflop(table: pd.DataFrame, fit: IsoFLOPFit, *, together: bool = False
             way = ways[shown.index(curve.budget)]
             whiskers |= _draw_curve(axis, curve, series[curve.model], way)
         if not together:
-            axis.set_title(f"{power(shown[0])} FLOPs")
+            axis.set_title(f"{numbers.flops_mathtext(shown[0])} FLOPs")
         if not is_left(axis):
             axis.set_ylabel("")
         if not has_none_below(axis, axes):
@@ -175,4 +177,6 @@ def _marks(fit: IsoFLOPFit, whiskers: bool, above: bool, together: bool) -> list
 
 def _budget_swatch(budget: float, way: _Way) -> Line2D:
     colour: Colour = blend(ink(), page(), way.faded)
-    return swatch(f"{power(budget)} FLOPs", colour, ls=way.line, marker="o", ms=way.point)
+    return swatch(
+        f"{numbers.flops_mathtext(budget)} FLOPs", colour, ls=way.line, marker="o", ms=way.point
+    )

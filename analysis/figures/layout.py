@@ -18,7 +18,8 @@ from matplotlib.patches import Patch
 from matplotlib.transforms import Bbox
 from numpy.typing import ArrayLike
 
-from analysis.figures.palette import Colour, ink, page
+from analysis.figures.palette import ink, page
+from analysis.figures.schemes import Colour
 from analysis.figures.style import FONT, PANEL, edge, small
 
 _LINE = 34  # characters of a legend's entry as wide as a panel

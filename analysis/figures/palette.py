@@ -1,4 +1,7 @@
-"""What each model looks like: one colour-blind safe colour and marker, the same in every figure."""
+"""What each model looks like: one colour-blind safe colour and marker, the same in every figure.
+
+A colour is chosen for the page that is drawn and, beside it, for a dark one (schemes.py).
+"""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +13,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.colors import to_rgba
 
-Colour = tuple[float, float, float]
+from analysis.figures.schemes import Colour, dark_of, pair
 
 # Apart for normal and colour-blind sight (Machado 2009's simulation of protan-, deuter- and
 # tritanopia: 26 in CIELAB or more), and on a white as on a dark page.
@@ -110,8 +113,7 @@ def ink() -> Colour:
 
 def blend(colour: Colour, other: Colour, share: float) -> Colour:
     """The colour with a share of another."""
-    red, green, blue = ((1 - share) * a + share * b for a, b in zip(colour, other, strict=True))
-    return (red, green, blue)
+    return pair(_mixed(colour, other, share), _mixed(dark_of(colour), dark_of(other), share))
 
 
 def legible(colour: str | Colour, least: float = 2.3) -> Colour:
@@ -120,11 +122,22 @@ def legible(colour: str | Colour, least: float = 2.3) -> Colour:
     least: WCAG 2.2 asks 3 of graphics; 2.3 keeps the gold of moe, and markers tell it as well.
     """
     red, green, blue, _ = to_rgba(colour)
+    given = (red, green, blue)
+    dark = _legible(dark_of(given), dark_of(ink()), dark_of(page()), least)
+    return pair(_legible(given, ink(), page(), least), dark)
+
+
+def _mixed(colour: Colour, other: Colour, share: float) -> Colour:
+    red, green, blue = ((1 - share) * a + share * b for a, b in zip(colour, other, strict=True))
+    return (red, green, blue)
+
+
+def _legible(colour: Colour, text: Colour, background: Colour, least: float) -> Colour:
     for share in np.linspace(0, 1, 21):
-        found = blend((red, green, blue), ink(), float(share))
-        if contrast(found, page()) >= least:
+        found = _mixed(colour, text, float(share))
+        if contrast(found, background) >= least:
             return found
-    return ink()
+    return text
 
 
 def contrast(one: Colour, other: Colour) -> float:
@@ -142,10 +155,15 @@ def luminance(colour: Colour) -> float:
 
 def sequential(n: int) -> list[Colour]:
     """Colours from the least to the most, for an ordered few such as sizes."""
-    dark = luminance(page()) < 0.5
-    low, high = (0.35, 1.0) if dark else (0.0, 0.72)
+    both = zip(_ordered(n, page()), _ordered(n, dark_of(page())), strict=True)
+    return [legible(pair(here, dark), least=1.9) for here, dark in both]
+
+
+def _ordered(n: int, background: Colour) -> list[Colour]:
+    """Of viridis, whose dark end is lost on a dark page and whose light end on a light one."""
+    low, high = (0.35, 1.0) if luminance(background) < 0.5 else (0.0, 0.72)
     chosen = sns.color_palette("viridis", as_cmap=True)(np.linspace(low, high, n))
-    return [legible((c[0], c[1], c[2]), least=1.9) for c in chosen.tolist()]
+    return [(c[0], c[1], c[2]) for c in chosen.tolist()]
 
 
 def markers(n: int) -> list[str]:

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from analysis import numbers
 from analysis.figures.layout import (
     has_none_below,
     is_left,
@@ -17,8 +18,9 @@ from analysis.figures.layout import (
     panels,
     swatch,
 )
-from analysis.figures.palette import Colour, Look, ink, markers, model_looks, page, sequential
-from analysis.figures.scales import LABELS, experts, experts_scale, log_scale, padded, power
+from analysis.figures.palette import Look, ink, markers, model_looks, page, sequential
+from analysis.figures.scales import LABELS, experts_scale, log_scale, padded
+from analysis.figures.schemes import Colour
 from analysis.figures.style import DASHED, LINES, edge
 from analysis.table.load import best_of_cells, finished
 
@@ -109,7 +111,7 @@ def draw_usage(table: pd.DataFrame) -> Figure:
         experts_scale(axis, "n_experts", cells["E"].tolist())
         _set_quantity(axis, what, own[what].tolist())
         if i % 3 == 0 and len(budgets) > 1:
-            axis.set_title(f"{power(float(budget))} FLOPs", loc="left")
+            axis.set_title(f"{numbers.flops_mathtext(float(budget))} FLOPs", loc="left")
         if not has_none_below(axis, axes):
             axis.set_xlabel("")
         for (model, norm), line in own.groupby(["model", "query_norm"], sort=True):
@@ -184,8 +186,8 @@ def _title(key: tuple[object, ...], keys: Sequence[tuple[object, ...]]) -> str:
     texts = [
         lambda v: str(v),
         lambda v: f"{v} norm" if pd.notna(v) else "no norm",
-        lambda v: f"{experts(float(v))} experts" if pd.notna(v) else "",
-        lambda v: f"{power(float(v))} FLOPs" if pd.notna(v) else "",
+        lambda v: f"{numbers.experts(float(v))} experts" if pd.notna(v) else "",
+        lambda v: f"{numbers.flops_mathtext(float(v))} FLOPs" if pd.notna(v) else "",
     ]
     shown = [
         text(value)

@@ -15,6 +15,8 @@ from matplotlib.ticker import (
     NullLocator,
 )
 
+from analysis import numbers
+
 LABELS = {
     "n_params": "total parameters",
     "n_active_params": "active parameters",
@@ -31,38 +33,6 @@ LABELS = {
     "unevenness": "unevenness (nats)",
 }
 _SUBS = ((1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7))
-
-
-def compact(value: float, digits: int = 3) -> str:
-    """1.5M for 1500000: a count of parameters, tokens or the like, at so many digits."""
-    for unit, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= unit * (1 - 0.5 * 10**-digits):
-            return f"{value / unit:.{digits}g}{letter}"
-    return f"{value:.{digits}g}"
-
-
-def plain(value: float) -> str:
-    """A number as such, of loss or perplexity."""
-    return f"{value:.6g}" if value < 1e5 else compact(value, 5)
-
-
-def power(value: float) -> str:
-    """2 x 10^11 as mathtext, for FLOPs."""
-    mantissa, exponent = f"{value:.3e}".split("e")
-    if float(mantissa) == 1:
-        return f"$10^{{{int(exponent)}}}$"
-    return f"${float(mantissa):g}\\times10^{{{int(exponent)}}}$"
-
-
-def experts(value: float) -> str:
-    """16k for 16384 and 1M for 1048576, as He 2024 calls them."""
-    if value < 1e4:
-        return f"{value:.6g}"
-    unit, letter = (1e6, "M") if value >= 1e6 else (1e3, "k")
-    scaled = value / unit
-    return (
-        f"{np.floor(scaled * (1 if scaled >= 10 else 10)) / (1 if scaled >= 10 else 10):g}{letter}"
-    )
 
 
 class LogTicks(Locator):
@@ -112,7 +82,11 @@ def log_scale(axis: Axes, which: str, name: str, *, label: str | None = None) ->
     else:
         axis.set_yscale("log")
         axis.set_ylabel(with_note(text, "log"))
-    form = {"budget": power, "loss": plain, "perplexity": plain}.get(name, lambda v: compact(v, 5))
+    form = {
+        "budget": numbers.flops_mathtext,
+        "loss": numbers.tick,
+        "perplexity": numbers.tick,
+    }.get(name, lambda value: numbers.count(value, 5))
     apart = 0.1 if which == "y" else 0.26 if name == "budget" else 0.15  # by the labels' width
     one: Axis = axis.xaxis if which == "x" else axis.yaxis
     one.set_major_locator(LogTicks(5 if which == "x" else 6, apart))
@@ -137,7 +111,7 @@ def experts_scale(
     axis.set_xlabel(with_note(LABELS[name], "log scale"))
     kept = thinned(sorted(set(values)), n_most)
     axis.xaxis.set_major_locator(FixedLocator(kept))
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: experts(value)))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: numbers.experts(value)))
     axis.xaxis.set_minor_locator(NullLocator())
     low, high = min(values), max(values)
     whole = high / low if high > low else 100.0

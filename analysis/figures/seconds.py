@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis import numbers
 from analysis.figures.layout import (
     at_edge,
     beyond,
@@ -17,7 +18,7 @@ from analysis.figures.layout import (
     swatch,
 )
 from analysis.figures.palette import Look, looks, page
-from analysis.figures.scales import log_scale, padded, power
+from analysis.figures.scales import log_scale, padded
 from analysis.figures.style import edge
 from analysis.table.checks import require
 from analysis.table.load import best_of_cells, finished
@@ -59,7 +60,7 @@ def draw_seconds(table: pd.DataFrame) -> Figure:
     above = False
     for axis, budget in zip(axes, budgets, strict=False):
         above |= _draw(axis, cells[cells["budget"] == budget], series, ringed=True)
-        axis.set_title(f"{power(budget)} FLOPs")
+        axis.set_title(f"{numbers.flops_mathtext(budget)} FLOPs")
     if not few:
         _draw(axes[-1], best, series, ringed=False)
         axes[-1].set_title("the best of each budget")

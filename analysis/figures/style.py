@@ -1,17 +1,19 @@
 """A light and a dark look for figures; the draw functions keep to whatever rcParams are active."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import matplotlib.pyplot as plt
 
-from analysis.figures import palette
+from analysis.figures import palette, schemes
 
 FONT = 9.0  # points, in panels of PANEL inches: legible in a printed column
 PANEL = (3.3, 2.7)  # inches
 DASHED = (0, (4, 2))  # of what is doubtful
 LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
+_LIGHT = ("#ffffff", "#1f2328", "#6b727d", "#e2e5e9")  # page, ink, edge, grid
+_DARK = ("#16181d", "#e6e8eb", "#8a919c", "#31353d")
 _SIZES: dict[Any, Any] = {
     "font.size": FONT,
     "axes.labelsize": FONT,
@@ -34,17 +36,14 @@ _SIZES: dict[Any, Any] = {
 
 
 @contextmanager
-def style(dark: bool = False, models: Sequence[str] = ()) -> Iterator[None]:
+def style(dark: bool = False, models: Sequence[str] = ()) -> Iterator[Mapping[str, str]]:
     """Draw and save within it: text, edges and background of a light (#ffffff) or dark page.
 
     models: all that a report's figures show, so that names other than the harness's get the same
-    colours in each; the harness's own always do.
+    colours in each; the harness's own always do. Yields, of a light page, what a dark one has in
+    place of each colour drawn so far, #rrggbb -> #rrggbb, to be swapped in an SVG.
     """
-    page, ink, edge, grid = (
-        ("#16181d", "#e6e8eb", "#8a919c", "#31353d")
-        if dark
-        else ("#ffffff", "#1f2328", "#6b727d", "#e2e5e9")
-    )
+    page, ink, edge, grid = _DARK if dark else _LIGHT
     backgrounds = ("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor")
     inks = ("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.labelcolor")
     colours: dict[Any, Any] = {
@@ -53,13 +52,18 @@ def style(dark: bool = False, models: Sequence[str] = ()) -> Iterator[None]:
         **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), edge),
         "grid.color": grid,
     }
-    before = list(palette.known_models)
+    before, pairs_before = list(palette.known_models), dict(schemes.pairs)
     palette.known_models[:] = models
+    schemes.pairs.clear()
+    if not dark:
+        schemes.pairs.update(zip(_LIGHT, _DARK, strict=True))
     try:
         with plt.rc_context({**_SIZES, **colours}):
-            yield
+            yield schemes.pairs
     finally:
         palette.known_models[:] = before
+        schemes.pairs.clear()
+        schemes.pairs.update(pairs_before)
 
 
 def small() -> Any:

@@ -1,6 +1,6 @@
 """The sections of a report in reading order, and those on the runs themselves."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -19,8 +19,9 @@ from analysis.report.compute import (
 )
 from analysis.report.experts import active_section, experts_section, usage_section
 from analysis.report.gallery import Gallery
-from analysis.report.page import Block, DataTable, Section, Text, Warnings
+from analysis.report.page import Block, DataTable, Section, Text
 from analysis.report.tables import units_of
+from analysis.report.warnings import by_cause, warnings_of
 from analysis.study import Study
 from analysis.table.load import best_of_cells, finished
 
@@ -75,7 +76,7 @@ def _summary(study: Study, gallery: Gallery) -> Section:
                 units=units_of(minima, size=study.x_name),
             )
         )
-    blocks.append(Warnings(items=list(_warnings(study))))
+    blocks.append(by_cause(warnings_of(study)))
     if study.missing:
         lines = "\n\n".join(f"Not fitted: {what}: {why}." for what, why in study.missing)
         blocks.append(Text(text=lines))
@@ -92,32 +93,6 @@ def _best_sizes(study: Study) -> pd.DataFrame:
     wide = cells.pivot_table(index="series", columns="budget", values="perplexity", aggfunc="min")
     wide.columns = [f"C = {budget:.4g}" for budget in wide.columns]
     return wide.reset_index()
-
-
-def _warnings(study: Study) -> Iterator[tuple[str, str]]:
-    if study.isoflop is not None:
-        for curve in study.isoflop.curves:
-            if curve.warnings:
-                reasons = "; ".join(curve.warnings)
-                yield str(curve.status), f"{curve.model} at C={curve.budget:.3g}: {reasons}"
-        for law in study.isoflop.laws:
-            if law.warnings:
-                yield str(law.status), f"{law.model}, laws: {'; '.join(law.warnings)}"
-        yield from (("skipped", text) for text in study.isoflop.skipped)
-    for model, fit in study.parametric.items():
-        if fit.warnings:
-            yield str(fit.status), f"{model}, parametric: {'; '.join(fit.warnings)}"
-    if study.agreement is not None:
-        yield from (("doubtful", text) for text in study.agreement.warnings)
-    if study.hold_out is not None:
-        yield from (("doubtful", f"held-out budgets: {text}") for text in study.hold_out.warnings)
-    for model, comparison in study.experts.items():
-        yield from (("doubtful", f"{model}, experts: {text}") for text in comparison.warnings)
-    for model, one in study.multipliers.items():
-        if one.warnings:
-            yield str(one.status), f"{model}, multiplier: {'; '.join(one.warnings)}"
-    yield from (("note", text) for text in study.cautions)
-    yield from (("note", f"table: {text}") for text in study.table.attrs.get("notes", ()))
 
 
 def _minima(fit: IsoFLOPFit) -> pd.DataFrame:

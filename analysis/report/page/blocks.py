@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
-from analysis.report.page.images import media_type
+from analysis.report.page.svg import parse
 
 Format = str | Callable[[Any], str]
 
@@ -27,31 +27,50 @@ class Code:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Warnings:
-    """What speaks against the numbers, each a status (e.g. a FitStatus) and a sentence."""
+class Warning:
+    """What a warning is of, e.g. "dense at C=3e12", and what it says.
 
-    items: Sequence[tuple[str, str]]
+    shown_in: the drawing, by its name, or else the section, by its title, to look at.
+    """
+
+    of: str
+    text: str
+    shown_in: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cause:
+    """Warnings that say the same of different things, under one line."""
+
+    text: str
+    warnings: Sequence[Warning]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warnings:
+    """All that calls for care with the numbers: a folded line a cause, with its count."""
+
+    causes: Sequence[Cause]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """A figure as SVG or PNG, once for each colour scheme. name is its anchor in the page.
+    """A figure as SVG, drawn for a light page. name is its anchor in the page.
 
-    Backgrounds are best left transparent. Raises ValueError if the bytes are of another format.
+    dark: what a dark page has in place of each colour, #rrggbb -> #rrggbb; others stay.
+    Raises ValueError if it is no SVG.
     """
 
     name: str
     caption: str
-    light: bytes
-    dark: bytes
+    svg: bytes
+    dark: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for scheme, image in (("light", self.light), ("dark", self.dark)):
-            if media_type(image) is None:
-                raise ValueError(
-                    f"drawing {self.name!r}: {scheme}={image[:12]!r}... is neither SVG nor PNG; "
-                    "save the figure as one of them"
-                )
+        try:
+            parse(self.svg)
+        except ValueError as error:
+            raise ValueError(f"drawing {self.name!r}: {error}; save the figure as SVG") from error
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,18 +79,21 @@ class DataTable:
 
     units: column -> unit, below its name in the header. formats: column -> a format spec, e.g.
     ".2f", or a function of the value. Without one, a column of numbers has four significant
-    digits, fewer if all of its values need fewer. Raises ValueError for columns that are not there.
+    digits, fewer if all of its values need fewer; an Estimate is shown with its interval, at the
+    digits that this leaves. best: column -> "min" or "max", whose value is set in bold.
+    Raises ValueError for columns that are not there.
     """
 
     frame: pd.DataFrame
     caption: str
     units: Mapping[str, str] = field(default_factory=dict)
     formats: Mapping[str, Format] = field(default_factory=dict)
+    best: Mapping[str, Literal["min", "max"]] = field(default_factory=dict)
     sortable: bool = True
 
     def __post_init__(self) -> None:
         columns = list(map(str, self.frame.columns))
-        for what, names in (("units", self.units), ("formats", self.formats)):
+        for what, names in (("units", self.units), ("formats", self.formats), ("best", self.best)):
             unknown = [name for name in names if name not in columns]
             if unknown:
                 raise ValueError(

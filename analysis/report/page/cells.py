@@ -1,34 +1,61 @@
-"""A table's columns as cells of HTML: what is shown, and what is sorted by."""
+"""A table's columns as cells: what is shown, what is sorted by, and what stands out."""
 
-import math
 from collections.abc import Callable, Sequence
-from html import escape
+from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
 import pandas as pd
 
+from analysis import numbers
+from analysis.fitting.results import Estimate
 from analysis.report.page.blocks import DataTable, Format
 
-_DIGITS = 4
 _LONG = 28  # characters; longer texts may wrap
 
 
-def head_cells(table: DataTable) -> list[str]:
-    """A header cell a column: its name, and its unit below."""
-    cells = []
-    for i, name in enumerate(map(str, table.frame.columns)):
-        unit = table.units.get(name)
-        below = f' <span class="unit">{escape(unit)}</span>' if unit else ""
-        kind = ' class="number"' if _is_numeric(_known(_values(table, i))) else ""
-        cells.append(f'<th scope="col"{kind}>{escape(name)}{below}</th>')
-    return cells
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """A column's name and the unit below it."""
+
+    name: str
+    unit: str
+    is_number: bool
 
 
-def body_rows(table: DataTable) -> list[tuple[str, ...]]:
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """kind: its class; key: the number to sort by, as JavaScript reads it; title: when hovered."""
+
+    text: str
+    kind: str = ""
+    key: str = ""
+    title: str = ""
+    is_long: bool = False
+    is_best: bool = False
+
+
+def head_cells(table: DataTable) -> list[Head]:
+    """A header cell a column."""
+    return [
+        Head(
+            name=name,
+            unit=table.units.get(name, ""),
+            is_number=_is_numeric(_known(_values(table, i))),
+        )
+        for i, name in enumerate(map(str, table.frame.columns))
+    ]
+
+
+def body_rows(table: DataTable) -> list[tuple[Cell, ...]]:
     """The cells of each row."""
     columns = [
-        _cells(_values(table, i), table.formats.get(str(name)), str(name))
+        _cells(
+            _values(table, i),
+            table.formats.get(str(name)),
+            str(name),
+            table.best.get(str(name)),
+        )
         for i, name in enumerate(table.frame.columns)
     ]
     return list(zip(*columns, strict=True))
@@ -38,28 +65,54 @@ def _values(table: DataTable, i: int) -> list[Any]:
     return list(table.frame.iloc[:, i])
 
 
-def _cells(values: Sequence[Any], chosen: Format | None, name: str) -> list[str]:
+def _cells(values: Sequence[Any], chosen: Format | None, name: str, best: str | None) -> list[Cell]:
     known = _known(values)
-    if _is_numeric(known):
-        cell, show, kind = _number_cell, _by_digits(known), "number absent"
-    else:
-        cell, show, kind = _text_cell, _as_text, "absent"
+    is_numeric = _is_numeric(known)
+    show: Callable[[Any], str] = _as_text
+    if is_numeric:
+        whole = [v for v in known if not isinstance(v, Estimate)]
+        by_digits = numbers.column(whole)
+        show = lambda v: _interval(v) if isinstance(v, Estimate) else by_digits(v)  # noqa: E731
     if chosen is not None:
         show = _by_format(chosen, name)
-    absent = f'<td class="{kind}" title="no value">–</td>'
-    return [absent if _is_absent(value) else cell(value, show(value)) for value in values]
+    absent = Cell(text="–", kind="number absent" if is_numeric else "absent", title="no value")
+    keys = [_key(value) for value in known] if is_numeric else []
+    first = (min(keys) if best == "min" else max(keys)) if best and keys else None
+    return [
+        absent
+        if _is_absent(value)
+        else _number_cell(value, show(value), is_best=first is not None and _key(value) == first)
+        if is_numeric
+        else _text_cell(show(value))
+        for value in values
+    ]
 
 
-def _number_cell(value: Any, shown: str) -> str:
-    exact = str(value) if isinstance(value, Integral) else repr(float(value))
-    key = exact.replace("inf", "Infinity")  # as JavaScript reads it
-    return f'<td class="number" data-value="{key}" title="{exact}">{escape(shown)}</td>'
+def _number_cell(value: Any, shown: str, *, is_best: bool) -> Cell:
+    key = _key(value)
+    exact = str(key) if isinstance(key, Integral) else repr(float(key))
+    in_full = exact
+    if isinstance(value, Estimate) and value.lower <= value.upper:
+        in_full = f"{exact} ({value.lower!r} to {value.upper!r})"
+    return Cell(
+        text=shown,
+        kind="number",
+        key=exact.replace("inf", "Infinity"),
+        title=in_full,
+        is_best=is_best,
+    )
 
 
-def _text_cell(value: Any, shown: str) -> str:
-    if len(shown) > _LONG:
-        return f'<td><div class="long">{escape(shown)}</div></td>'
-    return f"<td>{escape(shown)}</td>"
+def _text_cell(shown: str) -> Cell:
+    return Cell(text=shown, is_long=len(shown) > _LONG)
+
+
+def _key(value: Any) -> Any:
+    return float(value.value) if isinstance(value, Estimate) else value
+
+
+def _interval(value: Estimate) -> str:
+    return numbers.with_interval(*value)
 
 
 def _known(values: Sequence[Any]) -> list[Any]:
@@ -69,11 +122,15 @@ def _known(values: Sequence[Any]) -> list[Any]:
 def _is_absent(value: Any) -> bool:
     if isinstance(value, str):
         return not value.strip()
+    if isinstance(value, Estimate):
+        return bool(pd.isna(value.value))
     return bool(pd.api.types.is_scalar(value) and pd.isna(value))
 
 
 def _is_numeric(known: Sequence[Any]) -> bool:
-    return bool(known) and all(isinstance(v, Real) and not isinstance(v, bool) for v in known)
+    return bool(known) and all(
+        isinstance(v, Estimate) or (isinstance(v, Real) and not isinstance(v, bool)) for v in known
+    )
 
 
 def _as_text(value: Any) -> str:
@@ -95,33 +152,3 @@ def _by_format(chosen: Format, name: str) -> Callable[[Any], str]:
             ) from error
 
     return show
-
-
-def _by_digits(known: Sequence[Any]) -> Callable[[Any], str]:
-    """Shows numbers with as many significant digits as the column needs, up to _DIGITS.
-
-    A column of large or small numbers is written as 1.234e18, which spreadsheets read; one of
-    whole numbers below a million in full.
-    """
-    finite = [abs(float(value)) for value in known if math.isfinite(value)]
-    whole = all(value.is_integer() for value in finite)
-    digits = max(map(_needed, finite), default=1)
-    largest = max(finite, default=0.0)
-    scientific = largest >= (1e6 if whole else 1e5) or largest <= 1e-2
-
-    def show(value: Any) -> str:
-        if not math.isfinite(value) or value == 0:
-            return f"{value:g}"
-        if scientific or abs(value) < 1e-4:
-            mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-            return f"{mantissa}e{int(exponent)}"
-        decimals = 0 if whole else max(0, digits - 1 - math.floor(math.log10(abs(value))))
-        return f"{value:.{decimals}f}"
-
-    return show
-
-
-def _needed(value: float) -> int:
-    """Significant digits without trailing zeros; 0.5 needs 1."""
-    mantissa, _ = f"{value:.{_DIGITS - 1}e}".split("e")
-    return len(mantissa.rstrip("0").replace(".", ""))

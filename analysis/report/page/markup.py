@@ -1,13 +1,16 @@
-"""A page as HTML that holds its style, its script and its images, and asks for nothing else."""
+"""A page as HTML that holds its style, its script and its drawings, and asks for nothing else."""
 
 import base64
 import hashlib
 import re
-from html import escape
+from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib import resources
 from pathlib import Path
-from string import Template
-from typing import assert_never
+from typing import Any, assert_never
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
 
 from analysis.report.page.blocks import (
     Block,
@@ -21,11 +24,12 @@ from analysis.report.page.blocks import (
     Warnings,
 )
 from analysis.report.page.cells import body_rows, head_cells
-from analysis.report.page.images import aspect, data_uri
+from analysis.report.page.svg import Svgs, aspect
 from experiments.system.disk import write_text_atomically
 
 _FILTERED_FROM = 11  # rows; a shorter table is read at a glance
 _WIDE = 1.6  # width over height from which a phone scrolls a drawing instead of shrinking it
+_View = tuple[str, Mapping[str, Any]]  # the macro of blocks.html and what it shows
 
 
 def write(page: Page, path: str | Path) -> None:
@@ -36,35 +40,56 @@ def write(page: Page, path: str | Path) -> None:
 
 def render(page: Page) -> str:
     """The whole HTML document."""
-    names = _Names()
     sections = [*page.sections, *_commands(page)]
-    anchors = [names.anchor(section.title) for section in sections]
+    anchors, svgs = _Anchors(sections), Svgs()
+    views = [
+        {
+            "title": section.title,
+            "anchor": anchors.of_section[i],
+            "blocks": [
+                _view(block, anchors.of_block.get((i, k), ""), anchors, svgs)
+                for k, block in enumerate(section.blocks)
+            ],
+        }
+        for i, section in enumerate(sections)
+    ]
     script = _resource("page.js")
-    return Template(_resource("page.html")).substitute(
-        title=escape(page.title),
-        subtitle=f'<p class="subtitle">{escape(page.subtitle)}</p>' if page.subtitle else "",
-        generated=escape(page.generated),
-        contents="\n".join(
-            f'<li><a href="#{anchor}">{escape(section.title)}</a></li>'
-            for anchor, section in zip(anchors, sections, strict=True)
-        ),
-        sections="\n".join(
-            _section(section, anchor, names)
-            for anchor, section in zip(anchors, sections, strict=True)
-        ),
-        style=_resource("page.css") + "\n" + _resource("blocks.css"),
-        script=script,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+    styles = (_resource("page.css"), _resource("blocks.css"), svgs.css())
+    return (
+        _templates()
+        .get_template("page.html")
+        .render(
+            page=page,
+            sections=views,
+            style=Markup("\n".join(styles)),
+            definitions=Markup(svgs.definitions()),
+            script=Markup(script),
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+        )
     )
 
 
-class _Names:
-    """Gives anchors that are unique in the page; ids with a _ are the template's own."""
+class _Anchors:
+    """Names that are unique in the page, by what has them; ids with a _ are the template's own."""
 
-    def __init__(self) -> None:
+    def __init__(self, sections: list[Section]) -> None:
         self._taken = {"", "content"}  # the latter is the template's
+        self.of_section = [self._name(section.title) for section in sections]
+        self.of_block: dict[tuple[int, int], str] = {}  # section and place in it
+        self._targets: dict[str, str] = {}
+        for i, section in enumerate(sections):
+            self._targets.setdefault(section.title, self.of_section[i])
+            for k, block in enumerate(section.blocks):
+                if isinstance(block, DataTable):
+                    self.of_block[i, k] = self._name(f"table {block.caption}"[:40])
+                elif isinstance(block, Drawing):
+                    self.of_block[i, k] = self._targets[block.name] = self._name(block.name)
 
-    def anchor(self, text: str) -> str:
+    def target(self, name: str) -> str | None:
+        """Of a drawing by its name, or of a section by its title."""
+        return self._targets.get(name)
+
+    def _name(self, text: str) -> str:
         slug = re.sub("[^a-z0-9]+", "-", text.lower()).strip("-") or "part"
         name, n = slug, 1
         while name in self._taken:
@@ -74,111 +99,72 @@ class _Names:
         return name
 
 
-def _commands(page: Page) -> list[Section]:
-    if not page.commands:
-        return []
-    code = Code(text="\n".join(page.commands), caption="They make this page and its numbers.")
-    return [Section(title="Commands", blocks=[code])]
+def _commands(page: Page) -> Iterator[Section]:
+    if page.commands:
+        code = Code(text="\n".join(page.commands), caption="They make this page and its numbers.")
+        yield Section(title="Commands", blocks=[code])
 
 
-def _section(section: Section, anchor: str, names: _Names) -> str:
-    blocks = "\n".join(_block(block, names) for block in section.blocks)
-    return (
-        f'<section id="{anchor}" aria-labelledby="{anchor}_title">\n'
-        f'<h2 id="{anchor}_title"><a href="#{anchor}">{escape(section.title)}</a></h2>\n'
-        f"{blocks}\n</section>"
-    )
-
-
-def _block(block: Block, names: _Names) -> str:
+def _view(block: Block, anchor: str, anchors: _Anchors, svgs: Svgs) -> _View:
     match block:
         case Text():
-            return _text(block)
+            return "text", {"paragraphs": re.split(r"\n\s*\n", block.text.strip())}
         case Code():
-            return _code(block)
+            return "code", {"text": block.text, "caption": block.caption}
         case Warnings():
-            return _warnings(block)
+            return "warnings", _warnings(block, anchors)
         case Drawing():
-            return _drawing(block, names)
+            return "drawing", {
+                "anchor": anchor,
+                "caption": block.caption,
+                "wide": (aspect(block.svg) or 1) > _WIDE,
+                "svg": Markup(svgs.inline(block.svg, block.dark, block.caption)),
+            }
         case DataTable():
-            return _table(block, names)
+            return "table", _table(block, anchor)
         case Checklist():
-            return _checklist(block)
+            return "checklist", {"topics": block.items}
     assert_never(block)
 
 
-def _text(block: Text) -> str:
-    paragraphs = re.split(r"\n\s*\n", block.text.strip())
-    return "\n".join(f"<p>{escape(paragraph)}</p>" for paragraph in paragraphs)
+def _warnings(block: Warnings, anchors: _Anchors) -> Mapping[str, Any]:
+    causes = [
+        {
+            "text": cause.text,
+            "warnings": [
+                {"of": w.of, "text": w.text, "anchor": anchors.target(w.shown_in)}
+                for w in cause.warnings
+            ],
+        }
+        for cause in block.causes
+    ]
+    n, n_causes = sum(len(cause.warnings) for cause in block.causes), len(causes)
+    several = f" of {n_causes} {'kind' if n_causes == 1 else 'kinds'}" if n > 1 else ""
+    return {"causes": causes, "title": f"{n} warning{'' if n == 1 else 's'}{several}"}
 
 
-def _code(block: Code) -> str:
-    caption = f"<figcaption>{escape(block.caption)}</figcaption>" if block.caption else ""
-    label = escape(block.caption or "code")
-    # The line break after <pre> is the one that HTML drops, so that the text may begin with one
-    return (
-        f'<figure class="code">{caption}<button type="button" class="copy" hidden>Copy</button>'
-        f'<pre tabindex="0" role="region" aria-label="{label}">\n'
-        f"<code>{escape(block.text)}</code></pre></figure>"
-    )
-
-
-def _warnings(block: Warnings) -> str:
-    if not block.items:
-        return '<p class="calm">nothing speaks against these numbers</p>'
-    items = "\n".join(
-        f'<li><span class="status">{escape(str(status))}</span> {escape(text)}</li>'
-        for status, text in block.items
-    )
-    title = "<p>What speaks against these numbers</p>"
-    return f'<aside class="warnings">\n{title}\n<ul>\n{items}\n</ul>\n</aside>'
-
-
-def _drawing(block: Drawing, names: _Names) -> str:
-    caption = escape(block.caption)
-    box = '<div class="box">'
-    if (aspect(block.light) or 1) > _WIDE:
-        box = f'<div class="box wide" tabindex="0" role="group" aria-label="{caption}">'
-    # Paper is light: a dark page is printed with the light drawing
-    return (
-        f'<figure class="drawing" id="{names.anchor(block.name)}">\n{box}<picture>'
-        f'<source media="screen and (prefers-color-scheme: dark)" srcset="{data_uri(block.dark)}">'
-        f'<img src="{data_uri(block.light)}" alt="{caption}"></picture></div>\n'
-        f"<figcaption>{caption}</figcaption></figure>"
-    )
-
-
-def _table(block: DataTable, names: _Names) -> str:
-    name = names.anchor(f"table {block.caption}"[:40])
+def _table(block: DataTable, anchor: str) -> Mapping[str, Any]:
     rows = body_rows(block)
-    body = "\n".join(f"<tr>{''.join(row)}</tr>" for row in rows)
-    if not rows:
-        body = f'<tr><td class="absent" colspan="{max(1, block.frame.shape[1])}">no rows</td></tr>'
-    sortable = ' class="sortable"' if block.sortable and len(rows) > 1 else ""
-    tools = (
-        '<div class="tools" hidden><label>Filter <input type="search"></label>'
-        '<output aria-live="polite"></output></div>\n'
-    ) * (len(rows) >= _FILTERED_FROM)
-    return (
-        f'<figure class="table" id="{name}">\n'
-        f'<figcaption id="{name}_caption">{escape(block.caption)}</figcaption>\n{tools}'
-        f'<div class="box" tabindex="0" role="region" aria-labelledby="{name}_caption">\n'
-        f'<table{sortable} aria-labelledby="{name}_caption">\n'
-        f"<thead><tr>{''.join(head_cells(block))}</tr></thead>\n"
-        f"<tbody>\n{body}\n</tbody>\n</table></div></figure>"
+    return {
+        "anchor": anchor,
+        "caption": block.caption,
+        "heads": head_cells(block),
+        "rows": rows,
+        "sortable": block.sortable and len(rows) > 1,
+        "filtered": len(rows) >= _FILTERED_FROM,
+    }
+
+
+@cache
+def _templates() -> Environment:
+    return Environment(
+        loader=FunctionLoader(_resource),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-
-
-def _checklist(block: Checklist) -> str:
-    items = "\n".join(_answer(*item) for item in block.items)
-    return f'<dl class="checklist">\n{items}\n</dl>'
-
-
-def _answer(topic: str, answer: str | None) -> str:
-    shown = '<dd class="missing">not recorded</dd>'
-    if answer and answer.strip():
-        shown = f"<dd>{escape(answer)}</dd>"
-    return f"<div><dt>{escape(topic)}</dt>{shown}</div>"
 
 
 def _resource(name: str) -> str:

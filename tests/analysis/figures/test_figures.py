@@ -2,17 +2,19 @@
 
 import io
 import itertools
+import re
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.text import Text
 
 from analysis import figures
+from analysis.figures import schemes
 from analysis.figures.palette import contrast
-from analysis.figures.scales import LogTicks, compact, experts, power
+from analysis.figures.scales import LogTicks
 
 mpl.use("Agg")
 from tests.analysis.figures.drawn import (
@@ -155,8 +157,33 @@ def test_ticks_are_few_and_round(limits, ticks):
     assert found == pytest.approx(ticks)
 
 
-def test_numbers_are_short():
-    assert [compact(v) for v in (999.9, 1500, 69232, 1.31e9)] == ["1k", "1.5k", "69.2k", "1.31B"]
-    assert [experts(v) for v in (1, 512, 4096, 2**14, 2**22)] == ["1", "512", "4096", "16k", "4.1M"]
-    assert power(1e17) == "$10^{17}$"
-    assert power(2.56e19) == "$2.56\\times10^{19}$"
+def colours_of(svg):
+    return re.findall(r"#[0-9a-f]{6}", re.sub(r"<image.*?/>", "", svg, flags=re.DOTALL))
+
+
+def drawn_as(name, dark):
+    with figures.style(dark) as pairs:
+        buffer = io.StringIO()
+        ALL[name]().savefig(buffer, format="svg", metadata={"Date": None})
+        return colours_of(re.sub(r"#[pm][0-9a-f]+", "", buffer.getvalue())), dict(pairs)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_light_drawing_with_its_colours_swapped_is_the_dark_one(name):
+    light, pairs = drawn_as(name, dark=False)
+    dark, _ = drawn_as(name, dark=True)
+    assert len(light) > 20
+    assert [pairs.get(colour, colour) for colour in light] == dark
+    assert light != dark
+
+
+def test_a_colour_that_stands_for_another_already_moves_by_one_step():
+    with figures.style() as pairs:
+        white = (1.0, 1.0, 1.0)
+        assert pairs[to_hex(white)] == "#16181d"  # the page's
+        moved = schemes.pair(white, white)
+        assert pairs[to_hex(moved)] == "#ffffff"
+        assert moved == pytest.approx(white, abs=6 / 255)
+        assert schemes.pair(white, white) == moved
+        assert schemes.dark_of(moved) == white
+    assert schemes.dark_of(moved) == pytest.approx(moved)

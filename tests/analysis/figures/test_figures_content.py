@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 
-from analysis import figures
-from analysis.figures.scales import experts, power
+from analysis import figures, numbers
 from analysis.fitting.results import FitStatus
 
 mpl.use("Agg")
@@ -39,7 +38,9 @@ def _close():
 def test_isoflop_has_a_panel_a_budget_and_a_star_a_minimum():
     table, fit = usual()
     figure = figures.draw_isoflop(table, fit)
-    assert [axis.get_title() for axis in figure.axes] == [f"{power(C)} FLOPs" for C in BUDGETS]
+    assert [axis.get_title() for axis in figure.axes] == [
+        f"{numbers.flops_mathtext(C)} FLOPs" for C in BUDGETS
+    ]
     assert figure.axes[-1].get_xlabel() == "total parameters (log scale)"
     assert figure.axes[0].get_ylabel() == "perplexity per token (log)"
     assert figure.axes[0].get_xscale() == figure.axes[0].get_yscale() == "log"
@@ -82,7 +83,7 @@ def test_together_is_one_panel_with_all_budgets():
     figure = figures.draw_isoflop(table, fit, together=True)
     (axis,) = figure.axes
     assert len(stars(axis)) == sum(c.x_min <= c.x_opt <= c.x_max for c in fit.curves)
-    assert {f"{power(C)} FLOPs" for C in BUDGETS[:2]} <= set(legend_labels(figure))
+    assert {f"{numbers.flops_mathtext(C)} FLOPs" for C in BUDGETS[:2]} <= set(legend_labels(figure))
     curves = [line for line in axis.lines if len(line.get_xdata()) == 200]
     assert len({str(line.get_linestyle()) for line in curves}) == 2
 
@@ -191,7 +192,7 @@ def test_experts_show_sizes_slopes_seeds_and_the_law():
     figure = law_of_experts()
     (axis,) = figure.axes
     assert axis.get_xlabel() == "number of experts (log scale)"
-    assert [experts(v) for v in axis.get_xticks()] == ["1", "16k", "65k", "262k", "1M"]
+    assert [numbers.experts(v) for v in axis.get_xticks()] == ["1", "16k", "65k", "262k", "1M"]
     labels = legend_labels(figure)
     assert labels[0].startswith("2M: 0.0")
     assert labels[1].startswith("8M: 0.0")

@@ -1,16 +1,16 @@
 """The page as a document: what is in it, what is escaped, and that it needs nothing else."""
 
-import base64
-import io
+import html
 import re
 from html.parser import HTMLParser
 
-import matplotlib.image as mpl_image
 import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.fitting.results import Estimate
 from analysis.report.page import (
+    Cause,
     Checklist,
     Code,
     DataTable,
@@ -18,19 +18,24 @@ from analysis.report.page import (
     Page,
     Section,
     Text,
+    Warning,
     Warnings,
     render,
     write,
 )
 
 EVIL = "<script>alert('x')</script> & \"co\""
-PNG = io.BytesIO()
-mpl_image.imsave(PNG, np.zeros((30, 60, 4)), format="png")
-SHAPES = [("desktop", 1280, 900), ("phone", 390, 844)]
+SVG = "http://www.w3.org/2000/svg"
+XLINK = "http://www.w3.org/1999/xlink"
 
 
-def svg(text):
-    return f'<svg xmlns="http://www.w3.org/2000/svg"><text y="50">{text}</text></svg>'.encode()
+def svg(inner, **attributes):
+    given = "".join(f' {name}="{value}"' for name, value in attributes.items())
+    return f'<svg xmlns="{SVG}" xmlns:xlink="{XLINK}"{given}>{inner}</svg>'.encode()
+
+
+def drawing(inner, dark=(), **attributes):
+    return Drawing(name="a", caption="A", svg=svg(inner, **attributes), dark=dict(dark))
 
 
 class Outline(HTMLParser):
@@ -45,8 +50,11 @@ class Outline(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "img", "source", "input"):
+        if tag not in ("meta", "input"):
             self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
@@ -67,7 +75,7 @@ def page_of(*blocks, **fields):
 def cells(frame, **fields):
     """The shown texts of the frame's only column, and the attributes of its cells."""
     document = render(page_of(DataTable(frame=frame, caption="", **fields)))
-    found = re.findall("<td.*?>(.*?)</td>", document)
+    found = [re.sub("<.*?>", "", cell) for cell in re.findall("<td.*?>(.*?)</td>", document)]
     return found, Outline(document).all("td")
 
 
@@ -90,9 +98,9 @@ def test_everything_is_escaped():
     blocks = [
         Text(text=EVIL),
         Code(text=EVIL, caption=EVIL),
-        Warnings(items=[(EVIL, EVIL)]),
+        Warnings(causes=[Cause(text=EVIL, warnings=[Warning(of=EVIL, text=EVIL)])]),
         Checklist(items=[(EVIL, EVIL)]),
-        Drawing(name=EVIL, caption=EVIL, light=svg(EVIL), dark=svg(EVIL)),
+        Drawing(name=EVIL, caption=EVIL, svg=svg(f"<text>{html.escape(EVIL)}</text>")),
         DataTable(frame=frame, caption=EVIL, units={EVIL: EVIL}, formats={"x": lambda _: EVIL}),
     ]
     sections = [Section(title=EVIL, blocks=blocks)]
@@ -101,26 +109,67 @@ def test_everything_is_escaped():
     )
     outline = Outline(document)
     assert len(outline.all("script")) == 1
-    assert outline.all("img")[0]["alt"] == EVIL
+    assert outline.all("svg")[-1]["aria-label"] == EVIL
     # The page's title twice, its other texts, the section's title with two contents; the blocks
-    assert outline.text.count(EVIL) == 2 + 3 + 3 + 15
+    assert outline.text.count(EVIL) == 2 + 3 + 3 + 17
 
 
 def test_nothing_is_fetched():
-    blocks = [Drawing(name="a", caption="A", light=svg("light"), dark=PNG.getvalue())]
-    document = render(page_of(*blocks, Text(text="see https://arxiv.org")))
+    image = '<image xlink:href="data:image/png;base64,AA==" width="1"/>'
+    document = render(page_of(drawing(image), Text(text="see https://arxiv.org")))
     outline = Outline(document)
     addresses = [
         attrs[key] for _, attrs in outline.tags for key in ("src", "srcset", "href") if key in attrs
     ]
+    assert sorted(addresses)[-1] == "data:image/png;base64,AA=="
     assert all(address.startswith(("data:image/", "#")) for address in addresses)
     assert not outline.all("link")
     assert "default-src 'none'" in document
     assert "url(" not in document
-    assert base64.b64encode(svg("light")).decode() in outline.all("img")[0]["src"]
-    (source,) = outline.all("source")
-    assert source["srcset"].startswith("data:image/png;base64,")
-    assert "prefers-color-scheme: dark" in source["media"]
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        "<script>alert(1)</script>",
+        "<foreignObject><p>x</p></foreignObject>",
+        "<style>body { display: none }</style>",
+        '<path onload="alert(1)" d="M 0 0"/>',
+        '<a href="https://evil"><path d="M 0 0"/></a>',
+        '<image href="https://evil/a.png"/>',
+        '<use href="https://evil/a.svg#b"/>',
+        '<path style="fill: url(https://evil); background: red" d="M 0 0"/>',
+        '<g class="warnings" id="content"><path d="M 0 0"/></g>',
+    ],
+)
+def test_a_drawing_brings_no_script_address_style_or_name(inner):
+    document = render(page_of(drawing(inner)))
+    figure = document[document.index('<figure class="drawing"') : document.index("</figure>")]
+    for word in ("script", "evil", "alert", "display", "foreign", "red", "warnings", "content"):
+        assert word not in figure
+
+
+def test_a_drawing_keeps_its_shapes_and_shares_what_is_the_same():
+    glyph = (
+        '<defs><path id="{}" d="M 794 531 \nL 1825.0 531 \nL -3 4.126 \nz \nM 1 1 M 2 2"/></defs>'
+    )
+    letter = '<g style="fill: #1f2328" transform="translate(58.601334 1) scale(0.015625)">{}</g>'
+    first = drawing(
+        glyph.format("A") + letter.format('<use xlink:href="#A" x="0.123456"/>'),
+        [("#1f2328", "#e6e8eb")],
+    )
+    second = drawing(
+        letter.format('<use xlink:href="#B"/>') + glyph.format("B"),
+        [("#1f2328", "#eeeeee")],
+    )
+    document = render(page_of(first, second))
+    assert document.count('d="M794 531 1825 531-3 4.13zM1 1M2 2"') == 1
+    assert document.count('<use href="#_0"') == 2
+    assert '<use href="#_0" x="0.12"/>' in document
+    assert document.count('transform="translate(58.6 1) scale(0.015625)"') == 2
+    light, dark = re.findall(r":root\{(--v0:.*?)\}", document)
+    assert (light, dark) == ("--v0:#1f2328;--v1:#1f2328;", "--v0:#e6e8eb;--v1:#eeeeee;")
+    assert ".v0{fill:var(--v0)}" in document
 
 
 def test_units_stand_in_the_header():
@@ -174,19 +223,52 @@ def test_no_rows_and_many_rows():
 
 def test_warnings_and_gaps_are_evident():
     document = render(
-        page_of(Warnings(items=[]), Checklist(items=[("seed", None), ("lr", " "), ("d", "1")]))
+        page_of(Warnings(causes=[]), Checklist(items=[("seed", None), ("lr", " "), ("d", "1")]))
     )
-    assert "nothing speaks against these numbers" in document
+    assert "No warnings" in document
     assert document.count('<dd class="missing">not recorded</dd>') == 2
     assert "<dd>1</dd>" in document
+
+
+def test_warnings_are_folded_counted_and_lead_to_their_figure():
+    two = [
+        Warning(of="dense", text="off by 0.2", shown_in="a"),
+        Warning(of="peer", text="off by 0.3", shown_in="Runs"),
+    ]
+    one = [Warning(of="moe", text="not causal", shown_in="nowhere")]
+    block = Warnings(
+        causes=[Cause(text="off by 0.2 to 0.3", warnings=two), Cause(text="b", warnings=one)]
+    )
+    document = render(page_of(block, drawing("")))
+    assert "<p>3 warnings of 2 kinds</p>" in document
+    assert '<summary><span class="count">2</span> off by 0.2 to 0.3</summary>' in document
+    assert '<li><a href="#a">dense</a>: off by 0.2</li>' in document
+    assert '<li><a href="#runs">peer</a>: off by 0.3</li>' in document
+    assert "<li>moe: not causal</li>" in document
+    assert document.count("<details>") == 2
+
+
+def test_an_estimate_has_its_interval_and_sorts_by_its_value():
+    values = [Estimate(1.2423, 1.1072, 1.3921), Estimate(np.nan, np.nan, np.nan), 1.0]
+    shown, attrs = cells(pd.DataFrame({"x": values}))
+    assert shown == ["1.24 (1.11 to 1.39)", "–", "1"]
+    assert [a.get("data-value") for a in attrs] == ["1.2423", None, "1.0"]
+    assert attrs[0]["title"] == "1.2423 (1.1072 to 1.3921)"
+
+
+def test_the_best_of_a_column_is_bold():
+    frame = pd.DataFrame({"x": [2.0, 1.0, None], "y": [Estimate(2, 1, 3), Estimate(5, 4, 6), None]})
+    document = render(page_of(DataTable(frame=frame, caption="", best={"x": "min", "y": "max"})))
+    assert re.findall("<strong>(.*?)</strong>", document) == ["1", "5.0 (4.0 to 6.0)"]
 
 
 def test_bad_blocks_are_refused():
     frame = pd.DataFrame({"loss": [1.0]})
     with pytest.raises(ValueError, match="units: 'los' is not a column of 'Runs'; it has loss"):
         DataTable(frame=frame, caption="Runs", units={"los": "nats"})
-    with pytest.raises(ValueError, match=r"dark=.* is neither SVG nor PNG"):
-        Drawing(name="a", caption="A", light=svg(""), dark=b"GIF89a")
+    for wrong, why in ((b"GIF89a", "syntax error"), (b"<p/>", "is no SVG but 'p'")):
+        with pytest.raises(ValueError, match=f"drawing 'a': .*{why}.*; save the figure as SVG"):
+            Drawing(name="a", caption="A", svg=wrong)
     with pytest.raises(ValueError, match=r"formats\['loss'\]='d' does not suit 1.0"):
         cells(frame, formats={"loss": "d"})
 

@@ -1,15 +1,17 @@
 """The page as a real browser shows it: its layout, contrast, sorting, filter and silence."""
 
-import base64
 import io
+import re
 import struct
 
 import matplotlib.image as mpl_image
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_hex
 
 from analysis.report.page import (
+    Cause,
     Checklist,
     Code,
     DataTable,
@@ -17,6 +19,7 @@ from analysis.report.page import (
     Page,
     Section,
     Text,
+    Warning,
     Warnings,
     write,
 )
@@ -50,17 +53,11 @@ CONTRAST = """(() => {
 })()"""
 
 
-def svg(text):
-    return (
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 900 300" width="900">'
-        f'<text y="50" fill="grey">{text}</text></svg>'
-    ).encode()
-
-
-def png(shade):
-    file = io.BytesIO()
-    mpl_image.imsave(file, np.full((200, 1500), shade), cmap="gray", vmin=0, vmax=1, format="png")
-    return file.getvalue()
+INK = {"light": "#1f2328", "dark": "#e6e8eb"}
+SVG = (
+    b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 900 300" width="900pt">'
+    b'<path d="M 0 0 L 900 300" style="fill: none; stroke: #1f2328"/></svg>'
+)
 
 
 @pytest.fixture(scope="module")
@@ -86,11 +83,10 @@ def path(tmp_path_factory, runs):
     small = DataTable(frame=runs.head(3), caption="A few.", sortable=False)
     text = Text(text="At each budget, the size of least loss. " * 12)
     blocks = [
-        [text, Warnings(items=[("doubtful", LONG)]), small],
-        [Drawing(name="wide", caption="Wide.", light=svg("light"), dark=svg("dark"))],
-        [Drawing(name="png", caption="Raster.", light=png(0.9), dark=png(0.1))],
+        [text, Warnings(causes=[Cause(text=LONG, warnings=[Warning(of=LONG, text=LONG)])]), small],
+        [Drawing(name="wide", caption="Wide.", svg=SVG, dark={INK["light"]: INK["dark"]})],
         [DataTable(frame=runs, caption="All.", units={"loss": "nats/token", "budget": "FLOPs"})],
-        [Warnings(items=[]), Checklist(items=[("seed", None), (LONG, LONG)])],
+        [Warnings(causes=[]), Checklist(items=[("seed", None), (LONG, LONG)])],
         [Code(text=f"python -m analysis {LONG}")],
     ]
     page = Page(
@@ -113,9 +109,10 @@ def test_fits_every_width_in_both_schemes(browser, path, width, scheme):
     assert browser.run("document.documentElement.scrollWidth <= innerWidth")
     assert browser.run(f"matchMedia('(prefers-color-scheme: {scheme})').matches")
     assert browser.run(CONTRAST) >= 4.5  # AA, for text of any size
-    drawn = browser.run("document.querySelector('#wide img').currentSrc")
-    assert scheme in base64.b64decode(drawn.partition(",")[2]).decode()
-    assert browser.run("[...document.images].every((image) => image.naturalWidth > 0)")
+    stroke = "getComputedStyle(document.querySelector('#wide path')).stroke"
+    assert to_hex([int(v) / 255 for v in re.findall(r"\d+", browser.run(stroke))]) == INK[scheme]
+    drawn = browser.run("document.querySelector('#wide svg').getBoundingClientRect().width")
+    assert 300 < drawn <= 1200
     shown = "[...document.querySelectorAll('.side, .fold')].map((e) => e.checkVisibility())"
     assert browser.run(shown) == ([True, False] if width > 1000 else [False, True])
     shot = browser.screenshot()
@@ -221,6 +218,14 @@ def test_reads_without_script(browser, path):
     visible = "[...document.querySelectorAll({!r})].filter((e) => e.checkVisibility()).length"
     assert browser.run(visible.format("button, input")) == 0
     assert browser.run(visible.format("table.sortable tbody tr")) == N_ROWS
+
+
+def test_warnings_unfold(browser, path):
+    browser.open(path, script=False)
+    shown = "document.querySelector('.warnings li').checkVisibility()"
+    assert not browser.run(shown)
+    browser.run("document.querySelector('.warnings summary').click()")
+    assert browser.run(shown)
 
 
 def test_runs_no_script_but_its_own(browser, path, tmp_path):

@@ -1,0 +1,79 @@
+"""The warnings of a study by their cause: what says the same of many fits is one line."""
+
+import re
+from collections.abc import Iterable, Iterator
+
+from analysis import numbers
+from analysis.report.gallery import file_label
+from analysis.report.page import Cause, Warning, Warnings
+from analysis.study import Study
+
+_NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
+_LIST = re.compile(r"(C=\S+( \([^)]*\))?(; )?)+$")  # of budgets, at the end of a sentence
+_APPROACH = re.compile(r"([^:]+, approach [^:]+): ")  # of which fit of several
+_NAMES = re.compile(r"^((\w+\*, )*\w+\*): ")  # of quantities, at its beginning
+
+
+def warnings_of(study: Study) -> Iterator[Warning]:
+    """What each fit and the runs themselves ask for care with, beside the figure that shows it."""
+    if study.isoflop is not None:
+        for curve in study.isoflop.curves:
+            at = f"{curve.model} at C={numbers.flops(curve.budget)}"
+            yield from _of(at, curve.warnings, "isoflop")
+        for law in study.isoflop.laws:
+            yield from _of(f"{law.model}, laws of compute", law.warnings, "laws")
+        yield from _of("isoFLOP curves", study.isoflop.skipped, "isoflop")
+    for model, fit in study.parametric.items():
+        yield from _of(f"{model}, surface", fit.warnings, f"contours_{file_label(model)}")
+    if study.agreement is not None:
+        yield from _of("agreement", study.agreement.warnings, "Do the approaches agree?")
+    if study.hold_out is not None:
+        yield from _of("held-out budgets", study.hold_out.warnings, "Held-out budgets")
+    for model, laws in study.experts.items():
+        yield from _of(f"{model}, experts", laws.warnings, f"experts_{file_label(model)}")
+    for budget, found in study.differences.items():
+        at = f"differences at C={numbers.flops(budget)}"
+        yield from _of(at, found.warnings, "Differences and seeds")
+    for model, one in study.multipliers.items():
+        yield from _of(f"{model}, multiplier", one.warnings, "Compute multipliers")
+    yield from _of("runs", study.cautions, "Runs")
+    yield from _of("table", study.table.attrs.get("notes", ()), "Runs")
+
+
+def _of(what: str, texts: Iterable[str], shown_in: str) -> Iterator[Warning]:
+    for text in texts:
+        fit = _APPROACH.match(text)
+        of = f"{what}, {fit[1]}" if fit else what
+        yield Warning(of=of, text=text[fit.end() :] if fit else text, shown_in=shown_in)
+
+
+def by_cause(warnings: Iterable[Warning]) -> Warnings:
+    """One cause for all that differ in numbers only, the most frequent first.
+
+    Its text has the span of each number that differs: "the points lie 0.020 to 0.044 nats off".
+    """
+    groups: dict[str, list[Warning]] = {}
+    for warning in warnings:
+        groups.setdefault(_NUMBER.sub("#", _core(warning.text)), []).append(warning)
+    causes = [
+        Cause(text=_span([_core(w.text) for w in group]), warnings=group)
+        for group in groups.values()
+    ]
+    return Warnings(causes=sorted(causes, key=lambda cause: -len(cause.warnings)))
+
+
+def _core(text: str) -> str:
+    """Without the quantities that it names first and the budgets that it lists last."""
+    return _LIST.sub("", _NAMES.sub("", text)).rstrip(" :")
+
+
+def _span(texts: list[str]) -> str:
+    """The text that they share, with the least and most of each number."""
+    columns = zip(*(_NUMBER.findall(text) for text in texts), strict=True)
+    spans = iter([_least_to_most(column) for column in columns])
+    return _NUMBER.sub(lambda _: next(spans), texts[0])
+
+
+def _least_to_most(numbers: tuple[str, ...]) -> str:
+    least, most = min(numbers, key=float), max(numbers, key=float)
+    return least if float(least) == float(most) else f"{least} to {most}"
