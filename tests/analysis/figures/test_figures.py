@@ -173,8 +173,11 @@ def test_a_light_drawing_with_its_colours_swapped_is_the_dark_one(name):
     light, pairs = drawn_as(name, dark=False)
     dark, _ = drawn_as(name, dark=True)
     assert len(light) > 20
-    assert [pairs.get(colour, colour) for colour in light] == dark
     assert light != dark
+    swapped = [to_rgb(pairs.get(colour, colour)) for colour in light]
+    assert len(swapped) == len(dark)
+    for one, other in zip(swapped, dark, strict=True):  # a blend of blends is rounded twice
+        assert one == pytest.approx(to_rgb(other), abs=1.01 / 255)
 
 
 def test_a_colour_that_stands_for_another_already_moves_by_one_step():
