@@ -47,7 +47,7 @@ class Cpp:
     float32 activations, float32 or bfloat16 tables; fewer than 2**31 pairs.
     """
 
-    name = "cpp"
+    name, segment_dtype = "cpp", torch.int32
 
     def __init__(self, lib: ctypes.CDLL, level: str | None = None) -> None:
         self.level = self.variant = level or levels(lib)[-1]

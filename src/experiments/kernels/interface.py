@@ -63,6 +63,7 @@ class Kernel(Protocol):
 
     name: str
     variant: str  # of the processor's levels, say; "" where there is one form
+    segment_dtype: torch.dtype  # of a Segments' offsets and order
 
     def dot(self, x: Tensor, table: Tensor, idx: Tensor) -> Tensor:
         """(T, D), (N, D), (T, J) to (T, J): x_t . table[idx_tj]."""
@@ -129,11 +130,10 @@ class Retrieved:
     A layer that reads two tables at the same indices makes one of these for both.
     """
 
-    def __init__(self, idx: Tensor, n_rows: int, kernel: Kernel | None) -> None:
+    def __init__(self, idx: Tensor, n_rows: int, kernel: Kernel) -> None:
         self.idx, self.n_rows, self.kernel = idx.contiguous(), n_rows, kernel
 
     @cached_property
     def segments(self) -> Segments:
         """The pairs by row."""
-        assert self.kernel is not None, "the reference differentiates by itself"
         return self.kernel.sort(self.idx, self.n_rows)

@@ -19,6 +19,8 @@ from torch.autograd.function import once_differentiable
 from experiments.config.schema import KernelName
 from experiments.kernels import reference
 from experiments.kernels.interface import Kernel, Retrieved, Segments
+from experiments.kernels.operators import operators
+from experiments.kernels.product_keys import read_sub_keys
 from experiments.kernels.select import resolve_kernel
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -43,9 +45,25 @@ class Execution:
         """The implementation for a table like this one; None for the reference."""
         return resolve_kernel(self.kernel, tensor.device.type, tensor.dtype)
 
-    def retrieved(self, idx: Tensor, table: Tensor) -> Retrieved:
-        """idx, to be shared by the gathers of tables like this one."""
-        return Retrieved(idx, table.shape[0], self.on(table))
+    @property
+    def compiles(self) -> bool:
+        """Whether the backward pass can be part of a compiled graph: a tensor comes out of it, and
+        nothing is stepped in it.
+        """
+        return self.gradient == "dense" and self.update is None
+
+    def retrieved(self, idx: Tensor, table: Tensor) -> Retrieved | Tensor:
+        """idx, to be shared by the gathers of tables like this one. As it is for the reference, and
+        while a graph is compiled: the compiler sees to it that equal indices are sorted once.
+        """
+        if self.kernel == "reference" or torch.compiler.is_compiling():
+            return idx
+        return self._retrieved(idx, table)
+
+    def _retrieved(self, idx: Tensor, table: Tensor) -> Retrieved:
+        kernel = self.on(table)
+        assert kernel is not None
+        return Retrieved(idx, table.shape[0], kernel)
 
 
 PLAIN = Execution()
@@ -58,11 +76,13 @@ def gather_dot(
 
     The result is float32, or float64 where the table is.
     """
-    retrieved = idx if isinstance(idx, Retrieved) else execution.retrieved(idx, table)
     wide = _wide(x, table)
-    if retrieved.kernel is None:
-        return reference.gather_dot(wide, table.to(wide.dtype), retrieved.idx)
-    return _GatherDot.apply(wide.contiguous(), table, retrieved, execution)
+    if execution.kernel == "reference":
+        assert isinstance(idx, Tensor)
+        return reference.gather_dot(wide, table.to(wide.dtype), idx)
+    if torch.compiler.is_compiling() and execution.compiles:
+        return operators.dot(wide, table, idx, execution.kernel)
+    return _gather_dot(wide, table, idx, execution)
 
 
 def gather_sum(
@@ -72,11 +92,13 @@ def gather_sum(
 
     The result is float32, or float64 where the table is.
     """
-    retrieved = idx if isinstance(idx, Retrieved) else execution.retrieved(idx, table)
     wide = _wide(weights, table)
-    if retrieved.kernel is None:
-        return reference.gather_sum(table.to(wide.dtype), retrieved.idx, wide)
-    return _GatherSum.apply(table, retrieved, wide.contiguous(), execution)
+    if execution.kernel == "reference":
+        assert isinstance(idx, Tensor)
+        return reference.gather_sum(table.to(wide.dtype), idx, wide)
+    if torch.compiler.is_compiling() and execution.compiles:
+        return operators.weighted_sum(table, idx, wide, execution.kernel)
+    return _gather_sum(table, idx, wide, execution)
 
 
 def product_key_topk(
@@ -88,13 +110,34 @@ def product_key_topk(
     by the heads, or (H, 2, S, d_key / 2). Expert i is the pair (i // S, i % S).
     Equal to a scan over all N keys; among tied scores any choice is a right one.
     """
-    kernel = execution.on(sub_keys)
-    if kernel is None:
+    if execution.kernel == "reference":
         return reference.product_key_topk(queries, sub_keys, top_k)
     halves = _wide(queries, sub_keys).unflatten(-1, (2, -1)).contiguous()
-    grouped = sub_keys if sub_keys.dim() == 4 else sub_keys.unsqueeze(0)
-    scores, first, second = _Search.apply(halves, grouped.contiguous(), top_k, kernel)
+    grouped = (sub_keys if sub_keys.dim() == 4 else sub_keys.unsqueeze(0)).contiguous()
+    if torch.compiler.is_compiling():
+        found = operators.search(halves, grouped, top_k, execution.kernel)
+    else:
+        found = _Search.apply(halves, grouped, top_k, execution.on(sub_keys))
+    scores, first, second = found
     return scores, torch.add(second, first, alpha=sub_keys.shape[-2])
+
+
+# Not compiled, but run between two graphs: what comes of a sparse gradient, or of a step in the
+# backward pass, is nothing that a graph could return.
+
+
+@torch.compiler.disable
+def _gather_dot(x: Tensor, table: Tensor, idx: Tensor | Retrieved, execution: Execution) -> Tensor:
+    retrieved = idx if isinstance(idx, Retrieved) else execution._retrieved(idx, table)
+    return _GatherDot.apply(x.contiguous(), table, retrieved, execution)
+
+
+@torch.compiler.disable
+def _gather_sum(
+    table: Tensor, idx: Tensor | Retrieved, weights: Tensor, execution: Execution
+) -> Tensor:
+    retrieved = idx if isinstance(idx, Retrieved) else execution._retrieved(idx, table)
+    return _GatherSum.apply(table, retrieved, weights.contiguous(), execution)
 
 
 def _wide(activation: Tensor, table: Tensor) -> Tensor:
@@ -107,7 +150,6 @@ def _table_gradient(
 ) -> Tensor | None:
     """row_sums in the form that the execution asks for."""
     kernel, segments = retrieved.kernel, retrieved.segments
-    assert kernel is not None
     if execution.update is not None:
         execution.update(kernel, table, values, segments, weights)
         return None
@@ -140,7 +182,6 @@ class _GatherDot(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, table: Tensor, retrieved: Retrieved, execution: Execution
     ) -> Tensor:
-        assert retrieved.kernel is not None
         ctx.save_for_backward(x, table)
         ctx.retrieved, ctx.execution = retrieved, execution
         return retrieved.kernel.dot(x, table, retrieved.idx)
@@ -165,7 +206,6 @@ class _GatherSum(torch.autograd.Function):
     def forward(
         ctx: Any, table: Tensor, retrieved: Retrieved, weights: Tensor, execution: Execution
     ) -> Tensor:
-        assert retrieved.kernel is not None
         ctx.save_for_backward(table, weights)
         ctx.retrieved, ctx.execution = retrieved, execution
         return retrieved.kernel.weighted_sum(table, retrieved.idx, weights)
@@ -206,21 +246,13 @@ class _Search(torch.autograd.Function):
         halves, sub_keys, first, second = ctx.saved_tensors
         if grad is None:
             return None, None, None, None
-        n_groups, _, n_sub, width = sub_keys.shape
-        # one table of all sub-keys, (G * 2 * S, d); a query's half reads top_k rows of it
-        table = sub_keys.view(-1, width)
-        head = torch.arange(n_groups, device=grad.device).view(-1, 1) * 2 * n_sub  # (H or 1, 1)
-        rows = first.new_empty(*halves.shape[:3], first.shape[2])
-        torch.add(first, head, out=rows[:, :, 0])
-        torch.add(second, head + n_sub, out=rows[:, :, 1])
-        rows = rows.flatten(0, 2)
-        weights = grad.unsqueeze(2).expand(-1, -1, 2, -1).flatten(0, 2).contiguous()
+        table, rows, weights = read_sub_keys(sub_keys, first, second, grad)
         grad_halves = grad_keys = None
         if ctx.needs_input_grad[0]:
             grad_halves = ctx.kernel.weighted_sum(table, rows, weights).view_as(halves)
         if ctx.needs_input_grad[1]:
             segments = ctx.kernel.sort(rows, len(table))
-            values = halves.view(-1, width)
+            values = halves.view(-1, halves.shape[-1])
             sums = ctx.kernel.table_sums(values, segments, weights, sub_keys.dtype)
             grad_keys = sums.view_as(sub_keys)
         return grad_halves, grad_keys, None, None

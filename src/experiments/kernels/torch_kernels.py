@@ -22,7 +22,7 @@ _BLOCK = 2**22  # elements of a temporary, at most: 16 MB in float32
 class TorchKernel:
     """The kernel `torch`."""
 
-    name, variant = "torch", ""
+    name, variant, segment_dtype = "torch", "", torch.int64
 
     def dot(self, x: Tensor, table: Tensor, idx: Tensor) -> Tensor:
         """By the operator with which torch's own embedding_bag differentiates its weights.

@@ -34,7 +34,7 @@ def why_not(device: str) -> str | None:
 class Triton:
     """The kernel `triton`."""
 
-    name, variant = "triton", ""
+    name, variant, segment_dtype = "triton", "", torch.int64
 
     def dot(self, x: Tensor, table: Tensor, idx: Tensor) -> Tensor:
         """A program a token and block of its rows."""

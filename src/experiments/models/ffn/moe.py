@@ -237,11 +237,12 @@ class MoE(FFN):
             gates_TK = gates_TK / gates_TK.sum(-1, keepdim=True)
         self.record_usage(index_TK, gates_TK)
         flat = index_TK.flatten()
-        counts_E = torch.bincount(flat, minlength=self.n_experts)
+        by_expert, order = torch.sort(flat, stable=True)
+        experts_E = torch.arange(self.n_experts, device=flat.device)
+        ends_E = torch.searchsorted(by_expert, experts_E, right=True)
         if self.training:
-            self._balance(counts_E, gates_TE)
-        order = torch.argsort(flat, stable=True)
-        ends_E = counts_E.cumsum(0)
+            # not bincount, whose result's shape is unknown to a compiler
+            self._balance(ends_E.diff(prepend=ends_E.new_zeros(1)), gates_TE)
         taken = F.embedding(order // k, tokens)
         hidden = self.activation(grouped_matmul(taken, self.w_in.to(taken.dtype), ends_E))
         out = grouped_matmul(hidden, self.w_out.to(hidden.dtype), ends_E)

@@ -1,0 +1,196 @@
+"""The operators that compiled graphs call: against the obvious forms, and against torch's rules."""
+
+import os
+from itertools import pairwise
+
+import pytest
+import torch
+import torch._dynamo.testing
+
+from experiments.kernels import reference
+from experiments.kernels.grouped import grouped_matmul_loop
+from experiments.kernels.operators import operators
+from experiments.kernels.ops import Execution, gather_dot, gather_sum, product_key_topk
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+if DEVICE == "cpu":  # read when triton is imported
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+FLOAT32 = 1e-5  # of the largest entry: float32 sums of at most 50 addends, as in test_gather
+T, J, D, N = 6, 4, 8, 10
+
+
+@pytest.fixture(params=["torch", "cpp", "triton"])
+def kernel(request):
+    if request.param == "triton":
+        pytest.importorskip("triton")
+        from experiments.kernels.triton_kernel import why_not
+
+        if (reason := why_not(DEVICE)) is not None:
+            pytest.skip(reason)
+    if request.param == "cpp" and DEVICE == "cuda":
+        pytest.skip("for CPUs")
+    return request.param
+
+
+@pytest.fixture
+def inputs():
+    """x, table, idx, weights."""
+    idx = torch.randint(0, N, (T, J), device=DEVICE)
+    x, table, weights = (torch.randn(*s, device=DEVICE) for s in ((T, D), (N, D), (T, J)))
+    return x, table, idx, weights
+
+
+def _gradients(function, *leaves):
+    leaves = [leaf.clone().requires_grad_() for leaf in leaves]
+    out = function(*leaves)
+    out.backward(torch.sin(torch.arange(out.numel(), dtype=out.dtype)).view_as(out).to(out.device))
+    return [out.detach(), *(leaf.grad for leaf in leaves)]
+
+
+def _close(fast, slow, tolerance=FLOAT32):
+    for a, b in zip(fast, slow, strict=True):
+        largest = float(b.abs().max())
+        torch.testing.assert_close(a.double(), b.double(), rtol=0, atol=tolerance * largest)
+
+
+def test_gathers_are_the_obvious_forms_and_so_are_their_gradients(kernel, inputs):
+    x, table, idx, weights = inputs
+    fast = _gradients(lambda x, t: operators.dot(x, t, idx, kernel), x, table)
+    slow = _gradients(lambda x, t: reference.gather_dot(x, t, idx), x.double(), table.double())
+    _close(fast, slow)
+    fast = _gradients(lambda t, w: operators.weighted_sum(t, idx, w, kernel), table, weights)
+    slow = _gradients(
+        lambda t, w: reference.gather_sum(t, idx, w), table.double(), weights.double()
+    )
+    _close(fast, slow)
+
+
+@pytest.mark.parametrize("n_groups", [1, 2])
+def test_search_is_a_scan_over_all_keys_and_so_are_its_gradients(kernel, n_groups):
+    halves = torch.randn(T, 2, 2, 4, device=DEVICE)
+    keys = torch.randn(n_groups, 2, 5, 4, device=DEVICE)
+
+    def scan(halves, keys):
+        by_head = keys if n_groups == 2 else keys[0]
+        return reference.product_key_topk(halves.flatten(2), by_head, 3)[0]
+
+    fast = _gradients(lambda h, k: operators.search(h, k, 3, kernel)[0], halves, keys)
+    _close(fast, _gradients(scan, halves.double(), keys.double()))
+
+
+def test_grouped_product_is_the_loop_and_so_are_its_gradients():
+    ends = torch.tensor([3, 3, 5, 12])  # the second expert has no row
+    for width, dtype in ((8, torch.float32), (3, torch.float32), (8, torch.float64)):
+        x, weights = torch.randn(12, 8, dtype=dtype), torch.randn(4, 8, width, dtype=dtype)
+
+        def slow(x, w):
+            bounds = pairwise([0, *ends.tolist()])
+            return torch.cat([x[a:b] @ w[e] for e, (a, b) in enumerate(bounds)])
+
+        fast = _gradients(lambda x, w: operators.grouped_product(x, w, ends), x, weights)
+        tolerance = FLOAT32 if dtype == torch.float32 else 1e-13
+        _close(fast, _gradients(slow, x.double(), weights.double()), tolerance)
+        assert torch.equal(fast[0], grouped_matmul_loop(x, weights, ends)) or width == 8
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_torchs_own_check_of_each_operator(kernel, inputs, dtype):
+    """Schema, fake results, registration of gradients, and tracing with fixed and free shapes."""
+    if kernel != "torch" and dtype == torch.float64:
+        pytest.skip("float64 tables are the torch kernel's")
+    x, table, idx, weights = inputs
+    x, weights = (t.double() if dtype == torch.float64 else t for t in (x, weights))
+    x, weights, table = (t.requires_grad_() for t in (x, weights, table.to(dtype).detach()))
+    check = torch.library.opcheck
+    check(operators.dot.default, (x, table, idx, kernel))
+    check(operators.weighted_sum.default, (table, idx, weights, kernel))
+    segments = operators.sort(idx, N, dtype, kernel)
+    check(operators.sort.default, (idx, N, dtype, kernel))
+    with torch.no_grad():
+        check(
+            operators.table_sums.default,
+            (x.detach(), *segments, weights.detach(), N, dtype, kernel),
+        )
+    if dtype != torch.bfloat16:  # keys are not tables
+        halves = torch.randn(T, 2, 2, 4, dtype=dtype, device=DEVICE, requires_grad=True)
+        keys = torch.randn(1, 2, 5, 4, dtype=dtype, device=DEVICE, requires_grad=True)
+        check(operators.search.default, (halves, keys, 3, kernel))
+
+
+def test_torchs_own_check_of_the_grouped_product():
+    x, weights = torch.randn(12, 8, requires_grad=True), torch.randn(4, 8, 3, requires_grad=True)
+    ends = torch.tensor([3, 3, 5, 12])
+    torch.library.opcheck(operators.grouped_product.default, (x, weights, ends))
+
+
+def test_autocast_does_not_reach_into_the_operators(kernel, inputs):
+    x, table, idx, weights = inputs
+
+    def run():
+        return [
+            *_gradients(lambda x, t: operators.dot(x, t, idx, kernel), x, table),
+            *_gradients(lambda t, w: operators.weighted_sum(t, idx, w, kernel), table, weights),
+        ]
+
+    plain = run()
+    with torch.autocast(DEVICE, torch.bfloat16):
+        cast = run()
+    assert all(torch.equal(a, b) for a, b in zip(plain, cast, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_compiled_graph_is_eager_to_the_bit(kernel, inputs, dtype):
+    """The same kernels in the same order: aot_eager leaves all other arithmetic as it is."""
+    if kernel != "torch" and dtype == torch.float64:
+        pytest.skip("float64 tables are the torch kernel's")
+    x, table, idx, weights = (t.to(dtype) if t.is_floating_point() else t for t in inputs)
+    how = Execution(kernel=kernel)
+    queries = torch.randn(T, 2, 8, dtype=dtype, device=DEVICE)
+    keys = torch.randn(2, 5, 4, dtype=dtype, device=DEVICE)
+
+    def layer(x, table, weights, queries, keys):
+        rows = how.retrieved(idx, table)
+        y = gather_sum(table, rows, weights * gather_dot(x, table, rows, how), how)
+        scores, _ = product_key_topk(queries, keys, 3, how)
+        return torch.cat([y.flatten(), scores.flatten()])
+
+    torch._dynamo.reset()
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True, dynamic=False)
+    leaves = (x, table, weights, queries, keys)
+    eager, graph = _gradients(layer, *leaves), _gradients(compiled, *leaves)
+    assert all(torch.equal(a, b) for a, b in zip(eager, graph, strict=True))
+
+
+def test_a_backward_graph_sorts_the_indices_of_two_tables_once(inputs):
+    """As eager code does by sharing a Retrieved; here the compiler merges the two calls."""
+    x, table, idx, weights = inputs
+    other = table.clone()
+    graphs = []
+
+    def keep(graph, _):
+        graphs.append(graph)
+        return graph
+
+    how = Execution()
+
+    def layer(x, table, other, weights):
+        rows = how.retrieved(idx, table)
+        return gather_sum(other, rows, weights * gather_dot(x, table, rows, how), how)
+
+    from functorch.compile import make_boxed_func
+    from torch._dynamo.backends.common import aot_autograd
+    from torch._functorch.partitioners import min_cut_rematerialization_partition
+
+    backend = aot_autograd(
+        fw_compiler=lambda g, _: make_boxed_func(g.forward),
+        bw_compiler=lambda g, _: make_boxed_func(keep(g, _).forward),
+        partition_fn=min_cut_rematerialization_partition,
+    )
+    torch._dynamo.reset()
+    compiled = torch.compile(layer, backend=backend, fullgraph=True, dynamic=False)
+    _gradients(compiled, x, table, other, weights)
+    (graph,) = graphs
+    targets = [str(node.target) for node in graph.graph.nodes]
+    assert targets.count("experiments.table_sums.default") == 2
+    assert targets.count("experiments.sort.default") == 1
