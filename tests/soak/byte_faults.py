@@ -110,7 +110,7 @@ def damage(path: Path, how: str, trial: Trial) -> str | None:
 
 
 def _interrupt(trial: Trial) -> None:
-    """An attempt that is killed, so that there is something to damage."""
+    """An attempt that is killed. Its files are damaged afterwards."""
     process, moment = trial.stage.start(), trial.some_time()
     process.lives_for(moment)
     process.send(signal.SIGKILL)

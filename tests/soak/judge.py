@@ -13,7 +13,7 @@ import torch
 from experiments.system.claims import events, is_claimed
 
 LOST, DOUBLED, DIFFERING, LEFT_OVER, HANG, WRONG = VERDICTS = (
-    "lost", "doubled", "differing", "left over", "hang", "wrong",
+    "lost", "doubled", "differing", "leftover", "hang", "wrong",
 )  # fmt: skip
 _VARYING = {  # of a record: speeds, times, and where it ran
     "wall_seconds", "train_seconds", "tokens_per_second", "flops_per_second", "mfu", "sha256",

@@ -49,7 +49,7 @@ class Trial:
         self.outcome = Outcome(name=name, folder=str(stage.folder))
         self.outcome.what = f"{stage.name}: {', '.join(case.name for case in stage.cases)}"
         self.n_done = 1  # how often a point may be done
-        self.files: set[str] = set()  # that may be left over
+        self.files: set[str] = set()  # that may stay
         self.cleanups: list[Callable[[], None]] = []
         self.references = {case.name: reference(stage.points, case) for case in stage.cases}
         self.seconds = sum(found["seconds"] for found in self.references.values())

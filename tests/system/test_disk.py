@@ -148,7 +148,11 @@ def test_files_have_the_mode_of_the_umask_and_private_ones_their_own(tmp_path, u
 
 @pytest.mark.parametrize(
     ("number", "remedy"),
-    [(errno.EDQUOT, "free some space"), (errno.EROFS, "make it writable"), (errno.EIO, "mend")],
+    [
+        (errno.EDQUOT, "free some space"),
+        (errno.EROFS, "make it writable"),
+        (errno.EIO, "correct that path"),
+    ],
 )
 def test_the_remedy_is_that_of_the_reason(tmp_path, number, remedy):
     with (

@@ -1,6 +1,6 @@
 """Peak memory of one forward and backward pass, over what was resident before it.
 
-Each contender in a process of its own, where no allocator has anything left over, after a pass at
+Each contender in a process of its own, where no allocator holds freed memory, after a pass at
 a tiny shape: code, thread stacks and the libraries' own buffers are not the contender's.
 """
 

@@ -40,7 +40,7 @@ NAMES = tuple(part.name for part in PARTS)
 
 
 def part_named(name: str) -> Part:
-    """Raises ValueError for one that there is not."""
+    """Raises ValueError for an unknown one."""
     for part in PARTS:
         if part.name == name:
             return part

@@ -2,7 +2,7 @@
 
 Plain C functions, called through ctypes: no header of torch or Python is read, so a build takes
 seconds and outlives both. OpenMP's symbols are left for the runtime that torch has loaded, so that
-there is one pool of threads; only where that can't be is a second runtime linked.
+all threads are in one pool. A second runtime is linked only where that fails.
 
 The name can be computed by anybody, so a library is loaded only from a folder that nobody else may
 write, and only if it is this user's or root's file, no link, and not to be written by others.

@@ -65,7 +65,7 @@ def at_time_limit(signal: str | None, signal_seconds: float | None = None) -> bo
 
 
 def is_first_rank() -> bool:
-    """Whether this process speaks for the job."""
+    """Whether this process acts for the whole job."""
     return os.environ.get("SLURM_PROCID", "0") == "0"
 
 

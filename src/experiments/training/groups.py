@@ -20,8 +20,8 @@ from experiments.training.optimizer import RowAdamW, keep_coalesced
 def build_optimizer(model: Transformer, lr: float, optim: Optim, kernel: KernelName) -> RowAdamW:
     """AdamW over the groups of parameter_groups at this peak rate.
 
-    Sets the model's execution to what optim.table_gradient asks for, and prepares its tables: the
-    memory that they lie in, and that gradients of rows stay coalesced.
+    Sets the model's execution to what optim.table_gradient asks for, and prepares its tables:
+    their memory, and that gradients of rows stay coalesced.
     """
     how = optim.table_gradient
     execution = Execution(kernel=kernel, gradient="dense" if how == "dense" else "rows")

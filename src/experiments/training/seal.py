@@ -1,6 +1,6 @@
 """Checkpoint files that carry their own sha256, and what is wrong with a damaged one.
 
-A checkpoint of torch is a zip archive. The hash is of all its bytes as torch wrote them. It stands
+A checkpoint of torch is a zip archive. The hash is of all its bytes as torch wrote them. It is
 in the archive's comment, so that a file and its hash are renamed together, and every reader of such
 archives still reads it.
 """
