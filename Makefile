@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo study test test-fast test-slurm soak check format wandb-sync gpu-check clean
+.PHONY: help demo study test test-fast test-slurm soak check format wandb-sync gpu-check gpu-wheels clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -42,6 +42,11 @@ soak: $(READY)  ## interrupt, kill and damage runs; each must come out to the bi
 # On a bare machine: PYTHONPATH=src python3 -m experiments.gpu_check (docs/gpu-check.md).
 gpu-check: $(READY)  ## prove a GPU in 8 minutes: kernels, speeds, memory; results/gpu/CARD/report.md
 	$(BIN)/python -m experiments.gpu_check $(if $(ONLY),--only $(ONLY)) $(if $(MINUTES),--minutes $(MINUTES))
+
+# For its last part on a machine without a registry: PYTHON_VERSION=3.12 PLATFORM=manylinux_2_28_x86_64
+gpu-wheels: $(READY)  ## gather what a bare machine lacks for gpu-check's last part into wheels/
+	$(BIN)/python -m experiments.gpu.wheels $(if $(PYTHON_VERSION),--python-version $(PYTHON_VERSION)) \
+		$(if $(PLATFORM),--platform $(PLATFORM))
 
 check: $(READY)  ## ruff, types, import directions
 	$(BIN)/ruff check .

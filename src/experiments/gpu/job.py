@@ -1,14 +1,15 @@
 """What a part is given: a device, sizes, the report, and how long it may take."""
 
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import torch
+from typing import Any, Literal
 
 from experiments.gpu.goals import Goal
 from experiments.gpu.report import Measurement, Report
+
+
+class LeftOut(Exception):
+    """What a part needs is not there; the reason, for the report."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,11 @@ class Job:
     toy: bool
     report: Report
     deadline: float
+
+    @property
+    def kernel(self) -> Literal["triton", "torch"]:
+        """What is timed; on a CPU Triton is interpreted, which only its values are worth."""
+        return "triton" if self.device == "cuda" else "torch"
 
     def add(
         self,
@@ -48,13 +54,3 @@ class Job:
     def seconds_left(self) -> float:
         """Until the process is ended."""
         return self.deadline - time.monotonic()
-
-    def each(self, contenders: Mapping[str, Callable[[], None]]) -> None:
-        """Runs them in turn. One that does not fit into memory is noted, and the rest still run."""
-        for name, measure in contenders.items():
-            try:
-                measure()
-            except torch.cuda.OutOfMemoryError as error:
-                self.note(**{f"{name}: out of memory": str(error).partition(". ")[0]})
-            if self.device == "cuda":
-                torch.cuda.empty_cache()

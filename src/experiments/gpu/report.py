@@ -15,7 +15,7 @@ from typing import Any
 from experiments.gpu.goals import Goal
 
 JSON_NAME, TEXT_NAME = "report.json", "report.md"
-RUNNING, DONE, FAILED, OVERTIME = "running", "done", "failed", "out of time"
+RUNNING, DONE, FAILED, OVERTIME, LEFT_OUT = "running", "done", "failed", "out of time", "left out"
 _TABLE = ("what", "measured", "goal", "met", "others reached")
 
 
@@ -59,7 +59,7 @@ class Report:
             try:
                 self.content = json.loads(path.read_text(encoding="utf-8"))
                 self.parts.items()
-            except (ValueError, KeyError, AttributeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"{path} is no report ({error}); remove it") from None
         if about is not None:
             self.content["about"] = dict(about)

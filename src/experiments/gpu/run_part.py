@@ -23,9 +23,9 @@ def main() -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from experiments.gpu.job import Job
+    from experiments.gpu.job import Job, LeftOut
     from experiments.gpu.parts import part_named
-    from experiments.gpu.report import DONE, FAILED, Report
+    from experiments.gpu.report import DONE, FAILED, LEFT_OUT, Report
     from experiments.gpu.toy import shorten
 
     if options.toy:
@@ -42,12 +42,14 @@ def _run(options: argparse.Namespace) -> None:
     status, why = DONE, ""
     try:
         part_named(options.name).run(job)
+    except LeftOut as reason:
+        status, why = LEFT_OUT, str(reason)
     except Exception as error:
         traceback.print_exc()
         last = (str(error).strip().splitlines() or [""])[-1]
         status, why = FAILED, f"{type(error).__name__}: {last}"
     report.end(options.name, status, time.monotonic() - begin, why)
-    if report.parts[options.name]["status"] != DONE:
+    if report.parts[options.name]["status"] == FAILED:
         sys.exit(1)
 
 

@@ -1,4 +1,6 @@
-"""Timing at toy size: short repeats, small products. For tests of the parts on a CPU."""
+"""Timing at toy size: short repeats, small products, one thread. For tests on a CPU."""
+
+import torch
 
 from experiments.benchmarks import rates, timing
 
@@ -8,3 +10,4 @@ def shorten() -> None:
     timing.MIN_SECONDS, timing.TRIES = 0.002, 1
     rates.SQUARE["cpu"] = 32
     rates.COPY_BYTES = 2**16
+    torch.set_num_threads(1)  # threads wait for each other, long on a machine that is busy

@@ -1,0 +1,92 @@
+"""A loop that is saved, built again, loaded and goes on, against one that is not interrupted."""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from experiments.budget.costs import FFNConfig
+from experiments.gpu.goals import NONE_DIFFERS
+from experiments.gpu.job import Job
+from experiments.gpu.loop import Loop, Sizes, TableGradient, release
+from experiments.models.ffn.dense import DenseConfig
+from experiments.models.ffn.moe import MoEConfig
+from experiments.models.ffn.peer import PEERConfig
+
+SIZES = Sizes(
+    d_model=512, d_head=64, n_layers=4, vocab_size=8192, seq_len=512, sequences=8, n_micro=2
+)
+TOY = Sizes(d_model=32, d_head=16, n_layers=2, vocab_size=64, seq_len=8, sequences=2, n_micro=2)
+_BEFORE, _AFTER = 3, 3  # steps around the interruption
+_LR = 1e-3  # so large that a lost moment shows
+
+
+def run(job: Job) -> None:
+    """Each layer three times: twice without an interruption, which is the card's own noise."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before its first product
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    sizes = TOY if job.toy else SIZES
+    n = 64 if job.toy else 256**2
+    peer = PEERConfig(n_experts=n, n_heads=2, top_k=4, d_key=8 if job.toy else 128)
+    fine = MoEConfig(
+        n_experts=8,
+        routing="token_choice",
+        top_k=2,
+        gate="sigmoid",
+        granularity=4.0,
+        balance="bias",
+        balance_rate=1e-3,
+    )
+    layers: Mapping[str, tuple[FFNConfig, TableGradient]] = {
+        "dense": (DenseConfig(), "dense"),
+        "PEER, dense": (peer, "dense"),
+        "PEER, rows": (peer, "rows"),
+        "fine MoE": (fine, "dense"),
+    }
+    for name, (ffn, gradient) in layers.items():
+        whole = _weights(job, sizes, ffn, gradient, interrupted=False)
+        again = _weights(job, sizes, ffn, gradient, interrupted=False)
+        resumed = _weights(job, sizes, ffn, gradient, interrupted=True)
+        noise, apart = _differing(whole, again), _differing(whole, resumed)
+        job.add(f"{name}: entries that two uninterrupted loops differ in", noise)
+        job.add(
+            f"{name}: entries that a resumed loop differs in",
+            apart,
+            # where the card itself does not repeat, the distance says how far; else it must be 0
+            goal=NONE_DIFFERS if not noise else None,
+            note=f"furthest {_furthest(whole, resumed):.3g} apart, "
+            f"uninterrupted {_furthest(whole, again):.3g}",
+        )
+
+
+def _weights(
+    job: Job, sizes: Sizes, ffn: FFNConfig, gradient: TableGradient, *, interrupted: bool
+) -> dict[str, Tensor]:
+    release(job)
+
+    def make() -> Loop:
+        return Loop(sizes.model(ffn), sizes, job, gradient=gradient, lr=_LR, spread=False)
+
+    loop = make()
+    for _ in range(_BEFORE):
+        loop.step()
+    if interrupted:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "last.ckpt"
+            torch.save(loop.state(), path)
+            loop = make()
+            loop.load(torch.load(path, map_location=job.device, weights_only=True))
+    for _ in range(_AFTER):
+        loop.step()
+    return {name: tensor.clone() for name, tensor in loop.model.state_dict().items()}
+
+
+def _differing(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> int:
+    return sum(int((a[name] != b[name]).sum()) for name in a)
+
+
+def _furthest(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
+    return max(float((a[name].double() - b[name].double()).abs().max()) for name in a)

@@ -1,0 +1,224 @@
+"""The command at toy size, on a CPU, as a machine would run it that has torch, triton and numpy."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments import gpu_check
+from experiments.gpu import report as reports
+from experiments.gpu.parts import NAMES, PARTS, Part
+from experiments.gpu.report import Report
+
+SOURCE = Path(gpu_check.__file__).parents[1]
+TOY = reports.card_folder(gpu_check.TOY_CARD)
+# of those that a bare machine lacks, and what they bring
+BLOCKED = (
+    "hydra omegaconf lightning pytorch_lightning torchmetrics wandb pandas scipy tokenizers tqdm"
+)
+BARE = [part.name for part in PARTS if part.name != "isoflop"]
+# seconds each, on two cores that are busy; the model is compiled, and what is left is interpreted
+SLOW = {"kernels", "model", "steps", "resume"}
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """bare("-m", ...): runs Python where the blocked modules are not to be found."""
+    blocker = tmp_path / "bare" / "sitecustomize.py"
+    blocker.parent.mkdir()
+    blocker.write_text(
+        "import sys\n"
+        "class WithoutThem:\n"
+        "    def __init__(self, finder):\n"
+        "        self.finder = finder\n"
+        "    def find_spec(self, name, *rest):\n"
+        f"        if name.partition('.')[0] not in {BLOCKED.split()}:\n"
+        "            return self.finder.find_spec(name, *rest)\n"
+        "    def __getattr__(self, name):\n"
+        "        return getattr(self.finder, name)\n"
+        "sys.meta_path[:] = map(WithoutThem, sys.meta_path)\n"
+    )
+
+    def run(*arguments):
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(blocker.parent), str(SOURCE)]),
+            "OMP_NUM_THREADS": "1",
+        }
+        return subprocess.run(
+            [sys.executable, *arguments], env=environment, capture_output=True, text=True
+        )
+
+    return run
+
+
+def test_blocked_modules_can_not_be_imported(bare):
+    for name in BLOCKED.split():
+        assert f"No module named {name!r}" in bare("-c", f"import {name}").stderr
+
+
+@pytest.mark.parametrize(
+    "part", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in BARE]
+)
+def test_a_part_on_a_bare_machine(bare, tmp_path, part):
+    command = ("-m", "experiments.gpu_check", "--device", "cpu", "--only", part)
+    done = bare(*command, "--out", str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = Report(tmp_path / TOY)
+    entry = report.parts[part]
+    if part == "sanitizer" and entry["status"] == reports.LEFT_OUT:
+        assert entry["why"].startswith(("compute-sanitizer is not installed", "memcheck could"))
+        return
+    assert entry["status"] == reports.DONE, entry
+    assert entry["measurements"], "it measured nothing"
+    text = (tmp_path / TOY / reports.TEXT_NAME).read_text()
+    assert "Toy sizes on a CPU" in text
+    for measurement in entry["measurements"]:
+        assert f"| {measurement['name']} |" in text
+
+
+def test_without_a_card_it_says_so_in_one_line(bare, tmp_path):
+    done = bare("-m", "experiments.gpu_check", "--out", str(tmp_path / "out"))
+    if "no GPU" not in done.stdout:
+        pytest.skip("there is a card")
+    assert done.returncode == 0
+    assert done.stdout == (
+        "no GPU here: nothing to check (--device cpu runs the parts at toy size)\n"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--only", "kernel"), "--only 'kernel' is not one of environment, kernels,"),
+        (("--minutes", "0"), "--minutes 0 must be above 0"),
+        (("--device", "tpu"), "invalid choice: 'tpu'"),
+    ],
+)
+def test_bad_input_is_one_line(capsys, arguments, message):
+    with pytest.raises(SystemExit) as stop:
+        gpu_check.main(list(arguments))
+    assert stop.value.code == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1
+
+
+def test_the_default_order_is_that_of_the_help(capsys):
+    with pytest.raises(SystemExit):
+        gpu_check.main(["--help"])
+    listed = re.findall(r"(?m)^  ([a-z]+) {2,}[A-Z0-9a-z]", capsys.readouterr().out)
+    assert listed[-len(NAMES) :] == list(NAMES)
+    assert sum(part.seconds for part in PARTS if part.name in NAMES[:3]) < 300
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    """A package experiments.gpu with a part that does what its text says, and the command on it."""
+    package = tmp_path / "fake"
+    package.mkdir()
+
+    def run(text, *arguments, seconds=60.0):
+        (package / "fakepart.py").write_text(text)
+        part = Part(name="fakepart", seconds=seconds, about="a part of a test")
+        monkeypatch.setattr(gpu_check, "PARTS", (part,))
+        monkeypatch.setattr(gpu_check, "_LEAST_SECONDS", 0)
+        # the part's process finds it beside the real ones
+        start = (
+            "import experiments.gpu, experiments.gpu.parts as parts, runpy, sys\n"
+            f"experiments.gpu.__path__.append({str(package)!r})\n"
+            "parts.PARTS += (parts.Part(name='fakepart', seconds=1, about=''),)\n"
+            "sys.argv = ['run_part', *sys.argv[1:]]\n"
+            "runpy.run_module('experiments.gpu.run_part', run_name='__main__')\n"
+        )
+        launch = subprocess.Popen
+
+        def popen(command, **how):
+            if "experiments.gpu.run_part" in command:
+                command = [command[0], "-c", start, *command[3:]]
+            return launch(command, **how)
+
+        monkeypatch.setattr(gpu_check.subprocess, "Popen", popen)
+        code = 0
+        try:
+            gpu_check.main(["--device", "cpu", "--out", str(tmp_path / "out"), *arguments])
+        except SystemExit as stop:
+            code = stop.code
+        return code, Report(tmp_path / "out" / TOY).parts["fakepart"]
+
+    return run
+
+
+GOOD = "def run(job):\n    job.add('number', 1, 'ms')\n"
+
+
+def test_what_is_done_is_not_done_again_unless_asked(fake):
+    code, first = fake(GOOD)
+    assert (code, first["status"]) == (0, reports.DONE)
+    other = GOOD.replace("1", "2")
+    assert fake(other)[1] == first
+    assert fake(other, "--again")[1]["measurements"][0]["value"] == 2
+
+
+def test_a_part_that_fails_keeps_what_it_has_and_is_tried_again(fake):
+    code, entry = fake(GOOD + "    raise RuntimeError('no such thing')\n")
+    assert (code, entry["status"]) == (1, reports.FAILED)
+    assert entry["why"] == "RuntimeError: no such thing"
+    assert [m["name"] for m in entry["measurements"]] == ["number"]
+    assert fake(GOOD)[1]["status"] == reports.DONE
+
+
+def test_a_part_that_dies_is_a_failure(fake):
+    code, entry = fake(GOOD + "    import os, signal\n    os.kill(os.getpid(), signal.SIGSEGV)\n")
+    assert (code, entry["status"]) == (1, reports.FAILED)
+    assert entry["why"] == "its process ended with signal SIGSEGV"
+    assert entry["measurements"]
+
+
+def test_a_part_s_time_is_limited_and_its_children_end_with_it(fake, tmp_path):
+    child = tmp_path / "child"
+    text = (
+        "    import subprocess, time\n"
+        f"    open({str(child)!r}, 'w').write(str(subprocess.Popen(['sleep', '600']).pid))\n"
+        "    time.sleep(600)\n"
+    )
+    code, entry = fake(GOOD + text, seconds=20)
+    assert (code, entry["status"]) == (1, reports.OVERTIME)
+    assert entry["measurements"]
+    pid = int(child.read_text())
+    for _ in range(50):
+        state = Path(f"/proc/{pid}/stat")
+        if not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.1)
+    os.kill(pid, signal.SIGKILL)
+    pytest.fail("the part's child outlived it")
+
+
+def test_a_part_that_lacks_something_is_left_out_with_the_reason(fake):
+    text = "from experiments.gpu.job import LeftOut\ndef run(job):\n    raise LeftOut('no wheel')\n"
+    code, entry = fake(text)
+    assert (code, entry["status"], entry["why"]) == (0, reports.LEFT_OUT, "no wheel")
+    assert fake(GOOD)[1]["status"] == reports.DONE
+
+
+def test_a_wrong_value_fails_the_check(fake):
+    text = (
+        "from experiments.gpu.goals import NONE_DIFFERS\n"
+        "def run(job):\n    job.add('bits', 3, goal=NONE_DIFFERS)\n"
+    )
+    code, entry = fake(text)
+    assert (code, entry["why"]) == (1, "wrong: bits")
+
+
+def test_too_little_time_starts_nothing(tmp_path, capsys):
+    gpu_check.main(["--device", "cpu", "--minutes", "0.1", "--out", str(tmp_path)])
+    assert "environment: no time left of --minutes 0.1" in capsys.readouterr().out
+    assert json.loads((tmp_path / TOY / reports.JSON_NAME).read_text())["parts"] == {}
