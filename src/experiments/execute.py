@@ -36,6 +36,7 @@ from experiments.system.claims import Claim, claimed, note
 from experiments.system.credentials import cut
 from experiments.system.disk import remove_leftovers, write_text_atomically
 from experiments.training.checkpoints import forget_previous
+from experiments.training.compiled import resolve_compile
 from experiments.training.evaluation import Evaluation, bytes_of_tokens, evaluate, score_sets
 from experiments.training.fit import Sink, fit, leave_group, rates, set_up_process
 from experiments.training.module import LanguageModel
@@ -155,8 +156,9 @@ def _stalled(run_dir: Path, on_stall: Callable[[str], object], why: str) -> None
 def _other_rank(point: Point, n_threads: int | None) -> RunRecord:
     """A rank's share of the training, and nothing else."""
     set_up_process(point, n_threads)
+    compiled = resolve_compile(point.config.trainer.compile, point.device.accelerator)
     prepared = prepare_data(point.config.data, point.cache)
-    module = _language_model(point, prepared)
+    module = _language_model(point, prepared, compiled)
     fit(point, module, _data_module(point, prepared), (), Guards())
     leave_group()
     return replace(_planned_record(point), status="done")  # its own share is
@@ -207,9 +209,10 @@ def _train_and_evaluate(
     point: Point, record: RunRecord, progress: Sink, guards: Guards
 ) -> RunRecord:
     config = point.config
+    compiled = resolve_compile(config.trainer.compile, point.device.accelerator)
     prepared = prepare_data(config.data, point.cache)
     sets = prepare_sets(config.data, config.eval, prepared.vocabulary, point.cache)
-    module = _language_model(point, prepared)
+    module = _language_model(point, prepared, compiled)
     wandb_run = WandbRun(
         config.logger,
         run_id=point.run_id,
@@ -234,6 +237,7 @@ def _train_and_evaluate(
             train_digest=None if prepared.train is None else prepared.train.digest,
             train_loss=_finite(module.recent_loss(trained.n_steps)),
             train_seconds=trained.seconds,
+            compile_seconds=trained.compile_seconds,
             **rates(point, trained),
         )
         if trained.n_steps == point.plan.n_steps and record.train_loss is not None:
@@ -267,13 +271,14 @@ def build_model(point: Point, prepared: PreparedData) -> Transformer:
     return replace(point.transformer, document_end=end).build()
 
 
-def _language_model(point: Point, prepared: PreparedData) -> LanguageModel:
+def _language_model(point: Point, prepared: PreparedData, compiled: bool) -> LanguageModel:
     return LanguageModel(
         build_model(point, prepared),
         point.plan,
         point.config.optim,
         kernel=point.config.kernel,
         n_micro=point.ranks.n_micro,
+        compiled=compiled,
     )
 
 

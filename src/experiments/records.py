@@ -80,7 +80,8 @@ class RunRecord:
     usage: float | None = None  # share of experts with weight on the held-out set, mean of layers
     unevenness: float | None = None  # KL to uniform, nats, mean of layers
     wall_seconds: float | None = None  # the whole run: building, training, evaluation
-    train_seconds: float | None = None
+    train_seconds: float | None = None  # in the process that finished it, compiling not included
+    compile_seconds: float | None = None  # torch.compile's, in that process; None: it ran eagerly
     tokens_per_second: float | None = None  # in training
     flops_per_second: float | None = None  # in training
     peak_flops_per_second: float | None = None  # measured: a square matrix product, same device

@@ -94,6 +94,7 @@ def test_grouped_product_is_the_loop_and_so_are_its_gradients():
         assert torch.equal(fast[0], grouped_matmul_loop(x, weights, ends)) or width == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_torchs_own_check_of_each_operator(kernel, inputs, dtype):
     """Schema, fake results, registration of gradients, and tracing with fixed and free shapes."""

@@ -16,8 +16,9 @@ LOST, DOUBLED, DIFFERING, LEFT_OVER, HANG, WRONG = VERDICTS = (
     "lost", "doubled", "differing", "leftover", "hang", "wrong",
 )  # fmt: skip
 _VARYING = {  # of a record: speeds, times, and where it ran
-    "wall_seconds", "train_seconds", "tokens_per_second", "flops_per_second", "mfu", "sha256",
-    "peak_flops_per_second", "peak_memory_bytes", "started", "environment", "checksum",
+    "wall_seconds", "train_seconds", "compile_seconds", "tokens_per_second", "flops_per_second",
+    "mfu", "sha256", "peak_flops_per_second", "peak_memory_bytes", "started", "environment",
+    "checksum",
 }  # fmt: skip
 _OF_HISTORY = ("step", "n_tokens", "flops", "loss", "lr")
 KNOWN_FILES = {

@@ -115,8 +115,9 @@ def checked(value: Any, hint: Any, where: str) -> Any:
     origin = typing.get_origin(kind)
     if origin is Literal:
         choices = typing.get_args(kind)
-        if value not in choices or type(value) is not type(choices[0]):
-            raise ValueError(f"{given} is not one of {', '.join(choices)}{or_null}")
+        if not any(type(value) is type(choice) and value == choice for choice in choices):
+            names = (c if isinstance(c, str) else shown(c) for c in choices)
+            raise ValueError(f"{given} is not one of {', '.join(names)}{or_null}")
     elif kind in _PLAIN:
         value = _plain(value, [kind for kind, _ in kinds], given, or_null)
     elif origin is tuple:

@@ -28,6 +28,7 @@ from experiments.config.constraints import (
 from experiments.config.reading import build, read
 
 KernelName = Literal["auto", "reference", "torch", "cpp", "triton"]
+CompileChoice = Literal["auto", True, False]
 # what each part that a `_target_` names must be able to do: costs.FFNConfig, data.corpus.Corpus and
 # data.tokenizer.TokenizerConfig
 _LAYER, _CORPUS, _TOKENIZER = ("cost", "build"), ("documents",), ("n_entries", "make")
@@ -169,6 +170,8 @@ class Trainer:
     max_retries: how often a point whose process was killed, or that ran into a Slurm time limit, is
     tried again from the same checkpoint (requeue.py). stall_minutes: a run that makes no step for
     so long while it trains is ended, and tried again likewise; null for no limit.
+    compile: whether torch.compile makes the trunk for training; auto: where that pays
+    (training/compiled.py).
     """
 
     accelerator: str
@@ -184,6 +187,7 @@ class Trainer:
     # defaults: of manifests from before there was a choice
     max_retries: Annotated[int, Within(0, 1000)] = 2
     stall_minutes: Annotated[float, Within(0, 1e6, above=True)] | None = 20.0
+    compile: CompileChoice = False
 
 
 @dataclass(frozen=True, kw_only=True)

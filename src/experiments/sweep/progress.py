@@ -80,6 +80,8 @@ class SweepProgress:
             )
             if record.flops_per_second:
                 text += f" at {record.flops_per_second / 1e9:.1f} GFLOP/s"
+            if record.compile_seconds:
+                text += f", {duration(record.compile_seconds)} of it compiling"
         else:
             text = record.status + (f": {_last_line(record.error)}" if record.error else "")
         self.say(f"[{self.n_done}/{self.n_points}] {point.describe()}: {text}")

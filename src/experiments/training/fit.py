@@ -16,6 +16,7 @@ from experiments.data.module import Consumed, TokenDataModule
 from experiments.point import Point
 from experiments.system import distributed, environment, interruption
 from experiments.training.checkpoints import Checkpoint, RandomState, to_resume_from
+from experiments.training.compiled import CompileClock
 from experiments.training.history import History
 from experiments.training.module import LanguageModel
 from experiments.training.seal import SealedCheckpoints
@@ -26,11 +27,14 @@ Sink = Callable[[dict[str, float]], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """Steps taken in all and in this process, and this process's seconds of training."""
+    """Steps taken in all and in this process, and this process's seconds of training, and beside
+    them of compiling (None: eager).
+    """
 
     n_steps: int
     n_steps_here: int
     seconds: float
+    compile_seconds: float | None
 
 
 def set_up_process(point: Point, n_threads: int | None) -> None:
@@ -66,7 +70,8 @@ def fit(
             sink(row)
 
     trainer_config, device, ranks = point.config.trainer, point.device, point.ranks
-    history = History(point.run_dir / "history.csv", point.config.logger.log_every_n_steps, also)
+    every, clock = point.config.logger.log_every_n_steps, CompileClock()
+    history = History(point.run_dir / "history.csv", every, also, lambda: clock.seconds)
     resumed = to_resume_from(point.run_dir)
     checkpoint = Checkpoint(point.run_dir, trainer_config.checkpoint_minutes, resumed)
     rank = distributed.rank() if ranks.world_size > 1 else 0
@@ -96,7 +101,8 @@ def fit(
     )
     interruption.forget()  # one that ended an earlier run of this process is not for this one
     try:
-        with interruption.deferred(), watchdog.watching() if watchdog else nullcontext():
+        watching = watchdog.watching() if watchdog else nullcontext()
+        with interruption.deferred(), watching, clock.counted():
             trainer.fit(module, data, ckpt_path=resumed)
     except SystemExit:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from None
@@ -104,7 +110,10 @@ def fit(
         why = interruption.received() or "another rank's signal"
         raise interruption.Interrupted(why, trainer.global_step)
     return Fit(
-        n_steps=trainer.global_step, n_steps_here=history.steps_here, seconds=history.seconds
+        n_steps=trainer.global_step,
+        n_steps_here=history.steps_here,
+        seconds=history.seconds,
+        compile_seconds=clock.seconds if module.is_compiled else None,
     )
 
 

@@ -25,15 +25,22 @@ class History(pl.Callback):
     """Appends a row every n steps to history.csv and hands it to `also` (W&B, progress).
 
     Columns: step, n_tokens, flops, loss (mean since the last row, nats/token), lr,
-    tokens_per_second, seconds (of training in this process).
+    tokens_per_second, seconds (of training in this process, without those of compiling).
 
     The rows are part of every checkpoint, and a resumed run writes history.csv from them: a file
     that a kill, a full disk or a hand has damaged is whole again, and rows past the checkpoint are
     gone, for their steps are taken again.
     """
 
-    def __init__(self, path: Path, every: int, also: Callable[[dict[str, float]], None]) -> None:
-        self.path, self.every, self.also = path, every, also
+    def __init__(
+        self,
+        path: Path,
+        every: int,
+        also: Callable[[dict[str, float]], None],
+        compiling: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        """compiling(): seconds so far in which torch.compile worked, which are no training."""
+        self.path, self.every, self.also, self.compiling = path, every, also, compiling
         self._kept: list[Kept] = []
         self._restored = False
 
@@ -59,7 +66,7 @@ class History(pl.Callback):
             self._write(trainer, _plan(pl_module))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.start = self.last_time = time.perf_counter()
+        self.start = self.last_time = self._now()
         self.first_step = self.last_step = trainer.global_step
         if not self._restored:  # no checkpoint, or one from before they had rows
             self._kept = read_rows(self.path, self.last_step, _plan(pl_module))
@@ -76,7 +83,7 @@ class History(pl.Callback):
         if step == self.last_step or (step % self.every and step != plan.n_steps):
             return  # in the middle of a step, or between rows
         loss = float(pl_module.step_losses[self.last_row : step].double().mean())
-        now = time.perf_counter()
+        now = self._now()
         rate = (step - self.last_step) * plan.batch_tokens / (now - self.last_time)
         lr = trainer.optimizers[0].param_groups[0]["lr"]
         self._kept.append((step, loss, lr, rate, now - self.start))
@@ -88,6 +95,9 @@ class History(pl.Callback):
             self.also(row)
         if _has_diverged(loss, pl_module):
             trainer.should_stop = True
+
+    def _now(self) -> float:
+        return time.perf_counter() - self.compiling()
 
     def _append(self, row: dict[str, float]) -> None:
         new = not self.path.exists()

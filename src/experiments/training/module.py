@@ -13,6 +13,7 @@ from experiments.budget.plan import Plan
 from experiments.config.schema import KernelName, Optim
 from experiments.data.batches import Batch
 from experiments.models.transformer import Transformer
+from experiments.training.compiled import compile_trunk
 from experiments.training.groups import build_optimizer
 from experiments.training.optimizer import clip_gradients
 from experiments.training.schedule import lr_factor
@@ -24,7 +25,8 @@ class LanguageModel(pl.LightningModule):
     """Next-token training of a Transformer under a plan, a step's batch in n_micro parts.
 
     kernel and optim.table_gradient say how the layers' tables are read and what their gradients
-    become: the model's execution, which configure_optimizers sets (groups.py).
+    become: the model's execution, which configure_optimizers sets (groups.py). compiled: training
+    steps call the trunk that torch.compile makes (compiled.py).
     """
 
     def __init__(
@@ -35,16 +37,23 @@ class LanguageModel(pl.LightningModule):
         *,
         kernel: KernelName = "auto",
         n_micro: int = 1,
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         self.model, self.plan, self.optim, self.kernel = model, plan, optim, kernel
         self.n_micro, self._n_seen = n_micro, 0
+        self._compiled = compile_trunk(model) if compiled else None  # a function: no submodule
         self.register_buffer("step_losses", torch.full((plan.n_steps,), math.nan))
         self.step_losses: Tensor
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether training calls a compiled trunk."""
+        return self._compiled is not None
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The mean loss of the batch in nats/token, plus what layers add to it."""
-        logits = self.model(batch.inputs)
+        logits = (self._compiled or self.model)(batch.inputs)
         loss = F.cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten())
         self._note(self._over_ranks(loss.detach()))
         for layer in self.model.ffn_layers():

@@ -135,6 +135,10 @@ class BatchNorm(nn.BatchNorm1d):
         ranks = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
         if not self.training or ranks == 1:
             return super().forward(x)
+        return self._over_ranks(x, ranks)
+
+    @torch.compiler.disable  # ranks wait for each other in it, in both passes
+    def _over_ranks(self, x: Tensor, ranks: int) -> Tensor:
         n = len(x) * ranks  # each rank has as many tokens
         mean = sum_over_ranks(x.sum(0)) / n
         centred = x - mean
