@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -35,6 +36,20 @@ TOY = (
     "data.n_eval_tokens=4096",
     "trainer.accelerator=cpu",
 )
+# of a record, for fits elsewhere
+_COLUMNS: tuple[str, ...] = (
+    "model",
+    "n_layers",
+    "n_experts",
+    "budget",
+    "n_params",
+    "n_active_params",
+    "n_tokens",
+    "val_loss",
+    "bits_per_byte",
+    "tokens_per_second",
+    "mfu",
+)
 _LEAST_SECONDS, _TO_SAVE = 30, 20
 
 
@@ -43,7 +58,9 @@ def run(job: Job) -> None:
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise LeftOut(f"{', '.join(missing)} not installed: make gpu-wheels (docs/gpu-check.md)")
-    folder = (job.report.folder / "runs").resolve()
+    # not beside the report, which a machine may take back few files with
+    folder = Path(tempfile.gettempdir()).resolve() / "gpu-check" / job.report.folder.name
+    job.note(runs=str(folder))
     for size in (1,) if job.toy else SIZES:
         if job.seconds_left() < _LEAST_SECONDS + _TO_SAVE:
             job.note(**{f"size={size}": "left out: too little time"})
@@ -72,7 +89,7 @@ def _sweep(job: Job, folder: Path, size: int) -> None:
 
 def _add(job: Job, folder: Path) -> list[str]:
     """The finished runs' losses and speeds; the failed ones' errors."""
-    failed = []
+    failed, rows = [], []
     for path in sorted((folder / "isoflop").glob(f"*/{RECORD_NAME}")):
         record = read_record(path)
         name = f"{record.model} size={record.n_layers}"
@@ -80,6 +97,7 @@ def _add(job: Job, folder: Path) -> list[str]:
             last = ((record.error or record.status).strip().splitlines() or [""])[-1]
             failed.append(f"{name}: {last}")
             continue
+        rows.append({column: getattr(record, column) for column in _COLUMNS})
         speed = record.tokens_per_second or 0.0
         job.add(
             f"{name}: validation loss",
@@ -88,4 +106,5 @@ def _add(job: Job, folder: Path) -> list[str]:
             note=f"{record.n_params / 1e6:.3g} M parameters, {record.n_tokens / 1e6:.3g} M tokens, "
             f"{speed:,.0f} tokens/s beside the other runs",
         )
+    job.note(table=rows)
     return failed

@@ -102,7 +102,7 @@ def _measure(
         gradient: TableGradient = "dense" if how == "compiled" else model.gradient
         loop = Loop(config, sizes, job, gradient=gradient)
         if how == "compiled":
-            torch._dynamo.reset()
+            torch.compiler.reset()
             # at toy size the graphs alone: compiling their C++ would take a minute
             loop.model.compile(backend="aot_eager" if job.toy else "inductor")
             begin = time.perf_counter()

@@ -1,0 +1,49 @@
+"""The table of docs/performance.md: what each card's committed report says, or that there is none.
+
+`python -m experiments.gpu.documents` rewrites it; a test holds the document to the reports.
+"""
+
+from pathlib import Path
+
+from experiments.cli import exit_codes
+from experiments.gpu.report import JSON_NAME, TEXT_NAME, Report
+
+DOCUMENT = Path("docs/performance.md")
+REPORTS = Path("results/gpu")
+BEGIN, END = "<!-- reports of cards -->", "<!-- end of reports -->"
+NONE = "No card has run it yet: everything said of GPUs here is arithmetic, or a plan."
+
+
+def section(reports: Path) -> list[str]:
+    """Lines between BEGIN and END: a table a card; a report of toy sizes is none."""
+    lines: list[str] = []
+    for path in sorted(reports.glob(f"*/{JSON_NAME}")):
+        report = Report(path.parent)
+        about = report.content["about"]
+        if about.get("toy"):
+            continue
+        link = f"../{REPORTS.as_posix()}/{path.parent.name}/{TEXT_NAME}"
+        versions = f"torch {about['torch']}, commit {str(about['commit'])[:7]}"
+        lines += [f"**{about['card']}** ({versions}; [all numbers]({link})):", ""]
+        lines += [*report.table(), ""]
+    return lines[:-1] or [NONE]
+
+
+def replaced(text: str, lines: list[str]) -> str:
+    """The document with these lines between its marks. Raises ValueError without them."""
+    head, begin, rest = text.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the document must have the marks {BEGIN} and {END}; add them")
+    return "\n".join([f"{head}{BEGIN}", "", *lines, "", f"{END}{tail}"])
+
+
+def main() -> None:
+    """In the repository's root."""
+    with exit_codes():
+        text = DOCUMENT.read_text(encoding="utf-8")
+        DOCUMENT.write_text(replaced(text, section(REPORTS)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
