@@ -93,7 +93,7 @@ def test_refuses_what_it_cannot_do(run_dir, overrides, message):
 
 
 def test_refuses_runs_that_are_not_done(run_dir, tmp_path):
-    with pytest.raises(ValueError, match=r"is no finished run: it has no record.json"):
+    with pytest.raises(ValueError, match=r"is not a finished run: it has no record.json"):
         evaluate_run(tmp_path, ["eval=[validation]"])
     record = read_record(run_dir / "record.json")
     write_record(run_dir, replace(record, status="diverged"))

@@ -113,8 +113,8 @@ def test_a_sweep_is_a_union_of_grids_and_the_command_line_beats_them(run):
     [
         ("{size:[1,7]}", "no point has size=7; there are 1, 2"),
         ("{model:dense,size:2}", "no point has size=2; there are 1"),
-        ("{siz:1}", "hydra.sweeper.only: siz is no key of the config"),
-        ("{model.n_heads:4}", "hydra.sweeper.only: model.n_heads is no key of the config"),
+        ("{siz:1}", "hydra.sweeper.only: siz is not a key of the config"),
+        ("{model.n_heads:4}", "hydra.sweeper.only: model.n_heads is not a key of the config"),
     ],
 )
 def test_a_part_of_a_sweep_that_is_not_there_is_refused(run, tmp_path, only, message):

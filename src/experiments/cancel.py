@@ -19,7 +19,7 @@ def main() -> None:
         print(f"{len(jobs)} Slurm tasks and {stopped} local sweeps were asked to end")
         for host in elsewhere:
             print(f"a local sweep may be running on {host}: cancel it there")
-        print(f"python -m experiments.retry {options.sweep} goes on with what is not done")
+        print(f"python -m experiments.retry {options.sweep} continues the points that are not done")
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def one_line(error: BaseException) -> str:
     if "LexerNoViableAlt" in text:
         given = getattr(error, "override", None) or ""
         name, _, value = given.partition("=")
-        return f"{given}: Hydra reads such characters in quotes alone; type '{name}=\"{value}\"'"
+        return f"{given}: Hydra accepts such characters only in quotes; type '{name}=\"{value}\"'"
     missing = re.search(r"Missing mandatory value: (\S+)", text)
     if missing:
         return f"{missing[1]} is not set; give {missing[1]}=..."
@@ -136,7 +136,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--version", action=ShowVersion)
 
     def error(self, message: str) -> NoReturn:
-        print(f"error: {message}; --help says what there is", file=sys.stderr)
+        print(f"error: {message}; --help lists the arguments", file=sys.stderr)
         raise SystemExit(BAD_INPUT)
 
 
@@ -149,7 +149,10 @@ def sweep_argument(parser: argparse.ArgumentParser, optional: bool = False) -> N
         + ("; without it: all sweeps" if optional else ""),
     )
     parser.add_argument(
-        "--results", type=Path, default=Path("results"), help="where sweeps are (default: results)"
+        "--results",
+        type=Path,
+        default=Path("results"),
+        help="the folder of the sweeps (default: results)",
     )
 
 

@@ -99,7 +99,7 @@ def known_sets() -> list[str]:
 def _finished(run_dir: Path) -> RunRecord:
     path = run_dir / RECORD_NAME
     if not path.exists():
-        raise ValueError(f"{run_dir} is no finished run: it has no {RECORD_NAME}")
+        raise ValueError(f"{run_dir} is not a finished run: it has no {RECORD_NAME}")
     record = read_record(path)
     if record.status != "done":
         raise ValueError(f"{run_dir} is {record.status}, and only a run that is done is scored")

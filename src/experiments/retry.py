@@ -53,7 +53,7 @@ def runs_named(sweep_dir: Path, names: Sequence[str]) -> set[str]:
     for name in names:
         fits = {name} if name in known else {run_id for run_id in known if run_id.startswith(name)}
         if not name or len(fits) != 1:
-            what = f"names {len(fits)} runs of" if fits else "is no run of"
+            what = f"names {len(fits)} runs of" if fits else "is not a run of"
             remedy = f"python -m experiments.status {sweep_dir} lists their ids"
             raise ValueError(f"--run {name!r} {what} {sweep_dir}, and must name one; {remedy}")
         found |= fits

@@ -21,11 +21,17 @@ def main() -> None:
     """Exit code 0, whatever the state; 2 if there is no such sweep."""
     parser = Parser(description=" ".join((__doc__ or "").split()))
     sweep_argument(parser, optional=True)
-    parser.add_argument("--state", help=f"these points only, with commas: {', '.join(STATES)}")
-    parser.add_argument("--all", action="store_true", help="done and waiting points of many, too")
-    parser.add_argument("--watch", action="store_true", help="again and again, until Ctrl-C")
-    parser.add_argument("--every", type=float, default=5.0, help="seconds between (default 5)")
-    parser.add_argument("--json", action="store_true", help="a JSON object a point and line")
+    parser.add_argument(
+        "--state", help=f"only points in these states, separated by commas: {', '.join(STATES)}"
+    )
+    parser.add_argument("--all", action="store_true", help="all points, also of a large sweep")
+    parser.add_argument("--watch", action="store_true", help="repeat until Ctrl-C")
+    parser.add_argument(
+        "--every", type=float, default=5.0, help="seconds between repeats (default 5)"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object a line, for each point"
+    )
     options = parser.parse_args()
     with exit_codes():
         states = _states(options.state)

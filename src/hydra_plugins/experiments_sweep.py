@@ -80,7 +80,7 @@ def _check_discrete(override: Override) -> None:
             f"{given}: a grid needs single values; use commas, range(1,4) or choice(1,2)"
         )
     if not any(True for _ in override.sweep_string_iterator()):
-        raise ValueError(f"{given} is no value at all, so the sweep has no points; widen it")
+        raise ValueError(f"{given} has no values, so the sweep has no points; widen it")
 
 
 def select(points: Sequence[DictConfig], only: Mapping[str, Any]) -> list[DictConfig]:
@@ -110,7 +110,7 @@ def _value(point: DictConfig, name: str) -> Any:
     missing = object()
     value = OmegaConf.select(point, name, default=missing)
     if value is missing:
-        raise ValueError(f"hydra.sweeper.only: {name} is no key of the config")
+        raise ValueError(f"hydra.sweeper.only: {name} is not a key of the config")
     return value
 
 

@@ -196,7 +196,7 @@ def test_what_cannot_be_read_is_one_error_with_the_file(c4, content, message):
 def test_a_folder_that_is_none_is_refused_before_anything_runs(path, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="is no folder and no name of a dataset"):
+    with pytest.raises(ValueError, match="is neither a folder nor the name of a dataset"):
         corpus_of(path)
 
 

@@ -138,7 +138,7 @@ def test_what_is_no_tokenizer_is_named(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"tokenizer.json is not a tokenizer.json"):
         HuggingFaceTokenizer(name=str(bad)).n_entries()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ValueError, match=r"'no/such-name' is no folder .* use tokenizer=gpt2"):
+    with pytest.raises(ValueError, match=r"'no/such-name' is not a folder .* use tokenizer=gpt2"):
         HuggingFaceTokenizer(name="no/such-name").n_entries()
 
 

@@ -25,7 +25,7 @@ class Outcome:
     what: str = ""
     faults: list[tuple[str, str]] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
-    skipped: dict[str, str] = field(default_factory=dict)  # kind -> why it can't be had here
+    skipped: dict[str, str] = field(default_factory=dict)  # kind -> why it is not available here
     folder: str = ""
 
     def dumps(self) -> str:

@@ -64,7 +64,7 @@ def test_other_names_are_passed_over_and_other_hosts_named(tmp_path, capsys):
     leave(tmp_path, "7", "")
     leave(tmp_path, "node-3-77", "")
     assert stop_controllers(tmp_path) == (0, ["node-3"])
-    assert capsys.readouterr().err.count("is no controller's file; passed over\n") == 2
+    assert capsys.readouterr().err.count("is not a controller's file; ignored\n") == 2
 
 
 def test_without_proc_it_declines(tmp_path, monkeypatch, capsys, stranger):

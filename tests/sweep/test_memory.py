@@ -49,7 +49,7 @@ def test_a_line_cut_short_by_a_kill_costs_no_other(make, sweep):
 
 
 def test_what_is_no_sweep_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"is no sweep: it has no manifest.jsonl"):
+    with pytest.raises(ValueError, match=r"is not a sweep: it has no manifest.jsonl"):
         manifest.read(tmp_path)
 
 

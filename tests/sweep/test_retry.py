@@ -23,7 +23,7 @@ def test_runs_are_named_by_the_start_of_their_ids(sweep):
 
 
 @pytest.mark.parametrize(
-    ("name", "what"), [("x", "is no run of"), ("a", "names 3 runs of"), ("", "names 3 runs of")]
+    ("name", "what"), [("x", "is not a run of"), ("a", "names 3 runs of"), ("", "names 3 runs of")]
 )
 def test_what_names_no_single_run_is_an_error(sweep, monkeypatch, capsys, name, what):
     monkeypatch.setattr("sys.argv", ["retry", str(sweep), "--run", name])

@@ -194,7 +194,7 @@ def test_status_says_the_sum_first_and_filters(made, monkeypatch, capsys):
 def test_on_a_terminal_what_needs_no_attention_is_left_out(made, monkeypatch, capsys):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     text = status.status_text("made", read_sweep(made), (), shorten=True)
-    assert "94 points that are done or waiting are not shown; --all does" in text
+    assert "94 points that are done or waiting are not shown; --all shows them" in text
     points = text.split("\n\n")[2].splitlines()[1:]
     assert {line.split()[0] for line in points} == {
         "interrupted", "killed", "failed", "damaged", "diverged"

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or passed over, and a run that is asked to stop goes on to the same end."""
+"""Checkpoints: whole or ignored, and a run that is asked to stop goes on to the same end."""
 
 import multiprocessing
 import os
@@ -68,7 +68,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(make):
     data = bytearray(last.read_bytes())
     data[len(data) // 2] ^= 1
     last.write_bytes(data)
-    with pytest.warns(UserWarning, match=r"last.ckpt is damaged \(its checksum.*passed over"):
+    with pytest.warns(UserWarning, match=r"last.ckpt is damaged \(its checksum.*ignored"):
         assert to_resume_from(point.run_dir) == point.run_dir / PREVIOUS
     with pytest.warns(UserWarning, match=r"last.ckpt is damaged"):
         result = execute(make())

@@ -92,7 +92,7 @@ def test_every_kind_of_damage_falls_back_with_a_warning(sealed, name):
     make(sealed)
     assert damage_of(sealed) is not None
     assert "\n" not in damage_of(sealed)
-    with pytest.warns(UserWarning, match=rf"last.ckpt is damaged \(.*({why}).*passed over"):
+    with pytest.warns(UserWarning, match=rf"last.ckpt is damaged \(.*({why}).*ignored"):
         assert to_resume_from(sealed.parent) is None
 
 

@@ -38,7 +38,7 @@ made again. Rivals: pip install -e '.[bench]'.
   python -m experiments.bench layer --d 256 --n-experts 1048576 --with-optimizer --memory
   python -m experiments.bench layer --device cuda --table-dtype bf16
   python -m experiments.bench data [overrides]     the loader against training steps
-  python -m experiments.bench status [--points N]  what a sweep of N points keeps waiting
+  python -m experiments.bench status [--points N]  how long status of N points takes
 """
 
 

@@ -58,7 +58,7 @@ def usable_kernels(
         if found is not None and found.name == name:
             usable.append(known)
         else:
-            lines.append(f"{name} is left out: it can't be had here")
+            lines.append(f"{name} is left out: it is not available here")
     if not usable:
         raise ValueError(f"--kernels {','.join(names)}: none of them can run here")
     return usable, lines

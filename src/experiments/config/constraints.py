@@ -131,7 +131,7 @@ def checked(value: Any, hint: Any, where: str) -> Any:
         if (words := rule.broken(value)) is not None:
             raise ValueError(f"{given} {words}{or_null}")
     if type(value) is int and abs(value) > _LARGEST:
-        raise ValueError(f"{given} is beyond reason: above 2**53")
+        raise ValueError(f"{given} is too large: above 2**53")
     return value
 
 

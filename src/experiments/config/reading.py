@@ -29,7 +29,7 @@ def build(node: Any, where: str, needs: Sequence[str] = ()) -> Any:
     cls = target_class(node, where)
     given = f"{where}._target_={node['_target_']}"
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
-        raise ValueError(f"{given} is no dataclass; {_choices(where)}")
+        raise ValueError(f"{given} is not a dataclass; {_choices(where)}")
     lacks = [name for name in needs if not hasattr(cls, name)]
     if lacks:
         raise ValueError(f"{given} has no method {' or '.join(lacks)}; {_choices(where)}")

@@ -55,6 +55,6 @@ def full_disk_explained(folder: Path) -> Iterator[None]:
             raise
         raise RuntimeError(
             f"no space left to write {folder} ({os.strerror(error.errno or 0).lower()}); "
-            "what was whole in the cache is kept: free some space, or set paths.cache=... to "
+            "complete files in the cache are kept: free some space, or set paths.cache=... to "
             "another disk, and run the same command again"
         ) from None

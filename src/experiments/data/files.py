@@ -56,8 +56,8 @@ class LocalText:
     def __post_init__(self) -> None:
         if self.validation_every < 2:
             raise ValueError(
-                f"validation_every={self.validation_every} must be at least 2: one document in so "
-                "many is held out, the others train"
+                f"validation_every={self.validation_every} must be at least 2: one document in "
+                "that number is held out, the others train"
             )
         train = find_files(self.path)
         held_out = find_files(self.validation_path) if self.validation_path is not None else []
@@ -99,7 +99,7 @@ class LocalText:
     def shard_documents(self, split: str, shard: int, start: int, cache: Path) -> Iterator[str]:
         """The texts of a split in one file, from the file's number `start` of that split on.
 
-        What comes before is read and passed over. Raises as documents() does, but a file may have
+        Earlier documents are read and skipped. Raises as documents() does, but a file may have
         no document of the split.
         """
         files = self._files(split)

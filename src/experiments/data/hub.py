@@ -46,8 +46,9 @@ class HubText:
         like_a_path = self.path.startswith(("/", ".", "~")) or self.path.count("/") > 1
         if not self.path.strip() or (like_a_path and self._folder() is None):
             raise ValueError(
-                f"path={self.path!r} is no folder and no name of a dataset; name a folder of the "
-                "dataset's layout or a dataset, as allenai/c4 (data=local reads other files)"
+                f"path={self.path!r} is neither a folder nor the name of a dataset; name a "
+                "folder of the dataset's layout or a dataset, as allenai/c4 (data=local reads "
+                "other files)"
             )
 
     def documents(self, split: str, cache: Path) -> Iterator[str]:
@@ -66,7 +67,7 @@ class HubText:
         return n
 
     def shard_documents(self, split: str, shard: int, start: int, cache: Path) -> Iterator[str]:
-        """The texts of one file from its number `start` on; what comes before is passed over.
+        """The texts of one file from its number `start` on; earlier ones are skipped.
 
         Not with datasets' skip(), which counts rows without text too and is no faster.
         Raises as documents() does.

@@ -143,8 +143,9 @@ def _from_hub(name: str, revision: str | None) -> Path:
         return Path(get())
     except Exception as error:
         raise ValueError(
-            f"data.tokenizer.name={name!r} is no folder with a tokenizer.json, nor a hub tokenizer "
-            f"in reach ({type(error).__name__}); give a path, or use tokenizer=gpt2 or bpe"
+            f"data.tokenizer.name={name!r} is not a folder with a tokenizer.json, and the "
+            f"hub does not give it ({type(error).__name__}); give a path, or use tokenizer=gpt2 "
+            "or bpe"
         ) from None
 
 

@@ -35,7 +35,7 @@ def _download(requirement: str, sha256: str, folder: Path) -> None:
     if done.returncode and (got := re.search(r"Got +([0-9a-f]{64})", done.stdout + done.stderr)):
         raise ValueError(
             f"{requirement} has sha256 {got[1]}, not {sha256}; correct the hash in the config, or "
-            "don't use that file: it is not the one that was meant"
+            "don't use that file"
         )
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines()

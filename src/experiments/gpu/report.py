@@ -60,7 +60,7 @@ class Report:
                 self.content = json.loads(path.read_text(encoding="utf-8"))
                 self.parts.items()
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise ValueError(f"{path} is no report ({error}); remove it") from None
+                raise ValueError(f"{path} is not a report ({error}); remove it") from None
         if about is not None:
             self.content["about"] = dict(about)
 

@@ -61,13 +61,13 @@ def stop_controllers(sweep_dir: Path) -> tuple[int, list[str]]:
     """Interrupts the controllers on this host; their runs save and end.
 
     Returns how many, and the other hosts that have one, which can't be reached from here. Says on
-    stderr what it passed over and why; only a process proven to be a controller is signalled.
+    stderr what it skipped and why; only a process proven to be a controller is signalled.
     """
     stopped, elsewhere = 0, []
     for path in sorted((sweep_dir / FOLDER).glob("*")):
         host, _, pid = path.name.rpartition("-")
         if not host or not pid.isdecimal():
-            print(f"note: {path} is no controller's file; passed over", file=sys.stderr)
+            print(f"note: {path} is not a controller's file; ignored", file=sys.stderr)
         elif host != socket.gethostname():
             elsewhere.append(host)
         elif _stop(path, int(pid)):

@@ -165,7 +165,7 @@ def _report(points: Sequence[Point], todo: Todo, fates: Mapping[str, Fate]) -> N
         what = "were interrupted; the same command goes on from their checkpoints"
         print(f"{len(interrupted)} of {total} runs {what}", file=sys.stderr)
     if elsewhere:
-        what = "are not done, and in other hands; the same command says when they are done"
+        what = "are not done: another process or Slurm has them; give the same command again later"
         print(f"{len(elsewhere)} of {total} runs {what}", file=sys.stderr)
     if failed or interrupted or elsewhere:
         raise SystemExit(1 if failed else INTERRUPTED if interrupted else ELSEWHERE)

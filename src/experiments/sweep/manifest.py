@@ -133,7 +133,7 @@ def read(sweep_dir: Path) -> dict[str, Entry]:
     path = sweep_dir / MANIFEST_NAME
     if not path.exists():
         raise ValueError(
-            f"{sweep_dir} is no sweep: it has no {MANIFEST_NAME}; name a sweep, or give "
+            f"{sweep_dir} is not a sweep: it has no {MANIFEST_NAME}; name a sweep, or give "
             "paths.results=... where the results are"
         )
     found = load(sweep_dir)
@@ -208,7 +208,7 @@ def _entry(line: bytes, number: int) -> Entry:
         raise ValueError("not a point's keys")
     raw = values.pop("raw")
     if not isinstance(raw, dict):
-        raise ValueError("raw is no config")
+        raise ValueError("raw is not a config")
     return _checked(values, json.dumps(raw), number)
 
 
@@ -216,13 +216,13 @@ def _checked(values: dict[str, Any], config: str, number: int) -> Entry:
     """The entry, if every value has its type."""
     run_id, flops, n_steps = values["run_id"], values["planned_flops"], values["n_steps"]
     if not isinstance(run_id, str) or not re.fullmatch(r"\w[\w-]*", run_id):  # names a folder
-        raise ValueError("run_id is no run id")
+        raise ValueError("run_id is not a run id")
     if type(n_steps) is not int or n_steps < 1:
         raise ValueError(f"n_steps={n_steps!r}")
     if type(flops) not in (int, float) or not 0 <= flops < math.inf:
         raise ValueError(f"planned_flops={flops!r}")
     if not isinstance(values["label"], str) or not isinstance(values["code"], str | None):
-        raise ValueError("label or code is no text")
+        raise ValueError("label or code is not text")
     return Entry(**values, config=config, line=number)
 
 

@@ -69,7 +69,7 @@ def raw_of(sweep_dir: Path, entry: Entry) -> dict[str, Any]:
         raise DamagedError(
             path,
             f"{where}: the config of run {entry.run_id} is that of {found}",
-            "put back what was changed since (a text that it trains on, the version of this code), "
+            "restore what was changed (its training text, the version of this code), "
             "or give the command that started the sweep again and delete the line",
         )
     return raw

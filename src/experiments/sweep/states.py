@@ -80,7 +80,7 @@ def read_sweep(sweep_dir: Path) -> SweepState:
     try:
         queued = slurm.queue(sweep_dir)
     except RuntimeError as error:
-        notes.append(f"{error}; what is queued is shown as waiting, interrupted or killed")
+        notes.append(f"{error}; queued points are shown as waiting, interrupted or killed")
     ended = slurm.history(sweep_dir)
     points = [
         _state(sweep_dir, entry, entry.run_id in there, queued.get(entry.run_id), ended)

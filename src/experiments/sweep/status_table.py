@@ -28,7 +28,9 @@ def status_text(name: str, sweep: SweepState, chosen: Sequence[str], shorten: bo
     if points:
         parts.append(_lines(points))
     if hidden:
-        parts.append([f"{len(hidden)} points that are done or waiting are not shown; --all does"])
+        parts.append(
+            [f"{len(hidden)} points that are done or waiting are not shown; --all shows them"]
+        )
     return "\n\n".join("\n".join(part) for part in parts)
 
 

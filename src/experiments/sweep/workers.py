@@ -134,7 +134,7 @@ def _outcome(worker: _Worker) -> Outcome:
     log = run_dir / LOG_NAME
     if code not in (0, 1):
         if is_claimed(run_dir):  # the server between us was killed, the run was not
-            why = "runs on, but not under this command; the same command adopts it"
+            why = "still running, but not under this command; the same command adopts it"
             return Outcome(fate="elsewhere", why=why)
         return Outcome(fate="killed", why=f"{_ending(code)}; see {log}")
     try:

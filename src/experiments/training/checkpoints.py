@@ -108,7 +108,7 @@ def to_resume_from(folder: Path) -> Path | None:
         why = damage_of(path)
         if why is None:
             return path
-        warnings.warn(f"{path} is damaged ({why}), and passed over", stacklevel=2)
+        warnings.warn(f"{path} is damaged ({why}); it is ignored", stacklevel=2)
     return None
 
 

@@ -49,8 +49,8 @@ class Packages:
             raise ValueError("weights are all 0; give a domain to train on a weight above 0")
         if self.validation_every < 2:
             raise ValueError(
-                f"validation_every={self.validation_every} must be at least 2: one document in so "
-                "many is held out, the others train"
+                f"validation_every={self.validation_every} must be at least 2: one document in "
+                "that number is held out, the others train"
             )
         known = {source.package for source in (TRAINING | HELD_OUT).values()}
         for requirement, sha256 in self.wheels.items():
