@@ -71,7 +71,7 @@ def _main(arguments: list[str]) -> None:
 
 
 def _in_own_process(part: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """The same command with one allocator, in a process that starts with it; what it measured."""
+    """Runs the same command with one allocator in a new process; returns its measurements."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "part.json"
         own = [*arguments, "--part", part, "--json", str(path)]
@@ -99,7 +99,6 @@ def _measure(
             n_layers=options.layers,
             vocab_size=options.vocab,
             seq_len=options.seq_len,
-            autocast=options.autocast,
         )
         step.run(shapes, trunk, settings, report)
     elif options.what == "optimizer":
@@ -110,7 +109,6 @@ def _measure(
 
 def _layer_options(options: Namespace, arguments: Sequence[str]) -> layer.Options:
     return layer.Options(
-        moe=options.moe,
         with_optimizer=options.with_optimizer,
         memory=options.memory,
         arguments=tuple(arguments),

@@ -4,7 +4,7 @@ from experiments.cli import Parser, exit_codes, sweep_argument, sweep_folder
 
 
 def main() -> None:
-    """Running points are asked to save first; what is queued is withdrawn."""
+    """Asks running points to save and end; withdraws queued ones."""
     parser = Parser(description=(__doc__ or "").partition("\n")[0])
     sweep_argument(parser)
     options = parser.parse_args()

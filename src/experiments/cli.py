@@ -1,4 +1,4 @@
-"""What the commands share: exit codes, errors in one line, how a sweep is named, plain configs.
+"""Parts of all commands: exit codes, errors in one line, names of sweeps, plain configs.
 
 Quick to import: Hydra, torch and Lightning are for those commands that need them.
 """
@@ -59,7 +59,7 @@ def exit_codes() -> Iterator[None]:
 
 
 def _exit_code(error: Exception) -> int | None:
-    """None for what is our own fault: its traceback is shown."""
+    """None for a fault of this program: its traceback is shown."""
     if isinstance(error, (ValueError, *_config_errors())):
         return BAD_INPUT
     # what a machine, a disk or a network denies
@@ -102,7 +102,7 @@ def one_line(error: BaseException) -> str:
 
 
 def _denied(error: OSError) -> str:
-    """What the system refuses: path, reason and remedy."""
+    """The message of a refusal by the system: path, reason and remedy."""
     remedy = next((text for numbers, text in _REMEDIES if error.errno in numbers), _REMEDY)
     names = [str(name) for name in (error.filename, error.filename2) if name is not None]
     place = f"{' -> '.join(names)}: " if names else ""

@@ -20,8 +20,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 class PointSweeper(BasicSweeper):
     """The basic sweeper's grid, or a union of such grids, handed to the launcher whole.
 
-    params are the values that every grid shares, each of grids adds its own; what the command line
-    says beats both, in all grids. A point of two grids is one. Of all these points, `only` names
+    params are the values that every grid shares, and each of grids adds its own. The command line
+    overrides both, in all grids. A point of two grids is one. Of all these points, `only` names
     the part to run, see select.
     """
 
@@ -71,7 +71,7 @@ class PointSweeper(BasicSweeper):
 
 
 def _check_discrete(override: Override) -> None:
-    """Raises ValueError for what has no values to make a grid of."""
+    """Raises ValueError for an override without values for a grid."""
     if not override.is_sweep_override():
         return
     given = override.input_line
@@ -120,7 +120,7 @@ class _PointLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Keeps what launch needs."""
+        """Keeps the arguments of launch."""
         self.hydra_context, self.config = hydra_context, config
 
     def launch(

@@ -81,12 +81,11 @@ def _check(comparison: dict, printed: str) -> list[str]:
 
 
 def test_layer(measure):
-    comparisons, printed = measure("layer", *SIZES, "--moe", "--with-optimizer")
+    comparisons, printed = measure("layer", *SIZES, "--with-optimizer")
     passes, steps = comparisons
     names = _check(passes, printed)
     ours = [f"{kernel} {way}" for kernel in KERNELS for way in ("rows", "dense")]
     wanted = ["PEER-pytorch"] * HAS["PEER-pytorch"] + ["naive", *ours]
-    wanted += ["MoE expert_choice", "MoE token_choice"]
     wanted += ["product-key-memory"] * HAS["product-key-memory"]
     assert names == [*wanted, *(f"PKM {name}" for name in ours)]
     assert _check(steps, printed)[-1] == "torch fused"
@@ -109,7 +108,7 @@ def test_layer_with_bfloat16_tables(measure):
 
 def test_step(measure):
     sizes = ("--d-key", "32,16", "--layers", "2", "--vocab", "64", "--seq-len", "32")
-    comparisons, printed = measure("step", *SIZES, *sizes, "--autocast")
+    comparisons, printed = measure("step", *SIZES, *sizes)
     assert [c["shape"]["d_key"] for c in comparisons] == [32, 16]
     for comparison in comparisons:
         ours = [f"PEER {kernel} {w}" for kernel in KERNELS for w in ("rows", "fused", "dense")]

@@ -89,7 +89,6 @@ def _add_sizes(command: ArgumentParser, name: str) -> None:
 
 def _add_layer(command: ArgumentParser) -> None:
     flag = "store_true"
-    command.add_argument("--moe", action=flag, help="mixtures of experts too, as wide for a token")
     command.add_argument(
         "--with-optimizer", action=flag, help="a second table, with AdamW of both expert tables"
     )
@@ -103,7 +102,6 @@ def _add_step(command: ArgumentParser) -> None:
     for option, default in _STEP_DEFAULTS.items():
         flag = f"--{option.replace('_', '-')}"
         command.add_argument(flag, type=int, metavar="N", help=f"(default {default})")
-    command.add_argument("--autocast", action="store_true", help="all but the tables in bfloat16")
 
 
 def _add_settings(command: ArgumentParser, name: str) -> None:
@@ -123,7 +121,6 @@ def _add_settings(command: ArgumentParser, name: str) -> None:
         default="both",
         help=f"{allocators}; both (the default): default, then thp. Of CPUs",
     )
-    command.add_argument("--no-huge-pages", action="store_true", help="tables as malloc lays them")
     command.add_argument("--threads", type=int, help="(default: the cores this process may use)")
     command.add_argument("--json", type=Path, metavar="FILE", help="every repeat, unrounded")
     command.add_argument("--part", help=SUPPRESS)  # the allocator that this process has
@@ -146,7 +143,7 @@ def fill(options: Namespace) -> None:
 
 
 def settings_of(options: Namespace) -> tuple[Settings, list[str]]:
-    """The settings, and a line about each kernel that can't be had. Raises ValueError."""
+    """The settings, and a line about each kernel that is not available. Raises ValueError."""
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda, but torch sees no GPU; use cpu")
     for name in ("rounds", "threads"):
@@ -160,14 +157,14 @@ def settings_of(options: Namespace) -> tuple[Settings, list[str]]:
         device=options.device,
         rounds=options.rounds,
         kernels=tuple(kernels),
-        huge_pages=not options.no_huge_pages and options.device == "cpu",
+        huge_pages=options.device == "cpu",
         table_dtype=dtype,
     )
     return settings, notes
 
 
 def shapes_of(options: Namespace) -> tuple[Shape, ...]:
-    """All combinations of sizes. Raises ValueError for one that can't be."""
+    """All combinations of sizes. Raises ValueError for an impossible one."""
     d_keys = (None,) if options.d_key is None else _numbers("--d-key", options.d_key)
     return tuple(
         shape

@@ -15,7 +15,6 @@ from experiments.benchmarks.timing import Contender
 from experiments.kernels.ops import Execution
 from experiments.kernels.workspace import use_huge_pages
 from experiments.models.ffn._base import FFN
-from experiments.models.ffn.moe import MoEConfig
 from experiments.models.ffn.peer import PEER, PEERConfig
 from experiments.models.ffn.pkm import PKM, PKMConfig
 
@@ -89,17 +88,6 @@ class Case:
         """PEER by the book."""
         return self.own(rivals.Naive(self.peer))
 
-    def moe(self, routing: str) -> nn.Module:
-        """As wide for a token as PEER: its h * k hidden units are one expert of 128."""
-        active = self.shape.n_heads * self.shape.top_k
-        config = MoEConfig(
-            n_experts=min(128, self.shape.n_tokens),
-            routing=routing,
-            width_factor=active / self.shape.d_model,
-        )
-        with torch.device(self.settings.device):
-            return self.own(config.build(self.shape.d_model))
-
     def own(self, module: nn.Module) -> nn.Module:
         """module, whose gradients are then dropped with the others'."""
         self._modules.append(module)
@@ -118,7 +106,7 @@ class Case:
         return len(indices.unique())
 
     def passes(self, module: nn.Module, how: Execution | None = None) -> Call:
-        """Forward and backward; how: what a layer of ours is set to before."""
+        """Forward and backward. how: the execution that a layer of ours is set to before."""
 
         x, upstream = self.x, self.upstream
 

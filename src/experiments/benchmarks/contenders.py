@@ -23,7 +23,7 @@ _NAIVE_ROUNDS = 3  # it is as slow as PEER-pytorch, and there for where that isn
 _STEPS = {"dense": "dense + AdamW", "rows": "rows + RowAdamW", "fused": "fused"}
 
 
-def passes(case: Case, absent: Collection[str], *, moe: bool) -> Iterator[Entry]:
+def passes(case: Case, absent: Collection[str]) -> Iterator[Entry]:
     """Forward and backward. absent: rivals that are not installed."""
     baseline = NAIVE if PEER_PYTORCH in absent else PEER_PYTORCH
     held = gathered_bytes(case.shape, case.settings)
@@ -44,14 +44,6 @@ def passes(case: Case, absent: Collection[str], *, moe: bool) -> Iterator[Entry]
         max_rounds=None if baseline == NAIVE else _NAIVE_ROUNDS,
     )
     yield from _ours(case, "", lambda: case.peer, 2, baseline)
-    if moe:
-        for routing in ("expert_choice", "token_choice"):
-            yield Entry(
-                name=f"MoE {routing}",
-                baseline=baseline,
-                make=partial(_moe, case, routing),
-                needs=held,
-            )
     if PRODUCT_KEY_MEMORY not in absent:
         yield Entry(
             name=PRODUCT_KEY_MEMORY,
@@ -99,10 +91,6 @@ def _ours(
                 needs=sums,
                 keeps=_kept(kernel, sums),
             )
-
-
-def _moe(case: Case, routing: str) -> Call:
-    return case.passes(case.moe(routing))
 
 
 def _passes(case: Case, layer: Callable[[], PEER | PKM], how: Execution) -> Call:

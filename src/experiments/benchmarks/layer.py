@@ -25,7 +25,6 @@ class Options:
     that repeat a part of it.
     """
 
-    moe: bool
     with_optimizer: bool
     memory: bool
     arguments: tuple[str, ...]
@@ -55,15 +54,15 @@ def peak_bytes(shape: Shape, settings: Settings, options: Options, name: str) ->
 
 
 def _every(case: Case, absent: Mapping[str, str], options: Options) -> list[Entry]:
-    """What memory is measured of. fused is a step, in its backward pass; others don't step."""
+    """The contenders whose memory is measured. fused steps in its backward pass, others don't."""
     fused = [e for e in contenders.steps(case, absent) if e.name.endswith("fused")]
-    return [*contenders.passes(case, absent, moe=options.moe), *fused]
+    return [*contenders.passes(case, absent), *fused]
 
 
 def _passes(case: Case, absent: Mapping[str, str], options: Options) -> Comparison:
     device = case.settings.device
     tables = 2 * table_bytes(case.shape, case.settings)
-    chosen, left_out = fitting(contenders.passes(case, absent, moe=options.moe), device, tables)
+    chosen, left_out = fitting(contenders.passes(case, absent), device, tables)
     agreement = check_agreement(case, {entry.name for entry in chosen})
     rates = measure(case.shape, case.peer.w_down, case.settings)
     timings = compare(

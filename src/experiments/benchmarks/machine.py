@@ -1,4 +1,4 @@
-"""What the numbers hold for: processor or GPU, threads, allocator, and whether it is gated."""
+"""The conditions of the numbers: processor or GPU, threads, allocator, and whether it is gated."""
 
 import os
 from pathlib import Path
@@ -44,7 +44,7 @@ def prepare(settings: Settings, allocator: str, n_threads: int | None) -> None:
 def usable_kernels(
     names: tuple[str, ...], device: str, dtype: torch.dtype
 ) -> tuple[list[KernelName], list[str]]:
-    """Those of the kernels that can run, and a line about each that can't be had.
+    """The kernels that can run, and a line about each that is not available.
 
     Raises ValueError for an unknown name, or one for another device.
     """

@@ -53,7 +53,7 @@ def make_sweep(folder: Path, n_points: int) -> None:
 
 
 def _raw(model: str, folder: Path) -> dict[str, Any]:
-    """What Hydra makes of conf/ for a model."""
+    """The config that Hydra composes from conf/ for a model."""
     overrides = [
         f"model={model}",
         "data=packages",

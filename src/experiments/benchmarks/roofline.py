@@ -18,7 +18,7 @@ FAMILIES: tuple[Family, ...] = ("PEER", "PKM")
 
 @dataclass(frozen=True, kw_only=True)
 class Floor:
-    """Seconds of each part, and what they are made of."""
+    """Seconds of each part, with the bytes and FLOPs behind them."""
 
     name: str
     n_bytes: int

@@ -1,4 +1,4 @@
-"""What is measured: sizes, device, types."""
+"""The settings of a measurement: sizes, device, types."""
 
 import math
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""How long a person waits for what a big sweep holds: `python -m experiments.bench status`.
+"""How long the commands that show a large sweep take: `python -m experiments.bench status`.
 
 Each command is a process of its own, from its start to its end, on a sweep made up for it.
 """
@@ -66,7 +66,7 @@ def _commands(folder: Path) -> list[_Command]:
 
 
 def _measure(commands: Sequence[_Command], n_points: int) -> list[str]:
-    """Prints the table; returns the names of what took longer than its limit, or failed."""
+    """Prints the table; returns the names of the commands that failed or exceeded their limit."""
     rows = [("command", "points", "seconds", "CPU seconds", "limit", "")]
     missed = []
     for command in commands:

@@ -38,7 +38,6 @@ class Trunk:
     n_layers: int
     vocab_size: int
     seq_len: int
-    autocast: bool  # to bfloat16, of all but the tables
 
 
 def run(shapes: Sequence[Shape], trunk: Trunk, settings: Settings, report: Report) -> None:
@@ -97,7 +96,7 @@ class _Model:
             """All that training does but reading data, clipping and writing down."""
             if self.layer is not None:
                 self.layer.execution = how
-            logits = self._logits()
+            logits = self.model(self.inputs)
             F.cross_entropy(logits.flatten(0, 1).float(), self.targets).backward()
             for optimizer in optimizers:
                 optimizer.step()
@@ -105,18 +104,13 @@ class _Model:
 
         return call
 
-    def _logits(self) -> Tensor:
-        device, wanted = self.settings.device, self.trunk.autocast
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=wanted):
-            return self.model(self.inputs)
-
     @torch.no_grad()
     def n_distinct(self) -> int:
         """Experts that a batch retrieves."""
         assert self.layer is not None
         seen: list[Tensor] = []
         hook = self.layer.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
-        self._logits()
+        self.model(self.inputs)
         hook.remove()
         indices, _ = self.layer.route(seen[0].flatten(0, -2))
         return len(indices.unique())
@@ -142,11 +136,10 @@ def _compare(shape: Shape, trunk: Trunk, settings: Settings) -> Comparison:
         n = peer().n_distinct()
         notes.append(f"a batch retrieves {n} distinct experts ({n / shape.n_experts:.1%})")
     each = ", ".join(f"{name} {value / 1e6:.1f}" for name, value in flops.items())
-    rest = ", the rest under bfloat16 autocast" if trunk.autocast else ""
     return Comparison(
         title=f"training step, {shape.describe()}, {trunk.n_layers} blocks, vocabulary "
         f"{trunk.vocab_size}, sequences of {trunk.seq_len}, "
-        f"tables {type_name(settings.table_dtype)}{rest}",
+        f"tables {type_name(settings.table_dtype)}",
         shape={**asdict(shape), **asdict(trunk)},
         timings=timings,
         columns={

@@ -1,4 +1,4 @@
-"""What was measured, as text for a terminal and as plain values for JSON."""
+"""Measurements as text for a terminal and as plain values for JSON."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -95,7 +95,7 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Peaks:
-    """Bytes that each contender needed at most over what was resident before."""
+    """Peak bytes of each contender, above the memory that was resident before."""
 
     title: str
     shape: Mapping[str, Any]

@@ -100,7 +100,7 @@ def compare(
 
 
 def is_gated(device: str) -> bool:
-    """Whether repeats can be refused: a CPU's, where the system says what it was busy with."""
+    """Whether repeats can be refused: on a CPU, if the system reports other processes' load."""
     return device == "cpu" and cpu_seconds() is not None
 
 
@@ -120,7 +120,7 @@ def cpu_seconds() -> tuple[float, float] | None:
 
 
 def quiet_repeat(contender: Contender, n_calls: int, device: str) -> Repeat:
-    """The first quiet repeat of TRIES, else the one that was disturbed least."""
+    """The first quiet repeat of TRIES, else the least disturbed one."""
     tried: list[Repeat] = []
     while len(tried) < TRIES:
         if tried:

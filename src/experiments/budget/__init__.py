@@ -1,1 +1,1 @@
-"""What a model costs, and what a budget buys. Arithmetic: no torch."""
+"""The cost of a model, and the training that a budget allows. Arithmetic, no torch."""

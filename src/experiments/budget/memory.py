@@ -1,4 +1,4 @@
-"""What one training process holds at its fullest, in bytes. Standard library only.
+"""Peak memory of one training process, in bytes. Standard library only.
 
 A rule of thumb for refusing what can't fit and for choosing what does. Exact are weights, gradients
 and moments, in the types they are kept in; of a table that steps by rows, the rows that balanced

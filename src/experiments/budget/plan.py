@@ -11,7 +11,7 @@ TOLERANCE = 0.01  # planned FLOPs may be this far from the budget, for whole ste
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What one run will do. FLOPs are training FLOPs; lr is the peak rate of the backbone.
+    """The plan of one run. FLOPs are training FLOPs; lr is the peak rate of the backbone.
 
     epochs is None while the corpus has not been tokenized here.
     """

@@ -1,1 +1,1 @@
-"""The shape of conf/, how it is read, and what its values may be."""
+"""The shape of conf/, its reading, and the constraints on its values."""

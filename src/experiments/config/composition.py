@@ -1,4 +1,4 @@
-"""Many points composed by Hydra: what they share, the choices of groups, is composed once."""
+"""Many points composed by Hydra. The choices of groups, which they share, are composed once."""
 
 import copy
 import functools

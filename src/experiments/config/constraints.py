@@ -21,7 +21,7 @@ _PLAIN = (int, float, str, bool)
 
 
 class Rule(Protocol):
-    """What a value must be."""
+    """The rule for a value."""
 
     def broken(self, value: Any) -> str | None:
         """The rule in words ("must be at least 1") if the value breaks it."""
@@ -136,7 +136,7 @@ def checked(value: Any, hint: Any, where: str) -> Any:
 
 
 def check_fields(instance: Any) -> None:
-    """Raises ValueError for a field of a dataclass that breaks what is declared with it."""
+    """Raises ValueError for a field of a dataclass that breaks its declared rule."""
     cls: type = type(instance)
     for name, hint in hints_of(cls).items():
         if not dataclasses.is_dataclass(hint):
@@ -145,7 +145,7 @@ def check_fields(instance: Any) -> None:
 
 @functools.cache
 def hints_of(cls: type) -> dict[str, Any]:
-    """The types of a dataclass's fields, with what is declared in Annotated."""
+    """The types of a dataclass's fields, with the rules declared in Annotated."""
     hints = typing.get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 

@@ -1,6 +1,6 @@
-"""Habits from other Hydra projects: what works is made to, what can't is a line that says why.
+"""Habits from other Hydra projects: they work here too, or one line says why they can't.
 
-Standard library only; it reads words of the command line, and errors by their text.
+Standard library only; it reads the command line, and the text of errors.
 """
 
 import re
@@ -59,13 +59,13 @@ def _check_ladder_model(word: str, value: str, words: Sequence[str]) -> None:
 
 
 def choices(group: str) -> str:
-    """What a group of conf/ can be, in words."""
+    """A sentence with the choices of a group of conf/."""
     also = "; logger=csv logs to files alone" if group == "logger" else ""
     return f"give {group}=NAME, of {', '.join(choice_names(group))}{also}"
 
 
 def choice_names(group: str) -> list[str]:
-    """The choices of a group of conf/; base.yaml is what all of them share and is none."""
+    """The choices of a group of conf/, without base.yaml, which all choices share."""
     names = {path.stem for path in (conf_dir() / group).glob("*.yaml")}
     return sorted(names - {"base"})
 

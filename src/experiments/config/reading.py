@@ -37,7 +37,7 @@ def build(node: Any, where: str, needs: Sequence[str] = ()) -> Any:
 
 
 def target_class(node: Mapping[str, Any], where: str) -> Any:
-    """What a config node's `_target_` names. Raises ValueError if that can't be imported."""
+    """The class that a config node's `_target_` names. Raises ValueError if the import fails."""
     given = f"{where}._target_={shown(node['_target_'])}"
     module, _, name = str(node["_target_"]).rpartition(".")
     try:
@@ -95,7 +95,7 @@ def _named(prefix: str) -> Iterator[None]:
 
 
 def _choices(name: str) -> str:
-    """What to give for a name: the choices of a group of conf/, else a value."""
+    """The remedy for a missing name: the choices of a group of conf/, else a value."""
     group = name.partition(".")[2] if name.startswith("data.") else name
     group = "data" if group == "corpus" else group
     if not (conf_dir() / group).is_dir():

@@ -37,7 +37,7 @@ LearningRate = Annotated[float, Within(0, 1000, above=True)]
 
 @dataclass(frozen=True, kw_only=True)
 class Ladder:
-    """A family of sizes: the width that goes with a number of blocks, and what moves with it.
+    """A family of sizes: the width for a number of blocks, and the settings that go with it.
 
     d_model = d_per_layer * size. batch_size counts sequences of seq_len tokens. lr is the peak
     learning rate at width lr_d_model; Optim says how it scales with width.
@@ -56,7 +56,7 @@ class Ladder:
 
 @dataclass(frozen=True, kw_only=True)
 class Trunk:
-    """Which blocks hold the layer under study (middle | all | [i, ...]), and what the rest hold."""
+    """The blocks with the layer under study (middle | all | [i, ...]), and the others' layer."""
 
     ffn_blocks: Any
     base_ffn: Any

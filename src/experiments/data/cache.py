@@ -1,4 +1,4 @@
-"""What is made once and kept: built under a temporary name, locked, renamed when whole."""
+"""Folders that are made once: built under a temporary name, locked, renamed when complete."""
 
 import errno
 import os

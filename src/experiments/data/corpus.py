@@ -1,4 +1,4 @@
-"""What the data module asks of a source of text."""
+"""The interface of a source of text."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ class Corpus(Protocol):
 
 @runtime_checkable
 class ShardedCorpus(Corpus, Protocol):
-    """A corpus in files that can be read apart: what training can stream from."""
+    """A corpus of files that can be read separately, so that training can stream from it."""
 
     def n_shards(self, split: str, cache: Path) -> int:
         """The number of files of a split."""
@@ -43,7 +43,7 @@ class ShardedCorpus(Corpus, Protocol):
 
 
 def identity(part: Any) -> dict[str, Any]:
-    """What the text of a corpus, or the ids of a tokenizer, depend on, as plain values."""
+    """The settings that determine a corpus's text or a tokenizer's ids, as plain values."""
     assert is_dataclass(part)
     assert not isinstance(part, type)
     own = getattr(part, "identity", None)

@@ -110,7 +110,7 @@ class LocalText:
                 yield text
 
     def identity(self) -> dict[str, Any]:
-        """What the texts depend on: the files' content, not where they are; see fingerprint()."""
+        """The texts' identity: the content of the files, not their place; see fingerprint()."""
         held_out = self.validation_path
         return {
             "files": fingerprint(find_files(self.path)),

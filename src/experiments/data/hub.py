@@ -80,7 +80,7 @@ class HubText:
                 yield text
 
     def identity(self) -> dict[str, Any]:
-        """What the texts depend on: of a folder its content, not where it is.
+        """The identity of the texts: for a folder its content, not its place.
 
         All its files count, but for those whose name starts with a dot: README.md too, since it
         says which files are a split's.

@@ -1,4 +1,4 @@
-"""What feeds a trainer: packed or streamed training batches, from the trainer's step on."""
+"""The trainer's data: packed or streamed training batches, from the trainer's step on."""
 
 import multiprocessing as mp
 from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ class TokenDataModule(pl.LightningDataModule):
         self._resumed: tuple[int, int] | None = None  # rank and world size of the checkpoint
 
     def train_dataloader(self) -> "Loader":
-        """Batches from the trainer's step on: a resumed run sees what it would have seen."""
+        """Batches from the trainer's step on: those that an uninterrupted run would see."""
         trainer = self.trainer
         assert trainer is not None
         here = (trainer.global_rank, trainer.world_size)

@@ -1,4 +1,4 @@
-"""The dry run's table: what every point would cost."""
+"""The dry run's table: the cost of every point."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence

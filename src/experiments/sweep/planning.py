@@ -1,4 +1,4 @@
-"""What both ways of executing a sweep do first: plan every point, and choose what is left to do."""
+"""The first part of every sweep, local or on Slurm: plan all points, choose those to run."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -26,7 +26,7 @@ INTERRUPTED, ELSEWHERE = 130, 3
 
 @dataclass(frozen=True, kw_only=True)
 class Todo:
-    """A sweep's points, sorted by what is to be done with them."""
+    """A sweep's points, sorted by what to do with each."""
 
     points: tuple[Point, ...]
     run: tuple[Point, ...]
@@ -89,7 +89,7 @@ def plan_points(raws: Sequence[Raw]) -> list[Point]:
 
 
 def _told_apart(points: Sequence[Point]) -> list[Point]:
-    """The points, those that describe themselves alike with what of the config they differ in."""
+    """The points. Those with equal descriptions get the settings in which they differ."""
     alike: dict[str, list[Point]] = {}
     for point in points:
         alike.setdefault(point.describe(), []).append(point)

@@ -1,4 +1,4 @@
-"""Why a sweep is refused, in one line: which points, what is wrong, and what would fit."""
+"""Why a sweep is refused, in one line: the points, the fault, and values that would fit."""
 
 import re
 from collections import Counter

@@ -188,7 +188,7 @@ def job_name(sweep_dir: Path, submission: str) -> str:
 
 
 def read_submission(sweep_dir: Path, name: str) -> Submission:
-    """What was submitted under that name."""
+    """The submission of that name."""
     values = json.loads((sweep_dir / FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     resources = values["resources"]
     return Submission(

@@ -1,4 +1,4 @@
-"""Points of a sweep in processes of this machine, some at a time, and what became of each."""
+"""Points of a sweep in processes of this machine, some at a time, and the outcome of each."""
 
 import multiprocessing as mp
 import os
@@ -34,7 +34,7 @@ Fate = Literal["done", "failed", "interrupted", "elsewhere", "killed"]
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of a worker's point. record: None if it wrote none. why: else, in words."""
+    """The outcome of a worker's point. record: None if it wrote none; then why says the reason."""
 
     fate: Fate
     record: RunRecord | None = None
@@ -49,7 +49,7 @@ class _Worker:
 
 
 def run_all(points: Sequence[Point], n_workers: int, name: str) -> dict[str, Fate]:
-    """What became of each point, by run id; a diverged one is done.
+    """The outcome of each point, by run id; a diverged one is done.
 
     Processes are short-lived, forked from a server that has imported everything once. A point whose
     process was killed or stalled is started again, from its checkpoint, as often as requeue.py

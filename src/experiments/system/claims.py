@@ -77,7 +77,7 @@ def is_claimed(run_dir: Path) -> bool:
 
 
 def _is_same(path: Path, file: IO[str]) -> bool:
-    """Whether the path still names the open file. What can't be found out counts as yes."""
+    """Whether the path still names the open file. If that is unknown, the answer is yes."""
     try:
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What looks like a password or a service's key: no results folder is to hold one. Stdlib only.
+"""Passwords and keys of services, which results folders must not hold. Stdlib only.
 
 Configs, command lines and tracebacks are stored with the results, and those are shared. So a config
 or a command line with a credential is refused before anything is written, and what reaches a record

@@ -83,7 +83,7 @@ def sync(descriptor: int) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes what killed writers left in a folder. For whoever alone writes there."""
+    """Removes temporary files of killed writers in a folder. Only for the folder's only writer."""
     for path in folder.iterdir():
         if path.name.endswith(PARTIAL) or _TEMPORARY.fullmatch(path.name):
             with suppress(OSError):  # a folder, or not ours: it is in nobody's way

@@ -1,4 +1,4 @@
-"""Ranks: how many processes train one run, and which of them this is."""
+"""Ranks: the number of processes that train one run, and the rank of this one."""
 
 import os
 from dataclasses import dataclass
@@ -78,7 +78,7 @@ class _SumOverRanks(torch.autograd.Function):
 
 
 def rank() -> int:
-    """This process's global rank, from what started it: srun, torchrun, or nothing (0)."""
+    """This process's global rank, set by srun or torchrun; 0 without them."""
     for name in ("RANK", "SLURM_PROCID"):
         if name in os.environ:
             return int(os.environ[name])
@@ -91,7 +91,7 @@ def is_other_rank(ranks: Ranks) -> bool:
 
 
 def cluster_environment(ranks: Ranks) -> Any:
-    """What tells Lightning of the other ranks.
+    """Lightning's source of the other ranks.
 
     A single-process run ignores Slurm's environment. Requeueing is ours (requeue.py), because
     Lightning's saves inside a signal handler.

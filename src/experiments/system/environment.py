@@ -1,4 +1,4 @@
-"""What a run was computed on and with: device, memory, peak rate, versions, git."""
+"""The surroundings of a run: device, memory, peak rate, versions, git."""
 
 import ctypes
 import importlib.metadata
@@ -30,14 +30,14 @@ _GIT_TIMEOUT = 10  # seconds; a checkout on a slow network disk is not worth mor
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """What this process computes on. accelerator: cpu or cuda. precision: Lightning's name."""
+    """The device of this process. accelerator: cpu or cuda. precision: Lightning's name."""
 
     accelerator: str
     precision: str
 
 
 def resolve_device(accelerator: str, precision: str) -> Device:
-    """What the two settings of `trainer` come to on this machine.
+    """The device that the two settings of `trainer` mean on this machine.
 
     auto takes a GPU if there is one, and bf16-mixed on a GPU that has it, else float32. Raises
     ValueError for what is unknown, or is not here.

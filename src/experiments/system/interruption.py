@@ -19,7 +19,7 @@ _ENDING = (signal.SIGTERM, signal.SIGINT)  # not forgotten for a later USR1: it 
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop and has kept what it needs to go on.
+    """The run was asked to stop and has saved a checkpoint.
 
     Not an Exception: no handler of failures may take it for one. step: how far it is, if it had
     begun to train.

@@ -1,4 +1,4 @@
-"""Which release this is: what `--version` prints of every command."""
+"""The release, as `--version` of every command prints it."""
 
 import argparse
 import importlib.metadata

@@ -119,7 +119,7 @@ def score_sets(
 
 
 def rule_suffix(rule: EvaluationRule) -> str:
-    """What a rule other than the usual adds to a set's name: `@stride=64`."""
+    """The suffix of a set's name for a rule that is not the default: `@stride=64`."""
     given = [f"{name}={value}" for name, value in asdict(rule).items() if value is not None]
     return "@" + ",".join(given) if given else ""
 

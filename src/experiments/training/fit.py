@@ -118,7 +118,7 @@ def fit(
 
 
 def leave_group() -> None:
-    """Ends the talk between ranks, so that rank 0 may score the model alone."""
+    """Ends communication between ranks, so that rank 0 can score the model alone."""
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()

@@ -52,7 +52,7 @@ class LanguageModel(pl.LightningModule):
         return self._compiled is not None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The mean loss of the batch in nats/token, plus what layers add to it."""
+        """The mean loss of the batch in nats/token, plus the layers' own losses."""
         logits = (self._compiled or self.model)(batch.inputs)
         loss = F.cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten())
         self._note(self._over_ranks(loss.detach()))

@@ -1,4 +1,4 @@
-"""Checkpoint files that carry their own sha256, and what is wrong with a damaged one.
+"""Checkpoint files with their own sha256, and the damage of a file without a valid one.
 
 A checkpoint of torch is a zip archive. The hash is of all its bytes as torch wrote them. It is
 in the archive's comment, so that a file and its hash are renamed together, and every reader of such
@@ -33,7 +33,7 @@ class SealedCheckpoints(TorchCheckpointIO):
 
 
 def save_sealed(checkpoint: dict[str, Any], path: Path) -> None:
-    """torch.save with the hash. Raises RuntimeError, and removes what is there, if it can't."""
+    """torch.save with the hash. If that fails: removes the file and raises RuntimeError."""
     with explained(path):
         try:
             with path.open("wb") as file:
@@ -78,7 +78,7 @@ class _Hashed:
 
 
 def damage_of(path: Path) -> str | None:
-    """Why a checkpoint can't be believed, in words; None if it is whole.
+    """The damage of a checkpoint, in words; None if it is whole.
 
     Of one without a hash, as older ones are, the archive's own checksums must hold, torch must load
     it, and it must have what a resume needs. Raises RuntimeError if it may not be read.
