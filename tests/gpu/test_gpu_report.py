@@ -78,7 +78,7 @@ def test_no_number_is_valid_json_and_missed(report):
 
 def test_what_is_no_report_is_refused(tmp_path):
     (tmp_path / JSON_NAME).write_text("[1]")
-    with pytest.raises(ValueError, match=r"report.json is no report .*; remove it"):
+    with pytest.raises(ValueError, match=r"report.json is not a report .*; remove it"):
         Report(tmp_path)
 
 

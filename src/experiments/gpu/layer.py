@@ -43,7 +43,7 @@ def run(job: Job) -> None:
     torch.set_float32_matmul_precision("high")  # as training has it
     copy = copy_rate(job.device)
     report = Report()
-    options = layer.Options(moe=False, with_optimizer=True, memory=False, arguments=())
+    options = layer.Options(with_optimizer=True, memory=False, arguments=())
     layer.run([TOY if job.toy else SHAPE], settings(job), options, report)
     passes, steps = report.sections
     _add_passes(job, passes, copy)

@@ -50,7 +50,7 @@ class Report:
 
     def __init__(self, folder: Path, about: Mapping[str, Any] | None = None) -> None:
         """about: card and versions, of a report that is begun. Raises ValueError for a file that
-        is no report.
+        is not a report.
         """
         self.folder = folder
         path = folder / JSON_NAME
