@@ -9,6 +9,7 @@ import pandas as pd
 
 from analysis.differences.by_column import DifferencesBy, compare_by
 from analysis.differences.models import Differences, compare_models, seeded_budgets
+from analysis.differences.multipliers import BudgetMultipliers, budget_multipliers
 from analysis.experts.compare import LawComparison, compare_laws
 from analysis.experts.fit import size_slopes
 from analysis.experts.runs import variants_of
@@ -49,6 +50,7 @@ class Study:
     multipliers: Mapping[str, ComputeMultiplier]
     differences: Mapping[float, Differences]
     differences_over_sizes: Mapping[float, DifferencesBy]
+    budget_multipliers: BudgetMultipliers | None
     cautions: tuple[str, ...]  # about the runs themselves, whatever is fitted to them
     missing: tuple[tuple[str, str], ...]
 
@@ -58,6 +60,7 @@ class Study:
             "isoflop": self.isoflop,
             "agreement": self.agreement,
             "hold_out": self.hold_out,
+            "budget_multipliers": self.budget_multipliers,
         }
         many = {
             "parametric": self.parametric,
@@ -131,6 +134,11 @@ def analyse(
         multipliers=multipliers,
         differences=differences,
         differences_over_sizes=over_sizes,
+        budget_multipliers=None
+        if not differences
+        else attempts.make(
+            "compute multipliers at each budget", lambda: budget_multipliers(differences)
+        ),
         cautions=tuple(_cautions(table, size)),
         missing=tuple(attempts.missing),
     )
@@ -225,7 +233,7 @@ def _expert_laws(
 def _multipliers(
     isoflop: IsoFLOPFit | None, baseline: str, asymptote: float | None, attempts: _Attempts
 ) -> dict[str, ComputeMultiplier]:
-    what = "compute multipliers"
+    what = "compute multipliers by a law"
     if asymptote is None:
         attempts.missing.append((what, "no asymptote was given: --asymptote=NATS"))
         return {}

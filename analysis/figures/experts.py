@@ -33,7 +33,8 @@ def draw_experts(
     """Perplexity against the number of experts of one model, a colour for each size.
 
     Faint points are runs; full ones the mean over seeds at the best learning rate. One law is drawn
-    as lines with their 95 % interval, dashed if doubtful; several as lines of different style.
+    as lines with their 95 % interval, dashed if it has a warning; several as lines of
+    different style.
     model, size_name: the laws'; without laws the one model with experts, and the backbone's
     parameters. baseline: the model that counts as one expert, as in fit_expert_law.
     slopes: of size_slopes, for the legend. Raises ValueError for laws that don't belong together,
@@ -124,7 +125,7 @@ def _middle(sizes: pd.Series) -> float:
 
 
 def _line(laws: Sequence[ExpertLawFit], i: int) -> Any:
-    """One law is dashed if doubtful; several differ by their dashes."""
+    """One law is dashed if it has a warning; several differ by their dashes."""
     if len(laws) > 1:
         return LINES[i % len(LINES)]
     return "-" if laws[0].status is FitStatus.CONVERGED else DASHED
@@ -161,8 +162,8 @@ def _size_text(size: float, slopes: pd.DataFrame | None) -> str:
 def _law_entries(laws: Sequence[ExpertLawFit]) -> list[Artist]:
     entries: list[Artist] = []
     for i, law in enumerate(laws):
-        doubt = "" if law.status is FitStatus.CONVERGED else f", {law.status}"
-        text = f"{law.form_name} (rmse {law.rmse:.2g} of ln L{doubt})"
+        status = "" if law.status is FitStatus.CONVERGED else f", {law.status}"
+        text = f"{law.form_name} (rmse {law.rmse:.2g} of ln L{status})"
         entries.append(swatch(text, edge(), ls=_line(laws, i)))
     if len(laws) == 1 and len(laws[0].draws):
         entries.append(band_swatch("95 % interval of the law"))

@@ -34,7 +34,7 @@ from analysis.table.load import finished
 class _Way:
     """How the curves of one budget are drawn."""
 
-    line: object | None  # None: solid, or dashed if doubtful
+    line: object | None  # None: solid, or dashed if it has a warning
     point: float  # points
     star: float
     faded: float  # share of the page's colour
@@ -44,9 +44,9 @@ def draw_isoflop(table: pd.DataFrame, fit: IsoFLOPFit, *, together: bool = False
     """Perplexity against size, a panel for each budget, a colour for each model.
 
     Full markers are what was fitted, faint ones all finished runs; lines the curves over their
-    range, dashed if doubtful; stars their minima, hollow if doubtful, with the 95 % interval of the
-    place where it is bounded. together: all budgets in one panel, as the paper has it, told apart
-    by line and size of marker.
+    range, dashed if they have a warning; stars their minima, hollow if so, with the 95 % interval
+    of the place where it is bounded. together: all budgets in one panel, as the paper has it, that
+    differ by line and size of marker.
     """
     done = finished(table)
     done = done[done[fit.x_name].notna() & done["budget"].notna()]
@@ -166,7 +166,11 @@ def _marks(fit: IsoFLOPFit, whiskers: bool, above: bool, together: bool) -> list
     marks: list[Artist] = [swatch("minimum", **star(edge(), hollow=False))]
     if any(c.status is not FitStatus.CONVERGED for c in fit.curves):
         line = {} if together else {"ls": DASHED}
-        marks.append(swatch("doubtful", **{"color": edge(), **star(edge(), hollow=True), **line}))
+        marks.append(
+            swatch(
+                "minimum with a warning", **{"color": edge(), **star(edge(), hollow=True), **line}
+            )
+        )
     if whiskers:
         marks.append(swatch("95 % interval", edge(), ls="-", marker="|", lw=1.0))
     marks.append(swatch("all runs", edge(), marker="o", ms=3.5, mew=0, alpha=0.5))

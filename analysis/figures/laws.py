@@ -34,9 +34,9 @@ _FLOOR: Any = (0, (1, 1.5))
 def draw_laws(fit: IsoFLOPFit, table: pd.DataFrame | None = None) -> Figure:
     """The minima against compute, a panel for each size and the loss, with the fitted laws.
 
-    Points are the minima with their 95 % intervals where known, hollow if left out of the law;
-    lines the laws, dashed if doubtful, with the 95 % interval of the law (Student's t).
-    table: only tells which model a series is of. Raises ValueError if no law was fitted.
+    Points are the minima with their 95 % intervals where known, hollow if excluded from the law;
+    lines the laws, dashed if it has a warning, with the 95 % interval of the law (Student's t).
+    table: only to know which model a series is of. Raises ValueError if no law was fitted.
     """
     names = [name for name in (*X_NAMES, LOSS) if any(name in law.laws for law in fit.laws)]
     if not names:
@@ -71,8 +71,8 @@ def draw_laws(fit: IsoFLOPFit, table: pd.DataFrame | None = None) -> Figure:
 def draw_frontier(table: pd.DataFrame, fit: IsoFLOPFit) -> Figure:
     """Loss against compute: all finished runs, the best of each budget, and the fitted frontier.
 
-    Frontiers are the laws of the fitted minima, with their 95 % interval, dashed if doubtful; a
-    thin line is the floor E where the runs tell it.
+    Frontiers are the laws of the fitted minima, with their 95 % interval, dashed if they
+    have a warning; a thin line is the floor E where it is identifiable.
     """
     done = finished(table)
     done = done[done["budget"].notna()]
@@ -85,10 +85,10 @@ def draw_frontier(table: pd.DataFrame, fit: IsoFLOPFit) -> Figure:
     axis.set_xlim(*padded(done["budget"].tolist(), 0.08))
     laws = {law.model: law.laws[LOSS] for law in fit.laws if LOSS in law.laws}
     top = float(best.min())
-    told = {name: law.params["E"] for name, law in laws.items() if _floor_told(law, top)}
+    floors = {name: law.params["E"] for name, law in laws.items() if _has_floor(law, top)}
     low, high = padded(best.tolist(), 0.0)
     seen = done.loc[done["loss"] <= high * (high / low) ** 0.5, "loss"]
-    axis.set_ylim(*padded([low, high, *seen, *told.values()]))
+    axis.set_ylim(*padded([low, high, *seen, *floors.values()]))
     entries: list[Artist] = []
     for name, look in series.items():
         own = done[done["series"] == name]
@@ -102,16 +102,16 @@ def draw_frontier(table: pd.DataFrame, fit: IsoFLOPFit) -> Figure:
         if name in laws:
             law = laws[name]
             draw_law(axis, law, look)
-            label = f"{name}\n{_exponent_text(law)}, {_floor_text(law, name in told)}"
-        if name in told:
-            axis.axhline(told[name], color=look.colour, lw=0.9, ls=_FLOOR)
+            label = f"{name}\n{_exponent_text(law)}, {_floor_text(law, name in floors)}"
+        if name in floors:
+            axis.axhline(floors[name], color=look.colour, lw=0.9, ls=_FLOOR)
         entries.append(swatch(label, look.colour, marker=look.marker, ls="-"))
     marks = [
         swatch("best run", edge(), marker="o"),
         swatch("all runs", edge(), marker="o", ms=3, mew=0, alpha=0.4),
         *_line_marks(list(laws.values())),
     ]
-    if told:
+    if floors:
         marks.append(swatch("floor E", edge(), ls=_FLOOR, lw=0.9))
     if (done["loss"] > axis.get_ylim()[1]).any():
         marks.append(beyond())
@@ -144,7 +144,7 @@ def _draw_minima(axis: Axes, fit: IsoFLOPFit, name: str, series: Mapping[str, Lo
     curves = [c for c in fit.curves if np.isfinite(_optimum(c, name))]
     low, high = padded([_optimum(c, name) for c in curves if c.inside], 0.0)
     near = [v for c in curves if low**2 / high < (v := _optimum(c, name)) < high**2 / low]
-    axis.set_ylim(*padded([low, high, *near], 0.2))  # those left out may lie anywhere
+    axis.set_ylim(*padded([low, high, *near], 0.2))  # those excluded may lie anywhere
     low, high = axis.get_ylim()
     ranks = list(series)
     for curve in curves:
@@ -200,14 +200,16 @@ def _with_interval(value: float, low: float, high: float) -> str:
     return f"{value_text} ({bounds[0]}, {bounds[1]})" if known else f"{value_text} (no interval)"
 
 
-def _floor_text(law: PowerLaw | FrontierFit, told: bool) -> str:
+def _floor_text(law: PowerLaw | FrontierFit, is_known: bool) -> str:
     if not isinstance(law, FrontierFit):
-        return "E = 0 taken"
-    return f"E {_with_interval(law.params['E'], *law.bounds('E'))}" if told else "E not told"
+        return "E = 0 assumed"
+    if not is_known:
+        return "E not identifiable"
+    return f"E {_with_interval(law.params['E'], *law.bounds('E'))}"
 
 
-def _floor_told(law: PowerLaw | FrontierFit, best: float) -> bool:
-    """Whether there is a floor, and the runs tell it to lie below the best loss reached."""
+def _has_floor(law: PowerLaw | FrontierFit, best: float) -> bool:
+    """Whether there is a floor, identifiably below the best loss reached."""
     if not isinstance(law, FrontierFit) or law.status is FitStatus.BOUND_HIT:
         return False
     return law.bounds("E")[1] < best
@@ -217,7 +219,7 @@ def _marks(fit: IsoFLOPFit) -> list[Artist]:
     marks: list[Artist] = [swatch("minimum", edge(), marker="o")]
     if any(not c.inside and np.isfinite(c.x_opt) for c in fit.curves):
         hollow = {"mfc": page(), "mec": edge(), "mew": 1.1}
-        marks.append(swatch("left out of the law", edge(), marker="o", **hollow))
+        marks.append(swatch("excluded from the law", edge(), marker="o", **hollow))
     if any(_interval(c, name) for c in fit.curves for name in (LOSS, c.x_name)):
         marks.append(swatch("its 95 % interval", edge(), marker="|", ms=9))
     return marks + _line_marks([law for laws in fit.laws for law in laws.laws.values()])
@@ -226,7 +228,7 @@ def _marks(fit: IsoFLOPFit) -> list[Artist]:
 def _line_marks(laws: Sequence[PowerLaw | FrontierFit]) -> list[Artist]:
     marks: list[Artist] = []
     if any(law.status is not FitStatus.CONVERGED for law in laws):
-        marks.append(swatch("doubtful law", edge(), ls=DASHED))
+        marks.append(swatch("law with a warning", edge(), ls=DASHED))
     if any(law.dof > 0 for law in laws):
         marks.append(band_swatch("95 % interval of the law"))
     return marks

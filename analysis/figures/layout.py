@@ -175,7 +175,7 @@ def beyond() -> Line2D:
 
 
 def star(colour: Colour, hollow: bool, size: float = 10.0) -> dict[str, Any]:
-    """Options of a minimum's marker: filled, or hollow if something speaks against it."""
+    """Options of a minimum's marker: filled, or hollow if it has a warning."""
     return {
         "marker": "*",
         "ms": size,

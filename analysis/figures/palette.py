@@ -42,7 +42,7 @@ class Look:
 def looks(series: Iterable[str], table: pd.DataFrame | None = None) -> dict[str, Look]:
     """A look for each series, in order of model: its model's colour, shades of it if several.
 
-    table: tells which model a series is of; without it the name does.
+    table: says which model a series is of; without it the name does.
     """
     models = _models_of(list(dict.fromkeys(series)), table)
     order = _model_order([*models.values(), *([] if table is None else table["model"])])
@@ -119,7 +119,7 @@ def blend(colour: Colour, other: Colour, share: float) -> Colour:
 def legible(colour: str | Colour, least: float = 2.3) -> Colour:
     """The colour, with as much of the ink as gives this contrast to the page.
 
-    least: WCAG 2.2 asks 3 of graphics; 2.3 keeps the gold of moe, and markers tell it as well.
+    least: WCAG 2.2 asks 3 of graphics; 2.3 keeps the gold of moe, and markers differ as well.
     """
     red, green, blue, _ = to_rgba(colour)
     given = (red, green, blue)

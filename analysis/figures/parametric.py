@@ -27,8 +27,9 @@ def draw_contours(
 ) -> Figure:
     """Iso-loss lines of the surface over size and tokens, the runs, and the compute-optimal line.
 
-    Points are the finished runs, coloured by their loss. The optimal line, dashed if the fit is
-    doubtful, has its 95 % interval along the lines of equal compute, C = flops_per_param_token N D.
+    Points are the finished runs, coloured by their loss. The optimal line, dashed if the fit
+    has a warning, has its 95 % interval along the lines of equal compute,
+    C = flops_per_param_token N D.
     Thin lines join the runs of a budget. table: a checked one, or a frame of n_tokens, loss and
     size; size: what the fit was given as N. Raises ValueError naming a column that is missing.
     """
@@ -46,7 +47,7 @@ def draw_contours(
     axis.grid(visible=False)
     lines = _draw_budgets(axis, runs, size)
     _draw_lines(axis, fit, L)
-    told = _draw_optimum(axis, fit, flops_per_param_token)
+    has_interval = _draw_optimum(axis, fit, flops_per_param_token)
     top = float(np.quantile(L, 0.95))  # one bad run should not take all the colours
     points = axis.scatter(
         *(N, D), c=L, vmax=top, cmap=_CMAP, s=22, edgecolors=ink(), linewidths=0.5, zorder=5
@@ -72,7 +73,7 @@ def draw_contours(
             lw=1.6,
         ),
     ]
-    if told:
+    if has_interval:
         marks.append(band_swatch("its 95 % interval", legible(_OPTIMAL)))
     if lines:
         marks.append(swatch("runs of a budget", edge(), ls=(0, (1, 1.5)), lw=0.9))

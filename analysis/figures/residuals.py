@@ -1,4 +1,4 @@
-"""What a law leaves over, against each variable that it should not depend on any more."""
+"""Residuals of a law, against each variable that they should not depend on."""
 
 import numpy as np
 import pandas as pd

@@ -88,7 +88,7 @@ def draw_usage(table: pd.DataFrame) -> Figure:
 
     He 2024, Table 2. A row of panels for each budget, a line for each model and query norm: means
     over seeds, of several sizes or learning rates those with the lowest loss. Of several heads and
-    top_k of a model those with the most numbers of experts. Rows without usage are left out. Raises
+    top_k of a model those with the most numbers of experts. Rows without usage are excluded. Raises
     ValueError if none is left.
     """
     runs = _known(table, ["usage", "unevenness", "n_experts", "loss"], "draw_usage")

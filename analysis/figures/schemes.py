@@ -12,7 +12,7 @@ pairs: dict[str, str] = {}  # of the active style(): light colour -> dark colour
 def pair(light: Colour, dark: Colour) -> Colour:
     """Takes note of the two, and returns the colour to draw with.
 
-    That is the light one; or one that no eye tells from it, if it stands for another dark colour
+    That is the light one; or one that looks the same, if it stands for another dark colour
     already.
     """
     found, wanted = light, to_hex(dark)

@@ -42,7 +42,7 @@ def draw_seconds(table: pd.DataFrame) -> Figure:
 
     A line joins the sizes of one model in order, and the best is ringed. Seconds are those of
     training_seconds; learning rates and seeds of one size count as in best_of_cells. Budgets with
-    one run are left out. Raises ValueError if none is left, or a run's rate is unknown.
+    one run are excluded. Raises ValueError if none is left, or a run's rate is unknown.
     """
     require(table, ["budget", "n_params", "n_tokens", "tokens_per_second"], "draw_seconds")
     runs = finished(table.assign(seconds=training_seconds(table)))

@@ -10,7 +10,7 @@ from analysis.figures import palette, schemes
 
 FONT = 9.0  # points, in panels of PANEL inches: legible in a printed column
 PANEL = (3.3, 2.7)  # inches
-DASHED = (0, (4, 2))  # of what is doubtful
+DASHED = (0, (4, 2))  # of what has a warning
 LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 _LIGHT = ("#ffffff", "#1f2328", "#6b727d", "#e2e5e9")  # page, ink, edge, grid
 _DARK = ("#16181d", "#e6e8eb", "#8a919c", "#31353d")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from analysis import numbers
 from analysis.experts.compare import LawComparison
 from analysis.isoflop.curves import IsoFLOPFit
 from analysis.parametric import ParametricFit
@@ -48,10 +49,12 @@ def _form(
         forms.append(f"isoFLOP: {how} {isoflop.x_name} at each budget, then power laws of compute")
     forms += list(dict.fromkeys(fit.form for fit in parametric))
     forms += list(dict.fromkeys(f.form for c in experts for f in c.fits))
-    known = [
-        n for n in ("n_params", "n_active_params", "n_tokens", "budget") if table[n].notna().any()
+    counts = dict.fromkeys(("n_params", "n_active_params", "n_tokens"), numbers.count)
+    known = {n: f for n, f in {**counts, "budget": numbers.flops}.items() if table[n].notna().any()}
+    ranges = [
+        f"{name} {form(table[name].min())} to {form(table[name].max())}"
+        for name, form in known.items()
     ]
-    ranges = [f"{name} {table[name].min():.3g} to {table[name].max():.3g}" for name in known]
     embeddings = bool(table["n_non_embedding_params"].notna().any())
     return [
         ("Formula of each law", "; ".join(forms) or None),
@@ -64,9 +67,7 @@ def _form(
         (
             "What N counts",
             "n_params all parameters, n_active_params those a token reads; embeddings are in both, "
-            + (
-                "and left out of n_non_embedding_params" if embeddings else "as the table gave them"
-            ),
+            + ("and not in n_non_embedding_params" if embeddings else "as the table gave them"),
         ),
     ]
 
@@ -147,7 +148,7 @@ def _extraction(table: pd.DataFrame, provenance: Provenance, isoflop: IsoFLOPFit
             "Several runs of one cell",
             "the mean over seeds of the best learning rate; never a mean over learning rates",
         ),
-        ("Runs or budgets left out of a fit", "; ".join(dropped) or "none"),
+        ("Runs or budgets excluded from a fit", "; ".join(dropped) or "none"),
         ("What the table left open", "; ".join(table.attrs.get("notes", ())) or "nothing"),
         (
             "Is the evaluation causal?",

@@ -3,86 +3,125 @@
 import numpy as np
 import pandas as pd
 
-from analysis import figures
+from analysis import figures, numbers
 from analysis.fitting.results import Estimate
+from analysis.isoflop.curves import IsoFLOPFit
 from analysis.parametric import ParametricFit
 from analysis.report.gallery import Gallery, file_label
 from analysis.report.page import Block, Code, DataTable, Section, Text
-from analysis.report.tables import params_table
+from analysis.report.tables import (
+    budget_column,
+    by_budget,
+    formats_of,
+    params_table,
+    units_of,
+    with_intervals,
+)
 from analysis.study import Study
 from analysis.table.load import finished
 from analysis.validation.residuals import residuals_of
 
 
 def isoflop_section(study: Study, gallery: Gallery) -> Section | None:
-    """The curves and their minima; None without."""
+    """The curves' minima, and what is left of the runs; None without."""
     fit = study.isoflop
     if fit is None:
         return None
+    minima = _minima(fit)
     blocks: list[Block] = [
         Text(
-            text="Each curve is fitted to the best finished run of each size. A filled star is a "
-            "minimum that nothing speaks against, a hollow one is doubtful; its reasons stand in "
-            "the summary."
+            text="Each curve is fitted to the best finished run of each size. A minimum with a "
+            "warning is a hollow star in the figures."
         ),
-        gallery.draw(
-            "isoflop",
-            f"Perplexity against {fit.x_name} at equal training FLOPs",
-            lambda: figures.draw_isoflop(study.table, fit),
+        DataTable(
+            frame=minima,
+            caption="The fitted minimum of each curve, with 95 % intervals",
+            units=units_of(minima, study.x_name),
+            formats={**formats_of(minima), "perplexity": ".2f"},
         ),
         gallery.draw(
             "isoflop_together",
-            "The same in one panel, as Fig. 1 of He 2024",
+            "All budgets in one panel, as Fig. 1 of He 2024",
             lambda: figures.draw_isoflop(study.table, fit, together=True),
         ),
     ]
-    if fit.method == "parabola":  # interpolation leaves nothing over
+    if fit.method == "parabola":  # interpolation has no residuals
         blocks.append(
             gallery.draw(
                 "residuals_isoflop",
-                "What the curves leave over",
+                "Residuals of the curves",
                 lambda: figures.draw_residuals(residuals_of(fit, study.table)),
             )
         )
     return Section(title="IsoFLOP curves", blocks=blocks)
 
 
+def _minima(fit: IsoFLOPFit) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {
+                "model": c.model,
+                "budget": c.budget,
+                f"{fit.x_name}*": Estimate(c.x_opt, *c.x_interval),
+                "loss*": Estimate(c.loss_opt, *c.loss_interval),
+                "perplexity": np.exp(c.loss_opt),
+                "sizes": c.n_points,
+                "rmse": c.rmse,
+                "status": str(c.status),
+                "flags": ", ".join(c.flags),
+            }
+            for c in fit.curves
+        ]
+    )
+
+
 def differences_section(study: Study, gallery: Gallery) -> Section | None:
-    """Models beside the noise of seeds, budget by budget; None without."""
+    """The means that the differences are of, and the same over sizes; None without."""
     if not study.differences:
         return None
+    first = next(iter(study.differences.values()))
+    noises = "; ".join(
+        f"{found.noise.sd:.4f} at {numbers.flops(budget)} FLOPs "
+        f"({found.noise.dof} degrees of freedom)"
+        for budget, found in study.differences.items()
+    )
+    means = pd.concat(
+        [
+            found.to_frame()
+            .drop(columns=[f"minus {found.baseline}", "lower", "upper"])
+            .assign(budget=budget)
+            for budget, found in study.differences.items()
+        ],
+        ignore_index=True,
+    )
+    means = means[["budget", *(name for name in means if name != "budget")]]
     blocks: list[Block] = [
         Text(
-            text="A difference whose interval holds 0 is none. Intervals are of one difference "
-            "each, not of all together, and take the noise to be the same in all models."
-        )
+            text="Intervals are of one difference each, not of all together. One run's loss varies "
+            f"by (standard deviation over seeds, nats/token): {noises}."
+        ),
+        DataTable(
+            frame=means,
+            caption="Mean loss over seeds, each model at its size with the most seeds",
+            units=units_of(means),
+            formats={**formats_of(means), "perplexity": ".2f", "loss": ".3f", "sd": ".4f"},
+        ),
     ]
-    for budget, found in study.differences.items():
-        caption = (
-            f"C = {budget:.4g} FLOPs: mean loss over seeds, each model at its size with the most, "
-            f"and its difference from {found.baseline}'s with its {found.level:.0%} interval. One "
-            f"run's loss varies by {found.noise.sd:.4f} nats/token (standard deviation over seeds, "
-            f"{found.noise.dof} degrees of freedom)"
-        )
-        blocks.append(_differences_table(found.to_frame(), found.baseline, caption))
-        averaged = study.differences_over_sizes.get(budget)
-        if averaged is not None and averaged.average:
-            caption = (
-                f"C = {budget:.4g} FLOPs: the same difference on the average of "
-                f"{len(averaged.parts)} sizes, with the noise of those that have several seeds"
+    over_sizes = {
+        budget: dict(sorted(found.average.items(), key=lambda item: item[1].value))
+        for budget, found in study.differences_over_sizes.items()
+        if found.average
+    }
+    if over_sizes:
+        blocks.append(
+            DataTable(
+                frame=by_budget(over_sizes),
+                caption=f"Loss minus that of {first.baseline} on the average of all sizes, in "
+                "nats/token, with the noise of the sizes that have several seeds. Bold: the lowest",
+                best=dict.fromkeys(map(budget_column, over_sizes), "min"),
             )
-            blocks.append(_differences_table(averaged.average_frame(), found.baseline, caption))
+        )
     return Section(title="Differences and seeds", blocks=blocks)
-
-
-def _differences_table(frame: pd.DataFrame, baseline: str, caption: str) -> DataTable:
-    signed = (f"minus {baseline}", "lower", "upper")
-    return DataTable(
-        frame=frame,
-        caption=caption,
-        units=dict.fromkeys((n for n in ("loss", "sd", *signed) if n in frame), "nats/token"),
-        formats=dict.fromkeys(signed, "+.4f"),
-    )
 
 
 def seconds_section(study: Study, gallery: Gallery) -> Section | None:
@@ -124,18 +163,13 @@ def laws_section(study: Study, gallery: Gallery) -> Section | None:
     table = DataTable(
         frame=pd.DataFrame(rows),
         caption="Exponents of compute, floor + coefficient C^exponent, and their 95 % intervals "
-        "made up to four ways: t holds the misfit of the law, noise only that of the losses",
+        "made up to four ways: t holds the misfit of the law, noise that of the losses alone",
         formats={"coefficient": ".4g", "exponent": ".4f"},
     )
     blocks: list[Block] = [
         table,
         gallery.draw(
             "laws", "The optimum against compute", lambda: figures.draw_laws(fit, study.table)
-        ),
-        gallery.draw(
-            "frontier",
-            "The lowest loss that each budget buys",
-            lambda: figures.draw_frontier(study.table, fit),
         ),
     ]
     return Section(title="Laws of compute", blocks=blocks)
@@ -173,7 +207,7 @@ def _of_surface(
         ),
         gallery.draw(
             f"residuals_{label}",
-            f"{model}: what the surface leaves over",
+            f"{model}: residuals of the surface",
             lambda: figures.draw_residuals(residuals_of(fit, runs, size)),
         ),
     ]
@@ -186,12 +220,16 @@ def agreement_section(study: Study, gallery: Gallery) -> Section | None:
         return None
     text = (
         f"a is the exponent of {found.x_name}* in compute; size*, tokens* and loss* are at "
-        f"C = {found.budget:.4g} FLOPs, the largest budget."
+        f"{numbers.flops(found.budget)} FLOPs, the largest budget."
+    )
+    frame = with_intervals(
+        found.to_frame(), a=("a_lower", "a_upper"), size=("size_lower", "size_upper")
     )
     table = DataTable(
-        frame=found.to_frame(),
-        caption="The approaches side by side",
-        units={"loss": "nats/token", "tokens": "tokens", "size": "parameters"},
+        frame=frame,
+        caption="The approaches side by side, with 95 % intervals",
+        units=units_of(frame),
+        formats={**formats_of(frame), "loss": ".3f"},
     )
     return Section(title="Do the approaches agree?", blocks=[Text(text=text), table])
 
@@ -203,25 +241,27 @@ def hold_out_section(study: Study, gallery: Gallery) -> Section | None:
         return None
     text = (
         f"Laws fitted to the {found.n_fitted} smallest budgets predict the {found.n_held} largest. "
-        "An error that grows with the budget says that the law does not extrapolate."
+        "An error that grows with the budget means that the law does not extrapolate."
     )
+    frame = with_intervals(found.to_frame(), predicted=("lower", "upper"))
     table = DataTable(
-        frame=found.to_frame(), caption="Held-out budgets", formats={"relative_error": "+.2%"}
+        frame=frame,
+        caption="Held-out budgets: predictions with 95 % intervals, and what was measured",
+        units={"budget": "FLOPs"},
+        formats={"budget": numbers.flops, "relative_error": "+.2%", "p_value": ".3f"},
     )
     return Section(title="Held-out budgets", blocks=[Text(text=text), table])
 
 
 def multipliers_section(study: Study, gallery: Gallery) -> Section | None:
-    """Compute at equal loss; None without."""
+    """Compute at equal loss, by one law for all budgets; None without."""
     if not study.multipliers:
         return None
     frame = pd.DataFrame(
         [
             {
                 "model": model,
-                "multiplier": found.multiplier,
-                "lower": found.lower,
-                "upper": found.upper,
+                "multiplier": found.estimate,
                 "alpha": found.alpha,
                 "asymptote": found.asymptote,
                 "points": found.n_points,
@@ -230,7 +270,16 @@ def multipliers_section(study: Study, gallery: Gallery) -> Section | None:
             for model, found in study.multipliers.items()
         ]
     )
-    text = "How many times its compute the baseline would need for the same loss."
-    table = DataTable(frame=frame, caption="Compute multipliers", units={"asymptote": "nats/token"})
+    text = (
+        "How many times its compute the baseline needs for the same loss, if one alpha holds for "
+        "both in L = L_inf + A C^-alpha. Intervals are of the points' distance from the law."
+    )
+    table = DataTable(
+        frame=frame,
+        caption="Compute multipliers by one law of all budgets. Bold: the highest",
+        units={"asymptote": "nats/token"},
+        formats={"alpha": ".4f"},
+        best={"multiplier": "max"},
+    )
     details = [Code(text=found.summary(), caption=m) for m, found in study.multipliers.items()]
-    return Section(title="Compute multipliers", blocks=[Text(text=text), table, *details])
+    return Section(title="Compute multipliers by a law", blocks=[Text(text=text), table, *details])

@@ -3,10 +3,10 @@
 import math
 from functools import partial
 
-from analysis import figures
+from analysis import figures, numbers
 from analysis.report.gallery import Gallery, file_label
 from analysis.report.page import Block, DataTable, Section, Text
-from analysis.report.tables import PLAIN, UNITS, params_table
+from analysis.report.tables import formats_of, params_table, units_of, with_intervals
 from analysis.study import Study
 from analysis.table.load import finished
 
@@ -19,20 +19,21 @@ def experts_section(study: Study, gallery: Gallery) -> Section | None:
     for model, found in study.experts.items():
         best = found.fits[0]
         label = file_label(model)
+        slopes = with_intervals(study.slopes[model], slope=("lower", "upper"))
         blocks += [
             Text(text=f"{model}: held out: {found.held_out}."),
             DataTable(
                 frame=found.to_frame().rename(columns={"n_params": "free parameters"}),
-                caption=f"{model}: laws of the number of experts, best AICc first",
+                caption=f"{model}: laws of the number of experts, by AICc. Bold: the lowest",
+                best=dict.fromkeys(("rmse", "aicc", "held_out_rmse"), "min"),
                 units=dict.fromkeys(("rmse", "held_out_rmse", "held_out_bias"), "nats/token"),
             ),
+            DataTable(frame=params_table(best, model), caption=f"{model}: {best.form}"),
             DataTable(
-                frame=params_table(best, model), caption=f"{model}: {best.form}", formats=PLAIN
-            ),
-            DataTable(
-                frame=study.slopes[model],
+                frame=slopes,
                 caption=f"{model}: -d ln L / d ln E of each size, with 95 % t interval",
-                units={"size": "parameters", "budget": "FLOPs"},
+                units=units_of(slopes),
+                formats={**formats_of(slopes), "size": numbers.count},
             ),
             gallery.draw(
                 f"experts_{label}",
@@ -46,8 +47,9 @@ def experts_section(study: Study, gallery: Gallery) -> Section | None:
         if cutoff is not None and math.isfinite(cutoff[0]):
             blocks.append(
                 Text(
-                    text=f"The size beyond which more experts would cease to help is between "
-                    f"{cutoff[0]:.3g} and {cutoff[1]:.3g} parameters (95 %), if the form holds."
+                    text="The size beyond which more experts no longer help is between "
+                    f"{numbers.count(cutoff[0])} and {numbers.count(cutoff[1])} parameters (95 %), "
+                    "if the form holds."
                 )
             )
     return Section(title="Number of experts", blocks=blocks)
@@ -79,7 +81,8 @@ def usage_section(study: Study, gallery: Gallery) -> Section | None:
             frame=means,
             caption="Usage: share of experts with weight on the held-out set; unevenness: KL to "
             "uniform. Means over seeds",
-            units={k: v for k, v in UNITS.items() if k in means},
+            units=units_of(means),
+            formats={**formats_of(means), "perplexity": ".2f", "usage": ".1%", "unevenness": ".3f"},
         )
     ]
     if done["n_experts"].nunique() > 1 or done["query_norm"].nunique() > 1:

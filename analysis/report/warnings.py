@@ -34,8 +34,10 @@ def warnings_of(study: Study) -> Iterator[Warning]:
     for budget, found in study.differences.items():
         at = f"differences at C={numbers.flops(budget)}"
         yield from _of(at, found.warnings, "Differences and seeds")
+    if study.budget_multipliers is not None:
+        yield from _of("compute multipliers", study.budget_multipliers.warnings, "Answer")
     for model, one in study.multipliers.items():
-        yield from _of(f"{model}, multiplier", one.warnings, "Compute multipliers")
+        yield from _of(f"{model}, multiplier", one.warnings, "Compute multipliers by a law")
     yield from _of("runs", study.cautions, "Runs")
     yield from _of("table", study.table.attrs.get("notes", ()), "Runs")
 

@@ -38,7 +38,7 @@ def write_report(
     say: Say = silent,
 ) -> Written:
     """Writes report.html, fits.json, table.csv and figures/*.png and *.pdf into a folder: all of
-    them or none. say: told each section. Raises WriteError for what the disk denies.
+    them or none. say: gets the name of each section. Raises WriteError for what the disk denies.
     """
     with staged(folder) as new:
         names = _write_files(study, provenance, new, command, title, say)

@@ -1,6 +1,6 @@
 """Drawings inside a page: SVG that shares its glyphs and styles, and follows the colour scheme.
 
-An SVG as matplotlib writes it becomes markup of the page itself. What does not draw is left out,
+An SVG as matplotlib writes it becomes markup of the page itself. What does not draw is dropped,
 coordinates keep two decimals, and glyphs, markers, clip paths and styles stand once in the page,
 whichever drawings use them. Only elements, attributes and declarations named here pass, so that no
 drawing brings a script, a link or an address.

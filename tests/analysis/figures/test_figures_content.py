@@ -56,7 +56,7 @@ def test_isoflop_has_a_panel_a_budget_and_a_star_a_minimum():
     assert {"minimum", "95 % interval", "all runs"} <= set(labels)
 
 
-def test_doubtful_curves_are_dashed_and_hollow():
+def test_curves_with_warnings_are_dashed_and_hollow():
     table = sweep(BUDGETS[:1], {("dense", None): 0.0}, noise=0)
     table.loc[table["status"] == "done", "loss"] += [0, 0.15, 0, 0, 0, 0, 0]  # off any parabola
     fit = isoflop(table)
@@ -66,7 +66,7 @@ def test_doubtful_curves_are_dashed_and_hollow():
     assert is_hollow(star)
     curve = max(figure.axes[0].lines, key=lambda line: len(line.get_xdata()))
     assert curve.get_linestyle() == "--"
-    assert "doubtful" in legend_labels(figure)
+    assert "minimum with a warning" in legend_labels(figure)
 
 
 def test_rows_hold_four_panels_and_only_outer_ones_have_labels():
@@ -167,7 +167,7 @@ def test_minima_left_out_of_a_law_are_hollow():
     figure = figures.draw_laws(fit)
     points = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert [is_hollow(point) for point in points] == [True, False, False, False, False]
-    assert "left out of the law" in legend_labels(figure)
+    assert "excluded from the law" in legend_labels(figure)
 
 
 def test_laws_that_were_not_fitted_are_refused():

@@ -80,7 +80,7 @@ def test_what_a_bare_table_tells_is():
     found = answers()
     assert found["Models"] == "model"
     assert found["Runs"].startswith("3 done, 0 failed, 0 diverged")
-    assert found["Runs or budgets left out of a fit"] == "none"
+    assert found["Runs or budgets excluded from a fit"] == "none"
     assert found["Ranges of the variables"] == (
         "n_params 1e+06 to 4e+06; n_active_params 1e+06 to 4e+06; n_tokens 2.5e+08 to 1e+09; "
         "budget 6e+15 to 6e+15"
@@ -201,7 +201,7 @@ def test_a_sweep_s_own_count_is_said(sweep):
     assert found["Runs"].startswith("30 done, 1 failed, 0 diverged")
     assert found["Is the evaluation causal?"] == "not of moe: their routing sees later tokens"
     assert found["Models"] == "peer, dense, moe"
-    assert found["What N counts"].endswith("left out of n_non_embedding_params")
+    assert found["What N counts"].endswith("not in n_non_embedding_params")
 
 
 # Fits
@@ -222,7 +222,7 @@ def test_forms_and_objectives_are_those_fitted(curves):
     assert "experts: least squares of ln L" in objective
     share = f"{surface.share_at_best:.0%} of {surface.n_starts} starts reached the best"
     assert found["Optimiser and starting points"].count(share) == 1
-    assert "only the 5 sizes nearest" in found["Runs or budgets left out of a fit"]
+    assert "only the 5 sizes nearest" in found["Runs or budgets excluded from a fit"]
 
 
 def test_an_objective_is_named_as_it_was(curves):
@@ -246,7 +246,7 @@ def test_what_was_left_out_is_said(curves):
     fit = fit_isoflop(fewer, n_draws=0)
     assert fit.skipped
     assert fit.laws[0].excluded
-    text = answers(fewer, isoflop=fit)["Runs or budgets left out of a fit"]
+    text = answers(fewer, isoflop=fit)["Runs or budgets excluded from a fit"]
     assert fit.skipped[0] in text
     assert f"dense: {fit.laws[0].excluded[0]}" in text
 

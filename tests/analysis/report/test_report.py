@@ -58,30 +58,50 @@ def page(report):
     return (report / "report.html").read_text()
 
 
-def test_doubts_of_fits_to_fewer_budgets_say_so(report, page):
+def test_warnings_of_fits_to_fewer_budgets_say_so(report, page):
     said = json.loads((report / "fits.json").read_text())["hold_out"]["warnings"]
     assert said
     plain = html.unescape(re.sub(r"<[^>]+>", "", page))
     assert all(f"held-out budgets, {text}" in plain for text in said)
 
 
-def test_has_every_section_that_the_table_allows(page):
+def test_leads_with_the_answer_and_has_every_section_that_the_table_allows(page):
     headings = re.findall(r"<h2[^>]*>(?:<a[^>]*>)?([^<]+)", page)
     assert [heading.strip() for heading in headings] == [
-        "Summary",
+        "Answer",
         "IsoFLOP curves",
         "Laws of compute",
+        "Compute multipliers by a law",
         "Parametric surface",
         "Do the approaches agree?",
         "Held-out budgets",
-        "Compute multipliers",
         "Runs",
         "Checklist",
         "Commands",
     ]
+    answer = page[page.index('<section id="answer"') : page.index('<section id="isoflop-curves"')]
+    marks = ['<figure class="table"', 'id="isoflop"', 'id="frontier"', 'class="warnings"']
+    places = [answer.index(mark) for mark in marks]
+    assert places == sorted(places)
 
 
-def test_says_what_made_it_and_what_speaks_against_it(page):
+def test_every_figure_is_there_once(page):
+    names = re.findall(r'<figure class="drawing" id="([^"]+)"', page)
+    assert len(names) == len(set(names)) >= 7
+    assert page.count('role="img"') == len(names)
+    assert "base64,PHN2" not in page  # an SVG in an address
+
+
+def test_every_id_is_there_once_and_every_link_has_one(page):
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    links = re.findall(r'href="#([^"]+)"', page) + re.findall(r"url\(#([^)]+)\)", page)
+    assert set(links) <= set(ids)
+    warnings = page[page.index('<aside class="warnings">') : page.index("</aside>")]
+    assert {"isoflop", "laws", "runs"} <= set(re.findall('href="#([^"]+)"', warnings))
+
+
+def test_says_what_made_it_and_what_to_take_care_with(page):
     assert "A &amp; B" in page
     assert "python -m experiments.run experiment=demo" in page
     assert "python -m analysis report" in page

@@ -1,0 +1,131 @@
+"""Compute multipliers budget by budget: the compute that the baseline needs for a model's loss.
+
+The baseline's losses are joined by straight lines in ln C, so that no law and no asymptote is taken
+for granted. Beyond its budgets the nearest line goes on.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from analysis import numbers
+from analysis.differences.models import Differences, SeedNoise
+from analysis.fitting.results import Estimate, FitError, FitStatus, plain, said
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetMultipliers:
+    """How many times a budget the baseline needs for the loss that a model has there.
+
+    factors: budget in FLOPs -> model -> factor with its interval at `level` (above 1: the model is
+    better). The interval is of the noise over seeds, of the model's loss and of the baseline's at
+    both ends of the line: Student's t of ln(factor), with Satterthwaite's degrees of freedom.
+    """
+
+    baseline: str
+    level: float
+    factors: Mapping[float, Mapping[str, Estimate]]
+    warnings: tuple[str, ...]
+
+    @property
+    def status(self) -> FitStatus:
+        return FitStatus.DOUBTFUL if self.warnings else FitStatus.CONVERGED
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a model and budget."""
+        return pd.DataFrame(
+            [
+                {"model": model, "budget": budget, "multiplier": v, "lower": low, "upper": high}
+                for budget, found in self.factors.items()
+                for model, (v, low, high) in found.items()
+            ]
+        )
+
+    def summary(self) -> str:
+        """The table and the warnings."""
+        text = self.to_frame().to_string(index=False, float_format=lambda value: f"{value:.4g}")
+        head = f"compute that {self.baseline} needs for the same loss, in budgets"
+        lines = [f"{head}, {self.level:.0%} intervals", text]
+        return "\n".join([*lines, *said(self.status, self.warnings)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything at full precision, for JSON."""
+        return {**plain(self), "status": str(self.status)}
+
+
+def budget_multipliers(differences: Mapping[float, Differences]) -> BudgetMultipliers:
+    """From the means over seeds at two budgets or more, of one baseline; by budget in FLOPs.
+
+    Raises FitError for fewer budgets, or where the baseline's loss does not fall from one budget to
+    the next.
+    """
+    found = [differences[budget] for budget in sorted(differences)]
+    if len(found) < 2:
+        raise FitError("fewer than two budgets with several seeds: the baseline has no line")
+    baseline, level = found[0].baseline, found[0].level
+    knots = [_Mean.of(one, baseline) for one in found]
+    for here, there in pairwise(knots):
+        if not there.loss < here.loss:
+            between = f"{numbers.flops(here.budget)} to {numbers.flops(there.budget)} FLOPs"
+            raise FitError(f"the loss of {baseline} does not fall from {between}")
+    factors: dict[float, dict[str, Estimate]] = {}
+    warnings = []
+    for one in found:
+        means = [_Mean.of(one, m.model) for m in one.means if m.model != baseline]
+        factors[one.budget] = {mean.model: _factor(mean, knots, level) for mean in means}
+        outside = [m.model for m in means if not knots[-1].loss <= m.loss <= knots[0].loss]
+        if outside:
+            warnings.append(
+                f"at C={numbers.flops(one.budget)} the line of {baseline} is continued beyond its "
+                f"budgets for {', '.join(outside)}"
+            )
+    return BudgetMultipliers(
+        baseline=baseline, level=level, factors=factors, warnings=tuple(warnings)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Mean:
+    """A model's mean loss at a budget."""
+
+    model: str
+    budget: float
+    loss: float
+    n_seeds: int
+    noise: SeedNoise
+
+    @classmethod
+    def of(cls, found: Differences, model: str) -> "_Mean":
+        mean = next(m for m in found.means if m.model == model)
+        return cls(
+            model=model,
+            budget=found.budget,
+            loss=mean.loss,
+            n_seeds=mean.n_seeds,
+            noise=found.noise,
+        )
+
+
+def _factor(mean: _Mean, knots: list[_Mean], level: float) -> Estimate:
+    """By the delta method, on the scale of ln(factor)."""
+    inner = [k for k in knots[1:-1] if k.loss >= mean.loss]
+    i = len(inner)
+    a, b = knots[i], knots[i + 1]
+    slope = (np.log(b.budget) - np.log(a.budget)) / (b.loss - a.loss)
+    way = (mean.loss - a.loss) / (b.loss - a.loss)
+    log = np.log(a.budget) + (mean.loss - a.loss) * slope - np.log(mean.budget)
+    shares: dict[SeedNoise, float] = defaultdict(float)  # of the variance, in units of each noise's
+    for one, weight in ((mean, 1.0), (a, 1 - way), (b, way)):
+        shares[one.noise] += (slope * weight) ** 2 / one.n_seeds
+    parts = {noise: share * noise.sd**2 for noise, share in shares.items()}
+    variance = sum(parts.values())
+    squares = sum(part**2 / noise.dof for noise, part in parts.items())
+    dof = variance**2 / squares if squares else np.inf
+    half = stats.t.ppf((1 + level) / 2, dof) * np.sqrt(variance)
+    return Estimate(*(float(np.exp(log + sign * half)) for sign in (0, -1, 1)))

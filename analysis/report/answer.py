@@ -1,0 +1,120 @@
+"""What a report leads with: how the models differ, the curves, the frontier and the warnings."""
+
+from collections.abc import Sequence
+
+from analysis import figures, numbers
+from analysis.differences.models import Differences
+from analysis.fitting.results import listed
+from analysis.report.gallery import Gallery
+from analysis.report.page import Block, DataTable, Section, Text
+from analysis.report.tables import budget_column, by_budget
+from analysis.report.warnings import by_cause, warnings_of
+from analysis.study import Study
+from analysis.table.load import best_of_cells, finished
+
+
+def answer_section(study: Study, gallery: Gallery) -> Section:
+    """The tables and figures that answer what the sweep asks, and all warnings, folded."""
+    blocks: list[Block] = [*_differences(study), *_figures(study, gallery)]
+    blocks.append(by_cause(warnings_of(study)))
+    if study.missing:
+        lines = "\n\n".join(f"Not fitted: {what}: {why}." for what, why in study.missing)
+        blocks.append(Text(text=lines))
+    return Section(title="Answer", blocks=blocks)
+
+
+def _differences(study: Study) -> list[Block]:
+    """Differences and multipliers where there are seeds, else the best perplexities."""
+    if not study.differences:
+        return [_best_sizes(study)]
+    first = next(iter(study.differences.values()))
+    blocks: list[Block] = [
+        Text(text=" ".join(_in_words(found) for found in study.differences.values())),
+        DataTable(
+            frame=by_budget(
+                {
+                    budget: {m.model: m.difference for m in found.means}
+                    for budget, found in study.differences.items()
+                }
+            ),
+            caption=f"Mean loss minus that of {first.baseline}, in nats/token, with "
+            f"{first.level:.0%} intervals by the noise over seeds of all models. A difference "
+            "whose interval holds 0 is not significant. Bold: the lowest",
+            best=dict.fromkeys(map(budget_column, study.differences), "min"),
+        ),
+    ]
+    factors = study.budget_multipliers
+    if factors is not None:
+        blocks.append(
+            DataTable(
+                frame=by_budget(factors.factors),
+                caption=f"Compute multipliers: how many times each budget {factors.baseline} needs "
+                f"for the loss that the model has there, with {factors.level:.0%} intervals by the "
+                "same noise. "
+                f"The losses of {factors.baseline} are joined by straight lines in ln C. Bold: the "
+                "highest",
+                best=dict.fromkeys(map(budget_column, factors.factors), "max"),
+            )
+        )
+    return blocks
+
+
+def _in_words(found: Differences) -> str:
+    """Who is significantly below and above the baseline at a budget, and who is neither."""
+    others = [m for m in found.means if m.model != found.baseline]
+    lower = [m.model for m in others if m.difference.upper < 0]
+    higher = [m.model for m in others if m.difference.lower > 0]
+    same = [m.model for m in others if m.model not in (*lower, *higher)]
+    parts = [
+        f"{what} than {found.baseline}: {listed(names, 8)}"
+        for what, names in (("significantly lower", lower), ("significantly higher", higher))
+        if names
+    ]
+    if same:
+        parts.append(f"not significantly different: {listed(same, 8)}")
+    return f"At {numbers.flops(found.budget)} FLOPs the loss is {'; '.join(parts)}."
+
+
+def _figures(study: Study, gallery: Gallery) -> Sequence[Block]:
+    fit = study.isoflop
+    if fit is None:
+        return []
+    blocks = [
+        gallery.draw(
+            "isoflop",
+            f"Perplexity against {fit.x_name} at equal training FLOPs. A hollow star has a warning",
+            lambda: figures.draw_isoflop(study.table, fit),
+        )
+    ]
+    if fit.laws:
+        blocks.append(
+            gallery.draw(
+                "frontier",
+                "The lowest loss that each budget buys",
+                lambda: figures.draw_frontier(study.table, fit),
+            )
+        )
+    return blocks
+
+
+def _best_sizes(study: Study) -> DataTable:
+    """A row a model, a column a budget."""
+    done = finished(study.table)
+    size = "n_params" if done["n_params"].notna().all() else "n_active_params"
+    cells = best_of_cells(done, by=["series", "budget", size])
+    caption = "The best size of each model: held-out perplexity per token, of the mean loss over "
+    if done["budget"].isna().all():
+        frame = cells.groupby("series", sort=False)[["perplexity"]].min().reset_index()
+    else:
+        frame = cells.pivot_table(
+            index="series", columns="budget", values="perplexity", aggfunc="min"
+        )
+        frame.columns = [budget_column(float(budget)) for budget in frame.columns]
+        frame = frame.reset_index()
+    columns = [str(name) for name in frame.columns if name != "series"]
+    return DataTable(
+        frame=frame,
+        caption=f"{caption}seeds. Bold: the lowest",
+        formats=dict.fromkeys(columns, ".2f"),
+        best=dict.fromkeys(columns, "min"),
+    )
