@@ -233,7 +233,7 @@ def _expert_laws(
 def _multipliers(
     isoflop: IsoFLOPFit | None, baseline: str, asymptote: float | None, attempts: _Attempts
 ) -> dict[str, ComputeMultiplier]:
-    what = "compute multipliers by a law"
+    what = "compute multipliers"
     if asymptote is None:
         attempts.missing.append((what, "no asymptote was given: --asymptote=NATS"))
         return {}

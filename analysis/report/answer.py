@@ -29,11 +29,13 @@ def _differences(study: Study) -> list[Block]:
         return [_best_sizes(study)]
     first = next(iter(study.differences.values()))
     blocks: list[Block] = [
-        Text(text=" ".join(_in_words(found) for found in study.differences.values())),
+        Text(text="\n\n".join(_in_words(found) for found in study.differences.values())),
         DataTable(
             frame=by_budget(
                 {
-                    budget: {m.model: m.difference for m in found.means}
+                    budget: {
+                        m.model: m.difference for m in found.means if m.model != found.baseline
+                    }
                     for budget, found in study.differences.items()
                 }
             ),
@@ -72,7 +74,7 @@ def _in_words(found: Differences) -> str:
     ]
     if same:
         parts.append(f"not significantly different: {listed(same, 8)}")
-    return f"At {numbers.flops(found.budget)} FLOPs the loss is {'; '.join(parts)}."
+    return f"At {numbers.flops(found.budget)} FLOPs, loss {'; '.join(parts)}."
 
 
 def _figures(study: Study, gallery: Gallery) -> Sequence[Block]:
@@ -113,7 +115,7 @@ def _best_sizes(study: Study) -> DataTable:
         frame = frame.reset_index()
     columns = [str(name) for name in frame.columns if name != "series"]
     return DataTable(
-        frame=frame,
+        frame=frame.sort_values(columns[::-1], ignore_index=True),
         caption=f"{caption}seeds. Bold: the lowest",
         formats=dict.fromkeys(columns, ".2f"),
         best=dict.fromkeys(columns, "min"),

@@ -149,9 +149,12 @@ def test_differences_are_at_every_budget_with_seeds_and_over_its_sizes():
     values = dumped(found)
     assert list(values["differences"]) == list(map(str, BUDGETS[:2]))
     assert values["differences_over_sizes"][str(BUDGETS[0])]["average"]["peer"]["value"] < 0
-    _, *tables = differences_section(found, None).blocks
-    assert [("on the average of 7 sizes" in t.caption) for t in tables] == [False, True] * 2
-    assert all(t.frame["minus dense"].min() < 0 for t in tables)
+    _, means, over_sizes = differences_section(found, None).blocks
+    assert list(means.frame["budget"]) == [b for b in BUDGETS[:2] for _ in range(2)]
+    assert "on the average of all sizes" in over_sizes.caption
+    assert all(one.value < 0 for one in over_sizes.frame.iloc[0, 1:])
+    assert set(found.budget_multipliers.factors) == set(BUDGETS[:2])
+    assert values["budget_multipliers"]["factors"][str(BUDGETS[0])]["peer"]["value"] > 1
 
 
 # Parts

@@ -82,8 +82,7 @@ def test_what_a_bare_table_tells_is():
     assert found["Runs"].startswith("3 done, 0 failed, 0 diverged")
     assert found["Runs or budgets excluded from a fit"] == "none"
     assert found["Ranges of the variables"] == (
-        "n_params 1e+06 to 4e+06; n_active_params 1e+06 to 4e+06; n_tokens 2.5e+08 to 1e+09; "
-        "budget 6e+15 to 6e+15"
+        "n_params 1M to 4M; n_active_params 1M to 4M; n_tokens 250M to 1B; budget 6e15 to 6e15"
     )
     assert "as the table gave them" in found["What N counts"]
     assert "3 rows have no status" in found["What the table left open"]
