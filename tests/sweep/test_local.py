@@ -202,7 +202,7 @@ def test_workers_run_the_code_as_it_was_submitted(raws, tmp_path, monkeypatch):
         path.write_text(path.read_text().replace("SCHEMA_VERSION = 1", "SCHEMA_VERSION = 99"))
         return folder
 
-    monkeypatch.setattr(local, "take_snapshot", edited)
+    monkeypatch.setattr("experiments.sweep.submission.take_snapshot", edited)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setenv("PYTHONPATH", "")
     multiprocessing.forkserver._forkserver._stop()  # one of another test has the usual code

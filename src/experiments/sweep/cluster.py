@@ -1,10 +1,9 @@
 """A sweep on Slurm: planned here, submitted as arrays, and left to run."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from experiments.point import Point
-from experiments.sweep import manifest, slurm
+from experiments.sweep import slurm
 from experiments.sweep.plan_table import plan_table
 from experiments.sweep.planning import (
     ELSEWHERE,
@@ -14,9 +13,8 @@ from experiments.sweep.planning import (
     choose,
     plan_points,
     prepare_all,
-    set_aside_diverged,
 )
-from experiments.sweep.snapshot import take_snapshot
+from experiments.sweep.submission import entered
 
 
 def submit_sweep(raws: Sequence[Raw], resources: slurm.Resources) -> None:
@@ -37,17 +35,12 @@ def submit_sweep(raws: Sequence[Raw], resources: slurm.Resources) -> None:
 
 def submit_points(points: Sequence[Point], resources: slurm.Resources) -> None:
     """As submit_sweep, of planned points of one sweep. Exits as _exit_unless_submitted."""
-    sweep_dir = points[0].run_dir.parent
     name = points[0].config.sweep
     prepare_all(choose(points).run)
-    with manifest.submitting(sweep_dir):  # and choose again: another may have submitted meanwhile
-        todo = choose(points, slurm.queue(sweep_dir))
-        if todo.describe():
-            print(f"sweep {name}: {todo.describe()}")
-        manifest.adopt(sweep_dir, todo.finished)
-        if todo.run:
-            set_aside_diverged(todo.run)
-            jobs = _submit(sweep_dir, todo.run, resources)
+    with entered(points) as submission:
+        todo = submission.todo
+        if submission.code is not None:
+            jobs = _submit(todo.run, submission.code.name, resources)
             print(f"sweep {name}: {len(todo.run)} runs submitted, Slurm job {', '.join(jobs)}")
     results = points[0].config.paths.results
     where = "" if results == "results" else f" --results {results}"
@@ -65,10 +58,8 @@ def _exit_unless_submitted(todo: Todo) -> None:
         raise SystemExit(ELSEWHERE)
 
 
-def _submit(sweep_dir: Path, points: Sequence[Point], resources: slurm.Resources) -> list[str]:
+def _submit(points: Sequence[Point], code: str, resources: slurm.Resources) -> list[str]:
     """An array for the points of each number of devices; what is longest goes first."""
-    code = take_snapshot(sweep_dir).name
-    manifest.add(sweep_dir, [manifest.entry_of(point, code) for point in points])
     by_ranks: dict[tuple[int, int], list[Point]] = {}
     for point in sorted(points, key=lambda p: -p.plan.planned_flops):
         by_ranks.setdefault((point.ranks.devices, point.ranks.num_nodes), []).append(point)
@@ -84,5 +75,5 @@ def _submit(sweep_dir: Path, points: Sequence[Point], resources: slurm.Resources
                 resources=resources,
                 max_retries=max(p.config.trainer.max_retries for p in group),
             )
-            jobs.append(slurm.submit(sweep_dir, submission))
+            jobs.append(slurm.submit(points[0].run_dir.parent, submission))
     return jobs

@@ -25,8 +25,9 @@ from experiments.sweep.planning import (
     status_of,
 )
 from experiments.sweep.progress import Heartbeat, SweepProgress
-from experiments.sweep.snapshot import run_from, take_snapshot
+from experiments.sweep.snapshot import run_from
 from experiments.sweep.states import LOG_NAME
+from experiments.sweep.submission import entered
 from experiments.sweep.workers import Fate, run_all
 from experiments.system import distributed, interruption
 from experiments.system.claims import RunningElsewhereError
@@ -121,27 +122,19 @@ def run_sweep(raws: Sequence[Raw], n_workers: int | None) -> None:
             f"{first.trainer.num_nodes} with hydra/launcher=local, which gives each point one "
             "process; use hydra/launcher=slurm, or start single runs with torchrun"
         )
-    sweep_dir = points[0].run_dir.parent
-    name = f"sweep {first.sweep}"
-    todo = choose(points)
-    n_workers = _worker_count(n_workers, len(todo.run), points[0].device)
-    check_fits(todo.run, n_workers)
-    prepare_all(todo.run)
-    with manifest.submitting(sweep_dir):  # and choose again: another may have submitted meanwhile
-        todo = choose(points, slurm.queue(sweep_dir))
-        if todo.describe():
-            print(f"{name}: {todo.describe()}")
-        manifest.adopt(sweep_dir, todo.finished)
-        if todo.run:
-            set_aside_diverged(todo.run)
-            code = take_snapshot(sweep_dir)
-            manifest.add(sweep_dir, [manifest.entry_of(p, code.name) for p in todo.run])
+    wanted = choose(points).run
+    n_workers = _worker_count(n_workers, len(wanted), points[0].device)
+    check_fits(wanted, n_workers)
+    prepare_all(wanted)
+    with entered(points) as submission:
+        todo = submission.todo
     fates: dict[str, Fate] = {}
-    if todo.run:
+    if submission.code is not None:
+        name = f"sweep {first.sweep}"
         interruption.listen()  # `cancel` sends TERM
         print(f"{name}: {len(todo.run)} runs, {n_workers} at a time", flush=True)
-        run_from(code)
-        with controlling(sweep_dir):
+        run_from(submission.code)
+        with controlling(points[0].run_dir.parent):
             fates = run_all(todo.run, n_workers, name)
     _report(points, todo, fates)
 

@@ -1,0 +1,43 @@
+"""How a sweep's points are entered in its manifest, to be run here or by Slurm: one controller at
+a time chooses what is left to do, and all that it writes rests on that choice.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.point import Point
+from experiments.sweep import manifest, slurm
+from experiments.sweep.planning import Todo, choose, set_aside_diverged
+from experiments.sweep.snapshot import take_snapshot
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entered:
+    """What is to be run, in the manifest by now, and by which copy of the code; None for none."""
+
+    todo: Todo
+    code: Path | None
+
+
+@contextmanager
+def entered(points: Sequence[Point]) -> Iterator[Entered]:
+    """Enters what is left to do of one sweep's points, after saying what is not.
+
+    Another controller waits until the block has ended: what the block hands to Slurm is in the
+    queue before the other one asks. One that chose before, to prepare data, may have chosen what
+    another has submitted meanwhile; the choice here is the one that holds.
+    """
+    sweep_dir, name = points[0].run_dir.parent, points[0].config.sweep
+    with manifest.submitting(sweep_dir):
+        todo = choose(points, slurm.queue(sweep_dir))
+        if todo.describe():
+            print(f"sweep {name}: {todo.describe()}")
+        manifest.adopt(sweep_dir, todo.finished)
+        code = None
+        if todo.run:
+            set_aside_diverged(todo.run)
+            code = take_snapshot(sweep_dir)
+            manifest.add(sweep_dir, [manifest.entry_of(point, code.name) for point in todo.run])
+        yield Entered(todo=todo, code=code)
