@@ -20,6 +20,8 @@ class WandbFile:
     job_type: str = ""
     project: str = ""
     tags: list[str] = field(default_factory=list)
+    program: str = ""
+    args: list[str] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
@@ -39,6 +41,8 @@ def read_wandb(path: Path) -> WandbFile:
             found.job_type, found.project = run.job_type, run.project
             found.tags = list(run.tags)
             found.config |= {u.key: json.loads(u.value_json) for u in run.config.update}
+        elif kind == "environment" and record.environment.program:
+            found.program, found.args = record.environment.program, list(record.environment.args)
         elif kind == "history":
             found.history.append(_items(record.history.item))
         elif kind == "summary":

@@ -59,7 +59,7 @@ def run_all(points: Sequence[Point], n_workers: int, name: str) -> dict[str, Fat
     n_threads = max(1, environment.usable_cores() // n_workers)
     os.environ.setdefault("OMP_NUM_THREADS", str(n_threads))
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["experiments.execute", "wandb"])
+    context.set_forkserver_preload(["experiments.execute"])
     display = SweepProgress(
         name,
         len(points),

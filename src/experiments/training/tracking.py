@@ -1,36 +1,31 @@
 """Weights & Biases, as a guest: no key, no network or no disk for it never stops a run.
 
-W&B's calls wait for a process of its own, without a limit if that is stopped or stuck. So they run
-in a thread of their own, and training waits for them at the start and the end only, for a time.
+W&B's calls wait for a process of W&B's own, without a limit if that is stopped or stuck. So a child
+process makes them (wandb_process.py). It is told the rows, and is killed if it does not answer;
+training waits for it at the end only, for a limited time.
 """
 
 import netrc
 import os
-import queue
 import shutil
 import socket
-import subprocess
 import sys
-import threading
-import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from experiments.config.schema import Logger
+from experiments.training.guest import Guest
 
 _NETWORK_TIMEOUT = 2.0  # seconds
 _INIT_TIMEOUT = 30.0  # seconds W&B itself gives a server to answer
-_START_PATIENCE = 45.0  # seconds until a start that hangs is given up
-_CALL_PATIENCE = 60.0  # seconds until a row that hangs ends the logging
-_FINISH_PATIENCE = 120.0  # seconds for the rest of the rows; online it is uploaded
-_CLEANUP_PATIENCE = 5.0  # seconds
+_PATIENCE = 120.0  # seconds without an answer that end the logging; online, the end uploads
+_CLOSE_PATIENCE = 5.0  # seconds
 _FULL = 8192  # bytes free, below which W&B's file has likely lost rows
 _TAG_LENGTH = 64  # characters; W&B refuses a run with a longer tag
-
-Action = Callable[[], None]
+_OWNER = Path(__file__).with_name("wandb_process.py")
 
 
 class WandbRun:
@@ -56,157 +51,76 @@ class WandbRun:
         folder: Path,
         config: Mapping[str, Any],
     ) -> None:
-        self._lane: _Lane | None = None
-        self._run: Any = None
-        self._service: subprocess.Popen[bytes] | None = None
+        """Waits for nothing; what goes wrong is said by the first log() or finish() after it."""
+        self._guest: Guest | None = None
         self._folder = folder
         mode = resolve_mode(settings.wandb)
         if mode == "disabled":
             return
-
-        def start() -> None:
-            import wandb  # slow to import, and not needed where it is disabled
-
-            folder.mkdir(parents=True, exist_ok=True)
-            self._run = wandb.init(
-                project=settings.project,
-                entity=settings.entity,
-                id=run_id,
-                name=f"{model}-{run_id}",
-                group=sweep,
-                job_type=model,
-                tags=tags_of(config),
-                dir=str(folder),
-                config=dict(config),
-                mode=mode,  # type: ignore[arg-type]  # wandb's Literal; resolve_mode keeps to it
-                resume="allow" if mode == "online" else None,
-                settings=wandb.Settings(silent=True, console="off", init_timeout=_INIT_TIMEOUT),
-            )
-            self._service = _service_process()
-            self._run.define_metric("n_tokens")
-            self._run.define_metric("*", step_metric="n_tokens")
-
-        self._lane = _Lane()
-        self._wait_for(start, _START_PATIENCE)
+        init = {
+            "project": settings.project,
+            "entity": settings.entity,
+            "id": run_id,
+            "name": f"{model}-{run_id}",
+            "group": sweep,
+            "job_type": model,
+            "tags": tags_of(config),
+            "dir": str(folder.absolute()),
+            "config": dict(config),
+            "mode": mode,
+            "resume": "allow" if mode == "online" else None,
+            "program": sys.argv,
+            "settings": {"silent": True, "console": "off", "init_timeout": _INIT_TIMEOUT},
+        }
+        try:
+            # its system metrics are to be the training's
+            self._guest = Guest(_OWNER, {"WANDB_X_STATS_PID": str(os.getpid())})
+        except OSError as error:
+            _warn(repr(error))
+        else:
+            self._guest.tell({"init": init})
 
     def log(self, row: Mapping[str, float]) -> None:
         """Logs a row of numbers; it holds n_tokens, the axis. Waits for nothing."""
-        if self._lane is None:
+        if self._guest is None:
             return
-        values = dict(row)
-        if self._lane.error is not None:
-            self._stop(repr(self._lane.error))
-        elif self._lane.busy_seconds() > _CALL_PATIENCE:
-            self._stop(f"no answer for {_CALL_PATIENCE:g} s")
-        else:
-            self._lane.put(lambda: self._run.log(values))
+        self._guest.tell({"log": dict(row)})
+        if self._guest.error is not None:
+            self._stop(self._guest.error)
+        elif self._guest.silent_seconds() > _PATIENCE:
+            self._stop(f"no answer for {_PATIENCE:g} s")
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Writes the summary and ends the run, so that the next one is not logged into it."""
-        values = dict(summary)
-
-        def end() -> None:
-            import wandb
-
-            self._run.summary.update(values)
-            # only tells W&B's own process to close the file
-            self._run.finish(exit_code=int(values.get("status") == "failed"))
-            wandb.teardown()  # waits until it has: a worker that ends first could lose the rest
-
-        lane = self._lane
-        if lane is None:
+        """Writes the summary and ends the run, once all its rows are on the disk, or uploaded."""
+        guest = self._guest
+        if guest is None:
             return
-        self._wait_for(end, _FINISH_PATIENCE)
-        lane.close()
-        self._lane = None
-        files = self._folder / "wandb"
-        if self._run is not None and files.is_dir() and shutil.disk_usage(files).free < _FULL:
-            _warn(f"W&B's file lacks rows, for there is no space left in {files}")
-        self._run = None
-
-    def _wait_for(self, action: Action, seconds: float) -> None:
-        assert self._lane is not None
-        done = self._lane.put(action).wait(seconds)
-        if self._lane.error is not None:
-            self._stop(repr(self._lane.error))
-        elif not done:
-            self._stop(f"no answer for {seconds:g} s")
+        exit_code = int(summary.get("status") == "failed")
+        guest.tell({"finish": {"exit_code": exit_code, "summary": dict(summary)}})
+        answered = guest.wait(_PATIENCE)
+        if guest.error is not None:
+            self._stop(guest.error)
+        elif not answered:
+            self._stop(f"no answer for {_PATIENCE:g} s")
+        else:
+            guest.close(_CLOSE_PATIENCE)
+            self._guest = None
+            files = self._folder / "wandb"
+            if files.is_dir() and shutil.disk_usage(files).free < _FULL:
+                warnings.warn(
+                    f"W&B's file lacks rows, for there is no space left in {files}", stacklevel=2
+                )
 
     def _stop(self, why: str) -> None:
-        """Ends the logging and leaves nothing of W&B's that could hang at the program's end."""
-        stuck = self._lane is not None and self._lane.busy_seconds() > 0
-        if self._lane is not None:
-            self._lane.close()
-        self._lane = self._run = None
-        service = self._service or (_service_process() if "wandb" in sys.modules else None)
-        if stuck and service is not None:
-            service.kill()
-        cleanup = _Lane()
-        cleaned = cleanup.put(_tear_down).wait(_CLEANUP_PATIENCE)
-        if not cleaned and service is not None:
-            service.kill()
-        cleanup.close()
-        _warn(f"W&B logging stopped: {why}; training goes on")
+        """Ends the logging, and every process of it."""
+        assert self._guest is not None
+        self._guest.kill()
+        self._guest = None
+        _warn(why)
 
 
-class _Lane:
-    """A thread that makes calls one after the other, until the first that fails.
-
-    A daemon, so a call that never returns does not keep the program from ending.
-    """
-
-    def __init__(self) -> None:
-        self.error: BaseException | None = None
-        self._calls: queue.SimpleQueue[tuple[Action, threading.Event] | None] = queue.SimpleQueue()
-        self._since: float | None = None
-        threading.Thread(target=self._work, name="wandb-calls", daemon=True).start()
-
-    def put(self, action: Action) -> threading.Event:
-        """Queues a call; the event is set when it has been made, or never will be."""
-        done = threading.Event()
-        self._calls.put((action, done))
-        return done
-
-    def close(self) -> None:
-        """Ends the thread after the calls that are queued."""
-        self._calls.put(None)
-
-    def busy_seconds(self) -> float:
-        """Seconds that the present call has taken; 0 between calls."""
-        since = self._since
-        return 0.0 if since is None else time.monotonic() - since
-
-    def _work(self) -> None:
-        while (call := self._calls.get()) is not None:
-            action, done = call
-            self._since = time.monotonic()
-            try:
-                if self.error is None:
-                    action()
-            except BaseException as error:  # W&B's teardown may raise SystemExit
-                self.error = error
-            self._since = None
-            done.set()
-
-
-def _warn(text: str) -> None:
-    warnings.warn(text, stacklevel=4)
-
-
-def _service_process() -> subprocess.Popen[bytes] | None:
-    """W&B's own process, found by private names; None where a version has others."""
-    from wandb.sdk import wandb_setup
-
-    node: Any = wandb_setup
-    for name in ("_singleton", "_connection", "_proc", "_process"):
-        node = getattr(node, name, None)
-    return node if isinstance(node, subprocess.Popen) else None
-
-
-def _tear_down() -> None:
-    """Forgets W&B's process, whose absence would else be a traceback at the program's end."""
-    if "wandb" in sys.modules:
-        sys.modules["wandb"].teardown()
+def _warn(why: str) -> None:
+    warnings.warn(f"W&B logging stopped: {why}; training goes on", stacklevel=4)
 
 
 def tags_of(config: Mapping[str, Any]) -> list[str]:
