@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+WORKERS ?= 2
 
-.PHONY: help demo study test test-fast test-slurm soak check format wandb-sync gpu-check gpu-wheels clean
+.PHONY: help demo study test test-fast test-study test-slurm soak check format wandb-sync gpu-check gpu-wheels clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -23,13 +24,17 @@ study: $(READY)  ## train what is missing of the study (hours on 2 cores), fit a
 	$(BIN)/python -m analysis report results/study/isoflop
 	$(BIN)/python -m analysis report results/study/experts
 
-# Those of the analysis run two at a time; the others train, with all cores, one after another.
-test: $(READY)  ## run the whole test suite
-	$(BIN)/python -m pytest tests/analysis -n 2 --dist worksteal
-	$(BIN)/python -m pytest --ignore tests/analysis
+# Two tests at a time, each with one thread (tests/conftest.py): WORKERS=8 on a larger machine.
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-test-fast: $(READY)  ## run the tests that take seconds
-	$(BIN)/python -m pytest -m "not slow and not slurm"
+test: $(READY)  ## run all tests but those of the study and of Slurm (minutes)
+	$(PYTEST) --ignore tests/study
+
+test-fast: $(READY)  ## run the tests that take less than a second each
+	$(PYTEST) --ignore tests/study -m "not slow and not slurm"
+
+test-study: $(READY)  ## hold the committed study's numbers to its records
+	$(PYTEST) tests/study
 
 test-slurm: $(READY)  ## run the tests on real Slurm daemons (root; apt-get install slurm-wlm munge)
 	$(BIN)/python -m pytest -m slurm

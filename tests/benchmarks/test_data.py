@@ -7,7 +7,7 @@ from tests.conftest import TINY
 def test_prints_every_rate_and_the_ratio(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(benchmark, "_SECONDS", 0.01)
     monkeypatch.setattr(benchmark, "_ROUNDS", 2)
-    overrides = ["size=1", "budget=1e9", *TINY, f"paths.cache={tmp_path}", "trainer.n_threads=1"]
+    overrides = ["size=1", "budget=1e9", *TINY, f"paths.cache={tmp_path}"]
     monkeypatch.setattr("sys.argv", ["benchmark", *overrides])
     benchmark.main()
     lines = capsys.readouterr().out.splitlines()[1:]

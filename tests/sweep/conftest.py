@@ -12,7 +12,7 @@ def make(compose_raw, tmp_path):
 
     def point(*overrides):
         paths = (f"paths.results={tmp_path / 'results'}", f"paths.cache={tmp_path / 'cache'}")
-        fixed = ("size=1", "budget=1e9", "sweep=s", "trainer.n_threads=1")
+        fixed = ("size=1", "budget=1e9", "sweep=s")
         return make_point(compose_raw(*fixed, *TINY, *paths, *overrides))
 
     return point

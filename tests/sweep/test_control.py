@@ -99,7 +99,7 @@ def test_a_live_sweep_is_cancelled_and_retried_by_commands(tmp_path):
 
     first = command(
         "run", "-m", "size=1", "sweep=s", "budget=1e10", "seed=0,1", "hydra.launcher.n_workers=1",
-        "trainer.n_threads=1", "trainer.checkpoint_minutes=1e-3", *TINY,
+        "trainer.checkpoint_minutes=1e-3", *TINY,
         f"paths.results={sweep.parent}", f"paths.cache={tmp_path / 'cache'}",
     )  # fmt: skip
     while not list(sweep.glob("*/last.ckpt")):

@@ -65,7 +65,7 @@ def test_runs_every_point_once_and_then_none(raws, tmp_path, capsys):
 
 
 def test_a_point_gives_the_same_loss_alone_and_in_a_sweep(raws, tmp_path):
-    (raw,) = raws("trainer.n_threads=1", models=("peer",))
+    (raw,) = raws(models=("peer",))
     local.run_sweep([raw], n_workers=1)
     (swept,) = records(tmp_path)
     alone = {**raw, "paths": {**raw["paths"], "results": str(tmp_path / "alone")}}

@@ -15,7 +15,6 @@ def test_a_run_that_lost_its_folder_ends_and_writes_nothing(compose_raw, tmp_pat
             "size=1",
             "budget=1e9",
             *TINY,
-            "trainer.n_threads=1",
             f"paths.results={tmp_path / 'results'}",
             f"paths.cache={tmp_path / 'cache'}",
         )

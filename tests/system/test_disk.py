@@ -27,7 +27,7 @@ def cache(tmp_path_factory):
 def make(compose_raw, cache, tmp_path):
     def point():
         paths = (f"paths.results={tmp_path}", f"paths.cache={cache}")
-        fixed = ("model=dense", "size=2", "budget=1e9", "trainer.n_threads=1")
+        fixed = ("model=dense", "size=2", "budget=1e9")
         return make_point(compose_raw(*fixed, *TINY, *paths))
 
     return point
@@ -37,7 +37,7 @@ def make(compose_raw, cache, tmp_path):
 def expected(compose_raw, cache, tmp_path_factory):
     """The record of the same run on a disk without faults."""
     paths = (f"paths.results={tmp_path_factory.mktemp('whole')}", f"paths.cache={cache}")
-    fixed = ("model=dense", "size=2", "budget=1e9", "trainer.n_threads=1")
+    fixed = ("model=dense", "size=2", "budget=1e9")
     return execute(make_point(compose_raw(*fixed, *TINY, *paths)))
 
 

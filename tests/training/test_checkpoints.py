@@ -30,7 +30,7 @@ from tests.conftest import TINY, Killed, kill_at
 def make(compose_raw, tmp_path):
     def point(*overrides, folder="results"):
         paths = (f"paths.results={tmp_path / folder}", f"paths.cache={tmp_path / 'cache'}")
-        fixed = ("model=peer", "size=2", "budget=2e9", "trainer.n_threads=1")
+        fixed = ("model=peer", "size=2", "budget=2e9")
         return make_point(compose_raw(*fixed, *TINY, *paths, *overrides))
 
     return point

@@ -26,7 +26,7 @@ STEPS = 40
 def _train(tmp_path, cache, overrides, n_ranks):
     """The run's history: a loss a step, and its record."""
     module = ["-m", "experiments.run", "size=2", *TINY, *overrides, f"sweep=ranks{n_ranks}"]
-    module += [f"paths.results={tmp_path}", f"paths.cache={cache}", "trainer.n_threads=1"]
+    module += [f"paths.results={tmp_path}", f"paths.cache={cache}"]
     module += ["logger.log_every_n_steps=1", f"trainer.devices={n_ranks}"]
     launcher = [sys.executable]
     if n_ranks > 1:

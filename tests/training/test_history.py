@@ -26,7 +26,7 @@ def make(compose_raw, tmp_path_factory):
 
     def point(*overrides, folder="results"):
         paths = (f"paths.results={top / folder}", f"paths.cache={top / 'cache'}")
-        fixed = ("model=dense", "size=2", "budget=2e9", "trainer.n_threads=1")
+        fixed = ("model=dense", "size=2", "budget=2e9")
         return make_point(
             compose_raw(*fixed, *TINY, "logger.log_every_n_steps=2", *paths, *overrides)
         )

@@ -26,7 +26,7 @@ WAYS = {
 def make(compose_raw, tmp_path):
     def point(*overrides, folder="results"):
         paths = (f"paths.results={tmp_path / folder}", f"paths.cache={tmp_path / 'cache'}")
-        fixed = ("size=2", "budget=2e9", "trainer.n_threads=1")
+        fixed = ("size=2", "budget=2e9")
         return make_point(compose_raw(*fixed, *TINY, *paths, *overrides))
 
     return point

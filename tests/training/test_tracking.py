@@ -119,7 +119,6 @@ def test_a_full_folder_loses_no_record(compose_raw, tmp_path, small_disk, when):
             *[o for o in TINY if not o.startswith("logger")],
             "logger.wandb=offline",
             "logger.log_every_n_steps=1",
-            "trainer.n_threads=1",
             f"paths.results={tmp_path / 'results'}",
             f"paths.cache={tmp_path / 'cache'}",
         )

@@ -42,7 +42,7 @@ def child(code, *arguments):
 
 def test_a_step_that_hangs_ends_the_run(tmp_path):
     process = child(
-        HANGS, "size=1", "budget=1e9", "sweep=s", "trainer.n_threads=1",
+        HANGS, "size=1", "budget=1e9", "sweep=s",
         "trainer.stall_minutes=0.02", *TINY,
         f"paths.results={tmp_path / 'results'}", f"paths.cache={tmp_path / 'cache'}",
     )  # fmt: skip
