@@ -1,5 +1,6 @@
 """`cancel` ends this sweep's controllers, and nobody else."""
 
+import csv
 import json
 import os
 import signal
@@ -85,7 +86,7 @@ def test_the_file_lasts_as_long_as_the_sweep(tmp_path):
 
 @pytest.mark.slow
 def test_a_live_sweep_is_cancelled_and_retried_by_commands(tmp_path):
-    """Off Slurm: run, status, cancel (and a second TERM while it waits), retry, status."""
+    """Off Slurm: run, cancel (and a second TERM while it waits), retry, status, collect."""
     environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'src'}"}
     sweep = tmp_path / "results" / "s"
 
@@ -128,3 +129,8 @@ def test_a_live_sweep_is_cancelled_and_retried_by_commands(tmp_path):
     assert (status.returncode, err) == (0, "")
     assert "2 done" in out
     assert {read_record(p).status for p in sweep.glob("*/record.json")} == {"done"}
+    collect = command("collect", "s")
+    out, err = collect.communicate(timeout=60)
+    assert (collect.returncode, err) == (0, "")
+    with (sweep / "records.csv").open(newline="") as file:
+        assert {row["seed"] for row in csv.DictReader(file)} == {"0", "1"}

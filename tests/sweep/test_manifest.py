@@ -6,6 +6,7 @@ import multiprocessing.forkserver
 import random
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
@@ -216,3 +217,28 @@ def test_a_run_whose_line_is_lost_is_found_by_its_folder(make, sweep):
     assert n_refused == 0
     (same,) = lost.lost_entries(sweep, [a.run_id])
     assert same.label == a.describe()
+
+
+def test_a_manifest_keeps_points_and_their_last_line_holds(make, sweep):
+    a, b = make(), make("seed=1")
+    manifest.add(sweep, [manifest.entry_of(a, "one"), manifest.entry_of(b, "one")])
+    manifest.add(sweep, [manifest.entry_of(a, "two")])
+    found = manifest.read(sweep)
+    assert list(found) == [a.run_id, b.run_id]
+    assert [e.code for e in found.values()] == ["two", "one"]
+    assert make_point(found[b.run_id].raw).run_id == b.run_id
+    assert Path(found[a.run_id].raw["paths"]["cache"]).is_absolute()
+
+
+def test_a_line_cut_short_by_a_kill_costs_no_other(make, sweep):
+    a, b = make(), make("seed=1")
+    manifest.add(sweep, [manifest.entry_of(a, None)])
+    path = sweep / manifest.MANIFEST_NAME
+    path.write_text(path.read_text() + '{"run_id": "dead')
+    manifest.add(sweep, [manifest.entry_of(b, None)])
+    assert list(manifest.read(sweep)) == [a.run_id, b.run_id]
+
+
+def test_what_is_no_sweep_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"is not a sweep: it has no manifest.jsonl"):
+        manifest.read(tmp_path)

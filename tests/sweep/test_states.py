@@ -5,18 +5,21 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from experiments import cli, collect, status
+from experiments import cancel, cli, collect, retry, status
 from experiments.benchmarks.made_sweep import make_sweep
+from experiments.execute import execute
 from experiments.point import make_point
-from experiments.records import read_record
+from experiments.records import read_record, write_record
 from experiments.sweep import manifest, progress, states
 from experiments.sweep.planning import choose
 from experiments.sweep.progress import Heartbeat, read_progress
 from experiments.sweep.states import read_states, read_sweep
+from experiments.sweep.status_table import status_text
 from experiments.system.claims import claimed, note
 from tests.conftest import TINY
 
@@ -289,3 +292,42 @@ def test_what_needs_no_torch_has_none(made, code):
         env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])},
     )  # fmt: skip
     assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_states_come_from_the_files(make, sweep):
+    names = ("waiting", "done", "diverged", "failed", "running", "interrupted", "killed")
+    points = {name: make(f"seed={i}") for i, name in enumerate(names)}
+    manifest.add(sweep, [manifest.entry_of(p, None) for p in points.values()])
+    done = execute(points["done"])
+    for name in ("diverged", "failed"):
+        record = replace(done, run_id=points[name].run_id, status=name, error="Traceback\nOops: x")
+        write_record(points[name].run_dir, record)
+    for name in ("interrupted", "killed"):
+        points[name].run_dir.mkdir()
+        note(points[name].run_dir, "started")
+    note(points["interrupted"].run_dir, "interrupted", why="SIGTERM at step 9", step=9)
+    with claimed(points["running"].run_dir):
+        (points["running"].run_dir / "progress.json").write_text(
+            json.dumps(
+                {"step": 40, "n_tokens": 40 * 128, "tokens_per_second": 128.0, "updated": 9e9}
+            )
+        )
+        whole = read_sweep(sweep)
+        found = {p.run_id: p for p in whole.points}
+    assert {n: found[p.run_id].state for n, p in points.items()} == {n: n for n in names}
+    running = found[points["running"].run_id]
+    assert running.seconds_left == pytest.approx(running.n_steps - 40)
+    assert found[points["failed"].run_id].detail == "Oops: x"
+    assert found[points["interrupted"].run_id].n_stops == 1
+    table = status_text("s", whole, (), shorten=False)
+    assert "sweep s: 7 points, 1 done, 1 running, 1 waiting, 1 interrupted, 1 killed" in table
+    assert f"40/{running.n_steps}" in table
+
+
+@pytest.mark.parametrize("command", [status, cancel, retry, collect], ids=lambda c: c.__name__)
+def test_the_commands_name_what_they_cannot_find(tmp_path, monkeypatch, capsys, command):
+    monkeypatch.setattr(sys, "argv", [command.__name__, "nope", "--results", str(tmp_path)])
+    with pytest.raises(SystemExit) as end:
+        command.main()
+    assert end.value.code == 2
+    assert capsys.readouterr().err == f"error: no sweep 'nope' in {tmp_path}; it has none\n"

@@ -8,7 +8,9 @@ import sys
 
 import pytest
 
+from experiments.execute import execute
 from experiments.point import make_point
+from experiments.records import read_record
 from tests.conftest import REPOSITORY, TINY
 
 KEYS = ("model.d_key=8", "model.n_heads=2", "model.top_k=4", "n_experts=64")
@@ -23,47 +25,66 @@ MODELS = {
 STEPS = 40
 
 
-def _train(tmp_path, cache, overrides, n_ranks):
-    """The run's history: a loss a step, and its record."""
-    module = ["-m", "experiments.run", "size=2", *TINY, *overrides, f"sweep=ranks{n_ranks}"]
-    module += [f"paths.results={tmp_path}", f"paths.cache={cache}"]
-    module += ["logger.log_every_n_steps=1", f"trainer.devices={n_ranks}"]
-    launcher = [sys.executable]
-    if n_ranks > 1:
-        launcher += ["-m", "torch.distributed.run", f"--nproc-per-node={n_ranks}"]
-        launcher += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
-    path = f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'src'}"
+def _run_ranks(n_ranks, *module):
     done = subprocess.run(
-        [*launcher, *module],
-        env={**os.environ, "PYTHONPATH": path},
+        [
+            sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={n_ranks}",
+            "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "-m", *module,
+        ],
+        env={**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'src'}"},
         capture_output=True,
         text=True,
         check=False,
         timeout=300,
-    )
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    (record,) = (tmp_path / f"ranks{n_ranks}").glob("*/record.json")
-    with (record.parent / "history.csv").open(newline="") as file:
+
+
+def _result(folder):
+    """A run's history, a loss a step, and its record."""
+    with (folder / "history.csv").open(newline="") as file:
         losses = [float(row["loss"]) for row in csv.DictReader(file)]
-    return losses, json.loads(record.read_text())
+    return losses, read_record(folder / "record.json")
+
+
+@pytest.fixture(scope="module")
+def folders(compose_raw, tmp_path_factory):
+    """Of each model, the folder of the run by one process and of that by two ranks."""
+    top = tmp_path_factory.mktemp("ranks")
+
+    def overrides(name, n_ranks):
+        fixed = (*TINY, *MODELS[name], "size=2", "logger.log_every_n_steps=1")
+        plan = make_point(compose_raw(*fixed, "budget=1e9")).plan
+        budget = STEPS * plan.batch_tokens * plan.cost.training_flops
+        paths = (f"paths.results={top}", f"paths.cache={top / 'cache'}")
+        ranks = (f"sweep=ranks{n_ranks}", f"trainer.devices={n_ranks}")
+        return (*fixed, f"budget={budget}", *paths, *ranks)
+
+    found = {}
+    for name in MODELS:
+        alone = make_point(compose_raw(*overrides(name, 1)))
+        execute(alone)
+        found[name] = alone.run_dir, top / "ranks2" / alone.run_id
+    # the first by the command that a user types, the others by one start of their ranks
+    first, *others = MODELS
+    _run_ranks(2, "experiments.run", *overrides(first, 2))
+    configs = top / "configs.json"
+    configs.write_text(json.dumps([compose_raw(*overrides(name, 2)) for name in others]))
+    _run_ranks(2, "tests.training.ranks", str(configs))
+    return found
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
-def test_the_same_loss_curve(tmp_path, cache, compose_raw, name):
-    overrides = MODELS[name]
-    plan = make_point(compose_raw("size=2", "budget=1e9", *TINY, *overrides)).plan
-    budget = STEPS * plan.batch_tokens * plan.cost.training_flops
-    overrides = (*overrides, f"budget={budget}")
-    alone, record = _train(tmp_path, cache, overrides, 1)
-    together, record_of_two = _train(tmp_path, cache, overrides, 2)
+def test_the_same_loss_curve(folders, name):
+    (alone, record), (together, record_of_two) = map(_result, folders[name])
     assert len(alone) == len(together) == STEPS
-    assert record["run_id"] == record_of_two["run_id"]
+    assert record.run_id == record_of_two.run_id
     # sums of float32 in another order, and what 40 steps of training make of that: the first
     # step's rounding is 1e-7, and top-k and AdamW's division may enlarge it
     assert together[:5] == pytest.approx(alone[:5], rel=1e-6)
     assert together == pytest.approx(alone, rel=1e-4)
-    assert record_of_two["val_loss"] == pytest.approx(record["val_loss"], rel=1e-4)
+    assert record_of_two.val_loss == pytest.approx(record.val_loss, rel=1e-4)
 
 
 @pytest.mark.parametrize("way", ["rows", "fused"])
