@@ -1,6 +1,7 @@
 """A point from its plan to its record, on a nursery corpus: what is written, and its exactness."""
 
 import csv
+import functools
 import json
 import math
 
@@ -37,6 +38,20 @@ def make(compose_raw, tmp_path):
     return point
 
 
+@pytest.fixture(scope="module")
+def once(compose_raw, tmp_path_factory):
+    """once("model=peer", ...): such a point and its record, run once for all tests that ask."""
+    top = tmp_path_factory.mktemp("once")
+    paths = (f"paths.results={top / 'results'}", f"paths.cache={top / 'cache'}")
+
+    @functools.cache
+    def trained(*overrides):
+        point = make_point(compose_raw("size=2", "budget=2e9", *TINY, *paths, *overrides))
+        return point, execute(point)
+
+    return trained
+
+
 def rows(point):
     with (point.run_dir / "history.csv").open(newline="") as file:
         return list(csv.DictReader(file))
@@ -47,9 +62,8 @@ def losses(point):
 
 
 @pytest.mark.parametrize("model", ["dense", "none", "moe", "moe_fine", "pkm", "peer"])
-def test_every_model_learns_and_is_recorded(make, model):
-    point = make(f"model={model}")
-    record = execute(point)
+def test_every_model_learns_and_is_recorded(once, model):
+    point, record = once(f"model={model}")
     assert record.status == "done", record.error
     assert record == read_record(point.run_dir / "record.json")
     assert record.val_loss < 0.8 * math.log(270)
@@ -77,9 +91,8 @@ def test_every_model_learns_and_is_recorded(make, model):
     }
 
 
-def test_history_has_every_tenth_step_and_the_last(make):
-    point = make()
-    record = execute(point)
+def test_history_has_every_tenth_step_and_the_last(once):
+    point, record = once("model=dense")
     steps = [int(row["step"]) for row in rows(point)]
     assert steps == sorted({*range(10, record.n_steps + 1, 10), record.n_steps})
     last = rows(point)[-1]
@@ -89,8 +102,9 @@ def test_history_has_every_tenth_step_and_the_last(make):
 
 
 @pytest.mark.parametrize("model", ["dense", "moe", "moe_fine", "pkm", "peer"])
-def test_same_seed_same_loss_to_the_bit(make, model):
-    a, b = (execute(make(f"model={model}", folder=f)) for f in "ab")
+def test_same_seed_same_loss_to_the_bit(make, once, model):
+    _, a = once(f"model={model}")
+    b = execute(make(f"model={model}"))
     assert (a.val_loss, a.train_loss, a.usage) == (b.val_loss, b.train_loss, b.usage)
     other = execute(make(f"model={model}", "seed=1"))
     assert other.val_loss != a.val_loss
@@ -98,9 +112,9 @@ def test_same_seed_same_loss_to_the_bit(make, model):
 
 
 @pytest.mark.parametrize("model", ["dense", "moe", "moe_fine", "pkm", "peer"])
-def test_mixed_precision_trains_as_well(make, model):
-    single = execute(make(f"model={model}", folder="single"))
-    mixed = execute(make(f"model={model}", "trainer.precision=bf16-mixed", folder="mixed"))
+def test_mixed_precision_trains_as_well(make, once, model):
+    _, single = once(f"model={model}")
+    mixed = execute(make(f"model={model}", "trainer.precision=bf16-mixed"))
     assert mixed.status == "done", mixed.error
     assert mixed.run_id == single.run_id
     # bfloat16 keeps 3 digits; over 60 steps the paths part, as two seeds do
@@ -119,9 +133,8 @@ def test_gradients_are_clipped_to_the_norm(make):
 
 
 @pytest.mark.parametrize("model", ["moe_fine", "peer"])
-def test_an_interrupted_run_ends_as_an_uninterrupted_one_to_the_bit(make, model):
-    whole = make(f"model={model}", folder="whole")
-    expected = execute(whole)
+def test_an_interrupted_run_ends_as_an_uninterrupted_one_to_the_bit(make, once, model):
+    whole, expected = once(f"model={model}")
     broken = make(f"model={model}", "trainer.checkpoint_minutes=0", folder="broken")
 
     with pytest.raises(Killed):
@@ -162,9 +175,8 @@ def test_a_text_shorter_than_a_window_is_refused(make):
     assert "fewer than one window of seq_len=1000000" in record.error
 
 
-def test_no_checkpoint_is_half_written(make):
-    point = make()
-    execute(point)
+def test_no_checkpoint_is_half_written(once):
+    point, _ = once("model=dense")
     state = torch.load(point.run_dir / LAST, weights_only=False)
     assert state["global_step"] == point.plan.n_steps
     assert not list(point.run_dir.glob("*.partial"))
@@ -234,8 +246,9 @@ def test_streaming_needs_files(make):
         make("data.streaming=true")
 
 
-def test_masked_documents_change_the_run(make):
-    masked, plain = execute(make("data.mask_documents=true")), execute(make())
+def test_masked_documents_change_the_run(make, once):
+    masked = execute(make("data.mask_documents=true"))
+    _, plain = once("model=dense")
     assert masked.status == "done", masked.error
     assert masked.run_id != plain.run_id
     assert masked.val_loss != plain.val_loss
@@ -255,11 +268,12 @@ def test_named_sets_are_scored_at_the_end(make):
 
 
 @pytest.mark.parametrize("model", ["dense", "pkm", "moe_fine"])
-def test_micro_batches_add_up_to_the_step(make, model):
+def test_micro_batches_add_up_to_the_step(make, once, model):
     """Without layers that mix tokens: the same run but for the order of float32 sums."""
     norm = [] if model != "pkm" else ["model.query_norm=layer"]
-    whole = execute(make(f"model={model}", *norm, folder="whole"))
-    micro = execute(make(f"model={model}", *norm, "trainer.micro_batch_size=1", folder="micro"))
+    point, whole = once(f"model={model}", *norm)
+    in_micro = make(f"model={model}", *norm, "trainer.micro_batch_size=1")
+    micro = execute(in_micro)
     assert micro.status == "done", micro.error
     assert (micro.run_id, micro.n_steps, micro.n_tokens) == (
         whole.run_id,
@@ -267,8 +281,7 @@ def test_micro_batches_add_up_to_the_step(make, model):
         whole.n_tokens,
     )
     assert micro.val_loss == pytest.approx(whole.val_loss, abs=0.02)
-    first = [float(rows(make(f"model={model}", *norm, folder=f))[0]["loss"]) for f in
-             ("whole", "micro")]  # fmt: skip
+    first = [float(rows(run)[0]["loss"]) for run in (point, in_micro)]
     assert first[0] == pytest.approx(first[1], abs=2e-4)
 
 

@@ -35,12 +35,18 @@ def fresh(monkeypatch, tmp_path):
         cached.cache_clear()
 
 
+@pytest.fixture
+def base_alone(monkeypatch):
+    """A build of one level takes seconds; the suite's own library has all, for other tests."""
+    monkeypatch.setattr(build, "LEVELS", {"base": ()})
+
+
 def _libraries(folder):
     return sorted(folder.glob("*.so"))
 
 
 @needs_compiler
-def test_is_built_once_and_then_found(fresh):
+def test_is_built_once_and_then_found(fresh, base_alone):
     build.load()
     (path,) = _libraries(fresh)
     before = path.stat().st_mtime_ns
@@ -51,12 +57,11 @@ def test_is_built_once_and_then_found(fresh):
 
 
 @needs_compiler
-def test_other_flags_are_another_library(fresh, monkeypatch):
+def test_other_flags_are_another_library(fresh, base_alone, monkeypatch):
+    assert cpp.levels(build.load()) == ["base"]
+    monkeypatch.setattr(build, "LEVELS", {"base": ("-DANOTHER",)})
     build.load()
-    monkeypatch.setattr(build, "LEVELS", {"base": ()})
-    library = build.load()
     assert len(_libraries(fresh)) == 2
-    assert cpp.levels(library) == ["base"]
 
 
 def test_without_a_compiler_the_torch_kernel_runs_and_says_so_once(fresh, monkeypatch):
@@ -85,7 +90,7 @@ def test_a_level_that_the_compiler_does_not_know_is_left_out(fresh, monkeypatch)
 
 
 @needs_compiler
-def test_a_damaged_library_is_built_again(fresh):
+def test_a_damaged_library_is_built_again(fresh, base_alone):
     path = build.binary_path(build._compiler())
     path.write_bytes(b"not a library")
     assert cpp.levels(build.load())
@@ -126,9 +131,8 @@ def test_a_planted_library_would_run(fresh, tmp_path):
 @needs_compiler
 @pytest.mark.parametrize("danger", ["link", "group", "others", "owner"])
 def test_a_library_that_others_may_have_put_there_is_not_loaded_but_built(
-    fresh, tmp_path, monkeypatch, danger
+    fresh, base_alone, tmp_path, danger
 ):
-    monkeypatch.setattr(build, "LEVELS", {"base": ()})  # sooner built
     path, mark = _plant(fresh, tmp_path)
     if danger == "link":
         path.rename(tmp_path / "elsewhere.so")

@@ -17,7 +17,6 @@ from experiments.records import read_record
 from experiments.sweep import local
 from experiments.sweep.snapshot import take_snapshot
 from experiments.system.claims import claimed, events
-from experiments.system.text_table import count, duration
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.slow
@@ -210,20 +209,3 @@ def test_workers_run_the_code_as_it_was_submitted(raws, tmp_path, monkeypatch):
     multiprocessing.forkserver._forkserver._stop()
     (record,) = records(tmp_path)
     assert (record.status, record.schema_version) == ("done", 99)
-
-
-def test_numbers_are_readable():
-    assert [count(x) for x in (5, 1234, 1.5e6, 2.27e9, 6e18)] == [
-        "5",
-        "1.23k",
-        "1.5M",
-        "2.27G",
-        "6e+06T",
-    ]
-    assert [duration(x) for x in (3, 119, 600, 7300, 1e6)] == [
-        "3 s",
-        "119 s",
-        "10 min",
-        "2.0 h",
-        "12 days",
-    ]

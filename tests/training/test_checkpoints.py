@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 
 import numpy as np
@@ -14,7 +15,7 @@ from experiments.execute import execute
 from experiments.point import make_point
 from experiments.records import is_finished, read_record
 from experiments.system import interruption
-from experiments.system.claims import RunningElsewhereError, claimed, events, is_claimed, note
+from experiments.system.claims import events
 from experiments.training.checkpoints import (
     LAST,
     PREVIOUS,
@@ -26,13 +27,48 @@ from experiments.training.checkpoints import (
 from tests.conftest import TINY, Killed, kill_at
 
 
-@pytest.fixture
-def make(compose_raw, tmp_path):
-    def point(*overrides, folder="results"):
-        paths = (f"paths.results={tmp_path / folder}", f"paths.cache={tmp_path / 'cache'}")
+@pytest.fixture(scope="module")
+def make_in(compose_raw, tmp_path_factory):
+    """make_in(folder, ...): a point with its results there, and the same text for all."""
+    cache = tmp_path_factory.mktemp("cache")
+
+    def point(folder, *overrides):
+        paths = (f"paths.results={folder}", f"paths.cache={cache}")
         fixed = ("model=peer", "size=2", "budget=2e9")
         return make_point(compose_raw(*fixed, *TINY, *paths, *overrides))
 
+    return point
+
+
+@pytest.fixture
+def make(make_in, tmp_path):
+    def point(*overrides, folder="results"):
+        return make_in(tmp_path / folder, *overrides)
+
+    return point
+
+
+@pytest.fixture(scope="module")
+def whole(make_in, tmp_path_factory):
+    """An uninterrupted run: its folder and its record."""
+    point = make_in(tmp_path_factory.mktemp("whole"))
+    return point.run_dir, execute(point)
+
+
+@pytest.fixture(scope="module")
+def killed(make_in, tmp_path_factory):
+    """The folder of a run killed at step 30, with a checkpoint of each step before."""
+    point = make_in(tmp_path_factory.mktemp("killed"), "trainer.checkpoint_minutes=0")
+    with pytest.raises(Killed):
+        execute(point, kill_at(30))
+    return point.run_dir
+
+
+@pytest.fixture
+def broken(make, killed):
+    """A copy of it: a point whose folder a test may damage."""
+    point = make()
+    shutil.copytree(killed, point.run_dir)
     return point
 
 
@@ -53,27 +89,18 @@ def handlers():
         signal.signal(number, handler)
 
 
-def broken_run(make, step=30):
-    """A run killed at a step, with a checkpoint of each step before."""
-    point = make("trainer.checkpoint_minutes=0")
-    with pytest.raises(Killed):
-        execute(point, kill_at(step))
-    return point
-
-
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(make):
-    expected = execute(make(folder="whole"))
-    point = broken_run(make)
-    last = point.run_dir / LAST
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(make, broken, whole):
+    _, expected = whole
+    last = broken.run_dir / LAST
     data = bytearray(last.read_bytes())
     data[len(data) // 2] ^= 1
     last.write_bytes(data)
     with pytest.warns(UserWarning, match=r"last.ckpt is damaged \(its checksum.*ignored"):
-        assert to_resume_from(point.run_dir) == point.run_dir / PREVIOUS
+        assert to_resume_from(broken.run_dir) == broken.run_dir / PREVIOUS
     with pytest.warns(UserWarning, match=r"last.ckpt is damaged"):
         result = execute(make())
     assert (result.val_loss, result.train_loss) == (expected.val_loss, expected.train_loss)
-    assert not (point.run_dir / PREVIOUS).exists()
+    assert not (broken.run_dir / PREVIOUS).exists()
 
 
 def test_a_save_after_a_damaged_checkpoint_leaves_the_one_before(tmp_path):
@@ -87,22 +114,20 @@ def test_a_save_after_a_damaged_checkpoint_leaves_the_one_before(tmp_path):
 
 
 @pytest.mark.parametrize("keep", [0, 1000])
-def test_without_a_whole_checkpoint_a_run_starts_again(make, keep):
-    expected = execute(make(folder="whole"))
-    point = broken_run(make)
+def test_without_a_whole_checkpoint_a_run_starts_again(make, broken, whole, keep):
+    _, expected = whole
     for name in (LAST, PREVIOUS):
-        path = point.run_dir / name
+        path = broken.run_dir / name
         path.write_bytes(path.read_bytes()[:keep])
     with pytest.warns(UserWarning, match="is damaged"):
         result = execute(make())
     assert result.val_loss == expected.val_loss
 
 
-def test_a_kill_between_the_two_renames_loses_one_checkpoint_at_most(make):
-    expected = execute(make(folder="whole"))
-    point = broken_run(make)
-    (point.run_dir / LAST).unlink()
-    assert to_resume_from(point.run_dir) == point.run_dir / PREVIOUS
+def test_a_kill_between_the_two_renames_loses_one_checkpoint_at_most(make, broken, whole):
+    _, expected = whole
+    (broken.run_dir / LAST).unlink()
+    assert to_resume_from(broken.run_dir) == broken.run_dir / PREVIOUS
     assert execute(make()).val_loss == expected.val_loss
 
 
@@ -140,8 +165,8 @@ def test_a_kill_at_the_record_leaves_no_checkpoint_that_nobody_removes(make, mon
 
 
 @pytest.mark.parametrize("number", interruption.SIGNALS)
-def test_a_signal_saves_stops_and_is_resumed_to_the_bit(make, handlers, number):
-    expected = execute(make(folder="whole"))
+def test_a_signal_saves_stops_and_is_resumed_to_the_bit(make, handlers, whole, number):
+    _, expected = whole
     point = make()
 
     def send(row):
@@ -174,16 +199,6 @@ def test_generators_go_on_where_they_were():
     assert (random.random(), np.random.rand(), torch.rand(1)) == drawn
 
 
-def test_a_run_belongs_to_one_process(make):
-    point = make()
-    with claimed(point.run_dir):
-        assert is_claimed(point.run_dir)
-        with pytest.raises(RunningElsewhereError, match=rf"is being run by .* pid {os.getpid()}"):
-            execute(point)
-    assert not is_claimed(point.run_dir)
-    assert execute(point).status == "done"
-
-
 def test_a_finished_run_is_not_run_again(make):
     point = make()
     first = execute(point)
@@ -191,29 +206,11 @@ def test_a_finished_run_is_not_run_again(make):
     assert len(events(point.run_dir)) == 2
 
 
-def test_a_journal_survives_a_line_cut_short(tmp_path):
-    note(tmp_path, "started", step=3)
-    with (tmp_path / "events.jsonl").open("a") as file:
-        file.write('{"event": "int')
-    (event,) = events(tmp_path)
-    assert (event["event"], event["step"]) == ("started", 3)
-    note(tmp_path, "done")
-    assert [e["event"] for e in events(tmp_path)] == ["started", "done"]
-
-
-def test_a_journal_passes_over_what_is_no_event(tmp_path):
-    note(tmp_path, "started")
-    for line in (b"null", b"[1]", b"{}", b'{"event": 3}', b"\xff\xfe", b"[" * 100_000, b""):
-        with (tmp_path / "events.jsonl").open("ab") as file:
-            file.write(line + b"\n")
-    note(tmp_path, "done")
-    assert [e["event"] for e in events(tmp_path)] == ["started", "done"]
-
-
 @pytest.mark.parametrize("damage", ["torn", "flipped"])
-def test_a_damaged_record_is_set_aside_and_written_again(make, damage):
+def test_a_damaged_record_is_set_aside_and_written_again(make, whole, damage):
+    folder, expected = whole
     point = make()
-    expected = execute(point)
+    shutil.copytree(folder, point.run_dir)
     path = point.run_dir / "record.json"
     text = path.read_text()
     loss = str(expected.val_loss)
@@ -236,17 +233,19 @@ def _execute_raw(raw):
 
 @pytest.mark.slow
 def test_kill_minus_nine_at_random_moments_changes_nothing(make):
-    """A process killed again and again, wherever it is: importing, training, saving, evaluating."""
-    longer = ("budget=4e10", "trainer.checkpoint_minutes=0.001")
+    """A process killed again and again, wherever it is: starting, training, saving, evaluating."""
+    longer = ("budget=2e10", "trainer.checkpoint_minutes=0.001")
     expected = execute(make(*longer, folder="whole"))
     point = make(*longer)
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")  # which has imported all beforehand
+    context.set_forkserver_preload(["experiments.execute"])
     moments = random.Random(0)
     n_kills = 0
     while not is_finished(point.run_dir):
         process = context.Process(target=_execute_raw, args=(dict(point.raw),))
         process.start()
-        process.join(3 + 4 * moments.random() + n_kills)  # each turn longer: it must end one day
+        # each turn is longer: it must end one day
+        process.join(0.3 + moments.random() + n_kills / 2)
         if process.exitcode is None:
             process.kill()
             process.join()

@@ -1,12 +1,10 @@
 """Runs whose tables step by rows, from the config to the record; and what is refused beforehand."""
 
+import functools
 from dataclasses import replace
 
 import pytest
-import torch
 
-from experiments.budget.memory import plan_memory
-from experiments.budget.plan import format_memory
 from experiments.execute import build_model, execute
 from experiments.point import make_point
 from experiments.training.module import LanguageModel
@@ -32,16 +30,29 @@ def make(compose_raw, tmp_path):
     return point
 
 
+@pytest.fixture(scope="module")
+def dense(compose_raw, tmp_path_factory):
+    """dense(model): the record of its run with dense gradients, run once for all tests that ask."""
+    top = tmp_path_factory.mktemp("dense")
+    paths = (f"paths.results={top / 'results'}", f"paths.cache={top / 'cache'}")
+
+    @functools.cache
+    def trained(model):
+        fixed = (f"model={model}", *SMALL, "size=2", "budget=2e9")
+        return execute(make_point(compose_raw(*fixed, *TINY, *paths)))
+
+    return trained
+
+
 @pytest.mark.parametrize("model", ["peer", "pkm"])
 @pytest.mark.parametrize("way", WAYS)
-def test_learns_and_goes_on_to_the_bit(make, model, way):
+def test_learns_and_goes_on_to_the_bit(make, dense, model, way):
     overrides = (f"model={model}", *SMALL, *WAYS[way])
-    dense = execute(make(f"model={model}", *SMALL, folder="dense"))
     whole = make(*overrides, folder="whole")
     expected = execute(whole)
     assert expected.status == "done", expected.error
     # another optimizer for rows that a step does not retrieve, and nothing else
-    assert expected.val_loss == pytest.approx(dense.val_loss, abs=0.1)
+    assert expected.val_loss == pytest.approx(dense(model).val_loss, abs=0.1)
     with pytest.raises(Killed):
         execute(make(*overrides, "trainer.checkpoint_minutes=0", folder="broken"), kill_at(20))
     result = execute(make(*overrides, folder="broken"))
@@ -60,10 +71,10 @@ def test_the_kernel_is_no_part_of_a_runs_identity_and_the_way_of_its_tables_is(m
 
 
 @pytest.mark.parametrize("kernel", ["reference", "torch", "cpp"])
-def test_every_kernel_trains_the_same_run(make, kernel):
+def test_every_kernel_trains_the_same_run(make, dense, kernel):
     """Float32 sums in another order; the first ten steps agree, and then the paths part slowly."""
-    auto = execute(make("model=peer", *SMALL, folder="auto"))
-    other = execute(make("model=peer", *SMALL, f"kernel={kernel}", folder="other"))
+    auto = dense("peer")
+    other = execute(make("model=peer", *SMALL, f"kernel={kernel}"))
     assert other.status == "done", other.error
     assert other.val_loss == pytest.approx(auto.val_loss, abs=0.02)
 
@@ -100,58 +111,6 @@ def test_triton_on_a_cpu_is_refused(make, monkeypatch):
         make("model=peer", *SMALL, "kernel=triton")
 
 
-@pytest.mark.parametrize("way", [(), *WAYS.values()])
-def test_planned_weights_are_those_of_the_model(make, way):
-    point = make("model=peer", *SMALL, *way)
-    model = point.transformer.build()
-    held = sum(p.numel() * p.element_size() for p in model.parameters())
-    assert point.plan.memory.weights == held
-
-
-def test_planned_gradients_of_rows_are_those_of_balanced_routing(make):
-    point = make("model=peer", "n_experts=4096", "model.n_heads=2", "model.top_k=4", *WAYS["rows"])
-    touched = len(torch.randint(0, 4096, (128 * 8,)).unique())
-    tables = 2 * 4 * touched * point.transformer.d_model
-    others = sum(
-        p.numel() * 4 for n, p in point.transformer.build().named_parameters() if ".w_" not in n
-    )
-    dense_ffn = 2 * 4 * 4 * point.transformer.d_model**2  # the other block's
-    dense_names = sum(
-        p.numel() * 4
-        for n, p in point.transformer.build().named_parameters()
-        if ".w_" in n and p.shape[0] != 4096
-    )
-    assert dense_names in (0, dense_ffn)
-    assert point.plan.memory.gradients == pytest.approx(others + dense_names + tables, rel=0.05)
-
-
-def test_ways_differ_in_memory_as_they_should(make):
-    def memory(*way):
-        return make("model=peer", "n_experts=65536", *way).plan.memory
-
-    dense, rows, fused = memory(), memory(*WAYS["rows"]), memory(*WAYS["fused"])
-    assert dense.gradients > rows.gradients > fused.gradients
-    assert dense.moments == rows.moments == fused.moments
-    assert memory(*WAYS["rows_bf16"]).moments < 0.6 * rows.moments
-    assert "weights" in format_memory(dense)
-
-
-def test_the_papers_largest_layer_fits_one_80_gb_card(compose_raw):
-    """128 x 2048 tokens, d_model 1024, 1024² experts: L=8 of the paper's grid, in micro-batches."""
-    raw = compose_raw("experiment=paper_experts", "model=peer", "n_experts=1048576")
-    point = make_point(raw)
-    assert point.plan.batch_tokens == 128 * 2048
-    assert point.transformer.d_model == 1024
-    assert point.plan.memory.total < 80e9
-    # its addends by hand: 2 N d table entries, of weights, gradients (and one table's addend of
-    # the micro-batch) and two moments, each of 4 bytes
-    tables = 2 * 1024**2 * 1024
-    others = point.plan.cost.n_params - tables
-    assert point.plan.memory.weights == 4 * (tables + others)
-    assert point.plan.memory.gradients == 4 * (1.5 * tables + others)
-    assert point.plan.memory.moments == 8 * (tables + others)
-
-
 @pytest.mark.parametrize("how", ["dense", "rows", "fused"])
 def test_layers_and_optimizer_have_one_execution(make, how):
     point = make("model=peer", *SMALL, "kernel=torch", *WAYS.get(how, ()))
@@ -164,9 +123,3 @@ def test_layers_and_optimizer_have_one_execution(make, how):
     assert execution.gradient == ("dense" if how == "dense" else "rows")
     assert execution.update == (optimizer.update if how == "fused" else None)
     assert optimizer.execution == replace(execution, update=None)
-
-
-def test_memory_of_a_model_without_tables_is_sixteen_bytes_a_parameter(make):
-    cost = make("model=dense").plan.cost
-    memory = plan_memory(cost, d_model=32, n_layers=2, vocab_size=270, micro_tokens=128)
-    assert memory.weights + memory.gradients + memory.moments == 16 * cost.n_params
