@@ -1,5 +1,7 @@
 """Retrieval by halves equals a scan over all N product keys."""
 
+import functools
+
 import pytest
 import torch
 from implementations import KERNELS, Given, assert_close
@@ -27,12 +29,19 @@ def _random(n_sub, d_key, per_head, n_tokens=50, n_heads=3):
     return torch.randn(n_tokens, n_heads, d_key), keys
 
 
+@functools.cache
+def _scanned(n_sub, top_k, d_key, per_head):
+    """Random queries and sub-keys, and their scan in float64: the same for all kernels."""
+    torch.manual_seed(0)
+    queries, sub_keys = _random(n_sub, d_key, per_head)
+    return queries, sub_keys, *scan(queries.double(), sub_keys.double(), top_k)
+
+
 @pytest.mark.parametrize("per_head", [False, True])
 @pytest.mark.parametrize(("n_sub", "top_k", "d_key"), SIZES)
 def test_equals_a_scan_for_random_scores(execution, n_sub, top_k, d_key, per_head):
-    queries, sub_keys = _random(n_sub, d_key, per_head)
+    queries, sub_keys, best, where = _scanned(n_sub, top_k, d_key, per_head)
     scores, indices = product_key_topk(queries, sub_keys, top_k, execution)
-    best, where = scan(queries.double(), sub_keys.double(), top_k)
     assert_close([scores], [best], 1e-5)
     assert (indices.sort(-1).values.diff(dim=-1) != 0).all(), "an expert twice for one head"
     # float32 may order what differs by less than its rounding otherwise than float64
@@ -58,14 +67,21 @@ def test_equals_a_scan_for_tied_scores(execution, top_k, n_sub):
     assert (indices.sort(dim=-1).values.diff(dim=-1) != 0).all(), "an expert twice for one head"
 
 
-def test_scores_that_bfloat16_can_not_tell_apart(execution):
-    """What is screened in 8 bits is decided in 24: keys that differ by 2**-12 of themselves."""
+@functools.cache
+def _near_ties():
+    """Sub-keys that differ by 2**-12 of themselves, queries, and the best scores in float64."""
+    torch.manual_seed(0)
     n_sub, d_key = 512, 32
     base = torch.randn(d_key // 2)
     sub_keys = base * (1 + torch.rand(2, n_sub, 1) * 2**-12)
     queries = torch.randn(200, 2, d_key)
+    return queries, sub_keys, scan(queries.double(), sub_keys.double(), 16)[0]
+
+
+def test_scores_that_bfloat16_can_not_tell_apart(execution):
+    """What is screened in 8 bits is decided in 24."""
+    queries, sub_keys, best = _near_ties()
     scores, _ = product_key_topk(queries, sub_keys, 16, execution)
-    best, _ = scan(queries.double(), sub_keys.double(), 16)
     torch.testing.assert_close(scores.double(), best, rtol=3e-6, atol=1e-6)
 
 
