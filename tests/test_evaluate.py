@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from experiments import evaluate
 from experiments.evaluate import evaluate_run
 from experiments.execute import execute
 from experiments.point import make_point
@@ -105,32 +106,50 @@ def test_refuses_runs_that_are_not_done(run_dir, tmp_path):
         score(run_dir)
 
 
-@pytest.mark.slow
-def test_the_command_line(run_dir, cache):
-    def command(*arguments):
-        done = subprocess.run(
-            [sys.executable, "-m", "experiments.evaluate", *arguments],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        return done.returncode, done.stdout, done.stderr
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """command("RUN", "eval=[...]"): exit code, stdout, stderr."""
 
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["experiments.evaluate", *arguments])
+        try:
+            evaluate.main()
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def test_help_lists_the_sets(command):
     code, out, _ = command("--help")
     assert code == 0
     assert "eval=[NAME,...]             c4, curation, lambada" in out
+
+
+def test_what_the_command_refuses_is_one_line(run_dir, command):
     assert command("eval=[validation]")[0] == 2
     code, _, err = command(str(run_dir), "eval=[nope]")
     assert code == 2
     assert err.startswith("error: In 'config': Could not load 'eval/nope'. It has c4, curation, ")
     assert err.count("\n") == 1
-    sets = ("eval=[validation,wikitext2]", "evaluation.max_tokens=9600")
-    code, out, err = command(str(run_dir), *sets, f"paths.cache={cache}")
-    assert code == 0, err
+
+
+@pytest.mark.slow
+def test_the_command_scores_named_sets(run_dir, cache):
+    sets = ("eval=[validation,wikitext2]", "evaluation.max_tokens=9600", f"paths.cache={cache}")
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.evaluate", str(run_dir), *sets],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
     record = read_record(run_dir / "record.json")
     assert set(record.evaluations) == {f"{n}@max_tokens=9600" for n in ("validation", "wikitext2")}
     # a vocabulary of 270 made of a dozen words: nearly a token a byte, and a foreign text
     wikitext = record.evaluations["wikitext2@max_tokens=9600"]
     assert wikitext["bytes_per_token"] < 1.3
-    assert f"{wikitext['perplexity']:.2f}" in out
+    assert f"{wikitext['perplexity']:.2f}" in done.stdout
 
 
 DAMAGES = {
