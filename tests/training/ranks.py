@@ -6,8 +6,11 @@ Each in a process of its own, forked from this one, which has imported all that 
 import json
 import multiprocessing
 import os
+import socket
 import sys
 from pathlib import Path
+
+from torch.distributed import TCPStore
 
 from experiments.execute import execute
 from experiments.point import make_point
@@ -19,8 +22,14 @@ def train(raw):
 
 
 if __name__ == "__main__":
+    torchruns = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"  # it would have the run before's addresses
     for i, raw in enumerate(json.loads(Path(sys.argv[1]).read_text())):
-        os.environ["TORCHELASTIC_RESTART_COUNT"] = str(i)  # each has keys of its own in the store
+        if os.environ["RANK"] == "0":
+            with socket.socket() as free:
+                free.bind(("localhost", 0))
+                torchruns.set(f"port of run {i}", str(free.getsockname()[1]))
+        os.environ["MASTER_PORT"] = torchruns.get(f"port of run {i}").decode()
         process = multiprocessing.get_context("fork").Process(target=train, args=(raw,))
         process.start()
         process.join()
