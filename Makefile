@@ -13,7 +13,7 @@ help:  ## this list
 
 demo: $(READY)  ## train the demo sweep (minutes on 2 cores), fit and draw its isoFLOP figure
 	$(BIN)/python -m experiments.run experiment=demo
-	$(BIN)/python -m analysis isoflop results/demo
+	@$(BIN)/python -m analysis isoflop results/demo --brief
 
 # Committed records are kept: only what is not done yet is trained (docs/study.md).
 study: $(READY)  ## train what is missing of the study (hours on 2 cores), fit and draw it

@@ -128,6 +128,9 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("isoflop", commands.isoflop, "fit and draw isoFLOP curves and their power laws")
     add_curves(sub)
     add_noise(sub)
+    sub.add_argument(
+        "--brief", action="store_true", help="print a line a curve, without losses and laws"
+    )
 
     sub = add("parametric", commands.parametric, "fit L = E + A/N^alpha + B/D^beta (approach 3)")
     sub.add_argument("--model", help="only this one (default: each)")

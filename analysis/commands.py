@@ -17,6 +17,7 @@ from analysis.differences.models import Differences, compare_models, seed_noise
 from analysis.experts.compare import DEFAULT_FORMS, compare_laws
 from analysis.experts.fit import size_slopes
 from analysis.fitting.results import FitError, plain
+from analysis.isoflop.brief import brief
 from analysis.isoflop.fit import fit_isoflop
 from analysis.options import as_typed, pairs
 from analysis.parametric import ParametricFit, fit_parametric
@@ -72,7 +73,8 @@ def folder_of(options: Options) -> Path:
 def isoflop(options: Options) -> None:
     """Minima at each budget and their laws."""
     table, folder = table_of(options), folder_of(options)
-    _say(options, perplexities(table))
+    if not options.brief:
+        _say(options, perplexities(table))
     fit = fit_isoflop(table, options.x, options.method, options.n_nearest, noise=options.noise)
     with staged(folder) as new:
         (new / "table.csv").write_text(to_csv(table), encoding="utf-8")
@@ -80,7 +82,10 @@ def isoflop(options: Options) -> None:
         with figures.style():
             _save(figures.draw_isoflop(table, fit), new / "isoflop.png")
     _print_json(options, fit.to_dict())
-    _say(options, f"\nFitted minima:\n{fit.summary()}")
+    if options.brief:
+        _say(options, f"Minima of the fitted curves:\n{brief(fit)}")
+    else:
+        _say(options, f"\nFitted minima:\n{fit.summary()}")
     _say(options, f"\ntable: {folder / 'table.csv'}\nfits: {folder / 'isoflop.json'}")
     _say(options, f"figure: {folder / 'isoflop.png'}")
 

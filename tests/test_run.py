@@ -191,3 +191,20 @@ def test_real_text_trains(run, cache, monkeypatch):
     assert code == 0
     loss = float(re.search(r"loss ([\d.]+)  perplexity", out)[1])  # not a line of progress
     assert 5.0 < loss < 7.0  # log(2048) is 7.6
+
+
+def test_a_plan_imports_neither_lightning_nor_wandb(tmp_path):
+    """They take seconds, which a dry run or a sweep that is done has no use for."""
+    code = (
+        "import sys; from experiments.run import main; main(); "
+        "print(sorted({'lightning', 'wandb', 'torch'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "dry_run=true"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip().endswith("['torch']")

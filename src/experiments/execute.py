@@ -56,7 +56,7 @@ def execute(
 
     n_threads: CPU threads if the config does not say; None for every core. A run that is finished
     already is not run again. on_stall(why) is called, in a thread, before the watchdog ends a
-    process that makes no step, with exit code watchdog.STALLED. An exception becomes a failed
+    process that makes no step, with exit code requeue.STALLED. An exception becomes a failed
     record with its traceback and is not raised; KeyboardInterrupt is (Interrupted is one), and
     leaves no record. Raises RunningElsewhereError if another process has the run, and RunLostError
     if its folder was moved or removed meanwhile: then nothing more is written. Raises RuntimeError

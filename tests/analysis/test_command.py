@@ -29,6 +29,34 @@ def test_isoflop_writes_the_table_the_fits_and_the_figure(sweep, capsys):
     assert (sweep / "isoflop.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_brief_isoflop_is_a_line_a_curve(sweep, capsys):
+    assert main(["isoflop", str(sweep), "--brief"]) == 0
+    title, head, *rows = capsys.readouterr().out.split("\n\n")[0].split("\n")
+    assert title == "Minima of the fitted curves:"
+    assert head.split()[:3] == ["FLOPs", "model", "loss*"]
+    curves = json.loads((sweep / "isoflop.json").read_text())["curves"]
+    assert len(rows) == len(curves) == 6
+    for budget in {c["budget"] for c in curves}:
+        own = [c for c in curves if c["budget"] == budget]
+        best = min(c["loss_opt"] for c in own)
+        for c in own:
+            (row,) = (r for r in rows if r.split()[:2] == [f"{budget:.3g}", c["model"]])
+            loss, perplexity = row.split()[2:4]
+            assert loss == f"{c['loss_opt']:.3f}" + "*" * (c["loss_opt"] == best)
+            assert perplexity == f"{c['perplexity_opt']:.1f}"
+            assert row.endswith(", ".join(c["flags"]) or "none")
+
+
+def test_a_brief_isoflop_says_where_there_is_no_minimum(tmp_path, capsys):
+    """Losses that only bend downwards."""
+    lines = [f"m,1e18,{n},{loss}" for n, loss in ((1e6, 3.0), (2e6, 3.1), (4e6, 3.1), (8e6, 3.0))]
+    path = tmp_path / "runs.csv"
+    path.write_text("\n".join(["model,budget,n_params,loss", *lines]))
+    assert main(["isoflop", str(path), "--flops", "6nd", "--brief"]) == 0
+    row = capsys.readouterr().out.split("\n")[-6:]
+    assert any(line.split()[:5] == ["1e+18", "m", "-", "-", "-"] for line in row), row
+
+
 def test_json_is_all_that_is_printed_when_asked(sweep, capsys):
     assert main(["isoflop", str(sweep), "--json", "--x", "n_active_params"]) == 0
     assert json.loads(capsys.readouterr().out)["x_name"] == "n_active_params"

@@ -7,7 +7,8 @@ import sys
 import time
 
 from experiments.system.claims import events
-from experiments.training.watchdog import STALLED, Watchdog
+from experiments.system.requeue import STALLED
+from experiments.training.watchdog import Watchdog
 from tests.conftest import REPOSITORY, TINY
 
 HANGS = """

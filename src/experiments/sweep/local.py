@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from experiments.execute import execute
 from experiments.point import Point
 from experiments.records import RECORD_NAME, RunRecord, read_record
 from experiments.sweep import manifest, slurm
@@ -33,7 +32,6 @@ from experiments.system import distributed, interruption
 from experiments.system.claims import RunningElsewhereError
 from experiments.system.environment import Device, usable_cores
 from experiments.system.requeue import at_time_limit, is_first_rank, requeue_point
-from experiments.training.evaluation import results_table
 
 
 def run_one(raw: Raw) -> None:
@@ -43,6 +41,9 @@ def run_one(raw: Raw) -> None:
     if point.config.dry_run:
         print(plan_table([point], assumed_rate(point)))
         return
+    from experiments.execute import execute  # seconds of imports that a plan has no use for
+    from experiments.training.evaluation import results_table
+
     distributed.check_started(point.ranks)
     if distributed.is_other_rank(point.ranks):
         execute(point)

@@ -14,7 +14,6 @@ from typing import Literal
 
 import torch
 
-from experiments.execute import execute
 from experiments.point import Point, make_point
 from experiments.records import RECORD_NAME, RunRecord, read_record
 from experiments.sweep.planning import ELSEWHERE, INTERRUPTED, Raw
@@ -23,8 +22,7 @@ from experiments.sweep.states import LOG_NAME
 from experiments.system import environment, interruption
 from experiments.system.claims import RunLostError, RunningElsewhereError, is_claimed
 from experiments.system.disk import explained
-from experiments.system.requeue import try_again
-from experiments.training.watchdog import STALLED
+from experiments.system.requeue import STALLED, try_again
 
 LOST = 4  # a worker's exit code, beside 0 done, 1 failed, INTERRUPTED, ELSEWHERE and STALLED
 _POLL = 0.1  # seconds
@@ -172,6 +170,8 @@ def _work(raw: Raw, n_threads: int, device: int) -> None:
 
 def _work_in_log(point: Point, n_threads: int, device: int) -> int:
     """The exit code of a worker."""
+    from experiments.execute import execute  # the server has it; the controller has no use for it
+
     if torch.cuda.is_available():
         torch.cuda.set_device(device)
     try:

@@ -19,6 +19,7 @@ SIGNAL_VARIABLE = "EXPERIMENTS_SIGNAL_SECONDS"  # of a job's environment, if ano
 TIME_LIMIT_SIGNAL = "SIGUSR1"
 AGAIN = ("tried again", "requeued")  # events: on this machine, and in Slurm
 GIVEN_UP = "given up"
+STALLED = 76  # exit code of a process that made no step for too long
 _SLACK = 60.0  # seconds: how much earlier Slurm may send it
 
 

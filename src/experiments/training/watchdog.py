@@ -13,7 +13,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-STALLED = 76  # exit code
+from experiments.system.requeue import STALLED
+
 _POLL = 1.0  # seconds, at most
 _PATIENCE = 90.0  # seconds for on_stall, which may ask Slurm
 _GRACE = 10.0  # seconds that other ranks leave to rank 0, which writes for the run
