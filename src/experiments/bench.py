@@ -99,6 +99,7 @@ def _measure(
             n_layers=options.layers,
             vocab_size=options.vocab,
             seq_len=options.seq_len,
+            compiled=options.compile,
         )
         step.run(shapes, trunk, settings, report)
     elif options.what == "optimizer":

@@ -118,6 +118,23 @@ def test_step(measure):
             assert rate == pytest.approx(64 / contender["median_seconds"])
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_step_compiled(measure, monkeypatch):
+    whole = torch.compile  # without inductor's code, which takes a minute
+    monkeypatch.setattr(
+        torch, "compile", lambda f, **options: whole(f, backend="aot_eager", **options)
+    )
+    sizes = ("--d-key", "16", "--layers", "2", "--vocab", "64", "--seq-len", "32")
+    (comparison,), printed = measure("step", *SIZES, *sizes, "--kernels", "torch", "--compile")
+    names = _check(comparison, printed)
+    eager = ["dense", *(f"PEER torch {way}" for way in ("rows", "fused", "dense"))]
+    assert names == [name for e in eager for name in (e, f"{e} compiled")]
+    baselines = {c["name"]: c["baseline"] for c in comparison["contenders"]}
+    assert all(baselines[f"{name} compiled"] == name for name in eager)
+    assert "torch.compile took" in printed
+
+
 def test_optimizer(measure):
     (comparison,), printed = measure("optimizer", *SIZES)
     names = _check(comparison, printed)

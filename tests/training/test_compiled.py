@@ -43,6 +43,9 @@ LAYERS = {
 # torch's tracer asks tensors between two graphs for it, and hides the warning from all but pytest
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 
+# importing inductor defines a module of torch.jit, which torch itself has deprecated
+INDUCTOR = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+
 
 @pytest.fixture(autouse=True)
 def fresh():
@@ -114,6 +117,7 @@ def test_in_float64_it_is_eagers_to_rounding(eager_backend, name):
     _assert_equal(name, _whole, 1e-12, dtype=torch.float64)
 
 
+@INDUCTOR
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LAYERS)
 def test_inductors_step_is_eagers(name):
@@ -124,6 +128,7 @@ def test_inductors_step_is_eagers(name):
     _assert_equal(name, _whole, 1e-12, dtype=torch.float64)
 
 
+@INDUCTOR
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["dense", "moe_fine", "peer"])
 def test_under_autocast_inductors_step_is_eagers_to_bfloat16(name):
@@ -211,6 +216,7 @@ def test_a_compiled_run_is_the_run_and_goes_on_from_an_eager_ones_checkpoint(mak
             assert (resumed.val_loss, resumed.train_loss) == (found.val_loss, found.train_loss)
 
 
+@INDUCTOR
 @pytest.mark.slow
 def test_a_run_compiled_by_inductor_is_the_run_and_goes_on_to_the_bit(make):
     expected = execute(make(*PEER, folder="eager"))

@@ -102,6 +102,9 @@ def _add_step(command: ArgumentParser) -> None:
     for option, default in _STEP_DEFAULTS.items():
         flag = f"--{option.replace('_', '-')}"
         command.add_argument(flag, type=int, metavar="N", help=f"(default {default})")
+    command.add_argument(
+        "--compile", action="store_true", help="each contender with torch.compile too (minutes)"
+    )
 
 
 def _add_settings(command: ArgumentParser, name: str) -> None:

@@ -25,9 +25,11 @@ from experiments.kernels.workspace import WORKSPACE, use_huge_pages
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.peer import PEER, PEERConfig
 from experiments.models.transformer import Transformer, TransformerConfig, assign_ffns
+from experiments.training.compiled import CompileClock, compile_trunk
 from experiments.training.optimizer import keep_coalesced
 
 DENSE = "dense"
+_COMPILED = " compiled"
 _D_HEAD = 32
 
 
@@ -38,6 +40,7 @@ class Trunk:
     n_layers: int
     vocab_size: int
     seq_len: int
+    compiled: bool = False  # beside eager steps, those whose trunk torch.compile makes
 
 
 def run(shapes: Sequence[Shape], trunk: Trunk, settings: Settings, report: Report) -> None:
@@ -81,8 +84,9 @@ class _Model:
         rest = [parameter for parameter in self.model.parameters() if parameter not in ours]
         self.rest = torch.optim.AdamW(rest, lr=1e-6, fused=True)
 
-    def step(self, kernel: KernelName, way: str) -> Callable[[], None]:
+    def step(self, kernel: KernelName, way: str, *, compiled: bool = False) -> Callable[[], None]:
         """A step; way: none (without tables), dense, rows or fused."""
+        forward = compile_trunk(self.model) if compiled else self.model
         optimizers: list[torch.optim.Optimizer] = [self.rest]
         how = Execution(kernel=kernel, gradient="dense" if way == "dense" else "rows")
         if way == "dense":
@@ -96,7 +100,7 @@ class _Model:
             """All that training does but reading data, clipping and writing down."""
             if self.layer is not None:
                 self.layer.execution = how
-            logits = self.model(self.inputs)
+            logits = forward(self.inputs)
             F.cross_entropy(logits.flatten(0, 1).float(), self.targets).backward()
             for optimizer in optimizers:
                 optimizer.step()
@@ -120,15 +124,20 @@ def _compare(shape: Shape, trunk: Trunk, settings: Settings) -> Comparison:
     dense = _Model(shape, trunk, settings, peer=False)
     peer = cache(lambda: _Model(shape, trunk, settings, peer=True))  # if any of its ways fits
     tables = 2 * table_bytes(shape, settings) + moments_bytes(shape, settings)
-    chosen, notes = fitting(_entries(shape, settings, peer), settings.device, tables)
+    entries = _entries(shape, settings, peer, trunk.compiled)
+    chosen, notes = fitting(entries, settings.device, tables)
+    contenders = [Contender(name=DENSE, call=dense.step("auto", "none"))]
+    if trunk.compiled:
+        call = dense.step("auto", "none", compiled=True)
+        contenders.append(Contender(name=DENSE + _COMPILED, call=call, baseline=DENSE))
+    contenders += [Contender(name=e.name, call=e.make(), baseline=e.baseline) for e in chosen]
+    clock = CompileClock()
+    with clock.counted():  # before the round that counts how often a contender fits into a repeat
+        for contender in contenders:
+            if contender.name.endswith(_COMPILED):
+                contender.call()
     timings = compare(
-        [
-            Contender(name=DENSE, call=dense.step("auto", "none")),
-            *(Contender(name=e.name, call=e.make(), baseline=e.baseline) for e in chosen),
-        ],
-        rounds=settings.rounds,
-        device=settings.device,
-        label=shape.describe(),
+        contenders, rounds=settings.rounds, device=settings.device, label=shape.describe()
     )
     flops = {DENSE: dense.config.cost().training_flops}
     if chosen:
@@ -136,6 +145,8 @@ def _compare(shape: Shape, trunk: Trunk, settings: Settings) -> Comparison:
         n = peer().n_distinct()
         notes.append(f"a batch retrieves {n} distinct experts ({n / shape.n_experts:.1%})")
     each = ", ".join(f"{name} {value / 1e6:.1f}" for name, value in flops.items())
+    if trunk.compiled:
+        notes.append(f"torch.compile took {clock.seconds:.1f} s for all of them, not timed above")
     return Comparison(
         title=f"training step, {shape.describe()}, {trunk.n_layers} blocks, vocabulary "
         f"{trunk.vocab_size}, sequences of {trunk.seq_len}, "
@@ -151,21 +162,34 @@ def _compare(shape: Shape, trunk: Trunk, settings: Settings) -> Comparison:
     )
 
 
-def _entries(shape: Shape, settings: Settings, peer: Callable[[], _Model]) -> Iterator[Entry]:
+def _entries(
+    shape: Shape, settings: Settings, peer: Callable[[], _Model], compiled: bool
+) -> Iterator[Entry]:
+    """Compiled contenders have their eager selves as baselines."""
     for kernel in settings.kernels:
         for way in ("rows", "fused", "dense"):
             sums = 2 * sums_bytes(shape, settings, way)
-            yield Entry(
+            eager = Entry(
                 name=f"PEER {kernel} {way}",
                 baseline=DENSE,
-                make=partial(_step, peer, kernel, way),
+                make=partial(_step, peer, kernel, way, False),
                 needs=sums,
                 keeps=sums * 3 // 2,
             )
+            yield eager
+            if compiled:
+                yield replace(
+                    eager,
+                    name=eager.name + _COMPILED,
+                    baseline=eager.name,
+                    make=partial(_step, peer, kernel, way, True),
+                )
 
 
-def _step(peer: Callable[[], _Model], kernel: KernelName, way: str) -> Callable[[], None]:
-    return peer().step(kernel, way)
+def _step(
+    peer: Callable[[], _Model], kernel: KernelName, way: str, compiled: bool
+) -> Callable[[], None]:
+    return peer().step(kernel, way, compiled=compiled)
 
 
 def _config(shape: Shape, trunk: Trunk, table_dtype: str, peer: bool) -> TransformerConfig:
