@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -28,26 +29,28 @@ SLOW = {"kernels", "model", "steps", "resume"}
 
 
 @pytest.fixture
-def bare(tmp_path):
-    """bare("-m", ...): runs Python where the blocked modules are not to be found."""
+def without(tmp_path):
+    """without(names, "-m", ...): runs Python where these modules are not to be found."""
     blocker = tmp_path / "bare" / "sitecustomize.py"
     blocker.parent.mkdir()
-    blocker.write_text(
+    text = (
         "import sys\n"
         "class WithoutThem:\n"
         "    def __init__(self, finder):\n"
         "        self.finder = finder\n"
         "    def find_spec(self, name, *rest):\n"
-        f"        if name.partition('.')[0] not in {BLOCKED.split()}:\n"
+        "        if name.partition('.')[0] not in {names}:\n"
         "            return self.finder.find_spec(name, *rest)\n"
         "    def __getattr__(self, name):\n"
         "        return getattr(self.finder, name)\n"
         "sys.meta_path[:] = map(WithoutThem, sys.meta_path)\n"
     )
 
-    def run(*arguments):
+    def run(names, *arguments):
+        blocker.write_text(text.replace("{names}", str(names.split())))
         environment = {
             **os.environ,
+            "TMPDIR": str(tmp_path),
             "PYTHONPATH": os.pathsep.join([str(blocker.parent), str(SOURCE)]),
             "OMP_NUM_THREADS": "1",
         }
@@ -56,6 +59,12 @@ def bare(tmp_path):
         )
 
     return run
+
+
+@pytest.fixture
+def bare(without):
+    """bare("-m", ...): runs Python as on a machine with torch, triton and numpy alone."""
+    return partial(without, BLOCKED)
 
 
 def test_blocked_modules_can_not_be_imported(bare):
@@ -81,6 +90,27 @@ def test_a_part_on_a_bare_machine(bare, tmp_path, part):
     assert "Toy sizes on a CPU" in text
     for measurement in entry["measurements"]:
         assert f"| {measurement['name']} |" in text
+
+
+def test_the_harness_s_part_is_left_out_on_a_bare_machine(bare, tmp_path):
+    command = ("-m", "experiments.gpu_check", "--device", "cpu", "--only", "isoflop")
+    done = bare(*command, "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    entry = Report(tmp_path / TOY).parts["isoflop"]
+    assert entry["status"] == reports.LEFT_OUT
+    assert entry["why"].startswith("hydra, omegaconf, lightning, tokenizers not installed: make")
+
+
+@pytest.mark.slow
+def test_the_harness_trains_with_the_wheels_packages_alone(without, tmp_path):
+    """W&B and the analysis's packages are none of them."""
+    command = ("-m", "experiments.gpu_check", "--device", "cpu", "--only", "isoflop")
+    done = without("wandb pandas seaborn", *command, "--out", str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    entry = Report(tmp_path / TOY).parts["isoflop"]
+    assert entry["status"] == reports.DONE, entry
+    assert {row["model"] for row in entry["facts"]["table"]} == {"dense", "peer"}
+    assert [m["unit"] for m in entry["measurements"]] == ["nats/token"] * 2
 
 
 def test_without_a_card_it_says_so_in_one_line(bare, tmp_path):

@@ -29,7 +29,7 @@ OVERRIDES = (
     "hydra.launcher.n_workers=4",  # models so small leave most of a card idle
 )
 TOY = (
-    "budget=2e9",
+    "budget=5e9",
     "ladder.d_per_layer=16",
     "ladder.d_head=16",
     "ladder.batch_size=1",
@@ -61,17 +61,24 @@ def run(job: Job) -> None:
     # not beside the report, which a machine may take back few files with
     folder = Path(tempfile.gettempdir()).resolve() / "gpu-check" / job.report.folder.name
     job.note(runs=str(folder))
+    n_refused, unfinished = 0, []
     for size in (1,) if job.toy else SIZES:
-        if job.seconds_left() < _LEAST_SECONDS + _TO_SAVE:
-            job.note(**{f"size={size}": "left out: too little time"})
-            continue
-        _sweep(job, folder, size)
+        code = None
+        if job.seconds_left() > _LEAST_SECONDS + _TO_SAVE:
+            code = _sweep(job, folder, size)
+        if code is None:
+            unfinished.append(f"size={size}")
+        n_refused += bool(code)
     failed = _add(job, folder)
-    if failed:
-        raise RuntimeError(f"{len(failed)} runs failed: {failed[0]}")
+    if failed or n_refused:
+        why = failed[0] if failed else "its last line says why"
+        raise RuntimeError(f"{n_refused} sweeps ended with an error, {len(failed)} runs: {why}")
+    if unfinished:
+        raise LeftOut(f"the time was over before {', '.join(unfinished)}; call it again to go on")
 
 
-def _sweep(job: Job, folder: Path, size: int) -> None:
+def _sweep(job: Job, folder: Path, size: int) -> int | None:
+    """The command's exit code; None if the time was over before it ended."""
     layers = ("dense", "peer") if job.toy else LAYERS
     command = [sys.executable, "-m", "experiments.run", "-m", f"model={','.join(layers)}"]
     command += [f"size={size}", *DATA, *(TOY if job.toy else OVERRIDES), "logger=csv"]
@@ -81,10 +88,10 @@ def _sweep(job: Job, folder: Path, size: int) -> None:
         environment.setdefault("EXPERIMENTS_CACHE", str(CACHE.resolve()))
     with subprocess.Popen(command, env=environment) as process:
         try:
-            process.wait(max(1.0, job.seconds_left() - _TO_SAVE))
+            return process.wait(max(1.0, job.seconds_left() - _TO_SAVE))
         except subprocess.TimeoutExpired:
-            job.note(**{f"size={size}": "interrupted: the time was over"})
             process.send_signal(signal.SIGTERM)  # its runs save
+    return None
 
 
 def _add(job: Job, folder: Path) -> list[str]:
