@@ -3,12 +3,13 @@
 import analysis
 table = analysis.load_table("results/demo")
 fit = analysis.fit_isoflop(table)
-print(fit.summary())
+print(fit)
 analysis.draw_isoflop(table, fit).savefig("isoflop.png")
 """
 
 from analysis.differences.by_column import DifferencesBy, compare_by
 from analysis.differences.models import Differences, SeedNoise, compare_models, seed_noise
+from analysis.differences.multipliers import BudgetMultipliers, budget_multipliers
 from analysis.experts.compare import LawComparison, compare_laws
 from analysis.experts.fit import ExpertLawFit, fit_expert_law, size_slopes
 from analysis.figures import (
@@ -22,10 +23,13 @@ from analysis.figures import (
     draw_seconds,
     draw_usage,
 )
+from analysis.fitting.intervals import Estimate, Prediction
 from analysis.fitting.power_law import FrontierFit, PowerLaw, fit_frontier, fit_power_law
-from analysis.fitting.results import Estimate, FitError, FitStatus, Prediction
+from analysis.fitting.results import Fit, Result
+from analysis.fitting.status import FitError, FitStatus
 from analysis.isoflop.curves import IsoFLOPCurve, IsoFLOPFit
 from analysis.isoflop.fit import fit_isoflop
+from analysis.isoflop.laws import ModelLaws
 from analysis.isoflop.minima import Flag
 from analysis.multiplier import ComputeMultiplier, compute_multiplier
 from analysis.parametric import ParametricFit, fit_parametric
@@ -37,11 +41,13 @@ from analysis.validation.residuals import residuals_of
 
 __all__ = [
     "Agreement",
+    "BudgetMultipliers",
     "ComputeMultiplier",
     "Differences",
     "DifferencesBy",
     "Estimate",
     "ExpertLawFit",
+    "Fit",
     "FitError",
     "FitStatus",
     "Flag",
@@ -50,12 +56,15 @@ __all__ = [
     "IsoFLOPCurve",
     "IsoFLOPFit",
     "LawComparison",
+    "ModelLaws",
     "ParametricFit",
     "Plan",
     "PowerLaw",
     "Prediction",
+    "Result",
     "SeedNoise",
     "best_of_cells",
+    "budget_multipliers",
     "check_table",
     "compare_approaches",
     "compare_by",

@@ -156,14 +156,16 @@ def _parser() -> argparse.ArgumentParser:
         "--hold-out",
         default="size",
         choices=["size", "experts", "budget"],
-        help="whose largest value the laws must predict (%(default)s)",
+        help="hold out the runs of its largest value (%(default)s)",
     )
     sub.add_argument(
         "--size", default=BACKBONE, help="the column that N is (%(default)s: see docs/analysis.md)"
     )
 
     sub = add("differences", commands.differences, "compare models beside the noise of seeds")
-    sub.add_argument("--baseline", default="dense", help="whom others are compared with (dense)")
+    sub.add_argument(
+        "--baseline", default="dense", help="the model that others are compared with (dense)"
+    )
     sub.add_argument(
         "--budget", type=float, metavar="FLOPS", help="where (default: where most have seeds)"
     )
@@ -174,7 +176,7 @@ def _parser() -> argparse.ArgumentParser:
         "--noise-of",
         type=float,
         metavar="FLOPS",
-        help="the budget whose seeds tell the noise (default: the one compared)",
+        help="the budget whose seeds give the noise (default: the one compared)",
     )
 
     sub = add("plan", commands.planned, "say what size, tokens and experts a budget should buy")
@@ -196,7 +198,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("report", commands.report, "write report.html, fits.json and figures/*.png and *.pdf")
     add_curves(sub)
     add_noise(sub)
-    sub.add_argument("--baseline", help="whom compute multipliers compare with (dense)")
+    sub.add_argument("--baseline", help="the model that compute multipliers compare with (dense)")
     sub.add_argument(
         "--asymptote",
         type=float,

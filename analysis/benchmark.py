@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.experts.fit import fit_expert_law
+from analysis.fitting.intervals import Array
 from analysis.fitting.least_squares import huber
-from analysis.fitting.results import Array
 from analysis.parametric import fit_parametric
 from analysis.synthetic import ChinchillaSurface, ClarkSurface, simulate_experts, simulate_isoflop
 from analysis.table.load import load_table

@@ -16,7 +16,8 @@ from analysis.differences.by_column import DifferencesBy, compare_by
 from analysis.differences.models import Differences, compare_models, seed_noise
 from analysis.experts.compare import DEFAULT_FORMS, compare_laws
 from analysis.experts.fit import size_slopes
-from analysis.fitting.results import FitError, plain
+from analysis.fitting.plain import plain
+from analysis.fitting.status import FitError
 from analysis.isoflop.brief import brief
 from analysis.isoflop.fit import fit_isoflop
 from analysis.options import as_typed, pairs

@@ -4,30 +4,25 @@ Under L = L_inf + A C^-alpha with one asymptote and one alpha for both, the fact
 every loss: ((L_worse - L_inf) / (L_better - L_inf))^(1/alpha) at equal compute.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from analysis.fitting.results import (
-    Doubts,
-    Estimate,
-    FitError,
-    FitStatus,
-    check_level,
-    plain,
-    said,
-    t_quantile,
-)
+from analysis.fitting.checks import check_level
+from analysis.fitting.intervals import Estimate, t_quantile
+from analysis.fitting.results import Result
+from analysis.fitting.status import FitError, FitStatus, Warnings
+from analysis.fitting.text import format_status
 
 _PARALLEL = 0.05  # significance at which unequal slopes are said
 _EXACT = 1e-6  # relative: slopes of points without scatter that differ by less are the same
 
 
-@dataclass(frozen=True, kw_only=True)
-class ComputeMultiplier:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ComputeMultiplier(Result):
     """multiplier: how many times the compute the baseline needs (above 1: the other is better).
 
     lower, upper: Student's t interval from the points' scatter about the two parallel laws, that
@@ -67,11 +62,14 @@ class ComputeMultiplier:
         if self.per_budget:
             each = ", ".join(f"C={c:.3g}: {m:.3g}" for c, m in self.per_budget.items())
             lines.append(f"  by budget: {each}")
-        return "\n".join([*lines, *said(self.status, self.warnings)])
+        return "\n".join([*lines, *format_status(self.status, self.warnings)])
 
-    def to_dict(self) -> dict[str, Any]:
-        """All fields at full precision."""
-        return plain(asdict(self))
+    def to_frame(self) -> pd.DataFrame:
+        """A row each for all budgets together, each budget alone, and each asymptote."""
+        rows = [("all budgets", self.multiplier, self.lower, self.upper)]
+        rows += [(f"C = {c:.4g}", m, np.nan, np.nan) for c, m in self.per_budget.items()]
+        rows += [(f"asymptote {a:.4g}", m, np.nan, np.nan) for a, m in self.by_asymptote.items()]
+        return pd.DataFrame(rows, columns=["of", "multiplier", "lower", "upper"])
 
 
 def compute_multiplier(
@@ -108,23 +106,23 @@ def compute_multiplier(
     slope = theta[2]
     if not slope > 0:
         raise FitError(f"alpha={slope:.3g}: the losses do not fall with compute")
-    doubts = Doubts()
+    warned = Warnings()
     if dof == 0:
-        doubts.add("no degree of freedom: nothing tells the error")
+        warned.add("no degree of freedom: the error is unknown")
     low, high = _ratio_interval(theta[0] - theta[1], slope, covariance, dof, level)
     if np.isinf(high) or low == 0:
-        doubts.add("alpha is not told from 0: the multiplier may be anything")
+        warned.add("alpha is not significantly different from 0: the multiplier may be anything")
     if not low <= 1 <= high and dof == 1:
-        doubts.add("one degree of freedom: an interval that leaves out 1 may be luck")
+        warned.add("one degree of freedom: an interval that leaves out 1 may be luck")
     p = _unequal_slopes(c0, l0, c1, l1, asymptote)
     if p is not None and p < _PARALLEL:
-        doubts.add(f"the two curves are not parallel (p = {p:.3f}): it changes with compute")
+        warned.add(f"the two curves are not parallel (p = {p:.3f}): it changes with compute")
     if alpha is not None and own_alpha:
         fitted, spread, free = _parallel(c0, l0, c1, l1, asymptote, None)
         half = t_quantile(free, level) * np.sqrt(spread[2, 2])
         if abs(fitted[2] - alpha) > half + _EXACT * alpha:
             own = Estimate(fitted[2], fitted[2] - half, fitted[2] + half)
-            doubts.add(f"alpha={alpha:g} is pinned, and these points have {own}")
+            warned.add(f"alpha={alpha:g} is pinned, and these points have {own}")
     by_asymptote = {}
     for value in (0.9 * asymptote, asymptote, 1.1 * asymptote):
         if value < lowest:
@@ -145,8 +143,8 @@ def compute_multiplier(
         n_points=n,
         per_budget=per_budget,
         by_asymptote=by_asymptote,
-        status=doubts.status,
-        warnings=tuple(doubts.warnings),
+        status=warned.status,
+        warnings=tuple(warned.texts),
     )
 
 
@@ -209,7 +207,7 @@ def _ratio_interval(
 
 
 def _exp(value: float) -> float:
-    with np.errstate(over="ignore"):  # where alpha is hardly told from 0
+    with np.errstate(over="ignore"):  # where alpha is close to 0
         return float(np.exp(value))
 
 

@@ -61,7 +61,7 @@ def check_options(options: argparse.Namespace) -> None:
 
 
 def pairs(option: str, given: list[str]) -> dict[str, str]:
-    """NAME=VALUE of an option that may be there several times, each NAME once."""
+    """NAME=VALUE of an option that may be given several times, each NAME once."""
     found: dict[str, str] = {}
     for pair in given:
         name, equals, value = pair.partition("=")
@@ -70,7 +70,7 @@ def pairs(option: str, given: list[str]) -> dict[str, str]:
             raise ValueError(f"--{option} {pair!r} must be {form[option]}")
         if name in found:
             remedy = {"column": "give one", "where": f"give {name}={found[name]},{value}"}
-            raise ValueError(f"--{option} {name} is there twice; {remedy[option]}")
+            raise ValueError(f"--{option} {name} is given twice; {remedy[option]}")
         found[name] = value
     return found
 

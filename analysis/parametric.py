@@ -13,19 +13,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from analysis.fitting.checks import positive
+from analysis.fitting.intervals import Array, Estimate, Prediction, percentiles
 from analysis.fitting.least_squares import Minima, Model, condition_number, minimise
 from analysis.fitting.power_sum import exponentiated, non_negative, power_sum
-from analysis.fitting.results import (
-    Array,
-    Doubts,
-    DrawsFit,
-    Estimate,
-    FitError,
-    FitStatus,
-    Prediction,
-    percentiles,
-    positive,
-)
+from analysis.fitting.results import DrawsFit
+from analysis.fitting.status import FitError, FitStatus, Warnings
 
 Residual = Literal["log", "loss"]
 NAMES = ("E", "A", "B", "alpha", "beta")
@@ -40,7 +33,7 @@ _SAME = 1e-6  # relative: starts this near the best objective found the same min
 _COLLINEAR = 3e3  # condition number; see docs/analysis.md for what it is on known designs
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class ParametricFit(DrawsFit):
     """E, A, B, alpha, beta of L = E + A/N^alpha + B/D^beta. N parameters, D tokens, nats/token.
 
@@ -165,8 +158,8 @@ def fit_parametric(
 
     delta: Huber's, in units of the residual; infinite for plain least squares. residual: of the
     log loss ("log", Hoffmann's) or of the loss. groups: the bootstrap draws whole groups, e.g.
-    budgets, rather than runs. Whatever makes the numbers doubtful (a bound hit, a design that
-    can't tell alpha from beta, few starts at the best value, draws that ran off) is in status and
+    budgets, rather than runs. What asks for care (a bound hit, a design that does not
+    identify alpha and beta, few starts at the best value, draws that ran off) is in status and
     warnings. Raises ValueError naming the first bad value; FitError below six distinct runs.
     """
     N, D, L = _checked(n_params, n_tokens, loss)
@@ -197,18 +190,18 @@ def fit_parametric(
     starts = _projected_starts(x, y, L, residual, exponent_bounds, lower)
     minima = minimise(model, target, starts, lower=lower, upper=upper, delta=delta)
     best = minima.best
-    theta, doubts = minima.theta[best], Doubts()
+    theta, warned = minima.theta[best], Warnings()
     reached = minima.value <= minima.value[best] * (1 + _SAME) + 1e-25
     condition = condition_number(model, theta)
-    _doubt_design(doubts, x, y, condition)
-    _doubt_optimum(doubts, minima, exponent_bounds, float(reached.mean()))
+    _check_design(warned, x, y, condition)
+    _check_optimum(warned, minima, exponent_bounds, float(reached.mean()))
     if len(L) < 2 * len(NAMES):
-        doubts.add(f"{len(L)} runs for 5 parameters: the intervals say little")
+        warned.add(f"{len(L)} runs for 5 parameters: the intervals say little")
 
     drawn = _bootstrap(model, target, theta, lower, upper, delta, clusters, n_draws, seed)
     ran_off = float(drawn.at_bound.any(axis=1).mean()) if n_draws else 0.0
     if ran_off > 0.05:
-        doubts.add(f"{ran_off:.0%} of the bootstrap draws stopped at a bound")
+        warned.add(f"{ran_off:.0%} of the bootstrap draws stopped at a bound")
     residuals = np.log(_surface(theta, x, y)) - np.log(L)
     return ParametricFit(
         form="L = E + A/N^alpha + B/D^beta",
@@ -217,8 +210,8 @@ def fit_parametric(
         n_points=len(L),
         objective=float(minima.value[best]),
         interval=f"percentiles of {n_draws} {'group' if clusters is not None else 'case'} draws",
-        status=doubts.status,
-        warnings=tuple(doubts.warnings),
+        status=warned.status,
+        warnings=tuple(warned.texts),
         draws=_natural(drawn.theta, centre_n, centre_d),
         residual=residual,
         delta=float(delta),
@@ -301,28 +294,28 @@ def _bootstrap(
     return minimise(model, target, starts, lower=lower, upper=upper, weights=weights, delta=delta)
 
 
-def _doubt_design(doubts: Doubts, x: Array, y: Array, condition: float) -> None:
+def _check_design(warned: Warnings, x: Array, y: Array, condition: float) -> None:
     spread = [np.ptp(v) < 1e-9 for v in (x, y)]
     if any(spread):
         name = "sizes" if spread[0] else "token counts"
-        doubts.add(f"all {name} are the same: its exponent can't be told")
+        warned.add(f"all {name} are the same: its exponent is not identifiable")
         return
     correlation = float(np.corrcoef(x, y)[0, 1])
     if abs(correlation) > 0.99:
         what = "tokens per parameter are" if correlation > 0 else "the budget is"
-        doubts.add(
+        warned.add(
             f"log N and log D are collinear (r = {correlation:.4f}): {what} nearly fixed, and "
-            "alpha can't be told from beta; vary N at each D"
+            "alpha and beta are not identifiable; vary N at each D"
         )
     elif condition > _COLLINEAR:
-        doubts.add(
+        warned.add(
             f"the design is nearly collinear (condition number {condition:.3g}): other values "
             "of the parameters fit as well; see the intervals"
         )
 
 
-def _doubt_optimum(
-    doubts: Doubts, minima: Minima, bounds: tuple[float, float], share: float
+def _check_optimum(
+    warned: Warnings, minima: Minima, bounds: tuple[float, float], share: float
 ) -> None:
     best = minima.best
     theta, stuck = minima.theta[best], minima.at_bound[best]
@@ -336,18 +329,18 @@ def _doubt_optimum(
             text = (
                 "E stopped at the lowest loss of the data: this form does not describe these runs"
                 if at_top
-                else "E stopped at 0: these runs can't tell an irreducible loss"
+                else "E stopped at 0: an irreducible loss is not identifiable from these runs"
             )
         else:
             text = f"{name} is at its bound: its term does not matter to these runs"
-        doubts.add(text, FitStatus.BOUND_HIT)
+        warned.add(text, FitStatus.BOUND_HIT)
     if not minima.converged[best]:
-        doubts.add(
+        warned.add(
             f"the descent did not converge: gradient {minima.gradient[best]:.1e}",
             FitStatus.MAX_ITER,
         )
     if share < 0.2:
-        doubts.add(f"only {share:.0%} of {len(minima.value)} starts reached the best value")
+        warned.add(f"only {share:.0%} of {len(minima.value)} starts reached the best value")
 
 
 def _checked(*columns: ArrayLike) -> Sequence[Array]:

@@ -2,12 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from analysis.experts.fit import BACKBONE, ExpertLawFit
-from analysis.fitting.results import Doubts, Estimate, FitStatus, plain, positive, said
+from analysis.fitting.checks import positive
+from analysis.fitting.intervals import Estimate
+from analysis.fitting.results import Result
+from analysis.fitting.status import FitStatus, Warnings
+from analysis.fitting.text import format_status
 from analysis.isoflop.curves import IsoFLOPFit
 from analysis.parametric import FLOPS_PER_PARAM_TOKEN, ParametricFit
 
@@ -16,8 +20,8 @@ _TOO_FAR = 1e12  # from a laptop's budgets to the largest ever trained: beyond i
 _LOG2_EXPERTS = np.arange(0.0, 30.25, 0.25)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Plan(Result):
     """values: name -> estimate with interval at `level`; loss in nats/token, the rest counts.
 
     n_experts: the smallest number from which on every doubling gains less than min_gain nats, at
@@ -37,11 +41,12 @@ class Plan:
         name = f" for {self.model}" if self.model else ""
         lines = [f"plan{name} at C={self.budget:.4g} FLOPs ({self.level:.0%} intervals)"]
         lines += [f"  {key:>22} = {value}" for key, value in self.values.items()]
-        return "\n".join([*lines, *said(self.status, self.warnings)])
+        return "\n".join([*lines, *format_status(self.status, self.warnings)])
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything at full precision."""
-        return plain(self)
+    def to_frame(self) -> pd.DataFrame:
+        """A row a value."""
+        rows = [(name, *estimate) for name, estimate in self.values.items()]
+        return pd.DataFrame(rows, columns=["name", "value", "lower", "upper"])
 
 
 def plan(
@@ -59,16 +64,16 @@ def plan(
     model: whose laws, if an IsoFLOPFit has several. experts: a law in experts, for n_experts at the
     planned size (a surface's N, or n_active_params for a backbone). flops_per_param_token: k of
     C = kND, for a ParametricFit only; an IsoFLOPFit has the FLOPs its runs counted. An
-    extrapolation, experts of another model, and whatever is doubtful about the laws are in the
-    warnings. Raises ValueError naming what is not above 0, for a budget that no law reaches, or if
-    the laws are not there.
+    extrapolation, experts of another model, and the laws' own warnings are in the warnings.
+    Raises ValueError naming what is not above 0, for a budget that no law reaches, or if the laws
+    are not there.
     """
     if not (np.isfinite(budget) and budget > 0):
         raise ValueError(f"budget={budget!r} must be a finite number of FLOPs above 0")
     if not min_gain > 0:
         raise ValueError(f"min_gain={min_gain!r} must be above 0 nats per doubling")
     positive("flops_per_param_token", flops_per_param_token)
-    doubts = Doubts()
+    warned = Warnings()
     if isinstance(fit, IsoFLOPFit):
         laws = fit.law(model)
         model = laws.model
@@ -78,12 +83,12 @@ def plan(
             values[f"{name}"] = Estimate(float(value[0]), float(low[0]), float(high[0]))
             known = law.x_range
         for text in laws.warnings:
-            doubts.add(text, laws.status)
+            warned.add(text, laws.status)
     else:
         values = fit.optimum(budget, flops_per_param_token, level)
         known = (flops_per_param_token * fit.nd_range[0], flops_per_param_token * fit.nd_range[1])
         for text in fit.warnings:
-            doubts.add(text, fit.status)
+            warned.add(text, fit.status)
     factor = max(budget / known[1], known[0] / budget)
     if factor > _TOO_FAR:
         raise ValueError(
@@ -92,26 +97,26 @@ def plan(
         )
     if factor > 1.0001:
         far = ", far" if factor > _FAR else ""
-        doubts.add(f"extrapolated{far}: {factor:.3g} times beyond the budgets that were fitted")
+        warned.add(f"extrapolated{far}: {factor:.3g} times beyond the budgets that were fitted")
     if "n_params" in values and "n_tokens" in values and "tokens_per_param" not in values:
         ratio = values["n_tokens"].value / values["n_params"].value
         values["tokens_per_param"] = Estimate(ratio, float("nan"), float("nan"))
     if experts is not None:
         # A series is a model's name and what varies: "moe n_experts=8" is of moe
         if model is not None and not f"{model} ".startswith(f"{experts.model} "):
-            doubts.add(f"the law in experts is of {experts.model}, the plan of {model}")
+            warned.add(f"the law in experts is of {experts.model}, the plan of {model}")
         size = "n_active_params" if experts.size_name == BACKBONE else experts.size_name
         if isinstance(fit, ParametricFit):
             size = "n_params"  # its N, which is whatever size it was fitted to
-        values["n_experts"] = _experts(experts, values, size, min_gain, level, doubts)
+        values["n_experts"] = _experts(experts, values, size, min_gain, level, warned)
     return Plan(
         budget=float(budget),
         model=model,
         values=values,
         level=level,
         min_gain=min_gain,
-        status=doubts.status,
-        warnings=tuple(doubts.warnings),
+        status=warned.status,
+        warnings=tuple(warned.texts),
     )
 
 
@@ -121,7 +126,7 @@ def _experts(
     size: str,
     min_gain: float,
     level: float,
-    doubts: Doubts,
+    warned: Warnings,
 ) -> Estimate:
     if size not in values:
         have = ", ".join(values)
@@ -148,14 +153,14 @@ def _experts(
     )
     most, least = max(law.experts), min(law.experts)
     if best > most:
-        doubts.add(f"n_experts={best:.4g} is beyond the {most:.4g} experts that were tried")
+        warned.add(f"n_experts={best:.4g} is beyond the {most:.4g} experts that were tried")
     elif best <= least:
-        doubts.add(f"n_experts={best:.4g} is not above the fewest tried, {least:.4g}")
+        warned.add(f"n_experts={best:.4g} is not above the fewest tried, {least:.4g}")
     if not min(law.sizes) / 3 <= N <= max(law.sizes) * 3:
-        doubts.add(
+        warned.add(
             f"the law in experts was fitted at {law.size_name} of {min(law.sizes):.3g} to "
             f"{max(law.sizes):.3g}, not at {N:.3g}"
         )
     for text in law.warnings:
-        doubts.add(f"{law.form_name}: {text}", law.status)
+        warned.add(f"{law.form_name}: {text}", law.status)
     return Estimate(best, float(low), float(high))

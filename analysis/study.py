@@ -14,7 +14,10 @@ from analysis.experts.compare import LawComparison, compare_laws
 from analysis.experts.fit import size_slopes
 from analysis.experts.runs import variants_of
 from analysis.fits import TableFits
-from analysis.fitting.results import counted, listed, plain
+from analysis.fitting.plain import plain
+from analysis.fitting.results import Result
+from analysis.fitting.status import FitStatus, worst_status
+from analysis.fitting.text import join_first, pluralize
 from analysis.isoflop.curves import IsoFLOPFit
 from analysis.isoflop.fit import X_NAMES
 from analysis.isoflop.minima import Method
@@ -29,8 +32,8 @@ T = TypeVar("T")
 N_PARAMS = len(NAMES)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Study:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Study(Result):
     """What was fitted; missing: what could not be, and why. Parts that failed are None or absent.
 
     parametric and multipliers are by series; experts, their expert_runs and slopes by variant, that
@@ -54,30 +57,70 @@ class Study:
     cautions: tuple[str, ...]  # about the runs themselves, whatever is fitted to them
     missing: tuple[tuple[str, str], ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Every fit at full precision, for JSON."""
-        single = {
+    @property
+    def parts(self) -> dict[str, Result | None]:
+        """What there is one of."""
+        return {
             "isoflop": self.isoflop,
             "agreement": self.agreement,
             "hold_out": self.hold_out,
             "budget_multipliers": self.budget_multipliers,
         }
-        many = {
+
+    @property
+    def parts_by(self) -> dict[str, Mapping[Any, Result]]:
+        """What there is one of for each series, variant or budget."""
+        return {
             "parametric": self.parametric,
             "experts": self.experts,
             "multipliers": self.multipliers,
             "differences": self.differences,
             "differences_over_sizes": self.differences_over_sizes,
         }
+
+    @property
+    def results(self) -> dict[str, Result]:
+        """Every result by its name, e.g. "isoflop", "parametric peer"."""
+        found = {name: part for name, part in self.parts.items() if part is not None}
+        for name, parts in self.parts_by.items():
+            found |= {f"{name} {of}": part for of, part in parts.items()}
+        return found
+
+    @property
+    def status(self) -> FitStatus:
+        """The worst of the results'."""
+        return worst_status([part.status for part in self.results.values()])
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Those of every result, each with its name, then the cautions."""
+        found = [f"{name}: {w}" for name, part in self.results.items() for w in part.warnings]
+        return (*found, *self.cautions)
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a result: its status and how many warnings it has."""
+        rows = [(name, str(r.status), len(r.warnings)) for name, r in self.results.items()]
+        return pd.DataFrame(rows, columns=["result", "status", "warnings"])
+
+    def summary(self) -> str:
+        """The results with their status, the cautions, and what could not be fitted."""
+        lines = [self.to_frame().to_string(index=False)]
+        lines += [f"note: {text}" for text in self.cautions]
+        return "\n".join([*lines, *(f"not fitted: {what}: {why}" for what, why in self.missing)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every fit at full precision, for JSON."""
         return {
-            **{name: None if fit is None else fit.to_dict() for name, fit in single.items()},
+            **{name: None if part is None else part.to_dict() for name, part in self.parts.items()},
             **{
-                name: {str(of): fit.to_dict() for of, fit in fits.items()}  # type: ignore[attr-defined]
-                for name, fits in many.items()
+                name: {str(of): part.to_dict() for of, part in parts.items()}
+                for name, parts in self.parts_by.items()
             },
             "size_slopes": {m: plain(s.to_dict("list")) for m, s in self.slopes.items()},
             "cautions": list(self.cautions),
             "missing": dict(self.missing),
+            "status": str(self.status),
+            "warnings": list(self.warnings),
         }
 
 
@@ -96,9 +139,9 @@ def analyse(
     """Fits all that the table allows. baseline: whom compute multipliers compare with.
 
     asymptote: the loss in nats/token that no compute beats, for the multipliers; without it there
-    are none. say: told each fit as it begins. Other arguments as in fit_isoflop. What they make
-    impossible is in `missing`. Raises ValueError if no run has finished, or x is not one of
-    X_NAMES.
+    are none. say: called with the name of each fit as it begins. Other arguments as in
+    fit_isoflop. What they make impossible is in `missing`.
+    Raises ValueError if no run has finished, or x is not one of X_NAMES.
     """
     done = finished(table)
     if x not in X_NAMES:
@@ -172,7 +215,7 @@ def _surfaces(
     few = [f"{model} has {n}" for model, n in numbers[numbers <= N_PARAMS].items()]
     if few:
         needed = f"it needs more than {N_PARAMS} distinct runs"
-        attempts.missing.append(("parametric surface", f"{needed}: {listed(few)}"))
+        attempts.missing.append(("parametric surface", f"{needed}: {join_first(few)}"))
     made = {
         str(model): attempts.make(f"parametric, {model}", partial(fits.surface, str(model), size))
         for model in numbers.index[numbers > N_PARAMS]
@@ -256,19 +299,19 @@ def _cautions(table: pd.DataFrame, size: str) -> Iterator[str]:
     if cells["n_seeds"].max() == 1:
         known = finished(table)["seed"].notna().any()
         found = "one seed everywhere" if known else "seeds are not recorded"
-        yield f"{found}: nothing tells the noise of a loss or what it explains"
+        yield f"{found}: the noise of a loss is unknown"
     at_edge = cells[cells["lr_at_edge"]]
     for series, own in at_edge.groupby("series", sort=False):
         yield (
             f"{series}: the best learning rate is the smallest or largest tried in "
-            f"{counted(len(own), 'cell')}: try beyond it"
+            f"{pluralize(len(own), 'cell')}: try beyond it"
         )
     causal = cells["causal_eval"].fillna(True).astype(bool)
     for series in dict.fromkeys(cells.loc[~causal, "series"]):
         yield f"{series}: scored with routing that sees later tokens; not causal"
     other = table["status"].value_counts().drop("done", errors="ignore")
     for status, n in other.items():
-        yield f"{counted(int(n), 'run')} {status}: shown below, not fitted"
+        yield f"{pluralize(int(n), 'run')} {status}: shown below, not fitted"
 
 
 def _multiplier(fit: IsoFLOPFit, baseline: str, model: str, asymptote: float) -> ComputeMultiplier:

@@ -9,8 +9,8 @@ from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from analysis.experts.forms import FORMS
+from analysis.fitting.intervals import Array
 from analysis.fitting.power_law import PowerLaw, fit_power_law
-from analysis.fitting.results import Array
 from analysis.isoflop.minima import fit_parabola
 from analysis.table.load import check_table
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,12 +14,14 @@ from analysis.differences.models import (
     compare_models,
     seed_noise,
 )
-from analysis.fitting.results import Estimate, plain, t_quantile
+from analysis.fitting.intervals import Estimate, t_quantile
+from analysis.fitting.results import Result
+from analysis.fitting.status import FitStatus, worst_status
 from analysis.table.load import finished, keep_rows
 
 
-@dataclass(frozen=True, kw_only=True)
-class DifferencesBy:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class DifferencesBy(Result):
     """parts: of each value of the column `by`, as text; average: model -> its mean difference over
     all of them, in nats/token.
     """
@@ -28,6 +29,19 @@ class DifferencesBy:
     by: str
     parts: Mapping[str, Differences]
     average: Mapping[str, Estimate]
+
+    @property
+    def status(self) -> FitStatus:
+        """The worst of the parts."""
+        return worst_status([part.status for part in self.parts.values()])
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Those of the parts, each with its value of the column."""
+        parts = self.parts.items()
+        return tuple(
+            f"{self.by}={value}: {text}" for value, part in parts for text in part.warnings
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """A row a value and model, the column first."""
@@ -52,10 +66,6 @@ class DifferencesBy:
                 for model, m in means
             ]
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything at full precision, for JSON."""
-        return plain(self)
 
 
 def compare_by(

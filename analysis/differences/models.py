@@ -2,30 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.fitting.results import (
-    Estimate,
-    FitError,
-    FitStatus,
-    counted,
-    listed,
-    plain,
-    said,
-    t_quantile,
-)
+from analysis.fitting.intervals import Estimate, t_quantile
+from analysis.fitting.results import Result
+from analysis.fitting.status import FitError, FitStatus, status_of
+from analysis.fitting.text import format_status, join_first, pluralize
 from analysis.table.checks import finished, require
 
 _CELL = ("series", "budget", "n_params", "lr")  # what has one expected loss
 _FEW_SEEDS = 3
-_NO_SEEDS = "no setting was run with two seeds or more: nothing tells the noise"
+_FEW_DOF = 3
+_NO_SEEDS = "no setting was run with two seeds or more: the noise is unknown"
 
 
-@dataclass(frozen=True, kw_only=True)
-class SeedNoise:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class SeedNoise(Result):
     """Standard deviation of a loss over seeds in nats/token, pooled over `n_cells` settings.
 
     budgets: those of the settings, in FLOPs.
@@ -36,10 +30,34 @@ class SeedNoise:
     n_cells: int
     budgets: tuple[float, ...]
 
+    @property
+    def status(self) -> FitStatus:
+        return status_of(self.warnings)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """That the noise is hardly known, if it has few degrees of freedom."""
+        few = f"{pluralize(self.dof, 'degree')} of freedom: the noise itself is hardly known"
+        return (few,) if self.dof < _FEW_DOF else ()
+
+    def summary(self) -> str:
+        """The noise, and what it was measured on."""
+        of = " and ".join(f"{budget:.3g}" for budget in self.budgets)
+        line = (
+            f"noise of one run: {self.sd:.4f} nats/token, of {pluralize(self.dof, 'degree')} of "
+            f"freedom in {pluralize(self.n_cells, 'setting')} at C = {of} FLOPs"
+        )
+        return "\n".join([line, *format_status(self.status, self.warnings)])
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row."""
+        row = {"sd": self.sd, "dof": self.dof, "n_cells": self.n_cells, "budgets": self.budgets}
+        return pd.DataFrame([row])
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelMean:
-    """A model at one size: its loss over seeds in nats/token, and what it has over the baseline.
+    """A model at one size: its mean loss over seeds, and the difference from the baseline.
 
     difference: loss minus the baseline's, with its interval; nan for the baseline itself.
     """
@@ -53,8 +71,8 @@ class ModelMean:
     difference: Estimate
 
 
-@dataclass(frozen=True, kw_only=True)
-class Differences:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Differences(Result):
     """Models at one budget against a baseline, lowest loss first."""
 
     budget: float
@@ -86,7 +104,7 @@ class Differences:
         )
 
     def summary(self) -> str:
-        """The table, the noise it rests on, and what speaks against it."""
+        """The table, its noise and the warnings."""
         noise = self.noise
         of = " and ".join(f"{budget:.3g}" for budget in noise.budgets)
         elsewhere = f" at C = {of} FLOPs" if noise.budgets != (self.budget,) else ""
@@ -95,14 +113,10 @@ class Differences:
             f"C = {self.budget:.3g} FLOPs, losses in nats/token, {self.level:.0%} intervals",
             text,
             f"noise of one run: {noise.sd:.4f} nats/token, of "
-            f"{counted(noise.dof, 'degree')} of freedom in {counted(noise.n_cells, 'setting')}"
+            f"{pluralize(noise.dof, 'degree')} of freedom in {pluralize(noise.n_cells, 'setting')}"
             f"{elsewhere}",
         ]
-        return "\n".join([*lines, *said(self.status, self.warnings)])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything at full precision, for JSON."""
-        return plain(self)
+        return "\n".join([*lines, *format_status(self.status, self.warnings)])
 
 
 def seed_noise(table: pd.DataFrame, *, budget: float | None = None) -> SeedNoise:
@@ -111,7 +125,7 @@ def seed_noise(table: pd.DataFrame, *, budget: float | None = None) -> SeedNoise
     Pooled over the settings (model, budget, size, learning rate) with two seeds or more, as if it
     were the same in all: of every budget, or of one. Raises FitError if there is none.
     """
-    done = _known(table)
+    done = _seeded_runs(table)
     if budget is not None:
         done = done[done["budget"] == budget]
     squares, dof, n_cells = 0.0, 0, 0
@@ -139,8 +153,8 @@ def compare_models(
     level: float = 0.95,
     noise: SeedNoise | None = None,
 ) -> Differences:
-    """Each model's mean loss over seeds, at the size where it was run most often, of equals the one
-    of its lowest loss, and what it has over the baseline's. budget: by default busiest_budget;
+    """Each model's mean loss over seeds, at the size where it was run most often (ties go to
+    the lowest loss), with the difference from the baseline. budget: by default busiest_budget;
     noise: by default that of the budget; if it is given, a single seed will do.
 
     Intervals are Student's t with the noise pooled over models, as if it were the same in all: of
@@ -148,13 +162,13 @@ def compare_models(
     every model a little.
     Raises FitError if the baseline or all others have too few seeds there.
     """
-    done = _known(table)
+    done = _seeded_runs(table)
     least = 1 if noise else 2
     budget = busiest_budget(table) if budget is None else budget
     found = _settings(done[done["budget"] == budget], least)
     names: Sequence[str] = list(dict.fromkeys(found["series"]))
     if baseline not in names or len(names) < 2:
-        have = listed(names, 6) or "none"
+        have = join_first(names, 6) or "none"
         many = "a seed or more" if noise else "two seeds or more"
         raise FitError(f"wanted: {baseline} and another; at C={budget:.3g} {many} have: {have}")
     noise = noise or seed_noise(table, budget=budget)
@@ -174,14 +188,14 @@ def compare_models(
         )
         for name, runs in cells.items()
     ]
-    few = _few(means)
+    few = _few_seeds(means)
     return Differences(
         budget=budget,
         baseline=baseline,
         level=level,
         noise=noise,
         means=tuple(sorted(means, key=lambda m: m.loss)),
-        status=FitStatus.DOUBTFUL if few else FitStatus.CONVERGED,
+        status=FitStatus.WARNING if few else FitStatus.CONVERGED,
         warnings=tuple(few),
     )
 
@@ -191,14 +205,14 @@ def seeded_budgets(table: pd.DataFrame) -> dict[float, int]:
 
     Raises FitError if there are none.
     """
-    by_budget = _settings(_known(table), 2).groupby("budget")["series"].nunique()
+    by_budget = _settings(_seeded_runs(table), 2).groupby("budget")["series"].nunique()
     if by_budget.empty:
         raise FitError(_NO_SEEDS)
     return dict(zip(by_budget.index.tolist(), by_budget.tolist(), strict=True))
 
 
 def busiest_budget(table: pd.DataFrame) -> float:
-    """Where the most models have several seeds, of equals the smallest. Raises FitError if none."""
+    """Where most models have several seeds; ties go to the smallest. Raises FitError if none."""
     budgets = seeded_budgets(table)
     return max(budgets, key=budgets.__getitem__)
 
@@ -209,17 +223,17 @@ def _settings(done: pd.DataFrame, least: int) -> pd.DataFrame:
     return n_seeds[n_seeds >= least].reset_index()
 
 
-def _few(means: Sequence[ModelMean]) -> list[str]:
+def _few_seeds(means: Sequence[ModelMean]) -> list[str]:
     """A warning for each number of seeds that is small: "dense, moe have 1 seed"."""
     found = []
     for n in sorted({m.n_seeds for m in means if m.n_seeds < _FEW_SEEDS}):
         names = [m.model for m in means if m.n_seeds == n]
         has = "has" if len(names) == 1 else "have"
-        found.append(f"{listed(names, 8)} {has} {counted(n, 'seed')}")
+        found.append(f"{join_first(names, 8)} {has} {pluralize(n, 'seed')}")
     return found
 
 
-def _known(table: pd.DataFrame) -> pd.DataFrame:
+def _seeded_runs(table: pd.DataFrame) -> pd.DataFrame:
     """The finished runs, whose budget, size and seed must be known."""
     require(table, ["budget", "n_params", "seed"], "the comparison of seeds")
     return finished(table)

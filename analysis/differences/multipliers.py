@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,11 +15,14 @@ from scipy import stats
 
 from analysis import numbers
 from analysis.differences.models import Differences, SeedNoise
-from analysis.fitting.results import Estimate, FitError, FitStatus, plain, said
+from analysis.fitting.intervals import Estimate
+from analysis.fitting.results import Result
+from analysis.fitting.status import FitError, FitStatus, status_of
+from analysis.fitting.text import format_status
 
 
-@dataclass(frozen=True, kw_only=True)
-class BudgetMultipliers:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class BudgetMultipliers(Result):
     """How many times a budget the baseline needs for the loss that a model has there.
 
     factors: budget in FLOPs -> model -> factor with its interval at `level` (above 1: the model is
@@ -35,7 +37,7 @@ class BudgetMultipliers:
 
     @property
     def status(self) -> FitStatus:
-        return FitStatus.DOUBTFUL if self.warnings else FitStatus.CONVERGED
+        return status_of(self.warnings)
 
     def to_frame(self) -> pd.DataFrame:
         """A row a model and budget."""
@@ -52,11 +54,7 @@ class BudgetMultipliers:
         text = self.to_frame().to_string(index=False, float_format=lambda value: f"{value:.4g}")
         head = f"compute that {self.baseline} needs for the same loss, in budgets"
         lines = [f"{head}, {self.level:.0%} intervals", text]
-        return "\n".join([*lines, *said(self.status, self.warnings)])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything at full precision, for JSON."""
-        return {**plain(self), "status": str(self.status)}
+        return "\n".join([*lines, *format_status(self.status, self.warnings)])
 
 
 def budget_multipliers(differences: Mapping[float, Differences]) -> BudgetMultipliers:

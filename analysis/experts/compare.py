@@ -9,7 +9,9 @@ import pandas as pd
 
 from analysis.experts.fit import ExpertLawFit, FormName, fit_runs
 from analysis.experts.runs import BACKBONE, ExpertRuns, choose_runs
-from analysis.fitting.results import Array, FitError, FitStatus, plain
+from analysis.fitting.intervals import Array
+from analysis.fitting.results import Result
+from analysis.fitting.status import FitError, FitStatus, status_of, worst_status
 
 HoldOut = Literal["size", "experts", "budget"]
 DEFAULT_FORMS: tuple[FormName, ...] = ("loglinear", "power_floor", "clark", "clark_floor")
@@ -33,8 +35,8 @@ class ComparedLaw:
     warnings: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class LawComparison:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class LawComparison(Result):
     """The forms in order of AICc, on the same n_points runs; those without one as asked for.
 
     held_out: the runs that held_out_rmse is of; skipped: what could not be fitted, and why.
@@ -46,6 +48,11 @@ class LawComparison:
     laws: tuple[ComparedLaw, ...]
     fits: tuple[ExpertLawFit, ...]
     skipped: tuple[str, ...]
+
+    @property
+    def status(self) -> FitStatus:
+        """The worst of the laws'; WARNING at least if there are warnings."""
+        return worst_status([status_of(self.warnings), *(law.status for law in self.laws)])
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -61,7 +68,7 @@ class LawComparison:
             )
         close = [law.form_name for law in self.laws[1:] if law.delta_aicc < 2]
         if close:
-            found.append(f"AICc can't tell {first.form_name} from {', '.join(close)}")
+            found.append(f"AICc does not distinguish {first.form_name} from {', '.join(close)}")
         for law in self.laws:
             if not np.isfinite(law.aicc):
                 found.append(
@@ -79,7 +86,7 @@ class LawComparison:
         return pd.DataFrame([{n: getattr(law, n) for n in names} for law in self.laws])
 
     def summary(self) -> str:
-        """The table and what speaks against it."""
+        """The table and its warnings."""
         text = self.to_frame().to_string(index=False, float_format=lambda v: f"{v:.4g}")
         head = f"{self.model}: {self.n_points} runs; held out: {self.held_out}"
         rest = [*self.warnings, *(f"skipped {s}" for s in self.skipped)]
@@ -88,9 +95,8 @@ class LawComparison:
     def to_dict(self) -> dict[str, Any]:
         """Everything at full precision."""
         return {
-            **plain(self),
+            **super().to_dict(),
             "fits": {fit.form_name: fit.to_dict() for fit in self.fits},
-            "warnings": list(self.warnings),
         }
 
 
@@ -110,7 +116,7 @@ def compare_laws(
     The same runs: the best of each combination of all that one of the forms has a term for, so
     that their AICc are comparable. What can't be fitted is skipped, with the reason. Arguments as
     in fit_expert_law. Raises ValueError if the table lacks what one of the forms needs or has runs
-    that it can't tell apart, FitError if no form can be fitted.
+    that it does not distinguish, FitError if no form can be fitted.
     """
     columns = {"size": size, "experts": "n_experts", "budget": "budget"}
     if hold_out not in columns:

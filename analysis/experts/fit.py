@@ -13,18 +13,11 @@ from scipy import stats
 
 from analysis.experts.forms import FORMS, Form, Problem, Runs
 from analysis.experts.runs import BACKBONE, ExpertRuns, backbone_params, choose_runs
+from analysis.fitting.checks import check_level, positive
+from analysis.fitting.intervals import Array, Prediction, t_quantile
 from analysis.fitting.least_squares import Minima, condition_number, minimise
-from analysis.fitting.results import (
-    Array,
-    Doubts,
-    DrawsFit,
-    FitError,
-    FitStatus,
-    Prediction,
-    check_level,
-    positive,
-    t_quantile,
-)
+from analysis.fitting.results import DrawsFit
+from analysis.fitting.status import FitError, FitStatus, Warnings
 
 __all__ = [
     "BACKBONE",
@@ -42,7 +35,7 @@ _SAME = 1e-6
 _FEW_STARTS = 0.2  # share that reached the best value, as for the parametric surface
 # Condition number: 24 to 55 on Clark's runs (105 with two sizes only), 110 at most on clean grids
 # of sizes and experts and 230 of granularity; 360 to 40,000 where the experts are 8 at most, 64 at
-# least, or 4 to 7, so that Clark's saturation can't be told
+# least, or 4 to 7, where Clark's saturation is not identifiable
 _COLLINEAR = 1e3
 _COUNTED = {
     "N": "sizes",
@@ -51,19 +44,22 @@ _COUNTED = {
     "G": "granularities",
 }
 
-_START = "E_start ran to its bound: these runs don't tell how few experts count"
+_START = "E_start ran to its bound: it is not identifiable from these runs"
 _AT_BOUND = {  # (name, at its upper bound) -> what that says
     ("E_start", False): _START,
     ("E_start", True): _START,
-    ("E_max", False): "E_max stopped at its lower bound: saturated at once, so these runs don't "
-    "tell how",
+    ("E_max", False): "E_max stopped at its lower bound: saturated at once, so it is not "
+    "identifiable from these runs",
     ("E_max", True): "E_max ran to its bound: no saturation is seen in these runs",
-    ("L0", False): "L0 stopped at 0: these runs can't tell an irreducible loss",
-    ("L0", True): "L0 stopped at the lowest loss: these runs can't tell an irreducible loss",
+    ("L0", False): "L0 stopped at 0: an irreducible loss is not identifiable from these runs",
+    (
+        "L0",
+        True,
+    ): "L0 stopped at the lowest loss: an irreducible loss is not identifiable from these runs",
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class ExpertLawFit(DrawsFit):
     """A law of the loss in size N and experts E; `form_name` is its key in FORMS.
 
@@ -136,7 +132,7 @@ class ExpertLawFit(DrawsFit):
         """
         N, E = self._size_and_experts(size, n_experts)
         if "a" in self.fixed:
-            raise ValueError("one size only: what another size would do can't be told")
+            raise ValueError("one size only: the effect of size is not identifiable")
 
         def of(p: Array) -> Array:
             goal = self.log_loss(p, N, E)
@@ -228,9 +224,9 @@ def fit_expert_law(
     size: the column that is N, that of the model without its experts; by default what
     backbone_params finds. Only the granularity law may be in n_params, which counts the experts, as
     Krajewski's N does. n_draws: of the case bootstrap. Seeds count as runs. What one size or one
-    token count can't tell is fixed, and what else is doubtful flagged. Raises ValueError for a
-    table that mixes what the law can't tell apart, FitError for too few runs, or too few distinct
-    sizes, numbers of experts, token counts or granularities.
+    token count does not identify is fixed; see the warnings. Raises ValueError for a
+    table that mixes what the law does not distinguish, FitError for too few runs, or too few
+    distinct sizes, numbers of experts, token counts or granularities.
     """
     runs = choose_runs(table, [form], model=model, baseline=baseline, size=size)
     return fit_runs(runs, form, n_draws=n_draws, seed=seed)
@@ -250,11 +246,11 @@ def fit_runs(chosen: ExpertRuns, form: FormName, *, n_draws: int, seed: int) -> 
     theta, squares = minima.theta[best], 2 * float(minima.value[best])
     share = float((minima.value <= minima.value[best] * (1 + _SAME) + 1e-25).mean())
     condition = _condition(problem, minima)
-    doubts = _doubts(spec, problem, minima, share, condition)
+    warned = _warnings(spec, problem, minima, share, condition)
     if chosen.note and "n_tokens" not in spec.needs:
-        doubts.add(chosen.note)
+        warned.add(chosen.note)
     if n < 2 * n_free:
-        doubts.add(f"{n} runs for {n_free} parameters: the intervals say little")
+        warned.add(f"{n} runs for {n_free} parameters: the intervals say little")
     counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_draws)
     drawn = descend(np.repeat(theta[None], n_draws, axis=0), weights=counts.astype(np.float64))
     return ExpertLawFit(
@@ -264,8 +260,8 @@ def fit_runs(chosen: ExpertRuns, form: FormName, *, n_draws: int, seed: int) -> 
         n_points=n,
         objective=float(minima.value[best]),
         interval=f"percentiles of {n_draws} case draws",
-        status=doubts.status,
-        warnings=tuple(doubts.warnings),
+        status=warned.status,
+        warnings=tuple(warned.texts),
         draws=problem.natural(drawn.theta),
         form_name=form,
         model=chosen.model,
@@ -330,7 +326,7 @@ def _refuse_few(model: str, spec: Form, problem: Problem, runs: Runs) -> None:
     if n <= n_free:
         raise FitError(f"{model}: {n} runs for the {n_free} parameters of {spec.name}")
     least = dict(spec.distinct)
-    if "a" in problem.fixed:  # one size: the experts alone tell all of them
+    if "a" in problem.fixed:  # one size: the experts alone identify all of them
         least["E"] = n_free
     if "b" in problem.fixed:  # one token count: its term is part of c
         least["D"] = 1
@@ -347,7 +343,8 @@ def _refuse_few(model: str, spec: Form, problem: Problem, runs: Runs) -> None:
 def _bounds_hit(problem: Problem, minima: Minima) -> np.ndarray:
     """Which parameters stopped at the edge of the box, without those that are fixed.
 
-    Where nothing tells a parameter its gradient is rounding, so the edge itself is looked at too.
+    Where a parameter is not identifiable its gradient is rounding: the edge itself is looked at
+    too.
     """
     theta = minima.theta[minima.best]
     edge = (theta <= problem.lower + 1e-9) | (theta >= problem.upper - 1e-9)
@@ -364,22 +361,24 @@ def _condition(problem: Problem, minima: Minima) -> float:
     return condition_number(of_free, minima.theta[minima.best])
 
 
-def _doubts(spec: Form, problem: Problem, minima: Minima, share: float, condition: float) -> Doubts:
-    """What the optimum itself says against the numbers."""
-    doubts, best = Doubts(), minima.best
+def _warnings(
+    spec: Form, problem: Problem, minima: Minima, share: float, condition: float
+) -> Warnings:
+    """Warnings that follow from the optimum itself."""
+    warned, best = Warnings(), minima.best
     at_top = minima.theta[best] > (problem.lower + problem.upper) / 2
     for name, top, hit in zip(spec.names, at_top, _bounds_hit(problem, minima), strict=True):
         if hit:
             text = _AT_BOUND.get((name, bool(top)), f"{name} is at its bound")
-            doubts.add(text, FitStatus.BOUND_HIT)
+            warned.add(text, FitStatus.BOUND_HIT)
     if not minima.converged[best]:
         text = f"the descent did not converge: gradient {minima.gradient[best]:.1e}"
-        doubts.add(text, FitStatus.MAX_ITER)
+        warned.add(text, FitStatus.MAX_ITER)
     if condition > _COLLINEAR:
-        doubts.add(
-            f"these runs hardly tell the parameters apart (condition number {condition:.3g}): "
-            "other values fit as well; see the intervals"
+        warned.add(
+            f"the parameters are hardly identifiable from these runs (condition number "
+            f"{condition:.3g}): other values fit as well; see the intervals"
         )
     if share < _FEW_STARTS:
-        doubts.add(f"only {share:.0%} of {len(minima.value)} starts reached the best value")
-    return doubts
+        warned.add(f"only {share:.0%} of {len(minima.value)} starts reached the best value")
+    return warned

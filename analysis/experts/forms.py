@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from analysis.fitting.intervals import Array
 from analysis.fitting.least_squares import Model
 from analysis.fitting.power_sum import non_negative, power_sum
-from analysis.fitting.results import Array
 
 LN10 = float(np.log(10.0))
 _FLOORS = (0.02, 0.2, 0.4, 0.6, 0.75, 0.85, 0.92, 0.97)  # shares of the lowest loss
@@ -31,7 +31,7 @@ class Runs:
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """A form on given runs: theta's model and box, where to start, what the runs can't tell.
+    """A form on given runs: theta's model and box, where to start, what the runs do not identify.
 
     fixed: names that one size, or one token count, leaves out; natural: theta (S, p) -> reported.
     """
@@ -49,7 +49,7 @@ class Form:
     """name, formula and source of a law; log_loss takes its reported parameters (..., p).
 
     needs: the columns that it is in, beside a size; distinct: of N, E, D and G, how many numbers
-    tell its parameters apart.
+    identify its parameters.
     """
 
     name: str

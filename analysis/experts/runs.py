@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.experts.forms import FORMS, Runs
-from analysis.fitting.results import positive
+from analysis.fitting.checks import positive
 from analysis.table.load import COLUMNS, best_of_cells, finished, require
 
 BACKBONE = "backbone_params"
@@ -36,7 +36,7 @@ class ExpertRuns:
 
     @property
     def note(self) -> str:
-        """What speaks against a law without a term for tokens; empty if nothing does."""
+        """The warning for a law without a term for tokens; empty if there is none."""
         tokens = self.cells["n_tokens"]
         if tokens.notna().all():
             ratio = tokens.max() / tokens.min()
@@ -60,7 +60,7 @@ def choose_runs(
 
     A cell is a combination of what any of the forms has a term for, budget (or n_tokens), seed and
     `by`. Raises ValueError for a form, model or size that is not there, and for runs that one of
-    the forms can't tell apart.
+    the forms does not distinguish.
     """
     for form in forms:
         if form not in FORMS:
@@ -138,7 +138,7 @@ def runs_of(rows: pd.DataFrame, form: str, size: str) -> Runs:
 
 
 def backbone_params(table: pd.DataFrame) -> pd.Series:
-    """Parameters of each run's model without its experts, as far as the table tells.
+    """Parameters of each run's model without its experts, as far as the table says.
 
     n_active_params of the run with the fewest experts of the same n_layers and d_model: PEER's
     active parameters grow with its experts, by the keys that find them. Plain n_active_params where
@@ -188,5 +188,5 @@ def _refuse_variants(rows: pd.DataFrame, model: str, forms: Sequence[str]) -> No
         values = {n: own[n].astype("string").fillna("unknown").unique().tolist() for n in mixed}
         raise ValueError(
             f"{model} has runs of several {' and '.join(mixed)} ({values}): {', '.join(forms)} "
-            "can't tell them apart; keep one of each: --where, or rows of the table"
+            "can't distinguish them; keep one of each: --where, or rows of the table"
         )

@@ -15,7 +15,7 @@ from analysis.figures.layout import band_swatch, legends_below, panels, swatch
 from analysis.figures.palette import Look, markers, page, sequential
 from analysis.figures.scales import LABELS, experts_scale, log_scale, padded
 from analysis.figures.style import DASHED, LINES, edge
-from analysis.fitting.results import FitStatus
+from analysis.fitting.status import FitStatus
 from analysis.table.load import best_of_cells, finished, require
 
 _ONE_SIZE = 1.1  # sizes nearer than this factor are one: routers grow with the number of experts

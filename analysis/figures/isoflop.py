@@ -25,7 +25,8 @@ from analysis.figures.palette import Look, blend, ink, looks, page
 from analysis.figures.scales import log_scale, padded
 from analysis.figures.schemes import Colour
 from analysis.figures.style import DASHED, LINES, edge
-from analysis.fitting.results import Array, FitStatus
+from analysis.fitting.intervals import Array
+from analysis.fitting.status import FitStatus
 from analysis.isoflop.curves import IsoFLOPCurve, IsoFLOPFit
 from analysis.table.load import finished
 
@@ -99,7 +100,7 @@ def _limit(axis: Axes, runs: pd.DataFrame, curves: Sequence[IsoFLOPCurve]) -> No
     """All sizes, and the perplexities of curves; runs far above them do not set the scale."""
     sizes = [*runs["x"], *(x for c in curves for x in c.sizes)]
     axis.set_xlim(*padded(sizes))
-    fitted = [v for c in curves for v in (*np.exp(c.losses), *np.exp(c.predict(_grid(c))))]
+    fitted = [v for c in curves for v in (*np.exp(c.losses), *np.exp(c.loss(_grid(c))))]
     low, high = padded(fitted or runs["y"].tolist(), 0.0)
     seen = runs.loc[runs["y"] <= high * (high / low) ** 0.5, "y"]
     axis.set_ylim(*padded([low, high, *seen], 0.08))
@@ -130,7 +131,7 @@ def _draw_curve(axis: Axes, curve: IsoFLOPCurve, look: Look, way: _Way) -> bool:
     colour = blend(look.colour, page(), way.faded)
     line = way.line or ("-" if certain else DASHED)
     grid = _grid(curve)
-    axis.plot(grid, np.exp(curve.predict(grid)), color=colour, ls=line, zorder=3)
+    axis.plot(grid, np.exp(curve.loss(grid)), color=colour, ls=line, zorder=3)
     axis.plot(
         *(curve.sizes, np.exp(curve.losses)),
         marker=look.marker,

@@ -21,8 +21,9 @@ from analysis.figures.layout import (
 from analysis.figures.palette import Look, looks, page
 from analysis.figures.scales import LABELS, log_scale, padded
 from analysis.figures.style import DASHED, edge
+from analysis.fitting.intervals import Prediction
 from analysis.fitting.power_law import FrontierFit, PowerLaw
-from analysis.fitting.results import FitStatus, Prediction
+from analysis.fitting.status import FitStatus
 from analysis.isoflop.curves import IsoFLOPCurve, IsoFLOPFit
 from analysis.isoflop.fit import X_NAMES
 from analysis.isoflop.laws import LOSS

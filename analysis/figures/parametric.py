@@ -10,7 +10,8 @@ from analysis.figures.layout import band_swatch, legends_below, panels, swatch
 from analysis.figures.palette import ink, legible
 from analysis.figures.scales import LABELS, log_scale, padded
 from analysis.figures.style import DASHED, edge, small
-from analysis.fitting.results import Array, FitStatus
+from analysis.fitting.intervals import Array
+from analysis.fitting.status import FitStatus
 from analysis.parametric import FLOPS_PER_PARAM_TOKEN, ParametricFit
 from analysis.table.load import finished
 

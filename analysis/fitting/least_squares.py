@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.fitting.results import Array
+from analysis.fitting.intervals import Array
 
 # theta (S, p) -> predictions (S, n) and their derivatives by theta (S, n, p)
 Model = Callable[[Array], tuple[Array, Array]]

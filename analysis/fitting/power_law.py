@@ -10,23 +10,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from analysis.fitting.checks import positive
+from analysis.fitting.intervals import Array, Prediction
 from analysis.fitting.least_squares import Model, covariance_of, minimise
 from analysis.fitting.power_sum import power_sum
-from analysis.fitting.results import (
-    Array,
-    Doubts,
-    FitError,
-    FitStatus,
-    Prediction,
-    WaldFit,
-    positive,
-)
+from analysis.fitting.results import WaldFit
+from analysis.fitting.status import FitError, FitStatus, Warnings
 
 _FLOOR_EXPONENTS = (1e-3, 2.0)
 SHARES = (0.02, 0.2, 0.4, 0.6, 0.75, 0.85, 0.92, 0.97, 0.995)  # floors to start from
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class PowerLaw(WaldFit):
     """y = coefficient * x^exponent. objective: the residual sum of squares of ln y."""
 
@@ -50,7 +45,7 @@ class PowerLaw(WaldFit):
         return self._predict_log(jacobian @ np.array(self.theta), jacobian, level)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class FrontierFit(WaldFit):
     """L = E + A * C^-alpha, nats/token of the best run that a budget C in FLOPs buys.
 
@@ -75,11 +70,11 @@ def fit_power_law(
     Two points fit exactly and three leave one degree of freedom: both are flagged.
     """
     log_x, log_y = _logs(x, y, 2)
-    doubts = Doubts()
+    warned = Warnings()
     if len(log_x) == 2:
-        doubts.add(f"2 {x_name}s: the line goes through both, and nothing tells its error")
+        warned.add(f"2 {x_name}s: the line goes through both, and its error is unknown")
     elif len(log_x) == 3:
-        doubts.add(f"3 {x_name}s: one degree of freedom, the interval is wide and may be luck")
+        warned.add(f"3 {x_name}s: one degree of freedom, the interval is wide and may be luck")
     design = np.stack([np.ones_like(log_x), log_x], axis=1)
     centre = log_x.mean()  # ln C near 40: the plain normal equations lose eight digits
     u = log_x - centre
@@ -107,8 +102,8 @@ def fit_power_law(
         n_points=len(log_x),
         objective=float(residuals @ residuals),
         interval=f"Student's t, {dof} degrees of freedom, from the scatter about the law",
-        status=doubts.status,
-        warnings=tuple(doubts.warnings),
+        status=warned.status,
+        warnings=tuple(warned.texts),
         x_name=x_name,
         y_name=y_name,
         x_range=(float(np.exp(log_x.min())), float(np.exp(log_x.max()))),
@@ -126,21 +121,23 @@ def fit_frontier(budget: ArrayLike, loss: ArrayLike) -> FrontierFit:
     starts = frontier_starts(log_c - centre, log_l)
     minima = minimise(model, log_l, starts, lower=lower, upper=upper)
     theta, stuck = minima.theta[minima.best], minima.at_bound[minima.best]
-    doubts = Doubts()
+    warned = Warnings()
     if stuck.any():
         if stuck[0] and theta[0] < top:
-            text = "the floor E is not told apart from 0: the losses fall as a power of compute"
+            text = (
+                "the floor E cannot be distinguished from 0: the losses fall as a power of compute"
+            )
         elif stuck[0]:
             text = "the floor E stopped at the lowest loss: not a power law with a floor"
         elif stuck[2]:
             text = f"alpha={theta[2]:.3g} is at the edge of {_FLOOR_EXPONENTS}"
         else:
             text = "A is at its bound: no power of compute describes these losses"
-        doubts.add(text, FitStatus.BOUND_HIT)
+        warned.add(text, FitStatus.BOUND_HIT)
     if not minima.converged[minima.best]:
-        doubts.add("the descent did not converge", FitStatus.MAX_ITER)
+        warned.add("the descent did not converge", FitStatus.MAX_ITER)
     if len(log_c) == 4:
-        doubts.add("4 budgets for 3 parameters: one degree of freedom")
+        warned.add("4 budgets for 3 parameters: one degree of freedom")
     natural = np.array([theta[0], theta[1] + theta[2] * centre, theta[2]])
     covariance, dof = covariance_of(frontier_model(log_c), natural, log_l)
     E, A, alpha = np.exp(natural[0]), np.exp(natural[1]), natural[2]
@@ -155,8 +152,8 @@ def fit_frontier(budget: ArrayLike, loss: ArrayLike) -> FrontierFit:
         n_points=len(log_c),
         objective=2 * float(minima.value[minima.best]),
         interval=f"Student's t, {dof} degrees of freedom, from the scatter about the law",
-        status=doubts.status,
-        warnings=tuple(doubts.warnings),
+        status=warned.status,
+        warnings=tuple(warned.texts),
         x_range=(float(np.exp(log_c.min())), float(np.exp(log_c.max()))),
     )
 

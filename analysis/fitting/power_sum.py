@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from analysis.fitting.intervals import Array
 from analysis.fitting.least_squares import Model
-from analysis.fitting.results import Array
 
 
 def power_sum(terms: Sequence[Array]) -> Model:

@@ -1,56 +1,110 @@
-"""What every fit returns: frozen, at full precision, with intervals, a status and warnings."""
+"""The face of every result: status and warnings, a summary to print, a table, a dict for JSON.
 
+A fit has parameters besides, with standard errors and intervals, and predicts.
+"""
+
+import html
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
-from enum import StrEnum
-from typing import Any, NamedTuple, Self
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
-Array = NDArray[np.float64]
-
-
-class FitError(ValueError):
-    """There is no result at all, e.g. too few points."""
+from analysis.fitting.checks import check_level
+from analysis.fitting.intervals import Array, Prediction, percentiles, t_quantile
+from analysis.fitting.plain import plain
+from analysis.fitting.status import FitStatus
+from analysis.fitting.text import format_status
 
 
-class FitStatus(StrEnum):
-    """CONVERGED: nothing speaks against the number. The others: see the result's warnings."""
+class Result(ABC):
+    """Frozen; its status is CONVERGED where it has no warnings.
 
-    CONVERGED = "converged"
-    DOUBTFUL = "doubtful"
-    BOUND_HIT = "bound hit"  # a parameter stopped at the edge of what it may be
-    MAX_ITER = "not converged"
+    Subclasses are dataclasses with repr=False: printing shows the summary, a notebook the table.
+    """
 
+    if TYPE_CHECKING:  # fields of some results, properties of others
 
-class Prediction(NamedTuple):
-    """A predicted value and its interval at `level`, in the value's own unit."""
+        @property
+        def status(self) -> FitStatus: ...
 
-    value: Array
-    lower: Array
-    upper: Array
-    level: float
+        @property
+        def warnings(self) -> tuple[str, ...]: ...
 
+    @abstractmethod
+    def summary(self) -> str:
+        """The result in lines of text, with its warnings."""
 
-class Estimate(NamedTuple):
-    """A number and its interval."""
+    @abstractmethod
+    def to_frame(self) -> pd.DataFrame:
+        """The result as a table."""
 
-    value: float
-    lower: float
-    upper: float
+    def to_dict(self) -> dict[str, Any]:
+        """All fields at full precision but the draws, as JSON can hold them."""
+        return {**plain(self), "status": str(self.status), "warnings": list(self.warnings)}
 
     def __str__(self) -> str:
-        if not self.lower <= self.upper:  # nan: nothing to tell an interval by
-            return f"{self.value:.4g}"
-        return f"{self.value:.4g} ({self.lower:.4g} to {self.upper:.4g})"
+        return self.summary()
+
+    def __repr__(self) -> str:
+        n = len(self.warnings)
+        return f"<{type(self).__name__}: {self.status}{f', {n} warnings' if n > 1 else ''}>"
+
+    def _repr_html_(self) -> str:
+        """The table, then the warnings; for notebooks."""
+        table = self.to_frame().to_html(border=0, na_rep="", float_format=lambda v: f"{v:.5g}")
+        name, status = type(self).__name__, html.escape(str(self.status))
+        items = "".join(f"<li>{html.escape(text)}</li>" for text in self.warnings)
+        return f"<p>{name}: {status}</p>{table}" + (f"<ul>{items}</ul>" if items else "")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fit(ABC):
+class Fit(Result):
+    """A result with parameters."""
+
+    @property
+    @abstractmethod
+    def params(self) -> dict[str, float]:
+        """Name -> estimate."""
+
+    @property
+    @abstractmethod
+    def bse(self) -> dict[str, float]:
+        """Name -> standard error; nan where it is not known."""
+
+    @abstractmethod
+    def conf_int(self, level: float = 0.95) -> pd.DataFrame:
+        """A row a parameter: lower, upper. nan where they are not known."""
+
+    @abstractmethod
+    def predict(self, *args: Any, **kwargs: Any) -> Prediction:
+        """The fitted value and its interval; each fit says at what."""
+
+    def bounds(self, name: str, level: float = 0.95) -> tuple[float, float]:
+        """The interval of one parameter."""
+        low, high = self.conf_int(level).loc[[name]].to_numpy()[0]
+        return float(low), float(high)
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a parameter: value, standard error, lower, upper (95 %)."""
+        names = list(self.params)
+        columns = {"value": self.params.values(), "standard error": self.bse.values()}
+        frame = pd.DataFrame({name: list(v) for name, v in columns.items()}, index=names)
+        return frame.join(self.conf_int())
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields at full precision but the draws, with 95 % intervals, as JSON can hold it."""
+        intervals = self.conf_int()
+        return {
+            **super().to_dict(),
+            "params": plain(self.params),
+            "bse": plain(self.bse),
+            "conf_int": {n: plain(intervals.loc[[n]].to_numpy()[0]) for n in self.params},
+        }
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class LawFit(Fit):
     """What all fitted laws share. `estimates` are in the order of `names`.
 
     form: the formula; objective: its value at the optimum, the smaller the better (each fit says
@@ -65,49 +119,25 @@ class Fit(ABC):
     interval: str
     status: FitStatus
     warnings: tuple[str, ...]
-    fixed: tuple[str, ...] = ()  # names that the runs can't tell and that were not fitted
+    fixed: tuple[str, ...] = ()  # names that these runs do not identify, and that were not fitted
 
     @property
     def params(self) -> dict[str, float]:
-        """Name -> estimate."""
         return dict(zip(self.names, self.estimates, strict=True))
 
-    @property
-    @abstractmethod
-    def bse(self) -> dict[str, float]:
-        """Name -> standard error; nan where there is nothing to tell it by."""
-
-    @abstractmethod
-    def conf_int(self, level: float = 0.95) -> pd.DataFrame:
-        """A row a parameter: lower, upper. nan where there is nothing to tell them by."""
-
-    def bounds(self, name: str, level: float = 0.95) -> tuple[float, float]:
-        """The interval of one parameter."""
-        low, high = self.conf_int(level).loc[[name]].to_numpy()[0]
-        return float(low), float(high)
-
     def summary(self) -> str:
-        """The form, a line a parameter with its interval, and what speaks against it."""
+        """The form, a line a parameter with its interval, and the warnings."""
         lines = [f"{self.form}   ({self.n_points} points, objective {self.objective:.6g})"]
         for name, value in self.params.items():
             low, high = self.bounds(name)
-            told = f"95 % {low:.4g} to {high:.4g}" if name not in self.fixed else "not fitted"
-            lines.append(f"  {name:>12} = {value:<12.6g} {told}")
+            interval = f"95 % {low:.4g} to {high:.4g}" if name not in self.fixed else "not fitted"
+            lines.append(f"  {name:>12} = {value:<12.6g} {interval}")
         lines.append(f"  intervals: {self.interval}")
-        return "\n".join([*lines, *said(self.status, self.warnings)])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything but the draws, at full precision, with 95 % intervals; JSON can hold it."""
-        return {
-            **plain(self),
-            "params": self.params,
-            "bse": plain(self.bse),
-            "conf_int": {name: plain(self.bounds(name)) for name in self.names},
-        }
+        return "\n".join([*lines, *format_status(self.status, self.warnings)])
 
 
-@dataclass(frozen=True, kw_only=True)
-class WaldFit(Fit):
+@dataclass(frozen=True, kw_only=True, repr=False)
+class WaldFit(LawFit):
     """A fit whose intervals are Student's t on the scale where it is nearly linear.
 
     theta: the parameters there (names in `logs` are logarithms of those reported); covariance:
@@ -132,7 +162,7 @@ class WaldFit(Fit):
         theta = np.array(self.theta)
         bounds = np.stack([theta - half, theta + half], axis=1)
         logs = np.isin(self.names, self.logs)
-        with np.errstate(over="ignore"):  # a coefficient that nothing tells: up to infinity
+        with np.errstate(over="ignore"):  # a coefficient that is not identifiable: up to infinity
             bounds[logs] = np.exp(bounds[logs])
         return pd.DataFrame(bounds, index=list(self.names), columns=["lower", "upper"])
 
@@ -146,8 +176,8 @@ class WaldFit(Fit):
         return Prediction(np.exp(log_value), low, high, level)
 
 
-@dataclass(frozen=True, kw_only=True)
-class DrawsFit(Fit):
+@dataclass(frozen=True, kw_only=True, repr=False)
+class DrawsFit(LawFit):
     """A fit whose intervals are percentiles of `draws` (n_draws, parameters), from a bootstrap."""
 
     draws: Array = field(repr=False, compare=False)
@@ -164,90 +194,3 @@ class DrawsFit(Fit):
     def conf_int(self, level: float = 0.95) -> pd.DataFrame:
         low, high = percentiles(self.draws, level)
         return pd.DataFrame({"lower": low, "upper": high}, index=list(self.names))
-
-
-def percentiles(draws: Array, level: float) -> tuple[Array, Array]:
-    """The central interval along the first axis; nan without draws."""
-    check_level(level)
-    if not len(draws):
-        nothing = np.full(draws.shape[1:], np.nan)
-        return nothing, nothing
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return low, high
-
-
-def t_quantile(dof: int, level: float) -> float:
-    """Of Student's t, two-sided; nan without a degree of freedom."""
-    check_level(level)
-    return float(stats.t.ppf((1 + level) / 2, dof)) if dof > 0 else float("nan")
-
-
-def check_level(level: float) -> None:
-    """Raises ValueError unless 0 < level < 1."""
-    if not 0 < level < 1:
-        raise ValueError(f"level={level!r} must lie between 0 and 1, e.g. 0.95")
-
-
-def positive(name: str, values: ArrayLike) -> Array:
-    """As float64. Raises ValueError naming the first that is not finite and above 0."""
-    array = np.asarray(values, dtype=np.float64)
-    bad = np.flatnonzero(~(np.isfinite(array) & (array > 0)))
-    if bad.size:
-        at = f"[{bad[0]}]" if array.ndim else ""
-        more = f"; {bad.size} of {array.size} are not" if array.size > 1 else ""
-        raise ValueError(f"{name}{at}={float(array.flat[bad[0]])} must be finite and above 0{more}")
-    return array
-
-
-def said(status: FitStatus, warnings: Sequence[str]) -> list[str]:
-    """The line of a summary that says what speaks against it, if anything does."""
-    return [f"  {status}: {'; '.join(warnings)}"] if warnings else []
-
-
-def counted(n: int, what: str) -> str:
-    """ "1 budget", "2 budgets"."""
-    return f"{n} {what}{'' if n == 1 else 's'}"
-
-
-def listed(items: Sequence[str], n: int = 3, separator: str = ", ") -> str:
-    """The first n of them, and how many more: "a, b, c, and 16 more"."""
-    more = [f"and {len(items) - n} more"] if len(items) > n else []
-    return separator.join([*items[:n], *more])
-
-
-def worst(statuses: Sequence[FitStatus]) -> FitStatus:
-    """The one of several that says most against."""
-    order = list(FitStatus)
-    return max(statuses, key=order.index, default=FitStatus.CONVERGED)
-
-
-def plain(value: Any) -> Any:
-    """A result as JSON can hold it: dicts, lists, numbers; nan and infinities become None."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, StrEnum):
-        return str(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in fields(value) if f.repr}
-    if isinstance(value, Prediction | Estimate):
-        return {name: plain(item) for name, item in value._asdict().items()}
-    if isinstance(value, np.ndarray | tuple | list):
-        return [plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value
-
-
-class Doubts:
-    """Collects warnings while a fit is made, and the worst status that they amount to."""
-
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-        self.status = FitStatus.CONVERGED
-
-    def add(self, text: str, status: FitStatus = FitStatus.DOUBTFUL) -> Self:
-        self.warnings.append(text)
-        self.status = worst([self.status, status])
-        return self

@@ -9,13 +9,18 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.interpolate import Akima1DInterpolator
 
-from analysis.fitting.results import Array, FitError, FitStatus, listed, plain, worst
+from analysis.fitting.checks import check_level, positive
+from analysis.fitting.intervals import Array, Prediction, t_quantile
+from analysis.fitting.plain import plain
+from analysis.fitting.results import Fit, Result
+from analysis.fitting.status import FitError, FitStatus, worst_status
+from analysis.fitting.text import join_first
 from analysis.isoflop.laws import ModelLaws
-from analysis.isoflop.minima import Flag, Method
+from analysis.isoflop.minima import Flag, Method, Quadratic
 
 
-@dataclass(frozen=True, kw_only=True)
-class IsoFLOPCurve:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class IsoFLOPCurve(Fit):
     """The losses of one model at one budget against size, and their minimum.
 
     sizes, losses: the best run of each size used, in order of size; x_opt, loss_opt: the minimum
@@ -23,8 +28,9 @@ class IsoFLOPCurve:
     allow any; inside: whether it lies within the sizes, not at their end;
     at_optimum: the other sizes there, by interpolation along the curve; a, slope,
     level, centre: loss = a (u - centre)^2 + slope (u - centre) + level, u = ln(size), by least
-    squares also where method="akima"; rmse: of that parabola; noise: the standard deviation
-    of a loss that the intervals assume; both in nats/token.
+    squares also where method="akima"; unscaled: (X'X)^-1 of a, slope, level; rmse: of that
+    parabola; noise: the standard deviation of a loss that the intervals assume, with its degrees
+    of freedom dof; both in nats/token.
     """
 
     model: str
@@ -46,6 +52,8 @@ class IsoFLOPCurve:
     level: float
     rmse: float
     noise: float
+    dof: int
+    unscaled: tuple[tuple[float, ...], ...]
     flags: tuple[Flag, ...]
     status: FitStatus
     warnings: tuple[str, ...]
@@ -55,10 +63,39 @@ class IsoFLOPCurve:
         """x_opt and loss_opt."""
         return {"x_opt": self.x_opt, "loss_opt": self.loss_opt}
 
-    def conf_int(self) -> pd.DataFrame:
-        """The 95 % intervals of x_opt and loss_opt."""
+    @property
+    def bse(self) -> dict[str, float]:
+        """By the delta method; of x_opt nan where method="akima"."""
+        low, high = self.loss_interval
+        half = (high - low) / 2
+        u = self._quadratic.u_error(self.noise) if self.method == "parabola" else float("nan")
+        return {"x_opt": self.x_opt * u, "loss_opt": half / t_quantile(self.dof, 0.95)}
+
+    def conf_int(self, level: float = 0.95) -> pd.DataFrame:
+        """The intervals of x_opt and loss_opt.
+
+        Raises ValueError for another level than 0.95 where method="akima": its intervals are
+        percentiles of draws that are not kept.
+        """
+        check_level(level)
         rows = [self.x_interval, self.loss_interval]
+        if level != 0.95:
+            if self.method == "akima":
+                raise ValueError(f"level={level!r}: intervals of method='akima' are at 0.95 only")
+            curve, t = self._quadratic, t_quantile(self.dof, level)
+            low, high = np.exp(curve.u_interval(self.noise, t))
+            rows = [(float(low), float(high)), curve.loss_interval(self.noise, t)]
         return pd.DataFrame(rows, index=["x_opt", "loss_opt"], columns=["lower", "upper"])
+
+    @property
+    def _quadratic(self) -> Quadratic:
+        return Quadratic(
+            centre=self.centre,
+            a=self.a,
+            slope=self.slope,
+            level=self.level,
+            unscaled=np.array(self.unscaled),
+        )
 
     @property
     def x_min(self) -> float:
@@ -69,35 +106,57 @@ class IsoFLOPCurve:
         return self.sizes[-1]
 
     @property
-    def why_left_out(self) -> str:
-        """The reason that keeps the minimum out of the laws, if one does."""
+    def why_excluded(self) -> str:
+        """Why the minimum is excluded from the laws; empty if it is not."""
         order = (Flag.WRONG_CURVATURE, Flag.OUTSIDE, Flag.EDGE)
-        found = [text for flag in order for f, text in self.doubts if f is flag]
+        found = [text for flag in order for f, text in self.flagged if f is flag]
         return "" if self.inside else next(iter(found), "the minimum lies at an end of the sizes")
 
     @property
-    def doubts(self) -> tuple[tuple[Flag, str], ...]:
+    def flagged(self) -> tuple[tuple[Flag, str], ...]:
         """The flags with their reasons."""
         return tuple(zip(self.flags, self.warnings, strict=True))
 
-    def predict(self, x: ArrayLike) -> Array:
+    def loss(self, x: ArrayLike) -> Array:
         """The curve's loss in nats/token at sizes x; Akima's is nan outside the range."""
-        u = np.log(np.asarray(x, dtype=np.float64))
+        u = np.log(positive(self.x_name, x))
         if self.method == "akima":
             return np.exp(Akima1DInterpolator(np.log(self.sizes), np.log(self.losses))(u))
-        v = u - self.centre
-        return self.a * v**2 + self.slope * v + self.level
+        return self._quadratic.loss(u)
+
+    def predict(self, x: ArrayLike, level: float = 0.95) -> Prediction:
+        """The same with the interval of the curve there; nan where method="akima"."""
+        value = np.atleast_1d(self.loss(x))
+        half = np.full_like(value, t_quantile(self.dof, level))
+        if self.method == "akima":
+            half[:] = np.nan
+        else:
+            u = np.log(np.atleast_1d(np.asarray(x, dtype=np.float64)))
+            half *= self._quadratic.loss_error(u, self.noise)
+        return Prediction(value, value - half, value + half, level)
+
+    def summary(self) -> str:
+        """One line: the minimum with its intervals, and the warnings."""
+        low, high = self.x_interval
+        line = (
+            f"{self.model:>10}  C={self.budget:.3g}  {self.x_name}*={self.x_opt:.3g} "
+            f"({low:.3g} to {high:.3g})  loss*={self.loss_opt:.4f} "
+            f"({self.loss_interval[0]:.4f} to {self.loss_interval[1]:.4f})  "
+            f"perplexity*={np.exp(self.loss_opt):.2f}  ({self.n_points} sizes, "
+            f"rmse {self.rmse:.4f})"
+        )
+        return line + (f"  WARNING: {'; '.join(self.warnings)}" if self.warnings else "")
 
     def to_dict(self) -> dict[str, Any]:
         """All fields at full precision, with the range and the perplexity of the minimum."""
-        return {**plain(self), "perplexity_opt": plain(float(np.exp(self.loss_opt)))}
+        return {**super().to_dict(), "perplexity_opt": plain(float(np.exp(self.loss_opt)))}
 
 
 class NoCurveError(FitError):
     """No budget of any model has sizes enough; skipped: why not, each with its model first."""
 
     def __init__(self, skipped: Sequence[str]) -> None:
-        super().__init__(f"no curve to fit: {listed(skipped, separator='; ')}")
+        super().__init__(f"no curve to fit: {join_first(skipped, separator='; ')}")
         self.skipped = tuple(skipped)
 
     def only(self, model: str) -> "NoCurveError":
@@ -105,8 +164,8 @@ class NoCurveError(FitError):
         return NoCurveError(_of_model(model, self.skipped))
 
 
-@dataclass(frozen=True, kw_only=True)
-class IsoFLOPFit:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class IsoFLOPFit(Fit):
     """A curve for each model and budget that had enough sizes, and each model's laws of compute.
 
     skipped: which curves could not be fitted, and why, each with its model first; notes: of the
@@ -124,13 +183,13 @@ class IsoFLOPFit:
 
     @property
     def status(self) -> FitStatus:
-        """The worst of the curves' and laws'; DOUBTFUL at least if a curve was skipped."""
+        """The worst of the curves' and laws'; WARNING at least if a curve was skipped."""
         found = [c.status for c in self.curves] + [law.status for law in self.laws]
-        return worst([*found, FitStatus.DOUBTFUL] if self.skipped else found)
+        return worst_status([*found, FitStatus.WARNING] if self.skipped else found)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Everything that speaks against a curve or law, with its name."""
+        """Those of the curves and laws, each with its name, and the curves skipped."""
         curves = [f"{c.model} at C={c.budget:.3g}: {w}" for c in self.curves for w in c.warnings]
         laws = [f"{law.model}: {w}" for law in self.laws for w in law.warnings]
         return (*curves, *laws, *(f"skipped {text}" for text in self.skipped))
@@ -163,6 +222,68 @@ class IsoFLOPFit:
             raise ValueError(f"model={model!r} has no minimum inside its sizes; {have} have")
         return np.array([c.budget for c in own]), np.array([c.loss_opt for c in own])
 
+    @property
+    def params(self) -> dict[str, float]:
+        """x_opt and loss_opt of each curve."""
+        return {self._name(c, name): value for c in self.curves for name, value in c.params.items()}
+
+    @property
+    def bse(self) -> dict[str, float]:
+        """As of each curve."""
+        return {self._name(c, name): value for c in self.curves for name, value in c.bse.items()}
+
+    def conf_int(self, level: float = 0.95) -> pd.DataFrame:
+        """As of each curve."""
+        parts = [
+            c.conf_int(level).set_axis([self._name(c, name) for name in c.params])
+            for c in self.curves
+        ]
+        return pd.concat(parts) if parts else pd.DataFrame(columns=["lower", "upper"])
+
+    @staticmethod
+    def _name(curve: IsoFLOPCurve, name: str) -> str:
+        return f"{curve.model} C={curve.budget:.6g} {name}"
+
+    def predict(
+        self,
+        budget: ArrayLike,
+        model: str | None = None,
+        quantity: str | None = None,
+        level: float = 0.95,
+    ) -> Prediction:
+        """The optimum at a budget in FLOPs by the model's law; quantity: the size by default, or
+        another name of its laws, e.g. "loss".
+
+        Raises ValueError if there is no such model or law.
+        """
+        laws, name = self.law(model).laws, quantity or self.x_name
+        if name not in laws:
+            raise ValueError(f"quantity={name!r} is not one of {', '.join(laws)}")
+        return laws[name].predict(budget, level)
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a curve: its minimum with 95 % intervals."""
+        return pd.DataFrame(
+            [
+                {
+                    "model": c.model,
+                    "budget": c.budget,
+                    f"{self.x_name}*": c.x_opt,
+                    "lower": c.x_interval[0],
+                    "upper": c.x_interval[1],
+                    "loss*": c.loss_opt,
+                    "loss lower": c.loss_interval[0],
+                    "loss upper": c.loss_interval[1],
+                    "perplexity": np.exp(c.loss_opt),
+                    "sizes": c.n_points,
+                    "rmse": c.rmse,
+                    "status": str(c.status),
+                    "flags": ", ".join(c.flags),
+                }
+                for c in self.curves
+            ]
+        )
+
     def law(self, model: str | None = None) -> ModelLaws:
         """The laws of a model, or the only ones. Raises ValueError if there are none such."""
         found = [law for law in self.laws if model in (None, law.model)]
@@ -172,18 +293,8 @@ class IsoFLOPFit:
         return found[0]
 
     def summary(self) -> str:
-        """A line a curve: the minimum, its interval, and what speaks against it; then the laws."""
-        lines = []
-        for c in self.curves:
-            low, high = c.x_interval
-            line = (
-                f"{c.model:>10}  C={c.budget:.3g}  {self.x_name}*={c.x_opt:.3g} "
-                f"({low:.3g} to {high:.3g})  loss*={c.loss_opt:.4f} "
-                f"({c.loss_interval[0]:.4f} to {c.loss_interval[1]:.4f})  "
-                f"perplexity*={np.exp(c.loss_opt):.2f}  ({c.n_points} sizes, rmse {c.rmse:.4f})"
-            )
-            lines.append(line + (f"  DOUBTFUL: {'; '.join(c.warnings)}" if c.warnings else ""))
-        lines += [law.summary() for law in self.laws]
+        """A line a curve: the minimum, its interval and warnings; then the laws."""
+        lines = [part.summary() for part in (*self.curves, *self.laws)]
         lines += [f"skipped: {text}" for text in self.skipped]
         notes = [*self.notes, *(f"no power laws: {why}" for why in self.unfitted.values())]
         return "\n".join([*lines, *(f"note: {text}" for text in notes)])
@@ -191,10 +302,9 @@ class IsoFLOPFit:
     def to_dict(self) -> dict[str, Any]:
         """All fields at full precision, with the status and the laws' intervals."""
         return {
-            **plain(self),
+            **Result.to_dict(self),
             "curves": [c.to_dict() for c in self.curves],
             "laws": [law.to_dict() for law in self.laws],
-            "status": str(self.status),
         }
 
 

@@ -11,14 +11,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.fitting.results import (
-    Array,
-    FitError,
-    FitStatus,
-    counted,
-    positive,
-    t_quantile,
-)
+from analysis.fitting.checks import positive
+from analysis.fitting.intervals import Array, t_quantile
+from analysis.fitting.status import FitError, FitStatus
+from analysis.fitting.text import pluralize
 from analysis.isoflop.curves import IsoFLOPCurve, IsoFLOPFit, NoCurveError
 from analysis.isoflop.laws import LOSS, Optima, fit_laws
 from analysis.isoflop.minima import (
@@ -27,7 +23,7 @@ from analysis.isoflop.minima import (
     Parabola,
     akima_intervals,
     akima_minimum,
-    doubts_of,
+    check_minimum,
     fit_parabola,
     nearest,
     redrawn_minima,
@@ -58,9 +54,9 @@ def fit_isoflop(
     the scatter about the parabolas, a curve's own where it has six sizes or more, else pooled
     over the model's budgets; it holds their misfit too.
     Of several runs of one cell (model, budget, size) the best learning rate is taken, never a mean
-    over them. A minimum that something speaks against is DOUBTFUL, with flags; one outside the
-    sizes, or at an end of them by interpolation, is left out of the laws, and those say what they
-    rest on. Raises FitError if no curve has three sizes.
+    over them. A minimum with warnings has flags; one outside the sizes, or
+    at an end of them by interpolation, is excluded from the power laws, which report how many
+    minima they use. Raises FitError if no curve has three sizes.
     """
     if x not in X_NAMES:
         raise ValueError(f"x={x!r} is not one of {', '.join(X_NAMES)}")
@@ -88,14 +84,14 @@ def fit_isoflop(
         fitted = [m.curve(x, method) for m in found]
         curves += fitted
         inside = [i for i, c in enumerate(fitted) if c.inside]
-        excluded = [f"C={c.budget:.3g} ({c.why_left_out})" for c in fitted if not c.inside]
+        excluded = [f"C={c.budget:.3g} ({c.why_excluded})" for c in fitted if not c.inside]
         kept = [fitted[i] for i in inside]
-        doubtful = [f"C={c.budget:.3g} ({', '.join(c.flags)})" for c in kept if c.flags]
+        flagged = [f"C={c.budget:.3g} ({', '.join(c.flags)})" for c in kept if c.flags]
         try:
             optima = _optima([found[i] for i in inside], kept, x)
-            laws.append(fit_laws(model, optima, excluded, doubtful))
+            laws.append(fit_laws(model, optima, excluded, flagged))
         except FitError as error:
-            why = f"; left out: {'; '.join(excluded)}" if excluded else ""
+            why = f"; excluded: {'; '.join(excluded)}" if excluded else ""
             unfitted[model] = f"{error}{why}"
     return IsoFLOPFit(
         x_name=x,
@@ -126,7 +122,7 @@ class _Points:
     losses: Array
     others: Mapping[str, Array]  # ln of the other sizes, where the table has them
     parabola: Parabola
-    scatter: Array  # residuals of a parabola, which tell the noise
+    scatter: Array  # residuals of a parabola, which estimate the noise
 
 
 def _points(
@@ -136,7 +132,7 @@ def _points(
     for (model, budget), runs in cells.groupby(["series", "budget"], sort=True):
         runs = runs.sort_values(x)
         if len(runs) < 3:
-            found = counted(len(runs), "size")
+            found = pluralize(len(runs), "size")
             skipped.append(f"{model} at C={budget:.3g}: {found}, and a parabola needs 3")
             continue
         sizes = runs[x].to_numpy(dtype=np.float64)
@@ -168,7 +164,7 @@ def _points(
 
 
 def _noise_of(points: Sequence[_Points], given: float | None) -> list[_Noise]:
-    """Of each curve of a model: its own scatter, or the model's where its own says too little."""
+    """Of each curve of a model: its own scatter, or of few points all the model's."""
     if given is not None:
         return [_Noise(given, _KNOWN)] * len(points)
     squares = [float(p.scatter @ p.scatter) for p in points]
@@ -227,7 +223,7 @@ class _Minimum:
 
     def curve(self, x: str, method: Method) -> IsoFLOPCurve:
         p, parabola = self.points, self.points.parabola
-        doubts = doubts_of(p.u, p.losses, parabola, self.u_opt, method, self.u_interval)
+        flagged = check_minimum(p.u, p.losses, parabola, self.u_opt, method, self.u_interval)
         return IsoFLOPCurve(
             model=p.model,
             budget=p.budget,
@@ -251,9 +247,11 @@ class _Minimum:
             level=parabola.level,
             rmse=parabola.rmse,
             noise=self.noise.sd,
-            flags=tuple(flag for flag, _ in doubts),
-            status=FitStatus.DOUBTFUL if doubts else FitStatus.CONVERGED,
-            warnings=tuple(text for _, text in doubts),
+            dof=self.noise.dof,
+            unscaled=tuple(tuple(row) for row in parabola.unscaled.tolist()),
+            flags=tuple(flag for flag, _ in flagged),
+            status=FitStatus.WARNING if flagged else FitStatus.CONVERGED,
+            warnings=tuple(text for _, text in flagged),
         )
 
 

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from analysis.fitting.intervals import Array, Estimate, percentiles, t_quantile
 from analysis.fitting.least_squares import minimise
 from analysis.fitting.power_law import (
     FrontierFit,
@@ -16,19 +18,9 @@ from analysis.fitting.power_law import (
     frontier_model,
     frontier_starts,
 )
-from analysis.fitting.results import (
-    Array,
-    Doubts,
-    Estimate,
-    FitError,
-    FitStatus,
-    counted,
-    percentiles,
-    plain,
-    said,
-    t_quantile,
-    worst,
-)
+from analysis.fitting.results import Result
+from analysis.fitting.status import FitError, FitStatus, Warnings, worst_status
+from analysis.fitting.text import format_status, pluralize
 
 LOSS = "loss"
 _FLOORS = (0.2, 0.75, 0.97)  # shares of the lowest loss: a low, a middle and a high one
@@ -48,8 +40,8 @@ class Optima:
     draws: Mapping[str, Mapping[str, Array]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelLaws:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ModelLaws(Result):
     """How the optimum of one model moves with compute: y* = coefficient * C^exponent.
 
     laws: by name of y (n_params, n_tokens, ..., loss); loss has a floor, L* = E + A C^-alpha,
@@ -85,32 +77,50 @@ class ModelLaws:
                 if np.isfinite(e.lower)
             )
             lines.append(f"  {name + '*':>24} = {text:<32} 95 %: {intervals or 'unknown'}")
-        return "\n".join([*lines, *said(self.status, self.warnings)])
+        return "\n".join([*lines, *format_status(self.status, self.warnings)])
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a law: coefficient, exponent, floor, and the intervals of the exponent."""
+        rows = []
+        for name, law in self.laws.items():
+            value, alpha = ("A", "alpha") if "E" in law.params else ("coefficient", "exponent")
+            row = {
+                "quantity": f"{name}*",
+                "coefficient": law.params[value],
+                "exponent": law.params[alpha] * (-1 if "E" in law.params else 1),
+                "floor": law.params.get("E", np.nan),
+            }
+            for how, e in self.exponents[name].items():
+                ends = (-e.upper, -e.lower) if "E" in law.params else (e.lower, e.upper)
+                row |= dict(zip((f"{how} lower", f"{how} upper"), ends, strict=True))
+            rows.append(row)
+        return pd.DataFrame(rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything at full precision."""
-        return {**plain(self), "laws": {name: law.to_dict() for name, law in self.laws.items()}}
+        return {
+            **super().to_dict(),
+            "laws": {name: law.to_dict() for name, law in self.laws.items()},
+        }
 
 
 def fit_laws(
-    model: str, optima: Optima, excluded: Sequence[str], doubtful: Sequence[str] = ()
+    model: str, optima: Optima, excluded: Sequence[str], flagged: Sequence[str] = ()
 ) -> ModelLaws:
-    """excluded, doubtful: budgets left out, and those kept whose minima something speaks against.
+    """excluded: budgets without a minimum to use; flagged: those used whose minima have warnings.
 
     Raises FitError below two budgets with a minimum.
     """
     n = len(optima.budgets)
     if n < 2:
-        raise FitError(f"{model}: {counted(n, 'budget')} with a minimum; a power law needs 2")
-    doubts = Doubts()
+        raise FitError(f"{model}: {pluralize(n, 'budget')} with a minimum; a power law needs 2")
+    warned = Warnings()
     if excluded:
-        doubts.add(
-            f"{counted(len(excluded), 'budget')} left out of the laws: {'; '.join(excluded)}"
+        warned.add(
+            f"{pluralize(len(excluded), 'budget')} excluded from the laws: {'; '.join(excluded)}"
         )
-    if doubtful:
-        doubts.add(
-            f"rests on {len(doubtful)} of {n} minima that are doubtful: {'; '.join(doubtful)}"
-        )
+    if flagged:
+        warned.add(f"{len(flagged)} of the {n} minima used have warnings: {'; '.join(flagged)}")
     laws: dict[str, PowerLaw | FrontierFit] = {}
     said: dict[str, list[str]] = {}  # each warning once, with the laws that it is of
     exponents: dict[str, Mapping[str, Estimate]] = {}
@@ -124,22 +134,22 @@ def fit_laws(
         for text in law.warnings:
             said.setdefault(text, []).append(f"{name}*")
     for text, names in said.items():
-        doubts.add(f"{', '.join(names)}: {text}")
+        warned.add(f"{', '.join(names)}: {text}")
     if n < 4:
-        doubts.add(f"{n} budgets: loss* is fitted without a floor, which needs 4")
+        warned.add(f"{n} budgets: loss* is fitted without a floor, which needs 4")
     for how, draws in optima.draws.items():
         drawn = draws[LOSS]
         lost = float(np.isnan(drawn).mean()) if drawn.size else 0.0
         if lost > _DROPPED:
-            doubts.add(f"{lost:.0%} of the {how} draws had no minimum inside the sizes")
+            warned.add(f"{lost:.0%} of the {how} draws had no minimum inside the sizes")
     return ModelLaws(
         model=model,
         n_budgets=n,
         laws=laws,
         exponents=exponents,
         excluded=tuple(excluded),
-        status=worst([doubts.status, *(law.status for law in laws.values())]),
-        warnings=tuple(doubts.warnings),
+        status=worst_status([warned.status, *(law.status for law in laws.values())]),
+        warnings=tuple(warned.texts),
     )
 
 

@@ -1,6 +1,6 @@
 """The lowest point of a loss curve in u = ln(size): by a parabola or by interpolation.
 
-Of one curve, of many resampled ones at once, and what speaks against it.
+Of one curve or of many resampled ones at once, and the warnings about it.
 """
 
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ import numpy as np
 from scipy import stats
 from scipy.interpolate import Akima1DInterpolator
 
-from analysis.fitting.results import Array
+from analysis.fitting.intervals import Array
 
 Method = Literal["parabola", "akima"]
 METHODS = ("parabola", "akima")
 MISFIT = 0.02  # nats/token: what a seed changes at small scale (docs/small-scale.md)
-MIN_POINTS = 4  # three determine a parabola and leave nothing to judge it by
+MIN_POINTS = 4  # three determine a parabola and leave no residual
 _GRID = 25  # Porian 2024 (arXiv:2406.19146): 25 grid points an interval between sizes
 _OUTLIER = 0.01  # chance of calling a good point one, over all the points of a curve
 
 
 class Flag(StrEnum):
-    """What speaks against a curve's minimum."""
+    """A kind of warning about a curve's minimum."""
 
     FEW_POINTS = "few points"
     WRONG_CURVATURE = "wrong curvature"
@@ -36,7 +36,7 @@ class Flag(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parabola:
+class Quadratic:
     """loss = a (u - centre)^2 + slope (u - centre) + level; unscaled is (X'X)^-1 of these three."""
 
     centre: float  # centred: u near 15 makes the plain normal equations ill-conditioned
@@ -44,8 +44,6 @@ class Parabola:
     slope: float
     level: float
     unscaled: Array
-    residuals: Array
-    leverage: Array
 
     @property
     def u_opt(self) -> float:
@@ -55,16 +53,12 @@ class Parabola:
     def loss_opt(self) -> float:
         return self.level - self.slope**2 / (4 * self.a) if self.a > 0 else float("nan")
 
-    @property
-    def rmse(self) -> float:
-        return float(np.sqrt(np.mean(self.residuals**2)))
-
     def loss(self, u: Array) -> Array:
         v = u - self.centre
         return self.a * v**2 + self.slope * v + self.level
 
     def u_interval(self, sd: float, t: float) -> tuple[float, float]:
-        """Fieller's: where the slope of the parabola is not told from 0. Unbounded if a is not.
+        """Fieller's: where the slope does not differ significantly from 0; unbounded if a does not.
 
         sd: of a loss about the curve, t: the quantile. nan if either is.
         """
@@ -82,10 +76,33 @@ class Parabola:
 
     def loss_interval(self, sd: float, t: float) -> tuple[float, float]:
         """Of the lowest loss; its place's error does not matter, for the slope is 0 there."""
-        v = self.u_opt - self.centre
-        at = np.array([v**2, v, 1.0])
-        half = t * sd * float(np.sqrt(at @ self.unscaled @ at))
+        half = t * float(self.loss_error(np.array([self.u_opt]), sd)[0])
         return self.loss_opt - half, self.loss_opt + half
+
+    def loss_error(self, u: Array, sd: float) -> Array:
+        """Standard error of the curve at u (n,)."""
+        v = u - self.centre
+        at = np.stack([v**2, v, np.ones_like(v)], axis=1)
+        return sd * np.sqrt(np.einsum("ni,ij,nj->n", at, self.unscaled, at))
+
+    def u_error(self, sd: float) -> float:
+        """Standard error of u_opt by the delta method; nan where there is no minimum."""
+        if not self.a > 0:
+            return float("nan")
+        gradient = np.array([self.slope / (2 * self.a**2), -1 / (2 * self.a), 0.0])
+        return sd * float(np.sqrt(gradient @ self.unscaled @ gradient))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parabola(Quadratic):
+    """A fitted one. residuals, leverage: of its points."""
+
+    residuals: Array
+    leverage: Array
+
+    @property
+    def rmse(self) -> float:
+        return float(np.sqrt(np.mean(self.residuals**2)))
 
 
 def fit_parabola(u: Array, losses: Array) -> Parabola:
@@ -201,7 +218,7 @@ def _minima(u: Array, losses: Array, counts: Array, method: Method) -> tuple[Arr
     return np.where(inside, u_opt, np.nan), np.where(inside, loss_opt, np.nan)
 
 
-def doubts_of(
+def check_minimum(
     u: Array,
     losses: Array,
     parabola: Parabola,
@@ -211,8 +228,8 @@ def doubts_of(
 ) -> list[tuple[Flag, str]]:
     """Every flag that the curve earns, with its reason in words.
 
-    u_interval: 95 %, of u_opt; infinite where the curvature is not told from 0, nan if the scatter
-    is unknown.
+    u_interval: 95 %, of u_opt; infinite where the curvature is not significantly different from 0,
+    nan if the scatter is unknown.
     """
     found = []
     n = len(u)
@@ -234,7 +251,7 @@ def doubts_of(
             side = "smaller" if below < above else "larger"
             found.append((Flag.OFF_CENTRE, f"one size only is {side} than the minimum"))
     if np.isinf(u_interval).any():
-        text = "the curvature is not told from 0: the minimum may lie anywhere"
+        text = "the curvature is not significantly different from 0: the minimum may lie anywhere"
         found.append((Flag.WEAK_CURVATURE, text))
     elif inside and (u_interval[0] < u[0] or u_interval[1] > u[-1]):
         text = "the 95 % interval of the minimum reaches beyond the sizes tried"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from analysis import figures, numbers
 from analysis.differences.models import Differences
-from analysis.fitting.results import listed
+from analysis.fitting.text import join_first
 from analysis.report.gallery import Gallery
 from analysis.report.page import Block, DataTable, Section, Text
 from analysis.report.tables import budget_column, by_budget
@@ -68,12 +68,12 @@ def _in_words(found: Differences) -> str:
     higher = [m.model for m in others if m.difference.lower > 0]
     same = [m.model for m in others if m.model not in (*lower, *higher)]
     parts = [
-        f"{what} than {found.baseline}: {listed(names, 8)}"
+        f"{what} than {found.baseline}: {join_first(names, 8)}"
         for what, names in (("significantly lower", lower), ("significantly higher", higher))
         if names
     ]
     if same:
-        parts.append(f"not significantly different: {listed(same, 8)}")
+        parts.append(f"not significantly different: {join_first(same, 8)}")
     return f"At {numbers.flops(found.budget)} FLOPs, loss {'; '.join(parts)}."
 
 

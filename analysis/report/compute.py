@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import figures, numbers
-from analysis.fitting.results import Estimate
+from analysis.fitting.intervals import Estimate
 from analysis.isoflop.curves import IsoFLOPFit
 from analysis.parametric import ParametricFit
 from analysis.report.gallery import Gallery, file_label

@@ -6,7 +6,8 @@ from typing import Any
 import pandas as pd
 
 from analysis import numbers
-from analysis.fitting.results import Estimate, Fit
+from analysis.fitting.intervals import Estimate
+from analysis.fitting.results import LawFit
 
 UNITS = {
     "budget": "FLOPs",
@@ -48,7 +49,7 @@ def by_budget(values: Mapping[float, Mapping[str, Any]]) -> pd.DataFrame:
     )
 
 
-def params_table(fit: Fit, model: str) -> pd.DataFrame:
+def params_table(fit: LawFit, model: str) -> pd.DataFrame:
     """A row a fitted parameter, with its 95 % interval."""
     return pd.DataFrame(
         [

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from analysis.fitting.results import counted
+from analysis.fitting.text import pluralize
 from analysis.progress import Say, silent
 from analysis.report.checklist import fill_checklist
 from analysis.report.gallery import Gallery
@@ -75,7 +75,7 @@ def _write_files(
     }
     page = Page(
         title=title,
-        subtitle=", ".join(counted(n, what) for what, n in numbers.items()),
+        subtitle=", ".join(pluralize(n, what) for what, n in numbers.items()),
         sections=sections,
         commands=[*provenance.commands, command],
         generated=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC by expert-isoflops",

@@ -28,8 +28,8 @@ def best_of_cells(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """A row for each cell, that is each combination of values (NA too) of the columns `by`.
 
     For each learning rate the losses of its seeds are averaged, then the best learning rate is
-    taken: never a mean over what was tuned. So where seeds do not tell the runs of a learning rate
-    apart (the same twice, or unknown), the best of these runs stands alone.
+    taken: never a mean over what was tuned. So where seeds do not distinguish the runs of a
+    learning rate (the same twice, or unknown), the best of these runs stands alone.
 
     The row is the best run's, with loss the mean over seeds in nats/token, perplexity its exp, and
     loss_sd the sample standard deviation over seeds (NaN for one), n_seeds, n_runs (done, of the

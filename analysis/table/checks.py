@@ -69,7 +69,7 @@ def check_runs(table: pd.DataFrame) -> None:
     too_many = table["n_active_params"] > table["n_params"]
     refuse(table, "n_active_params", too_many, "must not exceed n_params; are the two swapped?")
     again = table["run_id"].notna() & table["run_id"].duplicated()
-    refuse(table, "run_id", again, "is there twice: two sweeps in one folder?")
+    refuse(table, "run_id", again, "occurs twice: two sweeps in one folder?")
     _check_units(table[done])
 
 

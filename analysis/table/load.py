@@ -100,7 +100,7 @@ def check_table(
         raise ValueError(f"flops={flops!r} is not '6nd' or None")
     if frame.columns.has_duplicates:
         twice = sorted({str(name) for name in frame.columns[frame.columns.duplicated()]})
-        raise ValueError(f"columns are there twice: {', '.join(twice)}; rename or drop one")
+        raise ValueError(f"columns occur twice: {', '.join(twice)}; rename or drop one")
     if frame.empty:
         raise ValueError("the table has no rows")
     damaged = [line] if (line := frame.attrs.get("damaged")) else []
@@ -119,7 +119,7 @@ def check_table(
     series = _series(table)
     given = raw["series"].astype("string")[table.index] if "series" in raw else series
     if "series" not in chosen and (given != series).any():
-        notes.append("series are named anew; columns={'series': 'series'} keeps the given")
+        notes.append("series were renamed; columns={'series': 'series'} keeps the given")
     table["series"] = table["series"].where(table["series"].notna(), series)
     table = table.astype(dict.fromkeys(("series", "model", "status"), str))  # never NA
     table = table.sort_values(_ORDER, kind="stable").reset_index(drop=True)

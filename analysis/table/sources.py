@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.fitting.results import listed
+from analysis.fitting.text import join_first
 from experiments.records import DamagedError, RunRecord, find_records, flat_row, read_record
 from experiments.system.csv_text import unguarded
 
@@ -65,7 +65,7 @@ def _read_records(folder: Path) -> Source:
             records.append(record)
         else:
             damaged.append(record)
-    said = f"{len(damaged)} of {len(paths)} records are damaged: " + listed(
+    said = f"{len(damaged)} of {len(paths)} records are damaged: " + join_first(
         [f"{error.path} ({error.why})" for error in damaged], separator="; "
     )
     if not rows:

@@ -8,7 +8,9 @@ import pandas as pd
 
 from analysis.fits import TableFits
 from analysis.fitting.power_law import fit_power_law
-from analysis.fitting.results import FitError, FitStatus, counted, plain
+from analysis.fitting.results import Result
+from analysis.fitting.status import FitError, FitStatus, status_of
+from analysis.fitting.text import pluralize
 from analysis.isoflop.curves import IsoFLOPFit
 from analysis.isoflop.fit import X_NAMES
 from analysis.isoflop.minima import Method
@@ -22,8 +24,8 @@ _COLUMNS = (
 _LOOSE = 0.2  # spread of C/(N D) above which C = kND is a poor stand-in
 
 
-@dataclass(frozen=True, kw_only=True)
-class Agreement:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Agreement(Result):
     """A row a model and approach: the exponent a of size* ~ C^a with its interval, and size*,
     tokens* and loss* at `budget`, the table's largest.
 
@@ -37,18 +39,19 @@ class Agreement:
     rows: tuple[dict[str, Any], ...]
     warnings: tuple[str, ...]
 
+    @property
+    def status(self) -> FitStatus:
+        return status_of(self.warnings)
+
     def to_frame(self) -> pd.DataFrame:
         return pd.DataFrame(list(self.rows), columns=list(_COLUMNS))
 
     def summary(self) -> str:
-        """The table and the disagreements."""
+        """The table and its warnings."""
         frame = self.to_frame().drop(columns="note")
         text = frame.to_string(index=False, float_format=lambda v: f"{v:.4g}")
         head = f"{self.x_name}* ~ C^a; {self.x_name}*, tokens* and loss* at C={self.budget:.4g}"
-        return "\n".join([head, text, *(f"  doubtful: {w}" for w in self.warnings)])
-
-    def to_dict(self) -> dict[str, Any]:
-        return plain(self)
+        return "\n".join([head, text, *(f"  warning: {text}" for text in self.warnings)])
 
 
 def compare_approaches(
@@ -79,7 +82,9 @@ def agreement_of(fits: TableFits, x: str) -> Agreement:
     done = finished(fits.table)
     budgets = np.sort(done["budget"].dropna().unique())
     if len(budgets) < 2:
-        raise FitError(f"{counted(len(budgets), 'budget')}: an exponent of compute needs 2 or more")
+        raise FitError(
+            f"{pluralize(len(budgets), 'budget')}: an exponent of compute needs 2 or more"
+        )
     top = float(budgets[-1])
 
     def minima(model: str, method: Method) -> dict[str, Any]:
@@ -173,7 +178,7 @@ def _parametric(fit: ParametricFit, own: pd.DataFrame, x: str, top: float) -> di
             f"C/({x} x tokens) varies by {spread:.0%} about {k:.3g}: C = kND is a poor stand-in "
             "for the FLOPs counted"
         )
-    doubtful = spread > _LOOSE and fit.status is FitStatus.CONVERGED
+    loose = spread > _LOOSE and fit.status is FitStatus.CONVERGED
     return {
         "a": a.value,
         "a_lower": a.lower,
@@ -183,7 +188,7 @@ def _parametric(fit: ParametricFit, own: pd.DataFrame, x: str, top: float) -> di
         "size_upper": best["n_params"].upper,
         "tokens": best["n_tokens"].value,
         "loss": best["loss"].value,
-        "status": str(FitStatus.DOUBTFUL if doubtful else fit.status),
+        "status": str(FitStatus.WARNING if loose else fit.status),
         "note": "; ".join(notes),
     }
 

@@ -9,7 +9,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.fitting.results import Estimate, FitError, Prediction, counted, plain, t_quantile
+from analysis.fitting.intervals import Estimate, Prediction, t_quantile
+from analysis.fitting.results import Result
+from analysis.fitting.status import FitError, FitStatus, status_of
+from analysis.fitting.text import pluralize
 from analysis.isoflop.fit import fit_isoflop
 from analysis.isoflop.minima import Method
 from analysis.parametric import NAMES, fit_parametric
@@ -25,8 +28,8 @@ _ROUNDING = 1e-9  # relative: what runs that lie exactly on a law come back with
 Rows = list[dict[str, Any]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class HoldOut:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class HoldOut(Result):
     """predictions: a row a model, approach, quantity and held-out budget.
 
     lower, upper: the 95 % interval of what would be measured there, the law's and the
@@ -39,6 +42,10 @@ class HoldOut:
     predictions: tuple[dict[str, Any], ...]
     warnings: tuple[str, ...]
 
+    @property
+    def status(self) -> FitStatus:
+        return status_of(self.warnings)
+
     def to_frame(self) -> pd.DataFrame:
         return pd.DataFrame(list(self.predictions), columns=list(_COLUMNS))
 
@@ -46,10 +53,7 @@ class HoldOut:
         """The table and the warnings."""
         head = f"fitted to the {self.n_fitted} smallest budgets, held out {self.n_held}"
         text = self.to_frame().to_string(index=False, float_format=lambda v: f"{v:.4g}")
-        return "\n".join([head, text, *(f"  doubtful: {w}" for w in self.warnings)])
-
-    def to_dict(self) -> dict[str, Any]:
-        return plain(self)
+        return "\n".join([head, text, *(f"  warning: {text}" for text in self.warnings)])
 
 
 def hold_out_budgets(
@@ -63,7 +67,7 @@ def hold_out_budgets(
     """Fits approaches 2 and 3 without the n_held largest budgets (default: half) and predicts them.
 
     Approach 2: the size and loss of each held-out curve's minimum; approach 3: the loss of the best
-    run there. In the warnings are the doubts of the laws that predict, and which errors drift: of
+    run there. The warnings are those of the laws that predict, and of errors that drift: of
     three held-out budgets or more each error lies above, or each below, the one before, the last
     is the largest, and its p_value is below .05, or .25 of six errors or more.
     Raises FitError if fewer than two budgets would be left.
@@ -73,7 +77,7 @@ def hold_out_budgets(
     n = len(budgets)
     if n < 3:
         raise FitError(
-            f"{counted(n, 'budget')}: at least 3 are needed, to hold one out and fit two"
+            f"{pluralize(n, 'budget')}: at least 3 are needed, to hold one out and fit two"
         )
     held = n // 2 if n_held is None else n_held
     if not 1 <= held <= n - 2:
@@ -128,7 +132,7 @@ def _isoflop_rows(
     said += laws.warnings
     said += [f"held out, {text}" for text in measured.skipped]
     said += [
-        f"held out, C={curve.budget:.3g} has no minimum to compare with: {curve.why_left_out}"
+        f"held out, C={curve.budget:.3g} has no minimum to compare with: {curve.why_excluded}"
         for curve in measured.curves
         if not curve.inside
     ]

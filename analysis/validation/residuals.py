@@ -1,4 +1,4 @@
-"""What a law leaves over, run by run: ln(measured loss) - ln(fitted loss)."""
+"""The residuals of a law, run by run: ln(measured loss) - ln(fitted loss)."""
 
 import numpy as np
 import pandas as pd
@@ -30,7 +30,7 @@ def residuals_of(
         for curve in fit.curves:
             at = (cells["series"] == curve.model) & (cells["budget"] == curve.budget)
             own = cells[at & cells[fit.x_name].between(curve.x_min * 0.999, curve.x_max * 1.001)]
-            predicted = curve.predict(own[fit.x_name].to_numpy(dtype=np.float64))
+            predicted = curve.loss(own[fit.x_name].to_numpy(dtype=np.float64))
             parts.append(own[context].assign(residual=np.log(own["loss"] / predicted)))
         return pd.concat(parts, ignore_index=True)
     if isinstance(fit, ExpertLawFit):

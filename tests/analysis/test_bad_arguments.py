@@ -163,9 +163,9 @@ isoflop good.csv --column =loss -> --column '=loss' must be OURS=THEIRS
 isoflop good.csv --column loss= -> columns: loss='' is not there; found model
 isoflop good.csv --column width=loss -> columns: 'width' is not one of series, model
 isoflop good.csv --column loss=width -> columns: loss='width' is not there; found model
-isoflop good.csv --column loss=a --column loss=b -> --column loss is there twice; give one
+isoflop good.csv --column loss=a --column loss=b -> --column loss is given twice; give one
 isoflop good.csv --where model -> --where 'model' must be COLUMN=VALUE[,VALUE]
-isoflop good.csv --where model=a --where model=b -> --where model is there twice; give model=a,b
+isoflop good.csv --where model=a --where model=b -> --where model is given twice; give model=a,b
 isoflop good.csv --where model=pkm -> --where: no run has model=pkm; they have dense, moe
 isoflop good.csv --where width=1 -> --where: 'width' is no column; found series, model
 isoflop good.csv --where budget=much -> --where: budget='much' is not a number
@@ -239,7 +239,7 @@ isoflop swapped.csv -> line 3: n_active_params=9000000000.0 must not exceed n_pa
 isoflop status.csv -> line 3: status='finished' is not one of done, failed, diverged
 isoflop causal.csv -> line 3: causal_eval='perhaps' must be True or False
 isoflop noname.csv -> line 3: model=<NA> is empty; name it
-isoflop ids.csv -> run a: run_id='a' is there twice
+isoflop ids.csv -> run a: run_id='a' occurs twice
 isoflop failed.csv -> no finished run in the table: 1 failed
 report failed.csv -> no finished run in the table: 1 failed
 parametric failed.csv -> no finished run in the table: 1 failed

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.fitting.results import FitError, FitStatus
+from analysis.fitting.status import FitError, FitStatus
 from analysis.isoflop.fit import fit_isoflop
 from analysis.multiplier import compute_multiplier
 from analysis.synthetic import ChinchillaSurface, simulate_isoflop
@@ -216,7 +216,7 @@ def test_it_holds_the_truth_as_often_as_it_says(sd, alpha, other):
 def test_unequal_slopes_are_said():
     arms = (C, noisy(C / 2, 1e-3, 1)), (C, noisy(C, 1e-3, 2, A=150.0, alpha=0.11))
     found = multiplier(*arms)
-    assert found.status is FitStatus.DOUBTFUL
+    assert found.status is FitStatus.WARNING
     assert any("the two curves are not parallel (p = 0.000)" in w for w in found.warnings)
     factors = list(found.per_budget.values())
     assert factors == sorted(factors)  # it changes with compute, as is said
@@ -247,7 +247,7 @@ def test_no_degree_of_freedom_no_interval():
     for found in (pinned, fitted):
         assert found.multiplier == pytest.approx(2, rel=1e-9)
         assert (found.dof, math.isnan(found.lower), math.isnan(found.upper)) == (0, True, True)
-        assert found.warnings == ("no degree of freedom: nothing tells the error",)
+        assert found.warnings == ("no degree of freedom: the error is unknown",)
         assert found.to_dict()["lower"] is None
 
 
@@ -265,8 +265,8 @@ def test_a_slope_that_may_be_none_bounds_nothing():
     flat = [np.array([3.0, 2.9, 3.05, 2.95, 2.94]), np.array([2.9, 2.8, 2.95, 2.8, 2.84])]
     found = multiplier((C, flat[0]), (C, flat[1]))
     assert (found.lower, found.upper) == (0, np.inf)
-    assert any("alpha is not told from 0" in text for text in found.warnings)
-    assert found.status is FitStatus.DOUBTFUL
+    assert any("alpha is not significantly different from 0" in text for text in found.warnings)
+    assert found.status is FitStatus.WARNING
     json.dumps(found.to_dict(), allow_nan=False)
 
 
@@ -279,7 +279,7 @@ def test_an_interval_that_is_nearly_unbounded_is_no_overflow():
 @pytest.mark.parametrize("alpha", [0.03, 0.4])
 def test_a_pinned_alpha_that_the_points_contradict_is_said(alpha):
     found = multiplier((C, loss(C / 2)), (C, loss(C)), alpha=alpha)
-    assert found.status is FitStatus.DOUBTFUL
+    assert found.status is FitStatus.WARNING
     assert found.warnings == (f"alpha={alpha} is pinned, and these points have 0.1 (0.1 to 0.1)",)
 
 
@@ -295,7 +295,7 @@ def test_a_pinned_alpha_is_doubted_where_the_points_interval_leaves_it_out():
 
 def test_losses_that_rise_are_said_with_alpha_pinned():
     found = multiplier((C, loss(C / 2)[::-1]), (C, loss(C)[::-1]), alpha=0.1)
-    assert found.status is FitStatus.DOUBTFUL
+    assert found.status is FitStatus.WARNING
 
 
 # What is refused

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy import optimize, special
 
-from analysis.fitting.results import FitError, FitStatus
+from analysis.fitting.status import FitError, FitStatus
 from analysis.parametric import fit_parametric
 from tests.analysis.tables import BESIROGLU, HOFFMANN, around_the_optimum, best_size, surface
 

@@ -11,7 +11,7 @@ import pytest
 from scipy import optimize
 
 from analysis.experts.fit import fit_expert_law
-from analysis.fitting.results import FitStatus
+from analysis.fitting.status import FitStatus
 from analysis.isoflop.fit import fit_isoflop
 from analysis.parametric import fit_parametric
 from analysis.planner import plan
@@ -109,7 +109,7 @@ def test_a_parabola_in_tokens_plans_too_few_of_them():
     found = plan(1e24, fit_isoflop(runs, "n_tokens", n_draws=0))
     truth = float(SURFACE.optimum(1e24)[1])
     assert found.values["n_tokens"].value / truth - 1 == pytest.approx(-0.051, abs=5e-4)
-    assert found.status is FitStatus.DOUBTFUL
+    assert found.status is FitStatus.WARNING
 
 
 def test_what_is_doubtful_about_the_laws_is_said(runs):
@@ -117,7 +117,7 @@ def test_what_is_doubtful_about_the_laws_is_said(runs):
     fit = fit_isoflop(few, n_draws=20)
     found = plan(1e18, fit)
     assert set(fit.law().warnings) <= set(found.warnings)
-    assert found.status is fit.law().status is FitStatus.DOUBTFUL
+    assert found.status is fit.law().status is FitStatus.WARNING
     assert math.isnan(found.values["n_params"].lower)  # two points on a line
 
 
@@ -204,7 +204,7 @@ def test_an_extrapolation_is_said(curves, budget, text):
     else:
         assert len(found.warnings) == 1
         assert found.warnings[0].startswith(text)
-        assert found.status is FitStatus.DOUBTFUL
+        assert found.status is FitStatus.WARNING
         assert text in found.summary()
 
 
@@ -311,7 +311,7 @@ def test_experts_that_never_cease_to_help_are_infinitely_many(curves):
     law = fit_expert_law(trend(floored, noise=1e-3), "power_floor", n_draws=20)
     found = plan(1e20, curves, experts=law, min_gain=1e-9)
     assert found.values["n_experts"].value == math.inf
-    assert found.status is FitStatus.DOUBTFUL
+    assert found.status is FitStatus.WARNING
     values = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert values["values"]["n_experts"]["value"] is None
 

@@ -10,7 +10,7 @@ from analysis.experts.fit import fit_expert_law
 from analysis.fitting.least_squares import minimise
 from analysis.fitting.power_law import fit_frontier
 from analysis.fitting.power_sum import power_sum
-from analysis.fitting.results import FitStatus
+from analysis.fitting.status import FitStatus
 from analysis.isoflop.fit import fit_isoflop
 from analysis.parametric import fit_parametric
 from analysis.table.load import load_table

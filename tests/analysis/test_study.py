@@ -10,7 +10,7 @@ import pytest
 from analysis import fits, study
 from analysis.experts.compare import compare_laws
 from analysis.experts.fit import size_slopes
-from analysis.fitting.results import FitError
+from analysis.fitting.status import FitError
 from analysis.isoflop.fit import fit_isoflop
 from analysis.parametric import fit_parametric
 from analysis.report.compute import differences_section

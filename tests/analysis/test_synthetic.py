@@ -9,7 +9,7 @@ from scipy import optimize
 
 from analysis import synthetic
 from analysis.experts.fit import fit_expert_law
-from analysis.fitting.results import FitError
+from analysis.fitting.status import FitError
 from analysis.isoflop.fit import fit_isoflop
 from analysis.parametric import fit_parametric
 from analysis.synthetic import (

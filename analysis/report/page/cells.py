@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import numbers
-from analysis.fitting.results import Estimate
+from analysis.fitting.intervals import Estimate
 from analysis.report.page.blocks import DataTable, Format
 
 _LONG = 28  # characters; longer texts may wrap

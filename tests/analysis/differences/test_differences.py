@@ -89,7 +89,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
 def test_two_seeds_are_doubtful_and_one_says_nothing(table):
     two = table[~((table["model"] == "peer") & (table["seed"] == 2))]
     found = compare_models(two)
-    assert found.status is FitStatus.DOUBTFUL
+    assert found.status is FitStatus.WARNING
     assert "peer has 2 seeds" in found.summary()
     alone = table[table["seed"] == 0]
     with pytest.raises(FitError, match="no setting was run with two seeds or more"):
@@ -150,7 +150,7 @@ def test_where_a_value_has_one_seed_its_noise_is_that_of_the_others():
     sd = math.sqrt((2 * 0.01**2 + 2 * 0.03**2) / 2)
     single = found.parts["4"]
     assert single.noise.sd == pytest.approx(sd, rel=1e-9)
-    assert single.status is FitStatus.DOUBTFUL
+    assert single.status is FitStatus.WARNING
     assert single.warnings == ("dense, peer have 1 seed",)
     assert all(math.isnan(m.sd) for m in single.means)
     width = stats.t.ppf(0.975, 2) * sd * math.sqrt(2)
@@ -179,7 +179,7 @@ def test_where_no_setting_has_seeds_another_budget_s_noise_serves(table, tmp_pat
     sd = math.sqrt((2 * 0.02**2 + (0.02**2 + 0.02**2 + 0.04**2)) / 4)
     out = capsys.readouterr().out
     assert f"noise of one run: {sd:.4f} nats/token, of 4 degrees of freedom in 2 settings" in out
-    assert "in 2 settings at C = 1e+12 FLOPs\n  doubtful: dense, peer have 1 seed" in out
+    assert "in 2 settings at C = 1e+12 FLOPs\n  warning: dense, peer have 1 seed" in out
     written = json.loads((tmp_path / "differences.json").read_text())
     assert written["parts"]["2"]["noise"]["budgets"] == [1e12]
     peer = written["average"]["peer"]

@@ -9,7 +9,7 @@ from scipy import optimize, stats
 
 from analysis.differences.models import compare_models
 from analysis.differences.multipliers import budget_multipliers
-from analysis.fitting.results import FitError, FitStatus
+from analysis.fitting.status import FitError, FitStatus
 from analysis.table.load import check_table
 
 BUDGETS = (1e12, 4e12, 1e13)

@@ -10,7 +10,7 @@ import pytest
 
 from analysis.experts.compare import DEFAULT_FORMS, compare_laws
 from analysis.experts.fit import fit_expert_law
-from analysis.fitting.results import FitError, FitStatus
+from analysis.fitting.status import FitError, FitStatus
 from analysis.synthetic import ClarkSurface, simulate_experts
 from analysis.table.load import check_table, load_table
 
@@ -225,7 +225,7 @@ def test_laws_that_can_not_be_told_apart_are_said():
     )
     assert compared.laws[1].delta_aicc < 2
     first, second = (law.form_name for law in compared.laws)
-    assert f"AICc can't tell {first} from {second}" in compared.warnings
+    assert f"AICc does not distinguish {first} from {second}" in compared.warnings
 
 
 def test_one_choice_is_no_disagreement(found):

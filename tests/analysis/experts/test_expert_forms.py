@@ -1,4 +1,4 @@
-"""Laws in experts: known ones come back, and what the runs can't tell is fixed or flagged."""
+"""Laws in experts: known ones come back, and what the runs do not identify is fixed or flagged."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from scipy import optimize, stats
 from analysis.experts import fit as experts
 from analysis.experts.fit import fit_expert_law
 from analysis.fitting.least_squares import minimise
-from analysis.fitting.results import FitError, FitStatus
+from analysis.fitting.status import FitError, FitStatus
 from tests.analysis.expert_laws import (
     EXPERTS,
     FEW,
@@ -149,7 +149,7 @@ def test_without_a_floor_its_bound_is_hit():
     truth = {"a": -0.083, "b": -0.03, "c": 0.0, "d": 1.11}
     fit = fit_expert_law(runs_of("loglinear", truth, noise=0.002), "power_floor", **FEW)
     assert fit.status is FitStatus.BOUND_HIT
-    assert any("can't tell an irreducible loss" in w for w in fit.warnings)
+    assert any("an irreducible loss is not identifiable" in w for w in fit.warnings)
 
 
 def test_saturation_at_once_is_not_called_none():
@@ -191,16 +191,16 @@ def test_one_size_needs_a_number_of_experts_for_each_parameter(form, least):
 @pytest.mark.parametrize("sizes", [SIZES, [1e7, 1e8, 1e9]])
 def test_clean_designs_tell_the_parameters_apart(form, sizes):
     fit = fit_expert_law(runs_of(form, sizes=sizes, experts=[1, 4, 16, 64, 256], noise=0.003), form)
-    assert fit.condition < 100  # a tenth of what is doubted
+    assert fit.condition < 100  # a tenth of what is warned of
     assert fit.share_at_best > 0.9
     assert fit.status is FitStatus.CONVERGED
 
 
-def test_experts_that_hardly_differ_are_doubted():
+def test_experts_that_hardly_differ_are_warned_of():
     table = runs_of("clark_floor", OTHERS["clark_floor"], sizes=SIZES[:3], experts=[4, 5, 6, 7])
     fit = fit_expert_law(table, "clark_floor", **FEW)
     assert fit.status is not FitStatus.CONVERGED
-    assert any("hardly tell the parameters apart (condition number" in w for w in fit.warnings)
+    assert any("hardly identifiable from these runs (condition number" in w for w in fit.warnings)
     assert any("of 36 starts reached the best value" in w for w in fit.warnings)
 
 

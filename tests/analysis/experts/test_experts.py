@@ -10,7 +10,7 @@ from scipy import stats
 
 from analysis.experts.fit import akaike, backbone_params, fit_expert_law, size_slopes
 from analysis.experts.forms import FORMS
-from analysis.fitting.results import FitError, FitStatus
+from analysis.fitting.status import FitError, FitStatus
 from tests.analysis.expert_laws import (
     EXPERTS,
     FEW,
@@ -89,20 +89,20 @@ def test_too_few_runs_are_refused_and_few_flagged():
         )
     fit = fit_expert_law(runs_of("power_floor", sizes=SIZES[:2], experts=[1, 8, 64]), **FEW)
     assert "6 runs for 4 parameters: the intervals say little" in fit.warnings
-    assert fit.status is FitStatus.DOUBTFUL
+    assert fit.status is FitStatus.WARNING
 
 
 def test_runs_of_several_budgets_are_flagged():
     table = runs_of("power_floor", budget=1e19, n_tokens=1e10)
     both = joined(table, table.assign(budget=4e19, n_tokens=4e10, loss=table["loss"] - 0.2))
     fit = fit_expert_law(both, **FEW)
-    assert fit.status is FitStatus.DOUBTFUL
+    assert fit.status is FitStatus.WARNING
     mixed = "this law has no term for them, so what it says of N mixes size with tokens"
     assert f"n_tokens vary 4-fold: {mixed}" in fit.warnings
     little = table.assign(n_tokens=np.geomspace(1e10, 1.9e10, 60))
     assert fit_expert_law(little, **FEW).warnings == ()
     unknown = fit_expert_law(both.assign(n_tokens=np.nan), **FEW)
-    assert unknown.status is FitStatus.DOUBTFUL
+    assert unknown.status is FitStatus.WARNING
     assert "runs of 2 budgets: this law has no term for tokens; fit each apart" in unknown.warnings
 
 

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from analysis import figures, numbers
-from analysis.fitting.results import FitStatus
+from analysis.fitting.status import FitStatus
 
 mpl.use("Agg")
 from tests.analysis.figures.drawn import (
@@ -60,7 +60,7 @@ def test_curves_with_warnings_are_dashed_and_hollow():
     table = sweep(BUDGETS[:1], {("dense", None): 0.0}, noise=0)
     table.loc[table["status"] == "done", "loss"] += [0, 0.15, 0, 0, 0, 0, 0]  # off any parabola
     fit = isoflop(table)
-    assert fit.curves[0].status is FitStatus.DOUBTFUL
+    assert fit.curves[0].status is FitStatus.WARNING
     figure = figures.draw_isoflop(table, fit)
     (star,) = stars(figure.axes[0])
     assert is_hollow(star)

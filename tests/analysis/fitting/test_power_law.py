@@ -8,7 +8,7 @@ import pytest
 from scipy import optimize, stats
 
 from analysis.fitting.power_law import fit_frontier, fit_power_law
-from analysis.fitting.results import FitError, FitStatus
+from analysis.fitting.status import FitError, FitStatus
 
 C = np.geomspace(1e17, 1e22, 9)
 
@@ -79,7 +79,7 @@ def test_a_clean_law_comes_back_to_the_last_digits():
 @pytest.mark.parametrize(("n", "says"), [(2, "goes through both"), (3, "one degree of freedom")])
 def test_few_budgets_are_flagged(n, says):
     law = fit_power_law(C[:n], scattered()[:n])
-    assert law.status is FitStatus.DOUBTFUL
+    assert law.status is FitStatus.WARNING
     assert says in " ".join(law.warnings)
     assert says in law.summary()
     low, high = law.conf_int().loc["exponent"]
@@ -210,9 +210,9 @@ def test_four_budgets_are_flagged_and_three_refused():
 @pytest.mark.parametrize(
     ("losses", "says"),
     [
-        (20.0 * C**-0.05, "E is not told apart from 0"),
-        (3.0 - 0.02 * np.log(C), "E is not told apart from 0"),
-        (np.where(C < 1e20, 3.0, 2.0), "E is not told apart from 0"),
+        (20.0 * C**-0.05, "E cannot be distinguished from 0"),
+        (3.0 - 0.02 * np.log(C), "E cannot be distinguished from 0"),
+        (np.where(C < 1e20, 3.0, 2.0), "E cannot be distinguished from 0"),
         (2.0 + 0.01 * np.log(C), "E stopped at the lowest loss"),
         (np.where(C < 3e17, 3.0, 2.0), "is at its bound"),
     ],
@@ -234,7 +234,7 @@ def test_a_law_steeper_than_the_bound_is_flagged(alpha, flagged):
 
 def test_constant_losses_are_no_frontier_either():
     law = fit_frontier(C, np.full(len(C), 3.0))
-    assert law.status not in (FitStatus.CONVERGED, FitStatus.DOUBTFUL)
+    assert law.status not in (FitStatus.CONVERGED, FitStatus.WARNING)
     assert law.predict(1e20).value[0] == pytest.approx(3.0, rel=1e-3)
 
 

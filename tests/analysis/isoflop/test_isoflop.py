@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from analysis.fitting.power_law import FrontierFit, PowerLaw
-from analysis.fitting.results import FitError, FitStatus
+from analysis.fitting.status import FitError, FitStatus
 from analysis.isoflop.fit import fit_isoflop
 from analysis.isoflop.minima import Flag, akima_minimum, fit_parabola, nearest
 from tests.analysis.tables import (
@@ -42,8 +42,8 @@ def test_recovers_a_clean_parabola():
     assert curve.rmse < 1e-12
     assert curve.inside
     assert (curve.x_min, curve.x_max) == pytest.approx((5e4, 2e6))
-    np.testing.assert_allclose(curve.predict(SIZES), [parabola(s) for s in SIZES])
-    np.testing.assert_allclose(curve.predict([1e3, 1e8]), [parabola(1e3), parabola(1e8)])
+    np.testing.assert_allclose(curve.loss(SIZES), [parabola(s) for s in SIZES])
+    np.testing.assert_allclose(curve.loss([1e3, 1e8]), [parabola(1e3), parabola(1e8)])
 
 
 def test_fits_models_and_budgets_apart():
@@ -132,11 +132,11 @@ def wavy(size, budget=1e12):
 def test_doubts_are_said(losses_of, sizes, flag, says):
     fit = fit_isoflop(curves(losses_of, sizes), **FEW)
     (curve,) = fit.curves
-    assert fit.status is curve.status is FitStatus.DOUBTFUL
+    assert fit.status is curve.status is FitStatus.WARNING
     assert flag in curve.flags
     assert says in "; ".join(curve.warnings)
     assert f"dense at C=1e+12: {curve.warnings[0]}" in fit.warnings
-    assert "DOUBTFUL" in fit.summary()
+    assert "WARNING" in fit.summary()
     assert str(flag) in json.dumps(fit.to_dict(), allow_nan=False)
 
 
@@ -144,7 +144,7 @@ def test_doubts_are_said(losses_of, sizes, flag, says):
 @pytest.mark.parametrize("method", ["parabola", "akima"])
 def test_a_flat_curve_has_no_minimum(method, level):
     (curve,) = fit_isoflop(curves(lambda s, b: level), method=method, **FEW).curves
-    assert curve.status is FitStatus.DOUBTFUL
+    assert curve.status is FitStatus.WARNING
     assert not curve.inside
 
 
@@ -159,7 +159,7 @@ def test_too_few_sizes_are_skipped_or_refused():
     few = curves(parabola, SIZES[:2], model="peer")
     fit = fit_isoflop(joined(curves(parabola), few), **FEW)
     assert fit.skipped == ("peer at C=1e+12: 2 sizes, and a parabola needs 3",)
-    assert fit.status is FitStatus.DOUBTFUL
+    assert fit.status is FitStatus.WARNING
     assert "skipped: peer" in fit.summary()
     with pytest.raises(FitError, match="no curve to fit: peer at C=1e"):
         fit_isoflop(few)
@@ -205,8 +205,8 @@ def test_akima_reads_the_lowest_of_its_grid():
     u, loss, at_end = akima_minimum(np.log(SIZES), table["loss"].to_numpy()[None])
     assert np.log(curve.x_opt) == pytest.approx(u[0], rel=1e-12)
     assert (curve.loss_opt, curve.inside) == (pytest.approx(loss[0]), not at_end[0])
-    np.testing.assert_allclose(curve.predict(SIZES), table["loss"], rtol=1e-12)
-    assert np.isnan(curve.predict([1e3, 1e8])).all()
+    np.testing.assert_allclose(curve.loss(SIZES), table["loss"], rtol=1e-12)
+    assert np.isnan(curve.loss([1e3, 1e8])).all()
     assert curve.x_interval[0] < curve.x_opt < curve.x_interval[1]
 
 
@@ -313,7 +313,7 @@ def test_minima_all_at_an_edge_are_no_law(method):
     fit = fit_isoflop(table, method=method, **FEW)
     assert fit.laws == ()
     assert not any(c.inside for c in fit.curves)
-    assert fit.status is FitStatus.DOUBTFUL
+    assert fit.status is FitStatus.WARNING
     note = fit.unfitted["dense"]
     assert "0 budgets with a minimum" in note
     assert note.count("C=") == len(BUDGETS)
@@ -327,8 +327,8 @@ def test_budgets_without_a_minimum_are_left_out_by_name():
     law = fit.law()
     assert law.n_budgets == 4
     assert law.excluded == ("C=1e+12 (the minimum lies outside the sizes tried)",)
-    assert "1 budget left out of the laws: C=1e+12" in law.warnings[0]
-    assert law.status is FitStatus.DOUBTFUL
+    assert "1 budget excluded from the laws: C=1e+12" in law.warnings[0]
+    assert law.status is FitStatus.WARNING
     assert law.laws["n_params"].exponent == pytest.approx(0.5, rel=1e-6)
 
 
@@ -458,8 +458,8 @@ def test_a_law_on_doubtful_minima_is_doubtful_itself(kind, C):
     fit = fit_isoflop(table, n_draws=20)
     assert [(c.flags, c.inside) for c in fit.curves if c.flags] == [((kind,), True)]
     assert fit.law().excluded == ()
-    assert fit.law().status is FitStatus.DOUBTFUL
-    assert fit.law().warnings == (f"rests on 1 of 5 minima that are doubtful: C={C} ({kind})",)
+    assert fit.law().status is FitStatus.WARNING
+    assert fit.law().warnings == (f"1 of the 5 minima used have warnings: C={C} ({kind})",)
 
 
 def test_akimas_interval_is_no_narrower_than_its_grid():

@@ -8,7 +8,7 @@ from scipy.interpolate import Akima1DInterpolator
 from analysis.isoflop.minima import (
     Flag,
     akima_minimum,
-    doubts_of,
+    check_minimum,
     fit_parabola,
     nearest,
     redrawn_minima,
@@ -26,7 +26,7 @@ def bowl(u=U, a=0.05, at=AT, level=4.5):
 def flags(losses, u=U, method="parabola", interval=(np.nan, np.nan)):
     parabola = fit_parabola(u, losses)
     u_opt = parabola.u_opt if method == "parabola" else akima_minimum(u, losses[None])[0][0]
-    return {flag for flag, _ in doubts_of(u, losses, parabola, u_opt, method, interval)}
+    return {flag for flag, _ in check_minimum(u, losses, parabola, u_opt, method, interval)}
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e3, -1e3])
@@ -244,7 +244,7 @@ def test_akima_knows_edges_too():
 def test_reasons_name_the_side_and_the_run():
     def reasons(losses):
         parabola = fit_parabola(U, losses)
-        found = doubts_of(U, losses, parabola, parabola.u_opt, "parabola", (np.nan, np.nan))
+        found = check_minimum(U, losses, parabola, parabola.u_opt, "parabola", (np.nan, np.nan))
         return "; ".join(text for _, text in found)
 
     assert "the smallest size is the best" in reasons(bowl(at=np.log(5.5e4)))

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.fitting.results import Estimate
+from analysis.fitting.intervals import Estimate
 from analysis.report.page import (
     Cause,
     Checklist,

@@ -47,7 +47,7 @@ def test_a_records_error_names_the_run(sweep, changes, message):
 
 def test_the_same_run_twice_is_refused(sweep):
     write_record(sweep / "copy", record(run_id="broken", status="failed"))
-    with pytest.raises(ValueError, match="run broken: run_id='broken' is there twice"):
+    with pytest.raises(ValueError, match="run broken: run_id='broken' occurs twice"):
         load_table(sweep)
 
 
@@ -88,7 +88,7 @@ def test_an_alias_that_could_be_either_is_asked_about():
 
 def test_a_column_that_is_there_twice_is_refused():
     frame = pd.concat([runs(), runs()], axis=1)
-    refused(frame, "columns are there twice: budget, loss, n_params, n_tokens; rename or drop one")
+    refused(frame, "columns occur twice: budget, loss, n_params, n_tokens; rename or drop one")
 
 
 def test_a_fallback_must_be_named_as_it_is():
@@ -122,7 +122,7 @@ def test_a_fallback_must_be_named_as_it_is():
         ({"model": ["a", " ", "b"]}, "row 1: model=<NA> is empty; name it, or leave the row out"),
         ({"model": ""}, "row 0: model=<NA> is empty"),
         ({"status": "finished"}, "row 0: status='finished' is not one of done, failed, diverged"),
-        ({"run_id": ["a", "b", "b"]}, "run b: run_id='b' is there twice: two sweeps in one fold"),
+        ({"run_id": ["a", "b", "b"]}, "run b: run_id='b' occurs twice: two sweeps in one fold"),
         ({"causal_eval": "perhaps"}, "row 0: causal_eval='perhaps' must be True or False"),
         ({"status": "done", "loss": [4, 4, None]}, "row 2: loss=nan must be above 0 if done"),
         ({"status": "done", "loss": [4, 4, math.inf]}, "row 2: loss=inf must be above 0 if done"),

@@ -159,9 +159,7 @@ def test_series_are_of_the_table_at_hand():
     both = check_table(runs(2, model="peer", top_k=[8, 16]))
     one = check_table(both[both["top_k"] == 8])
     assert one["series"].tolist() == ["peer"]
-    assert (
-        "series are named anew; columns={'series': 'series'} keeps the given" in one.attrs["notes"]
-    )
+    assert "series were renamed; columns={'series': 'series'} keeps the given" in one.attrs["notes"]
 
 
 def test_series_may_be_given():

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from analysis.fitting.power_law import fit_frontier
-from analysis.fitting.results import FitError
+from analysis.fitting.status import FitError
 from analysis.isoflop.fit import fit_isoflop
 from analysis.parametric import fit_parametric
 from analysis.synthetic import ChinchillaSurface, simulate_isoflop

@@ -122,7 +122,7 @@ def test_a_curve_s_are_about_the_curve(table):
     found = matched(residuals_of(fit, table), table)
     for curve in fit.curves:
         own = found[found["budget"] == curve.budget].sort_values("n_params")
-        predicted = curve.predict(own["n_params"])
+        predicted = curve.loss(own["n_params"])
         assert own["residual"].to_numpy() == pytest.approx(np.log(own["loss"] / predicted))
     assert found["residual"].abs().max() > 1e-4  # Chinchilla's curves are no parabolas
 

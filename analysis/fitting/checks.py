@@ -1,0 +1,21 @@
+"""What the arguments of a fit must be."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def positive(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    """As float64. Raises ValueError naming the first that is not finite and above 0."""
+    array = np.asarray(values, dtype=np.float64)
+    bad = np.flatnonzero(~(np.isfinite(array) & (array > 0)))
+    if bad.size:
+        at = f"[{bad[0]}]" if array.ndim else ""
+        more = f"; {bad.size} of {array.size} are not" if array.size > 1 else ""
+        raise ValueError(f"{name}{at}={float(array.flat[bad[0]])} must be finite and above 0{more}")
+    return array
+
+
+def check_level(level: float) -> None:
+    """Raises ValueError unless 0 < level < 1."""
+    if not 0 < level < 1:
+        raise ValueError(f"level={level!r} must lie between 0 and 1, e.g. 0.95")

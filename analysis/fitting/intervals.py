@@ -1,0 +1,49 @@
+"""Numbers with their intervals, from draws of a bootstrap or by Student's t."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from analysis.fitting.checks import check_level
+
+Array = NDArray[np.float64]
+
+
+class Prediction(NamedTuple):
+    """A predicted value and its interval at `level`, in the value's own unit."""
+
+    value: Array
+    lower: Array
+    upper: Array
+    level: float
+
+
+class Estimate(NamedTuple):
+    """A number and its interval."""
+
+    value: float
+    lower: float
+    upper: float
+
+    def __str__(self) -> str:
+        if not self.lower <= self.upper:  # nan: no interval
+            return f"{self.value:.4g}"
+        return f"{self.value:.4g} ({self.lower:.4g} to {self.upper:.4g})"
+
+
+def percentiles(draws: Array, level: float) -> tuple[Array, Array]:
+    """The central interval along the first axis; nan without draws."""
+    check_level(level)
+    if not len(draws):
+        nothing = np.full(draws.shape[1:], np.nan)
+        return nothing, nothing
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return low, high
+
+
+def t_quantile(dof: int, level: float) -> float:
+    """Of Student's t, two-sided; nan without a degree of freedom."""
+    check_level(level)
+    return float(stats.t.ppf((1 + level) / 2, dof)) if dof > 0 else float("nan")

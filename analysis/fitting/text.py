@@ -1,0 +1,21 @@
+"""Phrases that summaries and messages share."""
+
+from collections.abc import Sequence
+
+from analysis.fitting.status import FitStatus
+
+
+def pluralize(n: int, noun: str) -> str:
+    """ "1 budget", "2 budgets"."""
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def join_first(items: Sequence[str], n: int = 3, separator: str = ", ") -> str:
+    """The first n of them, and how many more: "a, b, c, and 16 more"."""
+    more = [f"and {len(items) - n} more"] if len(items) > n else []
+    return separator.join([*items[:n], *more])
+
+
+def format_status(status: FitStatus, warnings: Sequence[str]) -> list[str]:
+    """The line of a summary with the status and its warnings; none without warnings."""
+    return [f"  {status}: {'; '.join(warnings)}"] if warnings else []
