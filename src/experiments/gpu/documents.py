@@ -1,4 +1,4 @@
-"""The table of docs/performance.md: the numbers of each card's committed report, or a line without any.
+"""The table of docs/performance.md: the numbers of each card's committed report, or none yet.
 
 `python -m experiments.gpu.documents` rewrites it; a test holds the document to the reports.
 """
