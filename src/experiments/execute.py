@@ -32,7 +32,7 @@ from experiments.records import (
     write_record,
 )
 from experiments.system import distributed, environment
-from experiments.system.claims import Claim, claimed, note
+from experiments.system.claims import Claim, claimed, log_event
 from experiments.system.credentials import cut
 from experiments.system.disk import remove_leftovers, write_text_atomically
 from experiments.training.checkpoints import forget_previous
@@ -72,15 +72,15 @@ def execute(
         if (finished := _finished(point.run_dir)) is not None:
             return finished
         remove_leftovers(point.run_dir)
-        note(point.run_dir, "started")
+        log_event(point.run_dir, "started")
         try:
             record = _run(point, progress, n_threads, claim, on_stall)
         except KeyboardInterrupt as error:
             claim.check()
             step = getattr(error, "step", None)
-            note(point.run_dir, "interrupted", why=str(error), step=step)
+            log_event(point.run_dir, "interrupted", why=str(error), step=step)
             raise
-        note(point.run_dir, record.status)
+        log_event(point.run_dir, record.status)
         return record
 
 
@@ -149,7 +149,7 @@ def _write(point: Point, record: RunRecord) -> None:
 
 
 def _stalled(run_dir: Path, on_stall: Callable[[str], object], why: str) -> None:
-    note(run_dir, "stalled", why=why)
+    log_event(run_dir, "stalled", why=why)
     on_stall(why)
 
 

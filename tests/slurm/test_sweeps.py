@@ -15,7 +15,7 @@ from experiments.records import read_record
 from experiments.sweep import cluster as submission
 from experiments.sweep.slurm import Resources, queue
 from experiments.sweep.states import read_states
-from experiments.system.claims import events
+from experiments.system.claims import read_events
 from tests.conftest import REPOSITORY, TINY
 from tests.slurm.conftest import slurm, states, wait_for_the_queue, wait_until
 
@@ -60,7 +60,7 @@ def alone(raws, tmp_path):
 
 
 def started(run_dir):
-    return sum(e["event"] == "started" for e in events(run_dir))
+    return sum(e["event"] == "started" for e in read_events(run_dir))
 
 
 def pid_of(run_dir):
@@ -125,11 +125,16 @@ def test_a_preempted_point_is_requeued_once_and_ends_as_if_nothing_had_happened(
     run_dir = sweep / expected.run_id
     pid_of(run_dir)
     slurm("sbatch", "--partition=high", *here, "--output=/dev/null", "--wrap", "sleep 3")
-    wait_until(lambda: any(e["event"] == "interrupted" for e in events(run_dir)))
+    wait_until(lambda: any(e["event"] == "interrupted" for e in read_events(run_dir)))
     wait_for_the_queue()
     record = read_record(run_dir / "record.json")
     assert (record.val_loss, record.train_loss) == (expected.val_loss, expected.train_loss)
-    assert [e["event"] for e in events(run_dir)] == ["started", "interrupted", "started", "done"]
+    assert [e["event"] for e in read_events(run_dir)] == [
+        "started",
+        "interrupted",
+        "started",
+        "done",
+    ]
     (point,) = read_states(sweep)
     assert (point.state, point.n_stops) == ("done", 1)
 
@@ -139,11 +144,11 @@ def test_a_point_at_its_time_limit_requeues_itself(raws, sweep, tmp_path):
     resources = Resources(cpus_per_task=1, signal_seconds=20, time="1")
     submission.submit_sweep(points, resources)
     run_dir = sweep / make_point(points[0]).run_id
-    wait_until(lambda: any(e["event"] == "requeued" for e in events(run_dir)), 150)
+    wait_until(lambda: any(e["event"] == "requeued" for e in read_events(run_dir)), 150)
     wait_for_the_queue(300)
     (point,) = read_states(sweep)
     assert point.state == "done"
-    journal = [e["event"] for e in events(run_dir)]
+    journal = [e["event"] for e in read_events(run_dir)]
     n = journal.count("requeued")
     assert journal == ["started", *["interrupted", "requeued", "started"] * n, "done"]
     steps = [int(line.split(",")[0]) for line in (run_dir / "history.csv").read_text().split()[1:]]
@@ -251,7 +256,7 @@ def test_a_task_at_its_limit_leaves_its_siblings_alone(raws, sweep):
     points = [*raws(SHORT, seeds=(0,)), *raws("budget=1.6e11", seeds=(1,))]
     submission.submit_sweep(points, Resources(cpus_per_task=1, signal_seconds=20, time="1"))
     long = sweep / make_point(points[1]).run_id
-    wait_until(lambda: any(e["event"] == "requeued" for e in events(long)), 150)
+    wait_until(lambda: any(e["event"] == "requeued" for e in read_events(long)), 150)
     wait_until(lambda: any(restarts for _, restarts in array_states().values()))
     assert sorted(restarts for _, restarts in array_states().values()) == [0, 1]
     slurm("scancel", slurm("squeue", "--noheader", "--array", "--format=%F").split()[0])
@@ -266,10 +271,10 @@ def test_what_scancel_ends_near_the_limit_stays_ended(raws, sweep):
     pid_of(run_dir)  # within signal_seconds + 60 s of the limit from its start
     job = slurm("squeue", "--noheader", "--array", "--format=%i").split()[0]
     slurm("scancel", job)
-    wait_until(lambda: any(e["event"] == "interrupted" for e in events(run_dir)))
+    wait_until(lambda: any(e["event"] == "interrupted" for e in read_events(run_dir)))
     wait_for_the_queue()
     assert {state for state, _ in array_states().values()} == {"CANCELLED"}
-    assert [e["event"] for e in events(run_dir)] == ["started", "interrupted"]
+    assert [e["event"] for e in read_events(run_dir)] == ["started", "interrupted"]
     (point,) = read_states(sweep)
     assert point.state == "interrupted"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from experiments.system.claims import events, is_claimed
+from experiments.system.claims import is_claimed, read_events
 
 LOST, DOUBLED, DIFFERING, LEFT_OVER, HANG, WRONG = VERDICTS = (
     "lost", "doubled", "differing", "leftover", "hang", "wrong",
@@ -79,7 +79,7 @@ def judge(
     if found["record"]["status"] != "done":
         return [Problem(kind=LOST, text=f"status {found['record']['status']}")]
     problems = compare(expected, found)
-    names = [event.get("event") for event in events(run_dir)]
+    names = [event.get("event") for event in read_events(run_dir)]
     if names.count("done") > n_done:
         problems.append(Problem(kind=DOUBLED, text=f"{names.count('done')} times done: {names}"))
     if n_done == 1 and "done" in names and "started" in names[names.index("done") :]:

@@ -2,7 +2,7 @@
 
 import signal
 
-from experiments.system.claims import CLAIM_NAME, events
+from experiments.system.claims import CLAIM_NAME, read_events
 from tests.soak.enumerated import strike_once
 from tests.soak.faults import fault
 from tests.soak.operations import KINDS
@@ -54,7 +54,7 @@ def _signals(trial: Trial, n: int, pause: float) -> None:
     if sent and code != 0:  # 0: it had ended by then, or nearly
         kind = "signal" if len(sent) == 1 else "two signals" if n == 2 else "many signals"
         trial.injected(kind, f"{'+'.join(sent[:4])} after {moment:.3f} s -> {code}")
-        last = events(trial.stage.run_dir)[-1:] if trial.stage.run_dir.exists() else []
+        last = read_events(trial.stage.run_dir)[-1:] if trial.stage.run_dir.exists() else []
         if code not in (130, *(-signal.Signals[f"SIG{one}"] for one in _SOFT)):
             trial.wrong(f"{sent[:4]}: exit code {code}: {last_line(process.output)}, {last}")
 
@@ -84,7 +84,7 @@ def stop(trial: Trial) -> None:
     if not held:
         return  # it was stopped before its claim or after its end: the second was right to run
     trial.injected("stopped, another started", f"after {moment:.3f} s -> {code}")
-    starts = [event for event in events(trial.stage.run_dir) if event["event"] == "started"]
+    starts = [event for event in read_events(trial.stage.run_dir) if event["event"] == "started"]
     by = {event["by"].rpartition(" ")[2] for event in starts}
     if str(second.pid) in by:
         trial.wrong("a second process trained a run that a stopped one held", "doubled")

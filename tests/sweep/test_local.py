@@ -16,7 +16,7 @@ from experiments.point import make_point
 from experiments.records import read_record
 from experiments.sweep import local
 from experiments.sweep.snapshot import take_snapshot
-from experiments.system.claims import claimed, events
+from experiments.system.claims import claimed, read_events
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.slow
@@ -116,7 +116,7 @@ def killing(folder, number=signal.SIGKILL, every_try=False):
 
 def kinds(tmp_path):
     (run_dir,) = (p.parent for p in (tmp_path / "results" / "s").glob("*/events.jsonl"))
-    return [e["event"] for e in events(run_dir)]
+    return [e["event"] for e in read_events(run_dir)]
 
 
 def test_a_killed_worker_is_tried_again_within_the_same_sweep(raws, tmp_path, capsys):

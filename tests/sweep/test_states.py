@@ -20,7 +20,7 @@ from experiments.sweep.planning import choose
 from experiments.sweep.progress import Heartbeat, read_progress
 from experiments.sweep.states import read_states, read_sweep
 from experiments.sweep.status_table import status_text
-from experiments.system.claims import claimed, note
+from experiments.system.claims import claimed, log_event
 from tests.conftest import TINY
 
 
@@ -40,7 +40,7 @@ def run(tmp_path):
     )
     manifest.add(tmp_path, [entry])
     (tmp_path / "abc").mkdir()
-    note(tmp_path / "abc", "started")
+    log_event(tmp_path / "abc", "started")
     return tmp_path / "abc"
 
 
@@ -304,8 +304,8 @@ def test_states_come_from_the_files(make, sweep):
         write_record(points[name].run_dir, record)
     for name in ("interrupted", "killed"):
         points[name].run_dir.mkdir()
-        note(points[name].run_dir, "started")
-    note(points["interrupted"].run_dir, "interrupted", why="SIGTERM at step 9", step=9)
+        log_event(points[name].run_dir, "started")
+    log_event(points["interrupted"].run_dir, "interrupted", why="SIGTERM at step 9", step=9)
     with claimed(points["running"].run_dir):
         (points["running"].run_dir / "progress.json").write_text(
             json.dumps(

@@ -10,9 +10,9 @@ from experiments.system.claims import (
     RunLostError,
     RunningElsewhereError,
     claimed,
-    events,
     is_claimed,
-    note,
+    log_event,
+    read_events,
 )
 from tests.conftest import TINY
 
@@ -52,19 +52,19 @@ def test_a_run_belongs_to_one_process(point):
 
 
 def test_a_journal_survives_a_line_cut_short(tmp_path):
-    note(tmp_path, "started", step=3)
+    log_event(tmp_path, "started", step=3)
     with (tmp_path / "events.jsonl").open("a") as file:
         file.write('{"event": "int')
-    (event,) = events(tmp_path)
+    (event,) = read_events(tmp_path)
     assert (event["event"], event["step"]) == ("started", 3)
-    note(tmp_path, "done")
-    assert [e["event"] for e in events(tmp_path)] == ["started", "done"]
+    log_event(tmp_path, "done")
+    assert [e["event"] for e in read_events(tmp_path)] == ["started", "done"]
 
 
 def test_a_journal_passes_over_what_is_no_event(tmp_path):
-    note(tmp_path, "started")
+    log_event(tmp_path, "started")
     for line in (b"null", b"[1]", b"{}", b'{"event": 3}', b"\xff\xfe", b"[" * 100_000, b""):
         with (tmp_path / "events.jsonl").open("ab") as file:
             file.write(line + b"\n")
-    note(tmp_path, "done")
-    assert [e["event"] for e in events(tmp_path)] == ["started", "done"]
+    log_event(tmp_path, "done")
+    assert [e["event"] for e in read_events(tmp_path)] == ["started", "done"]

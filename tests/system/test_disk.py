@@ -12,7 +12,7 @@ import pytest
 from experiments.execute import execute
 from experiments.point import make_point
 from experiments.records import read_record
-from experiments.system.claims import RunningElsewhereError, claimed, events, note
+from experiments.system.claims import RunningElsewhereError, claimed, log_event, read_events
 from experiments.system.disk import explained, remove_leftovers, write_text_atomically
 from experiments.training.checkpoints import LAST
 from tests.conftest import REPOSITORY, TINY
@@ -165,9 +165,9 @@ def test_the_remedy_is_that_of_the_reason(tmp_path, number, remedy):
 def test_a_journal_that_cannot_be_written_is_a_warning(tmp_path):
     (tmp_path / "events.jsonl").mkdir()
     with pytest.warns(UserWarning, match=r"events.jsonl lacks 'done': Is a directory"):
-        note(tmp_path, "done")
+        log_event(tmp_path, "done")
     (tmp_path / "events.jsonl").rmdir()
-    assert events(tmp_path) == []
+    assert read_events(tmp_path) == []
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 
 from experiments.sweep import task
 from experiments.system import interruption
-from experiments.system.claims import events
+from experiments.system.claims import read_events
 from experiments.system.requeue import at_time_limit, requeue, requeue_point, try_again
 
 
@@ -19,7 +19,7 @@ def checkpoint(run_dir, n):
 
 
 def kinds(run_dir):
-    return [e["event"] for e in events(run_dir)]
+    return [e["event"] for e in read_events(run_dir)]
 
 
 def test_a_point_is_tried_again_as_often_as_allowed_from_one_checkpoint(tmp_path):
@@ -28,7 +28,7 @@ def test_a_point_is_tried_again_as_often_as_allowed_from_one_checkpoint(tmp_path
 
     assert [tried(), tried(), tried()] == [True, True, False]
     assert kinds(tmp_path) == ["tried again", "tried again", "given up"]
-    assert events(tmp_path)[-1]["why"] == "killed; no new checkpoint in 3 tries"
+    assert read_events(tmp_path)[-1]["why"] == "killed; no new checkpoint in 3 tries"
     assert [tried(), tried(), tried()] == [True, True, False]  # somebody asked again
     assert tried()
     checkpoint(tmp_path, 1)  # progress: the count starts at 0

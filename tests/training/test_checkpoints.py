@@ -15,7 +15,7 @@ from experiments.execute import execute
 from experiments.point import make_point
 from experiments.records import is_finished, read_record
 from experiments.system import interruption
-from experiments.system.claims import events
+from experiments.system.claims import read_events
 from experiments.training.checkpoints import (
     LAST,
     PREVIOUS,
@@ -178,11 +178,11 @@ def test_a_signal_saves_stops_and_is_resumed_to_the_bit(make, handlers, whole, n
     assert not (point.run_dir / "record.json").exists()
     step = torch.load(point.run_dir / LAST, weights_only=True)["global_step"]
     assert step in (20, 21)
-    assert [e["event"] for e in events(point.run_dir)] == ["started", "interrupted"]
+    assert [e["event"] for e in read_events(point.run_dir)] == ["started", "interrupted"]
     interruption.forget()
     result = execute(make())
     assert (result.val_loss, result.train_loss) == (expected.val_loss, expected.train_loss)
-    assert [e["event"] for e in events(point.run_dir)][2:] == ["started", "done"]
+    assert [e["event"] for e in read_events(point.run_dir)][2:] == ["started", "done"]
 
 
 def test_outside_training_a_signal_ends_the_process_at_once(handlers):
@@ -203,7 +203,7 @@ def test_a_finished_run_is_not_run_again(make):
     point = make()
     first = execute(point)
     assert execute(make()) == first
-    assert len(events(point.run_dir)) == 2
+    assert len(read_events(point.run_dir)) == 2
 
 
 @pytest.mark.parametrize("damage", ["torn", "flipped"])

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 
-from experiments.system.claims import events
+from experiments.system.claims import read_events
 from experiments.system.requeue import STALLED
 from experiments.training.watchdog import Watchdog
 from tests.conftest import REPOSITORY, TINY
@@ -54,8 +54,8 @@ def test_a_step_that_hangs_ends_the_run(tmp_path):
     assert f"stalled: {why}; where every thread is:" in err
     assert "where_it_hangs" in err
     (run_dir,) = (tmp_path / "results" / "s").iterdir()
-    assert [e["event"] for e in events(run_dir)] == ["started", "stalled"]
-    assert events(run_dir)[-1]["why"] == why
+    assert [e["event"] for e in read_events(run_dir)] == ["started", "stalled"]
+    assert read_events(run_dir)[-1]["why"] == why
     assert not (run_dir / "record.json").exists()
 
 

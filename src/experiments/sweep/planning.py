@@ -15,7 +15,7 @@ from experiments.sweep.counting import counted
 from experiments.sweep.plan_table import ACHIEVED_SHARE
 from experiments.sweep.slurm import Task
 from experiments.system import environment
-from experiments.system.claims import RunningElsewhereError, claimed, is_claimed, note
+from experiments.system.claims import RunningElsewhereError, claimed, is_claimed, log_event
 from experiments.system.disk import check_writable
 
 Raw = Mapping[str, Any]
@@ -176,7 +176,7 @@ def set_aside_diverged(points: Sequence[Point]) -> None:
             aside.mkdir()
             for path in [point.run_dir / RECORD_NAME, *point.run_dir.glob("*.ckpt")]:
                 path.rename(aside / f"{path.name}.old")  # no record to any table
-            note(point.run_dir, "set aside")
+            log_event(point.run_dir, "set aside")
 
 
 def check_fits(points: Sequence[Point], n_workers: int) -> None:

@@ -14,14 +14,14 @@ from experiments.records import RECORD_NAME, DamagedError, Outcome, read_outcome
 from experiments.sweep import manifest, slurm
 from experiments.sweep.lost import folders_of, lost_entries
 from experiments.sweep.progress import read_progress
-from experiments.system.claims import JOURNAL_NAME, events, is_claimed
+from experiments.system.claims import JOURNAL_NAME, is_claimed, read_events
 
 STATES = (
     "done", "running", "queued", "held", "waiting", "interrupted", "killed", "failed", "damaged",
     "diverged",
 )  # fmt: skip
 LOG_NAME = "log.txt"
-_STOP = b'"event": "interrupted"'  # as claims.note writes it
+_STOP = b'"event": "interrupted"'  # as claims.log_event writes it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +144,7 @@ def _name(
         return *_unfinished([], None, None, task, end), None, {}
     outcome, damage = _outcome(run_dir)
     if outcome is None or outcome.status == "failed":
-        journal = events(run_dir)
+        journal = read_events(run_dir)
         row, age = _progress(run_dir, journal)
         if is_claimed(run_dir):
             return "running", f"no progress for {age:.0f} s" if age > _QUIET else "", None, row

@@ -96,7 +96,7 @@ def slurm_job() -> str | None:
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
-def note(run_dir: Path, event: str, **details: Any) -> None:
+def log_event(run_dir: Path, event: str, **details: Any) -> None:
     """Appends a line to the run's journal: started, interrupted, finished, and when and where."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     line = {"event": event, "time": now, "by": whoami(), **details}
@@ -112,7 +112,7 @@ def note(run_dir: Path, event: str, **details: Any) -> None:
         warnings.warn(f"{path} lacks {event!r}: {error.strerror or error}", stacklevel=2)
 
 
-def events(run_dir: Path) -> list[dict[str, Any]]:
+def read_events(run_dir: Path) -> list[dict[str, Any]]:
     """The journal, oldest first; a line that is cut short or no event is left out."""
     path = run_dir / JOURNAL_NAME
     if not path.exists():

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from experiments.system.claims import events, note, slurm_job
+from experiments.system.claims import log_event, read_events, slurm_job
 
 MAX_RETRIES = 2  # trainer.max_retries, where the config can't be known
 SIGNAL_SECONDS = 120  # what sbatch/*.sh ask for: how long before the limit the signal comes
@@ -30,7 +30,7 @@ def try_again(run_dir: Path, max_retries: int, event: str, why: str) -> bool:
     """
     checkpoint = _checkpoint(run_dir)
     n_tries = 0
-    for past in reversed(events(run_dir)):
+    for past in reversed(read_events(run_dir)):
         if past["event"] == GIVEN_UP:
             break
         if past["event"] in AGAIN:
@@ -38,9 +38,9 @@ def try_again(run_dir: Path, max_retries: int, event: str, why: str) -> bool:
                 break
             n_tries += 1
     if n_tries >= max_retries:
-        note(run_dir, GIVEN_UP, why=f"{why}; no new checkpoint in {n_tries + 1} tries")
+        log_event(run_dir, GIVEN_UP, why=f"{why}; no new checkpoint in {n_tries + 1} tries")
         return False
-    note(run_dir, event, why=why, checkpoint=checkpoint)
+    log_event(run_dir, event, why=why, checkpoint=checkpoint)
     return True
 
 
