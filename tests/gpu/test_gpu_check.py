@@ -24,8 +24,6 @@ BLOCKED = (
     "hydra omegaconf lightning pytorch_lightning torchmetrics wandb pandas scipy tokenizers tqdm"
 )
 BARE = [part.name for part in PARTS if part.name != "isoflop"]
-# seconds each, on two cores that are busy; the model is compiled, and what is left is interpreted
-SLOW = {"kernels", "model", "steps", "resume"}
 
 
 @pytest.fixture
@@ -73,7 +71,7 @@ def test_blocked_modules_can_not_be_imported(bare):
 
 
 @pytest.mark.parametrize(
-    "part", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in BARE]
+    "part", [pytest.param(n, marks=[pytest.mark.slow] * (n != "environment")) for n in BARE]
 )
 def test_a_part_on_a_bare_machine(bare, tmp_path, part):
     command = ("-m", "experiments.gpu_check", "--device", "cpu", "--only", part)
@@ -92,6 +90,7 @@ def test_a_part_on_a_bare_machine(bare, tmp_path, part):
         assert f"| {measurement['name']} |" in text
 
 
+@pytest.mark.slow
 def test_the_harness_s_part_is_left_out_on_a_bare_machine(bare, tmp_path):
     command = ("-m", "experiments.gpu_check", "--device", "cpu", "--only", "isoflop")
     done = bare(*command, "--out", str(tmp_path))
@@ -162,7 +161,10 @@ def fake(tmp_path, monkeypatch):
         monkeypatch.setattr(gpu_check, "_LEAST_SECONDS", 0)
         # the part's process finds it beside the real ones
         start = (
-            "import experiments.gpu, experiments.gpu.parts as parts, runpy, sys\n"
+            "import experiments.gpu, experiments.gpu.parts as parts, runpy, sys, types\n"
+            # there is nothing to time, and torch is slow to import
+            "toy = sys.modules['experiments.gpu.toy'] = types.ModuleType('toy')\n"
+            "toy.shorten = lambda: None\n"
             f"experiments.gpu.__path__.append({str(package)!r})\n"
             "parts.PARTS += (parts.Part(name='fakepart', seconds=1, about=''),)\n"
             "sys.argv = ['run_part', *sys.argv[1:]]\n"
@@ -212,6 +214,7 @@ def test_a_part_that_dies_is_a_failure(fake):
     assert entry["measurements"]
 
 
+@pytest.mark.slow
 def test_a_part_s_time_is_limited_and_its_children_end_with_it(fake, tmp_path):
     child = tmp_path / "child"
     text = (
@@ -219,7 +222,7 @@ def test_a_part_s_time_is_limited_and_its_children_end_with_it(fake, tmp_path):
         f"    open({str(child)!r}, 'w').write(str(subprocess.Popen(['sleep', '600']).pid))\n"
         "    time.sleep(600)\n"
     )
-    code, entry = fake(GOOD + text, seconds=20)
+    code, entry = fake(GOOD + text, seconds=10)
     assert (code, entry["status"]) == (1, reports.OVERTIME)
     assert entry["measurements"]
     pid = int(child.read_text())

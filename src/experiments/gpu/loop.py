@@ -15,6 +15,7 @@ from experiments.gpu.job import Job
 from experiments.models.ffn._product_keys import ProductKeyFFN
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.transformer import TransformerConfig, assign_ffns
+from experiments.training.compiled import compile_trunk
 from experiments.training.groups import build_optimizer
 from experiments.training.optimizer import clip_gradients
 
@@ -99,16 +100,21 @@ class Loop:
             OPTIM, lr=lr, table_gradient=gradient, table_state=state, grad_clip=clip
         )
         self.optimizer = build_optimizer(self.model, lr, self.optim, job.kernel)
+        self._forward: Callable[[Tensor], Tensor] = self.model
         for layer in self.model.ffn_layers():
             if spread and isinstance(layer, ProductKeyFFN):
                 layer.register_forward_pre_hook(lambda _, x: (x[0] + noise,))
+
+    def compile(self, backend: str) -> None:
+        """The trunk, at its next step, as trainer.compile=true does."""
+        self._forward = compile_trunk(self.model, backend)
 
     def step(self) -> Tensor:
         """A whole step; its mean loss, in nats/token, on the device."""
         total = torch.zeros((), device=self.device)
         for tokens in self._tokens[self.n_done % _N_BATCHES]:
             with torch.autocast(self.device, dtype=torch.bfloat16):
-                logits: Tensor = self.model(tokens[:, :-1])
+                logits = self._forward(tokens[:, :-1])
             loss = F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
             (loss / self.sizes.n_micro).backward()
             total += loss.detach() / self.sizes.n_micro

@@ -59,14 +59,17 @@ def _small(x: Tensor) -> Tensor:
     return x.sin() + 1
 
 
-def compile_trunk(model: Transformer) -> Callable[[Tensor], Tensor]:
+def compile_trunk(model: Transformer, backend: str = "inductor") -> Callable[[Tensor], Tensor]:
     """The model's forward pass, to be compiled at its first call; for one shape of tokens each.
+    backend: torch.compile's; inductor is what training uses.
 
     Graphs of models before this one are dropped: torch keeps a limited number of them for a
     function's code, whichever model it is called on, and runs eagerly beyond that.
     """
     torch._dynamo.reset()
-    compiled: Callable[[Tensor], Tensor] = torch.compile(model.forward, dynamic=False)
+    compiled: Callable[[Tensor], Tensor] = torch.compile(
+        model.forward, dynamic=False, backend=backend
+    )
     return compiled
 
 
