@@ -193,11 +193,11 @@ def test_real_text_trains(run, cache, monkeypatch):
     assert 5.0 < loss < 7.0  # log(2048) is 7.6
 
 
-def test_a_plan_imports_neither_lightning_nor_wandb(tmp_path):
+def test_a_plan_imports_neither_lightning_nor_wandb_nor_torchs_compiler(tmp_path):
     """They take seconds, which a dry run or a sweep that is done has no use for."""
     code = (
         "import sys; from experiments.run import main; main(); "
-        "print(sorted({'lightning', 'wandb', 'torch'} & set(sys.modules)))"
+        "print(sorted({'lightning', 'wandb', 'torch', 'torch._dynamo'} & set(sys.modules)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, "dry_run=true"],

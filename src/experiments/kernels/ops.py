@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 from torch.autograd.function import once_differentiable
 
 from experiments.config.schema import KernelName
@@ -123,16 +124,17 @@ def product_key_topk(
 
 
 # Not compiled, but run between two graphs: what comes of a sparse gradient, or of a step in the
-# backward pass, is nothing that a graph could return.
+# backward pass, is nothing that a graph could return. _disable_dynamo is torch.compiler.disable which
+# imports the compiler no earlier than at the first call: it takes 1.4 s, and a plan has no use for it.
 
 
-@torch.compiler.disable
+@_disable_dynamo
 def _gather_dot(x: Tensor, table: Tensor, idx: Tensor | Retrieved, execution: Execution) -> Tensor:
     retrieved = idx if isinstance(idx, Retrieved) else execution._retrieved(idx, table)
     return _GatherDot.apply(x.contiguous(), table, retrieved, execution)
 
 
-@torch.compiler.disable
+@_disable_dynamo
 def _gather_sum(
     table: Tensor, idx: Tensor | Retrieved, weights: Tensor, execution: Execution
 ) -> Tensor:

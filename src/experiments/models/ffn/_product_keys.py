@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 
 from experiments.budget.costs import Mixing, Term
 from experiments.config.constraints import AtLeast1, check_fields
@@ -137,7 +138,7 @@ class BatchNorm(nn.BatchNorm1d):
             return super().forward(x)
         return self._over_ranks(x, ranks)
 
-    @torch.compiler.disable  # ranks wait for each other in it, in both passes
+    @_disable_dynamo  # in compiled graphs too: ranks wait for each other, in both passes
     def _over_ranks(self, x: Tensor, ranks: int) -> Tensor:
         n = len(x) * ranks  # each rank has as many tokens
         mean = sum_over_ranks(x.sum(0)) / n
