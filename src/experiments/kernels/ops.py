@@ -124,8 +124,8 @@ def product_key_topk(
 
 
 # Not compiled, but run between two graphs: what comes of a sparse gradient, or of a step in the
-# backward pass, is nothing that a graph could return. _disable_dynamo is torch.compiler.disable which
-# imports the compiler no earlier than at the first call: it takes 1.4 s, and a plan has no use for it.
+# backward pass, is nothing that a graph returns. _disable_dynamo is torch.compiler.disable, and
+# imports the compiler no earlier than at the first call: 1.4 s, which a plan has no use for.
 
 
 @_disable_dynamo
