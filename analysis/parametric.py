@@ -22,7 +22,7 @@ from analysis.fitting.status import FitError, FitStatus, Warnings
 
 Residual = Literal["log", "loss"]
 NAMES = ("E", "A", "B", "alpha", "beta")
-EXPONENT_BOUNDS = (0.01, 2.0)  # published exponents lie between 0.05 and 0.7
+EXPONENT_BOUNDS = (0.01, 2.0)  # published exponents are between 0.05 and 0.7
 FLOPS_PER_PARAM_TOKEN = (
     6.0  # C = 6ND, where nothing was counted; wrong where attention or head matter
 )

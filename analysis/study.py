@@ -37,7 +37,8 @@ class Study(Result):
     """What was fitted; missing: what could not be, and why. Parts that failed are None or absent.
 
     parametric and multipliers are by series; experts, their expert_runs and slopes by variant, that
-    is by model and what else of its layer varies; differences by budget, at the size of most seeds
+    is by model and what varies besides in its layer; differences by budget, at the size of most
+    seeds
     and over all sizes.
     """
 

@@ -83,7 +83,7 @@ def choose_runs(
 
 
 def variants_of(done: pd.DataFrame, model: str) -> dict[str, pd.DataFrame]:
-    """The model's runs with several numbers of experts, apart by what else varies in its layer.
+    """The model's runs with several numbers of experts, apart by what varies besides in its layer.
 
     Their names are the model's and, of heads, top_k and query norm, what differs between them. All
     of its runs together where none has several.

@@ -107,7 +107,7 @@ def _limit(axis: Axes, runs: pd.DataFrame, curves: Sequence[IsoFLOPCurve]) -> No
 
 
 def _draw_runs(axis: Axes, runs: pd.DataFrame, series: Mapping[str, Look]) -> bool:
-    """Whether some lie above the axis."""
+    """Whether some are above the axis."""
     top = axis.get_ylim()[1]
     for name, own in runs.groupby("series", sort=False):
         look = series[str(name)]

@@ -141,11 +141,11 @@ def draw_law(axis: Axes, law: PowerLaw | FrontierFit, look: Look) -> None:
 
 
 def _draw_minima(axis: Axes, fit: IsoFLOPFit, name: str, series: Mapping[str, Look]) -> bool:
-    """Whether some lie beyond the axis."""
+    """Whether some are beyond the axis."""
     curves = [c for c in fit.curves if np.isfinite(_optimum(c, name))]
     low, high = padded([_optimum(c, name) for c in curves if c.inside], 0.0)
     near = [v for c in curves if low**2 / high < (v := _optimum(c, name)) < high**2 / low]
-    axis.set_ylim(*padded([low, high, *near], 0.2))  # those excluded may lie anywhere
+    axis.set_ylim(*padded([low, high, *near], 0.2))  # those excluded may be anywhere
     low, high = axis.get_ylim()
     ranks = list(series)
     for curve in curves:

@@ -216,7 +216,7 @@ def label_ends(axis: Axes, ends: Sequence[tuple[float, float, str, Colour]]) -> 
 
 
 def at_edge(axis: Axes, x: ArrayLike, edge_y: float, marker: str, colour: Colour) -> None:
-    """Marks the places of points that lie beyond the axis, at its edge."""
+    """Marks the places of points that are beyond the axis, at its edge."""
     x = np.asarray(x, dtype=np.float64)
     if len(x):
         y = np.full(len(x), edge_y)

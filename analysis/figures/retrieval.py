@@ -124,7 +124,7 @@ def draw_usage(table: pd.DataFrame) -> Figure:
                 ms=5,
                 mfc=page() if rank == 0 else look.colour,
                 mec=look.colour,
-                clip_on=what != "usage",  # 100 % lies at the edge
+                clip_on=what != "usage",  # 100 % is at the edge
             )
     entries = [
         swatch(

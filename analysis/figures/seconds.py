@@ -76,7 +76,7 @@ def draw_seconds(table: pd.DataFrame) -> Figure:
 
 
 def _draw(axis: Axes, cells: pd.DataFrame, series: Mapping[str, Look], *, ringed: bool) -> bool:
-    """Whether some lie above the axis; where sizes are ringed, those far from the best do."""
+    """Whether some are above the axis; where sizes are ringed, those far from the best do."""
     log_scale(axis, "x", "seconds")
     log_scale(axis, "y", "perplexity")
     axis.set_xlim(*padded(cells["seconds"].tolist(), 0.08))

@@ -18,4 +18,4 @@ def positive(name: str, values: ArrayLike) -> NDArray[np.float64]:
 def check_level(level: float) -> None:
     """Raises ValueError unless 0 < level < 1."""
     if not 0 < level < 1:
-        raise ValueError(f"level={level!r} must lie between 0 and 1, e.g. 0.95")
+        raise ValueError(f"level={level!r} must be between 0 and 1, e.g. 0.95")

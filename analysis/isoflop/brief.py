@@ -7,7 +7,7 @@ from experiments.system.text_table import aligned, count
 
 
 def brief(fit: IsoFLOPFit) -> str:
-    """A line a curve: the lowest loss of the fitted curve, where it lies, and its warnings' names.
+    """A line a curve: the lowest loss of the fitted curve, where it is, and its warnings' names.
 
     The lowest of each budget has a star. A curve without a minimum has dashes.
     """

@@ -25,7 +25,7 @@ class IsoFLOPCurve(Fit):
 
     sizes, losses: the best run of each size used, in order of size; x_opt, loss_opt: the minimum
     (nan where the parabola opens downwards) and their 95 % intervals, unbounded where the data
-    allow any; inside: whether it lies within the sizes, not at their end;
+    allow any; inside: whether it is within the sizes, not at their end;
     at_optimum: the other sizes there, by interpolation along the curve; a, slope,
     level, centre: loss = a (u - centre)^2 + slope (u - centre) + level, u = ln(size), by least
     squares also where method="akima"; unscaled: (X'X)^-1 of a, slope, level; rmse: of that
@@ -110,7 +110,7 @@ class IsoFLOPCurve(Fit):
         """Why the minimum is excluded from the laws; empty if it is not."""
         order = (Flag.WRONG_CURVATURE, Flag.OUTSIDE, Flag.EDGE)
         found = [text for flag in order for f, text in self.flagged if f is flag]
-        return "" if self.inside else next(iter(found), "the minimum lies at an end of the sizes")
+        return "" if self.inside else next(iter(found), "the minimum is at an end of the sizes")
 
     @property
     def flagged(self) -> tuple[tuple[Flag, str], ...]:

@@ -144,7 +144,7 @@ def akima_intervals(
     """95 % intervals of the place (as u) and the loss of akima_minimum, by redrawing the noise.
 
     The place's is at least a step of the grid wide, and open on a side at whose end more than a
-    fortieth of the draws lie. The lowest of noisy losses lies low, and lower when noise is added
+    fortieth of the draws are. The lowest of noisy losses is too low, and lower when noise is added
     again: the loss's interval is shifted up by as much. nan without noise or draws.
     """
     if not (np.isfinite(noise) and n_draws):
@@ -251,21 +251,19 @@ def check_minimum(
             side = "smaller" if below < above else "larger"
             found.append((Flag.OFF_CENTRE, f"one size only is {side} than the minimum"))
     if np.isinf(u_interval).any():
-        text = "the curvature is not significantly different from 0: the minimum may lie anywhere"
+        text = "the curvature is not significantly different from 0: the minimum may be anywhere"
         found.append((Flag.WEAK_CURVATURE, text))
     elif inside and (u_interval[0] < u[0] or u_interval[1] > u[-1]):
         text = "the 95 % interval of the minimum reaches beyond the sizes tried"
         found.append((Flag.WIDE, text))
     if method == "parabola" and parabola.rmse > MISFIT:
-        text = f"the points lie {parabola.rmse:.3f} nats off it (rms): not a parabola"
+        text = f"the points are {parabola.rmse:.3f} nats off it (rms): not a parabola"
         found.append((Flag.MISFIT, text))
     outlier = _outlier(parabola) if n >= 6 and method == "parabola" else None
     if outlier is not None:
         size = np.exp(u[outlier])
         off = parabola.residuals[outlier]
-        found.append(
-            (Flag.OUTLIER, f"the run at size {size:.4g} lies {off:+.3f} nats off the rest")
-        )
+        found.append((Flag.OUTLIER, f"the run at size {size:.4g} is {off:+.3f} nats off the rest"))
     return found
 
 

@@ -52,7 +52,7 @@ def _of(what: str, texts: Iterable[str], shown_in: str) -> Iterator[Warning]:
 def by_cause(warnings: Iterable[Warning]) -> Warnings:
     """One cause for all that differ in numbers only, the most frequent first.
 
-    Its text has the span of each number that differs: "the points lie 0.020 to 0.044 nats off".
+    Its text has the span of each number that differs: "the points are 0.020 to 0.044 nats off".
     """
     groups: dict[str, list[Warning]] = {}
     for warning in warnings:

@@ -88,9 +88,9 @@ def check_table(
     """COLUMNS, then the frame's others, sorted by budget, model and size; failed runs are kept.
 
     Units: FLOPs of training, plain counts, nats/token. loss and n_params or n_active_params must
-    be there; what else is absent is derived where it can be, or NA. table.attrs["notes"], a tuple
-    of str, says what was derived, taken for granted or left out; of these table.attrs["damaged"] is
-    the one on records that can't be read, if there are any.
+    be there; other columns that are absent are derived where they can be, or NA.
+    table.attrs["notes"], a tuple of str, says what was derived, taken for granted or left out; of
+    these table.attrs["damaged"] is the one on records that can't be read, if there are any.
     columns: our name -> the frame's, e.g. {"n_params": "N"}; common aliases are known.
     flops: "6nd" takes budget = 6 n_active_params n_tokens where one of them is unknown; that is
     wrong where attention or the vocabulary dominates.

@@ -24,7 +24,7 @@ _COLUMNS = (
     "relative_error", "p_value", "inside",
 )  # fmt: skip
 _DRAWS = 200
-_ROUNDING = 1e-9  # relative: what runs that lie exactly on a law come back with
+_ROUNDING = 1e-9  # relative: what runs that are exactly on a law come back with
 Rows = list[dict[str, Any]]
 
 
@@ -68,7 +68,7 @@ def hold_out_budgets(
 
     Approach 2: the size and loss of each held-out curve's minimum; approach 3: the loss of the best
     run there. The warnings are those of the laws that predict, and of errors that drift: of
-    three held-out budgets or more each error lies above, or each below, the one before, the last
+    three held-out budgets or more each error is above, or each below, the one before, the last
     is the largest, and its p_value is below .05, or .25 of six errors or more.
     Raises FitError if fewer than two budgets would be left.
     """

@@ -210,7 +210,7 @@ def test_it_holds_the_truth_as_often_as_it_says(sd, alpha, other):
     assert flagged / n == pytest.approx(0.05, abs=4 * math.sqrt(0.05 * 0.95 / n))
 
 
-# What is doubtful
+# Warnings
 
 
 def test_unequal_slopes_are_said():
@@ -271,7 +271,7 @@ def test_a_slope_that_may_be_none_bounds_nothing():
 
 
 def test_an_interval_that_is_nearly_unbounded_is_no_overflow():
-    # One of 300 draws of so noisy curves, whose alpha is just told from 0
+    # One of 300 draws of so noisy curves, whose alpha barely differs from 0
     found = multiplier((C, noisy(C / 1e4, 0.3, 100)), (C, noisy(C, 0.3, 101)))
     assert found.lower < found.multiplier < found.upper
 
@@ -283,7 +283,7 @@ def test_a_pinned_alpha_that_the_points_contradict_is_said(alpha):
     assert found.warnings == (f"alpha={alpha} is pinned, and these points have 0.1 (0.1 to 0.1)",)
 
 
-def test_a_pinned_alpha_is_doubted_where_the_points_interval_leaves_it_out():
+def test_a_pinned_alpha_is_warned_of_where_the_points_interval_leaves_it_out():
     free = multiplier(*NOISY)
     x, y, first = columns(NOISY)
     X = np.stack([first, 1 - first, -x], axis=1)
@@ -368,7 +368,7 @@ def test_a_bad_value_is_shown_as_it_was_given():
 
 
 def test_a_level_is_a_share():
-    with pytest.raises(ValueError, match="level=95 must lie between 0 and 1"):
+    with pytest.raises(ValueError, match="level=95 must be between 0 and 1"):
         multiplier(*NOISY, level=95)
 
 

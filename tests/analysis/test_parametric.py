@@ -1,4 +1,4 @@
-"""The loss surface: known ones come back, doubtful ones say so, and what is derived is right."""
+"""The loss surface: known ones come back, others have warnings, and what is derived is right."""
 
 import dataclasses
 import json
@@ -443,7 +443,7 @@ def test_levels_are_checked(fit, level):
         lambda: fit.optimum(1e20, level=level),
         lambda: fit.exponents(level=level),
     ):
-        with pytest.raises(ValueError, match=r"level=.* must lie between 0 and 1"):
+        with pytest.raises(ValueError, match=r"level=.* must be between 0 and 1"):
             ask()
 
 

@@ -112,7 +112,7 @@ def test_a_parabola_in_tokens_plans_too_few_of_them():
     assert found.status is FitStatus.WARNING
 
 
-def test_what_is_doubtful_about_the_laws_is_said(runs):
+def test_what_is_uncertain_about_the_laws_is_said(runs):
     few = runs[runs["budget"].isin(BUDGETS[:2])]
     fit = fit_isoflop(few, n_draws=20)
     found = plan(1e18, fit)
@@ -332,7 +332,7 @@ def test_a_size_that_the_law_of_experts_never_saw_is_said(curves):
     assert far[0].endswith(f"of 1e+05 to 1e+07, not at {N:.3g}")
 
 
-def test_what_is_doubtful_about_the_law_of_experts_is_said(curves):
+def test_what_is_uncertain_about_the_law_of_experts_is_said(curves):
     table = trend(lambda N, E: 30 * N**-0.1 * E**-0.05 - 0.3)  # L0 would have to be below 0
     law = fit_expert_law(table, "power_floor", n_draws=0)
     assert law.status is FitStatus.BOUND_HIT
@@ -384,7 +384,7 @@ def test_other_bad_values_are_named(curves, surface):
     with pytest.raises(ValueError, match="min_gain=0 must be above 0 nats per doubling"):
         plan(1e20, curves, min_gain=0)
     for fit in (curves, surface):
-        with pytest.raises(ValueError, match="level=95 must lie between 0 and 1"):
+        with pytest.raises(ValueError, match="level=95 must be between 0 and 1"):
             plan(1e20, fit, level=95)
 
 

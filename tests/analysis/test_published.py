@@ -80,7 +80,7 @@ def test_p1_the_chinchilla_surface_and_its_intervals(chinchilla):
         ("beta", (0.332, 0.415)),
     ):
         assert bounds.loc[name].tolist() == pytest.approx(expected, abs=0.01)
-    # Besiroglu's own, by a likelihood with a free scale, lies within
+    # Besiroglu's own, by a likelihood with a free scale, is within
     published_there = {"E": 1.8169, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658}
     for name, value in published_there.items():
         assert bounds.loc[name, "lower"] < value < bounds.loc[name, "upper"]

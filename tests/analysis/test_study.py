@@ -107,7 +107,7 @@ def test_a_sweep_of_three_models(sweep):
 
 
 @pytest.mark.usefixtures("_curves_only")
-def test_what_is_doubtful_about_a_sweep_s_runs_is_said(sweep):
+def test_what_is_uncertain_about_a_sweep_s_runs_is_said(sweep):
     cautions = "; ".join(analyse(load_table(sweep)).cautions)
     assert "moe: scored with routing that sees later tokens; not causal" in cautions
     assert "peer:" not in cautions
@@ -139,7 +139,7 @@ def test_differences_are_at_every_budget_with_seeds_and_over_its_sizes():
         dense, peer = pair.set_index("model")["loss"][["dense", "peer"]]
         assert at_best.means[0].difference.value == pytest.approx(peer - dense, rel=1e-9)
         whole = table[table["budget"] == budget].groupby("model")["loss"].mean()
-        # the size of two seeds lies 0.005 higher in both models
+        # the size of two seeds is 0.005 higher in both models
         averaged = found.differences_over_sizes[budget]
         assert len(averaged.parts) == 7
         assert averaged.average["peer"].value == pytest.approx(

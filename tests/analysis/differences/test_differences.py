@@ -86,7 +86,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
     assert 0.92 <= held / 400 <= 0.98  # binomial: 0.95 +- 0.022 at 95 %
 
 
-def test_two_seeds_are_doubtful_and_one_says_nothing(table):
+def test_two_seeds_are_a_warning_and_one_says_nothing(table):
     two = table[~((table["model"] == "peer") & (table["seed"] == 2))]
     found = compare_models(two)
     assert found.status is FitStatus.WARNING

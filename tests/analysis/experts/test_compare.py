@@ -345,11 +345,11 @@ def test_a_form_named_twice_is_fitted_once():
     assert len(compared.laws) == 1
 
 
-def test_doubts_of_each_law_are_among_the_warnings():
+def test_warnings_of_each_law_are_among_the_warnings():
     compared = compare_laws(trend(bilinear, noise=0.0), n_draws=0)
-    doubtful = [law for law in compared.laws if law.status is not FitStatus.CONVERGED]
-    assert doubtful
-    for law in doubtful:
+    flagged = [law for law in compared.laws if law.status is not FitStatus.CONVERGED]
+    assert flagged
+    for law in flagged:
         assert {f"{law.form_name}: {text}" for text in law.warnings} <= set(compared.warnings)
 
 

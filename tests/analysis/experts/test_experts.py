@@ -191,7 +191,7 @@ def test_levels_are_checked(level):
         lambda: fit.effective_size(1e8, 8, level=level),
         lambda: fit.conf_int(level=level),
     ):
-        with pytest.raises(ValueError, match=r"level=.* must lie between 0 and 1"):
+        with pytest.raises(ValueError, match=r"level=.* must be between 0 and 1"):
             ask()
 
 
@@ -202,7 +202,7 @@ def test_levels_are_checked_everywhere(level):
         lambda: fit.cutoff_interval(level=level),
         lambda: size_slopes(runs_of("clark"), level=level),
     ):
-        with pytest.raises(ValueError, match=r"level=.* must lie between 0 and 1"):
+        with pytest.raises(ValueError, match=r"level=.* must be between 0 and 1"):
             ask()
 
 

@@ -1,4 +1,4 @@
-"""Power laws of compute against scipy's regressions, and what makes them doubtful."""
+"""Power laws of compute against scipy's regressions, and their warnings."""
 
 import dataclasses
 import json
@@ -123,9 +123,9 @@ def test_lengths_and_levels_are_checked(fit):
         fit(C, scattered()[:8])
     law = fit(C, frontier(C))
     for level in (0.0, 1.0, 95):
-        with pytest.raises(ValueError, match=r"level=.* must lie between 0 and 1"):
+        with pytest.raises(ValueError, match=r"level=.* must be between 0 and 1"):
             law.conf_int(level=level)
-        with pytest.raises(ValueError, match=r"level=.* must lie between 0 and 1"):
+        with pytest.raises(ValueError, match=r"level=.* must be between 0 and 1"):
             law.predict(1e20, level=level)
 
 

@@ -1,4 +1,4 @@
-"""Fits recover what made the data; doubtful ones say so."""
+"""Fits recover what made the data; others have warnings."""
 
 import dataclasses
 import json
@@ -104,7 +104,7 @@ def wavy(size, budget=1e12):
     [
         (parabola, SIZES[1:6:2], Flag.FEW_POINTS, "3 sizes: no residual"),
         (lambda s, b: parabola(s, a=-0.05), SIZES, Flag.WRONG_CURVATURE, "opens downwards"),
-        (wavy, SIZES, Flag.WEAK_CURVATURE, "the minimum may lie anywhere"),
+        (wavy, SIZES, Flag.WEAK_CURVATURE, "the minimum may be anywhere"),
         (lambda s, b: parabola(s, x_opt=1e4), SIZES, Flag.OUTSIDE, "outside the sizes tried"),
         (lambda s, b: parabola(s, x_opt=5.5e4), SIZES, Flag.EDGE, "the smallest size is the best"),
         (lambda s, b: parabola(s, x_opt=1.9e6), SIZES, Flag.EDGE, "the largest size is the best"),
@@ -129,7 +129,7 @@ def wavy(size, budget=1e12):
         ),
     ],
 )
-def test_doubts_are_said(losses_of, sizes, flag, says):
+def test_warnings_are_said(losses_of, sizes, flag, says):
     fit = fit_isoflop(curves(losses_of, sizes), **FEW)
     (curve,) = fit.curves
     assert fit.status is curve.status is FitStatus.WARNING
@@ -448,7 +448,7 @@ def test_the_reason_to_leave_a_budget_out_is_the_reason():
 @pytest.mark.parametrize(
     ("kind", "C"), [("best at an edge", "1e+12"), ("weak curvature", "2.56e+14")]
 )
-def test_a_law_on_doubtful_minima_is_doubtful_itself(kind, C):
+def test_a_law_on_minima_with_warnings_has_one_itself(kind, C):
     if kind == "weak curvature":
         last = moving(lambda s, b: growing(s, b, a=0.0005) + 0.01 * math.sin(7 * math.log(s)))
         table = joined(moving(n_budgets=4), last[last["budget"] == BUDGETS[4]])

@@ -152,7 +152,7 @@ def test_the_nearest_are_about_the_best_in_order_of_size():
     # By distance on the log scale, not by rank
     u = np.array([0.0, 1.0, 1.1, 1.2, 5.0])
     assert nearest(u, np.array([2.0, 2.0, 2.0, 1.0, 2.0]), 3).tolist() == [1, 2, 3]
-    # At an edge all lie to one side
+    # At an edge all are to one side
     assert nearest(U, -U, 3).tolist() == [4, 5, 6]
 
 
@@ -230,7 +230,7 @@ def test_weak_curvature_is_passed_on():
     assert flags(bowl(), interval=(-np.inf, U[-2])) == {Flag.WEAK_CURVATURE}
 
 
-def test_an_interval_beyond_the_sizes_is_a_doubt():
+def test_an_interval_beyond_the_sizes_is_a_warning():
     assert flags(bowl(), interval=(U[0], U[-1])) == set()
     for interval in ((U[0] - 0.1, U[-2]), (U[1], U[-1] + 0.1)):
         assert flags(bowl(), interval=interval) == {Flag.WIDE}
@@ -252,7 +252,7 @@ def test_reasons_name_the_side_and_the_run():
     assert "one size only is smaller" in reasons(bowl(at=np.log(8e4)))
     assert "one size only is larger" in reasons(bowl(at=np.log(1.3e6)))
     odd = reasons(bowl() + 0.01 * (np.arange(7) == 5))
-    assert f"the run at size {np.exp(U[5]):.4g} lies +" in odd
+    assert f"the run at size {np.exp(U[5]):.4g} is +" in odd
 
 
 @pytest.mark.parametrize("n", [6, 8, 12])

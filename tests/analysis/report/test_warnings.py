@@ -11,12 +11,12 @@ def causes(*texts):
 
 def test_numbers_that_differ_become_a_span():
     assert causes(
-        "the points lie 0.020 nats off it (rms): not a parabola",
+        "the points are 0.020 nats off it (rms): not a parabola",
         "not causal",
-        "the points lie 0.044 nats off it (rms): not a parabola",
-        "the points lie 0.033 nats off it (rms): not a parabola",
+        "the points are 0.044 nats off it (rms): not a parabola",
+        "the points are 0.033 nats off it (rms): not a parabola",
     ) == {
-        "the points lie 0.020 to 0.044 nats off it (rms): not a parabola": [
+        "the points are 0.020 to 0.044 nats off it (rms): not a parabola": [
             "model 0",
             "model 2",
             "model 3",

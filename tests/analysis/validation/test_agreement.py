@@ -92,11 +92,11 @@ def test_porian_s_surface_says_what_it_is(published):
     assert "E stopped at the lowest loss" in row["note"]
 
 
-def test_a_doubtful_row_says_why(published):
+def test_a_row_with_warnings_says_why(published):
     frame = rows(on_porian(published("porian_rw_tuned_121.csv")), "model")
-    doubtful = frame[frame["status"] != "converged"]
-    assert "2 (parabola)" in doubtful.index
-    assert (doubtful["note"] != "").all()
+    flagged = frame[frame["status"] != "converged"]
+    assert "2 (parabola)" in flagged.index
+    assert (flagged["note"] != "").all()
 
 
 # A known law

@@ -85,14 +85,14 @@ def test_ten_per_cent_off_is_drift_wherever_it_starts(published):
     assert any("loss* drifts" in text for text in found.warnings)
 
 
-def test_the_doubts_of_a_law_that_predicts_are_said(published):
+def test_the_warnings_of_a_law_that_predicts_are_said(published):
     # Both laws of these six budgets stop at a bound: no floor, and no surface of this form
     table = load_table(published("porian_rw_tuned_121.csv"))
     small = table[table["budget"] < 5e17]
     law = fit_isoflop(small, n_draws=0).law()
     assert law.warnings
     text = "; ".join(hold_out_budgets(table).warnings)
-    assert all(doubt.partition(": ")[2] in text for doubt in law.warnings)
+    assert all(warning.partition(": ")[2] in text for warning in law.warnings)
 
 
 # Known laws

@@ -58,7 +58,7 @@ def matched(residuals, table, keys=("budget", "n_params")):
     return merged
 
 
-# Nothing is left over
+# Nothing is a residual
 
 
 @pytest.mark.parametrize("x", ["n_params", "n_tokens"])
