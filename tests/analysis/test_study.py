@@ -368,7 +368,7 @@ def test_seeds_are_claimed_where_they_are_known(seeds, text):
         [curves(seed=pd.array([s] * 28, "Int64")) for s in np.atleast_1d(np.array(seeds, object))],
         ignore_index=True,
     ).assign(run_id=None)
-    said = [c for c in analyse(table).cautions if "tells the noise" in c]
+    said = [c for c in analyse(table).cautions if "the noise of a loss is unknown" in c]
     assert [c.startswith(text) for c in said] == ([] if text is None else [True])
 
 
