@@ -5,6 +5,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from analysis import figures
@@ -33,11 +36,19 @@ class Gallery:
                 figure = make()
             except ValueError as error:
                 return Text(text=f"No figure of {name}: {error}.")
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format="svg", metadata={"Date": None})
-            figure.set_layout_engine("none")  # as it is: laying it out takes half of the time
-            for suffix in ("png", "pdf"):
-                self.written.append(self._folder / f"{name}.{suffix}")
-                figure.savefig(self.written[-1], dpi=_DPI)
+            svg = self._save(figure, name)
             plt.close(figure)
-            return Drawing(name=name, caption=caption, svg=buffer.getvalue(), dark=dict(dark))
+            return Drawing(name=name, caption=caption, svg=svg, dark=dict(dark))
+
+    def _save(self, figure: Figure, name: str) -> bytes:
+        """Lays the figure out once; savefig would do so, and draw it twice, for each format."""
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        png, pdf = (self._folder / f"{name}.{suffix}" for suffix in ("png", "pdf"))
+        buffer = io.BytesIO()
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
+        FigureCanvasPdf(figure).print_pdf(pdf)
+        figure.dpi = _DPI
+        FigureCanvasAgg(figure).print_png(png)
+        self.written += [png, pdf]
+        return buffer.getvalue()
