@@ -155,8 +155,8 @@ def _size_text(size: float, slopes: pd.DataFrame | None) -> str:
     if not len(near) or near.min() > np.log(_ONE_SIZE):
         return f"{numbers.count(size)}: no slope"
     slope, low, high = slopes[["slope", "lower", "upper"]].to_numpy(dtype=np.float64)[near.argmin()]
-    text = f"{numbers.count(size)}: {slope:.4f}"
-    return (f"{text} ({low:.4f}, {high:.4f})" if np.isfinite(low) else text).replace("-", "−")
+    shown = numbers.with_interval(slope, low, high).replace("-", "−")
+    return f"{numbers.count(size)}: {shown}"
 
 
 def _law_entries(laws: Sequence[ExpertLawFit]) -> list[Artist]:

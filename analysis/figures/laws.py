@@ -9,6 +9,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis import numbers
 from analysis.figures.layout import (
     at_edge,
     band_swatch,
@@ -41,7 +42,10 @@ def draw_laws(fit: IsoFLOPFit, table: pd.DataFrame | None = None) -> Figure:
     """
     names = [name for name in (*X_NAMES, LOSS) if any(name in law.laws for law in fit.laws)]
     if not names:
-        why = "; ".join(fit.notes) or "fewer than two budgets have a minimum"
+        why = (
+            "; ".join(dict.fromkeys(fit.unfitted.values()))
+            or "fewer than two budgets have a minimum"
+        )
         raise ValueError(f"draw_laws: the fit has no laws of compute: {why}")
     series = looks([c.model for c in fit.curves], table)
     n_columns = len(names) if len(names) <= 3 else 2 if len(names) == 4 else 3
@@ -194,11 +198,8 @@ def _exponent_text(law: PowerLaw | FrontierFit) -> str:
 
 
 def _with_interval(value: float, low: float, high: float) -> str:
-    """At two digits of the interval's width, three decimals at most."""
-    known = np.isfinite(low) and np.isfinite(high)
-    decimals = int(np.clip(1 - np.floor(np.log10(max(high - low, 1e-9))), 0, 3)) if known else 3
-    value_text, *bounds = (f"{v:.{decimals}f}".replace("-", "−") for v in (value, low, high))
-    return f"{value_text} ({bounds[0]}, {bounds[1]})" if known else f"{value_text} (no interval)"
+    text = numbers.with_interval(value, low, high).replace("-", "−")
+    return text if low <= high else f"{text} (no interval)"
 
 
 def _floor_text(law: PowerLaw | FrontierFit, is_known: bool) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from analysis import figures, numbers
 from analysis.differences.models import Differences
+from analysis.figures.scales import LABELS
 from analysis.fitting.text import join_first
 from analysis.report.gallery import Gallery
 from analysis.report.page import Block, DataTable, Section, Text
@@ -84,7 +85,8 @@ def _figures(study: Study, gallery: Gallery) -> Sequence[Block]:
     blocks = [
         gallery.draw(
             "isoflop",
-            f"Perplexity against {fit.x_name} at equal training FLOPs. A hollow star has a warning",
+            f"Perplexity against {LABELS[fit.x_name]} at equal training FLOPs. A hollow star has a "
+            "warning",
             lambda: figures.draw_isoflop(study.table, fit),
         )
     ]

@@ -22,6 +22,8 @@ def warnings_of(study: Study) -> Iterator[Warning]:
             yield from _of(at, curve.warnings, "isoflop")
         for law in study.isoflop.laws:
             yield from _of(f"{law.model}, laws of compute", law.warnings, "laws")
+        for model, why in study.isoflop.unfitted.items():
+            yield from _of(f"{model}, laws of compute", [f"no power laws: {why}"], "isoflop")
         yield from _of("isoFLOP curves", study.isoflop.skipped, "isoflop")
     for model, fit in study.parametric.items():
         yield from _of(f"{model}, surface", fit.warnings, f"contours_{file_label(model)}")

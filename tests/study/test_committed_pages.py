@@ -63,6 +63,6 @@ def test_the_page_leads_with_who_is_significantly_lower():
             if model != "dense"
             and (found := seeds.by_pooled(model, "dense", budget)).value + found.half < 0
         ]
-        said = re.search(rf"At {numbers.flops(budget)} FLOPs, loss (.*?)\\.", shown)[1]
+        said = re.search(rf"At {numbers.flops(budget)} FLOPs, loss (.*?)\.", shown)[1]
         listed = said.removeprefix("significantly lower than dense: ").partition(";")[0]
         assert sorted(listed.split(", ")) == sorted(lower)

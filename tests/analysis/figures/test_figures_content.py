@@ -151,7 +151,7 @@ def test_laws_show_exponents_with_intervals_and_units():
     assert 0.4 < low < high < 0.6
     legend = figure.axes[0].get_legend()
     assert "exponent (95 % interval)" in legend.get_title().get_text()
-    assert f"{law.exponent:.3f} ({low:.3f}, {high:.3f})" in [
+    assert f"{law.exponent:.3f} ({low:.3f} to {high:.3f})" in [
         text.get_text() for text in legend.get_texts()
     ]
     assert all(axis.collections for axis in figure.axes)  # the bands
