@@ -46,7 +46,8 @@ soak: $(READY)  ## interrupt, kill and damage runs; each must come out to the bi
 
 # On a bare machine: PYTHONPATH=src python3 -m experiments.gpu_check (docs/gpu-check.md).
 gpu-check: $(READY)  ## prove a GPU in 8 minutes: kernels, speeds, memory; results/gpu/CARD/report.md
-	$(BIN)/python -m experiments.gpu_check $(if $(ONLY),--only $(ONLY)) $(if $(MINUTES),--minutes $(MINUTES))
+	$(BIN)/python -m experiments.gpu_check $(if $(ONLY),--only $(ONLY)) \
+		$(if $(MINUTES),--minutes $(MINUTES)) $(if $(AGAIN),--again)
 
 # For its last part on a machine without a registry: PYTHON_VERSION=3.12 PLATFORM=manylinux_2_28_x86_64
 gpu-wheels: $(READY)  ## gather what a bare machine lacks for gpu-check's last part into wheels/

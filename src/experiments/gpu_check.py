@@ -51,8 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 raise ValueError("--device cuda, but torch sees no GPU; use cpu, for toy sizes")
             print("no GPU here: nothing to check (--device cpu runs the parts at toy size)")
             return
-        signal.signal(signal.SIGTERM, _interrupt)
-        if not _check(options, only or list(PARTS), "cpu" if device == "cpu" else "cuda"):
+        before = signal.signal(signal.SIGTERM, _interrupt)
+        try:
+            good = _check(options, only or list(PARTS), "cpu" if device == "cpu" else "cuda")
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        if not good:
             raise SystemExit(FAILED)
 
 

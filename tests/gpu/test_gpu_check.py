@@ -235,6 +235,16 @@ def test_a_part_s_time_is_limited_and_its_children_end_with_it(fake, tmp_path):
     pytest.fail("the part's child outlived it")
 
 
+def test_an_interrupted_call_keeps_what_it_has(fake):
+    handler = signal.getsignal(signal.SIGTERM)
+    text = "    import os, signal, time\n    os.kill(os.getppid(), signal.SIGTERM)\n"
+    code, entry = fake(GOOD + text + "    time.sleep(60)\n")
+    assert (code, entry["status"], entry["why"]) == (130, reports.FAILED, "interrupted")
+    assert entry["measurements"]
+    assert signal.getsignal(signal.SIGTERM) == handler
+    assert fake(GOOD)[1]["status"] == reports.DONE
+
+
 def test_a_part_that_lacks_something_is_left_out_with_the_reason(fake):
     text = "from experiments.gpu.job import LeftOut\ndef run(job):\n    raise LeftOut('no wheel')\n"
     code, entry = fake(text)

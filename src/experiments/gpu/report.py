@@ -16,7 +16,7 @@ from experiments.gpu.goals import Goal
 
 JSON_NAME, TEXT_NAME = "report.json", "report.md"
 RUNNING, DONE, FAILED, OVERTIME, LEFT_OUT = "running", "done", "failed", "out of time", "left out"
-_TABLE = ("what", "measured", "goal", "met", "others reached")
+_TABLE = ("what", "measured", "goal", "met", "anchor")
 
 
 @dataclass(frozen=True, kw_only=True)
