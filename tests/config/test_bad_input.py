@@ -5,15 +5,18 @@ The cases are those of an audit that found 66 tracebacks and 53 silent acceptanc
 
 import copy
 import logging
+import re
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from hydra._internal.config_repository import ConfigRepository
 from hydra.core.global_hydra import GlobalHydra
 
 from experiments import cancel, collect, evaluate, retry, status
 from experiments import run as run_module
+from experiments.config.paths import conf_dir
 
 MAINS = {
     "run": run_module.main,
@@ -329,6 +332,26 @@ def test_what_the_machine_denies_is_one_line_before_text_is_fetched(
     call, command, arguments, message
 ):
     check(call(command, *arguments), 1, message)
+
+
+def _documented():
+    """(words, fragments of the line) of each row of docs/errors.md's table of refusals."""
+    text = (conf_dir().parent / "docs" / "errors.md").read_text(encoding="utf-8")
+    table = text.partition("| checked | example | the line |")[2].partition("\n\n")[0]
+    for row in table.strip().splitlines()[1:]:
+        _, _, example, line, _ = row.split("|")
+        words = " ".join(re.findall("`([^`]*)`", example)).split()
+        (line,) = re.findall("`([^`]*)`", line)
+        yield pytest.param(words, line.split("..."), id=words[0])
+
+
+@pytest.mark.parametrize(("words", "fragments"), list(_documented()))
+def test_the_refusals_in_the_document_are_what_is_printed(call, words, fragments):
+    if words == ["trainer.accelerator=cuda"] and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    result = call("run", *(word.replace("hf_...", "hf_" + "a1" * 15) for word in words))
+    check(result, 2, fragments[0])
+    assert re.search(".*".join(map(re.escape, fragments)), result[2])
 
 
 @pytest.mark.parametrize("arguments", ACCEPTED)
