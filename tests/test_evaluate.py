@@ -169,7 +169,7 @@ def change(path, **values):
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_a_damaged_checkpoint_is_one_line_and_no_other_stands_for_it(run_dir, name):
+def test_a_damaged_checkpoint_is_one_line_and_no_other_replaces_it(run_dir, name):
     last = run_dir / "last.ckpt"
     shutil.copy(last, run_dir / "previous.ckpt")
     DAMAGES[name](last)

@@ -132,7 +132,7 @@ def test_the_flag_of_a_sweep_may_stand_anywhere(run):
     assert (code, "2 runs" in out) == (0, True)
 
 
-def test_points_that_look_alike_are_told_apart_by_what_they_differ_in(run):
+def test_points_that_look_alike_are_shown_with_their_differences(run):
     code, out, _ = run(
         *("-m", "dry_run=true", "trainer.flops_per_second=1e9", *TINY, "model=dense"),
         *("ladder.lr=1e-3,2e-3", "seed=0,1", "optim.warmup=0.1"),

@@ -128,7 +128,7 @@ def test_plan_refuses_what_is_no_budget(sweep, capsys, budget):
 
 
 @pytest.mark.slow
-def test_a_foreign_table_is_mapped_and_its_notes_are_said(published, capsys, tmp_path):
+def test_a_foreign_table_is_mapped_and_its_notes_are_reported(published, capsys, tmp_path):
     path = published("porian_rw_tuned_121.csv")
     assert main(["isoflop", str(path), *PORIAN, "--method", "akima", "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out

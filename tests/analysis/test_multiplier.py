@@ -213,7 +213,7 @@ def test_it_holds_the_truth_as_often_as_it_says(sd, alpha, other):
 # Warnings
 
 
-def test_unequal_slopes_are_said():
+def test_unequal_slopes_are_reported():
     arms = (C, noisy(C / 2, 1e-3, 1)), (C, noisy(C, 1e-3, 2, A=150.0, alpha=0.11))
     found = multiplier(*arms)
     assert found.status is FitStatus.WARNING
@@ -277,7 +277,7 @@ def test_an_interval_that_is_nearly_unbounded_is_no_overflow():
 
 
 @pytest.mark.parametrize("alpha", [0.03, 0.4])
-def test_a_pinned_alpha_that_the_points_contradict_is_said(alpha):
+def test_a_pinned_alpha_that_the_points_contradict_is_reported(alpha):
     found = multiplier((C, loss(C / 2)), (C, loss(C)), alpha=alpha)
     assert found.status is FitStatus.WARNING
     assert found.warnings == (f"alpha={alpha} is pinned, and these points have 0.1 (0.1 to 0.1)",)

@@ -112,7 +112,7 @@ def test_a_parabola_in_tokens_plans_too_few_of_them():
     assert found.status is FitStatus.WARNING
 
 
-def test_what_is_uncertain_about_the_laws_is_said(runs):
+def test_what_is_uncertain_about_the_laws_is_reported(runs):
     few = runs[runs["budget"].isin(BUDGETS[:2])]
     fit = fit_isoflop(few, n_draws=20)
     found = plan(1e18, fit)
@@ -197,7 +197,7 @@ def test_flops_per_param_and_token_are_the_callers(surface):
         (1e15, "extrapolated, far: 100 times"),
     ],
 )
-def test_an_extrapolation_is_said(curves, budget, text):
+def test_an_extrapolation_is_reported(curves, budget, text):
     found = plan(budget, curves)
     if text is None:
         assert found.warnings == ()
@@ -209,7 +209,7 @@ def test_an_extrapolation_is_said(curves, budget, text):
 
 
 @pytest.mark.parametrize(("budget", "times"), [(1e23, "100 times"), (1e24, "1e+03 times")])
-def test_an_extrapolation_of_a_surface_is_said(surface, budget, times):
+def test_an_extrapolation_of_a_surface_is_reported(surface, budget, times):
     # The largest run has 1e21 FLOPs; a small model's many tokens times a large model's size do not
     (text,) = plan(budget, surface).warnings
     assert text.startswith(f"extrapolated, far: {times}")
@@ -295,7 +295,7 @@ def test_the_interval_of_experts_is_of_the_laws_draws(curves):
     assert math.isnan(plan(1e20, curves, experts=no_draws).values["n_experts"].lower)
 
 
-def test_more_experts_than_were_tried_are_said(curves):
+def test_more_experts_than_were_tried_are_reported(curves):
     few = fit_expert_law(trend(floored, experts=[1, 2, 4, 8]), "power_floor", n_draws=0)
     found = plan(1e20, curves, experts=few, min_gain=0.01)
     E = found.values["n_experts"].value
@@ -316,14 +316,14 @@ def test_experts_that_never_cease_to_help_are_infinitely_many(curves):
     assert values["values"]["n_experts"]["value"] is None
 
 
-def test_experts_that_do_not_help_are_said(curves):
+def test_experts_that_do_not_help_are_reported(curves):
     law = fit_expert_law(trend(lambda N, E: 30 * N**-0.1 * E**-1e-4), "loglinear", n_draws=0)
     found = plan(1e20, curves, experts=law)
     assert found.values["n_experts"].value == 1
     assert "n_experts=1 is not above the fewest tried, 1" in found.warnings
 
 
-def test_a_size_that_the_law_of_experts_never_saw_is_said(curves):
+def test_a_size_that_the_law_of_experts_never_saw_is_reported(curves):
     law = fit_expert_law(trend(floored, sizes=(1e5, 1e6, 1e7)), "power_floor", n_draws=0)
     far = plan(1e20, curves, experts=law, min_gain=0.08).warnings
     N = plan(1e20, curves).values["n_active_params"].value
@@ -332,7 +332,7 @@ def test_a_size_that_the_law_of_experts_never_saw_is_said(curves):
     assert far[0].endswith(f"of 1e+05 to 1e+07, not at {N:.3g}")
 
 
-def test_what_is_uncertain_about_the_law_of_experts_is_said(curves):
+def test_what_is_uncertain_about_the_law_of_experts_is_reported(curves):
     table = trend(lambda N, E: 30 * N**-0.1 * E**-0.05 - 0.3)  # L0 would have to be below 0
     law = fit_expert_law(table, "power_floor", n_draws=0)
     assert law.status is FitStatus.BOUND_HIT
@@ -358,7 +358,7 @@ def test_the_granularity_law_plans_no_experts(surface):
         plan(1e20, surface, experts=law)
 
 
-def test_experts_of_another_model_are_said(curves):
+def test_experts_of_another_model_are_reported(curves):
     law = fit_expert_law(trend(floored, model="moe"), "power_floor", n_draws=0)
     (text,) = plan(1e20, curves, experts=law, min_gain=0.06).warnings
     assert text == "the law in experts is of moe, the plan of dense"

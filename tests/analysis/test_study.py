@@ -107,7 +107,7 @@ def test_a_sweep_of_three_models(sweep):
 
 
 @pytest.mark.usefixtures("_curves_only")
-def test_what_is_uncertain_about_a_sweep_s_runs_is_said(sweep):
+def test_what_is_uncertain_about_a_sweep_s_runs_is_reported(sweep):
     cautions = "; ".join(analyse(load_table(sweep)).cautions)
     assert "moe: scored with routing that sees later tokens; not causal" in cautions
     assert "peer:" not in cautions
@@ -201,19 +201,19 @@ def test_multipliers_are_of_each_model_over_the_baseline():
 
 
 @pytest.mark.usefixtures("_curves_only")
-def test_an_asymptote_that_can_not_be_is_said(table):
+def test_an_asymptote_that_can_not_be_is_reported(table):
     missing = why(analyse(table, asymptote=10.0))
     for model in ("moe", "peer"):
         assert "asymptote=10.0 must be" in missing[f"compute multiplier, {model}"]
 
 
 @pytest.mark.usefixtures("_curves_only")
-def test_a_baseline_that_is_not_there_is_said(table):
+def test_a_baseline_that_is_not_there_is_reported(table):
     missing = why(analyse(table[table["model"] != "dense"], asymptote=1.0))
     assert "model='dense' has no minimum" in missing["compute multiplier, moe"]
 
 
-def test_a_model_with_too_few_runs_for_a_surface_is_said():
+def test_a_model_with_too_few_runs_for_a_surface_is_reported():
     few = curves("moe", 0.9).iloc[:5]  # at one budget
     found = analyse(pd.concat([curves().iloc[:14], few], ignore_index=True))
     assert list(found.parametric) == ["dense"]
@@ -262,7 +262,7 @@ def test_models_with_several_experts_have_their_laws():
     assert "isoFLOP curves" in why(found)
 
 
-def test_runs_that_laws_of_experts_can_not_tell_apart_are_said():
+def test_runs_that_laws_of_experts_can_not_distinguish_are_reported():
     moe = simulate_experts(ClarkSurface(), [1e7, 1e8, 1e9], [2, 4, 16], noise=0.01)
     moe["n_heads"] = moe["n_experts"].map({2: 1, 4: 2, 16: 4})
     found = analyse(moe)
@@ -351,7 +351,7 @@ def test_no_tokens_is_no_surface():
     dumped(found)
 
 
-def test_some_tokens_that_are_missing_are_said():
+def test_some_tokens_that_are_missing_are_reported():
     table = curves()
     table.loc[3, "n_tokens"] = np.nan
     text = why(analyse(table))["parametric, dense"]
@@ -378,7 +378,7 @@ def test_no_finished_run_is_refused():
 
 
 @pytest.mark.usefixtures("_curves_only")
-def test_what_is_wrong_with_an_option_is_said():
+def test_what_is_wrong_with_an_option_is_reported():
     missing = why(analyse(curves(), noise=-1.0))
     assert "noise=-1.0 must be finite and above 0" in missing["isoFLOP curves"]
     assert "method='cubic'" in why(analyse(curves(), method="cubic"))["isoFLOP curves"]

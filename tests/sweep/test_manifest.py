@@ -140,7 +140,7 @@ def contents(folder):
 
 
 @pytest.mark.slow
-def test_a_moved_or_copied_folder_works_where_it_lies(make, sweep, tmp_path, monkeypatch, capfd):
+def test_a_moved_or_copied_folder_works_where_it_is(make, sweep, tmp_path, monkeypatch, capfd):
     points = [make(), make("seed=1")]
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setenv("PYTHONPATH", "")

@@ -85,10 +85,10 @@ def plan_points(raws: Sequence[Raw]) -> list[Point]:
                 "an argument they differ in has no effect; sweep each model with its own arguments"
             )
         seen[point.run_id] = point
-    return _told_apart(points)
+    return _with_settings(points)
 
 
-def _told_apart(points: Sequence[Point]) -> list[Point]:
+def _with_settings(points: Sequence[Point]) -> list[Point]:
     """The points. Those with equal descriptions get the settings in which they differ."""
     alike: dict[str, list[Point]] = {}
     for point in points:

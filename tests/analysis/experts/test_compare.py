@@ -218,7 +218,7 @@ def test_the_law_that_made_the_runs_is_found(form):
 WIDER = {"loglinear": ("clark",), "power_floor": ("clark_floor",)}
 
 
-def test_laws_that_can_not_be_told_apart_are_said():
+def test_laws_that_are_not_distinguishable_are_reported():
     # A pure power has no interaction and no floor: one law in two forms
     compared = compare_laws(
         trend(lambda N, E: 30 * N**-0.12 * E**-0.05), ["loglinear", "power_floor"], n_draws=0
@@ -236,7 +236,7 @@ def test_one_choice_is_no_disagreement(found):
 # What is left out
 
 
-def test_a_form_with_too_few_runs_is_skipped_and_said():
+def test_a_form_with_too_few_runs_is_skipped_and_reported():
     table = trend(floored, sizes=SIZES[:2], experts=(1, 4, 16))
     compared = compare_laws(table, n_draws=0)
     assert {law.form_name for law in compared.laws} == {"loglinear", "power_floor"}
@@ -262,7 +262,7 @@ def test_without_budgets_none_is_held_out():
     assert compared.skipped == ("hold-out: 0 values of budget, and it needs 3",)
 
 
-def test_a_law_that_could_not_be_held_out_is_said():
+def test_a_law_that_could_not_be_held_out_is_reported():
     # Of four numbers of experts three are left, and Clark's law needs four
     table = trend(floored, sizes=SIZES[:3], experts=(1, 4, 16, 64))
     compared = compare_laws(table, hold_out="experts", n_draws=0)

@@ -180,7 +180,7 @@ def test_a_light_drawing_with_its_colours_swapped_is_the_dark_one(name):
         assert one == pytest.approx(to_rgb(other), abs=1.01 / 255)
 
 
-def test_a_colour_that_stands_for_another_already_moves_by_one_step():
+def test_a_colour_that_already_replaces_another_moves_by_one_step():
     with figures.style() as pairs:
         white = (1.0, 1.0, 1.0)
         assert pairs[to_hex(white)] == "#16181d"  # the page's

@@ -129,7 +129,7 @@ def wavy(size, budget=1e12):
         ),
     ],
 )
-def test_warnings_are_said(losses_of, sizes, flag, says):
+def test_warnings_are_reported(losses_of, sizes, flag, says):
     fit = fit_isoflop(curves(losses_of, sizes), **FEW)
     (curve,) = fit.curves
     assert fit.status is curve.status is FitStatus.WARNING

@@ -133,7 +133,7 @@ def test_akimas_minimum_is_that_of_a_dense_grid():
     assert not at_end.any()
 
 
-def test_akimas_minimum_at_an_end_is_said():
+def test_akimas_minimum_at_an_end_is_reported():
     falling, rising = np.linspace(5, 4, 7), np.linspace(4, 5, 7)
     u, lowest, at_end = akima_minimum(U, np.stack([falling, rising, bowl()]))
     assert at_end.tolist() == [True, True, False]

@@ -187,13 +187,13 @@ def test_repeats_of_the_data_are_the_worst():
     )
 
 
-def test_a_6nd_that_was_asked_for_is_said():
+def test_a_6nd_that_was_asked_for_is_reported():
     table = check_table(runs(budget=None), flops="6nd")
     assert "6 n_active_params" in answers(table)["How FLOPs are counted"]
     assert "wrong where attention" in answers(table)["How FLOPs are counted"]
 
 
-def test_a_sweep_s_own_count_is_said(sweep):
+def test_a_sweep_s_own_count_is_reported(sweep):
     found = answers(load_table(sweep), Provenance(settings=SETTINGS))
     assert found["How FLOPs are counted"].startswith("by each run, term by term")
     assert found["Checkpoints used"].startswith("the end of each run only")
@@ -236,7 +236,7 @@ def test_an_objective_is_named_as_it_was(curves):
     assert "Huber, delta 0.1 of the log loss" in answers(curves, parametric=[fit])["Objective"]
 
 
-def test_what_was_left_out_is_said(curves):
+def test_what_was_left_out_is_reported(curves):
     best = ChinchillaSurface().optimum(curves["budget"])[0]
     beyond = (curves["budget"] == 1e20) & (curves["n_params"] > 0.8 * best)
     few = (curves["budget"] == 1e17) & (curves["n_params"] > best)

@@ -108,7 +108,7 @@ def test_a_run_that_broke_off_early_hides_nothing(sweep):
     assert len(found.commands) == len(found.commits) == 1
 
 
-def test_betas_that_are_not_recorded_are_not_said(sweep):
+def test_betas_that_are_not_recorded_are_not_reported(sweep):
     assert sweep({}).settings == {}
     assert "Adam's betas" not in sweep({"optim": {"beta1": 0.9}}).settings
 

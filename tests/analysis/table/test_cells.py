@@ -64,7 +64,7 @@ def test_seeds_of_an_unknown_learning_rate_are_seeds():
     ("losses", "at_edge"),
     [((4.0, 4.1, 4.2), True), ((4.2, 4.1, 4.0), True), ((4.1, 4.0, 4.1), False)],
 )
-def test_a_best_learning_rate_at_the_edge_is_said(losses, at_edge):
+def test_a_best_learning_rate_at_the_edge_is_reported(losses, at_edge):
     rows = [(1e-3 * 2**i, 0, loss) for i, loss in enumerate(losses)]
     assert best(rows)["lr_at_edge"] == at_edge
     assert not best(rows[:2])["lr_at_edge"]  # two have no middle

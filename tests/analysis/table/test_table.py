@@ -203,6 +203,6 @@ def test_only_the_runs_that_are_wanted_and_named_by_what_still_varies():
         ({"budget": ["2e12"]}, "no run has budget=2e12; they have 1000000000000.0, 3000"),
     ],
 )
-def test_rows_that_can_not_be_kept_are_said(where, message):
+def test_rows_that_can_not_be_kept_are_reported(where, message):
     with pytest.raises(ValueError, match=message):
         keep_rows(peer_runs(), where)

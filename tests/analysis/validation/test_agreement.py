@@ -189,7 +189,7 @@ def test_flops_per_param_and_token_by_hand():
 
 
 @pytest.mark.parametrize(("factor", "said"), [(1.15, False), (1.5, True)])
-def test_flops_that_are_not_k_n_d_are_said(factor, said):
+def test_flops_that_are_not_k_n_d_are_reported(factor, said):
     table = runs()
     small = table["n_params"] < 1e8
     table["n_tokens"] = table["n_tokens"] / np.where(small, factor, 1.0)
@@ -203,7 +203,7 @@ def test_flops_that_are_not_k_n_d_are_said(factor, said):
 # Disputes
 
 
-def test_exponents_whose_intervals_do_not_meet_are_said():
+def test_exponents_whose_intervals_do_not_meet_are_reported():
     # Tokens that do not go with the budget: the surface sees other trade-offs than the curves
     table = runs(noise=1e-3)
     table["n_tokens"] = table["n_tokens"] * (table["budget"] / 1e19) ** 0.5

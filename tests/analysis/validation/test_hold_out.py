@@ -85,7 +85,7 @@ def test_ten_per_cent_off_is_drift_wherever_it_starts(published):
     assert any("loss* drifts" in text for text in found.warnings)
 
 
-def test_the_warnings_of_a_law_that_predicts_are_said(published):
+def test_the_warnings_of_a_law_that_predicts_are_reported(published):
     # Both laws of these six budgets stop at a bound: no floor, and no surface of this form
     table = load_table(published("porian_rw_tuned_121.csv"))
     small = table[table["budget"] < 5e17]
@@ -326,7 +326,7 @@ def test_an_approach_that_can_not_be_is_named():
         hold_out_budgets(upside_down)
 
 
-def test_a_held_out_minimum_outside_its_sizes_is_said():
+def test_a_held_out_minimum_outside_its_sizes_is_reported():
     table = runs(6)
     best = SURFACE.optimum(table["budget"])[0]
     large_only = (table["budget"] > BUDGETS[3]) & (table["n_params"] < 1.2 * best)

@@ -190,7 +190,7 @@ def test_sizes_that_were_not_fitted_are_left_out(n_nearest):
     assert sizes == pytest.approx(list(fit.curves[0].sizes))
 
 
-def test_models_are_told_apart():
+def test_models_are_distinguished():
     dense = parabolas(model="dense")
     moe = parabolas(model="moe").assign(loss=lambda t: t["loss"] - 0.5)
     both = pd.concat([dense, moe], ignore_index=True)
