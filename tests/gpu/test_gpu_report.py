@@ -21,7 +21,9 @@ GOAL = Goal(at_least=0.5, at_most=2)
 
 @pytest.fixture
 def report(tmp_path):
-    made = Report(tmp_path / "card", {"card": "A card", "toy": False, "torch": "2"})
+    made = Report(
+        tmp_path / "card", {"card": "A card", "toy": False, "torch": "2", "commit": "0123456789"}
+    )
     made.begin("kernels")
     return made
 
@@ -51,7 +53,7 @@ def test_a_goal_stands_beside_its_number(report):
     text = (report.folder / TEXT_NAME).read_text()
     assert "| a | 3 | ≥ 0.5, ≤ 2 | **no** | theirs: 1 |" in text
     assert "| b | 1 | ≥ 0.5, ≤ 2 | yes |  |" in text
-    assert "| kernels | running |  | 1 of 2 |" in text
+    assert "| kernels | running |  | 1 of 2 | 0123456 |" in text
     assert [row.split(" | ")[1] for row in report.table()[2:]] == ["a", "b"]
 
 
@@ -74,6 +76,14 @@ def test_no_number_is_valid_json_and_missed(report):
     values = [m["value"] for m in Report(report.folder).parts["kernels"]["measurements"]]
     assert values == ["nan", "inf"]
     assert (report.folder / TEXT_NAME).read_text().count("**no**") == 2
+
+
+def test_a_part_keeps_the_commit_that_it_was_measured_at(report):
+    report.end("kernels", DONE, 1.0)
+    later = Report(report.folder, {"card": "A card", "commit": "fedcba9876"})
+    later.begin("layer")
+    commits = {name: part["commit"] for name, part in Report(report.folder).parts.items()}
+    assert commits == {"kernels": "0123456789", "layer": "fedcba9876"}
 
 
 def test_what_is_no_report_is_refused(tmp_path):

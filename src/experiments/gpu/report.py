@@ -66,13 +66,15 @@ class Report:
 
     @property
     def parts(self) -> dict[str, dict[str, Any]]:
-        """By name: status, seconds, why, facts, measurements."""
+        """By name: status, when it began, seconds, why, commit, facts, measurements."""
         return self.content["parts"]
 
     def begin(self, part: str) -> None:
         """Forgets what the part found before."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        self.parts[part] = {"status": RUNNING, "began": now, "facts": {}, "measurements": []}
+        commit = self.content["about"].get("commit")  # of other parts it may be another
+        entry = {"status": RUNNING, "began": now, "commit": commit}
+        self.parts[part] = {**entry, "facts": {}, "measurements": []}
         self.save()
 
     def add(self, part: str, measurement: Measurement) -> None:
@@ -124,12 +126,13 @@ class Report:
 
     def summary(self) -> list[str]:
         """A Markdown table of the parts, a line each."""
-        rows = [("part", "status", "seconds", "goals met")]
+        rows = [("part", "status", "seconds", "goals met", "commit")]
         for name, entry in self.parts.items():
             goals = [m["met"] for m in entry["measurements"] if m["met"] is not None]
             status = entry["status"] + (f": {entry['why']}" if entry.get("why") else "")
             met = f"{sum(goals)} of {len(goals)}" if goals else ""
-            rows.append((name, _cell(status), f"{entry.get('seconds', '')}", met))
+            commit = (entry["commit"] or "")[:7]
+            rows.append((name, _cell(status), f"{entry.get('seconds', '')}", met, commit))
         return _table(rows)
 
     def table(self) -> list[str]:
