@@ -67,6 +67,26 @@ def _findings(text):
             yield text.count("\n", 0, match.start()) + 1, match[0], plain
 
 
+def _crowded(text):
+    """Sentences of Markdown, outside of tables and code, with more than one semicolon."""
+    text = re.sub(r"```.*?```|^    .*?$|<!--.*?-->", "", text, flags=re.DOTALL | re.MULTILINE)
+    for paragraph in re.split(r"\n\s*\n|\n(?=\s*[-|#])", text):
+        if not paragraph.lstrip().startswith("|"):
+            sentences = re.split(r"(?<=[.:!?)])\s+(?=[A-Z*\[])", " ".join(paragraph.split()))
+            yield from (sentence for sentence in sentences if sentence.count(";") > 1)
+
+
+def test_the_count_of_semicolons_is_of_sentences():
+    text = "One; two.\n- Three; four; five. Six; seven\n\n    a; b; c\n| a; b; c |\n"
+    assert list(_crowded(text)) == ["- Three; four; five."]
+
+
+def test_a_sentence_has_at_most_one_semicolon():
+    names = [name for name in _files("README.md", "CONTRIBUTING.md", "docs") if name[-3:] == ".md"]
+    wrong = [f"{name}: {found}" for name in names for found in _crowded(_prose(ROOT / name))]
+    assert not wrong, "\n".join(wrong)
+
+
 def test_the_search_finds_an_idiom_also_across_lines():
     found = _findings(
         "one\n# The exponent is not told\n    # from 0.\nNo doubt.\nThe fold is untold."
