@@ -101,6 +101,7 @@ def test_history_has_every_tenth_step_and_the_last(once):
     assert float(last["lr"]) < float(rows(point)[2]["lr"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["dense", "moe", "moe_fine", "pkm", "peer"])
 def test_same_seed_same_loss_to_the_bit(make, once, model):
     _, a = once(f"model={model}")
@@ -111,6 +112,7 @@ def test_same_seed_same_loss_to_the_bit(make, once, model):
     assert other.run_id != a.run_id == b.run_id
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["dense", "moe", "moe_fine", "pkm", "peer"])
 def test_mixed_precision_trains_as_well(make, once, model):
     _, single = once(f"model={model}")
@@ -132,6 +134,7 @@ def test_gradients_are_clipped_to_the_norm(make):
     assert norm == pytest.approx(0.5, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["moe_fine", "peer"])
 def test_an_interrupted_run_ends_as_an_uninterrupted_one_to_the_bit(make, once, model):
     whole, expected = once(f"model={model}")
@@ -227,6 +230,7 @@ def test_a_run_on_local_files_is_named_by_their_content(make_local, folder):
     assert make_local(f"data.path={moved}").run_id != record.run_id
 
 
+@pytest.mark.slow
 def test_an_interrupted_stream_ends_as_an_uninterrupted_one_to_the_bit(make_local):
     stream = ("data.streaming=true", "data.stream_shuffle=12")
     expected = execute(make_local(*stream, results="whole"))
@@ -246,6 +250,7 @@ def test_streaming_needs_files(make):
         make("data.streaming=true")
 
 
+@pytest.mark.slow
 def test_masked_documents_change_the_run(make, once):
     masked = execute(make("data.mask_documents=true"))
     _, plain = once("model=dense")
@@ -267,6 +272,7 @@ def test_named_sets_are_scored_at_the_end(make):
     assert record.train_digest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["dense", "pkm", "moe_fine"])
 def test_micro_batches_add_up_to_the_step(make, once, model):
     """Without layers that mix tokens: the same run but for the order of float32 sums."""
@@ -285,6 +291,7 @@ def test_micro_batches_add_up_to_the_step(make, once, model):
     assert first[0] == pytest.approx(first[1], abs=2e-4)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_of_micro_batches_ends_as_an_uninterrupted_one(make):
     micro = "trainer.micro_batch_size=2"
     expected = execute(make(micro, folder="whole"))

@@ -45,6 +45,7 @@ def _libraries(folder):
     return sorted(folder.glob("*.so"))
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_is_built_once_and_then_found(fresh, base_alone):
     build.load()
@@ -56,6 +57,7 @@ def test_is_built_once_and_then_found(fresh, base_alone):
     assert not list(fresh.glob("tmp*")), "temporary files of a build"
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_other_flags_are_another_library(fresh, base_alone, monkeypatch):
     assert cpp.levels(build.load()) == ["base"]
@@ -83,12 +85,14 @@ def test_a_compiler_that_fails_is_quoted(fresh, monkeypatch, tmp_path):
     assert not _libraries(fresh)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_level_that_the_compiler_does_not_know_is_left_out(fresh, monkeypatch):
     monkeypatch.setattr(build, "LEVELS", {"base": (), "avx2": ("-mno-such-flag",)})
     assert cpp.levels(build.load()) == ["base"]
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_damaged_library_is_built_again(fresh, base_alone):
     path = build.binary_path(build._compiler())
@@ -128,6 +132,7 @@ def test_a_planted_library_would_run(fresh, tmp_path):
     assert mark.exists()
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize("danger", ["link", "group", "others", "owner"])
 def test_a_library_that_others_may_have_put_there_is_not_loaded_but_built(
@@ -246,6 +251,7 @@ def test_a_temporary_folder_of_somebody_else_is_refused(homeless, tmp_path, dang
         build._cache()
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_torch_and_the_library_share_one_pool_of_threads():
     """Two OpenMP runtimes would fight for the cores."""

@@ -28,6 +28,7 @@ if DEVICE == "cpu":  # read when triton is imported, which neither torch nor the
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 TRITON = ops.Execution(kernel="triton")
+pytestmark = pytest.mark.slow  # interpreted, a kernel takes a second
 
 
 @pytest.fixture

@@ -44,6 +44,7 @@ def dense(compose_raw, tmp_path_factory):
     return trained
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["peer", "pkm"])
 @pytest.mark.parametrize("way", WAYS)
 def test_learns_and_goes_on_to_the_bit(make, dense, model, way):
@@ -59,6 +60,7 @@ def test_learns_and_goes_on_to_the_bit(make, dense, model, way):
     assert (result.val_loss, result.train_loss) == (expected.val_loss, expected.train_loss)
 
 
+@pytest.mark.slow
 def test_a_model_without_tables_is_the_same_run_whatever_its_tables_do(make):
     rows = execute(make("model=dense", *WAYS["rows"], folder="rows"))
     assert rows.val_loss == execute(make("model=dense", folder="plain")).val_loss
@@ -70,6 +72,7 @@ def test_the_kernel_is_no_part_of_a_runs_identity_and_the_way_of_its_tables_is(m
     assert make("model=peer", *SMALL, *WAYS["rows"]).run_id != plain.run_id
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", ["reference", "torch", "cpp"])
 def test_every_kernel_trains_the_same_run(make, dense, kernel):
     """Float32 sums in another order; the first ten steps agree, and then the paths part slowly."""
@@ -79,6 +82,7 @@ def test_every_kernel_trains_the_same_run(make, dense, kernel):
     assert other.val_loss == pytest.approx(auto.val_loss, abs=0.02)
 
 
+@pytest.mark.slow
 def test_micro_batches_of_rows_are_the_step_of_the_whole(make):
     rows = ("model=peer", "model.query_norm=layer", *SMALL, *WAYS["rows"])
     whole = execute(make(*rows, folder="whole"))

@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from experiments.system.claims import read_events
 from experiments.system.requeue import STALLED
 from experiments.training.watchdog import Watchdog
@@ -41,6 +43,7 @@ def child(code, *arguments):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_step_that_hangs_ends_the_run(tmp_path):
     process = child(
         HANGS, "size=1", "budget=1e9", "sweep=s",
@@ -70,6 +73,8 @@ def test_it_counts_from_the_last_step_and_only_while_watching():
 
 STOPPED = """
 import time
+
+import pytest
 from experiments.training.watchdog import Watchdog
 watchdog = Watchdog(1 / 60, lambda why: None)
 with watchdog.watching():
@@ -80,6 +85,7 @@ with watchdog.watching():
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_was_stopped_has_not_stalled():
     process = child(STOPPED)
     process.stdout.readline()
