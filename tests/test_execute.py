@@ -91,6 +91,13 @@ def test_every_model_learns_and_is_recorded(once, model):
     }
 
 
+def test_the_record_and_the_environment_say_how_many_threads_it_had(make):
+    torch.set_num_threads(2)
+    point = make("budget=1e9", "trainer.n_threads=1")
+    assert execute(point).environment["n_threads"] == 1
+    assert json.loads((point.run_dir / "environment.json").read_text())["n_threads"] == 1
+
+
 def test_history_has_every_tenth_step_and_the_last(once):
     point, record = once("model=dense")
     steps = [int(row["step"]) for row in rows(point)]

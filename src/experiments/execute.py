@@ -107,10 +107,10 @@ def _run(
     on_stall: Callable[[str], object],
 ) -> RunRecord:
     started = time.perf_counter()
+    set_up_process(point, n_threads)  # before the record, which says how many threads there are
     record = _planned_record(point)
     try:
         _write_surroundings(point)
-        set_up_process(point, n_threads)
         guards = Guards(check=claim.check, on_stall=partial(_stalled, point.run_dir, on_stall))
         record = _train_and_evaluate(point, record, progress, guards)
     except Exception:

@@ -48,11 +48,10 @@ def test_a_resumed_run_sees_what_it_would_have_seen(tokens):
 
 
 @pytest.mark.slow  # starts processes
-@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker")  # of 2 cores
-@pytest.mark.parametrize("n_workers", [1, 3])
-def test_workers_change_nothing(tokens, n_workers):
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker")  # of 1 core
+def test_workers_change_nothing(tokens):
     expected = batches(tokens, 11, start_step=7)
-    for a, b in zip(expected, batches(tokens, 11, n_workers, start_step=7), strict=True):
+    for a, b in zip(expected, batches(tokens, 11, 2, start_step=7), strict=True):
         assert torch.equal(a.inputs, b.inputs)
 
 

@@ -17,6 +17,7 @@ from experiments.records import read_record
 from experiments.sweep import local
 from experiments.sweep.snapshot import take_snapshot
 from experiments.system.claims import claimed, read_events
+from experiments.system.environment import usable_cores
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.slow
@@ -185,11 +186,13 @@ def _holds_log(proc, folder):
 
 
 def test_heartbeats_say_where_a_run_is(raws, tmp_path):
-    local.run_sweep(raws(models=("dense",)), n_workers=1)
+    local.run_sweep(raws("trainer.n_threads=null", models=("dense",)), n_workers=1)
     (path,) = (tmp_path / "results" / "s").glob("*/progress.json")
     row = json.loads(path.read_text())
     assert 0 < row["step"] <= row["n_steps"]
     assert row["tokens_per_second"] > 0
+    (record,) = records(tmp_path)  # whose worker had all cores: workers share them
+    assert record.environment["n_threads"] == usable_cores()
 
 
 def test_workers_run_the_code_as_it_was_submitted(raws, tmp_path, monkeypatch):
