@@ -115,6 +115,7 @@ class _OneFileAWorker(IterableDataset):
             yield worker, text
 
 
+@pytest.mark.slow
 def test_every_loader_worker_gets_the_file_it_asks_for(c4, tmp_path):
     # iterated row by row, a stream of one file is empty in every worker but the first
     corpus = pickle.loads(pickle.dumps(corpus_of(c4)))

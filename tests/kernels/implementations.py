@@ -25,14 +25,21 @@ class Given(Execution):
 
 
 def implementations() -> list:
-    """torch, and C++ at each level of this processor; without a compiler, a skip that says so."""
+    """torch, and C++ at each level of this processor; without a compiler, a skip that says so.
+
+    The levels below the one that runs use here are slow tests.
+    """
     found = [pytest.param(TorchKernel(), id="torch")]
     try:
         library = build.load()
     except build.BuildError as error:
         skip = pytest.mark.skip(reason=str(error))
         return [*found, pytest.param(None, id="cpp", marks=skip)]
-    return found + [pytest.param(Cpp(library, x), id=f"cpp-{x}") for x in levels(library)]
+    *lower, best = levels(library)
+    for level in (best, *lower):
+        marks = () if level == best else pytest.mark.slow
+        found.append(pytest.param(Cpp(library, level), id=f"cpp-{level}", marks=marks))
+    return found
 
 
 KERNELS = implementations()
