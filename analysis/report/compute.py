@@ -147,14 +147,18 @@ def laws_section(study: Study, gallery: Gallery) -> Section | None:
         for name, intervals in law.exponents.items():
             found = law.laws[name]
             floored = "E" in found.params
-            coefficient = found.params["A" if floored else "coefficient"]
+            sign = -1 if floored else 1
             rows.append(
                 {
                     "model": law.model,
                     "quantity": f"{name}*",
-                    "coefficient": coefficient,
-                    "exponent": intervals["t"].value * (-1 if floored else 1),
-                    **{how: _between(e, -1 if floored else 1) for how, e in intervals.items()},
+                    "coefficient": found.params["A" if floored else "coefficient"],
+                    "exponent": _signed(intervals["t"], sign),
+                    **{
+                        f"by {how}": _between(_signed(e, sign))
+                        for how, e in intervals.items()
+                        if how != "t"
+                    },
                     "floor": found.params.get("E", np.nan),
                     "budgets": law.n_budgets,
                     "status": str(law.status),
@@ -162,9 +166,9 @@ def laws_section(study: Study, gallery: Gallery) -> Section | None:
             )
     table = DataTable(
         frame=pd.DataFrame(rows),
-        caption="Exponents of compute, floor + coefficient C^exponent, and their 95 % intervals "
-        "made up to four ways: t holds the misfit of the law, noise that of the losses alone",
-        formats={"coefficient": ".4g", "exponent": ".4f"},
+        caption="Exponents of compute, floor + coefficient C^exponent, with 95 % intervals made up "
+        "to four ways: first by t, with the misfit of the law, by the noise of the losses alone, "
+        "by which runs were made (case), by leaving out budgets (jackknife)",
     )
     blocks: list[Block] = [
         table,
@@ -175,9 +179,16 @@ def laws_section(study: Study, gallery: Gallery) -> Section | None:
     return Section(title="Laws of compute", blocks=blocks)
 
 
-def _between(interval: Estimate, sign: int) -> str:
-    low, high = sorted((sign * interval.lower, sign * interval.upper))
-    return f"{low:.4f} to {high:.4f}" if np.isfinite(low) else ""
+def _signed(exponent: Estimate, sign: int) -> Estimate:
+    """Of C, from that of a frontier's A C^-alpha."""
+    low, high = sorted((sign * exponent.lower, sign * exponent.upper))
+    return Estimate(sign * exponent.value, low, high)
+
+
+def _between(exponent: Estimate) -> str:
+    """The interval alone: the value is that of the law."""
+    shown = numbers.with_interval(*exponent)
+    return shown[shown.index("(") + 1 : -1] if "(" in shown else ""
 
 
 def parametric_section(study: Study, gallery: Gallery) -> Section | None:
