@@ -25,6 +25,7 @@ from experiments.gpu import report as reports
 from experiments.gpu.parts import NAMES, PARTS, Part, part_named
 from experiments.gpu.report import Report, card_folder
 from experiments.system.environment import git_state
+from experiments.system.version import ShowVersion
 
 SOURCE = Path(__file__).resolve().parents[1]
 TOY_CARD = "CPU, toy sizes"
@@ -71,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="\n".join(["parts, in this order:", *(f"  {p.name:12} {p.about}" for p in PARTS)]),
     )
+    parser.add_argument("--version", action=ShowVersion)
     parser.add_argument("--only", metavar="PART,...", help=f"of {', '.join(NAMES)}")
     parser.add_argument("--again", action="store_true", help="parts that are done already too")
     parser.add_argument(
