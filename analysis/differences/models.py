@@ -165,7 +165,8 @@ def compare_models(
     done = _seeded_runs(table)
     least = 1 if noise else 2
     budget = busiest_budget(table) if budget is None else budget
-    found = _settings(done[done["budget"] == budget], least)
+    done = done[done["budget"] == budget]
+    found = _settings(done, least)
     names: Sequence[str] = list(dict.fromkeys(found["series"]))
     if baseline not in names or len(names) < 2:
         have = join_first(names, 6) or "none"
@@ -242,6 +243,7 @@ def _seeded_runs(table: pd.DataFrame) -> pd.DataFrame:
 def _most_seeds(done: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     """The runs of the cell with the most seeds, of those the lowest mean loss; a run a seed."""
     candidates = []
+    done = done[done["series"].isin(cells["series"])]
     for _, cell in cells.iterrows():
         own = done
         for name in _CELL:

@@ -191,16 +191,15 @@ def resampled_minima(
 def _minima(u: Array, losses: Array, counts: Array, method: Method) -> tuple[Array, Array]:
     n_draws = len(losses)
     if method == "akima":
-        if (counts > 0).all():
-            u_opt, loss_opt, at_end = akima_minimum(u, losses)
-            inside = ~at_end
-        else:
-            u_opt, loss_opt = np.full(n_draws, np.nan), np.full(n_draws, np.nan)
-            inside = np.zeros(n_draws, dtype=bool)
-            for i in np.flatnonzero((counts > 0).sum(axis=1) >= 3):
-                on = counts[i] > 0
-                place, value, at_end = akima_minimum(u[on], losses[i, on][None])
-                u_opt[i], loss_opt[i], inside[i] = place[0], value[0], not at_end[0]
+        u_opt, loss_opt = np.full(n_draws, np.nan), np.full(n_draws, np.nan)
+        inside = np.zeros(n_draws, dtype=bool)
+        # Draws that have the same sizes are interpolated at once: there are few such sets
+        sets, which = np.unique(counts > 0, axis=0, return_inverse=True)
+        for k, on in enumerate(sets):
+            if on.sum() >= 3:
+                rows = np.flatnonzero(which == k)
+                place, value, at_end = akima_minimum(u[on], losses[np.ix_(rows, on)])
+                u_opt[rows], loss_opt[rows], inside[rows] = place, value, ~at_end
     else:
         centre = u.mean()
         v = (u - centre) / np.abs(u - centre).max()
