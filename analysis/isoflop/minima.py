@@ -112,6 +112,9 @@ def fit_parabola(u: Array, losses: Array) -> Parabola:
     scale = float(np.abs(v).max())
     X = np.stack([(v / scale) ** 2, v / scale, np.ones_like(v)], axis=1)
     coefficients, *_ = np.linalg.lstsq(X, losses, rcond=None)
+    # Of losses that are all the same, curvature and slope are rounding, of whatever sign
+    rounding = 100 * np.finfo(np.float64).eps * np.abs(losses).max()
+    coefficients[:2] = np.where(np.abs(coefficients[:2]) < rounding, 0.0, coefficients[:2])
     units = np.array([scale**-2, 1 / scale, 1.0])
     a, slope, level = coefficients * units
     inverse = np.linalg.inv(X.T @ X)

@@ -405,7 +405,8 @@ def test_results_are_frozen_and_json_keeps_every_digit(method):
         )
         assert tuple(there["x_interval"]) == here.x_interval
         assert tuple(there["sizes"]) == here.sizes
-        assert there["perplexity_opt"] == math.exp(here.loss_opt)
+        # numpy's exp and the C library's may differ in the last bit
+        assert there["perplexity_opt"] == pytest.approx(math.exp(here.loss_opt), rel=1e-15)
         assert there["flags"] == [str(flag) for flag in here.flags]
     laws = back["laws"][0]
     assert laws["laws"]["loss"]["params"] == fit.law().loss.params
