@@ -123,7 +123,7 @@ def test_step(measure):
 def test_step_compiled(measure, monkeypatch):
     whole = torch.compile  # without inductor's code, which takes a minute
     monkeypatch.setattr(
-        torch, "compile", lambda f, **options: whole(f, backend="aot_eager", **options)
+        torch, "compile", lambda f, **options: whole(f, **options | {"backend": "aot_eager"})
     )
     sizes = ("--d-key", "16", "--layers", "2", "--vocab", "64", "--seq-len", "32")
     (comparison,), printed = measure("step", *SIZES, *sizes, "--kernels", "torch", "--compile")

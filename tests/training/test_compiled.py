@@ -39,6 +39,11 @@ LAYERS = {
     "peer": PEERConfig(**KEYS),
     "peer_glu": PEERConfig(**KEYS, glu=True, query_norm="layer", share_keys=False),
 }  # fmt: skip
+ALL_CHOSEN = {
+    "dense": DenseConfig(),
+    "moe_all": MoEConfig(n_experts=4, routing="token_choice", top_k=4, granularity=4),
+    "peer_all": PEERConfig(**KEYS | {"top_k": 16}),
+}
 
 # torch's tracer asks tensors between two graphs for it, and hides the warning from all but pytest
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
@@ -59,7 +64,7 @@ def eager_backend(monkeypatch):
     """torch.compile with all of its tracing, and without inductor's code and its seconds."""
     whole = torch.compile
     monkeypatch.setattr(
-        torch, "compile", lambda f, **options: whole(f, backend="aot_eager", **options)
+        torch, "compile", lambda f, **options: whole(f, **options | {"backend": "aot_eager"})
     )
 
 
@@ -67,7 +72,7 @@ def _model(name, dtype=torch.float32, document_end=None):
     torch.manual_seed(0)
     return TransformerConfig(
         d_model=16, d_head=8, vocab_size=30, seq_len=16, tie_head=False,
-        ffns=(LAYERS[name], DenseConfig()), document_end=document_end,
+        ffns=((LAYERS | ALL_CHOSEN)[name], DenseConfig()), document_end=document_end,
     ).build().to(dtype)  # fmt: skip
 
 
@@ -121,19 +126,36 @@ def test_in_float64_it_is_eagers_to_rounding(eager_backend, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LAYERS)
 def test_inductors_step_is_eagers(name):
-    """Fused sums and exponentials of its own: float32 rounding, in float64 likewise."""
+    """Fused sums, and exponentials of its own that are right to 1e-7."""
     _assert_equal(name, _whole, 1e-5)
-    torch._dynamo.reset()
-    # inductor's vectorised erf and exp are right to 1e-7 in float32, and to rounding in float64
-    _assert_equal(name, _whole, 1e-12, dtype=torch.float64)
 
 
 @INDUCTOR
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["dense", "moe_fine", "peer"])
+@pytest.mark.parametrize("name", [name for name in LAYERS if name != "none"])
+def test_inductors_layer_is_eagers_to_rounding_in_float64(name):
+    """A layer alone: attention's rotary angles are float32 in a float64 model too."""
+
+    def run(compile_it):
+        torch.manual_seed(0)
+        layer = LAYERS[name].build(16).double()
+        x = torch.randn(2, 16, 16, dtype=torch.float64, requires_grad=True)
+        y = compile_it(layer)(x)
+        y.square().sum().backward()
+        return [y.detach(), x.grad, *(p.grad for p in layer.parameters())]
+
+    eager = run(lambda layer: layer)
+    for a, b in zip(run(_whole), eager, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12 * float(b.abs().max()))
+
+
+@INDUCTOR
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALL_CHOSEN)
 def test_under_autocast_inductors_step_is_eagers_to_bfloat16(name):
     """Inductor keeps in float32 between two products what eager rounds to 8 bits, 2**-9 of itself;
-    a few such roundings follow each other, and gradients pass them twice.
+    a few such roundings follow each other, and gradients pass them twice. Every expert is chosen:
+    a rounding that decides between two would be another model's step.
     """
     _assert_equal(name, _whole, 2**-4, autocast=True)
 
