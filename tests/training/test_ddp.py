@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -48,30 +49,42 @@ def _result(folder):
 
 
 @pytest.fixture(scope="module")
-def folders(compose_raw, tmp_path_factory):
-    """Of each model, the folder of the run by one process and of that by two ranks."""
+def overrides(compose_raw, tmp_path_factory):
+    """overrides(name, n_ranks, sweep): of a run of STEPS steps."""
     top = tmp_path_factory.mktemp("ranks")
 
-    def overrides(name, n_ranks):
+    def of(name, n_ranks, sweep):
         fixed = (*TINY, *MODELS[name], "size=2", "logger.log_every_n_steps=1")
         plan = make_point(compose_raw(*fixed, "budget=1e9")).plan
         budget = STEPS * plan.batch_tokens * plan.cost.training_flops
         paths = (f"paths.results={top}", f"paths.cache={top / 'cache'}")
-        ranks = (f"sweep=ranks{n_ranks}", f"trainer.devices={n_ranks}")
-        return (*fixed, f"budget={budget}", *paths, *ranks)
+        return (*fixed, f"budget={budget}", *paths, f"sweep={sweep}", f"trainer.devices={n_ranks}")
 
+    of.top = top
+    return of
+
+
+@pytest.fixture(scope="module")
+def folders(compose_raw, overrides):
+    """Of each model, the folder of the run by one process and of that by two ranks."""
     found = {}
     for name in MODELS:
-        alone = make_point(compose_raw(*overrides(name, 1)))
+        alone = make_point(compose_raw(*overrides(name, 1, "alone")))
         execute(alone)
-        found[name] = alone.run_dir, top / "ranks2" / alone.run_id
+        found[name] = alone.run_dir, overrides.top / "together" / alone.run_id
     # the first by the command that a user types, the others by one start of their ranks
     first, *others = MODELS
-    _run_ranks(2, "experiments.run", *overrides(first, 2))
-    configs = top / "configs.json"
-    configs.write_text(json.dumps([compose_raw(*overrides(name, 2)) for name in others]))
-    _run_ranks(2, "tests.training.ranks", str(configs))
+    _run_ranks(2, "experiments.run", *overrides(first, 2, "together"))
+    _train_all(compose_raw(*overrides(name, 2, "together")) for name in others)
     return found
+
+
+def _train_all(raws):
+    """By two ranks, one after another."""
+    raws = list(raws)
+    configs = Path(raws[0]["paths"]["results"]) / "configs.json"
+    configs.write_text(json.dumps(raws))
+    _run_ranks(2, "tests.training.ranks", str(configs))
 
 
 @pytest.mark.slow
@@ -85,6 +98,20 @@ def test_the_same_loss_curve(folders, name):
     assert together[:5] == pytest.approx(alone[:5], rel=1e-6)
     assert together == pytest.approx(alone, rel=1e-4)
     assert record_of_two.val_loss == pytest.approx(record.val_loss, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_compiled_ranks_train_what_they_train_without(folders, compose_raw, overrides):
+    names = ("dense", "peer", "moe_fine")
+    _train_all(
+        compose_raw(*overrides(name, 2, "compiled"), "trainer.compile=true") for name in names
+    )
+    for name in names:
+        eager, record = _result(folders[name][1])
+        compiled, record_of_compiled = _result(overrides.top / "compiled" / record.run_id)
+        assert record_of_compiled.compile_seconds > 0
+        assert compiled[:5] == pytest.approx(eager[:5], rel=1e-6)  # as above
+        assert compiled == pytest.approx(eager, rel=1e-4)
 
 
 @pytest.mark.parametrize("way", ["rows", "fused"])

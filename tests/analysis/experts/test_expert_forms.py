@@ -123,7 +123,7 @@ def test_one_size_leaves_its_part_out(form):
         line = stats.linregress(np.log10(EXPERTS), np.log10(table["loss"]))
         assert fit.params["b"] == pytest.approx(line.slope, rel=1e-9)
         assert fit.params["b"] == pytest.approx(slope, rel=0.05)  # its noise
-    with pytest.raises(ValueError, match="one size only: what another size would do"):
+    with pytest.raises(ValueError, match="one size only: the effect of size is not identifiable"):
         fit.effective_size(5e7, 8)
     assert fit.cutoff_interval() is None
 
