@@ -18,8 +18,9 @@ from torch import Tensor
 from experiments.config.schema import CompileChoice
 from experiments.models.transformer import Transformer
 
-# Where trainer.compile=auto compiles. Not on a CPU: no measurement at the study's sizes says that
-# it pays there (docs/performance.md, "Compiling the trunk"), and it costs its seconds in every run.
+# Where trainer.compile=auto compiles. Not on a CPU: a step gains 4 to 17 % at the study's sizes for
+# some 7 s of compiling, so runs under a minute or two lose (docs/performance.md, "Compiling the
+# trunk"); and the study's records, trained without, differ from compiled ones by rounding.
 AUTO_ON = ("cuda",)
 
 
