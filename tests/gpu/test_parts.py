@@ -7,8 +7,9 @@ import torch
 
 from experiments.benchmarks.roofline import Floor
 from experiments.gpu import kernels, layer, model, resume, steps
+from experiments.gpu.adamw_checks import RowAdamW
 from experiments.gpu.job import Job
-from experiments.gpu.kernel_checks import RowAdamW, small
+from experiments.gpu.kernel_checks import small
 from experiments.gpu.loop import Loop, Sizes, at_equal_flops
 from experiments.gpu.report import DONE, FAILED, Report
 from experiments.models.ffn.dense import DenseConfig

@@ -7,19 +7,9 @@ import sys
 import pytest
 import torch
 
-from experiments.gpu.kernel_checks import (
-    FLOAT32,
-    STATES,
-    GatherDot,
-    HotRow,
-    RowAdamWOfSums,
-    Search,
-    gradients,
-    rounded_by_noise,
-    small,
-    state_of,
-    step_of,
-)
+from experiments.gpu.adamw_checks import RowAdamWOfSums, rounded_by_noise, state_of, step_of
+from experiments.gpu.check import FLOAT32
+from experiments.gpu.kernel_checks import STATES, GatherDot, HotRow, Search, gradients, small
 from experiments.kernels import ops, reference
 from experiments.kernels.torch_kernels import TorchKernel, round_to
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral, Real
 from typing import Any
 
@@ -65,14 +66,17 @@ def _values(table: DataTable, i: int) -> list[Any]:
     return list(table.frame.iloc[:, i])
 
 
+def _as_number(value: Any, by_digits: Callable[[Any], str]) -> str:
+    return _interval(value) if isinstance(value, Estimate) else by_digits(value)
+
+
 def _cells(values: Sequence[Any], chosen: Format | None, name: str, best: str | None) -> list[Cell]:
     known = _known(values)
     is_numeric = _is_numeric(known)
     show: Callable[[Any], str] = _as_text
     if is_numeric:
         whole = [v for v in known if not isinstance(v, Estimate)]
-        by_digits = numbers.column(whole)
-        show = lambda v: _interval(v) if isinstance(v, Estimate) else by_digits(v)  # noqa: E731
+        show = partial(_as_number, by_digits=numbers.column(whole))
     if chosen is not None:
         show = _by_format(chosen, name)
     absent = Cell(text="–", kind="number absent" if is_numeric else "absent", title="no value")

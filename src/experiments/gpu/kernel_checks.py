@@ -1,24 +1,38 @@
 """The Triton kernels' values against float64, written out: the cases that tests and cards share.
 
 Each check makes its inputs, runs a kernel, and says how far each result is from the obvious form.
-The tests run those of SMALL on a CPU, interpreted, or on a GPU; gpu_check runs them all.
+The tests run those of small() on a CPU, interpreted, or on a GPU; gpu_check runs them all.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from experiments.gpu.adamw_checks import (
+    Rounding,
+    RowAdamW,
+    RowAdamWOfSums,
+    adamw_in_float64,
+    step_of,
+)
+from experiments.gpu.check import (
+    FLOAT32,
+    Check,
+    Deviation,
+    drawn,
+    name_of,
+    of_each,
+    of_largest,
+    sizes,
+    sums_in_float64,
+    triton_for,
+)
 from experiments.kernels import ops, reference
-from experiments.kernels.interface import AdamWStep, Kernel
-from experiments.kernels.select import resolve_kernel
 
-# of the largest entry: a result of float32 arithmetic; a gradient stored in bfloat16 loses besides
-# at most the last of 8 bits (half of it on a GPU; the interpreter does not round but truncates)
-FLOAT32, BFLOAT16 = 1e-5, 2**-7 + 1e-5
 TRITON = ops.Execution(kernel="triton")
 TYPES = (torch.float32, torch.bfloat16)
 GATHERS = (  # T, J, D, N
@@ -44,46 +58,6 @@ LARGE_SEARCHES = ((1024, 16), (1024, 32), (500, 16))
 STATES = tuple((table, moments) for table in TYPES for moments in TYPES)  # types of both
 STEPS = (1, 2, 16, 123_457)  # of which the rounding's noise is a hash
 FAR = (64, 32, 1024, 2**21 + 64)  # N * D passes 2**31: addresses of 64 bits
-
-
-@dataclass(frozen=True, kw_only=True)
-class Deviation:
-    """How far one result is from the reference, and how far it may be."""
-
-    what: str
-    error: float
-    allowed: float
-
-    @property
-    def within(self) -> bool:
-        """A NaN is not."""
-        return self.error <= self.allowed
-
-
-class Check(Protocol):
-    """One case of one kernel."""
-
-    @property
-    def kernel(self) -> str:
-        """What is checked."""
-        ...
-
-    @property
-    def case(self) -> str:
-        """Sizes and types in a few words."""
-        ...
-
-    def inputs(self, device: str) -> tuple[Any, ...]:
-        """From torch's global generator."""
-        ...
-
-    def run(self, inputs: tuple[Any, ...]) -> list[Tensor]:
-        """What the kernel makes of them; the inputs stay as they are."""
-        ...
-
-    def deviations(self, inputs: tuple[Any, ...], results: Sequence[Tensor]) -> list[Deviation]:
-        """Of each of the results."""
-        ...
 
 
 def small() -> Iterator[Check]:
@@ -127,48 +101,6 @@ def gradients(function: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:
     return [out.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
 
 
-def of_largest(what: str, fast: Tensor, slow: Tensor) -> Deviation:
-    """The largest difference over the largest entry, which is what rounding errors scale with."""
-    allowed = BFLOAT16 if fast.dtype == torch.bfloat16 else FLOAT32
-    if fast.shape != slow.shape:
-        return Deviation(what=f"{what}, of shape {tuple(fast.shape)}", error=torch.nan, allowed=0)
-    largest = float(slow.abs().max())
-    furthest = float((fast.double() - slow).abs().max())
-    # where all is zero, so must the result be
-    error = furthest / largest if largest else furthest * float("inf") if furthest else 0.0
-    return Deviation(what=what, error=error, allowed=allowed)
-
-
-def of_each(what: str, fast: Tensor, slow: Tensor) -> Deviation:
-    """The largest difference, each over 1 + its entry, as torch.testing has it."""
-    error = ((fast.double() - slow).abs() / (1 + slow.abs())).max()
-    return Deviation(what=what, error=float(error), allowed=FLOAT32)
-
-
-def triton_for(table: Tensor) -> Kernel:
-    """The implementation; a ValueError says why it can't be had."""
-    kernel = resolve_kernel("triton", table.device.type, table.dtype)
-    assert kernel is not None
-    return kernel
-
-
-def _drawn(shape: tuple[int, ...], device: str, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    n_tokens, n_columns, width, n = shape
-    x = torch.randn(n_tokens, width, device=device)
-    table = torch.randn(n, width, device=device).to(dtype)
-    idx = torch.randint(0, n, (n_tokens, n_columns), device=device)
-    weights = torch.randn(n_tokens, n_columns, device=device)
-    return x, table, idx, weights
-
-
-def _sizes(shape: tuple[int, ...]) -> str:
-    return "T={} J={} D={} N={}".format(*shape)
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 @dataclass(frozen=True, kw_only=True)
 class GatherDot:
     """Forward, and the gradients of activations and of the table."""
@@ -179,10 +111,10 @@ class GatherDot:
 
     @property
     def case(self) -> str:
-        return f"{_sizes(self.shape)} {_name(self.dtype)}"
+        return f"{sizes(self.shape)} {name_of(self.dtype)}"
 
     def inputs(self, device: str) -> tuple[Any, ...]:
-        return _drawn(self.shape, device, self.dtype)[:3]
+        return drawn(self.shape, device, self.dtype)[:3]
 
     def run(self, inputs: tuple[Any, ...]) -> list[Tensor]:
         return gradients(partial(ops.gather_dot, execution=TRITON), *inputs)
@@ -204,10 +136,10 @@ class GatherSum:
 
     @property
     def case(self) -> str:
-        return f"{_sizes(self.shape)} {_name(self.dtype)}"
+        return f"{sizes(self.shape)} {name_of(self.dtype)}"
 
     def inputs(self, device: str) -> tuple[Any, ...]:
-        return _drawn(self.shape, device, self.dtype)[1:]
+        return drawn(self.shape, device, self.dtype)[1:]
 
     def run(self, inputs: tuple[Any, ...]) -> list[Tensor]:
         return gradients(partial(ops.gather_sum, execution=TRITON), *inputs)
@@ -219,13 +151,6 @@ class GatherSum:
         return [of_largest(*each) for each in zip(names, results, slow, strict=True)]
 
 
-def sums_in_float64(values: Tensor, idx: Tensor, weights: Tensor, n: int) -> Tensor:
-    """(T, D), (T, J), (T, J) to (N, D): each row's sum of weights_tj values_t."""
-    pairs = weights.double().unsqueeze(-1) * values.double().unsqueeze(1)
-    sums = torch.zeros(n, values.shape[1], dtype=torch.float64, device=values.device)
-    return sums.index_add_(0, idx.flatten(), pairs.flatten(0, 1))
-
-
 @dataclass(frozen=True, kw_only=True)
 class HotRow:
     """table_sums where one row has most of the pairs, so that it is summed in chunks."""
@@ -235,10 +160,10 @@ class HotRow:
 
     @property
     def case(self) -> str:
-        return f"{_sizes(self.shape)}, 95 % of pairs on one row"
+        return f"{sizes(self.shape)}, 95 % of pairs on one row"
 
     def inputs(self, device: str) -> tuple[Any, ...]:
-        x, _, idx, weights = _drawn(self.shape, device, torch.float32)
+        x, _, idx, weights = drawn(self.shape, device, torch.float32)
         idx[torch.rand(idx.shape, device=device) < 0.95] = min(3, self.shape[-1] - 1)
         return x, idx, weights
 
@@ -319,179 +244,6 @@ def _scores_of(queries: Tensor, sub_keys: Tensor, indices: Tensor) -> Tensor:
     return torch.einsum("thd,thkd->thk", queries, torch.cat([first, second], dim=-1))
 
 
-def step_of(**changes: Any) -> AdamWStep:
-    """The step of the checks."""
-    numbers = {"lr": 0.1, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.1, "step": 3}
-    return AdamWStep(**{**numbers, **changes})
-
-
-def state_of(
-    n: int, width: int, types: tuple[torch.dtype, torch.dtype], device: str
-) -> list[Tensor]:
-    """A table and its two moments."""
-    draws = (torch.randn, torch.randn, torch.rand)
-    wanted = (types[0], types[1], types[1])
-    return [
-        draw(n, width, device=device).to(dtype) for draw, dtype in zip(draws, wanted, strict=True)
-    ]
-
-
-def adamw_in_float64(
-    state: Sequence[Tensor], rows: Tensor, gradient: Tensor, step: AdamWStep
-) -> list[Tensor]:
-    """The given rows' weights and moments after a step (Loshchilov 2019, arXiv:1711.05101)."""
-    weight, mean, square = (t[rows].double() for t in state)
-    g = gradient.double()
-    mean = step.beta1 * mean + (1 - step.beta1) * g
-    square = step.beta2 * square + (1 - step.beta2) * g * g
-    corrected_mean = mean / (1 - step.beta1**step.step)
-    corrected_square = square / (1 - step.beta2**step.step)
-    weight = weight - step.lr * step.weight_decay * weight
-    weight = weight - step.lr * corrected_mean / (corrected_square.sqrt() + step.eps)
-    return [weight, mean, square]
-
-
-def rounded_by_noise(x: Tensor, rows: Tensor, step: int, salt: int) -> Tensor:
-    """x (R, D) float32 as bfloat16: 16 bits of a hash of step, salt and place are added first.
-
-    In int64, modulo 2**32 after each product.
-    """
-    place = rows.unsqueeze(1) * x.shape[1] + torch.arange(x.shape[1], device=x.device)
-    h = (place * 0x9E3779B1 + step * 0x85EBCA6B + salt * 0x27D4EB2F) & 0xFFFFFFFF
-    h = ((h ^ (h >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
-    h = ((h ^ (h >> 15)) * 0x046CA68B) & 0xFFFFFFFF
-    noise = (h ^ (h >> 16)) & 0xFFFF
-    bits = x.contiguous().view(torch.int32).long() + noise
-    return (bits & ~0xFFFF).int().view(torch.float32).to(torch.bfloat16)
-
-
-def _of_step(
-    results: Sequence[Tensor],
-    before: Sequence[Tensor],
-    rows: Tensor,
-    gradient: Tensor,
-    step: AdamWStep,
-) -> list[Deviation]:
-    """Of stepped rows: float32 to its arithmetic. bfloat16 to one of the two neighbours, and to
-    the very one that the noise says but where a last bit of float32 decides, which is seldom: with
-    other noise half of the entries would differ. Of other rows: none.
-    """
-    found = []
-    wanted = adamw_in_float64(before, rows, gradient, step)
-    for salt, (name, now, slow) in enumerate(zip(("weight", "mean", "square"), results, wanted)):
-        stepped = now[rows]
-        if now.dtype == torch.bfloat16:
-            room = 2**-7 * slow.abs() + FLOAT32
-            error = float(((stepped.double() - slow).abs() / room).max())
-            found.append(Deviation(what=f"{name}, of a neighbour", error=error, allowed=1))
-            exact = rounded_by_noise(slow.float(), rows, step.step, salt)
-            share = float((stepped != exact).double().mean())
-            found.append(Deviation(what=f"{name}, rounded otherwise", error=share, allowed=0.01))
-        else:
-            found.append(of_each(name, stepped, slow))
-        rest = torch.ones(len(now), dtype=torch.bool, device=now.device)
-        rest[rows] = False
-        moved = int((now[rest] != before[salt][rest]).sum())
-        found.append(Deviation(what=f"{name}, entries of other rows", error=moved, allowed=0))
-    return found
-
-
-@dataclass(frozen=True, kw_only=True)
-class RowAdamW:
-    """A step of some rows by their gradients."""
-
-    n: int
-    width: int
-    rows: tuple[int, ...]
-    types: tuple[torch.dtype, torch.dtype]
-    kernel: str = "row AdamW"
-
-    @property
-    def case(self) -> str:
-        table, moments = map(_name, self.types)
-        return f"N={self.n} D={self.width} {table}, moments {moments}"
-
-    def inputs(self, device: str) -> tuple[Any, ...]:
-        rows = torch.tensor(self.rows, device=device)
-        gradient = torch.randn(len(rows), self.width, device=device)
-        return state_of(self.n, self.width, self.types, device), rows, gradient
-
-    def run(self, inputs: tuple[Any, ...]) -> list[Tensor]:
-        state, rows, gradient = inputs
-        table, *moments = (t.clone() for t in state)
-        triton_for(table).row_adamw(table, tuple(moments), rows, gradient, step_of())
-        return [table, *moments]
-
-    def deviations(self, inputs: tuple[Any, ...], results: Sequence[Tensor]) -> list[Deviation]:
-        state, rows, gradient = inputs
-        return _of_step(results, state, rows, gradient, step_of())
-
-
-@dataclass(frozen=True, kw_only=True)
-class RowAdamWOfSums:
-    """A step of the retrieved rows by sums that the kernel makes itself."""
-
-    shape: tuple[int, int, int, int]
-    types: tuple[torch.dtype, torch.dtype]
-    kernel: str = "row AdamW of sums"
-
-    @property
-    def case(self) -> str:
-        table, moments = map(_name, self.types)
-        return f"{_sizes(self.shape)} {table}, moments {moments}"
-
-    def inputs(self, device: str) -> tuple[Any, ...]:
-        x, _, idx, weights = _drawn(self.shape, device, torch.float32)
-        return state_of(self.shape[3], self.shape[2], self.types, device), x, idx, weights
-
-    def run(self, inputs: tuple[Any, ...]) -> list[Tensor]:
-        state, x, idx, weights = inputs
-        table, *moments = (t.clone() for t in state)
-        kernel = triton_for(table)
-        segments = kernel.sort(idx, self.shape[3])
-        kernel.row_adamw_of_sums(table, tuple(moments), x, segments, weights, step_of())
-        return [table, *moments]
-
-    def deviations(self, inputs: tuple[Any, ...], results: Sequence[Tensor]) -> list[Deviation]:
-        state, x, idx, weights = inputs
-        rows = idx.unique()
-        gradient = sums_in_float64(x, idx, weights, self.shape[3])[rows]
-        return _of_step(results, state, rows, gradient, step_of())
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rounding:
-    """Stores in bfloat16 to the bit: with betas of 0 the moments are g and g * g, exactly."""
-
-    step: int
-    kernel: str = "stochastic rounding"
-
-    @property
-    def case(self) -> str:
-        return f"step {self.step}"
-
-    def inputs(self, device: str) -> tuple[Any, ...]:
-        rows = torch.tensor([1, 2, 70], device=device)
-        return rows, torch.randn(3, 40, device=device)
-
-    def run(self, inputs: tuple[Any, ...]) -> list[Tensor]:
-        rows, g = inputs
-        table, mean, square = (
-            torch.zeros(71, 40, device=g.device, dtype=torch.bfloat16) for _ in range(3)
-        )
-        plain = step_of(beta1=0.0, beta2=0.0, weight_decay=0.0, step=self.step)
-        triton_for(table).row_adamw(table, (mean, square), rows, g, plain)
-        return [mean[rows], square[rows]]
-
-    def deviations(self, inputs: tuple[Any, ...], results: Sequence[Tensor]) -> list[Deviation]:
-        rows, g = inputs
-        exact = [rounded_by_noise(x, rows, self.step, salt) for salt, x in ((1, g), (2, g * g))]
-        return [
-            Deviation(what=f"{name} to the bit", error=float((a != b).sum()), allowed=0)
-            for name, a, b in zip(("g", "g * g"), results, exact, strict=True)
-        ]
-
-
 @dataclass(frozen=True, kw_only=True)
 class FarRows:
     """Rows whose addresses pass 2**31 entries: read, summed and stepped."""
@@ -501,7 +253,7 @@ class FarRows:
 
     @property
     def case(self) -> str:
-        return f"{_sizes(self.shape)} bfloat16"
+        return f"{sizes(self.shape)} bfloat16"
 
     def inputs(self, device: str) -> tuple[Any, ...]:
         n_tokens, n_columns, width, n = self.shape

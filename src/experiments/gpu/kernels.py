@@ -7,9 +7,10 @@ from math import isnan
 
 import torch
 
+from experiments.gpu.check import Check
 from experiments.gpu.goals import NONE_DIFFERS, WITHIN_TOLERANCE
 from experiments.gpu.job import Job
-from experiments.gpu.kernel_checks import Check, FarRows, large, small
+from experiments.gpu.kernel_checks import FarRows, large, small
 
 RUNS = 20  # of each case with the same inputs
 _TOY_RUNS = 2

@@ -1,10 +1,11 @@
 """One PEER and one PKM layer against their floor, at the shape of the goals; and the gathers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import cycle
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from experiments.benchmarks import layer
 from experiments.benchmarks.rates import copy_rate
@@ -19,6 +20,7 @@ from experiments.gpu.goals import (
     OPTIMIZER_FLOORS,
 )
 from experiments.gpu.job import Job
+from experiments.kernels.interface import Kernel
 from experiments.kernels.select import resolve_kernel
 
 SHAPE = Shape(d_model=1024, n_experts=1024**2, n_tokens=16384, n_heads=8, top_k=16, d_key=128)
@@ -86,6 +88,15 @@ def _floor(floor: Mapping[str, Any], rates: Mapping[str, Any], copy: float) -> f
     return floor["n_bytes"] / copy + products
 
 
+def _calls(
+    kernel: Kernel, x: Tensor, table: Tensor, idx: Iterator[Tensor], weights: Tensor
+) -> dict[str, Callable[[], Tensor]]:
+    return {
+        "dot": lambda: kernel.dot(x, table, next(idx)),
+        "sum": lambda: kernel.weighted_sum(table, next(idx), weights),
+    }
+
+
 def _gathers(job: Job, copy: float) -> None:
     """Rows of each width at the same number of pairs; other rows in each of four calls."""
     shape = TOY if job.toy else SHAPE
@@ -97,11 +108,7 @@ def _gathers(job: Job, copy: float) -> None:
     for width in WIDTHS[:2] if job.toy else reversed(WIDTHS):
         table = torch.randn(shape.n_experts, width, device=job.device).to(torch.bfloat16)
         x = torch.randn(shape.n_tokens, width, device=job.device)
-        idx = cycle(drawn)
-        calls = {
-            "dot": lambda: kernel.dot(x, table, next(idx)),  # noqa: B023
-            "sum": lambda: kernel.weighted_sum(table, next(idx), weights),  # noqa: B023
-        }
+        calls = _calls(kernel, x, table, cycle(drawn), weights)
         for name, call in calls.items():
             rate = shape.n_pairs * width * table.itemsize / best_seconds(call, job.device)
             job.add(

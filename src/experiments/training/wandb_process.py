@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 _CLOSING = 120  # seconds at most
@@ -24,7 +25,7 @@ class Owner:
         """program: the command line of the training, which W&B notes down."""
         import wandb
 
-        os.makedirs(arguments["dir"], exist_ok=True)  # noqa: PTH103
+        Path(arguments["dir"]).mkdir(parents=True, exist_ok=True)
         sys.argv = program
         os.environ.setdefault("WANDB_PROGRAM", program[0])
         self.run = wandb.init(settings=wandb.Settings(**settings), **arguments)
