@@ -7,12 +7,15 @@ residual additions, the optimizer. At small widths that is not little: docs/flop
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 # forward 1, backward 2 (Kaplan 2020, arXiv:2001.08361, §2.1). Too much for sub-keys, whose backward
 # pass is of the winners alone: docs/flops.md.
 TRAINING_PASSES = 3
+# frozen weights: a gradient passes through to what is trained below, and none is theirs; below all
+# that is trained, none passes
+THROUGH_PASSES, FORWARD_PASSES = 2, 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +28,8 @@ class Term:
         what is no table.
     seen_by_torch: whether torch's FlopCounterMode counts it (it sees matrix products only);
         the tests hold exactly those terms to the counter.
+    passes: what a training step costs, in forward passes; 3 where the term is trained.
+    n_trained_params: of n_params; None means all of them.
     """
 
     name: str
@@ -33,10 +38,23 @@ class Term:
     flops: float = 0.0
     seen_by_torch: bool = True
     n_tables: int = 0
+    passes: float = TRAINING_PASSES
+    n_trained_params: int | None = None
+
+    @property
+    def n_trained(self) -> int:
+        """The parameters that training changes."""
+        return self.n_params if self.n_trained_params is None else self.n_trained_params
+
+    def frozen(self, passes: float) -> "Term":
+        """This term where training changes none of its parameters."""
+        return replace(self, passes=passes, n_trained_params=0)
 
     def renamed(self, prefix: str, times: int) -> "Term":
         """This term under a prefix, summed over `times` blocks."""
-        active = None if self.n_active_params is None else times * self.n_active_params
+        active, trained = (
+            None if n is None else times * n for n in (self.n_active_params, self.n_trained_params)
+        )
         return Term(
             name=f"{prefix}.{self.name}",
             n_params=times * self.n_params,
@@ -44,6 +62,8 @@ class Term:
             flops=times * self.flops,
             seen_by_torch=self.seen_by_torch,
             n_tables=times * self.n_tables,
+            passes=self.passes,
+            n_trained_params=trained,
         )
 
 
@@ -55,8 +75,13 @@ class Cost:
 
     @property
     def n_params(self) -> int:
-        """All trainable parameters."""
+        """All parameters."""
         return sum(t.n_params for t in self.terms)
+
+    @property
+    def n_trained_params(self) -> int:
+        """Those that training changes: all, unless the run starts from weights and freezes some."""
+        return sum(t.n_trained for t in self.terms)
 
     @property
     def n_active_params(self) -> int:
@@ -77,8 +102,9 @@ class Cost:
 
     @property
     def training_flops(self) -> float:
-        """Training FLOPs per token, forward and backward (3x forward)."""
-        return TRAINING_PASSES * self.forward_flops
+        """Training FLOPs per token, forward and backward: 3x forward, less where it is frozen."""
+        spared = sum((TRAINING_PASSES - t.passes) * t.flops for t in self.terms)
+        return TRAINING_PASSES * self.forward_flops - spared
 
     def shares(self) -> dict[str, float]:
         """Each term's share of the FLOPs, largest first; terms without FLOPs are left out."""
@@ -99,7 +125,8 @@ class FFNConfig(Protocol):
 
     `n_experts` and the like are the variant's own; the trunk never reads them. It may also have
     `check_batch(n_tokens)`, which refuses a forward pass of so many tokens, and `mixes`: a Mixing
-    where a sequence's outputs or loss in training depend on the sequences beside it.
+    where a sequence's outputs or loss in training depend on the sequences beside it. One that holds
+    a layer beside another has `frozen` and `trained`, the configs of the two (beside.py).
     """
 
     def cost(self, d_model: int) -> Cost:
@@ -111,14 +138,17 @@ class FFNConfig(Protocol):
         ...
 
 
-def attention_terms(d_model: int, seq_len: int) -> tuple[Term, ...]:
+def attention_terms(d_model: int, seq_len: int, d_kv: int | None = None) -> tuple[Term, ...]:
     """Causal self-attention without biases; a position attends to (seq_len + 1) / 2 on average.
 
+    d_kv: the width of all keys together, and of all values (n_kv_heads * d_head of grouped heads,
+    Ainslie 2023, arXiv:2305.13245); None for d_model. Grouped heads cost no less context.
     torch's counter does not know the mask and counts seq_len positions instead.
     """
+    n_params = 2 * d_model**2 + 2 * d_model * (d_model if d_kv is None else d_kv)
     context = (seq_len + 1) / 2
     return (
-        Term(name="projections", n_params=4 * d_model**2, flops=8 * d_model**2),
+        Term(name="projections", n_params=n_params, flops=2 * n_params),
         Term(name="context", flops=4 * d_model * context, seen_by_torch=False),
     )
 
@@ -130,25 +160,63 @@ def trunk_cost(
     vocab_size: int,
     tie_head: bool,
     ffns: Sequence[FFNConfig],
+    d_kv: int | None = None,
+    trained_blocks: Sequence[int] | None = None,
 ) -> Cost:
     """The whole model: one entry of `ffns` per block, in order.
 
-    Equal layers are summed into one term, so that the shares stay readable.
+    Equal layers are summed into one term, so that the shares stay readable. trained_blocks: those
+    whose layer alone is trained, nothing else of the model; None: all is trained.
     """
     n_layers = len(ffns)
-    terms = [Term(name="embedding", n_params=vocab_size * d_model)]
-    terms += [t.renamed("attention", n_layers) for t in attention_terms(d_model, seq_len)]
-    terms += [Term(name="norms", n_params=(2 * n_layers + 1) * d_model)]
-    for ffn, times in _tally(ffns):
-        terms += [t.renamed("ffn", times) for t in ffn.cost(d_model).terms]
-    terms += [
+    attention = attention_terms(d_model, seq_len, d_kv)
+    vocabulary = [
+        Term(name="embedding", n_params=vocab_size * d_model),
         Term(
             name="head",
             n_params=0 if tie_head else vocab_size * d_model,
             flops=2 * d_model * vocab_size,
-        )
+        ),
     ]
-    return Cost(_merge(terms))
+    norms = Term(name="norms", n_params=(2 * n_layers + 1) * d_model)
+    if trained_blocks is not None:
+        vocabulary = [term.frozen(THROUGH_PASSES) for term in vocabulary]
+        norms = norms.frozen(THROUGH_PASSES)
+        blocks = _frozen_blocks(d_model, attention, ffns, trained_blocks)
+    else:
+        blocks = [t.renamed("attention", n_layers) for t in attention]
+        for ffn, times in _tally(ffns):
+            blocks += [t.renamed("ffn", times) for t in ffn.cost(d_model).terms]
+    return Cost(_merge([vocabulary[0], norms, *blocks, vocabulary[1]]))
+
+
+def _frozen_blocks(
+    d_model: int,
+    attention: Sequence[Term],
+    ffns: Sequence[FFNConfig],
+    trained_blocks: Sequence[int],
+) -> list[Term]:
+    """The blocks' terms where only the layers of trained_blocks are trained.
+
+    A gradient comes down to the first of them, through attention's products of two activations at
+    the full cost, and through frozen weights at half of a backward pass.
+    """
+    first = min(trained_blocks)
+    terms = []
+    for i, ffn in enumerate(ffns):
+        passes = THROUGH_PASSES if i > first else FORWARD_PASSES
+        for term in attention:
+            full = i > first and not term.n_params
+            terms.append(term.frozen(TRAINING_PASSES if full else passes).renamed("attention", 1))
+        frozen = getattr(ffn, "frozen", None) if i in trained_blocks else ffn
+        trained = getattr(ffn, "trained", ffn) if i in trained_blocks else None
+        if frozen is not None:
+            own = frozen.cost(d_model).terms
+            terms += [term.frozen(passes).renamed("ffn", 1) for term in own]
+        if trained is not None:
+            prefix = "ffn" if trained is ffn else "ffn.beside"
+            terms += [term.renamed(prefix, 1) for term in trained.cost(d_model).terms]
+    return terms
 
 
 def _tally(ffns: Iterable[FFNConfig]) -> list[tuple[FFNConfig, int]]:
@@ -174,12 +242,16 @@ def _merge(terms: Iterable[Term]) -> tuple[Term, ...]:
         active = [
             t.n_params if t.n_active_params is None else t.n_active_params for t in (seen, term)
         ]
+        flops = seen.flops + term.flops
+        spent = seen.passes * seen.flops + term.passes * term.flops
         merged[term.name] = Term(
             name=term.name,
             n_params=seen.n_params + term.n_params,
             n_active_params=sum(active),
-            flops=seen.flops + term.flops,
+            flops=flops,
             seen_by_torch=seen.seen_by_torch,
             n_tables=seen.n_tables + term.n_tables,
+            passes=seen.passes if seen.passes == term.passes or not flops else spent / flops,
+            n_trained_params=seen.n_trained + term.n_trained,
         )
     return tuple(merged.values())

@@ -51,20 +51,23 @@ def plan_memory(
 ) -> Memory:
     """The memory of a process whose forward passes are of micro_tokens, n_micro of them a step.
 
+    n_layers: the blocks whose activations a backward pass needs, all unless some are frozen.
     table_gradient, table_state: of config.Optim; table_dtype: of the tables' weights.
     """
     tables = [term for term in cost.terms if term.n_tables]
+    trained = [term for term in tables if term.n_trained]
     n_table = sum(term.n_params for term in tables)
-    n_other = cost.n_params - n_table
+    n_trained_table = sum(term.n_trained for term in tables)
+    n_other, n_trained = cost.n_params - n_table, cost.n_trained_params - n_trained_table
     size = _SIZES[table_dtype]
     state = size if table_gradient == "dense" else _SIZES[table_state]
-    of_tables = sum(_gradient(term, table_gradient, micro_tokens, n_micro) for term in tables)
+    of_tables = sum(_gradient(term, table_gradient, micro_tokens, n_micro) for term in trained)
     pairs = sum(_reads_per_token(term) / d_model / term.n_tables for term in tables)
     activations = 4 * 40 * d_model * n_layers + _BYTES_PER_PAIR * pairs
     return Memory(
         weights=4 * n_other + size * n_table,
-        gradients=4 * n_other + round(size * of_tables),
-        moments=8 * n_other + 2 * state * n_table,
+        gradients=4 * n_trained + round(size * of_tables),
+        moments=8 * n_trained + 2 * state * n_trained_table,
         activations=round(micro_tokens * activations),
         logits=4 * 4 * micro_tokens * vocab_size,
     )

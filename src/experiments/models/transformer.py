@@ -24,6 +24,11 @@ class TransformerConfig:
 
     document_end: the id that ends a document; if given, attention does not reach past the end of
     another document. Costs are those of full causal attention either way.
+    norm_eps: of the RMS norms; None for torch's own, the float type's epsilon.
+    n_kv_heads: heads of keys and values, each shared by as many heads of queries (Ainslie 2023,
+    arXiv:2305.13245); None for as many as there are.
+    trained_blocks: only these blocks' layers are trained (init/freeze.py); None: all is.
+    lora_rank: instead, of low-rank adapters beside all linear maps of the blocks (lora.py).
     """
 
     d_model: int
@@ -33,6 +38,11 @@ class TransformerConfig:
     tie_head: bool
     ffns: tuple[FFNConfig, ...]
     document_end: int | None = None
+    rope_base: float = ROPE_BASE
+    norm_eps: float | None = None
+    n_kv_heads: int | None = None
+    trained_blocks: tuple[int, ...] | None = None
+    lora_rank: int | None = None
 
     def __post_init__(self) -> None:
         if self.d_head % 2:
@@ -42,6 +52,21 @@ class TransformerConfig:
                 f"d_model={self.d_model} must be a multiple of d_head={self.d_head}; "
                 "change ladder.d_per_layer (d_model for each of size blocks) or ladder.d_head"
             )
+        if self.n_kv_heads is not None and self.n_heads % self.n_kv_heads:
+            raise ValueError(
+                f"trunk.n_kv_heads={self.n_kv_heads} must divide the {self.n_heads} heads of "
+                f"d_model={self.d_model} and ladder.d_head={self.d_head}"
+            )
+
+    @property
+    def n_heads(self) -> int:
+        """Attention heads, of queries."""
+        return self.d_model // self.d_head
+
+    @property
+    def d_kv(self) -> int:
+        """The width of all keys of a position together, and of all values."""
+        return (self.n_kv_heads or self.n_heads) * self.d_head
 
     def cost(self) -> Cost:
         """Parameters and FLOPs per token of the whole model."""
@@ -51,6 +76,8 @@ class TransformerConfig:
             vocab_size=self.vocab_size,
             tie_head=self.tie_head,
             ffns=self.ffns,
+            d_kv=self.d_kv,
+            trained_blocks=self.trained_blocks,
         )
 
     def build(self) -> "Transformer":
@@ -67,7 +94,7 @@ class Transformer(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, d_model)
         self.blocks = nn.ModuleList(Block(config, ffn) for ffn in config.ffns)
-        self.norm = nn.RMSNorm(d_model)
+        self.norm = nn.RMSNorm(d_model, eps=config.norm_eps)
         self.head = nn.Linear(d_model, config.vocab_size, bias=False)
         nn.init.normal_(self.embedding.weight, std=d_model**-0.5)
         nn.init.normal_(self.head.weight, std=d_model**-0.5)
@@ -93,10 +120,10 @@ class Transformer(nn.Module):
         return self.head(self.norm(x))
 
     def ffn_layers(self) -> Iterator[FFN]:
-        """The feed-forward layers, first block first."""
+        """The feed-forward layers, first block first; of a block that holds several, each."""
         for block in self.blocks:
             assert isinstance(block, Block)
-            yield block.ffn
+            yield from block.ffn.layers()
 
     def set_execution(self, execution: Execution) -> None:
         """How the tables of all layers are read, and what their gradients become."""
@@ -109,9 +136,9 @@ class Block(nn.Module):
 
     def __init__(self, config: TransformerConfig, ffn: FFNConfig) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(config.d_model)
-        self.attention = Attention(config.d_model, config.d_head)
-        self.ffn_norm = nn.RMSNorm(config.d_model)
+        self.attention_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.attention = Attention(config)
+        self.ffn_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
         self.ffn: FFN = ffn.build(config.d_model)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -122,25 +149,33 @@ class Block(nn.Module):
 class Attention(nn.Module):
     """Causal multi-head self-attention with rotary positions.
 
+    qkv: rows of all heads' queries, then of the keys, then of the values.
     mask: (batch, 1, seq, seq) bool, what each position sees; None for all up to itself.
     """
 
-    def __init__(self, d_model: int, d_head: int) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.d_head = d_head
-        self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
+        d_model = config.d_model
+        self.d_head, self.rope_base = config.d_head, config.rope_base
+        self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads or config.n_heads
+        self.qkv = nn.Linear(d_model, d_model + 2 * config.d_kv, bias=False)
         self.out = nn.Linear(d_model, d_model, bias=False)
         for linear in (self.qkv, self.out):
             nn.init.normal_(linear.weight, std=d_model**-0.5)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         batch, seq, d_model = x.shape
-        heads = self.qkv(x).view(batch, seq, 3, -1, self.d_head).permute(2, 0, 3, 1, 4)
-        query, key, value = heads.unbind()
-        cos, sin = rotary_angles(seq, self.d_head, x.device)
+        heads = self.qkv(x).view(batch, seq, -1, self.d_head).transpose(1, 2)
+        query, key, value = heads.split((self.n_heads, self.n_kv_heads, self.n_kv_heads), dim=1)
+        cos, sin = rotary_angles(seq, self.d_head, x.device, self.rope_base)
         query, key = rotate(query, cos, sin), rotate(key, cos, sin)
         y = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, is_causal=mask is None
+            query,
+            key,
+            value,
+            attn_mask=mask,
+            is_causal=mask is None,
+            enable_gqa=self.n_kv_heads != self.n_heads,
         )
         return self.out(y.transpose(1, 2).reshape(batch, seq, d_model))
 
@@ -158,12 +193,14 @@ def document_mask(tokens: Tensor, end: int) -> Tensor:
     return same & torch.ones(seq, seq, dtype=torch.bool, device=tokens.device).tril()
 
 
-def rotary_angles(seq_len: int, d_head: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def rotary_angles(
+    seq_len: int, d_head: int, device: torch.device, base: float = ROPE_BASE
+) -> tuple[Tensor, Tensor]:
     """cos and sin of the rotary angles, each (seq_len, d_head / 2), float32.
 
     Always: a model in float64 is right to 1e-7 by them, and to 1e-15 in all else.
     """
-    frequency = ROPE_BASE ** (-torch.arange(0, d_head, 2, device=device) / d_head)
+    frequency = base ** (-torch.arange(0, d_head, 2, device=device) / d_head)
     angles = torch.outer(torch.arange(seq_len, device=device, dtype=torch.float32), frequency)
     return angles.cos(), angles.sin()
 

@@ -3,7 +3,7 @@
 The defaults say "nothing special", so a new variant overrides only what it has.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, ClassVar, Literal
 
 import torch.nn.functional as F
@@ -43,6 +43,10 @@ class FFN(nn.Module):
     def output_weights(self) -> tuple[Tensor, ...]:
         """What writes to the residual stream; the trunk scales its initial values with depth."""
         return ()
+
+    def layers(self) -> "Iterator[FFN]":
+        """Itself, or the layers that it is made of."""
+        yield self
 
     def auxiliary_loss(self) -> Tensor | None:
         """The last forward pass's extra loss, to be added to the language-model loss."""

@@ -1,0 +1,63 @@
+"""A layer beside another: how a trained model gets one more without losing what it has."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from experiments.budget.costs import Cost, FFNConfig, Mixing
+from experiments.models.ffn._base import FFN
+
+
+@dataclass(frozen=True, kw_only=True)
+class BesideConfig:
+    """y = frozen(x) + trained(x). Where only a run's layer is trained, the second is.
+
+    Lample 2019 (arXiv:1907.05242, §4) puts a memory instead of a layer; Kim & Jung 2020
+    (arXiv:2010.03881) find that a pretrained model wants it beside.
+    """
+
+    frozen: FFNConfig
+    trained: FFNConfig
+
+    @property
+    def mixes(self) -> Mixing | None:
+        """What either mixes; expert choice's tokens of a process come first."""
+        own = [getattr(part, "mixes", None) for part in (self.frozen, self.trained)]
+        return own[0] or own[1]
+
+    def check_batch(self, n_tokens: int) -> None:
+        """Raises ValueError if one of them can't share out so many tokens."""
+        for part in (self.frozen, self.trained):
+            check = getattr(part, "check_batch", None)
+            if check is not None:
+                check(n_tokens)
+
+    def cost(self, d_model: int) -> Cost:
+        """Both; the terms of the layer beside are named so."""
+        beside = (replace(t, name=f"beside.{t.name}") for t in self.trained.cost(d_model).terms)
+        return Cost((*self.frozen.cost(d_model).terms, *beside))
+
+    def build(self, d_model: int) -> "Beside":
+        """The pair at this width."""
+        return Beside(d_model, self)
+
+
+class Beside(FFN):
+    """The sum of two layers of the same input."""
+
+    def __init__(self, d_model: int, config: BesideConfig) -> None:
+        super().__init__()
+        self.ffn: FFN = config.frozen.build(d_model)
+        self.layer: FFN = config.trained.build(d_model)
+
+    def layers(self) -> Iterator[FFN]:
+        yield from self.ffn.layers()
+        yield from self.layer.layers()
+
+    def output_weights(self) -> tuple[Tensor, ...]:
+        return (*self.ffn.output_weights(), *self.layer.output_weights())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, seq, d_model) to the same."""
+        return self.ffn(x) + self.layer(x)
