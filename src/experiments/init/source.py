@@ -1,0 +1,48 @@
+"""Where weights come from, and what a trunk must be to carry them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """The trunk that carries some weights: models.transformer.TransformerConfig's fields.
+
+    ffns: for each block the config node, with `_target_`, of the layer that it holds.
+    name: what conf/model calls the layer of most blocks, for tables.
+    """
+
+    n_layers: int
+    d_model: int
+    d_head: int
+    n_kv_heads: int
+    vocab_size: int
+    tie_head: bool
+    rope_base: float
+    norm_eps: float | None
+    ffns: tuple[Mapping[str, Any], ...]
+    name: str = "dense"
+
+
+class WeightSource(Protocol):
+    """A frozen dataclass that conf/init/*.yaml names by its `_target_`."""
+
+    def shape(self, cache: Path) -> Shape:
+        """Reads headers alone. Raises ValueError for weights that the trunk can't carry."""
+        ...
+
+    def digest(self, cache: Path) -> str:
+        """The sha256, 64 hex digits, of what the weights are, wherever they lie."""
+        ...
+
+    def tokenizer(self, cache: Path) -> Mapping[str, Any]:
+        """The config node of the weights' own tokenizer."""
+        ...
+
+    def state(self, cache: Path) -> dict[str, Tensor]:
+        """The weights by the names of a Transformer of this shape, float32."""
+        ...
