@@ -272,4 +272,5 @@ def test_names_and_devices_that_there_are_not():
     with pytest.raises(ValueError, match="kernel=cpp is for CPUs, and the tables are on cuda"):
         resolve_kernel("cpp", "cuda", torch.float32)
     assert resolve_kernel("reference", "cpu", torch.float32) is None
-    assert resolve_kernel("cpp", "cpu", torch.float64).name == "torch"
+    for others in (torch.float64, torch.float16):
+        assert resolve_kernel("cpp", "cpu", others).name == "torch"

@@ -51,6 +51,20 @@ def test_equals_a_scan_for_random_scores(execution, n_sub, top_k, d_key, per_hea
     assert differs.double().mean() < 0.001
 
 
+def test_sub_keys_of_16_bits_are_read_as_what_they_are(execution):
+    """Of a model that was made bfloat16 as a whole; the kernels take queries and keys alike."""
+    queries, sub_keys = (t.bfloat16() for t in _random(16, 32, per_head=False))
+    sub_keys.requires_grad_()
+    scores, _ = product_key_topk(queries, sub_keys, 8, execution)
+    scores.sum().backward()
+    slow = sub_keys.detach().double().requires_grad_()
+    best, _ = scan(queries.double(), slow, 8)
+    best.sum().backward()
+    assert_close([scores.detach()], [best.detach()], 1e-5)
+    assert sub_keys.grad.dtype == torch.bfloat16
+    assert_close([sub_keys.grad], [slow.grad], 2**-8)  # rounded to 8 bits
+
+
 @pytest.mark.parametrize("top_k", [1, 4, 9, 25])
 @pytest.mark.parametrize("n_sub", [5, 64, 300])
 def test_equals_a_scan_for_tied_scores(execution, top_k, n_sub):

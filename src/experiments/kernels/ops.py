@@ -115,6 +115,7 @@ def product_key_topk(
         return reference.product_key_topk(queries, sub_keys, top_k)
     halves = _wide(queries, sub_keys).unflatten(-1, (2, -1)).contiguous()
     grouped = (sub_keys if sub_keys.dim() == 4 else sub_keys.unsqueeze(0)).contiguous()
+    grouped = grouped.to(halves.dtype)  # kernels take them alike: of a model made bfloat16, say
     if torch.compiler.is_compiling():
         found = operators.search(halves, grouped, top_k, execution.kernel)
     else:

@@ -9,6 +9,8 @@ from experiments.config.schema import KernelName
 from experiments.kernels.interface import Kernel
 from experiments.kernels.torch_kernels import TorchKernel
 
+_TABLES = (torch.float32, torch.bfloat16)  # what C++ and Triton read
+
 
 @lru_cache(maxsize=64)
 def resolve_kernel(name: str, device: str, dtype: torch.dtype) -> Kernel | None:
@@ -16,13 +18,13 @@ def resolve_kernel(name: str, device: str, dtype: torch.dtype) -> Kernel | None:
 
     None for the reference, which is differentiated by torch. auto: triton on a GPU, cpp on a CPU,
     and torch where these can't be had (for which cpp warns, once) or don't take the type
-    (float64). Raises ValueError for an unknown name or an unsupported combination.
+    (float64, float16). Raises ValueError for an unknown name or an unsupported combination.
     """
     if name not in get_args(KernelName):
         raise ValueError(f"kernel={name!r} is not one of {', '.join(get_args(KernelName))}")
     if name == "reference":
         return None
-    if name == "torch" or dtype == torch.float64:
+    if name == "torch" or dtype not in _TABLES:
         return TorchKernel()
     if name == "triton" or (name == "auto" and device == "cuda"):
         return _triton(device, must=name == "triton")
