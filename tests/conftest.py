@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # read when torch is imported, here and in child processes
+# Both are read when torch is imported, here and in child processes. Threads that spin while they
+# wait for each other take a busy machine's cores from those that they wait for.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch

@@ -36,8 +36,14 @@ def fresh(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def base_alone(monkeypatch):
-    """A build of one level takes seconds; the suite's own library has all, for other tests."""
+def quick(monkeypatch):
+    """What is compiled takes a second then; that it computes well is for other tests."""
+    monkeypatch.setattr(build, "_COMMON", tuple(f.replace("-O3", "-O0") for f in build._COMMON))
+
+
+@pytest.fixture
+def base_alone(monkeypatch, quick):
+    """One level of the library; the suite's own has all."""
     monkeypatch.setattr(build, "LEVELS", {"base": ()})
 
 
@@ -87,7 +93,7 @@ def test_a_compiler_that_fails_is_quoted(fresh, monkeypatch, tmp_path):
 
 @pytest.mark.slow
 @needs_compiler
-def test_a_level_that_the_compiler_does_not_know_is_left_out(fresh, monkeypatch):
+def test_a_level_that_the_compiler_does_not_know_is_left_out(fresh, quick, monkeypatch):
     monkeypatch.setattr(build, "LEVELS", {"base": (), "avx2": ("-mno-such-flag",)})
     assert cpp.levels(build.load()) == ["base"]
 

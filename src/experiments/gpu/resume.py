@@ -29,24 +29,7 @@ def run(job: Job) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before its first product
     torch.use_deterministic_algorithms(True, warn_only=True)
     sizes = TOY if job.toy else SIZES
-    n = 64 if job.toy else 256**2
-    peer = PEERConfig(n_experts=n, n_heads=2, top_k=4, d_key=8 if job.toy else 128)
-    fine = MoEConfig(
-        n_experts=8,
-        routing="token_choice",
-        top_k=2,
-        gate="sigmoid",
-        granularity=4.0,
-        balance="bias",
-        balance_rate=1e-3,
-    )
-    layers: Mapping[str, tuple[FFNConfig, TableGradient]] = {
-        "dense": (DenseConfig(), "dense"),
-        "PEER, dense": (peer, "dense"),
-        "PEER, rows": (peer, "rows"),
-        "fine MoE": (fine, "dense"),
-    }
-    for name, (ffn, gradient) in layers.items():
+    for name, (ffn, gradient) in _layers(job.toy).items():
         whole = _weights(job, sizes, ffn, gradient, interrupted=False)
         again = _weights(job, sizes, ffn, gradient, interrupted=False)
         resumed = _weights(job, sizes, ffn, gradient, interrupted=True)
@@ -60,6 +43,26 @@ def run(job: Job) -> None:
             note=f"furthest {_furthest(whole, resumed):.3g} apart, "
             f"uninterrupted {_furthest(whole, again):.3g}",
         )
+
+
+def _layers(toy: bool) -> Mapping[str, tuple[FFNConfig, TableGradient]]:
+    n, d_key = (64, 8) if toy else (256**2, 128)
+    peer = PEERConfig(n_experts=n, n_heads=2, top_k=4, d_key=d_key)
+    fine = MoEConfig(
+        n_experts=8,
+        routing="token_choice",
+        top_k=2,
+        gate="sigmoid",
+        granularity=4.0,
+        balance="bias",
+        balance_rate=1e-3,
+    )
+    return {
+        "dense": (DenseConfig(), "dense"),
+        "PEER, dense": (peer, "dense"),
+        "PEER, rows": (peer, "rows"),
+        "fine MoE": (fine, "dense"),
+    }
 
 
 def _weights(
