@@ -4,6 +4,7 @@ The cases are those of an audit that found 66 tracebacks and 53 silent acceptanc
 """
 
 import copy
+import functools
 import logging
 import re
 import sys
@@ -11,12 +12,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 from experiments import cancel, collect, evaluate, retry, status
 from experiments import run as run_module
+from experiments.cli import exit_codes, resolve
+from experiments.config.hydra_hints import normalized
+from experiments.config.hydra_version import composing
 from experiments.config.paths import conf_dir
+from experiments.sweep.local import run_one
 
 MAINS = {
     "run": run_module.main,
@@ -29,8 +38,8 @@ MAINS = {
 LONG = "x" * 300
 PEER, MOE, FINE = "model=peer", "model=moe", "model=moe_fine"
 
-# one override of `run`, and words of the line that it must end with
-ONE_OVERRIDE = [
+# one value of `run`'s config, and words of the line that it must end with
+ONE_VALUE = [
     # numbers that are none
     *((f"{name}={value}", f"{name}={value} must be a finite number")
       for name in ("budget", "ladder.lr", "optim.lr_width_exponent", "optim.eps", "optim.beta1",
@@ -150,6 +159,18 @@ ONE_OVERRIDE = [
                    "a//b", "'*'", "'a b'", '"a\\nb"', "'$(touch pwned)'", "'a;b'", LONG)),
     ("paths.results=", "paths.results='' must be a path, and not empty"),
     ("paths.cache=' '", "must be a path, and not empty"),
+]  # fmt: skip
+
+# one override of the command: a value for each kind of rule, and what needs Hydra to be refused
+ONE_OVERRIDE = [
+    ("budget=nan", "budget=nan must be a finite number"),
+    ("seed=[1]", "seed=[1] must be of type int"),
+    ("ladder.lr=0", "ladder.lr=0 must be above 0"),
+    ("trainer.n_threads=0", "trainer.n_threads=0 must be at least 1, or null"),
+    ("optim.schedule=linear", "optim.schedule='linear' is not one of cosine, wsd"),
+    ("+trunk.base_ffn.width_factor=0", "trunk.base_ffn.width_factor=0 must be above 0"),
+    ("sweep='a b'", "must be a name, as demo, or one in a group"),
+    ("paths.results=", "paths.results='' must be a path, and not empty"),
     # habits
     ("~logger", "logger=csv"),
     ("logger=null", "logger=csv"),
@@ -176,25 +197,30 @@ ONE_OVERRIDE = [
     ("seed=1,2", "Ambiguous value"),
 ]  # fmt: skip
 
+# a model, a value of its config, and words of the line
+MODELS_VALUE = [
+    (PEER, "model.top_k=0", "model.top_k=0 must be at least 1"),
+    (PEER, "model.n_heads=-1", "model.n_heads=-1 must be at least 1"),
+    (PEER, "model.d_key=7", "model.d_key=7 must be even"),
+    (PEER, "model.query_norm=rms", "model.query_norm='rms' is not one of"),
+    (PEER, "n_experts=0", "error: n_experts=0 must be at least 1\n"),
+    (PEER, "n_experts=-4", "error: n_experts=-4 must be at least 1\n"),
+    (PEER, "n_experts=5000", "must be a perfect square; nearest: 4900, 5041"),
+    (PEER, "model.n_experts=64", "give n_experts=64 alone"),
+    (PEER, "model.table_dtype=bfloat16", "model.table_dtype=bfloat16 with optim"),
+    (MOE, "model.capacity_factor=0", "model.capacity_factor=0 must be above 0"),
+    (MOE, "model.granularity=0", "model.granularity=0 must be at least"),
+    (MOE, "model.n_shared_experts=-1", "must be at least 0"),
+    (MOE, "model.top_k=2", "model.routing=expert_choice is balanced by construction"),
+    (FINE, "model.balance_rate=-1", "model.balance_rate=-1 must be at least 0"),
+    (FINE, "model.balance_rate=0", "model.balance=bias with balance_rate=0"),
+]  # fmt: skip
+
 # whole command lines
 LINES = [
     ("run", (PEER, "model.top_k=0"), "model.top_k=0 must be at least 1"),
-    ("run", (PEER, "model.n_heads=-1"), "model.n_heads=-1 must be at least 1"),
-    ("run", (PEER, "model.d_key=7"), "model.d_key=7 must be even"),
-    ("run", (PEER, "model.query_norm=rms"), "model.query_norm='rms' is not one of"),
-    ("run", (PEER, "n_experts=0"), "error: n_experts=0 must be at least 1\n"),
-    ("run", (PEER, "n_experts=-4"), "error: n_experts=-4 must be at least 1\n"),
-    ("run", (PEER, "n_experts=5000"), "must be a perfect square; nearest: 4900, 5041"),
-    ("run", (PEER, "model.n_experts=64"), "give n_experts=64 alone"),
-    ("run", (PEER, "n_experts=4", "model.top_k=16"), "model.top_k=16 must be at most"),
     ("run", (PEER, "model.n_head=1"), "did you mean model.n_heads?"),
-    ("run", (PEER, "model.table_dtype=bfloat16"), "model.table_dtype=bfloat16 with optim"),
-    ("run", (MOE, "model.capacity_factor=0"), "model.capacity_factor=0 must be above 0"),
-    ("run", (MOE, "model.granularity=0"), "model.granularity=0 must be at least"),
-    ("run", (MOE, "model.n_shared_experts=-1"), "must be at least 0"),
-    ("run", (MOE, "model.top_k=2"), "model.routing=expert_choice is balanced by construction"),
-    ("run", (FINE, "model.balance_rate=-1"), "model.balance_rate=-1 must be at least 0"),
-    ("run", (FINE, "model.balance_rate=0"), "model.balance=bias with balance_rate=0"),
+    ("run", (PEER, "n_experts=4", "model.top_k=16"), "model.top_k=16 must be at most"),
     ("run", ("optim.schedule=wsd", "optim.warmup=0.9", "optim.decay=0.9"), "optim.warmup=0.9 and"),
     ("run", ("data=local",), "data.path"),
     ("run", ("data=local", "data.path=nowhere"), "path='nowhere'"),
@@ -315,6 +341,58 @@ def check(result, code, message):
     assert message in err
     assert err.count("\n") == 1
     assert err.startswith("error: ")
+
+
+@pytest.fixture(scope="module")
+def edited():
+    """edited("model=peer", "seed=-1"): the config that Hydra makes of both, resolved.
+
+    Hydra takes 60 ms to choose and merge its files, twice for one command. So that is done once a
+    model, and the value is laid over a copy by Hydra's own function.
+    """
+
+    @functools.cache
+    def chosen(model):
+        with composing():
+            composed = compose("config", [model], return_hydra_config=True)
+        plain = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+        return composed.hydra.runtime.choices.model, plain
+
+    def make(model, override):
+        model_name, config = copy.deepcopy(chosen(model))
+        values = OverridesParser.create().parse_overrides(normalized([override]))
+        ConfigLoaderImpl._apply_overrides_to_config(values, config)
+        return {"model_name": model_name, **OmegaConf.to_container(config, resolve=True)}
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("model", "override"),
+    [
+        ("model=dense", "seed=1"),
+        ("model=dense", "paths.results="),
+        ("model=dense", "data.corpus=null"),
+        (PEER, "+trunk.base_ffn.width_factor=2"),
+        (FINE, "n_experts=16"),
+    ],
+)
+def test_an_edited_config_is_hydras(edited, model, override):
+    with composing():
+        raw = resolve(compose("config", [model, override], return_hydra_config=True))
+    assert edited(model, override) == raw
+
+
+@pytest.mark.parametrize(
+    ("model", "override", "message"),
+    [*(("model=dense", *case) for case in ONE_VALUE), *MODELS_VALUE],
+)
+def test_a_value_that_is_refused(edited, tmp_path, monkeypatch, capsys, model, override, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EXPERIMENTS_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(SystemExit) as end, exit_codes():  # as run.main does
+        run_one(edited(model, override))
+    check((end.value.code, *capsys.readouterr(), list(tmp_path.rglob("*"))), 2, message)
 
 
 @pytest.mark.parametrize(("override", "message"), ONE_OVERRIDE)
