@@ -4,5 +4,6 @@ As a library: a PEER layer in any transformers model (docs/retrofit.md).
 """
 
 from experiments.init.retrofit import freeze_base, retrofit, unretrofit
+from experiments.init.retrofit_folder import load_retrofitted, save_retrofitted
 
-__all__ = ["freeze_base", "retrofit", "unretrofit"]
+__all__ = ["freeze_base", "load_retrofitted", "retrofit", "save_retrofitted", "unretrofit"]

@@ -85,8 +85,8 @@ def retrofit(
         layer = _built(zero, slot, seed)
         made = Retrofit(block=slot.block, paths=slot.paths, how=how, config=zero)
         added.append(Added(layer, made))
-    for slot, new in zip(slots, added):
-        attach(slot, new)
+    for new in added:
+        attach(model, new)
     return model
 
 
@@ -96,7 +96,7 @@ def unretrofit(model: Model) -> Model:
     Weights of the base that were trained meanwhile stay trained.
     """
     for added in list(layers_of(model)):
-        _detach(model, added)
+        detach(model, added)
     return model
 
 
@@ -145,18 +145,21 @@ def _add(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
     return output + module.peer(first_input(args, kwargs))  # type: ignore[operator]
 
 
-def attach(slot: Slot, added: Added) -> None:
-    """Puts a layer beside the MLP of a slot."""
-    slot.last.peer = added
-    if slot.first is slot.last:
-        slot.last.register_forward_hook(_add, with_kwargs=True)
+def attach(model: nn.Module, added: Added) -> None:
+    """Puts a layer where it belongs."""
+    modules = [model.get_submodule(path) for path in added.made.paths]
+    first, last = modules[0], modules[-1]
+    last.peer = added
+    if first is last:
+        last.register_forward_hook(_add, with_kwargs=True)
     else:
-        slot.first.peer_input = slot.last.peer_input = _Passed()  # type: ignore[assignment]
-        slot.first.register_forward_pre_hook(_keep_input, with_kwargs=True)
-        slot.last.register_forward_hook(_add_to_pair, with_kwargs=True)
+        first.peer_input = last.peer_input = _Passed()  # type: ignore[assignment]
+        first.register_forward_pre_hook(_keep_input, with_kwargs=True)
+        last.register_forward_hook(_add_to_pair, with_kwargs=True)
 
 
-def _detach(model: nn.Module, added: Added) -> None:
+def detach(model: nn.Module, added: Added) -> None:
+    """Takes a layer out of its place."""
     modules = [model.get_submodule(path) for path in added.made.paths]
     del modules[-1].peer
     for module in modules:

@@ -70,18 +70,23 @@ def find_slots(
     """
     templates, forms = _templates(model, mlp)
     _check_blocks(model, templates[0], blocks)
-    found = {b: tuple(_module(model, path.format(b)) for path in templates) for b in blocks}
+    return slots_at(model, {b: tuple(t.format(b) for t in templates) for b in blocks}, forms)
+
+
+def slots_at(
+    model: nn.Module, paths: Mapping[int, tuple[str, ...]], forms: tuple[Form, ...] = FORMS
+) -> tuple[Slot, ...]:
+    """The MLPs at the given paths, by block. As find_slots() in all else."""
+    found = {block: tuple(_module(model, p) for p in names) for block, names in paths.items()}
     for block, modules in found.items():
-        for path, module in zip(templates, modules):
+        for path, module in zip(paths[block], modules):
             if any(tensor.is_meta for tensor in module.parameters()):
-                raise ValueError(
-                    f"{path.format(block)} has no values yet (device meta); load the weights first"
-                )
-    inputs = _inputs(model, {f"{templates[0].format(b)}": m for b, m in found.items()})
+                raise ValueError(f"{path} has no values yet (device meta); load the weights first")
+    inputs = _inputs(model, {paths[block][0]: modules for block, modules in found.items()})
     return tuple(
         Slot(
             block=block,
-            paths=tuple(path.format(block) for path in templates),
+            paths=paths[block],
             first=modules[0],
             last=modules[-1],
             d_model=x.shape[-1],

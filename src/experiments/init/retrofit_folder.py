@@ -1,0 +1,183 @@
+"""A retrofitted transformers model as a folder:
+
+    retrofit.json        which layers, how they are made, where they belong
+    layers.safetensors   their tensors, as blocks.<block>.<name>
+    base/                the model without them, in transformers' own format
+
+The folder itself has no config.json. So transformers' own classes don't read it by mistake, and
+base/ alone is what it says: the base.
+"""
+
+import dataclasses
+import json
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from experiments.config.reading import read
+from experiments.init.retrofit import Added, Retrofit, attach, detach, layers_of
+from experiments.init.slots import slots_at
+from experiments.models.ffn.peer import PEERConfig
+from experiments.system.disk import explained
+
+FORMAT = 1
+_ABOUT, _LAYERS, _BASE = "retrofit.json", "layers.safetensors", "base"
+_NOTE = (
+    "Load with experiments.init.load_retrofitted; base/ alone is the model without these layers."
+)
+
+
+def save_retrofitted(model: Any, folder: str | Path) -> Path:
+    """Writes a model with layers of retrofit() to a new folder, whole or not at all.
+
+    The tokenizer is not a part of it: tokenizer.save_pretrained(folder / "base") puts it there.
+    Raises ValueError for a model without such layers and for a folder that exists.
+    """
+    folder = Path(folder)
+    layers = layers_of(model)
+    if not hasattr(model, "save_pretrained"):
+        raise ValueError(f"{type(model).__name__} is no model of transformers, and is not saved")
+    if folder.exists():
+        raise ValueError(f"{folder} exists; name a new folder, or delete it")
+    safetensors, transformers = _import()
+    tensors = {
+        f"blocks.{added.made.block}.{name}": tensor.contiguous()
+        for added in layers
+        for name, tensor in added.state_dict().items()
+    }
+    about = {
+        "note": _NOTE,
+        "format": FORMAT,
+        "model": type(model).__name__,
+        "transformers": transformers.__version__,
+        "layers": [dataclasses.asdict(added.made) for added in layers],
+    }
+    temporary = folder.with_name(f".{folder.name}.partial-{secrets.token_hex(4)}")
+    try:
+        with explained(folder):
+            temporary.mkdir(parents=True)
+            safetensors.save_file(tensors, temporary / _LAYERS)
+            (temporary / _ABOUT).write_text(json.dumps(about, indent=1) + "\n")
+            with _without(model, layers):
+                model.save_pretrained(temporary / _BASE)
+            temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def load_retrofitted(folder: str | Path) -> Any:
+    """The model that save_retrofitted() wrote, on the CPU, in evaluation mode.
+
+    The types are those it had, but for what transformers does not save: a base that was cast with
+    model.to(torch.bfloat16) comes back with its rotary angles in float32. Needs no
+    network, and runs no code of the folder. Raises ValueError for a folder of another kind, and
+    for files that are damaged or don't belong together.
+    """
+    folder = Path(folder)
+    about = _about(folder)
+    safetensors, transformers = _import()
+    kind = getattr(transformers, about["model"], None)
+    if kind is None:
+        raise ValueError(
+            f"{folder / _ABOUT}: transformers {transformers.__version__} has no class "
+            f"{about['model']!r}; the folder was written with {about['transformers']}"
+        )
+    model = _base(kind, folder / _BASE)
+    with _readable(folder / _LAYERS):
+        tensors = safetensors.load_file(folder / _LAYERS)
+    layers = [_retrofit(values, folder) for values in about["layers"]]
+    names = {f"blocks.{made.block}." for made in layers}
+    if unknown := [t for t in tensors if not t.startswith(tuple(names))]:
+        raise ValueError(f"{folder / _LAYERS} has {unknown[0]}, of no layer in {_ABOUT}")
+    slots = slots_at(model, {made.block: made.paths for made in layers})
+    for made, slot in zip(layers, slots):
+        start = f"blocks.{made.block}."
+        own = {k.removeprefix(start): t for k, t in tensors.items() if k.startswith(start)}
+        attach(model, _layer(made, own, slot.d_model, folder))
+    return model
+
+
+def _about(folder: Path) -> Mapping[str, Any]:
+    path = folder / _ABOUT
+    if not path.is_file():
+        hint = "name a folder of save_retrofitted"
+        if (folder / "config.json").is_file():  # of save_pretrained: it reads as the base alone
+            hint = "it is transformers' own: save the model with save_retrofitted instead"
+        raise ValueError(f"{folder} has no {_ABOUT}; {hint}")
+    with _readable(path):
+        about: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if about["format"] != FORMAT:
+            raise ValueError(f"format {about['format']} is not {FORMAT}, the one known here")
+        _ = about["model"], about["transformers"], about["layers"]
+    return about
+
+
+def _retrofit(values: Mapping[str, Any], folder: Path) -> Retrofit:
+    with _readable(folder / _ABOUT):
+        config: PEERConfig = read(PEERConfig, values["config"], "config")
+        return Retrofit(**{**values, "paths": tuple(values["paths"]), "config": config})
+
+
+def _base(kind: Any, folder: Path) -> Any:
+    """Every tensor of the model comes from the folder: none is drawn, none is ignored."""
+    with _readable(folder):
+        model, found = kind.from_pretrained(
+            folder, dtype="auto", local_files_only=True, output_loading_info=True
+        )
+    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if found.get(what):
+            raise ValueError(f"{folder} is not whole: {what} {sorted(found[what])[0]}")
+    return model
+
+
+def _layer(made: Retrofit, tensors: dict[str, Tensor], d_model: int, folder: Path) -> Added:
+    with torch.device("meta"):  # nothing is drawn: the values are the file's
+        added = Added(made.config.build(d_model), made)
+    try:
+        added.load_state_dict(tensors, assign=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{folder / _LAYERS} does not fit block {made.block} of {_ABOUT} and {_BASE}: {reason}"
+        ) from error
+    return added
+
+
+@contextmanager
+def _without(model: Any, layers: tuple[Added, ...]) -> Iterator[None]:
+    for added in layers:
+        detach(model, added)
+    try:
+        yield
+    finally:
+        for added in layers:
+            attach(model, added)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turns whatever the reading of a file raises into a ValueError with its path."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} can't be read: {reason}; save the model again") from error
+
+
+def _import() -> tuple[Any, Any]:
+    try:
+        import safetensors.torch  # of the extra `hf`, and slow to import
+        import transformers
+    except ImportError as error:
+        raise RuntimeError(
+            f"a model of transformers on disk needs the extra hf ({error}): "
+            "pip install 'expert-isoflops[hf]'"
+        ) from error
+    return safetensors.torch, transformers

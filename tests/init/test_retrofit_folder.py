@@ -1,0 +1,206 @@
+"""What is saved comes back to the bit, in another process too; what is not ours is refused."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import pytest
+import torch
+
+from experiments.init import load_retrofitted, retrofit, save_retrofitted, unretrofit
+from experiments.init.retrofit import layers_of
+from experiments.models.ffn.peer import PEERConfig
+from tests.init.tiny import OTHERS, logits, tiny, tokens
+
+transformers = pytest.importorskip("transformers")
+
+CONFIG = PEERConfig(n_experts=64, n_heads=2, top_k=4, d_key=8, query_norm="layer")
+SAVED = {
+    "Llama": {},
+    "Llama tied": {"tie_word_embeddings": True},
+    "GPT2": {},
+    "GPTNeoX": {},
+    "OPT": {},
+}
+
+
+def retrofitted(name="Llama", dtype=torch.float32):
+    """A model with two different layers that do something, and the base's logits."""
+    kind = name.split()[0]
+    model = tiny(kind, **SAVED[name])
+    if dtype != torch.float32:  # as from_pretrained has it: model.to() rounds the rotary angles too
+        with tempfile.TemporaryDirectory() as saved:
+            model.save_pretrained(saved)
+            model = type(model).from_pretrained(saved, dtype=dtype)
+    base = logits(model)
+    path = OTHERS[kind][1] if kind in OTHERS else None
+    retrofit(model, [0], CONFIG, mlp=path)
+    retrofit(model, [2], PEERConfig(n_experts=16, top_k=2, d_key=6, query_norm="none"), mlp=path)
+    with torch.no_grad():
+        for added in layers_of(model):
+            added.layer.w_up.normal_()
+    return model, base
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", SAVED)
+def test_it_comes_back_to_the_bit(tmp_path, name, dtype):
+    model, base = retrofitted(name, dtype)
+    expected, state = logits(model), model.state_dict()
+    folder = save_retrofitted(model, tmp_path / "new" / "folder")
+    assert torch.equal(logits(model), expected)  # the one that was saved is as it was
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "base", "layers.safetensors", "retrofit.json",
+    ]  # fmt: skip
+    assert [p.name for p in folder.parent.iterdir()] == ["folder"]
+
+    loaded = load_retrofitted(folder)
+    assert type(loaded) is type(model)
+    assert not loaded.training
+    loaded_state = loaded.state_dict()  # tensor by tensor: transformers may draw some again
+    assert list(loaded_state) == list(state)
+    for key, tensor in state.items():
+        assert torch.equal(loaded_state[key], tensor), key
+        assert loaded_state[key].dtype == tensor.dtype, key
+    assert torch.equal(logits(loaded), expected)
+    assert all(p.requires_grad for p in loaded.parameters())
+    assert [a.made for a in layers_of(loaded)] == [a.made for a in layers_of(model)]
+    assert torch.equal(logits(unretrofit(loaded)), base)
+
+
+@pytest.mark.slow
+def test_a_fresh_process_without_a_network_loads_the_same(tmp_path):
+    model, _ = retrofitted()
+    folder = save_retrofitted(model, tmp_path / "folder")
+    torch.save((tokens(), logits(model)), tmp_path / "expected.pt")
+    code = (
+        "import sys, torch; from experiments.init import load_retrofitted\n"
+        "tokens, expected = torch.load(sys.argv[2])\n"
+        "with torch.no_grad(): found = load_retrofitted(sys.argv[1])(input_ids=tokens).logits\n"
+        "sys.exit(not torch.equal(found, expected))"
+    )
+    command = [sys.executable, "-c", code, str(folder), str(tmp_path / "expected.pt")]
+    done = subprocess.run(
+        command, env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_transformers_does_not_read_the_folder_as_a_base(tmp_path):
+    model, base = retrofitted()
+    folder = save_retrofitted(model, tmp_path / "folder")
+    for kind in (transformers.LlamaForCausalLM, transformers.AutoModelForCausalLM):
+        with pytest.raises((OSError, ValueError)):
+            kind.from_pretrained(folder)
+        assert torch.equal(logits(kind.from_pretrained(folder / "base")), base)
+
+
+def test_a_folder_of_save_pretrained_reads_as_the_base_and_is_refused_here(tmp_path):
+    """The MLP's own weights keep their names there; the layer's are unexpected, and reported."""
+    model, base = retrofitted()
+    model.save_pretrained(tmp_path)
+    naive, report = transformers.LlamaForCausalLM.from_pretrained(
+        tmp_path, output_loading_info=True
+    )
+    assert torch.equal(logits(naive), base)
+    assert report["unexpected_keys"] == {k for k in model.state_dict() if ".peer." in k}
+    assert not report["missing_keys"]
+    with pytest.raises(ValueError, match=r"no retrofit.json; it is transformers' own"):
+        load_retrofitted(tmp_path)
+
+
+def edit(folder, change):
+    about = json.loads((folder / "retrofit.json").read_text())
+    change(about)
+    (folder / "retrofit.json").write_text(json.dumps(about))
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def drop_a_weight(folder):
+    import safetensors.torch
+
+    path = folder / "base" / "model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
+
+
+DAMAGED = {
+    "another format": (
+        lambda f: edit(f, lambda about: about.update(format=2)),
+        r"retrofit.json can't be read: format 2 is not 1",
+    ),
+    "no json": (lambda f: (f / "retrofit.json").write_text("{"), "retrofit.json can't be read"),
+    "no layers": (lambda f: edit(f, lambda about: about.pop("layers")), "can't be read: 'layers'"),
+    "another class": (
+        lambda f: edit(f, lambda about: about.update(model="PeerForCausalLM")),
+        "has no class 'PeerForCausalLM'",
+    ),
+    "unknown key": (
+        lambda f: edit(f, lambda about: about["layers"][0]["config"].update(n_expert=3)),
+        "n_expert: unknown key; did you mean config.n_experts",
+    ),
+    "another block": (
+        lambda f: edit(f, lambda about: about["layers"][0].update(paths=["model.layers.7.mlp"])),
+        "model.layers.7.mlp names no module",
+    ),
+    "another size": (
+        lambda f: edit(f, lambda about: about["layers"][0]["config"].update(n_experts=81)),
+        r"layers.safetensors does not fit block 0 .*size mismatch",
+    ),
+    "one layer fewer": (
+        lambda f: edit(f, lambda about: about["layers"].pop()),
+        r"layers.safetensors has blocks.2.*of no layer",
+    ),
+    "truncated layers": (lambda f: truncate(f / "layers.safetensors"), "layers.safetensors can't"),
+    "truncated base": (lambda f: truncate(f / "base" / "model.safetensors"), "base can't be read"),
+    "a weight fewer": (drop_a_weight, "base is not whole: missing_keys model.layers.1.mlp.up_proj"),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    torch.manual_seed(0)
+    return save_retrofitted(retrofitted()[0], tmp_path_factory.mktemp("saved") / "folder")
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damage_is_named(folder, tmp_path, name):
+    damage, message = DAMAGED[name]
+    copied = shutil.copytree(folder, tmp_path / "copied")
+    damage(copied)
+    with pytest.raises(ValueError, match=message) as refused:
+        load_retrofitted(copied)
+    assert "\n" not in str(refused.value)
+
+
+def test_refused_before_anything_is_written(tmp_path):
+    model, _ = retrofitted()
+    (tmp_path / "there").mkdir()
+    with pytest.raises(ValueError, match="there exists; name a new folder"):
+        save_retrofitted(model, tmp_path / "there")
+    with pytest.raises(ValueError, match="no layer of retrofit"):
+        save_retrofitted(tiny("Llama"), tmp_path / "new")
+    with pytest.raises(ValueError, match=r"missing has no retrofit.json; name a folder of"):
+        load_retrofitted(tmp_path / "missing")
+    assert [p.name for p in tmp_path.iterdir()] == ["there"]
+
+
+def test_a_failed_write_leaves_the_model_and_the_disk_as_they_were(tmp_path, monkeypatch):
+    model, _ = retrofitted()
+    expected = logits(model)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(model), "save_pretrained", full)
+    with pytest.raises(RuntimeError, match="folder can't be written: No space left"):
+        save_retrofitted(model, tmp_path / "folder")
+    assert list(tmp_path.iterdir()) == []
+    assert torch.equal(logits(model), expected)
