@@ -102,7 +102,7 @@ def test_refuses_runs_that_are_not_done(run_dir, tmp_path):
         score(run_dir)
     write_record(run_dir, record)
     (run_dir / "last.ckpt").unlink()
-    with pytest.raises(ValueError, match=r"has no last.ckpt to score"):
+    with pytest.raises(ValueError, match=r"has no last.ckpt to read"):
         score(run_dir)
 
 

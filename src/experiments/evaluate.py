@@ -8,27 +8,19 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from hydra import compose
 
-from experiments.cli import exit_codes, resolve
-from experiments.config.hydra_version import composing
+from experiments.cli import exit_codes
 from experiments.config.paths import conf_dir
 from experiments.data.prepare import prepare_data, prepare_sets
-from experiments.execute import build_model
-from experiments.kernels.ops import Execution
-from experiments.models.transformer import Transformer
+from experiments.finished import PLACES, finished_record, run_config, trained_model
 from experiments.point import make_point
-from experiments.records import RECORD_NAME, DamagedError, RunRecord, read_record, write_record
+from experiments.records import RECORD_NAME, RunRecord, read_record, write_record
 from experiments.system.version import version_line
-from experiments.training.checkpoints import LAST
 from experiments.training.evaluation import results_table, rule_suffix, score_sets
-from experiments.training.seal import damage_of
 
-_NODES = ("eval", "evaluation", "trainer", "paths")  # what the command line may change
-_REMEDY = f"put a copy of it back, or delete {RECORD_NAME} and run the same command to train again"
+_NODES = ("eval", "evaluation", *PLACES)  # what the command line may change
 
 USAGE = """\
 usage: python -m experiments.evaluate RUN eval=[NAME,...] [evaluation.stride=N] ...
@@ -52,9 +44,8 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str]) -> RunRecord:
     Raises ValueError for a run that is not done, for keys that would change the run itself, and
     if the data is no longer what the run was trained on.
     """
-    record = _finished(run_dir)
-    raw = _config(record, overrides)
-    point = make_point(raw)
+    record = finished_record(run_dir)
+    point = make_point(run_config(record, overrides, _NODES))
     if not point.config.eval:
         raise ValueError(f"no sets named; give eval=[NAME,...] of {', '.join(known_sets())}")
     if point.run_id != record.run_id:
@@ -71,18 +62,14 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str]) -> RunRecord:
         if record.evaluations.get(name + suffix, {}).get("tokens_digest") != tokens.digest
     }
     if missing:
-        device = torch.device(point.device.accelerator)
-        model = build_model(point, prepared)
-        model.set_execution(Execution(kernel=point.config.kernel))
-        _load(model, run_dir / LAST, point.plan.n_steps)
         scores = score_sets(
-            model.to(device),
+            trained_model(run_dir, point, prepared.vocabulary),
             missing,
             prepared.vocabulary,
             point.config.evaluation,
             seq_len=point.config.data.seq_len,
             batch_size=point.config.ladder.batch_size,
-            device=device,
+            device=torch.device(point.device.accelerator),
             started=lambda name: print(f"scoring {name}", flush=True),
         )
         now = read_record(run_dir / RECORD_NAME)  # as it is by now
@@ -94,53 +81,6 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str]) -> RunRecord:
 def known_sets() -> list[str]:
     """The names of conf/eval."""
     return sorted(path.stem for path in (conf_dir() / "eval").glob("*.yaml"))
-
-
-def _finished(run_dir: Path) -> RunRecord:
-    path = run_dir / RECORD_NAME
-    if not path.exists():
-        raise ValueError(f"{run_dir} is not a finished run: it has no {RECORD_NAME}")
-    record = read_record(path)
-    if record.status != "done":
-        raise ValueError(f"{run_dir} is {record.status}, and only a run that is done is scored")
-    if not (run_dir / LAST).exists():
-        raise ValueError(f"{run_dir} has no {LAST} to score; {_REMEDY}")
-    return record
-
-
-def _config(record: RunRecord, overrides: Sequence[str]) -> dict[str, Any]:
-    """The run's own config, with the nodes that the command line may change."""
-    for override in overrides:
-        node = override.lstrip("+~").partition("=")[0].partition(".")[0]
-        if node not in _NODES:
-            raise ValueError(
-                f"{override}: only {', '.join(_NODES)} can be given here; the rest is the run's"
-            )
-    with composing():
-        composed = resolve(compose("config", list(overrides), return_hydra_config=True))
-    # "sweep": an old record may have a name that is no longer allowed; it is not used here
-    return {**record.config, "sweep": "scored", **{node: composed[node] for node in _NODES}}
-
-
-def _load(model: Transformer, checkpoint: Path, n_steps: int) -> None:
-    """The weights of a checkpoint that train.py wrote at the end, after n_steps.
-
-    Raises DamagedError if it is not whole or is another: no other stands for the run's end.
-    """
-    why = damage_of(checkpoint)
-    if why is not None:
-        raise DamagedError(checkpoint, why, _REMEDY)
-    prefix = "model."
-    try:
-        loaded = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        state = loaded["state_dict"].items()
-        model.load_state_dict({k.removeprefix(prefix): v for k, v in state if k.startswith(prefix)})
-    except Exception as error:  # torch has many, of several lines
-        why = f"it does not hold this run's weights: {str(error).splitlines()[0]}"
-        raise DamagedError(checkpoint, why, _REMEDY) from error
-    if loaded["global_step"] != n_steps:
-        why = f"it is of step {loaded['global_step']}, and the run ended at {n_steps}"
-        raise DamagedError(checkpoint, why, _REMEDY)
 
 
 def main() -> None:

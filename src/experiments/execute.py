@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 
 from experiments.data.module import TokenDataModule
 from experiments.data.prepare import PreparedData, prepare_data, prepare_sets, training_batches
+from experiments.data.vocabulary import Vocabulary
 from experiments.data.windows import ScoredWindows
 from experiments.kernels.select import resolve_kernel
 from experiments.models.transformer import Transformer
@@ -264,16 +265,15 @@ def _train_and_evaluate(
         wandb_run.finish(summary)
 
 
-def build_model(point: Point, prepared: PreparedData) -> Transformer:
-    """The point's model for this data: masked at the ends of documents, if it is to be."""
-    masks = point.config.data.mask_documents
-    end = prepared.vocabulary.end_of_text if masks else None
+def build_model(point: Point, vocabulary: Vocabulary) -> Transformer:
+    """The point's model for these tokens: masked at the ends of documents, if it is to be."""
+    end = vocabulary.end_of_text if point.config.data.mask_documents else None
     return replace(point.transformer, document_end=end).build()
 
 
 def _language_model(point: Point, prepared: PreparedData, compiled: bool) -> LanguageModel:
     return LanguageModel(
-        build_model(point, prepared),
+        build_model(point, prepared.vocabulary),
         point.plan,
         point.config.optim,
         kernel=point.config.kernel,

@@ -119,7 +119,7 @@ def test_triton_on_a_cpu_is_refused(make, monkeypatch):
 def test_layers_and_optimizer_have_one_execution(make, how):
     point = make("model=peer", *SMALL, "kernel=torch", *WAYS.get(how, ()))
     prepared = type("Prepared", (), {"vocabulary": None})()
-    model = build_model(point, prepared)
+    model = build_model(point, prepared.vocabulary)
     module = LanguageModel(model, point.plan, point.config.optim, kernel=point.config.kernel)
     optimizer = module.configure_optimizers()["optimizer"]
     (execution,) = {layer.execution for layer in model.ffn_layers()}

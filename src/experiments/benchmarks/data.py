@@ -87,7 +87,7 @@ def _batches(point: Point, prepared: PreparedData, n_workers: int) -> Iterator[B
 
 def _training_step(point: Point, prepared: PreparedData, batch: Batch) -> Callable[[], None]:
     """A step without Lightning's own work: as fast as training could be."""
-    model, config = build_model(point, prepared), point.config
+    model, config = build_model(point, prepared.vocabulary), point.config
     module = LanguageModel(model, point.plan, config.optim, kernel=config.kernel)
     module.__dict__["_trainer"] = type("Trainer", (), {"global_step": 0})()
     optimizer = module.configure_optimizers()["optimizer"]

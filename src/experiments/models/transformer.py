@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from experiments.budget.costs import Cost, FFNConfig, trunk_cost
 from experiments.kernels.ops import Execution
+from experiments.models.cache import Cache, Past
 from experiments.models.ffn._base import FFN
 
 ROPE_BASE = 10_000.0  # Su 2021, arXiv:2104.09864, §3.2.2
@@ -110,14 +111,32 @@ class Transformer(nn.Module):
                 for weight in (block.attention.out.weight, *block.ffn.output_weights()):
                     weight.mul_((2 * n_layers) ** -0.5)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(batch, seq) int64 to (batch, seq, vocab_size)."""
+    def forward(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
+        """(batch, seq) int64 to (batch, seq, vocab_size).
+
+        cache: what is kept of the tokens before these, which it takes in.
+        """
         end = self.config.document_end
-        mask = None if end is None else document_mask(tokens, end)
+        if cache is not None:
+            mask = cache.mask(tokens, end)
+        else:
+            mask = None if end is None else document_mask(tokens, end)
         x = self.embedding(tokens)
-        for block in self.blocks:
-            x = block(x, mask)
+        for i, block in enumerate(self.blocks):
+            x = block(x, mask, None if cache is None else cache.layers[i])
         return self.head(self.norm(x))
+
+    def new_cache(self) -> Cache:
+        """An empty cache. Raises ValueError if a later token would change what was kept."""
+        if self.training:
+            raise ValueError("a model in training mode has no cache; call eval() first")
+        for layer in self.ffn_layers():
+            if not layer.causal:
+                raise ValueError(
+                    f"{type(layer).__name__} with expert choice compares a token with later ones, "
+                    "so it is not causal and can't generate; use a layer of token choice"
+                )
+        return Cache(len(self.blocks))
 
     def ffn_layers(self) -> Iterator[FFN]:
         """The feed-forward layers, first block first; of a block that holds several, each."""
@@ -141,8 +160,8 @@ class Block(nn.Module):
         self.ffn_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
         self.ffn: FFN = ffn.build(config.d_model)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), mask)
+    def forward(self, x: Tensor, mask: Tensor | None = None, past: Past | None = None) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), mask, past)
         return x + self.ffn(self.ffn_norm(x))
 
 
@@ -151,6 +170,7 @@ class Attention(nn.Module):
 
     qkv: rows of all heads' queries, then of the keys, then of the values.
     mask: (batch, 1, seq, seq) bool, what each position sees; None for all up to itself.
+    past: keys and values of the positions before these; the mask has columns for them too.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -163,18 +183,21 @@ class Attention(nn.Module):
         for linear in (self.qkv, self.out):
             nn.init.normal_(linear.weight, std=d_model**-0.5)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None, past: Past | None = None) -> Tensor:
         batch, seq, d_model = x.shape
+        start = 0 if past is None else past.length
         heads = self.qkv(x).view(batch, seq, -1, self.d_head).transpose(1, 2)
         query, key, value = heads.split((self.n_heads, self.n_kv_heads, self.n_kv_heads), dim=1)
-        cos, sin = rotary_angles(seq, self.d_head, x.device, self.rope_base)
+        cos, sin = rotary_angles(seq, self.d_head, x.device, self.rope_base, start)
         query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+        if past is not None:
+            key, value = past.extend(key, value)
         y = F.scaled_dot_product_attention(
             query,
             key,
             value,
             attn_mask=mask,
-            is_causal=mask is None,
+            is_causal=mask is None and start == 0,
             enable_gqa=self.n_kv_heads != self.n_heads,
         )
         return self.out(y.transpose(1, 2).reshape(batch, seq, d_model))
@@ -194,14 +217,15 @@ def document_mask(tokens: Tensor, end: int) -> Tensor:
 
 
 def rotary_angles(
-    seq_len: int, d_head: int, device: torch.device, base: float = ROPE_BASE
+    seq_len: int, d_head: int, device: torch.device, base: float = ROPE_BASE, start: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """cos and sin of the rotary angles, each (seq_len, d_head / 2), float32.
+    """cos and sin of the rotary angles, each (seq_len, d_head / 2), float32; from position start.
 
     Always: a model in float64 is right to 1e-7 by them, and to 1e-15 in all else.
     """
     frequency = base ** (-torch.arange(0, d_head, 2, device=device) / d_head)
-    angles = torch.outer(torch.arange(seq_len, device=device, dtype=torch.float32), frequency)
+    positions = torch.arange(start, start + seq_len, device=device, dtype=torch.float32)
+    angles = torch.outer(positions, frequency)
     return angles.cos(), angles.sin()
 
 

@@ -1,0 +1,111 @@
+"""A finished run read back: its record, its point, its tokenizer and its trained model.
+
+For the commands that score, continue texts with, or export what a run has trained.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose
+
+from experiments.cli import resolve
+from experiments.config.hydra_version import composing
+from experiments.data.vocabulary import Vocabulary, prepare_vocabulary
+from experiments.execute import build_model
+from experiments.kernels.ops import Execution
+from experiments.models.transformer import Transformer
+from experiments.point import Point, make_point
+from experiments.records import RECORD_NAME, DamagedError, RunRecord, read_record
+from experiments.training.checkpoints import LAST
+from experiments.training.seal import damage_of
+
+PLACES = ("trainer", "paths")  # nodes that change nothing about a run
+_REMEDY = f"put a copy of it back, or delete {RECORD_NAME} and run the same command to train again"
+
+
+def finished_record(run_dir: Path) -> RunRecord:
+    """The record of a run that is done and has its checkpoint. Raises ValueError for another."""
+    path = run_dir / RECORD_NAME
+    if not path.exists():
+        raise ValueError(f"{run_dir} is not a finished run: it has no {RECORD_NAME}")
+    record = read_record(path)
+    if record.status != "done":
+        raise ValueError(f"{run_dir} is {record.status}, and only a run that is done can be used")
+    if not (run_dir / LAST).exists():
+        raise ValueError(f"{run_dir} has no {LAST} to read; {_REMEDY}")
+    return record
+
+
+def run_config(
+    record: RunRecord, overrides: Sequence[str], nodes: Sequence[str] = PLACES
+) -> dict[str, Any]:
+    """The run's own config, with the nodes that the command line may change."""
+    for override in overrides:
+        node = override.lstrip("+~").partition("=")[0].partition(".")[0]
+        if node not in nodes:
+            raise ValueError(
+                f"{override}: only {', '.join(nodes)} can be given here; the rest is the run's"
+            )
+    with composing():
+        composed = resolve(compose("config", list(overrides), return_hydra_config=True))
+    # "sweep": an old record may have a name that is no longer allowed; it is not used here
+    return {**record.config, "sweep": "scored", **{node: composed[node] for node in nodes}}
+
+
+def run_vocabulary(run_dir: Path, record: RunRecord, point: Point) -> Vocabulary:
+    """The tokenizer of the run, made again if the cache has lost it.
+
+    Raises ValueError if it is not the one that the run was trained with.
+    """
+    data = point.config.data
+    vocabulary = prepare_vocabulary(data.tokenizer, data.corpus, point.cache)
+    if record.tokenizer_sha256 not in (None, vocabulary.sha256):
+        raise ValueError(
+            f"the tokenizer that {run_dir} names is not the one that it was trained with; restore "
+            f"its text, or give paths.cache=... where {vocabulary.folder.name} is as it was"
+        )
+    return vocabulary
+
+
+def trained_model(run_dir: Path, point: Point, vocabulary: Vocabulary) -> Transformer:
+    """The model with the weights of the run's end, in evaluation mode, on the point's device.
+
+    Raises DamagedError for a checkpoint that is not whole.
+    """
+    model = build_model(point, vocabulary)
+    model.set_execution(Execution(kernel=point.config.kernel))
+    load_weights(model, run_dir / LAST, point.plan.n_steps)
+    return model.to(torch.device(point.device.accelerator)).eval()
+
+
+def read_finished(
+    run_dir: Path, overrides: Sequence[str] = ()
+) -> tuple[RunRecord, Vocabulary, Transformer]:
+    """All three of a finished run; overrides: of PLACES. Raises ValueError, one line."""
+    record = finished_record(run_dir)
+    point = make_point(run_config(record, overrides))
+    vocabulary = run_vocabulary(run_dir, record, point)
+    return record, vocabulary, trained_model(run_dir, point, vocabulary)
+
+
+def load_weights(model: Transformer, checkpoint: Path, n_steps: int) -> None:
+    """The weights of a checkpoint that a run wrote at its end, after n_steps.
+
+    Raises DamagedError if it is not whole or is another: no other stands for the run's end.
+    """
+    why = damage_of(checkpoint)
+    if why is not None:
+        raise DamagedError(checkpoint, why, _REMEDY)
+    prefix = "model."
+    try:
+        loaded = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        state = loaded["state_dict"].items()
+        model.load_state_dict({k.removeprefix(prefix): v for k, v in state if k.startswith(prefix)})
+    except Exception as error:  # torch has many, of several lines
+        why = f"it does not hold this run's weights: {str(error).splitlines()[0]}"
+        raise DamagedError(checkpoint, why, _REMEDY) from error
+    if loaded["global_step"] != n_steps:
+        why = f"it is of step {loaded['global_step']}, and the run ended at {n_steps}"
+        raise DamagedError(checkpoint, why, _REMEDY)
