@@ -1,34 +1,48 @@
-"""Scores a finished run on more sets: `python -m experiments.evaluate RUN eval=[wikitext2]`.
+"""Scores a finished run on texts and tasks: `python -m experiments.evaluate RUN eval=[...]`.
 
-RUN is a run's folder. The numbers go into its record; a set that was scored by the same rule
-before is left alone.
+RUN is a run's folder. The numbers go into its record; a set or a task that was scored by the same
+rule before is left alone.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from experiments.cli import exit_codes
 from experiments.config.paths import conf_dir
 from experiments.data.prepare import prepare_data, prepare_sets
-from experiments.finished import PLACES, finished_record, run_config, trained_model
-from experiments.point import make_point
+from experiments.data.vocabulary import Vocabulary
+from experiments.finished import PLACES, finished_record, run_config, run_vocabulary, trained_model
+from experiments.point import Point, make_point
 from experiments.records import RECORD_NAME, RunRecord, read_record, write_record
 from experiments.system.version import version_line
+from experiments.tasks.choice import choose
+from experiments.tasks.harness import check_extra, load_tasks, score_tasks
+from experiments.tasks.items import committed_tasks
+from experiments.tasks.local import KEY, encode_task, is_scored, score_task
+from experiments.tasks.scoring import Encoder, Scorer
+from experiments.tasks.table import tasks_table
 from experiments.training.evaluation import results_table, rule_suffix, score_sets
+
+if TYPE_CHECKING:
+    from experiments.tasks.lm_eval_adapter import HarnessLM
 
 _NODES = ("eval", "evaluation", *PLACES)  # what the command line may change
 
 USAGE = """\
-usage: python -m experiments.evaluate RUN eval=[NAME,...] [evaluation.stride=N] ...
+usage: python -m experiments.evaluate RUN [eval=[NAME,...]] [tasks=[NAME,...]] ...
 
 Scores the checkpoint of a finished run and writes the results into its record.
 
   RUN                         the run's folder, results/<sweep>/<run_id>
   eval=[NAME,...]             {sets}
+  tasks=[NAME,...]            {tasks}, or a file of items (.jsonl),
+                              or tasks of lm-evaluation-harness, by name or as a yaml file
+  tasks_folder=PATH           where yamls of such tasks are looked for too
   evaluation.stride=N         sliding windows: N targets a window, with at least
                               seq_len - N tokens before each; fixed windows without it
   evaluation.max_tokens=N     of each set, in windows spread evenly; all without it
@@ -45,37 +59,70 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str]) -> RunRecord:
     if the data is no longer what the run was trained on.
     """
     record = finished_record(run_dir)
-    point = make_point(run_config(record, overrides, _NODES))
-    if not point.config.eval:
-        raise ValueError(f"no sets named; give eval=[NAME,...] of {', '.join(known_sets())}")
-    if point.run_id != record.run_id:
+    chosen, others = choose(overrides)
+    if chosen:
+        _check_causal(run_dir, record)
+    point = _point(run_dir, record, others)
+    if not point.config.eval and not chosen:
         raise ValueError(
-            f"the data that {run_dir} names is not what it was trained on (its identity is "
-            f"{point.run_id} now); restore the files, or train again"
+            f"no sets named; give eval=[NAME,...] of {', '.join(known_sets())}, or "
+            f"tasks=[NAME,...] of {', '.join(committed_tasks())}"
         )
-    prepared = prepare_data(point.config.data, point.cache)
-    sets = prepare_sets(point.config.data, point.config.eval, prepared.vocabulary, point.cache)
-    suffix = rule_suffix(point.config.evaluation)
-    missing = {
-        name: tokens
-        for name, tokens in sets.items()
-        if record.evaluations.get(name + suffix, {}).get("tokens_digest") != tokens.digest
-    }
-    if missing:
-        scores = score_sets(
-            trained_model(run_dir, point, prepared.vocabulary),
-            missing,
-            prepared.vocabulary,
-            point.config.evaluation,
-            seq_len=point.config.data.seq_len,
-            batch_size=point.config.ladder.batch_size,
-            device=torch.device(point.device.accelerator),
-            started=lambda name: print(f"scoring {name}", flush=True),
-        )
-        now = read_record(run_dir / RECORD_NAME)  # as it is by now
-        record = replace(now, evaluations={**now.evaluations, **scores})
-        write_record(run_dir, record)
+    rule = point.config.evaluation
+    harness = load_tasks(chosen.harness, chosen.folder, rule.stride)
+    harness = harness.without_scored(record.evaluations)
+    missing = {}
+    if point.config.eval:
+        vocabulary = prepare_data(point.config.data, point.cache).vocabulary
+        sets = prepare_sets(point.config.data, point.config.eval, vocabulary, point.cache)
+        known = {name: r.get("tokens_digest") for name, r in record.evaluations.items()}
+        suffix = rule_suffix(rule)
+        missing = {n: text for n, text in sets.items() if known.get(n + suffix) != text.digest}
+    else:
+        vocabulary = run_vocabulary(run_dir, record, point)
+    encoder = Encoder.of(vocabulary)
+    local = [
+        encode_task(task, encoder, point.config.data.seq_len)
+        for task in chosen.local
+        if not is_scored(task, record.evaluations)
+    ]
+    if not (missing or local or harness.named):
+        return record
+    scorer = _scorer(run_dir, point, vocabulary)
+    scores = score_sets(
+        scorer.model,
+        missing,
+        vocabulary,
+        rule,
+        seq_len=scorer.seq_len,
+        batch_size=point.config.ladder.batch_size,
+        device=scorer.device,
+        started=_announce,
+    )
+    for encoded in local:
+        _announce(encoded.task.name)
+        scores[KEY + encoded.task.name] = score_task(encoded, scorer)
+    record = _add(run_dir, scores)
+    if harness.named:
+        _announce(", ".join(harness.named))
+        record = _add(run_dir, score_tasks(harness, scorer, encoder, rule.stride))
     return record
+
+
+def harness_model(run_dir: Path, overrides: Sequence[str] = ()) -> "HarnessLM":
+    """A finished run as lm-evaluation-harness' LM, for lm_eval.simple_evaluate.
+
+    Raises ValueError as evaluate_run does, and RuntimeError without the extra.
+    """
+    check_extra()
+    from experiments.tasks.lm_eval_adapter import HarnessLM
+
+    record = finished_record(run_dir)
+    _check_causal(run_dir, record)
+    point = _point(run_dir, record, overrides)
+    vocabulary = run_vocabulary(run_dir, record, point)
+    stride = point.config.evaluation.stride
+    return HarnessLM(_scorer(run_dir, point, vocabulary), Encoder.of(vocabulary), stride)
 
 
 def known_sets() -> list[str]:
@@ -83,12 +130,53 @@ def known_sets() -> list[str]:
     return sorted(path.stem for path in (conf_dir() / "eval").glob("*.yaml"))
 
 
+def _check_causal(run_dir: Path, record: RunRecord) -> None:
+    if not record.causal_eval:
+        raise ValueError(
+            f"{run_dir} has a layer of expert choice, which routes by later tokens too: it gives a "
+            "continuation no probability of its own and can't be scored on tasks; eval=[...] "
+            "scores it on texts, marked as not causal"
+        )
+
+
+def _point(run_dir: Path, record: RunRecord, overrides: Sequence[str]) -> Point:
+    """The run as a point again. Raises ValueError if it would be another run today."""
+    point = make_point(run_config(record, overrides, _NODES))
+    if point.run_id != record.run_id:
+        raise ValueError(
+            f"the data that {run_dir} names is not what it was trained on (its identity is "
+            f"{point.run_id} now); restore the files, or train again"
+        )
+    return point
+
+
+def _scorer(run_dir: Path, point: Point, vocabulary: Vocabulary) -> Scorer:
+    return Scorer(
+        model=trained_model(run_dir, point, vocabulary),
+        seq_len=point.config.data.seq_len,
+        batch_size=point.config.evaluation.batch_size or point.config.ladder.batch_size,
+        device=torch.device(point.device.accelerator),
+    )
+
+
+def _add(run_dir: Path, scores: Mapping[str, dict[str, Any]]) -> RunRecord:
+    """The record as it is by now, with the scores; written."""
+    now = read_record(run_dir / RECORD_NAME)
+    record = replace(now, evaluations={**now.evaluations, **scores})
+    write_record(run_dir, record)
+    return record
+
+
+def _announce(name: str) -> None:
+    print(f"scoring {name}", flush=True)
+
+
 def main() -> None:
     """Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."""
     arguments = sys.argv[1:]
     runs = [a for a in arguments if "=" not in a and not a.startswith("-")]
     if {"-h", "--help"} & set(arguments) or not arguments:
-        print(USAGE.format(sets=", ".join(known_sets())))
+        print(USAGE.format(sets=", ".join(known_sets()), tasks=", ".join(committed_tasks())))
         return
     if "--version" in arguments:
         print(version_line())
@@ -98,7 +186,9 @@ def main() -> None:
             raise ValueError(f"one run's folder is needed, and {len(runs)} are given; see --help")
         run_dir = Path(runs[0])
         record = evaluate_run(run_dir, [a for a in arguments if a not in runs])
-        print(results_table(record.evaluations))
+        for table in (results_table(record.evaluations), tasks_table(record.evaluations)):
+            if table:
+                print(table)
         print(f"record: {run_dir / RECORD_NAME}")
 
 

@@ -136,9 +136,12 @@ def bytes_of_tokens(tokens: PackedText, vocabulary: Vocabulary) -> np.ndarray:
 
 
 def results_table(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
-    """A line a set. Marked: models whose routing sees later tokens, so that the number depends
-    on the batch size and is not a perplexity in the strict sense.
+    """A line a set of text; empty without one. Marked: models whose routing sees later tokens, so
+    that the number depends on the batch size and is not a perplexity in the strict sense.
     """
+    evaluations = {name: r for name, r in evaluations.items() if "perplexity" in r and "loss" in r}
+    if not evaluations:
+        return ""
     rows = [("set", "perplexity", "nats/token", "bits/byte", "bytes/token", "tokens", "windows")]
     for name, r in evaluations.items():
         fixed = r["stride"] == r["seq_len"]

@@ -1,0 +1,65 @@
+"""What `tasks=[...]` of a command line names: our files, and lm-evaluation-harness' tasks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from experiments.config.constraints import shown
+from experiments.tasks.items import LocalTask, find_task, name_twice, read_task
+
+TASKS, FOLDER = "tasks", "tasks_folder"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """harness: names and yaml files; folder: where their yamls are looked for too."""
+
+    local: tuple[LocalTask, ...] = ()
+    harness: tuple[str, ...] = ()
+    folder: Path | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.local or self.harness)
+
+
+def choose(overrides: Sequence[str]) -> tuple[Chosen, list[str]]:
+    """The tasks that a command line names, and its other words. Reads our files.
+
+    Raises ValueError for what names no task, for a file that is not one, and for names that occur
+    twice.
+    """
+    given = [word for word in overrides if word.partition("=")[0] in (TASKS, FOLDER)]
+    values: dict[str, Any] = {}
+    for override in OverridesParser.create().parse_overrides(given):
+        if override.is_sweep_override():
+            raise ValueError(f"{override.input_line}: give a list, as tasks=[cloze,grammar]")
+        values[override.key_or_group] = override.value()
+    names = _names(values.get(TASKS) or [])
+    folder = values.get(FOLDER)
+    if folder is not None and not Path(str(folder)).expanduser().is_dir():
+        raise ValueError(f"{FOLDER}={folder} is not a folder; name one with yamls of tasks")
+    files = [find_task(name) for name in names]
+    local = tuple(read_task(path) for path in files if path is not None)
+    harness = tuple(name for name, path in zip(names, files, strict=True) if path is None)
+    if (twice := name_twice([*(task.name for task in local), *harness])) is not None:
+        raise ValueError(
+            f"tasks=[{','.join(names)}] names {twice} twice, and a record has one place for it; "
+            "drop or rename one"
+        )
+    found = Path(str(folder)).expanduser() if folder is not None else None
+    return Chosen(local=local, harness=harness, folder=found), [
+        word for word in overrides if word not in given
+    ]
+
+
+def _names(given: Any) -> list[str]:
+    """The names, as text; one alone needs no brackets."""
+    if not isinstance(given, list):
+        given = [given]
+    names = [name if isinstance(name, str) else shown(name) for name in given]
+    if bad := [name for name in names if not name.strip()]:
+        raise ValueError(f"tasks=[{','.join(names)}] has an empty name {bad[0]!r}; drop it")
+    return names

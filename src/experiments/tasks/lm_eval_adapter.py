@@ -1,0 +1,109 @@
+"""A model of ours as lm-evaluation-harness' LM, without a conversion. Needs the extra `lm-eval`.
+
+    lm = HarnessLM(scorer, encoder)
+    lm_eval.simple_evaluate(lm, tasks=["..."])
+
+experiments.evaluate.harness_model(RUN) makes one of a run's folder.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import TemplateLM
+from tqdm import tqdm
+
+from experiments.tasks.scoring import EncodedPair, Encoder, Scorer
+
+_MAX_NEW = 256  # tokens where a task does not say; lm-evaluation-harness' default
+_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+
+
+class HarnessLM(TemplateLM):
+    """What a task asks of a model, answered by the scorer that our own tasks use.
+
+    stride: of loglikelihood_rolling's windows; None for fixed ones. They are those of
+    experiments.evaluate, so that both find the same loss of the same text.
+    """
+
+    def __init__(self, scorer: Scorer, encoder: Encoder, stride: int | None = None) -> None:
+        super().__init__()
+        self.scorer, self.encoder, self.stride = scorer, encoder, stride
+        self._device = scorer.device
+
+    @property
+    def eot_token_id(self) -> int:
+        return self.encoder.end_of_text
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the window."""
+        return self.scorer.seq_len
+
+    @property
+    def tokenizer_name(self) -> str:
+        return "experiments"
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
+    ) -> list[int]:
+        return self.encoder.encode(string)
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        return self.encoder.encode_pair(context, continuation)
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False,
+        **kwargs: Any,
+    ) -> list[tuple[float, bool]]:  # fmt: skip
+        pairs = [EncodedPair(context, continuation) for _, context, continuation in requests]
+        scored = self.scorer.loglikelihoods(pairs, "log-probabilities", quiet=disable_tqdm)
+        for (texts, _, _), result in zip(requests, scored, strict=True):
+            self.cache_hook.add_partial("loglikelihood", texts, tuple(result))
+        return [(result.logprob, result.greedy) for result in scored]
+
+    def loglikelihood_rolling(
+        self, requests: Sequence[Instance], disable_tqdm: bool = False
+    ) -> list[float]:
+        results = []
+        for request in tqdm(requests, "documents", disable=disable_tqdm or None, leave=False):
+            (text,) = request.args
+            total = self.scorer.rolling(self.tok_encode(text), self.eot_token_id, self.stride)
+            self.cache_hook.add_partial("loglikelihood_rolling", (text,), total)
+            results.append(total)
+        return results
+
+    def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Greedy, up to a text of `until` or the end of text. Sampling is refused."""
+        results = []
+        for request in tqdm(requests, "generating", disable=disable_tqdm or None, leave=False):
+            context, settings = request.args
+            results.append(self._generate(context, settings))
+            self.cache_hook.add_partial("generate_until", request.args, results[-1])
+        return results
+
+    def _generate(self, context: str, settings: dict[str, Any]) -> str:
+        if settings.get("do_sample") and settings.get("temperature", 1.0) > 0:
+            raise ValueError(
+                "a task asks for sampling (generation_kwargs: do_sample: true), and the adapter "
+                "decodes greedily; set do_sample: false in the task's yaml"
+            )
+        given = next((settings[name] for name in _LENGTHS if settings.get(name)), _MAX_NEW)
+        until = settings.get("until") or []
+        stops = [until] if isinstance(until, str) else [stop for stop in until if stop]
+        decode = self.encoder.tokenizer.decode
+
+        def done(new: list[int]) -> bool:
+            if new[-1] == self.eot_token_id:
+                return True
+            text = decode(new, skip_special_tokens=False)
+            return any(stop in text for stop in stops)
+
+        ids = self.tok_encode(context) or [self.eot_token_id]
+        new = self.scorer.greedy(ids, int(given), done)
+        if new and new[-1] == self.eot_token_id:
+            new.pop()
+        text = decode(new, skip_special_tokens=False)
+        for stop in stops:
+            text = text.partition(stop)[0]
+        return text

@@ -1,0 +1,262 @@
+"""lm-evaluation-harness on a run of ours, without a conversion: the same numbers as our own."""
+
+import importlib.util
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from experiments.config.paths import conf_dir
+from experiments.evaluate import evaluate_run, harness_model
+from experiments.execute import execute
+from experiments.point import make_point
+from experiments.records import read_record
+from experiments.tasks import harness
+from experiments.tasks.harness import check_extra, load_tasks
+from tests.conftest import TINY, WORDS, Nursery
+from tests.tasks.conftest import cache_of
+
+installed = pytest.mark.skipif(
+    importlib.util.find_spec("lm_eval") is None,
+    reason="lm-evaluation-harness is not installed: pip install 'expert-isoflops[lm-eval]'",
+)
+IGNORED_HERE = pytest.mark.filterwarnings("ignore::Warning")  # of its packages, not ours
+
+
+def test_without_the_extra_one_line_says_what_to_install(run_dir, monkeypatch):
+    monkeypatch.setattr(harness.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(RuntimeError, match=r"tasks=\[arc_easy\]: cloze, grammar and .jsonl") as e:
+        evaluate_run(run_dir, ["tasks=[arc_easy]", cache_of(run_dir)])
+    assert str(e.value).endswith("not installed: pip install 'expert-isoflops[lm-eval]'")
+    with pytest.raises(RuntimeError, match=r"this is lm-evaluation-harness', which is not inst"):
+        check_extra()
+
+
+def write_yaml(folder, name, lines, **settings):
+    """A task of lm-evaluation-harness with its data beside it."""
+    data = folder / f"{name}-data.jsonl"
+    data.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    values = {
+        "task": name,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(data)}, "cache_dir": str(folder / "hf")},
+        "test_split": "test",
+        **settings,
+    }
+    path = folder / f"{name}.yaml"
+    path.write_text(json.dumps(values))  # JSON is YAML
+    return path
+
+
+CHOICE = {
+    "output_type": "multiple_choice",
+    "doc_to_text": "context",
+    "doc_to_choice": "choices",
+    "doc_to_target": "answer",
+    "target_delimiter": "",
+    "metric_list": [{"metric": m} for m in ("acc", "acc_norm", "acc_bytes")],
+}
+ROLLING = {
+    "output_type": "loglikelihood_rolling",
+    "doc_to_text": "",
+    "doc_to_target": "text",
+    "metric_list": [{"metric": m} for m in ("word_perplexity", "byte_perplexity", "bits_per_byte")],
+}
+
+
+def committed(name):
+    lines = (conf_dir() / "tasks" / f"{name}.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def instances(*arguments, kind="loglikelihood"):
+    from lm_eval.api.instance import Instance
+
+    return [Instance(kind, {}, args, i, ("task", i, 1)) for i, args in enumerate(arguments)]
+
+
+@installed
+@pytest.mark.slow
+@IGNORED_HERE
+def test_accuracy_through_the_harness_is_ours_exactly(run_dir, tmp_path):
+    for name in ("cloze", "grammar"):
+        write_yaml(tmp_path, f"their_{name}", committed(name), **CHOICE)
+    words = ["tasks=[cloze,grammar,their_cloze,their_grammar]", f"tasks_folder={tmp_path}"]
+    record = evaluate_run(run_dir, [*words, cache_of(run_dir)])
+    for name in ("cloze", "grammar"):
+        ours, theirs = (record.evaluations[f"tasks/{prefix}{name}"] for prefix in ("", "their_"))
+        for metric in ("acc", "acc_norm", "acc_bytes"):
+            assert theirs[metric] == ours[metric], (name, metric)
+            assert theirs[f"{metric}_stderr"] == pytest.approx(ours[f"{metric}_stderr"])
+        assert theirs["n_items"] == ours["n_items"] == len(committed(name))
+    assert record == read_record(run_dir / "record.json")
+    # scored once: nothing is read again, until the data changes
+    (run_dir / "last.ckpt").write_bytes(b"no longer a checkpoint")
+    assert evaluate_run(run_dir, [*words, cache_of(run_dir)]) == record
+    write_yaml(tmp_path, "their_cloze", committed("cloze")[:-1], **CHOICE)
+    with pytest.raises(ValueError, match=r"last.ckpt is damaged"):
+        evaluate_run(run_dir, [*words, cache_of(run_dir)])
+
+
+@installed
+@pytest.mark.slow
+@IGNORED_HERE
+def test_simple_evaluate_takes_the_model_and_finds_the_same(run_dir, tmp_path):
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    write_yaml(tmp_path, "their_cloze", committed("cloze"), **CHOICE, num_fewshot=2,
+               fewshot_split="test")  # fmt: skip
+    words = ["tasks=[their_cloze]", f"tasks_folder={tmp_path}", cache_of(run_dir)]
+    ours = evaluate_run(run_dir, words).evaluations["tasks/their_cloze"]
+    manager = TaskManager(include_path=tmp_path, include_defaults=False)
+    lm = harness_model(run_dir, [cache_of(run_dir)])
+    found = simple_evaluate(lm, tasks=["their_cloze"], task_manager=manager, bootstrap_iters=100)
+    theirs = found["results"]["their_cloze"]
+    for metric in ("acc", "acc_norm", "acc_bytes", "acc_stderr"):
+        assert theirs[f"{metric},none"] == ours[metric]
+    assert found["n-shot"]["their_cloze"] == ours["n_shot"] == 2
+
+
+@installed
+@pytest.mark.slow
+@IGNORED_HERE
+def test_loglikelihood_is_a_slow_reference_s(run_dir):
+    """float64, one request at a time, by torch alone; 1e-4 nats for the batch's float32."""
+    lm = harness_model(run_dir, [cache_of(run_dir)])
+    pairs = [
+        ("the cat sat", " on a mat"),
+        ("the cat sat ", "on a mat"),
+        ("", "seven dogs"),
+        ("past it ran \n", " the"),
+        (" ".join(["while seven dogs"] * 40), " ran past"),
+    ]
+    found = lm.loglikelihood(instances(*pairs), disable_tqdm=True)
+    model, tokenizer = lm.scorer.model, lm.encoder.tokenizer
+    for (context, continuation), (logprob, greedy) in zip(pairs, found, strict=True):
+        kept = context.rstrip()
+        n_before = len(tokenizer.encode(kept).ids) if kept else 0
+        ids = tokenizer.encode(context + continuation).ids
+        row = ids if n_before else [lm.eot_token_id, *ids]
+        n_scored, row = len(ids) - n_before, row[-(lm.max_length + 1) :]
+        logs = model(torch.tensor([row[:-1]])).detach()[0].double().log_softmax(-1)
+        targets = torch.tensor(row[1:])
+        each = logs.gather(1, targets[:, None])[-n_scored:]
+        assert logprob == pytest.approx(float(each.sum()), abs=1e-4)
+        assert greedy == bool((logs.argmax(-1) == targets)[-n_scored:].all())
+
+
+@installed
+@pytest.mark.slow
+@IGNORED_HERE
+def test_encodes_pairs_as_the_harness_does(run_dir):
+    from lm_eval.api.model import TemplateLM
+
+    lm = harness_model(run_dir, [cache_of(run_dir)])
+    rng = np.random.default_rng(0)
+    letters = list("the cat sat on dogs seven  \n\té")
+    for _ in range(300):
+        context, continuation = ("".join(rng.choice(letters, 12)) for _ in range(2))
+        if not context.strip():
+            continue
+        theirs = TemplateLM._encode_pair(lm, context, continuation)
+        if theirs[1]:  # where it is empty, the harness fails later, and ours says why
+            assert tuple(lm._encode_pair(context, continuation)) == theirs
+
+
+@installed
+@pytest.mark.slow
+@IGNORED_HERE
+@pytest.mark.parametrize("stride", [None, 16])
+def test_perplexity_of_a_text_is_experiments_evaluate_s(compose_raw, tmp_path, stride):
+    """Within 1e-3 nats a token. The harness scores a document after an end of text, and
+    experiments.evaluate the whole stream but for its first token: so windows differ by one place.
+    """
+    (tmp_path / "train.txt").write_text("\n\n".join(Nursery().documents("train", tmp_path)))
+    rng = np.random.default_rng(0)
+    text = " ".join(rng.choice(WORDS, 6_000))
+    (tmp_path / "valid.txt").write_text(text)
+    overrides = [word for word in TINY if "data.corpus" not in word]
+    point = make_point(
+        compose_raw(
+            "model=peer", "size=2", "budget=2e9", *overrides, "data=local",
+            f"data.path={tmp_path / 'train.txt'}",
+            f"data.corpus.validation_path={tmp_path / 'valid.txt'}",
+            "data.corpus.text_unit=file",
+            f"paths.results={tmp_path / 'results'}", f"paths.cache={tmp_path / 'cache'}",
+        )
+    )  # fmt: skip
+    assert execute(point).status == "done"
+    path = write_yaml(tmp_path, "valid", [{"text": text}], **ROLLING)
+    command = ["eval=[validation]", f"tasks=[{path}]", f"paths.cache={tmp_path / 'cache'}"]
+    rule = [] if stride is None else [f"evaluation.stride={stride}"]
+    found = evaluate_run(point.run_dir, [*command, *rule]).evaluations
+    ours = found["validation" + ("" if stride is None else f"@stride={stride}")]
+    theirs = found["tasks/valid"]
+    n_tokens, n_bytes = ours["n_tokens"], len(text.encode())
+    assert n_tokens > 10_000
+    nats = {
+        "bits_per_byte": theirs["bits_per_byte"] * math.log(2) * n_bytes,
+        "byte_perplexity": math.log(theirs["byte_perplexity"]) * n_bytes,
+        "word_perplexity": math.log(theirs["word_perplexity"]) * len(re.split(r"\s+", text)),
+    }
+    for metric, total in nats.items():
+        assert total / n_tokens == pytest.approx(ours["loss"], abs=1e-3), metric
+
+
+@installed
+@pytest.mark.slow
+@IGNORED_HERE
+def test_generates_greedily_up_to_a_stop(run_dir):
+    lm = harness_model(run_dir, [cache_of(run_dir)])
+    whole, cut = lm.generate_until(
+        instances(
+            ("the cat", {"until": [], "max_gen_toks": 40}),
+            ("the cat", {"until": ["a"], "max_new_tokens": 40, "do_sample": False}),
+            kind="generate_until",
+        ),
+        disable_tqdm=True,
+    )
+    row = lm.tok_encode("the cat")
+    for _ in range(40):
+        logits = lm.scorer.model(torch.tensor([row[-lm.max_length :]]))
+        row.append(int(logits[0, -1].argmax()))
+        if row[-1] == lm.eot_token_id:
+            row.pop()
+            break
+    assert whole == lm.encoder.tokenizer.decode(row[len(lm.tok_encode("the cat")) :])
+    assert "a" in whole
+    assert cut == whole.partition("a")[0]
+    with pytest.raises(ValueError, match=r"asks for sampling .* decodes greedily"):
+        lm.generate_until(
+            instances(("the", {"do_sample": True, "temperature": 0.7}), kind="generate_until"),
+            disable_tqdm=True,
+        )
+
+
+@installed
+@pytest.mark.slow
+@IGNORED_HERE
+def test_a_task_whose_data_is_out_of_reach_is_one_line(run_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(harness, "probe", lambda endpoint: (_ for _ in ()).throw(ConnectionError))
+    write_yaml(tmp_path, "far", [], **CHOICE)
+    values = json.loads((tmp_path / "far.yaml").read_text())
+    values |= {"dataset_path": "nobody/has-this", "dataset_kwargs": {}}
+    (tmp_path / "far.yaml").write_text(json.dumps(values))
+    with pytest.raises(RuntimeError, match=r"tasks=\[far\]: its data is on a hub that can't") as e:
+        evaluate_run(run_dir, ["tasks=[far]", f"tasks_folder={tmp_path}", cache_of(run_dir)])
+    assert "\n" not in str(e.value)
+
+
+@installed
+@pytest.mark.slow
+@IGNORED_HERE
+def test_a_yaml_that_can_t_be_loaded_is_one_line(tmp_path):
+    path = write_yaml(tmp_path, "bad", committed("cloze"), **CHOICE)
+    (tmp_path / "bad-data.jsonl").unlink()
+    with pytest.raises((ValueError, RuntimeError), match=r"tasks=\[.*bad.yaml\]: ") as error:
+        load_tasks([str(path)])
+    assert "\n" not in str(error.value)
