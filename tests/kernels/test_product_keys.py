@@ -13,8 +13,8 @@ from experiments.kernels.torch_kernels import top_of_rows
 
 SIZES = [  # n_sub, top_k, d_key
     (8, 1, 10), (8, 4, 10), (16, 16, 32), (7, 5, 10), (3, 8, 6), (2, 4, 4), (1, 1, 2),
-    (32, 20, 16), (128, 16, 16), (300, 20, 32), (1000, 16, 66), (200, 32, 128), (300, 70, 8),
-    (700, 1, 64),
+    (32, 20, 16), (128, 16, 16), (300, 20, 32), (520, 16, 66), (200, 32, 128), (300, 70, 8),
+    (300, 1, 64),
 ]  # fmt: skip
 
 
@@ -29,21 +29,26 @@ def _random(n_sub, d_key, per_head, n_tokens=50, n_heads=3):
     return torch.randn(n_tokens, n_heads, d_key), keys
 
 
+SCANNED = [0, 1, 46, 47, 48, 49]  # tokens at both sides of a tile, where all would take long
+
+
 @functools.cache
 def _scanned(n_sub, top_k, d_key, per_head):
-    """Random queries and sub-keys, and their scan in float64: the same for all kernels."""
+    """Random queries and sub-keys; tokens, and their scan in float64: the same for all kernels."""
     torch.manual_seed(0)
     queries, sub_keys = _random(n_sub, d_key, per_head)
-    return queries, sub_keys, *scan(queries.double(), sub_keys.double(), top_k)
+    tokens = list(range(50)) if n_sub <= 128 else SCANNED
+    return queries, sub_keys, tokens, *scan(queries[tokens].double(), sub_keys.double(), top_k)
 
 
 @pytest.mark.parametrize("per_head", [False, True])
 @pytest.mark.parametrize(("n_sub", "top_k", "d_key"), SIZES)
 def test_equals_a_scan_for_random_scores(execution, n_sub, top_k, d_key, per_head):
-    queries, sub_keys, best, where = _scanned(n_sub, top_k, d_key, per_head)
+    queries, sub_keys, tokens, best, where = _scanned(n_sub, top_k, d_key, per_head)
     scores, indices = product_key_topk(queries, sub_keys, top_k, execution)
-    assert_close([scores], [best], 1e-5)
     assert (indices.sort(-1).values.diff(dim=-1) != 0).all(), "an expert twice for one head"
+    scores, indices = scores[tokens], indices[tokens]
+    assert_close([scores], [best], 1e-5)
     # float32 may order what differs by less than its rounding otherwise than float64
     gap = 1e-5 * best.abs().max()
     differs = indices != where
@@ -65,15 +70,21 @@ def test_sub_keys_of_16_bits_are_read_as_what_they_are(execution):
     assert_close([sub_keys.grad], [slow.grad], 2**-8)  # rounded to 8 bits
 
 
+@functools.cache
+def _tied(n_sub, top_k):
+    """Queries and sub-keys of small whole numbers, and the best scores."""
+    torch.manual_seed(0)
+    queries = torch.randint(-1, 2, (50, 2, 4)).float()
+    sub_keys = torch.randint(-1, 2, (2, n_sub, 2)).float()
+    return queries, sub_keys, scan(queries, sub_keys, top_k)[0]
+
+
 @pytest.mark.parametrize("top_k", [1, 4, 9, 25])
 @pytest.mark.parametrize("n_sub", [5, 64, 300])
 def test_equals_a_scan_for_tied_scores(execution, top_k, n_sub):
     """Small whole numbers tie everywhere: the scores must agree, and each index have its own."""
-    d_key = 4
-    queries = torch.randint(-1, 2, (100, 2, d_key)).float()
-    sub_keys = torch.randint(-1, 2, (2, n_sub, d_key // 2)).float()
+    queries, sub_keys, best = _tied(n_sub, top_k)
     scores, indices = product_key_topk(queries, sub_keys, top_k, execution)
-    best, _ = scan(queries, sub_keys, top_k)
     assert torch.equal(scores, best)
     first, second = indices // n_sub, indices % n_sub
     keys = torch.cat([sub_keys[0][first], sub_keys[1][second]], dim=-1)
@@ -88,7 +99,7 @@ def _near_ties():
     n_sub, d_key = 512, 32
     base = torch.randn(d_key // 2)
     sub_keys = base * (1 + torch.rand(2, n_sub, 1) * 2**-12)
-    queries = torch.randn(200, 2, d_key)
+    queries = torch.randn(50, 2, d_key)
     return queries, sub_keys, scan(queries.double(), sub_keys.double(), 16)[0]
 
 
@@ -111,7 +122,7 @@ def test_every_expert_can_be_reached(execution):
 
 @pytest.mark.parametrize("per_head", [False, True])
 def test_sub_keys_and_queries_get_the_gradients_of_the_scan(execution, per_head):
-    queries, sub_keys = _random(40, 32, per_head, n_tokens=200)
+    queries, sub_keys = _random(40, 32, per_head)
     leaves = []
     for search, kind in (
         (lambda *a: product_key_topk(*a, execution), torch.float32),

@@ -1,5 +1,6 @@
 """The Triton kernels against the obvious forms: on a GPU if there is one, else interpreted."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -78,21 +79,28 @@ def test_values_are_those_of_float64(kernel, monkeypatch, check):
         assert torch.equal(results[1], where)
 
 
-ONE_EACH = {check.kernel: check for check in reversed(CHECKS[2:])}.values()  # quick ones
+# those after the trivial ones, and quick
+ONE_EACH = {check.kernel: check for check in reversed(CHECKS[4:])}.values()
+
+
+@functools.cache
+def _ran(check):
+    """Its inputs, and what the kernel made of them."""
+    inputs = check.inputs(DEVICE)
+    return inputs, check.run(inputs)
 
 
 @pytest.mark.parametrize("check", ONE_EACH, ids=_named)
 def test_the_same_inputs_give_the_same_bits(kernel, check):
-    inputs = check.inputs(DEVICE)
-    for a, b in zip(check.run(inputs), check.run(inputs), strict=True):
+    inputs, results = _ran(check)
+    for a, b in zip(results, check.run(inputs), strict=True):
         assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("check", ONE_EACH, ids=_named)
 def test_a_wrong_value_is_seen(kernel, check):
     """In each result in turn: an entry that is off by a fifth of the largest, and a NaN."""
-    inputs = check.inputs(DEVICE)
-    results = check.run(inputs)
+    inputs, results = _ran(check)
     for i, result in enumerate(results):
         for wrong in _spoilt(result):
             spoilt = [*results[:i], wrong, *results[i + 1 :]]
@@ -128,7 +136,7 @@ def test_rows_at_the_edges_of_chunks(kernel, short_chunks, count):
 
 
 def test_rows_hold_what_a_dense_gradient_does(kernel, short_chunks):
-    x, table, idx, _ = _inputs((7, 24, 17, 20))
+    x, table, idx, _ = _inputs((4, 12, 17, 9))  # five pairs a row
     gradients = []
     for form in ("dense", "rows"):
         leaf = table.clone().requires_grad_()
@@ -159,7 +167,7 @@ def test_no_tokens(kernel):
 def test_search_among_tied_scores(kernel, top_k):
     """Small whole numbers tie everywhere: the scores must agree, and each index have its own."""
     n_sub = 5
-    queries = torch.randint(-1, 2, (10, 2, 4), device=DEVICE).float()
+    queries = torch.randint(-1, 2, (4, 2, 4), device=DEVICE).float()
     sub_keys = torch.randint(-1, 2, (2, n_sub, 2), device=DEVICE).float()
     scores, indices = ops.product_key_topk(queries, sub_keys, top_k, TRITON)
     best, _ = reference.product_key_topk(queries, sub_keys, top_k)
@@ -213,10 +221,10 @@ def test_row_adamw_is_the_torch_kernel_s(kernel, types, width):
 
 @pytest.mark.parametrize("types", STATES)
 def test_row_adamw_of_sums_is_row_adamw_by_row_sums(kernel, short_chunks, types):
-    x, _, idx, weights = _inputs((9, 8, 17, 12))
-    fused = state_of(12, 17, types, DEVICE)
+    x, _, idx, weights = _inputs((5, 8, 17, 8))  # five pairs a row
+    fused = state_of(8, 17, types, DEVICE)
     apart = [t.clone() for t in fused]
-    segments = kernel.sort(idx, 12)
+    segments = kernel.sort(idx, 8)
     kernel.row_adamw_of_sums(fused[0], tuple(fused[1:]), x, segments, weights, step_of())
     sums = kernel.row_sums(x, segments, weights, torch.float32)
     kernel.row_adamw(apart[0], tuple(apart[1:]), segments.rows, sums, step_of())

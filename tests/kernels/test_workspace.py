@@ -110,10 +110,10 @@ def _resident() -> int:
 
 
 @pytest.mark.parametrize("way", ["dense", "rows", "fused"])
-@pytest.mark.parametrize("kernel", ["cpp", "torch"])
-def test_no_growth_over_200_steps(kernel, way):
-    """16 MB of table each, so that gradients are blocks of the workspace."""
-    layer = PEERConfig(n_experts=128**2, n_heads=2, top_k=8, d_key=16).build(256)
+@pytest.mark.parametrize("kernel", ["cpp", pytest.param("torch", marks=pytest.mark.slow)])
+def test_no_growth_over_100_steps(kernel, way):
+    """9 MB of table each, so that dense gradients are blocks of the workspace."""
+    layer = PEERConfig(n_experts=96**2, n_heads=2, top_k=8, d_key=16).build(256)
     tables = [layer.w_down, layer.w_up]
     others = [p for p in layer.parameters() if all(p is not t for t in tables)]
     optimizer = RowAdamW(
@@ -127,13 +127,13 @@ def test_no_growth_over_200_steps(kernel, way):
         update=optimizer.update if way == "fused" else None,
     )
     resident = []
-    for step in range(200):
+    for step in range(100):
         n_tokens = 64 + 16 * (step % 5)  # sizes that change, as gradients of rows do
         layer(torch.randn(1, n_tokens, 256)).square().sum().backward()
         optimizer.step()
         optimizer.zero_grad()
-        if step in (60, 199):
+        if step in (30, 99):
             gc.collect()
             resident.append(_resident())
-    # a leak of one gradient of rows (4 MB) in ten steps would be 56 MB
+    # a leak of one gradient of rows (4 MB) in ten steps would be 28 MB
     assert resident[1] - resident[0] < 24 * MB
