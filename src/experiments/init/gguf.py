@@ -1,0 +1,199 @@
+"""Weights in a gguf file, llama.cpp's format: one file with settings, vocabulary and tensors.
+
+Quantised tensors are given their float32 values. Needs the package `gguf` of the extra `hf`.
+"""
+
+import functools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiments.init.extra import from_extra
+from experiments.init.llama import llama_shape
+from experiments.init.source import Shape
+
+_NAMES = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "output": "lm_head",
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_HEADS = {"attn_q": "head_count", "attn_k": "head_count_kv"}  # what has its rows in pairs
+_TORN = (ValueError, IndexError, KeyError, OverflowError, TypeError)  # of the reader, for bad bytes
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """Where a tensor is in the file. kind: the package's name of its quantisation."""
+
+    kind: Any
+    offset: int
+    n_bytes: int
+    size: tuple[int, ...]  # outermost first, as torch has it
+
+
+@dataclass(frozen=True)
+class _Header:
+    metadata: Mapping[str, Any]
+    entries: Mapping[str, _Entry]
+
+
+def gguf_metadata(path: Path) -> Mapping[str, Any]:
+    """The file's settings by their full names: llama.block_count, tokenizer.ggml.tokens.
+
+    Raises ValueError for a file that is no gguf, or is cut short.
+    """
+    return _header(path).metadata
+
+
+def gguf_shape(path: Path) -> Shape:
+    """The trunk that carries the file's weights. Raises ValueError for one that can't."""
+    header = _header(path)
+    meta = header.metadata
+    kind = meta.get("general.architecture")
+    if kind != "llama":
+        raise ValueError(
+            f"{path} holds a model of architecture {kind!r}, and the trunk carries llama alone; "
+            "retrofit() serves others"
+        )
+    _refuse(path, header)
+
+    def number(name: str, default: int | None = None) -> int:
+        value = meta.get(f"llama.{name}", default)
+        if type(value) is not int:
+            raise ValueError(f"{path} has llama.{name}={value!r}, and the trunk needs one integer")
+        return value
+
+    d_model, n_heads = number("embedding_length"), number("attention.head_count")
+    d_head = d_model // n_heads
+    for name in ("rope.dimension_count", "attention.key_length", "attention.value_length"):
+        if number(name, d_head) != d_head:
+            raise ValueError(
+                f"{path} has llama.{name}={number(name)}, and the trunk's heads of all kinds are "
+                f"d_model / heads = {d_head} wide and turned whole"
+            )
+    vocabulary = header.entries.get("token_embd.weight")
+    try:
+        return llama_shape(
+            n_layers=number("block_count"),
+            d_model=d_model,
+            d_ff=number("feed_forward_length"),
+            n_heads=n_heads,
+            n_kv_heads=number("attention.head_count_kv", n_heads),
+            vocab_size=vocabulary.size[0] if vocabulary else number("vocab_size"),
+            tie_head="output.weight" not in header.entries,
+            rope_base=_decimal(meta.get("llama.rope.freq_base", 10_000.0)),
+            norm_eps=_decimal(meta.get("llama.attention.layer_norm_rms_epsilon", 1e-6)),
+        )
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def gguf_state(path: Path) -> dict[str, Tensor]:
+    """The file's tensors by Hugging Face's names, float32, rows of queries and keys in their order.
+
+    Raises ValueError for a quantisation that can't be read.
+    """
+    header = _header(path)
+    package = from_extra("gguf", f"{path}")
+    content = np.memmap(path, mode="r")
+    heads = {part: header.metadata.get(f"llama.attention.{key}") for part, key in _HEADS.items()}
+    heads["attn_k"] = heads["attn_k"] or heads["attn_q"]
+    state = {}
+    for name, entry in header.entries.items():
+        stored = content[entry.offset : entry.offset + entry.n_bytes]
+        rows = stored.reshape(*entry.size[:-1], -1)
+        try:
+            values = package.dequantize(rows, entry.kind)
+        except (NotImplementedError, ValueError) as error:
+            raise ValueError(
+                f"{path}: {name} can't be read ({error}); quantise the model in another way, or "
+                "give its safetensors"
+            ) from None
+        tensor = torch.from_numpy(np.array(values, dtype=np.float32).reshape(entry.size))
+        for part, n_heads in heads.items():
+            if name.endswith(f".{part}.weight"):
+                tensor = _halves(tensor, n_heads)
+        state[_named_by_hub(name)] = tensor
+    return state
+
+
+def _halves(weight: Tensor, n_heads: int) -> Tensor:
+    """The rows (out, in) of a head with those that are turned together half a head apart.
+
+    llama.cpp turns neighbours (2i, 2i + 1), and its files have the rows in that order.
+    """
+    pairs = weight.view(n_heads, -1, 2, weight.shape[-1])
+    return pairs.swapaxes(1, 2).reshape(weight.shape)
+
+
+def _named_by_hub(name: str) -> str:
+    """blk.3.attn_q.weight -> model.layers.3.self_attn.q_proj.weight; others stay."""
+    found = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)", name)
+    if found is None or found[2] not in _NAMES:
+        return name
+    block = "" if found[1] is None else f"model.layers.{found[1]}."
+    return f"{block}{_NAMES[found[2]]}.{found[3]}"
+
+
+def _refuse(path: Path, header: _Header) -> None:
+    """Raises ValueError for what the trunk does not compute."""
+    meta = header.metadata
+    if meta.get("llama.rope.scaling.type", "none") != "none" or "rope_freqs.weight" in (
+        header.entries
+    ):
+        raise ValueError(f"{path} scales its rotary positions, and the trunk does not")
+    if meta.get("llama.expert_count", 0):
+        raise ValueError(f"{path} is a mixture of experts, and the trunk carries dense models")
+    if meta.get("split.count", 1) > 1:
+        raise ValueError(
+            f"{path} is a part of a model; join them by llama-gguf-split --merge"
+        )
+
+
+def _header(path: Path) -> _Header:
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise ValueError(f"{path} can't be read: {error.strerror}") from None
+    return _read_header(path, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=2)
+def _read_header(path: Path, size: int, changed: int) -> _Header:
+    package = from_extra("gguf", f"{path}")
+    try:
+        reader = package.GGUFReader(path)
+        metadata = {name: field.contents() for name, field in reader.fields.items()}
+        entries = {
+            t.name: _Entry(
+                t.tensor_type, int(t.data_offset), int(t.n_bytes), tuple(t.shape.tolist()[::-1])
+            )
+            for t in reader.tensors
+        }
+    except _TORN as error:
+        raise ValueError(
+            f"{path} is no gguf file that can be read, or is cut short ({error}); get it again"
+        ) from None
+    if any(entry.offset + entry.n_bytes > size for entry in entries.values()):
+        raise ValueError(f"{path} is cut short; get it again")
+    return _Header(metadata, entries)
+
+
+def _decimal(value: float) -> float:
+    """The shortest number that the file's float32 stands for: 1e-5, not 9.99999974e-06."""
+    return float(str(np.float32(value)))

@@ -1,0 +1,45 @@
+"""The vocabulary inside a gguf file as a tokenizer: a byte-level BPE, its entries and merges."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+_CONTROL = 3  # llama.cpp's type of entries that no text is made of
+
+
+def byte_bpe(metadata: Mapping[str, Any]) -> Tokenizer:
+    """The tokenizer that a gguf file's settings describe.
+
+    Raises ValueError for a vocabulary that is no byte-level BPE, or splits text in a way that is
+    not known here.
+    """
+    kind, split = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre")
+    if kind != "gpt2" or split not in _SPLITS:
+        raise ValueError(
+            f"the gguf's vocabulary is of kind {kind!r} and splits text as {split!r}; only gpt2 "
+            f"with {' or '.join(_SPLITS)} is read: put the model's tokenizer.json beside it"
+        )
+    entries = metadata["tokenizer.ggml.tokens"]
+    kinds = metadata["tokenizer.ggml.token_type"]
+    merges = [tuple(pair.split(" ")) for pair in metadata["tokenizer.ggml.merges"]]
+    vocabulary = {entry: i for i, entry in enumerate(entries)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    tokenizer.pre_tokenizer = _SPLITS[split]()
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(
+        [AddedToken(e, special=True) for e, k in zip(entries, kinds, strict=True) if k == _CONTROL]
+    )
+    return tokenizer
+
+
+def _bytes() -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.ByteLevel(add_prefix_space=False)
+
+
+def _digits_then_bytes() -> pre_tokenizers.PreTokenizer:
+    """Each digit alone, then GPT-2's split; as SmolLM2's own tokenizer.json has it."""
+    return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _bytes()])
+
+
+_SPLITS = {"gpt-2": _bytes, "smollm": _digits_then_bytes}
