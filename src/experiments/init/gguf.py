@@ -32,7 +32,6 @@ _NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-_HEADS = {"attn_q": "head_count", "attn_k": "head_count_kv"}  # what has its rows in pairs
 _TORN = (ValueError, IndexError, KeyError, OverflowError, TypeError)  # of the reader, for bad bytes
 
 
@@ -111,8 +110,8 @@ def gguf_state(path: Path) -> dict[str, Tensor]:
     header = _header(path)
     package = from_extra("gguf", f"{path}")
     content = np.memmap(path, mode="r")
-    heads = {part: header.metadata.get(f"llama.attention.{key}") for part, key in _HEADS.items()}
-    heads["attn_k"] = heads["attn_k"] or heads["attn_q"]
+    shape = gguf_shape(path)
+    paired = {"attn_q": shape.d_model // shape.d_head, "attn_k": shape.n_kv_heads}
     state = {}
     for name, entry in header.entries.items():
         stored = content[entry.offset : entry.offset + entry.n_bytes]
@@ -125,7 +124,7 @@ def gguf_state(path: Path) -> dict[str, Tensor]:
                 "give its safetensors"
             ) from None
         tensor = torch.from_numpy(np.array(values, dtype=np.float32).reshape(entry.size))
-        for part, n_heads in heads.items():
+        for part, n_heads in paired.items():
             if name.endswith(f".{part}.weight"):
                 tensor = _halves(tensor, n_heads)
         state[_named_by_hub(name)] = tensor
@@ -160,9 +159,7 @@ def _refuse(path: Path, header: _Header) -> None:
     if meta.get("llama.expert_count", 0):
         raise ValueError(f"{path} is a mixture of experts, and the trunk carries dense models")
     if meta.get("split.count", 1) > 1:
-        raise ValueError(
-            f"{path} is a part of a model; join them by llama-gguf-split --merge"
-        )
+        raise ValueError(f"{path} is a part of a model; join them by llama-gguf-split --merge")
 
 
 def _header(path: Path) -> _Header:
