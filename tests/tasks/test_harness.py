@@ -23,7 +23,6 @@ installed = pytest.mark.skipif(
     importlib.util.find_spec("lm_eval") is None,
     reason="lm-evaluation-harness is not installed: pip install 'expert-isoflops[lm-eval]'",
 )
-IGNORED_HERE = pytest.mark.filterwarnings("ignore::Warning")  # of its packages, not ours
 
 
 def test_without_the_extra_one_line_says_what_to_install(run_dir, monkeypatch):
@@ -80,7 +79,6 @@ def instances(*arguments, kind="loglikelihood"):
 
 @installed
 @pytest.mark.slow
-@IGNORED_HERE
 def test_accuracy_through_the_harness_is_ours_exactly(run_dir, tmp_path):
     for name in ("cloze", "grammar"):
         write_yaml(tmp_path, f"their_{name}", committed(name), **CHOICE)
@@ -103,7 +101,6 @@ def test_accuracy_through_the_harness_is_ours_exactly(run_dir, tmp_path):
 
 @installed
 @pytest.mark.slow
-@IGNORED_HERE
 def test_simple_evaluate_takes_the_model_and_finds_the_same(run_dir, tmp_path):
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
@@ -123,7 +120,6 @@ def test_simple_evaluate_takes_the_model_and_finds_the_same(run_dir, tmp_path):
 
 @installed
 @pytest.mark.slow
-@IGNORED_HERE
 def test_loglikelihood_is_a_slow_reference_s(run_dir):
     """float64, one request at a time, by torch alone; 1e-4 nats for the batch's float32."""
     lm = harness_model(run_dir, [cache_of(run_dir)])
@@ -151,7 +147,6 @@ def test_loglikelihood_is_a_slow_reference_s(run_dir):
 
 @installed
 @pytest.mark.slow
-@IGNORED_HERE
 def test_encodes_pairs_as_the_harness_does(run_dir):
     from lm_eval.api.model import TemplateLM
 
@@ -169,7 +164,6 @@ def test_encodes_pairs_as_the_harness_does(run_dir):
 
 @installed
 @pytest.mark.slow
-@IGNORED_HERE
 @pytest.mark.parametrize("stride", [None, 16])
 def test_perplexity_of_a_text_is_experiments_evaluate_s(compose_raw, tmp_path, stride):
     """Within 1e-3 nats a token. The harness scores a document after an end of text, and
@@ -209,7 +203,6 @@ def test_perplexity_of_a_text_is_experiments_evaluate_s(compose_raw, tmp_path, s
 
 @installed
 @pytest.mark.slow
-@IGNORED_HERE
 def test_generates_greedily_up_to_a_stop(run_dir):
     lm = harness_model(run_dir, [cache_of(run_dir)])
     whole, cut = lm.generate_until(
@@ -239,7 +232,6 @@ def test_generates_greedily_up_to_a_stop(run_dir):
 
 @installed
 @pytest.mark.slow
-@IGNORED_HERE
 def test_a_task_whose_data_is_out_of_reach_is_one_line(run_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(harness, "probe", lambda endpoint: (_ for _ in ()).throw(ConnectionError))
     write_yaml(tmp_path, "far", [], **CHOICE)
@@ -253,7 +245,6 @@ def test_a_task_whose_data_is_out_of_reach_is_one_line(run_dir, tmp_path, monkey
 
 @installed
 @pytest.mark.slow
-@IGNORED_HERE
 def test_a_yaml_that_can_t_be_loaded_is_one_line(tmp_path):
     path = write_yaml(tmp_path, "bad", committed("cloze"), **CHOICE)
     (tmp_path / "bad-data.jsonl").unlink()

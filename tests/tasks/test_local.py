@@ -3,9 +3,11 @@
 import json
 import math
 import shutil
+import sys
 
 import pytest
 
+from experiments import evaluate
 from experiments.evaluate import evaluate_run
 from experiments.records import read_record
 from experiments.tasks.items import Item, read_task
@@ -138,3 +140,29 @@ def test_expert_choice_is_refused_with_the_reason(train, tmp_path):
     (run_dir / "last.ckpt").write_bytes(b"not read")
     with pytest.raises(ValueError, match="expert choice, which routes by later tokens too"):
         evaluate_run(run_dir, [f"tasks=[{items_file(tmp_path)}]"])
+
+
+def test_the_command_prints_a_table_and_refuses_in_one_line(run_dir, tmp_path, monkeypatch, capsys):
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["experiments.evaluate", str(run_dir), *words])
+        try:
+            evaluate.main()
+        except SystemExit as end:
+            return end.code, *capsys.readouterr()
+        return 0, *capsys.readouterr()
+
+    code, out, err = call("tasks=[none.jsonl]")
+    assert (code, out) == (2, "")
+    assert err == (
+        "error: tasks=[none.jsonl]: none.jsonl does not exist; name a .jsonl file of items\n"
+    )
+    code, out, err = call(f"tasks={items_file(tmp_path)}", cache_of(run_dir))
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == "scoring own"
+    assert lines[1].split() == ["task", "metric", "value", "stderr", "items"]
+    assert [line.split()[1] for line in lines[2:-1]] == [
+        "acc", "acc_norm", "acc_bytes", "greedy", "bits_per_byte",
+    ]  # fmt: skip
+    assert lines[2].split()[-1] == "2"  # items with choices
+    assert lines[5].split()[-1] == "3"

@@ -118,7 +118,7 @@ def score_tasks(
             **_metrics(values),
             "n_items": found["n-samples"].get(name, {}).get("effective"),
             "n_shot": found["n-shot"].get(name),
-            "version": found["versions"].get(name),
+            "version": str(found["versions"].get(name)),  # one type, for tables of many records
             "lm_eval": version,
             "seq_len": scorer.seq_len,
             "stride": stride,

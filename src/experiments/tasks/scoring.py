@@ -149,14 +149,19 @@ class Scorer:
     ) -> list[int]:
         """Up to n_new ids after the given ones, the likeliest each; ends where done(new ids).
 
-        Each step reads the last seq_len ids: the window moves on.
+        While they fit the window, each is read once (models/cache.py). Then the window moves on,
+        and every step reads the last seq_len of them.
         """
-        row, new = list(ids), list[int]()
+        row, new = list(ids[-self.seq_len :]), list[int]()
+        cache, unread = self.model.new_cache(), row
         with torch.no_grad():
             while len(new) < n_new and not (new and done(new)):
-                window = torch.tensor([row[-self.seq_len :]], device=self.device)
-                new.append(int(self.model(window)[0, -1].argmax()))
-                row.append(new[-1])
+                fits = len(row) <= self.seq_len
+                window = torch.tensor([unread if fits else row[-self.seq_len :]])
+                logits = self.model(window.to(self.device), cache if fits else None)
+                unread = [int(logits[0, -1].argmax())]
+                new += unread
+                row = row + unread
         return new
 
 
