@@ -42,6 +42,13 @@ class RoundedLayout(ConstrainedLayoutEngine):
                 axis.set_in_layout(True)  # set_position takes it out of the layout
 
 
+def lay_out(figure: Figure) -> None:
+    """Places its panels. Much quicker than a draw, which does this first."""
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.execute(figure)
+
+
 def panels(
     n: int, n_columns: int | None = None, height: float = PANEL[1]
 ) -> tuple[Figure, list[Axes]]:
@@ -193,7 +200,7 @@ def label_ends(axis: Axes, ends: Sequence[tuple[float, float, str, Colour]]) -> 
     """
     figure = axis.get_figure(root=True)
     assert figure is not None
-    figure.draw_without_rendering()
+    lay_out(figure)
     step = 1.25 * FontProperties(size=small()).get_size_in_points()
     taken: list[tuple[float, float]] = []
     for x, y, text, colour in sorted(ends, key=lambda end: end[1]):

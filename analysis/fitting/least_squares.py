@@ -97,12 +97,15 @@ def _descend(
     damping = np.full(n_starts, 1e-3)
     gradient = np.full(n_starts, np.inf)
     at_bound = np.zeros((n_starts, n_params), dtype=bool)
+    scale, axes = np.zeros_like(theta), np.zeros((n_starts, n_params, n_params))
+    bends, slopes = np.zeros_like(theta), np.zeros_like(theta)
     idle = np.zeros(n_starts, dtype=int)
-    active = np.flatnonzero(np.isfinite(value))
+    active = moved = np.flatnonzero(np.isfinite(value))
     for _ in range(max_steps):
         if not len(active):
             break
-        here, w, r, J = theta[active], weights[active], residuals[active], jacobian[active]
+        # Half of all steps are refused. Then the place is the same, and only the damping is not.
+        here, w, r, J = theta[moved], weights[moved], residuals[moved], jacobian[moved]
         size = np.abs(r)
         if np.isinf(delta):
             slope, bend, reweighted = r, w, w
@@ -113,19 +116,20 @@ def _descend(
         turned = J.transpose(0, 2, 1)
         g = (turned @ (w * slope)[:, :, None])[:, :, 0]
         hessian = turned @ (J * bend[:, :, None])
-        scale = np.sqrt((reweighted[:, None, :] @ J**2)[:, 0]) + _TINY
+        lengths = np.sqrt((reweighted[:, None, :] @ J**2)[:, 0]) + _TINY
         stuck = ((here <= lower) & (g > 0)) | ((here >= upper) & (g < 0))
-        at_bound[active] = stuck
+        at_bound[moved], scale[moved] = stuck, lengths
         length = np.sqrt((reweighted * r**2).sum(axis=1)) + _TINY
-        unit = np.maximum(scale * length[:, None], _TINY)
-        cosine = np.where(stuck, 0.0, np.abs(g) / unit)
-        gradient[active] = cosine.max(axis=1)
+        unit = np.maximum(lengths * length[:, None], _TINY)
+        gradient[moved] = np.where(stuck, 0.0, np.abs(g) / unit).max(axis=1)
+        bends[moved], axes[moved], slopes[moved] = _principal(g, hessian, lengths, stuck)
 
-        step = _damped_step(g / scale, hessian, scale, stuck, damping[active])
-        candidate = np.clip(here + step / scale, lower, upper)
+        step = _damped_step(bends[active], axes[active], slopes[active], damping[active])
+        step = np.where(at_bound[active], 0.0, step / scale[active])
+        candidate = np.clip(theta[active] + step, lower, upper)
         new_predicted, new_jacobian = _evaluate(model, candidate)
         new_residuals = new_predicted - target[active]
-        new_value = _objective(new_residuals, w, delta)
+        new_value = _objective(new_residuals, weights[active], delta)
         better = new_value < value[active]
         gain = np.where(better, 1 - new_value / np.maximum(value[active], _TINY), 0.0)
         moved = active[better]
@@ -137,27 +141,34 @@ def _descend(
         idle[active] = np.where(better, np.where(gain < 1e-14, idle[active] + 1, 0), idle[active])
 
         # Nothing left to gain to the last digits, or no step however small is downhill.
-        exact = value[active] <= 1e-30 * w.sum(axis=1)
-        halted = (idle[active] >= 3) | (damping[active] > 1e14) | exact | stuck.all(axis=1)
-        halted |= gradient[active] < 1e-10
-        active = active[~halted]
+        exact = value[active] <= 1e-30 * weights[active].sum(axis=1)
+        halted = (idle[active] >= 3) | (damping[active] > 1e14) | exact
+        halted |= at_bound[active].all(axis=1) | (gradient[active] < 1e-10)
+        active, moved = active[~halted], active[better & ~halted]
     # Halting is no proof: a place with a slope and no way down is no minimum. A cosine of 1e-4
     # is a hundredth of a standard error of the parameters from one, for up to 10,000 points.
     converged = (gradient < 1e-4) | (value <= 1e-24 * weights.sum(axis=1))
     return theta, value, gradient, converged, at_bound
 
 
-def _damped_step(
-    g: Array, hessian: Array, scale: Array, stuck: np.ndarray, damping: Array
-) -> Array:
-    """-(|H| + damping)^-1 g in units where every column of the Jacobian has length one."""
-    matrix = hessian / scale[:, :, None] / scale[:, None, :]
+def _principal(
+    g: Array, hessian: Array, scale: Array, stuck: np.ndarray
+) -> tuple[Array, Array, Array]:
+    """H's eigenvalues and axes, and g along these, of the parameters that are free to move.
+
+    In units where every column of the Jacobian has length one.
+    """
     free = ~stuck
-    matrix = matrix * (free[:, :, None] & free[:, None, :])
-    values, vectors = np.linalg.eigh(matrix)
-    turned = np.matmul(vectors.transpose(0, 2, 1), np.where(free, g, 0.0)[:, :, None])
-    shrunk = turned / (np.abs(values) + damping[:, None])[:, :, None]
-    return -np.where(free, np.matmul(vectors, shrunk)[:, :, 0], 0.0)
+    matrix = hessian / scale[:, :, None] / scale[:, None, :]
+    values, vectors = np.linalg.eigh(matrix * (free[:, :, None] & free[:, None, :]))
+    along = vectors.transpose(0, 2, 1) @ np.where(free, g / scale, 0.0)[:, :, None]
+    return values, vectors, along[:, :, 0]
+
+
+def _damped_step(values: Array, vectors: Array, along: Array, damping: Array) -> Array:
+    """-(|H| + damping)^-1 g, in those units."""
+    shrunk = along / (np.abs(values) + damping[:, None])
+    return -np.matmul(vectors, shrunk[:, :, None])[:, :, 0]
 
 
 def _evaluate(model: Model, theta: Array) -> tuple[Array, Array]:

@@ -1,27 +1,27 @@
 """What a report leads with: how the models differ, the curves, the frontier and the warnings."""
 
-from collections.abc import Sequence
+from functools import partial
 
 from analysis import figures, numbers
 from analysis.differences.models import Differences
 from analysis.figures.scales import LABELS
 from analysis.fitting.text import join_first
-from analysis.report.gallery import Gallery
-from analysis.report.page import Block, DataTable, Section, Text
+from analysis.report.gallery import Draft, Part, Plot
+from analysis.report.page import Block, DataTable, Text
 from analysis.report.tables import budget_column, by_budget
 from analysis.report.warnings import by_cause, warnings_of
 from analysis.study import Study
 from analysis.table.load import best_of_cells, finished
 
 
-def answer_section(study: Study, gallery: Gallery) -> Section:
+def answer_section(study: Study) -> Draft:
     """The tables and figures that answer what the sweep asks, and all warnings, folded."""
-    blocks: list[Block] = [*_differences(study), *_figures(study, gallery)]
-    blocks.append(by_cause(warnings_of(study)))
+    parts: list[Part] = [*_differences(study), *_figures(study)]
+    parts.append(by_cause(warnings_of(study)))
     if study.missing:
         lines = "\n\n".join(f"Not fitted: {what}: {why}." for what, why in study.missing)
-        blocks.append(Text(text=lines))
-    return Section(title="Answer", blocks=blocks)
+        parts.append(Text(text=lines))
+    return Draft(title="Answer", parts=parts)
 
 
 def _differences(study: Study) -> list[Block]:
@@ -78,27 +78,24 @@ def _in_words(found: Differences) -> str:
     return f"At {numbers.flops(found.budget)} FLOPs, loss {'; '.join(parts)}."
 
 
-def _figures(study: Study, gallery: Gallery) -> Sequence[Block]:
+def _figures(study: Study) -> list[Plot]:
     fit = study.isoflop
     if fit is None:
         return []
-    blocks = [
-        gallery.draw(
-            "isoflop",
-            f"Perplexity against {LABELS[fit.x_name]} at equal training FLOPs. A hollow star has a "
-            "warning",
-            lambda: figures.draw_isoflop(study.table, fit),
-        )
-    ]
-    if fit.laws:
-        blocks.append(
-            gallery.draw(
-                "frontier",
-                "The lowest loss that each budget buys",
-                lambda: figures.draw_frontier(study.table, fit),
-            )
-        )
-    return blocks
+    isoflop = Plot(
+        name="isoflop",
+        caption=f"Perplexity against {LABELS[fit.x_name]} at equal training FLOPs. A hollow star "
+        "has a warning",
+        make=partial(figures.draw_isoflop, study.table, fit),
+    )
+    if not fit.laws:
+        return [isoflop]
+    frontier = Plot(
+        name="frontier",
+        caption="The lowest loss that each budget buys",
+        make=partial(figures.draw_frontier, study.table, fit),
+    )
+    return [isoflop, frontier]
 
 
 def _best_sizes(study: Study) -> DataTable:

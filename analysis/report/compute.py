@@ -1,14 +1,17 @@
 """A report's sections on compute: curves, laws, surfaces and what they say of each other."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from analysis import figures, numbers
 from analysis.fitting.intervals import Estimate
 from analysis.isoflop.curves import IsoFLOPFit
 from analysis.parametric import ParametricFit
-from analysis.report.gallery import Gallery, file_label
-from analysis.report.page import Block, Code, DataTable, Section, Text
+from analysis.report.gallery import Draft, Part, Plot, file_label
+from analysis.report.page import Code, DataTable, Text
 from analysis.report.tables import (
     budget_column,
     by_budget,
@@ -22,13 +25,13 @@ from analysis.table.load import finished
 from analysis.validation.residuals import residuals_of
 
 
-def isoflop_section(study: Study, gallery: Gallery) -> Section | None:
+def isoflop_section(study: Study) -> Draft | None:
     """The curves' minima, and what is left of the runs; None without."""
     fit = study.isoflop
     if fit is None:
         return None
     minima = _minima(fit)
-    blocks: list[Block] = [
+    parts: list[Part] = [
         Text(
             text="Each curve is fitted to the best finished run of each size. A minimum with a "
             "warning is a hollow star in the figures."
@@ -39,21 +42,21 @@ def isoflop_section(study: Study, gallery: Gallery) -> Section | None:
             units=units_of(minima, study.x_name),
             formats={**formats_of(minima), "perplexity": ".2f"},
         ),
-        gallery.draw(
-            "isoflop_together",
-            "All budgets in one panel, as Fig. 1 of He 2024",
-            lambda: figures.draw_isoflop(study.table, fit, together=True),
+        Plot(
+            name="isoflop_together",
+            caption="All budgets in one panel, as Fig. 1 of He 2024",
+            make=partial(figures.draw_isoflop, study.table, fit, together=True),
         ),
     ]
     if fit.method == "parabola":  # interpolation has no residuals
-        blocks.append(
-            gallery.draw(
-                "residuals_isoflop",
-                "Residuals of the curves",
-                lambda: figures.draw_residuals(residuals_of(fit, study.table)),
+        parts.append(
+            Plot(
+                name="residuals_isoflop",
+                caption="Residuals of the curves",
+                make=partial(_draw_residuals, fit, study.table),
             )
         )
-    return Section(title="IsoFLOP curves", blocks=blocks)
+    return Draft(title="IsoFLOP curves", parts=parts)
 
 
 def _minima(fit: IsoFLOPFit) -> pd.DataFrame:
@@ -75,7 +78,7 @@ def _minima(fit: IsoFLOPFit) -> pd.DataFrame:
     )
 
 
-def differences_section(study: Study, gallery: Gallery) -> Section | None:
+def differences_section(study: Study) -> Draft | None:
     """The means that the differences are of, and the same over sizes; None without."""
     if not study.differences:
         return None
@@ -95,7 +98,7 @@ def differences_section(study: Study, gallery: Gallery) -> Section | None:
         ignore_index=True,
     )
     means = means[["budget", *(name for name in means if name != "budget")]]
-    blocks: list[Block] = [
+    parts: list[Part] = [
         Text(
             text="Intervals are of one difference each, not of all together. One run's loss varies "
             f"by (standard deviation over seeds, nats/token): {noises}."
@@ -113,7 +116,7 @@ def differences_section(study: Study, gallery: Gallery) -> Section | None:
         if found.average
     }
     if over_sizes:
-        blocks.append(
+        parts.append(
             DataTable(
                 frame=by_budget(over_sizes),
                 caption=f"Loss minus that of {first.baseline} on the average of all sizes, in "
@@ -121,23 +124,23 @@ def differences_section(study: Study, gallery: Gallery) -> Section | None:
                 best=dict.fromkeys(map(budget_column, over_sizes), "min"),
             )
         )
-    return Section(title="Differences and seeds", blocks=blocks)
+    return Draft(title="Differences and seeds", parts=parts)
 
 
-def seconds_section(study: Study, gallery: Gallery) -> Section | None:
+def seconds_section(study: Study) -> Draft | None:
     """The same curves against time; None where rates are not recorded or budgets unknown."""
     done = finished(study.table)
     if done["tokens_per_second"].isna().all() or done["budget"].isna().any():
         return None
-    drawing = gallery.draw(
-        "seconds",
-        "Perplexity against seconds of training on the machine that the runs were made on",
-        lambda: figures.draw_seconds(study.table),
+    plot = Plot(
+        name="seconds",
+        caption="Perplexity against seconds of training on the machine that the runs were made on",
+        make=partial(figures.draw_seconds, study.table),
     )
-    return Section(title="Wall-clock time", blocks=[drawing])
+    return Draft(title="Wall-clock time", parts=[plot])
 
 
-def laws_section(study: Study, gallery: Gallery) -> Section | None:
+def laws_section(study: Study) -> Draft | None:
     """How the minima move with compute; None without."""
     fit = study.isoflop
     if fit is None or not fit.laws:
@@ -170,13 +173,15 @@ def laws_section(study: Study, gallery: Gallery) -> Section | None:
         "to four ways: first by t, with the misfit of the law, by the noise of the losses alone, "
         "by which runs were made (case), by leaving out budgets (jackknife)",
     )
-    blocks: list[Block] = [
+    parts: list[Part] = [
         table,
-        gallery.draw(
-            "laws", "The optimum against compute", lambda: figures.draw_laws(fit, study.table)
+        Plot(
+            name="laws",
+            caption="The optimum against compute",
+            make=partial(figures.draw_laws, fit, study.table),
         ),
     ]
-    return Section(title="Laws of compute", blocks=blocks)
+    return Draft(title="Laws of compute", parts=parts)
 
 
 def _signed(exponent: Estimate, sign: int) -> Estimate:
@@ -191,40 +196,44 @@ def _between(exponent: Estimate) -> str:
     return shown[shown.index("(") + 1 : -1] if "(" in shown else ""
 
 
-def parametric_section(study: Study, gallery: Gallery) -> Section | None:
+def parametric_section(study: Study) -> Draft | None:
     """L(N, D) of each model; None without."""
     if not study.parametric:
         return None
     size = study.x_name if study.x_name != "n_tokens" else "n_params"
-    blocks: list[Block] = [Text(text="L = E + A/N^alpha + B/D^beta (approach 3), by model.")]
+    parts: list[Part] = [Text(text="L = E + A/N^alpha + B/D^beta (approach 3), by model.")]
     frames = [params_table(fit, model) for model, fit in study.parametric.items()]
-    blocks.append(DataTable(frame=pd.concat(frames, ignore_index=True), caption="Fitted surfaces"))
+    parts.append(DataTable(frame=pd.concat(frames, ignore_index=True), caption="Fitted surfaces"))
     for model, fit in study.parametric.items():
         runs = finished(study.table)
         runs = runs[runs["series"] == model]
-        blocks += _of_surface(model, fit, runs, size, gallery)
-    return Section(title="Parametric surface", blocks=blocks)
+        parts += _of_surface(model, fit, runs, size)
+    return Draft(title="Parametric surface", parts=parts)
 
 
-def _of_surface(
-    model: str, fit: ParametricFit, runs: pd.DataFrame, size: str, gallery: Gallery
-) -> list[Block]:
+def _of_surface(model: str, fit: ParametricFit, runs: pd.DataFrame, size: str) -> list[Part]:
     label = file_label(model)
     return [
-        gallery.draw(
-            f"contours_{label}",
-            f"{model}: lines of equal loss, the runs and the compute-optimal line",
-            lambda: figures.draw_contours(fit, runs, size=size),
+        Plot(
+            name=f"contours_{label}",
+            caption=f"{model}: lines of equal loss, the runs and the compute-optimal line",
+            make=partial(figures.draw_contours, fit, runs, size=size),
         ),
-        gallery.draw(
-            f"residuals_{label}",
-            f"{model}: residuals of the surface",
-            lambda: figures.draw_residuals(residuals_of(fit, runs, size)),
+        Plot(
+            name=f"residuals_{label}",
+            caption=f"{model}: residuals of the surface",
+            make=partial(_draw_residuals, fit, runs, size),
         ),
     ]
 
 
-def agreement_section(study: Study, gallery: Gallery) -> Section | None:
+def _draw_residuals(
+    fit: IsoFLOPFit | ParametricFit, runs: pd.DataFrame, size: str = "n_params"
+) -> Figure:
+    return figures.draw_residuals(residuals_of(fit, runs, size))
+
+
+def agreement_section(study: Study) -> Draft | None:
     """The approaches side by side; None without."""
     found = study.agreement
     if found is None:
@@ -242,10 +251,10 @@ def agreement_section(study: Study, gallery: Gallery) -> Section | None:
         units=units_of(frame),
         formats={**formats_of(frame), "loss": ".3f"},
     )
-    return Section(title="Do the approaches agree?", blocks=[Text(text=text), table])
+    return Draft(title="Do the approaches agree?", parts=[Text(text=text), table])
 
 
-def hold_out_section(study: Study, gallery: Gallery) -> Section | None:
+def hold_out_section(study: Study) -> Draft | None:
     """What small budgets say of large ones; None without."""
     found = study.hold_out
     if found is None:
@@ -261,10 +270,10 @@ def hold_out_section(study: Study, gallery: Gallery) -> Section | None:
         units={"budget": "FLOPs"},
         formats={"budget": numbers.flops, "relative_error": "+.2%", "p_value": ".3f"},
     )
-    return Section(title="Held-out budgets", blocks=[Text(text=text), table])
+    return Draft(title="Held-out budgets", parts=[Text(text=text), table])
 
 
-def multipliers_section(study: Study, gallery: Gallery) -> Section | None:
+def multipliers_section(study: Study) -> Draft | None:
     """Compute at equal loss, by one law for all budgets; None without."""
     if not study.multipliers:
         return None
@@ -293,4 +302,4 @@ def multipliers_section(study: Study, gallery: Gallery) -> Section | None:
         best={"multiplier": "max"},
     )
     details = [Code(text=found.summary(), caption=m) for m, found in study.multipliers.items()]
-    return Section(title="Compute multipliers by a law", blocks=[Text(text=text), table, *details])
+    return Draft(title="Compute multipliers by a law", parts=[Text(text=text), table, *details])

@@ -4,23 +4,23 @@ import math
 from functools import partial
 
 from analysis import figures, numbers
-from analysis.report.gallery import Gallery, file_label
-from analysis.report.page import Block, DataTable, Section, Text
+from analysis.report.gallery import Draft, Part, Plot, file_label
+from analysis.report.page import DataTable, Text
 from analysis.report.tables import formats_of, params_table, units_of, with_intervals
 from analysis.study import Study
 from analysis.table.load import finished
 
 
-def experts_section(study: Study, gallery: Gallery) -> Section | None:
+def experts_section(study: Study) -> Draft | None:
     """The laws of each model with several numbers of experts; None without."""
     if not study.experts:
         return None
-    blocks: list[Block] = []
+    parts: list[Part] = []
     for model, found in study.experts.items():
         best = found.fits[0]
         label = file_label(model)
         slopes = with_intervals(study.slopes[model], slope=("lower", "upper"))
-        blocks += [
+        parts += [
             Text(text=f"{model}: held out: {found.held_out}."),
             DataTable(
                 frame=found.to_frame().rename(columns={"n_params": "free parameters"}),
@@ -35,40 +35,41 @@ def experts_section(study: Study, gallery: Gallery) -> Section | None:
                 units=units_of(slopes),
                 formats={**formats_of(slopes), "size": numbers.count},
             ),
-            gallery.draw(
-                f"experts_{label}",
-                f"{model}: perplexity against the number of experts, and the laws",
-                partial(
+            Plot(
+                name=f"experts_{label}",
+                caption=f"{model}: perplexity against the number of experts, and the laws",
+                make=partial(
                     figures.draw_experts, study.expert_runs[model], found.fits, study.slopes[model]
                 ),
             ),
         ]
         cutoff = best.cutoff_interval()
         if cutoff is not None and math.isfinite(cutoff[0]):
-            blocks.append(
+            parts.append(
                 Text(
                     text="The size beyond which more experts no longer help is between "
                     f"{numbers.count(cutoff[0])} and {numbers.count(cutoff[1])} parameters (95 %), "
                     "if the form holds."
                 )
             )
-    return Section(title="Number of experts", blocks=blocks)
+    return Draft(title="Number of experts", parts=parts)
 
 
-def active_section(study: Study, gallery: Gallery) -> Section | None:
+def active_section(study: Study) -> Draft | None:
     """Heads at equal numbers of active experts, Fig. 3b of He 2024; None if not varied."""
     done = finished(study.table).dropna(subset=["n_heads", "top_k"])
     if len(done[["n_heads", "top_k"]].drop_duplicates()) < 2:
         return None
-    drawing = gallery.draw(
-        "active",
-        "Perplexity against heads at equal numbers of active experts, as Fig. 3b of He 2024",
-        lambda: figures.draw_active(done),
+    plot = Plot(
+        name="active",
+        caption="Perplexity against heads at equal numbers of active experts, as Fig. 3b of "
+        "He 2024",
+        make=partial(figures.draw_active, done),
     )
-    return Section(title="Active experts", blocks=[drawing])
+    return Draft(title="Active experts", parts=[plot])
 
 
-def usage_section(study: Study, gallery: Gallery) -> Section | None:
+def usage_section(study: Study) -> Draft | None:
     """Usage and unevenness, Table 2 of He 2024; None where not recorded."""
     done = finished(study.table).dropna(subset=["usage", "unevenness", "n_experts"])
     if done.empty:
@@ -76,7 +77,7 @@ def usage_section(study: Study, gallery: Gallery) -> Section | None:
     keys = ["series", "budget", "n_layers", "n_experts", "query_norm"]
     names = ["perplexity", "usage", "unevenness"]
     means = done.groupby(keys, dropna=False)[names].mean().reset_index()
-    blocks: list[Block] = [
+    parts: list[Part] = [
         DataTable(
             frame=means,
             caption="Usage: share of experts with weight on the held-out set; unevenness: KL to "
@@ -86,9 +87,11 @@ def usage_section(study: Study, gallery: Gallery) -> Section | None:
         )
     ]
     if done["n_experts"].nunique() > 1 or done["query_norm"].nunique() > 1:
-        blocks.append(
-            gallery.draw(
-                "usage", "Usage, unevenness and perplexity", lambda: figures.draw_usage(done)
+        parts.append(
+            Plot(
+                name="usage",
+                caption="Usage, unevenness and perplexity",
+                make=partial(figures.draw_usage, done),
             )
         )
-    return Section(title="Usage of experts", blocks=blocks)
+    return Draft(title="Usage of experts", parts=parts)

@@ -1,7 +1,9 @@
 """Draws a report's figures: SVG for its page, PNG and PDF for papers."""
 
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -11,9 +13,32 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from analysis import figures
-from analysis.report.page import Block, Drawing, Text
+from analysis.figures.layout import lay_out
+from analysis.progress import Say, silent
+from analysis.report.page import Block, Drawing, Section, Text
+from analysis.report.processes import mapping
 
 _DPI = 200  # of PNG
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plot:
+    """A figure to be drawn. make goes to another process: a function of a module, or a partial."""
+
+    name: str
+    caption: str
+    make: Callable[[], Figure]
+
+
+Part = Block | Plot
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A section whose figures are still to be drawn."""
+
+    title: str
+    parts: Sequence[Part]
 
 
 def file_label(model: str) -> str:
@@ -21,34 +46,50 @@ def file_label(model: str) -> str:
     return "".join(c if c.isalnum() else "_" for c in model)
 
 
-class Gallery:
-    """Draws each figure once: for both colour schemes of the page, and as PNG and PDF."""
+def draw_all(
+    drafts: Sequence[Draft], folder: Path, models: Sequence[str], say: Say = silent
+) -> list[Section]:
+    """The sections, each figure drawn once: for both colour schemes of the page, as PNG and PDF.
 
-    def __init__(self, folder: Path, models: Iterable[str]) -> None:
-        self._folder = folder
-        self._models = [str(model) for model in models]
-        self.written: list[Path] = []
+    On several cores if they are free to use. models: those that share colours in all figures.
+    say: gets the name of each figure.
+    """
+    plots = [part for draft in drafts for part in draft.parts if isinstance(part, Plot)]
+    with mapping(len(plots)) as each:
+        drawn = iter(each(partial(_draw, folder, models), plots))
 
-    def draw(self, name: str, caption: str, make: Callable[[], Figure]) -> Block:
-        """The figure, or what it lacks: a figure never keeps the numbers from being read."""
-        with figures.style(models=self._models) as dark:
+        def block(part: Part) -> Block:
+            if not isinstance(part, Plot):
+                return part
+            say(f"drawing: {part.name}")
+            return next(drawn)
+
+        return [Section(title=d.title, blocks=[block(part) for part in d.parts]) for d in drafts]
+
+
+def _draw(folder: Path, models: Sequence[str], plot: Plot) -> Block:
+    """The figure, or what it lacks: a figure never keeps the numbers from being read."""
+    try:
+        with figures.style(models=models) as dark:
             try:
-                figure = make()
+                figure = plot.make()
             except ValueError as error:
-                return Text(text=f"No figure of {name}: {error}.")
-            svg = self._save(figure, name)
+                return Text(text=f"No figure of {plot.name}: {error}.")
+            svg = _save(figure, folder / plot.name)
             plt.close(figure)
-            return Drawing(name=name, caption=caption, svg=svg, dark=dict(dark))
+            return Drawing(name=plot.name, caption=plot.caption, svg=svg, dark=dict(dark))
+    except Exception as error:
+        error.add_note(f"while drawing the figure {plot.name}")
+        raise
 
-    def _save(self, figure: Figure, name: str) -> bytes:
-        """Lays the figure out once; savefig would do so, and draw it twice, for each format."""
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
-        png, pdf = (self._folder / f"{name}.{suffix}" for suffix in ("png", "pdf"))
-        buffer = io.BytesIO()
-        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
-        FigureCanvasPdf(figure).print_pdf(pdf)
-        figure.dpi = _DPI
-        FigureCanvasAgg(figure).print_png(png)
-        self.written += [png, pdf]
-        return buffer.getvalue()
+
+def _save(figure: Figure, path: Path) -> bytes:
+    """Lays the figure out once; savefig would do so, and draw it twice, for each format."""
+    lay_out(figure)
+    figure.set_layout_engine("none")
+    buffer = io.BytesIO()
+    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
+    FigureCanvasPdf(figure).print_pdf(path.with_name(f"{path.name}.pdf"))
+    figure.dpi = _DPI
+    FigureCanvasAgg(figure).print_png(path.with_name(f"{path.name}.png"))
+    return buffer.getvalue()

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-from analysis.progress import Say, silent
 from analysis.report.answer import answer_section
 from analysis.report.compute import (
     agreement_section,
@@ -15,8 +14,8 @@ from analysis.report.compute import (
     seconds_section,
 )
 from analysis.report.experts import active_section, experts_section, usage_section
-from analysis.report.gallery import Gallery
-from analysis.report.page import DataTable, Section
+from analysis.report.gallery import Draft
+from analysis.report.page import DataTable
 from analysis.report.tables import formats_of, units_of
 from analysis.study import Study
 
@@ -27,9 +26,9 @@ _RUN_COLUMNS = (
 )  # fmt: skip
 
 
-def sections_of(study: Study, gallery: Gallery, say: Say = silent) -> list[Section]:
-    """Those that the study has something for, in reading order. say gets each name."""
-    makers: tuple[Callable[[Study, Gallery], Section | None], ...] = (
+def sections_of(study: Study) -> list[Draft]:
+    """Those that the study has something for, in reading order."""
+    makers: tuple[Callable[[Study], Draft | None], ...] = (
         answer_section,
         differences_section,
         isoflop_section,
@@ -43,15 +42,11 @@ def sections_of(study: Study, gallery: Gallery, say: Say = silent) -> list[Secti
         hold_out_section,
         seconds_section,
     )
-    made = []
-    for make in makers:
-        name = getattr(make, "__name__", "").strip("_").removesuffix("_section")
-        say(f"drawing: {name}")
-        made.append(make(study, gallery))
-    return [*(section for section in made if section is not None), _runs(study)]
+    made = [make(study) for make in makers]
+    return [*(draft for draft in made if draft is not None), _runs(study)]
 
 
-def _runs(study: Study) -> Section:
+def _runs(study: Study) -> Draft:
     columns = [c for c in _RUN_COLUMNS if study.table[c].notna().any()]
     frame = study.table[columns]
     table = DataTable(
@@ -60,4 +55,4 @@ def _runs(study: Study) -> Section:
         units=units_of(frame),
         formats=formats_of(frame),
     )
-    return Section(title="Runs", blocks=[table])
+    return Draft(title="Runs", parts=[table])

@@ -8,7 +8,7 @@ from pathlib import Path
 from analysis.fitting.text import pluralize
 from analysis.progress import Say, silent
 from analysis.report.checklist import fill_checklist
-from analysis.report.gallery import Gallery
+from analysis.report.gallery import draw_all
 from analysis.report.page import Checklist, Page, Section, Text, render
 from analysis.report.provenance import Provenance
 from analysis.report.sections import sections_of
@@ -38,7 +38,7 @@ def write_report(
     say: Say = silent,
 ) -> Written:
     """Writes report.html, fits.json, table.csv and figures/*.png and *.pdf into a folder: all of
-    them or none. say: gets the name of each section. Raises WriteError for what the disk denies.
+    them or none. say: gets the name of each figure. Raises WriteError for what the disk denies.
     """
     with staged(folder) as new:
         names = _write_files(study, provenance, new, command, title, say)
@@ -54,9 +54,10 @@ def _write_files(
     study: Study, provenance: Provenance, folder: Path, command: str, title: str, say: Say
 ) -> list[str]:
     """The names of the figures' files."""
-    (folder / "figures").mkdir()
-    gallery = Gallery(folder / "figures", dict.fromkeys(study.table["model"]))
-    sections = sections_of(study, gallery, say)
+    drawn = folder / "figures"
+    drawn.mkdir()
+    models = list(map(str, dict.fromkeys(study.table["model"])))
+    sections = draw_all(sections_of(study), drawn, models, say)
     topics = fill_checklist(
         study.table,
         provenance,
@@ -84,4 +85,4 @@ def _write_files(
     fits = json.dumps(study.to_dict(), indent=1, allow_nan=False)
     (folder / "fits.json").write_text(fits + "\n", encoding="utf-8")
     (folder / "table.csv").write_text(to_csv(study.table), encoding="utf-8")
-    return [path.name for path in gallery.written]
+    return sorted(path.name for path in drawn.iterdir())

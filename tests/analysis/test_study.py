@@ -149,7 +149,7 @@ def test_differences_are_at_every_budget_with_seeds_and_over_its_sizes():
     values = dumped(found)
     assert list(values["differences"]) == list(map(str, BUDGETS[:2]))
     assert values["differences_over_sizes"][str(BUDGETS[0])]["average"]["peer"]["value"] < 0
-    _, means, over_sizes = differences_section(found, None).blocks
+    _, means, over_sizes = differences_section(found).parts
     assert list(means.frame["budget"]) == [b for b in BUDGETS[:2] for _ in range(2)]
     assert "on the average of all sizes" in over_sizes.caption
     assert all(one.value < 0 for one in over_sizes.frame.iloc[0, 1:])
