@@ -25,7 +25,7 @@ def count(value: float, digits: int = 3) -> str:
     for unit, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= unit * (1 - 0.5 * 10**-digits):
             return f"{value / unit:.{digits}g}{letter}"
-    return f"{value:.{digits}g}"
+    return f"{value:z.{digits}g}"  # z: 0, not -0
 
 
 def experts(value: float) -> str:
@@ -58,7 +58,7 @@ def with_interval(value: float, lower: float, upper: float, *, signed: bool = Fa
     sign = "+" if signed else ""
 
     def show(number: float) -> str:
-        return count(number) if abs(value) >= 1e4 else f"{number:{sign}.{decimals}f}"
+        return count(number) if abs(value) >= 1e4 else f"{number:{sign}z.{decimals}f}"
 
     return f"{show(value)} ({show(lower)} to {show(upper)})" if has_interval else show(value)
 

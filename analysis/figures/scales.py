@@ -1,6 +1,7 @@
 """Quantities on axes: their names with units, and ticks that stay few, round and readable."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -50,27 +51,32 @@ class LogTicks(Locator):
         return self.tick_values(*self.axis.get_view_interval())
 
     def tick_values(self, vmin: float, vmax: float) -> list[float]:
-        low, high = sorted((vmin, vmax))
+        low, high = sorted((float(vmin), float(vmax)))
         if not 0 < low < high < np.inf:
             return []
-        first, last = int(np.floor(np.log10(low))), int(np.ceil(np.log10(high)))
-        decades = range(first, last + 1)
-        choices = [[10.0**k for k in decades if k % stride == 0] for stride in (5, 4, 3, 2, 1)]
-        n_whole = len(choices)
-        choices += [[s * 10.0**k for k in decades for s in subs] for subs in _SUBS]
-        if high / low < 20:
-            for n in range(2, 2 * self.n_most):
-                even = MaxNLocator(n, steps=[1, 2, 2.5, 5, 10], min_n_ticks=1)
-                choices.append([float(v) for v in even.tick_values(low, high)])
-        found: list[float] = []
-        for i, values in enumerate(choices):
-            seen = [v for v in values if low * (1 - 1e-9) <= v <= high * (1 + 1e-9)]
-            least = self.apart * np.log(high / low) * (0.6 if i < n_whole else 1.0)
-            if len(seen) > 1 and np.diff(np.log(seen)).min() < least:
-                continue
-            if len(found) < len(seen) <= self.n_most:
-                found = seen
-        return found
+        return list(_ticks(low, high, self.n_most, self.apart))
+
+
+@lru_cache(maxsize=64)  # each layout and each draw of an axis asks for the same
+def _ticks(low: float, high: float, n_most: int, apart: float) -> tuple[float, ...]:
+    first, last = int(np.floor(np.log10(low))), int(np.ceil(np.log10(high)))
+    decades = range(first, last + 1)
+    choices = [[10.0**k for k in decades if k % stride == 0] for stride in (5, 4, 3, 2, 1)]
+    n_whole = len(choices)
+    choices += [[s * 10.0**k for k in decades for s in subs] for subs in _SUBS]
+    if high / low < 20:
+        for n in range(2, 2 * n_most):
+            even = MaxNLocator(n, steps=[1, 2, 2.5, 5, 10], min_n_ticks=1)
+            choices.append([float(v) for v in even.tick_values(low, high)])
+    found: list[float] = []
+    for i, values in enumerate(choices):
+        seen = [v for v in values if low * (1 - 1e-9) <= v <= high * (1 + 1e-9)]
+        least = apart * np.log(high / low) * (0.6 if i < n_whole else 1.0)
+        if len(seen) > 1 and np.diff(np.log(seen)).min() < least:
+            continue
+        if len(found) < len(seen) <= n_most:
+            found = seen
+    return tuple(found)
 
 
 def log_scale(axis: Axes, which: str, name: str, *, label: str | None = None) -> None:

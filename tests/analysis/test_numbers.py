@@ -33,6 +33,10 @@ def test_counts():
         ((0.4362, math.nan, math.nan), "0.436"),
         ((2.0, 1.0, math.inf), "2.00 (1.00 to inf)"),
         ((math.inf, 0.0, math.inf), "inf"),
+        ((-0.004, -0.5, 0.4), "0.00 (-0.50 to 0.40)"),  # no -0.00
+        ((0.3, -0.04, 8.0), "0.3 (0.0 to 8.0)"),
+        ((-0.0, math.nan, math.nan), "0.0000"),
+        ((2e4, -0.0, 4e4), "20k (0 to 40k)"),
     ],
 )
 def test_a_number_has_the_digits_that_its_interval_leaves(estimate, shown):

@@ -175,6 +175,48 @@ def test_chunks_and_single_problems_give_the_same(monkeypatch, numbers_held):
     assert parts.converged.tolist() == whole.converged.tolist()
 
 
+def one_step_after_another(model, y, theta, weights, delta, n_steps):
+    """One start's descent with everything computed at each step; how many steps were refused."""
+
+    def value(at):
+        return (weights * huber(model(at[None])[0][0] - y, delta)).sum()
+
+    damping, refused = 1e-3, 0
+    for _ in range(n_steps):
+        predicted, jacobian = model(theta[None])
+        r, J = predicted[0] - y, jacobian[0]
+        g = J.T @ (weights * np.clip(r, -delta, delta))
+        hessian = J.T @ np.diag(weights * (np.abs(r) <= delta)) @ J
+        scale = np.sqrt((weights * np.minimum(1, delta / np.abs(r))) @ J**2)
+        at_lower, at_upper = theta <= BOX["lower"], theta >= BOX["upper"]
+        free = ~((at_lower & (g > 0)) | (at_upper & (g < 0)))
+        values, vectors = np.linalg.eigh(hessian / np.outer(scale, scale) * np.outer(free, free))
+        damped = vectors @ np.diag(np.abs(values) + damping) @ vectors.T
+        step = -np.linalg.solve(damped, np.where(free, g / scale, 0.0)) / scale
+        candidate = np.clip(theta + np.where(free, step, 0.0), BOX["lower"], BOX["upper"])
+        if value(candidate) < value(theta):
+            theta, damping = candidate, damping / 10
+        else:
+            damping, refused = damping * 10, refused + 1
+    return theta, refused
+
+
+@pytest.mark.parametrize("delta", [np.inf, 0.5, 0.05])
+@pytest.mark.parametrize("n_steps", [1, 2, 5, 9])
+def test_steps_are_those_of_each_start_alone_with_everything_computed_again(delta, n_steps):
+    x, y, starts, rng = problem(9)
+    starts = np.vstack([starts, [[50.0, -50.0, 3.0]]])  # two at their bounds
+    weights = rng.uniform(0.5, 2, (len(starts), len(y)))
+    found = minimise(decay(x), y, starts, **BOX, weights=weights, delta=delta, max_steps=n_steps)
+    alone = [
+        one_step_after_another(decay(x), y, start, w, delta, n_steps)
+        for start, w in zip(starts, weights, strict=True)
+    ]
+    # 1e-12 of a parameter's size, 1 or so: another order of sums, over few steps
+    np.testing.assert_allclose(found.theta, [theta for theta, _ in alone], rtol=1e-12, atol=1e-12)
+    assert n_steps < 5 or sum(refused for _, refused in alone) > 3
+
+
 def test_no_starts_give_no_minima():
     x, y, *_ = problem(0)
     none = minimise(decay(x), y, np.empty((0, 3)), **BOX)

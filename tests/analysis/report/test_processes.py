@@ -1,0 +1,151 @@
+"""Figures drawn on several cores are those of one, and no process outlives the command."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from analysis.report.gallery import Draft, Plot, draw_all
+from analysis.report.page import Text
+from analysis.report.processes import mapping
+
+ROOT = Path(__file__).resolve().parents[3]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux alone")
+
+# In a process of its own: pytest's have threads, with which it would not fork
+ON_ALL_CORES_AND_ON_ONE = """
+import os, signal, sys
+from functools import partial
+from pathlib import Path
+import matplotlib
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from analysis.figures.layout import legends_below, panels, swatch
+from analysis.report.gallery import Draft, Plot, draw_all
+
+def draw(n):
+    (folder / f"{n}.pid").write_text(str(os.getpid()))
+    figure, axes = panels(n)
+    for axis in axes:
+        axis.plot([1, 2, 3], [n, 1, n], label=f"$10^{n}$")
+        axis.set_xlabel("x")
+    legends_below(figure, [swatch(f"{n} panels", "#336699")])
+    return figure
+
+def fail(error):
+    raise error
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def drafts(*makes):
+    return [Draft(title="t", parts=[Plot(name=f"p{i}", caption="", make=make)])
+            for i, make in enumerate(makes)]
+
+def drawn(name, *makes):
+    global folder
+    folder = Path(sys.argv[1]) / name
+    folder.mkdir()
+    said = []
+    sections = draw_all(drafts(*makes), folder, ["peer"], said.append)
+    assert said == [f"drawing: p{i}" for i in range(len(makes))]
+    pids = {path.read_text() for path in folder.glob("*.pid")}
+    return [s.blocks[0] for s in sections], [p.read_bytes() for p in folder.glob("*.png")], pids
+
+def error_of(*makes):
+    try:
+        drawn(f"error{len(list(Path(sys.argv[1]).iterdir()))}", *makes)
+    except Exception as error:
+        return error
+
+makes = [partial(draw, n) for n in (1, 2, 3, 4)]
+blocks, pngs, pids = drawn("all", *makes)
+assert str(os.getpid()) not in pids and len(pids) > 1, pids
+unknown = error_of(makes[0], partial(fail, KeyError("x")))
+assert type(unknown) is KeyError and unknown.__notes__ == ["while drawing the figure p1"]
+killed = error_of(makes[0], kill, makes[1])
+assert type(killed) is RuntimeError and "was killed" in str(killed), killed
+
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+again, same, pids = drawn("one", *makes)
+assert pids == {str(os.getpid())}
+assert [b.svg for b in again] == [b.svg for b in blocks] and again == blocks
+assert len(pngs) == 4 and sorted(same) == sorted(pngs)
+"""
+
+# Prints the ids of its processes, which work without end
+NEVER_DONE = """
+import os, time
+from analysis.report.processes import mapping
+
+def work(_):
+    print(os.getpid(), flush=True)
+    while True:
+        time.sleep(0.1)
+
+with mapping(2) as each:
+    list(each(work, range(2)))
+"""
+
+
+def needs_cores():
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one core")
+
+
+@pytest.mark.slow
+def test_other_processes_draw_the_same_and_their_errors_name_the_figure(tmp_path):
+    needs_cores()
+    command = [sys.executable, "-c", ON_ALL_CORES_AND_ON_ONE, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_if_the_command_is_killed_its_processes_end(how):
+    needs_cores()
+    command = [sys.executable, "-c", NEVER_DONE]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        pids = [int(process.stdout.readline()) for _ in range(2)]
+        assert all(map(runs, pids))
+        process.send_signal(how)
+        until = time.monotonic() + 60
+        while any(map(runs, pids)):
+            assert time.monotonic() < until, "a process outlives the command"
+            time.sleep(0.05)
+
+
+def runs(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_beside_another_thread_nothing_is_forked():
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    try:
+        with mapping(8) as each:
+            assert list(each(lambda _: os.getpid(), range(8))) == [os.getpid()] * 8
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_what_a_figure_lacks_is_said_in_its_place(tmp_path):
+    def lacking():
+        raise ValueError("nothing varies")
+
+    plot = Plot(name="usage", caption="", make=lacking)
+    (section,) = draw_all([Draft(title="Usage", parts=[Text(text="a"), plot])], tmp_path, [])
+    assert section.title == "Usage"
+    assert section.blocks == [Text(text="a"), Text(text="No figure of usage: nothing varies.")]
+    assert not list(tmp_path.iterdir())
