@@ -29,6 +29,8 @@ VARIANTS = (
     ("dense", {"glu": True}),
     ("moe", {"n_experts": 4, "capacity_factor": 2.0, "n_shared_experts": 1}),
     ("moe", {"n_experts": 4, "routing": "token_choice", "top_k": 2}),
+    ("moe", {"n_experts": 4, "capacity_factor": 2.0, "n_shared_experts": 1, "glu": True}),
+    ("moe", {"n_experts": 4, "routing": "token_choice", "top_k": 2, "glu": True}),
 )
 
 

@@ -12,7 +12,17 @@ D_MODEL = 8
 
 
 def expert(layer, e, token):
-    return layer.activation(token @ layer.w_in[e]) @ layer.w_out[e]
+    inner = token @ layer.w_in[e]
+    if layer.w_gate is None:
+        return layer.activation(inner) @ layer.w_out[e]
+    return (layer.activation(token @ layer.w_gate[e]) * inner) @ layer.w_out[e]
+
+
+def shared(layer, token):
+    inner = layer.shared_in.weight @ token
+    if layer.shared_gate is None:
+        return layer.shared_out.weight @ layer.activation(inner)
+    return layer.shared_out.weight @ (layer.activation(layer.shared_gate.weight @ token) * inner)
 
 
 def naive_expert_choice(layer, x):
@@ -36,7 +46,7 @@ def naive_token_choice(layer, x):
         total = gates[t, chosen].sum() if layer.config.top_k > 1 else 1.0
         y = sum(gates[t, e] / total * expert(layer, e, token) for e in chosen)
         if layer.shared_in is not None:
-            y = y + layer.shared_out(layer.activation(layer.shared_in(token)))
+            y = y + shared(layer, token)
         out.append(y)
     return torch.stack(out).view_as(x)
 
@@ -50,6 +60,11 @@ def naive_token_choice(layer, x):
         ({"routing": "token_choice", "top_k": 3, "gate": "sigmoid"}, naive_token_choice),
         (
             {"routing": "token_choice", "top_k": 2, "granularity": 4.0, "n_shared_experts": 2},
+            naive_token_choice,
+        ),
+        ({"glu": True, "activation": "silu"}, naive_expert_choice),
+        (
+            {"routing": "token_choice", "top_k": 2, "glu": True, "n_shared_experts": 1},
             naive_token_choice,
         ),
     ],

@@ -20,6 +20,7 @@ from experiments.config.constraints import (
     Within,
     check_fields,
 )
+from experiments.config.fields import added
 from experiments.kernels.grouped import grouped_matmul
 from experiments.kernels.ops import Execution, gather_sum
 from experiments.models.ffn._base import ACTIVATIONS, FFN, WidthFactor, check_choice
@@ -46,6 +47,7 @@ class MoEConfig:
         (arXiv:2101.03961, Eq. 4), over the tokens of one forward pass: those of one process
         and one micro-batch; bias: a bias on the choice alone, moved by balance_rate against
         the load of the whole step, all processes' (Wang 2024, arXiv:2408.15664).
+    glu: gated experts, (act(x W_gate) * x W_in) W_out, routed and shared ones alike.
     """
 
     n_experts: AtLeast1 = 128
@@ -59,6 +61,7 @@ class MoEConfig:
     balance_rate: NotNegative = 0.0
     width_factor: WidthFactor = 4.0
     activation: str = "gelu"
+    glu: bool = added(False)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -119,7 +122,7 @@ class MoEConfig:
 
         A token's share of expert choice is capacity_factor on average.
         """
-        one = 2 * d_model * self.d_ff(d_model)
+        one = (3 if self.glu else 2) * d_model * self.d_ff(d_model)
         routed = Term(
             name="experts",
             n_params=self.n_experts * one,
@@ -153,8 +156,9 @@ class MoEConfig:
 class MoE(FFN):
     """y = sum over a token's experts of gate_e W_out_e act(W_in_e x), plus the shared experts.
 
-    Tensors: router.weight (E, D); w_in (E, D, d_ff); w_out (E, d_ff, D); shared_in, shared_out
-    (D, n_shared * d_ff) and back, or None; selection_bias (E,), a buffer.
+    Tensors: router.weight (E, D); w_in and with glu w_gate (E, D, d_ff); w_out (E, d_ff, D);
+    shared_in, with glu shared_gate (D, n_shared * d_ff), shared_out back, or None;
+    selection_bias (E,), a buffer.
     """
 
     selection_bias: Tensor
@@ -171,13 +175,19 @@ class MoE(FFN):
         self.w_in = nn.Parameter(torch.randn(n, d_model, d_ff) * d_model**-0.5)
         self.w_out = nn.Parameter(torch.randn(n, d_ff, d_model) * d_ff**-0.5)
         nn.init.normal_(self.router.weight, std=d_model**-0.5)
-        self.shared_in = self.shared_out = None
+        self.w_gate = None
+        if config.glu:
+            self.w_gate = nn.Parameter(torch.randn(n, d_model, d_ff) * d_model**-0.5)
+        self.shared_in = self.shared_gate = self.shared_out = None
         if config.n_shared_experts:
             d_shared = config.n_shared_experts * d_ff
             self.shared_in = nn.Linear(d_model, d_shared, bias=False)
             self.shared_out = nn.Linear(d_shared, d_model, bias=False)
             nn.init.normal_(self.shared_in.weight, std=d_model**-0.5)
             nn.init.normal_(self.shared_out.weight, std=d_ff**-0.5)
+            if config.glu:
+                self.shared_gate = nn.Linear(d_model, d_shared, bias=False)
+                nn.init.normal_(self.shared_gate.weight, std=d_model**-0.5)
         self.register_buffer("selection_bias", torch.zeros(n))
         self.register_buffer("load", torch.zeros(n), persistent=False)
         self._auxiliary: Tensor | None = None
@@ -211,8 +221,13 @@ class MoE(FFN):
         )
         y = route(tokens, gates_TE)
         if self.shared_in is not None and self.shared_out is not None:
-            y = y + self.shared_out(self.activation(self.shared_in(tokens)))
+            gate = None if self.shared_gate is None else self.shared_gate(tokens)
+            y = y + self.shared_out(self._hidden(self.shared_in(tokens), gate))
         return y.to(x.dtype).view_as(x)
+
+    def _hidden(self, inner: Tensor, gate: Tensor | None) -> Tensor:
+        """The activated hidden units."""
+        return self.activation(inner) if gate is None else self.activation(gate) * inner
 
     def _expert_choice(self, tokens: Tensor, gates_TE: Tensor) -> Tensor:
         """Zhou 2022, §3.2: each expert its best C tokens; a token may end with none or several."""
@@ -222,7 +237,11 @@ class MoE(FFN):
         self.record_usage(expert_E1.expand_as(index_EC), gates_EC)
         # F.embedding, since its backward is a dense sum where that of tokens[index] is not
         taken_ECD = F.embedding(index_EC, tokens)
-        hidden = self.activation(torch.bmm(taken_ECD, self.w_in.to(taken_ECD.dtype)))
+        inner = torch.bmm(taken_ECD, self.w_in.to(taken_ECD.dtype))
+        gate = None
+        if self.w_gate is not None:
+            gate = torch.bmm(taken_ECD, self.w_gate.to(taken_ECD.dtype))
+        hidden = self._hidden(inner, gate)
         out_ECD = torch.bmm(hidden, self.w_out.to(hidden.dtype))
         out_ECD = out_ECD * gates_EC.unsqueeze(-1).to(out_ECD.dtype)
         y = out_ECD.new_zeros(tokens.shape)
@@ -244,7 +263,11 @@ class MoE(FFN):
             # not bincount, whose result's shape is unknown to a compiler
             self._balance(ends_E.diff(prepend=ends_E.new_zeros(1)), gates_TE)
         taken = F.embedding(order // k, tokens)
-        hidden = self.activation(grouped_matmul(taken, self.w_in.to(taken.dtype), ends_E))
+        inner = grouped_matmul(taken, self.w_in.to(taken.dtype), ends_E)
+        gate = None
+        if self.w_gate is not None:
+            gate = grouped_matmul(taken, self.w_gate.to(taken.dtype), ends_E)
+        hidden = self._hidden(inner, gate)
         out = grouped_matmul(hidden, self.w_out.to(hidden.dtype), ends_E)
         back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)).to(order))
         # the weighted rows of a table: (T, K, D) is not held
