@@ -60,7 +60,7 @@ def upcycle(layer: MoE, ffn: Dense, *, reinit: float, generator: torch.Generator
                 layer.w_gate[e][:, anew] = _like(w_gate, (d_model, len(anew)), generator)
             layer.w_out[e] = w_out[units]
             layer.w_out[e][anew] = _like(w_out, (len(anew), d_model), generator)
-        layer.w_out *= scale
+        layer.w_out.mul_(scale)
         n = n_shared * width
         for into, matrix in (
             (layer.shared_in, ffn.w_in.weight[:n]),
