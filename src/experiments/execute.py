@@ -6,7 +6,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -17,6 +17,7 @@ import torch
 from omegaconf import OmegaConf
 
 from experiments.data.module import TokenDataModule
+from experiments.data.packed import PackedText
 from experiments.data.prepare import PreparedData, prepare_data, prepare_sets, training_batches
 from experiments.data.vocabulary import Vocabulary
 from experiments.data.windows import ScoredWindows
@@ -41,6 +42,7 @@ from experiments.training.compiled import resolve_compile
 from experiments.training.evaluation import Evaluation, bytes_of_tokens, evaluate, score_sets
 from experiments.training.fit import Sink, fit, leave_group, rates, set_up_process
 from experiments.training.module import LanguageModel
+from experiments.training.starting import begin
 from experiments.training.tracking import WandbRun
 from experiments.training.watchdog import Guards
 
@@ -160,6 +162,7 @@ def _other_rank(point: Point, n_threads: int | None) -> RunRecord:
     compiled = resolve_compile(point.config.trainer.compile, point.device.accelerator)
     prepared = prepare_data(point.config.data, point.cache)
     module = _language_model(point, prepared, compiled)
+    begin(point, module.model, prepared, {}, None)
     fit(point, module, _data_module(point, prepared), (), Guards())
     leave_group()
     return replace(_planned_record(point), status="done")  # its own share is
@@ -181,6 +184,7 @@ def _planned_record(point: Point) -> RunRecord:
         n_params=cost.n_params,
         n_active_params=cost.n_active_params,
         n_non_embedding_params=cost.n_non_embedding_params,
+        n_trained_params=cost.n_trained_params,
         flops_per_token=cost.training_flops,
         flops_shares=cost.shares(),
         planned_flops=plan.planned_flops,
@@ -214,6 +218,9 @@ def _train_and_evaluate(
     prepared = prepare_data(config.data, point.cache)
     sets = prepare_sets(config.data, config.eval, prepared.vocabulary, point.cache)
     module = _language_model(point, prepared, compiled)
+    device = torch.device(point.device.accelerator)
+    score = partial(_all_scores, point, module.model, prepared, sets, device)
+    record = replace(record, **begin(point, module.model, prepared, sets, score))
     wandb_run = WandbRun(
         config.logger,
         run_id=point.run_id,
@@ -242,19 +249,9 @@ def _train_and_evaluate(
             **rates(point, trained),
         )
         if trained.n_steps == point.plan.n_steps and record.train_loss is not None:
-            device = torch.device(point.device.accelerator)
             model = module.model.to(device)
             record = replace(record, **_results(_validate(point, model, prepared, device)))
-            scores = score_sets(
-                model,
-                sets,
-                prepared.vocabulary,
-                config.evaluation,
-                seq_len=config.data.seq_len,
-                batch_size=config.ladder.batch_size,
-                device=device,
-            )
-            record = replace(record, evaluations=scores)
+            record = replace(record, evaluations=_scores(point, model, prepared, sets, device))
         record = replace(record, status="diverged" if record.val_loss is None else "done")
         return record
     finally:
@@ -310,6 +307,40 @@ def _validate(
     )
     sizes = bytes_of_tokens(prepared.validation, prepared.vocabulary)
     return evaluate(model, windows, sizes, device)
+
+
+def _scores(
+    point: Point,
+    model: Transformer,
+    prepared: PreparedData,
+    sets: Mapping[str, PackedText],
+    device: torch.device,
+) -> dict[str, dict[str, Any]]:
+    """Of the named sets."""
+    return score_sets(
+        model,
+        sets,
+        prepared.vocabulary,
+        point.config.evaluation,
+        seq_len=point.config.data.seq_len,
+        batch_size=point.config.ladder.batch_size,
+        device=device,
+    )
+
+
+def _all_scores(
+    point: Point,
+    model: Transformer,
+    prepared: PreparedData,
+    sets: Mapping[str, PackedText],
+    device: torch.device,
+) -> dict[str, dict[str, Any]]:
+    """Of the named sets, and of the run's own validation split under the name `validation`."""
+    model = model.to(device)
+    own = _validate(point, model, prepared, device)
+    scores = _scores(point, model, prepared, sets, device)
+    columns = ("loss", "perplexity", "bits_per_byte", "n_tokens")
+    return {"validation": {name: getattr(own, name) for name in columns}, **scores}
 
 
 def _results(result: Evaluation) -> dict[str, Any]:

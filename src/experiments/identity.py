@@ -9,7 +9,7 @@ from typing import Any
 
 from experiments.budget.costs import FFNConfig
 from experiments.config.fields import is_unchanged
-from experiments.config.reading import read_value, target_class
+from experiments.config.reading import group_class, read_value, target_class
 from experiments.config.schema import RunConfig
 from experiments.system.distributed import Ranks
 
@@ -23,14 +23,19 @@ def run_id(raw: Mapping[str, Any], data: Mapping[str, Any], mixed: Mapping[str, 
     """A run's name: 12 hex digits of the hash of its resolved config.
 
     Settings that cannot change the result are left out: the place of its files, logging, hardware,
-    the name of the sweep, and the held-out sets. So are fields declared by fields.added that have
-    their default value. `data` replaces keys of the node of that name: the identities of corpus and
-    tokenizer instead of their paths. `mixed` is the result of mixed_sequences.
+    the name of the sweep, the held-out sets, and the place of weights to start from (their hash
+    stays). So are fields declared by fields.added that have their default value. `data` replaces
+    keys of the node of that name: the identities of corpus and tokenizer instead of their paths.
+    `mixed` is the result of mixed_sequences.
     """
     kept = {k: v for k, v in raw.items() if k not in NOT_IDENTITY}
     identity = _without_unchanged(kept, RunConfig)
     own = {k: v for k, v in (identity.get("data") or {}).items() if k != "path"}
     identity["data"] = {**own, **data}
+    if identity.get("init"):
+        identity["init"] = {
+            k: v for k, v in identity["init"].items() if k not in ("path", "weights")
+        }
     if mixed:
         identity["mixed_sequences"] = dict(mixed)
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
@@ -59,7 +64,7 @@ def _without_unchanged(node: Any, hint: Any) -> Any:
         return [_without_unchanged(item, None) for item in node]
     if not isinstance(node, Mapping):
         return node
-    cls = hint
+    cls = group_class(hint)
     if "_target_" in node:
         cls = target_class(node, "_target_")
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):

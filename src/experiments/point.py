@@ -13,8 +13,10 @@ from experiments.config.schema import RunConfig, read_run_config
 from experiments.data.packed import PackedText
 from experiments.data.prepare import check_data, data_identity, train_folder
 from experiments.identity import mixed_sequences, run_id
+from experiments.init.completion import completed
+from experiments.init.place import placed, trained_blocks
 from experiments.kernels.select import check_kernel
-from experiments.models.transformer import TransformerConfig, assign_ffns
+from experiments.models.transformer import TransformerConfig
 from experiments.system.credentials import refuse
 from experiments.system.distributed import Ranks, share_batch
 from experiments.system.environment import Device, resolve_device
@@ -95,17 +97,24 @@ def make_point(raw: Mapping[str, Any]) -> Point:
 def read_point(raw: Mapping[str, Any]) -> Draft:
     """Raises ValueError for all that would fail later, but for steps that miss the budget."""
     refuse("the config", dict(raw))
+    raw = completed(raw)
     config = read_run_config(raw)
     check_data(config.data)
     ranks = share_batch(config)
     ladder = config.ladder
+    init = config.init
     transformer = TransformerConfig(
-        d_model=ladder.d_per_layer * config.size,
+        d_model=config.d_model,
         d_head=ladder.d_head,
         vocab_size=config.data.tokenizer.n_entries(),
         seq_len=config.data.seq_len,
         tie_head=ladder.tie_head,
-        ffns=_ffns(config),
+        ffns=placed(config),
+        rope_base=config.trunk.rope_base,
+        norm_eps=config.trunk.norm_eps,
+        n_kv_heads=config.trunk.n_kv_heads,
+        trained_blocks=trained_blocks(config),
+        lora_rank=init.lora_rank if init is not None and init.train == "lora" else None,
     )
     _check_batch(transformer, ranks.n_sequences * config.data.seq_len)
     device = resolve_device(config.trainer.accelerator, config.trainer.precision)
@@ -137,18 +146,15 @@ def _check_batch(transformer: TransformerConfig, n_tokens: int) -> None:
 
 def run_id_of(raw: Mapping[str, Any]) -> str:
     """The run id of a resolved config, without planning it. Raises ValueError for a bad one."""
+    raw = completed(raw)
     config = read_run_config(raw)
-    return _run_id(raw, config, share_batch(config), _ffns(config))
+    return _run_id(raw, config, share_batch(config), placed(config))
 
 
 def _run_id(
     raw: Mapping[str, Any], config: RunConfig, ranks: Ranks, ffns: Sequence[FFNConfig]
 ) -> str:
     return run_id(raw, data_identity(config.data), mixed_sequences(ranks, ffns))
-
-
-def _ffns(config: RunConfig) -> tuple[FFNConfig, ...]:
-    return assign_ffns(config.model, config.trunk.base_ffn, config.trunk.ffn_blocks, config.size)
 
 
 def check_tables(config: RunConfig, device: Device, ranks: Ranks) -> None:
@@ -197,6 +203,12 @@ def _check_fused(config: RunConfig, ranks: Ranks) -> None:
         )
 
 
+def _blocks_kept(transformer: TransformerConfig) -> int:
+    """The blocks whose activations a backward pass needs: from the first that is trained."""
+    trained = transformer.trained_blocks or (0,)
+    return len(transformer.ffns) - min(trained)
+
+
 def _plan(config: RunConfig, transformer: TransformerConfig, ranks: Ranks) -> Plan:
     cost, d_model = transformer.cost(), transformer.d_model
     optim, batch_tokens = config.optim, ranks.batch_size * config.data.seq_len
@@ -213,7 +225,7 @@ def _plan(config: RunConfig, transformer: TransformerConfig, ranks: Ranks) -> Pl
         memory=plan_memory(
             cost,
             d_model=d_model,
-            n_layers=config.size,
+            n_layers=_blocks_kept(transformer),
             vocab_size=transformer.vocab_size,
             micro_tokens=ranks.n_sequences * config.data.seq_len,
             n_micro=ranks.n_micro,

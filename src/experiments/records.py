@@ -25,7 +25,8 @@ _REMEDY = (
 STATUSES = ("done", "failed", "diverged")
 SCHEMA_VERSION = 1
 _OF_OUTCOME = ("status", "n_tokens", "batch_tokens", "error")
-_NESTED = ("config", "environment", "flops_shares", "evaluations")
+_NESTED = ("config", "environment", "flops_shares", "evaluations", "init", "before")
+_OF_START = ("how", "train", "flops")
 _OF_LAYER = ("n_heads", "top_k", "query_norm")  # keys of the config's model section
 
 
@@ -58,7 +59,7 @@ class RunRecord:
     n_params: int
     n_active_params: int
     n_non_embedding_params: int
-    flops_per_token: float  # training, 3x forward
+    flops_per_token: float  # training: 3x forward, less where weights are frozen
     flops_shares: dict[str, float]  # term -> share of the FLOPs
     planned_flops: float
     n_steps: int
@@ -66,6 +67,9 @@ class RunRecord:
     n_tokens: int  # trained on, repeats included
     lr: float  # peak, of the backbone
     causal_eval: bool  # False: the evaluation lets positions see later ones (expert choice)
+    n_trained_params: int | None = None  # None, of records from before any could be frozen: all
+    init: dict[str, Any] = field(default_factory=dict)  # weights started from: hash, how, FLOPs
+    before: dict[str, dict[str, Any]] = field(default_factory=dict)  # evaluations at the start
     achieved_flops: float | None = None
     epochs: float | None = None  # n_tokens over the corpus's tokens; None if streamed
     train_loss: float | None = None  # mean of the last tenth of the steps
@@ -221,7 +225,7 @@ def _fits(value: Any, hint: Any) -> bool:
 def flat_row(record: RunRecord) -> dict[str, Any]:
     """The record as a row of a table: its plain columns, then n_heads, top_k and query_norm of the
     layer under study (None if it has none), share.<term> of the FLOPs and <set>.<column> of every
-    evaluation.
+    evaluation; init.<key> and before.<set>.<column> of a run that started from weights.
     """
     # Not asdict, which copies what is nested: 7 s of 10,000 records
     row = {f.name: getattr(record, f.name) for f in fields(record) if f.name not in _NESTED}
@@ -229,6 +233,9 @@ def flat_row(record: RunRecord) -> dict[str, Any]:
     layer = given if isinstance(given, dict) else {}
     row |= {name: layer.get(name) for name in _OF_LAYER}
     row |= {f"share.{term}": share for term, share in record.flops_shares.items()}
+    row |= {f"init.{key}": record.init[key] for key in _OF_START if key in record.init}
+    for name, scores in record.before.items():
+        row |= {f"before.{name}.{column}": value for column, value in scores.items()}
     for name, scores in record.evaluations.items():
         row |= {f"{name}.{column}": value for column, value in scores.items()}
     return row

@@ -6,7 +6,8 @@ from experiments.point import make_point
 
 
 def test_every_model_composes_on_every_ladder(compose_raw):
-    for ladder in (p.stem for p in (conf_dir() / "ladder").glob("*.yaml")):
+    ladders = {path.stem for path in (conf_dir() / "ladder").glob("*.yaml")}
+    for ladder in ladders - {"weights"}:  # which goes with init alone
         for model in (p.stem for p in (conf_dir() / "model").glob("*.yaml")):
             config = read_run_config(compose_raw(f"model={model}", f"ladder={ladder}"))
             assert config.model_name == model

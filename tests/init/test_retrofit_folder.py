@@ -2,18 +2,16 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 
 import pytest
 import torch
 
 from experiments.init import load_retrofitted, retrofit, save_retrofitted, unretrofit
-from experiments.init.attached import layers_of
+from experiments.init.retrofit import layers_of
 from experiments.models.ffn.peer import PEERConfig
 from tests.init.tiny import OTHERS, logits, tiny, tokens
 
@@ -71,41 +69,6 @@ def test_it_comes_back_to_the_bit(tmp_path, name, dtype):
     assert all(p.requires_grad for p in loaded.parameters())
     assert [a.made for a in layers_of(loaded)] == [a.made for a in layers_of(model)]
     assert torch.equal(logits(unretrofit(loaded)), base)
-
-
-@pytest.mark.parametrize("kind", ["GPT2", "Llama"])  # with biases and without
-def test_a_layer_instead_of_an_mlp_comes_back_with_the_mlp(tmp_path, kind):
-    model = tiny(kind)
-    base = logits(model)
-    experts = {"activation": "gelu_tanh"} if kind == "GPT2" else {"activation": "silu", "glu": True}
-    config = PEERConfig(n_experts=144, n_heads=1, d_key=8, query_norm="layer", **experts)
-    retrofit(model, [1], config, how="replace")
-    expected, state = logits(model), model.state_dict()
-    assert not torch.equal(expected, base)
-    loaded = load_retrofitted(save_retrofitted(model, tmp_path / "folder"))
-    assert torch.equal(logits(model), expected)
-    assert list(loaded.state_dict()) == list(state)
-    assert all(torch.equal(loaded.state_dict()[k], v) for k, v in state.items())
-    assert torch.equal(logits(loaded), expected)
-    assert torch.equal(logits(unretrofit(loaded)), base)
-    model.save_pretrained(tmp_path / "theirs")  # read naively: the base, not random weights
-    assert torch.equal(logits(type(model).from_pretrained(tmp_path / "theirs")), base)
-
-
-def test_the_documents_example_runs(tmp_path, monkeypatch):
-    text = (Path(__file__).resolve().parents[2] / "docs" / "retrofit.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    monkeypatch.chdir(tmp_path)
-    model = tiny("Llama")
-    model.save_pretrained("FOLDER")
-    names = {}
-    exec(blocks[0], names)  # our own text
-    assert torch.equal(logits(names["model"]), logits(model))
-    exec(blocks[1], names)
-    assert torch.equal(logits(names["model"]), logits(model))
-    exec(blocks[2], names)
-    opt = retrofit(tiny("OPT"), [1], names["config"], mlp=names["mlp"])
-    assert len(layers_of(opt)) == 1
 
 
 @pytest.mark.slow

@@ -201,7 +201,7 @@ def _frozen_blocks(
     A gradient comes down to the first of them, through attention's products of two activations at
     the full cost, and through frozen weights at half of a backward pass.
     """
-    first = min(trained_blocks)
+    first = min(trained_blocks, default=-1)  # none: adapters in all blocks
     terms = []
     for i, ffn in enumerate(ffns):
         passes = THROUGH_PASSES if i > first else FORWARD_PASSES

@@ -7,6 +7,8 @@ import contextlib
 import dataclasses
 import difflib
 import importlib
+import types
+import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -75,6 +77,9 @@ def read(cls: type, values: Mapping[str, Any], where: str = "") -> Any:
 
 def read_value(value: Any, hint: Any, where: str) -> Any:
     """The value as its hint has it: groups, floats, tuples. Raises ValueError for another."""
+    group = group_class(hint)
+    if group is not None and group is not hint:  # or null
+        return None if value is None else read_value(value, group, where)
     if not (isinstance(hint, type) and dataclasses.is_dataclass(hint)):
         return checked(value, hint, where)
     if value is None:
@@ -82,6 +87,13 @@ def read_value(value: Any, hint: Any, where: str) -> Any:
     if not isinstance(value, Mapping):
         raise ValueError(f"{where}={shown(value)} must be a group of keys")
     return read(hint, value, where)
+
+
+def group_class(hint: Any) -> type | None:
+    """The dataclass that a hint asks for, be it that or null; None if it asks for none."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    found = [o for o in options if isinstance(o, type) and dataclasses.is_dataclass(o)]
+    return found[0] if found else None
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from experiments.budget.costs import FFNConfig
 from experiments.config.constraints import (
+    AtLeast0,
     AtLeast1,
     BelowOne,
     Fraction,
@@ -20,11 +21,13 @@ from experiments.config.constraints import (
     Positive,
     Processes,
     Seed,
+    Sha256,
     SweepName,
     WandbName,
     Within,
     shown,
 )
+from experiments.config.fields import added
 from experiments.config.reading import build, read
 
 KernelName = Literal["auto", "reference", "torch", "cpp", "triton"]
@@ -32,6 +35,7 @@ CompileChoice = Literal["auto", True, False]
 # what each part that a `_target_` names must be able to do: costs.FFNConfig, data.corpus.Corpus and
 # data.tokenizer.TokenizerConfig
 _LAYER, _CORPUS, _TOKENIZER = ("cost", "build"), ("documents",), ("n_entries", "make")
+_WEIGHTS = ("shape", "digest", "tokenizer", "state")
 LearningRate = Annotated[float, Within(0, 1000, above=True)]
 
 
@@ -39,12 +43,12 @@ LearningRate = Annotated[float, Within(0, 1000, above=True)]
 class Ladder:
     """A family of sizes: the width for a number of blocks, and the settings that go with it.
 
-    d_model = d_per_layer * size. batch_size counts sequences of seq_len tokens. lr is the peak
-    learning rate at width lr_d_model; Optim says how it scales with width.
+    d_model = d_per_layer * size, or a width of its own. batch_size counts sequences of seq_len
+    tokens. lr is the peak learning rate at width lr_d_model; Optim says how it scales with width.
     """
 
     name: str
-    d_per_layer: AtLeast1
+    d_per_layer: AtLeast1 | None
     d_head: AtLeast1
     tie_head: bool
     vocab_size: AtLeast1
@@ -52,14 +56,31 @@ class Ladder:
     batch_size: AtLeast1
     lr: LearningRate
     lr_d_model: AtLeast1
+    d_model: AtLeast1 | None = added(None)
+
+    def __post_init__(self) -> None:
+        if (self.d_per_layer is None) == (self.d_model is None):
+            raise ValueError(
+                f"d_model={shown(self.d_model)} and ladder.d_per_layer={shown(self.d_per_layer)}: "
+                "one of them says the width, and the other is null"
+            )
+
+    def width(self, size: int) -> int:
+        """d_model of a model of `size` blocks."""
+        return self.d_model or (self.d_per_layer or 0) * size  # one of them is set
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trunk:
-    """The blocks with the layer under study (middle | all | [i, ...]), and the others' layer."""
+    """The blocks with the layer under study (middle | all | [i, ...]), and the others' layer:
+    one for all, or a list of one for each block. The rest: models.transformer.TransformerConfig.
+    """
 
     ffn_blocks: Any
     base_ffn: Any
+    rope_base: Annotated[float, Within(1, 1e12, above=True)] = added(10_000.0)
+    norm_eps: Annotated[float, Within(0, 1, above=True)] | None = added(None)
+    n_kv_heads: AtLeast1 | None = added(None)
 
     def __post_init__(self) -> None:
         blocks = self.ffn_blocks
@@ -71,6 +92,39 @@ class Trunk:
         if len(set(blocks)) < len(blocks):
             raise ValueError(f"{given} names a block twice; name each once")
         # which blocks there are is the size's to say: models.transformer.place
+
+
+@dataclass(frozen=True, kw_only=True)
+class Init:
+    """The weights that a run starts from, and what becomes of them (init/start.py).
+
+    weights: what reads them; its path is their place. sha256: of what they are, filled in when they
+    are found (init/completion.py).
+    how: what the chosen blocks hold. keep: the weights' own layer. beside: it, and the layer under
+    study with outputs of zero. copies: the same, its experts seeded from the layer's neurons, with
+    `noise` of their size. replace: the layer under study instead, seeded from the neurons, and then
+    distilled on distil_tokens at the rate distil_lr. upcycle: experts that are copies of the layer,
+    with the share `reinit` of each drawn anew.
+    train: layer: that of the chosen blocks alone | all | lora: adapters of lora_rank in all blocks.
+    """
+
+    weights: Any
+    path: Path | None
+    sha256: Sha256 | None
+    how: Literal["keep", "beside", "copies", "replace", "upcycle"]
+    train: Literal["layer", "all", "lora"]
+    noise: NotNegative
+    reinit: Fraction
+    distil_tokens: AtLeast0
+    distil_lr: LearningRate
+    lora_rank: AtLeast1
+
+    def __post_init__(self) -> None:
+        if self.train == "lora" and self.how != "keep":
+            raise ValueError(
+                f"train=lora with init.how={self.how}: low-rank adapters are added to the weights "
+                "as they are; set init.how=keep"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,6 +290,12 @@ class RunConfig:
     logger: Logger
     paths: Paths
     kernel: KernelName = "auto"  # as in records from before there was a choice
+    init: Init | None = added(None)
+
+    @property
+    def d_model(self) -> int:
+        """The width."""
+        return self.ladder.width(self.size)
 
 
 def read_run_config(raw: Mapping[str, Any]) -> RunConfig:
@@ -245,12 +305,15 @@ def read_run_config(raw: Mapping[str, Any]) -> RunConfig:
     refuses, and n_experts given to a model that has no experts.
     """
     raw = dict(raw)
-    for group in ("trunk", "data", "eval"):
+    for group in ("trunk", "data", "eval", "init"):
         if not isinstance(raw.get(group), (Mapping, types.NoneType)):
             raise ValueError(f"{group}={shown(raw[group])} must be a group of keys")
     raw["model"] = _model(raw)
     trunk, data = dict(raw.get("trunk") or {}), dict(raw.get("data") or {})
-    trunk["base_ffn"] = build(trunk.get("base_ffn"), "trunk.base_ffn", _LAYER)
+    trunk["base_ffn"] = _base_ffn(trunk.get("base_ffn"))
+    if raw.get("init") is not None:
+        weights = build(raw["init"].get("weights"), "init.weights", _WEIGHTS)
+        raw["init"] = {**raw["init"], "weights": weights}
     data["corpus"] = build(data.get("corpus"), "data.corpus", _CORPUS)
     data["tokenizer"] = build(data.get("tokenizer"), "data.tokenizer", _TOKENIZER)
     sets = read_eval_sets(raw.get("eval") or {})
@@ -259,6 +322,14 @@ def read_run_config(raw: Mapping[str, Any]) -> RunConfig:
     if stride is not None and stride > config.data.seq_len:
         raise ValueError(f"evaluation.stride={stride} is above data.seq_len={config.data.seq_len}")
     return config
+
+
+def _base_ffn(node: Any) -> Any:
+    """The config of the other blocks' layer, or a tuple of one for each block."""
+    if isinstance(node, (list, tuple)):
+        each = enumerate(node)
+        return tuple(build(one, f"trunk.base_ffn.{i}", _LAYER) for i, one in each)
+    return build(node, "trunk.base_ffn", _LAYER)
 
 
 def _model(raw: Mapping[str, Any]) -> Any:

@@ -36,7 +36,7 @@ def upcycle(layer: MoE, ffn: Dense, *, reinit: float, generator: torch.Generator
 
     Raises ValueError if the mixture can't hold the layer.
     """
-    n_parts = _checked(layer, ffn, reinit)
+    n_parts = parts_of(layer, ffn, reinit)
     config, width = layer.config, layer.w_in.shape[2]
     n_shared = config.n_shared_experts
     n_routed = n_parts - n_shared
@@ -90,7 +90,7 @@ def _like(matrix: Tensor, shape: tuple[int, int], generator: torch.Generator) ->
     return torch.randn(shape, generator=generator).to(matrix) * matrix.std() + matrix.mean()
 
 
-def _checked(layer: MoE, ffn: Dense, reinit: float) -> int:
+def parts_of(layer: MoE, ffn: Dense, reinit: float) -> int:
     """Into how many parts the layer is cut. Raises ValueError where that can't be."""
     config = layer.config
     d_ff, d_model = ffn.w_in.weight.shape

@@ -5,7 +5,8 @@ feed-forward variant. The paper gives its trunk's sizes and no more.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from experiments.budget.costs import Cost, FFNConfig, trunk_cost
 from experiments.kernels.ops import Execution
 from experiments.models.cache import Cache, Past
 from experiments.models.ffn._base import FFN
+from experiments.models.lora import add_lora, lora_term
 
 ROPE_BASE = 10_000.0  # Su 2021, arXiv:2104.09864, §3.2.2
 
@@ -71,7 +73,7 @@ class TransformerConfig:
 
     def cost(self) -> Cost:
         """Parameters and FLOPs per token of the whole model."""
-        return trunk_cost(
+        cost = trunk_cost(
             d_model=self.d_model,
             seq_len=self.seq_len,
             vocab_size=self.vocab_size,
@@ -80,10 +82,18 @@ class TransformerConfig:
             d_kv=self.d_kv,
             trained_blocks=self.trained_blocks,
         )
+        if self.lora_rank is None:
+            return cost
+        with torch.device("meta"):
+            blocks = replace(self, lora_rank=None).build().blocks
+        return Cost((*cost.terms, lora_term(blocks, self.lora_rank)))
 
     def build(self) -> "Transformer":
         """The model, initialised from torch's global generator."""
-        return Transformer(self)
+        model = Transformer(self)
+        if self.lora_rank is not None:
+            add_lora(model.blocks, self.lora_rank)
+        return model
 
 
 class Transformer(nn.Module):
@@ -173,6 +183,8 @@ class Attention(nn.Module):
     past: keys and values of the positions before these; the mask has columns for them too.
     """
 
+    adaptable: ClassVar[tuple[str, ...]] = ("qkv", "out")
+
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         d_model = config.d_model
@@ -237,9 +249,27 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def assign_ffns(
-    ffn: FFNConfig, other: FFNConfig, blocks: str | Sequence[int], n_layers: int
+    ffn: FFNConfig,
+    other: FFNConfig | Sequence[FFNConfig],
+    blocks: str | Sequence[int],
+    n_layers: int,
 ) -> tuple[FFNConfig, ...]:
     """The feed-forward configs of n_layers blocks: `ffn` in `blocks`, `other` in the rest.
+
+    other: one for all, or one for each block.
+    """
+    chosen = chosen_blocks(blocks, n_layers)
+    others = other if isinstance(other, Sequence) else (other,) * n_layers
+    if len(others) != n_layers:
+        raise ValueError(
+            f"trunk.base_ffn has {len(others)} layers and the model size={n_layers} blocks; "
+            "give one for each block, or one for all"
+        )
+    return tuple(ffn if i in chosen else others[i] for i in range(n_layers))
+
+
+def chosen_blocks(blocks: str | Sequence[int], n_layers: int) -> tuple[int, ...]:
+    """The blocks that a choice names, in order.
 
     blocks: middle (index (n_layers - 1) // 2, the paper's one-slot replacement: its 12-block
     model replaces the sixth), all, or a list of indices from 0.
@@ -257,4 +287,4 @@ def assign_ffns(
                 f"trunk.ffn_blocks={list(blocks)} must name at least one block, "
                 f"and blocks of size={n_layers} are 0 to {n_layers - 1}"
             )
-    return tuple(ffn if i in chosen else other for i in range(n_layers))
+    return tuple(sorted(chosen))

@@ -67,5 +67,7 @@ def _roles(model: nn.Module) -> list[tuple[nn.Parameter, str]]:
             if name in named:  # a gate's table is there only with gated experts
                 special[named[name]] = role
     return [
-        (p, special.get(p, "backbone" if p.dim() >= 2 else "vectors")) for p in model.parameters()
+        (p, special.get(p, "backbone" if p.dim() >= 2 else "vectors"))
+        for p in model.parameters()
+        if p.requires_grad
     ]

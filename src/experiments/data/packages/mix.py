@@ -92,7 +92,7 @@ class Packages:
         for domain in tqdm([only] if only else self.domains, "corpus", leave=False, disable=None):
             for document in self._read(domain, TRAINING[domain], cache):
                 for copy in range(self._copies(domain, document, part)):
-                    rows.append((_draw("order", f"{document.url}#{copy}"), document.text))
+                    rows.append((draw("order", f"{document.url}#{copy}"), document.text))
         rows.sort(key=lambda row: row[0])
         yield from (text for _, text in rows)
 
@@ -120,16 +120,16 @@ class Packages:
 
     def _copies(self, domain: str, document: Document, part: str) -> int:
         # by its text, not its address: of equal documents none trains if one is held out
-        held_out = _draw(VALIDATION, document.text) % self.validation_every == 0
+        held_out = draw(VALIDATION, document.text) % self.validation_every == 0
         if part == VALIDATION:
             return int(held_out)
         if held_out:
             return 0
         rest, whole = math.modf(self.weights[domain])
-        return int(whole) + (_draw("copy", document.url) < rest * 2**64)
+        return int(whole) + (draw("copy", document.url) < rest * 2**64)
 
 
-def _draw(purpose: str, what: str) -> int:
+def draw(purpose: str, what: str) -> int:
     """A number below 2**64 for a text or an address, independent of those for other purposes."""
     person = purpose.encode()
     return int.from_bytes(hashlib.blake2b(what.encode(), digest_size=8, person=person).digest())

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 
@@ -131,8 +132,13 @@ class QueryNorm(nn.Module):
 class BatchNorm(nn.BatchNorm1d):
     """BatchNorm1d over the tokens of all ranks. torch's SyncBatchNorm is for GPUs only."""
 
+    frozen = False  # True: the running statistics as they are, in training too
+
     def forward(self, x: Tensor) -> Tensor:
         """(T, features) to the same."""
+        if self.frozen:
+            kept = (self.running_mean, self.running_var, self.weight, self.bias)
+            return F.batch_norm(x, *kept, eps=self.eps)
         ranks = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
         if not self.training or ranks == 1:
             return super().forward(x)

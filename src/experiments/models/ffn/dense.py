@@ -1,6 +1,7 @@
 """The dense feed-forward layer: two matrices around an activation, or three with a gate (GLU)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -41,6 +42,8 @@ class DenseConfig:
 
 class Dense(FFN):
     """y = act(x W_in) W_out, or its gated form."""
+
+    adaptable: ClassVar[tuple[str, ...]] = ("w_in", "w_gate", "w_out")
 
     def __init__(self, d_model: int, config: DenseConfig) -> None:
         super().__init__()

