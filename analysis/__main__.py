@@ -179,6 +179,14 @@ def _parser() -> argparse.ArgumentParser:
         help="the budget whose seeds give the noise (default: the one compared)",
     )
 
+    sub = add("adaptation", commands.adaptation, "compare ways to adapt a model to a domain")
+    sub.add_argument(
+        "--general",
+        default="wikitext2",
+        metavar="SET",
+        help="the set that stands for other text (%(default)s)",
+    )
+
     sub = add("plan", commands.planned, "say what size, tokens and experts a budget should buy")
     sub.add_argument(
         "--budget", type=float, required=True, metavar="FLOPS", help="in training FLOPs"

@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import figures
+from analysis.adaptation import columns_of_starts, compare_adaptations
 from analysis.differences.by_column import DifferencesBy, compare_by
 from analysis.differences.models import Differences, compare_models, seed_noise
 from analysis.experts.compare import DEFAULT_FORMS, compare_laws
@@ -38,14 +40,18 @@ Options = argparse.Namespace
 _SAME = 3  # runs of one loss are no accident
 
 
-def table_of(options: Options, source: Source | None = None) -> pd.DataFrame:
-    """The checked table of the path, or of what was read from it.
+def table_of(
+    options: Options, source: Source | None = None, keep: Sequence[str] = ()
+) -> pd.DataFrame:
+    """The checked table of the path, or of what was read from it. keep: load_table's.
 
     Notes are printed unless JSON was asked for, damaged records always.
     """
     where = {name: value.split(",") for name, value in pairs("where", options.where).items()}
     columns = pairs("column", options.column) or None
-    table = load_table(source or options.path, columns=columns, flops=options.flops, where=where)
+    table = load_table(
+        source or options.path, columns=columns, flops=options.flops, where=where, keep=keep
+    )
     damaged = table.attrs.get("damaged")
     if damaged:
         print(f"warning: {damaged}", file=sys.stderr)
@@ -177,6 +183,20 @@ def differences(options: Options) -> None:
     _print_json(options, found.to_dict())
     _say(options, found.summary())
     _say(options, f"\nfits: {folder / 'differences.json'}")
+
+
+def adaptation(options: Options) -> None:
+    """What runs that started from weights gained on their domain, and lost on other text."""
+    table = table_of(options, keep=columns_of_starts(options.general))
+    folder = folder_of(options)
+    found = compare_adaptations(table, options.general)
+    with staged(folder) as new, figures.style():
+        _write(new / "adaptation.json", found.to_dict())
+        _save(figures.draw_adaptation(found), new / "adaptation.png")
+    _print_json(options, found.to_dict())
+    _say(options, found.summary())
+    _say(options, f"\nfits: {folder / 'adaptation.json'}")
+    _say(options, f"figure: {folder / 'adaptation.png'}")
 
 
 def planned(options: Options) -> None:

@@ -4,6 +4,7 @@ with analysis.figures.style(dark=True):
     analysis.figures.draw_isoflop(table, fit).savefig("isoflop.png")
 """
 
+from analysis.figures.adaptation import draw_adaptation
 from analysis.figures.experts import draw_experts
 from analysis.figures.isoflop import draw_isoflop
 from analysis.figures.laws import draw_frontier, draw_laws
@@ -17,6 +18,7 @@ from analysis.figures.style import style
 __all__ = [
     "MODEL_COLOURS",
     "draw_active",
+    "draw_adaptation",
     "draw_contours",
     "draw_experts",
     "draw_frontier",

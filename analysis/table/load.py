@@ -32,17 +32,20 @@ def load_table(
     columns: Mapping[str, str] | None = None,
     flops: str | None = None,
     where: Mapping[str, Sequence[str]] | None = None,
+    keep: Sequence[str] = (),
 ) -> pd.DataFrame:
     """The checked table of a sweep's folder, a CSV or Parquet file, or a CSV exported from W&B; or
     of what read_source read of one.
 
-    columns and flops are check_table's, where is keep_rows'. Raises ValueError naming the file, or
+    columns and flops are check_table's, where is keep_rows'. keep: fields of records to keep beside
+    COLUMNS, e.g. init.how. Raises ValueError naming the file, or
     the row and column.
     """
     source = path if isinstance(path, Source) else read_source(path)
     table = check_table(source.frame, columns=columns, flops=flops)
     if source.records:  # a record's other fields were there for `columns` to name
-        table = table[[c for c in map(str, table) if c in COLUMNS or c.startswith("given_")]]
+        kept = {*COLUMNS, *keep}
+        table = table[[c for c in map(str, table) if c in kept or c.startswith("given_")]]
     return keep_rows(table, where) if where else table
 
 

@@ -18,7 +18,7 @@ from experiments.models.ffn.beside import Beside
 from experiments.models.ffn.dense import Dense
 from experiments.models.ffn.moe import MoE
 from experiments.models.ffn.peer import PEER
-from experiments.models.transformer import Block, Transformer
+from experiments.models.transformer import Block, Transformer, document_mask
 
 _DISTIL_BATCH = 1024  # tokens of a step
 
@@ -27,10 +27,13 @@ _DISTIL_BATCH = 1024  # tokens of a step
 class Started:
     """What a start cost and came to. flops: of distillation, the base model's share included.
 
-    distilled: of each block whose layer was replaced.
+    exact: whether the model with layers beside gives the logits of the one without, to the bit, on
+    a batch of the text; None where none is beside. distilled: of each block whose layer was
+    replaced.
     """
 
     flops: float = 0.0
+    exact: bool | None = None
     distilled: Mapping[int, Distilled]
 
 
@@ -79,7 +82,9 @@ def start(
     freeze(model)
     if init.how == "replace" and init.distil_tokens:
         return _distilled(model, replaced, init, batches, generator, progress)
-    return Started(distilled={})
+    beside = init.how in ("beside", "copies")
+    exact = _is_exact(model, blocks, next(batches)[:1]) if beside else None
+    return Started(exact=exact, distilled={})
 
 
 def _taken(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -173,6 +178,25 @@ def _of_block(
     progress(f"distilling block {i}: step {step}/{n_steps}, error {error:.3f}")
 
 
+@torch.no_grad()
+def _is_exact(model: Transformer, blocks: Sequence[int], tokens: Tensor) -> bool:
+    """Whether the layers beside those of `blocks` leave (batch, seq) tokens their logits."""
+    was_training = model.training
+    model.eval()
+    chosen = [block for i, block in enumerate(model.blocks) if i in blocks]
+    pairs = [(block, block.ffn) for block in chosen if isinstance(block, Block)]
+    with_layers = model(tokens)
+    try:
+        for block, ffn in pairs:
+            assert isinstance(ffn, Beside)
+            block.ffn = ffn.ffn
+        return torch.equal(model(tokens), with_layers)
+    finally:
+        for block, ffn in pairs:
+            block.ffn = ffn
+        model.train(was_training)
+
+
 def _some(batches: Iterator[Tensor], n_tokens: int) -> list[Tensor]:
     """The first batches, of n_tokens or a little more."""
     kept: list[Tensor] = []
@@ -184,10 +208,12 @@ def _some(batches: Iterator[Tensor], n_tokens: int) -> list[Tensor]:
 @torch.no_grad()
 def _inputs(model: Transformer, tokens: Tensor, i: int) -> Tensor:
     """(batch, seq) tokens to the (batch * seq, d_model) inputs of block i's feed-forward layer."""
+    end = model.config.document_end
+    mask = None if end is None else document_mask(tokens, end)
     x = model.embedding(tokens)
     for block in model.blocks[:i]:
-        x = block(x)
+        x = block(x, mask)
     block = model.blocks[i]
     assert isinstance(block, Block)
-    x = x + block.attention(block.attention_norm(x))
+    x = x + block.attention(block.attention_norm(x), mask)
     return block.ffn_norm(x).flatten(0, 1)

@@ -66,12 +66,18 @@ def begin(
         _tokens(point, prepared),
         seed=point.config.seed,
     )
+    if started.exact is False:
+        raise RuntimeError(
+            f"init.how={init.how} changed the function of the weights, which it must not: the "
+            "layer beside does not start at zero; set another model"
+        )
     columns = {
         "init": {
             "weights": type(init.weights).__name__,
             "sha256": init.sha256,
             "how": init.how,
             "train": init.train,
+            "exact": started.exact,
             "flops": started.flops,
             "distilled": {str(i): dataclasses.asdict(d) for i, d in started.distilled.items()},
         },

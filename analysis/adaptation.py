@@ -1,0 +1,194 @@
+"""What adapting a model to a domain gains there, and what it costs on other text."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis import numbers
+from analysis.fitting.intervals import Estimate, t_quantile
+from analysis.fitting.results import Result
+from analysis.fitting.status import FitStatus, status_of
+from analysis.fitting.text import format_status, pluralize
+from analysis.table.checks import finished, require
+
+_OWN = "validation"  # of the run's own corpus
+_FEW_DOF = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapted:
+    """One way to adapt, over its seeds. Losses are nats/token.
+
+    gain: the loss on the domain before, minus after. change: the loss on other text after, minus
+    before. n_trained_params: what training changes. flops: of the training.
+    """
+
+    way: str
+    n_seeds: int
+    n_trained_params: float
+    n_tokens: float
+    flops: float
+    before: float
+    gain: Estimate
+    change: Estimate
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Adaptation(Result):
+    """Ways to adapt the same weights to one domain, the largest gain first.
+
+    general: the set that stands for other text. sd, dof: of a single run's gain and change, pooled
+    over the ways; the intervals are Student's t at `level`.
+    """
+
+    general: str
+    level: float
+    sd: tuple[float, float]
+    dof: int
+    ways: tuple[Adapted, ...]
+
+    @property
+    def status(self) -> FitStatus:
+        return status_of(self.warnings)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Of what the intervals rest on."""
+        if self.dof == 0:
+            return ("no way was run with two seeds or more: there are no intervals",)
+        few = f"{pluralize(self.dof, 'degree')} of freedom: the noise itself is hardly known"
+        return (few,) if self.dof < _FEW_DOF else ()
+
+    def summary(self) -> str:
+        """The table, and what the intervals are."""
+        frame = self.to_frame()
+        shown = pd.DataFrame(
+            {
+                "way": frame["way"],
+                "seeds": frame["n_seeds"],
+                "trained": [numbers.count(n) for n in frame["n_trained_params"]],
+                "tokens": [numbers.count(n) for n in frame["n_tokens"]],
+                "FLOPs": [numbers.flops(c) for c in frame["flops"]],
+                "before": [f"{x:.4f}" for x in frame["before"]],
+                "gain on the domain": [_shown(way.gain) for way in self.ways],
+                f"change on {self.general}": [_shown(way.change) for way in self.ways],
+            }
+        )
+        note = (
+            f"nats/token, means over seeds with {self.level:.0%} intervals of the noise of seeds, "
+            f"pooled over the ways ({pluralize(self.dof, 'degree')} of freedom)"
+        )
+        text = shown.to_string(index=False)
+        return "\n".join([text, note, *format_status(self.status, self.warnings)])
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a way."""
+        rows = []
+        for way in self.ways:
+            row: dict[str, object] = {
+                name: getattr(way, name)
+                for name in ("way", "n_seeds", "n_trained_params", "n_tokens", "flops", "before")
+            }
+            for name in ("gain", "change"):
+                value = getattr(way, name)
+                row |= {name: value.value, f"{name}_lower": value.lower}
+                row |= {f"{name}_upper": value.upper}
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+
+def columns_of_starts(general: str) -> tuple[str, ...]:
+    """The fields of records that compare_adaptations reads beside the usual columns."""
+    before = (f"before.{_OWN}.loss", f"before.{general}.loss")
+    return (*before, f"{general}.loss", "init.how", "init.train", "n_trained_params")
+
+
+def compare_adaptations(
+    table: pd.DataFrame, general: str = "wikitext2", *, level: float = 0.95
+) -> Adaptation:
+    """Compares the runs of a table that started from one model's weights, on one domain.
+
+    Raises ValueError for runs that started from nothing, or that were not scored on `general`
+    before and after (eval=[NAME] of experiments.run).
+    """
+    runs = finished(table)
+    before = columns_of_starts(general)[:2]
+    missing = [name for name in columns_of_starts(general) if name not in runs]
+    if missing:
+        raise ValueError(
+            f"the table has no {', '.join(missing)}: it takes runs that started from weights "
+            f"(init=...) and were scored on {general} (eval=[{general}])"
+        )
+    require(runs, ["n_tokens", "budget"], "compare_adaptations")
+    starts = runs[before[0]].dropna().round(4).nunique()
+    measured = pd.DataFrame(
+        {
+            "way": [_way(row) for _, row in runs.iterrows()],
+            "before": runs[before[0]],
+            "gain": runs[before[0]] - runs["loss"],
+            "change": runs[f"{general}.loss"] - runs[before[1]],
+            "n_trained_params": runs["n_trained_params"],
+            "n_tokens": runs["n_tokens"],
+            "flops": runs["budget"],
+        }
+    ).dropna(subset=["gain", "change"])
+    if measured.empty:
+        raise ValueError(f"no run has losses on its domain and on {general}, before and after")
+    if starts > 1 and not runs["init.how"].isin(["replace", "upcycle"]).any():
+        raise ValueError(
+            f"the runs start at {starts} different losses: they are of several domains or models; "
+            "keep one by --where, or name one sweep's folder"
+        )
+    groups = measured.groupby("way", sort=False)
+    dof = int(len(measured) - len(groups))
+    sd = tuple(
+        float(np.sqrt(groups[name].apply(_squares).sum() / dof)) if dof else float("nan")
+        for name in ("gain", "change")
+    )
+    width = t_quantile(dof, level)
+    ways = [_adapted(str(way), rows, sd, width) for way, rows in groups]
+    return Adaptation(
+        general=general,
+        level=level,
+        sd=(sd[0], sd[1]),
+        dof=dof,
+        ways=tuple(sorted(ways, key=lambda way: -way.gain.value)),
+    )
+
+
+def _way(row: pd.Series) -> str:
+    """What a run did, in a few words: full fine-tuning, LoRA, peer beside."""
+    how, train = row["init.how"], row["init.train"]
+    if train == "lora":
+        return "LoRA"
+    if train == "all":
+        return "full fine-tuning" if how == "keep" else f"{row['series']} {how}, all trained"
+    return f"{row['series']} {how}"
+
+
+def _squares(values: pd.Series) -> float:
+    return float(((values - values.mean()) ** 2).sum())
+
+
+def _adapted(way: str, rows: pd.DataFrame, sd: tuple[float, ...], width: float) -> Adapted:
+    n = len(rows)
+    estimates = []
+    for name, noise in zip(("gain", "change"), sd, strict=True):
+        value, half = float(rows[name].mean()), width * noise / np.sqrt(n)
+        estimates.append(Estimate(value, float(value - half), float(value + half)))
+    means = rows[["n_trained_params", "n_tokens", "flops", "before"]].astype("float64").mean()
+    return Adapted(
+        way=way,
+        n_seeds=n,
+        n_trained_params=float(means["n_trained_params"]),
+        n_tokens=float(means["n_tokens"]),
+        flops=float(means["flops"]),
+        before=float(means["before"]),
+        gain=estimates[0],
+        change=estimates[1],
+    )
+
+
+def _shown(estimate: Estimate) -> str:
+    return numbers.with_interval(*estimate, signed=True)
