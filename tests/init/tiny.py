@@ -18,6 +18,7 @@ GROUPED = SIZES | {"num_key_value_heads": 2}
 GPT2 = IDS | {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64}
 GPT2 |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 LAYERS = "model.layers.{}.mlp"
+CARRIED = {"Arcee": GROUPED}  # by our trunk
 
 # the class's name, without its ending, to the config's values
 BUILT_IN = {
@@ -53,7 +54,8 @@ def tiny(kind: str, **values: Any) -> Any:
     """A new model in evaluation mode, the same each time."""
     import transformers
 
-    known = BUILT_IN[kind] if kind in BUILT_IN else OTHERS[kind][0]
+    both = BUILT_IN | CARRIED
+    known = both[kind] if kind in both else OTHERS[kind][0]
     config = getattr(transformers, f"{kind}Config")(**known | values)
     ending = "LMHeadModel" if kind == "GPT2" else "ForCausalLM"
     torch.manual_seed(0)

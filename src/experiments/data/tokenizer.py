@@ -8,7 +8,7 @@ import functools
 import hashlib
 import json
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -110,13 +110,12 @@ class HuggingFaceTokenizer:
     def make(self, corpus: Corpus, cache: Path) -> tuple[Tokenizer, str]:
         tokenizer = _parse(self._file())
         names = (self.end_of_text,) if self.end_of_text is not None else _ENDS
-        for name in names:
-            if tokenizer.token_to_id(name) is not None:
-                return tokenizer, name
-        raise ValueError(
-            f"data.tokenizer: {self.name} has no entry {' or '.join(names)} to end a document; "
-            "name one with data.tokenizer.end_of_text=..."
-        )
+        try:
+            return tokenizer, end_of_text(tokenizer, names)
+        except ValueError as error:
+            raise ValueError(
+                f"data.tokenizer: {self.name} {error}; name one with data.tokenizer.end_of_text=..."
+            ) from None
 
     def identity(self) -> dict[str, Any]:
         """The tokenizer.json's hash; where it was found does not matter."""
@@ -128,6 +127,14 @@ class HuggingFaceTokenizer:
         if path.is_dir():
             path = path / "tokenizer.json"
         return path if path.is_file() else _from_hub(self.name, self.revision)
+
+
+def end_of_text(tokenizer: Tokenizer, names: Sequence[str] = _ENDS) -> str:
+    """The first of the names that is an entry. Raises ValueError if none is."""
+    for name in names:
+        if tokenizer.token_to_id(name) is not None:
+            return name
+    raise ValueError(f"has no entry {' or '.join(names)} to end a document")
 
 
 @functools.lru_cache(maxsize=8)

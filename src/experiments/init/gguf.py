@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.init.extra import from_extra
-from experiments.init.llama import llama_shape
+from experiments.init.llama import check_sizes, llama_shape
+from experiments.init.reading import from_extra, named, stamp
 from experiments.init.source import Shape
 
 _NAMES = {
@@ -60,7 +60,10 @@ def gguf_metadata(path: Path) -> Mapping[str, Any]:
 
 
 def gguf_shape(path: Path) -> Shape:
-    """The trunk that carries the file's weights. Raises ValueError for one that can't."""
+    """The trunk that carries the file's weights, whose sizes are checked.
+
+    Raises ValueError for weights that the trunk can't carry.
+    """
     header = _header(path)
     meta = header.metadata
     kind = meta.get("general.architecture")
@@ -86,8 +89,8 @@ def gguf_shape(path: Path) -> Shape:
                 f"d_model / heads = {d_head} wide and turned whole"
             )
     vocabulary = header.entries.get("token_embd.weight")
-    try:
-        return llama_shape(
+    with named(path):
+        shape = llama_shape(
             n_layers=number("block_count"),
             d_model=d_model,
             d_ff=number("feed_forward_length"),
@@ -98,8 +101,9 @@ def gguf_shape(path: Path) -> Shape:
             rope_base=_decimal(meta.get("llama.rope.freq_base", 10_000.0)),
             norm_eps=_decimal(meta.get("llama.attention.layer_norm_rms_epsilon", 1e-6)),
         )
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        sizes = {_named_by_hub(name): entry.size for name, entry in header.entries.items()}
+        check_sizes(sizes, shape)
+    return shape
 
 
 def gguf_state(path: Path) -> dict[str, Tensor]:
@@ -163,11 +167,7 @@ def _refuse(path: Path, header: _Header) -> None:
 
 
 def _header(path: Path) -> _Header:
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise ValueError(f"{path} can't be read: {error.strerror}") from None
-    return _read_header(path, stat.st_size, stat.st_mtime_ns)
+    return _read_header(*stamp(path))
 
 
 @functools.lru_cache(maxsize=2)
@@ -184,7 +184,7 @@ def _read_header(path: Path, size: int, changed: int) -> _Header:
         }
     except _TORN as error:
         raise ValueError(
-            f"{path} is no gguf file that can be read, or is cut short ({error}); get it again"
+            f"{path} can't be read as a gguf ({error}): it is cut short, of a newer kind, or none"
         ) from None
     if any(entry.offset + entry.n_bytes > size for entry in entries.values()):
         raise ValueError(f"{path} is cut short; get it again")

@@ -1,11 +1,49 @@
 """The vocabulary inside a gguf file as a tokenizer: a byte-level BPE, its entries and merges."""
 
+import hashlib
+import json
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from experiments.config import constraints
+from experiments.data.corpus import Corpus
+from experiments.data.tokenizer import end_of_text, vocabulary_size
+from experiments.init.gguf import gguf_metadata
+from experiments.init.reading import named
+
 _CONTROL = 3  # llama.cpp's type of entries that no text is made of
+_KEYS = ("model", "pre", "tokens", "token_type", "merges")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GGUFTokenizer:
+    """The vocabulary of a gguf file. Its identity is its entries, merges and split of text."""
+
+    path: constraints.Path
+    trained = False
+
+    def n_entries(self) -> int:
+        return vocabulary_size(self._tokenizer())
+
+    def make(self, corpus: Corpus, cache: Path) -> tuple[Tokenizer, str]:
+        tokenizer = self._tokenizer()
+        with named(Path(self.path)):
+            return tokenizer, end_of_text(tokenizer)
+
+    def identity(self) -> dict[str, Any]:
+        """The hash of what it is made of."""
+        metadata = gguf_metadata(Path(self.path))
+        parts = [metadata.get(f"tokenizer.ggml.{key}") for key in _KEYS]
+        return {"sha256": hashlib.sha256(json.dumps(parts).encode()).hexdigest()}
+
+    def _tokenizer(self) -> Tokenizer:
+        path = Path(self.path)
+        with named(path):
+            return byte_bpe(gguf_metadata(path))
 
 
 def byte_bpe(metadata: Mapping[str, Any]) -> Tokenizer:

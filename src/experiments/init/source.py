@@ -14,6 +14,8 @@ class Shape:
 
     ffns: for each block the config node, with `_target_`, of the layer that it holds.
     name: what conf/model calls the layer of most blocks, for tables.
+    max_seq_len: longer sequences are another function in the model that the weights are of, whose
+        attention has a window; None: it has none.
     """
 
     n_layers: int
@@ -26,6 +28,7 @@ class Shape:
     norm_eps: float | None
     ffns: tuple[Mapping[str, Any], ...]
     name: str = "dense"
+    max_seq_len: int | None = None
 
 
 class WeightSource(Protocol):

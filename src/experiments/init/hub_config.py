@@ -1,0 +1,152 @@
+"""A Hugging Face config.json as our trunk's shape, or the reason why the trunk can't carry it.
+
+It is read by hand: no transformers, and no code of the folder's is ever run.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.init.llama import llama_shape
+from experiments.init.source import Shape
+
+_INSTEAD = "experiments.init.retrofit() puts a layer into any model of transformers"
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """An architecture of transformers that the trunk carries, and its defaults."""
+
+    activation: str
+    glu: bool
+    norm_eps: float
+
+
+_KINDS = {
+    "llama": _Kind("silu", True, 1e-6),
+    "mistral": _Kind("silu", True, 1e-6),
+    "arcee": _Kind("relu2", False, 1e-5),
+}
+_REASONS = {
+    "gpt2": "learned positions, LayerNorm and biases",
+    "gpt_neox": "LayerNorm, biases, and rotary positions on a part of each head",
+    "mixtral": "a mixture of experts in each block",
+    "qwen2": "biases of queries, keys and values",
+    "qwen3": "norms of queries and keys",
+    "gemma": "scaled embeddings and other norms",
+    "phi": "LayerNorm, biases and parallel blocks",
+}
+# transformers' names to ours
+_ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "relu": "relu"}
+_ACTIVATIONS |= {"linear": "identity"}
+
+
+def read_config(path: Path) -> Mapping[str, Any]:
+    """The values of a config.json. Raises ValueError if it is none."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"there is no {path.name}; get it again") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path.name} can't be read: {error}; get it again") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path.name} holds no settings of a model; get it again")
+    return values
+
+
+def shape_of(values: Mapping[str, Any]) -> Shape:
+    """The trunk that carries a model of these settings. Raises ValueError for one that can't."""
+    kind = _kind(values)
+    _refuse(values)
+
+    def number(name: str, default: int | None = None) -> int:
+        value = values.get(name)
+        value = default if value is None else value
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
+        return value
+
+    n_heads, d_model = number("num_attention_heads"), number("hidden_size")
+    head_dim = number("head_dim", max(1, d_model // n_heads))
+    if head_dim * n_heads != d_model:
+        raise ValueError(
+            f"head_dim={head_dim} with {n_heads} heads and hidden_size={d_model}; the trunk's "
+            "heads share out its width"
+        )
+    activation = values.get("hidden_act") or kind.activation
+    if activation not in _ACTIVATIONS:
+        raise ValueError(
+            f"hidden_act={activation!r} is not one of {', '.join(_ACTIVATIONS)}, which the trunk's "
+            f"layers have; {_INSTEAD}"
+        )
+    window = values.get("sliding_window")
+    return llama_shape(
+        n_layers=number("num_hidden_layers"),
+        d_model=d_model,
+        d_ff=number("intermediate_size"),
+        n_heads=n_heads,
+        n_kv_heads=number("num_key_value_heads", n_heads),
+        vocab_size=number("vocab_size"),
+        tie_head=bool(values.get("tie_word_embeddings", False)),
+        rope_base=_rope_base(values),
+        norm_eps=_norm_eps(values.get("rms_norm_eps", kind.norm_eps)),
+        activation=_ACTIVATIONS[activation],
+        glu=kind.glu,
+        max_seq_len=None if window is None else number("sliding_window"),
+    )
+
+
+def _kind(values: Mapping[str, Any]) -> _Kind:
+    name, classes = values.get("model_type"), values.get("architectures") or ()
+    if "auto_map" in values:
+        raise ValueError(
+            "config.json names code of its own (auto_map), which is never run here; "
+            "load the model by transformers, with trust_remote_code if you trust it, and use "
+            "experiments.init.retrofit()"
+        )
+    if name not in _KINDS:
+        why = f" has {_REASONS[name]}, which the trunk has not" if name in _REASONS else ""
+        raise ValueError(
+            f"model_type={name!r}{why}; the trunk carries {', '.join(_KINDS)}: {_INSTEAD}"
+        )
+    if classes and not all(str(c).endswith("ForCausalLM") for c in classes):
+        raise ValueError(f"architectures={list(classes)} is no causal language model")
+    return _KINDS[name]
+
+
+def _refuse(values: Mapping[str, Any]) -> None:
+    """Raises ValueError for what a Llama may have and the trunk has not."""
+    for name in ("attention_bias", "mlp_bias"):
+        if values.get(name):
+            raise ValueError(f"{name}=true, and the trunk has no biases; {_INSTEAD}")
+    if (quantised := values.get("quantization_config")) is not None:
+        how = quantised.get("quant_method") if isinstance(quantised, Mapping) else quantised
+        raise ValueError(f"the weights are quantised by {how}; give plain ones, or a gguf")
+
+
+def _rope_base(values: Mapping[str, Any]) -> float:
+    """rope_theta, which transformers 5 has in rope_parameters, and 4 on its own."""
+    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    if not isinstance(rope, Mapping):
+        raise ValueError(f"rope_scaling={rope!r} must be a group of keys")
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind != "default":
+        raise ValueError(f"rope_type={kind!r}: the trunk does not scale rotary positions")
+    part = rope.get("partial_rotary_factor", values.get("partial_rotary_factor", 1.0))
+    if part not in (None, 1, 1.0):
+        raise ValueError(f"partial_rotary_factor={part!r}: the trunk turns whole heads")
+    base = rope.get("rope_theta", values.get("rope_theta", 10_000.0))
+    if not isinstance(base, (int, float)) or isinstance(base, bool) or not base > 0:
+        raise ValueError(f"rope_theta={base!r} must be a number above 0")
+    return float(base)
+
+
+def _norm_eps(eps: Any) -> float | None:
+    """rms_norm_eps; None for that of float32, which is the trunk's own default."""
+    if not isinstance(eps, (int, float)) or isinstance(eps, bool) or not 0 < eps < 1:
+        raise ValueError(f"rms_norm_eps={eps!r} must be a number above 0 and below 1")
+    return None if eps == torch.finfo(torch.float32).eps else float(eps)
