@@ -113,10 +113,12 @@ def score_tasks(
     )
     assert found is not None
     version = importlib.metadata.version("lm_eval")
+    n_items = {name: n["effective"] for name, n in found["n-samples"].items()}
+    groups = {name: sum(n_items[leaf] for leaf in tasks.leaves[name]) for name in tasks.named}
     return {
         KEY + name: {
             **_metrics(values),
-            "n_items": found["n-samples"].get(name, {}).get("effective"),
+            "n_items": n_items.get(name, groups.get(name)),
             "n_shot": found["n-shot"].get(name),
             "version": str(found["versions"].get(name)),  # one type, for tables of many records
             "lm_eval": version,
