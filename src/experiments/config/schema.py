@@ -104,7 +104,7 @@ class Init:
     study with outputs of zero. copies: the same, its experts seeded from the layer's neurons, with
     `noise` of their size. replace: the layer under study instead, seeded from the neurons, and then
     distilled on distil_tokens at the rate distil_lr. upcycle: experts that are copies of the layer,
-    with the share `reinit` of each drawn anew.
+    with the share `reinit` of each random again.
     train: layer: that of the chosen blocks alone | all | lora: adapters of lora_rank in all blocks.
     """
 

@@ -39,7 +39,7 @@ class WeightSource(Protocol):
         ...
 
     def digest(self, cache: Path) -> str:
-        """The sha256, 64 hex digits, of what the weights are, wherever they lie."""
+        """The sha256, 64 hex digits, of what the weights are, wherever they are."""
         ...
 
     def tokenizer(self, cache: Path) -> Mapping[str, Any]:

@@ -128,7 +128,7 @@ def _seed_beside(layer: FFN, base: FFN, init: Init, generator: torch.Generator) 
 
 
 def _seed_instead(layer: FFN, base: FFN, init: Init, generator: torch.Generator) -> None:
-    """What stands in the base's place gets its neurons."""
+    """The layer instead of the base gets its neurons."""
     assert isinstance(base, Dense)
     if isinstance(layer, MoE):
         upcycle(layer, base, reinit=init.reinit, generator=generator)
