@@ -233,10 +233,9 @@ def rotary_angles(
 ) -> tuple[Tensor, Tensor]:
     """cos and sin of the rotary angles, each (seq_len, d_head / 2), float32; from position start.
 
-    Always: a model in float64 is right to 1e-7 by them, and to 1e-15 in all else. The operations
-    are those of Llama in transformers, in their order: angles of far positions tell a last bit.
+    Always: a model in float64 is right to 1e-7 by them, and to 1e-15 in all else.
     """
-    frequency = 1.0 / base ** (torch.arange(0, d_head, 2, device=device) / d_head)
+    frequency = base ** (-torch.arange(0, d_head, 2, device=device) / d_head)
     positions = torch.arange(start, start + seq_len, device=device, dtype=torch.float32)
     angles = torch.outer(positions, frequency)
     return angles.cos(), angles.sin()
