@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from experiments.init import freeze_base, retrofit, unretrofit
-from experiments.init.retrofit import layers_of
+from experiments.init.attached import layers_of
+from experiments.init.mlp_neurons import read_mlp
+from experiments.init.slots import find_slots, slots_at
 from experiments.models.ffn.peer import PEERConfig
 from tests.init.tiny import BUILT_IN, LAYERS, OTHERS, SIZES, logits, tiny, tokens
 
@@ -173,13 +175,105 @@ def test_a_model_without_its_head_has_the_same_blocks():
     assert [a.made.paths for a in layers_of(model)] == [("h.1.mlp",)]
 
 
+EXPERTS = {  # what the experts of each must be, to be the MLP's neurons
+    "GPT2": {"activation": "gelu_tanh"},
+    "GPTNeoX": {"activation": "gelu"},
+    "Llama": {"activation": "silu", "glu": True},
+    "Starcoder2": {"activation": "gelu_tanh"},
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", EXPERTS)
+def test_copies_change_no_logit_and_read_what_the_mlp_reads(kind, dtype):
+    model = tiny(kind).to(dtype)
+    config = dataclasses.replace(CONFIG, n_experts=144, **EXPERTS[kind])  # of 48 or 128 neurons
+    for training in (False, True):
+        model.train(training)
+        base = logits(model)
+        retrofit(model, [0, 2], config, how="copies", mlp=path_in(kind), noise=0.0)
+        assert torch.equal(logits(model), base)
+        added = layers_of(model)[1]
+        (slot,) = slots_at(model, {2: added.made.paths})
+        neurons = read_mlp(slot).neurons
+        # without noise each expert is a neuron, and each neuron an expert
+        same = (added.layer.w_down.detach().unsqueeze(1) == neurons.w_down).all(-1)
+        assert same.any(0).all()
+        assert same.any(1).all()
+        freeze_base(model)
+        model(input_ids=tokens(), labels=tokens()).loss.backward()
+        assert added.layer.w_up.grad.abs().max() > 0  # alive at the first step
+        model.zero_grad()
+        unretrofit(model).requires_grad_(True)
+        assert torch.equal(logits(model), base)
+
+
+def test_copies_are_the_same_by_seed_and_differ_by_noise():
+    config = dataclasses.replace(CONFIG, **EXPERTS["Llama"])
+
+    def w_down(**options):
+        model = retrofit(tiny("Llama"), [1], config, how="copies", **options)
+        return layers_of(model)[0].layer.w_down
+
+    assert torch.equal(w_down(), w_down(noise=0.1, seed=0))
+    assert not torch.equal(w_down(), w_down(noise=0.2))
+
+
+@pytest.mark.parametrize("kind", ["GPT2", "GPTNeoX", "Llama", "Llama mlp_bias"])
+def test_replace_with_all_neurons_at_unit_gate_is_the_mlp(kind):
+    values = {"mlp_bias": True} if "bias" in kind else {}
+    kind = kind.split()[0]
+    model = tiny(kind, **values)
+    keys, base = list(model.state_dict()), logits(model)
+    (slot,) = find_slots(model, [1], None)
+    x = torch.randn(2, 5, 32)
+    with torch.no_grad():
+        expected = slot.last(x)
+    n_units = 144 if kind == "GPT2" else 49  # of 128 and 48: the next square
+    config = PEERConfig(
+        n_experts=n_units, n_heads=1, top_k=n_units, d_key=8, query_norm="layer", **EXPERTS[kind]
+    )
+    retrofit(model, [0, 1, 2], config, how="replace")
+    for added in layers_of(model):
+        assert added.layer.w_down.shape[1] == 32 + (kind != "Llama" or bool(values))
+        with torch.no_grad():
+            added.layer.sub_keys.zero_()  # equal scores, so the gates are 1 / k
+    with torch.no_grad():
+        found = model.get_submodule(slot.paths[0])(x)
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() <= 1e-6 * expected.abs().max()
+    assert (logits(model) - base).abs().max() <= 1e-5 * base.abs().max()  # through three blocks
+    assert set(keys) < set(model.state_dict())  # the MLPs' own are still among them
+    assert torch.equal(logits(unretrofit(model)), base)
+    assert list(model.state_dict()) == keys
+
+
+def test_what_is_replaced_goes_where_the_model_goes_and_is_not_trained():
+    model = tiny("GPT2")
+    base = logits(model)
+    config = PEERConfig(
+        n_experts=144, n_heads=1, top_k=16, d_key=8, query_norm="layer", **EXPERTS["GPT2"]
+    )
+    retrofit(model, [1], config, how="replace").train()
+    model(input_ids=tokens(), labels=tokens()).loss.backward()
+    without = {k for k, p in model.named_parameters() if p.requires_grad and p.grad is None}
+    assert without == set()
+    copied = copy.deepcopy(model).double()
+    unretrofit(copied)
+    assert {p.dtype for p in copied.parameters()} == {torch.float64}
+    assert all(p.requires_grad for p in copied.parameters())
+    assert copied.transformer.h[1].mlp.training
+    torch.testing.assert_close(logits(copied).float(), base)
+    assert torch.equal(logits(unretrofit(model).eval()), base)
+
+
 REFUSED = {
     "above the last": ("Llama", {"blocks": [3]}, r"blocks=\[3\] .*model.layers are 0 to 2"),
     "negative": ("Llama", {"blocks": [-1]}, r"blocks=\[-1\] .*0 to 2"),
     "none": ("Llama", {"blocks": []}, r"blocks=\[\] must name at least one"),
     "not a number": ("Llama", {"blocks": ["1"]}, r"blocks=\['1'\]"),
     "twice": ("Llama", {"blocks": [1, 1]}, "names a block twice"),
-    "how": ("Llama", {"how": "instead"}, "how='instead' is not one of beside"),
+    "how": ("Llama", {"how": "instead"}, "how='instead' is not one of beside, copies, replace"),
     "batch": ("Llama", {"config": PEERConfig()}, "query_norm='batch' .* take query_norm='layer'"),
     "unknown": ("Gemma", {}, r"MLPs of 'gemma' .*perhaps mlp='model.layers.\{\}.mlp'"),
     "no braces": ("Llama", {"mlp": "model.layers.1.mlp"}, "must have one {}"),
@@ -190,9 +284,28 @@ REFUSED = {
     ),
     "no folder": ("Llama", {"mlp": "blocks.{}.mlp"}, "blocks names no module"),
     "another width": ("OPT", {"mlp": OPT[1]}, r"fc2 maps \(2, 48\) to \(2, 32\)"),
+    "noise": ("Llama", {"noise": -0.1}, "noise=-0.1 must be at least 0"),
+    "seed": ("Llama", {"seed": -1}, "seed=-1 must be at least 0"),
+    "copies without a gate": ("Llama", {"how": "copies"}, "glu=false, but .*give glu=true"),
+    "copies of another activation": (
+        "GPT2",
+        {"how": "copies"},
+        "activation=gelu is not the FFN's: give activation=gelu_tanh",
+    ),
+    "copies of no neurons": (
+        "Phi3",
+        {"how": "copies", "mlp": LAYERS},
+        r"model.layers.0.mlp \(Phi3MLP\) .*take how='beside'",
+    ),
+    "replace a pair": ("OPT", {"how": "replace", "mlp": OPT}, "two modules: .*how='beside'"),
+    "replace by too few": (
+        "GPT2",
+        {"how": "replace", "config": dataclasses.replace(CONFIG, activation="gelu_tanh")},
+        "n_experts=64 is too few .*128 hidden units.*n_experts=144",
+    ),
     "a tuple": ("Llama", {"mlp": "model.layers.{}.self_attn"}, "to a tuple"),
     "not called": ("Llama", {"mlp": "model.layers.{}.mlp.unused"}, "not called in a forward pass"),
-    "no language model": ("ViT", {"mlp": "vit.layers.{}.mlp"}, "language models alone"),
+    "no language model": ("ViT", {"mlp": "vit.layers.{}.mlp"}, "needs a causal language model"),
 }
 
 

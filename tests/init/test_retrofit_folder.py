@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from experiments.init import load_retrofitted, retrofit, save_retrofitted, unretrofit
-from experiments.init.retrofit import layers_of
+from experiments.init.attached import layers_of
 from experiments.models.ffn.peer import PEERConfig
 from tests.init.tiny import OTHERS, logits, tiny, tokens
 
@@ -69,6 +69,25 @@ def test_it_comes_back_to_the_bit(tmp_path, name, dtype):
     assert all(p.requires_grad for p in loaded.parameters())
     assert [a.made for a in layers_of(loaded)] == [a.made for a in layers_of(model)]
     assert torch.equal(logits(unretrofit(loaded)), base)
+
+
+@pytest.mark.parametrize("kind", ["GPT2", "Llama"])  # with biases and without
+def test_a_layer_instead_of_an_mlp_comes_back_with_the_mlp(tmp_path, kind):
+    model = tiny(kind)
+    base = logits(model)
+    experts = {"activation": "gelu_tanh"} if kind == "GPT2" else {"activation": "silu", "glu": True}
+    config = PEERConfig(n_experts=144, n_heads=1, d_key=8, query_norm="layer", **experts)
+    retrofit(model, [1], config, how="replace")
+    expected, state = logits(model), model.state_dict()
+    assert not torch.equal(expected, base)
+    loaded = load_retrofitted(save_retrofitted(model, tmp_path / "folder"))
+    assert torch.equal(logits(model), expected)
+    assert list(loaded.state_dict()) == list(state)
+    assert all(torch.equal(loaded.state_dict()[k], v) for k, v in state.items())
+    assert torch.equal(logits(loaded), expected)
+    assert torch.equal(logits(unretrofit(loaded)), base)
+    model.save_pretrained(tmp_path / "theirs")  # read naively: the base, not random weights
+    assert torch.equal(logits(type(model).from_pretrained(tmp_path / "theirs")), base)
 
 
 @pytest.mark.slow

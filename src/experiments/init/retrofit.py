@@ -1,55 +1,28 @@
-"""A PEER layer in a transformers model, in place: beside the MLPs of chosen blocks.
+"""A PEER layer in a transformers model, in place: beside the MLPs of chosen blocks, or instead.
 
-Exact at the start: the rows that write (w_up) are zero, so logits are the base's to the bit. The
-MLPs keep their names, so the base's own weights have the keys that they had; the layer of a block
-is `<path of its MLP>.peer`.
-
-The memory beside the feed-forward layer of a pretrained model is Kim and Jung's (2020,
+Beside is exact at the start: the rows that write (w_up) are zero, so logits are the base's to the
+bit. The memory beside the feed-forward layer of a pretrained model is Kim and Jung's (2020,
 arXiv:2010.03881, §3), there with product-key memories that start at random.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from experiments.init.slots import Slot, find_slots, first_input
+from experiments.init.attached import Added, Retrofit, attach, detach, layers_of
+from experiments.init.mlp_neurons import read_mlp
+from experiments.init.neurons import seed_copies, seed_replace
+from experiments.init.slots import Slot, find_slots
 from experiments.models.ffn._base import check_choice
-from experiments.models.ffn.peer import PEER, PEERConfig
+from experiments.models.ffn.peer import PEERConfig
 
-HOWS = ("beside",)
+HOWS = ("beside", "copies", "replace")
 Model = TypeVar("Model", bound=nn.Module)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Retrofit:
-    """How a layer came into a model. paths: the MLP's, below the model."""
-
-    block: int
-    paths: tuple[str, ...]
-    how: str
-    config: PEERConfig
-
-
-class Added(nn.Module):
-    """A layer and where it belongs; hidden states (..., d_model) to the same.
-
-    The layer keeps its own types, float32 under a base of 16 bits: small steps on small weights
-    would be rounded away there. So inputs are cast to them, and outputs to the base's.
-    """
-
-    def __init__(self, layer: PEER, made: Retrofit) -> None:
-        super().__init__()
-        self.layer = layer
-        self.made = made
-
-    def forward(self, x: Tensor) -> Tensor:
-        """What is to be added to the MLP's output."""
-        return self.layer(x.to(self.layer.query.weight.dtype)).to(x.dtype)
 
 
 def retrofit(
@@ -58,6 +31,7 @@ def retrofit(
     config: PEERConfig,
     how: str = "beside",
     mlp: str | tuple[str, str] | None = None,
+    noise: float = 0.1,
     seed: int = 0,
 ) -> Model:
     """The same model, with a PEER layer in each of the given blocks (from 0).
@@ -67,8 +41,14 @@ def retrofit(
     for the block, as mlp="model.layers.{}.mlp". Where the MLP is no module by itself, mlp is a
     pair: the path of the module that takes its input, and of the one that gives its output.
 
-    how: beside: the layer's output is added to the MLP's; w_up starts at zero, so that the
-        function is unchanged to the bit.
+    how:
+        beside: the layer's output is added to the MLP's; w_up starts at zero, so that the function
+            is unchanged to the bit.
+        copies: beside, and the experts read what the MLP's hidden units read (without their
+            biases), each copy but the first with noise relative to the size of a row. As exact.
+        replace: instead of the MLP, seeded from its hidden units. Exact only where every expert is
+            retrieved with gate 1. Biases are carried: those of the hidden units by a layer that is
+            one wider than the model, with 1 as its last input. Dropout of the MLP is not.
     seed: of what starts at random, for each block by itself.
 
     The layer is on the device of the MLP. Its type is float32 (float64 in a model of float64), and
@@ -76,17 +56,16 @@ def retrofit(
     can't be done.
     """
     check_choice("how", how, HOWS)
-    _check_config(config)
+    _check_values(config, noise, seed)
     slots = find_slots(model, blocks, mlp)
-    _check_free(slots)
-    added = []
     for slot in slots:
-        zero = dataclasses.replace(config, value_init="zero")
-        layer = _built(zero, slot, seed)
-        made = Retrofit(block=slot.block, paths=slot.paths, how=how, config=zero)
-        added.append(Added(layer, made))
-    for new in added:
-        attach(model, new)
+        if hasattr(slot.last, "peer"):
+            raise ValueError(
+                f"block {slot.block} has a layer of retrofit() at {slot.paths[-1]}; take another "
+                "block, or call unretrofit first"
+            )
+    for added in [_made(slot, config, how, noise, seed) for slot in slots]:
+        attach(model, added)
     return model
 
 
@@ -95,112 +74,57 @@ def unretrofit(model: Model) -> Model:
 
     Weights of the base that were trained meanwhile stay trained.
     """
-    for added in list(layers_of(model)):
+    for added in layers_of(model):
         detach(model, added)
     return model
 
 
 def freeze_base(model: Model) -> Model:
     """The same model; the layers that retrofit() put into it are trained, nothing else is."""
+    layers = layers_of(model)
     model.requires_grad_(False)
-    for added in layers_of(model):
+    for added in layers:
         added.requires_grad_(True)
     return model
 
 
-def layers_of(model: nn.Module) -> tuple[Added, ...]:
-    """What retrofit() put into a model, in the order of its modules.
-
-    Raises ValueError if that is nothing.
-    """
-    found = tuple(module for module in model.modules() if isinstance(module, Added))
-    if not found:
-        raise ValueError(f"{type(model).__name__} has no layer of retrofit(); call retrofit first")
-    return found
-
-
-class _Passed:
-    """Hands the input of a pair's first module to its last one."""
-
-    x: Tensor | None = None
-
-
-# The hooks are plain functions, and what they need is an attribute of their module: so a deep copy
-# of the model, or a replica on another device, uses its own layers.
-
-
-def _keep_input(module: nn.Module, args: Any, kwargs: Any) -> None:
-    module.peer_input.x = first_input(args, kwargs)  # type: ignore[union-attr]
-
-
-def _add_to_pair(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
-    passed = module.peer_input
-    assert isinstance(passed, _Passed)
-    assert passed.x is not None
-    x, passed.x = passed.x, None
-    return output + module.peer(x).view_as(output)  # type: ignore[operator]
-
-
-def _add(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
-    return output + module.peer(first_input(args, kwargs))  # type: ignore[operator]
-
-
-def attach(model: nn.Module, added: Added) -> None:
-    """Puts a layer where it belongs."""
-    modules = [model.get_submodule(path) for path in added.made.paths]
-    first, last = modules[0], modules[-1]
-    last.peer = added
-    if first is last:
-        last.register_forward_hook(_add, with_kwargs=True)
-    else:
-        first.peer_input = last.peer_input = _Passed()  # type: ignore[assignment]
-        first.register_forward_pre_hook(_keep_input, with_kwargs=True)
-        last.register_forward_hook(_add_to_pair, with_kwargs=True)
-
-
-def detach(model: nn.Module, added: Added) -> None:
-    """Takes a layer out of its place."""
-    modules = [model.get_submodule(path) for path in added.made.paths]
-    del modules[-1].peer
-    for module in modules:
-        if hasattr(module, "peer_input"):
-            del module.peer_input
-        _remove_hooks(module)
-
-
-def _remove_hooks(module: nn.Module) -> None:
-    """By function and not by handle: a deep copy's handle would remove the original's hook."""
-    ours = (_keep_input, _add_to_pair, _add)
-    for hooks, with_kwargs in (
-        (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs),
-        (module._forward_hooks, module._forward_hooks_with_kwargs),
-    ):
-        for number in [n for n, hook in hooks.items() if hook in ours]:
-            del hooks[number]
-            with_kwargs.pop(number, None)
-
-
-def _check_config(config: PEERConfig) -> None:
+def _check_values(config: PEERConfig, noise: float, seed: int) -> None:
     if config.query_norm == "batch":
         raise ValueError(
             "query_norm='batch' keeps statistics of its inputs, which drift with the domain and "
             "which no gradient brings back; take query_norm='layer' or 'none'"
         )
+    if not 0 <= noise < math.inf:
+        raise ValueError(f"noise={noise} must be at least 0, and finite")
+    if seed < 0:
+        raise ValueError(f"seed={seed} must be at least 0")
 
 
-def _check_free(slots: Sequence[Slot]) -> None:
-    for slot in slots:
-        if hasattr(slot.last, "peer") or isinstance(slot.last, Added):
-            raise ValueError(
-                f"block {slot.block} has a layer of retrofit() at {slot.paths[-1]}; take another "
-                "block, or call unretrofit first"
-            )
-
-
-def _built(config: PEERConfig, slot: Slot, seed: int) -> PEER:
-    """A layer for a slot, drawn from a seed of its own; torch's generator is as it was."""
+def _made(slot: Slot, config: PEERConfig, how: str, noise: float, seed: int) -> Added:
+    """The layer of a slot, drawn from a seed of its own; torch's generator is as it was."""
+    units = None if how == "beside" else read_mlp(slot)
+    instead = how == "replace"
+    if not instead:
+        config = dataclasses.replace(config, value_init="zero")
+    made = Retrofit(
+        block=slot.block,
+        paths=slot.paths,
+        how=how,
+        config=config,
+        constant=instead and units is not None and units.is_biased,
+    )
     drawn = int(np.random.SeedSequence([seed, slot.block]).generate_state(1)[0])
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(drawn)  # torch.manual_seed would seed GPUs too
-        layer = config.build(slot.d_model)
-    return layer.to(slot.device, torch.float64 if slot.dtype == torch.float64 else None)
+        layer = config.build(slot.d_model + made.constant)
+    bias = None
+    if units is not None:
+        generator = torch.Generator().manual_seed(drawn)
+        if instead:
+            neurons = units.with_constant() if made.constant else units.neurons
+            seed_replace(layer, neurons, generator=generator)
+            bias = units.bias
+        else:
+            seed_copies(layer, units.neurons, noise=noise, generator=generator)
+    added = Added(layer, made, bias)
+    return added.to(slot.device, torch.float64 if slot.dtype == torch.float64 else None)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from experiments.config.reading import read
-from experiments.init.retrofit import Added, Retrofit, attach, detach, layers_of
+from experiments.init.attached import Added, Retrofit, attach, detach, layers_of
 from experiments.init.slots import slots_at
 from experiments.models.ffn.peer import PEERConfig
 from experiments.system.disk import explained
@@ -76,9 +76,9 @@ def load_retrofitted(folder: str | Path) -> Any:
     """The model that save_retrofitted() wrote, on the CPU, in evaluation mode.
 
     The types are those it had, but for what transformers does not save: a base that was cast with
-    model.to(torch.bfloat16) comes back with its rotary angles in float32. Needs no
-    network, and runs no code of the folder. Raises ValueError for a folder of another kind, and
-    for files that are damaged or don't belong together.
+    model.to(torch.bfloat16) comes back with its rotary angles in float32.
+    Needs no network, and runs no code of the folder. Raises ValueError for a folder of another
+    kind, and for files that are damaged or don't belong together.
     """
     folder = Path(folder)
     about = _about(folder)
@@ -139,7 +139,9 @@ def _base(kind: Any, folder: Path) -> Any:
 
 def _layer(made: Retrofit, tensors: dict[str, Tensor], d_model: int, folder: Path) -> Added:
     with torch.device("meta"):  # nothing is drawn: the values are the file's
-        added = Added(made.config.build(d_model), made)
+        layer = made.config.build(d_model + made.constant)
+        bias = torch.empty(d_model) if "bias" in tensors else None
+        added = Added(layer, made, bias)
     try:
         added.load_state_dict(tensors, assign=True)
     except RuntimeError as error:

@@ -23,6 +23,11 @@ class Form:
     down: str
     gate: str | None = None
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of them, in the order of computation."""
+        return tuple(name for name in (self.gate, self.up, self.down) if name is not None)
+
 
 GLU = Form(gate="gate_proj", up="up_proj", down="down_proj")
 CONV1D = Form(up="c_fc", down="c_proj")
@@ -200,9 +205,11 @@ def _run(model: nn.Module) -> None:
         try:
             model(input_ids=torch.zeros(1, 2, dtype=torch.int64, device=device))
         except Exception as error:
+            reason = " ".join(str(error).split())
             raise ValueError(
                 f"a forward pass of {type(model).__name__} on two token ids fails "
-                f"({type(error).__name__}: {error}); a layer can be put into language models alone"
+                f"({type(error).__name__}: {reason}); retrofit needs a causal language model that "
+                "runs on input_ids alone"
             ) from error
 
 

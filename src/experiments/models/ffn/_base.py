@@ -3,6 +3,7 @@
 The defaults say "nothing special", so a new variant overrides only what it has.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, ClassVar, Literal
 
@@ -18,6 +19,7 @@ WidthFactor = Annotated[float, Within(0, 1e4, above=True)]
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
+    "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),  # GPT-2's
     "relu": F.relu,
     "silu": F.silu,
     "identity": lambda x: x,

@@ -1,0 +1,165 @@
+"""How a layer is held by a transformers model: beside an MLP, or in its place.
+
+The MLP's modules keep their names in both ways, so the base's weights have the keys that they had.
+The layer is `<path of the MLP>.peer`.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from experiments.init.slots import first_input
+from experiments.models.ffn.peer import PEER, PEERConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrofit:
+    """How a layer came into a model.
+
+    paths: the MLP's, below the model. constant: the layer is one wider than the model. Its last
+    input is 1, which carries the biases of the hidden units that it replaces.
+    """
+
+    block: int
+    paths: tuple[str, ...]
+    how: str
+    config: PEERConfig
+    constant: bool = False
+
+
+class Added(nn.Module):
+    """A layer and where it belongs; hidden states (..., d_model) to the same.
+
+    The layer keeps its own types, float32 under a base of 16 bits: small steps on small weights
+    would be rounded away there. So inputs are cast to them, and outputs to the base's.
+
+    bias (d_model,): of the MLP that the layer replaces; None for none.
+    """
+
+    def __init__(self, layer: PEER, made: Retrofit, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.layer = layer
+        self.made = made
+        self.bias = None if bias is None else nn.Parameter(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What is added to the MLP's output, or takes its place."""
+        wide = x.to(self.layer.query.weight.dtype)
+        if self.made.constant:
+            wide = torch.cat([wide, torch.ones_like(wide[..., :1])], dim=-1)
+        y = self.layer(wide)
+        if self.made.constant:
+            y = y[..., :-1]
+        if self.bias is not None:
+            y = y + self.bias
+        return y.to(x.dtype)
+
+
+class Replaced(nn.Module):
+    """A layer in the place of an MLP, whose modules are kept here under their names, unused.
+
+    They go where the model goes, and to the type that it is cast to. Their weights are no longer
+    trained: an unused weight that asks for a gradient is an error to DDP.
+    """
+
+    def __init__(self, mlp: nn.Module, added: Added) -> None:
+        super().__init__()
+        for name, module in mlp.named_children():
+            self.add_module(name, module)
+        self.peer = added
+        self.original = (mlp,)  # in a tuple: no module of this one
+        self.trained = [p for p in mlp.parameters() if p.requires_grad]
+        mlp.requires_grad_(False)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The layer's output for what the MLP would be given."""
+        y: Tensor = self.peer(first_input(args, kwargs))
+        return y
+
+    def put_back(self) -> nn.Module:
+        """The MLP, as it was."""
+        mlp = self.original[0]
+        mlp.training = self.training
+        for parameter in self.trained:
+            parameter.requires_grad_()
+        return mlp
+
+
+class _Passed:
+    """Hands the input of a pair's first module to its last one."""
+
+    x: Tensor | None = None
+
+
+# The hooks are plain functions, and what they need is an attribute of their module: so a deep copy
+# of the model, or a replica on another device, uses its own layers.
+
+
+def _keep_input(module: nn.Module, args: Any, kwargs: Any) -> None:
+    module.peer_input.x = first_input(args, kwargs)  # type: ignore[union-attr]
+
+
+def _add_to_pair(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
+    passed = module.peer_input
+    assert isinstance(passed, _Passed)
+    assert passed.x is not None
+    x, passed.x = passed.x, None
+    return output + module.peer(x).view_as(output)  # type: ignore[operator]
+
+
+def _add(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
+    return output + module.peer(first_input(args, kwargs))  # type: ignore[operator]
+
+
+def attach(model: nn.Module, added: Added) -> None:
+    """Puts a layer where it belongs."""
+    modules = [model.get_submodule(path) for path in added.made.paths]
+    first, last = modules[0], modules[-1]
+    if added.made.how == "replace":
+        model.set_submodule(added.made.paths[0], Replaced(last, added).train(last.training))
+        return
+    last.peer = added
+    if first is last:
+        last.register_forward_hook(_add, with_kwargs=True)
+    else:
+        first.peer_input = last.peer_input = _Passed()  # type: ignore[assignment]
+        first.register_forward_pre_hook(_keep_input, with_kwargs=True)
+        last.register_forward_hook(_add_to_pair, with_kwargs=True)
+
+
+def detach(model: nn.Module, added: Added) -> None:
+    """Takes a layer out of its place."""
+    modules = [model.get_submodule(path) for path in added.made.paths]
+    if isinstance(modules[0], Replaced):
+        model.set_submodule(added.made.paths[0], modules[0].put_back())
+        return
+    del modules[-1].peer
+    for module in modules:
+        if hasattr(module, "peer_input"):
+            del module.peer_input
+        _remove_hooks(module)
+
+
+def _remove_hooks(module: nn.Module) -> None:
+    """By function and not by handle: a deep copy's handle would remove the original's hook."""
+    ours = (_keep_input, _add_to_pair, _add)
+    for hooks, with_kwargs in (
+        (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs),
+        (module._forward_hooks, module._forward_hooks_with_kwargs),
+    ):
+        for number in [n for n, hook in hooks.items() if hook in ours]:
+            del hooks[number]
+            with_kwargs.pop(number, None)
+
+
+def layers_of(model: nn.Module) -> tuple[Added, ...]:
+    """What retrofit() put into a model, in the order of its modules.
+
+    Raises ValueError if that is nothing.
+    """
+    found = tuple(module for module in model.modules() if isinstance(module, Added))
+    if not found:
+        raise ValueError(f"{type(model).__name__} has no layer of retrofit(); call retrofit first")
+    return found
