@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -88,6 +90,22 @@ def test_a_layer_instead_of_an_mlp_comes_back_with_the_mlp(tmp_path, kind):
     assert torch.equal(logits(unretrofit(loaded)), base)
     model.save_pretrained(tmp_path / "theirs")  # read naively: the base, not random weights
     assert torch.equal(logits(type(model).from_pretrained(tmp_path / "theirs")), base)
+
+
+def test_the_documents_example_runs(tmp_path, monkeypatch):
+    text = (Path(__file__).resolve().parents[2] / "docs" / "retrofit.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    model = tiny("Llama")
+    model.save_pretrained("FOLDER")
+    names = {}
+    exec(blocks[0], names)  # our own text
+    assert torch.equal(logits(names["model"]), logits(model))
+    exec(blocks[1], names)
+    assert torch.equal(logits(names["model"]), logits(model))
+    exec(blocks[2], names)
+    opt = retrofit(tiny("OPT"), [1], names["config"], mlp=names["mlp"])
+    assert len(layers_of(opt)) == 1
 
 
 @pytest.mark.slow

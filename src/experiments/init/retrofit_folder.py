@@ -22,6 +22,7 @@ from torch import Tensor
 
 from experiments.config.reading import read
 from experiments.init.attached import Added, Retrofit, attach, detach, layers_of
+from experiments.init.extra import from_extra
 from experiments.init.slots import slots_at
 from experiments.models.ffn.peer import PEERConfig
 from experiments.system.disk import explained
@@ -174,12 +175,5 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _import() -> tuple[Any, Any]:
-    try:
-        import safetensors.torch  # of the extra `hf`, and slow to import
-        import transformers
-    except ImportError as error:
-        raise RuntimeError(
-            f"a model of transformers on disk needs the extra hf ({error}): "
-            "pip install 'expert-isoflops[hf]'"
-        ) from error
-    return safetensors.torch, transformers
+    purpose = "a model of transformers on disk"
+    return from_extra("safetensors.torch", purpose), from_extra("transformers", purpose)
