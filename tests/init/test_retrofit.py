@@ -350,6 +350,18 @@ def test_a_model_without_values_is_refused():
         retrofit(model, [1], CONFIG)
 
 
+def test_blocks_that_share_their_mlp_take_one_layer():
+    model = tiny("Llama")
+    model.model.layers[2].mlp = model.model.layers[0].mlp
+    with pytest.raises(ValueError, match=r"blocks=\[0, 2\] share one MLP"):
+        retrofit(model, [0, 2], CONFIG)
+    base = logits(model)
+    retrofit(model, [0], CONFIG)
+    wake(model)
+    assert not torch.equal(logits(model), base)
+    assert torch.equal(logits(unretrofit(model)), base)
+
+
 def test_nothing_to_take_out_is_an_error():
     with pytest.raises(ValueError, match="has no layer of retrofit"):
         unretrofit(tiny("Llama"))

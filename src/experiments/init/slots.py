@@ -87,6 +87,8 @@ def slots_at(
         for path, module in zip(paths[block], modules):
             if any(tensor.is_meta for tensor in module.parameters()):
                 raise ValueError(f"{path} has no values yet (device meta); load the weights first")
+    if len({id(modules[-1]) for modules in found.values()}) < len(found):
+        raise ValueError(f"blocks={list(found)} share one MLP; name one of them")
     inputs = _inputs(model, {paths[block][0]: modules for block, modules in found.items()})
     return tuple(
         Slot(
