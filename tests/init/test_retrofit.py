@@ -40,7 +40,7 @@ def test_beside_changes_no_logit_and_goes_without_a_trace(kind, dtype):
         model.train(training)
         base = logits(model)
         assert retrofit(model, [0, 2], CONFIG, mlp=path_in(kind)) is model
-        assert model.training is training
+        assert {module.training for module in model.modules()} == {training}
         assert torch.equal(logits(model), base)
         wake(model)
         assert not torch.equal(logits(model), base)
@@ -72,6 +72,17 @@ def test_a_pair_gets_the_input_of_the_first_module():
     hidden = torch.relu(x @ block.fc1.weight.t() + block.fc1.bias)
     base = hidden @ block.fc2.weight.t() + block.fc2.bias
     torch.testing.assert_close(y, base + block.fc2.peer.layer(x))
+
+
+@pytest.mark.parametrize("kind", ["Llama", "OPT"])
+def test_under_autocast_the_start_is_exact_too(kind):
+    model = tiny(kind)
+    with torch.autocast("cpu", torch.bfloat16):
+        base = logits(model)
+        retrofit(model, [0, 2], CONFIG, mlp=path_in(kind))
+        assert torch.equal(logits(model), base)
+        wake(model)
+        assert not torch.equal(logits(model), base)
 
 
 def test_dropout_draws_what_it_drew():

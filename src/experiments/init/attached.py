@@ -106,17 +106,19 @@ def _add_to_pair(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> T
     assert isinstance(passed, _Passed)
     assert passed.x is not None
     x, passed.x = passed.x, None
-    return output + module.peer(x).view_as(output)  # type: ignore[operator]
+    return output + module.peer(x).view_as(output).to(output.dtype)  # type: ignore[operator]
 
 
 def _add(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
-    return output + module.peer(first_input(args, kwargs))  # type: ignore[operator]
+    # under autocast an MLP's output may have another type than its input
+    return output + module.peer(first_input(args, kwargs)).to(output.dtype)  # type: ignore[operator]
 
 
 def attach(model: nn.Module, added: Added) -> None:
     """Puts a layer where it belongs."""
     modules = [model.get_submodule(path) for path in added.made.paths]
     first, last = modules[0], modules[-1]
+    added.train(last.training)
     if added.made.how == "replace":
         model.set_submodule(added.made.paths[0], Replaced(last, added).train(last.training))
         return
