@@ -22,7 +22,7 @@ from torch import Tensor
 
 from experiments.config.reading import read
 from experiments.init.attached import Added, Retrofit, attach, detach, layers_of
-from experiments.init.extra import from_extra
+from experiments.init.reading import from_extra
 from experiments.init.slots import slots_at
 from experiments.models.ffn.peer import PEERConfig
 from experiments.system.disk import explained
