@@ -170,11 +170,13 @@ def test_each_command_has_a_help(command, capsys):
     assert "--column OURS=THEIRS" in text
 
 
+@pytest.mark.slow  # a process
 def test_analysis_does_not_import_torch():
     code = "import sys, analysis, analysis.__main__; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow  # a process
 def test_a_reader_that_has_read_enough_is_no_error(sweep):
     command = f"{sys.executable} -m analysis isoflop {sweep} | head -1"
     done = subprocess.run(

@@ -1,6 +1,6 @@
 """Nominal 95 % intervals hold the truth in 90 to 99 % of synthetic repeats.
 
-200 repeats: a share near 0.95 is then told to 0.015, so 0.90 is three standard errors below it, and
+100 repeats: a share near 0.95 is then told to 0.022, so 0.90 is 2.3 standard errors below it, and
 above 0.99 an interval is wide for nothing. Seeds are fixed.
 """
 
@@ -27,7 +27,7 @@ from tests.analysis.tables import (
 )
 
 pytestmark = pytest.mark.slow
-REPEATS = 200
+REPEATS = 100
 
 
 def share_of(hits):
@@ -65,7 +65,7 @@ def test_the_surfaces_bootstrap(surfaces, name):
 
 @pytest.fixture(scope="module")
 def isoflops():
-    """200 models of 5 budgets and 7 sizes, 0.01 nats of noise about true parabolas."""
+    """100 models of 5 budgets and 7 sizes, 0.01 nats of noise about true parabolas."""
     clean = moving()
     models = [noisy(clean, 0.01, seed).assign(series=f"m{seed}") for seed in range(REPEATS)]
     fit = fit_isoflop(joined(*models), n_draws=0)
@@ -96,7 +96,7 @@ def test_isoflop_curves_and_their_laws(isoflops, name):
 
 @pytest.fixture(scope="module")
 def akima():
-    """200 models of one budget and 7 sizes, 0.01 nats of noise, which two dof of its own tell."""
+    """100 models of one budget and 7 sizes, 0.01 nats of noise, which two dof of its own tell."""
     clean = curves(parabola)
     models = [noisy(clean, 0.01, seed).assign(series=f"m{seed}") for seed in range(REPEATS)]
     fit = fit_isoflop(joined(*models), method="akima", n_draws=200)

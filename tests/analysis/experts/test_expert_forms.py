@@ -232,7 +232,7 @@ def test_granularity_needs_three_of_each(sizes, tokens, grains, says):
 
 
 def test_granularity_of_sizes_that_hardly_differ_does_not_tell_alpha():
-    for seed in range(8):  # which way alpha drifts is rounding
+    for seed in range(4):  # which way alpha drifts is rounding
         table = granular([6e7, 6.01e7, 6.02e7], np.geomspace(1e9, 1e11, 4), [1, 2, 4, 8], 0, seed)
         fit = fit_expert_law(table, "granularity", n_draws=0)
         assert fit.status is not FitStatus.CONVERGED
