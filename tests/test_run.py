@@ -96,6 +96,7 @@ def test_a_sweep_is_a_union_of_grids_and_the_command_line_beats_them(run):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("only", "message"),
     [

@@ -5,6 +5,7 @@ from experiments.config.schema import read_run_config
 from experiments.point import make_point
 
 
+@pytest.mark.slow
 def test_every_model_composes_on_every_ladder(compose_raw):
     ladders = {path.stem for path in (conf_dir() / "ladder").glob("*.yaml")}
     for ladder in ladders - {"weights"}:  # which goes with init alone
@@ -30,6 +31,7 @@ def test_an_unset_n_experts_is_the_models_own(compose_raw):
     assert compose_raw("model=dense")["n_experts"] is None
 
 
+@pytest.mark.slow
 def test_the_id_is_of_what_changes_the_result(compose_raw):
     def id_of(*overrides):
         return make_point(compose_raw("model=peer", "budget=1e13", *overrides)).run_id
