@@ -1,4 +1,4 @@
-"""A folder of Hugging Face's with a Llama, Mistral or Arcee in it, or a gguf file with a Llama."""
+"""A folder of Hugging Face's: a Llama, Mistral, Arcee or export of ours; or a gguf file's Llama."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from experiments.config import constraints
+from experiments.init.exported import check_export, exported_state, is_export
 from experiments.init.gguf import gguf_shape, gguf_state
 from experiments.init.hub_config import read_config, shape_of
 from experiments.init.llama import check_sizes, to_trunk
@@ -44,6 +45,8 @@ class HuggingFaceFolder:
         place = self._place()
         if place.is_file():
             return gguf_shape(place)
+        if self._is_export(place):
+            return check_export(place)
         with named(place):
             shape = shape_of(read_config(place / _CONFIG))
             check_sizes({name: t.size for name, t in stored_tensors(place).items()}, shape)
@@ -77,8 +80,15 @@ class HuggingFaceFolder:
 
     def state(self, cache: Path) -> dict[str, Tensor]:
         place, shape = self._place(), self.shape(cache)
+        if self._is_export(place):
+            return exported_state(place, shape.tie_head)
         with named(place):
             return to_trunk(gguf_state(place) if place.is_file() else read_tensors(place), shape)
+
+    def _is_export(self, place: Path) -> bool:
+        """Whether experiments.export wrote it, with our modeling file."""
+        with named(place):
+            return place.is_dir() and is_export(read_config(place / _CONFIG))
 
     def _place(self) -> Path:
         """The folder with safetensors, or the gguf file. Raises ValueError if there is neither."""

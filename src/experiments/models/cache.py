@@ -12,7 +12,7 @@ class Cache:
 
     def __init__(self, n_layers: int) -> None:
         self.layers = tuple(Past() for _ in range(n_layers))
-        self._n_ended = 0  # of documents, or (batch, 1) of them
+        self._n_ended: Tensor | int = 0  # documents, (batch, 1)
         self._documents: Tensor | None = None
 
     @property

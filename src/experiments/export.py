@@ -1,0 +1,66 @@
+"""Writes a finished run as a Hugging Face folder: `python -m experiments.export RUN FOLDER`."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.cli import exit_codes
+from experiments.finished import read_finished
+from experiments.interchange.card import model_card
+from experiments.interchange.folder import check_folder, check_safetensors, write_export
+from experiments.interchange.forms import Form, form_of, n_bytes
+from experiments.records import RECORD_NAME, read_record
+from experiments.system.version import version_line
+
+USAGE = """\
+usage: python -m experiments.export RUN FOLDER
+
+Writes the model of a finished run as a folder that transformers loads: config, weights
+(safetensors), tokenizer, generation config and a model card. A dense model becomes a Llama (with
+glu) or an Arcee; another brings its own modeling file, to be loaded with trust_remote_code=True.
+
+  RUN                 the run's folder, results/<sweep>/<run_id>
+  FOLDER              a new folder, an empty one, or an earlier export of the same run
+  paths.cache=PATH    the data cache with the run's tokenizer, if it is not the usual one
+"""
+
+
+def export_run(run_dir: Path, folder: Path, overrides: Sequence[str] = ()) -> Form:
+    """Writes the folder and returns what is in it.
+
+    Raises ValueError for a run that is not done, a layer without a form, and a folder that holds
+    anything but an earlier export of this run; RuntimeError if it can't be written.
+    """
+    check_safetensors()
+    if (run_dir / RECORD_NAME).exists():  # before the model is read
+        check_folder(folder, read_record(run_dir / RECORD_NAME).run_id)
+    record, vocabulary, model = read_finished(run_dir, ("trainer.accelerator=cpu", *overrides))
+    form = form_of(model, record.model, vocabulary.end_of_text)
+    card = model_card(record, form, masked=model.config.document_end is not None)
+    print(f"writing {n_bytes(form.state) / 1e6:.1f} MB to {folder}", flush=True)
+    write_export(folder, form, vocabulary, record, card)
+    return form
+
+
+def main() -> None:
+    """Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    arguments = sys.argv[1:]
+    if {"-h", "--help"} & set(arguments) or not arguments:
+        print(USAGE)
+        return
+    if "--version" in arguments:
+        print(version_line())
+        return
+    with exit_codes():
+        places = [a for a in arguments if "=" not in a and not a.startswith("-")]
+        if len(places) != 2:
+            raise ValueError(f"a run and a folder are needed, and {len(places)} given; see --help")
+        run_dir, folder = map(Path, places)
+        form = export_run(run_dir, folder, [a for a in arguments if a not in places])
+        code = "" if form.is_native else ", with its code: trust_remote_code=True"
+        note = "" if form.causal else "; not causal: it scores texts and can't generate"
+        print(f"{folder}: {form.architecture}{code}{note}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Models that leave this harness: a folder that transformers loads, and its way back."""

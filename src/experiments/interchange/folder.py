@@ -1,0 +1,135 @@
+"""An export on disk: a folder that transformers loads, written whole or not at all.
+
+config.json, model.safetensors, generation_config.json
+tokenizer.json, tokenizer_config.json
+README.md                     the model card
+export.json                   whose export it is, and the files
+configuration_experts.py, modeling_experts.py    where no architecture of transformers fits
+"""
+
+import hashlib
+import json
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments.data.vocabulary import Vocabulary
+from experiments.interchange.forms import Form, are_equal
+from experiments.records import RunRecord
+from experiments.system.disk import explained
+from experiments.system.version import PACKAGE
+
+MARKER = "export.json"
+WEIGHTS = "model.safetensors"
+_FORMAT = 1
+_TEMPLATE = Path(__file__).parent / "template"
+_CODE = ("configuration_experts.py", "modeling_experts.py")
+
+
+def check_folder(folder: Path, run_id: str) -> None:
+    """Raises ValueError unless the folder is new, empty, or an earlier export of that run."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is a file; name a new folder")
+    present = {path.name for path in folder.iterdir()}
+    if not present:
+        return
+    try:
+        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        earlier, known = marker["run_id"], set(marker["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ValueError(f"{folder} is not empty, and no earlier export; name a new one") from None
+    if earlier != run_id:
+        raise ValueError(f"{folder} is an export of the run {earlier}; name another for {run_id}")
+    if others := sorted(present - known):
+        raise ValueError(
+            f"{folder} holds {others[0]} beside an earlier export, and would lose it; move it away"
+        )
+
+
+def check_safetensors() -> None:
+    """Raises RuntimeError if the library that writes the weights is not installed."""
+    try:
+        import safetensors.torch  # noqa: F401
+    except ImportError:
+        raise RuntimeError(
+            f"an export needs safetensors: pip install safetensors, or '{PACKAGE}[hf]'"
+        ) from None
+
+
+def write_export(
+    folder: Path, form: Form, vocabulary: Vocabulary, record: RunRecord, card: str
+) -> None:
+    """Writes all files under another name beside the folder, reads the weights back, and renames.
+
+    Raises ValueError as check_folder, and RuntimeError as disk.explained or if the weights that
+    are read back are not those that were written.
+    """
+    from safetensors.torch import load_file, save_file
+
+    check_folder(folder, record.run_id)
+    folder = folder.absolute()
+    mark = secrets.token_hex(4)
+    new, old = (folder.with_name(f".{folder.name}.{what}-{mark}") for what in ("partial", "old"))
+    with explained(folder):
+        try:
+            new.mkdir(parents=True)
+            for name, text in _texts(form, vocabulary, record, card).items():
+                (new / name).write_text(text, encoding="utf-8")
+            save_file(dict(form.state), new / WEIGHTS, metadata={"format": "pt"})
+            if not are_equal(load_file(new / WEIGHTS), form.state):
+                raise RuntimeError(f"{folder}: the weights read back are not those written")
+            _mark(new, record)
+            if folder.exists():
+                folder.rename(old)
+            new.rename(folder)
+        except BaseException:
+            if old.exists() and not folder.exists():
+                old.rename(folder)
+            raise
+        finally:
+            for leftover in (new, old):
+                shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _texts(form: Form, vocabulary: Vocabulary, record: RunRecord, card: str) -> Mapping[str, str]:
+    end = vocabulary.end_of_text
+    tokenizer = vocabulary.tokenizer()
+    end_token = tokenizer.id_to_token(end)
+    texts = {
+        "config.json": _json(form.config),
+        "generation_config.json": _json({"eos_token_id": end, "do_sample": False}),
+        "tokenizer.json": vocabulary.read(),
+        "tokenizer_config.json": _json(
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "eos_token": end_token,
+                "pad_token": end_token,
+                "model_max_length": form.config["max_position_embeddings"],
+                "clean_up_tokenization_spaces": False,
+            }
+        ),
+        "README.md": card,
+    }
+    if not form.is_native:
+        texts |= {name: (_TEMPLATE / name).read_text(encoding="utf-8") for name in _CODE}
+    return texts
+
+
+def _mark(new: Path, record: RunRecord) -> None:
+    """Writes export.json, with the sha256 of each other file."""
+    files = {path.name: _sha256(path) for path in sorted(new.iterdir())}
+    marker = {"format": _FORMAT, "run_id": record.run_id, "files": {**files, MARKER: None}}
+    (new / MARKER).write_text(_json(marker), encoding="utf-8")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _json(values: Any) -> str:
+    return json.dumps(values, indent=1) + "\n"

@@ -1,0 +1,134 @@
+"""The two forms of an export: a native architecture of transformers, or our own modeling file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from experiments.init.exported import FLOAT_EPS, MODEL_TYPE, layer_node, layer_settings
+from experiments.init.llama import from_trunk
+from experiments.init.source import Shape
+from experiments.models.ffn.dense import DenseConfig
+from experiments.models.transformer import Transformer, TransformerConfig
+
+_OURS = "ExpertsForCausalLM"
+_HIDDEN_ACTS = {"gelu": "gelu", "relu": "relu", "silu": "silu", "identity": "linear"}  # theirs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """What becomes of a model: config.json's values, and the tensors by the architecture's names.
+
+    architecture: transformers' class. is_native: it comes with transformers, and needs no code.
+    """
+
+    architecture: str
+    is_native: bool
+    config: Mapping[str, Any]
+    state: Mapping[str, Tensor]
+    causal: bool
+
+
+def form_of(model: Transformer, model_name: str, end_of_text: int) -> Form:
+    """The model as transformers loads it.
+
+    A Llama where all blocks hold the same dense layer with a gate, an Arcee where it has none: the
+    arithmetic is theirs. Otherwise our modeling file. Raises ValueError for a layer without a form.
+    """
+    config = model.config
+    shape = _shape(config, model_name)
+    state = _merged(model.state_dict())
+    causal = all(layer.causal for layer in model.ffn_layers())
+    common = {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.d_model,
+        "num_hidden_layers": len(config.ffns),
+        "num_attention_heads": config.n_heads,
+        "num_key_value_heads": config.n_kv_heads or config.n_heads,
+        "head_dim": config.d_head,
+        "max_position_embeddings": config.seq_len,
+        "rms_norm_eps": FLOAT_EPS if config.norm_eps is None else config.norm_eps,
+        "tie_word_embeddings": config.tie_head,
+        "bos_token_id": None,
+        "eos_token_id": end_of_text,
+        "pad_token_id": None,
+        "dtype": "float32",
+    }
+    first = config.ffns[0]
+    if isinstance(first, DenseConfig) and all(ffn == first for ffn in config.ffns):
+        kind = "Llama" if first.glu else "Arcee"
+        native = {
+            "architectures": [f"{kind}ForCausalLM"],
+            "model_type": kind.lower(),
+            **common,
+            "intermediate_size": first.d_ff(config.d_model),
+            "hidden_act": _HIDDEN_ACTS[first.activation],
+            "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_base},
+            "attention_bias": False,
+            "mlp_bias": False,
+        }
+        return Form(
+            architecture=f"{kind}ForCausalLM",
+            is_native=True,
+            config=native,
+            state=from_trunk(state, shape),
+            causal=True,
+        )
+    ours = {
+        "architectures": [_OURS],
+        "model_type": MODEL_TYPE,
+        "auto_map": {
+            "AutoConfig": "configuration_experts.ExpertsConfig",
+            "AutoModelForCausalLM": f"modeling_experts.{_OURS}",
+        },
+        **common,
+        "rope_base": config.rope_base,
+        "hidden_act": f"{MODEL_TYPE}: see ffns",  # other architectures fail on it, and should
+        "ffns": [layer_settings(ffn, config.d_model) for ffn in config.ffns],
+        "causal": causal,
+        "model_name": model_name,
+    }
+    if config.tie_head:
+        del state["head.weight"]
+    return Form(architecture=_OURS, is_native=False, config=ours, state=state, causal=causal)
+
+
+def _shape(config: TransformerConfig, model_name: str) -> Shape:
+    """The trunk, as the sources of weights describe one."""
+    return Shape(
+        n_layers=len(config.ffns),
+        d_model=config.d_model,
+        d_head=config.d_head,
+        n_kv_heads=config.n_kv_heads or config.n_heads,
+        vocab_size=config.vocab_size,
+        tie_head=config.tie_head,
+        rope_base=config.rope_base,
+        norm_eps=config.norm_eps,
+        ffns=tuple(layer_node(layer_settings(ffn, config.d_model)) for ffn in config.ffns),
+        name=model_name,
+    )
+
+
+def _merged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU, with low-rank adapters (models/lora.py) added into their maps."""
+    merged = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+    for name in [n for n in merged if n.endswith(".lora_a")]:
+        stem = name.removesuffix("lora_a")
+        product = merged.pop(f"{stem}lora_b").double() @ merged.pop(name).double()
+        weight = merged[f"{stem}weight"]
+        merged[f"{stem}weight"] = (weight.double() + product).to(weight.dtype)
+    return merged
+
+
+def n_bytes(state: Mapping[str, Tensor]) -> int:
+    """Bytes of all tensors."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+
+
+def are_equal(state: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Whether two states have the same names, types and values."""
+    return state.keys() == other.keys() and all(
+        state[n].dtype == other[n].dtype and torch.equal(state[n], other[n]) for n in state
+    )

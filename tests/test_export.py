@@ -1,0 +1,115 @@
+"""`python -m experiments.export`: from a finished run to a folder, and what it refuses."""
+
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from experiments import export
+from experiments.execute import execute
+from experiments.export import export_run
+from experiments.finished import read_finished
+from experiments.init.exported import read_export
+from experiments.point import make_point
+from experiments.records import read_record, write_record
+from tests.conftest import TINY
+
+SMALL = ("n_experts=64", "model.d_key=8", "model.n_heads=2", "model.top_k=4")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, compose_raw):
+    """runs(model, ...): the folder of a finished tiny run."""
+    folder = tmp_path_factory.mktemp("trained")
+    paths = (f"paths.results={folder / 'results'}", f"paths.cache={folder / 'cache'}")
+
+    def train(*overrides):
+        point = make_point(compose_raw("size=2", "budget=2e9", *overrides, *TINY, *paths))
+        assert execute(point).status == "done"
+        return point.run_dir
+
+    return train
+
+
+def cache_of(run_dir):
+    return f"paths.cache={read_record(run_dir / 'record.json').config['paths']['cache']}"
+
+
+def test_a_trained_peer_model_leaves_and_comes_back(runs, tmp_path, capsys):
+    run_dir = runs("model=peer", *SMALL, "data.mask_documents=true")
+    form = export_run(run_dir, tmp_path / "out", [cache_of(run_dir)])
+    assert form.architecture == "ExpertsForCausalLM"
+    assert "MB to " in capsys.readouterr().out
+    _, _, model = read_finished(run_dir, [cache_of(run_dir)])
+    shape, state = read_export(tmp_path / "out")
+    assert shape.name == "peer"
+    assert model.state_dict().keys() == state.keys()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(state[name], tensor), name
+    # statistics of queries are not what they start as
+    assert not torch.equal(state["blocks.0.ffn.query_norm.norm.running_mean"], torch.zeros(16))
+    card = (tmp_path / "out" / "README.md").read_text()
+    record = read_record(run_dir / "record.json")
+    assert f"| held-out loss, nats/token | {record.val_loss:.4f} |" in card
+    assert f"| training tokens | {record.n_tokens:,} |" in card
+    assert record.run_id in card
+    assert "attention that ends where a document does" in " ".join(card.split())
+
+
+def test_a_trained_dense_model_is_an_arcee_with_equal_logits(runs, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    run_dir = runs("model=dense")
+    assert export_run(run_dir, tmp_path / "out", [cache_of(run_dir)]).is_native
+    _, _, model = read_finished(run_dir, [cache_of(run_dir)])
+    theirs = transformers.ArceeForCausalLM.from_pretrained(tmp_path / "out").eval()
+    tokens = torch.randint(0, 270, (2, 32))
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(tokens).logits, model(tokens), rtol=0, atol=1e-5)
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """command(run, folder, ...): exit code, stdout, stderr."""
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["experiments.export", *map(str, words)])
+        try:
+            export.main()
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def test_the_command_says_what_it_wrote_and_refuses_in_one_line(runs, command, tmp_path):
+    run_dir = runs("model=moe", "n_experts=4")
+    code, out, err = command(run_dir, tmp_path / "out", cache_of(run_dir))
+    assert (code, err) == (0, "")
+    assert "trust_remote_code=True; not causal: it scores texts and can't generate" in out
+    record = read_record(run_dir / "record.json")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("all of it")
+    (tmp_path / "open").mkdir()
+    write_record(tmp_path / "open", replace(record, status="diverged"))
+    refused = (
+        ((run_dir,), "a run and a folder are needed, and 1 given"),
+        ((tmp_path, tmp_path / "new"), "is not a finished run: it has no record.json"),
+        ((tmp_path / "open", tmp_path / "new"), "is diverged, and only a run that is done"),
+        ((run_dir, tmp_path / "mine"), "is not empty, and no earlier export"),
+        ((run_dir, tmp_path / "new", "model.top_k=1"), "model.top_k=1: only trainer, paths"),
+    )
+    for words, message in refused:
+        code, out, err = command(*words)
+        assert (code, out) == (2, ""), words
+        assert message in err
+        assert err.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_without_safetensors_nothing_is_read(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    with pytest.raises(RuntimeError, match=r"pip install safetensors, or 'expert-isoflops\[hf\]'"):
+        export_run(tmp_path, tmp_path / "out")
