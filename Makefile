@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= 2
 
-.PHONY: help demo study test test-fast test-study test-slurm soak check format wandb-sync gpu-check gpu-wheels clean
+.PHONY: help demo retrofit-demo study test test-fast test-study test-slurm soak check format wandb-sync gpu-check gpu-wheels clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -14,6 +14,14 @@ help:  ## this list
 demo: $(READY)  ## train the demo sweep (minutes on 2 cores), fit and draw its isoFLOP figure
 	$(BIN)/python -m experiments.run experiment=demo
 	@$(BIN)/python -m analysis isoflop results/demo --brief
+
+# What is trained, scored and exported once is not done again.
+RETROFIT := $$(dirname $$(ls -t results/retrofit_demo/*/record.json | head -1))
+retrofit-demo: $(READY)  ## put a PEER layer into SmolLM2, adapt it to a domain, export it (minutes)
+	$(BIN)/python -m experiments.run experiment=retrofit_demo
+	@$(BIN)/python -m analysis adaptation results/retrofit_demo
+	@$(BIN)/python -m experiments.generate $(RETROFIT) "To make the soup," max_tokens=40
+	@$(BIN)/python -m experiments.export $(RETROFIT) $(RETROFIT)/hf
 
 # Committed records are kept: only what is not done yet is trained (docs/study.md).
 study: $(READY)  ## train what is missing of the study (hours on 2 cores), fit and draw it

@@ -62,6 +62,7 @@ def test_is_the_number_that_the_run_itself_found(run_dir):
     assert result["bits_per_byte"] == before.bits_per_byte
 
 
+@pytest.mark.slow
 def test_rules_stand_beside_each_other_and_batches_change_nothing(run_dir):
     score(run_dir)
     score(run_dir, "evaluation.stride=8")

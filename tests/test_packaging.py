@@ -69,18 +69,29 @@ def installed(tmp_path_factory):
 
 @pytest.mark.slow
 def test_each_console_script_starts(installed, project, tmp_path):
+    """What each loads and calls, one after the other in one process; and one of the files."""
     _, site, environment = installed
-    for name in project["scripts"]:
+    assert set(project["scripts"]) == {path.name for path in (site / "bin").iterdir()}
+    code = (
+        "import sys; from importlib.metadata import distribution\n"
+        "for script in distribution('expert-isoflops').entry_points:\n"
+        "    sys.argv = [script.name, '--version']\n"
+        "    try: script.load()()\n"
+        "    except SystemExit as end: assert not end.code, script\n"
+    )
+
+    def printed(*command):
         done = subprocess.run(
-            [site / "bin" / name, "--version"],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )
-        assert done.returncode == 0, (name, done.stderr)
-        assert done.stdout.startswith(f"expert-isoflops {project['version']} (Python 3."), name
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    one = printed(site / "bin" / "experiments-status", "--version")
+    every = printed(sys.executable, "-c", code)
+    assert len(every) == len(project["scripts"])
+    for line in one + every:
+        assert line.startswith(f"expert-isoflops {project['version']} (Python 3.")
 
 
 @pytest.mark.slow

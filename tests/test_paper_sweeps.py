@@ -12,6 +12,7 @@ from experiments.config.paths import conf_dir
 from experiments.point import make_point
 from experiments.run import main
 
+pytestmark = pytest.mark.slow  # hundreds of points are planned
 FILES = sorted((conf_dir() / "experiment").glob("paper_*.yaml"))
 SIZES = {  # Fig. 1's points, see conf/experiment/paper_isoflop_*.yaml
     "paper_isoflop_6e18": [*range(4, 14)],

@@ -199,8 +199,9 @@ def _fill(table: pd.DataFrame, name: str, values: pd.Series, how: str, notes: li
 def _series(table: pd.DataFrame) -> pd.Series:
     """The model's name, and those of _VARIANT that vary over its runs in this table."""
     names = table["model"].copy()
+    varying = [column for column in _VARIANT if table[column].nunique(dropna=False) > 1]
     for _, runs in table.groupby("model"):
-        for column in _VARIANT:
+        for column in varying:
             # A run that broke off may lack its config: no variant of its own
             known = runs[(runs["status"] == "done") | runs[column].notna()]
             if known[column].nunique(dropna=False) > 1:

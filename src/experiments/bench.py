@@ -1,5 +1,6 @@
 """How fast the expert layers are: `python -m experiments.bench layer|step|optimizer|retrieval`;
-and how long `status` of a big sweep takes: `python -m experiments.bench status`.
+how long `status` of a big sweep takes, `python -m experiments.bench status`; and how few hidden
+units of a trained layer a token needs, `python -m experiments.bench neurons`.
 
 Contenders take turns in one process, and every comparison is made twice: with the allocator as it
 is, and with torch's huge pages, which alone make plain torch up to twice as fast. Exit codes are
@@ -39,6 +40,12 @@ def _main(arguments: list[str]) -> None:
 
         sys.argv[1:] = arguments[1:]  # Hydra's overrides
         data.main()
+        return
+    if arguments[:1] == ["neurons"]:
+        from experiments.benchmarks import neurons
+
+        sys.argv[1:] = arguments[1:]
+        neurons.main()
         return
     if arguments[:1] == ["status"]:
         status.main(arguments[1:])

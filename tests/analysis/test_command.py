@@ -29,6 +29,7 @@ def test_isoflop_writes_the_table_the_fits_and_the_figure(sweep, capsys):
     assert (sweep / "isoflop.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_brief_isoflop_is_a_line_a_curve(sweep, capsys):
     assert main(["isoflop", str(sweep), "--brief"]) == 0
     title, head, *rows = capsys.readouterr().out.split("\n\n")[0].split("\n")
@@ -47,6 +48,7 @@ def test_a_brief_isoflop_is_a_line_a_curve(sweep, capsys):
             assert row.endswith(", ".join(c["flags"]) or "none")
 
 
+@pytest.mark.slow
 def test_a_brief_isoflop_says_where_there_is_no_minimum(tmp_path, capsys):
     """Losses that only bend downwards."""
     lines = [f"m,1e18,{n},{loss}" for n, loss in ((1e6, 3.0), (2e6, 3.1), (4e6, 3.1), (8e6, 3.0))]
@@ -57,11 +59,13 @@ def test_a_brief_isoflop_says_where_there_is_no_minimum(tmp_path, capsys):
     assert any(line.split()[:5] == ["1e+18", "m", "-", "-", "-"] for line in row), row
 
 
+@pytest.mark.slow
 def test_json_is_all_that_is_printed_when_asked(sweep, capsys):
     assert main(["isoflop", str(sweep), "--json", "--x", "n_active_params"]) == 0
     assert json.loads(capsys.readouterr().out)["x_name"] == "n_active_params"
 
 
+@pytest.mark.slow
 def test_isoflop_takes_a_method_a_window_and_a_noise(sweep, capsys):
     options = ["--method", "akima", "--n-nearest", "4", "--noise", "0.01", "--json"]
     assert main(["isoflop", str(sweep), *options]) == 0
@@ -170,11 +174,13 @@ def test_each_command_has_a_help(command, capsys):
     assert "--column OURS=THEIRS" in text
 
 
+@pytest.mark.slow  # a process
 def test_analysis_does_not_import_torch():
     code = "import sys, analysis, analysis.__main__; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow  # a process
 def test_a_reader_that_has_read_enough_is_no_error(sweep):
     command = f"{sys.executable} -m analysis isoflop {sweep} | head -1"
     done = subprocess.run(

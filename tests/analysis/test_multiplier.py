@@ -198,7 +198,7 @@ def test_lack_of_fit_counts_as_noise():
     [(0.02, None, C), (0.05, None, C), (0.02, 0.1, C), (0.02, None, np.geomspace(1e18, 1e20, 3))],
 )
 def test_it_holds_the_truth_as_often_as_it_says(sd, alpha, other):
-    n = 3000
+    n = 1000
     covered = flagged = 0
     for seed in range(n):
         arms = (C, noisy(C / 2, sd, 2 * seed)), (other, noisy(other, sd, 2 * seed + 1))

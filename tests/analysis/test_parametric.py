@@ -72,6 +72,7 @@ def hoffmanns_sum(theta, N, D, L, delta=1e-3):
     return special.huber(delta, predicted - np.log(L)).sum()
 
 
+@pytest.mark.slow
 def test_the_objective_is_hoffmanns_and_no_start_of_lbfgs_ends_lower(fit):
     N, D = GRID
     L = noisy(N, D)
@@ -283,6 +284,7 @@ def test_missing_groups_are_refused(missing):
         fit_parametric(N, D, noisy(N, D), groups=labels, n_draws=0)
 
 
+@pytest.mark.slow
 def test_groups_of_one_are_cases_and_groups_with_a_fault_in_common_widen():
     N, D = GRID
     L = noisy(N, D, sd=0.001)
@@ -300,6 +302,7 @@ def test_groups_of_one_are_cases_and_groups_with_a_fault_in_common_widen():
     assert by_size.bse["E"] > 1.5 * by_case.bse["E"]
 
 
+@pytest.mark.slow
 def test_draws_follow_the_seed_and_the_estimate_does_not():
     N, D = GRID
     L = noisy(N, D)

@@ -349,6 +349,7 @@ def test_a_law_of_another_size_can_not_be_planned_with(curves, surface):
         plan(1e20, curves, experts=other)
 
 
+@pytest.mark.slow
 def test_the_granularity_law_plans_no_experts(surface):
     table = simulate_granularity(
         GranularitySurface(), [1e7, 1e8, 1e9], [1e9, 1e10, 1e11], [1, 2, 4, 8]

@@ -57,6 +57,7 @@ def huber_sum(theta, N, D, L):
     return special.huber(1e-3, predicted - np.log(L)).sum()
 
 
+@pytest.mark.slow
 def test_p1_the_chinchilla_surface_and_its_intervals(chinchilla):
     fit = fit_parametric(*chinchilla)
     assert fit.n_points == 240
@@ -144,6 +145,7 @@ def test_p2_the_exponent_of_porians_runs(porian, how, exponent, tolerance):
         assert law.r_squared == pytest.approx(0.997463, abs=5e-7)
 
 
+@pytest.mark.slow
 def test_p2_its_intervals_by_noise_and_by_misfit(porian):
     found = fit_isoflop(porian, method="akima", noise=0.002).law().exponents["n_params"]
     # Within .01, as P2 is told
@@ -191,6 +193,7 @@ def test_p2c_squares_hit_a_bound_on_porians_runs(porian, bounds):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("router", "n", "expected", "rmse"),
     [

@@ -87,6 +87,7 @@ def why(found):
 # A demo's sweep
 
 
+@pytest.mark.slow
 def test_a_sweep_of_three_models(sweep):
     table = load_table(sweep)
     found = analyse(table)
@@ -123,6 +124,7 @@ def test_losses_that_do_not_fall_have_no_multiplier(sweep):
         assert "do not fall with compute" in missing[f"compute multiplier, {model}"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_curves_only")
 def test_differences_are_at_every_budget_with_seeds_and_over_its_sizes():
     table = pd.concat(
@@ -186,6 +188,7 @@ def test_parts_are_those_that_each_module_makes(table):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_curves_only")
 def test_multipliers_are_of_each_model_over_the_baseline():
     table = pd.concat([curves(), curves("moe", 0.9), curves("peer", 0.8)], ignore_index=True)
@@ -220,6 +223,7 @@ def test_a_model_with_too_few_runs_for_a_surface_is_reported():
     assert why(found)["parametric surface"] == "it needs more than 5 distinct runs: moe has 5"
 
 
+@pytest.mark.slow
 def test_without_curves_multipliers_are_missing_too():
     experts = simulate_experts(ClarkSurface(), [1e7, 1e8, 1e9], [1, 4, 16, 64], noise=0.01)
     found = analyse(experts, asymptote=1.0)
@@ -227,6 +231,7 @@ def test_without_curves_multipliers_are_missing_too():
     assert "no isoFLOP curves" in why(found)["compute multipliers"]
 
 
+@pytest.mark.slow
 def test_options_reach_the_fits(table):
     dense = table[table["model"] == "dense"]
     found = analyse(dense, "n_tokens", "akima", 5, noise=0.01)
@@ -244,6 +249,7 @@ def test_options_reach_the_fits(table):
 # Experts
 
 
+@pytest.mark.slow
 def test_models_with_several_experts_have_their_laws():
     dense = simulate_experts(ClarkSurface(), [1e7, 1e8, 1e9], [1], noise=0.01)
     dense = dense.assign(model="dense", series="dense", run_id=None)
@@ -270,6 +276,7 @@ def test_runs_that_laws_of_experts_can_not_distinguish_are_reported():
     assert "several n_heads" in why(found)["experts, moe"]
 
 
+@pytest.mark.slow
 def test_variants_of_a_layer_have_their_laws_apart():
     def runs(norm, heads, experts):
         table = simulate_experts(ClarkSurface(), [1e7, 1e8], experts, noise=0.01)
@@ -285,6 +292,7 @@ def test_variants_of_a_layer_have_their_laws_apart():
         assert len(found.expert_runs[name]) == 8
 
 
+@pytest.mark.slow
 def test_clark_s_runs_without_a_budget(published):
     table = load_table(published("clark_final_163.csv"), columns=P5)
     found = analyse(table, baseline="Dense")
@@ -389,6 +397,7 @@ def test_what_is_no_size_is_refused():
         analyse(curves(), "size")
 
 
+@pytest.mark.slow
 def test_a_model_without_the_largest_budget_is_no_end_of_it():
     dense, moe = curves(), curves("moe", 0.9)
     both = pd.concat([dense, moe[moe["budget"] < BUDGETS[-1]]], ignore_index=True)

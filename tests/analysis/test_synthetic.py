@@ -170,6 +170,7 @@ def test_the_noise_is_normal_in_nats_and_of_the_size_asked_for(make):
     assert np.mean((noise / 0.02) ** 4) == pytest.approx(3.0, abs=4 * math.sqrt(96 / n))
 
 
+@pytest.mark.slow
 def test_a_seed_is_one_table():
     first, again, other = (
         simulate_isoflop(ChinchillaSurface(), BUDGETS, noise=0.01, seed=seed) for seed in (1, 1, 2)
@@ -225,6 +226,7 @@ def test_clark_comes_back():
     assert fit.params == pytest.approx(truth, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_granularity_comes_back():
     table = simulate_granularity(
         GranularitySurface(),
@@ -314,6 +316,7 @@ def test_every_design_has_its_row():
     pd.testing.assert_frame_equal(found, power(n_budgets=(3, 5), n_sizes=(5, 7), n_trials=3))
 
 
+@pytest.mark.slow
 def test_more_noise_is_more_error():
     errors = [power(noise=noise)["error"].item() for noise in (0.0, 0.002, 0.01, 0.05)]
     assert errors == sorted(errors)
@@ -322,6 +325,7 @@ def test_more_noise_is_more_error():
     assert errors[2] / errors[1] == pytest.approx(5, rel=0.3)
 
 
+@pytest.mark.slow
 def test_more_budgets_and_a_wider_span_are_less_error():
     errors = power(n_budgets=(3, 9, 27), noise=0.01)["error"].tolist()
     assert errors == sorted(errors, reverse=True)
@@ -329,6 +333,7 @@ def test_more_budgets_and_a_wider_span_are_less_error():
     assert errors == sorted(errors, reverse=True)
 
 
+@pytest.mark.slow
 def test_enough_is_within_the_target():
     error = power(noise=0.01)["error"].item()
     assert power(noise=0.01, target=error * 1.001)["enough"].item()

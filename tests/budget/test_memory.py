@@ -45,6 +45,7 @@ def test_planned_gradients_of_rows_are_those_of_balanced_routing(make):
     assert point.plan.memory.gradients == pytest.approx(others + dense_names + tables, rel=0.05)
 
 
+@pytest.mark.slow
 def test_ways_differ_in_memory_as_they_should(make):
     def memory(*way):
         return make("model=peer", "n_experts=65536", *way).plan.memory

@@ -54,6 +54,7 @@ ONE_VALUE = [
     ("size=1.5", "size=1.5 must be of type int"),
     ("seed=true", "seed=true must be of type int"),
     ("size=1e400", "size=inf must be of type int"),
+    ("budget=???", "budget is not set"),
     # out of range
     ("budget=0", "budget=0 must be above 0"),
     ("budget=-1", "budget=-1 must be above 0"),
@@ -231,6 +232,7 @@ LINES = [
     ("run", ("-m", "seed=0,-1,-2"), "seed=-1 must be at least 0 (dense size=2 budget=1e+11"),
     ("run", ("-m", "seed=0,-1,-2"), "1 other point has the same error"),
     ("run", ("-m", "typo=1,2"), "typo: unknown key"),
+    ("run", ("-m", "+typo=1,2"), "typo: unknown key"),
     ("run", ("-m", "hydra.sweeper.grids=foo"), "must be a list of groups"),
     ("run", ("-m", "hydra.sweeper.grids=[1]"), "must be a list of groups"),
     ("run", ("-m", "hydra.sweeper.grids=[{typo:1}]"), "typo: unknown key"),

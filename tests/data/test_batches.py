@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from experiments.data.batches import PackedBatches, n_windows, window_indices
-from experiments.data.module import Loader
+from experiments.data.loader import Loader
 from tests.data.conftest import packed
 
 

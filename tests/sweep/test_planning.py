@@ -1,7 +1,5 @@
 """Which points of a sweep run, and which are done, somebody else's or refused."""
 
-from dataclasses import replace
-
 import pytest
 
 from experiments.execute import execute
@@ -10,14 +8,14 @@ from experiments.sweep import local, manifest
 from experiments.sweep.planning import choose, plan_points, set_aside_diverged
 from experiments.sweep.states import read_states
 from experiments.system.claims import claimed
+from tests.test_records import record
 
 
 def test_retry_chooses(make):
     points = {name: make(f"seed={i}") for i, name in enumerate(("new", "failed", "diverged"))}
-    done = execute(points["new"])
-    (points["new"].run_dir / "record.json").unlink()
+    points["new"].run_dir.mkdir(parents=True)  # begun, and has no record
     for name in ("failed", "diverged"):
-        write_record(points[name].run_dir, replace(done, status=name))
+        write_record(points[name].run_dir, record(run_id=points[name].run_id, status=name))
 
     def run(retry):
         again = [make(f"seed={i}", f"retry={retry}") for i in range(3)]
@@ -30,6 +28,7 @@ def test_retry_chooses(make):
         assert run("failed") == {1}
 
 
+@pytest.mark.slow
 def test_a_diverged_run_starts_from_its_first_step_if_asked(make, sweep, capsys):
     hot = ("ladder.lr=1e3", "optim.grad_clip=1e9", "budget=2e10")
     point = make(*hot)
@@ -49,23 +48,25 @@ def test_a_run_that_ended_since_it_was_chosen_is_not_set_aside(make, retry):
     """Another process has finished it meanwhile: finished work is never done again."""
     point = make(f"retry={retry}")
     (chosen,) = choose([point]).run
-    record = execute(point)
+    done = record(run_id=point.run_id)
+    write_record(point.run_dir, done)
     set_aside_diverged([chosen])
-    assert read_record(point.run_dir / "record.json") == record
+    assert read_record(point.run_dir / "record.json") == done
     assert not list(point.run_dir.glob("diverged-*"))
 
 
 def test_a_diverged_run_that_another_process_has_is_left_to_it(make):
     point = make("retry=all")
-    record = replace(execute(point), status="diverged")
-    write_record(point.run_dir, record)
+    diverged = record(run_id=point.run_id, status="diverged")
+    write_record(point.run_dir, diverged)
     with claimed(point.run_dir):
         set_aside_diverged([point])
-    assert read_record(point.run_dir / "record.json") == record
+    assert read_record(point.run_dir / "record.json") == diverged
     set_aside_diverged([point])
     assert not (point.run_dir / "record.json").exists()
 
 
+@pytest.mark.slow
 def test_records_from_elsewhere_are_adopted_and_seen(make, sweep, capsys):
     """A checkout has a study's records and neither its manifest nor its checkpoints."""
     done, new = make(), make("seed=1")

@@ -6,11 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import experiments
 from experiments.sweep.snapshot import take_snapshot
 from experiments.system.environment import SNAPSHOT_DIFF, SNAPSHOT_NAME, git_diff
 
 
+@pytest.mark.slow
 def test_a_snapshot_is_the_code_and_runs(sweep):
     folder = take_snapshot(sweep)
     assert folder == take_snapshot(sweep)

@@ -102,6 +102,7 @@ def test_a_record_holds_none(compose_raw, tmp_path, monkeypatch):
     assert json.dumps(describe("cpu", REPOSITORY / "src")).count("[cut]") == 1
 
 
+@pytest.mark.slow
 def test_files_that_hold_code_or_output_are_for_their_owner_alone(compose_raw, tmp_path):
     paths = (f"paths.results={tmp_path / 'r'}", f"paths.cache={tmp_path / 'c'}")
     point = make_point(compose_raw("size=2", "budget=2e9", *TINY, *paths))

@@ -39,6 +39,7 @@ made again. Rivals: pip install -e '.[bench]'.
   python -m experiments.bench layer --device cuda --table-dtype bf16
   python -m experiments.bench data [overrides]     the loader against training steps
   python -m experiments.bench status [--points N]  how long status of N points takes
+  python -m experiments.bench neurons [overrides]  how few units of a trained layer a token needs
 """
 
 

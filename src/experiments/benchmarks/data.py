@@ -19,7 +19,7 @@ from experiments.cli import exit_codes, resolve
 from experiments.config.hydra_version import composing
 from experiments.data.batches import Batch
 from experiments.data.corpus import TRAIN
-from experiments.data.module import Loader
+from experiments.data.loader import Loader
 from experiments.data.packing import encode
 from experiments.data.prepare import PreparedData, prepare_data, training_batches
 from experiments.execute import build_model

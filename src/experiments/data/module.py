@@ -1,16 +1,14 @@
 """The trainer's data: packed or streamed training batches, from the trainer's step on."""
 
-import multiprocessing as mp
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import astuple
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
-import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 
-from experiments.data.batches import Batch, Windows, as_batch
+from experiments.data.batches import Batch, Windows
+from experiments.data.loader import Loader
 from experiments.data.streaming import Position, StreamedBatches, usable_workers
 
 MakeBatches = Callable[..., IterableDataset[Windows]]
@@ -28,7 +26,7 @@ class TokenDataModule(pl.LightningDataModule):
         self.positions: dict[int, Position] = {}
         self._resumed: tuple[int, int] | None = None  # rank and world size of the checkpoint
 
-    def train_dataloader(self) -> "Loader":
+    def train_dataloader(self) -> Loader:
         """Batches from the trainer's step on: those that an uninterrupted run would see."""
         trainer = self.trainer
         assert trainer is not None
@@ -81,33 +79,3 @@ class Consumed(pl.Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, TokenDataModule)
         data.consumed(batch)
-
-
-class Loader:
-    """Batches, made here or by worker processes in turn; the order is the same. Each comes in
-    n_micro equal parts.
-
-    Workers are not forked, for a tokenizer's and torch's threads would not survive it, and come
-    from no fork server, which would keep them when the trainer is killed.
-    """
-
-    def __init__(self, batches: IterableDataset[Windows], n_workers: int, n_micro: int = 1) -> None:
-        self._n_micro = n_micro
-        self._loader = DataLoader(
-            batches,
-            batch_size=None,
-            collate_fn=_as_it_is,  # type: ignore[arg-type]  # without batch_size, one item
-            num_workers=n_workers,
-            # its own: an iterator draws a number when it is made, and a resumed run makes one more
-            generator=torch.Generator(),
-            multiprocessing_context=mp.get_context("spawn") if n_workers else None,
-        )
-
-    def __iter__(self) -> Iterator[Batch]:
-        for windows in self._loader:
-            for part in np.split(windows.tokens, self._n_micro):
-                yield as_batch(Windows(part, windows.position))
-
-
-def _as_it_is(windows: Windows) -> Windows:
-    return windows

@@ -84,6 +84,7 @@ def by_form(comparison, name="held_out_rmse"):
     return {law.form_name: getattr(law, name) for law in comparison.laws}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("router", "n"), [("S-Base", 58), ("RL-R", 59), ("Hash", 56)])
 def test_clark_s_law_does_not_reach_the_largest_size(published, router, n):
     compared = on_clark(published("clark_final_163.csv"), router, "size")
@@ -152,6 +153,7 @@ def test_aicc_by_hand(found):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("hold_out", "column", "value"),
     [("size", "n_active_params", 1e9), ("experts", "n_experts", 256), ("budget", "budget", 3e18)],
@@ -183,6 +185,7 @@ def test_what_is_held_out_is_not_seen(found):
         assert bias == pytest.approx(before[form] - 1)
 
 
+@pytest.mark.slow
 def test_a_baseline_counts_as_one_expert_and_is_not_held_out():
     moe = trend(floored, experts=EXPERTS[1:])
     dense = trend(floored, experts=(1,), seed=1).assign(model="dense", series="dense")
@@ -204,6 +207,7 @@ def test_a_baseline_counts_as_one_expert_and_is_not_held_out():
 # The law that made the runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", DEFAULT_FORMS)
 def test_the_law_that_made_the_runs_is_found(form):
     compared = compare_laws(trend(MADE_BY[form], noise=5e-4), n_draws=0)
@@ -313,6 +317,7 @@ def test_failed_runs_and_worse_learning_rates_do_not_count(found):
         assert by_form(compared, name) == pytest.approx({f: before[f] for f in by_form(compared)})
 
 
+@pytest.mark.slow
 def test_one_size_has_fewer_parameters():
     compared = compare_laws(trend(floored, sizes=(1e8,)), n_draws=0)
     assert {law.form_name: law.n_params for law in compared.laws} == {
@@ -345,6 +350,7 @@ def test_a_form_named_twice_is_fitted_once():
     assert len(compared.laws) == 1
 
 
+@pytest.mark.slow
 def test_warnings_of_each_law_are_among_the_warnings():
     compared = compare_laws(trend(bilinear, noise=0.0), n_draws=0)
     flagged = [law for law in compared.laws if law.status is not FitStatus.CONVERGED]

@@ -23,6 +23,7 @@ from tests.analysis.expert_laws import (
 from tests.analysis.tables import joined
 
 
+@pytest.mark.slow
 def test_a_baseline_counts_as_one_expert():
     everything = runs_of("clark", noise=0.002)
     routed = everything[everything["n_experts"] > 1]
@@ -164,6 +165,7 @@ def test_parameters_that_were_fixed_are_not_counted():
     assert fit.aicc == pytest.approx(akaike(fit.rmse**2 * 10, 10, 3))
 
 
+@pytest.mark.slow
 def test_results_are_frozen_and_json_keeps_every_digit():
     fit = fit_expert_law(runs_of("clark", noise=0.005), "clark", n_draws=30, seed=3)
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -250,6 +252,7 @@ def test_a_size_of_the_tables_own_is_one():
     assert fit.size_name == "dense_params"
 
 
+@pytest.mark.slow
 def test_the_granularity_law_may_be_in_the_total():
     # Krajewski's N counts the experts; here it is 8 times the active, so its terms 8^alpha those
     table = granular(np.geomspace(6e7, 4e9, 5), np.geomspace(1e9, 1e11, 4), [1, 2, 4, 8, 16])

@@ -1,13 +1,16 @@
 """Figures show what the results say, with units, and stay legible on a light and a dark page."""
 
+import functools
 import io
 import itertools
 import re
+from dataclasses import dataclass
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.text import Text
 
@@ -22,6 +25,8 @@ from tests.analysis.figures.drawn import (
     surface,
     sweep,
 )
+
+NAMES = [pytest.param(n, marks=pytest.mark.slow if "12 budgets" in n else ()) for n in ALL]
 
 
 @pytest.fixture(autouse=True)
@@ -56,13 +61,48 @@ def shown_texts(figure):
     return found
 
 
-@pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("name", ALL)
-def test_is_legible(name, dark):
-    with figures.style(dark):
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """What the tests ask of a figure: it is laid out once, which is most of their time."""
+
+    page: tuple[float, float, float]
+    width: float
+    height: float
+    texts: list  # with their boxes, see shown_texts
+    labels: list[str]  # of the axes, x and y
+    colours: list[str]  # of its SVG, in order
+    pairs: dict[str, str]  # light colours and their dark ones
+
+
+@functools.cache
+def drawing(name, dark):
+    with figures.style(dark) as pairs:
         figure = ALL[name]()
         texts = shown_texts(figure)
-    page = to_rgb(figure.get_facecolor())
+        figure.set_layout_engine("none")  # it is laid out
+        svg = io.StringIO()
+        figure.savefig(svg, format="svg", metadata={"Date": None})
+        pairs = dict(pairs)  # of this drawing: they end with the style
+    return Drawing(
+        page=to_rgb(figure.get_facecolor()),
+        width=figure.bbox.width,
+        height=figure.bbox.height,
+        texts=texts,
+        labels=[f(axis) for f in (Axes.get_xlabel, Axes.get_ylabel) for axis in figure.axes],
+        colours=colours_of(re.sub(r"#[pm][0-9a-f]+", "", svg.getvalue())),
+        pairs=pairs,
+    )
+
+
+def colours_of(svg):
+    return re.findall(r"#[0-9a-f]{6}", re.sub(r"<image.*?/>", "", svg, flags=re.DOTALL))
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_is_legible(name, dark):
+    drawn = drawing(name, dark)
+    page, texts = drawn.page, drawn.texts
     assert page == to_rgb("#16181d" if dark else "#ffffff")
     assert len(texts) > 5
     for text, box in texts:
@@ -71,22 +111,21 @@ def test_is_legible(name, dark):
         assert contrast(to_rgb(text.get_color()), page) >= least, text
         assert box.x0 >= -1, text
         assert box.y0 >= -1, text
-        assert box.x1 <= figure.bbox.width + 1, text
-        assert box.y1 <= figure.bbox.height + 1, text
+        assert box.x1 <= drawn.width + 1, text
+        assert box.y1 <= drawn.height + 1, text
     for (one, a), (other, b) in itertools.combinations(texts, 2):
         width = min(a.x1, b.x1) - max(a.x0, b.x0)
         height = min(a.y1, b.y1) - max(a.y0, b.y0)
         assert width <= 1 or height <= 2, (one, other)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", NAMES)
 def test_axes_name_their_quantity_and_unit(name):
     units = ("parameters", "tokens", "FLOPs", "nats", "per token", "%", "number of", "heads h")
-    figure = ALL[name]()
-    labels = [axis.get_xlabel() for axis in figure.axes]
-    labels += [axis.get_ylabel() for axis in figure.axes]
-    assert any(axis.get_ylabel() for axis in figure.axes)
-    assert any(axis.get_xlabel() for axis in figure.axes)
+    labels = drawing(name, dark=False).labels
+    half = len(labels) // 2
+    assert any(labels[:half])
+    assert any(labels[half:])
     for label in filter(None, labels):
         assert any(unit in label for unit in units), label
 
@@ -123,6 +162,7 @@ def test_active_rcparams_are_kept():
     assert dict(plt.rcParams) == before
 
 
+@pytest.mark.slow
 def test_the_same_figure_is_the_same_svg():
     def drawn():
         with figures.style():
@@ -157,26 +197,14 @@ def test_ticks_are_few_and_round(limits, ticks):
     assert found == pytest.approx(ticks)
 
 
-def colours_of(svg):
-    return re.findall(r"#[0-9a-f]{6}", re.sub(r"<image.*?/>", "", svg, flags=re.DOTALL))
-
-
-def drawn_as(name, dark):
-    with figures.style(dark) as pairs:
-        buffer = io.StringIO()
-        ALL[name]().savefig(buffer, format="svg", metadata={"Date": None})
-        return colours_of(re.sub(r"#[pm][0-9a-f]+", "", buffer.getvalue())), dict(pairs)
-
-
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_light_drawing_with_its_colours_swapped_is_the_dark_one(name):
-    light, pairs = drawn_as(name, dark=False)
-    dark, _ = drawn_as(name, dark=True)
-    assert len(light) > 20
-    assert light != dark
-    swapped = [to_rgb(pairs.get(colour, colour)) for colour in light]
-    assert len(swapped) == len(dark)
-    for one, other in zip(swapped, dark, strict=True):  # a blend of blends is rounded twice
+    light, dark = drawing(name, dark=False), drawing(name, dark=True)
+    assert len(light.colours) > 20
+    assert light.colours != dark.colours
+    swapped = [to_rgb(light.pairs.get(colour, colour)) for colour in light.colours]
+    assert len(swapped) == len(dark.colours)
+    for one, other in zip(swapped, dark.colours, strict=True):  # a blend of blends is rounded twice
         assert one == pytest.approx(to_rgb(other), abs=1.01 / 255)
 
 

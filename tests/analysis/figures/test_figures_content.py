@@ -77,6 +77,7 @@ def test_rows_hold_four_panels_and_only_outer_ones_have_labels():
     assert [bool(axis.get_ylabel()) for axis in figure.axes] == [True, False, False, False] * 3
 
 
+@pytest.mark.slow
 def test_together_is_one_panel_with_all_budgets():
     table = sweep(BUDGETS[:2])
     fit = isoflop(table)
@@ -107,6 +108,7 @@ def test_whiskers_end_at_the_axis():
             assert ((x >= low) & (x <= high)).all()
 
 
+@pytest.mark.slow
 def test_a_model_has_the_same_colour_in_every_figure():
     table, fit = usual()
     dense = to_rgb(figures.MODEL_COLOURS["dense"])
@@ -158,6 +160,7 @@ def test_laws_show_exponents_with_intervals_and_units():
     assert "95 % interval of the law" in legend_labels(figure)
 
 
+@pytest.mark.slow
 def test_minima_left_out_of_a_law_are_hollow():
     table = sweep(models={("dense", None): 0.0})
     keep = (table["budget"] > BUDGETS[0]) | (table["n_params"] > 2.5e7)  # the minimum is below
@@ -188,6 +191,7 @@ def test_the_frontier_has_its_floor_where_it_is_told():
     assert figure.legends[0].get_texts()[0].get_text().startswith("dense\n−0.0")
 
 
+@pytest.mark.slow
 def test_experts_show_sizes_slopes_seeds_and_the_law():
     figure = law_of_experts()
     (axis,) = figure.axes

@@ -46,6 +46,7 @@ def test_recovers_a_clean_parabola():
     np.testing.assert_allclose(curve.loss([1e3, 1e8]), [parabola(1e3), parabola(1e8)])
 
 
+@pytest.mark.slow
 def test_fits_models_and_budgets_apart():
     both = joined(moving(model="dense"), moving(lambda s, b: growing(s, b) + 0.1, model="peer"))
     both["series"] = both["model"]
@@ -319,6 +320,7 @@ def test_minima_all_at_an_edge_are_no_law(method):
     assert note.count("C=") == len(BUDGETS)
 
 
+@pytest.mark.slow
 def test_budgets_without_a_minimum_are_left_out_by_name():
     def losses(s, b):
         return parabola(s, x_opt=1e4) if b == BUDGETS[0] else growing(s, b)
@@ -332,6 +334,7 @@ def test_budgets_without_a_minimum_are_left_out_by_name():
     assert law.laws["n_params"].exponent == pytest.approx(0.5, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_intervals_of_an_exponent_are_made_as_they_say():
     table = noisy(moving(), 0.01, seed=2)
     fit = fit_isoflop(table, n_draws=400)
@@ -362,6 +365,7 @@ def test_intervals_of_an_exponent_are_made_as_they_say():
         assert f"{how} {e.lower:.4f} to {e.upper:.4f}" in law.summary()
 
 
+@pytest.mark.slow
 def test_draws_that_lose_their_minimum_are_told():
     fit = fit_isoflop(noisy(moving(), 0.002), noise=0.3, n_draws=100)
     assert any("of the noise draws had no minimum inside" in w for w in fit.law().warnings)
@@ -381,6 +385,7 @@ def test_a_parabola_in_tokens_is_biased_as_p7_says():
     assert law.predict(1e24).value[0] / truth - 1 == pytest.approx(-0.051, abs=5e-4)
 
 
+@pytest.mark.slow
 def test_draws_follow_the_seed():
     table = noisy(moving(), 0.005)
     one, same, other = (fit_isoflop(table, n_draws=20, seed=s) for s in (0, 0, 1))
@@ -389,6 +394,7 @@ def test_draws_follow_the_seed():
     assert one.law().exponents["n_params"]["case"] != other.law().exponents["n_params"]["case"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["parabola", "akima"])
 def test_results_are_frozen_and_json_keeps_every_digit(method):
     fit = fit_isoflop(noisy(moving(), 0.01), method=method, n_draws=20)
@@ -424,6 +430,7 @@ def test_what_is_unknown_of_runs_is_named(column, n):
         fit_isoflop(table, x="n_non_embedding_params")
 
 
+@pytest.mark.slow
 def test_no_draws_leave_the_other_intervals():
     law = fit_isoflop(noisy(moving(), 0.005), n_draws=0).law()
     t, case = law.exponents["n_params"]["t"], law.exponents["n_params"]["case"]
@@ -436,6 +443,7 @@ def test_infinite_noise_is_refused():
         fit_isoflop(curves(parabola), noise=math.inf, **FEW)
 
 
+@pytest.mark.slow
 def test_the_reason_to_leave_a_budget_out_is_the_reason():
     def losses(s, b):
         return parabola(s, x_opt=1e4) if b == BUDGETS[0] else growing(s, b)
@@ -446,6 +454,7 @@ def test_the_reason_to_leave_a_budget_out_is_the_reason():
     assert "outside the sizes tried" in excluded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "C"), [("best at an edge", "1e+12"), ("weak curvature", "2.56e+14")]
 )

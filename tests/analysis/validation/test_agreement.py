@@ -64,6 +64,7 @@ def on_porian(path):
 # Published runs
 
 
+@pytest.mark.slow
 def test_porian_s_exponents(published):
     found = on_porian(published("porian_rw_tuned_121.csv"))
     a = rows(found, "model")["a"]
@@ -117,6 +118,7 @@ def test_all_agree_on_a_known_law():
     assert frame.loc["3 (parametric)", "size"] == pytest.approx(float(N), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_each_row_is_that_approach_s_fit():
     table = runs(noise=0.005)
     frame = rows(compare_approaches(table))
@@ -146,6 +148,7 @@ def test_each_row_is_that_approach_s_fit():
     assert frame.loc["1 (best run)", "a"] == pytest.approx(law.exponent)
 
 
+@pytest.mark.slow
 def test_the_window_and_noise_are_those_of_the_curves_on_the_same_page():
     table = runs(noise=0.005)
     frame = rows(compare_approaches(table, n_nearest=5, noise=0.01))
@@ -165,6 +168,7 @@ def test_the_size_is_the_one_asked_for():
     assert rows(found)["note"]["3 (parametric)"] == ""
 
 
+@pytest.mark.slow
 def test_sizes_of_one_rank_have_no_interval():
     # Each grid is laid about the optimum, so that the fifth is always best: nothing is measured
     row = rows(compare_approaches(runs())).loc["1 (best run)"]
@@ -188,6 +192,7 @@ def test_flops_per_param_and_token_by_hand():
     assert flops_per_param_token(runs(), "n_params") == pytest.approx((6, 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("factor", "said"), [(1.15, False), (1.5, True)])
 def test_flops_that_are_not_k_n_d_are_reported(factor, said):
     table = runs()
@@ -203,6 +208,7 @@ def test_flops_that_are_not_k_n_d_are_reported(factor, said):
 # Disputes
 
 
+@pytest.mark.slow
 def test_exponents_whose_intervals_do_not_meet_are_reported():
     # Tokens that do not go with the budget: the surface sees other trade-offs than the curves
     table = runs(noise=1e-3)
@@ -218,6 +224,7 @@ def test_exponents_whose_intervals_do_not_meet_are_reported():
     assert all(text in found.summary() for text in found.warnings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_noise_is_no_dispute(seed):
     frame = rows(compare_approaches(runs(noise=0.01, seed=seed), seed=seed))
@@ -225,6 +232,7 @@ def test_noise_is_no_dispute(seed):
     assert fitted["a_lower"].max() <= fitted["a_upper"].min()
 
 
+@pytest.mark.slow
 def test_models_do_not_dispute_with_each_other():
     dense = runs()
     moe = simulate_isoflop(ChinchillaSurface(alpha=0.5), BUDGETS, 9, span=8.0)
@@ -269,6 +277,7 @@ def test_a_model_s_reason_is_its_own():
     assert "dense" not in note["2 (akima)"]
 
 
+@pytest.mark.slow
 def test_a_model_with_one_budget_has_rows_that_say_so():
     dense = runs()
     late = dense[dense["budget"] == 1e21].assign(model="moe", series="moe", run_id=None)
@@ -295,6 +304,7 @@ def test_what_is_no_size_is_refused(x):
         compare_approaches(runs(), x)
 
 
+@pytest.mark.slow
 def test_a_model_without_the_largest_budget_is_compared_all_the_same():
     dense = runs()
     early = dense[dense["budget"] < 1e21].assign(model="moe", series="moe", run_id=None)
@@ -317,6 +327,7 @@ def test_the_best_run_is_one_run_whatever_its_seed():
     assert row["loss"] == table.loc[table["budget"] == 1e21, "loss"].min()
 
 
+@pytest.mark.slow
 def test_failed_runs_and_worse_learning_rates_do_not_count():
     table = runs(noise=0.003).assign(lr=1e-3)
     worse = table.assign(lr=2e-3, loss=table["loss"] + 0.5, run_id=None)

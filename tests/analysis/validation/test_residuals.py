@@ -81,6 +81,7 @@ def test_nothing_is_left_of_a_surface(table, surface):
     assert found["residual"].abs().max() < EXACT
 
 
+@pytest.mark.slow
 def test_nothing_is_left_of_laws_of_experts():
     table = simulate_experts(ClarkSurface(), [1e7, 1e8, 1e9], EXPERTS)
     found = residuals_of(fit_expert_law(table, "clark", n_draws=0), table)

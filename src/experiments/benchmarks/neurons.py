@@ -1,0 +1,105 @@
+"""How few hidden units of a trained layer a token needs: `python -m experiments.bench neurons`.
+
+What a layer of retrieved experts can hope for in the place of a dense one. An oracle keeps each
+token's units of the largest |h_i| ||w_out_i||, what a router could at best; and one row is without
+the layer. The overrides are those of experiments.run: init=..., trunk.ffn_blocks=[...], data=...
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from hydra import compose
+from torch import Tensor
+from tqdm import tqdm
+
+from experiments.cli import exit_codes, resolve
+from experiments.config.hydra_version import composing
+from experiments.data.prepare import prepare_data
+from experiments.data.windows import ScoredWindows
+from experiments.init.place import bases
+from experiments.init.start import start
+from experiments.models.ffn.dense import Dense
+from experiments.models.transformer import Block, Transformer, chosen_blocks
+from experiments.point import Point, make_point
+from experiments.system.environment import keep_freed_memory, usable_cores
+from experiments.system.text_table import aligned
+from experiments.training.evaluation import bytes_of_tokens, evaluate
+
+DEFAULT = ("init=smollm2", "data.n_eval_tokens=3072")
+KEPT = (16, 128, 256, 512, 768)
+
+
+def main() -> None:
+    """Prints a table of losses on the validation split."""
+    with exit_codes():
+        point = _point(sys.argv[1:] or DEFAULT)
+        torch.set_num_threads(point.config.trainer.n_threads or usable_cores())
+        keep_freed_memory()
+        print("\n".join(aligned([("units kept", "loss", "minus the whole"), *_rows(point)])))
+
+
+def _point(overrides: Any) -> Point:
+    given = ["budget=1e15", *overrides, "init.how=keep"]
+    with composing():
+        return make_point(resolve(compose("config", given, return_hydra_config=True)))
+
+
+def _rows(point: Point) -> list[tuple[str, str, str]]:
+    config = point.config
+    prepared = prepare_data(config.data, point.cache)
+    model = point.transformer.build()
+    blocks = chosen_blocks(config.trunk.ffn_blocks, config.size)
+    assert config.init is not None
+    weights = config.init.weights.state(point.cache)
+    start(model, config.init, weights, bases(config), blocks, iter(()), seed=0)
+    windows = ScoredWindows(
+        prepared.validation,
+        seq_len=config.data.seq_len,
+        batch_size=1,
+        max_tokens=config.data.n_eval_tokens,
+    )
+    sizes = bytes_of_tokens(prepared.validation, prepared.vocabulary)
+    losses = {}
+    d_ff = _layers(model, blocks)[0].w_in.out_features
+    for kept in tqdm((d_ff, *KEPT, 0), "blocks " + ", ".join(map(str, blocks)), leave=False):
+        with only(model, blocks, kept):
+            losses[kept] = evaluate(model, windows, sizes, torch.device("cpu")).loss
+    whole = losses[d_ff]
+    return [
+        (str(kept) if kept else "none", f"{loss:.4f}", f"{loss - whole:+.4f}")
+        for kept, loss in losses.items()
+    ]
+
+
+def _layers(model: Transformer, blocks: tuple[int, ...]) -> list[Dense]:
+    found = []
+    for i in blocks:
+        block = model.blocks[i]
+        assert isinstance(block, Block)
+        if not isinstance(block.ffn, Dense):
+            raise ValueError(f"block {i} holds {type(block.ffn).__name__}, which has no units")
+        found.append(block.ffn)
+    return found
+
+
+@contextmanager
+def only(model: Transformer, blocks: tuple[int, ...], kept: int) -> Iterator[None]:
+    """Each token keeps its `kept` hidden units that write most, in these blocks' dense layers."""
+    hooks = []
+    for layer in _layers(model, blocks):
+        size = layer.w_out.weight.norm(dim=0)
+
+        def cut(_: Any, inputs: tuple[Tensor], size: Tensor = size) -> tuple[Tensor]:
+            hidden = inputs[0]
+            best = (hidden.abs() * size).topk(kept, dim=-1).indices
+            return (torch.zeros_like(hidden).scatter(-1, best, hidden.gather(-1, best)),)
+
+        hooks.append(layer.w_out.register_forward_pre_hook(cut))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
