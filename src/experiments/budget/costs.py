@@ -106,6 +106,11 @@ class Cost:
         spared = sum((TRAINING_PASSES - t.passes) * t.flops for t in self.terms)
         return TRAINING_PASSES * self.forward_flops - spared
 
+    @property
+    def frozen_flops(self) -> float:
+        """Of the training FLOPs per token, those spent in parts that training does not change."""
+        return sum(t.passes * t.flops for t in self.terms if t.n_trained_params == 0)
+
     def shares(self) -> dict[str, float]:
         """Each term's share of the FLOPs, largest first; terms without FLOPs are left out."""
         total = self.forward_flops

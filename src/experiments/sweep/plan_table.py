@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from experiments.budget.plan import format_memory, format_shares
+from experiments.models.transformer import chosen_blocks
 from experiments.point import Point
 from experiments.system.text_table import aligned, count, duration
 
@@ -26,6 +27,9 @@ def plan_table(points: Sequence[Point], flops_per_second: float) -> str:
     unit, name = (2**20, "MiB") if small else (2**30, "GiB")
     lines += ["", f"Memory of one process, {name}:"]
     lines += _by_layer(points, lambda p: format_memory(p.plan.memory, unit))
+    started = [p for p in points if p.config.init is not None]
+    if started:
+        lines += ["", "Weights to start from:", *_by_layer(started, _start)]
     total = sum(p.plan.planned_flops for p in points)
     lines += [
         "",
@@ -41,6 +45,22 @@ def plan_table(points: Sequence[Point], flops_per_second: float) -> str:
     if len(packed) < len(points):
         lines += ["epochs: not counted where the text is streamed"]
     return "\n".join(lines)
+
+
+def _start(point: Point) -> str:
+    """Where the weights come from, what is done with them, and what is trained."""
+    init, cost = point.config.init, point.plan.cost
+    assert init is not None
+    blocks = chosen_blocks(point.config.trunk.ffn_blocks, point.config.size)
+    where = f" in block{'s' if len(blocks) > 1 else ''} {', '.join(map(str, blocks))}"
+    whole = init.how == "keep" and init.train != "layer"  # no block is another than the rest
+    share = cost.frozen_flops / cost.training_flops
+    trained = f"{count(cost.n_trained_params)} of {count(cost.n_params)} parameters"
+    how = init.how if whole else init.how + where
+    return (
+        f"{type(init.weights).__name__} {str(init.sha256)[:8]}, {how}; "
+        f"trained: {init.train}, {trained}; {share:.0%} of the FLOPs are of frozen parts"
+    )
 
 
 def _by_layer(points: Sequence[Point], text_of: Callable[[Point], str]) -> list[str]:
