@@ -92,7 +92,7 @@ def _descend(
     theta = theta.copy()
     n_starts, n_params = theta.shape
     predicted, jacobian = _evaluate(model, theta)
-    residuals, jacobian = predicted - target, jacobian.copy()  # a model may hand out a view
+    residuals = predicted - target
     value = _objective(residuals, weights, delta)
     damping = np.full(n_starts, 1e-3)
     gradient = np.full(n_starts, np.inf)
@@ -101,11 +101,12 @@ def _descend(
     bends, slopes = np.zeros_like(theta), np.zeros_like(theta)
     idle = np.zeros(n_starts, dtype=int)
     active = moved = np.flatnonzero(np.isfinite(value))
+    r, J = residuals[moved], jacobian[moved]
     for _ in range(max_steps):
         if not len(active):
             break
         # Half of all steps are refused. Then the place is the same, and only the damping is not.
-        here, w, r, J = theta[moved], weights[moved], residuals[moved], jacobian[moved]
+        here, w = theta[moved], weights[moved]
         size = np.abs(r)
         if np.isinf(delta):
             slope, bend, reweighted = r, w, w
@@ -132,9 +133,7 @@ def _descend(
         new_value = _objective(new_residuals, weights[active], delta)
         better = new_value < value[active]
         gain = np.where(better, 1 - new_value / np.maximum(value[active], _TINY), 0.0)
-        moved = active[better]
-        theta[moved], value[moved] = candidate[better], new_value[better]
-        residuals[moved], jacobian[moved] = new_residuals[better], new_jacobian[better]
+        theta[active[better]], value[active[better]] = candidate[better], new_value[better]
         damping[active] = np.where(
             better, np.maximum(damping[active] / 10, 1e-12), damping[active] * 10
         )
@@ -144,7 +143,9 @@ def _descend(
         exact = value[active] <= 1e-30 * weights[active].sum(axis=1)
         halted = (idle[active] >= 3) | (damping[active] > 1e14) | exact
         halted |= at_bound[active].all(axis=1) | (gradient[active] < 1e-10)
-        active, moved = active[~halted], active[better & ~halted]
+        onward = better & ~halted
+        active, moved = active[~halted], active[onward]
+        r, J = new_residuals[onward], new_jacobian[onward]
     # Halting is no proof: a place with a slope and no way down is no minimum. A cosine of 1e-4
     # is a hundredth of a standard error of the parameters from one, for up to 10,000 points.
     converged = (gradient < 1e-4) | (value <= 1e-24 * weights.sum(axis=1))
