@@ -3,7 +3,6 @@
 import math
 import pickle
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 
@@ -138,19 +137,16 @@ def test_what_the_command_refuses_is_one_line(run_dir, command):
 
 
 @pytest.mark.slow
-def test_the_command_scores_named_sets(run_dir, cache):
+def test_the_command_scores_named_sets(run_dir, cache, command):
     sets = ("eval=[validation,wikitext2]", "evaluation.max_tokens=9600", f"paths.cache={cache}")
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.evaluate", str(run_dir), *sets],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    code, out, err = command(str(run_dir), *sets)
+    assert code == 0, err
     record = read_record(run_dir / "record.json")
     assert set(record.evaluations) == {f"{n}@max_tokens=9600" for n in ("validation", "wikitext2")}
     # a vocabulary of 270 made of a dozen words: nearly a token a byte, and a foreign text
     wikitext = record.evaluations["wikitext2@max_tokens=9600"]
     assert wikitext["bytes_per_token"] < 1.3
-    assert f"{wikitext['perplexity']:.2f}" in done.stdout
+    assert f"{wikitext['perplexity']:.2f}" in out
 
 
 DAMAGES = {

@@ -36,6 +36,7 @@ MAINS = {
     "cancel": cancel.main,
 }
 LONG = "x" * 300
+CORPORA = ", ".join(sorted({p.stem for p in (conf_dir() / "data").glob("*.yaml")} - {"base"}))
 PEER, MOE, FINE = "model=peer", "model=moe", "model=moe_fine"
 
 # one value of `run`'s config, and words of the line that it must end with
@@ -180,8 +181,8 @@ ONE_OVERRIDE = [
     ("model=null", "model needs one choice"),
     ("model=per", "Could not find 'model/per'"),
     ("~ladder", "give ladder=NAME, of cpu, paper"),
-    ("~data", "give data=NAME, of c4, local, packages, wikitext2\n"),
-    ("data=base", "data.corpus is not set; give data=NAME, of c4, local, packages, wikitext2\n"),
+    ("~data", f"give data=NAME, of {CORPORA}\n"),
+    ("data=base", f"data.corpus is not set; give data=NAME, of {CORPORA}\n"),
     ("scale=cpu_peer", "this group of conf/ is now ladder_model; write ladder_model=cpu_peer"),
     ("+scale=cpu_peer", "write ladder_model=cpu_peer"),
     ("ladder_model=cpu_per", "does not exist; give ladder_model=NAME, of cpu_moe, cpu_moe_fine"),

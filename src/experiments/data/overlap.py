@@ -5,7 +5,7 @@
 GPT-3's rule (Brown 2020, arXiv:2005.14165, App. C): text is contaminated where 13 words in a row
 are in the training text, compared in lower case and without punctuation. Here a word is a run of
 letters or digits, so that `don't`, `don 't` and WikiText's `post @-@ war` are the same two words
-everywhere. Texts of fewer than 13 words have no 13-gram. Half a minute and 0.5 GB.
+everywhere. Texts of fewer than 13 words have no 13-gram. Twenty seconds and 0.5 GB.
 """
 
 import argparse

@@ -75,7 +75,7 @@ class Drawing:
 
 
 @functools.cache
-def drawing(name, dark):
+def drawing(name, dark, /):  # by place, for the cache takes dark=True for another call
     with figures.style(dark) as pairs:
         figure = ALL[name]()
         texts = shown_texts(figure)
@@ -122,7 +122,7 @@ def test_is_legible(name, dark):
 @pytest.mark.parametrize("name", NAMES)
 def test_axes_name_their_quantity_and_unit(name):
     units = ("parameters", "tokens", "FLOPs", "nats", "per token", "%", "number of", "heads h")
-    labels = drawing(name, dark=False).labels
+    labels = drawing(name, False).labels
     half = len(labels) // 2
     assert any(labels[:half])
     assert any(labels[half:])
@@ -199,7 +199,7 @@ def test_ticks_are_few_and_round(limits, ticks):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_light_drawing_with_its_colours_swapped_is_the_dark_one(name):
-    light, dark = drawing(name, dark=False), drawing(name, dark=True)
+    light, dark = drawing(name, False), drawing(name, True)
     assert len(light.colours) > 20
     assert light.colours != dark.colours
     swapped = [to_rgb(light.pairs.get(colour, colour)) for colour in light.colours]
