@@ -66,7 +66,8 @@ def _jobs(options: argparse.Namespace, points: Points, folder: Path) -> Iterator
     models = {spot.model for spot in named} or set(options.enumerate.split(",")) - {""}
     if named or not only:
         enumeration = Enumeration(points, folder / "begin", sorted(models))
-        for spot in named or enumeration.spots(options.kinds.split(",")):
+        turn = options.seed if options.by_turns else None
+        for spot in named or enumeration.spots(options.kinds.split(","), turn):
             rng = random.Random(f"{options.seed} {spot.name}")
             yield Job(
                 name=spot.name, run=lambda own, spot=spot, rng=rng: enumeration.run(spot, own, rng)
@@ -114,6 +115,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"whose file operations are all tried: of {','.join(MODELS)}, or nothing",
     )  # fmt: skip
     parser.add_argument("--kinds", default=",".join(KINDS), help="of faults at file operations")
+    parser.add_argument(
+        "--by-turns", action="store_true", help="one kind an operation; the seed says which first"
+    )
     parser.add_argument("--slurm", type=int, default=0, metavar="N", help="sweeps on real daemons")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="at a time")
     parser.add_argument("--folder", type=Path, default=None, help="for trials (default: in /tmp)")

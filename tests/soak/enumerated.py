@@ -49,14 +49,19 @@ class Enumeration:
         self.points, self.folder = points, folder
         self.operations = {model: self._prepare(model) for model in models}
 
-    def spots(self, kinds: Sequence[str] = KINDS) -> Iterator[Spot]:
-        """Each; torn and short writes where a file is opened."""
+    def spots(self, kinds: Sequence[str] = KINDS, turn: int | None = None) -> Iterator[Spot]:
+        """Each; torn and short writes where a file is opened. turn: one kind an operation, and the
+        next kind at the next, from that one on.
+        """
         for model, phases in self.operations.items():
             for phase, operations in phases.items():
                 for n, operation in enumerate(operations, start=1):
-                    for kind in kinds:
-                        if kind not in ("torn", "short") or operation.startswith("open"):
-                            yield Spot(model=model, phase=phase, n=n, kind=kind)
+                    opens = operation.startswith("open")
+                    usable = [kind for kind in kinds if opens or kind not in ("torn", "short")]
+                    if turn is not None:
+                        usable = [usable[(turn + n) % len(usable)]]
+                    for kind in usable:
+                        yield Spot(model=model, phase=phase, n=n, kind=kind)
 
     def run(self, spot: Spot, folder: Path, rng: random.Random) -> Outcome:
         """The trial of a spot."""
