@@ -18,8 +18,8 @@ from experiments.kernels.ops import Execution
 from experiments.models.transformer import Transformer
 from experiments.point import Point, make_point
 from experiments.records import RECORD_NAME, DamagedError, RunRecord, read_record
+from experiments.system.seals import damage_of
 from experiments.training.checkpoints import LAST
-from experiments.training.seal import damage_of
 
 PLACES = ("trainer", "paths")  # nodes that change nothing about a run
 _REMEDY = f"put a copy of it back, or delete {RECORD_NAME} and run the same command to train again"

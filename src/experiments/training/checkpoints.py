@@ -12,7 +12,7 @@ import torch
 
 from experiments.system import interruption
 from experiments.system.disk import PARTIAL, explained
-from experiments.training.seal import damage_of
+from experiments.system.seals import damage_of
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 _TEMPORARY = f"last{PARTIAL}"

@@ -1,0 +1,140 @@
+"""The weights of a finished run of ours, from its record and its last checkpoint."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from experiments.config import constraints
+from experiments.config.schema import RunConfig, read_run_config
+from experiments.init.parent_tokenizer import ParentTokenizer
+from experiments.init.place import placed
+from experiments.init.reading import named, stamp
+from experiments.init.source import Shape
+from experiments.records import RECORD_NAME, RunRecord, read_record
+from experiments.system.seals import damage_of
+
+_LAST = "last.ckpt"  # training/checkpoints.py
+_MODEL = "model."  # before the names of the model's tensors in a checkpoint
+_REMEDY = "give the folder of a finished run, results/<sweep>/<run_id>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedRun:
+    """path: the run's folder. Its layers may be any, in any of its blocks."""
+
+    path: constraints.Path
+
+    def shape(self, cache: Path) -> Shape:
+        record, config = self._record()
+        vocab_size, d_model = self._tensors(record)["embedding.weight"].shape
+        n_heads = d_model // config.ladder.d_head
+        return Shape(
+            n_layers=config.size,
+            d_model=d_model,
+            d_head=config.ladder.d_head,
+            n_kv_heads=config.trunk.n_kv_heads or n_heads,
+            vocab_size=vocab_size,
+            tie_head=config.ladder.tie_head,
+            rope_base=config.trunk.rope_base,
+            norm_eps=config.trunk.norm_eps,
+            ffns=tuple(node_of(ffn) for ffn in placed(config)),
+            name=record.model,
+        )
+
+    def digest(self, cache: Path) -> str:
+        """Of the names, types, sizes and bytes of all the model's tensors."""
+        record, _ = self._record()
+        return _digest(record.n_steps, *stamp(self._folder() / _LAST))
+
+    def tokenizer(self, cache: Path) -> Mapping[str, Any]:
+        record, _ = self._record()
+        data = record.config["data"]
+        if data["tokenizer"]["_target_"] == _target(ParentTokenizer):
+            return data["tokenizer"]
+        return {
+            "_target_": _target(ParentTokenizer),
+            "tokenizer": data["tokenizer"],
+            "corpus": data["corpus"],
+            "sha256": record.tokenizer_sha256,
+        }
+
+    def state(self, cache: Path) -> dict[str, Tensor]:
+        """Low-rank adapters are added to the maps that they are beside."""
+        record, _ = self._record()
+        state = {
+            name: tensor.to(
+                torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True
+            )
+            for name, tensor in self._tensors(record).items()
+        }
+        for name in [n for n in state if n.endswith(".lora_a")]:
+            stem = name.removesuffix("lora_a")
+            product = state.pop(f"{stem}lora_b").double() @ state.pop(name).double()
+            state[f"{stem}weight"] = (state[f"{stem}weight"].double() + product).float()
+        return state
+
+    def _folder(self) -> Path:
+        return Path(self.path).expanduser()
+
+    def _record(self) -> tuple[RunRecord, RunConfig]:
+        """Raises ValueError unless it is a run of ours that is done and has its checkpoint."""
+        folder = self._folder()
+        if not (folder / RECORD_NAME).is_file():
+            raise ValueError(f"{folder} has no {RECORD_NAME}; {_REMEDY}")
+        record = read_record(folder / RECORD_NAME)
+        if record.status != "done":
+            raise ValueError(f"{folder} is {record.status}, and not done; {_REMEDY}")
+        if not (folder / _LAST).is_file():
+            raise ValueError(f"{folder} has no {_LAST}; put a copy of it back, or train again")
+        with named(folder / RECORD_NAME):  # "sweep": an old one's name may not be allowed today
+            return record, read_run_config({**record.config, "sweep": "finished"})
+
+    def _tensors(self, record: RunRecord) -> dict[str, Tensor]:
+        return _read(record.n_steps, *stamp(self._folder() / _LAST))
+
+
+def node_of(config: Any) -> dict[str, Any]:
+    """The config node, with its `_target_`, that a layer's config is built from."""
+    node: dict[str, Any] = {"_target_": _target(type(config))}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        node[field.name] = node_of(value) if dataclasses.is_dataclass(value) else value
+    return node
+
+
+def _target(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+@functools.lru_cache(maxsize=4)
+def _digest(n_steps: int, path: Path, size: int, changed: int) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(_read(n_steps, path, size, changed).items()):
+        kind = str(tensor.dtype).removeprefix("torch.")
+        digest.update(json.dumps([name, kind, list(tensor.shape)]).encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+@functools.lru_cache(maxsize=1)
+def _read(n_steps: int, path: Path, size: int, changed: int) -> dict[str, Tensor]:
+    """The model's tensors, in the file until they are used."""
+    if (why := damage_of(path)) is not None:
+        raise ValueError(f"{path} is damaged ({why}); put a copy of it back, or train again")
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        state, step = loaded["state_dict"], loaded["global_step"]
+    except Exception as error:  # torch has many, of several lines
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{path} holds no weights of a run ({reason}); {_REMEDY}") from None
+    if step != n_steps:
+        raise ValueError(f"{path} is of step {step}, and the run ended at {n_steps}; train again")
+    return {k.removeprefix(_MODEL): v for k, v in state.items() if k.startswith(_MODEL)}
