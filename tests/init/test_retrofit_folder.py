@@ -224,6 +224,9 @@ def test_refused_before_anything_is_written(tmp_path):
         save_retrofitted(model, tmp_path / "there")
     with pytest.raises(ValueError, match="no layer of retrofit"):
         save_retrofitted(tiny("Llama"), tmp_path / "new")
+    model.__class__ = type("LlamaForCausalLM", (type(model),), {})  # as remote code's, or a user's
+    with pytest.raises(ValueError, match="LlamaForCausalLM is no class of transformers itself"):
+        save_retrofitted(model, tmp_path / "new")
     with pytest.raises(ValueError, match=r"missing has no retrofit.json; name a folder of"):
         load_retrofitted(tmp_path / "missing")
     assert [p.name for p in tmp_path.iterdir()] == ["there"]

@@ -38,15 +38,22 @@ def save_retrofitted(model: Any, folder: str | Path) -> Path:
     """Writes a model with layers of retrofit() to a new folder, whole or not at all.
 
     The tokenizer is not a part of it: tokenizer.save_pretrained(folder / "base") puts it there.
-    Raises ValueError for a model without such layers and for a folder that exists.
+    Raises ValueError for a model without such layers, for a class that is not transformers' own,
+    and for a folder that exists.
     """
     folder = Path(folder)
     layers = layers_of(model)
-    if not hasattr(model, "save_pretrained"):
-        raise ValueError(f"{type(model).__name__} is no model of transformers, and is not saved")
     if folder.exists():
         raise ValueError(f"{folder} exists; name a new folder, or delete it")
     safetensors, transformers = _import()
+    kind = type(model)
+    if (
+        getattr(transformers, kind.__name__, None) is not kind
+    ):  # load_retrofitted runs no other code
+        raise ValueError(
+            f"{kind.__module__}.{kind.__name__} is no class of transformers itself, so it can't be "
+            "loaded again; retrofit and save one that is"
+        )
     tensors = {
         f"blocks.{added.made.block}.{name}": tensor.contiguous()
         for added in layers
@@ -55,7 +62,7 @@ def save_retrofitted(model: Any, folder: str | Path) -> Path:
     about = {
         "note": _NOTE,
         "format": FORMAT,
-        "model": type(model).__name__,
+        "model": kind.__name__,
         "transformers": transformers.__version__,
         "layers": [dataclasses.asdict(added.made) for added in layers],
     }
