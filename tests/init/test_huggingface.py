@@ -15,6 +15,7 @@ from experiments.config.reading import build
 from experiments.data.corpus import identity
 from experiments.data.tokenizer import train_bpe
 from experiments.data.vocabulary import prepare_vocabulary
+from experiments.init.completion import completed
 from experiments.init.huggingface import HuggingFaceFolder
 from experiments.init.llama import from_trunk
 from tests.conftest import Nursery
@@ -118,6 +119,20 @@ def test_a_window_is_told(tmp_path):
     saved(tmp_path / "b")
     assert source(tmp_path / "a").shape(CACHE).max_seq_len == 48
     assert source(tmp_path / "b").shape(CACHE).max_seq_len is None
+
+
+def test_sequences_longer_than_the_window_are_refused(compose_raw, tmp_path):
+    """Within it, every position is seen in both models; beyond, in ours alone."""
+    saved(tmp_path, "mistral")
+    train_bpe(Nursery().documents("train", CACHE), 270).save(str(tmp_path / "tokenizer.json"))
+    edited(tmp_path, vocab_size=270)
+    resaved(tmp_path, lambda t: t.update({n: torch.zeros(270, 32) for n in t if "embed" in n}))
+    resaved(tmp_path, lambda t: t.update({"lm_head.weight": torch.zeros(270, 32)}))
+    raw = compose_raw("init=hf", f"init.path={tmp_path}", "model=dense", "ladder.seq_len=48")
+    assert completed(raw)["init"]["sha256"] == source(tmp_path).digest(CACHE)
+    raw = compose_raw("init=hf", f"init.path={tmp_path}", "model=dense", "ladder.seq_len=49")
+    with pytest.raises(ValueError, match=r"data.seq_len=49, .* a window of 48, .*seq_len=48"):
+        completed(raw)
 
 
 def test_float32s_own_epsilon_is_the_trunks_default(tmp_path):

@@ -34,6 +34,7 @@ def completed(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     source: WeightSource = build(filled["init"].get("weights"), "init.weights", _METHODS)
     cache = Path(filled["paths"]["cache"]).expanduser()
     shape = source.shape(cache)
+    _check_length(filled["data"], shape)
     for group, name, value in _values(shape):
         node = filled[group] if group else filled
         _fill(node, name, value, f"{group}.{name}" if group else name)
@@ -79,6 +80,15 @@ def _fill(node: Node, name: str, value: Any, where: str) -> None:
         raise ValueError(
             f"{where}={shown(given)}, and the weights of init have {shown(value)}; leave {where} "
             "out, and it is theirs"
+        )
+
+
+def _check_length(data: Node, shape: Shape) -> None:
+    longest, seq_len = shape.max_seq_len, data.get("seq_len")
+    if longest is not None and isinstance(seq_len, int) and seq_len > longest:
+        raise ValueError(
+            f"data.seq_len={seq_len}, and attention in the weights of init has a window of "
+            f"{longest}, which the trunk has not; set ladder.seq_len={longest} or less"
         )
 
 
