@@ -265,11 +265,28 @@ def test_generates_greedily_up_to_a_stop(run_dir):
     assert whole == lm.encoder.tokenizer.decode(row[len(lm.tok_encode("the cat")) :])
     assert "a" in whole
     assert cut == whole.partition("a")[0]
-    with pytest.raises(ValueError, match=r"asks for sampling .* decodes greedily"):
-        lm.generate_until(
-            instances(("the", {"do_sample": True, "temperature": 0.7}), kind="generate_until"),
-            disable_tqdm=True,
-        )
+
+
+@installed
+@pytest.mark.slow
+def test_draws_by_temperature_where_a_task_asks_for_it(run_dir):
+    lm = harness_model(run_dir, [cache_of(run_dir)])
+
+    def texts(n=1, **settings):
+        asked = instances(*[("the", {"until": [], "max_gen_toks": 20, **settings})] * n,
+                          kind="generate_until")  # fmt: skip
+        return lm.generate_until(asked, disable_tqdm=True)
+
+    drawn = texts(3, do_sample=True)
+    assert len(set(drawn)) == 3  # repeats of one request differ
+    assert texts(3, do_sample=True, temperature=1.0) == drawn
+    greedy = texts()
+    assert texts(do_sample=True, temperature=1e-4) == greedy
+    assert texts(do_sample=True, temperature=0.0) == greedy
+    assert texts(do_sample=False, temperature=1.0) == greedy
+    assert texts(do_sample=True, top_p=1e-6) == greedy
+    with pytest.raises(ValueError, match=r"samples with top_k=5, and the adapter by temperature"):
+        texts(do_sample=True, top_k=5)
 
 
 @installed

@@ -78,7 +78,7 @@ def test_equals_one_request_at_a_time_in_float64(layer, batch_size):
 
 def test_what_greedy_decoding_produces_is_greedy():
     scorer = scorer_of(LAYERS["peer"])
-    new = scorer.greedy([1, 2, 3], 5, lambda new: False)
+    new = scorer.go_on([1, 2, 3], 5, lambda new: False)
     (result,) = scorer.loglikelihoods([EncodedPair([1, 2, 3], new)])
     assert result.greedy
     new[2] = (new[2] + 1) % VOCAB
@@ -91,9 +91,9 @@ def test_greedy_decoding_is_the_argmax_step_by_step_and_moves_the_window_on():
     row = [5, 6]
     for _ in range(SEQ + 4):
         row.append(int(scorer.model(torch.tensor([row[-SEQ:]]))[0, -1].argmax()))
-    assert scorer.greedy([5, 6], SEQ + 4, lambda new: False) == row[2:]
-    assert scorer.greedy([5, 6], 50, lambda new: len(new) == 3) == row[2:5]
-    assert scorer.greedy([5, 6], 0, lambda new: False) == []
+    assert scorer.go_on([5, 6], SEQ + 4, lambda new: False) == row[2:]
+    assert scorer.go_on([5, 6], 50, lambda new: len(new) == 3) == row[2:5]
+    assert scorer.go_on([5, 6], 0, lambda new: False) == []
 
 
 def test_a_context_cut_from_the_left_is_not_seen():

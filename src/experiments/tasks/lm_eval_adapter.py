@@ -13,6 +13,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from tqdm import tqdm
 
+from experiments.models.generation import Sampling
 from experiments.tasks.scoring import EncodedPair, Encoder, Scorer
 
 _MAX_NEW = 256  # tokens where a task does not say; lm-evaluation-harness' default
@@ -74,20 +75,19 @@ class HarnessLM(TemplateLM):
         return results
 
     def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Greedy, up to a text of `until` or the end of text. Sampling is refused."""
+        """Up to a text of `until` or the end of text: greedy, or drawn by temperature and top_p.
+
+        The place of a request among all is the seed of its draws, so that repeats of one differ.
+        """
         results = []
-        for request in tqdm(requests, "generating", disable=disable_tqdm or None, leave=False):
+        bar = tqdm(requests, "generating", disable=disable_tqdm or None, leave=False)
+        for seed, request in enumerate(bar):
             context, settings = request.args
-            results.append(self._generate(context, settings))
+            results.append(self._generate(context, settings, seed))
             self.cache_hook.add_partial("generate_until", request.args, results[-1])
         return results
 
-    def _generate(self, context: str, settings: dict[str, Any]) -> str:
-        if settings.get("do_sample") and settings.get("temperature", 1.0) > 0:
-            raise ValueError(
-                "a task asks for sampling (generation_kwargs: do_sample: true), and the adapter "
-                "decodes greedily; set do_sample: false in the task's yaml"
-            )
+    def _generate(self, context: str, settings: dict[str, Any], seed: int) -> str:
         given = next((settings[name] for name in _LENGTHS if settings.get(name)), _MAX_NEW)
         until = settings.get("until") or []
         stops = [until] if isinstance(until, str) else [stop for stop in until if stop]
@@ -100,10 +100,25 @@ class HarnessLM(TemplateLM):
             return any(stop in text for stop in stops)
 
         ids = self.tok_encode(context) or [self.eot_token_id]
-        new = self.scorer.greedy(ids, int(given), done)
+        new = self.scorer.go_on(ids, int(given), done, _sampling(settings), seed)
         if new and new[-1] == self.eot_token_id:
             new.pop()
         text = decode(new, skip_special_tokens=False)
         for stop in stops:
             text = text.partition(stop)[0]
         return text
+
+
+def _sampling(settings: dict[str, Any]) -> Sampling:
+    """What a task's generation_kwargs ask for. Raises ValueError for a way that is not ours."""
+    temperature = float(settings.get("temperature") or 0.0)
+    if settings.get("do_sample") and "temperature" not in settings:
+        temperature = 1.0
+    if settings.get("do_sample") is False or temperature == 0:
+        return Sampling()
+    if unknown := [name for name in ("top_k", "min_p") if settings.get(name)]:
+        raise ValueError(
+            f"a task samples with {unknown[0]}={settings[unknown[0]]}, and the adapter by "
+            "temperature and top_p alone; drop it from generation_kwargs in the task's yaml"
+        )
+    return Sampling(temperature=temperature, top_p=float(settings.get("top_p") or 1.0))

@@ -18,9 +18,11 @@ from tqdm import tqdm
 from experiments.data.batches import IGNORED
 from experiments.data.vocabulary import Vocabulary
 from experiments.data.windows import ScoredWindows
+from experiments.models.generation import Sampling, next_token
 from experiments.models.transformer import Transformer
 from experiments.training.evaluation import evaluate
 
+_GREEDY = Sampling()
 _MIN_SECONDS = 2.0  # shorter work shows no bar
 
 
@@ -144,22 +146,28 @@ class Scorer:
         result = evaluate(self.model, windows, np.ones(n_entries), self.device)
         return -result.loss * result.n_tokens
 
-    def greedy(
-        self, ids: Sequence[int], n_new: int, done: Callable[[list[int]], bool]
+    def go_on(
+        self,
+        ids: Sequence[int],
+        n_new: int,
+        done: Callable[[list[int]], bool],
+        sampling: Sampling = _GREEDY,
+        seed: int = 0,
     ) -> list[int]:
-        """Up to n_new ids after the given ones, the likeliest each; ends where done(new ids).
+        """Up to n_new ids after the given ones; ends where done(new ids).
 
         While they fit the window, each is read once (models/cache.py). Then the window moves on,
-        and every step reads the last seq_len of them.
+        and every step reads the last seq_len of them: models/generation.py has no window.
         """
         row, new = list(ids[-self.seq_len :]), list[int]()
         cache, unread = self.model.new_cache(), row
+        generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             while len(new) < n_new and not (new and done(new)):
                 fits = len(row) <= self.seq_len
                 window = torch.tensor([unread if fits else row[-self.seq_len :]])
                 logits = self.model(window.to(self.device), cache if fits else None)
-                unread = [int(logits[0, -1].argmax())]
+                unread = [next_token(logits[0, -1], sampling, generator)]
                 new += unread
                 row = row + unread
         return new
