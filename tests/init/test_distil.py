@@ -11,8 +11,8 @@ from experiments.models.ffn.peer import PEERConfig
 D = 16
 CONFIG = PEERConfig(
     n_experts=64,
-    n_heads=8,
-    top_k=1,
+    n_heads=4,
+    top_k=2,
     d_key=24,
     query_norm="layer",
     share_keys=False,
@@ -34,7 +34,7 @@ def example(n_tokens=2000):
 
 
 def run(layer, x, y, **options):
-    options = {"lr": 1e-2, "n_steps": 100, "batch_tokens": 128, **options}
+    options = {"lr": 1e-3, "n_steps": 100, "batch_tokens": 128, **options}
     generator = torch.Generator().manual_seed(0)
     return distil(layer, x, y, cost=CONFIG.cost(D), generator=generator, **options)
 

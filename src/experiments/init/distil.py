@@ -43,14 +43,16 @@ def distil(
     n_steps: int,
     batch_tokens: int,
     generator: torch.Generator,
-    table_lr: float = 1.0,
+    table_lr: float = 30.0,
     progress: Progress | None = None,
 ) -> Distilled:
     """Trains the layer in place to give targets (T, d) at inputs (T, d).
 
-    AdamW without decay, at lr for queries and keys and lr * table_lr for the rest, warmed up and
-    then lowered to 0 along a cosine. Parameters that need no gradient stay as they are. The last
-    tenth of the tokens is held out to measure on; the others come in a new order each time round.
+    AdamW without decay, at lr * table_lr for tables and lr for the rest (queries and keys), warmed
+    up and then lowered to 0 along a cosine. Tables want much the larger rate: neurons come to do
+    the work of those that are not retrieved, while keys that move fast lose what they were seeded
+    with. Parameters that need no gradient stay as they are. The last tenth of the tokens is held
+    out to measure on; the others come in a new order each time round.
     cost: of the layer, for the FLOPs. progress(step, n_steps, error) is called after each step with
     the error of its batch.
 
