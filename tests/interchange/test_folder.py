@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from experiments.config.paths import conf_dir
 from experiments.init.exported import exported_shape, layer_node, layer_settings, read_export
 from experiments.init.huggingface import HuggingFaceFolder
 from experiments.interchange import folder as interchange_folder
@@ -232,10 +233,31 @@ def test_documents_alone_are_computed_as_they_were_trained(vocabulary, tmp_path)
         torch.testing.assert_close(theirs(tokens).logits, ours, rtol=0, atol=TOLERANCE)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["dense", "peer"])
+def test_low_rank_adapters_are_added_into_their_matrices(name, vocabulary, tmp_path):
+    model, tokens = built(name, lora_rank=2), torch.randint(1, VOCABULARY, (2, 16))
+    without = built(name)
+    without.load_state_dict(model.state_dict(), strict=False)
+    ours = model(tokens)
+    assert (ours - without(tokens)).abs().max() > 0.1
+    exported(model, tmp_path / "out", vocabulary, name)
+    theirs = loaded(tmp_path / "out")
+    torch.testing.assert_close(theirs(tokens).logits, ours, rtol=0, atol=TOLERANCE)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_settings_of_layers_come_back(name):
     for config in MODELS[name][0]:
         assert of_node(layer_node(layer_settings(config, 32))) == config
+
+
+@pytest.mark.parametrize(
+    "path", sorted((conf_dir() / "model").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_every_layer_of_conf_has_a_form(path, compose_raw):
+    config = of_node(compose_raw(f"model={path.stem}")["model"])
+    assert of_node(layer_node(layer_settings(config, 32))) == config
 
 
 def test_a_layer_without_a_form_is_refused():

@@ -42,7 +42,7 @@ _REASONS = {
 }
 # transformers' names to ours
 _ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "relu": "relu"}
-_ACTIVATIONS |= {"linear": "identity"}
+_ACTIVATIONS |= {"linear": "identity", "gelu_pytorch_tanh": "gelu_tanh"}
 
 
 def read_config(path: Path) -> Mapping[str, Any]:

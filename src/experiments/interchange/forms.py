@@ -14,7 +14,13 @@ from experiments.models.ffn.dense import DenseConfig
 from experiments.models.transformer import Transformer, TransformerConfig
 
 _OURS = "ExpertsForCausalLM"
-_HIDDEN_ACTS = {"gelu": "gelu", "relu": "relu", "silu": "silu", "identity": "linear"}  # theirs
+HIDDEN_ACTS = {  # our activations by transformers' names
+    "gelu": "gelu",
+    "gelu_tanh": "gelu_pytorch_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "identity": "linear",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +70,7 @@ def form_of(model: Transformer, model_name: str, end_of_text: int) -> Form:
             "model_type": kind.lower(),
             **common,
             "intermediate_size": first.d_ff(config.d_model),
-            "hidden_act": _HIDDEN_ACTS[first.activation],
+            "hidden_act": HIDDEN_ACTS[first.activation],
             "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_base},
             "attention_bias": False,
             "mlp_bias": False,
