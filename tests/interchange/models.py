@@ -30,6 +30,7 @@ MODELS = {
     "dense_glu": ((DenseConfig(glu=True, activation="silu", width_factor=8 / 3),) * 2, {}),
     "dense_relu": ((DenseConfig(activation="relu"),) * 2, {"tie_head": True, "n_kv_heads": 2}),
     "dense_linear": ((DenseConfig(activation="identity"),), {"norm_eps": 1e-4}),
+    "dense_tanh": ((DenseConfig(activation="gelu_tanh"),), {}),
     "dense_mixed": ((DenseConfig(), DenseConfig(glu=True)), {"rope_base": 1e5}),
     "none": ((NoneConfig(), DenseConfig()), {"n_kv_heads": 1}),
     "moe": ((MoEConfig(n_experts=4), DenseConfig()), {}),
@@ -54,6 +55,7 @@ MODELS = {
 CAUSAL = [name for name in MODELS if name != "moe"]
 NATIVE = {
     "dense": "Arcee", "dense_glu": "Llama", "dense_relu": "Arcee", "dense_linear": "Arcee",
+    "dense_tanh": "Arcee",
 }  # fmt: skip
 
 

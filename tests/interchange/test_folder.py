@@ -11,10 +11,13 @@ import pytest
 import torch
 
 from experiments.config.paths import conf_dir
-from experiments.init.exported import exported_shape, layer_node, layer_settings, read_export
+from experiments.init.exported import KINDS, exported_shape, layer_node, layer_settings, read_export
 from experiments.init.huggingface import HuggingFaceFolder
 from experiments.interchange import folder as interchange_folder
 from experiments.interchange.folder import check_folder
+from experiments.interchange.forms import HIDDEN_ACTS
+from experiments.models.ffn._base import ACTIVATIONS
+from experiments.models.ffn._product_keys import SCORES
 from experiments.models.generation import Sampling, generate
 from tests.interchange.models import (
     CAUSAL,
@@ -252,12 +255,18 @@ def test_settings_of_layers_come_back(name):
         assert of_node(layer_node(layer_settings(config, 32))) == config
 
 
-@pytest.mark.parametrize(
-    "path", sorted((conf_dir() / "model").glob("*.yaml")), ids=lambda p: p.stem
-)
-def test_every_layer_of_conf_has_a_form(path, compose_raw):
-    config = of_node(compose_raw(f"model={path.stem}")["model"])
+@pytest.mark.parametrize("name", sorted(p.stem for p in (conf_dir() / "model").glob("*.yaml")))
+def test_every_layer_of_conf_has_a_form(name, compose_raw):
+    config = of_node(compose_raw(f"model={name}")["model"])
     assert of_node(layer_node(layer_settings(config, 32))) == config
+
+
+def test_the_modeling_file_knows_what_the_layers_know():
+    from experiments.interchange.template import modeling_experts as template
+
+    assert template._ACTIVATIONS.keys() == ACTIVATIONS.keys() == HIDDEN_ACTS.keys()
+    assert template._SCORES.keys() == SCORES.keys()
+    assert template._KINDS.keys() == KINDS.keys()
 
 
 def test_a_layer_without_a_form_is_refused():
