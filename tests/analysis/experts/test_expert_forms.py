@@ -301,6 +301,7 @@ def test_an_effective_size_beyond_all_is_nan():
     assert np.isnan(drawn[:3]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["loglinear", "clark"])
 def test_the_cutoff_is_given_as_an_interval_of_draws(form):
     fit = fit_expert_law(runs_of(form, noise=0.005), form, n_draws=100)

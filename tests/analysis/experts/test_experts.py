@@ -76,6 +76,7 @@ def test_what_is_asked_for_must_be_there():
         fit_expert_law(table.assign(status="failed"))
 
 
+@pytest.mark.slow
 def test_too_few_runs_are_refused_and_few_flagged():
     with pytest.raises(FitError, match="moe: power_floor needs 2 numbers of experts, not 1"):
         fit_expert_law(runs_of("power_floor", experts=[8]))

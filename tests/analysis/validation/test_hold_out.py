@@ -50,6 +50,7 @@ def errors(found, approach, quantity):
 # Published runs
 
 
+@pytest.mark.slow
 def test_porian_s_frontier_drifts(published):
     table = load_table(published("porian_rw_tuned_121.csv"))
     found = hold_out_budgets(table, method="akima")
@@ -66,6 +67,7 @@ def test_porian_s_frontier_drifts(published):
     )
 
 
+@pytest.mark.slow
 def test_porian_s_frontier_by_hand(published):
     table = load_table(published("porian_rw_tuned_121.csv"))
     curves = fit_isoflop(table, method="akima", n_draws=0).curves
@@ -76,6 +78,7 @@ def test_porian_s_frontier_by_hand(published):
     assert found.to_numpy() == pytest.approx(law.predict(C[6:]).value / L[6:] - 1, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_ten_per_cent_off_is_drift_wherever_it_starts(published):
     # By parabolas the error goes from +0.2 % steadily down to -9.8 %
     found = hold_out_budgets(load_table(published("porian_rw_tuned_121.csv")))
@@ -85,6 +88,7 @@ def test_ten_per_cent_off_is_drift_wherever_it_starts(published):
     assert any("loss* drifts" in text for text in found.warnings)
 
 
+@pytest.mark.slow
 def test_the_warnings_of_a_law_that_predicts_are_reported(published):
     # Both laws of these six budgets stop at a bound: no floor, and no surface of this form
     table = load_table(published("porian_rw_tuned_121.csv"))
@@ -109,6 +113,7 @@ def test_a_law_predicts_its_own_runs():
     assert frame["model"].unique().tolist() == ["dense"]
 
 
+@pytest.mark.slow
 def test_no_drift_where_the_law_is_exact():
     for options in ({}, {"span": 4.0}, {"n_sizes": 9, "span": 16.0}):
         found = hold_out_budgets(runs(**options))
@@ -240,6 +245,7 @@ def test_the_best_run_s_interval_is_of_a_run_that_was_picked():
             assert abs(math.log(row[end] / row["predicted"])) == pytest.approx(half, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_held_out_runs_are_not_seen():
     table = runs(6, noise=0.003)
     worse = table.assign(loss=table["loss"] + (table["budget"] > BUDGETS[3]))
@@ -273,6 +279,7 @@ def test_a_bad_number_to_hold_out_is_named():
         hold_out_budgets(runs(5), 4)
 
 
+@pytest.mark.slow
 def test_half_of_an_odd_number_is_the_smaller_half():
     for n_budgets, n_held in ((3, 1), (7, 3)):
         assert hold_out_budgets(runs(n_budgets, 5)).n_held == n_held
@@ -299,6 +306,7 @@ def test_axis_and_method_are_those_asked_for(x, method):
     assert errors(found, "2", f"{x}*").abs().max() < 1e-6
 
 
+@pytest.mark.slow
 def test_models_are_fitted_apart():
     dense = runs(6, noise=0.003)
     moe = dense.assign(model="moe", series="moe", run_id=None, loss=dense["loss"] - 0.3)
@@ -341,6 +349,7 @@ def test_a_held_out_minimum_outside_its_sizes_is_reported():
     assert all(text.startswith("dense, approach 2: held out, C=") for text in said)
 
 
+@pytest.mark.slow
 def test_the_best_run_is_one_run_whatever_its_seed():
     table = runs(6, noise=0.003).assign(lr=1e-3)
     own = table.assign(seed=pd.array(range(len(table)), dtype="Int64"))  # a seed a run
@@ -352,6 +361,7 @@ def test_the_best_run_is_one_run_whatever_its_seed():
         assert measured.tolist() == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_failed_runs_and_worse_learning_rates_do_not_count():
     table = runs(6, noise=0.003).assign(lr=1e-3)
     worse = table.assign(lr=2e-3, loss=table["loss"] + 0.5, run_id=None)
