@@ -35,7 +35,8 @@ def base(compose_raw, cache):
 
 def begin(point, model, state):
     blocks = chosen_blocks(point.config.trunk.ffn_blocks, point.config.size)
-    start(model, point.config.init, state, bases(point.config), blocks, iter(()), seed=0)
+    text = iter([torch.randint(0, 49_152, (1, 32))])
+    start(model, point.config.init, state, bases(point.config), blocks, text, seed=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
