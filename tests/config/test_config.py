@@ -2,6 +2,7 @@ import pytest
 
 from experiments.config.paths import conf_dir
 from experiments.config.schema import read_run_config
+from experiments.init.completion import completed
 from experiments.point import make_point
 
 
@@ -17,7 +18,7 @@ def test_every_model_composes_on_every_ladder(compose_raw):
 
 @pytest.mark.parametrize("path", sorted((conf_dir() / "experiment").glob("*.yaml")))
 def test_every_experiment_composes(path, compose_raw):
-    read_run_config(compose_raw(f"experiment={path.stem}"))
+    read_run_config(completed(compose_raw(f"experiment={path.stem}")))
 
 
 def test_an_unset_n_experts_is_the_models_own(compose_raw):

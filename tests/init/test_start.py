@@ -55,7 +55,7 @@ def child(compose_raw, parents, top, tmp_path):
             compose_raw(
                 "init=run",
                 f"init.path={parents[parent].run_dir}",
-                "budget=1e9",
+                "budget=1.01e9",
                 *ROOMS,
                 f"paths.results={tmp_path / folder}",
                 f"paths.cache={top / 'cache'}",
@@ -141,7 +141,9 @@ def test_training_a_layer_changes_nothing_else(layer, child, parents):
 
 
 def test_low_rank_adapters_start_exact_and_are_all_that_is_trained(child, parents):
-    point = child("dense", "init.how=keep", "init.train=lora", "init.lora_rank=2")
+    point = child(
+        "dense", "init.how=keep", "init.train=lora", "init.lora_rank=2", "budget=1.01007e9"
+    )
     record = execute(point)
     assert record.status == "done", record.error
     parent = read_record(parents["dense"].run_dir / RECORD_NAME)
@@ -176,7 +178,7 @@ def test_copies_start_exact_from_the_layer_s_own_units(child, parents):
 
 def test_a_replaced_layer_learns_what_it_replaces(child, parents):
     """Distilled on 10,240 tokens, it starts nearer to its parent than the seeds alone do."""
-    many = ("n_experts=144", "model.n_heads=2", "model.top_k=8")
+    many = ("n_experts=144", "model.n_heads=1", "model.top_k=16")
     model = (*LAYERS["peer"], *many, "init.how=replace")
     parent = read_record(parents["dense"].run_dir / RECORD_NAME)
     losses = {}
@@ -193,7 +195,7 @@ def test_a_replaced_layer_learns_what_it_replaces(child, parents):
 def test_an_upcycled_layer_is_copies_of_the_parent_s(child, parents):
     """All experts alike, all gates equal: the dense layer's function, but for rounding."""
     moe = ("model=moe", "n_experts=4", "model.routing=token_choice", "model.top_k=4")
-    point = child("dense", *moe, "init.how=upcycle", "init.train=all")
+    point = child("dense", *moe, "init.how=upcycle", "init.train=all", "budget=1.01646e9")
     record = execute(point)
     assert record.status == "done", record.error
     parent = read_record(parents["dense"].run_dir / RECORD_NAME)
@@ -212,10 +214,16 @@ def test_a_frozen_batch_norm_keeps_its_statistics(child, parents):
 
 def test_an_interrupted_child_ends_as_an_uninterrupted_one_to_the_bit(child):
     whole = child("dense", *LAYERS["peer"], folder="whole")
-    cut = child("dense", *LAYERS["peer"], "trainer.checkpoint_minutes=0", folder="cut")
+    cut = child(
+        "dense",
+        *LAYERS["peer"],
+        "trainer.checkpoint_minutes=0",
+        "logger.log_every_n_steps=1",
+        folder="cut",
+    )
     expected = execute(whole)
     with pytest.raises(Killed):
-        execute(cut, kill_at(2))
+        execute(cut, kill_at(20))
     kept = (cut.run_dir / START_NAME).read_text()
     record = execute(cut)
     assert record.val_loss == expected.val_loss
@@ -233,7 +241,9 @@ def test_a_finished_child_needs_its_parent_no_more(child, parents, tmp_path):
     assert make_point(raw).run_id == done.run_id
     nursery = ("+eval.again.corpus=null", "+eval.again.splits=[validation]")
     record = evaluate_run(point.run_dir, (*nursery, "evaluation.max_tokens=320"))
-    assert record.evaluations["again@max_tokens=320"]["loss"] == pytest.approx(done.val_loss, abs=1e-6)
+    assert record.evaluations["again@max_tokens=320"]["loss"] == pytest.approx(
+        done.val_loss, abs=1e-6
+    )
 
 
 def test_weights_that_changed_since_are_refused(child, parents, tmp_path):
@@ -260,8 +270,12 @@ def test_weights_that_changed_since_are_refused(child, parents, tmp_path):
         ("dense", (*LAYERS["pkm"], "init.how=copies"), "only PEER's experts are single neurons"),
         ("peer", (*LAYERS["peer"], "init.how=copies"), "block 0 of the weights holds PEER"),
         ("dense", (*LAYERS["peer"], "init.how=upcycle"), "the experts of model=moe"),
-        ("dense", (*LAYERS["peer"], "model.glu=true", "init.how=copies"), "have glu=false"),
-        ("dense", (*LAYERS["peer"], "init.how=replace"), "n_experts=64 with init.how=replace"),
+        (
+            "dense",
+            (*LAYERS["peer"], "model.glu=true", "init.how=copies"),
+            "model.glu=true, but the FFN",
+        ),
+        ("dense", (*LAYERS["peer"], "init.how=replace"), "model.n_experts=64 is too few"),
         ("peer", ("trunk.ffn_blocks=all", "init.how=keep"), "these blocks hold different layers"),
     ],
 )

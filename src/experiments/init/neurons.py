@@ -58,7 +58,7 @@ def seed_copies(layer: PEER, neurons: Neurons, *, noise: float, generator: torch
 
     Raises ValueError if the layer's experts can't read as the neurons do.
     """
-    _check_alike(layer, neurons)
+    check_alike(layer, neurons)
     if noise < 0:
         raise ValueError(f"noise={noise} must be at least 0, a share of a row's root mean square")
     _seed(layer, neurons, noise, generator)
@@ -74,14 +74,29 @@ def seed_replace(layer: PEER, neurons: Neurons, *, generator: torch.Generator) -
     an equal gate 1 is in w_up: k for softmax, which gives each of a head's k experts 1 / k where
     their scores are equal, and 2 for sigmoid, which is 1/2 at a score of 0.
 
-    n_experts is a square, so some experts are left over. They are spares, which read as a neuron
-    does, with noise, and write nothing: they add nothing wrong, and training can use them.
+    n_experts is a square, so there may be more experts than neurons. They are spares, which read
+    as a neuron does, with noise, and write nothing: they add nothing wrong, and training can use
+    them.
 
-    Raises ValueError if the experts can't read as the neurons do or are fewer, where two heads
-    would retrieve the same experts, which then count twice, and for scores that are no gates.
+    Raises ValueError as check_replace does.
     """
-    _check_alike(layer, neurons)
-    factor = _gate_factor(layer)
+    check_replace(layer, neurons)
+    order = _seed(layer, neurons, _SPARE_NOISE, generator)
+    n = len(neurons)
+    w_up = neurons.w_up.new_zeros(layer.n_experts, neurons.w_up.shape[1])
+    w_up[:n] = neurons.w_up * _gate_factor(layer)
+    with torch.no_grad():
+        layer.w_up.copy_(w_up[order])
+
+
+def check_replace(layer: PEER, neurons: Neurons) -> None:
+    """Raises ValueError if the experts can't read as the neurons do or are fewer, where two heads
+    would retrieve the same experts, which then count twice, and for scores that are no gates.
+
+    Looks at no values: both may be on the meta device.
+    """
+    check_alike(layer, neurons)
+    _gate_factor(layer)
     n, n_experts = len(neurons), layer.n_experts
     if n_experts < n:
         raise ValueError(
@@ -99,11 +114,6 @@ def seed_replace(layer: PEER, neurons: Neurons, *, generator: torch.Generator) -
             "query_norm=batch has statistics of text, which a layer that replaces an FFN starts "
             "without: give query_norm=layer"
         )
-    order = _seed(layer, neurons, _SPARE_NOISE, generator)
-    w_up = neurons.w_up.new_zeros(n_experts, neurons.w_up.shape[1])
-    w_up[:n] = neurons.w_up * factor
-    with torch.no_grad():
-        layer.w_up.copy_(w_up[order])
 
 
 def _seed(layer: PEER, neurons: Neurons, noise: float, generator: torch.Generator) -> Tensor:
@@ -138,7 +148,7 @@ def _gate_factor(layer: PEER) -> float:
     return {"softmax": float(layer.top_k), "sigmoid": 2.0}[name]
 
 
-def _check_alike(layer: PEER, neurons: Neurons) -> None:
+def check_alike(layer: PEER, neurons: Neurons) -> None:
     """Raises ValueError if the layer's experts can't be such neurons."""
     gated, own_gate = neurons.w_gate is not None, layer.w_gate is not None
     name = next(name for name, function in ACTIVATIONS.items() if function is layer.activation)

@@ -1,12 +1,14 @@
 """Which layers the blocks hold when a run starts from weights."""
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import torch
 
 from experiments.budget.costs import FFNConfig
-from experiments.config.constraints import shown
 from experiments.config.schema import Init, RunConfig
+from experiments.init.neurons import check_alike, check_replace, neurons_of
 from experiments.init.upcycle import parts_of
 from experiments.models.ffn.beside import BesideConfig
 from experiments.models.ffn.dense import DenseConfig
@@ -47,7 +49,7 @@ def bases(config: RunConfig) -> Sequence[FFNConfig]:
 
 def _check_seeds(init: Init, layer: FFNConfig, base: FFNConfig, block: int, d_model: int) -> None:
     """Raises ValueError if the layer can't be seeded from the block's own."""
-    how, reinit = init.how, init.reinit
+    how = init.how
     if how == "beside":
         return
     if not isinstance(base, DenseConfig):
@@ -56,31 +58,26 @@ def _check_seeds(init: Init, layer: FFNConfig, base: FFNConfig, block: int, d_mo
             "neurons to copy; choose blocks with a dense layer by trunk.ffn_blocks=[...], or set "
             "init.how=beside"
         )
+    with torch.device("meta"):  # shapes alone
+        new, own = layer.build(d_model), base.build(d_model)
     if how == "upcycle":
         if not isinstance(layer, MoEConfig):
             raise ValueError(
                 f"init.how=upcycle with {_name(layer)}: copies of a whole layer are the experts of "
                 "model=moe or moe_fine; set one of them, or init.how=beside"
             )
-        with torch.device("meta"):
-            parts_of(layer.build(d_model), base.build(d_model), reinit)
-        return
-    if not isinstance(layer, PEERConfig):
+        check: Any = partial(parts_of, new, own, init.reinit)
+    elif not isinstance(layer, PEERConfig):
         raise ValueError(
             f"init.how={how} with {_name(layer)}: only PEER's experts are single neurons; set "
             "model=peer, or init.how=beside"
         )
-    if (layer.glu, layer.activation) != (base.glu, base.activation):
-        raise ValueError(
-            f"model.glu={shown(layer.glu)} and model.activation={layer.activation} with init.how="
-            f"{how}: the neurons of block {block} have glu={shown(base.glu)} and activation="
-            f"{base.activation}; set these"
-        )
-    if how == "replace" and layer.n_experts < base.d_ff(d_model):
-        raise ValueError(
-            f"n_experts={layer.n_experts} with init.how=replace: block {block} has "
-            f"{base.d_ff(d_model)} neurons, and each becomes an expert; raise n_experts"
-        )
+    else:
+        check = partial(check_replace if how == "replace" else check_alike, new, neurons_of(own))
+    try:
+        check()
+    except ValueError as error:
+        raise ValueError(f"model.{error} (init.how={how}, block {block})") from None
 
 
 def _name(config: FFNConfig) -> str:
