@@ -68,6 +68,22 @@ def test_a_trained_dense_model_is_an_arcee_with_equal_logits(runs, tmp_path):
         torch.testing.assert_close(theirs(tokens).logits, model(tokens), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
+def test_a_run_that_starts_from_an_export_has_its_loss(runs, compose_raw, tmp_path):
+    """At a rate of almost nothing: the weights, the trunk and the tokenizer are the export's."""
+    run_dir = runs("model=peer", *SMALL, "model.query_norm=layer")
+    export_run(run_dir, tmp_path / "out", [cache_of(run_dir)])
+    own = [o for o in TINY if not o.startswith(("ladder.d_", "ladder.vocab"))]
+    start = ("init=hf", f"init.path={tmp_path / 'out'}", "init.how=keep", "init.train=all")
+    paths = (cache_of(run_dir), f"paths.results={tmp_path / 'results'}")
+    point = make_point(compose_raw(*start, "budget=1e9", "optim.lr=1e-9", *own, *paths))
+    assert point.transformer.tie_head is False
+    record, before = execute(point), read_record(run_dir / "record.json")
+    assert record.status == "done", record.error
+    assert record.n_params == before.n_params
+    assert record.val_loss == pytest.approx(before.val_loss, abs=1e-4)
+
+
 @pytest.fixture
 def command(monkeypatch, capsys):
     """command(run, folder, ...): exit code, stdout, stderr."""
