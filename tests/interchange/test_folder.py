@@ -187,8 +187,10 @@ def test_expert_choice_is_marked_and_does_not_generate(folders):
 
 
 def test_the_tokenizer_is_the_runs(folders, vocabulary):
-    for name in ("dense", "dense_glu", "peer"):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folders(name))
+    for name, trusted in (("dense", False), ("dense_glu", False), ("peer", True), ("peer", False)):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            folders(name), trust_remote_code=trusted
+        )
         for text in ("the cat sat on a mat .\n", " two  blanks, é and 字", ""):
             ids = vocabulary.tokenizer().encode(text).ids
             assert tokenizer(text)["input_ids"] == ids

@@ -129,7 +129,7 @@ def _use(form: Form) -> str:
     code = [
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         "",
-        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
+        f'tokenizer = AutoTokenizer.from_pretrained("FOLDER"{remote})',
         f'model = AutoModelForCausalLM.from_pretrained("FOLDER"{remote})',
         'inputs = tokenizer("The ", return_tensors="pt")',
     ]
