@@ -93,30 +93,54 @@ def test_what_it_is_is_known_without_the_file(tmp_path):
     assert trunk_config(shape).cost().n_params == 134_515_008
 
 
-@pytest.mark.slow
-def test_logits_are_those_of_transformers(gguf, wikitext, cache):
+@pytest.fixture(scope="module")
+def theirs(gguf):
+    """The model as transformers reads the file."""
     from transformers import LlamaConfig, LlamaForCausalLM
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
     settings = load_gguf_checkpoint(str(gguf))["config"]
     settings = {k: v for k, v in settings.items() if not k.startswith("_")}
-    with torch.device("meta"):
-        theirs = LlamaForCausalLM(LlamaConfig(**settings))
-    tensors = load_gguf_checkpoint(str(gguf), return_tensors=True, model_to_load=theirs)["tensors"]
-    theirs = LlamaForCausalLM(LlamaConfig(**settings)).eval()
-    missing, unexpected = theirs.load_state_dict(tensors, strict=False)
+    model = LlamaForCausalLM(LlamaConfig(**settings)).eval()
+    tensors = load_gguf_checkpoint(str(gguf), return_tensors=True, model_to_load=model)["tensors"]
+    missing, unexpected = model.load_state_dict(tensors, strict=False)
     assert (missing, unexpected) == (["lm_head.weight"], [])
-    theirs.tie_weights()
-    ours = loaded(SMOLLM2, cache, 512)
-    assert sum(p.numel() for p in ours.parameters()) == 134_515_008
-    losses, worst = [], 0.0
+    model.tie_weights()
+    return model
+
+
+@pytest.fixture(scope="module")
+def ours(gguf, cache):
+    model = loaded(SMOLLM2, cache, 512)
+    assert sum(p.numel() for p in model.parameters()) == 134_515_008
+    return model
+
+
+def difference(ours, theirs, ids: torch.Tensor) -> tuple[float, float]:
+    """The largest of all logits, and the loss of ours in nats per token."""
     with torch.no_grad():
-        for ids in wikitext:
-            logits, same = ours(ids[None])[0], theirs(input_ids=ids[None]).logits[0]
-            worst = max(worst, float((logits - same).abs().max()))
-            losses.append(float(F.cross_entropy(logits[:-1], ids[1:])))
-    assert worst < 1e-4  # of at most 33, in float32 through 30 blocks
-    assert sum(losses) / 6 == pytest.approx(3.3686, abs=1e-4)
+        logits, same = ours(ids[None])[0], theirs(input_ids=ids[None]).logits[0]
+    loss = float(F.cross_entropy(logits[:-1], ids[1:]))
+    return float((logits - same).abs().max()), loss
+
+
+@pytest.mark.slow
+def test_logits_are_those_of_transformers_at_the_same_angles(ours, theirs, wikitext, monkeypatch):
+    """transformers divides by base^(2i/d), and we multiply by base^(-2i/d). These differ in the
+    last bit, which position 511 has 511 times.
+    """
+    frequency = 100_000.0 ** (-torch.arange(0, 64, 2) / 64)
+    torch.testing.assert_close(theirs.model.rotary_emb.inv_freq, frequency, rtol=3e-7, atol=0)
+    monkeypatch.setattr(theirs.model.rotary_emb, "inv_freq", frequency)
+    found = [difference(ours, theirs, ids) for ids in wikitext]
+    assert max(worst for worst, _ in found) < 1e-4  # of at most 33, in float32 through 30 blocks
+    assert sum(loss for _, loss in found) / 6 == pytest.approx(3.3686, abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(strict=True, reason="1.5e-4 by the last bit of the rotary frequencies")
+def test_logits_are_those_of_transformers_at_its_own_angles(ours, theirs, wikitext):
+    assert difference(ours, theirs, wikitext[1])[0] < 1e-4
 
 
 @pytest.mark.slow
