@@ -16,7 +16,7 @@ from experiments.models.ffn._product_keys import SCORES
 from experiments.models.ffn.dense import Dense
 from experiments.models.ffn.peer import PEER
 
-# Of the experts left over: far enough from their neuron to become something else.
+# Of the spare experts: far enough from their neuron to become something else.
 _SPARE_NOISE = 0.5
 
 

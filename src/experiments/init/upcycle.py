@@ -16,7 +16,7 @@ _ROUTER_SPREAD = 1e-2
 
 
 def upcycle(layer: MoE, ffn: Dense, *, reinit: float, generator: torch.Generator) -> None:
-    """Makes every expert a copy of the dense layer, or of a part of it, and the router anew.
+    """Makes every expert a copy of the dense layer, or of a part of it, and the router at random.
 
     Fine-grained experts are narrower than the layer: its hidden units are cut into as many parts
     as are needed. The first ones go to the shared experts, which every token has. The others, one
@@ -30,7 +30,7 @@ def upcycle(layer: MoE, ffn: Dense, *, reinit: float, generator: torch.Generator
     1 / n_experts (sigmoid: 1/2) that the scale makes up for. With expert choice at a smaller
     capacity some tokens are taken by no group and others by several: right on average only.
 
-    reinit: the share of the hidden units of each routed copy that begin anew, as normals of mean
+    reinit: the share of the hidden units of each routed copy that are random again, as normals of mean
     and deviation of the layer's own matrices (Drop-Upcycling; its choice is 0.5). Above 0 no start
     is exact.
 
@@ -52,14 +52,14 @@ def upcycle(layer: MoE, ffn: Dense, *, reinit: float, generator: torch.Generator
         for e in range(layer.n_experts):
             first = (n_shared + e % n_routed) * width
             units = slice(first, first + width)
-            anew = torch.rand(width, generator=generator).argsort()[: round(reinit * width)]
+            fresh = torch.rand(width, generator=generator).argsort()[: round(reinit * width)]
             layer.w_in[e] = w_in[:, units]
-            layer.w_in[e][:, anew] = _like(w_in, (d_model, len(anew)), generator)
+            layer.w_in[e][:, fresh] = _like(w_in, (d_model, len(fresh)), generator)
             if layer.w_gate is not None and w_gate is not None:
                 layer.w_gate[e] = w_gate[:, units]
-                layer.w_gate[e][:, anew] = _like(w_gate, (d_model, len(anew)), generator)
+                layer.w_gate[e][:, fresh] = _like(w_gate, (d_model, len(fresh)), generator)
             layer.w_out[e] = w_out[units]
-            layer.w_out[e][anew] = _like(w_out, (len(anew), d_model), generator)
+            layer.w_out[e][fresh] = _like(w_out, (len(fresh), d_model), generator)
         layer.w_out.mul_(scale)
         n = n_shared * width
         for into, matrix in (
