@@ -2,7 +2,8 @@
 
 import torch
 
-from experiments.benchmarks.neurons import only
+from experiments.benchmarks.neurons import constant, only
+from experiments.data.batches import Batch
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.transformer import TransformerConfig
 
@@ -30,3 +31,19 @@ def test_only_the_largest_units_write():
         with only(model, (1,), kept):
             torch.testing.assert_close(layer(x)[0], by_hand(layer, x[0], kept))
     assert torch.equal(layer(x), whole)  # the hooks are gone
+
+
+def test_the_mean_output_is_that_of_the_windows():
+    model = CONFIG.build()
+    windows = [Batch(torch.randint(0, 20, (2, 6)), torch.zeros(2, 6)) for _ in range(3)]
+    seen = []
+    block = model.blocks[1]
+    hook = block.ffn.register_forward_hook(lambda _, __, y: seen.append(y.detach()))
+    with torch.no_grad():
+        for inputs, _, _ in windows:
+            model(inputs)
+    hook.remove()
+    mean = torch.cat(seen).mean((0, 1))
+    with constant(model, (1,), windows):
+        torch.testing.assert_close(block.ffn(torch.randn(1, 4, 8)), mean.expand(1, 4, 8))
+    assert block.ffn(torch.zeros(1, 1, 8)).abs().max() == 0

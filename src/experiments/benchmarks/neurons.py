@@ -1,13 +1,15 @@
 """How few hidden units of a trained layer a token needs: `python -m experiments.bench neurons`.
 
 What a layer of retrieved experts can hope for in the place of a dense one. An oracle keeps each
-token's units of the largest |h_i| ||w_out_i||, what a router could at best; and one row is without
-the layer. The overrides are those of experiments.run: init=..., trunk.ffn_blocks=[...], data=...
+token's units of the largest |h_i| ||w_out_i||, what a router could at best. Two rows are without
+any unit: with the layer's mean output on the same text, which is a constant, and with nothing. The
+overrides are those of experiments.run: init=..., trunk.ffn_blocks=[...], data=...
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from tqdm import tqdm
 
 from experiments.cli import exit_codes, resolve
 from experiments.config.hydra_version import composing
+from experiments.data.batches import Batch
 from experiments.data.prepare import prepare_data
 from experiments.data.windows import ScoredWindows
 from experiments.init.place import bases
@@ -67,11 +70,12 @@ def _rows(point: Point) -> list[tuple[str, str, str]]:
     for kept in tqdm((d_ff, *KEPT, 0), "blocks " + ", ".join(map(str, blocks)), leave=False):
         with only(model, blocks, kept):
             losses[kept] = evaluate(model, windows, sizes, torch.device("cpu")).loss
+    with constant(model, blocks, windows):
+        mean = evaluate(model, windows, sizes, torch.device("cpu")).loss
+    nothing = losses.pop(0)
     whole = losses[d_ff]
-    return [
-        (str(kept) if kept else "none", f"{loss:.4f}", f"{loss - whole:+.4f}")
-        for kept, loss in losses.items()
-    ]
+    rows = {**{str(k): loss for k, loss in losses.items()}, "mean output": mean, "none": nothing}
+    return [(name, f"{loss:.4f}", f"{loss - whole:+.4f}") for name, loss in rows.items()]
 
 
 def _layers(model: Transformer, blocks: tuple[int, ...]) -> list[Dense]:
@@ -98,6 +102,38 @@ def only(model: Transformer, blocks: tuple[int, ...], kept: int) -> Iterator[Non
             return (torch.zeros_like(hidden).scatter(-1, best, hidden.gather(-1, best)),)
 
         hooks.append(layer.w_out.register_forward_pre_hook(cut))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def constant(
+    model: Transformer, blocks: tuple[int, ...], windows: Iterable[Batch]
+) -> Iterator[None]:
+    """Each of these dense layers gives its mean output on the windows, whatever its input."""
+    layers, n_tokens = _layers(model, blocks), 0
+    sums = [torch.zeros_like(layer.w_out.weight[:, 0]) for layer in layers]
+
+    def add(total: Tensor, _: Any, __: Any, y: Tensor) -> None:
+        total += y.sum((0, 1))
+
+    def mean(total: Tensor, _: Any, __: Any, y: Tensor) -> Tensor:
+        return (total / n_tokens).expand_as(y)
+
+    with torch.no_grad(), _hooked(layers, [partial(add, total) for total in sums]):
+        for inputs, _, _ in windows:
+            model(inputs)
+            n_tokens += inputs.numel()
+    with _hooked(layers, [partial(mean, total) for total in sums]):
+        yield
+
+
+@contextmanager
+def _hooked(layers: Sequence[Dense], actions: Sequence[Callable[..., Any]]) -> Iterator[None]:
+    hooks = [layer.register_forward_hook(act) for layer, act in zip(layers, actions, strict=True)]
     try:
         yield
     finally:

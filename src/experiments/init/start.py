@@ -20,7 +20,8 @@ from experiments.models.ffn.moe import MoE
 from experiments.models.ffn.peer import PEER
 from experiments.models.transformer import Block, Transformer, document_mask
 
-_DISTIL_BATCH = 1024  # tokens of a step
+_DISTIL_BATCH = 256  # tokens of a step: many steps of few tokens were better than few of many
+_AT_ONCE = 1024  # tokens of a teacher's forward pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +155,7 @@ def _distilled(
         assert isinstance(block, Block)
         inputs = torch.cat([_inputs(model, batch, i) for batch in tokens])
         with torch.no_grad():
-            targets = torch.cat([teacher(part) for part in inputs.split(_DISTIL_BATCH)])
+            targets = torch.cat([teacher(part) for part in inputs.split(_AT_ONCE)])
         results[i] = distil(
             block.ffn,
             inputs,

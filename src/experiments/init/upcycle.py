@@ -30,9 +30,9 @@ def upcycle(layer: MoE, ffn: Dense, *, reinit: float, generator: torch.Generator
     1 / n_experts (sigmoid: 1/2) that the scale makes up for. With expert choice at a smaller
     capacity some tokens are taken by no group and others by several: right on average only.
 
-    reinit: the share of the hidden units of each routed copy that are random again, as normals of mean
-    and deviation of the layer's own matrices (Drop-Upcycling; its choice is 0.5). Above 0 no start
-    is exact.
+    reinit: the share of the hidden units of each routed copy that are random again, as normals of
+    mean and deviation of the layer's own matrices (Drop-Upcycling; its choice is 0.5). Above 0 no
+    start is exact.
 
     Raises ValueError if the mixture can't hold the layer.
     """
