@@ -318,7 +318,7 @@ def test_damaged_exports_are_one_line(folders, tmp_path):
     shutil.copytree(folders("peer"), tmp_path / "torn")
     weights = tmp_path / "torn" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=r"model.safetensors can't be read .*export the run again"):
+    with pytest.raises(ValueError, match=r"model.safetensors can't be read, or is cut short"):
         read_export(tmp_path / "torn")
     (tmp_path / "torn" / "config.json").write_text("{}")
     with pytest.raises(ValueError, match=r"config.json is not the config of an export"):
