@@ -125,22 +125,10 @@ def difference(ours, theirs, ids: torch.Tensor) -> tuple[float, float]:
 
 
 @pytest.mark.slow
-def test_logits_are_those_of_transformers_at_the_same_angles(ours, theirs, wikitext, monkeypatch):
-    """transformers divides by base^(2i/d), and we multiply by base^(-2i/d). These differ in the
-    last bit, which position 511 has 511 times.
-    """
-    frequency = 100_000.0 ** (-torch.arange(0, 64, 2) / 64)
-    torch.testing.assert_close(theirs.model.rotary_emb.inv_freq, frequency, rtol=3e-7, atol=0)
-    monkeypatch.setattr(theirs.model.rotary_emb, "inv_freq", frequency)
+def test_logits_are_those_of_transformers(ours, theirs, wikitext):
     found = [difference(ours, theirs, ids) for ids in wikitext]
     assert max(worst for worst, _ in found) < 1e-4  # of at most 33, in float32 through 30 blocks
     assert sum(loss for _, loss in found) / 6 == pytest.approx(3.3686, abs=1e-4)
-
-
-@pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="1.5e-4 by the last bit of the rotary frequencies")
-def test_logits_are_those_of_transformers_at_its_own_angles(ours, theirs, wikitext):
-    assert difference(ours, theirs, wikitext[1])[0] < 1e-4
 
 
 @pytest.mark.slow

@@ -235,7 +235,10 @@ def rotary_angles(
 
     Always: a model in float64 is right to 1e-7 by them, and to 1e-15 in all else.
     """
-    frequency = base ** (-torch.arange(0, d_head, 2, device=device) / d_head)
+    steps = torch.arange(0, d_head, 2, device=device) / d_head
+    # At another base than ours by the operations of Llama in transformers: the last bit of a
+    # frequency is 1.5e-4 in SmolLM2's logits. At ours as ever: runs stay the same to the bit.
+    frequency = base**-steps if base == ROPE_BASE else 1.0 / base**steps
     positions = torch.arange(start, start + seq_len, device=device, dtype=torch.float32)
     angles = torch.outer(positions, frequency)
     return angles.cos(), angles.sin()

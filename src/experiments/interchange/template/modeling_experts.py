@@ -20,6 +20,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from .configuration_experts import ExpertsConfig
 
+_ROPE_BASE = 10_000.0  # the harness's own
 _CHUNK = 2**24  # numbers of gathered rows that are held at once
 _CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -409,8 +410,9 @@ class ExpertsForCausalLM(PreTrainedModel, GenerationMixin):
 def _angles(position_ids: Tensor, config: ExpertsConfig) -> Tensor:
     """The rotary angles, (batch or 1, n, head_dim / 2), float32. Su 2021, arXiv:2104.09864."""
     d_head = config.head_dim
-    steps = torch.arange(0, d_head, 2, device=position_ids.device)
-    return position_ids[..., None].float() * config.rope_base ** (-steps / d_head)
+    steps, base = torch.arange(0, d_head, 2, device=position_ids.device) / d_head, config.rope_base
+    frequency = base**-steps if base == _ROPE_BASE else 1.0 / base**steps  # as it was trained
+    return position_ids[..., None].float() * frequency
 
 
 def _mask(attention_mask: Tensor | None, x: Tensor, n_past: int) -> Tensor | None:
