@@ -19,7 +19,7 @@ def card_of(name="peer", **values):
 
 @pytest.mark.parametrize("domain", _PACKAGES)
 def test_licences_are_those_of_the_documentation(domain):
-    (row,) = (line for line in DATA.splitlines() if line.startswith(f"| {domain} |"))
+    row = next(line for line in DATA.splitlines() if line.startswith(f"| {domain} |"))
     stated = row.split("|")[6].replace("[p]", "").replace("[g]", "")
     words = " ".join(stated.replace(" ,", ",").split())
     assert _PACKAGES[domain].split(",")[0] in words
@@ -33,6 +33,9 @@ def test_texts_are_named_with_their_licences():
     card = card_of(config={"data": {"corpus": corpus}})
     assert "wiki_leads (CC BY-SA 4.0)" in card
     assert "movie_dialog" not in card
+    corpus = {"_target_": "a.Domain", "domain": "recipes", "requirement": "some==1"}
+    card = card_of(config={"data": {"corpus": corpus}})
+    assert "recipes of the Python package some==1 (CC BY-SA 4.0)" in " ".join(card.split())
     card = card_of(config={"data": {"corpus": {"_target_": "a.WikiText2"}}})
     assert "CC BY-SA 3.0" in card
 

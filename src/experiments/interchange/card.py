@@ -21,6 +21,9 @@ _PACKAGES = {
     "licences": "each its author's",
     "api_aws": "Apache 2.0",
     "api_google": "Apache 2.0",
+    "recipes": "CC BY-SA 4.0",
+    "hpo": "HPO licence, with attribution and unchanged meaning",
+    "mueller": "work of the US government",
 }
 
 
@@ -98,6 +101,10 @@ def _data(record: RunRecord) -> str:
         weights = corpus.get("weights", {})
         used = [f"{name} ({_PACKAGES[name]})" for name in weights if weights[name] > 0]
         text = f"A mix of texts that Python packages hold, with their licences: {'; '.join(used)}."
+    elif kind == "Domain":
+        name = str(corpus.get("domain"))
+        licence = _PACKAGES.get(name, "licence not known here")
+        text = f"The texts {name} of the Python package {corpus.get('requirement')} ({licence})."
     elif kind == "HubText":
         text = f"{corpus.get('path')} of the Hugging Face hub; its page has the licence."
         if corpus.get("path") == "allenai/c4":
