@@ -84,7 +84,7 @@ import os, time
 from analysis.report.processes import mapping
 
 def work(_):
-    print(os.getpid(), flush=True)
+    os.write(1, b"%d\\n" % os.getpid())  # in one piece: print may write the end apart
     while True:
         time.sleep(0.1)
 
@@ -111,7 +111,9 @@ def test_other_processes_draw_the_same_and_their_errors_name_the_figure(tmp_path
 def test_if_the_command_is_killed_its_processes_end(how):
     needs_cores()
     command = [sys.executable, "-c", NEVER_DONE]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
         pids = [int(process.stdout.readline()) for _ in range(2)]
         assert all(map(runs, pids))
         process.send_signal(how)
@@ -119,6 +121,9 @@ def test_if_the_command_is_killed_its_processes_end(how):
         while any(map(runs, pids)):
             assert time.monotonic() < until, "a process outlives the command"
             time.sleep(0.05)
+    finally:  # else a failure would wait for a command that never ends
+        process.kill()
+        process.communicate()
 
 
 def runs(pid):
