@@ -7,6 +7,7 @@ print(fit)
 analysis.draw_isoflop(table, fit).savefig("isoflop.png")
 """
 
+from analysis.adaptation import Adaptation, compare_adaptations
 from analysis.differences.by_column import DifferencesBy, compare_by
 from analysis.differences.models import Differences, SeedNoise, compare_models, seed_noise
 from analysis.differences.multipliers import BudgetMultipliers, budget_multipliers
@@ -14,6 +15,7 @@ from analysis.experts.compare import LawComparison, compare_laws
 from analysis.experts.fit import ExpertLawFit, fit_expert_law, size_slopes
 from analysis.figures import (
     draw_active,
+    draw_adaptation,
     draw_contours,
     draw_experts,
     draw_frontier,
@@ -40,6 +42,7 @@ from analysis.validation.hold_out import HoldOut, hold_out_budgets
 from analysis.validation.residuals import residuals_of
 
 __all__ = [
+    "Adaptation",
     "Agreement",
     "BudgetMultipliers",
     "ComputeMultiplier",
@@ -66,12 +69,14 @@ __all__ = [
     "best_of_cells",
     "budget_multipliers",
     "check_table",
+    "compare_adaptations",
     "compare_approaches",
     "compare_by",
     "compare_laws",
     "compare_models",
     "compute_multiplier",
     "draw_active",
+    "draw_adaptation",
     "draw_contours",
     "draw_experts",
     "draw_frontier",

@@ -318,6 +318,7 @@ def _logging_as_before():
 @pytest.fixture
 def call(tmp_path, monkeypatch, capsys):
     """call("run", "model=peer", ...) in a folder with an odd config: code, stdout, stderr, new."""
+    tmp_path = tmp_path / "here"  # so that no other test's runs are in its parent
     (tmp_path / "odd" / "experiment").mkdir(parents=True)
     (tmp_path / "odd" / "experiment" / "broken.yaml").write_text("a: [1\nb: {")
     monkeypatch.chdir(tmp_path)

@@ -83,9 +83,18 @@ def results():
             isoflop.frontier("dense"), isoflop.frontier("peer"), asymptote=1.5
         ),
         analysis.plan(1e20, isoflop, model="dense"),
+        analysis.compare_adaptations(adapted()),
         study_of(isoflop, surface, differences),
     ]
     return {type(one): one for one in found}
+
+
+def adapted():
+    """Two ways to adapt a model, of two seeds each."""
+    runs = table().iloc[:4].reset_index(drop=True)
+    starts = {"before.validation.loss": 3.0, "before.wikitext2.loss": 3.4, "wikitext2.loss": 3.4}
+    ways = {"init.how": ["beside", "beside", "keep", "keep"], "n_trained_params": 1e6}
+    return runs.assign(loss=[2.5, 2.6, 2.3, 2.2], **starts, **ways, **{"init.train": "layer"})
 
 
 def study_of(isoflop, surface, differences):
