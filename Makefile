@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= 2
 
-.PHONY: help demo retrofit-demo study test test-fast test-study test-slurm soak check format wandb-sync gpu-check gpu-wheels clean
+.PHONY: help demo retrofit-demo study test test-fast test-long test-study test-slurm soak check format wandb-sync gpu-check gpu-wheels clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -35,11 +35,14 @@ study: $(READY)  ## train what is missing of the study (hours on 2 cores), fit a
 # Two tests at a time, each with one thread (tests/conftest.py): WORKERS=8 on a larger machine.
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-test: $(READY)  ## run all tests but those of the study and of Slurm (minutes)
+test: $(READY)  ## run the tests (minutes)
 	$(PYTEST) --ignore tests/study
 
+test-long: $(READY)  ## run the tests of more than 10 s each: a real model, many draws, kills
+	$(PYTEST) --ignore tests/study -m long
+
 test-fast: $(READY)  ## run the tests that take less than a second each
-	$(PYTEST) --ignore tests/study -m "not slow and not slurm"
+	$(PYTEST) --ignore tests/study -m "not slow and not slurm and not long"
 
 test-study: $(READY)  ## hold the committed study's numbers to its records
 	$(PYTEST) tests/study

@@ -27,7 +27,7 @@ from tests.analysis.tables import (
     surface,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 REPEATS = 100
 
 

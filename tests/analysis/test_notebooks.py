@@ -8,6 +8,7 @@ from tests.test_records import record
 
 FOLDER = REPOSITORY / "analysis"
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
 ]

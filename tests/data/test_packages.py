@@ -389,6 +389,7 @@ def test_no_held_out_document_trains(corpus, cache):
         assert not train & set(documents), split
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_held_out_domains_hardly_overlap_with_training(corpus, cache):
     everything = replace(corpus, weights=dict.fromkeys(TRAINING, 1))

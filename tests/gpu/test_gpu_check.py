@@ -70,6 +70,7 @@ def test_blocked_modules_can_not_be_imported(bare):
         assert f"No module named {name!r}" in bare("-c", f"import {name}").stderr
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_all_parts_on_a_bare_machine(bare, tmp_path):
     """The command as it is typed: each part a process of its own, the harness's left out."""
@@ -95,6 +96,7 @@ def test_all_parts_on_a_bare_machine(bare, tmp_path):
             assert f"| {measurement['name']} |" in text
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_harness_trains_with_the_wheels_packages_alone(without, tmp_path):
     """W&B and the analysis's packages are none of them."""

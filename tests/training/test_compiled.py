@@ -120,6 +120,7 @@ def test_the_graph_is_whole_and_the_step_is_eagers(eager_backend, name):
     assert not counters["graph_break"]
 
 
+@pytest.mark.long
 # Inductor takes ten seconds a graph: each layer is compiled once here, a whole step in float32 or
 # the layer alone in float64.
 @INDUCTOR
@@ -149,6 +150,7 @@ def test_inductors_layer_is_eagers_to_rounding_in_float64(name):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12 * float(b.abs().max()))
 
 
+@pytest.mark.long
 @INDUCTOR
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ALL_CHOSEN)
@@ -205,6 +207,7 @@ PEER = ("model=peer", *SMALL)
 COMPILED = (*PEER, "trainer.compile=true")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_compiled_run_is_the_run_and_goes_on_from_an_eager_ones_checkpoint(make, eager_backend):
     eager = make(*PEER, folder="eager")
@@ -239,6 +242,7 @@ def test_a_compiled_run_is_the_run_and_goes_on_from_an_eager_ones_checkpoint(mak
             assert (resumed.val_loss, resumed.train_loss) == (found.val_loss, found.train_loss)
 
 
+@pytest.mark.long
 @INDUCTOR
 @pytest.mark.slow
 def test_a_run_compiled_by_inductor_is_the_run_and_goes_on_to_the_bit(make):

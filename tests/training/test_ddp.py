@@ -87,6 +87,7 @@ def _train_all(raws):
     _run_ranks(2, "tests.training.ranks", str(configs))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_the_same_loss_curve(folders, name):
@@ -100,6 +101,7 @@ def test_the_same_loss_curve(folders, name):
     assert record_of_two.val_loss == pytest.approx(record.val_loss, rel=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_compiled_ranks_train_what_they_train_without(folders, compose_raw, overrides):
     names = ("dense", "peer", "moe_fine")

@@ -43,6 +43,7 @@ def child(code, *arguments):
     )  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_step_that_hangs_ends_the_run(tmp_path):
     process = child(
@@ -85,6 +86,7 @@ with watchdog.watching():
 """
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_process_that_was_stopped_has_not_stalled():
     process = child(STOPPED)

@@ -71,6 +71,7 @@ def test_differences_are_of_means_with_the_noise_of_their_budget(table):
     assert narrow.upper - narrow.lower < 2 * width
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_interval_holds_the_truth_as_often_as_it_says():
     rng = np.random.default_rng(0)

@@ -233,6 +233,7 @@ def test_granularity_needs_three_of_each(sizes, tokens, grains, says):
         fit_expert_law(table, "granularity", **FEW)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_granularity_of_sizes_that_hardly_differ_does_not_tell_alpha():
     for seed in range(4):  # which way alpha drifts is rounding

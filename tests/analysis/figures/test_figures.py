@@ -162,6 +162,7 @@ def test_active_rcparams_are_kept():
     assert dict(plt.rcParams) == before
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_same_figure_is_the_same_svg():
     def drawn():

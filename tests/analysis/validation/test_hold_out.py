@@ -128,6 +128,7 @@ def repeats():
     return [hold_out_budgets(runs(n_sizes=9, noise=0.005, seed=seed)) for seed in range(30)]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_noise_about_a_law_is_rarely_called_drift():
     # 6 % of tables in 200, of any of the three quantities; 30 tell that to 4.3 %
