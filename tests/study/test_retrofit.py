@@ -1,0 +1,60 @@
+"""docs/retrofit.md's numbers are those of the committed records."""
+
+import pytest
+
+from analysis import numbers
+from analysis.adaptation import columns_of_starts, compare_adaptations
+from analysis.table.load import load_table
+from experiments.point import run_id_of
+from experiments.records import find_records, read_record
+from tests.conftest import REPOSITORY
+
+FOLDER = REPOSITORY / "results" / "retrofit"
+TEXT = (REPOSITORY / "docs" / "retrofit.md").read_text(encoding="utf-8")
+
+
+def test_the_table_is_that_of_the_records():
+    table = load_table(FOLDER / "recipes", keep=columns_of_starts("wikitext2"))
+    found = compare_adaptations(table)
+    rows = [line for line in TEXT.splitlines() if line.startswith("| ")]
+    for way in found.ways:
+        cells = (
+            str(way.n_seeds),
+            numbers.count(way.n_trained_params),
+            numbers.flops(way.flops),
+            numbers.with_interval(*way.gain, signed=True),
+            numbers.with_interval(*way.change, signed=True),
+        )
+        assert any(row.endswith(f"| {' | '.join(cells)} |") for row in rows), (way.way, cells)
+    assert f"{found.ways[0].before:.3f}" in TEXT
+
+
+def test_runs_have_the_ids_of_their_configs_and_started_exact():
+    records = [read_record(path) for path in find_records(FOLDER)]
+    assert len(records) > 20
+    for record in records:
+        assert run_id_of(record.config) == record.run_id
+        assert record.status == "done"
+        if record.sweep != "retrofit/tuning" and record.init["how"] in ("beside", "copies"):
+            assert record.init["exact"] is True
+
+
+@pytest.mark.parametrize("model", ["peer", "dense", "LoRA", "full"])
+def test_each_way_s_rate_is_the_best_of_the_tuning_and_no_edge(model):
+    """The rates of conf/experiment/retrofit.yaml are between two worse ones of 12 steps."""
+    losses = {}
+    for path in find_records(FOLDER / "tuning"):
+        record = read_record(path)
+        ways = {"lora": "LoRA", "all": "full", "layer": record.model}
+        if ways[record.init["train"]] == model:
+            losses[record.config["ladder"]["lr"]] = record.val_loss
+    rates = sorted(losses)
+    best = min(losses, key=losses.get)
+    assert best not in (rates[0], rates[-1])
+    used = {"peer": 3e-2, "dense": 1e-2, "LoRA": 1e-2, "full": 1e-4}
+    assert best == used[model]
+    for path in find_records(FOLDER / "recipes"):
+        record = read_record(path)
+        ways = {"lora": "LoRA", "all": "full", "layer": record.model}
+        if ways[record.init["train"]] == model:
+            assert record.config["ladder"]["lr"] == used[model]
