@@ -38,7 +38,7 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 test: $(READY)  ## run the tests (minutes)
 	$(PYTEST) --ignore tests/study
 
-test-long: $(READY)  ## run the tests of more than 10 s each: a real model, many draws, kills
+test-long: $(READY)  ## run the tests of more than 5 s or so each: a real model, many draws, kills
 	$(PYTEST) --ignore tests/study -m long
 
 test-fast: $(READY)  ## run the tests that take less than a second each

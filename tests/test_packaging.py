@@ -67,6 +67,7 @@ def installed(tmp_path_factory):
     return zipfile.ZipFile(wheel).namelist(), site, environment
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_each_console_script_starts(installed, project, tmp_path):
     """What each loads and calls, one after the other in one process; and one of the files."""

@@ -340,6 +340,7 @@ def test_enough_is_within_the_target():
     assert not power(noise=0.01, target=error * 0.999)["enough"].item()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("n_budgets", [3, 5])
 def test_intervals_of_the_exponent_hold_it(n_budgets):

@@ -170,6 +170,7 @@ def test_data_is_handed_its_overrides(monkeypatch):
     assert seen == ["size=1"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_both_allocators_each_in_its_own_process(tmp_path, capfd, monkeypatch):
     path = tmp_path / "bench.json"

@@ -166,6 +166,7 @@ def _pack_slowly(cache):
     return pack(Slow(), "train", vocabulary, folder, cache).digest
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_kill_minus_nine_loses_nothing_whole(tmp_path, digest):
     expected = digest(tmp_path / "whole")
@@ -197,6 +198,7 @@ def digest(monkeypatch):
     return _pack_slowly
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_processes_make_one_folder(tmp_path, digest):
     with mp.get_context("spawn").Pool(2) as pool:

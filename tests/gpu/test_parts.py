@@ -67,6 +67,7 @@ def test_an_unrepeatable_kernel_fails_the_part(job, monkeypatch):
     assert _ended(job)["why"] == "wrong: unsteady: cases with other bits in 2 runs"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("lost", ["optimizer", "n_done"])
 def test_a_lossy_resume_is_seen(job, monkeypatch, lost):
     whole = Loop.load

@@ -338,6 +338,7 @@ assert "experiments" not in sys.modules
 """
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_fresh_process_without_us_reads_the_same(vocabulary, tmp_path):
     tokens = torch.randint(1, VOCABULARY, (2, 32))

@@ -266,6 +266,7 @@ def test_it_says_that_triton_is_not_installed(kernel, monkeypatch):
     assert triton_kernel.why_not("cuda") == "triton is not installed"
 
 
+@pytest.mark.long
 def test_compiles_for_an_h100_without_one(kernel, tmp_path):
     """Compiled from the types and shapes that are passed; a process has one kind of triton."""
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}

@@ -120,6 +120,7 @@ def kinds(tmp_path):
     return [e["event"] for e in read_events(run_dir)]
 
 
+@pytest.mark.long
 def test_a_killed_worker_is_tried_again_within_the_same_sweep(raws, tmp_path, capsys):
     points = raws("trainer.checkpoint_minutes=1e-3", "budget=5e9", models=("dense",))
     with killing(tmp_path / "results" / "s"):
@@ -195,6 +196,7 @@ def test_heartbeats_say_where_a_run_is(raws, tmp_path):
     assert record.environment["n_threads"] == usable_cores()
 
 
+@pytest.mark.long
 def test_workers_run_the_code_as_it_was_submitted(raws, tmp_path, monkeypatch):
     """The copy is edited, and the worker shows that it is the copy's."""
 

@@ -259,6 +259,7 @@ def test_a_run_compiled_by_inductor_is_the_run_and_goes_on_to_the_bit(make):
     assert (resumed.val_loss, resumed.train_loss) == (found.val_loss, found.train_loss)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_models_of_one_process_are_each_compiled_once(eager_backend):
     """torch keeps a limited number of graphs for a function's code; runs of one worker pass it."""

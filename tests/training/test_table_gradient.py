@@ -44,6 +44,7 @@ def dense(compose_raw, tmp_path_factory):
     return trained
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["peer", "pkm"])
 @pytest.mark.parametrize("way", WAYS)

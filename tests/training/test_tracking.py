@@ -192,6 +192,7 @@ def rows(folder, name="first"):
     return read_wandb(path)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("whose", ["ours", "W&B's"])
 @pytest.mark.parametrize("signal", ["SIGKILL", "SIGSTOP"])

@@ -98,6 +98,7 @@ def colours_of(svg):
     return re.findall(r"#[0-9a-f]{6}", re.sub(r"<image.*?/>", "", svg, flags=re.DOTALL))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 def test_is_legible(name, dark):

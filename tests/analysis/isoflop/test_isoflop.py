@@ -385,6 +385,7 @@ def test_a_parabola_in_tokens_is_biased_as_p7_says():
     assert law.predict(1e24).value[0] / truth - 1 == pytest.approx(-0.051, abs=5e-4)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_draws_follow_the_seed():
     table = noisy(moving(), 0.005)
