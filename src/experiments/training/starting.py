@@ -37,10 +37,10 @@ def begin(
     """Puts the weights into the model, unless the run goes on from a checkpoint; freezes the rest.
 
     evaluations() scores the model on `sets` and the validation split as it starts (None: another
-    rank does); where that is the weights' own function, once for
-    all runs of the same weights and sets. Returns the columns init and before of the record;
-    none for a run that starts from no weights. Raises ValueError for weights that are no longer
-    those that the config was completed with.
+    rank does); where that is the weights' own function, once for all runs of the same weights and
+    sets. Returns the columns init and before of the record; none for a run that starts from no
+    weights. Raises ValueError for weights that are no longer those that the config was completed
+    with, RuntimeError for a layer beside that changes the function.
     """
     init = point.config.init
     if init is None:
@@ -56,7 +56,7 @@ def begin(
             f"the weights of init have sha256 {found}, and this run starts from {init.sha256}; "
             "restore the file, or start a new run with these"
         )
-    log_event(point.run_dir, f"starting from weights: init.how={init.how}")
+    log_event(point.run_dir, "starting from weights", how=init.how)
     started = start(
         model,
         init,
@@ -106,6 +106,7 @@ def _before(
         "validation": prepared.validation.digest,
         "n_eval_tokens": config.data.n_eval_tokens,
         "seq_len": config.data.seq_len,
+        "mask_documents": config.data.mask_documents,
         "batch_size": config.ladder.batch_size,
         "sets": {name: tokens.digest for name, tokens in sets.items()},
         "rule": dataclasses.asdict(config.evaluation),
