@@ -15,7 +15,7 @@ demo: $(READY)  ## train the demo sweep (minutes on 2 cores), fit and draw its i
 	$(BIN)/python -m experiments.run experiment=demo
 	@$(BIN)/python -m analysis isoflop results/demo --brief
 
-# What is trained, scored and exported once is not done again.
+# What is trained is not trained again; the sample and the export are made again, in seconds.
 RETROFIT := $$(dirname $$(ls -t results/retrofit_demo/*/record.json | head -1))
 retrofit-demo: $(READY)  ## put a PEER layer into SmolLM2, adapt it to a domain, export it (minutes)
 	$(BIN)/python -m experiments.run experiment=retrofit_demo
