@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from implementations import KERNELS, Given, assert_close, gradients
+from tests.kernels.implementations import KERNELS, Given, assert_close, gradients
 
 from experiments.kernels import reference
 from experiments.kernels.ops import Execution, gather_dot, gather_sum

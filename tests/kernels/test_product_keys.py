@@ -4,7 +4,7 @@ import functools
 
 import pytest
 import torch
-from implementations import KERNELS, Given, assert_close
+from tests.kernels.implementations import KERNELS, Given, assert_close
 
 from experiments.kernels.ops import product_key_topk
 from experiments.kernels.product_keys import candidate_pairs
