@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tests.kernels.implementations import KERNELS, Given, assert_close, gradients
 
 from experiments.kernels import reference
 from experiments.kernels.ops import Execution, gather_dot, gather_sum
 from experiments.kernels.torch_kernels import TorchKernel
+from tests.kernels.implementations import KERNELS, Given, assert_close, gradients
 
 SHAPES = {  # T, J, D, N
     "small": (5, 3, 8, 16),

@@ -4,12 +4,12 @@ import functools
 
 import pytest
 import torch
-from tests.kernels.implementations import KERNELS, Given, assert_close
 
 from experiments.kernels.ops import product_key_topk
 from experiments.kernels.product_keys import candidate_pairs
 from experiments.kernels.reference import product_key_topk as scan
 from experiments.kernels.torch_kernels import top_of_rows
+from tests.kernels.implementations import KERNELS, Given, assert_close
 
 SIZES = [  # n_sub, top_k, d_key
     (8, 1, 10), (8, 4, 10), (16, 16, 32), (7, 5, 10), (3, 8, 6), (2, 4, 4), (1, 1, 2),
