@@ -38,10 +38,10 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 test: $(READY)  ## run the tests (minutes)
 	$(PYTEST) --ignore tests/study
 
-test-long: $(READY)  ## run the tests of more than 5 s or so each: a real model, many draws, kills
+test-long: $(READY)  ## run the tests of more than 4 s or so each: a real model, many draws, kills
 	$(PYTEST) --ignore tests/study -m long
 
-test-fast: $(READY)  ## run the tests that take less than a second each
+test-fast: $(READY)  ## run the quick tests (a minute)
 	$(PYTEST) --ignore tests/study -m "not slow and not slurm and not long"
 
 test-study: $(READY)  ## hold the committed study's numbers to its records

@@ -70,6 +70,7 @@ def test_the_readme_s_map_has_every_folder():
     assert rooms <= folders
 
 
+@pytest.mark.slow
 def test_the_readme_shows_what_its_plan_prints(monkeypatch, capsys):
     """But for the last columns, which are the machine's: time, memory, and epochs before there
     are tokens.

@@ -42,6 +42,7 @@ def score(run_dir, *overrides):
     return evaluate_run(run_dir, ["eval=[validation]", cache_of(run_dir), *overrides])
 
 
+@pytest.mark.slow
 def test_adds_to_the_record_and_changes_nothing_else(run_dir):
     before = read_record(run_dir / "record.json")
     record = score(run_dir)
@@ -52,6 +53,7 @@ def test_adds_to_the_record_and_changes_nothing_else(run_dir):
     assert result["n_tokens"] > before.n_eval_tokens
 
 
+@pytest.mark.slow
 def test_is_the_number_that_the_run_itself_found(run_dir):
     """The same windows as in the run: the same loss to the bit, from the checkpoint."""
     before = read_record(run_dir / "record.json")
@@ -72,12 +74,14 @@ def test_rules_stand_beside_each_other_and_batches_change_nothing(run_dir):
     assert losses["validation@stride=8"] < losses["validation"]  # more context
 
 
+@pytest.mark.slow
 def test_what_was_scored_is_not_scored_again(run_dir):
     score(run_dir)
     (run_dir / "last.ckpt").write_bytes(b"no longer a checkpoint")
     score(run_dir)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -165,6 +169,7 @@ def change(path, **values):
     torch.save({**torch.load(path, weights_only=True), **values}, path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DAMAGES)
 def test_a_damaged_checkpoint_is_one_line_and_no_other_replaces_it(run_dir, name):
     last = run_dir / "last.ckpt"

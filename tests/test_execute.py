@@ -61,6 +61,7 @@ def losses(point):
     return [(row["step"], row["loss"]) for row in rows(point)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["dense", "none", "moe", "moe_fine", "pkm", "peer"])
 def test_every_model_learns_and_is_recorded(once, model):
     point, record = once(f"model={model}")
@@ -91,6 +92,7 @@ def test_every_model_learns_and_is_recorded(once, model):
     }
 
 
+@pytest.mark.slow
 def test_the_record_and_the_environment_say_how_many_threads_it_had(make):
     torch.set_num_threads(2)
     point = make("budget=1e9", "trainer.n_threads=1")
@@ -137,6 +139,7 @@ def test_mixed_precision_trains_as_well(make, once, model):
     assert mixed.val_loss != single.val_loss
 
 
+@pytest.mark.slow
 def test_gradients_are_clipped_to_the_norm(make):
     point = make("optim.grad_clip=0.5")
     module = LanguageModel(point.transformer.build(), point.plan, point.config.optim)
@@ -161,6 +164,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one_to_the_bit(make, once, 
     assert losses(broken) == losses(whole)
 
 
+@pytest.mark.slow
 def test_a_failure_is_recorded_with_its_traceback(make, monkeypatch):
     def broken(self):
         raise OSError("no space left on device")
@@ -173,6 +177,7 @@ def test_a_failure_is_recorded_with_its_traceback(make, monkeypatch):
     assert json.loads((point.run_dir / "record.json").read_text())["status"] == "failed"
 
 
+@pytest.mark.slow
 def test_a_diverging_run_stops_and_says_so(make):
     record = execute(make("ladder.lr=1e3", "optim.grad_clip=1e9", "budget=2e10"))
     assert record.status == "diverged"
@@ -180,6 +185,7 @@ def test_a_diverging_run_stops_and_says_so(make):
     assert record.val_loss is None
 
 
+@pytest.mark.slow
 def test_a_text_shorter_than_a_window_is_refused(make):
     point = make()
     raw = dict(point.raw)
@@ -232,6 +238,7 @@ def make_local(compose_raw, tmp_path, folder):
     return point
 
 
+@pytest.mark.slow
 def test_a_run_on_local_files_is_named_by_their_content(make_local, folder):
     record = execute(make_local("budget=1e9"))
     assert record.status == "done", record.error
@@ -258,6 +265,7 @@ def test_an_interrupted_stream_ends_as_an_uninterrupted_one_to_the_bit(make_loca
     assert losses(broken) == losses(make_local(*stream, results="whole"))
 
 
+@pytest.mark.slow
 def test_streaming_needs_files(make):
     with pytest.raises(ValueError, match=r"data.streaming=true needs a corpus in files, and Nurs"):
         make("data.streaming=true")
@@ -272,6 +280,7 @@ def test_masked_documents_change_the_run(make, once):
     assert masked.val_loss != plain.val_loss
 
 
+@pytest.mark.slow
 def test_named_sets_are_scored_at_the_end(make):
     record = execute(make("budget=1e9", "eval=[validation]", "evaluation.stride=16"))
     (name,) = record.evaluations
@@ -315,11 +324,13 @@ def test_an_interrupted_run_of_micro_batches_ends_as_an_uninterrupted_one(make):
     assert execute(make(*micro, folder="broken")).val_loss == expected.val_loss
 
 
+@pytest.mark.slow
 def test_micro_batches_must_divide_the_batch(make):
     with pytest.raises(ValueError, match=r"micro_batch_size=3 must divide the 4 sequences"):
         make("trainer.micro_batch_size=3")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["train", "validation", "scored"])
 def test_damaged_tokens_are_found_before_the_first_step(make, tmp_path, split):
     point = make("eval=[validation]", "data.n_eval_tokens=160")
@@ -338,6 +349,7 @@ def test_damaged_tokens_are_found_before_the_first_step(make, tmp_path, split):
     assert not (point.run_dir / "history.csv").exists()
 
 
+@pytest.mark.slow
 def test_bytes_per_token_are_those_of_the_text_that_was_scored(make):
     """Of every target's text, decoded, in UTF-8; the end of a document stands for no byte."""
     point = make("budget=1e9", "eval=[validation]", "data.n_eval_tokens=160")

@@ -36,6 +36,7 @@ def cache_of(run_dir):
     return f"paths.cache={read_record(run_dir / 'record.json').config['paths']['cache']}"
 
 
+@pytest.mark.slow
 def test_a_trained_peer_model_leaves_and_comes_back(runs, tmp_path, capsys):
     run_dir = runs("model=peer", *SMALL, "data.mask_documents=true")
     form = export_run(run_dir, tmp_path / "out", [cache_of(run_dir)])
@@ -57,6 +58,7 @@ def test_a_trained_peer_model_leaves_and_comes_back(runs, tmp_path, capsys):
     assert "attention that ends where a document does" in " ".join(card.split())
 
 
+@pytest.mark.slow
 def test_a_trained_dense_model_is_an_arcee_with_equal_logits(runs, tmp_path):
     transformers = pytest.importorskip("transformers")
     run_dir = runs("model=dense")
@@ -100,6 +102,7 @@ def command(monkeypatch, capsys):
     return call
 
 
+@pytest.mark.slow
 def test_the_command_says_what_it_wrote_and_refuses_in_one_line(runs, command, tmp_path):
     run_dir = runs("model=moe", "n_experts=4")
     code, out, err = command(run_dir, tmp_path / "out", cache_of(run_dir))

@@ -26,6 +26,7 @@ BALANCE_LOSS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sweep", ["causes", "experts", "isoflop", "tuning"])
 def test_the_ids_of_committed_records_are_those_of_their_configs(sweep):
     records = [read_record(path) for path in find_records(STUDY / sweep)]
@@ -46,6 +47,7 @@ def _ids(raw):
     return [_id(raw), _id(raw, 4), _id(raw, None, 2), _id(raw, 2, 2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [("model=moe", "n_experts=4"), BALANCE_LOSS])
 def test_what_one_process_sees_at_once_is_part_of_the_id_of_expert_choice_and_balance_loss(
     compose_raw, how
@@ -55,6 +57,7 @@ def test_what_one_process_sees_at_once_is_part_of_the_id_of_expert_choice_and_ba
     assert len({whole, half, quarter}) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["peer", "pkm"])
 def test_what_all_processes_see_at_once_is_part_of_the_id_of_batch_norm(compose_raw, model):
     raw = compose_raw("ladder.batch_size=8", f"model={model}")
@@ -64,6 +67,7 @@ def test_what_all_processes_see_at_once_is_part_of_the_id_of_batch_norm(compose_
     assert half != whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how",
     [
@@ -79,6 +83,7 @@ def test_a_layer_that_mixes_no_tokens_has_one_id(compose_raw, how):
     assert len(set(_ids(compose_raw("ladder.batch_size=8", *how)))) == 1
 
 
+@pytest.mark.slow
 def test_the_layers_of_the_other_blocks_count_where_there_are_such_blocks(compose_raw):
     raw = compose_raw("ladder.batch_size=8", "model=dense", "size=2")
     moe = {"_target_": "experiments.models.ffn.moe.MoEConfig", "n_experts": 4}
@@ -87,6 +92,7 @@ def test_the_layers_of_the_other_blocks_count_where_there_are_such_blocks(compos
         assert len(set(_ids({**raw, "trunk": trunk}))) == n_ids
 
 
+@pytest.mark.slow
 def test_capacity_is_checked_against_what_a_forward_pass_sees(compose_raw):
     """256 tokens: 512 experts of one token each would be twice the counted FLOPs."""
     raw = compose_raw("model=moe", "n_experts=512", "size=2", "budget=1e12", "ladder.batch_size=8")

@@ -95,6 +95,7 @@ def test_each_console_script_starts(installed, project, tmp_path):
         assert line.startswith(f"expert-isoflops {project['version']} (Python 3.")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_wheel_composes_and_plans_from_any_folder(installed, tmp_path):
     names, site, environment = installed

@@ -14,6 +14,7 @@ def make(compose_raw):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "shares"),
     [
@@ -31,6 +32,7 @@ def test_every_sequence_of_a_batch_is_in_one_forward_pass(make, overrides, share
     assert point.plan.batch_tokens == 16 * point.config.data.seq_len
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "why"),
     [
@@ -63,6 +65,7 @@ def test_auto_is_what_the_machine_has(make, monkeypatch, gpu, bf16, expected):
     assert (device.accelerator, device.precision) == expected
 
 
+@pytest.mark.slow
 def test_a_gpu_that_is_not_there_is_refused_and_has_a_run_id_all_the_same(
     make, compose_raw, monkeypatch
 ):

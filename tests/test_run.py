@@ -36,6 +36,7 @@ def written(folder):
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -56,6 +57,7 @@ def test_bad_input_is_one_line_exit_2_and_nothing_written(run, tmp_path, argumen
     assert written(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_dry_run_prints_the_plan_and_writes_nothing(run, tmp_path):
     code, out, _ = run("-m", "model=dense,moe,pkm,peer", "size=2,4", "budget=1e12", "dry_run=true")
     assert code == 0
@@ -68,6 +70,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(run, tmp_path):
     assert written(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_sweep_is_a_union_of_grids_and_the_command_line_beats_them(run):
     grids = (
         "hydra.sweeper.grids=[{size:'1,2',budget:1e10},{size:'2,3',seed:1},{size:2,budget:1e10}]"
@@ -114,12 +117,14 @@ def test_a_part_of_a_sweep_that_is_not_there_is_refused(run, tmp_path, only, mes
     assert written(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_the_flag_of_a_sweep_may_stand_anywhere(run):
     arguments = ("dry_run=true", "-m", "model=dense,none", "trainer.flops_per_second=1e9", *TINY)
     code, out, _ = run(*arguments)
     assert (code, "2 runs" in out) == (0, True)
 
 
+@pytest.mark.slow
 def test_points_that_look_alike_are_shown_with_their_differences(run):
     code, out, _ = run(
         *("-m", "dry_run=true", "trainer.flops_per_second=1e9", *TINY, "model=dense"),
@@ -135,6 +140,7 @@ def test_points_that_look_alike_are_shown_with_their_differences(run):
     ]
 
 
+@pytest.mark.slow
 def test_the_papers_layer_is_planned_on_any_machine(run):
     code, out, _ = run("ladder=paper", "model=peer", "size=8", "budget=6e18", "dry_run=true")
     assert code == 0
@@ -142,6 +148,7 @@ def test_the_papers_layer_is_planned_on_any_machine(run):
     assert "2.27G" in out  # facts of Fig. 3a: the ablation model's total parameters
 
 
+@pytest.mark.slow
 def test_one_run_is_recorded_then_skipped(run, tmp_path):
     arguments = ("model=peer", "n_experts=64", "budget=1e9", "size=1", *TINY)
     code, out, _ = run(*arguments)
@@ -157,6 +164,7 @@ def test_one_run_is_recorded_then_skipped(run, tmp_path):
     assert path.stat().st_mtime_ns == stamp
 
 
+@pytest.mark.slow
 def test_hydras_own_options_are_there(run):
     code, out, _ = run("--cfg", "job")
     assert code == 0

@@ -282,6 +282,7 @@ def test_bad_input_is_one_line_and_writes_nothing(here, capsys, monkeypatch, wor
     assert message in refused(here, capsys, monkeypatch, words, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "message"), cases(MACHINE))
 def test_what_the_disk_denies_is_one_line_and_exit_1(here, capsys, monkeypatch, words, message):
     line = refused(here, capsys, monkeypatch, words, 1)

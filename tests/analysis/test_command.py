@@ -16,6 +16,7 @@ def words(text):
     return " ".join(text.split())
 
 
+@pytest.mark.slow
 def test_isoflop_writes_the_table_the_fits_and_the_figure(sweep, capsys):
     assert main(["isoflop", str(sweep)]) == 0
     out = capsys.readouterr().out
@@ -88,6 +89,7 @@ def test_parametric_fits_each_model(sweep, capsys, tmp_path):
     assert {"contours_dense.png", "residuals_peer.png"} <= {p.name for p in out.iterdir()}
 
 
+@pytest.mark.slow
 def test_parametric_names_an_unknown_model(sweep, capsys):
     assert main(["parametric", str(sweep), "--model", "pkm"]) == 2
     assert "model='pkm' has no finished run; the table has dense, moe, peer" in (
@@ -115,6 +117,7 @@ def test_experts_compares_laws(tmp_path, capsys):
     assert (folder / "experts.png").exists()
 
 
+@pytest.mark.slow
 def test_plan_says_size_tokens_and_loss_of_a_budget(sweep, capsys):
     assert main(["plan", str(sweep), "--budget", "1e12", "--model", "dense"]) == 0
     text = words(capsys.readouterr().out)

@@ -125,6 +125,7 @@ def test_a_wrong_asymptote_shows_in_the_budgets():
     assert found.upper > found.lower
 
 
+@pytest.mark.slow
 def test_curves_of_a_fit_give_what_made_them():
     # Chinchilla's optimal loss is E + K C^-gamma; nine tenths of its excess are K' = 0.9 K
     surface = ChinchillaSurface()

@@ -27,6 +27,7 @@ def fit():
     return fit_parametric(N, D, noisy(N, D), n_draws=60)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("design", [P7, GRID], ids=["isoFLOP", "grid"])
 @pytest.mark.parametrize("law", [HOFFMANN, BESIROGLU])
 @pytest.mark.parametrize(
@@ -43,6 +44,7 @@ def test_a_clean_surface_comes_back(design, law, how):
     assert found.rmse < 1e-9
 
 
+@pytest.mark.slow
 def test_order_shape_and_types_do_not_matter(fit):
     N, D = GRID
     L = noisy(N, D)
@@ -54,6 +56,7 @@ def test_order_shape_and_types_do_not_matter(fit):
         assert other.params == pytest.approx(fit.params, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_other_units_change_the_coefficients_only(fit):
     N, D = GRID
     scaled = fit_parametric(N / 1e6, D / 1e9, noisy(N, D), n_draws=0)
@@ -117,6 +120,7 @@ def test_the_gradient_is_nought_by_finite_differences(fit):
     assert fit.gradient < 1e-6
 
 
+@pytest.mark.slow
 def test_squares_of_the_loss_are_scipys_least_squares():
     N, D = P7
     L = noisy(N, D, HOFFMANN)
@@ -134,6 +138,7 @@ def test_squares_of_the_loss_are_scipys_least_squares():
     assert found.estimates == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_an_outlier_moves_hubers_fit_less_than_that_of_squares():
     N, D = P7
     L = noisy(N, D, HOFFMANN)
@@ -145,6 +150,7 @@ def test_an_outlier_moves_hubers_fit_less_than_that_of_squares():
     assert by_huber < 0.1 * by_squares
 
 
+@pytest.mark.slow
 def test_share_at_best_counts_starts(fit):
     assert fit.share_at_best > 0.9
     assert fit.share_at_best * fit.n_starts == pytest.approx(
@@ -171,6 +177,7 @@ def design(kind):
     }[kind]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sd", [0.0, 0.005])
 @pytest.mark.parametrize(
     ("kind", "says"),
@@ -193,6 +200,7 @@ def test_designs_that_can_not_tell_are_flagged(kind, says, sd):
     assert says in found.summary()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("losses", "says"),
     [
@@ -211,6 +219,7 @@ def test_what_is_no_such_surface_hits_a_bound(losses, says):
     assert any(part in " ".join(found.warnings) for part in says.split("|"))
 
 
+@pytest.mark.slow
 def test_the_edge_of_given_bounds_is_told_with_them():
     N, D = GRID
     found = fit_parametric(N, D, noisy(N, D), exponent_bounds=(0.05, 0.3), n_draws=0)
@@ -219,6 +228,7 @@ def test_the_edge_of_given_bounds_is_told_with_them():
     assert found.params["alpha"] == found.params["beta"] == 0.3
 
 
+@pytest.mark.slow
 def test_few_runs_are_flagged_and_fewer_refused():
     N, D = (v[[0, 5, 14, 21, 30, 35]] for v in GRID)
     found = fit_parametric(N, D, noisy(N, D), n_draws=5)
@@ -313,6 +323,7 @@ def test_draws_follow_the_seed_and_the_estimate_does_not():
     assert one.estimates == other.estimates
 
 
+@pytest.mark.slow
 def test_without_draws_there_are_no_intervals():
     N, D = GRID
     found = fit_parametric(N, D, noisy(N, D), n_draws=0)
@@ -450,6 +461,7 @@ def test_levels_are_checked(fit, level):
             ask()
 
 
+@pytest.mark.slow
 def test_results_are_frozen_and_json_keeps_every_digit(fit):
     with pytest.raises(dataclasses.FrozenInstanceError):
         fit.delta = 1.0

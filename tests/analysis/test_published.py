@@ -87,6 +87,7 @@ def test_p1_the_chinchilla_surface_and_its_intervals(chinchilla):
         assert bounds.loc[name, "lower"] < value < bounds.loc[name, "upper"]
 
 
+@pytest.mark.slow
 def test_p1b_where_lbfgs_stops_beside_hoffmanns_numbers_ours_goes_on(chinchilla):
     N, D, L = chinchilla
     h = HOFFMANNS
@@ -112,6 +113,7 @@ def test_p1b_where_lbfgs_stops_beside_hoffmanns_numbers_ours_goes_on(chinchilla)
     assert found.value[0] <= 1.0183e-3
 
 
+@pytest.mark.slow
 def test_p1c_rounded_coefficients_are_another_law(chinchilla):
     # Hoffmann's three digits of the exponents against the two digits that the paper prints
     full = best_size(GOPHER, **HOFFMANNS)
@@ -126,6 +128,7 @@ def test_p1c_rounded_coefficients_are_another_law(chinchilla):
     assert abs(best_size(GOPHER, **two_digits) / value - 1) > 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "exponent", "tolerance"),
     [
@@ -154,6 +157,7 @@ def test_p2_its_intervals_by_noise_and_by_misfit(porian):
     assert found["t"].upper - found["t"].lower > 2 * (found["noise"].upper - found["noise"].lower)
 
 
+@pytest.mark.slow
 def test_p2b_a_frontier_of_small_budgets_errs_more_the_further_it_is_asked(porian):
     curves = fit_isoflop(porian, method="akima", n_draws=0).curves
     budgets = np.array([c.budget for c in curves])
@@ -173,6 +177,7 @@ def test_p2b_a_frontier_of_small_budgets_errs_more_the_further_it_is_asked(poria
     assert errors[-1] == pytest.approx(0.0137, abs=5e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bounds", [(0.01, 2.0), (0.01, 1.0)])
 def test_p2c_squares_hit_a_bound_on_porians_runs(porian, bounds):
     fit = fit_parametric(
@@ -229,6 +234,7 @@ def test_p5_clarks_law_of_each_router(clark, router, n, expected, rmse):
         assert effective.lower < 55e6 < effective.upper  # the paper's
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("router", ["S-Base", "RL-R", "Hash"])
 def test_a_floor_tells_the_largest_size_better_than_clarks_law(clark, router):
     runs = clark[clark["model"].isin([router, "Dense"])]

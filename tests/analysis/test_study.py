@@ -107,6 +107,7 @@ def test_a_sweep_of_three_models(sweep):
     assert values["isoflop"]["curves"][0]["x_opt"] == found.isoflop.curves[0].x_opt
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_curves_only")
 def test_what_is_uncertain_about_a_sweep_s_runs_is_reported(sweep):
     cautions = "; ".join(analyse(load_table(sweep)).cautions)
@@ -116,6 +117,7 @@ def test_what_is_uncertain_about_a_sweep_s_runs_is_reported(sweep):
     assert "1 run failed" in cautions
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_curves_only")
 def test_losses_that_do_not_fall_have_no_multiplier(sweep):
     # The fixture's lowest losses are the same at both budgets
@@ -203,6 +205,7 @@ def test_multipliers_are_of_each_model_over_the_baseline():
     assert why(found)["agreement"] == "left out by the test"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_curves_only")
 def test_an_asymptote_that_can_not_be_is_reported(table):
     missing = why(analyse(table, asymptote=10.0))
@@ -210,12 +213,14 @@ def test_an_asymptote_that_can_not_be_is_reported(table):
         assert "asymptote=10.0 must be" in missing[f"compute multiplier, {model}"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_curves_only")
 def test_a_baseline_that_is_not_there_is_reported(table):
     missing = why(analyse(table[table["model"] != "dense"], asymptote=1.0))
     assert "model='dense' has no minimum" in missing["compute multiplier, moe"]
 
 
+@pytest.mark.slow
 def test_a_model_with_too_few_runs_for_a_surface_is_reported():
     few = curves("moe", 0.9).iloc[:5]  # at one budget
     found = analyse(pd.concat([curves().iloc[:14], few], ignore_index=True))
@@ -268,6 +273,7 @@ def test_models_with_several_experts_have_their_laws():
     assert "isoFLOP curves" in why(found)
 
 
+@pytest.mark.slow
 def test_runs_that_laws_of_experts_can_not_distinguish_are_reported():
     moe = simulate_experts(ClarkSurface(), [1e7, 1e8, 1e9], [2, 4, 16], noise=0.01)
     moe["n_heads"] = moe["n_experts"].map({2: 1, 4: 2, 16: 4})
@@ -308,6 +314,7 @@ def test_clark_s_runs_without_a_budget(published):
     assert len(dumped(found)["experts"]["Hash"]["laws"]) == 4
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["parabola", "akima"])
 def test_porian_s_runs(published, method):
@@ -332,6 +339,7 @@ def test_porian_s_small_budgets_overflow_nowhere(published):
 # Tables with little in them
 
 
+@pytest.mark.slow
 def test_one_budget_is_curves_and_no_more():
     table = curves()
     found = analyse(table[table["budget"] == BUDGETS[0]], asymptote=1.0)
@@ -351,6 +359,7 @@ def test_one_run_is_a_study_of_nothing():
     dumped(found)
 
 
+@pytest.mark.slow
 def test_no_tokens_is_no_surface():
     found = analyse(curves().assign(n_tokens=np.nan))
     assert found.parametric == {}
@@ -359,6 +368,7 @@ def test_no_tokens_is_no_surface():
     dumped(found)
 
 
+@pytest.mark.slow
 def test_some_tokens_that_are_missing_are_reported():
     table = curves()
     table.loc[3, "n_tokens"] = np.nan
@@ -366,6 +376,7 @@ def test_some_tokens_that_are_missing_are_reported():
     assert text.startswith("the surface needs n_tokens: 1 of 28 finished runs have none")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_curves_only")
 @pytest.mark.parametrize(
     ("seeds", "text"),

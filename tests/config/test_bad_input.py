@@ -371,6 +371,7 @@ def edited():
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "override"),
     [
@@ -399,16 +400,19 @@ def test_a_value_that_is_refused(edited, tmp_path, monkeypatch, capsys, model, o
     check((end.value.code, *capsys.readouterr(), list(tmp_path.rglob("*"))), 2, message)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("override", "message"), ONE_OVERRIDE)
 def test_an_override_that_is_refused(call, override, message):
     check(call("run", override), 2, message)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "arguments", "message"), LINES)
 def test_a_command_line_that_is_refused(call, command, arguments, message):
     check(call(command, *arguments), 2, message)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "arguments", "message"), DENIED)
 def test_what_the_machine_denies_is_one_line_before_text_is_fetched(
     call, command, arguments, message
@@ -427,6 +431,7 @@ def _documented():
         yield pytest.param(words, line.split("..."), id=words[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "fragments"), list(_documented()))
 def test_the_refusals_in_the_document_are_what_is_printed(call, words, fragments):
     if words == ["trainer.accelerator=cuda"] and torch.cuda.is_available():
@@ -445,6 +450,7 @@ def test_a_command_line_that_is_accepted(call, arguments):
     assert "FLOPs/token" in out
 
 
+@pytest.mark.slow
 def test_info_takes_overrides(call):
     code, out, err, new = call("run", "--info", PEER)
     assert (code, err, new) == (0, "", [])

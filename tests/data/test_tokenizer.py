@@ -43,6 +43,7 @@ def test_the_same_text_gives_the_same_hash(tmp_path):
     assert (a.n_entries, a.end_of_text) == (270, 0)
 
 
+@pytest.mark.slow
 def test_a_trained_vocabulary_depends_on_its_text_and_a_given_one_does_not(gpt2):
     bpe = TrainedBPE(vocab_size=270)
     one, two = Nursery(n_documents=1), Nursery(n_documents=2)

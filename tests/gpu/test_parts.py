@@ -29,6 +29,7 @@ def _ended(job):
     return job.report.parts["part"]
 
 
+@pytest.mark.slow
 def test_a_wrong_kernel_fails_the_part(job, monkeypatch):
     pytest.importorskip("triton")
     from experiments.kernels.triton_kernel import Triton
@@ -49,6 +50,7 @@ def test_a_wrong_kernel_fails_the_part(job, monkeypatch):
     assert "row AdamW: largest error over its tolerance" in entry["why"]
 
 
+@pytest.mark.slow
 def test_an_unrepeatable_kernel_fails_the_part(job, monkeypatch):
     class Unsteady:
         kernel, case = "unsteady", "one"
@@ -116,6 +118,7 @@ def test_a_floor_is_bytes_at_a_copy_s_rate_and_products():
     assert layer._floor(floor, {"square": 20, "square_keys": 30}, copy=200) == 3 + 2 + 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gradient", ["dense", "rows", "fused"])
 def test_the_loop_learns(job, gradient):
     peer = PEERConfig(n_experts=64, n_heads=2, top_k=4, d_key=8)

@@ -89,6 +89,7 @@ def source(path: Path) -> HuggingFaceFolder:
     return HuggingFaceFolder(path=str(path))
 
 
+@pytest.mark.slow
 def test_logits_are_those_of_the_model_that_was_written(tmp_path):
     write(tmp_path / "a.gguf")
     ids = torch.randint(3, 64, (2, 48))
@@ -97,6 +98,7 @@ def test_logits_are_those_of_the_model_that_was_written(tmp_path):
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=0)  # float32, three blocks
 
 
+@pytest.mark.slow
 def test_a_file_and_its_folder_are_the_same(tmp_path):
     write(tmp_path / "a.gguf")
     folder, file = source(tmp_path), source(tmp_path / "a.gguf")
@@ -105,6 +107,7 @@ def test_a_file_and_its_folder_are_the_same(tmp_path):
     assert folder.shape(CACHE).norm_eps == 1e-6
 
 
+@pytest.mark.slow
 def test_quantised_weights_are_what_the_quantisation_says(tmp_path):
     """Q8_0 (llama.cpp's ggml-quants): of 32 values the largest is 127 times their scale."""
     write(tmp_path / "a.gguf", quantised=Q8)
@@ -117,6 +120,7 @@ def test_quantised_weights_are_what_the_quantisation_says(tmp_path):
     assert not torch.equal(got.double(), exact)
 
 
+@pytest.mark.slow
 def test_a_file_without_a_head_is_tied(tmp_path):
     write(tmp_path / "a.gguf", change=lambda tensors: tensors.pop("output.weight"))
     state = source(tmp_path).state(CACHE)
@@ -142,6 +146,7 @@ def build_bpe() -> dict[str, Any]:
     return json.loads(train_bpe(Nursery().documents("train", CACHE), 270).to_str())["model"]
 
 
+@pytest.mark.slow
 def test_its_vocabulary_is_the_tokenizer(tmp_path):
     write(tmp_path / "a.gguf", **vocabulary())
     own = train_bpe(Nursery().documents("train", CACHE), 270)
@@ -156,6 +161,7 @@ def test_its_vocabulary_is_the_tokenizer(tmp_path):
     assert identity(other) == identity(config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"model": "llama"}, {"pre": "llama-bpe"}])
 def test_other_vocabularies_need_a_tokenizer_json(changes, tmp_path):
     write(tmp_path / "a.gguf", **vocabulary(**changes))
@@ -224,6 +230,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_refused_and_why(case, tmp_path):
     make, message = REFUSED[case]
@@ -235,6 +242,7 @@ def test_what_is_refused_and_why(case, tmp_path):
     assert str(path) in str(error.value)
 
 
+@pytest.mark.slow
 def test_one_file_must_be_named_where_there_are_several(tmp_path):
     write(tmp_path / "a.gguf")
     write(tmp_path / "b.gguf")
@@ -242,6 +250,7 @@ def test_one_file_must_be_named_where_there_are_several(tmp_path):
         source(tmp_path).shape(CACHE)
 
 
+@pytest.mark.slow
 def test_a_wheel_with_another_file_inside_is_refused(tmp_path):
     """The cache has a file of that hash's name, and it is another's."""
     smollm2 = SmolLM2(
@@ -254,6 +263,7 @@ def test_a_wheel_with_another_file_inside_is_refused(tmp_path):
         smollm2.state(tmp_path)
 
 
+@pytest.mark.slow
 def test_another_model_in_its_place_is_refused(tmp_path):
     write(tmp_path / "b.gguf")
     digest = file_sha256(tmp_path / "b.gguf")
@@ -265,6 +275,7 @@ def test_another_model_in_its_place_is_refused(tmp_path):
         smollm2.state(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_tied_head_is_one_tensor(tmp_path):
     shape = dataclasses.replace(written_shape(tmp_path), tie_head=True)
     ours = to_trunk(model().state_dict(), shape)

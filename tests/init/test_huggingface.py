@@ -121,6 +121,7 @@ def test_a_window_is_told(tmp_path):
     assert source(tmp_path / "b").shape(CACHE).max_seq_len is None
 
 
+@pytest.mark.slow
 def test_sequences_longer_than_the_window_are_refused(compose_raw, tmp_path):
     """Within it, every position is seen in both models; beyond, in ours alone."""
     saved(tmp_path, "mistral")

@@ -133,6 +133,7 @@ def greedy(model, prompt, n, end):
     return list(generate(model, prompt, n_tokens=n, end=end, sampling=Sampling()))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("name", CAUSAL)
 def test_greedy_texts_are_ours_token_by_token(name, folders, vocabulary):
@@ -206,6 +207,7 @@ def test_another_architecture_does_not_read_it_silently(reader, folders):
         getattr(transformers, reader).from_pretrained(folders("peer"))
 
 
+@pytest.mark.slow
 def test_missing_tensors_are_an_error(folders, tmp_path):
     from safetensors.torch import load_file, save_file
 
@@ -225,6 +227,7 @@ def test_code_needs_consent(folders):
         loaded(folders("peer"), trust_remote_code=False)
 
 
+@pytest.mark.slow
 def test_documents_alone_are_computed_as_they_were_trained(vocabulary, tmp_path):
     """The mask at the ends of documents can't be said; the card says so."""
     model = built("peer", document_end=vocabulary.end_of_text)
@@ -238,6 +241,7 @@ def test_documents_alone_are_computed_as_they_were_trained(vocabulary, tmp_path)
         torch.testing.assert_close(theirs(tokens).logits, ours, rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["dense", "peer"])
 def test_low_rank_adapters_are_added_into_their_matrices(name, vocabulary, tmp_path):
@@ -257,6 +261,7 @@ def test_settings_of_layers_come_back(name):
         assert of_node(layer_node(layer_settings(config, 32))) == config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(p.stem for p in (conf_dir() / "model").glob("*.yaml")))
 def test_every_layer_of_conf_has_a_form(name, compose_raw):
     config = of_node(compose_raw(f"model={name}")["model"])

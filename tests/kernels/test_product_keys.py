@@ -103,6 +103,7 @@ def _near_ties():
     return queries, sub_keys, scan(queries.double(), sub_keys.double(), 16)[0]
 
 
+@pytest.mark.slow
 def test_scores_that_bfloat16_can_not_tell_apart(execution):
     """What is screened in 8 bits is decided in 24."""
     queries, sub_keys, best = _near_ties()

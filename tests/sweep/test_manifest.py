@@ -37,6 +37,7 @@ def old_line(point, **changes):
     return json.dumps({**values, **changes}).encode()
 
 
+@pytest.mark.slow
 def test_a_line_says_its_checksum(make, sweep):
     manifest.add(sweep, [manifest.entry_of(make(), "abc")])
     (line,) = lines_of(sweep)
@@ -45,6 +46,7 @@ def test_a_line_says_its_checksum(make, sweep):
     assert json.loads(line)["code"] == "abc"
 
 
+@pytest.mark.slow
 def test_no_flipped_bit_is_another_point(make, sweep):
     """Whichever bit of a line flips, the line is damaged, and the other line is read."""
     a, b = make(), make("seed=1")
@@ -165,6 +167,7 @@ def test_a_moved_or_copied_folder_works_where_it_is(make, sweep, tmp_path, monke
     assert not sweep.exists()
 
 
+@pytest.mark.slow
 def test_relative_paths_are_of_the_sweeps_folder(make, tmp_path, monkeypatch):
     """Another working directory and another place: the same texts and cache beside it."""
     checkout = tmp_path / "checkout"
@@ -195,6 +198,7 @@ def test_relative_paths_are_of_the_sweeps_folder(make, tmp_path, monkeypatch):
     assert (raw["sweep"], raw["paths"]["results"]) == ("other", str(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_cache_that_is_gone_is_todays(make, sweep, tmp_path, monkeypatch, capsys):
     manifest.add(sweep, [manifest.entry_of(make(), None)])
     monkeypatch.setenv("EXPERIMENTS_CACHE", str(tmp_path / "today"))
@@ -203,6 +207,7 @@ def test_a_cache_that_is_gone_is_todays(make, sweep, tmp_path, monkeypatch, caps
     assert f"the cache {tmp_path / 'cache'} is not there" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_whose_line_is_lost_is_found_by_its_folder(make, sweep):
     """By its config.yaml alone, too; and can be run."""
     a, b = make("model=peer"), make("seed=1")

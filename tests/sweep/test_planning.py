@@ -11,6 +11,7 @@ from experiments.system.claims import claimed
 from tests.test_records import record
 
 
+@pytest.mark.slow
 def test_retry_chooses(make):
     points = {name: make(f"seed={i}") for i, name in enumerate(("new", "failed", "diverged"))}
     points["new"].run_dir.mkdir(parents=True)  # begun, and has no record
@@ -43,6 +44,7 @@ def test_a_diverged_run_starts_from_its_first_step_if_asked(make, sweep, capsys)
     assert read_record(point.run_dir / "record.json").status == "diverged"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("retry", ["failed", "all"])
 def test_a_run_that_ended_since_it_was_chosen_is_not_set_aside(make, retry):
     """Another process has finished it meanwhile: finished work is never done again."""
@@ -55,6 +57,7 @@ def test_a_run_that_ended_since_it_was_chosen_is_not_set_aside(make, retry):
     assert not list(point.run_dir.glob("diverged-*"))
 
 
+@pytest.mark.slow
 def test_a_diverged_run_that_another_process_has_is_left_to_it(make):
     point = make("retry=all")
     diverged = record(run_id=point.run_id, status="diverged")
@@ -90,6 +93,7 @@ def test_two_points_that_are_one_run_are_refused(make):
         plan_points([raw, {**raw, "sweep": "s"}])
 
 
+@pytest.mark.slow
 def test_ranks_need_slurm_or_torchrun(make):
     raw = make("trainer.devices=2").raw
     with pytest.raises(ValueError, match=r"use hydra/launcher=slurm, or start single runs"):

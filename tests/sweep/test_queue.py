@@ -48,6 +48,7 @@ def queued(make, monkeypatch):
         yield points, tasks
 
 
+@pytest.mark.slow
 def test_they_are_kept_apart(queued):
     points, tasks = queued
     todo = choose(points, tasks)

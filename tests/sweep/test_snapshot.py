@@ -38,6 +38,7 @@ def test_a_snapshot_is_the_code_and_runs(sweep):
     assert out == [str(p) for p in (copy.parent, folder / "conf", folder / "sbatch", commit)]
 
 
+@pytest.mark.slow
 def test_a_snapshot_s_diff_is_for_its_owner_alone(sweep, monkeypatch):
     monkeypatch.setattr("experiments.sweep.snapshot.git_diff", lambda _: "- old\n+ token\n")
     folder = take_snapshot(sweep)

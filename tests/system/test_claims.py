@@ -23,6 +23,7 @@ def point(compose_raw, tmp_path):
     return make_point(compose_raw("size=1", "budget=1e9", *TINY, *paths))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["moved", "deleted"])
 def test_a_run_that_lost_its_folder_ends_and_writes_nothing_there(point, tmp_path, change):
     seen = []

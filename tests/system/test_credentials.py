@@ -61,6 +61,7 @@ def test_values_of_environment_variables_are_found_by_their_names(monkeypatch):
     assert cut(text) == "[cut], a plain value, /home/me/key.json"
 
 
+@pytest.mark.slow
 def test_a_config_with_one_is_refused_and_says_where_without_showing_it(compose_raw):
     with pytest.raises(
         ValueError, match=r"the config holds .* key \(paths.results\); it would be"
@@ -70,6 +71,7 @@ def test_a_config_with_one_is_refused_and_says_where_without_showing_it(compose_
     refuse("the config", compose_raw())
 
 
+@pytest.mark.slow
 def test_a_command_line_with_one_is_refused(tmp_path):
     argument = f"hydra.launcher.setup=[export HF_TOKEN={KEYS[0]}]"
     done = subprocess.run(
@@ -84,6 +86,7 @@ def test_a_command_line_with_one_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_record_holds_none(compose_raw, tmp_path, monkeypatch):
     def broken(self, *_):
         raise OSError(f"401 for https://me:hunter2@host with {KEYS[0]}")

@@ -85,6 +85,7 @@ def test_a_full_disk_is_a_failed_record_that_says_so_and_the_run_goes_on(
     assert execute(make()).val_loss == expected.val_loss
 
 
+@pytest.mark.slow
 def test_a_disk_without_room_for_the_record_is_one_line(make, monkeypatch):
     point = make()
     with monkeypatch.context() as patch:
@@ -115,6 +116,7 @@ LEFTOVERS = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_what_killed_writers_left_is_removed_by_who_holds_the_run(make):
     point = make()
     point.run_dir.mkdir(parents=True)

@@ -25,6 +25,7 @@ installed = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 def test_without_the_extra_one_line_says_what_to_install(run_dir, monkeypatch):
     monkeypatch.setattr(harness.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RuntimeError, match=r"tasks=\[arc_easy\]: cloze, grammar and .jsonl") as e:

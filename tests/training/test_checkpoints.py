@@ -204,6 +204,7 @@ def test_generators_go_on_where_they_were():
     assert (random.random(), np.random.rand(), torch.rand(1)) == drawn
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_run_again(make):
     point = make()
     first = execute(point)

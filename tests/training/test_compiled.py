@@ -106,6 +106,7 @@ def _whole(model):
 
 # aot_eager runs torch's own kernels on the decomposed graph: float32 rounds at most a few sums in
 # another order (2**-24 each, over up to 480 addends), float64 likewise at 2**-53
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["moe_fine", "peer"])
 def test_the_graph_is_whole_and_the_step_is_eagers_to_rounding_in_float64(eager_backend, name):
     _assert_equal(name, _whole, 1e-12, dtype=torch.float64)
@@ -131,6 +132,7 @@ def test_inductors_step_is_eagers(name):
     _assert_equal(name, _whole, 1e-5)
 
 
+@pytest.mark.long
 @INDUCTOR
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["dense", "moe", "moe_loss", "pkm", "peer_glu"])
@@ -272,6 +274,7 @@ def test_models_of_one_process_are_each_compiled_once(eager_backend):
     assert counters["stats"]["unique_graphs"] == 4
 
 
+@pytest.mark.slow
 def test_seconds_of_compiling_are_counted_and_end_with_the_block(eager_backend):
     clock, model = CompileClock(), _model("none")
     forward = compile_trunk(model)
@@ -298,6 +301,7 @@ def lacking(monkeypatch):
     compiled.why_not.cache_clear()
 
 
+@pytest.mark.slow
 def test_true_without_a_compiler_is_refused_and_auto_warns_and_runs(make, lacking, monkeypatch):
     message = r"trainer.compile=true, and torch.compile does not work .*: No working C\+\+ .*CXX"
     with pytest.raises(ValueError, match=message):
@@ -320,6 +324,7 @@ def test_auto_compiles_where_it_is_said_to_pay(monkeypatch):
     assert resolve_compile(True, "cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ["yes", "1", "null"])
 def test_another_choice_is_refused(make, value):
     with pytest.raises(ValueError, match=r"trainer.compile=.* is not one of auto, true, false"):

@@ -116,6 +116,7 @@ def test_compiled_ranks_train_what_they_train_without(folders, compose_raw, over
         assert compiled == pytest.approx(eager, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["rows", "fused"])
 def test_gradients_that_ddp_can_not_carry_are_refused(compose_raw, way):
     raw = compose_raw(

@@ -62,6 +62,7 @@ def test_numbers_of_numpy_are_numbers_and_what_json_lacks_is_text(guest, tmp_pat
     assert heard(tmp_path) == [{"loss": 0.5, "n": 3, "path": "a"}]
 
 
+@pytest.mark.slow
 def test_telling_one_that_is_stopped_waits_for_nothing_and_loses_nothing(guest, tmp_path):
     child = guest(ANSWERS)
     child.tell({"i": 0})
@@ -88,6 +89,7 @@ def test_what_went_wrong_is_the_first_answer_with_words(guest):
     assert child.error == "no room"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "code"), [("raise SystemExit(3)", 3), ("import os; os.kill(os.getpid(), 9)", -9)]
 )
@@ -142,6 +144,7 @@ def test_kill_ends_what_hangs_below_it_too(guest, tmp_path):
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_close_kills_what_does_not_end(guest):
     child = guest("import time; time.sleep(600)")
     start = time.monotonic()

@@ -174,6 +174,7 @@ def test_a_checkpoint_without_rows_and_a_damaged_file_are_warned_of(broken, whol
     assert exact(broken) == [row for row in whole[1] if row[0] != "12"]
 
 
+@pytest.mark.slow
 def test_100_000_rows_are_4_megabytes_and_come_back(tmp_path):
     history = History(tmp_path / "history.csv", 1, lambda row: None)
     history._kept = [(float(i), i / 3, 0.1, 1e3, i / 7) for i in range(100_000)]

@@ -67,6 +67,7 @@ def test_a_model_without_tables_is_the_same_run_whatever_its_tables_do(make):
     assert rows.val_loss == execute(make("model=dense", folder="plain")).val_loss
 
 
+@pytest.mark.slow
 def test_the_kernel_is_no_part_of_a_runs_identity_and_the_way_of_its_tables_is(make):
     plain = make("model=peer", *SMALL)
     assert make("model=peer", *SMALL, "kernel=reference").run_id == plain.run_id
@@ -83,6 +84,7 @@ def test_every_kernel_trains_the_same_run(make, dense, kernel):
     assert other.val_loss == pytest.approx(auto.val_loss, abs=0.02)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_micro_batches_of_rows_are_the_step_of_the_whole(make):
     rows = ("model=peer", "model.query_norm=layer", *SMALL, *WAYS["rows"])
@@ -92,6 +94,7 @@ def test_micro_batches_of_rows_are_the_step_of_the_whole(make):
     assert micro.val_loss == pytest.approx(whole.val_loss, abs=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -110,12 +113,14 @@ def test_what_can_not_be_is_refused_beforehand(make, overrides, message):
         make("model=peer", *SMALL, *overrides)
 
 
+@pytest.mark.slow
 def test_triton_on_a_cpu_is_refused(make, monkeypatch):
     monkeypatch.setattr("experiments.kernels.triton_kernel.why_not", lambda device: "no GPU here")
     with pytest.raises(ValueError, match=r"kernel=triton: no GPU here; use auto or torch"):
         make("model=peer", *SMALL, "kernel=triton")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["dense", "rows", "fused"])
 def test_layers_and_optimizer_have_one_execution(make, how):
     point = make("model=peer", *SMALL, "kernel=torch", *WAYS.get(how, ()))

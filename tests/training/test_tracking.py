@@ -73,6 +73,7 @@ def test_the_users_own_mode_is_kept(nobody, monkeypatch):
     assert resolve_mode("offline") == "offline"
 
 
+@pytest.mark.slow
 def test_a_failing_wandb_warns_once_and_is_left_alone(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
@@ -295,6 +296,7 @@ def fake_wandb(tmp_path, monkeypatch):
     return make
 
 
+@pytest.mark.slow
 def test_a_start_that_hangs_is_given_up(tmp_path, monkeypatch, fake_wandb):
     monkeypatch.setattr("experiments.training.tracking._PATIENCE", 0.2)
     fake_wandb("import time; time.sleep(600)")
@@ -323,6 +325,7 @@ def test_wandb_notes_down_the_training_and_not_the_process_that_logs_it(tmp_path
     assert found.program
 
 
+@pytest.mark.slow
 def test_tags_say_what_varies(compose_raw):
     tags = tags_of(compose_raw("model=peer", "ladder=paper", "data=c4", "size=8", "budget=6e18"))
     assert tags == ["ladder=paper", "data=c4", "size=8", "n_experts=1048576", "budget=6e+18"]

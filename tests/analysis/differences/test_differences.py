@@ -47,6 +47,7 @@ def table():
     )
 
 
+@pytest.mark.slow
 def test_noise_is_pooled_over_settings_and_never_over_learning_rates(table):
     noise = seed_noise(table)
     squares = 2 * 0.02**2 + (0.02**2 + 0.02**2 + 0.04**2) + 0.0
@@ -54,6 +55,7 @@ def test_noise_is_pooled_over_settings_and_never_over_learning_rates(table):
     assert noise.sd == pytest.approx(math.sqrt(squares / 5), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_differences_are_of_means_with_the_noise_of_their_budget(table):
     found = compare_models(table)
     assert (found.budget, found.baseline, found.status) == (1e12, "dense", FitStatus.CONVERGED)
@@ -94,6 +96,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
     assert 0.92 <= held / len(budgets) <= 0.98  # binomial: 0.95 +- 0.030 at 95 %
 
 
+@pytest.mark.slow
 def test_two_seeds_are_a_warning_and_one_says_nothing(table):
     two = table[~((table["model"] == "peer") & (table["seed"] == 2))]
     found = compare_models(two)
@@ -126,6 +129,7 @@ def norms():
     return check_table(pd.DataFrame(runs))
 
 
+@pytest.mark.slow
 def test_models_are_compared_at_each_value_with_the_noise_of_all(norms):
     found = compare_by(norms, "n_experts", "peer query_norm=batch")
     assert list(found.parts) == ["64", "256"]
@@ -144,6 +148,7 @@ def test_models_are_compared_at_each_value_with_the_noise_of_all(norms):
     assert list(frame["n_experts"]) == ["64", "64", "256", "256"]
 
 
+@pytest.mark.slow
 def test_where_a_value_has_one_seed_its_noise_is_that_of_the_others():
     runs = [
         *rows("dense", [4.00, 4.02], n_params=1e6),
@@ -171,6 +176,7 @@ def test_where_a_value_has_one_seed_its_noise_is_that_of_the_others():
     assert frame["minus dense"].tolist() == pytest.approx([-0.09])
 
 
+@pytest.mark.slow
 def test_where_no_setting_has_seeds_another_budget_s_noise_serves(table, tmp_path, capsys):
     runs = [
         *rows("dense", [3.50], budget=1e13),
@@ -200,6 +206,7 @@ def test_where_no_setting_has_seeds_another_budget_s_noise_serves(table, tmp_pat
     assert written["means"][0]["difference"]["value"] == pytest.approx(-0.1)
 
 
+@pytest.mark.slow
 def test_a_column_to_compare_by_must_be_there_and_have_the_baseline_everywhere(norms):
     with pytest.raises(ValueError, match="by='experts' is no column"):
         compare_by(norms, "experts", "peer query_norm=batch")
@@ -207,6 +214,7 @@ def test_a_column_to_compare_by_must_be_there_and_have_the_baseline_everywhere(n
         compare_by(norms, "query_norm", "peer query_norm=batch")
 
 
+@pytest.mark.slow
 def test_the_command_compares_by_a_column(norms, tmp_path, capsys):
     path = tmp_path / "runs.csv"
     norms.to_csv(path, index=False)
@@ -224,6 +232,7 @@ def test_the_command_compares_by_a_column(norms, tmp_path, capsys):
     assert written["average"]["peer query_norm=none"]["value"] == pytest.approx(0.035)
 
 
+@pytest.mark.slow
 def test_the_command_prints_and_writes(table, tmp_path, capsys):
     path = tmp_path / "runs.csv"
     table.to_csv(path, index=False)
@@ -235,6 +244,7 @@ def test_the_command_prints_and_writes(table, tmp_path, capsys):
     assert written["means"][0]["difference"]["value"] == pytest.approx(-0.1)
 
 
+@pytest.mark.slow
 def test_seconds_are_tokens_at_the_median_rate_of_the_same_layers():
     table = check_table(
         pd.DataFrame(
@@ -252,6 +262,7 @@ def test_seconds_are_tokens_at_the_median_rate_of_the_same_layers():
     assert seconds["peer", 1e12] == pytest.approx(1e12 / 6e6 / 2e3)
 
 
+@pytest.mark.slow
 def test_the_figure_of_seconds_shows_every_cell_and_the_best_of_each_budget():
     runs = []
     for budget in (1e12, 1e13):
@@ -276,6 +287,7 @@ def test_the_figure_of_seconds_shows_every_cell_and_the_best_of_each_budget():
         draw_seconds(check_table(pd.DataFrame(rows("dense", [4.0], tokens_per_second=1.0))))
 
 
+@pytest.mark.slow
 def test_the_command_compares_only_the_runs_asked_for(tmp_path, capsys):
     rows = [
         {"model": model, "budget": 1e12, "n_params": 2e5, "n_tokens": 1e12 / 6 / 2e5}

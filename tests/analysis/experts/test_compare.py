@@ -135,6 +135,7 @@ def test_the_most_experts_can_be_held_out(published, router):
 # By hand
 
 
+@pytest.mark.slow
 def test_aicc_by_hand(found):
     for fit, law in zip(found.fits, found.laws, strict=True):
         assert fit.form_name == law.form_name
@@ -176,6 +177,7 @@ def test_what_is_held_out_is_by_hand(hold_out, column, value):
         assert law.held_out_bias == pytest.approx(off.mean())
 
 
+@pytest.mark.slow
 def test_what_is_held_out_is_not_seen(found):
     table = trend(saturated_and_floored, noise=0.01)
     worse = table.assign(loss=table["loss"] + (table["n_active_params"] == 1e9))
@@ -222,6 +224,7 @@ def test_the_law_that_made_the_runs_is_found(form):
 WIDER = {"loglinear": ("clark",), "power_floor": ("clark_floor",)}
 
 
+@pytest.mark.slow
 def test_laws_that_are_not_distinguishable_are_reported():
     # A pure power has no interaction and no floor: one law in two forms
     compared = compare_laws(
@@ -240,6 +243,7 @@ def test_one_choice_is_no_disagreement(found):
 # What is left out
 
 
+@pytest.mark.slow
 def test_a_form_with_too_few_runs_is_skipped_and_reported():
     table = trend(floored, sizes=SIZES[:2], experts=(1, 4, 16))
     compared = compare_laws(table, n_draws=0)
@@ -255,17 +259,20 @@ def test_a_form_with_too_few_runs_is_skipped_and_reported():
     json.dumps(compared.to_dict(), allow_nan=False)
 
 
+@pytest.mark.slow
 def test_no_form_at_all_is_an_error():
     with pytest.raises(FitError, match=r"no form to compare: loglinear: moe: 4 runs .*clark_floor"):
         compare_laws(trend(floored, sizes=SIZES[:2], experts=(1, 4)), n_draws=0)
 
 
+@pytest.mark.slow
 def test_without_budgets_none_is_held_out():
     compared = compare_laws(trend(floored), ["loglinear"], hold_out="budget", n_draws=0)
     assert compared.held_out == "nothing"
     assert compared.skipped == ("hold-out: 0 values of budget, and it needs 3",)
 
 
+@pytest.mark.slow
 def test_a_law_that_could_not_be_held_out_is_reported():
     # Of four numbers of experts three are left, and Clark's law needs four
     table = trend(floored, sizes=SIZES[:3], experts=(1, 4, 16, 64))
@@ -279,6 +286,7 @@ def test_a_law_that_could_not_be_held_out_is_reported():
     assert math.isfinite(by_form(compared)["power_floor"])
 
 
+@pytest.mark.slow
 def test_no_aicc_is_no_order():
     compared = compare_laws(
         trend(floored, sizes=SIZES[:3], experts=(1, 16)),
@@ -295,6 +303,7 @@ def test_no_aicc_is_no_order():
     json.dumps(compared.to_dict(), allow_nan=False)
 
 
+@pytest.mark.slow
 def test_an_aicc_is_before_none():
     table = trend(floored, sizes=SIZES[:2], experts=(1, 4, 16, 64))
     compared = compare_laws(table, ["clark", "power_floor"], n_draws=0)
@@ -306,6 +315,7 @@ def test_an_aicc_is_before_none():
     assert "AICc needs more runs: 9 for clark, not 8" in compared.warnings
 
 
+@pytest.mark.slow
 def test_failed_runs_and_worse_learning_rates_do_not_count(found):
     table = trend(saturated_and_floored, noise=0.01, lr=1e-3)
     worse = table.assign(lr=2e-3, loss=table["loss"] + 0.5)
@@ -333,6 +343,7 @@ def test_one_size_has_fewer_parameters():
 # Input and output
 
 
+@pytest.mark.slow
 def test_bad_choices_are_named():
     table = trend(floored)
     with pytest.raises(ValueError, match="hold_out='seed' is not one of size, experts, budget"):
@@ -345,6 +356,7 @@ def test_bad_choices_are_named():
     assert compare_laws(both, ["loglinear"], model="peer", n_draws=0).model == "peer"
 
 
+@pytest.mark.slow
 def test_a_form_named_twice_is_fitted_once():
     compared = compare_laws(trend(floored), ["loglinear", "loglinear"], n_draws=0)
     assert len(compared.laws) == 1
@@ -359,6 +371,7 @@ def test_warnings_of_each_law_are_among_the_warnings():
         assert {f"{law.form_name}: {text}" for text in law.warnings} <= set(compared.warnings)
 
 
+@pytest.mark.slow
 def test_it_is_a_table_and_plain():
     table = simulate_experts(ClarkSurface(), SIZES, EXPERTS, noise=0.01)
     compared = compare_laws(table, ["loglinear", "clark"], n_draws=20)

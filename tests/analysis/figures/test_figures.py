@@ -120,6 +120,7 @@ def test_is_legible(name, dark):
         assert width <= 1 or height <= 2, (one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_axes_name_their_quantity_and_unit(name):
     units = ("parameters", "tokens", "FLOPs", "nats", "per token", "%", "number of", "heads h")
@@ -152,6 +153,7 @@ def test_what_is_missing_is_named(draw, message):
         draw()
 
 
+@pytest.mark.slow
 def test_active_rcparams_are_kept():
     before = dict(plt.rcParams)
     with plt.rc_context({"axes.facecolor": "#002b36", "text.color": "#fdf6e3"}):
@@ -199,6 +201,7 @@ def test_ticks_are_few_and_round(limits, ticks):
     assert found == pytest.approx(ticks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_light_drawing_with_its_colours_swapped_is_the_dark_one(name):
     light, dark = drawing(name, False), drawing(name, True)

@@ -35,6 +35,7 @@ def _close():
     plt.close("all")
 
 
+@pytest.mark.slow
 def test_isoflop_has_a_panel_a_budget_and_a_star_a_minimum():
     table, fit = usual()
     figure = figures.draw_isoflop(table, fit)
@@ -56,6 +57,7 @@ def test_isoflop_has_a_panel_a_budget_and_a_star_a_minimum():
     assert {"minimum", "95 % interval", "all runs"} <= set(labels)
 
 
+@pytest.mark.slow
 def test_curves_with_warnings_are_dashed_and_hollow():
     table = sweep(BUDGETS[:1], {("dense", None): 0.0}, noise=0)
     table.loc[table["status"] == "done", "loss"] += [0, 0.15, 0, 0, 0, 0, 0]  # off any parabola
@@ -69,6 +71,7 @@ def test_curves_with_warnings_are_dashed_and_hollow():
     assert "minimum with a warning" in legend_labels(figure)
 
 
+@pytest.mark.slow
 def test_rows_hold_four_panels_and_only_outer_ones_have_labels():
     figure = ALL["isoflop, 12 budgets"]()
     assert len(figure.axes) == 12
@@ -89,6 +92,7 @@ def test_together_is_one_panel_with_all_budgets():
     assert len({str(line.get_linestyle()) for line in curves}) == 2
 
 
+@pytest.mark.slow
 def test_runs_far_above_the_curves_do_not_set_the_scale():
     table = sweep(BUDGETS[:1], {("dense", None): 0.0})
     bad = table[table["status"] == "done"].assign(loss=9.0, lr=1.0)
@@ -98,6 +102,7 @@ def test_runs_far_above_the_curves_do_not_set_the_scale():
     assert "beyond the axis" in legend_labels(figure)
 
 
+@pytest.mark.slow
 def test_whiskers_end_at_the_axis():
     table = sweep(BUDGETS[:2], {("dense", None): 0.0}, n_sizes=6, noise=0.01, curvature=0.01)
     figure = figures.draw_isoflop(table, isoflop(table))
@@ -125,6 +130,7 @@ def test_a_model_has_the_same_colour_in_every_figure():
         assert len(shades) == 2
 
 
+@pytest.mark.slow
 def test_named_models_keep_their_colours_among_fewer():
     table = sweep(BUDGETS[:1], {("zebra", None): 0.0})
 
@@ -139,6 +145,7 @@ def test_named_models_keep_their_colours_among_fewer():
         assert colour() != among_two
 
 
+@pytest.mark.slow
 def test_laws_show_exponents_with_intervals_and_units():
     _, fit = usual()
     figure = figures.draw_laws(fit)
@@ -173,11 +180,13 @@ def test_minima_left_out_of_a_law_are_hollow():
     assert "excluded from the law" in legend_labels(figure)
 
 
+@pytest.mark.slow
 def test_laws_that_were_not_fitted_are_refused():
     with pytest.raises(ValueError, match=r"draw_laws: the fit has no laws of compute: .*needs 2"):
         figures.draw_laws(isoflop(sweep(BUDGETS[:1], {("dense", None): 0.0})))
 
 
+@pytest.mark.slow
 def test_the_frontier_has_its_floor_where_it_is_told():
     table = sweep([1e15 * 4**i for i in range(8)], {("dense", None): 0.0}, noise=0)
     fit = isoflop(table)
@@ -209,6 +218,7 @@ def test_experts_show_sizes_slopes_seeds_and_the_law():
     assert [len(line.get_xdata()) for line in means] == [5, 5]
 
 
+@pytest.mark.slow
 def test_laws_compared_have_styles_and_no_bands():
     figure = laws_compared()
     (axis,) = figure.axes
@@ -218,6 +228,7 @@ def test_laws_compared_have_styles_and_no_bands():
     assert len({str(line._unscaled_dash_pattern) for line in lines}) == 3
 
 
+@pytest.mark.slow
 def test_experts_of_several_models_are_refused():
     table = sweep(BUDGETS[:1])
     with pytest.raises(ValueError, match="draws one model, got moe, peer; name it: model="):
@@ -226,6 +237,7 @@ def test_experts_of_several_models_are_refused():
     assert len(figure.axes[0].lines) == 2 * 7  # of each size the runs and the best
 
 
+@pytest.mark.slow
 def test_active_rings_the_best_of_each_line():
     figure = figures.draw_active(active_table())
     (axis,) = figure.axes
@@ -238,6 +250,7 @@ def test_active_rings_the_best_of_each_line():
     assert [int(ring.get_xdata()[0]) for ring in rings] == [2, 4, 8, 16, 16]
 
 
+@pytest.mark.slow
 def test_usage_is_three_panels_by_query_norm():
     figure = figures.draw_usage(usage_table())
     assert [axis.get_ylabel() for axis in figure.axes] == [
@@ -252,6 +265,7 @@ def test_usage_is_three_panels_by_query_norm():
     assert not is_hollow(batch)
 
 
+@pytest.mark.slow
 def test_usage_is_the_mean_over_seeds_of_the_heads_with_most_numbers_of_experts():
     table = usage_table().assign(n_heads=8, top_k=16)
     other = table.iloc[:1].assign(n_heads=16, loss=0.1, unevenness=9.0)  # the best, one number only
@@ -261,6 +275,7 @@ def test_usage_is_the_mean_over_seeds_of_the_heads_with_most_numbers_of_experts(
     assert list(none.get_ydata()) == pytest.approx([0.55, 0.73, 1.07, 1.62])
 
 
+@pytest.mark.slow
 def test_residuals_have_a_panel_for_what_varies():
     frame = residual_frame()
     figure = figures.draw_residuals(frame)
@@ -276,6 +291,7 @@ def test_residuals_have_a_panel_for_what_varies():
     assert len(one.axes) == 1
 
 
+@pytest.mark.slow
 def test_contours_label_their_losses_and_colour_the_runs():
     fit, table = surface()
     figure = figures.draw_contours(fit, table)
@@ -290,6 +306,7 @@ def test_contours_label_their_losses_and_colour_the_runs():
     assert "runs of a budget" not in legend_labels(bare)
 
 
+@pytest.mark.slow
 def test_a_layer_without_queries_has_no_query_norm_in_its_legend():
     table = usage_table().assign(model="moe", query_norm=pd.NA)
     assert legend_labels(figures.draw_usage(table)) == ["moe"]

@@ -232,6 +232,7 @@ def test_a_curve_s_interval_at_its_own_level_is_the_stored_one():
     assert tuple(near.loc["loss_opt"]) == pytest.approx(curve.loss_interval, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_an_interpolated_curve_says_what_it_does_not_know():
     curve = fit_isoflop(table(), method="akima", n_draws=20).curves[0]
     assert tuple(curve.conf_int().loc["loss_opt"]) == curve.loss_interval

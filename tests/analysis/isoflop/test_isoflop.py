@@ -31,6 +31,7 @@ from tests.analysis.tables import (
 FEW = {"n_draws": 5}  # where the bootstraps are not what is tested
 
 
+@pytest.mark.slow
 def test_recovers_a_clean_parabola():
     fit = fit_isoflop(curves(parabola))
     (curve,) = fit.curves
@@ -69,6 +70,7 @@ def test_fits_models_and_budgets_apart():
         fit.frontier("moe")
 
 
+@pytest.mark.slow
 def test_takes_the_best_learning_rate_and_never_the_mean():
     rates = joined(
         *(curves(lambda s, b, up=up: parabola(s) + up, lr=lr) for lr, up in ((1e-3, 1), (2e-3, 0)))
@@ -78,6 +80,7 @@ def test_takes_the_best_learning_rate_and_never_the_mean():
     assert curve.loss_opt == pytest.approx(4.5)
 
 
+@pytest.mark.slow
 def test_averages_seeds_of_a_learning_rate():
     seeds = joined(
         *(
@@ -90,6 +93,7 @@ def test_averages_seeds_of_a_learning_rate():
     assert curve.loss_opt == pytest.approx(4.7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", ["failed", "diverged"])
 def test_runs_that_broke_off_are_not_fitted(status):
     runs = joined(curves(parabola), curves(lambda s, b: 0.1, status=status))
@@ -100,6 +104,7 @@ def wavy(size, budget=1e12):
     return parabola(size, a=0.0005) + 0.01 * math.sin(7 * math.log(size))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("losses_of", "sizes", "flag", "says"),
     [
@@ -141,6 +146,7 @@ def test_warnings_are_reported(losses_of, sizes, flag, says):
     assert str(flag) in json.dumps(fit.to_dict(), allow_nan=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", [2.2, 3.3, 4.1, 4.5])
 @pytest.mark.parametrize("method", ["parabola", "akima"])
 def test_a_flat_curve_has_no_minimum(method, level):
@@ -149,6 +155,7 @@ def test_a_flat_curve_has_no_minimum(method, level):
     assert not curve.inside
 
 
+@pytest.mark.slow
 def test_curvature_lost_in_noise_leaves_the_interval_unbounded():
     (curve,) = fit_isoflop(curves(wavy), **FEW).curves
     assert curve.x_interval == (0.0, math.inf)
@@ -156,6 +163,7 @@ def test_curvature_lost_in_noise_leaves_the_interval_unbounded():
     assert curve.to_dict()["x_interval"] == [0.0, None]
 
 
+@pytest.mark.slow
 def test_too_few_sizes_are_skipped_or_refused():
     few = curves(parabola, SIZES[:2], model="peer")
     fit = fit_isoflop(joined(curves(parabola), few), **FEW)
@@ -170,6 +178,7 @@ def test_too_few_sizes_are_skipped_or_refused():
         fit_isoflop(curves(parabola, status="failed"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "says"),
     [
@@ -187,6 +196,7 @@ def test_bad_options_are_named(how, says):
         fit_isoflop(curves(parabola), **how)
 
 
+@pytest.mark.slow
 def test_n_nearest_fits_those_sizes_only():
     table = noisy(curves(parabola), 0.02)
     for n in (3, 5, 6):
@@ -200,6 +210,7 @@ def test_n_nearest_fits_those_sizes_only():
     assert (Flag.FEW_POINTS in fit_isoflop(table, n_nearest=3, **FEW).curves[0].flags) is True
 
 
+@pytest.mark.slow
 def test_akima_reads_the_lowest_of_its_grid():
     table = noisy(curves(parabola), 0.01)
     (curve,) = fit_isoflop(table, method="akima", n_draws=50).curves
@@ -211,6 +222,7 @@ def test_akima_reads_the_lowest_of_its_grid():
     assert curve.x_interval[0] < curve.x_opt < curve.x_interval[1]
 
 
+@pytest.mark.slow
 def test_the_noise_is_a_curves_own_or_that_of_the_models_curves():
     sizes = {b: SIZES * (b / 1e12) ** 0.5 for b in BUDGETS[:3]}
     table = noisy(joined(*(curves(growing, sizes[b], (b,)) for b in BUDGETS[:3])), 0.01)
@@ -226,6 +238,7 @@ def test_the_noise_is_a_curves_own_or_that_of_the_models_curves():
     assert again[0].noise == pytest.approx(pooled[0].noise)
 
 
+@pytest.mark.slow
 def test_intervals_are_fiellers_by_the_noise_that_is_told():
     table = noisy(curves(parabola), 0.01)
     u, losses = np.log(SIZES), table["loss"].to_numpy()
@@ -244,6 +257,7 @@ def test_intervals_are_fiellers_by_the_noise_that_is_told():
         assert curve.params == {"x_opt": curve.x_opt, "loss_opt": curve.loss_opt}
 
 
+@pytest.mark.slow
 def test_the_other_sizes_are_read_along_the_curve():
     table = curves(parabola)
     table["n_active_params"] = table["n_params"] / 2
@@ -261,6 +275,7 @@ def test_the_other_sizes_are_read_along_the_curve():
     assert np.isnan(list(outside.curves[0].at_optimum.values())).all()
 
 
+@pytest.mark.slow
 def test_laws_come_back():
     fit = fit_isoflop(moving(), **FEW)
     law = fit.law()
@@ -277,6 +292,7 @@ def test_laws_come_back():
     assert set(law.exponents["n_params"]) == {"t", "noise", "case", "jackknife"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("n", "says", "hows"),
     [
@@ -299,6 +315,7 @@ def test_laws_of_few_budgets_are_flagged(n, says, hows):
     assert law.summary() in fit.summary()
 
 
+@pytest.mark.slow
 def test_one_budget_is_no_law_and_says_so():
     fit = fit_isoflop(curves(parabola), **FEW)
     assert fit.laws == ()
@@ -308,6 +325,7 @@ def test_one_budget_is_no_law_and_says_so():
         fit.law()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["parabola", "akima"])
 def test_minima_all_at_an_edge_are_no_law(method):
     table = joined(*(curves(lambda s, b: parabola(s, x_opt=1e4), budgets=(b,)) for b in BUDGETS))
@@ -372,6 +390,7 @@ def test_draws_that_lose_their_minimum_are_told():
     assert fit.law().status is not FitStatus.CONVERGED
 
 
+@pytest.mark.slow
 def test_a_parabola_in_tokens_is_biased_as_p7_says():
     budgets = np.geomspace(1e17, 1e21, 5)
     C, N, D = around_the_optimum(budgets, 15, 16.0, HOFFMANN)
@@ -421,6 +440,7 @@ def test_results_are_frozen_and_json_keeps_every_digit(method):
     assert laws["exponents"]["n_params"]["t"] == t._asdict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 7])
 @pytest.mark.parametrize("column", ["budget", "n_non_embedding_params"])
 def test_what_is_unknown_of_runs_is_named(column, n):
@@ -439,6 +459,7 @@ def test_no_draws_leave_the_other_intervals():
     assert np.isnan([case.lower, case.upper]).all()
 
 
+@pytest.mark.slow
 def test_infinite_noise_is_refused():
     with pytest.raises(ValueError, match="noise=inf"):
         fit_isoflop(curves(parabola), noise=math.inf, **FEW)
@@ -473,11 +494,13 @@ def test_a_law_on_minima_with_warnings_has_one_itself(kind, C):
     assert fit.law().warnings == (f"1 of the 5 minima used have warnings: C={C} ({kind})",)
 
 
+@pytest.mark.slow
 def test_akimas_interval_is_no_narrower_than_its_grid():
     (curve,) = fit_isoflop(noisy(curves(parabola), 1e-5), method="akima", n_draws=50).curves
     assert curve.x_interval[0] <= 3e5 <= curve.x_interval[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wave", [0.0, 0.001])
 def test_akimas_interval_holds_its_own_minimum(wave):
     table = curves(lambda s, b: 4.5 + wave * math.sin(3 * math.log(s)))
@@ -485,6 +508,7 @@ def test_akimas_interval_holds_its_own_minimum(wave):
     assert curve.x_interval[0] < curve.x_opt < curve.x_interval[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", [(0, 1), (-2, -1)])
 @pytest.mark.parametrize("method", ["parabola", "akima"])
 def test_a_minimum_between_the_outermost_two_sizes_is_inside(pair, method):

@@ -117,6 +117,7 @@ def report(folder, *options):
     return json.loads((folder / "fits.json").read_text())
 
 
+@pytest.mark.long
 def test_each_fit_is_made_once_and_each_record_read_once(sweep, calls):
     fits = report(sweep)
     assert set(fits["parametric"]) >= {"dense", "peer n_experts=64"}
@@ -130,6 +131,7 @@ def test_each_fit_is_made_once_and_each_record_read_once(sweep, calls):
     check_one_of_each(fits, "2 (parabola)")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "approach"),

@@ -98,6 +98,7 @@ def needs_cores():
         pytest.skip("one core")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_other_processes_draw_the_same_and_their_errors_name_the_figure(tmp_path):
     needs_cores()

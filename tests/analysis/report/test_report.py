@@ -58,6 +58,7 @@ def page(report):
     return (report / "report.html").read_text()
 
 
+@pytest.mark.long
 def test_warnings_of_fits_to_fewer_budgets_say_so(report, page):
     said = json.loads((report / "fits.json").read_text())["hold_out"]["warnings"]
     assert said

@@ -103,6 +103,7 @@ def test_a_row_with_warnings_says_why(published):
 # A known law
 
 
+@pytest.mark.slow
 def test_all_agree_on_a_known_law():
     found = compare_approaches(runs())
     frame = rows(found)
@@ -157,6 +158,7 @@ def test_the_window_and_noise_are_those_of_the_curves_on_the_same_page():
     assert frame.loc["2 (parabola)", "a"] != rows(compare_approaches(table))["a"]["2 (parabola)"]
 
 
+@pytest.mark.slow
 def test_the_size_is_the_one_asked_for():
     table = runs()
     table["n_active_params"] = table["n_params"] / 4
@@ -246,6 +248,7 @@ def test_models_do_not_dispute_with_each_other():
 # What can't be fitted
 
 
+@pytest.mark.slow
 def test_without_tokens_a_row_says_why():
     frame = rows(compare_approaches(runs().assign(n_tokens=np.nan)))
     assert frame.loc["3 (parametric)", "status"] == "no fit"
@@ -256,12 +259,14 @@ def test_without_tokens_a_row_says_why():
         assert math.isnan(frame.loc[approach, "tokens"])
 
 
+@pytest.mark.slow
 def test_the_reason_is_the_reason():
     note = rows(compare_approaches(runs().assign(n_tokens=np.nan))).loc["3 (parametric)", "note"]
     assert "np.float64" not in note
     assert "failed runs" not in note
 
 
+@pytest.mark.slow
 def test_without_curves_the_surface_is_left():
     # Two sizes a budget: no parabola, yet ten runs
     frame = rows(compare_approaches(runs(n_sizes=2)))
@@ -270,6 +275,7 @@ def test_without_curves_the_surface_is_left():
     assert frame.loc["3 (parametric)", "a"] == pytest.approx(SURFACE.exponent, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_model_s_reason_is_its_own():
     dense, moe = runs(n_sizes=2), runs(n_sizes=2).assign(model="moe", series="moe", run_id=None)
     note = rows(compare_approaches(pd.concat([dense, moe], ignore_index=True)), "moe")["note"]
@@ -286,6 +292,7 @@ def test_a_model_with_one_budget_has_rows_that_say_so():
     assert "1 distinct budgets" in frame.loc["1 (best run)", "note"]
 
 
+@pytest.mark.slow
 def test_one_budget_is_no_table_to_compare_on():
     with pytest.raises(FitError, match=r"1 budget.* needs 2 or more"):
         compare_approaches(runs(1))
@@ -320,6 +327,7 @@ def test_a_model_without_the_largest_budget_is_compared_all_the_same():
     assert frame.loc["2 (parabola)", "size"] == pytest.approx(float(best.value[0]))
 
 
+@pytest.mark.slow
 def test_the_best_run_is_one_run_whatever_its_seed():
     table = runs(noise=0.003).assign(lr=1e-3)
     table["seed"] = pd.array(range(len(table)), dtype="Int64")  # a seed a run
@@ -342,6 +350,7 @@ def test_failed_runs_and_worse_learning_rates_do_not_count():
 # As a result
 
 
+@pytest.mark.slow
 def test_it_is_a_table_and_plain():
     found = compare_approaches(runs(2, noise=0.003).assign(n_tokens=np.nan))
     assert list(found.to_frame()["approach"]) == APPROACHES

@@ -102,6 +102,7 @@ def test_the_warnings_of_a_law_that_predicts_are_reported(published):
 # Known laws
 
 
+@pytest.mark.slow
 def test_a_law_predicts_its_own_runs():
     found = hold_out_budgets(runs())
     assert (found.n_fitted, found.n_held) == (4, 4)
@@ -141,6 +142,7 @@ def test_noise_about_a_law_is_rarely_called_drift():
     assert flagged / 30 < 0.15
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_intervals_hold_the_best_run_as_often_as_they_say():
     inside = []
@@ -151,6 +153,7 @@ def test_intervals_hold_the_best_run_as_often_as_they_say():
     assert 0.85 < np.mean(inside) < 1
 
 
+@pytest.mark.slow
 def test_a_law_that_bends_is_said_to_drift():
     # Beyond the fourth budget the losses stop falling as they did
     table = runs(noise=1e-4)
@@ -164,6 +167,7 @@ def test_a_law_that_bends_is_said_to_drift():
     assert off.abs().is_monotonic_increasing
 
 
+@pytest.mark.slow
 def test_two_errors_are_no_drift():
     table = runs(6, noise=1e-4)
     bent = table.assign(loss=table["loss"] + 0.05 * (table["budget"] > BUDGETS[3]))
@@ -195,6 +199,7 @@ def test_the_rule_of_drift(errors, p_value, said):
 # By hand
 
 
+@pytest.mark.slow
 def test_rows_by_hand():
     table = runs(6, noise=0.003)
     found = hold_out_budgets(table, 2).to_frame()
@@ -231,6 +236,7 @@ def test_rows_by_hand():
             assert row["p_value"] == pytest.approx(2 * stats.t.sf(t, dof), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_best_run_s_interval_is_of_a_run_that_was_picked():
     table = runs(6, noise=0.003)
     small = table[table["budget"] < BUDGETS[4]]
@@ -255,6 +261,7 @@ def test_held_out_runs_are_not_seen():
     assert after[sizes_and_losses].tolist() == pytest.approx(before[sizes_and_losses].tolist())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n_held", "n_fitted"), [(None, 4), (1, 7), (3, 5), (6, 2)])
 def test_how_many_are_held_out(n_held, n_fitted):
     found = hold_out_budgets(runs(n_sizes=5), n_held)
@@ -262,6 +269,7 @@ def test_how_many_are_held_out(n_held, n_fitted):
     assert sorted(set(found.to_frame()["budget"])) == pytest.approx(BUDGETS[n_fitted:].tolist())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n_budgets", "text"), [(1, "1 budget"), (2, "2 budgets")])
 def test_too_few_budgets_are_refused(n_budgets, text):
     with pytest.raises(FitError, match=f"{text}: at least 3 are needed"):
@@ -294,6 +302,7 @@ def test_no_budget_is_none():
 # Choices
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("x", "method"),
     [("n_params", "akima"), ("n_active_params", "parabola"), ("n_tokens", "parabola")],
@@ -319,6 +328,7 @@ def test_models_are_fitted_apart():
     assert losses["dense"] - losses["moe"] == pytest.approx(0.3)
 
 
+@pytest.mark.slow
 def test_a_model_without_small_budgets_is_named():
     dense = runs(6)
     late = dense[dense["budget"] > BUDGETS[3]].assign(model="moe", series="moe", run_id=None)
@@ -327,6 +337,7 @@ def test_a_model_without_small_budgets_is_named():
     assert sum(text.startswith("moe, approach") for text in found.warnings) == 2
 
 
+@pytest.mark.slow
 def test_an_approach_that_can_not_be_is_named():
     found = hold_out_budgets(runs(6).assign(n_tokens=np.nan))
     assert set(found.to_frame()["approach"]) == {"2 (parabola)"}
@@ -339,6 +350,7 @@ def test_an_approach_that_can_not_be_is_named():
         hold_out_budgets(upside_down)
 
 
+@pytest.mark.slow
 def test_a_held_out_minimum_outside_its_sizes_is_reported():
     table = runs(6)
     best = SURFACE.optimum(table["budget"])[0]
@@ -375,6 +387,7 @@ def test_failed_runs_and_worse_learning_rates_do_not_count():
 # As a result
 
 
+@pytest.mark.slow
 def test_it_is_a_table_and_plain():
     found = hold_out_budgets(runs(5, 5), 3)  # two budgets: a line without an interval
     frame = found.to_frame()
@@ -388,6 +401,7 @@ def test_it_is_a_table_and_plain():
     assert math.isnan(frame["lower"].iloc[0])
 
 
+@pytest.mark.slow
 def test_a_table_by_hand_will_do():
     frame = pd.DataFrame(
         {
