@@ -12,7 +12,7 @@ from torch import Tensor
 
 from experiments.kernels.build import LEVELS, BuildError, load
 from experiments.kernels.interface import AdamWStep, Segments
-from experiments.kernels.product_keys import candidate_pairs
+from experiments.kernels.product_keys import candidate_pairs, scores_of_halves
 from experiments.kernels.workspace import WORKSPACE
 
 _CHUNK = 1024  # csrc/segments.cpp
@@ -132,33 +132,46 @@ class Cpp:
         )
         return out
 
-    def search(self, queries: Tensor, sub_keys: Tensor, top_k: int) -> tuple[Tensor, ...]:
+    def search(
+        self, queries: Tensor, sub_keys: Tensor, n_first: int, top_k: int, bias: Tensor | None
+    ) -> tuple[Tensor, ...]:
         """Screened in bfloat16 where the processor multiplies it, else by float32 products."""
         n_tokens, n_heads = queries.shape[:2]
         shape = (n_tokens, n_heads, top_k)
         scores = WORKSPACE.empty(shape, queries.dtype)
         first, second = (WORKSPACE.empty(shape, torch.int64) for _ in range(2))
-        if self.level == "avx512_bf16" and len(sub_keys) <= _MAX_GROUPS:
-            self._screened(queries, sub_keys, top_k, scores, first, second)
-        else:
-            self._plain(queries, sub_keys, top_k, scores, first, second)
+        screens = self.level == "avx512_bf16" and len(sub_keys) <= _MAX_GROUPS
+        way = self._screened if screens else self._plain
+        way(queries, sub_keys, n_first, top_k, bias, scores, first, second)
         return scores, first, second
 
-    def _screened(self, queries: Tensor, sub_keys: Tensor, top_k: int, *out: Tensor) -> None:
-        n_groups, _, n_sub, width = sub_keys.shape
-        left, right, n_pairs = _pairs(top_k, n_sub)
-        padded, width_pairs, half = -(-n_sub // 64) * 64, (width + 1) // 2, min(top_k, n_sub)
-        packed = torch.empty(n_groups * 2 * padded * width_pairs * 2, dtype=torch.int16)
-        floats = _TILE * (padded + 16 + width_pairs + 4 * half) + 2 * (n_pairs + 16) + n_sub + 64
+    def _screened(
+        self,
+        queries: Tensor,
+        sub_keys: Tensor,
+        n_first: int,
+        top_k: int,
+        bias: Tensor | None,
+        *out: Tensor,
+    ) -> None:
+        n_groups, n_both, width = sub_keys.shape
+        sets = (n_first, n_both - n_first)
+        left, right, n_pairs = _pairs(top_k, *sets)
+        padded, width_pairs = [-(-n // 64) * 64 for n in sets], (width + 1) // 2
+        kept = sum(min(top_k, n) for n in sets)
+        packed = torch.empty(n_groups * sum(padded) * width_pairs * 2, dtype=torch.int16)
+        tile = _TILE * (max(padded) + 16 + width_pairs + 2 * kept)
+        floats = tile + 2 * (n_pairs + 16) + max(sets) + 64
         each = -(-floats * 4 // 64) * 64
         room = torch.empty(_threads() * each, dtype=torch.uint8)
         self._call(
             "screened_search",
             queries,
             sub_keys,
+            bias,
             *queries.shape[:2],
             n_groups,
-            n_sub,
+            *sets,
             width,
             packed,
             left,
@@ -171,22 +184,32 @@ class Cpp:
             _threads(),
         )
 
-    def _plain(self, queries: Tensor, sub_keys: Tensor, top_k: int, *out: Tensor) -> None:
+    def _plain(
+        self,
+        queries: Tensor,
+        sub_keys: Tensor,
+        n_first: int,
+        top_k: int,
+        bias: Tensor | None,
+        *out: Tensor,
+    ) -> None:
         n_tokens, n_heads = queries.shape[:2]
-        n_sub = sub_keys.shape[2]
-        left, right, n_pairs = _pairs(top_k, n_sub)
-        half = min(top_k, n_sub)
-        room = torch.empty(_threads() * (2 * (n_sub + n_pairs + 4 * half) + 64))
-        block = max(1, _SCORES // (2 * n_heads * n_sub))
+        sets = (n_first, sub_keys.shape[1] - n_first)
+        left, right, n_pairs = _pairs(top_k, *sets)
+        kept = sum(min(top_k, n) for n in sets)
+        room = torch.empty(_threads() * (sum(sets) + 2 * n_pairs + 4 * kept + 64))
+        block = max(1, _SCORES // (n_heads * sum(sets)))
         for start in range(0, n_tokens, block):
             part = queries[start : start + block]
-            products = part.permute(1, 2, 0, 3) @ sub_keys.transpose(-1, -2)  # (H, 2, T, S)
-            scores = products.permute(2, 0, 1, 3).contiguous()
+            scores = [
+                half.transpose(0, 1).contiguous()  # (T, H, S)
+                for half in scores_of_halves(part, sub_keys, n_first, bias)
+            ]
             self._call(
                 "select",
-                scores,
+                *scores,
                 len(part) * n_heads,
-                n_sub,
+                *sets,
                 left,
                 right,
                 n_pairs,
@@ -295,9 +318,10 @@ def _scratch(segments: Segments, width: int) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _pairs(top_k: int, n_sub: int) -> tuple[Tensor, Tensor, int]:
+def _pairs(top_k: int, n_first: int, n_second: int) -> tuple[Tensor, Tensor, int]:
     """Ranks of the candidates, with a vector of zeros behind, which are read and not used."""
     ranks = [
-        torch.tensor([*r, *[0] * 16], dtype=torch.int32) for r in candidate_pairs(top_k, n_sub)
+        torch.tensor([*r, *[0] * 16], dtype=torch.int32)
+        for r in candidate_pairs(top_k, n_first, n_second)
     ]
     return ranks[0], ranks[1], len(ranks[0]) - 16

@@ -2,7 +2,7 @@
 
 An implementation has no autograd: `ops.py` makes the differentiable functions out of these.
 Suffixes: T tokens, J retrieved rows a token, P = T J pairs, N rows of a table, R of them distinct
-among the retrieved, D width; H heads, S sub-keys a half, K top_k.
+among the retrieved, D width; H heads, S1 and S2 sub-keys of the two halves, K top_k.
 
 Activations, weights and sums are float32 (float64 where the table is); a table is float32,
 bfloat16 or float64 and its gradient has its type.
@@ -89,11 +89,15 @@ class Kernel(Protocol):
         """row_sums at their rows of an (N, D) table that is zero elsewhere."""
         ...
 
-    def search(self, queries: Tensor, sub_keys: Tensor, top_k: int) -> tuple[Tensor, ...]:
+    def search(
+        self, queries: Tensor, sub_keys: Tensor, n_first: int, top_k: int, bias: Tensor | None
+    ) -> tuple[Tensor, ...]:
         """The top_k product keys of each query.
 
-        queries (T, H, 2, d), sub_keys (G, 2, S, d), G being H or 1. Returns scores (T, H, K), best
-        first, and the two int64 (T, H, K) sub-keys of each; among tied scores any choice is right.
+        queries (T, H, 2, d), sub_keys (G, S1 + S2, d), G being H or 1: the n_first = S1 sub-keys of
+        the first half, then those of the second. bias (S1,), if any, is added to the first's
+        scores. Returns scores (T, H, K), best first, and the two int64 (T, H, K) sub-keys of each;
+        among tied scores any choice is right.
         """
         ...
 

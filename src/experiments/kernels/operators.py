@@ -1,7 +1,7 @@
 """The kernels as operators of torch.library, namespace `experiments`: what a compiled graph calls.
 
     dot(x, table, idx, kernel) and weighted_sum(table, idx, weights, kernel)    differentiable
-    search(halves, sub_keys, top_k, kernel) -> scores, first, second            differentiable
+    search(halves, sub_keys, n_first, top_k, bias, kernel) -> scores, first, second   differentiable
     sort(idx, n_rows, dtype, kernel) -> rows, offsets, order, n_distinct
     table_sums(values, rows, offsets, order, n_distinct, weights, n_rows, dtype, kernel)
 
@@ -73,10 +73,13 @@ def _weighted_sum(table: Tensor, idx: Tensor, weights: Tensor, kernel: str) -> T
         return _implementation(kernel, table).weighted_sum(*tensors)
 
 
-def _search(halves: Tensor, sub_keys: Tensor, top_k: int, kernel: str) -> tuple[Tensor, ...]:
+def _search(
+    halves: Tensor, sub_keys: Tensor, n_first: int, top_k: int, bias: Tensor | None, kernel: str
+) -> tuple[Tensor, ...]:
     with _outside_autocast(halves.device):
         implementation = _implementation(kernel, sub_keys)
-        found = implementation.search(halves.contiguous(), sub_keys.contiguous(), top_k)
+        keys = sub_keys.contiguous()
+        found = implementation.search(halves.contiguous(), keys, n_first, top_k, bias)
         return tuple(part.contiguous() for part in found)
 
 
@@ -123,7 +126,9 @@ def _fake_sort(idx: Tensor, n_rows: int, dtype: torch.dtype, kernel: str) -> tup
     )
 
 
-def _fake_search(halves: Tensor, sub_keys: Tensor, top_k: int, kernel: str) -> tuple[Tensor, ...]:
+def _fake_search(
+    halves: Tensor, sub_keys: Tensor, n_first: int, top_k: int, bias: Tensor | None, kernel: str
+) -> tuple[Tensor, ...]:
     shape = (*halves.shape[:2], top_k)
     indices = [halves.new_empty(shape, dtype=torch.int64) for _ in range(2)]
     return halves.new_empty(shape), *indices
@@ -178,7 +183,7 @@ def _weighted_sum_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def _search_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    halves, sub_keys, _, ctx.kernel = inputs
+    halves, sub_keys, ctx.n_first, _, _, ctx.kernel = inputs
     _, first, second = output
     ctx.save_for_backward(halves, sub_keys, first, second)
     ctx.mark_non_differentiable(first, second)
@@ -188,8 +193,8 @@ def _search_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
 def _search_backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
     halves, sub_keys, first, second = ctx.saved_tensors
     if grad is None:
-        return None, None, None, None
-    table, rows, weights = read_sub_keys(sub_keys, first, second, grad)
+        return (None,) * 6
+    table, rows, weights = read_sub_keys(sub_keys, ctx.n_first, first, second, grad)
     grad_halves = grad_keys = None
     if ctx.needs_input_grad[0]:
         sums = operators.weighted_sum(table, rows, weights, ctx.kernel)
@@ -197,7 +202,7 @@ def _search_backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | 
     if ctx.needs_input_grad[1]:
         values = halves.reshape(-1, halves.shape[-1])
         grad_keys = _table_gradient(values, rows, weights, table, ctx.kernel).view(sub_keys.shape)
-    return grad_halves, grad_keys, None, None
+    return grad_halves, grad_keys, None, None, None, None
 
 
 define(
@@ -213,7 +218,8 @@ define(
     (_weighted_sum_backward, _gather_context),
 )
 define(
-    "search(Tensor halves, Tensor sub_keys, int top_k, str kernel) -> (Tensor, Tensor, Tensor)",
+    "search(Tensor halves, Tensor sub_keys, int n_first, int top_k, Tensor? bias, str kernel) "
+    "-> (Tensor, Tensor, Tensor)",
     _search,
     _fake_search,
     (_search_backward, _search_context),

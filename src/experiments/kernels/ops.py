@@ -21,7 +21,7 @@ from experiments.config.schema import KernelName
 from experiments.kernels import reference
 from experiments.kernels.interface import Kernel, Retrieved, Segments
 from experiments.kernels.operators import operators
-from experiments.kernels.product_keys import read_sub_keys
+from experiments.kernels.product_keys import both_sets, read_sub_keys
 from experiments.kernels.select import resolve_kernel
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -103,25 +103,35 @@ def gather_sum(
 
 
 def product_key_topk(
-    queries: Tensor, sub_keys: Tensor, top_k: int, execution: Execution = PLAIN
+    queries: Tensor,
+    sub_keys: Tensor,
+    top_k: int,
+    execution: Execution = PLAIN,
+    n_first: int | None = None,
+    bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The top_k product keys of each query: (T, H, K) scores, best first, and expert indices.
 
-    queries (T, H, d_key), the two halves one after the other; sub_keys (2, S, d_key / 2) shared
-    by the heads, or (H, 2, S, d_key / 2). Expert i is the pair (i // S, i % S).
+    queries (T, H, d_key), the two halves one after the other; sub_keys (2, S, d_key / 2) shared by
+    the heads, or (H, 2, S, d_key / 2), or with n_first, two sets of different sizes one after the
+    other (product_keys.both_sets). Expert i is the pair (i // S2, i % S2). bias (S1,), which gets
+    no gradient, is added to the scores of the first half.
     Equal to a scan over all N keys; among tied scores any choice is a right one.
     """
     if execution.kernel == "reference":
-        return reference.product_key_topk(queries, sub_keys, top_k)
+        return reference.product_key_topk(queries, sub_keys, top_k, n_first, bias)
     halves = _wide(queries, sub_keys).unflatten(-1, (2, -1)).contiguous()
-    grouped = (sub_keys if sub_keys.dim() == 4 else sub_keys.unsqueeze(0)).contiguous()
-    grouped = grouped.to(halves.dtype)  # kernels take them alike: of a model made bfloat16, say
+    grouped, n_first = both_sets(sub_keys, n_first)
+    # kernels take them alike: of a model made bfloat16, say
+    grouped = grouped.contiguous().to(halves.dtype)
+    if bias is not None:
+        bias = bias.to(halves.dtype).contiguous()
     if torch.compiler.is_compiling():
-        found = operators.search(halves, grouped, top_k, execution.kernel)
+        found = operators.search(halves, grouped, n_first, top_k, bias, execution.kernel)
     else:
-        found = _Search.apply(halves, grouped, top_k, execution.on(sub_keys))
+        found = _Search.apply(halves, grouped, n_first, top_k, bias, execution.on(sub_keys))
     scores, first, second = found
-    return scores, torch.add(second, first, alpha=sub_keys.shape[-2])
+    return scores, torch.add(second, first, alpha=grouped.shape[1] - n_first)
 
 
 # Not compiled, but run between two graphs: what comes of a sparse gradient, or of a step in the
@@ -233,11 +243,17 @@ class _Search(torch.autograd.Function):
     @staticmethod
     @_outside_autocast
     def forward(
-        ctx: Any, halves: Tensor, sub_keys: Tensor, top_k: int, kernel: Kernel
+        ctx: Any,
+        halves: Tensor,
+        sub_keys: Tensor,
+        n_first: int,
+        top_k: int,
+        bias: Tensor | None,
+        kernel: Kernel,
     ) -> tuple[Tensor, ...]:
-        scores, first, second = kernel.search(halves, sub_keys, top_k)
+        scores, first, second = kernel.search(halves, sub_keys, n_first, top_k, bias)
         ctx.save_for_backward(halves, sub_keys, first, second)
-        ctx.kernel = kernel
+        ctx.kernel, ctx.n_first = kernel, n_first
         ctx.mark_non_differentiable(first, second)
         ctx.set_materialize_grads(False)  # zeros as gradients of indices, never looked at
         return scores, first, second
@@ -248,8 +264,8 @@ class _Search(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         halves, sub_keys, first, second = ctx.saved_tensors
         if grad is None:
-            return None, None, None, None
-        table, rows, weights = read_sub_keys(sub_keys, first, second, grad)
+            return (None,) * 6
+        table, rows, weights = read_sub_keys(sub_keys, ctx.n_first, first, second, grad)
         grad_halves = grad_keys = None
         if ctx.needs_input_grad[0]:
             grad_halves = ctx.kernel.weighted_sum(table, rows, weights).view_as(halves)
@@ -258,4 +274,4 @@ class _Search(torch.autograd.Function):
             values = halves.view(-1, halves.shape[-1])
             sums = ctx.kernel.table_sums(values, segments, weights, sub_keys.dtype)
             grad_keys = sums.view_as(sub_keys)
-        return grad_halves, grad_keys, None, None
+        return grad_halves, grad_keys, None, None, None, None

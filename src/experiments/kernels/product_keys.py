@@ -1,35 +1,65 @@
 """Which pairs of sub-keys can be among the best: He 2024 (arXiv:2407.04153), Eq. 4-5."""
 
 from functools import lru_cache
+from itertools import product
 
 import torch
 from torch import Tensor
 
 
 @lru_cache(maxsize=64)
-def candidate_pairs(top_k: int, n_sub: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def candidate_pairs(
+    top_k: int, n_first: int, n_second: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Ranks (i, j) in the two sorted halves whose sum can be among the top_k, from 0.
 
     (i, j) has (i + 1)(j + 1) - 1 pairs at least as good, so only (i + 1)(j + 1) <= top_k count:
-    50 of the 256 pairs at top_k=16. At least top_k pairs remain whenever n_sub**2 >= top_k.
+    50 of the 256 pairs at top_k=16. At least top_k pairs remain whenever
+    n_first * n_second >= top_k.
     """
-    half = min(top_k, n_sub)
-    pairs = [(i, j) for i in range(half) for j in range(half) if (i + 1) * (j + 1) <= top_k]
+    halves = range(min(top_k, n_first)), range(min(top_k, n_second))
+    pairs = [(i, j) for i, j in product(*halves) if (i + 1) * (j + 1) <= top_k]
     return tuple(i for i, _ in pairs), tuple(j for _, j in pairs)
 
 
+def both_sets(sub_keys: Tensor, n_first: int | None) -> tuple[Tensor, int]:
+    """Sub-keys as kernels take them, (G, S1 + S2, d) and S1, G being 1 where heads share them.
+
+    From (2, S, d) or (H, 2, S, d), two sets of a size, or, with n_first = S1, from (S1 + S2, d) or
+    (H, S1 + S2, d): those of the first half, then those of the second.
+    """
+    if n_first is None:
+        n_first = sub_keys.shape[-2]
+        sub_keys = sub_keys.flatten(-3, -2)
+    return (sub_keys if sub_keys.dim() == 3 else sub_keys.unsqueeze(0)), n_first
+
+
+def scores_of_halves(
+    queries: Tensor, sub_keys: Tensor, n_first: int, bias: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """(H, T, S1) and (H, T, S2) scores of the two sets, by matrix products.
+
+    queries (T, H, 2, d), sub_keys (G, S1 + S2, d), bias (S1,) or None: interface.py's search.
+    """
+    halves = queries.permute(2, 1, 0, 3)  # (2, H, T, d)
+    first = halves[0] @ sub_keys[:, :n_first].transpose(-1, -2)
+    second = halves[1] @ sub_keys[:, n_first:].transpose(-1, -2)
+    return (first if bias is None else first.add_(bias)), second
+
+
 def read_sub_keys(
-    sub_keys: Tensor, first: Tensor, second: Tensor, weights: Tensor
+    sub_keys: Tensor, n_first: int, first: Tensor, second: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A search's scores as weighted sums of one table's rows, which is how they are differentiated.
 
-    sub_keys (G, 2, S, d); first, second and weights (T, H, K). Returns the table of all sub-keys
-    (G * 2 * S, d), and the rows that each half of a query reads with their weights, (T * H * 2, K).
+    sub_keys (G, S1 + S2, d); first, second and weights (T, H, K). Returns the table of all sub-keys
+    (G * (S1 + S2), d), and the rows that each half of a query reads with their weights,
+    (T * H * 2, K).
     """
-    n_groups, _, n_sub, width = sub_keys.shape
-    head = torch.arange(n_groups, device=first.device).view(-1, 1) * 2 * n_sub  # (H or 1, 1)
+    n_groups, n_both, width = sub_keys.shape
+    head = torch.arange(n_groups, device=first.device).view(-1, 1) * n_both  # (H or 1, 1)
     rows = first.new_empty(*first.shape[:2], 2, first.shape[2])
     torch.add(first, head, out=rows[:, :, 0])
-    torch.add(second, head + n_sub, out=rows[:, :, 1])
+    torch.add(second, head + n_first, out=rows[:, :, 1])
     of_both = weights.unsqueeze(2).expand(-1, -1, 2, -1)
     return sub_keys.view(-1, width), rows.flatten(0, 2), of_both.flatten(0, 2).contiguous()

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from experiments.kernels.product_keys import both_sets
+
 
 def gather_dot(x: Tensor, table: Tensor, idx: Tensor) -> Tensor:
     """(T, D), (N, D), (T, J) to (T, J): x_t . table[idx_tj]."""
@@ -14,17 +16,25 @@ def gather_sum(table: Tensor, idx: Tensor, weights: Tensor) -> Tensor:
     return torch.einsum("tj,tjd->td", weights, table[idx])
 
 
-def product_key_topk(queries: Tensor, sub_keys: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """Scores all N = n_sub**2 product keys and takes the best: (T, H, top_k) scores and indices.
+def product_key_topk(
+    queries: Tensor,
+    sub_keys: Tensor,
+    top_k: int,
+    n_first: int | None = None,
+    bias: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Scores all N = S1 * S2 product keys and takes the best: (T, H, top_k) scores and indices.
 
-    queries (T, H, d_key); sub_keys (2, n_sub, d_key / 2), or (H, 2, n_sub, d_key / 2).
-    Expert i is the pair (i // n_sub, i % n_sub).
+    queries (T, H, d_key); sub_keys as product_keys.both_sets takes them: C and C'. bias (S1,) is
+    added to C's scores. Expert i is the pair (i // S2, i % S2).
     """
-    n_sub = sub_keys.shape[-2]
-    n_heads = queries.shape[1]
-    per_head = sub_keys if sub_keys.dim() == 4 else sub_keys.expand(n_heads, *sub_keys.shape)
-    first = per_head[:, 0].repeat_interleave(n_sub, dim=1)  # (H, N, d_key/2): C
-    second = per_head[:, 1].repeat(1, n_sub, 1)  # (H, N, d_key/2): C'
+    sub_keys, n_first = both_sets(sub_keys, n_first)
+    per_head = sub_keys.expand(queries.shape[1], -1, -1)
+    n_second = per_head.shape[1] - n_first
+    first = per_head[:, :n_first].repeat_interleave(n_second, dim=1)  # (H, N, d_key/2)
+    second = per_head[:, n_first:].repeat(1, n_first, 1)  # (H, N, d_key/2)
     scores = torch.einsum("thd,hnd->thn", queries, torch.cat([first, second], dim=-1))
+    if bias is not None:
+        scores = scores + bias.repeat_interleave(n_second)
     best = scores.topk(top_k, dim=-1)
     return best.values, best.indices

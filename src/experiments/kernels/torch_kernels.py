@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from experiments.kernels.interface import AdamWStep, Segments
-from experiments.kernels.product_keys import candidate_pairs
+from experiments.kernels.product_keys import candidate_pairs, scores_of_halves
 from experiments.kernels.workspace import WORKSPACE
 
 _BLOCK = 2**22  # elements of a temporary, at most: 16 MB in float32
@@ -92,14 +92,16 @@ class TorchKernel:
             out[part.rows] = _bags(values, part, weights).to(dtype)
         return out
 
-    def search(self, queries: Tensor, sub_keys: Tensor, top_k: int) -> tuple[Tensor, ...]:
+    def search(
+        self, queries: Tensor, sub_keys: Tensor, n_first: int, top_k: int, bias: Tensor | None
+    ) -> tuple[Tensor, ...]:
         """Scores, the best of each half, the best of their pairs; tokens in blocks."""
         n_tokens, n_heads = queries.shape[:2]
-        n_sub = sub_keys.shape[-2]
-        i, j = _ranks(top_k, n_sub, queries.device)
+        n_both = sub_keys.shape[1]
+        ranks = _ranks(top_k, n_first, n_both - n_first, queries.device)
         found = [
-            _search_block(queries[block], sub_keys, top_k, i, j)
-            for block in _blocks(n_tokens, 2 * n_heads * n_sub)
+            _best_pairs(scores_of_halves(queries[block], sub_keys, n_first, bias), top_k, *ranks)
+            for block in _blocks(n_tokens, n_heads * n_both)
         ]
         if not found:
             empty = torch.zeros(0, n_heads, top_k, dtype=torch.int64, device=queries.device)
@@ -149,8 +151,11 @@ class TorchKernel:
 
 
 @lru_cache(maxsize=64)
-def _ranks(top_k: int, n_sub: int, device: torch.device) -> tuple[Tensor, ...]:
-    return tuple(torch.tensor(ranks, device=device) for ranks in candidate_pairs(top_k, n_sub))
+def _ranks(
+    top_k: int, n_first: int, n_second: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    left, right = candidate_pairs(top_k, n_first, n_second)
+    return torch.tensor(left, device=device), torch.tensor(right, device=device)
 
 
 def _blocks(n: int, elements_each: int) -> Iterator[slice]:
@@ -192,16 +197,17 @@ def _dot_in_blocks(x: Tensor, table: Tensor, idx: Tensor) -> Tensor:
     return torch.cat(parts) if parts else x.new_zeros(idx.shape)
 
 
-def _search_block(
-    queries: Tensor, sub_keys: Tensor, top_k: int, i: Tensor, j: Tensor
+def _best_pairs(
+    halves: tuple[Tensor, Tensor], top_k: int, i: Tensor, j: Tensor
 ) -> tuple[Tensor, ...]:
-    n_sub = sub_keys.shape[-2]
-    scores = queries.permute(1, 2, 0, 3) @ sub_keys.transpose(-1, -2)  # (H, 2, T, S)
-    values, indices = top_of_rows(scores, min(top_k, n_sub))
-    sums = values[:, 0].index_select(-1, i) + values[:, 1].index_select(-1, j)
+    """(H, T, S1) and (H, T, S2) scores to the best pairs' (T, H, K) scores and sub-keys."""
+    (values1, indices1), (values2, indices2) = (
+        top_of_rows(scores, min(top_k, scores.shape[-1])) for scores in halves
+    )
+    sums = values1.index_select(-1, i) + values2.index_select(-1, j)
     best, winner = sums.topk(top_k, dim=-1)
-    first = indices[:, 0].gather(-1, i[winner])
-    second = indices[:, 1].gather(-1, j[winner])
+    first = indices1.gather(-1, i[winner])
+    second = indices2.gather(-1, j[winner])
     return tuple(part.transpose(0, 1) for part in (best, first, second))
 
 

@@ -66,9 +66,11 @@ class Triton:
         triton_sums.sums_into(out, values, segments, weights, by_row=True)
         return out
 
-    def search(self, queries: Tensor, sub_keys: Tensor, top_k: int) -> tuple[Tensor, ...]:
+    def search(
+        self, queries: Tensor, sub_keys: Tensor, n_first: int, top_k: int, bias: Tensor | None
+    ) -> tuple[Tensor, ...]:
         """Matrix products, then a program a row and a program a query."""
-        return triton_search.search(queries, sub_keys, top_k)
+        return triton_search.search(queries, sub_keys, n_first, top_k, bias)
 
     def row_adamw(
         self,

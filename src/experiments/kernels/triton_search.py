@@ -21,57 +21,49 @@ from experiments.kernels.triton_launch import launch, power_of_2
 _SCORES = 2**24  # held at once: 64 MB, to be read again while much of it is in the cache
 
 
-def search(queries: Tensor, sub_keys: Tensor, top_k: int) -> tuple[Tensor, ...]:
-    """(T, H, 2, d), (G, 2, S, d) to (T, H, K) scores, best first, and sub-keys of each half."""
+def search(
+    queries: Tensor, sub_keys: Tensor, n_first: int, top_k: int, bias: Tensor | None
+) -> tuple[Tensor, ...]:
+    """(T, H, 2, d), (G, S1 + S2, d) to (T, H, K) scores, best first, and sub-keys of each half."""
     n_tokens, n_heads = queries.shape[:2]
-    n_groups, _, n_sub, _ = sub_keys.shape
-    if top_k > n_sub**2:
-        raise ValueError(f"top_k={top_k} is more than the {n_sub}**2 product keys; lower top_k")
+    n_groups, n_both, _ = sub_keys.shape
+    n_second = n_both - n_first
+    if top_k > n_first * n_second:
+        keys = f"{n_first} x {n_second} product keys"
+        raise ValueError(f"top_k={top_k} is more than the {keys}; lower top_k")
     shape = (n_tokens, n_heads, top_k)
     scores = torch.empty(shape, device=queries.device)
     first, second = (torch.empty(shape, dtype=torch.int64, device=queries.device) for _ in "ab")
-    size = max(1, _SCORES // (2 * n_heads * n_sub))
+    size = max(1, _SCORES // (n_heads * n_both))
     for start in range(0, n_tokens, size):
         block = slice(start, start + size)
-        # (G, 2, tokens x heads a group, S): heads that share keys are one matrix product
-        grouped = queries[block].unflatten(1, (n_groups, -1)).permute(1, 3, 0, 2, 4).flatten(2, 3)
-        halves = grouped @ sub_keys.transpose(-1, -2)
-        _best_of_block(halves, (scores[block], first[block], second[block]))
+        # (2, G, tokens x heads a group, d): heads that share keys are one matrix product
+        grouped = queries[block].unflatten(1, (n_groups, -1)).permute(3, 1, 0, 2, 4).flatten(2, 3)
+        of_first = grouped[0] @ sub_keys[:, :n_first].transpose(-1, -2)
+        of_second = grouped[1] @ sub_keys[:, n_first:].transpose(-1, -2)
+        if bias is not None:
+            of_first += bias
+        _best_of_block((of_first, of_second), (scores[block], first[block], second[block]))
     return scores, first, second
 
 
-def _best_of_block(halves: Tensor, out: tuple[Tensor, Tensor, Tensor]) -> None:
-    """(G, 2, M, S) scores to the best pairs' (T, H, K) scores and sub-keys, into out."""
-    n_groups, _, n_queries, n_sub = halves.shape
+def _best_of_block(halves: tuple[Tensor, Tensor], out: tuple[Tensor, Tensor, Tensor]) -> None:
+    """(G, M, S1) and (G, M, S2) scores to the best pairs' (T, H, K) scores and sub-keys."""
+    n_groups, n_queries, n_first = halves[0].shape
     n_tokens, n_heads, top_k = out[0].shape
-    n_kept = min(top_k, n_sub)
-    values = torch.empty(*halves.shape[:-1], n_kept, device=halves.device)
-    places = torch.empty(values.shape, dtype=torch.int32, device=halves.device)
-    whole = power_of_2(n_sub)
-    launch(
-        best_kernel,
-        2 * n_groups * n_queries,
-        halves,
-        values,
-        places,
-        n_sub,
-        n_kept,
-        WIDTH=whole,
-        KEPT=power_of_2(n_kept),
-        num_warps=_warps(whole),
-    )
-    left, right = _candidates(top_k, n_sub, halves.device)
+    best = [_best_of_half(scores, min(top_k, scores.shape[-1])) for scores in halves]
+    left, right = _candidates(top_k, n_first, halves[1].shape[-1], halves[0].device)
     width = power_of_2(len(left))
     launch(
         best_pairs_kernel,
         n_tokens * n_heads,
-        values,
-        places,
+        *best[0],
+        *best[1],
         left,
         right,
         *out,
         len(left),
-        n_kept,
+        *(values.shape[-1] for values, _ in best),
         top_k,
         n_heads,
         n_heads // n_groups,
@@ -82,14 +74,36 @@ def _best_of_block(halves: Tensor, out: tuple[Tensor, Tensor, Tensor]) -> None:
     )
 
 
+def _best_of_half(scores: Tensor, n_kept: int) -> tuple[Tensor, Tensor]:
+    """(G, M, S) to the (G, M, n_kept) best, best first, and where they are."""
+    values = torch.empty(*scores.shape[:-1], n_kept, device=scores.device)
+    places = torch.empty(values.shape, dtype=torch.int32, device=scores.device)
+    whole = power_of_2(scores.shape[-1])
+    launch(
+        best_kernel,
+        scores.shape[0] * scores.shape[1],
+        scores,
+        values,
+        places,
+        scores.shape[-1],
+        n_kept,
+        WIDTH=whole,
+        KEPT=power_of_2(n_kept),
+        num_warps=_warps(whole),
+    )
+    return values, places
+
+
 def _warps(width: int) -> int:
     """32 elements a lane, at most 16 warps."""
     return min(16, max(1, width // 1024))
 
 
 @lru_cache(maxsize=64)  # else each search would copy them to the GPU, and wait for it
-def _candidates(top_k: int, n_sub: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    pairs = candidate_pairs(top_k, n_sub)
+def _candidates(
+    top_k: int, n_first: int, n_second: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    pairs = candidate_pairs(top_k, n_first, n_second)
     left, right = (torch.tensor(ranks, dtype=torch.int32, device=device) for ranks in pairs)
     return left, right
 
@@ -109,15 +123,18 @@ def best_kernel(scores, values, places, n, n_kept, WIDTH: tl.constexpr, KEPT: tl
 
 @triton.jit
 def best_pairs_kernel(
-    values,
-    places,
+    values1,
+    places1,
+    values2,
+    places2,
     left,
     right,
     scores,
     first,
     second,
     n,
-    n_kept,
+    n_kept1,
+    n_kept2,
     top_k,
     n_heads,
     per_group,
@@ -130,13 +147,11 @@ def best_pairs_kernel(
     per_group heads share keys, and n_queries tokens and heads have one group's.
     """
     token, head = tl.program_id(0) // n_heads, tl.program_id(0) % n_heads
-    query = token * per_group + head % per_group
-    half1 = ((head // per_group) * 2).to(tl.int64) * n_queries + query
-    half2 = half1 + n_queries
+    query = (head // per_group).to(tl.int64) * n_queries + token * per_group + head % per_group
     lane = tl.arange(0, WIDTH)
     i = tl.load(left + lane, mask=lane < n, other=0)
     j = tl.load(right + lane, mask=lane < n, other=0)
-    x = tl.load(values + half1 * n_kept + i) + tl.load(values + half2 * n_kept + j)
+    x = tl.load(values1 + query * n_kept1 + i) + tl.load(values2 + query * n_kept2 + j)
     best, place = _best(tl.where(lane < n, _ordered(x), -2147483648), top_k, WIDTH, KEPT)
     rank = tl.arange(0, KEPT)
     kept = rank < top_k
@@ -144,8 +159,8 @@ def best_pairs_kernel(
     j = tl.load(right + place, mask=kept, other=0)
     at = tl.program_id(0).to(tl.int64) * top_k + rank
     tl.store(scores + at, _unordered(best), mask=kept)
-    tl.store(first + at, tl.load(places + half1 * n_kept + i).to(tl.int64), mask=kept)
-    tl.store(second + at, tl.load(places + half2 * n_kept + j).to(tl.int64), mask=kept)
+    tl.store(first + at, tl.load(places1 + query * n_kept1 + i).to(tl.int64), mask=kept)
+    tl.store(second + at, tl.load(places2 + query * n_kept2 + j).to(tl.int64), mask=kept)
 
 
 @triton.jit

@@ -155,10 +155,12 @@ inline void dots(const float* query, const float* keys, const int32_t* at, i64 n
 constexpr i64 ROOM = 256;  // survivors
 
 // The k best of n scores. Exact scores where `query` is null, else screened ones, and those of the
-// survivors are computed again from query (width) and keys (n, width). `slack`: how far below the
-// bound a winner's screened score can be. `copy` has room for n scores and a vector.
+// survivors are computed again from query (width), keys (n, width) and bias (n, or null). `slack`:
+// how far below the bound a winner's screened score can be. `copy` has room for n scores and a
+// vector.
 inline void best_of(const float* scores, i64 n, i64 k, float slack, const float* query,
-                    const float* keys, i64 width, float* copy, float* best, int32_t* where) {
+                    const float* keys, const float* bias, i64 width, float* copy, float* best,
+                    int32_t* where) {
   int32_t at[ROOM + W], order[ROOM + W];
   float exact[ROOM + W];
   i64 found = k <= ROOM ? survivors(scores, n, lower_bound(scores, n, k) - slack, at, ROOM) : n + 1;
@@ -167,7 +169,9 @@ inline void best_of(const float* scores, i64 n, i64 k, float slack, const float*
       for (i64 i = 0; i < found; i++) prefetch(keys + at[i] * width, width * 4);
     if (query)
       dots(query, keys, at, found, width, exact);
-    else
+    if (query && bias)
+      for (i64 i = 0; i < found; i++) exact[i] += bias[at[i]];
+    if (!query)
       for (i64 i = 0; i < found; i++) exact[i] = scores[at[i]];
     rank(exact, found, k, order);
     for (i64 i = 0; i < k; i++) {
@@ -179,7 +183,7 @@ inline void best_of(const float* scores, i64 n, i64 k, float slack, const float*
   // many ties, NaN, or a large k: all scores, exactly
   for (i64 i = 0; i < n; i++) {
     float s = scores[i];
-    if (query) s = dot_row(query, keys + i * width, width);
+    if (query) s = dot_row(query, keys + i * width, width) + (bias ? bias[i] : 0);
     copy[i] = s;
   }
   int32_t* places = n <= ROOM ? order : where;  // rank may write n of them, and where has room for k
@@ -192,30 +196,30 @@ inline void best_of(const float* scores, i64 n, i64 k, float slack, const float*
 
 struct Candidates {
   const int32_t *left, *right;  // ranks in the two halves, with a vector of zeros behind
-  i64 n, k, half;               // pairs, top_k, how many of each half
+  i64 n, k;                     // pairs, top_k
+  i64 half[2];                  // how many of each half
 };
 
-// best, where: 2 rows of `half`; sums, order: room for n and a vector.
+// best, where: those of the first half, then of the second; sums, order: room for n and a vector.
 inline void best_pairs(const Candidates& c, const float* best, const int32_t* where, float* sums,
                        int32_t* order, float* scores, i64* first, i64* second) {
 #if defined(__AVX512F__)
-  if (c.half <= 16) {
-    const __mmask16 inside = (1u << c.half) - 1;
-    const __m512 a = _mm512_maskz_loadu_ps(inside, best);
-    const __m512 b = _mm512_maskz_loadu_ps(inside, best + c.half);
+  if (c.half[0] <= 16 && c.half[1] <= 16) {
+    const __m512 a = _mm512_maskz_loadu_ps((1u << c.half[0]) - 1, best);
+    const __m512 b = _mm512_maskz_loadu_ps((1u << c.half[1]) - 1, best + c.half[0]);
     for (i64 i = 0; i < c.n; i += 16)  // left and right have room for whole vectors
       _mm512_storeu_ps(sums + i,
                        _mm512_add_ps(_mm512_permutexvar_ps(_mm512_loadu_si512(c.left + i), a),
                                      _mm512_permutexvar_ps(_mm512_loadu_si512(c.right + i), b)));
   } else
 #endif
-    for (i64 i = 0; i < c.n; i++) sums[i] = best[c.left[i]] + best[c.half + c.right[i]];
+    for (i64 i = 0; i < c.n; i++) sums[i] = best[c.left[i]] + best[c.half[0] + c.right[i]];
   rank(sums, c.n, c.k, order);
   for (i64 i = 0; i < c.k; i++) {
     const i64 p = order[i];
     scores[i] = sums[p];
     first[i] = where[c.left[p]];
-    second[i] = where[c.half + c.right[p]];
+    second[i] = where[c.half[0] + c.right[p]];
   }
 }
 
@@ -278,50 +282,66 @@ inline void score_block(const uint32_t* queries, const uint16_t* keys, i64 pairs
 
 }  // namespace
 
-// scores (n_queries, 2, n_sub), exact, to the best pairs. room: a thread's floats,
-// 2 * (n_sub + n_pairs + 4 half) + 64.
-EXPORT(select)(const float* scores, i64 n_queries, i64 n_sub, const int32_t* left,
-               const int32_t* right, i64 n_pairs, i64 top_k, float* room, float* best_scores,
-               i64* first, i64* second, i64 n_threads) {
-  const i64 half = min64(top_k, n_sub), each = 2 * (n_sub + n_pairs + 4 * half) + 64;
-  const Candidates c{left, right, n_pairs, top_k, half};
+// Exact scores (n_queries, n_first) and (n_queries, n_second) to the best pairs. room: a thread's
+// floats, n_first + n_second + 2 * n_pairs + 8 * the larger half + 64.
+EXPORT(select)(const float* first_scores, const float* second_scores, i64 n_queries, i64 n_first,
+               i64 n_second, const int32_t* left, const int32_t* right, i64 n_pairs, i64 top_k,
+               float* room, float* best_scores, i64* first, i64* second, i64 n_threads) {
+  const i64 n_sub[2] = {n_first, n_second};
+  const float* scores[2] = {first_scores, second_scores};
+  const Candidates c{left, right, n_pairs, top_k, {min64(top_k, n_first), min64(top_k, n_second)}};
+  const i64 both = c.half[0] + c.half[1];
+  const i64 each = n_first + n_second + 2 * n_pairs + 4 * both + 64;
 #pragma omp parallel for num_threads(n_threads) schedule(static)
   for (i64 q = 0; q < n_queries; q++) {
     float* mine = room + thread_id() * each;
     float* best = mine;
-    int32_t* where = (int32_t*)(best + 2 * half);
-    float* sums = (float*)(where + 2 * half);
+    int32_t* where = (int32_t*)(best + both);
+    float* sums = (float*)(where + both);
     int32_t* order = (int32_t*)(sums + n_pairs + 16);
     float* copy = (float*)(order + n_pairs + 16);
     for (int a = 0; a < 2; a++)
-      best_of(scores + (q * 2 + a) * n_sub, n_sub, half, 0, nullptr, nullptr, 0, copy,
-              best + a * half, where + a * half);
+      best_of(scores[a] + q * n_sub[a], n_sub[a], c.half[a], 0, nullptr, nullptr, nullptr, 0, copy,
+              best + a * c.half[0], where + a * c.half[0]);
     best_pairs(c, best, where, sums, order, best_scores + q * top_k, first + q * top_k,
                second + q * top_k);
   }
 }
 
-// queries (T, H, 2, width), keys (G, 2, n_sub, width), G = H or 1, packed: their bfloat16 form,
-// G * 2 * up(n_sub, 64) * up(width, 2) halves of room. room: a thread's bytes.
-EXPORT(screened_search)(const float* queries, const float* keys, i64 n_tokens, i64 n_heads,
-                        i64 n_groups, i64 n_sub, i64 width, uint16_t* packed, const int32_t* left,
-                        const int32_t* right, i64 n_pairs, i64 top_k, char* room, i64 each,
-                        float* best_scores, i64* first, i64* second, i64 n_threads) {
+// queries (T, H, 2, width), keys (G, n_first + n_second, width), G = H or 1, bias (n_first) or null;
+// packed: their bfloat16 form, G * (up(n_first, 64) + up(n_second, 64)) * up(width, 2) halves of
+// room. room: a thread's bytes.
+EXPORT(screened_search)(const float* queries, const float* keys, const float* bias, i64 n_tokens,
+                        i64 n_heads, i64 n_groups, i64 n_first, i64 n_second, i64 width,
+                        uint16_t* packed, const int32_t* left, const int32_t* right, i64 n_pairs,
+                        i64 top_k, char* room, i64 each, float* best_scores, i64* first,
+                        i64* second, i64 n_threads) {
 #if defined(__AVX512BF16__)
-  const i64 half = min64(top_k, n_sub), padded = up(n_sub, 16 * MAX_PANEL);
-  const i64 stride = padded + 16;  // rows 4 KB apart would share a few sets of the cache
-  const i64 pairs = (width + 1) / 2, packed_size = padded * pairs * 2;
-  const Candidates candidates{left, right, n_pairs, top_k, half};
+  const i64 n_sub[2] = {n_first, n_second};
+  const i64 padded[2] = {up(n_first, 16 * MAX_PANEL), up(n_second, 16 * MAX_PANEL)};
+  const i64 stride = (padded[0] > padded[1] ? padded[0] : padded[1]) + 16;  // rows 4 KB apart would
+  const i64 pairs = (width + 1) / 2;                                // share a few sets of the cache
+  const Candidates candidates{
+      left, right, n_pairs, top_k, {min64(top_k, n_first), min64(top_k, n_second)}};
+  const i64* half = candidates.half;
+  const i64 both = half[0] + half[1];
   const i64 n_tiles = (n_tokens + TILE - 1) / TILE;
   float longest[2 * 64];  // |key|, the largest of each set, for up to 64 groups
+  const auto keys_of = [&](i64 g) {
+    return keys + (g / 2 * (n_first + n_second) + g % 2 * n_first) * width;
+  };
+  const auto packed_of = [&](i64 g) {
+    return packed + (g / 2 * (padded[0] + padded[1]) + g % 2 * padded[0]) * pairs * 2;
+  };
 #pragma omp parallel num_threads(n_threads)
   {
 #pragma omp for schedule(static)
     for (i64 g = 0; g < 2 * n_groups; g++) {
-      pack(keys + g * n_sub * width, n_sub, width, packed + g * packed_size);
+      const i64 n = n_sub[g % 2];
+      pack(keys_of(g), n, width, packed_of(g));
       float most = 0;
-      for (i64 i = 0; i < n_sub; i++) {
-        const float* key = keys + (g * n_sub + i) * width;
+      for (i64 i = 0; i < n; i++) {
+        const float* key = keys_of(g) + i * width;
         const float square = dot_row(key, key, width);
         most = square > most ? square : most;
       }
@@ -330,9 +350,9 @@ EXPORT(screened_search)(const float* queries, const float* keys, i64 n_tokens, i
     char* mine = room + thread_id() * each;
     float* scores = (float*)mine;                          // TILE x stride
     uint32_t* short_queries = (uint32_t*)(scores + TILE * stride);  // TILE x pairs
-    float* best = (float*)(short_queries + TILE * pairs);  // TILE x 2 x half
-    int32_t* where = (int32_t*)(best + TILE * 2 * half);
-    float* sums = (float*)(where + TILE * 2 * half);
+    float* best = (float*)(short_queries + TILE * pairs);  // TILE x both
+    int32_t* where = (int32_t*)(best + TILE * both);
+    float* sums = (float*)(where + TILE * both);
     int32_t* order = (int32_t*)(sums + n_pairs + 16);
     float* copy = (float*)(order + n_pairs + 16);
 #pragma omp for schedule(dynamic)
@@ -341,13 +361,14 @@ EXPORT(screened_search)(const float* queries, const float* keys, i64 n_tokens, i
       const i64 n = min64(TILE, n_tokens - t0);                   // keys stay in the cache
       for (int a = 0; a < 2; a++) {
         const i64 g = (n_groups > 1 ? h : 0) * 2 + a;
-        const uint16_t* set = packed + g * packed_size;
+        const uint16_t* set = packed_of(g);
+        const float* added = a == 0 ? bias : nullptr;
         for (i64 t = 0; t < n; t++) {
           const float* q = queries + (((t0 + t) * n_heads + h) * 2 + a) * width;
           uint16_t* to = (uint16_t*)(short_queries + t * pairs);
           shorten(q, width, to);
         }
-        for (i64 block = 0; block < padded / 64; block++) {
+        for (i64 block = 0; block < padded[a] / 64; block++) {
           const uint16_t* panel = set + block * 64 * pairs * 2;
           float* out = scores + block * 64;
           i64 t = 0;
@@ -359,20 +380,24 @@ EXPORT(screened_search)(const float* queries, const float* keys, i64 n_tokens, i
         for (i64 t = 0; t < n; t++) {
           const float* q = queries + (((t0 + t) * n_heads + h) * 2 + a) * width;
           const float slack = SCREEN * sqrtf(dot_row(q, q, width)) * longest[g];
-          best_of(scores + t * stride, n_sub, half, slack, q, keys + g * n_sub * width, width, copy,
-                  best + (t * 2 + a) * half, where + (t * 2 + a) * half);
+          float* of_query = scores + t * stride;
+          if (added)
+            for (i64 i = 0; i < n_sub[a]; i++) of_query[i] += added[i];
+          best_of(of_query, n_sub[a], half[a], slack, q, keys_of(g), added, width, copy,
+                  best + t * both + a * half[0], where + t * both + a * half[0]);
         }
       }
       for (i64 t = 0; t < n; t++) {
         const i64 at = ((t0 + t) * n_heads + h) * top_k;
-        best_pairs(candidates, best + t * 2 * half, where + t * 2 * half, sums, order,
-                   best_scores + at, first + at, second + at);
+        best_pairs(candidates, best + t * both, where + t * both, sums, order, best_scores + at,
+                   first + at, second + at);
       }
     }
   }
 #else
-  (void)queries, (void)keys, (void)n_tokens, (void)n_heads, (void)n_groups, (void)n_sub;
-  (void)width, (void)packed, (void)left, (void)right, (void)n_pairs, (void)top_k, (void)room;
-  (void)each, (void)best_scores, (void)first, (void)second, (void)n_threads;
+  (void)queries, (void)keys, (void)bias, (void)n_tokens, (void)n_heads, (void)n_groups;
+  (void)n_first, (void)n_second, (void)width, (void)packed, (void)left, (void)right;
+  (void)n_pairs, (void)top_k, (void)room, (void)each, (void)best_scores, (void)first;
+  (void)second, (void)n_threads;
 #endif
 }

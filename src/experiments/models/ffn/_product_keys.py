@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -12,6 +13,7 @@ from torch._compile import _disable_dynamo
 
 from experiments.budget.costs import Mixing, Term
 from experiments.config.constraints import AtLeast1, check_fields
+from experiments.config.fields import added
 from experiments.kernels.ops import product_key_topk
 from experiments.models.ffn._base import FFN, Role, check_choice
 from experiments.system.distributed import sum_over_ranks
@@ -30,7 +32,9 @@ TABLE_DTYPES = ("float32", "bfloat16")
 class ProductKeyConfig:
     """The fields that PKM and PEER have in common.
 
-    n_experts: size of the table, a perfect square. top_k: experts retrieved by each head.
+    n_experts: size of the table, S1 * S2 for S1 and S2 sub-keys of the two halves of a key.
+    n_first_keys: S1; null: as many as S2, so that n_experts is a perfect square. A layer that has
+        grown has more (init/grow.py). top_k: experts retrieved by each head.
     d_key: width of a whole query; the two sub-keys have half of it each. The paper does not
         state it; 256 is Lample 2019's (arXiv:1907.05242, §4.2).
     query_norm: none | layer | batch. share_keys: one set of sub-keys for all heads.
@@ -49,14 +53,22 @@ class ProductKeyConfig:
     share_keys: bool = True
     value_init: str = "normal"
     table_dtype: str = "float32"
+    n_first_keys: AtLeast1 | None = added(None)
 
     def __post_init__(self) -> None:
         check_fields(self)
         root = math.isqrt(self.n_experts)
-        if root**2 != self.n_experts:
+        if self.n_first_keys is None and root**2 != self.n_experts:
             raise ValueError(
                 f"n_experts={self.n_experts} must be a perfect square; "
                 f"nearest: {root**2}, {(root + 1) ** 2}"
+            )
+        if self.n_first_keys is not None and self.n_experts % self.n_first_keys:
+            lower = self.n_experts // self.n_first_keys * self.n_first_keys
+            raise ValueError(
+                f"n_experts={self.n_experts} must be a multiple of n_first_keys="
+                f"{self.n_first_keys}; nearest: {lower or self.n_first_keys}, "
+                f"{lower + self.n_first_keys}"
             )
         if self.top_k > self.n_experts:
             raise ValueError(f"top_k={self.top_k} must be at most n_experts={self.n_experts}")
@@ -66,6 +78,12 @@ class ProductKeyConfig:
         check_choice("score", self.score, SCORES)
         check_choice("value_init", self.value_init, INITS)
         check_choice("table_dtype", self.table_dtype, TABLE_DTYPES)
+
+    @property
+    def key_sets(self) -> tuple[int, int]:
+        """S1 and S2, the sub-keys of the two halves: n_experts = S1 * S2."""
+        first = self.n_first_keys or math.isqrt(self.n_experts)
+        return first, self.n_experts // first
 
     @property
     def mixes(self) -> Mixing | None:
@@ -84,13 +102,13 @@ def router_terms(config: ProductKeyConfig, d_model: int) -> tuple[Term, ...]:
     The pruned search here adds fewer than k**2 pairs; the paper's count is kept.
     """
     h, k, d_key = config.n_heads, config.top_k, config.d_key
-    n_sub = math.isqrt(config.n_experts)
+    n_both = sum(config.key_sets)
     norm_params = {"none": 0, "layer": 2 * d_key, "batch": 2 * h * d_key}[config.query_norm]
     key_sets = 1 if config.share_keys else h
     return (
         Term(name="query", n_params=d_model * h * d_key, flops=2 * d_model * h * d_key),
         Term(name="query_norm", n_params=norm_params),
-        Term(name="keys", n_params=key_sets * n_sub * d_key, flops=2 * h * n_sub * d_key),
+        Term(name="keys", n_params=key_sets * n_both * d_key // 2, flops=h * n_both * d_key),
         Term(name="pairs", flops=h * k**2, seen_by_torch=False),
     )
 
@@ -161,13 +179,31 @@ class BatchNorm(nn.BatchNorm1d):
         return centred * (variance + self.eps).rsqrt() * self.weight + self.bias
 
 
+@dataclass(frozen=True, kw_only=True)
+class Late:
+    """Sub-keys of the first half that came later than the n_old before them.
+
+    bias: a number, at most 0, that is added to their scores; None: they are out of reach, and the
+        layer is what it was before it grew, to the bit.
+    """
+
+    n_old: int
+    bias: Tensor | None
+
+
 class ProductKeyFFN(FFN):
     """What PKM and PEER are before they differ: it maps tokens to experts and gates.
 
     Tensors: query.weight (n_heads * d_key, d_model), heads outermost, then the two halves;
-    sub_keys (2, n_sub, d_key / 2), or (n_heads, 2, n_sub, d_key / 2) when keys are per head.
+    sub_keys (2, S, d_key / 2), or (n_heads, 2, S, d_key / 2) when keys are per head; where the
+    halves have different numbers S1 and S2, (S1 + S2, d_key / 2), or (n_heads, S1 + S2, d_key / 2).
     Sub-keys start uniform in +-(d_key / 2)**-0.5 (Lample 2019, reference notebook).
+
+    late: what keeps the last of the first half's sub-keys back while a layer that has grown gets
+    used to them (init/grow.py); None, and so it is in every layer that has not: nothing.
     """
+
+    late: Late | None = None
 
     param_roles: ClassVar[Mapping[str, Role]] = {"query.weight": "key", "sub_keys": "key"}
 
@@ -176,10 +212,12 @@ class ProductKeyFFN(FFN):
         self.n_experts = config.n_experts
         self.n_heads, self.top_k, self.d_key = config.n_heads, config.top_k, config.d_key
         self.score = SCORES[config.score]
-        n_sub = math.isqrt(config.n_experts)
+        self.n_first_keys = config.n_first_keys
         self.query = nn.Linear(d_model, self.n_heads * self.d_key, bias=False)
         self.query_norm = QueryNorm(config.query_norm, self.n_heads, self.d_key)
-        shape = (2, n_sub, self.d_key // 2)
+        n_first, n_second = config.key_sets
+        sets = (2, n_first) if config.n_first_keys is None else (n_first + n_second,)
+        shape = (*sets, self.d_key // 2)
         self.sub_keys = nn.Parameter(
             torch.empty(shape if config.share_keys else (self.n_heads, *shape))
         )
@@ -195,8 +233,22 @@ class ProductKeyFFN(FFN):
         queries = self.query(x).view(x.shape[0], self.n_heads, self.d_key)
         with torch.autocast(x.device.type, enabled=False):
             queries = self.query_norm(queries.to(self.sub_keys.dtype))
-            scores, indices = product_key_topk(queries, self.sub_keys, self.top_k, self.execution)
+            scores, indices = self._retrieve(queries)
             gates = self.score(scores)
         indices, gates = indices.flatten(1), gates.flatten(1)
         self.record_usage(indices, gates)
         return indices, gates
+
+    def _retrieve(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """(T, H, d_key) to the (T, H, top_k) best scores and their experts."""
+        search = partial(product_key_topk, queries, top_k=self.top_k, execution=self.execution)
+        if self.late is None:
+            return search(self.sub_keys, n_first=self.n_first_keys)
+        assert self.n_first_keys is not None, "layers that have grown say how"
+        n_old, bias = self.late.n_old, self.late.bias
+        if bias is None:
+            old = self.sub_keys[..., :n_old, :], self.sub_keys[..., self.n_first_keys :, :]
+            return search(torch.cat(old, dim=-2), n_first=n_old)
+        zeros = bias.new_zeros(n_old)
+        added = torch.cat([zeros, bias.expand(self.n_first_keys - n_old)])
+        return search(self.sub_keys, n_first=self.n_first_keys, bias=added)
