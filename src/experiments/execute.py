@@ -162,7 +162,7 @@ def _other_rank(point: Point, n_threads: int | None) -> RunRecord:
     compiled = resolve_compile(point.config.trainer.compile, point.device.accelerator)
     prepared = prepare_data(point.config.data, point.cache)
     module = _language_model(point, prepared, compiled)
-    begin(point, module.model, prepared, {}, None)
+    begin(point, module, prepared, {}, None)
     fit(point, module, _data_module(point, prepared), (), Guards())
     leave_group()
     return replace(_planned_record(point), status="done")  # its own share is
@@ -220,7 +220,7 @@ def _train_and_evaluate(
     module = _language_model(point, prepared, compiled)
     device = torch.device(point.device.accelerator)
     score = partial(_all_scores, point, module.model, prepared, sets, device)
-    record = replace(record, **begin(point, module.model, prepared, sets, score))
+    record = replace(record, **begin(point, module, prepared, sets, score))
     wandb_run = WandbRun(
         config.logger,
         run_id=point.run_id,

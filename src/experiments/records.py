@@ -27,6 +27,7 @@ SCHEMA_VERSION = 1
 _OF_OUTCOME = ("status", "n_tokens", "batch_tokens", "error")
 _NESTED = ("config", "environment", "flops_shares", "evaluations", "init", "before")
 _OF_START = ("how", "train", "flops")
+_OF_PARENT = ("run_id", "n_experts", "flops")
 _OF_LAYER = ("n_heads", "top_k", "query_norm")  # keys of the config's model section
 
 
@@ -234,6 +235,8 @@ def flat_row(record: RunRecord) -> dict[str, Any]:
     row |= {name: layer.get(name) for name in _OF_LAYER}
     row |= {f"share.{term}": share for term, share in record.flops_shares.items()}
     row |= {f"init.{key}": record.init[key] for key in _OF_START if key in record.init}
+    parent = record.init.get("parent") or {}
+    row |= {f"init.parent.{key}": parent[key] for key in _OF_PARENT if key in parent}
     for name, scores in record.before.items():
         row |= {f"before.{name}.{column}": value for column, value in scores.items()}
     for name, scores in record.evaluations.items():

@@ -282,7 +282,7 @@ def test_weights_that_changed_since_are_refused(child, parents, tmp_path):
         ("dense", ("trunk.ffn_blocks=[2]",), "blocks of size=2 are 0 to 1"),
         ("dense", ("init.how=beside", "init.train=lora"), "set init.how=keep"),
         ("dense", (*LAYERS["pkm"], "init.how=copies"), "only PEER's experts are single neurons"),
-        ("peer", (*LAYERS["peer"], "init.how=copies"), "block 0 of the weights holds PEER"),
+        ("peer", ("init.how=replace", *LAYERS["peer"]), "block 0 of the weights holds PEER"),
         ("dense", (*LAYERS["peer"], "init.how=upcycle"), "the experts of model=moe"),
         (
             "dense",

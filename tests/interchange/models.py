@@ -46,6 +46,8 @@ MODELS = {
         (PEERConfig(**KEYS, glu=True, query_norm="layer", score="relu", activation="silu"),) * 2,
         {"n_kv_heads": 2, "norm_eps": 1e-5},
     ),
+    "peer_grown": ((PEERConfig(**KEYS, n_first_keys=16), DenseConfig()), {}),
+    "pkm_grown": ((PKMConfig(**KEYS, n_first_keys=4, share_keys=False), NoneConfig()), {}),
     "peer_half": ((PEERConfig(**KEYS, query_norm="none", table_dtype="bfloat16"),), {}),
     "beside": (
         (BesideConfig(frozen=DenseConfig(glu=True), trained=PEERConfig(**KEYS)), DenseConfig()),

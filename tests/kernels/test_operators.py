@@ -71,13 +71,13 @@ def test_gathers_are_the_obvious_forms_and_so_are_their_gradients(kernel, inputs
 @pytest.mark.parametrize("n_groups", [1, 2])
 def test_search_is_a_scan_over_all_keys_and_so_are_its_gradients(kernel, n_groups):
     halves = torch.randn(T, 2, 2, 4, device=DEVICE)
-    keys = torch.randn(n_groups, 2, 5, 4, device=DEVICE)
+    keys, bias = torch.randn(n_groups, 5 + 3, 4, device=DEVICE), torch.randn(5, device=DEVICE)
 
     def scan(halves, keys):
         by_head = keys if n_groups == 2 else keys[0]
-        return reference.product_key_topk(halves.flatten(2), by_head, 3)[0]
+        return reference.product_key_topk(halves.flatten(2), by_head, 3, 5, bias.to(keys))[0]
 
-    fast = _gradients(lambda h, k: operators.search(h, k, 3, kernel)[0], halves, keys)
+    fast = _gradients(lambda h, k: operators.search(h, k, 5, 3, bias, kernel)[0], halves, keys)
     _close(fast, _gradients(scan, halves.double(), keys.double()))
 
 
@@ -125,8 +125,10 @@ def test_torchs_own_check_of_each_operator(kernel, inputs, dtype):
         )
     if dtype != torch.bfloat16:  # keys are not tables
         halves = torch.randn(T, 2, 2, 4, dtype=dtype, device=DEVICE, requires_grad=True)
-        keys = torch.randn(1, 2, 5, 4, dtype=dtype, device=DEVICE, requires_grad=True)
-        check(operators.search.default, (halves, keys, 3, kernel))
+        keys = torch.randn(1, 5 + 3, 4, dtype=dtype, device=DEVICE, requires_grad=True)
+        check(operators.search.default, (halves, keys, 5, 3, None, kernel))
+        bias = torch.randn(5, dtype=dtype, device=DEVICE)
+        check(operators.search.default, (halves, keys, 5, 3, bias, kernel))
 
 
 @pytest.mark.slow

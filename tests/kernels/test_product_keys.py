@@ -1,6 +1,7 @@
 """Retrieval by halves equals a scan over all N product keys."""
 
 import functools
+import itertools
 
 import pytest
 import torch
@@ -137,6 +138,31 @@ def test_sub_keys_and_queries_get_the_gradients_of_the_scan(execution, per_head)
     assert all(g.abs().sum() > 0 for g in leaves[0])
 
 
+@pytest.mark.parametrize("per_head", [False, True])
+@pytest.mark.parametrize(
+    ("n_first", "n_second", "top_k"),
+    [(40, 8, 16), (3, 50, 20), (1, 9, 4), (9, 1, 9), (520, 32, 16), (300, 70, 33)],
+)
+def test_two_sets_of_their_own_sizes_and_a_bias(execution, n_first, n_second, top_k, per_head):
+    queries, heads = torch.randn(50, 3, 24), 3 if per_head else 1
+    keys, bias = torch.randn(heads, n_first + n_second, 12), 2 * torch.randn(n_first)
+    inputs = queries, keys if per_head else keys[0]
+    q, k = (t.clone().requires_grad_() for t in inputs)
+    scores, indices = product_key_topk(q, k, top_k, execution, n_first=n_first, bias=bias)
+    scores.softmax(-1).square().sum().backward()
+
+    slow_q, slow_k = (t.double().requires_grad_() for t in inputs)
+    by_head = slow_k.expand(3, -1, -1)
+    first = torch.einsum("thd,hsd->ths", slow_q[..., :12], by_head[:, :n_first]) + bias
+    second = torch.einsum("thd,hsd->ths", slow_q[..., 12:], by_head[:, n_first:])
+    every = (first.unsqueeze(-1) + second.unsqueeze(-2)).flatten(-2)
+    best = every.topk(top_k).values
+    best.softmax(-1).square().sum().backward()
+    assert_close([scores.detach(), q.grad, k.grad], [best.detach(), slow_q.grad, slow_k.grad], 1e-5)
+    assert_close([every.detach().gather(-1, indices)], [best.detach()], 1e-5)
+    assert (indices.sort(-1).values.diff(dim=-1) != 0).all(), "an expert twice for one head"
+
+
 def test_no_tokens(execution):
     queries, sub_keys = _random(9, 8, True, n_tokens=0)
     queries.requires_grad_()
@@ -197,9 +223,9 @@ def test_the_best_of_groups_are_the_best_of_all():
 
 
 def test_candidates_are_few_and_enough():
-    left, right = candidate_pairs(16, 1024)
+    left, right = candidate_pairs(16, 1024, 1024)
     assert len(left) == 50
     assert all((i + 1) * (j + 1) <= 16 for i, j in zip(left, right, strict=True))
-    for n_sub in range(1, 9):
-        for top_k in range(1, n_sub**2 + 1):
-            assert len(candidate_pairs(top_k, n_sub)[0]) >= top_k
+    for n_first, n_second in itertools.product(range(1, 9), repeat=2):
+        for top_k in range(1, n_first * n_second + 1):
+            assert len(candidate_pairs(top_k, n_first, n_second)[0]) >= top_k

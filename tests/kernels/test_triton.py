@@ -191,7 +191,7 @@ def test_search_stays_in_range_with_nans(kernel):
 
 def test_search_for_more_than_there_are_is_refused(kernel):
     queries, sub_keys = torch.ones(1, 1, 2, device=DEVICE), torch.ones(2, 2, 1, device=DEVICE)
-    with pytest.raises(ValueError, match=r"top_k=5 is more than the 2\*\*2"):
+    with pytest.raises(ValueError, match="top_k=5 is more than the 2 x 2 product keys"):
         ops.product_key_topk(queries, sub_keys, 5, TRITON)
 
 
@@ -321,8 +321,9 @@ def _compile_all() -> None:
         moments = (torch.zeros(n, width), torch.zeros(n, width, dtype=dtype))
         kernel.row_adamw(table, moments, segments.rows, gradient, step_of())
         kernel.row_adamw_of_sums(table, moments, x, segments, weights, step_of(step=1))
-    kernel.search(torch.ones(4, 8, 2, 128), torch.ones(1, 2, 1024, 128), 16)
-    kernel.search(torch.ones(1, 1, 2, 1), torch.ones(1, 2, 1, 1), 1)
+    kernel.search(torch.ones(4, 8, 2, 128), torch.ones(1, 2 * 1024, 128), 1024, 16, None)
+    kernel.search(torch.ones(4, 8, 2, 128), torch.ones(1, 512 + 32, 128), 512, 16, torch.ones(512))
+    kernel.search(torch.ones(1, 1, 2, 1), torch.ones(1, 2, 1), 1, 1, None)
     print(*sorted(compiled))
 
 

@@ -104,20 +104,23 @@ class Init:
     study with outputs of zero. copies: the same, its experts seeded from the layer's neurons, with
     `noise` of their size. replace: the layer under study instead, seeded from the neurons, and then
     distilled on distil_tokens at the rate distil_lr. upcycle: experts that are copies of the layer,
-    with the share `reinit` of each random again.
+    with the share `reinit` of each random again. bias: the weights' own layer with more experts,
+    which are let in over the share `anneal` of the steps; copies does so where the block holds
+    experts (init/growth.py).
     train: layer: that of the chosen blocks alone | all | lora: adapters of lora_rank in all blocks.
     """
 
     weights: Any
     path: Path | None
     sha256: Sha256 | None
-    how: Literal["keep", "beside", "copies", "replace", "upcycle"]
+    how: Literal["keep", "beside", "copies", "replace", "upcycle", "bias"]
     train: Literal["layer", "all", "lora"]
     noise: NotNegative
     reinit: Fraction
     distil_tokens: AtLeast0
     distil_lr: LearningRate
     lora_rank: AtLeast1
+    anneal: Fraction = added(0.2)
 
     def __post_init__(self) -> None:
         if self.train == "lora" and self.how != "keep":

@@ -12,7 +12,8 @@ from typing import Any
 
 from experiments.config.constraints import shown
 from experiments.config.reading import build
-from experiments.init.source import Shape, WeightSource
+from experiments.init.growth import can_grow, grown_config
+from experiments.init.source import Shape, WeightSource, node_of
 from experiments.models.transformer import chosen_blocks
 
 _METHODS = ("shape", "digest", "tokenizer", "state")
@@ -39,8 +40,9 @@ def completed(raw: Mapping[str, Any]) -> Mapping[str, Any]:
         node = filled[group] if group else filled
         _fill(node, name, value, f"{group}.{name}" if group else name)
     _fill_tokenizer(filled, shape, source.tokenizer(cache))
-    if filled["init"].get("how") == "keep":
-        _keep(filled, shape)
+    how = filled["init"].get("how")
+    if how in ("keep", "bias", "copies"):
+        _take_own(filled, shape, how)
     filled["init"]["sha256"] = source.digest(cache)
     return filled
 
@@ -105,14 +107,24 @@ def _fill_tokenizer(filled: Node, shape: Shape, own: Mapping[str, Any]) -> None:
         )
 
 
-def _keep(filled: Node, shape: Shape) -> None:
-    """The layer under study is the weights' own."""
+def _take_own(filled: Node, shape: Shape, how: str) -> None:
+    """The layer under study is the weights' own; where it grows, with as many experts as asked."""
     blocks = chosen_blocks(filled["trunk"]["ffn_blocks"], shape.n_layers)
     own = [dict(shape.ffns[i]) for i in blocks]
+    layer = build(own[0], "model", ("cost", "build"))
+    if how == "copies" and not can_grow(layer):
+        return  # of a layer's neurons: the layer under study is another
     if any(node != own[0] for node in own):
         raise ValueError(
-            f"init.how=keep with trunk.ffn_blocks={filled['trunk']['ffn_blocks']}: these blocks "
+            f"init.how={how} with trunk.ffn_blocks={filled['trunk']['ffn_blocks']}: these blocks "
             "hold different layers, and one is under study; name blocks of one kind"
         )
+    if how != "keep":
+        n_experts = filled.get("n_experts")
+        if not isinstance(n_experts, int):
+            raise ValueError(
+                f"init.how={how} wants to know how many experts there shall be: give n_experts=..."
+            )
+        own[0] = node_of(grown_config(layer, n_experts, how))
     filled["model"], filled["model_name"] = own[0], shape.name
     filled["n_experts"] = own[0].get("n_experts")

@@ -1,6 +1,5 @@
 """The weights of a finished run of ours, from its record and its last checkpoint."""
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -17,7 +16,7 @@ from experiments.config.schema import RunConfig, read_run_config
 from experiments.init.parent_tokenizer import ParentTokenizer
 from experiments.init.place import placed
 from experiments.init.reading import named, stamp
-from experiments.init.source import Shape
+from experiments.init.source import Shape, node_of, target_of
 from experiments.records import RECORD_NAME, RunRecord, read_record
 from experiments.system.seals import damage_of
 
@@ -57,10 +56,10 @@ class FinishedRun:
     def tokenizer(self, cache: Path) -> Mapping[str, Any]:
         record, _ = self._record()
         data = record.config["data"]
-        if data["tokenizer"]["_target_"] == _target(ParentTokenizer):
+        if data["tokenizer"]["_target_"] == target_of(ParentTokenizer):
             return data["tokenizer"]
         return {
-            "_target_": _target(ParentTokenizer),
+            "_target_": target_of(ParentTokenizer),
             "tokenizer": data["tokenizer"],
             "corpus": data["corpus"],
             "sha256": record.tokenizer_sha256,
@@ -80,6 +79,25 @@ class FinishedRun:
             product = state.pop(f"{stem}lora_b").double() @ state.pop(name).double()
             state[f"{stem}weight"] = (state[f"{stem}weight"].double() + product).float()
         return state
+
+    def parent(self) -> dict[str, Any]:
+        """The run's id, its experts, and the training FLOPs that its weights have cost in all."""
+        record, _ = self._record()
+        flops = record.achieved_flops or 0.0
+        before = record.init.get("parent", {}).get("flops", 0.0) + record.init.get("flops", 0.0)
+        return {
+            "run_id": record.run_id,
+            "sweep": record.sweep,
+            "n_experts": record.n_experts,
+            "n_tokens": record.n_tokens,
+            "flops": flops + before,
+        }
+
+    def optimizer_state(self) -> dict[str, Any]:
+        """Of the run's end, as torch's optimizers have it."""
+        record, _ = self._record()
+        state: dict[str, Any] = _loaded(record.n_steps, *stamp(self._folder() / _LAST))
+        return state["optimizer_states"][0]
 
     def _folder(self) -> Path:
         return Path(self.path).expanduser()
@@ -101,19 +119,6 @@ class FinishedRun:
         return _read(record.n_steps, *stamp(self._folder() / _LAST))
 
 
-def node_of(config: Any) -> dict[str, Any]:
-    """The config node, with its `_target_`, that a layer's config is built from."""
-    node: dict[str, Any] = {"_target_": _target(type(config))}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        node[field.name] = node_of(value) if dataclasses.is_dataclass(value) else value
-    return node
-
-
-def _target(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
-
-
 @functools.lru_cache(maxsize=4)
 def _digest(n_steps: int, path: Path, size: int, changed: int) -> str:
     digest = hashlib.sha256()
@@ -124,17 +129,22 @@ def _digest(n_steps: int, path: Path, size: int, changed: int) -> str:
     return digest.hexdigest()
 
 
-@functools.lru_cache(maxsize=1)
 def _read(n_steps: int, path: Path, size: int, changed: int) -> dict[str, Tensor]:
     """The model's tensors, in the file until they are used."""
+    state = _loaded(n_steps, path, size, changed)["state_dict"]
+    return {k.removeprefix(_MODEL): v for k, v in state.items() if k.startswith(_MODEL)}
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(n_steps: int, path: Path, size: int, changed: int) -> dict[str, Any]:
     if (why := damage_of(path)) is not None:
         raise ValueError(f"{path} is damaged ({why}); put a copy of it back, or train again")
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        state, step = loaded["state_dict"], loaded["global_step"]
+        loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        _, step = loaded["state_dict"], loaded["global_step"]
     except Exception as error:  # torch has many, of several lines
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{path} holds no weights of a run ({reason}); {_REMEDY}") from None
     if step != n_steps:
         raise ValueError(f"{path} is of step {step}, and the run ended at {n_steps}; train again")
-    return {k.removeprefix(_MODEL): v for k, v in state.items() if k.startswith(_MODEL)}
+    return loaded

@@ -8,6 +8,7 @@ import torch
 
 from experiments.budget.costs import FFNConfig
 from experiments.config.schema import Init, RunConfig
+from experiments.init.growth import can_grow, grown_config
 from experiments.init.neurons import check_alike, check_replace, neurons_of
 from experiments.init.upcycle import parts_of
 from experiments.models.ffn.beside import BesideConfig
@@ -28,9 +29,12 @@ def placed(config: RunConfig) -> tuple[FFNConfig, ...]:
     base, blocks = trunk.base_ffn, trunk.ffn_blocks
     if init is None or init.how == "keep":
         return assign_ffns(config.model, base, blocks, config.size)
-    if getattr(config.model, "query_norm", None) == "batch":
+    if getattr(config.model, "query_norm", None) == "batch" and not grows(config):
         raise ValueError(f"model.{_BATCH_NORM}")
     chosen, others = chosen_blocks(blocks, config.size), bases(config)
+    if grows(config):
+        _check_grown(config, [others[i] for i in chosen])
+        return assign_ffns(config.model, base, blocks, config.size)
     for i in chosen:
         _check_seeds(init, config.model, others[i], i, config.d_model)
     if init.how in ("replace", "upcycle"):
@@ -39,6 +43,26 @@ def placed(config: RunConfig) -> tuple[FFNConfig, ...]:
         BesideConfig(frozen=ffn, trained=config.model) if i in chosen else ffn
         for i, ffn in enumerate(others)
     )
+
+
+def grows(config: RunConfig) -> bool:
+    """Whether the chosen blocks' own layers get more experts (init/growth.py)."""
+    if config.init is None:
+        return False
+    own = [bases(config)[i] for i in chosen_blocks(config.trunk.ffn_blocks, config.size)]
+    return config.init.how == "bias" or (config.init.how == "copies" and all(map(can_grow, own)))
+
+
+def _check_grown(config: RunConfig, own: Sequence[FFNConfig]) -> None:
+    """Raises ValueError unless the layer under study is what each of these grows to."""
+    assert config.init is not None
+    for layer in own:
+        grown = grown_config(layer, config.n_experts or 0, config.init.how)
+        if config.model != grown:
+            raise ValueError(
+                f"init.how={config.init.how}: the layer under study is not the weights' own with "
+                "more experts; give n_experts alone, and the rest is theirs"
+            )
 
 
 def bases(config: RunConfig) -> Sequence[FFNConfig]:

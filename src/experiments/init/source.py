@@ -1,5 +1,6 @@
 """Where weights come from, and what a trunk must be to carry them."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,3 +50,17 @@ class WeightSource(Protocol):
     def state(self, cache: Path) -> dict[str, Tensor]:
         """The weights by the names of a Transformer of this shape, float32."""
         ...
+
+
+def node_of(config: Any) -> dict[str, Any]:
+    """The config node, with its `_target_`, that a layer's config is built from."""
+    node: dict[str, Any] = {"_target_": target_of(type(config))}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        node[field.name] = node_of(value) if dataclasses.is_dataclass(value) else value
+    return node
+
+
+def target_of(cls: type) -> str:
+    """What a config node calls a class by, under `_target_`."""
+    return f"{cls.__module__}.{cls.__qualname__}"

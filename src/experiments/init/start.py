@@ -1,7 +1,7 @@
 """A model that starts from weights: they are put in, and its new layers are seeded from them."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -11,9 +11,11 @@ from experiments.budget.costs import FFNConfig
 from experiments.config.schema import Init
 from experiments.init.distil import Distilled, distil
 from experiments.init.freeze import freeze
+from experiments.init.growth import can_grow, grow_into, late_depth
 from experiments.init.neurons import neurons_of, seed_copies, seed_replace
 from experiments.init.upcycle import upcycle
 from experiments.models.ffn._base import FFN
+from experiments.models.ffn._product_keys import ProductKeyFFN
 from experiments.models.ffn.beside import Beside
 from experiments.models.ffn.dense import Dense
 from experiments.models.ffn.moe import MoE
@@ -30,12 +32,14 @@ class Started:
 
     exact: whether the model with layers beside gives the logits of the one without, to the bit, on
     a batch of the text; None where none is beside. distilled: of each block whose layer was
-    replaced.
+    replaced. late: of each block whose layer has keys that are not let in yet, how far down a bias
+    keeps them (init/growth.py).
     """
 
     flops: float = 0.0
     exact: bool | None = None
-    distilled: Mapping[int, Distilled]
+    distilled: Mapping[int, Distilled] = field(default_factory=dict)
+    late: Mapping[int, float] = field(default_factory=dict)
 
 
 def start(
@@ -74,7 +78,9 @@ def start(
             continue
         base: FFN = bases[i].build(model.config.d_model)
         _load(base, old[i], base.state_dict().keys(), where)
-        if isinstance(block.ffn, Beside):
+        if can_grow(bases[i]) and init.how in ("bias", "copies"):
+            grow_into(block.ffn, base, how=init.how, noise=init.noise, generator=generator)
+        elif isinstance(block.ffn, Beside):
             block.ffn.ffn = base
             _seed_beside(block.ffn.layer, base, init, generator)
         else:
@@ -83,9 +89,12 @@ def start(
     freeze(model)
     if init.how == "replace" and init.distil_tokens:
         return _distilled(model, replaced, init, batches, generator, progress)
-    beside = init.how in ("beside", "copies")
-    exact = _is_exact(model, blocks, next(batches)[:1]) if beside else None
-    return Started(exact=exact, distilled={})
+    if init.how == "bias":
+        return Started(late=_depths(model, blocks, next(batches)))
+    chosen = [model.blocks[i] for i in blocks]
+    if all(isinstance(block, Block) and isinstance(block.ffn, Beside) for block in chosen):
+        return Started(exact=_is_exact(model, blocks, next(batches)[:1]))
+    return Started()
 
 
 def _taken(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -196,6 +205,19 @@ def _is_exact(model: Transformer, blocks: Sequence[int], tokens: Tensor) -> bool
         for block, ffn in pairs:
             block.ffn = ffn
         model.train(was_training)
+
+
+def _depths(model: Transformer, blocks: Sequence[int], tokens: Tensor) -> dict[int, float]:
+    """Measured on (batch, seq) tokens of the training text."""
+    depths, was_training = {}, model.training
+    model.eval()
+    for i in blocks:
+        block = model.blocks[i]
+        assert isinstance(block, Block)
+        assert isinstance(block.ffn, ProductKeyFFN)
+        depths[i] = late_depth(block.ffn, _inputs(model, tokens, i))
+    model.train(was_training)
+    return depths
 
 
 def _some(batches: Iterator[Tensor], n_tokens: int) -> list[Tensor]:

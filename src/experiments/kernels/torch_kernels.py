@@ -151,9 +151,7 @@ class TorchKernel:
 
 
 @lru_cache(maxsize=64)
-def _ranks(
-    top_k: int, n_first: int, n_second: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
+def _ranks(top_k: int, n_first: int, n_second: int, device: torch.device) -> tuple[Tensor, Tensor]:
     left, right = candidate_pairs(top_k, n_first, n_second)
     return torch.tensor(left, device=device), torch.tensor(right, device=device)
 

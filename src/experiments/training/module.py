@@ -15,6 +15,8 @@ from experiments.data.batches import Batch
 from experiments.models.transformer import Transformer
 from experiments.training.compiled import compile_trunk
 from experiments.training.groups import build_optimizer
+from experiments.training.late_keys import LateKeys
+from experiments.training.moments import Moments, set_moments
 from experiments.training.optimizer import clip_gradients
 from experiments.training.schedule import lr_factor
 
@@ -43,6 +45,8 @@ class LanguageModel(pl.LightningModule):
         self.model, self.plan, self.optim, self.kernel = model, plan, optim, kernel
         self.n_micro, self._n_seen = n_micro, 0
         self._compiled = compile_trunk(model) if compiled else None  # a function: no submodule
+        self.late_keys: LateKeys | None = None  # of a model that has grown
+        self.moments: Moments = {}  # of a model that goes on with its parent's
         self.register_buffer("step_losses", torch.full((plan.n_steps,), math.nan))
         self.step_losses: Tensor
 
@@ -53,6 +57,8 @@ class LanguageModel(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The mean loss of the batch in nats/token, plus the layers' own losses."""
+        if self.late_keys is not None:
+            self.late_keys.set(self.global_step)
         logits = (self._compiled or self.model)(batch.inputs)
         loss = F.cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten())
         self._note(self._over_ranks(loss.detach()))
@@ -92,6 +98,7 @@ class LanguageModel(pl.LightningModule):
         """AdamW over the groups of groups.py, all under one schedule."""
         o = self.optim
         optimizer = build_optimizer(self.model, self.plan.lr, o, self.kernel)
+        set_moments(optimizer, self.model, self.moments)
         scheduler = LambdaLR(
             optimizer,
             lambda step: lr_factor(
@@ -107,6 +114,11 @@ class LanguageModel(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    def on_train_end(self) -> None:
+        """What is scored afterwards has no late keys any more."""
+        if self.late_keys is not None:
+            self.late_keys.let_in()
 
     def recent_loss(self, n_steps: int) -> float:
         """Mean training loss up to n_steps, over the last tenth of the planned; nan at 0."""

@@ -13,14 +13,19 @@ from experiments.data.cache import made_once
 from experiments.data.corpus import digest
 from experiments.data.packed import PackedText
 from experiments.data.prepare import PreparedData, training_batches
+from experiments.init.finished_run import FinishedRun
 from experiments.init.freeze import freeze
-from experiments.init.place import bases
+from experiments.init.place import bases, grows
 from experiments.init.start import start
-from experiments.models.transformer import Transformer, chosen_blocks
+from experiments.models.ffn._product_keys import ProductKeyConfig, ProductKeyFFN
+from experiments.models.transformer import Block, chosen_blocks
 from experiments.point import Point
 from experiments.system.claims import log_event
 from experiments.system.disk import write_text_atomically
 from experiments.training.checkpoints import to_resume_from
+from experiments.training.late_keys import LateKeys
+from experiments.training.module import LanguageModel
+from experiments.training.moments import grown_moments
 
 Scores = dict[str, dict[str, Any]]
 START_NAME = "start.json"
@@ -29,12 +34,13 @@ _DISTILLATION_SEED = 1  # added to the run's: its batches are not the first of t
 
 def begin(
     point: Point,
-    model: Transformer,
+    module: LanguageModel,
     prepared: PreparedData,
     sets: Mapping[str, PackedText],
     evaluations: Callable[[], Scores] | None,
 ) -> dict[str, Any]:
     """Puts the weights into the model, unless the run goes on from a checkpoint; freezes the rest.
+    A layer that has grown gets its parent's moments too, and its new keys are let in later.
 
     evaluations() scores the model on `sets` and the validation split as it starts (None: another
     rank does); where that is the weights' own function, once for all runs of the same weights and
@@ -42,13 +48,14 @@ def begin(
     weights. Raises ValueError for weights that are no longer those that the config was completed
     with, RuntimeError for a layer beside that changes the function.
     """
-    init = point.config.init
+    init, model = point.config.init, module.model
     if init is None:
         return {}
     known = point.run_dir / START_NAME
     if to_resume_from(point.run_dir) is not None and known.exists():
         freeze(model)
         columns: dict[str, Any] = json.loads(known.read_text())
+        _keep_late(point, module, columns["init"].get("late", {}))
         return columns
     found = init.weights.digest(point.cache)
     if found != init.sha256:
@@ -57,12 +64,13 @@ def begin(
             "restore the file, or start a new run with these"
         )
     log_event(point.run_dir, "starting from weights", how=init.how)
+    blocks = chosen_blocks(point.config.trunk.ffn_blocks, point.config.size)
     started = start(
         model,
         init,
         init.weights.state(point.cache),
         bases(point.config),
-        chosen_blocks(point.config.trunk.ffn_blocks, point.config.size),
+        blocks,
         _tokens(point, prepared),
         seed=point.config.seed,
     )
@@ -80,12 +88,48 @@ def begin(
             "exact": started.exact,
             "flops": started.flops,
             "distilled": {str(i): dataclasses.asdict(d) for i, d in started.distilled.items()},
+            "late": {str(i): depth for i, depth in started.late.items()},
+            **({"parent": init.weights.parent()} if isinstance(init.weights, FinishedRun) else {}),
         },
         "before": {} if evaluations is None else _before(point, prepared, sets, evaluations),
     }
+    if grows(point.config):
+        _grow_training(point, module, columns["init"])
     if evaluations is not None:
         write_text_atomically(known, json.dumps(columns, indent=1) + "\n")
     return columns
+
+
+def _grow_training(point: Point, module: LanguageModel, column: dict[str, Any]) -> None:
+    """The parent's moments, where it had the same parameters, and late keys."""
+    config, init = point.config, point.config.init
+    assert init is not None
+    _keep_late(point, module, column["late"])
+    if isinstance(init.weights, FinishedRun):
+        module.moments = grown_moments(
+            init.weights.optimizer_state(),
+            module.model,
+            bases(config),
+            chosen_blocks(config.trunk.ffn_blocks, config.size),
+            config.optim,
+            init.how,
+        )
+    column["moments"] = bool(module.moments)
+
+
+def _keep_late(point: Point, module: LanguageModel, depths: Mapping[str, float]) -> None:
+    """Lets new keys in over the share init.anneal of the steps."""
+    config, layers = point.config, {}
+    for i, depth in depths.items():
+        block, base = module.model.blocks[int(i)], bases(config)[int(i)]
+        assert isinstance(block, Block)
+        assert isinstance(block.ffn, ProductKeyFFN)
+        assert isinstance(base, ProductKeyConfig)
+        layers[block.ffn] = (base.key_sets[0], depth)
+    assert config.init is not None
+    if layers:
+        n_steps = max(1, round(config.init.anneal * point.plan.n_steps))
+        module.late_keys = LateKeys(layers, n_steps)
 
 
 def _before(
@@ -94,12 +138,13 @@ def _before(
     sets: Mapping[str, PackedText],
     evaluations: Callable[[], Scores],
 ) -> Scores:
-    """The scores at the start. keep, beside and copies don't change the function (tests/init), so
-    the scores depend on the weights, the sets and the rule alone, and are kept in the cache.
+    """The scores at the start. Most ways don't change the function (tests/init), so the scores
+    depend on the weights, the sets and the rule alone, and are kept in the cache.
     """
     config, init = point.config, point.config.init
     assert init is not None
-    if init.how not in ("keep", "beside", "copies"):
+    exact = init.how in ("keep", "beside", "bias") or (init.how == "copies" and not grows(config))
+    if not exact:
         return evaluations()
     parts = {
         "weights": init.sha256,

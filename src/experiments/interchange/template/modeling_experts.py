@@ -96,26 +96,37 @@ class ProductKeys(nn.Module):
     def __init__(self, d: int, settings: dict[str, Any]) -> None:
         super().__init__()
         self.n_heads, self.top_k = settings["n_heads"], settings["top_k"]
-        d_key, n_sub = settings["d_key"], math.isqrt(settings["n_experts"])
+        d_key, n_experts = settings["d_key"], settings["n_experts"]
+        self.n_first = settings.get("n_first_keys")  # None: both halves have as many sub-keys
         self.score = _SCORES[settings["score"]]
         self.query = nn.Linear(d, self.n_heads * d_key, bias=False)
         self.query_norm = QueryNorm(settings["query_norm"], self.n_heads, d_key)
-        shape = (2, n_sub, d_key // 2)
+        sets = (2, math.isqrt(n_experts))
+        if self.n_first is not None:
+            sets = (self.n_first + n_experts // self.n_first,)
+        shape = (*sets, d_key // 2)
         shape = shape if settings["share_keys"] else (self.n_heads, *shape)
         self.sub_keys = nn.Parameter(torch.randn(shape) * d_key**-0.5)
 
     def route(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(T, D) to indices and gates, (T, H * K). Row i is the pair (i // S, i % S)."""
+        """(T, D) to indices and gates, (T, H * K). Row i is the pair (i // S2, i % S2)."""
         queries = self.query(x).unflatten(-1, (self.n_heads, -1))
         queries = _wide(self.query_norm(queries.to(self.sub_keys.dtype)))
         halves = queries.unflatten(-1, (2, -1))
         keys = _wide(self.sub_keys)
-        equation = "thpq,hpsq->thps" if keys.dim() == 4 else "thpq,psq->thps"
-        scores = torch.einsum(equation, halves, keys)
-        n_sub = keys.shape[-2]
-        best, sub = scores.topk(min(self.top_k, n_sub), dim=-1)
-        sums = (best[:, :, 0, :, None] + best[:, :, 1, None, :]).flatten(-2)
-        rows = (sub[:, :, 0, :, None] * n_sub + sub[:, :, 1, None, :]).flatten(-2)
+        if self.n_first is None:
+            sets = keys[..., 0, :, :], keys[..., 1, :, :]
+        else:
+            sets = keys[..., : self.n_first, :], keys[..., self.n_first :, :]
+        best, sub = [], []
+        for half, own in zip(halves.unbind(2), sets):
+            scores = torch.einsum("thq,hsq->ths" if own.dim() == 3 else "thq,sq->ths", half, own)
+            top, place = scores.topk(min(self.top_k, own.shape[-2]), dim=-1)
+            best.append(top)
+            sub.append(place)
+        sums = (best[0].unsqueeze(-1) + best[1].unsqueeze(-2)).flatten(-2)
+        n_second = sets[1].shape[-2]
+        rows = (sub[0].unsqueeze(-1) * n_second + sub[1].unsqueeze(-2)).flatten(-2)
         top, place = sums.topk(self.top_k, dim=-1)
         return rows.gather(-1, place).flatten(1), self.score(top).flatten(1)
 

@@ -209,10 +209,9 @@ class ProductKeyFFN(FFN):
 
     def __init__(self, config: ProductKeyConfig, d_model: int) -> None:
         super().__init__()
-        self.n_experts = config.n_experts
+        self.config, self.n_experts = config, config.n_experts
         self.n_heads, self.top_k, self.d_key = config.n_heads, config.top_k, config.d_key
         self.score = SCORES[config.score]
-        self.n_first_keys = config.n_first_keys
         self.query = nn.Linear(d_model, self.n_heads * self.d_key, bias=False)
         self.query_norm = QueryNorm(config.query_norm, self.n_heads, self.d_key)
         n_first, n_second = config.key_sets
@@ -225,14 +224,20 @@ class ProductKeyFFN(FFN):
         nn.init.normal_(self.query.weight, std=d_model**-0.5)
         nn.init.uniform_(self.sub_keys, -bound, bound)
 
+    def queries(self, x: Tensor) -> Tensor:
+        """x (T, d_model) to (T, n_heads, d_key), normalised."""
+        queries = self.query(x).view(x.shape[0], self.n_heads, self.d_key)
+        with torch.autocast(x.device.type, enabled=False):
+            normed: Tensor = self.query_norm(queries.to(self.sub_keys.dtype))
+            return normed
+
     def route(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (T, d_model) to expert indices and gates, both (T, n_heads * top_k), heads outermost.
 
         Scores and gates are computed in float32 or wider, whatever autocast says.
         """
-        queries = self.query(x).view(x.shape[0], self.n_heads, self.d_key)
+        queries = self.queries(x)
         with torch.autocast(x.device.type, enabled=False):
-            queries = self.query_norm(queries.to(self.sub_keys.dtype))
             scores, indices = self._retrieve(queries)
             gates = self.score(scores)
         indices, gates = indices.flatten(1), gates.flatten(1)
@@ -243,12 +248,13 @@ class ProductKeyFFN(FFN):
         """(T, H, d_key) to the (T, H, top_k) best scores and their experts."""
         search = partial(product_key_topk, queries, top_k=self.top_k, execution=self.execution)
         if self.late is None:
-            return search(self.sub_keys, n_first=self.n_first_keys)
-        assert self.n_first_keys is not None, "layers that have grown say how"
+            return search(self.sub_keys, n_first=self.config.n_first_keys)
+        n_first = self.config.n_first_keys
+        assert n_first is not None, "layers that have grown say how"
         n_old, bias = self.late.n_old, self.late.bias
         if bias is None:
-            old = self.sub_keys[..., :n_old, :], self.sub_keys[..., self.n_first_keys :, :]
+            old = self.sub_keys[..., :n_old, :], self.sub_keys[..., n_first:, :]
             return search(torch.cat(old, dim=-2), n_first=n_old)
         zeros = bias.new_zeros(n_old)
-        added = torch.cat([zeros, bias.expand(self.n_first_keys - n_old)])
-        return search(self.sub_keys, n_first=self.n_first_keys, bias=added)
+        added = torch.cat([zeros, bias.expand(n_first - n_old)])
+        return search(self.sub_keys, n_first=n_first, bias=added)

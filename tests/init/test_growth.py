@@ -1,0 +1,213 @@
+"""Layers with more experts: the function at growth, what has kept its place, and one step on."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from experiments.config.schema import Optim
+from experiments.init import grow
+from experiments.init.growth import late_depth
+from experiments.models.ffn._product_keys import Late
+from experiments.models.ffn.dense import DenseConfig
+from experiments.models.ffn.moe import MoEConfig
+from experiments.models.ffn.peer import PEERConfig
+from experiments.models.ffn.pkm import PKMConfig
+from experiments.models.transformer import TransformerConfig
+from experiments.training.groups import build_optimizer
+from experiments.training.moments import grown_moments, set_moments
+
+D = 16
+SMALL = {"n_experts": 64, "n_heads": 2, "top_k": 4, "d_key": 16}
+LAYERS = {
+    "peer": PEERConfig(**SMALL),
+    "glu": PEERConfig(**SMALL, glu=True, share_keys=False, query_norm="layer"),
+    "sigmoid": PEERConfig(**SMALL, score="sigmoid", query_norm="none"),
+    "relu": PEERConfig(**SMALL, score="relu", query_norm="layer"),
+    "pkm": PKMConfig(**SMALL, share_keys=False),
+}
+
+
+def relative(a, b):
+    return float((a - b).detach().norm() / b.detach().norm())
+
+
+@pytest.fixture(params=LAYERS)
+def layer(request):
+    """Whose batch statistics are those of some tokens."""
+    made = LAYERS[request.param].build(D)
+    with torch.no_grad():
+        for _ in range(20):
+            made(torch.randn(1, 64, D))
+    return made
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_growth_by_bias_leaves_the_function_to_the_bit(layer, training, dtype):
+    layer.train(training).to(dtype)
+    x = torch.randn(2, 32, D, dtype=dtype)
+    grown = grow(layer, 64 * 8).to(dtype)
+    assert grown.n_experts == 512
+    assert grown.training == training
+    assert torch.equal(grown(x), layer(x))
+
+
+def test_growth_again_leaves_the_function_to_the_bit(layer):
+    once = grow(layer.eval(), 64 * 4)
+    once.late = None
+    twice, x = grow(once, 64 * 12), torch.randn(2, 32, D)
+    assert torch.equal(twice(x), once(x))
+    assert twice.config.key_sets == (96, 8)
+
+
+def test_growth_by_copies_is_exact_to_rounding_and_copies_differ(layer):
+    grown, x = grow(layer.eval(), 64 * 4, how="copies"), torch.randn(2, 32, D)
+    assert grown.top_k == 16
+    assert relative(grown(x), layer(x)) < 1e-6
+    first, second = grown.output_weights()[0].unflatten(0, (4, 64))[:2]
+    assert relative(first, second) > 0.05
+
+
+def test_growth_beside_leaves_the_function_to_the_bit(layer):
+    pair, x = grow(layer.eval(), 64 * 3, how="beside"), torch.randn(2, 32, D)
+    assert torch.equal(pair(x), layer(x))
+    assert pair.ffn is layer
+    assert pair.layer.n_experts == 128
+
+
+def test_old_experts_keep_their_numbers(layer):
+    grown = grow(layer.eval(), 64 * 8)
+    for name, table in layer.named_parameters():
+        if len(table) == 64:
+            assert torch.equal(getattr(grown, name)[:64], table)
+    x = torch.randn(50, D)
+    assert torch.equal(grown.route(x)[0], layer.route(x)[0])
+    assert not grown.output_weights()[0][64:].any()
+
+
+@pytest.mark.parametrize("noise", [0.1, 1.0])
+def test_naive_growth_changes_the_function_by_tens_of_per_cent(layer, noise):
+    grown, x = grow(layer.eval(), 64 * 8, noise=noise), torch.randn(2, 32, D)
+    grown.late = None
+    assert relative(grown(x), layer(x)) > 0.2
+
+
+def test_the_measured_depth_keeps_new_keys_out_and_no_more_than_that(layer):
+    grown, x = grow(layer.eval(), 64 * 8), torch.randn(64, D)
+    depth = late_depth(grown, x)
+    wanted, wanted_gates = layer.route(x)
+    grown.late = Late(n_old=8, bias=torch.tensor(-depth - 1e-4))
+    indices, gates = grown.route(x)
+    assert torch.equal(indices, wanted)
+    torch.testing.assert_close(gates, wanted_gates, rtol=1e-5, atol=1e-6)
+    grown.late = Late(n_old=8, bias=torch.tensor(-depth + 1e-2))
+    assert (grown.route(x)[0] >= 64).any()
+
+
+@pytest.mark.parametrize("gate", ["softmax", "sigmoid"])
+def test_a_mixture_of_one_expert_a_token_grows_exactly(gate):
+    config = MoEConfig(
+        n_experts=4, routing="token_choice", gate=gate, balance="bias", balance_rate=1e-3
+    )
+    layer, x = config.build(D).eval(), torch.randn(2, 32, D)
+    grown = grow(layer, 12, how="copies", noise=1e-6)
+    assert grown.n_experts == 12
+    assert relative(grown(x), layer(x)) < 1e-6
+
+
+def test_a_grown_layer_counts_what_it_has():
+    before, after = PEERConfig(**SMALL), grow(PEERConfig(**SMALL).build(D), 512).config
+    cost = after.cost(D)
+    assert after.key_sets == (64, 8)
+    assert cost.n_params == sum(p.numel() for p in after.build(D).parameters())
+    keys = {term.name: term for term in cost.terms}["keys"]
+    assert keys.n_params == (64 + 8) * 8
+    assert keys.flops == 2 * 2 * (64 + 8) * 8  # two a multiplication, heads, sub-keys, half a key
+    unchanged = ("query", "query_norm", "pairs")
+    assert [t for t in before.cost(D).terms if t.name in unchanged] == [
+        t for t in cost.terms if t.name in unchanged
+    ]
+
+
+OPTIM = {
+    "lr": 1e-2, "lr_d_model": D, "lr_width_exponent": 0.0, "table_lr": 1.0, "key_lr": 1.0,
+    "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "grad_clip": None,
+    "schedule": "cosine", "warmup": 0.0, "decay": 0.0, "final_lr": 0.1,
+}  # fmt: skip
+
+
+def transformer(layer):
+    config = TransformerConfig(
+        d_model=D, d_head=8, vocab_size=50, seq_len=16, tie_head=True, ffns=(DenseConfig(), layer)
+    )
+    return config.build()
+
+
+def step(model, optimizer, tokens):
+    optimizer.zero_grad()
+    logits = model(tokens[:, :-1])
+    torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("gradient", ["dense", "rows", "fused"])
+@pytest.mark.parametrize("name", ["peer", "glu", "pkm"])
+def test_a_step_that_reads_old_experts_is_that_of_the_model_that_has_not_grown(name, gradient):
+    optim, config = Optim(**OPTIM, table_gradient=gradient), LAYERS[name]
+    model = transformer(config)
+    optimizer = build_optimizer(model, 1e-2, optim, "torch")
+    for _ in range(3):
+        step(model, optimizer, torch.randint(0, 50, (4, 17)))
+
+    grown = transformer(config)
+    grown.load_state_dict(model.state_dict())
+    grown.blocks[1].ffn = layer = grow(grown.blocks[1].ffn, 512)
+    grown.config = replace(grown.config, ffns=(DenseConfig(), layer.config))
+    saved = copy.deepcopy(optimizer.state_dict())
+    moments = grown_moments(saved, grown, (DenseConfig(), config), (1,), optim, "bias")
+    assert len(moments) == len(saved["state"]) == len(list(model.parameters()))
+    stepped = build_optimizer(grown, 1e-2, optim, "torch")
+    set_moments(stepped, grown, moments)
+    new = {n: p[64:].clone() for n, p in layer.named_parameters() if len(p) == 512}
+    new_keys = layer.sub_keys[..., 8:64, :].clone()
+
+    tokens = torch.randint(0, 50, (4, 17))
+    step(model, optimizer, tokens)
+    step(grown, stepped, tokens)
+    theirs = dict(model.named_parameters())
+    for n, p in grown.named_parameters():
+        if n.endswith("sub_keys"):
+            assert torch.equal(p[..., :8, :], theirs[n][..., 0, :, :])
+            assert torch.equal(p[..., 64:, :], theirs[n][..., 1, :, :])
+            assert torch.equal(p[..., 8:64, :], new_keys)
+        else:
+            assert torch.equal(p[: len(theirs[n])], theirs[n]), n
+    for n, rows in new.items():
+        assert torch.equal(getattr(layer, n)[64:], rows)
+
+
+@pytest.mark.parametrize(
+    ("n_experts", "how", "why"),
+    [
+        (64, "bias", "n_experts=64 is not more than the 64"),
+        (32, "copies", "n_experts=32 is not more than"),
+        (100, "bias", "n_experts=100 must be a multiple of 8.*nearest: 96, 104"),
+        (100, "copies", "n_experts=100 must be a multiple of 64.*nearest: 64, 128"),
+        (66, "beside", "must be a multiple of 8"),
+        (128, "double", "how='double' is not one of bias, copies, beside"),
+    ],
+)
+def test_numbers_that_a_layer_can_not_have(n_experts, how, why):
+    with pytest.raises(ValueError, match=why):
+        grow(LAYERS["peer"].build(D), n_experts, how=how)
+
+
+def test_layers_that_can_not_grow():
+    with pytest.raises(ValueError, match="Dense has no experts"):
+        grow(DenseConfig().build(D), 128)
+    with pytest.raises(ValueError, match="a mixture of experts has none; set how=copies"):
+        grow(MoEConfig(n_experts=4).build(D), 8)
+    with pytest.raises(ValueError, match="routing=expert_choice can't grow"):
+        grow(MoEConfig(n_experts=4).build(D), 8, how="copies")
