@@ -292,7 +292,7 @@ def _data_module(point: Point, prepared: PreparedData) -> TokenDataModule:
         batch_size=config.ladder.batch_size,
         seed=config.seed,
     )
-    return TokenDataModule(make_batches, n_workers, point.ranks.n_micro)
+    return TokenDataModule(make_batches, n_workers, point.ranks.n_micro, config.data.skip_steps)
 
 
 def _validate(

@@ -135,6 +135,8 @@ class Data:
     """A corpus, its tokenizer, how it is packed or streamed, and the held-out n_eval_tokens.
 
     path is the place of such a corpus. The content is part of the identity; the place is not.
+    skip_steps: batches of the seed's order that are left out at its beginning, because the run that
+    this one goes on from has seen them.
     """
 
     corpus: Any
@@ -148,6 +150,7 @@ class Data:
     streaming: bool
     stream_lanes: Processes
     stream_shuffle: Annotated[int, Within(1, 10**7)]
+    skip_steps: AtLeast0 = added(0)
 
 
 @dataclass(frozen=True, kw_only=True)

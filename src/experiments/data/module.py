@@ -18,11 +18,15 @@ class TokenDataModule(pl.LightningDataModule):
     """Training batches, and where their stream stands, as part of a checkpoint.
 
     make_batches(start_step=, rank=, world_size=, positions=) gives one rank's endless batches.
+    skip: how many steps' batches come before the first step's.
     """
 
-    def __init__(self, make_batches: MakeBatches, n_workers: int = 0, n_micro: int = 1) -> None:
+    def __init__(
+        self, make_batches: MakeBatches, n_workers: int = 0, n_micro: int = 1, skip: int = 0
+    ) -> None:
         super().__init__()
         self.make_batches, self.n_workers, self.n_micro = make_batches, n_workers, n_micro
+        self.skip = skip
         self.positions: dict[int, Position] = {}
         self._resumed: tuple[int, int] | None = None  # rank and world size of the checkpoint
 
@@ -32,7 +36,7 @@ class TokenDataModule(pl.LightningDataModule):
         assert trainer is not None
         here = (trainer.global_rank, trainer.world_size)
         batches = self.make_batches(
-            start_step=trainer.global_step,
+            start_step=self.skip + trainer.global_step,
             rank=trainer.global_rank,
             world_size=trainer.world_size,
             positions=self.positions if self._resumed == here else {},

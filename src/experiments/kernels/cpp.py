@@ -201,10 +201,8 @@ class Cpp:
         block = max(1, _SCORES // (n_heads * sum(sets)))
         for start in range(0, n_tokens, block):
             part = queries[start : start + block]
-            scores = [
-                half.transpose(0, 1).contiguous()  # (T, H, S)
-                for half in scores_of_halves(part, sub_keys, n_first, bias)
-            ]
+            halves = scores_of_halves(part, sub_keys, n_first, bias)
+            scores = [half.contiguous() for half in halves]
             self._call(
                 "select",
                 *scores,

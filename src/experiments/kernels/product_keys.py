@@ -37,14 +37,22 @@ def both_sets(sub_keys: Tensor, n_first: int | None) -> tuple[Tensor, int]:
 def scores_of_halves(
     queries: Tensor, sub_keys: Tensor, n_first: int, bias: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """(H, T, S1) and (H, T, S2) scores of the two sets, by matrix products.
+    """(T, H, S1) and (T, H, S2) scores of the two sets, by matrix products.
 
     queries (T, H, 2, d), sub_keys (G, S1 + S2, d), bias (S1,) or None: interface.py's search.
     """
-    halves = queries.permute(2, 1, 0, 3)  # (2, H, T, d)
-    first = halves[0] @ sub_keys[:, :n_first].transpose(-1, -2)
-    second = halves[1] @ sub_keys[:, n_first:].transpose(-1, -2)
+    first = _products(queries[:, :, 0], sub_keys[:, :n_first])
+    second = _products(queries[:, :, 1], sub_keys[:, n_first:])
     return (first if bias is None else first.add_(bias)), second
+
+
+def _products(queries: Tensor, keys: Tensor) -> Tensor:
+    """(T, H, d) and (G, S, d) to (T, H, S). By mm and bmm: what matmul does depends on whether a
+    tensor wants a gradient, and so its last bits.
+    """
+    if len(keys) == 1:
+        return torch.mm(queries.flatten(0, 1), keys[0].t()).view(*queries.shape[:2], -1)
+    return torch.bmm(queries.transpose(0, 1), keys.transpose(1, 2)).transpose(0, 1)
 
 
 def read_sub_keys(

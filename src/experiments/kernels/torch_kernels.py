@@ -198,7 +198,7 @@ def _dot_in_blocks(x: Tensor, table: Tensor, idx: Tensor) -> Tensor:
 def _best_pairs(
     halves: tuple[Tensor, Tensor], top_k: int, i: Tensor, j: Tensor
 ) -> tuple[Tensor, ...]:
-    """(H, T, S1) and (H, T, S2) scores to the best pairs' (T, H, K) scores and sub-keys."""
+    """(T, H, S1) and (T, H, S2) scores to the best pairs' (T, H, K) scores and sub-keys."""
     (values1, indices1), (values2, indices2) = (
         top_of_rows(scores, min(top_k, scores.shape[-1])) for scores in halves
     )
@@ -206,7 +206,7 @@ def _best_pairs(
     best, winner = sums.topk(top_k, dim=-1)
     first = indices1.gather(-1, i[winner])
     second = indices2.gather(-1, j[winner])
-    return tuple(part.transpose(0, 1) for part in (best, first, second))
+    return best, first, second
 
 
 def top_of_rows(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
