@@ -19,6 +19,7 @@ from analysis.figures import (
     draw_contours,
     draw_experts,
     draw_frontier,
+    draw_growth,
     draw_isoflop,
     draw_laws,
     draw_residuals,
@@ -29,6 +30,7 @@ from analysis.fitting.intervals import Estimate, Prediction
 from analysis.fitting.power_law import FrontierFit, PowerLaw, fit_frontier, fit_power_law
 from analysis.fitting.results import Fit, Result
 from analysis.fitting.status import FitError, FitStatus
+from analysis.growth import Growth, compare_growth
 from analysis.isoflop.curves import IsoFLOPCurve, IsoFLOPFit
 from analysis.isoflop.fit import fit_isoflop
 from analysis.isoflop.laws import ModelLaws
@@ -55,6 +57,7 @@ __all__ = [
     "FitStatus",
     "Flag",
     "FrontierFit",
+    "Growth",
     "HoldOut",
     "IsoFLOPCurve",
     "IsoFLOPFit",
@@ -72,6 +75,7 @@ __all__ = [
     "compare_adaptations",
     "compare_approaches",
     "compare_by",
+    "compare_growth",
     "compare_laws",
     "compare_models",
     "compute_multiplier",
@@ -80,6 +84,7 @@ __all__ = [
     "draw_contours",
     "draw_experts",
     "draw_frontier",
+    "draw_growth",
     "draw_isoflop",
     "draw_laws",
     "draw_residuals",

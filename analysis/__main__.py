@@ -187,6 +187,8 @@ def _parser() -> argparse.ArgumentParser:
         help="the set that stands for other text (%(default)s)",
     )
 
+    add("growth", commands.growth, "compare runs that grew with runs of more experts throughout")
+
     sub = add("plan", commands.planned, "say what size, tokens and experts a budget should buy")
     sub.add_argument(
         "--budget", type=float, required=True, metavar="FLOPS", help="in training FLOPs"

@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import figures
+from analysis import growth as of_growth
 from analysis.adaptation import columns_of_starts, compare_adaptations
 from analysis.differences.by_column import DifferencesBy, compare_by
 from analysis.differences.models import Differences, compare_models, seed_noise
@@ -197,6 +198,22 @@ def adaptation(options: Options) -> None:
     _say(options, found.summary())
     _say(options, f"\nfits: {folder / 'adaptation.json'}")
     _say(options, f"figure: {folder / 'adaptation.png'}")
+
+
+def growth(options: Options) -> None:
+    """What growing gains of what more experts throughout would."""
+    table, folder = table_of(options, keep=of_growth.COLUMNS), folder_of(options)
+    found = of_growth.compare_growth(table)
+    curves = of_growth.read_curves(table, Path(options.path))
+    with staged(folder) as new, figures.style():
+        _write(new / "growth.json", found.to_dict())
+        if curves:
+            _save(figures.draw_growth(curves), new / "growth.png")
+    _print_json(options, found.to_dict())
+    _say(options, found.summary())
+    _say(options, f"\nfits: {folder / 'growth.json'}")
+    if curves:
+        _say(options, f"figure: {folder / 'growth.png'}")
 
 
 def planned(options: Options) -> None:

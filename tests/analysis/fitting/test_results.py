@@ -84,6 +84,7 @@ def results():
         ),
         analysis.plan(1e20, isoflop, model="dense"),
         analysis.compare_adaptations(adapted()),
+        analysis.compare_growth(grown()),
         study_of(isoflop, surface, differences),
     ]
     return {type(one): one for one in found}
@@ -95,6 +96,22 @@ def adapted():
     starts = {"before.validation.loss": 3.0, "before.wikitext2.loss": 3.4, "wikitext2.loss": 3.4}
     ways = {"init.how": ["beside", "beside", "keep", "keep"], "n_trained_params": 1e6}
     return runs.assign(loss=[2.5, 2.6, 2.3, 2.2], **starts, **ways, **{"init.train": "layer"})
+
+
+def grown():
+    """Few experts, many, and few that became many, of two seeds each, at equal FLOPs."""
+    runs = table().iloc[:6].reset_index(drop=True)
+    grew, throughout = [5e11] * 2, [1e12] * 4
+    return runs.assign(
+        model="peer",
+        loss=[4.0, 4.1, 3.0, 3.1, 3.3, 3.2],
+        budget=[*throughout, *grew],
+        n_experts=[64, 64, 256, 256, 256, 256],
+        run_id=list("abcdef"),
+        **{"init.how": [None] * 4 + ["bias"] * 2, "init.parent.run_id": [None] * 4 + ["p"] * 2},
+        **{"init.parent.n_experts": [None] * 4 + [64.0] * 2},
+        **{"init.parent.flops": [None] * 4 + [5e11] * 2},
+    )
 
 
 def study_of(isoflop, surface, differences):

@@ -1,0 +1,278 @@
+"""How much of what a larger layer gains is gained by growing into it.
+
+closed = (L_small - L_grown) / (L_small - L_large), at equal total FLOPs: those of a grown run are
+its own and its parents'. Expert Upcycling (arXiv:2604.19835) calls it gap closure.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis import numbers
+from analysis.fitting.intervals import Estimate, t_quantile
+from analysis.fitting.results import Result
+from analysis.fitting.status import FitStatus, status_of
+from analysis.fitting.text import format_status, pluralize
+from analysis.table.checks import finished, require
+
+_HOWS = ("bias", "copies", "beside")
+_START = ("init.how", "init.parent.run_id", "init.parent.n_experts", "init.parent.flops")
+COLUMNS = (*_START, "run_id", "n_experts")
+_TOLERANCE = 0.02  # total FLOPs that are told equal
+_FEW_DOF = 3
+_N_POINTS = 40  # of a drawn curve
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grown:
+    """A way to grow from `small` to `large` experts. Losses are means over seeds, nats/token.
+
+    flops: in all, of each of the three. start: the share of them after which the layer grew.
+    gain: of the larger layer, L_small - L_large. closed: the share of it that growing gains; nan
+    and without an interval where the gain is not significant.
+    """
+
+    model: str
+    how: str
+    small: float
+    large: float
+    flops: float
+    start: float
+    n_seeds: tuple[int, int, int]  # small, grown, large
+    loss_small: float
+    loss_grown: float
+    loss_large: float
+    gain: Estimate
+    closed: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """Training losses of one kind of run against all FLOPs, means over seeds and of neighbours."""
+
+    name: str
+    flops: tuple[float, ...]
+    loss: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Growth(Result):
+    """Ways to grow. sd, dof: of a single run's loss, pooled over all kinds of runs."""
+
+    level: float
+    sd: float
+    dof: int
+    ways: tuple[Grown, ...]
+
+    @property
+    def status(self) -> FitStatus:
+        return status_of(self.warnings)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Of what the intervals rest on."""
+        if self.dof == 0:
+            return ("nothing was run with two seeds or more: there are no intervals",)
+        said = []
+        if self.dof < _FEW_DOF:
+            freedom = pluralize(self.dof, "degree")
+            said.append(f"{freedom} of freedom: the noise itself is hardly known")
+        for way in self.ways:
+            if not np.isfinite(way.closed.lower):
+                said.append(
+                    f"{_name(way)}: the gain of {way.large:,.0f} experts is not "
+                    "significant, so the share of it is not identifiable; run more seeds"
+                )
+        return tuple(said)
+
+    def summary(self) -> str:
+        """The table, and what the intervals are."""
+        shown = pd.DataFrame(
+            {
+                "way": [_name(way) for way in self.ways],
+                "seeds": [" ".join(map(str, way.n_seeds)) for way in self.ways],
+                "FLOPs": [numbers.flops(way.flops) for way in self.ways],
+                "small": [f"{way.loss_small:.4f}" for way in self.ways],
+                "grown": [f"{way.loss_grown:.4f}" for way in self.ways],
+                "large": [f"{way.loss_large:.4f}" for way in self.ways],
+                "gain of large": [
+                    numbers.with_interval(*way.gain, signed=True) for way in self.ways
+                ],
+                "share closed": [numbers.with_interval(*way.closed) for way in self.ways],
+            }
+        )
+        note = (
+            "losses in nats/token, means over seeds (of small, grown, large) at equal total FLOPs; "
+            f"{self.level:.0%} intervals of the noise of seeds, sd {self.sd:.3g} "
+            f"({pluralize(self.dof, 'degree')} of freedom); that of the share is Fieller's"
+        )
+        text = shown.to_string(index=False)
+        return "\n".join([text, note, *format_status(self.status, self.warnings)])
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a way."""
+        rows = []
+        for way in self.ways:
+            row: dict[str, object] = {
+                name: getattr(way, name)
+                for name in (
+                    "model", "how", "small", "large", "flops", "start", "loss_small", "loss_grown",
+                    "loss_large",
+                )
+            }  # fmt: skip
+            for name in ("gain", "closed"):
+                value = getattr(way, name)
+                row |= {name: value.value, f"{name}_lower": value.lower}
+                row |= {f"{name}_upper": value.upper}
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+
+def compare_growth(table: pd.DataFrame, *, level: float = 0.95) -> Growth:
+    """Compares the grown runs of a table with those that had few, and many, experts throughout.
+
+    Raises ValueError for a table without grown runs, or without the others at equal total FLOPs.
+    """
+    runs = finished(table)
+    missing = [name for name in COLUMNS if name not in runs]
+    grown = runs[runs["init.how"].isin(_HOWS)] if not missing else runs[:0]
+    if grown.empty:
+        raise ValueError(
+            "the table has no grown runs: it takes runs of init=run init.how=bias, copies or "
+            "beside, and runs of few and of many experts at the same total FLOPs"
+        )
+    require(runs, ["loss", "budget", "n_experts"], "compare_growth")
+    runs = runs.assign(total=runs["budget"] + runs["init.parent.flops"].fillna(0.0))
+    runs["kind"] = [_kind(row) for _, row in runs.iterrows()]
+    groups = runs.groupby(["model", "kind", "n_experts", "budget"], dropna=False)["loss"]
+    dof = int((groups.size() - 1).sum())
+    squares = float(((runs["loss"] - groups.transform("mean")) ** 2).sum())
+    sd = float(np.sqrt(squares / dof)) if dof else float("nan")
+    ways = []
+    keys = ["model", "init.how", "init.parent.n_experts", "n_experts", "budget"]
+    for (model, how, small, large, _), rows in runs[runs["kind"] != "throughout"].groupby(keys):
+        if how not in _HOWS:
+            continue
+        total = float(rows["total"].mean())
+        throughout = runs[(runs["kind"] == "throughout") & (runs["model"] == model)]
+        equal = throughout[(throughout["total"] / total - 1).abs() < _TOLERANCE]
+        sides = [equal[equal["n_experts"] == n] for n in (small, large)]
+        for n, side in zip((small, large), sides, strict=True):
+            if side.empty:
+                raise ValueError(
+                    f"no run of {model} has n_experts={n:g} throughout at {total:.3g} FLOPs, which "
+                    f"the runs grown by {how} have in all; run it, or leave these out by --where"
+                )
+        start = float(rows["init.parent.flops"].mean()) / total
+        ways.append(
+            _compared(str(model), str(how), small, large, total, start, sides, rows, sd, dof, level)
+        )
+    return Growth(level=level, sd=sd, dof=dof, ways=tuple(ways))
+
+
+def _kind(row: pd.Series) -> str:
+    how = row["init.how"]
+    return how if isinstance(how, str) else "throughout"
+
+
+def _compared(
+    model: str,
+    how: str,
+    small: float,
+    large: float,
+    total: float,
+    start: float,
+    sides: list[pd.DataFrame],
+    rows: pd.DataFrame,
+    sd: float,
+    dof: int,
+    level: float,
+) -> Grown:
+    parts = (sides[0], rows, sides[1])
+    low, mid, high = (float(part["loss"].mean()) for part in parts)
+    n = tuple(len(part) for part in parts)
+    variances = [sd**2 / m for m in n]
+    width = t_quantile(dof, level)
+    gain, half = low - high, width * float(np.sqrt(variances[0] + variances[2]))
+    return Grown(
+        model=model,
+        how=how,
+        small=float(small),
+        large=float(large),
+        flops=total,
+        start=start,
+        n_seeds=(n[0], n[1], n[2]),
+        loss_small=low,
+        loss_grown=mid,
+        loss_large=high,
+        gain=Estimate(gain, gain - half, gain + half),
+        closed=_ratio(low - mid, gain, variances, width),
+    )
+
+
+def _ratio(numerator: float, gain: float, variances: list[float], width: float) -> Estimate:
+    """(a - b) / (a - c) with Fieller's interval (1954), a, b and c being independent means.
+
+    All ratios r with |numerator - r gain| <= width sd(numerator - r gain), where that is between
+    two numbers: where the gain is significant.
+    """
+    a, b, c = variances
+    square = width**2
+    lead = gain**2 - square * (a + c)
+    value = numerator / gain if gain else float("nan")
+    if not lead > 0:
+        return Estimate(value, float("nan"), float("nan"))
+    middle = numerator * gain - square * a
+    last = numerator**2 - square * (a + b)
+    root = float(np.sqrt(max(0.0, middle**2 - lead * last)))
+    return Estimate(value, (middle - root) / lead, (middle + root) / lead)
+
+
+def _name(way: Grown) -> str:
+    return (
+        f"{way.model} {way.small:,.0f} to {way.large:,.0f} experts by {way.how}, at "
+        f"{way.start:.0%} of the FLOPs"
+    )
+
+
+def read_curves(table: pd.DataFrame, folder: Path) -> tuple[Curve, ...]:
+    """Training losses from the histories beside the records, as far as they are there.
+
+    A grown run's curve is its parent's and then its own.
+    """
+    runs = finished(table)
+    if not set(COLUMNS) <= set(runs.columns):
+        return ()
+    by_id = {row["run_id"]: (index, row) for index, row in runs.iterrows()}
+    found: dict[str, list[pd.DataFrame]] = {}
+    for index, row in runs.iterrows():
+        history = _history(folder / str(index))
+        if history is None:
+            continue
+        name = f"{row['model']} {row['n_experts']:,.0f}"
+        if row["init.how"] in _HOWS:
+            name = f"{name}, grown by {row['init.how']} from {row['init.parent.n_experts']:,.0f}"
+            history = history.assign(flops=history["flops"] + row["init.parent.flops"])
+            parent = by_id.get(row["init.parent.run_id"])
+            earlier = None if parent is None else _history(folder / str(parent[0]))
+            if earlier is not None:
+                history = pd.concat([earlier, history])
+        elif row["run_id"] in set(runs["init.parent.run_id"].dropna()):
+            continue  # it is the beginning of another curve
+        found.setdefault(name, []).append(history)
+    return tuple(_mean_curve(name, parts) for name, parts in found.items())
+
+
+def _history(folder: Path) -> pd.DataFrame | None:
+    path = folder / "history.csv"
+    return pd.read_csv(path, usecols=["flops", "loss"]) if path.is_file() else None
+
+
+def _mean_curve(name: str, histories: list[pd.DataFrame]) -> Curve:
+    """Means in _N_POINTS equal parts of the FLOPs."""
+    every = pd.concat(histories)
+    part = np.minimum(_N_POINTS - 1, every["flops"] / every["flops"].max() * _N_POINTS).astype(int)
+    means = every.groupby(part)[["flops", "loss"]].mean()
+    return Curve(name=name, flops=tuple(means["flops"]), loss=tuple(means["loss"]))
