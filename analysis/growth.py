@@ -20,6 +20,7 @@ from analysis.table.checks import finished, require
 _HOWS = ("bias", "copies", "beside")
 _START = ("init.how", "init.parent.run_id", "init.parent.n_experts", "init.parent.flops")
 COLUMNS = (*_START, "run_id", "n_experts")
+_THROUGHOUT = "throughout"
 _TOLERANCE = 0.02  # total FLOPs that are told equal
 _FEW_DOF = 3
 _N_POINTS = 40  # of a drawn curve
@@ -152,57 +153,56 @@ def compare_growth(table: pd.DataFrame, *, level: float = 0.95) -> Growth:
     sd = float(np.sqrt(squares / dof)) if dof else float("nan")
     ways = []
     keys = ["model", "init.how", "init.parent.n_experts", "n_experts", "budget"]
-    for (model, how, small, large, _), rows in runs[runs["kind"] != "throughout"].groupby(keys):
+    for (_, how, small, large, _), rows in runs[runs["kind"] != _THROUGHOUT].groupby(keys):
         if how not in _HOWS:
             continue
-        total = float(rows["total"].mean())
-        throughout = runs[(runs["kind"] == "throughout") & (runs["model"] == model)]
-        equal = throughout[(throughout["total"] / total - 1).abs() < _TOLERANCE]
-        sides = [equal[equal["n_experts"] == n] for n in (small, large)]
-        for n, side in zip((small, large), sides, strict=True):
-            if side.empty:
-                raise ValueError(
-                    f"no run of {model} has n_experts={n:g} throughout at {total:.3g} FLOPs, which "
-                    f"the runs grown by {how} have in all; run it, or leave these out by --where"
-                )
-        start = float(rows["init.parent.flops"].mean()) / total
-        ways.append(
-            _compared(str(model), str(how), small, large, total, start, sides, rows, sd, dof, level)
-        )
+        few, many = (_throughout(runs, rows, n) for n in (small, large))
+        ways.append(_compared(rows, few, many, sd, dof, level))
     return Growth(level=level, sd=sd, dof=dof, ways=tuple(ways))
 
 
 def _kind(row: pd.Series) -> str:
     how = row["init.how"]
-    return how if isinstance(how, str) else "throughout"
+    return f"{how} from {row['init.parent.n_experts']}" if isinstance(how, str) else _THROUGHOUT
+
+
+def _throughout(runs: pd.DataFrame, grown: pd.DataFrame, n_experts: object) -> pd.DataFrame:
+    """The runs of the same model that had n_experts all along, at the grown runs' total FLOPs."""
+    total, model = float(grown["total"].mean()), grown["model"].iloc[0]
+    equal = (runs["total"] / total - 1).abs() < _TOLERANCE
+    same = (runs["model"] == model) & (runs["n_experts"] == n_experts)
+    found = runs[(runs["kind"] == _THROUGHOUT) & same & equal]
+    if found.empty:
+        raise ValueError(
+            f"no run of {model} has n_experts={n_experts:g} throughout at {total:.3g} FLOPs, which "
+            f"the runs grown by {grown['init.how'].iloc[0]} have in all; run it, or leave these "
+            "out by --where"
+        )
+    return found
 
 
 def _compared(
-    model: str,
-    how: str,
-    small: float,
-    large: float,
-    total: float,
-    start: float,
-    sides: list[pd.DataFrame],
     rows: pd.DataFrame,
+    few: pd.DataFrame,
+    many: pd.DataFrame,
     sd: float,
     dof: int,
     level: float,
 ) -> Grown:
-    parts = (sides[0], rows, sides[1])
+    """rows: runs that grew from as many experts as `few` has to as many as `many`."""
+    parts = (few, rows, many)
     low, mid, high = (float(part["loss"].mean()) for part in parts)
     n = tuple(len(part) for part in parts)
     variances = [sd**2 / m for m in n]
-    width = t_quantile(dof, level)
+    width, total = t_quantile(dof, level), float(rows["total"].mean())
     gain, half = low - high, width * float(np.sqrt(variances[0] + variances[2]))
     return Grown(
-        model=model,
-        how=how,
-        small=float(small),
-        large=float(large),
+        model=str(rows["model"].iloc[0]),
+        how=str(rows["init.how"].iloc[0]),
+        small=float(few["n_experts"].iloc[0]),
+        large=float(many["n_experts"].iloc[0]),
         flops=total,
-        start=start,
+        start=float(rows["init.parent.flops"].mean()) / total,
         n_seeds=(n[0], n[1], n[2]),
         loss_small=low,
         loss_grown=mid,

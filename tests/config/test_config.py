@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from experiments.config.paths import conf_dir
@@ -19,7 +21,12 @@ def test_every_model_composes_on_every_ladder(compose_raw):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((conf_dir() / "experiment").glob("*.yaml")))
 def test_every_experiment_composes(path, compose_raw):
-    read_run_config(completed(compose_raw(f"experiment={path.stem}")))
+    raw = compose_raw(f"experiment={path.stem}")
+    try:
+        read_run_config(completed(raw))
+    except ValueError as error:
+        assert path.stem == "growth", error  # it goes on from runs that are trained first
+        assert re.search("has no (record.json|last.ckpt)", str(error))
 
 
 @pytest.mark.slow

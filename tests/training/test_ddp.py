@@ -116,6 +116,26 @@ def test_compiled_ranks_train_what_they_train_without(folders, compose_raw, over
         assert compiled == pytest.approx(eager, rel=1e-4)
 
 
+@pytest.mark.long
+@pytest.mark.slow
+def test_ranks_go_on_with_more_experts_as_one_process_does(folders, compose_raw, overrides):
+    grown = (
+        "init=run", f"init.path={folders['peer'][0]}", "init.how=bias", "init.train=all",
+        "n_experts=256", "ladder.d_per_layer=null", "ladder.lr_d_model=64",
+    )  # fmt: skip
+    point = make_point(compose_raw(*overrides("peer", 1, "grown"), *grown))
+    execute(point)
+    _train_all([compose_raw(*overrides("peer", 2, "grown_together"), *grown)])
+    alone, record = _result(point.run_dir)
+    together, of_two = _result(overrides.top / "grown_together" / point.run_id)
+    assert record.init["late"]["0"] == pytest.approx(of_two.init["late"]["0"], rel=1e-4)
+    assert record.before["validation"]["loss"] == pytest.approx(
+        of_two.before["validation"]["loss"], rel=1e-4
+    )
+    assert together[:5] == pytest.approx(alone[:5], rel=1e-5)
+    assert together == pytest.approx(alone, rel=1e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["rows", "fused"])
 def test_gradients_that_ddp_can_not_carry_are_refused(compose_raw, way):
