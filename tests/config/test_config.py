@@ -1,5 +1,3 @@
-import re
-
 import pytest
 
 from experiments.config.paths import conf_dir
@@ -22,11 +20,11 @@ def test_every_model_composes_on_every_ladder(compose_raw):
 @pytest.mark.parametrize("path", sorted((conf_dir() / "experiment").glob("*.yaml")))
 def test_every_experiment_composes(path, compose_raw):
     raw = compose_raw(f"experiment={path.stem}")
-    try:
+    if path.stem == "growth":  # it goes on from runs that are trained first
+        with pytest.raises(ValueError, match=r"has no (record.json|last.ckpt)"):
+            completed(raw)
+    else:
         read_run_config(completed(raw))
-    except ValueError as error:
-        assert path.stem == "growth", error  # it goes on from runs that are trained first
-        assert re.search("has no (record.json|last.ckpt)", str(error))
 
 
 @pytest.mark.slow
