@@ -232,7 +232,7 @@ def _fill(
 def _tell_copies_apart(
     grown: ProductKeyFFN, layer: ProductKeyFFN, noise: float, generator: torch.Generator
 ) -> None:
-    """Adds to what copies write, in total nothing; else they would stay equal for ever.
+    """Adds to what copies write, in total nothing; else they would stay equal.
 
     Gates that are not normalised add up to m times as much, so rows are an m-th.
     """

@@ -29,7 +29,7 @@ class LateKeys:
                 layer.late = None
                 continue
             if layer.late is None or layer.late.bias is None:  # else the same tensor: a compiled
-                at = layer.sub_keys.device  # graph reads it anew
+                at = layer.sub_keys.device  # graph reads it again
                 layer.late = Late(n_old=n_old, bias=torch.zeros((), device=at))
             assert layer.late.bias is not None
             layer.late.bias.fill_(-depth * share)
