@@ -192,9 +192,9 @@ GOOD = "def run(job):\n    job.add('number', 1, 'ms')\n"
 def test_what_is_done_is_not_done_again_unless_asked(fake):
     code, first = fake(GOOD)
     assert (code, first["status"]) == (0, reports.DONE)
-    other = GOOD.replace("1", "2")
+    other = GOOD.replace("1", "22")  # of another length: its compiled form is told by that
     assert fake(other)[1] == first
-    assert fake(other, "--again")[1]["measurements"][0]["value"] == 2
+    assert fake(other, "--again")[1]["measurements"][0]["value"] == 22
 
 
 @pytest.mark.slow
