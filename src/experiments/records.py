@@ -20,7 +20,7 @@ RECORD_NAME = "record.json"
 CHECKSUM = "sha256"  # last key, of the file's text before it; records of before it have none
 _MARK = f',\n "{CHECKSUM}": "'.encode()  # of the record's own level: no string holds a newline
 _REMEDY = (
-    "delete it, or run the same command again: it goes on from last.ckpt and writes the record again"
+    "delete it, or run the same command again: it goes on from last.ckpt and writes it again"
 )
 STATUSES = ("done", "failed", "diverged")
 SCHEMA_VERSION = 1
