@@ -19,9 +19,7 @@ from experiments.system.disk import explained, write_text_atomically
 RECORD_NAME = "record.json"
 CHECKSUM = "sha256"  # last key, of the file's text before it; records of before it have none
 _MARK = f',\n "{CHECKSUM}": "'.encode()  # of the record's own level: no string holds a newline
-_REMEDY = (
-    "delete it, or run the same command again: it goes on from last.ckpt and writes it again"
-)
+_REMEDY = "delete it, or run the same command again: it goes on from last.ckpt and writes it again"
 STATUSES = ("done", "failed", "diverged")
 SCHEMA_VERSION = 1
 _OF_OUTCOME = ("status", "n_tokens", "batch_tokens", "error")
