@@ -6,7 +6,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -18,7 +18,14 @@ from omegaconf import OmegaConf
 
 from experiments.data.module import TokenDataModule
 from experiments.data.packed import PackedText
-from experiments.data.prepare import PreparedData, prepare_data, prepare_sets, training_batches
+from experiments.data.prepare import (
+    PreparedData,
+    prepare_data,
+    prepare_sets,
+    stage_names,
+    training_batches,
+)
+from experiments.data.stream import BASE
 from experiments.data.vocabulary import Vocabulary
 from experiments.data.windows import ScoredWindows
 from experiments.kernels.select import resolve_kernel
@@ -42,6 +49,7 @@ from experiments.training.compiled import resolve_compile
 from experiments.training.evaluation import Evaluation, bytes_of_tokens, evaluate, score_sets
 from experiments.training.fit import Sink, fit, leave_group, rates, set_up_process
 from experiments.training.module import LanguageModel
+from experiments.training.stages import Scores
 from experiments.training.starting import begin
 from experiments.training.tracking import WandbRun
 from experiments.training.watchdog import Guards
@@ -232,7 +240,8 @@ def _train_and_evaluate(
     try:
         data = _data_module(point, prepared)
         sinks = (wandb_run.log, progress)
-        trained = fit(point, module, data, sinks, guards)
+        score_domains = partial(_domain_scores, point, module.model, prepared)
+        trained = fit(point, module, data, sinks, guards, score_domains)
         leave_group()
         n_tokens = trained.n_steps * point.plan.batch_tokens
         flops = n_tokens * point.plan.cost.training_flops
@@ -246,6 +255,7 @@ def _train_and_evaluate(
             train_loss=_finite(module.recent_loss(trained.n_steps)),
             train_seconds=trained.seconds,
             compile_seconds=trained.compile_seconds,
+            stages=_stages(point, trained.stages),
             **rates(point, trained),
         )
         if trained.n_steps == point.plan.n_steps and record.train_loss is not None:
@@ -291,6 +301,8 @@ def _data_module(point: Point, prepared: PreparedData) -> TokenDataModule:
         point.cache,
         batch_size=config.ladder.batch_size,
         seed=config.seed,
+        stage_steps=point.plan.stage_steps,
+        replay=0.0 if config.continual is None else config.continual.replay,
     )
     return TokenDataModule(make_batches, n_workers, point.ranks.n_micro, config.data.skip_steps)
 
@@ -341,6 +353,37 @@ def _all_scores(
     scores = _scores(point, model, prepared, sets, device)
     columns = ("loss", "perplexity", "bits_per_byte", "n_tokens")
     return {"validation": {name: getattr(own, name) for name in columns}, **scores}
+
+
+def _domain_scores(
+    point: Point, model: Transformer, prepared: PreparedData
+) -> dict[str, dict[str, Any]]:
+    """Of the validation splits of a stream's domains, and of its base."""
+    config, scores = point.config, {}
+    device = next(model.parameters()).device
+    texts = {name: validation for name, (_, validation) in prepared.domains.items()}
+    for name, tokens in {BASE: prepared.validation, **texts}.items():
+        windows = ScoredWindows(
+            tokens,
+            seq_len=config.data.seq_len,
+            batch_size=config.ladder.batch_size,
+            max_tokens=config.data.n_eval_tokens,
+        )
+        sizes = bytes_of_tokens(tokens, prepared.vocabulary)
+        result = evaluate(model, windows, sizes, device)
+        columns = ("loss", "bits_per_byte", "n_tokens")
+        scores[name] = {column: getattr(result, column) for column in columns}
+    return scores
+
+
+def _stages(point: Point, rows: Sequence[Scores]) -> list[dict[str, Any]]:
+    """The record's column of a stream: the start, and each stage."""
+    names = ("start", *stage_names(point.config.data))
+    steps = (0, *point.plan.stage_steps)
+    return [
+        {"stage": name, "n_steps": n, "scores": scores}
+        for name, n, scores in zip(names, steps, rows, strict=False)
+    ]
 
 
 def _results(result: Evaluation) -> dict[str, Any]:

@@ -6,12 +6,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from experiments.budget.costs import FFNConfig
+from experiments.budget.costs import Cost, FFNConfig, Term
 from experiments.budget.memory import plan_memory
 from experiments.budget.plan import Plan, peak_lr, plan_steps
 from experiments.config.schema import RunConfig, read_run_config
 from experiments.data.packed import PackedText
-from experiments.data.prepare import check_data, data_identity, train_folder
+from experiments.data.prepare import check_data, data_identity, stage_shares, train_folder
+from experiments.data.stream import DomainStream
 from experiments.identity import mixed_sequences, run_id
 from experiments.init.completion import completed
 from experiments.init.place import placed, trained_blocks
@@ -86,7 +87,7 @@ class Draft:
     @cached_property
     def flops_per_token(self) -> float:
         """Training FLOPs."""
-        return self.transformer.cost().training_flops
+        return model_cost(self.config, self.transformer).training_flops
 
 
 def make_point(raw: Mapping[str, Any]) -> Point:
@@ -114,11 +115,13 @@ def read_point(raw: Mapping[str, Any]) -> Draft:
         norm_eps=config.trunk.norm_eps,
         n_kv_heads=config.trunk.n_kv_heads,
         trained_blocks=trained_blocks(config),
+        tables_alone=init is not None and init.train == "tables",
         lora_rank=init.lora_rank if init is not None and init.train == "lora" else None,
     )
     _check_batch(transformer, ranks.n_sequences * config.data.seq_len)
     device = resolve_device(config.trainer.accelerator, config.trainer.precision)
     check_tables(config, device, ranks)
+    check_continual(config)
     return Draft(raw=raw, config=config, device=device, ranks=ranks, transformer=transformer)
 
 
@@ -188,6 +191,41 @@ def check_tables(config: RunConfig, device: Device, ranks: Ranks) -> None:
         _check_fused(config, ranks)
 
 
+def check_continual(config: RunConfig) -> None:
+    """Raises ValueError for ways to keep what a model knew that this run can't take."""
+    continual, how = config.continual, config.optim.table_gradient
+    if continual is None:
+        return
+    if continual.replay and not isinstance(config.data.corpus, DomainStream):
+        raise ValueError(
+            f"continual.replay={continual.replay:g} is of a stream's base corpus; set data=stream"
+        )
+    if continual.top_rows is not None and (how != "rows" or not _has_tables(config)):
+        raise ValueError(
+            f"continual.top_rows={continual.top_rows} chooses among the rows that a step changes: "
+            "it takes model=peer or pkm with optim.table_gradient=rows, and this is "
+            f"{config.model_name} with optim.table_gradient={how}"
+        )
+    if (continual.distil or continual.l2) and config.init is None:
+        raise ValueError(
+            "continual.distil and continual.l2 are towards the weights at the start, and init=none "
+            "has none; set init=run, hf or smollm2"
+        )
+    if continual.l2 and how != "dense" and _has_tables(config) and _trains_tables(config):
+        raise ValueError(
+            f"continual.l2={continual.l2:g} with optim.table_gradient={how}: it draws all rows, "
+            "and these ways step the retrieved ones; set optim.table_gradient=dense"
+        )
+
+
+def _has_tables(config: RunConfig) -> bool:
+    return any(term.n_tables for term in config.model.cost(config.d_model).terms)
+
+
+def _trains_tables(config: RunConfig) -> bool:
+    return config.init is None or config.init.train != "lora"
+
+
 def _check_fused(config: RunConfig, ranks: Ranks) -> None:
     if config.optim.grad_clip is not None:
         raise ValueError(
@@ -203,6 +241,15 @@ def _check_fused(config: RunConfig, ranks: Ranks) -> None:
         )
 
 
+def model_cost(config: RunConfig, transformer: TransformerConfig) -> Cost:
+    """The model's, and of distillation a forward pass of what it was at the start."""
+    cost = transformer.cost()
+    if config.continual is None or not config.continual.distil:
+        return cost
+    reference = Term(name="reference", flops=cost.forward_flops, passes=1, seen_by_torch=False)
+    return Cost((*cost.terms, reference))
+
+
 def _blocks_kept(transformer: TransformerConfig) -> int:
     """The blocks whose activations a backward pass needs: from the first that is trained."""
     trained = transformer.trained_blocks or (0,)
@@ -210,12 +257,16 @@ def _blocks_kept(transformer: TransformerConfig) -> int:
 
 
 def _plan(config: RunConfig, transformer: TransformerConfig, ranks: Ranks) -> Plan:
-    cost, d_model = transformer.cost(), transformer.d_model
+    cost, d_model = model_cost(config, transformer), transformer.d_model
     optim, batch_tokens = config.optim, ranks.batch_size * config.data.seq_len
-    n_steps = plan_steps(config.budget, cost.training_flops, batch_tokens)
+    stages = stage_shares(config.data)
+    stage_steps = tuple(
+        plan_steps(share * config.budget, cost.training_flops, batch_tokens) for share in stages
+    )
+    n_steps = sum(stage_steps) or plan_steps(config.budget, cost.training_flops, batch_tokens)
     folder = train_folder(config.data, Path(config.paths.cache).expanduser())
     epochs = None
-    if folder.exists() and not config.data.streaming:
+    if folder.exists() and not config.data.streaming and not stages:
         epochs = n_steps * batch_tokens / PackedText(folder).n_tokens
     return Plan(
         cost=cost,
@@ -234,4 +285,5 @@ def _plan(config: RunConfig, transformer: TransformerConfig, ranks: Ranks) -> Pl
             table_dtype=getattr(config.model, "table_dtype", "float32"),
         ),
         epochs=epochs,
+        stage_steps=stage_steps,
     )

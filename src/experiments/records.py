@@ -23,7 +23,7 @@ _REMEDY = "delete it, or run the same command again: it goes on from last.ckpt a
 STATUSES = ("done", "failed", "diverged")
 SCHEMA_VERSION = 1
 _OF_OUTCOME = ("status", "n_tokens", "batch_tokens", "error")
-_NESTED = ("config", "environment", "flops_shares", "evaluations", "init", "before")
+_NESTED = ("config", "environment", "flops_shares", "evaluations", "init", "before", "stages")
 _OF_START = ("how", "train", "flops")
 _OF_PARENT = ("run_id", "n_experts", "flops")
 _OF_LAYER = ("n_heads", "top_k", "query_norm")  # keys of the config's model section
@@ -78,6 +78,7 @@ class RunRecord:
     bytes_per_token: float | None = None  # of the held-out text
     n_eval_tokens: int | None = None
     evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)  # named set -> its results
+    stages: list[dict[str, Any]] = field(default_factory=list)  # of a stream: scores after each
     tokenizer_sha256: str | None = None
     train_digest: str | None = None  # of the training tokens; None if they were streamed
     usage: float | None = None  # share of experts with weight on the held-out set, mean of layers
@@ -216,6 +217,8 @@ def _fits(value: Any, hint: Any) -> bool:
     if typing.get_origin(hint) is dict:
         of_values = typing.get_args(hint)[1]
         return isinstance(value, dict) and all(_fits(v, of_values) for v in value.values())
+    if typing.get_origin(hint) is list:
+        return isinstance(value, list) and all(_fits(v, typing.get_args(hint)[0]) for v in value)
     if hint in (int, float) and isinstance(value, bool):
         return False
     return isinstance(value, (int, float) if hint is float else hint)

@@ -167,11 +167,13 @@ def trunk_cost(
     ffns: Sequence[FFNConfig],
     d_kv: int | None = None,
     trained_blocks: Sequence[int] | None = None,
+    tables_alone: bool = False,
 ) -> Cost:
     """The whole model: one entry of `ffns` per block, in order.
 
     Equal layers are summed into one term, so that the shares stay readable. trained_blocks: those
-    whose layer alone is trained, nothing else of the model; None: all is trained.
+    whose layer alone is trained, nothing else of the model; None: all is trained. tables_alone: of
+    these layers, the tables alone.
     """
     n_layers = len(ffns)
     attention = attention_terms(d_model, seq_len, d_kv)
@@ -187,7 +189,7 @@ def trunk_cost(
     if trained_blocks is not None:
         vocabulary = [term.frozen(THROUGH_PASSES) for term in vocabulary]
         norms = norms.frozen(THROUGH_PASSES)
-        blocks = _frozen_blocks(d_model, attention, ffns, trained_blocks)
+        blocks = _frozen_blocks(d_model, attention, ffns, trained_blocks, tables_alone)
     else:
         blocks = [t.renamed("attention", n_layers) for t in attention]
         for ffn, times in _tally(ffns):
@@ -200,6 +202,7 @@ def _frozen_blocks(
     attention: Sequence[Term],
     ffns: Sequence[FFNConfig],
     trained_blocks: Sequence[int],
+    tables_alone: bool,
 ) -> list[Term]:
     """The blocks' terms where only the layers of trained_blocks are trained.
 
@@ -220,7 +223,9 @@ def _frozen_blocks(
             terms += [term.frozen(passes).renamed("ffn", 1) for term in own]
         if trained is not None:
             prefix = "ffn" if trained is ffn else "ffn.beside"
-            terms += [term.renamed(prefix, 1) for term in trained.cost(d_model).terms]
+            for term in trained.cost(d_model).terms:
+                is_frozen = tables_alone and not term.n_tables
+                terms.append((term.frozen(passes) if is_frozen else term).renamed(prefix, 1))
     return terms
 
 

@@ -13,7 +13,8 @@ TOLERANCE = 0.01  # planned FLOPs may be this far from the budget, for whole ste
 class Plan:
     """The plan of one run. FLOPs are training FLOPs; lr is the peak rate of the backbone.
 
-    epochs is None while the corpus has not been tokenized here.
+    epochs is None while the corpus has not been tokenized here, and of a stream. stage_steps: of a
+    stream, the steps of each stage, n_steps in all; each has a schedule of its own.
     """
 
     cost: Cost
@@ -22,6 +23,7 @@ class Plan:
     lr: float
     memory: Memory
     epochs: float | None = None
+    stage_steps: tuple[int, ...] = ()
 
     @property
     def n_tokens(self) -> int:

@@ -107,14 +107,15 @@ class Init:
     with the share `reinit` of each random again. bias: the weights' own layer with more experts,
     which are let in over the share `anneal` of the steps; copies does so where the block holds
     experts (init/growth.py).
-    train: layer: that of the chosen blocks alone | all | lora: adapters of lora_rank in all blocks.
+    train: layer: that of the chosen blocks alone | tables: its tables alone, so that what is
+    retrieved stays | all | lora: adapters of lora_rank in all blocks.
     """
 
     weights: Any
     path: Path | None
     sha256: Sha256 | None
     how: Literal["keep", "beside", "copies", "replace", "upcycle", "bias"]
-    train: Literal["layer", "all", "lora"]
+    train: Literal["layer", "tables", "all", "lora"]
     noise: NotNegative
     reinit: Fraction
     distil_tokens: AtLeast0
@@ -128,6 +129,24 @@ class Init:
                 f"train=lora with init.how={self.how}: low-rank adapters are added to the weights "
                 "as they are; set init.how=keep"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Continual:
+    """How a run keeps what it knew while it learns (training/keeping.py). All may be combined.
+
+    replay: the share of windows that are of the stream's base corpus. top_rows: of each table, how
+    many rows a step may change: those whose TF-IDF is highest, counts of the batch against
+    background_steps batches of the base corpus (Lin 2025, arXiv:2510.15103). distil: the weight of
+    KL(model at the start || model), nats a token. l2: of half the squared distance to the weights
+    at the start.
+    """
+
+    replay: Fraction
+    top_rows: AtLeast1 | None
+    background_steps: AtLeast1
+    distil: NotNegative
+    l2: NotNegative
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,6 +316,7 @@ class RunConfig:
     paths: Paths
     kernel: KernelName = "auto"  # as in records from before there was a choice
     init: Init | None = added(None)
+    continual: Continual | None = added(None)
 
     @property
     def d_model(self) -> int:
@@ -311,7 +331,7 @@ def read_run_config(raw: Mapping[str, Any]) -> RunConfig:
     refuses, and n_experts given to a model that has no experts.
     """
     raw = dict(raw)
-    for group in ("trunk", "data", "eval", "init"):
+    for group in ("trunk", "data", "eval", "init", "continual"):
         if not isinstance(raw.get(group), (Mapping, types.NoneType)):
             raise ValueError(f"{group}={shown(raw[group])} must be a group of keys")
     raw["model"] = _model(raw)

@@ -1,7 +1,7 @@
 """All that a run reads, made ready before it starts: vocabulary, tokens, held-out sets."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,25 +9,40 @@ from torch.utils.data import IterableDataset
 
 from experiments.config.schema import Data, EvalSet
 from experiments.data.batches import PackedBatches, Windows, n_windows
-from experiments.data.corpus import TRAIN, VALIDATION, ShardedCorpus, identity
+from experiments.data.corpus import TRAIN, VALIDATION, Corpus, ShardedCorpus, identity
 from experiments.data.packed import PackedText
 from experiments.data.packing import pack, packed_folder
+from experiments.data.staged import Stage, StagedBatches
+from experiments.data.stream import DomainStream
 from experiments.data.streaming import StreamedBatches
 from experiments.data.vocabulary import Vocabulary, prepare_vocabulary, vocabulary_folder
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedData:
-    """train is None where it is streamed."""
+    """train is None where it is streamed. domains: of a DomainStream, each one's training and
+    validation tokens; train and validation are then the base's.
+    """
 
     vocabulary: Vocabulary
     train: PackedText | None
     validation: PackedText
+    domains: Mapping[str, tuple[PackedText, PackedText]] = field(default_factory=dict)
 
 
 def data_identity(data: Data) -> dict[str, Any]:
     """What stands for the corpus and the tokenizer in a run's identity."""
     return {"corpus": identity(data.corpus), "tokenizer": identity(data.tokenizer)}
+
+
+def stage_shares(data: Data) -> tuple[float, ...]:
+    """The share of the budget of each stage of a stream; () for another corpus."""
+    return tuple(data.corpus.stages.values()) if isinstance(data.corpus, DomainStream) else ()
+
+
+def stage_names(data: Data) -> tuple[str, ...]:
+    """Of a stream, in order; () for another corpus."""
+    return tuple(data.corpus.stages) if isinstance(data.corpus, DomainStream) else ()
 
 
 def check_data(data: Data) -> None:
@@ -41,14 +56,19 @@ def check_data(data: Data) -> None:
 
 def train_folder(data: Data, cache: Path) -> Path:
     """The folder of the training tokens; it may not exist yet."""
-    corpus = data.corpus
+    corpus = base_of(data.corpus)
     return packed_folder(corpus, TRAIN, data.tokenizer, corpus, cache, data.max_train_tokens)
+
+
+def base_of(corpus: Corpus) -> Corpus:
+    """The corpus itself, or what comes before a stream's domains."""
+    return corpus.base if isinstance(corpus, DomainStream) else corpus
 
 
 def is_prepared(data: Data, cache: Path) -> bool:
     """Whether the vocabulary and the training tokens are there already."""
     if data.streaming:
-        return vocabulary_folder(data.tokenizer, data.corpus, cache).exists()
+        return vocabulary_folder(data.tokenizer, base_of(data.corpus), cache).exists()
     return train_folder(data, cache).exists()
 
 
@@ -57,7 +77,7 @@ def prepare_data(data: Data, cache: Path) -> PreparedData:
 
     Raises ValueError if a split is too short for one window.
     """
-    corpus = data.corpus
+    corpus = base_of(data.corpus)
     vocabulary = prepare_vocabulary(data.tokenizer, corpus, cache)
     train = None
     if not data.streaming:
@@ -68,7 +88,34 @@ def prepare_data(data: Data, cache: Path) -> PreparedData:
     folder = packed_folder(corpus, VALIDATION, data.tokenizer, corpus, cache, limit)
     validation = pack(corpus, VALIDATION, vocabulary, folder, cache, limit)
     _check_length(validation, VALIDATION, data.seq_len)
-    return PreparedData(vocabulary=vocabulary, train=train, validation=validation)
+    return PreparedData(
+        vocabulary=vocabulary,
+        train=train,
+        validation=validation,
+        domains=_prepare_domains(data, vocabulary, cache),
+    )
+
+
+def _prepare_domains(
+    data: Data, vocabulary: Vocabulary, cache: Path
+) -> dict[str, tuple[PackedText, PackedText]]:
+    """Of a stream: those that are learnt, and of the others the validation split alone is read."""
+    stream = data.corpus
+    if not isinstance(stream, DomainStream):
+        return {}
+    packed = {}
+    for name, corpus in stream.domains.items():
+        both = []
+        for split, limit in (
+            (TRAIN, data.max_train_tokens),
+            (VALIDATION, data.max_validation_tokens),
+        ):
+            folder = packed_folder(corpus, split, data.tokenizer, stream.base, cache, limit)
+            text = pack(corpus, split, vocabulary, folder, cache, limit)
+            _check_length(text, f"{name}'s {split}", data.seq_len)
+            both.append(text)
+        packed[name] = (both[0], both[1])
+    return packed
 
 
 def prepare_sets(
@@ -77,10 +124,11 @@ def prepare_sets(
     """The named sets in the run's own tokens: `name`, or `name/split` of a set with several."""
     packed = {}
     for name, chosen in sets.items():
-        corpus = data.corpus if chosen.corpus is None else chosen.corpus
+        base = base_of(data.corpus)
+        corpus = base if chosen.corpus is None else chosen.corpus
         for split in chosen.splits:
             limit = chosen.max_tokens
-            folder = packed_folder(corpus, split, data.tokenizer, data.corpus, cache, limit)
+            folder = packed_folder(corpus, split, data.tokenizer, base, cache, limit)
             label = name if len(chosen.splits) == 1 else f"{name}/{split}"
             packed[label] = pack(corpus, split, vocabulary, folder, cache, limit)
     return packed
@@ -94,10 +142,19 @@ def training_batches(
     batch_size: int,
     seed: int,
     positions: Mapping[int, Any] | None = None,
+    stage_steps: Sequence[int] = (),
+    replay: float = 0.0,
     **place: int,
 ) -> IterableDataset[Windows]:
-    """One rank's endless batches; place: start_step, rank, world_size."""
+    """One rank's endless batches; place: start_step, rank, world_size.
+
+    stage_steps: how many of them are of each stage of a stream (Plan.stage_steps); without, they
+    are of its base. replay: the share of windows that are of the base instead.
+    """
     common = {"seq_len": data.seq_len, "batch_size": batch_size, "seed": seed, **place}
+    if isinstance(data.corpus, DomainStream) and stage_steps:
+        stages = _stages(data.corpus, prepared, stage_steps)
+        return StagedBatches(stages, prepared.train, replay, **common)
     if prepared.train is not None:
         return PackedBatches(prepared.train, **common)
     return StreamedBatches(
@@ -109,6 +166,16 @@ def training_batches(
         positions=positions,
         **common,
     )
+
+
+def _stages(
+    stream: DomainStream, prepared: PreparedData, stage_steps: Sequence[int]
+) -> list[Stage]:
+    texts = [prepared.domains[name][0] for name in stream.order]
+    if stream.joint:
+        shares = tuple(stream.domain_shares.values())
+        return [Stage(n_steps=stage_steps[0], sources=texts, shares=shares)]
+    return [Stage(n_steps=n, sources=(text,)) for n, text in zip(stage_steps, texts, strict=True)]
 
 
 def _check_length(tokens: PackedText, split: str, seq_len: int) -> None:

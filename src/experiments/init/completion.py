@@ -12,8 +12,10 @@ from typing import Any
 
 from experiments.config.constraints import shown
 from experiments.config.reading import build
+from experiments.data.stream import DomainStream
+from experiments.init.finished_run import FinishedRun
 from experiments.init.growth import can_grow, grown_config
-from experiments.init.source import Shape, WeightSource, node_of
+from experiments.init.source import Shape, WeightSource, node_of, target_of
 from experiments.models.transformer import chosen_blocks
 
 _METHODS = ("shape", "digest", "tokenizer", "state")
@@ -39,6 +41,7 @@ def completed(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     for group, name, value in _values(shape):
         node = filled[group] if group else filled
         _fill(node, name, value, f"{group}.{name}" if group else name)
+    _fill_base(filled["data"], source)
     _fill_tokenizer(filled, shape, source.tokenizer(cache))
     how = filled["init"].get("how")
     if how in ("keep", "bias", "copies"):
@@ -92,6 +95,15 @@ def _check_length(data: Node, shape: Shape) -> None:
             f"data.seq_len={seq_len}, and attention in the weights of init has a window of "
             f"{longest}, which the trunk has not; set ladder.seq_len={longest} or less"
         )
+
+
+def _fill_base(data: Node, source: WeightSource) -> None:
+    """What comes before a stream's domains is the text of the run that the weights are of."""
+    corpus = data.get("corpus")
+    if not isinstance(corpus, Mapping) or corpus.get("_target_") != target_of(DomainStream):
+        return
+    if corpus.get("base") is None and isinstance(source, FinishedRun):
+        data["corpus"] = {**corpus, "base": source.corpus()}
 
 
 def _fill_tokenizer(filled: Node, shape: Shape, own: Mapping[str, Any]) -> None:

@@ -80,6 +80,11 @@ class FinishedRun:
             state[f"{stem}weight"] = (state[f"{stem}weight"].double() + product).float()
         return state
 
+    def corpus(self) -> dict[str, Any]:
+        """The config node of the text that it was trained on; of a stream, of its base."""
+        node: dict[str, Any] = self._record()[0].config["data"]["corpus"]
+        return node.get("base", node)
+
     def parent(self) -> dict[str, Any]:
         """The run's id, its experts, and the training FLOPs that its weights have cost in all."""
         record, _ = self._record()

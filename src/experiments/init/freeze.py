@@ -7,6 +7,15 @@ from experiments.models.ffn.beside import Beside
 from experiments.models.transformer import Block, Transformer
 
 
+def _tables(layer: nn.Module) -> set[str]:
+    return {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in layer.named_modules()
+        for name, role in getattr(module, "param_roles", {}).items()
+        if role == "table"
+    }
+
+
 def freeze(model: Transformer) -> None:
     """Leaves gradients to what the model's config says is trained; all else stays as it is.
 
@@ -20,7 +29,8 @@ def freeze(model: Transformer) -> None:
         block = model.blocks[i]
         assert isinstance(block, Block)
         layer: nn.Module = block.ffn.layer if isinstance(block.ffn, Beside) else block.ffn
-        layer.requires_grad_(True)
+        for name, parameter in layer.named_parameters():
+            parameter.requires_grad_(not config.tables_alone or name in _tables(layer))
     for name, parameter in model.named_parameters():
         if name.rpartition(".")[2] in ("lora_a", "lora_b"):
             parameter.requires_grad_(True)

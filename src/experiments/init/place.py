@@ -114,4 +114,11 @@ def trained_blocks(config: RunConfig) -> tuple[int, ...] | None:
         return None
     if config.init.train == "lora":
         return ()
+    if config.init.train == "tables":
+        terms = config.model.cost(config.d_model).terms
+        if not any(term.n_tables for term in terms):
+            raise ValueError(
+                f"init.train=tables with {_name(config.model)}, which has no table of rows; set "
+                "model=peer or pkm, or init.train=layer"
+            )
     return chosen_blocks(config.trunk.ffn_blocks, config.size)

@@ -31,6 +31,7 @@ class TransformerConfig:
     n_kv_heads: heads of keys and values, each shared by as many heads of queries (Ainslie 2023,
     arXiv:2305.13245); None for as many as there are.
     trained_blocks: only these blocks' layers are trained (init/freeze.py); None: all is.
+    tables_alone: of these layers, their tables of rows alone are.
     lora_rank: instead, of low-rank adapters beside all linear maps of the blocks (lora.py).
     """
 
@@ -45,6 +46,7 @@ class TransformerConfig:
     norm_eps: float | None = None
     n_kv_heads: int | None = None
     trained_blocks: tuple[int, ...] | None = None
+    tables_alone: bool = False
     lora_rank: int | None = None
 
     def __post_init__(self) -> None:
@@ -81,6 +83,7 @@ class TransformerConfig:
             ffns=self.ffns,
             d_kv=self.d_kv,
             trained_blocks=self.trained_blocks,
+            tables_alone=self.tables_alone,
         )
         if self.lora_rank is None:
             return cost

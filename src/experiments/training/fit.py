@@ -20,6 +20,7 @@ from experiments.training.compiled import CompileClock
 from experiments.training.history import History
 from experiments.training.module import LanguageModel
 from experiments.training.seal import SealedCheckpoints
+from experiments.training.stages import Scores, StageEnds
 from experiments.training.watchdog import AfterEachStep, Guards
 
 Sink = Callable[[dict[str, float]], None]
@@ -28,13 +29,15 @@ Sink = Callable[[dict[str, float]], None]
 @dataclass(frozen=True, kw_only=True)
 class Fit:
     """Steps taken in all and in this process, and this process's seconds of training, and beside
-    them of compiling (None: eager).
+    them of compiling (None: eager). stages: the scores of a stream at its start and after each of
+    its stages.
     """
 
     n_steps: int
     n_steps_here: int
     seconds: float
     compile_seconds: float | None
+    stages: Sequence[Scores] = ()
 
 
 def set_up_process(point: Point, n_threads: int | None) -> None:
@@ -59,8 +62,11 @@ def fit(
     data: TokenDataModule,
     sinks: Sequence[Sink],
     guards: Guards,
+    score_stages: Callable[[], Scores] = dict,
 ) -> Fit:
     """Trains to the end of the plan. History and checkpoints go to the run's folder.
+
+    score_stages(): of a stream, the scores of its domains, asked for at the end of each stage.
 
     Raises Interrupted if a signal asked to stop before the end, once the checkpoint is written.
     """
@@ -71,12 +77,18 @@ def fit(
 
     trainer_config, device, ranks = point.config.trainer, point.device, point.ranks
     every, clock = point.config.logger.log_every_n_steps, CompileClock()
-    history = History(point.run_dir / "history.csv", every, also, lambda: clock.seconds)
+    stages = StageEnds(point.plan.stage_steps, score_stages)
+    history = History(
+        point.run_dir / "history.csv", every, also, lambda: clock.seconds + stages.seconds
+    )
     resumed = to_resume_from(point.run_dir)
     checkpoint = Checkpoint(point.run_dir, trainer_config.checkpoint_minutes, resumed)
     rank = distributed.rank() if ranks.world_size > 1 else 0
     watchdog = guards.watchdog(trainer_config.stall_minutes, rank)
     each_step = [guards.check, watchdog.beat] if watchdog else [guards.check]
+    callbacks = [AfterEachStep(each_step), Consumed(), history, RandomState(), checkpoint]
+    if point.plan.stage_steps:
+        callbacks.insert(3, stages)  # before the checkpoint, which keeps its rows
     trainer = pl.Trainer(
         max_steps=point.plan.n_steps,
         max_epochs=-1,
@@ -88,7 +100,7 @@ def fit(
         precision=device.precision,  # type: ignore[arg-type]  # Lightning's Literal, checked before
         deterministic="warn" if device.accelerator == "cuda" else None,
         # Consumed first: a checkpoint holds what the batches before it used
-        callbacks=[AfterEachStep(each_step), Consumed(), history, RandomState(), checkpoint],
+        callbacks=callbacks,
         plugins=[distributed.cluster_environment(ranks), SealedCheckpoints()],
         default_root_dir=point.run_dir,
         use_distributed_sampler=False,  # our batches know their rank
@@ -114,6 +126,7 @@ def fit(
         n_steps_here=history.steps_here,
         seconds=history.seconds,
         compile_seconds=clock.seconds if module.is_compiled else None,
+        stages=stages.rows,
     )
 
 

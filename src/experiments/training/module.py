@@ -15,10 +15,11 @@ from experiments.data.batches import Batch
 from experiments.models.transformer import Transformer
 from experiments.training.compiled import compile_trunk
 from experiments.training.groups import build_optimizer
+from experiments.training.keeping import Keeping
 from experiments.training.late_keys import LateKeys
 from experiments.training.moments import Moments, set_moments
 from experiments.training.optimizer import clip_gradients
-from experiments.training.schedule import lr_factor
+from experiments.training.schedule import lr_factor, step_of_stage
 
 DIVERGED_LOSS = 2.0  # times log(vocab_size), the loss of a model that knows nothing
 
@@ -45,6 +46,7 @@ class LanguageModel(pl.LightningModule):
         self.model, self.plan, self.optim, self.kernel = model, plan, optim, kernel
         self.n_micro, self._n_seen = n_micro, 0
         self._compiled = compile_trunk(model) if compiled else None  # a function: no submodule
+        self.keeping: Keeping | None = None  # of a model that is to keep what it knew
         self.late_keys: LateKeys | None = None  # of a model that has grown
         self.moments: Moments = {}  # of a model that goes on with its parent's
         self.register_buffer("step_losses", torch.full((plan.n_steps,), math.nan))
@@ -62,6 +64,8 @@ class LanguageModel(pl.LightningModule):
         logits = (self._compiled or self.model)(batch.inputs)
         loss = F.cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten())
         self._note(self._over_ranks(loss.detach()))
+        if self.keeping is not None:
+            loss = loss + self.keeping.penalty(self.model, batch.inputs, logits)
         for layer in self.model.ffn_layers():
             auxiliary = layer.auxiliary_loss()
             if auxiliary is not None:
@@ -85,6 +89,8 @@ class LanguageModel(pl.LightningModule):
         """Clips the norm of all gradients together. Ours, for Lightning's own refuses fused AdamW
         under mixed precision, on account of a loss scaler that bfloat16 does not have.
         """
+        if self.keeping is not None and self.keeping.rows is not None:
+            self.keeping.rows.mask()
         if self.optim.grad_clip is not None:
             clip_gradients(self.model.parameters(), self.optim.grad_clip)
 
@@ -95,15 +101,16 @@ class LanguageModel(pl.LightningModule):
             layer.after_step()
 
     def configure_optimizers(self) -> Any:
-        """AdamW over the groups of groups.py, all under one schedule."""
+        """AdamW over the groups of groups.py, all under one schedule; of a stream, each stage has
+        it from its beginning to its end.
+        """
         o = self.optim
         optimizer = build_optimizer(self.model, self.plan.lr, o, self.kernel)
         set_moments(optimizer, self.model, self.moments)
         scheduler = LambdaLR(
             optimizer,
             lambda step: lr_factor(
-                step,
-                self.plan.n_steps,
+                *step_of_stage(step, self.plan.stage_steps or (self.plan.n_steps,)),
                 kind=o.schedule,
                 warmup=o.warmup,
                 decay=o.decay,

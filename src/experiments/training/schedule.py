@@ -1,6 +1,7 @@
 """Learning-rate schedules as pure functions of the step. Standard library only."""
 
 import math
+from collections.abc import Sequence
 
 
 def lr_factor(
@@ -21,3 +22,12 @@ def lr_factor(
         return final + (1 - final) * left
     progress = (step - n_warmup) / max(1, n_steps - 1 - n_warmup)
     return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def step_of_stage(step: int, stage_steps: Sequence[int]) -> tuple[int, int]:
+    """The step within its stage, and how many the stage has; after the last, still the last's."""
+    for n_steps in stage_steps[:-1]:
+        if step < n_steps:
+            return step, n_steps
+        step -= n_steps
+    return step, stage_steps[-1]

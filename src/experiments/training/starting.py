@@ -1,5 +1,6 @@
 """A run's start from weights, before its first step; what it came to is kept in the folder."""
 
+import copy
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -16,13 +17,14 @@ from experiments.data.prepare import PreparedData, training_batches
 from experiments.init.finished_run import FinishedRun
 from experiments.init.freeze import freeze
 from experiments.init.place import bases, grows
-from experiments.init.start import start
+from experiments.init.start import Started, start
 from experiments.models.ffn._product_keys import ProductKeyConfig, ProductKeyFFN
-from experiments.models.transformer import Block, chosen_blocks
+from experiments.models.transformer import Block, Transformer, chosen_blocks
 from experiments.point import Point
 from experiments.system.claims import log_event
 from experiments.system.disk import write_text_atomically
 from experiments.training.checkpoints import to_resume_from
+from experiments.training.keeping import Keeping
 from experiments.training.late_keys import LateKeys
 from experiments.training.module import LanguageModel
 from experiments.training.moments import grown_moments
@@ -49,13 +51,16 @@ def begin(
     with, RuntimeError for a layer beside that changes the function.
     """
     init, model = point.config.init, module.model
-    if init is None:
-        return {}
     known = point.run_dir / START_NAME
-    if to_resume_from(point.run_dir) is not None and known.exists():
+    resumes = to_resume_from(point.run_dir) is not None
+    if init is None:
+        _keep(point, module, prepared, resumes)
+        return {}
+    if resumes and known.exists():
         freeze(model)
         columns: dict[str, Any] = json.loads(known.read_text())
         _keep_late(point, module, columns["init"].get("late", {}))
+        _keep(point, module, prepared, resumes)
         return columns
     found = init.weights.digest(point.cache)
     if found != init.sha256:
@@ -64,16 +69,7 @@ def begin(
             "restore the file, or start a new run with these"
         )
     log_event(point.run_dir, "starting from weights", how=init.how)
-    blocks = chosen_blocks(point.config.trunk.ffn_blocks, point.config.size)
-    started = start(
-        model,
-        init,
-        init.weights.state(point.cache),
-        bases(point.config),
-        blocks,
-        _tokens(point, prepared),
-        seed=point.config.seed,
-    )
+    started = _started(point, model, prepared)
     if started.exact is False:
         raise RuntimeError(
             f"init.how={init.how} changed the function of the weights, which it must not: the "
@@ -95,9 +91,43 @@ def begin(
     }
     if grows(point.config):
         _grow_training(point, module, columns["init"])
+    _keep(point, module, prepared, resumes)
     if evaluations is not None:
         write_text_atomically(known, json.dumps(columns, indent=1) + "\n")
     return columns
+
+
+def _started(point: Point, model: Transformer, prepared: PreparedData) -> Started:
+    config, init = point.config, point.config.init
+    assert init is not None
+    return start(
+        model,
+        init,
+        init.weights.state(point.cache),
+        bases(config),
+        chosen_blocks(config.trunk.ffn_blocks, config.size),
+        _tokens(point, prepared),
+        seed=config.seed,
+    )
+
+
+def _keep(point: Point, module: LanguageModel, prepared: PreparedData, resumes: bool) -> None:
+    """What config.continual asks for. A run that goes on has its counts in the checkpoint, and what
+    the model was at the start is made again.
+    """
+    continual = point.config.continual
+    if continual is None:
+        return
+    reference = None
+    if continual.distil or continual.l2:
+        reference = copy.deepcopy(module.model)
+        if resumes:
+            _started(point, reference, prepared)
+    module.keeping = Keeping(continual, module.model, reference)
+    if module.keeping.rows is not None and not resumes:
+        tokens = _tokens(point, prepared)
+        n = continual.background_steps
+        module.keeping.rows.count_background(module.model, [next(tokens) for _ in range(n)])
 
 
 def _grow_training(point: Point, module: LanguageModel, column: dict[str, Any]) -> None:
@@ -166,7 +196,7 @@ def _before(
 
 
 def _tokens(point: Point, prepared: PreparedData) -> Iterator[Tensor]:
-    """Batches of the training text, in another order than the training's."""
+    """Batches of the training text, in another order than the training's; of a stream, its base's."""
     config = point.config
     batches = training_batches(
         config.data,

@@ -5,7 +5,7 @@ The defaults say "nothing special", so a new variant overrides only what it has.
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Protocol
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,6 +26,14 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+class Meter(Protocol):
+    """What looks on at what is retrieved."""
+
+    def add(self, indices: Tensor, gates: Tensor) -> None:
+        """Indices of experts and their gates, of one shape."""
+        ...
+
+
 class FFN(nn.Module):
     """A map of (batch, seq, d_model) to the same, used in place of a block's feed-forward layer.
 
@@ -40,7 +48,8 @@ class FFN(nn.Module):
     execution: Execution = Execution()
     causal: bool = True
     n_experts: int = 0
-    usage: ExpertUsage | None = None
+    usage: ExpertUsage | None = None  # while it is scored
+    meter: Meter | None = None  # of each forward pass in training
 
     def output_weights(self) -> tuple[Tensor, ...]:
         """What writes to the residual stream; the trunk scales its initial values with depth."""
@@ -58,9 +67,11 @@ class FFN(nn.Module):
         """Called once after each optimizer step (for states that are not trained by gradient)."""
 
     def record_usage(self, indices: Tensor, gates: Tensor) -> None:
-        """Adds gates, of the same shape as indices, to the meter if one is attached."""
+        """Adds gates, of the same shape as indices, to the meters that are attached."""
         if self.usage is not None:
             self.usage.add(indices, gates)
+        elif self.meter is not None:
+            self.meter.add(indices, gates)
 
 
 def check_choice(name: str, value: str, allowed: tuple[str, ...] | Mapping[str, object]) -> None:
