@@ -22,7 +22,7 @@ from experiments.data.prepare import (
     PreparedData,
     prepare_data,
     prepare_sets,
-    stage_names,
+    stages_of,
     training_batches,
 )
 from experiments.data.stream import BASE
@@ -378,7 +378,7 @@ def _domain_scores(
 
 def _stages(point: Point, rows: Sequence[Scores]) -> list[dict[str, Any]]:
     """The record's column of a stream: the start, and each stage."""
-    names = ("start", *stage_names(point.config.data))
+    names = ("start", *stages_of(point.config.data))
     steps = (0, *point.plan.stage_steps)
     return [
         {"stage": name, "n_steps": n, "scores": scores}

@@ -8,10 +8,10 @@ from typing import Any
 
 from experiments.budget.costs import Cost, FFNConfig, Term
 from experiments.budget.memory import plan_memory
-from experiments.budget.plan import Plan, peak_lr, plan_steps
+from experiments.budget.plan import OffBudgetError, Plan, peak_lr, plan_steps
 from experiments.config.schema import RunConfig, read_run_config
 from experiments.data.packed import PackedText
-from experiments.data.prepare import check_data, data_identity, stage_shares, train_folder
+from experiments.data.prepare import check_data, data_identity, stages_of, train_folder
 from experiments.data.stream import DomainStream
 from experiments.identity import mixed_sequences, run_id
 from experiments.init.completion import completed
@@ -256,12 +256,20 @@ def _blocks_kept(transformer: TransformerConfig) -> int:
     return len(transformer.ffns) - min(trained)
 
 
+def _stage_steps(name: str, budget: float, flops_per_token: float, batch_tokens: int) -> int:
+    try:
+        return plan_steps(budget, flops_per_token, batch_tokens)
+    except OffBudgetError as error:
+        raise OffBudgetError(f"the share of stage {name}: {error}", error.short) from None
+
+
 def _plan(config: RunConfig, transformer: TransformerConfig, ranks: Ranks) -> Plan:
     cost, d_model = model_cost(config, transformer), transformer.d_model
     optim, batch_tokens = config.optim, ranks.batch_size * config.data.seq_len
-    stages = stage_shares(config.data)
+    stages = stages_of(config.data)
     stage_steps = tuple(
-        plan_steps(share * config.budget, cost.training_flops, batch_tokens) for share in stages
+        _stage_steps(name, share * config.budget, cost.training_flops, batch_tokens)
+        for name, share in stages.items()
     )
     n_steps = sum(stage_steps) or plan_steps(config.budget, cost.training_flops, batch_tokens)
     folder = train_folder(config.data, Path(config.paths.cache).expanduser())

@@ -35,14 +35,9 @@ def data_identity(data: Data) -> dict[str, Any]:
     return {"corpus": identity(data.corpus), "tokenizer": identity(data.tokenizer)}
 
 
-def stage_shares(data: Data) -> tuple[float, ...]:
-    """The share of the budget of each stage of a stream; () for another corpus."""
-    return tuple(data.corpus.stages.values()) if isinstance(data.corpus, DomainStream) else ()
-
-
-def stage_names(data: Data) -> tuple[str, ...]:
-    """Of a stream, in order; () for another corpus."""
-    return tuple(data.corpus.stages) if isinstance(data.corpus, DomainStream) else ()
+def stages_of(data: Data) -> Mapping[str, float]:
+    """The stages of a stream, in order, and their shares of the budget; {} for another corpus."""
+    return data.corpus.stages if isinstance(data.corpus, DomainStream) else {}
 
 
 def check_data(data: Data) -> None:

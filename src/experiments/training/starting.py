@@ -196,7 +196,7 @@ def _before(
 
 
 def _tokens(point: Point, prepared: PreparedData) -> Iterator[Tensor]:
-    """Batches of the training text, in another order than the training's; of a stream, its base's."""
+    """Batches of the training text, in another order than training's; of a stream, its base's."""
     config = point.config
     batches = training_batches(
         config.data,
