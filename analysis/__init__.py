@@ -18,6 +18,7 @@ from analysis.figures import (
     draw_adaptation,
     draw_contours,
     draw_experts,
+    draw_forgetting,
     draw_frontier,
     draw_growth,
     draw_isoflop,
@@ -30,6 +31,7 @@ from analysis.fitting.intervals import Estimate, Prediction
 from analysis.fitting.power_law import FrontierFit, PowerLaw, fit_frontier, fit_power_law
 from analysis.fitting.results import Fit, Result
 from analysis.fitting.status import FitError, FitStatus
+from analysis.forgetting import Forgetting, compare_forgetting
 from analysis.growth import Growth, compare_growth
 from analysis.isoflop.curves import IsoFLOPCurve, IsoFLOPFit
 from analysis.isoflop.fit import fit_isoflop
@@ -56,6 +58,7 @@ __all__ = [
     "FitError",
     "FitStatus",
     "Flag",
+    "Forgetting",
     "FrontierFit",
     "Growth",
     "HoldOut",
@@ -75,6 +78,7 @@ __all__ = [
     "compare_adaptations",
     "compare_approaches",
     "compare_by",
+    "compare_forgetting",
     "compare_growth",
     "compare_laws",
     "compare_models",
@@ -83,6 +87,7 @@ __all__ = [
     "draw_adaptation",
     "draw_contours",
     "draw_experts",
+    "draw_forgetting",
     "draw_frontier",
     "draw_growth",
     "draw_isoflop",

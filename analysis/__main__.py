@@ -189,6 +189,8 @@ def _parser() -> argparse.ArgumentParser:
 
     add("growth", commands.growth, "compare runs that grew with runs of more experts throughout")
 
+    add("forgetting", commands.forgetting, "compare ways to go on learning from a stream")
+
     sub = add("plan", commands.planned, "say what size, tokens and experts a budget should buy")
     sub.add_argument(
         "--budget", type=float, required=True, metavar="FLOPS", help="in training FLOPs"

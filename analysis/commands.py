@@ -21,6 +21,7 @@ from analysis.experts.compare import DEFAULT_FORMS, compare_laws
 from analysis.experts.fit import size_slopes
 from analysis.fitting.plain import plain
 from analysis.fitting.status import FitError
+from analysis.forgetting import compare_forgetting
 from analysis.isoflop.brief import brief
 from analysis.isoflop.fit import fit_isoflop
 from analysis.options import as_typed, pairs
@@ -214,6 +215,20 @@ def growth(options: Options) -> None:
     _say(options, f"\nfits: {folder / 'growth.json'}")
     if curves:
         _say(options, f"figure: {folder / 'growth.png'}")
+
+
+def forgetting(options: Options) -> None:
+    """What runs that learnt a stream of domains learnt, and what they forgot."""
+    source, folder = read_source(options.path), folder_of(options)
+    kept = set(table_of(options, source, keep=["run_id"])["run_id"])
+    found = compare_forgetting(r for r in source.records if r.run_id in kept)
+    with staged(folder) as new, figures.style():
+        _write(new / "forgetting.json", found.to_dict())
+        _save(figures.draw_forgetting(found), new / "forgetting.png")
+    _print_json(options, found.to_dict())
+    _say(options, found.summary())
+    _say(options, f"\nfits: {folder / 'forgetting.json'}")
+    _say(options, f"figure: {folder / 'forgetting.png'}")
 
 
 def planned(options: Options) -> None:

@@ -6,6 +6,7 @@ with analysis.figures.style(dark=True):
 
 from analysis.figures.adaptation import draw_adaptation
 from analysis.figures.experts import draw_experts
+from analysis.figures.forgetting import draw_forgetting
 from analysis.figures.growth import draw_growth
 from analysis.figures.isoflop import draw_isoflop
 from analysis.figures.laws import draw_frontier, draw_laws
@@ -22,6 +23,7 @@ __all__ = [
     "draw_adaptation",
     "draw_contours",
     "draw_experts",
+    "draw_forgetting",
     "draw_frontier",
     "draw_growth",
     "draw_isoflop",

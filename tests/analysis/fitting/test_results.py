@@ -22,6 +22,7 @@ from analysis.isoflop.fit import fit_isoflop
 from analysis.parametric import fit_parametric
 from analysis.study import Study
 from analysis.synthetic import ChinchillaSurface, ClarkSurface, simulate_experts, simulate_isoflop
+from tests.analysis.test_forgetting import stream_run
 
 
 def classes(of):
@@ -85,6 +86,7 @@ def results():
         analysis.plan(1e20, isoflop, model="dense"),
         analysis.compare_adaptations(adapted()),
         analysis.compare_growth(grown()),
+        analysis.compare_forgetting(streamed()),
         study_of(isoflop, surface, differences),
     ]
     return {type(one): one for one in found}
@@ -112,6 +114,11 @@ def grown():
         **{"init.parent.n_experts": [None] * 4 + [64.0] * 2},
         **{"init.parent.flops": [None] * 4 + [5e11] * 2},
     )
+
+
+def streamed():
+    """Two runs of one stream."""
+    return [stream_run(seed, [[3.0, 3.0], [2.0, 3.1], [2.3, 1.9 + seed]]) for seed in (0, 1)]
 
 
 def study_of(isoflop, surface, differences):

@@ -1,0 +1,52 @@
+"""What is forgotten against what is learnt: a curve a way, a point a learning rate."""
+
+import math
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from analysis.figures.layout import panels
+from analysis.figures.style import edge
+from analysis.fitting.intervals import Estimate
+from analysis.forgetting import Forgetting
+
+_MARKERS = "osD^vPX*<>hd"
+_SIDES = {"forgetting": "forgetting of earlier domains", "base": "loss on the base corpus"}
+
+
+def draw_forgetting(found: Forgetting) -> Figure:
+    """To the right learns more, upwards forgets more; the best way is lowest at equal learning."""
+    figure, axes = panels(2, None, height=3.6)
+    ways = list(dict.fromkeys(kept.way for kept in found.ways))
+    for axis, (name, label) in zip(axes, _SIDES.items(), strict=True):
+        axis.axhline(0, color=edge(), lw=0.9)
+        for i, way in enumerate(ways):
+            points = [k for k in found.ways if k.way == way]
+            points = [k for k in points if not math.isnan(getattr(k, name).value)]
+            if not points:
+                continue
+            points.sort(key=lambda kept: kept.learning.value)
+            x, y = ([getattr(k, n) for k in points] for n in ("learning", name))
+            axis.errorbar(
+                [e.value for e in x],
+                [e.value for e in y],
+                xerr=_errors(x),
+                yerr=_errors(y),
+                marker=_MARKERS[i % len(_MARKERS)],
+                ms=4,
+                lw=1,
+                capsize=2,
+                color=f"C{i % 10}",
+                label=way,
+            )
+        axis.set_xlabel("learning, bits/byte")
+        axis.set_ylabel(f"{label}, bits/byte")
+    axes[-1].legend(frameon=False, fontsize="x-small")
+    return figure
+
+
+def _errors(estimates: Sequence[Estimate]) -> list[list[float]]:
+    """Down and up; 0 where there is no interval."""
+    down = [e.value - e.lower if e.lower <= e.upper else 0.0 for e in estimates]
+    up = [e.upper - e.value if e.lower <= e.upper else 0.0 for e in estimates]
+    return [down, up]

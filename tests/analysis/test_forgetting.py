@@ -1,0 +1,105 @@
+"""Learning and forgetting of a stream, against a matrix worked out by hand."""
+
+import math
+
+import pytest
+
+from analysis.figures import draw_forgetting
+from analysis.forgetting import compare_forgetting, metrics_of, way_of
+from tests.test_records import record
+
+ORDER = ("sea", "farm")
+
+
+def stream_run(seed, matrix, base=(2.0, 2.1, 2.3), order=ORDER, lr=1e-2, **config):
+    """A record of these losses in bits/byte: a row a stage, a column a domain in order."""
+    stages = [
+        {
+            "stage": name,
+            "n_steps": 10,
+            "scores": {
+                "base": {"loss": 1.0, "bits_per_byte": base[i]},
+                **{d: {"loss": 1.0, "bits_per_byte": row[k]} for k, d in enumerate(order)},
+            },
+        }
+        for i, (name, row) in enumerate(zip(("start", *order), matrix, strict=False))
+    ]
+    data = {"corpus": {"order": list(order), "joint": config.pop("joint", False)}}
+    return record(
+        run_id=f"{seed:012x}", seed=seed, lr=lr, stages=stages, config={"data": data, **config}
+    )
+
+
+THREE = ("sea", "farm", "town")
+MATRIX = [
+    [3.0, 4.0, 5.0],
+    [2.0, 3.8, 5.1],  # sea is learnt: 1.0
+    [2.5, 2.8, 4.9],  # farm: 1.0, sea loses 0.5
+    [2.2, 3.1, 3.9],  # town: 1.0, farm loses 0.3, sea wins 0.3 back
+]
+
+
+def test_metrics_are_those_of_the_matrix_by_hand():
+    found = metrics_of(stream_run(0, MATRIX, (2.0, 2.1, 2.3, 2.2), THREE))
+    assert found == pytest.approx(
+        {
+            "learning": 1.0,
+            "forgetting": (0.2 + 0.3) / 2,
+            "backward": -(0.2 + 0.3) / 2,
+            "forward": (0.2 + 0.1) / 2,  # farm was 4.0 and then 3.8, town 5.0 and then 4.9
+            "base": 0.2,
+        }
+    )
+
+
+def test_a_joint_stage_learns_all_and_has_no_order():
+    run = stream_run(0, [[3.0, 4.0], [2.0, 3.5]], joint=True)
+    found = metrics_of(run)
+    assert found["learning"] == pytest.approx(0.75)
+    assert found["base"] == pytest.approx(0.1)
+    assert math.isnan(found["forgetting"])
+    assert way_of(run).endswith("joint")
+
+
+def test_one_domain_alone_has_nothing_to_forget():
+    run = stream_run(0, [[3.0], [2.0]], order=("sea",))
+    assert metrics_of(run)["learning"] == pytest.approx(1.0)
+    assert math.isnan(metrics_of(run)["forgetting"])
+    assert way_of(run).endswith("one domain")
+
+
+def test_ways_are_told_by_what_is_trained_and_kept():
+    keep = {"replay": 0.05, "top_rows": 64, "distil": 0.0, "l2": 0.0, "background_steps": 8}
+    rows = [[3.0, 3.0], [2.0, 3.1], [2.3, 1.9]]
+    tables = stream_run(0, rows, init={"train": "tables", "how": "keep"}, continual=keep)
+    assert way_of(tables).split(", ")[1:] == ["tables alone", "top 64 rows", "replay 0.05"]
+    assert way_of(stream_run(0, rows, init={"train": "lora", "how": "keep"})).endswith("LoRA")
+    assert way_of(stream_run(0, rows, init=None, continual=None)).count(",") == 0
+
+
+def test_intervals_are_students_over_streams_and_rates_are_apart():
+    runs = [stream_run(s, [[3.0, 3.0], [2.0 - 0.1 * s, 3.0], [2.2, 2.0]]) for s in (0, 1, 2)]
+    runs += [stream_run(9, [[3.0, 3.0], [2.5, 3.0], [2.5, 2.5]], lr=1e-3)]
+    slow, fast = compare_forgetting(runs).ways
+    assert (slow.lr, slow.n_runs, fast.n_runs) == (1e-3, 1, 3)
+    assert fast.n_orders == 1
+    learning = fast.learning
+    assert learning.value == pytest.approx(1.05)
+    assert learning.upper - learning.value == pytest.approx(4.302652729696 * 0.05 / math.sqrt(3))
+    assert math.isnan(slow.learning.lower)
+    assert "one stream alone" in compare_forgetting(runs).warnings[0]
+    assert "+1.05 (" in compare_forgetting(runs).summary()
+
+
+@pytest.mark.slow
+def test_the_figure_has_a_curve_a_way():
+    runs = [stream_run(s, [[3.0, 3.0], [2.0, 3.0], [2.2, 2.0 + s / 10]]) for s in (0, 1)]
+    runs += [stream_run(9, [[3.0, 3.0], [2.5, 2.5]], joint=True)]
+    left, right = draw_forgetting(compare_forgetting(runs)).axes[:2]
+    assert len(right.containers) == 2
+    assert len(left.containers) == 1
+
+
+def test_a_table_without_streams():
+    with pytest.raises(ValueError, match="no run has learnt a stream"):
+        compare_forgetting([record()])
