@@ -8,6 +8,7 @@ import torch
 
 from experiments.execute import execute
 from experiments.point import make_point
+from experiments.sweep.plan_table import plan_table
 from experiments.training.checkpoints import LAST
 from experiments.training.keeping import tf_idf
 from tests.conftest import TINY, Killed, kill_at
@@ -227,3 +228,10 @@ def test_a_stream_from_nothing_names_its_base(compose_raw):
     }  # fmt: skip
     with pytest.raises(ValueError, match="towards the weights at the start, and init=none"):
         make_point(given)
+
+
+def test_the_dry_run_has_the_stages(child):
+    text = plan_table([child("continual=keep", "continual.replay=0.05")], flops_per_second=1e9)
+    n = child().plan.stage_steps[0]
+    assert f"sea {n}, farm {n}; kept by replay=0.05" in text
+    assert "epochs: not known" not in text

@@ -2,8 +2,10 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 
 from experiments.budget.plan import format_memory, format_shares
+from experiments.data.prepare import stages_of
 from experiments.models.transformer import chosen_blocks
 from experiments.point import Point
 from experiments.system.text_table import aligned, count, duration
@@ -30,6 +32,9 @@ def plan_table(points: Sequence[Point], flops_per_second: float) -> str:
     started = [p for p in points if p.config.init is not None]
     if started:
         lines += ["", "Weights to start from:", *_by_layer(started, _start)]
+    streams = [p for p in points if p.plan.stage_steps]
+    if streams:
+        lines += ["", "Stages, in steps:", *_by_layer(streams, _stages)]
     total = sum(p.plan.planned_flops for p in points)
     lines += [
         "",
@@ -37,12 +42,12 @@ def plan_table(points: Sequence[Point], flops_per_second: float) -> str:
         f"{duration(total / flops_per_second)} one after the other "
         f"at {flops_per_second / 1e9:.3g} GFLOP/s",
     ]
-    packed = [p for p in points if not p.config.data.streaming]
+    packed = [p for p in points if not p.config.data.streaming and not p.plan.stage_steps]
     if any(p.plan.epochs is None for p in packed):
         lines += [
             "epochs: not known before the corpus has been tokenized here (the first run does)"
         ]
-    if len(packed) < len(points):
+    if any(p.config.data.streaming for p in points):
         lines += ["epochs: not counted where the text is streamed"]
     return "\n".join(lines)
 
@@ -61,6 +66,20 @@ def _start(point: Point) -> str:
         f"{type(init.weights).__name__} {str(init.sha256)[:8]}, {how}; "
         f"trained: {init.train}, {trained}; {share:.0%} of the FLOPs are of frozen parts"
     )
+
+
+def _stages(point: Point) -> str:
+    """Each domain with its steps, and how old knowledge is kept."""
+    names = stages_of(point.config.data)
+    stages = [f"{name} {n}" for name, n in zip(names, point.plan.stage_steps, strict=True)]
+    continual = point.config.continual
+    given = {} if continual is None else asdict(continual)
+    kept = [
+        f"{name}={given[name]:g}"
+        for name in ("replay", "top_rows", "distil", "l2")
+        if given.get(name)
+    ]
+    return ", ".join(stages) + (f"; kept by {' '.join(kept)}" if kept else "")
 
 
 def _by_layer(points: Sequence[Point], text_of: Callable[[Point], str]) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 
 from experiments.config.schema import Continual
 from experiments.models.ffn._base import FFN
@@ -25,6 +26,7 @@ class RowCounts:
     def __init__(self, n_experts: int) -> None:
         self.counts = torch.zeros(n_experts, dtype=torch.int64)
 
+    @_disable_dynamo  # in compiled graphs too: what it adds to is read between steps
     def add(self, indices: Tensor, gates: Tensor) -> None:
         """indices of any shape."""
         flat = indices.detach().flatten()
@@ -48,7 +50,7 @@ def tf_idf(counts: Tensor, documents: Tensor, n_documents: int) -> Tensor:
 class SparseRows(nn.Module):
     """Lets a step change the top_rows of each table that have the highest TF-IDF.
 
-    Buffers: documents.<i> (N,), of layer i the background batches that retrieved each row.
+    Buffers: documents_<i> (N,), of layer i the background batches that retrieved each row.
     """
 
     n_documents: Tensor
