@@ -13,10 +13,12 @@ FOLDER = REPOSITORY / "results" / "retrofit"
 TEXT = (REPOSITORY / "docs" / "retrofit.md").read_text(encoding="utf-8")
 
 
-def test_the_table_is_that_of_the_records():
-    table = load_table(FOLDER / "recipes", keep=columns_of_starts("wikitext2"))
+@pytest.mark.parametrize("sweep", ["recipes", "hpo"])
+def test_the_table_is_that_of_the_records(sweep):
+    table = load_table(FOLDER / sweep, keep=columns_of_starts("wikitext2"))
     found = compare_adaptations(table)
-    rows = [line for line in TEXT.splitlines() if line.startswith("| ")]
+    rows = TEXT[TEXT.index(f"| {sweep} | seeds") :].partition("\n\n")[0].splitlines()
+    assert len(rows) == 2 + len(found.ways)
     for way in found.ways:
         cells = (
             str(way.n_seeds),
@@ -26,7 +28,7 @@ def test_the_table_is_that_of_the_records():
             numbers.with_interval(*way.change, signed=True),
         )
         assert any(row.endswith(f"| {' | '.join(cells)} |") for row in rows), (way.way, cells)
-    assert f"{found.ways[0].before:.3f}" in TEXT
+    assert f"from {found.ways[0].before:.3f}" in rows[0]
 
 
 def test_runs_have_the_ids_of_their_configs_and_started_exact():
