@@ -36,6 +36,7 @@ from analysis.study import analyse
 from analysis.table.load import best_of_cells, finished, load_table
 from analysis.table.sources import Source, read_source
 from analysis.validation.residuals import residuals_of
+from experiments.records import RunRecord
 from experiments.system.csv_text import to_csv
 
 Options = argparse.Namespace
@@ -220,8 +221,7 @@ def growth(options: Options) -> None:
 def forgetting(options: Options) -> None:
     """What runs that learnt a stream of domains learnt, and what they forgot."""
     source, folder = read_source(options.path), folder_of(options)
-    kept = set(table_of(options, source, keep=["run_id"])["run_id"])
-    found = compare_forgetting(r for r in source.records if r.run_id in kept)
+    found = compare_forgetting(_records_of(source, table_of(options, source)))
     with staged(folder) as new, figures.style():
         _write(new / "forgetting.json", found.to_dict())
         _save(figures.draw_forgetting(found), new / "forgetting.png")
@@ -229,6 +229,12 @@ def forgetting(options: Options) -> None:
     _say(options, found.summary())
     _say(options, f"\nfits: {folder / 'forgetting.json'}")
     _say(options, f"figure: {folder / 'forgetting.png'}")
+
+
+def _records_of(source: Source, table: pd.DataFrame) -> list[RunRecord]:
+    """Of the runs that the table has."""
+    kept = set(table["run_id"].dropna())
+    return [record for record in source.records if record.run_id in kept]
 
 
 def planned(options: Options) -> None:
@@ -269,6 +275,7 @@ def report(options: Options) -> None:
         noise=options.noise,
         baseline=options.baseline or "dense",
         asymptote=options.asymptote,
+        records=_records_of(source, table),
         say=steps,
     )
     title = options.title or f"Experts at equal compute: {options.path.resolve().stem}"

@@ -1,6 +1,6 @@
 """Everything this package can say of one table, fitted once; what can't be fitted says why."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ from analysis.fitting.plain import plain
 from analysis.fitting.results import Result
 from analysis.fitting.status import FitStatus, worst_status
 from analysis.fitting.text import join_first, pluralize
+from analysis.forgetting import Forgetting, compare_forgetting
 from analysis.isoflop.curves import IsoFLOPFit
 from analysis.isoflop.fit import X_NAMES
 from analysis.isoflop.minima import Method
@@ -27,6 +28,7 @@ from analysis.progress import Say, silent
 from analysis.table.load import best_of_cells, finished
 from analysis.validation.agreement import Agreement, agreement_of
 from analysis.validation.hold_out import HoldOut, hold_out_budgets
+from experiments.records import RunRecord
 
 T = TypeVar("T")
 N_PARAMS = len(NAMES)
@@ -57,15 +59,18 @@ class Study(Result):
     budget_multipliers: BudgetMultipliers | None
     cautions: tuple[str, ...]  # about the runs themselves, whatever is fitted to them
     missing: tuple[tuple[str, str], ...]
+    forgetting: Forgetting | None = None  # of runs that learnt a stream
 
     @property
     def parts(self) -> dict[str, Result | None]:
         """What there is one of."""
+        streamed = {} if self.forgetting is None else {"forgetting": self.forgetting}
         return {
             "isoflop": self.isoflop,
             "agreement": self.agreement,
             "hold_out": self.hold_out,
             "budget_multipliers": self.budget_multipliers,
+            **streamed,
         }
 
     @property
@@ -135,12 +140,14 @@ def analyse(
     baseline: str = "dense",
     asymptote: float | None = None,
     seed: int = 0,
+    records: Sequence[RunRecord] = (),
     say: Say = silent,
 ) -> Study:
     """Fits all that the table allows. baseline: whom compute multipliers compare with.
 
     asymptote: the loss in nats/token that no compute beats, for the multipliers; without it there
-    are none. say: called with the name of each fit as it begins. Other arguments as in
+    are none. records: of the table's runs, where it is of a folder; what learnt a stream is
+    compared by them. say: called with the name of each fit as it begins. Other arguments as in
     fit_isoflop. What they make impossible is in `missing`.
     Raises ValueError if no run has finished, or x is not one of X_NAMES.
     """
@@ -184,8 +191,15 @@ def analyse(
             "compute multipliers at each budget", lambda: budget_multipliers(differences)
         ),
         cautions=tuple(_cautions(table, size)),
+        forgetting=_forgetting(records, attempts),
         missing=tuple(attempts.missing),
     )
+
+
+def _forgetting(records: Sequence[RunRecord], attempts: "_Attempts") -> Forgetting | None:
+    if not any(record.stages for record in records):
+        return None
+    return attempts.make("learning and forgetting", lambda: compare_forgetting(records))
 
 
 class _Attempts:

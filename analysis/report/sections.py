@@ -14,6 +14,7 @@ from analysis.report.compute import (
     seconds_section,
 )
 from analysis.report.experts import active_section, experts_section, usage_section
+from analysis.report.forgetting import forgetting_section
 from analysis.report.gallery import Draft
 from analysis.report.page import DataTable
 from analysis.report.tables import formats_of, units_of
@@ -32,6 +33,7 @@ def sections_of(study: Study) -> list[Draft]:
         answer_section,
         differences_section,
         isoflop_section,
+        forgetting_section,
         experts_section,
         active_section,
         usage_section,

@@ -1,11 +1,15 @@
 """Learning and forgetting of a stream, against a matrix worked out by hand."""
 
+import json
 import math
+from dataclasses import replace
 
 import pytest
 
+from analysis.__main__ import main
 from analysis.figures import draw_forgetting
 from analysis.forgetting import compare_forgetting, metrics_of, way_of
+from experiments.records import write_record
 from tests.test_records import record
 
 ORDER = ("sea", "farm")
@@ -103,3 +107,17 @@ def test_the_figure_has_a_curve_a_way():
 def test_a_table_without_streams():
     with pytest.raises(ValueError, match="no run has learnt a stream"):
         compare_forgetting([record()])
+
+
+@pytest.mark.slow
+def test_the_report_has_it(tmp_path):
+    for seed in (0, 1):
+        run = stream_run(seed, [[3.0, 3.0], [2.0, 3.1], [2.3, 1.9 + seed / 10]])
+        flops = 6.0 * run.n_active_params * run.n_tokens
+        done = replace(run, val_loss=3.0 + seed / 10, perplexity=20.0, budget=flops)
+        write_record(tmp_path / run.run_id, done)
+    assert main(["report", str(tmp_path)]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "Learning and forgetting" in page
+    assert (tmp_path / "figures" / "forgetting.png").exists()
+    assert "forgetting" in json.loads((tmp_path / "fits.json").read_text())
