@@ -41,6 +41,8 @@ class Kept:
 
     way: str
     lr: float
+    n_layers: int
+    n_domains: int
     n_runs: int
     n_orders: int
     n_trained_params: float
@@ -77,6 +79,8 @@ class Forgetting(Result):
             {
                 "way": [kept.way for kept in self.ways],
                 "rate": [f"{kept.lr:.2g}" for kept in self.ways],
+                "domains": [kept.n_domains for kept in self.ways],
+                "FLOPs": [numbers.flops(kept.flops) for kept in self.ways],
                 "streams": [kept.n_runs for kept in self.ways],
                 "trained": [numbers.count(kept.n_trained_params) for kept in self.ways],
                 **{name: [_shown(getattr(kept, name)) for kept in self.ways] for name in METRICS},
@@ -96,8 +100,11 @@ class Forgetting(Result):
         for kept in self.ways:
             row: dict[str, object] = {
                 name: getattr(kept, name)
-                for name in ("way", "lr", "n_runs", "n_orders", "n_trained_params", "flops")
-            }
+                for name in (
+                    "way", "lr", "n_layers", "n_domains", "n_runs", "n_orders", "n_trained_params",
+                    "flops",
+                )
+            }  # fmt: skip
             for name in METRICS:
                 value = getattr(kept, name)
                 row |= {name: value.value, f"{name}_lower": value.lower}
@@ -112,13 +119,14 @@ def compare_forgetting(records: Iterable[RunRecord], *, level: float = 0.95) -> 
     Raises ValueError without one.
     """
     check_level(level)
-    groups: dict[tuple[str, float], list[RunRecord]] = {}
+    groups: dict[tuple[object, ...], list[RunRecord]] = {}
     for record in records:
         if record.status == "done" and len(record.stages) > 1:
-            groups.setdefault((way_of(record), record.lr), []).append(record)
+            same = (record.n_layers, record.budget, len(_order(record)), record.lr)
+            groups.setdefault((way_of(record), *same), []).append(record)
     if not groups:
         raise ValueError("no run has learnt a stream: this takes runs of data=stream")
-    ways = [_kept(way, lr, runs, level) for (way, lr), runs in groups.items()]
+    ways = [_kept(runs, level) for runs in groups.values()]
     return Forgetting(level=level, ways=tuple(sorted(ways, key=lambda kept: (kept.way, kept.lr))))
 
 
@@ -146,16 +154,17 @@ def metrics_of(record: RunRecord) -> dict[str, float]:
 
 
 def way_of(record: RunRecord) -> str:
-    """How a run learns and keeps, in a few words: peer, tables alone, top 256 rows."""
+    """How a run learns and keeps, in a few words: peer 4,096, tables alone, top 256 rows."""
     config = record.config
     init, continual = config.get("init") or {}, config.get("continual") or {}
-    words = [record.model]
+    experts = "" if record.n_experts is None else f" {record.n_experts:,}"
+    words = [record.model + experts]
     train, how = init.get("train", "all"), init.get("how", "keep")
     words += {"all": [], "layer": ["layer alone"], "tables": ["tables alone"], "lora": ["LoRA"]}[
         train
     ]
     if how != "keep":
-        words.append(f"{how} {record.n_experts}")
+        words.append(how)
     said = {
         "top_rows": "top {} rows", "replay": "replay {:g}", "distil": "distillation {:g}",
         "l2": "L2 {:g}",
@@ -182,7 +191,7 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if values else float("nan")
 
 
-def _kept(way: str, lr: float, runs: Sequence[RunRecord], level: float) -> Kept:
+def _kept(runs: Sequence[RunRecord], level: float) -> Kept:
     found = pd.DataFrame([metrics_of(run) for run in runs])
     width = t_quantile(len(runs) - 1, level)
     estimates = {}
@@ -191,8 +200,10 @@ def _kept(way: str, lr: float, runs: Sequence[RunRecord], level: float) -> Kept:
         half = width * float(found[name].std()) / np.sqrt(len(runs))
         estimates[name] = Estimate(mean, float(mean - half), float(mean + half))
     return Kept(
-        way=way,
-        lr=lr,
+        way=way_of(runs[0]),
+        lr=runs[0].lr,
+        n_layers=runs[0].n_layers,
+        n_domains=len(_order(runs[0])),
         n_runs=len(runs),
         n_orders=len({tuple(_order(run)) for run in runs}),
         n_trained_params=float(np.mean([run.n_trained_params or run.n_params for run in runs])),

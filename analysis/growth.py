@@ -19,7 +19,7 @@ from analysis.table.checks import finished, require
 
 _HOWS = ("bias", "copies", "beside")
 _START = ("init.how", "init.parent.run_id", "init.parent.n_experts", "init.parent.flops")
-COLUMNS = (*_START, "run_id", "n_experts")
+COLUMNS = (*_START, "run_id", "n_experts", "lr")
 _THROUGHOUT = "throughout"
 _TOLERANCE = 0.02  # total FLOPs that are told equal
 _FEW_DOF = 3
@@ -138,7 +138,7 @@ def compare_growth(table: pd.DataFrame, *, level: float = 0.95) -> Growth:
     """
     runs = finished(table)
     missing = [name for name in COLUMNS if name not in runs]
-    grown = runs[runs["init.how"].isin(_HOWS)] if not missing else runs[:0]
+    grown = runs[_has_grown(runs)] if not missing else runs[:0]
     if grown.empty:
         raise ValueError(
             "the table has no grown runs: it takes runs of init=run init.how=bias, copies or "
@@ -147,18 +147,25 @@ def compare_growth(table: pd.DataFrame, *, level: float = 0.95) -> Growth:
     require(runs, ["loss", "budget", "n_experts"], "compare_growth")
     runs = runs.assign(total=runs["budget"] + runs["init.parent.flops"].fillna(0.0))
     runs["kind"] = [_kind(row) for _, row in runs.iterrows()]
-    groups = runs.groupby(["model", "kind", "n_experts", "budget"], dropna=False)["loss"]
+    groups = runs.groupby(["model", "kind", "n_experts", "budget", "lr"], dropna=False)["loss"]
     dof = int((groups.size() - 1).sum())
     squares = float(((runs["loss"] - groups.transform("mean")) ** 2).sum())
     sd = float(np.sqrt(squares / dof)) if dof else float("nan")
     ways = []
-    keys = ["model", "init.how", "init.parent.n_experts", "n_experts", "budget"]
-    for (_, how, small, large, _), rows in runs[runs["kind"] != _THROUGHOUT].groupby(keys):
-        if how not in _HOWS:
-            continue
+    keys = ["model", "init.how", "init.parent.n_experts", "n_experts", "budget", "lr"]
+    for (_, how, small, *_), rows in runs[_has_grown(runs)].groupby(keys, dropna=False):
+        large = rows["n_experts"].iloc[0]
+        if how == "beside":  # the second layer's alone
+            large = large + rows["init.parent.n_experts"].iloc[0]
         few, many = (_throughout(runs, rows, n) for n in (small, large))
         ways.append(_compared(rows, few, many, sd, dof, level))
     return Growth(level=level, sd=sd, dof=dof, ways=tuple(ways))
+
+
+def _has_grown(runs: pd.DataFrame) -> pd.Series:
+    """Whether a run went on with more experts than its parent, which had some."""
+    had = runs["init.parent.n_experts"].notna() & runs["n_experts"].notna()
+    return runs["init.how"].isin(_HOWS) & had
 
 
 def _kind(row: pd.Series) -> str:

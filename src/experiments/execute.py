@@ -244,14 +244,15 @@ def _train_and_evaluate(
         trained = fit(point, module, data, sinks, guards, score_domains)
         leave_group()
         n_tokens = trained.n_steps * point.plan.batch_tokens
+        own = None if point.plan.stage_steps else prepared.train  # a stream's base is not learnt
         flops = n_tokens * point.plan.cost.training_flops
         record = replace(
             record,
             n_tokens=n_tokens,
             achieved_flops=flops,
-            epochs=None if prepared.train is None else n_tokens / prepared.train.n_tokens,
+            epochs=None if own is None else n_tokens / own.n_tokens,
             tokenizer_sha256=prepared.vocabulary.sha256,
-            train_digest=None if prepared.train is None else prepared.train.digest,
+            train_digest=None if own is None else own.digest,
             train_loss=_finite(module.recent_loss(trained.n_steps)),
             train_seconds=trained.seconds,
             compile_seconds=trained.compile_seconds,
@@ -356,13 +357,14 @@ def _all_scores(
 
 
 def _domain_scores(
-    point: Point, model: Transformer, prepared: PreparedData
+    point: Point, model: Transformer, prepared: PreparedData, begun: Callable[[], object]
 ) -> dict[str, dict[str, Any]]:
-    """Of the validation splits of a stream's domains, and of its base."""
+    """Of the validation splits of a stream's domains, and of its base; begun() at each of them."""
     config, scores = point.config, {}
     device = next(model.parameters()).device
     texts = {name: validation for name, (_, validation) in prepared.domains.items()}
     for name, tokens in {BASE: prepared.validation, **texts}.items():
+        begun()
         windows = ScoredWindows(
             tokens,
             seq_len=config.data.seq_len,

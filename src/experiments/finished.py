@@ -12,6 +12,7 @@ from hydra import compose
 
 from experiments.cli import resolve
 from experiments.config.hydra_version import composing
+from experiments.data.prepare import base_of
 from experiments.data.vocabulary import Vocabulary, prepare_vocabulary
 from experiments.execute import build_model
 from experiments.kernels.ops import Execution
@@ -60,7 +61,7 @@ def run_vocabulary(run_dir: Path, record: RunRecord, point: Point) -> Vocabulary
     Raises ValueError if it is not the one that the run was trained with.
     """
     data = point.config.data
-    vocabulary = prepare_vocabulary(data.tokenizer, data.corpus, point.cache)
+    vocabulary = prepare_vocabulary(data.tokenizer, base_of(data.corpus), point.cache)
     if record.tokenizer_sha256 not in (None, vocabulary.sha256):
         raise ValueError(
             f"the tokenizer that {run_dir} names is not the one that it was trained with; restore "

@@ -78,7 +78,9 @@ class Draft:
             return False
         seq_len = self.config.data.seq_len
         try:
-            plan_steps(self.config.budget, self.flops_per_token, batch_size * seq_len)
+            for share in stages_of(self.config.data).values() or (1.0,):
+                budget = share * self.config.budget
+                plan_steps(budget, self.flops_per_token, batch_size * seq_len)
             _check_batch(self.transformer, (micro or batch_size // n_ranks) * seq_len)
         except ValueError:
             return False
@@ -200,11 +202,13 @@ def check_continual(config: RunConfig) -> None:
         raise ValueError(
             f"continual.replay={continual.replay:g} is of a stream's base corpus; set data=stream"
         )
-    if continual.top_rows is not None and (how != "rows" or not _has_tables(config)):
+    by_rows = how == "rows" and _has_tables(config) and _trains_tables(config)
+    if continual.top_rows is not None and not by_rows:
+        train = "all" if config.init is None else config.init.train
         raise ValueError(
             f"continual.top_rows={continual.top_rows} chooses among the rows that a step changes: "
-            "it takes model=peer or pkm with optim.table_gradient=rows, and this is "
-            f"{config.model_name} with optim.table_gradient={how}"
+            "it takes model=peer or pkm whose tables are trained by optim.table_gradient=rows, and "
+            f"this is {config.model_name} with optim.table_gradient={how} and init.train={train}"
         )
     if (continual.distil or continual.l2) and config.init is None:
         raise ValueError(
@@ -266,7 +270,7 @@ def _stage_steps(name: str, budget: float, flops_per_token: float, batch_tokens:
 def _plan(config: RunConfig, transformer: TransformerConfig, ranks: Ranks) -> Plan:
     cost, d_model = model_cost(config, transformer), transformer.d_model
     optim, batch_tokens = config.optim, ranks.batch_size * config.data.seq_len
-    stages = stages_of(config.data)
+    stages, continual = stages_of(config.data), config.continual
     stage_steps = tuple(
         _stage_steps(name, share * config.budget, cost.training_flops, batch_tokens)
         for name, share in stages.items()
@@ -291,6 +295,7 @@ def _plan(config: RunConfig, transformer: TransformerConfig, ranks: Ranks) -> Pl
             table_gradient=optim.table_gradient,
             table_state=optim.table_state,
             table_dtype=getattr(config.model, "table_dtype", "float32"),
+            n_models=2 if continual is not None and (continual.distil or continual.l2) else 1,
         ),
         epochs=epochs,
         stage_steps=stage_steps,

@@ -112,8 +112,10 @@ def test_a_mixture_of_one_expert_a_token_grows_exactly(gate):
         n_experts=4, routing="token_choice", gate=gate, balance="bias", balance_rate=1e-3
     )
     layer, x = config.build(D).eval(), torch.randn(2, 32, D)
-    grown = grow(layer, 12, how="copies", noise=1e-6)
+    layer.selection_bias += 0.05 * torch.randn(4)  # as training makes it
+    grown = grow(layer, 12, how="copies")
     assert grown.n_experts == 12
+    assert len(grown.selection_bias.unique()) == 12
     assert relative(grown(x), layer(x)) < 1e-6
 
 
@@ -209,5 +211,7 @@ def test_layers_that_can_not_grow():
         grow(DenseConfig().build(D), 128)
     with pytest.raises(ValueError, match="a mixture of experts has none; set how=copies"):
         grow(MoEConfig(n_experts=4).build(D), 8)
+    with pytest.raises(ValueError, match="how=beside grows product keys"):
+        grow(MoEConfig(n_experts=4).build(D), 8, how="beside")
     with pytest.raises(ValueError, match="routing=expert_choice can't grow"):
         grow(MoEConfig(n_experts=4).build(D), 8, how="copies")

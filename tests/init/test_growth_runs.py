@@ -122,8 +122,7 @@ def test_a_run_goes_on_with_its_parents_moments(parent, child):
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "n_experts"), [("peer", 128), ("moe", 24)])
 def test_a_run_grown_by_copies_starts_as_its_parent_to_rounding(name, n_experts, parent, child):
-    noise = () if name == "peer" else ("init.noise=1e-6",)
-    overrides = (f"n_experts={n_experts}", "init.how=copies", "init.train=all", *noise)
+    overrides = (f"n_experts={n_experts}", "init.how=copies", "init.train=all")
     record = execute(child(name, *overrides))
     assert record.status == "done", record.error
     assert record.before["validation"]["loss"] == pytest.approx(parent(name)[1].val_loss, abs=1e-5)

@@ -235,3 +235,23 @@ def test_the_dry_run_has_the_stages(child):
     n = child().plan.stage_steps[0]
     assert f"sea {n}, farm {n}; kept by replay=0.05" in text
     assert "epochs: not known" not in text
+
+
+def test_a_stream_leaves_nothing_out_at_its_beginning(child):
+    with pytest.raises(ValueError, match=re.escape("data.skip_steps=5 with data=stream")):
+        child("data.skip_steps=5")
+
+
+def test_rows_that_no_step_changes_can_not_be_chosen_among(child):
+    with pytest.raises(
+        ValueError, match=re.escape("optim.table_gradient=rows and init.train=lora")
+    ):
+        child(
+            "continual=keep", "continual.top_rows=5", "optim.table_gradient=rows",
+            "init.train=lora",
+        )  # fmt: skip
+
+
+def test_memory_counts_the_model_that_it_is_drawn_to(child):
+    plain, drawn = (child("continual=keep", *way).plan.memory for way in ((), ("continual.l2=1",)))
+    assert drawn.weights == 2 * plain.weights

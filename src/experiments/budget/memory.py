@@ -48,11 +48,13 @@ def plan_memory(
     table_gradient: str = "dense",
     table_state: str = "float32",
     table_dtype: str = "float32",
+    n_models: int = 1,
 ) -> Memory:
     """The memory of a process whose forward passes are of micro_tokens, n_micro of them a step.
 
     n_layers: the blocks whose activations a backward pass needs, all unless some are frozen.
-    table_gradient, table_state: of config.Optim; table_dtype: of the tables' weights.
+    table_gradient, table_state: of config.Optim; table_dtype: of the tables' weights. n_models: how
+    often the weights are held: twice, where the model is drawn to what it was at the start.
     """
     tables = [term for term in cost.terms if term.n_tables]
     trained = [term for term in tables if term.n_trained]
@@ -65,7 +67,7 @@ def plan_memory(
     pairs = sum(_reads_per_token(term) / d_model / term.n_tables for term in tables)
     activations = 4 * 40 * d_model * n_layers + _BYTES_PER_PAIR * pairs
     return Memory(
-        weights=4 * n_other + size * n_table,
+        weights=n_models * (4 * n_other + size * n_table),
         gradients=4 * n_trained + round(size * of_tables),
         moments=8 * n_trained + 2 * state * n_trained_table,
         activations=round(micro_tokens * activations),

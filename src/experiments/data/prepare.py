@@ -21,13 +21,14 @@ from experiments.data.vocabulary import Vocabulary, prepare_vocabulary, vocabula
 @dataclass(frozen=True, kw_only=True)
 class PreparedData:
     """train is None where it is streamed. domains: of a DomainStream, each one's training and
-    validation tokens; train and validation are then the base's.
+    validation tokens; train and validation are then the base's. Of a domain that is not learnt the
+    training tokens are None.
     """
 
     vocabulary: Vocabulary
     train: PackedText | None
     validation: PackedText
-    domains: Mapping[str, tuple[PackedText, PackedText]] = field(default_factory=dict)
+    domains: Mapping[str, tuple[PackedText | None, PackedText]] = field(default_factory=dict)
 
 
 def data_identity(data: Data) -> dict[str, Any]:
@@ -41,7 +42,12 @@ def stages_of(data: Data) -> Mapping[str, float]:
 
 
 def check_data(data: Data) -> None:
-    """Raises ValueError for a corpus that can't be streamed, before anything is read."""
+    """Raises ValueError for a corpus that can't be read as is asked, before anything is."""
+    if data.skip_steps and isinstance(data.corpus, DomainStream):
+        raise ValueError(
+            f"data.skip_steps={data.skip_steps} with data=stream, whose stages begin at their "
+            "beginning; leave it out"
+        )
     if data.streaming and not isinstance(data.corpus, ShardedCorpus):
         raise ValueError(
             f"data.streaming=true needs a corpus in files, and {type(data.corpus).__name__} is "
@@ -93,24 +99,26 @@ def prepare_data(data: Data, cache: Path) -> PreparedData:
 
 def _prepare_domains(
     data: Data, vocabulary: Vocabulary, cache: Path
-) -> dict[str, tuple[PackedText, PackedText]]:
+) -> dict[str, tuple[PackedText | None, PackedText]]:
     """Of a stream: those that are learnt, and of the others the validation split alone is read."""
     stream = data.corpus
     if not isinstance(stream, DomainStream):
         return {}
-    packed = {}
-    for name, corpus in stream.domains.items():
-        both = []
-        for split, limit in (
-            (TRAIN, data.max_train_tokens),
-            (VALIDATION, data.max_validation_tokens),
-        ):
-            folder = packed_folder(corpus, split, data.tokenizer, stream.base, cache, limit)
-            text = pack(corpus, split, vocabulary, folder, cache, limit)
-            _check_length(text, f"{name}'s {split}", data.seq_len)
-            both.append(text)
-        packed[name] = (both[0], both[1])
-    return packed
+
+    def packed(name: str, split: str, limit: int | None) -> PackedText:
+        corpus = stream.domains[name]
+        folder = packed_folder(corpus, split, data.tokenizer, stream.base, cache, limit)
+        text = pack(corpus, split, vocabulary, folder, cache, limit)
+        _check_length(text, f"{name}'s {split}", data.seq_len)
+        return text
+
+    return {
+        name: (
+            packed(name, TRAIN, data.max_train_tokens) if name in stream.order else None,
+            packed(name, VALIDATION, data.max_validation_tokens),
+        )
+        for name in stream.domains
+    }
 
 
 def prepare_sets(
@@ -166,7 +174,7 @@ def training_batches(
 def _stages(
     stream: DomainStream, prepared: PreparedData, stage_steps: Sequence[int]
 ) -> list[Stage]:
-    texts = [prepared.domains[name][0] for name in stream.order]
+    texts = [text for name in stream.order if (text := prepared.domains[name][0]) is not None]
     if stream.joint:
         shares = tuple(stream.domain_shares.values())
         return [Stage(n_steps=stage_steps[0], sources=texts, shares=shares)]

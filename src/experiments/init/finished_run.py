@@ -61,7 +61,7 @@ class FinishedRun:
         return {
             "_target_": target_of(ParentTokenizer),
             "tokenizer": data["tokenizer"],
-            "corpus": data["corpus"],
+            "corpus": self.corpus(),
             "sha256": record.tokenizer_sha256,
         }
 

@@ -34,6 +34,7 @@ from experiments.models.ffn.pkm import PKMConfig
 
 _OF_KEY = "sub_keys"
 _TABLES = ("w_down", "w_gate", "w_up", "values")
+_CHOICE_NOISE = 1e-3  # copies have equal gates, so the least noise decides between them
 _OF_EXPERTS = ("router.weight", "w_in", "w_gate", "w_out", "selection_bias")  # of MoE
 
 
@@ -107,13 +108,13 @@ def grow(
 ) -> FFN:
     """A new layer with n_experts, all those of `layer` (PEER, PKM or MoE) among them.
 
-    how: bias | copies (above), or beside: the layer itself, and beside it one of the same kind with
-    the other n_experts, whose outputs are zero. A layer grown by `bias` has its new keys out of
-    reach: its attribute `late` says so, and setting that to None lets them in.
+    how: bias | copies (above), or, of PEER and PKM, beside: the layer itself, and beside it one of
+    the same kind with the other n_experts, whose outputs are zero. A layer grown by `bias` has its
+    new keys out of reach: its attribute `late` says so, and setting that to None lets them in.
 
     noise: of bias: how far new keys are from old ones, in standard deviations of a key; of copies:
     what tells copies apart, relative to a row's size. It adds up to zero over the copies of a
-    product-key layer; of a mixture it is on the choice, in units of the mean gate.
+    product-key layer; of a mixture it is on the choice, in thousandths of the mean gate.
 
     Raises ValueError for a layer that can't grow, fewer experts, and numbers that it can't have.
     """
@@ -121,6 +122,8 @@ def grow(
     generator = generator or torch.Generator().manual_seed(0)
     if how == "beside" and isinstance(layer, ProductKeyFFN):
         return _beside(layer, n_experts)
+    if how == "beside" and isinstance(layer, MoE):
+        raise ValueError("how=beside grows product keys; grow a mixture of experts by how=copies")
     if not can_grow(config):
         raise _unable(type(layer).__name__)
     new = grown_config(config, n_experts, how)
@@ -135,9 +138,11 @@ def _beside(layer: ProductKeyFFN, n_experts: int) -> Beside:
     grown_config(config, n_experts, "bias")  # raises ValueError for what can't be
     n_more = n_experts - config.n_experts
     if n_more < config.top_k:
+        n_second = config.key_sets[1]
+        least = config.n_experts + -(-config.top_k // n_second) * n_second
         raise ValueError(
             f"n_experts={n_experts} leaves {n_more} for the layer beside, which retrieves top_k="
-            f"{config.top_k}; give n_experts={config.n_experts + config.top_k} or more"
+            f"{config.top_k}; give n_experts={least} or more"
         )
     more = replace(config, n_experts=n_more, n_first_keys=n_more // config.key_sets[1])
     pair = BesideConfig(frozen=config, trained=more).build(_width(layer))
@@ -248,16 +253,21 @@ def _tell_copies_apart(
 
 
 def _tell_experts_apart(grown: MoE, layer: MoE, noise: float, generator: torch.Generator) -> None:
-    """Noise on the choice; where a softmax over more experts makes gates smaller, larger outputs.
+    """Noise on the choice, which decides between copies. A softmax over m times the experts has
+    gates of an m-th, so the bias on the choice is an m-th too, and outputs m times as large.
 
     With top_k above 1 gates are made to sum to 1, and a token may get two copies of an expert.
     """
-    config = layer.config
-    mean_gate = 1 / grown.n_experts if config.gate == "softmax" else 0.5
+    config, n_copies = layer.config, grown.n_experts // layer.n_experts
+    mean_gate = 0.5
+    if config.gate == "softmax":
+        mean_gate = 1 / grown.n_experts
+        grown.selection_bias.div_(n_copies)
+        if config.top_k == 1:
+            grown.w_out.mul_(n_copies)
     drawn = torch.randn(grown.n_experts, generator=generator)
-    grown.selection_bias += (noise * mean_gate * drawn).to(grown.selection_bias)
-    if config.gate == "softmax" and config.top_k == 1:
-        grown.w_out.mul_(grown.n_experts // layer.n_experts)
+    size = noise * _CHOICE_NOISE * mean_gate
+    grown.selection_bias.add_((size * drawn).to(grown.selection_bias))
 
 
 @torch.no_grad()

@@ -98,6 +98,11 @@ def check_replace(layer: PEER, neurons: Neurons) -> None:
     check_alike(layer, neurons)
     _gate_factor(layer)
     n, n_experts = len(neurons), layer.n_experts
+    if layer.config.n_first_keys is not None:
+        raise ValueError(
+            f"n_first_keys={layer.config.n_first_keys} can't be seeded from an FFN, whose neurons "
+            "are laid out in a square; leave it out"
+        )
     if n_experts < n:
         raise ValueError(
             f"n_experts={n_experts} is too few to replace an FFN of {n} hidden units, each an "

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -62,11 +63,12 @@ def fit(
     data: TokenDataModule,
     sinks: Sequence[Sink],
     guards: Guards,
-    score_stages: Callable[[], Scores] = dict,
+    score_stages: Callable[[Callable[[], object]], Scores] = lambda begun: {},
 ) -> Fit:
     """Trains to the end of the plan. History and checkpoints go to the run's folder.
 
-    score_stages(): of a stream, the scores of its domains, asked for at the end of each stage.
+    score_stages(begun): of a stream, the scores of its domains, asked for at the end of each stage;
+    it calls begun() at each, for the watchdog to hear of it.
 
     Raises Interrupted if a signal asked to stop before the end, once the checkpoint is written.
     """
@@ -77,15 +79,16 @@ def fit(
 
     trainer_config, device, ranks = point.config.trainer, point.device, point.ranks
     every, clock = point.config.logger.log_every_n_steps, CompileClock()
-    stages = StageEnds(point.plan.stage_steps, score_stages)
+    rank = distributed.rank() if ranks.world_size > 1 else 0
+    watchdog = guards.watchdog(trainer_config.stall_minutes, rank)
+    beat = watchdog.beat if watchdog else lambda: None
+    stages = StageEnds(point.plan.stage_steps, partial(score_stages, beat))
     history = History(
         point.run_dir / "history.csv", every, also, lambda: clock.seconds + stages.seconds
     )
     resumed = to_resume_from(point.run_dir)
     checkpoint = Checkpoint(point.run_dir, trainer_config.checkpoint_minutes, resumed)
-    rank = distributed.rank() if ranks.world_size > 1 else 0
-    watchdog = guards.watchdog(trainer_config.stall_minutes, rank)
-    each_step = [guards.check, watchdog.beat] if watchdog else [guards.check]
+    each_step = [guards.check, beat]
     callbacks = [AfterEachStep(each_step), Consumed(), history, RandomState(), checkpoint]
     if point.plan.stage_steps:
         callbacks.insert(3, stages)  # before the checkpoint, which keeps its rows

@@ -67,10 +67,10 @@ class SparseRows(nn.Module):
     @torch.no_grad()
     def count_background(self, model: Transformer, batches: Sequence[Tensor]) -> None:
         """Of (batch, seq) tokens of the base corpus, a document each."""
-        was_training = model.training
+        was_training, device = model.training, next(model.parameters()).device
         model.eval()
         for tokens in batches:
-            model(tokens)
+            model(tokens.to(device))
             for i, layer in enumerate(self._layers):
                 documents = self._documents(i)
                 documents += (self._counts(layer) > 0).to(documents)

@@ -107,6 +107,7 @@ class LanguageModel(pl.LightningModule):
         o = self.optim
         optimizer = build_optimizer(self.model, self.plan.lr, o, self.kernel)
         set_moments(optimizer, self.model, self.moments)
+        self.moments = {}  # the optimizer has copies
         scheduler = LambdaLR(
             optimizer,
             lambda step: lr_factor(

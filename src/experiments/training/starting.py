@@ -18,6 +18,7 @@ from experiments.init.finished_run import FinishedRun
 from experiments.init.freeze import freeze
 from experiments.init.place import bases, grows
 from experiments.init.start import Started, start
+from experiments.kernels.ops import Execution
 from experiments.models.ffn._product_keys import ProductKeyConfig, ProductKeyFFN
 from experiments.models.transformer import Block, Transformer, chosen_blocks
 from experiments.point import Point
@@ -62,12 +63,6 @@ def begin(
         _keep_late(point, module, columns["init"].get("late", {}))
         _keep(point, module, prepared, resumes)
         return columns
-    found = init.weights.digest(point.cache)
-    if found != init.sha256:
-        raise ValueError(
-            f"the weights of init have sha256 {found}, and this run starts from {init.sha256}; "
-            "restore the file, or start a new run with these"
-        )
     log_event(point.run_dir, "starting from weights", how=init.how)
     started = _started(point, model, prepared)
     if started.exact is False:
@@ -100,6 +95,12 @@ def begin(
 def _started(point: Point, model: Transformer, prepared: PreparedData) -> Started:
     config, init = point.config, point.config.init
     assert init is not None
+    found = init.weights.digest(point.cache)
+    if found != init.sha256:
+        raise ValueError(
+            f"the weights of init have sha256 {found}, and this run starts from {init.sha256}; "
+            "restore the file, or start a new run with these"
+        )
     return start(
         model,
         init,
@@ -115,12 +116,13 @@ def _keep(point: Point, module: LanguageModel, prepared: PreparedData, resumes: 
     """What config.continual asks for. A run that goes on has its counts in the checkpoint, and what
     the model was at the start is made again.
     """
-    continual = point.config.continual
+    config, continual = point.config, point.config.continual
     if continual is None:
         return
     reference = None
     if continual.distil or continual.l2:
         reference = copy.deepcopy(module.model)
+        reference.set_execution(Execution(kernel=config.kernel))
         if resumes:
             _started(point, reference, prepared)
     module.keeping = Keeping(continual, module.model, reference)

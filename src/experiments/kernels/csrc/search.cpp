@@ -283,7 +283,7 @@ inline void score_block(const uint32_t* queries, const uint16_t* keys, i64 pairs
 }  // namespace
 
 // Exact scores (n_queries, n_first) and (n_queries, n_second) to the best pairs. room: a thread's
-// floats, n_first + n_second + 2 * n_pairs + 8 * the larger half + 64.
+// floats, n_first + n_second + 2 * n_pairs + 4 * what is kept of both halves + 64.
 EXPORT(select)(const float* first_scores, const float* second_scores, i64 n_queries, i64 n_first,
                i64 n_second, const int32_t* left, const int32_t* right, i64 n_pairs, i64 top_k,
                float* room, float* best_scores, i64* first, i64* second, i64 n_threads) {

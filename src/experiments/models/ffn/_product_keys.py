@@ -34,7 +34,7 @@ class ProductKeyConfig:
 
     n_experts: size of the table, S1 * S2 for S1 and S2 sub-keys of the two halves of a key.
     n_first_keys: S1; null: as many as S2, so that n_experts is a perfect square. A layer that has
-        grown has more (init/grow.py). top_k: experts retrieved by each head.
+        grown has more (init/growth.py). top_k: experts retrieved by each head.
     d_key: width of a whole query; the two sub-keys have half of it each. The paper does not
         state it; 256 is Lample 2019's (arXiv:1907.05242, §4.2).
     query_norm: none | layer | batch. share_keys: one set of sub-keys for all heads.
@@ -200,7 +200,7 @@ class ProductKeyFFN(FFN):
     Sub-keys start uniform in +-(d_key / 2)**-0.5 (Lample 2019, reference notebook).
 
     late: what keeps the last of the first half's sub-keys back while a layer that has grown gets
-    used to them (init/grow.py); None, and so it is in every layer that has not: nothing.
+    used to them (init/growth.py); None, and so it is in every layer that has not: nothing.
     """
 
     late: Late | None = None
