@@ -12,6 +12,7 @@ import torch
 from experiments.config.paths import conf_dir
 from experiments.evaluate import evaluate_run, harness_model
 from experiments.execute import execute
+from experiments.export import export_run
 from experiments.point import make_point
 from experiments.records import read_record
 from experiments.tasks import harness
@@ -159,6 +160,30 @@ def test_simple_evaluate_takes_the_model_and_finds_the_same(run_dir, tmp_path):
     for metric in ("acc", "acc_norm", "acc_bytes", "acc_stderr"):
         assert theirs[f"{metric},none"] == ours[metric]
     assert found["n-shot"]["their_cloze"] == ours["n_shot"] == 2
+
+
+@installed
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("accelerate") is None, reason="the harness's hf model needs accelerate"
+)
+def test_the_harness_s_own_model_scores_an_export_as_the_run(run_dir, tmp_path):
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    export_run(run_dir, tmp_path / "export", [cache_of(run_dir)])
+    theirs = HFLM(
+        pretrained=str(tmp_path / "export"), trust_remote_code=True, device="cpu", dtype="float32"
+    )
+    texts = [{"text": " ".join(WORDS[i::3]) + " ."} for i in range(3)]
+    write_yaml(tmp_path, "own", texts, **ROLLING)
+    manager = TaskManager(include_path=tmp_path, include_defaults=False)
+    found = []
+    for lm in (harness_model(run_dir, [cache_of(run_dir)]), theirs):
+        result = simple_evaluate(lm, tasks=["own"], task_manager=manager, bootstrap_iters=0)
+        found.append(result["results"]["own"]["bits_per_byte,none"])
+    assert found[0] == pytest.approx(found[1], abs=1e-6)
 
 
 @installed
