@@ -89,7 +89,7 @@ def test_each_stage_is_learnt_and_the_whole_matrix_is_in_the_record(child, paren
     assert matrix[2]["base"] > matrix[0]["base"] + 0.1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "more",
     [
@@ -125,7 +125,7 @@ def test_joint_training_forgets_nothing_and_orders_are_other_runs(child):
     assert child(corpus=fewer).run_id == child().run_id
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ways_to_keep_what_was_known_keep_more_of_it(child):
     base = losses(execute(child()))
     forgotten = base[-1]["base"] - base[0]["base"]
