@@ -1,5 +1,6 @@
 """docs/retrofit.md's numbers are those of the committed records."""
 
+import numpy as np
 import pytest
 
 from analysis import numbers
@@ -10,6 +11,7 @@ from experiments.records import find_records, read_record
 from tests.conftest import REPOSITORY
 
 FOLDER = REPOSITORY / "results" / "retrofit"
+T_2 = 4.302652729696142  # of Student's t at two degrees of freedom, 95 %
 TEXT = (REPOSITORY / "docs" / "retrofit.md").read_text(encoding="utf-8")
 
 
@@ -29,6 +31,25 @@ def test_the_table_is_that_of_the_records(sweep):
         )
         assert any(row.endswith(f"| {' | '.join(cells)} |") for row in rows), (way.way, cells)
     assert f"from {found.ways[0].before:.3f}" in rows[0]
+
+
+def test_the_losses_of_what_is_instead_of_an_ffn_are_those_of_the_records():
+    rows = TEXT[TEXT.index("### Instead of an FFN") :].partition("\n- ")[0]
+    whole = float(rows.partition("| its own FFN | 0 | ")[2].partition(" ")[0])
+    starts = {}
+    for path in find_records(FOLDER / "replace"):
+        record = read_record(path)
+        n_tokens = record.config["init"]["distil_tokens"]
+        starts.setdefault(n_tokens, []).append(record.before["validation"]["loss"])
+        flops = numbers.flops(record.init["flops"]) if n_tokens else "0"
+        says = f"distilled on {n_tokens:,} tokens" if n_tokens else "as it is seeded"
+        assert f"PEER{',' if n_tokens else ''} {says} | {flops} | " in rows
+    for losses in starts.values():
+        assert len(losses) == 3
+        mean, half = np.mean(losses), T_2 * np.std(losses, ddof=1) / 3**0.5
+        more = mean - whole
+        interval = numbers.with_interval(more, more - half, more + half, signed=True)
+        assert f"| {mean:.4f} | {interval} |" in rows
 
 
 def test_runs_have_the_ids_of_their_configs_and_started_exact():
