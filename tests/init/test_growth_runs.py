@@ -9,6 +9,7 @@ from experiments.execute import execute
 from experiments.finished import read_finished
 from experiments.point import make_point
 from experiments.records import flat_row
+from experiments.sweep.planning import plan_points
 from experiments.training.checkpoints import LAST
 from tests.conftest import TINY, Killed, kill_at
 
@@ -20,6 +21,7 @@ PARENTS = {
     "pkm": ("model=pkm", *KEYS, "model.share_keys=false"),
     "moe": ("model=moe_fine", "n_experts=8", "model.top_k=1"),
     "dense": (),
+    "other": ("model=peer", *KEYS, "seed=1"),
 }
 
 
@@ -159,3 +161,12 @@ def test_growth_that_can_not_be_is_refused_in_one_line(name, overrides, why, chi
     with pytest.raises(ValueError, match=re.escape(why)) as caught:
         child(name, *overrides)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_points_of_a_sweep_are_told_apart_by_the_place_of_their_weights(child, parent):
+    raws = [child(name, "n_experts=512", "init.how=bias").raw for name in ("peer", "other")]
+    first, second = plan_points(raws)
+    path = parent("other")[0].run_dir
+    assert second.setting == f" path={path}"
+    assert first.describe() != second.describe()

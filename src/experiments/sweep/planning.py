@@ -88,6 +88,13 @@ def plan_points(raws: Sequence[Raw]) -> list[Point]:
     return _with_settings(points)
 
 
+# what follows from init.path, and would only make a line longer
+_OF_WEIGHTS = (
+    "init.sha256", "init.weights", "trunk.base_ffn", "model.n_first_keys", "data.tokenizer",
+    "data.corpus.base",
+)  # fmt: skip
+
+
 def _with_settings(points: Sequence[Point]) -> list[Point]:
     """The points. Those with equal descriptions get the settings in which they differ."""
     alike: dict[str, list[Point]] = {}
@@ -99,7 +106,7 @@ def _with_settings(points: Sequence[Point]) -> list[Point]:
             settings[group[0].run_id] = ""
             continue
         values = [dict(_leaves(point.raw)) for point in group]
-        names = {name for leaves in values for name in leaves}
+        names = {n for leaves in values for n in leaves if not n.startswith(_OF_WEIGHTS)}
         varied = sorted(n for n in names if len({leaves.get(n) for leaves in values}) > 1)
         for point, leaves in zip(group, values, strict=True):
             # by its last name, once: ladder.lr is optim.lr
