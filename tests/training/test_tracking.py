@@ -133,7 +133,10 @@ def test_a_full_folder_loses_no_record(compose_raw, tmp_path, small_disk, when):
 
     if when == "before":
         fill()
-    with pytest.warns(UserWarning, match=r"W&B logging stopped: OSError.*No space left on device"):
+    said = r"W&B logging stopped: OSError.*No space left on device"
+    if when == "in mid-run":  # on a busy machine W&B finds it out at the end alone
+        said += "|W&B's file lacks rows, for there is no space left"
+    with pytest.warns(UserWarning, match=said):
         record = execute(point, fill if when == "in mid-run" else lambda row: None)
     assert record.status == "done", record.error
     assert read_record(point.run_dir / "record.json") == record
