@@ -23,6 +23,7 @@ COLUMNS = (*_START, "run_id", "n_experts", "lr")
 _THROUGHOUT = "throughout"
 _TOLERANCE = 0.02  # total FLOPs that are told equal
 _FEW_DOF = 3
+_HISTORY = "history.csv"  # in a run's folder, which has the run's id for a name
 _N_POINTS = 40  # of a drawn curve
 
 
@@ -252,29 +253,27 @@ def read_curves(table: pd.DataFrame, folder: Path) -> tuple[Curve, ...]:
     runs = finished(table)
     if not set(COLUMNS) <= set(runs.columns):
         return ()
-    by_id = {row["run_id"]: (index, row) for index, row in runs.iterrows()}
+    paths = {path.parent.name: path for path in folder.rglob(_HISTORY)}  # by run id
     found: dict[str, list[pd.DataFrame]] = {}
-    for index, row in runs.iterrows():
-        history = _history(folder / str(index))
-        if history is None:
+    for _, row in runs.iterrows():
+        if row["run_id"] not in paths:
             continue
+        history = _read(paths[row["run_id"]])
         name = f"{row['model']} {row['n_experts']:,.0f}"
         if row["init.how"] in _HOWS:
             name = f"{name}, grown by {row['init.how']} from {row['init.parent.n_experts']:,.0f}"
             history = history.assign(flops=history["flops"] + row["init.parent.flops"])
-            parent = by_id.get(row["init.parent.run_id"])
-            earlier = None if parent is None else _history(folder / str(parent[0]))
-            if earlier is not None:
-                history = pd.concat([earlier, history])
+            parent = paths.get(row["init.parent.run_id"])
+            if parent is not None:
+                history = pd.concat([_read(parent), history])
         elif row["run_id"] in set(runs["init.parent.run_id"].dropna()):
             continue  # it is the beginning of another curve
         found.setdefault(name, []).append(history)
     return tuple(_mean_curve(name, parts) for name, parts in found.items())
 
 
-def _history(folder: Path) -> pd.DataFrame | None:
-    path = folder / "history.csv"
-    return pd.read_csv(path, usecols=["flops", "loss"]) if path.is_file() else None
+def _read(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, usecols=["flops", "loss"])
 
 
 def _mean_curve(name: str, histories: list[pd.DataFrame]) -> Curve:

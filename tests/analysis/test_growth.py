@@ -82,8 +82,8 @@ def test_tables_without_what_it_takes():
 @pytest.mark.slow
 def test_curves_go_through_the_growth(tmp_path):
     runs = table(row(1024, 4.0, budget=5e12, run_id="p"), *nine())
-    for index, own in runs.iterrows():
-        folder = tmp_path / str(index)
+    for _, own in runs.iterrows():
+        folder = tmp_path / own["run_id"]
         folder.mkdir()
         steps = pd.DataFrame({"step": range(1, 101), "loss": 4.0})
         steps["flops"] = own["budget"] * steps["step"] / 100
