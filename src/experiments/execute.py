@@ -6,7 +6,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -17,7 +17,6 @@ import torch
 from omegaconf import OmegaConf
 
 from experiments.data.module import TokenDataModule
-from experiments.data.packed import PackedText
 from experiments.data.prepare import (
     PreparedData,
     prepare_data,
@@ -25,9 +24,7 @@ from experiments.data.prepare import (
     stages_of,
     training_batches,
 )
-from experiments.data.stream import BASE
 from experiments.data.vocabulary import Vocabulary
-from experiments.data.windows import ScoredWindows
 from experiments.kernels.select import resolve_kernel
 from experiments.models.transformer import Transformer
 from experiments.point import Point
@@ -44,11 +41,12 @@ from experiments.system import distributed, environment
 from experiments.system.claims import Claim, claimed, log_event
 from experiments.system.credentials import cut
 from experiments.system.disk import remove_leftovers, write_text_atomically
-from experiments.training.checkpoints import forget_previous
+from experiments.training.checkpoints import forget_previous, to_resume_from
 from experiments.training.compiled import resolve_compile
-from experiments.training.evaluation import Evaluation, bytes_of_tokens, evaluate, score_sets
+from experiments.training.evaluation import Evaluation
 from experiments.training.fit import Sink, fit, leave_group, rates, set_up_process
 from experiments.training.module import LanguageModel
+from experiments.training.run_scores import RunScores
 from experiments.training.stages import Scores
 from experiments.training.starting import begin
 from experiments.training.tracking import WandbRun
@@ -170,8 +168,9 @@ def _other_rank(point: Point, n_threads: int | None) -> RunRecord:
     compiled = resolve_compile(point.config.trainer.compile, point.device.accelerator)
     prepared = prepare_data(point.config.data, point.cache)
     module = _language_model(point, prepared, compiled)
-    begin(point, module, prepared, {}, None)
-    fit(point, module, _data_module(point, prepared), (), Guards())
+    resumed = to_resume_from(point.run_dir)
+    begin(point, module, prepared, {}, None, resumed)
+    fit(point, module, _data_module(point, prepared), (), Guards(), resumed)
     leave_group()
     return replace(_planned_record(point), status="done")  # its own share is
 
@@ -226,9 +225,9 @@ def _train_and_evaluate(
     prepared = prepare_data(config.data, point.cache)
     sets = prepare_sets(config.data, config.eval, prepared.vocabulary, point.cache)
     module = _language_model(point, prepared, compiled)
-    device = torch.device(point.device.accelerator)
-    score = partial(_all_scores, point, module.model, prepared, sets, device)
-    record = replace(record, **begin(point, module, prepared, sets, score))
+    scores = RunScores(point=point, model=module.model, prepared=prepared, sets=sets)
+    resumed = to_resume_from(point.run_dir)
+    record = replace(record, **begin(point, module, prepared, sets, scores.all, resumed))
     wandb_run = WandbRun(
         config.logger,
         run_id=point.run_id,
@@ -240,8 +239,7 @@ def _train_and_evaluate(
     try:
         data = _data_module(point, prepared)
         sinks = (wandb_run.log, progress)
-        score_domains = partial(_domain_scores, point, module.model, prepared)
-        trained = fit(point, module, data, sinks, guards, score_domains)
+        trained = fit(point, module, data, sinks, guards, resumed, scores.of_domains)
         leave_group()
         n_tokens = trained.n_steps * point.plan.batch_tokens
         own = None if point.plan.stage_steps else prepared.train  # a stream's base is not learnt
@@ -260,9 +258,9 @@ def _train_and_evaluate(
             **rates(point, trained),
         )
         if trained.n_steps == point.plan.n_steps and record.train_loss is not None:
-            model = module.model.to(device)
-            record = replace(record, **_results(_validate(point, model, prepared, device)))
-            record = replace(record, evaluations=_scores(point, model, prepared, sets, device))
+            module.model.to(torch.device(point.device.accelerator))
+            record = replace(record, **_results(scores.validation()))
+            record = replace(record, evaluations=scores.of_sets())
         record = replace(record, status="diverged" if record.val_loss is None else "done")
         return record
     finally:
@@ -306,76 +304,6 @@ def _data_module(point: Point, prepared: PreparedData) -> TokenDataModule:
         replay=0.0 if config.continual is None else config.continual.replay,
     )
     return TokenDataModule(make_batches, n_workers, point.ranks.n_micro, config.data.skip_steps)
-
-
-def _validate(
-    point: Point, model: Transformer, prepared: PreparedData, device: torch.device
-) -> Evaluation:
-    """The run's own number: fixed windows, spread over the validation split."""
-    windows = ScoredWindows(
-        prepared.validation,
-        seq_len=point.config.data.seq_len,
-        batch_size=point.config.ladder.batch_size,
-        max_tokens=point.config.data.n_eval_tokens,
-    )
-    sizes = bytes_of_tokens(prepared.validation, prepared.vocabulary)
-    return evaluate(model, windows, sizes, device)
-
-
-def _scores(
-    point: Point,
-    model: Transformer,
-    prepared: PreparedData,
-    sets: Mapping[str, PackedText],
-    device: torch.device,
-) -> dict[str, dict[str, Any]]:
-    """Of the named sets."""
-    return score_sets(
-        model,
-        sets,
-        prepared.vocabulary,
-        point.config.evaluation,
-        seq_len=point.config.data.seq_len,
-        batch_size=point.config.ladder.batch_size,
-        device=device,
-    )
-
-
-def _all_scores(
-    point: Point,
-    model: Transformer,
-    prepared: PreparedData,
-    sets: Mapping[str, PackedText],
-    device: torch.device,
-) -> dict[str, dict[str, Any]]:
-    """Of the named sets, and of the run's own validation split under the name `validation`."""
-    model = model.to(device)
-    own = _validate(point, model, prepared, device)
-    scores = _scores(point, model, prepared, sets, device)
-    columns = ("loss", "perplexity", "bits_per_byte", "n_tokens")
-    return {"validation": {name: getattr(own, name) for name in columns}, **scores}
-
-
-def _domain_scores(
-    point: Point, model: Transformer, prepared: PreparedData, begun: Callable[[], object]
-) -> dict[str, dict[str, Any]]:
-    """Of the validation splits of a stream's domains, and of its base; begun() at each of them."""
-    config, scores = point.config, {}
-    device = next(model.parameters()).device
-    texts = {name: validation for name, (_, validation) in prepared.domains.items()}
-    for name, tokens in {BASE: prepared.validation, **texts}.items():
-        begun()
-        windows = ScoredWindows(
-            tokens,
-            seq_len=config.data.seq_len,
-            batch_size=config.ladder.batch_size,
-            max_tokens=config.data.n_eval_tokens,
-        )
-        sizes = bytes_of_tokens(tokens, prepared.vocabulary)
-        result = evaluate(model, windows, sizes, device)
-        columns = ("loss", "bits_per_byte", "n_tokens")
-        scores[name] = {column: getattr(result, column) for column in columns}
-    return scores
 
 
 def _stages(point: Point, rows: Sequence[Scores]) -> list[dict[str, Any]]:

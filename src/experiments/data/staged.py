@@ -53,11 +53,11 @@ class StagedBatches(IterableDataset[Windows]):
         first, stride = worker_share()
         step = self.start_step + first
         while True:
-            yield Windows(self._batch(step)[self.rank :: self.world_size])
+            yield Windows(self._batch(step))
             step += stride
 
     def _batch(self, step: int) -> np.ndarray:
-        """(batch, seq + 1) tokens of a step, of all ranks."""
+        """(batch / ranks, seq + 1) tokens of a step; what is drawn is for all ranks together."""
         k = min(int(np.searchsorted(self.ends, step, side="right")), len(self.stages) - 1)
         stage, local = self.stages[k], step - (self.ends[k] - self.stages[k].n_steps)
         draw = np.random.default_rng([self.seed, _DRAWS, step])
@@ -69,7 +69,7 @@ class StagedBatches(IterableDataset[Windows]):
             n = self._n(stage.sources[0])
             in_order = window_indices(self.seed + k, local, self.batch_size, n)
         rows = []
-        for i in range(self.batch_size):
+        for i in range(self.rank, self.batch_size, self.world_size):
             source = self.old if is_old[i] else stage.sources[which[i]]
             assert source is not None
             window = int(positions[i] * self._n(source))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -16,7 +17,7 @@ import torch
 from experiments.data.module import Consumed, TokenDataModule
 from experiments.point import Point
 from experiments.system import distributed, environment, interruption
-from experiments.training.checkpoints import Checkpoint, RandomState, to_resume_from
+from experiments.training.checkpoints import Checkpoint, RandomState
 from experiments.training.compiled import CompileClock
 from experiments.training.history import History
 from experiments.training.module import LanguageModel
@@ -63,10 +64,12 @@ def fit(
     data: TokenDataModule,
     sinks: Sequence[Sink],
     guards: Guards,
+    resumed: Path | None,
     score_stages: Callable[[Callable[[], object]], Scores] = lambda begun: {},
 ) -> Fit:
     """Trains to the end of the plan. History and checkpoints go to the run's folder.
 
+    resumed: the checkpoint to go on from (checkpoints.to_resume_from); None: from the start.
     score_stages(begun): of a stream, the scores of its domains, asked for at the end of each stage;
     it calls begun() at each, for the watchdog to hear of it.
 
@@ -86,7 +89,6 @@ def fit(
     history = History(
         point.run_dir / "history.csv", every, also, lambda: clock.seconds + stages.seconds
     )
-    resumed = to_resume_from(point.run_dir)
     checkpoint = Checkpoint(point.run_dir, trainer_config.checkpoint_minutes, resumed)
     each_step = [guards.check, beat]
     callbacks = [AfterEachStep(each_step), Consumed(), history, RandomState(), checkpoint]

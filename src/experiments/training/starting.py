@@ -24,7 +24,6 @@ from experiments.models.transformer import Block, Transformer, chosen_blocks
 from experiments.point import Point
 from experiments.system.claims import log_event
 from experiments.system.disk import write_text_atomically
-from experiments.training.checkpoints import to_resume_from
 from experiments.training.keeping import Keeping
 from experiments.training.late_keys import LateKeys
 from experiments.training.module import LanguageModel
@@ -41,10 +40,12 @@ def begin(
     prepared: PreparedData,
     sets: Mapping[str, PackedText],
     evaluations: Callable[[], Scores] | None,
+    resumed: Path | None,
 ) -> dict[str, Any]:
     """Puts the weights into the model, unless the run goes on from a checkpoint; freezes the rest.
     A layer that has grown gets its parent's moments too, and its new keys are let in later.
 
+    resumed: the checkpoint that the run goes on from (checkpoints.to_resume_from).
     evaluations() scores the model on `sets` and the validation split as it starts (None: another
     rank does); where that is the weights' own function, once for all runs of the same weights and
     sets. Returns the columns init and before of the record; none for a run that starts from no
@@ -53,7 +54,7 @@ def begin(
     """
     init, model = point.config.init, module.model
     known = point.run_dir / START_NAME
-    resumes = to_resume_from(point.run_dir) is not None
+    resumes = resumed is not None
     if init is None:
         _keep(point, module, prepared, resumes)
         return {}

@@ -1,0 +1,80 @@
+"""What a run's model is scored on: its validation split, named sets, a stream's domains."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from experiments.data.packed import PackedText
+from experiments.data.prepare import PreparedData
+from experiments.data.stream import BASE
+from experiments.data.windows import ScoredWindows
+from experiments.models.transformer import Transformer
+from experiments.point import Point
+from experiments.training.evaluation import Evaluation, bytes_of_tokens, evaluate, score_sets
+
+_COLUMNS = ("loss", "bits_per_byte", "n_tokens")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RunScores:
+    """Scores the model as it is when asked, on the device that it is on; losses in nats/token.
+
+    sets: the named ones.
+    """
+
+    point: Point
+    model: Transformer
+    prepared: PreparedData
+    sets: Mapping[str, PackedText]
+
+    def validation(self) -> Evaluation:
+        """The run's own number: fixed windows, spread over the validation split."""
+        return self._spread(self.prepared.validation)
+
+    def of_sets(self) -> dict[str, dict[str, Any]]:
+        """Of the named sets."""
+        return score_sets(
+            self.model,
+            self.sets,
+            self.prepared.vocabulary,
+            self.point.config.evaluation,
+            seq_len=self.point.config.data.seq_len,
+            batch_size=self.point.config.ladder.batch_size,
+            device=self._device,
+        )
+
+    def all(self) -> dict[str, dict[str, Any]]:
+        """Of the named sets, and of the run's own validation split under the name `validation`. The
+        model is moved to the run's device first.
+        """
+        self.model.to(torch.device(self.point.device.accelerator))
+        own = self.validation()
+        columns = (*_COLUMNS, "perplexity")
+        return {"validation": {name: getattr(own, name) for name in columns}, **self.of_sets()}
+
+    def of_domains(self, begun: Callable[[], object]) -> dict[str, dict[str, Any]]:
+        """Of the validation splits of a stream's domains, and of its base; begun() at each."""
+        domains = {name: validation for name, (_, validation) in self.prepared.domains.items()}
+        scores = {}
+        for name, tokens in {BASE: self.prepared.validation, **domains}.items():
+            begun()
+            result = self._spread(tokens)
+            scores[name] = {column: getattr(result, column) for column in _COLUMNS}
+        return scores
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def _spread(self, tokens: PackedText) -> Evaluation:
+        config = self.point.config
+        windows = ScoredWindows(
+            tokens,
+            seq_len=config.data.seq_len,
+            batch_size=config.ladder.batch_size,
+            max_tokens=config.data.n_eval_tokens,
+        )
+        sizes = bytes_of_tokens(tokens, self.prepared.vocabulary)
+        return evaluate(self.model, windows, sizes, self._device)
