@@ -91,9 +91,7 @@ class Adaptation(Result):
                 for name in ("way", "n_seeds", "n_trained_params", "n_tokens", "flops", "before")
             }
             for name in ("gain", "change"):
-                value = getattr(way, name)
-                row |= {name: value.value, f"{name}_lower": value.lower}
-                row |= {f"{name}_upper": value.upper}
+                row |= getattr(way, name).columns(name)
             rows.append(row)
         return pd.DataFrame(rows)
 

@@ -106,9 +106,7 @@ class Forgetting(Result):
                 )
             }  # fmt: skip
             for name in METRICS:
-                value = getattr(kept, name)
-                row |= {name: value.value, f"{name}_lower": value.lower}
-                row |= {f"{name}_upper": value.upper}
+                row |= getattr(kept, name).columns(name)
             rows.append(row)
         return pd.DataFrame(rows)
 

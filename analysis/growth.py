@@ -125,9 +125,7 @@ class Growth(Result):
                 )
             }  # fmt: skip
             for name in ("gain", "closed"):
-                value = getattr(way, name)
-                row |= {name: value.value, f"{name}_lower": value.lower}
-                row |= {f"{name}_upper": value.upper}
+                row |= getattr(way, name).columns(name)
             rows.append(row)
         return pd.DataFrame(rows)
 

@@ -32,6 +32,10 @@ class Estimate(NamedTuple):
             return f"{self.value:.4g}"
         return f"{self.value:.4g} ({self.lower:.4g} to {self.upper:.4g})"
 
+    def columns(self, name: str) -> dict[str, float]:
+        """name, name_lower and name_upper, for a row of a table."""
+        return {name: self.value, f"{name}_lower": self.lower, f"{name}_upper": self.upper}
+
 
 def percentiles(draws: Array, level: float) -> tuple[Array, Array]:
     """The central interval along the first axis; nan without draws."""
