@@ -9,11 +9,10 @@ from analysis import numbers
 from analysis.fitting.intervals import Estimate, t_quantile
 from analysis.fitting.results import Result
 from analysis.fitting.status import FitStatus, status_of
-from analysis.fitting.text import format_status, pluralize
+from analysis.fitting.text import format_status, noise_cautions, pluralize
 from analysis.table.checks import finished, require
 
 _OWN = "validation"  # of the run's own corpus
-_FEW_DOF = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +56,7 @@ class Adaptation(Result):
         """Of what the intervals rest on."""
         if self.dof == 0:
             return ("no way was run with two seeds or more: there are no intervals",)
-        few = f"{pluralize(self.dof, 'degree')} of freedom: the noise itself is hardly known"
-        return (few,) if self.dof < _FEW_DOF else ()
+        return noise_cautions(self.dof)
 
     def summary(self) -> str:
         """The table, and what the intervals are."""

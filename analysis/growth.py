@@ -14,7 +14,7 @@ from analysis import numbers
 from analysis.fitting.intervals import Estimate, t_quantile
 from analysis.fitting.results import Result
 from analysis.fitting.status import FitStatus, status_of
-from analysis.fitting.text import format_status, pluralize
+from analysis.fitting.text import format_status, noise_cautions, pluralize
 from analysis.table.checks import finished, require
 
 _HOWS = ("bias", "copies", "beside")
@@ -22,7 +22,6 @@ _START = ("init.how", "init.parent.run_id", "init.parent.n_experts", "init.paren
 COLUMNS = (*_START, "run_id", "n_experts", "lr")
 _THROUGHOUT = "throughout"
 _TOLERANCE = 0.02  # total FLOPs that are told equal
-_FEW_DOF = 3
 _HISTORY = "history.csv"  # in a run's folder, which has the run's id for a name
 _N_POINTS = 40  # of a drawn curve
 
@@ -77,10 +76,7 @@ class Growth(Result):
         """Of what the intervals rest on."""
         if self.dof == 0:
             return ("nothing was run with two seeds or more: there are no intervals",)
-        said = []
-        if self.dof < _FEW_DOF:
-            freedom = pluralize(self.dof, "degree")
-            said.append(f"{freedom} of freedom: the noise itself is hardly known")
+        said = [*noise_cautions(self.dof)]
         for way in self.ways:
             if not np.isfinite(way.closed.lower):
                 said.append(

@@ -9,12 +9,11 @@ import pandas as pd
 from analysis.fitting.intervals import Estimate, t_quantile
 from analysis.fitting.results import Result
 from analysis.fitting.status import FitError, FitStatus, status_of
-from analysis.fitting.text import format_status, join_first, pluralize
+from analysis.fitting.text import format_status, join_first, noise_cautions, pluralize
 from analysis.table.checks import finished, require
 
 _CELL = ("series", "budget", "n_params", "lr")  # what has one expected loss
 _FEW_SEEDS = 3
-_FEW_DOF = 3
 _NO_SEEDS = "no setting was run with two seeds or more: the noise is unknown"
 
 
@@ -37,8 +36,7 @@ class SeedNoise(Result):
     @property
     def warnings(self) -> tuple[str, ...]:
         """That the noise is hardly known, if it has few degrees of freedom."""
-        few = f"{pluralize(self.dof, 'degree')} of freedom: the noise itself is hardly known"
-        return (few,) if self.dof < _FEW_DOF else ()
+        return noise_cautions(self.dof)
 
     def summary(self) -> str:
         """The noise, and what it was measured on."""

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from analysis.fitting.status import FitStatus
 
+_FEW_DOF = 3
+
 
 def pluralize(n: int, noun: str) -> str:
     """ "1 budget", "2 budgets"."""
@@ -19,3 +21,9 @@ def join_first(items: Sequence[str], n: int = 3, separator: str = ", ") -> str:
 def format_status(status: FitStatus, warnings: Sequence[str]) -> list[str]:
     """The line of a summary with the status and its warnings; none without warnings."""
     return [f"  {status}: {'; '.join(warnings)}"] if warnings else []
+
+
+def noise_cautions(dof: int) -> tuple[str, ...]:
+    """What to say of noise that is estimated with so many degrees of freedom; () from 3 on."""
+    few = f"{pluralize(dof, 'degree')} of freedom: the noise itself is hardly known"
+    return (few,) if dof < _FEW_DOF else ()
