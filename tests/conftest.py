@@ -3,6 +3,7 @@
 import copy
 import functools
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,23 @@ def _measured_once() -> Iterator[None]:
         for name in ("measured_peak_flops", "installed_packages"):
             patch.setattr(environment, name, functools.cache(getattr(environment, name)))
         yield
+
+
+@pytest.fixture(scope="module")
+def hub_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No hub; code that folders bring is copied to a place of its own, and forgotten afterwards.
+
+    Modules that stayed would lead the next test of this process to the place of this one.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        place = str(tmp_path_factory.mktemp("modules"))
+        for module in ("transformers.dynamic_module_utils", "transformers.utils.hub"):
+            patch.setattr(f"{module}.HF_MODULES_CACHE", place, raising=False)
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setattr("sys.path", [*sys.path])
+        yield
+    for name in [n for n in sys.modules if n.split(".")[0] == "transformers_modules"]:
+        del sys.modules[name]
 
 
 @functools.cache

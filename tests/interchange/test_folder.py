@@ -31,6 +31,7 @@ from tests.interchange.models import (
 )
 
 transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.usefixtures("hub_modules")
 
 TOLERANCE = 1e-5  # of logits of some 5; float32, whose sums are in another order
 
@@ -51,18 +52,6 @@ def folders(tmp_path_factory, vocabulary):
         return parent / name
 
     return get
-
-
-@pytest.fixture(scope="module", autouse=True)
-def offline(tmp_path_factory):
-    """No hub, and the code of the folders in a place of its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        modules = str(tmp_path_factory.mktemp("modules"))
-        for module in ("transformers.dynamic_module_utils", "transformers.utils.hub"):
-            patch.setattr(f"{module}.HF_MODULES_CACHE", modules, raising=False)
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        patch.setattr("sys.path", [*sys.path])
-        yield
 
 
 def loaded(folder, **options):

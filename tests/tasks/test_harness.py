@@ -167,6 +167,7 @@ def test_simple_evaluate_takes_the_model_and_finds_the_same(run_dir, tmp_path):
 @pytest.mark.skipif(
     importlib.util.find_spec("accelerate") is None, reason="the harness's hf model needs accelerate"
 )
+@pytest.mark.usefixtures("hub_modules")
 def test_the_harness_s_own_model_scores_an_export_as_the_run(run_dir, tmp_path):
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
