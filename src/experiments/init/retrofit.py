@@ -88,12 +88,17 @@ def freeze_base(model: Model) -> Model:
     return model
 
 
-def _check_values(config: PEERConfig, noise: float, seed: int) -> None:
-    if config.query_norm == "batch":
+def check_query_norm(query_norm: str) -> None:
+    """Raises ValueError for the one that no layer beside a trained model should have."""
+    if query_norm == "batch":
         raise ValueError(
             "query_norm='batch' keeps statistics of its inputs, which drift with the domain and "
             "which no gradient brings back; take query_norm='layer' or 'none'"
         )
+
+
+def _check_values(config: PEERConfig, noise: float, seed: int) -> None:
+    check_query_norm(config.query_norm)
     if not 0 <= noise < math.inf:
         raise ValueError(f"noise={noise} must be at least 0, and finite")
     if seed < 0:

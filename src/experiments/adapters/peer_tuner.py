@@ -1,0 +1,143 @@
+"""PEER as a method of peft: get_peft_model(model, PeerConfig(...)), and all that follows from it.
+
+Importing this module registers the method, for this process.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils import register_peft_method
+from torch import nn
+
+from experiments.adapters.peer_config import PeerConfig
+from experiments.adapters.peer_layer import PeerLayer, refuse_merging
+from experiments.init.slots import ARCHITECTURES, FORMS
+
+__all__ = ["PeerConfig", "PeerLayer", "PeerModel"]
+
+
+class PeerModel(BaseTuner):
+    """A model with PEER adapters beside its targets. peft makes it; see PeerConfig."""
+
+    prefix = "peer_"
+    tuner_layer_cls = PeerLayer
+    target_module_mapping = {  # noqa: RUF012 - peft's declaration
+        kind: [path.rpartition(".")[2]] for kind, (path, _) in ARCHITECTURES.items()
+    }
+
+    def _prepare_adapter_config(
+        self, peft_config: PeerConfig, model_config: Mapping[str, Any]
+    ) -> PeerConfig:
+        kind = model_config.get("model_type", "custom")
+        if peft_config.target_modules is None:
+            if kind not in self.target_module_mapping:
+                raise ValueError(
+                    f"the MLPs of {kind!r} are not known here (known: "
+                    f"{', '.join(self.target_module_mapping)}); name them, as "
+                    "target_modules=['mlp']"
+                )
+            peft_config.target_modules = set(self.target_module_mapping[kind])
+        return peft_config
+
+    def _prepare_model(self, peft_config: PeerConfig, model: nn.Module) -> None:
+        """Raises ValueError for targets that can't have the adapter, before one is replaced."""
+        inside = tuple(f"{k}." for k, m in model.named_modules() if isinstance(m, BaseTunerLayer))
+        found: dict[int, str] = {}
+        for path, module in model.named_modules(remove_duplicate=False):
+            if not path or path.startswith(inside):
+                continue
+            if not self._check_target_module_exists(peft_config, path):
+                continue
+            if id(module) in found:
+                raise ValueError(
+                    f"{found[id(module)]} and {path} are one module; an adapter would be beside "
+                    "one of them alone: name another module in target_modules"
+                )
+            found[id(module)] = path
+            d_model_of(module, path, model)
+        for number in peft_config.layer_numbers or ():
+            if found and not any(f".{number}." in f".{path}" for path in found.values()):
+                raise ValueError(
+                    f"layers_to_transform={peft_config.layers_to_transform} names block {number}, "
+                    f"in which no module is {sorted(peft_config.target_modules or ())}"
+                )
+
+    def _create_and_replace(
+        self,
+        peft_config: PeerConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        **_: Any,
+    ) -> None:
+        if isinstance(target, PeerLayer):
+            target.update_layer(adapter_name, peft_config.layer())
+            return
+        layer = PeerLayer(target, current_key, d_model_of(target, current_key, self.model))
+        layer.update_layer(adapter_name, peft_config.layer())
+        self._replace_module(parent, target_name, layer, target)
+
+    def _replace_module(
+        self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module
+    ) -> None:
+        # peft's own hands on `child.weight`, which an MLP does not have
+        setattr(parent, child_name, new_module)
+
+    def _check_merge_allowed(self) -> None:
+        refuse_merging()
+
+    @contextlib.contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        # peft drops this argument before the model sees it
+        if kwargs.get("adapter_names") is not None:
+            raise ValueError(
+                "adapter_names in a forward pass, one adapter for each sequence, is LoRA's; with "
+                "PEER choose the adapters of the whole batch by set_adapter()"
+            )
+        yield
+
+
+def d_model_of(module: nn.Module, path: str, model: nn.Module) -> int:
+    """The width of what a target takes and gives, of its matrices; else config.hidden_size.
+
+    Raises ValueError for a target that changes the width, and if neither is there.
+    """
+    if isinstance(module, PeerLayer):
+        return module.d_model
+    widths = _widths(module)
+    if widths is None and not isinstance(module, nn.Embedding):
+        hidden_size = getattr(getattr(model, "config", None), "hidden_size", None)
+        widths = (hidden_size, hidden_size)
+    if widths is None or type(widths[0]) is not int:
+        raise ValueError(
+            f"the width of {path} ({type(module).__name__}) can't be read from its matrices or "
+            "config.hidden_size; name a module in target_modules that maps hidden states to hidden "
+            "states"
+        )
+    if widths[0] != widths[1]:
+        raise ValueError(
+            f"{path} ({type(module).__name__}) maps {widths[0]} features to {widths[1]}; "
+            "target_modules must name modules that keep the width, as ['mlp']"
+        )
+    return widths[0]
+
+
+def _widths(module: nn.Module) -> tuple[Any, Any] | None:
+    """Features in and out, of a matrix or of an MLP whose matrices have known names."""
+    for names in (("in_features", "out_features"), ("nx", "nf")):  # Linear, and Conv1D of GPT-2
+        if all(hasattr(module, name) for name in names):
+            return getattr(module, names[0]), getattr(module, names[1])
+    for form in FORMS:
+        up, down = (getattr(module, name, None) for name in (form.up, form.down))
+        if isinstance(up, nn.Module) and isinstance(down, nn.Module):
+            ends = _widths(up), _widths(down)
+            if ends[0] is not None and ends[1] is not None:
+                return ends[0][0], ends[1][1]
+    return None
+
+
+register_peft_method(name="peer", config_cls=PeerConfig, model_cls=PeerModel)
