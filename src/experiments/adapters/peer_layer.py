@@ -1,6 +1,6 @@
 """A module of a model with PEER layers beside it, in the form in which peft holds adapters."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -33,6 +33,12 @@ class PeerLayer(nn.Module, BaseTunerLayer):
     peers: by adapter, a PEER without values (device meta). It is no submodule. A forward pass
     computes it with the tensors that the dicts hold at that time, so peft may put others there.
     """
+
+    base_layer: nn.Module
+    # peft's own, by their types
+    active_adapters: list[str]
+    disable_adapters: bool
+    _move_adapter_to_device_of_base_layer: Callable[[str], None]
 
     adapter_layer_names = tuple(PARAMETERS)
     other_param_names = ("peers",)
