@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 
-from experiments.adapters.peer_layer import PARAMETERS, PeerLayer
+from experiments import adapters
 
 SMALL = {"n_experts": 16, "n_heads": 2, "top_k": 4, "d_key": 8}
 ACTIVATIONS = {
@@ -21,12 +21,12 @@ SCORES = {
 
 def peer_layers(model):
     """The layers of a model that hold adapters, in order."""
-    return [module for module in model.modules() if isinstance(module, PeerLayer)]
+    return [module for module in model.modules() if isinstance(module, adapters.PeerLayer)]
 
 
 def tensors(layer, adapter="default"):
     """An adapter's tensors by their names in the layer; those that it has not are missing."""
-    held = ((name, layer.get_submodule(name)) for name in PARAMETERS)
+    held = ((name, layer.get_submodule(name)) for name in layer.adapter_layer_names)
     return {name: values[adapter] for name, values in held if adapter in values}
 
 

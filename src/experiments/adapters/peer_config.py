@@ -3,9 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from peft import PeftConfig
-
-from experiments.adapters.peft_release import added_type
+from experiments.adapters.peft_release import added_type, peft
 from experiments.init.retrofit import check_query_norm
 from experiments.models.ffn.peer import PEERConfig
 
@@ -13,7 +11,7 @@ PEER_TYPE = added_type("PEER")
 
 
 @dataclass
-class PeerConfig(PeftConfig):
+class PeerConfig(peft.PeftConfig):
     """A PEER layer beside each targeted module; its output is added to the module's.
 
     n_experts, n_heads, top_k, d_key, query_norm, score, share_keys, activation, glu: as in

@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from experiments.adapters.peft_release import peft
 from experiments.init.slots import first_input
 from experiments.models.ffn.peer import PEER, PEERConfig
 
@@ -24,7 +24,7 @@ PARAMETERS: Mapping[str, str] = {
 }
 
 
-class PeerLayer(nn.Module, BaseTunerLayer):
+class PeerLayer(nn.Module, peft.tuners.tuners_utils.BaseTunerLayer):
     """base_layer(x) + sum over the active adapters of PEER(x); x (..., d_model).
 
     He 2024, arXiv:2407.04153, Alg. 1, beside a module of a trained model. Tensors: a ParameterDict

@@ -7,18 +7,17 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
-from peft.utils import register_peft_method
 from torch import nn
 
 from experiments.adapters.peer_config import PeerConfig
 from experiments.adapters.peer_layer import PeerLayer, refuse_merging
+from experiments.adapters.peft_release import peft
 from experiments.init.slots import ARCHITECTURES, FORMS
 
 __all__ = ["PeerConfig", "PeerLayer", "PeerModel"]
 
 
-class PeerModel(BaseTuner):
+class PeerModel(peft.tuners.tuners_utils.BaseTuner):
     """A model with PEER adapters beside its targets. peft makes it; see PeerConfig."""
 
     prefix = "peer_"
@@ -43,7 +42,9 @@ class PeerModel(BaseTuner):
 
     def _prepare_model(self, peft_config: PeerConfig, model: nn.Module) -> None:
         """Raises ValueError for targets that can't have the adapter, before one is replaced."""
-        inside = tuple(f"{k}." for k, m in model.named_modules() if isinstance(m, BaseTunerLayer))
+        inside = tuple(
+            f"{k}." for k, m in model.named_modules() if isinstance(m, tuners.BaseTunerLayer)
+        )
         found: dict[int, str] = {}
         for path, module in model.named_modules(remove_duplicate=False):
             if not path or path.startswith(inside):
@@ -140,4 +141,4 @@ def _widths(module: nn.Module) -> tuple[Any, Any] | None:
     return None
 
 
-register_peft_method(name="peer", config_cls=PeerConfig, model_cls=PeerModel)
+peft.utils.register_peft_method(name="peer", config_cls=PeerConfig, model_cls=PeerModel)

@@ -1,4 +1,10 @@
-"""The release of peft that the tuner is written for, and PEER's place among its methods."""
+"""peft, of the release that the tuner is written for; and PEER's place among its methods.
+
+The other modules of the tuner take peft from here, so that a release that is missing or another
+one is found before anything is asked of it.
+"""
+
+from typing import Any
 
 try:
     import peft
@@ -8,7 +14,8 @@ except ModuleNotFoundError as error:
     raise ImportError(
         "PEER as a peft adapter needs the package peft: pip install 'expert-isoflops[peft]'"
     ) from None
-from peft import PeftType
+
+__all__ = ["added_type", "peft"]
 
 # Saving and loading by peft call methods of the tuner that are no public interface of it.
 if peft.__version__.split(".")[:2] != ["0", "21"]:
@@ -18,17 +25,18 @@ if peft.__version__.split(".")[:2] != ["0", "21"]:
     )
 
 
-def added_type(name: str) -> PeftType:
+def added_type(name: str) -> Any:
     """The member of peft's PeftType of this name, which is added where it is missing.
 
     register_peft_method takes only names of that enum, and an enum with members can't be extended
     by a subclass. So the member is made as the enum's own machinery makes it.
     """
-    if name not in PeftType.__members__:
-        member = str.__new__(PeftType, name)
+    kinds = peft.PeftType
+    if name not in kinds.__members__:
+        member = str.__new__(kinds, name)
         member._name_, member._value_ = name, name
-        setattr(PeftType, name, member)
-        PeftType._member_names_.append(name)
-        PeftType._member_map_[name] = member
-        PeftType._value2member_map_[name] = member
-    return PeftType(name)
+        setattr(kinds, name, member)
+        kinds._member_names_.append(name)
+        kinds._member_map_[name] = member
+        kinds._value2member_map_[name] = member
+    return kinds(name)
