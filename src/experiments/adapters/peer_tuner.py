@@ -42,9 +42,8 @@ class PeerModel(peft.tuners.tuners_utils.BaseTuner):
 
     def _prepare_model(self, peft_config: PeerConfig, model: nn.Module) -> None:
         """Raises ValueError for targets that can't have the adapter, before one is replaced."""
-        inside = tuple(
-            f"{k}." for k, m in model.named_modules() if isinstance(m, tuners.BaseTunerLayer)
-        )
+        layer = peft.tuners.tuners_utils.BaseTunerLayer
+        inside = tuple(f"{k}." for k, m in model.named_modules() if isinstance(m, layer))
         found: dict[int, str] = {}
         for path, module in model.named_modules(remove_duplicate=False):
             if not path or path.startswith(inside):
