@@ -277,6 +277,13 @@ def test_merging_is_refused_and_changes_nothing():
     assert torch.equal(logits(model), before)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_its_parameters_are_those_that_the_layer_s_cost_counts(form):
+    model = adapted(**FORMS[form])
+    n_trained, _ = model.get_nb_trainable_parameters()
+    assert n_trained == 2 * model.peft_config["default"].layer().cost(32).n_params
+
+
 def test_all_mlps_are_targets_and_some_can_be_excluded():
     assert adapted(layers_to_transform=None).targeted_module_names == [
         f"model.layers.{block}.mlp" for block in range(3)

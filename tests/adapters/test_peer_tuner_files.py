@@ -200,7 +200,7 @@ REFUSED_TARGETS = {
     "above the last": ("Llama", {"layers_to_transform": [1, 7]}, r"\[1, 7\] names block 7, in"),
     "a matrix": (
         "Llama",
-        {"target_modules": ["mlp", "down_proj"]},
+        {"target_modules": ["down_proj"]},
         r"model.layers.0.mlp.down_proj \(Linear\) maps 48 features to 32; .*as \['mlp'\]",
     ),
     "a matrix of GPT-2": (
@@ -218,11 +218,12 @@ REFUSED_TARGETS = {
         {"target_modules": ["embed_tokens"], "layers_to_transform": None},
         r"the width of model.embed_tokens \(Embedding\) can't be read",
     ),
-    "shared": (
+    "one in another": (
         "Llama",
-        {},
-        "model.layers.0.mlp and model.layers.2.mlp are one module",
+        {"target_modules": ["self_attn", "q_proj"]},
+        "layers.0.self_attn.q_proj is a part of model.layers.0.self_attn, .*name one of them",
     ),
+    "shared": ("Llama", {}, "model.layers.0.mlp and model.layers.2.mlp are one module"),
 }
 
 

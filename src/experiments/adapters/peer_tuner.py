@@ -55,6 +55,11 @@ class PeerModel(peft.tuners.tuners_utils.BaseTuner):
                     f"{found[id(module)]} and {path} are one module; an adapter would be beside "
                     "one of them alone: name another module in target_modules"
                 )
+            outer = next((p for p in found.values() if path.startswith(f"{p}.")), None)
+            if outer is not None:
+                raise ValueError(
+                    f"{path} is a part of {outer}, and target_modules has both; name one of them"
+                )
             found[id(module)] = path
             d_model_of(module, path, model)
         for number in peft_config.layer_numbers or ():
