@@ -63,7 +63,7 @@ class PeerModel(peft.tuners.tuners_utils.BaseTuner):
             found[id(module)] = path
             d_model_of(module, path, model)
         for number in peft_config.layer_numbers or ():
-            if found and not any(f".{number}." in f".{path}" for path in found.values()):
+            if not any(f".{number}." in f".{path}" for path in found.values()):
                 raise ValueError(
                     f"layers_to_transform={peft_config.layers_to_transform} names block {number}, "
                     f"in which no module is {sorted(peft_config.target_modules or ())}"
