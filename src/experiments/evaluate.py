@@ -19,6 +19,7 @@ from experiments.data.vocabulary import Vocabulary
 from experiments.finished import PLACES, finished_record, run_config, run_vocabulary, trained_model
 from experiments.point import Point, make_point
 from experiments.records import RECORD_NAME, RunRecord, read_record, write_record
+from experiments.served import attach_library, library_label, split_word
 from experiments.system.version import version_line
 from experiments.tasks.choice import choose
 from experiments.tasks.harness import check_extra, load_tasks, score_tasks
@@ -42,6 +43,8 @@ Scores the checkpoint of a finished run and writes the results into its record.
   eval=[NAME,...]             {sets}
   tasks=[NAME,...]            {tasks}, or a file of items (.jsonl),
                               or tasks of lm-evaluation-harness, by name or as a yaml file
+  library=FOLDER              with adapters that are found at run time (experiments.library);
+                              results are marked by @library=NAME
   tasks_folder=PATH           where yamls of such tasks are looked for too
   evaluation.stride=N         sliding windows: N targets a window, with at least
                               seq_len - N tokens before each; fixed windows without it
@@ -59,7 +62,9 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str]) -> RunRecord:
     if the data is no longer what the run was trained on.
     """
     record = finished_record(run_dir)
-    chosen, others = choose(overrides)
+    library, others = split_word(list(overrides))
+    mark = "" if library is None else library_label(library)
+    chosen, others = choose(others)
     if chosen:
         _check_causal(run_dir, record)
     point = _point(run_dir, record, others)
@@ -70,12 +75,13 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str]) -> RunRecord:
         )
     rule = point.config.evaluation
     harness = load_tasks(chosen.harness, chosen.folder, rule.stride)
-    harness = harness.without_scored(record.evaluations)
+    scored = _marked(record.evaluations, mark)
+    harness = harness.without_scored(scored)
     missing = {}
     if point.config.eval:
         vocabulary = prepare_data(point.config.data, point.cache).vocabulary
         sets = prepare_sets(point.config.data, point.config.eval, vocabulary, point.cache)
-        known = {name: r.get("tokens_digest") for name, r in record.evaluations.items()}
+        known = {name: r.get("tokens_digest") for name, r in scored.items()}
         suffix = rule_suffix(rule)
         missing = {n: text for n, text in sets.items() if known.get(n + suffix) != text.digest}
     else:
@@ -84,11 +90,13 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str]) -> RunRecord:
     local = [
         encode_task(task, encoder, point.config.data.seq_len)
         for task in chosen.local
-        if not is_scored(task, record.evaluations)
+        if not is_scored(task, scored)
     ]
     if not (missing or local or harness.named):
         return record
     scorer = _scorer(run_dir, point, vocabulary)
+    if library is not None:
+        attach_library(library, run_dir, record, scorer.model)
     scores = score_sets(
         scorer.model,
         missing,
@@ -102,10 +110,10 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str]) -> RunRecord:
     for encoded in local:
         _announce(encoded.task.name)
         scores[KEY + encoded.task.name] = score_task(encoded, scorer)
-    record = _add(run_dir, scores)
+    record = _add(run_dir, scores, mark)
     if harness.named:
         _announce(", ".join(harness.named))
-        record = _add(run_dir, score_tasks(harness, scorer, encoder, rule.stride))
+        record = _add(run_dir, score_tasks(harness, scorer, encoder, rule.stride), mark)
     return record
 
 
@@ -159,9 +167,17 @@ def _scorer(run_dir: Path, point: Point, vocabulary: Vocabulary) -> Scorer:
     )
 
 
-def _add(run_dir: Path, scores: Mapping[str, dict[str, Any]]) -> RunRecord:
+def _marked(evaluations: Mapping[str, Any], mark: str) -> dict[str, Any]:
+    """The results with a mark at the end of their names, by the names without it."""
+    if not mark:
+        return dict(evaluations)
+    return {n.removesuffix(mark): r for n, r in evaluations.items() if n.endswith(mark)}
+
+
+def _add(run_dir: Path, found: Mapping[str, dict[str, Any]], mark: str) -> RunRecord:
     """The record as it is by now, with the scores; written."""
     now = read_record(run_dir / RECORD_NAME)
+    scores = {name + mark: result for name, result in found.items()}
     record = replace(now, evaluations={**now.evaluations, **scores})
     write_record(run_dir, record)
     return record

@@ -16,6 +16,7 @@ from experiments.data.vocabulary import Vocabulary
 from experiments.finished import PLACES, finished_record, read_finished
 from experiments.models.generation import Sampling, generate
 from experiments.models.transformer import Transformer
+from experiments.served import WORD, attach_library, split_word
 from experiments.system.version import version_line
 
 USAGE = """\
@@ -30,6 +31,7 @@ the document.
   top_p=P             draws from the likeliest tokens whose probabilities sum to P; default 1
   max_tokens=N        at most N new ones of each text; default 128
   seed=N              of the draws; default 0. One text's do not depend on the others
+  library=FOLDER      adapters that are found at run time (experiments.library)
   paths.cache=PATH    and other keys of trainer and paths
   --                  all words after it are texts, those with = too
 """
@@ -97,11 +99,11 @@ def read_words(words: Sequence[str]) -> tuple[Path, list[str], Mapping[str, obje
             texts.append(word)
         elif key in known:
             values[key] = _number(value)
-        elif key.partition(".")[0] in PLACES:
+        elif key.partition(".")[0] in (*PLACES, WORD):
             overrides.append(word)
         else:
             raise ValueError(
-                f"{word}: unknown key; known: {', '.join(known)}, and those of "
+                f"{word}: unknown key; known: {', '.join(known)}, {WORD}, and those of "
                 f"{' and '.join(PLACES)}; put -- before a text that looks like this"
             )
     texts += words[cut + 1 :]
@@ -140,13 +142,16 @@ def main() -> None:
     with exit_codes():
         run_dir, given, values, overrides = read_words(words)
         request: Request = read(Request, values)
+        library, overrides = split_word(overrides)
         if not finished_record(run_dir).causal_eval:
             raise ValueError(
                 f"{run_dir} has a layer of expert choice, which routes by later tokens too: it is "
                 "not causal and can't generate; train a causal one, as model=moe_fine"
             )
         texts = _texts(given)
-        _, vocabulary, model = read_finished(run_dir, overrides)
+        record, vocabulary, model = read_finished(run_dir, overrides)
+        if library is not None:
+            attach_library(library, run_dir, record, model)
         for i, text in enumerate(texts):
             print("\n" * (i > 0) + text, end="", flush=True)
             for piece in continuation(vocabulary, model, text, request):

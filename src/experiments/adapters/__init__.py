@@ -1,22 +1,42 @@
-"""Adapters as layers of experts: PEER as a peft adapter (docs/adapters.md).
+"""Adapters: PEER as a method of peft, and libraries of LoRAs that are found at run time.
 
-What needs the extra [peft] is imported when it is first asked for. Asking for PeerConfig makes it
-known to peft, whose own calls then read adapters of it too.
+(docs/adapters.md.) Each name is imported when it is first asked for: PeerConfig needs the extra
+[peft], and asking for it makes it known to peft, whose own calls then read adapters of it too.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from experiments.adapters.library import LoRALibrary, lora_library
+    from experiments.adapters.lora_files import LoRA, LowRank, read_lora
     from experiments.adapters.peer_tuner import PeerConfig, PeerLayer, PeerModel
+    from experiments.adapters.prototypes import add_text, by_text, learn
+    from experiments.adapters.storage import load_library, save_library
 
-__all__ = ["PeerConfig", "PeerLayer", "PeerModel"]
+__all__ = [
+    "LoRA",
+    "LoRALibrary",
+    "LowRank",
+    "PeerConfig",
+    "PeerLayer",
+    "PeerModel",
+    "add_text",
+    "by_text",
+    "learn",
+    "load_library",
+    "lora_library",
+    "read_lora",
+    "save_library",
+]
 
 # a name of this package, and its module
 _MODULES = {
-    "PeerConfig": "peer_tuner",
-    "PeerLayer": "peer_tuner",
-    "PeerModel": "peer_tuner",
+    **dict.fromkeys(("LoRALibrary", "lora_library"), "library"),
+    **dict.fromkeys(("LoRA", "LowRank", "read_lora"), "lora_files"),
+    **dict.fromkeys(("PeerConfig", "PeerLayer", "PeerModel"), "peer_tuner"),
+    **dict.fromkeys(("add_text", "by_text", "learn"), "prototypes"),
+    **dict.fromkeys(("load_library", "save_library"), "storage"),
 }
 
 

@@ -80,6 +80,16 @@ class FinishedRun:
             state[f"{stem}weight"] = (state[f"{stem}weight"].double() + product).float()
         return state
 
+    def adapters(self) -> tuple[str | None, dict[str, tuple[Tensor, Tensor]]]:
+        """The sha256 of the weights it started from, and by the path of the linear map that they
+        are beside its low-rank adapters: A (rank, d_in) and B (d_out, rank). {} if it has none.
+        """
+        record, _ = self._record()
+        tensors = self._tensors(record)
+        stems = [name.removesuffix(".lora_a") for name in tensors if name.endswith(".lora_a")]
+        pairs = {s: (tensors[f"{s}.lora_a"], tensors[f"{s}.lora_b"]) for s in stems}
+        return record.init.get("sha256"), {s: (a.clone(), b.clone()) for s, (a, b) in pairs.items()}
+
     def corpus(self) -> dict[str, Any]:
         """The config node of the text that it was trained on; of a stream, of its base."""
         node: dict[str, Any] = self._record()[0].config["data"]["corpus"]

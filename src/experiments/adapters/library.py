@@ -1,0 +1,406 @@
+"""LoRA adapters that are found at run time: one table a linear map, and a route over them.
+
+The paper's outlook (He 2024, arXiv:2407.04153, §5): PEER's retrieval could pick adapters at run
+time. Here each of a model's linear maps gets the table of what all adapters add to it (table.py),
+and a route says which rows a token reads (routes.py). The model itself stays as it is.
+"""
+
+import contextlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from experiments.adapters.lora_files import LoRA, LowRank, read_lora
+from experiments.adapters.routes import (
+    Arrow,
+    Choice,
+    Fixed,
+    ProductKeys,
+    Reading,
+    Route,
+    Text,
+    check_top_k,
+)
+from experiments.adapters.table import LoRATable
+from experiments.init.slots import first_input
+from experiments.kernels.ops import PLAIN, Execution
+
+_CACHES = ("past_key_values", "cache")  # of keys and values, in calls and in outputs
+_BLOCK = re.compile(r"^(.*?\.\d+)(?=\.)")  # of a map's path, that of its block
+
+
+def lora_library(
+    adapters: Iterable[str | Path | LoRA], *, rank: int | None = None, kernel: Any = "auto"
+) -> "LoRALibrary":
+    """A library of the adapters in some folders (lora_files.read_lora), named as their folders.
+
+    rank: the most that a later adapter may have; None: the most of these. Raises ValueError for no
+    adapter, for one that can't be read, for equal names, for adapters of other weights or shapes.
+    """
+    found = [a if isinstance(a, LoRA) else read_lora(a) for a in adapters]
+    if not found:
+        raise ValueError("a library needs at least one adapter; give the folders of some")
+    if rank is None:
+        rank = max(lora.rank for lora in found)
+    library = LoRALibrary(rank, kernel=kernel)
+    for lora in found:
+        library.add(lora)
+    return library
+
+
+class LoRALibrary:
+    """Adapters by name, each at a place of all tables; place 0 is the base without any.
+
+    attach() puts it beside the linear maps of a model, in place. Until a route is set the output is
+    the base's. add() and remove() may be called between any two forward passes: no other adapter's
+    rows, prototypes or keys are touched.
+    """
+
+    def __init__(self, rank: int, *, kernel: Any = "auto") -> None:
+        if rank < 1:
+            raise ValueError(f"rank={rank} must be at least 1")
+        self.rank, self.execution = rank, Execution(kernel=kernel)
+        self.tables: dict[str, LoRATable] = {}
+        self.base: str | None = None
+        self.places: dict[str, int] = {}
+        self._adapters: dict[int, tuple[str, ...]] = {}  # the paths of each
+        self._n_places = 1
+        self._route: Route = Fixed({}, rank)
+        self._attached: _Attached | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The adapters', in the order of their places."""
+        return tuple(sorted(self.places, key=self.places.__getitem__))
+
+    @property
+    def route(self) -> Route:
+        """What chooses the adapters of each token."""
+        return self._route
+
+    @property
+    def n_places(self) -> int:
+        """Room in all tables, the base's place and empty ones included."""
+        return self._n_places
+
+    def paths_of(self, name: str) -> tuple[str, ...]:
+        """Of the linear maps that an adapter adds to. Raises ValueError for an unknown name."""
+        return self._adapters[self.place(name)]
+
+    # --- what is in it
+
+    def add(self, adapter: str | Path | LoRA, name: str | None = None) -> str:
+        """Puts an adapter in, and returns its name. The next token may use it: at once by a route
+        by hand or by Arrow, and by product keys as soon as it has a key (prototypes.py).
+
+        Raises ValueError, and changes nothing, for what can't be read, a name that is there, a
+        rank above the library's, another base or other shapes.
+        """
+        lora = adapter if isinstance(adapter, LoRA) else read_lora(adapter)
+        name = lora.name if name is None else name
+        self._check(lora, name)
+        free = set(range(1, self._n_places)) - set(self.places.values())
+        place = min(free) if free else self._n_places
+        if place == self._n_places:  # room doubles, so that many additions cost what they add
+            self._n_places = max(2, 2 * self._n_places)
+        for path, low_rank in lora.maps.items():
+            if path not in self.tables:
+                self._new_table(path, low_rank)
+        for path, table in self.tables.items():
+            if len(table.w_down) < self._n_places * self.rank:
+                table.extend(self._n_places)
+            table.put(place, lora.maps.get(path))
+        self.places[name] = place
+        self._adapters[place] = tuple(lora.maps)
+        self.base = self.base or lora.base
+        self._route.put(place, lora, self._n_places)
+        return name
+
+    def remove(self, name: str) -> None:
+        """Takes an adapter out; its place is free for another. Raises ValueError for an unknown."""
+        place = self.place(name)
+        for path in self._adapters.pop(place):
+            self.tables[path].put(place, None)
+        del self.places[name]
+        self._route.put(place, None, self._n_places)
+
+    def adapter(self, name: str) -> LoRA:
+        """One of them, of the library's rank."""
+        place = self.place(name)
+        maps = {path: self.tables[path].at(place) for path in self._adapters[place]}
+        return LoRA(name=name, base=self.base, maps=maps)
+
+    def restore(
+        self,
+        tables: Mapping[str, LoRATable],
+        *,
+        places: Mapping[str, int],
+        maps: Mapping[str, tuple[str, ...]],
+        n_places: int,
+        base: str | None,
+    ) -> None:
+        """Fills an empty library with what storage.py has read."""
+        assert not self.places
+        assert self._attached is None
+        self.tables, self.places, self.base = dict(tables), dict(places), base
+        for table in self.tables.values():
+            table.execution = self.execution
+        self._adapters = {place: maps[name] for name, place in places.items()}
+        self._n_places = n_places
+
+    def place(self, name: str) -> int:
+        """Its number in all tables. Raises ValueError for an unknown name."""
+        if name not in self.places:
+            raise ValueError(f"no adapter {name!r} is in the library, which has {self._shown()}")
+        return self.places[name]
+
+    def _shown(self) -> str:
+        names = self.names
+        return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+    def _check(self, lora: LoRA, name: str) -> None:
+        if not name or name == "base":
+            raise ValueError(f"an adapter can't be named {name!r}, which means none; give name=")
+        if name in self.places:
+            raise ValueError(f"an adapter {name!r} is in the library; remove it, or give name=")
+        if lora.rank > self.rank:
+            raise ValueError(
+                f"adapter {name!r} has rank {lora.rank} and the library holds up to {self.rank}; "
+                f"make it with rank={lora.rank}"
+            )
+        if self.base is not None and lora.base is not None and lora.base != self.base:
+            raise ValueError(
+                f"adapter {name!r} was trained on other weights ({lora.base[:8]}) than the "
+                f"library's ({self.base[:8]})"
+            )
+        for path, low_rank in lora.maps.items():
+            if path in self.tables:
+                self._check_shape(name, path, low_rank, _shape_of(self.tables[path]))
+            elif self._attached is not None:
+                self._check_shape(name, path, low_rank, _shape(self._attached.model, path))
+
+    def _check_shape(self, name: str, path: str, low_rank: LowRank, shape: tuple[int, int]) -> None:
+        if low_rank.shape != shape:
+            raise ValueError(
+                f"adapter {name!r} is for another model: {path} maps {shape[0]} features to "
+                f"{shape[1]}, and the adapter {low_rank.shape[0]} to {low_rank.shape[1]}"
+            )
+
+    def _new_table(self, path: str, low_rank: LowRank) -> None:
+        d_in, d_out = low_rank.shape
+        table = LoRATable(d_in, d_out, rank=self.rank, n_places=self._n_places)
+        table.execution = self.execution
+        if low_rank.down.dtype == torch.float64:
+            table = table.double()
+        self.tables[path] = table
+        if self._attached is not None:
+            self._attached.hook(path, table)
+
+    # --- which are used
+
+    def use(self, *names: str) -> None:
+        """All tokens get these adapters, each whole; no name: the base alone."""
+        self.mix(dict.fromkeys(names, 1.0))
+
+    def mix(self, gates: Mapping[str, float] | None = None) -> None:
+        """All tokens get the sum of adapters' outputs times their gates; None: the mean of all."""
+        if gates is None:
+            gates = dict.fromkeys(self.names, 1 / max(1, len(self.names)))
+        self.set_route(Fixed({self.place(n): float(g) for n, g in gates.items()}, self.rank))
+
+    def arrow(self, *, top_k: int = 3, temperature: float = 1.0, memory: float = 1) -> None:
+        """Each token gets, at each map, the top_k adapters by Arrow (routes.py)."""
+        check_top_k(top_k, temperature)
+        route = Arrow(rank=self.rank, top_k=top_k, temperature=temperature, memory=memory)
+        for name in self.names:
+            route.put(self.places[name], self.adapter(name), self._n_places)
+        self.set_route(route)
+
+    def set_route(self, route: Route) -> None:
+        """Any of routes.py; product keys come from prototypes.py."""
+        if isinstance(route, ProductKeys):
+            route.execution = self.execution
+            if len(route.keys) < self._n_places:
+                route.extend(self._n_places)
+        self._route = route
+
+    # --- where it is
+
+    def attach(self, model: nn.Module) -> None:
+        """Puts it beside the model's linear maps, in place; the model's device is its own then.
+
+        Raises ValueError, and changes nothing, for a map that the model has not, or of another
+        shape, and for a library that is attached already.
+        """
+        if self._attached is not None:
+            raise ValueError("the library is attached to a model; detach it first")
+        for path, table in self.tables.items():
+            shape = _shape(model, path)
+            if _shape_of(table) != shape:
+                raise ValueError(
+                    f"the library is for another model: {path} maps {shape[0]} features to "
+                    f"{shape[1]}, and the library's {_shape_of(table)[0]} to {_shape_of(table)[1]}"
+                )
+        self._attached = _Attached(self, model)
+
+    @property
+    def model(self) -> nn.Module | None:
+        """What it is attached to."""
+        return None if self._attached is None else self._attached.model
+
+    @contextlib.contextmanager
+    def reading(self, take: Callable[[Tensor], None]) -> Iterator[None]:
+        """For a while the base is used alone, and `take` gets the hidden states (batch, n, d) that
+        enter the first block that has an adapter.
+        """
+        route, self._route = self._route, _Watched(take)
+        try:
+            yield
+        finally:
+            self._route = route
+
+    @contextlib.contextmanager
+    def watching(self, sums: Tensor) -> Iterator[None]:
+        """For a while the gates that a shared route gives are added up by place, (n_places,)."""
+        assert self._attached is not None
+        self._attached.sums = sums
+        try:
+            yield
+        finally:
+            self._attached.sums = None
+
+    def detach(self) -> None:
+        """Takes it off its model, which is what it was."""
+        if self._attached is not None:
+            self._attached.remove()
+            self._attached = None
+
+
+class _Watched:
+    """The base alone, and somebody who looks on."""
+
+    shared, execution = True, PLAIN
+
+    def __init__(self, take: Callable[[Tensor], None]) -> None:
+        self._take = take
+
+    def choose(self, x: Tensor, path: str, reading: Reading) -> None:
+        self._take(x)
+
+    def put(self, place: int, lora: LoRA | None, n_places: int) -> None:
+        """Holds nothing of any adapter."""
+
+    def describe(self) -> str:
+        return "hand: none"
+
+
+def _shape_of(table: LoRATable) -> tuple[int, int]:
+    return table.w_down.shape[1], table.w_up.shape[1]
+
+
+def _shape(model: nn.Module, path: str) -> tuple[int, int]:
+    """(d_in, d_out) of the linear map at a path. Raises ValueError if there is none."""
+    try:
+        module = model.get_submodule(path)
+    except AttributeError:
+        raise ValueError(
+            f"the library is for another model: {type(model).__name__} has no {path}"
+        ) from None
+    weight = getattr(module, "weight", None)
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    if type(module).__name__ == "Conv1D" and isinstance(weight, Tensor):  # GPT-2's
+        return weight.shape[0], weight.shape[1]
+    raise ValueError(f"{path} is a {type(module).__name__}, and no linear map")
+
+
+class _Attached:
+    """The hooks of a library on a model."""
+
+    def __init__(self, library: LoRALibrary, model: nn.Module) -> None:
+        self.library, self.model = library, model
+        self.reading = Reading()
+        self._texts: WeakKeyDictionary[Any, Text] = WeakKeyDictionary()
+        self.choice: Choice | None = None
+        self.sums: Tensor | None = None
+        self.shape: tuple[int, int] | None = None
+        self._order = {name: i for i, (name, _) in enumerate(model.named_modules())}
+        self._block: str | None = None
+        self._at_block: Any = None
+        self._hooks: list[Any] = [
+            model.register_forward_pre_hook(self._begin, with_kwargs=True),
+            model.register_forward_hook(self._end, with_kwargs=True),
+        ]
+        for path, table in library.tables.items():
+            self.hook(path, table)
+
+    def hook(self, path: str, table: LoRATable) -> None:
+        """Puts a table beside its map."""
+        module = self.model.get_submodule(path)
+        table.to(next(module.parameters()).device)
+
+        def add(_: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
+            return self._add(path, first_input(args, kwargs), output)
+
+        self._hooks.append(module.register_forward_hook(add, with_kwargs=True))
+        found = _BLOCK.match(path)
+        block = path if found is None else found[1]
+        if self._block is None or self._order[block] < self._order[self._block]:
+            self._block = block
+            if self._at_block is not None:
+                self._at_block.remove()
+            self._at_block = self.model.get_submodule(block).register_forward_pre_hook(
+                self._choose, with_kwargs=True
+            )
+
+    def remove(self) -> None:
+        """All of them."""
+        for hook in (*self._hooks, self._at_block):
+            if hook is not None:
+                hook.remove()
+
+    def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        given = [kwargs.get(name) for name in _CACHES] + list(args[1:])
+        cache = next((c for c in given if hasattr(c, "layers")), None)
+        text = Text() if cache is None else self._texts.setdefault(cache, Text())
+        self.reading = Reading(text=text, n_read=0 if cache is None else _n_read(cache))
+        self.choice = None
+
+    def _end(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        self.choice = None  # it is as large as the batch
+        for name in _CACHES:  # of transformers' models, which make one where none is given
+            cache = getattr(output, name, None)
+            if cache is not None and self.reading.text is not None:
+                self._texts[cache] = self.reading.text
+        self.reading = Reading()
+
+    def _choose(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        route = self.library.route
+        if route.shared:
+            self.choice = route.choose(first_input(args, kwargs), self._block or "", self.reading)
+            if self.sums is not None and self.choice is not None:
+                places = (self.choice.experts // self.library.rank).flatten().cpu()
+                gates = self.choice.gates.flatten().double().cpu() / self.library.rank
+                self.sums.index_add_(0, places, gates)
+
+    def _add(self, path: str, x: Tensor, output: Tensor) -> Tensor:
+        route, table = self.library.route, self.library.tables[path]
+        choice = self.choice
+        if not route.shared:
+            choice = route.choose(x, path, self.reading)
+        if choice is None:
+            return output
+        tokens = x.reshape(-1, x.shape[-1]).to(table.w_down.dtype)
+        added = table(tokens, choice.experts, choice.gates)
+        return output + added.view(output.shape).to(output.dtype)
+
+
+def _n_read(cache: Any) -> int:
+    """Tokens in a cache of keys and values: ours, or of transformers."""
+    length = cache.get_seq_length() if hasattr(cache, "get_seq_length") else cache.length
+    return int(length)

@@ -1,0 +1,165 @@
+"""Low-rank adapters (LoRA, Hu 2021, arXiv:2106.09685) as they are kept: peft's folders, our runs.
+
+Nothing is unpickled: an adapter of somebody else may come as a safetensors file only.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from experiments.init.finished_run import FinishedRun
+from experiments.init.reading import from_extra
+from experiments.records import RECORD_NAME
+
+CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+_PREFIX = "base_model.model."  # peft's, before a module's path below the model
+_PART = re.compile(r"^(?P<path>.+)\.lora_(?P<side>[AB])\.weight$")
+_FLAGS = {  # of adapter_config.json: what makes of an adapter more than two matrices a module
+    "use_dora": "DoRA's magnitudes",
+    "modules_to_save": "trained copies of whole modules",
+    "trainable_token_indices": "trained embeddings of tokens",
+    "target_parameters": "adapters of parameters that are no module's weight",
+    "layer_replication": "repeated blocks",
+    "arrow_config": "a router over other adapters",
+    "alora_invocation_tokens": "a start at chosen tokens",
+    "use_bdlora": "block-diagonal matrices",
+    "megatron_config": "Megatron's parallel layers",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowRank:
+    """What an adapter adds to one linear map: x (.., d_in) to (x downᵀ) up.
+
+    down (rank, d_in): peft's A. up (rank, d_out): the transpose of its B, times its scale. Both
+    float32, or float64 where they are stored so. Row j of both is a component: a neuron without
+    activation that reads down_j and writes up_j.
+    """
+
+    down: Tensor
+    up: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(d_in, d_out)."""
+        return self.down.shape[1], self.up.shape[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRA:
+    """An adapter. maps: by the path, below the base model, of the linear map it is beside.
+
+    base: the sha256 of the weights that it was trained on; None where nobody noted it, as peft.
+    """
+
+    name: str
+    base: str | None
+    maps: Mapping[str, LowRank]
+
+    @property
+    def rank(self) -> int:
+        """The largest of its maps."""
+        return max(len(low_rank.down) for low_rank in self.maps.values())
+
+
+def read_lora(folder: Path | str, name: str | None = None) -> LoRA:
+    """The adapter in a folder: of peft, or of a finished run of ours with init.train=lora.
+
+    name: what it is called from now on; None: as the folder. Raises ValueError, in one line, for
+    what is no adapter, is not whole, has to be unpickled, or is more than pairs of matrices.
+    """
+    folder = Path(folder).expanduser()
+    name = folder.resolve().name if name is None else name
+    if (folder / CONFIG).is_file():
+        return _of_peft(folder, name)
+    if (folder / RECORD_NAME).is_file():
+        return _of_run(folder, name)
+    raise ValueError(
+        f"{folder} has neither {CONFIG} (a folder of peft) nor {RECORD_NAME} (a run of ours); name "
+        "a folder with an adapter"
+    )
+
+
+def _of_run(folder: Path, name: str) -> LoRA:
+    base, matrices = FinishedRun(path=str(folder)).adapters()
+    if not matrices:
+        raise ValueError(f"{folder} is a run without adapters; train one with init.train=lora")
+    maps = {path: LowRank(down=a, up=b.T.contiguous()) for path, (a, b) in matrices.items()}
+    return LoRA(name=name, base=base, maps=maps)
+
+
+def _of_peft(folder: Path, name: str) -> LoRA:
+    config = _config(folder)
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in _tensors(folder).items():
+        part = _PART.match(key.removeprefix(_PREFIX))
+        if part is None or tensor.dim() != 2:
+            raise ValueError(
+                f"{folder / WEIGHTS} holds {key} {tuple(tensor.shape)}, which is not a matrix "
+                "lora_A or lora_B beside a linear map; only those can be in a library"
+            )
+        found.setdefault(part["path"], {})[part["side"]] = tensor
+    if not found:
+        raise ValueError(f"{folder / WEIGHTS} holds no adapter; save it with save_pretrained")
+    maps = {}
+    for path, sides in found.items():
+        if len(sides) < 2 or sides["A"].shape[0] != sides["B"].shape[1]:
+            shapes = {side: tuple(tensor.shape) for side, tensor in sides.items()}
+            raise ValueError(f"{folder / WEIGHTS}: {path} has no A and B of one rank: {shapes}")
+        scale = _scale(config, path, len(sides["A"]))
+        maps[path] = LowRank(down=_wide(sides["A"]), up=_wide(sides["B"]).T.contiguous() * scale)
+    return LoRA(name=name, base=None, maps=maps)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        kind = config["peft_type"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no config of an adapter: {error}") from None
+    if kind != "LORA":
+        raise ValueError(f"{path}: peft_type={kind} is not LORA; a library is made of LoRAs")
+    if config.get("bias", "none") != "none" or config.get("lora_bias"):
+        raise ValueError(f"{path}: the adapter has biases; only those without can be in a library")
+    for flag, what in _FLAGS.items():
+        if config.get(flag):
+            raise ValueError(f"{path}: {flag} means {what}; only plain LoRAs can be in a library")
+    return dict(config)
+
+
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    path = folder / WEIGHTS
+    if not path.is_file():
+        if (folder / PICKLED).exists():
+            raise ValueError(
+                f"{folder} has its weights in {PICKLED}, and reading that may run code; have it "
+                "saved again as safetensors (save_pretrained's default)"
+            )
+        raise ValueError(f"{folder} has no {WEIGHTS}; get the adapter again")
+    safetensors = from_extra("safetensors", f"{path}")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path} can't be read, or is cut short ({error}); get it again") from None
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype.itemsize == 8 else tensor.float()
+
+
+def _scale(config: Mapping[str, Any], path: str, rank: int) -> float:
+    """alpha / rank, or with rslora alpha / sqrt(rank) (arXiv:2312.03732)."""
+    alpha = config.get("lora_alpha", 8)
+    for pattern, value in (config.get("alpha_pattern") or {}).items():
+        if re.match(rf"(^|.*\.){pattern}$", path):
+            alpha = value
+            break
+    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)

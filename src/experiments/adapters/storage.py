@@ -1,0 +1,142 @@
+"""A library in a folder: library.json, and its tables in one safetensors file that it names."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from experiments.adapters.library import LoRALibrary
+from experiments.adapters.prototypes import Background, TextKeys
+from experiments.adapters.routes import Arrow, Fixed, ProductKeys, Route
+from experiments.adapters.table import LoRATable
+from experiments.init.reading import file_sha256, from_extra
+from experiments.system.disk import write_text_atomically
+
+INDEX = "library.json"
+_FORMAT = 1
+_KEYS = ("keys", "component_keys")
+
+
+def save_library(library: LoRALibrary, folder: Path | str) -> Path:
+    """Writes it, its route too, and returns the folder. What was there is replaced at the end, by
+    one file's new name: a save that is interrupted leaves the library of before.
+
+    Raises ValueError for a folder with other things in it.
+    """
+    folder = Path(folder).expanduser()
+    if folder.exists() and not (folder / INDEX).exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} has no {INDEX} and is not empty; name another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    safetensors = from_extra("safetensors.torch", "a library in a folder")
+    route, tensors = _route_of(library.route)
+    for path, table in library.tables.items():
+        tensors[f"{path}:down"], tensors[f"{path}:up"] = table.w_down, table.w_up
+    partial = folder / "tables.partial"
+    safetensors.save_file(
+        {name: t.detach().cpu().contiguous() for name, t in tensors.items()}, partial
+    )
+    digest = file_sha256(partial)
+    name = f"tables-{digest[:16]}.safetensors"
+    partial.replace(folder / name)
+    index = {
+        "format": _FORMAT,
+        "rank": library.rank,
+        "base": library.base,
+        "n_places": library.n_places,
+        "adapters": {
+            n: {"place": library.places[n], "maps": list(library.paths_of(n))}
+            for n in library.names
+        },
+        "route": route,
+        "tables": name,
+        "sha256": digest,
+    }
+    write_text_atomically(folder / INDEX, json.dumps(index, indent=1) + "\n", durable=True)
+    for old in folder.glob("tables-*.safetensors"):
+        if old.name != name:
+            old.unlink()
+    return folder
+
+
+def load_library(folder: Path | str, *, kernel: Any = "auto") -> LoRALibrary:
+    """The library that save_library() wrote. Raises ValueError if it is not there or not whole."""
+    folder = Path(folder).expanduser()
+    index = _index(folder)
+    path = folder / index["tables"]
+    if file_sha256(path) != index["sha256"]:
+        raise ValueError(f"{path} is damaged: it is not what {INDEX} says; make the library again")
+    tensors: dict[str, Tensor] = from_extra("safetensors.torch", f"{path}").load_file(path)
+    library = LoRALibrary(index["rank"], kernel=kernel)
+    tables = {}
+    for name in (n.removesuffix(":down") for n in tensors if n.endswith(":down")):
+        down, up = tensors[f"{name}:down"], tensors[f"{name}:up"]
+        table = LoRATable(down.shape[1], up.shape[1], rank=library.rank, n_places=0)
+        table.w_down, table.w_up = down, up
+        tables[name] = table
+    library.restore(
+        tables,
+        places={name: a["place"] for name, a in index["adapters"].items()},
+        maps={name: tuple(a["maps"]) for name, a in index["adapters"].items()},
+        n_places=index["n_places"],
+        base=index["base"],
+    )
+    _restore_route(library, index["route"], tensors)
+    return library
+
+
+def is_library(folder: Path) -> bool:
+    """Whether there is one in a folder."""
+    return (folder / INDEX).is_file()
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    path = folder / INDEX
+    if not path.is_file():
+        raise ValueError(f"{folder} has no {INDEX}; name the folder of a library")
+    try:
+        index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found = index["format"]
+        _ = index["tables"], index["sha256"], index["adapters"], index["route"]["kind"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not the index of a library ({error}); make it again") from None
+    if found != _FORMAT:
+        raise ValueError(f"{path} has format {found}, and this version reads {_FORMAT}")
+    return index
+
+
+def _route_of(route: Route) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What a route is, and its tensors."""
+    if isinstance(route, Fixed):
+        return {"kind": "fixed", "gates": {str(p): g for p, g in route.gates.items()}}, {}
+    assert isinstance(route, (Arrow, ProductKeys))
+    says = {"top_k": route.top_k, "temperature": route.temperature, "memory": str(route.memory)}
+    if isinstance(route, Arrow):
+        return {"kind": "arrow", **says}, {}
+    tensors = {f"route:{name}": getattr(route, name) for name in _KEYS}
+    if isinstance(route, TextKeys):
+        tensors["route:mean"] = route.background.mean
+        tensors["route:precision"] = route.background.precision
+    return {"kind": "keys", **says}, tensors
+
+
+def _restore_route(library: LoRALibrary, says: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    if says["kind"] == "fixed":
+        gates = {int(place): gate for place, gate in says["gates"].items()}
+        library.set_route(Fixed(gates, library.rank))
+        return
+    memory = float(says["memory"])
+    if says["kind"] == "arrow":
+        library.arrow(top_k=says["top_k"], temperature=says["temperature"], memory=memory)
+        return
+    keys = tensors["route:keys"]
+    made = TextKeys if "route:mean" in tensors else ProductKeys
+    route = made(keys.shape[1] - 1, rank=library.rank, top_k=says["top_k"], memory=memory)
+    route.temperature = says["temperature"]
+    for name in _KEYS:
+        setattr(route, name, tensors[f"route:{name}"])
+    if isinstance(route, TextKeys):
+        route.background = Background(
+            mean=tensors["route:mean"], precision=tensors["route:precision"]
+        )
+    library.set_route(route)

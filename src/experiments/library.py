@@ -1,0 +1,260 @@
+"""Libraries of adapters that are found at run time: `python -m experiments.library COMMAND ...`.
+
+ADAPTER is a folder: of peft (safetensors), or of a finished run with init.train=lora. NAME=FOLDER
+gives it another name than its own.
+"""
+
+import argparse
+import json
+import re
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from experiments.cli import Parser, exit_codes
+from experiments.system.disk import write_text_atomically
+
+
+def main() -> None:
+    """Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, function in _COMMANDS.items():
+        text = " ".join((function.__doc__ or "").split())
+        command = commands.add_parser(name, help=text, description=text)
+        _ARGUMENTS[name](command)
+    options, others = parser.parse_known_args()
+    with exit_codes():
+        words = [word for word in others if re.match(r"^[a-z_.]+=", word)]
+        if len(words) < len(others) or (words and options.command not in ("route", "compare")):
+            raise ValueError(f"{others[0]}: unknown argument; --help lists them")
+        options.words = words
+        _COMMANDS[options.command](options)
+
+
+def _make(options: argparse.Namespace) -> None:
+    """A library of the adapters, in a new folder."""
+    from experiments.adapters.library import LoRALibrary
+    from experiments.adapters.storage import is_library, save_library
+
+    if is_library(options.folder):
+        raise ValueError(
+            f"{options.folder} is a library already; add to it, or name another folder"
+        )
+    found = [_read(word) for word in options.adapters]
+    library = LoRALibrary(options.rank or max(lora.rank for lora in found))
+    for lora in found:
+        library.add(lora)
+    save_library(library, options.folder)
+    _print(library)
+
+
+def _add(options: argparse.Namespace) -> None:
+    """One adapter more; the others stay as they are."""
+    from experiments.adapters.storage import load_library, save_library
+
+    library = load_library(options.folder)
+    library.add(_read(options.adapter))
+    save_library(library, options.folder)
+    _print(library)
+
+
+def _remove(options: argparse.Namespace) -> None:
+    """One adapter less; the others stay as they are."""
+    from experiments.adapters.storage import load_library, save_library
+
+    library = load_library(options.folder)
+    library.remove(options.name)
+    save_library(library, options.folder)
+    _print(library)
+
+
+def _show(options: argparse.Namespace) -> None:
+    """What is in a library, and how it is chosen from."""
+    from experiments.adapters.storage import load_library
+
+    _print(load_library(options.folder))
+
+
+def _route(options: argparse.Namespace) -> None:
+    """How adapters are chosen from now on: none | mix | arrow | text. By text, each adapter gets a
+    key from its run's own training text, against a named background set (eval=[...]).
+    """
+    from experiments.adapters.prototypes import by_text
+    from experiments.adapters.storage import load_library, save_library
+
+    library = load_library(options.folder)
+    if options.by == "none":
+        library.use()
+    elif options.by == "mix":
+        library.mix()
+    elif options.by == "arrow":
+        library.arrow(top_k=options.top_k, memory=options.memory)
+    else:
+        from experiments.run_texts import domain_name, read_adapter, read_base, read_sets
+
+        if not options.runs:
+            raise ValueError("route text needs the runs that trained the adapters, after it")
+        runs, overrides, sets = _text_words(options)
+        library.attach(read_base(runs[0], overrides))
+        background = _only(read_sets(runs[0], sets, options.windows))
+        texts = {}
+        for run in runs:
+            found = read_adapter(run, overrides, n_fit=options.windows, n_held_out=1)
+            texts[domain_name(run)] = found.fit
+        by_text(library, texts, background, top_k=options.top_k, memory=options.memory)
+        library.detach()
+    save_library(library, options.folder)
+    _print(library)
+
+
+def _compare(options: argparse.Namespace) -> None:
+    """What each way to choose costs, in nats/token: no adapter, the oracle's, the mean of all,
+    Arrow, keys made of text, learned keys. Writes a JSON file, for python -m analysis adapters.
+    """
+    from experiments.adapters.compare import Settings, Texts, compare
+    from experiments.adapters.library import LoRALibrary
+    from experiments.run_texts import read_adapter, read_base, read_sets
+
+    if options.file.exists():
+        raise ValueError(f"{options.file} is there already; delete it, or name another file")
+    runs, overrides, sets = _text_words(options)
+    if options.later is not None:
+        runs = [*runs, options.later]
+    found = [
+        read_adapter(run, overrides, n_fit=options.windows, n_held_out=options.held_out)
+        for run in runs
+    ]
+    named = {one.lora.name: one for one in found}
+    if len(named) < len(found):
+        raise ValueError(f"two of the runs have one domain: {[one.lora.name for one in found]}")
+    model = read_base(runs[0], overrides)
+    others = read_sets(runs[0], sets, max(options.windows, options.held_out))
+    if options.background not in others:
+        raise ValueError(
+            f"--background {options.background} is not one of the sets {', '.join(others)}"
+        )
+    background = others.pop(options.background)[: options.windows]
+    library = LoRALibrary(max(one.lora.rank for one in found))
+    for one in found:
+        library.add(one.lora)
+    library.attach(model)
+    texts = Texts(
+        fit={name: one.fit for name, one in named.items()},
+        held_out={
+            **{name: one.held_out for name, one in named.items()},
+            **{name: windows[: options.held_out] for name, windows in others.items()},
+        },
+        background=background,
+    )
+    settings = Settings(top_k=options.top_k, n_steps=options.steps, seed=options.seed)
+    later = None if options.later is None else found[-1].lora.name
+    result = compare(library, model, texts, settings, later=later, progress=_announce)
+    report = {
+        "runs": [str(run.resolve().name) for run in runs],
+        "base": library.base,
+        "adapters": [name for name in named if name != later],
+        "unseen": list(others),
+        "settings": asdict(settings),
+        "windows": {"fit": options.windows, "held_out": options.held_out},
+        **asdict(result),
+    }
+    options.file.parent.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(options.file, json.dumps(report, indent=1) + "\n")
+    print(options.file)
+
+
+def _text_words(options: argparse.Namespace) -> tuple[list[Path], list[str], list[str]]:
+    """The runs, the overrides of trainer and paths, and those with the sets' too."""
+    sets = [w for w in options.words if w.lstrip("+~").startswith("eval")]
+    overrides = [w for w in options.words if w not in sets]
+    if not any(w.startswith("eval=") for w in sets):
+        raise ValueError("no background is named; give eval=[wikitext2], or another set")
+    return list(options.runs), overrides, [*overrides, *sets]
+
+
+def _only(sets: dict[str, object]) -> object:
+    if len(sets) != 1:
+        raise ValueError(f"the background is one set, and {', '.join(sets)} are given")
+    return next(iter(sets.values()))
+
+
+def _read(word: str):
+    from experiments.adapters.lora_files import read_lora
+
+    name, equals, folder = word.partition("=")
+    return read_lora(folder, name) if equals else read_lora(word)
+
+
+def _print(library) -> None:
+    from experiments.system.text_table import aligned
+
+    rows = [("place", "adapter", "maps")]
+    rows += [(str(library.places[n]), n, str(len(library.paths_of(n)))) for n in library.names]
+    print("\n".join(aligned(rows)))
+    print(f"rank {library.rank}; chosen by {library.route.describe()}")
+
+
+def _announce(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
+
+
+def _arguments_of_make(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("adapters", nargs="+", metavar="ADAPTER")
+    parser.add_argument("--rank", type=int, help="the most that a later adapter may have")
+
+
+def _arguments_of_add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("adapter", metavar="ADAPTER")
+
+
+def _arguments_of_remove(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("name")
+
+
+def _arguments_of_show(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path)
+
+
+def _arguments_of_route(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("by", choices=("none", "mix", "arrow", "text"))
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN")
+    _arguments_of_keys(parser)
+
+
+def _arguments_of_compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, help="the JSON file to write")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("--later", type=Path, metavar="RUN", help="comes to the running library")
+    parser.add_argument("--background", default="wikitext2/train", help="one of the sets of eval=")
+    parser.add_argument("--held-out", type=int, default=8, help="windows to score (default 8)")
+    parser.add_argument("--steps", type=int, default=60, help="of the learned keys (default 60)")
+    parser.add_argument("--seed", type=int, default=0)
+    _arguments_of_keys(parser)
+
+
+def _arguments_of_keys(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--top-k", type=int, default=2, help="adapters a token (default 2)")
+    parser.add_argument(
+        "--memory", type=float, default=64, help="of the evidence, in tokens (default 64)"
+    )
+    parser.add_argument(
+        "--windows", type=int, default=16, help="of each text, to make keys of (default 16)"
+    )
+
+
+_COMMANDS = {
+    "make": _make, "add": _add, "remove": _remove, "show": _show, "route": _route,
+    "compare": _compare,
+}  # fmt: skip
+_ARGUMENTS = {
+    "make": _arguments_of_make, "add": _arguments_of_add, "remove": _arguments_of_remove,
+    "show": _arguments_of_show, "route": _arguments_of_route, "compare": _arguments_of_compare,
+}  # fmt: skip
+
+if __name__ == "__main__":
+    main()

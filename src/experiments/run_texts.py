@@ -1,0 +1,82 @@
+"""Windows of the text of finished runs, to find adapters by and to score them on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from experiments.adapters.lora_files import LoRA, read_lora
+from experiments.data.packed import PackedText
+from experiments.data.prepare import prepare_data, prepare_sets
+from experiments.finished import PLACES, finished_record, run_config, trained_model
+from experiments.point import make_point
+from experiments.served import take_off
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterRun:
+    """An adapter, and windows (n, seq) of the text that it was trained on, and of its held-out
+    text.
+    """
+
+    lora: LoRA
+    fit: Tensor
+    held_out: Tensor
+
+
+def domain_name(run_dir: Path) -> str:
+    """What a run's adapter is called: the domain of its corpus, or else its folder."""
+    corpus = finished_record(run_dir).config["data"]["corpus"]
+    return str(corpus.get("domain") or run_dir.resolve().name)
+
+
+def read_adapter(
+    run_dir: Path, overrides: Sequence[str], *, n_fit: int, n_held_out: int
+) -> AdapterRun:
+    """overrides: of trainer and paths. n_fit, n_held_out: windows, spread evenly over the splits.
+
+    Raises ValueError for a run without adapters, and a split that has not so many windows.
+    """
+    lora = read_lora(run_dir, domain_name(run_dir))
+    point = make_point(run_config(finished_record(run_dir), overrides))
+    data = point.config.data
+    prepared = prepare_data(data, point.cache)
+    if prepared.train is None:
+        raise ValueError(f"{run_dir} was trained on streamed text; its windows can't be read again")
+    return AdapterRun(
+        lora=lora,
+        fit=windows_of(prepared.train, data.seq_len, n_fit, f"{run_dir}'s training"),
+        held_out=windows_of(prepared.validation, data.seq_len, n_held_out, f"{run_dir}'s held-out"),
+    )
+
+
+def read_base(run_dir: Path, overrides: Sequence[str]) -> nn.Module:
+    """The model that a run of init.train=lora began with."""
+    record = finished_record(run_dir)
+    point = make_point(run_config(record, overrides))
+    vocabulary = prepare_data(point.config.data, point.cache).vocabulary
+    model = trained_model(run_dir, point, vocabulary)
+    take_off(model)
+    return model
+
+
+def read_sets(run_dir: Path, overrides: Sequence[str], n_windows: int) -> dict[str, Tensor]:
+    """Windows of named sets, eval=[...], in the run's tokens."""
+    point = make_point(run_config(finished_record(run_dir), overrides, ("eval", *PLACES)))
+    data = point.config.data
+    vocabulary = prepare_data(data, point.cache).vocabulary
+    sets = prepare_sets(data, point.config.eval, vocabulary, point.cache)
+    return {name: windows_of(text, data.seq_len, n_windows, name) for name, text in sets.items()}
+
+
+def windows_of(text: PackedText, seq_len: int, n: int, what: str) -> Tensor:
+    """(n, seq_len) int64, spread evenly. Raises ValueError if the text is shorter."""
+    n_all = len(text) // seq_len
+    if n_all < n:
+        raise ValueError(f"{what} text has {n_all} windows of {seq_len} tokens, fewer than {n}")
+    starts = np.linspace(0, n_all - 1, n).round().astype(int) * seq_len
+    rows = [text.read(int(start), int(start) + seq_len).astype(np.int64) for start in starts]
+    return torch.from_numpy(np.stack(rows))

@@ -1,0 +1,247 @@
+"""A library of adapters: what it adds, what adding and removing changes, where it is kept."""
+
+import json
+
+import pytest
+import torch
+
+from experiments.adapters import LoRA, LowRank, by_text, lora_library
+from experiments.adapters.storage import load_library, save_library
+from tests.adapters.small import adapter, merged, model, path_of, tokens
+
+pytest.importorskip("transformers")
+pytestmark = pytest.mark.slow  # transformers takes seconds to import
+EXACT = {"rtol": 0, "atol": 1e-12}  # float64; sums in another order
+
+
+@pytest.fixture
+def three():
+    return [
+        adapter("a", 4, seed=1),
+        adapter("b", 2, ("down_proj",), seed=2),
+        adapter("c", 3, ("v_proj", "gate_proj"), blocks=(1,), seed=3),
+    ]
+
+
+@pytest.fixture
+def library(three):
+    return lora_library(three)
+
+
+@torch.no_grad()
+def logits(of, ids):
+    return of(ids).logits
+
+
+def test_one_adapter_is_its_product_added_to_the_weights(library, three):
+    ids, base = tokens(), model()
+    library.attach(base)
+    for lora in three:
+        library.use(lora.name)
+        torch.testing.assert_close(logits(base, ids), logits(merged([lora], [1]), ids), **EXACT)
+        assert not torch.allclose(logits(base, ids), logits(model(), ids), atol=1e-3)
+
+
+def test_a_mixture_is_the_weighted_sum_and_the_mean_is_of_all(library, three):
+    ids, base = tokens(), model()
+    library.attach(base)
+    library.mix({"a": 0.7, "c": -0.3})
+    expected = merged([three[0], three[2]], [0.7, -0.3])
+    torch.testing.assert_close(logits(base, ids), logits(expected, ids), **EXACT)
+    library.mix()
+    expected = merged(three, [1 / 3] * 3)
+    torch.testing.assert_close(logits(base, ids), logits(expected, ids), **EXACT)
+
+
+def test_without_a_route_and_after_detach_the_model_is_the_base_to_the_bit(library):
+    ids, base = tokens(), model()
+    before = logits(base, ids)
+    library.attach(base)
+    assert torch.equal(logits(base, ids), before)
+    library.use("a")
+    assert not torch.equal(logits(base, ids), before)
+    library.detach()
+    assert torch.equal(logits(base, ids), before)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in base.modules())
+
+
+def test_an_addition_and_a_removal_leave_all_other_adapters_as_they_were(library):
+    ids, base = tokens(), model()
+    library.attach(base)
+
+    def of_each(names):
+        found = {}
+        for name in names:
+            library.use(name)
+            found[name] = logits(base, ids)
+        return found
+
+    before = of_each("abc")
+    for i in range(6):  # more than there is room for, in maps that have no table yet too
+        library.add(adapter(f"new{i}", 2, ("gate_proj", "q_proj"), seed=9 + i))
+    after = of_each("abc")
+    assert all(torch.equal(before[n], after[n]) for n in "abc")
+    library.use("new3")
+    expected = merged([adapter("new3", 2, ("gate_proj", "q_proj"), seed=12)], [1])
+    torch.testing.assert_close(logits(base, ids), logits(expected, ids), **EXACT)
+    place = library.places["b"]
+    library.remove("b")
+    after = of_each("ac")
+    assert all(torch.equal(before[n], after[n]) for n in "ac")
+    assert library.add(adapter("late", 1)) == "late"
+    assert library.places["late"] == place, "an empty place is used again"
+
+
+def test_the_next_token_uses_what_was_added_and_removed_meanwhile(library, three):
+    ids, base = tokens(), model()
+    library.attach(base)
+    library.mix({"a": 1.0, "b": 1.0})
+    library.remove("b")
+    torch.testing.assert_close(logits(base, ids), logits(merged(three[:1], [1]), ids), **EXACT)
+
+
+def test_an_adapter_comes_out_as_it_went_in(library, three):
+    for lora in three:
+        back = library.adapter(lora.name)
+        assert back.maps.keys() == lora.maps.keys()
+        for path, low_rank in lora.maps.items():
+            product = low_rank.up.T @ low_rank.down
+            assert torch.equal(back.maps[path].up.T @ back.maps[path].down, product)
+
+
+def test_bfloat16_bases_get_float32_adapters(library, three):
+    ids, base = tokens(), model().bfloat16()
+    library = lora_library([_float32(lora) for lora in three])
+    library.attach(base)
+    library.use("a")
+    got = logits(base, ids)
+    assert got.dtype == torch.bfloat16
+    exact = logits(merged([three[0]], [1]), ids)
+    away = (got.double() - exact).norm() / exact.norm()
+    assert away < 0.03  # bfloat16 has 8 bits
+    assert (logits(model().bfloat16(), ids).double() - exact).norm() / exact.norm() > 3 * away
+
+
+def _float32(lora):
+    maps = {p: LowRank(down=m.down.float(), up=m.up.float()) for p, m in lora.maps.items()}
+    return LoRA(name=lora.name, base=lora.base, maps=maps)
+
+
+@pytest.mark.parametrize("kind", ["none", "fixed", "arrow", "keys"])
+def test_a_saved_library_is_the_same_library(kind, library, tmp_path):
+    ids, base = tokens(), model()
+    library.attach(base)
+    if kind == "fixed":
+        library.mix({"a": 0.5, "c": 2.0})
+    if kind == "arrow":
+        library.arrow(top_k=2, temperature=0.5, memory=4)
+    if kind == "keys":
+        by_text(library, {n: tokens(seed=i) for i, n in enumerate("abc", 5)}, tokens(seed=4))
+    before = logits(base, ids)
+    save_library(library, tmp_path / "kept")
+    library.detach()
+    again = load_library(tmp_path / "kept")
+    assert again.places == library.places
+    again.attach(base)
+    assert torch.equal(logits(base, ids), before)
+    again.add(adapter("d", 4, seed=7))  # and it goes on growing
+    again.use("d")
+    expected = merged([adapter("d", 4, seed=7)], [1])
+    torch.testing.assert_close(logits(base, ids), logits(expected, ids), **EXACT)
+
+
+def test_a_save_that_is_cut_short_leaves_the_library_of_before(library, tmp_path, monkeypatch):
+    folder = save_library(library, tmp_path / "kept")
+    library.remove("a")
+
+    def full(*_, **__):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("experiments.adapters.storage.write_text_atomically", full)
+    with pytest.raises(OSError, match="no space"):
+        save_library(library, folder)
+    assert load_library(folder).names == ("a", "b", "c")
+    monkeypatch.undo()
+    save_library(library, folder)
+    assert load_library(folder).names == ("b", "c")
+    assert len(list(folder.iterdir())) == 2, "what is no longer named is gone"
+
+
+def test_damage_and_folders_of_something_else_are_named(library, tmp_path):
+    folder = save_library(library, tmp_path / "kept")
+    tables = next(folder.glob("*.safetensors"))
+    content = bytearray(tables.read_bytes())
+    content[-1] ^= 1
+    tables.write_bytes(content)
+    with pytest.raises(ValueError, match=r"tables-\w+\.safetensors is damaged"):
+        load_library(folder)
+    tables.unlink()
+    with pytest.raises(ValueError, match=r"tables-\w+\.safetensors can't be read"):
+        load_library(folder)
+    index = json.loads((folder / "library.json").read_text())
+    (folder / "library.json").write_text(json.dumps(index | {"format": 9}))
+    with pytest.raises(ValueError, match="has format 9, and this version reads 1"):
+        load_library(folder)
+    (folder / "library.json").write_text("{}")
+    with pytest.raises(ValueError, match="is not the index of a library"):
+        load_library(folder)
+    with pytest.raises(ValueError, match=r"has no library\.json; name the folder of a library"):
+        load_library(tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "x").touch()
+    with pytest.raises(ValueError, match="is not empty; name another folder"):
+        save_library(library, tmp_path / "other")
+
+
+def test_bad_additions_change_nothing(library):
+    base = model()
+    library.attach(base)
+    before, places = library.n_places, dict(library.places)
+    narrow = LowRank(down=torch.zeros(2, 31), up=torch.zeros(2, 32))
+    cases = [
+        (adapter("a", 2), r"an adapter 'a' is in the library; remove it, or give name="),
+        (adapter("base", 2), "can't be named 'base'"),
+        (adapter("x", 5), "has rank 5 and the library holds up to 4; make it with rank=5"),
+        (
+            LoRA(name="x", base=None, maps={path_of(0, "q_proj"): narrow}),
+            "is for another model: .* maps 32 features to 32, and the adapter 31 to 32",
+        ),
+        (
+            LoRA(name="x", base=None, maps={"model.layers.9.mlp.up_proj": narrow}),
+            r"LlamaForCausalLM has no model\.layers\.9\.mlp\.up_proj",
+        ),
+    ]
+    for lora, message in cases:
+        with pytest.raises(ValueError, match=message):
+            library.add(lora)
+    assert (library.n_places, library.places) == (before, places)
+    with pytest.raises(ValueError, match="no adapter 'x' is in the library, which has a, b, c"):
+        library.remove("x")
+    with pytest.raises(ValueError, match="no adapter 'x'"):
+        library.use("x")
+    with pytest.raises(ValueError, match="attached to a model; detach it first"):
+        library.attach(base)
+
+
+def test_adapters_of_two_bases_are_refused(three):
+    ours = LoRA(name="ours", base="a" * 64, maps=three[0].maps)
+    theirs = LoRA(name="theirs", base="b" * 64, maps=three[0].maps)
+    with pytest.raises(ValueError, match=r"trained on other weights \(bbbbbbbb\) than .*aaaaaaaa"):
+        lora_library([ours, theirs])
+
+
+def test_a_library_for_another_model_is_refused_before_it_is_attached(library):
+    other = torch.nn.Linear(3, 3)
+    with pytest.raises(ValueError, match=r"Linear has no model\.layers"):
+        library.attach(other)
+    assert not other._forward_pre_hooks
+    wide = lora_library([adapter("a", 2)])
+    base = model()
+    base.model.layers[0].self_attn.q_proj = torch.nn.Linear(32, 40)
+    with pytest.raises(ValueError, match="maps 32 features to 40, and the library's 32 to 32"):
+        wide.attach(base)
+
+
+def test_no_adapter_is_no_library():
+    with pytest.raises(ValueError, match="a library needs at least one adapter"):
+        lora_library([])

@@ -1,0 +1,309 @@
+"""What each route chooses, against sums written out in float64; with a cache as without."""
+
+import math
+
+import pytest
+import torch
+
+from experiments.adapters import add_text, by_text, learn, lora_library
+from experiments.adapters.evidence import Evidence
+from experiments.adapters.prototypes import next_token_loss
+from experiments.adapters.routes import Arrow, ProductKeys, Reading, top_direction
+from tests.adapters.small import adapter, model, tokens
+
+pytest.importorskip("transformers")
+pytestmark = pytest.mark.slow  # transformers takes seconds to import
+
+
+@pytest.mark.parametrize("memory", [1, 3, 64.5, math.inf])
+@pytest.mark.parametrize("length", [1, 7, 300])
+def test_evidence_is_a_sum_that_forgets(memory, length):
+    torch.manual_seed(0)
+    x = torch.randn(2, length, 5, dtype=torch.float64)
+    found = Evidence(memory).sums(x)
+    decay = 1 - 1 / memory
+    expected, so_far = [], torch.zeros(2, 5, dtype=torch.float64)
+    for t in range(length):
+        so_far = x[:, t] + decay * so_far
+        expected.append(so_far)
+    torch.testing.assert_close(found, torch.stack(expected, 1), rtol=0, atol=1e-9)
+
+
+def test_evidence_of_parts_is_that_of_the_whole():
+    x, text = torch.randn(2, 300, 5, dtype=torch.float64), object.__new__(type("T", (), {}))
+    evidence = Evidence(50)
+    parts, n = [], 0
+    for part in x.split([4, 1, 170, 1, 124], dim=1):
+        parts.append(evidence.sums(part, text, n))
+        n += part.shape[1]
+    torch.testing.assert_close(torch.cat(parts, 1), Evidence(50).sums(x), rtol=0, atol=1e-9)
+    with pytest.raises(ValueError, match="4 tokens of this text were read before"):
+        Evidence(50).sums(x[:, :1], text, 4)
+
+
+@pytest.fixture
+def three():
+    return [adapter(n, 4 - i, blocks=(1, 2), seed=i + 1) for i, n in enumerate("abc")]
+
+
+def with_outputs(of, ids):
+    """Of every linear map with an adapter: its inputs and outputs, in one forward pass."""
+    seen, hooks = {}, []
+    for name, module in of.named_modules():
+        if isinstance(module, torch.nn.Linear):
+
+            def note(_, args, output, name=name):
+                seen[name] = args[0], output
+
+            hooks.append(module.register_forward_hook(note))
+    states = []
+    hooks.append(
+        of.model.layers[1].register_forward_pre_hook(lambda _, args: states.append(args[0]))
+    )
+    with torch.no_grad():
+        of(ids)
+    for hook in hooks:
+        hook.remove()
+    return seen, states[0]
+
+
+def test_product_keys_by_hand(three):
+    """Each map's output is its own, and gate times the adapter's product of every one retrieved."""
+    base, ids = model(), tokens()
+    library = lora_library(three)
+    library.attach(base)
+    torch.manual_seed(1)
+    route = ProductKeys(32, rank=4, top_k=2, memory=5, temperature=0.7, n_places=4)
+    route.keys[:4] = torch.randn(4, 33)
+    library.set_route(route)
+    places = library.places
+    route.keys[0] = 0
+    seen, states = with_outputs(base, ids)
+    states = torch.cat([states.float(), torch.ones(3, 20, 1)], -1).double()
+    for path in three[0].maps:
+        x, y = seen[path]
+        weight = base.get_submodule(path).weight
+        for b in range(3):
+            said = torch.zeros(33, dtype=torch.float64)
+            for t in range(20):
+                said = states[b, t] + 0.8 * said
+                scores = {"base": torch.zeros((), dtype=torch.float64)}
+                scores |= {n: route.keys[p].double() @ said for n, p in places.items()}
+                best = sorted(scores, key=lambda n: -scores[n])[:2]
+                gates = (torch.stack([scores[n] for n in best]) / 0.7).softmax(0)
+                expected = weight @ x[b, t]
+                for name, gate in zip(best, gates, strict=True):
+                    if name != "base":
+                        low_rank = {lora.name: lora for lora in three}[name].maps[path]
+                        expected = expected + gate * low_rank.up.T @ (low_rank.down @ x[b, t])
+                # scores are float32, and as large as 30
+                torch.testing.assert_close(y[b, t], expected, rtol=0, atol=2e-4)
+
+
+def test_component_keys_choose_within_an_adapter(three):
+    """top_k = 1 adapter of rank 4: the four best of all pairs, wherever they are."""
+    torch.manual_seed(2)
+    route = ProductKeys(8, rank=4, top_k=1, memory=1, n_places=3)
+    route.keys, route.component_keys = torch.randn(3, 9), torch.randn(4, 9)
+    x = torch.randn(2, 6, 8)
+    choice = route.choose(x, "", Reading())
+    said = torch.cat([x, torch.ones(2, 6, 1)], -1).flatten(0, 1)
+    pairs = (said @ route.keys.T)[:, :, None] + (said @ route.component_keys.T)[:, None]
+    scores, experts = pairs.flatten(1).topk(4)
+    assert torch.equal(choice.experts.sort(-1).values, experts.sort(-1).values)
+    torch.testing.assert_close(choice.gates.sum(-1), torch.full((12,), 4.0))
+    torch.testing.assert_close(choice.gates, 4 * scores.softmax(-1), rtol=1e-5, atol=1e-6)
+
+
+def test_arrow_by_hand(three):
+    base, ids = model(), tokens()
+    library = lora_library(three)
+    library.attach(base)
+    library.arrow(top_k=2, temperature=0.5)
+    seen, _ = with_outputs(base, ids)
+    for path in three[0].maps:
+        x, y = seen[path]
+        expected = x @ base.get_submodule(path).weight.T
+        products = [lora.maps[path].up.T @ lora.maps[path].down for lora in three]
+        directions = [torch.linalg.svd(product)[2][0] for product in products]
+        scores = torch.stack([(x @ v).abs() for v in directions], -1)
+        top, chosen = scores.topk(2, -1)
+        for j, gates in enumerate((top / 0.5).softmax(-1).unbind(-1)):
+            for i, product in enumerate(products):
+                expected = expected + (gates * (chosen[..., j] == i))[..., None] * (x @ product.T)
+        torch.testing.assert_close(y, expected, rtol=0, atol=1e-5)  # prototypes are float32
+
+
+def test_the_direction_is_the_largest_stretch():
+    low_rank = next(iter(adapter("a", 3).maps.values()))
+    product = low_rank.up.T @ low_rank.down
+    v = top_direction(low_rank).double()
+    assert float((product @ v).norm()) == pytest.approx(
+        float(torch.linalg.matrix_norm(product, 2)), rel=1e-6
+    )
+
+
+TEXTS = {"a": (3, 18), "b": (18, 33), "c": (33, 48)}  # ids of each domain; the rest: background
+
+
+def texts(seed=0, n=6):
+    return {
+        name: tokens(n, 24, low, high, seed + i) for i, (name, (low, high)) in enumerate(TEXTS.items())
+    }
+
+
+@pytest.mark.parametrize("memory", [1, 16, math.inf])
+def test_keys_made_of_text_find_the_text_s_adapter_or_the_base(memory, three):
+    base = model()
+    library = lora_library(three)
+    library.attach(base)
+    route = by_text(library, texts(), tokens(6, 24, 48, 64), memory=memory)
+    with torch.no_grad():
+        for name, windows in (texts(50) | {"base": tokens(6, 24, 48, 64, 99)}).items():
+            sums = torch.zeros(library.n_places, dtype=torch.float64)
+            with library.watching(sums):
+                base(windows)
+            place = 0 if name == "base" else library.places[name]
+            share = float(sums[place] / sums.sum())
+            assert share > 0.5, (name, sums)  # of four; top_k = 2, so some is another's
+    assert route.memory == memory
+
+
+def test_a_discriminant_by_hand(three):
+    """Keys are S^-1 (m_a - m_0), with the covariance within texts a little shrunk."""
+    base = model()
+    library = lora_library(three)
+    library.attach(base)
+    background = tokens(6, 24, 48, 64)
+    route = by_text(library, texts(), background)
+    library.use()
+    states = {}
+    for name, windows in (texts() | {"base": background}).items():
+        states[name] = with_outputs(base, windows)[1].flatten(0, 1)
+    means = {name: h.mean(0) for name, h in states.items()}
+    within = sum(
+        (h - means[n]).T @ (h - means[n]) / len(h) / len(states) for n, h in states.items()
+    )
+    shrunk = 0.99 * within + 0.01 * within.diagonal().mean() * torch.eye(32)
+    for name in "abc":
+        weights = torch.linalg.solve(shrunk, means[name] - means["base"])
+        constant = -(means[name] + means["base"]) @ weights / 2
+        expected = torch.cat([weights, constant[None]]).float()
+        torch.testing.assert_close(route.keys[library.places[name]], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_later_adapter_gets_a_key_and_no_other_key_changes(three):
+    base = model()
+    library = lora_library(three)
+    library.attach(base)
+    fit = texts()
+    route = by_text(library, {n: fit[n] for n in "ab"}, tokens(6, 24, 48, 64), memory=16)
+    before, temperature = route.keys.clone(), route.temperature
+    library.remove("c")
+    library.add(three[2])
+    ids = tokens(2, 24, 33, 48, 7)
+    sums = torch.zeros(library.n_places, dtype=torch.float64)
+    with torch.no_grad(), library.watching(sums):
+        base(ids)
+    assert sums[library.places["c"]] == 0, "without a key it is not retrieved"
+    add_text(library, "c", fit["c"])
+    old = [0, library.places["a"], library.places["b"]]
+    assert torch.equal(route.keys[old], before[old])
+    assert route.temperature == temperature
+    sums.zero_()
+    with torch.no_grad(), library.watching(sums):
+        base(ids)
+    assert float(sums[library.places["c"]] / sums.sum()) > 0.5
+
+
+@pytest.mark.parametrize("memory", [1, 6, math.inf])
+@pytest.mark.parametrize("kind", ["keys", "arrow"])
+def test_with_a_cache_as_without(kind, memory, three):
+    base, ids = model(), tokens(2, 18)
+    library = lora_library(three)
+    library.attach(base)
+    if kind == "keys":
+        by_text(library, texts(), tokens(6, 24, 48, 64), memory=memory)
+    else:
+        library.arrow(top_k=2, memory=memory)
+    with torch.no_grad():
+        whole = base(ids).logits
+        out = base(ids[:, :7], use_cache=True)
+        parts, cache = [out.logits], out.past_key_values
+        for t in range(7, 18):
+            parts.append(base(ids[:, t : t + 1], **{_name(base): cache}).logits)
+    torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=0, atol=1e-5)
+    made = base.generate(ids[:, :5], max_new_tokens=6, do_sample=False, eos_token_id=None)
+    by_hand = ids[:, :5]
+    for _ in range(6):
+        with torch.no_grad():
+            by_hand = torch.cat([by_hand, base(by_hand).logits[:, -1:].argmax(-1)], 1)
+    assert torch.equal(made, by_hand)
+
+
+def _name(base):
+    """transformers has given the argument a new name."""
+    import inspect
+
+    parameters = inspect.signature(base.forward).parameters
+    return "cache" if "cache" in parameters else "past_key_values"
+
+
+def test_learning_lowers_the_loss_and_changes_keys_alone(three):
+    base = model()
+    library = lora_library(three)
+    library.attach(base)
+    route = by_text(library, texts(), tokens(6, 24, 48, 64))
+    windows = torch.cat(list(texts().values()))
+    state = {n: t.clone() for n, t in base.state_dict().items()}
+    tables = {p: (t.w_down.clone(), t.w_up.clone()) for p, t in library.tables.items()}
+    keys = route.keys.clone()
+    with torch.no_grad():
+        before = float(next_token_loss(base, windows).mean())
+    learn(library, windows, n_steps=40, lr=0.1, batch_size=8)
+    with torch.no_grad():
+        after = float(next_token_loss(base, windows).mean())
+    assert after < before
+    assert not torch.equal(route.keys, keys)
+    assert all(torch.equal(t, state[n]) for n, t in base.state_dict().items())
+    assert all(
+        torch.equal(t.w_down, tables[p][0]) and torch.equal(t.w_up, tables[p][1])
+        for p, t in library.tables.items()
+    )
+    assert all(p.requires_grad and p.grad is None for p in base.parameters())
+
+
+def test_bad_values_of_routes_are_one_line_each(three):
+    library = lora_library(three)
+    with pytest.raises(ValueError, match="attached to no model"):
+        by_text(library, texts(), tokens())
+    library.attach(model())
+    with pytest.raises(ValueError, match="top_k=0 must be at least 1"):
+        library.arrow(top_k=0)
+    with pytest.raises(ValueError, match="temperature=0 must be above 0"):
+        library.arrow(temperature=0)
+    with pytest.raises(ValueError, match=r"memory=0\.5 must be at least 1 token"):
+        library.arrow(memory=0.5)
+    with pytest.raises(ValueError, match="names no adapter"):
+        by_text(library, {}, tokens())
+    with pytest.raises(ValueError, match="no adapter 'x'"):
+        by_text(library, {"x": tokens()}, tokens())
+    with pytest.raises(ValueError, match=r"windows must be token ids \(n, seq\)"):
+        by_text(library, {"a": tokens()[0]}, tokens())
+    with pytest.raises(ValueError, match="route is Fixed; call by_text first"):
+        add_text(library, "a", tokens())
+    with pytest.raises(ValueError, match="route is Fixed; call by_text first"):
+        learn(library, tokens(), n_steps=1)
+    by_text(library, texts(), tokens())
+    with pytest.raises(ValueError, match="n_steps=0 must be at least 1"):
+        learn(library, tokens(), n_steps=0)
+
+
+def test_an_unused_place_is_never_chosen_by_arrow(three):
+    library = lora_library(three)
+    library.remove("b")
+    library.arrow(top_k=3)
+    route = library.route
+    assert isinstance(route, Arrow)
+    choice = route.choose(torch.randn(1, 30, 32), next(iter(three[0].maps)), Reading())
+    assert set((choice.experts // library.rank).flatten().tolist()) <= {1, 3}
