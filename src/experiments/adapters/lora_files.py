@@ -159,7 +159,7 @@ def _scale(config: Mapping[str, Any], path: str, rank: int) -> float:
     """alpha / rank, or with rslora alpha / sqrt(rank) (arXiv:2312.03732)."""
     alpha = config.get("lora_alpha", 8)
     for pattern, value in (config.get("alpha_pattern") or {}).items():
-        if re.match(rf"(^|.*\.){pattern}$", path):
+        if re.match(rf"(.*\.)?({pattern})$", path):
             alpha = value
             break
     return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
