@@ -23,12 +23,13 @@ def main() -> None:
         text = " ".join((function.__doc__ or "").split())
         command = commands.add_parser(name, help=text, description=text)
         _ARGUMENTS[name](command)
-    options, others = parser.parse_known_args()
+    given = sys.argv[1:]
+    words = []
+    if given and given[0] in ("route", "compare"):  # whose other words name folders alone
+        words = [word for word in given if re.match(r"^[+~]*[a-z_.]+=", word)]
+    options = parser.parse_args([word for word in given if word not in words])
+    options.words = words
     with exit_codes():
-        words = [word for word in others if re.match(r"^[a-z_.]+=", word)]
-        if len(words) < len(others) or (words and options.command not in ("route", "compare")):
-            raise ValueError(f"{others[0]}: unknown argument; --help lists them")
-        options.words = words
         _COMMANDS[options.command](options)
 
 
@@ -189,8 +190,8 @@ def _read(word: str):
 def _print(library) -> None:
     from experiments.system.text_table import aligned
 
-    rows = [("place", "adapter", "maps")]
-    rows += [(str(library.places[n]), n, str(len(library.paths_of(n)))) for n in library.names]
+    rows = [("adapter", "place", "maps")]
+    rows += [(n, str(library.places[n]), str(len(library.paths_of(n)))) for n in library.names]
     print("\n".join(aligned(rows)))
     print(f"rank {library.rank}; chosen by {library.route.describe()}")
 

@@ -1,4 +1,4 @@
-"""Adapters that peft has made: the library's outputs are peft's; what is no plain LoRA is refused."""
+"""Adapters that peft has made: outputs are the same; what is no plain LoRA is refused."""
 
 import json
 import re

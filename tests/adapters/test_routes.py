@@ -148,7 +148,8 @@ TEXTS = {"a": (3, 18), "b": (18, 33), "c": (33, 48)}  # ids of each domain; the 
 
 def texts(seed=0, n=6):
     return {
-        name: tokens(n, 24, low, high, seed + i) for i, (name, (low, high)) in enumerate(TEXTS.items())
+        name: tokens(n, 24, low, high, seed + i)
+        for i, (name, (low, high)) in enumerate(TEXTS.items())
     }
 
 

@@ -1,0 +1,204 @@
+"""`python -m experiments.library`, and runs of ours as adapters: made, chosen, scored, served."""
+
+import json
+import re
+import sys
+
+import pytest
+import torch
+
+from experiments import evaluate as evaluate_module
+from experiments import generate as generate_module
+from experiments import library as command_module
+from experiments.adapters import load_library, read_lora
+from experiments.execute import execute
+from experiments.finished import read_finished
+from experiments.point import make_point
+from experiments.records import read_record
+from experiments.run_texts import read_base
+from tests.conftest import TINY
+from tests.training.domains import DOMAINS
+
+SHAPE = ("ladder.d_per_layer", "ladder.d_head", "ladder.vocab_size")  # the weights say these
+ROOMS = tuple(o for o in TINY if not o.startswith(SHAPE))
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def made(compose_raw, tmp_path_factory):
+    """The base's folder, and by domain those of runs with adapters; with their cache."""
+    pytest.importorskip("safetensors")
+    top = tmp_path_factory.mktemp("adapters")
+    paths = (f"paths.results={top / 'results'}", f"paths.cache={top / 'cache'}")
+    keys = ("n_experts=64", "model.n_heads=2", "model.top_k=4", "model.d_key=8")
+    base = make_point(compose_raw("model=peer", "size=2", "budget=2e9", *keys, *TINY, *paths))
+    assert execute(base).status == "done"
+    runs = {}
+    for name in DOMAINS:
+        point = make_point(
+            compose_raw(
+                "init=run", f"init.path={base.run_dir}", "init.how=keep", "init.train=lora",
+                "init.lora_rank=4", "budget=3e9", "ladder.lr=0.05", *ROOMS, *paths,
+                "data.corpus._target_=tests.training.domains.Words", f"+data.corpus.domain={name}",
+            )
+        )  # fmt: skip
+        assert execute(point).status == "done"
+        runs[name] = point.run_dir
+    return base.run_dir, runs, f"paths.cache={top / 'cache'}"
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    def call(*words, module=command_module):
+        name = module.__name__
+        monkeypatch.setattr(sys, "argv", [name, *(str(word) for word in words)])
+        try:
+            module.main()
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def folder(made, command, tmp_path):
+    """A library of two of the adapters."""
+    _, runs, _ = made
+    adapters = [f"{name}={runs[name]}" for name in ("sea", "farm")]
+    code, out, _ = command("make", tmp_path / "kept", *adapters)
+    assert code == 0
+    assert re.search(r"^sea +1 +\d+$", out, re.M)
+    assert "rank 4; chosen by hand: none" in out
+    return tmp_path / "kept"
+
+
+def test_a_run_s_adapter_in_a_library_is_the_run(made, folder):
+    base, runs, cache = made
+    library = load_library(folder)
+    model = read_base(runs["sea"], [cache])
+    ids = torch.randint(3, 250, (2, 30))
+    _, _, trained = read_finished(runs["farm"], [cache])
+    _, _, untrained = read_finished(base, [cache])
+    with torch.no_grad():
+        assert torch.equal(model(ids), untrained(ids))
+        library.attach(model)
+        library.use("farm")
+        torch.testing.assert_close(model(ids), trained(ids), rtol=0, atol=1e-5)
+        assert not torch.allclose(model(ids), untrained(ids), atol=1e-2)
+
+
+def test_add_remove_and_show(made, command, folder):
+    _, runs, _ = made
+    code, out, _ = command("add", folder, f"town={runs['town']}")
+    assert code == 0
+    assert re.search(r"^town +3", out, re.M)
+    assert command("remove", folder, "sea")[0] == 0
+    code, out, _ = command("show", folder)
+    assert code == 0
+    assert "sea" not in out
+    assert load_library(folder).names == ("farm", "town")
+
+
+def test_evaluate_and_generate_take_a_library(made, command, folder):
+    base, runs, cache = made
+    assert command("route", folder, "mix")[0] == 0
+    before = read_record(base / "record.json").evaluations
+    words = (base, "eval=[validation]", cache)
+    assert command(*words, module=evaluate_module)[0] == 0
+    code, _, err = command(*words, f"library={folder}", module=evaluate_module)
+    assert code == 0, err
+    found = read_record(base / "record.json").evaluations
+    (marked,) = [name for name in found if "@library=kept-" in name]
+    assert marked.startswith("validation@library=")
+    assert found[marked]["loss"] != found["validation"]["loss"]
+    assert set(before) <= set(found)
+    assert "scoring" not in command(*words, f"library={folder}", module=evaluate_module)[1]
+    command("route", folder, "arrow", "--top-k", "1")
+    command(*words, f"library={folder}", module=evaluate_module)
+    found = read_record(base / "record.json").evaluations
+    assert len([name for name in found if "@library=kept-" in name]) == 2, "another library"
+    plain = command(base, "the cat", cache, "max_tokens=8", module=generate_module)[1]
+    served = command(
+        base, "the cat", cache, "max_tokens=8", f"library={folder}", module=generate_module
+    )
+    assert served[0] == 0
+    assert served[1] != plain
+    by_run = command(
+        runs["sea"], "the cat", cache, "max_tokens=8", f"library={folder}", module=generate_module
+    )
+    assert by_run[1] == served[1], "a run with adapters stands for what it began with"
+
+
+def test_keys_from_text_and_the_comparison(made, command, folder, tmp_path):
+    _, runs, cache = made
+    sets = ("eval=[validation]", cache)
+    more = ("--windows", "3", "--background", "validation", "--steps", "3", "--held-out", "2")
+    code, out, err = command(
+        "route", folder, "text", runs["sea"], runs["farm"], *sets, "--windows", "3"
+    )
+    assert code == 0, err
+    assert "chosen by product keys: 2 a token, evidence of 64 tokens" in out
+    assert load_library(folder).route.has_key(2)
+    report = tmp_path / "report.json"
+    code, _, err = command(
+        "compare", report, runs["sea"], runs["farm"], "--later", runs["town"], *sets, *more
+    )
+    assert code == 0, err
+    found = json.loads(report.read_text())
+    assert found["adapters"] == ["sea", "farm"]
+    ways = ("base", "own", "uniform", "arrow", "token", "64 tokens", "learned")
+    assert set(ways) <= set(found["losses"])
+    for name in ("sea", "farm"):
+        assert found["losses"]["own"][name] < found["losses"]["base"][name]
+    assert found["later"]["equal"] is True
+    assert found["later"]["with"]["town"] < found["later"]["without"]["town"]
+    code, _, err = command("compare", report, runs["sea"], *sets, *more)
+    assert (code, "is there already" in err) == (2, True)
+
+
+BAD = [
+    (("make", "{folder}", "{sea}"), "is a library already; add to it"),
+    (("make", "{new}", "{base}"), "is a run without adapters; train one with init.train=lora"),
+    (("make", "{new}", "{nowhere}"), "has neither adapter_config.json"),
+    (("add", "{folder}", "sea={sea}"), "an adapter 'sea' is in the library"),
+    (("remove", "{folder}", "x"), "no adapter 'x' is in the library, which has sea, farm"),
+    (("show", "{nowhere}"), "has no library.json; name the folder of a library"),
+    (("show", "{folder}", "more=1"), "unrecognized arguments: more=1"),
+    (("route", "{folder}", "text"), "route text needs the runs"),
+    (("route", "{folder}", "text", "{sea}"), "no background is named; give eval=[wikitext2]"),
+    (("route", "{folder}", "arrow", "--top-k", "0"), "top_k=0 must be at least 1"),
+    (("route", "{folder}", "arrow", "--memory", "0.5"), "memory=0.5 must be at least 1 token"),
+    (("compare", "{new}", "{sea}", "eval=[validation]", "{cache}", "--background", "x"),
+     "--background x is not one of the sets validation"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "message"), BAD, ids=[" ".join(w)[:40] for w, _ in BAD])
+def test_bad_input_is_one_line_and_changes_nothing(words, message, made, command, folder, tmp_path):
+    base, runs, cache = made
+    places = {"folder": folder, "new": tmp_path / "new", "nowhere": tmp_path / "nowhere",
+              "base": base, "sea": runs["sea"], "cache": cache}  # fmt: skip
+    index = (folder / "library.json").read_text()
+    code, _, err = command(*(word.format(**places) for word in words))
+    assert code == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+    assert (folder / "library.json").read_text() == index
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_library_of_other_weights_is_refused(made, command, folder, compose_raw):
+    base, runs, cache = made
+    top = base.parents[1]
+    paths = (f"paths.results={top}", cache)
+    keys = ("n_experts=64", "model.n_heads=2", "model.top_k=4", "model.d_key=8")
+    other = make_point(
+        compose_raw("model=peer", "size=2", "budget=2e9", "seed=1", *keys, *TINY, *paths)
+    )
+    assert execute(other).status == "done"
+    code, _, err = command(other.run_dir, "a", cache, f"library={folder}", module=generate_module)
+    assert code == 2
+    assert "holds adapters of other weights" in err
+    assert read_lora(runs["sea"]).base != other.run_id
