@@ -10,9 +10,16 @@ import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from experiments.cli import Parser, exit_codes
 from experiments.system.disk import write_text_atomically
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from experiments.adapters.library import LoRALibrary
+    from experiments.adapters.lora_files import LoRA
 
 
 def main() -> None:
@@ -174,20 +181,20 @@ def _text_words(options: argparse.Namespace) -> tuple[list[Path], list[str], lis
     return list(options.runs), overrides, [*overrides, *sets]
 
 
-def _only(sets: dict[str, object]) -> object:
+def _only(sets: "dict[str, Tensor]") -> "Tensor":
     if len(sets) != 1:
         raise ValueError(f"the background is one set, and {', '.join(sets)} are given")
     return next(iter(sets.values()))
 
 
-def _read(word: str):
+def _read(word: str) -> "LoRA":
     from experiments.adapters.lora_files import read_lora
 
     name, equals, folder = word.partition("=")
     return read_lora(folder, name) if equals else read_lora(word)
 
 
-def _print(library) -> None:
+def _print(library: "LoRALibrary") -> None:
     from experiments.system.text_table import aligned
 
     rows = [("adapter", "place", "maps")]
