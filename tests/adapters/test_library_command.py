@@ -140,7 +140,7 @@ def test_keys_from_text_and_the_comparison(made, command, folder, tmp_path):
     )
     assert code == 0, err
     assert "chosen by product keys: 2 a token, evidence of 64 tokens" in out
-    assert load_library(folder).route.has_key(2)
+    assert load_library(folder).route.key(2) is not None
     report = tmp_path / "report.json"
     code, _, err = command(
         "compare", report, runs["sea"], runs["farm"], "--later", runs["town"], *sets, *more

@@ -225,8 +225,6 @@ class LoRALibrary:
         """Any of routes.py; product keys come from prototypes.py."""
         if isinstance(route, ProductKeys):
             route.execution = self.execution
-            if len(route.keys) < self._n_places:
-                route.extend(self._n_places)
         self._route = route
 
     # --- where it is

@@ -124,11 +124,9 @@ def learn(
     if n_steps < 1 or not lr > 0:
         raise ValueError(f"n_steps={n_steps} must be at least 1 and lr={lr} above 0")
     model = attached(library)
-    used = [BASE, *(library.place(n) for n in library.names)]
-    used = [place for place in used if route.has_key(place)]
     start = route.keys
-    scale = start[used].std(0).clamp(min=1e-6)  # what is small moves little
-    moved = torch.zeros(len(used), start.shape[1], device=start.device, requires_grad=True)
+    scale = start.std(0).clamp(min=1e-6)  # what is small moves little
+    moved = torch.zeros_like(start, requires_grad=True)
     generator = torch.Generator().manual_seed(seed)
     adam = torch.optim.Adam([moved], lr=lr)
     losses = []
@@ -136,8 +134,7 @@ def learn(
         for step in range(n_steps):
             chosen = torch.randint(len(windows), (batch_size,), generator=generator)
             tokens = windows[chosen].to(next(model.parameters()).device)
-            at = torch.tensor(used, device=start.device)
-            route.keys = start.index_add(0, at, moved * scale)
+            route.keys = start + moved * scale
             loss = next_token_loss(model, tokens).mean()
             adam.zero_grad()
             loss.backward()
@@ -145,7 +142,7 @@ def learn(
             adam.step()
             losses.append(float(loss.detach()))
             progress(step + 1, losses[-1])
-    route.keys = start.index_add(0, torch.tensor(used), (moved * scale).detach())
+    route.keys = (start + moved * scale).detach()
     return losses
 
 
@@ -201,10 +198,10 @@ def _precision(states: Mapping[int, Tensor], means: Mapping[int, Tensor]) -> Ten
 
 def _temperature(route: ProductKeys, states: Mapping[int, Tensor]) -> float:
     """The one of the grid by which the right places are likeliest, over all positions."""
-    places = list(states)
-    keys = route.keys[places]
     scores, right = [], []
-    for i, h in enumerate(states.values()):
+    keys = route.keys
+    for i, place in enumerate(route.places.tolist()):
+        h = states[place]
         said = route.said(h, Reading())
         scores.append((said @ keys.to(said).T).flatten(0, 1))
         right.append(torch.full((len(scores[-1]),), i))

@@ -17,7 +17,6 @@ from experiments.adapters.lora_files import LoRA, LowRank
 from experiments.kernels.ops import PLAIN, Execution, product_key_topk
 
 BASE = 0  # the place in all tables that is empty: the base without an adapter
-_NEVER = -1e20  # a score that nothing is below; finite, so that no kernel subtracts infinities
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,42 +171,38 @@ class ProductKeys:
 
     The query's first half is what the tokens so far say (evidence.py) at the first block that has
     an adapter: the sum of their hidden states, and a last entry of 1 a token for a key's constant.
-    Its second half is the same. Place 0, the base, has a key too, of zeros. Gates are the softmax
-    of the retrieved scores over the temperature, times the rank: an adapter whose components have
-    equal keys gets one gate.
+    Its second half is the same. The base has a key too, of zeros. Gates are the softmax of the
+    retrieved scores over the temperature, times the rank: an adapter whose components have equal
+    keys gets one gate.
 
-    keys (n_places, d + 1); component_keys (rank, d + 1), zeros: all components of an adapter come
-    together. prototypes.py finds the keys. An adapter without one is never retrieved.
+    keys (n, d + 1) of the adapters at places (n,), the base's first; one without a key is never
+    retrieved. component_keys (rank, d + 1), zeros: all components of an adapter come together.
+    prototypes.py finds the keys.
     """
 
     shared = True
 
     def __init__(
-        self,
-        d_model: int,
-        *,
-        rank: int,
-        top_k: int,
-        memory: float,
-        temperature: float = 1.0,
-        n_places: int = 1,
+        self, d_model: int, *, rank: int, top_k: int, memory: float, temperature: float = 1.0
     ) -> None:
+        check_top_k(top_k, temperature)
         self.rank, self.top_k, self.temperature = rank, top_k, temperature
         self.memory, self.execution = checked_memory(memory), PLAIN
-        self.keys = _unused(n_places, d_model + 1)
-        self.keys[BASE] = 0
+        self.keys = torch.zeros(1, d_model + 1)
+        self.places = torch.tensor([BASE])
         self.component_keys = torch.zeros(rank, d_model + 1)
         self._evidence = Evidence(memory)
 
     def choose(self, x: Tensor, path: str, reading: Reading) -> Choice:
         said = self.said(x, reading).flatten(0, 1)
         queries = torch.cat([said, said], dim=-1)[:, None]
-        n_places = len(self.keys)
-        sub_keys = torch.cat([self.keys, self.component_keys]).to(said)
-        k = min(self.top_k, n_places) * self.rank
-        scores, experts = product_key_topk(queries, sub_keys, k, self.execution, n_places)
+        sub_keys = torch.cat([self.keys, self.component_keys.to(self.keys)]).to(said)
+        n = len(self.keys)
+        k = min(self.top_k, n) * self.rank
+        scores, pairs = product_key_topk(queries, sub_keys, k, self.execution, n)
         gates = (scores[:, 0] / self.temperature).softmax(-1) * self.rank
-        return Choice(experts=experts[:, 0], gates=gates)
+        places = self.places.to(x.device)[pairs[:, 0] // self.rank]
+        return Choice(experts=places * self.rank + pairs[:, 0] % self.rank, gates=gates)
 
     def said(self, x: Tensor, reading: Reading) -> Tensor:
         """(batch, n, d + 1) float32: the evidence of hidden states (batch, n, d)."""
@@ -216,7 +211,6 @@ class ProductKeys:
         return self._evidence.sums(x, reading.text, reading.n_read)
 
     def put(self, place: int, lora: LoRA | None, n_places: int) -> None:
-        self.extend(n_places)
         self.set_key(place, None)
 
     def describe(self) -> str:
@@ -225,25 +219,19 @@ class ProductKeys:
             f"{self.temperature:g}"
         )
 
-    def extend(self, n_places: int) -> None:
-        """Room for so many adapters, without keys yet."""
-        if n_places > len(self.keys):
-            more = _unused(n_places - len(self.keys), self.keys.shape[1])
-            self.keys = torch.cat([self.keys, more.to(self.keys)])
-
-    def has_key(self, place: int) -> bool:
-        """Whether the adapter at a place can be retrieved."""
-        return bool(self.keys[place, -1] != _NEVER)
+    def key(self, place: int) -> Tensor | None:
+        """(d + 1,) of the adapter at a place; None: it has none."""
+        (found,) = torch.nonzero(self.places == place, as_tuple=True)
+        return self.keys[found[0]] if len(found) else None
 
     def set_key(self, place: int, key: Tensor | None) -> None:
         """(d + 1,) of the adapter at a place; None: it is not retrieved."""
-        self.keys[place] = _unused(1, self.keys.shape[1])[0] if key is None else key.to(self.keys)
-
-
-def _unused(n: int, width: int) -> Tensor:
-    keys = torch.zeros(n, width)
-    keys[:, -1] = _NEVER
-    return keys
+        others = self.places != place
+        keys, places = self.keys[others], self.places[others]
+        if key is not None:
+            keys = torch.cat([keys, key[None].to(keys)])
+            places = torch.cat([places, torch.tensor([place])])
+        self.keys, self.places = keys, places
 
 
 def _extended(tensor: Tensor, n: int) -> Tensor:

@@ -15,7 +15,7 @@ from experiments.system.disk import write_text_atomically
 
 INDEX = "library.json"
 _FORMAT = 1
-_KEYS = ("keys", "component_keys")
+_KEYS = ("keys", "places", "component_keys")
 
 
 def save_library(library: LoRALibrary, folder: Path | str) -> Path:
