@@ -8,6 +8,7 @@ analysis.draw_isoflop(table, fit).savefig("isoflop.png")
 """
 
 from analysis.adaptation import Adaptation, compare_adaptations
+from analysis.adapters import Libraries, compare_libraries
 from analysis.differences.by_column import DifferencesBy, compare_by
 from analysis.differences.models import Differences, SeedNoise, compare_models, seed_noise
 from analysis.differences.multipliers import BudgetMultipliers, budget_multipliers
@@ -23,6 +24,7 @@ from analysis.figures import (
     draw_growth,
     draw_isoflop,
     draw_laws,
+    draw_libraries,
     draw_residuals,
     draw_seconds,
     draw_usage,
@@ -65,6 +67,7 @@ __all__ = [
     "IsoFLOPCurve",
     "IsoFLOPFit",
     "LawComparison",
+    "Libraries",
     "ModelLaws",
     "ParametricFit",
     "Plan",
@@ -81,6 +84,7 @@ __all__ = [
     "compare_forgetting",
     "compare_growth",
     "compare_laws",
+    "compare_libraries",
     "compare_models",
     "compute_multiplier",
     "draw_active",
@@ -92,6 +96,7 @@ __all__ = [
     "draw_growth",
     "draw_isoflop",
     "draw_laws",
+    "draw_libraries",
     "draw_residuals",
     "draw_seconds",
     "draw_usage",

@@ -187,6 +187,8 @@ def _parser() -> argparse.ArgumentParser:
         help="the set that stands for other text (%(default)s)",
     )
 
+    add("adapters", commands.adapters, "compare ways to choose adapters at run time")
+
     add("growth", commands.growth, "compare runs that grew with runs of more experts throughout")
 
     add("forgetting", commands.forgetting, "compare ways to go on learning from a stream")

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from analysis import figures
 from analysis import growth as of_growth
 from analysis.adaptation import columns_of_starts, compare_adaptations
+from analysis.adapters import compare_libraries
 from analysis.differences.by_column import DifferencesBy, compare_by
 from analysis.differences.models import Differences, compare_models, seed_noise
 from analysis.experts.compare import DEFAULT_FORMS, compare_laws
@@ -200,6 +201,20 @@ def adaptation(options: Options) -> None:
     _say(options, found.summary())
     _say(options, f"\nfits: {folder / 'adaptation.json'}")
     _say(options, f"figure: {folder / 'adaptation.png'}")
+
+
+def adapters(options: Options) -> None:
+    """What each way to choose adapters at run time costs."""
+    if not Path(options.path).is_dir():
+        raise ValueError(f"{options.path} is not a folder; name one with comparisons")
+    found, folder = compare_libraries(Path(options.path)), folder_of(options)
+    with staged(folder) as new, figures.style():
+        _write(new / "adapters.json", found.to_dict())
+        _save(figures.draw_libraries(found), new / "adapters.png")
+    _print_json(options, found.to_dict())
+    _say(options, found.summary())
+    _say(options, f"\nfits: {folder / 'adapters.json'}")
+    _say(options, f"figure: {folder / 'adapters.png'}")
 
 
 def growth(options: Options) -> None:

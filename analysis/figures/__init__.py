@@ -5,6 +5,7 @@ with analysis.figures.style(dark=True):
 """
 
 from analysis.figures.adaptation import draw_adaptation
+from analysis.figures.adapters import draw_libraries
 from analysis.figures.experts import draw_experts
 from analysis.figures.forgetting import draw_forgetting
 from analysis.figures.growth import draw_growth
@@ -28,6 +29,7 @@ __all__ = [
     "draw_growth",
     "draw_isoflop",
     "draw_laws",
+    "draw_libraries",
     "draw_residuals",
     "draw_seconds",
     "draw_usage",

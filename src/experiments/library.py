@@ -120,8 +120,11 @@ def _compare(options: argparse.Namespace) -> None:
     """What each way to choose costs, in nats/token: no adapter, the oracle's, the mean of all,
     Arrow, keys made of text, learned keys. Writes a JSON file, for python -m analysis adapters.
     """
+    import torch
+
     from experiments.adapters.compare import Settings, Texts, compare
     from experiments.adapters.library import LoRALibrary
+    from experiments.adapters.lora_files import read_lora
     from experiments.run_texts import read_adapter, read_base, read_sets
 
     if options.file.exists():
@@ -157,13 +160,18 @@ def _compare(options: argparse.Namespace) -> None:
     )
     settings = Settings(top_k=options.top_k, n_steps=options.steps, seed=options.seed)
     later = None if options.later is None else found[-1].lora.name
-    result = compare(library, model, texts, settings, later=later, progress=_announce)
+    single = None if options.single is None else read_lora(options.single)
+    with torch.autocast("cpu", torch.bfloat16, enabled=options.bfloat16):
+        result = compare(
+            library, model, texts, settings, later=later, single=single, progress=_announce
+        )
     report = {
         "runs": [str(run.resolve().name) for run in runs],
         "base": library.base,
         "adapters": [name for name in named if name != later],
         "unseen": list(others),
         "settings": asdict(settings),
+        "bfloat16": options.bfloat16,
         "windows": {"fit": options.windows, "held_out": options.held_out},
         **asdict(result),
     }
@@ -238,8 +246,12 @@ def _arguments_of_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="the JSON file to write")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     parser.add_argument("--later", type=Path, metavar="RUN", help="comes to the running library")
+    parser.add_argument("--single", type=Path, metavar="RUN", help="was trained on all domains")
     parser.add_argument("--background", default="wikitext2/train", help="one of the sets of eval=")
     parser.add_argument("--held-out", type=int, default=8, help="windows to score (default 8)")
+    parser.add_argument(
+        "--bfloat16", action="store_true", help="compute the base under autocast; faster"
+    )
     parser.add_argument("--steps", type=int, default=60, help="of the learned keys (default 60)")
     parser.add_argument("--seed", type=int, default=0)
     _arguments_of_keys(parser)

@@ -6,6 +6,7 @@ uniform     the mean of all
 arrow       prototypes made of the adapters alone (routes.Arrow)
 token, n    keys in closed form (prototypes.py); evidence of one token, or of about n
 learned     those of n, trained on next-token loss
+single      one adapter for all texts, which was trained on all domains
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.adapters.library import LoRALibrary
+from experiments.adapters.lora_files import LoRA
 from experiments.adapters.prototypes import add_text, by_text, learn, next_token_loss
 from experiments.adapters.routes import BASE, Given, ProductKeys, Route
 from experiments.init.slots import evaluating
@@ -67,9 +69,11 @@ def compare(
     settings: Settings,
     *,
     later: str | None = None,
+    single: LoRA | None = None,
     progress: Callable[[str], None] = lambda what: None,
 ) -> Comparison:
     """Scores all ways. later: an adapter of the library that is taken out, and put back at the end.
+    single: one that was trained on all domains, to be scored too.
 
     The library is attached to the model and has adapters of the names of texts.fit.
     """
@@ -81,6 +85,10 @@ def compare(
     mixed, halves = _mixed([held_out[name] for name in names])
     held_out["mixed"] = mixed
     scorer = _Scorer(library, model, progress)
+    if single is not None:
+        library.use(library.add(single, "single"))
+        scorer.score("single", None, held_out)
+        library.remove("single")
     for way, route in _ways(library, texts, names, settings):
         scorer.score(way, route, held_out)
     for name in names:
@@ -186,7 +194,7 @@ def _later(
     texts: Texts,
     settings: Settings,
     name: str,
-    lora: Any,
+    lora: LoRA,
     progress: Callable[[str], None],
 ) -> dict[str, Any]:
     """Losses without and with one adapter more, and whether the outputs of the others are equal."""

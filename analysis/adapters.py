@@ -1,0 +1,221 @@
+"""What each way to choose adapters at run time costs: comparisons of `experiments.library compare`,
+one file a seed.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis import numbers
+from analysis.fitting.intervals import Estimate, t_quantile
+from analysis.fitting.results import Result
+from analysis.fitting.status import FitStatus, status_of
+from analysis.fitting.text import format_status, noise_cautions, pluralize
+
+_BASE, _OWN, _MIXED = "base", "own", "mixed"  # experiments.adapters.compare's names
+_NAMES = {
+    _BASE: "no adapter",
+    _OWN: "the oracle's",
+    "uniform": "mean of all",
+    "arrow": "Arrow",
+    "token": "keys, each token by itself",
+    "learned": "learned keys",
+    "single": "one LoRA on all",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """A way to choose, over the seeds. nats/token.
+
+    own: the loss on the adapters' domains, minus that of the oracle, who names the domain. mixed:
+    the same on texts whose domain changes in the middle. unseen: the loss on domains of no adapter,
+    minus that of the base.
+    """
+
+    way: str
+    own: Estimate
+    mixed: Estimate
+    unseen: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Later:
+    """An adapter that came to a library in use. gain: on its domain. left: what its own domain
+    still lacks of the oracle's. others: the change of the loss on all other text. equal: whether
+    each other adapter's own outputs were the same to the bit.
+    """
+
+    name: str
+    gain: Estimate
+    left: Estimate
+    others: Estimate
+    equal: bool
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Libraries(Result):
+    """Ways to choose among the same adapters, the nearest to the oracle first.
+
+    loss: of the oracle on its domains, mean of the seeds. level: of the intervals, Student's t over
+    the seeds of each way by itself.
+    """
+
+    adapters: tuple[str, ...]
+    unseen: tuple[str, ...]
+    n_seeds: int
+    level: float
+    loss: float
+    ways: tuple[Way, ...]
+    later: Later | None
+
+    @property
+    def status(self) -> FitStatus:
+        return status_of(self.warnings)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Of what the intervals rest on."""
+        if self.n_seeds == 1:
+            return ("one seed: there are no intervals",)
+        return noise_cautions(self.n_seeds - 1)
+
+    def summary(self) -> str:
+        """The table, and what it is of."""
+        shown = pd.DataFrame(
+            {
+                "chosen by": [way.way for way in self.ways],
+                "minus the oracle": [_shown(way.own) for way in self.ways],
+                "domain changes": [_shown(way.mixed) for way in self.ways],
+                "unseen, minus the base": [_shown(way.unseen) for way in self.ways],
+            }
+        )
+        lines = [
+            f"{len(self.adapters)} adapters: {', '.join(self.adapters)}; unseen: "
+            f"{', '.join(self.unseen)}",
+            shown.to_string(index=False),
+            f"nats/token, means of {pluralize(self.n_seeds, 'seed')} with {self.level:.0%} "
+            f"intervals over seeds; the oracle's loss is {self.loss:.4f}",
+        ]
+        if self.later is not None:
+            same = "the same to the bit" if self.later.equal else "NOT the same"
+            lines.append(
+                f"{self.later.name}, added to the library in use: gains {_shown(self.later.gain)} "
+                f"on its domain, {_shown(self.later.left)} from its oracle; all other text changes "
+                f"by {_shown(self.later.others)}; outputs of each other adapter are {same}"
+            )
+        return "\n".join([*lines, *format_status(self.status, self.warnings)])
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a way."""
+        rows = []
+        for way in self.ways:
+            row: dict[str, object] = {"way": way.way}
+            for name in ("own", "mixed", "unseen"):
+                row |= getattr(way, name).columns(name)
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+
+def compare_libraries(folder: Path | str, *, level: float = 0.95) -> Libraries:
+    """Reads every comparison (*.json with losses) in a folder, one a seed.
+
+    Raises ValueError for none, for one that is damaged, and for comparisons of other adapters,
+    other unseen domains or other ways.
+    """
+    folder = Path(folder)
+    found = {path: _read(path) for path in sorted(folder.glob("*.json"))}
+    reports = [report for report in found.values() if report is not None]
+    if not reports:
+        raise ValueError(
+            f"{folder} has no comparison; python -m experiments.library compare writes them"
+        )
+    first = reports[0]
+    for name in ("adapters", "unseen"):
+        if any(report[name] != first[name] for report in reports):
+            raise ValueError(f"{folder} has comparisons of different {name}; keep one kind")
+    if any(set(report["losses"]) != set(first["losses"]) for report in reports):
+        raise ValueError(f"{folder} has comparisons of different ways; keep one kind")
+    adapters, unseen = first["adapters"], first["unseen"]
+
+    def over_seeds(of: Callable[[Mapping[str, Any]], float]) -> Estimate:
+        return _estimate([of(report) for report in reports], level)
+
+    def way_of(way: str) -> Way:
+        return Way(
+            way=_name(way),
+            own=over_seeds(lambda r: _mean(r, way, adapters) - _mean(r, _OWN, adapters)),
+            mixed=over_seeds(lambda r: _mean(r, way, [_MIXED]) - _mean(r, _OWN, [_MIXED])),
+            unseen=over_seeds(lambda r: _mean(r, way, unseen) - _mean(r, _BASE, unseen)),
+        )
+
+    ways = [way_of(way) for way in first["losses"] if way != _OWN]
+    return Libraries(
+        adapters=tuple(adapters),
+        unseen=tuple(unseen),
+        n_seeds=len(reports),
+        level=level,
+        loss=float(np.mean([_mean(report, _OWN, adapters) for report in reports])),
+        ways=tuple(sorted(ways, key=lambda way: way.own.value)),
+        later=_later(reports, level),
+    )
+
+
+def _later(reports: Sequence[Mapping[str, Any]], level: float) -> Later | None:
+    later = [report["later"] for report in reports if report.get("later")]
+    if len(later) < len(reports):
+        return None
+    name = later[0]["name"]
+    others = [text for text in later[0]["without"] if text != name]
+
+    def estimate(of: Callable[[Mapping[str, Any]], float]) -> Estimate:
+        return _estimate([of(one) for one in later], level)
+
+    return Later(
+        name=name,
+        gain=estimate(lambda one: one["without"][name] - one["with"][name]),
+        left=estimate(lambda one: one["with"][name] - one["own"]),
+        others=estimate(
+            lambda one: float(np.mean([one["with"][o] - one["without"][o] for o in others]))
+        ),
+        equal=all(one["equal"] for one in later),
+    )
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """None for a file of something else."""
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} can't be read as JSON ({error}); write it again") from None
+    if not isinstance(report, dict) or not {"losses", "adapters", "unseen"} <= set(report):
+        return None
+    return report
+
+
+def _mean(report: Mapping[str, Any], way: str, texts: Sequence[str]) -> float:
+    losses = report["losses"][way]
+    return float(np.mean([losses[text] for text in texts])) if texts else float("nan")
+
+
+def _estimate(values: Sequence[float], level: float) -> Estimate:
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return Estimate(mean, float("nan"), float("nan"))
+    half = t_quantile(len(values) - 1, level) * float(np.std(values, ddof=1)) / len(values) ** 0.5
+    return Estimate(mean, mean - half, mean + half)
+
+
+def _name(way: str) -> str:
+    if way.endswith(" tokens"):
+        return f"keys, evidence of {way}"
+    return _NAMES.get(way, way)
+
+
+def _shown(estimate: Estimate) -> str:
+    return numbers.with_interval(*estimate, signed=True)
