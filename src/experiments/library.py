@@ -33,7 +33,7 @@ def main() -> None:
     given = sys.argv[1:]
     words = []
     if given and given[0] in ("route", "compare"):  # whose other words name folders alone
-        words = [word for word in given if re.match(r"^[+~]*[a-z_.]+=", word)]
+        words = [word for word in given if re.match(r"^[+~]*[a-z0-9_.]+=", word)]
     options = parser.parse_args([word for word in given if word not in words])
     options.words = words
     with exit_codes():
