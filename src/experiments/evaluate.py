@@ -21,6 +21,7 @@ from experiments.point import Point, make_point
 from experiments.records import RECORD_NAME, RunRecord, read_record, write_record
 from experiments.served import attach_library, library_label, split_word
 from experiments.system.version import version_line
+from experiments.tasks import facts
 from experiments.tasks.choice import choose
 from experiments.tasks.harness import check_extra, load_tasks, score_tasks
 from experiments.tasks.items import committed_tasks
@@ -71,7 +72,7 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str]) -> RunRecord:
     if not point.config.eval and not chosen:
         raise ValueError(
             f"no sets named; give eval=[NAME,...] of {', '.join(known_sets())}, or "
-            f"tasks=[NAME,...] of {', '.join(committed_tasks())}"
+            f"tasks=[NAME,...] of {', '.join(known_tasks())}"
         )
     rule = point.config.evaluation
     harness = load_tasks(chosen.harness, chosen.folder, rule.stride)
@@ -87,9 +88,10 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str]) -> RunRecord:
     else:
         vocabulary = run_vocabulary(run_dir, record, point)
     encoder = Encoder.of(vocabulary)
+    made = facts.facts_tasks(chosen.facts, point.config.data.corpus, point.cache)
     local = [
         encode_task(task, encoder, point.config.data.seq_len)
-        for task in chosen.local
+        for task in (*chosen.local, *made)
         if not is_scored(task, scored)
     ]
     if not (missing or local or harness.named):
@@ -136,6 +138,11 @@ def harness_model(run_dir: Path, overrides: Sequence[str] = ()) -> "HarnessLM":
 def known_sets() -> list[str]:
     """The names of conf/eval."""
     return sorted(path.stem for path in (conf_dir() / "eval").glob("*.yaml"))
+
+
+def known_tasks() -> list[str]:
+    """The names of conf/tasks, and of the tasks that are made of a run's corpus."""
+    return [*committed_tasks(), *facts.NAMES]
 
 
 def _check_causal(run_dir: Path, record: RunRecord) -> None:
@@ -192,7 +199,7 @@ def main() -> None:
     arguments = sys.argv[1:]
     runs = [a for a in arguments if "=" not in a and not a.startswith("-")]
     if {"-h", "--help"} & set(arguments) or not arguments:
-        print(USAGE.format(sets=", ".join(known_sets()), tasks=", ".join(committed_tasks())))
+        print(USAGE.format(sets=", ".join(known_sets()), tasks=", ".join(known_tasks())))
         return
     if "--version" in arguments:
         print(version_line())

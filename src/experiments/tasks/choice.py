@@ -8,6 +8,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from experiments.config.constraints import shown
+from experiments.tasks import facts
 from experiments.tasks.items import LocalTask, find_task, name_twice, read_task
 
 TASKS, FOLDER = "tasks", "tasks_folder"
@@ -15,14 +16,17 @@ TASKS, FOLDER = "tasks", "tasks_folder"
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """harness: names and yaml files; folder: where their yamls are looked for too."""
+    """facts: names of the tasks that are made of a run's corpus (tasks/facts.py).
+    harness: names and yaml files; folder: where their yamls are looked for too.
+    """
 
     local: tuple[LocalTask, ...] = ()
+    facts: tuple[str, ...] = ()
     harness: tuple[str, ...] = ()
     folder: Path | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.local or self.harness)
+        return bool(self.local or self.facts or self.harness)
 
 
 def choose(overrides: Sequence[str]) -> tuple[Chosen, list[str]]:
@@ -41,18 +45,19 @@ def choose(overrides: Sequence[str]) -> tuple[Chosen, list[str]]:
     folder = values.get(FOLDER)
     if folder is not None and not Path(str(folder)).expanduser().is_dir():
         raise ValueError(f"{FOLDER}={folder} is not a folder; name one with yamls of tasks")
-    files = [find_task(name) for name in names]
+    made = tuple(name for name in names if name in facts.NAMES)
+    others = [name for name in names if name not in facts.NAMES]
+    files = [find_task(name) for name in others]
     local = tuple(read_task(path) for path in files if path is not None)
-    harness = tuple(name for name, path in zip(names, files, strict=True) if path is None)
-    if (twice := name_twice([*(task.name for task in local), *harness])) is not None:
+    harness = tuple(name for name, path in zip(others, files, strict=True) if path is None)
+    if (twice := name_twice([*(task.name for task in local), *made, *harness])) is not None:
         raise ValueError(
             f"tasks=[{','.join(names)}] names {twice} twice, and a record has one place for it; "
             "drop or rename one"
         )
     found = Path(str(folder)).expanduser() if folder is not None else None
-    return Chosen(local=local, harness=harness, folder=found), [
-        word for word in overrides if word not in given
-    ]
+    chosen = Chosen(local=local, facts=made, harness=harness, folder=found)
+    return chosen, [word for word in overrides if word not in given]
 
 
 def _names(given: Any) -> list[str]:
