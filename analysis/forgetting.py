@@ -11,6 +11,8 @@ forward           L[0][j] - L[j-1][j], of the domains after the first
 base              L[T] - L[0] on the base corpus
 
 A stage of all domains together ("joint") learns L[0][j] - L[1][j] of each.
+
+Beside these are the tasks that the runs were scored on at their end (docs/tasks.md), such as facts.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,14 +31,18 @@ from analysis.fitting.text import format_status
 from experiments.records import RunRecord
 
 METRICS = ("learning", "forgetting", "backward", "forward", "base")
+TASK_METRICS = ("acc", "bits_per_byte")
 _BASE = "base"
+_TASK = "tasks/"  # of a record's evaluations
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
     """A way to go on learning at one learning rate, over its streams. In bits per byte.
 
-    orders, seeds: of its runs. lr: the peak, of the backbone.
+    orders, seeds: of its runs. lr: the peak, of the backbone. tasks: those that all of its runs
+    were scored on, each with its TASK_METRICS: the share of right choices, and bits/byte of the
+    right answers.
     """
 
     way: str
@@ -52,6 +58,7 @@ class Kept:
     backward: Estimate
     forward: Estimate
     base: Estimate
+    tasks: Mapping[str, Mapping[str, Estimate]]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -91,8 +98,22 @@ class Forgetting(Result):
             "Student's t over streams; learning: what a stage gains on its domain; forgetting: "
             "what is lost of the best loss by the end; base: what is lost on the base corpus"
         )
-        text = shown.to_string(index=False)
-        return "\n".join([text, note, *format_status(self.status, self.warnings)])
+        lines = [shown.to_string(index=False), note]
+        if any(kept.tasks for kept in self.ways):
+            lines += [
+                self._tasks().to_string(index=False),
+                "tasks, at the end: share of right choices (acc), bits/byte of the right answers",
+            ]
+        return "\n".join([*lines, *format_status(self.status, self.warnings)])
+
+    def _tasks(self) -> pd.DataFrame:
+        """A row a way and task, to print."""
+        rows = []
+        for kept in self.ways:
+            for name, score in kept.tasks.items():
+                shown = {metric: _shown(score[metric], signed=False) for metric in TASK_METRICS}
+                rows.append({"way": kept.way, "rate": f"{kept.lr:.2g}", "task": name, **shown})
+        return pd.DataFrame(rows)
 
     def to_frame(self) -> pd.DataFrame:
         """A row a way and rate."""
@@ -107,6 +128,9 @@ class Forgetting(Result):
             }  # fmt: skip
             for name in METRICS:
                 row |= getattr(kept, name).columns(name)
+            for task, score in kept.tasks.items():
+                for metric in TASK_METRICS:
+                    row |= score[metric].columns(f"{task}_{metric}")
             rows.append(row)
         return pd.DataFrame(rows)
 
@@ -191,12 +215,7 @@ def _mean(values: Sequence[float]) -> float:
 
 def _kept(runs: Sequence[RunRecord], level: float) -> Kept:
     found = pd.DataFrame([metrics_of(run) for run in runs])
-    width = t_quantile(len(runs) - 1, level)
-    estimates = {}
-    for name in METRICS:
-        mean = float(found[name].mean())
-        half = width * float(found[name].std()) / np.sqrt(len(runs))
-        estimates[name] = Estimate(mean, float(mean - half), float(mean + half))
+    estimates = {name: _estimate(found[name], level) for name in METRICS}
     return Kept(
         way=way_of(runs[0]),
         lr=runs[0].lr,
@@ -207,8 +226,31 @@ def _kept(runs: Sequence[RunRecord], level: float) -> Kept:
         n_trained_params=float(np.mean([run.n_trained_params or run.n_params for run in runs])),
         flops=float(np.mean([run.achieved_flops or run.planned_flops for run in runs])),
         **estimates,
+        tasks=_tasks_of(runs, level),
     )
 
 
-def _shown(estimate: Estimate) -> str:
-    return "" if np.isnan(estimate.value) else numbers.with_interval(*estimate, signed=True)
+def _tasks_of(runs: Sequence[RunRecord], level: float) -> dict[str, dict[str, Estimate]]:
+    names = [name for name in runs[0].evaluations if name.startswith(_TASK)]
+    found = {}
+    for name in names:
+        if all(name in run.evaluations for run in runs):
+            # a task of lm-evaluation-harness has other metrics, one without choices no acc
+            scores = pd.DataFrame(
+                [[run.evaluations[name].get(m) for m in TASK_METRICS] for run in runs],
+                columns=TASK_METRICS,
+                dtype=float,
+            )
+            found[name.removeprefix(_TASK)] = {m: _estimate(scores[m], level) for m in TASK_METRICS}
+    return found
+
+
+def _estimate(values: "pd.Series[float]", level: float) -> Estimate:
+    """The mean, with an interval of Student's t."""
+    mean = float(values.mean())
+    half = t_quantile(len(values) - 1, level) * float(values.std()) / np.sqrt(len(values))
+    return Estimate(mean, float(mean - half), float(mean + half))
+
+
+def _shown(estimate: Estimate, signed: bool = True) -> str:
+    return "" if np.isnan(estimate.value) else numbers.with_interval(*estimate, signed=signed)

@@ -15,9 +15,11 @@ def forgetting_section(study: Study) -> Draft | None:
     found = study.forgetting
     if found is None:
         return None
-    bounds = {name: (f"{name}_lower", f"{name}_upper") for name in METRICS}
+    frame = found.to_frame()
+    names = [name.removesuffix("_lower") for name in map(str, frame) if name.endswith("_lower")]
+    bounds = {name: (f"{name}_lower", f"{name}_upper") for name in names}
     table = DataTable(
-        frame=with_intervals(found.to_frame(), **bounds),
+        frame=with_intervals(frame, **bounds),
         caption=f"Ways to go on learning, by learning rate, with {found.level:.0%} intervals over "
         "streams. Learning: what a stage gains on its domain; forgetting: what is lost of a "
         "domain's best loss by the end; base: what is lost on the base corpus",

@@ -21,10 +21,9 @@ from experiments.point import Point, make_point
 from experiments.records import RECORD_NAME, RunRecord, read_record, write_record
 from experiments.served import attach_library, library_label, split_word
 from experiments.system.version import version_line
-from experiments.tasks import facts
 from experiments.tasks.choice import choose
+from experiments.tasks.facts import facts_tasks, known_tasks
 from experiments.tasks.harness import check_extra, load_tasks, score_tasks
-from experiments.tasks.items import committed_tasks
 from experiments.tasks.local import KEY, encode_task, is_scored, score_task
 from experiments.tasks.scoring import Encoder, Scorer
 from experiments.tasks.table import tasks_table
@@ -88,7 +87,7 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str]) -> RunRecord:
     else:
         vocabulary = run_vocabulary(run_dir, record, point)
     encoder = Encoder.of(vocabulary)
-    made = facts.facts_tasks(chosen.facts, point.config.data.corpus, point.cache)
+    made = facts_tasks(chosen.facts, point.config.data.corpus, point.cache)
     local = [
         encode_task(task, encoder, point.config.data.seq_len)
         for task in (*chosen.local, *made)
@@ -138,11 +137,6 @@ def harness_model(run_dir: Path, overrides: Sequence[str] = ()) -> "HarnessLM":
 def known_sets() -> list[str]:
     """The names of conf/eval."""
     return sorted(path.stem for path in (conf_dir() / "eval").glob("*.yaml"))
-
-
-def known_tasks() -> list[str]:
-    """The names of conf/tasks, and of the tasks that are made of a run's corpus."""
-    return [*committed_tasks(), *facts.NAMES]
 
 
 def _check_causal(run_dir: Path, record: RunRecord) -> None:

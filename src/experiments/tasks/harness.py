@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.data.hub import is_network_error, probe
-from experiments.tasks.items import SUFFIX, committed_tasks
+from experiments.tasks.facts import known_tasks
+from experiments.tasks.items import SUFFIX
 from experiments.tasks.local import KEY
 from experiments.tasks.scoring import Encoder, Scorer
 
@@ -79,7 +80,7 @@ def load_tasks(
 def check_extra(names: Sequence[str] = ()) -> None:
     """Raises RuntimeError if lm-evaluation-harness is not installed."""
     if importlib.util.find_spec("lm_eval") is None:
-        ours = f"{', '.join(committed_tasks())} and {SUFFIX} files are ours, and "
+        ours = f"{', '.join(known_tasks())} and {SUFFIX} files are ours, and "
         raise RuntimeError(
             (f"tasks=[{','.join(names)}]: {ours}others are" if names else "this is")
             + f" lm-evaluation-harness', which is not installed: {_REMEDY}"
@@ -142,7 +143,7 @@ def _manager(names: Sequence[str], folder: Path | None) -> Any:
     if unknown := [name for name in others if name not in manager.all_tasks]:
         near = difflib.get_close_matches(unknown[0], manager.all_tasks, n=3)
         raise ValueError(
-            f"tasks=[{unknown[0]}]: neither a file, nor one of {', '.join(committed_tasks())}, "
+            f"tasks=[{unknown[0]}]: neither a file, nor one of {', '.join(known_tasks())}, "
             "nor a task of lm-evaluation-harness"
             + (f"; near it are {', '.join(near)}" if near else "")
         )
