@@ -140,12 +140,13 @@ def _compare(options: argparse.Namespace) -> None:
     if len(named) < len(found):
         raise ValueError(f"two of the runs have one domain: {[one.lora.name for one in found]}")
     model = read_base(runs[0], overrides)
-    others = read_sets(runs[0], sets, max(options.windows, options.held_out))
+    n_of = {options.background: options.windows}
+    others = read_sets(runs[0], sets, options.held_out, **n_of)
     if options.background not in others:
         raise ValueError(
             f"--background {options.background} is not one of the sets {', '.join(others)}"
         )
-    background = others.pop(options.background)[: options.windows]
+    background = others.pop(options.background)
     library = LoRALibrary(max(one.lora.rank for one in found))
     for one in found:
         library.add(one.lora)
@@ -154,7 +155,7 @@ def _compare(options: argparse.Namespace) -> None:
         fit={name: one.fit for name, one in named.items()},
         held_out={
             **{name: one.held_out for name, one in named.items()},
-            **{name: windows[: options.held_out] for name, windows in others.items()},
+            **others,
         },
         background=background,
     )

@@ -63,13 +63,18 @@ def read_base(run_dir: Path, overrides: Sequence[str]) -> nn.Module:
     return model
 
 
-def read_sets(run_dir: Path, overrides: Sequence[str], n_windows: int) -> dict[str, Tensor]:
-    """Windows of named sets, eval=[...], in the run's tokens."""
+def read_sets(
+    run_dir: Path, overrides: Sequence[str], n_windows: int, **n_of: int
+) -> dict[str, Tensor]:
+    """Windows of named sets, eval=[...], in the run's tokens. n_of: of some sets, how many."""
     point = make_point(run_config(finished_record(run_dir), overrides, ("eval", *PLACES)))
     data = point.config.data
     vocabulary = prepare_data(data, point.cache).vocabulary
     sets = prepare_sets(data, point.config.eval, vocabulary, point.cache)
-    return {name: windows_of(text, data.seq_len, n_windows, name) for name, text in sets.items()}
+    return {
+        name: windows_of(text, data.seq_len, n_of.get(name, n_windows), name)
+        for name, text in sets.items()
+    }
 
 
 def windows_of(text: PackedText, seq_len: int, n: int, what: str) -> Tensor:
