@@ -47,7 +47,7 @@ class Settings:
     top_k: int = 2
     arrow_top_k: int = 3
     n_steps: int = 60
-    lr: float = 0.02
+    lr: float = 0.005
     seed: int = 0
 
 

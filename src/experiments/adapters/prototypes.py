@@ -105,7 +105,7 @@ def learn(
     windows: Tensor,
     *,
     n_steps: int,
-    lr: float = 0.01,
+    lr: float = 0.005,
     batch_size: int = 4,
     seed: int = 0,
     progress: Callable[[int, float], None] = lambda step, loss: None,
