@@ -204,12 +204,20 @@ def _read(word: str) -> "LoRA":
 
 
 def _print(library: "LoRALibrary") -> None:
+    from experiments.adapters.routes import ProductKeys
     from experiments.system.text_table import aligned
 
-    rows = [("adapter", "place", "maps")]
-    rows += [(n, str(library.places[n]), str(len(library.paths_of(n)))) for n in library.names]
+    route = library.route
+    keyed = route if isinstance(route, ProductKeys) else None
+    rows = [("adapter", "place", "maps") + (("key",) if keyed else ())]
+    for name in library.names:
+        place = library.places[name]
+        key = () if keyed is None else ("no" if keyed.key(place) is None else "yes",)
+        rows.append((name, str(place), str(len(library.paths_of(name))), *key))
     print("\n".join(aligned(rows)))
-    print(f"rank {library.rank}; chosen by {library.route.describe()}")
+    print(f"rank {library.rank}; chosen by {route.describe()}")
+    if any(row[-1] == "no" for row in rows):
+        print("an adapter without a key is not chosen; library route FOLDER text RUN... makes keys")
 
 
 def _announce(what: str) -> None:

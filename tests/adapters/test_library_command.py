@@ -141,6 +141,10 @@ def test_keys_from_text_and_the_comparison(made, command, folder, tmp_path):
     assert code == 0, err
     assert "chosen by product keys: 2 a token, evidence of 64 tokens" in out
     assert load_library(folder).route.key(2) is not None
+    assert re.search(r"^sea +1 +\d+ +yes$", out, re.M)
+    code, out, _ = command("add", folder, f"town={runs['town']}")
+    assert re.search(r"^town +3 +\d+ +no$", out, re.M)
+    assert "an adapter without a key is not chosen" in out
     report = tmp_path / "report.json"
     code, _, err = command(
         "compare", report, runs["sea"], runs["farm"], "--later", runs["town"], *sets, *more
