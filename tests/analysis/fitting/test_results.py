@@ -4,6 +4,8 @@ import dataclasses
 import functools
 import inspect
 import json
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -22,6 +24,7 @@ from analysis.isoflop.fit import fit_isoflop
 from analysis.parametric import fit_parametric
 from analysis.study import Study
 from analysis.synthetic import ChinchillaSurface, ClarkSurface, simulate_experts, simulate_isoflop
+from tests.analysis.test_adapters import three, written
 from tests.analysis.test_forgetting import stream_run
 
 
@@ -87,6 +90,7 @@ def results():
         analysis.compare_adaptations(adapted()),
         analysis.compare_growth(grown()),
         analysis.compare_forgetting(streamed()),
+        chosen(),
         study_of(isoflop, surface, differences),
     ]
     return {type(one): one for one in found}
@@ -114,6 +118,12 @@ def grown():
         **{"init.parent.n_experts": [None] * 4 + [64.0] * 2},
         **{"init.parent.flops": [None] * 4 + [5e11] * 2},
     )
+
+
+def chosen():
+    """Three comparisons of ways to choose adapters."""
+    with tempfile.TemporaryDirectory() as folder:
+        return analysis.compare_libraries(written(Path(folder), three()))
 
 
 def streamed():
