@@ -88,6 +88,25 @@ def _parser() -> argparse.ArgumentParser:
             help="a foreign table's name for one of our columns, e.g. n_params=params; repeatable",
         )
         sub.add_argument(
+            "--unit",
+            action="append",
+            default=[],
+            metavar="OURS=UNIT",
+            help="what a column's numbers are in: budget=GFLOP, n_tokens=B, loss=bit/byte, or a "
+            "factor; repeatable",
+        )
+        sub.add_argument(
+            "--series",
+            metavar="COLUMN[,COLUMN]",
+            help="whose values name a curve (default: the model and what varies in its layer); "
+            "none: all runs are one",
+        )
+        sub.add_argument(
+            "--separator",
+            metavar="MARK",
+            help="of a CSV: comma, semicolon, tab, pipe or a mark (default: as its lines show)",
+        )
+        sub.add_argument(
             "--where",
             action="append",
             default=[],

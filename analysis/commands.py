@@ -25,7 +25,7 @@ from analysis.fitting.status import FitError
 from analysis.forgetting import compare_forgetting
 from analysis.isoflop.brief import brief
 from analysis.isoflop.fit import fit_isoflop
-from analysis.options import as_typed, pairs
+from analysis.options import as_typed, pairs, series_of
 from analysis.parametric import ParametricFit, fit_parametric
 from analysis.planner import plan
 from analysis.progress import Steps
@@ -45,20 +45,30 @@ _SAME = 3  # runs of one loss are no accident
 
 
 def table_of(
-    options: Options, source: Source | None = None, keep: Sequence[str] = ()
+    options: Options,
+    source: Source | None = None,
+    keep: Sequence[str] = (),
+    needs: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """The checked table of the path, or of what was read from it. keep: load_table's.
+    """The checked table of the path, or of what was read from it. keep and needs: load_table's.
 
-    Notes are printed unless JSON was asked for, damaged records always.
+    Notes are printed unless JSON was asked for, damaged records and warnings always.
     """
     where = {name: value.split(",") for name, value in pairs("where", options.where).items()}
-    columns = pairs("column", options.column) or None
     table = load_table(
-        source or options.path, columns=columns, flops=options.flops, where=where, keep=keep
+        source or options.path,
+        columns=pairs("column", options.column) or None,
+        flops=options.flops,
+        where=where,
+        keep=keep,
+        units=pairs("unit", options.unit),
+        series=series_of(options),
+        separator=options.separator,
+        needs=needs,
     )
     damaged = table.attrs.get("damaged")
-    if damaged:
-        print(f"warning: {damaged}", file=sys.stderr)
+    for warning in (*([damaged] if damaged else []), *table.attrs.get("warnings", ())):
+        print(f"warning: {as_typed(warning)}", file=sys.stderr)
     for note in table.attrs.get("notes", ()):
         if note != damaged:
             _say(options, f"note: {as_typed(note)}")
@@ -83,7 +93,7 @@ def folder_of(options: Options) -> Path:
 
 def isoflop(options: Options) -> None:
     """Minima at each budget and their laws."""
-    table, folder = table_of(options), folder_of(options)
+    table, folder = table_of(options, needs=("budget", options.x)), folder_of(options)
     if not options.brief:
         _say(options, perplexities(table))
     fit = fit_isoflop(table, options.x, options.method, options.n_nearest, noise=options.noise)
@@ -103,7 +113,8 @@ def isoflop(options: Options) -> None:
 
 def parametric(options: Options) -> None:
     """L = E + A/N^alpha + B/D^beta for each model."""
-    table, folder = table_of(options), folder_of(options)
+    table = table_of(options, needs=(options.x, "n_tokens"))
+    folder = folder_of(options)
     done = finished(table)
     have = list(dict.fromkeys(done["series"]))
     if options.model not in (None, *have):
@@ -235,7 +246,7 @@ def growth(options: Options) -> None:
 
 def forgetting(options: Options) -> None:
     """What runs that learnt a stream of domains learnt, and what they forgot."""
-    source, folder = read_source(options.path), folder_of(options)
+    source, folder = read_source(options.path, options.separator), folder_of(options)
     found = compare_forgetting(_records_of(source, table_of(options, source)))
     with staged(folder) as new, figures.style():
         _write(new / "forgetting.json", found.to_dict())
@@ -254,7 +265,7 @@ def _records_of(source: Source, table: pd.DataFrame) -> list[RunRecord]:
 
 def planned(options: Options) -> None:
     """What a budget should buy."""
-    table = table_of(options)
+    table = table_of(options, needs=("budget", options.x))
     fit = fit_isoflop(table, options.x, options.method, options.n_nearest)
     models = [options.model] if options.model else [law.model for law in fit.laws]
     if not models:
@@ -277,7 +288,7 @@ def planned(options: Options) -> None:
 
 def report(options: Options) -> None:
     """Everything, on one page; says on stderr what it is at."""
-    source = read_source(options.path)
+    source = read_source(options.path, options.separator)
     table, folder = table_of(options, source), folder_of(options)
     _check_report(table, options)
     steps = Steps()

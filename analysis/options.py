@@ -7,6 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from analysis.table.csv_file import parse_separator
+from analysis.table.units import parse_unit
+
 _MAX_DRAWS = 100_000
 
 
@@ -56,8 +59,27 @@ def check_options(options: argparse.Namespace) -> None:
             raise ValueError(f"{flag} {shown} {rule}")
         if value == "":
             raise ValueError(f"{flag} is empty; give a value, or leave it out")
-    for name in ("column", "where"):
+    for name in ("column", "where", "unit"):
         pairs(name, getattr(options, name))
+    for column, unit in pairs("unit", options.unit).items():
+        parse_unit(column, unit)
+    if options.separator is not None:
+        parse_separator(options.separator)
+    series_of(options)
+
+
+def series_of(options: argparse.Namespace) -> list[str] | None:
+    """The columns of --series; [] for "none", None without the option."""
+    if options.series is None:
+        return None
+    if options.series.strip() == "none":
+        return []
+    names = [name.strip() for name in options.series.split(",")]
+    if not all(names) or len(set(names)) < len(names):
+        raise ValueError(
+            f"--series {options.series!r} must be COLUMN[,COLUMN], each once, or none: one series"
+        )
+    return names
 
 
 def pairs(option: str, given: list[str]) -> dict[str, str]:
@@ -66,23 +88,46 @@ def pairs(option: str, given: list[str]) -> dict[str, str]:
     for pair in given:
         name, equals, value = pair.partition("=")
         if not (name and equals):
-            form = {"column": "OURS=THEIRS, e.g. n_params=params", "where": "COLUMN=VALUE[,VALUE]"}
+            form = {
+                "column": "OURS=THEIRS, e.g. n_params=params",
+                "where": "COLUMN=VALUE[,VALUE]",
+                "unit": "OURS=UNIT, e.g. budget=GFLOP",
+            }
             raise ValueError(f"--{option} {pair!r} must be {form[option]}")
         if name in found:
-            remedy = {"column": "give one", "where": f"give {name}={found[name]},{value}"}
-            raise ValueError(f"--{option} {name} is given twice; {remedy[option]}")
+            both = f"give {name}={found[name]},{value}"
+            remedy = both if option == "where" else "give one"
+            raise ValueError(f"--{option} {name} is given twice; {remedy}")
         found[name] = value
     return found
 
 
+_QUOTED = r"'[^']*'|\"[^\"]*\""
+_PAIR = rf"'[\w.]+': (?:{_QUOTED})"
+_PAIRS = re.compile(rf"\b(columns|units)=\{{({_PAIR}(?:, {_PAIR})*)\}}")
+_OPTIONS = {"columns": "--column", "units": "--unit"}
+
+
 def as_typed(text: str) -> str:
     """A message with the names of options instead of Python's arguments of the same meaning."""
-    text = re.sub(r"columns=\{'(\w+)': (['\"])(.*?)\2\}", _column, text)
-    text = f"--{text}" if text.startswith("where: ") else text
+    text = _PAIRS.sub(_typed_pairs, text)
+    text = re.sub(r"\bseries=\[(.*?)\]", _typed_series, text)
+    text = re.sub(r"\bwhere=\{'(.+?)': \[(.*?)\]\}", r"--where \1=\2", text)
+    text = f"--{text}" if text.startswith(("where: ", "series: ")) else text
+    text = re.sub(r"^(column|unit)s: ", r"--\1: ", text)
     return text.replace("flops='6nd'", "--flops 6nd").replace("with model=", "with --model")
 
 
-def _column(found: re.Match[str]) -> str:
-    theirs = found[3]
-    plain = re.fullmatch(r"[\w./-]+", theirs)
-    return f"--column {found[1]}={theirs if plain else repr(theirs)}"
+def _typed_pairs(found: re.Match[str]) -> str:
+    words = [word[1:-1] for word in re.findall(_QUOTED, found[2])]
+    pairs = zip(words[::2], words[1::2], strict=True)
+    return " ".join(f"{_OPTIONS[found[1]]} {ours}={_word(theirs)}" for ours, theirs in pairs)
+
+
+def _typed_series(found: re.Match[str]) -> str:
+    names = [name[1:-1] for name in re.findall(_QUOTED, found[1])]
+    return f"--series {_word(','.join(names)) if names else 'none'}"
+
+
+def _word(text: str) -> str:
+    return text if re.fullmatch(r"[\w.,/-]+", text) else repr(text)

@@ -141,5 +141,5 @@ def require(table: pd.DataFrame, names: Sequence[str], what: str) -> None:
         else:
             first = _row_name(done, int(unknown.to_numpy().argmax()))
             why = f"{unknown.sum()} of {len(done)} finished runs have none, e.g. {first}"
-        remedy = _REMEDIES.get(name, f"load with columns={{{name!r}: 'its name in the table'}}")
+        remedy = _REMEDIES.get(name, f"load with columns={{{name!r}: 'MY_NAME'}}")
         raise ValueError(f"{what} needs {name}: {why}; {remedy}")

@@ -1,10 +1,14 @@
 """The columns of a table: their names, order and types, and what other tables call them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 
+from analysis.fitting.text import join_first
 from analysis.table.checks import refuse
+from analysis.table.names import Match, guess_notes, is_held_out, matches_of, own_unit
+from analysis.table.units import Unit, parse_unit
 
 COLUMNS = (
     "series",  # what one curve is: the model, and what varies over its runs
@@ -55,33 +59,34 @@ WHOLE = (
     "peak_memory_bytes",
 )
 TEXT = ("series", "model", "query_norm", "status", "run_id", "sweep")
-ALIASES = {  # what it is called elsewhere -> here; only what can mean nothing else
-    "val_loss": "loss",  # our records' name; it is held out, which a plain "loss" may not be
-    "validation_loss": "loss",
-    "eval_loss": "loss",
-    "val/loss": "loss",  # W&B's way to group metrics
-    "eval/loss": "loss",
-    "params": "n_params",  # total, by the convention of scaling-law tables
-    "num_params": "n_params",
-    "total_params": "n_params",
-    "active_params": "n_active_params",
-    "tokens": "n_tokens",
-    "num_tokens": "n_tokens",
-    "flops": "budget",  # of the whole training
-    "compute": "budget",
-    "num_experts": "n_experts",
-    "learning_rate": "lr",  # "num_heads" is not here: it is attention's
-}
 _OF_LOSS = ("perplexity", "bits_per_byte")  # of the loss that would be taken unasked
+_SIZES = ("n_params", "n_active_params")
+_LISTED = 40  # columns that a message lists; an export of W&B has hundreds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picked:
+    """COLUMNS of a frame. units: of those to convert, the frame's name for it and its unit."""
+
+    frame: pd.DataFrame
+    units: Mapping[str, tuple[str, Unit]]
 
 
 def pick_columns(
-    frame: pd.DataFrame, columns: Mapping[str, str] | None, notes: list[str]
-) -> pd.DataFrame:
+    frame: pd.DataFrame,
+    columns: Mapping[str, str] | None,
+    notes: list[str],
+    *,
+    units: Mapping[str, Unit] | None = None,
+    needs: Sequence[str] = (),
+    flops: str | None = None,
+) -> Picked:
     """The frame with COLUMNS first, NA where there is none ("model" for model), others after them.
 
-    columns: our name -> the frame's; it beats ALIASES. A column whose name is ours but whose place
-    another took is kept as given_<name>.
+    columns: our name -> the frame's; it beats what names say. units: of our columns; they beat the
+    units in names. Without a loss, it is of the perplexity, else of the bits per byte. needs:
+    columns that must be there or follow from others, beside the loss and a size. A column whose
+    name is ours but whose place another took is kept as given_<name>.
     """
     chosen = dict(columns or {})
     for name, given in chosen.items():
@@ -89,60 +94,116 @@ def pick_columns(
             raise ValueError(f"columns: {name!r} is not one of {', '.join(COLUMNS)}")
         if given not in frame:
             raise ValueError(f"columns: {name}={given!r} is not there; found {_listed(frame)}")
-    sources = {}
-    for name in COLUMNS:
-        source = chosen.get(name) or _source(frame, name, set(chosen.values()))
-        if source is not None:
-            sources[name] = source
+    sources = _sources(frame, chosen)
     if "loss" in chosen and _usual_loss(frame) not in (None, chosen["loss"]):
         for name in _OF_LOSS:
             if name not in chosen:
                 sources.pop(name, None)
     if "series" not in chosen:
         sources.pop("series", None)
-    _require_columns(frame, sources)
+    if "loss" not in sources:
+        sources |= _loss_of_others(sources)
+    _require_columns(frame, sources, needs, flops)
+    notes += guess_notes(sources)
     picked = {
-        name: frame[sources[name]]
+        name: frame[sources[name].name]
         if name in sources
         else _constant(frame, "model" if name == "model" else None)
         for name in COLUMNS
     }
+    taken = {match.name for match in sources.values()}
     for name in frame.columns:
-        if name not in COLUMNS and name not in sources.values():
+        if name not in COLUMNS and name not in taken:
             picked[name] = frame[name]
-        elif name in COLUMNS and name not in sources.values() and name != "series":
+        elif name in COLUMNS and name not in taken and name != "series":
             picked[f"given_{name}"] = frame[name]
-            why = f"{name} is {sources[name]}" if name in sources else "it is of another loss"
+            why = f"{name} is {sources[name].name}" if name in sources else "it is of another loss"
             notes.append(f"the column named {name} is kept as given_{name}: {why}")
-    return pd.DataFrame(picked, index=frame.index)
+    return Picked(
+        frame=pd.DataFrame(picked, index=frame.index), units=_units_of(sources, units or {})
+    )
 
 
-def _source(frame: pd.DataFrame, name: str, taken: set[str]) -> str | None:
+def _sources(frame: pd.DataFrame, chosen: Mapping[str, str]) -> dict[str, Match]:
+    found = {}
+    for name in COLUMNS:
+        if name in chosen:
+            found[name] = Match(name=chosen[name], unit=own_unit(name, chosen[name]))
+        elif (source := _source(frame, name, set(chosen.values()))) is not None:
+            found[name] = source
+    return found
+
+
+def _source(frame: pd.DataFrame, name: str, taken: set[str]) -> Match | None:
     """The frame's column for ours of that name, by name or alias."""
-    aliases = [a for a, ours in ALIASES.items() if ours == name and a in frame and a not in taken]
+    matches = [match for match in matches_of(name, frame) if match.name not in taken]
     # Beside a held-out loss, a column named loss is the training's, as in what we log to W&B
-    if name in frame and not (name == "loss" and aliases):
-        return name
-    if len(aliases) > 1:
+    if name in frame and not (name == "loss" and any(map(is_held_out, matches))):
+        return Match(name=name)
+    if len(matches) > 1:
         raise ValueError(
-            f"{name} may be any of {', '.join(aliases)}; "
-            f"say which, e.g. columns={{{name!r}: {aliases[0]!r}}}"
+            f"{name} may be any of {', '.join(match.name for match in matches)}; "
+            f"say which, e.g. columns={{{name!r}: {matches[0].name!r}}}"
         )
-    return aliases[0] if aliases else None
+    return matches[0] if matches else None
 
 
 def _usual_loss(frame: pd.DataFrame) -> str | None:
-    held_out = [alias for alias, ours in ALIASES.items() if ours == "loss"]
-    return next((name for name in (*held_out, "loss") if name in frame), None)
+    matches = matches_of("loss", frame)
+    held_out = (match.name for match in matches if is_held_out(match))
+    others = (match.name for match in matches)
+    return next(held_out, "loss" if "loss" in frame else next(others, None))
 
 
-def _require_columns(frame: pd.DataFrame, sources: Mapping[str, str]) -> None:
-    for wanted, example in ((("loss",), "loss"), (("n_params", "n_active_params"), "n_params")):
-        if not any(name in sources for name in wanted):
-            raise ValueError(
-                f"no column {' or '.join(wanted)}; found {_listed(frame)}; "
-                f"say which it is: columns={{{example!r}: 'its name in the table'}}"
-            )
+def _loss_of_others(sources: Mapping[str, Match]) -> dict[str, Match]:
+    for name, unit in (("perplexity", "perplexity"), ("bits_per_byte", "bit/byte")):
+        if name in sources:
+            return {"loss": Match(name=sources[name].name, unit=parse_unit("loss", unit))}
+    return {}
+
+
+def _units_of(
+    sources: Mapping[str, Match], given: Mapping[str, Unit]
+) -> dict[str, tuple[str, Unit]]:
+    for name in given:
+        if name not in sources:
+            raise ValueError(f"units: there is no {name}; columns={{{name!r}: 'MY_NAME'}} names it")
+    of_names = {name: match.unit for name, match in sources.items() if match.unit is not None}
+    return {name: (sources[name].name, unit) for name, unit in {**of_names, **given}.items()}
+
+
+def _require_columns(
+    frame: pd.DataFrame, sources: Mapping[str, Match], needs: Sequence[str], flops: str | None
+) -> None:
+    """Raises ValueError that names all that is missing, each with the option that gives it."""
+    absent = [] if "loss" in sources else ["loss"]
+    has_size = "n_params" in sources or "n_active_params" in sources
+    if not has_size and not any(name in _SIZES for name in needs):
+        absent.append("n_params")
+    absent += [
+        name
+        for name in dict.fromkeys(needs)
+        if name not in (*sources, *absent)
+        and not (name in _SIZES and has_size)
+        and not _follows(name, sources, flops)
+    ]
+    if not absent:
+        return
+    said = ["n_params or n_active_params" if name == "n_params" else name for name in absent]
+    example = ", ".join(f"{name!r}: 'MY_NAME'" for name in absent)
+    others = {"budget", "n_tokens"} & set(absent)
+    by_6nd = len(others) == 1 and bool({"budget", "n_tokens"} & set(sources)) and flops is None
+    remedy = f", or {others.pop()} by flops='6nd'" if by_6nd else ""
+    raise ValueError(
+        f"no column {', '.join(said)}; found {_listed(frame)}; "
+        f"say which {'they are' if len(absent) > 1 else 'it is'}: columns={{{example}}}{remedy}"
+    )
+
+
+def _follows(name: str, sources: Mapping[str, Match], flops: str | None) -> bool:
+    """Whether a budget or a number of tokens can be derived from other columns."""
+    other = {"budget": "n_tokens", "n_tokens": "budget"}.get(name)
+    return other in sources and ("flops_per_token" in sources or flops == "6nd")
 
 
 def _constant(frame: pd.DataFrame, value: object) -> pd.Series:
@@ -150,7 +211,7 @@ def _constant(frame: pd.DataFrame, value: object) -> pd.Series:
 
 
 def _listed(frame: pd.DataFrame) -> str:
-    return ", ".join(map(str, frame.columns))
+    return join_first([str(name) for name in frame.columns], _LISTED)
 
 
 def cast_columns(frame: pd.DataFrame) -> pd.DataFrame:

@@ -6,10 +6,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from analysis.fitting.text import join_first
 from analysis.table.cells import best_of_cells
 from analysis.table.checks import check_amounts, check_runs, finished, require
 from analysis.table.columns import COLUMNS, cast_columns, pick_columns
+from analysis.table.merged import find_merged
+from analysis.table.series import merge_sizes, named_by, variants
 from analysis.table.sources import Source, read_source
+from analysis.table.units import apply_units, parse_unit
 from analysis.table.wandb_export import bare_key, from_wandb
 
 __all__ = [
@@ -22,7 +26,7 @@ __all__ = [
     "require",
 ]
 
-_VARIANT = ("n_experts", "n_heads", "top_k", "query_norm")
+_LISTED = 12  # values that a message lists
 _ORDER = ["budget", "model", "n_layers", "n_experts", "seed"]
 
 
@@ -33,19 +37,26 @@ def load_table(
     flops: str | None = None,
     where: Mapping[str, Sequence[str]] | None = None,
     keep: Sequence[str] = (),
+    units: Mapping[str, str] | None = None,
+    series: Sequence[str] | None = None,
+    separator: str | None = None,
+    needs: Sequence[str] = (),
 ) -> pd.DataFrame:
     """The checked table of a sweep's folder, a CSV or Parquet file, or a CSV exported from W&B; or
     of what read_source read of one.
 
-    columns and flops are check_table's, where is keep_rows'. keep: fields of records to keep beside
-    COLUMNS, e.g. init.how. Raises ValueError naming the file, or
-    the row and column.
+    columns, flops, units, series and needs are check_table's, where is keep_rows', separator is
+    read_source's. keep: fields of records to keep beside COLUMNS, e.g. init.how. Raises ValueError
+    naming the file, or the row and column.
     """
-    source = path if isinstance(path, Source) else read_source(path)
-    table = check_table(source.frame, columns=columns, flops=flops)
+    source = path if isinstance(path, Source) else read_source(path, separator)
+    table = check_table(
+        source.frame, columns=columns, flops=flops, units=units, series=series, needs=needs
+    )
     if source.records:  # a record's other fields were there for `columns` to name
         kept = {*COLUMNS, *keep}
         table = table[[c for c in map(str, table) if c in kept or c.startswith("given_")]]
+        table = _with_warnings(table)
     return keep_rows(table, where) if where else table
 
 
@@ -56,7 +67,7 @@ def keep_rows(table: pd.DataFrame, where: Mapping[str, Sequence[str]]) -> pd.Dat
     varies, unless the table gave them. Raises ValueError for a column that is not there, and a
     value that no run has, with those there are.
     """
-    named = table["series"].equals(_series(table).astype(str))
+    named = table["series"].equals(variants(table).astype(str))
     for name, values in where.items():
         if name not in table:
             raise ValueError(f"where: {name!r} is no column; found {', '.join(map(str, table))}")
@@ -65,12 +76,14 @@ def keep_rows(table: pd.DataFrame, where: Mapping[str, Sequence[str]]) -> pd.Dat
         for value in values:
             has = _equals(column, value)
             if not has.any():
-                have = ", ".join(sorted({"" if pd.isna(v) else f"{v}" for v in column}))
-                raise ValueError(f"where: no run has {name}={value}; they have {have}")
+                have = sorted({"" if pd.isna(v) else f"{v}" for v in column})
+                raise ValueError(
+                    f"where: no run has {name}={value}; they have {join_first(have, _LISTED)}"
+                )
             keep |= has
         table = table[keep]
     table = table.reset_index(drop=True)
-    return table.assign(series=_series(table).astype(str)) if named else table
+    return _with_warnings(table.assign(series=variants(table).astype(str)) if named else table)
 
 
 def _equals(column: pd.Series, value: str) -> pd.Series:
@@ -85,8 +98,21 @@ def _equals(column: pd.Series, value: str) -> pd.Series:
     return (column.astype("float64") == number).fillna(False)
 
 
+def _with_warnings(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with those of attrs["warnings"] that its rows have, and no others."""
+    merged = find_merged(table)
+    table.attrs["warnings"] = () if merged is None else (merged.text,)
+    return table
+
+
 def check_table(
-    frame: pd.DataFrame, columns: Mapping[str, str] | None = None, flops: str | None = None
+    frame: pd.DataFrame,
+    columns: Mapping[str, str] | None = None,
+    flops: str | None = None,
+    *,
+    units: Mapping[str, str] | None = None,
+    series: Sequence[str] | None = None,
+    needs: Sequence[str] = (),
 ) -> pd.DataFrame:
     """COLUMNS, then the frame's others, sorted by budget, model and size; failed runs are kept.
 
@@ -94,7 +120,12 @@ def check_table(
     be there; other columns that are absent are derived where they can be, or NA.
     table.attrs["notes"], a tuple of str, says what was derived, taken for granted or left out; of
     these table.attrs["damaged"] is the one on records that can't be read, if there are any.
+    attrs["warnings"]: cells with runs that neither seed nor learning rate explains.
     columns: our name -> the frame's, e.g. {"n_params": "N"}; common aliases are known.
+    units: our name -> its unit, e.g. {"budget": "GFLOP"}; units in names are known.
+    series: the columns whose values name a series; [] makes all runs one. By default it is the
+    model, with the settings of its layer that vary.
+    needs: columns that must be there or be derived, for a message that names all that are absent.
     flops: "6nd" takes budget = 6 n_active_params n_tokens where one of them is unknown; that is
     wrong where attention or the vocabulary dominates.
     Raises ValueError naming the row, column, value and remedy.
@@ -114,22 +145,40 @@ def check_table(
     chosen = {
         name: given if given in raw else bare_key(given) for name, given in (columns or {}).items()
     }
-    table = cast_columns(pick_columns(raw, chosen, notes))
-    table = _without_copies(table, notes)
+    if series is not None and "series" in chosen:
+        raise ValueError("series and columns={'series': ...} both name the series; give one")
+    parsed = {name: parse_unit(name, unit) for name, unit in (units or {}).items()}
+    picked = pick_columns(raw, chosen, notes, units=parsed, needs=needs, flops=flops)
+    table = _without_copies(cast_columns(picked.frame), notes)
+    table = apply_units(table, picked.units, notes)
     check_amounts(table)
     _derive(table, flops, notes)
     check_runs(table)
-    series = _series(table)
-    given = raw["series"].astype("string")[table.index] if "series" in raw else series
-    if "series" not in chosen and (given != series).any():
-        notes.append("series were renamed; columns={'series': 'series'} keeps the given")
-    table["series"] = table["series"].where(table["series"].notna(), series)
+    table = merge_sizes(table, notes)
+    table["series"] = _series(table, raw, chosen, series, notes)
     table = table.astype(dict.fromkeys(("series", "model", "status"), str))  # never NA
     table = table.sort_values(_ORDER, kind="stable").reset_index(drop=True)
     table.attrs["notes"] = tuple(dict.fromkeys(notes))
     if damaged:
         table.attrs["damaged"] = damaged[0]
-    return table
+    return _with_warnings(table)
+
+
+def _series(
+    table: pd.DataFrame,
+    raw: pd.DataFrame,
+    chosen: Mapping[str, str],
+    names: Sequence[str] | None,
+    notes: list[str],
+) -> pd.Series:
+    """A name for each run: by columns that were asked for, as given in one, or by its model."""
+    if names is not None:
+        return named_by(table, raw, names)
+    own = variants(table)
+    given = raw["series"].astype("string")[table.index] if "series" in raw else own
+    if "series" not in chosen and (given != own).any():
+        notes.append("series were renamed; columns={'series': 'series'} keeps the given")
+    return table["series"].where(table["series"].notna(), own)
 
 
 def _named_rows(frame: pd.DataFrame) -> pd.DataFrame:
@@ -194,17 +243,3 @@ def _fill(table: pd.DataFrame, name: str, values: pd.Series, how: str, notes: li
     if gaps.any():
         table.loc[gaps, name] = values[gaps]
         notes.append(f"{name} of {gaps.sum()} rows is {how}")
-
-
-def _series(table: pd.DataFrame) -> pd.Series:
-    """The model's name, and those of _VARIANT that vary over its runs in this table."""
-    names = table["model"].copy()
-    varying = [column for column in _VARIANT if table[column].nunique(dropna=False) > 1]
-    for _, runs in table.groupby("model"):
-        for column in varying:
-            # A run that broke off may lack its config: no variant of its own
-            known = runs[(runs["status"] == "done") | runs[column].notna()]
-            if known[column].nunique(dropna=False) > 1:
-                has = runs.index[runs[column].notna()]
-                names[has] += f" {column}=" + runs.loc[has, column].astype("string")
-    return names

@@ -3,15 +3,12 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from analysis.fitting.text import join_first
+from analysis.table.csv_file import read_csv
 from experiments.records import DamagedError, RunRecord, find_records, flat_row, read_record
-from experiments.system.csv_text import unguarded
-
-_SEPARATORS = {";": "';'", "\t": "a tab", "|": "'|'"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -22,10 +19,11 @@ class Source:
     records: tuple[RunRecord, ...] = ()  # none where the rows come from a file
 
 
-def read_source(path: str | Path) -> Source:
+def read_source(path: str | Path, separator: str | None = None) -> Source:
     """A folder's record.json files or a file's rows; the index names each, e.g. "line 7".
 
-    Damaged records are left out, and frame.attrs["damaged"] is a line that says so. Raises
+    separator: of a CSV, a mark or one of comma, semicolon, tab, pipe; guessed if None. Damaged
+    records are left out, and frame.attrs["damaged"] is a line that says so. Raises
     ValueError naming the path if it is missing, is no table, or has no rows.
     """
     path = Path(path)
@@ -33,15 +31,17 @@ def read_source(path: str | Path) -> Source:
         return _read_records(path)
     if not path.exists():
         raise ValueError(
-            f"{path}: no such file or folder; wanted: a sweep's folder, a .csv or a .parquet"
+            f"{path}: no such file or folder; wanted: a sweep's folder, a .csv, .tsv or .parquet"
         )
     suffix = path.suffix.lower()
-    if suffix == ".csv":
-        frame = _read_csv(path)
+    if suffix in (".csv", ".tsv"):
+        frame = read_csv(path, separator or ("tab" if suffix == ".tsv" else None))
     elif suffix == ".parquet":
         frame = _read_parquet(path)
     else:
-        raise ValueError(f"{path}: its suffix is not .csv or .parquet; save it as one of them")
+        raise ValueError(
+            f"{path}: its suffix is not .csv, .tsv or .parquet; save it as one of them"
+        )
     frame.columns = frame.columns.astype(str).str.strip()
     # What to_csv writes for an index: nothing of the runs
     frame = frame.loc[:, ~frame.columns.str.startswith("Unnamed: ")]
@@ -85,46 +85,6 @@ def _read_each(paths: Iterable[Path]) -> Iterator[RunRecord | DamagedError]:
             yield error
         except OSError as error:  # gone since it was found, or a link to nowhere
             yield DamagedError(path, str(error.strerror), "delete it, or put the file there")
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    _check_separator(path)
-    try:
-        # "-" is what W&B's export has for nothing; blank lines count, so that lines are the file's
-        frame = pd.read_csv(
-            path,
-            encoding="utf-8-sig",
-            na_values=["-"],
-            skip_blank_lines=False,
-            low_memory=False,
-            dtype=dict.fromkeys(("run_id", "ID", "id"), "string"),  # 0123e456 is not a number
-        )
-    except pd.errors.EmptyDataError:
-        raise ValueError(f"{path} is empty") from None
-    except (pd.errors.ParserError, UnicodeDecodeError) as error:
-        why = str(error).strip().replace("\n", " ")
-        raise ValueError(f"{path} is not a CSV in UTF-8: {why}") from error
-    frame.index = pd.Index([f"line {i + 2}" for i in range(len(frame))])
-    frame = frame.rename(columns=_cell)
-    texts = frame.select_dtypes(exclude="number").columns
-    return frame.assign(**{name: frame[name].map(_cell) for name in texts})
-
-
-def _cell(value: Any) -> Any:
-    """As it was before it was written for spreadsheets."""
-    return unguarded(value) if isinstance(value, str) else value
-
-
-def _check_separator(path: Path) -> None:
-    """Raises ValueError if the head of a CSV is parted by something else than commas."""
-    with path.open("rb") as file:
-        head = file.readline(100_000).decode("utf-8", errors="replace").lstrip("\ufeff").strip()
-    found = next((name for mark, name in _SEPARATORS.items() if mark in head), None)
-    if found and "," not in head:
-        raise ValueError(
-            f"{path}: is {found} its separator? Commas are wanted, and points in numbers; its "
-            f"first line is {head[:80]!r}"
-        )
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:

@@ -1,0 +1,162 @@
+"""Cells whose several runs are neither seeds nor learning rates: which column they differ in."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis.fitting.text import pluralize
+from analysis.table.series import VARIANT
+
+# What a run found or cost, and names of runs: no settings
+_RESULTS = (
+    "loss", "train_loss", "perplexity", "bits_per_byte", "usage", "unevenness",
+    "tokens_per_second", "flops_per_second", "mfu", "wall_seconds", "peak_memory_bytes",
+    "achieved_flops", "run_id", "status", "series", "seed", "lr",
+)  # fmt: skip
+_NAMES = {
+    "name", "id", "run", "run_name", "created", "updated", "runtime", "timestamp", "date", "time",
+    "notes", "tags", "user", "host", "hostname", "url", "state", "git_commit",
+}  # fmt: skip
+_OF_RESULTS = re.compile(  # of a number
+    r"loss|ppl|perplexity|bpb|bits_per|acc(uracy)?$|score|core_|seconds|runtime|duration|memory|"
+    r"norm$|_time",
+    re.IGNORECASE,
+)
+_SIZES = ("n_params", "n_active_params", "n_non_embedding_params")
+_RECUR = 2  # runs that share a value of a setting, on the average; a measurement has one each
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merged:
+    """What seeds and learning rates do not explain of a table's cells.
+
+    columns: the fewest that do, () if no column does; n_cells: with such runs, n_open: of these,
+    not even by them; first: one of them; series: the columns that would make each its own series.
+    """
+
+    columns: tuple[str, ...]
+    n_cells: int
+    n_open: int
+    first: str
+    series: tuple[str, ...]
+
+    @property
+    def how(self) -> str:
+        """What was done, for a heading."""
+        over = ", ".join(self.columns) or "runs that no column distinguishes"
+        return f"lowest over {over}"
+
+    @property
+    def text(self) -> str:
+        """The warning, with its remedy in Python's words."""
+        cells = f"{pluralize(self.n_cells, 'cell')} (e.g. {self.first})"
+        has = "has" if self.n_cells == 1 else "have"
+        if not self.columns:
+            return (
+                f"{cells} {has} several runs that seed and learning rate do not explain, nor does "
+                "any other column: the lowest loss counts"
+            )
+        column = self.columns[0]
+        some = f" ({self.n_open} in no column)" if self.n_open else ""
+        names = ", ".join(map(repr, self.series))
+        return (
+            f"{cells} {has} several runs that seed and learning rate do not explain: they differ "
+            f"in {', '.join(self.columns)}{some}, and the lowest loss counts; series=[{names}] "
+            f"makes each a curve, where={{{column!r}: [VALUE]}} takes one"
+        )
+
+
+def find_merged(table: pd.DataFrame) -> Merged | None:
+    """Of the finished runs of a checked table; None where each cell is explained.
+
+    A cell is a series, a budget (or tokens, where no budget is known) and a size. Several runs of
+    one learning rate in it are explained by different seeds, and runs of different learning rates
+    by these, unless they differ in a text: a dataset, a router, a unit.
+    """
+    done = table[table["status"] == "done"].reset_index(drop=True)
+    if done.empty:
+        return None
+    size = next((name for name in _SIZES if done[name].notna().any()), None)
+    amount = "budget" if done["budget"].notna().any() else "n_tokens"
+    keys = ["series", amount, *([size] if size else [])]
+    cell = done.groupby(keys, dropna=False, sort=False).ngroup()
+    rate = done.assign(cell=cell).groupby(["cell", "lr"], dropna=False, sort=False).ngroup()
+    settings = list(_settings(done, [*keys]))
+    open_ = _unexplained(done, rate)
+    left = set(cell[open_])
+    found = {name: set(_varying(done[open_], name, rate[open_], cell[open_])) for name in settings}
+    for name in settings:
+        if _is_text(done[name]) and name != "sweep" and not _follows(done, name):
+            more = set(_varying(done, name, cell, cell))
+            found[name] |= more
+            left |= more
+    if not left:
+        return None
+    columns, n_open = _fewest(found, left)
+    row = done[cell == min(left)].iloc[0]
+    at = [f"{name}={row[name]:.4g}" for name in (amount, size) if name and pd.notna(row[name])]
+    own = [name for name in ("model", *VARIANT) if done[name].nunique(dropna=False) > 1]
+    return Merged(
+        columns=columns,
+        n_cells=len(left),
+        n_open=n_open,
+        first=" ".join([str(row["series"]), *at]),
+        series=(*own, *columns),
+    )
+
+
+def _settings(done: pd.DataFrame, keys: Sequence[str]) -> Iterator[str]:
+    """Columns that vary and whose values recur, texts first."""
+    names = []
+    for name in done:
+        if name in keys or name in _RESULTS or name.lower() in _NAMES:
+            continue
+        if not _is_text(done[name]) and _OF_RESULTS.search(name):
+            continue
+        if 1 < done[name].astype(str).nunique() <= len(done) / _RECUR:
+            names.append(name)
+    yield from sorted(names, key=lambda name: not _is_text(done[name]))
+
+
+def _is_text(values: pd.Series) -> bool:
+    return not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values)
+
+
+def _unexplained(done: pd.DataFrame, rate: pd.Series) -> pd.Series:
+    """Runs that share a cell and learning rate, and that seeds do not distinguish."""
+    seeds = done["seed"]
+    groups = seeds.groupby(rate)
+    several = groups.transform("size") > 1
+    same = groups.transform("nunique") < groups.transform("size")  # unknown seeds are not counted
+    return several & same
+
+
+def _varying(runs: pd.DataFrame, name: str, groups: pd.Series, cell: pd.Series) -> Iterator[int]:
+    """Cells in which a column varies within a group."""
+    values = runs[name].astype(str)
+    varies = values.groupby(groups).transform("nunique") > 1
+    yield from cell[varies]
+
+
+def _follows(done: pd.DataFrame, name: str) -> bool:
+    """Whether a column is one with the seed or the learning rate, as a name of them."""
+    values = done[name].astype(str)
+    return any(
+        done[by].notna().all() and values.groupby(done[by]).nunique().max() == 1
+        for by in ("seed", "lr")
+    )
+
+
+def _fewest(found: dict[str, set[int]], left: set[int]) -> tuple[tuple[str, ...], int]:
+    """Columns that explain the cells, the one that explains most first; how many none does."""
+    columns: list[str] = []
+    todo = set(left)
+    while todo:
+        best = max(found, key=lambda name: len(found[name] & todo), default=None)
+        if best is None or not found[best] & todo:
+            break
+        columns.append(best)
+        todo -= found[best]
+    return tuple(columns), len(todo)
