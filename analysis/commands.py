@@ -30,12 +30,15 @@ from analysis.parametric import ParametricFit, fit_parametric
 from analysis.planner import plan
 from analysis.progress import Steps
 from analysis.report.gallery import file_label
+from analysis.report.perplexities import perplexities
 from analysis.report.provenance import provenance_of
 from analysis.report.write import write_report
 from analysis.staging import check_folder, staged
 from analysis.study import analyse
 from analysis.table.load import best_of_cells, finished, load_table
+from analysis.table.merged import find_merged
 from analysis.table.sources import Source, read_source
+from analysis.table.units import PER_TOKEN, in_unit, loss_unit
 from analysis.validation.residuals import residuals_of
 from experiments.records import RunRecord
 from experiments.system.csv_text import to_csv
@@ -101,12 +104,14 @@ def isoflop(options: Options) -> None:
         (new / "table.csv").write_text(to_csv(table), encoding="utf-8")
         _write(new / "isoflop.json", fit.to_dict())
         with figures.style():
-            _save(figures.draw_isoflop(table, fit), new / "isoflop.png")
+            _save(figures.draw_isoflop(table, fit), new / "isoflop.png", loss_unit(table))
     _print_json(options, fit.to_dict())
+    merged = find_merged(table)
+    how = f" ({merged.how})" if merged else ""
     if options.brief:
-        _say(options, f"Minima of the fitted curves:\n{brief(fit)}")
+        _say(options, f"Minima of the fitted curves{how}:\n{brief(fit)}")
     else:
-        _say(options, f"\nFitted minima:\n{fit.summary()}")
+        _say(options, f"\nFitted minima{how}:\n{fit.summary()}")
     _say(options, f"\ntable: {folder / 'table.csv'}\nfits: {folder / 'isoflop.json'}")
     _say(options, f"figure: {folder / 'isoflop.png'}")
 
@@ -145,12 +150,15 @@ def parametric(options: Options) -> None:
     with staged(folder) as new, figures.style():
         for model, fit in found.items():
             runs, label = done[done["series"] == model], file_label(model)
-            _save(figures.draw_contours(fit, runs, size=options.x), new / f"contours_{label}.png")
-            left = residuals_of(fit, runs, options.x)
-            _save(figures.draw_residuals(left), new / f"residuals_{label}.png")
+            contours = figures.draw_contours(fit, runs, size=options.x)
+            _save(contours, new / f"contours_{label}.png", loss_unit(table))
+            left = figures.draw_residuals(residuals_of(fit, runs, options.x))
+            _save(left, new / f"residuals_{label}.png", loss_unit(table))
         _write(new / "parametric.json", values)
+    merged = find_merged(table)
+    how = f" ({merged.how})" if merged else ""
     for model, fit in found.items():
-        _say(options, f"{model}\n{fit.summary()}")
+        _say(options, f"{model}{how}\n{fit.summary()}")
         reached = f"{fit.share_at_best:.0%} of {fit.n_starts} starts reached the best value"
         _say(
             options,
@@ -164,7 +172,7 @@ def parametric(options: Options) -> None:
 
 def experts(options: Options) -> None:
     """Laws of the loss in the number of experts, compared."""
-    table, folder = table_of(options), folder_of(options)
+    table, folder = table_of(options, needs=("n_experts",)), folder_of(options)
     choice = {"model": options.model, "baseline": options.baseline, "size": options.size}
     found = compare_laws(table, options.form or DEFAULT_FORMS, hold_out=options.hold_out, **choice)
     slopes = size_slopes(table, **{**choice, "model": found.model})
@@ -186,7 +194,7 @@ def experts(options: Options) -> None:
 
 def differences(options: Options) -> None:
     """Models against a baseline, beside the noise of seeds."""
-    table, folder = table_of(options), folder_of(options)
+    table, folder = table_of(options, needs=("budget", "seed")), folder_of(options)
     found: Differences | DifferencesBy
     noise = None if options.noise_of is None else seed_noise(table, budget=options.noise_of)
     if options.by:
@@ -196,7 +204,7 @@ def differences(options: Options) -> None:
     with staged(folder) as new:
         _write(new / "differences.json", found.to_dict())
     _print_json(options, found.to_dict())
-    _say(options, found.summary())
+    _say(options, in_unit(found.summary(), loss_unit(table)))
     _say(options, f"\nfits: {folder / 'differences.json'}")
 
 
@@ -309,7 +317,7 @@ def report(options: Options) -> None:
     written = write_report(study, provenance, folder, options.typed, title, say=steps)
     steps.close()
     for what, why in study.missing:
-        _say(options, f"not fitted: {what}: {why}")
+        _say(options, as_typed(f"not fitted: {what}: {why}"))
     _print_json(options, study.to_dict())
     _say(options, f"report: {written.page}\nfits: {written.fits}\ntable: {written.table}")
     _say(options, f"figures: {len(written.figures)} files in {folder / 'figures'}")
@@ -327,27 +335,8 @@ def _check_report(table: pd.DataFrame, options: Options) -> None:
     if options.asymptote is not None and options.asymptote >= lowest:
         raise ValueError(
             f"--asymptote {options.asymptote:g} must be below every loss: the lowest is "
-            f"{lowest:.4f} nats/token"
+            f"{lowest:.4f} {loss_unit(table)}"
         )
-
-
-def perplexities(table: pd.DataFrame) -> str:
-    """Held-out perplexity, a row for each budget and size, a column for each model."""
-    done = table[table["status"] == "done"]
-    shape = [c for c in ("n_layers", "d_model") if done[c].notna().any()] or ["n_params"]
-    cells = best_of_cells(done, by=["series", "budget", *shape])
-    wide = cells.pivot(index=["budget", *shape], columns="series", values="perplexity")
-    text = wide.to_string(float_format=lambda value: f"{value:.2f}")
-    how = "seeds' mean loss, best learning rate" if cells["n_runs"].max() > 1 else "one run each"
-    lines = [f"Held-out perplexity per token ({how}):", text]
-    causal = done["causal_eval"].fillna(True).astype(bool)
-    leaky = sorted(done.loc[~causal, "series"].unique())
-    if leaky:
-        lines += [f"{', '.join(leaky)}: scored with routing that sees later tokens; not causal"]
-    other = table[table["status"] != "done"]
-    if len(other):
-        lines += [f"not shown: {len(other)} runs that failed or diverged"]
-    return "\n".join(lines)
 
 
 def _say(options: Options, text: str) -> None:
@@ -368,6 +357,7 @@ def _as_json(values: Any) -> str:
     return json.dumps(plain(values), indent=1, allow_nan=False)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def _save(figure: Figure, path: Path, unit: str = PER_TOKEN) -> None:
+    figures.relabel(figure, unit)
     figure.savefig(path, dpi=160)
     plt.close(figure)

@@ -113,8 +113,9 @@ def as_typed(text: str) -> str:
     text = _PAIRS.sub(_typed_pairs, text)
     text = re.sub(r"\bseries=\[(.*?)\]", _typed_series, text)
     text = re.sub(r"\bwhere=\{'(.+?)': \[(.*?)\]\}", r"--where \1=\2", text)
-    text = f"--{text}" if text.startswith(("where: ", "series: ")) else text
+    text = f"--{text}" if text.startswith(("where: ", "series: ", "separator ")) else text
     text = re.sub(r"^(column|unit)s: ", r"--\1: ", text)
+    text = re.sub(r"\bseparator='(\w+)'", r"--separator \1", text)
     return text.replace("flops='6nd'", "--flops 6nd").replace("with model=", "with --model")
 
 

@@ -26,6 +26,7 @@ from analysis.multiplier import ComputeMultiplier, compute_multiplier
 from analysis.parametric import NAMES, ParametricFit
 from analysis.progress import Say, silent
 from analysis.table.load import best_of_cells, finished
+from analysis.table.merged import find_merged
 from analysis.validation.agreement import Agreement, agreement_of
 from analysis.validation.hold_out import HoldOut, hold_out_budgets
 from experiments.records import RunRecord
@@ -310,6 +311,9 @@ def _multipliers(
 
 
 def _cautions(table: pd.DataFrame, size: str) -> Iterator[str]:
+    merged = find_merged(table)
+    if merged is not None:
+        yield merged.text
     cells = best_of_cells(table, by=["series", "budget", size])
     if cells["n_seeds"].max() == 1:
         known = finished(table)["seed"].notna().any()

@@ -15,6 +15,7 @@ from analysis.figures.palette import MODEL_COLOURS
 from analysis.figures.parametric import draw_contours
 from analysis.figures.residuals import draw_residuals
 from analysis.figures.retrieval import draw_active, draw_usage
+from analysis.figures.scales import relabel
 from analysis.figures.seconds import draw_seconds
 from analysis.figures.style import style
 
@@ -33,5 +34,6 @@ __all__ = [
     "draw_residuals",
     "draw_seconds",
     "draw_usage",
+    "relabel",
     "style",
 ]

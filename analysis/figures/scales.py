@@ -6,6 +6,8 @@ from functools import lru_cache
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.text import Text as MplText
 from matplotlib.ticker import (
     FixedLocator,
     FuncFormatter,
@@ -17,6 +19,7 @@ from matplotlib.ticker import (
 )
 
 from analysis import numbers
+from analysis.table.units import in_unit
 
 LABELS = {
     "n_params": "total parameters",
@@ -99,6 +102,12 @@ def log_scale(axis: Axes, which: str, name: str, *, label: str | None = None) ->
     one.set_major_formatter(FuncFormatter(lambda value, _: form(value)))
     one.set_minor_locator(LogLocator(subs=np.arange(2, 10).tolist(), numticks=100))
     one.set_minor_formatter(NullFormatter())
+
+
+def relabel(figure: Figure, unit: str) -> None:
+    """In place: labels of losses per token become those of losses in this unit, e.g. nats/byte."""
+    for text in figure.findobj(MplText):
+        text.set_text(in_unit(text.get_text(), unit))
 
 
 def with_note(label: str, note: str) -> str:

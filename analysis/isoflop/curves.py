@@ -152,11 +152,25 @@ class IsoFLOPCurve(Fit):
         return {**super().to_dict(), "perplexity_opt": plain(float(np.exp(self.loss_opt)))}
 
 
+_HINT = 3  # curves of one size each: of names of runs, or budgets as each run counted them
+
+
+def _remedy(skipped: Sequence[str]) -> str:
+    """What may be wrong with a table none of whose curves has two sizes."""
+    heads = [text.partition(": 1 size,")[0].rpartition(" at C=") for text in skipped]
+    if len(skipped) < _HINT or not all(": 1 size," in text for text in skipped):
+        return ""
+    if len({model for model, _, _ in heads}) >= _HINT:
+        return "; if a model's name is of one run, series=[] makes all runs one curve"
+    return "; if budgets are as each run counted them, columns={'budget': 'MY_NAME'} names the aims"
+
+
 class NoCurveError(FitError):
     """No budget of any model has sizes enough; skipped: why not, each with its model first."""
 
     def __init__(self, skipped: Sequence[str]) -> None:
-        super().__init__(f"no curve to fit: {join_first(skipped, separator='; ')}")
+        reasons = join_first(skipped, separator="; ")
+        super().__init__(f"no curve to fit: {reasons}{_remedy(skipped)}")
         self.skipped = tuple(skipped)
 
     def only(self, model: str) -> "NoCurveError":

@@ -12,6 +12,7 @@ from analysis.report.tables import budget_column, by_budget
 from analysis.report.warnings import by_cause, warnings_of
 from analysis.study import Study
 from analysis.table.load import best_of_cells, finished
+from analysis.table.merged import find_merged
 
 
 def answer_section(study: Study) -> Draft:
@@ -103,6 +104,8 @@ def _best_sizes(study: Study) -> DataTable:
     done = finished(study.table)
     size = "n_params" if done["n_params"].notna().all() else "n_active_params"
     cells = best_of_cells(done, by=["series", "budget", size])
+    merged = find_merged(study.table)
+    over = f", {merged.how}" if merged else ""
     caption = "The best size of each model: held-out perplexity per token, of the mean loss over "
     if done["budget"].isna().all():
         frame = cells.groupby("series", sort=False)[["perplexity"]].min().reset_index()
@@ -115,7 +118,7 @@ def _best_sizes(study: Study) -> DataTable:
     columns = [str(name) for name in frame.columns if name != "series"]
     return DataTable(
         frame=frame.sort_values(columns[::-1], ignore_index=True),
-        caption=f"{caption}seeds. Bold: the lowest",
+        caption=f"{caption}seeds{over}. Bold: the lowest",
         formats=dict.fromkeys(columns, ".2f"),
         best=dict.fromkeys(columns, "min"),
     )

@@ -14,6 +14,7 @@ from analysis.experts.compare import LawComparison
 from analysis.isoflop.curves import IsoFLOPFit
 from analysis.parametric import ParametricFit
 from analysis.report.provenance import Provenance
+from analysis.table.merged import find_merged
 from analysis.validation.hold_out import HoldOut
 
 Topics = list[tuple[str, str | None]]
@@ -130,6 +131,7 @@ def _extraction(table: pd.DataFrame, provenance: Provenance, isoflop: IsoFLOPFit
     done = table[table["status"] == "done"]
     seeds = done.groupby(["series", "budget", "n_params", "lr"], dropna=False)["seed"].nunique()
     leaky = sorted(done.loc[~done["causal_eval"].fillna(True).astype(bool), "series"].unique())
+    merged = find_merged(table)
     dropped = [] if isoflop is None else [*isoflop.skipped]
     if isoflop is not None:
         dropped += [f"{law.model}: {text}" for law in isoflop.laws for text in law.excluded]
@@ -146,7 +148,8 @@ def _extraction(table: pd.DataFrame, provenance: Provenance, isoflop: IsoFLOPFit
         ("Seeds", f"{_span(seeds)} a cell" if seeds.max() > 0 else None),
         (
             "Several runs of one cell",
-            "the mean over seeds of the best learning rate; never a mean over learning rates",
+            "the mean over seeds of the best learning rate; never a mean over learning rates"
+            + (f"; {merged.how}" if merged else ""),
         ),
         ("Runs or budgets excluded from a fit", "; ".join(dropped) or "none"),
         ("What the table left open", "; ".join(table.attrs.get("notes", ())) or "nothing"),

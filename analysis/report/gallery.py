@@ -17,6 +17,7 @@ from analysis.figures.layout import lay_out
 from analysis.progress import Say, silent
 from analysis.report.page import Block, Drawing, Section, Text
 from analysis.report.processes import mapping
+from analysis.table.units import PER_TOKEN
 
 _DPI = 200  # of PNG
 
@@ -47,16 +48,20 @@ def file_label(model: str) -> str:
 
 
 def draw_all(
-    drafts: Sequence[Draft], folder: Path, models: Sequence[str], say: Say = silent
+    drafts: Sequence[Draft],
+    folder: Path,
+    models: Sequence[str],
+    say: Say = silent,
+    unit: str = PER_TOKEN,
 ) -> list[Section]:
     """The sections, each figure drawn once: for both colour schemes of the page, as PNG and PDF.
 
     On several cores if they are free to use. models: those that share colours in all figures.
-    say: gets the name of each figure.
+    say: gets the name of each figure. unit: of the losses.
     """
     plots = [part for draft in drafts for part in draft.parts if isinstance(part, Plot)]
     with mapping(len(plots)) as each:
-        drawn = iter(each(partial(_draw, folder, models), plots))
+        drawn = iter(each(partial(_draw, folder, models, unit), plots))
 
         def block(part: Part) -> Block:
             if not isinstance(part, Plot):
@@ -67,7 +72,7 @@ def draw_all(
         return [Section(title=d.title, blocks=[block(part) for part in d.parts]) for d in drafts]
 
 
-def _draw(folder: Path, models: Sequence[str], plot: Plot) -> Block:
+def _draw(folder: Path, models: Sequence[str], unit: str, plot: Plot) -> Block:
     """The figure, or what it lacks: a figure never keeps the numbers from being read."""
     try:
         with figures.style(models=models) as dark:
@@ -75,6 +80,7 @@ def _draw(folder: Path, models: Sequence[str], plot: Plot) -> Block:
                 figure = plot.make()
             except ValueError as error:
                 return Text(text=f"No figure of {plot.name}: {error}.")
+            figures.relabel(figure, unit)
             svg = _save(figure, folder / plot.name)
             plt.close(figure)
             return Drawing(name=plot.name, caption=plot.caption, svg=svg, dark=dict(dark))

@@ -9,12 +9,14 @@ from analysis.fitting.text import pluralize
 from analysis.progress import Say, silent
 from analysis.report.checklist import fill_checklist
 from analysis.report.gallery import draw_all
+from analysis.report.in_unit import sections_in
 from analysis.report.page import Checklist, Page, Section, Text, render
 from analysis.report.provenance import Provenance
 from analysis.report.sections import sections_of
 from analysis.staging import staged
 from analysis.study import Study
 from analysis.table.load import finished
+from analysis.table.units import loss_unit
 from experiments.system.csv_text import to_csv
 
 
@@ -57,7 +59,8 @@ def _write_files(
     drawn = folder / "figures"
     drawn.mkdir()
     models = list(map(str, dict.fromkeys(study.table["model"])))
-    sections = draw_all(sections_of(study), drawn, models, say)
+    unit = loss_unit(study.table)
+    sections = draw_all(sections_of(study), drawn, models, say, unit)
     topics = fill_checklist(
         study.table,
         provenance,
@@ -77,7 +80,7 @@ def _write_files(
     page = Page(
         title=title,
         subtitle=", ".join(pluralize(n, what) for what, n in numbers.items()),
-        sections=sections,
+        sections=sections_in(unit, sections),
         commands=[*provenance.commands, command],
         generated=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC by expert-isoflops",
     )

@@ -1,5 +1,6 @@
 """What a table's values must be. Each error names the row, the column, the value and the remedy."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -52,6 +53,8 @@ def check_amounts(table: pd.DataFrame) -> None:
         refuse(table, name, table[name] <= 0, "must be above 0")
     for name in COUNTS:
         refuse(table, name, table[name] < 1, "must be 1 or more")
+    bad_rate = np.isinf(table["lr"]) | (table["lr"] < 0)
+    refuse(table, "lr", bad_rate, "must be finite, and 0 or more")
 
 
 def check_runs(table: pd.DataFrame) -> None:
@@ -88,7 +91,7 @@ def _check_loss(table: pd.DataFrame, done: pd.Series) -> None:
         "loss",
         done & (table["loss"] > MAX_LOSS),
         f"is above {MAX_LOSS:g} and looks like a perplexity or bits: nats per token are wanted, "
-        "the logarithm of a perplexity, or bits * ln 2",
+        "the logarithm of a perplexity, or bits * ln 2; units={'loss': 'perplexity'} says which",
     )
 
 
@@ -112,7 +115,28 @@ def _check_units(done: pd.DataFrame) -> None:
             f"n_tokens={done['n_tokens'].iloc[i]:.4g}: budget / (6 N n_tokens) is "
             f"{ratio.iloc[i]:.3g}, the table's median is {median:.3g} and 1 is expected: mixed "
             "units? FLOPs, not PFLOPs; parameters and tokens, not billions, are wanted"
+            f"{_unit_remedy(median)}"
         )
+
+
+def _unit_remedy(median: float) -> str:
+    """The unit of a whole table that would explain the ratio, as the option that says it."""
+    likely = {
+        -6: "{'budget': 'MFLOP'}",
+        -9: "{'budget': 'GFLOP'}",
+        -12: "{'budget': 'TFLOP'}",
+        -15: "{'budget': 'PFLOP'}",
+        -18: "{'budget': 'EFLOP'}",
+        -20: "{'budget': 'PF-day'}",
+        6: "{'n_params': 'M'}",
+        9: "{'n_tokens': 'B'}",
+        15: "{'n_params': 'M', 'n_tokens': 'B'}",
+        18: "{'n_params': 'B', 'n_tokens': 'B'}",
+    }
+    power = round(math.log10(median))
+    found = min(likely, key=lambda exponent: abs(exponent - power))
+    near = abs(found - power) <= 1
+    return f"; of the whole table: units={likely[found]}, or another" if near else ""
 
 
 def finished(table: pd.DataFrame) -> pd.DataFrame:
@@ -122,7 +146,9 @@ def finished(table: pd.DataFrame) -> pd.DataFrame:
     done = table[table["status"] == "done"]
     if done.empty:
         counts = ", ".join(f"{n} {name}" for name, n in table["status"].value_counts().items())
-        raise ValueError(f"no finished run in the table: {counts or 'it has no rows'}")
+        no_loss = "loss" in table and len(table) and not np.isfinite(table["loss"]).any()
+        why = "; no row has a finite loss; columns={'loss': 'MY_NAME'} names it" if no_loss else ""
+        raise ValueError(f"no finished run in the table: {counts or 'it has no rows'}{why}")
     return done
 
 

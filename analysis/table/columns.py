@@ -136,7 +136,7 @@ def _sources(frame: pd.DataFrame, chosen: Mapping[str, str]) -> dict[str, Match]
 
 def _source(frame: pd.DataFrame, name: str, taken: set[str]) -> Match | None:
     """The frame's column for ours of that name, by name or alias."""
-    matches = [match for match in matches_of(name, frame) if match.name not in taken]
+    matches = [match for match in matches_of(name, map(str, frame)) if match.name not in taken]
     # Beside a held-out loss, a column named loss is the training's, as in what we log to W&B
     if name in frame and not (name == "loss" and any(map(is_held_out, matches))):
         return Match(name=name)
@@ -149,7 +149,7 @@ def _source(frame: pd.DataFrame, name: str, taken: set[str]) -> Match | None:
 
 
 def _usual_loss(frame: pd.DataFrame) -> str | None:
-    matches = matches_of("loss", frame)
+    matches = matches_of("loss", map(str, frame))
     held_out = (match.name for match in matches if is_held_out(match))
     others = (match.name for match in matches)
     return next(held_out, "loss" if "loss" in frame else next(others, None))
@@ -194,6 +194,8 @@ def _require_columns(
     others = {"budget", "n_tokens"} & set(absent)
     by_6nd = len(others) == 1 and bool({"budget", "n_tokens"} & set(sources)) and flops is None
     remedy = f", or {others.pop()} by flops='6nd'" if by_6nd else ""
+    if len(frame.columns) == 1:
+        remedy += "; it is one column: is its separator another? e.g. separator='tab'"
     raise ValueError(
         f"no column {', '.join(said)}; found {_listed(frame)}; "
         f"say which {'they are' if len(absent) > 1 else 'it is'}: columns={{{example}}}{remedy}"
@@ -235,11 +237,17 @@ def _numbers(frame: pd.DataFrame, name: str) -> pd.Series:
     values = frame[name].astype(object)
     numbers = pd.to_numeric(values, errors="coerce")
     blank = values.isna() | values.astype(str).str.strip().str.lower().isin(["", "nan"])
-    refuse(frame, name, numbers.isna() & ~blank, "is text; a plain number is wanted, e.g. 7e9")
+    text = numbers.isna() & ~blank
+    if text.any():
+        commas = text & values.astype(str).str.contains(r"\d,\d")
+        rule = "has a comma: a point is for decimals, and nothing for thousands"
+        refuse(frame, name, commas, rule)
+        refuse(frame, name, text, "is text; a plain number is wanted, e.g. 7e9")
     if name not in WHOLE:
         return numbers.astype("float64")
     fractions = numbers.notna() & (numbers % 1 != 0)  # infinity too
     refuse(frame, name, fractions, "must be a whole number")
+    refuse(frame, name, numbers.abs() >= 2.0**63, "must be below 2**63; is this its column?")
     return numbers.astype("Int64")
 
 

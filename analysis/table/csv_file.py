@@ -16,6 +16,7 @@ SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 _NAMES = {mark: name for name, mark in SEPARATORS.items()}
 _IDS = ("run_id", "ID", "id")  # 0123e456 is no number there
 _HEAD = 20  # lines that a separator is guessed by
+_ALIKE = 0.5  # of them, more must have the head's number of fields
 _WITH_COMMA = re.compile(r"[+-]?\d+(?:,(\d+))?(?:[eE][+-]?\d+)?")
 
 
@@ -89,6 +90,8 @@ def _guess(text: str, notes: list[str]) -> str:
         counts = [len(row) for row in csv.reader(lines, delimiter=mark)] or [1]
         if counts[0] > 1:
             alike = sum(n == counts[0] for n in counts) / len(counts)
+            if alike <= _ALIKE:
+                continue
             if alike > best[0] or (found != "," and (alike, counts[0]) > best):
                 best, found = (alike, counts[0]), mark
     if found != ",":
@@ -111,8 +114,8 @@ def _check_lines(path: Path, text: str, mark: str, notes: list[str]) -> None:
             if any(value.strip() for value in row[len(names) :]):
                 raise ValueError(
                     f"{path}: line {reader.line_num} has {pluralize(len(row), 'field')}, its head "
-                    f"{len(names)}: put a text with a {_NAMES.get(mark, mark)} in quotes, or name "
-                    "each column"
+                    f"{len(names)}: put texts with a {_NAMES.get(mark, mark)} in quotes, name each "
+                    "column, or say the separator, e.g. separator='semicolon'"
                 )
             if len(row) < len(names) and any(value.strip() for value in row):
                 short.append(f"line {reader.line_num}")

@@ -82,6 +82,8 @@ def find_merged(table: pd.DataFrame) -> Merged | None:
     amount = "budget" if done["budget"].notna().any() else "n_tokens"
     keys = ["series", amount, *([size] if size else [])]
     cell = done.groupby(keys, dropna=False, sort=False).ngroup()
+    if not cell.duplicated().any():
+        return None
     rate = done.assign(cell=cell).groupby(["cell", "lr"], dropna=False, sort=False).ngroup()
     settings = list(_settings(done, [*keys]))
     open_ = _unexplained(done, rate)
@@ -109,15 +111,16 @@ def find_merged(table: pd.DataFrame) -> Merged | None:
 
 def _settings(done: pd.DataFrame, keys: Sequence[str]) -> Iterator[str]:
     """Columns that vary and whose values recur, texts first."""
-    names = []
-    for name in done:
+    names: list[str] = []
+    for name in map(str, done):
         if name in keys or name in _RESULTS or name.lower() in _NAMES:
             continue
         if not _is_text(done[name]) and _OF_RESULTS.search(name):
             continue
         if 1 < done[name].astype(str).nunique() <= len(done) / _RECUR:
             names.append(name)
-    yield from sorted(names, key=lambda name: not _is_text(done[name]))
+    texts = [name for name in names if _is_text(done[name])]
+    yield from (*texts, *(name for name in names if name not in texts))
 
 
 def _is_text(values: pd.Series) -> bool:

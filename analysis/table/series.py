@@ -107,5 +107,5 @@ def _parsed(name: str, size: float) -> tuple[str, tuple[float, ...]] | None:
     if not counts and not widths:
         return None
     rest = _WIDTH.sub("", _COUNT.sub("", name))
-    family = re.sub(r"[-_/\s.]{2,}", "-", rest).strip("-_/ .")
+    family = re.sub(r"([-_/\s.])[-_/\s.]+", r"\1", rest).strip("-_/ .")
     return family or "model", (*counts, *widths)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.table.checks import AMOUNTS
+from analysis.table.checks import AMOUNTS, refuse
 
 LOSS_UNIT = "loss_unit"  # the column of a table whose losses are not nats per token
 PER_TOKEN, PER_BYTE = "nats/token", "nats/byte"
@@ -122,9 +122,12 @@ def apply_units(
 ) -> pd.DataFrame:
     """The table in our units. units: our column -> its name in the frame, and its unit.
 
-    A loss per byte adds the column LOSS_UNIT. Each conversion is a note.
+    A loss per byte adds the column LOSS_UNIT. Each conversion is a note. Raises ValueError for a
+    perplexity below 1.
     """
     for column, (given, unit) in units.items():
+        if unit is _LOSSES["perplexity"]:
+            refuse(table, column, table[column] < 1, "is below 1, which no perplexity is")
         with np.errstate(divide="ignore", invalid="ignore"):  # of losses that the checks refuse
             table = table.assign(**{column: unit.convert(table[column])})
         if unit.how != "times 1":
@@ -143,3 +146,10 @@ def loss_unit(table: pd.DataFrame) -> str:
     if LOSS_UNIT not in table or not len(table):
         return PER_TOKEN
     return PER_BYTE if (table[LOSS_UNIT] == PER_BYTE).all() else PER_TOKEN
+
+
+def in_unit(text: str, unit: str) -> str:
+    """A text that was written of losses per token, of losses in this unit."""
+    if unit == PER_TOKEN:
+        return text
+    return text.replace(PER_TOKEN, unit).replace("perplexity per token", "perplexity per byte")

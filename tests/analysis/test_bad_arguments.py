@@ -64,7 +64,20 @@ FILES = {
     "utf16.csv": csv(ROW).decode().encode("utf-16"),
     "ragged.csv": csv(ROW, ROW + ",7,8,9"),
     "twice.csv": csv(ROW, head=HEAD.replace("seed", "loss")),
-    "noloss.csv": csv(ROW, head=HEAD.replace("loss", "perplexity")),
+    "spaces.csv": csv(ROW).replace(b",", b" "),
+    "mixed.csv": csv(ROW, ROW.replace("4.0", "4.1"), head=HEAD.replace(",", ";")),
+    "blank.csv": b"\n" + csv(ROW),
+    "noloss.csv": csv(ROW, head=HEAD.replace("loss", "nll")),
+    "nothing.csv": b"size,cost,nll\n1e6,6e12,4\n",
+    "nobudget.csv": csv(ROW, head=HEAD.replace("budget", "cost")),
+    "below_one.csv": csv(ROW.replace("4.0", "0.5"), head=HEAD.replace("loss", "ppl")),
+    "comma.csv": change(loss='"4,125"'),
+    "huge_seed.csv": change(seed="1e30"),
+    "rate.csv": change(lr="-1"),
+    "gigaflops.csv": csv(ROW.replace("6e12", "6e3")),
+    "empty_loss.csv": csv(ROW.replace("4.0", "")),
+    "names.csv": csv(*(f"run{n},6e12,{n}e6,{1 / n}e6,4.{n},1,0" for n in range(1, 6))),
+    "counted.csv": csv(*(f"m,6.00{n}e12,{n}e6,{1 / n}e6,4.{n},1,0" for n in range(1, 6))),
     "nosize.csv": csv(ROW, head=HEAD.replace("n_params", "width")),
     "losses.csv": csv(ROW + ",3", head=HEAD.replace("loss", "val_loss").strip() + ",eval_loss\n"),
     "bad.parquet": b"PAR1 but no more",
@@ -160,10 +173,22 @@ isoflop good.csv --noise nan -> --noise nan must be a finite number of nats abov
 isoflop good.csv --noise inf -> --noise inf must be a finite number of nats above 0
 isoflop good.csv --column loss -> --column 'loss' must be OURS=THEIRS
 isoflop good.csv --column =loss -> --column '=loss' must be OURS=THEIRS
-isoflop good.csv --column loss= -> columns: loss='' is not there; found model
-isoflop good.csv --column width=loss -> columns: 'width' is not one of series, model
-isoflop good.csv --column loss=width -> columns: loss='width' is not there; found model
+isoflop good.csv --column loss= -> --column: loss='' is not there; found model
+isoflop good.csv --column width=loss -> --column: 'width' is not one of series, model
+isoflop good.csv --column loss=width -> --column: loss='width' is not there; found model
 isoflop good.csv --column loss=a --column loss=b -> --column loss is given twice; give one
+isoflop good.csv --unit budget -> --unit 'budget' must be OURS=UNIT, e.g. budget=GFLOP
+isoflop good.csv --unit budget=GFLAP -> --unit: budget='GFLAP' is not one of FLOP, kFLOP, MFLOP
+isoflop good.csv --unit budget=0 -> --unit: budget='0' is not one of FLOP
+isoflop good.csv --unit loss=GFLOP -> --unit: loss='GFLOP' is not one of nat, bit, nat/byte
+isoflop good.csv --unit seed=M -> --unit: 'seed' is not one of budget, n_params
+isoflop good.csv --unit budget=M --unit budget=k -> --unit budget is given twice; give one
+isoflop good.csv --unit flops_per_token=GFLOP -> --unit: there is no flops_per_token; --column
+isoflop good.csv --series= -> --series is empty
+isoflop good.csv --series model, -> --series 'model,' must be COLUMN[,COLUMN], each once, or none
+isoflop good.csv --series width -> --series: 'width' is no column; found series, model
+isoflop good.csv --series seed --column series=seed -> both name the series; give one
+isoflop good.csv --separator ,, -> --separator ',,' is none: comma, semicolon, tab, pipe, or
 isoflop good.csv --where model -> --where 'model' must be COLUMN=VALUE[,VALUE]
 isoflop good.csv --where model=a --where model=b -> --where model is given twice; give model=a,b
 isoflop good.csv --where model=pkm -> --where: no run has model=pkm; they have dense, moe
@@ -209,17 +234,28 @@ report good.csv --title= -> --title is empty
 TABLES = """
 isoflop nowhere -> nowhere: no such file or folder
 report nowhere.csv -> nowhere.csv: no such file or folder
-isoflop text.txt -> its suffix is not .csv or .parquet
-isoflop runs.xlsx -> its suffix is not .csv or .parquet
+isoflop text.txt -> its suffix is not .csv, .tsv or .parquet
+isoflop runs.xlsx -> its suffix is not .csv, .tsv or .parquet
 isoflop empty.csv -> empty.csv is empty
 isoflop head.csv -> head.csv has no rows
-isoflop semicolons.csv -> is ';' its separator? Commas are wanted
-isoflop tabs.csv -> is a tab its separator? Commas are wanted
-isoflop bytes.csv -> bytes.csv is not a CSV in UTF-8
-isoflop utf16.csv -> utf16.csv is not a CSV in UTF-8
-isoflop ragged.csv -> ragged.csv is not a CSV in UTF-8
-isoflop noloss.csv -> say which it is: --column loss='its name in the table'
-isoflop nosize.csv -> say which it is: --column n_params='its name in the table'
+isoflop spaces.csv -> it is one column: is its separator another? e.g. --separator tab
+isoflop semicolons.csv --separator tab -> it is one column: is its separator another?
+isoflop mixed.csv -> mixed.csv: line 2 has 7 fields, its head 1: put texts with a comma in quotes
+isoflop twice.csv -> twice.csv: columns occur twice: loss; rename or drop one
+isoflop blank.csv -> blank.csv: line 1 is empty; it must name the columns
+isoflop bytes.csv -> bytes.csv is not a CSV in UTF-8: line 2 has the byte 0x80; save it as UTF-8
+isoflop utf16.csv -> utf16.csv is not a CSV in UTF-8: it begins as UTF-16 does; save it
+isoflop ragged.csv -> ragged.csv: line 3 has 10 fields, its head 7: put texts with a comma in quotes
+isoflop noloss.csv -> no column loss; found model, budget, n_params, n_tokens, nll, n_experts
+isoflop noloss.csv -> say which it is: --column loss=MY_NAME
+isoflop nosize.csv -> say which it is: --column n_params=MY_NAME
+isoflop nothing.csv -> no column loss, budget, n_params or n_active_params; found size, cost, nll
+isoflop nothing.csv -> --column loss=MY_NAME --column budget=MY_NAME --column n_params=MY_NAME
+isoflop nothing.csv --x n_tokens -> --column loss=MY_NAME --column n_params=MY_NAME --column budget
+plan nothing.csv --budget 1e13 -> --column loss=MY_NAME --column budget=MY_NAME --column n_params
+parametric nothing.csv -> --column loss=MY_NAME --column n_params=MY_NAME --column n_tokens=MY_NAME
+report nothing.csv -> say which they are: --column loss=MY_NAME --column n_params=MY_NAME
+isoflop nobudget.csv -> say which it is: --column budget=MY_NAME, or budget by --flops 6nd
 isoflop losses.csv -> say which, e.g. --column loss=val_loss
 isoflop bad.parquet -> bad.parquet
 isoflop text_loss.csv -> line 3: loss='four' is text; a plain number is wanted
@@ -229,23 +265,32 @@ isoflop negative_loss.csv -> line 3: loss=-1.0 must be
 isoflop tiny_loss.csv -> line 3: loss=1e-300 is below 1e-06 nats
 isoflop infinite_loss.csv -> line 3: loss=inf must be
 isoflop perplexity.csv -> line 3: loss=54.6 is above 20 and looks like a perplexity
+isoflop perplexity.csv -> --unit loss=perplexity says which
+isoflop below_one.csv -> line 2: loss=0.5 is below 1, which no perplexity is
+isoflop comma.csv -> line 3: loss='4,125' has a comma: a point is for decimals, and nothing for
+isoflop huge_seed.csv -> line 3: seed=1e+30 must be below 2**63
+isoflop rate.csv -> line 3: lr=-1.0 must be finite, and 0 or more
 isoflop zero_params.csv -> line 3: n_params=0.0 must be above 0
 isoflop negative_budget.csv -> line 3: budget=-6000000000000.0 must be above 0
 isoflop infinite_tokens.csv -> line 3: n_tokens=inf must be finite
 isoflop half_expert.csv -> line 3: n_experts=1.5 must be a whole number
 isoflop no_expert.csv -> line 3: n_experts=0 must be 1 or more
 isoflop units.csv -> line 3: budget=6, N=2e+06
+isoflop gigaflops.csv -> of the whole table: --unit budget=GFLOP, or another
 isoflop swapped.csv -> line 3: n_active_params=9000000000.0 must not exceed n_params
 isoflop status.csv -> line 3: status='finished' is not one of done, failed, diverged
 isoflop causal.csv -> line 3: causal_eval='perhaps' must be True or False
 isoflop noname.csv -> line 3: model=<NA> is empty; name it
 isoflop ids.csv -> run a: run_id='a' occurs twice
 isoflop failed.csv -> no finished run in the table: 1 failed
+isoflop empty_loss.csv -> no row has a finite loss; --column loss=MY_NAME names it
 report failed.csv -> no finished run in the table: 1 failed
 parametric failed.csv -> no finished run in the table: 1 failed
 isoflop torn -> 1 of 1 records are damaged: torn/a/record.json (not a run record
 isoflop deep -> 1 of 1 records are damaged: deep/a/record.json (not a run record
 isoflop nothing -> no record.json below nothing
+isoflop names.csv -> if a model's name is of one run, --series none makes all runs one curve
+isoflop counted.csv -> if budgets are as each run counted them, --column budget=MY_NAME names
 isoflop one.csv -> no curve to fit: dense at C=6e+12: 1 size, and a parabola needs 3
 isoflop two.csv -> no curve to fit: dense at C=6e+12: 2 sizes, and a parabola needs 3
 parametric one.csv -> no model could be fitted: dense: 1 distinct

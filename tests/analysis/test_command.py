@@ -150,7 +150,7 @@ def test_a_foreign_table_is_mapped_and_its_notes_are_reported(published, capsys,
         (["isoflop", "{here}/nowhere"], "no such file or folder"),
         (["isoflop", "{here}"], "no record.json below"),
         (["report", "{here}"], "no record.json below"),
-        (["experts", "{here}/runs.txt"], "its suffix is not .csv or .parquet"),
+        (["experts", "{here}/runs.txt"], "its suffix is not .csv, .tsv or .parquet"),
         (["isoflop", "{here}/runs.csv", "--column", "loss"], "must be OURS=THEIRS"),
         (["isoflop", "{here}/runs.csv", "--column", "loss=lost"], "lost"),
         (["isoflop", "{here}/runs.csv", "--where", "model"], "must be COLUMN=VALUE[,VALUE]"),
@@ -159,7 +159,7 @@ def test_a_foreign_table_is_mapped_and_its_notes_are_reported(published, capsys,
 )
 def test_bad_input_is_one_line_and_exit_2(tmp_path, capsys, arguments, message):
     (tmp_path / "runs.txt").write_text("x")
-    (tmp_path / "runs.csv").write_text("n_params,loss\n1e6,3.5\n")
+    (tmp_path / "runs.csv").write_text("n_params,budget,loss\n1e6,1e13,3.5\n")
     assert main([word.format(here=tmp_path) for word in arguments]) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: ")

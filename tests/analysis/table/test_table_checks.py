@@ -60,7 +60,7 @@ def test_a_table_without_a_loss_lists_what_it_has():
     refused(
         runs().rename(columns={"loss": "perte"}),
         "no column loss; found budget, n_params, n_tokens, perte; "
-        "say which it is: columns={'loss': 'its name in the table'}",
+        "say which it is: columns={'loss': 'MY_NAME'}",
     )
 
 

@@ -90,15 +90,14 @@ def test_an_error_names_the_row_of_a_parquet(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("nowhere", None, "nowhere: no such file or folder; wanted: a sweep's folder, a .csv or"),
+        ("nowhere", None, "nowhere: no such file or folder; wanted: a sweep's folder, a .csv,"),
         ("runs.csv", None, "runs.csv: no such file or folder"),
-        ("runs.xlsx", b"PK", "runs.xlsx: its suffix is not .csv or .parquet; save it as one"),
+        ("runs.xlsx", b"PK", "runs.xlsx: its suffix is not .csv, .tsv or .parquet; save it"),
         ("runs.csv", b"", "runs.csv is empty"),
         ("runs.csv", b"params,loss\n", "runs.csv has no rows"),
         ("runs.csv", b"params,loss\n,\n", "runs.csv has no rows"),
-        ("runs.csv", b"a,b\n1,2\n1,2,3\n", "runs.csv is not a CSV in UTF-8: Error tokenizing"),
+        ("runs.csv", b"a,b\n1,2\n1,2,3\n", "runs.csv: line 3 has 3 fields, its head 2: put texts"),
         ("runs.csv", b"params,loss\n\xff\xfe,1\n", "runs.csv is not a CSV in UTF-8"),
-        ("runs.csv", b"params;loss\n1;2\n", "runs.csv: is ';' its separator? Commas are wanted"),
         pytest.param(
             "runs.parquet", b"no", "runs.parquet is not a Parquet file", marks=needs_pyarrow
         ),
@@ -196,11 +195,3 @@ def test_text_that_a_spreadsheet_would_run_comes_back_as_it_was(tmp_path):
     assert back["model"].tolist() == names
     assert back["=note"].tolist() == ["+1", "-x", "plain"]
     assert back["delta"].tolist() == [-1, 2, -3]
-
-
-@pytest.mark.parametrize(("mark", "name"), [(";", "';'"), ("\t", "a tab"), ("|", "'|'")])
-def test_another_separator_is_asked_about(tmp_path, mark, name):
-    path = tmp_path / "runs.csv"
-    path.write_text(f"model{mark}loss\ndense{mark}4,5\n")
-    with pytest.raises(ValueError, match=re.escape(f"is {name} its separator? Commas are wanted")):
-        load_table(path)
