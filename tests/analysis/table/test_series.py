@@ -8,6 +8,8 @@ import pytest
 from analysis.table.load import check_table, keep_rows
 from tests.analysis.hand_made import runs
 
+pytestmark = pytest.mark.slow  # a table is a twentieth of a second to check
+
 SIZES = [1.3e8, 3e8, 1.1e9]
 
 
