@@ -107,6 +107,12 @@ def _parser() -> argparse.ArgumentParser:
             help="of a CSV: comma, semicolon, tab, pipe or a mark (default: as its lines show)",
         )
         sub.add_argument(
+            "--budget-digits",
+            type=int,
+            metavar="N",
+            help="round budgets to N significant digits, where each run counted its own, e.g. 1",
+        )
+        sub.add_argument(
             "--where",
             action="append",
             default=[],

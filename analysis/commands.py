@@ -67,6 +67,7 @@ def table_of(
         units=pairs("unit", options.unit),
         series=series_of(options),
         separator=options.separator,
+        budget_digits=options.budget_digits,
         needs=needs,
     )
     damaged = table.attrs.get("damaged")

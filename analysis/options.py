@@ -19,6 +19,7 @@ def _above_0(value: float) -> bool:
 
 _RULES: dict[str, tuple[Callable[[float], bool], str]] = {
     "budget": (_above_0, "must be a finite number of FLOPs above 0"),
+    "budget_digits": (lambda value: 1 <= value <= 6, "must be 1 to 6"),
     "noise_of": (_above_0, "must be a finite number of FLOPs above 0"),
     "noise": (_above_0, "must be a finite number of nats above 0"),
     "min_gain": (_above_0, "must be a finite number of nats above 0"),
@@ -115,6 +116,7 @@ def as_typed(text: str) -> str:
     text = re.sub(r"\bwhere=\{'(.+?)': \[(.*?)\]\}", r"--where \1=\2", text)
     text = f"--{text}" if text.startswith(("where: ", "series: ", "separator ")) else text
     text = re.sub(r"^(column|unit)s: ", r"--\1: ", text)
+    text = text.replace("budget_digits=", "--budget-digits ")
     text = re.sub(r"\bseparator='(\w+)'", r"--separator \1", text)
     return text.replace("flops='6nd'", "--flops 6nd").replace("with model=", "with --model")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
@@ -153,6 +154,7 @@ class IsoFLOPCurve(Fit):
 
 
 _HINT = 3  # curves of one size each: of names of runs, or budgets as each run counted them
+_CLOSE = 1.2  # planned budgets differ by more
 
 
 def _remedy(skipped: Sequence[str]) -> str:
@@ -160,9 +162,13 @@ def _remedy(skipped: Sequence[str]) -> str:
     heads = [text.partition(": 1 size,")[0].rpartition(" at C=") for text in skipped]
     if len(skipped) < _HINT or not all(": 1 size," in text for text in skipped):
         return ""
-    if len({model for model, _, _ in heads}) >= _HINT:
+    models = {model for model, _, _ in heads}
+    if len(models) == len(skipped):
         return "; if a model's name is of one run, series=[] makes all runs one curve"
-    return "; if budgets are as each run counted them, columns={'budget': 'MY_NAME'} names the aims"
+    budgets = sorted(float(budget) for _, _, budget in heads)
+    if len(models) == 1 and any(b < _CLOSE * a for a, b in pairwise(budgets)):
+        return "; if each run counted its own budget, budget_digits=1 rounds them"
+    return ""
 
 
 class NoCurveError(FitError):

@@ -94,7 +94,7 @@ def pick_columns(
             raise ValueError(f"columns: {name!r} is not one of {', '.join(COLUMNS)}")
         if given not in frame:
             raise ValueError(f"columns: {name}={given!r} is not there; found {_listed(frame)}")
-    sources = _sources(frame, chosen)
+    sources = _sources(frame, chosen, needs, notes)
     if "loss" in chosen and _usual_loss(frame) not in (None, chosen["loss"]):
         for name in _OF_LOSS:
             if name not in chosen:
@@ -124,28 +124,42 @@ def pick_columns(
     )
 
 
-def _sources(frame: pd.DataFrame, chosen: Mapping[str, str]) -> dict[str, Match]:
-    found = {}
+def _sources(
+    frame: pd.DataFrame, chosen: Mapping[str, str], needs: Sequence[str], notes: list[str]
+) -> dict[str, Match]:
+    """The frame's column for each of ours that it has. One of several is never guessed."""
+    found: dict[str, Match] = {}
+    several: dict[str, list[Match]] = {}
     for name in COLUMNS:
         if name in chosen:
             found[name] = Match(name=chosen[name], unit=own_unit(name, chosen[name]))
-        elif (source := _source(frame, name, set(chosen.values()))) is not None:
-            found[name] = source
+            continue
+        matches = _matches(frame, name, set(chosen.values()))
+        if len(matches) == 1:
+            found[name] = matches[0]
+        elif matches and not (name == "loss" and name in frame and matches[0].guessed):
+            several[name] = matches
+        elif matches:
+            found[name] = Match(name=name)
+    wanted = {"loss", *needs, *(_SIZES if not found.keys() & set(_SIZES) else ())}
+    if "loss" not in found and "perplexity" not in found:
+        wanted |= set(_OF_LOSS)
+    for name, matches in several.items():
+        names = ", ".join(match.name for match in matches)
+        remedy = f"say which, e.g. columns={{{name!r}: {matches[0].name!r}}}"
+        if name in wanted or not matches[0].guessed:
+            raise ValueError(f"{name} may be any of {names}; {remedy}")
+        notes.append(f"{name} may be any of {names}, and none is taken; {remedy}")
     return found
 
 
-def _source(frame: pd.DataFrame, name: str, taken: set[str]) -> Match | None:
-    """The frame's column for ours of that name, by name or alias."""
-    matches = [match for match in matches_of(name, map(str, frame)) if match.name not in taken]
+def _matches(frame: pd.DataFrame, name: str, taken: set[str]) -> list[Match]:
+    """The frame's columns that may be ours of that name, by name or alias."""
+    matches = [m for m in matches_of(name, map(str, frame)) if m.name not in taken]
     # Beside a held-out loss, a column named loss is the training's, as in what we log to W&B
     if name in frame and not (name == "loss" and any(map(is_held_out, matches))):
-        return Match(name=name)
-    if len(matches) > 1:
-        raise ValueError(
-            f"{name} may be any of {', '.join(match.name for match in matches)}; "
-            f"say which, e.g. columns={{{name!r}: {matches[0].name!r}}}"
-        )
-    return matches[0] if matches else None
+        return [Match(name=name)]
+    return matches
 
 
 def _usual_loss(frame: pd.DataFrame) -> str | None:

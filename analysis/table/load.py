@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.fitting.text import join_first
+from analysis.fitting.text import join_first, pluralize
 from analysis.table.cells import best_of_cells
 from analysis.table.checks import check_amounts, check_runs, finished, require
 from analysis.table.columns import COLUMNS, cast_columns, pick_columns
+from analysis.table.configs import explain_merged, with_settings
 from analysis.table.merged import find_merged
 from analysis.table.series import merge_sizes, named_by, variants
 from analysis.table.sources import Source, read_source
@@ -40,23 +41,32 @@ def load_table(
     units: Mapping[str, str] | None = None,
     series: Sequence[str] | None = None,
     separator: str | None = None,
+    budget_digits: int | None = None,
     needs: Sequence[str] = (),
 ) -> pd.DataFrame:
     """The checked table of a sweep's folder, a CSV or Parquet file, or a CSV exported from W&B; or
     of what read_source read of one.
 
-    columns, flops, units, series and needs are check_table's, where is keep_rows', separator is
-    read_source's. keep: fields of records to keep beside COLUMNS, e.g. init.how. Raises ValueError
+    where is keep_rows', separator read_source's, the others check_table's. keep: fields of records to keep beside COLUMNS, e.g. init.how. Raises ValueError
     naming the file, or the row and column.
     """
     source = path if isinstance(path, Source) else read_source(path, separator)
+    frame = source.frame
+    if source.records:
+        frame = with_settings(frame, source.records, [*(series or ()), *(where or ())])
     table = check_table(
-        source.frame, columns=columns, flops=flops, units=units, series=series, needs=needs
+        frame,
+        columns=columns,
+        flops=flops,
+        units=units,
+        series=series,
+        budget_digits=budget_digits,
+        needs=needs,
     )
     if source.records:  # a record's other fields were there for `columns` to name
-        kept = {*COLUMNS, *keep}
+        kept = {*COLUMNS, *keep, *(series or ()), *(where or ())}
         table = table[[c for c in map(str, table) if c in kept or c.startswith("given_")]]
-        table = _with_warnings(table)
+        table = _with_warnings(explain_merged(table, source.records))
     return keep_rows(table, where) if where else table
 
 
@@ -112,6 +122,7 @@ def check_table(
     *,
     units: Mapping[str, str] | None = None,
     series: Sequence[str] | None = None,
+    budget_digits: int | None = None,
     needs: Sequence[str] = (),
 ) -> pd.DataFrame:
     """COLUMNS, then the frame's others, sorted by budget, model and size; failed runs are kept.
@@ -125,6 +136,7 @@ def check_table(
     units: our name -> its unit, e.g. {"budget": "GFLOP"}; units in names are known.
     series: the columns whose values name a series; [] makes all runs one. By default it is the
     model, with the settings of its layer that vary.
+    budget_digits: significant digits that budgets are rounded to, where each run counted its own.
     needs: columns that must be there or be derived, for a message that names all that are absent.
     flops: "6nd" takes budget = 6 n_active_params n_tokens where one of them is unknown; that is
     wrong where attention or the vocabulary dominates.
@@ -154,6 +166,8 @@ def check_table(
     check_amounts(table)
     _derive(table, flops, notes)
     check_runs(table)
+    if budget_digits is not None:
+        table = _round_budgets(table, budget_digits, notes)
     table = merge_sizes(table, notes)
     table["series"] = _series(table, raw, chosen, series, notes)
     table = table.astype(dict.fromkeys(("series", "model", "status"), str))  # never NA
@@ -196,6 +210,20 @@ def _without_copies(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
         first = table.index[int(copies.to_numpy().argmax())]
         notes.append(f"left out: {copies.sum()} exact copies of other rows, e.g. {first}")
     return table[~copies].copy()
+
+
+def _round_budgets(table: pd.DataFrame, digits: int, notes: list[str]) -> pd.DataFrame:
+    """With budgets of so many significant digits; as they were they are given_budget."""
+    if digits < 1:
+        raise ValueError(f"budget_digits={digits} must be 1 or more")
+    given = table["budget"]
+    rounded = given.map(lambda value: float(f"{value:.{digits - 1}e}"))
+    most = float((rounded / given - 1).abs().max())
+    notes.append(
+        f"budgets are rounded to {pluralize(digits, 'digit')}: {given.nunique()} values are "
+        f"{rounded.nunique()}, changed by at most {most:.2%}; as counted they are given_budget"
+    )
+    return table.assign(budget=rounded, given_budget=given)
 
 
 def _derive(table: pd.DataFrame, flops: str | None, notes: list[str]) -> None:

@@ -99,7 +99,11 @@ def find_merged(table: pd.DataFrame) -> Merged | None:
     columns, n_open = _fewest(found, left)
     row = done[cell == min(left)].iloc[0]
     at = [f"{name}={row[name]:.4g}" for name in (amount, size) if name and pd.notna(row[name])]
-    own = [name for name in ("model", *VARIANT) if done[name].nunique(dropna=False) > 1]
+    several = {name: done.groupby("model")[name].nunique(dropna=False).max() for name in VARIANT}
+    own = [
+        *(["model"] if done["model"].nunique() > 1 else []),
+        *(n for n in VARIANT if several[n] > 1),
+    ]
     return Merged(
         columns=columns,
         n_cells=len(left),

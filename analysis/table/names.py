@@ -91,6 +91,8 @@ _PATTERNS = (  # one set of many, as W&B groups them; of several the user has to
 )
 # What is before "_gflops" where that is compute; "gflops" alone may be a speed
 _COMPUTE = ("total", "train", "training", "total_training", "c")
+# Our names that others write in another case; a "Status" may hold other words than ours
+_IN_ANY_CASE = (*{*ALIASES.values(), *GUESSES.values()}, "model")
 _LETTERS = ("N", "Na", "D", "C")
 
 
@@ -154,7 +156,7 @@ def _plain(name: str, column: str) -> bool:
     """Whether a name is ours or an alias but for case and blanks, or one of the letters."""
     key = _key(name)
     known = {**ALIASES, **GUESSES}.get(key)
-    return known == column or (key == column and name != column and len(key) > 2)
+    return known == column or (key == column and name != column and key in _IN_ANY_CASE)
 
 
 def _with_unit(column: str, names: Iterable[str]) -> list[Match]:

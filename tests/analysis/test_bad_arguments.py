@@ -290,7 +290,8 @@ isoflop torn -> 1 of 1 records are damaged: torn/a/record.json (not a run record
 isoflop deep -> 1 of 1 records are damaged: deep/a/record.json (not a run record
 isoflop nothing -> no record.json below nothing
 isoflop names.csv -> if a model's name is of one run, --series none makes all runs one curve
-isoflop counted.csv -> if budgets are as each run counted them, --column budget=MY_NAME names
+isoflop counted.csv -> if each run counted its own budget, --budget-digits 1 rounds them
+isoflop good.csv --budget-digits 0 -> --budget-digits 0 must be 1 to 6
 isoflop one.csv -> no curve to fit: dense at C=6e+12: 1 size, and a parabola needs 3
 isoflop two.csv -> no curve to fit: dense at C=6e+12: 2 sizes, and a parabola needs 3
 parametric one.csv -> no model could be fitted: dense: 1 distinct

@@ -182,6 +182,28 @@ def test_models_that_are_sizes_make_one_curve(tmp_path, capsys):
     assert out.count(" llama ") >= len(BUDGETS)
 
 
+def test_budgets_that_each_run_counted_are_rounded(tmp_path, capsys):
+    def counted(C, N, D, loss):
+        off = 1 + 0.01 * math.sin(N)  # steps are whole
+        return marin(C * off, N, D * off, loss)
+
+    path = write(tmp_path / "runs.csv", counted)
+    assert main(["isoflop", path]) == 2
+    assert "if each run counted its own budget, --budget-digits 1 rounds them" in (
+        capsys.readouterr().err
+    )
+    assert main(["isoflop", path, "--budget-digits", "1", "--brief"]) == 0
+    found = re.search(
+        r"budgets are rounded to 1 digit: 15 values are 3, changed by at most ([\d.]+)%",
+        capsys.readouterr().out,
+    )
+    table = load_table(path, budget_digits=1)
+    assert sorted(set(table["budget"])) == [1e18, 4e18, 2e19]  # 1.6e19 is one digit too few
+    most = (table["budget"] / table["given_budget"] - 1).abs().max()
+    assert float(found[1]) == pytest.approx(100 * most, abs=0.005)
+    assert most == pytest.approx(2e19 / (1.6e19 * 0.99) - 1, rel=0.05)
+
+
 def test_units_and_separators_that_are_given(tmp_path, capsys):
     path = tmp_path / "runs.csv"
     lines = ["params;tokens;flops;loss"]

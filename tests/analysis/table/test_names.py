@@ -145,3 +145,21 @@ def test_a_message_lists_the_first_of_many_columns():
     frame = pd.DataFrame({f"key{i}": [1.0] for i in range(300)})
     with pytest.raises(ValueError, match=r"found key0, .*, key39, and 260 more; say which"):
         check_table(frame)
+
+
+def test_of_several_guesses_none_is_taken_where_none_is_needed():
+    found = table(params=SIZES, loss=LOSSES, total_tokens=TOKENS, tokens_seen=TOKENS)
+    assert found["n_tokens"].isna().all()
+    assert (
+        "n_tokens may be any of total_tokens, tokens_seen, and none is taken; say which, e.g. "
+        "columns={'n_tokens': 'total_tokens'}"
+    ) in found.attrs["notes"]
+    frame = pd.DataFrame({"params": SIZES, "a": LOSSES, "eval/a/bpb": 1.0, "eval/b/bpb": 1.0})
+    with pytest.raises(ValueError, match="bits_per_byte may be any of eval/a/bpb, eval/b/bpb; say"):
+        check_table(frame)
+    two = {"loss": LOSSES, "valid_loss": [9.0] * 3, "test_loss": [8.0] * 3}
+    assert table(params=SIZES, **two)["loss"].tolist() == LOSSES
+
+
+def test_a_status_in_another_case_is_not_ours():
+    assert table(Params=SIZES, Loss=LOSSES, Status="ok")["status"].tolist() == ["done"] * 3

@@ -1,0 +1,46 @@
+"""What the configs of records hold beside a table's columns, for settings that a sweep varied."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from analysis.table.merged import find_merged
+from experiments.records import RunRecord
+
+
+def with_settings(
+    frame: pd.DataFrame, records: Sequence[RunRecord], names: Sequence[str]
+) -> pd.DataFrame:
+    """The frame, a row a record, with the keys of configs that it lacks: optim.weight_decay."""
+    absent = [name for name in names if name not in frame]
+    configs = [dict(_flat(record.config)) for record in records] if absent else []
+    found = {
+        name: pd.Series([config.get(name) for config in configs], frame.index, dtype=object)
+        for name in absent
+        if any(name in config for config in configs)
+    }
+    return frame.assign(**found).infer_objects() if found else frame
+
+
+def explain_merged(table: pd.DataFrame, records: Sequence[RunRecord]) -> pd.DataFrame:
+    """The table, with the keys of configs that explain its cells where no column of it does."""
+    merged = find_merged(table)
+    if merged is None or not merged.n_open:
+        return table
+    configs = {record.run_id: dict(_flat(record.config)) for record in records}
+    rows = [configs.get(run_id, {}) for run_id in table["run_id"]]
+    settings = pd.DataFrame(rows, index=table.index)
+    # Its model is the table's
+    new = [name for name in settings if name not in table and settings[name].nunique() > 1]
+    found = find_merged(pd.concat([table, settings[new]], axis=1))
+    named = [name for name in new if found is not None and name in found.columns]
+    return table.assign(**{str(name): settings[name] for name in named})
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", str(value) if isinstance(value, list) else value
