@@ -11,6 +11,7 @@ from analysis.table.csv_file import parse_separator
 from analysis.table.units import parse_unit
 
 _MAX_DRAWS = 100_000
+_BY_MODEL = ("experts", "adaptation", "adapters", "growth", "forgetting")
 
 
 def _above_0(value: float) -> bool:
@@ -66,7 +67,11 @@ def check_options(options: argparse.Namespace) -> None:
         parse_unit(column, unit)
     if options.separator is not None:
         parse_separator(options.separator)
-    series_of(options)
+    if series_of(options) is not None and options.command in _BY_MODEL:
+        raise ValueError(
+            f"--series is not for {options.command}, which compares models; "
+            "--column model=COLUMN says what they are"
+        )
 
 
 def series_of(options: argparse.Namespace) -> list[str] | None:

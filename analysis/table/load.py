@@ -47,8 +47,9 @@ def load_table(
     """The checked table of a sweep's folder, a CSV or Parquet file, or a CSV exported from W&B; or
     of what read_source read of one.
 
-    where is keep_rows', separator read_source's, the others check_table's. keep: fields of records to keep beside COLUMNS, e.g. init.how. Raises ValueError
-    naming the file, or the row and column.
+    where is keep_rows', separator read_source's, the others check_table's. keep: fields of records
+    to keep beside COLUMNS, e.g. init.how; of a folder series and where may name keys of configs.
+    Raises ValueError naming the file, or the row and column.
     """
     source = path if isinstance(path, Source) else read_source(path, separator)
     frame = source.frame

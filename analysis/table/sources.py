@@ -27,6 +27,8 @@ def read_source(path: str | Path, separator: str | None = None) -> Source:
     ValueError naming the path if it is missing, is no table, or has no rows.
     """
     path = Path(path)
+    if separator is not None and (path.is_dir() or path.suffix.lower() == ".parquet"):
+        raise ValueError(f"separator {separator!r} is of a CSV, and {path} is none; leave it out")
     if path.is_dir():
         return _read_records(path)
     if not path.exists():

@@ -188,6 +188,8 @@ isoflop good.csv --series= -> --series is empty
 isoflop good.csv --series model, -> --series 'model,' must be COLUMN[,COLUMN], each once, or none
 isoflop good.csv --series width -> --series: 'width' is no column; found series, model
 isoflop good.csv --series seed --column series=seed -> both name the series; give one
+experts good.csv --series seed -> --series is not for experts, which compares models; --column
+isoflop nothing --separator tab -> --separator 'tab' is of a CSV, and nothing is none; leave it out
 isoflop good.csv --separator ,, -> --separator ',,' is none: comma, semicolon, tab, pipe, or
 isoflop good.csv --where model -> --where 'model' must be COLUMN=VALUE[,VALUE]
 isoflop good.csv --where model=a --where model=b -> --where model is given twice; give model=a,b
