@@ -33,12 +33,14 @@ class Merged:
     """What seeds and learning rates do not explain of a table's cells.
 
     columns: the fewest that do, () if no column does; n_cells: with such runs, n_open: of these,
-    not even by them; first: one of them; series: the columns that would make each its own series.
+    not even by them; averaged: some have different seeds, whose mean counts; first: one of them;
+    series: the columns that would make each its own series.
     """
 
     columns: tuple[str, ...]
     n_cells: int
     n_open: int
+    averaged: bool
     first: str
     series: tuple[str, ...]
 
@@ -46,7 +48,7 @@ class Merged:
     def how(self) -> str:
         """What was done, for a heading."""
         over = ", ".join(self.columns) or "runs that no column distinguishes"
-        return f"lowest over {over}"
+        return f"{'mean or ' if self.averaged else ''}lowest over {over}"
 
     @property
     def text(self) -> str:
@@ -59,11 +61,13 @@ class Merged:
                 "any other column: the lowest loss counts"
             )
         column = self.columns[0]
+        mean = "the mean over seeds, or " if self.averaged else ""
+        counts = f"{mean}the lowest loss counts"
         some = f" ({self.n_open} in no column)" if self.n_open else ""
         names = ", ".join(map(repr, self.series))
         return (
             f"{cells} {has} several runs that seed and learning rate do not explain: they differ "
-            f"in {', '.join(self.columns)}{some}, and the lowest loss counts; series=[{names}] "
+            f"in {', '.join(self.columns)}{some}, and {counts}; series=[{names}] "
             f"makes each a curve, where={{{column!r}: [VALUE]}} takes one"
         )
 
@@ -88,12 +92,14 @@ def find_merged(table: pd.DataFrame) -> Merged | None:
     settings = list(_settings(done, [*keys]))
     open_ = _unexplained(done, rate)
     left = set(cell[open_])
+    averaged = False
     found = {name: set(_varying(done[open_], name, rate[open_], cell[open_])) for name in settings}
     for name in settings:
         if _is_text(done[name]) and name != "sweep" and not _follows(done, name):
             more = set(_varying(done, name, cell, cell))
             found[name] |= more
             left |= more
+            averaged |= bool(set(_varying(done[~open_], name, rate[~open_], cell[~open_])))
     if not left:
         return None
     columns, n_open = _fewest(found, left)
@@ -108,6 +114,7 @@ def find_merged(table: pd.DataFrame) -> Merged | None:
         columns=columns,
         n_cells=len(left),
         n_open=n_open,
+        averaged=averaged,
         first=" ".join([str(row["series"]), *at]),
         series=(*own, *columns),
     )

@@ -90,6 +90,18 @@ def test_a_text_that_learning_rates_hide_is_named():
     assert find_merged(frame).columns == ("dataset",)
 
 
+def test_a_mean_over_seeds_of_two_datasets_is_called_that():
+    frame = table({"seed": 0, "dataset": "c4"}, {"seed": 1, "dataset": "pile"})
+    assert find_merged(frame) is None  # one with the seed: it may be its name
+    swapped = frame["n_params"] > 2e6
+    other = {"c4": "pile", "pile": "c4"}
+    frame.loc[swapped, "dataset"] = frame.loc[swapped, "dataset"].map(other)
+    found = find_merged(frame)
+    assert found.columns == ("dataset",)
+    assert found.how == "mean or lowest over dataset"
+    assert "in dataset, and the mean over seeds, or the lowest loss counts; series=" in found.text
+
+
 def test_a_name_of_the_seed_is_explained_by_it():
     assert merged({"seed": 0, "tag": "first"}, {"seed": 1, "tag": "second"}) is None
 
