@@ -52,8 +52,10 @@ def table_of(
     source: Source | None = None,
     keep: Sequence[str] = (),
     needs: Sequence[str] = (),
+    by_cell: bool = True,
 ) -> pd.DataFrame:
     """The checked table of the path, or of what was read from it. keep and needs: load_table's.
+    by_cell: one loss of each cell counts, so runs that merge are a warning.
 
     Notes are printed unless JSON was asked for, damaged records and warnings always.
     """
@@ -71,7 +73,10 @@ def table_of(
         needs=needs,
     )
     damaged = table.attrs.get("damaged")
-    for warning in (*([damaged] if damaged else []), *table.attrs.get("warnings", ())):
+    for warning in (
+        *([damaged] if damaged else []),
+        *(table.attrs.get("warnings", ()) if by_cell else ()),
+    ):
         print(f"warning: {as_typed(warning)}", file=sys.stderr)
     for note in table.attrs.get("notes", ()):
         if note != damaged:
@@ -211,7 +216,7 @@ def differences(options: Options) -> None:
 
 def adaptation(options: Options) -> None:
     """What runs that started from weights gained on their domain, and lost on other text."""
-    table = table_of(options, keep=columns_of_starts(options.general))
+    table = table_of(options, keep=columns_of_starts(options.general), by_cell=False)
     folder = folder_of(options)
     found = compare_adaptations(table, options.general)
     with staged(folder) as new, figures.style():
@@ -239,7 +244,8 @@ def adapters(options: Options) -> None:
 
 def growth(options: Options) -> None:
     """What growing gains of what more experts throughout would."""
-    table, folder = table_of(options, keep=of_growth.COLUMNS), folder_of(options)
+    table = table_of(options, keep=of_growth.COLUMNS, by_cell=False)
+    folder = folder_of(options)
     found = of_growth.compare_growth(table)
     curves = of_growth.read_curves(table, Path(options.path))
     with staged(folder) as new, figures.style():
@@ -256,7 +262,7 @@ def growth(options: Options) -> None:
 def forgetting(options: Options) -> None:
     """What runs that learnt a stream of domains learnt, and what they forgot."""
     source, folder = read_source(options.path, options.separator), folder_of(options)
-    found = compare_forgetting(_records_of(source, table_of(options, source)))
+    found = compare_forgetting(_records_of(source, table_of(options, source, by_cell=False)))
     with staged(folder) as new, figures.style():
         _write(new / "forgetting.json", found.to_dict())
         _save(figures.draw_forgetting(found), new / "forgetting.png")
