@@ -31,7 +31,7 @@ _NAMES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """A way to choose, over the seeds. nats/token.
+    """A way to choose, over the n_seeds that it was scored on. nats/token.
 
     own: the loss on the adapters' domains, minus that of the oracle, who names the domain. mixed:
     the same on texts whose domain changes in the middle. unseen: the loss on domains of no adapter,
@@ -39,6 +39,7 @@ class Way:
     """
 
     way: str
+    n_seeds: int
     own: Estimate
     mixed: Estimate
     unseen: Estimate
@@ -90,6 +91,7 @@ class Libraries(Result):
         shown = pd.DataFrame(
             {
                 "chosen by": [way.way for way in self.ways],
+                "seeds": [way.n_seeds for way in self.ways],
                 "minus the oracle": [_shown(way.own) for way in self.ways],
                 "domain changes": [_shown(way.mixed) for way in self.ways],
                 "unseen, minus the base": [_shown(way.unseen) for way in self.ways],
@@ -115,7 +117,7 @@ class Libraries(Result):
         """A row a way."""
         rows = []
         for way in self.ways:
-            row: dict[str, object] = {"way": way.way}
+            row: dict[str, object] = {"way": way.way, "n_seeds": way.n_seeds}
             for name in ("own", "mixed", "unseen"):
                 row |= getattr(way, name).columns(name)
             rows.append(row)
@@ -125,8 +127,8 @@ class Libraries(Result):
 def compare_libraries(folder: Path | str, *, level: float = 0.95) -> Libraries:
     """Reads every comparison (*.json with losses) in a folder, one a seed.
 
-    Raises ValueError for none, for one that is damaged, and for comparisons of other adapters,
-    other unseen domains or other ways.
+    Raises ValueError for none, for one that is damaged, and for comparisons of other adapters or
+    other unseen domains.
     """
     folder = Path(folder)
     found = {path: _read(path) for path in sorted(folder.glob("*.json"))}
@@ -139,22 +141,24 @@ def compare_libraries(folder: Path | str, *, level: float = 0.95) -> Libraries:
     for name in ("adapters", "unseen"):
         if any(report[name] != first[name] for report in reports):
             raise ValueError(f"{folder} has comparisons of different {name}; keep one kind")
-    if any(set(report["losses"]) != set(first["losses"]) for report in reports):
-        raise ValueError(f"{folder} has comparisons of different ways; keep one kind")
     adapters, unseen = first["adapters"], first["unseen"]
 
-    def over_seeds(of: Callable[[Mapping[str, Any]], float]) -> Estimate:
-        return _estimate([of(report) for report in reports], level)
-
     def way_of(way: str) -> Way:
+        scored = [report for report in reports if way in report["losses"]]
+
+        def over_seeds(of: Callable[[Mapping[str, Any]], float]) -> Estimate:
+            return _estimate([of(report) for report in scored], level)
+
         return Way(
             way=_name(way),
+            n_seeds=len(scored),
             own=over_seeds(lambda r: _mean(r, way, adapters) - _mean(r, _OWN, adapters)),
             mixed=over_seeds(lambda r: _mean(r, way, [_MIXED]) - _mean(r, _OWN, [_MIXED])),
             unseen=over_seeds(lambda r: _mean(r, way, unseen) - _mean(r, _BASE, unseen)),
         )
 
-    ways = [way_of(way) for way in first["losses"] if way != _OWN]
+    names = dict.fromkeys(way for report in reports for way in report["losses"])
+    ways = [way_of(way) for way in names if way != _OWN]
     return Libraries(
         adapters=tuple(adapters),
         unseen=tuple(unseen),

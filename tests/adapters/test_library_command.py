@@ -147,8 +147,9 @@ def test_keys_from_text_and_the_comparison(made, command, folder, tmp_path):
     assert "an adapter without a key is not chosen" in out
     report = tmp_path / "report.json"
     code, _, err = command(
-        "compare", report, runs["sea"], runs["farm"], "--later", runs["town"], *sets, *more
-    )
+        "compare", report, runs["sea"], runs["farm"], "--later", runs["town"], "--single",
+        runs["sea"], *sets, *more,
+    )  # fmt: skip
     assert code == 0, err
     found = json.loads(report.read_text())
     assert found["adapters"] == ["sea", "farm"]
@@ -156,6 +157,7 @@ def test_keys_from_text_and_the_comparison(made, command, folder, tmp_path):
     assert set(ways) <= set(found["losses"])
     for name in ("sea", "farm"):
         assert found["losses"]["own"][name] < found["losses"]["base"][name]
+    assert found["losses"]["single"]["sea"] == pytest.approx(found["losses"]["own"]["sea"])
     assert found["later"]["equal"] is True
     assert found["later"]["with"]["town"] < found["later"]["without"]["town"]
     code, _, err = command("compare", report, runs["sea"], *sets, *more)
