@@ -133,6 +133,11 @@ def _experts(
         raise ValueError(f"the law in experts is in {size}, which is not planned: {have}")
     if law.form_name == "granularity":
         raise ValueError("the granularity law has no number of experts to plan")
+    if not law.of_experts_alone:
+        raise ValueError(
+            f"plan takes a law in a size and a number of experts; {law.form_name} has other "
+            "variables too"
+        )
     N = values[size].value
     E = 2.0**_LOG2_EXPERTS
     sizes = np.full_like(E, N)

@@ -1,19 +1,27 @@
 """Laws of experts side by side: by AICc on all runs, and by what they say of runs held out."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from analysis.experts.fit import ExpertLawFit, FormName, fit_runs
+from analysis.experts.fit import ExpertLawFit, FormName, Residual, fit_runs
 from analysis.experts.runs import BACKBONE, ExpertRuns, choose_runs
 from analysis.fitting.intervals import Array
 from analysis.fitting.results import Result
 from analysis.fitting.status import FitError, FitStatus, status_of, worst_status
 
-HoldOut = Literal["size", "experts", "budget"]
+HoldOut = Literal["size", "experts", "budget", "tokens", "cells"]
+HOLD_OUT: Mapping[str, str] = {  # -> the column whose largest value is held out
+    "size": "",
+    "experts": "n_experts",
+    "budget": "budget",
+    "tokens": "n_tokens",
+    "cells": "",
+}
+_CELLS = 0.2  # share of the runs that "cells" holds out, those of the most compute
 DEFAULT_FORMS: tuple[FormName, ...] = ("loglinear", "power_floor", "clark", "clark_floor")
 
 
@@ -108,36 +116,37 @@ def compare_laws(
     model: str | None = None,
     baseline: str | None = None,
     size: str = BACKBONE,
+    residual: Residual = "log",
     n_draws: int = 500,
     seed: int = 0,
 ) -> LawComparison:
-    """Fits every form to the same runs, and again without the largest size, experts or budget.
+    """Fits every form to the same runs, and again without the largest of them.
 
     The same runs: the best of each combination of all that one of the forms has a term for, so
-    that their AICc are comparable. What can't be fitted is skipped, with the reason. Arguments as
-    in fit_expert_law. Raises ValueError if the table lacks what one of the forms needs or has runs
-    that it does not distinguish, FitError if no form can be fitted.
+    that their AICc are comparable. Held out are the runs of the largest size, number of experts,
+    budget or token count; or "cells", the fifth of the runs with the most compute (the budget, or
+    else N D). What can't be fitted is skipped, with the reason. Arguments as in fit_expert_law.
+    Raises ValueError if the table lacks what one of the forms needs or has runs that it does not
+    distinguish, FitError if no form can be fitted.
     """
-    columns = {"size": size, "experts": "n_experts", "budget": "budget"}
-    if hold_out not in columns:
-        raise ValueError(f"hold_out={hold_out!r} is not one of {', '.join(columns)}")
-    column = columns[hold_out]
-    runs = choose_runs(table, forms, model=model, baseline=baseline, size=size, by=[column])
-    fits, skipped = _fit_each(runs, dict.fromkeys(forms), n_draws, seed)
+    if hold_out not in HOLD_OUT:
+        raise ValueError(f"hold_out={hold_out!r} is not one of {', '.join(HOLD_OUT)}")
+    column = size if hold_out == "size" else HOLD_OUT[hold_out]
+    by = ["n_tokens"] if hold_out == "cells" else [column]
+    runs = choose_runs(table, forms, model=model, baseline=baseline, size=size, by=by)
+    fits, skipped = _fit_each(runs, dict.fromkeys(forms), residual, n_draws, seed)
     if not fits:
         raise FitError(f"no form to compare: {'; '.join(skipped)}")
 
     own = runs.cells["model"] == runs.model
-    values = np.sort(runs.cells.loc[own, column].dropna().unique())
-    held, errors = "nothing", {}
-    if len(values) >= 3:  # two left, or there is no trend to extend
-        held = f"{column} = {values[-1]:.4g}, the largest"
-        out = (runs.cells[column] == values[-1]).fillna(False).astype(bool)
-        blind, failed = _fit_each(runs.only(~out), fits, 0, seed)
-        skipped += [f"hold-out of {reason}" for reason in failed]
-        errors = {form: _errors(fit, runs.only(out & own)) for form, fit in blind.items()}
+    held, out, reason = _largest(runs, hold_out, column, own)
+    errors: dict[FormName, Array] = {}
+    if reason:
+        skipped.append(f"hold-out: {reason}")
     else:
-        skipped.append(f"hold-out: {len(values)} values of {column}, and it needs 3")
+        blind, failed = _fit_each(runs.only(~out), fits, residual, 0, seed)
+        skipped += [f"hold-out of {text}" for text in failed]
+        errors = {form: _errors(fit, runs.only(out & own)) for form, fit in blind.items()}
     ordered = dict(sorted(fits.items(), key=lambda item: item[1].aicc))
     least, unknown = min(fit.aicc for fit in fits.values()), np.array([np.nan])
     laws = [
@@ -154,14 +163,37 @@ def compare_laws(
     )
 
 
+def _largest(
+    runs: ExpertRuns, hold_out: HoldOut, column: str, own: pd.Series
+) -> tuple[str, pd.Series, str]:
+    """What is held out in words, which of the runs, and why none is, if so."""
+    none = pd.Series(False, index=runs.cells.index)
+    if hold_out == "cells":
+        compute = runs.cells["budget"]
+        if compute.isna().any():
+            compute = runs.cells[runs.size_name] * runs.cells["n_tokens"]
+        if compute.isna().any():
+            return "nothing", none, "neither budget nor n_tokens of each run is known"
+        least = np.quantile(compute[own], 1 - _CELLS, method="inverted_cdf")
+        out = compute > least * (1 + 1e-9)
+        if not (out & own).any():
+            return "nothing", none, "no run has more compute than four fifths of them"
+        return f"the {(out & own).sum()} runs of the most compute", out, ""
+    values = np.sort(runs.cells.loc[own, column].dropna().unique())
+    if len(values) < 3:  # two left, or there is no trend to extend
+        return "nothing", none, f"{len(values)} values of {column}, and it needs 3"
+    out = (runs.cells[column] == values[-1]).fillna(False).astype(bool)
+    return f"{column} = {values[-1]:.4g}, the largest", out, ""
+
+
 def _fit_each(
-    runs: ExpertRuns, forms: Iterable[FormName], n_draws: int, seed: int
+    runs: ExpertRuns, forms: Iterable[FormName], residual: Residual, n_draws: int, seed: int
 ) -> tuple[dict[FormName, ExpertLawFit], list[str]]:
     """The forms that can be fitted, and why the others can't."""
     fits, failed = {}, []
     for form in forms:
         try:
-            fits[form] = fit_runs(runs, form, n_draws=n_draws, seed=seed)
+            fits[form] = fit_runs(runs, form, residual=residual, n_draws=n_draws, seed=seed)
         except FitError as error:
             failed.append(f"{form}: {error}")
     return fits, failed
@@ -170,7 +202,7 @@ def _fit_each(
 def _errors(fit: ExpertLawFit, runs: ExpertRuns) -> Array:
     """predicted - measured, nats/token."""
     given = runs.given(fit.form_name)
-    return fit.loss(given.N, given.E, given.D, given.G) - given.loss
+    return fit.loss(given.N, given.E, given.D, given.G, given.S) - given.loss
 
 
 def _compared(fit: ExpertLawFit, least: float, off: Array, off_held: Array) -> ComparedLaw:

@@ -4,67 +4,29 @@ N is a model's size without its experts, E its number of experts, D its tokens, 
 All are fitted to ln L, so that their residuals can be compared.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
 
+from analysis.experts.form import NOTHING, Form, Problem, Runs
+from analysis.experts.joint import JOINT
+from analysis.experts.saturation import (
+    CAP,
+    CAP_STARTS,
+    KAPPA,
+    KAPPA_STARTS,
+    effective_experts,
+    saturation,
+    start_and_max,
+)
+from analysis.experts.sparse import SPARSE
 from analysis.fitting.intervals import Array
-from analysis.fitting.least_squares import Model
 from analysis.fitting.power_sum import non_negative, power_sum
+
+__all__ = ["FORMS", "Form", "Problem", "Runs", "effective_experts"]
 
 LN10 = float(np.log(10.0))
 _FLOORS = (0.02, 0.2, 0.4, 0.6, 0.75, 0.85, 0.92, 0.97)  # shares of the lowest loss
-_NOTHING = -80.0  # ln of a share of the loss: far below the last digit of what stands beside it
-
-
-@dataclass(frozen=True, kw_only=True)
-class Runs:
-    """What a law is fitted to, a value a run; 1 for what the form has no term for."""
-
-    N: Array
-    E: Array
-    D: Array
-    G: Array
-    loss: Array
-
-
-@dataclass(frozen=True, kw_only=True)
-class Problem:
-    """A form on given runs: theta's model and box, where to start, what the runs do not identify.
-
-    fixed: names that one size, or one token count, leaves out; natural: theta (S, p) -> reported.
-    """
-
-    model: Model
-    starts: Array
-    lower: Array
-    upper: Array
-    fixed: tuple[str, ...]
-    natural: Callable[[Array], Array]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Form:
-    """name, formula and source of a law; log_loss takes its reported parameters (..., p).
-
-    needs: the columns that it is in, beside a size; distinct: of N, E, D and G, how many numbers
-    identify its parameters.
-    """
-
-    name: str
-    formula: str
-    source: str
-    names: tuple[str, ...]
-    needs: tuple[str, ...]
-    distinct: Mapping[str, int]
-    pose: Callable[[Runs], Problem]
-    log_loss: Callable[[Array, Array, Array, Array | None, Array | None], Array]
-
-
-def effective_experts(E: Array, E_start: Array, E_max: Array) -> Array:
-    """Clark's saturated number: E_start at one expert, E_max at infinitely many."""
-    return 1 / (1 / (E - 1 + 1 / (1 / E_start - 1 / E_max)) + 1 / E_max)
 
 
 def _one_size(runs: Runs) -> bool:
@@ -102,31 +64,12 @@ def _pose_loglinear(runs: Runs) -> Problem:
     )
 
 
-def _loglinear(p: Array, N: Array, E: Array, D: Array | None, G: Array | None) -> Array:
+def _loglinear(
+    p: Array, N: Array, E: Array, D: Array | None, G: Array | None, S: Array | None = None
+) -> Array:
     a, b, c, d = np.moveaxis(p, -1, 0)
     n, e = np.log10(N), np.log10(E)
     return LN10 * (a * n + b * e + c * n * e + d)
-
-
-def _saturation(E: Array, log_kappa: Array, log_max: Array) -> tuple[Array, Array, Array]:
-    """ln E_hat (S, n) and its derivatives by ln kappa and ln E_max; kappa = E_hat(1) less the cap.
-
-    1/kappa = 1/E_start - 1/E_max: both parameters are then free of each other.
-    """
-    kappa, top = np.exp(log_kappa)[:, None], np.exp(log_max)[:, None]
-    u = E - 1 + kappa
-    hat = 1 / (1 / u + 1 / top)
-    return np.log(hat), hat * kappa / u**2, hat / top
-
-
-_KAPPA = (np.log(1e-3), np.log(1e6))
-_CAP = (np.log(1.01), np.log(1e9))
-_KAPPA_STARTS = np.log([0.7, 1.5, 3.0, 6.0, 15.0, 60.0])
-_CAP_STARTS = np.log([20.0, 80.0, 300.0, 1e3, 1e4, 1e6])
-
-
-def _start_and_max(log_kappa: Array, log_max: Array) -> tuple[Array, Array]:
-    return 1 / (np.exp(-log_kappa) + np.exp(-log_max)), np.exp(log_max)
 
 
 def _pose_clark(runs: Runs) -> Problem:
@@ -136,7 +79,7 @@ def _pose_clark(runs: Runs) -> Problem:
 
     def model(theta: Array) -> tuple[Array, Array]:
         a, b, c, d, log_kappa, log_max = (column[:, None] for column in theta.T)
-        log_e, by_kappa, by_max = _saturation(runs.E, log_kappa[:, 0], log_max[:, 0])
+        log_e, by_kappa, by_max = saturation(runs.E, log_kappa[:, 0], log_max[:, 0])
         e = log_e / LN10
         slope = b + c * n
         jacobian = np.stack(
@@ -153,21 +96,21 @@ def _pose_clark(runs: Runs) -> Problem:
         return LN10 * (a * n + slope * e + d), jacobian
 
     starts = []
-    for log_kappa in _KAPPA_STARTS:
-        for log_max in _CAP_STARTS:
-            log_e, *_ = _saturation(runs.E, np.array([log_kappa]), np.array([log_max]))
+    for log_kappa in KAPPA_STARTS:
+        for log_max in CAP_STARTS:
+            log_e, *_ = saturation(runs.E, np.array([log_kappa]), np.array([log_max]))
             e = log_e[0] / LN10
             columns = [e, np.ones_like(e)] if one else [n, e, n * e, np.ones_like(e)]
             solved, *_ = np.linalg.lstsq(np.stack(columns, axis=1), target, rcond=None)
             a, b, c, d = (0.0, solved[0], 0.0, solved[1]) if one else solved
             starts.append([a, b, c, d, log_kappa, log_max])
     free = np.array([not one, True, not one, True, True, True])
-    lower = np.array([-5.0, -5.0, -5.0, -50.0, _KAPPA[0], _CAP[0]])
-    upper = np.array([5.0, 5.0, 5.0, 50.0, _KAPPA[1], _CAP[1]])
+    lower = np.array([-5.0, -5.0, -5.0, -50.0, KAPPA[0], CAP[0]])
+    upper = np.array([5.0, 5.0, 5.0, 50.0, KAPPA[1], CAP[1]])
 
     def natural(theta: Array) -> Array:
         bilinear = _bilinear_natural(theta, 0.0 if one else centre)
-        return np.column_stack([bilinear, *_start_and_max(theta[:, 4], theta[:, 5])])
+        return np.column_stack([bilinear, *start_and_max(theta[:, 4], theta[:, 5])])
 
     return Problem(
         model=model,
@@ -179,7 +122,9 @@ def _pose_clark(runs: Runs) -> Problem:
     )
 
 
-def _clark(p: Array, N: Array, E: Array, D: Array | None, G: Array | None) -> Array:
+def _clark(
+    p: Array, N: Array, E: Array, D: Array | None, G: Array | None, S: Array | None = None
+) -> Array:
     hat = effective_experts(E, p[..., 4], p[..., 5])
     return _loglinear(p[..., :4], N, hat, D, G)
 
@@ -228,7 +173,9 @@ def _floor_box(runs: Runs, one: bool) -> tuple[Array, Array]:
     return lower, upper
 
 
-def _power_floor(p: Array, N: Array, E: Array, D: Array | None, G: Array | None) -> Array:
+def _power_floor(
+    p: Array, N: Array, E: Array, D: Array | None, G: Array | None, S: Array | None = None
+) -> Array:
     L0, K, a, b = np.moveaxis(p, -1, 0)
     return np.log(L0 + K * N**-a * E**-b)
 
@@ -240,7 +187,7 @@ def _pose_clark_floor(runs: Runs) -> Problem:
 
     def model(theta: Array) -> tuple[Array, Array]:
         floor, k, a, b, log_kappa, log_max = (column[:, None] for column in theta.T)
-        e, by_kappa, by_max = _saturation(runs.E, log_kappa[:, 0], log_max[:, 0])
+        e, by_kappa, by_max = saturation(runs.E, log_kappa[:, 0], log_max[:, 0])
         power = k - a * n - b * e
         log_loss = np.logaddexp(floor, power)
         share = np.exp(power - log_loss)
@@ -249,9 +196,9 @@ def _pose_clark_floor(runs: Runs) -> Problem:
         return log_loss, np.stack(columns, axis=-1)
 
     rows = []
-    for log_kappa in _KAPPA_STARTS[::2]:
-        for log_max in _CAP_STARTS[1::2]:
-            e, *_ = _saturation(runs.E, np.array([log_kappa]), np.array([log_max]))
+    for log_kappa in KAPPA_STARTS[::2]:
+        for log_max in CAP_STARTS[1::2]:
+            e, *_ = saturation(runs.E, np.array([log_kappa]), np.array([log_max]))
             rows += [
                 [*_floor_start(runs, share, n, e[0], one), log_kappa, log_max]
                 for share in _FLOORS[::2]
@@ -260,20 +207,22 @@ def _pose_clark_floor(runs: Runs) -> Problem:
 
     def natural(theta: Array) -> Array:
         floor, k, a, b = theta[:, :4].T
-        E_start, E_max = _start_and_max(theta[:, 4], theta[:, 5])
+        E_start, E_max = start_and_max(theta[:, 4], theta[:, 5])
         return np.column_stack([np.exp(floor), np.exp(k + a * centre), a, b, E_start, E_max])
 
     return Problem(
         model=model,
         starts=np.array(rows),
-        lower=np.array([*lower, _KAPPA[0], _CAP[0]]),
-        upper=np.array([*upper, _KAPPA[1], _CAP[1]]),
+        lower=np.array([*lower, KAPPA[0], CAP[0]]),
+        upper=np.array([*upper, KAPPA[1], CAP[1]]),
         fixed=("a",) if one else (),
         natural=natural,
     )
 
 
-def _clark_floor(p: Array, N: Array, E: Array, D: Array | None, G: Array | None) -> Array:
+def _clark_floor(
+    p: Array, N: Array, E: Array, D: Array | None, G: Array | None, S: Array | None = None
+) -> Array:
     hat = effective_experts(E, p[..., 4], p[..., 5])
     return _power_floor(p[..., :4], N, hat, D, G)
 
@@ -312,9 +261,9 @@ def _pose_granularity(runs: Runs) -> Problem:
     lower = np.array([low, low, low, low, 1e-3, 1e-3, 1e-3])
     upper = np.array([top, high, high, high, 3.0, 3.0, 4.0])
     if same_tokens:
-        logs = np.column_stack([logs, np.full(len(logs), top + _NOTHING)])
+        logs = np.column_stack([logs, np.full(len(logs), top + NOTHING)])
         for box in (lower, upper):
-            box[[3, 5]] = top + _NOTHING, 0.0
+            box[[3, 5]] = top + NOTHING, 0.0
 
     def natural(theta: Array) -> Array:
         c, log_g, log_a, log_b, alpha, beta, gamma = theta.T
@@ -333,7 +282,9 @@ def _pose_granularity(runs: Runs) -> Problem:
     )
 
 
-def _granularity(p: Array, N: Array, E: Array, D: Array | None, G: Array | None) -> Array:
+def _granularity(
+    p: Array, N: Array, E: Array, D: Array | None, G: Array | None, S: Array | None = None
+) -> Array:
     assert D is not None
     assert G is not None
     c, g, a, b, alpha, beta, gamma = np.moveaxis(p, -1, 0)
@@ -394,5 +345,7 @@ FORMS: Mapping[str, Form] = {
             pose=_pose_granularity,
             log_loss=_granularity,
         ),
+        *SPARSE,
+        JOINT,
     )
 }

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.experts.forms import FORMS, Runs
-from analysis.fitting.checks import positive
+from analysis.fitting.checks import check_sparsity, positive
 from analysis.table.load import COLUMNS, best_of_cells, finished, require
 
 BACKBONE = "backbone_params"
@@ -68,11 +68,13 @@ def choose_runs(
         _check_size(size, form)
     model = _the_model(finished(table), model, baseline)
     rows = rows_of(table, model, baseline)
-    _refuse_variants(rows, model, [form for form in forms if "n_experts" in FORMS[form].needs])
+    _refuse_variants(rows, model, forms)
     for form in forms:
         needs = [size, *FORMS[form].needs]
         if "granularity" in needs and "granularity" not in table:
             needs = ["n_heads", "top_k", *needs]
+        if "sparsity" in needs and "sparsity" not in rows:
+            needs = ["top_k", "n_experts", *needs]
         require(rows, needs, f"form={form}")
     # Without a budget, n_tokens: else the longest run of each size would stand for all
     training = "budget" if rows["budget"].notna().any() else "n_tokens"
@@ -106,7 +108,9 @@ def rows_of(table: pd.DataFrame, model: str, baseline: str | None) -> pd.DataFra
     """The finished runs of a model, then the baseline's as of one expert, with their BACKBONE.
 
     granularity, where the table does not give it, is n_heads top_k: with experts of one neuron it
-    is the number of active ones (He 2024, arXiv:2407.04153, §2).
+    is the number of active ones (He 2024, arXiv:2407.04153, §2). sparsity, likewise, is
+    1 - n_heads top_k / n_experts, one head where none are named, and 0 of one expert: the share of
+    experts that are not active, as in Abnar 2025 (arXiv:2501.12370).
     """
     done = finished(table)
     rows = done[done["model"] == model]
@@ -115,13 +119,27 @@ def rows_of(table: pd.DataFrame, model: str, baseline: str | None) -> pd.DataFra
         rows = pd.concat([rows, dense], ignore_index=True)
     if "granularity" not in rows and {"n_heads", "top_k"} <= set(rows):
         rows = rows.assign(granularity=rows["n_heads"] * rows["top_k"])
+    if (
+        "sparsity" not in rows
+        and {"top_k", "n_experts"} <= set(rows)
+        and rows["top_k"].notna().any()
+    ):
+        rows = rows.assign(sparsity=_sparsity(rows))
     return rows.assign(**{BACKBONE: backbone_params(rows)}).reset_index(drop=True)
 
 
-def runs_of(rows: pd.DataFrame, form: str, size: str) -> Runs:
-    """Their N, E, D and G as the form takes them; 1 for what it has no term for.
+def _sparsity(rows: pd.DataFrame) -> pd.Series:
+    heads, top_k, experts = (
+        rows[name].astype("float64") if name in rows else pd.Series(np.nan, index=rows.index)
+        for name in ("n_heads", "top_k", "n_experts")
+    )
+    return (1 - heads.fillna(1.0) * top_k / experts).mask(experts == 1, 0.0)
 
-    Raises ValueError if one of them is unknown or not above 0.
+
+def runs_of(rows: pd.DataFrame, form: str, size: str) -> Runs:
+    """Their N, E, D, G and S as the form takes them; 1, or S = 0, for what it has no term for.
+
+    Raises ValueError if one of them is unknown or not above 0, or a sparsity not below 1.
     """
     needs = FORMS[form].needs
 
@@ -133,6 +151,7 @@ def runs_of(rows: pd.DataFrame, form: str, size: str) -> Runs:
         E=column("n_experts"),
         D=column("n_tokens"),
         G=column("granularity"),
+        S=check_sparsity(rows["sparsity"]) if "sparsity" in needs else np.zeros(len(rows)),
         loss=rows["loss"].to_numpy(dtype=np.float64),
     )
 
@@ -181,12 +200,26 @@ def _the_model(done: pd.DataFrame, model: str | None, baseline: str | None) -> s
 
 
 def _refuse_variants(rows: pd.DataFrame, model: str, forms: Sequence[str]) -> None:
-    """Raises ValueError for runs that differ by more than their experts, if a form is in those."""
+    """Raises ValueError for runs that differ by more than a form has terms for.
+
+    Heads and top_k are part of a granularity and of a sparsity. The granularity law alone bears
+    runs of several query norms.
+    """
     own = rows[rows["model"] == model]
-    mixed = [n for n in _VARIANTS if n in own and own[n].nunique(dropna=False) > 1]
-    if mixed and forms:
-        values = {n: own[n].astype("string").fillna("unknown").unique().tolist() for n in mixed}
+    mixed: dict[str, list[str]] = {}
+    blind = []
+    for form in forms:
+        needs, names = set(FORMS[form].needs), set(_VARIANTS)
+        if needs & {"granularity", "sparsity"}:
+            names = set() if form == "granularity" else {"query_norm"}
+        found = [
+            n for n in _VARIANTS if n in names and n in own and own[n].nunique(dropna=False) > 1
+        ]
+        if found:
+            blind.append(form)
+            mixed |= {n: own[n].astype("string").fillna("unknown").unique().tolist() for n in found}
+    if mixed:
         raise ValueError(
-            f"{model} has runs of several {' and '.join(mixed)} ({values}): {', '.join(forms)} "
+            f"{model} has runs of several {' and '.join(mixed)} ({mixed}): {', '.join(blind)} "
             "can't distinguish them; keep one of each: --where, or rows of the table"
         )

@@ -86,6 +86,12 @@ def _agreed(
     """The one model and size of the laws, or those given or found without laws."""
     if any(law.form_name == "granularity" for law in laws):
         raise ValueError("draw_experts: the granularity law has no number of experts to draw")
+    more = [law.form_name for law in laws if not law.of_experts_alone]
+    if more:
+        raise ValueError(
+            f"draw_experts draws laws in a size and a number of experts; {', '.join(more)} "
+            "has other variables too"
+        )
     models = sorted({law.model for law in laws} | ({model} if model else set()))
     names = sorted({law.size_name for law in laws} | ({size_name} if size_name else set()))
     if not models:

@@ -19,3 +19,16 @@ def check_level(level: float) -> None:
     """Raises ValueError unless 0 < level < 1."""
     if not 0 < level < 1:
         raise ValueError(f"level={level!r} must be between 0 and 1, e.g. 0.95")
+
+
+def check_sparsity(values: ArrayLike) -> NDArray[np.float64]:
+    """As float64. Raises ValueError naming the first that is not 0 or more and below 1."""
+    array = np.asarray(values, dtype=np.float64)
+    bad = np.flatnonzero(~((array >= 0) & (array < 1)))
+    if bad.size:
+        at = f"[{bad[0]}]" if array.ndim else ""
+        raise ValueError(
+            f"sparsity{at}={float(array.flat[bad[0]])} must be 0 or more and below 1: it is the "
+            "share that is not active"
+        )
+    return array

@@ -37,7 +37,7 @@ def residuals_of(
         known = [fit.size_name, *FORMS[fit.form_name].needs]
         runs = rows_of(table, fit.model, fit.baseline).dropna(subset=known)
         given = runs_of(runs, fit.form_name, fit.size_name)
-        predicted = fit.loss(given.N, given.E, given.D, given.G)
+        predicted = fit.loss(given.N, given.E, given.D, given.G, given.S)
     else:
         runs = runs.dropna(subset=[size, "n_tokens"])
         predicted = fit.loss(runs[size], runs["n_tokens"])
