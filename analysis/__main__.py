@@ -8,7 +8,7 @@ import sys
 import matplotlib as mpl
 
 from analysis import commands
-from analysis.experts.compare import DEFAULT_FORMS
+from analysis.experts.compare import DEFAULT_FORMS, HOLD_OUT
 from analysis.experts.fit import BACKBONE
 from analysis.experts.forms import FORMS
 from analysis.isoflop.fit import X_NAMES
@@ -180,8 +180,15 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--hold-out",
         default="size",
-        choices=["size", "experts", "budget"],
-        help="hold out the runs of its largest value (%(default)s)",
+        choices=HOLD_OUT,
+        help="hold out the runs of its largest value, or the fifth of the most compute: cells "
+        "(%(default)s)",
+    )
+    sub.add_argument(
+        "--residual",
+        default="log",
+        choices=["log", "loss"],
+        help="least squares of the log loss, or of the loss (%(default)s)",
     )
     sub.add_argument(
         "--size", default=BACKBONE, help="the column that N is (%(default)s: see docs/analysis.md)"

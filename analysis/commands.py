@@ -180,11 +180,16 @@ def experts(options: Options) -> None:
     """Laws of the loss in the number of experts, compared."""
     table, folder = table_of(options, needs=("n_experts",)), folder_of(options)
     choice = {"model": options.model, "baseline": options.baseline, "size": options.size}
-    found = compare_laws(table, options.form or DEFAULT_FORMS, hold_out=options.hold_out, **choice)
-    slopes = size_slopes(table, **{**choice, "model": found.model})
-    values = {**found.to_dict(), "size_slopes": slopes.to_dict("list")}
+    forms = options.form or DEFAULT_FORMS
+    found = compare_laws(
+        table, forms, hold_out=options.hold_out, residual=options.residual, **choice
+    )
+    drawn = [fit for fit in found.fits if fit.of_experts_alone]
+    slopes = size_slopes(table, **{**choice, "model": found.model}) if drawn else None
+    values = {**found.to_dict(), **({"size_slopes": slopes.to_dict("list")} if drawn else {})}
     with staged(folder) as new, figures.style():
-        _save(figures.draw_experts(table, found.fits, slopes), new / "experts.png")
+        if drawn:
+            _save(figures.draw_experts(table, drawn, slopes), new / "experts.png")
         _write(new / "experts.json", values)
     _print_json(options, values)
     for fit in found.fits:
@@ -194,8 +199,11 @@ def experts(options: Options) -> None:
             _say(options, f"  experts cease to help at N of {cutoff[0]:.3g} to {cutoff[1]:.3g}")
         _say(options, "")
     _say(options, found.summary())
-    _say(options, f"\n-d ln L / d ln E of each size:\n{slopes.to_string(index=False)}")
-    _say(options, f"\nfits: {folder / 'experts.json'}\nfigure: {folder / 'experts.png'}")
+    if slopes is not None:
+        _say(options, f"\n-d ln L / d ln E of each size:\n{slopes.to_string(index=False)}")
+    _say(options, f"\nfits: {folder / 'experts.json'}")
+    if drawn:
+        _say(options, f"figure: {folder / 'experts.png'}")
 
 
 def differences(options: Options) -> None:

@@ -1,8 +1,8 @@
 """Laws of experts side by side: by AICc on all runs, and by what they say of runs held out."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -14,13 +14,8 @@ from analysis.fitting.results import Result
 from analysis.fitting.status import FitError, FitStatus, status_of, worst_status
 
 HoldOut = Literal["size", "experts", "budget", "tokens", "cells"]
-HOLD_OUT: Mapping[str, str] = {  # -> the column whose largest value is held out
-    "size": "",
-    "experts": "n_experts",
-    "budget": "budget",
-    "tokens": "n_tokens",
-    "cells": "",
-}
+HOLD_OUT: tuple[HoldOut, ...] = get_args(HoldOut)
+_COLUMNS = {"experts": "n_experts", "budget": "budget", "tokens": "n_tokens", "cells": "n_tokens"}
 _CELLS = 0.2  # share of the runs that "cells" holds out, those of the most compute
 DEFAULT_FORMS: tuple[FormName, ...] = ("loglinear", "power_floor", "clark", "clark_floor")
 
@@ -131,9 +126,8 @@ def compare_laws(
     """
     if hold_out not in HOLD_OUT:
         raise ValueError(f"hold_out={hold_out!r} is not one of {', '.join(HOLD_OUT)}")
-    column = size if hold_out == "size" else HOLD_OUT[hold_out]
-    by = ["n_tokens"] if hold_out == "cells" else [column]
-    runs = choose_runs(table, forms, model=model, baseline=baseline, size=size, by=by)
+    column = _COLUMNS.get(hold_out, size)
+    runs = choose_runs(table, forms, model=model, baseline=baseline, size=size, by=[column])
     fits, skipped = _fit_each(runs, dict.fromkeys(forms), residual, n_draws, seed)
     if not fits:
         raise FitError(f"no form to compare: {'; '.join(skipped)}")

@@ -19,7 +19,7 @@ from analysis.experts.law import ExpertLawFit, Residual
 from analysis.experts.runs import BACKBONE, ExpertRuns, backbone_params, choose_runs
 from analysis.fitting.checks import check_level
 from analysis.fitting.intervals import t_quantile
-from analysis.fitting.least_squares import minimise
+from analysis.fitting.least_squares import Minima, minimise
 from analysis.fitting.power_sum import exponentiated
 
 __all__ = [
@@ -39,6 +39,7 @@ FormName = Literal[
     "sparsity", "joint",
 ]  # fmt: skip
 _SAME = 1e-6
+_MAX_STEPS = 10_000
 
 
 def fit_expert_law(
@@ -92,6 +93,9 @@ def fit_runs(
     descend = partial(minimise, problem.model, target, lower=problem.lower, upper=problem.upper)
     minima = descend(problem.starts)
     best = minima.best
+    if spec.tells and not minima.converged[best]:
+        # Where parameters trade off, a valley that not every start need go down to its end
+        minima = _with_row(minima, best, descend(minima.theta[best][None], max_steps=_MAX_STEPS))
     theta, squares = minima.theta[best], 2 * float(minima.value[best])
     share = float((minima.value <= minima.value[best] * (1 + _SAME) + 1e-25).mean())
     condition = condition_of(spec, problem, minima)
@@ -131,6 +135,16 @@ def fit_runs(
         n_starts=len(problem.starts),
         condition=condition,
     )
+
+
+def _with_row(minima: Minima, row: int, other: Minima) -> Minima:
+    """The same with the one minimum of `other` in this row."""
+    columns = {}
+    for name in ("theta", "value", "gradient", "converged", "at_bound"):
+        column = getattr(minima, name).copy()
+        column[row] = getattr(other, name)[0]
+        columns[name] = column
+    return Minima(**columns)
 
 
 def akaike(squares: float, n: int, n_params: int) -> float:

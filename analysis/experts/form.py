@@ -10,6 +10,7 @@ from analysis.fitting.intervals import Array
 from analysis.fitting.least_squares import Model
 from analysis.fitting.power_sum import non_negative
 
+APART = np.log(1.1)  # sizes, and token counts, that a joint law takes for different ones
 NOTHING = -80.0  # ln of a share of the loss: far below the last digit of what stands beside it
 
 

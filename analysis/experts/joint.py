@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from analysis.experts.form import Form, Problem, Runs, project
+from analysis.experts.form import APART, Form, Problem, Runs, project
 from analysis.experts.saturation import CAP, KAPPA, effective_experts, saturation, start_and_max
 from analysis.fitting.intervals import Array
 
@@ -23,7 +23,7 @@ def _pose(runs: Runs) -> Problem:
     """
     n0, d0, e0 = (float(np.log(v).mean()) for v in (runs.N, runs.D, runs.E))
     n, d = np.log(runs.N) - n0, np.log(runs.D) - d0
-    same_tokens = bool(np.ptp(d) < 1e-9)  # then D's powers are part of b and of omega
+    same_tokens = bool(np.ptp(d) < APART)  # then D's powers are part of b and of omega
 
     def model(theta: Array) -> tuple[Array, Array]:
         a, alpha, delta, gamma, b, beta, omega, zeta, c = (v[:, None] for v in theta[:, :9].T)

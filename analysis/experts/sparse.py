@@ -10,7 +10,7 @@ from itertools import product
 
 import numpy as np
 
-from analysis.experts.form import NOTHING, Form, Problem, Runs, project
+from analysis.experts.form import APART, NOTHING, Form, Problem, Runs, project
 from analysis.fitting.intervals import Array
 from analysis.fitting.power_sum import power_sum
 
@@ -56,7 +56,7 @@ class SumOfPowers:
         logs = {"N": runs.N, "E": runs.E, "D": runs.D, "G": runs.G, "S": 1 - runs.S}
         centres = {letter: float(np.log(v).mean()) for letter, v in logs.items()}
         centred = {letter: np.log(v) - centres[letter] for letter, v in logs.items()}
-        same_tokens = bool(np.ptp(centred["D"]) < 1e-9)  # then b/D^beta is part of the constant
+        same_tokens = bool(np.ptp(centred["D"]) < APART)  # then b/D^beta is part of the constant
         k, n = len(self.names), len(runs.loss)
 
         designs = []

@@ -96,3 +96,93 @@ def granular(sizes, tokens, grains, noise=0.0, seed=0):
         "status": "done",
     }
     return check_table(pd.DataFrame(columns))
+
+
+# Laws in several variables, with numbers like those of their papers, quoted from second hand: here
+# they are the truth of made tables, and what is tested is that they come back.
+
+LUDZIEJEWSKI = {
+    "a": 35.91, "alpha": -0.1889, "delta": -0.2285, "gamma": 0.0098, "b": 35.98, "beta": -0.1775,
+    "omega": 0.5529, "zeta": -0.0259, "c": 1.3637, "E_start": 2.0732, "E_max": 290.4521,
+}  # fmt: skip
+
+ABNAR = {
+    "e": 0.94, "a": 16612.5, "b": 5455.67, "c": 0.4598, "d": 17.26, "alpha": 0.5962,
+    "beta": 0.3954, "lambda": -0.1666, "delta": 0.1603, "gamma": 0.1595,
+}  # fmt: skip
+
+WITH_EXPERTS = {**KRAJEWSKI, "delta": 0.05}
+
+
+def joint(N, E, D, *, a, alpha, delta, gamma, b, beta, omega, zeta, c, E_start, E_max):
+    hat = saturated(E, E_start, E_max)
+    of_size = a * hat**delta * N ** (alpha + gamma * np.log(hat))
+    return of_size + b * hat**omega * D ** (beta + zeta * np.log(hat)) + c
+
+
+def sparsity(N, D, S, **p):
+    of_sparsity = p["c"] / (1 - S) ** p["lambda"] + p["d"] / (
+        (1 - S) ** p["delta"] * N ** p["gamma"]
+    )
+    return p["a"] / N ** p["alpha"] + p["b"] / D ** p["beta"] + of_sparsity + p["e"]
+
+
+def granularity_experts(N, E, D, G, *, c, g, a, b, alpha, beta, gamma, delta):
+    return c + (g / G**gamma + a) / (N**alpha * E**delta) + b / D**beta
+
+
+def grid_of(law, truth, noise=0.0, seed=0, **values):
+    """A checked table with a run for each combination of N, E, D, G and S; noise relative."""
+    axes = np.meshgrid(*(np.float64(v) for v in values.values()), indexing="ij")
+    at = {name: axis.ravel() for name, axis in zip(values, axes, strict=True)}
+    loss = law(**at, **truth)
+    factor = np.exp(noise * np.random.default_rng(seed).normal(size=len(loss)))
+    columns = {
+        "model": "moe",
+        "n_active_params": at["N"],
+        "n_params": at["N"] * 8,
+        "n_tokens": at["D"],
+        "n_experts": at.get("E", np.full(len(loss), 64.0)).astype(int),
+        "loss": loss * factor,
+        "status": "done",
+    }
+    more = {"granularity": "G", "sparsity": "S"}
+    columns |= {name: at[letter] for name, letter in more.items() if letter in at}
+    return check_table(pd.DataFrame(columns))
+
+
+JOINT_GRIDS = {  # form -> law, truth, and the values of a grid that identifies it
+    "joint": (
+        joint,
+        LUDZIEJEWSKI,
+        {
+            "N": np.geomspace(3e7, 2.7e9, 5),
+            "E": [1, 2, 4, 16, 64, 256],
+            "D": np.geomspace(2e9, 1.3e11, 4),
+        },
+    ),
+    "sparsity": (
+        sparsity,
+        ABNAR,
+        {
+            "N": np.geomspace(1e8, 2e10, 5),
+            "D": np.geomspace(2e9, 1.3e11, 4),
+            "S": [0, 0.25, 0.5, 0.75, 0.9, 0.95],
+        },
+    ),
+    "granularity_experts": (
+        granularity_experts,
+        WITH_EXPERTS,
+        {
+            "N": np.geomspace(6e7, 4e9, 5),
+            "E": [4, 16, 64],
+            "D": np.geomspace(1e9, 1e11, 4),
+            "G": [1, 2, 4, 8, 16],
+        },
+    ),
+}
+
+
+def joint_runs(form, noise=0.0, seed=0, **values):
+    law, truth, grid = JOINT_GRIDS[form]
+    return grid_of(law, truth, noise, seed, **{**grid, **values})

@@ -14,10 +14,12 @@ from analysis.fitting.status import FitError, FitStatus
 from tests.analysis.expert_laws import (
     EXPERTS,
     FEW,
+    JOINT_GRIDS,
     KRAJEWSKI,
     SIZES,
     TRUTHS,
     granular,
+    joint_runs,
     runs_of,
 )
 from tests.analysis.tables import joined
@@ -154,6 +156,8 @@ def test_size_slopes_are_linregress():
 def test_aicc_is_the_books(form):
     if form == "granularity":
         table = granular(np.geomspace(6e7, 4e9, 5), np.geomspace(1e9, 1e11, 4), [1, 4, 16], 0.002)
+    elif form in JOINT_GRIDS:
+        table = joint_runs(form, noise=0.005)
     else:
         table = runs_of(form, noise=0.005)
     fit = fit_expert_law(table, form, **FEW)
