@@ -186,7 +186,10 @@ def experts(options: Options) -> None:
     )
     drawn = [fit for fit in found.fits if fit.of_experts_alone]
     slopes = size_slopes(table, **{**choice, "model": found.model}) if drawn else None
-    values = {**found.to_dict(), **({"size_slopes": slopes.to_dict("list")} if drawn else {})}
+    values = {
+        **found.to_dict(),
+        **({} if slopes is None else {"size_slopes": slopes.to_dict("list")}),
+    }
     with staged(folder) as new, figures.style():
         if drawn:
             _save(figures.draw_experts(table, drawn, slopes), new / "experts.png")
