@@ -42,9 +42,12 @@ from analysis.isoflop.minima import Flag
 from analysis.multiplier import ComputeMultiplier, compute_multiplier
 from analysis.parametric import ParametricFit, fit_parametric
 from analysis.planner import Plan, plan
+from analysis.surfaces.compare import SurfaceComparison, compare_surfaces
+from analysis.surfaces.fit import SurfaceFit, fit_surface
 from analysis.table.load import best_of_cells, check_table, finished, load_table
 from analysis.validation.agreement import Agreement, compare_approaches
 from analysis.validation.hold_out import HoldOut, hold_out_budgets
+from analysis.validation.influence import Influence, influence_of
 from analysis.validation.residuals import residuals_of
 
 __all__ = [
@@ -64,6 +67,7 @@ __all__ = [
     "FrontierFit",
     "Growth",
     "HoldOut",
+    "Influence",
     "IsoFLOPCurve",
     "IsoFLOPFit",
     "LawComparison",
@@ -75,6 +79,8 @@ __all__ = [
     "Prediction",
     "Result",
     "SeedNoise",
+    "SurfaceComparison",
+    "SurfaceFit",
     "best_of_cells",
     "budget_multipliers",
     "check_table",
@@ -86,6 +92,7 @@ __all__ = [
     "compare_laws",
     "compare_libraries",
     "compare_models",
+    "compare_surfaces",
     "compute_multiplier",
     "draw_active",
     "draw_adaptation",
@@ -106,7 +113,9 @@ __all__ = [
     "fit_isoflop",
     "fit_parametric",
     "fit_power_law",
+    "fit_surface",
     "hold_out_budgets",
+    "influence_of",
     "load_table",
     "plan",
     "residuals_of",

@@ -14,6 +14,8 @@ from analysis.experts.forms import FORMS
 from analysis.isoflop.fit import X_NAMES
 from analysis.isoflop.minima import METHODS
 from analysis.options import Parser, as_typed, check_options, named_path
+from analysis.surfaces.compare import HELD_OUT
+from analysis.surfaces.forms import SURFACES
 from experiments.system.version import ShowVersion
 
 _SIZES = [name for name in X_NAMES if name != "n_tokens"]
@@ -168,6 +170,26 @@ def _parser() -> argparse.ArgumentParser:
         help="of the log loss with Huber, or least squares of the loss",
     )
     sub.add_argument("--draws", type=int, default=1000, help="of the bootstrap (%(default)s)")
+    sub.add_argument(
+        "--influence",
+        action="store_true",
+        help="find the runs that each parameter depends on most, and fit again without them",
+    )
+
+    sub = add("surfaces", commands.surfaces, "compare surfaces in size and tokens by hold-out")
+    sub.add_argument("--model", help="only this one (default: each)")
+    sub.add_argument("--x", default="n_params", choices=_SIZES, help="what N is (%(default)s)")
+    sub.add_argument(
+        "--form", action="append", choices=list(SURFACES), help="repeatable (default: all)"
+    )
+    sub.add_argument(
+        "--hold-out",
+        default="compute",
+        choices=HELD_OUT,
+        help="hold out the fifth of the runs with the most of it; ratio: D/N (%(default)s)",
+    )
+    sub.add_argument("--delta", type=float, default=1e-3, help="Huber's delta (%(default)s)")
+    sub.add_argument("--draws", type=int, default=200, help="of the bootstrap (%(default)s)")
 
     sub = add("experts", commands.experts, "compare laws of the loss in the number of experts")
     add_choice(sub)

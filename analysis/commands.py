@@ -35,10 +35,13 @@ from analysis.report.provenance import provenance_of
 from analysis.report.write import write_report
 from analysis.staging import check_folder, staged
 from analysis.study import analyse
+from analysis.surfaces.compare import DEFAULT_SURFACES
+from analysis.surfaces.models import cells_of_models, compare_surfaces_of_models
 from analysis.table.load import best_of_cells, finished, load_table
 from analysis.table.merged import find_merged
 from analysis.table.sources import Source, read_source
 from analysis.table.units import PER_TOKEN, in_unit, loss_unit
+from analysis.validation.influence import Influence, influence_of
 from analysis.validation.residuals import residuals_of
 from experiments.records import RunRecord
 from experiments.system.csv_text import to_csv
@@ -127,32 +130,24 @@ def parametric(options: Options) -> None:
     table = table_of(options, needs=(options.x, "n_tokens"))
     folder = folder_of(options)
     done = finished(table)
-    have = list(dict.fromkeys(done["series"]))
-    if options.model not in (None, *have):
-        raise ValueError(
-            f"model={options.model!r} has no finished run; the table has {', '.join(have)}"
-        )
     found: dict[str, ParametricFit] = {}
+    influences: dict[str, Influence] = {}
     errors = []
-    for model in [options.model] if options.model else have:
-        runs = done[done["series"] == model]
-        keys = ["budget", options.x] if runs["budget"].notna().any() else [options.x, "n_tokens"]
-        cells = best_of_cells(runs, by=keys)
-        delta = float("inf") if options.residual == "loss" else options.delta
+    delta = float("inf") if options.residual == "loss" else options.delta
+    for model, cells in cells_of_models(table, options.x, options.model).items():
+        columns = (cells[options.x], cells["n_tokens"], cells["loss"])
+        how = {"delta": delta, "residual": options.residual}
         try:
-            found[model] = fit_parametric(
-                cells[options.x],
-                cells["n_tokens"],
-                cells["loss"],
-                delta=delta,
-                residual=options.residual,
-                n_draws=options.draws,
-            )
+            found[model] = fit_parametric(*columns, n_draws=options.draws, **how)
+            if options.influence:
+                influences[model] = influence_of(*columns, **how)
         except ValueError as error:
             errors.append(f"{model}: {error}")
     if not found:
         raise FitError(f"no model could be fitted: {'; '.join(errors)}")
     values = {model: fit.to_dict() for model, fit in found.items()}
+    for model, influence in influences.items():
+        values[model]["influence"] = influence.to_dict()
     with staged(folder) as new, figures.style():
         for model, fit in found.items():
             runs, label = done[done["series"] == model], file_label(model)
@@ -170,10 +165,37 @@ def parametric(options: Options) -> None:
             options,
             f"  {reached}; condition number {fit.condition:.3g}; gradient {fit.gradient:.1e}\n",
         )
+        if model in influences:
+            _say(options, f"{influences[model].summary()}\n")
     for text in errors:
         _say(options, f"not fitted: {text}")
     _print_json(options, values)
     _say(options, f"fits: {folder / 'parametric.json'}")
+
+
+def surfaces(options: Options) -> None:
+    """Surfaces in size and tokens, compared by hold-out, for each model."""
+    table, folder = table_of(options), folder_of(options)
+    found, errors = compare_surfaces_of_models(
+        table,
+        options.x,
+        options.model,
+        forms=options.form or DEFAULT_SURFACES,
+        hold_out=options.hold_out,
+        delta=options.delta,
+        n_draws=options.draws,
+    )
+    values = {model: one.to_dict() for model, one in found.items()}
+    with staged(folder) as new:
+        _write(new / "surfaces.json", values)
+    for model, one in found.items():
+        for fit in one.fits:
+            _say(options, f"{model}, {fit.form_name}: {fit.summary()}\n")
+        _say(options, f"{model}: {one.summary()}\n")
+    for text in errors:
+        _say(options, f"not fitted: {text}")
+    _print_json(options, values)
+    _say(options, f"fits: {folder / 'surfaces.json'}")
 
 
 def experts(options: Options) -> None:

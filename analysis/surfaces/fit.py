@@ -92,7 +92,7 @@ def fit_surface(
 
     n0, d0 = float(np.log(N).mean()), float(np.log(D).mean())
     n, d, target = np.log(N) - n0, np.log(D) - d0, np.log(L)
-    model, posed = spec.model(n, d, d0), spec.pose(n, d, L)
+    model, posed = spec.model(n, d, d0), spec.pose(n, d, d0, L)
     descend = partial(minimise, model, target, lower=posed.lower, upper=posed.upper, delta=delta)
     minima = descend(posed.starts)
     best = minima.best

@@ -17,6 +17,8 @@ from analysis.fitting.power_sum import non_negative, power_sum
 _LOW, _HIGH = -9.2, 50.0  # ln of a term's share of the lowest loss: 1e-4 counts as nothing
 _EXPONENTS = (0.05, 0.1, 0.2, 0.35, 0.6, 1.0)
 _STARTS = 36
+_LEVELS = (0.08, 0.15, 0.25, 0.4, 0.6, 0.9)  # of A in the middle
+_TILTS = (-0.4, -0.25, -0.15, -0.05, 0.0, 0.1)  # of ln A by ln N
 _STRAIGHT = 1e-4  # of |exponent * n|: below, exp(x) - 1 - x and its like are series
 
 
@@ -24,15 +26,15 @@ _STRAIGHT = 1e-4  # of |exponent * n|: below, exp(x) - 1 - x and its like are se
 class Surface:
     """name, formula and source; natural: theta (S, p) and the centres of ln N, ln D -> reported.
 
-    pose: n, d and the loss -> the starts and the box; model: n, d and the mean of ln D -> theta's
-    model of ln L.
+    pose: n, d, the mean of ln D and the loss -> the starts and the box; model: the same without the
+    loss -> theta's model of ln L.
     """
 
     name: str
     formula: str
     source: str
     names: tuple[str, ...]
-    pose: Callable[[Array, Array, Array], "Posed"]
+    pose: Callable[[Array, Array, float, Array], "Posed"]
     model: Callable[[Array, Array, float], Model]
     natural: Callable[[Array, float, float], Array]
 
@@ -60,7 +62,7 @@ def _chinchilla_model(n: Array, d: Array, d0: float) -> Model:
     )
 
 
-def _pose_chinchilla(n: Array, d: Array, loss: Array) -> Posed:
+def _pose_chinchilla(n: Array, d: Array, d0: float, loss: Array) -> Posed:
     grid = np.array(list(product(_EXPONENTS, _EXPONENTS)))
     one = np.ones((len(grid), len(n)))
     columns = np.stack([one, np.exp(-grid[:, :1] * n), np.exp(-grid[:, 1:] * d)], axis=1)
@@ -88,7 +90,7 @@ def _over_trained_model(n: Array, d: Array, d0: float) -> Model:
     )
 
 
-def _pose_over_trained(n: Array, d: Array, loss: Array) -> Posed:
+def _pose_over_trained(n: Array, d: Array, d0: float, loss: Array) -> Posed:
     eta = np.geomspace(0.02, 0.6, 24)[:, None]
     one = np.ones((len(eta), len(n)))
     columns = np.stack([one, np.exp(-2 * eta * n), np.exp(-2 * eta * d)], axis=1)
@@ -162,23 +164,30 @@ def _farseer_model(n: Array, d: Array, d0: float) -> Model:
     return model
 
 
-def _pose_farseer(n: Array, d: Array, loss: Array) -> Posed:
-    """From Chinchilla's best surfaces: its floor E + A/N^alpha as a bent line, V and A constant."""
-    plain = _pose_chinchilla(n, d, loss)
-    spread = max(float(np.abs(n).max()), 1e-9)
-    rows = []
-    for E, A, B, alpha, beta in plain.starts[:12]:
-        floor, size = np.exp(E), np.exp(A)
-        at = floor + size
-        for p in (-0.3, 0.05):
-            # The slope of ln(E + A/N^alpha) in the middle, and no interaction, or a little
-            line = -alpha * size / at
-            rows += [
-                [np.log(at), line, p, B, tilt, p, np.log(beta), -tilt / 2, p]
-                for tilt in (0.0, -0.05)
-            ]
-    top = float(np.log(loss.min()))
-    steep = 4.0 / spread
+def _pose_farseer(n: Array, d: Array, d0: float, loss: Array) -> Posed:
+    """For a grid of A and its slope, U and V as straight lines in n by least squares; the best."""
+    found: list[tuple[float, list[float]]] = []
+    for level, a1 in product(_LEVELS, _TILTS):
+        slope = level * np.exp(a1 * n)
+        z = np.exp(-slope * d - (slope - level * (1 + a1 * n)) * d0)
+        columns = np.stack([np.ones_like(n), n, z, n * z], axis=1)
+        solved, *_ = np.linalg.lstsq(columns / loss[:, None], np.ones_like(n), rcond=None)
+        if min(solved[0], solved[2]) > 0:
+            misfit = float(((columns @ solved / loss - 1) ** 2).sum())
+            U, U_slope, V, V_slope = solved
+            lines = [np.log(U), U_slope / U, np.log(V), V_slope / V, np.log(level), a1]
+            found.append((misfit, lines))
+    if not found:  # nothing like it: from a surface in size and tokens alone
+        E, A, B, alpha, beta = _pose_chinchilla(n, d, d0, loss).starts[0]
+        floor = float(np.logaddexp(E, A))
+        found = [(0.0, [floor, -alpha * np.exp(A - floor), B, 0.0, np.log(beta), 0.0])]
+    found.sort(key=lambda pair: pair[0])
+    rows = [
+        [u0, u1, p, v0, v1, q, a0, a1, q]
+        for _, (u0, u1, v0, v1, a0, a1) in found[:6]
+        for p, q in product((-0.3, 0.2), repeat=2)
+    ]
+    top, steep = float(np.log(loss.min())), 4.0 / max(float(np.abs(n).max()), 1e-9)
     lower = [top + _LOW, -steep, -2.0, top + _LOW, -steep, -2.0, np.log(0.01), -steep, -2.0]
     upper = [top + 3.0, steep, 2.0, top + _HIGH, steep, 2.0, np.log(2.0), steep, 2.0]
     return Posed(starts=np.array(rows), lower=np.array(lower), upper=np.array(upper))

@@ -160,7 +160,7 @@ def influence_of(
     if not 1 <= k <= max(1, _MOST * n):
         raise ValueError(f"n_out={k} must be 1 to {max(1, int(_MOST * n))} of {n} runs")
     if n - k <= len(NAMES):
-        raise FitError(f"{n} runs: without {k}, too few for 5 parameters")
+        raise FitError(f"influence: {n} runs less {k} are too few for 5 parameters")
     changes, residuals = _first_order(fit, N, D, L)
 
     def fitted(rows: tuple[int, ...], draws: int) -> ParametricFit:
@@ -212,7 +212,7 @@ def _distance(found: InfluentialRuns) -> float:
 
 
 def _first_order(fit: ParametricFit, N: Array, D: Array, L: Array) -> tuple[Array, Array]:
-    """What each run's absence adds to each parameter, one step of Newton's; and the residuals.
+    """What each run's absence adds to each parameter, to first order; and the residuals.
 
     Huber's loss bends within delta only, where few runs are; its slope over its argument, as in
     iteratively reweighted least squares, is the steadier curvature.
@@ -232,7 +232,6 @@ def _first_order(fit: ParametricFit, N: Array, D: Array, L: Array) -> tuple[Arra
     weight = np.minimum(1.0, fit.delta / size)
     scale = np.linalg.norm(jacobian, axis=0)
     unit = jacobian / scale
-    # lstsq: with a parameter at its bound, or a fixed D/N, the matrix may be singular
-    matrix = unit.T @ (unit * weight[:, None])
-    steps, *_ = np.linalg.lstsq(matrix, (unit * (weight * off)[:, None]).T, rcond=None)
-    return steps.T / scale, -off
+    # pinv: with a parameter at its bound, or a fixed D/N, the matrix may be singular
+    inverse = np.linalg.pinv(unit.T @ (unit * weight[:, None]))
+    return (unit * (weight * off)[:, None]) @ inverse / scale, -off

@@ -1,0 +1,45 @@
+"""Surfaces of a table's models: which runs they are of, each model apart."""
+
+from typing import Any
+
+import pandas as pd
+
+from analysis.fitting.status import FitError
+from analysis.surfaces.compare import SurfaceComparison, compare_surfaces
+from analysis.table.load import best_of_cells, finished
+
+
+def cells_of_models(table: pd.DataFrame, x: str, model: str | None) -> dict[str, pd.DataFrame]:
+    """The best runs of each series, or of the one named: of each size x and budget.
+
+    Where no budget is known, of each size and token count. Raises ValueError for a model that has
+    no finished run.
+    """
+    done = finished(table)
+    have = list(dict.fromkeys(done["series"]))
+    if model not in (None, *have):
+        raise ValueError(f"model={model!r} has no finished run; the table has {', '.join(have)}")
+    found = {}
+    for series in [model] if model else have:
+        runs = done[done["series"] == series]
+        keys = ["budget", x] if runs["budget"].notna().any() else [x, "n_tokens"]
+        found[series] = best_of_cells(runs, by=keys)
+    return found
+
+
+def compare_surfaces_of_models(
+    table: pd.DataFrame, x: str, model: str | None, **how: Any
+) -> tuple[dict[str, SurfaceComparison], list[str]]:
+    """compare_surfaces of each model's best runs, and why others have none; how: its arguments.
+
+    Raises FitError if no model has one.
+    """
+    found, errors = {}, []
+    for series, cells in cells_of_models(table, x, model).items():
+        try:
+            found[series] = compare_surfaces(cells[x], cells["n_tokens"], cells["loss"], **how)
+        except ValueError as error:
+            errors.append(f"{series}: {error}")
+    if not found:
+        raise FitError(f"no model could be fitted: {'; '.join(errors)}")
+    return found, errors
