@@ -148,7 +148,7 @@ def influence_of(
     again, exactly; of the two directions the one that moves it more is kept. That is Broderick
     2020's most influential set (arXiv:2011.14999). A parameter whose value with all runs is outside
     the 99 % bootstrap interval of the fit without them is a warning: these runs, not the rest, are
-    what it says. Of 100 tables of 60 runs from a true surface with normal noise, 3 have one
+    what it says. Of 60 tables of 60 runs from a true surface with normal noise none has one
     (tests/analysis/validation/test_influence.py). Arguments as in fit_parametric. Raises ValueError
     for an n_out that is not 1 to a fifth of the runs, FitError where too few would be left.
     """

@@ -4,10 +4,13 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from analysis.__main__ import main
+from tests.analysis.expert_laws import joint_runs
+from tests.analysis.tables import BESIROGLU, surface
 
 PORIAN = ["--column", "n_params=params", "--column", "n_tokens=tokens"]
 
@@ -115,6 +118,70 @@ def test_experts_compares_laws(tmp_path, capsys):
     assert found["laws"][0]["form_name"] in ("power_floor", "clark_floor")
     assert found["fits"]["power_floor"]["params"]["b"] == pytest.approx(0.07, rel=1e-6)
     assert (folder / "experts.png").exists()
+
+
+@pytest.mark.slow
+def test_experts_of_a_joint_law_draws_the_others(tmp_path, capsys):
+    table = joint_runs("joint", noise=0.001)
+    path = tmp_path / "runs.csv"
+    columns = ["model", "n_active_params", "n_params", "n_tokens", "n_experts", "loss"]
+    table[columns].to_csv(path, index=False)
+    how = ["--hold-out", "cells", "--residual", "loss"]
+    assert main(["experts", str(path), "--form", "joint", "--form", "power_floor", *how]) == 0
+    text = capsys.readouterr().out
+    assert "held out: the 24 runs of the most compute" in text
+    assert "figure: " in text
+    found = json.loads((tmp_path / "runs-analysis" / "experts.json").read_text())
+    assert found["laws"][0]["form_name"] == "joint"
+    assert found["fits"]["joint"]["residual"] == "loss"
+    assert found["size_slopes"]
+    assert main(["experts", str(path), "--form", "joint", "--out", str(tmp_path / "alone")]) == 0
+    assert "figure: " not in capsys.readouterr().out
+    assert [p.name for p in (tmp_path / "alone").iterdir()] == ["experts.json"]
+    few = table[table["n_tokens"] < 1e10]  # two token counts
+    few[columns].to_csv(path, index=False)
+    assert main(["experts", str(path), "--form", "joint"]) == 2
+    assert "(beta and zeta are not identifiable)" in capsys.readouterr().err
+    plan = ["plan", str(path), "--budget", "1e20", "--form", "joint"]
+    assert main(plan) == 2
+
+
+@pytest.mark.slow
+def test_surfaces_and_influence_of_a_table(tmp_path, capsys):
+    path = tmp_path / "runs.csv"
+    sizes, tokens = (
+        v.ravel() for v in np.meshgrid(np.geomspace(2e8, 6e9, 7), np.geomspace(2e9, 3e11, 7))
+    )
+    loss = surface(sizes, tokens, **BESIROGLU)
+    loss = loss * np.exp(np.random.default_rng(0).normal(0, 0.003, 49))
+    table = pd.DataFrame({"n_params": sizes, "n_tokens": tokens, "loss": loss, "model": "dense"})
+    table.to_csv(path, index=False)
+    how = [
+        "--form",
+        "chinchilla",
+        "--form",
+        "over_trained",
+        "--hold-out",
+        "tokens",
+        "--draws",
+        "20",
+    ]
+    assert main(["surfaces", str(path), *how]) == 0
+    text = capsys.readouterr().out
+    assert "dense: 49 runs; held out: the 7 of the most tokens" in text
+    folder = tmp_path / "runs-analysis"
+    found = json.loads((folder / "surfaces.json").read_text())["dense"]
+    assert {one["form_name"] for one in found["surfaces"]} == {"chinchilla", "over_trained"}
+    assert found["fits"]["chinchilla"]["params"]["alpha"] == pytest.approx(0.3478, abs=0.05)
+    assert main(["parametric", str(path), "--influence", "--draws", "20"]) == 0
+    assert "the 1 of 49 runs that each parameter depends on most" in capsys.readouterr().out
+    found = json.loads((folder / "parametric.json").read_text())["dense"]
+    assert found["influence"]["n_out"] == 1
+    assert len(found["influence"]["sets"]) == 5
+    few = table.iloc[:5].assign(n_tokens=table["n_tokens"].iloc[::8][:5].to_numpy())
+    few.to_csv(path, index=False)
+    assert main(["surfaces", str(path)]) == 2
+    assert "no model could be fitted: dense: no surface" in capsys.readouterr().err
 
 
 @pytest.mark.slow
