@@ -94,7 +94,8 @@ def _refuse_collinear(model: str, spec: Form, runs: Runs) -> None:
         letter: np.log(1 - runs.S if letter == "S" else getattr(runs, letter))
         for letter in spec.tells
     }
-    varying = {k: v - v.mean() for k, v in logs.items() if np.ptp(v) > 1e-9}
+    least = {"N": APART, "D": APART}  # less is no variation: see _n_distinct
+    varying = {k: v - v.mean() for k, v in logs.items() if np.ptp(v) > least.get(k, 1e-9)}
     follow = []
     for letter, own in varying.items():
         others = [v for k, v in varying.items() if k != letter]

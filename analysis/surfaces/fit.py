@@ -26,9 +26,11 @@ class SurfaceFit(DrawsFit):
     """A surface L(N, D) in nats/token; `form_name` is its key in SURFACES.
 
     objective: the summed Huber loss of ln L, delta its bound; rmse: of ln L; centre: N0 and D0, the
-    geometric means of the runs, at which Farseer's U, V and A are; condition: of the Jacobian with
-    columns of length one. thetas: the estimate, then the draws, in the form's own parameters, from
-    which it predicts without the rounding of large coefficients.
+    geometric means of the runs; condition: of the Jacobian with columns of length one; thetas: the
+    estimate, then the draws, in the form's own parameters, from which it predicts without the
+    rounding of large coefficients. Farseer's U, V and A are at N0 and D0; _slope is d ln U / d ln N
+    there and _bend the exponent of N in ln U: gamma and a3 = U_slope / (gamma N0^gamma) of the
+    paper, and likewise beta, a2 of V and alpha, a1 of A.
     """
 
     form_name: str

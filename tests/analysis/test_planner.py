@@ -23,6 +23,7 @@ from analysis.synthetic import (
     simulate_isoflop,
 )
 from analysis.table.load import check_table
+from tests.analysis.expert_laws import joint_runs
 
 SURFACE = ChinchillaSurface()
 BUDGETS = np.geomspace(1e17, 1e21, 5)
@@ -362,6 +363,13 @@ def test_a_law_of_another_size_can_not_be_planned_with(curves, surface):
     other = dataclasses.replace(law, size_name="width")
     with pytest.raises(ValueError, match="in width, which is not planned: n_params"):
         plan(1e20, curves, experts=other)
+
+
+@pytest.mark.slow
+def test_a_law_in_more_than_size_and_experts_plans_none(surface):
+    law = fit_expert_law(joint_runs("joint"), "joint", n_draws=0)
+    with pytest.raises(ValueError, match="joint has other variables too"):
+        plan(1e20, surface, experts=law)
 
 
 @pytest.mark.slow

@@ -11,8 +11,8 @@ from analysis.experts.compare import compare_laws
 from analysis.experts.fit import akaike, fit_expert_law
 from analysis.experts.forms import FORMS
 from analysis.experts.runs import rows_of
+from analysis.figures import draw_experts
 from analysis.fitting.status import FitError, FitStatus
-from analysis.planner import plan
 from analysis.table.load import check_table
 from analysis.validation.residuals import residuals_of
 from tests.analysis.expert_laws import (
@@ -167,6 +167,16 @@ def test_tokens_that_follow_size_are_refused():
 
 
 @pytest.mark.slow
+def test_tokens_of_a_step_more_or_less_are_one_count():
+    table = joint_runs("joint", noise=0.003, D=[2e10])
+    steps = table.assign(n_tokens=2e10 * (table["n_active_params"] / 1e9) ** 1e-3)  # 0.4 % in all
+    fit = fit_expert_law(steps, "joint", n_draws=0)
+    assert fit.fixed == ("beta", "zeta")
+    same = fit_expert_law(table, "joint", n_draws=0)
+    assert fit.objective == pytest.approx(same.objective, rel=1e-9)
+
+
+@pytest.mark.slow
 def test_a_term_that_does_not_matter_is_named_with_its_exponents():
     truth = {**WITH_EXPERTS, "g": 0.0}
     _, _, grid = JOINT_GRIDS["granularity_experts"]
@@ -287,7 +297,10 @@ def test_what_is_in_experts_alone_says_so():
     assert [form for form in FORMS if FORMS[form].needs == ("n_experts",)] == [
         "loglinear", "power_floor", "clark", "clark_floor",
     ]  # fmt: skip
-    assert callable(plan)
+    with pytest.raises(
+        ValueError, match=r"draw_experts draws laws .* joint has other variables too"
+    ):
+        draw_experts(joint_runs("joint"), [fit])
     with pytest.raises(ValueError, match="residual='nats' is neither 'log' nor 'loss'"):
         fit_expert_law(joint_runs("joint"), "joint", residual="nats")
     json.dumps(fit.to_dict(), allow_nan=False)

@@ -44,14 +44,14 @@ def test_planted_runs_are_found_and_the_fit_without_them_is_exact(planted):
     assert found.without.params == pytest.approx(without.params, rel=1e-9)
     assert by_name["beta"].before == found.fit.params["beta"]
     assert by_name["beta"].after == without.params["beta"]
-    low, high = without.bounds("beta", 0.99)
+    low, high = without.bounds("beta", 0.95)
     assert (by_name["beta"].lower, by_name["beta"].upper) == pytest.approx((low, high))
     assert not low <= found.fit.params["beta"] <= high
     # ... and no warning of the fit itself says so
     assert found.fit.status is FitStatus.CONVERGED
     text = found.summary()
     assert "2 of 122 runs (row " in text
-    assert "beyond the 99 % interval of the fit without them" in text
+    assert "beyond the 95 % interval of the fit without them" in text
     assert "without them:\nL = E" in text
     back = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert back["rows"] == list(rows)
@@ -130,7 +130,7 @@ def test_five_of_chinchilla_s_245_runs_move_beta_by_a_fifth(published):
 @pytest.mark.slow
 @pytest.mark.long
 def test_true_surfaces_have_hardly_any_false_alarm():
-    """Runs are sought out, so a 99 % interval alone would say too little: at most 5 % of 60."""
+    """Runs are sought out, so their interval alone would promise too little: at most 5 % of 60."""
     alarms = 0
     _, n, d = around_the_optimum(np.geomspace(1e18, 1e21, 6), 10, 8.0, BESIROGLU)
     clean = surface(n, d, **BESIROGLU)
