@@ -86,8 +86,6 @@ class SurfaceComparison(Result):
     def to_dict(self) -> dict[str, Any]:
         """Everything at full precision."""
         fits = {fit.form_name: fit.to_dict() for fit in self.fits}
-        for fit in fits.values():
-            fit["theta"] = fit.pop("thetas")[0]  # the draws are not kept
         return {**super().to_dict(), "fits": fits}
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -52,6 +52,12 @@ class SurfaceFit(DrawsFit):
     def loss(self, n_params: ArrayLike, n_tokens: ArrayLike) -> Array:
         """The loss in nats/token, without the interval."""
         return self._of(n_params, n_tokens, np.array(self.thetas[:1]))[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As other fits; theta is the estimate, and its draws are left out."""
+        found = super().to_dict()
+        found["theta"] = found.pop("thetas")[0]
+        return found
 
     def _of(self, n_params: ArrayLike, n_tokens: ArrayLike, thetas: Array) -> tuple[Array, Array]:
         N, D = np.broadcast_arrays(positive("n_params", n_params), positive("n_tokens", n_tokens))

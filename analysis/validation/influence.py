@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from analysis.fitting.intervals import Array
+from analysis.fitting.plain import plain
 from analysis.fitting.results import Result
 from analysis.fitting.status import FitError, FitStatus, status_of
 from analysis.fitting.text import join_first
@@ -120,7 +121,7 @@ class Influence(Result):
 
     def to_dict(self) -> dict[str, Any]:
         """The table, the rows and the fit without them at full precision."""
-        return {
+        found = {
             "n_out": self.n_out,
             "sets": self.to_frame().to_dict("records"),
             "rows": list(self.rows),
@@ -128,6 +129,7 @@ class Influence(Result):
             "status": str(self.status),
             "warnings": list(self.warnings),
         }
+        return {name: plain(value) for name, value in found.items()}
 
 
 def influence_of(

@@ -87,6 +87,13 @@ def results():
             isoflop.frontier("dense"), isoflop.frontier("peer"), asymptote=1.5
         ),
         analysis.plan(1e20, isoflop, model="dense"),
+        analysis.influence_of(dense["n_params"], dense["n_tokens"], dense["loss"], n_draws=20),
+        analysis.fit_surface(
+            dense["n_params"], dense["n_tokens"], dense["loss"], "over_trained", n_draws=20
+        ),
+        analysis.compare_surfaces(
+            *(dense[name] for name in ("n_params", "n_tokens", "loss")), ["chinchilla"], n_draws=20
+        ),
         analysis.compare_adaptations(adapted()),
         analysis.compare_growth(grown()),
         analysis.compare_forgetting(streamed()),
@@ -197,6 +204,7 @@ AT = {  # what a fit predicts at
     "PowerLaw": (1e18,),
     "FrontierFit": (1e18,),
     "ParametricFit": (1e7, 1e9),
+    "SurfaceFit": (1e7, 1e9),
     "ExpertLawFit": (1e8, 16),
     "IsoFLOPCurve": (1e7,),
     "IsoFLOPFit": (1e18, "dense"),
