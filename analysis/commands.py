@@ -37,7 +37,7 @@ from analysis.staging import check_folder, staged
 from analysis.study import analyse
 from analysis.surfaces.compare import DEFAULT_SURFACES
 from analysis.surfaces.models import cells_of_models, compare_surfaces_of_models
-from analysis.table.load import best_of_cells, finished, load_table
+from analysis.table.load import finished, load_table
 from analysis.table.merged import find_merged
 from analysis.table.sources import Source, read_source
 from analysis.table.units import PER_TOKEN, in_unit, loss_unit
