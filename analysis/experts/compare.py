@@ -9,6 +9,7 @@ import pandas as pd
 
 from analysis.experts.fit import ExpertLawFit, FormName, Residual, fit_runs
 from analysis.experts.runs import BACKBONE, ExpertRuns, choose_runs
+from analysis.fitting.hold_out import largest
 from analysis.fitting.intervals import Array
 from analysis.fitting.results import Result
 from analysis.fitting.status import FitError, FitStatus, status_of, worst_status
@@ -168,10 +169,11 @@ def _largest(
             compute = runs.cells[runs.size_name] * runs.cells["n_tokens"]
         if compute.isna().any():
             return "nothing", none, "neither budget nor n_tokens of each run is known"
-        least = np.quantile(compute[own], 1 - _CELLS, method="inverted_cdf")
-        out = compute > least * (1 + 1e-9)
-        if not (out & own).any():
-            return "nothing", none, "no run has more compute than four fifths of them"
+        out = none.copy()
+        out[own] = largest(compute[own].to_numpy(dtype=np.float64), _CELLS)
+        if not out.any():
+            return "nothing", none, "most runs have the same compute, the most"
+        out |= compute >= compute[out].min()  # the baseline's likewise
         return f"the {(out & own).sum()} runs of the most compute", out, ""
     values = np.sort(runs.cells.loc[own, column].dropna().unique())
     if len(values) < 3:  # two left, or there is no trend to extend

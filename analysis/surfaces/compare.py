@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from analysis.fitting.intervals import Array
+from analysis.fitting.hold_out import largest
 from analysis.fitting.results import Result
 from analysis.fitting.status import FitError, FitStatus, status_of, worst_status
 from analysis.surfaces.fit import SurfaceFit, SurfaceName, fit_surface
@@ -103,6 +103,8 @@ def compare_surfaces(
 ) -> SurfaceComparison:
     """Fits each form without the `share` of the runs with the most of `hold_out`, then to all.
 
+    Runs that tie are held out all or none, and the largest value always is: see largest.
+
     hold_out: compute (N D), size (N), tokens (D) or ratio (D/N, over-training). Others as in
     fit_surface. What can't be fitted is skipped, with the reason. Raises ValueError for a bad
     argument, FitError if no form can be fitted.
@@ -112,11 +114,9 @@ def compare_surfaces(
     if not 0 < share < 1:
         raise ValueError(f"share={share!r} must be between 0 and 1, e.g. 0.2")
     N, D, L = (np.asarray(v, dtype=np.float64).ravel() for v in (n_params, n_tokens, loss))
-    out = _largest({"compute": N * D, "size": N, "tokens": D, "ratio": D / N}[hold_out], share)
+    out = largest({"compute": N * D, "size": N, "tokens": D, "ratio": D / N}[hold_out], share)
     if not out.any():
-        raise FitError(
-            f"no run has more {hold_out} than {1 - share:.0%} of them: nothing to hold out"
-        )
+        raise FitError(f"most runs have the same {hold_out}, the largest: nothing to hold out")
     found: list[tuple[ComparedSurface, SurfaceFit]] = []
     skipped = []
     for form in dict.fromkeys(forms):
@@ -150,9 +150,3 @@ def compare_surfaces(
         fits=tuple(fit for _, fit in found),
         skipped=tuple(skipped),
     )
-
-
-def _largest(values: Array, share: float) -> np.ndarray:
-    """At most this share of them; those that tie with the rest stay with the rest."""
-    cut = np.quantile(values, 1 - share, method="inverted_cdf")
-    return values > cut * (1 + 1e-9)
