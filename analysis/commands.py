@@ -157,9 +157,9 @@ def parametric(options: Options) -> None:
             _save(left, new / f"residuals_{label}.png", loss_unit(table))
         _write(new / "parametric.json", values)
     merged = find_merged(table)
-    how = f" ({merged.how})" if merged else ""
+    heading = f" ({merged.how})" if merged else ""
     for model, fit in found.items():
-        _say(options, f"{model}{how}\n{fit.summary()}")
+        _say(options, f"{model}{heading}\n{fit.summary()}")
         reached = f"{fit.share_at_best:.0%} of {fit.n_starts} starts reached the best value"
         _say(
             options,
