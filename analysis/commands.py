@@ -34,7 +34,7 @@ from analysis.report.perplexities import perplexities
 from analysis.report.provenance import provenance_of
 from analysis.report.write import write_report
 from analysis.staging import check_folder, staged
-from analysis.study import analyse
+from analysis.study import analyse, check_choices
 from analysis.surfaces.compare import DEFAULT_SURFACES
 from analysis.surfaces.models import cells_of_models, compare_surfaces_of_models
 from analysis.table.load import finished, load_table
@@ -338,7 +338,7 @@ def report(options: Options) -> None:
     """Everything, on one page; says on stderr what it is at."""
     source = read_source(options.path, options.separator)
     table, folder = table_of(options, source), folder_of(options)
-    _check_report(table, options)
+    check_choices(table, options.baseline, options.asymptote)
     steps = Steps()
     steps(f"{len(table)} runs of {options.path}")
     study = analyse(
@@ -361,22 +361,6 @@ def report(options: Options) -> None:
     _print_json(options, study.to_dict())
     _say(options, f"report: {written.page}\nfits: {written.fits}\ntable: {written.table}")
     _say(options, f"figures: {len(written.figures)} files in {folder / 'figures'}")
-
-
-def _check_report(table: pd.DataFrame, options: Options) -> None:
-    """What analyse would only say of the part that it spoils."""
-    done = finished(table)
-    have = list(dict.fromkeys([*done["series"], *done["model"]]))
-    if options.baseline not in (None, *have):
-        raise ValueError(
-            f"--baseline {options.baseline} has no finished run; the table has {', '.join(have)}"
-        )
-    lowest = float(done["loss"].min())
-    if options.asymptote is not None and options.asymptote >= lowest:
-        raise ValueError(
-            f"--asymptote {options.asymptote:g} must be below every loss: the lowest is "
-            f"{lowest:.4f} {loss_unit(table)}"
-        )
 
 
 def _say(options: Options, text: str) -> None:

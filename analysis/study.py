@@ -27,6 +27,7 @@ from analysis.parametric import NAMES, ParametricFit
 from analysis.progress import Say, silent
 from analysis.table.load import best_of_cells, finished
 from analysis.table.merged import find_merged
+from analysis.table.units import loss_unit
 from analysis.validation.agreement import Agreement, agreement_of
 from analysis.validation.hold_out import HoldOut, hold_out_budgets
 from experiments.records import RunRecord
@@ -341,3 +342,19 @@ def _one_expert(done: pd.DataFrame, baseline: str) -> str | None:
     """The baseline, if the table itself says that it has one expert; PEER's one is another."""
     experts = done.loc[done["model"] == baseline, "n_experts"]
     return baseline if len(experts) and (experts == 1).all() else None
+
+
+def check_choices(table: pd.DataFrame, baseline: str | None, asymptote: float | None) -> None:
+    """Raises ValueError for what analyse() would only say of the part that it spoils."""
+    done = finished(table)
+    have = list(dict.fromkeys([*done["series"], *done["model"]]))
+    if baseline not in (None, *have):
+        raise ValueError(
+            f"--baseline {baseline} has no finished run; the table has {', '.join(have)}"
+        )
+    lowest = float(done["loss"].min())
+    if asymptote is not None and asymptote >= lowest:
+        raise ValueError(
+            f"--asymptote {asymptote:g} must be below every loss: the lowest is "
+            f"{lowest:.4f} {loss_unit(table)}"
+        )

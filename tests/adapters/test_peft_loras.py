@@ -88,10 +88,9 @@ def test_one_adapter_s_output_is_peft_s(theirs):
         assert away(logits(base, ids), expected, before) <= 1e-6
 
 
+@pytest.mark.parametrize("theirs", ["Llama"], indirect=True)  # whose adapters have the same maps
 def test_weighted_sums_are_peft_s_concatenations(theirs):
     kind, wrapped, folder = theirs
-    if kind != "Llama":
-        pytest.skip("the adapters have other maps")  # which add_weighted_adapter refuses
     torch.manual_seed(1)
     for name in ("e", "f"):
         wrapped.add_adapter(
@@ -111,13 +110,10 @@ def test_weighted_sums_are_peft_s_concatenations(theirs):
     assert away(found, logits(wrapped, ids), logits(base, ids)) <= 1e-6
 
 
-def test_our_arrow_is_peft_s(theirs):
+def test_our_arrow_is_peft_s():
     """Its own prototypes are by 15 steps of power iteration; a gap of singular values makes these
     exact.
     """
-    kind, _, _ = theirs
-    if kind != "Llama":
-        pytest.skip("one family is enough")
     library = lora_library([_steep(name, i) for i, name in enumerate("xyz")])
     layer = peft.tuners.lora.arrow.ArrowLoraLinearLayer(32, _arrow_config(["x", "y", "z"]))
     path, x = path_of(1, "q_proj"), torch.randn(2, 9, 32)
