@@ -17,7 +17,7 @@ from experiments.config.hydra_hints import choice_names, unknown_key
 from experiments.config.paths import conf_dir
 from experiments.records import RECORD_NAME
 from experiments.sweep.manifest import MANIFEST_NAME
-from experiments.system.interruption import has_begun
+from experiments.system import interruption
 from experiments.system.version import ShowVersion
 
 if TYPE_CHECKING:
@@ -42,10 +42,13 @@ _HYDRA_NOISE = ("To append to your config", "full_key", "object_type", "referenc
 def exit_codes() -> Iterator[None]:
     """Turns errors into one line on stderr and an exit code."""
     try:
-        yield
+        try:
+            yield
+        finally:
+            interruption.ending()
     except KeyboardInterrupt:
         then = "; the same command goes on from the last checkpoints"
-        print(f"interrupted{then if has_begun() else ''}", file=sys.stderr)
+        print(f"interrupted{then if interruption.has_begun() else ''}", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
     except BrokenPipeError:  # `status | head`: the reader has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

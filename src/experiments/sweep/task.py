@@ -119,7 +119,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 if __name__ == "__main__":
     try:
-        code = main()
+        try:
+            code = main()
+        finally:
+            interruption.ending()
     except KeyboardInterrupt as early:  # while it was still importing or reading
         code = _stopped_early(early)
     raise SystemExit(code)

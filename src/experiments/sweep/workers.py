@@ -165,6 +165,7 @@ def _work(raw: Raw, n_threads: int, device: int) -> None:
             with suppress(OSError):
                 os.write(descriptor, f"error: {error}\n".encode())
         code = LOST if isinstance(error, RunLostError) else 1
+    interruption.ending()
     raise SystemExit(code)
 
 
@@ -177,6 +178,7 @@ def _work_in_log(point: Point, n_threads: int, device: int) -> int:
     try:
         record = execute(point, Heartbeat(point.run_dir, point.plan.n_steps), n_threads)
     except KeyboardInterrupt as error:
+        interruption.ending()
         print(f"interrupted: {error}", file=sys.stderr)
         return INTERRUPTED
     except RunningElsewhereError as error:

@@ -3,7 +3,8 @@
 Slurm sends USR1 before a time limit (as the job asks) and TERM at preemption; a person sends INT
 (Ctrl-C; a second one does not wait for the step's end) or TERM.
 A handler that saves by itself may meet half-updated tensors, so that ours only raise a flag while
-training lasts. Anywhere else there is nothing to save, and they end the process at once.
+training lasts. Anywhere else there is nothing to save, and they end the process at once. Once its
+outcome is known, a process ends by itself: only INT may still hurry it.
 
 Standard library only, and quick to import: a signal before a handler is set kills.
 """
@@ -34,6 +35,7 @@ class _State:
     listening = False
     begun = False
     training = False
+    ending = False
     received: int | None = None
 
 
@@ -43,7 +45,7 @@ _state = _State()
 def listen() -> None:
     """Sets the handlers, in the main thread; elsewhere no signal arrives, and it does nothing."""
     if threading.current_thread() is threading.main_thread():
-        _state.listening = True
+        _state.listening, _state.ending = True, False
         for number in SIGNALS:
             signal.signal(number, _handle)
 
@@ -58,8 +60,16 @@ def _handle(number: int, frame: FrameType | None) -> None:
     again = number == signal.SIGINT == _state.received
     if _state.received not in _ENDING or number == signal.SIGINT:
         _state.received = number
-    if again or not _state.training:
+    if again or not (_state.training or (_state.ending and number != signal.SIGINT)):
         raise Interrupted(received() or signal.Signals(number).name)
+
+
+def ending() -> None:
+    """From now on the process ends by itself: an exception would only break what it puts in order.
+
+    Python's own exit calls what libraries have registered, and a signal may come meanwhile.
+    """
+    _state.ending = True
 
 
 def received() -> str | None:

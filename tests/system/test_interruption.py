@@ -1,0 +1,63 @@
+"""Signals at a process's end: what it puts in order then is not broken off."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+# Python calls what is registered before its exit; torch's libraries are undone there.
+PROGRAM = """
+import atexit, os, signal
+from experiments.cli import exit_codes
+from experiments.system import interruption
+
+interruption.listen()
+
+def put_in_order():
+    os.kill(os.getpid(), signal.{late})
+    print("in order")
+
+atexit.register(put_in_order)
+with exit_codes():
+    {outcome}
+"""
+
+
+def run(outcome: str, late: str) -> subprocess.CompletedProcess[str]:
+    program = PROGRAM.format(outcome=outcome, late=late)
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("late", ["SIGTERM", "SIGUSR1", "SIGUSR2"])
+@pytest.mark.parametrize(
+    ("outcome", "code"),
+    [("pass", 0), ("raise ValueError('n')", 2), ("os.kill(os.getpid(), signal.SIGTERM)", 130)],
+)
+def test_a_signal_after_the_outcome_changes_nothing(outcome, code, late):
+    ended = run(outcome, late)
+    assert (ended.returncode, ended.stdout) == (code, "in order\n"), ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_second_ctrl_c_does_not_wait(tmp_path):
+    ended = run("os.kill(os.getpid(), signal.SIGTERM)", "SIGINT")
+    assert ended.returncode == 130
+    assert ended.stdout == ""
+
+
+def test_a_new_run_of_the_same_process_listens_to_them():
+    from experiments.system import interruption
+
+    before = {number: signal.getsignal(number) for number in interruption.SIGNALS}
+    try:
+        interruption.listen()
+        interruption.ending()
+        signal.raise_signal(signal.SIGTERM)
+        interruption.listen()
+        with pytest.raises(interruption.Interrupted, match="SIGTERM"):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        interruption.forget()
