@@ -17,7 +17,7 @@ from analysis.differences.models import (
 from analysis.fitting.intervals import Estimate, t_quantile
 from analysis.fitting.results import Result
 from analysis.fitting.status import FitStatus, worst_status
-from analysis.table.load import finished, keep_rows
+from analysis.table.load import finished, rows_with
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -94,7 +94,7 @@ def compare_by(
     texts = ["" if pd.isna(value) else str(value) for value in values]
     parts = {
         text: compare_models(
-            keep_rows(table, {by: [text]}), baseline, budget=budget, level=level, noise=noise
+            rows_with(table, {by: [text]}), baseline, budget=budget, level=level, noise=noise
         )
         for text in texts
     }

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,7 +20,7 @@ from matplotlib.ticker import (
 )
 
 from analysis import numbers
-from analysis.table.units import in_unit
+from analysis.table.units import PER_TOKEN, in_unit
 
 LABELS = {
     "n_params": "total parameters",
@@ -82,6 +83,22 @@ def _ticks(low: float, high: float, n_most: int, apart: float) -> tuple[float, .
     return tuple(found)
 
 
+class MinorTicks(LogLocator):
+    """Two to nine times the decades, within the view alone.
+
+    matplotlib's own lie a decade beyond it too, and each is an artist that a layout and a draw make
+    and measure, though none is seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(subs=np.arange(2, 10).tolist(), numticks=100)
+
+    def tick_values(self, vmin: float, vmax: float) -> Any:
+        ticks = np.asarray(super().tick_values(vmin, vmax))
+        low, high = sorted((vmin, vmax))
+        return ticks[(ticks >= low * (1 - 1e-9)) & (ticks <= high * (1 + 1e-9))]
+
+
 def log_scale(axis: Axes, which: str, name: str, *, label: str | None = None) -> None:
     """A log axis ("x" or "y") of a quantity of LABELS: its label, few ticks, no minor labels."""
     text = label or LABELS[name]
@@ -100,12 +117,14 @@ def log_scale(axis: Axes, which: str, name: str, *, label: str | None = None) ->
     one: Axis = axis.xaxis if which == "x" else axis.yaxis
     one.set_major_locator(LogTicks(5 if which == "x" else 6, apart))
     one.set_major_formatter(FuncFormatter(lambda value, _: form(value)))
-    one.set_minor_locator(LogLocator(subs=np.arange(2, 10).tolist(), numticks=100))
+    one.set_minor_locator(MinorTicks())
     one.set_minor_formatter(NullFormatter())
 
 
 def relabel(figure: Figure, unit: str) -> None:
     """In place: labels of losses per token become those of losses in this unit, e.g. nats/byte."""
+    if unit == PER_TOKEN:  # to look at a text makes all ticks, for nothing
+        return
     for text in figure.findobj(MplText):
         text.set_text(in_unit(text.get_text(), unit))
 

@@ -25,6 +25,7 @@ __all__ = [
     "keep_rows",
     "load_table",
     "require",
+    "rows_with",
 ]
 
 _LISTED = 12  # values that a message lists
@@ -78,6 +79,11 @@ def keep_rows(table: pd.DataFrame, where: Mapping[str, Sequence[str]]) -> pd.Dat
     varies, unless the table gave them. Raises ValueError for a column that is not there, and a
     value that no run has, with those there are.
     """
+    return _with_warnings(rows_with(table, where))
+
+
+def rows_with(table: pd.DataFrame, where: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """keep_rows, but for attrs["warnings"], which take longer to find than the rows."""
     named = table["series"].equals(variants(table).astype(str))
     for name, values in where.items():
         if name not in table:
@@ -94,7 +100,7 @@ def keep_rows(table: pd.DataFrame, where: Mapping[str, Sequence[str]]) -> pd.Dat
             keep |= has
         table = table[keep]
     table = table.reset_index(drop=True)
-    return _with_warnings(table.assign(series=variants(table).astype(str)) if named else table)
+    return table.assign(series=variants(table).astype(str)) if named else table
 
 
 def _equals(column: pd.Series, value: str) -> pd.Series:

@@ -8,6 +8,7 @@ drawing brings a script, a link or an address.
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from html import escape
 from xml.etree.ElementTree import Element, ParseError, fromstring
 
@@ -157,8 +158,9 @@ class _Drawing:
         return _COLOUR.sub(swapped, value)
 
 
+@lru_cache(maxsize=1)  # a drawing's sides are asked for before its markup
 def parse(svg: bytes) -> Element:
-    """Raises ValueError if it is no SVG."""
+    """Not to be changed. Raises ValueError if it is no SVG."""
     try:
         root = fromstring(svg)
     except ParseError as error:
