@@ -111,10 +111,11 @@ def isoflop(options: Options) -> None:
     fit = fit_isoflop(table, options.x, options.method, options.n_nearest, noise=options.noise)
     with staged(folder) as new:
         (new / "table.csv").write_text(to_csv(table), encoding="utf-8")
-        _write(new / "isoflop.json", fit.to_dict())
+        values = fit.to_dict()
+        _write(new / "isoflop.json", values)
         with figures.style():
             _save(figures.draw_isoflop(table, fit), new / "isoflop.png", loss_unit(table))
-    _print_json(options, fit.to_dict())
+    _print_json(options, values)
     merged = find_merged(table)
     how = f" ({merged.how})" if merged else ""
     if options.brief:
@@ -358,7 +359,8 @@ def report(options: Options) -> None:
     steps.close()
     for what, why in study.missing:
         _say(options, as_typed(f"not fitted: {what}: {why}"))
-    _print_json(options, study.to_dict())
+    if options.json:
+        _print_json(options, study.to_dict())
     _say(options, f"report: {written.page}\nfits: {written.fits}\ntable: {written.table}")
     _say(options, f"figures: {len(written.figures)} files in {folder / 'figures'}")
 

@@ -5,11 +5,12 @@ Analysis reads these and nothing else of the harness; it never recomputes what s
 
 import hashlib
 import json
+import os
 import types
 import typing
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -230,7 +231,7 @@ def flat_row(record: RunRecord) -> dict[str, Any]:
     evaluation; init.<key> and before.<set>.<column> of a run that started from weights.
     """
     # Not asdict, which copies what is nested: 7 s of 10,000 records
-    row = {f.name: getattr(record, f.name) for f in fields(record) if f.name not in _NESTED}
+    row = {name: value for name, value in vars(record).items() if name not in _NESTED}
     given = record.config.get("model")
     layer = given if isinstance(given, dict) else {}
     row |= {name: layer.get(name) for name in _OF_LAYER}
@@ -247,7 +248,9 @@ def flat_row(record: RunRecord) -> dict[str, Any]:
 
 def find_records(folder: Path) -> Iterator[Path]:
     """Every record.json below a folder, in order of path."""
-    return iter(sorted(folder.rglob(RECORD_NAME)))
+    # Not rglob, which makes a Path of every folder and a pattern's match of every file
+    found = (os.path.join(place, RECORD_NAME) for place, _, _ in os.walk(folder))
+    return map(Path, sorted(filter(os.path.exists, found), key=lambda path: path.split(os.sep)))
 
 
 def is_finished(run_dir: Path) -> bool:
