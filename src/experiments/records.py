@@ -5,7 +5,6 @@ Analysis reads these and nothing else of the harness; it never recomputes what s
 
 import hashlib
 import json
-import os
 import types
 import typing
 from collections.abc import Iterator
@@ -248,9 +247,7 @@ def flat_row(record: RunRecord) -> dict[str, Any]:
 
 def find_records(folder: Path) -> Iterator[Path]:
     """Every record.json below a folder, in order of path."""
-    # Not rglob, which makes a Path of every folder and a pattern's match of every file
-    found = (os.path.join(place, RECORD_NAME) for place, _, _ in os.walk(folder))
-    return map(Path, sorted(filter(os.path.exists, found), key=lambda path: path.split(os.sep)))
+    return iter(sorted(folder.rglob(RECORD_NAME)))
 
 
 def is_finished(run_dir: Path) -> bool:

@@ -18,17 +18,19 @@ from experiments.benchmarks.made_sweep import make_sweep
 from experiments.system.text_table import aligned
 
 _SMALL = 32  # points
+_STUDY = 130  # points, of which a report is made
 _REPEATS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Command:
-    """limit: seconds of wall time, for 10,000 points and the small sweep."""
+    """limit: seconds of wall time, for 10,000 points and the small sweeps; n_points: of these."""
 
     name: str
     words: tuple[str, ...]
     limit: float
     repeats: int = _REPEATS
+    n_points: int | None = None  # None: the large sweep's
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -43,24 +45,33 @@ def main(arguments: Sequence[str]) -> None:
         print(f"making a sweep of {options.points} points in {folder}", file=sys.stderr)
         make_sweep(folder / "big", options.points)
         make_sweep(folder / "small", min(_SMALL, options.points))
+        make_sweep(folder / "study", min(_STUDY, options.points))
         missed = _measure(_commands(folder), options.points)
     if missed:
         raise SystemExit(1)
 
 
 def _commands(folder: Path) -> list[_Command]:
-    big, small, out = str(folder / "big"), str(folder / "small"), str(folder.parent / "analysis")
+    big, small, study = (str(folder / name) for name in ("big", "small", "study"))
+    out = str(folder.parent / "analysis")
     status, collect = ("-m", "experiments.status"), ("-m", "experiments.collect")
     return [
         _Command(name="status", words=(*status, big), limit=2),
         _Command(name="status --json", words=(*status, "--json", big), limit=2),
-        _Command(name=f"status, {_SMALL} points", words=(*status, small), limit=1),
+        _Command(name="status", words=(*status, small), limit=1, n_points=_SMALL),
         _Command(name="collect", words=(*collect, big), limit=10, repeats=1),
         _Command(
             name="analysis isoflop",
             words=("-m", "analysis", "isoflop", big, "--out", out),
             limit=10,
             repeats=1,
+        ),
+        _Command(
+            name="analysis report",
+            words=("-m", "analysis", "report", study, "--out", out),
+            limit=15,
+            repeats=1,
+            n_points=_STUDY,
         ),
     ]
 
@@ -77,7 +88,7 @@ def _measure(commands: Sequence[_Command], n_points: int) -> list[str]:
         verdict = f"failed: {error}" if error else "missed" if wall > command.limit else "ok"
         if verdict != "ok":
             missed.append(command.name)
-        points = str(_SMALL) if str(_SMALL) in command.name else str(n_points)
+        points = str(min(command.n_points or n_points, n_points))
         rows.append(
             (command.name, points, f"{wall:.2f}", f"{cpu:.2f}", f"{command.limit:g}", verdict)
         )

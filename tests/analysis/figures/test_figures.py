@@ -13,11 +13,12 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.text import Text
+from matplotlib.ticker import LogLocator
 
 from analysis import figures
 from analysis.figures import schemes
 from analysis.figures.palette import contrast
-from analysis.figures.scales import LogTicks
+from analysis.figures.scales import LogTicks, MinorTicks
 
 mpl.use("Agg")
 from tests.analysis.figures.drawn import (
@@ -199,6 +200,14 @@ def test_every_model_colour_stands_out_on_both_pages():
 def test_ticks_are_few_and_round(limits, ticks):
     found = LogTicks(6, 0.1).tick_values(*limits)
     assert found == pytest.approx(ticks)
+
+
+@pytest.mark.parametrize("limits", [(0.9e6, 1.1e9), (2e7, 4e8), (20.4, 2310.0), (3.0, 1e30)])
+def test_minor_ticks_are_those_of_matplotlib_that_are_seen(limits):
+    theirs = LogLocator(subs=range(2, 10), numticks=100).tick_values(*limits)
+    seen = [v for v in theirs if limits[0] <= v <= limits[1]]
+    assert list(MinorTicks().tick_values(*limits)) == seen
+    assert len(seen) < len(theirs)
 
 
 @pytest.mark.slow

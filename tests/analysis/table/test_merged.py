@@ -1,10 +1,11 @@
 """Cells with several runs: which are explained, and what the warning names where none is."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from analysis.table.load import check_table, keep_rows
-from analysis.table.merged import find_merged
+from analysis.table.merged import _codes, _varying, find_merged
 
 pytestmark = pytest.mark.slow  # a table is a twentieth of a second to check
 
@@ -123,6 +124,23 @@ def test_models_and_variants_stay_in_the_proposed_series():
     named = check_table(table(*rows), series=["model", "dataset"])
     assert find_merged(named) is None
     assert named.attrs["warnings"] == ()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_column_varies_where_its_texts_do(seed):
+    rng = np.random.default_rng(seed)
+    cells = pd.Series(rng.integers(0, 30, 90))
+    for values in (
+        pd.Series(rng.choice([1.5, 2.0, np.nan], 90)),
+        pd.Series(rng.choice([1, 2], 90)).astype("Int64").where(cells % 4 > 0),
+        pd.Series(rng.choice(np.array(["a", "b", None], dtype=object), 90)),
+        pd.Series(rng.choice(np.array([True, False]), 90)),
+        pd.Series([[1], [1, 2]] * 45),
+    ):
+        texts = values.astype(str)
+        several = {c for c in range(30) if texts[cells == c].nunique() > 1}
+        assert _varying(_codes(values), cells, cells) == several
+        assert _codes(values).nunique() == texts.nunique()
 
 
 def test_a_filter_takes_the_warning_away_or_leaves_it():
