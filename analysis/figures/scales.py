@@ -86,7 +86,7 @@ def _ticks(low: float, high: float, n_most: int, apart: float) -> tuple[float, .
 class MinorTicks(LogLocator):
     """Two to nine times the decades, within the view alone.
 
-    matplotlib's own lie a decade beyond it too, and each is an artist that a layout and a draw make
+    matplotlib's own are a decade beyond it too, and each is an artist that a layout and a draw make
     and measure, though none is seen.
     """
 
