@@ -37,8 +37,8 @@ from analysis.forgetting import Forgetting, compare_forgetting
 from analysis.growth import Growth, compare_growth
 from analysis.isoflop.curves import IsoFLOPCurve, IsoFLOPFit
 from analysis.isoflop.fit import fit_isoflop
+from analysis.isoflop.flags import Flag
 from analysis.isoflop.laws import ModelLaws
-from analysis.isoflop.minima import Flag
 from analysis.multiplier import ComputeMultiplier, compute_multiplier
 from analysis.parametric import ParametricFit, fit_parametric
 from analysis.planner import Plan, plan

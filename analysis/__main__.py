@@ -134,7 +134,11 @@ def _parser() -> argparse.ArgumentParser:
             "--x", default="n_params", choices=X_NAMES, help="the size on the axis (%(default)s)"
         )
         sub.add_argument(
-            "--method", default="parabola", choices=METHODS, help="how a minimum is found"
+            "--method",
+            default="slice",
+            choices=METHODS,
+            help="how a minimum is found: by curves whose skew the budgets of a model share, by "
+            "parabolas, or by interpolation",
         )
         sub.add_argument(
             "--n-nearest", type=int, metavar="N", help="fit only the N sizes nearest to the best"

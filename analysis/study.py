@@ -135,7 +135,7 @@ class Study(Result):
 def analyse(
     table: pd.DataFrame,
     x: str = "n_params",
-    method: Method = "parabola",
+    method: Method = "slice",
     n_nearest: int | None = None,
     *,
     noise: float | None = None,

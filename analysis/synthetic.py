@@ -11,7 +11,7 @@ from tqdm import tqdm
 from analysis.experts.forms import FORMS
 from analysis.fitting.intervals import Array
 from analysis.fitting.power_law import PowerLaw, fit_power_law
-from analysis.isoflop.minima import fit_parabola
+from analysis.isoflop.shape import fit_parabola
 from analysis.table.load import check_table
 
 

@@ -63,10 +63,17 @@ class FrontierFit(WaldFit):
 
 
 def fit_power_law(
-    x: ArrayLike, y: ArrayLike, *, x_name: str = "budget", y_name: str = "y"
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    x_name: str = "budget",
+    y_name: str = "y",
+    common: Array | None = None,
 ) -> PowerLaw:
     """By ordinary least squares of ln y on ln x. FitError below two distinct x.
 
+    common (n, n): covariance of an error of ln y that the points share, and that the scatter about
+    the law does not show; it is added to the parameters' covariance.
     Two points fit exactly and three leave one degree of freedom: both are flagged.
     """
     log_x, log_y = _logs(x, y, 2)
@@ -90,6 +97,8 @@ def fit_power_law(
             [-centre * var_slope, var_slope],
         ]
     )
+    if common is not None:
+        covariance = covariance + _carried(design, common)
     total = float(((log_y - log_y.mean()) ** 2).sum())
     return PowerLaw(
         form=f"{y_name} = coefficient * {x_name}^exponent",
@@ -101,7 +110,7 @@ def fit_power_law(
         logs=("coefficient",),
         n_points=len(log_x),
         objective=float(residuals @ residuals),
-        interval=f"Student's t, {dof} degrees of freedom, from the scatter about the law",
+        interval=_how(dof, common),
         status=warned.status,
         warnings=tuple(warned.texts),
         x_name=x_name,
@@ -111,8 +120,11 @@ def fit_power_law(
     )
 
 
-def fit_frontier(budget: ArrayLike, loss: ArrayLike) -> FrontierFit:
-    """By least squares of ln L, from floors all over. FitError below four distinct budgets."""
+def fit_frontier(budget: ArrayLike, loss: ArrayLike, *, common: Array | None = None) -> FrontierFit:
+    """By least squares of ln L, from floors all over. FitError below four distinct budgets.
+
+    common: as of fit_power_law, of ln L.
+    """
     log_c, log_l = _logs(budget, loss, 4)
     centre = log_c.mean()
     model = frontier_model(log_c - centre)
@@ -140,6 +152,8 @@ def fit_frontier(budget: ArrayLike, loss: ArrayLike) -> FrontierFit:
         warned.add("4 budgets for 3 parameters: one degree of freedom")
     natural = np.array([theta[0], theta[1] + theta[2] * centre, theta[2]])
     covariance, dof = covariance_of(frontier_model(log_c), natural, log_l)
+    if common is not None and np.isfinite(covariance).all():
+        covariance = covariance + _carried(frontier_model(log_c)(natural[None])[1][0], common)
     E, A, alpha = np.exp(natural[0]), np.exp(natural[1]), natural[2]
     return FrontierFit(
         form="L = E + A * C^-alpha",
@@ -151,7 +165,7 @@ def fit_frontier(budget: ArrayLike, loss: ArrayLike) -> FrontierFit:
         logs=("E", "A"),
         n_points=len(log_c),
         objective=2 * float(minima.value[minima.best]),
-        interval=f"Student's t, {dof} degrees of freedom, from the scatter about the law",
+        interval=_how(dof, common),
         status=warned.status,
         warnings=tuple(warned.texts),
         x_range=(float(np.exp(log_c.min())), float(np.exp(log_c.max()))),
@@ -189,6 +203,20 @@ def frontier_model(log_c: Array) -> Model:
     """log L = log(E + A C^-alpha) at these ln C, in theta = log E, log A, alpha."""
     zero, one = np.zeros_like(log_c), np.ones_like(log_c)
     return power_sum([np.stack([one, zero, zero], axis=1), np.stack([zero, one, -log_c], axis=1)])
+
+
+def _carried(jacobian: Array, common: Array) -> Array:
+    """The parameters' covariance (p, p) by least squares of points (n, p) that have this one."""
+    scale = np.linalg.norm(jacobian, axis=0)
+    inverse = np.linalg.pinv(jacobian / scale) / scale[:, None]
+    values, vectors = np.linalg.eigh(common)
+    root = inverse @ (vectors * np.sqrt(np.maximum(values, 0.0)))  # no variance below 0 by rounding
+    return np.asarray(root @ root.T, dtype=np.float64)
+
+
+def _how(dof: int, common: Array | None) -> str:
+    shared = "" if common is None else ", and from the error that the points share"
+    return f"Student's t, {dof} degrees of freedom, from the scatter about the law{shared}"
 
 
 def _logs(x: ArrayLike, y: ArrayLike, n_least: int) -> tuple[Array, Array]:

@@ -1,7 +1,7 @@
 """What an isoFLOP fit returns: a curve for each model and budget, and each model's laws."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Self
 
@@ -11,13 +11,16 @@ from numpy.typing import ArrayLike
 from scipy.interpolate import Akima1DInterpolator
 
 from analysis.fitting.checks import check_level, positive
-from analysis.fitting.intervals import Array, Prediction, t_quantile
+from analysis.fitting.intervals import Array, Prediction, percentiles, t_quantile
 from analysis.fitting.plain import plain
 from analysis.fitting.results import Fit, Result
 from analysis.fitting.status import FitError, FitStatus, worst_status
 from analysis.fitting.text import join_first
+from analysis.isoflop import slices
+from analysis.isoflop.flags import Flag
 from analysis.isoflop.laws import ModelLaws
-from analysis.isoflop.minima import Flag, Method, Quadratic
+from analysis.isoflop.minima import Method
+from analysis.isoflop.shape import Shape
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -28,10 +31,11 @@ class IsoFLOPCurve(Fit):
     (nan where the parabola opens downwards) and their 95 % intervals, unbounded where the data
     allow any; inside: whether it is within the sizes, not at their end;
     at_optimum: the other sizes there, by interpolation along the curve; a, slope,
-    level, centre: loss = a (u - centre)^2 + slope (u - centre) + level, u = ln(size), by least
-    squares also where method="akima"; unscaled: (X'X)^-1 of a, slope, level; rmse: of that
-    parabola; noise: the standard deviation of a loss that the intervals assume, with its degrees
-    of freedom dof; both in nats/token.
+    level, centre, alpha, beta: the curve in u = ln(size), as isoflop.shape.Shape has it, by least
+    squares: a parabola, of exponents 0, also where method="akima"; unscaled: (X'X)^-1 of a, slope,
+    level; rmse: of its points; noise: the standard deviation of a loss that the intervals assume,
+    with its degrees of freedom dof; both in nats/token; draws (S, 5): alpha, beta, a, slope, level
+    of a slice, for its intervals; none of the other methods.
     """
 
     model: str
@@ -51,10 +55,13 @@ class IsoFLOPCurve(Fit):
     a: float
     slope: float
     level: float
+    alpha: float
+    beta: float
     rmse: float
     noise: float
     dof: int
     unscaled: tuple[tuple[float, ...], ...]
+    draws: Array = field(repr=False, compare=False)
     flags: tuple[Flag, ...]
     status: FitStatus
     warnings: tuple[str, ...]
@@ -66,10 +73,20 @@ class IsoFLOPCurve(Fit):
 
     @property
     def bse(self) -> dict[str, float]:
-        """By the delta method; of x_opt nan where method="akima"."""
+        """Of a parabola by the delta method, of a slice from its draws; of x_opt nan where
+        method="akima".
+        """
+        u = float("nan")
+        if self.method == "slice":
+            drawn, losses = slices.minima(self.centre, self.draws)
+            known = np.isfinite(drawn)
+            if known.sum() > 1:
+                u, loss = float(drawn[known].std(ddof=1)), float(losses[known].std(ddof=1))
+                return {"x_opt": self.x_opt * u, "loss_opt": loss}
+        elif self.method == "parabola":
+            u = self._shape.u_error(self.noise)
         low, high = self.loss_interval
         half = (high - low) / 2
-        u = self._quadratic.u_error(self.noise) if self.method == "parabola" else float("nan")
         return {"x_opt": self.x_opt * u, "loss_opt": half / t_quantile(self.dof, 0.95)}
 
     def conf_int(self, level: float = 0.95) -> pd.DataFrame:
@@ -81,20 +98,31 @@ class IsoFLOPCurve(Fit):
         check_level(level)
         rows = [self.x_interval, self.loss_interval]
         if level != 0.95:
-            if self.method == "akima":
-                raise ValueError(f"level={level!r}: intervals of method='akima' are at 0.95 only")
-            curve, t = self._quadratic, t_quantile(self.dof, level)
-            low, high = np.exp(curve.u_interval(self.noise, t))
-            rows = [(float(low), float(high)), curve.loss_interval(self.noise, t)]
+            rows = self._bounds_at(level)
         return pd.DataFrame(rows, index=["x_opt", "loss_opt"], columns=["lower", "upper"])
 
+    def _bounds_at(self, level: float) -> list[tuple[float, float]]:
+        if self.method == "akima":
+            raise ValueError(f"level={level!r}: intervals of method='akima' are at 0.95 only")
+        if self.method == "slice":
+            u, losses = slices.minima(self.centre, self.draws)
+            ends, of_loss = slices.interval(u, level), slices.loss_interval(losses, level)
+        else:
+            t = t_quantile(self.dof, level)
+            ends = self._shape.u_interval(self.noise, t)
+            of_loss = self._shape.loss_interval(self.noise, t)
+        low, high = np.exp(ends)
+        return [(float(low), float(high)), of_loss]
+
     @property
-    def _quadratic(self) -> Quadratic:
-        return Quadratic(
+    def _shape(self) -> Shape:
+        return Shape(
             centre=self.centre,
             a=self.a,
             slope=self.slope,
             level=self.level,
+            alpha=self.alpha,
+            beta=self.beta,
             unscaled=np.array(self.unscaled),
         )
 
@@ -123,17 +151,21 @@ class IsoFLOPCurve(Fit):
         u = np.log(positive(self.x_name, x))
         if self.method == "akima":
             return np.exp(Akima1DInterpolator(np.log(self.sizes), np.log(self.losses))(u))
-        return self._quadratic.loss(u)
+        return self._shape.loss(u)
 
     def predict(self, x: ArrayLike, level: float = 0.95) -> Prediction:
         """The same with the interval of the curve there; nan where method="akima"."""
+        check_level(level)
         value = np.atleast_1d(self.loss(x))
+        u = np.log(np.atleast_1d(np.asarray(x, dtype=np.float64)))
+        if self.method == "slice":
+            drawn = slices.losses(self.centre, self.draws, u)
+            return Prediction(value, *percentiles(drawn, level), level)
         half = np.full_like(value, t_quantile(self.dof, level))
         if self.method == "akima":
             half[:] = np.nan
         else:
-            u = np.log(np.atleast_1d(np.asarray(x, dtype=np.float64)))
-            half *= self._quadratic.loss_error(u, self.noise)
+            half *= self._shape.loss_error(u, self.noise)
         return Prediction(value, value - half, value + half, level)
 
     def summary(self) -> str:

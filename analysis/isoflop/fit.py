@@ -1,46 +1,35 @@
 """IsoFLOP curves ("Approach 2"): at each budget the best size, and how it grows with compute.
 
-Hoffmann 2022 (arXiv:2203.15556) §3.2: a parabola of the loss in the logarithm of the size. Porian
-2024 (arXiv:2406.19146): Akima interpolation of the logarithms, its lowest point on a grid.
+Hoffmann 2022 (arXiv:2203.15556) §3.2: a parabola of the loss in the logarithm of the size; by
+default a skewed curve instead (slices.py), for a parabola's minimum is off where the sizes reach
+far. Porian 2024 (arXiv:2406.19146): Akima interpolation of the logarithms, its lowest point on a
+grid.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from analysis.fitting.checks import positive
-from analysis.fitting.intervals import Array, t_quantile
+from analysis.fitting.intervals import Array
 from analysis.fitting.status import FitError, FitStatus
 from analysis.fitting.text import pluralize
 from analysis.isoflop.curves import IsoFLOPCurve, IsoFLOPFit, NoCurveError
+from analysis.isoflop.flags import Flag, check_minimum
 from analysis.isoflop.laws import LOSS, Optima, fit_laws
-from analysis.isoflop.minima import (
-    METHODS,
-    Method,
-    Parabola,
-    akima_intervals,
-    akima_minimum,
-    check_minimum,
-    fit_parabola,
-    nearest,
-    redrawn_minima,
-    resampled_minima,
-)
+from analysis.isoflop.minima import METHODS, Method, Minima, Minimum, Points, minima_of
+from analysis.isoflop.misfit import off_curves, too_skewed
+from analysis.isoflop.resample import nearest
 from analysis.table.load import best_of_cells, require
 
 X_NAMES = ("n_params", "n_active_params", "n_non_embedding_params", "n_tokens")
-_LOCAL = 5  # sizes about the best that a parabola describes
-_OWN_DOF = 3  # fewer leave a scatter that is mostly luck
-_KNOWN = 1_000_000  # degrees of freedom of a noise that was given: the normal distribution
 
 
 def fit_isoflop(
     table: pd.DataFrame,
     x: str = "n_params",
-    method: Method = "parabola",
+    method: Method = "slice",
     n_nearest: int | None = None,
     *,
     noise: float | None = None,
@@ -49,10 +38,12 @@ def fit_isoflop(
 ) -> IsoFLOPFit:
     """A curve for each model (`series`) and budget of the table's finished runs, and their laws.
 
-    x: the size on the axis, one of X_NAMES. n_nearest: fit only the sizes nearest to the best, on
-    the log scale. noise: the standard deviation of a run's loss in nats, if known from seeds; else
-    the scatter about the parabolas, a curve's own where it has six sizes or more, else pooled
-    over the model's budgets; it holds their misfit too.
+    x: the size on the axis, one of X_NAMES. method: "slice", skewed curves whose two exponents the
+    budgets of a model share; "parabola"; "akima", interpolation. n_nearest: fit only the sizes
+    nearest to the best, on the log scale. noise: the standard deviation of a run's loss in nats, if
+    known from seeds; else the scatter about the curves, of slices pooled over the model's budgets,
+    of others a curve's own where it has six sizes or more; it holds their misfit too. n_draws: of
+    slices' and interpolation's intervals, and of the laws'.
     Of several runs of one cell (model, budget, size) the best learning rate is taken, never a mean
     over them. A minimum with warnings has flags; one outside the sizes, or
     at an end of them by interpolation, is excluded from the power laws, which report how many
@@ -68,7 +59,7 @@ def fit_isoflop(
         positive("noise", noise)
     require(table, ["budget", x], "fit_isoflop")
     cells = best_of_cells(table, by=["series", "budget", x])
-    points, skipped = _points(cells, x, method, n_nearest)
+    points, skipped = _points(cells, x, n_nearest)
     if not points:
         raise NoCurveError(skipped)
     rng = np.random.default_rng(seed)
@@ -77,11 +68,12 @@ def fit_isoflop(
     unfitted = {}
     for model in dict.fromkeys(p.model for p in points):
         own = [p for p in points if p.model == model]
-        found = [
-            _Minimum.of(p, method, scatter, n_draws, rng)
-            for p, scatter in zip(own, _noise_of(own, noise), strict=True)
+        minima = minima_of(own, method, noise, n_draws, rng)
+        found = minima.found
+        fitted = [
+            _curve(minimum, x, method, off)
+            for minimum, off in zip(found, _found_off(minima, method, noise), strict=True)
         ]
-        fitted = [m.curve(x, method) for m in found]
         curves += fitted
         inside = [i for i, c in enumerate(fitted) if c.inside]
         excluded = [f"C={c.budget:.3g} ({c.why_excluded})" for c in fitted if not c.inside]
@@ -105,35 +97,13 @@ def fit_isoflop(
     )
 
 
-class _Noise(NamedTuple):
-    """Standard deviation of a loss about its curve in nats, and its degrees of freedom."""
-
-    sd: float
-    dof: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Points:
-    """What one curve is fitted to, in order of size."""
-
-    model: str
-    budget: float
-    u: Array
-    losses: Array
-    others: Mapping[str, Array]  # ln of the other sizes, where the table has them
-    parabola: Parabola
-    scatter: Array  # residuals of a parabola, which estimate the noise
-
-
-def _points(
-    cells: pd.DataFrame, x: str, method: Method, n_nearest: int | None
-) -> tuple[list[_Points], list[str]]:
+def _points(cells: pd.DataFrame, x: str, n_nearest: int | None) -> tuple[list[Points], list[str]]:
     points, skipped = [], []
     for (model, budget), runs in cells.groupby(["series", "budget"], sort=True):
         runs = runs.sort_values(x)
         if len(runs) < 3:
             found = pluralize(len(runs), "size")
-            skipped.append(f"{model} at C={budget:.3g}: {found}, and a parabola needs 3")
+            skipped.append(f"{model} at C={budget:.3g}: {found}, and a curve needs 3")
             continue
         sizes = runs[x].to_numpy(dtype=np.float64)
         losses = runs["loss"].to_numpy(dtype=np.float64)
@@ -144,124 +114,79 @@ def _points(
             if name != x and name in runs and runs[name].notna().all()
         }
         u, losses = np.log(sizes)[keep], losses[keep]
-        parabola = fit_parabola(u, losses)
-        scatter = parabola.residuals
-        if method == "akima":  # it follows what a parabola misses, except near the best
-            near = nearest(u, losses, _LOCAL)
-            scatter = fit_parabola(u[near], losses[near]).residuals
         points.append(
-            _Points(
+            Points(
                 model=str(model),
                 budget=float(budget),  # type: ignore[arg-type]
                 u=u,
                 losses=losses,
                 others=others,
-                parabola=parabola,
-                scatter=scatter,
             )
         )
     return points, skipped
 
 
-def _noise_of(points: Sequence[_Points], given: float | None) -> list[_Noise]:
-    """Of each curve of a model: its own scatter, or of few points all the model's."""
-    if given is not None:
-        return [_Noise(given, _KNOWN)] * len(points)
-    squares = [float(p.scatter @ p.scatter) for p in points]
-    free = [len(p.scatter) - 3 for p in points]
-    total = sum(free)
-    pooled = _Noise(float(np.sqrt(sum(squares) / total)) if total else float("nan"), total)
-    return [
-        _Noise(float(np.sqrt(q / f)), f) if f >= _OWN_DOF else pooled
-        for q, f in zip(squares, free, strict=True)
+def _curve(
+    found: Minimum, x: str, method: Method, found_off: Sequence[tuple[Flag, str]]
+) -> IsoFLOPCurve:
+    p, shape = found.points, found.shape
+    flagged = check_minimum(p.u, p.losses, shape, found.u_opt, method, found.u_interval, found_off)
+    inside = bool(p.u[0] <= found.u_opt <= p.u[-1])
+    place = np.array([found.u_opt if inside else np.nan])
+    return IsoFLOPCurve(
+        model=p.model,
+        budget=p.budget,
+        x_name=x,
+        method=method,
+        n_points=len(p.u),
+        sizes=tuple(np.exp(p.u).tolist()),
+        losses=tuple(p.losses.tolist()),
+        x_opt=float(np.exp(found.u_opt)),
+        x_interval=(float(np.exp(found.u_interval[0])), float(np.exp(found.u_interval[1]))),
+        loss_opt=float(found.loss_opt),
+        loss_interval=found.loss_interval,
+        inside=inside and not found.at_end,
+        at_optimum={
+            name: float(np.exp(_along(p.u, values, place)[0])) for name, values in p.others.items()
+        },
+        centre=shape.centre,
+        a=shape.a,
+        slope=shape.slope,
+        level=shape.level,
+        alpha=shape.alpha,
+        beta=shape.beta,
+        rmse=shape.rmse,
+        noise=found.noise.sd,
+        dof=found.noise.dof,
+        unscaled=tuple(tuple(row) for row in shape.unscaled.tolist()),
+        draws=found.slice_draws,
+        flags=tuple(flag for flag, _ in flagged),
+        status=FitStatus.WARNING if flagged else FitStatus.CONVERGED,
+        warnings=tuple(text for _, text in flagged),
+    )
+
+
+def _found_off(minima: Minima, method: Method, noise: float | None) -> list[list[tuple[Flag, str]]]:
+    """What each curve's points say of it beside the noise."""
+    if method == "akima":  # it goes through them
+        return [[] for _ in minima.found]
+    off = [
+        [(Flag.MISFIT, text)] if text else []
+        for text in off_curves([m.shape for m in minima.found], noise)
     ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Minimum:
-    """A curve's minimum with its draws; u and losses on the log and plain scale."""
-
-    points: _Points
-    u_opt: float
-    loss_opt: float
-    at_end: bool
-    noise: _Noise
-    u_interval: tuple[float, float]
-    loss_interval: tuple[float, float]
-    draws: Mapping[str, tuple[Array, Array]]
-
-    @staticmethod
-    def of(
-        points: _Points, method: Method, noise: _Noise, n_draws: int, rng: np.random.Generator
-    ) -> "_Minimum":
-        u, losses, parabola = points.u, points.losses, points.parabola
-        if method == "akima":
-            place, value, end = akima_minimum(u, losses[None])
-            u_opt, loss_opt, at_end = float(place[0]), float(value[0]), bool(end[0])
-        else:
-            u_opt, loss_opt, at_end = parabola.u_opt, parabola.loss_opt, False
-        draws = {"case": resampled_minima(u, losses, method, n_draws, rng)}
-        if np.isfinite(noise.sd):
-            draws["noise"] = redrawn_minima(u, losses, method, noise.sd, n_draws, rng)
-        sd, t = noise.sd, t_quantile(noise.dof, 0.95)
-        if method == "akima":
-            own = np.random.default_rng(int(rng.integers(2**32)))
-            u_interval, loss_interval = akima_intervals(u, losses, sd, t, n_draws, own)
-        else:
-            u_interval = parabola.u_interval(sd, t)
-            loss_interval = parabola.loss_interval(sd, t)
-        return _Minimum(
-            points=points,
-            u_opt=u_opt,
-            loss_opt=loss_opt,
-            at_end=at_end,
-            noise=noise,
-            u_interval=u_interval,
-            loss_interval=loss_interval,
-            draws=draws,
-        )
-
-    def curve(self, x: str, method: Method) -> IsoFLOPCurve:
-        p, parabola = self.points, self.points.parabola
-        flagged = check_minimum(p.u, p.losses, parabola, self.u_opt, method, self.u_interval)
-        return IsoFLOPCurve(
-            model=p.model,
-            budget=p.budget,
-            x_name=x,
-            method=method,
-            n_points=len(p.u),
-            sizes=tuple(np.exp(p.u).tolist()),
-            losses=tuple(p.losses.tolist()),
-            x_opt=float(np.exp(self.u_opt)),
-            x_interval=(float(np.exp(self.u_interval[0])), float(np.exp(self.u_interval[1]))),
-            loss_opt=float(self.loss_opt),
-            loss_interval=self.loss_interval,
-            inside=bool(p.u[0] <= self.u_opt <= p.u[-1]) and not self.at_end,
-            at_optimum={
-                name: float(np.exp(_along(p.u, values, np.array([self.u_opt]))[0]))
-                for name, values in p.others.items()
-            },
-            centre=parabola.centre,
-            a=parabola.a,
-            slope=parabola.slope,
-            level=parabola.level,
-            rmse=parabola.rmse,
-            noise=self.noise.sd,
-            dof=self.noise.dof,
-            unscaled=tuple(tuple(row) for row in parabola.unscaled.tolist()),
-            flags=tuple(flag for flag, _ in flagged),
-            status=FitStatus.WARNING if flagged else FitStatus.CONVERGED,
-            warnings=tuple(text for _, text in flagged),
-        )
+    if minima.slice_squares is not None:
+        skewed = too_skewed(minima.parabolas, minima.slice_squares, noise)
+        off = [[*own, (Flag.SKEWED, skewed)] for own in off] if skewed else off
+    return off
 
 
 def _along(u: Array, values: Array, u_opt: Array) -> Array:
-    """Another size at u_opt, both logarithms: linear between the runs, nan outside them."""
-    inside = (u_opt >= u[0]) & (u_opt <= u[-1])
-    return np.where(inside, np.interp(u_opt, u, values), np.nan)
+    """Another size at u_opt, both logarithms: linear between the runs, and on beyond them."""
+    k = np.clip(np.searchsorted(u, u_opt) - 1, 0, len(u) - 2)
+    return values[k] + (values[k + 1] - values[k]) / (u[k + 1] - u[k]) * (u_opt - u[k])
 
 
-def _optima(found: Sequence[_Minimum], curves: Sequence[IsoFLOPCurve], x: str) -> Optima:
+def _optima(found: Sequence[Minimum], curves: Sequence[IsoFLOPCurve], x: str) -> Optima:
     """What the laws are fitted to: the size, the others along the curves, and the loss."""
     names = [name for name in X_NAMES if all(name == x or name in c.at_optimum for c in curves)]
     at = {
@@ -269,22 +194,45 @@ def _optima(found: Sequence[_Minimum], curves: Sequence[IsoFLOPCurve], x: str) -
         for name in names
     }
     at[LOSS] = np.array([c.loss_opt for c in curves])
-    draws: dict[str, dict[str, Array]] = {}
-    hows = [how for how in ("noise", "case") if found and all(how in m.draws for m in found)]
-    for how in hows:
-        places = [m.draws[how][0] for m in found]
-        draws[how] = {
-            name: np.exp(
-                np.stack(
-                    [
-                        u if name == x else _along(m.points.u, m.points.others[name], u)
-                        for m, u in zip(found, places, strict=True)
-                    ],
-                    axis=1,
-                )
+    draws = {
+        how: _of_draws([m.draws[how] for m in found], found, names, x)
+        for how in ("noise", "case")
+        if found and all(how in m.draws for m in found)
+    }
+    shared = [m.common for m in found if m.common is not None]
+    common = _of_draws(shared, found, names, x) if found and len(shared) == len(found) else {}
+    return Optima(
+        budgets=np.array([c.budget for c in curves]),
+        at=at,
+        draws=draws,
+        common={name: _covariance(np.log(values)) for name, values in common.items()},
+    )
+
+
+def _of_draws(
+    minima: Sequence[tuple[Array, Array]],
+    found: Sequence[Minimum],
+    names: Sequence[str],
+    x: str,
+) -> dict[str, Array]:
+    """Name -> (S, n_budgets), from minima (S,) of u and of losses for each budget."""
+    drawn = {
+        name: np.exp(
+            np.stack(
+                [
+                    u if name == x else _along(m.points.u, m.points.others[name], u)
+                    for m, (u, _) in zip(found, minima, strict=True)
+                ],
+                axis=1,
             )
-            for name in names
-        }
-        draws[how][LOSS] = np.stack([m.draws[how][1] for m in found], axis=1)
-    budgets = np.array([c.budget for c in curves])
-    return Optima(budgets=budgets, at=at, draws=draws)
+        )
+        for name in names
+    }
+    return {**drawn, LOSS: np.stack([losses for _, losses in minima], axis=1)}
+
+
+def _covariance(values: Array) -> Array:
+    """Between the columns of values (S, n), over the rows that are whole; 0 without two."""
+    whole = values[np.isfinite(values).all(axis=1)]
+    n = values.shape[1]
+    return np.cov(whole, rowvar=False).reshape(n, n) if len(whole) > 1 else np.zeros((n, n))

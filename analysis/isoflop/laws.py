@@ -1,7 +1,7 @@
 """From the minima of isoFLOP curves to power laws of compute, with intervals made four ways."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,12 +32,14 @@ class Optima:
     """The minima of one model that a law is fitted to, in order of budget.
 
     at: name -> (n_budgets,), e.g. n_params, n_tokens, loss; draws: "noise" or "case" -> name ->
-    (n_draws, n_budgets), nan where a draw had no minimum.
+    (n_draws, n_budgets), nan where a draw had no minimum; common: name -> covariance of the
+    logarithms (n_budgets, n_budgets) of the error that the budgets share, if they share any.
     """
 
     budgets: Array
     at: Mapping[str, Array]
     draws: Mapping[str, Mapping[str, Array]]
+    common: Mapping[str, Array] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -46,8 +48,9 @@ class ModelLaws(Result):
 
     laws: by name of y (n_params, n_tokens, ..., loss); loss has a floor, L* = E + A C^-alpha,
     where there are four budgets or more. exponents: name -> how -> interval at 95 %, how being
-    "t" (scatter about the law, the default of conf_int), "noise" (of the losses), "case" (runs
-    drawn again within each budget), "jackknife" (budgets left out in turn).
+    "t" (scatter about the law, and what skewed curves share; the default of conf_int), "noise" (of
+    the losses), "case" (runs drawn again within each budget; not of slices), "jackknife" (budgets
+    left out in turn).
     """
 
     model: str
@@ -125,10 +128,11 @@ def fit_laws(
     said: dict[str, list[str]] = {}  # each warning once, with the laws that it is of
     exponents: dict[str, Mapping[str, Estimate]] = {}
     for name, values in optima.at.items():
+        common = optima.common.get(name)
         if name == LOSS and n >= 4:
-            law: PowerLaw | FrontierFit = fit_frontier(optima.budgets, values)
+            law: PowerLaw | FrontierFit = fit_frontier(optima.budgets, values, common=common)
         else:
-            law = fit_power_law(optima.budgets, values, y_name=name)
+            law = fit_power_law(optima.budgets, values, y_name=name, common=common)
         laws[name] = law
         exponents[name] = _intervals(name, law, optima)
         for text in law.warnings:

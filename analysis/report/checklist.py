@@ -46,7 +46,11 @@ def _form(
 ) -> Topics:
     forms = []
     if isoflop is not None:
-        how = "parabola in ln" if isoflop.method == "parabola" else "Akima interpolation in ln-ln"
+        how = {
+            "slice": "skewed curve (E + A/N^alpha + B/D^beta at equal compute) in ln",
+            "parabola": "parabola in ln",
+            "akima": "Akima interpolation in ln-ln",
+        }[isoflop.method]
         forms.append(f"isoFLOP: {how} {isoflop.x_name} at each budget, then power laws of compute")
     forms += list(dict.fromkeys(fit.form for fit in parametric))
     forms += list(dict.fromkeys(f.form for c in experts for f in c.fits))

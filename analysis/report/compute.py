@@ -48,7 +48,7 @@ def isoflop_section(study: Study) -> Draft | None:
             make=partial(figures.draw_isoflop, study.table, fit, together=True),
         ),
     ]
-    if fit.method == "parabola":  # interpolation has no residuals
+    if fit.method != "akima":  # interpolation has no residuals
         parts.append(
             Plot(
                 name="residuals_isoflop",

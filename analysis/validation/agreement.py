@@ -1,5 +1,6 @@
 """The approaches to a compute-optimal size side by side, on one table."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from analysis.fits import TableFits
 from analysis.fitting.power_law import fit_power_law
 from analysis.fitting.results import Result
 from analysis.fitting.status import FitError, FitStatus, status_of
-from analysis.fitting.text import pluralize
+from analysis.fitting.text import join_first, pluralize
 from analysis.isoflop.curves import IsoFLOPFit
 from analysis.isoflop.fit import X_NAMES
 from analysis.isoflop.minima import Method
@@ -21,6 +22,7 @@ _COLUMNS = (
     "model", "approach", "a", "a_lower", "a_upper", "size", "size_lower", "size_upper",
     "tokens", "loss", "status", "note",
 )  # fmt: skip
+_SLICE = "2 (slice)"
 _LOOSE = 0.2  # spread of C/(N D) above which C = kND is a poor stand-in
 
 
@@ -62,12 +64,12 @@ def compare_approaches(
     noise: float | None = None,
     seed: int = 0,
 ) -> Agreement:
-    """Approach 1 (best run of a budget), 2 by parabola and by Akima, 3 (parametric), each model.
+    """Approaches 1 (best run of a budget), 2 (slice, parabola, Akima), 3 (parametric), each model.
 
-    What can't be fitted is a row that says why. Exponents whose intervals do not meet are in the
-    warnings. x: n_params, n_active_params or n_non_embedding_params. n_nearest and noise are
-    fit_isoflop's, for approach 2. Raises ValueError for another x, FitError if there is one budget
-    only.
+    What can't be fitted is a row that says why. Exponents, and sizes at the largest budget, whose
+    intervals do not meet are in the warnings. x: n_params, n_active_params or
+    n_non_embedding_params. n_nearest and noise are fit_isoflop's, for approach 2. Raises ValueError
+    for another x, FitError if there is one budget only.
     """
     return agreement_of(TableFits(table, n_nearest=n_nearest, noise=noise, seed=seed), x)
 
@@ -95,6 +97,7 @@ def agreement_of(fits: TableFits, x: str) -> Agreement:
         own = done[done["series"] == model]
         makers = (
             ("1 (best run)", lambda own=own: _of_best_runs(own, x, top)),
+            (_SLICE, lambda model=model: minima(model, "slice")),
             ("2 (parabola)", lambda model=model: minima(model, "parabola")),
             ("2 (akima)", lambda model=model: minima(model, "akima")),
             (
@@ -108,7 +111,7 @@ def agreement_of(fits: TableFits, x: str) -> Agreement:
             except (FitError, ValueError) as error:
                 found = {"status": "no fit", "note": str(error)}
             rows.append({"model": model, "approach": approach, **found})
-    return Agreement(x_name=x, budget=top, rows=tuple(rows), warnings=tuple(_disputes(rows)))
+    return Agreement(x_name=x, budget=top, rows=tuple(rows), warnings=tuple(_disputes(rows, x)))
 
 
 def best_runs(table: pd.DataFrame, x: str) -> pd.DataFrame:
@@ -200,16 +203,30 @@ def flops_per_param_token(cells: pd.DataFrame, x: str) -> tuple[float, float]:
     return middle, float(max(k.max() / middle, middle / k.min()) - 1)
 
 
-def _disputes(rows: list[dict[str, Any]]) -> list[str]:
+def _disputes(rows: list[dict[str, Any]], x: str) -> list[str]:
+    """Exponents of any two approaches, and sizes beside the slices', beyond their intervals."""
     found = []
     for i, one in enumerate(rows):
         for two in rows[i + 1 :]:
-            if one["model"] != two["model"] or "a" not in one or "a" not in two:
-                continue
-            apart = one["a_lower"] > two["a_upper"] or two["a_lower"] > one["a_upper"]
-            if apart:
+            if _apart(one, two, "a"):
                 found.append(
                     f"{one['model']}: approaches {one['approach']} and {two['approach']} disagree "
                     f"on a beyond their intervals, {one['a']:.3f} and {two['a']:.3f}"
                 )
+    for own in (row for row in rows if row["approach"] == _SLICE and "size" in row):
+        apart = [row for row in rows if _apart(own, row, "size")]
+        if apart:
+            names = join_first([f"{row['approach']} {row['size']:.3g}" for row in apart])
+            found.append(
+                f"{own['model']}: the best {x} is {own['size']:.3g} by approach {_SLICE}, and "
+                f"beyond the intervals by {names}"
+            )
     return found
+
+
+def _apart(one: Mapping[str, Any], two: Mapping[str, Any], name: str) -> bool:
+    """Whether two approaches to one model have intervals that do not meet."""
+    if one["model"] != two["model"] or name not in one or name not in two:
+        return False
+    low, high = f"{name}_lower", f"{name}_upper"
+    return bool(one[low] > two[high] or two[low] > one[high])

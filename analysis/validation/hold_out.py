@@ -61,7 +61,7 @@ def hold_out_budgets(
     n_held: int | None = None,
     *,
     x: str = "n_params",
-    method: Method = "parabola",
+    method: Method = "slice",
     n_nearest: int | None = None,
 ) -> HoldOut:
     """Fits approaches 2 and 3 without the n_held largest budgets (default: half) and predicts them.
@@ -123,7 +123,7 @@ def _isoflop_rows(
     n_nearest: int | None,
     said: list[str],
 ) -> Rows:
-    n_draws = _DRAWS if method == "akima" else 0  # a parabola's intervals need none
+    n_draws = 0 if method == "parabola" else _DRAWS  # whose intervals need none
     fitted = fit_isoflop(small, x, method, n_nearest, n_draws=n_draws)
     measured = fit_isoflop(large, x, method, n_nearest, n_draws=n_draws)
     if not fitted.laws:

@@ -297,8 +297,8 @@ isoflop nothing -> no record.json below nothing
 isoflop names.csv -> if a model's name is of one run, --series none makes all runs one curve
 isoflop counted.csv -> if each run counted its own budget, --budget-digits 1 rounds them
 isoflop good.csv --budget-digits 0 -> --budget-digits 0 must be 1 to 6
-isoflop one.csv -> no curve to fit: dense at C=6e+12: 1 size, and a parabola needs 3
-isoflop two.csv -> no curve to fit: dense at C=6e+12: 2 sizes, and a parabola needs 3
+isoflop one.csv -> no curve to fit: dense at C=6e+12: 1 size, and a curve needs 3
+isoflop two.csv -> no curve to fit: dense at C=6e+12: 2 sizes, and a curve needs 3
 parametric one.csv -> no model could be fitted: dense: 1 distinct
 experts one.csv -> no form to compare: loglinear: dense: 1 runs
 differences one.csv -> no setting was run with two seeds or more

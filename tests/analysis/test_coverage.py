@@ -69,7 +69,7 @@ def isoflops():
     """100 models of 5 budgets and 7 sizes, 0.01 nats of noise about true parabolas."""
     clean = moving()
     models = [noisy(clean, 0.01, seed).assign(series=f"m{seed}") for seed in range(REPEATS)]
-    fit = fit_isoflop(joined(*models), n_draws=0)
+    fit = fit_isoflop(joined(*models), method="parabola", n_draws=0)
     hits = [
         {
             "exponent": holds(law.exponents["n_params"]["t"], 0.5),

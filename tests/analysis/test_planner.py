@@ -32,7 +32,9 @@ EXPERTS = [1, 2, 4, 8, 16, 32, 64, 128, 256]
 
 @pytest.fixture(scope="module")
 def runs():
-    return simulate_isoflop(SURFACE, BUDGETS, 9, span=8.0, noise=0.003)
+    return simulate_isoflop(
+        SURFACE, BUDGETS, 9, span=8.0, noise=0.003, seed=1
+    )  # no outlier by chance
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +111,7 @@ def test_a_plan_near_the_runs_is_near_the_truth(curves):
 @pytest.mark.slow
 def test_a_parabola_in_tokens_plans_too_few_of_them():
     runs = simulate_isoflop(SURFACE, BUDGETS, 15, span=16.0)
-    found = plan(1e24, fit_isoflop(runs, "n_tokens", n_draws=0))
+    found = plan(1e24, fit_isoflop(runs, "n_tokens", "parabola", n_draws=0))
     truth = float(SURFACE.optimum(1e24)[1])
     assert found.values["n_tokens"].value / truth - 1 == pytest.approx(-0.051, abs=5e-4)
     assert found.status is FitStatus.WARNING

@@ -182,7 +182,7 @@ def test_parts_are_those_that_each_module_makes(table):
         same = fit_parametric(own["n_params"], own["n_tokens"], own["loss"], n_draws=20)
         assert fit.params == pytest.approx(same.params, rel=1e-6)
     assert found.agreement.budget == BUDGETS[-1]
-    assert len(found.agreement.rows) == 3 * 4
+    assert len(found.agreement.rows) == 3 * 5
     assert set(why(found)) == {"differences beside the noise of seeds"}  # no seeds
     assert set(dumped(found)) >= {
         "isoflop", "agreement", "hold_out", "parametric", "experts", "multipliers", "size_slopes",

@@ -195,7 +195,7 @@ def p7():
 
 @pytest.mark.slow
 def test_a_parabola_is_biased_by_what_is_published(p7):
-    law = fit_isoflop(p7, "n_tokens", n_draws=0).law().laws["n_tokens"]
+    law = fit_isoflop(p7, "n_tokens", "parabola", n_draws=0).law().laws["n_tokens"]
     assert law.exponent == pytest.approx(0.548387, abs=5e-7)
     assert math.log10(law.coefficient) == pytest.approx(-0.578092, abs=5e-7)
     truth = float(ChinchillaSurface().optimum(1e24)[1])
@@ -216,7 +216,7 @@ def test_a_narrower_span_has_less_bias():
     off = []
     for span in (2.0, 4.0, 16.0):
         table = simulate_isoflop(ChinchillaSurface(), BUDGETS, 15, span=span)
-        law = fit_isoflop(table, "n_tokens", n_draws=0).law().laws["n_tokens"]
+        law = fit_isoflop(table, "n_tokens", "parabola", n_draws=0).law().laws["n_tokens"]
         off.append(abs(float(law.predict(1e24).value[0]) / truth - 1))
     assert off[0] < off[1] < off[2]
     # The parabola leaves out a cubic, whose pull grows as the square of the span's logarithm
@@ -267,7 +267,7 @@ class OtherWayRound:
 def test_the_fast_path_is_fit_isoflop(surface, noise, n_sizes, seed):
     table = simulate_isoflop(surface, BUDGETS, n_sizes, span=4.0, noise=noise, seed=seed)
     fast = synthetic._law_of_minima(surface, BUDGETS, n_sizes, 4.0, noise, OtherWayRound(seed))
-    fit = fit_isoflop(table, n_draws=0)
+    fit = fit_isoflop(table, method="parabola", n_draws=0)
     n_inside = sum(curve.inside for curve in fit.curves)
     if n_inside < 3:
         assert fast is None
@@ -283,7 +283,9 @@ def test_the_fast_path_is_fit_isoflop(surface, noise, n_sizes, seed):
 def test_some_of_those_curves_had_no_minimum_inside():
     # else the test above says nothing of what is left out
     table = simulate_isoflop(SURFACES[0], BUDGETS, 9, span=4.0, noise=0.2, seed=0)
-    assert not all(curve.inside for curve in fit_isoflop(table, n_draws=0).curves)
+    assert not all(
+        curve.inside for curve in fit_isoflop(table, method="parabola", n_draws=0).curves
+    )
 
 
 class Law:

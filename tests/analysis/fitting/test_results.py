@@ -243,7 +243,7 @@ def test_a_fit_has_the_face_of_fits(kind):
 
 def test_a_curve_s_errors_are_those_of_its_regression():
     """Standard errors and the interval of the curve against numpy's covariance of a parabola."""
-    curve = results()[analysis.IsoFLOPCurve]
+    curve = fit_isoflop(table(), method="parabola", n_draws=20).curves[0]
     u, losses = np.log(curve.sizes), np.array(curve.losses)
     middle = u.mean()
     theta, unscaled = np.polyfit(u - middle, losses, 2, cov="unscaled")

@@ -19,7 +19,7 @@ from analysis.validation.agreement import compare_approaches, flops_per_param_to
 
 SURFACE = ChinchillaSurface()
 BUDGETS = np.geomspace(1e17, 1e21, 5)
-APPROACHES = ["1 (best run)", "2 (parabola)", "2 (akima)", "3 (parametric)"]
+APPROACHES = ["1 (best run)", "2 (slice)", "2 (parabola)", "2 (akima)", "3 (parametric)"]
 
 
 def fewer_draws(monkeypatch):
@@ -110,13 +110,18 @@ def test_all_agree_on_a_known_law():
     assert list(frame.index) == APPROACHES
     # Curves of one shape at each budget: whatever finds their minima, all grow alike
     assert frame["a"].to_numpy() == pytest.approx(SURFACE.exponent, rel=1e-6)
-    assert found.warnings == ()
     N, D = SURFACE.optimum(1e21)
+    assert found.warnings == (
+        f"dense: the best n_params is {N:.3g} by approach 2 (slice), and beyond the intervals by "
+        f"2 (parabola) {frame.loc['2 (parabola)', 'size']:.3g}, "
+        f"2 (akima) {frame.loc['2 (akima)', 'size']:.3g}",
+    )
     # A parabola over 1/8 to 8 times the optimum is off by 3.2 %, Akima by 1 %, a step of its grid
     assert frame["size"].to_numpy() == pytest.approx(float(N), rel=0.033)
     assert frame["tokens"].to_numpy() == pytest.approx(float(D), rel=0.033)
     assert frame["loss"].to_numpy() == pytest.approx(float(SURFACE.loss(N, D)), rel=1e-3)
-    assert frame.loc["3 (parametric)", "size"] == pytest.approx(float(N), rel=1e-6)
+    for exact in ("2 (slice)", "3 (parametric)"):
+        assert frame.loc[exact, "size"] == pytest.approx(float(N), rel=1e-6)
 
 
 @pytest.mark.slow
@@ -153,7 +158,11 @@ def test_each_row_is_that_approach_s_fit():
 def test_the_window_and_noise_are_those_of_the_curves_on_the_same_page():
     table = runs(noise=0.005)
     frame = rows(compare_approaches(table, n_nearest=5, noise=0.01))
-    law = fit_isoflop(table, n_nearest=5, noise=0.01, n_draws=0).law().laws["n_params"]
+    law = (
+        fit_isoflop(table, n_nearest=5, noise=0.01, method="parabola", n_draws=0)
+        .law()
+        .laws["n_params"]
+    )
     assert frame.loc["2 (parabola)", "a"] == pytest.approx(law.exponent)
     assert frame.loc["2 (parabola)", "a"] != rows(compare_approaches(table))["a"]["2 (parabola)"]
 
@@ -230,7 +239,7 @@ def test_exponents_whose_intervals_do_not_meet_are_reported():
 @pytest.mark.parametrize("seed", range(5))
 def test_noise_is_no_dispute(seed):
     frame = rows(compare_approaches(runs(noise=0.01, seed=seed), seed=seed))
-    fitted = frame.loc[["2 (parabola)", "2 (akima)", "3 (parametric)"]]
+    fitted = frame.loc[APPROACHES[1:]]
     assert fitted["a_lower"].max() <= fitted["a_upper"].min()
 
 
@@ -240,9 +249,12 @@ def test_models_do_not_dispute_with_each_other():
     moe = simulate_isoflop(ChinchillaSurface(alpha=0.5), BUDGETS, 9, span=8.0)
     moe = moe.assign(model="moe", series="moe", run_id=None)
     found = compare_approaches(pd.concat([dense, moe], ignore_index=True))
-    assert [row["model"] for row in found.rows] == ["dense"] * 4 + ["moe"] * 4
+    assert [row["model"] for row in found.rows] == ["dense"] * 5 + ["moe"] * 5
     assert rows(found, "moe")["a"].to_numpy() == pytest.approx(0.28 / 0.78, rel=1e-6)
-    assert found.warnings == ()
+    assert [text.partition(" by approach")[0] for text in found.warnings] == [
+        f"{model}: the best n_params is {rows(found, model).loc['2 (slice)', 'size']:.3g}"
+        for model in ("dense", "moe")
+    ]
 
 
 # What can't be fitted
@@ -254,7 +266,7 @@ def test_without_tokens_a_row_says_why():
     assert frame.loc["3 (parametric)", "status"] == "no fit"
     assert frame.loc["3 (parametric)", "note"].startswith("the surface needs n_tokens")
     assert math.isnan(frame.loc["3 (parametric)", "a"])
-    for approach in APPROACHES[:3]:
+    for approach in APPROACHES[:4]:
         assert frame.loc[approach, "a"] == pytest.approx(SURFACE.exponent, rel=1e-6)
         assert math.isnan(frame.loc[approach, "tokens"])
 
@@ -322,7 +334,7 @@ def test_a_model_without_the_largest_budget_is_compared_all_the_same():
     assert frame.loc["1 (best run)", "loss"] == last["loss"].min()
     assert "at C=1e+20, the largest that this model has" in frame.loc["1 (best run)", "note"]
     at = found.budget  # the laws' are at the table's largest
-    best = fit_isoflop(early, n_draws=0).law().laws["n_params"].predict(at)
+    best = fit_isoflop(early, method="parabola", n_draws=0).law().laws["n_params"].predict(at)
     assert at == 1e21
     assert frame.loc["2 (parabola)", "size"] == pytest.approx(float(best.value[0]))
 

@@ -81,7 +81,7 @@ def test_porian_s_frontier_by_hand(published):
 @pytest.mark.slow
 def test_ten_per_cent_off_is_drift_wherever_it_starts(published):
     # By parabolas the error goes from +0.2 % steadily down to -9.8 %
-    found = hold_out_budgets(load_table(published("porian_rw_tuned_121.csv")))
+    found = hold_out_budgets(load_table(published("porian_rw_tuned_121.csv")), method="parabola")
     off = errors(found, "2 (parabola)", "loss*").to_numpy()
     assert np.all(np.diff(off) < 0)
     assert off[-1] < -0.09
@@ -93,9 +93,9 @@ def test_the_warnings_of_a_law_that_predicts_are_reported(published):
     # Both laws of these six budgets stop at a bound: no floor, and no surface of this form
     table = load_table(published("porian_rw_tuned_121.csv"))
     small = table[table["budget"] < 5e17]
-    law = fit_isoflop(small, n_draws=0).law()
+    law = fit_isoflop(small, method="parabola", n_draws=0).law()
     assert law.warnings
-    text = "; ".join(hold_out_budgets(table).warnings)
+    text = "; ".join(hold_out_budgets(table, method="parabola").warnings)
     assert all(warning.partition(": ")[2] in text for warning in law.warnings)
 
 
@@ -202,13 +202,13 @@ def test_the_rule_of_drift(errors, p_value, said):
 @pytest.mark.slow
 def test_rows_by_hand():
     table = runs(6, noise=0.003)
-    found = hold_out_budgets(table, 2).to_frame()
+    found = hold_out_budgets(table, 2, method="parabola").to_frame()
     small, large = table[table["budget"] < BUDGETS[4]], table[table["budget"] >= BUDGETS[4]]
-    laws = fit_isoflop(small, n_draws=0).law().laws
+    laws = fit_isoflop(small, method="parabola", n_draws=0).law().laws
     fit = fit_parametric(small["n_params"], small["n_tokens"], small["loss"], n_draws=0)
     for budget, curve in large.groupby("budget"):
         best = curve.loc[curve["loss"].idxmin()]
-        (minimum,) = fit_isoflop(curve, n_draws=0).curves
+        (minimum,) = fit_isoflop(curve, method="parabola", n_draws=0).curves
         expected = {
             "n_params*": (laws["n_params"].predict(budget), minimum.x_opt),
             "loss*": (laws["loss"].predict(budget), minimum.loss_opt),
@@ -243,7 +243,7 @@ def test_the_best_run_s_interval_is_of_a_run_that_was_picked():
     fit = fit_parametric(small["n_params"], small["n_tokens"], small["loss"], n_draws=20)
     sd = fit.rmse * math.sqrt(28 / 23)  # 28 runs, 5 parameters
     t = stats.t.ppf([1 - 0.025 / 7, 0.975], 23)  # the luckiest of 7
-    found = hold_out_budgets(table, 2).to_frame()
+    found = hold_out_budgets(table, 2, method="parabola").to_frame()
     for row in found[found["quantity"] == "best run's loss"].to_dict("records"):
         best = table.loc[table["loss"] == row["measured"]]
         law = fit.predict(best["n_params"], best["n_tokens"])
@@ -340,7 +340,7 @@ def test_a_model_without_small_budgets_is_named():
 @pytest.mark.slow
 def test_an_approach_that_can_not_be_is_named():
     found = hold_out_budgets(runs(6).assign(n_tokens=np.nan))
-    assert set(found.to_frame()["approach"]) == {"2 (parabola)"}
+    assert set(found.to_frame()["approach"]) == {"2 (slice)"}
     assert any(text.startswith("dense, approach 3: n_tokens") for text in found.warnings)
     upside_down = runs(6).assign(n_tokens=np.nan)
     upside_down["loss"] = 8 - upside_down["loss"]
@@ -356,7 +356,7 @@ def test_a_held_out_minimum_outside_its_sizes_is_reported():
     best = SURFACE.optimum(table["budget"])[0]
     large_only = (table["budget"] > BUDGETS[3]) & (table["n_params"] < 1.2 * best)
     found = hold_out_budgets(table[~large_only], 2)
-    assert "2 (parabola)" not in set(found.to_frame()["approach"])
+    assert "2 (slice)" not in set(found.to_frame()["approach"])
     said = [text for text in found.warnings if "has no minimum to compare with" in text]
     assert len(said) == 2
     assert all(text.startswith("dense, approach 2: held out, C=") for text in said)
@@ -411,6 +411,6 @@ def test_a_table_by_hand_will_do():
         }
     )
     found = hold_out_budgets(check_table(frame))
-    assert set(found.to_frame()["approach"]) == {"2 (parabola)"}
+    assert set(found.to_frame()["approach"]) == {"2 (slice)"}
     # The same size is best at every budget
     assert errors(found, "2", "n_params*").tolist() == pytest.approx([0], abs=1e-9)

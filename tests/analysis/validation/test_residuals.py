@@ -65,7 +65,7 @@ def matched(residuals, table, keys=("budget", "n_params")):
 @pytest.mark.parametrize("x", ["n_params", "n_tokens"])
 def test_nothing_is_left_of_a_parabola(x):
     table = parabolas()
-    found = residuals_of(fit_isoflop(table, x, n_draws=0), table)
+    found = residuals_of(fit_isoflop(table, x, "parabola", n_draws=0), table)
     assert len(found) == len(table)
     assert found["residual"].abs().max() < 1e-12
 
@@ -124,7 +124,7 @@ def test_they_are_ln_measured_less_ln_fitted(table, surface):
 
 @pytest.mark.slow
 def test_a_curve_s_are_about_the_curve(table):
-    fit = fit_isoflop(table, n_draws=0)
+    fit = fit_isoflop(table, method="parabola", n_draws=0)
     found = matched(residuals_of(fit, table), table)
     for curve in fit.curves:
         own = found[found["budget"] == curve.budget].sort_values("n_params")
@@ -134,7 +134,7 @@ def test_a_curve_s_are_about_the_curve(table):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["parabola", "akima"])
+@pytest.mark.parametrize("method", ["slice", "parabola", "akima"])
 def test_a_run_keeps_its_own_in_any_order(table, surface, method):
     noisy = simulate_isoflop(ChinchillaSurface(), BUDGETS, 7, span=8.0, noise=0.02)
     shuffled = noisy.sample(frac=1, random_state=0)
@@ -185,7 +185,7 @@ def test_a_curve_s_are_of_the_best_run_of_each_cell():
     table = parabolas(lr=1e-3)
     worse = table.assign(lr=2e-3, loss=table["loss"] + 1, run_id=None)
     both = pd.concat([worse, table], ignore_index=True)
-    found = residuals_of(fit_isoflop(both, n_draws=0), both)
+    found = residuals_of(fit_isoflop(both, method="parabola", n_draws=0), both)
     assert len(found) == len(table)
     assert found["residual"].abs().max() < 1e-12
 
@@ -194,7 +194,7 @@ def test_a_curve_s_are_of_the_best_run_of_each_cell():
 @pytest.mark.parametrize("n_nearest", [3, 5])
 def test_sizes_that_were_not_fitted_are_left_out(n_nearest):
     table = parabolas()
-    fit = fit_isoflop(table, n_nearest=n_nearest, n_draws=0)
+    fit = fit_isoflop(table, method="parabola", n_nearest=n_nearest, n_draws=0)
     found = residuals_of(fit, table)
     assert found.groupby("budget").size().tolist() == [n_nearest] * 2
     sizes = sorted(set(found["n_params"]))
@@ -206,10 +206,10 @@ def test_models_are_distinguished():
     dense = parabolas(model="dense")
     moe = parabolas(model="moe").assign(loss=lambda t: t["loss"] - 0.5)
     both = pd.concat([dense, moe], ignore_index=True)
-    found = residuals_of(fit_isoflop(both, n_draws=0), both)
+    found = residuals_of(fit_isoflop(both, method="parabola", n_draws=0), both)
     assert found["series"].value_counts().to_dict() == {"dense": 14, "moe": 14}
     assert found["residual"].abs().max() < 1e-12
-    only = residuals_of(fit_isoflop(dense, n_draws=0), both)
+    only = residuals_of(fit_isoflop(dense, method="parabola", n_draws=0), both)
     assert set(only["series"]) == {"dense"}
 
 

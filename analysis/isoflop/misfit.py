@@ -1,0 +1,61 @@
+"""Whether the points of a model's curves are farther off them than noise explains."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+from analysis.isoflop.shape import FittedShape
+
+_CHANCE = 1e-3  # of a warning about any curve of a model that only noise is about
+_SKEWED = 0.01  # the same of its parabolas together
+_LEAST = 3  # degrees of freedom of what is compared with
+_ROUNDING = 1e-6  # nats: scatter below it is no noise
+
+
+def off_curves(shapes: Sequence[FittedShape], noise: float | None) -> list[str | None]:
+    """Why a curve's points are too far off, for each curve of one model, or None.
+
+    Given the noise (nats) by its chi-squared; else by an F test against the other curves' scatter,
+    where that has 3 degrees of freedom.
+    """
+    squares = np.array([float(shape.residuals @ shape.residuals) for shape in shapes])
+    free = np.array([len(shape.residuals) - 3 for shape in shapes])
+    found: list[str | None] = []
+    for own, dof in zip(squares, free, strict=True):
+        rest = float(squares.sum() - own), int(free.sum() - dof)
+        if dof < 1 or (noise is None and (rest[1] < _LEAST or rest[0] < rest[1] * _ROUNDING**2)):
+            found.append(None)
+            continue
+        if noise is not None:
+            chance, beside = stats.chi2.sf(own / noise**2, dof), f"a noise of {noise:.3g}"
+        else:
+            scale = rest[0] / rest[1]
+            chance = stats.f.sf(own / dof / scale, dof, rest[1])
+            beside = f"{np.sqrt(scale):.3g} at the other budgets"
+        sd = np.sqrt(own / dof)
+        off = chance < _CHANCE / len(shapes)
+        found.append(f"its points scatter by {sd:.3g} nats, beside {beside}" if off else None)
+    return found
+
+
+def too_skewed(
+    parabolas: Sequence[FittedShape], slice_squares: float, noise: float | None
+) -> str | None:
+    """Why parabolas do not describe a model's curves, or None.
+
+    By two parameters fewer than skewed curves have, whose residual sum of squares is
+    slice_squares: an F test, or of known noise chi-squared, unless they are farther off than it.
+    """
+    gain = sum(float(p.residuals @ p.residuals) for p in parabolas) - slice_squares
+    dof = sum(len(p.residuals) - 3 for p in parabolas) - 2
+    if noise is not None:
+        scale = max(noise**2, slice_squares / dof if dof > 0 else 0.0)
+        chance = stats.chi2.sf(gain / scale, 2)
+    elif dof < _LEAST or slice_squares < dof * _ROUNDING**2:
+        return None
+    else:
+        chance = stats.f.sf(gain / 2 / (slice_squares / dof), 2, dof)
+    if chance >= _SKEWED:
+        return None
+    return f"skewed curves fit this model's runs better (p={chance:.1g}): take --method slice"
