@@ -24,6 +24,7 @@ from analysis.report.page.blocks import (
     Warnings,
 )
 from analysis.report.page.cells import body_rows, head_cells
+from analysis.report.page.csv_link import csv_address
 from analysis.report.page.svg import Svgs, aspect
 from experiments.system.disk import write_text_atomically
 
@@ -151,6 +152,7 @@ def _table(block: DataTable, anchor: str) -> Mapping[str, Any]:
         "heads": head_cells(block),
         "rows": rows,
         "sortable": block.sortable and len(rows) > 1,
+        "csv": csv_address(block) if rows else "",
         "filtered": len(rows) >= _FILTERED_FROM,
     }
 

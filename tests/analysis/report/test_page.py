@@ -1,6 +1,9 @@
 """The page as a document: what is in it, what is escaped, and that it needs nothing else."""
 
+import base64
 import html
+import io
+import math
 import re
 from html.parser import HTMLParser
 
@@ -112,6 +115,28 @@ def test_everything_is_escaped():
     assert outline.all("svg")[-1]["aria-label"] == EVIL
     # The page's title twice, its other texts, the section's title with two contents; the blocks
     assert outline.text.count(EVIL) == 2 + 3 + 3 + 17
+
+
+def test_a_table_links_to_its_values_at_full_precision():
+    frame = pd.DataFrame(
+        {
+            "series": ["=a, b", None],
+            "budget": [1e18, 3e18],
+            "a": [Estimate(1 / 3, 0.3, 0.4), Estimate(0.5, math.nan, math.nan)],
+        }
+    )
+    document = render(page_of(DataTable(frame=frame, caption="Laws", formats={"budget": ".0e"})))
+    (link,) = (attrs for attrs in Outline(document).all("a") if "download" in attrs)
+    assert link["download"] == "table-laws.csv"
+    head, _, text = link["href"].partition(",")
+    assert head == "data:text/csv;charset=utf-8;base64"
+    read = pd.read_csv(io.BytesIO(base64.b64decode(text)))
+    assert read.columns.tolist() == ["series", "budget", "a", "a_lower", "a_upper"]
+    assert read["series"].tolist()[0] == "'=a, b"  # no spreadsheet's formula
+    assert read["a"].tolist() == [1 / 3, 0.5]
+    assert read[["budget", "a_lower", "a_upper"]].iloc[0].tolist() == [1e18, 0.3, 0.4]
+    assert read.iloc[1].isna().tolist() == [True, False, False, True, True]
+    assert "download" not in render(page_of(DataTable(frame=frame.head(0), caption="None")))
 
 
 def test_nothing_is_fetched():

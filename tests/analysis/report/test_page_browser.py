@@ -3,6 +3,7 @@
 import io
 import re
 import struct
+import time
 
 import matplotlib.image as mpl_image
 import numpy as np
@@ -211,6 +212,22 @@ def test_copies_code(browser, path):
     browser.press("Enter", "\r")
     later = "new Promise((done) => setTimeout(() => done({}), 300))"
     assert browser.run(later.format(f"{button}.innerText")) == "Copied"
+
+
+@pytest.mark.parametrize("script", [True, False])
+def test_a_table_is_saved_as_csv(browser, path, runs, tmp_path, script):
+    browser.open(path, script=script)
+    browser.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    browser.run("[...document.querySelectorAll('a[download]')].at(-1).click()")
+    saved = tmp_path / browser.run("[...document.querySelectorAll('a[download]')].at(-1).download")
+    for _ in range(200):
+        if saved.exists():
+            break
+        time.sleep(0.05)
+    read = pd.read_csv(saved)
+    pd.testing.assert_frame_equal(read, runs, check_dtype=False)
+    assert browser.run("location.protocol") == "file:"  # it is saved, not opened
+    assert browser.complaints() == []
 
 
 def test_reads_without_script(browser, path):
