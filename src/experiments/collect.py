@@ -1,4 +1,7 @@
-"""One table of a sweep's records: `python -m experiments.collect NAME` writes CSV and Parquet."""
+"""One table of a sweep's records: `python -m experiments.collect NAME` writes CSV and Parquet.
+
+With --as the runs are a CSV in the columns of another project's tables, with --card beside it.
+"""
 
 import shutil
 import sys
@@ -8,42 +11,102 @@ from pathlib import Path
 from typing import Any
 
 from experiments.cli import Parser, exit_codes, sweep_argument, sweep_folder
-from experiments.records import RECORD_NAME, DamagedError, flat_row, read_record
+from experiments.interchange.runs import LAYOUTS, rows_as
+from experiments.interchange.runs_card import UNKNOWN, check_licence, runs_card
+from experiments.records import RECORD_NAME, DamagedError, RunRecord, flat_row, read_record
+from experiments.system.disk import write_text_atomically
 
 _HOUR = 3600  # seconds; no collect takes that long
+_RUNS, _CARD = "runs.csv", "README.md"
 
 
 def main() -> None:
-    """Writes <sweep>/records.csv and records.parquet, both or neither."""
+    """Writes <sweep>/records.csv and records.parquet, both or neither; or what --as asks for."""
     parser = Parser(description=(__doc__ or "").partition("\n")[0])
     sweep_argument(parser)
+    parser.add_argument(
+        "--as",
+        dest="layout",
+        choices=list(LAYOUTS),
+        help="write <sweep>/<it>/runs.csv instead: the runs that are done, in its columns",
+    )
+    parser.add_argument(
+        "--card",
+        action="store_true",
+        help="with --as: a dataset card for the Hugging Face hub beside it, README.md",
+    )
+    parser.add_argument(
+        "--license",
+        default=UNKNOWN,
+        metavar="ID",
+        help="with --card: of the table, as the hub names it, e.g. cc-by-4.0 (default: unknown)",
+    )
     options = parser.parse_args()
     with exit_codes():
+        licence = check_licence(options.license)
+        if options.card and options.layout is None:
+            raise ValueError("--card is of a table for others; name its form, e.g. --as nanochat")
+        if licence != UNKNOWN and not options.card:
+            raise ValueError("--license is written in a card; add --card")
         folder = sweep_folder(options)
-        rows = collect_rows(folder)
-        for path in write_tables(folder, rows):
+        if options.layout is None:
+            paths = write_tables(folder, collect_rows(folder))
+        else:
+            records = read_records(folder)
+            paths = write_as(
+                options.layout, records, folder / options.layout, licence if options.card else None
+            )
+        for path in paths:
             print(path)
 
 
 def collect_rows(folder: Path) -> list[dict[str, Any]]:
-    """A row a record, failed and diverged ones too, as records.flat_row has it.
+    """A row a record, failed and diverged ones too, as records.flat_row has it. Else as
+    read_records.
+    """
+    return [flat_row(record) for record in read_records(folder)]
+
+
+def read_records(folder: Path) -> list[RunRecord]:
+    """Those of a sweep's folder, failed and diverged ones too.
 
     Damaged records are left out, and counted and named on stderr. Raises ValueError if there is
     no record yet, or none that can be read.
     """
-    rows, damaged = [], []
+    records, damaged = [], []
     for path in sorted(folder.glob(f"*/{RECORD_NAME}")):
         try:
-            rows.append(flat_row(read_record(path)))
+            records.append(read_record(path))
         except DamagedError as error:
             damaged.append(str(error))
     if damaged:
         print(f"warning: {len(damaged)} damaged records are left out:", file=sys.stderr)
         print("\n".join(f"  {line}" for line in damaged), file=sys.stderr)
-    if not rows:
+    if not records:
         what = "no record that can be read" if damaged else "no records yet"
         raise ValueError(f"{folder} has {what}; see python -m experiments.status")
-    return rows
+    return records
+
+
+def write_as(
+    name: str, records: list[RunRecord], folder: Path, licence: str | None = None
+) -> list[Path]:
+    """Writes runs.csv in the columns of LAYOUTS[name]; with a licence README.md, its card.
+
+    Raises ValueError if no run is done, or one lacks what the table needs.
+    """
+    import pandas as pd
+
+    from experiments.system.csv_text import to_csv
+
+    layout = LAYOUTS[name]
+    texts = {_RUNS: to_csv(pd.DataFrame(rows_as(layout, records)))}
+    if licence is not None:
+        texts[_CARD] = runs_card(layout, records, _RUNS, licence)
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, text in texts.items():
+        write_text_atomically(folder / file, text)
+    return [folder / file for file in texts]
 
 
 def write_tables(folder: Path, rows: list[dict[str, Any]]) -> list[Path]:

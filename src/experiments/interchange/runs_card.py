@@ -1,0 +1,176 @@
+"""The dataset card of a table of runs: README.md as the Hugging Face hub reads it."""
+
+import json
+import re
+import shlex
+import textwrap
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from experiments.interchange.runs import Layout, corpus_of
+from experiments.records import STATUSES, RunRecord
+
+UNKNOWN = "unknown"  # the hub's own word
+_LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]*")
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"))
+_FLOPS = (
+    "Training FLOPs, by each run's own count, term by term: attention, routing, the feed-forward "
+    "layer and the head; a multiply-add is 2 FLOPs, training is 3 times the forward pass (less "
+    "where weights are frozen). Gathers, norms and softmax are not counted. It is not 6ND."
+)
+
+
+def check_licence(text: str) -> str:
+    """Raises ValueError for what can't be one of the hub's identifiers, e.g. cc-by-4.0."""
+    if not _LICENCE.fullmatch(text):
+        raise ValueError(
+            f"--license {text!r} must be an identifier of the hub in lower case, e.g. cc-by-4.0"
+        )
+    return text
+
+
+def runs_card(layout: Layout, records: Sequence[RunRecord], csv_name: str, licence: str) -> str:
+    """README.md of a folder with this table. records: of the sweep, all that were read."""
+    done = [record for record in records if record.status == "done"]
+    sweep = done[0].sweep
+    sections = (
+        _front(sweep, csv_name, len(done), licence),
+        f"# Runs of the sweep {sweep}\n\n{_about(layout, done, licence)}",
+        f"## Columns\n\n{_columns(layout)}",
+        f"## How it was made\n\n{_made(done)}",
+        f"## Provenance\n\n{_provenance(records)}",
+        f"## Limits\n\n{_limits(records, done)}",
+    )
+    return "\n\n".join(sections) + "\n"
+
+
+def _front(sweep: str, csv_name: str, n: int, licence: str) -> str:
+    size = next((name for most, name in _SIZES if n < most), "100K<n<1M")
+    lines = [
+        f"license: {licence}",
+        f"pretty_name: {json.dumps(f'Runs of the sweep {sweep}')}",  # JSON is YAML
+        "tags:",
+        "- scaling-laws",
+        "- isoflop",
+        "- language-modeling",
+        "size_categories:",
+        f"- {size}",
+        "configs:",
+        "- config_name: default",
+        f"  data_files: {json.dumps(csv_name)}",
+    ]
+    return "\n".join(["---", *lines, "---"])
+
+
+def _about(layout: Layout, done: Sequence[RunRecord], licence: str) -> str:
+    models = _once(record.model for record in done)
+    budgets = sorted({record.budget for record in done})
+    sizes = [record.n_params for record in done]
+    text = (
+        f"{len(done)} language models, trained to compare feed-forward layers at equal compute: "
+        f"{', '.join(models)}. {len(budgets)} training budgets of {budgets[0]:.3g} to "
+        f"{budgets[-1]:.3g} FLOPs, {min(sizes):,} to {max(sizes):,} parameters. The columns and "
+        f"units are those of {layout.project}, with more behind them. A row is a run; its loss is "
+        "that of the end of its schedule."
+    )
+    chosen = "The table's licence was not said." if licence == UNKNOWN else ""
+    return _filled(f"{text} {chosen}".strip())
+
+
+def _columns(layout: Layout) -> str:
+    rows = [f"| `{c.name}` | {c.unit or '-'} | {c.meaning} |" for c in layout.columns]
+    return "\n".join(["| column | unit | meaning |", "|---|---|---|", *rows])
+
+
+def _made(done: Sequence[RunRecord]) -> str:
+    def setting(*keys: str) -> str:
+        return _listed(_value(record, keys) for record in done)
+
+    facts = {
+        "corpus": _listed(corpus_of(record) for record in done),
+        "tokenizer": _listed(
+            _value(record, ("data", "tokenizer", "_target_")).rpartition(".")[2] for record in done
+        ),
+        "vocabulary": setting("ladder", "vocab_size"),
+        "sequence length": setting("data", "seq_len"),
+        "schedule": setting("optim", "schedule"),
+        "precision": setting("trainer", "precision"),
+        "device": _listed(str(record.environment.get("device") or "") for record in done),
+    }
+    lines = [f"- {name}: {value}" for name, value in facts.items() if value]
+    commands = _once(_command(record) for record in done)
+    code = ["", "```", *commands, "```"] if any(commands) else []
+    return "\n".join([*lines, *code]) or "The records do not say."
+
+
+def _provenance(records: Sequence[RunRecord]) -> str:
+    counts = {status: sum(r.status == status for r in records) for status in STATUSES}
+    commits = ", ".join(_once(_commit(record) for record in records))
+    started = sorted(record.started[:10] for record in records if record.started)
+    lines = [
+        f"- git commit: {commits or 'not recorded'}",
+        f"- runs: {', '.join(f'{n} {status}' for status, n in counts.items())}; those that are "
+        "done are in the table",
+        f"- trained: {' to '.join(_once((started[0], started[-1])))}" if started else "",
+        "- harness: expert-isoflops, which wrote this card from the runs' records",
+        f"- FLOPs: {_FLOPS}",
+    ]
+    return "\n".join(_filled(line, "  ") for line in lines if line)
+
+
+def _limits(records: Sequence[RunRecord], done: Sequence[RunRecord]) -> str:
+    left_out = len(records) - len(done)
+    leaky = _once(record.model for record in done if not record.causal_eval)
+    repeated = max((record.epochs for record in done if record.epochs is not None), default=0.0)
+    started = [record for record in done if record.init]
+    seeds = {record.seed for record in done}
+    limits = [
+        f"{left_out} runs failed or diverged and have no row." if left_out else "",
+        f"The evaluation of {', '.join(leaky)} is not causal: its routing sees later tokens."
+        if leaky
+        else "",
+        f"Up to {repeated:.3g} passes over the corpus." if repeated > 1 else "",
+        "One seed: the noise of a loss can't be told from this table." if len(seeds) == 1 else "",
+        f"{len(started)} runs started from trained weights; their FLOPs are those of this training "
+        "alone."
+        if started
+        else "",
+        "Losses compare within one tokenizer and held-out text only.",
+        "Learning rates were tuned as far as the column lr shows, and no further.",
+    ]
+    return "\n".join(_filled(f"- {text}", "  ") for text in limits if text)
+
+
+def _value(record: RunRecord, keys: Iterable[str]) -> str:
+    value: object = record.config
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return "" if value is None else str(value)
+
+
+def _command(record: RunRecord) -> str:
+    given = record.environment.get("command")
+    words = [str(word) for word in given] if isinstance(given, list) else []
+    if not words:
+        return ""
+    module = Path(words[0]).stem.removeprefix("experiments-")
+    return shlex.join(["python", "-m", f"experiments.{module}", *words[1:]])
+
+
+def _commit(record: RunRecord) -> str:
+    commit = record.environment.get("git_commit")
+    changed = " with changes" if record.environment.get("git_dirty") else ""
+    return f"{commit}{changed}" if commit else ""
+
+
+def _once(values: Iterable[str]) -> list[str]:
+    return [value for value in dict.fromkeys(values) if value]
+
+
+def _listed(values: Iterable[str], most: int = 6) -> str:
+    found = _once(values)
+    return ", ".join(found[:most]) + (f", and {len(found) - most} more" if found[most:] else "")
+
+
+def _filled(text: str, indent: str = "") -> str:
+    return textwrap.fill(text, 100, subsequent_indent=indent, break_long_words=False)
