@@ -16,6 +16,7 @@ from analysis.isoflop.minima import METHODS
 from analysis.options import Parser, as_typed, check_options, named_path
 from analysis.surfaces.compare import HELD_OUT
 from analysis.surfaces.forms import SURFACES
+from analysis.table.budgets import TOLERANCE
 from experiments.system.version import ShowVersion
 
 _SIZES = [name for name in X_NAMES if name != "n_tokens"]
@@ -109,10 +110,18 @@ def _parser() -> argparse.ArgumentParser:
             help="of a CSV: comma, semicolon, tab, pipe or a mark (default: as its lines show)",
         )
         sub.add_argument(
-            "--budget-digits",
-            type=int,
-            metavar="N",
-            help="round budgets to N significant digits, where each run counted its own, e.g. 1",
+            "--budgets",
+            metavar="FLOPS[,FLOPS]",
+            help="the budgets that runs belong to, each to the nearest within the tolerance, e.g. "
+            "6e18,1e19 (default: values near one another are one)",
+        )
+        sub.add_argument(
+            "--budget-tolerance",
+            type=float,
+            default=TOLERANCE,
+            metavar="SHARE",
+            help="how far a run's own FLOPs may be from its budget, as a share of it; 0 keeps all "
+            "values apart (%(default)s)",
         )
         sub.add_argument(
             "--where",

@@ -25,7 +25,8 @@ from analysis.fitting.status import FitError
 from analysis.forgetting import compare_forgetting
 from analysis.isoflop.brief import brief
 from analysis.isoflop.fit import fit_isoflop
-from analysis.options import as_typed, pairs, series_of
+from analysis.isoflop.offsets import at_budgets
+from analysis.options import as_typed, budgets_of, pairs, series_of
 from analysis.parametric import ParametricFit, fit_parametric
 from analysis.planner import plan
 from analysis.progress import Steps
@@ -60,7 +61,7 @@ def table_of(
     """The checked table of the path, or of what was read from it. keep and needs: load_table's.
     by_cell: one loss of each cell counts, so runs that merge are a warning.
 
-    Notes are printed unless JSON was asked for, damaged records and warnings always.
+    Notes are printed unless JSON was asked for, what was left out and warnings always.
     """
     where = {name: value.split(",") for name, value in pairs("where", options.where).items()}
     table = load_table(
@@ -72,17 +73,18 @@ def table_of(
         units=pairs("unit", options.unit),
         series=series_of(options),
         separator=options.separator,
-        budget_digits=options.budget_digits,
+        budgets=budgets_of(options),
+        budget_tolerance=options.budget_tolerance,
         needs=needs,
     )
-    damaged = table.attrs.get("damaged")
+    left_out = [table.attrs[name] for name in ("damaged", "left_out") if name in table.attrs]
     for warning in (
-        *([damaged] if damaged else []),
+        *left_out,
         *(table.attrs.get("warnings", ()) if by_cell else ()),
     ):
         print(f"warning: {as_typed(warning)}", file=sys.stderr)
     for note in table.attrs.get("notes", ()):
-        if note != damaged:
+        if note not in left_out:
             _say(options, f"note: {as_typed(note)}")
     losses = finished(table)["loss"]
     if len(losses) >= _SAME and losses.nunique() == 1:
@@ -106,22 +108,25 @@ def folder_of(options: Options) -> Path:
 def isoflop(options: Options) -> None:
     """Minima at each budget and their laws."""
     table, folder = table_of(options, needs=("budget", options.x)), folder_of(options)
+    level = at_budgets(table, options.x).table
     if not options.brief:
-        _say(options, perplexities(table))
+        _say(options, perplexities(level))
     fit = fit_isoflop(table, options.x, options.method, options.n_nearest, noise=options.noise)
     with staged(folder) as new:
         (new / "table.csv").write_text(to_csv(table), encoding="utf-8")
         values = fit.to_dict()
         _write(new / "isoflop.json", values)
         with figures.style():
-            _save(figures.draw_isoflop(table, fit), new / "isoflop.png", loss_unit(table))
+            _save(figures.draw_isoflop(level, fit), new / "isoflop.png", loss_unit(table))
     _print_json(options, values)
     merged = find_merged(table)
-    how = f" ({merged.how})" if merged else ""
+    done = [*([merged.how] if merged else []), *fit.moved]
+    how = f" ({'; '.join(done)})" if done else ""
     if options.brief:
-        _say(options, f"Minima of the fitted curves{how}:\n{brief(fit)}")
+        text = f"Minima of the fitted curves{how}:\n{brief(fit)}"
     else:
-        _say(options, f"\nFitted minima{how}:\n{fit.summary()}")
+        text = f"\nFitted minima{how}:\n{fit.summary()}"
+    _say(options, in_unit(as_typed(text), loss_unit(table)))
     _say(options, f"\ntable: {folder / 'table.csv'}\nfits: {folder / 'isoflop.json'}")
     _say(options, f"figure: {folder / 'isoflop.png'}")
 
@@ -235,6 +240,8 @@ def experts(options: Options) -> None:
 def differences(options: Options) -> None:
     """Models against a baseline, beside the noise of seeds."""
     table, folder = table_of(options, needs=("budget", "seed")), folder_of(options)
+    at = at_budgets(table)
+    table = at.table
     found: Differences | DifferencesBy
     noise = None if options.noise_of is None else seed_noise(table, budget=options.noise_of)
     if options.by:
@@ -244,7 +251,7 @@ def differences(options: Options) -> None:
     with staged(folder) as new:
         _write(new / "differences.json", found.to_dict())
     _print_json(options, found.to_dict())
-    _say(options, in_unit(found.summary(), loss_unit(table)))
+    _say(options, in_unit("\n".join([*at.how, found.summary()]), loss_unit(table)))
     _say(options, f"\nfits: {folder / 'differences.json'}")
 
 
@@ -330,6 +337,8 @@ def planned(options: Options) -> None:
         model: plan(options.budget, fit, model=model, experts=law, min_gain=options.min_gain)
         for model in models
     }
+    for text in fit.moved:
+        _say(options, in_unit(f"note: {text}", loss_unit(table)))
     for one in plans.values():
         _say(options, one.summary())
     _print_json(options, {m: p.to_dict() for m, p in plans.items()})

@@ -9,6 +9,7 @@ from analysis.isoflop.curves import IsoFLOPFit, NoCurveError
 from analysis.isoflop.fit import fit_isoflop
 from analysis.isoflop.minima import Method
 from analysis.parametric import ParametricFit, fit_parametric
+from analysis.table.budgets import own_budget
 from analysis.table.load import best_of_cells, finished, require
 
 
@@ -57,7 +58,7 @@ class TableFits:
         done = finished(self.table)
         own = done[done["series"] == series]
         require(own, [size, "n_tokens"], "the surface")
-        cells = best_of_cells(own, by=["budget", size])
+        cells = best_of_cells(own, by=[own_budget(own), size])
         return fit_parametric(cells[size], cells["n_tokens"], cells["loss"], seed=self.seed)
 
     def _once(self, key: Hashable, fit: Callable[[], Any]) -> Any:

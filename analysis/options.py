@@ -20,7 +20,7 @@ def _above_0(value: float) -> bool:
 
 _RULES: dict[str, tuple[Callable[[float], bool], str]] = {
     "budget": (_above_0, "must be a finite number of FLOPs above 0"),
-    "budget_digits": (lambda value: 1 <= value <= 6, "must be 1 to 6"),
+    "budget_tolerance": (lambda value: 0 <= value < 0.5, "must be 0 or more, and below 0.5"),
     "noise_of": (_above_0, "must be a finite number of FLOPs above 0"),
     "noise": (_above_0, "must be a finite number of nats above 0"),
     "min_gain": (_above_0, "must be a finite number of nats above 0"),
@@ -65,6 +65,7 @@ def check_options(options: argparse.Namespace) -> None:
         pairs(name, getattr(options, name))
     for column, unit in pairs("unit", options.unit).items():
         parse_unit(column, unit)
+    budgets_of(options)
     if options.separator is not None:
         parse_separator(options.separator)
     if series_of(options) is not None and options.command in _BY_MODEL:
@@ -72,6 +73,21 @@ def check_options(options: argparse.Namespace) -> None:
             f"--series is not for {options.command}, which compares models; "
             "--column model=COLUMN says what they are"
         )
+
+
+def budgets_of(options: argparse.Namespace) -> list[float] | None:
+    """The FLOPs of --budgets; None without the option."""
+    if options.budgets is None:
+        return None
+    try:
+        found = [float(text) for text in options.budgets.split(",")]
+    except ValueError:
+        found = []
+    if not found or not all(map(_above_0, found)):
+        raise ValueError(
+            f"--budgets {options.budgets!r} must be numbers of FLOPs above 0, e.g. 6e18,1e19"
+        )
+    return found
 
 
 def series_of(options: argparse.Namespace) -> list[str] | None:
@@ -112,6 +128,7 @@ _QUOTED = r"'[^']*'|\"[^\"]*\""
 _PAIR = rf"'[\w.]+': (?:{_QUOTED})"
 _PAIRS = re.compile(rf"\b(columns|units)=\{{({_PAIR}(?:, {_PAIR})*)\}}")
 _OPTIONS = {"columns": "--column", "units": "--unit"}
+_STARTS = ("where: ", "series: ", "separator ", "budgets: ")
 
 
 def as_typed(text: str) -> str:
@@ -119,9 +136,10 @@ def as_typed(text: str) -> str:
     text = _PAIRS.sub(_typed_pairs, text)
     text = re.sub(r"\bseries=\[(.*?)\]", _typed_series, text)
     text = re.sub(r"\bwhere=\{'(.+?)': \[(.*?)\]\}", r"--where \1=\2", text)
-    text = f"--{text}" if text.startswith(("where: ", "series: ", "separator ")) else text
+    text = f"--{text}" if text.startswith(_STARTS) else text
     text = re.sub(r"^(column|unit)s: ", r"--\1: ", text)
-    text = text.replace("budget_digits=", "--budget-digits ")
+    text = re.sub(r"\bbudgets=\[(.*?)\]", r"--budgets \1", text)
+    text = text.replace("budget_tolerance=", "--budget-tolerance ")
     text = re.sub(r"\bseparator='(\w+)'", r"--separator \1", text)
     return text.replace("flops='6nd'", "--flops 6nd").replace("with model=", "with --model")
 

@@ -22,6 +22,7 @@ from analysis.forgetting import Forgetting, compare_forgetting
 from analysis.isoflop.curves import IsoFLOPFit
 from analysis.isoflop.fit import X_NAMES
 from analysis.isoflop.minima import Method
+from analysis.isoflop.offsets import at_budgets
 from analysis.multiplier import ComputeMultiplier, compute_multiplier
 from analysis.parametric import NAMES, ParametricFit
 from analysis.progress import Say, silent
@@ -62,6 +63,11 @@ class Study(Result):
     cautions: tuple[str, ...]  # about the runs themselves, whatever is fitted to them
     missing: tuple[tuple[str, str], ...]
     forgetting: Forgetting | None = None  # of runs that learnt a stream
+
+    @property
+    def at_budgets(self) -> pd.DataFrame:
+        """The runs with their losses at the FLOPs of their budgets."""
+        return at_budgets(self.table, self.x_name).table
 
     @property
     def parts(self) -> dict[str, Result | None]:
@@ -168,7 +174,8 @@ def analyse(
     )
     experts, expert_runs = _expert_laws(done, baseline, seed, attempts)
     multipliers = _multipliers(isoflop, baseline, asymptote, attempts)
-    differences, over_sizes = _differences(done, baseline, attempts)
+    level = finished(at_budgets(table, x).table)
+    differences, over_sizes = _differences(level, baseline, attempts)
     return Study(
         table=table,
         x_name=x,

@@ -9,6 +9,7 @@ import pandas as pd
 
 from analysis.experts.forms import FORMS, Runs
 from analysis.fitting.checks import check_sparsity, positive
+from analysis.table.budgets import own_budget
 from analysis.table.load import COLUMNS, best_of_cells, finished, require
 
 BACKBONE = "backbone_params"
@@ -77,7 +78,7 @@ def choose_runs(
             needs = ["top_k", "n_experts", *needs]
         require(rows, needs, f"form={form}")
     # Without a budget, n_tokens: else the longest run of each size would stand for all
-    training = "budget" if rows["budget"].notna().any() else "n_tokens"
+    training = own_budget(rows) if rows["budget"].notna().any() else "n_tokens"
     terms = [name for form in forms for name in FORMS[form].needs]
     known = [name for name in (training, "seed", *by) if rows[name].notna().any()]
     cells = best_of_cells(rows, by=list(dict.fromkeys([size, *terms, *known])))

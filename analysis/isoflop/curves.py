@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
@@ -15,10 +14,10 @@ from analysis.fitting.intervals import Array, Prediction, percentiles, t_quantil
 from analysis.fitting.plain import plain
 from analysis.fitting.results import Fit, Result
 from analysis.fitting.status import FitError, FitStatus, worst_status
-from analysis.fitting.text import join_first
 from analysis.isoflop import slices
 from analysis.isoflop.flags import Flag
 from analysis.isoflop.laws import ModelLaws
+from analysis.isoflop.left_out import TooFew, left_out
 from analysis.isoflop.minima import Method
 from analysis.isoflop.shape import Shape
 
@@ -185,43 +184,24 @@ class IsoFLOPCurve(Fit):
         return {**super().to_dict(), "perplexity_opt": plain(float(np.exp(self.loss_opt)))}
 
 
-_HINT = 3  # curves of one size each: of names of runs, or budgets as each run counted them
-_CLOSE = 1.2  # planned budgets differ by more
-
-
-def _remedy(skipped: Sequence[str]) -> str:
-    """What may be wrong with a table none of whose curves has two sizes."""
-    heads = [text.partition(": 1 size,")[0].rpartition(" at C=") for text in skipped]
-    if len(skipped) < _HINT or not all(": 1 size," in text for text in skipped):
-        return ""
-    models = {model for model, _, _ in heads}
-    if len(models) == len(skipped):
-        return "; if a model's name is of one run, series=[] makes all runs one curve"
-    budgets = sorted(float(budget) for _, _, budget in heads)
-    if len(models) == 1 and any(b < _CLOSE * a for a, b in pairwise(budgets)):
-        return "; if each run counted its own budget, budget_digits=1 rounds them"
-    return ""
-
-
 class NoCurveError(FitError):
-    """No budget of any model has sizes enough; skipped: why not, each with its model first."""
+    """No budget of any model has sizes enough; too_few: what they have."""
 
-    def __init__(self, skipped: Sequence[str]) -> None:
-        reasons = join_first(skipped, separator="; ")
-        super().__init__(f"no curve to fit: {reasons}{_remedy(skipped)}")
-        self.skipped = tuple(skipped)
+    def __init__(self, too_few: Sequence[TooFew]) -> None:
+        super().__init__(f"no curve to fit: {'; '.join(left_out(too_few))}")
+        self.too_few = tuple(too_few)
 
     def only(self, model: str) -> "NoCurveError":
         """The reasons of one model."""
-        return NoCurveError(_of_model(model, self.skipped))
+        return NoCurveError([curve for curve in self.too_few if curve.model == model])
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class IsoFLOPFit(Fit):
     """A curve for each model and budget that had enough sizes, and each model's laws of compute.
 
-    skipped: which curves could not be fitted, and why, each with its model first; notes: of the
-    table; unfitted: model -> why it has no laws.
+    too_few: curves that could not be fitted; moved: what was done about runs whose FLOPs are not
+    their budget's; notes: of the table; unfitted: model -> why it has no laws.
     """
 
     x_name: str
@@ -229,15 +209,21 @@ class IsoFLOPFit(Fit):
     n_nearest: int | None
     curves: tuple[IsoFLOPCurve, ...]
     laws: tuple[ModelLaws, ...]
-    skipped: tuple[str, ...]
+    too_few: tuple[TooFew, ...]
+    moved: tuple[str, ...]
     notes: tuple[str, ...]
     unfitted: Mapping[str, str]
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Which curves could not be fitted, and why: a line of many that lack the same."""
+        return left_out(self.too_few)
 
     @property
     def status(self) -> FitStatus:
         """The worst of the curves' and laws'; WARNING at least if a curve was skipped."""
         found = [c.status for c in self.curves] + [law.status for law in self.laws]
-        return worst_status([*found, FitStatus.WARNING] if self.skipped else found)
+        return worst_status([*found, FitStatus.WARNING] if self.too_few else found)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -252,7 +238,7 @@ class IsoFLOPFit(Fit):
             self,
             curves=tuple(curve for curve in self.curves if curve.model == model),
             laws=tuple(law for law in self.laws if law.model == model),
-            skipped=tuple(_of_model(model, self.skipped)),
+            too_few=tuple(curve for curve in self.too_few if curve.model == model),
             unfitted={name: why for name, why in self.unfitted.items() if name == model},
         )
 
@@ -261,7 +247,7 @@ class IsoFLOPFit(Fit):
         """The reasons why models have no power laws; empty if all have."""
         if self.curves:
             return "; ".join(f"no power laws: {why}" for why in self.unfitted.values())
-        return str(NoCurveError(self.skipped))
+        return str(NoCurveError(self.too_few))
 
     def frontier(self, model: str) -> tuple[Array, Array]:
         """Budgets and lowest losses of a model's curves with a minimum inside their sizes.
@@ -355,10 +341,7 @@ class IsoFLOPFit(Fit):
         """All fields at full precision, with the status and the laws' intervals."""
         return {
             **Result.to_dict(self),
+            "skipped": list(self.skipped),
             "curves": [c.to_dict() for c in self.curves],
             "laws": [law.to_dict() for law in self.laws],
         }
-
-
-def _of_model(model: str, skipped: Sequence[str]) -> list[str]:
-    return [text for text in skipped if text.startswith(f"{model} at C=")]

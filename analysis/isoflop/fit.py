@@ -14,12 +14,13 @@ import pandas as pd
 from analysis.fitting.checks import positive
 from analysis.fitting.intervals import Array
 from analysis.fitting.status import FitError, FitStatus
-from analysis.fitting.text import pluralize
 from analysis.isoflop.curves import IsoFLOPCurve, IsoFLOPFit, NoCurveError
 from analysis.isoflop.flags import Flag, check_minimum
 from analysis.isoflop.laws import LOSS, Optima, fit_laws
+from analysis.isoflop.left_out import NEEDED, TooFew
 from analysis.isoflop.minima import METHODS, Method, Minima, Minimum, Points, minima_of
 from analysis.isoflop.misfit import off_curves, too_skewed
+from analysis.isoflop.offsets import at_budgets
 from analysis.isoflop.resample import nearest
 from analysis.table.load import best_of_cells, require
 
@@ -44,6 +45,7 @@ def fit_isoflop(
     known from seeds; else the scatter about the curves, of slices pooled over the model's budgets,
     of others a curve's own where it has six sizes or more; it holds their misfit too. n_draws: of
     slices' and interpolation's intervals, and of the laws'.
+    Where runs counted their own FLOPs, losses are moved to the budget's (at_budgets).
     Of several runs of one cell (model, budget, size) the best learning rate is taken, never a mean
     over them. A minimum with warnings has flags; one outside the sizes, or
     at an end of them by interpolation, is excluded from the power laws, which report how many
@@ -58,10 +60,11 @@ def fit_isoflop(
     if noise is not None:
         positive("noise", noise)
     require(table, ["budget", x], "fit_isoflop")
-    cells = best_of_cells(table, by=["series", "budget", x])
-    points, skipped = _points(cells, x, n_nearest)
+    at = at_budgets(table, x)
+    cells = best_of_cells(at.table, by=["series", "budget", x])
+    points, too_few = _points(cells, x, n_nearest)
     if not points:
-        raise NoCurveError(skipped)
+        raise NoCurveError(too_few)
     rng = np.random.default_rng(seed)
     curves: list[IsoFLOPCurve] = []
     laws = []
@@ -91,19 +94,21 @@ def fit_isoflop(
         n_nearest=n_nearest,
         curves=tuple(curves),
         laws=tuple(laws),
-        skipped=tuple(skipped),
+        too_few=tuple(too_few),
+        moved=at.how,
         notes=tuple(table.attrs.get("notes", ())),
         unfitted=unfitted,
     )
 
 
-def _points(cells: pd.DataFrame, x: str, n_nearest: int | None) -> tuple[list[Points], list[str]]:
-    points, skipped = [], []
+def _points(
+    cells: pd.DataFrame, x: str, n_nearest: int | None
+) -> tuple[list[Points], list[TooFew]]:
+    points, too_few = [], []
     for (model, budget), runs in cells.groupby(["series", "budget"], sort=True):
         runs = runs.sort_values(x)
-        if len(runs) < 3:
-            found = pluralize(len(runs), "size")
-            skipped.append(f"{model} at C={budget:.3g}: {found}, and a curve needs 3")
+        if len(runs) < NEEDED:
+            too_few.append(TooFew(model=str(model), budget=float(budget), n_sizes=len(runs)))  # type: ignore[arg-type]
             continue
         sizes = runs[x].to_numpy(dtype=np.float64)
         losses = runs["loss"].to_numpy(dtype=np.float64)
@@ -123,7 +128,7 @@ def _points(cells: pd.DataFrame, x: str, n_nearest: int | None) -> tuple[list[Po
                 others=others,
             )
         )
-    return points, skipped
+    return points, too_few
 
 
 def _curve(

@@ -167,7 +167,8 @@ def _intervals(
     log_c = np.log(optima.budgets)
     refit = _alphas if floored else _slopes
     for how, names in optima.draws.items():
-        drawn = refit(log_c, np.log(names[name]))
+        with np.errstate(invalid="ignore"):  # of a flat curve a lowest loss may be drawn below 0
+            drawn = refit(log_c, np.log(names[name]))
         drawn = drawn[np.isfinite(drawn)]
         found[how] = Estimate(value, *(float(v) for v in percentiles(drawn, level)))
     n = len(log_c)

@@ -87,21 +87,21 @@ def _figures(study: Study) -> list[Plot]:
         name="isoflop",
         caption=f"Perplexity against {LABELS[fit.x_name]} at equal training FLOPs. A hollow star "
         "has a warning",
-        make=partial(figures.draw_isoflop, study.table, fit),
+        make=partial(figures.draw_isoflop, study.at_budgets, fit),
     )
     if not fit.laws:
         return [isoflop]
     frontier = Plot(
         name="frontier",
         caption="The lowest loss that each budget buys",
-        make=partial(figures.draw_frontier, study.table, fit),
+        make=partial(figures.draw_frontier, study.at_budgets, fit),
     )
     return [isoflop, frontier]
 
 
 def _best_sizes(study: Study) -> DataTable:
     """A row a model, a column a budget."""
-    done = finished(study.table)
+    done = finished(study.at_budgets)
     size = "n_params" if done["n_params"].notna().all() else "n_active_params"
     cells = best_of_cells(done, by=["series", "budget", size])
     merged = find_merged(study.table)

@@ -31,11 +31,13 @@ def isoflop_section(study: Study) -> Draft | None:
     if fit is None:
         return None
     minima = _minima(fit)
+    about = [
+        "Each curve is fitted to the best finished run of each size. A minimum with a warning is a "
+        "hollow star in the figures.",
+        *(f"{text[0].upper()}{text[1:]}." for text in fit.moved),
+    ]
     parts: list[Part] = [
-        Text(
-            text="Each curve is fitted to the best finished run of each size. A minimum with a "
-            "warning is a hollow star in the figures."
-        ),
+        Text(text=" ".join(about)),
         DataTable(
             frame=minima,
             caption="The fitted minimum of each curve, with 95 % intervals",
@@ -45,7 +47,7 @@ def isoflop_section(study: Study) -> Draft | None:
         Plot(
             name="isoflop_together",
             caption="All budgets in one panel, as Fig. 1 of He 2024",
-            make=partial(figures.draw_isoflop, study.table, fit, together=True),
+            make=partial(figures.draw_isoflop, study.at_budgets, fit, together=True),
         ),
     ]
     if fit.method != "akima":  # interpolation has no residuals
@@ -178,7 +180,7 @@ def laws_section(study: Study) -> Draft | None:
         Plot(
             name="laws",
             caption="The optimum against compute",
-            make=partial(figures.draw_laws, fit, study.table),
+            make=partial(figures.draw_laws, fit, study.at_budgets),
         ),
     ]
     return Draft(title="Laws of compute", parts=parts)

@@ -8,12 +8,14 @@ from analysis.table.merged import find_merged
 from analysis.table.units import PER_BYTE, loss_unit
 
 _SHAPE = ("n_layers", "d_model")
+_LISTED = 9  # budgets with one size each; of a table without planned budgets there are hundreds
 
 
 def perplexities(table: pd.DataFrame) -> str:
     """Held-out perplexity, a row for each budget and size, a column for each series.
 
-    Of losses per byte it is bits per byte. The heading says what was done with several runs.
+    Many budgets with one size each are counted, not shown. Of losses per byte it is bits per byte.
+    The heading says what was done with several runs.
     """
     done = table[table["status"] == "done"]
     shape = _rows_of(done)
@@ -22,9 +24,13 @@ def perplexities(table: pd.DataFrame) -> str:
     cells = cells.assign(shown=cells["loss"] / np.log(2) if per_byte else cells["perplexity"])
     wide = cells.pivot(index=["budget", *shape], columns="series", values="shown")
     digits = 4 if per_byte else 2
-    text = wide.to_string(float_format=lambda value: f"{value:.{digits}f}")
+    alone = wide.groupby(level="budget").transform("size") == 1
+    shown = wide[~alone] if alone.sum() > _LISTED else wide
+    text = shown.to_string(float_format=lambda value: f"{value:.{digits}f}") if len(shown) else ""
     what = "bits per byte" if per_byte else "perplexity per token"
-    lines = [f"Held-out {what} ({how_of(table, cells)}):", text]
+    lines = [f"Held-out {what} ({how_of(table, cells)}):", *([text] if text else [])]
+    if len(shown) < len(wide):
+        lines += [f"not shown: {len(wide) - len(shown)} budgets with one size each"]
     causal = done["causal_eval"].fillna(True).astype(bool)
     leaky = sorted(done.loc[~causal, "series"].unique())
     if leaky:

@@ -25,6 +25,7 @@ def warnings_of(study: Study) -> Iterator[Warning]:
         for model, why in study.isoflop.unfitted.items():
             yield from _of(f"{model}, laws of compute", [f"no power laws: {why}"], "isoflop")
         yield from _of("isoFLOP curves", study.isoflop.skipped, "isoflop")
+        yield from _of("isoFLOP curves", study.isoflop.moved, "IsoFLOP curves")
     for model, fit in study.parametric.items():
         yield from _of(f"{model}, surface", fit.warnings, f"contours_{file_label(model)}")
     if study.agreement is not None:

@@ -6,6 +6,7 @@ import pandas as pd
 
 from analysis.fitting.status import FitError
 from analysis.surfaces.compare import SurfaceComparison, compare_surfaces
+from analysis.table.budgets import own_budget
 from analysis.table.load import best_of_cells, finished
 
 
@@ -22,7 +23,7 @@ def cells_of_models(table: pd.DataFrame, x: str, model: str | None) -> dict[str,
     found = {}
     for series in [model] if model else have:
         runs = done[done["series"] == series]
-        keys = ["budget", x] if runs["budget"].notna().any() else [x, "n_tokens"]
+        keys = [own_budget(runs), x] if runs["budget"].notna().any() else [x, "n_tokens"]
         found[series] = best_of_cells(runs, by=keys)
     return found
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.fitting.text import join_first, pluralize
+from analysis.fitting.text import join_first
+from analysis.table.budgets import COUNTED, TOLERANCE, join_budgets
 from analysis.table.cells import best_of_cells
 from analysis.table.checks import check_amounts, check_runs, finished, require
 from analysis.table.columns import COLUMNS, cast_columns, pick_columns
@@ -42,7 +43,8 @@ def load_table(
     units: Mapping[str, str] | None = None,
     series: Sequence[str] | None = None,
     separator: str | None = None,
-    budget_digits: int | None = None,
+    budgets: Sequence[float] | None = None,
+    budget_tolerance: float = TOLERANCE,
     needs: Sequence[str] = (),
 ) -> pd.DataFrame:
     """The checked table of a sweep's folder, a CSV or Parquet file, or a CSV exported from W&B; or
@@ -62,11 +64,12 @@ def load_table(
         flops=flops,
         units=units,
         series=series,
-        budget_digits=budget_digits,
+        budgets=budgets,
+        budget_tolerance=budget_tolerance,
         needs=needs,
     )
     if source.records:  # a record's other fields were there for `columns` to name
-        kept = {*COLUMNS, *keep, *(series or ()), *(where or ())}
+        kept = {*COLUMNS, COUNTED, *keep, *(series or ()), *(where or ())}
         table = table[[c for c in map(str, table) if c in kept or c.startswith("given_")]]
         table = _with_warnings(explain_merged(table, source.records))
     return keep_rows(table, where) if where else table
@@ -129,7 +132,8 @@ def check_table(
     *,
     units: Mapping[str, str] | None = None,
     series: Sequence[str] | None = None,
-    budget_digits: int | None = None,
+    budgets: Sequence[float] | None = None,
+    budget_tolerance: float = TOLERANCE,
     needs: Sequence[str] = (),
 ) -> pd.DataFrame:
     """COLUMNS, then the frame's others, sorted by budget, model and size; failed runs are kept.
@@ -137,13 +141,14 @@ def check_table(
     Units: FLOPs of training, plain counts, nats/token. loss and n_params or n_active_params must
     be there; other columns that are absent are derived where they can be, or NA.
     table.attrs["notes"], a tuple of str, says what was derived, taken for granted or left out; of
-    these table.attrs["damaged"] is the one on records that can't be read, if there are any.
+    these table.attrs["damaged"] is the one on records that can't be read, if there are any, and
+    attrs["left_out"] the one on runs that belong to none of the budgets.
     attrs["warnings"]: cells with runs that neither seed nor learning rate explains.
     columns: our name -> the frame's, e.g. {"n_params": "N"}; common aliases are known.
     units: our name -> its unit, e.g. {"budget": "GFLOP"}; units in names are known.
     series: the columns whose values name a series; [] makes all runs one. By default it is the
     model, with the settings of its layer that vary.
-    budget_digits: significant digits that budgets are rounded to, where each run counted its own.
+    budgets, budget_tolerance: join_budgets', where each run counted its own.
     needs: columns that must be there or be derived, for a message that names all that are absent.
     flops: "6nd" takes budget = 6 n_active_params n_tokens where one of them is unknown; that is
     wrong where attention or the vocabulary dominates.
@@ -173,8 +178,9 @@ def check_table(
     check_amounts(table)
     _derive(table, flops, notes)
     check_runs(table)
-    if budget_digits is not None:
-        table = _round_budgets(table, budget_digits, notes)
+    table, left_out = join_budgets(table, notes, budgets=budgets, tolerance=budget_tolerance)
+    if left_out:
+        notes.append(left_out)
     table = merge_sizes(table, notes)
     table["series"] = _series(table, raw, chosen, series, notes)
     table = table.astype(dict.fromkeys(("series", "model", "status"), str))  # never NA
@@ -182,6 +188,8 @@ def check_table(
     table.attrs["notes"] = tuple(dict.fromkeys(notes))
     if damaged:
         table.attrs["damaged"] = damaged[0]
+    if left_out:
+        table.attrs["left_out"] = left_out
     return _with_warnings(table)
 
 
@@ -217,20 +225,6 @@ def _without_copies(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
         first = table.index[int(copies.to_numpy().argmax())]
         notes.append(f"left out: {copies.sum()} exact copies of other rows, e.g. {first}")
     return table[~copies].copy()
-
-
-def _round_budgets(table: pd.DataFrame, digits: int, notes: list[str]) -> pd.DataFrame:
-    """With budgets of so many significant digits; as they were they are given_budget."""
-    if digits < 1:
-        raise ValueError(f"budget_digits={digits} must be 1 or more")
-    given = table["budget"]
-    rounded = given.map(lambda value: float(f"{value:.{digits - 1}e}"))
-    most = float((rounded / given - 1).abs().max())
-    notes.append(
-        f"budgets are rounded to {pluralize(digits, 'digit')}: {given.nunique()} values are "
-        f"{rounded.nunique()}, changed by at most {most:.2%}; as counted they are given_budget"
-    )
-    return table.assign(budget=rounded, given_budget=given)
 
 
 def _derive(table: pd.DataFrame, flops: str | None, notes: list[str]) -> None:

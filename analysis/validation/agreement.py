@@ -15,6 +15,7 @@ from analysis.fitting.text import join_first, pluralize
 from analysis.isoflop.curves import IsoFLOPFit
 from analysis.isoflop.fit import X_NAMES
 from analysis.isoflop.minima import Method
+from analysis.isoflop.offsets import at_budgets
 from analysis.parametric import ParametricFit
 from analysis.table.load import best_of_cells, finished
 
@@ -81,7 +82,7 @@ def agreement_of(fits: TableFits, x: str) -> Agreement:
     if x not in X_NAMES:
         sizes = ", ".join(name for name in X_NAMES if name != "n_tokens")
         raise ValueError(f"x={x!r} is not one of {sizes}")
-    done = finished(fits.table)
+    done = finished(at_budgets(fits.table, x).table)
     budgets = np.sort(done["budget"].dropna().unique())
     if len(budgets) < 2:
         raise FitError(

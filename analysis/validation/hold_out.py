@@ -15,7 +15,9 @@ from analysis.fitting.status import FitError, FitStatus, status_of
 from analysis.fitting.text import pluralize
 from analysis.isoflop.fit import fit_isoflop
 from analysis.isoflop.minima import Method
+from analysis.isoflop.offsets import at_budgets
 from analysis.parametric import NAMES, fit_parametric
+from analysis.table.budgets import own_budget
 from analysis.table.load import best_of_cells, finished
 from analysis.validation.agreement import best_runs
 
@@ -83,13 +85,16 @@ def hold_out_budgets(
     if not 1 <= held <= n - 2:
         raise FitError(f"n_held={held} must be 1 to {n - 2} of {n} budgets: two are left to fit")
     cut = budgets[-held]
+    at = finished(at_budgets(table, x).table)
     rows: Rows = []
     notes: list[str] = []
     for model in dict.fromkeys(done["series"]):
         own = done[done["series"] == model]
         near, far = own[own["budget"] < cut], own[own["budget"] >= cut]
+        same = at[at["series"] == model]
+        small, large = same[same["budget"] < cut], same[same["budget"] >= cut]
         approaches: dict[str, Callable[[list[str]], Rows]] = {
-            "approach 2": partial(_isoflop_rows, near, far, x, method, n_nearest),
+            "approach 2": partial(_isoflop_rows, small, large, x, method, n_nearest),
             "approach 3": partial(
                 _parametric_rows, near, far, "n_params" if x == "n_tokens" else x
             ),
@@ -151,7 +156,7 @@ def _isoflop_rows(
 
 
 def _parametric_rows(small: pd.DataFrame, large: pd.DataFrame, x: str, said: list[str]) -> Rows:
-    cells = best_of_cells(small, by=["budget", x])
+    cells = best_of_cells(small, by=[own_budget(small), x])
     fit = fit_parametric(cells[x], cells["n_tokens"], cells["loss"], n_draws=_DRAWS)
     said += fit.warnings
     dof = fit.n_points - len(NAMES)

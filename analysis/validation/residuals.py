@@ -7,6 +7,7 @@ from analysis.experts.fit import ExpertLawFit
 from analysis.experts.forms import FORMS
 from analysis.experts.runs import rows_of, runs_of
 from analysis.isoflop.curves import IsoFLOPFit
+from analysis.isoflop.offsets import at_budgets
 from analysis.parametric import ParametricFit
 from analysis.table.load import best_of_cells, finished
 
@@ -26,6 +27,7 @@ def residuals_of(
     context = [name for name in _CONTEXT if name in runs]
     if isinstance(fit, IsoFLOPFit):
         parts = []
+        runs = finished(at_budgets(table, fit.x_name).table)
         cells = best_of_cells(runs, by=["series", "budget", fit.x_name])
         for curve in fit.curves:
             at = (cells["series"] == curve.model) & (cells["budget"] == curve.budget)

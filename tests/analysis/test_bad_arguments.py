@@ -77,7 +77,7 @@ FILES = {
     "gigaflops.csv": csv(ROW.replace("6e12", "6e3")),
     "empty_loss.csv": csv(ROW.replace("4.0", "")),
     "names.csv": csv(*(f"run{n},6e12,{n}e6,{1 / n}e6,4.{n},1,0" for n in range(1, 6))),
-    "counted.csv": csv(*(f"m,6.00{n}e12,{n}e6,{1 / n}e6,4.{n},1,0" for n in range(1, 6))),
+    "counted.csv": csv(*(f"m,6.{n}e12,{n}e6,{1 / n}e6,4.{n},1,0" for n in range(1, 6))),
     "nosize.csv": csv(ROW, head=HEAD.replace("n_params", "width")),
     "losses.csv": csv(ROW + ",3", head=HEAD.replace("loss", "val_loss").strip() + ",eval_loss\n"),
     "bad.parquet": b"PAR1 but no more",
@@ -295,8 +295,10 @@ isoflop torn -> 1 of 1 records are damaged: torn/a/record.json (not a run record
 isoflop deep -> 1 of 1 records are damaged: deep/a/record.json (not a run record
 isoflop nothing -> no record.json below nothing
 isoflop names.csv -> if a model's name is of one run, --series none makes all runs one curve
-isoflop counted.csv -> if each run counted its own budget, --budget-digits 1 rounds them
-isoflop good.csv --budget-digits 0 -> --budget-digits 0 must be 1 to 6
+isoflop counted.csv -> --budgets 6e18,1e19 or --budget-tolerance 0.05 joins those that are one
+isoflop good.csv --budget-tolerance 0.5 -> --budget-tolerance 0.5 must be 0 or more, and below 0.5
+isoflop good.csv --budgets 1e18,x -> --budgets '1e18,x' must be numbers of FLOPs above 0
+isoflop good.csv --budgets 1e30 -> --budgets: no run is within 0.01 of 1e+30; they have
 isoflop one.csv -> no curve to fit: dense at C=6e+12: 1 size, and a curve needs 3
 isoflop two.csv -> no curve to fit: dense at C=6e+12: 2 sizes, and a curve needs 3
 parametric one.csv -> no model could be fitted: dense: 1 distinct

@@ -182,26 +182,31 @@ def test_models_that_are_sizes_make_one_curve(tmp_path, capsys):
     assert out.count(" llama ") >= len(BUDGETS)
 
 
-def test_budgets_that_each_run_counted_are_rounded(tmp_path, capsys):
+def test_budgets_that_each_run_counted_are_joined(tmp_path, capsys):
     def counted(C, N, D, loss):
-        off = 1 + 0.01 * math.sin(N)  # steps are whole
+        off = 1 + 0.009 * math.sin(N)  # steps are whole
         return marin(C * off, N, D * off, loss)
 
     path = write(tmp_path / "runs.csv", counted)
-    assert main(["isoflop", path]) == 2
-    assert "if each run counted its own budget, --budget-digits 1 rounds them" in (
-        capsys.readouterr().err
-    )
-    assert main(["isoflop", path, "--budget-digits", "1", "--brief"]) == 0
-    found = re.search(
-        r"budgets are rounded to 1 digit: 15 values are 3, changed by at most ([\d.]+)%",
-        capsys.readouterr().out,
-    )
-    table = load_table(path, budget_digits=1)
-    assert sorted(set(table["budget"])) == [1e18, 4e18, 2e19]  # 1.6e19 is one digit too few
-    most = (table["budget"] / table["given_budget"] - 1).abs().max()
-    assert float(found[1]) == pytest.approx(100 * most, abs=0.005)
-    assert most == pytest.approx(2e19 / (1.6e19 * 0.99) - 1, rel=0.05)
+    assert main(["isoflop", path, "--brief"]) == 0
+    printed = capsys.readouterr()
+    assert "15 values of budget, as runs counted them, are 3 budgets" in printed.out
+    assert "--budget-tolerance 0 keeps them apart" in printed.out
+    heading = next(line for line in printed.out.splitlines() if line.startswith("Minima of"))
+    assert "(15 losses moved along the curves to their budget's FLOPs, by at most " in heading
+    assert "nats/byte" in heading
+    assert printed.err == ""
+    assert main(["isoflop", path, "--budget-tolerance", "0"]) == 2
+    printed = capsys.readouterr()
+    error = printed.err
+    assert "not shown: 15 budgets with one size each" in printed.out
+    assert "model: 15 budgets with one size each are left out, and a curve needs 3: " in error
+    assert "--budgets 6e18,1e19 or --budget-tolerance 0.05 joins" in error
+    assert main(["isoflop", path, "--budgets", "1e18,4e18", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert [c["budget"] for c in json.loads(printed.out)["curves"]] == [1e18, 4e18]
+    assert printed.err.startswith("warning: left out: 5 of 15 runs, whose budgets are not within")
+    assert printed.err.count("\n") == 1
 
 
 def test_units_and_separators_that_are_given(tmp_path, capsys):

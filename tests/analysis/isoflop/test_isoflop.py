@@ -172,6 +172,23 @@ def test_too_few_sizes_are_skipped_or_refused():
 
 
 @pytest.mark.slow
+def test_many_curves_of_one_size_are_one_line():
+    budgets = [1e12 * 1.05**k for k in range(85)]
+    single = curves(parabola, SIZES[:1], budgets, model="peer")
+    fit = fit_isoflop(joined(curves(parabola), single), **FEW)
+    assert fit.skipped == (
+        "peer: 85 budgets with one size each are left out, and a curve needs 3: C=1e+12, "
+        "C=1.05e+12, C=1.102e+12, and 82 more; budgets=[6e18,1e19] or budget_tolerance=0.05 joins "
+        "those that are one budget",
+    )
+    assert fit.summary().count("one size") == fit.summary().count("skipped: ") == 1
+    assert fit.only("dense").skipped == ()
+    assert fit.only("peer").skipped == fit.skipped
+    with pytest.raises(FitError, match=r"no curve to fit: 4 budgets of 4 models .* series="):
+        fit_isoflop(joined(*(curves(parabola, SIZES[:1], model=f"m{k}") for k in range(4))))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "says"),
     [

@@ -283,7 +283,7 @@ def test_without_curves_the_surface_is_left():
     # Two sizes a budget: no parabola, yet ten runs
     frame = rows(compare_approaches(runs(n_sizes=2)))
     assert frame.loc["2 (parabola)", "status"] == frame.loc["2 (akima)", "status"] == "no fit"
-    assert "2 sizes" in frame.loc["2 (parabola)", "note"]
+    assert "two sizes" in frame.loc["2 (parabola)", "note"]
     assert frame.loc["3 (parametric)", "a"] == pytest.approx(SURFACE.exponent, rel=1e-3)
 
 
@@ -291,7 +291,7 @@ def test_without_curves_the_surface_is_left():
 def test_a_model_s_reason_is_its_own():
     dense, moe = runs(n_sizes=2), runs(n_sizes=2).assign(model="moe", series="moe", run_id=None)
     note = rows(compare_approaches(pd.concat([dense, moe], ignore_index=True)), "moe")["note"]
-    assert note["2 (akima)"].startswith("no curve to fit: moe at C=1e+17: 2 sizes")
+    assert note["2 (akima)"].startswith("no curve to fit: moe: 5 budgets with two sizes each")
     assert "dense" not in note["2 (akima)"]
 
 

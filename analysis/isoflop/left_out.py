@@ -1,0 +1,61 @@
+"""Curves with too few sizes: one line says it of many."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from analysis.fitting.text import join_first, pluralize
+
+NEEDED = 3  # sizes of a curve
+_EACH = 2  # curves of one number of sizes that have a line each
+_CLOSE = 1.2  # planned budgets differ by more
+_NUMBERS = {1: "one size", 2: "two sizes"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TooFew:
+    """A curve that could not be fitted: how many sizes a model has at a budget in FLOPs."""
+
+    model: str
+    budget: float
+    n_sizes: int
+
+
+def left_out(curves: Sequence[TooFew]) -> tuple[str, ...]:
+    """What to say of them: a line each of a few, a line for all of one number of sizes of many."""
+    lines = []
+    for n in sorted({curve.n_sizes for curve in curves}, reverse=True):
+        own = [curve for curve in curves if curve.n_sizes == n]
+        if len(own) <= _EACH:
+            lines += [
+                f"{c.model} at C={c.budget:.3g}: {pluralize(n, 'size')}, and a curve needs {NEEDED}"
+                for c in own
+            ]
+        else:
+            lines.append(_in_one_line(own))
+    return tuple(lines)
+
+
+def _in_one_line(curves: Sequence[TooFew]) -> str:
+    models = list(dict.fromkeys(curve.model for curve in curves))
+    first = join_first([f"C={curve.budget:.4g}" for curve in curves])
+    if len(models) == 1:
+        what = f"{models[0]}: {len(curves)} budgets"
+    else:
+        what = f"{len(curves)} budgets of {len(models)} models ({join_first(models)})"
+    return (
+        f"{what} with {_NUMBERS[curves[0].n_sizes]} each are left out, and a curve needs "
+        f"{NEEDED}: {first}{_remedy(curves, models)}"
+    )
+
+
+def _remedy(curves: Sequence[TooFew], models: Sequence[str]) -> str:
+    """What may be wrong with the table: names of runs, or budgets as each run counted them."""
+    if curves[0].n_sizes > 1:
+        return ""
+    if len(models) == len(curves):
+        return "; if a model's name is of one run, series=[] makes all runs one curve"
+    budgets = sorted({curve.budget for curve in curves})
+    if any(b < _CLOSE * a for a, b in pairwise(budgets)):
+        return "; budgets=[6e18,1e19] or budget_tolerance=0.05 joins those that are one budget"
+    return ""
