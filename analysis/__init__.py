@@ -19,12 +19,14 @@ from analysis.figures import (
     draw_adaptation,
     draw_contours,
     draw_experts,
+    draw_forest,
     draw_forgetting,
     draw_frontier,
     draw_growth,
     draw_isoflop,
     draw_laws,
     draw_libraries,
+    draw_multipliers,
     draw_residuals,
     draw_seconds,
     draw_usage,
@@ -39,7 +41,8 @@ from analysis.isoflop.curves import IsoFLOPCurve, IsoFLOPFit
 from analysis.isoflop.fit import fit_isoflop
 from analysis.isoflop.flags import Flag
 from analysis.isoflop.laws import ModelLaws
-from analysis.multiplier import ComputeMultiplier, compute_multiplier
+from analysis.multiplier.fit import compute_multipliers
+from analysis.multiplier.result import ComputeMultipliers
 from analysis.parametric import ParametricFit, fit_parametric
 from analysis.planner import Plan, plan
 from analysis.surfaces.compare import SurfaceComparison, compare_surfaces
@@ -54,7 +57,7 @@ __all__ = [
     "Adaptation",
     "Agreement",
     "BudgetMultipliers",
-    "ComputeMultiplier",
+    "ComputeMultipliers",
     "Differences",
     "DifferencesBy",
     "Estimate",
@@ -93,17 +96,19 @@ __all__ = [
     "compare_libraries",
     "compare_models",
     "compare_surfaces",
-    "compute_multiplier",
+    "compute_multipliers",
     "draw_active",
     "draw_adaptation",
     "draw_contours",
     "draw_experts",
+    "draw_forest",
     "draw_forgetting",
     "draw_frontier",
     "draw_growth",
     "draw_isoflop",
     "draw_laws",
     "draw_libraries",
+    "draw_multipliers",
     "draw_residuals",
     "draw_seconds",
     "draw_usage",

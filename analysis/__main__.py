@@ -13,7 +13,9 @@ from analysis.experts.fit import BACKBONE
 from analysis.experts.forms import FORMS
 from analysis.isoflop.fit import X_NAMES
 from analysis.isoflop.minima import METHODS
-from analysis.options import Parser, as_typed, check_options, named_path
+from analysis.multiplier.profile import SLOPES
+from analysis.multiplier_command import multiplier
+from analysis.options import Parser, as_typed, check_options, named_path, number_or_range
 from analysis.surfaces.compare import HELD_OUT
 from analysis.surfaces.forms import SURFACES
 from analysis.table.budgets import TOLERANCE
@@ -161,13 +163,31 @@ def _parser() -> argparse.ArgumentParser:
             help="standard deviation of a loss, if known from seeds (default: from the scatter)",
         )
 
+    def add_cluster(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--cluster",
+            metavar="COLUMN",
+            help="bootstrap whole runs: rows with one value of it, e.g. checkpoints of a run or "
+            "branches of a trunk, are drawn together (default: each row by itself)",
+        )
+
     def add_choice(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--model", help="which model, if the table has several")
         sub.add_argument("--baseline", help="the model that others are compared with")
 
+    def add_asymptote(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--asymptote",
+            type=number_or_range,
+            metavar="NATS[,NATS]",
+            help="the loss no compute beats, or its lowest and highest value, for compute "
+            "multipliers; it belongs to the evaluation set (default: fitted)",
+        )
+
     sub = add("isoflop", commands.isoflop, "fit and draw isoFLOP curves and their power laws")
     add_curves(sub)
     add_noise(sub)
+    add_cluster(sub)
     sub.add_argument(
         "--brief", action="store_true", help="print a line a curve, without losses and laws"
     )
@@ -183,6 +203,7 @@ def _parser() -> argparse.ArgumentParser:
         help="of the log loss with Huber, or least squares of the loss",
     )
     sub.add_argument("--draws", type=int, default=1000, help="of the bootstrap (%(default)s)")
+    add_cluster(sub)
     sub.add_argument(
         "--influence",
         action="store_true",
@@ -203,9 +224,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--delta", type=float, default=1e-3, help="Huber's delta (%(default)s)")
     sub.add_argument("--draws", type=int, default=200, help="of the bootstrap (%(default)s)")
+    add_cluster(sub)
 
     sub = add("experts", commands.experts, "compare laws of the loss in the number of experts")
     add_choice(sub)
+    add_cluster(sub)
     sub.add_argument(
         "--form",
         action="append",
@@ -246,6 +269,45 @@ def _parser() -> argparse.ArgumentParser:
         help="the budget whose seeds give the noise (default: the one compared)",
     )
 
+    sub = add(
+        "multiplier", multiplier, "say how much more compute a baseline needs for the same loss"
+    )
+    sub.add_argument(
+        "--baseline", default="dense", help="the model that others are compared with (dense)"
+    )
+    add_curves(sub)
+    add_asymptote(sub)
+    sub.add_argument(
+        "--slopes",
+        default="own",
+        choices=SLOPES,
+        help="an alpha for each model, or one for all (%(default)s)",
+    )
+    sub.add_argument(
+        "--points",
+        default="minima",
+        choices=["minima", "lowest"],
+        help="what the laws are of: minima of isoFLOP curves, or the lowest loss of each budget "
+        "(%(default)s)",
+    )
+    sub.add_argument(
+        "--at",
+        type=float,
+        action="append",
+        default=[],
+        metavar="FLOPS",
+        help="state the multipliers at this compute of the models (default: at their budgets); "
+        "repeatable",
+    )
+    sub.add_argument(
+        "--at-loss",
+        type=float,
+        action="append",
+        default=[],
+        metavar="NATS",
+        help="state them at this loss; repeatable",
+    )
+
     sub = add("adaptation", commands.adaptation, "compare ways to adapt a model to a domain")
     sub.add_argument(
         "--general",
@@ -280,12 +342,7 @@ def _parser() -> argparse.ArgumentParser:
     add_curves(sub)
     add_noise(sub)
     sub.add_argument("--baseline", help="the model that compute multipliers compare with (dense)")
-    sub.add_argument(
-        "--asymptote",
-        type=float,
-        metavar="NATS",
-        help="the loss no compute beats, for compute multipliers; it belongs to the evaluation set",
-    )
+    add_asymptote(sub)
     sub.add_argument("--title", help="of the page")
     return parser
 

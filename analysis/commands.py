@@ -41,6 +41,7 @@ from analysis.surfaces.models import cells_of_models, compare_surfaces_of_models
 from analysis.table.load import finished, load_table
 from analysis.table.merged import find_merged
 from analysis.table.sources import Source, read_source
+from analysis.table.trunks import find_trunks
 from analysis.table.units import PER_TOKEN, in_unit, loss_unit
 from analysis.validation.influence import Influence, influence_of
 from analysis.validation.residuals import residuals_of
@@ -64,12 +65,13 @@ def table_of(
     Notes are printed unless JSON was asked for, what was left out and warnings always.
     """
     where = {name: value.split(",") for name, value in pairs("where", options.where).items()}
+    cluster = getattr(options, "cluster", None)
     table = load_table(
         source or options.path,
         columns=pairs("column", options.column) or None,
         flops=options.flops,
         where=where,
-        keep=keep,
+        keep=[*keep, *([cluster] if cluster else [])],
         units=pairs("unit", options.unit),
         series=series_of(options),
         separator=options.separator,
@@ -78,14 +80,18 @@ def table_of(
         needs=needs,
     )
     left_out = [table.attrs[name] for name in ("damaged", "left_out") if name in table.attrs]
+    shared = find_trunks(table) if "cluster" in options and not cluster else None
     for warning in (
         *left_out,
         *(table.attrs.get("warnings", ()) if by_cell else ()),
+        *([shared] if shared else []),
     ):
         print(f"warning: {as_typed(warning)}", file=sys.stderr)
     for note in table.attrs.get("notes", ()):
         if note not in left_out:
-            _say(options, f"note: {as_typed(note)}")
+            say(options, f"note: {as_typed(note)}")
+    if cluster and cluster not in table:
+        raise ValueError(f"--cluster {cluster} is no column; found {', '.join(map(str, table))}")
     losses = finished(table)["loss"]
     if len(losses) >= _SAME and losses.nunique() == 1:
         raise ValueError(f"all {len(losses)} losses are {losses.iloc[0]:g}: is this their column?")
@@ -110,25 +116,26 @@ def isoflop(options: Options) -> None:
     table, folder = table_of(options, needs=("budget", options.x)), folder_of(options)
     level = at_budgets(table, options.x).table
     if not options.brief:
-        _say(options, perplexities(level))
-    fit = fit_isoflop(table, options.x, options.method, options.n_nearest, noise=options.noise)
+        say(options, perplexities(level))
+    how = {"noise": options.noise, "cluster": options.cluster}
+    fit = fit_isoflop(table, options.x, options.method, options.n_nearest, **how)
     with staged(folder) as new:
         (new / "table.csv").write_text(to_csv(table), encoding="utf-8")
         values = fit.to_dict()
-        _write(new / "isoflop.json", values)
+        write(new / "isoflop.json", values)
         with figures.style():
-            _save(figures.draw_isoflop(level, fit), new / "isoflop.png", loss_unit(table))
-    _print_json(options, values)
+            save(figures.draw_isoflop(level, fit), new / "isoflop.png", loss_unit(table))
+    print_json(options, values)
     merged = find_merged(table)
     done = [*([merged.how] if merged else []), *fit.moved]
-    how = f" ({'; '.join(done)})" if done else ""
+    said = f" ({'; '.join(done)})" if done else ""
     if options.brief:
-        text = f"Minima of the fitted curves{how}:\n{brief(fit)}"
+        text = f"Minima of the fitted curves{said}:\n{brief(fit)}"
     else:
-        text = f"\nFitted minima{how}:\n{fit.summary()}"
-    _say(options, in_unit(as_typed(text), loss_unit(table)))
-    _say(options, f"\ntable: {folder / 'table.csv'}\nfits: {folder / 'isoflop.json'}")
-    _say(options, f"figure: {folder / 'isoflop.png'}")
+        text = f"\nFitted minima{said}:\n{fit.summary()}"
+    say(options, in_unit(as_typed(text), loss_unit(table)))
+    say(options, f"\ntable: {folder / 'table.csv'}\nfits: {folder / 'isoflop.json'}")
+    say(options, f"figure: {folder / 'isoflop.png'}")
 
 
 def parametric(options: Options) -> None:
@@ -140,11 +147,13 @@ def parametric(options: Options) -> None:
     influences: dict[str, Influence] = {}
     errors = []
     delta = float("inf") if options.residual == "loss" else options.delta
-    for model, cells in cells_of_models(table, options.x, options.model).items():
+    of_models = cells_of_models(table, options.x, options.model, options.cluster)
+    for model, cells in of_models.items():
         columns = (cells[options.x], cells["n_tokens"], cells["loss"])
         how = {"delta": delta, "residual": options.residual}
         try:
-            found[model] = fit_parametric(*columns, n_draws=options.draws, **how)
+            groups = cells[options.cluster] if options.cluster else None
+            found[model] = fit_parametric(*columns, groups=groups, n_draws=options.draws, **how)
             if options.influence:
                 influences[model] = influence_of(*columns, **how)
         except ValueError as error:
@@ -158,25 +167,25 @@ def parametric(options: Options) -> None:
         for model, fit in found.items():
             runs, label = done[done["series"] == model], file_label(model)
             contours = figures.draw_contours(fit, runs, size=options.x)
-            _save(contours, new / f"contours_{label}.png", loss_unit(table))
+            save(contours, new / f"contours_{label}.png", loss_unit(table))
             left = figures.draw_residuals(residuals_of(fit, runs, options.x))
-            _save(left, new / f"residuals_{label}.png", loss_unit(table))
-        _write(new / "parametric.json", values)
+            save(left, new / f"residuals_{label}.png", loss_unit(table))
+        write(new / "parametric.json", values)
     merged = find_merged(table)
     heading = f" ({merged.how})" if merged else ""
     for model, fit in found.items():
-        _say(options, f"{model}{heading}\n{fit.summary()}")
+        say(options, f"{model}{heading}\n{fit.summary()}")
         reached = f"{fit.share_at_best:.0%} of {fit.n_starts} starts reached the best value"
-        _say(
+        say(
             options,
             f"  {reached}; condition number {fit.condition:.3g}; gradient {fit.gradient:.1e}\n",
         )
         if model in influences:
-            _say(options, f"{influences[model].summary()}\n")
+            say(options, f"{influences[model].summary()}\n")
     for text in errors:
-        _say(options, f"not fitted: {text}")
-    _print_json(options, values)
-    _say(options, f"fits: {folder / 'parametric.json'}")
+        say(options, f"not fitted: {text}")
+    print_json(options, values)
+    say(options, f"fits: {folder / 'parametric.json'}")
 
 
 def surfaces(options: Options) -> None:
@@ -190,18 +199,19 @@ def surfaces(options: Options) -> None:
         hold_out=options.hold_out,
         delta=options.delta,
         n_draws=options.draws,
+        cluster=options.cluster,
     )
     values = {model: one.to_dict() for model, one in found.items()}
     with staged(folder) as new:
-        _write(new / "surfaces.json", values)
+        write(new / "surfaces.json", values)
     for model, one in found.items():
         for fit in one.fits:
-            _say(options, f"{model}, {fit.form_name}: {fit.summary()}\n")
-        _say(options, f"{model}: {one.summary()}\n")
+            say(options, f"{model}, {fit.form_name}: {fit.summary()}\n")
+        say(options, f"{model}: {one.summary()}\n")
     for text in errors:
-        _say(options, f"not fitted: {text}")
-    _print_json(options, values)
-    _say(options, f"fits: {folder / 'surfaces.json'}")
+        say(options, f"not fitted: {text}")
+    print_json(options, values)
+    say(options, f"fits: {folder / 'surfaces.json'}")
 
 
 def experts(options: Options) -> None:
@@ -209,9 +219,8 @@ def experts(options: Options) -> None:
     table, folder = table_of(options, needs=("n_experts",)), folder_of(options)
     choice = {"model": options.model, "baseline": options.baseline, "size": options.size}
     forms = options.form or DEFAULT_FORMS
-    found = compare_laws(
-        table, forms, hold_out=options.hold_out, residual=options.residual, **choice
-    )
+    how = {"hold_out": options.hold_out, "residual": options.residual, "cluster": options.cluster}
+    found = compare_laws(table, forms, **how, **choice)
     drawn = [fit for fit in found.fits if fit.of_experts_alone]
     slopes = size_slopes(table, **{**choice, "model": found.model}) if drawn else None
     values = {
@@ -220,21 +229,21 @@ def experts(options: Options) -> None:
     }
     with staged(folder) as new, figures.style():
         if drawn:
-            _save(figures.draw_experts(table, drawn, slopes), new / "experts.png")
-        _write(new / "experts.json", values)
-    _print_json(options, values)
+            save(figures.draw_experts(table, drawn, slopes), new / "experts.png")
+        write(new / "experts.json", values)
+    print_json(options, values)
     for fit in found.fits:
-        _say(options, f"{fit.form_name}: {fit.summary()}")
+        say(options, f"{fit.form_name}: {fit.summary()}")
         cutoff = fit.cutoff_interval()
         if cutoff is not None and math.isfinite(cutoff[0]):
-            _say(options, f"  experts cease to help at N of {cutoff[0]:.3g} to {cutoff[1]:.3g}")
-        _say(options, "")
-    _say(options, found.summary())
+            say(options, f"  experts cease to help at N of {cutoff[0]:.3g} to {cutoff[1]:.3g}")
+        say(options, "")
+    say(options, found.summary())
     if slopes is not None:
-        _say(options, f"\n-d ln L / d ln E of each size:\n{slopes.to_string(index=False)}")
-    _say(options, f"\nfits: {folder / 'experts.json'}")
+        say(options, f"\n-d ln L / d ln E of each size:\n{slopes.to_string(index=False)}")
+    say(options, f"\nfits: {folder / 'experts.json'}")
     if drawn:
-        _say(options, f"figure: {folder / 'experts.png'}")
+        say(options, f"figure: {folder / 'experts.png'}")
 
 
 def differences(options: Options) -> None:
@@ -249,10 +258,10 @@ def differences(options: Options) -> None:
     else:
         found = compare_models(table, options.baseline, budget=options.budget, noise=noise)
     with staged(folder) as new:
-        _write(new / "differences.json", found.to_dict())
-    _print_json(options, found.to_dict())
-    _say(options, in_unit("\n".join([*at.how, found.summary()]), loss_unit(table)))
-    _say(options, f"\nfits: {folder / 'differences.json'}")
+        write(new / "differences.json", found.to_dict())
+    print_json(options, found.to_dict())
+    say(options, in_unit("\n".join([*at.how, found.summary()]), loss_unit(table)))
+    say(options, f"\nfits: {folder / 'differences.json'}")
 
 
 def adaptation(options: Options) -> None:
@@ -261,12 +270,12 @@ def adaptation(options: Options) -> None:
     folder = folder_of(options)
     found = compare_adaptations(table, options.general)
     with staged(folder) as new, figures.style():
-        _write(new / "adaptation.json", found.to_dict())
-        _save(figures.draw_adaptation(found), new / "adaptation.png")
-    _print_json(options, found.to_dict())
-    _say(options, found.summary())
-    _say(options, f"\nfits: {folder / 'adaptation.json'}")
-    _say(options, f"figure: {folder / 'adaptation.png'}")
+        write(new / "adaptation.json", found.to_dict())
+        save(figures.draw_adaptation(found), new / "adaptation.png")
+    print_json(options, found.to_dict())
+    say(options, found.summary())
+    say(options, f"\nfits: {folder / 'adaptation.json'}")
+    say(options, f"figure: {folder / 'adaptation.png'}")
 
 
 def adapters(options: Options) -> None:
@@ -275,12 +284,12 @@ def adapters(options: Options) -> None:
         raise ValueError(f"{options.path} is not a folder; name one with comparisons")
     found, folder = compare_libraries(Path(options.path)), folder_of(options)
     with staged(folder) as new, figures.style():
-        _write(new / "adapters.json", found.to_dict())
-        _save(figures.draw_libraries(found), new / "adapters.png")
-    _print_json(options, found.to_dict())
-    _say(options, found.summary())
-    _say(options, f"\nfits: {folder / 'adapters.json'}")
-    _say(options, f"figure: {folder / 'adapters.png'}")
+        write(new / "adapters.json", found.to_dict())
+        save(figures.draw_libraries(found), new / "adapters.png")
+    print_json(options, found.to_dict())
+    say(options, found.summary())
+    say(options, f"\nfits: {folder / 'adapters.json'}")
+    say(options, f"figure: {folder / 'adapters.png'}")
 
 
 def growth(options: Options) -> None:
@@ -290,14 +299,14 @@ def growth(options: Options) -> None:
     found = of_growth.compare_growth(table)
     curves = of_growth.read_curves(table, Path(options.path))
     with staged(folder) as new, figures.style():
-        _write(new / "growth.json", found.to_dict())
+        write(new / "growth.json", found.to_dict())
         if curves:
-            _save(figures.draw_growth(curves), new / "growth.png")
-    _print_json(options, found.to_dict())
-    _say(options, found.summary())
-    _say(options, f"\nfits: {folder / 'growth.json'}")
+            save(figures.draw_growth(curves), new / "growth.png")
+    print_json(options, found.to_dict())
+    say(options, found.summary())
+    say(options, f"\nfits: {folder / 'growth.json'}")
     if curves:
-        _say(options, f"figure: {folder / 'growth.png'}")
+        say(options, f"figure: {folder / 'growth.png'}")
 
 
 def forgetting(options: Options) -> None:
@@ -305,12 +314,12 @@ def forgetting(options: Options) -> None:
     source, folder = read_source(options.path, options.separator), folder_of(options)
     found = compare_forgetting(_records_of(source, table_of(options, source, by_cell=False)))
     with staged(folder) as new, figures.style():
-        _write(new / "forgetting.json", found.to_dict())
-        _save(figures.draw_forgetting(found), new / "forgetting.png")
-    _print_json(options, found.to_dict())
-    _say(options, found.summary())
-    _say(options, f"\nfits: {folder / 'forgetting.json'}")
-    _say(options, f"figure: {folder / 'forgetting.png'}")
+        write(new / "forgetting.json", found.to_dict())
+        save(figures.draw_forgetting(found), new / "forgetting.png")
+    print_json(options, found.to_dict())
+    say(options, found.summary())
+    say(options, f"\nfits: {folder / 'forgetting.json'}")
+    say(options, f"figure: {folder / 'forgetting.png'}")
 
 
 def _records_of(source: Source, table: pd.DataFrame) -> list[RunRecord]:
@@ -338,10 +347,10 @@ def planned(options: Options) -> None:
         for model in models
     }
     for text in fit.moved:
-        _say(options, in_unit(f"note: {text}", loss_unit(table)))
+        say(options, in_unit(f"note: {text}", loss_unit(table)))
     for one in plans.values():
-        _say(options, one.summary())
-    _print_json(options, {m: p.to_dict() for m, p in plans.items()})
+        say(options, one.summary())
+    print_json(options, {m: p.to_dict() for m, p in plans.items()})
 
 
 def report(options: Options) -> None:
@@ -367,23 +376,23 @@ def report(options: Options) -> None:
     written = write_report(study, provenance, folder, options.typed, title, say=steps)
     steps.close()
     for what, why in study.missing:
-        _say(options, as_typed(f"not fitted: {what}: {why}"))
+        say(options, as_typed(f"not fitted: {what}: {why}"))
     if options.json:
-        _print_json(options, study.to_dict())
-    _say(options, f"report: {written.page}\nfits: {written.fits}\ntable: {written.table}")
-    _say(options, f"figures: {len(written.figures)} files in {folder / 'figures'}")
+        print_json(options, study.to_dict())
+    say(options, f"report: {written.page}\nfits: {written.fits}\ntable: {written.table}")
+    say(options, f"figures: {len(written.figures)} files in {folder / 'figures'}")
 
 
-def _say(options: Options, text: str) -> None:
+def say(options: Options, text: str) -> None:
     if not options.json:
         print(text)
 
 
-def _write(path: Path, values: Any) -> None:
+def write(path: Path, values: Any) -> None:
     path.write_text(_as_json(values) + "\n", encoding="utf-8")
 
 
-def _print_json(options: Options, values: Any) -> None:
+def print_json(options: Options, values: Any) -> None:
     if options.json:
         print(_as_json(values))
 
@@ -392,7 +401,7 @@ def _as_json(values: Any) -> str:
     return json.dumps(plain(values), indent=1, allow_nan=False)
 
 
-def _save(figure: Figure, path: Path, unit: str = PER_TOKEN) -> None:
+def save(figure: Figure, path: Path, unit: str = PER_TOKEN) -> None:
     figures.relabel(figure, unit)
     figure.savefig(path, dpi=160)
     plt.close(figure)

@@ -1,6 +1,7 @@
 """The fits of one table, each made once, whoever asks for it."""
 
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -8,6 +9,9 @@ import pandas as pd
 from analysis.isoflop.curves import IsoFLOPFit, NoCurveError
 from analysis.isoflop.fit import fit_isoflop
 from analysis.isoflop.minima import Method
+from analysis.multiplier.fit import Asymptote, compute_multipliers
+from analysis.multiplier.profile import Slopes
+from analysis.multiplier.result import ComputeMultipliers
 from analysis.parametric import ParametricFit, fit_parametric
 from analysis.table.budgets import own_budget
 from analysis.table.load import best_of_cells, finished, require
@@ -71,3 +75,21 @@ class TableFits:
         if isinstance(found, ValueError):
             raise found
         return found
+
+
+def multipliers_of(
+    fit: IsoFLOPFit, baseline: str, *, asymptote: Asymptote = None, slopes: Slopes = "own"
+) -> ComputeMultipliers:
+    """compute_multipliers of the minima of isoFLOP curves; its arguments.
+
+    Raises ValueError if the baseline has no minimum inside its sizes.
+    """
+    points = {baseline: fit.frontier(baseline)}
+    skipped = {}
+    for model in dict.fromkeys(curve.model for curve in fit.curves):
+        if any(curve.inside for curve in fit.curves if curve.model == model):
+            points[model] = fit.frontier(model)
+        else:
+            skipped[model] = "no minimum inside its sizes"
+    found = compute_multipliers(points, baseline, asymptote=asymptote, slopes=slopes)
+    return replace(found, skipped={**skipped, **found.skipped})

@@ -28,6 +28,8 @@ _RULES: dict[str, tuple[Callable[[float], bool], str]] = {
         lambda value: math.isfinite(value) and value >= 0,
         "must be a finite number of nats, 0 or more, and below every loss",
     ),
+    "at": (_above_0, "must be a finite number of FLOPs above 0"),
+    "at_loss": (_above_0, "must be a finite number of nats above 0"),
     "delta": (lambda value: value > 0, "must be above 0; inf is least squares"),
     "n_nearest": (lambda value: value >= 3, "must be 3 or more: a parabola has 3 parameters"),
     "draws": (
@@ -51,14 +53,28 @@ def named_path(text: str) -> Path:
     return Path(text)
 
 
+def number_or_range(text: str) -> float | tuple[float, float]:
+    """NATS or NATS,NATS, the lower first."""
+    try:
+        ends = [float(part) for part in text.split(",")]
+    except ValueError:
+        ends = []
+    if len(ends) == 1:
+        return ends[0]
+    if len(ends) != 2 or ends[0] > ends[1]:
+        raise argparse.ArgumentTypeError(f"{text!r} is no NATS or LOWEST,HIGHEST")
+    return ends[0], ends[1]
+
+
 def check_options(options: argparse.Namespace) -> None:
     """Raises ValueError for the first number out of range, empty text, or pair that is none."""
     for name, value in vars(options).items():
         flag = f"--{name.replace('_', '-')}"
         fits, rule = _RULES.get(name, (None, ""))
-        if fits is not None and value is not None and not fits(value):
-            shown = f"{value:g}" if isinstance(value, float) else value
-            raise ValueError(f"{flag} {shown} {rule}")
+        for number in value if isinstance(value, tuple | list) else [value]:
+            if fits is not None and number is not None and not fits(number):
+                shown = f"{number:g}" if isinstance(number, float) else number
+                raise ValueError(f"{flag} {shown} {rule}")
         if value == "":
             raise ValueError(f"{flag} is empty; give a value, or leave it out")
     for name in ("column", "where", "unit"):
@@ -141,6 +157,7 @@ def as_typed(text: str) -> str:
     text = re.sub(r"\bbudgets=\[(.*?)\]", r"--budgets \1", text)
     text = text.replace("budget_tolerance=", "--budget-tolerance ")
     text = re.sub(r"\bseparator='(\w+)'", r"--separator \1", text)
+    text = re.sub(r"\bcluster=(\w+)", r"--cluster \1", text)
     return text.replace("flops='6nd'", "--flops 6nd").replace("with model=", "with --model")
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from analysis.fitting.checks import positive
+from analysis.fitting.clusters import cluster_codes, describe_draws, drawn_counts, few_clusters
 from analysis.fitting.intervals import Array, Estimate, Prediction, percentiles
 from analysis.fitting.least_squares import Minima, Model, condition_number, minimise
 from analysis.fitting.power_sum import exponentiated, non_negative, power_sum
@@ -158,8 +159,8 @@ def fit_parametric(
 
     delta: Huber's, in units of the residual; infinite for plain least squares. residual: of the
     log loss ("log", Hoffmann's) or of the loss. groups: the bootstrap draws whole groups, e.g.
-    budgets, rather than runs. What asks for care (a bound hit, a design that does not
-    identify alpha and beta, few starts at the best value, draws that ran off) is in status and
+    the checkpoints of a run, rather than runs. What asks for care (a bound hit, a design that does
+    not identify alpha and beta, few starts at the best value, draws that ran off) is in status and
     warnings. Raises ValueError naming the first bad value; FitError below six distinct runs.
     """
     N, D, L = _checked(n_params, n_tokens, loss)
@@ -174,7 +175,7 @@ def fit_parametric(
         )
     if n_draws < 0:
         raise ValueError(f"n_draws={n_draws} must be 0 or more")
-    clusters = None if groups is None else _checked_groups(groups, len(L))
+    clusters = None if groups is None else cluster_codes(groups, len(L))
 
     # Centred: N^-alpha of 1e9 parameters and its coefficient would differ by ten digits.
     centre_n, centre_d = np.log(N).mean(), np.log(D).mean()
@@ -197,6 +198,8 @@ def fit_parametric(
     _check_optimum(warned, minima, exponent_bounds, float(reached.mean()))
     if len(L) < 2 * len(NAMES):
         warned.add(f"{len(L)} runs for 5 parameters: the intervals say little")
+    for text in few_clusters(clusters):
+        warned.add(text)
 
     drawn = _bootstrap(model, target, theta, lower, upper, delta, clusters, n_draws, seed)
     ran_off = float(drawn.at_bound.any(axis=1).mean()) if n_draws else 0.0
@@ -209,7 +212,7 @@ def fit_parametric(
         estimates=tuple(_natural(theta[None], centre_n, centre_d)[0].tolist()),
         n_points=len(L),
         objective=float(minima.value[best]),
-        interval=f"percentiles of {n_draws} {'group' if clusters is not None else 'case'} draws",
+        interval=describe_draws(n_draws, clusters),
         status=warned.status,
         warnings=tuple(warned.texts),
         draws=_natural(drawn.theta, centre_n, centre_d),
@@ -286,10 +289,7 @@ def _bootstrap(
     seed: int,
 ) -> Minima:
     """Refits with each point, or each group, counted as often as it was drawn."""
-    rng = np.random.default_rng(seed)
-    n_units = len(target) if clusters is None else int(clusters.max()) + 1
-    counts = rng.multinomial(n_units, np.full(n_units, 1 / n_units), size=n_draws)
-    weights = (counts if clusters is None else counts[:, clusters]).astype(np.float64)
+    weights = drawn_counts(len(target), n_draws, np.random.default_rng(seed), clusters)
     starts = np.repeat(theta[None], n_draws, axis=0)
     return minimise(model, target, starts, lower=lower, upper=upper, weights=weights, delta=delta)
 
@@ -355,20 +355,6 @@ def _checked(*columns: ArrayLike) -> Sequence[Array]:
     if len(distinct) <= len(NAMES):
         raise FitError(f"{len(distinct)} distinct runs: 5 parameters need at least 6")
     return arrays
-
-
-def _checked_groups(groups: ArrayLike, n: int) -> np.ndarray:
-    labels = pd.Series(np.asarray(groups, dtype=object).ravel())
-    if len(labels) != n:
-        raise ValueError(f"groups has {len(labels)} labels for {n} runs")
-    if labels.isna().any():
-        raise ValueError(
-            f"groups[{int(labels.isna().argmax())}] is missing: give each run its group"
-        )
-    codes = np.asarray(pd.factorize(labels)[0])
-    if codes.max() < 2:
-        raise ValueError(f"groups has {codes.max() + 1} values: a bootstrap needs at least 3")
-    return codes
 
 
 def _estimate(values: Array, level: float) -> Estimate:

@@ -1,7 +1,7 @@
 """Everything this package can say of one table, fitted once; what can't be fitted says why."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ from analysis.differences.multipliers import BudgetMultipliers, budget_multiplie
 from analysis.experts.compare import LawComparison, compare_laws
 from analysis.experts.fit import size_slopes
 from analysis.experts.runs import variants_of
-from analysis.fits import TableFits
+from analysis.fits import TableFits, multipliers_of
 from analysis.fitting.plain import plain
 from analysis.fitting.results import Result
 from analysis.fitting.status import FitStatus, worst_status
@@ -23,28 +23,32 @@ from analysis.isoflop.curves import IsoFLOPFit
 from analysis.isoflop.fit import X_NAMES
 from analysis.isoflop.minima import Method
 from analysis.isoflop.offsets import at_budgets
-from analysis.multiplier import ComputeMultiplier, compute_multiplier
+from analysis.multiplier.fit import Asymptote
+from analysis.multiplier.result import ComputeMultipliers
 from analysis.parametric import NAMES, ParametricFit
 from analysis.progress import Say, silent
+from analysis.surfaces.compare import SurfaceComparison, compare_surfaces
 from analysis.table.load import best_of_cells, finished
 from analysis.table.merged import find_merged
 from analysis.table.units import loss_unit
 from analysis.validation.agreement import Agreement, agreement_of
 from analysis.validation.hold_out import HoldOut, hold_out_budgets
+from analysis.validation.influence import Influence, influence_of
 from experiments.records import RunRecord
 
 T = TypeVar("T")
 N_PARAMS = len(NAMES)
+_ENOUGH = 40  # runs of a model, to leave some out and to tell three surfaces apart
+_FEW_DRAWS = 100  # of the bootstrap for the influence of runs
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Study(Result):
     """What was fitted; missing: what could not be, and why. Parts that failed are None or absent.
 
-    parametric and multipliers are by series; experts, their expert_runs and slopes by variant, that
-    is by model and what varies besides in its layer; differences by budget, at the size of most
-    seeds
-    and over all sizes.
+    parametric is by series, and likewise influences and surfaces, of the series of most runs only;
+    experts, their expert_runs and slopes by variant, that is by model and what varies besides in
+    its layer; differences by budget, at the size of most seeds and over all sizes.
     """
 
     table: pd.DataFrame
@@ -56,13 +60,15 @@ class Study(Result):
     experts: Mapping[str, LawComparison]
     expert_runs: Mapping[str, pd.DataFrame]
     slopes: Mapping[str, pd.DataFrame]
-    multipliers: Mapping[str, ComputeMultiplier]
+    multipliers: ComputeMultipliers | None
     differences: Mapping[float, Differences]
     differences_over_sizes: Mapping[float, DifferencesBy]
     budget_multipliers: BudgetMultipliers | None
     cautions: tuple[str, ...]  # about the runs themselves, whatever is fitted to them
     missing: tuple[tuple[str, str], ...]
     forgetting: Forgetting | None = None  # of runs that learnt a stream
+    influences: Mapping[str, Influence] = field(default_factory=dict)
+    surfaces: Mapping[str, SurfaceComparison] = field(default_factory=dict)
 
     @property
     def at_budgets(self) -> pd.DataFrame:
@@ -77,6 +83,7 @@ class Study(Result):
             "isoflop": self.isoflop,
             "agreement": self.agreement,
             "hold_out": self.hold_out,
+            "multipliers": self.multipliers,
             "budget_multipliers": self.budget_multipliers,
             **streamed,
         }
@@ -86,8 +93,9 @@ class Study(Result):
         """What there is one of for each series, variant or budget."""
         return {
             "parametric": self.parametric,
+            "influences": self.influences,
+            "surfaces": self.surfaces,
             "experts": self.experts,
-            "multipliers": self.multipliers,
             "differences": self.differences,
             "differences_over_sizes": self.differences_over_sizes,
         }
@@ -146,16 +154,16 @@ def analyse(
     *,
     noise: float | None = None,
     baseline: str = "dense",
-    asymptote: float | None = None,
+    asymptote: Asymptote = None,
     seed: int = 0,
     records: Sequence[RunRecord] = (),
     say: Say = silent,
 ) -> Study:
     """Fits all that the table allows. baseline: whom compute multipliers compare with.
 
-    asymptote: the loss in nats/token that no compute beats, for the multipliers; without it there
-    are none. records: of the table's runs, where it is of a folder; what learnt a stream is
-    compared by them. say: called with the name of each fit as it begins. Other arguments as in
+    asymptote: the loss in nats/token that no compute beats, or its range, for the multipliers;
+    fitted without it. records: of the table's runs, where it is of a folder; what learnt a stream
+    is compared by them. say: called with the name of each fit as it begins. Other arguments as in
     fit_isoflop. What they make impossible is in `missing`.
     Raises ValueError if no run has finished, or x is not one of X_NAMES.
     """
@@ -167,6 +175,7 @@ def analyse(
     fits = TableFits(table, n_nearest=n_nearest, noise=noise, seed=seed)
     isoflop = attempts.make("isoFLOP curves", lambda: fits.isoflop(x, method))
     parametric = _surfaces(done, size, fits, attempts)
+    influences, surfaces = _robustness(done, size, parametric, seed, attempts)
     agreement = attempts.make("agreement", lambda: agreement_of(fits, size))
     hold_out = attempts.make(
         "held-out budgets",
@@ -183,6 +192,8 @@ def analyse(
         agreement=agreement,
         hold_out=hold_out,
         parametric=parametric,
+        influences=influences,
+        surfaces=surfaces,
         experts=experts,
         expert_runs=expert_runs,
         slopes={
@@ -247,6 +258,32 @@ def _surfaces(
     return {model: fit for model, fit in made.items() if fit is not None}
 
 
+def _robustness(
+    done: pd.DataFrame,
+    size: str,
+    parametric: Mapping[str, ParametricFit],
+    seed: int,
+    attempts: _Attempts,
+) -> tuple[dict[str, Influence], dict[str, SurfaceComparison]]:
+    """Of the series of most runs, where these are enough: each more would take seconds."""
+    model = max(parametric, key=lambda name: parametric[name].n_points, default=None)
+    if model is None or parametric[model].n_points < _ENOUGH:
+        return {}, {}
+    cells = best_of_cells(done[done["series"] == model], by=["budget", size])
+    N, D, L = (cells[name] for name in (size, "n_tokens", "loss"))
+    influence = attempts.make(
+        f"influence of runs, {model}",
+        lambda: influence_of(N, D, L, n_draws=_FEW_DRAWS, seed=seed),
+    )
+    surfaces = attempts.make(
+        f"surfaces, {model}", lambda: compare_surfaces(N, D, L, n_draws=0, seed=seed)
+    )
+    return (
+        {} if influence is None else {model: influence},
+        {} if surfaces is None else {model: surfaces},
+    )
+
+
 def _differences(
     done: pd.DataFrame, baseline: str, attempts: _Attempts
 ) -> tuple[dict[float, Differences], dict[float, DifferencesBy]]:
@@ -298,24 +335,16 @@ def _expert_laws(
 
 
 def _multipliers(
-    isoflop: IsoFLOPFit | None, baseline: str, asymptote: float | None, attempts: _Attempts
-) -> dict[str, ComputeMultiplier]:
+    isoflop: IsoFLOPFit | None, baseline: str, asymptote: Asymptote, attempts: _Attempts
+) -> ComputeMultipliers | None:
     what = "compute multipliers"
-    if asymptote is None:
-        attempts.missing.append((what, "no asymptote was given: --asymptote=NATS"))
-        return {}
     if isoflop is None:
         attempts.missing.append((what, "there are no isoFLOP curves to compare"))
-        return {}
-    found = {
-        model: attempts.make(
-            f"compute multiplier, {model}",
-            partial(_multiplier, isoflop, baseline, model, asymptote),
-        )
-        for model in dict.fromkeys(curve.model for curve in isoflop.curves)
-        if model != baseline
-    }
-    return {model: factor for model, factor in found.items() if factor is not None}
+        return None
+    found = attempts.make(what, lambda: multipliers_of(isoflop, baseline, asymptote=asymptote))
+    if found is not None:
+        attempts.missing += [(f"{what}, {model}", why) for model, why in found.skipped.items()]
+    return found
 
 
 def _cautions(table: pd.DataFrame, size: str) -> Iterator[str]:
@@ -341,17 +370,13 @@ def _cautions(table: pd.DataFrame, size: str) -> Iterator[str]:
         yield f"{pluralize(int(n), 'run')} {status}: shown below, not fitted"
 
 
-def _multiplier(fit: IsoFLOPFit, baseline: str, model: str, asymptote: float) -> ComputeMultiplier:
-    return compute_multiplier(fit.frontier(baseline), fit.frontier(model), asymptote=asymptote)
-
-
 def _one_expert(done: pd.DataFrame, baseline: str) -> str | None:
     """The baseline, if the table itself says that it has one expert; PEER's one is another."""
     experts = done.loc[done["model"] == baseline, "n_experts"]
     return baseline if len(experts) and (experts == 1).all() else None
 
 
-def check_choices(table: pd.DataFrame, baseline: str | None, asymptote: float | None) -> None:
+def check_choices(table: pd.DataFrame, baseline: str | None, asymptote: Asymptote) -> None:
     """Raises ValueError for what analyse() would only say of the part that it spoils."""
     done = finished(table)
     have = list(dict.fromkeys([*done["series"], *done["model"]]))
@@ -360,8 +385,10 @@ def check_choices(table: pd.DataFrame, baseline: str | None, asymptote: float | 
             f"--baseline {baseline} has no finished run; the table has {', '.join(have)}"
         )
     lowest = float(done["loss"].min())
-    if asymptote is not None and asymptote >= lowest:
-        raise ValueError(
-            f"--asymptote {asymptote:g} must be below every loss: the lowest is "
-            f"{lowest:.4f} {loss_unit(table)}"
-        )
+    ends = asymptote if isinstance(asymptote, tuple) else (asymptote,)
+    for end in ends:
+        if end is not None and end >= lowest:
+            raise ValueError(
+                f"--asymptote {end:g} must be below every loss: the lowest is "
+                f"{lowest:.4f} {loss_unit(table)}"
+            )

@@ -113,6 +113,7 @@ def compare_laws(
     baseline: str | None = None,
     size: str = BACKBONE,
     residual: Residual = "log",
+    cluster: str | None = None,
     n_draws: int = 500,
     seed: int = 0,
 ) -> LawComparison:
@@ -128,8 +129,15 @@ def compare_laws(
     if hold_out not in HOLD_OUT:
         raise ValueError(f"hold_out={hold_out!r} is not one of {', '.join(HOLD_OUT)}")
     column = _COLUMNS.get(hold_out, size)
-    runs = choose_runs(table, forms, model=model, baseline=baseline, size=size, by=[column])
-    fits, skipped = _fit_each(runs, dict.fromkeys(forms), residual, n_draws, seed)
+    runs = choose_runs(
+        table,
+        forms,
+        model=model,
+        baseline=baseline,
+        size=size,
+        by=[column, *([cluster] if cluster else [])],
+    )
+    fits, skipped = _fit_each(runs, dict.fromkeys(forms), residual, n_draws, seed, cluster)
     if not fits:
         raise FitError(f"no form to compare: {'; '.join(skipped)}")
 
@@ -183,13 +191,20 @@ def _largest(
 
 
 def _fit_each(
-    runs: ExpertRuns, forms: Iterable[FormName], residual: Residual, n_draws: int, seed: int
+    runs: ExpertRuns,
+    forms: Iterable[FormName],
+    residual: Residual,
+    n_draws: int,
+    seed: int,
+    cluster: str | None = None,
 ) -> tuple[dict[FormName, ExpertLawFit], list[str]]:
     """The forms that can be fitted, and why the others can't."""
     fits, failed = {}, []
     for form in forms:
         try:
-            fits[form] = fit_runs(runs, form, residual=residual, n_draws=n_draws, seed=seed)
+            fits[form] = fit_runs(
+                runs, form, residual=residual, cluster=cluster, n_draws=n_draws, seed=seed
+            )
         except FitError as error:
             failed.append(f"{form}: {error}")
     return fits, failed

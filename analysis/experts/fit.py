@@ -18,6 +18,7 @@ from analysis.experts.identify import (
 from analysis.experts.law import ExpertLawFit, Residual
 from analysis.experts.runs import BACKBONE, ExpertRuns, backbone_params, choose_runs
 from analysis.fitting.checks import check_level
+from analysis.fitting.clusters import cluster_codes, describe_draws, drawn_counts, few_clusters
 from analysis.fitting.intervals import t_quantile
 from analysis.fitting.least_squares import Minima, minimise
 from analysis.fitting.power_sum import exponentiated
@@ -50,6 +51,7 @@ def fit_expert_law(
     baseline: str | None = None,
     size: str = BACKBONE,
     residual: Residual = "log",
+    cluster: str | None = None,
     n_draws: int = 500,
     seed: int = 0,
 ) -> ExpertLawFit:
@@ -60,15 +62,17 @@ def fit_expert_law(
     Clark's laws; none for PEER, whose one expert is not the dense layer. size: the column that is
     N, that of the model without its experts; by default what backbone_params finds. Only the laws
     without E, of granularity and of sparsity, may be in n_params, which counts the experts, as
-    Krajewski's and Abnar's N do. n_draws: of the case bootstrap. Seeds count as runs. What one size
-    or one token count does not identify is fixed; see the warnings. Raises ValueError for a table
+    Krajewski's and Abnar's N do. n_draws: of the bootstrap, of runs, or of all that share a
+    value of the column `cluster`. Seeds count as runs. What one size or one token count does not
+    identify is fixed; see the warnings. Raises ValueError for a table
     that mixes what the law does not distinguish, FitError for too few runs, or too few distinct
     sizes, numbers of experts, token counts, granularities or sparsities. For the laws in several of
     these it names the parameters that are not identifiable, and is raised too where one variable
     follows from the others, e.g. at a fixed number of tokens per parameter.
     """
-    runs = choose_runs(table, [form], model=model, baseline=baseline, size=size)
-    return fit_runs(runs, form, residual=residual, n_draws=n_draws, seed=seed)
+    by = [cluster] if cluster else []
+    runs = choose_runs(table, [form], model=model, baseline=baseline, size=size, by=by)
+    return fit_runs(runs, form, residual=residual, cluster=cluster, n_draws=n_draws, seed=seed)
 
 
 def fit_runs(
@@ -76,6 +80,7 @@ def fit_runs(
     form: FormName,
     *,
     residual: Residual = "log",
+    cluster: str | None = None,
     n_draws: int,
     seed: int,
 ) -> ExpertLawFit:
@@ -83,6 +88,7 @@ def fit_runs(
     if residual not in ("log", "loss"):
         raise ValueError(f"residual={residual!r} is neither 'log' nor 'loss'")
     spec, runs = FORMS[form], chosen.given(form)
+    clusters = None if cluster is None else cluster_codes(chosen.cells[cluster], len(runs.loss))
     problem = spec.pose(runs)
     n, n_free = len(runs.loss), len(spec.names) - len(problem.fixed)
     refuse_few(chosen.model, spec, problem, runs)
@@ -105,8 +111,10 @@ def fit_runs(
         warned.add(chosen.note)
     if n < 2 * n_free:
         warned.add(f"{n} runs for {n_free} parameters: the intervals say little")
-    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_draws)
-    drawn = descend(np.repeat(theta[None], n_draws, axis=0), weights=counts.astype(np.float64))
+    for text in few_clusters(clusters):
+        warned.add(text)
+    counts = drawn_counts(n, n_draws, np.random.default_rng(seed), clusters)
+    drawn = descend(np.repeat(theta[None], n_draws, axis=0), weights=counts)
     off = problem.model(theta[None])[0][0]
     off = (np.log(off) if residual == "loss" else off) - np.log(runs.loss)
     return ExpertLawFit(
@@ -115,7 +123,7 @@ def fit_runs(
         estimates=tuple(problem.natural(theta[None])[0].tolist()),
         n_points=n,
         objective=float(minima.value[best]),
-        interval=f"percentiles of {n_draws} case draws",
+        interval=describe_draws(n_draws, clusters),
         status=warned.status,
         warnings=tuple(warned.texts),
         draws=problem.natural(drawn.theta),

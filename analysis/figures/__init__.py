@@ -11,6 +11,7 @@ from analysis.figures.forgetting import draw_forgetting
 from analysis.figures.growth import draw_growth
 from analysis.figures.isoflop import draw_isoflop
 from analysis.figures.laws import draw_frontier, draw_laws
+from analysis.figures.multipliers import draw_forest, draw_multipliers
 from analysis.figures.palette import MODEL_COLOURS
 from analysis.figures.parametric import draw_contours
 from analysis.figures.residuals import draw_residuals
@@ -25,12 +26,14 @@ __all__ = [
     "draw_adaptation",
     "draw_contours",
     "draw_experts",
+    "draw_forest",
     "draw_forgetting",
     "draw_frontier",
     "draw_growth",
     "draw_isoflop",
     "draw_laws",
     "draw_libraries",
+    "draw_multipliers",
     "draw_residuals",
     "draw_seconds",
     "draw_usage",

@@ -17,6 +17,7 @@ Model = Callable[[Array], tuple[Array, Array]]
 
 _CHUNK = 4_000_000  # numbers of a Jacobian held at once
 _TINY = np.finfo(np.float64).tiny
+_HUGE = 1e150  # whose square is still a number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +132,9 @@ def _descend(
         new_predicted, new_jacobian = _evaluate(model, candidate)
         new_residuals = new_predicted - target[active]
         new_value = _objective(new_residuals, weights[active], delta)
+        # nan or huge, where a term's own parameter ran off and the term itself is nothing
+        usable = np.abs(new_jacobian).max(axis=(1, 2)) < _HUGE
+        new_value = np.where(usable, new_value, np.inf)
         better = new_value < value[active]
         gain = np.where(better, 1 - new_value / np.maximum(value[active], _TINY), 0.0)
         theta[active[better]], value[active[better]] = candidate[better], new_value[better]

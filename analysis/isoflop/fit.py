@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.fitting.checks import positive
+from analysis.fitting.clusters import cluster_codes, drawn_counts
 from analysis.fitting.intervals import Array
 from analysis.fitting.status import FitError, FitStatus
 from analysis.isoflop.curves import IsoFLOPCurve, IsoFLOPFit, NoCurveError
@@ -34,6 +35,7 @@ def fit_isoflop(
     n_nearest: int | None = None,
     *,
     noise: float | None = None,
+    cluster: str | None = None,
     n_draws: int = 500,
     seed: int = 0,
 ) -> IsoFLOPFit:
@@ -44,7 +46,9 @@ def fit_isoflop(
     nearest to the best, on the log scale. noise: the standard deviation of a run's loss in nats, if
     known from seeds; else the scatter about the curves, of slices pooled over the model's budgets,
     of others a curve's own where it has six sizes or more; it holds their misfit too. n_draws: of
-    slices' and interpolation's intervals, and of the laws'.
+    slices' and interpolation's intervals, and of the laws'. cluster: a column; runs that share its
+    value, e.g. checkpoints of one run at several budgets, are drawn together for the intervals of
+    the laws, which then have "cluster" in place of "case".
     Where runs counted their own FLOPs, losses are moved to the budget's (at_budgets).
     Of several runs of one cell (model, budget, size) the best learning rate is taken, never a mean
     over them. A minimum with warnings has flags; one outside the sizes, or
@@ -62,7 +66,7 @@ def fit_isoflop(
     require(table, ["budget", x], "fit_isoflop")
     at = at_budgets(table, x)
     cells = best_of_cells(at.table, by=["series", "budget", x])
-    points, too_few = _points(cells, x, n_nearest)
+    points, too_few = _points(cells, x, n_nearest, cluster)
     if not points:
         raise NoCurveError(too_few)
     rng = np.random.default_rng(seed)
@@ -71,7 +75,9 @@ def fit_isoflop(
     unfitted = {}
     for model in dict.fromkeys(p.model for p in points):
         own = [p for p in points if p.model == model]
-        minima = minima_of(own, method, noise, n_draws, rng)
+        clusters = _clusters_of(own)
+        counts = _drawn_together(own, clusters, n_draws, seed)
+        minima = minima_of(own, method, noise, n_draws, rng, counts)
         found = minima.found
         fitted = [
             _curve(minimum, x, method, off)
@@ -84,7 +90,7 @@ def fit_isoflop(
         flagged = [f"C={c.budget:.3g} ({', '.join(c.flags)})" for c in kept if c.flags]
         try:
             optima = _optima([found[i] for i in inside], kept, x)
-            laws.append(fit_laws(model, optima, excluded, flagged))
+            laws.append(fit_laws(model, optima, excluded, flagged, clusters))
         except FitError as error:
             why = f"; excluded: {'; '.join(excluded)}" if excluded else ""
             unfitted[model] = f"{error}{why}"
@@ -102,7 +108,7 @@ def fit_isoflop(
 
 
 def _points(
-    cells: pd.DataFrame, x: str, n_nearest: int | None
+    cells: pd.DataFrame, x: str, n_nearest: int | None, cluster: str | None
 ) -> tuple[list[Points], list[TooFew]]:
     points, too_few = [], []
     for (model, budget), runs in cells.groupby(["series", "budget"], sort=True):
@@ -126,9 +132,28 @@ def _points(
                 u=u,
                 losses=losses,
                 others=others,
+                labels=None if cluster is None else runs[cluster].to_numpy(dtype=object)[keep],
             )
         )
     return points, too_few
+
+
+def _clusters_of(points: Sequence[Points]) -> np.ndarray | None:
+    """The cluster of each point of a model, whatever its budget."""
+    labels = [p.labels for p in points if p.labels is not None]
+    every = np.concatenate(labels) if labels else None
+    return None if every is None else cluster_codes(every, len(every))
+
+
+def _drawn_together(
+    points: Sequence[Points], clusters: np.ndarray | None, n_draws: int, seed: int
+) -> Sequence[Array | None]:
+    """How often each point was drawn with its cluster, curve by curve (n_draws, n)."""
+    if clusters is None:
+        return [None] * len(points)
+    ends = np.cumsum([len(p.u) for p in points])[:-1]
+    counts = drawn_counts(len(clusters), n_draws, np.random.default_rng(seed), clusters)
+    return np.split(counts, ends, axis=1)
 
 
 def _curve(
@@ -201,7 +226,7 @@ def _optima(found: Sequence[Minimum], curves: Sequence[IsoFLOPCurve], x: str) ->
     at[LOSS] = np.array([c.loss_opt for c in curves])
     draws = {
         how: _of_draws([m.draws[how] for m in found], found, names, x)
-        for how in ("noise", "case")
+        for how in ("noise", "case", "cluster")
         if found and all(how in m.draws for m in found)
     }
     shared = [m.common for m in found if m.common is not None]

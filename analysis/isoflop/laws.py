@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.fitting.clusters import few_clusters
 from analysis.fitting.intervals import Array, Estimate, percentiles, t_quantile
 from analysis.fitting.least_squares import minimise
 from analysis.fitting.power_law import (
@@ -49,8 +50,8 @@ class ModelLaws(Result):
     laws: by name of y (n_params, n_tokens, ..., loss); loss has a floor, L* = E + A C^-alpha,
     where there are four budgets or more. exponents: name -> how -> interval at 95 %, how being
     "t" (scatter about the law, and what skewed curves share; the default of conf_int), "noise" (of
-    the losses), "case" (runs drawn again within each budget; not of slices), "jackknife" (budgets
-    left out in turn).
+    the losses), "case" (runs drawn again within each budget), or "cluster" (n_clusters of runs
+    drawn again), both at skewed curves' mean exponents; "jackknife" (budgets left out in turn).
     """
 
     model: str
@@ -58,6 +59,7 @@ class ModelLaws(Result):
     laws: Mapping[str, PowerLaw | FrontierFit]
     exponents: Mapping[str, Mapping[str, Estimate]]
     excluded: tuple[str, ...]
+    n_clusters: int | None = None
     status: FitStatus
     warnings: tuple[str, ...]
 
@@ -67,7 +69,8 @@ class ModelLaws(Result):
 
     def summary(self) -> str:
         """A line a law, with the intervals of its exponent."""
-        lines = [f"{self.model}: power laws over {self.n_budgets} budgets"]
+        drawn = f", {self.n_clusters} clusters of runs" if self.n_clusters else ""
+        lines = [f"{self.model}: power laws over {self.n_budgets} budgets{drawn}"]
         for name, law in self.laws.items():
             if isinstance(law, FrontierFit):
                 E, A, alpha = law.estimates
@@ -108,9 +111,14 @@ class ModelLaws(Result):
 
 
 def fit_laws(
-    model: str, optima: Optima, excluded: Sequence[str], flagged: Sequence[str] = ()
+    model: str,
+    optima: Optima,
+    excluded: Sequence[str],
+    flagged: Sequence[str] = (),
+    clusters: np.ndarray | None = None,
 ) -> ModelLaws:
-    """excluded: budgets without a minimum to use; flagged: those used whose minima have warnings.
+    """excluded: budgets without a minimum to use; flagged: those used whose minima have warnings;
+    clusters: of the points of the curves, if whole clusters were drawn.
 
     Raises FitError below two budgets with a minimum.
     """
@@ -141,6 +149,8 @@ def fit_laws(
         warned.add(f"{', '.join(names)}: {text}")
     if n < 4:
         warned.add(f"{n} budgets: loss* is fitted without a floor, which needs 4")
+    for text in few_clusters(clusters):
+        warned.add(text)
     for how, draws in optima.draws.items():
         drawn = draws[LOSS]
         lost = float(np.isnan(drawn).mean()) if drawn.size else 0.0
@@ -152,6 +162,7 @@ def fit_laws(
         laws=laws,
         exponents=exponents,
         excluded=tuple(excluded),
+        n_clusters=None if clusters is None else int(clusters.max()) + 1,
         status=worst_status([warned.status, *(law.status for law in laws.values())]),
         warnings=tuple(warned.texts),
     )

@@ -2,18 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from analysis.fitting.clusters import drawn_counts
 from analysis.fitting.intervals import Array, t_quantile
 from analysis.isoflop import slices
 from analysis.isoflop.akima import akima_intervals, akima_minimum
-from analysis.isoflop.resample import Single, nearest, redrawn_minima, resampled_minima
+from analysis.isoflop.resample import Method, Single, nearest, redrawn_minima, resampled_minima
 from analysis.isoflop.shape import FittedShape, fit_parabola
 from analysis.isoflop.slices import LEAST_DOF, Slice, fit_slices
 
-Method = Literal["slice", "parabola", "akima"]
 METHODS = ("slice", "parabola", "akima")
 _LOCAL = 5  # sizes about the best that a parabola describes
 _OWN_DOF = 3  # fewer leave a scatter that is mostly luck
@@ -36,13 +36,14 @@ class Points:
     u: Array
     losses: Array
     others: Mapping[str, Array]  # ln of the other sizes, where the table has them
+    labels: np.ndarray | None  # of the clusters
 
 
 @dataclass(frozen=True, kw_only=True)
 class Minimum:
     """A curve's minimum, u and losses on the log and plain scale.
 
-    draws: "noise" or "case" -> minima (S,) of u and of losses, nan where a draw has none; common:
+    draws: "noise", "case" or "cluster" -> minima (S,) of u and of losses, nan where a draw has none; common:
     such minima that differ by what all curves of the model share, if anything;
     slice_draws: of a slice's numbers, as Slice.draws.
     """
@@ -75,11 +76,14 @@ def minima_of(
     noise: float | None,
     n_draws: int,
     rng: np.random.Generator,
+    counts: Sequence[Array | None],
 ) -> Minima:
-    """One model's. noise: of a loss in nats, if it is known."""
+    """One model's. noise: of a loss in nats, if it is known. counts: how often each run of a curve
+    was drawn (n_draws, n) with its cluster; None: by itself, as it comes.
+    """
     parabolas = tuple(fit_parabola(p.u, p.losses) for p in points)
     if method == "slice":
-        found = _by_slices(points, parabolas, noise, n_draws, rng)
+        found = _by_slices(points, parabolas, noise, n_draws, rng, counts)
         return Minima(found=found, parabolas=parabolas, slice_squares=None)
     scatter = [parabola.residuals for parabola in parabolas]
     squares = None
@@ -93,8 +97,10 @@ def minima_of(
         every = [p.u for p in points], [p.losses for p in points]
         squares = fit_slices(*every, None, 0, np.random.default_rng(0)).squares
     found = tuple(
-        _of_one(p, parabola, method, own, n_draws, rng)
-        for p, parabola, own in zip(points, parabolas, _scatter_of(scatter, noise), strict=True)
+        _of_one(p, parabola, method, own, n_draws, rng, drawn)
+        for p, parabola, own, drawn in zip(
+            points, parabolas, _scatter_of(scatter, noise), counts, strict=True
+        )
     )
     return Minima(found=found, parabolas=parabolas, slice_squares=squares)
 
@@ -125,6 +131,7 @@ def _of_one(
     noise: Noise,
     n_draws: int,
     rng: np.random.Generator,
+    counts: Array | None,
 ) -> Minimum:
     u, losses = points.u, points.losses
     if method == "akima":
@@ -132,7 +139,8 @@ def _of_one(
         u_opt, loss_opt, at_end = float(place[0]), float(value[0]), bool(end[0])
     else:
         u_opt, loss_opt, at_end = parabola.u_opt, parabola.loss_opt, False
-    draws = {"case": resampled_minima(u, losses, method, n_draws, rng)}
+    how, counts = _drawn(counts, len(u), n_draws, rng)
+    draws = {how: resampled_minima(u, losses, method, counts)}
     if np.isfinite(noise.sd):
         draws["noise"] = redrawn_minima(u, losses, method, noise.sd, n_draws, rng)
     sd, t = noise.sd, t_quantile(noise.dof, 0.95)
@@ -161,6 +169,7 @@ def _by_slices(
     given: float | None,
     n_draws: int,
     rng: np.random.Generator,
+    counts: Sequence[Array | None],
 ) -> tuple[Minimum, ...]:
     known = None if given is None else Noise(given, _KNOWN)
     if known is None and sum(len(p.u) - 3 for p in points) < LEAST_DOF:
@@ -168,10 +177,27 @@ def _by_slices(
     fit = fit_slices([p.u for p in points], [p.losses for p in points], known, n_draws, rng)
     own = _pooled([one.shape.residuals for one in fit.slices], n_shared=2)
     noise = known if known is not None else own
-    return tuple(_of_slice(p, one, noise) for p, one in zip(points, fit.slices, strict=True))
+    found = []
+    for p, one, given_counts in zip(points, fit.slices, counts, strict=True):
+        how, drawn = _drawn(given_counts, len(p.u), n_draws, rng)
+        exponents = one.shape.alpha, one.shape.beta
+        again = resampled_minima(p.u, p.losses, "slice", drawn, exponents)
+        found.append(_of_slice(p, one, noise, {how: again}))
+    return tuple(found)
 
 
-def _of_slice(points: Points, one: Slice, noise: Noise) -> Minimum:
+def _drawn(
+    counts: Array | None, n: int, n_draws: int, rng: np.random.Generator
+) -> tuple[str, Array]:
+    """What runs are drawn by, and how often each was."""
+    if counts is not None:
+        return "cluster", counts
+    return "case", drawn_counts(n, n_draws, rng)
+
+
+def _of_slice(
+    points: Points, one: Slice, noise: Noise, draws: Mapping[str, tuple[Array, Array]]
+) -> Minimum:
     places = np.where(np.isfinite(one.u), one.u, np.nan)
     common = np.where(np.isfinite(one.common_u), one.common_u, np.nan)
     return Minimum(
@@ -182,7 +208,7 @@ def _of_slice(points: Points, one: Slice, noise: Noise) -> Minimum:
         noise=noise,
         u_interval=slices.interval(one.u, 0.95),
         loss_interval=slices.loss_interval(one.losses, 0.95),
-        draws={"noise": (places, one.losses)} if len(places) else {},
+        draws={**draws, **({"noise": (places, one.losses)} if len(places) else {})},
         common=(common, one.common_losses),
         slice_draws=one.draws,
     )

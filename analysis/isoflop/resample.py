@@ -6,8 +6,10 @@ import numpy as np
 
 from analysis.fitting.intervals import Array
 from analysis.isoflop.akima import akima_minimum
+from analysis.isoflop.shape import columns, lowest
 
-Single = Literal["parabola", "akima"]  # methods of one curve by itself
+Method = Literal["slice", "parabola", "akima"]
+Single = Literal["parabola", "akima"]  # of one curve by itself
 
 
 def nearest(u: Array, losses: Array, n_nearest: int | None) -> np.ndarray:
@@ -30,15 +32,26 @@ def redrawn_minima(
 
 
 def resampled_minima(
-    u: Array, losses: Array, method: Single, n_draws: int, rng: np.random.Generator
+    u: Array,
+    losses: Array,
+    method: Method,
+    counts: Array,
+    exponents: tuple[float, float] = (0.0, 0.0),
 ) -> tuple[Array, Array]:
-    """Minima u (S,) and losses (S,) of the runs drawn with replacement; nan as above."""
-    n = len(u)
-    counts = rng.multinomial(n, np.full(n, 1 / n), size=n_draws).astype(np.float64)
-    return _minima(u, np.broadcast_to(losses, counts.shape), counts, method)
+    """Minima u (S,) and losses (S,) of the runs drawn as often as counts (S, n); nan as above.
+
+    exponents: alpha and beta of slices, which are not fitted again.
+    """
+    return _minima(u, np.broadcast_to(losses, counts.shape), counts, method, exponents)
 
 
-def _minima(u: Array, losses: Array, counts: Array, method: Single) -> tuple[Array, Array]:
+def _minima(
+    u: Array,
+    losses: Array,
+    counts: Array,
+    method: Method,
+    exponents: tuple[float, float] = (0.0, 0.0),
+) -> tuple[Array, Array]:
     n_draws = len(losses)
     if method == "akima":
         u_opt, loss_opt = np.full(n_draws, np.nan), np.full(n_draws, np.nan)
@@ -51,17 +64,32 @@ def _minima(u: Array, losses: Array, counts: Array, method: Single) -> tuple[Arr
                 place, value, at_end = akima_minimum(u[on], losses[np.ix_(rows, on)])
                 u_opt[rows], loss_opt[rows], inside[rows] = place, value, ~at_end
     else:
-        centre = u.mean()
-        v = (u - centre) / np.abs(u - centre).max()
-        X = np.stack([v**2, v, np.ones_like(v)], axis=1)
+        scale = 1.0 if method == "slice" else float(np.abs(u - u.mean()).max())
+        v = (u - u.mean()) / scale
+        alpha, beta = (np.array([value]) for value in exponents)
+        if method == "slice":
+            X = columns(v, alpha, beta)[0]
+        else:
+            X = np.stack([v**2, v, np.ones_like(v)], axis=1)
         gram = np.einsum("sn,ni,nj->sij", counts, X, X, optimize=True)
         moments = np.einsum("sn,sn,ni->si", counts, losses, X, optimize=True)
         enough = (counts > 0).sum(axis=1) >= 3
         gram[~enough] = np.eye(3)
-        a, slope, level = np.linalg.solve(gram, moments[..., None])[..., 0].T
-        with np.errstate(divide="ignore", invalid="ignore"):
-            vertex = -slope / (2 * a)
-            loss_opt = level - slope**2 / (4 * a)
+        a, slope, level = found = np.linalg.solve(gram, moments[..., None])[..., 0].T
+        if method == "slice":
+            vertex = lowest(a, slope, alpha, beta)
+            at = columns(
+                np.nan_to_num(vertex, posinf=0.0, neginf=0.0)[:, None], *_each(exponents, a)
+            )
+            loss_opt = np.einsum("si,is->s", at[:, 0], found)
+        else:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                vertex = -slope / (2 * a)
+                loss_opt = level - slope**2 / (4 * a)
         inside = enough & (a > 0) & (vertex >= v[0]) & (vertex <= v[-1])
-        u_opt = centre + vertex * np.abs(u - centre).max()
+        u_opt = u.mean() + vertex * scale
     return np.where(inside, u_opt, np.nan), np.where(inside, loss_opt, np.nan)
+
+
+def _each(exponents: tuple[float, float], like: Array) -> tuple[Array, Array]:
+    return np.full_like(like, exponents[0]), np.full_like(like, exponents[1])

@@ -11,7 +11,7 @@ from analysis.fitting.intervals import Estimate
 from analysis.isoflop.curves import IsoFLOPFit
 from analysis.parametric import ParametricFit
 from analysis.report.gallery import Draft, Part, Plot, file_label
-from analysis.report.page import Code, DataTable, Text
+from analysis.report.page import DataTable, Text
 from analysis.report.tables import (
     budget_column,
     by_budget,
@@ -210,7 +210,46 @@ def parametric_section(study: Study) -> Draft | None:
         runs = finished(study.table)
         runs = runs[runs["series"] == model]
         parts += _of_surface(model, fit, runs, size)
+    parts += _robustness(study)
     return Draft(title="Parametric surface", parts=parts)
+
+
+def _robustness(study: Study) -> list[Part]:
+    """What the surface of one model says without the runs that move it, and other surfaces."""
+    parts: list[Part] = []
+    for model, influence in study.influences.items():
+        frame = influence.to_frame()
+        moved = with_intervals(
+            frame[frame["outside"]][["parameter", "before", "after", "lower", "upper"]],
+            after=("lower", "upper"),
+        ).rename(columns={"before": "all runs", "after": "without them"})
+        what = f"the {influence.n_out} of {influence.fit.n_points} runs that it depends on most"
+        if moved.empty:
+            parts.append(
+                Text(
+                    text=f"{model}: without {what}, each parameter of the surface stays within its "
+                    "95 % interval."
+                )
+            )
+        else:
+            caption = (
+                f"{model}: parameters that leave their 95 % interval without {what}. They say what "
+                "these runs say, not what the rest does"
+            )
+            parts.append(DataTable(frame=moved, caption=caption))
+    for model, compared in study.surfaces.items():
+        best = compared.surfaces[0]
+        frame = compared.to_frame()
+        parts.append(
+            DataTable(
+                frame=frame,
+                caption=f"{model}: surfaces fitted without the {compared.n_held} runs of "
+                f"{compared.held_out}, which {best.form_name} predicts best",
+                units=units_of(frame),
+                best={"held_out_rmse": "min"},
+            )
+        )
+    return parts
 
 
 def _of_surface(model: str, fit: ParametricFit, runs: pd.DataFrame, size: str) -> list[Part]:
@@ -276,32 +315,68 @@ def hold_out_section(study: Study) -> Draft | None:
 
 
 def multipliers_section(study: Study) -> Draft | None:
-    """Compute at equal loss, by one law for all budgets; None without."""
-    if not study.multipliers:
+    """Compute at equal loss over compute and over loss, by a law of each model; None without."""
+    found = study.multipliers
+    if found is None:
         return None
+    stated = found.stated()
+    at = {m: [found.at_compute(m, budget) for budget in stated] for m in found.models}
     frame = pd.DataFrame(
         [
             {
                 "model": model,
-                "multiplier": found.estimate,
-                "alpha": found.alpha,
-                "asymptote": found.asymptote,
-                "points": found.n_points,
-                "status": str(found.status),
+                **{budget_column(c): one.estimate for c, one in zip(stated, rows, strict=True)},
+                "beyond budgets": ", ".join(
+                    numbers.flops(c)
+                    for c, one in zip(stated, rows, strict=True)
+                    if one.extrapolated
+                ),
+                **({"with one alpha": found.with_one[model]} if found.with_one else {}),
+                "alpha": found.alphas[model],
             }
-            for model, found in study.multipliers.items()
+            for model, rows in at.items()
         ]
     )
+    low, high = found.asymptotes
+    spread = [max(one.most / one.least for one in rows) for rows in at.values()]
+    how = "fitted to all models together" if found.estimated else "as was given"
     text = (
-        "How many times its compute the baseline needs for the same loss, if one alpha holds for "
-        "both in L = L_inf + A C^-alpha. Intervals are of the points' distance from the law."
+        f"How many times a model's compute {found.baseline} needs for the loss that the model has "
+        "there. The law of each is L = E + A C^-alpha, of the minima of its curves. E is "
+        f"{how}: {found.asymptote:.3g} nats/token"
+        + (
+            f", and {low:.3g} to {high:.3g} fit as well. Over that range a multiplier of the table "
+            f"changes by {max(spread) - 1:.1%} at most"
+            if high > low
+            else ""
+        )
+        + f". Intervals are of the points' distance from the laws, {found.noise:.3g} nats with "
+        f"{found.dof} degrees of freedom, and of every such E. alpha of {found.baseline}: "
+        f"{found.alphas[found.baseline]:.4f}."
+        + (
+            f" One alpha for all is {'' if found.p_equal < 0.05 else 'not '}excluded by an F test "
+            f"(p = {found.p_equal:.3f})."
+            if found.with_one
+            else ""
+        )
     )
     table = DataTable(
         frame=frame,
-        caption="Compute multipliers by one law of all budgets. Bold: the highest",
-        units={"asymptote": "nats/token"},
+        caption=f"Compute multipliers over {found.baseline} by laws of compute, with "
+        f"{found.level:.0%} intervals. Bold: the highest",
         formats={"alpha": ".4f"},
-        best={"multiplier": "max"},
+        best=dict.fromkeys(map(budget_column, stated), "max"),
     )
-    details = [Code(text=found.summary(), caption=m) for m, found in study.multipliers.items()]
-    return Draft(title="Compute multipliers by a law", parts=[Text(text=text), table, *details])
+    plots = [
+        Plot(
+            name="forest",
+            caption="The same as a forest plot. A hollow point needs a law beyond its budgets",
+            make=partial(figures.draw_forest, found),
+        ),
+        Plot(
+            name="multipliers",
+            caption="Compute multipliers over compute and over loss, where both laws have runs",
+            make=partial(figures.draw_multipliers, found),
+        ),
+    ]
+    return Draft(title="Compute multipliers by a law", parts=[Text(text=text), table, *plots])

@@ -28,6 +28,8 @@ def warnings_of(study: Study) -> Iterator[Warning]:
         yield from _of("isoFLOP curves", study.isoflop.moved, "IsoFLOP curves")
     for model, fit in study.parametric.items():
         yield from _of(f"{model}, surface", fit.warnings, f"contours_{file_label(model)}")
+    for model, influence in study.influences.items():
+        yield from _of(f"{model}, surface", influence.warnings, "Parametric surface")
     if study.agreement is not None:
         yield from _of("agreement", study.agreement.warnings, "Do the approaches agree?")
     if study.hold_out is not None:
@@ -39,8 +41,8 @@ def warnings_of(study: Study) -> Iterator[Warning]:
         yield from _of(at, found.warnings, "Differences and seeds")
     if study.budget_multipliers is not None:
         yield from _of("compute multipliers", study.budget_multipliers.warnings, "Answer")
-    for model, one in study.multipliers.items():
-        yield from _of(f"{model}, multiplier", one.warnings, "Compute multipliers by a law")
+    if study.multipliers is not None:
+        yield from _of("compute multipliers by a law", study.multipliers.warnings, "multipliers")
     yield from _of("runs", study.cautions, "Runs")
     yield from _of("table", study.table.attrs.get("notes", ()), "Runs")
 

@@ -98,6 +98,7 @@ def compare_surfaces(
     hold_out: HeldOut = "compute",
     share: float = 0.2,
     delta: float = 1e-3,
+    groups: ArrayLike | None = None,
     n_draws: int = 200,
     seed: int = 0,
 ) -> SurfaceComparison:
@@ -122,7 +123,7 @@ def compare_surfaces(
     for form in dict.fromkeys(forms):
         try:
             blind = fit_surface(N[~out], D[~out], L[~out], form, delta=delta, n_draws=0)
-            fit = fit_surface(N, D, L, form, delta=delta, n_draws=n_draws, seed=seed)
+            fit = fit_surface(N, D, L, form, delta=delta, groups=groups, n_draws=n_draws, seed=seed)
         except FitError as error:
             skipped.append(f"{form}: {error}")
             continue

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from analysis.fitting.checks import positive
+from analysis.fitting.clusters import cluster_codes, describe_draws, drawn_counts, few_clusters
 from analysis.fitting.intervals import Array, Prediction, percentiles
 from analysis.fitting.least_squares import condition_number, minimise
 from analysis.fitting.results import DrawsFit
@@ -75,15 +76,16 @@ def fit_surface(
     form: SurfaceName = "farseer",
     *,
     delta: float = 1e-3,
+    groups: ArrayLike | None = None,
     n_draws: int = 500,
     seed: int = 0,
 ) -> SurfaceFit:
     """Fits a surface by Huber's loss of ln L, summed; delta: inf for least squares.
 
-    n_draws: of the case bootstrap. For Chinchilla's form fit_parametric says more: the optimum of a
-    budget, contours, groups. Raises ValueError naming the first bad value or form; FitError where
-    there are not more distinct runs than parameters, and where all sizes or all token counts are
-    one, as then no exponent of it is identifiable.
+    n_draws: of the bootstrap, of runs or of whole groups of them, as in fit_parametric, which says
+    more of Chinchilla's form: the optimum of a budget and contours. Raises ValueError naming the
+    first bad value or form; FitError where there are not more distinct runs than parameters, and
+    where all sizes or all token counts are one, as then no exponent of it is identifiable.
     """
     if form not in SURFACES:
         raise ValueError(f"form={form!r} is not one of {', '.join(SURFACES)}")
@@ -95,6 +97,7 @@ def fit_surface(
     N, D, L = (positive(name, np.asarray(v, dtype=float).ravel()) for name, v in given.items())
     if not len(N) == len(D) == len(L):
         raise ValueError(f"columns of different lengths: {len(N)}, {len(D)}, {len(L)}")
+    clusters = None if groups is None else cluster_codes(groups, len(L))
     spec = SURFACES[form]
     _refuse_few(form, len(spec.names), N, D)
 
@@ -135,8 +138,10 @@ def fit_surface(
         warned.add(f"only {share:.0%} of {len(minima.value)} starts reached the best value")
     if len(L) < 2 * len(spec.names):
         warned.add(f"{len(L)} runs for {len(spec.names)} parameters: the intervals say little")
-    counts = np.random.default_rng(seed).multinomial(len(L), np.full(len(L), 1 / len(L)), n_draws)
-    drawn = descend(np.repeat(theta[None], n_draws, axis=0), weights=counts.astype(np.float64))
+    for text in few_clusters(clusters):
+        warned.add(text)
+    counts = drawn_counts(len(L), n_draws, np.random.default_rng(seed), clusters)
+    drawn = descend(np.repeat(theta[None], n_draws, axis=0), weights=counts)
     off = model(theta[None])[0][0] - target
     return SurfaceFit(
         form=spec.formula,
@@ -144,7 +149,7 @@ def fit_surface(
         estimates=tuple(spec.natural(theta[None], n0, d0)[0].tolist()),
         n_points=len(L),
         objective=float(minima.value[best]),
-        interval=f"percentiles of {n_draws} case draws",
+        interval=describe_draws(n_draws, clusters),
         status=warned.status,
         warnings=tuple(warned.texts),
         draws=spec.natural(drawn.theta, n0, d0),

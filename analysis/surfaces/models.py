@@ -10,10 +10,13 @@ from analysis.table.budgets import own_budget
 from analysis.table.load import best_of_cells, finished
 
 
-def cells_of_models(table: pd.DataFrame, x: str, model: str | None) -> dict[str, pd.DataFrame]:
+def cells_of_models(
+    table: pd.DataFrame, x: str, model: str | None, cluster: str | None = None
+) -> dict[str, pd.DataFrame]:
     """The best runs of each series, or of the one named: of each size x and budget.
 
-    Where no budget is known, of each size and token count. Raises ValueError for a model that has
+    Where no budget is known, of each size and token count; with a cluster, of each value of that
+    column too. Raises ValueError for a model that has
     no finished run.
     """
     done = finished(table)
@@ -24,21 +27,26 @@ def cells_of_models(table: pd.DataFrame, x: str, model: str | None) -> dict[str,
     for series in [model] if model else have:
         runs = done[done["series"] == series]
         keys = [own_budget(runs), x] if runs["budget"].notna().any() else [x, "n_tokens"]
-        found[series] = best_of_cells(runs, by=keys)
+        found[series] = best_of_cells(runs, by=[*keys, *([cluster] if cluster else [])])
     return found
 
 
 def compare_surfaces_of_models(
-    table: pd.DataFrame, x: str, model: str | None, **how: Any
+    table: pd.DataFrame, x: str, model: str | None, *, cluster: str | None = None, **how: Any
 ) -> tuple[dict[str, SurfaceComparison], list[str]]:
     """compare_surfaces of each model's best runs, and why others have none; how: its arguments.
+
+    cluster: the column whose values are the groups.
 
     Raises FitError if no model has one.
     """
     found, errors = {}, []
-    for series, cells in cells_of_models(table, x, model).items():
+    for series, cells in cells_of_models(table, x, model, cluster).items():
         try:
-            found[series] = compare_surfaces(cells[x], cells["n_tokens"], cells["loss"], **how)
+            groups = None if cluster is None else cells[cluster]
+            found[series] = compare_surfaces(
+                cells[x], cells["n_tokens"], cells["loss"], groups=groups, **how
+            )
         except ValueError as error:
             errors.append(f"{series}: {error}")
     if not found:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from analysis.table.trunks import trunk_again
 from experiments.records import STATUSES
 
 AMOUNTS = (
@@ -72,6 +73,7 @@ def check_runs(table: pd.DataFrame) -> None:
     too_many = table["n_active_params"] > table["n_params"]
     refuse(table, "n_active_params", too_many, "must not exceed n_params; are the two swapped?")
     again = table["run_id"].notna() & table["run_id"].duplicated()
+    again &= ~trunk_again(table, "run_id")
     refuse(table, "run_id", again, "occurs twice: two sweeps in one folder?")
     _check_units(table[done])
 

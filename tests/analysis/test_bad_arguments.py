@@ -232,6 +232,12 @@ report good.csv --asymptote nan -> --asymptote nan must be a finite number of na
 report good.csv --asymptote inf -> --asymptote inf must be a finite number of nats, 0 or more
 report good.csv --asymptote=-1 -> --asymptote -1 must be a finite number of nats, 0 or more
 report good.csv --asymptote 99 -> --asymptote 99 must be below every loss: the lowest is 3.9
+report good.csv --asymptote 2,x -> '2,x' is no NATS or LOWEST,HIGHEST
+report good.csv --asymptote 2,1 -> '2,1' is no NATS or LOWEST,HIGHEST
+report good.csv --asymptote 1,99 -> --asymptote 99 must be below every loss: the lowest is 3.9
+multiplier good.csv --baseline pkm -> --baseline pkm has no finished run; the table has dense, moe
+multiplier good.csv --at 0 -> --at 0 must be a finite number of FLOPs above 0
+multiplier good.csv --at-loss=-1 -> --at-loss -1 must be a finite number of nats above 0
 report good.csv --baseline pkm -> --baseline pkm has no finished run; the table has dense, moe
 report good.csv --title= -> --title is empty
 """

@@ -259,3 +259,46 @@ def test_a_reader_that_has_read_enough_is_no_error(sweep):
     assert done.stdout.startswith("Held-out perplexity")
     assert done.stderr == ""
     assert done.returncode == 0
+
+
+# Compute multipliers
+
+
+@pytest.fixture
+def two_models(tmp_path):
+    """Curves of two models at three budgets; the second has 0.9 of the excess over 1.7 nats."""
+    rows = ["model,budget,n_params,loss"]
+    for model, share in (("dense", 1.0), ("peer", 0.9)):
+        for budget in (1e18, 1e19, 1e20):
+            for factor in (0.25, 0.5, 1, 2, 4):
+                curved = 0.03 * np.log(factor) ** 2
+                loss = 1.7 + share * 100 * budget**-0.1 + curved
+                rows.append(f"{model},{budget},{1e8 * (budget / 1e18) ** 0.5 * factor},{loss}")
+    path = tmp_path / "two.csv"
+    path.write_text("\n".join(rows))
+    return path
+
+
+def test_multiplier_states_what_was_asked_and_draws_it(two_models, capsys):
+    options = ["--at", "1e19", "--at-loss", "2.9", "--asymptote", "1.7"]
+    assert main(["multiplier", str(two_models), *options]) == 0
+    out = capsys.readouterr().out
+    folder = two_models.with_name("two-analysis")
+    values = json.loads((folder / "multiplier.json").read_text())
+    # 0.9 of the excess is reached with 0.9^(1/alpha) of the compute
+    assert [one["multiplier"] for one in values["at"]] == pytest.approx([0.9**-10] * 2, rel=1e-4)
+    assert values["at"][0]["compute"] == pytest.approx(1e19)
+    assert values["at"][1]["loss"] == 2.9
+    assert "E = 1.7 nats/token (given)" in out
+    assert "peer 1e+19" in words(out)
+    for name in ("forest.png", "multipliers.png"):
+        assert (folder / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_multiplier_of_the_lowest_losses_and_as_json(two_models, capsys):
+    options = ["--points", "lowest", "--slopes", "one", "--asymptote", "1.2,1.9", "--json"]
+    assert main(["multiplier", str(two_models), *options]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["slopes"] == "one"
+    assert not values["estimated"]
+    assert values["at"][0]["multiplier"] == pytest.approx(0.9**-10, rel=1e-4)

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from analysis.figures.seconds import training_seconds
-from analysis.multiplier import compute_multiplier
+from analysis.multiplier.fit import compute_multipliers
 from analysis.table.load import load_table
 from experiments.records import find_records, read_record
 from tests.study.committed import (
@@ -111,11 +111,12 @@ def test_what_the_multipliers_leave_out(seeds):
 
 def test_the_multipliers_of_one_law_for_both(seeds):
     def fitted(baseline, asymptote):
-        arms = ((list(SEEDED), [seeds.mean(m, b) for b in SEEDED]) for m in (baseline, "peer"))
-        return compute_multiplier(*arms, asymptote=asymptote)
+        points = {m: (list(SEEDED), [seeds.mean(m, b) for b in SEEDED]) for m in (baseline, "peer")}
+        found = compute_multipliers(points, baseline, asymptote=asymptote, slopes="one")
+        return found.at_compute("peer", 1e13)
 
     dense, none = ([fitted(name, at) for at in (1.5, 2.0, 2.5)] for name in ("dense", "none"))
-    a, b = ([f"{found.multiplier:.2f}" for found in each] for each in (dense, none))
+    a, b = (sorted(f"{found.value:.2f}" for found in each) for each in (dense, none))
     said = text("docs/study.md")
     assert (
         f"has {a[0]} to {a[2]} for PEER against dense and {b[0]} to {b[2]} against `none`" in said

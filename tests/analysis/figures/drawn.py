@@ -11,6 +11,7 @@ from matplotlib.colors import to_rgb
 
 from analysis import figures
 from analysis.experts.fit import fit_expert_law, size_slopes
+from analysis.fits import multipliers_of
 from analysis.isoflop.fit import fit_isoflop
 from analysis.parametric import fit_parametric
 from analysis.table.load import check_table
@@ -159,6 +160,11 @@ def law_of_experts():
     return figures.draw_experts(table, laws_of("power_floor"), slopes, baseline="dense")
 
 
+@cache
+def multipliers():
+    return multipliers_of(usual()[1], "dense")
+
+
 def laws_compared():
     return figures.draw_experts(expert_sweep(), laws_of("loglinear", "power_floor", "clark"))
 
@@ -170,6 +176,8 @@ ALL = {
     "isoflop together, 12 budgets": lambda: figures.draw_isoflop(*many_budgets(), together=True),
     "laws": lambda: figures.draw_laws(usual()[1]),
     "frontier": lambda: figures.draw_frontier(*usual()),
+    "multipliers": lambda: figures.draw_multipliers(multipliers()),
+    "forest": lambda: figures.draw_forest(multipliers(), [1e19], [3.0]),
     "experts": law_of_experts,
     "experts, laws compared": laws_compared,
     "active": lambda: figures.draw_active(active_table()),

@@ -20,6 +20,7 @@ from tests.analysis.figures.drawn import (
     law_of_experts,
     laws_compared,
     legend_labels,
+    multipliers,
     residual_frame,
     stars,
     surface,
@@ -310,3 +311,21 @@ def test_contours_label_their_losses_and_colour_the_runs():
 def test_a_layer_without_queries_has_no_query_norm_in_its_legend():
     table = usage_table().assign(model="moe", query_norm=pd.NA)
     assert legend_labels(figures.draw_usage(table)) == ["moe"]
+
+
+@pytest.mark.slow
+def test_a_forest_has_a_row_a_model_and_hollow_points_beyond_the_budgets():
+    found = multipliers()
+    figure = figures.draw_forest(found, [1e17, BUDGETS[-1]], [2.9])
+    assert len(figure.axes) == 3
+    labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert sorted(labels) == sorted(found.models)
+    for axis, budget in zip(figure.axes, (1e17, BUDGETS[-1]), strict=False):
+        points = [line for line in axis.lines if line.get_marker() not in ("None", None)]
+        at = {m: found.at_compute(m, budget) for m in found.models}
+        assert len(points) == len(at)
+        for line in points:
+            one = at[labels[int(line.get_ydata()[0])]]
+            assert line.get_xdata()[0] == pytest.approx(one.value)
+            assert is_hollow(line) == one.extrapolated
+        assert any(list(line.get_xdata()) == [1, 1] for line in axis.lines)

@@ -83,8 +83,8 @@ def results():
         ),
         analysis.compare_approaches(dense),
         analysis.hold_out_budgets(dense),
-        analysis.compute_multiplier(
-            isoflop.frontier("dense"), isoflop.frontier("peer"), asymptote=1.5
+        analysis.compute_multipliers(
+            {model: isoflop.frontier(model) for model in ("dense", "peer")}, "dense"
         ),
         analysis.plan(1e20, isoflop, model="dense"),
         analysis.influence_of(dense["n_params"], dense["n_tokens"], dense["loss"], n_draws=20),
@@ -149,7 +149,7 @@ def study_of(isoflop, surface, differences):
         experts={},
         expert_runs={},
         slopes={},
-        multipliers={},
+        multipliers=None,
         differences={1e19: differences},
         budget_multipliers=None,
         differences_over_sizes={},

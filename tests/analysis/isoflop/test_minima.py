@@ -185,13 +185,13 @@ def test_redrawn_minima_are_those_of_each_draw(noise):
 @pytest.mark.filterwarnings("ignore:Polyfit may be poorly conditioned")
 def test_resampled_minima_are_those_of_each_draw():
     losses = bowl() + np.random.default_rng(0).normal(0, 0.01, 7)
-    u, lowest = resampled_minima(U, losses, "parabola", 200, np.random.default_rng(4))
     counts = np.random.default_rng(4).multinomial(7, np.full(7, 1 / 7), size=200)
+    u, lowest = resampled_minima(U, losses, "parabola", counts.astype(float))
     expected = by_hand(U, np.tile(losses, (200, 1)), counts)
     np.testing.assert_allclose(u, expected[0], rtol=1e-7)
     np.testing.assert_allclose(lowest, expected[1], rtol=1e-7)
-    by_akima, _ = resampled_minima(U, losses, "akima", 50, np.random.default_rng(4))
     counts = np.random.default_rng(4).multinomial(7, np.full(7, 1 / 7), size=50)
+    by_akima, _ = resampled_minima(U, losses, "akima", counts.astype(float))
     for found, count in zip(by_akima, counts, strict=True):
         on = count > 0
         place, _, at_end = akima_minimum(U[on], losses[on][None])

@@ -14,7 +14,7 @@ from analysis.differences.models import compare_models
 from analysis.experts.fit import fit_runs
 from analysis.fitting.power_law import fit_frontier, fit_power_law
 from analysis.isoflop.fit import fit_isoflop
-from analysis.multiplier import compute_multiplier
+from analysis.multiplier.fit import compute_multipliers
 from analysis.parametric import fit_parametric
 from analysis.report import write
 from analysis.report.gallery import Plot
@@ -24,7 +24,7 @@ from tests.test_records import record
 
 FITS = (
     compare_models,
-    compute_multiplier,
+    compute_multipliers,
     fit_frontier,
     fit_isoflop,
     fit_parametric,

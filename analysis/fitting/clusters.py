@@ -1,0 +1,59 @@
+"""Bootstrap draws of runs, or of whole clusters of runs whose losses share a fault.
+
+Checkpoints of one run, or branches of one trunk, share its seed and its data. Drawn one by one they
+count as many runs, and intervals are too narrow: so trunks are drawn, not points.
+"""
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from analysis.fitting.intervals import Array
+from analysis.fitting.text import pluralize
+
+_LEAST = 3
+_FEW = 5  # clusters: below, a percentile of their draws says little
+
+
+def cluster_codes(groups: ArrayLike, n: int) -> np.ndarray:
+    """0, 1, ... for each of n runs, by its label.
+
+    Raises ValueError for another number of labels, one that is missing, and below three clusters.
+    """
+    labels = pd.Series(np.asarray(groups, dtype=object).ravel())
+    if len(labels) != n:
+        raise ValueError(f"groups has {len(labels)} labels for {n} runs")
+    if labels.isna().any():
+        raise ValueError(
+            f"groups[{int(labels.isna().argmax())}] is missing: give each run its group"
+        )
+    codes = np.asarray(pd.factorize(labels)[0])
+    if codes.max() + 1 < _LEAST:
+        raise ValueError(
+            f"groups has {codes.max() + 1} values: a bootstrap needs at least {_LEAST}"
+        )
+    return codes
+
+
+def drawn_counts(
+    n: int, n_draws: int, rng: np.random.Generator, clusters: np.ndarray | None = None
+) -> Array:
+    """(n_draws, n): how often each of n runs was drawn, each by itself or with its cluster."""
+    n_units = n if clusters is None else int(clusters.max()) + 1
+    counts = rng.multinomial(n_units, np.full(n_units, 1 / n_units), size=n_draws)
+    return (counts if clusters is None else counts[:, clusters]).astype(np.float64)
+
+
+def describe_draws(n_draws: int, clusters: np.ndarray | None = None) -> str:
+    """How the intervals were made."""
+    if clusters is None:
+        return f"percentiles of {n_draws} case draws"
+    return f"percentiles of {n_draws} draws of {pluralize(int(clusters.max()) + 1, 'cluster')}"
+
+
+def few_clusters(clusters: np.ndarray | None) -> tuple[str, ...]:
+    """The warning that there are few; () of five or more, or without clusters."""
+    if clusters is None or clusters.max() + 1 >= _FEW:
+        return ()
+    n = int(clusters.max()) + 1
+    return (f"{n} clusters: their draws are too few kinds for an interval to be trusted",)

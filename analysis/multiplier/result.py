@@ -1,0 +1,290 @@
+"""What compute multipliers return: at stated computes and losses, and as curves, with bands."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis import numbers
+from analysis.fitting.checks import positive
+from analysis.fitting.intervals import Array, Estimate, t_quantile
+from analysis.fitting.plain import plain
+from analysis.fitting.results import Result
+from analysis.fitting.status import FitStatus
+from analysis.fitting.text import format_status
+from analysis.multiplier.profile import Profile, Slopes
+
+_N_CURVE = 41
+_N_STATED = 3  # computes that are shown of a sweep of many
+_SLACK = 1e-9  # relative: a compute at the very end of the budgets is within them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Multiplier:
+    """How many times a model's compute the baseline needs for the same loss (above 1: the model is
+    better).
+
+    compute: the model's, in FLOPs; loss: in nats/token; lower, upper: the interval; least, most:
+    of the asymptotes that are not excluded, each with its own best laws; extrapolated: the model's
+    compute or the baseline's is beyond its own budgets. nan where a law does not reach the loss.
+    """
+
+    model: str
+    compute: float
+    loss: float
+    value: float
+    lower: float
+    upper: float
+    least: float
+    most: float
+    extrapolated: bool
+
+    @property
+    def estimate(self) -> Estimate:
+        return Estimate(self.value, self.lower, self.upper)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ComputeMultipliers(Result):
+    """Of each model over the baseline, by laws L = E + A C^-alpha with one asymptote E.
+
+    points: model -> (budgets, losses) that the laws are of. slopes: "own": an alpha for each model,
+    so that a multiplier changes with compute; "one": one for all. estimated: whether E was fitted.
+    p_equal: of the F test of one alpha against one for each, and with_one: the multipliers by one;
+    nan and empty if slopes="one" or without a degree of freedom.
+    """
+
+    baseline: str
+    models: tuple[str, ...]
+    points: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]]
+    slopes: Slopes
+    level: float
+    estimated: bool
+    p_equal: float
+    with_one: Mapping[str, Estimate]
+    dof: int
+    skipped: Mapping[str, str]
+    status: FitStatus
+    warnings: tuple[str, ...]
+    profile: Profile = field(repr=False, compare=False)
+
+    @property
+    def asymptote(self) -> float:
+        """The E that fits best, in nats/token."""
+        return float(self.profile.asymptotes[self.profile.best])
+
+    @property
+    def asymptotes(self) -> tuple[float, float]:
+        """The lowest and highest E that an F test at `level` does not exclude."""
+        kept = self.profile.asymptotes[self._kept]
+        return float(kept.min()), float(kept.max())
+
+    @property
+    def alphas(self) -> dict[str, float]:
+        """Of each model, at that E."""
+        p = self.profile
+        return {name: float(p.theta[p.best, p.slope_of(name)]) for name in p.models}
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of the points about the laws in nats/token; nan if unknown."""
+        squares = float(self.profile.squares[self.profile.best])
+        return float(np.sqrt(squares / self.dof)) if self.dof > 0 else float("nan")
+
+    def at_compute(self, model: str, budget: float) -> Multiplier:
+        """At the compute of the model, in FLOPs. The interval is Fieller's at each asymptote."""
+        u = float(np.log(positive("budget", budget)))
+        p = self._checked(model)
+        x = np.stack([p.row(self.baseline, u) - p.row(model, u), np.zeros(p.theta.shape[1])])
+        x[1, p.slope_of(self.baseline)] = 1
+        top, slope = (p.theta @ x.T).T
+        v = x @ p.unscaled @ x.T
+        room = self._room
+        with np.errstate(invalid="ignore", divide="ignore"):
+            a = slope**2 - room * v[:, 1, 1]
+            b = top * slope - room * v[:, 0, 1]
+            half = np.sqrt(np.maximum(b**2 - a * (top**2 - room * v[:, 0, 0]), 0.0)) / a
+            low, high = b / a - half, b / a + half
+        unbounded = a <= 0
+        low, high = np.where(unbounded, -np.inf, low), np.where(unbounded, np.inf, high)
+        loss = p.asymptotes[p.best] + np.exp(p.theta[p.best] @ p.row(model, u))
+        return self._made(model, u, float(loss), top / slope, low, high)
+
+    def at_loss(self, model: str, loss: float) -> Multiplier:
+        """At a loss in nats/token. The interval is by the delta method at each asymptote."""
+        positive("loss", loss)
+        p = self._checked(model)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            target = np.log(loss - p.asymptotes)  # nan or -inf: no compute reaches it
+        value, gradient = np.zeros(len(target)), np.zeros_like(p.theta)
+        for name, sign in ((self.baseline, 1.0), (model, -1.0)):
+            i, j = self.profile.models.index(name), p.slope_of(name)
+            away = (p.theta[:, i] - target) / p.theta[:, j]
+            value = value + sign * away
+            gradient[:, i] += sign / p.theta[:, j]
+            gradient[:, j] -= sign * away / p.theta[:, j]
+        own = (
+            p.centre + (p.theta[:, p.models.index(model)] - target) / p.theta[:, p.slope_of(model)]
+        )
+        spread = np.einsum("si,sij,sj->s", gradient, p.unscaled, gradient)
+        half = np.sqrt(self._room * spread)
+        found = np.isfinite(target)
+        value = np.where(found, value, np.nan)
+        low, high = np.where(found, value - half, -np.inf), np.where(found, value + half, np.inf)
+        return self._made(model, float(own[p.best]), loss, value, low, high)
+
+    @property
+    def _room(self) -> Array:
+        """(S,): how large d^2 / variance, unscaled, may be at each asymptote; nan: excluded."""
+        p = self.profile
+        if self.dof <= 0:
+            return np.full(len(p.squares), np.nan)
+        least = float(p.squares[p.best])
+        room = t_quantile(self.dof, self.level) ** 2 * least / self.dof - (p.squares - least)
+        room[p.best] = max(room[p.best], 0.0)
+        return np.where(room >= 0, room, np.nan)
+
+    @property
+    def _kept(self) -> np.ndarray:
+        """Which asymptotes are not excluded; all without a degree of freedom."""
+        room = self._room
+        return np.isfinite(room) if self.dof > 0 else np.ones(len(room), dtype=bool)
+
+    def _made(
+        self, model: str, log_c: float, loss: float, value: Array, low: Array, high: Array
+    ) -> Multiplier:
+        kept, best = self._kept, self.profile.best
+        known = self.dof > 0
+        with np.errstate(over="ignore"):
+            lower, upper = (
+                (float(np.exp(low[kept].min())), float(np.exp(high[kept].max())))
+                if known
+                else (float("nan"), float("nan"))
+            )
+            factor = float(np.exp(value[best]))
+            span = np.exp(value[kept & np.isfinite(value)])
+        extrapolated = not (
+            self._within(model, log_c) and self._within(self.baseline, log_c + float(value[best]))
+        )
+        return Multiplier(
+            model=model,
+            compute=float(np.exp(log_c)),
+            loss=loss,
+            value=factor,
+            lower=lower,
+            upper=upper,
+            least=float(span.min()) if len(span) else float("nan"),
+            most=float(span.max()) if len(span) else float("nan"),
+            extrapolated=extrapolated,
+        )
+
+    def _within(self, model: str, log_c: float) -> bool:
+        budgets = self.points[model][0]
+        low, high = np.log(min(budgets)), np.log(max(budgets))
+        return bool(low - _SLACK <= log_c <= high + _SLACK)
+
+    def _checked(self, model: str) -> Profile:
+        if model not in self.models:
+            raise ValueError(f"model={model!r} is not one of {', '.join(self.models)}")
+        return self.profile
+
+    def at(self, budgets: Sequence[float] = (), losses: Sequence[float] = ()) -> list[Multiplier]:
+        """Of each model at stated computes and losses; by default at its own budgets."""
+        if not len(budgets) and not len(losses):
+            return [self.at_compute(m, c) for m in self.models for c in self.points[m][0]]
+        return [
+            *(self.at_compute(m, c) for c in budgets for m in self.models),
+            *(self.at_loss(m, loss) for loss in losses for m in self.models),
+        ]
+
+    def over_compute(self, model: str, n: int = _N_CURVE) -> list[Multiplier]:
+        """The curve over the computes that both laws have runs for; empty if there are none."""
+        own, other = (np.log(self.points[name][0]) for name in (model, self.baseline))
+        ends = np.array([own.min(), own.max()])
+        # The baseline's compute is a line in the model's, both as logarithms
+        reached = [u + np.log(self.at_compute(model, np.exp(u)).value) for u in ends]
+        low, high = np.interp([other.min(), other.max()], reached, ends)
+        if not high > low:
+            return []
+        return [self.at_compute(model, float(c)) for c in np.exp(np.linspace(low, high, n))]
+
+    def over_loss(self, model: str, n: int = _N_CURVE) -> list[Multiplier]:
+        """The same over losses, highest first."""
+        ends = self.over_compute(model, 2)
+        if not ends:
+            return []
+        return [self.at_loss(model, v) for v in np.linspace(ends[0].loss, ends[1].loss, n).tolist()]
+
+    def stated(self) -> list[float]:
+        """The budgets of the baseline; of many the lowest, a middle and the highest."""
+        budgets = sorted(set(self.points[self.baseline][0]))
+        return (
+            budgets
+            if len(budgets) <= _N_STATED
+            else budgets[:: len(budgets) // 2][:2] + budgets[-1:]
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a model and budget of its own."""
+        return frame_of(self.at())
+
+    def summary(self, stated: Sequence[Multiplier] = ()) -> str:
+        """What E is taken to be, the multipliers, those by one slope, and the warnings.
+
+        stated: the multipliers; by default those of to_frame.
+        """
+        low, high = self.asymptotes
+        how = "fitted" if self.estimated else "given"
+        span = f", {low:.3g} to {high:.3g}" if high > low else ""
+        alphas = ", ".join(f"{name} {alpha:.4f}" for name, alpha in self.alphas.items())
+        frame = frame_of(stated or self.at())
+        lines = [
+            f"compute that {self.baseline} needs for the same loss, in times the model's own",
+            f"  L = E + A C^-alpha, E = {self.asymptote:.3g} nats/token ({how}{span})",
+            f"  alpha: {alphas}",
+            f"  {self.dof} degrees of freedom, {self.noise:.4f} nats about the laws, "
+            f"{self.level:.0%} intervals; least and most are of those E",
+            frame.to_string(index=False, float_format=lambda v: f"{v:.4g}"),
+        ]
+        if self.with_one:
+            one = ", ".join(
+                f"{m} {numbers.with_interval(*found)}" for m, found in self.with_one.items()
+            )
+            lines.append(f"  with one alpha (p = {self.p_equal:.3f}): {one}")
+        lines += [f"  not compared: {model}: {why}" for model, why in self.skipped.items()]
+        return "\n".join([*lines, *format_status(self.status, self.warnings)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """All at full precision, with the multipliers at the budgets and the curves."""
+        return {
+            **super().to_dict(),
+            "asymptote": self.asymptote,
+            "asymptotes": list(self.asymptotes),
+            "alphas": self.alphas,
+            "noise": plain(self.noise),
+            "at": [plain(one) for one in self.at()],
+            "over_compute": {m: [plain(v) for v in self.over_compute(m)] for m in self.models},
+            "over_loss": {m: [plain(v) for v in self.over_loss(m)] for m in self.models},
+        }
+
+
+def frame_of(found: Sequence[Multiplier]) -> pd.DataFrame:
+    """A row each."""
+    return pd.DataFrame(
+        [
+            {
+                "model": one.model,
+                "compute": one.compute,
+                "loss": one.loss,
+                "multiplier": one.value,
+                "lower": one.lower,
+                "upper": one.upper,
+                "least": one.least,
+                "most": one.most,
+                "extrapolated": one.extrapolated,
+            }
+            for one in found
+        ]
+    )
