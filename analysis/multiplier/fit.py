@@ -21,7 +21,7 @@ from analysis.table.checks import require
 Points = tuple[ArrayLike, ArrayLike]
 Asymptote = float | tuple[float, float] | None
 _EXACT = 1e-9  # nats: points without scatter
-_NO_FLOOR = 1e-3  # of the lowest loss: an asymptote that can't be told from none
+_NO_FLOOR = 1e-3  # of the lowest loss: an asymptote that is not distinguishable from none
 
 
 def compute_multipliers(

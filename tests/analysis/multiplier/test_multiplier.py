@@ -1,5 +1,6 @@
 """Multipliers are exact on exact curves; intervals are those of the F test, found the slow way."""
 
+import functools
 import json
 import math
 
@@ -184,6 +185,7 @@ def table_of(seed, budgets, noise):
     return pd.concat(parts, ignore_index=True)
 
 
+@functools.cache
 def true_multiplier(model, budget):
     """By a search over the compute of dense."""
 
@@ -197,8 +199,10 @@ def true_multiplier(model, budget):
 
 @pytest.mark.long
 @pytest.mark.slow
-@pytest.mark.parametrize("asymptote", [None, (1.4, 1.9)], ids=["fitted", "ranged"])
-@pytest.mark.parametrize(("n_budgets", "noise"), [(3, 0.01), (4, 0.005), (4, 0.02), (6, 0.01)])
+@pytest.mark.parametrize(
+    ("n_budgets", "noise", "asymptote"),
+    [(3, 0.01, None), (4, 0.02, None), (4, 0.005, (1.4, 1.9)), (6, 0.01, None)],
+)
 def test_intervals_hold_the_truth_as_often_as_they_say(n_budgets, noise, asymptote):
     budgets = np.geomspace(1e18, 1e21, n_budgets)
     stated = (budgets[0], math.sqrt(budgets[0] * budgets[-1]), budgets[-1])
@@ -208,7 +212,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say(n_budgets, noise, asympto
         found = multipliers_of(fit, "dense", asymptote=asymptote)
         hits.append(
             [
-                one.lower <= true_multiplier(one.model, one.compute) <= one.upper
+                one.lower <= true_multiplier(one.model, round(one.compute, -12)) <= one.upper
                 for one in found.at(budgets=stated)
             ]
         )
