@@ -12,7 +12,7 @@ from analysis.experts.compare import DEFAULT_FORMS, HOLD_OUT
 from analysis.experts.fit import BACKBONE
 from analysis.experts.forms import FORMS
 from analysis.isoflop.fit import X_NAMES
-from analysis.isoflop.minima import METHODS
+from analysis.isoflop.methods import METHODS
 from analysis.multiplier.profile import SLOPES
 from analysis.multiplier_command import multiplier
 from analysis.options import Parser, as_typed, check_options, named_path, number_or_range

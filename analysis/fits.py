@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis.isoflop.curves import IsoFLOPFit, NoCurveError
 from analysis.isoflop.fit import fit_isoflop
-from analysis.isoflop.minima import Method
+from analysis.isoflop.methods import Method
 from analysis.multiplier.fit import Asymptote, compute_multipliers
 from analysis.multiplier.profile import Slopes
 from analysis.multiplier.result import ComputeMultipliers

@@ -21,7 +21,7 @@ from analysis.fitting.text import join_first, pluralize
 from analysis.forgetting import Forgetting, compare_forgetting
 from analysis.isoflop.curves import IsoFLOPFit
 from analysis.isoflop.fit import X_NAMES
-from analysis.isoflop.minima import Method
+from analysis.isoflop.methods import Method
 from analysis.isoflop.offsets import at_budgets
 from analysis.multiplier.fit import Asymptote
 from analysis.multiplier.result import ComputeMultipliers

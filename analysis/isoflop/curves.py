@@ -18,7 +18,7 @@ from analysis.isoflop import slices
 from analysis.isoflop.flags import Flag
 from analysis.isoflop.laws import ModelLaws
 from analysis.isoflop.left_out import TooFew, left_out
-from analysis.isoflop.minima import Method
+from analysis.isoflop.methods import Method
 from analysis.isoflop.shape import Shape
 
 

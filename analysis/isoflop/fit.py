@@ -19,7 +19,8 @@ from analysis.isoflop.curves import IsoFLOPCurve, IsoFLOPFit, NoCurveError
 from analysis.isoflop.flags import Flag, check_minimum
 from analysis.isoflop.laws import LOSS, Optima, fit_laws
 from analysis.isoflop.left_out import NEEDED, TooFew
-from analysis.isoflop.minima import METHODS, Method, Minima, Minimum, Points, minima_of
+from analysis.isoflop.methods import METHODS, Method
+from analysis.isoflop.minima import Minima, Minimum, Points, minima_of
 from analysis.isoflop.misfit import off_curves, too_skewed
 from analysis.isoflop.offsets import at_budgets
 from analysis.isoflop.resample import nearest

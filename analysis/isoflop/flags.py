@@ -7,7 +7,7 @@ import numpy as np
 from scipy import stats
 
 from analysis.fitting.intervals import Array
-from analysis.isoflop.minima import Method
+from analysis.isoflop.methods import Method
 from analysis.isoflop.shape import FittedShape
 
 MIN_POINTS = 4  # three determine a curve and leave no residual

@@ -10,11 +10,11 @@ from analysis.fitting.clusters import drawn_counts
 from analysis.fitting.intervals import Array, t_quantile
 from analysis.isoflop import slices
 from analysis.isoflop.akima import akima_intervals, akima_minimum
-from analysis.isoflop.resample import Method, Single, nearest, redrawn_minima, resampled_minima
+from analysis.isoflop.methods import Method, Single
+from analysis.isoflop.resample import nearest, redrawn_minima, resampled_minima
 from analysis.isoflop.shape import FittedShape, fit_parabola
 from analysis.isoflop.slices import LEAST_DOF, Slice, fit_slices
 
-METHODS = ("slice", "parabola", "akima")
 _LOCAL = 5  # sizes about the best that a parabola describes
 _OWN_DOF = 3  # fewer leave a scatter that is mostly luck
 _KNOWN = 1_000_000  # degrees of freedom of a noise that was given: the normal distribution
@@ -43,8 +43,8 @@ class Points:
 class Minimum:
     """A curve's minimum, u and losses on the log and plain scale.
 
-    draws: "noise", "case" or "cluster" -> minima (S,) of u and of losses, nan where a draw has none; common:
-    such minima that differ by what all curves of the model share, if anything;
+    draws: "noise", "case" or "cluster" -> minima (S,) of u and of losses, nan where a draw has
+    none; common: such minima that differ by what all curves of the model share, if anything;
     slice_draws: of a slice's numbers, as Slice.draws.
     """
 

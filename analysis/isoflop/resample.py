@@ -1,15 +1,11 @@
 """Where the lowest point of a curve is once its losses are drawn again: by parabola or Akima."""
 
-from typing import Literal
-
 import numpy as np
 
 from analysis.fitting.intervals import Array
 from analysis.isoflop.akima import akima_minimum
+from analysis.isoflop.methods import Method, Single
 from analysis.isoflop.shape import columns, lowest
-
-Method = Literal["slice", "parabola", "akima"]
-Single = Literal["parabola", "akima"]  # of one curve by itself
 
 
 def nearest(u: Array, losses: Array, n_nearest: int | None) -> np.ndarray:
@@ -78,9 +74,8 @@ def _minima(
         a, slope, level = found = np.linalg.solve(gram, moments[..., None])[..., 0].T
         if method == "slice":
             vertex = lowest(a, slope, alpha, beta)
-            at = columns(
-                np.nan_to_num(vertex, posinf=0.0, neginf=0.0)[:, None], *_each(exponents, a)
-            )
+            places = np.where(np.isfinite(vertex), vertex, 0.0)
+            at = columns(places[:, None], *_each(exponents, a))
             loss_opt = np.einsum("si,is->s", at[:, 0], found)
         else:
             with np.errstate(divide="ignore", invalid="ignore"):

@@ -68,7 +68,7 @@ class _Nodes:
         squares = np.zeros(len(alpha))
         for places, values in zip(u, losses, strict=True):
             X = columns(places - places.mean(), alpha, beta)
-            inverse = np.linalg.inv(np.swapaxes(X, 1, 2) @ X)
+            inverse = np.asarray(np.linalg.inv(np.swapaxes(X, 1, 2) @ X), dtype=np.float64)
             about = values - values.mean()  # or the squares lose eight digits
             found = np.einsum("gij,gnj,n->gi", inverse, X, about, optimize=True)
             squares += ((about - np.einsum("gni,gi->gn", X, found)) ** 2).sum(axis=1)

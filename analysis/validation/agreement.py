@@ -14,7 +14,7 @@ from analysis.fitting.status import FitError, FitStatus, status_of
 from analysis.fitting.text import join_first, pluralize
 from analysis.isoflop.curves import IsoFLOPFit
 from analysis.isoflop.fit import X_NAMES
-from analysis.isoflop.minima import Method
+from analysis.isoflop.methods import Method
 from analysis.isoflop.offsets import at_budgets
 from analysis.parametric import ParametricFit
 from analysis.table.load import best_of_cells, finished

@@ -14,7 +14,7 @@ from analysis.fitting.results import Result
 from analysis.fitting.status import FitError, FitStatus, status_of
 from analysis.fitting.text import pluralize
 from analysis.isoflop.fit import fit_isoflop
-from analysis.isoflop.minima import Method
+from analysis.isoflop.methods import Method
 from analysis.isoflop.offsets import at_budgets
 from analysis.parametric import NAMES, fit_parametric
 from analysis.table.budgets import own_budget

@@ -9,6 +9,7 @@ from scipy import optimize, stats
 
 from analysis.isoflop.fit import fit_isoflop
 from analysis.isoflop.flags import Flag
+from analysis.isoflop.resample import resampled_minima
 from analysis.isoflop.shape import Shape, columns, lowest
 from analysis.isoflop.slices import EXPONENTS, fit_slices
 from analysis.table.load import check_table
@@ -205,6 +206,32 @@ def test_the_law_s_interval_has_what_all_curves_share():
     low, high = law.bounds("exponent")
     assert (high - low) / 2 > plain
     assert "the error that the points share" in law.interval
+
+
+def test_runs_drawn_again_are_fitted_at_the_curve_s_exponents():
+    one = noisy(runs(8.0, BUDGETS[:1]), 0.01, seed=4)
+    curve = fit_isoflop(noisy(runs(8.0), 0.01, seed=4), n_draws=20).curves[0]
+    u, losses = np.log(one["n_params"].to_numpy()), np.array(curve.losses)
+    counts = np.random.default_rng(0).multinomial(7, np.full(7, 1 / 7), size=100).astype(float)
+    exponents = curve.alpha, curve.beta
+    places, values = resampled_minima(u, losses, "slice", counts, exponents)
+    assert np.isfinite(places).sum() > 60
+    for place, value, count in zip(places, values, counts, strict=True):
+        X = by_hand(u - u.mean(), *exponents).astype(float)
+        weighted = np.sqrt(count)[:, None] * X
+        if (count > 0).sum() < 3:
+            assert np.isnan(place)
+            continue
+        best = np.linalg.lstsq(weighted, np.sqrt(count) * losses, rcond=None)[0]
+        v = np.linspace(u[0] - u.mean(), u[-1] - u.mean(), 20_001)
+        curve_of = by_hand(v, *exponents).astype(float) @ best
+        at = curve_of.argmin()
+        if at in (0, len(v) - 1) or best[0] < 0:
+            assert np.isnan(place)
+        else:
+            # A step of the grid
+            assert place - u.mean() == pytest.approx(v[at], abs=v[1] - v[0])
+            assert value == pytest.approx(curve_of[at], abs=1e-7)
 
 
 def test_draws_follow_the_seed():
