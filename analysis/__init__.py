@@ -35,6 +35,7 @@ from analysis.fitting.intervals import Estimate, Prediction
 from analysis.fitting.power_law import FrontierFit, PowerLaw, fit_frontier, fit_power_law
 from analysis.fitting.results import Fit, Result
 from analysis.fitting.status import FitError, FitStatus
+from analysis.flatness import Flatness, flatness
 from analysis.forgetting import Forgetting, compare_forgetting
 from analysis.growth import Growth, compare_growth
 from analysis.isoflop.curves import IsoFLOPCurve, IsoFLOPFit
@@ -66,6 +67,7 @@ __all__ = [
     "FitError",
     "FitStatus",
     "Flag",
+    "Flatness",
     "Forgetting",
     "FrontierFit",
     "Growth",
@@ -119,6 +121,7 @@ __all__ = [
     "fit_parametric",
     "fit_power_law",
     "fit_surface",
+    "flatness",
     "hold_out_budgets",
     "influence_of",
     "load_table",

@@ -7,14 +7,14 @@ import sys
 
 import matplotlib as mpl
 
-from analysis import commands
+from analysis import commands, decisions
 from analysis.experts.compare import DEFAULT_FORMS, HOLD_OUT
 from analysis.experts.fit import BACKBONE
 from analysis.experts.forms import FORMS
+from analysis.flatness import WITHIN
 from analysis.isoflop.fit import X_NAMES
 from analysis.isoflop.methods import METHODS
 from analysis.multiplier.profile import SLOPES
-from analysis.multiplier_command import multiplier
 from analysis.options import Parser, as_typed, check_options, named_path, number_or_range
 from analysis.surfaces.compare import HELD_OUT
 from analysis.surfaces.forms import SURFACES
@@ -270,7 +270,9 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     sub = add(
-        "multiplier", multiplier, "say how much more compute a baseline needs for the same loss"
+        "multiplier",
+        decisions.multiplier,
+        "say how much more compute a baseline needs for the same loss",
     )
     sub.add_argument(
         "--baseline", default="dense", help="the model that others are compared with (dense)"
@@ -322,7 +324,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add("forgetting", commands.forgetting, "compare ways to go on learning from a stream")
 
-    sub = add("plan", commands.planned, "say what size, tokens and experts a budget should buy")
+    sub = add("plan", decisions.planned, "say what size, tokens and experts a budget should buy")
     sub.add_argument(
         "--budget", type=float, required=True, metavar="FLOPS", help="in training FLOPs"
     )
@@ -337,6 +339,28 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NATS",
         help="a doubling of the experts must gain this much (%(default)s)",
     )
+
+    sub = add(
+        "flatness",
+        decisions.flat,
+        "say what other sizes than the best cost, budget by budget",
+    )
+    add_curves(sub)
+    add_noise(sub)
+    sub.add_argument(
+        "--within",
+        type=float,
+        default=WITHIN,
+        metavar="NATS",
+        help="give the sizes that cost this much (%(default)s)",
+    )
+    sub.add_argument(
+        "--within-compute",
+        type=float,
+        metavar="SHARE",
+        help="give those that cost as much as this share of compute, e.g. 0.05",
+    )
+    sub.add_argument("--baseline", help="the model whose best loss the sizes are compared with")
 
     sub = add("report", commands.report, "write report.html, fits.json and figures/*.png and *.pdf")
     add_curves(sub)

@@ -28,7 +28,6 @@ from analysis.isoflop.fit import fit_isoflop
 from analysis.isoflop.offsets import at_budgets
 from analysis.options import as_typed, budgets_of, pairs, series_of
 from analysis.parametric import ParametricFit, fit_parametric
-from analysis.planner import plan
 from analysis.progress import Steps
 from analysis.report.gallery import file_label
 from analysis.report.perplexities import perplexities
@@ -326,31 +325,6 @@ def _records_of(source: Source, table: pd.DataFrame) -> list[RunRecord]:
     """Of the runs that the table has."""
     kept = set(table["run_id"].dropna())
     return [record for record in source.records if record.run_id in kept]
-
-
-def planned(options: Options) -> None:
-    """What a budget should buy."""
-    table = table_of(options, needs=("budget", options.x))
-    fit = fit_isoflop(table, options.x, options.method, options.n_nearest)
-    models = [options.model] if options.model else [law.model for law in fit.laws]
-    if not models:
-        raise FitError(f"no power law to plan by: {fit.why_no_laws}")
-    law = None
-    if options.form:
-        from analysis.experts.fit import fit_expert_law
-
-        law = fit_expert_law(
-            table, options.form, model=options.model, baseline=options.baseline, size=options.size
-        )
-    plans = {
-        model: plan(options.budget, fit, model=model, experts=law, min_gain=options.min_gain)
-        for model in models
-    }
-    for text in fit.moved:
-        say(options, in_unit(f"note: {text}", loss_unit(table)))
-    for one in plans.values():
-        say(options, one.summary())
-    print_json(options, {m: p.to_dict() for m, p in plans.items()})
 
 
 def report(options: Options) -> None:

@@ -12,6 +12,7 @@ from analysis.fitting.intervals import Estimate
 from analysis.fitting.results import Result
 from analysis.fitting.status import FitStatus, Warnings
 from analysis.fitting.text import format_status
+from analysis.flatness import cost_of
 from analysis.isoflop.curves import IsoFLOPFit
 from analysis.parametric import FLOPS_PER_PARAM_TOKEN, ParametricFit
 
@@ -24,6 +25,8 @@ _LOG2_EXPERTS = np.arange(0.0, 30.25, 0.25)
 class Plan(Result):
     """values: name -> estimate with interval at `level`; loss in nats/token, the rest counts.
 
+    half_size_costs, twice_size_costs: nats/token that half and twice the best size lose at equal
+    compute, by the curve of the largest budget fitted; of an IsoFLOPFit.
     n_experts: the smallest number from which on every doubling gains less than min_gain nats, at
     the planned size, or at n_active_params for a law of the backbone's size.
     """
@@ -82,6 +85,9 @@ def plan(
             value, low, high, _ = law.predict(budget, level)
             values[f"{name}"] = Estimate(float(value[0]), float(low[0]), float(high[0]))
             known = law.x_range
+        for name, factor in (("half", 0.5), ("twice", 2.0)):  # of the size that is planned
+            if (cost := cost_of(fit, laws.model, factor, level)) is not None:
+                values[f"{name}_size_costs"] = cost
         for text in laws.warnings:
             warned.add(text, laws.status)
     else:

@@ -18,6 +18,7 @@ from analysis.fitting.plain import plain
 from analysis.fitting.results import Result
 from analysis.fitting.status import FitStatus, worst_status
 from analysis.fitting.text import join_first, pluralize
+from analysis.flatness import Flatness, flatness_if_any
 from analysis.forgetting import Forgetting, compare_forgetting
 from analysis.isoflop.curves import IsoFLOPFit
 from analysis.isoflop.fit import X_NAMES
@@ -69,6 +70,7 @@ class Study(Result):
     forgetting: Forgetting | None = None  # of runs that learnt a stream
     influences: Mapping[str, Influence] = field(default_factory=dict)
     surfaces: Mapping[str, SurfaceComparison] = field(default_factory=dict)
+    flatness: Flatness | None = None
 
     @property
     def at_budgets(self) -> pd.DataFrame:
@@ -83,6 +85,7 @@ class Study(Result):
             "isoflop": self.isoflop,
             "agreement": self.agreement,
             "hold_out": self.hold_out,
+            "flatness": self.flatness,
             "multipliers": self.multipliers,
             "budget_multipliers": self.budget_multipliers,
             **streamed,
@@ -203,6 +206,7 @@ def analyse(
             for name, laws in experts.items()
         },
         multipliers=multipliers,
+        flatness=flatness_if_any(isoflop, baseline),
         differences=differences,
         differences_over_sizes=over_sizes,
         budget_multipliers=None

@@ -1,7 +1,7 @@
 """Skewed curves: slices of Chinchilla's surface, whose two exponents a model's budgets share.
 
-A parabola's minimum is off where the sizes reach far: beside a curve that rises faster on one side
-it lies on the other. At C = kND the surface E + A/N^alpha + B/D^beta (Hoffmann 2022,
+A parabola's minimum is off where the sizes reach far: of a curve that rises faster on one side it
+is too far on the other. At C = kND the surface E + A/N^alpha + B/D^beta (Hoffmann 2022,
 arXiv:2203.15556, eq. 2) has the same shape at each budget, up to place, height and scale. So alpha
 and beta are fitted to all curves of a model at once, and the three numbers of a curve are its own.
 

@@ -1,15 +1,14 @@
-"""A report's sections on compute: curves, laws, surfaces and what they say of each other."""
+"""A report's sections on compute: laws, surfaces and what they say of each other."""
 
 from functools import partial
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from analysis import figures, numbers
 from analysis.fitting.intervals import Estimate
-from analysis.isoflop.curves import IsoFLOPFit
 from analysis.parametric import ParametricFit
+from analysis.report.curves import draw_residuals
 from analysis.report.gallery import Draft, Part, Plot, file_label
 from analysis.report.page import DataTable, Text
 from analysis.report.tables import (
@@ -22,62 +21,6 @@ from analysis.report.tables import (
 )
 from analysis.study import Study
 from analysis.table.load import finished
-from analysis.validation.residuals import residuals_of
-
-
-def isoflop_section(study: Study) -> Draft | None:
-    """The curves' minima, and what is left of the runs; None without."""
-    fit = study.isoflop
-    if fit is None:
-        return None
-    minima = _minima(fit)
-    about = [
-        "Each curve is fitted to the best finished run of each size. A minimum with a warning is a "
-        "hollow star in the figures.",
-        *(f"{text[0].upper()}{text[1:]}." for text in fit.moved),
-    ]
-    parts: list[Part] = [
-        Text(text=" ".join(about)),
-        DataTable(
-            frame=minima,
-            caption="The fitted minimum of each curve, with 95 % intervals",
-            units=units_of(minima, study.x_name),
-            formats={**formats_of(minima), "perplexity": ".2f"},
-        ),
-        Plot(
-            name="isoflop_together",
-            caption="All budgets in one panel, as Fig. 1 of He 2024",
-            make=partial(figures.draw_isoflop, study.at_budgets, fit, together=True),
-        ),
-    ]
-    if fit.method != "akima":  # interpolation has no residuals
-        parts.append(
-            Plot(
-                name="residuals_isoflop",
-                caption="Residuals of the curves",
-                make=partial(_draw_residuals, fit, study.table),
-            )
-        )
-    return Draft(title="IsoFLOP curves", parts=parts)
-
-
-def _minima(fit: IsoFLOPFit) -> pd.DataFrame:
-    return pd.DataFrame(
-        [
-            {
-                "model": c.model,
-                "budget": c.budget,
-                f"{fit.x_name}*": Estimate(c.x_opt, *c.x_interval),
-                "loss*": Estimate(c.loss_opt, *c.loss_interval),
-                "perplexity": np.exp(c.loss_opt),
-                "sizes": c.n_points,
-                "rmse": c.rmse,
-                "status": str(c.status),
-                "flags": ", ".join(c.flags),
-            }
-            for c in fit.curves
-        ]
-    )
 
 
 def differences_section(study: Study) -> Draft | None:
@@ -263,15 +206,9 @@ def _of_surface(model: str, fit: ParametricFit, runs: pd.DataFrame, size: str) -
         Plot(
             name=f"residuals_{label}",
             caption=f"{model}: residuals of the surface",
-            make=partial(_draw_residuals, fit, runs, size),
+            make=partial(draw_residuals, fit, runs, size),
         ),
     ]
-
-
-def _draw_residuals(
-    fit: IsoFLOPFit | ParametricFit, runs: pd.DataFrame, size: str = "n_params"
-) -> Figure:
-    return figures.draw_residuals(residuals_of(fit, runs, size))
 
 
 def agreement_section(study: Study) -> Draft | None:

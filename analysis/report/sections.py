@@ -7,12 +7,12 @@ from analysis.report.compute import (
     agreement_section,
     differences_section,
     hold_out_section,
-    isoflop_section,
     laws_section,
     multipliers_section,
     parametric_section,
     seconds_section,
 )
+from analysis.report.curves import isoflop_section
 from analysis.report.experts import active_section, experts_section, usage_section
 from analysis.report.forgetting import forgetting_section
 from analysis.report.gallery import Draft

@@ -31,7 +31,7 @@ def join_budgets(
 
     budgets, in FLOPs: those that runs belong to, each to the nearest if it is within the relative
     tolerance; other runs are left out. Without them, values are one budget if a value is within
-    the tolerance of all, and no other value lies so near that it might belong there too; none are
+    the tolerance of all, and no other value is so near that it might belong there too; none are
     if most runs would still be alone at their budget. It is named by the roundest number from the
     smallest to the largest. Where a budget changes, the run's own is COUNTED. Raises ValueError
     for budgets that can't be, or that have no run.

@@ -130,7 +130,7 @@ def _limits(records: Sequence[RunRecord], done: Sequence[RunRecord]) -> str:
         if leaky
         else "",
         f"Up to {repeated:.3g} passes over the corpus." if repeated > 1 else "",
-        "One seed: the noise of a loss can't be told from this table." if len(seeds) == 1 else "",
+        "One seed: this table does not show the noise of a loss." if len(seeds) == 1 else "",
         f"{len(started)} runs started from trained weights; their FLOPs are those of this training "
         "alone."
         if started
