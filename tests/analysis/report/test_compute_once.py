@@ -128,7 +128,7 @@ def test_each_fit_is_made_once_and_each_record_read_once(sweep, calls):
     assert set(called) == {f.__name__ for f in FITS} | {"read_record"}
     assert called["read_record"] == len(list(sweep.glob("*/record.json")))
     assert [key for key, n in calls.items() if n > 1] == []
-    check_one_of_each(fits, "2 (parabola)")
+    check_one_of_each(fits, "2 (slice)")
 
 
 @pytest.mark.long
@@ -136,7 +136,7 @@ def test_each_fit_is_made_once_and_each_record_read_once(sweep, calls):
 @pytest.mark.parametrize(
     ("options", "approach"),
     [
-        (["--n-nearest", "3", "--x", "n_active_params"], "2 (parabola)"),
+        (["--n-nearest", "3", "--x", "n_active_params"], "2 (slice)"),
         (["--n-nearest", "4", "--method", "akima", "--noise", "0.01"], "2 (akima)"),
     ],
     ids=" ".join,
