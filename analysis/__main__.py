@@ -120,10 +120,9 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--budget-tolerance",
             type=float,
-            default=TOLERANCE,
             metavar="SHARE",
             help="how far a run's own FLOPs may be from its budget, as a share of it; 0 keeps all "
-            "values apart (%(default)s)",
+            f"values apart (default: {TOLERANCE}; 0 of a sweep's folder, where they are planned)",
         )
         sub.add_argument(
             "--where",

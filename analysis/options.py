@@ -23,6 +23,8 @@ _RULES: dict[str, tuple[Callable[[float], bool], str]] = {
     "budget_tolerance": (lambda value: 0 <= value < 0.5, "must be 0 or more, and below 0.5"),
     "noise_of": (_above_0, "must be a finite number of FLOPs above 0"),
     "noise": (_above_0, "must be a finite number of nats above 0"),
+    "within": (_above_0, "must be a finite number of nats above 0"),
+    "within_compute": (lambda value: 0 < value < 1, "must be a share above 0 and below 1"),
     "min_gain": (_above_0, "must be a finite number of nats above 0"),
     "asymptote": (
         lambda value: math.isfinite(value) and value >= 0,

@@ -44,7 +44,7 @@ def load_table(
     series: Sequence[str] | None = None,
     separator: str | None = None,
     budgets: Sequence[float] | None = None,
-    budget_tolerance: float = TOLERANCE,
+    budget_tolerance: float | None = None,
     needs: Sequence[str] = (),
 ) -> pd.DataFrame:
     """The checked table of a sweep's folder, a CSV or Parquet file, or a CSV exported from W&B; or
@@ -52,9 +52,12 @@ def load_table(
 
     where is keep_rows', separator read_source's, the others check_table's. keep: fields of records
     to keep beside COLUMNS, e.g. init.how; of a folder series and where may name keys of configs.
+    budget_tolerance: by default check_table's; 0 of a folder, whose budgets were planned.
     Raises ValueError naming the file, or the row and column.
     """
     source = path if isinstance(path, Source) else read_source(path, separator)
+    if budget_tolerance is None:
+        budget_tolerance = 0.0 if source.records and budgets is None else TOLERANCE
     frame = source.frame
     if source.records:
         frame = with_settings(frame, source.records, [*(series or ()), *(where or ())])

@@ -304,6 +304,8 @@ isoflop names.csv -> if a model's name is of one run, --series none makes all ru
 isoflop counted.csv -> --budgets 6e18,1e19 or --budget-tolerance 0.05 joins those that are one
 isoflop good.csv --budget-tolerance 0.5 -> --budget-tolerance 0.5 must be 0 or more, and below 0.5
 isoflop good.csv --budgets 1e18,x -> --budgets '1e18,x' must be numbers of FLOPs above 0
+flatness good.csv --within 0 -> --within 0 must be a finite number of nats above 0
+flatness good.csv --within-compute 1 -> --within-compute 1 must be a share above 0 and below 1
 isoflop good.csv --budgets 1e30 -> --budgets: no run is within 0.01 of 1e+30; they have
 isoflop one.csv -> no curve to fit: dense at C=6e+12: 1 size, and a curve needs 3
 isoflop two.csv -> no curve to fit: dense at C=6e+12: 2 sizes, and a curve needs 3

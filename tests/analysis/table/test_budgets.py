@@ -5,7 +5,11 @@ import pandas as pd
 import pytest
 
 from analysis.table.budgets import COUNTED
-from analysis.table.load import check_table
+from analysis.table.load import check_table, load_table
+from experiments.records import write_record
+from tests.test_records import record
+
+BUDGET = 6 * 500 * 5120  # of a record() of 500 active parameters and 5120 tokens
 
 
 def table_of(counted, **how):
@@ -101,3 +105,12 @@ def test_budgets_that_can_not_be_are_refused(how, says):
     without = pd.DataFrame({"n_params": [1e8], "n_tokens": [1e9], "loss": [3.0]})
     with pytest.raises(ValueError, match="the table has no budget"):
         check_table(without, budgets=[1e18])
+
+
+def test_the_planned_budgets_of_a_sweep_stay_as_they_are(tmp_path):
+    for size, budget in ((1, BUDGET), (2, BUDGET * 1.005)):
+        run = record(run_id=f"r{size}", n_params=800 * size, budget=budget)
+        write_record(tmp_path / run.run_id, run)
+    assert sorted(load_table(tmp_path)["budget"]) == [BUDGET, BUDGET * 1.005]
+    assert load_table(tmp_path, budget_tolerance=0.01)["budget"].nunique() == 1
+    assert load_table(tmp_path, budgets=[BUDGET])["budget"].tolist() == [BUDGET] * 2
