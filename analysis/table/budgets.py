@@ -51,7 +51,7 @@ def join_budgets(
         joined, left = _nearest(table, counted, budgets, tolerance)
         keep = joined.notna()
         table, counted, joined = table[keep], counted[keep], joined[keep]
-    changed = joined != table["budget"]
+    changed = joined.notna() & (joined != table["budget"])
     if changed.any():
         counts = (counted[changed].nunique(), joined[changed].nunique())
         most = float((counted / joined - 1).abs().max())

@@ -114,3 +114,9 @@ def test_the_planned_budgets_of_a_sweep_stay_as_they_are(tmp_path):
     assert sorted(load_table(tmp_path)["budget"]) == [BUDGET, BUDGET * 1.005]
     assert load_table(tmp_path, budget_tolerance=0.01)["budget"].nunique() == 1
     assert load_table(tmp_path, budgets=[BUDGET])["budget"].tolist() == [BUDGET] * 2
+
+
+def test_a_table_without_budgets_has_nothing_to_join():
+    table = check_table(pd.DataFrame({"n_params": [1e6, 2e6], "loss": [3.0, 2.9]}))
+    assert COUNTED not in table
+    assert not any("budget" in note for note in table.attrs["notes"])
