@@ -101,8 +101,8 @@ def granular(sizes, tokens, grains, noise=0.0, seed=0):
 # Laws in several variables, with numbers like those of their papers: here they are the truth of
 # made tables, and what is tested is that they come back. None was read in the paper itself.
 # Ludziejewski's form is as public summaries of arXiv:2502.05172 give it. A public note on the paper
-# has the same nine digits, with every exponent of the other sign. Abnar's law and numbers are as two
-# public notes on arXiv:2501.12370 give its eq. 6 and Table 3.
+# has the same nine digits, with every exponent of the other sign. Abnar's law and numbers are as
+# two public notes on arXiv:2501.12370 give its eq. 6 and Table 3.
 
 LUDZIEJEWSKI = {
     "a": 35.91, "alpha": -0.1889, "delta": -0.2285, "gamma": 0.0098, "b": 35.98, "beta": -0.1775,
