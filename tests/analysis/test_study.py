@@ -328,7 +328,7 @@ def test_porian_s_runs(published, method):
     assert found.parametric["model"].status.value == "bound hit"
     values = dumped(found)
     assert values["hold_out"]["n_held"] == 6
-    assert len(values["agreement"]["rows"]) == 4
+    assert len(values["agreement"]["rows"]) == 5
 
 
 @pytest.mark.slow
