@@ -27,6 +27,7 @@ from analysis.figures import (
     draw_laws,
     draw_libraries,
     draw_multipliers,
+    draw_rates,
     draw_residuals,
     draw_seconds,
     draw_usage,
@@ -46,6 +47,8 @@ from analysis.multiplier.fit import compute_multipliers
 from analysis.multiplier.result import ComputeMultipliers
 from analysis.parametric import ParametricFit, fit_parametric
 from analysis.planner import Plan, plan
+from analysis.rates.fit import Rates, fit_rates
+from analysis.rates.law import RateLaw
 from analysis.surfaces.compare import SurfaceComparison, compare_surfaces
 from analysis.surfaces.fit import SurfaceFit, fit_surface
 from analysis.table.load import best_of_cells, check_table, finished, load_table
@@ -82,6 +85,8 @@ __all__ = [
     "Plan",
     "PowerLaw",
     "Prediction",
+    "RateLaw",
+    "Rates",
     "Result",
     "SeedNoise",
     "SurfaceComparison",
@@ -111,6 +116,7 @@ __all__ = [
     "draw_laws",
     "draw_libraries",
     "draw_multipliers",
+    "draw_rates",
     "draw_residuals",
     "draw_seconds",
     "draw_usage",
@@ -120,6 +126,7 @@ __all__ = [
     "fit_isoflop",
     "fit_parametric",
     "fit_power_law",
+    "fit_rates",
     "fit_surface",
     "flatness",
     "hold_out_budgets",

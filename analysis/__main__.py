@@ -16,6 +16,8 @@ from analysis.isoflop.fit import X_NAMES
 from analysis.isoflop.methods import METHODS
 from analysis.multiplier.profile import SLOPES
 from analysis.options import Parser, as_typed, check_options, named_path, number_or_range
+from analysis.rates.cells import NEAREST
+from analysis.rates.fit import HORIZONS, WIDTHS
 from analysis.surfaces.compare import HELD_OUT
 from analysis.surfaces.forms import SURFACES
 from analysis.table.budgets import TOLERANCE
@@ -360,6 +362,28 @@ def _parser() -> argparse.ArgumentParser:
         help="give those that cost as much as this share of compute, e.g. 0.05",
     )
     sub.add_argument("--baseline", help="the model whose best loss the sizes are compared with")
+
+    sub = add("rates", decisions.rates, "find the best learning rate of each cell, and its law")
+    add_noise(sub)
+    sub.add_argument(
+        "--width", choices=WIDTHS, help="the size in the law (default: d_model, else parameters)"
+    )
+    sub.add_argument(
+        "--horizon", default=HORIZONS[0], choices=HORIZONS, help="the length in it (%(default)s)"
+    )
+    sub.add_argument(
+        "--batch",
+        metavar="COLUMN",
+        help="the batch in it, each a cell of its own (default: batch_tokens of records; of other "
+        "tables the lowest loss of a rate counts)",
+    )
+    sub.add_argument(
+        "--n-nearest",
+        type=int,
+        default=NEAREST,
+        metavar="N",
+        help="fit the N rates nearest to the best (%(default)s)",
+    )
 
     sub = add("report", commands.report, "write report.html, fits.json and figures/*.png and *.pdf")
     add_curves(sub)

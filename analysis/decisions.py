@@ -1,4 +1,4 @@
-"""`python -m analysis plan`, `flatness` and `multiplier`: from curves and laws to what to train."""
+"""`python -m analysis plan`, `flatness`, `multiplier`, `rates`: from fits to what to train."""
 
 from analysis import figures
 from analysis.commands import Options, folder_of, print_json, save, say, table_of, write
@@ -9,6 +9,7 @@ from analysis.isoflop.fit import fit_isoflop
 from analysis.multiplier.fit import compute_multipliers, lowest_points
 from analysis.multiplier.result import frame_of
 from analysis.planner import plan
+from analysis.rates.fit import BATCH, fit_rates
 from analysis.staging import staged
 from analysis.study import check_choices
 from analysis.table.units import in_unit, loss_unit
@@ -81,3 +82,24 @@ def multiplier(options: Options) -> None:
     say(options, f"\nfits: {folder / 'multiplier.json'}\nfigure: {folder / 'forest.png'}")
     if curves:
         say(options, f"figure: {folder / 'multipliers.png'}")
+
+
+def rates(options: Options) -> None:
+    """The best learning rate of each cell, and the law it follows."""
+    by_batch = options.batch is not None  # else the lowest loss over batches counts
+    table = table_of(options, keep=[BATCH], needs=("lr",), by_cell=not by_batch)
+    folder = folder_of(options)
+    found = fit_rates(
+        table,
+        width=options.width,
+        horizon=options.horizon,
+        batch=options.batch,
+        n_nearest=options.n_nearest,
+        noise=options.noise,
+    )
+    with staged(folder) as new, figures.style():
+        write(new / "rates.json", found.to_dict())
+        save(figures.draw_rates(found), new / "rates.png")
+    print_json(options, found.to_dict())
+    say(options, in_unit(found.summary(), loss_unit(table)))
+    say(options, f"\nfits: {folder / 'rates.json'}\nfigure: {folder / 'rates.png'}")

@@ -36,6 +36,11 @@ LABELS = {
     "n_heads": "retrieval heads h",
     "usage": "experts used (%)",
     "unevenness": "unevenness (nats)",
+    "lr": "best peak learning rate",
+    "d_model": "width d_model",
+    "n_layers": "layers",
+    "n_steps": "training steps",
+    "batch_tokens": "tokens per batch",
 }
 _SUBS = ((1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7))
 

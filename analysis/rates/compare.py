@@ -1,0 +1,158 @@
+"""Forms of the law side by side: which of size, depth, length and batch the best rate goes with."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from analysis.fitting.intervals import Array
+from analysis.fitting.text import pluralize
+from analysis.rates.cells import BestRate
+from analysis.rates.law import RateLaw, design, errors_of, fit_law, weighted
+
+_COLLINEAR = 14.0  # condition number of the columns at length one: of two, a correlation of 0.99
+_CONSTANT = 1e-6  # of ln x: rounding
+_CLOSE = 2.0  # of AICc: too near to call (Burnham and Anderson 2002, section 2.6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RateForms:
+    """The laws of some models, the lowest AICc first; skipped: forms that are not identifiable."""
+
+    models: tuple[str, ...]
+    laws: tuple[RateLaw, ...]
+    skipped: tuple[str, ...]
+
+    @property
+    def law(self) -> RateLaw:
+        """The one with the lowest AICc; where no AICc exists, that of the fewest parameters."""
+        return self.laws[0]
+
+    @property
+    def label(self) -> str:
+        return self.models[0] if len(self.models) == 1 else "all, each with its own constant"
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The chosen law's, and where the cells do not choose."""
+        found = list(self.law.warnings)
+        if not np.isfinite(self.law.aicc):
+            n = pluralize(self.law.n_points, "cell")
+            found.append(f"{n}: too few to compare forms, so the simplest is taken")
+        close = [law.label for law in self.laws[1:] if law.aicc < self.law.aicc + _CLOSE]
+        if close:
+            found.append(f"AICc does not distinguish {self.law.label} from {', '.join(close)}")
+        return tuple(found)
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a form."""
+        return pd.DataFrame(
+            [
+                {
+                    "form": law.label,
+                    "parameters": len(law.names),
+                    "AICc": law.aicc,
+                    "tau": law.tau,
+                    "held-out factor": law.held_out,
+                }
+                for law in self.laws
+            ]
+        )
+
+
+def compare_forms(
+    cells: Sequence[BestRate], columns: Sequence[str], batch: str | None = None
+) -> RateForms:
+    """Every product of powers of some of the columns that the cells identify.
+
+    Held out are, in turn, all cells of one model that agree in the columns but the batch. There are
+    more cells than models.
+    """
+    models = tuple(dict.fromkeys(cell.model for cell in cells))
+    known, skipped = _varying(cells, models, columns)
+    bad: list[set[str]] = []
+    laws = []
+    for names in (c for k in range(len(known) + 1) for c in combinations(known, k)):
+        if any(pair <= set(names) for pair in bad):
+            continue
+        why = _why_collinear(cells, models, names)
+        if why:
+            bad.append(set(names))
+            skipped.append(why)
+            continue
+        n_params = len(models) + len(names)
+        if len(cells) <= n_params:
+            label = " + ".join(names)
+            skipped.append(f"{label}: {len(cells)} cells for {n_params} parameters")
+            continue
+        law = fit_law(cells, models, names)
+        laws.append(replace(law, held_out=_held_out(cells, models, names, columns, batch)))
+    laws.sort(key=lambda law: (law.aicc, len(law.names)))
+    return RateForms(models=models, laws=tuple(laws), skipped=tuple(skipped))
+
+
+def _varying(
+    cells: Sequence[BestRate], models: Sequence[str], columns: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """Columns that vary over a model's cells, and why others do not count."""
+    known, skipped = [], []
+    for name in columns:
+        values = np.array([cell.at[name] for cell in cells])
+        if np.isnan(values).all():
+            skipped.append(f"{name}: the table has none")
+        elif np.isnan(values).any():
+            skipped.append(f"{name}: {np.isnan(values).sum()} of {len(cells)} cells have none")
+        elif np.ptp(_within(cells, models, [name])) < _CONSTANT:
+            same = f"{values[0]:.4g}" if np.ptp(values) == 0 else "the same for all of a model"
+            skipped.append(f"{name}: it is {same}, so its exponent is not identifiable")
+        else:
+            known.append(name)
+    return known, skipped
+
+
+def _within(cells: Sequence[BestRate], models: Sequence[str], names: Sequence[str]) -> Array:
+    """ln of the columns less their mean over each model's cells, (n, k)."""
+    X = design(cells, models, names)
+    own, logs = X[:, : len(models)], X[:, len(models) :]
+    return logs - own @ ((own.T @ logs) / own.sum(axis=0)[:, None])
+
+
+def _why_collinear(
+    cells: Sequence[BestRate], models: Sequence[str], names: Sequence[str]
+) -> str | None:
+    if len(names) < 2:
+        return None
+    Z = _within(cells, models, names)
+    if np.linalg.cond(Z / np.linalg.norm(Z, axis=0)) < _COLLINEAR:
+        return None
+    r = f" (r = {_correlation(Z):.3f})" if len(names) == 2 else ""
+    listed = " and ".join(names)
+    return f"{listed} vary together{r}: their exponents are not identifiable beside each other"
+
+
+def _correlation(Z: Array) -> float:
+    a, b = Z.T
+    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
+
+
+def _held_out(
+    cells: Sequence[BestRate],
+    models: Sequence[str],
+    names: Sequence[str],
+    columns: Sequence[str],
+    batch: str | None,
+) -> float:
+    """The median factor; nan where some cells can't be spared."""
+    places = [(c.model, *(c.at[name] for name in columns if name != batch)) for c in cells]
+    X = np.hstack([design(cells, models, []), _within(cells, models, names)])
+    y, errors = np.array([np.log(cell.lr_opt) for cell in cells]), errors_of(cells)
+    missed: list[float] = []
+    for place in dict.fromkeys(places):
+        out = np.array([at == place for at in places])
+        if np.linalg.matrix_rank(X[~out]) < X.shape[1]:
+            return float("nan")
+        theta = weighted(X[~out], y[~out], errors[~out]).theta
+        missed += np.abs(y[out] - X[out] @ theta).tolist()
+    return float(np.exp(np.median(missed)))

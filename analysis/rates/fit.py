@@ -1,0 +1,181 @@
+"""Best learning rates of a table and the laws they follow: `python -m analysis rates`."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis import numbers
+from analysis.fitting.checks import positive
+from analysis.fitting.results import Result
+from analysis.fitting.status import FitError, FitStatus, status_of
+from analysis.fitting.text import join_first
+from analysis.rates.cells import NEAREST, BestRate, best_rates, frame_of
+from analysis.rates.compare import RateForms, compare_forms
+from analysis.table.checks import finished, require
+
+WIDTHS = ("d_model", "n_params", "n_active_params", "n_non_embedding_params")
+HORIZONS = ("n_tokens", "n_steps")
+DEPTH = "n_layers"
+BATCH = "batch_tokens"
+_SIZES = ("n_params", "n_active_params")
+_LISTED = 6  # cells that a line names
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Rates(Result):
+    """Best rates and their laws. columns: what a law may be of; skipped: cells without a fit.
+
+    forms: for each model with three best rates or more, and for all with two or more together, each
+    with its own constant; why_no_laws: the reason where there are none.
+    """
+
+    columns: tuple[str, ...]
+    cells: tuple[BestRate, ...]
+    forms: tuple[RateForms, ...]
+    skipped: tuple[str, ...]
+    why_no_laws: str
+
+    @property
+    def left_out(self) -> tuple[BestRate, ...]:
+        """Cells that no law is of, for their best rate is not between rates that were tried."""
+        return tuple(cell for cell in self.cells if not cell.inside)
+
+    @property
+    def status(self) -> FitStatus:
+        return status_of(self.warnings)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """One for each flag of cells, of the cells that are excluded, and of each law."""
+        found = []
+        for flag in dict.fromkeys(flag for cell in self.cells for flag in cell.flags):
+            own = [cell.name for cell in self.cells if flag in cell.flags]
+            found.append(f"{flag}: {join_first(own, _LISTED, '; ')}")
+        if self.left_out:
+            names = join_first([cell.name for cell in self.left_out], _LISTED, "; ")
+            found.append(f"excluded from the laws, for the best rate is not inside: {names}")
+        found += [
+            f"law of {forms.label}: {text}" for forms in self.forms for text in forms.warnings
+        ]
+        if not self.forms:
+            found.append(f"no law: {self.why_no_laws}")
+        return tuple(found)
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a cell."""
+        return frame_of(self.cells).dropna(axis=1, how="all")
+
+    def summary(self) -> str:
+        """The cells, then the forms and the chosen law of each model and of all."""
+        lines = ["best peak learning rates, with 95 % intervals"]
+        lines.append(self.to_frame().to_string(index=False, formatters=self._formatters()))
+        for forms in self.forms:
+            lines += ["", f"law of {forms.label}: {forms.law.summary()}"]
+            table = forms.to_frame().to_string(index=False, float_format=lambda v: f"{v:.4g}")
+            lines += [f"    {line}" for line in table.splitlines()]
+            lines += [f"  not fitted: {text}" for text in forms.skipped]
+        lines += ["", *(f"warning: {text}" for text in self.warnings)]
+        if self.skipped:
+            lines.append(f"no fit: {join_first(self.skipped, _LISTED, '; ')}")
+        return "\n".join(lines)
+
+    def _formatters(self) -> dict[str, Any]:
+        rates = dict.fromkeys(("lr_tried", "lr_opt", "lr_lower", "lr_upper"), "{:.3g}".format)
+        sizes = dict.fromkeys(self.columns, _short)
+        return {**rates, **sizes, "budget": "{:.3g}".format, "loss_opt": "{:.4f}".format}
+
+    def to_dict(self) -> dict[str, Any]:
+        """As other results, with each law in full."""
+        forms = [
+            {
+                "models": list(one.models),
+                "chosen": one.law.label,
+                "laws": [{"label": law.label, **law.to_dict()} for law in one.laws],
+                "skipped": list(one.skipped),
+                "warnings": list(one.warnings),
+            }
+            for one in self.forms
+        ]
+        return {**super().to_dict(), "forms": forms}
+
+
+def _short(value: float) -> str:
+    return numbers.count(value, 4)
+
+
+def fit_rates(
+    table: pd.DataFrame,
+    *,
+    width: str | None = None,
+    horizon: str = "n_tokens",
+    batch: str | None = None,
+    n_nearest: int = NEAREST,
+    noise: float | None = None,
+) -> Rates:
+    """Of a checked table with lr, the peak learning rate.
+
+    width, horizon: of WIDTHS (d_model where it is known, else parameters) and HORIZONS; batch: the
+    column that it is (default: batch_tokens, where there is one). Runs of one cell and rate that
+    differ in a batch which is not named count by the lowest loss. n_nearest: rates about the best
+    that the parabola is of; noise: sd of a loss, in nats, if it is known from seeds. Raises
+    ValueError for a column that is missing or a rate of 0, FitError where no cell has three rates.
+    """
+    require(table, ["lr", "loss"], "rates")
+    done = finished(table)
+    positive("lr", done["lr"])
+    width = width or _first_known(done, WIDTHS)
+    if width not in WIDTHS:
+        raise ValueError(f"width={width!r} is not one of {', '.join(WIDTHS)}")
+    if horizon not in HORIZONS:
+        raise ValueError(f"horizon={horizon!r} is not one of {', '.join(HORIZONS)}")
+    if n_nearest < 3:
+        raise ValueError(f"n_nearest={n_nearest} must be 3 or more: a parabola has 3 parameters")
+    if noise is not None:
+        positive("noise", noise)
+    if batch is None and BATCH in table:
+        batch = BATCH
+    needs = [width, *([batch] if batch else [])]
+    require(table, needs, "rates")
+    for name in needs:
+        positive(name, done[name].astype("float64"))
+    columns = list(dict.fromkeys([width, DEPTH, horizon, *([batch] if batch else [])]))
+    sizes = [name for name in (*_SIZES, width) if done[name].notna().any()]
+    length = [] if done["budget"].notna().any() else [horizon]
+    keys = list(dict.fromkeys([*sizes, *length, *([batch] if batch else [])]))
+    cells = best_rates(table, columns, keys, n_nearest=n_nearest, noise=noise)
+    if not cells.found:
+        raise FitError(f"no best rate: {join_first(cells.skipped, 3, '; ')}")
+    forms, why = _laws(cells.found, columns, batch)
+    return Rates(
+        columns=tuple(columns),
+        cells=cells.found,
+        forms=forms,
+        skipped=cells.skipped,
+        why_no_laws=why,
+    )
+
+
+def _first_known(done: pd.DataFrame, names: Sequence[str]) -> str:
+    return next((name for name in names if name in done and done[name].notna().all()), names[1])
+
+
+def _laws(
+    cells: Sequence[BestRate], columns: Sequence[str], batch: str | None
+) -> tuple[tuple[RateForms, ...], str]:
+    """Of each model, and of all together."""
+    inside = [cell for cell in cells if cell.inside and np.isfinite(cell.lr_opt)]
+    counts = Counter(cell.model for cell in inside)
+    groups = [[c for c in inside if c.model == model] for model, n in counts.items() if n >= 3]
+    several = {model for model, n in counts.items() if n >= 2}
+    if len(several) > 1:
+        groups.append([cell for cell in inside if cell.model in several])
+    forms = tuple(compare_forms(group, columns, batch) for group in groups)
+    why = (
+        f"{len(inside)} of {len(cells)} cells have their best rate inside, and a law needs 3 of "
+        "one model, or 2 of each of several"
+    )
+    return forms, "" if forms else why

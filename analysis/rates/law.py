@@ -1,0 +1,173 @@
+"""One law of the best rate: a power of some of size, depth, length and batch.
+
+ln lr* = c + sum of exponents times ln x, a constant c for each model. A cell's variance is its own
+parabola's, error^2, and tau^2, what the law misses; tau^2 is by maximum likelihood. Intervals are
+Student's t of the weighted scatter (Knapp and Hartung 2003, Statistics in Medicine 22, 2693).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import optimize
+
+from analysis.fitting.checks import positive
+from analysis.fitting.intervals import Array, Prediction
+from analysis.fitting.results import WaldFit
+from analysis.fitting.status import Warnings
+from analysis.rates.cells import BestRate
+
+_EXACT = 1e-9  # of ln(rate): cells without an error that a law goes through
+_FEW_DOF = 3
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class RateLaw(WaldFit):
+    """lr* = coefficient * product of x^exponent over `columns`, of the cells of `models`.
+
+    A coefficient for each model, named coefficient[model] where there are several. objective: minus
+    twice the log likelihood of ln lr*; tau: standard deviation, of ln(rate), of what the law misses
+    beside the cells' own errors; aicc: infinite where the cells are too few for it; ranges: of each
+    column, over the cells; held_out: the typical factor by which it misses cells that it did not
+    see (the median), nan where it can't be fitted without some.
+    """
+
+    models: tuple[str, ...]
+    columns: tuple[str, ...]
+    tau: float
+    aicc: float
+    ranges: Mapping[str, tuple[float, float]]
+    held_out: float = float("nan")
+
+    @property
+    def label(self) -> str:
+        """The columns, for a table of forms."""
+        return " + ".join(self.columns) or "constant"
+
+    @property
+    def exponents(self) -> dict[str, float]:
+        return {name: self.params[exponent_of(name)] for name in self.columns}
+
+    def predict(
+        self, at: Mapping[str, ArrayLike], model: str | None = None, level: float = 0.95
+    ) -> Prediction:
+        """The best rate where each of `columns` has these values (n,), and the law's interval.
+
+        model: whose constant, if there are several. Raises ValueError for one that is missing.
+        """
+        if model is None and len(self.models) == 1:
+            model = self.models[0]
+        if model not in self.models:
+            raise ValueError(f"model={model!r} is not one of {', '.join(self.models)}")
+        absent = [name for name in self.columns if name not in at]
+        if absent:
+            raise ValueError(f"at has no {', '.join(absent)}; the law is of {self.label}")
+        logs = [np.log(np.atleast_1d(positive(name, at[name]))) for name in self.columns]
+        n = len(logs[0]) if logs else 1
+        own = [np.full(n, float(name == model)) for name in self.models]
+        jacobian = np.stack([*own, *logs], axis=1)
+        return self._predict_log(jacobian @ np.array(self.theta), jacobian, level)
+
+    def beyond(self, at: Mapping[str, float]) -> float:
+        """The largest factor by which a value is outside of the cells' own; 1: it is inside."""
+        factors = [1.0]
+        for name in self.columns:
+            low, high = self.ranges[name]
+            value = float(positive(name, at[name]))
+            factors += [low / value, value / high]
+        return max(factors)
+
+
+def exponent_of(column: str) -> str:
+    """The name of its parameter."""
+    return f"exponent[{column}]"
+
+
+class Weighted(NamedTuple):
+    """A weighted fit: theta (p,), the residuals (n,), their weights, and minus twice ln L."""
+
+    theta: Array
+    residuals: Array
+    weights: Array
+    tau: float
+    deviance: float
+
+
+def design(cells: Sequence[BestRate], models: Sequence[str], columns: Sequence[str]) -> Array:
+    """A column of ones for each model's cells, then ln of each column, (n, p)."""
+    own = [[float(cell.model == model) for cell in cells] for model in models]
+    logs = [[np.log(cell.at[name]) for cell in cells] for name in columns]
+    return np.array([*own, *logs]).T
+
+
+def fit_law(cells: Sequence[BestRate], models: Sequence[str], columns: Sequence[str]) -> RateLaw:
+    """Of cells more than parameters, whose design has full rank: see compare.py."""
+    X = design(cells, models, columns)
+    k = len(models)
+    centre = np.where(np.arange(X.shape[1]) < k, 0.0, X.mean(axis=0))  # far from x = 1: rounding
+    y = np.array([np.log(cell.lr_opt) for cell in cells])
+    fit = weighted(X - centre, y, errors_of(cells))
+    n, p = X.shape
+    dof = n - p
+    rooted = (X - centre) * np.sqrt(fit.weights)[:, None]
+    # At least the cells' own errors: a small scatter of few cells is luck
+    scale = max(float(fit.weights @ fit.residuals**2) / dof, 1.0)
+    back = np.eye(p)
+    back[:k] -= centre  # the constants where every x is 1
+    covariance = back @ np.linalg.inv(rooted.T @ rooted) @ back.T * scale
+    theta = back @ fit.theta
+    warned = Warnings()
+    if dof < _FEW_DOF:
+        warned.add(f"{n} cells for {p} parameters: the intervals are wide and may be luck")
+    coefficients = [f"coefficient[{m}]" if k > 1 else "coefficient" for m in models]
+    n_all = p + 1  # and tau
+    small = n - n_all - 1
+    return RateLaw(
+        form=" * ".join(["lr* = coefficient", *(f"{name}^exponent" for name in columns)]),
+        names=(*coefficients, *map(exponent_of, columns)),
+        estimates=(*np.exp(theta[:k]).tolist(), *theta[k:].tolist()),
+        theta=tuple(theta.tolist()),
+        covariance=tuple(tuple(row) for row in covariance.tolist()),
+        dof=dof,
+        logs=tuple(coefficients),
+        n_points=n,
+        objective=fit.deviance,
+        interval=f"Student's t, {dof} degrees of freedom, from the cells' scatter about the law",
+        status=warned.status,
+        warnings=tuple(warned.texts),
+        models=tuple(models),
+        columns=tuple(columns),
+        tau=fit.tau,
+        aicc=fit.deviance + 2 * n_all + 2 * n_all * (n_all + 1) / small if small > 0 else np.inf,
+        ranges={
+            name: (min(c.at[name] for c in cells), max(c.at[name] for c in cells))
+            for name in columns
+        },
+    )
+
+
+def errors_of(cells: Sequence[BestRate]) -> Array:
+    """Standard errors of ln lr*; 0 for all where one is unknown: they weigh the same then."""
+    errors = np.array([cell.error for cell in cells])
+    return errors if np.isfinite(errors).all() else np.zeros(len(cells))
+
+
+def weighted(X: Array, y: Array, errors: Array) -> Weighted:
+    """y (n,) on X (n, p), its variances errors^2 + tau^2, with the tau of the most likelihood."""
+
+    def at(tau: float) -> Weighted:
+        variances = np.maximum(errors**2 + tau**2, _EXACT**2)
+        root = 1 / np.sqrt(variances)
+        theta = np.asarray(np.linalg.lstsq(X * root[:, None], y * root)[0], dtype=np.float64)
+        residuals = y - X @ theta
+        deviance = float(np.sum(np.log(2 * np.pi * variances) + residuals**2 / variances))
+        return Weighted(theta, residuals, 1 / variances, tau, deviance)
+
+    widest = float(np.std(y)) * 2 + _EXACT
+    found = optimize.minimize_scalar(
+        lambda tau: at(tau).deviance, bounds=(0.0, widest), method="bounded",
+        options={"xatol": 1e-6 * widest},
+    )  # fmt: skip
+    return min(at(float(found.x)), at(0.0), key=lambda fit: fit.deviance)
