@@ -160,6 +160,7 @@ def as_typed(text: str) -> str:
     text = text.replace("budget_tolerance=", "--budget-tolerance ")
     text = re.sub(r"\bseparator='(\w+)'", r"--separator \1", text)
     text = re.sub(r"\bcluster=(\w+)", r"--cluster \1", text)
+    text = re.sub(r"\bbatch='(.+?)'", r"--batch \1", text)
     return text.replace("flops='6nd'", "--flops 6nd").replace("with model=", "with --model")
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from analysis.fitting.intervals import Array
 from analysis.fitting.text import pluralize
 from analysis.rates.cells import BestRate
-from analysis.rates.law import RateLaw, design, errors_of, fit_law, weighted
+from analysis.rates.law import RateLaw, design, errors_of, fit_law, weighted_at
 
 _COLLINEAR = 14.0  # condition number of the columns at length one: of two, a correlation of 0.99
 _CONSTANT = 1e-6  # of ln x: rounding
@@ -88,7 +88,7 @@ def compare_forms(
             skipped.append(f"{label}: {len(cells)} cells for {n_params} parameters")
             continue
         law = fit_law(cells, models, names)
-        laws.append(replace(law, held_out=_held_out(cells, models, names, columns, batch)))
+        laws.append(replace(law, held_out=_held_out(law, cells, columns, batch)))
     laws.sort(key=lambda law: (law.aicc, len(law.names)))
     return RateForms(models=models, laws=tuple(laws), skipped=tuple(skipped))
 
@@ -138,21 +138,18 @@ def _correlation(Z: Array) -> float:
 
 
 def _held_out(
-    cells: Sequence[BestRate],
-    models: Sequence[str],
-    names: Sequence[str],
-    columns: Sequence[str],
-    batch: str | None,
+    law: RateLaw, cells: Sequence[BestRate], columns: Sequence[str], batch: str | None
 ) -> float:
-    """The median factor; nan where some cells can't be spared."""
+    """The median factor, at the law's own tau; nan where some cells can't be spared."""
     places = [(c.model, *(c.at[name] for name in columns if name != batch)) for c in cells]
-    X = np.hstack([design(cells, models, []), _within(cells, models, names)])
+    own = design(cells, law.models, [])
+    X = np.hstack([own, _within(cells, law.models, law.columns)])
     y, errors = np.array([np.log(cell.lr_opt) for cell in cells]), errors_of(cells)
     missed: list[float] = []
     for place in dict.fromkeys(places):
         out = np.array([at == place for at in places])
         if np.linalg.matrix_rank(X[~out]) < X.shape[1]:
             return float("nan")
-        theta = weighted(X[~out], y[~out], errors[~out]).theta
+        theta = weighted_at(law.tau, X[~out], y[~out], errors[~out]).theta
         missed += np.abs(y[out] - X[out] @ theta).tolist()
     return float(np.exp(np.median(missed)))

@@ -136,12 +136,11 @@ def fit_rates(
         raise ValueError(f"n_nearest={n_nearest} must be 3 or more: a parabola has 3 parameters")
     if noise is not None:
         positive("noise", noise)
-    if batch is None and BATCH in table:
+    require(table, [width], "rates")
+    if batch is None and BATCH in done and done[BATCH].notna().all():
         batch = BATCH
-    needs = [width, *([batch] if batch else [])]
-    require(table, needs, "rates")
-    for name in needs:
-        positive(name, done[name].astype("float64"))
+    if batch:
+        _check_batch(table, batch)
     columns = list(dict.fromkeys([width, DEPTH, horizon, *([batch] if batch else [])]))
     sizes = [name for name in (*_SIZES, width) if done[name].notna().any()]
     length = [] if done["budget"].notna().any() else [horizon]
@@ -161,6 +160,14 @@ def fit_rates(
 
 def _first_known(done: pd.DataFrame, names: Sequence[str]) -> str:
     return next((name for name in names if name in done and done[name].notna().all()), names[1])
+
+
+def _check_batch(table: pd.DataFrame, batch: str) -> None:
+    if batch not in table:
+        raise ValueError(f"batch={batch!r} is no column; found {', '.join(map(str, table))}")
+    values = pd.to_numeric(finished(table)[batch], errors="coerce").to_numpy(dtype=np.float64)
+    if not (np.isfinite(values) & (values > 0)).all():
+        raise ValueError(f"batch={batch!r} has values that are no numbers above 0")
 
 
 def _laws(

@@ -156,18 +156,22 @@ def errors_of(cells: Sequence[BestRate]) -> Array:
 
 def weighted(X: Array, y: Array, errors: Array) -> Weighted:
     """y (n,) on X (n, p), its variances errors^2 + tau^2, with the tau of the most likelihood."""
-
-    def at(tau: float) -> Weighted:
-        variances = np.maximum(errors**2 + tau**2, _EXACT**2)
-        root = 1 / np.sqrt(variances)
-        theta = np.asarray(np.linalg.lstsq(X * root[:, None], y * root)[0], dtype=np.float64)
-        residuals = y - X @ theta
-        deviance = float(np.sum(np.log(2 * np.pi * variances) + residuals**2 / variances))
-        return Weighted(theta, residuals, 1 / variances, tau, deviance)
-
     widest = float(np.std(y)) * 2 + _EXACT
     found = optimize.minimize_scalar(
-        lambda tau: at(tau).deviance, bounds=(0.0, widest), method="bounded",
-        options={"xatol": 1e-6 * widest},
-    )  # fmt: skip
-    return min(at(float(found.x)), at(0.0), key=lambda fit: fit.deviance)
+        lambda tau: weighted_at(tau, X, y, errors).deviance,
+        bounds=(0.0, widest),
+        method="bounded",
+        options={"xatol": 1e-5 * widest},
+    )
+    both = (weighted_at(tau, X, y, errors) for tau in (float(found.x), 0.0))
+    return min(both, key=lambda fit: fit.deviance)
+
+
+def weighted_at(tau: float, X: Array, y: Array, errors: Array) -> Weighted:
+    """The same at this tau."""
+    variances = np.maximum(errors**2 + tau**2, _EXACT**2)
+    root = 1 / np.sqrt(variances)
+    theta = np.asarray(np.linalg.lstsq(X * root[:, None], y * root)[0], dtype=np.float64)
+    residuals = y - X @ theta
+    deviance = float(np.sum(np.log(2 * np.pi * variances) + residuals**2 / variances))
+    return Weighted(theta, residuals, 1 / variances, tau, deviance)

@@ -304,6 +304,9 @@ isoflop names.csv -> if a model's name is of one run, --series none makes all ru
 isoflop counted.csv -> --budgets 6e18,1e19 or --budget-tolerance 0.05 joins those that are one
 isoflop good.csv --budget-tolerance 0.5 -> --budget-tolerance 0.5 must be 0 or more, and below 0.5
 isoflop good.csv --budgets 1e18,x -> --budgets '1e18,x' must be numbers of FLOPs above 0
+rates good.csv -> no column lr; found model, budget, n_params, n_tokens, loss, n_experts, seed
+rates good.csv --n-nearest 2 -> --n-nearest 2 must be 3 or more: a parabola has 3 parameters
+rates good.csv --noise 0 -> --noise 0 must be a finite number of nats above 0
 flatness good.csv --within 0 -> --within 0 must be a finite number of nats above 0
 flatness good.csv --within-compute 1 -> --within-compute 1 must be a share above 0 and below 1
 isoflop good.csv --budgets 1e30 -> --budgets: no run is within 0.01 of 1e+30; they have

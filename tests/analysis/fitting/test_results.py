@@ -59,6 +59,7 @@ def results():
     isoflop = fit_isoflop(runs, n_draws=20)
     experts = simulate_experts(ClarkSurface(), [1e7, 1e8, 1e9], [1, 4, 16, 64, 256], noise=0.01)
     compared = compare_laws(experts, n_draws=20)
+    rates = analysis.fit_rates(tuned())
     surface = fit_parametric(dense["n_params"], dense["n_tokens"], dense["loss"], n_draws=20)
     differences = analysis.compare_models(runs, budget=1e19)
     found = [
@@ -99,9 +100,23 @@ def results():
         analysis.compare_growth(grown()),
         analysis.compare_forgetting(streamed()),
         chosen(),
+        rates,
+        rates.forms[0].law,
         study_of(isoflop, surface, differences),
     ]
     return {type(one): one for one in found}
+
+
+def tuned():
+    """Five rates at three sizes and two lengths of one model."""
+    N, D, lr = (
+        v.ravel() for v in np.meshgrid([1e7, 3e7, 1e8], [1e9, 1e10], 2.0 ** np.arange(-9, -4))
+    )
+    best = 0.008 * (N / 3e7) ** -0.3 * (D / 3e9) ** 0.1
+    noise = np.random.default_rng(0).normal(0, 0.002, len(N))
+    loss = 3 + 0.05 * np.log(lr / best) ** 2 + noise
+    columns = {"n_params": N, "n_tokens": D, "lr": lr, "loss": loss, "status": "done"}
+    return analysis.check_table(pd.DataFrame({"model": "dense", **columns}))
 
 
 def adapted():
@@ -205,6 +220,7 @@ AT = {  # what a fit predicts at
     "PowerLaw": (1e18,),
     "FrontierFit": (1e18,),
     "ParametricFit": (1e7, 1e9),
+    "RateLaw": ({"n_params": 1e7, "n_tokens": 1e9},),
     "SurfaceFit": (1e7, 1e9),
     "ExpertLawFit": (1e8, 16),
     "IsoFLOPCurve": (1e7,),
