@@ -7,13 +7,15 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
+from analysis import numbers
 from analysis.fitting.intervals import Array
 from analysis.fitting.text import pluralize
 from analysis.rates.cells import BestRate
-from analysis.rates.law import RateLaw, design, errors_of, fit_law, weighted_at
+from analysis.rates.law import RateLaw, design, errors_of, exponent_of, fit_law, weighted_at
 
 _COLLINEAR = 14.0  # condition number of the columns at length one: of two, a correlation of 0.99
 _CONSTANT = 1e-6  # of ln x: rounding
+_BETTER = 0.7  # of the chosen law's error, in ln(rate)
 _CLOSE = 2.0  # of AICc: too near to call (Burnham and Anderson 2002, section 2.6)
 
 
@@ -44,6 +46,12 @@ class RateForms:
         close = [law.label for law in self.laws[1:] if law.aicc < self.law.aicc + _CLOSE]
         if close:
             found.append(f"AICc does not distinguish {self.law.label} from {', '.join(close)}")
+        spared = min(self.laws, key=lambda law: law.held_out if law.held_out > 0 else np.inf)
+        if np.log(spared.held_out) < _BETTER * np.log(self.law.held_out):
+            found.append(
+                f"cells that were held out prefer {spared.label}: it misses them by a factor of "
+                f"{spared.held_out:.3g}, beside {self.law.held_out:.3g}"
+            )
         return tuple(found)
 
     def to_frame(self) -> pd.DataFrame:
@@ -56,6 +64,7 @@ class RateForms:
                     "AICc": law.aicc,
                     "tau": law.tau,
                     "held-out factor": law.held_out,
+                    "exponents": ", ".join(_shown(law, name) for name in law.columns) or "none",
                 }
                 for law in self.laws
             ]
@@ -130,6 +139,11 @@ def _why_collinear(
     r = f" (r = {_correlation(Z):.3f})" if len(names) == 2 else ""
     listed = " and ".join(names)
     return f"{listed} vary together{r}: their exponents are not identifiable beside each other"
+
+
+def _shown(law: RateLaw, name: str) -> str:
+    low, high = law.bounds(exponent_of(name))
+    return numbers.with_interval(law.exponents[name], low, high)
 
 
 def _correlation(Z: Array) -> float:

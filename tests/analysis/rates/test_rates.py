@@ -268,6 +268,24 @@ def test_the_held_out_factor_is_that_of_refits():
     assert law.held_out == pytest.approx(np.exp(np.median(off)), rel=1e-6)
 
 
+def test_forms_that_cells_held_out_prefer_are_named():
+    """Of six cells AICc takes a slope of -0.6 for too dear, and cells held out do not."""
+    rng = np.random.default_rng(0)
+    cells = [
+        cell_of(c * N**-0.6 * np.exp(0.3 * rng.normal()), 0.01, model, n_params=N)
+        for model, c in (("dense", 20.0), ("peer", 10.0))
+        for N in SIZES
+    ]
+    forms = compare_forms(cells, ["n_params"])
+    assert [law.label for law in forms.laws] == ["constant", "n_params"]
+    ours, other = (law.held_out for law in forms.laws)
+    assert forms.warnings[-1] == (
+        f"cells that were held out prefer n_params: it misses them by a factor of {other:.3g}, "
+        f"beside {ours:.3g}"
+    )
+    assert np.log(other) < 0.7 * np.log(ours)
+
+
 def test_models_share_exponents_and_have_their_own_constants():
     parts = [grid_of(model="dense"), grid_of(model="peer", coefficient=10.0)]
     found = fit_rates(check_table(pd.concat(parts, ignore_index=True)))
