@@ -1,4 +1,4 @@
-"""Best rates by numpy's polyfit, laws that are known, refusals, and Step Law's runs."""
+"""Best rates by numpy's polyfit, their flags, refusals and the command."""
 
 import json
 
@@ -12,40 +12,10 @@ from analysis.figures import draw_rates
 from analysis.fitting.status import FitError
 from analysis.isoflop.flags import Flag
 from analysis.isoflop.shape import fit_parabola
-from analysis.rates.cells import BestRate
-from analysis.rates.compare import compare_forms
 from analysis.rates.fit import fit_rates
 from analysis.rates.flags import check_rates
-from analysis.rates.law import fit_law
-from analysis.table.load import check_table, load_table
-
-SIZES, TOKENS = (1e7, 3e7, 1e8), (1e9, 4e9, 1.6e10)
-TRUE = {"n_params": -0.6, "n_tokens": 0.25}
-GRID = 2 ** np.arange(-2, 2.5, 0.5)
-
-
-def best(n_params, n_tokens, coefficient=20.0):
-    return coefficient * n_params ** TRUE["n_params"] * n_tokens ** TRUE["n_tokens"]
-
-
-def tuned(lr_opt, rates, noise=0.0, rng=None, **columns):
-    """A row a rate: a parabola of curvature 0.05 nats in ln(rate)^2 about lr_opt."""
-    draws = noise * (rng or np.random.default_rng(0)).normal(size=len(rates))
-    losses = 3 + 0.05 * np.log(np.asarray(rates) / lr_opt) ** 2 + draws
-    base = {"model": "dense", "n_params": 1e7, "n_tokens": 1e9, "status": "done"}
-    return pd.DataFrame({**base, **columns, "lr": rates, "loss": losses})
-
-
-def grid_of(noise=0.0, seed=0, coefficient=20.0, **columns):
-    rng = np.random.default_rng(seed)
-    parts = []
-    for N in SIZES:
-        for D in TOKENS:
-            at = best(N, D, coefficient)
-            where = {"n_params": N, "n_tokens": D, **columns}
-            parts.append(tuned(at, 1.1 * at * GRID, noise, rng, **where))
-    return pd.concat(parts, ignore_index=True)
-
+from analysis.table.load import check_table
+from tests.analysis.rates.made import GRID, SIZES, TRUE, best, grid_of, tuned
 
 # Cells
 
@@ -161,147 +131,6 @@ def test_cells_outside_are_left_out_of_the_law_and_named():
     assert found.forms[0].law.exponents == pytest.approx(TRUE, rel=1e-6)
 
 
-# Laws
-
-
-def test_a_clean_law_comes_back():
-    found = fit_rates(check_table(grid_of()))
-    law = found.forms[0].law
-    assert law.columns == ("n_params", "n_tokens")
-    assert law.exponents == pytest.approx(TRUE, rel=1e-6)
-    assert law.params["coefficient"] == pytest.approx(20.0, rel=1e-5)
-    assert law.held_out == pytest.approx(1.0, abs=1e-6)
-    at = {"n_params": [2e7], "n_tokens": [2e9]}
-    assert law.predict(at).value == pytest.approx(best(2e7, 2e9), rel=1e-6)
-    assert law.beyond({"n_params": 4e8, "n_tokens": 5e8}) == pytest.approx(4.0)
-    assert law.beyond({"n_params": 2e7, "n_tokens": 2e9}) == 1.0
-
-
-def cell_of(lr_opt, error, model="dense", **at):
-    return BestRate(
-        model=model, budget=np.nan, at=at, name=model, lrs=(), losses=(), diverged=(), n_seeds=1,
-        n_fitted=5, lr_opt=lr_opt, lr_interval=(np.nan, np.nan), error=error, loss_opt=3.0,
-        noise=0.0, dof=2, inside=True, flags=(), warnings=(),
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize(("error", "tau"), [(0.05, 0.0), (0.05, 0.2), (0.0, 0.1)])
-def test_intervals_cover_the_true_exponents(error, tau):
-    """Of cells with errors that differ threefold, and of a law that misses them by tau."""
-    rng = np.random.default_rng(1)
-    hits = np.zeros(2)
-    n_draws = 100
-    for _ in range(n_draws):
-        cells = []
-        for N in SIZES:
-            for D in TOKENS:
-                own = error * rng.uniform(0.5, 1.5)
-                off = np.hypot(own, tau) * rng.normal()
-                cells.append(cell_of(best(N, D) * np.exp(off), own, n_params=N, n_tokens=D))
-        law = fit_law(cells, ("dense",), ("n_params", "n_tokens"))
-        for i, name in enumerate(TRUE):
-            low, high = law.bounds(f"exponent[{name}]")
-            hits[i] += low <= TRUE[name] <= high
-    # 95 % of 100: fewer than 88 has a chance of 0.2 % each
-    assert (hits >= 88).all()
-    assert (hits <= 100).all()
-
-
-def test_noisy_runs_give_back_the_law_within_its_interval():
-    found = fit_rates(check_table(grid_of(noise=0.003, seed=3)))
-    law = found.forms[0].law
-    assert law.columns == ("n_params", "n_tokens")
-    for name, true in TRUE.items():
-        low, high = law.bounds(f"exponent[{name}]")
-        assert low < true < high
-        assert high - low < 0.3
-    assert 1.0 < law.held_out < 1.2
-
-
-def test_intervals_of_noisy_runs_cover_the_exponents():
-    """From losses to exponents: 8 or more of 10, where fewer have a chance of 1 % each."""
-    hits = dict.fromkeys(TRUE, 0)
-    for seed in range(10):
-        laws = fit_rates(check_table(grid_of(noise=0.004, seed=seed))).forms[0].laws
-        (law,) = [one for one in laws if one.columns == tuple(TRUE)]
-        for name, true in TRUE.items():
-            low, high = law.bounds(f"exponent[{name}]")
-            hits[name] += low < true < high
-    assert min(hits.values()) >= 8
-
-
-def test_equal_errors_make_it_ordinary_least_squares():
-    """Against numpy: cells whose errors are unknown weigh the same."""
-    rng = np.random.default_rng(0)
-    cells = [
-        cell_of(best(N, D) * np.exp(0.2 * rng.normal()), np.nan, n_params=N, n_tokens=D)
-        for N in SIZES
-        for D in TOKENS
-    ]
-    law = fit_law(cells, ("dense",), ("n_params", "n_tokens"))
-    X = np.array([[1, np.log(c.at["n_params"]), np.log(c.at["n_tokens"])] for c in cells])
-    y = np.log([c.lr_opt for c in cells])
-    theta, squares, *_ = np.linalg.lstsq(X, y)
-    covariance = np.linalg.inv(X.T @ X) * squares[0] / 6
-    np.testing.assert_allclose(law.theta, theta, rtol=1e-6)
-    np.testing.assert_allclose(np.diag(law.covariance), np.diag(covariance), rtol=1e-5)
-    # AICc of the normal likelihood with 4 parameters, the variance being one
-    deviance = 9 * (np.log(2 * np.pi * squares[0] / 9) + 1)
-    assert law.aicc == pytest.approx(deviance + 8 + 2 * 4 * 5 / (9 - 5), rel=1e-6)
-
-
-def test_the_held_out_factor_is_that_of_refits():
-    rng = np.random.default_rng(5)
-    cells = [
-        cell_of(best(N, D) * np.exp(0.1 * rng.normal()), np.nan, n_params=N, n_tokens=D)
-        for N in SIZES
-        for D in TOKENS
-    ]
-    forms = compare_forms(cells, ["n_params", "n_tokens"])
-    (law,) = [one for one in forms.laws if one.columns == ("n_params",)]
-    x = np.log([c.at["n_params"] for c in cells])
-    y = np.log([c.lr_opt for c in cells])
-    off = []
-    for i in range(len(cells)):
-        line = np.polyfit(np.delete(x, i), np.delete(y, i), 1)
-        off.append(abs(y[i] - np.polyval(line, x[i])))
-    assert law.held_out == pytest.approx(np.exp(np.median(off)), rel=1e-6)
-
-
-def test_forms_that_cells_held_out_prefer_are_named():
-    """Of six cells AICc takes a slope of -0.6 for too dear, and cells held out do not."""
-    rng = np.random.default_rng(0)
-    cells = [
-        cell_of(c * N**-0.6 * np.exp(0.3 * rng.normal()), 0.01, model, n_params=N)
-        for model, c in (("dense", 20.0), ("peer", 10.0))
-        for N in SIZES
-    ]
-    forms = compare_forms(cells, ["n_params"])
-    assert [law.label for law in forms.laws] == ["constant", "n_params"]
-    ours, other = (law.held_out for law in forms.laws)
-    assert forms.warnings[-1] == (
-        f"cells that were held out prefer n_params: it misses them by a factor of {other:.3g}, "
-        f"beside {ours:.3g}"
-    )
-    assert np.log(other) < 0.7 * np.log(ours)
-
-
-def test_models_share_exponents_and_have_their_own_constants():
-    parts = [grid_of(model="dense"), grid_of(model="peer", coefficient=10.0)]
-    found = fit_rates(check_table(pd.concat(parts, ignore_index=True)))
-    assert [one.models for one in found.forms] == [("dense",), ("peer",), ("dense", "peer")]
-    law = found.forms[-1].law
-    assert law.exponents == pytest.approx(TRUE, rel=1e-6)
-    assert law.params["coefficient[dense]"] == pytest.approx(20, rel=1e-5)
-    assert law.params["coefficient[peer]"] == pytest.approx(10, rel=1e-5)
-    at = {"n_params": 1e8, "n_tokens": 1e10}
-    assert law.predict(at, "peer").value == pytest.approx(best(1e8, 1e10, 10.0), rel=1e-6)
-    with pytest.raises(ValueError, match="model=None is not one of dense, peer"):
-        law.predict(at)
-    with pytest.raises(ValueError, match="at has no n_tokens; the law is of n_params"):
-        law.predict({"n_params": 1e8}, "peer")
-
-
 # Refusals
 
 
@@ -409,50 +238,3 @@ def test_the_figure_has_each_cell_and_the_law():
     assert points == {(N, round(np.log(best(N, 4e9)), 6)) for N in SIZES}
     (law,) = [line for line in axis.lines if len(line.get_xdata()) == 50]
     np.testing.assert_allclose(law.get_ydata(), best(law.get_xdata(), 4e9), rtol=1e-5)
-
-
-# Published runs
-
-
-def test_step_law_s_best_rates(published):
-    """Li 2025 (arXiv:2503.04715): lr* = 1.79 N^-0.713 D^0.307 at the best batch.
-
-    Ours is of parabolas about the best, weighted by their errors: D's exponent agrees, N's is
-    steeper, and less so the more rates the parabolas are of. At given batches the best rate goes
-    with the batch, and what is left for D is small.
-    """
-    table = load_table(published("steplaw_dense_1911.csv"))
-    found = fit_rates(table)
-    law = found.forms[0].law
-    assert law.columns == ("n_params", "n_tokens")
-    low, high = law.bounds("exponent[n_tokens]")
-    assert low < 0.307 < high
-    low, high = law.bounds("exponent[n_params]")
-    assert -1.0 < low < high < -0.7
-    N, D = ([cell.at[name] for cell in found.cells] for name in law.columns)
-    theirs = 1.79 * np.array(N) ** -0.713 * np.array(D) ** 0.307
-    ours = law.predict({"n_params": N, "n_tokens": D}).value
-    assert np.abs(np.log(ours / theirs)).max() < np.log(1.3)
-
-
-def test_step_law_s_rates_by_batch(published):
-    """A parabola a cell by numpy, and the law of these cells."""
-    table = load_table(published("steplaw_dense_1911.csv"))
-    found = fit_rates(table, batch="bs")
-    given = pd.read_csv(published("steplaw_dense_1911.csv"))
-    assert len(found.cells) + len(found.skipped) == len(given.groupby(["N", "D", "bs"]))
-    for cell in found.cells[::20]:
-        at = cell.at
-        own = given[(given["N"] == at["n_params"]) & (given["D"] == at["n_tokens"])]
-        own = own[own["bs"] == at["bs"]].sort_values("lr")
-        u, losses = np.log(own["lr"].to_numpy()), own["smooth loss"].to_numpy()
-        near = np.argsort(np.abs(u - u[losses.argmin()]), kind="stable")[:5]
-        a, b, _ = np.polyfit(u[near], losses[near], 2)
-        if cell.inside:
-            assert cell.lr_opt == pytest.approx(np.exp(-b / (2 * a)), rel=1e-6)
-    by_label = {law.label: law for law in found.forms[0].laws}
-    full = by_label["n_params + n_tokens + bs"]
-    low, high = full.bounds("exponent[bs]")
-    assert 0.2 < low < high < 0.4
-    low, high = full.bounds("exponent[n_tokens]")
-    assert high < 0.2
