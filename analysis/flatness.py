@@ -197,11 +197,8 @@ def _cost(curve: IsoFLOPCurve, factor: float, level: float = 0.95) -> Estimate:
     kept = np.isfinite(drawn)
     if not kept.any():
         return Estimate(value, float("nan"), float("nan"))
-    at = [
-        losses(curve.centre, curve.draws[[i]], np.array([drawn[i] + np.log(factor)]))[0, 0]
-        for i in np.flatnonzero(kept)
-    ]
-    return Estimate(value, *(float(end) for end in percentiles(np.array(at) - lowest[kept], level)))
+    at = losses(curve.centre, curve.draws[kept], drawn[kept, None] + np.log(factor))[:, 0]
+    return Estimate(value, *(float(end) for end in percentiles(at - lowest[kept], level)))
 
 
 def _reach(curve: IsoFLOPCurve, nats: float) -> tuple[Estimate, Estimate]:
@@ -209,22 +206,14 @@ def _reach(curve: IsoFLOPCurve, nats: float) -> tuple[Estimate, Estimate]:
     found = []
     offsets = np.linspace(0.0, np.log(_FAR), _STEPS)
     drawn, lowest = minima(curve.centre, curve.draws)
-    kept = np.flatnonzero(np.isfinite(drawn))
+    kept = np.isfinite(drawn)
     for sign in (-1.0, 1.0):
         places = sign * offsets
         own = np.asarray(curve.loss(curve.x_opt * np.exp(places))) - curve.loss_opt
         value = float(np.exp(sign * _crossing(offsets, own, nats)))
-        ends = np.array(
-            [
-                sign
-                * _crossing(
-                    offsets,
-                    losses(curve.centre, curve.draws[[i]], drawn[i] + places)[0] - lowest[i],
-                    nats,
-                )
-                for i in kept
-            ]
-        )
+        drawn_losses = losses(curve.centre, curve.draws[kept], drawn[kept, None] + places)
+        costs = drawn_losses - lowest[kept, None]
+        ends = np.array([sign * _crossing(offsets, one, nats) for one in costs])
         bounds = percentiles(np.exp(ends), 0.95) if len(ends) else (np.nan, np.nan)
         found.append(Estimate(value, *(float(end) for end in bounds)))
     return found[0], found[1]

@@ -11,7 +11,12 @@ from analysis.fitting.intervals import Array, t_quantile
 from analysis.isoflop import slices
 from analysis.isoflop.akima import akima_intervals, akima_minimum
 from analysis.isoflop.methods import Method, Single
-from analysis.isoflop.resample import nearest, redrawn_minima, resampled_minima
+from analysis.isoflop.resample import (
+    nearest,
+    redrawn_minima,
+    resampled_minima,
+    resampled_slices,
+)
 from analysis.isoflop.shape import FittedShape, fit_parabola
 from analysis.isoflop.slices import LEAST_DOF, Slice, fit_slices
 
@@ -180,8 +185,7 @@ def _by_slices(
     found = []
     for p, one, given_counts in zip(points, fit.slices, counts, strict=True):
         how, drawn = _drawn(given_counts, len(p.u), n_draws, rng)
-        exponents = one.shape.alpha, one.shape.beta
-        again = resampled_minima(p.u, p.losses, "slice", drawn, exponents)
+        again = resampled_slices(p.u, p.losses, drawn, one.shape.alpha, one.shape.beta)
         found.append(_of_slice(p, one, noise, {how: again}))
     return tuple(found)
 

@@ -58,4 +58,4 @@ def too_skewed(
         chance = stats.f.sf(gain / 2 / (slice_squares / dof), 2, dof)
     if chance >= _SKEWED:
         return None
-    return f"skewed curves fit this model's runs better (p={chance:.1g}): take --method slice"
+    return f"skewed curves (method=slice) fit this model's runs better (p={chance:.1g})"

@@ -4,7 +4,7 @@ import numpy as np
 
 from analysis.fitting.intervals import Array
 from analysis.isoflop.akima import akima_minimum
-from analysis.isoflop.methods import Method, Single
+from analysis.isoflop.methods import Single
 from analysis.isoflop.shape import columns, lowest
 
 
@@ -27,64 +27,61 @@ def redrawn_minima(
     return _minima(u, np.maximum(drawn, 1e-9), np.ones_like(drawn), method)
 
 
-def resampled_minima(
-    u: Array,
-    losses: Array,
-    method: Method,
-    counts: Array,
-    exponents: tuple[float, float] = (0.0, 0.0),
+def resampled_minima(u: Array, losses: Array, method: Single, counts: Array) -> tuple[Array, Array]:
+    """Minima u (S,) and losses (S,) of the runs drawn as often as counts (S, n); nan as above."""
+    return _minima(u, np.broadcast_to(losses, counts.shape), counts, method)
+
+
+def resampled_slices(
+    u: Array, losses: Array, counts: Array, alpha: float, beta: float
 ) -> tuple[Array, Array]:
-    """Minima u (S,) and losses (S,) of the runs drawn as often as counts (S, n); nan as above.
+    """The same of skewed curves, whose exponents are not fitted again."""
+    v = u - u.mean()
+    exponents = np.array([alpha]), np.array([beta])
+    found, enough = _solve(columns(v, *exponents)[0], np.broadcast_to(losses, counts.shape), counts)
+    vertex = lowest(found[:, 0], found[:, 1], *exponents)
+    inside = enough & (vertex >= v[0]) & (vertex <= v[-1])
+    at = columns(np.where(inside, vertex, 0.0), *exponents)[0]
+    loss_opt = np.einsum("si,si->s", at, found)
+    return np.where(inside, u.mean() + vertex, np.nan), np.where(inside, loss_opt, np.nan)
 
-    exponents: alpha and beta of slices, which are not fitted again.
-    """
-    return _minima(u, np.broadcast_to(losses, counts.shape), counts, method, exponents)
+
+def _minima(u: Array, losses: Array, counts: Array, method: Single) -> tuple[Array, Array]:
+    return (_by_akima if method == "akima" else _by_parabola)(u, losses, counts)
 
 
-def _minima(
-    u: Array,
-    losses: Array,
-    counts: Array,
-    method: Method,
-    exponents: tuple[float, float] = (0.0, 0.0),
-) -> tuple[Array, Array]:
+def _by_akima(u: Array, losses: Array, counts: Array) -> tuple[Array, Array]:
     n_draws = len(losses)
-    if method == "akima":
-        u_opt, loss_opt = np.full(n_draws, np.nan), np.full(n_draws, np.nan)
-        inside = np.zeros(n_draws, dtype=bool)
-        # Draws that have the same sizes are interpolated at once: there are few such sets
-        sets, which = np.unique(counts > 0, axis=0, return_inverse=True)
-        for k, on in enumerate(sets):
-            if on.sum() >= 3:
-                rows = np.flatnonzero(which == k)
-                place, value, at_end = akima_minimum(u[on], losses[np.ix_(rows, on)])
-                u_opt[rows], loss_opt[rows], inside[rows] = place, value, ~at_end
-    else:
-        scale = 1.0 if method == "slice" else float(np.abs(u - u.mean()).max())
-        v = (u - u.mean()) / scale
-        alpha, beta = (np.array([value]) for value in exponents)
-        if method == "slice":
-            X = columns(v, alpha, beta)[0]
-        else:
-            X = np.stack([v**2, v, np.ones_like(v)], axis=1)
-        gram = np.einsum("sn,ni,nj->sij", counts, X, X, optimize=True)
-        moments = np.einsum("sn,sn,ni->si", counts, losses, X, optimize=True)
-        enough = (counts > 0).sum(axis=1) >= 3
-        gram[~enough] = np.eye(3)
-        a, slope, level = found = np.linalg.solve(gram, moments[..., None])[..., 0].T
-        if method == "slice":
-            vertex = lowest(a, slope, alpha, beta)
-            places = np.where(np.isfinite(vertex), vertex, 0.0)
-            at = columns(places[:, None], *_each(exponents, a))
-            loss_opt = np.einsum("si,is->s", at[:, 0], found)
-        else:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                vertex = -slope / (2 * a)
-                loss_opt = level - slope**2 / (4 * a)
-        inside = enough & (a > 0) & (vertex >= v[0]) & (vertex <= v[-1])
-        u_opt = u.mean() + vertex * scale
-    return np.where(inside, u_opt, np.nan), np.where(inside, loss_opt, np.nan)
+    u_opt, loss_opt = np.full(n_draws, np.nan), np.full(n_draws, np.nan)
+    # Draws that have the same sizes are interpolated at once: there are few such sets
+    sets, which = np.unique(counts > 0, axis=0, return_inverse=True)
+    for k, on in enumerate(sets):
+        if on.sum() >= 3:
+            rows = np.flatnonzero(which == k)
+            place, value, at_end = akima_minimum(u[on], losses[np.ix_(rows, on)])
+            u_opt[rows] = np.where(at_end, np.nan, place)
+            loss_opt[rows] = np.where(at_end, np.nan, value)
+    return u_opt, loss_opt
 
 
-def _each(exponents: tuple[float, float], like: Array) -> tuple[Array, Array]:
-    return np.full_like(like, exponents[0]), np.full_like(like, exponents[1])
+def _by_parabola(u: Array, losses: Array, counts: Array) -> tuple[Array, Array]:
+    scale = np.abs(u - u.mean()).max()
+    v = (u - u.mean()) / scale
+    found, enough = _solve(np.stack([v**2, v, np.ones_like(v)], axis=1), losses, counts)
+    a, slope, level = found.T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        vertex = -slope / (2 * a)
+        loss_opt = level - slope**2 / (4 * a)
+    inside = enough & (a > 0) & (vertex >= v[0]) & (vertex <= v[-1])
+    return np.where(inside, u.mean() + vertex * scale, np.nan), np.where(inside, loss_opt, np.nan)
+
+
+def _solve(X: Array, losses: Array, counts: Array) -> tuple[Array, np.ndarray]:
+    """Least squares of losses (S, n) on X (n, 3), weighted by counts (S, n): coefficients (S, 3),
+    and whether a draw has three sizes, which they need.
+    """
+    gram = np.einsum("sn,ni,nj->sij", counts, X, X, optimize=True)
+    moments = np.einsum("sn,sn,ni->si", counts, losses, X, optimize=True)
+    enough = (counts > 0).sum(axis=1) >= 3
+    gram[~enough] = np.eye(3)
+    return np.linalg.solve(gram, moments[..., None])[..., 0], enough

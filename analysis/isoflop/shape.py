@@ -8,7 +8,7 @@ from analysis.fitting.intervals import Array
 
 
 def columns(v: Array, alpha: Array, beta: Array) -> Array:
-    """q, s and 1 at v (n,) for exponents (G,) above 0: (G, n, 3).
+    """q, s and 1 at v, (n,) for all or (G, n), for exponents (G,) above 0: (G, n, 3).
 
     s = (e^(beta v) - e^(-alpha v)) / (alpha + beta) and
     q = 2 (alpha e^(beta v) + beta e^(-alpha v) - alpha - beta) / (alpha beta (alpha + beta)),

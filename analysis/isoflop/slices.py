@@ -172,7 +172,7 @@ def minima(centre: float, draws: Array) -> tuple[Array, Array]:
 
 
 def losses(centre: float, draws: Array, u: Array) -> Array:
-    """The losses (S, n) of draws (S, 5) at u (n,)."""
+    """The losses (S, n) of draws (S, 5) at u, (n,) for all or (S, n)."""
     return np.einsum("sni,si->sn", columns(u - centre, *draws[:, :2].T), draws[:, 2:])
 
 

@@ -9,7 +9,7 @@ from scipy import optimize, stats
 
 from analysis.isoflop.fit import fit_isoflop
 from analysis.isoflop.flags import Flag
-from analysis.isoflop.resample import resampled_minima
+from analysis.isoflop.resample import resampled_slices
 from analysis.isoflop.shape import Shape, columns, lowest
 from analysis.isoflop.slices import EXPONENTS, fit_slices
 from analysis.table.load import check_table
@@ -157,8 +157,8 @@ def test_intervals_of_all_levels_are_of_the_same_draws():
     assert curve.x_interval[0] < inner["lower"] < curve.x_opt < inner["upper"] < curve.x_interval[1]
     at = curve.predict([curve.x_opt, curve.x_max], level=0.9)
     assert np.all((at.lower < at.value) & (at.value < at.upper))
-    u = np.log(curve.draws[:, 0] * 0 + curve.x_max) - curve.centre
-    by_rows = [by_hand(u[:1], d[0], d[1])[0] @ d[2:] for d in curve.draws]
+    v = np.log([curve.x_max]) - curve.centre
+    by_rows = [by_hand(v, d[0], d[1])[0] @ d[2:] for d in curve.draws]
     assert float(at.upper[1]) == pytest.approx(float(np.quantile(by_rows, 0.95)))
 
 
@@ -214,7 +214,7 @@ def test_runs_drawn_again_are_fitted_at_the_curve_s_exponents():
     u, losses = np.log(one["n_params"].to_numpy()), np.array(curve.losses)
     counts = np.random.default_rng(0).multinomial(7, np.full(7, 1 / 7), size=100).astype(float)
     exponents = curve.alpha, curve.beta
-    places, values = resampled_minima(u, losses, "slice", counts, exponents)
+    places, values = resampled_slices(u, losses, counts, *exponents)
     assert np.isfinite(places).sum() > 60
     for place, value, count in zip(places, values, counts, strict=True):
         X = by_hand(u - u.mean(), *exponents).astype(float)
