@@ -1,5 +1,8 @@
 """What a point says it runs on, and how its processes share a batch."""
 
+import json
+import math
+
 import pytest
 import torch
 
@@ -76,3 +79,36 @@ def test_a_gpu_that_is_not_there_is_refused_and_has_a_run_id_all_the_same(
         "size=2", "budget=2e11", *TINY, "ladder.batch_size=16", "trainer.accelerator=cuda"
     )
     assert run_id_of(raw) == make().run_id
+
+
+def test_a_rate_by_law_is_the_run_with_that_number(compose_raw, tmp_path):
+    """A plan asked again says the same, and where the rate is from is no part of a run."""
+    law = {
+        "label": "d_model",
+        "models": ["dense"],
+        "columns": ["d_model"],
+        "theta": [math.log(0.64), -1.0],
+        "covariance": [[0.01, 0.0], [0.0, 0.0]],
+        "dof": 4,
+        "ranges": {"d_model": [32.0, 64.0]},
+    }
+    path = tmp_path / "rates.json"
+    path.write_text(json.dumps({"forms": [{"chosen": "d_model", "laws": [law]}]}))
+    small = ("model=dense", "size=2", "budget=2e11", *TINY)
+
+    def point(*overrides):
+        return make_point(compose_raw(*small, *overrides))
+
+    found = point("optim.lr=law", f"optim.law={path}")
+    d_model = found.transformer.d_model
+    assert found.plan.lr == pytest.approx(0.64 / d_model, rel=1e-3)
+    assert found.plan.lr_from.startswith(f"{0.64 / d_model:.2e} (95 % ")
+    number = found.config.optim.lr
+    assert point(f"optim.lr={number}").run_id == found.run_id == run_id_of(found.raw)
+    assert make_point(found.raw).plan.lr == found.plan.lr  # as a worker reads it, without the file
+    path.unlink()
+    assert make_point(found.raw).run_id == found.run_id
+    with pytest.raises(ValueError, match=r"optim\.lr=law wants to know which: give optim\.law"):
+        point("optim.lr=law")
+    with pytest.raises(ValueError, match=r"optim\.lr='low' must be of type float, or 'law'"):
+        point("optim.lr=low")

@@ -23,15 +23,20 @@ def run_id(raw: Mapping[str, Any], data: Mapping[str, Any], mixed: Mapping[str, 
     """A run's name: 12 hex digits of the hash of its resolved config.
 
     Settings that cannot change the result are left out: the place of its files, logging, hardware,
-    the name of the sweep, the held-out sets, and the place of weights to start from (their hash
-    stays). So are fields declared by fields.added that have their default value. `data` replaces
-    keys of the node of that name: the identities of corpus and tokenizer instead of their paths.
+    the name of the sweep, the held-out sets, the law that a learning rate is from, and the place of
+    weights to start from (their hash stays). So are fields declared by fields.added that have their
+    default value. `data` replaces keys of the node of that name: the identities of corpus and
+    tokenizer instead of their paths.
     `mixed` is the result of mixed_sequences.
     """
     kept = {k: v for k, v in raw.items() if k not in NOT_IDENTITY}
     identity = _without_unchanged(kept, RunConfig)
     own = {k: v for k, v in (identity.get("data") or {}).items() if k != "path"}
     identity["data"] = {**own, **data}
+    if "optim" in identity:  # where the rate came from; the rate itself stays
+        identity["optim"] = {
+            k: v for k, v in identity["optim"].items() if k not in ("law", "law_form")
+        }
     if identity.get("init"):
         identity["init"] = {
             k: v for k, v in identity["init"].items() if k not in ("path", "weights")

@@ -1,7 +1,8 @@
 """A point of a sweep: its config read, its model counted, its plan made. Computes nothing else."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from experiments.budget.costs import Cost, FFNConfig, Term
 from experiments.budget.memory import plan_memory
 from experiments.budget.plan import OffBudgetError, Plan, peak_lr, plan_steps
+from experiments.budget.rate_law import LawRate, rate_by_law
 from experiments.config.schema import RunConfig, read_run_config
 from experiments.data.packed import PackedText
 from experiments.data.prepare import check_data, data_identity, stages_of, train_folder
@@ -128,8 +130,15 @@ def read_point(raw: Mapping[str, Any]) -> Draft:
 
 
 def plan_point(draft: Draft) -> Point:
-    """Raises OffBudgetError, a ValueError, if whole steps miss the budget by more than 1 %."""
+    """Raises OffBudgetError, a ValueError, if whole steps miss the budget by more than 1 %, and
+    ValueError for a law of the learning rate that does not say this point's.
+    """
     config, ranks = draft.config, draft.ranks
+    plan = _plan(config, draft.transformer, ranks)
+    if config.optim.lr == "law":
+        rate = _rate_by_law(config, draft.transformer, plan)
+        point = plan_point(_at_rate(draft, rate.lr))
+        return replace(point, plan=replace(point.plan, lr_from=rate.describe()))
     return Point(
         raw=draft.raw,
         config=config,
@@ -137,7 +146,36 @@ def plan_point(draft: Draft) -> Point:
         ranks=ranks,
         run_id=_run_id(draft.raw, config, ranks, draft.transformer.ffns),
         transformer=draft.transformer,
-        plan=_plan(config, draft.transformer, ranks),
+        plan=plan,
+    )
+
+
+def _rate_by_law(config: RunConfig, transformer: TransformerConfig, plan: Plan) -> LawRate:
+    """The peak rate of a point by the law that it asks for. Raises ValueError if there is none."""
+    optim, cost = config.optim, plan.cost
+    assert optim.law is not None
+    values = {
+        "d_model": transformer.d_model,
+        "n_layers": config.size,
+        "n_tokens": plan.n_tokens,
+        "n_steps": plan.n_steps,
+        "batch_tokens": plan.batch_tokens,
+        "n_params": cost.n_params,
+        "n_active_params": cost.n_active_params,
+        "n_non_embedding_params": cost.n_non_embedding_params,
+    }
+    return rate_by_law(Path(optim.law), optim.law_form, config.model_name, values)
+
+
+def _at_rate(draft: Draft, lr: float) -> Draft:
+    """The draft with a number in place of its law, to 4 digits: a run's identity has them."""
+    optim = draft.config.optim
+    scale = peak_lr(1.0, optim.lr_d_model, optim.lr_width_exponent, draft.transformer.d_model)
+    base = float(f"{lr / scale:.4g}")
+    return replace(
+        draft,
+        raw={**draft.raw, "optim": {**draft.raw["optim"], "lr": base}},
+        config=replace(draft.config, optim=replace(optim, lr=base)),
     )
 
 
@@ -284,7 +322,12 @@ def _plan(config: RunConfig, transformer: TransformerConfig, ranks: Ranks) -> Pl
         cost=cost,
         batch_tokens=batch_tokens,
         n_steps=n_steps,
-        lr=peak_lr(optim.lr, optim.lr_d_model, optim.lr_width_exponent, d_model),
+        lr=peak_lr(
+            math.nan if optim.lr == "law" else optim.lr,
+            optim.lr_d_model,
+            optim.lr_width_exponent,
+            d_model,
+        ),
         memory=plan_memory(
             cost,
             d_model=d_model,

@@ -14,7 +14,8 @@ class Plan:
     """The plan of one run. FLOPs are training FLOPs; lr is the peak rate of the backbone.
 
     epochs is None while the corpus has not been tokenized here, and of a stream. stage_steps: of a
-    stream, the steps of each stage, n_steps in all; each has a schedule of its own.
+    stream, the steps of each stage, n_steps in all; each has a schedule of its own. lr_from: the
+    law that the rate is from, where it was asked for just now.
     """
 
     cost: Cost
@@ -24,6 +25,7 @@ class Plan:
     memory: Memory
     epochs: float | None = None
     stage_steps: tuple[int, ...] = ()
+    lr_from: str = ""
 
     @property
     def n_tokens(self) -> int:

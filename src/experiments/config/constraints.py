@@ -103,7 +103,8 @@ def checked(value: Any, hint: Any, where: str) -> Any:
     """The value as the hint has it: an int given for a float becomes one, a list a tuple.
 
     Hints: plain types, Literal, tuple[T, ...] and Mapping[str, T], any of them in Annotated with
-    rules or in a union with None. Others pass. Raises ValueError with `where`, value and rule.
+    rules or in a union with None; a plain type also with a Literal. Others pass. Raises ValueError
+    with `where`, value and rule.
     """
     kinds = [_kind(option) for option in _options(hint)]
     nullable = any(kind is type(None) for kind, _ in kinds)
@@ -111,7 +112,7 @@ def checked(value: Any, hint: Any, where: str) -> Any:
         return None
     given, or_null = f"{where}={shown(value)}", ", or null" if nullable else ""
     kinds = [(kind, rules) for kind, rules in kinds if kind is not type(None)]
-    kind, rules = next((k for k in kinds if type(value) is k[0]), kinds[0])
+    kind, rules = next((k for k in kinds if _is_of(value, k[0])), kinds[0])
     origin = typing.get_origin(kind)
     if origin is Literal:
         choices = typing.get_args(kind)
@@ -163,11 +164,20 @@ def _kind(option: Any) -> tuple[Any, tuple[Rule, ...]]:
     return option, ()
 
 
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a union takes the value for one of this kind."""
+    if typing.get_origin(kind) is Literal:
+        return value in typing.get_args(kind)
+    return type(value) is kind
+
+
 def _plain(value: Any, kinds: list[Any], given: str, or_null: str) -> Any:
     if float in kinds and int not in kinds and type(value) is int and abs(value) < 10**300:
         value = float(value)
     if type(value) not in kinds:
-        names = " or ".join(kind.__name__ for kind in kinds)
+        words = [kind.__name__ for kind in kinds if kind in _PLAIN]
+        others = [shown(c) for k in kinds if k not in _PLAIN for c in typing.get_args(k)]
+        names = ", or ".join([" or ".join(words), *others])
         raise ValueError(f"{given} must be of type {names}{or_null}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{given} must be a finite number{or_null}")

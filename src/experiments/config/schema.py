@@ -206,9 +206,11 @@ class Optim:
     retrieved rows alone | fused: the same in the backward pass, without clipping.
     table_state: the type of a table's moments, of rows and fused. grad_clip: null for none.
     warmup and decay are fractions of the steps; final_lr is a fraction of the peak.
+    lr: law is that of the fits in `law`, by its law law_form (budget/rate_law.py); a plan puts the
+    number in its place. Of a number, law and law_form only say where it came from.
     """
 
-    lr: LearningRate
+    lr: LearningRate | Literal["law"]
     lr_d_model: AtLeast1
     lr_width_exponent: Annotated[float, Within(-10, 10)]
     table_lr: Positive
@@ -225,8 +227,15 @@ class Optim:
     # defaults: of records from before there was a choice
     table_gradient: Literal["dense", "rows", "fused"] = "dense"
     table_state: Literal["float32", "bfloat16"] = "float32"
+    law: Path | None = added(None)
+    law_form: str | None = added(None)
 
     def __post_init__(self) -> None:
+        if self.lr == "law" and self.law is None:
+            raise ValueError(
+                "lr=law wants to know which: give optim.law=..., the rates.json that "
+                "`python -m analysis rates TABLE --out FOLDER` writes"
+            )
         if self.schedule == "wsd" and self.warmup + self.decay > 1:
             raise ValueError(
                 f"warmup={self.warmup:g} and optim.decay={self.decay:g} with optim.schedule=wsd "

@@ -32,6 +32,9 @@ def plan_table(points: Sequence[Point], flops_per_second: float) -> str:
     started = [p for p in points if p.config.init is not None]
     if started:
         lines += ["", "Weights to start from:", *_by_layer(started, _start)]
+    by_law = [p for p in points if p.plan.lr_from]
+    if by_law:
+        lines += ["", "Peak learning rates by law:", *_by_layer(by_law, lambda p: p.plan.lr_from)]
     streams = [p for p in points if p.plan.stage_steps]
     if streams:
         lines += ["", "Stages, in steps:", *_by_layer(streams, _stages)]

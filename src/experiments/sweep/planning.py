@@ -73,6 +73,10 @@ def plan_points(raws: Sequence[Raw]) -> list[Point]:
             points.append(plan_point(draft))
         except OffBudgetError as error:
             missed.append((draft, error))
+        except ValueError as error:  # of a law that gives no rate here
+            bad.append((draft.raw, error))
+    if bad:
+        raise ValueError(refusals.of_points(bad, len(raws)))
     if missed:
         raise ValueError(refusals.of_budgets(missed, drafts))
     if points:

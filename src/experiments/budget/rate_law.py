@@ -1,0 +1,156 @@
+"""The peak learning rate by a law that was fitted before: `optim.lr=law`.
+
+The law is read from the fits that `python -m analysis rates` writes: ln lr* is linear in ln of its
+columns, with a constant for each model. Its interval is Student's t of the fit's covariance.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FARTHEST = 10.0  # a law is not applied where a value is this many times outside of its cells
+_LARGEST_LOG = 700.0  # exp of more is no float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LawRate:
+    """A peak learning rate by a law.
+
+    interval: 95 %. beyond: the largest factor by which a value is outside of those of the law's
+    cells, and `column` is the value's; 1 and "" where all are inside.
+    """
+
+    lr: float
+    interval: tuple[float, float]
+    law: str
+    path: Path
+    beyond: float
+    column: str
+
+    def describe(self) -> str:
+        """Why it is this rate, in a line."""
+        low, high = (f"{bound:.2e}" for bound in self.interval)
+        text = f"{self.lr:.2e} (95 % {low} to {high}) by {self.law}, of {self.path}"
+        if self.beyond > 1:
+            text += f"; warning: {self.column} is {self.beyond:.3g} times outside of its cells"
+        return text
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Law:
+    """ln lr* = theta . (1 for the model that it is and 0 for the others, ln of each column)."""
+
+    label: str
+    models: tuple[str, ...]
+    columns: tuple[str, ...]
+    theta: tuple[float, ...]
+    covariance: tuple[tuple[float, ...], ...]
+    dof: int
+    ranges: Mapping[str, tuple[float, float]]
+
+    def words(self, model: str) -> str:
+        """The law of peer, 0.0115 * d_model^-1.02."""
+        constants, exponents = self.theta[: len(self.models)], self.theta[len(self.models) :]
+        factors = [f"{math.exp(constants[self.models.index(model)]):.4g}"]
+        factors += [f"{name}^{x:.3g}" for name, x in zip(self.columns, exponents, strict=True)]
+        return f"the law of {model}, {' * '.join(factors)}"
+
+    def farthest(self, values: Mapping[str, float]) -> tuple[float, str]:
+        """By what factor the value that is farthest from the cells is outside of them."""
+        found = (1.0, "")
+        for name in self.columns:
+            low, high = self.ranges[name]
+            factor = max(low / values[name], values[name] / high)
+            found = max(found, (factor, name) if factor > 1 else found)
+        return found
+
+    def at(self, model: str, values: Mapping[str, float]) -> tuple[float, float]:
+        """ln lr*, and half the width of its interval."""
+        from scipy.stats import t  # few plans need it, and it takes as long as they
+
+        row = [float(name == model) for name in self.models]
+        row += [math.log(values[name]) for name in self.columns]
+        variance = _dot(row, [_dot(row, line) for line in self.covariance])
+        half = float(t.ppf(0.975, self.dof)) * math.sqrt(max(0.0, variance))
+        return _dot(row, self.theta), half
+
+
+def rate_by_law(path: Path, form: str | None, model: str, values: Mapping[str, float]) -> LawRate:
+    """The rate of a model where the columns of a law have these values.
+
+    form: the label of one that was compared, as "d_model + n_tokens"; None for the chosen one. A
+    law of the model alone comes before one of several models.
+
+    Raises ValueError for a file without such a law, for a column that `values` has not, and for a
+    value more than FARTHEST times outside of the cells that the law was fitted to.
+    """
+    law = _find(path, form, model)
+    absent = [name for name in law.columns if name not in values]
+    if absent:
+        raise ValueError(
+            f"optim.law={path}: its law is of {', '.join(absent)}, and a plan knows "
+            f"{', '.join(values)}; set optim.law_form to a law of these"
+        )
+    beyond, column = law.farthest(values)
+    if beyond > FARTHEST:
+        low, high = law.ranges[column]
+        raise ValueError(
+            f"optim.lr=law: {column}={values[column]:.4g} is {beyond:.3g} times outside of the "
+            f"law's cells ({low:.4g} to {high:.4g}), and {FARTHEST:g} times is allowed; give "
+            "optim.lr a number, or fit a law to cells that are nearer"
+        )
+    log_rate, half = law.at(model, values)
+    ends = (log_rate - half, min(log_rate + half, _LARGEST_LOG))
+    return LawRate(
+        lr=math.exp(log_rate),
+        interval=(math.exp(ends[0]), math.exp(ends[1])),
+        law=law.words(model),
+        path=path,
+        beyond=beyond,
+        column=column,
+    )
+
+
+def _dot(left: Sequence[float], right: Sequence[float]) -> float:
+    return sum(x * y for x, y in zip(left, right, strict=True))
+
+
+def _find(path: Path, form: str | None, model: str) -> _Law:
+    remedy = "give the rates.json that `python -m analysis rates TABLE --out FOLDER` writes"
+    try:
+        groups = json.loads(path.expanduser().read_text())["forms"]
+        laws = [(group["chosen"], _read(law)) for group in groups for law in group["laws"]]
+    except FileNotFoundError:
+        raise ValueError(f"optim.law={path} is not there; {remedy}") from None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"optim.law={path} has no laws of rates ({error!r}); {remedy}") from None
+    own = sorted((pair for pair in laws if model in pair[1].models), key=lambda p: len(p[1].models))
+    if not own:
+        models = sorted({name for _, law in laws for name in law.models})
+        raise ValueError(
+            f"optim.law={path} has no law of {model}, but of {', '.join(models) or 'none'}; "
+            "give optim.lr a number, or another file"
+        )
+    label = own[0][0] if form is None else form
+    found = [law for _, law in own if law.label == label]
+    if not found:
+        labels = dict.fromkeys(law.label for _, law in own)
+        raise ValueError(
+            f"optim.law_form={label} is not a law of {model} in {path}; it has {'; '.join(labels)}"
+        )
+    return found[0]
+
+
+def _read(node: Mapping[str, Any]) -> _Law:
+    return _Law(
+        label=str(node["label"]),
+        models=tuple(node["models"]),
+        columns=tuple(node["columns"]),
+        theta=tuple(map(float, node["theta"])),
+        covariance=tuple(tuple(map(float, line)) for line in node["covariance"]),
+        dof=int(node["dof"]),
+        ranges={name: (float(low), float(high)) for name, (low, high) in node["ranges"].items()},
+    )

@@ -1,0 +1,70 @@
+"""Rates of a plan by a fitted law, beside what the analysis itself says of that law."""
+
+import json
+
+import pytest
+
+from analysis.rates.fit import fit_rates
+from analysis.table.load import check_table
+from experiments.budget.rate_law import rate_by_law
+from tests.analysis.rates.made import grid_of
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return fit_rates(check_table(grid_of()))
+
+
+@pytest.fixture(scope="module")
+def path(fitted, tmp_path_factory):
+    path = tmp_path_factory.mktemp("law") / "rates.json"
+    path.write_text(json.dumps(fitted.to_dict()))
+    return path
+
+
+def _model(fitted):
+    return fitted.forms[0].models[0]
+
+
+@pytest.mark.parametrize("form", [None, "n_params", "constant"])
+def test_a_rate_is_that_of_the_analysis(fitted, path, form):
+    forms = fitted.forms[0]
+    law = forms.law if form is None else next(one for one in forms.laws if one.label == form)
+    values = {"n_params": 2e7, "n_tokens": 2e9, "d_model": 64}
+    found = rate_by_law(path, form, _model(fitted), values)
+    at = {name: [values[name]] for name in law.columns}
+    expected = law.predict(at, level=0.95)
+    assert found.lr == pytest.approx(float(expected.value[0]), rel=1e-9)
+    assert found.interval[0] == pytest.approx(float(expected.lower[0]), rel=1e-6)
+    assert found.interval[1] == pytest.approx(float(expected.upper[0]), rel=1e-6)
+    assert (found.beyond, found.column) == (1.0, "")
+    assert f"{found.lr:.2e}" in found.describe()
+    assert "warning" not in found.describe()
+
+
+def test_outside_of_the_cells_is_flagged_with_the_factor_and_far_outside_refused(fitted, path):
+    largest = fitted.forms[0].law.ranges["n_params"][1]
+    near = {"n_params": 4 * largest, "n_tokens": 2e9}
+    found = rate_by_law(path, None, _model(fitted), near)
+    assert found.beyond == pytest.approx(4)
+    assert found.column == "n_params"
+    assert "warning: n_params is 4 times outside of its cells" in found.describe()
+    with pytest.raises(ValueError, match=r"n_params=.* is 11 times outside .* 10 times is allowed"):
+        rate_by_law(path, None, _model(fitted), {**near, "n_params": 11 * largest})
+
+
+def test_what_is_no_law_of_the_point_is_refused_in_a_line(fitted, path, tmp_path):
+    model = _model(fitted)
+    values = {"n_params": 2e7, "n_tokens": 2e9}
+    broken = tmp_path / "broken.json"
+    broken.write_text(json.dumps({"forms": [{"chosen": "x", "laws": [{"label": "x"}]}]}))
+    for arguments, why in (
+        ((tmp_path / "none.json", None, model, values), "is not there; give the rates.json"),
+        ((broken, None, model, values), "has no laws of rates"),
+        ((path, None, "moe", values), f"has no law of moe, but of {model}"),
+        ((path, "depth", model, values), "law_form=depth is not a law of"),
+        ((path, None, model, {"n_params": 2e7}), "is of n_tokens, and a plan knows n_params"),
+    ):
+        with pytest.raises(ValueError, match=why) as error:
+            rate_by_law(*arguments)
+        assert "\n" not in str(error.value)
