@@ -21,8 +21,9 @@ from experiments.training.optimizer import clip_gradients
 
 TableGradient = Literal["dense", "rows", "fused"]
 # conf/optim/adamw.yaml's; the rate is so small that routing stays as it is while it is timed
+_LR = 1e-6
 OPTIM = Optim(
-    lr=1e-6,
+    lr=_LR,
     lr_d_model=1024,
     lr_width_exponent=0.5,
     table_lr=2.0,
@@ -85,7 +86,7 @@ class Loop:
         *,
         gradient: TableGradient = "rows",
         state: Literal["float32", "bfloat16"] = "float32",
-        lr: float = OPTIM.lr,
+        lr: float = _LR,
         spread: bool = True,
     ) -> None:
         torch.manual_seed(_SEED)
