@@ -37,7 +37,12 @@ from analysis.fitting.power_law import FrontierFit, PowerLaw, fit_frontier, fit_
 from analysis.fitting.results import Fit, Result
 from analysis.fitting.status import FitError, FitStatus
 from analysis.flatness import Flatness, flatness
-from analysis.forgetting import Forgetting, compare_forgetting
+from analysis.forgetting import (
+    EqualLearning,
+    Forgetting,
+    compare_at_learning,
+    compare_forgetting,
+)
 from analysis.growth import Growth, compare_growth
 from analysis.isoflop.curves import IsoFLOPCurve, IsoFLOPFit
 from analysis.isoflop.fit import fit_isoflop
@@ -64,6 +69,7 @@ __all__ = [
     "ComputeMultipliers",
     "Differences",
     "DifferencesBy",
+    "EqualLearning",
     "Estimate",
     "ExpertLawFit",
     "Fit",
@@ -96,6 +102,7 @@ __all__ = [
     "check_table",
     "compare_adaptations",
     "compare_approaches",
+    "compare_at_learning",
     "compare_by",
     "compare_forgetting",
     "compare_growth",

@@ -311,7 +311,11 @@ def growth(options: Options) -> None:
 def forgetting(options: Options) -> None:
     """What runs that learnt a stream of domains learnt, and what they forgot."""
     source, folder = read_source(options.path, options.separator), folder_of(options)
-    found = compare_forgetting(_records_of(source, table_of(options, source, by_cell=False)))
+    found = compare_forgetting(
+        _records_of(source, table_of(options, source, by_cell=False)),
+        learning=options.learning,
+        baseline=options.baseline,
+    )
     with staged(folder) as new, figures.style():
         write(new / "forgetting.json", found.to_dict())
         save(figures.draw_forgetting(found), new / "forgetting.png")

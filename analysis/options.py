@@ -30,6 +30,7 @@ _RULES: dict[str, tuple[Callable[[float], bool], str]] = {
         lambda value: math.isfinite(value) and value >= 0,
         "must be a finite number of nats, 0 or more, and below every loss",
     ),
+    "learning": (math.isfinite, "must be a finite number of bits/byte"),
     "at": (_above_0, "must be a finite number of FLOPs above 0"),
     "at_loss": (_above_0, "must be a finite number of nats above 0"),
     "delta": (lambda value: value > 0, "must be above 0; inf is least squares"),

@@ -47,6 +47,16 @@ def percentiles(draws: Array, level: float) -> tuple[Array, Array]:
     return low, high
 
 
+def mean_by_t(values: Array, level: float) -> Estimate:
+    """The mean of (n,) values with an interval of Student's t; nan for what can't be known."""
+    if not len(values):
+        return Estimate(*[float("nan")] * 3)
+    mean = float(np.mean(values))
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+    half = t_quantile(len(values) - 1, level) * spread / np.sqrt(len(values))
+    return Estimate(mean, float(mean - half), float(mean + half))
+
+
 def t_quantile(dof: int, level: float) -> float:
     """Of Student's t, two-sided; nan without a degree of freedom."""
     check_level(level)

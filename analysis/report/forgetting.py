@@ -4,6 +4,7 @@ from functools import partial
 
 from analysis import figures, numbers
 from analysis.forgetting import METRICS
+from analysis.forgetting.equal import LOSSES, EqualLearning
 from analysis.report.gallery import Draft, Plot
 from analysis.report.page import DataTable
 from analysis.report.tables import with_intervals
@@ -32,4 +33,20 @@ def forgetting_section(study: Study) -> Draft | None:
         "at equal learning keeps most",
         make=partial(figures.draw_forgetting, found),
     )
-    return Draft(title="Learning and forgetting", parts=[table, plot])
+    return Draft(title="Learning and forgetting", parts=[table, _equal(found.equal), plot])
+
+
+def _equal(found: EqualLearning) -> DataTable:
+    """The ways at one amount of learning."""
+    frame, names = found.to_frame(), [*LOSSES]
+    if found.baseline:
+        names += [f"{name}_less" for name in LOSSES]
+    else:
+        frame = frame[[c for c in map(str, frame) if "_less" not in c]]
+    difference = f"; less: minus {found.baseline}, on the same streams" if found.baseline else ""
+    return DataTable(
+        frame=with_intervals(frame, **{n: (f"{n}_lower", f"{n}_upper") for n in names}),
+        caption=f"Where each way has learnt {found.learning:.3g} bits/byte{difference}. Moved: "
+        "streams of one rate, moved along the curves of the way's other streams",
+        units=dict.fromkeys(names, "bits/byte"),
+    )

@@ -99,6 +99,7 @@ def results():
         analysis.compare_adaptations(adapted()),
         analysis.compare_growth(grown()),
         analysis.compare_forgetting(streamed()),
+        analysis.compare_at_learning(streamed()),
         chosen(),
         rates,
         rates.forms[0].law,

@@ -1,0 +1,15 @@
+"""What a model that learns domains one after another learns, and what it forgets."""
+
+from analysis.forgetting.compare import Forgetting, compare_forgetting
+from analysis.forgetting.equal import EqualLearning, compare_at_learning
+from analysis.forgetting.ways import METRICS, metrics_of, way_of
+
+__all__ = [
+    "METRICS",
+    "EqualLearning",
+    "Forgetting",
+    "compare_at_learning",
+    "compare_forgetting",
+    "metrics_of",
+    "way_of",
+]

@@ -1,0 +1,246 @@
+"""Ways to go on learning, compared where they have learnt as much.
+
+A way that learns less forgets less, so its forgetting says little by itself. A stream is an order
+of domains and a seed. A way's runs on one stream, at several learning rates, are a curve of
+forgetting, and of the loss on the base corpus, against learning. It is straight between two rates,
+and read at equal learning. Nothing is extrapolated. A stream with a single rate is moved along the
+curves that the way has on other streams, by their mean change between the two amounts of learning.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis import numbers
+from analysis.fitting.intervals import Array, Estimate, mean_by_t
+from analysis.fitting.results import Result
+from analysis.fitting.status import FitStatus, status_of
+from analysis.fitting.text import format_status
+from analysis.forgetting.ways import metrics_of, order_of, way_of
+from experiments.records import RunRecord
+
+LOSSES = ("forgetting", "base")
+Stream = tuple[int, tuple[str, ...]]  # a seed and an order
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtLearning:
+    """A way where it has learnt as much as others. In bits per byte, means over streams.
+
+    n_streams: those with a value; n_moved: of these, those that were moved along another's curve.
+    forgetting_less, base_less: minus the baseline's on the same streams, n_shared of them.
+    """
+
+    way: str
+    n_streams: int
+    n_moved: int
+    n_shared: int
+    forgetting: Estimate
+    base: Estimate
+    forgetting_less: Estimate
+    base_less: Estimate
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class EqualLearning(Result):
+    """Ways at `learning` bits/byte learnt, with intervals at `level` over streams.
+
+    baseline: the way that differences are from, "" for none; skipped: ways without a value, with
+    why.
+    """
+
+    level: float
+    learning: float
+    baseline: str
+    ways: tuple[AtLearning, ...]
+    skipped: tuple[str, ...]
+
+    @property
+    def status(self) -> FitStatus:
+        return status_of(self.warnings)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Of what the intervals rest on."""
+        single = [at.way for at in self.ways if at.n_streams < 2]
+        found = []
+        if single:
+            found.append(f"at equal learning, one stream alone: {'; '.join(single)}")
+        return tuple(found)
+
+    def summary(self) -> str:
+        """The table, and what has no value."""
+        columns = ["forgetting", "base"]
+        if self.baseline:
+            columns += ["forgetting_less", "base_less"]
+        shown = pd.DataFrame(
+            {
+                "way": [at.way for at in self.ways],
+                "streams": [at.n_streams for at in self.ways],
+                "moved": [at.n_moved for at in self.ways],
+                **{
+                    name.replace("_less", " - baseline"): [
+                        _shown(getattr(at, name)) for at in self.ways
+                    ]
+                    for name in columns
+                },
+            }
+        )
+        lines = [
+            f"where each has learnt {self.learning:.3g} bits/byte",
+            shown.to_string(index=False),
+        ]
+        if self.baseline:
+            lines.append(f"baseline: {self.baseline}, on the same streams")
+        lines += [f"no value: {text}" for text in self.skipped]
+        return "\n".join([*lines, *format_status(self.status, self.warnings)])
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a way."""
+        rows = []
+        for at in self.ways:
+            row: dict[str, object] = {
+                name: getattr(at, name) for name in ("way", "n_streams", "n_moved", "n_shared")
+            }
+            for name in (*LOSSES, "forgetting_less", "base_less"):
+                row |= getattr(at, name).columns(name)
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+
+def compare_at_learning(
+    records: Iterable[RunRecord],
+    *,
+    level: float = 0.95,
+    learning: float | None = None,
+    baseline: str | None = None,
+) -> EqualLearning:
+    """Of runs that learnt a stream, where all have learnt `learning` bits/byte.
+
+    learning: by default the amount, of those that a run has learnt, at which most ways have a
+    value, and of several the largest. baseline: a way; by default full fine-tuning, of the model
+    with most streams.
+
+    Raises ValueError for a baseline that is no way, or an amount that no way has learnt.
+    """
+    curves = _curves(records)
+    if learning is None:
+        learning = _most_shared(curves)
+    if baseline is not None and baseline not in curves:
+        raise ValueError(f"baseline={baseline!r} is not one of {'; '.join(curves)}")
+    baseline = baseline or _plain(curves)
+    values = {way: _at(own, learning) for way, own in curves.items()}
+    if not any(values.values()):
+        most = max(float(c[:, 0].max()) for own in curves.values() for c in own.values())
+        raise ValueError(f"learning={learning:g}: no way has learnt that; the most is {most:.3g}")
+    reference = values.get(baseline, {})
+    return EqualLearning(
+        level=level,
+        learning=learning,
+        baseline=baseline if reference else "",
+        ways=tuple(
+            _compared(way, found, curves[way], reference, learning, level)
+            for way, found in values.items()
+            if found
+        ),
+        skipped=tuple(
+            f"{way} learns {_range(curves[way])}" for way, found in values.items() if not found
+        ),
+    )
+
+
+def _curves(records: Iterable[RunRecord]) -> dict[str, dict[Stream, Array]]:
+    """way -> stream -> (n, 3): learning, forgetting and base at rates that learn more and more."""
+    groups: dict[str, dict[Stream, list[tuple[float, ...]]]] = {}
+    for record in records:
+        metrics = metrics_of(record)
+        row = (record.lr, metrics["learning"], *(metrics[name] for name in LOSSES))
+        stream = (record.seed, tuple(order_of(record)))
+        groups.setdefault(way_of(record), {}).setdefault(stream, []).append(row)
+    return {
+        way: {stream: _rising(rows) for stream, rows in sorted(own.items())}
+        for way, own in sorted(groups.items())
+    }
+
+
+def _rising(rows: Sequence[tuple[float, ...]]) -> Array:
+    """By rate, without those that learn no more than a smaller one: they only forget more."""
+    kept: list[tuple[float, ...]] = []
+    for _, *row in sorted(rows):
+        if not kept or row[0] > kept[-1][0]:
+            kept.append(tuple(row))
+    return np.array(kept, dtype=np.float64)
+
+
+def _read(curve: Array, learning: float) -> Array | None:
+    """Forgetting and base at this much learning; None where the curve does not reach."""
+    if not curve[0, 0] <= learning <= curve[-1, 0]:
+        return None
+    return np.array([np.interp(learning, curve[:, 0], curve[:, i]) for i in (1, 2)])
+
+
+def _at(own: Mapping[Stream, Array], learning: float) -> dict[Stream, Array]:
+    """Each stream's values at this much learning, where it has one."""
+    found = {}
+    for stream, curve in own.items():
+        value = _read(curve, learning)
+        if value is None and len(curve) == 1:
+            changes = [_change(other, float(curve[0, 0]), learning) for other in own.values()]
+            known = [change for change in changes if change is not None]
+            value = curve[0, 1:] + np.mean(known, axis=0) if known else None
+        if value is not None:
+            found[stream] = value
+    return found
+
+
+def _change(curve: Array, start: float, end: float) -> Array | None:
+    before, after = _read(curve, start), _read(curve, end)
+    return None if before is None or after is None else after - before
+
+
+def _most_shared(curves: Mapping[str, Mapping[Stream, Array]]) -> float:
+    amounts = {float(x) for own in curves.values() for curve in own.values() for x in curve[:, 0]}
+    return max(amounts, key=lambda x: (sum(bool(_at(own, x)) for own in curves.values()), x))
+
+
+def _plain(curves: Mapping[str, Mapping[Stream, Array]]) -> str:
+    """Full fine-tuning without anything to keep the old, of the model with most streams."""
+    plain = [way for way in curves if ", " not in way]
+    return max(plain, key=lambda way: (len(curves[way]), way), default="")
+
+
+def _compared(
+    way: str,
+    found: Mapping[Stream, Array],
+    own: Mapping[Stream, Array],
+    reference: Mapping[Stream, Array],
+    learning: float,
+    level: float,
+) -> AtLearning:
+    values = np.stack(list(found.values()))
+    shared = [stream for stream in found if stream in reference]
+    less = np.stack([found[s] - reference[s] for s in shared]) if shared else np.empty((0, 2))
+    forgetting, base = (mean_by_t(values[:, i], level) for i in (0, 1))
+    forgetting_less, base_less = (mean_by_t(less[:, i], level) for i in (0, 1))
+    return AtLearning(
+        way=way,
+        n_streams=len(found),
+        n_moved=sum(_read(own[stream], learning) is None for stream in found),
+        n_shared=len(shared),
+        forgetting=forgetting,
+        base=base,
+        forgetting_less=forgetting_less,
+        base_less=base_less,
+    )
+
+
+def _range(own: Mapping[Stream, Array]) -> str:
+    """From the least to the most that a stream of the way learns."""
+    ends = [curve[i, 0] for curve in own.values() for i in (0, -1)]
+    return f"{min(ends):+.3g} to {max(ends):+.3g}"
+
+
+def _shown(estimate: Estimate) -> str:
+    return "" if np.isnan(estimate.value) else numbers.with_interval(*estimate, signed=True)

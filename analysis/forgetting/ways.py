@@ -1,0 +1,85 @@
+"""One run that learnt domains one after another: what it learnt and forgot, and in which way.
+
+L[i][j] is the loss on domain j after stage i, in bits per byte; stage 0 is the start, and domain j
+is learnt in stage j of T. Means over domains (Lopez-Paz 2017, arXiv:1706.08840; Chaudhry 2018,
+arXiv:1801.10112, for losses instead of accuracies):
+
+learning          L[j-1][j] - L[j][j]
+forgetting        L[T][j] - min over i <= T of L[i][j], of the domains before the last
+backward          L[j][j] - L[T][j], of the domains before the last; below 0 is forgetting
+forward           L[0][j] - L[j-1][j], of the domains after the first
+base              L[T] - L[0] on the base corpus
+
+A stage of all domains together ("joint") learns L[0][j] - L[1][j] of each.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments.records import RunRecord
+
+METRICS = ("learning", "forgetting", "backward", "forward", "base")
+_BASE = "base"
+
+
+def metrics_of(record: RunRecord) -> dict[str, float]:
+    """METRICS of one run; nan where there is no domain that one is of."""
+    rows = [
+        {name: float(score["bits_per_byte"]) for name, score in row["scores"].items()}
+        for row in record.stages
+    ]
+    order, last = order_of(record), rows[-1]
+    base = last[_BASE] - rows[0][_BASE]
+    if len(rows) != len(order) + 1:  # all of them in one stage
+        learnt = [rows[0][name] - last[name] for name in order]
+        return {**dict.fromkeys(METRICS, np.nan), "learning": _mean(learnt), "base": base}
+    before = {name: rows[j][name] for j, name in enumerate(order)}
+    after = {name: rows[j + 1][name] for j, name in enumerate(order)}
+    best = {name: min(row[name] for row in rows) for name in order}
+    return {
+        "learning": _mean([before[name] - after[name] for name in order]),
+        "forgetting": _mean([last[name] - best[name] for name in order[:-1]]),
+        "backward": _mean([after[name] - last[name] for name in order[:-1]]),
+        "forward": _mean([rows[0][name] - before[name] for name in order[1:]]),
+        "base": base,
+    }
+
+
+def way_of(record: RunRecord) -> str:
+    """How a run learns and keeps, in a few words: peer 4,096, tables alone, top 256 rows."""
+    config = record.config
+    init, continual = config.get("init") or {}, config.get("continual") or {}
+    experts = "" if record.n_experts is None else f" {record.n_experts:,}"
+    words = [record.model + experts]
+    train, how = init.get("train", "all"), init.get("how", "keep")
+    words += {"all": [], "layer": ["layer alone"], "tables": ["tables alone"], "lora": ["LoRA"]}[
+        train
+    ]
+    if how != "keep":
+        words.append(how)
+    said = {
+        "top_rows": "top {} rows", "replay": "replay {:g}", "distil": "distillation {:g}",
+        "l2": "L2 {:g}",
+    }  # fmt: skip
+    words += [text.format(continual[n]) for n, text in said.items() if continual.get(n)]
+    if _corpus(config).get("joint"):
+        words.append("joint")
+    elif len(order_of(record)) == 1:
+        words.append("one domain")
+    return ", ".join(words)
+
+
+def order_of(record: RunRecord) -> list[str]:
+    order: list[str] = list(_corpus(record.config)["order"])
+    return order
+
+
+def _corpus(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    corpus: Mapping[str, Any] = config["data"]["corpus"]
+    return corpus
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")
