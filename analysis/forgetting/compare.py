@@ -53,12 +53,12 @@ class Kept:
 class Forgetting(Result):
     """Ways to go on learning, each at its learning rates; intervals at `level` over streams.
 
-    equal: the same ways where all have learnt as much.
+    equal: the same ways where all have learnt as much; None of streams of one domain.
     """
 
     level: float
     ways: tuple[Kept, ...]
-    equal: EqualLearning
+    equal: EqualLearning | None
 
     @property
     def status(self) -> FitStatus:
@@ -97,7 +97,8 @@ class Forgetting(Result):
                 "tasks, at the end: share of right choices (acc), bits/byte of the right answers",
             ]
         lines += format_status(self.status, self.warnings)
-        return "\n".join([*lines, "", self.equal.summary()])
+        equal = [] if self.equal is None else ["", self.equal.summary()]
+        return "\n".join([*lines, *equal])
 
     def _tasks(self) -> pd.DataFrame:
         """A row a way and task, to print."""
@@ -148,11 +149,13 @@ def compare_forgetting(
     if not groups:
         raise ValueError("no run has learnt a stream: this takes runs of data=stream")
     ways = [_kept(runs, level) for runs in groups.values()]
-    learnt = [run for runs in groups.values() for run in runs]
+    several = [r for runs in groups.values() for r in runs if len(order_of(r)) > 1]
     return Forgetting(
         level=level,
         ways=tuple(sorted(ways, key=lambda kept: (kept.way, kept.lr))),
-        equal=compare_at_learning(learnt, level=level, learning=learning, baseline=baseline),
+        equal=compare_at_learning(several, level=level, learning=learning, baseline=baseline)
+        if several
+        else None,
     )
 
 

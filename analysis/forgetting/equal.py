@@ -123,9 +123,12 @@ def compare_at_learning(
     value, and of several the largest. baseline: a way; by default full fine-tuning, of the model
     with most streams.
 
-    Raises ValueError for a baseline that is no way, or an amount that no way has learnt.
+    Raises ValueError without a run of several domains, for a baseline that is no way, and for an
+    amount that no way has learnt.
     """
     curves = _curves(records)
+    if not curves:
+        raise ValueError("no run has learnt several domains, so none can forget one for another")
     if learning is None:
         learning = _most_shared(curves)
     if baseline is not None and baseline not in curves:
@@ -155,9 +158,11 @@ def _curves(records: Iterable[RunRecord]) -> dict[str, dict[Stream, Array]]:
     """way -> stream -> (n, 3): learning, forgetting and base at rates that learn more and more."""
     groups: dict[str, dict[Stream, list[tuple[float, ...]]]] = {}
     for record in records:
-        metrics = metrics_of(record)
+        metrics, order = metrics_of(record), tuple(order_of(record))
+        if len(order) == 1:
+            continue  # its base is that after one domain
         row = (record.lr, metrics["learning"], *(metrics[name] for name in LOSSES))
-        stream = (record.seed, tuple(order_of(record)))
+        stream = (record.seed, order)
         groups.setdefault(way_of(record), {}).setdefault(stream, []).append(row)
     return {
         way: {stream: _rising(rows) for stream, rows in sorted(own.items())}

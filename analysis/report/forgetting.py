@@ -33,7 +33,8 @@ def forgetting_section(study: Study) -> Draft | None:
         "at equal learning keeps most",
         make=partial(figures.draw_forgetting, found),
     )
-    return Draft(title="Learning and forgetting", parts=[table, _equal(found.equal), plot])
+    equal = [] if found.equal is None else [_equal(found.equal)]
+    return Draft(title="Learning and forgetting", parts=[table, *equal, plot])
 
 
 def _equal(found: EqualLearning) -> DataTable:

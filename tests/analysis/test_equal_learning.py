@@ -87,6 +87,14 @@ def test_a_joint_run_has_a_loss_on_the_base_alone():
     assert math.isnan(at.forgetting.value)
 
 
+def test_one_domain_alone_is_not_compared():
+    alone = stream_run(0, [[3.0], [2.0]], order=("sea",))
+    assert compare_forgetting([alone]).equal is None
+    assert len(compare_at_learning([*two_ways(), alone]).ways) == 2
+    with pytest.raises(ValueError, match="no run has learnt several domains"):
+        compare_at_learning([alone])
+
+
 def test_amounts_and_baselines_that_are_not_there(tmp_path, capsys):
     for i, one in enumerate(two_ways()):
         flops = 6.0 * one.n_active_params * one.n_tokens
