@@ -17,6 +17,7 @@ NOT_IDENTITY = (
     "sweep", "dry_run", "retry", "kernel", "eval", "evaluation", "trainer", "logger", "paths",
     "model_name",
 )  # fmt: skip
+_OF_DECAY = ("decay", "decay_tokens", "decay_shape", "final_lr")  # of optim
 
 
 def run_id(raw: Mapping[str, Any], data: Mapping[str, Any], mixed: Mapping[str, int]) -> str:
@@ -24,7 +25,8 @@ def run_id(raw: Mapping[str, Any], data: Mapping[str, Any], mixed: Mapping[str, 
 
     Settings that cannot change the result are left out: the place of its files, logging, hardware,
     the name of the sweep, the held-out sets, and the place of weights to start from (their hash
-    stays). So are fields declared by fields.added that have their default value. `data` replaces
+    stays). So are fields declared by fields.added that have their default value, the place of a
+    branch's trunk, and of a trunk its length and its branches' decay. `data` replaces
     keys of the node of that name: the identities of corpus and tokenizer instead of their paths.
     `mixed` is the result of mixed_sequences.
     """
@@ -36,6 +38,12 @@ def run_id(raw: Mapping[str, Any], data: Mapping[str, Any], mixed: Mapping[str, 
         identity["init"] = {
             k: v for k, v in identity["init"].items() if k not in ("path", "weights")
         }
+    optim = identity.get("optim") or {}
+    if optim.get("branch_from"):
+        identity["optim"] = {**optim, "branch_from": "trunk"}
+    if optim.get("schedule") == "trunk":
+        del identity["budget"]
+        identity["optim"] = {k: v for k, v in optim.items() if k not in _OF_DECAY}
     if mixed:
         identity["mixed_sequences"] = dict(mixed)
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"))

@@ -29,6 +29,7 @@ from experiments.config.constraints import (
 )
 from experiments.config.fields import added
 from experiments.config.reading import build, read
+from experiments.config.schedules import check_schedule
 
 KernelName = Literal["auto", "reference", "torch", "cpp", "triton"]
 CompileChoice = Literal["auto", True, False]
@@ -37,6 +38,7 @@ CompileChoice = Literal["auto", True, False]
 _LAYER, _CORPUS, _TOKENIZER = ("cost", "build"), ("documents",), ("n_entries", "make")
 _WEIGHTS = ("shape", "digest", "tokenizer", "state")
 LearningRate = Annotated[float, Within(0, 1000, above=True)]
+Tokens = Annotated[float, Within(1, 1e18)]  # a float, so that 2e8 can be typed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +207,10 @@ class Optim:
     table_gradient: how tables are stepped (optimizer.py): dense: torch's AdamW | rows: the
     retrieved rows alone | fused: the same in the backward pass, without clipping.
     table_state: the type of a table's moments, of rows and fused. grad_clip: null for none.
-    warmup and decay are fractions of the steps; final_lr is a fraction of the peak.
+    warmup and decay are fractions of the steps, or as long as warmup_tokens and decay_tokens say;
+    final_lr is a fraction of the peak. decay_shape, trunk_power: of wsd (training/schedule.py).
+    branch_from: the steps before the decay are a trunk's (branches.py): "trunk", which the sweep
+    trains, or the path of its folder.
     """
 
     lr: LearningRate
@@ -218,20 +223,21 @@ class Optim:
     beta2: BelowOne
     eps: Annotated[float, Within(0, 1, above=True)]
     grad_clip: Positive | None
-    schedule: Literal["cosine", "wsd"]
+    schedule: Literal["cosine", "wsd", "trunk"]
     warmup: BelowOne
     decay: Fraction
     final_lr: Fraction
     # defaults: of records from before there was a choice
     table_gradient: Literal["dense", "rows", "fused"] = "dense"
     table_state: Literal["float32", "bfloat16"] = "float32"
+    warmup_tokens: Tokens | None = added(None)
+    decay_tokens: Tokens | None = added(None)
+    decay_shape: Literal["linear", "1-sqrt"] = added("linear")
+    trunk_power: NotNegative = added(0.0)
+    branch_from: Path | None = added(None)
 
     def __post_init__(self) -> None:
-        if self.schedule == "wsd" and self.warmup + self.decay > 1:
-            raise ValueError(
-                f"warmup={self.warmup:g} and optim.decay={self.decay:g} with optim.schedule=wsd "
-                "are more than all steps; their sum must be at most 1"
-            )
+        check_schedule(self)
 
 
 @dataclass(frozen=True, kw_only=True)
