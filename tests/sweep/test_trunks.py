@@ -1,8 +1,12 @@
 """Trunks of a sweep: which there are, when they are trained, and what is told of them."""
 
+from dataclasses import replace
+
 import pytest
 
 from experiments import kept
+from experiments.branches import check_branch
+from experiments.data.stream import DomainStream
 from experiments.point import make_point
 from experiments.records import write_record
 from experiments.sweep import local
@@ -61,22 +65,29 @@ def test_points_that_differ_in_budget_and_decay_share_a_trunk(branch):
 
 BAD = [
     (
-        ("optim.decay_tokens=12800",),
-        "are 20 steps|is 20 steps.*5 steps of warm-up and 100 of decay",
+        "optim.decay_tokens=12800",
+        r"is 20 steps of 128.*5 steps of warm-up and 100 of decay;",
     ),
-    (("optim.warmup_tokens=12800",), "is 20 steps of 128 tokens.*100 steps of warm-up and 4 of"),
-    (("optim.warmup_tokens=128", "optim.decay_tokens=2432"), "leave no step to a trunk; lower"),
-    (("data=stream",), "optim.branch_from=trunk with data=stream"),
-    (("optim.branch_from=results/s/0123456789ab",), "not the trunk of this point, whose run id is"),
+    ("optim.warmup_tokens=12800", r"and optim.warmup_tokens=12800 ask for 100 steps.* 4 of decay;"),
+    ("optim.decay=1", r"5 steps of warm-up and 164 of decay; lower them, or raise budget"),
+    ("optim.branch_from=results/s/0123456789ab", "is not the trunk of this point, whose run id is"),
 ]
 
 
 @pytest.mark.parametrize(("how", "why"), BAD)
-def test_what_no_trunk_can_be_is_refused(branch, how, why):
-    if how[0].startswith("data"):
-        pytest.importorskip("experiments.data.stream")
+def test_what_no_branch_can_be_is_refused(branch, how, why):
     with pytest.raises(ValueError, match=why):
-        branch(20, *how)
+        branch(20, how)
+
+
+def test_what_depends_on_the_budget_before_the_decay_is_refused(branch):
+    config = branch(20).config
+    with pytest.raises(ValueError, match=r"optim.branch_from=trunk with weights to start from"):
+        check_branch(replace(config, init=object()))
+    domains = dict.fromkeys(("a", "b"), config.data.corpus)
+    stream = DomainStream(base=config.data.corpus, domains=domains, order=("a", "b"))
+    with pytest.raises(ValueError, match=r"optim.branch_from=trunk with data=stream"):
+        check_branch(replace(config, data=replace(config.data, corpus=stream)))
 
 
 def test_the_plan_has_each_trunk_once_and_the_saving(branch):
@@ -200,7 +211,7 @@ def test_branches_of_a_trunk_that_failed_or_diverged_say_so(branch, sweep, capsy
     local.run_sweep([point.raw], n_workers=1)
     (state,) = [p for p in read_states(sweep) if p.run_id == point.run_id]
     why = f"not run: its trunk {trunk.run_id} diverged at step 8"
-    assert (state.state, state.detail, state.step) == ("diverged", why, 2)
+    assert (state.state, state.detail, state.step) == ("diverged", why, 8)
     assert why in capsys.readouterr().out
     with claimed(trunk.run_dir):
         assert not choose([point]).run
