@@ -99,7 +99,9 @@ class SweepProgress:
         """Refreshes the bar, or prints a line if it is time."""
         rows = [(point, read_progress(point.run_dir)) for point in running]
         flops = self.done_flops + sum(
-            max(0.0, row.get("flops", 0.0) - p.plan.flops_of(p.first_step)) for p, row in rows
+            max(0.0, row["flops"] - p.plan.flops_of(p.first_step))
+            for p, row in rows
+            if "flops" in row
         )
         texts = [f"{point.describe()}: {_row_text(row)}" for point, row in rows]
         self.bar.set_description_str(f"{self.n_done} of {self.n_points} runs", refresh=False)

@@ -138,7 +138,7 @@ def submit(sweep_dir: Path, submission: Submission) -> str:
         n_tasks=len(submission.run_ids),
     )
     if submission.after is not None:
-        # afterok would leave branches of a failed trunk pending for ever; they say what is wrong
+        # by afterok the branches of a failed trunk would be pending without end, and say nothing
         options.append(f"--dependency=afterany:{submission.after}")
     script = sweep_dir / ".code" / submission.code / "sbatch" / "point.sh"
     command = [
