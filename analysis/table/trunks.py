@@ -18,11 +18,15 @@ def fill_trunks(table: pd.DataFrame) -> None:
 
 
 def shared_trunk(table: pd.DataFrame) -> str | None:
-    """The column to draw runs by: "trunk", where several that are done have one; else None."""
+    """The column to draw runs by: "trunk", where several that are done have one; else None.
+
+    A column of that name whose values are of several sizes says something else.
+    """
     if TRUNK not in table:
         return None
-    done = table.loc[table["status"] == "done", TRUNK]
-    return TRUNK if done.duplicated().any() else None
+    done = table[table["status"] == "done"]
+    of_one_size = done.groupby(TRUNK)[_sizes(done)].nunique().le(1).all(axis=None)
+    return TRUNK if of_one_size and done[TRUNK].duplicated().any() else None
 
 
 def trunks_note(table: pd.DataFrame) -> str | None:
@@ -40,10 +44,14 @@ def trunks_note(table: pd.DataFrame) -> str | None:
 def trunk_again(table: pd.DataFrame, column: str) -> pd.Series:
     """Which rows have the name and size of an earlier row and other tokens, as checkpoints do."""
     known = table[column].notna() & table["n_tokens"].notna()
-    size = [name for name in ("n_params", "n_active_params") if table[name].notna().any()]
+    size = _sizes(table)
     again = table.duplicated([column, *size])
     same = table.duplicated([column, *size, "n_tokens"], keep=False)
     return known & again & ~same
+
+
+def _sizes(table: pd.DataFrame) -> list[str]:
+    return [name for name in ("n_params", "n_active_params") if table[name].notna().any()]
 
 
 def find_trunks(table: pd.DataFrame) -> str | None:

@@ -191,7 +191,10 @@ def _other_rank(point: Point, n_threads: int | None) -> RunRecord:
     compiled = resolve_compile(point.config.trainer.compile, point.device.accelerator)
     prepared = prepare_data(point.config.data, point.cache)
     module = _language_model(point, prepared, compiled)
-    resumed = beginning_of(point).checkpoint
+    try:
+        resumed = beginning_of(point).checkpoint
+    except TrunkDivergedError:
+        return replace(_planned_record(point), status="diverged")
     begin(point, module, prepared, {}, None, resumed)
     fit(point, module, _data_module(point, prepared), (), Guards(), resumed)
     leave_group()

@@ -69,6 +69,7 @@ def test_a_run_of_its_own_is_a_trunk_of_its_own(table):
     assert shared_trunk(filled) is None
     assert trunks_note(filled) is None
     assert shared_trunk(table.drop(columns="trunk")) is None
+    assert shared_trunk(table.assign(trunk="transformer")) is None  # no run's name
 
 
 def test_isoflop_and_the_surface_draw_trunks_by_default(table):
