@@ -110,10 +110,10 @@ def choose(points: Sequence[Point], queue: Mapping[str, Task] | None = None) -> 
     trunks = with_settings(
         needed_trunks([p for name in names if name != "finished" for p in groups[name]])
     )
-    for trunk in trunks:
-        groups[_group(trunk, retry, tasks)].append(trunk)
+    for trunk in reversed(trunks):
+        groups[_group(trunk, retry, tasks)].insert(0, trunk)
     return Todo(
-        points=(*points, *trunks),
+        points=(*trunks, *points),
         releases=tuple(tasks[point.run_id].release for point in groups["held"]),
         tasks={run_id: task.job for run_id, task in tasks.items()},
         **{name: tuple(group) for name, group in groups.items()},
