@@ -116,8 +116,8 @@ def add_cluster(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--cluster",
         metavar="COLUMN",
-        help="bootstrap whole runs: rows with one value of it, e.g. checkpoints of a run or "
-        "branches of a trunk, are drawn together (default: each row by itself)",
+        help="bootstrap whole runs: rows with one value of it, e.g. checkpoints of a run, are "
+        "drawn together (default: trunk, where rows are branches of one; else each by itself)",
     )
 
 

@@ -40,7 +40,7 @@ from analysis.surfaces.models import cells_of_models, compare_surfaces_of_models
 from analysis.table.load import finished, load_table
 from analysis.table.merged import find_merged
 from analysis.table.sources import Source, read_source
-from analysis.table.trunks import find_trunks
+from analysis.table.trunks import find_trunks, shared_trunk, trunks_note
 from analysis.table.units import PER_TOKEN, in_unit, loss_unit
 from analysis.validation.influence import Influence, influence_of
 from analysis.validation.residuals import residuals_of
@@ -79,7 +79,12 @@ def table_of(
         needs=needs,
     )
     left_out = [table.attrs[name] for name in ("damaged", "left_out") if name in table.attrs]
-    shared = find_trunks(table) if "cluster" in options and not cluster else None
+    shared = None
+    if "cluster" in options and not cluster:
+        drawn = None if options.command == "experts" else trunks_note(table)
+        shared = find_trunks(table) if drawn is None else None
+        if drawn is not None:
+            say(options, f"note: {as_typed(drawn)}")
     for warning in (
         *left_out,
         *(table.attrs.get("warnings", ()) if by_cell else ()),
@@ -146,12 +151,13 @@ def parametric(options: Options) -> None:
     influences: dict[str, Influence] = {}
     errors = []
     delta = float("inf") if options.residual == "loss" else options.delta
-    of_models = cells_of_models(table, options.x, options.model, options.cluster)
+    cluster = options.cluster or shared_trunk(table)
+    of_models = cells_of_models(table, options.x, options.model, cluster)
     for model, cells in of_models.items():
         columns = (cells[options.x], cells["n_tokens"], cells["loss"])
         how = {"delta": delta, "residual": options.residual}
         try:
-            groups = cells[options.cluster] if options.cluster else None
+            groups = cells[cluster] if cluster else None
             found[model] = fit_parametric(*columns, groups=groups, n_draws=options.draws, **how)
             if options.influence:
                 influences[model] = influence_of(*columns, **how)

@@ -15,6 +15,7 @@ from analysis.multiplier.result import ComputeMultipliers
 from analysis.parametric import ParametricFit, fit_parametric
 from analysis.table.budgets import own_budget
 from analysis.table.load import best_of_cells, finished, require
+from analysis.table.trunks import shared_trunk
 
 
 class TableFits:
@@ -62,8 +63,13 @@ class TableFits:
         done = finished(self.table)
         own = done[done["series"] == series]
         require(own, [size, "n_tokens"], "the surface")
-        cells = best_of_cells(own, by=[own_budget(own), size])
-        return fit_parametric(cells[size], cells["n_tokens"], cells["loss"], seed=self.seed)
+        cluster = shared_trunk(self.table)
+        by = [own_budget(own), size, *([cluster] if cluster else [])]
+        cells = best_of_cells(own, by=by)
+        groups = cells[cluster] if cluster else None
+        return fit_parametric(
+            cells[size], cells["n_tokens"], cells["loss"], groups=groups, seed=self.seed
+        )
 
     def _once(self, key: Hashable, fit: Callable[[], Any]) -> Any:
         if key not in self._made:

@@ -31,6 +31,7 @@ from analysis.progress import Say, silent
 from analysis.surfaces.compare import SurfaceComparison, compare_surfaces
 from analysis.table.load import best_of_cells, finished
 from analysis.table.merged import find_merged
+from analysis.table.trunks import trunks_note
 from analysis.table.units import loss_unit
 from analysis.validation.agreement import Agreement, agreement_of
 from analysis.validation.hold_out import HoldOut, hold_out_budgets
@@ -353,8 +354,7 @@ def _multipliers(
 
 def _cautions(table: pd.DataFrame, size: str) -> Iterator[str]:
     merged = find_merged(table)
-    if merged is not None:
-        yield merged.text
+    yield from filter(None, (merged and merged.text, trunks_note(table)))
     cells = best_of_cells(table, by=["series", "budget", size])
     if cells["n_seeds"].max() == 1:
         known = finished(table)["seed"].notna().any()

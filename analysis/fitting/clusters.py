@@ -7,6 +7,8 @@ count as many runs, and intervals are too narrow: so trunks are drawn, not point
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from analysis.fitting.intervals import Array
 from analysis.fitting.text import pluralize
@@ -33,6 +35,18 @@ def cluster_codes(groups: ArrayLike, n: int) -> np.ndarray:
             f"groups has {codes.max() + 1} values: a bootstrap needs at least {_LEAST}"
         )
     return codes
+
+
+def joined(cells: ArrayLike, groups: ArrayLike) -> np.ndarray:
+    """A label for each cell, 0, 1, ..., from the cell and the group of each run: cells that share a
+    group have one label, and so have those that they share others with.
+
+    A cell that averages seeds is of several groups, and draws with all that it has a part in.
+    """
+    cell, group = np.asarray(cells), np.asarray(pd.factorize(np.asarray(groups, dtype=object))[0])
+    n = int(cell.max()) + 1
+    edges = coo_array((np.ones(len(cell)), (cell, n + group)), shape=[n + int(group.max()) + 1] * 2)
+    return np.asarray(connected_components(edges, directed=False)[1][:n])
 
 
 def drawn_counts(

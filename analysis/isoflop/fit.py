@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.fitting.checks import positive
-from analysis.fitting.clusters import cluster_codes, drawn_counts
+from analysis.fitting.clusters import cluster_codes, drawn_counts, joined
 from analysis.fitting.intervals import Array
 from analysis.fitting.status import FitError, FitStatus
 from analysis.isoflop.curves import IsoFLOPCurve, IsoFLOPFit, NoCurveError
@@ -24,8 +24,10 @@ from analysis.isoflop.minima import Minima, Minimum, Points, minima_of
 from analysis.isoflop.misfit import off_curves, too_skewed
 from analysis.isoflop.offsets import at_budgets
 from analysis.isoflop.resample import nearest
-from analysis.table.load import best_of_cells, require
+from analysis.table.load import best_of_cells, finished, require
+from analysis.table.trunks import shared_trunk
 
+_LABEL = "cluster label"
 X_NAMES = ("n_params", "n_active_params", "n_non_embedding_params", "n_tokens")
 
 
@@ -49,7 +51,8 @@ def fit_isoflop(
     of others a curve's own where it has six sizes or more; it holds their misfit too. n_draws: of
     slices' and interpolation's intervals, and of the laws'. cluster: a column; runs that share its
     value, e.g. checkpoints of one run at several budgets, are drawn together for the intervals of
-    the laws, which then have "cluster" in place of "case".
+    the laws, which then have "cluster" in place of "case". By default the trunk, where runs are
+    branches of shared ones.
     Where runs counted their own FLOPs, losses are moved to the budget's (at_budgets).
     Of several runs of one cell (model, budget, size) the best learning rate is taken, never a mean
     over them. A minimum with warnings has flags; one outside the sizes, or
@@ -67,7 +70,10 @@ def fit_isoflop(
     require(table, ["budget", x], "fit_isoflop")
     at = at_budgets(table, x)
     cells = best_of_cells(at.table, by=["series", "budget", x])
-    points, too_few = _points(cells, x, n_nearest, cluster)
+    cluster = cluster or shared_trunk(table)
+    if cluster is not None:
+        cells = cells.assign(**{_LABEL: _labels(at.table, cells, x, cluster)})
+    points, too_few = _points(cells, x, n_nearest)
     if not points:
         raise NoCurveError(too_few)
     rng = np.random.default_rng(seed)
@@ -108,8 +114,16 @@ def fit_isoflop(
     )
 
 
+def _labels(table: pd.DataFrame, cells: pd.DataFrame, x: str, cluster: str) -> np.ndarray:
+    """The cluster of each cell, by all its runs."""
+    keys = ["series", "budget", x]
+    cell = cells[keys].reset_index(names="cell")
+    runs = finished(table).merge(cell, on=keys)
+    return joined(runs["cell"], runs[cluster])
+
+
 def _points(
-    cells: pd.DataFrame, x: str, n_nearest: int | None, cluster: str | None
+    cells: pd.DataFrame, x: str, n_nearest: int | None
 ) -> tuple[list[Points], list[TooFew]]:
     points, too_few = [], []
     for (model, budget), runs in cells.groupby(["series", "budget"], sort=True):
@@ -133,7 +147,7 @@ def _points(
                 u=u,
                 losses=losses,
                 others=others,
-                labels=None if cluster is None else runs[cluster].to_numpy(dtype=object)[keep],
+                labels=runs[_LABEL].to_numpy()[keep] if _LABEL in runs else None,
             )
         )
     return points, too_few

@@ -8,6 +8,7 @@ from analysis.fitting.status import FitError
 from analysis.surfaces.compare import SurfaceComparison, compare_surfaces
 from analysis.table.budgets import own_budget
 from analysis.table.load import best_of_cells, finished
+from analysis.table.trunks import shared_trunk
 
 
 def cells_of_models(
@@ -36,11 +37,11 @@ def compare_surfaces_of_models(
 ) -> tuple[dict[str, SurfaceComparison], list[str]]:
     """compare_surfaces of each model's best runs, and why others have none; how: its arguments.
 
-    cluster: the column whose values are the groups.
-
+    cluster: the column whose values are the groups; by default the trunk, where one is shared.
     Raises FitError if no model has one.
     """
     found, errors = {}, []
+    cluster = cluster or shared_trunk(table)
     for series, cells in cells_of_models(table, x, model, cluster).items():
         try:
             groups = None if cluster is None else cells[cluster]

@@ -15,6 +15,7 @@ from analysis.table.configs import explain_merged, with_settings
 from analysis.table.merged import find_merged
 from analysis.table.series import merge_sizes, named_by, variants
 from analysis.table.sources import Source, read_source
+from analysis.table.trunks import TRUNK, fill_trunks
 from analysis.table.units import apply_units, parse_unit
 from analysis.table.wandb_export import bare_key, from_wandb
 
@@ -72,7 +73,7 @@ def load_table(
         needs=needs,
     )
     if source.records:  # a record's other fields were there for `columns` to name
-        kept = {*COLUMNS, COUNTED, *keep, *(series or ()), *(where or ())}
+        kept = {*COLUMNS, COUNTED, TRUNK, *keep, *(series or ()), *(where or ())}
         table = table[[c for c in map(str, table) if c in kept or c.startswith("given_")]]
         table = _with_warnings(explain_merged(table, source.records))
     return keep_rows(table, where) if where else table
@@ -185,6 +186,7 @@ def check_table(
     if left_out:
         notes.append(left_out)
     table = merge_sizes(table, notes)
+    fill_trunks(table)
     table["series"] = _series(table, raw, chosen, series, notes)
     table = table.astype(dict.fromkeys(("series", "model", "status"), str))  # never NA
     table = table.sort_values(_ORDER, kind="stable").reset_index(drop=True)

@@ -65,6 +65,8 @@ def _read_records(folder: Path) -> Source:
     rows, records, damaged = {}, [], []
     with _without_collection():
         for path, record in zip(paths, _read_each(paths), strict=True):
+            if isinstance(record, RunRecord) and record.is_trunk:
+                continue  # steps for branches to start from; their records tell of them
             if isinstance(record, RunRecord):
                 rows[str(path.parent.relative_to(folder))] = flat_row(record)
                 records.append(record)
@@ -73,6 +75,8 @@ def _read_records(folder: Path) -> Source:
     said = f"{len(damaged)} of {len(paths)} records are damaged: " + join_first(
         [f"{error.path} ({error.why})" for error in damaged], separator="; "
     )
+    if not rows and not damaged:
+        raise ValueError(f"{folder} has records of trunks alone; run their branches first")
     if not rows:
         raise ValueError(f"{said}; {damaged[0].remedy}")
     frame = pd.DataFrame(list(rows.values()), index=list(rows))

@@ -68,7 +68,7 @@ def collect_rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def read_records(folder: Path) -> list[RunRecord]:
-    """Those of a sweep's folder, failed and diverged ones too.
+    """Those of a sweep's folder, failed and diverged ones too; but no trunks, which are no results.
 
     Damaged records are left out, and counted and named on stderr. Raises ValueError if there is
     no record yet, or none that can be read.
@@ -76,7 +76,9 @@ def read_records(folder: Path) -> list[RunRecord]:
     records, damaged = [], []
     for path in sorted(folder.glob(f"*/{RECORD_NAME}")):
         try:
-            records.append(read_record(path))
+            record = read_record(path)
+            if not record.is_trunk:
+                records.append(record)
         except DamagedError as error:
             damaged.append(str(error))
     if damaged:

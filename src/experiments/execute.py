@@ -25,6 +25,7 @@ from experiments.data.prepare import (
     training_batches,
 )
 from experiments.data.vocabulary import Vocabulary
+from experiments.kept import release
 from experiments.kernels.select import resolve_kernel
 from experiments.models.transformer import Transformer
 from experiments.point import Point
@@ -41,7 +42,13 @@ from experiments.system import distributed, environment
 from experiments.system.claims import Claim, claimed, log_event
 from experiments.system.credentials import cut
 from experiments.system.disk import remove_leftovers, write_text_atomically
-from experiments.training.checkpoints import forget_previous, to_resume_from
+from experiments.training.branching import (
+    TrunkDivergedError,
+    beginning_of,
+    note,
+    trunk_column,
+)
+from experiments.training.checkpoints import forget_previous
 from experiments.training.compiled import resolve_compile
 from experiments.training.evaluation import Evaluation
 from experiments.training.fit import Sink, fit, leave_group, rates, set_up_process
@@ -75,11 +82,16 @@ def execute(
     """
     if distributed.is_other_rank(point.ranks):
         if is_finished(point.run_dir):
-            return read_record(point.run_dir / RECORD_NAME)
+            record = read_record(point.run_dir / RECORD_NAME)
+            if not _goes_on(point, record):
+                return record
         return _other_rank(point, n_threads)
     with claimed(point.run_dir) as claim:
-        if (finished := _finished(point.run_dir)) is not None:
+        finished = _finished(point.run_dir)
+        if finished is not None and not _goes_on(point, finished):
             return finished
+        if finished is not None:
+            (point.run_dir / RECORD_NAME).unlink()  # its state is running now
         remove_leftovers(point.run_dir)
         log_event(point.run_dir, "started")
         try:
@@ -108,6 +120,12 @@ def _finished(run_dir: Path) -> RunRecord | None:
     return None if record.status == "failed" else record
 
 
+def _goes_on(point: Point, finished: RunRecord) -> bool:
+    """Whether it is a trunk that ended where the branches before asked for, and is to go on."""
+    done = finished.status == "done"
+    return point.is_trunk and done and finished.n_steps < point.plan.n_steps
+
+
 def _run(
     point: Point,
     progress: Sink,
@@ -122,6 +140,9 @@ def _run(
         _write_surroundings(point)
         guards = Guards(check=claim.check, on_stall=partial(_stalled, point.run_dir, on_stall))
         record = _train_and_evaluate(point, record, progress, guards)
+    except TrunkDivergedError as error:
+        n_tokens = error.n_steps * point.plan.batch_tokens
+        record = replace(record, status="diverged", n_tokens=n_tokens, error=str(error))
     except Exception:
         claim.check()  # if the folder is gone, that is why
         record = replace(record, status="failed", error=cut(traceback.format_exc()))
@@ -134,6 +155,8 @@ def _run(
     if record.status == "done":
         forget_previous(point.run_dir)  # before the record, after which nobody would
     _write(point, record)
+    if point.branch is not None and record.status != "failed":
+        release(point.branch.folder, point.run_id)
     return record
 
 
@@ -168,7 +191,10 @@ def _other_rank(point: Point, n_threads: int | None) -> RunRecord:
     compiled = resolve_compile(point.config.trainer.compile, point.device.accelerator)
     prepared = prepare_data(point.config.data, point.cache)
     module = _language_model(point, prepared, compiled)
-    resumed = to_resume_from(point.run_dir)
+    try:
+        resumed = beginning_of(point).checkpoint
+    except TrunkDivergedError:
+        return replace(_planned_record(point), status="diverged")
     begin(point, module, prepared, {}, None, resumed)
     fit(point, module, _data_module(point, prepared), (), Guards(), resumed)
     leave_group()
@@ -220,13 +246,16 @@ def _kernel(point: Point) -> str | None:
 def _train_and_evaluate(
     point: Point, record: RunRecord, progress: Sink, guards: Guards
 ) -> RunRecord:
-    config = point.config
+    config, begun = point.config, beginning_of(point)
+    note(point, begun)
     compiled = resolve_compile(config.trainer.compile, point.device.accelerator)
     prepared = prepare_data(config.data, point.cache)
-    sets = prepare_sets(config.data, config.eval, prepared.vocabulary, point.cache)
+    scored = {} if point.is_trunk else config.eval
+    sets = prepare_sets(config.data, scored, prepared.vocabulary, point.cache)
     module = _language_model(point, prepared, compiled)
     scores = RunScores(point=point, model=module.model, prepared=prepared, sets=sets)
-    resumed = to_resume_from(point.run_dir)
+    resumed = begun.checkpoint
+    record = replace(record, trunk=trunk_column(point, begun))
     record = replace(record, **begin(point, module, prepared, sets, scores.all, resumed))
     wandb_run = WandbRun(
         config.logger,
@@ -257,12 +286,13 @@ def _train_and_evaluate(
             stages=_stages(point, trained.stages),
             **rates(point, trained),
         )
-        if trained.n_steps == point.plan.n_steps and record.train_loss is not None:
+        whole = trained.n_steps == point.plan.n_steps and record.train_loss is not None
+        if whole and not point.is_trunk:
             module.model.to(torch.device(point.device.accelerator))
             record = replace(record, **_results(scores.validation()))
             record = replace(record, evaluations=scores.of_sets())
-        record = replace(record, status="diverged" if record.val_loss is None else "done")
-        return record
+        done = whole if point.is_trunk else record.val_loss is not None
+        return replace(record, status="done" if done else "diverged")
     finally:
         summary = asdict(record)
         del summary["config"]

@@ -17,16 +17,18 @@ NOT_IDENTITY = (
     "sweep", "dry_run", "retry", "kernel", "eval", "evaluation", "trainer", "logger", "paths",
     "model_name",
 )  # fmt: skip
+_OF_DECAY = ("decay", "decay_tokens", "decay_shape", "final_lr")  # of optim
 
 
 def run_id(raw: Mapping[str, Any], data: Mapping[str, Any], mixed: Mapping[str, int]) -> str:
     """A run's name: 12 hex digits of the hash of its resolved config.
 
     Settings that cannot change the result are left out: the place of its files, logging, hardware,
-    the name of the sweep, the held-out sets, the law that a learning rate is from, and the place of
-    weights to start from (their hash stays). So are fields declared by fields.added that have their
-    default value. `data` replaces keys of the node of that name: the identities of corpus and
-    tokenizer instead of their paths.
+    the name of the sweep, the held-out sets, the law that a learning rate is from, the place of a
+    branch's trunk, of a trunk its length and its branches' decay, and the place of weights to start
+    from (their hash stays). So are fields declared by fields.added that have their default value.
+    `data` replaces keys of the node of that name: the identities of corpus and tokenizer instead of
+    their paths.
     `mixed` is the result of mixed_sequences.
     """
     kept = {k: v for k, v in raw.items() if k not in NOT_IDENTITY}
@@ -41,6 +43,12 @@ def run_id(raw: Mapping[str, Any], data: Mapping[str, Any], mixed: Mapping[str, 
         identity["init"] = {
             k: v for k, v in identity["init"].items() if k not in ("path", "weights")
         }
+    optim = identity.get("optim") or {}
+    if optim.get("branch_from"):
+        identity["optim"] = {**optim, "branch_from": "trunk"}
+    if optim.get("schedule") == "trunk":
+        del identity["budget"]
+        identity["optim"] = {k: v for k, v in optim.items() if k not in _OF_DECAY}
     if mixed:
         identity["mixed_sequences"] = dict(mixed)
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"))

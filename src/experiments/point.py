@@ -7,6 +7,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from experiments.branches import (
+    TRUNK,
+    Branch,
+    check_branch,
+    check_steps,
+    start_step,
+    trunk_raw,
+)
 from experiments.budget.costs import Cost, FFNConfig, Term
 from experiments.budget.memory import plan_memory
 from experiments.budget.plan import OffBudgetError, Plan, peak_lr, plan_steps
@@ -41,6 +49,7 @@ class Point:
     transformer: TransformerConfig
     plan: Plan
     setting: str = ""  # what tells it from other points of its sweep, if describe() would not
+    branch: Branch | None = None  # where it leaves a trunk
 
     @property
     def run_dir(self) -> Path:
@@ -52,13 +61,35 @@ class Point:
         """The data cache."""
         return Path(self.config.paths.cache).expanduser()
 
-    def describe(self) -> str:
-        """The point in a few words, for progress lines."""
+    @property
+    def name(self) -> str:
+        """describe() without setting and trunk."""
         experts = "" if self.config.n_experts is None else f" N={self.config.n_experts}"
+        budget = "trunk" if self.is_trunk else f"budget={self.config.budget:g}"
         return (
             f"{self.config.model_name}{experts} size={self.config.size} "
-            f"budget={self.config.budget:g} seed={self.config.seed}{self.setting}"
+            f"{budget} seed={self.config.seed}"
         )
+
+    def describe(self) -> str:
+        """The point in a few words, for progress lines."""
+        trunk = "" if self.branch is None else f" from trunk {self.branch.trunk_id}"
+        return f"{self.name}{self.setting}{trunk}"
+
+    @property
+    def is_trunk(self) -> bool:
+        """Whether its steps are there for branches to start from; it is no result itself."""
+        return self.config.optim.schedule == TRUNK
+
+    @property
+    def first_step(self) -> int:
+        """The steps that a trunk takes for it."""
+        return 0 if self.branch is None else self.branch.n_steps
+
+    @property
+    def own_flops(self) -> float:
+        """The planned training FLOPs of its own steps."""
+        return self.plan.flops_of(self.plan.n_steps - self.first_step)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,12 +157,14 @@ def read_point(raw: Mapping[str, Any]) -> Draft:
     device = resolve_device(config.trainer.accelerator, config.trainer.precision)
     check_tables(config, device, ranks)
     check_continual(config)
+    check_branch(config)
     return Draft(raw=raw, config=config, device=device, ranks=ranks, transformer=transformer)
 
 
 def plan_point(draft: Draft) -> Point:
     """Raises OffBudgetError, a ValueError, if whole steps miss the budget by more than 1 %, and
-    ValueError for a law of the learning rate that does not say this point's.
+    ValueError for a law of the learning rate that does not say this point's, and for a
+    schedule that its steps are too few for.
     """
     config, ranks = draft.config, draft.ranks
     plan = _plan(config, draft.transformer, ranks)
@@ -147,6 +180,7 @@ def plan_point(draft: Draft) -> Point:
         run_id=_run_id(draft.raw, config, ranks, draft.transformer.ffns),
         transformer=draft.transformer,
         plan=plan,
+        branch=_branch(draft, plan),
     )
 
 
@@ -177,6 +211,26 @@ def _at_rate(draft: Draft, lr: float) -> Draft:
         raw={**draft.raw, "optim": {**draft.raw["optim"], "lr": base}},
         config=replace(draft.config, optim=replace(optim, lr=base)),
     )
+
+
+def _branch(draft: Draft, plan: Plan) -> Branch | None:
+    """Raises ValueError for a path that is not that of the trunk that the settings name."""
+    config, place = draft.config, draft.config.optim.branch_from
+    if place is None:
+        return None
+    raw = trunk_raw(draft.raw, config.budget)
+    trunk_id = _run_id(raw, config, draft.ranks, draft.transformer.ffns)
+    folder = Path(config.paths.results).expanduser() / config.sweep / trunk_id
+    if place != TRUNK:
+        folder = Path(place).expanduser()
+        if folder.name != trunk_id:
+            raise ValueError(
+                f"optim.branch_from={place} is not the trunk of this point, whose run id is "
+                f"{trunk_id}: a trunk has all settings of its branch but budget and decay; set "
+                "optim.branch_from=trunk to train it"
+            )
+    start = start_step(config.optim, plan.n_steps, plan.batch_tokens)
+    return Branch(trunk_id=trunk_id, folder=folder, n_steps=start)
 
 
 def _check_batch(transformer: TransformerConfig, n_tokens: int) -> None:
@@ -314,6 +368,8 @@ def _plan(config: RunConfig, transformer: TransformerConfig, ranks: Ranks) -> Pl
         for name, share in stages.items()
     )
     n_steps = sum(stage_steps) or plan_steps(config.budget, cost.training_flops, batch_tokens)
+    for n in stage_steps or (n_steps,):
+        check_steps(config, n, batch_tokens)
     folder = train_folder(config.data, Path(config.paths.cache).expanduser())
     epochs = None
     if folder.exists() and not config.data.streaming and not stages:

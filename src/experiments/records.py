@@ -23,9 +23,12 @@ _REMEDY = "delete it, or run the same command again: it goes on from last.ckpt a
 STATUSES = ("done", "failed", "diverged")
 SCHEMA_VERSION = 1
 _OF_OUTCOME = ("status", "n_tokens", "batch_tokens", "error")
-_NESTED = ("config", "environment", "flops_shares", "evaluations", "init", "before", "stages")
+_NESTED = (
+    "config", "environment", "flops_shares", "evaluations", "init", "before", "stages", "trunk"
+)  # fmt: skip
 _OF_START = ("how", "train", "flops")
 _OF_PARENT = ("run_id", "n_experts", "flops")
+_OF_TRUNK = ("n_steps", "flops", "own_steps", "own_flops")
 _OF_LAYER = ("n_heads", "top_k", "query_norm")  # keys of the config's model section
 
 
@@ -79,6 +82,7 @@ class RunRecord:
     n_eval_tokens: int | None = None
     evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)  # named set -> its results
     stages: list[dict[str, Any]] = field(default_factory=list)  # of a stream: scores after each
+    trunk: dict[str, Any] = field(default_factory=dict)  # of a branch: its id, both parts' FLOPs
     tokenizer_sha256: str | None = None
     train_digest: str | None = None  # of the training tokens; None if they were streamed
     usage: float | None = None  # share of experts with weight on the held-out set, mean of layers
@@ -100,6 +104,12 @@ class RunRecord:
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
             raise ValueError(f"status={self.status!r} is not one of {', '.join(STATUSES)}")
+
+    @property
+    def is_trunk(self) -> bool:
+        """Whether it is of a trunk: steps for branches to start from, and no result of a budget."""
+        optim = self.config.get("optim")
+        return isinstance(optim, dict) and optim.get("schedule") == "trunk"
 
 
 def write_record(run_dir: Path, record: RunRecord) -> Path:
@@ -227,7 +237,8 @@ def _fits(value: Any, hint: Any) -> bool:
 def flat_row(record: RunRecord) -> dict[str, Any]:
     """The record as a row of a table: its plain columns, then n_heads, top_k and query_norm of the
     layer under study (None if it has none), share.<term> of the FLOPs and <set>.<column> of every
-    evaluation; init.<key> and before.<set>.<column> of a run that started from weights.
+    evaluation; init.<key> and before.<set>.<column> of a run that started from weights; of a branch
+    its trunk's id as trunk, and trunk.<key>.
     """
     # Not asdict, which copies what is nested: 7 s of 10,000 records
     row = {name: value for name, value in vars(record).items() if name not in _NESTED}
@@ -238,6 +249,9 @@ def flat_row(record: RunRecord) -> dict[str, Any]:
     row |= {f"init.{key}": record.init[key] for key in _OF_START if key in record.init}
     parent = record.init.get("parent") or {}
     row |= {f"init.parent.{key}": parent[key] for key in _OF_PARENT if key in parent}
+    if record.trunk:
+        row["trunk"] = record.trunk.get("run_id")
+        row |= {f"trunk.{key}": record.trunk[key] for key in _OF_TRUNK if key in record.trunk}
     for name, scores in record.before.items():
         row |= {f"before.{name}.{column}": value for column, value in scores.items()}
     for name, scores in record.evaluations.items():

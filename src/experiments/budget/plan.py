@@ -35,7 +35,11 @@ class Plan:
     @property
     def planned_flops(self) -> float:
         """Training FLOPs of all the steps."""
-        return self.n_tokens * self.cost.training_flops
+        return self.flops_of(self.n_steps)
+
+    def flops_of(self, n_steps: int) -> float:
+        """Training FLOPs of so many steps."""
+        return n_steps * self.batch_tokens * self.cost.training_flops
 
 
 class OffBudgetError(ValueError):

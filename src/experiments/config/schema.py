@@ -29,6 +29,7 @@ from experiments.config.constraints import (
 )
 from experiments.config.fields import added
 from experiments.config.reading import build, read
+from experiments.config.schedules import check_schedule
 
 KernelName = Literal["auto", "reference", "torch", "cpp", "triton"]
 CompileChoice = Literal["auto", True, False]
@@ -37,6 +38,7 @@ CompileChoice = Literal["auto", True, False]
 _LAYER, _CORPUS, _TOKENIZER = ("cost", "build"), ("documents",), ("n_entries", "make")
 _WEIGHTS = ("shape", "digest", "tokenizer", "state")
 LearningRate = Annotated[float, Within(0, 1000, above=True)]
+Tokens = Annotated[float, Within(1, 1e18)]  # a float, so that 2e8 can be typed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +207,10 @@ class Optim:
     table_gradient: how tables are stepped (optimizer.py): dense: torch's AdamW | rows: the
     retrieved rows alone | fused: the same in the backward pass, without clipping.
     table_state: the type of a table's moments, of rows and fused. grad_clip: null for none.
-    warmup and decay are fractions of the steps; final_lr is a fraction of the peak.
+    warmup and decay are fractions of the steps, or as long as warmup_tokens and decay_tokens say;
+    final_lr is a fraction of the peak. decay_shape, trunk_power: of wsd (training/schedule.py).
+    branch_from: the steps before the decay are a trunk's (branches.py): "trunk", which the sweep
+    trains, or the path of its folder.
     lr: law is that of the fits in `law`, by its law law_form (budget/rate_law.py); a plan puts the
     number in its place. Of a number, law and law_form only say where it came from.
     """
@@ -220,7 +225,7 @@ class Optim:
     beta2: BelowOne
     eps: Annotated[float, Within(0, 1, above=True)]
     grad_clip: Positive | None
-    schedule: Literal["cosine", "wsd"]
+    schedule: Literal["cosine", "wsd", "trunk"]
     warmup: BelowOne
     decay: Fraction
     final_lr: Fraction
@@ -230,17 +235,19 @@ class Optim:
     law: Path | None = added(None)
     law_form: str | None = added(None)
 
+    warmup_tokens: Tokens | None = added(None)
+    decay_tokens: Tokens | None = added(None)
+    decay_shape: Literal["linear", "1-sqrt"] = added("linear")
+    trunk_power: NotNegative = added(0.0)
+    branch_from: Path | None = added(None)
+
     def __post_init__(self) -> None:
         if self.lr == "law" and self.law is None:
             raise ValueError(
                 "lr=law wants to know which: give optim.law=..., the rates.json that "
                 "`python -m analysis rates TABLE --out FOLDER` writes"
             )
-        if self.schedule == "wsd" and self.warmup + self.decay > 1:
-            raise ValueError(
-                f"warmup={self.warmup:g} and optim.decay={self.decay:g} with optim.schedule=wsd "
-                "are more than all steps; their sum must be at most 1"
-            )
+        check_schedule(self)
 
 
 @dataclass(frozen=True, kw_only=True)

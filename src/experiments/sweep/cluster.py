@@ -15,6 +15,7 @@ from experiments.sweep.planning import (
     prepare_all,
 )
 from experiments.sweep.submission import entered
+from experiments.sweep.trunks import waits
 
 
 def submit_sweep(raws: Sequence[Raw], resources: slurm.Resources) -> None:
@@ -40,7 +41,7 @@ def submit_points(points: Sequence[Point], resources: slurm.Resources) -> None:
     with entered(points) as submission:
         todo = submission.todo
         if submission.code is not None:
-            jobs = _submit(todo.run, submission.code.name, resources)
+            jobs = _submit(todo, submission.code.name, resources)
             print(f"sweep {name}: {len(todo.run)} runs submitted, Slurm job {', '.join(jobs)}")
     results = points[0].config.paths.results
     where = "" if results == "results" else f" --results {results}"
@@ -58,22 +59,41 @@ def _exit_unless_submitted(todo: Todo) -> None:
         raise SystemExit(ELSEWHERE)
 
 
-def _submit(points: Sequence[Point], code: str, resources: slurm.Resources) -> list[str]:
-    """An array for the points of each number of devices; what is longest goes first."""
-    by_ranks: dict[tuple[int, int], list[Point]] = {}
-    for point in sorted(points, key=lambda p: -p.plan.planned_flops):
-        by_ranks.setdefault((point.ranks.devices, point.ranks.num_nodes), []).append(point)
+def _submit(todo: Todo, code: str, resources: slurm.Resources) -> list[str]:
+    """An array for the points of each number of devices; what is longest goes first. Branches whose
+    trunk is among them, or queued, are an array for each trunk, which waits for its task to end.
+    """
+    tasks = dict(todo.tasks)  # of trunks, by run id
+    by_trunk: dict[str | None, list[Point]] = {None: []}
+    ours = {point.run_id for point in todo.run} | set(tasks)
+    for point in todo.run:
+        trunk = point.branch.trunk_id if point.branch is not None and waits(point) else None
+        by_trunk.setdefault(trunk if trunk in ours else None, []).append(point)
     jobs = []
-    for (devices, num_nodes), group in by_ranks.items():
-        for run_ids in slurm.in_arrays([point.run_id for point in group]):
-            submission = slurm.Submission(
-                name=slurm.new_name(),
-                run_ids=run_ids,
-                code=code,
-                devices=devices,
-                num_nodes=num_nodes,
-                resources=resources,
-                max_retries=max(p.config.trainer.max_retries for p in group),
-            )
-            jobs.append(slurm.submit(points[0].run_dir.parent, submission))
+    for trunk, points in by_trunk.items():
+        by_ranks: dict[tuple[int, int], list[Point]] = {}
+        for point in sorted(points, key=lambda p: (not p.is_trunk, -p.own_flops)):
+            by_ranks.setdefault((point.ranks.devices, point.ranks.num_nodes), []).append(point)
+        for group in by_ranks.values():
+            for part in slurm.in_arrays(group):
+                job = _submit_array(part, code, resources, after=tasks.get(trunk or ""))
+                tasks |= {point.run_id: f"{job}_{i}" for i, point in enumerate(part)}
+                jobs.append(job)
     return jobs
+
+
+def _submit_array(
+    points: Sequence[Point], code: str, resources: slurm.Resources, after: str | None
+) -> str:
+    """The job of an array over points of one number of devices."""
+    submission = slurm.Submission(
+        name=slurm.new_name(),
+        run_ids=tuple(point.run_id for point in points),
+        code=code,
+        devices=points[0].ranks.devices,
+        num_nodes=points[0].ranks.num_nodes,
+        resources=resources,
+        max_retries=max(p.config.trainer.max_retries for p in points),
+        after=after,
+    )
+    return slurm.submit(points[0].run_dir.parent, submission)

@@ -26,7 +26,7 @@ from experiments.sweep.planning import (
 from experiments.sweep.progress import Heartbeat, SweepProgress
 from experiments.sweep.snapshot import run_from
 from experiments.sweep.states import LOG_NAME
-from experiments.sweep.submission import entered
+from experiments.sweep.submission import enter_branches, entered
 from experiments.sweep.workers import Fate, run_all
 from experiments.system import distributed, interruption
 from experiments.system.claims import RunningElsewhereError
@@ -35,7 +35,10 @@ from experiments.system.requeue import at_time_limit, is_first_rank, requeue_poi
 
 
 def run_one(raw: Raw) -> None:
-    """One point in this process. Exits with 1 if it fails, 3 if another process or Slurm has it."""
+    """One point in this process, and before a branch its trunk, if nothing is there to start from.
+
+    Exits with 1 if it fails, 3 if another process or Slurm has it.
+    """
     interruption.listen()
     (point,) = plan_points([raw])
     if point.config.dry_run:
@@ -45,19 +48,30 @@ def run_one(raw: Raw) -> None:
     from experiments.training.evaluation import results_table
 
     distributed.check_started(point.ranks)
+    trunks = [other for other in choose([point]).run if other.run_id != point.run_id]
+    if trunks and point.ranks.world_size > 1:
+        raise ValueError(
+            f"optim.branch_from={point.config.optim.branch_from} with {point.ranks.world_size} "
+            "ranks trains one run a command: train the trunk first, with optim.schedule=trunk and "
+            "optim.branch_from=null, or use hydra/launcher=slurm with -m"
+        )
+    for trunk in trunks:
+        enter_branches([point])
+        run_one(trunk.raw)
     if distributed.is_other_rank(point.ranks):
         execute(point)
         return
     todo = choose([point], slurm.queue(point.run_dir.parent))
-    if not todo.run:
+    if point not in todo.run:
         _say_why_not(point, todo)
         return
     check_fits([point], 1)
     prepare_all([point])
     set_aside_diverged([point])
+    enter_branches([point])
     manifest.add(point.run_dir.parent, [manifest.entry_of(point, None)])
     display = SweepProgress(
-        point.config.sweep, 1, point.plan.planned_flops, point.config.trainer.log_every_seconds
+        point.config.sweep, 1, point.own_flops, point.config.trainer.log_every_seconds
     )
     heartbeat = Heartbeat(point.run_dir, point.plan.n_steps)
 
@@ -88,7 +102,7 @@ def run_one(raw: Raw) -> None:
 
 def _say_why_not(point: Point, todo: Todo) -> None:
     """Why the one point is not run. Exits with 3, or 1 if it failed before, if it is not done."""
-    if not todo.finished:
+    if point not in todo.finished:
         print(f"{point.describe()}: {todo.describe()}, in {point.run_dir}")
         raise SystemExit(1 if todo.failed else ELSEWHERE)
     record = read_record(point.run_dir / RECORD_NAME)
@@ -100,7 +114,7 @@ def _name_missing_sets(point: Point, record: RunRecord) -> None:
     """Says how to score a finished run on sets that it was not scored on."""
     scored = {label.partition("@")[0].partition("/")[0] for label in record.evaluations}
     missing = [name for name in point.config.eval if name not in scored]
-    if missing and record.status == "done":
+    if missing and record.status == "done" and not record.is_trunk:
         sets = ",".join(missing)
         print(f"not scored on {sets}: python -m experiments.evaluate {point.run_dir} eval=[{sets}]")
 
@@ -137,10 +151,10 @@ def run_sweep(raws: Sequence[Raw], n_workers: int | None) -> None:
         run_from(submission.code)
         with controlling(points[0].run_dir.parent):
             fates = run_all(todo.run, n_workers, name)
-    _report(points, todo, fates)
+    _report(todo, fates)
 
 
-def _report(points: Sequence[Point], todo: Todo, fates: Mapping[str, Fate]) -> None:
+def _report(todo: Todo, fates: Mapping[str, Fate]) -> None:
     """What is not done, and why; and the exit code, if there is any."""
 
     def ended(*wanted: Fate) -> list[Point]:
@@ -150,7 +164,7 @@ def _report(points: Sequence[Point], todo: Todo, fates: Mapping[str, Fate]) -> N
     failed = [*ended("failed", "killed"), *todo.failed]
     interrupted = ended("interrupted")
     elsewhere = [p for p in left if status_of(p.run_dir) not in ("done", "diverged")]
-    total = len(points)
+    total = len(todo.points)
     if failed:
         print(f"\n{len(failed)} of {total} runs failed:", file=sys.stderr)
         for point in failed:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 from experiments.records import RECORD_NAME, read_record
@@ -38,8 +39,13 @@ def _entry(run_dir: Path) -> Entry | None:
             record = read_record(run_dir / RECORD_NAME)
         except ValueError:  # the run's state will say so
             return _from_config(run_dir) or _lost(run_dir, "unknown", 0.0)
-        values = (record.model, record.n_experts, record.n_layers, record.budget, record.seed)
-        return _lost(run_dir, _label(*values), record.planned_flops, record.n_steps, record.config)
+        budget = "trunk" if record.is_trunk else f"budget={record.budget:g}"
+        label = _label(record.model, record.n_experts, record.n_layers, budget, record.seed)
+        found = _lost(run_dir, label, record.planned_flops, record.n_steps, record.config)
+        if not record.trunk:
+            return found
+        own, first = record.trunk.get("own_flops", 0.0), record.trunk.get("n_steps", 0)
+        return replace(found, planned_flops=own, trunk=record.trunk.get("run_id"), first_step=first)
     return _from_config(run_dir)
 
 
@@ -56,13 +62,14 @@ def _from_config(run_dir: Path) -> Entry | None:
     model, size, seed = (found.get(name, "?") for name in ("model_name", "size", "seed"))
     n_experts = found.get("n_experts", "null")
     experts = None if n_experts == "null" else n_experts
-    return _lost(run_dir, _label(model, experts, size, budget, seed), budget)
+    label = _label(model, experts, size, f"budget={budget:g}", seed)
+    return _lost(run_dir, label, budget)
 
 
-def _label(model: str, n_experts: object, size: object, budget: float, seed: object) -> str:
-    """As point.describe() has it."""
+def _label(model: str, n_experts: object, size: object, budget: str, seed: object) -> str:
+    """As Point.name has it."""
     experts = "" if n_experts is None else f" N={n_experts}"
-    return f"{model}{experts} size={size} budget={budget:g} seed={seed}"
+    return f"{model}{experts} size={size} {budget} seed={seed}"
 
 
 def _lost(

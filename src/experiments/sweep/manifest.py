@@ -1,7 +1,8 @@
 """A sweep's memory: results/<sweep>/manifest.jsonl, a line a point, only ever added to.
 
-A line is a JSON object: run_id, label, planned_flops, n_steps, code, raw (the resolved config) and
-checksum, the sha256 of the line's text before it. Lines of earlier versions have none.
+A line is a JSON object: run_id, label, planned_flops, n_steps, code, of a branch trunk and
+first_step, raw (the resolved config) and checksum, the sha256 of the line's text before it. Lines
+of earlier versions have no checksum.
 """
 
 import hashlib
@@ -33,7 +34,8 @@ _SHOWN = 10  # numbers of lines that a message lists
 class Entry:
     """A point as it was submitted. code: the snapshot's name. config: the resolved config as JSON,
     its paths as places.relocatable leaves them. line: its number in the manifest, from 1; None if
-    the point is known from its run's folder alone.
+    the point is known from its run's folder alone. trunk: of a branch, its trunk's run id;
+    first_step: the steps that the trunk takes; planned_flops are those of the others.
     """
 
     run_id: str
@@ -43,6 +45,8 @@ class Entry:
     code: str | None
     config: str
     line: int | None = None
+    trunk: str | None = None
+    first_step: int = 0
 
     @property
     def raw(self) -> dict[str, Any]:
@@ -83,10 +87,12 @@ def entry_of(point: "Point", code: str | None) -> Entry:
     return Entry(
         run_id=point.run_id,
         label=point.describe(),
-        planned_flops=point.plan.planned_flops,
+        planned_flops=point.own_flops,
         n_steps=point.plan.n_steps,
         code=code,
         config=json.dumps(raw),
+        trunk=None if point.branch is None else point.branch.trunk_id,
+        first_step=point.first_step,
     )
 
 
@@ -183,6 +189,8 @@ def _line(entry: Entry) -> bytes:
         "n_steps": entry.n_steps,
         "code": entry.code,
     }
+    if entry.trunk is not None:
+        head |= {"trunk": entry.trunk, "first_step": entry.first_step}
     text = json.dumps(head).encode()[:-1] + _CONFIG + entry.config.encode()
     return text + _CHECKSUM + hashlib.sha256(text).hexdigest().encode() + b'"}\n'
 
@@ -221,6 +229,9 @@ def _checked(values: dict[str, Any], config: str, number: int) -> Entry:
         raise ValueError(f"n_steps={n_steps!r}")
     if type(flops) not in (int, float) or not 0 <= flops < math.inf:
         raise ValueError(f"planned_flops={flops!r}")
+    trunk, first_step = values.get("trunk"), values.get("first_step", 0)
+    if not isinstance(trunk, str | None) or type(first_step) is not int or first_step < 0:
+        raise ValueError("trunk or first_step is none")
     if not isinstance(values["label"], str) or not isinstance(values["code"], str | None):
         raise ValueError("label or code is not text")
     return Entry(**values, config=config, line=number)

@@ -16,7 +16,7 @@ _TEXTS = ("path", "validation_path")  # of a corpus
 
 def relocatable(raw: Mapping[str, Any], sweep_dir: Path) -> dict[str, Any]:
     """The config as a manifest keeps it: what was given relative to the working directory (the
-    cache, texts that are there) is relative to the sweep's folder. Absolute paths stay.
+    cache, a trunk, texts that are there) is relative to the sweep's folder. Absolute paths stay.
     """
 
     def relative(path: str) -> str:  # of real paths: results/ may be a link to another disk
@@ -29,7 +29,7 @@ def relocatable(raw: Mapping[str, Any], sweep_dir: Path) -> dict[str, Any]:
     for name, path in paths.items():
         if _is_relative(path):
             paths[name] = relative(path)
-    return {**_with_texts(raw, text), "paths": paths}
+    return {**_with_trunk(_with_texts(raw, text), relative), "paths": paths}
 
 
 def located(raw: Mapping[str, Any], sweep_dir: Path) -> dict[str, Any]:
@@ -59,7 +59,17 @@ def located(raw: Mapping[str, Any], sweep_dir: Path) -> dict[str, Any]:
             _say_once(f"note: the cache {cache} is not there; {default} is used")
         cache = default
     paths = {"results": str(folder.parents[len(kept)]), "cache": str(cache)}
-    return {**_with_texts(raw, text), "sweep": name, "paths": paths}
+    with_texts = _with_trunk(_with_texts(raw, text), lambda path: os.path.normpath(real / path))
+    return {**with_texts, "sweep": name, "paths": paths}
+
+
+def _with_trunk(raw: Mapping[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
+    """The config with the path of a branch's trunk changed, if it is a relative one."""
+    optim = raw.get("optim")
+    place = optim.get("branch_from") if isinstance(optim, Mapping) else None
+    if not isinstance(place, str) or place == "trunk" or not _is_relative(place):
+        return dict(raw)
+    return {**raw, "optim": {**raw["optim"], "branch_from": change(place)}}
 
 
 def _with_texts(raw: Mapping[str, Any], change: Callable[[str], str]) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from experiments.budget.plan import format_memory, format_shares
 from experiments.data.prepare import stages_of
 from experiments.models.transformer import chosen_blocks
 from experiments.point import Point
+from experiments.sweep.settings import with_settings
+from experiments.sweep.trunks import savings_text, trunks_of
 from experiments.system.text_table import aligned, count, duration
 
 ACHIEVED_SHARE = 0.25  # of a matrix product's rate; between the demo's dense and PEER runs' mfu
@@ -19,9 +21,13 @@ _COLUMNS = (
 
 
 def plan_table(points: Sequence[Point], flops_per_second: float) -> str:
-    """One line a point, then each point's largest FLOP terms, then the sum."""
+    """One line a point, then each point's largest FLOP terms, then the sum. Of a branch the time
+    is that of its own steps, and its trunk has a line.
+    """
+    trunks = with_settings(trunks_of(points))
+    points = [*trunks, *points]
     rows = [_COLUMNS, *(_row(point, flops_per_second) for point in points)]
-    settings = ["", *(point.setting.strip() for point in points)]
+    settings = ["", *(_role(point) + point.setting.strip() for point in points)]
     lines = [f"{line}  {setting}".rstrip() for line, setting in zip(aligned(rows), settings)]
     lines += ["", "Share of the FLOPs:"]
     lines += _by_layer(points, lambda p: format_shares(p.plan.cost.shares(), 6))
@@ -38,7 +44,8 @@ def plan_table(points: Sequence[Point], flops_per_second: float) -> str:
     streams = [p for p in points if p.plan.stage_steps]
     if streams:
         lines += ["", "Stages, in steps:", *_by_layer(streams, _stages)]
-    total = sum(p.plan.planned_flops for p in points)
+    lines += savings_text(points)
+    total = sum(p.own_flops for p in points)
     lines += [
         "",
         f"{len(points)} run{'s' if len(points) > 1 else ''}, {total:.3g} FLOPs, about "
@@ -53,6 +60,13 @@ def plan_table(points: Sequence[Point], flops_per_second: float) -> str:
     if any(p.config.data.streaming for p in points):
         lines += ["epochs: not counted where the text is streamed"]
     return "\n".join(lines)
+
+
+def _role(point: Point) -> str:
+    """What a branch or trunk is, before its setting."""
+    if point.branch is not None:
+        return f"from step {point.first_step} of trunk {point.branch.trunk_id} "
+    return f"trunk {point.run_id} " if point.is_trunk else ""
 
 
 def _start(point: Point) -> str:
@@ -117,7 +131,7 @@ def _row(point: Point, flops_per_second: float) -> tuple[str, ...]:
         "?" if plan.epochs is None else f"{plan.epochs:.2f}",
         str(plan.n_steps),
         f"{plan.lr:.2e}",
-        duration(plan.planned_flops / flops_per_second),
+        duration(point.own_flops / flops_per_second),
         _memory(plan.memory.total),
     )
 

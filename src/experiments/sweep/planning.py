@@ -1,19 +1,21 @@
 """The first part of every sweep, local or on Slurm: plan all points, choose those to run."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from experiments.budget.plan import OffBudgetError, check_memory
 from experiments.data.prepare import is_prepared, prepare_data, prepare_sets
 from experiments.point import Draft, Point, plan_point, read_point
-from experiments.records import RECORD_NAME, DamagedError, read_outcome
+from experiments.records import RECORD_NAME, DamagedError, Outcome, read_outcome
 from experiments.sweep import refusals
 from experiments.sweep.counting import counted
 from experiments.sweep.plan_table import ACHIEVED_SHARE
+from experiments.sweep.settings import with_settings
 from experiments.sweep.slurm import Task
+from experiments.sweep.trunks import check_places, needed_trunks, without_derived
 from experiments.system import environment
 from experiments.system.claims import RunningElsewhereError, claimed, is_claimed, log_event
 from experiments.system.disk import check_writable
@@ -36,6 +38,7 @@ class Todo:
     held: tuple[Point, ...]  # Slurm has them, and starts them only after scontrol release
     failed: tuple[Point, ...]  # before, and not to be tried again
     releases: tuple[str, ...]  # the commands that make Slurm start what is held
+    tasks: Mapping[str, str]  # Slurm's, as 12_3, by run id, of those that it has
 
     def describe(self) -> str:
         """In words, but for what is to be run."""
@@ -89,43 +92,7 @@ def plan_points(raws: Sequence[Raw]) -> list[Point]:
                 "an argument they differ in has no effect; sweep each model with its own arguments"
             )
         seen[point.run_id] = point
-    return _with_settings(points)
-
-
-# what follows from init.path, and would only make a line longer
-_OF_WEIGHTS = (
-    "init.sha256", "init.weights", "trunk.base_ffn", "model.n_first_keys", "data.tokenizer",
-    "data.corpus.base",
-)  # fmt: skip
-
-
-def _with_settings(points: Sequence[Point]) -> list[Point]:
-    """The points. Those with equal descriptions get the settings in which they differ."""
-    alike: dict[str, list[Point]] = {}
-    for point in points:
-        alike.setdefault(point.describe(), []).append(point)
-    settings = {}
-    for group in alike.values():
-        if len(group) == 1:
-            settings[group[0].run_id] = ""
-            continue
-        values = [dict(_leaves(point.raw)) for point in group]
-        names = {n for leaves in values for n in leaves if not n.startswith(_OF_WEIGHTS)}
-        varied = sorted(n for n in names if len({leaves.get(n) for leaves in values}) > 1)
-        for point, leaves in zip(group, values, strict=True):
-            # by its last name, once: ladder.lr is optim.lr
-            shown = {name.rpartition(".")[2]: leaves[name] for name in varied if name in leaves}
-            settings[point.run_id] = "".join(f" {name}={value}" for name, value in shown.items())
-    return [replace(point, setting=settings[point.run_id]) for point in points]
-
-
-def _leaves(node: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Every value of a config with its dotted name."""
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            yield from _leaves(value, f"{name}.{key}" if name else str(key))
-    else:
-        yield name, str(node)
+    return with_settings(without_derived(points))
 
 
 def choose(points: Sequence[Point], queue: Mapping[str, Task] | None = None) -> Todo:
@@ -134,42 +101,57 @@ def choose(points: Sequence[Point], queue: Mapping[str, Task] | None = None) -> 
 
     retry, of the config: failed (the default) tries failed runs again, none leaves them, all also
     tries diverged ones again, from the start. A damaged record tells nothing: the run goes on from
-    its checkpoint.
+    its checkpoint. A trunk is a point more, as long as branches wait for one. Raises ValueError for
+    branches of a given trunk that has no checkpoint for them.
     """
     retry = points[0].config.retry if points else "failed"
     names = ("run", "finished", "running", "queued", "held", "failed")
     groups: dict[str, list[Point]] = {name: [] for name in names}
     tasks = queue or {}
     for point in points:
-        claimed = is_claimed(point.run_dir)
-        status = status_of(point.run_dir)  # after the claim: the run may end in between
-        task = tasks.get(point.run_id)
-        if claimed:
-            group = "running"
-        elif task is not None:
-            group = "held" if task.is_held else "queued"
-        elif status == "done" or (status == "diverged" and retry != "all"):
-            group = "finished"
-        elif status == "failed" and retry == "none":
-            group = "failed"
-        else:
-            group = "run"
-        groups[group].append(point)
+        groups[_group(point, retry, tasks)].append(point)
+    check_places(groups["run"])
+    trunks = with_settings(
+        needed_trunks([p for name in names if name != "finished" for p in groups[name]])
+    )
+    for trunk in reversed(trunks):
+        groups[_group(trunk, retry, tasks)].insert(0, trunk)
     return Todo(
-        points=tuple(points),
+        points=(*trunks, *points),
         releases=tuple(tasks[point.run_id].release for point in groups["held"]),
+        tasks={run_id: task.job for run_id, task in tasks.items()},
         **{name: tuple(group) for name, group in groups.items()},
     )
 
 
-def status_of(run_dir: Path) -> str | None:
+def _group(point: Point, retry: str, tasks: Mapping[str, Task]) -> str:
+    claimed = is_claimed(point.run_dir)
+    outcome = outcome_of(point.run_dir)  # after the claim: the run may end in between
+    status, task = outcome and outcome.status, tasks.get(point.run_id)
+    if claimed:
+        return "running"
+    if task is not None:
+        return "held" if task.is_held else "queued"
+    goes_on = point.is_trunk and outcome is not None and outcome.n_steps < point.plan.n_steps
+    if (status == "done" and not goes_on) or (status == "diverged" and retry != "all"):
+        return "finished"
+    return "failed" if status == "failed" and retry == "none" else "run"
+
+
+def outcome_of(run_dir: Path) -> Outcome | None:
     """That of the run's record; None if it has none. A damaged one is none: execute sets it aside,
     and runs the point again from its checkpoint.
     """
     try:
-        return read_outcome(run_dir / RECORD_NAME).status
+        return read_outcome(run_dir / RECORD_NAME)
     except (FileNotFoundError, NotADirectoryError, DamagedError):
         return None
+
+
+def status_of(run_dir: Path) -> str | None:
+    """That of outcome_of."""
+    outcome = outcome_of(run_dir)
+    return None if outcome is None else outcome.status
 
 
 def set_aside_diverged(points: Sequence[Point]) -> None:

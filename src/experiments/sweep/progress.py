@@ -70,9 +70,11 @@ class SweepProgress:
     def finished(self, point: "Point", record: RunRecord | None, why: str = "") -> None:
         """A line for a run that has ended; without a record, why."""
         self.n_done += 1
-        self.done_flops += point.plan.planned_flops
+        self.done_flops += point.own_flops
         if record is None:
             text = why
+        elif record.status == "done" and record.val_loss is None:
+            text = f"step {record.n_steps}, in {duration(record.wall_seconds or 0)}"  # of a trunk
         elif record.status == "done":
             text = (
                 f"loss {record.val_loss:.4f}  perplexity {record.perplexity:.1f}  "
@@ -95,9 +97,13 @@ class SweepProgress:
 
     def update(self, running: "list[Point]") -> None:
         """Refreshes the bar, or prints a line if it is time."""
-        rows = {point.describe(): read_progress(point.run_dir) for point in running}
-        flops = self.done_flops + sum(row.get("flops", 0.0) for row in rows.values())
-        texts = [f"{name}: {_row_text(row)}" for name, row in rows.items()]
+        rows = [(point, read_progress(point.run_dir)) for point in running]
+        flops = self.done_flops + sum(
+            max(0.0, row["flops"] - p.plan.flops_of(p.first_step))
+            for p, row in rows
+            if "flops" in row
+        )
+        texts = [f"{point.describe()}: {_row_text(row)}" for point, row in rows]
         self.bar.set_description_str(f"{self.n_done} of {self.n_points} runs", refresh=False)
         self.bar.set_postfix_str(" | ".join(texts), refresh=False)
         self.bar.update(flops - self.bar.n)

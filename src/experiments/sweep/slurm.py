@@ -11,10 +11,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from experiments.system.disk import write_text_atomically
 from experiments.system.requeue import MAX_RETRIES, SIGNAL_VARIABLE
 
+T = TypeVar("T")
 FOLDER = "slurm"  # of a sweep: lists of points, logs
 JOB_PREFIX = "experiments"
 _TIMEOUT = 60.0  # seconds; a busy controller is slow
@@ -67,7 +69,8 @@ class Submission:
     """An array over a list of runs, as results/<sweep>/slurm/<name>.json remembers it.
 
     code: the snapshot's name. devices and num_nodes: of each task. max_retries: of a task that
-    ends before it can read its config (task.py).
+    ends before it can read its config (task.py). after: the task, as 12_3, of which the array
+    waits for the end, however it ends.
     """
 
     name: str
@@ -77,6 +80,7 @@ class Submission:
     num_nodes: int
     resources: Resources
     max_retries: int = MAX_RETRIES
+    after: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +137,9 @@ def submit(sweep_dir: Path, submission: Submission) -> str:
         num_nodes=submission.num_nodes,
         n_tasks=len(submission.run_ids),
     )
+    if submission.after is not None:
+        # by afterok the branches of a failed trunk would be pending without end, and say nothing
+        options.append(f"--dependency=afterany:{submission.after}")
     script = sweep_dir / ".code" / submission.code / "sbatch" / "point.sh"
     command = [
         "sbatch",
@@ -177,9 +184,9 @@ def new_name() -> str:
     return time.strftime("%Y%m%d-%H%M%S", time.gmtime(now)) + f"-{int(now % 1 * 1e6):06d}"
 
 
-def in_arrays(run_ids: Sequence[str]) -> list[tuple[str, ...]]:
+def in_arrays(runs: Sequence[T]) -> list[tuple[T, ...]]:
     """The runs in arrays no longer than Slurm takes."""
-    return [tuple(run_ids[i : i + _MAX_ARRAY]) for i in range(0, len(run_ids), _MAX_ARRAY)]
+    return [tuple(runs[i : i + _MAX_ARRAY]) for i in range(0, len(runs), _MAX_ARRAY)]
 
 
 def job_name(sweep_dir: Path, submission: str) -> str:

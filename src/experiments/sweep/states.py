@@ -27,7 +27,7 @@ _STOP = b'"event": "interrupted"'  # as claims.log_event writes it
 @dataclass(frozen=True, kw_only=True)
 class PointState:
     """One point. seconds_left: of its training, at its last rate. n_stops: preemptions and other
-    signals that it outlived. detail: why, in words.
+    signals that it outlived. detail: why, in words. FLOPs of a branch are those of its own steps.
 
     running: a process has it. queued: Slurm has it. held: Slurm has it and won't start it before
     the command in detail. waiting: nobody has begun it. interrupted: it saved and ended. killed:
@@ -114,6 +114,10 @@ def _state(
         state, outcome, row = "damaged", None, {}
         detail = f"{error.filename} can't be read ({error.strerror}); make it readable"
     step = int(row.get("step", 0)) if outcome is None else outcome.n_steps
+    if outcome is not None and outcome.status == "diverged":
+        detail = outcome.error or ""  # a branch is not run, if its trunk diverged
+    if state == "waiting" and entry.trunk is not None:
+        detail = f"for step {entry.first_step} of its trunk {entry.trunk}"
     n_steps = entry.n_steps or int(row.get("n_steps", 0))
     rate, left = row.get("tokens_per_second"), None
     if step and rate and "n_tokens" in row:
@@ -128,12 +132,18 @@ def _state(
         tokens_per_second=rate if running else None,
         seconds_left=left if running else None,
         planned_flops=entry.planned_flops,
-        done_flops=entry.planned_flops * min(1.0, step / n_steps) if n_steps else 0.0,
+        done_flops=entry.planned_flops * _share(step, entry.first_step, n_steps),
         n_stops=n_stops,
         job=known.job if known else None,
         log=_log(sweep_dir, run_dir, known),
         detail=detail,
     )
+
+
+def _share(step: int, first_step: int, n_steps: int) -> float:
+    """Of a run's own steps, those that it has taken."""
+    own = n_steps - first_step
+    return min(1.0, max(0.0, (step - first_step) / own)) if own > 0 else 0.0
 
 
 def _name(

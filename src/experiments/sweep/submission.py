@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments import kept
 from experiments.point import Point
 from experiments.sweep import manifest, slurm
 from experiments.sweep.planning import Todo, choose, set_aside_diverged
@@ -19,6 +20,13 @@ class Entered:
 
     todo: Todo
     code: Path | None
+
+
+def enter_branches(points: Sequence[Point]) -> None:
+    """Tells trunks where these points start from them."""
+    for point in points:
+        if point.branch is not None:
+            kept.enter(point.branch.folder, point.run_id, point.branch.n_steps)
 
 
 @contextmanager
@@ -38,6 +46,7 @@ def entered(points: Sequence[Point]) -> Iterator[Entered]:
         code = None
         if todo.run:
             set_aside_diverged(todo.run)
+            enter_branches(todo.run)
             code = take_snapshot(sweep_dir)
             manifest.add(sweep_dir, [manifest.entry_of(point, code.name) for point in todo.run])
         yield Entered(todo=todo, code=code)

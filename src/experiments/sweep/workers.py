@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
@@ -19,12 +19,19 @@ from experiments.records import RECORD_NAME, RunRecord, read_record
 from experiments.sweep.planning import ELSEWHERE, INTERRUPTED, Raw
 from experiments.sweep.progress import Heartbeat, SweepProgress
 from experiments.sweep.states import LOG_NAME
+from experiments.sweep.trunks import waits
 from experiments.system import environment, interruption
-from experiments.system.claims import RunLostError, RunningElsewhereError, is_claimed
+from experiments.system.claims import (
+    RunLostError,
+    RunningElsewhereError,
+    is_claimed,
+    read_events,
+)
 from experiments.system.disk import explained
 from experiments.system.requeue import STALLED, try_again
 
-LOST = 4  # a worker's exit code, beside 0 done, 1 failed, INTERRUPTED, ELSEWHERE and STALLED
+# a worker's exit codes, beside 0 done, 1 failed, INTERRUPTED, ELSEWHERE and STALLED
+LOST, NO_TRUNK = 4, 5
 _POLL = 0.1  # seconds
 
 Fate = Literal["done", "failed", "interrupted", "elsewhere", "killed"]
@@ -61,17 +68,20 @@ def run_all(points: Sequence[Point], n_workers: int, name: str) -> dict[str, Fat
     display = SweepProgress(
         name,
         len(points),
-        sum(p.plan.planned_flops for p in points),
+        sum(p.own_flops for p in points),
         points[0].config.trainer.log_every_seconds,
     )
-    queue = sorted(points, key=lambda p: -p.plan.planned_flops)  # long runs first: no long tail
+    # trunks, which others wait for, then long runs: no long tail
+    queue = sorted(points, key=lambda p: (not p.is_trunk, -p.own_flops))
     running: list[_Worker] = []
     fates: dict[str, Fate] = {}
     try:
         while queue or running:
             free = set(range(n_workers)) - {w.device for w in running}
-            while queue and free:
-                point, device = queue.pop(0), free.pop()
+            begun = {p.run_id for p in queue} | {w.point.run_id for w in running}
+            ready = (p for p in [*queue] if not _waits(p, begun))
+            for point, device in zip(ready, free):
+                queue.remove(point)
                 process = context.Process(
                     target=_work, args=(dict(point.raw), n_threads, device), name=point.run_id
                 )
@@ -95,6 +105,15 @@ def run_all(points: Sequence[Point], n_workers: int, name: str) -> dict[str, Fat
         display.close()
         _wait_for([w.process for w in running])
     return fates
+
+
+def _waits(point: Point, ours: Collection[str]) -> bool:
+    """Whether a branch's trunk has yet to get to its start, and one of our processes, or another's,
+    is about to take it there. If none is, the branch's own process says what is wrong.
+    """
+    if point.branch is None or not waits(point):
+        return False
+    return point.branch.trunk_id in ours or is_claimed(point.branch.folder)
 
 
 def _wait_for(processes: Sequence[BaseProcess]) -> None:
@@ -125,6 +144,9 @@ def _outcome(worker: _Worker) -> Outcome:
         return Outcome(
             fate="interrupted", why="interrupted; the same command goes on from its checkpoint"
         )
+    if code == NO_TRUNK:
+        why = read_events(run_dir)[-1].get("why", "not run: its trunk has not come so far")
+        return Outcome(fate="interrupted", why=why)
     if code == LOST:
         return Outcome(
             fate="failed", why="ended: its folder was moved or removed, or its claim deleted"
@@ -180,7 +202,7 @@ def _work_in_log(point: Point, n_threads: int, device: int) -> int:
     except KeyboardInterrupt as error:
         interruption.ending()
         print(f"interrupted: {error}", file=sys.stderr)
-        return INTERRUPTED
+        return INTERRUPTED if interruption.received() else NO_TRUNK
     except RunningElsewhereError as error:
         print(error, file=sys.stderr)
         return ELSEWHERE

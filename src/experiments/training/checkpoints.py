@@ -3,6 +3,7 @@
 import random
 import time
 import warnings
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 
+from experiments.kept import keep
 from experiments.system import interruption
 from experiments.system.disk import PARTIAL, explained
 from experiments.system.seals import damage_of
@@ -20,14 +22,21 @@ _TEMPORARY = f"last{PARTIAL}"
 
 class Checkpoint(pl.Callback):
     """Saves every so many minutes, at the end, and when the run is asked to stop; then it stops.
+    A trunk also keeps the checkpoints of the steps where branches start.
 
     The file is written under a temporary name; the one before stays as previous.ckpt until the
     run has ended. All ranks save together: rank 0's clock and any rank's signal decide.
     """
 
-    def __init__(self, folder: Path, minutes: float, resumed: Path | None = None) -> None:
-        """resumed: the checkpoint that the run goes on from."""
-        self.folder, self.seconds = folder, 60 * minutes
+    def __init__(
+        self,
+        folder: Path,
+        minutes: float,
+        resumed: Path | None = None,
+        starts: Container[int] = (),
+    ) -> None:
+        """resumed: the checkpoint that the run goes on from. starts: the steps of branches."""
+        self.folder, self.seconds, self.starts = folder, 60 * minutes, starts
         self._last_is_whole = resumed == folder / LAST
         self.saved = time.perf_counter()
         self.stopped = False
@@ -36,6 +45,8 @@ class Checkpoint(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         interruption.listen_again()  # Lightning's handler of TERM ends the run without saving
         self.step = trainer.global_step
+        if self._last_is_whole:  # a kill may have come before it was kept, or a branch since
+            self._keep(trainer)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any, **__: Any
@@ -43,7 +54,8 @@ class Checkpoint(pl.Callback):
         if trainer.global_step == self.step:
             return  # in the middle of one, whose gradients a checkpoint would lose
         self.step = trainer.global_step
-        due = time.perf_counter() - self.saved > self.seconds
+        branches = self.step in self.starts
+        due = branches or time.perf_counter() - self.saved > self.seconds
         stop = interruption.received() is not None
         if trainer.world_size > 1:
             due, stop = _agreed(trainer, due, stop)
@@ -51,10 +63,17 @@ class Checkpoint(pl.Callback):
             self.stopped = trainer.should_stop = True  # and on_train_end saves
         elif due:
             self.save(trainer)
+            self._keep(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.global_step != self.saved_step:  # else previous.ckpt would be as far as the last
             self.save(trainer)
+        self._keep(trainer)
+
+    def _keep(self, trainer: pl.Trainer) -> None:
+        """The last checkpoint, which is of this step, if a branch starts there."""
+        if trainer.is_global_zero and trainer.global_step in self.starts:
+            keep(self.folder / LAST, trainer.global_step)
 
     def save(self, trainer: pl.Trainer) -> None:
         """Writes the checkpoint; a run killed meanwhile keeps the one before."""

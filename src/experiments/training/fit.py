@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from experiments.data.module import Consumed, TokenDataModule
+from experiments.kept import Starts
 from experiments.point import Point
 from experiments.system import distributed, environment, interruption
 from experiments.training.checkpoints import Checkpoint, RandomState
@@ -89,7 +90,8 @@ def fit(
     history = History(
         point.run_dir / "history.csv", every, also, lambda: clock.seconds + stages.seconds
     )
-    checkpoint = Checkpoint(point.run_dir, trainer_config.checkpoint_minutes, resumed)
+    starts = Starts(point.run_dir) if point.is_trunk else ()
+    checkpoint = Checkpoint(point.run_dir, trainer_config.checkpoint_minutes, resumed, starts)
     each_step = [guards.check, beat]
     callbacks = [AfterEachStep(each_step), Consumed(), history, RandomState(), checkpoint]
     if point.plan.stage_steps:

@@ -12,6 +12,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from experiments.branches import TRUNK
 from experiments.budget.plan import Plan
 from experiments.system.disk import explained, write_text_atomically
 from experiments.training.module import DIVERGED_LOSS, LanguageModel
@@ -80,7 +81,9 @@ class History(pl.Callback):
     ) -> None:
         assert isinstance(pl_module, LanguageModel)
         step, plan = trainer.global_step, pl_module.plan
-        if step == self.last_step or (step % self.every and step != plan.n_steps):
+        # a trunk's end is none: its branches have a row there only if a run from scratch has
+        ends = step == plan.n_steps and pl_module.optim.schedule != TRUNK
+        if step == self.last_step or (step % self.every and not ends):
             return  # in the middle of a step, or between rows
         loss = float(pl_module.step_losses[self.last_row : step].double().mean())
         now = self._now()

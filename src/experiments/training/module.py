@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from experiments.branches import decay_steps, warmup_steps
 from experiments.budget.plan import Plan
 from experiments.config.schema import KernelName, Optim
 from experiments.data.batches import Batch
@@ -104,24 +105,36 @@ class LanguageModel(pl.LightningModule):
         """AdamW over the groups of groups.py, all under one schedule; of a stream, each stage has
         it from its beginning to its end.
         """
-        o = self.optim
+        o, batch_tokens = self.optim, self.plan.batch_tokens
         optimizer = build_optimizer(self.model, self.plan.lr, o, self.kernel)
         set_moments(optimizer, self.model, self.moments)
         self.moments = {}  # the optimizer has copies
-        scheduler = LambdaLR(
-            optimizer,
-            lambda step: lr_factor(
-                *step_of_stage(step, self.plan.stage_steps or (self.plan.n_steps,)),
+
+        def factor(step: int) -> float:
+            step, n_steps = step_of_stage(step, self.plan.stage_steps or (self.plan.n_steps,))
+            return lr_factor(
+                step,
+                n_steps,
                 kind=o.schedule,
-                warmup=o.warmup,
-                decay=o.decay,
+                n_warmup=warmup_steps(o, n_steps, batch_tokens),
+                n_decay=decay_steps(o, n_steps, batch_tokens),
                 final=o.final_lr,
-            ),
-        )
+                shape=o.decay_shape,
+                power=o.trunk_power,
+            )
+
+        scheduler = LambdaLR(optimizer, factor)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes the losses of a shorter plan's steps, or of a longer one's first: a trunk's."""
+        found = checkpoint["state_dict"]["step_losses"][: self.plan.n_steps]
+        losses = torch.full_like(self.step_losses, math.nan, device=found.device)
+        losses[: len(found)] = found
+        checkpoint["state_dict"]["step_losses"] = losses
 
     def on_train_end(self) -> None:
         """What is scored afterwards has no late keys any more."""

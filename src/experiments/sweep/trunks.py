@@ -1,0 +1,72 @@
+"""The trunks of a sweep: which its branches wait for, how long each is, and what they save."""
+
+from collections.abc import Sequence
+
+from experiments import kept
+from experiments.branches import TRUNK, trunk_raw
+from experiments.point import Point, make_point
+from experiments.records import is_finished
+
+
+def trunks_of(points: Sequence[Point]) -> list[Point]:
+    """A trunk for each that branches among the points start from, as long as the longest needs.
+
+    Those whose trunk is elsewhere, by the path of its folder, are not among these branches.
+    """
+    longest: dict[str, Point] = {}
+    for point in points:
+        if point.branch is None or point.config.optim.branch_from != TRUNK:
+            continue
+        before = longest.get(point.branch.trunk_id)
+        if before is None or before.first_step < point.first_step:
+            longest[point.branch.trunk_id] = point
+    return [make_point(trunk_raw(p.raw, p.plan.flops_of(p.first_step))) for p in longest.values()]
+
+
+def needed_trunks(unfinished: Sequence[Point]) -> list[Point]:
+    """The trunks that some of these points can't start without."""
+    return trunks_of([point for point in unfinished if waits(point)])
+
+
+def without_derived(points: Sequence[Point]) -> list[Point]:
+    """The points without the trunks of branches among them: the branches say how long these are."""
+    derived = {trunk.run_id for trunk in trunks_of(points)}
+    return [point for point in points if point.run_id not in derived]
+
+
+def waits(point: Point) -> bool:
+    """Whether the point is a branch that has neither begun nor a checkpoint to start from."""
+    if point.branch is None or (point.run_dir / "last.ckpt").exists():
+        return False
+    return not kept.is_there(point.branch.folder, point.branch.n_steps)
+
+
+def check_places(points: Sequence[Point]) -> None:
+    """Raises ValueError for a branch whose trunk, named by its path, has nothing to start from."""
+    for point in points:
+        branch, place = point.branch, point.config.optim.branch_from
+        if branch is None or place == TRUNK or (point.run_dir / "last.ckpt").exists():
+            continue
+        if not kept.usable(branch.folder, branch.n_steps) and not is_finished(point.run_dir):
+            there = ", ".join(map(str, sorted(kept.kept(branch.folder)))) or "none"
+            raise ValueError(
+                f"optim.branch_from={place}: no checkpoint of step {branch.n_steps}, where "
+                f"{point.name} starts, or before it (kept steps: {there}); set "
+                "optim.branch_from=trunk to train it, or null for a run of its own"
+            )
+
+
+def savings_text(points: Sequence[Point]) -> list[str]:
+    """The FLOPs of trunks and branches beside those of the same runs from scratch; [] of none."""
+    branches = [point for point in points if point.branch is not None]
+    if not branches:
+        return []
+    trunks = sum(p.plan.planned_flops for p in points if p.is_trunk)
+    own, alone = sum(p.own_flops for p in branches), sum(p.plan.planned_flops for p in branches)
+    n_trunks = len({p.branch.trunk_id for p in branches if p.branch is not None})
+    what = f"{n_trunks} trunk{'s' if n_trunks > 1 else ''}"
+    return [
+        "",
+        f"{what} of {trunks:.3g} FLOPs and {len(branches)} branches of {own:.3g}; from scratch "
+        f"these runs would be {alone:.3g}: {1 - (trunks + own) / alone:.0%} saved",
+    ]

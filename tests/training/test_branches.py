@@ -1,0 +1,161 @@
+"""A branch of a trunk is the run from scratch, to the bit; a trunk goes on where it ended."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from experiments import kept
+from experiments.execute import _planned_record as planned_record
+from experiments.execute import execute
+from experiments.point import make_point
+from experiments.records import write_record
+from experiments.sweep.submission import enter_branches
+from experiments.sweep.trunks import trunks_of
+from experiments.system.interruption import Interrupted
+from experiments.training.checkpoints import LAST
+from tests.conftest import TINY, Killed, kill_at
+
+WSD = ("optim.schedule=wsd", "optim.warmup_tokens=640", "logger.log_every_n_steps=7")  # 5 steps
+LAYERS = {
+    "dense": ("model=dense",),
+    "moe_fine": ("model=moe_fine", "n_experts=8"),
+    "peer": ("model=peer", "n_experts=64"),
+    "peer by rows": ("model=peer", "n_experts=64", "optim.table_gradient=rows"),
+}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def make(compose_raw, tmp_path, cache):
+    """make(20, ...): a branch of 20 steps; branch=None: the same run from scratch."""
+
+    def point(n_steps, *overrides, folder="results", branch="trunk"):
+        paths = (f"paths.results={tmp_path / folder}", f"paths.cache={cache}")
+        how = () if branch is None else (f"optim.branch_from={branch}",)
+        fixed = ("size=1", "budget=1e9", "sweep=s")
+        raw = compose_raw(*fixed, *TINY, *WSD, *how, *paths, *overrides)
+        return make_point({**raw, "budget": make_point(raw).plan.flops_of(n_steps)})
+
+    return point
+
+
+def weights(point):
+    state = torch.load(point.run_dir / LAST, weights_only=True)
+    return state["state_dict"], state["optimizer_states"][0]["state"]
+
+
+def assert_same(one, other):
+    for a, b in zip(weights(one), weights(other), strict=True):
+        assert a.keys() == b.keys()
+        for name, value in a.items():
+            tensors = value.items() if isinstance(value, dict) else [("", value)]
+            for key, tensor in tensors:
+                same = b[name][key] if key else b[name]
+                assert torch.equal(tensor.nan_to_num(), same.nan_to_num()), (name, key)
+
+
+def rows(point):
+    """Of history.csv, without speeds and seconds."""
+    text = (point.run_dir / "history.csv").read_text()
+    return [line.split(",")[:5] for line in text.splitlines()]
+
+
+def trained_trunk(*branches):
+    (trunk,) = trunks_of(branches)
+    enter_branches(branches)
+    assert execute(trunk).status == "done"
+    return trunk
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layer", LAYERS)
+def test_branches_equal_runs_from_scratch_to_the_bit(make, layer):
+    branches = [make(n, *LAYERS[layer]) for n in (20, 32)]
+    trunk = trained_trunk(*branches)
+    assert sorted(kept.kept(trunk.run_dir)) == [15, 25]  # a step before 20 % of the steps
+    for branch in branches:
+        alone = make(branch.plan.n_steps, *LAYERS[layer], branch=None)
+        assert alone.run_id != branch.run_id
+        expected, record = execute(alone), execute(branch)
+        assert (record.val_loss, record.train_loss) == (expected.val_loss, expected.train_loss)
+        assert record.n_tokens == expected.n_tokens
+        assert_same(branch, alone)
+        assert rows(branch) == rows(alone)
+        taken = branch.first_step
+        assert record.trunk == {
+            "run_id": trunk.run_id,
+            "n_steps": taken,
+            "flops": branch.plan.flops_of(taken),
+            "own_steps": branch.plan.n_steps - taken,
+            "own_flops": branch.own_flops,
+        }
+    assert not kept.kept(trunk.run_dir)  # no branch waits any more
+
+
+@pytest.mark.slow
+def test_a_killed_trunk_and_a_killed_branch_change_nothing(make):
+    every = "trainer.checkpoint_minutes=0"
+    branch, alone = make(32, every), make(32, branch=None)
+    expected = execute(alone)
+    (trunk,) = trunks_of([branch])
+    enter_branches([branch])
+    for point, at in ((trunk, 14), (branch, 28)):
+        with pytest.raises(Killed):
+            execute(point, kill_at(at))
+        record = execute(make_point(point.raw))
+        assert record.status == "done"
+    assert (record.val_loss, record.trunk["n_steps"]) == (expected.val_loss, branch.first_step)
+    assert_same(branch, alone)
+
+
+@pytest.mark.slow
+def test_a_larger_budget_goes_on_with_the_trunk(make):
+    trunk = trained_trunk(make(20))
+    longer = make(32)
+    again = trained_trunk(longer)
+    assert again.run_id == trunk.run_id
+    steps = [int(line[0]) for line in rows(again)[1:]]
+    assert steps == [7, 14, 21]  # each once: the second part went on where the first had ended
+    assert execute(longer).val_loss == execute(make(32, branch=None)).val_loss
+
+
+@pytest.mark.slow
+def test_a_budget_that_the_trunk_has_passed_takes_more_steps_itself(make):
+    first, last = make(20), make(40)
+    trunk = trained_trunk(first, last)
+    between = make(30)
+    execute(first)
+    record = execute(between)  # no checkpoint of step 23 was kept, and that of 15 is gone
+    assert record.trunk["n_steps"] == 0
+    assert record.val_loss == execute(make(30, branch=None)).val_loss
+    assert sorted(kept.kept(trunk.run_dir)) == [31]  # for the last, which is to come
+
+
+@pytest.mark.slow
+def test_a_trunk_may_be_named_by_its_folder(make, tmp_path):
+    trunk = trained_trunk(make(20))
+    elsewhere = make(20, folder="other", branch=trunk.run_dir)
+    assert elsewhere.run_id == make(20).run_id
+    assert execute(elsewhere).trunk["n_steps"] == elsewhere.first_step
+    with pytest.raises(ValueError, match=rf"not the trunk of this point.*{trunk.run_id}"):
+        make(20, branch=tmp_path)
+
+
+@pytest.mark.slow
+def test_what_becomes_of_a_branch_whose_trunk_did_not_come_so_far(make):
+    branch = make(20)
+    (trunk,) = trunks_of([branch])
+    with pytest.raises(Interrupted, match=rf"trunk {trunk.run_id} has not come to step 15"):
+        execute(branch)
+    failed = replace(planned_record(trunk), status="failed", error="no space")
+    write_record(trunk.run_dir, failed)
+    assert f"its trunk {trunk.run_id} failed" in execute(branch).error
+    write_record(trunk.run_dir, replace(failed, status="diverged", n_tokens=11 * 128))
+    record = execute(branch)
+    assert (record.status, record.val_loss) == ("diverged", None)
+    assert record.error == f"not run: its trunk {trunk.run_id} diverged at step 11"
