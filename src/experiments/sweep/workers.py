@@ -78,9 +78,9 @@ def run_all(points: Sequence[Point], n_workers: int, name: str) -> dict[str, Fat
     try:
         while queue or running:
             free = set(range(n_workers)) - {w.device for w in running}
-            begun = {p.run_id for p in queue} | {w.point.run_id for w in running}
-            ready = (p for p in [*queue] if not _waits(p, begun))
-            for point, device in zip(ready, free):
+            ours = {p.run_id for p in queue} | {w.point.run_id for w in running}
+            ready = (p for p in [*queue] if not _waits(p, ours))
+            for device, point in zip(free, ready):
                 queue.remove(point)
                 process = context.Process(
                     target=_work, args=(dict(point.raw), n_threads, device), name=point.run_id
