@@ -17,6 +17,7 @@ from experiments.identity import mixed_sequences, run_id
 from experiments.init.completion import completed
 from experiments.init.place import placed, trained_blocks
 from experiments.kernels.select import check_kernel
+from experiments.models.parametrization import Base, base_shapes
 from experiments.models.transformer import TransformerConfig
 from experiments.system.credentials import refuse
 from experiments.system.distributed import Ranks, share_batch
@@ -119,12 +120,45 @@ def read_point(raw: Mapping[str, Any]) -> Draft:
         trained_blocks=trained_blocks(config),
         tables_alone=init is not None and init.train == "tables",
         lora_rank=init.lora_rank if init is not None and init.train == "lora" else None,
+        base=base_of(config),
     )
+    if transformer.base is not None:
+        base_shapes(transformer)  # each matrix has a role
     _check_batch(transformer, ranks.n_sequences * config.data.seq_len)
     device = resolve_device(config.trainer.accelerator, config.trainer.precision)
     check_tables(config, device, ranks)
     check_continual(config)
     return Draft(raw=raw, config=config, device=device, ranks=ranks, transformer=transformer)
+
+
+def base_of(config: RunConfig) -> Base | None:
+    """The model at whose size optim.lr is right; None in the standard parametrization.
+
+    Raises ValueError for a base that can't be built, and for a run that starts from weights.
+    """
+    optim, ladder, n_kv_heads = config.optim, config.ladder, config.trunk.n_kv_heads
+    if optim.parametrization == "sp":
+        return None
+    given = f"optim.parametrization={optim.parametrization}"
+    if config.init is not None:
+        raise ValueError(
+            f"{given} says how weights start and what logits are multiplied by, and a run that "
+            "starts from weights has those of another; set optim.parametrization=sp, or init=none"
+        )
+    base = Base(
+        d_model=optim.lr_d_model,
+        d_head=optim.lr_d_head or ladder.d_head,
+        n_layers=optim.lr_n_layers,
+    )
+    if base.d_model % base.d_head or (base.d_model // base.d_head) % (n_kv_heads or 1):
+        name = "ladder.d_head" if optim.lr_d_head is None else "optim.lr_d_head"
+        shared = "" if n_kv_heads is None else f", shared by trunk.n_kv_heads={n_kv_heads}"
+        raise ValueError(
+            f"optim.lr_d_model={base.d_model} with {given} must be the width of a model, so a "
+            f"whole number of heads of {name}={base.d_head}{shared}; change ladder.lr_d_model, at "
+            "which ladder.lr is right"
+        )
+    return base
 
 
 def plan_point(draft: Draft) -> Point:
@@ -269,6 +303,7 @@ def _stage_steps(name: str, budget: float, flops_per_token: float, batch_tokens:
 
 def _plan(config: RunConfig, transformer: TransformerConfig, ranks: Ranks) -> Plan:
     cost, d_model = model_cost(config, transformer), transformer.d_model
+    exponent = config.optim.lr_width_exponent if transformer.base is None else 0.0
     optim, batch_tokens = config.optim, ranks.batch_size * config.data.seq_len
     stages, continual = stages_of(config.data), config.continual
     stage_steps = tuple(
@@ -284,7 +319,7 @@ def _plan(config: RunConfig, transformer: TransformerConfig, ranks: Ranks) -> Pl
         cost=cost,
         batch_tokens=batch_tokens,
         n_steps=n_steps,
-        lr=peak_lr(optim.lr, optim.lr_d_model, optim.lr_width_exponent, d_model),
+        lr=peak_lr(optim.lr, optim.lr_d_model, exponent, d_model),
         memory=plan_memory(
             cost,
             d_model=d_model,

@@ -206,6 +206,11 @@ class Optim:
     retrieved rows alone | fused: the same in the backward pass, without clipping.
     table_state: the type of a table's moments, of rows and fused. grad_clip: null for none.
     warmup and decay are fractions of the steps; final_lr is a fraction of the peak.
+    parametrization: how rates, initial values and outputs go with size (models/parametrization.py):
+    sp: as above | mup: lr is right at lr_d_model, and carried to other widths by what each matrix
+    is for; lr_width_exponent is not used | completep: to other depths than lr_n_layers too.
+    lr_d_head: the width of heads that lr is right at; null: the ladder's, as widths differ in
+    their number of heads.
     """
 
     lr: LearningRate
@@ -225,8 +230,26 @@ class Optim:
     # defaults: of records from before there was a choice
     table_gradient: Literal["dense", "rows", "fused"] = "dense"
     table_state: Literal["float32", "bfloat16"] = "float32"
+    parametrization: Literal["sp", "mup", "completep"] = added("sp")
+    lr_n_layers: AtLeast1 | None = added(None)
+    lr_d_head: AtLeast1 | None = added(None)
 
     def __post_init__(self) -> None:
+        if self.parametrization == "completep" and self.lr_n_layers is None:
+            raise ValueError(
+                "lr_n_layers=null with optim.parametrization=completep: give the number of blocks "
+                "at which optim.lr is right"
+            )
+        if self.parametrization != "completep" and self.lr_n_layers is not None:
+            raise ValueError(
+                f"lr_n_layers={self.lr_n_layers} with optim.parametrization="
+                f"{self.parametrization}, which knows no depth; set optim.parametrization=completep"
+            )
+        if self.parametrization == "sp" and self.lr_d_head is not None:
+            raise ValueError(
+                f"lr_d_head={self.lr_d_head} with optim.parametrization=sp, whose attention has no "
+                "base; set optim.parametrization=mup"
+            )
         if self.schedule == "wsd" and self.warmup + self.decay > 1:
             raise ValueError(
                 f"warmup={self.warmup:g} and optim.decay={self.decay:g} with optim.schedule=wsd "

@@ -3,7 +3,7 @@
 Without Lightning: a bare loop on a machine that has none trains as a run does.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,8 @@ from torch import nn
 from experiments.config.schema import KernelName, Optim
 from experiments.kernels.ops import Execution
 from experiments.kernels.workspace import use_huge_pages
+from experiments.models.parametrization import scales
+from experiments.models.roles import declared_roles
 from experiments.models.transformer import Transformer
 from experiments.training.optimizer import RowAdamW, keep_coalesced
 
@@ -34,17 +36,18 @@ def build_optimizer(model: Transformer, lr: float, optim: Optim, kernel: KernelN
     )
     update = optimizer.update if how == "fused" else None
     model.set_execution(replace(execution, update=update))
-    for parameter, role in _roles(model):
-        if role == "table":
+    for _, parameter, group in _grouped(model):
+        if group == "table":
             use_huge_pages(parameter)
             if how == "rows":
                 keep_coalesced(parameter, execution)
     return optimizer
 
 
-def parameter_groups(model: nn.Module, lr: float, optim: Optim) -> list[dict[str, Any]]:
+def parameter_groups(model: Transformer, lr: float, optim: Optim) -> list[dict[str, Any]]:
     """AdamW's groups: matrices of the backbone decay, its vectors don't, and neither do tables
-    and keys, which have learning rates of their own (FFN.param_roles says which they are).
+    and keys, which have learning rates of their own (param_roles says which they are). Where the
+    model has a base, each is parted by what becomes of rate, decay and epsilon.
     """
     by_rows = None if optim.table_gradient == "dense" else optim.table_gradient
     groups: Mapping[str, dict[str, Any]] = {
@@ -53,21 +56,30 @@ def parameter_groups(model: nn.Module, lr: float, optim: Optim) -> list[dict[str
         "table": {"lr": lr * optim.table_lr, "weight_decay": 0.0, "rows": by_rows},
         "key": {"lr": lr * optim.key_lr, "weight_decay": 0.0},
     }
-    members: dict[str, list[nn.Parameter]] = {name: [] for name in groups}
-    for parameter, role in _roles(model):
-        members[role].append(parameter)
-    return [{"name": n, "params": members[n], **g} for n, g in groups.items() if members[n]]
-
-
-def _roles(model: nn.Module) -> list[tuple[nn.Parameter, str]]:
-    special: dict[nn.Parameter, str] = {}
-    for module in model.modules():
-        named = dict(module.named_parameters())
-        for name, role in getattr(module, "param_roles", {}).items():
-            if name in named:  # a gate's table is there only with gated experts
-                special[named[name]] = role
+    scale_of = scales(model)
+    parts: dict[str, dict[tuple[float, ...], list[nn.Parameter]]] = {name: {} for name in groups}
+    for name, parameter, group in _grouped(model):
+        scale = scale_of[name]
+        part = scale.lr, scale.decay, scale.eps
+        parts[group].setdefault(part, []).append(parameter)
     return [
-        (p, special.get(p, "backbone" if p.dim() >= 2 else "vectors"))
-        for p in model.parameters()
-        if p.requires_grad
+        {
+            "name": name,
+            "params": members,
+            **group,
+            "lr": group["lr"] * by_lr,
+            "weight_decay": group["weight_decay"] * by_decay,
+            "eps": optim.eps * by_eps,
+        }
+        for name, group in groups.items()
+        for (by_lr, by_decay, by_eps), members in parts[name].items()
     ]
+
+
+def _grouped(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, str]]:
+    """Each parameter that is trained, with its name and the group that it is of."""
+    roles = declared_roles(model)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            other = "backbone" if parameter.dim() >= 2 else "vectors"
+            yield name, parameter, roles[name].group if name in roles else other
