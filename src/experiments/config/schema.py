@@ -211,6 +211,9 @@ class Optim:
     is for; lr_width_exponent is not used | completep: to other depths than lr_n_layers too.
     lr_d_head: the width of heads that lr is right at; null: the ladder's, as widths differ in
     their number of heads.
+    matrices: what steps the backbone's matrices but embedding and head: adamw | muon
+    (training/muon.py), at muon_lr times the rate; muon_ns_steps and muon_adjust_lr_fn are
+    torch.optim.Muon's.
     """
 
     lr: LearningRate
@@ -233,6 +236,11 @@ class Optim:
     parametrization: Literal["sp", "mup", "completep"] = added("sp")
     lr_n_layers: AtLeast1 | None = added(None)
     lr_d_head: AtLeast1 | None = added(None)
+    matrices: Literal["adamw", "muon"] = added("adamw")
+    muon_lr: Positive = added(1.0)
+    muon_momentum: BelowOne = added(0.95)
+    muon_ns_steps: Annotated[int, Within(1, 50)] = added(5)
+    muon_adjust_lr_fn: Literal["match_rms_adamw", "original"] = added("match_rms_adamw")
 
     def __post_init__(self) -> None:
         if self.parametrization == "completep" and self.lr_n_layers is None:

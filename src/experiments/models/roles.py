@@ -3,7 +3,7 @@
 Rates, decay, the parametrization and Muon follow from it; they know no layer by name.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +25,18 @@ class Role:
 
     fan_in: int | None
     group: Group = "backbone"
+
+    @property
+    def is_muons(self) -> bool:
+        """Whether Muon steps it, if it is to: a map of the backbone, or a stack of maps."""
+        return self.fan_in is not None and self.group == "backbone"
+
+    def sides(self, shape: Sequence[int]) -> tuple[int, int]:
+        """Fan-out and fan-in of a map, or of each of a stack: the last two axes."""
+        assert self.fan_in is not None
+        last, before = len(shape) - 1, len(shape) - 2
+        fan_in = self.fan_in % len(shape)
+        return (shape[last], shape[before]) if fan_in == before else (shape[before], shape[last])
 
 
 MAP = Role(fan_in=1)  # nn.Linear's weight, and a stack of (n, fan_in, fan_out)

@@ -1,0 +1,189 @@
+"""The coordinate check of a parametrization: sizes of outputs over widths, in the first steps.
+
+Yang 2022 (arXiv:2203.03466, App. D.1): where a parametrization is right, the root mean square of
+each output and of its change since the start depends on the width by no power. Here also of the
+share of experts that are used, and the spread of the gates' logarithms.
+
+The text is made: chains of a few words, so that sizes are near those of the limit at small widths
+already. The head starts at zero, as microsoft/mup advises: its random start vanishes with the
+width, and would hide what is learnt. So the first step moves the head alone.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from experiments.config.schema import Optim
+from experiments.models.transformer import Block, Transformer, TransformerConfig
+from experiments.training.groups import build_optimizer
+from experiments.training.optimizer import clip_gradients
+
+WIDTHS = (32, 64, 128, 256, 512)
+STEPS = (2, 3, 5, 10)
+FLAT = 0.1  # a slope below it is none
+_WORDS, _SEQ, _BATCH, _FOLLOW = 16, 16, 8, 4
+_TINY = 1e-12  # instead of 0, whose logarithm is none
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A model of one width, its peak learning rate and how it is stepped."""
+
+    model: TransformerConfig
+    lr: float
+    optim: Optim
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coordinate:
+    """A size over the widths. what: output | change (since the start) | used | spread.
+
+    where: of the model, by the modules' names; step: after how many; values: geometric means over
+    seeds; slope: of their logarithm against that of the width.
+    """
+
+    what: str
+    where: str
+    step: int
+    values: tuple[float, ...]
+    slope: float
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether the width makes no difference."""
+        return abs(self.slope) < FLAT
+
+
+def check_coordinates(
+    subject_of: Callable[[int], Subject],
+    widths: Sequence[int] = WIDTHS,
+    *,
+    seeds: Sequence[int] = (0, 1),
+    steps: Sequence[int] = STEPS,
+    progress: Callable[[str], object] = lambda text: None,
+) -> list[Coordinate]:
+    """Of the models that subject_of(d_model) gives: at the start, and after each number of steps."""
+    found: list[list[dict[tuple[str, str, int], float]]] = []
+    for width in widths:
+        progress(f"d_model={width}")
+        found.append([sizes(subject_of(width), steps, seed) for seed in seeds])
+    log_width = np.log(widths)
+    coordinates = []
+    for what, where, step in found[0][0]:
+        key = what, where, step
+        logs = [np.mean([math.log(max(run[key], _TINY)) for run in runs]) for runs in found]
+        coordinates.append(
+            Coordinate(
+                what=what,
+                where=where,
+                step=step,
+                values=tuple(float(np.exp(value)) for value in logs),
+                slope=float(np.polyfit(log_width, logs, 1)[0]),
+            )
+        )
+    return coordinates
+
+
+def sizes(
+    subject: Subject, steps: Sequence[int], seed: int
+) -> dict[tuple[str, str, int], float]:
+    """What is measured of one model, by what, where and step; at 0 too."""
+    torch.manual_seed(seed)
+    model = replace(
+        subject.model, vocab_size=_WORDS, seq_len=_SEQ, document_end=None
+    ).build()
+    with torch.no_grad():
+        model.head.weight.zero_()
+    optimizer = build_optimizer(model, subject.lr, subject.optim, "torch")
+    text = made_text(seed)
+    found: dict[tuple[str, str, int], float] = {}
+    first: dict[str, Tensor] = {}
+    with _listening(model) as (outputs, gates):
+        for step in range(max(steps) + 1):
+            loss = F.cross_entropy(model(text[:, :-1]).flatten(0, 1), text[:, 1:].flatten())
+            first = first or dict(outputs)
+            if step == 0 or step in steps:
+                found |= {key + (step,): v for key, v in _sizes(outputs, first, gates, step)}
+            for layer in model.ffn_layers():
+                auxiliary = layer.auxiliary_loss()
+                loss = loss if auxiliary is None else loss + auxiliary
+            optimizer.zero_grad()
+            loss.backward()
+            if subject.optim.grad_clip is not None:
+                clip_gradients(model.parameters(), subject.optim.grad_clip)
+            optimizer.step()
+            for layer in model.ffn_layers():
+                layer.after_step()
+    return found
+
+
+def made_text(seed: int) -> Tensor:
+    """(batch, seq + 1) words, each followed by one of a few that its predecessor allows."""
+    generator = torch.Generator().manual_seed(seed)
+    follow = torch.randint(_WORDS, (_WORDS, _FOLLOW), generator=generator)
+    words = [torch.randint(_WORDS, (_BATCH,), generator=generator)]
+    for _ in range(_SEQ):
+        which = torch.randint(_FOLLOW, (_BATCH,), generator=generator)
+        words.append(follow[words[-1], which])
+    return torch.stack(words, dim=1)
+
+
+class _Gates:
+    """The last pass's, of one layer."""
+
+    def __init__(self) -> None:
+        self.indices = self.gates = torch.zeros(0)
+
+    def add(self, indices: Tensor, gates: Tensor) -> None:
+        self.indices, self.gates = indices.detach(), gates.detach()
+
+
+@contextmanager
+def _listening(model: Transformer) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
+    """The last pass's outputs of embedding, blocks, their parts and head; and layers' gates."""
+    outputs: dict[str, Tensor] = {}
+    gates: dict[str, Any] = {}
+    places: dict[str, nn.Module] = {"embedding": model.embedding, "head": model.head}
+    for i, block in enumerate(model.blocks):
+        assert isinstance(block, Block)
+        places |= {f"attention {i}": block.attention, f"layer {i}": block.ffn, f"block {i}": block}
+        for layer in block.ffn.layers():
+            if layer.n_experts:
+                layer.meter = gates[f"layer {i}"] = _Gates()
+                layer.meter.n_experts = layer.n_experts
+
+    def keep(name: str, _: nn.Module, __: Any, output: Tensor) -> None:
+        outputs[name] = output.detach()
+
+    hooks = [m.register_forward_hook(partial(keep, name)) for name, m in places.items()]
+    try:
+        yield outputs, gates
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _sizes(
+    outputs: dict[str, Tensor], first: dict[str, Tensor], gates: dict[str, Any], step: int
+) -> Iterator[tuple[tuple[str, str], float]]:
+    for name, output in outputs.items():
+        if name == "head" and step == 0:
+            continue  # zero
+        yield ("output", name), _rms(output)
+        if step:
+            yield ("change", name), _rms(output - first[name])
+    for name, seen in gates.items():
+        yield ("used", name), len(seen.indices.unique()) / seen.n_experts
+        yield ("spread", name), float(seen.gates.double().clamp(min=_TINY).log().std())
+
+
+def _rms(x: Tensor) -> float:
+    return float(x.double().square().mean().sqrt())
