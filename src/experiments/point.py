@@ -6,6 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from experiments.budget.costs import Cost, FFNConfig, Term
 from experiments.budget.memory import plan_memory
 from experiments.budget.plan import OffBudgetError, Plan, peak_lr, plan_steps
@@ -15,10 +17,12 @@ from experiments.data.prepare import check_data, data_identity, stages_of, train
 from experiments.data.stream import DomainStream
 from experiments.identity import mixed_sequences, run_id
 from experiments.init.completion import completed
+from experiments.init.freeze import freeze
 from experiments.init.place import placed, trained_blocks
 from experiments.kernels.select import check_kernel
-from experiments.models.parametrization import Base, base_shapes
-from experiments.models.transformer import TransformerConfig
+from experiments.models.parametrization import base_of, base_shapes
+from experiments.models.roles import check_declared, declared_roles
+from experiments.models.transformer import Transformer, TransformerConfig
 from experiments.system.credentials import refuse
 from experiments.system.distributed import Ranks, share_batch
 from experiments.system.environment import Device, resolve_device
@@ -122,8 +126,7 @@ def read_point(raw: Mapping[str, Any]) -> Draft:
         lora_rank=init.lora_rank if init is not None and init.train == "lora" else None,
         base=base_of(config),
     )
-    if transformer.base is not None:
-        base_shapes(transformer)  # each matrix has a role
+    _check_roles(config, transformer)
     _check_batch(transformer, ranks.n_sequences * config.data.seq_len)
     device = resolve_device(config.trainer.accelerator, config.trainer.precision)
     check_tables(config, device, ranks)
@@ -131,34 +134,28 @@ def read_point(raw: Mapping[str, Any]) -> Draft:
     return Draft(raw=raw, config=config, device=device, ranks=ranks, transformer=transformer)
 
 
-def base_of(config: RunConfig) -> Base | None:
-    """The model at whose size optim.lr is right; None in the standard parametrization.
+def _check_roles(config: RunConfig, transformer: TransformerConfig) -> None:
+    """Raises ValueError if a matrix has no role, and a setting needs it."""
+    if transformer.base is not None:
+        base_shapes(transformer)
+    if config.optim.matrices == "muon":
+        check_declared(_shapes(transformer), "optim.matrices=muon")
 
-    Raises ValueError for a base that can't be built, and for a run that starts from weights.
-    """
-    optim, ladder, n_kv_heads = config.optim, config.ladder, config.trunk.n_kv_heads
-    if optim.parametrization == "sp":
-        return None
-    given = f"optim.parametrization={optim.parametrization}"
-    if config.init is not None:
-        raise ValueError(
-            f"{given} says how weights start and what logits are multiplied by, and a run that "
-            "starts from weights has those of another; set optim.parametrization=sp, or init=none"
-        )
-    base = Base(
-        d_model=optim.lr_d_model,
-        d_head=optim.lr_d_head or ladder.d_head,
-        n_layers=optim.lr_n_layers,
-    )
-    if base.d_model % base.d_head or (base.d_model // base.d_head) % (n_kv_heads or 1):
-        name = "ladder.d_head" if optim.lr_d_head is None else "optim.lr_d_head"
-        shared = "" if n_kv_heads is None else f", shared by trunk.n_kv_heads={n_kv_heads}"
-        raise ValueError(
-            f"optim.lr_d_model={base.d_model} with {given} must be the width of a model, so a "
-            f"whole number of heads of {name}={base.d_head}{shared}; change ladder.lr_d_model, at "
-            "which ladder.lr is right"
-        )
-    return base
+
+def _shapes(transformer: TransformerConfig) -> Transformer:
+    with torch.device("meta"):
+        return transformer.build()
+
+
+def _n_of_muon(config: RunConfig, transformer: TransformerConfig) -> int:
+    """The trained parameters that have one moment."""
+    if config.optim.matrices != "muon":
+        return 0
+    model = _shapes(transformer)
+    freeze(model)
+    roles = declared_roles(model)
+    matrices = ((roles.get(name), p) for name, p in model.named_parameters() if p.requires_grad)
+    return sum(p.numel() for role, p in matrices if role is not None and role.is_muons)
 
 
 def plan_point(draft: Draft) -> Point:
@@ -331,6 +328,7 @@ def _plan(config: RunConfig, transformer: TransformerConfig, ranks: Ranks) -> Pl
             table_state=optim.table_state,
             table_dtype=getattr(config.model, "table_dtype", "float32"),
             n_models=2 if continual is not None and (continual.distil or continual.l2) else 1,
+            n_one_moment=_n_of_muon(config, transformer),
         ),
         epochs=epochs,
         stage_steps=stage_steps,

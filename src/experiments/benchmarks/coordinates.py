@@ -70,7 +70,7 @@ def check_coordinates(
     steps: Sequence[int] = STEPS,
     progress: Callable[[str], object] = lambda text: None,
 ) -> list[Coordinate]:
-    """Of the models that subject_of(d_model) gives: at the start, and after each number of steps."""
+    """Of the models that subject_of(d_model) gives, at the start and after each of `steps`."""
     found: list[list[dict[tuple[str, str, int], float]]] = []
     for width in widths:
         progress(f"d_model={width}")
@@ -92,14 +92,10 @@ def check_coordinates(
     return coordinates
 
 
-def sizes(
-    subject: Subject, steps: Sequence[int], seed: int
-) -> dict[tuple[str, str, int], float]:
+def sizes(subject: Subject, steps: Sequence[int], seed: int) -> dict[tuple[str, str, int], float]:
     """What is measured of one model, by what, where and step; at 0 too."""
     torch.manual_seed(seed)
-    model = replace(
-        subject.model, vocab_size=_WORDS, seq_len=_SEQ, document_end=None
-    ).build()
+    model = replace(subject.model, vocab_size=_WORDS, seq_len=_SEQ, document_end=None).build()
     with torch.no_grad():
         model.head.weight.zero_()
     optimizer = build_optimizer(model, subject.lr, subject.optim, "torch")
@@ -111,7 +107,7 @@ def sizes(
             loss = F.cross_entropy(model(text[:, :-1]).flatten(0, 1), text[:, 1:].flatten())
             first = first or dict(outputs)
             if step == 0 or step in steps:
-                found |= {key + (step,): v for key, v in _sizes(outputs, first, gates, step)}
+                found |= {(*key, step): v for key, v in _sizes(outputs, first, gates, step)}
             for layer in model.ffn_layers():
                 auxiliary = layer.auxiliary_loss()
                 loss = loss if auxiliary is None else loss + auxiliary

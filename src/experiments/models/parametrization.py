@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from experiments.config.schema import RunConfig
 from experiments.models.roles import Role, check_declared, declared_roles
 
 if TYPE_CHECKING:
@@ -58,6 +59,36 @@ class Scale:
     eps: float = 1.0
     fan_in: float = 1.0
     fan_out: float = 1.0
+
+
+def base_of(config: RunConfig) -> Base | None:
+    """The model at whose size optim.lr is right; None in the standard parametrization.
+
+    Raises ValueError for a base that can't be built, and for a run that starts from weights.
+    """
+    optim, ladder, n_kv_heads = config.optim, config.ladder, config.trunk.n_kv_heads
+    if optim.parametrization == "sp":
+        return None
+    given = f"optim.parametrization={optim.parametrization}"
+    if config.init is not None:
+        raise ValueError(
+            f"{given} says how weights start and what logits are multiplied by, and a run that "
+            "starts from weights has those of another; set optim.parametrization=sp, or init=none"
+        )
+    base = Base(
+        d_model=optim.lr_d_model,
+        d_head=optim.lr_d_head or ladder.d_head,
+        n_layers=optim.lr_n_layers,
+    )
+    if base.d_model % base.d_head or (base.d_model // base.d_head) % (n_kv_heads or 1):
+        name = "ladder.d_head" if optim.lr_d_head is None else "optim.lr_d_head"
+        shared = "" if n_kv_heads is None else f", shared by trunk.n_kv_heads={n_kv_heads}"
+        raise ValueError(
+            f"optim.lr_d_model={base.d_model} with {given} must be the width of a model, so a "
+            f"whole number of heads of {name}={base.d_head}{shared}; change ladder.lr_d_model, at "
+            "which ladder.lr is right"
+        )
+    return base
 
 
 def multipliers(config: "TransformerConfig") -> Multipliers:

@@ -69,7 +69,9 @@ def step_matrices(parameters: Sequence[Tensor], states: Any, group: dict[str, An
             continue
         state = states[parameter]
         if not state:
+            state["step"] = torch.zeros(())  # which AdamW wants to find
             state[MOMENTUM] = torch.zeros_like(parameter)
+        state["step"] += 1
         state[MOMENTUM].lerp_(gradient, 1 - group["momentum"])
         update = gradient.lerp(state[MOMENTUM], group["momentum"])
         update = orthogonal(update, group["ns_steps"])
