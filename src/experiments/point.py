@@ -11,7 +11,7 @@ import torch
 from experiments.budget.costs import Cost, FFNConfig, Term
 from experiments.budget.memory import plan_memory
 from experiments.budget.plan import OffBudgetError, Plan, peak_lr, plan_steps
-from experiments.config.schema import RunConfig, read_run_config
+from experiments.config.schema import Optim, RunConfig, read_run_config
 from experiments.data.packed import PackedText
 from experiments.data.prepare import check_data, data_identity, stages_of, train_folder
 from experiments.data.stream import DomainStream
@@ -291,6 +291,17 @@ def _blocks_kept(transformer: TransformerConfig) -> int:
     return len(transformer.ffns) - min(trained)
 
 
+def peak_rate(draft: Draft) -> float:
+    """The peak learning rate of the backbone; of a base's parametrization, at the base."""
+    return _peak_rate(draft.config.optim, draft.transformer)
+
+
+def _peak_rate(optim: Optim, transformer: TransformerConfig) -> float:
+    if transformer.base is not None:
+        return optim.lr
+    return peak_lr(optim.lr, optim.lr_d_model, optim.lr_width_exponent, transformer.d_model)
+
+
 def _stage_steps(name: str, budget: float, flops_per_token: float, batch_tokens: int) -> int:
     try:
         return plan_steps(budget, flops_per_token, batch_tokens)
@@ -300,7 +311,6 @@ def _stage_steps(name: str, budget: float, flops_per_token: float, batch_tokens:
 
 def _plan(config: RunConfig, transformer: TransformerConfig, ranks: Ranks) -> Plan:
     cost, d_model = model_cost(config, transformer), transformer.d_model
-    exponent = config.optim.lr_width_exponent if transformer.base is None else 0.0
     optim, batch_tokens = config.optim, ranks.batch_size * config.data.seq_len
     stages, continual = stages_of(config.data), config.continual
     stage_steps = tuple(
@@ -316,7 +326,7 @@ def _plan(config: RunConfig, transformer: TransformerConfig, ranks: Ranks) -> Pl
         cost=cost,
         batch_tokens=batch_tokens,
         n_steps=n_steps,
-        lr=peak_lr(optim.lr, optim.lr_d_model, exponent, d_model),
+        lr=_peak_rate(optim, transformer),
         memory=plan_memory(
             cost,
             d_model=d_model,

@@ -10,19 +10,28 @@ width, and would hide what is learnt. So the first step moves the head alone.
 """
 
 import math
+import sys
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from hydra import compose
 from torch import Tensor, nn
 
+from experiments.benchmarks.arguments import numbers_of
+from experiments.cli import resolve
+from experiments.config.hydra_version import composing
 from experiments.config.schema import Optim
 from experiments.models.transformer import Block, Transformer, TransformerConfig
+from experiments.point import peak_rate, read_point
+from experiments.system.text_table import aligned
 from experiments.training.groups import build_optimizer
 from experiments.training.optimizer import clip_gradients
 
@@ -30,6 +39,10 @@ WIDTHS = (32, 64, 128, 256, 512)
 STEPS = (2, 3, 5, 10)
 FLAT = 0.1  # a slope below it is none
 _WORDS, _SEQ, _BATCH, _FOLLOW = 16, 16, 8, 4
+_ABOUT = """How the sizes of outputs, and of their changes in the first steps, depend on the width:
+not at all, where the parametrization is right. Overrides are those of experiments.run, as
+model=peer optim.parametrization=mup ladder.lr=2e-3. Two blocks with the layer, on a made text of 16
+words."""
 _TINY = 1e-12  # instead of 0, whose logarithm is none
 
 
@@ -183,3 +196,70 @@ def _sizes(
 
 def _rms(x: Tensor) -> float:
     return float(x.double().square().mean().sqrt())
+
+
+def main(words: Sequence[str]) -> None:
+    """`python -m experiments.bench coordinates [--widths N,...] [--figure FILE] [overrides]`.
+
+    The overrides are those of experiments.run. Prints a table, and writes the figure.
+    """
+    parser = ArgumentParser(prog="python -m experiments.bench coordinates", description=_ABOUT)
+    parser.add_argument("--widths", default=",".join(map(str, WIDTHS)), metavar="N,...")
+    parser.add_argument("--seeds", type=int, default=2, metavar="N", help="(default 2)")
+    parser.add_argument("--figure", type=Path, metavar="FILE", help="sizes over widths, a PNG")
+    options, overrides = parser.parse_known_args(words)
+    wrong = [word for word in overrides if "=" not in word]
+    if wrong or options.seeds < 1:
+        raise ValueError(f"{wrong[0] if wrong else '--seeds'}: see --help")
+    widths = numbers_of("--widths", options.widths)
+    if len(widths) < 2:
+        raise ValueError(f"--widths {options.widths}: a slope needs two widths or more")
+    found = check_coordinates(
+        partial(_subject, overrides),
+        widths,
+        seeds=range(options.seeds),
+        progress=lambda text: print(text, file=sys.stderr, flush=True),
+    )
+    heads = ("size", "of", "step", *map(str, widths), "slope")
+    rows = [
+        (c.what, c.where, str(c.step), *(f"{v:.3g}" for v in c.values), f"{c.slope:+.2f}")
+        for c in found
+    ]
+    marks = ["", *("" if c.is_flat else "  <" for c in found)]
+    print("\n".join(line + mark for line, mark in zip(aligned([heads, *rows]), marks, strict=True)))
+    n = sum(not c.is_flat for c in found)
+    print(f"{n} of {len(found)} slopes are {FLAT:g} or more in size (<)")
+    if options.figure is not None:
+        _draw(found, widths).savefig(options.figure, dpi=150)
+
+
+def _subject(overrides: Sequence[str], d_model: int) -> Subject:
+    width = ("ladder.d_per_layer=null", f"ladder.d_model={d_model}")
+    with composing():
+        given = ["size=2", "trunk.ffn_blocks=all", "ladder.d_head=16", *overrides, *width]
+        raw = resolve(compose("config", given, return_hydra_config=True))
+    draft = read_point(raw)
+    return Subject(model=draft.transformer, lr=peak_rate(draft), optim=draft.config.optim)
+
+
+def _draw(found: Sequence[Coordinate], widths: Sequence[int]) -> Any:
+    """A panel for each size, at its last step; a line for each place."""
+    from matplotlib.figure import Figure
+
+    last = max(c.step for c in found)
+    kinds = [what for what in ("output", "change", "used", "spread") if _of(found, what, last)]
+    figure = Figure(figsize=(3.3 * len(kinds), 3.2), layout="constrained")
+    for axis, what in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
+        for c in _of(found, what, last):
+            axis.plot(widths, c.values, marker="o", markersize=3, label=c.where)
+        axis.set(xscale="log", yscale="log", xlabel="d_model", title=f"{what}, step {last}")
+        axis.set_xticks(widths, labels=[str(w) for w in widths])
+        axis.minorticks_off()
+    figure.legend(
+        *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=7
+    )
+    return figure
+
+
+def _of(found: Sequence[Coordinate], what: str, step: int) -> list[Coordinate]:
+    return [c for c in found if (c.what, c.step) == (what, step)]
