@@ -234,7 +234,7 @@ def main(words: Sequence[str]) -> None:
 
 
 def _subject(overrides: Sequence[str], d_model: int) -> Subject:
-    width = ("ladder.d_per_layer=null", f"ladder.d_model={d_model}")
+    width = ("ladder.d_per_layer=null", f"++ladder.d_model={d_model}")
     with composing():
         given = ["size=2", "trunk.ffn_blocks=all", "ladder.d_head=16", *overrides, *width]
         raw = resolve(compose("config", given, return_hydra_config=True))
@@ -247,14 +247,19 @@ def _draw(found: Sequence[Coordinate], widths: Sequence[int]) -> Any:
     from matplotlib.figure import Figure
 
     last = max(c.step for c in found)
+    places = list(dict.fromkeys(c.where for c in found))
     kinds = [what for what in ("output", "change", "used", "spread") if _of(found, what, last)]
     figure = Figure(figsize=(3.3 * len(kinds), 3.2), layout="constrained")
     for axis, what in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
         for c in _of(found, what, last):
-            axis.plot(widths, c.values, marker="o", markersize=3, label=c.where)
+            colour = f"C{places.index(c.where)}"
+            axis.plot(widths, c.values, "o-", color=colour, markersize=3, label=c.where)
         axis.set(xscale="log", yscale="log", xlabel="d_model", title=f"{what}, step {last}")
+        low, high = axis.get_ylim()
+        wider = max(1.0, math.sqrt(30 * low / high))  # a factor 30, else noise would fill it
+        axis.set_ylim(low / wider, high * wider)
         axis.set_xticks(widths, labels=[str(w) for w in widths])
-        axis.minorticks_off()
+        axis.xaxis.minorticks_off()
     figure.legend(
         *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=7
     )
