@@ -112,3 +112,37 @@ def test_a_rate_by_law_is_the_run_with_that_number(compose_raw, tmp_path):
         point("optim.lr=law")
     with pytest.raises(ValueError, match=r"optim\.lr='low' must be of type float, or 'law'"):
         point("optim.lr=low")
+
+
+MUP = ("optim.parametrization=mup", "ladder.d_head=8", "ladder.lr_d_model=16")
+
+
+@pytest.mark.slow
+def test_mup_takes_the_ladder_s_rate_as_it_is(make):
+    """At every width; the groups of the optimizer divide it (training/groups.py)."""
+    for d_per_layer in (8, 32):
+        plan = make("ladder.lr=0.01", *MUP, f"ladder.d_per_layer={d_per_layer}").plan
+        assert plan.lr == 0.01
+    at_base, standard = make(*MUP, "ladder.d_per_layer=8"), make("ladder.d_head=8")
+    assert at_base.transformer.base is not None
+    assert standard.transformer.base is None
+    assert at_base.plan.cost.training_flops < standard.plan.cost.training_flops
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("overrides", "why"),
+    [
+        (("optim.parametrization=completep",), r"optim\.lr_n_layers=null with optim\.parametriz"),
+        ((*MUP, "optim.lr_n_layers=2"), r"optim\.lr_n_layers=2 with .*=mup, which knows no depth"),
+        (("optim.lr_d_head=8",), r"optim\.lr_d_head=8 with optim\.parametrization=sp, whose"),
+        ((*MUP, "ladder.lr_d_model=12"), r"lr_d_model=12 with .* whole number of heads of ladder"),
+        (
+            (*MUP, "ladder.lr_d_model=24", "+trunk.n_kv_heads=2"),
+            r"of ladder\.d_head=8, shared by trunk\.n_kv_heads=2; change ladder\.lr_d_model",
+        ),
+    ],
+)
+def test_a_base_that_can_not_be_is_refused(make, overrides, why):
+    with pytest.raises(ValueError, match=why):
+        make(*overrides)

@@ -1,7 +1,8 @@
 """How fast the expert layers are: `python -m experiments.bench layer|step|optimizer|retrieval`;
 how long `status` of a big sweep takes, `python -m experiments.bench status`; and how few hidden
 units of a trained layer a token needs, `python -m experiments.bench neurons`; what a token costs
-beside a library of adapters, `python -m experiments.bench adapters`.
+beside a library of adapters, `python -m experiments.bench adapters`; whether a parametrization is
+right at all widths, `python -m experiments.bench coordinates`.
 
 Contenders take turns in one process, and every comparison is made twice: with the allocator as it
 is, and with torch's huge pages, which alone make plain torch up to twice as fast. Exit codes are
@@ -47,6 +48,11 @@ def _main(arguments: list[str]) -> None:
 
         sys.argv[1:] = arguments[1:]
         neurons.main()
+        return
+    if arguments[:1] == ["coordinates"]:
+        from experiments.benchmarks import coordinates  # Hydra
+
+        coordinates.main(arguments[1:])
         return
     if arguments[:1] == ["adapters"]:
         from experiments.benchmarks import adapters  # transformers and peft, if they are there

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.config.constraints import shown
-from experiments.config.schema import Optim, RunConfig
+from experiments.config.optim import Optim
+from experiments.config.schema import RunConfig
 from experiments.data.prepare import stages_of
 
 TRUNK = "trunk"  # optim.schedule of a trunk, and optim.branch_from where the sweep trains it

@@ -1,6 +1,5 @@
 """A point of a sweep: its config read, its model counted, its plan made. Computes nothing else."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,23 +10,21 @@ from experiments.branches import (
     TRUNK,
     Branch,
     check_branch,
-    check_steps,
     start_step,
     trunk_raw,
 )
-from experiments.budget.costs import Cost, FFNConfig, Term
-from experiments.budget.memory import plan_memory
-from experiments.budget.plan import OffBudgetError, Plan, peak_lr, plan_steps
-from experiments.budget.rate_law import LawRate, rate_by_law
+from experiments.budget.costs import FFNConfig
+from experiments.budget.plan import Plan, peak_lr, plan_steps
 from experiments.config.schema import RunConfig, read_run_config
-from experiments.data.packed import PackedText
-from experiments.data.prepare import check_data, data_identity, stages_of, train_folder
+from experiments.data.prepare import check_data, data_identity, stages_of
 from experiments.data.stream import DomainStream
 from experiments.identity import mixed_sequences, run_id
 from experiments.init.completion import completed
 from experiments.init.place import placed, trained_blocks
 from experiments.kernels.select import check_kernel
+from experiments.models.parametrization import base_of
 from experiments.models.transformer import TransformerConfig
+from experiments.run_plan import check_roles, make_plan, model_cost, planned_by_law
 from experiments.system.credentials import refuse
 from experiments.system.distributed import Ranks, share_batch
 from experiments.system.environment import Device, resolve_device
@@ -152,7 +149,9 @@ def read_point(raw: Mapping[str, Any]) -> Draft:
         trained_blocks=trained_blocks(config),
         tables_alone=init is not None and init.train == "tables",
         lora_rank=init.lora_rank if init is not None and init.train == "lora" else None,
+        base=base_of(config),
     )
+    check_roles(config, transformer)
     _check_batch(transformer, ranks.n_sequences * config.data.seq_len)
     device = resolve_device(config.trainer.accelerator, config.trainer.precision)
     check_tables(config, device, ranks)
@@ -167,9 +166,9 @@ def plan_point(draft: Draft) -> Point:
     schedule that its steps are too few for.
     """
     config, ranks = draft.config, draft.ranks
-    plan = _plan(config, draft.transformer, ranks)
+    plan = make_plan(config, draft.transformer, ranks)
     if config.optim.lr == "law":
-        rate = _rate_by_law(config, draft.transformer, plan)
+        rate = planned_by_law(config, draft.transformer, plan)
         point = plan_point(_at_rate(draft, rate.lr))
         return replace(point, plan=replace(point.plan, lr_from=rate.describe()))
     return Point(
@@ -182,23 +181,6 @@ def plan_point(draft: Draft) -> Point:
         plan=plan,
         branch=_branch(draft, plan),
     )
-
-
-def _rate_by_law(config: RunConfig, transformer: TransformerConfig, plan: Plan) -> LawRate:
-    """The peak rate of a point by the law that it asks for. Raises ValueError if there is none."""
-    optim, cost = config.optim, plan.cost
-    assert optim.law is not None
-    values = {
-        "d_model": transformer.d_model,
-        "n_layers": config.size,
-        "n_tokens": plan.n_tokens,
-        "n_steps": plan.n_steps,
-        "batch_tokens": plan.batch_tokens,
-        "n_params": cost.n_params,
-        "n_active_params": cost.n_active_params,
-        "n_non_embedding_params": cost.n_non_embedding_params,
-    }
-    return rate_by_law(Path(optim.law), optim.law_form, config.model_name, values)
 
 
 def _at_rate(draft: Draft, lr: float) -> Draft:
@@ -335,67 +317,3 @@ def _check_fused(config: RunConfig, ranks: Ranks) -> None:
             f"{config.trainer.micro_batch_size}: tables would step once a micro-batch; set it to "
             "null or optim.table_gradient=rows"
         )
-
-
-def model_cost(config: RunConfig, transformer: TransformerConfig) -> Cost:
-    """The model's, and of distillation a forward pass of what it was at the start."""
-    cost = transformer.cost()
-    if config.continual is None or not config.continual.distil:
-        return cost
-    reference = Term(name="reference", flops=cost.forward_flops, passes=1, seen_by_torch=False)
-    return Cost((*cost.terms, reference))
-
-
-def _blocks_kept(transformer: TransformerConfig) -> int:
-    """The blocks whose activations a backward pass needs: from the first that is trained."""
-    trained = transformer.trained_blocks or (0,)
-    return len(transformer.ffns) - min(trained)
-
-
-def _stage_steps(name: str, budget: float, flops_per_token: float, batch_tokens: int) -> int:
-    try:
-        return plan_steps(budget, flops_per_token, batch_tokens)
-    except OffBudgetError as error:
-        raise OffBudgetError(f"the share of stage {name}: {error}", error.short) from None
-
-
-def _plan(config: RunConfig, transformer: TransformerConfig, ranks: Ranks) -> Plan:
-    cost, d_model = model_cost(config, transformer), transformer.d_model
-    optim, batch_tokens = config.optim, ranks.batch_size * config.data.seq_len
-    stages, continual = stages_of(config.data), config.continual
-    stage_steps = tuple(
-        _stage_steps(name, share * config.budget, cost.training_flops, batch_tokens)
-        for name, share in stages.items()
-    )
-    n_steps = sum(stage_steps) or plan_steps(config.budget, cost.training_flops, batch_tokens)
-    for n in stage_steps or (n_steps,):
-        check_steps(config, n, batch_tokens)
-    folder = train_folder(config.data, Path(config.paths.cache).expanduser())
-    epochs = None
-    if folder.exists() and not config.data.streaming and not stages:
-        epochs = n_steps * batch_tokens / PackedText(folder).n_tokens
-    return Plan(
-        cost=cost,
-        batch_tokens=batch_tokens,
-        n_steps=n_steps,
-        lr=peak_lr(
-            math.nan if optim.lr == "law" else optim.lr,
-            optim.lr_d_model,
-            optim.lr_width_exponent,
-            d_model,
-        ),
-        memory=plan_memory(
-            cost,
-            d_model=d_model,
-            n_layers=_blocks_kept(transformer),
-            vocab_size=transformer.vocab_size,
-            micro_tokens=ranks.n_sequences * config.data.seq_len,
-            n_micro=ranks.n_micro,
-            table_gradient=optim.table_gradient,
-            table_state=optim.table_state,
-            table_dtype=getattr(config.model, "table_dtype", "float32"),
-            n_models=2 if continual is not None and (continual.distil or continual.l2) else 1,
-        ),
-        epochs=epochs,
-        stage_steps=stage_steps,
-    )

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from experiments.config.schema import Optim
+from experiments.config.optim import Optim
 from experiments.init import grow
 from experiments.init.growth import late_depth
 from experiments.models.ffn._product_keys import Late

@@ -40,6 +40,7 @@ made again. Rivals: pip install -e '.[bench]'.
   python -m experiments.bench data [overrides]     the loader against training steps
   python -m experiments.bench status [--points N]  how long status of N points takes
   python -m experiments.bench neurons [overrides]  how few units of a trained layer a token needs
+  python -m experiments.bench coordinates [overrides]  outputs over widths (docs/parametrization.md)
 """
 
 
@@ -169,14 +170,14 @@ def settings_of(options: Namespace) -> tuple[Settings, list[str]]:
 
 def shapes_of(options: Namespace) -> tuple[Shape, ...]:
     """All combinations of sizes. Raises ValueError for an impossible one."""
-    d_keys = (None,) if options.d_key is None else _numbers("--d-key", options.d_key)
+    d_keys = (None,) if options.d_key is None else numbers_of("--d-key", options.d_key)
     return tuple(
         shape
         for d_key in d_keys
         for shape in shapes(
-            d_models=_numbers("--d", options.d),
-            n_experts=_numbers("--n-experts", options.n_experts),
-            n_tokens=_numbers("--tokens", options.tokens),
+            d_models=numbers_of("--d", options.d),
+            n_experts=numbers_of("--n-experts", options.n_experts),
+            n_tokens=numbers_of("--tokens", options.tokens),
             n_heads=options.heads,
             top_k=options.top_k,
             d_key=d_key,
@@ -184,7 +185,8 @@ def shapes_of(options: Namespace) -> tuple[Shape, ...]:
     )
 
 
-def _numbers(option: str, text: str) -> tuple[int, ...]:
+def numbers_of(option: str, text: str) -> tuple[int, ...]:
+    """'32,64'. Raises ValueError, which names the option."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:

@@ -49,12 +49,14 @@ def plan_memory(
     table_state: str = "float32",
     table_dtype: str = "float32",
     n_models: int = 1,
+    n_one_moment: int = 0,
 ) -> Memory:
     """The memory of a process whose forward passes are of micro_tokens, n_micro of them a step.
 
     n_layers: the blocks whose activations a backward pass needs, all unless some are frozen.
     table_gradient, table_state: of config.Optim; table_dtype: of the tables' weights. n_models: how
     often the weights are held: twice, where the model is drawn to what it was at the start.
+    n_one_moment: parameters that step by Muon, which has one moment where AdamW has two.
     """
     tables = [term for term in cost.terms if term.n_tables]
     trained = [term for term in tables if term.n_trained]
@@ -69,7 +71,7 @@ def plan_memory(
     return Memory(
         weights=n_models * (4 * n_other + size * n_table),
         gradients=4 * n_trained + round(size * of_tables),
-        moments=8 * n_trained + 2 * state * n_trained_table,
+        moments=8 * n_trained - 4 * n_one_moment + 2 * state * n_trained_table,
         activations=round(micro_tokens * activations),
         logits=4 * 4 * micro_tokens * vocab_size,
     )

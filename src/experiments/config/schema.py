@@ -14,11 +14,9 @@ from experiments.budget.costs import FFNConfig
 from experiments.config.constraints import (
     AtLeast0,
     AtLeast1,
-    BelowOne,
     Fraction,
     NotNegative,
     Path,
-    Positive,
     Processes,
     Seed,
     Sha256,
@@ -28,8 +26,8 @@ from experiments.config.constraints import (
     shown,
 )
 from experiments.config.fields import added
+from experiments.config.optim import LearningRate, Optim
 from experiments.config.reading import build, read
-from experiments.config.schedules import check_schedule
 
 KernelName = Literal["auto", "reference", "torch", "cpp", "triton"]
 CompileChoice = Literal["auto", True, False]
@@ -37,8 +35,6 @@ CompileChoice = Literal["auto", True, False]
 # data.tokenizer.TokenizerConfig
 _LAYER, _CORPUS, _TOKENIZER = ("cost", "build"), ("documents",), ("n_entries", "make")
 _WEIGHTS = ("shape", "digest", "tokenizer", "state")
-LearningRate = Annotated[float, Within(0, 1000, above=True)]
-Tokens = Annotated[float, Within(1, 1e18)]  # a float, so that 2e8 can be typed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,57 +193,6 @@ class EvaluationRule:
     stride: AtLeast1 | None
     max_tokens: AtLeast1 | None
     batch_size: AtLeast1 | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Optim:
-    """AdamW and its schedule. Peak rate: lr * (lr_d_model / d_model)**lr_width_exponent.
-
-    table_lr and key_lr multiply that rate for expert tables and for queries and product keys.
-    table_gradient: how tables are stepped (optimizer.py): dense: torch's AdamW | rows: the
-    retrieved rows alone | fused: the same in the backward pass, without clipping.
-    table_state: the type of a table's moments, of rows and fused. grad_clip: null for none.
-    warmup and decay are fractions of the steps, or as long as warmup_tokens and decay_tokens say;
-    final_lr is a fraction of the peak. decay_shape, trunk_power: of wsd (training/schedule.py).
-    branch_from: the steps before the decay are a trunk's (branches.py): "trunk", which the sweep
-    trains, or the path of its folder.
-    lr: law is that of the fits in `law`, by its law law_form (budget/rate_law.py); a plan puts the
-    number in its place. Of a number, law and law_form only say where it came from.
-    """
-
-    lr: LearningRate | Literal["law"]
-    lr_d_model: AtLeast1
-    lr_width_exponent: Annotated[float, Within(-10, 10)]
-    table_lr: Positive
-    key_lr: Positive
-    weight_decay: NotNegative
-    beta1: BelowOne
-    beta2: BelowOne
-    eps: Annotated[float, Within(0, 1, above=True)]
-    grad_clip: Positive | None
-    schedule: Literal["cosine", "wsd", "trunk"]
-    warmup: BelowOne
-    decay: Fraction
-    final_lr: Fraction
-    # defaults: of records from before there was a choice
-    table_gradient: Literal["dense", "rows", "fused"] = "dense"
-    table_state: Literal["float32", "bfloat16"] = "float32"
-    law: Path | None = added(None)
-    law_form: str | None = added(None)
-
-    warmup_tokens: Tokens | None = added(None)
-    decay_tokens: Tokens | None = added(None)
-    decay_shape: Literal["linear", "1-sqrt"] = added("linear")
-    trunk_power: NotNegative = added(0.0)
-    branch_from: Path | None = added(None)
-
-    def __post_init__(self) -> None:
-        if self.lr == "law" and self.law is None:
-            raise ValueError(
-                "lr=law wants to know which: give optim.law=..., the rates.json that "
-                "`python -m analysis rates TABLE --out FOLDER` writes"
-            )
-        check_schedule(self)
 
 
 @dataclass(frozen=True, kw_only=True)

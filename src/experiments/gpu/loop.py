@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from experiments.budget.costs import FFNConfig
-from experiments.config.schema import Optim
+from experiments.config.optim import Optim
 from experiments.gpu.job import Job
 from experiments.models.ffn._product_keys import ProductKeyFFN
 from experiments.models.ffn.dense import DenseConfig

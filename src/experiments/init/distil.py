@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from experiments.budget.costs import TRAINING_PASSES, Cost
 from experiments.models.ffn._base import FFN
+from experiments.models.roles import declared_roles
 
 Progress = Callable[[int, int, float], None]
 
@@ -109,9 +110,11 @@ def _groups(layer: FFN, lr: float, table_lr: float) -> list[dict[str, object]]:
     """AdamW's groups by what FFN.param_roles says: tables have a rate of their own."""
     tables: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
+    roles = declared_roles(layer)
     for name, parameter in layer.named_parameters():
         if parameter.requires_grad:
-            (tables if layer.param_roles.get(name) == "table" else others).append(parameter)
+            is_table = name in roles and roles[name].group == "table"
+            (tables if is_table else others).append(parameter)
     groups = [{"params": others, "lr": lr}, {"params": tables, "lr": lr * table_lr}]
     return [group for group in groups if group["params"]]
 

@@ -128,7 +128,13 @@ class FinishedRun:
         if not (folder / _LAST).is_file():
             raise ValueError(f"{folder} has no {_LAST}; put a copy of it back, or train again")
         with named(folder / RECORD_NAME):  # "sweep": an old one's name may not be allowed today
-            return record, read_run_config({**record.config, "sweep": "finished"})
+            config = read_run_config({**record.config, "sweep": "finished"})
+        if config.optim.parametrization != "sp":
+            raise ValueError(
+                f"{folder} was trained with optim.parametrization={config.optim.parametrization}: "
+                "its function is not of its weights alone; start from its export (init=hf)"
+            )
+        return record, config
 
     def _tensors(self, record: RunRecord) -> dict[str, Tensor]:
         return _read(record.n_steps, *stamp(self._folder() / _LAST))

@@ -4,16 +4,12 @@ from torch import nn
 
 from experiments.models.ffn._product_keys import BatchNorm
 from experiments.models.ffn.beside import Beside
+from experiments.models.roles import declared_roles
 from experiments.models.transformer import Block, Transformer
 
 
 def _tables(layer: nn.Module) -> set[str]:
-    return {
-        f"{prefix}.{name}" if prefix else name
-        for prefix, module in layer.named_modules()
-        for name, role in getattr(module, "param_roles", {}).items()
-        if role == "table"
-    }
+    return {name for name, role in declared_roles(layer).items() if role.group == "table"}
 
 
 def freeze(model: Transformer) -> None:

@@ -11,6 +11,7 @@ from experiments.init.exported import FLOAT_EPS, MODEL_TYPE, layer_node, layer_s
 from experiments.init.llama import from_trunk
 from experiments.init.source import Shape
 from experiments.models.ffn.dense import DenseConfig
+from experiments.models.parametrization import folded
 from experiments.models.transformer import Transformer, TransformerConfig
 
 _OURS = "ExpertsForCausalLM"
@@ -41,8 +42,10 @@ def form_of(model: Transformer, model_name: str, end_of_text: int) -> Form:
     """The model as transformers loads it.
 
     A Llama where all blocks hold the same dense layer with a gate, an Arcee where it has none: the
-    arithmetic is theirs. Otherwise our modeling file. Raises ValueError for a layer without a form.
+    arithmetic is theirs. Otherwise our modeling file. A parametrization's multipliers are put into
+    the weights. Raises ValueError for a layer without a form.
     """
+    model = folded(model)
     config = model.config
     shape = _shape(config, model_name)
     state = _merged(model.state_dict())

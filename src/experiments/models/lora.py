@@ -1,11 +1,13 @@
 """Low-rank adapters beside the linear maps of a trunk's blocks (Hu 2021, arXiv:2106.09685)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from experiments.budget.costs import Term
+from experiments.models.roles import MAP, Role
 
 
 class LoRALinear(nn.Linear):
@@ -14,6 +16,8 @@ class LoRALinear(nn.Linear):
     The weight keeps its name, so that weights without adapters load. The paper scales B A by
     alpha / rank; here alpha is the rank, and the learning rate does the rest.
     """
+
+    param_roles: ClassVar[Mapping[str, Role]] = {"lora_a": MAP, "lora_b": MAP}
 
     def __init__(self, linear: nn.Linear, rank: int) -> None:
         super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")

@@ -4,7 +4,7 @@ RMSNorm, rotary positions, causal attention, no biases, tied or untied head; the
 feed-forward variant. The paper gives its trunk's sizes and no more.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -17,6 +17,8 @@ from experiments.kernels.ops import Execution
 from experiments.models.cache import Cache, Past
 from experiments.models.ffn._base import FFN
 from experiments.models.lora import add_lora, lora_term
+from experiments.models.parametrization import Base, multipliers, scale_initial
+from experiments.models.roles import MAP, ROWS, Role
 
 ROPE_BASE = 10_000.0  # Su 2021, arXiv:2104.09864, §3.2.2
 
@@ -33,6 +35,8 @@ class TransformerConfig:
     trained_blocks: only these blocks' layers are trained (init/freeze.py); None: all is.
     tables_alone: of these layers, their tables of rows alone are.
     lora_rank: instead, of low-rank adapters beside all linear maps of the blocks (lora.py).
+    base: the model from whose size the learning rate is carried to this one (parametrization.py);
+    None: the standard parametrization.
     """
 
     d_model: int
@@ -48,6 +52,7 @@ class TransformerConfig:
     trained_blocks: tuple[int, ...] | None = None
     tables_alone: bool = False
     lora_rank: int | None = None
+    base: Base | None = None
 
     def __post_init__(self) -> None:
         if self.d_head % 2:
@@ -102,6 +107,11 @@ class TransformerConfig:
 class Transformer(nn.Module):
     """Token ids (batch, seq) to logits (batch, seq, vocab_size)."""
 
+    param_roles: ClassVar[Mapping[str, Role]] = {
+        "embedding.weight": ROWS,
+        "head.weight": ROWS,  # its fan-in is in the multiplier of the logits
+    }
+
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         d_model = config.d_model
@@ -114,7 +124,10 @@ class Transformer(nn.Module):
         nn.init.normal_(self.head.weight, std=d_model**-0.5)
         if config.tie_head:
             self.head.weight = self.embedding.weight
-        self._scale_outputs(len(config.ffns))
+        base = config.base
+        self._scale_outputs((base and base.n_layers) or len(config.ffns))
+        scale_initial(self)
+        self._multiplier = multipliers(config).head
 
     def _scale_outputs(self, n_layers: int) -> None:
         """What writes to the residual stream starts smaller with depth, as in GPT-2 (§2.3)."""
@@ -137,7 +150,7 @@ class Transformer(nn.Module):
         x = self.embedding(tokens)
         for i, block in enumerate(self.blocks):
             x = block(x, mask, None if cache is None else cache.layers[i])
-        return self.head(self.norm(x))
+        return self.head(_times(self._multiplier, self.norm(x)))
 
     def new_cache(self) -> Cache:
         """An empty cache. Raises ValueError if a later token would change what was kept."""
@@ -172,10 +185,15 @@ class Block(nn.Module):
         self.attention = Attention(config)
         self.ffn_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
         self.ffn: FFN = ffn.build(config.d_model)
+        self._multiplier = multipliers(config).residual
 
     def forward(self, x: Tensor, mask: Tensor | None = None, past: Past | None = None) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), mask, past)
-        return x + self.ffn(self.ffn_norm(x))
+        x = x + _times(self._multiplier, self.attention(self.attention_norm(x), mask, past))
+        return x + _times(self._multiplier, self.ffn(self.ffn_norm(x)))
+
+
+def _times(multiplier: float, x: Tensor) -> Tensor:
+    return x if multiplier == 1 else multiplier * x
 
 
 class Attention(nn.Module):
@@ -187,12 +205,15 @@ class Attention(nn.Module):
     """
 
     adaptable: ClassVar[tuple[str, ...]] = ("qkv", "out")
+    param_roles: ClassVar[Mapping[str, Role]] = {"qkv.weight": MAP, "out.weight": MAP}
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         d_model = config.d_model
         self.d_head, self.rope_base = config.d_head, config.rope_base
         self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads or config.n_heads
+        multiplier = multipliers(config).attention
+        self._scale = None if multiplier == 1 else multiplier * config.d_head**-0.5
         self.qkv = nn.Linear(d_model, d_model + 2 * config.d_kv, bias=False)
         self.out = nn.Linear(d_model, d_model, bias=False)
         for linear in (self.qkv, self.out):
@@ -213,6 +234,7 @@ class Attention(nn.Module):
             value,
             attn_mask=mask,
             is_causal=mask is None and start == 0,
+            scale=self._scale,
             enable_gqa=self.n_kv_heads != self.n_heads,
         )
         return self.out(y.transpose(1, 2).reshape(batch, seq, d_model))

@@ -114,7 +114,8 @@ class SparseRows(nn.Module):
 def _tables_of(layer: FFN) -> list[nn.Parameter]:
     """Those that are trained."""
     named = dict(layer.named_parameters())
-    tables = [named[n] for n, role in layer.param_roles.items() if role == "table" and n in named]
+    roles = layer.param_roles.items()
+    tables = [named[n] for n, role in roles if role.group == "table" and n in named]
     return [table for table in tables if table.requires_grad]
 
 

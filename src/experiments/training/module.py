@@ -11,7 +11,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from experiments.branches import decay_steps, warmup_steps
 from experiments.budget.plan import Plan
-from experiments.config.schema import KernelName, Optim
+from experiments.config.optim import Optim
+from experiments.config.schema import KernelName
 from experiments.data.batches import Batch
 from experiments.models.transformer import Transformer
 from experiments.training.compiled import compile_trunk

@@ -8,11 +8,14 @@ import torch
 from torch import Tensor
 
 from experiments.budget.costs import FFNConfig
-from experiments.config.schema import Optim
+from experiments.config.optim import Optim
 from experiments.init.growth import in_grown
 from experiments.models.transformer import Block, Transformer
 from experiments.training.groups import parameter_groups
+from experiments.training.muon import MOMENTUM
 from experiments.training.optimizer import MOMENTS, RowAdamW
+
+_OF_ENTRIES = (*MOMENTS, MOMENTUM)  # as large as their parameter; not its number of steps
 
 # parameter -> step, exp_avg, exp_avg_sq
 Moments = Mapping[str, Mapping[str, Tensor]]
@@ -30,26 +33,30 @@ def grown_moments(
     with `copies` at those of what they are copies of. Steps are counted on.
 
     saved: the parent's optimizer, whose blocks held `bases`. None, {}, where it had other groups of
-    parameters than a whole model's: parts of it were frozen.
+    parameters than a whole model's: parts of it were frozen, or it stepped by another optimizer.
     """
     with torch.device("meta"):
         parent = replace(model.config, ffns=tuple(bases)).build()
     names = {id(p): name for name, p in parent.named_parameters()}
     groups = parameter_groups(parent, 1.0, optim)
+    if _sizes(groups) != _sizes(saved["param_groups"]):
+        return {}
     order = [names[id(p)] for group in groups for p in group["params"]]
     indices = [i for group in saved["param_groups"] for i in group["params"]]
-    if len(order) != len(indices):
-        return {}
     moments = {}
     for name, i in zip(order, indices, strict=True):
         state = saved["state"].get(i)
         if state is None:  # of a table that was never retrieved from
             continue
         moments[name] = {
-            key: _grown(name, tensor, parent, model, blocks, how) if key in MOMENTS else tensor
+            key: _grown(name, tensor, parent, model, blocks, how) if key in _OF_ENTRIES else tensor
             for key, tensor in state.items()
         }
     return moments
+
+
+def _sizes(groups: Sequence[Mapping[str, Any]]) -> list[int]:
+    return [len(group["params"]) for group in groups]
 
 
 def _grown(
@@ -79,6 +86,8 @@ def set_moments(optimizer: RowAdamW, model: Transformer, moments: Moments) -> No
             continue
         dtype = optimizer.state_dtype if id(parameter) in by_rows else parameter.dtype
         optimizer.state[parameter] = {
-            key: tensor.to(parameter.device, dtype if key in MOMENTS else tensor.dtype, copy=True)
+            key: tensor.to(
+                parameter.device, dtype if key in _OF_ENTRIES else tensor.dtype, copy=True
+            )
             for key, tensor in moments[name].items()
         }

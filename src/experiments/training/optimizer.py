@@ -10,6 +10,8 @@ rows    a sparse gradient of the retrieved rows, and a lazy AdamW: a row that is
         optimizers; they agree while every row is retrieved in every step.
 fused   the same steps as rows, taken in the backward pass, so that no gradient is held. What needs
         the whole gradient first (clipping, adding up micro-batches, averaging over ranks) can't be.
+
+Matrices of the backbone may step by Muon instead (optim.matrices, muon.py).
 """
 
 from collections.abc import Callable, Iterable
@@ -22,12 +24,14 @@ from experiments.kernels.interface import AdamWStep, Kernel, Segments
 from experiments.kernels.ops import Execution
 from experiments.kernels.torch_kernels import TorchKernel
 from experiments.kernels.workspace import use_huge_pages
+from experiments.training.muon import step_matrices
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class RowAdamW(torch.optim.AdamW):
-    """torch's fused AdamW; groups with rows="rows" or "fused" step their retrieved rows alone.
+    """torch's fused AdamW; groups with rows="rows" or "fused" step their retrieved rows alone, and
+    those with momentum by Muon.
 
     state_dtype: of these groups' moments, float32 or bfloat16 (then rounded stochastically).
     execution: the kernel that steps rows.
@@ -46,11 +50,14 @@ class RowAdamW(torch.optim.AdamW):
         super().__init__(groups, lr=1e-3, betas=betas, eps=eps, fused=True)
         self.state_dtype = state_dtype
         self.execution = execution or Execution()
-        for group in self._row_groups():
+        for group in (*self._row_groups(), *self._matrix_groups()):
             group["fused"] = False  # torch's; ours are never its
 
     def _row_groups(self) -> list[dict[str, Any]]:
         return [group for group in self.param_groups if group["rows"] is not None]
+
+    def _matrix_groups(self) -> list[dict[str, Any]]:
+        return [group for group in self.param_groups if "momentum" in group]
 
     def _group_of(self, table: Tensor) -> dict[str, Any] | None:
         """Asked for each time: loading a state replaces the groups."""
@@ -65,12 +72,15 @@ class RowAdamW(torch.optim.AdamW):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        every, rows = self.param_groups, self._row_groups()
-        self.param_groups = [group for group in every if group["rows"] is None]
+        every, rows, matrices = self.param_groups, self._row_groups(), self._matrix_groups()
+        ours = [id(group) for group in (*rows, *matrices)]
+        self.param_groups = [group for group in every if id(group) not in ours]
         try:
             super().step()
         finally:
             self.param_groups = every
+        for group in matrices:
+            step_matrices(group["params"], self.state, group)
         for group in rows:
             for table in group["params"]:
                 self._step_table(table, group)

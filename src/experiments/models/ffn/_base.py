@@ -5,16 +5,16 @@ The defaults say "nothing special", so a new variant overrides only what it has.
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, ClassVar, Literal, Protocol
+from typing import Annotated, ClassVar, Protocol
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from experiments.config.constraints import Within
 from experiments.kernels.ops import Execution
+from experiments.models.roles import Role
 from experiments.models.usage import ExpertUsage
 
-Role = Literal["table", "key"]
 WidthFactor = Annotated[float, Within(0, 1e4, above=True)]
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -37,9 +37,9 @@ class Meter(Protocol):
 class FFN(nn.Module):
     """A map of (batch, seq, d_model) to the same, used in place of a block's feed-forward layer.
 
-    param_roles: parameters that train differently, by attribute path. "table": rows of experts
-        or values (own learning rate, no weight decay). "key": queries and product keys (own
-        learning rate, no weight decay). Everything else is backbone.
+    param_roles: what its matrices are for, by attribute path (models/roles.py): rates, decay and
+        the parametrization follow from it. A matrix without one is of the backbone, and such a
+        layer trains in the standard parametrization alone.
     execution: how its tables are read, and what their gradients become.
     causal: whether the layer in evaluation mode lets no position see a later one.
     """

@@ -15,7 +15,8 @@ from experiments.budget.costs import Mixing, Term
 from experiments.config.constraints import AtLeast1, check_fields
 from experiments.config.fields import added
 from experiments.kernels.ops import product_key_topk
-from experiments.models.ffn._base import FFN, Role, check_choice
+from experiments.models.ffn._base import FFN, check_choice
+from experiments.models.roles import Role
 from experiments.system.distributed import sum_over_ranks
 
 SCORES: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -205,7 +206,10 @@ class ProductKeyFFN(FFN):
 
     late: Late | None = None
 
-    param_roles: ClassVar[Mapping[str, Role]] = {"query.weight": "key", "sub_keys": "key"}
+    param_roles: ClassVar[Mapping[str, Role]] = {
+        "query.weight": Role(fan_in=1, group="key"),
+        "sub_keys": Role(fan_in=-1, group="key"),
+    }
 
     def __init__(self, config: ProductKeyConfig, d_model: int) -> None:
         super().__init__()

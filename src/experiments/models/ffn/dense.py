@@ -1,5 +1,6 @@
 """The dense feed-forward layer: two matrices around an activation, or three with a gate (GLU)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from experiments.budget.costs import Cost, Term
 from experiments.config.constraints import check_fields
 from experiments.models.ffn._base import ACTIVATIONS, FFN, WidthFactor, check_choice
+from experiments.models.roles import MAP, Role
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,11 @@ class Dense(FFN):
     """y = act(x W_in) W_out, or its gated form."""
 
     adaptable: ClassVar[tuple[str, ...]] = ("w_in", "w_gate", "w_out")
+    param_roles: ClassVar[Mapping[str, Role]] = {
+        "w_in.weight": MAP,
+        "w_gate.weight": MAP,
+        "w_out.weight": MAP,
+    }
 
     def __init__(self, d_model: int, config: DenseConfig) -> None:
         super().__init__()

@@ -4,8 +4,9 @@ Shape suffixes: T tokens, E experts, C tokens an expert takes, K experts a token
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,7 @@ from experiments.config.fields import added
 from experiments.kernels.grouped import grouped_matmul
 from experiments.kernels.ops import Execution, gather_sum
 from experiments.models.ffn._base import ACTIVATIONS, FFN, WidthFactor, check_choice
+from experiments.models.roles import MAP, Role
 
 ROUTINGS = ("expert_choice", "token_choice")
 BALANCES = ("none", "loss", "bias")
@@ -163,6 +165,16 @@ class MoE(FFN):
 
     selection_bias: Tensor
     load: Tensor
+
+    param_roles: ClassVar[Mapping[str, Role]] = {
+        "router.weight": MAP,
+        "w_in": MAP,
+        "w_gate": MAP,
+        "w_out": MAP,
+        "shared_in.weight": MAP,
+        "shared_gate.weight": MAP,
+        "shared_out.weight": MAP,
+    }
 
     def __init__(self, d_model: int, config: MoEConfig) -> None:
         super().__init__()

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from experiments.budget.costs import Cost, Term
 from experiments.kernels.ops import gather_dot, gather_sum
-from experiments.models.ffn._base import ACTIVATIONS, Role, check_choice
+from experiments.models.ffn._base import ACTIVATIONS, check_choice
 from experiments.models.ffn._product_keys import (
     ProductKeyConfig,
     ProductKeyFFN,
     router_terms,
     table,
 )
+from experiments.models.roles import Role
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +63,9 @@ class PEER(ProductKeyFFN):
 
     param_roles: ClassVar[Mapping[str, Role]] = {
         **ProductKeyFFN.param_roles,
-        "w_down": "table",
-        "w_gate": "table",
-        "w_up": "table",
+        "w_down": Role(fan_in=1, group="table"),  # a row is a map of d_model to 1
+        "w_gate": Role(fan_in=1, group="table"),
+        "w_up": Role(fan_in=None, group="table"),  # and here of 1 to d_model
     }
 
     def __init__(self, d_model: int, config: PEERConfig) -> None:

@@ -9,13 +9,13 @@ from torch import Tensor
 from experiments.budget.costs import Cost, Term
 from experiments.config.constraints import AtLeast1
 from experiments.kernels.ops import gather_sum
-from experiments.models.ffn._base import Role
 from experiments.models.ffn._product_keys import (
     ProductKeyConfig,
     ProductKeyFFN,
     router_terms,
     table,
 )
+from experiments.models.roles import Role
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,10 @@ class PKM(ProductKeyFFN):
     Tensors, beside the router's: values (n_experts, d_model).
     """
 
-    param_roles: ClassVar[Mapping[str, Role]] = {**ProductKeyFFN.param_roles, "values": "table"}
+    param_roles: ClassVar[Mapping[str, Role]] = {
+        **ProductKeyFFN.param_roles,
+        "values": Role(fan_in=None, group="table"),
+    }
 
     def __init__(self, d_model: int, config: PKMConfig) -> None:
         super().__init__(config, d_model)

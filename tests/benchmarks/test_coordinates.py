@@ -1,0 +1,120 @@
+"""The coordinate check of every conf/model/*.yaml: a new layer is checked without a new test."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+
+from experiments.bench import main
+from experiments.benchmarks.coordinates import Subject, check_coordinates, made_text
+from experiments.config.paths import conf_dir
+from experiments.config.reading import build
+from experiments.gpu.loop import OPTIM
+from experiments.models.parametrization import Base
+from experiments.models.transformer import TransformerConfig
+
+NAMES = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
+# fewer experts than the yaml has, so that five widths fit; of other layers with experts 16
+SMALL = {
+    "moe": {"n_experts": 8},
+    "peer": {"n_experts": 256, "n_heads": 2, "top_k": 8, "d_key": 16},
+    "pkm": {"n_experts": 256, "n_heads": 2, "top_k": 8, "d_key": 16},
+}
+LR, BASE = 2e-3, 64
+
+
+@pytest.fixture
+def subjects(compose_raw):
+    """subjects("peer", ...)(d_model): two blocks of it, under that parametrization."""
+
+    def of(name, parametrization="mup", **optim):
+        node = compose_raw(f"model={name}")["model"]
+        default = {"n_experts": 16} if "n_experts" in node else {}
+        ffn = build({**node, **SMALL.get(name, default)}, "model")
+
+        def subject(d_model):
+            model = TransformerConfig(
+                d_model=d_model,
+                d_head=16,
+                vocab_size=16,
+                seq_len=16,
+                tie_head=False,
+                ffns=(ffn, ffn),
+                base=None if parametrization == "sp" else Base(d_model=BASE, d_head=16),
+            )
+            lr = LR * (BASE / d_model) ** 0.5 if parametrization == "sp" else LR
+            return Subject(model=model, lr=lr, optim=replace(OPTIM, **optim))
+
+        return subject
+
+    return of
+
+
+def not_flat(coordinates):
+    return [c for c in coordinates if not c.is_flat]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", NAMES)
+def test_no_size_depends_on_the_width_under_mup(subjects, name):
+    assert not not_flat(check_coordinates(subjects(name), seeds=(0, 1, 2)))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["dense", "moe_fine"])
+def test_nor_with_muon(subjects, name):
+    assert not not_flat(check_coordinates(subjects(name, matrices="muon"), seeds=(0, 1, 2)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dense", "peer"])
+def test_widths_make_no_difference_under_mup_and_do_in_sp(subjects, name):
+    """The quick version, where noise is larger: what learns has slopes of a half in sp."""
+
+    def slopes(parametrization):
+        found = check_coordinates(
+            subjects(name, parametrization), (32, 128), seeds=(0, 1), steps=(3,)
+        )
+        return {(c.what, c.where): abs(c.slope) for c in found if c.step == 3}
+
+    assert max(slopes("mup").values()) < 0.2
+    in_sp = slopes("sp")
+    assert in_sp["change", "head"] > 0.3
+    assert in_sp["change", "block 0"] > 0.2
+    assert in_sp["output", "embedding"] > 0.4
+    if name == "peer":
+        assert in_sp["change", "layer 0"] > 0.4
+
+
+def test_the_made_text_is_learnable_and_the_same_for_a_seed():
+    text = made_text(3)
+    assert torch.equal(text, made_text(3))
+    follow = {}
+    for row in text.tolist():
+        for word, after in pairwise(row):
+            follow.setdefault(word, set()).add(after)
+    assert max(map(len, follow.values())) <= 4
+
+
+def test_the_command_prints_a_table_and_draws_it(tmp_path, capsys):
+    small = ("n_experts=64", "model.top_k=4", "model.n_heads=2", "model.d_key=8")
+    how = ("optim.parametrization=mup", "ladder.d_head=8", "ladder.lr_d_model=16")
+    figure = tmp_path / "coordinates.png"
+    options = ["--widths", "16,32", "--seeds", "1", "--figure", str(figure)]
+    main(["coordinates", *options, "model=peer", *small, *how])
+    printed = capsys.readouterr().out
+    assert "spread" in printed
+    assert "slopes are 0.1 or more in size" in printed
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [(["--widths", "32"], "two widths or more"), (["--seeds", "0"], "--seeds"), (["peer"], "peer")],
+)
+def test_a_command_that_can_not_be_is_refused(words, why, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["coordinates", *words])
+    assert stopped.value.code == 2
+    assert why in capsys.readouterr().err
