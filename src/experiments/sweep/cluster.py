@@ -40,12 +40,17 @@ def submit_points(points: Sequence[Point], resources: slurm.Resources) -> None:
     with entered(points) as submission:
         todo = submission.todo
         if submission.code is not None:
-            jobs = _submit(todo.run, submission.code.name, resources)
+            jobs = submit(todo.run, submission.code.name, resources)
             print(f"sweep {name}: {len(todo.run)} runs submitted, Slurm job {', '.join(jobs)}")
-    results = points[0].config.paths.results
-    where = "" if results == "results" else f" --results {results}"
-    print(f"status: python -m experiments.status {name}{where}")
+    print(f"status: {status_command(points[0])}")
     _exit_unless_submitted(todo)
+
+
+def status_command(point: Point) -> str:
+    """The command that says where a point's sweep stands."""
+    results = point.config.paths.results
+    where = "" if results == "results" else f" --results {results}"
+    return f"python -m experiments.status {point.config.sweep}{where}"
 
 
 def _exit_unless_submitted(todo: Todo) -> None:
@@ -58,7 +63,7 @@ def _exit_unless_submitted(todo: Todo) -> None:
         raise SystemExit(ELSEWHERE)
 
 
-def _submit(points: Sequence[Point], code: str, resources: slurm.Resources) -> list[str]:
+def submit(points: Sequence[Point], code: str, resources: slurm.Resources) -> list[str]:
     """An array for the points of each number of devices; what is longest goes first."""
     by_ranks: dict[tuple[int, int], list[Point]] = {}
     for point in sorted(points, key=lambda p: -p.plan.planned_flops):
