@@ -29,7 +29,7 @@ def _run(config: DictConfig) -> float | None:
         from experiments.sweep.local import run_one
 
         hydra = HydraConfig.get()
-        if hydra.mode == RunMode.RUN and OmegaConf.select(hydra, "sweeper.search") is not None:
+        if hydra.mode == RunMode.RUN and hydra.sweeper.get("search") is not None:
             raise ValueError("hydra.sweeper.search is of many runs; add -m")
         composed = OmegaConf.merge({"hydra": hydra}, config)
         assert isinstance(composed, DictConfig)

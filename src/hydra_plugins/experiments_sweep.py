@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -120,6 +120,11 @@ def select(points: Sequence[DictConfig], only: Mapping[str, Any]) -> list[DictCo
     return kept
 
 
+def _returned(value: float | None) -> JobReturn:
+    """As a sweeper that asks and tells takes it: Hydra's for Optuna, Ax, Nevergrad."""
+    return JobReturn(status=JobStatus.COMPLETED, _return_value=value)
+
+
 class _PointLauncher(Launcher):
     """Composes the points and hands them all to `_run`."""
 
@@ -143,8 +148,7 @@ class _PointLauncher(Launcher):
         only = OmegaConf.select(self.config, "hydra.sweeper.only")  # another sweeper has none
         kept = select(points, only or {})
         if OmegaConf.select(self.config, "hydra.sweeper.search") is None:
-            self._run([resolve(point) for point in kept])
-            return []
+            return [_returned(value) for value in self._run([resolve(point) for point in kept])]
         pairs = [(words, p) for words, p in zip(job_overrides, points) if any(p is k for k in kept)]
 
         def compose(each: Sequence[Sequence[str]]) -> list[Mapping[str, Any]]:
@@ -154,8 +158,10 @@ class _PointLauncher(Launcher):
         return []
 
     @abstractmethod
-    def _run(self, raws: Sequence[Any]) -> None:
-        """Executes the points of these resolved configs."""
+    def _run(self, raws: Sequence[Any]) -> Sequence[float | None]:
+        """Executes the points of these resolved configs; returns their losses, if they are known
+        by then.
+        """
 
     @abstractmethod
     def _run_search(self, search: "Search") -> None:
@@ -169,12 +175,12 @@ class LocalLauncher(_PointLauncher):
         super().__init__()
         self.n_workers = n_workers
 
-    def _run(self, raws: Sequence[Any]) -> None:
+    def _run(self, raws: Sequence[Any]) -> Sequence[float | None]:
         from experiments.config.constraints import AtLeast1, checked
         from experiments.sweep.local import run_sweep
 
         checked(self.n_workers, AtLeast1 | None, "hydra.launcher.n_workers")
-        run_sweep(raws, self.n_workers)
+        return run_sweep(raws, self.n_workers)
 
     def _run_search(self, search: "Search") -> None:
         from experiments.config.constraints import AtLeast1, checked
@@ -191,10 +197,11 @@ class SlurmLauncher(_PointLauncher):
         super().__init__()
         self.watch, self.resources = watch, resources
 
-    def _run(self, raws: Sequence[Any]) -> None:
+    def _run(self, raws: Sequence[Any]) -> Sequence[float | None]:
         from experiments.sweep.cluster import submit_sweep
 
         submit_sweep(raws, self._resources())
+        return []
 
     def _run_search(self, search: "Search") -> None:
         from experiments.config.constraints import Positive, checked

@@ -117,8 +117,9 @@ def _name_missing_sets(point: Point, record: RunRecord) -> None:
         print(f"not scored on {sets}: python -m experiments.evaluate {point.run_dir} eval=[{sets}]")
 
 
-def run_sweep(raws: Sequence[Raw], n_workers: int | None) -> None:
+def run_sweep(raws: Sequence[Raw], n_workers: int | None) -> list[float | None]:
     """All points, n_workers at a time: what is finished is skipped, what is half-done goes on.
+    Returns their held-out losses as run_one; nothing of a dry run.
 
     Raises ValueError before anything is written if any point is bad or two are the same run.
     Exits, after saying which and why, with 1 if any point failed, else 130 if any was interrupted,
@@ -128,7 +129,7 @@ def run_sweep(raws: Sequence[Raw], n_workers: int | None) -> None:
     first = points[0].config
     if first.dry_run:
         print(plan_table(points, assumed_rate(points[0])))
-        return
+        return []
     check_one_process(points[0])
     wanted = choose(points).run
     n_workers = worker_count(n_workers, len(wanted), points[0].device)
@@ -146,6 +147,7 @@ def run_sweep(raws: Sequence[Raw], n_workers: int | None) -> None:
             outcomes = run_all(todo.run, n_workers, name)
             fates = {run_id: outcome.fate for run_id, outcome in outcomes.items()}
     _report(points, todo, fates)
+    return [_objective(read_record(point.run_dir / RECORD_NAME)) for point in points]
 
 
 def _report(points: Sequence[Point], todo: Todo, fates: Mapping[str, Fate]) -> None:

@@ -7,12 +7,13 @@ import typing
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from experiments.records import RECORD_NAME, DamagedError, RunRecord, flat_row, read_record
 from experiments.system.claims import is_claimed
 
-DIRECTIONS = ("minimize", "maximize")
+Direction = Literal["minimize", "maximize"]
+DIRECTIONS = typing.get_args(Direction)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +21,7 @@ class Objective:
     """A column of the record, as records.flat_row has it, and which way is better."""
 
     name: str
-    direction: str
+    direction: Direction
 
     @property
     def worst(self) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.sweep.objective import Objective, result_of
-from experiments.sweep.space import Space, read_spaces
+from experiments.sweep.space import read_spaces
 from experiments.sweep.study import (
     JOURNAL_NAME,
     Trial,
@@ -136,19 +136,10 @@ def _notes(cell: CellState) -> list[str]:
     best = cell.best()
     if best is not None and cell.is_over:
         for name, space in read_spaces(cell.rules["search"]).items():
-            if at_edge(space, best.params[name]):
+            place = space.place(best.params[name])
+            if place is not None and not _EDGE < place < 1 - _EDGE:
                 notes.append(
                     f"note: {cell.name}: the best {name}={_short(best.params[name])} is at an end "
                     f"of {space.text}; search further out, in another sweep"
                 )
     return notes
-
-
-def at_edge(space: Space, value: Any) -> bool:
-    """Whether a value is in the outer twentieth of a range, on its own scale."""
-    if space.kind == "choice":
-        return False
-    scale = math.log if space.kind.startswith("log") else float
-    low, high = (scale(end) for end in space.ends)  # type: ignore[arg-type]
-    place = (scale(value) - low) / (high - low)
-    return not _EDGE < place < 1 - _EDGE

@@ -34,17 +34,33 @@ class Space:
 
         if self.kind == "choice":
             return of.CategoricalDistribution(self.ends)
-        low, high = self.ends
+        low, high = self._range()
         log = self.kind.startswith("log")
         whole = self.kind.endswith("int")
-        return of.IntDistribution(low, high, log) if whole else of.FloatDistribution(low, high, log)
+        if whole:
+            return of.IntDistribution(int(low), int(high), log)
+        return of.FloatDistribution(low, high, log)
 
     def rounded(self, value: Any) -> Any:
         """A drawn value to DIGITS significant digits, in the range."""
         if self.kind not in ("log", "uniform"):
             return value
+        low, high = self._range()
+        return min(max(float(f"{value:.{DIGITS}g}"), low), high)
+
+    def place(self, value: Any) -> float | None:
+        """Where a value is in the range, from 0 to 1 on its own scale; None of a list."""
+        if self.kind == "choice":
+            return None
+        scale = math.log if self.kind.startswith("log") else float
+        low, high = map(scale, self._range())
+        return (scale(value) - low) / (high - low)
+
+    def _range(self) -> tuple[float, float]:
         low, high = self.ends
-        return min(max(float(f"{value:.{DIGITS}g}"), low), high)  # type: ignore[type-var, operator]
+        assert isinstance(low, int | float)
+        assert isinstance(high, int | float)
+        return low, high
 
     def override(self, value: Value) -> str:
         """Hydra's override for a value: the number that is read back is this one."""
