@@ -77,6 +77,11 @@ def _cells(
         raise ValueError(
             f"hydra.sweeper.per={per} must be a list of keys, as [model, budget, size]"
         )
+    for name in set(per) & set(rules.spaces):
+        raise ValueError(
+            f"hydra.sweeper.search: {name} is in hydra.sweeper.per too, where each of its values "
+            "is a cell; drop one"
+        )
     members: dict[str, list[Overrides]] = {}
     for overrides, point in points:
         values = {name: value_of(point, name, "hydra.sweeper.per") for name in per}

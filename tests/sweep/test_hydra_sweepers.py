@@ -1,6 +1,7 @@
 """Sweepers of others, which are told what a run's main function returns."""
 
 import sys
+import types
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
@@ -8,6 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 
+import hydra_plugins
 from experiments.records import read_record
 from experiments.run import main
 from tests.conftest import TINY
@@ -37,15 +39,21 @@ class Bisector(Sweeper):
             self.told.extend(one.return_value for one in returns)
 
 
-@pytest.mark.parametrize("launcher", ["local", "basic"])
+Bisector.__module__ = "hydra_plugins.bisector"  # where Hydra takes plugins from
+
+
+@pytest.mark.parametrize("launcher", ["basic", pytest.param("local", marks=pytest.mark.long)])
 def test_a_sweeper_of_hydra_is_told_each_loss(tmp_path, monkeypatch, capsys, launcher):
+    plugin = types.ModuleType(Bisector.__module__)
+    plugin.Bisector = Bisector
+    monkeypatch.setitem(sys.modules, plugin.__name__, plugin)
+    monkeypatch.setattr(hydra_plugins, "bisector", plugin, raising=False)
     Plugins.instance().register(Bisector)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EXPERIMENTS_CACHE", str(tmp_path / "cache"))
-    words = [
-        "-m", f"hydra/launcher={launcher}", f"hydra.sweeper._target_={__name__}.Bisector", *TINY,
-        "size=1", "budget=2e8", "sweep=s",
-    ]  # fmt: skip
+    target = "hydra.sweeper._target_=hydra_plugins.bisector.Bisector"
+    words = ["-m", f"hydra/launcher={launcher}", target, *TINY]
+    words += ["size=1", "budget=2e8", "sweep=s"]
     monkeypatch.setattr(sys, "argv", ["experiments.run", *words])
     GlobalHydra.instance().clear()
     main()
