@@ -1,9 +1,7 @@
 """Searches with real runs, by the command line: killed, several at once, and refused."""
 
-import os
 import re
 import signal
-import subprocess
 import sys
 import time
 
@@ -14,12 +12,9 @@ from experiments.records import read_record
 from experiments.run import main
 from experiments.status import main as status
 from experiments.sweep.search_table import read_cells
-from experiments.system.claims import read_events
-from tests.conftest import REPOSITORY, TINY
+from tests.sweep.searches import FIXED, command, events
 
 pytest.importorskip("optuna")
-SEARCH = "hydra.sweeper.search={ladder.lr: 'log(2e-3, 4e-2)'}"
-FIXED = (*TINY, "size=1", "budget=2e8", "sweep=s", "hydra.sweeper.n_trials=4", SEARCH)
 
 
 @pytest.fixture
@@ -114,25 +109,9 @@ def test_a_search_trains_and_status_shows_it(run, tmp_path, monkeypatch, capsys)
     out = capsys.readouterr().out
     assert "search: lowest val_loss of ladder.lr log(2e-3, 4e-2)" in out
     assert "model=none budget=2e+08 size=1      2" in out
-    # a grid's point at a rate that was searched is the run that there is
+    # a grid's point at a rate that was searched is the same run
     code, out, _ = run(*FIXED[:-2], "model=dense", f"ladder.lr={records[0].config['ladder']['lr']}")
     assert (code, "1 of 1 runs are done already" in out) == (0, records[0].model == "dense")
-
-
-def command(folder, *arguments):
-    """The command as a process of its own."""
-    words = [sys.executable, "-m", "experiments.run", "-m", *FIXED, "model=dense", *arguments]
-    path = os.pathsep.join([str(REPOSITORY / "src"), str(REPOSITORY)])
-    variables = {**os.environ, "PYTHONPATH": path, "EXPERIMENTS_CACHE": str(folder / "cache")}
-    log = (folder / "log.txt").open("a")
-    with log:
-        return subprocess.Popen(words, cwd=folder, env=variables, stdout=log, stderr=log)
-
-
-def events(folder):
-    """How often each run was started."""
-    runs = (folder / "results/s").glob("*/events.jsonl")
-    return {p.parent.name: [e["event"] for e in read_events(p.parent)] for p in runs}
 
 
 @pytest.mark.long

@@ -175,7 +175,7 @@ class Search:
         return [p for p in found.values() if status_of(p.run_dir) not in ("done", "diverged")]
 
     def n_open(self) -> int:
-        """How many trials are not told yet, of all cells."""
+        """How many trials have no value yet, of all cells."""
         return sum(self._n_open(cell) for cell in self.cells)
 
     def expected(self) -> list[Point]:

@@ -44,7 +44,7 @@ def submit_search(search: Search, resources: slurm.Resources, watch: float | Non
             time.sleep(watch)
     print(f"status: {status_command(lowest[0])}")
     if n_open:
-        print(f"{n_open} of {search.describe()} are not told; the same command goes on")
+        print(f"{n_open} of {search.describe()} are not done; the same command goes on")
         return
     cells = [cell for cell in read_cells(search.sweep_dir) if cell.name in search.cells]
     print("\n".join(search_lines(cells)))

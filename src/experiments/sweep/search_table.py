@@ -25,7 +25,7 @@ _COUNTS = ("done", "diverged", "failed", "running", "left")
 
 @dataclass(frozen=True, kw_only=True)
 class CellState:
-    """A cell's search. trials: those that count, with the values of records that are not told yet.
+    """A cell's search. trials: those that count, with the values of records that the study has not heard of.
     rules: the attributes of its study.
     """
 
