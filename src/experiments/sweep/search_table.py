@@ -25,8 +25,8 @@ _COUNTS = ("done", "diverged", "failed", "running", "left")
 
 @dataclass(frozen=True, kw_only=True)
 class CellState:
-    """A cell's search. trials: those that count, with the values of records that the study has not heard of.
-    rules: the attributes of its study.
+    """A cell's search. trials: those that count; a record that the study does not know yet has
+    given its trial's value. rules: the attributes of its study.
     """
 
     name: str
