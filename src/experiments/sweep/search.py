@@ -1,7 +1,7 @@
 """A search on a sweep's own queue: its trials are points like any other, asked for one by one.
 
 Whoever has the sweep's lock tells the study what has a record by now, and asks for as many new
-trials as there is room for (local.run_search, cluster.submit_search). Several controllers may do
+trials as there is room for (search_local.py, search_slurm.py). Several controllers may do
 so at once: a trial's controller starts its points, and when that process is gone another one does.
 """
 
@@ -44,6 +44,7 @@ class Search:
         self.cells, self.rules = {cell.name: cell for cell in cells}, rules
         self._points: dict[tuple[str, int], tuple[Point, ...]] = {}
         self._lowest: dict[str, list[Point]] = {}
+        self.ends: list[Point] = []  # the points at all ends of the ranges, after check
         self._studies: Studies | None = None
         self._retry = "failed"
 
@@ -59,12 +60,14 @@ class Search:
             for name, space in self.rules.spaces.items():
                 for end in space.ends[1:]:
                     others = self._plan(cell, {**base, name: end})
+                    self.ends += others
                     if others[0].run_id == points[0].run_id:
                         raise ValueError(
                             f"hydra.sweeper.search: {name} makes no other run of {cell.name}: all "
                             "its trials would be one; search what can change the result"
                         )
             self._lowest[cell.name] = points
+            self.ends += points
         return [point for points in self._lowest.values() for point in points]
 
     def describe(self) -> str:

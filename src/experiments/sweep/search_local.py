@@ -30,7 +30,7 @@ def run_search(search: Search, n_workers: int | None) -> None:
         return
     check_one_process(first)
     n_workers = worker_count(n_workers, search.rules.n_trials * len(lowest), first.device)
-    check_fits(lowest, n_workers)
+    check_fits(search.ends, n_workers)
     prepare_all(lowest)
     sweep_dir, name = first.run_dir.parent, f"sweep {first.config.sweep}"
     interruption.listen()  # `cancel` sends TERM
