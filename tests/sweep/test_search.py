@@ -23,6 +23,7 @@ from experiments.system.locks import lock
 from tests.conftest import TINY
 
 pytest.importorskip("optuna")
+pytestmark = pytest.mark.slow
 LR = {"ladder.lr": "log(2e-3, 4e-2)"}
 
 
