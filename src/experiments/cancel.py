@@ -13,9 +13,9 @@ def main() -> None:
         from experiments.sweep.control import stop_controllers
 
         folder = sweep_folder(options)
+        stopped, elsewhere = stop_controllers(folder)  # first: one may be about to submit more
         jobs = [task.job for task in slurm.queue(folder).values()]
         slurm.cancel(jobs)
-        stopped, elsewhere = stop_controllers(folder)
         print(f"{len(jobs)} Slurm tasks and {stopped} local sweeps were asked to end")
         for host in elsewhere:
             print(f"a local sweep may be running on {host}: cancel it there")

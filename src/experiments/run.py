@@ -11,6 +11,7 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.cli import exit_codes, resolve
@@ -22,13 +23,18 @@ from experiments.system.version import version_line
 
 
 @hydra.main(config_path=str(conf_dir()), config_name="config", **VERSION_BASE)
-def _run(config: DictConfig) -> None:
+def _run(config: DictConfig) -> float | None:
+    """Returns the held-out loss, for sweepers of others that look for the lowest."""
     with exit_codes():  # here, not only in main: Hydra would print a line of its own first
         from experiments.sweep.local import run_one
 
-        composed = OmegaConf.merge({"hydra": HydraConfig.get()}, config)
+        hydra = HydraConfig.get()
+        if hydra.mode == RunMode.RUN and hydra.sweeper.get("search") is not None:
+            raise ValueError("hydra.sweeper.search is of many runs; add -m")
+        composed = OmegaConf.merge({"hydra": hydra}, config)
         assert isinstance(composed, DictConfig)
-        run_one(resolve(composed))
+        return run_one(resolve(composed))
+    raise AssertionError("exit_codes lets every error out")
 
 
 def main() -> None:

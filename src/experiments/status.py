@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.cli import Parser, exit_codes, sweep_argument, sweep_folder, sweep_folders
+from experiments.sweep.search_table import CellState, read_cells, search_lines
 from experiments.sweep.states import STATES, SweepState, read_sweep
 from experiments.sweep.status_table import status_text, sweeps_text
 
@@ -44,8 +45,10 @@ def main() -> None:
                 ended = False
             else:
                 sweep = read_sweep(folder)
-                _show(folder, sweep, states, options)
+                cells, note = _cells(folder)
+                _show(folder, sweep, [*search_lines(cells), *note], states, options)
                 ended = all(p.state in _ENDED for p in sweep.points)
+                ended = ended and all(cell.is_over for cell in cells)
             if not options.watch or ended:
                 return
             try:
@@ -63,8 +66,20 @@ def _states(text: str | None) -> tuple[str, ...]:
     return states
 
 
+def _cells(folder: Path) -> tuple[list[CellState], list[str]]:
+    """The cells of a sweep's search, if it has one; and why they can't be read."""
+    try:
+        return read_cells(folder), []
+    except ValueError as error:
+        return [], [f"note: {error}"]
+
+
 def _show(
-    folder: Path, sweep: SweepState, states: Sequence[str], options: argparse.Namespace
+    folder: Path,
+    sweep: SweepState,
+    search: Sequence[str],
+    states: Sequence[str],
+    options: argparse.Namespace,
 ) -> None:
     if options.json:
         for note in sweep.notes:
@@ -76,7 +91,7 @@ def _show(
     on_terminal = sys.stdout.isatty()
     clear = "\033[H\033[2J" if options.watch and on_terminal else ""
     text = status_text(folder.name, sweep, states, shorten=on_terminal and not options.all)
-    _print(clear + text)
+    _print(clear + "\n\n".join([text, *(["\n".join(search)] if search else [])]))
 
 
 def _print(text: str) -> None:

@@ -6,15 +6,21 @@ launcher runs every point in one process, where state leaks from one to the next
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from hydra_plugins.experiments_search import search_of, value_of
+
+if TYPE_CHECKING:
+    from experiments.sweep.search import Search
+    from experiments.sweep.slurm import Resources
 
 
 class PointSweeper(BasicSweeper):
@@ -31,10 +37,14 @@ class PointSweeper(BasicSweeper):
         params: dict[str, str] | None = None,
         grids: Sequence[Mapping[str, Any]] | None = None,
         only: Mapping[str, Any] | None = None,
+        search: Mapping[str, Any] | None = None,
+        n_trials: int | None = None,
+        **rules: Any,
     ) -> None:
         super().__init__(max_batch_size, params)
         self.grids = grids
-        self.only = only  # for the launcher: values are known of composed points alone
+        # for the launcher: values are known of composed points alone
+        self.only, self.search, self.n_trials = only, search, n_trials
 
     def sweep(self, arguments: list[str]) -> Any:
         """Composes nothing and writes nothing; returns what the launcher returns."""
@@ -68,6 +78,13 @@ class PointSweeper(BasicSweeper):
             raise ValueError(
                 f"hydra.sweeper.grids={grids} must be a list of groups, as [{{size: '1,2'}}]"
             )
+        if self.search is None and self.n_trials is not None:
+            raise ValueError(
+                f"hydra.sweeper.n_trials={self.n_trials} without hydra.sweeper.search, which says "
+                "what to search: {ladder.lr: 'log(2e-3, 4e-2)'}"
+            )
+        if self.search is not None and not isinstance(self.launcher, _PointLauncher):
+            raise ValueError("hydra.sweeper.search needs hydra/launcher=local or slurm")
 
 
 def _check_discrete(override: Override) -> None:
@@ -94,7 +111,7 @@ def select(points: Sequence[DictConfig], only: Mapping[str, Any]) -> list[DictCo
         wanted = (
             list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
         )
-        values = [_value(point, name) for point in kept]
+        values = [value_of(point, name, "hydra.sweeper.only") for point in kept]
         for one in wanted:
             if one not in values:
                 have = ", ".join(str(v) for v in dict.fromkeys(values))
@@ -103,15 +120,9 @@ def select(points: Sequence[DictConfig], only: Mapping[str, Any]) -> list[DictCo
     return kept
 
 
-def _value(point: DictConfig, name: str) -> Any:
-    choices = point.hydra.runtime.choices
-    if name in choices:
-        return choices[name]
-    missing = object()
-    value = OmegaConf.select(point, name, default=missing)
-    if value is missing:
-        raise ValueError(f"hydra.sweeper.only: {name} is not a key of the config")
-    return value
+def _returned(value: float | None) -> JobReturn:
+    """As a sweeper that asks and tells takes it: Hydra's for Optuna, Ax, Nevergrad."""
+    return JobReturn(status=JobStatus.COMPLETED, _return_value=value)
 
 
 class _PointLauncher(Launcher):
@@ -135,12 +146,26 @@ class _PointLauncher(Launcher):
         composed = compose_points(loader, self.config, job_overrides)
         points = list(counted(composed, len(job_overrides), "composing"))
         only = OmegaConf.select(self.config, "hydra.sweeper.only")  # another sweeper has none
-        self._run([resolve(point) for point in select(points, only or {})])
+        kept = select(points, only or {})
+        if OmegaConf.select(self.config, "hydra.sweeper.search") is None:
+            return [_returned(value) for value in self._run([resolve(point) for point in kept])]
+        pairs = [(words, p) for words, p in zip(job_overrides, points) if any(p is k for k in kept)]
+
+        def compose(each: Sequence[Sequence[str]]) -> list[Mapping[str, Any]]:
+            return [resolve(point) for point in compose_points(loader, self.config, each)]
+
+        self._run_search(search_of(self.config.hydra.sweeper, pairs, compose))
         return []
 
     @abstractmethod
-    def _run(self, raws: Sequence[Any]) -> None:
-        """Executes the points of these resolved configs."""
+    def _run(self, raws: Sequence[Any]) -> Sequence[float | None]:
+        """Executes the points of these resolved configs; returns their losses, if they are known
+        by then.
+        """
+
+    @abstractmethod
+    def _run_search(self, search: "Search") -> None:
+        """Executes a search's trials."""
 
 
 class LocalLauncher(_PointLauncher):
@@ -150,25 +175,44 @@ class LocalLauncher(_PointLauncher):
         super().__init__()
         self.n_workers = n_workers
 
-    def _run(self, raws: Sequence[Any]) -> None:
+    def _run(self, raws: Sequence[Any]) -> Sequence[float | None]:
         from experiments.config.constraints import AtLeast1, checked
         from experiments.sweep.local import run_sweep
 
         checked(self.n_workers, AtLeast1 | None, "hydra.launcher.n_workers")
-        run_sweep(raws, self.n_workers)
+        return run_sweep(raws, self.n_workers)
+
+    def _run_search(self, search: "Search") -> None:
+        from experiments.config.constraints import AtLeast1, checked
+        from experiments.sweep.search_local import run_search
+
+        checked(self.n_workers, AtLeast1 | None, "hydra.launcher.n_workers")
+        run_search(search, self.n_workers)
 
 
 class SlurmLauncher(_PointLauncher):
     """Submits the points as arrays to Slurm and returns; see conf/hydra/launcher/slurm.yaml."""
 
-    def __init__(self, **resources: Any) -> None:
+    def __init__(self, watch: float | None = None, **resources: Any) -> None:
         super().__init__()
-        self.resources = resources
+        self.watch, self.resources = watch, resources
 
-    def _run(self, raws: Sequence[Any]) -> None:
-        from experiments.config.reading import read
+    def _run(self, raws: Sequence[Any]) -> Sequence[float | None]:
         from experiments.sweep.cluster import submit_sweep
+
+        submit_sweep(raws, self._resources())
+        return []
+
+    def _run_search(self, search: "Search") -> None:
+        from experiments.config.constraints import Positive, checked
+        from experiments.sweep.search_slurm import submit_search
+
+        checked(self.watch, Positive | None, "hydra.launcher.watch")
+        submit_search(search, self._resources(), self.watch)
+
+    def _resources(self) -> "Resources":
+        from experiments.config.reading import read
         from experiments.sweep.slurm import Resources
 
         plain = {k: list(v) if isinstance(v, ListConfig) else v for k, v in self.resources.items()}
-        submit_sweep(raws, read(Resources, plain, "hydra.launcher"))
+        return read(Resources, plain, "hydra.launcher")

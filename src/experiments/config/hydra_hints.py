@@ -11,6 +11,7 @@ from experiments.config.paths import conf_dir
 _OPTIONAL = ("eval", "experiment", "ladder_model", "hydra")  # groups that may be empty or lists
 _NO_EFFECT = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 _RENAMED = {"scale": "ladder_model"}  # a group's old name: what it is now
+_BARE_RANGE = re.compile(r"[:,]\s*((?:log|uniform|int|log_int)\([^)]*\))")
 _FLAGS = ("-m", "--multirun")
 
 
@@ -35,6 +36,11 @@ def normalized(words: Sequence[str]) -> list[str]:
         if equals and name in _RENAMED:
             now = _RENAMED[name]
             raise ValueError(f"{word}: this group of conf/ is now {now}; write {now}={value}")
+        if name == "hydra.sweeper.search" and (bare := _BARE_RANGE.search(value)):
+            raise ValueError(
+                f"{word}: put {bare[1]} in quotes, as {{ladder.lr: 'log(2e-3, 4e-2)'}}; Hydra has "
+                "functions of its own"
+            )
         if word == "hydra/sweeper=basic":
             raise ValueError(
                 f"{word} writes multirun.yaml before a point is checked; leave it out: the sweeper "

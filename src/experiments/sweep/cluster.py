@@ -1,6 +1,6 @@
 """A sweep on Slurm: planned here, submitted as arrays, and left to run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from experiments.point import Point
 from experiments.sweep import slurm
@@ -41,12 +41,17 @@ def submit_points(points: Sequence[Point], resources: slurm.Resources) -> None:
     with entered(points) as submission:
         todo = submission.todo
         if submission.code is not None:
-            jobs = _submit(todo, submission.code.name, resources)
+            jobs = submit(todo.run, submission.code.name, resources, todo.tasks)
             print(f"sweep {name}: {len(todo.run)} runs submitted, Slurm job {', '.join(jobs)}")
-    results = points[0].config.paths.results
-    where = "" if results == "results" else f" --results {results}"
-    print(f"status: python -m experiments.status {name}{where}")
+    print(f"status: {status_command(points[0])}")
     _exit_unless_submitted(todo)
+
+
+def status_command(point: Point) -> str:
+    """The command that says where a point's sweep stands."""
+    results = point.config.paths.results
+    where = "" if results == "results" else f" --results {results}"
+    return f"python -m experiments.status {point.config.sweep}{where}"
 
 
 def _exit_unless_submitted(todo: Todo) -> None:
@@ -59,20 +64,27 @@ def _exit_unless_submitted(todo: Todo) -> None:
         raise SystemExit(ELSEWHERE)
 
 
-def _submit(todo: Todo, code: str, resources: slurm.Resources) -> list[str]:
+def submit(
+    points: Sequence[Point],
+    code: str,
+    resources: slurm.Resources,
+    trunks: Mapping[str, str] | None = None,
+) -> list[str]:
     """An array for the points of each number of devices; what is longest goes first. Branches whose
     trunk is among them, or queued, are an array for each trunk, which waits for its task to end.
+
+    trunks: the tasks of those that are queued, by run id.
     """
-    tasks = dict(todo.tasks)  # of trunks, by run id
+    tasks = dict(trunks or {})
     by_trunk: dict[str | None, list[Point]] = {None: []}
-    ours = {point.run_id for point in todo.run} | set(tasks)
-    for point in todo.run:
+    ours = {point.run_id for point in points} | set(tasks)
+    for point in points:
         trunk = point.branch.trunk_id if point.branch is not None and waits(point) else None
         by_trunk.setdefault(trunk if trunk in ours else None, []).append(point)
     jobs = []
-    for trunk, points in by_trunk.items():
+    for trunk, together in by_trunk.items():
         by_ranks: dict[tuple[int, int], list[Point]] = {}
-        for point in sorted(points, key=lambda p: (not p.is_trunk, -p.own_flops)):
+        for point in sorted(together, key=lambda p: (not p.is_trunk, -p.own_flops)):
             by_ranks.setdefault((point.ranks.devices, point.ranks.num_nodes), []).append(point)
         for group in by_ranks.values():
             for part in slurm.in_arrays(group):

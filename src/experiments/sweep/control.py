@@ -35,7 +35,7 @@ class Identity:
 @contextmanager
 def controlling(sweep_dir: Path) -> Iterator[None]:
     """Leaves this process's address in the sweep's folder, locked, for as long as it drives it."""
-    path = sweep_dir / FOLDER / f"{socket.gethostname()}-{os.getpid()}"
+    path = sweep_dir / FOLDER / own_name()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
         lock(file, 1.0)
@@ -45,6 +45,16 @@ def controlling(sweep_dir: Path) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def own_name() -> str:
+    """This process as a controller: host and process number."""
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
+def is_controller(sweep_dir: Path, name: str | None) -> bool:
+    """Whether the process of that name drives the sweep now."""
+    return name is not None and is_locked(sweep_dir / FOLDER / name)
 
 
 def identity(pid: int) -> Identity:

@@ -9,6 +9,7 @@ from experiments.point import Point
 from experiments.records import RECORD_NAME, RunRecord, read_record
 from experiments.sweep import manifest, slurm
 from experiments.sweep.control import controlling
+from experiments.sweep.objective import Objective
 from experiments.sweep.plan_table import plan_table
 from experiments.sweep.planning import (
     ELSEWHERE,
@@ -34,16 +35,17 @@ from experiments.system.environment import Device, usable_cores
 from experiments.system.requeue import at_time_limit, is_first_rank, requeue_point
 
 
-def run_one(raw: Raw) -> None:
+def run_one(raw: Raw) -> float | None:
     """One point in this process, and before a branch its trunk, if nothing is there to start from.
 
-    Exits with 1 if it fails, 3 if another process or Slurm has it.
+    Returns its held-out loss in nats per token, infinite if it diverged; None of a dry run, of a
+    trunk and of other ranks. Exits with 1 if it fails, 3 if another process or Slurm has it.
     """
     interruption.listen()
     (point,) = plan_points([raw])
     if point.config.dry_run:
         print(plan_table([point], assumed_rate(point)))
-        return
+        return None
     from experiments.execute import execute  # seconds of imports that a plan has no use for
     from experiments.training.evaluation import results_table
 
@@ -60,11 +62,10 @@ def run_one(raw: Raw) -> None:
         run_one(trunk.raw)
     if distributed.is_other_rank(point.ranks):
         execute(point)
-        return
+        return None
     todo = choose([point], slurm.queue(point.run_dir.parent))
     if point not in todo.run:
-        _say_why_not(point, todo)
-        return
+        return _objective(_found(point, todo))
     check_fits([point], 1)
     prepare_all([point])
     set_aside_diverged([point])
@@ -98,16 +99,25 @@ def run_one(raw: Raw) -> None:
     if record.status == "failed":
         print(record.error, file=sys.stderr)
         raise SystemExit(1)
+    return _objective(record)
 
 
-def _say_why_not(point: Point, todo: Todo) -> None:
-    """Why the one point is not run. Exits with 3, or 1 if it failed before, if it is not done."""
+def _objective(record: RunRecord) -> float | None:
+    """What Hydra's own sweepers are told."""
+    return Objective(name="val_loss", direction="minimize").of(record)
+
+
+def _found(point: Point, todo: Todo) -> RunRecord:
+    """The record of the one point that is not run, and says why. Exits with 3, or 1 if it failed
+    before, if it is not done.
+    """
     if point not in todo.finished:
         print(f"{point.describe()}: {todo.describe()}, in {point.run_dir}")
         raise SystemExit(1 if todo.failed else ELSEWHERE)
     record = read_record(point.run_dir / RECORD_NAME)
     print(f"{point.describe()}: {record.status} before, in {point.run_dir}")
     _name_missing_sets(point, record)
+    return record
 
 
 def _name_missing_sets(point: Point, record: RunRecord) -> None:
@@ -119,8 +129,9 @@ def _name_missing_sets(point: Point, record: RunRecord) -> None:
         print(f"not scored on {sets}: python -m experiments.evaluate {point.run_dir} eval=[{sets}]")
 
 
-def run_sweep(raws: Sequence[Raw], n_workers: int | None) -> None:
+def run_sweep(raws: Sequence[Raw], n_workers: int | None) -> list[float | None]:
     """All points, n_workers at a time: what is finished is skipped, what is half-done goes on.
+    Returns their held-out losses as run_one; nothing of a dry run.
 
     Raises ValueError before anything is written if any point is bad or two are the same run.
     Exits, after saying which and why, with 1 if any point failed, else 130 if any was interrupted,
@@ -130,15 +141,10 @@ def run_sweep(raws: Sequence[Raw], n_workers: int | None) -> None:
     first = points[0].config
     if first.dry_run:
         print(plan_table(points, assumed_rate(points[0])))
-        return
-    if points[0].ranks.world_size > 1:
-        raise ValueError(
-            f"trainer.devices={first.trainer.devices} and trainer.num_nodes="
-            f"{first.trainer.num_nodes} with hydra/launcher=local, which gives each point one "
-            "process; use hydra/launcher=slurm, or start single runs with torchrun"
-        )
+        return []
+    check_one_process(points[0])
     wanted = choose(points).run
-    n_workers = _worker_count(n_workers, len(wanted), points[0].device)
+    n_workers = worker_count(n_workers, len(wanted), points[0].device)
     check_fits(wanted, n_workers)
     prepare_all(wanted)
     with entered(points) as submission:
@@ -150,8 +156,10 @@ def run_sweep(raws: Sequence[Raw], n_workers: int | None) -> None:
         print(f"{name}: {len(todo.run)} runs, {n_workers} at a time", flush=True)
         run_from(submission.code)
         with controlling(points[0].run_dir.parent):
-            fates = run_all(todo.run, n_workers, name)
+            outcomes = run_all(todo.run, n_workers, name)
+            fates = {run_id: outcome.fate for run_id, outcome in outcomes.items()}
     _report(todo, fates)
+    return [_objective(read_record(point.run_dir / RECORD_NAME)) for point in points]
 
 
 def _report(todo: Todo, fates: Mapping[str, Fate]) -> None:
@@ -179,7 +187,19 @@ def _report(todo: Todo, fates: Mapping[str, Fate]) -> None:
         raise SystemExit(1 if failed else INTERRUPTED if interrupted else ELSEWHERE)
 
 
-def _worker_count(wanted: int | None, n_points: int, device: Device) -> int:
+def check_one_process(point: Point) -> None:
+    """Raises ValueError for a point of several ranks."""
+    trainer = point.config.trainer
+    if point.ranks.world_size > 1:
+        raise ValueError(
+            f"trainer.devices={trainer.devices} and trainer.num_nodes={trainer.num_nodes} with "
+            "hydra/launcher=local, which gives each point one process; use hydra/launcher=slurm, "
+            "or start single runs with torchrun"
+        )
+
+
+def worker_count(wanted: int | None, n_points: int, device: Device) -> int:
+    """How many of n_points run at once; wanted: null for one a GPU, or one a core."""
     if wanted is not None and wanted < 1:
         raise ValueError(f"hydra.launcher.n_workers={wanted} must be at least 1")
     available = torch.cuda.device_count() if device.accelerator == "cuda" else usable_cores()

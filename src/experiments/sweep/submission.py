@@ -43,10 +43,18 @@ def entered(points: Sequence[Point]) -> Iterator[Entered]:
         if todo.describe():
             print(f"sweep {name}: {todo.describe()}")
         manifest.adopt(sweep_dir, todo.finished)
-        code = None
-        if todo.run:
-            set_aside_diverged(todo.run)
-            enter_branches(todo.run)
-            code = take_snapshot(sweep_dir)
-            manifest.add(sweep_dir, [manifest.entry_of(point, code.name) for point in todo.run])
-        yield Entered(todo=todo, code=code)
+        yield Entered(todo=todo, code=enter(todo.run))
+
+
+def enter(points: Sequence[Point]) -> Path | None:
+    """Writes the lines of points that are to be run, only under the sweep's lock. Returns the copy
+    of the code that runs them; None for none.
+    """
+    if not points:
+        return None
+    sweep_dir = points[0].run_dir.parent
+    set_aside_diverged(points)
+    enter_branches(points)
+    code = take_snapshot(sweep_dir)
+    manifest.add(sweep_dir, [manifest.entry_of(point, code.name) for point in points])
+    return code

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
@@ -35,6 +35,7 @@ LOST, NO_TRUNK = 4, 5
 _POLL = 0.1  # seconds
 
 Fate = Literal["done", "failed", "interrupted", "elsewhere", "killed"]
+More = Callable[[int, Mapping[str, "Outcome"]], Sequence[Point]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +54,18 @@ class _Worker:
     device: int
 
 
-def run_all(points: Sequence[Point], n_workers: int, name: str) -> dict[str, Fate]:
+def run_all(
+    points: Sequence[Point],
+    n_workers: int,
+    name: str,
+    more: More | None = None,
+    expected: Sequence[Point] = (),
+) -> dict[str, Outcome]:
     """The outcome of each point, by run id; a diverged one is done.
+
+    more: makes further points, from the number of free workers and the outcomes so far. It is
+    called at the start, and when a worker has ended. expected: points like those that it will make,
+    for the display.
 
     Processes are short-lived, forked from a server that has imported everything once. A point whose
     process was killed or stalled is started again, from its checkpoint, as often as requeue.py
@@ -65,19 +76,24 @@ def run_all(points: Sequence[Point], n_workers: int, name: str) -> dict[str, Fat
     os.environ.setdefault("OMP_NUM_THREADS", str(n_threads))
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(["experiments.execute"])
+    planned = [*points, *expected]
     display = SweepProgress(
         name,
-        len(points),
-        sum(p.own_flops for p in points),
-        points[0].config.trainer.log_every_seconds,
+        len(planned),
+        sum(p.own_flops for p in planned),
+        planned[0].config.trainer.log_every_seconds,
     )
     # trunks, which others wait for, then long runs: no long tail
     queue = sorted(points, key=lambda p: (not p.is_trunk, -p.own_flops))
     running: list[_Worker] = []
-    fates: dict[str, Fate] = {}
+    outcomes: dict[str, Outcome] = {}
+    due = more is not None
     try:
-        while queue or running:
+        while queue or running or due:
             free = set(range(n_workers)) - {w.device for w in running}
+            if more is not None and due and len(queue) < len(free):
+                queue += more(len(free) - len(queue), outcomes)
+            due = False
             ours = {p.run_id for p in queue} | {w.point.run_id for w in running}
             ready = (p for p in [*queue] if not _waits(p, ours))
             for device, point in zip(free, ready):
@@ -95,7 +111,8 @@ def run_all(points: Sequence[Point], n_workers: int, name: str) -> dict[str, Fat
                     display.say(f"{worker.point.describe()}: {outcome.why}; tried again")
                     queue.insert(0, worker.point)
                     continue
-                fates[worker.point.run_id] = outcome.fate
+                outcomes[worker.point.run_id] = outcome
+                due = more is not None
                 display.finished(worker.point, outcome.record, outcome.why)
             display.update([w.point for w in running])
             time.sleep(_POLL)
@@ -104,7 +121,7 @@ def run_all(points: Sequence[Point], n_workers: int, name: str) -> dict[str, Fat
             worker.process.terminate()
         display.close()
         _wait_for([w.process for w in running])
-    return fates
+    return outcomes
 
 
 def _waits(point: Point, ours: Collection[str]) -> bool:

@@ -1,0 +1,115 @@
+"""What a trial's runs came to, from their records. Standard library only."""
+
+import difflib
+import math
+import re
+import typing
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from experiments.records import RECORD_NAME, DamagedError, RunRecord, flat_row, read_record
+from experiments.system.claims import is_claimed
+
+Direction = Literal["minimize", "maximize"]
+DIRECTIONS = typing.get_args(Direction)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """A column of the record, as records.flat_row has it, and which way is better."""
+
+    name: str
+    direction: Direction
+
+    @property
+    def worst(self) -> float:
+        """Of a run that diverged. Any finite number would be made up."""
+        return math.inf if self.direction == "minimize" else -math.inf
+
+    def of(self, record: RunRecord) -> float | None:
+        """A finished run's; None if its record has no such number."""
+        if record.status == "diverged":
+            return self.worst
+        value = flat_row(record).get(self.name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+            return None
+        return float(value)
+
+
+def check_objective(name: str) -> None:
+    """Raises ValueError for a name that is no number of a record.
+
+    <set>.<column> is of a set that eval scores; which columns it has, its record says.
+    """
+    columns = [n for n, kind in typing.get_type_hints(RunRecord).items() if _is_number(kind)]
+    if name not in columns and not re.fullmatch(r"[\w@/-]+\.\w+", str(name)):
+        close = difflib.get_close_matches(str(name), columns, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(columns)}"
+        raise ValueError(f"hydra.sweeper.objective={name} is no number of a record; {hint}")
+
+
+def _is_number(kind: Any) -> bool:
+    options = set(typing.get_args(kind) or (kind,)) - {type(None)}
+    return bool(options) and options <= {int, float}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """value: the mean objective, infinite if a run diverged; None if a run has none, and why says
+    the reason.
+    """
+
+    value: float | None
+    why: str = ""
+
+
+def result_of(
+    run_dirs: Sequence[Path],
+    objective: Objective,
+    busy: Collection[str] = (),
+    given_up: Mapping[str, str] | None = None,
+    *,
+    failed_counts: bool = False,
+) -> Result | None:
+    """What these runs came to together; None while one of them is still to end.
+
+    busy: runs that Slurm has. given_up: runs that won't be tried again, and why. failed_counts: so
+    does a failed record; else its run is about to be tried again.
+    """
+    results = []
+    for run_dir in run_dirs:
+        result = _result(run_dir, objective, busy, given_up or {}, failed_counts)
+        if result is None:
+            return None
+        results.append(result)
+    failed = [result for result in results if result.value is None]
+    values = [result.value for result in results if result.value is not None]
+    return failed[0] if failed else Result(value=sum(values) / len(values))
+
+
+def _result(
+    run_dir: Path,
+    objective: Objective,
+    busy: Collection[str],
+    given_up: Mapping[str, str],
+    failed_counts: bool,
+) -> Result | None:
+    if is_claimed(run_dir):
+        return None
+    try:
+        record = read_record(run_dir / RECORD_NAME)
+    except (FileNotFoundError, NotADirectoryError, DamagedError):
+        record = None
+    if record is not None and record.status != "failed":
+        value = objective.of(record)
+        why = "" if value is not None else f"its record has no number {objective.name}"
+        return Result(value=value, why=why)
+    if run_dir.name in busy:
+        return None
+    if run_dir.name in given_up:
+        return Result(value=None, why=given_up[run_dir.name])
+    if record is not None and failed_counts:
+        return Result(value=None, why=(record.error or "failed").strip().splitlines()[-1])
+    return None

@@ -1,0 +1,248 @@
+"""A search on a sweep's own queue: its trials are points like any other, asked for one by one.
+
+Whoever has the sweep's lock tells the study what has a record by now, and asks for as many new
+trials as there is room for (search_local.py, search_slurm.py). Several controllers may do
+so at once: a trial's controller starts its points, and when that process is gone another one does.
+"""
+
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.point import Point
+from experiments.sweep.control import is_controller, own_name
+from experiments.sweep.objective import Result, result_of
+from experiments.sweep.plan_table import plan_table
+from experiments.sweep.planning import (
+    Raw,
+    assumed_rate,
+    plan_points,
+    set_aside_diverged,
+    status_of,
+)
+from experiments.sweep.study import Rules, Studies, Trial, counted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A part of the grid that is searched by itself. compose(overrides): its points' configs, one
+    a seed, with these values of the searched keys.
+    """
+
+    name: str
+    compose: Callable[[Sequence[str]], Sequence[Raw]]
+
+
+class Search:
+    """The cells, the rules, and after `begin` the studies."""
+
+    def __init__(self, cells: Sequence[Cell], rules: Rules) -> None:
+        self.cells, self.rules = {cell.name: cell for cell in cells}, rules
+        self._points: dict[tuple[str, int], tuple[Point, ...]] = {}
+        self._lowest: dict[str, list[Point]] = {}
+        self.ends: list[Point] = []  # the points at all ends of the ranges, after check
+        self._studies: Studies | None = None
+        self._retry = "failed"
+
+    def check(self) -> list[Point]:
+        """The points at the lower ends of all ranges, after planning those at the other ends too.
+
+        Raises ValueError for one that can't be run, and for a key that makes no other run.
+        """
+        for cell in self.cells.values():
+            base = {name: space.ends[0] for name, space in self.rules.spaces.items()}
+            points = self._plan(cell, base)
+            _check_roles(cell.name, base, points[0])
+            if points[0].branch is not None:
+                raise ValueError(
+                    "hydra.sweeper.search with optim.branch_from: each trial has a trunk of its "
+                    "own, so branches save nothing; set optim.branch_from=null"
+                )
+            for name, space in self.rules.spaces.items():
+                for end in space.ends[1:]:
+                    others = self._plan(cell, {**base, name: end})
+                    self.ends += others
+                    if others[0].run_id == points[0].run_id:
+                        raise ValueError(
+                            f"hydra.sweeper.search: {name} makes no other run of {cell.name}: all "
+                            "its trials would be one; search what can change the result"
+                        )
+            self._lowest[cell.name] = points
+            self.ends += points
+        return [point for points in self._lowest.values() for point in points]
+
+    def describe(self) -> str:
+        """How many trials there are."""
+        n, cells = self.rules.n_trials, len(self.cells)
+        return f"{n * cells} trials" + (f", {n} of each of {cells} cells" if cells > 1 else "")
+
+    def plan_text(self) -> str:
+        """The dry run's table, after check."""
+        points = [point for points in self._lowest.values() for point in points]
+        total = self.rules.n_trials * sum(point.plan.planned_flops for point in points)
+        table = plan_table(points, assumed_rate(points[0]))
+        return f"{table}\nsearch: these at other values too, {self.describe()}, {total:.3g} FLOPs"
+
+    def begin(self) -> None:
+        """Opens the studies, or makes them. Only under the sweep's lock, as all that follows."""
+        lowest = {name: [p.run_id for p in points] for name, points in self._lowest.items()}
+        self._studies = Studies(self.sweep_dir, self.rules, lowest)
+
+    @property
+    def sweep_dir(self) -> Path:
+        """After check."""
+        return next(iter(self._lowest.values()))[0].run_dir.parent
+
+    @property
+    def studies(self) -> Studies:
+        """After begin."""
+        assert self._studies is not None
+        return self._studies
+
+    def tell(self, busy: Collection[str], given_up: Mapping[str, str]) -> None:
+        """Tells every running trial whose runs have ended. busy: runs in Slurm's queue.
+
+        given_up: runs that this controller has tried and won't try again, and why. Of a controller
+        that is gone the failed records say so; those of one that is there are its own to judge, for
+        a run that is about to be tried again has a failed record too.
+        """
+        for cell, trial, points in self._running():
+            own = trial.controller == own_name()
+            gone = not own and not is_controller(self.sweep_dir, trial.controller)
+            dirs = [point.run_dir for point in points]
+            result = result_of(
+                dirs, self.rules.objective, busy, given_up if own else {}, failed_counts=gone
+            )
+            if result is not None:
+                self._tell(cell, trial, result)
+
+    def _tell(self, cell: str, trial: Trial, result: Result) -> None:
+        if result.value is None:
+            self.studies.fail(cell, trial, result.why)
+        else:
+            self.studies.tell(cell, trial, result.value)
+
+    def try_again(self) -> None:
+        """Has failed trials tried again, and with retry=all those that diverged, from the start;
+        with retry=none nothing. Once a command, before it asks.
+        """
+        if self._retry == "none":
+            return
+        for name, cell in self.cells.items():
+            for trial in counted(self.studies.trials(name)):
+                if trial.state == "failed" and trial.runs:  # without: its point was refused
+                    self.studies.again(name, trial)
+                elif self._retry == "all" and trial.value is not None and math.isinf(trial.value):
+                    set_aside_diverged(self._plan(cell, trial.params, again="all"))
+                    self.studies.again(name, trial)
+
+    def ask(self, n: int | None) -> None:
+        """Begins new trials, of the cell with the fewest first, until n points more are to be run;
+        None: until each cell has a trial that runs. One whose record is there is told at once.
+        """
+        while n is None or n > 0:
+            found = {name: self.studies.trials(name) for name in self.cells}
+            cells = [name for name in self.cells if self.studies.n_to_ask(name)]
+            if n is None:
+                cells = [c for c in cells if not any(t.state == "running" for t in found[c])]
+            if not cells:
+                return
+            cell = min(cells, key=lambda c: sum(t.state != "waiting" for t in counted(found[c])))
+            trial = self.studies.ask(cell)
+            points = self._points_of(cell, trial)
+            if points is None:
+                continue
+            self.studies.begin(cell, trial, [point.run_id for point in points], own_name())
+            dirs = [point.run_dir for point in points]
+            result = result_of(dirs, self.rules.objective)
+            if result is not None:
+                self._tell(cell, trial, result)
+            elif n is not None:
+                n -= len(points)
+
+    def to_start(self, taken: Collection[str]) -> list[Point]:
+        """The points of running trials that are this controller's to start, but for those taken.
+
+        It takes over the trials of a controller that is gone.
+        """
+        found: dict[str, Point] = {}
+        for cell, trial, points in self._running():
+            if trial.controller != own_name() and is_controller(self.sweep_dir, trial.controller):
+                continue
+            self.studies.begin(cell, trial, [point.run_id for point in points], own_name())
+            found |= {p.run_id: p for p in points if p.run_id not in taken}
+        return list(found.values())
+
+    def running(self) -> list[Point]:
+        """The points of running trials, of whichever controller, that are not finished."""
+        found = {p.run_id: p for _, _, points in self._running() for p in points}
+        return [p for p in found.values() if status_of(p.run_dir) not in ("done", "diverged")]
+
+    def n_open(self) -> int:
+        """How many trials have no value yet, of all cells."""
+        return sum(self._n_open(cell) for cell in self.cells)
+
+    def expected(self) -> list[Point]:
+        """Points like those that are still to come."""
+        return [p for cell, points in self._lowest.items() for p in points * self._n_open(cell)]
+
+    def _n_open(self, cell: str) -> int:
+        running = sum(trial.state == "running" for trial in self.studies.trials(cell))
+        return running + self.studies.n_to_ask(cell)
+
+    def _running(self) -> Iterator[tuple[str, Trial, tuple[Point, ...]]]:
+        for cell in self.cells:
+            for trial in self.studies.trials(cell):
+                if trial.state != "running":
+                    continue
+                if set(trial.params) != set(self.rules.spaces):
+                    self.studies.drop(cell, trial)
+                elif (points := self._points_of(cell, trial)) is not None:
+                    yield cell, trial, points
+
+    def _points_of(self, cell: str, trial: Trial) -> tuple[Point, ...] | None:
+        """A trial's points; None, and the trial has failed, if its values are refused."""
+        key = cell, trial.number
+        if key not in self._points:
+            try:
+                points = self._plan(self.cells[cell], trial.params)
+            except ValueError as error:
+                self.studies.fail(cell, trial, str(error))
+                return None
+            self._points[key] = tuple(points)
+        return self._points[key]
+
+    def _plan(self, cell: Cell, params: Mapping[str, Any], again: str = "failed") -> list[Point]:
+        """The points of these values. Their retry is not the config's: what is tried again is
+        try_again's to say, and a diverged run that has been told stays as it is.
+        """
+        spaces = self.rules.spaces
+        raws = cell.compose([spaces[name].override(value) for name, value in params.items()])
+        self._retry = raws[0]["retry"]
+        setting = "".join(f" {name.rpartition('.')[2]}={params[name]}" for name in spaces)
+        points = plan_points([{**raw, "retry": again} for raw in raws])
+        return [replace(point, setting=setting) for point in points]
+
+
+_OF_ROLES = {"optim.table_lr": "table", "optim.key_lr": "key"}
+
+
+def _check_roles(cell: str, names: Collection[str], point: Point) -> None:
+    """Raises ValueError for a rate of parameters that the cell's models don't have."""
+    rates = [name for name in _OF_ROLES if name in names]
+    if not rates:
+        return
+    with torch.device("meta"):  # no memory: tables may be large
+        layers = [ffn.build(point.transformer.d_model) for ffn in set(point.transformer.ffns)]
+    modules = [module for layer in layers for module in layer.modules()]
+    roles = {role.group for m in modules for role in getattr(m, "param_roles", {}).values()}
+    for name in rates:
+        if _OF_ROLES[name] not in roles:
+            raise ValueError(
+                f"hydra.sweeper.search: {name} has no effect on {cell}, where no parameter is a "
+                f"{_OF_ROLES[name]}; search each model's own keys"
+            )

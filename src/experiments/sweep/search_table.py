@@ -1,0 +1,145 @@
+"""A search as people read it: a line a cell. Reads the journal and the records; writes nothing."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from experiments.sweep.objective import Objective, result_of
+from experiments.sweep.space import read_spaces
+from experiments.sweep.study import (
+    JOURNAL_NAME,
+    Trial,
+    check_installed,
+    counted,
+    n_to_ask,
+    read_studies,
+    trials_of,
+)
+from experiments.system.text_table import aligned
+
+_EDGE = 0.05  # of a range, at either end
+_COUNTS = ("done", "diverged", "failed", "running", "left")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellState:
+    """A cell's search. trials: those that count; a record that the study does not know yet has
+    given its trial's value. rules: the attributes of its study.
+    """
+
+    name: str
+    rules: dict[str, Any]
+    trials: tuple[Trial, ...]
+    n_left: int
+
+    @property
+    def objective(self) -> Objective:
+        """What is looked for."""
+        return Objective(name=self.rules["objective"], direction=self.rules["direction"])
+
+    def counts(self) -> dict[str, int]:
+        """How many trials are done, diverged, failed, running and left."""
+        values = [trial.value for trial in self.trials if trial.value is not None]
+        n_diverged = sum(map(math.isinf, values))
+        n_failed = sum(trial.state == "failed" for trial in self.trials)
+        n_running = sum(t.state == "running" and t.value is None for t in self.trials)
+        numbers = len(values) - n_diverged, n_diverged, n_failed, n_running, self.n_left
+        return dict(zip(_COUNTS, numbers, strict=True))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing runs and nothing is left."""
+        counts = self.counts()
+        return not counts["running"] and not counts["left"]
+
+    def best(self) -> Trial | None:
+        """The trial with the best finite value."""
+        sign = 1 if self.objective.direction == "minimize" else -1
+        done = [(sign * t.value, t.number, t) for t in self.trials if t.value is not None]
+        finite = [each for each in done if math.isfinite(each[0])]
+        return min(finite)[2] if finite else None
+
+
+def read_cells(sweep_dir: Path) -> list[CellState]:
+    """The cells of a sweep's search, in the order of their beginning; none without a search.
+
+    Raises ValueError if Optuna is not installed, or the journal is damaged.
+    """
+    if not (sweep_dir / JOURNAL_NAME).exists():
+        return []
+    check_installed()
+    cells = []
+    for study in read_studies(sweep_dir):
+        rules = {**study.user_attrs}
+        if "n_trials" not in rules:  # a controller was killed as it began this one
+            continue
+        trials = trials_of(study)
+        objective = Objective(name=rules["objective"], direction=rules["direction"])
+        known = [_with_record(sweep_dir, trial, objective) for trial in counted(trials)]
+        cells.append(
+            CellState(
+                name=study.study_name,
+                rules=rules,
+                trials=tuple(known),
+                n_left=n_to_ask(trials, rules["n_trials"]),
+            )
+        )
+    return cells
+
+
+def _with_record(sweep_dir: Path, trial: Trial, objective: Objective) -> Trial:
+    """A running trial whose runs are done has their value, told or not."""
+    if trial.state != "running" or not trial.runs:
+        return trial
+    result = result_of([sweep_dir / run_id for run_id in trial.runs], objective)
+    return trial if result is None else replace(trial, value=result.value)
+
+
+def search_lines(cells: Sequence[CellState]) -> list[str]:
+    """A table of cells for each objective and ranges, and what to look at."""
+    lines: list[str] = []
+    groups: dict[str, list[CellState]] = {}
+    for cell in cells:
+        ranges = ", ".join(f"{name} {text}" for name, text in cell.rules["search"].items())
+        least = "lowest" if cell.objective.direction == "minimize" else "highest"
+        groups.setdefault(f"search: {least} {cell.objective.name} of {ranges}", []).append(cell)
+    for title, group in groups.items():
+        names = list(group[0].rules["search"])
+        rows = [("cell", *_COUNTS, f"best {group[0].objective.name}", *names, "run")]
+        lines += [title, *aligned([*rows, *(_row(cell, names) for cell in group)])]
+        lines += [note for cell in group for note in _notes(cell)]
+    return lines
+
+
+def _row(cell: CellState, names: Sequence[str]) -> tuple[str, ...]:
+    counts = tuple(str(n) if n else "" for n in cell.counts().values())
+    best = cell.best()
+    if best is None:
+        return (cell.name, *counts, *("" for _ in range(len(names) + 2)))
+    values = (_short(best.params.get(name)) for name in names)
+    return (cell.name, *counts, f"{best.value:.5g}", *values, ",".join(best.runs))
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _notes(cell: CellState) -> list[str]:
+    """Failures, and a best value at the end of its range once the search is over."""
+    notes = []
+    failed = [trial for trial in cell.trials if trial.state == "failed"]
+    if failed:
+        where = ", ".join(f"{name}={_short(v)}" for name, v in failed[-1].params.items())
+        notes.append(f"note: {cell.name}: trial with {where} failed: {failed[-1].why}")
+    best = cell.best()
+    if best is not None and cell.is_over:
+        for name, space in read_spaces(cell.rules["search"]).items():
+            place = space.place(best.params[name])
+            if place is not None and not _EDGE < place < 1 - _EDGE:
+                notes.append(
+                    f"note: {cell.name}: the best {name}={_short(best.params[name])} is at an end "
+                    f"of {space.text}; search further out, in another sweep"
+                )
+    return notes

@@ -1,0 +1,300 @@
+"""What a search has asked and been told: a study of Optuna's for each cell, all in one journal,
+results/<sweep>/search.journal.
+
+Whoever writes holds the sweep's lock (manifest.submitting). A trial that is running in the journal
+is a point to be run: its parameters say which, so a controller that is killed at any instant loses
+none. Each draw has a generator of its own, seeded by the search's seed and the number of trials:
+what is drawn depends on the journal alone, and not on how often the command was given.
+"""
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from experiments.records import DamagedError
+from experiments.sweep.objective import Objective
+from experiments.sweep.space import Space
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.samplers import BaseSampler
+    from optuna.storages import JournalStorage
+    from optuna.trial import FrozenTrial
+
+JOURNAL_NAME = "search.journal"
+SAMPLERS = ("tpe", "gp", "random")
+# Random trials before the sampler learns. With Optuna's 10, eight trials of one rate would all be
+# random: over 40 quadratics in ln(rate) the best of eight misses the least loss by 0.0050 nats,
+# and with 4 by 0.0015.
+_N_STARTUP = 4
+_RUNS, _CONTROLLER, _AGAIN, _WHY = "runs", "controller", "again", "why"  # attributes of a trial
+
+State = Literal["waiting", "running", "complete", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """How a search looks for what. n_trials: of each cell."""
+
+    spaces: Mapping[str, Space]
+    n_trials: int
+    objective: Objective
+    sampler: str
+    seed: int
+
+    def given(self) -> dict[str, Any]:
+        """The ranges as space.read_spaces reads them."""
+        spaces = self.spaces.items()
+        return {n: list(s.ends) if s.kind == "choice" else s.text for n, s in spaces}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A trial as the journal has it. runs: ids of its points. controller: who starts them. again:
+    the number of the trial that it tries again. why: the reason of a failed one.
+    """
+
+    number: int
+    state: State
+    params: Mapping[str, Any]
+    value: float | None
+    runs: tuple[str, ...]
+    controller: str | None
+    again: int | None
+    why: str
+
+    @property
+    def is_dropped(self) -> bool:
+        """Whether its controller was killed before all its values were written."""
+        return self.state == "failed" and not self.why
+
+
+def check_installed() -> None:
+    """Raises ValueError without Optuna."""
+    try:
+        import optuna  # noqa: F401
+    except ImportError:
+        raise ValueError(
+            "a search (hydra.sweeper.search) needs Optuna: pip install 'expert-isoflops[search]'"
+        ) from None
+
+
+class Studies:
+    """The studies of a sweep's search, by cell."""
+
+    def __init__(self, sweep_dir: Path, rules: Rules, cells: Mapping[str, Sequence[str]]) -> None:
+        """Makes those that are missing. cells: of each, the runs at the lowest ends of the ranges,
+        which stand for its whole config.
+
+        Raises ValueError if a cell was begun by other rules or with another config.
+        """
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.rules = rules
+        self._distributions = {n: s.distribution() for n, s in rules.spaces.items()}
+        path = sweep_dir / JOURNAL_NAME
+        _cut_torn_line(path)
+        self._storage = _storage(path)
+        rules_of = {
+            "search": rules.given(),
+            "objective": rules.objective.name,
+            "direction": rules.objective.direction,
+        }
+        given = {cell: {**rules_of, "lowest": list(runs)} for cell, runs in cells.items()}
+        known = {s.study_name: s.user_attrs for s in self._storage.get_all_studies()}
+        for cell in set(given) & set(known):
+            _check_same(path, cell, known[cell], given[cell])
+        self._studies = {}
+        for cell in cells:
+            study = self._studies[cell] = _study(self._storage, cell, rules, cell in known)
+            for name, value in {**given[cell], "n_trials": rules.n_trials}.items():
+                if study.user_attrs.get(name) != value:
+                    study.set_user_attr(name, value)
+
+    def trials(self, cell: str) -> list[Trial]:
+        """All of a cell, in order of their numbers."""
+        return trials_of(self._studies[cell])
+
+    def n_to_ask(self, cell: str) -> int:
+        """How many trials of a cell are not begun."""
+        return n_to_ask(self.trials(cell), self.rules.n_trials)
+
+    def ask(self, cell: str) -> Trial:
+        """A new trial; or one that waits to be tried again."""
+        study = self._studies[cell]
+        n_whole = sum(not trial.is_dropped for trial in trials_of(study))
+        study.sampler = _rounding(self._sampler(n_whole), self.rules.spaces)
+        asked = study.ask(self._distributions)
+        return _trial(study.get_trials(deepcopy=False)[asked.number])
+
+    def again(self, cell: str, trial: Trial) -> None:
+        """Has a finished trial tried again, as a new one that counts instead of it."""
+        self._studies[cell].enqueue_trial(dict(trial.params), {_AGAIN: trial.number})
+
+    def begin(self, cell: str, trial: Trial, runs: Sequence[str], controller: str) -> None:
+        """Notes which runs are the trial's, and who starts them."""
+        if (list(runs), controller) != (list(trial.runs), trial.controller):
+            self._note(cell, trial, **{_RUNS: list(runs), _CONTROLLER: controller})
+
+    def tell(self, cell: str, trial: Trial, value: float) -> None:
+        """The objective of a trial; infinite for one that diverged."""
+        self._studies[cell].tell(trial.number, value)
+
+    def fail(self, cell: str, trial: Trial, why: str) -> None:
+        """A trial without an objective, which teaches the sampler nothing."""
+        from optuna.trial import TrialState
+
+        self._note(cell, trial, **{_WHY: why})
+        self._studies[cell].tell(trial.number, state=TrialState.FAIL)
+
+    def drop(self, cell: str, trial: Trial) -> None:
+        """Ends a trial that has not all its values; it counts for nothing."""
+        from optuna.trial import TrialState
+
+        self._studies[cell].tell(trial.number, state=TrialState.FAIL)
+
+    def _note(self, cell: str, trial: Trial, **attributes: Any) -> None:
+        trial_id = self._studies[cell].get_trials(deepcopy=False)[trial.number]._trial_id
+        for name, value in attributes.items():
+            self._storage.set_trial_user_attr(trial_id, name, value)
+
+    def _sampler(self, n_trials: int) -> "BaseSampler":
+        import numpy as np
+        from optuna import samplers
+
+        seed = int(np.random.SeedSequence([self.rules.seed, n_trials]).generate_state(1)[0])
+        if self.rules.sampler == "random":
+            return samplers.RandomSampler(seed=seed)
+        if self.rules.sampler == "gp":
+            return samplers.GPSampler(seed=seed, n_startup_trials=_N_STARTUP)
+        with warnings.catch_warnings():  # Optuna 4 calls two of these experimental
+            warnings.simplefilter("ignore")
+            return samplers.TPESampler(
+                seed=seed, n_startup_trials=_N_STARTUP, multivariate=True, constant_liar=True
+            )
+
+
+def _study(storage: "JournalStorage", cell: str, rules: Rules, is_known: bool) -> "optuna.Study":
+    """A cell's; Optuna would write a line if asked to make one that is there."""
+    import optuna
+
+    if is_known:
+        return optuna.load_study(study_name=cell, storage=storage)
+    direction = rules.objective.direction
+    return optuna.create_study(study_name=cell, storage=storage, direction=direction)
+
+
+def _check_same(path: Path, cell: str, known: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Raises ValueError if trials told before answer another question."""
+    remedy = f"give sweep=... another name, or move {path} away: runs that are done stay done"
+    for name, value in given.items():
+        if known.get(name, value) == value:
+            continue
+        if name == "lowest":
+            raise ValueError(
+                f"{cell} was searched before with other settings: its run at the lowest ends is "
+                f"{', '.join(value)}, and was {', '.join(known[name])}; {remedy}"
+            )
+        raise ValueError(
+            f"hydra.sweeper.{name}={value}, and {cell} was searched with {known[name]}; {remedy}"
+        )
+
+
+def read_studies(sweep_dir: Path) -> "list[optuna.Study]":
+    """The studies of a sweep's journal, in the order of their beginning; writes nothing."""
+    import optuna
+
+    storage = _storage(sweep_dir / JOURNAL_NAME)
+    studies = sorted(storage.get_all_studies(), key=lambda s: s._study_id)
+    return [optuna.load_study(study_name=s.study_name, storage=storage) for s in studies]
+
+
+def trials_of(study: "optuna.Study") -> list[Trial]:
+    """All trials, in order of their numbers."""
+    return [_trial(trial) for trial in study.get_trials(deepcopy=False)]
+
+
+def counted(trials: Sequence[Trial]) -> list[Trial]:
+    """The trials without those that another one tries again, and without dropped ones."""
+    whole = [trial for trial in trials if not trial.is_dropped]
+    replaced = {trial.again for trial in whole}
+    return [trial for trial in whole if trial.number not in replaced]
+
+
+def n_to_ask(trials: Sequence[Trial], n_trials: int) -> int:
+    """How many of n_trials are not begun; those that wait to be tried again too."""
+    n_waiting = sum(trial.state == "waiting" for trial in trials)
+    return max(0, n_trials - len(counted(trials))) + n_waiting
+
+
+def _trial(frozen: "FrozenTrial") -> Trial:
+    states: dict[str, State] = {
+        "WAITING": "waiting",
+        "RUNNING": "running",
+        "COMPLETE": "complete",
+    }
+    attributes = frozen.user_attrs
+    return Trial(
+        number=frozen.number,
+        state=states.get(frozen.state.name, "failed"),
+        params=dict(frozen.params) or dict(frozen.system_attrs.get("fixed_params", {})),
+        value=frozen.value,
+        runs=tuple(attributes.get(_RUNS, ())),
+        controller=attributes.get(_CONTROLLER),
+        again=attributes.get(_AGAIN),
+        why=attributes.get(_WHY, ""),
+    )
+
+
+def _rounding(sampler: "BaseSampler", spaces: Mapping[str, Space]) -> "BaseSampler":
+    """The sampler with its values rounded, so that journal and config have the same number."""
+    from optuna.samplers import BaseSampler
+
+    class Rounding(BaseSampler):
+        def infer_relative_search_space(self, study: Any, trial: Any) -> Any:
+            return sampler.infer_relative_search_space(study, trial)
+
+        def sample_relative(self, study: Any, trial: Any, search_space: Any) -> Any:
+            drawn = sampler.sample_relative(study, trial, search_space)
+            return {name: spaces[name].rounded(value) for name, value in drawn.items()}
+
+        def sample_independent(self, study: Any, trial: Any, name: str, distribution: Any) -> Any:
+            drawn = sampler.sample_independent(study, trial, name, distribution)
+            return spaces[name].rounded(drawn)
+
+    return Rounding()
+
+
+class _HeldAlready:
+    """Stands for Optuna's lock of a journal, which would outlive a killed process by 30 s."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
+
+
+def _storage(path: Path) -> "JournalStorage":
+    """Raises DamagedError if the journal can't be read."""
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    try:
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=_HeldAlready()))  # type: ignore[arg-type]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        remedy = "move it away; the same command then asks again, and runs nothing twice"
+        raise DamagedError(path, f"not a journal of Optuna: {error}", remedy) from error
+
+
+def _cut_torn_line(path: Path) -> None:
+    """A line cut short, by a power loss or a full disk, was confirmed to nobody: it goes."""
+    if path.exists():
+        content = path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.truncate(path, whole)

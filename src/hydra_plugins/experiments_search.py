@@ -1,0 +1,133 @@
+"""A search's cells from the points that Hydra composes, and its rules from hydra.sweeper."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+if TYPE_CHECKING:  # Hydra imports its plugins at every start
+    from experiments.sweep.search import Cell, Search
+    from experiments.sweep.study import Rules
+
+Overrides = Sequence[str]
+Compose = Callable[[Sequence[Overrides]], Sequence[Mapping[str, Any]]]
+_MISSING = object()
+
+
+def value_of(point: DictConfig, name: str, where: str) -> Any:
+    """A point's value of a name; of a group the choice. Raises ValueError for an unknown name."""
+    choices = point.hydra.runtime.choices
+    if name in choices:
+        return choices[name]
+    value = OmegaConf.select(point, name, default=_MISSING)
+    if value is _MISSING:
+        raise ValueError(f"{where}: {name} is not a key of the config")
+    return value
+
+
+def search_of(
+    sweeper: DictConfig, points: Sequence[tuple[Overrides, DictConfig]], compose: Compose
+) -> "Search":
+    """The search that hydra.sweeper asks for, over these points and their overrides.
+
+    Raises ValueError for settings that are none, and for cells that are not there.
+    """
+    from experiments.sweep.search import Search
+    from experiments.sweep.study import check_installed
+
+    rules = _rules(sweeper)
+    check_installed()
+    return Search(_cells(sweeper.per, rules, points, compose), rules)
+
+
+def _rules(sweeper: DictConfig) -> "Rules":
+    from experiments.config.constraints import AtLeast1, Seed, checked
+    from experiments.sweep.objective import DIRECTIONS, Objective, check_objective
+    from experiments.sweep.space import read_spaces
+    from experiments.sweep.study import SAMPLERS, Rules
+
+    plain = OmegaConf.to_container(sweeper, resolve=True)
+    assert isinstance(plain, dict)
+    if plain["n_trials"] is None:
+        raise ValueError("hydra.sweeper.n_trials is not set; a search needs it: trials of a cell")
+    for name, known in (("sampler", SAMPLERS), ("direction", DIRECTIONS)):
+        if plain[name] not in known:
+            given = f"hydra.sweeper.{name}={plain[name]}"
+            raise ValueError(f"{given} is not one of {', '.join(known)}")
+    check_objective(plain["objective"])
+    return Rules(
+        spaces=read_spaces(plain["search"]),
+        n_trials=checked(plain["n_trials"], AtLeast1, "hydra.sweeper.n_trials"),
+        objective=Objective(name=plain["objective"], direction=plain["direction"]),
+        sampler=plain["sampler"],
+        seed=checked(plain["seed"], Seed, "hydra.sweeper.seed"),
+    )
+
+
+def _cells(
+    per: Any,
+    rules: "Rules",
+    points: Sequence[tuple[Overrides, DictConfig]],
+    compose: Compose,
+) -> "list[Cell]":
+    """The points by their values of `per`: those of one cell differ in their seeds alone."""
+    from experiments.sweep.search import Cell
+
+    if not isinstance(per, ListConfig) or not per:
+        raise ValueError(
+            f"hydra.sweeper.per={per} must be a list of keys, as [model, budget, size]"
+        )
+    for name in set(per) & set(rules.spaces):
+        raise ValueError(
+            f"hydra.sweeper.search: {name} is in hydra.sweeper.per too, where each of its values "
+            "is a cell; drop one"
+        )
+    members: dict[str, list[Overrides]] = {}
+    for overrides, point in points:
+        values = {name: value_of(point, name, "hydra.sweeper.per") for name in per}
+        cell = " ".join(f"{name}={_short(value)}" for name, value in values.items())
+        for space in rules.spaces:
+            _check_key(space, rules.spaces[space].kind, cell, overrides, point)
+        members.setdefault(cell, []).append(overrides)
+    for cell, found in members.items():
+        _check_alike(cell, found)
+    return [
+        Cell(name=cell, compose=lambda words, found=found: compose([[*o, *words] for o in found]))
+        for cell, found in members.items()
+    ]
+
+
+def _check_key(name: str, kind: str, cell: str, overrides: Overrides, point: DictConfig) -> None:
+    """Raises ValueError for a key that the cell doesn't have, has no numbers, or that is set."""
+    where = f"hydra.sweeper.search: {name}"
+    if name in {_name(word) for word in overrides}:
+        raise ValueError(f"{where} is set too, by params, grids or the command line; drop one")
+    try:
+        value = value_of(point, name, "")
+    except ValueError:
+        raise ValueError(f"{where} is not a key of {cell}; search each model's own keys") from None
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind != "choice" and value is not None and not number:
+        raise ValueError(
+            f"{where}={value} of {cell} is not a number; give a list of values, as [a, b]"
+        )
+
+
+def _check_alike(cell: str, members: Sequence[Overrides]) -> None:
+    """Raises ValueError if points of a cell differ in more than their seeds."""
+    values = [{_name(word): word for word in overrides} for overrides in members]
+    names = {name for each in values for name in each if name != "seed"}
+    differ = sorted(n for n in names if len({each.get(n) for each in values}) > 1)
+    if differ:
+        raise ValueError(
+            f"{len(members)} points of the grid are one cell, {cell}, and differ in "
+            f"{', '.join(differ)}; name that in hydra.sweeper.per too (seeds alone are averaged)"
+        )
+
+
+def _name(word: str) -> str:
+    return word.partition("=")[0].lstrip("+~")
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
