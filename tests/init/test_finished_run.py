@@ -187,6 +187,15 @@ def change(**values: object):
     return write
 
 
+def trained_with(parametrization: str):
+    def write(folder: Path) -> None:
+        record = read_record(folder / "record.json")
+        optim = {**record.config["optim"], "parametrization": parametrization}
+        write_record(folder, dataclasses.replace(record, config={**record.config, "optim": optim}))
+
+    return write
+
+
 REFUSED = {
     "no record": (lambda f: (f / "record.json").unlink(), "has no record.json; give the folder"),
     "failed": (change(status="failed"), "is failed, and not done"),
@@ -196,6 +205,7 @@ REFUSED = {
     "a flipped bit": (flip, "last.ckpt is damaged"),
     "another step": (change(n_steps=1), "the run ended at 1"),
     "no config": (change(config={}), "record.json: "),
+    "multipliers": (trained_with("mup"), r"trained with optim.parametrization=mup: .* \(init=hf\)"),
 }
 
 

@@ -12,6 +12,8 @@ from experiments.budget.costs import Cost, Term
 from experiments.config.paths import conf_dir
 from experiments.config.reading import build
 from experiments.gpu.loop import OPTIM
+from experiments.interchange.forms import are_equal as are_same_tensors
+from experiments.interchange.forms import form_of
 from experiments.models.ffn._base import FFN
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.moe import MoEConfig
@@ -180,6 +182,9 @@ def test_a_forward_pass_is_that_of_folded_weights(ffn, tie_head):
     with torch.no_grad():
         assert torch.allclose(plain(text), model(text), rtol=0, atol=1e-6)
         assert plain(text).std() > 0.01
+    form, same = form_of(model, "mine", 0), form_of(plain, "mine", 0)  # an export has none either
+    assert form.config == same.config
+    assert are_same_tensors(form.state, same.state)
     standard = made(config(ffn))
     assert folded(standard) is standard
 
