@@ -7,6 +7,7 @@ import copy
 import functools
 import logging
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -434,7 +435,7 @@ def _documented():
     table = text.partition("| checked | example | the line |")[2].partition("\n\n")[0]
     for row in table.strip().splitlines()[1:]:
         _, _, example, line, _ = row.split("|")
-        words = " ".join(re.findall("`([^`]*)`", example)).split()
+        words = shlex.split(" ".join(re.findall("`([^`]*)`", example)))
         (line,) = re.findall("`([^`]*)`", line)
         yield pytest.param(words, line.split("..."), id=words[0])
 
