@@ -148,7 +148,8 @@ def made_text(seed: int) -> Tensor:
 class _Gates:
     """The last pass's, of one layer."""
 
-    def __init__(self) -> None:
+    def __init__(self, n_experts: int) -> None:
+        self.n_experts = n_experts
         self.indices = self.gates = torch.zeros(0)
 
     def add(self, indices: Tensor, gates: Tensor) -> None:
@@ -166,8 +167,7 @@ def _listening(model: Transformer) -> Iterator[tuple[dict[str, Tensor], dict[str
         places |= {f"attention {i}": block.attention, f"layer {i}": block.ffn, f"block {i}": block}
         for layer in block.ffn.layers():
             if layer.n_experts:
-                layer.meter = gates[f"layer {i}"] = _Gates()
-                layer.meter.n_experts = layer.n_experts
+                layer.meter = gates[f"layer {i}"] = _Gates(layer.n_experts)
 
     def keep(name: str, _: nn.Module, __: Any, output: Tensor) -> None:
         outputs[name] = output.detach()

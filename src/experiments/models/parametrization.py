@@ -9,10 +9,10 @@ dimensions grow is found from the shapes of the same layers at the base width.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from experiments.config.schema import RunConfig
 from experiments.models.roles import Role, check_declared, declared_roles
@@ -185,9 +185,9 @@ def folded(model: "Transformer") -> "Transformer":
     return plain.train(model.training)
 
 
-def _written(block: nn.Module) -> Iterator[str]:
+def _written(block: Any) -> Iterator[str]:
     """The names of a block's matrices that write to the residual stream."""
-    writes: tuple[Tensor, ...] = (block.attention.out.weight, *block.ffn.output_weights())  # type: ignore[union-attr,operator]
+    writes: tuple[Tensor, ...] = (block.attention.out.weight, *block.ffn.output_weights())
     for name, parameter in block.named_parameters():
         if any(parameter is weight for weight in writes):
             yield name
