@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from experiments.config.schema import RunConfig
 from experiments.models.roles import Role, check_declared, declared_roles
@@ -185,8 +186,8 @@ def folded(model: "Transformer") -> "Transformer":
 
 
 def _written(block: Any) -> Iterator[str]:
-    """The names of a transformer.Block's matrices that write to the residual stream."""
-    writes = (block.attention.out.weight, *block.ffn.output_weights())
+    """The names of a block's matrices that write to the residual stream."""
+    writes: tuple[Tensor, ...] = (block.attention.out.weight, *block.ffn.output_weights())
     for name, parameter in block.named_parameters():
         if any(parameter is weight for weight in writes):
             yield name
