@@ -50,7 +50,9 @@ def plan():
         raws = []
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(socket.socket, "connect", refuse)
-            patch.setattr("experiments.sweep.local.run_sweep", lambda some, _: raws.extend(some))
+            patch.setattr(
+                "experiments.sweep.local.run_sweep", lambda some, _: raws.extend(some) or []
+            )
             patch.setattr(sys, "argv", ["experiments.run", *arguments])
             GlobalHydra.instance().clear()
             main()
