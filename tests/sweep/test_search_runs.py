@@ -47,7 +47,7 @@ def run(tmp_path, monkeypatch, capsys):
         (["{optim.schedule: 'log(1, 2)'}"], "optim.schedule=cosine of model=dense budget=2e+08"),
         (["{ladder.lr: 'log(2, 1)'}"], "is empty: 2 is not below 1"),
         (["{size: 'int(1, 2)'}"], "size is in hydra.sweeper.per too"),
-        (["{ladder.lr_d_model: 'uniform(1, 2)'}"], "ladder.lr_d_model=1.0 must be of type int"),
+        (["{ladder.lr_d_model: 'uniform(1, 2)'}"], "ladder.lr_d_model=1 must be of type int"),
         (["{seed: 'int(0, 3)'}", "seed=0,1"], "seed is set too, by params, grids or the command"),
         (["{ladder.lr: log(1, 2)}"], "put log(1, 2) in quotes"),
         (["[1]"], "must be a group of keys"),
