@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 JOURNAL_NAME = "search.journal"
 SAMPLERS = ("tpe", "gp", "random")
 # Random trials before the sampler learns. With Optuna's 10, eight trials of one rate would all be
-# random: over 40 quadratics in ln(rate) the best of eight misses the least loss by 0.0050 nats,
-# and with 4 by 0.0015.
+# random.
 _N_STARTUP = 4
 _RUNS, _CONTROLLER, _AGAIN, _WHY = "runs", "controller", "again", "why"  # attributes of a trial
 
