@@ -184,6 +184,7 @@ def test_a_manifest_moves_with_a_trunk_that_it_names(branch, tmp_path, monkeypat
         choose([named])
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_local_sweep_trains_a_trunk_once_for_all_budgets(branch, sweep, capsys):
     raws = [branch(n, "trainer.n_threads=1").raw for n in (20, 32)]
