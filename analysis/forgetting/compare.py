@@ -16,7 +16,7 @@ from analysis.fitting.intervals import Estimate, mean_by_t
 from analysis.fitting.results import Result
 from analysis.fitting.status import FitStatus, status_of
 from analysis.fitting.text import format_status
-from analysis.forgetting.equal import EqualLearning, compare_at_learning
+from analysis.forgetting.equal import EqualLearning, compare_at_learning, shown
 from analysis.forgetting.ways import METRICS, metrics_of, order_of, way_of
 from experiments.records import RunRecord
 
@@ -74,7 +74,7 @@ class Forgetting(Result):
 
     def summary(self) -> str:
         """The table, and what its columns are."""
-        shown = pd.DataFrame(
+        table = pd.DataFrame(
             {
                 "way": [kept.way for kept in self.ways],
                 "rate": [f"{kept.lr:.2g}" for kept in self.ways],
@@ -82,7 +82,7 @@ class Forgetting(Result):
                 "FLOPs": [numbers.flops(kept.flops) for kept in self.ways],
                 "streams": [kept.n_runs for kept in self.ways],
                 "trained": [numbers.count(kept.n_trained_params) for kept in self.ways],
-                **{name: [_shown(getattr(kept, name)) for kept in self.ways] for name in METRICS},
+                **{name: [shown(getattr(kept, name)) for kept in self.ways] for name in METRICS},
             }
         )
         note = (
@@ -90,7 +90,7 @@ class Forgetting(Result):
             "Student's t over streams; learning: what a stage gains on its domain; forgetting: "
             "what is lost of the best loss by the end; base: what is lost on the base corpus"
         )
-        lines = [shown.to_string(index=False), note]
+        lines = [table.to_string(index=False), note]
         if any(kept.tasks for kept in self.ways):
             lines += [
                 self._tasks().to_string(index=False),
@@ -105,8 +105,8 @@ class Forgetting(Result):
         rows = []
         for kept in self.ways:
             for name, score in kept.tasks.items():
-                shown = {metric: _shown(score[metric], signed=False) for metric in TASK_METRICS}
-                rows.append({"way": kept.way, "rate": f"{kept.lr:.2g}", "task": name, **shown})
+                row = {metric: shown(score[metric], signed=False) for metric in TASK_METRICS}
+                rows.append({"way": kept.way, "rate": f"{kept.lr:.2g}", "task": name, **row})
         return pd.DataFrame(rows)
 
     def to_frame(self) -> pd.DataFrame:
@@ -191,7 +191,3 @@ def _tasks_of(runs: Sequence[RunRecord], level: float) -> dict[str, dict[str, Es
                 m: mean_by_t(scores[m].to_numpy(), level) for m in TASK_METRICS
             }
     return found
-
-
-def _shown(estimate: Estimate, signed: bool = True) -> str:
-    return "" if np.isnan(estimate.value) else numbers.with_interval(*estimate, signed=signed)

@@ -75,14 +75,14 @@ class EqualLearning(Result):
         columns = ["forgetting", "base"]
         if self.baseline:
             columns += ["forgetting_less", "base_less"]
-        shown = pd.DataFrame(
+        table = pd.DataFrame(
             {
                 "way": [at.way for at in self.ways],
                 "streams": [at.n_streams for at in self.ways],
                 "moved": [at.n_moved for at in self.ways],
                 **{
                     name.replace("_less", " - baseline"): [
-                        _shown(getattr(at, name)) for at in self.ways
+                        shown(getattr(at, name)) for at in self.ways
                     ]
                     for name in columns
                 },
@@ -90,7 +90,7 @@ class EqualLearning(Result):
         )
         lines = [
             f"where each has learnt {self.learning:.3g} bits/byte",
-            shown.to_string(index=False),
+            table.to_string(index=False),
         ]
         if self.baseline:
             lines.append(f"baseline: {self.baseline}, on the same streams")
@@ -247,5 +247,6 @@ def _range(own: Mapping[Stream, Array]) -> str:
     return f"{min(ends):+.3g} to {max(ends):+.3g}"
 
 
-def _shown(estimate: Estimate) -> str:
-    return "" if np.isnan(estimate.value) else numbers.with_interval(*estimate, signed=True)
+def shown(estimate: Estimate, signed: bool = True) -> str:
+    """A number and its interval, for a table; nothing for nan."""
+    return "" if np.isnan(estimate.value) else numbers.with_interval(*estimate, signed=signed)

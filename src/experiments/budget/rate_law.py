@@ -4,6 +4,7 @@ The law is read from the fits that `python -m analysis rates` writes: ln lr* is 
 columns, with a constant for each model. Its interval is Student's t of the fit's covariance.
 """
 
+import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -121,8 +122,8 @@ def _dot(left: Sequence[float], right: Sequence[float]) -> float:
 def _find(path: Path, form: str | None, model: str) -> _Law:
     remedy = "give the rates.json that `python -m analysis rates TABLE --out FOLDER` writes"
     try:
-        groups = json.loads(path.expanduser().read_text())["forms"]
-        laws = [(group["chosen"], _read(law)) for group in groups for law in group["laws"]]
+        place = path.expanduser()
+        laws = _laws(place, place.stat().st_mtime_ns)
     except FileNotFoundError:
         raise ValueError(f"optim.law={path} is not there; {remedy}") from None
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -142,6 +143,13 @@ def _find(path: Path, form: str | None, model: str) -> _Law:
             f"optim.law_form={label} is not a law of {model} in {path}; it has {'; '.join(labels)}"
         )
     return found[0]
+
+
+@functools.lru_cache(maxsize=4)  # each point of a sweep asks
+def _laws(path: Path, changed: int) -> list[tuple[str, _Law]]:
+    """All laws of a file of that date, each with the label of the one that was chosen."""
+    groups = json.loads(path.read_text())["forms"]
+    return [(group["chosen"], _read(law)) for group in groups for law in group["laws"]]
 
 
 def _read(node: Mapping[str, Any]) -> _Law:

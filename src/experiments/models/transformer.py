@@ -125,7 +125,8 @@ class Transformer(nn.Module):
         if config.tie_head:
             self.head.weight = self.embedding.weight
         base = config.base
-        self._scale_outputs((base and base.n_layers) or len(config.ffns))
+        n_layers = None if base is None else base.n_layers  # then a multiplier carries the depth
+        self._scale_outputs(n_layers or len(config.ffns))
         scale_initial(self)
         self._multiplier = multipliers(config).head
 

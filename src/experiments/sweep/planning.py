@@ -76,7 +76,7 @@ def plan_points(raws: Sequence[Raw]) -> list[Point]:
             points.append(plan_point(draft))
         except OffBudgetError as error:
             missed.append((draft, error))
-        except ValueError as error:  # of a law that gives no rate here
+        except ValueError as error:  # of a law without a rate here, or a schedule too long
             bad.append((draft.raw, error))
     if bad:
         raise ValueError(refusals.of_points(bad, len(raws)))
