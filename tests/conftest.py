@@ -3,6 +3,7 @@
 import copy
 import functools
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,12 +20,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import torch
 from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
 
 if not torch.cuda.is_available():  # read when triton is imported, which lightning does
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from experiments.cli import resolve
 from experiments.config.hydra_version import composing
+from experiments.run import main
 from experiments.system import environment
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -127,3 +130,25 @@ def compose_raw() -> Callable[..., dict[str, Any]]:
 def cache() -> Path:
     """The data cache that runs use too: the real text is fetched once."""
     return Path(os.environ.get("EXPERIMENTS_CACHE", REPOSITORY / ".cache")).resolve()
+
+
+@pytest.fixture
+def run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[Any, str, str]]:
+    """run("model=peer", ...): the command in an empty folder; its exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EXPERIMENTS_CACHE", str(tmp_path / "cache"))
+
+    def call(*arguments: str) -> tuple[Any, str, str]:
+        monkeypatch.setattr(sys, "argv", ["experiments.run", *arguments])
+        GlobalHydra.instance().clear()
+        code: Any = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+        out, err = capsys.readouterr()
+        return code, out, re.sub(r"composing: .*\n", "", err)  # which a slow machine shows
+
+    return call

@@ -6,30 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 
-from experiments.run import main
 from tests.conftest import TINY
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    """run("model=peer", ...) in an empty folder: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("EXPERIMENTS_CACHE", str(tmp_path / "cache"))
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["experiments.run", *arguments])
-        GlobalHydra.instance().clear()
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code
-        out, err = capsys.readouterr()
-        return code, out, re.sub(r"composing: .*\n", "", err)  # which a slow machine shows
-
-    return call
 
 
 def written(folder):

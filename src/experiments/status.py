@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.cli import Parser, exit_codes, sweep_argument, sweep_folder, sweep_folders
-from experiments.sweep.search_table import CellState, read_cells, search_lines
+from experiments.sweep.search_table import CellState, read_cells, search_lines, search_rows
 from experiments.sweep.states import STATES, SweepState, read_sweep
 from experiments.sweep.status_table import status_text, sweeps_text
 
@@ -31,7 +31,9 @@ def main() -> None:
         "--every", type=float, default=5.0, help="seconds between repeats (default 5)"
     )
     parser.add_argument(
-        "--json", action="store_true", help="one JSON object a line, for each point"
+        "--json",
+        action="store_true",
+        help="one JSON object a line, for each point; then for each cell of a search",
     )
     options = parser.parse_args()
     with exit_codes():
@@ -46,7 +48,7 @@ def main() -> None:
             else:
                 sweep = read_sweep(folder)
                 cells, note = _cells(folder)
-                _show(folder, sweep, [*search_lines(cells), *note], states, options)
+                _show(folder, sweep, cells, note, states, options)
                 ended = all(p.state in _ENDED for p in sweep.points)
                 ended = ended and all(cell.is_over for cell in cells)
             if not options.watch or ended:
@@ -77,21 +79,24 @@ def _cells(folder: Path) -> tuple[list[CellState], list[str]]:
 def _show(
     folder: Path,
     sweep: SweepState,
-    search: Sequence[str],
+    cells: Sequence[CellState],
+    notes: Sequence[str],
     states: Sequence[str],
     options: argparse.Namespace,
 ) -> None:
     if options.json:
-        for note in sweep.notes:
-            print(f"note: {note}", file=sys.stderr)
-        shown = [p for p in sweep.points if not states or p.state in states]
+        for note in [*(f"note: {note}" for note in sweep.notes), *notes]:
+            print(note, file=sys.stderr)
+        points = [vars(p) for p in sweep.points if not states or p.state in states]
+        shown = [*points, *search_rows(cells)]
         if shown:
-            _print("\n".join(json.dumps(vars(point)) for point in shown))
+            _print("\n".join(map(json.dumps, shown)))
         return
     on_terminal = sys.stdout.isatty()
     clear = "\033[H\033[2J" if options.watch and on_terminal else ""
     text = status_text(folder.name, sweep, states, shorten=on_terminal and not options.all)
-    _print(clear + "\n\n".join([text, *(["\n".join(search)] if search else [])]))
+    search = "\n".join([*search_lines(cells), *notes])
+    _print(clear + "\n\n".join(filter(None, [text, search])))
 
 
 def _print(text: str) -> None:

@@ -43,7 +43,7 @@ def search_of(
 def _rules(sweeper: DictConfig) -> "Rules":
     from experiments.config.constraints import AtLeast1, Seed, checked
     from experiments.sweep.objective import DIRECTIONS, Objective, check_objective
-    from experiments.sweep.space import read_spaces
+    from experiments.sweep.space import read_first, read_spaces
     from experiments.sweep.study import SAMPLERS, Rules
 
     plain = OmegaConf.to_container(sweeper, resolve=True)
@@ -55,9 +55,18 @@ def _rules(sweeper: DictConfig) -> "Rules":
             given = f"hydra.sweeper.{name}={plain[name]}"
             raise ValueError(f"{given} is not one of {', '.join(known)}")
     check_objective(plain["objective"])
+    spaces = read_spaces(plain["search"])
+    first = read_first(plain["first"], spaces)
+    n_trials = checked(plain["n_trials"], AtLeast1, "hydra.sweeper.n_trials")
+    if len(first) > n_trials:
+        raise ValueError(
+            f"hydra.sweeper.first has {len(first)} trials, and hydra.sweeper.n_trials={n_trials}; "
+            "raise n_trials"
+        )
     return Rules(
-        spaces=read_spaces(plain["search"]),
-        n_trials=checked(plain["n_trials"], AtLeast1, "hydra.sweeper.n_trials"),
+        spaces=spaces,
+        first=first,
+        n_trials=n_trials,
         objective=Objective(name=plain["objective"], direction=plain["direction"]),
         sampler=plain["sampler"],
         seed=checked(plain["seed"], Seed, "hydra.sweeper.seed"),

@@ -185,6 +185,39 @@ def test_an_interrupted_search_draws_what_an_uninterrupted_one_draws(cell, go, s
     assert other.ran == []
 
 
+def test_the_first_values_are_asked_first_and_then_it_draws(cell, go, sweep):
+    first = [{"ladder.lr": 1e-2}, {"optim.table_lr": 2.0}, {"ladder.lr": 5e-3}]
+    spaces = {**LR, "optim.table_lr": "log(.5, 8)"}
+    given = rules(spaces, n_trials=5, first=first)
+    assert go([cell("peer")], given, Workers()) == 0
+    expected = asked(sweep)
+    drawn = [params for _, params, _ in expected]
+    assert drawn[0]["ladder.lr"] == 1e-2
+    assert drawn[1]["optim.table_lr"] == 2.0
+    assert drawn[2]["ladder.lr"] == 5e-3
+    others = [drawn[0]["optim.table_lr"], drawn[1]["ladder.lr"], drawn[3]["ladder.lr"]]
+    assert not set(others) & {1e-2, 5e-3, 2.0}
+    assert len({params["ladder.lr"] for params in drawn}) == 5
+    # the same if each command runs one
+    sweep.rename(sweep.with_name("whole"))
+    for _ in range(6):
+        if go([cell("peer")], given, Workers(stop_after=1)) == 0:
+            break
+    assert asked(sweep) == expected
+    with pytest.raises(ValueError, match=r"hydra.sweeper.first=\[\], and model=peer was searched"):
+        go([cell("peer")], rules(spaces, n_trials=5), Workers(None))
+
+
+def test_a_first_value_that_failed_is_tried_again_and_the_others_come_too(cell, go, sweep):
+    given = rules(n_trials=3, first=[{"ladder.lr": 1e-2}, {"ladder.lr": 5e-3}])
+    broken = Workers(lambda p: ("failed", None) if lr(p) == 1e-2 else ("done", parabola(p)))
+    assert go([cell()], given, broken) == 1
+    assert [lr(p) for p in broken.ran][:2] == [1e-2, 5e-3]
+    healed = Workers()
+    assert go([cell()], given, healed) == 0
+    assert [lr(p) for p in healed.ran] == [1e-2]
+
+
 def test_another_seed_draws_other_trials(cell, go, sweep):
     assert go([cell()], rules(n_trials=2), Workers()) == 0
     (sweep / JOURNAL_NAME).unlink()

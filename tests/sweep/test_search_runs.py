@@ -1,40 +1,20 @@
 """Searches with real runs, by the command line: killed, several at once, and refused."""
 
-import re
+import json
 import signal
 import sys
 import time
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 
 from experiments.records import read_record
-from experiments.run import main
 from experiments.status import main as status
 from experiments.sweep.search_table import read_cells
 from tests.sweep.searches import FIXED, command, events
 
 pytest.importorskip("optuna")
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    """run("model=peer", ...): the command's exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("EXPERIMENTS_CACHE", str(tmp_path / "cache"))
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["experiments.run", "-m", *arguments])
-        GlobalHydra.instance().clear()
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code
-        out, err = capsys.readouterr()
-        return code, out, re.sub(r"composing: .*\n", "", err)
-
-    return call
+FIRST = "hydra.sweeper.first=[{{{}}}]"
+FIVE = f"hydra.sweeper.first=[{','.join(['{ladder.lr: 1.5}'] * 5)}]"
 
 
 @pytest.mark.slow
@@ -55,6 +35,10 @@ def run(tmp_path, monkeypatch, capsys):
         (["{ladder.lr: 'log(1, 2)'}", "hydra.sweeper.n_trials=null"], "n_trials is not set"),
         (["{ladder.lr: 'log(1, 2)'}", "hydra.sweeper.sampler=x"], "sampler=x is not one of tpe,"),
         (["{ladder.lr: 'log(1, 2)'}", "hydra.sweeper.seed=-1"], "hydra.sweeper.seed=-1 must be"),
+        (["{ladder.lr: 'log(1, 2)'}", "hydra.sweeper.first=1e-2"], "first=0.01 must be a list of"),
+        (["{ladder.lr: 'log(1, 2)'}", FIRST.format("ladder.lr: 3")], "ladder.lr=3 is not in log("),
+        (["{ladder.lr: 'log(1, 2)'}", FIRST.format("size: 3")], "size is not searched; it is ladd"),
+        (["{ladder.lr: 'log(1, 2)'}", FIVE], "first has 5 trials, and hydra.sweeper.n_trials=4"),
         (["{ladder.lr: 'log(1, 2)'}", "hydra.sweeper.objective=loss"], "objective=loss is no"),
         (["{ladder.lr: 'log(1, 2)'}", "hydra.sweeper.per=size"], "per=size must be a list of keys"),
         (["{ladder.lr: 'log(1, 2)'}", "hydra.sweeper.per=[sizes]"], "per: sizes is not a key"),
@@ -67,7 +51,7 @@ def test_a_search_that_cannot_be_is_one_line_exit_2_and_nothing_written(
 ):
     monkeypatch.setattr("experiments.sweep.slurm.is_there", lambda: False)
     search, *others = arguments
-    code, out, err = run(*FIXED[:-1], f"hydra.sweeper.search={search}", *others)
+    code, out, err = run("-m", *FIXED[:-1], f"hydra.sweeper.search={search}", *others)
     assert code == 2
     assert err.startswith("error: ")
     assert err.count("\n") == 1
@@ -78,7 +62,9 @@ def test_a_search_that_cannot_be_is_one_line_exit_2_and_nothing_written(
 
 @pytest.mark.slow
 def test_a_dry_run_prints_the_plan_of_a_search_and_writes_nothing(run, tmp_path):
-    code, out, _ = run(*FIXED, "model=dense,none", "dry_run=true", "trainer.flops_per_second=1e9")
+    code, out, _ = run(
+        "-m", *FIXED, "model=dense,none", "dry_run=true", "trainer.flops_per_second=1e9"
+    )
     assert code == 0
     assert "search: these at other values too, 8 trials, 4 of each of 2 cells, 1.6e+09 FLOPs" in out
     assert list(tmp_path.iterdir()) == []
@@ -87,7 +73,7 @@ def test_a_dry_run_prints_the_plan_of_a_search_and_writes_nothing(run, tmp_path)
 @pytest.mark.long
 def test_a_search_trains_and_status_shows_it(run, tmp_path, monkeypatch, capsys):
     one = ("hydra.launcher.n_workers=1", "model=dense,none")
-    code, out, err = run(*FIXED, *one, "hydra.sweeper.n_trials=2")
+    code, out, err = run("-m", *FIXED, *one, "hydra.sweeper.n_trials=2")
     assert code == 0, err
     assert "[4/4]" in out
     records = [read_record(p) for p in (tmp_path / "results/s").glob("*/record.json")]
@@ -107,10 +93,18 @@ def test_a_search_trains_and_status_shows_it(run, tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(sys, "argv", ["status", "s"])
     status()
     out = capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["status", "s", "--json"])
+    status()
+    *points, dense, _ = map(json.loads, capsys.readouterr().out.splitlines())
+    assert {p["run_id"] for p in points} == {r.run_id for r in records}
+    assert (dense["cell"], dense["done"]) == ("model=dense budget=2e+08 size=1", 2)
+    assert dense["best"]["value"] == min(r.val_loss for r in records if r.model == "dense")
     assert "search: lowest val_loss of ladder.lr log(2e-3, 4e-2)" in out
     assert "model=none budget=2e+08 size=1      2" in out
     # a grid's point at a rate that was searched is the same run
-    code, out, _ = run(*FIXED[:-2], "model=dense", f"ladder.lr={records[0].config['ladder']['lr']}")
+    code, out, _ = run(
+        "-m", *FIXED[:-2], "model=dense", f"ladder.lr={records[0].config['ladder']['lr']}"
+    )
     assert (code, "1 of 1 runs are done already" in out) == (0, records[0].model == "dense")
 
 
@@ -159,7 +153,7 @@ def test_two_searches_at_once_share_the_trials(tmp_path):
 @pytest.mark.long
 def test_a_run_that_diverges_is_told_as_worst(run, tmp_path):
     wide = "hydra.sweeper.search={ladder.lr: [1e-2, 900.0]}"
-    assert run(*FIXED[:-1], wide, "model=dense", "hydra.sweeper.sampler=random")[0] == 0
+    assert run("-m", *FIXED[:-1], wide, "model=dense", "hydra.sweeper.sampler=random")[0] == 0
     (cell,) = read_cells(tmp_path / "results/s")
     assert cell.best().params == {"ladder.lr": 1e-2}
     assert cell.counts()["diverged"] >= 1

@@ -3,7 +3,7 @@
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from experiments.sweep.space import DIGITS, read_spaces
+from experiments.sweep.space import DIGITS, read_first, read_spaces
 
 
 def space(value):
@@ -56,6 +56,30 @@ def test_bad_ranges_are_one_line(text, message):
         space(text)
     assert str(error.value).startswith("hydra.sweeper.search: ladder.lr=")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("first", "message"),
+    [
+        ("log(1, 2)", "must be a list of groups"),
+        ([1.0], "must be a list of groups"),
+        ([{}], "must be a list of groups"),
+        ([{"optim.beta": 1}], "optim.beta is not searched; it is rate, n, kind"),
+        ([{"rate": 3}], r"rate=3 is not in log\(1, 2\)"),
+        ([{"rate": True}], "rate=True is not in"),
+        ([{"rate": float("nan")}], "rate=nan is not in"),
+        ([{"n": 1.5}], "n=1.5 is not in int"),
+        ([{"kind": "c"}], r"kind=c is not one of \['a', 'b'\]"),
+    ],
+)
+def test_first_values_are_of_the_search(first, message):
+    spaces = read_spaces({"rate": "log(1, 2)", "n": "int(1, 4)", "kind": ["a", "b"]})
+    with pytest.raises(ValueError, match=message):
+        read_first(first, spaces)
+    (read,) = read_first([{"rate": 1, "kind": "b"}], spaces)
+    assert read == {"rate": 1.0, "kind": "b"}
+    assert type(read["rate"]) is float
+    assert read_first(None, spaces) == ()
 
 
 @pytest.mark.parametrize("search", [{}, "log(1, 2)", [1]])

@@ -113,6 +113,20 @@ def search_lines(cells: Sequence[CellState]) -> list[str]:
     return lines
 
 
+def search_rows(cells: Sequence[CellState]) -> list[dict[str, Any]]:
+    """An object a cell, as JSON has it: what is searched, how many trials stand where, the best."""
+    return [_object(cell) for cell in cells]
+
+
+def _object(cell: CellState) -> dict[str, Any]:
+    best = cell.best()
+    found = None
+    if best is not None:
+        found = {"value": best.value, "params": dict(best.params), "runs": list(best.runs)}
+    rules = {name: cell.rules[name] for name in ("search", "objective", "direction")}
+    return {"cell": cell.name, **rules, **cell.counts(), "best": found}
+
+
 def _row(cell: CellState, names: Sequence[str]) -> tuple[str, ...]:
     counts = tuple(str(n) if n else "" for n in cell.counts().values())
     best = cell.best()

@@ -29,20 +29,24 @@ SAMPLERS = ("tpe", "gp", "random")
 # Random trials before the sampler learns. With Optuna's 10, eight trials of one rate would all be
 # random.
 _N_STARTUP = 4
-_RUNS, _CONTROLLER, _AGAIN, _WHY = "runs", "controller", "again", "why"  # attributes of a trial
+# Attributes of a trial
+_RUNS, _CONTROLLER, _AGAIN, _WHY, _FIRST = "runs", "controller", "again", "why", "first"
 
 State = Literal["waiting", "running", "complete", "failed"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """How a search looks for what. n_trials: of each cell."""
+    """How a search looks for what. n_trials: of each cell. first: the values of the first trials,
+    where they are not drawn.
+    """
 
     spaces: Mapping[str, Space]
     n_trials: int
     objective: Objective
     sampler: str
     seed: int
+    first: Sequence[Mapping[str, Any]] = ()
 
     def given(self) -> dict[str, Any]:
         """The ranges as space.read_spaces reads them."""
@@ -53,7 +57,8 @@ class Rules:
 @dataclass(frozen=True, kw_only=True)
 class Trial:
     """A trial as the journal has it. runs: ids of its points. controller: who starts them. again:
-    the number of the trial that it tries again. why: the reason of a failed one.
+    the number of the trial that it tries again. first: which of the first values it has. why: the
+    reason of a failed one.
     """
 
     number: int
@@ -63,6 +68,7 @@ class Trial:
     runs: tuple[str, ...]
     controller: str | None
     again: int | None
+    first: int | None
     why: str
 
     @property
@@ -102,6 +108,7 @@ class Studies:
             "search": rules.given(),
             "objective": rules.objective.name,
             "direction": rules.objective.direction,
+            "first": [dict(values) for values in rules.first],
         }
         given = {cell: {**rules_of, "lowest": list(runs)} for cell, runs in cells.items()}
         known = {s.study_name: s.user_attrs for s in self._storage.get_all_studies()}
@@ -125,10 +132,21 @@ class Studies:
     def ask(self, cell: str) -> Trial:
         """A new trial; or one that waits to be tried again."""
         study = self._studies[cell]
+        self._enqueue_first(study)
         n_whole = sum(not trial.is_dropped for trial in trials_of(study))
         study.sampler = _rounding(self._sampler(n_whole), self.rules.spaces)
         asked = study.ask(self._distributions)
         return _trial(study.get_trials(deepcopy=False)[asked.number])
+
+    def _enqueue_first(self, study: "optuna.Study") -> None:
+        """Has the next of the first values that no trial has had asked for next."""
+        whole = [trial for trial in trials_of(study) if not trial.is_dropped]
+        if any(trial.state == "waiting" for trial in whole):
+            return
+        missing = set(range(len(self.rules.first))) - {trial.first for trial in whole}
+        if missing:
+            values = dict(self.rules.first[min(missing)])
+            study.enqueue_trial(values, {_FIRST: min(missing)})
 
     def again(self, cell: str, trial: Trial) -> None:
         """Has a finished trial tried again, as a new one that counts instead of it."""
@@ -245,6 +263,7 @@ def _trial(frozen: "FrozenTrial") -> Trial:
         runs=tuple(attributes.get(_RUNS, ())),
         controller=attributes.get(_CONTROLLER),
         again=attributes.get(_AGAIN),
+        first=attributes.get(_FIRST),
         why=attributes.get(_WHY, ""),
     )
 
