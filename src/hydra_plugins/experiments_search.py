@@ -43,7 +43,7 @@ def search_of(
 def _rules(sweeper: DictConfig) -> "Rules":
     from experiments.config.constraints import AtLeast1, Seed, checked
     from experiments.sweep.objective import DIRECTIONS, Objective, check_objective
-    from experiments.sweep.space import read_first, read_spaces
+    from experiments.sweep.space import read_spaces
     from experiments.sweep.study import SAMPLERS, Rules
 
     plain = OmegaConf.to_container(sweeper, resolve=True)
@@ -55,18 +55,9 @@ def _rules(sweeper: DictConfig) -> "Rules":
             given = f"hydra.sweeper.{name}={plain[name]}"
             raise ValueError(f"{given} is not one of {', '.join(known)}")
     check_objective(plain["objective"])
-    spaces = read_spaces(plain["search"])
-    first = read_first(plain["first"], spaces)
-    n_trials = checked(plain["n_trials"], AtLeast1, "hydra.sweeper.n_trials")
-    if len(first) > n_trials:
-        raise ValueError(
-            f"hydra.sweeper.first has {len(first)} trials, and hydra.sweeper.n_trials={n_trials}; "
-            "raise n_trials"
-        )
     return Rules(
-        spaces=spaces,
-        first=first,
-        n_trials=n_trials,
+        spaces=read_spaces(plain["search"]),
+        n_trials=checked(plain["n_trials"], AtLeast1, "hydra.sweeper.n_trials"),
         objective=Objective(name=plain["objective"], direction=plain["direction"]),
         sampler=plain["sampler"],
         seed=checked(plain["seed"], Seed, "hydra.sweeper.seed"),
@@ -79,7 +70,9 @@ def _cells(
     points: Sequence[tuple[Overrides, DictConfig]],
     compose: Compose,
 ) -> "list[Cell]":
-    """The points by their values of `per`: those of one cell differ in their seeds alone."""
+    """The points by their values of `per`: those of one cell differ in their seeds, and in the
+    values of the searched keys that are tried first.
+    """
     from experiments.sweep.search import Cell
 
     if not isinstance(per, ListConfig) or not per:
@@ -92,25 +85,40 @@ def _cells(
             "is a cell; drop one"
         )
     members: dict[str, list[Overrides]] = {}
+    firsts: dict[str, list[dict[str, Any]]] = {}
     for overrides, point in points:
         values = {name: value_of(point, name, "hydra.sweeper.per") for name in per}
         cell = " ".join(f"{name}={_short(value)}" for name, value in values.items())
         for space in rules.spaces:
-            _check_key(space, rules.spaces[space].kind, cell, overrides, point)
-        members.setdefault(cell, []).append(overrides)
+            _check_key(space, rules.spaces[space].kind, cell, point)
+        others = [word for word in overrides if _name(word) not in rules.spaces]
+        given = sorted({_name(word) for word in overrides} & set(rules.spaces))
+        first = {name: rules.spaces[name].checked(value_of(point, name, "")) for name in given}
+        if others not in members.setdefault(cell, []):
+            members[cell].append(others)
+        if first and first not in firsts.setdefault(cell, []):
+            firsts[cell].append(first)
     for cell, found in members.items():
         _check_alike(cell, found)
+        n_first = len(firsts.get(cell, ()))
+        if n_first > rules.n_trials:
+            raise ValueError(
+                f"hydra.sweeper.n_trials={rules.n_trials}, and the grid has {n_first} values for "
+                f"{cell} to try first; raise n_trials"
+            )
     return [
-        Cell(name=cell, compose=lambda words, found=found: compose([[*o, *words] for o in found]))
+        Cell(
+            name=cell,
+            compose=lambda words, found=found: compose([[*o, *words] for o in found]),
+            first=firsts.get(cell, ()),
+        )
         for cell, found in members.items()
     ]
 
 
-def _check_key(name: str, kind: str, cell: str, overrides: Overrides, point: DictConfig) -> None:
-    """Raises ValueError for a key that the cell doesn't have, has no numbers, or that is set."""
+def _check_key(name: str, kind: str, cell: str, point: DictConfig) -> None:
+    """Raises ValueError for a key that the cell doesn't have, or that has no numbers."""
     where = f"hydra.sweeper.search: {name}"
-    if name in {_name(word) for word in overrides}:
-        raise ValueError(f"{where} is set too, by params, grids or the command line; drop one")
     try:
         value = value_of(point, name, "")
     except ValueError:

@@ -40,7 +40,7 @@ def rules(spaces=LR, n_trials=5, objective="val_loss", direction="minimize", **o
 def cell(compose_raw, tmp_path):
     """cell("dense", ...): the cell of a model, its points as Hydra would compose them."""
 
-    def make(model="dense", *overrides, seeds=(0,)):
+    def make(model="dense", *overrides, seeds=(0,), first=()):
         def compose(words):
             raws = []
             for seed in seeds:
@@ -57,7 +57,7 @@ def cell(compose_raw, tmp_path):
                 raws.append(raw)
             return raws
 
-        return Cell(name=f"model={model}", compose=compose)
+        return Cell(name=f"model={model}", compose=compose, first=first)
 
     return make
 
@@ -188,8 +188,8 @@ def test_an_interrupted_search_draws_what_an_uninterrupted_one_draws(cell, go, s
 def test_the_first_values_are_asked_first_and_then_it_draws(cell, go, sweep):
     first = [{"ladder.lr": 1e-2}, {"optim.table_lr": 2.0}, {"ladder.lr": 5e-3}]
     spaces = {**LR, "optim.table_lr": "log(.5, 8)"}
-    given = rules(spaces, n_trials=5, first=first)
-    assert go([cell("peer")], given, Workers()) == 0
+    given = rules(spaces, n_trials=5)
+    assert go([cell("peer", first=first)], given, Workers()) == 0
     expected = asked(sweep)
     drawn = [params for _, params, _ in expected]
     assert drawn[0]["ladder.lr"] == 1e-2
@@ -201,20 +201,22 @@ def test_the_first_values_are_asked_first_and_then_it_draws(cell, go, sweep):
     # the same if each command runs one
     sweep.rename(sweep.with_name("whole"))
     for _ in range(6):
-        if go([cell("peer")], given, Workers(stop_after=1)) == 0:
+        if go([cell("peer", first=first)], given, Workers(stop_after=1)) == 0:
             break
     assert asked(sweep) == expected
-    with pytest.raises(ValueError, match=r"hydra.sweeper.first=\[\], and model=peer was searched"):
-        go([cell("peer")], rules(spaces, n_trials=5), Workers(None))
+    # other values may be added later; those that were tried are not asked again
+    more, added = Workers(), {"ladder.lr": 2e-2, "optim.table_lr": 1.0}
+    assert go([cell("peer", first=[added, *first])], rules(spaces, n_trials=6), more) == 0
+    assert [lr(p) for p in more.ran] == [2e-2]
 
 
 def test_a_first_value_that_failed_is_tried_again_and_the_others_come_too(cell, go, sweep):
-    given = rules(n_trials=3, first=[{"ladder.lr": 1e-2}, {"ladder.lr": 5e-3}])
+    given, first = rules(n_trials=3), [{"ladder.lr": 1e-2}, {"ladder.lr": 5e-3}]
     broken = Workers(lambda p: ("failed", None) if lr(p) == 1e-2 else ("done", parabola(p)))
-    assert go([cell()], given, broken) == 1
+    assert go([cell(first=first)], given, broken) == 1
     assert [lr(p) for p in broken.ran][:2] == [1e-2, 5e-3]
     healed = Workers()
-    assert go([cell()], given, healed) == 0
+    assert go([cell(first=first)], given, healed) == 0
     assert [lr(p) for p in healed.ran] == [1e-2]
 
 

@@ -13,8 +13,7 @@ from experiments.sweep.search_table import read_cells
 from tests.sweep.searches import FIXED, command, events
 
 pytest.importorskip("optuna")
-FIRST = "hydra.sweeper.first=[{{{}}}]"
-FIVE = f"hydra.sweeper.first=[{','.join(['{ladder.lr: 1.5}'] * 5)}]"
+FIVE = "1.1,1.2,1.3,1.4,1.5"
 
 
 @pytest.mark.slow
@@ -28,17 +27,20 @@ FIVE = f"hydra.sweeper.first=[{','.join(['{ladder.lr: 1.5}'] * 5)}]"
         (["{ladder.lr: 'log(2, 1)'}"], "is empty: 2 is not below 1"),
         (["{size: 'int(1, 2)'}"], "size is in hydra.sweeper.per too"),
         (["{ladder.lr_d_model: 'uniform(1, 2)'}"], "ladder.lr_d_model=1 must be of type int"),
-        (["{seed: 'int(0, 3)'}", "seed=0,1"], "seed is set too, by params, grids or the command"),
         (["{ladder.lr: log(1, 2)}"], "put log(1, 2) in quotes"),
         (["[1]"], "must be a group of keys"),
         (["{ladder.lr: 'log(1, 2)'}", "hydra.sweeper.n_trials=0"], "n_trials=0 must be at least 1"),
         (["{ladder.lr: 'log(1, 2)'}", "hydra.sweeper.n_trials=null"], "n_trials is not set"),
         (["{ladder.lr: 'log(1, 2)'}", "hydra.sweeper.sampler=x"], "sampler=x is not one of tpe,"),
         (["{ladder.lr: 'log(1, 2)'}", "hydra.sweeper.seed=-1"], "hydra.sweeper.seed=-1 must be"),
-        (["{ladder.lr: 'log(1, 2)'}", "hydra.sweeper.first=1e-2"], "first=0.01 must be a list of"),
-        (["{ladder.lr: 'log(1, 2)'}", FIRST.format("ladder.lr: 3")], "ladder.lr=3 is not in log("),
-        (["{ladder.lr: 'log(1, 2)'}", FIRST.format("size: 3")], "size is not searched; it is ladd"),
-        (["{ladder.lr: 'log(1, 2)'}", FIVE], "first has 5 trials, and hydra.sweeper.n_trials=4"),
+        (
+            ["{ladder.lr: 'log(1, 2)'}", "ladder.lr=3"],
+            "lr=3 of the grid is to be tried",
+        ),
+        (
+            ["{ladder.lr: 'log(1, 2)'}", f"ladder.lr={FIVE}"],
+            "and the grid has 5 values",
+        ),
         (["{ladder.lr: 'log(1, 2)'}", "hydra.sweeper.objective=loss"], "objective=loss is no"),
         (["{ladder.lr: 'log(1, 2)'}", "hydra.sweeper.per=size"], "per=size must be a list of keys"),
         (["{ladder.lr: 'log(1, 2)'}", "hydra.sweeper.per=[sizes]"], "per: sizes is not a key"),
@@ -72,7 +74,7 @@ def test_a_dry_run_prints_the_plan_of_a_search_and_writes_nothing(run, tmp_path)
 
 @pytest.mark.long
 def test_a_search_trains_and_status_shows_it(run, tmp_path, monkeypatch, capsys):
-    one = ("hydra.launcher.n_workers=1", "model=dense,none")
+    one = ("hydra.launcher.n_workers=1", "model=dense,none", "ladder.lr=8e-3")
     code, out, err = run("-m", *FIXED, *one, "hydra.sweeper.n_trials=2")
     assert code == 0, err
     assert "[4/4]" in out
@@ -89,6 +91,8 @@ def test_a_search_trains_and_status_shows_it(run, tmp_path, monkeypatch, capsys)
         )
         assert record.val_loss == best.value
         assert found.name == f"model={record.model} budget=2e+08 size=1"
+        assert found.trials[0].params == {"ladder.lr": 8e-3}  # the grid's value is tried first
+        assert found.trials[1].params != {"ladder.lr": 8e-3}
         assert best.value == min(r.val_loss for r in records if r.model == record.model)
     monkeypatch.setattr(sys, "argv", ["status", "s"])
     status()

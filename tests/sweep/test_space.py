@@ -3,7 +3,7 @@
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from experiments.sweep.space import DIGITS, read_first, read_spaces
+from experiments.sweep.space import DIGITS, read_spaces
 
 
 def space(value):
@@ -59,27 +59,23 @@ def test_bad_ranges_are_one_line(text, message):
 
 
 @pytest.mark.parametrize(
-    ("first", "message"),
+    ("name", "value", "message"),
     [
-        ("log(1, 2)", "must be a list of groups"),
-        ([1.0], "must be a list of groups"),
-        ([{}], "must be a list of groups"),
-        ([{"optim.beta": 1}], "optim.beta is not searched; it is rate, n, kind"),
-        ([{"rate": 3}], r"rate=3 is not in log\(1, 2\)"),
-        ([{"rate": True}], "rate=True is not in"),
-        ([{"rate": float("nan")}], "rate=nan is not in"),
-        ([{"n": 1.5}], "n=1.5 is not in int"),
-        ([{"kind": "c"}], r"kind=c is not one of \['a', 'b'\]"),
+        ("rate", 3, r"rate=3 of the grid is to be tried first, and is not in log\(1, 2\)"),
+        ("rate", True, "rate=True of"),
+        ("rate", None, "rate=None of"),
+        ("rate", float("nan"), "rate=nan of"),
+        ("n", 1.5, "n=1.5 of"),
+        ("kind", "c", r"kind=c of the grid is to be tried first, and is not in \['a', None\]"),
     ],
 )
-def test_first_values_are_of_the_search(first, message):
-    spaces = read_spaces({"rate": "log(1, 2)", "n": "int(1, 4)", "kind": ["a", "b"]})
+def test_a_value_of_the_grid_is_one_that_could_be_drawn(name, value, message):
+    spaces = read_spaces({"rate": "log(1, 2)", "n": "int(1, 4)", "kind": ["a", None]})
     with pytest.raises(ValueError, match=message):
-        read_first(first, spaces)
-    (read,) = read_first([{"rate": 1, "kind": "b"}], spaces)
-    assert read == {"rate": 1.0, "kind": "b"}
-    assert type(read["rate"]) is float
-    assert read_first(None, spaces) == ()
+        spaces[name].checked(value)
+    for fits in {"rate": (1, 1.5), "n": (4,), "kind": ("a", None)}[name]:
+        assert spaces[name].checked(fits) == fits
+    assert type(spaces["rate"].checked(1)) is float
 
 
 @pytest.mark.parametrize("search", [{}, "log(1, 2)", [1]])

@@ -1,5 +1,6 @@
 """A branch of a trunk is the run from scratch, to the bit; a trunk goes on where it ended."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -14,7 +15,7 @@ from experiments.sweep.submission import enter_branches
 from experiments.sweep.trunks import trunks_of
 from experiments.system.interruption import Interrupted
 from experiments.training.checkpoints import LAST
-from tests.conftest import TINY, Killed, kill_at
+from tests.conftest import TINY, Killed, Nursery, kill_at
 
 WSD = ("optim.schedule=wsd", "optim.warmup_tokens=640", "logger.log_every_n_steps=7")  # 5 steps
 LAYERS = {
@@ -37,8 +38,10 @@ def make(compose_raw, tmp_path, cache):
     def point(n_steps, *overrides, folder="results", branch="trunk"):
         paths = (f"paths.results={tmp_path / folder}", f"paths.cache={cache}")
         how = () if branch is None else (f"optim.branch_from={branch}",)
+        has_text = any(word.startswith("data=") for word in overrides)
+        tiny = [word for word in TINY if not (has_text and "data.corpus" in word)]
         fixed = ("size=1", "budget=1e9", "sweep=s")
-        raw = compose_raw(*fixed, *TINY, *WSD, *how, *paths, *overrides)
+        raw = compose_raw(*fixed, *tiny, *WSD, *how, *paths, *overrides)
         return make_point({**raw, "budget": make_point(raw).plan.flops_of(n_steps)})
 
     return point
@@ -68,7 +71,8 @@ def rows(point):
 def trained_trunk(*branches):
     (trunk,) = trunks_of(branches)
     enter_branches(branches)
-    assert execute(trunk).status == "done"
+    record = execute(trunk)
+    assert record.status == "done", record.error
     return trunk
 
 
@@ -95,6 +99,38 @@ def test_branches_equal_runs_from_scratch_to_the_bit(make, layer):
             "own_flops": branch.own_flops,
         }
     assert not kept.kept(trunk.run_dir)  # no branch waits any more
+
+
+@pytest.mark.slow
+def test_a_branch_on_streamed_text_reads_on_where_the_trunk_was(make, tmp_path):
+    (tmp_path / "texts").mkdir()
+    for i in range(8):
+        texts = Nursery().documents("train", tmp_path)
+        lines = "".join(json.dumps({"text": f"{text} {i}"}) + "\n" for text in texts)
+        (tmp_path / f"texts/{i}.jsonl").write_text(lines)
+    streamed = (
+        "data=local", f"data.path={tmp_path / 'texts'}", "data.corpus.validation_every=20",
+        "data.streaming=true", "data.stream_shuffle=12", "trainer.n_loader_workers=0",
+    )  # fmt: skip
+    branch = make(20, *streamed)
+    trained_trunk(branch)
+    expected, record = execute(make(20, *streamed, branch=None)), execute(branch)
+    assert record.trunk["n_steps"] == 15
+    assert record.epochs is None  # of a stream
+    assert record.val_loss == expected.val_loss
+
+
+@pytest.mark.long
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # of torch's own import
+def test_a_compiled_branch_is_the_compiled_run_from_scratch(make):
+    compiled = ("trainer.compile=true", *LAYERS["peer"])
+    branch = make(20, *compiled)
+    trained_trunk(branch)
+    expected, record = execute(make(20, *compiled, branch=None)), execute(branch)
+    assert record.compile_seconds > 0
+    assert (record.trunk["n_steps"], record.val_loss) == (15, expected.val_loss)
 
 
 @pytest.mark.slow

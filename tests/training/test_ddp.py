@@ -12,6 +12,8 @@ import pytest
 from experiments.execute import execute
 from experiments.point import make_point
 from experiments.records import read_record
+from experiments.sweep.submission import enter_branches
+from experiments.sweep.trunks import trunks_of
 from tests.conftest import REPOSITORY, TINY
 
 KEYS = ("model.d_key=8", "model.n_heads=2", "model.top_k=4", "n_experts=64")
@@ -134,6 +136,20 @@ def test_ranks_go_on_with_more_experts_as_one_process_does(folders, compose_raw,
     )
     assert together[:5] == pytest.approx(alone[:5], rel=1e-5)
     assert together == pytest.approx(alone, rel=1e-4)
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_a_branch_of_two_ranks_is_their_run_from_scratch(compose_raw, overrides):
+    wsd = (*overrides("peer", 2, "branches"), "optim.schedule=wsd", "optim.warmup_tokens=640")
+    alone, raw = compose_raw(*wsd), compose_raw(*wsd, "optim.branch_from=trunk")
+    branch = make_point(raw)
+    (trunk,) = trunks_of([branch])
+    enter_branches([branch])
+    _train_all([trunk.raw, raw, alone])
+    (_, expected), (_, record) = map(_result, (make_point(alone).run_dir, branch.run_dir))
+    assert (record.trunk["run_id"], record.trunk["n_steps"]) == (trunk.run_id, branch.first_step)
+    assert record.val_loss == expected.val_loss
 
 
 @pytest.mark.slow

@@ -24,17 +24,19 @@ from experiments.sweep.planning import (
     set_aside_diverged,
     status_of,
 )
-from experiments.sweep.study import Rules, Studies, Trial, counted
+from experiments.sweep.study import Rules, Start, Studies, Trial, counted
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """A part of the grid that is searched by itself. compose(overrides): its points' configs, one
-    a seed, with these values of the searched keys.
+    a seed, with these values of the searched keys. first: the values of them that the grid has,
+    which are tried first; a key that is left out is drawn.
     """
 
     name: str
     compose: Callable[[Sequence[str]], Sequence[Raw]]
+    first: Sequence[Mapping[str, Any]] = ()
 
 
 class Search:
@@ -89,8 +91,11 @@ class Search:
 
     def begin(self) -> None:
         """Opens the studies, or makes them. Only under the sweep's lock, as all that follows."""
-        lowest = {name: [p.run_id for p in points] for name, points in self._lowest.items()}
-        self._studies = Studies(self.sweep_dir, self.rules, lowest)
+        starts = {
+            name: Start(lowest=[p.run_id for p in points], first=self.cells[name].first)
+            for name, points in self._lowest.items()
+        }
+        self._studies = Studies(self.sweep_dir, self.rules, starts)
 
     @property
     def sweep_dir(self) -> Path:

@@ -49,16 +49,20 @@ class Space:
         return min(max(float(f"{value:.{DIGITS}g}"), low), high)
 
     def checked(self, value: Any) -> Any:
-        """A given value as a drawn one is. Raises ValueError for one that can't be drawn."""
+        """A value that the grid gives. Raises ValueError for one that could not be drawn."""
+        of = type(self.ends[0])
         if self.kind == "choice":
-            if value not in self.ends:
-                raise ValueError(f"{self.name}={value} is not one of {self.text}")
-            return value
-        low, high = self._range()
-        of = type(low)
-        if isinstance(value, bool) or not isinstance(value, int | of) or not low <= value <= high:
-            raise ValueError(f"{self.name}={value} is not in {self.text}")
-        return of(value)
+            is_drawable = value in self.ends
+        else:
+            low, high = self._range()
+            number = isinstance(value, int | of) and not isinstance(value, bool)
+            is_drawable = number and low <= value <= high
+        if not is_drawable:
+            raise ValueError(
+                f"hydra.sweeper.search: {self.name}={value} of the grid is to be tried first, and "
+                f"is not in {self.text}"
+            )
+        return value if self.kind == "choice" else of(value)
 
     def place(self, value: Any) -> float | None:
         """Where a value is in the range, from 0 to 1 on its own scale; None of a list."""
@@ -91,29 +95,6 @@ def read_spaces(search: Any) -> dict[str, Space]:
             "{ladder.lr: 'log(2e-3, 4e-2)'}"
         )
     return {str(name): _space(str(name), value) for name, value in search.items()}
-
-
-def read_first(first: Any, spaces: Mapping[str, Space]) -> tuple[dict[str, Any], ...]:
-    """The values of hydra.sweeper.first, a group a trial; a key that is left out is drawn.
-
-    Raises ValueError for a key that is not searched, and a value out of its range.
-    """
-    groups = first is None or (isinstance(first, Sequence) and not isinstance(first, str))
-    if not groups or not all(isinstance(group, Mapping) and group for group in first or ()):
-        raise ValueError(
-            f"hydra.sweeper.first={first} must be a list of groups, as [{{ladder.lr: 1e-2}}]"
-        )
-    found = []
-    for group in first or ():
-        for name in set(group) - set(spaces):
-            raise ValueError(
-                f"hydra.sweeper.first: {name} is not searched; it is {', '.join(spaces)}"
-            )
-        try:
-            found.append({name: spaces[name].checked(value) for name, value in group.items()})
-        except ValueError as error:
-            raise ValueError(f"hydra.sweeper.first: {error}") from None
-    return tuple(found)
 
 
 def _space(name: str, value: Any) -> Space:

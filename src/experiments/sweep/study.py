@@ -26,27 +26,23 @@ if TYPE_CHECKING:
 
 JOURNAL_NAME = "search.journal"
 SAMPLERS = ("tpe", "gp", "random")
-# Random trials before the sampler learns. With Optuna's 10, eight trials of one rate would all be
-# random.
+# Random trials before the sampler learns, where fewer than two are given. With Optuna's 10, eight
+# trials of one rate would all be random.
 _N_STARTUP = 4
-# Attributes of a trial
-_RUNS, _CONTROLLER, _AGAIN, _WHY, _FIRST = "runs", "controller", "again", "why", "first"
+_RUNS, _CONTROLLER, _AGAIN, _WHY = "runs", "controller", "again", "why"  # attributes of a trial
 
 State = Literal["waiting", "running", "complete", "failed"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """How a search looks for what. n_trials: of each cell. first: the values of the first trials,
-    where they are not drawn.
-    """
+    """How a search looks for what. n_trials: of each cell."""
 
     spaces: Mapping[str, Space]
     n_trials: int
     objective: Objective
     sampler: str
     seed: int
-    first: Sequence[Mapping[str, Any]] = ()
 
     def given(self) -> dict[str, Any]:
         """The ranges as space.read_spaces reads them."""
@@ -57,8 +53,7 @@ class Rules:
 @dataclass(frozen=True, kw_only=True)
 class Trial:
     """A trial as the journal has it. runs: ids of its points. controller: who starts them. again:
-    the number of the trial that it tries again. first: which of the first values it has. why: the
-    reason of a failed one.
+    the number of the trial that it tries again. why: the reason of a failed one.
     """
 
     number: int
@@ -68,7 +63,6 @@ class Trial:
     runs: tuple[str, ...]
     controller: str | None
     again: int | None
-    first: int | None
     why: str
 
     @property
@@ -87,12 +81,21 @@ def check_installed() -> None:
         ) from None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What a cell's search begins with. lowest: its runs at the lowest ends of the ranges, which
+    stand for its whole config. first: values of the trials that are asked first.
+    """
+
+    lowest: Sequence[str]
+    first: Sequence[Mapping[str, Any]]
+
+
 class Studies:
     """The studies of a sweep's search, by cell."""
 
-    def __init__(self, sweep_dir: Path, rules: Rules, cells: Mapping[str, Sequence[str]]) -> None:
-        """Makes those that are missing. cells: of each, the runs at the lowest ends of the ranges,
-        which stand for its whole config.
+    def __init__(self, sweep_dir: Path, rules: Rules, cells: Mapping[str, Start]) -> None:
+        """Makes those that are missing.
 
         Raises ValueError if a cell was begun by other rules or with another config.
         """
@@ -100,6 +103,7 @@ class Studies:
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.rules = rules
+        self._first = {cell: start.first for cell, start in cells.items()}
         self._distributions = {n: s.distribution() for n, s in rules.spaces.items()}
         path = sweep_dir / JOURNAL_NAME
         _cut_torn_line(path)
@@ -108,9 +112,8 @@ class Studies:
             "search": rules.given(),
             "objective": rules.objective.name,
             "direction": rules.objective.direction,
-            "first": [dict(values) for values in rules.first],
         }
-        given = {cell: {**rules_of, "lowest": list(runs)} for cell, runs in cells.items()}
+        given = {cell: {**rules_of, "lowest": list(s.lowest)} for cell, s in cells.items()}
         known = {s.study_name: s.user_attrs for s in self._storage.get_all_studies()}
         for cell in set(given) & set(known):
             _check_same(path, cell, known[cell], given[cell])
@@ -132,21 +135,22 @@ class Studies:
     def ask(self, cell: str) -> Trial:
         """A new trial; or one that waits to be tried again."""
         study = self._studies[cell]
-        self._enqueue_first(study)
+        self._enqueue_first(cell)
         n_whole = sum(not trial.is_dropped for trial in trials_of(study))
-        study.sampler = _rounding(self._sampler(n_whole), self.rules.spaces)
+        sampler = self._sampler(n_whole, len(self._first[cell]))
+        study.sampler = _rounding(sampler, self.rules.spaces)
         asked = study.ask(self._distributions)
         return _trial(study.get_trials(deepcopy=False)[asked.number])
 
-    def _enqueue_first(self, study: "optuna.Study") -> None:
-        """Has the next of the first values that no trial has had asked for next."""
-        whole = [trial for trial in trials_of(study) if not trial.is_dropped]
+    def _enqueue_first(self, cell: str) -> None:
+        """Has the next first values that no trial has had asked for next."""
+        whole = [trial for trial in self.trials(cell) if not trial.is_dropped]
         if any(trial.state == "waiting" for trial in whole):
             return
-        missing = set(range(len(self.rules.first))) - {trial.first for trial in whole}
-        if missing:
-            values = dict(self.rules.first[min(missing)])
-            study.enqueue_trial(values, {_FIRST: min(missing)})
+        for values in self._first[cell]:
+            if not any(values.items() <= trial.params.items() for trial in whole):
+                self._studies[cell].enqueue_trial(dict(values))
+                return
 
     def again(self, cell: str, trial: Trial) -> None:
         """Has a finished trial tried again, as a new one that counts instead of it."""
@@ -179,19 +183,20 @@ class Studies:
         for name, value in attributes.items():
             self._storage.set_trial_user_attr(trial_id, name, value)
 
-    def _sampler(self, n_trials: int) -> "BaseSampler":
+    def _sampler(self, n_trials: int, n_first: int) -> "BaseSampler":
         import numpy as np
         from optuna import samplers
 
         seed = int(np.random.SeedSequence([self.rules.seed, n_trials]).generate_state(1)[0])
+        n_startup = n_first if n_first > 1 else _N_STARTUP
         if self.rules.sampler == "random":
             return samplers.RandomSampler(seed=seed)
         if self.rules.sampler == "gp":
-            return samplers.GPSampler(seed=seed, n_startup_trials=_N_STARTUP)
+            return samplers.GPSampler(seed=seed, n_startup_trials=n_startup)
         with warnings.catch_warnings():  # Optuna 4 calls two of these experimental
             warnings.simplefilter("ignore")
             return samplers.TPESampler(
-                seed=seed, n_startup_trials=_N_STARTUP, multivariate=True, constant_liar=True
+                seed=seed, n_startup_trials=n_startup, multivariate=True, constant_liar=True
             )
 
 
@@ -263,7 +268,6 @@ def _trial(frozen: "FrozenTrial") -> Trial:
         runs=tuple(attributes.get(_RUNS, ())),
         controller=attributes.get(_CONTROLLER),
         again=attributes.get(_AGAIN),
-        first=attributes.get(_FIRST),
         why=attributes.get(_WHY, ""),
     )
 
