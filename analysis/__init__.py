@@ -54,6 +54,7 @@ from analysis.parametric import ParametricFit, fit_parametric
 from analysis.planner import Plan, plan
 from analysis.rates.fit import Rates, fit_rates
 from analysis.rates.law import RateLaw
+from analysis.rates.moves import RateMoves, compare_rates
 from analysis.surfaces.compare import SurfaceComparison, compare_surfaces
 from analysis.surfaces.fit import SurfaceFit, fit_surface
 from analysis.table.load import best_of_cells, check_table, finished, load_table
@@ -92,6 +93,7 @@ __all__ = [
     "PowerLaw",
     "Prediction",
     "RateLaw",
+    "RateMoves",
     "Rates",
     "Result",
     "SeedNoise",
@@ -109,6 +111,7 @@ __all__ = [
     "compare_laws",
     "compare_libraries",
     "compare_models",
+    "compare_rates",
     "compare_surfaces",
     "compute_multipliers",
     "draw_active",

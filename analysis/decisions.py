@@ -10,6 +10,7 @@ from analysis.multiplier.fit import compute_multipliers, lowest_points
 from analysis.multiplier.result import frame_of
 from analysis.planner import plan
 from analysis.rates.fit import BATCH, fit_rates
+from analysis.rates.moves import compare_rates
 from analysis.staging import staged
 from analysis.study import check_choices
 from analysis.table.units import in_unit, loss_unit
@@ -86,6 +87,10 @@ def multiplier(options: Options) -> None:
 
 def rates(options: Options) -> None:
     """The best learning rate of each cell, and the law it follows."""
+    if options.baseline and not options.used:
+        raise ValueError(
+            f"--baseline {options.baseline} is of the differences of --used; give --used PATH too"
+        )
     by_batch = options.batch is not None  # else the lowest loss over batches counts
     table = table_of(options, keep=[BATCH], needs=("lr",), by_cell=not by_batch)
     folder = folder_of(options)
@@ -97,9 +102,14 @@ def rates(options: Options) -> None:
         n_nearest=options.n_nearest,
         noise=options.noise,
     )
+    values, text = found.to_dict(), found.summary()
+    if options.used:
+        used = table_of(options, options.used, needs=("lr",))
+        moves = compare_rates(found, used, baseline=options.baseline)
+        values["moves"], text = moves.to_dict(), f"{text}\n\n{moves.summary()}"
     with staged(folder) as new, figures.style():
-        write(new / "rates.json", found.to_dict())
+        write(new / "rates.json", values)
         save(figures.draw_rates(found), new / "rates.png")
-    print_json(options, found.to_dict())
-    say(options, in_unit(found.summary(), loss_unit(table)))
+    print_json(options, values)
+    say(options, in_unit(text, loss_unit(table)))
     say(options, f"\nfits: {folder / 'rates.json'}\nfigure: {folder / 'rates.png'}")

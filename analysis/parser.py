@@ -260,6 +260,12 @@ def _decisions(add: Add) -> None:
         metavar="N",
         help="fit the N rates nearest to the best (%(default)s)",
     )
+    sub.add_argument(
+        "--used",
+        metavar="PATH",
+        help="a sweep or table whose differences are checked: how far each moves at best rates",
+    )
+    sub.add_argument("--baseline", help="check differences from this model alone (default: all)")
 
 
 def _report(add: Add) -> None:

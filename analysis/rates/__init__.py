@@ -2,5 +2,6 @@
 
 from analysis.rates.fit import Rates, fit_rates
 from analysis.rates.law import RateLaw
+from analysis.rates.moves import RateMoves, compare_rates
 
-__all__ = ["RateLaw", "Rates", "fit_rates"]
+__all__ = ["RateLaw", "RateMoves", "Rates", "compare_rates", "fit_rates"]

@@ -306,6 +306,7 @@ isoflop good.csv --budget-tolerance 0.5 -> --budget-tolerance 0.5 must be 0 or m
 isoflop good.csv --budgets 1e18,x -> --budgets '1e18,x' must be numbers of FLOPs above 0
 rates good.csv -> no column lr; found model, budget, n_params, n_tokens, loss, n_experts, seed
 rates good.csv --n-nearest 2 -> --n-nearest 2 must be 3 or more: a parabola has 3 parameters
+rates good.csv --baseline dense -> --baseline dense is of the differences of --used; give --used
 rates good.csv --noise 0 -> --noise 0 must be a finite number of nats above 0
 flatness good.csv --within 0 -> --within 0 must be a finite number of nats above 0
 flatness good.csv --within-compute 1 -> --within-compute 1 must be a share above 0 and below 1

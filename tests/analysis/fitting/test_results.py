@@ -60,6 +60,7 @@ def results():
     experts = simulate_experts(ClarkSurface(), [1e7, 1e8, 1e9], [1, 4, 16, 64, 256], noise=0.01)
     compared = compare_laws(experts, n_draws=20)
     rates = analysis.fit_rates(tuned())
+    used = tuned()[lambda runs: runs["lr"] == 2.0**-7]
     surface = fit_parametric(dense["n_params"], dense["n_tokens"], dense["loss"], n_draws=20)
     differences = analysis.compare_models(runs, budget=1e19)
     found = [
@@ -102,6 +103,7 @@ def results():
         analysis.compare_at_learning(streamed()),
         chosen(),
         rates,
+        analysis.compare_rates(rates, used),
         rates.forms[0].law,
         study_of(isoflop, surface, differences),
     ]

@@ -1,0 +1,257 @@
+"""How far the differences between models move once each has its best rate.
+
+Of each cell that both tables have: the rate used, and what the best one gains by the cell's
+parabola. A difference between two models moves by the difference of their gains.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from analysis.fitting.intervals import Array, percentiles
+from analysis.fitting.results import Result
+from analysis.fitting.status import FitError, FitStatus, status_of
+from analysis.fitting.text import join_first
+from analysis.isoflop.resample import nearest
+from analysis.rates.cells import BestRate
+from analysis.rates.fit import DEPTH, HORIZONS, Rates
+from analysis.table.checks import finished, require
+from analysis.table.load import best_of_cells
+
+MORE_THAN = 0.01  # nats that a difference moves by, to be named
+_DRAWS = 4000
+_NATS = ("difference", "moved_by", "lower", "upper", "at_best_rates")
+_COLUMNS = ("budget", "model", "other", *_NATS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gain:
+    """What a cell's best rate gains. lr: the rate used; loss: with it, the mean over seeds; gain:
+    nats/token, by the parabola between the rates tried; interval: 95 %, as the losses are drawn
+    again with the cell's noise, nan where that is unknown. A gain is never below 0, so noise alone
+    makes it larger.
+    """
+
+    cell: BestRate
+    lr: float
+    loss: float
+    gain: float
+    interval: tuple[float, float]
+    draws: Array = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Move:
+    """difference: loss of `model` less that of `other`, at the rates used; moved_by: what is added
+    to it at the best rates of both.
+    """
+
+    budget: float
+    model: str
+    other: str
+    difference: float
+    moved_by: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class RateMoves(Result):
+    """gains: of the cells that both tables have; moves: of all pairs at one budget and size, or of
+    all with the baseline; left_out: cells that are not compared, and why.
+    """
+
+    gains: tuple[Gain, ...]
+    moves: tuple[Move, ...]
+    left_out: tuple[str, ...]
+    more_than: float
+
+    @property
+    def far(self) -> tuple[Move, ...]:
+        """Those that move by more than `more_than`."""
+        return tuple(move for move in self.moves if abs(move.moved_by) > self.more_than)
+
+    @property
+    def status(self) -> FitStatus:
+        return status_of(self.warnings)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        flagged = [gain.cell.name for gain in self.gains if gain.cell.flags]
+        found = [f"best rates with warnings: {join_first(flagged, 6, '; ')}"] if flagged else []
+        if self.left_out:
+            found.append(f"not compared: {join_first(self.left_out, 6, '; ')}")
+        return tuple(found)
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a move."""
+        rows = [
+            (
+                move.budget,
+                move.model,
+                move.other,
+                move.difference,
+                move.moved_by,
+                *move.interval,
+                move.difference + move.moved_by,
+            )
+            for move in self.moves
+        ]
+        return pd.DataFrame(rows, columns=list(_COLUMNS))
+
+    def summary(self) -> str:
+        rows = [
+            {
+                "cell": gain.cell.name,
+                "lr_used": f"{gain.lr:.3g}",
+                "lr_opt": f"{gain.cell.lr_opt:.3g}" if gain.cell.inside else "",
+                "gain": f"{gain.gain:.4f}",
+                "lower": f"{gain.interval[0]:.4f}",
+                "upper": f"{gain.interval[1]:.4f}",
+            }
+            for gain in self.gains
+        ]
+        table = self.to_frame()
+        far = table[table["moved_by"].abs() > self.more_than]
+        lines = [
+            "what the best rate of each gains over the one used, nats/token",
+            pd.DataFrame(rows).to_string(index=False),
+            "",
+            f"{len(far)} of {len(self.moves)} differences move by more than {self.more_than:g} "
+            "nats at the best rates of both",
+        ]
+        if len(far):
+            formats = dict.fromkeys(_NATS, "{:+.4f}".format) | {"budget": "{:.3g}".format}
+            lines.append(far.to_string(index=False, formatters=formats))
+        return "\n".join([*lines, *(f"  warning: {text}" for text in self.warnings)])
+
+
+def compare_rates(
+    rates: Rates,
+    used: pd.DataFrame,
+    *,
+    baseline: str | None = None,
+    more_than: float = MORE_THAN,
+    seed: int = 0,
+) -> RateMoves:
+    """rates: of a search or a grid; used: the checked table of the comparisons, with lr.
+
+    Cells are matched by series, budget, width and blocks; where budgets are unknown by length too.
+    Of several rates of a cell of `used` that with the lowest loss is the one used. Raises FitError
+    if no cells match, ValueError for a baseline that none has.
+    """
+    width, horizon = rates.columns[0], next(n for n in rates.columns if n in HORIZONS)
+    has_budgets = any(np.isfinite(cell.budget) for cell in rates.cells)
+    has_depth = all(np.isfinite(cell.at[DEPTH]) for cell in rates.cells)
+    at = [width, *([DEPTH] if has_depth else []), *([] if has_budgets else [horizon])]
+    require(used, ["lr", "loss", *at], "rates --used")
+    runs = best_of_cells(finished(used), by=["series", "budget", *at])
+    rng = np.random.default_rng(seed)
+    gains, left_out = [], []
+    for cell in rates.cells:
+        same = (runs["series"] == cell.model) & _close(runs["budget"], cell.budget)
+        for name in at:
+            same &= _close(runs[name], cell.at[name])
+        own = runs[same]
+        if not len(own):
+            left_out.append(f"{cell.name}: no run of the other table")
+            continue
+        lr, loss = float(own["lr"].iloc[0]), float(own["loss"].iloc[0])
+        # a rate is a number of the config times a root: the last bits may differ
+        if not min(cell.lrs) * (1 - 1e-9) <= lr <= max(cell.lrs) * (1 + 1e-9):
+            left_out.append(f"{cell.name}: the rate used, {lr:.3g}, is outside of those tried")
+            continue
+        gains.append(_gain(cell, lr, loss, rng))
+    if not gains:
+        raise FitError(f"no cell to compare: {join_first(left_out, 3, '; ')}")
+    if baseline and baseline not in {gain.cell.model for gain in gains}:
+        found = ", ".join(dict.fromkeys(gain.cell.model for gain in gains))
+        raise ValueError(f"baseline={baseline!r} is no model of these cells; found {found}")
+    moves = tuple(
+        _move(one, other)
+        for other, one in combinations(gains, 2)
+        if _comparable(one.cell, other.cell, at)
+        and (baseline is None or baseline in (one.cell.model, other.cell.model))
+    )
+    if baseline:
+        moves = tuple(m if m.other == baseline else _turned(m) for m in moves)
+    return RateMoves(gains=tuple(gains), moves=moves, left_out=tuple(left_out), more_than=more_than)
+
+
+def _comparable(one: BestRate, other: BestRate, at: Sequence[str]) -> bool:
+    """Of one budget and size."""
+    alike = all(one.at[name] == other.at[name] for name in at)
+    budgets = np.isclose(one.budget, other.budget, rtol=1e-6, equal_nan=True)
+    return bool(budgets) and alike and one.model != other.model
+
+
+def _close(values: pd.Series, value: float) -> np.ndarray:
+    numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
+    return np.isclose(numbers, value, rtol=1e-6, equal_nan=True)
+
+
+def _gain(cell: BestRate, lr: float, loss: float, rng: np.random.Generator) -> Gain:
+    u, losses = np.log(cell.lrs), np.array(cell.losses)
+    kept = nearest(u, losses, cell.n_fitted)
+    place = float(np.clip(np.log(lr), u[0], u[-1]))
+    (found,) = _gains(u[kept], losses[kept][None], place)
+    drawn = losses[kept] + rng.normal(0.0, 1.0, (_DRAWS, len(kept))) * cell.noise
+    draws = _gains(u[kept], drawn, place)
+    low, high = percentiles(draws, 0.95) if np.isfinite(cell.noise) else (np.nan, np.nan)
+    return Gain(
+        cell=cell,
+        lr=lr,
+        loss=loss,
+        gain=float(found),
+        interval=(float(low), float(high)),
+        draws=draws,
+    )
+
+
+def _gains(u: Array, losses: Array, place: float) -> Array:
+    """Of losses (S, n) at u (n,): the parabola at `place`, less its lowest value from the first to
+    the last u and at `place`: (S,).
+    """
+    centre, scale = u.mean(), np.abs(u - u.mean()).max()
+
+    def columns(at: Array) -> Array:
+        v = (at - centre) / scale
+        return np.stack([v**2, v, np.ones_like(v)], axis=-1)
+
+    found = losses @ np.linalg.pinv(columns(u)).T
+    a, slope = found[:, 0], found[:, 1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        vertex = centre - scale * slope / (2 * a)
+    vertex = np.where((a > 0) & (vertex > u[0]) & (vertex < u[-1]), vertex, u[0])
+    at = np.stack([vertex, np.full_like(vertex, u[-1]), np.full_like(vertex, place)], axis=1)
+    values = np.einsum("ski,si->sk", columns(at), found)
+    ends = columns(u[:1]) @ found.T
+    return np.asarray(values[:, 2] - np.minimum(values.min(axis=1), ends[0]), dtype=np.float64)
+
+
+def _move(one: Gain, other: Gain) -> Move:
+    draws = other.draws - one.draws
+    known = np.isfinite([one.interval[0], other.interval[0]]).all()
+    low, high = percentiles(draws, 0.95) if known else (np.nan, np.nan)
+    return Move(
+        budget=one.cell.budget,
+        model=one.cell.model,
+        other=other.cell.model,
+        difference=one.loss - other.loss,
+        moved_by=other.gain - one.gain,
+        interval=(float(low), float(high)),
+    )
+
+
+def _turned(move: Move) -> Move:
+    low, high = move.interval
+    return Move(
+        budget=move.budget,
+        model=move.other,
+        other=move.model,
+        difference=-move.difference,
+        moved_by=-move.moved_by,
+        interval=(-high, -low),
+    )
