@@ -1,9 +1,12 @@
-"""Points of one small sweep, and its folder."""
+"""Points of one small sweep, and its folder; cells of a search, and its command."""
 
 import pytest
 
 from experiments.point import make_point
+from experiments.sweep import search_local
+from experiments.sweep.search import Cell, Search
 from tests.conftest import TINY
+from tests.sweep.searches import enter
 
 
 @pytest.fixture
@@ -22,3 +25,49 @@ def make(compose_raw, tmp_path):
 def sweep(tmp_path):
     """The folder of its points."""
     return tmp_path / "results" / "s"
+
+
+@pytest.fixture
+def cell(compose_raw, tmp_path):
+    """cell("dense", ...): the cell of a model, its points as Hydra would compose them."""
+
+    def make(model="dense", *overrides, seeds=(0,), first=()):
+        def compose(words):
+            raws = []
+            for seed in seeds:
+                raw = compose_raw(
+                    f"model={model}", f"seed={seed}", "size=1", "budget=1e9", "sweep=s", *TINY,
+                    f"paths.results={tmp_path / 'results'}", f"paths.cache={tmp_path / 'cache'}",
+                    *overrides,
+                )  # fmt: skip
+                for word in words:
+                    name, _, value = word.partition("=")
+                    group, _, key = name.partition(".")
+                    raw[group][key] = type(raw[group][key])(value)
+                raw["optim"]["lr"] = raw["ladder"]["lr"]
+                raws.append(raw)
+            return raws
+
+        return Cell(name=f"model={model}", compose=compose, first=first)
+
+    return make
+
+
+@pytest.fixture
+def go(monkeypatch):
+    """go(cells, rules, workers): a command; its exit code."""
+    monkeypatch.setattr(search_local, "prepare_all", lambda points: None)
+    monkeypatch.setattr(search_local, "run_from", lambda code: None)
+    monkeypatch.setattr(search_local, "enter", enter)
+
+    def run(cells, given, workers, n_workers=1):
+        monkeypatch.setattr(search_local, "run_all", workers.run_all)
+        try:
+            search_local.run_search(Search(cells, given), n_workers)
+        except SystemExit as end:
+            return end.code
+        except KeyboardInterrupt:
+            return 130
+        return 0
+
+    return run

@@ -1,0 +1,130 @@
+"""What a search refuses, what it looks for, and how it is shown."""
+
+import json
+
+import pytest
+
+from experiments.sweep.objective import check_objective
+from experiments.sweep.search import Cell
+from experiments.sweep.search_table import read_cells, search_lines
+from experiments.sweep.study import JOURNAL_NAME
+from tests.sweep.searches import Workers, lr, rules
+
+pytest.importorskip("optuna")
+pytestmark = pytest.mark.slow
+
+
+def test_a_search_by_other_rules_or_of_other_settings_is_refused(cell, go, sweep):
+    assert go([cell()], rules(n_trials=1), Workers()) == 0
+    before = (sweep / JOURNAL_NAME).read_bytes()
+    for given, message in [
+        (rules({"ladder.lr": "log(2e-3, 8e-2)"}), "hydra.sweeper.search=.* was searched with"),
+        (rules(direction="maximize"), "hydra.sweeper.direction=maximize, and model=dense was"),
+        (rules(objective="train_loss"), "hydra.sweeper.objective=train_loss, and model=dense"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            go([cell()], given, Workers(None))
+    with pytest.raises(ValueError, match="model=dense was searched before with other settings"):
+        go([cell("dense", "optim.warmup=0.2")], rules(n_trials=1), Workers(None))
+    assert (sweep / JOURNAL_NAME).read_bytes() == before
+    (sweep / JOURNAL_NAME).write_text("no journal\n" * 3)
+    with pytest.raises(ValueError, match=r"search.journal is damaged .*; move it away"):
+        go([cell()], rules(n_trials=1), Workers(None))
+
+
+def test_keys_without_effect_and_ends_that_cannot_run_are_refused(cell, go, tmp_path):
+    for spaces, message in [
+        ({"trainer.max_retries": "int(1, 4)"}, "makes no other run of model=dense"),
+        ({"ladder.lr": "log(1, 1e4)"}, "ladder.lr=10000 must be at most 1000"),
+        ({"ladder.batch_size": "int(4, 4000)"}, "budget="),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            go([cell()], rules(spaces), Workers(None))
+    assert not (tmp_path / "results").exists()
+
+
+def test_values_that_are_refused_on_the_way_fail_alone(cell, go, sweep):
+    inner = cell()
+
+    def compose(words):
+        raws = inner.compose(words)
+        if raws[0]["ladder"]["lr"] not in (2e-3, 4e-2):  # the ends, which are checked before
+            raws[0]["ladder"]["batch_size"] += 1000 * (next(n) == 1)
+        return raws
+
+    n = iter(range(100))
+    workers = Workers()
+    assert go([Cell(name="model=dense", compose=compose)], rules(n_trials=4), workers) == 1
+    assert len(workers.ran) == 3
+    (found,) = read_cells(sweep)
+    assert found.counts() == {"done": 3, "diverged": 0, "failed": 1, "running": 0, "left": 0}
+    (failed,) = [t for t in found.trials if t.state == "failed"]
+    assert "batch_size" in failed.why
+    assert go([cell()], rules(n_trials=4), Workers(None)) == 1  # not asked again and again
+
+
+@pytest.mark.parametrize("name", ["val_loss", "bits_per_byte", "mfu", "n_params", "wikitext2.loss"])
+def test_an_objective_is_a_number_of_a_record(name):
+    check_objective(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("val_los", "did you mean val_loss?"), ("status", "it has "), ("config", ""), (None, "")],
+)
+def test_another_objective_is_refused(name, hint):
+    with pytest.raises(ValueError, match="is no number of a record; " + hint.replace("?", r"\?")):
+        check_objective(name)
+
+
+def test_a_record_without_the_objective_fails_its_trial(cell, go, sweep):
+    assert go([cell()], rules(n_trials=1, objective="wikitext2.loss"), Workers()) == 1
+    (found,) = read_cells(sweep)
+    assert found.trials[0].why == "its record has no number wikitext2.loss"
+
+
+def test_status_has_a_line_a_cell_and_says_what_to_look_at(cell, go, sweep):
+    low = Workers(lambda p: ("done", lr(p)), stop_after=5)
+    go([cell("dense"), cell("peer")], rules(n_trials=4), low)
+    lines = search_lines(read_cells(sweep))
+    assert lines[0] == "search: lowest val_loss of ladder.lr log(2e-3, 4e-2)"
+    assert lines[1].split() == [
+        "cell", "done", "diverged", "failed", "running", "left", "best", "val_loss", "ladder.lr",
+        "run",
+    ]  # fmt: skip
+    assert lines[2].split()[:2] == ["model=dense", "3"]
+    assert lines[3].split()[:4] == ["model=peer", "2", "1", "1"]
+    assert not any(line.startswith("note") for line in lines)
+    low = Workers(lambda p: ("done", lr(p)))
+    spaces = {"ladder.lr": "log(2e-3, 2.2e-3)"}
+    (sweep / JOURNAL_NAME).unlink()
+    assert go([cell("dense")], rules(spaces, n_trials=10), low) == 0
+    (note,) = search_lines(read_cells(sweep))[3:]
+    assert "is at an end of log(2e-3, 2.2e-3); search further out, in another sweep" in note
+
+
+def test_the_journal_is_one_that_optuna_reads(cell, go, sweep):
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
+    assert go([cell()], rules(n_trials=3), Workers()) == 0
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(sweep / JOURNAL_NAME)))
+    study = optuna.load_study(study_name="model=dense", storage=storage)
+    assert len(study.trials) == 3
+    assert study.best_value == read_cells(sweep)[0].best().value
+    assert json.loads((sweep / JOURNAL_NAME).read_text().splitlines()[0])
+
+
+def test_without_optuna_one_line_says_what_to_install(monkeypatch, sweep):
+    import sys
+
+    from experiments.sweep.study import check_installed
+
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(ValueError, match=r"needs Optuna: pip install 'expert-isoflops\[search\]'"):
+        check_installed()
+    sweep.mkdir(parents=True)
+    assert read_cells(sweep) == []
+    (sweep / JOURNAL_NAME).touch()
+    with pytest.raises(ValueError, match="needs Optuna"):
+        read_cells(sweep)
