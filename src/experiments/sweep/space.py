@@ -50,19 +50,19 @@ class Space:
 
     def checked(self, value: Any) -> Any:
         """A value that the grid gives. Raises ValueError for one that could not be drawn."""
-        of = type(self.ends[0])
         if self.kind == "choice":
             is_drawable = value in self.ends
         else:
             low, high = self._range()
-            number = isinstance(value, int | of) and not isinstance(value, bool)
+            kind = int if self.kind.endswith("int") else int | float
+            number = isinstance(value, kind) and not isinstance(value, bool)
             is_drawable = number and low <= value <= high
         if not is_drawable:
             raise ValueError(
                 f"hydra.sweeper.search: {self.name}={value} of the grid is to be tried first, and "
                 f"is not in {self.text}"
             )
-        return value if self.kind == "choice" else of(value)
+        return float(value) if self.kind in ("log", "uniform") else value
 
     def place(self, value: Any) -> float | None:
         """Where a value is in the range, from 0 to 1 on its own scale; None of a list."""
