@@ -5,12 +5,13 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from analysis.figures.layout import panels
+from analysis.figures.layout import legends_below, panels
 from analysis.figures.style import edge
 from analysis.fitting.intervals import Estimate
 from analysis.forgetting import Forgetting
 
 _MARKERS = "osD^vPX*<>hd"
+_LINES = ("-", "--", ":")  # one for every ten ways, whose colours come again
 _SIDES = {"forgetting": "forgetting of earlier domains", "base": "loss on the base corpus"}
 
 
@@ -35,13 +36,14 @@ def draw_forgetting(found: Forgetting) -> Figure:
                 marker=_MARKERS[i % len(_MARKERS)],
                 ms=4,
                 lw=1,
+                ls=_LINES[i // 10 % len(_LINES)],
                 capsize=2,
                 color=f"C{i % 10}",
                 label=way,
             )
         axis.set_xlabel("learning, bits/byte")
         axis.set_ylabel(f"{label}, bits/byte")
-    axes[-1].legend(frameon=False, fontsize="x-small")
+    legends_below(figure, axes[-1].get_legend_handles_labels()[0])
     return figure
 
 

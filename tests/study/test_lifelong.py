@@ -1,71 +1,134 @@
-"""docs/lifelong.md's table of one stream is that of the committed records."""
+"""docs/lifelong.md's tables and numbers are those of the committed records."""
 
 import math
 
 import pytest
 
 from analysis.forgetting import compare_forgetting, way_of
+from analysis.forgetting.equal import shown
+from analysis.forgetting.ways import order_of
 from experiments.records import find_records, read_record
 from tests.conftest import REPOSITORY
 
 TEXT = (REPOSITORY / "docs" / "lifelong.md").read_text(encoding="utf-8")
+LINE = " ".join(TEXT.split())
+FULL = "peer 16,384"
 WAYS = {
     "dense, full fine-tuning": "dense",
-    "dense, replay 0.05": "dense, replay 0.05",
-    "PEER, full fine-tuning": "peer 16,384",
-    "PEER, replay 0.05": "peer 16,384, replay 0.05",
-    "PEER, its tables alone": "peer 16,384, tables alone",
-    "PEER, a layer beside, which is trained alone": "peer 16,384, layer alone, beside",
-    "PEER, its layer alone": "peer 16,384, layer alone",
-    "PEER, distillation": "peer 16,384, distillation 1",
-    "PEER, all domains jointly": "peer 16,384, joint",
+    "PEER, full fine-tuning": FULL,
+    "PEER, replay 0.05": f"{FULL}, replay 0.05",
+    "PEER, distillation": f"{FULL}, distillation 1",
+    "PEER, LoRA": f"{FULL}, LoRA",
+    "PEER, its tables alone": f"{FULL}, tables alone",
+    "PEER, its tables, top 1024 rows": f"{FULL}, tables alone, top 1024 rows",
+    "PEER, a layer beside, which is trained alone": f"{FULL}, layer alone, beside",
+    "PEER, all domains jointly": f"{FULL}, joint",
+    "PEER, each domain alone": f"{FULL}, one domain",
 }
 
 
 @pytest.fixture(scope="module")
 def records():
-    """Of seed 0."""
     folder = REPOSITORY / "results" / "lifelong" / "streams"
-    found = [read_record(path) for path in find_records(folder)]
-    return [record for record in found if record.seed == 0]
+    return [read_record(path) for path in find_records(folder)]
 
 
-def test_the_table_at_equal_learning_is_that_of_the_records(records):
-    at = {one.way: one for one in compare_forgetting(records, learning=0.92).equal.ways}
-    rows = [line.strip("| \n").split(" | ") for line in TEXT.splitlines() if "| +0." in line]
-    rows = [row for row in rows if row[0] in WAYS]
-    assert [row[0] for row in rows] == list(WAYS)
-    assert set(at) == set(WAYS.values())
-    for name, *numbers in rows:
+@pytest.fixture(scope="module")
+def compared(records):
+    return compare_forgetting(records, learning=0.92, baseline=FULL)
+
+
+@pytest.fixture(scope="module")
+def one_stream(records):
+    """The first order of seed 0, which has all rates."""
+    found = [r for r in records if r.seed == 0 and order_of(r)[0] == "licences"]
+    return [r for r in found if len(order_of(r)) == 6]
+
+
+def rows_of(head):
+    """The rows of the table that begins so, cell by cell."""
+    lines = TEXT[TEXT.index(head) :].split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_table_of_streams_is_that_of_the_records(compared):
+    rows = rows_of("| way | rate | streams |")
+    assert [name for name, *_ in rows] == list(WAYS)
+    for name, rate, streams, *numbers in rows:
+        (one,) = (w for w in compared.ways if (w.way, f"{w.lr:g}") == (WAYS[name], rate))
+        assert int(streams) == one.n_runs >= 2
+        assert numbers == [shown(x) for x in (one.learning, one.forgetting, one.base)]
+
+
+def test_the_table_at_equal_learning_is_that_of_the_records(compared):
+    rows = rows_of("| way, where it has learnt 0.92 bits/byte |")
+    at = {one.way: one for one in compared.equal.ways}
+    assert {WAYS[name] for name, *_ in rows} == {w for w in at if at[w].n_streams >= 2}
+    for name, streams, *numbers in rows:
         one = at[WAYS[name]]
-        assert one.n_streams == 1
-        found = [x for x in (one.forgetting.value, one.base.value) if not math.isnan(x)]
-        assert [text.strip(" |") for text in numbers if text.strip(" |")] == [
-            f"{x:+.2f}" for x in found
-        ]
+        assert int(streams) == one.n_streams
+        less = [shown(x) for x in (one.forgetting_less, one.base_less)]
+        expected = [shown(one.forgetting), shown(one.base), *less]
+        assert numbers == (expected if one.way != FULL else [*expected[:2], "", ""])
 
 
-def test_the_values_in_the_text_are_those_of_the_records(records):
-    ways = compare_forgetting(records).ways
+def test_what_the_text_says_of_differences_is_what_the_intervals_say(compared):
+    at = {one.way: one for one in compared.equal.ways if one.n_streams >= 2}
+    for way in ("dense", "replay 0.05", "tables alone", "layer alone, beside", "distillation 1"):
+        one = at[way if way == "dense" else f"{FULL}, {way}"]
+        assert not one.forgetting_less.upper < 0  # none forgets significantly less
+    assert at["dense"].base_less.lower < 0 < at["dense"].base_less.upper
+    lost = at[FULL].base.value
+    assert at[f"{FULL}, replay 0.05"].base.value < 0.55 * lost
+    assert at[f"{FULL}, layer alone, beside"].base.value < 0.55 * lost
+
+
+def test_lora_beside_the_tables_at_what_it_has_learnt(records):
+    found = compare_forgetting(records, learning=0.51, baseline=f"{FULL}, tables alone")
+    (lora,) = (one for one in found.equal.ways if one.way == f"{FULL}, LoRA")
+    value, low, high = lora.base_less
+    assert f"lost {value:.2f} bits/byte more on the base corpus ({low:.2f} to {high:.2f})" in LINE
+
+
+def test_the_values_of_one_stream_are_those_of_the_records(one_stream):
+    ways = compare_forgetting(one_stream).ways
     most = {
         way: max(one.learning.value for one in ways if one.way == way)
         for way in {one.way for one in ways}
     }
-    assert "jointly learn 1.06 bits/byte at most" in TEXT.replace("\n", " ")
-    assert f"{most['peer 16,384, joint']:.2f}" == "1.06"
-    assert f"{most['peer 16,384']:.2f}" == "1.60"
-    for n, value in ((1024, "0.62"), (256, "0.38"), (64, "0.19")):
-        assert f"{most[f'peer 16,384, tables alone, top {n} rows']:.2f}" == value
-        assert value in TEXT
-    at = {one.way: one for one in compare_forgetting(records, learning=0.51).equal.ways}
-    rows, tables = (at[f"peer 16,384, tables alone{w}"] for w in (", top 1024 rows", ""))
-    assert [f"{x:+.2f}" for x in (rows.forgetting.value, tables.forgetting.value)] == [
-        "+0.26",
-        "+0.26",
+    assert f"jointly learn {most[f'{FULL}, joint']:.2f} bits/byte at most" in LINE
+    assert f"one after the other {most[FULL]:.2f}" in LINE
+    top = [most[f"{FULL}, tables alone, top {n} rows"] for n in (1024, 256, 64)]
+    assert "{:.2f} bits/byte at most with 1024 rows a step, {:.2f} with 256, {:.2f} with".format(
+        *top
+    ) in LINE  # fmt: skip
+    at = {one.way: one for one in compare_forgetting(one_stream, learning=0.51).equal.ways}
+    rows, tables = (at[f"{FULL}, tables alone{w}"] for w in (", top 1024 rows", ""))
+    both = [
+        f"{rows.forgetting.value:+.2f} and {tables.forgetting.value:+.2f}",
+        f"{rows.base.value:+.2f} and {tables.base.value:+.2f} on the base",
     ]
-    assert [f"{x:+.2f}" for x in (rows.base.value, tables.base.value)] == ["+0.15", "+0.16"]
+    assert f"(0.51 bits/byte: {both[0]}, and {both[1]})" in LINE
+    (held,) = (one for one in ways if one.way == f"{FULL}, L2 0.01")
+    numbers = [held.learning.value, held.forgetting.value, held.base.value]
+    assert "learns {:.2f} bits/byte, forgets {:.2f}, and loses {:.2f} on the base".format(
+        *numbers
+    ) in LINE  # fmt: skip
 
 
 def test_every_record_is_of_a_way_that_is_compared(records):
-    assert {"dense", "peer 16,384", "peer 16,384, LoRA"} <= {way_of(r) for r in records}
+    assert {"dense", FULL, f"{FULL}, LoRA"} <= {way_of(r) for r in records}
     assert all(record.status == "done" for record in records)
+    assert all(math.isfinite(record.val_loss) for record in records)
+
+
+def test_the_number_of_streams_is_that_of_the_text(records):
+    ways = set(WAYS.values()) - {f"{FULL}, joint", f"{FULL}, one domain"}
+    rates = {"dense": 5e-4, FULL: 5e-4, f"{FULL}, replay 0.05": 5e-4}
+    streams = {
+        (way_of(r), r.seed, tuple(order_of(r)))
+        for r in records
+        if way_of(r) in ways
+        and r.config["ladder"]["lr"] == rates.get(way_of(r), r.config["ladder"]["lr"])
+    }
+    assert f"{len(streams)} of its 72 streams" in LINE
