@@ -60,7 +60,8 @@ def results():
     experts = simulate_experts(ClarkSurface(), [1e7, 1e8, 1e9], [1, 4, 16, 64, 256], noise=0.01)
     compared = compare_laws(experts, n_draws=20)
     rates = analysis.fit_rates(tuned())
-    used = tuned()[lambda runs: runs["lr"] == 2.0**-7]
+    both = pd.concat([tuned(), tuned().assign(model="peer", series="peer")], ignore_index=True)
+    used = both[both["lr"] == 2.0**-7]
     surface = fit_parametric(dense["n_params"], dense["n_tokens"], dense["loss"], n_draws=20)
     differences = analysis.compare_models(runs, budget=1e19)
     found = [
@@ -103,7 +104,7 @@ def results():
         analysis.compare_at_learning(streamed()),
         chosen(),
         rates,
-        analysis.compare_rates(rates, used),
+        analysis.compare_rates(analysis.fit_rates(both), used),
         rates.forms[0].law,
         study_of(isoflop, surface, differences),
     ]
