@@ -16,6 +16,7 @@ from experiments.records import RunRecord, find_records, read_record
 
 ROOT = conf_dir().parent
 RESULTS = ROOT / "results" / "study"
+SWEEPS = ("causes", "experts", "isoflop", "tuning")
 DOCUMENT = ROOT / "docs" / "study.md"
 MODELS = ("dense", "none", "moe", "moe_fine", "pkm", "peer")
 SPARSE = MODELS[2:]
@@ -156,10 +157,14 @@ def log_multipliers(losses, baseline):
     return np.array([*found, np.mean(found)])
 
 
+def all_records():
+    """Of the study's sweeps. results/study/rates asks another question, and has copies of these."""
+    return [read_record(path) for name in SWEEPS for path in find_records(RESULTS / name)]
+
+
 def distinct_records():
     """The 252 runs: six of the isoFLOP sweep are also runs of the experts' sweep."""
-    found = map(read_record, find_records(RESULTS))
-    return list({record.run_id: record for record in found}.values())
+    return list({record.run_id: record for record in all_records()}.values())
 
 
 def isoflop(score=None):
