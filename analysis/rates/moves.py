@@ -56,6 +56,11 @@ class Move:
     moved_by: float
     interval: tuple[float, float]
 
+    @property
+    def at_best_rates(self) -> float:
+        """The difference there."""
+        return self.difference + self.moved_by
+
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class RateMoves(Result):
@@ -87,21 +92,10 @@ class RateMoves(Result):
 
     def to_frame(self) -> pd.DataFrame:
         """A row a move."""
-        rows = [
-            (
-                move.budget,
-                move.model,
-                move.other,
-                move.difference,
-                move.moved_by,
-                *move.interval,
-                move.difference + move.moved_by,
-            )
-            for move in self.moves
-        ]
-        return pd.DataFrame(rows, columns=list(_COLUMNS))
+        return _frame(self.moves)
 
     def summary(self) -> str:
+        """What each cell gains, and the differences that move far."""
         rows = [
             {
                 "cell": gain.cell.name,
@@ -113,19 +107,25 @@ class RateMoves(Result):
             }
             for gain in self.gains
         ]
-        table = self.to_frame()
-        far = table[table["moved_by"].abs() > self.more_than]
         lines = [
             "what the best rate of each gains over the one used, nats/token",
             pd.DataFrame(rows).to_string(index=False),
             "",
-            f"{len(far)} of {len(self.moves)} differences move by more than {self.more_than:g} "
-            "nats at the best rates of both",
+            f"{len(self.far)} of {len(self.moves)} differences move by more than "
+            f"{self.more_than:g} nats at the best rates of both",
         ]
-        if len(far):
+        if self.far:
             formats = dict.fromkeys(_NATS, "{:+.4f}".format) | {"budget": "{:.3g}".format}
-            lines.append(far.to_string(index=False, formatters=formats))
+            lines.append(_frame(self.far).to_string(index=False, formatters=formats))
         return "\n".join([*lines, *(f"  warning: {text}" for text in self.warnings)])
+
+
+def _frame(moves: Sequence[Move]) -> pd.DataFrame:
+    rows = [
+        (m.budget, m.model, m.other, m.difference, m.moved_by, *m.interval, m.at_best_rates)
+        for m in moves
+    ]
+    return pd.DataFrame(rows, columns=list(_COLUMNS))
 
 
 def compare_rates(
