@@ -102,6 +102,7 @@ def rates(options: Options) -> None:
         n_nearest=options.n_nearest,
         noise=options.noise,
     )
+    unit = loss_unit(table)
     values, text = found.to_dict(), found.summary()
     if options.used:
         used = table_of(options, options.used, needs=("lr",))
@@ -110,6 +111,8 @@ def rates(options: Options) -> None:
     with staged(folder) as new, figures.style():
         write(new / "rates.json", values)
         save(figures.draw_rates(found), new / "rates.png")
+        save(figures.draw_rate_curves(found), new / "rate_curves.png", unit)
     print_json(options, values)
-    say(options, in_unit(text, loss_unit(table)))
+    say(options, in_unit(text, unit))
     say(options, f"\nfits: {folder / 'rates.json'}\nfigure: {folder / 'rates.png'}")
+    say(options, f"figure: {folder / 'rate_curves.png'}")

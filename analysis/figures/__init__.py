@@ -14,6 +14,7 @@ from analysis.figures.laws import draw_frontier, draw_laws
 from analysis.figures.multipliers import draw_forest, draw_multipliers
 from analysis.figures.palette import MODEL_COLOURS
 from analysis.figures.parametric import draw_contours
+from analysis.figures.rate_curves import draw_rate_curves
 from analysis.figures.rates import draw_rates
 from analysis.figures.residuals import draw_residuals
 from analysis.figures.retrieval import draw_active, draw_usage
@@ -35,6 +36,7 @@ __all__ = [
     "draw_laws",
     "draw_libraries",
     "draw_multipliers",
+    "draw_rate_curves",
     "draw_rates",
     "draw_residuals",
     "draw_seconds",

@@ -42,7 +42,8 @@ def draw_rates(found: Rates) -> Figure:
     log_scale(axis, "y", "lr")
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     axis.set_xlim(*padded([cell.at[x] for cell in found.cells], 0.08))
-    axis.set_ylim(*padded([_rate(cell) * _moved(cell, main, others) for cell in found.cells], 0.25))
+    ends = [end for cell in found.cells for end in _ends(cell, _moved(cell, main, others))]
+    axis.set_ylim(*padded(ends, 0.1))
     if others:
         at = ", ".join(f"{name} = {numbers.count(value)}" for name, value in others.items())
         axis.set_title(f"at {at}, by the law", fontsize=small())
@@ -80,6 +81,14 @@ def _moved(cell: BestRate, law: RateLaw | None, others: Mapping[str, float]) -> 
 
 def _rate(cell: BestRate) -> float:
     return cell.lr_opt if cell.inside else cell.lr_tried
+
+
+def _ends(cell: BestRate, factor: float) -> list[float]:
+    """What the axis shows of a cell: its rate, and its interval as far as rates were tried."""
+    lowest, highest = min(cell.lrs), max(cell.lrs)
+    low, high = cell.lr_interval
+    within = (max(low, lowest), min(high, highest)) if cell.inside and low <= high else ()
+    return [factor * rate for rate in (_rate(cell), *within)]
 
 
 def _point(axis: Axes, cell: BestRate, x: str, factor: float, look: Look) -> None:

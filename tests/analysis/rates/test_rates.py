@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from analysis.__main__ import main
-from analysis.figures import draw_rates
+from analysis.figures import draw_rate_curves, draw_rates
 from analysis.fitting.status import FitError
 from analysis.isoflop.flags import Flag
 from analysis.isoflop.shape import fit_parabola
@@ -215,6 +215,7 @@ def test_the_command_writes_fits_and_a_figure(tmp_path, capsys):
     assert "law of dense: lr* = coefficient * n_params^exponent * n_tokens^exponent" in out
     folder = tmp_path / "runs-analysis"
     assert (folder / "rates.png").stat().st_size > 1000
+    assert (folder / "rate_curves.png").stat().st_size > 1000
     values = json.loads((folder / "rates.json").read_text())
     assert values["forms"][0]["chosen"] == "n_params + n_tokens"
     assert len(values["cells"]) == 9
@@ -238,3 +239,19 @@ def test_the_figure_has_each_cell_and_the_law():
     assert points == {(N, round(np.log(best(N, 4e9)), 6)) for N in SIZES}
     (law,) = [line for line in axis.lines if len(line.get_xdata()) == 50]
     np.testing.assert_allclose(law.get_ydata(), best(law.get_xdata(), 4e9), rtol=1e-5)
+
+
+def test_the_curves_are_the_losses_tried_and_the_stars_the_minima():
+    found = fit_rates(check_table(grid_of(noise=0.002)), noise=0.002)
+    (axis,) = draw_rate_curves(found).axes
+    curves = [line for line in axis.lines if len(line.get_xdata()) > 1]
+    stars = [line for line in axis.lines if line.get_marker() == "*"]
+    assert len(curves) == len(stars) == len(found.cells) == 9
+    for cell, curve, star in zip(found.cells, curves, stars, strict=True):
+        np.testing.assert_allclose(curve.get_xdata(), cell.lrs)
+        np.testing.assert_allclose(curve.get_ydata(), np.array(cell.losses) - min(cell.losses))
+        assert star.get_xdata()[0] == cell.lr_opt
+        assert axis.get_ylim()[0] < star.get_ydata()[0] < axis.get_ylim()[1]
+    assert len({line.get_color() for line in curves}) == 9
+    entries = [entry.get_text() for entry in axis.get_legend().get_texts() if entry.get_text()]
+    assert [found.cells[0].name, found.cells[-1].name] == [f"dense {entry}" for entry in entries]
