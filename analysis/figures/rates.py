@@ -84,10 +84,10 @@ def _rate(cell: BestRate) -> float:
 
 
 def _ends(cell: BestRate, factor: float) -> list[float]:
-    """What the axis shows of a cell: its rate, and its interval as far as rates were tried."""
-    lowest, highest = min(cell.lrs), max(cell.lrs)
+    """The axis shows a cell's rate, and a bounded interval as far as rates were tried."""
     low, high = cell.lr_interval
-    within = (max(low, lowest), min(high, highest)) if cell.inside and low <= high else ()
+    bounded = cell.inside and 0 < low <= high < np.inf
+    within = [max(low, min(cell.lrs)), min(high, max(cell.lrs))] if bounded else []
     return [factor * rate for rate in (_rate(cell), *within)]
 
 
