@@ -148,13 +148,17 @@ def compare_growth(table: pd.DataFrame, *, level: float = 0.95) -> Growth:
     sd = float(np.sqrt(squares / dof)) if dof else float("nan")
     ways = []
     keys = ["model", "init.how", "init.parent.n_experts", "n_experts", "budget", "lr"]
-    for (_, how, small, *_), rows in runs[_has_grown(runs)].groupby(keys, dropna=False):
-        large = rows["n_experts"].iloc[0]
-        if how == "beside":  # the second layer's alone
-            large = large + rows["init.parent.n_experts"].iloc[0]
+    for (_, _, small, *_), rows in runs[_has_grown(runs)].groupby(keys, dropna=False):
+        large = _n_in_all(rows.iloc[0])
         few, many = (_throughout(runs, rows, n) for n in (small, large))
         ways.append(_compared(rows, few, many, sd, dof, level))
     return Growth(level=level, sd=sd, dof=dof, ways=tuple(ways))
+
+
+def _n_in_all(row: pd.Series) -> float:
+    """Experts of the run's layer. With beside n_experts is the second layer's alone."""
+    more = row["init.parent.n_experts"] if row["init.how"] == "beside" else 0
+    return float(row["n_experts"] + more)
 
 
 def _has_grown(runs: pd.DataFrame) -> pd.Series:
@@ -253,7 +257,7 @@ def read_curves(table: pd.DataFrame, folder: Path) -> tuple[Curve, ...]:
         if row["run_id"] not in paths:
             continue
         history = _read(paths[row["run_id"]])
-        name = f"{row['model']} {row['n_experts']:,.0f}"
+        name = f"{row['model']} {_n_in_all(row):,.0f}"
         if row["init.how"] in _HOWS:
             name = f"{name}, grown by {row['init.how']} from {row['init.parent.n_experts']:,.0f}"
             history = history.assign(flops=history["flops"] + row["init.parent.flops"])

@@ -4,18 +4,20 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from analysis.figures.layout import panels
+from analysis.figures.layout import legends_below, panels, swatch
 from analysis.growth import Curve
 
 
 def draw_growth(curves: Sequence[Curve]) -> Figure:
     """A line a kind of run; the first fifth of the FLOPs, where all fall alike, is left out."""
     figure, (axis,) = panels(1, None, height=3.6)
+    names = []
     for curve in curves:
         shown = [(c, loss) for c, loss in zip(curve.flops, curve.loss, strict=True)]
         shown = shown[len(shown) // 5 :]
-        axis.plot(*zip(*shown, strict=True), lw=1.2, label=curve.name)
+        (line,) = axis.plot(*zip(*shown, strict=True), lw=1.2)
+        names.append(swatch(curve.name, line.get_color(), ls="-", lw=1.2))
     axis.set_xlabel("training FLOPs in all")
     axis.set_ylabel("training loss, nats/token")
-    axis.legend(frameon=False, fontsize="small")
+    legends_below(figure, names)
     return figure
