@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import defaultdict
 
 import pytest
 
@@ -79,3 +80,86 @@ def test_what_muon_s_arithmetic_costs_and_is_worth():
     worth = (small - large) * math.log(1 + shares["dense"]) / math.log(10 / 3)
     (said,) = re.findall(r"7 % more compute is worth ([\d.]+) nats", LINE)
     assert said == f"{worth:.3f}"
+
+
+MODELS = ("dense", "moe_fine", "pkm", "peer")
+
+
+@pytest.fixture(scope="module")
+def transfer():
+    """Losses of two seeds by (model, parametrization, width) and ladder.lr."""
+    found = defaultdict(lambda: defaultdict(list))
+    for r in records_of("transfer"):
+        cell = r.model, r.config["optim"]["parametrization"], r.config["ladder"]["d_model"]
+        found[cell][r.config["ladder"]["lr"]].append(r.val_loss)
+    assert {len(losses) for cell in found.values() for losses in cell.values()} == {2}
+    return found
+
+
+@pytest.fixture(scope="module")
+def minima():
+    """(ladder.lr, loss) of the parabolas by (model, parametrization, width); None without."""
+    series = ["model", "optim.parametrization"]
+    fit = fit_rates(load_table(RESULTS / "transfer", series=series), width="d_model")
+    found = {}
+    for cell in fit.cells:
+        model, parametrization = cell.model.split(" ")
+        d = int(cell.at["d_model"])
+        nominal = math.sqrt(d / 32) if parametrization == "sp" else 1  # lr_width_exponent
+        best = (cell.lr_opt * nominal, cell.loss_opt) if cell.inside else None
+        found[model, parametrization, d] = best
+    return found
+
+
+COLUMNS = (("sp", 32), ("mup", 64), ("mup", 128), ("sp", 64), ("sp", 128))
+
+
+def test_the_table_of_best_rates_is_that_of_the_records(minima):
+    _, rows = document_table("layer", DOCUMENT)
+    assert [row[0] for row in rows] == list(MODELS)
+    for model, *cells in rows:
+        best = [minima[model, *column] for column in COLUMNS]
+        assert cells == [f"{one[0]:.4f}" if one else "none" for one in best]
+
+
+def test_how_far_the_best_rates_move(minima):
+    moved = defaultdict(list)
+    for model in MODELS:
+        for column in COLUMNS[1:]:
+            if minima[model, *column]:
+                moved[column].append(minima[model, *column][0] / minima[model, "sp", 32][0])
+    ends = {column: (f"{min(x):.2f}", f"{max(x):.2f}") for column, x in moved.items()}
+    said = "at four times the width is {} to {} of the base's: within a step of the grid (0.71)"
+    assert said.format(*ends["mup", 128]) in LINE
+    assert min(moved["mup", 128]) >= 0.5**0.5
+    assert "At twice the width it is {} to {}".format(*ends["mup", 64]) in LINE
+    assert "In `sp` it is {} to {} of it at four times".format(*ends["sp", 128]) in LINE
+    assert min(-2 * math.log2(x) for x in moved["sp", 128]) >= 2
+    less = [minima[m, "mup", 128][1] - minima[m, "sp", 128][1] for m in MODELS]
+    assert (min(less), max(less)) == (less[3], less[0])
+    assert f"differ by {less[3]:.3f} (PEER) to {less[0]:.3f} nats (dense)" in LINE
+
+
+def test_what_a_carried_rate_costs(transfer):
+    cost = defaultdict(list)
+    steps = []
+    for model in MODELS:
+        of = {
+            column: {lr: sum(x) / 2 for lr, x in transfer[model, *column].items()}
+            for column in COLUMNS
+        }
+        base = min(of["sp", 32], key=of["sp", 32].get)
+        for kind in ("mup", "sp"):
+            losses = of[kind, 128]
+            cost[kind].append(losses[base] - min(losses.values()))
+        rates = sorted(of["mup", 128])
+        lowest = min(of["mup", 128], key=of["mup", 128].get)
+        steps.append(rates.index(base) - rates.index(lowest))
+        if steps[-1] == 2:
+            assert of["mup", 128][rates[rates.index(base) - 1]] - of["mup", 128][lowest] < 0.01
+    assert f"up to {max(cost['mup']):.3f} nats above the lowest under `mup`" in LINE
+    assert f"and {min(cost['sp']):.2f} to {max(cost['sp']):.2f} in `sp`" in LINE
+    assert steps == [0, 2, 2, 1]
+    pairs = [x for cell in transfer.values() for x in cell.values()]
+    sd = math.sqrt(sum((a - b) ** 2 / 2 for a, b in pairs) / len(pairs))
+    assert f"standard deviation of {sd:.3f} nats" in LINE
