@@ -28,7 +28,8 @@ def draw_rate_curves(found: Rates) -> Figure:
     models = list(dict.fromkeys(cell.model for cell in found.cells))
     figure, axes = panels(len(models), height=3.0)
     top = _top(found.cells)
-    low = min([0.0, *(c.loss_opt - min(c.losses) for c in found.cells if c.inside)])
+    stars = [c.loss_opt - min(c.losses) for c in found.cells if c.inside]
+    low = max(min([0.0, *stars]), -_FAR)
     for axis, model in zip(axes, models, strict=True):
         cells = [cell for cell in found.cells if cell.model == model]
         order = [f"{i}" for i in range(len(cells))]
