@@ -4,20 +4,18 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from analysis.figures.layout import legends_below, panels, swatch
+from analysis.figures.layout import legends_below, panels
 from analysis.growth import Curve
 
 
 def draw_growth(curves: Sequence[Curve]) -> Figure:
     """A line a kind of run; the first fifth of the FLOPs, where all fall alike, is left out."""
     figure, (axis,) = panels(1, None, height=3.6)
-    names = []
     for curve in curves:
         shown = [(c, loss) for c, loss in zip(curve.flops, curve.loss, strict=True)]
         shown = shown[len(shown) // 5 :]
-        (line,) = axis.plot(*zip(*shown, strict=True), lw=1.2)
-        names.append(swatch(curve.name, line.get_color(), ls="-", lw=1.2))
+        axis.plot(*zip(*shown, strict=True), lw=1.2, label=curve.name)
     axis.set_xlabel("training FLOPs in all")
     axis.set_ylabel("training loss, nats/token")
-    legends_below(figure, names)
+    legends_below(figure, axis.get_legend_handles_labels()[0])
     return figure
