@@ -156,7 +156,9 @@ def compare_growth(table: pd.DataFrame, *, level: float = 0.95) -> Growth:
 
 
 def _n_in_all(row: pd.Series) -> float:
-    """Experts of the run's layer. With beside n_experts is the second layer's alone."""
+    """Experts of the run's layer, nan without. With beside n_experts is the second's alone."""
+    if pd.isna(row["n_experts"]):
+        return float("nan")
     more = row["init.parent.n_experts"] if row["init.how"] == "beside" else 0
     return float(row["n_experts"] + more)
 
@@ -254,11 +256,13 @@ def read_curves(table: pd.DataFrame, folder: Path) -> tuple[Curve, ...]:
     paths = {path.parent.name: path for path in folder.rglob(_HISTORY)}  # by run id
     found: dict[str, list[pd.DataFrame]] = {}
     for _, row in runs.iterrows():
-        if row["run_id"] not in paths:
-            continue
+        grew = row["init.how"] in _HOWS
+        if row["run_id"] not in paths or (grew and pd.isna(row["init.parent.n_experts"])):
+            continue  # a parent without experts is no growth
         history = _read(paths[row["run_id"]])
-        name = f"{row['model']} {_n_in_all(row):,.0f}"
-        if row["init.how"] in _HOWS:
+        n = _n_in_all(row)
+        name = str(row["model"]) if np.isnan(n) else f"{row['model']} {n:,.0f}"
+        if grew:
             name = f"{name}, grown by {row['init.how']} from {row['init.parent.n_experts']:,.0f}"
             history = history.assign(flops=history["flops"] + row["init.parent.flops"])
             parent = paths.get(row["init.parent.run_id"])

@@ -81,7 +81,9 @@ def test_tables_without_what_it_takes():
 
 @pytest.mark.slow
 def test_curves_go_through_the_growth(tmp_path):
-    runs = table(row(1024, 4.0, budget=5e12, run_id="p"), *nine())
+    first = row(16384, 3.9, how="beside") | {"init.parent.n_experts": None}  # of a dense parent
+    others = (row(15360, 3.9, how="beside"), row(None, 4.1, model="dense"), first)
+    runs = table(row(1024, 4.0, budget=5e12, run_id="p"), *nine(), *others)
     for _, own in runs.iterrows():
         folder = tmp_path / own["run_id"]
         folder.mkdir()
@@ -89,7 +91,8 @@ def test_curves_go_through_the_growth(tmp_path):
         steps["flops"] = own["budget"] * steps["step"] / 100
         steps.to_csv(folder / "history.csv", index=False)
     curves = {curve.name: curve for curve in read_curves(runs, tmp_path)}
-    assert set(curves) == {"peer 1,024", "peer 16,384", "peer 16,384, grown by bias from 1,024"}
+    grown = {f"peer 16,384, grown by {how} from 1,024" for how in ("bias", "beside")}
+    assert set(curves) == {"dense", "peer 1,024", "peer 16,384"} | grown
     for curve in curves.values():
         assert max(curve.flops) == pytest.approx(1e13, rel=0.03)
         assert min(curve.flops) < 3e11
