@@ -32,7 +32,7 @@ def draw_rate_curves(found: Rates) -> Figure:
     low = max(min([0.0, *stars]), -_FAR)
     for axis, model in zip(axes, models, strict=True):
         cells = [cell for cell in found.cells if cell.model == model]
-        order = [f"{i}" for i in range(len(cells))]
+        order = [f"{i}" for i in range(len(cells))]  # names of cells (214M, 1.07B) do not sort
         shades = looks(order, pd.DataFrame({"series": order, "model": model}))
         ways = [*zip(cells, shades.values(), strict=True)]
         for cell, look in ways:

@@ -43,10 +43,11 @@ def test_grown_runs_started_as_their_parents_at_half_of_the_flops(folder):
 @pytest.fixture(scope="module")
 def runs():
     """By (how, the parent's experts, own experts, seed); how is None throughout."""
-    records = [r for r in map(read_record, find_records(FOLDERS[0])) if r.init or r.budget == 1e13]
     of = {r.run_id: r for r in map(read_record, find_records(FOLDERS[0]))}
     found = {}
-    for r in records:
+    for r in of.values():
+        if not r.init and r.budget != 1e13:
+            continue  # a parent
         small = of[r.init["parent"]["run_id"]].n_experts if r.init else None
         found[r.init["how"] if r.init else None, small, r.n_experts, r.seed] = r
     return found
