@@ -72,9 +72,10 @@ class Workers:
 
     def __init__(self, fate=lambda point: ("done", parabola(point)), stop_after=None):
         self.fate, self.stop_after, self.ran = fate, stop_after, []
+        self.n_expected = None  # as the display was told before the first
 
     def run_all(self, points, n_workers, name, more, expected):
-        outcomes = {}
+        outcomes, self.n_expected = {}, len(expected)
         while queue := more(n_workers, outcomes):
             for point in queue:
                 if len(self.ran) == self.stop_after:

@@ -87,6 +87,30 @@ def test_the_first_values_are_asked_first_and_then_it_draws(cell, go, sweep):
     assert [lr(p) for p in more.ran] == [2e-2]
 
 
+def test_first_values_that_have_their_records_are_no_work(cell, go, sweep, capsys):
+    first = [{"ladder.lr": value} for value in (1e-2, 5e-3, 2e-2)]
+    before = Workers()
+    assert go([cell(first=first[1:])], rules(n_trials=2), before) == 0
+    (sweep / JOURNAL_NAME).unlink()
+    (sweep / before.ran[1].run_id / "record.json").unlink()  # of 5e-3 there is a record
+    after, given = Workers(stop_after=0), rules(n_trials=4)
+    assert go([cell("dense", "dry_run=true", first=first)], given, after) == 0
+    plan = capsys.readouterr().out
+    assert "4 trials, 1 of them known already, 2.99e+09 FLOPs" in plan  # three runs
+    go([cell(first=first)], given, after)
+    assert after.n_expected == 3
+    states = [(state, params["ladder.lr"]) for state, params, _ in asked(sweep)]
+    assert states == [("complete", 5e-3), ("running", 1e-2)]
+    assert "3 of 4 trials" in capsys.readouterr().out
+    # by the journal: the same, and the one that runs is to be run
+    go([cell("dense", "dry_run=true", first=first)], given, after)
+    assert "4 trials, 1 of them known already, 2.99e+09 FLOPs" in capsys.readouterr().out
+    rest = Workers()
+    assert go([cell(first=first)], given, rest) == 0
+    assert [lr(p) for p in rest.ran][:2] == [1e-2, 2e-2]
+    assert len(rest.ran) == 3
+
+
 def test_a_first_value_that_failed_is_tried_again_and_the_others_come_too(cell, go, sweep):
     given, first = rules(n_trials=3), [{"ladder.lr": 1e-2}, {"ladder.lr": 5e-3}]
     broken = Workers(lambda p: ("failed", None) if lr(p) == 1e-2 else ("done", parabola(p)))

@@ -24,7 +24,8 @@ from experiments.sweep.planning import (
     set_aside_diverged,
     status_of,
 )
-from experiments.sweep.study import Rules, Start, Studies, Trial, counted
+from experiments.sweep.search_table import read_cells
+from experiments.sweep.study import Rules, Start, Studies, Trial, counted, is_tried
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,17 +86,49 @@ class Search:
     def plan_text(self) -> str:
         """The dry run's table, after check."""
         points = [point for points in self._lowest.values() for point in points]
-        total = self.rules.n_trials * sum(point.plan.planned_flops for point in points)
-        table = plan_table(points, assumed_rate(points[0]))
-        return f"{table}\nsearch: these at other values too, {self.describe()}, {total:.3g} FLOPs"
+        n_known = {name: self._n_known(name) for name in self.cells}
+        total = sum(
+            (self.rules.n_trials - n_known[name]) * sum(p.plan.planned_flops for p in lowest)
+            for name, lowest in self._lowest.items()
+        )
+        known = sum(n_known.values())
+        text = f"search: these at other values too, {self.describe()}, "
+        text += f"{known} of them known already, " if known else ""
+        return f"{plan_table(points, assumed_rate(points[0]))}\n{text}{total:.3g} FLOPs"
+
+    def _n_known(self, cell: str) -> int:
+        """How many trials of a cell have their records, by the journal or without one."""
+        found = [state for state in read_cells(self.sweep_dir) if state.name == cell]
+        told = [trial.params for state in found for trial in state.trials]
+        done = [t for state in found for t in state.trials if t.value is not None]
+        first = [
+            v for v in self.cells[cell].first if not is_tried(v, told) and self._result(cell, v)
+        ]
+        return min(self.rules.n_trials, len(done) + len(first))
 
     def begin(self) -> None:
-        """Opens the studies, or makes them. Only under the sweep's lock, as all that follows."""
+        """Opens the studies, or makes them, and tells the grid's values that have their records:
+        they are no work. Only under the sweep's lock, as all that follows.
+        """
         starts = {
             name: Start(lowest=[p.run_id for p in points], first=self.cells[name].first)
             for name, points in self._lowest.items()
         }
         self._studies = Studies(self.sweep_dir, self.rules, starts)
+        for cell in self.cells:
+            for values in self.studies.first_left(cell):
+                if self.studies.n_to_ask(cell) and self._result(cell, values):
+                    self._begin(cell, self.studies.ask(cell, values))
+
+    def _result(self, cell: str, values: Mapping[str, Any]) -> Result | None:
+        """What the records say of these values; None without them, or if a key is left out."""
+        if set(values) != set(self.rules.spaces):
+            return None
+        try:
+            points = self._plan(self.cells[cell], values)
+        except ValueError:  # a trial of them fails, and says so
+            return None
+        return result_of([point.run_dir for point in points], self.rules.objective)
 
     @property
     def sweep_dir(self) -> Path:
@@ -157,17 +190,23 @@ class Search:
             if not cells:
                 return
             cell = min(cells, key=lambda c: sum(t.state != "waiting" for t in counted(found[c])))
-            trial = self.studies.ask(cell)
-            points = self._points_of(cell, trial)
-            if points is None:
-                continue
-            self.studies.begin(cell, trial, [point.run_id for point in points], own_name())
-            dirs = [point.run_dir for point in points]
-            result = result_of(dirs, self.rules.objective)
-            if result is not None:
-                self._tell(cell, trial, result)
-            elif n is not None:
-                n -= len(points)
+            n_points = self._begin(cell, self.studies.ask(cell))
+            if n is not None:
+                n -= n_points
+
+    def _begin(self, cell: str, trial: Trial) -> int:
+        """Begins a new trial, or tells it if its records are there; returns how many points it has
+        to run.
+        """
+        points = self._points_of(cell, trial)
+        if points is None:
+            return 0
+        self.studies.begin(cell, trial, [point.run_id for point in points], own_name())
+        result = result_of([point.run_dir for point in points], self.rules.objective)
+        if result is None:
+            return len(points)
+        self._tell(cell, trial, result)
+        return 0
 
     def to_start(self, taken: Collection[str]) -> list[Point]:
         """The points of running trials that are this controller's to start, but for those taken.

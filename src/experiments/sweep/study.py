@@ -132,25 +132,26 @@ class Studies:
         """How many trials of a cell are not begun."""
         return n_to_ask(self.trials(cell), self.rules.n_trials)
 
-    def ask(self, cell: str) -> Trial:
-        """A new trial; or one that waits to be tried again."""
+    def first_left(self, cell: str) -> list[Mapping[str, Any]]:
+        """The first values that no trial has had; none while a trial waits, which comes before."""
+        whole = [trial for trial in self.trials(cell) if not trial.is_dropped]
+        if any(trial.state == "waiting" for trial in whole):
+            return []
+        tried = [trial.params for trial in whole]
+        return [values for values in self._first[cell] if not is_tried(values, tried)]
+
+    def ask(self, cell: str, values: Mapping[str, Any] | None = None) -> Trial:
+        """A new trial of these values, of first_left; None: one that waits to be tried again, or
+        the next of first_left, or a drawn one.
+        """
         study = self._studies[cell]
-        self._enqueue_first(cell)
+        for one in [values] if values is not None else self.first_left(cell)[:1]:
+            study.enqueue_trial(dict(one))
         n_whole = sum(not trial.is_dropped for trial in trials_of(study))
         sampler = self._sampler(n_whole, len(self._first[cell]))
         study.sampler = _rounding(sampler, self.rules.spaces)
         asked = study.ask(self._distributions)
         return _trial(study.get_trials(deepcopy=False)[asked.number])
-
-    def _enqueue_first(self, cell: str) -> None:
-        """Has the next first values that no trial has had asked for next."""
-        whole = [trial for trial in self.trials(cell) if not trial.is_dropped]
-        if any(trial.state == "waiting" for trial in whole):
-            return
-        for values in self._first[cell]:
-            if not any(values.items() <= trial.params.items() for trial in whole):
-                self._studies[cell].enqueue_trial(dict(values))
-                return
 
     def again(self, cell: str, trial: Trial) -> None:
         """Has a finished trial tried again, as a new one that counts instead of it."""
@@ -245,6 +246,11 @@ def counted(trials: Sequence[Trial]) -> list[Trial]:
     whole = [trial for trial in trials if not trial.is_dropped]
     replaced = {trial.again for trial in whole}
     return [trial for trial in whole if trial.number not in replaced]
+
+
+def is_tried(values: Mapping[str, Any], tried: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether one of these trials' parameters has these values, and any of the keys left out."""
+    return any(values.items() <= params.items() for params in tried)
 
 
 def n_to_ask(trials: Sequence[Trial], n_trials: int) -> int:
