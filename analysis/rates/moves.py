@@ -159,9 +159,8 @@ def compare_rates(
             left_out.append(f"{cell.name}: no run of the other table")
             continue
         lr, loss = float(own["lr"].iloc[0]), float(own["loss"].iloc[0])
-        # a rate is a number of the config times a root: the last bits may differ
-        if not min(cell.lrs) * (1 - 1e-9) <= lr <= max(cell.lrs) * (1 + 1e-9):
-            left_out.append(f"{cell.name}: the rate used, {lr:.3g}, is outside of those tried")
+        if (place := _outside(cell, lr)) is not None:
+            left_out.append(f"{cell.name}: the rate used, {lr:.3g}, is outside of {place}")
             continue
         gains.append(_gain(cell, lr, loss, rng))
     if not gains:
@@ -178,6 +177,18 @@ def compare_rates(
     if baseline:
         moves = tuple(m if m.other == baseline else _turned(m) for m in moves)
     return RateMoves(gains=tuple(gains), moves=moves, left_out=tuple(left_out), more_than=more_than)
+
+
+def _outside(cell: BestRate, lr: float) -> str | None:
+    """Of which rates lr is outside, where a parabola would have to be extrapolated."""
+    # a rate is a number of the config times a root: the last bits may differ
+    low, high = lr * (1 - 1e-9), lr * (1 + 1e-9)
+    if high < min(cell.lrs) or low > max(cell.lrs):
+        return "those tried"
+    fitted = np.array(cell.lrs)[nearest(np.log(cell.lrs), np.array(cell.losses), cell.n_fitted)]
+    if high < fitted.min() or low > fitted.max():
+        return f"the {len(fitted)} that the parabola is of"
+    return None
 
 
 def _comparable(one: BestRate, other: BestRate, at: Sequence[str]) -> bool:

@@ -111,6 +111,14 @@ def test_what_is_not_compared_is_named():
     assert "dense C=3e18: no run of the other table" in found.warnings[-1]
     with pytest.raises(FitError, match=r"no cell to compare: dense.*0.1, is outside of"):
         compare_rates(fit_rates(check_table(search())), runs_at(0.1))
+    # tried, but not among those that the parabola is of: it says nothing of that rate
+    three = fit_rates(check_table(search()), n_nearest=3)
+    at = 0.01 * GRID[::2]
+    found = compare_rates(three, runs_at(at[0]))
+    assert {gain.cell.model for gain in found.gains} == {
+        model for model, best in BEST.items() if abs(np.log(at / best)).argsort()[:3].min() == 0
+    }
+    assert "is outside of the 3 that the parabola is of" in found.warnings[-1]
 
 
 def test_without_budgets_cells_are_matched_by_length():
