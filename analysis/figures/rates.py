@@ -20,7 +20,7 @@ from analysis.rates.law import RateLaw
 
 def draw_rates(found: Rates) -> Figure:
     """A point and its 95 % interval a cell, a colour a model; hollow: excluded from the
-    laws; faint: the interval is unbounded.
+    laws; faint: the interval is unbounded. Models at one place stand side by side.
 
     The abscissa is the column over whose range the law changes the rate most. Where the law has
     others, points and lines are at their geometric means, by its exponents. A model's line is of
@@ -31,8 +31,9 @@ def draw_rates(found: Rates) -> Figure:
     others = {} if main is None else {n: _middle(found, n) for n in main.columns if n != x}
     figure, (axis,) = panels(1, height=3.2)
     series = looks(cell.model for cell in found.cells)
-    for cell in found.cells:
-        _point(axis, cell, x, _moved(cell, main, others), series[cell.model])
+    places = _places(found, x)
+    for cell, place in zip(found.cells, places, strict=True):
+        _point(axis, cell, place, _moved(cell, main, others), series[cell.model])
     for model, look in series.items():
         law = _law_of(found, model)
         if law is not None:
@@ -41,7 +42,7 @@ def draw_rates(found: Rates) -> Figure:
     log_scale(axis, "x", x, label=label)
     log_scale(axis, "y", "lr")
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
-    axis.set_xlim(*padded([cell.at[x] for cell in found.cells], 0.08))
+    axis.set_xlim(*padded(places, 0.08))
     ends = [end for cell in found.cells for end in _ends(cell, _moved(cell, main, others))]
     axis.set_ylim(*padded(ends, 0.1))
     if others:
@@ -70,6 +71,19 @@ def _middle(found: Rates, name: str) -> float:
     return float(np.exp(np.log(values).mean()))
 
 
+def _places(found: Rates, x: str) -> list[float]:
+    """Each cell's place on the abscissa. Where models share one, each is moved by a fiftieth of the
+    range from the one before.
+    """
+    models = list(dict.fromkeys(cell.model for cell in found.cells))
+    exact = [cell.at[x] for cell in found.cells]
+    if len({(cell.at[x], cell.model) for cell in found.cells}) == len(set(exact)):
+        return exact
+    step = np.log(max(exact) / min(exact)) / 50 or 0.01
+    middle = (len(models) - 1) / 2
+    return [c.at[x] * float(np.exp(step * (models.index(c.model) - middle))) for c in found.cells]
+
+
 def _moved(cell: BestRate, law: RateLaw | None, others: Mapping[str, float]) -> float:
     """The factor to the rate that the law gives at the others' middles."""
     factor = 1.0
@@ -91,15 +105,15 @@ def _ends(cell: BestRate, factor: float) -> list[float]:
     return [factor * rate for rate in (_rate(cell), *within)]
 
 
-def _point(axis: Axes, cell: BestRate, x: str, factor: float, look: Look) -> None:
+def _point(axis: Axes, cell: BestRate, x: float, factor: float, look: Look) -> None:
     y = _rate(cell) * factor
     fill: dict[str, Any] = {} if cell.inside else {"mfc": "none"}
-    axis.plot(cell.at[x], y, ls="", ms=4.5, marker=look.marker, color=look.colour, **fill)
+    axis.plot(x, y, ls="", ms=4.5, marker=look.marker, color=look.colour, **fill)
     low, high = (end * factor for end in cell.lr_interval)
     if cell.inside and low <= y <= high:  # an end at 0 or infinity is beyond the axis
         ends = [max(low, y / 1e3), min(high, y * 1e3)]
         faint = 0.6 if low > 0 and high < np.inf else 0.15
-        axis.plot([cell.at[x]] * 2, ends, lw=0.9, alpha=faint, color=look.colour)
+        axis.plot([x] * 2, ends, lw=0.9, alpha=faint, color=look.colour)
 
 
 def _law_of(found: Rates, model: str) -> RateLaw | None:

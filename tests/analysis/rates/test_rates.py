@@ -241,6 +241,23 @@ def test_the_figure_has_each_cell_and_the_law():
     np.testing.assert_allclose(law.get_ydata(), best(law.get_xdata(), 4e9), rtol=1e-5)
 
 
+def test_points_of_models_at_one_place_stand_side_by_side_in_one_order():
+    frame = pd.concat([grid_of(model=model) for model in ("dense", "peer", "pkm")])
+    found = fit_rates(check_table(frame))
+    axis = draw_rates(found).axes[0]
+    points = [
+        line.get_xdata()[0]
+        for line in axis.lines
+        if line.get_marker() != "None" and len(line.get_xdata()) == 1
+    ]
+    assert len(points) == len(found.cells) == 27
+    moved = {(cell.model, place / cell.at["n_params"]) for cell, place in zip(found.cells, points)}
+    factors = {model: [f for name, f in moved if name == model] for model, _ in moved}
+    assert max(factors["dense"]) < min(factors["peer"]) == pytest.approx(1)
+    assert max(factors["peer"]) < min(factors["pkm"]) < 1.1
+    assert axis.get_xlim()[0] < min(points) < max(points) < axis.get_xlim()[1]
+
+
 def test_the_curves_are_the_losses_tried_and_the_stars_the_minima():
     found = fit_rates(check_table(grid_of(noise=0.002)), noise=0.002)
     (axis,) = draw_rate_curves(found).axes
