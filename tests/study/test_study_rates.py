@@ -1,0 +1,144 @@
+"""What docs/study.md says of the best rate of each layer, from the records of the search."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+
+from analysis.rates import fit_rates
+from analysis.rates.moves import compare_rates
+from analysis.table.load import load_table
+from experiments.records import find_records, read_record
+from tests.study.committed import MODELS, RESULTS, document_table, isoflop, text
+
+NOISE = 0.021
+LINE = text("docs/study.md")
+START = LINE.index("## The best rate of each layer")
+SECTION = LINE[START : LINE.index("## Seconds")]
+
+
+@pytest.fixture(scope="module")
+def seeds():
+    return isoflop()
+
+
+@pytest.fixture(scope="module")
+def rates():
+    return fit_rates(load_table(RESULTS / "rates"), noise=NOISE)
+
+
+@pytest.fixture(scope="module")
+def compared(rates):
+    return compare_rates(rates, load_table(RESULTS / "isoflop"))
+
+
+@pytest.fixture(scope="module")
+def gains(compared):
+    return {(gain.cell.model, gain.cell.budget): gain for gain in compared.gains}
+
+
+@pytest.fixture(scope="module")
+def moves(compared):
+    return compared.moves
+
+
+def lowest(model, budget):
+    """Of the rates tried, and the runs of results/study/rates alone."""
+    records = [read_record(path) for path in find_records(RESULTS / "rates")]
+    return min(r.val_loss for r in records if (r.model, r.budget) == (model, budget))
+
+
+def rate(value):
+    return f"{value * 1e3:.1f}e-3"
+
+
+def ends(cell):
+    """Of the best rate's interval, as far as rates were tried."""
+    low, high = cell.lr_interval
+    if not 0 < low < high < math.inf:
+        return "unbounded"
+    if low < min(cell.lrs):
+        return f"up to {rate(high)}"
+    return f"from {rate(low)}" if high > max(cell.lrs) else f"{rate(low)} to {rate(high)}"
+
+
+def test_the_noise_is_that_of_the_study_s_seeds(seeds):
+    pooled = math.sqrt(np.mean([seeds.pooled(budget) for budget in (1e13, 3e13)]))
+    assert f"{pooled:.3f}" == f"{NOISE:.3f}"
+
+
+def test_each_cell_has_a_trial_that_was_drawn_and_all_are_of_seed_0(rates):
+    records = [read_record(path) for path in find_records(RESULTS / "rates")]
+    assert {r.seed for r in records} == {0}
+    assert len({r.run_id for r in records}) == len(records)
+    known = {r.run_id for sweep in ("isoflop", "tuning") for r in map(
+        read_record, find_records(RESULTS / sweep))}  # fmt: skip
+    n_new = sum(r.run_id not in known for r in records)
+    assert f"{len(records)} trials: {len(records) - n_new} are runs of the sweeps above" in SECTION
+    new = {(r.model, r.budget) for r in records if r.run_id not in known}
+    assert len(new) == len(rates.cells) == 12
+
+
+def test_the_table_of_best_rates(gains):
+    _, rows = document_table("layer | used at 1e13")
+    assert [row[0] for row in rows] == list(MODELS)
+    for model, *cells in rows:
+        expected = []
+        for budget in (1e13, 3e13):
+            gain = gains[model, budget]
+            best = f"{rate(gain.cell.lr_opt)} ({ends(gain.cell)})"
+            expected += [rate(gain.lr), best, f"{gain.gain:.3f}"]
+        assert cells == expected
+
+
+def test_peer_at_the_smaller_budget(moves, gains, seeds):
+    used = seeds.of("peer", 1e13)[0] - seeds.of("dense", 1e13)[0]
+    least = lowest("peer", 1e13) - lowest("dense", 1e13)
+    assert f"PEER minus dense is {used:.3f} at the rates used and {least:.3f} at the" in SECTION
+    below = lowest("peer", 1e13) - gains["peer", 1e13].cell.loss_opt
+    assert f"minimum is {below:.3f} below any run of PEER" in SECTION
+    grows = [abs(m.moved_by) for m in moves if m.budget == 1e13 and "peer" in (m.model, m.other)]
+    assert len(grows) == 5
+    assert f"would grow by {min(grows):.2f} to {max(grows):.2f}" in SECTION
+    others = [m for m in moves if m.budget == 1e13 and "peer" not in (m.model, m.other)]
+    assert max(abs(m.moved_by) for m in others) < 0.01
+
+
+def test_no_layer_at_the_larger_budget(moves, gains):
+    assert f"It gains {gains['none', 3e13].gain:.3f}" in SECTION
+    large = {(m.model, m.other): m for m in moves if m.budget == 3e13}
+    for model, name in (("peer", "PEER's"), ("pkm", "PKM's")):
+        move = large[model, "none"]
+        said = f"{-move.at_best_rates:.3f} instead of {-move.difference:.3f}"
+        assert (
+            said
+            in SECTION.partition(f"{name} lead over it would be" if model == "peer" else name)[2]
+        )
+        assert move.interval[0] < 0 < move.interval[1]
+    for pair, move in large.items():
+        assert (abs(move.moved_by) > 0.01) == ("none" in pair)
+    others = [gain.gain for (m, b), gain in gains.items() if b == 3e13 and m != "none"]
+    assert f"other layers none gains more than {max(others):.3f}" in SECTION
+
+
+def test_how_far_the_best_rate_falls(rates):
+    best = {(cell.model, cell.budget): cell.lr_opt for cell in rates.cells}
+    fall = [best[model, 3e13] / best[model, 1e13] for model in MODELS]
+    assert f"falls by a factor of {min(fall):.2f} to {max(fall):.2f}" in SECTION
+    assert max(fall) < 1
+    laws = {law.label: law for law in rates.forms[-1].laws}
+    assert rates.forms[-1].law.label == "constant"
+    low, high = laws["n_tokens"].bounds("exponent[n_tokens]")
+    exponent = laws["n_tokens"].exponents["n_tokens"]
+    assert f"as D^{exponent:.2f} ({low:.2f} to {high:.2f})" in SECTION
+    missed = [f"{laws[label].held_out:.2f}" for label in ("n_tokens", "constant")]
+    assert f"by a factor of {missed[0]}, beside {missed[1]} for a constant rate" in SECTION
+
+
+def test_what_a_rate_that_is_twice_too_high_costs(rates):
+    cost = [
+        np.polyfit(np.log(cell.lrs), cell.losses, 2)[0] * math.log(2) ** 2 for cell in rates.cells
+    ]
+    (said,) = re.findall(r"costs ([\d.]+) nats by the median", SECTION)
+    assert said == f"{np.median(cost):.2f}"
