@@ -68,15 +68,18 @@ def test_the_noise_is_that_of_the_study_s_seeds(seeds):
     assert f"{pooled:.3f}" == f"{NOISE:.3f}"
 
 
-def test_each_cell_has_a_trial_that_was_drawn_and_all_are_of_seed_0(rates):
+def test_each_cell_has_a_new_trial_and_all_are_of_seed_0(rates):
     records = [read_record(path) for path in find_records(RESULTS / "rates")]
     assert {r.seed for r in records} == {0}
     assert len({r.run_id for r in records}) == len(records)
-    known = {r.run_id for sweep in ("isoflop", "tuning") for r in map(
-        read_record, find_records(RESULTS / sweep))}  # fmt: skip
-    n_new = sum(r.run_id not in known for r in records)
-    assert f"{len(records)} trials: {len(records) - n_new} are runs of the sweeps above" in SECTION
-    new = {(r.model, r.budget) for r in records if r.run_id not in known}
+    earlier = [path for sweep in ("isoflop", "tuning") for path in find_records(RESULTS / sweep)]
+    known = {read_record(path).run_id for path in earlier}
+    more = [r for r in records if r.run_id not in known]
+    n_known = len(records) - len(more)
+    assert f"{len(records)} trials: {n_known} are runs of the sweeps above" in SECTION
+    flops, hours = (sum(getattr(r, n) for r in more) for n in ("achieved_flops", "wall_seconds"))
+    assert f"{len(more)} runs more, {flops:.1e} FLOPs and {hours / 3600:.1f} core hours" in LINE
+    new = {(r.model, r.budget) for r in more}
     assert len(new) == len(rates.cells) == 12
 
 

@@ -92,6 +92,15 @@ def test_how_far_branches_are_from_cosine(branches, cosine, seeds):
     assert f"are below cosine, by {low:.3f} to {high:.3f}" in LINE
 
 
+def test_the_cosine_run_trained_again():
+    (path,) = find_records(RESULTS / "wsd_control")
+    again = read_record(path)
+    first = read_record(RESULTS / "isoflop" / again.run_id / "record.json")
+    assert (first.model, first.budget, first.n_layers) == ("dense", 3e13, 4)
+    assert f"by the pilot's code, has {again.val_loss:.4f}" in LINE
+    assert abs(again.val_loss - first.val_loss) < 0.001
+
+
 def test_the_lead_of_peer_by_either_schedule(branches, cosine):
     lead = {}
     for b in BUDGETS:
