@@ -30,11 +30,6 @@ FOREIGN = ("hpo", "mueller", "recipes")
 
 
 @pytest.fixture(scope="module")
-def seeds():
-    return isoflop()
-
-
-@pytest.fixture(scope="module")
 def experts():
     return [read_record(path) for path in find_records(RESULTS / "experts")]
 

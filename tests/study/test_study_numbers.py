@@ -9,12 +9,7 @@ from scipy import stats
 from analysis.figures.seconds import training_seconds
 from analysis.table.load import load_table
 from experiments.records import find_records, read_record
-from tests.study.committed import RESULTS, SEEDED, isoflop, text
-
-
-@pytest.fixture(scope="module")
-def seeds():
-    return isoflop()
+from tests.study.committed import RESULTS, SEEDED, text
 
 
 @pytest.fixture(scope="module")

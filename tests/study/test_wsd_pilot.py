@@ -7,17 +7,12 @@ import pytest
 
 from experiments.records import find_records, read_record
 from tests.conftest import REPOSITORY
-from tests.study.committed import RESULTS, document_table, isoflop, text
+from tests.study.committed import RESULTS, document_table, text
 
 DOCUMENT = REPOSITORY / "docs" / "branches.md"
 LINE = text("docs/branches.md")
 BUDGETS = (3e12, 1e13, 3e13)
 RATES = {"dense": (3.5e-3, 5e-3, 7e-3), "peer": (3.9e-3, 5.5e-3, 7.7e-3)}
-
-
-@pytest.fixture(scope="module")
-def seeds():
-    return isoflop()
 
 
 @pytest.fixture(scope="module")

@@ -45,7 +45,7 @@ class Search:
 
     def __init__(self, cells: Sequence[Cell], rules: Rules) -> None:
         self.cells, self.rules = {cell.name: cell for cell in cells}, rules
-        self._points: dict[tuple[str, int], tuple[Point, ...]] = {}
+        self._points: dict[tuple[str, tuple[Any, ...]], tuple[Point, ...]] = {}
         self._lowest: dict[str, list[Point]] = {}
         self.ends: list[Point] = []  # the points at all ends of the ranges, after check
         self._studies: Studies | None = None
@@ -86,7 +86,8 @@ class Search:
     def plan_text(self) -> str:
         """The dry run's table, after check."""
         points = [point for points in self._lowest.values() for point in points]
-        n_known = {name: self._n_known(name) for name in self.cells}
+        states = {state.name: state.trials for state in read_cells(self.sweep_dir)}
+        n_known = {name: self._n_known(name, states.get(name, ())) for name in self.cells}
         total = sum(
             (self.rules.n_trials - n_known[name]) * sum(p.plan.planned_flops for p in lowest)
             for name, lowest in self._lowest.items()
@@ -96,15 +97,15 @@ class Search:
         text += f"{known} of them known already, " if known else ""
         return f"{plan_table(points, assumed_rate(points[0]))}\n{text}{total:.3g} FLOPs"
 
-    def _n_known(self, cell: str) -> int:
-        """How many trials of a cell have their records, by the journal or without one."""
-        found = [state for state in read_cells(self.sweep_dir) if state.name == cell]
-        told = [trial.params for state in found for trial in state.trials]
-        done = [t for state in found for t in state.trials if t.value is not None]
-        first = [
-            v for v in self.cells[cell].first if not is_tried(v, told) and self._result(cell, v)
-        ]
-        return min(self.rules.n_trials, len(done) + len(first))
+    def _n_known(self, cell: str, trials: Sequence[Trial]) -> int:
+        """How many trials of a cell have a value: by the journal, whose trials these are, or by the
+        records of the grid's values.
+        """
+        tried = [trial.params for trial in trials]
+        left = [values for values in self.cells[cell].first if not is_tried(values, tried)]
+        n_told = sum(trial.value is not None for trial in trials)
+        n_first = sum(self._result(cell, values) is not None for values in left)
+        return min(self.rules.n_trials, n_told + n_first)
 
     def begin(self) -> None:
         """Opens the studies, or makes them, and tells the grid's values that have their records:
@@ -125,7 +126,7 @@ class Search:
         if set(values) != set(self.rules.spaces):
             return None
         try:
-            points = self._plan(self.cells[cell], values)
+            points = self._planned(cell, values)
         except ValueError:  # a trial of them fails, and says so
             return None
         return result_of([point.run_dir for point in points], self.rules.objective)
@@ -250,14 +251,17 @@ class Search:
 
     def _points_of(self, cell: str, trial: Trial) -> tuple[Point, ...] | None:
         """A trial's points; None, and the trial has failed, if its values are refused."""
-        key = cell, trial.number
+        try:
+            return self._planned(cell, trial.params)
+        except ValueError as error:
+            self.studies.fail(cell, trial, str(error))
+            return None
+
+    def _planned(self, cell: str, params: Mapping[str, Any]) -> tuple[Point, ...]:
+        """The points of these values, planned once. Raises ValueError if they are refused."""
+        key = cell, tuple(sorted(params.items()))
         if key not in self._points:
-            try:
-                points = self._plan(self.cells[cell], trial.params)
-            except ValueError as error:
-                self.studies.fail(cell, trial, str(error))
-                return None
-            self._points[key] = tuple(points)
+            self._points[key] = tuple(self._plan(self.cells[cell], params))
         return self._points[key]
 
     def _plan(self, cell: Cell, params: Mapping[str, Any], again: str = "failed") -> list[Point]:

@@ -145,7 +145,8 @@ class Studies:
         the next of first_left, or a drawn one.
         """
         study = self._studies[cell]
-        for one in [values] if values is not None else self.first_left(cell)[:1]:
+        queued = self.first_left(cell)[:1] if values is None else [values]
+        for one in queued:
             study.enqueue_trial(dict(one))
         n_whole = sum(not trial.is_dropped for trial in trials_of(study))
         sampler = self._sampler(n_whole, len(self._first[cell]))
