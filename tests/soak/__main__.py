@@ -22,6 +22,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch: no pool of threads that a f
 from tests.soak import faults, report, slurm_faults
 from tests.soak.enumerated import Enumeration, Spot
 from tests.soak.lanes import Job, run_all
+from tests.soak.mutants import MUTANTS
 from tests.soak.operations import KINDS
 from tests.soak.points import MODELS, Points
 from tests.soak.processes import warm_up
@@ -35,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the trials that are asked for; returns the exit code."""
     options = _parse(arguments)
     warm_up()
+    if options.mutant:
+        MUTANTS[options.mutant]()
     if options.folder is not None:
         options.folder.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="soak-", dir=options.folder))
@@ -111,13 +114,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="default: drawn")
     parser.add_argument("--only", default="", help="names of trials, with commas")
     parser.add_argument(
-        "--enumerate", default="dense", metavar="MODELS",
+        "--enumerate", default="noisy", metavar="MODELS",
         help=f"whose file operations are all tried: of {','.join(MODELS)}, or nothing",
     )  # fmt: skip
     parser.add_argument("--kinds", default=",".join(KINDS), help="of faults at file operations")
     parser.add_argument(
         "--by-turns", action="store_true", help="one kind an operation; the seed says which first"
     )
+    parser.add_argument("--mutant", default="", choices=["", *MUTANTS], help="put a mistake in")
     parser.add_argument("--slurm", type=int, default=0, metavar="N", help="sweeps on real daemons")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="at a time")
     parser.add_argument("--folder", type=Path, default=None, help="for trials (default: in /tmp)")

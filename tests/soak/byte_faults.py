@@ -86,6 +86,7 @@ def damage(path: Path, how: str, trial: Trial) -> str | None:
     if not path.exists():
         return None
     before, rng = path.read_bytes(), trial.rng
+    trial.trusted &= path.suffix != ".ckpt"
     if how == "gone":
         path.unlink()
         return how

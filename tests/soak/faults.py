@@ -51,7 +51,7 @@ def random_trial(number: int, seed: int, points: Points, folder: Path) -> Outcom
     weights = [one.weight for one in known]
     chain = rng.choices(known, weights, k=rng.choice((1, 1, 2, 2, 3)))
     n_ranks = 2 if stage == "ranks" else 1
-    models = ("dense", "peer", "moe_fine") if stage == "ranks" else MODELS
+    models = ("noisy", "peer", "moe_fine") if stage == "ranks" else MODELS
     drawn = {
         (rng.choice(models), rng.randrange(N_SEEDS)) for _ in range(3 if stage == "sweep" else 1)
     }

@@ -1,4 +1,4 @@
-"""What the fault harness trains: tiny points of six models, and what each gives undisturbed."""
+"""What the fault harness trains: tiny points of seven models, and what each gives undisturbed."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ from experiments.point import make_point
 from experiments.records import write_text_atomically
 from tests.conftest import REPOSITORY, TINY
 
-MODELS = ("dense", "none", "moe", "moe_fine", "pkm", "peer")
+MODELS = ("noisy", "dense", "none", "moe", "moe_fine", "pkm", "peer")
 N_SEEDS = 4
 SWEEP = "soak"
 _COMMON = (
@@ -32,9 +32,10 @@ _COMMON = (
     "logger.log_every_n_steps=1",
     "trainer.n_threads=1",
 )
-_FEW_EXPERTS = {  # small tables: many checkpoints a second
-    "pkm": ("n_experts=64", "model.d_key=8"),
-    "peer": ("n_experts=64", "model.d_key=8", "model.top_k=4"),
+_OVERRIDES = {  # small tables: many checkpoints a second
+    "noisy": ("model=dense", "model._target_=tests.soak.noisy.NoisyConfig"),
+    "pkm": ("model=pkm", "n_experts=64", "model.d_key=8"),
+    "peer": ("model=peer", "n_experts=64", "model.d_key=8", "model.top_k=4"),
 }
 
 
@@ -72,7 +73,7 @@ class Points:
     ) -> Case:
         """A point of so many steps that saves every so many minutes (0: after each step)."""
         sizes = (f"ladder.batch_size={n_ranks}", f"trainer.devices={n_ranks}")
-        overrides = (f"model={model}", *_FEW_EXPERTS.get(model, ()), *sizes)
+        overrides = (*_OVERRIDES.get(model, (f"model={model}",)), *sizes)
         plan = make_point(self._compose(*overrides, "budget=1e10")).plan
         budget = n_steps * plan.batch_tokens * plan.cost.training_flops
         raw = self._compose(*overrides, f"budget={budget!r}")

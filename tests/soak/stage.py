@@ -11,6 +11,7 @@ from typing import Any
 
 from experiments.sweep import local
 from experiments.system.claims import is_claimed
+from tests.soak import diary
 from tests.soak.judge import fingerprint
 from tests.soak.points import SWEEP, Case, Points
 from tests.soak.processes import Body, Process, call, free_port
@@ -29,6 +30,7 @@ class Alone:
         self.results, self.cache = folder / "results", points.data
         self.temporary = folder / "tmp"
         self.temporary.mkdir(parents=True)
+        self.diary = folder / "diary.jsonl"
         self.n_started = 0
 
     @property
@@ -66,6 +68,7 @@ class Alone:
         def whole() -> None:
             if before is not None:
                 before()
+            diary.keep(self.diary)
             body()
 
         self.n_started += 1

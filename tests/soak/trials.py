@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.soak import diary
 from tests.soak.judge import HANG, LEFT_OVER, LOST, WRONG, Problem, judge
 from tests.soak.points import Case, Points
 from tests.soak.processes import HangError
@@ -50,6 +51,8 @@ class Trial:
         self.outcome.what = f"{stage.name}: {', '.join(case.name for case in stage.cases)}"
         self.n_done = 1  # how often a point may be done
         self.files: set[str] = set()  # that may stay
+        self.trusted = True  # no checkpoint was damaged, so that no saved step is taken again
+        self.locked = True  # two processes can't have one run
         self.cleanups: list[Callable[[], None]] = []
         self.references = {case.name: reference(stage.points, case) for case in stage.cases}
         self.seconds = sum(found["seconds"] for found in self.references.values())
@@ -103,10 +106,14 @@ class Trial:
             self.wrong(f"the same command ended with {codes} before it was done")
 
     def _judge(self) -> None:
+        entries = diary.read(self.stage.diary)
         for case, folder in zip(self.stage.cases, self.stage.run_dirs, strict=True):
             expected = self.references[case.name]
             found = judge(folder, expected, n_done=self.n_done, files=self.files)
             self.outcome.problems += found
+            own = entries.get(case.run_id, [])
+            lost = diary.lost_work(own, trusted=self.trusted, locked=self.locked)
+            self.outcome.problems += lost
         left = sorted(path.name for path in self.stage.temporary.iterdir())
         if left:
             self.wrong(f"in TMPDIR: {', '.join(left[:4])}", LEFT_OVER)

@@ -1,0 +1,74 @@
+"""The product with a mistake in it, which the harness must see: --mutant NAME."""
+
+import math
+import random
+from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+
+from experiments.training import branching
+from experiments.training.checkpoints import LAST, Checkpoint, RandomState
+from experiments.training.history import History
+
+
+def never_resume() -> None:
+    """Each attempt begins with the first step."""
+    branching.to_resume_from = lambda folder: None
+
+
+def torch_generator() -> None:
+    """A resume forgets torch's generator."""
+
+    def load(self: RandomState, state: dict[str, Any]) -> None:
+        random.setstate(state["python"])
+        np.random.set_state(tuple(state["numpy"]))
+
+    RandomState.load_state_dict = load
+
+
+def python_generator() -> None:
+    """A resume forgets Python's generator."""
+    usual = RandomState.load_state_dict
+
+    def load(self: RandomState, state: dict[str, Any]) -> None:
+        kept = random.getstate()
+        usual(self, state)
+        random.setstate(kept)
+
+    RandomState.load_state_dict = load
+
+
+def in_place() -> None:
+    """A checkpoint is written over the one before."""
+
+    def save(self: Checkpoint, trainer: pl.Trainer) -> None:
+        trainer.save_checkpoint(self.folder / LAST)
+        self.saved_step = trainer.global_step
+
+    Checkpoint.save = save
+
+
+def saved_at_the_end() -> None:
+    """No checkpoint on the way."""
+    usual = Checkpoint.on_train_batch_end
+
+    def end(self: Checkpoint, *arguments: Any) -> None:
+        self.saved = math.inf
+        usual(self, *arguments)
+
+    Checkpoint.on_train_batch_end = end
+
+
+def history_twice() -> None:
+    """A resume appends to what history.csv has."""
+    History._write = lambda self, trainer, plan: None
+
+
+MUTANTS: dict[str, Callable[[], None]] = {
+    made.__name__: made
+    for made in (
+        never_resume, torch_generator, python_generator, in_place, saved_at_the_end, history_twice,
+    )
+}  # fmt: skip

@@ -1,0 +1,33 @@
+"""The harness sees lost work: with a mistake put into the product, it fails."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+
+@pytest.mark.long
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mutant", "verdict"),
+    [
+        ("never_resume", "lost: started at step 0, and the newest whole checkpoint is of"),
+        ("torch_generator", "differing: "),
+        ("python_generator", "differing: "),
+        ("in_place", r"lost: started at step 0, after \d+ was saved"),
+        ("saved_at_the_end", "lost: step .* wasn't saved"),
+        ("history_twice", "doubled: history steps"),
+    ],
+)
+def test_a_mistake_is_seen(tmp_path, mutant, verdict):
+    """In some writes that a kill cuts short; test_enumerated has them without a mistake."""
+    command = [sys.executable, "-m", "tests.soak", "--minutes=0", "--kinds=torn", "--by-turns"]
+    command += [f"--mutant={mutant}", f"--folder={tmp_path}", f"--cache={tmp_path / 'cache'}"]
+    done = subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=900
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert re.search(f"^  {verdict}", done.stdout, re.M), done.stdout
