@@ -14,7 +14,7 @@ from experiments.cli import Parser, exit_codes, sweep_argument, sweep_folder
 from experiments.interchange.runs import LAYOUTS, rows_as
 from experiments.interchange.runs_card import UNKNOWN, check_licence, runs_card
 from experiments.records import RECORD_NAME, DamagedError, RunRecord, flat_row, read_record
-from experiments.system.disk import write_text_atomically
+from experiments.system.disk import sync_tree, write_text_atomically
 
 _HOUR = 3600  # seconds; no collect takes that long
 _RUNS, _CARD = "runs.csv", "README.md"
@@ -133,6 +133,7 @@ def write_tables(folder: Path, rows: list[dict[str, Any]]) -> list[Path]:
             raise RuntimeError(
                 "Parquet needs pyarrow: pip install 'expert-isoflops[hub]'"
             ) from None
+        sync_tree(Path(name))
         return [path.replace(folder / path.name) for path in (csv, parquet)]
 
 

@@ -30,6 +30,7 @@ from experiments.kernels.select import resolve_kernel
 from experiments.models.transformer import Transformer
 from experiments.point import Point
 from experiments.records import (
+    HISTORY_NAME,
     RECORD_NAME,
     DamagedError,
     RunRecord,
@@ -41,7 +42,12 @@ from experiments.records import (
 from experiments.system import distributed, environment
 from experiments.system.claims import Claim, claimed, log_event
 from experiments.system.credentials import cut
-from experiments.system.disk import remove_leftovers, write_text_atomically
+from experiments.system.disk import (
+    explained,
+    remove_leftovers,
+    sync_file,
+    write_text_atomically,
+)
 from experiments.training.branching import (
     TrunkDivergedError,
     beginning_of,
@@ -172,8 +178,15 @@ def _write_surroundings(point: Point) -> None:
 
 
 def _write(point: Point, record: RunRecord) -> None:
-    """The record. Where there is no room for it either, its error is all that a caller gets."""
+    """The record, once the rows that it vouches for are on the disk: nothing of a finished run is
+    written again. Where there is no room for it either, its error is all that a caller gets.
+    """
+    history = point.run_dir / HISTORY_NAME
     try:
+        with explained(history):
+            if history.exists():
+                sync_file(history)
+            sync_file(point.run_dir)
         write_record(point.run_dir, record)
     except RuntimeError as error:
         why = record.error.strip().splitlines()[-1] if record.error else str(error)

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from experiments.records import RECORD_NAME, DamagedError, Outcome, read_outcome
-from experiments.system.disk import PARTIAL, explained
+from experiments.system.disk import PARTIAL, explained, sync_file
 from experiments.system.locks import lock
 
 FOLDER = "branches"
@@ -83,8 +83,10 @@ def keep(checkpoint: Path, n_steps: int) -> None:
             os.link(checkpoint, temporary)
         except OSError:
             shutil.copyfile(checkpoint, temporary)
+        sync_file(temporary)  # of a copy its content
         temporary.replace(path)
         temporary.unlink(missing_ok=True)  # a second name of `path` already: renaming did nothing
+        sync_file(path.parent)
 
 
 def outcome(trunk_dir: Path) -> Outcome | None:

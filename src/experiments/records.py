@@ -5,6 +5,7 @@ Analysis reads these and nothing else of the harness; it never recomputes what s
 
 import hashlib
 import json
+import os
 import types
 import typing
 from collections.abc import Iterator
@@ -14,15 +15,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from experiments.system.disk import explained, write_text_atomically
+from experiments.system.disk import explained, make_folder, write_text_atomically
 
 RECORD_NAME = "record.json"
+HISTORY_NAME = "history.csv"  # the rows of a run's training: training/history.py
 CHECKSUM = "sha256"  # last key, of the file's text before it; records of before it have none
 _MARK = f',\n "{CHECKSUM}": "'.encode()  # of the record's own level: no string holds a newline
 _REMEDY = "delete it, or run the same command again: it goes on from last.ckpt and writes it again"
 STATUSES = ("done", "failed", "diverged")
 SCHEMA_VERSION = 1
-_OF_OUTCOME = ("status", "n_tokens", "batch_tokens", "error")
+_OF_OUTCOME = ("status", "n_tokens", "batch_tokens", "error", "val_loss")
+_TAIL = 400  # bytes, more than a row of history.csv has
 _NESTED = (
     "config", "environment", "flops_shares", "evaluations", "init", "before", "stages", "trunk"
 )  # fmt: skip
@@ -118,8 +121,8 @@ def write_record(run_dir: Path, record: RunRecord) -> Path:
     text = json.dumps(asdict(record), indent=1).removesuffix("\n}")
     digest = hashlib.sha256(text.encode()).hexdigest()
     with explained(path):
-        run_dir.mkdir(parents=True, exist_ok=True)
-    write_text_atomically(path, f'{text}{_MARK.decode()}{digest}"\n}}\n', durable=True)
+        make_folder(run_dir)
+    write_text_atomically(path, f'{text}{_MARK.decode()}{digest}"\n}}\n')
     return path
 
 
@@ -135,11 +138,15 @@ def read_record(path: Path) -> RunRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a sweep's state needs of a record. n_steps: those that were trained."""
+    """What a sweep's state needs of a record. n_steps: those that were trained. last_row: the step
+    of the last row of history.csv; None of a trunk, whose last steps may have none, and of a run
+    that failed.
+    """
 
     status: str
     n_steps: int
     error: str | None
+    last_row: int | None = None
 
 
 def read_outcome(path: Path) -> Outcome:
@@ -151,11 +158,31 @@ def read_outcome(path: Path) -> Outcome:
         text, verified = _verified(content)
         if verified:
             lines = b",".join(_line_of(text, name) for name in _OF_OUTCOME)
-            status, n_tokens, batch_tokens, error = json.loads(b"[%s]" % lines)
+            status, n_tokens, batch_tokens, error, loss = json.loads(b"[%s]" % lines)
         else:
             record = _parsed(content)
-            status, n_tokens, batch_tokens, error = (getattr(record, n) for n in _OF_OUTCOME)
-        return Outcome(status=status, n_steps=n_tokens // max(1, batch_tokens), error=error)
+            status, n_tokens, batch_tokens, error, loss = (getattr(record, n) for n in _OF_OUTCOME)
+        n_steps = n_tokens // max(1, batch_tokens)
+        has_last = status == "diverged" or (status == "done" and loss is not None)
+        return Outcome(
+            status=status, n_steps=n_steps, error=error, last_row=n_steps if has_last else None
+        )
+
+
+def lacks_rows(run_dir: Path, outcome: Outcome) -> bool:
+    """Whether history.csv ends before its run did, as after a loss of power, or is not there, and
+    last.ckpt is, which has the rows too.
+    """
+    if outcome.last_row is None:
+        return False
+    try:
+        with (run_dir / HISTORY_NAME).open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
+            *_, last, rest = b"", *file.read().split(b"\n")
+    except OSError:
+        last, rest = b"", b""
+    whole = not rest and last.partition(b",")[0] == str(outcome.last_row).encode()
+    return not whole and (run_dir / "last.ckpt").exists()
 
 
 @contextmanager

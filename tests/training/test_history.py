@@ -1,6 +1,7 @@
 """history.csv: equal to an uninterrupted run's whatever happened to it, and to the disk."""
 
 import csv
+import os
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,10 @@ import torch.nn.functional as F
 from experiments.execute import execute
 from experiments.models.ffn.dense import Dense
 from experiments.point import make_point
+from experiments.records import Outcome, lacks_rows
+from experiments.sweep import manifest
+from experiments.sweep.local import run_one, run_sweep
+from experiments.sweep.states import read_sweep
 from experiments.system.disk import explained
 from experiments.training.checkpoints import LAST
 from experiments.training.history import History
@@ -213,3 +218,62 @@ def test_a_layer_that_draws_is_resumed_to_the_bit(make, monkeypatch):
         assert torch.equal(tensor, other["state_dict"][name]), name
     generators = [state["callbacks"]["RandomState"]["torch"] for state in (one, other)]
     assert torch.equal(*generators)
+
+
+def lose_power(run_dir, n_rows):
+    """What a disk leaves that had not all of history.csv: its first rows, or no file."""
+    path = run_dir / "history.csv"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.unlink()
+    if n_rows is not None:
+        path.write_bytes(b"".join(lines[: 1 + n_rows]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_rows", [None, 0, 3])
+def test_a_finished_run_that_lost_rows_has_them_again_by_the_same_command(broken, capsys, n_rows):
+    execute(broken)
+    expected = (broken.run_dir / "history.csv").read_bytes()
+    sweep_dir = broken.run_dir.parent
+    manifest.add(sweep_dir, [manifest.entry_of(broken, None)])
+    assert read_sweep(sweep_dir).notes == ()
+    lose_power(broken.run_dir, n_rows)
+    (note,) = read_sweep(sweep_dir).notes
+    assert note.startswith(f"history.csv lacks its last rows in 1 finished runs ({broken.run_id});")
+    run_one(broken.raw)
+    assert (broken.run_dir / "history.csv").read_bytes() == expected
+    assert "ended before its run did: written again from last.ckpt" in capsys.readouterr().out
+    lose_power(broken.run_dir, n_rows)
+    run_sweep([broken.raw], 1)
+    assert (broken.run_dir / "history.csv").read_bytes() == expected
+    assert read_sweep(sweep_dir).notes == ()
+
+
+def test_rows_that_no_checkpoint_has_are_not_asked_for(tmp_path):
+    """Of a published sweep the records alone are there."""
+    assert not lacks_rows(tmp_path, Outcome(status="done", n_steps=5, error=None, last_row=5))
+
+
+@pytest.mark.slow
+def test_every_row_is_on_the_disk_before_the_record_has_its_name(make, monkeypatch, tmp_path):
+    point = make(f"paths.results={tmp_path}")
+    synced, plain = {}, (os.fsync, Path.replace)
+
+    def fsync(descriptor):
+        found = os.fstat(descriptor)
+        synced[found.st_ino] = found.st_size
+        plain[0](descriptor)
+
+    def replace(self, target):
+        if Path(target).name == "record.json":
+            for path in (point.run_dir / "history.csv", point.run_dir / LAST, self):
+                assert synced[path.stat().st_ino] == path.stat().st_size, path.name
+            assert point.run_dir.stat().st_ino in synced
+        synced.pop(Path(target).parent.stat().st_ino, None)  # it has a new name in it
+        return plain[1](self, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "replace", replace)
+    assert execute(point).status == "done"
+    assert point.run_dir.stat().st_ino in synced
+    assert point.run_dir.parent.stat().st_ino in synced

@@ -11,7 +11,7 @@ from experiments.adapters.prototypes import Background, TextKeys
 from experiments.adapters.routes import Arrow, Fixed, ProductKeys, Route
 from experiments.adapters.table import LoRATable
 from experiments.init.reading import file_sha256, from_extra
-from experiments.system.disk import write_text_atomically
+from experiments.system.disk import make_folder, sync_file, write_text_atomically
 
 INDEX = "library.json"
 _FORMAT = 1
@@ -27,7 +27,7 @@ def save_library(library: LoRALibrary, folder: Path | str) -> Path:
     folder = Path(folder).expanduser()
     if folder.exists() and not (folder / INDEX).exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} has no {INDEX} and is not empty; name another folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     safetensors = from_extra("safetensors.torch", "a library in a folder")
     route, tensors = _route_of(library.route)
     for path, table in library.tables.items():
@@ -38,6 +38,7 @@ def save_library(library: LoRALibrary, folder: Path | str) -> Path:
     )
     digest = file_sha256(partial)
     name = f"tables-{digest[:16]}.safetensors"
+    sync_file(partial)
     partial.replace(folder / name)
     index = {
         "format": _FORMAT,
@@ -52,7 +53,7 @@ def save_library(library: LoRALibrary, folder: Path | str) -> Path:
         "tables": name,
         "sha256": digest,
     }
-    write_text_atomically(folder / INDEX, json.dumps(index, indent=1) + "\n", durable=True)
+    write_text_atomically(folder / INDEX, json.dumps(index, indent=1) + "\n")
     for old in folder.glob("tables-*.safetensors"):
         if old.name != name:
             old.unlink()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from experiments.system.disk import make_folder, sync_file, sync_tree
 from experiments.system.locks import lock
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -16,7 +17,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Holds an exclusive lock named after `path`; a second process waits for the first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with path.with_name(f".{path.name}.lock").open("w") as file:
         lock(file)
         yield
@@ -25,7 +26,8 @@ def locked(path: Path) -> Iterator[None]:
 def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
     """`folder`, filled by make(temporary_folder) unless it exists already.
 
-    A process killed half-way leaves only a temporary folder, which the next one removes.
+    A process killed half-way leaves only a temporary folder, which the next one removes. After a
+    power loss the folder is whole or not there.
     """
     if folder.exists():
         return folder
@@ -39,7 +41,9 @@ def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
         temporary.mkdir()
         try:
             make(temporary)
+            sync_tree(temporary)
             temporary.rename(folder)
+            sync_file(folder.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return folder

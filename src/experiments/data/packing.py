@@ -30,7 +30,7 @@ from experiments.data.tokenizer import TokenizerConfig
 from experiments.data.verified import open_verified, stamp
 from experiments.data.vocabulary import Vocabulary, vocabulary_key
 from experiments.records import DamagedError
-from experiments.system.disk import sync
+from experiments.system.disk import sync, sync_file, sync_tree
 
 FORMAT_VERSION = 2
 SHARD_TOKENS = 2**24  # a shard ends with the document that reaches this
@@ -89,7 +89,9 @@ def pack(
                 shutil.rmtree(partial)
                 raise ValueError(f"the {split} split of {type(corpus).__name__} has no text")
             write_index(partial, vocabulary.n_entries, shards, vocabulary.sha256)
+            sync_tree(partial)  # its index too
             partial.rename(folder)
+            sync_file(folder.parent)
             (folder / _JOURNAL).unlink(missing_ok=True)
             stamp(PackedText(folder))  # each shard was read again when it was written
     return _checked(open_verified(folder), vocabulary)

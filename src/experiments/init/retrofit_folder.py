@@ -25,7 +25,7 @@ from experiments.init.attached import Added, Retrofit, attach, detach, layers_of
 from experiments.init.reading import from_extra
 from experiments.init.slots import slots_at
 from experiments.models.ffn.peer import PEERConfig
-from experiments.system.disk import explained
+from experiments.system.disk import explained, sync_file, sync_tree
 
 FORMAT = 1
 _ABOUT, _LAYERS, _BASE = "retrofit.json", "layers.safetensors", "base"
@@ -74,7 +74,9 @@ def save_retrofitted(model: Any, folder: str | Path) -> Path:
             (temporary / _ABOUT).write_text(json.dumps(about, indent=1) + "\n")
             with _without(model, layers):
                 model.save_pretrained(temporary / _BASE)
+            sync_tree(temporary)
             temporary.rename(folder)
+            sync_file(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder

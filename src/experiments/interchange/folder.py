@@ -18,7 +18,7 @@ from typing import Any
 from experiments.data.vocabulary import Vocabulary
 from experiments.interchange.forms import Form, are_equal
 from experiments.records import RunRecord
-from experiments.system.disk import explained
+from experiments.system.disk import explained, sync_file, sync_tree
 from experiments.system.version import PACKAGE
 
 MARKER = "export.json"
@@ -83,9 +83,11 @@ def write_export(
             if not are_equal(load_file(new / WEIGHTS), form.state):
                 raise RuntimeError(f"{folder}: the weights read back are not those written")
             _mark(new, record)
+            sync_tree(new)
             if folder.exists():
                 folder.rename(old)
             new.rename(folder)
+            sync_file(folder.parent)
         except BaseException:
             if old.exists() and not folder.exists():
                 old.rename(folder)

@@ -21,6 +21,7 @@ from experiments.sweep.planning import (
     choose,
     plan_points,
     prepare_all,
+    repair_histories,
     set_aside_diverged,
     status_of,
 )
@@ -115,6 +116,7 @@ def _found(point: Point, todo: Todo) -> RunRecord:
         print(f"{point.describe()}: {todo.describe()}, in {point.run_dir}")
         raise SystemExit(1 if todo.failed else ELSEWHERE)
     record = read_record(point.run_dir / RECORD_NAME)
+    repair_histories([point])
     print(f"{point.describe()}: {record.status} before, in {point.run_dir}")
     _name_missing_sets(point, record)
     return record

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.records import DamagedError
 from experiments.sweep.places import relocatable
+from experiments.system.disk import make_folder, sync, sync_file
 from experiments.system.locks import lock
 
 if TYPE_CHECKING:  # it brings torch, which `status` has no need of
@@ -99,7 +100,7 @@ def entry_of(point: "Point", code: str | None) -> Entry:
 @contextmanager
 def submitting(sweep_dir: Path) -> Iterator[None]:
     """One controller at a time plans and submits; another waits for it."""
-    sweep_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(sweep_dir)
     with (sweep_dir / ".submitting").open("w") as file:
         lock(file)
         yield
@@ -107,15 +108,18 @@ def submitting(sweep_dir: Path) -> Iterator[None]:
 
 def add(sweep_dir: Path, entries: Sequence[Entry]) -> None:
     """Appends lines and sees them to the disk. A run's last line is the one that holds."""
-    sweep_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(sweep_dir)
     path = sweep_dir / MANIFEST_NAME
-    cut_short = path.exists() and path.stat().st_size > 0 and not _ends_with_newline(path)
+    is_new = not path.exists()
+    cut_short = not is_new and path.stat().st_size > 0 and not _ends_with_newline(path)
     with path.open("ab") as file:
         if cut_short:  # by a kill: that line is lost, the next must not be
             file.write(b"\n")
         file.writelines(_line(entry) for entry in entries)
         file.flush()
-        os.fsync(file.fileno())
+        sync(file.fileno())
+    if is_new:
+        sync_file(sweep_dir)
 
 
 def adopt(sweep_dir: Path, points: Sequence["Point"]) -> None:

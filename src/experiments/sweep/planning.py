@@ -9,7 +9,15 @@ from typing import Any
 from experiments.budget.plan import OffBudgetError, check_memory
 from experiments.data.prepare import is_prepared, prepare_data, prepare_sets
 from experiments.point import Draft, Point, plan_point, read_point
-from experiments.records import RECORD_NAME, DamagedError, Outcome, read_outcome
+from experiments.records import (
+    HISTORY_NAME,
+    RECORD_NAME,
+    DamagedError,
+    Outcome,
+    lacks_rows,
+    read_outcome,
+    read_record,
+)
 from experiments.sweep import refusals
 from experiments.sweep.counting import counted
 from experiments.sweep.plan_table import ACHIEVED_SHARE
@@ -152,6 +160,21 @@ def status_of(run_dir: Path) -> str | None:
     """That of outcome_of."""
     outcome = outcome_of(run_dir)
     return None if outcome is None else outcome.status
+
+
+def repair_histories(points: Sequence[Point]) -> None:
+    """Writes the rows that a loss of power has taken from finished runs, from their checkpoints."""
+    for point in points:
+        outcome = outcome_of(point.run_dir)
+        if outcome is None or not lacks_rows(point.run_dir, outcome):
+            continue
+        from experiments.training.history import repair  # seconds of imports, rarely needed
+
+        path = point.run_dir / HISTORY_NAME
+        if repair(point.run_dir, read_record(point.run_dir / RECORD_NAME)):
+            print(f"{path} ended before its run did: written again from last.ckpt")
+        else:
+            print(f"warning: {path} ends before its run did, and last.ckpt lacks its rows too")
 
 
 def set_aside_diverged(points: Sequence[Point]) -> None:

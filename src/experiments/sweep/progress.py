@@ -30,7 +30,7 @@ class Heartbeat:
         if now - self.last >= _HEARTBEAT:
             self.last = now
             text = json.dumps({**row, "n_steps": self.n_steps, "updated": time.time()})
-            write_text_atomically(self.path, text)
+            write_text_atomically(self.path, text, durable=False)  # tells of what goes on
 
 
 def read_progress(run_dir: Path) -> dict[str, float]:

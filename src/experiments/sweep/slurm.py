@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from experiments.system.disk import write_text_atomically
+from experiments.system.disk import make_folder, write_text_atomically
 from experiments.system.requeue import MAX_RETRIES, SIGNAL_VARIABLE
 
 T = TypeVar("T")
@@ -130,7 +130,7 @@ def submit(sweep_dir: Path, submission: Submission) -> str:
     """
     folder = sweep_dir / FOLDER
     path = folder / f"{submission.name}.json"
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     write_text_atomically(path, json.dumps(asdict(submission), indent=1) + "\n")
     options = submission.resources.options(
         devices=submission.devices,

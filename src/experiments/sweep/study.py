@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from experiments.records import DamagedError
 from experiments.sweep.objective import Objective
 from experiments.sweep.space import Space
+from experiments.system.disk import sync_file
 
 if TYPE_CHECKING:
     import optuna
@@ -107,7 +108,10 @@ class Studies:
         self._distributions = {n: s.distribution() for n, s in rules.spaces.items()}
         path = sweep_dir / JOURNAL_NAME
         _cut_torn_line(path)
+        is_new = not path.exists()
         self._storage = _storage(path)
+        if is_new:
+            sync_file(sweep_dir)  # Optuna sees to its lines alone
         rules_of = {
             "search": rules.given(),
             "objective": rules.objective.name,

@@ -10,7 +10,7 @@ from pathlib import Path
 from experiments import kept
 from experiments.point import Point
 from experiments.sweep import manifest, slurm
-from experiments.sweep.planning import Todo, choose, set_aside_diverged
+from experiments.sweep.planning import Todo, choose, repair_histories, set_aside_diverged
 from experiments.sweep.snapshot import take_snapshot
 
 
@@ -43,6 +43,7 @@ def entered(points: Sequence[Point]) -> Iterator[Entered]:
         if todo.describe():
             print(f"sweep {name}: {todo.describe()}")
         manifest.adopt(sweep_dir, todo.finished)
+        repair_histories(todo.finished)
         yield Entered(todo=todo, code=enter(todo.run))
 
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
+from experiments.system.disk import make_folder
 from experiments.system.locks import is_locked, lock
 
 CLAIM_NAME = ".claim"
@@ -54,7 +55,7 @@ def claimed(run_dir: Path) -> Iterator[Claim]:
     others ask: on this host, or on any that shares the folder over a file system with flock. Where
     there is none, a warning (locks.py).
     """
-    run_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(run_dir)
     path = run_dir / CLAIM_NAME
     while True:
         with path.open("a+", encoding="utf-8") as file:

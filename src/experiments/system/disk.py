@@ -6,6 +6,7 @@ import re
 import secrets
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -48,15 +49,24 @@ def check_writable(folder: Path) -> None:
                     path.rmdir()
 
 
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it that are missing, and sees their names to the disk."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in reversed(missing):
+        sync_file(path.parent)
+
+
 def write_text_atomically(
-    path: Path, text: str, *, private: bool = False, durable: bool = False
+    path: Path, text: str, *, private: bool = False, durable: bool = True
 ) -> None:
     """Writes under a temporary name in the same folder, then renames: whole or not at all.
 
     The folder must be there: that of a run which was moved away is not made again.
 
     private: for its owner alone, whatever the umask. durable: on the disk before it has its name,
-    so that a power loss leaves the old file or the new one. Raises RuntimeError as explained().
+    and the name too before this returns, so that a power loss leaves the old file or the new one,
+    and after this the new one. Raises RuntimeError as explained().
     """
     with explained(path):
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
@@ -68,6 +78,8 @@ def write_text_atomically(
                 if durable:
                     sync(file.fileno())
             temporary.replace(path)
+            if durable:
+                sync_file(path.parent)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -80,6 +92,27 @@ def sync(descriptor: int) -> None:
     except OSError as error:
         if error.errno not in _UNABLE_TO_SYNC:
             raise
+
+
+def sync_file(path: Path) -> None:
+    """As sync, of whoever wrote it; of a folder, the names of its files."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:  # a folder that may be written and not read
+        return
+    try:
+        sync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """As sync_file, of all files and folders in a folder, and its own list of them. Many at once: a
+    disk takes what comes together in one go, a fifth of the time for a copy of the code.
+    """
+    paths = [path for path in folder.rglob("*") if not path.is_symlink()]
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(sync_file, [*paths, folder]))
 
 
 def remove_leftovers(folder: Path) -> None:

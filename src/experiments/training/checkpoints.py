@@ -13,7 +13,7 @@ import torch
 
 from experiments.kept import keep
 from experiments.system import interruption
-from experiments.system.disk import PARTIAL, explained
+from experiments.system.disk import PARTIAL, explained, sync_file
 from experiments.system.seals import damage_of
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
@@ -85,6 +85,7 @@ class Checkpoint(pl.Callback):
                 if self._last_is_whole and last.exists():  # a damaged one must not replace a whole
                     last.replace(self.folder / PREVIOUS)
                 temporary.replace(last)
+                sync_file(self.folder)
         self._last_is_whole = True
         self.saved, self.saved_step = time.perf_counter(), trainer.global_step
 

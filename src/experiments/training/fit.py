@@ -17,6 +17,7 @@ import torch
 from experiments.data.module import Consumed, TokenDataModule
 from experiments.kept import Starts
 from experiments.point import Point
+from experiments.records import HISTORY_NAME
 from experiments.system import distributed, environment, interruption
 from experiments.training.checkpoints import Checkpoint, RandomState
 from experiments.training.compiled import CompileClock
@@ -88,7 +89,7 @@ def fit(
     beat = watchdog.beat if watchdog else lambda: None
     stages = StageEnds(point.plan.stage_steps, partial(score_stages, beat))
     history = History(
-        point.run_dir / "history.csv", every, also, lambda: clock.seconds + stages.seconds
+        point.run_dir / HISTORY_NAME, every, also, lambda: clock.seconds + stages.seconds
     )
     starts = Starts(point.run_dir) if point.is_trunk else ()
     checkpoint = Checkpoint(point.run_dir, trainer_config.checkpoint_minutes, resumed, starts)

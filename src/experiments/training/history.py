@@ -5,7 +5,7 @@ import io
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ import torch
 
 from experiments.branches import TRUNK
 from experiments.budget.plan import Plan
+from experiments.records import HISTORY_NAME, RunRecord
 from experiments.system.disk import explained, write_text_atomically
+from experiments.system.seals import damage_of
 from experiments.training.module import DIVERGED_LOSS, LanguageModel
 
 Kept = tuple[float, ...]  # of a row, what checkpoints keep
@@ -117,11 +119,33 @@ class History(pl.Callback):
         if not self._kept:
             self.path.unlink(missing_ok=True)
             return
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, COLUMNS)
-        writer.writeheader()
-        writer.writerows(_row(kept, plan) for kept in self._kept)
-        write_text_atomically(self.path, text.getvalue())
+        _write_rows(self.path, (_row(kept, plan) for kept in self._kept))
+
+
+def repair(run_dir: Path, record: RunRecord) -> bool:
+    """Writes history.csv of a finished run from its checkpoint. False if that is damaged or, of an
+    earlier version, has no rows.
+    """
+    checkpoint = run_dir / "last.ckpt"
+    if damage_of(checkpoint) is not None:
+        return False
+    loaded = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    history = History(run_dir / HISTORY_NAME, 1, lambda row: None)
+    state = loaded.get("callbacks", {}).get(history.state_key)
+    if not state:
+        return False
+    history.load_state_dict(state)
+    of_step = record.batch_tokens, record.flops_per_token
+    _write_rows(history.path, (_as_row(kept, *of_step) for kept in history._kept))
+    return True
+
+
+def _write_rows(path: Path, rows: Iterable[dict[str, float]]) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text_atomically(path, text.getvalue())
 
 
 def read_rows(path: Path, last_step: int, plan: Plan) -> list[Kept]:
@@ -157,9 +181,13 @@ def read_rows(path: Path, last_step: int, plan: Plan) -> list[Kept]:
 
 def _row(kept: Kept, plan: Plan) -> dict[str, float]:
     """A row of history.csv."""
+    return _as_row(kept, plan.batch_tokens, plan.cost.training_flops)
+
+
+def _as_row(kept: Kept, batch_tokens: int, flops_per_token: float) -> dict[str, float]:
     step, *rest = kept
-    n_tokens = int(step) * plan.batch_tokens
-    values = (int(step), n_tokens, n_tokens * plan.cost.training_flops, *rest)
+    n_tokens = int(step) * batch_tokens
+    values = (int(step), n_tokens, n_tokens * flops_per_token, *rest)
     return dict(zip(COLUMNS, values, strict=True))
 
 
