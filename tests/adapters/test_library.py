@@ -230,6 +230,14 @@ def test_adapters_of_two_bases_are_refused(three):
         lora_library([ours, theirs])
 
 
+def test_what_needs_a_model_or_an_empty_library_says_so(library):
+    refused = pytest.raises(ValueError, match="attached to no model; attach it first")
+    with refused, library.watching(torch.zeros(4)):
+        pass
+    with pytest.raises(ValueError, match="restored into an empty one"):
+        library.restore({}, places={}, maps={}, n_places=1, base=None)
+
+
 def test_a_library_for_another_model_is_refused_before_it_is_attached(library):
     other = torch.nn.Linear(3, 3)
     with pytest.raises(ValueError, match=r"Linear has no model\.layers"):

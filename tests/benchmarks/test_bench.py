@@ -380,6 +380,7 @@ def test_without_proc_stat_every_repeat_counts(monkeypatch, measure):
         (("--top-k", "17"), "--top-k 17 must be at most 16"),
         (("--d", "many"), "--d 'many' must be whole numbers"),
         (("--kernels", "cobol"), "--kernels 'cobol' is not one of cpp, torch, triton"),
+        (("--kernels", "cpp,cpp"), "--kernels cpp,cpp has cpp twice; name each once"),
         (("--rounds", "0"), "--rounds 0 must be at least 1"),
         (("--json", "nowhere/at/all.json"), "there is no folder"),
         (("--allocator", "slab"), "invalid choice: 'slab'"),

@@ -68,6 +68,16 @@ def test_gathers_are_the_obvious_forms_and_so_are_their_gradients(kernel, inputs
 
 
 @pytest.mark.slow
+def test_wrong_arguments_are_refused(kernel, inputs):
+    x, table, idx, weights = inputs
+    with pytest.raises(TypeError, match=r"idx is torch.int32"):
+        operators.dot(x, table, idx.int(), kernel)
+    with pytest.raises(ValueError, match="weights is"):
+        operators.weighted_sum(table, idx, weights[:, 1:], kernel)
+    with pytest.raises(ValueError, match="top_k=26 must be a number from 1 to 25"):
+        operators.search(torch.randn(4, 2, 2, 3), torch.randn(1, 10, 3), 5, 26, None, kernel)
+
+
 @pytest.mark.parametrize("n_groups", [1, 2])
 def test_search_is_a_scan_over_all_keys_and_so_are_its_gradients(kernel, n_groups):
     halves = torch.randn(T, 2, 2, 4, device=DEVICE)

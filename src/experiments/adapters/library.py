@@ -137,9 +137,12 @@ class LoRALibrary:
         n_places: int,
         base: str | None,
     ) -> None:
-        """Fills an empty library with what storage.py has read."""
-        assert not self.places
-        assert self._attached is None
+        """Fills an empty library with what storage.py has read.
+
+        Raises ValueError for one that has adapters, or is attached.
+        """
+        if self.places or self._attached is not None:
+            raise ValueError("a library is restored into an empty one that is attached to no model")
         self.tables, self.places, self.base = dict(tables), dict(places), base
         for table in self.tables.values():
             table.execution = self.execution
@@ -257,8 +260,12 @@ class LoRALibrary:
 
     @contextlib.contextmanager
     def watching(self, sums: Tensor) -> Iterator[None]:
-        """For a while the gates that a shared route gives are added up by place, (n_places,)."""
-        assert self._attached is not None
+        """For a while the gates that a shared route gives are added up by place, (n_places,).
+
+        Raises ValueError while the library is attached to no model.
+        """
+        if self._attached is None:
+            raise ValueError("the library is attached to no model; attach it first")
         self._attached.sums = sums
         try:
             yield

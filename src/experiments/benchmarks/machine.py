@@ -46,13 +46,15 @@ def usable_kernels(
 ) -> tuple[list[KernelName], list[str]]:
     """The kernels that can run, and a line about each that is not available.
 
-    Raises ValueError for an unknown name, or one for another device.
+    Raises ValueError for an unknown name, one that is given twice, or one for another device.
     """
     usable: list[KernelName] = []
     lines = []
     for name in names:
         if name not in KERNELS:
             raise ValueError(f"--kernels {name!r} is not one of {', '.join(KERNELS)}")
+        if names.count(name) > 1:
+            raise ValueError(f"--kernels {','.join(names)} has {name} twice; name each once")
         found = resolve_kernel(name, device, dtype)
         known = next(kernel for kernel in get_args(KernelName) if kernel == name)
         if found is not None and found.name == name:

@@ -19,6 +19,7 @@ _CHUNK = 1024  # csrc/segments.cpp
 _TILE = 48  # csrc/search.cpp
 _MAX_GROUPS = 64  # csrc/search.cpp
 _MAX_THREADS = 64  # csrc/segments.cpp
+_MOST_PAIRS = 2**31  # they are counted in int32
 _SCORES = 2**20  # floats of scores at a time, where they are not screened: 4 MB stay in the cache
 
 
@@ -74,6 +75,8 @@ class Cpp:
     def sort(self, idx: Tensor, n_rows: int) -> Segments:
         """A counting sort."""
         n_pairs = idx.numel()
+        if n_pairs >= _MOST_PAIRS:
+            raise ValueError(f"kernel=cpp sorts fewer than 2**31 pairs, not {n_pairs}; use torch")
         most = min(n_pairs, n_rows)
         counts = WORKSPACE.empty((n_rows + 1,), torch.int32)
         rows = torch.empty(most, dtype=torch.int64)
@@ -294,8 +297,11 @@ class Cpp:
 
 def _argument(value: Any) -> Any:
     if isinstance(value, Tensor):
-        assert value.is_contiguous()
-        assert value.device.type == "cpu"
+        if not value.is_contiguous() or value.device.type != "cpu":
+            raise ValueError(
+                f"a C++ kernel reads contiguous memory of the CPU: {tuple(value.shape)} has "
+                f"strides {value.stride()} on {value.device}; use the functions of ops.py"
+            )
         return ctypes.c_void_p(value.data_ptr())
     if value is None:
         return ctypes.c_void_p(None)

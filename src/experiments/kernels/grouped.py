@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from experiments.kernels.checks import check_ends, check_grouped
 from experiments.kernels.operators import define, operators
 
 _ALIGNMENT = 16  # bytes; grouped_mm asks it of every row
@@ -17,8 +18,10 @@ def grouped_matmul(x: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
 
     ends (E,): where each expert's rows of x end; an expert may have none.
     Uses torch's grouped_mm; types and widths that it refuses (float64, rows that are not
-    multiples of 16 bytes, a torch without it) take a loop over the experts.
+    multiples of 16 bytes, a torch without it) take a loop over the experts. Raises TypeError and
+    ValueError.
     """
+    check_grouped(x, weights, ends)
     fits = _fits(x, weights)
     if torch.compiler.is_compiling() and not (fits and x.dtype == torch.bfloat16):
         # of grouped_mm a compiler knows bfloat16 alone, and where rows end it can't know
@@ -34,6 +37,7 @@ def _fits(x: Tensor, weights: Tensor) -> bool:
 
 
 def _product(x: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
+    check_ends(ends, len(x))
     if _fits(x, weights):
         return F.grouped_mm(x, weights, offs=ends.to(torch.int32))
     return grouped_matmul_loop(x, weights, ends)

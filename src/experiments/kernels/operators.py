@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from experiments.kernels.checks import check_gather, check_indices, check_search
 from experiments.kernels.interface import Kernel, Segments
 from experiments.kernels.product_keys import read_sub_keys
 from experiments.kernels.select import resolve_kernel
@@ -62,20 +63,25 @@ def _outside_autocast(device: torch.device) -> Any:
 
 
 def _dot(x: Tensor, table: Tensor, idx: Tensor, kernel: str) -> Tensor:
+    x, table, idx = (t.contiguous() for t in (x, table, idx))
+    check_gather("dot", table, idx, x, "x")
+    check_indices(idx, len(table))
     with _outside_autocast(x.device):
-        tensors = (t.contiguous() for t in (x, table, idx))
-        return _implementation(kernel, table).dot(*tensors)
+        return _implementation(kernel, table).dot(x, table, idx)
 
 
 def _weighted_sum(table: Tensor, idx: Tensor, weights: Tensor, kernel: str) -> Tensor:
+    table, idx, weights = (t.contiguous() for t in (table, idx, weights))
+    check_gather("weighted_sum", table, idx, weights, "weights")
+    check_indices(idx, len(table))
     with _outside_autocast(table.device):
-        tensors = (t.contiguous() for t in (table, idx, weights))
-        return _implementation(kernel, table).weighted_sum(*tensors)
+        return _implementation(kernel, table).weighted_sum(table, idx, weights)
 
 
 def _search(
     halves: Tensor, sub_keys: Tensor, n_first: int, top_k: int, bias: Tensor | None, kernel: str
 ) -> tuple[Tensor, ...]:
+    check_search(halves.flatten(2), sub_keys, top_k, n_first, bias)
     with _outside_autocast(halves.device):
         implementation = _implementation(kernel, sub_keys)
         keys = sub_keys.contiguous()

@@ -3,7 +3,9 @@
     gather_dot(x_TD, table_ND, idx_TJ) -> TJ    x_t . table[idx_tj]
     gather_sum(table_ND, idx_TJ, w_TJ) -> TD    sum_j w_tj table[idx_tj]
     product_key_topk(queries_THQ, sub_keys, top_k) -> scores and indices THK
+    row_adamw(kernel, table_ND, moments, rows_R, gradient_RD, step)    in place, no gradient
 
+Whatever runs, arguments that don't go together are refused by name (checks.py).
 Backward passes go by segments: the pairs of one row together, in one order, so that gradients are
 repeatable to the bit. What a table's gradient becomes is `Execution.gradient`.
 """
@@ -19,7 +21,8 @@ from torch.autograd.function import once_differentiable
 
 from experiments.config.schema import KernelName
 from experiments.kernels import reference
-from experiments.kernels.interface import Kernel, Retrieved, Segments
+from experiments.kernels.checks import check_gather, check_indices, check_rows, check_search
+from experiments.kernels.interface import AdamWStep, Kernel, Retrieved, Segments
 from experiments.kernels.operators import operators
 from experiments.kernels.product_keys import both_sets, read_sub_keys
 from experiments.kernels.select import resolve_kernel
@@ -64,7 +67,12 @@ class Execution:
     def _retrieved(self, idx: Tensor, table: Tensor) -> Retrieved:
         kernel = self.on(table)
         assert kernel is not None
+        check_indices(idx, table.shape[0])
         return Retrieved(idx, table.shape[0], kernel)
+
+    def _made_for(self, idx: Tensor | Retrieved, table: Tensor) -> Kernel | None:
+        """What a Retrieved has to agree with; asked for no other, for a compiler can't follow."""
+        return self.on(table) if isinstance(idx, Retrieved) else None
 
 
 PLAIN = Execution()
@@ -75,12 +83,12 @@ def gather_dot(
 ) -> Tensor:
     """(T, D) x, (N, D) table, (T, J) int64 idx to the (T, J) products x_t . table[idx_tj].
 
-    The result is float32, or float64 where the table is.
+    The result is float32, or float64 where the table is. Raises TypeError and ValueError.
     """
+    check_gather("gather_dot", table, idx, x, "x", execution._made_for(idx, table))
     wide = _wide(x, table)
     if execution.kernel == "reference":
-        assert isinstance(idx, Tensor)
-        return reference.gather_dot(wide, table.to(wide.dtype), idx)
+        return reference.gather_dot(wide, table.to(wide.dtype), _plain_indices(idx, table))
     if torch.compiler.is_compiling() and execution.compiles:
         return operators.dot(wide, table, idx, execution.kernel)
     return _gather_dot(wide, table, idx, execution)
@@ -91,12 +99,12 @@ def gather_sum(
 ) -> Tensor:
     """(N, D) table, (T, J) int64 idx and weights to the (T, D) sums of weighted rows.
 
-    The result is float32, or float64 where the table is.
+    The result is float32, or float64 where the table is. Raises TypeError and ValueError.
     """
+    check_gather("gather_sum", table, idx, weights, "weights", execution._made_for(idx, table))
     wide = _wide(weights, table)
     if execution.kernel == "reference":
-        assert isinstance(idx, Tensor)
-        return reference.gather_sum(table.to(wide.dtype), idx, wide)
+        return reference.gather_sum(table.to(wide.dtype), _plain_indices(idx, table), wide)
     if torch.compiler.is_compiling() and execution.compiles:
         return operators.weighted_sum(table, idx, wide, execution.kernel)
     return _gather_sum(table, idx, wide, execution)
@@ -116,8 +124,10 @@ def product_key_topk(
     the heads, or (H, 2, S, d_key / 2), or with n_first, two sets of different sizes one after the
     other (product_keys.both_sets). Expert i is the pair (i // S2, i % S2). bias (S1,), which gets
     no gradient, is added to the scores of the first half.
-    Equal to a scan over all N keys; among tied scores any choice is a right one.
+    Equal to a scan over all N keys; among tied scores any choice is a right one. Raises TypeError
+    and ValueError.
     """
+    check_search(queries, sub_keys, top_k, n_first, bias)
     if execution.kernel == "reference":
         return reference.product_key_topk(queries, sub_keys, top_k, n_first, bias)
     halves = _wide(queries, sub_keys).unflatten(-1, (2, -1)).contiguous()
@@ -132,6 +142,22 @@ def product_key_topk(
         found = _Search.apply(halves, grouped, n_first, top_k, bias, execution.on(sub_keys))
     scores, first, second = found
     return scores, torch.add(second, first, alpha=grouped.shape[1] - n_first)
+
+
+def row_adamw(
+    kernel: Kernel,
+    table: Tensor,
+    moments: tuple[Tensor, Tensor],
+    rows: Tensor,
+    gradient: Tensor,
+    step: AdamWStep,
+) -> None:
+    """Steps the given (R,) distinct rows of an (N, D) table and of its moments by their (R, D)
+    gradients, in place. Raises TypeError and ValueError.
+    """
+    check_rows(table, moments, rows, gradient)
+    check_indices(rows, table.shape[0])
+    kernel.row_adamw(table, moments, rows.contiguous(), gradient.contiguous(), step)
 
 
 # Not compiled, but run between two graphs: what comes of a sparse gradient, or of a step in the
@@ -151,6 +177,13 @@ def _gather_sum(
 ) -> Tensor:
     retrieved = idx if isinstance(idx, Retrieved) else execution._retrieved(idx, table)
     return _GatherSum.apply(table, retrieved, weights.contiguous(), execution)
+
+
+def _plain_indices(idx: Tensor | Retrieved, table: Tensor) -> Tensor:
+    """As the reference takes them, which reads -1 as the last row, as torch does."""
+    plain = idx.idx if isinstance(idx, Retrieved) else idx
+    check_indices(plain, table.shape[0])
+    return plain
 
 
 def _wide(activation: Tensor, table: Tensor) -> Tensor:

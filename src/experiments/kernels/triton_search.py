@@ -27,10 +27,6 @@ def search(
     """(T, H, 2, d), (G, S1 + S2, d) to (T, H, K) scores, best first, and sub-keys of each half."""
     n_tokens, n_heads = queries.shape[:2]
     n_groups, n_both, _ = sub_keys.shape
-    n_second = n_both - n_first
-    if top_k > n_first * n_second:
-        keys = f"{n_first} x {n_second} product keys"
-        raise ValueError(f"top_k={top_k} is more than the {keys}; lower top_k")
     shape = (n_tokens, n_heads, top_k)
     scores = torch.empty(shape, device=queries.device)
     first, second = (torch.empty(shape, dtype=torch.int64, device=queries.device) for _ in "ab")

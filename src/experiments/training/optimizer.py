@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from experiments.kernels.checks import check_rows
 from experiments.kernels.interface import AdamWStep, Kernel, Segments
-from experiments.kernels.ops import Execution
+from experiments.kernels.ops import Execution, row_adamw
 from experiments.kernels.torch_kernels import TorchKernel
 from experiments.kernels.workspace import use_huge_pages
 from experiments.training.muon import step_matrices
@@ -101,7 +102,7 @@ class RowAdamW(torch.optim.AdamW):
         kernel = _kernel(self.execution, table)
         moments = (state["exp_avg"], state["exp_avg_sq"])
         rows, values = gradient.indices()[0], gradient.values()
-        kernel.row_adamw(table, moments, rows, values, _adamw_step(group, int(state["step"])))
+        row_adamw(kernel, table, moments, rows, values, _adamw_step(group, int(state["step"])))
 
     @torch.no_grad()
     def update(
@@ -114,6 +115,7 @@ class RowAdamW(torch.optim.AdamW):
         assert group is not None
         state["step"] += 1
         hyper = _adamw_step(group, int(state["step"]))
+        check_rows(table, moments)
         kernel.row_adamw_of_sums(table, moments, values, segments, weights, hyper)
         # a second use of the table in this backward pass is then an error, as it should be
         torch.autograd.graph.increment_version(table)
