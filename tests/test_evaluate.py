@@ -86,7 +86,7 @@ def test_what_was_scored_is_not_scored_again(run_dir):
     ("overrides", "message"),
     [
         (["eval=[nope]"], "Could not load 'eval/nope'"),
-        (["eval=[validation]", "size=3"], r"size=3: only eval, evaluation, trainer, paths"),
+        (["eval=[validation]", "size=3"], r"size=3: unknown key here; known: .*eval, evaluation"),
         ([], r"no sets named; give eval=\[NAME,...\] of .*lambada.*wikitext2"),
         (["eval=[validation]", "evaluation.stride=33"], "stride=33 is above data.seq_len=32"),
         (["eval=[validation]", "evaluation.stride=0"], "evaluation.stride=0 must be at least 1"),

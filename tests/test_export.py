@@ -118,7 +118,10 @@ def test_the_command_says_what_it_wrote_and_refuses_in_one_line(runs, command, t
         ((tmp_path, tmp_path / "new"), "is not a finished run: it has no record.json"),
         ((tmp_path / "open", tmp_path / "new"), "is diverged, and only a run that is done"),
         ((run_dir, tmp_path / "mine"), "is not empty, and no earlier export"),
-        ((run_dir, tmp_path / "new", "model.top_k=1"), "model.top_k=1: only trainer, paths"),
+        ((run_dir, tmp_path / "new", "model.top_k=1"), "model.top_k=1: unknown key here"),
+        ((run_dir, "/dev/null"), "/dev/null is a file; name a new folder"),
+        ((run_dir, tmp_path / "new", "--force"), "--force: unknown option; known: --help"),
+        ((run_dir, tmp_path / "caf\udce9"), "has bytes that are not UTF-8; type it again"),
     )
     for words, message in refused:
         code, out, err = command(*words)
@@ -126,6 +129,10 @@ def test_the_command_says_what_it_wrote_and_refuses_in_one_line(runs, command, t
         assert message in err
         assert err.count("\n") == 1
     assert not (tmp_path / "new").exists()
+    code, out, err = command(run_dir, "/dev/null/x")
+    assert (code, out) == (1, "")  # before the model is read
+    assert err.startswith("error: /dev/null can't be written: File exists; correct that path, or")
+    assert "last checkpoint" not in err
 
 
 def test_without_safetensors_nothing_is_read(monkeypatch, tmp_path):

@@ -75,6 +75,9 @@ def test_several_texts_and_standard_input(command):
     assert command("the cat", "seven dogs", "max_tokens=5")[1] == f"{one}\n{two}"
     assert command("max_tokens=5", stdin="seven dogs\n")[1] == two
     assert command("max_tokens=5", "--", "a=b")[1].startswith("a=b")
+    for text in ("--top-p 1", "--help"):
+        assert command("max_tokens=5", "--", text)[1].startswith(text)
+    assert command("max_tokens=5", "-5 degrees")[1].startswith("-5 degrees")
     assert command("", "max_tokens=5")[0] == 0
 
 
@@ -96,10 +99,19 @@ def test_longer_than_it_was_trained_on_is_remarked(command):
     ("words", "message"),
     [
         (["the", "top_p=0.5"], "top_p=0.5 with temperature=0"),
-        (["the", "temprature=1"], "temprature=1: unknown key; known: temperature, top_p"),
+        (["the", "temprature=1"], "temprature=1: unknown key here; known: temperature=..., top_p"),
         (["the", "max_tokens=0"], "max_tokens=0 must be at least 1"),
         (["the", "max_tokens=many"], "max_tokens='many' must be of type int"),
-        (["the", "model.top_k=2"], "model.top_k=2: unknown key"),
+        (["the", "model.top_k=2"], "model.top_k=2: unknown key here"),
+        (
+            ["the", "--temperature", "0.8"],
+            "--temperature is not an option of this command; give temperature=0.8",
+        ),
+        (["the", "--top-p=0.9"], "--top-p=0.9 is not an option of this command; give top_p=0.9"),
+        (["the", "--paths.cache", "x"], "give paths.cache=x"),
+        (["the", "-t", "1"], "-t: unknown option; known: --help, --version, temperature=..."),
+        (["the", "--", "caf\udce9"], "'caf\\udce9' has bytes that are not UTF-8"),
+        (["the", "seed=1", "seed=2"], "seed=1 and seed=2: give one"),
     ],
 )
 def test_refuses_in_one_line(command, words, message):

@@ -15,11 +15,12 @@ import sys
 import tempfile
 from argparse import Namespace
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks import layer, machine, optimizer, retrieval, status, step
-from experiments.benchmarks.arguments import fill, parser, settings_of, shapes_of
+from experiments.benchmarks import layer, machine, optimizer, retrieval, step
+from experiments.benchmarks.arguments import OTHERS, fill, parser, settings_of, shapes_of
 from experiments.benchmarks.shapes import Settings, Shape
 from experiments.benchmarks.tables import Report
 from experiments.cli import INTERRUPTED, exit_codes
@@ -37,30 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _main(arguments: list[str]) -> None:
-    if arguments[:1] == ["data"]:
-        from experiments.benchmarks import data  # Hydra and Lightning, which no other one needs
-
-        sys.argv[1:] = arguments[1:]  # Hydra's overrides
-        data.main()
-        return
-    if arguments[:1] == ["neurons"]:
-        from experiments.benchmarks import neurons
-
-        sys.argv[1:] = arguments[1:]
-        neurons.main()
-        return
-    if arguments[:1] == ["coordinates"]:
-        from experiments.benchmarks import coordinates  # Hydra
-
-        coordinates.main(arguments[1:])
-        return
-    if arguments[:1] == ["adapters"]:
-        from experiments.benchmarks import adapters  # transformers and peft, if they are there
-
-        adapters.main(arguments[1:])
-        return
-    if arguments[:1] == ["status"]:
-        status.main(arguments[1:])
+    if arguments and arguments[0] in OTHERS:  # Hydra, Lightning, transformers: only where needed
+        module = import_module(f"experiments.benchmarks.{arguments[0]}")
+        module.main(arguments[1:])
         return
     options = parser().parse_args(arguments)
     fill(options)

@@ -8,7 +8,7 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -141,6 +141,22 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         print(f"error: {message}; --help lists the arguments", file=sys.stderr)
         raise SystemExit(BAD_INPUT)
+
+
+def at_least(low: float, of: type[int] | type[float] = int) -> Callable[[str], float]:
+    """The type of an argument: numbers from `low` on; of=float: fractions and inf too."""
+
+    def number(text: str) -> float:
+        try:
+            value = of(text)
+        except ValueError:
+            kind = "a whole number" if of is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {kind}") from None
+        if not value >= low:
+            raise argparse.ArgumentTypeError(f"{text} must be at least {low:g}")
+        return value
+
+    return number
 
 
 def sweep_argument(parser: argparse.ArgumentParser, optional: bool = False) -> None:

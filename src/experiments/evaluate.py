@@ -14,14 +14,15 @@ import torch
 
 from experiments.cli import exit_codes
 from experiments.config.paths import conf_dir
+from experiments.config.words import Words, asks_for, read_words
 from experiments.data.prepare import prepare_data, prepare_sets
 from experiments.data.vocabulary import Vocabulary
 from experiments.finished import PLACES, finished_record, run_config, run_vocabulary, trained_model
 from experiments.point import Point, make_point
 from experiments.records import RECORD_NAME, RunRecord, read_record, write_record
-from experiments.served import attach_library, library_label, split_word
+from experiments.served import WORD, attach_library, library_label
 from experiments.system.version import version_line
-from experiments.tasks.choice import choose
+from experiments.tasks.choice import FOLDER, TASKS, choose
 from experiments.tasks.facts import facts_tasks, known_tasks
 from experiments.tasks.harness import check_extra, load_tasks, score_tasks
 from experiments.tasks.local import KEY, encode_task, is_scored, score_task
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from experiments.tasks.lm_eval_adapter import HarnessLM
 
 _NODES = ("eval", "evaluation", *PLACES)  # what the command line may change
+_KEYS = (TASKS, FOLDER, WORD)  # the command's own
 
 USAGE = """\
 usage: python -m experiments.evaluate RUN [eval=[NAME,...]] [tasks=[NAME,...]] ...
@@ -61,13 +63,17 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str]) -> RunRecord:
     Raises ValueError for a run that is not done, for keys that would change the run itself, and
     if the data is no longer what the run was trained on.
     """
+    return _evaluate(run_dir, read_words(overrides, keys=_KEYS, nodes=_NODES))
+
+
+def _evaluate(run_dir: Path, words: Words) -> RunRecord:
     record = finished_record(run_dir)
-    library, others = split_word(list(overrides))
+    library = Path(words.values[WORD]).expanduser() if WORD in words.values else None
     mark = "" if library is None else library_label(library)
-    chosen, others = choose(others)
+    chosen = choose(words.values)
     if chosen:
         _check_causal(run_dir, record)
-    point = _point(run_dir, record, others)
+    point = _point(run_dir, record, words.overrides)
     if not point.config.eval and not chosen:
         raise ValueError(
             f"no sets named; give eval=[NAME,...] of {', '.join(known_sets())}, or "
@@ -190,19 +196,21 @@ def _announce(name: str) -> None:
 
 def main() -> None:
     """Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."""
-    arguments = sys.argv[1:]
-    runs = [a for a in arguments if "=" not in a and not a.startswith("-")]
-    if {"-h", "--help"} & set(arguments) or not arguments:
+    given = sys.argv[1:]
+    if asks_for(given, "-h", "--help") or not given:
         print(USAGE.format(sets=", ".join(known_sets()), tasks=", ".join(known_tasks())))
         return
-    if "--version" in arguments:
+    if asks_for(given, "--version"):
         print(version_line())
         return
     with exit_codes():
-        if len(runs) != 1:
-            raise ValueError(f"one run's folder is needed, and {len(runs)} are given; see --help")
-        run_dir = Path(runs[0])
-        record = evaluate_run(run_dir, [a for a in arguments if a not in runs])
+        words = read_words(given, keys=_KEYS, nodes=_NODES)
+        if len(words.plain) != 1:
+            raise ValueError(
+                f"one run's folder is needed, and {len(words.plain)} are given; see --help"
+            )
+        run_dir = Path(words.plain[0])
+        record = _evaluate(run_dir, words)
         for table in (results_table(record.evaluations), tasks_table(record.evaluations)):
             if table:
                 print(table)

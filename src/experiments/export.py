@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.cli import exit_codes
-from experiments.finished import read_finished
+from experiments.config.words import asks_for, read_words
+from experiments.finished import PLACES, read_finished
 from experiments.interchange.card import model_card
 from experiments.interchange.folder import check_folder, check_safetensors, write_export
 from experiments.interchange.forms import Form, form_of, n_bytes
@@ -22,6 +23,7 @@ glu) or an Arcee; another brings its own modeling file, to be loaded with trust_
   RUN                 the run's folder, results/<sweep>/<run_id>
   FOLDER              a new folder, an empty one, or an earlier export of the same run
   paths.cache=PATH    the data cache with the run's tokenizer, if it is not the usual one
+  --                  all words after it are folders, those that begin with a dash too
 """
 
 
@@ -44,19 +46,21 @@ def export_run(run_dir: Path, folder: Path, overrides: Sequence[str] = ()) -> Fo
 
 def main() -> None:
     """Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."""
-    arguments = sys.argv[1:]
-    if {"-h", "--help"} & set(arguments) or not arguments:
+    given = sys.argv[1:]
+    if asks_for(given, "-h", "--help") or not given:
         print(USAGE)
         return
-    if "--version" in arguments:
+    if asks_for(given, "--version"):
         print(version_line())
         return
     with exit_codes():
-        places = [a for a in arguments if "=" not in a and not a.startswith("-")]
-        if len(places) != 2:
-            raise ValueError(f"a run and a folder are needed, and {len(places)} given; see --help")
-        run_dir, folder = map(Path, places)
-        form = export_run(run_dir, folder, [a for a in arguments if a not in places])
+        words = read_words(given, nodes=PLACES)
+        if len(words.plain) != 2:
+            raise ValueError(
+                f"a run and a folder are needed, and {len(words.plain)} given; see --help"
+            )
+        run_dir, folder = map(Path, words.plain)
+        form = export_run(run_dir, folder, words.overrides)
         code = "" if form.is_native else ", with its code: trust_remote_code=True"
         note = "" if form.causal else "; not causal: it scores texts and can't generate"
         print(f"{folder}: {form.architecture}{code}{note}")

@@ -12,6 +12,7 @@ from hydra import compose
 
 from experiments.cli import resolve
 from experiments.config.hydra_version import composing
+from experiments.config.words import check_keys
 from experiments.data.prepare import base_of
 from experiments.data.vocabulary import Vocabulary, prepare_vocabulary
 from experiments.execute import build_model
@@ -43,12 +44,7 @@ def run_config(
     record: RunRecord, overrides: Sequence[str], nodes: Sequence[str] = PLACES
 ) -> dict[str, Any]:
     """The run's own config, with the nodes that the command line may change."""
-    for override in overrides:
-        node = override.lstrip("+~").partition("=")[0].partition(".")[0]
-        if node not in nodes:
-            raise ValueError(
-                f"{override}: only {', '.join(nodes)} can be given here; the rest is the run's"
-            )
+    check_keys(overrides, (), nodes)
     with composing():
         composed = resolve(compose("config", list(overrides), return_hydra_config=True))
     # "sweep": an old record may have a name that is no longer allowed; it is not used here

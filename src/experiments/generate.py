@@ -1,9 +1,8 @@
 """Goes on with a text by a finished run's model: `python -m experiments.generate RUN "text"`."""
 
-import re
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -11,12 +10,13 @@ from typing import Annotated
 from experiments.cli import exit_codes
 from experiments.config.constraints import AtLeast1, Seed, Within, check_fields
 from experiments.config.reading import read
+from experiments.config.words import asks_for, check_text, read_words
 from experiments.data.text_stream import TextStream
 from experiments.data.vocabulary import Vocabulary
 from experiments.finished import PLACES, finished_record, read_finished
 from experiments.models.generation import Sampling, generate
 from experiments.models.transformer import Transformer
-from experiments.served import WORD, attach_library, split_word
+from experiments.served import WORD, attach_library
 from experiments.system.version import version_line
 
 USAGE = """\
@@ -33,8 +33,9 @@ the document.
   seed=N              of the draws; default 0. One text's do not depend on the others
   library=FOLDER      adapters that are found at run time (experiments.library)
   paths.cache=PATH    and other keys of trainer and paths
-  --                  all words after it are texts, those with = too
+  --                  all words after it are texts, those with = or a dash before them too
 """
+_OWN = ("temperature", "top_p", "max_tokens", "seed")  # the fields of Request
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,35 +84,6 @@ def continuation(
     print(f"[{n} tokens, {n / seconds:.0f} a second{end}{long}]", file=sys.stderr, flush=True)
 
 
-def read_words(words: Sequence[str]) -> tuple[Path, list[str], Mapping[str, object], list[str]]:
-    """The run's folder, the texts, the request's values and the overrides of a command line.
-
-    Raises ValueError for a word of the form key=value with an unknown key, and for no run.
-    """
-    cut = list(words).index("--") if "--" in words else len(words)
-    texts: list[str] = []
-    values: dict[str, object] = {}
-    overrides: list[str] = []
-    known = ("temperature", "top_p", "max_tokens", "seed")
-    for word in words[:cut]:
-        key, equals, value = word.partition("=")
-        if not equals or not re.fullmatch(r"[a-z_.]+", key):
-            texts.append(word)
-        elif key in known:
-            values[key] = _number(value)
-        elif key.partition(".")[0] in (*PLACES, WORD):
-            overrides.append(word)
-        else:
-            raise ValueError(
-                f"{word}: unknown key; known: {', '.join(known)}, {WORD}, and those of "
-                f"{' and '.join(PLACES)}; put -- before a text that looks like this"
-            )
-    texts += words[cut + 1 :]
-    if not texts:
-        raise ValueError("no run is given; name the folder of one, results/<sweep>/<run_id>")
-    return Path(texts[0]), texts[1:], values, overrides
-
-
 def _number(text: str) -> object:
     """The number that a text says, or the text, which the request then refuses."""
     for kind in (int, float):
@@ -122,36 +94,44 @@ def _number(text: str) -> object:
     return text
 
 
-def _texts(given: list[str]) -> list[str]:
+def _texts(given: tuple[str, ...]) -> tuple[str, ...]:
     if given:
         return given
     if sys.stdin.isatty():
         raise ValueError("no text is given; put one in quotes after the run, or pipe one in")
-    return [sys.stdin.read().removesuffix("\n")]
+    try:
+        text = sys.stdin.read().removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"standard input is not UTF-8 ({error}); convert it first") from None
+    check_text(text, "convert standard input to it first")
+    return (text,)
 
 
 def main() -> None:
     """Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."""
-    words = sys.argv[1:]
-    if {"-h", "--help"} & set(words) or not words:
+    given = sys.argv[1:]
+    if asks_for(given, "-h", "--help") or not given:
         print(USAGE)
         return
-    if "--version" in words:
+    if asks_for(given, "--version"):
         print(version_line())
         return
     with exit_codes():
-        run_dir, given, values, overrides = read_words(words)
-        request: Request = read(Request, values)
-        library, overrides = split_word(overrides)
+        words = read_words(given, keys=(*_OWN, WORD), nodes=PLACES)
+        if not words.plain:
+            raise ValueError("no run is given; name the folder of one, results/<sweep>/<run_id>")
+        run_dir, values = Path(words.plain[0]), dict(words.values)
+        library = values.pop(WORD, None)
+        request: Request = read(Request, {key: _number(value) for key, value in values.items()})
         if not finished_record(run_dir).causal_eval:
             raise ValueError(
                 f"{run_dir} has a layer of expert choice, which routes by later tokens too: it is "
                 "not causal and can't generate; train a causal one, as model=moe_fine"
             )
-        texts = _texts(given)
-        record, vocabulary, model = read_finished(run_dir, overrides)
+        texts = _texts(words.plain[1:])
+        record, vocabulary, model = read_finished(run_dir, words.overrides)
         if library is not None:
-            attach_library(library, run_dir, record, model)
+            attach_library(Path(library).expanduser(), run_dir, record, model)
         for i, text in enumerate(texts):
             print("\n" * (i > 0) + text, end="", flush=True)
             for piece in continuation(vocabulary, model, text, request):

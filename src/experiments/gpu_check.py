@@ -7,6 +7,7 @@ command goes on with what is not done yet. All but the last need torch, triton a
 """
 
 import argparse
+import math
 import os
 import platform
 import signal
@@ -43,8 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Exit code 0 without a GPU too; 1 if a part failed or ran out of time."""
     with exit_codes():
         options = _parser().parse_args(arguments)
-        if options.minutes <= 0:
-            raise ValueError(f"--minutes {options.minutes:g} must be above 0")
+        if not 0 < options.minutes < math.inf:
+            raise ValueError(f"--minutes {options.minutes:g} must be above 0, and finite")
         only = [part_named(name) for name in (options.only or "").split(",") if name]
         device = options.device
         if device != "cpu" and not torch.cuda.is_available():

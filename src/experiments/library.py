@@ -1,19 +1,23 @@
 """Libraries of adapters that are found at run time: `python -m experiments.library COMMAND ...`.
 
 ADAPTER is a folder: of peft (safetensors), or of a finished run with init.train=lora. NAME=FOLDER
-gives it another name than its own.
+gives it another name than its folder's. RUN is the folder of such a run, or NAME=RUN.
 """
 
 import argparse
 import json
-import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from experiments.cli import Parser, exit_codes
+from experiments.cli import Parser, at_least, exit_codes
+from experiments.config.words import check_text, node_of, split_pairs
 from experiments.system.disk import write_text_atomically
+
+TOP_K, MEMORY = 2, 64
+_NODES = ("eval", "trainer", "paths")  # of the runs' configs: what the command line may change
+_SETS = "eval=[wikitext2]"
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,11 +36,13 @@ def main() -> None:
         _ARGUMENTS[name](command)
     given = sys.argv[1:]
     words = []
-    if given and given[0] in ("route", "compare"):  # whose other words name folders alone
-        words = [word for word in given if re.match(r"^[+~]*[a-z0-9_.]+=", word)]
+    if given and given[0] in ("route", "compare"):
+        words = [word for word in split_pairs(given)[0] if node_of(word) in _NODES]
     options = parser.parse_args([word for word in given if word not in words])
     options.words = words
     with exit_codes():
+        for word in given:
+            check_text(word, "type it again; names of folders must be UTF-8 too")
         _COMMANDS[options.command](options)
 
 
@@ -86,34 +92,53 @@ def _show(options: argparse.Namespace) -> None:
 
 def _route(options: argparse.Namespace) -> None:
     """How adapters are chosen from now on: none | mix | arrow | text. By text, each adapter gets a
-    key from its run's own training text, against a named background set (eval=[...]).
+    key from its run's own training text, against a named background set (eval=[...]). NAME=RUN says
+    which adapter's text it is; without NAME it is the one named as the run's domain or folder.
     """
-    from experiments.adapters.prototypes import by_text
     from experiments.adapters.storage import load_library, save_library
 
+    if options.by != "text" and (options.runs or options.words):
+        raise ValueError(f"route {options.by} reads no text; leave out the runs and {_SETS}")
     library = load_library(options.folder)
-    if options.by == "none":
-        library.use()
-    elif options.by == "mix":
-        library.mix()
-    elif options.by == "arrow":
-        library.arrow(top_k=options.top_k, memory=options.memory)
+    if options.by in ("none", "mix"):
+        if options.top_k is not None or options.memory is not None:
+            raise ValueError(f"--top-k and --memory have no effect on route {options.by}")
+        (library.use if options.by == "none" else library.mix)()
     else:
-        from experiments.run_texts import domain_name, read_adapter, read_base, read_sets
-
-        if not options.runs:
-            raise ValueError("route text needs the runs that trained the adapters, after it")
-        runs, overrides, sets = _text_words(options)
-        library.attach(read_base(runs[0], overrides))
-        background = _only(read_sets(runs[0], sets, options.windows))
-        texts = {}
-        for run in runs:
-            found = read_adapter(run, overrides, n_fit=options.windows, n_held_out=1)
-            texts[domain_name(run)] = found.fit
-        by_text(library, texts, background, top_k=options.top_k, memory=options.memory)
-        library.detach()
+        _check_top_k(options.top_k, len(library.names) + (options.by == "text"))
+        how = {"top_k": options.top_k or TOP_K, "memory": options.memory or MEMORY}
+        if options.by == "arrow":
+            library.arrow(**how)
+        else:
+            _by_text(library, options, how)
     save_library(library, options.folder)
     _print(library)
+
+
+def _by_text(library: "LoRALibrary", options: argparse.Namespace, how: dict[str, Any]) -> None:
+    from experiments.adapters.prototypes import by_text
+    from experiments.run_texts import adapter_of, read_adapter, read_base, read_sets
+
+    if not options.runs:
+        raise ValueError("route text needs the runs that trained the adapters, after it")
+    overrides, sets = _text_words(options)
+    runs: dict[str, Path] = {}
+    for word in options.runs:
+        name, run = _named(word)
+        name = adapter_of(run, library.names) if name is None else name
+        library.place(name)
+        if name in runs:
+            raise ValueError(f"two runs are of the adapter {name!r}: {runs[name]} and {run}")
+        runs[name] = run
+    first = next(iter(runs.values()))
+    library.attach(read_base(first, overrides))
+    background = _only(read_sets(first, sets, options.windows))
+    texts = {
+        name: read_adapter(run, overrides, n_fit=options.windows, n_held_out=1).fit
+        for name, run in runs.items()
+    }
+    by_text(library, texts, background, **how)
+    library.detach()
 
 
 def _compare(options: argparse.Namespace) -> None:
@@ -129,16 +154,18 @@ def _compare(options: argparse.Namespace) -> None:
 
     if options.file.exists():
         raise ValueError(f"{options.file} is there already; delete it, or name another file")
-    runs, overrides, sets = _text_words(options)
-    if options.later is not None:
-        runs = [*runs, options.later]
+    overrides, sets = _text_words(options)
+    words = [*options.runs, *([] if options.later is None else [options.later])]
+    runs = [run for _, run in map(_named, words)]
     found = [
-        read_adapter(run, overrides, n_fit=options.windows, n_held_out=options.held_out)
-        for run in runs
+        read_adapter(run, overrides, name=name, n_fit=options.windows, n_held_out=options.held_out)
+        for name, run in map(_named, words)
     ]
     named = {one.lora.name: one for one in found}
     if len(named) < len(found):
-        raise ValueError(f"two of the runs have one domain: {[one.lora.name for one in found]}")
+        names = ", ".join(one.lora.name for one in found)
+        raise ValueError(f"two of the runs have one domain ({names}); name them: NAME=RUN")
+    _check_top_k(options.top_k, len(found) + 1)
     model = read_base(runs[0], overrides)
     n_of = {options.background: options.windows}
     others = read_sets(runs[0], sets, options.held_out, **n_of)
@@ -159,7 +186,7 @@ def _compare(options: argparse.Namespace) -> None:
         },
         background=background,
     )
-    settings = Settings(top_k=options.top_k, n_steps=options.steps, seed=options.seed)
+    settings = Settings(top_k=options.top_k or TOP_K, n_steps=options.steps, seed=options.seed)
     later = None if options.later is None else found[-1].lora.name
     single = None if options.single is None else read_lora(options.single)
     with torch.autocast("cpu", torch.bfloat16, enabled=options.bfloat16):
@@ -181,13 +208,19 @@ def _compare(options: argparse.Namespace) -> None:
     print(options.file)
 
 
-def _text_words(options: argparse.Namespace) -> tuple[list[Path], list[str], list[str]]:
-    """The runs, the overrides of trainer and paths, and those with the sets' too."""
-    sets = [w for w in options.words if w.lstrip("+~").startswith("eval")]
-    overrides = [w for w in options.words if w not in sets]
-    if not any(w.startswith("eval=") for w in sets):
-        raise ValueError("no background is named; give eval=[wikitext2], or another set")
-    return list(options.runs), overrides, [*overrides, *sets]
+def _text_words(options: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """The overrides of trainer and paths, and those with the sets' too."""
+    sets = [word for word in options.words if node_of(word) == "eval"]
+    if not any(word.startswith("eval=") for word in sets):
+        raise ValueError(f"no background is named; give {_SETS}, or another set")
+    overrides = [word for word in options.words if word not in sets]
+    return overrides, [*overrides, *sets]
+
+
+def _check_top_k(top_k: int | None, n: int) -> None:
+    """n: what there is to choose from."""
+    if top_k is not None and top_k > n:
+        raise ValueError(f"--top-k {top_k} is more than the {n} to choose from; give at most {n}")
 
 
 def _only(sets: "dict[str, Tensor]") -> "Tensor":
@@ -199,8 +232,18 @@ def _only(sets: "dict[str, Tensor]") -> "Tensor":
 def _read(word: str) -> "LoRA":
     from experiments.adapters.lora_files import read_lora
 
+    name, folder = _named(word)
+    return read_lora(folder, name)
+
+
+def _named(word: str) -> tuple[str | None, Path]:
+    """NAME=FOLDER, or FOLDER alone."""
     name, equals, folder = word.partition("=")
-    return read_lora(folder, name) if equals else read_lora(word)
+    if not equals:
+        return None, Path(word)
+    if not (name and folder):
+        raise ValueError(f"{word}: write NAME=FOLDER, with both, or the folder alone")
+    return name, Path(folder)
 
 
 def _print(library: "LoRALibrary") -> None:
@@ -227,7 +270,7 @@ def _announce(what: str) -> None:
 def _arguments_of_make(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("adapters", nargs="+", metavar="ADAPTER")
-    parser.add_argument("--rank", type=int, help="the most that a later adapter may have")
+    parser.add_argument("--rank", type=at_least(1), help="the most that a later adapter may have")
 
 
 def _arguments_of_add(parser: argparse.ArgumentParser) -> None:
@@ -247,32 +290,41 @@ def _arguments_of_show(parser: argparse.ArgumentParser) -> None:
 def _arguments_of_route(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("by", choices=("none", "mix", "arrow", "text"))
-    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN")
+    parser.add_argument("runs", nargs="*", metavar="RUN")
     _arguments_of_keys(parser)
 
 
 def _arguments_of_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="the JSON file to write")
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    parser.add_argument("--later", type=Path, metavar="RUN", help="comes to the running library")
+    parser.add_argument("runs", nargs="+", metavar="RUN")
+    parser.add_argument("--later", metavar="RUN", help="comes to the running library")
     parser.add_argument("--single", type=Path, metavar="RUN", help="was trained on all domains")
     parser.add_argument("--background", default="wikitext2/train", help="one of the sets of eval=")
-    parser.add_argument("--held-out", type=int, default=8, help="windows to score (default 8)")
+    parser.add_argument(
+        "--held-out", type=at_least(1), default=8, help="windows to score (default 8)"
+    )
     parser.add_argument(
         "--bfloat16", action="store_true", help="compute the base under autocast; faster"
     )
-    parser.add_argument("--steps", type=int, default=60, help="of the learned keys (default 60)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--steps", type=at_least(1), default=60, help="of the learned keys (default 60)"
+    )
+    parser.add_argument("--seed", type=at_least(0), default=0)
     _arguments_of_keys(parser)
 
 
 def _arguments_of_keys(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--top-k", type=int, default=2, help="adapters a token (default 2)")
+    parser.add_argument("--top-k", type=at_least(1), help=f"adapters a token (default {TOP_K})")
     parser.add_argument(
-        "--memory", type=float, default=64, help="of the evidence, in tokens (default 64)"
+        "--memory",
+        type=at_least(1, of=float),
+        help=f"of the evidence, in tokens; inf: of all (default {MEMORY})",
     )
     parser.add_argument(
-        "--windows", type=int, default=16, help="of each text, to make keys of (default 16)"
+        "--windows",
+        type=at_least(1),
+        default=16,
+        help="of each text, to make keys of (default 16)",
     )
 
 

@@ -33,14 +33,36 @@ def domain_name(run_dir: Path) -> str:
     return str(corpus.get("domain") or run_dir.resolve().name)
 
 
+def adapter_of(run_dir: Path, names: Sequence[str]) -> str:
+    """Which of a library's adapters a run trained, by name: that of its domain, or of its folder.
+
+    Raises ValueError if none is named so.
+    """
+    domain, folder = domain_name(run_dir), run_dir.resolve().name
+    for name in (domain, folder):
+        if name in names:
+            return name
+    said = " nor ".join(repr(name) for name in dict.fromkeys((domain, folder)))
+    raise ValueError(
+        f"no adapter is named {said}, which {run_dir} is of; the library has {', '.join(names)}: "
+        f"say which by NAME={run_dir}"
+    )
+
+
 def read_adapter(
-    run_dir: Path, overrides: Sequence[str], *, n_fit: int, n_held_out: int
+    run_dir: Path,
+    overrides: Sequence[str],
+    *,
+    n_fit: int,
+    n_held_out: int,
+    name: str | None = None,
 ) -> AdapterRun:
     """overrides: of trainer and paths. n_fit, n_held_out: windows, spread evenly over the splits.
+    name: what the adapter is called; None: as domain_name() says.
 
     Raises ValueError for a run without adapters, and a split that has not so many windows.
     """
-    lora = read_lora(run_dir, domain_name(run_dir))
+    lora = read_lora(run_dir, domain_name(run_dir) if name is None else name)
     point = make_point(run_config(finished_record(run_dir), overrides))
     data = point.config.data
     prepared = prepare_data(data, point.cache)

@@ -15,15 +15,6 @@ from experiments.records import RunRecord
 WORD = "library"  # of command lines: library=FOLDER
 
 
-def split_word(words: list[str]) -> tuple[Path | None, list[str]]:
-    """The folder that library=FOLDER names, and the other words. Raises ValueError for two."""
-    given = [word for word in words if word.partition("=")[0] == WORD]
-    if len(given) > 1:
-        raise ValueError(f"{' '.join(given)}: give one library")
-    folder = Path(given[0].partition("=")[2]).expanduser() if given else None
-    return folder, [word for word in words if word not in given]
-
-
 def library_label(folder: Path) -> str:
     """What results with a library are marked by: its folder's name and what is in it."""
     return f"@{WORD}={folder.resolve().name}-{file_sha256(folder / INDEX)[:8]}"

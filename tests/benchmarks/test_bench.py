@@ -12,6 +12,7 @@ import torch
 from experiments import bench
 from experiments.benchmarks import memory_fit, peak, rates, rivals, timing
 from experiments.benchmarks.agreement import check_agreement
+from experiments.benchmarks.arguments import OTHERS
 from experiments.benchmarks.case import Case
 from experiments.benchmarks.rates import Rates
 from experiments.benchmarks.roofline import floors_of
@@ -171,7 +172,7 @@ def test_quick_is_a_set_of_defaults(measure):
 def test_data_is_handed_its_overrides(monkeypatch):
     seen = []
     monkeypatch.setattr(sys, "argv", ["bench"])
-    monkeypatch.setattr("experiments.benchmarks.data.main", lambda: seen.extend(sys.argv[1:]))
+    monkeypatch.setattr("experiments.benchmarks.data.main", seen.extend)
     bench.main(["data", "size=1"])
     assert seen == ["size=1"]
 
@@ -382,6 +383,7 @@ def test_without_proc_stat_every_repeat_counts(monkeypatch, measure):
         (("--kernels", "cobol"), "--kernels 'cobol' is not one of cpp, torch, triton"),
         (("--kernels", "cpp,cpp"), "--kernels cpp,cpp has cpp twice; name each once"),
         (("--rounds", "0"), "--rounds 0 must be at least 1"),
+        (("--tokens", "256,0"), "--tokens 256,0: 0 must be at least 1"),
         (("--json", "nowhere/at/all.json"), "there is no folder"),
         (("--allocator", "slab"), "invalid choice: 'slab'"),
         (("--device", "cuda"), "torch sees no GPU"),
@@ -389,11 +391,53 @@ def test_without_proc_stat_every_repeat_counts(monkeypatch, measure):
 )
 def test_bad_input_is_one_line(arguments, words, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert words in refused(["layer", *SIZES, *FEW, *arguments], capsys)
+
+
+def refused(arguments, capsys):
+    """The one line that bad input ends with."""
     with pytest.raises(SystemExit) as ended:
-        bench.main(["layer", *SIZES, *FEW, *arguments])
+        bench.main(arguments)
     assert ended.value.code == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     (line,) = printed.err.splitlines()
     assert line.startswith("error: ")
-    assert words in line
+    return line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("data --quick", "--quick: no option, and no override"),
+        ("data size", "size: no option, and no override"),
+        ("neurons -v", "-v: no option, and no override"),
+        ("coordinates --seeds 0", "--seeds: 0 must be at least 1"),
+        ("coordinates size", "size: no option, and no override"),
+        ("coordinates --widths 0,64", "--widths 0,64: 0 must be at least 1"),
+        ("adapters --n x", "--n 'x' must be whole numbers"),
+        ("adapters --n 0", "--n 0: 0 must be at least 1"),
+        ("adapters --rank 0", "--rank: 0 must be at least 1"),
+        ("adapters --json nowhere/at/all.json", "there is no folder"),
+        ("status --points 0", "--points: 0 must be at least 1"),
+        ("nothing", "invalid choice: 'nothing'"),
+    ],
+)
+def test_bad_input_of_the_other_measurements_is_one_line(arguments, words, capsys):
+    assert words in refused(arguments.split(), capsys)
+
+
+def test_help_names_every_measurement_and_each_has_help(capsys):
+    def shown(*words):
+        with pytest.raises(SystemExit) as ended:
+            bench.main([*words, "--help"])
+        assert not ended.value.code
+        return capsys.readouterr().out
+
+    measurements = {path.stem for path in Path(bench.__file__).parent.glob("benchmarks/*.py")}
+    known = {"layer", "step", "optimizer", "retrieval", *OTHERS}
+    assert known <= measurements
+    listed = shown()
+    assert all(f"\n    {name}" in listed for name in known)
+    for name in OTHERS:
+        assert f"experiments.bench {name}" in shown(name)

@@ -254,7 +254,11 @@ LINES = [
     ("run", ("--config-dir", "nowhere", "size=1"), "nowhere"),
     ("evaluate", ("nowhere", "eval=[validation]"), "nowhere is not a finished run"),
     ("evaluate", ("a", "b"), "one run's folder is needed, and 2 are given"),
-    ("evaluate", ("nowhere", "model=peer"), "nowhere"),
+    ("evaluate", ("nowhere", "model=peer"), "model=peer: unknown key here; known: tasks=..."),
+    ("evaluate", ("nowhere", "--limit", "5"), "--limit: unknown option; known: --help"),
+    ("evaluate", ("nowhere", "--eval", "[validation]"), "give eval=[validation]"),
+    ("evaluate", ("nowhere", "tasks=[cloze]", "tasks=[grammar]"), "give one"),
+    ("evaluate", ("caf\udce9", "tasks=[cloze]"), "has bytes that are not UTF-8"),
     *((command, (name,), "no sweep")
       for command in ("status", "retry", "collect", "cancel")
       for name in ("nothing", "..", "a/b/c/d", "*", "")),

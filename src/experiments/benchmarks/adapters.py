@@ -9,7 +9,7 @@ hand before each call.
 import json
 import sys
 import tempfile
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from experiments.adapters.library import LoRALibrary
 from experiments.adapters.lora_files import LoRA, LowRank
 from experiments.adapters.routes import ProductKeys
+from experiments.benchmarks.arguments import Parser, numbers_of
 from experiments.benchmarks.timing import Contender, Timing, compare, is_gated
+from experiments.cli import at_least
 from experiments.init.reading import from_extra
 from experiments.system import environment
 from experiments.system.text_table import aligned
@@ -31,6 +33,18 @@ MAPS = {  # that adapters are beside: (d_in, d_out)
     "self_attn.v_proj": (576, 192),
     "mlp.down_proj": (1536, 576),
 }
+_LISTS = (
+    ("n", "64,256,1024,4096", "adapters of a library"),
+    ("rivals-n", "8,64", "adapters of peft's ways"),
+)
+_COUNTS = (
+    ("rank", 4, "of each adapter"),
+    ("top-k", 2, "adapters a token"),
+    ("tokens", 256, "of one text"),
+    ("blocks", 2, "of the base"),
+    ("rounds", 7, "of one repeat each"),
+    ("threads", 1, "of torch"),
+)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -65,32 +79,23 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _options(arguments: Sequence[str]) -> Namespace:
-    parser = ArgumentParser(prog="python -m experiments.bench adapters", description=__doc__)
-    parser.add_argument("--n", type=_numbers, default=(64, 256, 1024, 4096), help="adapters")
-    parser.add_argument(
-        "--rivals-n", type=_numbers, default=(8, 64), help="adapters of peft's ways"
-    )
-    parser.add_argument("--rank", type=int, default=4)
-    parser.add_argument("--top-k", type=int, default=2, help="adapters a token (default 2)")
-    parser.add_argument("--tokens", type=int, default=256, help="of one text (default 256)")
-    parser.add_argument("--blocks", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path)
+    parser = Parser(prog="python -m experiments.bench adapters", description=__doc__)
+    for name, several, what in _LISTS:
+        parser.add_argument(
+            f"--{name}", default=several, metavar="N,...", help=f"{what} (default {several})"
+        )
+    for name, default, what in _COUNTS:
+        parser.add_argument(
+            f"--{name}", type=at_least(1), default=default, metavar="N",
+            help=f"{what} (default {default})",
+        )  # fmt: skip
+    parser.add_argument("--json", type=Path, metavar="FILE", help="every repeat, unrounded")
     options = parser.parse_args(arguments)
-    for name in ("rank", "top_k", "tokens", "blocks", "rounds", "threads"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
+    options.n = numbers_of("--n", options.n)
+    options.rivals_n = numbers_of("--rivals-n", options.rivals_n)
     if options.json is not None and not options.json.parent.is_dir():
         raise ValueError(f"--json {options.json}: there is no folder {options.json.parent}")
     return options
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    found = tuple(int(part) for part in text.split(",") if part)
-    if not all(n > 0 for n in found):
-        raise ValueError(text)
-    return found
 
 
 def _base(options: Namespace) -> Any:

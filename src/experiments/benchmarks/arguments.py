@@ -1,7 +1,7 @@
 """The command line of the benchmarks."""
 
 from argparse import SUPPRESS, ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,6 +18,13 @@ _MEASUREMENTS = {
     "step": "a whole training step of a decoder, dense and with a PEER layer in the middle",
     "optimizer": "one AdamW step of a table: all of it, or its retrieved rows",
     "retrieval": "the search for product keys, forward and forward + backward",
+}
+OTHERS = {  # modules of experiments.benchmarks
+    "data": "the loader alone against training steps; takes overrides of experiments.run",
+    "status": "how long status, collect and analyses of a sweep of 10,000 points take",
+    "neurons": "how few hidden units of a trained layer a token needs; takes overrides",
+    "adapters": "a token's cost beside a library of adapters, and beside peft's ways",
+    "coordinates": "sizes of outputs over widths (docs/parametrization.md); takes overrides",
 }
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "layer": {"d": "256,512", "n_experts": _GRID, "tokens": "1024,4096"},
@@ -37,14 +44,12 @@ made again. Rivals: pip install -e '.[bench]'.
   python -m experiments.bench layer --quick
   python -m experiments.bench layer --d 256 --n-experts 1048576 --with-optimizer --memory
   python -m experiments.bench layer --device cuda --table-dtype bf16
-  python -m experiments.bench data [overrides]     the loader against training steps
-  python -m experiments.bench status [--points N]  how long status of N points takes
-  python -m experiments.bench neurons [overrides]  how few units of a trained layer a token needs
-  python -m experiments.bench coordinates [overrides]  outputs over widths (docs/parametrization.md)
+  python -m experiments.bench data size=1
+  python -m experiments.bench MEASUREMENT --help
 """
 
 
-class _Parser(ArgumentParser):
+class Parser(ArgumentParser):
     """Errors are ValueErrors, which become one line."""
 
     def error(self, message: str) -> NoReturn:
@@ -53,7 +58,7 @@ class _Parser(ArgumentParser):
 
 def parser() -> ArgumentParser:
     """One subcommand a measurement."""
-    top = _Parser(
+    top = Parser(
         prog="python -m experiments.bench",
         description=_ABOUT,
         formatter_class=RawDescriptionHelpFormatter,
@@ -68,9 +73,32 @@ def parser() -> ArgumentParser:
         if name == "step":
             _add_step(command)
         _add_settings(command, name)
-    commands.add_parser("data", help="the loader alone against training steps; Hydra's overrides")
-    commands.add_parser("status", help="status, collect and isoflop of a sweep of 10,000 points")
+    for name, about in OTHERS.items():  # each has arguments of its own, read by its module
+        commands.add_parser(name, help=about)
     return top
+
+
+def read_overrides(what: str, description: str | None, words: Sequence[str]) -> list[str]:
+    """The words of a measurement that takes experiments.run's overrides alone, or --help.
+
+    Raises ValueError for a word that is no override.
+    """
+    reader = Parser(
+        prog=f"python -m experiments.bench {what}",
+        usage="%(prog)s [KEY=VALUE ...]",
+        description=description,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    _, overrides = reader.parse_known_args(words)
+    check_overrides(overrides)
+    return overrides
+
+
+def check_overrides(words: Sequence[str]) -> None:
+    """Raises ValueError for a word that is none of experiments.run's overrides."""
+    for word in words:
+        if word.startswith("-") or ("=" not in word and not word.startswith("~")):
+            raise ValueError(f"{word}: no option, and no override as size=2; --help shows both")
 
 
 def _add_sizes(command: ArgumentParser, name: str) -> None:
@@ -186,8 +214,11 @@ def shapes_of(options: Namespace) -> tuple[Shape, ...]:
 
 
 def numbers_of(option: str, text: str) -> tuple[int, ...]:
-    """'32,64'. Raises ValueError, which names the option."""
+    """'32,64'. Raises ValueError, which names the option, unless each is 1 or more."""
     try:
-        return tuple(int(part) for part in text.split(","))
+        found = tuple(int(part) for part in text.split(","))
     except ValueError:
         raise ValueError(f"{option} {text!r} must be whole numbers with commas between") from None
+    if min(found) < 1:
+        raise ValueError(f"{option} {text}: {min(found)} must be at least 1")
+    return found

@@ -11,7 +11,6 @@ width, and would hide what is learnt. So the first step moves the head alone.
 
 import math
 import sys
-from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,8 +24,8 @@ import torch.nn.functional as F
 from hydra import compose
 from torch import Tensor, nn
 
-from experiments.benchmarks.arguments import numbers_of
-from experiments.cli import resolve
+from experiments.benchmarks.arguments import Parser, check_overrides, numbers_of
+from experiments.cli import at_least, resolve
 from experiments.config.hydra_version import composing
 from experiments.config.optim import Optim
 from experiments.models.transformer import Block, Transformer, TransformerConfig
@@ -204,14 +203,12 @@ def main(words: Sequence[str]) -> None:
 
     The overrides are those of experiments.run. Prints a table, and writes the figure.
     """
-    parser = ArgumentParser(prog="python -m experiments.bench coordinates", description=_ABOUT)
+    parser = Parser(prog="python -m experiments.bench coordinates", description=_ABOUT)
     parser.add_argument("--widths", default=",".join(map(str, WIDTHS)), metavar="N,...")
-    parser.add_argument("--seeds", type=int, default=2, metavar="N", help="(default 2)")
+    parser.add_argument("--seeds", type=at_least(1), default=2, metavar="N", help="(default 2)")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="sizes over widths, a PNG")
     options, overrides = parser.parse_known_args(words)
-    wrong = [word for word in overrides if "=" not in word]
-    if wrong or options.seeds < 1:
-        raise ValueError(f"{wrong[0] if wrong else '--seeds'}: see --help")
+    check_overrides(overrides)
     widths = numbers_of("--widths", options.widths)
     if len(widths) < 2:
         raise ValueError(f"--widths {options.widths}: a slope needs two widths or more")

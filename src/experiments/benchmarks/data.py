@@ -1,13 +1,12 @@
-"""Whether a trainer ever waits for its data: `python -m experiments.benchmarks.data [overrides]`.
+"""Whether a trainer ever waits for its data: `python -m experiments.bench data [overrides]`.
 
 Compares, interleaved in one process, the tokens/s of the loader alone with those of training
 steps of the same config; then tokenizes. The overrides are those of experiments.run; without any,
 a dense model of one block, 16 wide: the highest token rate of those in docs/small-scale.md.
 """
 
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from statistics import median
 from typing import Any
@@ -15,7 +14,8 @@ from typing import Any
 import torch
 from hydra import compose
 
-from experiments.cli import exit_codes, resolve
+from experiments.benchmarks.arguments import read_overrides
+from experiments.cli import resolve
 from experiments.config.hydra_version import composing
 from experiments.data.batches import Batch
 from experiments.data.corpus import TRAIN
@@ -41,16 +41,15 @@ _SECONDS = 1.0  # of each measurement
 _TEXT_BYTES = 20_000_000
 
 
-def main() -> None:
+def main(words: Sequence[str]) -> None:
     """Prints a table of medians over rounds, with their range."""
-    with exit_codes():
-        point = _point(sys.argv[1:] or SMALL)
-        torch.set_num_threads(point.config.trainer.n_threads or usable_cores())
-        keep_freed_memory()
-        prepared = prepare_data(point.config.data, point.cache)
-        print(f"{point.describe()}, {torch.get_num_threads()} threads")
-        _compare(point, prepared)
-        _tokenize(point, prepared)
+    point = _point(read_overrides("data", __doc__, words) or SMALL)
+    torch.set_num_threads(point.config.trainer.n_threads or usable_cores())
+    keep_freed_memory()
+    prepared = prepare_data(point.config.data, point.cache)
+    print(f"{point.describe()}, {torch.get_num_threads()} threads")
+    _compare(point, prepared)
+    _tokenize(point, prepared)
 
 
 def _point(overrides: Any) -> Point:
@@ -132,7 +131,3 @@ def _tokenize(point: Point, prepared: PreparedData) -> None:
 def _print(what: str, values: list[float], unit: str) -> None:
     low, high = min(values), max(values)
     print(f"{what:<42} {median(values):>14,.1f} {unit:<9} ({low:,.1f} to {high:,.1f})")
-
-
-if __name__ == "__main__":
-    main()

@@ -6,7 +6,6 @@ any unit: with the layer's mean output on the same text, which is a constant, an
 overrides are those of experiments.run: init=..., trunk.ffn_blocks=[...], data=...
 """
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -17,7 +16,8 @@ from hydra import compose
 from torch import Tensor
 from tqdm import tqdm
 
-from experiments.cli import exit_codes, resolve
+from experiments.benchmarks.arguments import read_overrides
+from experiments.cli import resolve
 from experiments.config.hydra_version import composing
 from experiments.data.batches import Batch
 from experiments.data.prepare import prepare_data
@@ -35,13 +35,12 @@ DEFAULT = ("init=smollm2", "data.n_eval_tokens=3072")
 KEPT = (16, 128, 256, 512, 768)
 
 
-def main() -> None:
+def main(words: Sequence[str]) -> None:
     """Prints a table of losses on the validation split."""
-    with exit_codes():
-        point = _point(sys.argv[1:] or DEFAULT)
-        torch.set_num_threads(point.config.trainer.n_threads or usable_cores())
-        keep_freed_memory()
-        print("\n".join(aligned([("units kept", "loss", "minus the whole"), *_rows(point)])))
+    point = _point(read_overrides("neurons", __doc__, words) or DEFAULT)
+    torch.set_num_threads(point.config.trainer.n_threads or usable_cores())
+    keep_freed_memory()
+    print("\n".join(aligned([("units kept", "loss", "minus the whole"), *_rows(point)])))
 
 
 def _point(overrides: Any) -> Point:

@@ -8,13 +8,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from experiments.benchmarks.arguments import Parser
 from experiments.benchmarks.made_sweep import make_sweep
+from experiments.cli import at_least
 from experiments.system.text_table import aligned
 
 _SMALL = 32  # points
@@ -35,11 +36,11 @@ class _Command:
 
 def main(arguments: Sequence[str]) -> None:
     """Prints each command's seconds beside its limit; exits with 1 if one is missed."""
-    parser = ArgumentParser(prog="python -m experiments.bench status", description=__doc__)
-    parser.add_argument("--points", type=int, default=10_000, help="of the sweep (default 10000)")
+    parser = Parser(prog="python -m experiments.bench status", description=__doc__)
+    parser.add_argument(
+        "--points", type=at_least(1), default=10_000, help="of the sweep (default 10000)"
+    )
     options = parser.parse_args(arguments)
-    if options.points < 1:
-        raise ValueError(f"--points {options.points} must be at least 1")
     with tempfile.TemporaryDirectory(prefix="experiments-bench-") as name:
         folder = Path(name) / "results"
         print(f"making a sweep of {options.points} points in {folder}", file=sys.stderr)

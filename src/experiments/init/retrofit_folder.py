@@ -25,7 +25,7 @@ from experiments.init.attached import Added, Retrofit, attach, detach, layers_of
 from experiments.init.reading import from_extra
 from experiments.init.slots import slots_at
 from experiments.models.ffn.peer import PEERConfig
-from experiments.system.disk import explained, sync_file, sync_tree
+from experiments.system.disk import OTHER_FOLDER, explained, sync_file, sync_tree
 
 FORMAT = 1
 _ABOUT, _LAYERS, _BASE = "retrofit.json", "layers.safetensors", "base"
@@ -68,7 +68,7 @@ def save_retrofitted(model: Any, folder: str | Path) -> Path:
     }
     temporary = folder.with_name(f".{folder.name}.partial-{secrets.token_hex(4)}")
     try:
-        with explained(folder):
+        with explained(folder, OTHER_FOLDER):
             temporary.mkdir(parents=True)
             safetensors.save_file(tensors, temporary / _LAYERS)
             (temporary / _ABOUT).write_text(json.dumps(about, indent=1) + "\n")

@@ -18,7 +18,13 @@ from typing import Any
 from experiments.data.vocabulary import Vocabulary
 from experiments.interchange.forms import Form, are_equal
 from experiments.records import RunRecord
-from experiments.system.disk import explained, sync_file, sync_tree
+from experiments.system.disk import (
+    OTHER_FOLDER,
+    check_writable,
+    explained,
+    sync_file,
+    sync_tree,
+)
 from experiments.system.version import PACKAGE
 
 MARKER = "export.json"
@@ -29,7 +35,10 @@ _CODE = ("configuration_experts.py", "modeling_experts.py")
 
 
 def check_folder(folder: Path, run_id: str) -> None:
-    """Raises ValueError unless the folder is new, empty, or an earlier export of that run."""
+    """Raises ValueError unless the folder is new, empty, or an earlier export of that run, and
+    RuntimeError if nothing can be written beside it.
+    """
+    check_writable(folder.absolute().parent, OTHER_FOLDER)
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -74,7 +83,7 @@ def write_export(
     folder = folder.absolute()
     mark = secrets.token_hex(4)
     new, old = (folder.with_name(f".{folder.name}.{what}-{mark}") for what in ("partial", "old"))
-    with explained(folder):
+    with explained(folder, OTHER_FOLDER):
         try:
             new.mkdir(parents=True)
             for name, text in _texts(form, vocabulary, record, card).items():

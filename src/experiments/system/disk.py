@@ -17,9 +17,15 @@ _UNABLE_TO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # of some network
 _TEMPORARY = re.compile(r"\..+\.[0-9a-z_]{8}")  # write_text_atomically's names
 
 
+_GOES_ON = "and run the same command again: it goes on from the last checkpoint"
+OTHER_FOLDER = "or name another folder"
+
+
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turns the system's refusal to write `path` into a RuntimeError with path, reason, remedy."""
+def explained(path: Path, then: str = _GOES_ON) -> Iterator[None]:
+    """Turns the system's refusal to write `path` into a RuntimeError with path, reason, remedy.
+    then: what to do besides.
+    """
     try:
         yield
     except OSError as error:
@@ -30,15 +36,14 @@ def explained(path: Path) -> Iterator[None]:
         else:
             remedy = "correct that path"
         raise RuntimeError(
-            f"{path} can't be written: {error.strerror or error}; {remedy}, and run the same "
-            "command again: it goes on from the last checkpoint"
+            f"{path} can't be written: {error.strerror or error}; {remedy}, {then}"
         ) from error
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, then: str = _GOES_ON) -> None:
     """Raises RuntimeError, as explained(), if no file can be made in a folder. Leaves nothing."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    with explained(folder):
+    with explained(folder, then):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):

@@ -1,6 +1,6 @@
 """What `tasks=[...]` of a command line names: our files, and lm-evaluation-harness' tasks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,15 +29,15 @@ class Chosen:
         return bool(self.local or self.facts or self.harness)
 
 
-def choose(overrides: Sequence[str]) -> tuple[Chosen, list[str]]:
-    """The tasks that a command line names, and its other words. Reads our files.
+def choose(given: Mapping[str, str]) -> Chosen:
+    """What the values of tasks= and tasks_folder= name, as they were typed. Reads our files.
 
     Raises ValueError for what names no task, for a file that is not one, and for names that occur
     twice.
     """
-    given = [word for word in overrides if word.partition("=")[0] in (TASKS, FOLDER)]
+    words = [f"{key}={given[key]}" for key in (TASKS, FOLDER) if key in given]
     values: dict[str, Any] = {}
-    for override in OverridesParser.create().parse_overrides(given):
+    for override in OverridesParser.create().parse_overrides(words):
         if override.is_sweep_override():
             raise ValueError(f"{override.input_line}: give a list, as tasks=[cloze,grammar]")
         values[override.key_or_group] = override.value()
@@ -56,8 +56,7 @@ def choose(overrides: Sequence[str]) -> tuple[Chosen, list[str]]:
             "drop or rename one"
         )
     found = Path(str(folder)).expanduser() if folder is not None else None
-    chosen = Chosen(local=local, facts=made, harness=harness, folder=found)
-    return chosen, [word for word in overrides if word not in given]
+    return Chosen(local=local, facts=made, harness=harness, folder=found)
 
 
 def _names(given: Any) -> list[str]:

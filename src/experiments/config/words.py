@@ -1,0 +1,122 @@
+"""The words of a command line that are not argparse's: folders and texts, key=value, and --.
+
+Standard library only.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+_PAIR = re.compile(r"[+~]{0,2}(?P<key>[a-z_][a-z0-9_.]*)=", re.ASCII)
+_OPTION = re.compile(r"--|-[A-Za-z]")  # "-5 degrees" and "- a list" are texts
+_END = "--"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """plain: folders and texts, in their order. values: of the command's own keys, as typed.
+    overrides: Hydra's words, for the nodes that the command may change.
+    """
+
+    plain: tuple[str, ...]
+    values: Mapping[str, str]
+    overrides: tuple[str, ...]
+
+
+def read_words(
+    given: Sequence[str], *, keys: Collection[str] = (), nodes: Collection[str] = ()
+) -> Words:
+    """keys: the command's own; nodes: those of Hydra's config that may be changed. After the first
+    -- all words are plain.
+
+    Raises ValueError for an option, an unknown key, one of `keys` given twice, and bytes that are
+    not UTF-8.
+    """
+    for word in given:
+        check_text(word, "type it again; names of folders must be UTF-8 too")
+    before, after = _cut(given)
+    pairs, others = split_pairs(before)
+    for i, word in enumerate(others):
+        if _OPTION.match(word):
+            raise ValueError(_no_option(word, others[i + 1 : i + 2], keys, nodes))
+    check_keys(pairs, keys, nodes)
+    values: dict[str, str] = {}
+    for word in pairs:
+        key, _, value = word.partition("=")
+        if key in values:
+            raise ValueError(f"{key}={values[key]} and {word}: give one")
+        if key in keys:
+            values[key] = value
+    return Words(
+        plain=(*others, *after),
+        values=values,
+        overrides=tuple(word for word in pairs if _key(word) not in keys),
+    )
+
+
+def asks_for(given: Sequence[str], *options: str) -> bool:
+    """Whether one of these options stands before --."""
+    return not set(options).isdisjoint(_cut(given)[0])
+
+
+def split_pairs(given: Iterable[str]) -> tuple[list[str], list[str]]:
+    """The words of the form key=value, with + or ~ before it too; and the others."""
+    pairs: list[str] = []
+    others: list[str] = []
+    for word in given:
+        (pairs if _PAIR.match(word) else others).append(word)
+    return pairs, others
+
+
+def node_of(pair: str) -> str:
+    """The first part of the key of key=value: 'trainer' of '+trainer.devices=2'."""
+    return _key(pair).partition(".")[0]
+
+
+def check_keys(pairs: Iterable[str], keys: Collection[str], nodes: Collection[str]) -> None:
+    """Raises ValueError for the first key that is none of `keys` and below none of `nodes`."""
+    for word in pairs:
+        if _key(word) not in keys and node_of(word) not in nodes:
+            raise ValueError(
+                f"{word}: unknown key here; known: {_known(keys, nodes)}; the rest is the run's, "
+                "and is not changed; put -- before a text that looks like this"
+            )
+
+
+def check_text(text: str, remedy: str) -> None:
+    """Raises ValueError for bytes that are not UTF-8, which Python keeps as half characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{text!r} has bytes that are not UTF-8; {remedy}") from None
+
+
+def _cut(given: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """The words before the first --, and those after it."""
+    n = list(given).index(_END) if _END in given else len(given)
+    return given[:n], given[n + 1 :]
+
+
+def _key(pair: str) -> str:
+    return pair.partition("=")[0].lstrip("+~")
+
+
+def _no_option(
+    word: str, following: Sequence[str], keys: Collection[str], nodes: Collection[str]
+) -> str:
+    """What to type instead of --temperature 0.8."""
+    name, equals, value = word.lstrip("-").partition("=")
+    key = name.replace("-", "_")
+    if key in keys or key.partition(".")[0] in nodes:
+        value = value if equals else "".join(following) or "..."
+        return f"{word} is not an option of this command; give {key}={value}"
+    return (
+        f"{word}: unknown option; known: --help, --version, {_known(keys, nodes)}; put -- before a "
+        "text or a folder that begins with a dash"
+    )
+
+
+def _known(keys: Collection[str], nodes: Collection[str]) -> str:
+    """'seed=..., library=..., keys of trainer, paths'."""
+    own = [f"{key}=..." for key in keys]
+    return ", ".join([*own, f"keys of {', '.join(nodes)}"])
