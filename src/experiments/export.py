@@ -10,8 +10,9 @@ from experiments.finished import PLACES, read_finished
 from experiments.interchange.card import model_card
 from experiments.interchange.folder import check_folder, check_safetensors, write_export
 from experiments.interchange.forms import Form, form_of, n_bytes
+from experiments.interchange.reread import can_load
 from experiments.records import RECORD_NAME, read_record
-from experiments.system.version import version_line
+from experiments.system.version import PACKAGE, version_line
 
 USAGE = """\
 usage: python -m experiments.export RUN FOLDER
@@ -31,7 +32,8 @@ def export_run(run_dir: Path, folder: Path, overrides: Sequence[str] = ()) -> Fo
     """Writes the folder and returns what is in it.
 
     Raises ValueError for a run that is not done, a layer without a form, and a folder that holds
-    anything but an earlier export of this run; RuntimeError if it can't be written.
+    anything but an earlier export of this run; RuntimeError if it can't be written, or if
+    transformers does not read the same model.
     """
     check_safetensors()
     if (run_dir / RECORD_NAME).exists():  # before the model is read
@@ -64,6 +66,8 @@ def main() -> None:
         code = "" if form.is_native else ", with its code: trust_remote_code=True"
         note = "" if form.causal else "; not causal: it scores texts and can't generate"
         print(f"{folder}: {form.architecture}{code}{note}")
+        if not can_load():
+            print(f"not loaded again to check it: that needs pip install '{PACKAGE}[hf]'")
 
 
 if __name__ == "__main__":

@@ -67,7 +67,11 @@ def built(name, **options):
     sizes = {"d_model": 32, "d_head": 8, "vocab_size": VOCABULARY, "seq_len": 32}
     config = TransformerConfig(**{"tie_head": False, **sizes, **trunk, "ffns": ffns, **options})
     torch.manual_seed(sum(map(ord, name)))
-    model = config.build().eval()
+    return perturbed(config.build().eval())
+
+
+def perturbed(model):
+    """The same model with nothing left at a value that it starts with."""
     with torch.no_grad():
         for own, tensor in model.state_dict().items():
             if own.endswith("running_var"):

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
-from experiments.interchange.card import _PACKAGES, model_card
+from experiments.interchange.card import model_card
 from experiments.interchange.forms import form_of
+from experiments.interchange.texts import HUB_NAMES, PACKAGES
 from tests.interchange.models import built, record_of
 
 DATA = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
@@ -17,12 +19,12 @@ def card_of(name="peer", **values):
     return model_card(record, form_of(model, name, 0), masked=False)
 
 
-@pytest.mark.parametrize("domain", _PACKAGES)
+@pytest.mark.parametrize("domain", PACKAGES)
 def test_licences_are_those_of_the_documentation(domain):
     row = next(line for line in DATA.splitlines() if line.startswith(f"| {domain} |"))
     stated = row.split("|")[6].replace("[p]", "").replace("[g]", "")
     words = " ".join(stated.replace(" ,", ",").split())
-    assert _PACKAGES[domain].split(",")[0] in words
+    assert PACKAGES[domain].split(",")[0] in words
 
 
 def test_texts_are_named_with_their_licences():
@@ -52,3 +54,72 @@ def test_consent_is_asked_for_where_there_is_code():
     assert "trust_remote_code=True" in card_of("peer")
     assert "trust_remote_code" not in card_of("dense")
     assert "1 x dense with peer beside it, 1 x dense" in " ".join(card_of("beside").split())
+
+
+def front_of(card):
+    """What the hub reads, between the two lines of dashes."""
+    return yaml.safe_load(card.split("---\n")[1])
+
+
+PACKAGE = {"_target_": "a.Domain", "requirement": "some==1"}
+
+
+@pytest.mark.parametrize(
+    ("corpus", "licence", "language", "datasets"),
+    [
+        ({"_target_": "a.WikiText2"}, "cc-by-sa-3.0", ["en"], ["Salesforce/wikitext"]),
+        (PACKAGE | {"domain": "recipes"}, "cc-by-sa-4.0", ["en"], None),
+        (PACKAGE | {"domain": "mueller"}, "other", ["en"], None),
+        (PACKAGE | {"domain": "another"}, "unknown", ["en"], None),
+        (
+            {"_target_": "a.Packages", "weights": {"api_aws": 1, "api_google": 2, "gcide": 0}},
+            "apache-2.0",
+            ["en"],
+            None,
+        ),
+        (
+            {"_target_": "a.HubText", "path": "allenai/c4", "name": "en"},
+            "odc-by",
+            ["en"],
+            ["allenai/c4"],
+        ),
+        ({"_target_": "a.HubText", "path": "my/c4/folder"}, "unknown", None, None),
+        ({"_target_": "a.LocalText", "path": "my/texts"}, "unknown", None, None),
+        ({"_target_": "a.Facts"}, "other", ["en"], None),
+    ],
+)
+def test_the_hub_reads_licence_language_and_datasets(corpus, licence, language, datasets):
+    card = card_of(config={"data": {"corpus": corpus}})
+    front = front_of(card)
+    assert (front["license"], front.get("language"), front.get("datasets")) == (
+        licence, language, datasets
+    )  # fmt: skip
+    assert ("license_name" in front) == (licence == "other")
+    assert "with their licences:" in " ".join(card.split())
+
+
+def test_a_stream_names_all_its_texts_and_the_weights_count_too():
+    wikitext = {"_target_": "a.WikiText2"}
+    domains = {name: PACKAGE | {"domain": name} for name in ("recipes", "hpo")}
+    stream = {"_target_": "a.DomainStream", "base": wikitext, "domains": domains}
+    card = card_of(config={"data": {"corpus": stream | {"order": ["recipes"]}}})
+    assert front_of(card)["license"] == "other"
+    assert "WikiText-2-raw" in card
+    assert "recipes of the Python package" in " ".join(card.split())
+    assert "hpo" not in card
+    recipes = {"corpus": domains["recipes"] | {"domain": "api_aws"}}
+    smollm2 = {"weights": {"_target_": "experiments.init.smollm2.SmolLM2"}}
+    front = front_of(card_of(config={"data": recipes, "init": smollm2}))
+    assert front["license"] == "apache-2.0"
+    assert front["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    other = {"weights": {"_target_": "a.HuggingFaceFolder"}}
+    assert front_of(card_of(config={"data": recipes, "init": other}))["license"] == "unknown"
+
+
+def test_licences_have_the_hub_s_names_or_none():
+    assert set(HUB_NAMES) - {"ODC-BY", "unknown"} <= set(PACKAGES.values())
+
+
+def test_frozen_batch_norm_is_said_where_there_is_one():
+    assert "freeze_batch_norm=False" in card_of("peer")
+    assert "freeze_batch_norm" not in card_of("peer_glu")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -149,6 +150,13 @@ def test_padding_on_the_left_changes_nothing(name, folders):
         assert row[6 : 6 + len(alone)].tolist() == alone.tolist()
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("name", MODELS)
+def test_our_models_can_be_pickled(name):
+    model, tokens = built(name), torch.randint(1, VOCABULARY, (1, 8))
+    assert torch.equal(pickle.loads(pickle.dumps(model))(tokens), model(tokens))
+
+
 def test_gradients_reach_every_parameter(folders):
     theirs = loaded(folders("peer")).train()
     tokens = torch.randint(1, VOCABULARY, (2, 16))
@@ -258,11 +266,11 @@ def test_every_layer_of_conf_has_a_form(name, compose_raw):
 
 
 def test_the_modeling_file_knows_what_the_layers_know():
-    from experiments.interchange.template import modeling_experts as template
+    from experiments.interchange.template import layers_experts as template
 
-    assert template._ACTIVATIONS.keys() == ACTIVATIONS.keys() == HIDDEN_ACTS.keys()
-    assert template._SCORES.keys() == SCORES.keys()
-    assert template._KINDS.keys() == KINDS.keys()
+    assert template.ACTIVATIONS.keys() == ACTIVATIONS.keys() == HIDDEN_ACTS.keys()
+    assert template.SCORES.keys() == SCORES.keys()
+    assert template.KINDS.keys() == KINDS.keys()
 
 
 def test_a_layer_without_a_form_is_refused():

@@ -46,7 +46,7 @@ class Added(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """What is added to the MLP's output, or takes its place."""
-        wide = x.to(self.layer.query.weight.dtype)
+        wide = x.to(self.layer.sub_keys.dtype)  # the query's weight may be quantised
         if self.made.constant:
             wide = torch.cat([wide, torch.ones_like(wide[..., :1])], dim=-1)
         y = self.layer(wide)
@@ -97,7 +97,14 @@ class _Passed:
 # of the model, or a replica on another device, uses its own layers.
 
 
-def _keep_input(module: nn.Module, args: Any, kwargs: Any) -> None:
+def _keep_input(module: nn.Module, args: Any, kwargs: Any = None) -> None:
+    if (
+        kwargs is None
+    ):  # torch's quantisation makes new modules, and calls their hooks in another way
+        raise ValueError(
+            "a module with a layer of retrofit() was replaced (by quantize_dynamic?), and the "
+            "layer is not in the new one; change the model first, then call retrofit"
+        )
     module.peer_input.x = first_input(args, kwargs)  # type: ignore[union-attr]
 
 

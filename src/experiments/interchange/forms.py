@@ -9,7 +9,9 @@ from torch import Tensor
 
 from experiments.init.exported import FLOAT_EPS, MODEL_TYPE, layer_node, layer_settings
 from experiments.init.llama import from_trunk
+from experiments.init.slots import evaluating
 from experiments.init.source import Shape
+from experiments.models.ffn._product_keys import BatchNorm
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.parametrization import folded
 from experiments.models.transformer import Transformer, TransformerConfig
@@ -29,6 +31,7 @@ class Form:
     """What becomes of a model: config.json's values, and the tensors by the architecture's names.
 
     architecture: transformers' class. is_native: it comes with transformers, and needs no code.
+    tokens, logits: (1, n) ids and what the model says of them, to be compared with what is written.
     """
 
     architecture: str
@@ -36,6 +39,8 @@ class Form:
     config: Mapping[str, Any]
     state: Mapping[str, Tensor]
     causal: bool
+    tokens: Tensor
+    logits: Tensor
 
 
 def form_of(model: Transformer, model_name: str, end_of_text: int) -> Form:
@@ -45,6 +50,7 @@ def form_of(model: Transformer, model_name: str, end_of_text: int) -> Form:
     arithmetic is theirs. Otherwise our modeling file. A parametrization's multipliers are put into
     the weights. Raises ValueError for a layer without a form.
     """
+    said = dict(zip(("tokens", "logits"), _said(model, end_of_text)))
     model = folded(model)
     config = model.config
     shape = _shape(config, model_name)
@@ -84,13 +90,18 @@ def form_of(model: Transformer, model_name: str, end_of_text: int) -> Form:
             config=native,
             state=from_trunk(state, shape),
             causal=True,
+            **said,
         )
     ours = {
         "architectures": [_OURS],
         "model_type": MODEL_TYPE,
         "auto_map": {
             "AutoConfig": "configuration_experts.ExpertsConfig",
+            "AutoModel": "modeling_experts.ExpertsModel",
             "AutoModelForCausalLM": f"modeling_experts.{_OURS}",
+            "AutoModelForSequenceClassification": (
+                "modeling_experts.ExpertsForSequenceClassification"
+            ),
         },
         **common,
         "rope_base": config.rope_base,
@@ -99,9 +110,23 @@ def form_of(model: Transformer, model_name: str, end_of_text: int) -> Form:
         "causal": causal,
         "model_name": model_name,
     }
+    if any(isinstance(module, BatchNorm) for module in model.modules()):
+        ours["freeze_batch_norm"] = True
     if config.tie_head:
         del state["head.weight"]
-    return Form(architecture=_OURS, is_native=False, config=ours, state=state, causal=causal)
+    return Form(
+        architecture=_OURS, is_native=False, config=ours, state=state, causal=causal, **said
+    )
+
+
+@torch.no_grad()
+def _said(model: Transformer, end_of_text: int) -> tuple[Tensor, Tensor]:
+    """Ids (1, n) of one document, from all over the vocabulary, and their logits (1, n, vocab)."""
+    device, config = model.embedding.weight.device, model.config
+    tokens = torch.linspace(0, config.vocab_size - 1, min(config.seq_len, 32)).long()
+    tokens[tokens == end_of_text] = (end_of_text + 1) % config.vocab_size
+    with evaluating(model):
+        return tokens[None], model(tokens[None].to(device)).cpu()
 
 
 def _shape(config: TransformerConfig, model_name: str) -> Shape:

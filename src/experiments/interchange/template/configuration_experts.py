@@ -11,6 +11,7 @@ class ExpertsConfig(PretrainedConfig):
     ffns: for each block the settings of its feed-forward layer; `kind` is dense, none, moe, pkm,
         peer or beside. rope_base: of the rotary angles. causal: False if a layer routes by later
         tokens (expert choice); such a model scores texts but can't generate.
+    freeze_batch_norm: running statistics of queries are used in training too, and not changed.
     hidden_act: no activation. Layers name their own; a class of another architecture that is given
         this config looks it up and fails, where it would else start from random weights.
     """
@@ -31,6 +32,7 @@ class ExpertsConfig(PretrainedConfig):
         rope_base: float = 10_000.0,
         ffns: list[dict[str, Any]] | None = None,
         causal: bool = True,
+        freeze_batch_norm: bool = True,
         tie_word_embeddings: bool = False,
         hidden_act: str = "expert_isoflops: see ffns",
         use_cache: bool = True,
@@ -47,6 +49,7 @@ class ExpertsConfig(PretrainedConfig):
         self.rope_base = rope_base
         self.ffns = ffns if ffns is not None else [{"kind": "none"}] * num_hidden_layers
         self.causal = causal
+        self.freeze_batch_norm = freeze_batch_norm
         self.hidden_act = hidden_act
         self.use_cache = use_cache and causal
         if len(self.ffns) != num_hidden_layers:

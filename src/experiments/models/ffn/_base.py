@@ -3,7 +3,6 @@
 The defaults say "nothing special", so a new variant overrides only what it has.
 """
 
-import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, ClassVar, Protocol
 
@@ -17,12 +16,24 @@ from experiments.models.usage import ExpertUsage
 
 WidthFactor = Annotated[float, Within(0, 1e4, above=True)]
 
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GPT-2's."""
+    return F.gelu(x, approximate="tanh")
+
+
+def identity(x: Tensor) -> Tensor:
+    """x."""
+    return x
+
+
+# by name, so that a layer can be pickled, and compared with its copy
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
-    "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),  # GPT-2's
+    "gelu_tanh": gelu_tanh,
     "relu": F.relu,
     "silu": F.silu,
-    "identity": lambda x: x,
+    "identity": identity,
 }
 
 

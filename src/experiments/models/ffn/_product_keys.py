@@ -19,8 +19,15 @@ from experiments.models.ffn._base import FFN, check_choice
 from experiments.models.roles import Role
 from experiments.system.distributed import sum_over_ranks
 
+
+def softmax(scores: Tensor) -> Tensor:
+    """Over the k retrieved, per head (Alg. 1)."""
+    return scores.softmax(dim=-1)
+
+
+# by name, so that a layer can be pickled
 SCORES: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "softmax": lambda s: s.softmax(dim=-1),  # over the k retrieved, per head (Alg. 1)
+    "softmax": softmax,
     "sigmoid": torch.sigmoid,
     "relu": torch.relu,
 }
