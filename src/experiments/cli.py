@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from experiments.config.hydra_hints import choice_names, unknown_key
 from experiments.config.paths import conf_dir
+from experiments.config.trust import trust_composed
 from experiments.records import RECORD_NAME
 from experiments.sweep.manifest import MANIFEST_NAME
 from experiments.system import interruption
@@ -121,12 +122,16 @@ def _known_choices(text: str) -> str:
 
 
 def resolve(composed: "DictConfig") -> dict[str, Any]:
-    """A composed config (with its hydra node) as plain values, and the name of its model."""
+    """A composed config (with its hydra node) as plain values, and the name of its model.
+
+    The classes that it names are the user's own choice, and may be imported from now on.
+    """
     from omegaconf import OmegaConf
 
     plain = OmegaConf.masked_copy(composed, [str(k) for k in composed if k != "hydra"])
     raw = OmegaConf.to_container(plain, resolve=True)
     assert isinstance(raw, dict)
+    trust_composed(raw)
     model_name = OmegaConf.select(composed, "hydra.runtime.choices.model")
     return {"model_name": model_name, **{str(k): v for k, v in raw.items()}}
 

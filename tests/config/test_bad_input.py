@@ -26,6 +26,7 @@ from experiments.cli import exit_codes, resolve
 from experiments.config.hydra_hints import normalized
 from experiments.config.hydra_version import composing
 from experiments.config.paths import conf_dir
+from experiments.config.trust import trust_composed
 from experiments.sweep.local import run_one
 
 MAINS = {
@@ -379,7 +380,9 @@ def edited():
         model_name, config = copy.deepcopy(chosen(model))
         values = OverridesParser.create().parse_overrides(normalized([override]))
         ConfigLoaderImpl._apply_overrides_to_config(values, config)
-        return {"model_name": model_name, **OmegaConf.to_container(config, resolve=True)}
+        raw = {"model_name": model_name, **OmegaConf.to_container(config, resolve=True)}
+        trust_composed(raw)  # as resolve() does
+        return raw
 
     return make
 
@@ -408,6 +411,7 @@ def test_an_edited_config_is_hydras(edited, model, override):
 def test_a_value_that_is_refused(edited, tmp_path, monkeypatch, capsys, model, override, message):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EXPERIMENTS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("EXPERIMENTS_TRUST", "")
     with pytest.raises(SystemExit) as end, exit_codes():  # as run.main does
         run_one(edited(model, override))
     check((end.value.code, *capsys.readouterr(), list(tmp_path.rglob("*"))), 2, message)

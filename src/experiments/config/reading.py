@@ -15,6 +15,7 @@ from typing import Any
 from experiments.config.constraints import checked, hints_of, shown
 from experiments.config.hydra_hints import choices
 from experiments.config.paths import conf_dir
+from experiments.config.trust import check_trusted
 
 
 def build(node: Any, where: str, needs: Sequence[str] = ()) -> Any:
@@ -39,9 +40,14 @@ def build(node: Any, where: str, needs: Sequence[str] = ()) -> Any:
 
 
 def target_class(node: Mapping[str, Any], where: str) -> Any:
-    """The class that a config node's `_target_` names. Raises ValueError if the import fails."""
-    given = f"{where}._target_={shown(node['_target_'])}"
-    module, _, name = str(node["_target_"]).rpartition(".")
+    """The class that a config node's `_target_` names.
+
+    Raises ValueError, before anything is imported, for a name that the user has not given
+    (trust.py), and if the import fails.
+    """
+    target = check_trusted(node["_target_"], where)
+    given = f"{where}._target_={shown(target)}"
+    module, _, name = target.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name)
     except Exception as error:  # importing runs the module
