@@ -2,7 +2,6 @@
 one file a seed.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from analysis.fitting.intervals import Estimate, t_quantile
 from analysis.fitting.results import Result
 from analysis.fitting.status import FitStatus, status_of
 from analysis.fitting.text import format_status, noise_cautions, pluralize
+from experiments.system.json_files import read_json
 
 _BASE, _OWN, _MIXED = "base", "own", "mixed"  # experiments.adapters.compare's names
 _NAMES = {
@@ -194,7 +194,7 @@ def _later(reports: Sequence[Mapping[str, Any]], level: float) -> Later | None:
 def _read(path: Path) -> dict[str, Any] | None:
     """None for a file of something else."""
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
+        report = read_json(path, object)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} can't be read as JSON ({error}); write it again") from None
     if not isinstance(report, dict) or not {"losses", "adapters", "unseen"} <= set(report):

@@ -5,7 +5,6 @@ CSV of the public API's example script (docs.wandb.ai, "Export data"), two colum
 """
 
 import ast
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ import pandas as pd
 
 from analysis.table.checks import refuse
 from experiments.records import STATUSES
+from experiments.system.json_files import parse_json
 
 _STATUS_OF = {"finished": "done", "crashed": "failed", "failed": "failed", "killed": "failed"}
 _OURS = (
@@ -102,12 +102,12 @@ def _parsed(frame: pd.DataFrame, column: str, i: int) -> Mapping[str, Any]:
     if not isinstance(value, str) or not value.strip():
         return {}  # a run that logged nothing
     try:
-        parsed = json.loads(value)
-    except json.JSONDecodeError:
+        parsed = parse_json(value)
+    except ValueError:
         try:
             tree = _Numbers().visit(ast.parse(value.strip(), mode="eval"))
             parsed = ast.literal_eval(tree)
-        except (SyntaxError, ValueError):
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
             parsed = None
     this = pd.Series([n == i and not isinstance(parsed, dict) for n in range(len(frame))])
     refuse(frame, column, this, "is not a dict, in JSON or as Python prints it; export it again")

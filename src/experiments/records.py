@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.system.disk import explained, make_folder, write_text_atomically
+from experiments.system.json_files import parse_json
 
 RECORD_NAME = "record.json"
 HISTORY_NAME = "history.csv"  # the rows of a run's training: training/history.py
@@ -209,9 +210,7 @@ def set_aside(path: Path) -> Path:
 
 
 def _parsed(content: bytes) -> RunRecord:
-    values = json.loads(content)
-    if not isinstance(values, dict):
-        raise ValueError(f"it holds a {type(values).__name__}")
+    values = parse_json(content)
     verified = values.pop(CHECKSUM, None) is not None
     if verified and not _verified(content)[1]:
         raise ValueError("its checksum is not that of its content")

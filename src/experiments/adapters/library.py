@@ -175,6 +175,11 @@ class LoRALibrary:
                 f"library's ({self.base[:8]})"
             )
         for path, low_rank in lora.maps.items():
+            if not (_is_finite(low_rank.down) and _is_finite(low_rank.up)):
+                raise ValueError(
+                    f"adapter {name!r} has numbers at {path} that are not finite (NaN or infinite "
+                    "in float32); train it again, or get it again"
+                )
             if path in self.tables:
                 self._check_shape(name, path, low_rank, _shape_of(self.tables[path]))
             elif self._attached is not None:
@@ -315,3 +320,7 @@ def _shape(model: nn.Module, path: str) -> tuple[int, int]:
     if type(module).__name__ == "Conv1D" and isinstance(weight, Tensor):  # GPT-2's
         return weight.shape[0], weight.shape[1]
     raise ValueError(f"{path} is a {type(module).__name__}, and no linear map")
+
+
+def _is_finite(rows: Tensor) -> bool:
+    return bool(rows.float().isfinite().all())

@@ -3,7 +3,6 @@
 Nothing is unpickled: an adapter of somebody else may come as a safetensors file only.
 """
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -13,13 +12,18 @@ from typing import Any
 
 from torch import Tensor
 
+from experiments.config.constraints import shown
 from experiments.init.finished_run import FinishedRun
 from experiments.init.reading import from_extra
 from experiments.records import RECORD_NAME
+from experiments.system.json_files import read_json
 
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 _PREFIX = "base_model.model."  # peft's, before a module's path below the model
 _PART = re.compile(r"^(?P<path>.+)\.lora_(?P<side>[AB])\.weight$")
+# of the patterns that peft takes, those whose parts match one character each: linear in a path
+_LINEAR = re.compile(r"(?:[\w.|^$-]|\\[.dw-]|\[(?:\w-\w|\w)+\])+")
+_LONGEST = 256  # characters
 _FLAGS = {  # of adapter_config.json: what makes of an adapter more than two matrices a module
     "use_dora": "DoRA's magnitudes",
     "modules_to_save": "trained copies of whole modules",
@@ -99,20 +103,23 @@ def _of_peft(folder: Path, name: str) -> LoRA:
     found: dict[str, dict[str, Tensor]] = {}
     for key, tensor in _tensors(folder).items():
         part = _PART.match(key.removeprefix(_PREFIX))
-        if part is None or tensor.dim() != 2:
+        if part is None or tensor.dim() != 2 or not tensor.is_floating_point():
             raise ValueError(
                 f"{folder / WEIGHTS} holds {key} {tuple(tensor.shape)}, which is not a matrix "
-                "lora_A or lora_B beside a linear map; only those can be in a library"
+                "lora_A or lora_B of floats beside a linear map; only those can be in a library"
             )
         found.setdefault(part["path"], {})[part["side"]] = tensor
     if not found:
         raise ValueError(f"{folder / WEIGHTS} holds no adapter; save it with save_pretrained")
     maps = {}
+    scales = _scales(folder / CONFIG, config, len(found))
     for path, sides in found.items():
-        if len(sides) < 2 or sides["A"].shape[0] != sides["B"].shape[1]:
+        if len(sides) < 2 or not 0 < sides["A"].shape[0] == sides["B"].shape[1]:
             shapes = {side: tuple(tensor.shape) for side, tensor in sides.items()}
             raise ValueError(f"{folder / WEIGHTS}: {path} has no A and B of one rank: {shapes}")
-        scale = _scale(config, path, len(sides["A"]))
+        rank = len(sides["A"])
+        alpha = next((alpha for known, alpha in scales if known.match(path)), scales[-1][1])
+        scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)  # arXiv:2312.03732
         maps[path] = LowRank(down=_wide(sides["A"]), up=_wide(sides["B"]).T.contiguous() * scale)
     return LoRA(name=name, base=None, maps=maps)
 
@@ -120,18 +127,52 @@ def _of_peft(folder: Path, name: str) -> LoRA:
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
         kind = config["peft_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{path} is no config of an adapter: {error}") from None
     if kind != "LORA":
-        raise ValueError(f"{path}: peft_type={kind} is not LORA; a library is made of LoRAs")
+        raise ValueError(
+            f"{path}: peft_type={str(kind)[:40]} is not LORA; a library is made of LoRAs"
+        )
     if config.get("bias", "none") != "none" or config.get("lora_bias"):
         raise ValueError(f"{path}: the adapter has biases; only those without can be in a library")
     for flag, what in _FLAGS.items():
         if config.get(flag):
             raise ValueError(f"{path}: {flag} means {what}; only plain LoRAs can be in a library")
-    return dict(config)
+    return config
+
+
+_Scales = list[tuple[re.Pattern[str], float]]
+
+
+def _scales(path: Path, config: Mapping[str, Any], n_maps: int) -> _Scales:
+    """lora_alpha of the maps whose paths a pattern matches: the first that does. The last is of
+    all.
+
+    Raises ValueError for one that is no number, and for a pattern that could take long to match.
+    """
+    patterns = config.get("alpha_pattern") or {}
+    if not isinstance(patterns, Mapping):
+        raise ValueError(f"{path}: alpha_pattern={shown(patterns)} must be a group of keys")
+    for pattern in patterns:
+        if len(pattern) > _LONGEST or not _LINEAR.fullmatch(pattern):
+            raise ValueError(
+                f"{path}: alpha_pattern has {shown(pattern[:_LONGEST])}, and of regular "
+                f"expressions only names of up to {_LONGEST} characters are read, with . \\. \\d "
+                "[0-9] and | in them: one with * + or ( can take without end to match; write the "
+                "modules' names"
+            )
+    if len(patterns) * n_maps > 10**7:
+        raise ValueError(f"{path}: alpha_pattern has {len(patterns)} keys for {n_maps} maps")
+    given = {**patterns, ".*": config.get("lora_alpha", 8)}
+    for alpha in given.values():
+        if type(alpha) not in (int, float) or not abs(alpha) <= 1e9:  # NaN too
+            raise ValueError(f"{path}: the scale {shown(alpha)} must be a number of at most 1e9")
+    try:
+        return [(re.compile(rf"(.*\.)?({name})$"), float(alpha)) for name, alpha in given.items()]
+    except re.error as error:
+        raise ValueError(f"{path}: alpha_pattern {shown(error.pattern)}: {error}") from None
 
 
 def _tensors(folder: Path) -> dict[str, Tensor]:
@@ -153,13 +194,3 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
 
 def _wide(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype.itemsize == 8 else tensor.float()
-
-
-def _scale(config: Mapping[str, Any], path: str, rank: int) -> float:
-    """alpha / rank, or with rslora alpha / sqrt(rank) (arXiv:2312.03732)."""
-    alpha = config.get("lora_alpha", 8)
-    for pattern, value in (config.get("alpha_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", path):
-            alpha = value
-            break
-    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)

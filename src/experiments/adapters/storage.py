@@ -1,20 +1,25 @@
 """A library in a folder: library.json, and its tables in one safetensors file that it names."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from experiments.adapters.library import LoRALibrary
+from experiments.adapters.library_rules import check_library
 from experiments.adapters.prototypes import Background, TextKeys
 from experiments.adapters.routes import Arrow, Fixed, ProductKeys, Route
 from experiments.adapters.table import LoRATable
-from experiments.init.reading import file_sha256, from_extra
+from experiments.config.constraints import shown
+from experiments.init.reading import file_sha256, from_extra, named
 from experiments.system.disk import make_folder, sync_file, write_text_atomically
+from experiments.system.json_files import read_json
 
 INDEX = "library.json"
 _FORMAT = 1
+_TABLES = re.compile(r"tables-[0-9a-f]{16}\.safetensors")
 _KEYS = ("keys", "places", "component_keys")
 
 
@@ -33,6 +38,7 @@ def save_library(library: LoRALibrary, folder: Path | str) -> Path:
     for path, table in library.tables.items():
         tensors[f"{path}:down"], tensors[f"{path}:up"] = table.w_down, table.w_up
     partial = folder / "tables.partial"
+    partial.unlink(missing_ok=True)  # a link would be written through
     safetensors.save_file(
         {name: t.detach().cpu().contiguous() for name, t in tensors.items()}, partial
     )
@@ -64,10 +70,11 @@ def load_library(folder: Path | str, *, kernel: Any = "auto") -> LoRALibrary:
     """The library that save_library() wrote. Raises ValueError if it is not there or not whole."""
     folder = Path(folder).expanduser()
     index = _index(folder)
-    path = folder / index["tables"]
+    path = _inside(folder, index["tables"])
     if file_sha256(path) != index["sha256"]:
         raise ValueError(f"{path} is damaged: it is not what {INDEX} says; make the library again")
-    tensors: dict[str, Tensor] = from_extra("safetensors.torch", f"{path}").load_file(path)
+    tensors: dict[str, Tensor] = _tensors(path)
+    check_library(folder / INDEX, index, tensors)
     library = LoRALibrary(index["rank"], kernel=kernel)
     tables = {}
     for name in (n.removesuffix(":down") for n in tensors if n.endswith(":down")):
@@ -82,7 +89,8 @@ def load_library(folder: Path | str, *, kernel: Any = "auto") -> LoRALibrary:
         n_places=index["n_places"],
         base=index["base"],
     )
-    _restore_route(library, index["route"], tensors)
+    with named(folder / INDEX):
+        _restore_route(library, index["route"], tensors)
     return library
 
 
@@ -96,7 +104,7 @@ def _index(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{folder} has no {INDEX}; name the folder of a library")
     try:
-        index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        index: dict[str, Any] = read_json(path)
         found = index["format"]
         _ = index["tables"], index["sha256"], index["adapters"], index["route"]["kind"]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -104,6 +112,25 @@ def _index(folder: Path) -> dict[str, Any]:
     if found != _FORMAT:
         raise ValueError(f"{path} has format {found}, and this version reads {_FORMAT}")
     return index
+
+
+def _inside(folder: Path, name: Any) -> Path:
+    """The file of the tables. Raises ValueError for a name that leads out of the folder."""
+    path = folder / name if isinstance(name, str) and _TABLES.fullmatch(name) else None
+    if path is None or path.resolve().parent != folder.resolve():
+        raise ValueError(
+            f"{folder / INDEX} names {shown(name)} as its tables, and they are a file "
+            "tables-....safetensors of this folder; make the library again"
+        )
+    return path
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    safetensors = from_extra("safetensors", f"{path}")
+    try:
+        return dict(from_extra("safetensors.torch", f"{path}").load_file(path))
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path} can't be read ({error}); make the library again") from None
 
 
 def _route_of(route: Route) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -21,7 +21,7 @@ _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 _IN_CONF = re.compile(r"^[^#\n]*?\b_target_['\"]?\s*:\s*['\"]?([\w.]+)", re.MULTILINE)
 
 
-def trust_composed(raw: Mapping[str, Any]) -> None:
+def trust_composed(raw: Mapping[Any, Any]) -> None:
     """Trusts every class that a config names which Hydra has composed of conf/ and a command line.
 
     For this process, and for those that it starts: the variable carries the names to them.

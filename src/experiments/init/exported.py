@@ -4,7 +4,6 @@ Dense models are exported as a Llama or an Arcee, which huggingface.py reads. Th
 config.json what each block holds; its tensors have the trunk's names already.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -24,6 +23,7 @@ from experiments.models.ffn.none import NoneConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.ffn.pkm import PKMConfig
 from experiments.models.transformer import TransformerConfig
+from experiments.system.json_files import read_json
 
 MODEL_TYPE = "expert_isoflops"
 KINDS: Mapping[str, type] = {
@@ -74,7 +74,7 @@ def exported_shape(folder: Path) -> Shape:
     """The trunk that carries an export. Raises ValueError if its config.json is none or damaged."""
     path = folder / "config.json"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
         if not is_export(values):
             raise ValueError(f"its model_type is {values.get('model_type')!r}")
         nodes = tuple(layer_node(settings) for settings in values["ffns"])

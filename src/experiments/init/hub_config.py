@@ -3,7 +3,6 @@
 It is read by hand: no transformers, and no code of the folder's is ever run.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 
 from experiments.init.llama import llama_shape
 from experiments.init.source import Shape
+from experiments.system.json_files import read_json
 
 _INSTEAD = "experiments.init.retrofit() puts a layer into any model of transformers"
 
@@ -48,14 +48,11 @@ _ACTIVATIONS |= {"linear": "identity", "gelu_pytorch_tanh": "gelu_tanh"}
 def read_config(path: Path) -> Mapping[str, Any]:
     """The values of a config.json. Raises ValueError if it is none."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except FileNotFoundError:
         raise ValueError(f"there is no {path.name}; get it again") from None
     except (OSError, ValueError) as error:
         raise ValueError(f"{path.name} can't be read: {error}; get it again") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path.name} holds no settings of a model; get it again")
-    return values
 
 
 def shape_of(values: Mapping[str, Any]) -> Shape:

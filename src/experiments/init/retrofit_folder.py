@@ -26,6 +26,7 @@ from experiments.init.reading import from_extra
 from experiments.init.slots import slots_at
 from experiments.models.ffn.peer import PEERConfig
 from experiments.system.disk import OTHER_FOLDER, explained, sync_file, sync_tree
+from experiments.system.json_files import read_json
 
 FORMAT = 1
 _ABOUT, _LAYERS, _BASE = "retrofit.json", "layers.safetensors", "base"
@@ -122,7 +123,7 @@ def _about(folder: Path) -> Mapping[str, Any]:
             hint = "it is transformers' own: save the model with save_retrofitted instead"
         raise ValueError(f"{folder} has no {_ABOUT}; {hint}")
     with _readable(path):
-        about: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        about: Mapping[str, Any] = read_json(path)
         if about["format"] != FORMAT:
             raise ValueError(f"format {about['format']} is not {FORMAT}, the one known here")
         _ = about["model"], about["transformers"], about["layers"]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from experiments.init.reading import from_extra, stamp
+from experiments.system.json_files import read_json
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _FLOATS = ("F64", "F32", "F16", "BF16")  # safetensors' names of the types that are read
@@ -124,7 +125,7 @@ def _files(folder: Path) -> list[Path]:
 def _index(folder: Path) -> dict[str, str]:
     path = folder / INDEX
     try:
-        names = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        names = read_json(path)["weight_map"]
         if not all(isinstance(file, str) for file in names.values()):
             raise ValueError("a name of a file is none")
         return dict(names)

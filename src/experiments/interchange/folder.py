@@ -27,6 +27,7 @@ from experiments.system.disk import (
     sync_file,
     sync_tree,
 )
+from experiments.system.json_files import read_json
 from experiments.system.version import PACKAGE
 
 MARKER = "export.json"
@@ -49,7 +50,7 @@ def check_folder(folder: Path, run_id: str) -> None:
     if not present:
         return
     try:
-        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        marker = read_json(folder / MARKER)
         earlier, known = marker["run_id"], set(marker["files"])
     except (OSError, ValueError, KeyError, TypeError):
         raise ValueError(f"{folder} is not empty, and no earlier export; name a new one") from None

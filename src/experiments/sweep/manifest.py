@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.records import DamagedError
 from experiments.sweep.places import relocatable
 from experiments.system.disk import make_folder, sync, sync_file
+from experiments.system.json_files import parse_json
 from experiments.system.locks import lock
 
 if TYPE_CHECKING:  # it brings torch, which `status` has no need of
@@ -52,7 +53,7 @@ class Entry:
     @property
     def raw(self) -> dict[str, Any]:
         """The config as the manifest has it; sweep.restore makes one that can be run."""
-        return json.loads(self.config)
+        return parse_json(self.config)
 
     @property
     def model(self) -> str:
@@ -211,12 +212,12 @@ def _entry(line: bytes, number: int) -> Entry:
         head, mark, config = text.partition(_CONFIG)
         if not mark:
             raise ValueError("no raw")
-        return _checked({**json.loads(head + b"}")}, config.decode(), number)
+        return _checked(parse_json(head + b"}"), config.decode(), number)
     try:
-        values = json.loads(line)
-    except (ValueError, RecursionError):  # bytes that are no UTF-8 are a ValueError
+        values = parse_json(line)
+    except ValueError:  # bytes that are no UTF-8 too
         raise ValueError("cut short or garbled") from None
-    if not isinstance(values, dict) or set(values) != _KEYS:
+    if set(values) != _KEYS:
         raise ValueError("not a point's keys")
     raw = values.pop("raw")
     if not isinstance(raw, dict):
