@@ -14,7 +14,7 @@ def main() -> None:
 
         folder = sweep_folder(options)
         stopped, elsewhere = stop_controllers(folder)  # first: one may be about to submit more
-        jobs = [task.job for task in slurm.queue(folder).values()]
+        jobs = [task.job for task in slurm.queued_tasks(folder)]
         slurm.cancel(jobs)
         print(f"{len(jobs)} Slurm tasks and {stopped} local sweeps were asked to end")
         for host in elsewhere:

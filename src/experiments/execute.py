@@ -174,7 +174,7 @@ def _write_surroundings(point: Point) -> None:
     accelerator = point.device.accelerator
     surroundings = environment.snapshot_environment(accelerator, Path(__file__).parent)
     text = json.dumps(surroundings, indent=1) + "\n"
-    write_text_atomically(point.run_dir / "environment.json", text, private=True)
+    write_text_atomically(point.run_dir / "environment.json", text, mode=0o600)
 
 
 def _write(point: Point, record: RunRecord) -> None:

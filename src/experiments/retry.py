@@ -33,9 +33,8 @@ def main() -> None:
         wanted = None if options.run is None else runs_named(folder, options.run)
         found, n_refused = raws_of(folder, wanted)
         raws = [{**raw, "retry": "all" if options.diverged else "failed"} for raw in found]
-        before = slurm.submissions(folder)
-        if before and not options.local:
-            cluster.submit_sweep(raws, slurm.read_submission(folder, before[-1]).resources)
+        if slurm.submissions(folder) and not options.local:
+            cluster.submit_sweep(raws, slurm.last_resources(folder))
         else:
             local.run_sweep(raws, options.workers)
         if n_refused:

@@ -14,9 +14,10 @@ import pytest
 
 from experiments import collect, status
 from experiments.records import read_record
-from experiments.sweep import control
-from experiments.sweep.control import FOLDER, controlling, identity, stop_controllers
+from experiments.sweep.control import FOLDER, controlling, stop_controllers
 from experiments.sweep.states import read_states
+from experiments.system import processes
+from experiments.system.processes import identity
 from tests.conftest import REPOSITORY, TINY
 
 PATIENCE = 600  # seconds for a command, on a machine that does much else: none should need it
@@ -29,6 +30,27 @@ def stranger():
     yield process
     process.kill()
     process.wait()
+
+
+@pytest.fixture
+def controller(tmp_path):
+    """A python that has its controller's file open; and that file."""
+    (tmp_path / FOLDER).mkdir()
+    code = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from experiments.sweep.control import controlling\n"
+        "with controlling(Path(sys.argv[1])):\n"
+        "    print('ready', flush=True)\n"
+        "    time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    (path,) = (tmp_path / FOLDER).iterdir()
+    yield process, path
+    process.kill()
+    process.communicate()
 
 
 def leave(sweep_dir, name, content):
@@ -48,11 +70,44 @@ def test_a_stranger_with_a_controllers_number_is_let_be(tmp_path, stranger):
     assert stranger.poll() is None
 
 
-def test_one_that_is_proven_is_told_to_end(tmp_path, stranger):
-    text = json.dumps(asdict(identity(stranger.pid)))
-    leave(tmp_path, f"{socket.gethostname()}-{stranger.pid}", text)
+@pytest.mark.slow
+def test_one_that_is_proven_is_told_to_end(tmp_path, controller):
+    process, _ = controller
     assert stop_controllers(tmp_path) == (1, [])
-    assert stranger.wait(10) == -signal.SIGTERM
+    assert process.wait(10) == -signal.SIGTERM
+
+
+def test_a_stranger_whose_identity_was_planted_is_let_be(tmp_path, stranger, capsys):
+    text = json.dumps(asdict(identity(stranger.pid)))
+    path = leave(tmp_path, f"{socket.gethostname()}-{stranger.pid}", text)
+    path.chmod(0o644)
+    assert stop_controllers(tmp_path) == (0, [])
+    why = f"process {stranger.pid} is another user's, or does not have {path} open"
+    assert capsys.readouterr().err == f"note: {why}; no process was signalled\n"
+    assert stranger.poll() is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("danger", ["mode", "owner", "link"])
+def test_a_controller_s_file_that_others_can_write_ends_nobody(
+    tmp_path, controller, capsys, danger
+):
+    process, path = controller
+    if danger == "mode":
+        path.chmod(0o664)
+        why = "can be written by others (mode 664)"
+    elif danger == "owner":
+        if os.getuid() != 0:
+            pytest.skip("only root can give a file away")
+        os.chown(path, 65534, -1)
+        why = "belongs to another user (id 65534)"
+    else:
+        path.rename(tmp_path / "real")
+        path.symlink_to(tmp_path / "real")
+        why = "can't be read"
+    assert stop_controllers(tmp_path) == (0, [])
+    assert capsys.readouterr().err == f"note: {path} {why}; no process was signalled\n"
+    assert process.poll() is None
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", "{", "\0"])
@@ -72,7 +127,7 @@ def test_other_names_are_passed_over_and_other_hosts_named(tmp_path, capsys):
 
 
 def test_without_proc_it_declines(tmp_path, monkeypatch, capsys, stranger):
-    monkeypatch.setattr(control, "_BOOT", tmp_path / "absent")
+    monkeypatch.setattr(processes, "_BOOT", tmp_path / "absent")
     text = json.dumps(asdict(identity(stranger.pid)))
     leave(tmp_path, f"{socket.gethostname()}-{stranger.pid}", text)
     assert stop_controllers(tmp_path) == (0, [])

@@ -1,6 +1,20 @@
 """What is asked of sbatch; with real daemons: tests/slurm."""
 
-from experiments.sweep.slurm import Resources, in_arrays
+import json
+import os
+from dataclasses import asdict
+
+import pytest
+
+from experiments.sweep import slurm
+from experiments.sweep.slurm import (
+    Resources,
+    Submission,
+    in_arrays,
+    last_resources,
+    queue,
+    submit,
+)
 
 
 def test_resources_become_sbatchs_options():
@@ -14,3 +28,101 @@ def test_resources_become_sbatchs_options():
         "--open-mode=append", "--exclusive",
     ]  # fmt: skip
     assert [len(part) for part in in_arrays(["x"] * 2500)] == [1000, 1000, 500]
+
+
+def submission(name="20260101-000000-000000", **resources):
+    return Submission(
+        name=name, run_ids=("a", "b"), code="c", devices=1, num_nodes=1,
+        resources=Resources(**resources),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def slurm_commands(tmp_path, monkeypatch):
+    """Programs: sbatch keeps its arguments, squeue prints the file `out`, sacct fails."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    texts = {
+        "sbatch": f'printf "%s\\n" "$@" >{folder}/asked; env >{folder}/environment; echo 28',
+        "squeue": f"cat {folder}/out",
+        "sacct": "exit 1",
+    }
+    for name, text in texts.items():
+        path = folder / name
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+    (folder / "out").write_text("")
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return folder
+
+
+DAMAGES = {
+    "empty": "", "no JSON": "{", "no submission": "{}", "a list": "[]", "nested": "[" * 100_000,
+    "no resources": '{"name": "x", "run_ids": [], "resources": null}',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_submission_is_named_and_the_others_are_used(
+    tmp_path, slurm_commands, capsys, text
+):
+    submit(tmp_path, submission(partition="old"))
+    path = tmp_path / "slurm" / "20260202-000000-000000.json"
+    path.write_text(text)
+    names = [f"experiments-{tmp_path.name}-{name}" for name in slurm.submissions(tmp_path)]
+    lines = [f"28|{i}|{name}|PENDING|(Priority)\n" for i, name in enumerate(names)]
+    (slurm_commands / "out").write_text("".join(lines) + "29|0|another|RUNNING|node\n")
+    slurm._warn.cache_clear()
+    assert {run_id: task.job for run_id, task in queue(tmp_path).items()} == {"a": "28_0"}
+    assert last_resources(tmp_path).partition == "old"
+    err = capsys.readouterr().err
+    assert err.startswith(f"warning: {path} is damaged (not a submission: ")
+    assert err.endswith("); move it away; the same command submits its points again\n")
+    assert err.count("\n") == 1
+    assert [task.job for task in slurm.queued_tasks(tmp_path)] == ["28_0", "28_1"]  # for `cancel`
+    (tmp_path / "slurm" / "20260101-000000-000000.json").unlink()
+    with pytest.raises(ValueError, match="has no submission that can be read; give the command"):
+        last_resources(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("danger", "why"),
+    [("mode", r"can be written by others \(mode 666\)"), ("link", "is a symbolic link")],
+)
+def test_resources_that_another_may_have_written_are_not_asked_for(tmp_path, danger, why):
+    path = tmp_path / "slurm" / "20260101-000000-000000.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(asdict(submission(setup="touch planted"))))
+    if danger == "mode":
+        path.chmod(0o666)
+    else:
+        path.rename(tmp_path / "real")
+        path.symlink_to(tmp_path / "real")
+    with pytest.raises(ValueError, match=f"{path} {why}.* would run its resources as you; give th"):
+        last_resources(tmp_path)
+
+
+def test_a_group_s_umask_leaves_resources_that_can_be_asked_for_again(
+    tmp_path, slurm_commands, capsys
+):
+    before = os.umask(0o002)
+    try:
+        submit(tmp_path, submission(setup="module load x"))
+    finally:
+        os.umask(before)
+    assert last_resources(tmp_path).setup == "module load x"
+    path = tmp_path / "slurm" / "20260101-000000-000000.json"
+    assert capsys.readouterr().out == f"setup, from {path}: 'module load x'\n"
+
+
+def test_a_path_has_no_replacement_symbols_for_sbatch(tmp_path, slurm_commands):
+    sweep = tmp_path / "100%u %j"
+    sweep.mkdir()
+    submit(sweep, submission())
+    asked = (slurm_commands / "asked").read_text().splitlines()
+    assert f"--output={tmp_path}/100%%u %%j/slurm/%A_%a.out" in asked
+    bad = tmp_path / "back\\slash"
+    bad.mkdir()
+    with pytest.raises(ValueError, match="sbatch takes no backslash in a path"):
+        submit(bad, submission())
+    assert list(bad.iterdir()) == []

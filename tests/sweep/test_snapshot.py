@@ -10,7 +10,9 @@ import pytest
 
 import experiments
 from experiments.sweep.snapshot import take_snapshot
-from experiments.system.environment import SNAPSHOT_DIFF, SNAPSHOT_NAME, git_diff
+from experiments.system import code_copy
+from experiments.system.code_copy import DIFF_NAME, STATE_NAME
+from experiments.system.environment import git_diff
 
 
 @pytest.mark.slow
@@ -19,7 +21,7 @@ def test_a_snapshot_is_the_code_and_runs(sweep):
     assert folder == take_snapshot(sweep)
     copy = folder / "src" / "experiments" / "run.py"
     assert copy.read_bytes() == (Path(experiments.__file__).parent / "run.py").read_bytes()
-    assert set(json.loads((folder / SNAPSHOT_NAME).read_text())) == {"git_commit", "git_dirty"}
+    assert set(json.loads((folder / STATE_NAME).read_text())) == {"git_commit", "git_dirty"}
     code = (
         "import experiments, pathlib\n"
         "import experiments.config.paths as p, experiments.system.environment as e\n"
@@ -34,7 +36,7 @@ def test_a_snapshot_is_the_code_and_runs(sweep):
         capture_output=True,
         text=True,
     ).stdout.split()
-    commit = json.loads((folder / SNAPSHOT_NAME).read_text())["git_commit"]
+    commit = json.loads((folder / STATE_NAME).read_text())["git_commit"]
     assert out == [str(p) for p in (copy.parent, folder / "conf", folder / "sbatch", commit)]
 
 
@@ -43,8 +45,74 @@ def test_a_snapshot_s_diff_is_for_its_owner_alone(sweep, monkeypatch):
     monkeypatch.setattr("experiments.sweep.snapshot.git_diff", lambda _: "- old\n+ token\n")
     folder = take_snapshot(sweep)
     holding = [path for path in folder.iterdir() if path.is_file() and "token" in path.read_text()]
-    assert [path.name for path in holding] == [SNAPSHOT_DIFF]
+    assert [path.name for path in holding] == [DIFF_NAME]
     assert stat.S_IMODE(holding[0].stat().st_mode) == 0o600
     assert git_diff(folder / "src" / "experiments") == "- old\n+ token\n"
     holding[0].unlink()
     assert git_diff(folder / "src" / "experiments") is None
+
+
+def plant(copy, damage):
+    """Changes a copy as a loss of power or another's hand does; the words that name the file."""
+    execute = copy / "src" / "experiments" / "execute.py"
+    if damage == "emptied":
+        execute.write_text("")
+        return f"its files are not those that its name is the hash of: {execute} is empty"
+    if damage == "altered":
+        execute.write_text("raise SystemExit('planted')\n")
+        return "its files are not those that its name is the hash of"
+    if damage == "state":
+        (copy / STATE_NAME).write_text("")
+        return f"{copy / STATE_NAME} can't be read"
+    added = copy / "src" / {"beside": "torch.py", "compiled": "experiments/execute.so"}[damage]
+    added.write_text("")
+    return f"{added} does not belong to it"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["emptied", "altered", "state", "beside", "compiled"])
+def test_a_copy_that_is_not_what_its_name_says_is_set_aside_and_made_anew(sweep, capsys, damage):
+    copy = take_snapshot(sweep)
+    cached = copy / "src" / "experiments" / "__pycache__" / "execute.cpython-311.pyc"
+    cached.parent.mkdir()
+    cached.write_bytes(b"planted")
+    assert code_copy.damage_of(copy) is None
+    assert take_snapshot(sweep) == copy
+    assert not cached.exists()  # Python would run it in place of the file
+    assert capsys.readouterr().err == ""
+    why = plant(copy, damage)
+    assert take_snapshot(sweep) == copy
+    assert code_copy.damage_of(copy) is None
+    aside = f"{copy.name}.damaged"
+    assert capsys.readouterr().err == (
+        f"warning: the copy of the code {copy} is damaged ({why}); it is kept as {aside}, not run, "
+        "and made again\n"
+    )
+    assert {path.name for path in copy.parent.glob("[!.]*")} == {copy.name, aside}
+
+
+@pytest.mark.slow
+def test_a_link_to_a_copy_is_not_followed(sweep, tmp_path, capsys):
+    copy = take_snapshot(sweep)
+    copy.rename(tmp_path / copy.name)
+    copy.symlink_to(tmp_path / copy.name)
+    assert take_snapshot(sweep) == copy
+    assert not copy.is_symlink()
+    assert f"({copy} is a link)" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_task_does_not_run_a_damaged_copy(sweep):
+    copy = take_snapshot(sweep)
+    why = plant(copy, "emptied")
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.sweep.task", str(sweep), "now", "--index", "0"],
+        env={"PYTHONPATH": str(copy / "src"), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"error: the copy of the code {copy} is damaged ({why}); the command that started the "
+        "sweep, or retry, makes it again and submits the point again\n"
+    )

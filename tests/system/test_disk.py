@@ -143,7 +143,7 @@ def test_files_have_the_mode_of_the_umask_and_private_ones_their_own(tmp_path, u
     before = os.umask(umask)
     try:
         write_text_atomically(tmp_path / "shared", "a")
-        write_text_atomically(tmp_path / "private", "a", private=True)
+        write_text_atomically(tmp_path / "private", "a", mode=0o600)
     finally:
         os.umask(before)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}

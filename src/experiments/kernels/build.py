@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from experiments.system.locks import lock
+from experiments.system.ownership import distrust, open_itself
 
 SOURCES = Path(__file__).parent / "csrc"
 _COMMON = (
@@ -35,9 +36,6 @@ LEVELS: dict[str, tuple[str, ...]] = {  # in the order of processor_level() in c
     "avx512": _AVX512,
     "avx512_bf16": (*_AVX512, "-mavx512bf16"),
 }
-
-
-_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 class BuildError(RuntimeError):
@@ -113,17 +111,17 @@ def _danger(folder: Path, *, tighten: bool) -> str | None:
     tighten: whether to take others' right to write from a folder of this user.
     """
     found = folder.lstat()
-    if stat.S_ISLNK(found.st_mode):
-        return "is a symbolic link, and who owns it could change it; name the folder itself"
-    if found.st_uid not in (os.getuid(), 0):
-        return f"belongs to another user (id {found.st_uid}); choose a folder of your own"
-    if not found.st_mode & _OTHERS_WRITE:
+    why = distrust(found)
+    if why is None:
         return None
+    if stat.S_ISLNK(found.st_mode):
+        return f"{why}; name the folder itself"
+    if found.st_uid not in (os.getuid(), 0):
+        return f"{why}; choose a folder of your own"
     if tighten and found.st_uid == os.getuid():
         folder.chmod(0o700)
         return None
-    mode = stat.S_IMODE(found.st_mode)
-    return f"can be written by others (mode {mode:o}); chmod go-w {folder}"
+    return f"{why}; chmod go-w {folder}"
 
 
 def _fingerprint(compiler: str) -> str:
@@ -186,12 +184,11 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
 def _loaded(path: Path) -> ctypes.CDLL | None:
     """The library of this file; None if there is none, if it may not be loaded, or doesn't load."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        descriptor = open_itself(path)
     except OSError:  # also a link
         return None
     found = os.fstat(descriptor)
-    mine = found.st_uid in (os.getuid(), 0) and not found.st_mode & _OTHERS_WRITE
-    if mine and stat.S_ISREG(found.st_mode):
+    if distrust(found) is None and stat.S_ISREG(found.st_mode):
         # What was looked at is what is loaded, should its name become another file's meanwhile.
         # Where there is no /proc it is loaded by its name.
         by_descriptor = Path(f"/proc/self/fd/{descriptor}")

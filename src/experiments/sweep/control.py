@@ -1,8 +1,4 @@
-"""Who drives a local sweep: a file a controller, so that `cancel` finds it, and nobody else.
-
-A pid alone proves nothing: numbers come again, in containers soon. With the time that the process
-was started at, counted from the machine's start, and which start that was, it names one process.
-"""
+"""Who drives a local sweep: a file a controller, so that `cancel` finds it, and nobody else."""
 
 import json
 import os
@@ -11,25 +7,14 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from experiments.system.locks import is_locked, lock
+from experiments.system.ownership import distrust, open_itself
+from experiments.system.processes import Identity, has_open, identity
 
 FOLDER = ".controllers"
-_BOOT = Path("/proc/sys/kernel/random/boot_id")
-_START = 19  # of what follows the command's name in /proc/<pid>/stat: field 22, in clock ticks
-
-
-@dataclass(frozen=True, kw_only=True)
-class Identity:
-    """A process. start: in clock ticks since boot. boot: the kernel's id of that boot. Both are
-    None on a system without /proc.
-    """
-
-    pid: int
-    start: int | None
-    boot: str | None
 
 
 @contextmanager
@@ -37,7 +22,8 @@ def controlling(sweep_dir: Path) -> Iterator[None]:
     """Leaves this process's address in the sweep's folder, locked, for as long as it drives it."""
     path = sweep_dir / FOLDER / own_name()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    with os.fdopen(os.open(path, flags, 0o644), "w", encoding="utf-8") as file:
         lock(file, 1.0)
         file.write(json.dumps(asdict(identity(os.getpid()))))
         file.flush()
@@ -55,16 +41,6 @@ def own_name() -> str:
 def is_controller(sweep_dir: Path, name: str | None) -> bool:
     """Whether the process of that name drives the sweep now."""
     return name is not None and is_locked(sweep_dir / FOLDER / name)
-
-
-def identity(pid: int) -> Identity:
-    """Of the process that has that number now."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        start, boot = int(stat.rpartition(")")[2].split()[_START]), _BOOT.read_text().strip()
-    except (OSError, ValueError, IndexError):
-        return Identity(pid=pid, start=None, boot=None)
-    return Identity(pid=pid, start=start, boot=boot)
 
 
 def stop_controllers(sweep_dir: Path) -> tuple[int, list[str]]:
@@ -86,11 +62,20 @@ def stop_controllers(sweep_dir: Path) -> tuple[int, list[str]]:
 
 
 def _stop(path: Path, pid: int) -> bool:
-    """Whether the controller of that file was signalled. Removes the file of an ended process."""
+    """Whether the controller of that file was signalled. Removes the file of an ended process.
+
+    Who can write the file could name any process in it: so it must be this user's, and the process
+    must be this user's too and have it open.
+    """
     try:
-        known = Identity(**json.loads(path.read_text(encoding="utf-8")))
+        with os.fdopen(open_itself(path), encoding="utf-8") as file:
+            found = os.fstat(file.fileno())
+            known = Identity(**json.loads(file.read()))
     except (OSError, ValueError, TypeError):
-        print(f"note: {path} can't be read; no process was signalled", file=sys.stderr)
+        _skip(f"{path} can't be read")
+        return False
+    if (why := distrust(found)) is not None:
+        _skip(f"{path} {why}")
         return False
     if known.start is None:
         print(
@@ -105,6 +90,9 @@ def _stop(path: Path, pid: int) -> bool:
         handle = None
     try:
         if handle is not None and known == identity(pid) and known.pid == pid:
+            if not has_open(pid, found):
+                _skip(f"process {pid} is another user's, or does not have {path} open")
+                return False
             signal.pidfd_send_signal(handle, signal.SIGTERM)  # INT is ignored behind a script's &
             return True
     except ProcessLookupError:
@@ -115,3 +103,7 @@ def _stop(path: Path, pid: int) -> bool:
     if not is_locked(path):  # killed; its number may be another's by now
         path.unlink(missing_ok=True)
     return False
+
+
+def _skip(why: str) -> None:
+    print(f"note: {why}; no process was signalled", file=sys.stderr)

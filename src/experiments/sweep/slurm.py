@@ -8,12 +8,15 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
+from experiments.records import DamagedError
 from experiments.system.disk import make_folder, write_text_atomically
+from experiments.system.ownership import distrust
 from experiments.system.requeue import MAX_RETRIES, SIGNAL_VARIABLE
 
 T = TypeVar("T")
@@ -130,8 +133,9 @@ def submit(sweep_dir: Path, submission: Submission) -> str:
     """
     folder = sweep_dir / FOLDER
     path = folder / f"{submission.name}.json"
+    output = f"{_literal(folder.resolve())}/%A_%a.out"
     make_folder(folder)
-    write_text_atomically(path, json.dumps(asdict(submission), indent=1) + "\n")
+    write_text_atomically(path, json.dumps(asdict(submission), indent=1) + "\n", mode=0o644)
     options = submission.resources.options(
         devices=submission.devices,
         num_nodes=submission.num_nodes,
@@ -145,7 +149,7 @@ def submit(sweep_dir: Path, submission: Submission) -> str:
         "sbatch",
         "--parsable",
         f"--job-name={job_name(sweep_dir, submission.name)}",
-        f"--output={folder.resolve()}/%A_%a.out",
+        f"--output={output}",
         *options,
         str(script),
         str(sweep_dir.resolve()),
@@ -194,17 +198,61 @@ def job_name(sweep_dir: Path, submission: str) -> str:
     return f"{JOB_PREFIX}-{sweep_dir.name}-{submission}"
 
 
+def _literal(folder: Path) -> str:
+    """The folder in a name for sbatch, which replaces %u and such, unless a backslash is in it."""
+    if "\\" in str(folder):
+        raise ValueError(
+            f"{folder}: sbatch takes no backslash in a path; set paths.results to one without"
+        )
+    return str(folder).replace("%", "%%")
+
+
 def read_submission(sweep_dir: Path, name: str) -> Submission:
-    """The submission of that name."""
-    values = json.loads((sweep_dir / FOLDER / f"{name}.json").read_text(encoding="utf-8"))
-    resources = values["resources"]
-    return Submission(
-        **{
-            **values,
-            "run_ids": tuple(values["run_ids"]),
-            "resources": Resources(**{**resources, "extra": tuple(resources["extra"])}),
-        }
-    )
+    """The submission of that name. Raises DamagedError for a file that is none."""
+    path = sweep_dir / FOLDER / f"{name}.json"
+    try:
+        values = json.loads(path.read_bytes())
+        resources = values["resources"]
+        found = Submission(
+            **{
+                **values,
+                "run_ids": tuple(values["run_ids"]),
+                "resources": Resources(**{**resources, "extra": tuple(resources["extra"])}),
+            }
+        )
+        if not all(isinstance(word, str) for word in (*found.run_ids, *found.resources.extra)):
+            raise ValueError("its run_ids or extra are not text")
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
+        remedy = "move it away; the same command submits its points again"
+        raise DamagedError(path, f"not a submission: {error}", remedy) from error
+    return found
+
+
+def last_resources(sweep_dir: Path) -> Resources:
+    """Those of the newest submission that can be read, to be asked for again.
+
+    Its `setup` is run by a shell, so its file must be this user's own. Raises ValueError if it is
+    not, and if no submission can be read.
+    """
+    again = "give the command that started the sweep again, or retry with --local"
+    for name in reversed(submissions(sweep_dir)):
+        path = sweep_dir / FOLDER / f"{name}.json"
+        try:
+            found = read_submission(sweep_dir, name).resources
+        except DamagedError as error:
+            _warn(str(error))
+            continue
+        why = distrust(path.lstat())
+        if why is not None:
+            raise ValueError(
+                f"{path} {why}, and a shell and sbatch would run its resources as you; {again}"
+            )
+        if found.setup:
+            print(f"setup, from {path}: {found.setup!r}")
+        return found
+    raise ValueError(f"{sweep_dir / FOLDER} has no submission that can be read; {again}")
 
 
 def submissions(sweep_dir: Path) -> list[str]:
@@ -213,14 +261,21 @@ def submissions(sweep_dir: Path) -> list[str]:
 
 
 def queue(sweep_dir: Path) -> dict[str, Task]:
-    """The sweep's runs that Slurm has queued or is running, by run id.
+    """The sweep's runs that Slurm has queued or is running, by run id. Tasks of a submission that
+    can't be read are left out: they can't read it either, and end with an error.
 
     Raises RuntimeError if squeue fails: what is queued must not be taken for lost.
     """
+    return _by_run(sweep_dir, queued_tasks(sweep_dir))
+
+
+def queued_tasks(sweep_dir: Path) -> list[Task]:
+    """All tasks of the sweep's submissions that Slurm has queued or is running."""
     if not is_there() or not submissions(sweep_dir):
-        return {}
+        return []
+    names = {job_name(sweep_dir, name) for name in submissions(sweep_dir)}
     out = _call("squeue", "--noheader", "--array", "--format=%F|%K|%j|%T|%R")
-    return _by_run(sweep_dir, _tasks(out))
+    return [task for task in _tasks(out) if task.name in names]
 
 
 def history(sweep_dir: Path) -> dict[str, Task]:
@@ -264,10 +319,14 @@ def _tasks(out: str) -> list[Task]:
 
 
 def _by_run(sweep_dir: Path, tasks: Sequence[Task]) -> dict[str, Task]:
-    runs: Mapping[str, tuple[str, ...]] = {
-        job_name(sweep_dir, name): read_submission(sweep_dir, name).run_ids
-        for name in submissions(sweep_dir)
-    }
+    runs: dict[str, tuple[str, ...]] = {}
+    for name in submissions(sweep_dir):
+        try:
+            runs[job_name(sweep_dir, name)] = read_submission(sweep_dir, name).run_ids
+        except FileNotFoundError:
+            pass  # refused by sbatch meanwhile
+        except DamagedError as error:
+            _warn(str(error))
     found: dict[str, Task] = {}
     for task in tasks:  # later submissions have later names
         if task.index < len(runs.get(task.name, ())):
@@ -275,6 +334,12 @@ def _by_run(sweep_dir: Path, tasks: Sequence[Task]) -> dict[str, Task]:
             if run_id not in found or found[run_id].name <= task.name:
                 found[run_id] = task
     return found
+
+
+@cache
+def _warn(text: str) -> None:
+    """Once a process."""
+    print(f"warning: {text}", file=sys.stderr)
 
 
 def _call(*command: str) -> str:

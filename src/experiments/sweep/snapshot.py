@@ -1,6 +1,5 @@
 """The code that a sweep runs: a copy of it at submission, which later edits can't reach."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -10,26 +9,31 @@ from pathlib import Path
 import experiments
 from experiments.config.paths import conf_dir, sbatch_dir
 from experiments.data.cache import made_once
+from experiments.records import set_aside
+from experiments.system import code_copy
 from experiments.system.disk import write_text_atomically
-from experiments.system.environment import (
-    SNAPSHOT_DIFF,
-    SNAPSHOT_FOLDER,
-    SNAPSHOT_NAME,
-    git_diff,
-    git_state,
-)
+from experiments.system.environment import git_diff, git_state
 
 
 def take_snapshot(sweep_dir: Path) -> Path:
     """sweep_dir/.code/<hash>, with src/ and conf/; made once for the same content.
 
-    <hash> is of the files' names and bytes, 12 hex digits. Caches and compiled files are left out.
+    <hash> is of the files' names and bytes. Caches and compiled files are left out. One that is
+    there and is not what its name says, after a loss of power or by another's hand, is set aside
+    with a warning and made again.
     """
-    sources = _sources()
-    files = [(f"{top}/{p.relative_to(root)}", p) for top, root in sources for p in _files(root)]
-    digest = hashlib.sha256()
-    for name, path in sorted(files):
-        digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+    files = [file for top, root in _sources() for file in code_copy.files_of(top, root)]
+    copy = sweep_dir / code_copy.FOLDER / code_copy.digest_of(files)
+    if os.path.lexists(copy):
+        why = f"{copy} is a link" if copy.is_symlink() else code_copy.damage_of(copy)
+        code_copy.forget_compiled(copy)
+        if why is not None:
+            aside = set_aside(copy).name
+            print(
+                f"warning: the copy of the code {copy} is damaged ({why}); it is kept as {aside}, "
+                "not run, and made again",
+                file=sys.stderr,
+            )
 
     def make(folder: Path) -> None:
         for name, path in files:
@@ -37,11 +41,12 @@ def take_snapshot(sweep_dir: Path) -> Path:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, target)
         here = Path(experiments.__file__).parent
-        write_text_atomically(folder / SNAPSHOT_NAME, json.dumps(git_state(here), indent=1) + "\n")
+        state = json.dumps(git_state(here), indent=1) + "\n"
+        write_text_atomically(folder / code_copy.STATE_NAME, state)
         if (diff := git_diff(here)) is not None:
-            write_text_atomically(folder / SNAPSHOT_DIFF, diff, private=True)
+            write_text_atomically(folder / code_copy.DIFF_NAME, diff, mode=0o600)
 
-    return made_once(sweep_dir / SNAPSHOT_FOLDER / digest.hexdigest()[:12], make)
+    return made_once(copy, make)
 
 
 def run_from(snapshot: Path) -> None:
@@ -55,17 +60,4 @@ def run_from(snapshot: Path) -> None:
 def _sources() -> list[tuple[str, Path]]:
     package = Path(experiments.__file__).resolve().parent
     plugins = package.parent / "hydra_plugins"
-    return [
-        ("src/experiments", package),
-        ("src/hydra_plugins", plugins),
-        ("conf", conf_dir()),
-        ("sbatch", sbatch_dir()),
-    ]
-
-
-def _files(root: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in root.rglob("*")
-        if path.is_file() and path.suffix in (".py", ".yaml", ".cpp", ".cu", ".h", ".sh")
-    )
+    return list(zip(code_copy.TOPS, (package, plugins, conf_dir(), sbatch_dir()), strict=True))

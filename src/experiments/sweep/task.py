@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from experiments.system import code_copy
 from experiments.system.requeue import MAX_RETRIES, at_time_limit, is_first_rank, requeue_point
 
 T = TypeVar("T")
@@ -32,6 +33,14 @@ _PATIENCE, _POLL = 600.0, 5.0  # seconds
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the task; returns its exit code."""
     options = _parse(arguments)
+    own_copy = Path(__file__).resolve().parents[3]
+    if own_copy.parent.name == code_copy.FOLDER and (why := code_copy.damage_of(own_copy)):
+        print(
+            f"error: the copy of the code {own_copy} is damaged ({why}); the command that started "
+            "the sweep, or retry, makes it again and submits the point again",
+            file=sys.stderr,
+        )
+        return 2
     from experiments.execute import execute
     from experiments.point import make_point
     from experiments.sweep import slurm

@@ -63,19 +63,19 @@ def make_folder(folder: Path) -> None:
 
 
 def write_text_atomically(
-    path: Path, text: str, *, private: bool = False, durable: bool = True
+    path: Path, text: str, *, mode: int = 0o666, durable: bool = True
 ) -> None:
     """Writes under a temporary name in the same folder, then renames: whole or not at all.
 
     The folder must be there: that of a run which was moved away is not made again.
 
-    private: for its owner alone, whatever the umask. durable: on the disk before it has its name,
+    mode: of the file, less what the umask takes. durable: on the disk before it has its name,
     and the name too before this returns, so that a power loss leaves the old file or the new one,
     and after this the new one. Raises RuntimeError as explained().
     """
     with explained(path):
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        flags, mode = os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         try:
             with os.fdopen(os.open(temporary, flags, mode), "w", encoding="utf-8") as file:
                 file.write(text)

@@ -17,12 +17,10 @@ from typing import Any
 
 import torch
 
+from experiments.system import code_copy
 from experiments.system.credentials import cut
 
 _PACKAGES = ("torch", "lightning", "numpy", "tokenizers", "hydra-core", "omegaconf", "wandb")
-SNAPSHOT_FOLDER = ".code"  # of a sweep: holds the copies of the code
-SNAPSHOT_NAME = "code.json"  # beside the src/ of a copy of the code: the commit it was taken at
-SNAPSHOT_DIFF = "code.diff"  # and what was not committed; may hold secrets
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
 _DIFF_BYTES = 1_000_000  # of a diff at most, in UTF-8
 _GIT_TIMEOUT = 10  # seconds; a checkout on a slow network disk is not worth more
@@ -194,7 +192,7 @@ def git_state(repository: Path) -> dict[str, Any]:
     Of a sweep's copy of the code, those that it was taken at.
     """
     if (copy := _copy_of(repository)) is not None:
-        return json.loads((copy / SNAPSHOT_NAME).read_text(encoding="utf-8"))
+        return json.loads((copy / code_copy.STATE_NAME).read_text(encoding="utf-8"))
     status = _git(repository, "status", "--porcelain", "--untracked-files=no")
     commit = _git(repository, "rev-parse", "HEAD")
     return {
@@ -209,7 +207,7 @@ def git_diff(repository: Path) -> str | None:
     Of a sweep's copy of the code that another user took, a note: they are for their owner alone.
     """
     if (copy := _copy_of(repository)) is not None:
-        path = copy / SNAPSHOT_DIFF
+        path = copy / code_copy.DIFF_NAME
         try:
             return path.read_text(encoding="utf-8") if path.exists() else None
         except PermissionError:
@@ -228,7 +226,7 @@ def git_diff(repository: Path) -> str | None:
 def _copy_of(repository: Path) -> Path | None:
     """The folder of the copy that this is part of; None for a checkout, whatever files it holds."""
     copy = repository.resolve().parents[1]
-    return copy if copy.parent.name == SNAPSHOT_FOLDER else None
+    return copy if copy.parent.name == code_copy.FOLDER else None
 
 
 def _git(repository: Path, *arguments: str) -> str | None:

@@ -1,0 +1,69 @@
+"""The copy of the code that a sweep runs: .code/<hash>, and whether it is what its name says.
+
+Standard library only: a Slurm task asks before it imports anything else of the copy.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+FOLDER = ".code"  # of a sweep: holds the copies
+STATE_NAME = "code.json"  # beside the src/ of a copy: the commit it was taken at
+DIFF_NAME = "code.diff"  # and what was not committed; may hold secrets
+TOPS = ("src/experiments", "src/hydra_plugins", "conf", "sbatch")
+_SUFFIXES = (".py", ".yaml", ".cpp", ".cu", ".h", ".sh")
+_COMPILED = "__pycache__"
+_DIGITS = 12
+
+
+def files_of(top: str, root: Path) -> list[tuple[str, Path]]:
+    """The files of a folder that a copy has as `top`, by their names there."""
+    found = (path for path in root.rglob("*") if path.is_file() and path.suffix in _SUFFIXES)
+    return [(f"{top}/{path.relative_to(root)}", path) for path in found]
+
+
+def digest_of(files: Iterable[tuple[str, Path]]) -> str:
+    """A copy's name: of the files' names and bytes, 12 hex digits."""
+    digest = hashlib.sha256()
+    for name, path in sorted(files):
+        digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:_DIGITS]
+
+
+def damage_of(copy: Path) -> str | None:
+    """What is wrong with a copy, in words; None if its files are those that its name is the hash
+    of, and nothing that Python could import is beside them.
+
+    What Python has compiled is not looked at: see forget_compiled.
+    """
+    files = [file for top in TOPS for file in files_of(top, copy / top)]
+    known = {path for _, path in files} | {copy / STATE_NAME, copy / DIFF_NAME}
+    for path in sorted(copy.rglob("*")):
+        if path.is_symlink():
+            return f"{path} is a link"
+        if _COMPILED not in path.parts and path.is_file() and path not in known:
+            return f"{path} does not belong to it"
+    try:
+        json.loads((copy / STATE_NAME).read_bytes())
+    except (OSError, ValueError):
+        return f"{copy / STATE_NAME} can't be read"
+    if digest_of(files) == copy.name:
+        return None
+    empty = [str(path) for name, path in files if not path.stat().st_size and _has_text(name)]
+    return "its files are not those that its name is the hash of" + (
+        f": {empty[0]} is empty" if empty else ""
+    )
+
+
+def _has_text(name: str) -> bool:
+    return not name.endswith("__init__.py")
+
+
+def forget_compiled(copy: Path) -> None:
+    """Removes what Python has compiled of a copy: it would be run in place of the files."""
+    for folder in copy.rglob(_COMPILED):
+        with suppress(OSError):  # of another user, or removed by another command just now
+            shutil.rmtree(folder)
