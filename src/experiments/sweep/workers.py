@@ -29,6 +29,7 @@ from experiments.system.claims import (
 )
 from experiments.system.disk import explained
 from experiments.system.requeue import STALLED, try_again
+from experiments.system.sockets import shorten_sockets
 
 # a worker's exit codes, beside 0 done, 1 failed, INTERRUPTED, ELSEWHERE and STALLED
 LOST, NO_TRUNK = 4, 5
@@ -74,6 +75,7 @@ def run_all(
     """
     n_threads = max(1, environment.usable_cores() // n_workers)
     os.environ.setdefault("OMP_NUM_THREADS", str(n_threads))
+    shorten_sockets()
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(["experiments.execute"])
     planned = [*points, *expected]
