@@ -1,12 +1,14 @@
 """What each route chooses, against sums written out in float64; with a cache as without."""
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
 
-from experiments.adapters import add_text, by_text, learn, lora_library
-from experiments.adapters.evidence import Evidence
+from experiments.adapters import add_text, by_text, learn, library_of, lora_library
+from experiments.adapters.evidence import Evidence, Text
 from experiments.adapters.prototypes import next_token_loss
 from experiments.adapters.routes import Arrow, ProductKeys, Reading, top_direction
 from tests.adapters.small import adapter, model, tokens
@@ -30,7 +32,7 @@ def test_evidence_is_a_sum_that_forgets(memory, length):
 
 
 def test_evidence_of_parts_is_that_of_the_whole():
-    x, text = torch.randn(2, 300, 5, dtype=torch.float64), object.__new__(type("T", (), {}))
+    x, text = torch.randn(2, 300, 5, dtype=torch.float64), Text()
     evidence = Evidence(50)
     parts, n = [], 0
     for part in x.split([4, 1, 170, 1, 124], dim=1):
@@ -242,6 +244,92 @@ def test_with_a_cache_as_without(kind, memory, three):
         with torch.no_grad():
             by_hand = torch.cat([by_hand, base(by_hand).logits[:, -1:].argmax(-1)], 1)
     assert torch.equal(made, by_hand)
+
+
+@pytest.fixture(params=["keys", "arrow"])
+def routed(request, three):
+    """A model with a library on it, whose route has a memory of 6 tokens."""
+    base, library = model(), lora_library(three)
+    library.attach(base)
+    if request.param == "keys":
+        by_text(library, texts(), tokens(6, 24, 48, 64), memory=6)
+    else:
+        library.arrow(top_k=2, memory=6)
+    return base
+
+
+GREEDY = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_padding_on_the_left_is_no_evidence(routed, use_cache):
+    short, long = tokens(1, 6, seed=1), tokens(1, 18, seed=2)
+    ids = torch.cat([torch.cat([torch.zeros(1, 12, dtype=torch.int64), short], 1), long])
+    mask = torch.ones(2, 18, dtype=torch.int64)
+    mask[0, :12] = 0
+    options = GREEDY | {"max_new_tokens": 12, "use_cache": use_cache}
+    both = routed.generate(ids, attention_mask=mask, **options)
+    for row, alone in zip(both, (short, long)):
+        made = routed.generate(alone, **options)[0, alone.shape[1] :]
+        assert row[18:].tolist() == made.tolist()
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    with torch.no_grad():
+        padded = routed(ids, mask, positions).logits  # by place, as transformers has the order
+        torch.testing.assert_close(padded[:1, 12:], routed(short).logits, rtol=0, atol=1e-5)
+        torch.testing.assert_close(padded[1:], routed(long).logits, rtol=0, atol=1e-5)
+        unmasked = routed(ids, position_ids=positions).logits[:1, 12:]
+        assert (padded[:1, 12:] - unmasked).abs().max() > 1e-2  # what is at stake
+
+
+@pytest.mark.parametrize("n_beams", [2, 5])
+def test_beams_with_a_cache_are_those_without(routed, n_beams):
+    options = GREEDY | {"max_new_tokens": 16, "num_beams": n_beams, "num_return_sequences": 2}
+    ids = tokens(2, 7, seed=3)
+    made = [routed.generate(ids, use_cache=cache, **options) for cache in (True, False)]
+    assert torch.equal(*made)
+
+
+def test_what_says_nothing_of_padding_is_refused(routed):
+    ids = tokens(2, 6)
+    full = torch.ones(2, 1, 6, 6, dtype=torch.bool).tril()
+    with pytest.raises(ValueError, match=r"attention_mask \(4 dimensions\).*memory=1"):
+        routed(ids, attention_mask=full)
+    cache = routed(ids, use_cache=True).past_key_values
+    cache.crop(-2)
+    with pytest.raises(ValueError, match=r"4 tokens of this text .*taken back; begin the text"):
+        routed(ids[:, 4:], **{_name(routed): cache})
+
+
+def test_evidence_of_padded_texts_is_that_of_each_alone():
+    x, evidence = torch.randn(3, 300, 4, dtype=torch.float64), Evidence(20)
+    kept = torch.ones(3, 300, dtype=torch.int64)
+    kept[0, :170] = 0  # on the left
+    kept[1, 200:260] = 0  # in the middle, where a second text goes on
+    found, text = evidence.sums(x, mask=kept), Text()
+    for row, own in zip(range(3), kept.bool()):
+        alone = evidence.sums(x[row, own][None])
+        torch.testing.assert_close(found[row, own], alone[0], rtol=0, atol=1e-9)
+    parts = [evidence.sums(x[:, n : n + 60], text, n, kept[:, : n + 60]) for n in range(0, 300, 60)]
+    torch.testing.assert_close(torch.cat(parts, 1), found, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_a_copy_of_a_model_has_a_library_of_its_own(again, routed):
+    ids = tokens(2, 12)
+    with torch.no_grad():
+        before = routed(ids).logits
+        copied = again(routed)
+        assert torch.equal(copied(ids).logits, before)
+        library = library_of(copied)
+        library.remove("a")
+        assert not torch.equal(copied(ids).logits, before)
+        assert torch.equal(routed(ids).logits, before)
+        library.detach()
+        assert library_of(copied) is None
+        assert torch.equal(copied(ids).logits, model()(ids).logits)
+        assert torch.equal(routed(ids).logits, before)
+        library_of(routed).detach()
+        assert torch.equal(routed(ids).logits, model()(ids).logits)
 
 
 def _name(base):

@@ -1,12 +1,15 @@
 """How a library is held by a model: hooks that choose at its first block and add at its maps."""
 
+import inspect
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from experiments.adapters.routes import Choice, Reading, Text
+from experiments.adapters.evidence import Text
+from experiments.adapters.routes import Choice, Reading
 from experiments.adapters.table import LoRATable
 from experiments.init.slots import first_input
 
@@ -18,7 +21,11 @@ _BLOCK = re.compile(r"^(.*?\.\d+)(?=\.)")  # of a map's path, that of its block
 
 
 class Attached:
-    """The hooks of a library on a model."""
+    """The hooks of a library on a model.
+
+    They are methods of this object, so a copy of the model, or a pickle, has a copy of the library
+    with it. Texts that are being read are not copied.
+    """
 
     def __init__(self, library: "LoRALibrary", model: nn.Module) -> None:
         self.library, self.model = library, model
@@ -34,17 +41,25 @@ class Attached:
             model.register_forward_pre_hook(self._begin, with_kwargs=True),
             model.register_forward_hook(self._end, with_kwargs=True),
         ]
+        self._names = tuple(inspect.signature(model.forward).parameters)
+        self._own_reorder = model.__dict__.get("_reorder_cache")  # of another library
+        self._reorder = getattr(model, "_reorder_cache", None)
+        model._reorder_cache = self._reordered  # type: ignore[assignment]  # by a search by beams
         for path, table in library.tables.items():
             self.hook(path, table)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_texts"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._texts = WeakKeyDictionary()
 
     def hook(self, path: str, table: LoRATable) -> None:
         """Puts a table beside its map."""
         module = self.model.get_submodule(path)
         table.to(next(module.parameters()).device)
-
-        def add(_: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
-            return self._add(path, first_input(args, kwargs), output)
-
+        add = partial(self._add, path)
         self._hooks.append(module.register_forward_hook(add, with_kwargs=True))
         found = _BLOCK.match(path)
         block = path if found is None else found[1]
@@ -61,12 +76,26 @@ class Attached:
         for hook in (*self._hooks, self._at_block):
             if hook is not None:
                 hook.remove()
+        if self.model._reorder_cache == self._reordered:
+            del self.model._reorder_cache
+            if self._own_reorder is not None:
+                self.model._reorder_cache = self._own_reorder
+
+    def _reordered(self, cache: Any, rows: Tensor) -> Any:
+        """As transformers' generate asks of a model: the cache with other rows of its batch."""
+        if (text := self._texts.get(cache)) is not None:
+            text.reorder(rows)
+        if self._reorder is not None:
+            return self._reorder(cache, rows)
+        cache.reorder_cache(rows)
+        return cache
 
     def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         given = [kwargs.get(name) for name in _CACHES] + list(args[1:])
         cache = next((c for c in given if hasattr(c, "layers")), None)
         text = Text() if cache is None else self._texts.setdefault(cache, Text())
-        self.reading = Reading(text=text, n_read=0 if cache is None else _n_read(cache))
+        mask = {**dict(zip(self._names, args)), **kwargs}.get("attention_mask")
+        self.reading = Reading(text=text, n_read=0 if cache is None else _n_read(cache), mask=mask)
         self.choice = None
 
     def _end(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -86,9 +115,9 @@ class Attached:
                 gates = self.choice.gates.flatten().double().cpu() / self.library.rank
                 self.sums.index_add_(0, places, gates)
 
-    def _add(self, path: str, x: Tensor, output: Tensor) -> Tensor:
+    def _add(self, path: str, module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
         route, table = self.library.route, self.library.tables[path]
-        choice = self.choice
+        x, choice = first_input(args, kwargs), self.choice
         if not route.shared:
             choice = route.choose(x, path, self.reading)
         if choice is None:

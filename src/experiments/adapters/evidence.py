@@ -1,59 +1,96 @@
 """What the tokens before say, at each of them: sums that forget, causal, and with a cache."""
 
 import math
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 
+class Text:
+    """The texts of a batch: one object from their first token to their last, over forward passes
+    that go on from a cache of keys and values. It keeps what each evidence has found so far.
+    """
+
+    def __init__(self) -> None:
+        self.found: WeakKeyDictionary[Evidence, tuple[int, Tensor]] = WeakKeyDictionary()
+
+    def reorder(self, rows: Tensor) -> None:
+        """The rows of the batch become these ones, as a search by beams chooses them."""
+        for evidence, (n_read, sums) in list(self.found.items()):
+            self.found[evidence] = n_read, sums[rows.to(sums.device)]
+
+
 class Evidence:
     """Of features (batch, n, d) the sums over the tokens so far, s_t = x_t + (1 - 1/memory) s_t-1.
 
-    memory: in tokens. 1: each token alone; inf: all tokens so far with one weight.
-    Of a text that comes in parts, the sums go on; it is known by an object that lives as long.
+    memory: in tokens. 1: each token alone; inf: all tokens so far with one weight. Padding is no
+    token: it adds nothing, and nothing is forgotten at it.
     """
 
     def __init__(self, memory: float) -> None:
         self.decay = 1 - 1 / memory
-        self._kept: WeakKeyDictionary[object, Tensor] = WeakKeyDictionary()
 
-    def sums(self, x: Tensor, text: object | None = None, n_read: int = 0) -> Tensor:
+    def sums(
+        self, x: Tensor, text: Text | None = None, n_read: int = 0, mask: Any = None
+    ) -> Tensor:
         """(batch, n, d), of positions n_read to n_read + n of the text.
 
-        Raises ValueError for a text whose beginning was read by other means.
+        mask: as transformers' attention_mask (batch, all positions so far), 0 for padding. Raises
+        ValueError for a mask of another form, and for a text whose beginning was read by other
+        means.
         """
         if self.decay == 0:
             return x
+        n = x.shape[1]
         before = None
         if n_read:
-            before = self._kept.get(text) if text is not None else None
-            if before is None or len(before) != len(x):
+            n_found, before = (0, None) if text is None else text.found.get(self, (0, None))
+            if before is None or n_found != n_read or len(before) != len(x):
                 raise ValueError(
                     f"{n_read} tokens of this text were read before its library was attached, or "
-                    "in another batch; begin the text again (beams are not followed)"
+                    "in another batch, or some were taken back; begin the text again"
                 )
-        found = _decayed(x, self.decay, before)
+        found = _decayed(x, self.decay, before, _tokens_in(mask, n))
         if text is not None:
-            self._kept[text] = found[:, -1].detach()
+            text.found[self] = n_read + n, found[:, -1].detach()
         return found
 
 
-def _decayed(x: Tensor, decay: float, before: Tensor | None) -> Tensor:
+def _tokens_in(mask: Any, n: int) -> Tensor | None:
+    """(batch, n) bool, which of the last n positions are tokens; None: all."""
+    if mask is None:
+        return None
+    if not isinstance(mask, Tensor) or mask.dim() != 2:
+        form = (
+            f"{mask.dim()} dimensions" if isinstance(mask, Tensor) else f"a {type(mask).__name__}"
+        )
+        raise ValueError(
+            f"attention_mask ({form}) doesn't say which tokens are padding, and a route with "
+            "memory above 1 counts tokens; give one of (batch, n), or generate with the default "
+            "cache, or route with memory=1"
+        )
+    kept = mask[:, -n:].bool()
+    return None if bool(kept.all()) else kept
+
+
+def _decayed(x: Tensor, decay: float, before: Tensor | None, kept: Tensor | None) -> Tensor:
     """By chunks: within one by a triangle of powers, from one to the next by its last sum."""
     size = 128
-    steps = torch.arange(size, device=x.device)
-    exponents = (steps[:, None] - steps[None, :]).clamp(min=0)
-    powers = torch.tensor(decay, dtype=x.dtype, device=x.device) ** exponents
-    triangle = powers.tril()
-    carried = powers[:, 0] * decay  # what is left of the sum before, at each step of a chunk
-    parts = []
-    for chunk in x.split(size, dim=1):
-        n = chunk.shape[1]
-        part = triangle[:n, :n] @ chunk
+    if kept is None:
+        counts = torch.arange(1, x.shape[1] + 1, device=x.device)[None]
+    else:
+        kept = kept.to(x.device)
+        x, counts = x * kept[..., None], kept.cumsum(1)
+    base = torch.tensor(decay, dtype=x.dtype, device=x.device)
+    parts, n_before = [], torch.zeros_like(counts[:, :1])
+    for chunk, count in zip(x.split(size, dim=1), counts.split(size, dim=1)):
+        n_since = (count[:, :, None] - count[:, None, :]).clamp(min=0)
+        part = (base**n_since).tril() @ chunk
         if before is not None:
-            part = part + carried[:n, None] * before[:, None]
-        before = part[:, -1]
+            part = part + (base ** (count - n_before))[..., None] * before[:, None]
+        before, n_before = part[:, -1], count[:, -1:]
         parts.append(part)
     return torch.cat(parts, dim=1)
 

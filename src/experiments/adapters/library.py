@@ -46,6 +46,15 @@ def lora_library(
     return library
 
 
+def library_of(model: nn.Module) -> "LoRALibrary | None":
+    """What is attached to a model; a copy of a model has a copy of the library."""
+    for hook in model._forward_pre_hooks.values():
+        holder = getattr(hook, "__self__", None)
+        if isinstance(holder, Attached):
+            return holder.library
+    return None
+
+
 class LoRALibrary:
     """Adapters by name, each at a place of all tables; place 0 is the base without any.
 

@@ -7,12 +7,12 @@ at the first block that has an adapter, for all maps; the others choose at each 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from experiments.adapters.evidence import Evidence, checked_memory
+from experiments.adapters.evidence import Evidence, Text, checked_memory
 from experiments.adapters.lora_files import LoRA, LowRank
 from experiments.kernels.ops import PLAIN, Execution, product_key_topk
 
@@ -27,18 +27,15 @@ class Choice:
     gates: Tensor
 
 
-class Text:
-    """The texts of a batch: one object from their first token to their last, over forward passes
-    that go on from a cache of keys and values.
-    """
-
-
 @dataclass(frozen=True)
 class Reading:
-    """What a forward pass reads, and how many tokens of it were read before."""
+    """What a forward pass reads, how many positions of it were read before, and the mask that says
+    which are padding (evidence.py).
+    """
 
     text: Text | None = None
     n_read: int = 0
+    mask: Any = None
 
 
 class Route(Protocol):
@@ -135,7 +132,7 @@ class Arrow:
 
     def choose(self, x: Tensor, path: str, reading: Reading) -> Choice:
         evidence = self._evidence.setdefault(path, Evidence(self.memory))
-        seen = evidence.sums(x.float(), reading.text, reading.n_read).flatten(0, 1)
+        seen = evidence.sums(x.float(), reading.text, reading.n_read, reading.mask).flatten(0, 1)
         used = self._used.to(x.device)
         scores = (seen @ self._prototypes[path].to(seen).T).abs()
         scores = scores.masked_fill(~used, -math.inf)
@@ -208,7 +205,7 @@ class ProductKeys:
         """(batch, n, d + 1) float32: the evidence of hidden states (batch, n, d)."""
         x = x.float()
         x = torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
-        return self._evidence.sums(x, reading.text, reading.n_read)
+        return self._evidence.sums(x, reading.text, reading.n_read, reading.mask)
 
     def put(self, place: int, lora: LoRA | None, n_places: int) -> None:
         self.set_key(place, None)
