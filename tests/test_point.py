@@ -137,8 +137,6 @@ def test_mup_takes_the_ladder_s_rate_as_it_is(make):
     ("overrides", "why"),
     [
         (("optim.parametrization=completep",), r"optim\.lr_n_layers=null with optim\.parametriz"),
-        ((*MUP, "optim.lr_n_layers=2"), r"optim\.lr_n_layers=2 with .*=mup, which knows no depth"),
-        (("optim.lr_d_head=8",), r"optim\.lr_d_head=8 with optim\.parametrization=sp, whose"),
         ((*MUP, "ladder.lr_d_model=12"), r"lr_d_model=12 with .* whole number of heads of ladder"),
         (
             (*MUP, "ladder.lr_d_model=24", "+trunk.n_kv_heads=2"),

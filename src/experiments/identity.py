@@ -4,10 +4,11 @@ import dataclasses
 import hashlib
 import json
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from experiments.budget.costs import FFNConfig
+from experiments.config.effects import without
 from experiments.config.fields import is_unchanged
 from experiments.config.reading import group_class, read_value, target_class
 from experiments.config.schema import RunConfig
@@ -20,7 +21,12 @@ NOT_IDENTITY = (
 _OF_DECAY = ("decay", "decay_tokens", "decay_shape", "final_lr")  # of optim
 
 
-def run_id(raw: Mapping[str, Any], data: Mapping[str, Any], mixed: Mapping[str, int]) -> str:
+def run_id(
+    raw: Mapping[str, Any],
+    data: Mapping[str, Any],
+    mixed: Mapping[str, int],
+    leave_out: Collection[str] = (),
+) -> str:
     """A run's name: 12 hex digits of the hash of its resolved config.
 
     Settings that cannot change the result are left out: the place of its files, logging, hardware,
@@ -29,10 +35,10 @@ def run_id(raw: Mapping[str, Any], data: Mapping[str, Any], mixed: Mapping[str, 
     from (their hash stays). So are fields declared by fields.added that have their default value.
     `data` replaces keys of the node of that name: the identities of corpus and tokenizer instead of
     their paths.
-    `mixed` is the result of mixed_sequences.
+    `mixed` is the result of mixed_sequences. `leave_out`: dotted names of settings that count not.
     """
     kept = {k: v for k, v in raw.items() if k not in NOT_IDENTITY}
-    identity = _without_unchanged(kept, RunConfig)
+    identity = without(_without_unchanged(kept, RunConfig), leave_out)
     own = {k: v for k, v in (identity.get("data") or {}).items() if k != "path"}
     identity["data"] = {**own, **data}
     if "optim" in identity:  # where the rate came from; the rate itself stays

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from experiments.branches import (
 )
 from experiments.budget.costs import FFNConfig
 from experiments.budget.plan import Plan, peak_lr, plan_steps
+from experiments.config.effects import Ineffective, Run, ineffective
 from experiments.config.schema import RunConfig, read_run_config
 from experiments.data.prepare import check_data, data_identity, stages_of
 from experiments.data.stream import DomainStream
@@ -24,7 +25,13 @@ from experiments.init.place import placed, trained_blocks
 from experiments.kernels.select import check_kernel
 from experiments.models.parametrization import base_of
 from experiments.models.transformer import TransformerConfig
-from experiments.run_plan import check_roles, make_plan, model_cost, planned_by_law
+from experiments.run_plan import (
+    check_roles,
+    make_plan,
+    model_cost,
+    planned_by_law,
+    trained_kinds,
+)
 from experiments.system.credentials import refuse
 from experiments.system.distributed import Ranks, share_batch
 from experiments.system.environment import Device, resolve_device
@@ -72,6 +79,17 @@ class Point:
         """The point in a few words, for progress lines."""
         trunk = "" if self.branch is None else f" from trunk {self.branch.trunk_id}"
         return f"{self.name}{self.setting}{trunk}"
+
+    @cached_property
+    def without_effect(self) -> tuple[Ineffective, ...]:
+        """The settings that can't change this run."""
+        return _without_effect(self.config, self.transformer)
+
+    @cached_property
+    def effective_id(self) -> str:
+        """run_id without these settings: points that share it are one run."""
+        names = [setting.name for setting in self.without_effect]
+        return _run_id(self.raw, self.config, self.ranks, self.transformer.ffns, names)
 
     @property
     def is_trunk(self) -> bool:
@@ -160,6 +178,20 @@ def read_point(raw: Mapping[str, Any]) -> Draft:
     return Draft(raw=raw, config=config, device=device, ranks=ranks, transformer=transformer)
 
 
+def _without_effect(config: RunConfig, transformer: TransformerConfig) -> tuple[Ineffective, ...]:
+    run = Run(config=config, trained=partial(trained_kinds, transformer))
+    return tuple(ineffective(run))
+
+
+def check_effects(draft: Draft) -> None:
+    """Raises ValueError for a setting that was given and can't change the run. Of a config that
+    somebody composes now; that of a record or a manifest is as it was.
+    """
+    given = [one for one in _without_effect(draft.config, draft.transformer) if one.given]
+    if given:
+        raise ValueError(given[0].describe())
+
+
 def plan_point(draft: Draft) -> Point:
     """Raises OffBudgetError, a ValueError, if whole steps miss the budget by more than 1 %, and
     ValueError for a law of the learning rate that does not say this point's, and for a
@@ -231,9 +263,13 @@ def run_id_of(raw: Mapping[str, Any]) -> str:
 
 
 def _run_id(
-    raw: Mapping[str, Any], config: RunConfig, ranks: Ranks, ffns: Sequence[FFNConfig]
+    raw: Mapping[str, Any],
+    config: RunConfig,
+    ranks: Ranks,
+    ffns: Sequence[FFNConfig],
+    leave_out: Sequence[str] = (),
 ) -> str:
-    return run_id(raw, data_identity(config.data), mixed_sequences(ranks, ffns))
+    return run_id(raw, data_identity(config.data), mixed_sequences(ranks, ffns), leave_out)
 
 
 def check_tables(config: RunConfig, device: Device, ranks: Ranks) -> None:

@@ -34,9 +34,9 @@ def main() -> None:
         found, n_refused = raws_of(folder, wanted)
         raws = [{**raw, "retry": "all" if options.diverged else "failed"} for raw in found]
         if slurm.submissions(folder) and not options.local:
-            cluster.submit_sweep(raws, slurm.last_resources(folder))
+            cluster.submit_sweep(raws, slurm.last_resources(folder), stored=True)
         else:
-            local.run_sweep(raws, options.workers)
+            local.run_sweep(raws, options.workers, stored=True)
         if n_refused:
             raise ValueError(f"{n_refused} points could not be run: see the lines above")
 

@@ -1,5 +1,6 @@
 """From a config and its model to the plan of the run: tokens, steps, learning rate and memory."""
 
+import functools
 import math
 from pathlib import Path
 
@@ -122,6 +123,22 @@ def planned_by_law(config: RunConfig, transformer: TransformerConfig, plan: Plan
 def _shapes(transformer: TransformerConfig) -> Transformer:
     with torch.device("meta"):
         return transformer.build()
+
+
+@functools.lru_cache(maxsize=256)  # the points of a sweep share shapes
+def trained_kinds(transformer: TransformerConfig) -> frozenset[str]:
+    """What is among the parameters that are trained: table, key, backbone (matrices that decay) and
+    muon (those that Muon would step).
+    """
+    model = _shapes(transformer)
+    freeze(model)
+    roles, kinds = declared_roles(model), set[str]()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter.dim() >= 2:
+            role = roles.get(name)
+            kinds |= {"backbone" if role is None else role.group}
+            kinds |= {"muon"} if role is not None and role.is_muons else set()
+    return frozenset(kinds)
 
 
 def _n_of_muon(config: RunConfig, transformer: TransformerConfig) -> int:

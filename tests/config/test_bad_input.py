@@ -99,10 +99,9 @@ ONE_VALUE = [
     ("optim.schedule=linear", "optim.schedule='linear' is not one of cosine, wsd, trunk"),
     ("optim.schedule=trunk", "optim.schedule=trunk with optim.warmup_tokens=null"),
     ("optim.warmup_tokens=0", "optim.warmup_tokens=0 must be at least 1, or null"),
-    ("optim.decay_tokens=1e6", "optim.decay_tokens=1000000 is of optim.schedule=wsd"),
     ("optim.decay_shape=sqrt", "optim.decay_shape='sqrt' is not one of linear, 1-sqrt"),
     ("optim.trunk_power=-1", "optim.trunk_power=-1 must be at least 0"),
-    ("optim.trunk_power=.5", "optim.trunk_power=0.5 is of optim.schedule=wsd"),
+    ("optim.trunk_power=100", "optim.trunk_power=100 must be at most 1"),
     ("optim.branch_from=trunk", "optim.branch_from=trunk with optim.schedule=cosine"),
     ("optim.branch_from=''", "optim.branch_from='' must be a path, and not empty, or null"),
     ("optim.table_gradient=none", "is not one of dense, rows, fused"),
@@ -173,6 +172,27 @@ ONE_VALUE = [
     ("paths.cache=' '", "must be a path, and not empty"),
 ]  # fmt: skip
 
+# a model, a setting that can't change the run, and why
+NO_EFFECT = [
+    *(("model=dense", f"optim.{given}", f"has no effect with optim.{why}")
+      for why, names in {
+          "schedule=cosine; set optim.schedule=wsd or":
+              ("decay=.3", "decay_tokens=1e6", "decay_shape=1-sqrt", "trunk_power=.5"),
+          "matrices=adamw; set optim.matrices=muon, or":
+              ("muon_lr=2", "muon_momentum=.5", "muon_ns_steps=3", "muon_adjust_lr_fn=original"),
+          "lr=0.012; set optim.lr=law, or": ("law=x", "law_form=x"),
+          "parametrization=sp; set optim.parametrization=completep, or": ("lr_n_layers=4",),
+          "parametrization=sp; set optim.parametrization=mup or": ("lr_d_head=8",)}.items()
+      for given in names),
+    *((model, f"optim.{given}", f"no parameter that is trained is {what}; give it to models")
+      for model in ("model=dense", "model=none", MOE)
+      for given, what in (("table_lr=1", "a table"), ("key_lr=1", "a query or a key"))),
+    (FINE, "model.capacity_factor=2", "with model.routing=token_choice; set model.routing=expert"),
+    ("model=dense", "data.path=x", "data.path=x has no effect with this corpus, which has none"),
+    ("model=dense", "data.stream_lanes=2", "with data.streaming=false; set data.streaming=true"),
+    ("model=dense", "data.stream_shuffle=2", "with data.streaming=false; set data.streaming=true"),
+]  # fmt: skip
+
 # one override of the command: a value for each kind of rule, and what needs Hydra to be refused
 ONE_OVERRIDE = [
     ("budget=nan", "budget=nan must be a finite number"),
@@ -240,6 +260,14 @@ LINES = [
     ("run", ("-m", "seed=glob(*)"), "the sweep has no points"),
     ("run", ("-m", "ladder.lr=interval(0,1)"), "a grid needs single values"),
     ("run", ("-m", "seed=0,0"), "two points of the sweep are one run"),
+    ("run", ("optim.table_gradient=rows", "optim.table_state=bfloat16"), "trained is a table"),
+    *(("run", ("-m", *words), f"budget=1e+11 seed=0): {name} has no effect")
+      for name, words in {
+          "optim.table_gradient": ("model=dense", "optim.table_gradient=dense,rows"),
+          "ladder.lr": ("optim.lr=1e-2", "ladder.lr=1e-3,1e-2"),
+          "ladder.name": ("ladder.name=a,b",),
+          "continual": ("continual=none,keep",),
+          "trunk.base_ffn": ("trunk.ffn_blocks=all", "+trunk.base_ffn.glu=false,true")}.items()),
     ("run", ("-m", "seed=0,-1,-2"), "seed=-1 must be at least 0 (dense size=2 budget=1e+11"),
     ("run", ("-m", "seed=0,-1,-2"), "1 other point has the same error"),
     ("run", ("-m", "typo=1,2"), "typo: unknown key"),
@@ -406,7 +434,7 @@ def test_an_edited_config_is_hydras(edited, model, override):
 
 @pytest.mark.parametrize(
     ("model", "override", "message"),
-    [*(("model=dense", *case) for case in ONE_VALUE), *MODELS_VALUE],
+    [*(("model=dense", *case) for case in ONE_VALUE), *MODELS_VALUE, *NO_EFFECT],
 )
 def test_a_value_that_is_refused(edited, tmp_path, monkeypatch, capsys, model, override, message):
     monkeypatch.chdir(tmp_path)

@@ -22,7 +22,7 @@ FIVE = "1.1,1.2,1.3,1.4,1.5"
     [
         (["{ladder.rate: 'log(1, 2)'}"], "ladder.rate is not a key of model=dense budget=2e+08"),
         (["{model.n_heads: 'int(1, 2)'}"], "model.n_heads is not a key of model=dense"),
-        (["{optim.table_lr: 'log(1, 2)'}"], "no effect on model=dense budget=2e+08 size=1, where"),
+        (["{optim.table_lr: 'log(1, 2)'}"], "optim.table_lr=1 has no effect on model=dense, where"),
         (["{optim.schedule: 'log(1, 2)'}"], "optim.schedule=cosine of model=dense budget=2e+08"),
         (["{ladder.lr: 'log(2, 1)'}"], "is empty: 2 is not below 1"),
         (["{size: 'int(1, 2)'}"], "size is in hydra.sweeper.per too"),

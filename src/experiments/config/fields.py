@@ -1,12 +1,16 @@
-"""How a field of a config is declared that runs recorded earlier did not have."""
+"""How a field of a config is declared that runs recorded earlier did not have, or that can change
+a run only beside certain values of others.
+"""
 
 import dataclasses
 from typing import Any
 
+from experiments.config.effects import USED, VARIES, Condition, Used
+
 _ADDED = "added"
 
 
-def added(default: Any) -> Any:
+def added(default: Any, *where: Condition, varies: bool = False) -> Any:
     """The default of a config's field that is younger than runs on disk.
 
     At its default such a field is no part of a run's identity, so runs from before keep their
@@ -14,8 +18,24 @@ def added(default: Any) -> Any:
     before. A default that changes later would give old ids to new results: declare another field.
 
         dropout: float = added(0.0)
+
+    where: as `used` has it, with this default as the idle value, or VARIES.
     """
-    return dataclasses.field(default=default, metadata={_ADDED: True})
+    idle = VARIES if varies else default
+    metadata = {_ADDED: True, USED: Used(where=where, idle=idle)}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def used(*where: Condition, idle: Any = VARIES, default: Any = dataclasses.MISSING) -> Any:
+    """A field that can change a run only where all these conditions hold (effects.py).
+
+    idle: its value where nobody gave one: that of conf/, and of all records. Another value was
+    given, and is refused where it has no effect. VARIES: there are several such values, and one
+    that was given can't be known from them; then two points that differ in it alone are refused.
+
+        decay: Fraction = used(Is("schedule", "wsd"), Unset("decay_tokens"), idle=0.2)
+    """
+    return dataclasses.field(default=default, metadata={USED: Used(where=where, idle=idle)})
 
 
 def is_unchanged(field: "dataclasses.Field[Any]", value: Any) -> bool:

@@ -12,11 +12,16 @@ from experiments.config.constraints import (
     Positive,
     Within,
 )
-from experiments.config.fields import added
+from experiments.config.effects import Is, Trains, Unset
+from experiments.config.fields import added, used
 from experiments.config.schedules import check_schedule
 
 LearningRate = Annotated[float, Within(0, 1000, above=True)]
 Tokens = Annotated[float, Within(1, 1e18)]  # a float, so that 2e8 can be typed
+_DECAYS = Is("schedule", "wsd", "trunk")  # a trunk has its branches' settings
+_STANDARD, _CARRIED = Is("parametrization", "sp"), Is("parametrization", "mup", "completep")
+_MUON = Is("matrices", "muon")
+_TABLES, _KEYS = Trains("table", "a table"), Trains("key", "a query or a key")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,52 +50,42 @@ class Optim:
 
     lr: LearningRate | Literal["law"]
     lr_d_model: AtLeast1
-    lr_width_exponent: Annotated[float, Within(-10, 10)]
-    table_lr: Positive
-    key_lr: Positive
-    weight_decay: NotNegative
+    lr_width_exponent: Annotated[float, Within(-10, 10)] = used(_STANDARD, idle=0.5)
+    table_lr: Positive = used(_TABLES, idle=2.0)
+    key_lr: Positive = used(_KEYS, idle=0.2)
+    weight_decay: NotNegative = used(Trains("backbone", "a matrix of the backbone"), idle=0.1)
     beta1: BelowOne
     beta2: BelowOne
     eps: Annotated[float, Within(0, 1, above=True)]
     grad_clip: Positive | None
     schedule: Literal["cosine", "wsd", "trunk"]
-    warmup: BelowOne
-    decay: Fraction
+    warmup: BelowOne = used(Unset("warmup_tokens"), idle=0.1)
+    decay: Fraction = used(_DECAYS, Unset("decay_tokens"), idle=0.2)
     final_lr: Fraction
     # defaults: of records from before there was a choice
-    table_gradient: Literal["dense", "rows", "fused"] = "dense"
-    table_state: Literal["float32", "bfloat16"] = "float32"
-    law: Path | None = added(None)
-    law_form: str | None = added(None)
+    table_gradient: Literal["dense", "rows", "fused"] = used(_TABLES, default="dense")
+    table_state: Literal["float32", "bfloat16"] = used(_TABLES, idle="float32", default="float32")
+    law: Path | None = added(None, Is("lr", "law"))
+    law_form: str | None = added(None, Is("lr", "law"))
     warmup_tokens: Tokens | None = added(None)
-    decay_tokens: Tokens | None = added(None)
-    decay_shape: Literal["linear", "1-sqrt"] = added("linear")
-    trunk_power: NotNegative = added(0.0)
+    decay_tokens: Tokens | None = added(None, _DECAYS)
+    decay_shape: Literal["linear", "1-sqrt"] = added("linear", _DECAYS)
+    trunk_power: Fraction = added(0.0, _DECAYS)
     branch_from: Path | None = added(None)
     parametrization: Literal["sp", "mup", "completep"] = added("sp")
-    lr_n_layers: AtLeast1 | None = added(None)
-    lr_d_head: AtLeast1 | None = added(None)
-    matrices: Literal["adamw", "muon"] = added("adamw")
-    muon_lr: Positive = added(1.0)
-    muon_momentum: BelowOne = added(0.95)
-    muon_ns_steps: Annotated[int, Within(1, 50)] = added(5)
-    muon_adjust_lr_fn: Literal["match_rms_adamw", "original"] = added("match_rms_adamw")
+    lr_n_layers: AtLeast1 | None = added(None, Is("parametrization", "completep"))
+    lr_d_head: AtLeast1 | None = added(None, _CARRIED)
+    matrices: Literal["adamw", "muon"] = added("adamw", Trains("muon", "a matrix that Muon steps"))
+    muon_lr: Positive = added(1.0, _MUON)
+    muon_momentum: BelowOne = added(0.95, _MUON)
+    muon_ns_steps: Annotated[int, Within(1, 50)] = added(5, _MUON)
+    muon_adjust_lr_fn: Literal["match_rms_adamw", "original"] = added("match_rms_adamw", _MUON)
 
     def __post_init__(self) -> None:
         if self.parametrization == "completep" and self.lr_n_layers is None:
             raise ValueError(
                 "lr_n_layers=null with optim.parametrization=completep: give the number of blocks "
                 "at which optim.lr is right"
-            )
-        if self.parametrization != "completep" and self.lr_n_layers is not None:
-            raise ValueError(
-                f"lr_n_layers={self.lr_n_layers} with optim.parametrization="
-                f"{self.parametrization}, which knows no depth; set optim.parametrization=completep"
-            )
-        if self.parametrization == "sp" and self.lr_d_head is not None:
-            raise ValueError(
-                f"lr_d_head={self.lr_d_head} with optim.parametrization=sp, whose attention has no "
-                "base; set optim.parametrization=mup"
             )
         if self.lr == "law" and self.parametrization != "sp":
             raise ValueError(

@@ -2,8 +2,6 @@
 
 from typing import Protocol
 
-from experiments.config.constraints import shown
-
 
 class Schedule(Protocol):
     """The fields of Optim that say how the rate runs; schema.py documents them."""
@@ -19,10 +17,6 @@ class Schedule(Protocol):
     @property
     def decay_tokens(self) -> float | None: ...
     @property
-    def decay_shape(self) -> str: ...
-    @property
-    def trunk_power(self) -> float: ...
-    @property
     def branch_from(self) -> str | None: ...
 
 
@@ -37,14 +31,6 @@ def check_schedule(optim: Schedule) -> None:
             f"warmup={optim.warmup:g} and optim.decay={optim.decay:g} with optim.schedule=wsd "
             "are more than all steps; their sum must be at most 1"
         )
-    given = {
-        "decay_tokens": optim.decay_tokens is not None and shown(optim.decay_tokens),
-        "decay_shape": optim.decay_shape != "linear" and optim.decay_shape,
-        "trunk_power": optim.trunk_power > 0 and shown(optim.trunk_power),
-    }
-    for name, value in given.items():
-        if kind == "cosine" and value:
-            raise ValueError(f"{name}={value} is of optim.schedule=wsd, and this is cosine")
     if optim.branch_from is not None and kind != "wsd":
         raise ValueError(
             f"branch_from={optim.branch_from} with optim.schedule={kind}: a branch is a run that "

@@ -25,7 +25,8 @@ from experiments.config.constraints import (
     Within,
     shown,
 )
-from experiments.config.fields import added
+from experiments.config.effects import Above, If, Is, Through
+from experiments.config.fields import added, used
 from experiments.config.optim import LearningRate, Optim
 from experiments.config.reading import build, read
 
@@ -37,6 +38,25 @@ _LAYER, _CORPUS, _TOKENIZER = ("cost", "build"), ("documents",), ("n_entries", "
 _WEIGHTS = ("shape", "digest", "tokenizer", "state")
 
 
+def _leaves_blocks(trunk: "Trunk") -> bool:
+    return trunk.ffn_blocks != "all"
+
+
+def _have_a_path(init: "Init") -> bool:
+    return hasattr(init.weights, "path")
+
+
+def _is_read(data: "Data") -> bool:
+    """Whether the corpus, or a part of it, is at the path."""
+    return data.path is None or repr(data.path) in repr(data.corpus)
+
+
+def _keeps(run: "RunConfig") -> bool:
+    """Whether any way to keep what the model knew is asked for."""
+    kept = run.continual
+    return kept is not None and bool(kept.replay or kept.top_rows or kept.distil or kept.l2)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ladder:
     """A family of sizes: the width for a number of blocks, and the settings that go with it.
@@ -45,15 +65,15 @@ class Ladder:
     tokens. lr is the peak learning rate at width lr_d_model; Optim says how it scales with width.
     """
 
-    name: str
+    name: str = used(Through("ladder_model"))
     d_per_layer: AtLeast1 | None
     d_head: AtLeast1
     tie_head: bool
-    vocab_size: AtLeast1
-    seq_len: AtLeast1
+    vocab_size: AtLeast1 = used(Through("data.tokenizer.vocab_size"))
+    seq_len: AtLeast1 = used(Through("data.seq_len"))
     batch_size: AtLeast1
-    lr: LearningRate
-    lr_d_model: AtLeast1
+    lr: LearningRate = used(Through("optim.lr"))
+    lr_d_model: AtLeast1 = used(Through("optim.lr_d_model"))
     d_model: AtLeast1 | None = added(None)
 
     def __post_init__(self) -> None:
@@ -75,7 +95,9 @@ class Trunk:
     """
 
     ffn_blocks: Any
-    base_ffn: Any
+    base_ffn: Any = used(
+        If(_leaves_blocks, "with trunk.ffn_blocks=all; set trunk.ffn_blocks=middle")
+    )
     rope_base: Annotated[float, Within(1, 1e12, above=True)] = added(10_000.0)
     norm_eps: Annotated[float, Within(0, 1, above=True)] | None = added(None)
     n_kv_heads: AtLeast1 | None = added(None)
@@ -110,16 +132,18 @@ class Init:
     """
 
     weights: Any
-    path: Path | None
+    path: Path | None = used(
+        If(_have_a_path, "with init=smollm2, which is a package's; set init=hf"), idle=None
+    )
     sha256: Sha256 | None
     how: Literal["keep", "beside", "copies", "replace", "upcycle", "bias"]
     train: Literal["layer", "tables", "all", "lora"]
-    noise: NotNegative
-    reinit: Fraction
-    distil_tokens: AtLeast0
-    distil_lr: LearningRate
-    lora_rank: AtLeast1
-    anneal: Fraction = added(0.2)
+    noise: NotNegative = used(Is("how", "copies", "bias"), idle=0.1)
+    reinit: Fraction = used(Is("how", "upcycle"), idle=0.0)
+    distil_tokens: AtLeast0 = used(Is("how", "replace"), idle=0)
+    distil_lr: LearningRate = used(Is("how", "replace"), Above("distil_tokens"), idle=3e-4)
+    lora_rank: AtLeast1 = used(Is("train", "lora"), idle=8)
+    anneal: Fraction = added(0.2, Is("how", "bias"))
 
     def __post_init__(self) -> None:
         if self.train == "lora" and self.how != "keep":
@@ -142,7 +166,7 @@ class Continual:
 
     replay: Fraction
     top_rows: AtLeast1 | None
-    background_steps: AtLeast1
+    background_steps: AtLeast1 = used(Above("top_rows"), idle=64)
     distil: NotNegative
     l2: NotNegative
 
@@ -158,15 +182,19 @@ class Data:
 
     corpus: Any
     tokenizer: Any
-    path: Path | None = None
+    path: Path | None = used(
+        If(_is_read, "with this corpus, which has none; set data=local or c4"),
+        idle=None,
+        default=None,
+    )
     seq_len: AtLeast1
     n_eval_tokens: AtLeast1
-    max_train_tokens: AtLeast1 | None
+    max_train_tokens: AtLeast1 | None = used(Is("streaming", False), idle=None)
     max_validation_tokens: AtLeast1 | None
     mask_documents: bool
     streaming: bool
-    stream_lanes: Processes
-    stream_shuffle: Annotated[int, Within(1, 10**7)]
+    stream_lanes: Processes = used(Is("streaming", True), idle=4)
+    stream_shuffle: Annotated[int, Within(1, 10**7)] = used(Is("streaming", True), idle=256)
     skip_steps: AtLeast0 = added(0)
 
 
@@ -277,7 +305,7 @@ class RunConfig:
     paths: Paths
     kernel: KernelName = "auto"  # as in records from before there was a choice
     init: Init | None = added(None)
-    continual: Continual | None = added(None)
+    continual: Continual | None = added(None, If(_keeps, "without a way to keep"), varies=True)
 
     @property
     def d_model(self) -> int:

@@ -18,14 +18,15 @@ from experiments.sweep.submission import entered
 from experiments.sweep.trunks import waits
 
 
-def submit_sweep(raws: Sequence[Raw], resources: slurm.Resources) -> None:
+def submit_sweep(raws: Sequence[Raw], resources: slurm.Resources, *, stored: bool = False) -> None:
     """Submits what is neither finished nor queued nor running, prints the jobs and returns.
 
     Text is fetched and tokenized here, on a machine that may have a network when nodes have none;
-    a stream's vocabulary too. Raises ValueError before anything is written for a bad point or a
-    machine without Slurm, and RuntimeError with Slurm's words if it refuses.
+    a stream's vocabulary too. stored: as of plan_points. Raises ValueError before anything is
+    written for a bad point or a machine without Slurm, and RuntimeError with Slurm's words if it
+    refuses.
     """
-    points = plan_points(raws)
+    points = plan_points(raws, stored=stored)
     config = points[0].config
     if config.dry_run:
         print(plan_table(points, assumed_rate(points[0])))

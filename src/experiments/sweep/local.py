@@ -36,14 +36,15 @@ from experiments.system.environment import Device, usable_cores
 from experiments.system.requeue import at_time_limit, is_first_rank, requeue_point
 
 
-def run_one(raw: Raw) -> float | None:
+def run_one(raw: Raw, *, stored: bool = False) -> float | None:
     """One point in this process, and before a branch its trunk, if nothing is there to start from.
+    stored: as of plan_points.
 
     Returns its held-out loss in nats per token, infinite if it diverged; None of a dry run, of a
     trunk and of other ranks. Exits with 1 if it fails, 3 if another process or Slurm has it.
     """
     interruption.listen()
-    (point,) = plan_points([raw])
+    (point,) = plan_points([raw], stored=stored)
     if point.config.dry_run:
         print(plan_table([point], assumed_rate(point)))
         return None
@@ -60,7 +61,7 @@ def run_one(raw: Raw) -> float | None:
         )
     for trunk in trunks:
         enter_branches([point])
-        run_one(trunk.raw)
+        run_one(trunk.raw, stored=True)
     if distributed.is_other_rank(point.ranks):
         execute(point)
         return None
@@ -131,15 +132,17 @@ def _name_missing_sets(point: Point, record: RunRecord) -> None:
         print(f"not scored on {sets}: python -m experiments.evaluate {point.run_dir} eval=[{sets}]")
 
 
-def run_sweep(raws: Sequence[Raw], n_workers: int | None) -> list[float | None]:
+def run_sweep(
+    raws: Sequence[Raw], n_workers: int | None, *, stored: bool = False
+) -> list[float | None]:
     """All points, n_workers at a time: what is finished is skipped, what is half-done goes on.
-    Returns their held-out losses as run_one; nothing of a dry run.
+    Returns their held-out losses as run_one; nothing of a dry run. stored: as of plan_points.
 
     Raises ValueError before anything is written if any point is bad or two are the same run.
     Exits, after saying which and why, with 1 if any point failed, else 130 if any was interrupted,
     else 3 if any is left to another process or to Slurm: 0 is for all done.
     """
-    points = plan_points(raws)
+    points = plan_points(raws, stored=stored)
     first = points[0].config
     if first.dry_run:
         print(plan_table(points, assumed_rate(points[0])))

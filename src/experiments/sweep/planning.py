@@ -8,7 +8,7 @@ from typing import Any
 
 from experiments.budget.plan import OffBudgetError, check_memory
 from experiments.data.prepare import is_prepared, prepare_data, prepare_sets
-from experiments.point import Draft, Point, plan_point, read_point
+from experiments.point import Draft, Point, check_effects, plan_point, read_point
 from experiments.records import (
     HISTORY_NAME,
     RECORD_NAME,
@@ -64,15 +64,21 @@ class Todo:
         )
 
 
-def plan_points(raws: Sequence[Raw]) -> list[Point]:
+def plan_points(raws: Sequence[Raw], *, stored: bool = False) -> list[Point]:
     """The points of a sweep, or one. Raises ValueError, before anything is written, for bad points
     (refusals.py), for two that are the same run, and for a folder that is another sweep's.
+
+    stored: the configs are a manifest's. Others are composed now, and each setting that somebody
+    gave must have an effect (config/effects.py).
     """
     drafts: list[Draft] = []
     bad: list[tuple[Raw, ValueError]] = []
     for raw in counted(raws, len(raws), "planning"):
         try:
-            drafts.append(read_point(raw))
+            draft = read_point(raw)
+            if not stored:
+                check_effects(draft)
+            drafts.append(draft)
         except ValueError as error:
             bad.append((raw, error))
     if bad:
@@ -94,12 +100,9 @@ def plan_points(raws: Sequence[Raw]) -> list[Point]:
         refusals.check_folder(points[0].run_dir.parent, points[0].config.sweep)
     seen: dict[str, Point] = {}
     for point in points:
-        if point.run_id in seen:
-            raise ValueError(
-                f"two points of the sweep are one run, {point.run_id} ({point.describe()}): "
-                "an argument they differ in has no effect; sweep each model with its own arguments"
-            )
-        seen[point.run_id] = point
+        before = seen.setdefault(point.effective_id, point)
+        if before is not point:
+            raise ValueError(refusals.of_one_run(before, point))
     return with_settings(without_derived(points))
 
 

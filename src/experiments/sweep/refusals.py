@@ -8,7 +8,7 @@ from typing import Any
 
 from experiments.budget.plan import OffBudgetError
 from experiments.config.constraints import shown
-from experiments.point import Draft
+from experiments.point import Draft, Point
 from experiments.records import RECORD_NAME
 from experiments.sweep.manifest import MANIFEST_NAME
 
@@ -52,6 +52,18 @@ def of_budgets(missed: Sequence[tuple[Draft, OffBudgetError]], drafts: Sequence[
     return (
         f"{len(missed)} of {len(drafts)} points miss their budget by more than 1 % in whole steps: "
         f"{', '.join(listed)}; {fits}"
+    )
+
+
+def of_one_run(before: Point, point: Point) -> str:
+    """Two points that are one run, and the settings without effect in which they differ."""
+    ours = {one.name: one.value for one in point.without_effect}
+    theirs = {one.name: one.value for one in before.without_effect}
+    differ = [name for name in ours if name in theirs and ours[name] != theirs[name]]
+    what = ", ".join(differ) or "an argument they differ in"
+    return (
+        f"two points of the sweep are one run, {point.run_id} ({point.describe()}): "
+        f"{what} has no effect; sweep each model with its own arguments"
     )
 
 

@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from experiments.point import Point
 from experiments.sweep.control import is_controller, own_name
 from experiments.sweep.objective import Result, result_of
@@ -59,7 +57,6 @@ class Search:
         for cell in self.cells.values():
             base = {name: space.ends[0] for name, space in self.rules.spaces.items()}
             points = self._plan(cell, base)
-            _check_roles(cell.name, base, points[0])
             if points[0].branch is not None:
                 raise ValueError(
                     "hydra.sweeper.search with optim.branch_from: each trial has a trunk of its "
@@ -69,7 +66,7 @@ class Search:
                 for end in space.ends[1:]:
                     others = self._plan(cell, {**base, name: end})
                     self.ends += others
-                    if others[0].run_id == points[0].run_id:
+                    if others[0].effective_id == points[0].effective_id:
                         raise ValueError(
                             f"hydra.sweeper.search: {name} makes no other run of {cell.name}: all "
                             "its trials would be one; search what can change the result"
@@ -274,23 +271,3 @@ class Search:
         setting = "".join(f" {name.rpartition('.')[2]}={params[name]}" for name in spaces)
         points = plan_points([{**raw, "retry": again} for raw in raws])
         return [replace(point, setting=setting) for point in points]
-
-
-_OF_ROLES = {"optim.table_lr": "table", "optim.key_lr": "key"}
-
-
-def _check_roles(cell: str, names: Collection[str], point: Point) -> None:
-    """Raises ValueError for a rate of parameters that the cell's models don't have."""
-    rates = [name for name in _OF_ROLES if name in names]
-    if not rates:
-        return
-    with torch.device("meta"):  # no memory: tables may be large
-        layers = [ffn.build(point.transformer.d_model) for ffn in set(point.transformer.ffns)]
-    modules = [module for layer in layers for module in layer.modules()]
-    roles = {role.group for m in modules for role in getattr(m, "param_roles", {}).values()}
-    for name in rates:
-        if _OF_ROLES[name] not in roles:
-            raise ValueError(
-                f"hydra.sweeper.search: {name} has no effect on {cell}, where no parameter is a "
-                f"{_OF_ROLES[name]}; search each model's own keys"
-            )

@@ -13,7 +13,8 @@ from torch._compile import _disable_dynamo
 
 from experiments.budget.costs import Mixing, Term
 from experiments.config.constraints import AtLeast1, check_fields
-from experiments.config.fields import added
+from experiments.config.effects import Above, Drawn
+from experiments.config.fields import added, used
 from experiments.kernels.ops import product_key_topk
 from experiments.models.ffn._base import FFN, check_choice
 from experiments.models.roles import Role
@@ -58,8 +59,8 @@ class ProductKeyConfig:
     d_key: AtLeast1 = 256
     query_norm: str = "batch"
     score: str = "softmax"
-    share_keys: bool = True
-    value_init: str = "normal"
+    share_keys: bool = used(Above("n_heads", 1), idle=True, default=True)
+    value_init: str = used(Drawn(), default="normal")
     table_dtype: str = "float32"
     n_first_keys: AtLeast1 | None = added(None)
 

@@ -21,7 +21,8 @@ from experiments.config.constraints import (
     Within,
     check_fields,
 )
-from experiments.config.fields import added
+from experiments.config.effects import Is
+from experiments.config.fields import added, used
 from experiments.kernels.grouped import grouped_matmul
 from experiments.kernels.ops import Execution, gather_sum
 from experiments.models.ffn._base import ACTIVATIONS, FFN, WidthFactor, check_choice
@@ -54,7 +55,7 @@ class MoEConfig:
 
     n_experts: AtLeast1 = 128
     routing: str = "expert_choice"
-    capacity_factor: Positive = 1.0
+    capacity_factor: Positive = used(Is("routing", "expert_choice"), idle=1.0, default=1.0)
     top_k: AtLeast1 = 1
     gate: str = "softmax"
     granularity: Annotated[float, Within(1e-3, 1e6)] = 1.0

@@ -1,0 +1,190 @@
+"""Which settings of a run can change it. Each field says where it can (fields.used), by conditions
+on others; so a new field brings its own.
+
+A setting without effect that somebody gave is refused by its name, for it would be another run id
+of the same run. Standard library only.
+"""
+
+import dataclasses
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from experiments.config.constraints import shown
+
+USED: Final = "used"  # the key of a field's metadata
+VARIES: Final = object()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What conditions look at: the typed config, and the kinds of parameters that are trained
+    (run_plan.trained_kinds), which take longer to find.
+    """
+
+    config: Any
+    trained: Callable[[], Collection[str]]
+
+
+class Condition(Protocol):
+    """Where a field has an effect."""
+
+    def unmet(self, own: Any, prefix: str, run: Run) -> str | None:
+        """Why it has none, and the remedy, in words; None if it has. own: the field's dataclass,
+        and prefix is its path in the config ("optim.").
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Used:
+    """Where a field is used, and its value where nobody gave one."""
+
+    where: tuple[Condition, ...]
+    idle: Any
+
+
+@dataclass(frozen=True)
+class Is:
+    """Another field of the same group has one of these values."""
+
+    name: str
+    values: tuple[Any, ...]
+
+    def __init__(self, name: str, *values: Any) -> None:
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "values", values)
+
+    def unmet(self, own: Any, prefix: str, run: Run) -> str | None:
+        value = getattr(own, self.name)
+        if value in self.values:
+            return None
+        remedy = " or ".join(map(_typed, self.values))
+        return f"with {prefix}{self.name}={_typed(value)}; set {prefix}{self.name}={remedy}"
+
+
+@dataclass(frozen=True)
+class Above:
+    """Another field of the same group is a number above this one."""
+
+    name: str
+    low: float = 0
+
+    def unmet(self, own: Any, prefix: str, run: Run) -> str | None:
+        value = getattr(own, self.name)
+        if value is not None and value > self.low:
+            return None
+        return f"with {prefix}{self.name}={shown(value)}; raise {prefix}{self.name}"
+
+
+@dataclass(frozen=True)
+class Unset:
+    """Another field of the same group is null, in whose place this one is."""
+
+    name: str
+
+    def unmet(self, own: Any, prefix: str, run: Run) -> str | None:
+        value = getattr(own, self.name)
+        if value is None:
+            return None
+        return f"with {prefix}{self.name}={_typed(value)}, which counts; drop one of them"
+
+
+@dataclass(frozen=True)
+class Trains:
+    """The run trains parameters of a kind."""
+
+    kind: str
+    words: str
+
+    def unmet(self, own: Any, prefix: str, run: Run) -> str | None:
+        if self.kind in run.trained():
+            return None
+        init = run.config.init
+        by = "" if init is None else f" and init.train={init.train}"
+        return (
+            f"on model={run.config.model_name}{by}, where no parameter that is trained is "
+            f"{self.words}; give it to models that have one"
+        )
+
+
+@dataclass(frozen=True)
+class If:
+    """A test of the field's group, in the words of the line: "with x=y; set x=z"."""
+
+    holds: Callable[[Any], bool]
+    words: str
+
+    def unmet(self, own: Any, prefix: str, run: Run) -> str | None:
+        return None if self.holds(own) else self.words
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The run's first weights are drawn at random, and not read."""
+
+    def unmet(self, own: Any, prefix: str, run: Run) -> str | None:
+        if run.config.init is None:
+            return None
+        return "with weights to start from; set init=none"
+
+
+@dataclass(frozen=True)
+class Through:
+    """Another key takes its value from this one by default, and that one is used."""
+
+    name: str
+
+    def unmet(self, own: Any, prefix: str, run: Run) -> str | None:
+        return f"but through {self.name}; give that"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ineffective:
+    """A setting that can't change its run. given: somebody gave it; False: that can't be told, or
+    it is what it is by default.
+    """
+
+    name: str
+    value: Any
+    why: str
+    given: bool
+
+    def describe(self) -> str:
+        """A refusal's line."""
+        return f"{self.name}={_typed(self.value)} has no effect {self.why}, or leave it out"
+
+
+def ineffective(run: Run) -> Iterator[Ineffective]:
+    """The settings of a run that can't change it, in the order of their declaration."""
+    return _of_group(run.config, "", run)
+
+
+def _of_group(own: Any, prefix: str, run: Run) -> Iterator[Ineffective]:
+    for field in dataclasses.fields(own):
+        name, value = f"{prefix}{field.name}", getattr(own, field.name)
+        declared: Used = field.metadata.get(USED, Used(where=(), idle=VARIES))
+        given = declared.idle is not VARIES and bool(value != declared.idle)
+        unmet = (condition.unmet(own, prefix, run) for condition in declared.where)
+        why = next((words for words in unmet if words is not None), None)
+        if why is not None:
+            yield Ineffective(name=name, value=value, why=why, given=given)
+        elif dataclasses.is_dataclass(value):
+            yield from _of_group(value, f"{name}.", run)
+
+
+def without(raw: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """A config without the keys of these dotted names."""
+    kept: dict[str, Any] = {}
+    for key, value in raw.items():
+        below = [n.removeprefix(f"{key}.") for n in names if n.startswith(f"{key}.")]
+        if key not in names:
+            kept[key] = without(value, below) if below and isinstance(value, Mapping) else value
+    return kept
+
+
+def _typed(value: Any) -> str:
+    """As a user types it."""
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(_typed, value))}]"
+    return value if isinstance(value, str) else shown(value)
