@@ -119,6 +119,57 @@ def test_a_mixture_of_one_expert_a_token_grows_exactly(gate):
     assert relative(grown(x), layer(x)) < 1e-6
 
 
+@pytest.mark.parametrize("balance", ["none", "bias"])
+@pytest.mark.parametrize("shared", [{}, {"glu": True, "n_shared_experts": 1}])
+@pytest.mark.parametrize("gate", ["softmax", "sigmoid"])
+def test_a_mixture_of_several_experts_a_token_keeps_all_copies(gate, shared, balance):
+    """At the same top_k it would be another function."""
+    rate = {"none": 0.0, "bias": 1e-3}[balance]
+    config = MoEConfig(
+        n_experts=8, routing="token_choice", top_k=2, gate=gate, balance=balance,
+        balance_rate=rate, **shared,
+    )  # fmt: skip
+    layer, x = config.build(D).eval(), torch.randn(2, 32, D)
+    layer.selection_bias += 0.05 * torch.randn(8)
+    grown = grow(layer, 24, how="copies")
+    assert (grown.config.n_experts, grown.config.top_k) == (24, 6)
+    before, after = ({t.name: t.flops for t in c.cost(D).terms} for c in (config, grown.config))
+    assert after["experts"] == 3 * before["experts"]
+    assert after["shared_experts"] == before["shared_experts"]
+    assert relative(grown(x), layer(x)) < 2e-6
+    first, second = grown.w_out.unflatten(0, (3, 8))[:2]
+    assert 0.05 < relative(first, second) < 0.5
+    same = replace(config, n_experts=24).build(D).eval()
+    same.load_state_dict(grow(layer, 24, how="copies", noise=0.0).state_dict())
+    if not shared:
+        assert relative(same(x), layer(x)) > 0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("how", ["bias", "copies", "beside"])
+def test_a_grown_layer_has_the_types_that_the_layer_had(layer, how, dtype):
+    layer = layer.eval().to(dtype)
+    grown, x = grow(layer, 64 * 4, how=how), torch.randn(2, 32, D, dtype=dtype)
+    assert {p.dtype for p in grown.parameters()} == {dtype}
+    bound = {torch.bfloat16: 0.1, torch.float64: 1e-12}[dtype]  # copies: of sums of rounded rows
+    assert relative(grown(x), layer(x)) <= (bound if how == "copies" else 0)
+    assert all(t.dtype == layer.get_buffer(n).dtype for n, t in named_buffers(grown, how))
+
+
+def named_buffers(grown, how):
+    return (grown.ffn if how == "beside" else grown).named_buffers()
+
+
+def test_tables_of_another_type_than_the_rest_keep_theirs():
+    config = PEERConfig(**SMALL, query_norm="layer", table_dtype="bfloat16")
+    grown = grow(config.build(D).double(), 256)
+    assert {p.dtype for p in grown.parameters()} == {torch.float64}
+    grown = grow(config.build(D), 256)
+    assert {n: p.dtype for n, p in grown.named_parameters()} == {
+        n: p.dtype for n, p in config.build(D).named_parameters()
+    }
+
+
 def test_a_grown_layer_counts_what_it_has():
     before, after = PEERConfig(**SMALL), grow(PEERConfig(**SMALL).build(D), 512).config
     cost = after.cost(D)

@@ -20,6 +20,7 @@ PARENTS = {
     "peer": ("model=peer", *KEYS),
     "pkm": ("model=pkm", *KEYS, "model.share_keys=false"),
     "moe": ("model=moe_fine", "n_experts=8", "model.top_k=1"),
+    "moe_two": ("model=moe_fine", "n_experts=8", "model.top_k=2", "model.glu=true"),
     "dense": (),
     "other": ("model=peer", *KEYS, "seed=1"),
 }
@@ -122,7 +123,7 @@ def test_a_run_goes_on_with_its_parents_moments(parent, child):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "n_experts"), [("peer", 128), ("moe", 24)])
+@pytest.mark.parametrize(("name", "n_experts"), [("peer", 128), ("moe", 24), ("moe_two", 16)])
 def test_a_run_grown_by_copies_starts_as_its_parent_to_rounding(name, n_experts, parent, child):
     overrides = (f"n_experts={n_experts}", "init.how=copies", "init.train=all")
     record = execute(child(name, *overrides))

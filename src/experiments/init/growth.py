@@ -11,8 +11,10 @@ bias    New keys are drawn around random old ones. A bias on their scores keeps 
 copies  Each key, and each expert of it, m times, and m times top_k: all copies of what was
         retrieved are retrieved, and share its gate. Exact to rounding. FLOPs are m times as many.
 
-A mixture of experts gets copies of its experts, at the same top_k (Expert Upcycling,
-arXiv:2604.19835). Exact where a token has one expert.
+A mixture of experts gets copies of its experts. Where a token has one expert, it has one of the
+copies, and the FLOPs stay (Expert Upcycling, arXiv:2604.19835). With top_k of 2 or more it has all
+copies of what it had, m times top_k, as above: at the same top_k copies of the first experts would
+take the places of the others, and the output would change by half of its size and more.
 
 A query's norm doesn't depend on how many keys there are: batch norm's statistics go along.
 """
@@ -90,10 +92,14 @@ def _grown_mixture(config: MoEConfig, n_experts: int) -> MoEConfig:
             "routing=expert_choice can't grow: copies would all take the same tokens, and others "
             "none; grow a mixture of routing=token_choice"
         )
+    if config.top_k > 1:
+        return replace(
+            config, n_experts=n_experts, top_k=config.top_k * (n_experts // config.n_experts)
+        )
     if config.balance == "none":
         raise ValueError(
-            "balance=none can't grow: of equal copies one would get all tokens for good; grow a "
-            "mixture of balance=bias or loss"
+            "balance=none with top_k=1 can't grow: of equal copies one would get all tokens for "
+            "good; grow a mixture of balance=bias or loss"
         )
     return replace(config, n_experts=n_experts)
 
@@ -113,8 +119,10 @@ def grow(
     new keys out of reach: its attribute `late` says so, and setting that to None lets them in.
 
     noise: of bias: how far new keys are from old ones, in standard deviations of a key; of copies:
-    what tells copies apart, relative to a row's size. It adds up to zero over the copies of a
-    product-key layer; of a mixture it is on the choice, in thousandths of the mean gate.
+    what tells copies apart, relative to a row's size. It adds up to zero over the copies. Of a
+    mixture with top_k=1 it is on the choice, in thousandths of the mean gate.
+
+    The new layer's tensors have the types and devices of the old one's.
 
     Raises ValueError for a layer that can't grow, fewer experts, and numbers that it can't have.
     """
@@ -127,9 +135,17 @@ def grow(
     if not can_grow(config):
         raise _unable(type(layer).__name__)
     new = grown_config(config, n_experts, how)
-    grown: FFN = new.build(_width(layer))
+    grown = _as_typed(new.build(_width(layer)), layer)
     grow_into(grown, layer, how=how, noise=noise, generator=generator)
-    return grown.to(next(layer.parameters()).device).train(layer.training)
+    return grown.train(layer.training)
+
+
+def _as_typed(grown: FFN, layer: FFN) -> FFN:
+    """The grown layer, each tensor of the type and on the device of the layer's own."""
+    own = dict([*layer.named_parameters(), *layer.named_buffers()])
+    for name, tensor in [*grown.named_parameters(), *grown.named_buffers()]:
+        tensor.data = tensor.data.to(own[name].device, own[name].dtype)
+    return grown
 
 
 def _beside(layer: ProductKeyFFN, n_experts: int) -> Beside:
@@ -146,11 +162,10 @@ def _beside(layer: ProductKeyFFN, n_experts: int) -> Beside:
         )
     more = replace(config, n_experts=n_more, n_first_keys=n_more // config.key_sets[1])
     pair = BesideConfig(frozen=config, trained=more).build(_width(layer))
-    pair.ffn = layer
+    pair.ffn, pair.layer = layer, _as_typed(pair.layer, layer)
     with torch.no_grad():
         for weight in pair.layer.output_weights():
             weight.zero_()
-    pair.layer.to(next(layer.parameters()).device)
     return pair.train(layer.training)
 
 
@@ -237,34 +252,38 @@ def _fill(
 def _tell_copies_apart(
     grown: ProductKeyFFN, layer: ProductKeyFFN, noise: float, generator: torch.Generator
 ) -> None:
-    """Adds to what copies write, in total nothing; else they would stay equal.
-
-    Gates that are not normalised add up to m times as much, so rows are an m-th.
+    """Of what copies write. Gates that are not normalised add up to m times as much, so rows are an
+    m-th.
     """
     n_copies = grown.n_experts // layer.n_experts
     for table in grown.output_weights():
-        rows = table.unflatten(0, (n_copies, -1))
-        drawn = torch.randn(rows.shape, generator=generator).to(table)
-        size = table.float().square().mean().sqrt()
-        told = rows + noise * size * (drawn - drawn.mean(0))
+        _add_noise(table, n_copies, noise, generator)
         if layer.config.score != "softmax":
-            told = told / n_copies
-        table.copy_(told.flatten(0, 1))
+            table.div_(n_copies)
+
+
+def _add_noise(table: Tensor, n_copies: int, noise: float, generator: torch.Generator) -> None:
+    """To (n_copies * n, ...) in place, in total nothing; else copies would stay equal."""
+    copies = table.unflatten(0, (n_copies, -1))
+    drawn = torch.randn(copies.shape, generator=generator).to(table)
+    size = table.float().square().mean().sqrt()
+    copies += noise * size * (drawn - drawn.mean(0))
 
 
 def _tell_experts_apart(grown: MoE, layer: MoE, noise: float, generator: torch.Generator) -> None:
-    """Noise on the choice, which decides between copies. A softmax over m times the experts has
-    gates of an m-th, so the bias on the choice is an m-th too, and outputs m times as large.
-
-    With top_k above 1 gates are made to sum to 1, and a token may get two copies of an expert.
+    """Of top_k=1, noise on the choice, which decides between copies; else of what copies write, as
+    all of them are chosen. A softmax over m times the experts has gates of an m-th, so the bias on
+    the choice is an m-th too, and outputs m times as large unless gates are made to sum to 1.
     """
     config, n_copies = layer.config, grown.n_experts // layer.n_experts
-    mean_gate = 0.5
     if config.gate == "softmax":
-        mean_gate = 1 / grown.n_experts
         grown.selection_bias.div_(n_copies)
         if config.top_k == 1:
             grown.w_out.mul_(n_copies)
+    if config.top_k > 1:
+        _add_noise(grown.w_out, n_copies, noise, generator)
+        return
+    mean_gate = 1 / grown.n_experts if config.gate == "softmax" else 0.5
     drawn = torch.randn(grown.n_experts, generator=generator)
     size = noise * _CHOICE_NOISE * mean_gate
     grown.selection_bias.add_((size * drawn).to(grown.selection_bias))
