@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.soak.operations import KINDS, strike, watch
+from tests.soak.operations import KINDS, left_of, strike, watch
 from tests.soak.points import Points
+from tests.soak.power import LOSSES
 from tests.soak.processes import Body
 from tests.soak.stage import PATIENCE, Alone
 from tests.soak.trials import Outcome, Trial, last_line
@@ -50,15 +51,14 @@ class Enumeration:
         self.operations = {model: self._prepare(model) for model in models}
 
     def spots(self, kinds: Sequence[str] = KINDS, turn: int | None = None) -> Iterator[Spot]:
-        """Each; torn and short writes where a file is opened. turn: one kind an operation, and the
-        next kind at the next, from that one on.
+        """Each; torn and short writes where a file is opened, losses of power after the end too.
+        turn: one kind an operation, and the next kind at the next, from that one on.
         """
         for model, phases in self.operations.items():
             for phase, operations in phases.items():
-                for n, operation in enumerate(operations, start=1):
-                    opens = operation.startswith("open")
-                    usable = [kind for kind in kinds if opens or kind not in ("torn", "short")]
-                    if turn is not None:
+                for n, operation in enumerate((*operations, "end"), start=1):
+                    usable = [kind for kind in kinds if _is_usable(kind, operation)]
+                    if turn is not None and usable:
                         usable = [usable[(turn + n) % len(usable)]]
                     for kind in usable:
                         yield Spot(model=model, phase=phase, n=n, kind=kind)
@@ -111,6 +111,12 @@ class Enumeration:
         return log.read_text().splitlines()
 
 
+def _is_usable(kind: str, operation: str) -> bool:
+    if kind in ("torn", "short"):
+        return operation.startswith("open")
+    return kind in LOSSES or operation != "end"
+
+
 def strike_once(trial: Trial, n: int, kind: str) -> None:
     """One attempt with a fault at its n-th operation, noted if it really was one."""
     reading, writing = os.pipe()
@@ -126,8 +132,23 @@ def strike_once(trial: Trial, n: int, kind: str) -> None:
         "torn": code == -signal.SIGXFSZ,
         "short": code != 0 or "File too large" in output,
     }
+    if kind in LOSSES:
+        happened[kind] = code == -signal.SIGKILL
+        _take_what_is_left(trial.stage)
     if what and happened.get(kind, True):
-        trial.injected(f"{kind} at an operation", f"{n} {what} -> {code}")
+        name = f"loss of power: {kind}" if kind in LOSSES else f"{kind} at an operation"
+        trial.injected(name, f"{n} {what} -> {code}")
+
+
+def _take_what_is_left(stage: Alone) -> None:
+    """In place of the results, which may be a mounted disk; /tmp is empty after a start."""
+    left = left_of(stage.results)
+    for folder in (stage.results, stage.temporary):
+        for path in folder.iterdir() if left.exists() else ():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if left.exists():
+        shutil.copytree(left, stage.results, dirs_exist_ok=True)
+        shutil.rmtree(left)
 
 
 def _striking(folder: Path, n: int, kind: str, cut: int, pipe: int) -> Body:

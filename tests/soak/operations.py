@@ -6,6 +6,7 @@ folder. What torch or a kernel writes without Python's open is not seen.
 
 import errno
 import os
+import random
 import resource
 import signal
 import sys
@@ -13,7 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-KINDS = ("kill", "torn", "short", "ENOSPC", "full", "TERM", "USR1")
+from tests.soak.power import LOSSES, Disk, on_exit
+
+KINDS = ("kill", "torn", "short", "ENOSPC", "full", "TERM", "USR1", *LOSSES)
 _PATHS = {  # audit event -> how many of its first arguments are paths
     "os.rename": 2, "os.remove": 1, "os.rmdir": 1, "os.chmod": 1, "os.mkdir": 1, "os.link": 2,
     "os.symlink": 2, "os.truncate": 1,
@@ -33,7 +36,7 @@ def watch(folder: Path, act: Act) -> None:
         if state["busy"]:
             return
         path = _path_of(event, arguments)
-        if path is None or not path.startswith(prefix):
+        if path is None or not (path == prefix or path.startswith(prefix + os.sep)):
             return
         state["n"] += 1
         state["busy"] = True
@@ -51,8 +54,19 @@ def strike(folder: Path, at: int, kind: str, cut: int, pipe: int) -> None:
 
     kill: before it. torn: killed once it has written `cut` bytes; short: the write fails there;
     both need an open, or nothing happens. ENOSPC: it is refused; full: so is every later open.
-    Else a signal's name, sent to the process itself.
+    One of LOSSES: killed, and what a loss of power leaves is put into left_of(folder); also at the
+    end, if there are fewer operations. Else a signal's name, sent to the process itself.
     """
+    if kind in LOSSES:
+        folder.mkdir(exist_ok=True)
+        disk = Disk(folder)
+
+        def lose(what: str) -> None:
+            os.write(pipe, what.encode())
+            disk.lose(kind, random.Random(f"{at} {cut}"), left_of(folder))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        on_exit(lambda: lose("the end"))
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
@@ -75,6 +89,8 @@ def strike(folder: Path, at: int, kind: str, cut: int, pipe: int) -> None:
             return
         if kind in ("ENOSPC", "full") and operation in ("remove", "rmdir", "chmod"):
             return  # they need no room
+        if kind in LOSSES:
+            lose(f"{operation}:{path.name}")
         os.write(pipe, f"{operation}:{path.name}".encode())
         if kind == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -84,6 +100,11 @@ def strike(folder: Path, at: int, kind: str, cut: int, pipe: int) -> None:
             os.kill(os.getpid(), signal.Signals[f"SIG{kind}"])
 
     watch(folder, act)
+
+
+def left_of(folder: Path) -> Path:
+    """Where strike() puts what a loss of power leaves of it."""
+    return folder.with_name(f"{folder.name}-left")
 
 
 def _path_of(event: str, arguments: tuple[Any, ...]) -> str | None:

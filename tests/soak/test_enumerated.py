@@ -1,6 +1,6 @@
 """The fault harness in the suite: a fault at every file operation of one model.
 
-Of each kind in turn, with another one first each time; `make soak` tries all kinds at each.
+Of six kinds in turn, with another one first each time; `make soak` tries all kinds at each.
 """
 
 import re
@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
-KINDS = "kill,torn,ENOSPC,TERM"
+KINDS = "kill,torn,ENOSPC,TERM,power,names"
 
 
 @pytest.mark.long

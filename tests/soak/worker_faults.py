@@ -1,14 +1,17 @@
 """Kills, signals and stops of the one process that trains a point."""
 
+import fcntl
 import signal
 
 from experiments.system.claims import CLAIM_NAME, read_events
 from tests.soak.enumerated import strike_once
 from tests.soak.faults import fault
 from tests.soak.operations import KINDS
+from tests.soak.power import LOSSES
 from tests.soak.stage import ELSEWHERE, PATIENCE
 from tests.soak.trials import Trial, last_line
 
+_TAKEN = ("another process", "is being run by")
 _SOFT = ("TERM", "INT", "USR1", "USR2")  # all of which save and end
 
 
@@ -66,6 +69,12 @@ def operation(trial: Trial) -> None:
     strike_once(trial, n, trial.rng.choice(KINDS))
 
 
+@fault("loss of power", "worker", "alone", weight=4)
+def power(trial: Trial) -> None:
+    """At the n-th file operation, or after the end."""
+    strike_once(trial, int(2 ** trial.rng.uniform(0, 8)), trial.rng.choice(LOSSES))
+
+
 @fault("stopped, another started", "worker", "alone", weight=2)
 def stop(trial: Trial) -> None:
     """A stopped process keeps its run, and a second one has to leave it alone."""
@@ -103,6 +112,33 @@ def two_at_once(trial: Trial) -> None:
     for process in (first, second):
         if process.code not in (0, ELSEWHERE):
             trial.wrong(f"two at once: {codes}: {last_line(process.output)}")
+
+
+@fault("locks that don't meet", "worker", "alone", weight=2)
+def locks_apart(trial: Trial) -> None:
+    """Two processes, each with locks of its own, as on hosts that don't share them."""
+
+    def before() -> None:
+        for name in ("flock", "lockf"):
+            setattr(fcntl, name, lambda *arguments: None)
+
+    trial.locked = trial.trusted = False
+    first, moment = trial.stage.start(before), trial.some_time()
+    first.lives_for(trial.rng.choice((0.0, moment)))
+    second = trial.stage.start(before)
+    both = first.poll() is None
+    if killed := trial.rng.random() < 0.3:
+        second.lives_for(trial.some_time())
+        killed = trial.rng.choice((first, second)).send(signal.SIGKILL)
+    codes = (first.wait(PATIENCE), second.wait(PATIENCE))
+    if not both:
+        return
+    trial.injected("locks that don't meet", f"after {moment:.3f} s -> {codes}")
+    trial.n_done += 1  # both may be right
+    for process in (first, second):
+        word = any(text in last_line(process.output) for text in _TAKEN)
+        if process.code and not word and not (killed and process.code == -signal.SIGKILL):
+            trial.wrong(f"locks that don't meet: {codes}: {last_line(process.output)}")
 
 
 @fault(".claim deleted", "worker", "alone")
