@@ -18,8 +18,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: no pool of threads that a fork would lose
+os.environ["EXPERIMENTS_TRUST"] = "tests"  # its corpora and layers, in records and manifests
 
-from tests.soak import faults, report, slurm_faults
+from tests.soak import faults, parents, report, slurm_faults
 from tests.soak.enumerated import Enumeration, Spot
 from tests.soak.lanes import Job, run_all
 from tests.soak.mutants import MUTANTS
@@ -28,7 +29,7 @@ from tests.soak.points import MODELS, Points
 from tests.soak.processes import warm_up
 from tests.soak.storage_faults import unmount_below
 
-for _layer in ("worker", "controller", "rank", "storage", "byte", "clock"):
+for _layer in ("worker", "controller", "rank", "storage", "byte", "clock", "wandb"):
     importlib.import_module(f"tests.soak.{_layer}_faults")  # enter themselves in the registry
 
 
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = Path(tempfile.mkdtemp(prefix="soak-", dir=options.folder))
     points = Points(options.cache)
     points.prepare()
+    parents.make(points)
     print(f"seed {options.seed}; folders in {folder}", flush=True)
     start, outcomes = time.monotonic(), []
     trials = itertools.chain(
@@ -75,15 +77,24 @@ def _jobs(options: argparse.Namespace, points: Points, folder: Path) -> Iterator
             yield Job(
                 name=spot.name, run=lambda own, spot=spot, rng=rng: enumeration.run(spot, own, rng)
             )
-    numbers = [int(name) for name in only if name.isdigit()] if only else itertools.count(1)
     deadline = time.monotonic() + 60 * options.minutes
-    for number in numbers:
-        if time.monotonic() > deadline and not only:
+    for name in _names(only):
+        if time.monotonic() > deadline and name not in only:
             return
         yield Job(
-            name=str(number),
-            run=lambda own, n=number: faults.random_trial(n, options.seed, points, own),
+            name=name,
+            run=lambda own, name=name: faults.random_trial(name, options.seed, points, own),
         )
+
+
+def _names(only: Sequence[str]) -> Iterator[str]:
+    """Of random trials: those given, or without end those of the parts given, or of all."""
+    parts = [word for word in only if word in faults.parts()]
+    yield from (
+        word for word in only if ":" not in word and word not in parts and "slurm" not in word
+    )
+    for n in itertools.count(1) if parts or not only else ():
+        yield from [f"{part}-{n}" for part in parts] or [str(n)]
 
 
 def _slurm_jobs(options: argparse.Namespace, points: Points, folder: Path) -> Iterator[Job]:
@@ -112,7 +123,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--minutes", type=float, default=10.0, help="of random faults")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="default: drawn")
-    parser.add_argument("--only", default="", help="names of trials, with commas")
+    parser.add_argument("--only", default="", help="trials, layers, lanes or models, with commas")
     parser.add_argument(
         "--enumerate", default="noisy", metavar="MODELS",
         help=f"whose file operations are all tried: of {','.join(MODELS)}, or nothing",

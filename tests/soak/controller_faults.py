@@ -10,8 +10,10 @@ from tests.soak.processes import Process
 from tests.soak.stage import PATIENCE
 from tests.soak.trials import Trial, last_line
 
+_SWEEPS = ("sweep", "branches", "search")
 
-@fault("controller kill -9", "controller", "sweep", weight=3)
+
+@fault("controller kill -9", "controller", *_SWEEPS, weight=3)
 def kill_controller(trial: Trial) -> None:
     """Its workers go on, and the next command takes over what they leave."""
     process, moment = _after_a_while(trial)
@@ -20,7 +22,7 @@ def kill_controller(trial: Trial) -> None:
         trial.injected("controller kill -9", f"after {moment:.3f} s")
 
 
-@fault("worker kill -9", "controller", "sweep", weight=3)
+@fault("worker kill -9", "controller", *_SWEEPS, weight=3)
 def kill_worker(trial: Trial) -> None:
     """One of two; the sweep tries it again, or says that it failed."""
     process, moment = _after_a_while(trial)
@@ -34,7 +36,7 @@ def kill_worker(trial: Trial) -> None:
         trial.wrong(f"a worker was killed: exit code {code}, {last_line(process.output)}")
 
 
-@fault("controller and workers kill -9", "controller", "sweep", weight=2)
+@fault("controller and workers kill -9", "controller", *_SWEEPS, weight=2)
 def kill_all(trial: Trial) -> None:
     """As a node that is lost."""
     process, moment = _after_a_while(trial)
@@ -44,7 +46,7 @@ def kill_all(trial: Trial) -> None:
             trial.injected("controller and workers kill -9", f"after {moment:.3f} s")
 
 
-@fault("controller signal", "controller", "sweep", weight=3)
+@fault("controller signal", "controller", *_SWEEPS, weight=3)
 def signal_controller(trial: Trial) -> None:
     """Once or twice, to it alone or to its whole group, as Ctrl-C does."""
     process, _ = _after_a_while(trial)
@@ -66,7 +68,7 @@ def signal_controller(trial: Trial) -> None:
             trial.wrong(f"{'+'.join(sent)} to {to} ended with a traceback")
 
 
-@fault("two controllers", "controller", "sweep", weight=2)
+@fault("two controllers", "controller", *_SWEEPS, weight=2)
 def two_controllers(trial: Trial) -> None:
     """The same command twice at once, or nearly."""
     first = trial.stage.start()
@@ -84,7 +86,7 @@ def two_controllers(trial: Trial) -> None:
         trial.injected("controller kill -9", "one of two")
 
 
-@fault("controller stopped", "controller", "sweep")
+@fault("controller stopped", "controller", *_SWEEPS)
 def stop_controller(trial: Trial) -> None:
     """And continued, after its workers have ended or not."""
     process, moment = _after_a_while(trial)

@@ -5,12 +5,14 @@ them, and notes with trial.injected(kind, what) what really happened.
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.soak.points import MODELS, N_SEEDS, Points
-from tests.soak.stage import STAGES
+from tests.soak.command_stages import Export, Library
+from tests.soak.points import CHILDREN, MODELS, N_SEEDS, Case, Points
+from tests.soak.searches import Branches, SearchStage
+from tests.soak.stage import Alone, Ranks, Sweep
 from tests.soak.trials import Outcome, Trial
 
 Inject = Callable[[Trial], None]
@@ -18,8 +20,8 @@ Inject = Callable[[Trial], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """layer: worker, controller, ddp, storage, bytes, clock or slurm. stages: where it can happen:
-    alone, sweep, ranks. weight: how often it is drawn, against 1.
+    """layer: worker, power, locks, controller, ddp, storage, bytes, clock or wandb. stages: names
+    of LANES where it can happen, or a model. weight: how often it is drawn, against 1.
     """
 
     name: str
@@ -30,7 +32,19 @@ class Fault:
 
 
 FAULTS: list[Fault] = []
-_SHARES = {"alone": 0.7, "sweep": 0.15, "ranks": 0.15}  # of the trials
+LANES: dict[str, type[Alone]] = {
+    stage.name: stage for stage in (Alone, Sweep, Ranks, Branches, SearchStage, Export, Library)
+}
+_SHARES = {
+    "alone": 0.6,
+    "sweep": 0.12,
+    "ranks": 0.1,
+    "branches": 0.06,
+    "search": 0.06,
+    "export": 0.03,
+    "library": 0.03,
+}  # of the trials
+_MODELS = dict.fromkeys((*MODELS, *CHILDREN), 1.0) | {"wandb": 0.3}  # W&B takes seconds
 
 
 def fault(name: str, layer: str, *stages: str, weight: float = 1.0) -> Callable[[Inject], Inject]:
@@ -43,20 +57,23 @@ def fault(name: str, layer: str, *stages: str, weight: float = 1.0) -> Callable[
     return enter
 
 
-def random_trial(number: int, seed: int, points: Points, folder: Path) -> Outcome:
-    """One to three faults in a row on points drawn from the seed and the trial's number alone."""
-    rng = random.Random(f"{seed} {number}")
-    (stage,) = rng.choices(list(_SHARES), list(_SHARES.values()))
-    known = [one for one in FAULTS if stage in one.stages]
-    weights = [one.weight for one in known]
-    chain = rng.choices(known, weights, k=rng.choice((1, 1, 2, 2, 3)))
-    n_ranks = 2 if stage == "ranks" else 1
-    models = ("noisy", "peer", "moe_fine") if stage == "ranks" else MODELS
-    drawn = {
-        (rng.choice(models), rng.randrange(N_SEEDS)) for _ in range(3 if stage == "sweep" else 1)
-    }
-    cases = [points.case(model, own, n_ranks=n_ranks) for model, own in sorted(drawn)]
-    trial = Trial(str(number), STAGES[stage](folder, points, cases), rng)
+def random_trial(name: str, seed: int, points: Points, folder: Path) -> Outcome:
+    """One to three faults in a row on points drawn from the seed and the trial's name alone.
+
+    name: a number, or LAYER-NUMBER, LANE-NUMBER or MODEL-NUMBER for a trial of that alone.
+    """
+    rng = random.Random(f"{seed} {name}")
+    layer = part_of(name)
+    known = [one for one in FAULTS if layer in (one.layer, *LANES, *_MODELS, "")]
+    shares = {lane: n for lane, n in _SHARES.items() if any(lane in f.stages for f in known)}
+    if layer in LANES or layer in _MODELS:
+        shares = {layer if layer in LANES else "alone": 1.0}
+    (lane,) = rng.choices(list(shares), list(shares.values()))
+    cases = _cases(points, lane, layer if layer in _MODELS else None, rng)
+    places = {lane, *(case.name.split()[0] for case in cases)}
+    known = [one for one in known if places.intersection(one.stages)]
+    chain = rng.choices(known, [one.weight for one in known], k=rng.choice((1, 1, 2, 2, 3)))
+    trial = Trial(name, LANES[lane](folder, points, cases), rng)
     trial.outcome.what += " | " + ", ".join(one.name for one in chain)
 
     def inject(trial: Trial) -> None:
@@ -66,7 +83,26 @@ def random_trial(number: int, seed: int, points: Points, folder: Path) -> Outcom
     return trial.run(inject)
 
 
-def names() -> Iterator[str]:
-    """What is in the registry, with layers, for people."""
-    for one in FAULTS:
-        yield f"{one.layer}: {one.name} ({', '.join(one.stages)})"
+def _cases(points: Points, lane: str, model: str | None, rng: random.Random) -> list[Case]:
+    if lane == "branches":
+        return Branches.cases_of(points, rng.randrange(N_SEEDS))
+    if lane in ("search", "export", "library"):
+        return [points.case("dense", 0)]  # a search's trials differ in their rates
+    models = ("noisy", "peer", "moe_fine") if lane == "ranks" else list(_MODELS)
+    weights = [1.0 if lane == "ranks" else _MODELS[one] for one in models]
+    drawn = {
+        (model or rng.choices(models, weights)[0], rng.randrange(N_SEEDS))
+        for _ in range(3 if lane == "sweep" else 1)
+    }
+    n_ranks = 2 if lane == "ranks" else 1
+    return [points.case(one, own, n_ranks=n_ranks) for one, own in sorted(drawn)]
+
+
+def parts() -> list[str]:
+    """What a trial's name may begin with: layers, lanes, models."""
+    return list(dict.fromkeys([*(one.layer for one in FAULTS), *LANES, *_MODELS]))
+
+
+def part_of(name: str) -> str:
+    """Of a trial's name; '' of a number."""
+    return name.rpartition("-")[0]

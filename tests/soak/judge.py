@@ -25,7 +25,14 @@ KNOWN_FILES = {
     "record.json", "config.yaml", "environment.json", "history.csv", "events.jsonl", "last.ckpt",
     "log.txt", "progress.json", ".claim",
 }  # fmt: skip
-KNOWN_OF_SWEEP = {"manifest.jsonl", ".submitting", ".code", ".controllers", "slurm"}
+KNOWN_OF_SWEEP = {
+    "manifest.jsonl",
+    ".submitting",
+    ".code",
+    ".controllers",
+    "slurm",
+    "search.journal",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,9 @@
-"""What the fault harness trains: tiny points of seven models, and what each gives undisturbed."""
+"""What the fault harness trains: tiny points of several kinds, and what each gives undisturbed."""
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,12 @@ from experiments.data.prepare import prepare_data
 from experiments.point import make_point
 from experiments.records import write_text_atomically
 from tests.conftest import REPOSITORY, TINY
+from tests.training.domains import stream
 
 MODELS = ("noisy", "dense", "none", "moe", "moe_fine", "pkm", "peer")
 N_SEEDS = 4
 SWEEP = "soak"
-_COMMON = (
+COMMON = (
     "size=1",
     f"sweep={SWEEP}",
     *TINY,
@@ -32,11 +33,22 @@ _COMMON = (
     "logger.log_every_n_steps=1",
     "trainer.n_threads=1",
 )
-_OVERRIDES = {  # small tables: many checkpoints a second
+_OVERRIDES = {  # of those that are not model=<name>; small tables: many checkpoints a second
     "noisy": ("model=dense", "model._target_=tests.soak.noisy.NoisyConfig"),
     "pkm": ("model=pkm", "n_experts=64", "model.d_key=8"),
     "peer": ("model=peer", "n_experts=64", "model.d_key=8", "model.top_k=4"),
+    "wandb": ("model=dense", "logger=wandb"),
+    "branch": (
+        "model=dense",
+        "optim.schedule=wsd",
+        "optim.warmup_tokens=160",
+        "optim.branch_from=trunk",
+    ),
+    "stream": ("init.how=keep", "init.train=all", "data=stream"),
+    "growth": ("init.how=bias", "init.train=all", "n_experts=256"),
 }
+CHILDREN = {"stream": "base", "growth": "peer"}  # and the run that each starts from (parents.py)
+_OF_WEIGHTS = ("ladder.d_per", "ladder.d_head", "ladder.vocab", "size=")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +59,8 @@ class Case:
     raw: Mapping[str, Any]
     run_id: str
     n_ranks: int = 1
+    first_step: int = 0  # of a branch
+    is_made: bool = False  # by the command for another one, as trunks are
 
     def placed(self, results: Path, cache: Path) -> dict[str, Any]:
         """The config of a run that stores its results there."""
@@ -66,47 +80,75 @@ class Points:
     def __init__(self, folder: Path) -> None:
         self.folder = folder / source_hash()
         self.data = self.folder / "data"
+        self.parents: dict[str, Path] = {}  # of CHILDREN and others, once they are made
         self._composed: dict[tuple[str, ...], dict[str, Any]] = {}
 
     def case(
-        self, model: str, seed: int, n_steps: int = 75, minutes: float = 0.0005, n_ranks: int = 1
+        self,
+        model: str,
+        seed: int,
+        n_steps: int = 75,
+        *,
+        minutes: float = 0.0005,
+        n_ranks: int = 1,
+        overrides: Sequence[str] = (),
     ) -> Case:
         """A point of so many steps that saves every so many minutes (0: after each step)."""
+        n_steps += n_steps % 2 if model == "stream" else 0  # two stages
         sizes = (f"ladder.batch_size={n_ranks}", f"trainer.devices={n_ranks}")
-        overrides = (*_OVERRIDES.get(model, (f"model={model}",)), *sizes)
-        plan = make_point(self._compose(*overrides, "budget=1e10")).plan
-        budget = n_steps * plan.batch_tokens * plan.cost.training_flops
-        raw = self._compose(*overrides, f"budget={budget!r}")
-        trainer = {**raw["trainer"], "checkpoint_minutes": minutes}
-        raw = {**raw, "seed": seed, "trainer": trainer}
+        overrides = (*_OVERRIDES.get(model, (f"model={model}",)), *sizes, *overrides)
+        raw = self.raw(*overrides, n_steps=n_steps, parent=CHILDREN.get(model))
+        raw = {**raw, "trainer": {**raw["trainer"], "checkpoint_minutes": minutes}}
         ranks = f" ranks={n_ranks}" if n_ranks > 1 else ""
+        return self.case_of({**raw, "seed": seed}, f"{model} seed={seed} steps={n_steps}{ranks}")
+
+    def case_of(self, raw: Mapping[str, Any], name: str, is_made: bool = False) -> Case:
+        """The case of a config."""
+        point = make_point(raw)
         return Case(
-            name=f"{model} seed={seed} steps={n_steps}{ranks}",
+            name=name,
             raw=raw,
-            run_id=make_point(raw).run_id,
-            n_ranks=n_ranks,
+            run_id=point.run_id,
+            n_ranks=point.ranks.world_size,
+            first_step=point.first_step,
+            is_made=is_made,
         )
+
+    def raw(self, *overrides: str, n_steps: int, parent: str | None = None) -> dict[str, Any]:
+        """The config of a point of so many steps; parent: which run it starts from."""
+        given: Sequence[str] = COMMON
+        if parent is not None:
+            given = [o for o in COMMON if not o.startswith(_OF_WEIGHTS)]
+            overrides = ("init=run", f"init.path={self.parents[parent]}", *overrides)
+        if "data=stream" in overrides:
+            given = [o for o in given if not o.startswith(("data.corpus", "~data.corpus"))]
+        if "logger=wandb" in overrides:
+            given = [o for o in given if o != "logger=csv"]
+        raw = self._compose(*given, *overrides, "budget=1e10")
+        if "data=stream" in overrides:
+            raw = {**raw, "data": {**raw["data"], "corpus": stream(("sea", "farm"))}}
+        plan = make_point(raw).plan
+        return {**raw, "budget": n_steps * plan.batch_tokens * plan.cost.training_flops}
 
     def prepare(self) -> None:
         """Makes the tokens that all runs read."""
         prepare_data(make_point(self.case("dense", 0).raw).config.data, self.data)
 
-    def reference(self, case: Case, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The fingerprint of the undisturbed run, by make() if there is none yet."""
-        path = self.folder / f"{case.run_id}-{case.n_ranks}.json"
+    def kept(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What make() gives, made at its first use."""
+        path = self.folder / f"{name}.json"
         if not path.exists():
             with locked(path):
                 if not path.exists():
                     write_text_atomically(path, json.dumps(make()))
-        return json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
 
     def _compose(self, *overrides: str) -> dict[str, Any]:
         if overrides not in self._composed:
             with composing():
                 paths = (f"paths.cache={self.data}", "paths.results=none")
-                composed = compose(
-                    "config", [*_COMMON, *paths, *overrides], return_hydra_config=True
-                )
+                composed = compose("config", [*paths, *overrides], return_hydra_config=True)
                 self._composed[overrides] = resolve(composed)
         return self._composed[overrides]
 

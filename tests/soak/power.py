@@ -65,17 +65,17 @@ class Disk:
             current = number in now and (how == "names" or (how == "some" and rng.random() < 0.5))
             return _names_in(now[number]) if current else self._names.get(number, {})
 
-        def lay(number: int, is_folder: bool, path: Path) -> None:
+        def put(number: int, is_folder: bool, path: Path) -> None:
             if is_folder:
                 path.mkdir()
                 for name, (inner, inner_is_folder) in sorted(names(number).items()):
-                    lay(inner, inner_is_folder, path / name)
+                    put(inner, inner_is_folder, path / name)
             else:
                 path.write_bytes(content(number))
             if number in modes:
                 path.chmod(stat.S_IMODE(modes[number]))
 
-        lay(self.root.stat().st_ino, True, target)
+        put(self.root.stat().st_ino, True, target)
 
 
 def on_exit(act: Callable[[], None]) -> None:

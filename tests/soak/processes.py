@@ -146,7 +146,7 @@ def warm_up() -> None:
     """Imports all that a run imports, and keeps what takes long to find out and is compared with
     nothing: packages, git's state, the machine's speed.
     """
-    for name in ("lightning.pytorch", "experiments.execute", "experiments.sweep.local"):
+    for name in ("lightning.pytorch", "experiments.execute", "experiments.sweep.local", "optuna"):
         importlib.import_module(name)
     torch.set_num_threads(1)
     environment.measured_peak_flops = lambda *_, **__: 1e9

@@ -5,16 +5,19 @@ import multiprocessing.context
 import shutil
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments.sweep import local
 from experiments.system.claims import is_claimed
 from tests.soak import diary
-from tests.soak.judge import fingerprint
+from tests.soak.judge import Problem, fingerprint, judge
 from tests.soak.points import SWEEP, Case, Points
 from tests.soak.processes import Body, Process, call, free_port
+
+if TYPE_CHECKING:
+    from tests.soak.trials import Trial
 
 ELSEWHERE = 3  # exit code: another process has what is left
 PATIENCE = 120.0  # seconds in which any command of a tiny point has to end
@@ -29,19 +32,21 @@ class Alone:
         self.folder, self.points, self.cases = folder, points, tuple(cases)
         self.results, self.cache = folder / "results", points.data
         self.temporary = folder / "tmp"
+        shutil.rmtree(folder, ignore_errors=True)  # of a reference that failed
         self.temporary.mkdir(parents=True)
         self.diary = folder / "diary.jsonl"
+        self.run_ids = [case.run_id for case in cases]
         self.n_started = 0
 
     @property
     def run_dir(self) -> Path:
         """Of the first point."""
-        return self.cases[0].run_dir(self.results)
+        return self.run_dirs[0]
 
     @property
     def run_dirs(self) -> list[Path]:
         """Of all points."""
-        return [case.run_dir(self.results) for case in self.cases]
+        return [self.sweep_dir / run_id for run_id in self.run_ids]
 
     @property
     def sweep_dir(self) -> Path:
@@ -50,7 +55,7 @@ class Alone:
 
     def raws(self) -> list[dict[str, Any]]:
         """The points' configs."""
-        return [case.placed(self.results, self.cache) for case in self.cases]
+        return [c.placed(self.results, self.cache) for c in self.cases if not c.is_made]
 
     def command(self) -> Body:
         """What a process of start() does."""
@@ -94,6 +99,59 @@ class Alone:
             time.sleep(0.05)
         return True
 
+    def expected(self) -> dict[str, Any]:
+        """What undisturbed runs leave: runs, by id, and the seconds that they take together."""
+        found = [
+            self.points.kept(f"{c.run_id}-{c.n_ranks}", lambda c=c: self.alone(c).undisturbed())
+            for c in self.cases
+        ]
+        runs = {run_id: run for one in found for run_id, run in one["runs"].items()}
+        return {"runs": runs, "seconds": sum(one["seconds"] for one in found)}
+
+    def alone(self, case: Case) -> "Alone":
+        """One of its points, in a folder for a run that nothing disturbs."""
+        return Alone(self.points.folder / f"reference-{case.run_id}", self.points, [case])
+
+    def undisturbed(self) -> dict[str, Any]:
+        """As expected(), by the command in this folder, which is removed then."""
+        process = self.start()
+        code = process.wait(PATIENCE)
+        seconds = time.monotonic() - process.start
+        if code:
+            outputs = "\n".join(path.read_text() for path in self.folder.glob("out-*.txt"))
+            raise RuntimeError(f"{self.cases} end with {code}: {outputs}")
+        found = {**self.left(), "seconds": seconds}
+        shutil.rmtree(self.folder)
+        return found
+
+    def left(self) -> dict[str, Any]:
+        """What the command has left, as expected()."""
+        return {
+            "runs": {
+                path.parent.name: _run(path.parent) for path in self.sweep_dir.glob("*/record.json")
+            }
+        }
+
+    def problems(self, trial: "Trial") -> Iterator[Problem]:
+        """What is not as expected."""
+        entries = diary.read(self.diary)
+        first = {case.run_id: case.first_step for case in self.cases}
+        for run_id, run in trial.expected["runs"].items():
+            files = {*trial.files, *run["files"]}
+            folder = self.sweep_dir / run_id
+            yield from judge(folder, run, n_done=trial.n_done, files=files)
+            yield from diary.lost_work(
+                entries.get(run_id, []),
+                first=first.get(run_id, 0),
+                trusted=trial.trusted,
+                locked=trial.locked,
+            )
+
+
+def _run(run_dir: Path) -> dict[str, Any]:
+    files = sorted(path.name for path in run_dir.iterdir())
+    return {**fingerprint(run_dir), "files": files}
+
 
 class Sweep(Alone):
     """Some points by `python -m experiments.run -m`, two at a time."""
@@ -105,9 +163,13 @@ class Sweep(Alone):
 
         def run() -> None:
             multiprocessing.get_context = lambda *_: _Fork()  # no server that imports for 10 s
-            local.run_sweep(self.raws(), 2)
+            self.run()
 
         return call(run)
+
+    def run(self) -> None:
+        """What the controller does."""
+        local.run_sweep(self.raws(), 2)
 
 
 class _Fork(multiprocessing.context.ForkContext):
@@ -123,6 +185,10 @@ class Ranks(Alone):
     def command(self) -> Body:
         """The launcher. Its children are the ranks."""
         return lambda: _launch(self)
+
+    def alone(self, case: Case) -> Alone:
+        """On as many ranks."""
+        return Ranks(self.points.folder / f"reference-{case.run_id}-ranks", self.points, [case])
 
 
 def _launch(stage: Ranks) -> None:
@@ -147,22 +213,3 @@ def _launch(stage: Ranks) -> None:
                     if rank.lives_for(10.0):
                         rank.send(number)
     raise SystemExit(next((rank.code % 256 for rank in ranks if rank.code), 0))
-
-
-STAGES = {kind.name: kind for kind in (Alone, Sweep, Ranks)}
-
-
-def undisturbed(points: Points, case: Case) -> dict[str, Any]:
-    """The fingerprint of a run that nothing disturbs, and the seconds that it took."""
-    folder = points.folder / f"reference-{case.run_id}-{case.n_ranks}"
-    shutil.rmtree(folder, ignore_errors=True)
-    stage = (Ranks if case.n_ranks > 1 else Alone)(folder, points, [case])
-    process = stage.start()
-    code = process.wait(PATIENCE)
-    seconds = time.monotonic() - process.start
-    if code:
-        outputs = "\n".join(path.read_text() for path in folder.glob("out-*.txt"))
-        raise RuntimeError(f"{case.name} ends with {code}: {outputs}")
-    found = {**fingerprint(stage.run_dir), "seconds": seconds}
-    shutil.rmtree(folder)
-    return found

@@ -7,13 +7,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-from tests.soak import diary
-from tests.soak.judge import HANG, LEFT_OVER, LOST, WRONG, Problem, judge
-from tests.soak.points import Case, Points
+from tests.soak.judge import HANG, LEFT_OVER, LOST, WRONG, Problem
 from tests.soak.processes import HangError
-from tests.soak.stage import ELSEWHERE, PATIENCE, Alone, undisturbed
+from tests.soak.stage import ELSEWHERE, PATIENCE, Alone
 
 _TURNS = 3  # of the same command after the last fault, by which all must be done
 
@@ -54,8 +51,9 @@ class Trial:
         self.trusted = True  # no checkpoint was damaged, so that no saved step is taken again
         self.locked = True  # two processes can't have one run
         self.cleanups: list[Callable[[], None]] = []
-        self.references = {case.name: reference(stage.points, case) for case in stage.cases}
-        self.seconds = sum(found["seconds"] for found in self.references.values())
+        self.expected = stage.expected()
+        self.seconds = self.expected["seconds"]
+        stage.run_ids = list(self.expected["runs"])
 
     def some_time(self) -> float:
         """A moment of a run, or just after its end: seconds."""
@@ -106,22 +104,10 @@ class Trial:
             self.wrong(f"the same command ended with {codes} before it was done")
 
     def _judge(self) -> None:
-        entries = diary.read(self.stage.diary)
-        for case, folder in zip(self.stage.cases, self.stage.run_dirs, strict=True):
-            expected = self.references[case.name]
-            found = judge(folder, expected, n_done=self.n_done, files=self.files)
-            self.outcome.problems += found
-            own = entries.get(case.run_id, [])
-            lost = diary.lost_work(own, trusted=self.trusted, locked=self.locked)
-            self.outcome.problems += lost
+        self.outcome.problems += self.stage.problems(self)
         left = sorted(path.name for path in self.stage.temporary.iterdir())
         if left:
             self.wrong(f"in TMPDIR: {', '.join(left[:4])}", LEFT_OVER)
-
-
-def reference(points: Points, case: Case) -> dict[str, Any]:
-    """The fingerprint of the undisturbed run, made at its first use."""
-    return points.reference(case, lambda: undisturbed(points, case))
 
 
 def last_line(path: Path) -> str:

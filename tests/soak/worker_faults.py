@@ -15,7 +15,7 @@ _TAKEN = ("another process", "is being run by")
 _SOFT = ("TERM", "INT", "USR1", "USR2")  # all of which save and end
 
 
-@fault("kill -9", "worker", "alone", weight=6)
+@fault("kill -9", "worker", "alone", "export", "library", weight=6)
 def kill(trial: Trial) -> None:
     """At any moment of a run."""
     process, moment = trial.stage.start(), trial.some_time()
@@ -25,13 +25,13 @@ def kill(trial: Trial) -> None:
         trial.injected("kill -9", f"after {moment:.3f} s")
 
 
-@fault("signal", "worker", "alone", weight=4)
+@fault("signal", "worker", "alone", "export", "library", weight=4)
 def one_signal(trial: Trial) -> None:
     """One that asks to save and end."""
     _signals(trial, 1, 0.0)
 
 
-@fault("two signals", "worker", "alone", weight=2)
+@fault("two signals", "worker", "alone", "export", "library", weight=2)
 def two_signals(trial: Trial) -> None:
     """As by an impatient user, or a cluster that sends several."""
     _signals(trial, 2, trial.rng.uniform(0.0, 0.1))
@@ -62,14 +62,14 @@ def _signals(trial: Trial, n: int, pause: float) -> None:
             trial.wrong(f"{sent[:4]}: exit code {code}: {last_line(process.output)}, {last}")
 
 
-@fault("file operation", "worker", "alone", weight=6)
+@fault("file operation", "worker", "alone", "export", "library", weight=6)
 def operation(trial: Trial) -> None:
     """The n-th of a run: killed, denied, cut short or signalled there."""
     n = int(2 ** trial.rng.uniform(0, 8))  # the beginning, where a resumed run rewrites, oftener
     strike_once(trial, n, trial.rng.choice(KINDS))
 
 
-@fault("loss of power", "worker", "alone", weight=4)
+@fault("loss of power", "power", "alone", "export", "library", weight=4)
 def power(trial: Trial) -> None:
     """At the n-th file operation, or after the end."""
     strike_once(trial, int(2 ** trial.rng.uniform(0, 8)), trial.rng.choice(LOSSES))
@@ -114,7 +114,7 @@ def two_at_once(trial: Trial) -> None:
             trial.wrong(f"two at once: {codes}: {last_line(process.output)}")
 
 
-@fault("locks that don't meet", "worker", "alone", weight=2)
+@fault("locks that don't meet", "locks", "alone", weight=2)
 def locks_apart(trial: Trial) -> None:
     """Two processes, each with locks of its own, as on hosts that don't share them."""
 
