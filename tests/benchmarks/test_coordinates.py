@@ -1,6 +1,6 @@
 """The coordinate check of every conf/model/*.yaml: a new layer is checked without a new test."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import pytest
@@ -11,6 +11,10 @@ from experiments.benchmarks.coordinates import Subject, check_coordinates, made_
 from experiments.config.paths import conf_dir
 from experiments.config.reading import build
 from experiments.gpu.loop import OPTIM
+from experiments.models.ffn.dense import DenseConfig
+from experiments.models.ffn.moe import MoEConfig
+from experiments.models.ffn.peer import PEER, PEERConfig
+from experiments.models.ffn.pkm import PKMConfig
 from experiments.models.parametrization import Base
 from experiments.models.transformer import TransformerConfig
 
@@ -22,31 +26,52 @@ SMALL = {
     "pkm": {"n_experts": 256, "n_heads": 2, "top_k": 8, "d_key": 16},
 }
 LR, BASE = 2e-3, 64
+PKM, PLAIN = PKMConfig(**SMALL["pkm"]), PEERConfig(**SMALL["peer"])
+VARIANTS = {
+    "dense, gated": DenseConfig(glu=True, width_factor=2.0),
+    "dense, ReLU": DenseConfig(activation="relu"),
+    "fine, gated": MoEConfig(
+        n_experts=16, routing="token_choice", top_k=7, gate="sigmoid", granularity=8.0,
+        n_shared_experts=1, glu=True,
+    ),
+    "pkm, layer norm": replace(PKM, query_norm="layer"),
+    "pkm, keys per head": replace(PKM, share_keys=False),
+    "pkm, from zero": replace(PKM, value_init="zero"),
+    "peer, layer norm": replace(PLAIN, query_norm="layer"),
+    "peer, no norm": replace(PLAIN, query_norm="none"),
+    "peer, two numbers of keys": replace(PLAIN, n_first_keys=32),
+    "peer, ReLU": replace(PLAIN, activation="relu"),
+}  # fmt: skip
+
+
+def subject_of(ffn, parametrization="mup", **optim):
+    """Of a width: two blocks of the layer, under that parametrization."""
+
+    def subject(d_model):
+        model = TransformerConfig(
+            d_model=d_model,
+            d_head=16,
+            vocab_size=16,
+            seq_len=16,
+            tie_head=False,
+            ffns=(ffn, ffn),
+            base=None if parametrization == "sp" else Base(d_model=BASE, d_head=16),
+        )
+        lr = LR * (BASE / d_model) ** 0.5 if parametrization == "sp" else LR
+        return Subject(model=model, lr=lr, optim=replace(OPTIM, **optim))
+
+    return subject
 
 
 @pytest.fixture
 def subjects(compose_raw):
-    """subjects("peer", ...)(d_model): two blocks of it, under that parametrization."""
+    """subjects("peer", ...)(d_model), of the layer of a yaml."""
 
     def of(name, parametrization="mup", **optim):
         node = compose_raw(f"model={name}")["model"]
         default = {"n_experts": 16} if "n_experts" in node else {}
         ffn = build({**node, **SMALL.get(name, default)}, "model")
-
-        def subject(d_model):
-            model = TransformerConfig(
-                d_model=d_model,
-                d_head=16,
-                vocab_size=16,
-                seq_len=16,
-                tie_head=False,
-                ffns=(ffn, ffn),
-                base=None if parametrization == "sp" else Base(d_model=BASE, d_head=16),
-            )
-            lr = LR * (BASE / d_model) ** 0.5 if parametrization == "sp" else LR
-            return Subject(model=model, lr=lr, optim=replace(OPTIM, **optim))
-
-        return subject
+        return subject_of(ffn, parametrization, **optim)
 
     return of
 
@@ -69,6 +94,41 @@ def test_no_size_depends_on_the_width_under_mup(subjects, name):
 @pytest.mark.parametrize("name", ["dense", "moe_fine"])
 def test_nor_with_muon(subjects, name):
     assert not not_flat(check_coordinates(subjects(name, matrices="muon"), seeds=(0, 1, 2)))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", VARIANTS)
+def test_nor_in_a_layer_s_variants(name):
+    subject = subject_of(VARIANTS[name])
+    found = check_coordinates(subject, (32, 128, 512), seeds=(0, 1, 2), steps=(3, 10))
+    assert not not_flat(found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CutConfig(PEERConfig):
+    def build(self, d_model):
+        return Cut(d_model, self)
+
+
+class Cut(PEER):
+    """Nothing flows back to the layer's input."""
+
+    def forward(self, x):
+        return super().forward(x.detach())
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "variant", [{"glu": True}, {"glu": True, "value_init": "zero"}, {"score": "sigmoid"}]
+)
+def test_of_peer_what_flows_back_alone_grows_with_the_width(variant):
+    """docs/parametrization.md says why. So its own rates and initial values are right; a wrong one
+    of any of its tensors would be seen here.
+    """
+    ffn = CutConfig(**SMALL["peer"], **variant)
+    assert not not_flat(
+        check_coordinates(subject_of(ffn), (32, 128, 512), seeds=(0, 1, 2), steps=(3, 10))
+    )
 
 
 @pytest.mark.slow

@@ -137,6 +137,8 @@ def test_every_matrix_s_factors_by_arithmetic():
         "blocks.2.ffn.values": rows,
     }
     assert {name: found[name] for name in expected} == expected
+    found = scales(made(config(replace(PEER, glu=True), base=base, d_model=128)))
+    assert found["blocks.0.ffn.w_gate"] == found["blocks.0.ffn.w_down"] == few_outputs
     deep = Base(d_model=32, d_head=8, n_layers=1)
     found = scales(made(config(PEER, FINE, base=deep, d_model=128)))
     assert found["blocks.0.ffn.w_down"] == replace(few_outputs, eps=1 / 2)
