@@ -3,6 +3,7 @@
 import hashlib
 import os
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, BinaryIO
 
 import torch
@@ -15,12 +16,28 @@ _END, _END_SIZE = b"PK\5\6", 22  # an archive's last record, whose last 2 bytes 
 
 
 class SealedCheckpoints(TorchCheckpointIO):
-    """Lightning's way of saving, but straight to the file, sealed, and seen to the disk."""
+    """Lightning's way of saving, but straight to the file, sealed, and seen to the disk; and of
+    reading, but never unpickled: Lightning 2.5 unpickles, and from 2.6 what torch does by default.
+    """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
         save_sealed(checkpoint, Path(path))
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """Raises ValueError for what is more than tensors and plain values."""
+        try:
+            loaded: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+        except UnpicklingError as error:
+            why = str(error).partition("\n")[0]
+            raise ValueError(
+                f"{path} is no checkpoint of ours: to read it would run code that is in it "
+                f"({why}); delete it, and the run starts again"
+            ) from None
+        return loaded
 
 
 def save_sealed(checkpoint: dict[str, Any], path: Path) -> None:
