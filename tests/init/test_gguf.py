@@ -218,7 +218,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda p: write(p, {"attention.key_length": 16}),
         r"llama\.attention\.key_length=16",
     ),
-    "no width": (lambda p: write(p, {"embedding_length": None}), "llama.embedding_length=None"),
+    "no width": (lambda p: write(p, {"embedding_length": None}), "llama.embedding_length=null"),
     "another size": (
         lambda p: write(p, {"feed_forward_length": 96}),
         r"mlp.up_proj.weight is of size \(64, 32\), and the model's settings say \(96, 32\)",

@@ -6,7 +6,6 @@ Quantised tensors are given their float32 values. Needs the package `gguf` of th
 import functools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from experiments.config.constraints import shown
+from experiments.init.gguf_header import Header, read_gguf_header
 from experiments.init.llama import check_sizes, llama_shape
 from experiments.init.reading import from_extra, named, stamp
 from experiments.init.source import Shape
@@ -32,23 +33,19 @@ _NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-_TORN = (ValueError, IndexError, KeyError, OverflowError, TypeError)  # of the reader, for bad bytes
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """Where a tensor is in the file. kind: the package's name of its quantisation."""
-
-    kind: Any
-    offset: int
-    n_bytes: int
-    size: tuple[int, ...]  # outermost first, as torch has it
-
-
-@dataclass(frozen=True)
-class _Header:
-    metadata: Mapping[str, Any]
-    entries: Mapping[str, _Entry]
+# settings that have a default where they are missing
+_OPTIONAL = (
+    "general.alignment",
+    "llama.attention.head_count_kv",
+    "llama.attention.key_length",
+    "llama.attention.layer_norm_rms_epsilon",
+    "llama.attention.value_length",
+    "llama.expert_count",
+    "llama.rope.dimension_count",
+    "llama.rope.freq_base",
+    "llama.rope.scaling.type",
+    "split.count",
+)
 
 
 def gguf_metadata(path: Path) -> Mapping[str, Any]:
@@ -76,9 +73,20 @@ def gguf_shape(path: Path) -> Shape:
 
     def number(name: str, default: int | None = None) -> int:
         value = meta.get(f"llama.{name}", default)
-        if type(value) is not int:
-            raise ValueError(f"{path} has llama.{name}={value!r}, and the trunk needs one integer")
+        if type(value) is not int or not 0 < value < 2**31:
+            raise ValueError(
+                f"{path} has llama.{name}={shown(value)}, and the trunk needs one integer above 0"
+            )
         return value
+
+    def decimal(name: str, default: float, below: float) -> float:
+        value = meta.get(f"llama.{name}", default)
+        if type(value) is not float or not 0 < value < below:
+            raise ValueError(
+                f"{path} has llama.{name}={shown(value)}, which is no decimal number above 0 and "
+                f"below {below:g}"
+            )
+        return _decimal(value)
 
     d_model, n_heads = number("embedding_length"), number("attention.head_count")
     d_head = d_model // n_heads
@@ -98,8 +106,8 @@ def gguf_shape(path: Path) -> Shape:
             n_kv_heads=number("attention.head_count_kv", n_heads),
             vocab_size=vocabulary.size[0] if vocabulary else number("vocab_size"),
             tie_head="output.weight" not in header.entries,
-            rope_base=_decimal(meta.get("llama.rope.freq_base", 10_000.0)),
-            norm_eps=_decimal(meta.get("llama.attention.layer_norm_rms_epsilon", 1e-6)),
+            rope_base=decimal("rope.freq_base", 10_000.0, 1e12),
+            norm_eps=decimal("attention.layer_norm_rms_epsilon", 1e-6, 1.0),
         )
         sizes = {_named_by_hub(name): entry.size for name, entry in header.entries.items()}
         check_sizes(sizes, shape)
@@ -153,42 +161,46 @@ def _named_by_hub(name: str) -> str:
     return f"{block}{_NAMES[found[2]]}.{found[3]}"
 
 
-def _refuse(path: Path, header: _Header) -> None:
+def _refuse(path: Path, header: Header) -> None:
     """Raises ValueError for what the trunk does not compute."""
     meta = header.metadata
     if meta.get("llama.rope.scaling.type", "none") != "none" or "rope_freqs.weight" in (
         header.entries
     ):
         raise ValueError(f"{path} scales its rotary positions, and the trunk does not")
-    if meta.get("llama.expert_count", 0):
+    if meta.get("llama.expert_count", 0) != 0:
         raise ValueError(f"{path} is a mixture of experts, and the trunk carries dense models")
-    if meta.get("split.count", 1) > 1:
+    if meta.get("split.count", 1) not in (0, 1):
         raise ValueError(f"{path} is a part of a model; join them by llama-gguf-split --merge")
 
 
-def _header(path: Path) -> _Header:
+def _header(path: Path) -> Header:
     return _read_header(*stamp(path))
 
 
 @functools.lru_cache(maxsize=2)
-def _read_header(path: Path, size: int, changed: int) -> _Header:
-    package = from_extra("gguf", f"{path}")
+def _read_header(path: Path, size: int, changed: int) -> Header:
     try:
-        reader = package.GGUFReader(path)
-        metadata = {name: field.contents() for name, field in reader.fields.items()}
-        entries = {
-            t.name: _Entry(
-                t.tensor_type, int(t.data_offset), int(t.n_bytes), tuple(t.shape.tolist()[::-1])
-            )
-            for t in reader.tensors
-        }
-    except _TORN as error:
+        header = read_gguf_header(path)
+    except ValueError as error:
         raise ValueError(
-            f"{path} can't be read as a gguf ({error}): it is cut short, of a newer kind, or none"
+            f"{path} can't be read as a gguf ({error}): it is cut short, damaged, of a newer kind, "
+            "or none; get it again"
         ) from None
-    if any(entry.offset + entry.n_bytes > size for entry in entries.values()):
-        raise ValueError(f"{path} is cut short; get it again")
-    return _Header(metadata, entries)
+    _check_names(path, header.metadata)
+    return header
+
+
+def _check_names(path: Path, metadata: Mapping[str, Any]) -> None:
+    """Raises ValueError for a setting whose name has one letter wrong: it would be taken for
+    missing, and its default used.
+    """
+    for wanted in _OPTIONAL:
+        if wanted in metadata:
+            continue
+        for name in metadata:
+            if len(name) == len(wanted) and sum(a != b for a, b in zip(name, wanted)) == 1:
+                raise ValueError(f"{path} is damaged: {shown(name)} is {wanted} but for a letter")
 
 
 def _decimal(value: float) -> float:

@@ -10,12 +10,14 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from experiments.config import constraints
+from experiments.config.constraints import shown
 from experiments.data.corpus import Corpus
 from experiments.data.tokenizer import end_of_text, vocabulary_size
 from experiments.init.gguf import gguf_metadata
 from experiments.init.reading import named
 
 _CONTROL = 3  # llama.cpp's type of entries that no text is made of
+_KINDS = frozenset(range(1, 7))  # normal, unknown, control, user defined, unused, byte
 _KEYS = ("model", "pre", "tokens", "token_type", "merges")
 
 
@@ -58,10 +60,16 @@ def byte_bpe(metadata: Mapping[str, Any]) -> Tokenizer:
             f"the gguf's vocabulary is of kind {kind!r} and splits text as {split!r}; only gpt2 "
             f"with {' or '.join(_SPLITS)} is read: put the model's tokenizer.json beside it"
         )
-    entries = metadata["tokenizer.ggml.tokens"]
-    kinds = metadata["tokenizer.ggml.token_type"]
-    merges = [tuple(pair.split(" ")) for pair in metadata["tokenizer.ggml.merges"]]
+    entries = _list(metadata, "tokens", str)
+    kinds = _list(metadata, "token_type", int)
+    merges = [tuple(pair.split(" ")) for pair in _list(metadata, "merges", str)]
     vocabulary = {entry: i for i, entry in enumerate(entries)}
+    unknown = [m for m in merges if len(m) != 2 or not {*m, "".join(m)} <= vocabulary.keys()]
+    if unknown or len(vocabulary) < len(entries):
+        what = f"merges {shown(unknown[0])}" if unknown else "has an entry twice"
+        raise ValueError(f"the gguf's vocabulary is damaged: it {what}; get the file again")
+    if len(kinds) != len(entries) or not set(kinds) <= _KINDS:
+        raise ValueError("the gguf's vocabulary has entries of unknown types; get the file again")
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     tokenizer.pre_tokenizer = _SPLITS[split]()
     tokenizer.decoder = decoders.ByteLevel()
@@ -69,6 +77,13 @@ def byte_bpe(metadata: Mapping[str, Any]) -> Tokenizer:
         [AddedToken(e, special=True) for e, k in zip(entries, kinds, strict=True) if k == _CONTROL]
     )
     return tokenizer
+
+
+def _list(metadata: Mapping[str, Any], key: str, of: type) -> list[Any]:
+    found = metadata.get(f"tokenizer.ggml.{key}")
+    if not isinstance(found, list) or not all(type(value) is of for value in found):
+        raise ValueError(f"tokenizer.ggml.{key} of the gguf is no list of {of.__name__}")
+    return found
 
 
 def _bytes() -> pre_tokenizers.PreTokenizer:
