@@ -8,6 +8,7 @@ import matplotlib as mpl
 
 from analysis.options import as_typed, check_options
 from analysis.parser import make_parser
+from experiments.system.plain_text import printable
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _refuse(why: str, code: int) -> int:
-    print(f"error: {' '.join(why.split())}", file=sys.stderr)
+    print(f"error: {printable(' '.join(why.split()))}", file=sys.stderr)
     return code
 
 

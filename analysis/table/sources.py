@@ -11,6 +11,7 @@ import pandas as pd
 from analysis.fitting.text import join_first
 from analysis.table.csv_file import read_csv
 from experiments.records import DamagedError, RunRecord, find_records, flat_row, read_record
+from experiments.system.plain_text import printable
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,7 +53,22 @@ def read_source(path: str | Path, separator: str | None = None) -> Source:
     frame = frame.dropna(how="all")
     if frame.empty:
         raise ValueError(f"{path} has no rows")
-    return Source(frame=frame)
+    return Source(frame=_printable(frame))
+
+
+def _printable(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with no control character in its texts and names: they end drawings, and reach
+    terminals.
+    """
+    texts = {
+        name: column.map(lambda cell: printable(cell) if isinstance(cell, str) else cell)
+        for name, column in frame.select_dtypes(include=["object", "string"]).items()
+    }
+    return frame.assign(**texts).rename(columns=_named, index=_named)
+
+
+def _named(name: object) -> object:
+    return printable(name) if isinstance(name, str) else name
 
 
 def _read_records(folder: Path) -> Source:
@@ -79,9 +95,9 @@ def _read_records(folder: Path) -> Source:
         raise ValueError(f"{folder} has records of trunks alone; run their branches first")
     if not rows:
         raise ValueError(f"{said}; {damaged[0].remedy}")
-    frame = pd.DataFrame(list(rows.values()), index=list(rows))
+    frame = _printable(pd.DataFrame(list(rows.values()), index=list(rows)))
     if damaged:
-        frame.attrs["damaged"] = f"left out: {said}; {damaged[0].remedy}"
+        frame.attrs["damaged"] = printable(f"left out: {said}; {damaged[0].remedy}")
     return Source(frame=frame, records=tuple(records))
 
 

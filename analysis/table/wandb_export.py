@@ -13,6 +13,7 @@ import pandas as pd
 from analysis.table.checks import refuse
 from experiments.records import STATUSES
 from experiments.system.json_files import parse_json
+from experiments.system.plain_text import printable_values
 
 _STATUS_OF = {"finished": "done", "crashed": "failed", "failed": "failed", "killed": "failed"}
 _OURS = (
@@ -86,7 +87,7 @@ def _from_dicts(frame: pd.DataFrame) -> pd.DataFrame:
     for i in range(len(frame)):
         row: dict[str, Any] = {}
         for column in ("config", "summary"):
-            values = _parsed(frame, column, i)
+            values = printable_values(_parsed(frame, column, i))
             row |= {k: v for k, v in _flat(values) if v is not None and not k.startswith("_")}
         rows.append(row)
     flat = pd.DataFrame(rows, index=frame.index)

@@ -19,6 +19,7 @@ from experiments.config.trust import trust_composed
 from experiments.records import RECORD_NAME
 from experiments.sweep.manifest import MANIFEST_NAME
 from experiments.system import interruption
+from experiments.system.plain_text import printable
 from experiments.system.version import ShowVersion
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def exit_codes() -> Iterator[None]:
         code = _exit_code(error)
         if code is None:
             raise
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        print(f"error: {printable(one_line(error))}", file=sys.stderr)
         raise SystemExit(code) from None
 
 
@@ -144,7 +145,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--version", action=ShowVersion)
 
     def error(self, message: str) -> NoReturn:
-        print(f"error: {message}; --help lists the arguments", file=sys.stderr)
+        print(f"error: {printable(message)}; --help lists the arguments", file=sys.stderr)
         raise SystemExit(BAD_INPUT)
 
 

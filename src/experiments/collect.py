@@ -15,6 +15,7 @@ from experiments.interchange.runs import LAYOUTS, rows_as
 from experiments.interchange.runs_card import UNKNOWN, check_licence, runs_card
 from experiments.records import RECORD_NAME, DamagedError, RunRecord, flat_row, read_record
 from experiments.system.disk import sync_tree, write_text_atomically
+from experiments.system.plain_text import printable
 
 _HOUR = 3600  # seconds; no collect takes that long
 _RUNS, _CARD = "runs.csv", "README.md"
@@ -83,7 +84,7 @@ def read_records(folder: Path) -> list[RunRecord]:
             damaged.append(str(error))
     if damaged:
         print(f"warning: {len(damaged)} damaged records are left out:", file=sys.stderr)
-        print("\n".join(f"  {line}" for line in damaged), file=sys.stderr)
+        print("\n".join(f"  {printable(line)}" for line in damaged), file=sys.stderr)
     if not records:
         what = "no record that can be read" if damaged else "no records yet"
         raise ValueError(f"{folder} has {what}; see python -m experiments.status")

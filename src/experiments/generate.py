@@ -17,6 +17,7 @@ from experiments.finished import PLACES, finished_record, read_finished
 from experiments.models.generation import Sampling, generate
 from experiments.models.transformer import Transformer
 from experiments.served import WORD, attach_library
+from experiments.system.plain_text import printable
 from experiments.system.version import version_line
 
 USAGE = """\
@@ -132,10 +133,11 @@ def main() -> None:
         record, vocabulary, model = read_finished(run_dir, words.overrides)
         if library is not None:
             attach_library(Path(library).expanduser(), run_dir, record, model)
+        shown = sys.stdout.isatty()  # a model may write what moves a terminal's cursor
         for i, text in enumerate(texts):
             print("\n" * (i > 0) + text, end="", flush=True)
             for piece in continuation(vocabulary, model, text, request):
-                print(piece, end="", flush=True)
+                print(printable(piece, "\n\t") if shown else piece, end="", flush=True)
             print(flush=True)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from experiments.system.disk import explained, make_folder, write_text_atomically
 from experiments.system.json_files import parse_json
+from experiments.system.plain_text import may_have_controls, printable_values
 
 RECORD_NAME = "record.json"
 HISTORY_NAME = "history.csv"  # the rows of a run's training: training/history.py
@@ -211,6 +212,8 @@ def set_aside(path: Path) -> Path:
 
 def _parsed(content: bytes) -> RunRecord:
     values = parse_json(content)
+    if may_have_controls(content):
+        values = printable_values(values)
     verified = values.pop(CHECKSUM, None) is not None
     if verified and not _verified(content)[1]:
         raise ValueError("its checksum is not that of its content")

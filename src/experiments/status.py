@@ -14,6 +14,7 @@ from experiments.cli import Parser, exit_codes, sweep_argument, sweep_folder, sw
 from experiments.sweep.search_table import CellState, read_cells, search_lines, search_rows
 from experiments.sweep.states import STATES, SweepState, read_sweep
 from experiments.sweep.status_table import status_text, sweeps_text
+from experiments.system.plain_text import printable
 
 _ENDED = ("done", "diverged", "failed", "damaged")
 
@@ -86,7 +87,7 @@ def _show(
 ) -> None:
     if options.json:
         for note in [*(f"note: {note}" for note in sweep.notes), *notes]:
-            print(note, file=sys.stderr)
+            print(printable(note), file=sys.stderr)
         points = [vars(p) for p in sweep.points if not states or p.state in states]
         shown = [*points, *search_rows(cells)]
         if shown:
@@ -96,13 +97,15 @@ def _show(
     clear = "\033[H\033[2J" if options.watch and on_terminal else ""
     text = status_text(folder.name, sweep, states, shorten=on_terminal and not options.all)
     search = "\n".join([*search_lines(cells), *notes])
-    _print(clear + "\n\n".join(filter(None, [text, search])))
+    _print("\n\n".join(filter(None, [text, search])), clear)
 
 
-def _print(text: str) -> None:
-    """Prints; whoever has read enough of it, as `head` does, is no error."""
+def _print(text: str, clear: str = "") -> None:
+    """Prints, after what clears the screen, if anything does. Whoever has read enough of it, as
+    `head` does, is no error.
+    """
     try:
-        print(text, flush=True)
+        print(clear + printable(text, "\n"), flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
@@ -123,7 +126,7 @@ def _list(results: Path, as_json: bool) -> None:
         return
     for name, sweep in sweeps:
         if isinstance(sweep, str):
-            print(f"note: {name}: {sweep}", file=sys.stderr)
+            print(printable(f"note: {name}: {sweep}"), file=sys.stderr)
         else:
             n_done = sum(p.state == "done" for p in sweep.points)
             print(json.dumps({"sweep": name, "n_points": len(sweep.points), "n_done": n_done}))

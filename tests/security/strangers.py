@@ -49,9 +49,11 @@ def plant_run(sweep_dir: Path, raw: Mapping[str, Any]) -> Path:
     return run_dir
 
 
-def plant_manifest(sweep_dir: Path, raw: Mapping[str, Any], run_id: str = RUN_ID) -> None:
-    """A manifest of one line, whose checksum is right."""
-    head = {"run_id": run_id, "label": "dense", "planned_flops": 2e9, "n_steps": 1, "code": None}
+def plant_manifest(
+    sweep_dir: Path, raw: Mapping[str, Any], run_id: str = RUN_ID, label: str = "dense"
+) -> None:
+    """A line more of a manifest, whose checksum is right."""
+    head = {"run_id": run_id, "label": label, "planned_flops": 2e9, "n_steps": 1, "code": None}
     text = json.dumps(head)[:-1] + ', "raw": ' + json.dumps(raw)
     line = f'{text}, "checksum": "{hashlib.sha256(text.encode()).hexdigest()}"}}\n'
     sweep_dir.mkdir(parents=True, exist_ok=True)

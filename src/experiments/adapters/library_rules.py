@@ -49,7 +49,8 @@ def _check_adapters(adapters: Any, maps: set[str], n_places: int, need: Any) -> 
     places: set[int] = set()
     for name, one in adapters.items():
         one = one if isinstance(one, Mapping) else {}
-        place, own = one.get("place"), one.get("maps")
+        place: Any = one.get("place")
+        own = one.get("maps")
         free = _is_count(place) and place < n_places and place not in places
         need(free, f"adapter {name!r} has place {place!r}")
         known = isinstance(own, list) and all(isinstance(n, str) and n in maps for n in own)
@@ -63,7 +64,7 @@ def _check_route(
 ) -> None:
     kind = route["kind"]
     if kind == "fixed":
-        gates = route.get("gates")
+        gates: Any = route.get("gates")
         need(isinstance(gates, Mapping), "a route by hand has no gates")
         for place, gate in gates.items():
             known = place.isdecimal() and len(place) < 10 and int(place) in places

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from experiments.records import RECORD_NAME, read_record
 from experiments.sweep.manifest import Entry
+from experiments.system.plain_text import printable
 
 CONFIG_NAME = "config.yaml"
 _TOP_LEVEL = re.compile(r"^(model_name|n_experts|size|budget|seed): *(\S+) *$", re.MULTILINE)
@@ -81,7 +82,7 @@ def _lost(
 ) -> Entry:
     return Entry(
         run_id=run_dir.name,
-        label=label,
+        label=printable(label),
         planned_flops=planned_flops,
         n_steps=n_steps,
         code=None,

@@ -22,6 +22,7 @@ from experiments.sweep.places import relocatable
 from experiments.system.disk import make_folder, sync, sync_file
 from experiments.system.json_files import parse_json
 from experiments.system.locks import lock
+from experiments.system.plain_text import printable
 
 if TYPE_CHECKING:  # it brings torch, which `status` has no need of
     from experiments.point import Point
@@ -183,7 +184,7 @@ def load(sweep_dir: Path) -> Manifest:
 def _warn(found: Manifest) -> None:
     note = found.note()
     if note:
-        print(f"warning: {note}", file=sys.stderr)
+        print(printable(f"warning: {note}"), file=sys.stderr)
 
 
 def _line(entry: Entry) -> bytes:
@@ -239,7 +240,7 @@ def _checked(values: dict[str, Any], config: str, number: int) -> Entry:
         raise ValueError("trunk or first_step is none")
     if not isinstance(values["label"], str) or not isinstance(values["code"], str | None):
         raise ValueError("label or code is not text")
-    return Entry(**values, config=config, line=number)
+    return Entry(**{**values, "label": printable(values["label"])}, config=config, line=number)
 
 
 def _ends_with_newline(path: Path) -> bool:

@@ -13,6 +13,7 @@ from experiments.sweep import manifest
 from experiments.sweep.lost import CONFIG_NAME, folders_of, lost_entries
 from experiments.sweep.manifest import MANIFEST_NAME, Entry
 from experiments.sweep.places import located
+from experiments.system.plain_text import printable
 
 
 def raws_of(
@@ -32,7 +33,7 @@ def raws_of(
             raws.append(raw_of(sweep_dir, entry))
         except ValueError as error:
             n_refused += 1
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable(str(error))}", file=sys.stderr)
     if not raws:
         raise ValueError(f"{sweep_dir} has no point that can be run")
     return raws, n_refused

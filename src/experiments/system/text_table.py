@@ -2,9 +2,15 @@
 
 from collections.abc import Sequence
 
+from experiments.system.plain_text import printable
+
 
 def aligned(rows: Sequence[Sequence[str]], n_left: int = 1) -> list[str]:
-    """The rows as lines; the first n_left columns are left-aligned, the others right-aligned."""
+    """The rows as lines; the first n_left columns are left-aligned, the others right-aligned.
+
+    A cell is on its line, and without control characters.
+    """
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
         "  ".join(

@@ -1,0 +1,111 @@
+"""What moves a terminal's cursor or ends a drawing is shown as an escape, wherever it is from."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from analysis.__main__ import main as analysis
+from analysis.table import load_table
+from analysis.table.sources import read_source
+from experiments import generate, status
+from experiments.cli import exit_codes
+from experiments.records import read_record, write_record
+from experiments.sweep import manifest
+from experiments.system.plain_text import may_have_controls, printable, printable_values
+from experiments.system.text_table import aligned
+from tests.analysis.tables import SIZES, growing
+from tests.security.strangers import plant_manifest, record_of
+
+COLUMNS = ["model", "budget", "n_params", "n_tokens", "loss", "status"]
+EVIL = "de\x1b[2Jn\x07s\x9be\u202e\x00\ud800\r"
+SHOWN = r"de\x1b[2Jn\x07s\x9be\u202e\x00\ud800\r"
+
+
+def runs() -> pd.DataFrame:
+    """A plain table: three budgets of one model."""
+    budgets = (1e12, 4e12, 1.6e13)
+    rows = [("dense", c, n, c / n / 6, growing(n, c), "done") for c in budgets for n in SIZES]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def test_what_is_escaped():
+    assert printable(EVIL) == SHOWN
+    assert printable("naïve, 漢字 ‘…’ 🙂\n\t") == "naïve, 漢字 ‘…’ 🙂\\n\\t"
+    assert printable("a\nb\tc\x1b", "\n\t") == "a\nb\tc\\x1b"
+    assert printable_values({EVIL: [EVIL, {"a": "b\n"}, 1.5, None]}) == {
+        SHOWN: [SHOWN, {"a": "b\n"}, 1.5, None]
+    }
+
+
+@pytest.mark.parametrize("character", [*map(chr, range(32)), *"\x7f\x85\u202e\u2067\ud800"])
+@pytest.mark.parametrize("ascii_alone", [True, False])
+def test_no_control_character_in_json_is_overlooked(character, ascii_alone):
+    content = json.dumps({"a": character}, ensure_ascii=ascii_alone)
+    if character not in "\n\t":
+        assert may_have_controls(content.encode(errors="surrogatepass"))
+    assert not may_have_controls(json.dumps({"a": "naïve\n\t"}, ensure_ascii=False).encode())
+
+
+def test_records_and_manifests_come_without(tmp_path):
+    raw = {"model": {"top_k": EVIL}, "sweep": "x"}
+    record = record_of(raw, model=EVIL, error="line 1\n\x1bline 2", status="failed")
+    read = read_record(write_record(tmp_path / "run", record))
+    assert (read.model, read.error) == (SHOWN, "line 1\n\\x1bline 2")
+    assert read.config["model"]["top_k"] == SHOWN
+    plant_manifest(tmp_path / "s", {}, label=EVIL)
+    (entry,) = manifest.load(tmp_path / "s").entries.values()
+    assert entry.label == SHOWN
+
+
+@pytest.mark.parametrize("words", [["s"], ["s", "--json"], []])
+def test_status_shows_escapes(words, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "results" / "s"
+    write_record(folder / "a", record_of({}, model=EVIL, error=EVIL, status="failed", run_id="a"))
+    plant_manifest(folder, {}, run_id="b", label=EVIL)
+    (tmp_path / "results" / "x\x1b[2J").mkdir()
+    (tmp_path / "results" / "x\x1b[2J" / "manifest.jsonl").write_text("{}\n")
+    monkeypatch.setattr("sys.argv", ["status", *words])
+    status.main()
+    said = "".join(capsys.readouterr())
+    assert "x1b" in said or "u001b" in said
+    assert "\x1b" not in said
+    assert "\x07" not in said
+
+
+def test_errors_and_tables_show_escapes(capsys):
+    with pytest.raises(SystemExit), exit_codes():
+        raise ValueError(f"{EVIL[:-1]} is no name")
+    assert capsys.readouterr().err == f"error: {SHOWN[:-2]} is no name\n"
+    assert aligned([("a\nb", EVIL)]) == [rf"a\nb  {SHOWN}"]
+
+
+def test_tables_of_all_kinds_come_without(tmp_path):
+    frame = runs().assign(model="a\x1bb")
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    frame.rename(columns={"model": "mo\x07del"}).to_parquet(tmp_path / "t.parquet")
+    assert set(read_source(tmp_path / "t.csv").frame["model"]) == {r"a\x1bb"}
+    assert r"mo\x07del" in read_source(tmp_path / "t.parquet").frame
+    assert set(load_table(tmp_path / "t.csv")["series"]) == {r"a\x1bb"}
+    write_record(tmp_path / "s" / "a\x1b", record_of({}, model="a\x1bb"))
+    source = read_source(tmp_path / "s")
+    assert (*source.frame["model"], *source.frame.index) == (r"a\x1bb", r"a\x1b")
+
+
+def test_an_export_of_wandb_comes_without(tmp_path):
+    frame = runs()
+    rows = [json.dumps({**row, "model": "a\x1bb"}) for row in frame.to_dict("records")]
+    pd.DataFrame({"name": "x", "config": rows, "summary": "{}"}).to_csv(tmp_path / "w.csv")
+    assert set(load_table(tmp_path / "w.csv")["series"]) == {r"a\x1bb"}
+
+
+@pytest.mark.slow
+def test_a_report_is_not_ended(tmp_path, capsys):
+    frame = runs().assign(model="a\x1b$\\frac")
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    assert analysis(["isoflop", str(tmp_path / "t.csv"), "--out", str(tmp_path / "out")]) == 0
+    said = "".join(capsys.readouterr())
+    assert r"a\x1b$\frac" in said
+    assert "\x1b" not in said
+    assert generate.printable("a\x1bb", "\n\t") == r"a\x1bb"
