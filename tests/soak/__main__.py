@@ -29,7 +29,7 @@ from tests.soak.points import MODELS, Points
 from tests.soak.processes import warm_up
 from tests.soak.storage_faults import unmount_below
 
-for _layer in ("worker", "controller", "rank", "storage", "byte", "clock", "wandb"):
+for _layer in ("worker", "controller", "rank", "storage", "byte", "clock", "wandb", "host"):
     importlib.import_module(f"tests.soak.{_layer}_faults")  # enter themselves in the registry
 
 

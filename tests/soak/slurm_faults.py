@@ -1,4 +1,4 @@
-"""Sweeps on real Slurm daemons of their own: requeued, cancelled, killed, and without slurmctld."""
+"""Sweeps on real Slurm daemons of their own, whose jobs, tasks, daemons and nodes fail."""
 
 import os
 import random
@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -14,10 +14,11 @@ from experiments.sweep.cluster import submit_sweep
 from experiments.sweep.slurm import Resources
 from experiments.system.claims import CLAIM_NAME, is_claimed
 from tests.conftest import REPOSITORY
-from tests.soak.points import MODELS, Points
+from tests.soak.points import MODELS, Case, Points
 from tests.soak.processes import Body, alive, call
 from tests.soak.stage import Alone
 from tests.soak.trials import Outcome, Trial
+from tests.soak.watched import PLACE
 
 _SCRIPT = REPOSITORY / "tests" / "slurm" / "cluster.sh"
 _RESOURCES = Resources(cpus_per_task=1, signal_seconds=20)
@@ -29,6 +30,10 @@ class Cluster(Alone):
     """Some points by `python -m experiments.run -m hydra/launcher=slurm`."""
 
     name = "slurm"
+
+    def __init__(self, folder: Path, points: Points, cases: Sequence[Case]) -> None:
+        super().__init__(folder, points, cases)
+        os.environ[PLACE] = str(self.diary)
 
     def command(self) -> Body:
         """Submits what is to be done, and returns at once."""
@@ -54,15 +59,16 @@ def daemons(folder: Path) -> Iterator[str | None]:
         yield None
     finally:
         subprocess.run([_SCRIPT, "down", folder], check=False, timeout=120)
-        for name in ("SLURM_CONF", "PYTHONPATH"):
+        for name in ("SLURM_CONF", "PYTHONPATH", PLACE):
             os.environ.pop(name, None)
 
 
 def slurm_trial(name: str, seed: int, points: Points, folder: Path, root: Path) -> Outcome:
     """Four points, and a fault every few seconds until there were eight or all are done."""
     rng = random.Random(f"{seed} {name}")
-    models = rng.sample(MODELS, 4)
-    cases = [points.case(model, 0, _N_STEPS, minutes=0.005) for model in models]
+    models = ["noisy", *rng.sample(MODELS[1:], 3)]
+    watched = ("data.corpus._target_=tests.soak.watched.Watched",)
+    cases = [points.case(model, 0, _N_STEPS, minutes=0.005, overrides=watched) for model in models]
     trial = Trial(name, Cluster(folder, points, cases), rng)
     return trial.run(lambda trial: _disturb(trial, root))
 
@@ -80,7 +86,7 @@ def _disturb(trial: Trial, root: Path) -> None:
         if n < 8:
             time.sleep(trial.rng.uniform(2.0, 12.0))
             n += 1
-            trial.rng.choice((_requeue, _cancel, _kill, _kill, _restart))(trial, root)
+            trial.rng.choice(_FAULTS)(trial, root)
         elif _slurm("squeue", "--noheader"):
             time.sleep(1.0)
         else:  # failed or cancelled: whoever submitted it does so again
@@ -106,29 +112,108 @@ def _kill(trial: Trial, root: Path) -> None:
     held = [folder for folder in trial.stage.run_dirs if is_claimed(folder)]
     if held:
         folder = trial.rng.choice(held)
-        pid = int((folder / CLAIM_NAME).read_text().split(" pid ")[1].split()[0])
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+        if _kill_holder(folder):
             trial.injected("slurm task kill -9", folder.name)
 
 
-def _restart(trial: Trial, root: Path) -> None:
-    pids = root / "run" / "pids"
-    lines = [line.split() for line in pids.read_text().splitlines()]
-    pid = next(int(pid) for name, pid in reversed(lines) if name == "slurmctld")
-    os.kill(pid, signal.SIGKILL)
-    while alive(pid):
-        time.sleep(0.05)
-    time.sleep(trial.rng.uniform(0.0, 5.0))
-    new = subprocess.Popen(
-        ["slurmctld", "-D"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    with pids.open("a") as file:
-        file.write(f"slurmctld {new.pid}\n")
+def _kill_at_checkpoint(trial: Trial, root: Path) -> None:
+    """While one is written."""
+    deadline = time.monotonic() + 10.0
+    while time.monotonic() < deadline:
+        for folder in trial.stage.run_dirs:
+            if (folder / "last.partial").exists() and _kill_holder(folder):
+                trial.injected("slurm task kill -9 at a checkpoint", folder.name)
+                return
+        time.sleep(0.001)
+
+
+def _kill_holder(folder: Path) -> bool:
+    with suppress(OSError, LookupError, ValueError):
+        pid = int((folder / CLAIM_NAME).read_text().split(" pid ")[1].split()[0])
+        os.kill(pid, signal.SIGKILL)
+        return True
+    return False
+
+
+def _kill_slurmctld(trial: Trial, root: Path) -> None:
+    pid = _daemons(root, "slurmctld")[-1]
+    _restart(trial, root, pid, "slurmctld", "-D")
     trial.injected("slurmctld kill -9", str(pid))
     deadline = time.monotonic() + 60.0
     while "is UP" not in (_slurm("scontrol", "ping") or "") and time.monotonic() < deadline:
         time.sleep(0.5)
+
+
+def _kill_slurmd(trial: Trial, root: Path) -> None:
+    """Of one node; its tasks go on meanwhile."""
+    node = trial.rng.choice(_NODES)
+    for pid in _daemons(root, "slurmd"):
+        with suppress(OSError):
+            if node.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+                _restart(trial, root, pid, "slurmd", "-D", "-N", node)
+                trial.injected("slurmd kill -9", node)
+                return
+
+
+def _daemons(root: Path, name: str) -> list[int]:
+    lines = [line.split() for line in (root / "run" / "pids").read_text().splitlines()]
+    return [int(pid) for found, pid in lines if found == name]
+
+
+def _restart(trial: Trial, root: Path, pid: int, *command: str) -> None:
+    os.kill(pid, signal.SIGKILL)
+    while alive(pid):
+        time.sleep(0.05)
+    time.sleep(trial.rng.uniform(0.0, 5.0))
+    new = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with (root / "run" / "pids").open("a") as file:
+        file.write(f"{command[0]} {new.pid}\n")
+
+
+def _down(trial: Trial, root: Path) -> None:
+    """A node is lost: its jobs are ended and requeued."""
+    _take_out(trial, "down")
+
+
+def _drain(trial: Trial, root: Path) -> None:
+    """A node gets no new jobs for a while."""
+    _take_out(trial, "drain")
+
+
+def _take_out(trial: Trial, state: str) -> None:
+    node = trial.rng.choice(
+        (_slurm("squeue", "-h", "-t", "RUNNING", "-o", "%N") or "").split() or _NODES
+    )
+    if (
+        _slurm("scontrol", "update", f"nodename={node}", f"state={state}", "reason=soak")
+        is not None
+    ):
+        trial.injected(f"node {state}", node)
+        time.sleep(trial.rng.uniform(1.0, 8.0))
+        _slurm("scontrol", "update", f"nodename={node}", "state=resume")
+
+
+def _preempt(trial: Trial, root: Path) -> None:
+    """A job of the partition that goes first wants a whole node."""
+    node = trial.rng.choice(_NODES)
+    busy = node in (_slurm("squeue", "-h", "-t", "RUNNING", "-o", "%N") or "").split()
+    job = ("--partition=high", "--exclusive", f"--nodelist={node}", "--output=/dev/null")
+    if _slurm("sbatch", *job, "--wrap=sleep 3") is not None and busy:
+        trial.injected("slurm preemption", node)
+
+
+def _limit(trial: Trial, root: Path) -> None:
+    """A job's time is up a minute after it began."""
+    job = _some_job(trial)
+    if job and _slurm("scontrol", "update", f"jobid={job}", "timelimit=1") is not None:
+        trial.injected("slurm time limit", job)
+
+
+_NODES = ("n1", "n2", "n3")  # of cluster.sh
+_FAULTS = (
+    _requeue, _cancel, _kill, _kill_at_checkpoint, _kill_slurmctld, _kill_slurmd, _down, _drain,
+    _preempt, _limit,
+)  # fmt: skip
 
 
 def _some_job(trial: Trial) -> str | None:

@@ -2,6 +2,7 @@
 
 import fcntl
 import signal
+import socket
 
 from experiments.system.claims import CLAIM_NAME, read_events
 from tests.soak.enumerated import strike_once
@@ -118,14 +119,15 @@ def two_at_once(trial: Trial) -> None:
 def locks_apart(trial: Trial) -> None:
     """Two processes, each with locks of its own, as on hosts that don't share them."""
 
-    def before() -> None:
+    def before(host: str) -> None:
+        socket.gethostname = lambda: host
         for name in ("flock", "lockf"):
             setattr(fcntl, name, lambda *arguments: None)
 
     trial.locked = trial.trusted = False
-    first, moment = trial.stage.start(before), trial.some_time()
+    first, moment = trial.stage.start(lambda: before("host-a")), trial.some_time()
     first.lives_for(trial.rng.choice((0.0, moment)))
-    second = trial.stage.start(before)
+    second = trial.stage.start(lambda: before("host-b"))
     both = first.poll() is None
     if killed := trial.rng.random() < 0.3:
         second.lives_for(trial.some_time())
