@@ -10,7 +10,7 @@ from analysis.fitting.intervals import Estimate, t_quantile
 from analysis.fitting.results import Result
 from analysis.fitting.status import FitStatus, status_of
 from analysis.fitting.text import format_status, noise_cautions, pluralize
-from analysis.table.checks import finished, require
+from analysis.table.checks import check_types, finished, require
 
 _OWN = "validation"  # of the run's own corpus
 
@@ -117,6 +117,8 @@ def compare_adaptations(
             f"(init=...) and were scored on {general} (eval=[{general}])"
         )
     require(runs, ["n_tokens", "budget"], "compare_adaptations")
+    of_numbers = (*before, f"{general}.loss", "n_trained_params")
+    check_types(runs, numbers=of_numbers, texts=("init.how", "init.train"))
     starts = runs[before[0]].dropna().round(4).nunique()
     measured = pd.DataFrame(
         {

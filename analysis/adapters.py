@@ -142,6 +142,9 @@ def compare_libraries(folder: Path | str, *, level: float = 0.95) -> Libraries:
         if any(report[name] != first[name] for report in reports):
             raise ValueError(f"{folder} has comparisons of different {name}; keep one kind")
     adapters, unseen = first["adapters"], first["unseen"]
+    laters = {(one["name"], *sorted(one["without"])) for r in reports if (one := r.get("later"))}
+    if len(laters) > 1:
+        raise ValueError(f"{folder} has comparisons of different later adapters; keep one kind")
 
     def way_of(way: str) -> Way:
         scored = [report for report in reports if way in report["losses"]]
@@ -199,7 +202,39 @@ def _read(path: Path) -> dict[str, Any] | None:
         raise ValueError(f"{path} can't be read as JSON ({error}); write it again") from None
     if not isinstance(report, dict) or not {"losses", "adapters", "unseen"} <= set(report):
         return None
+    try:
+        _check(report)
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise ValueError(
+            f"{path} is not a comparison as experiments.library compare writes it ({why}); move it "
+            "away, or make it again"
+        ) from None
     return report
+
+
+def _check(report: Mapping[str, Any]) -> None:
+    """Raises one of several errors for a report without a number that is taken from it."""
+    adapters, unseen = (list(map(str, report[name])) for name in ("adapters", "unseen"))
+    if adapters != report["adapters"] or unseen != report["unseen"] or not adapters:
+        raise ValueError("adapters and unseen must be lists of names")
+    needed = [(_OWN, _MIXED), *((_OWN, name) for name in adapters)]
+    needed += [(_BASE, name) for name in unseen]
+    for way in report["losses"]:
+        needed += [(way, name) for name in (*adapters, _MIXED, *(unseen if way != _OWN else ()))]
+    for way, name in needed:
+        _finite(report["losses"][way][name], f"losses.{way}.{name}")
+    if later := report.get("later"):
+        _finite(later["own"], "later.own")
+        for side in ("with", "without"):
+            for name in (str(later["name"]), *later["without"]):
+                _finite(later[side][name], f"later.{side}.{name}")
+        _ = later["equal"]
+
+
+def _finite(value: object, where: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
+        raise ValueError(f"{where} must be a finite number, and is {str(value)[:40]!r}")
 
 
 def _mean(report: Mapping[str, Any], way: str, texts: Sequence[str]) -> float:

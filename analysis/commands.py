@@ -22,7 +22,7 @@ from analysis.experts.compare import DEFAULT_FORMS, compare_laws
 from analysis.experts.fit import size_slopes
 from analysis.fitting.plain import plain
 from analysis.fitting.status import FitError
-from analysis.forgetting import compare_forgetting
+from analysis.forgetting import compare_forgetting, has_learnt, unreadable
 from analysis.isoflop.brief import brief
 from analysis.isoflop.fit import fit_isoflop
 from analysis.isoflop.offsets import at_budgets
@@ -317,8 +317,15 @@ def growth(options: Options) -> None:
 def forgetting(options: Options) -> None:
     """What runs that learnt a stream of domains learnt, and what they forgot."""
     source, folder = read_source(options.path, options.separator), folder_of(options)
+    records = []
+    for record in _records_of(source, table_of(options, source, by_cell=False)):
+        why = unreadable(record) if has_learnt(record) else None
+        if why is None:
+            records.append(record)
+        else:
+            print(f"warning: excluded: {why}", file=sys.stderr)
     found = compare_forgetting(
-        _records_of(source, table_of(options, source, by_cell=False)),
+        records,
         learning=options.learning,
         baseline=options.baseline,
     )

@@ -2,13 +2,14 @@
 
 from analysis import figures
 from analysis.commands import Options, folder_of, print_json, save, say, table_of, write
+from analysis.experts.fit import BACKBONE, fit_expert_law
 from analysis.fits import multipliers_of
 from analysis.fitting.status import FitError
 from analysis.flatness import flatness
 from analysis.isoflop.fit import fit_isoflop
 from analysis.multiplier.fit import compute_multipliers, lowest_points
 from analysis.multiplier.result import frame_of
-from analysis.planner import plan
+from analysis.planner import MIN_GAIN, plan
 from analysis.rates.fit import BATCH, fit_rates
 from analysis.rates.moves import compare_rates
 from analysis.staging import staged
@@ -25,13 +26,17 @@ def planned(options: Options) -> None:
         raise FitError(f"no power law to plan by: {fit.why_no_laws}")
     law = None
     if options.form:
-        from analysis.experts.fit import fit_expert_law
-
         law = fit_expert_law(
-            table, options.form, model=options.model, baseline=options.baseline, size=options.size
+            table,
+            options.form,
+            model=options.model,
+            baseline=options.baseline,
+            size=options.size or BACKBONE,
         )
     plans = {
-        model: plan(options.budget, fit, model=model, experts=law, min_gain=options.min_gain)
+        model: plan(
+            options.budget, fit, model=model, experts=law, min_gain=options.min_gain or MIN_GAIN
+        )
         for model in models
     }
     for text in fit.moved:

@@ -15,11 +15,14 @@ from analysis.fitting.intervals import Estimate, t_quantile
 from analysis.fitting.results import Result
 from analysis.fitting.status import FitStatus, status_of
 from analysis.fitting.text import format_status, noise_cautions, pluralize
-from analysis.table.checks import finished, require
+from analysis.table.checks import check_types, finished, require
 
 _HOWS = ("bias", "copies", "beside")
-_START = ("init.how", "init.parent.run_id", "init.parent.n_experts", "init.parent.flops")
-COLUMNS = (*_START, "run_id", "n_experts", "lr")
+_NUMBERS, _TEXTS = (
+    ("init.parent.n_experts", "init.parent.flops"),
+    ("init.how", "init.parent.run_id"),
+)
+COLUMNS = (*_TEXTS, *_NUMBERS, "run_id", "n_experts", "lr")
 _THROUGHOUT = "throughout"
 _TOLERANCE = 0.02  # total FLOPs that are told equal
 _HISTORY = "history.csv"  # in a run's folder, which has the run's id for a name
@@ -133,6 +136,7 @@ def compare_growth(table: pd.DataFrame, *, level: float = 0.95) -> Growth:
     """
     runs = finished(table)
     missing = [name for name in COLUMNS if name not in runs]
+    check_types(runs, numbers=_NUMBERS, texts=_TEXTS)
     grown = runs[_has_grown(runs)] if not missing else runs[:0]
     if grown.empty:
         raise ValueError(

@@ -11,6 +11,7 @@ from analysis.table.csv_file import parse_separator
 from analysis.table.units import parse_unit
 
 _MAX_DRAWS = 100_000
+_RESULTS = ("loss", "perplexity", "bits_per_byte", "train_loss")  # of runs
 _BY_MODEL = ("experts", "adaptation", "adapters", "growth", "forgetting")
 
 
@@ -80,6 +81,15 @@ def check_options(options: argparse.Namespace) -> None:
                 raise ValueError(f"{flag} {shown} {rule}")
         if value == "":
             raise ValueError(f"{flag} is empty; give a value, or leave it out")
+    if options.command == "plan" and options.form is None:
+        for flag in ("--size", "--baseline", "--min-gain"):
+            if getattr(options, flag[2:].replace("-", "_")) is not None:
+                raise ValueError(f"{flag} is of a law of experts; give --form, or leave it out")
+    if getattr(options, "cluster", None) in _RESULTS:
+        raise ValueError(
+            f"--cluster {options.cluster} is what is fitted; name what rows of one run share, e.g. "
+            "run_id"
+        )
     for name in ("column", "where", "unit"):
         pairs(name, getattr(options, name))
     for column, unit in pairs("unit", options.unit).items():

@@ -20,6 +20,7 @@ from analysis.flatness import WITHIN
 from analysis.isoflop.fit import X_NAMES
 from analysis.multiplier.profile import SLOPES
 from analysis.options import Parser
+from analysis.planner import MIN_GAIN
 from analysis.rates.cells import NEAREST
 from analysis.rates.fit import HORIZONS, WIDTHS
 from analysis.surfaces.compare import HELD_OUT
@@ -208,13 +209,12 @@ def _decisions(add: Add) -> None:
     add_curves(sub)
     add_choice(sub)
     sub.add_argument("--form", choices=list(FORMS), help="a law of experts, to plan their number")
-    sub.add_argument("--size", default=BACKBONE, help="the column that N is there (%(default)s)")
+    sub.add_argument("--size", help=f"the column that N is there ({BACKBONE})")
     sub.add_argument(
         "--min-gain",
         type=float,
-        default=0.01,
         metavar="NATS",
-        help="a doubling of the experts must gain this much (%(default)s)",
+        help=f"a doubling of the experts must gain this much ({MIN_GAIN})",
     )
 
     sub = add(

@@ -16,6 +16,7 @@ from analysis.flatness import cost_of
 from analysis.isoflop.curves import IsoFLOPFit
 from analysis.parametric import FLOPS_PER_PARAM_TOKEN, ParametricFit
 
+MIN_GAIN = 0.01  # nats that a doubling of the experts must gain to be worth it
 _FAR = 10.0  # an extrapolation by more than this is said to be far
 _TOO_FAR = 1e12  # from a laptop's budgets to the largest ever trained: beyond it, a typing error
 _LOG2_EXPERTS = np.arange(0.0, 30.25, 0.25)
@@ -58,7 +59,7 @@ def plan(
     *,
     model: str | None = None,
     experts: ExpertLawFit | None = None,
-    min_gain: float = 0.01,
+    min_gain: float = MIN_GAIN,
     flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN,
     level: float = 0.95,
 ) -> Plan:

@@ -1,8 +1,8 @@
 """What a model that learns domains one after another learns, and what it forgets."""
 
-from analysis.forgetting.compare import Forgetting, compare_forgetting
+from analysis.forgetting.compare import Forgetting, compare_forgetting, has_learnt
 from analysis.forgetting.equal import EqualLearning, compare_at_learning
-from analysis.forgetting.ways import METRICS, metrics_of, way_of
+from analysis.forgetting.ways import METRICS, metrics_of, unreadable, way_of
 
 __all__ = [
     "METRICS",
@@ -10,6 +10,8 @@ __all__ = [
     "Forgetting",
     "compare_at_learning",
     "compare_forgetting",
+    "has_learnt",
     "metrics_of",
+    "unreadable",
     "way_of",
 ]

@@ -17,7 +17,7 @@ from analysis.fitting.results import Result
 from analysis.fitting.status import FitStatus, status_of
 from analysis.fitting.text import format_status
 from analysis.forgetting.equal import EqualLearning, compare_at_learning, shown
-from analysis.forgetting.ways import METRICS, metrics_of, order_of, way_of
+from analysis.forgetting.ways import METRICS, metrics_of, order_of, unreadable, way_of
 from experiments.records import RunRecord
 
 TASK_METRICS = ("acc", "bits_per_byte")
@@ -143,7 +143,9 @@ def compare_forgetting(
     check_level(level)
     groups: dict[tuple[object, ...], list[RunRecord]] = {}
     for record in records:
-        if record.status == "done" and len(record.stages) > 1:
+        if has_learnt(record):
+            if (why := unreadable(record)) is not None:
+                raise ValueError(why)
             same = (record.n_layers, record.budget, len(order_of(record)), record.lr)
             groups.setdefault((way_of(record), *same), []).append(record)
     if not groups:
@@ -157,6 +159,11 @@ def compare_forgetting(
         if several
         else None,
     )
+
+
+def has_learnt(record: RunRecord) -> bool:
+    """Whether a run is one of those that are compared."""
+    return record.status == "done" and len(record.stages) > 1
 
 
 def _kept(runs: Sequence[RunRecord], level: float) -> Kept:
@@ -183,7 +190,7 @@ def _tasks_of(runs: Sequence[RunRecord], level: float) -> dict[str, dict[str, Es
         if all(name in run.evaluations for run in runs):
             # a task of lm-evaluation-harness has other metrics, one without choices no acc
             scores = pd.DataFrame(
-                [[run.evaluations[name].get(m) for m in TASK_METRICS] for run in runs],
+                [[_number(run.evaluations[name].get(m)) for m in TASK_METRICS] for run in runs],
                 columns=TASK_METRICS,
                 dtype=float,
             )
@@ -191,3 +198,8 @@ def _tasks_of(runs: Sequence[RunRecord], level: float) -> dict[str, dict[str, Es
                 m: mean_by_t(scores[m].to_numpy(), level) for m in TASK_METRICS
             }
     return found
+
+
+def _number(value: object) -> float:
+    """nan for what is none."""
+    return float(value) if isinstance(value, (int, float)) else float("nan")

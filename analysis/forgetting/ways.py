@@ -47,6 +47,24 @@ def metrics_of(record: RunRecord) -> dict[str, float]:
     }
 
 
+def unreadable(record: RunRecord) -> str | None:
+    """Why a run's way, order or scores can't be read; None if they can.
+
+    Its config and its stages are as their writer left them, and may be another's.
+    """
+    try:
+        way_of(record)
+        found = metrics_of(record)
+        if not np.isfinite([found["learning"], found["base"]]).all():
+            raise ValueError("a score is not finite")
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        return (
+            f"run {record.run_id}: what it learnt can't be read from its stages and its "
+            f"config.data.corpus ({type(error).__name__}: {error}); move its folder away"
+        )
+    return None
+
+
 def way_of(record: RunRecord) -> str:
     """How a run learns and keeps, in a few words: peer 4,096, tables alone, top 256 rows."""
     config = record.config
@@ -73,6 +91,8 @@ def way_of(record: RunRecord) -> str:
 
 def order_of(record: RunRecord) -> list[str]:
     order: list[str] = list(_corpus(record.config)["order"])
+    if not order:
+        raise ValueError("no domain is in its order")
     return order
 
 

@@ -47,6 +47,29 @@ def _shown(value: object) -> str:
     return repr(value.item() if isinstance(value, np.generic) else value)
 
 
+def check_types(
+    table: pd.DataFrame, numbers: Sequence[str] = (), texts: Sequence[str] = ()
+) -> None:
+    """Raises ValueError for the first value of these columns, of those that are there, which is
+    neither missing nor a finite number, or a text. Columns beside COLUMNS are as records have them.
+    """
+    for name in (*numbers, *texts):
+        if name not in table:
+            continue
+        kind = "a text" if name in texts else "a finite number"
+        bad = [not _is(value, kind) for value in table[name]]
+        refuse(table, name, pd.Series(bad, index=table.index), f"must be {kind}, or be missing")
+
+
+def _is(value: object, kind: str) -> bool:
+    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+        return True
+    if kind == "a text":
+        return isinstance(value, str)
+    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    return number and math.isfinite(value)
+
+
 def check_amounts(table: pd.DataFrame) -> None:
     """Raises ValueError for the first amount or count, as given, that can't be."""
     for name in AMOUNTS:

@@ -276,7 +276,8 @@ def flat_row(record: RunRecord) -> dict[str, Any]:
     row |= {name: layer.get(name) for name in _OF_LAYER}
     row |= {f"share.{term}": share for term, share in record.flops_shares.items()}
     row |= {f"init.{key}": record.init[key] for key in _OF_START if key in record.init}
-    parent = record.init.get("parent") or {}
+    parent = record.init.get("parent")
+    parent = parent if isinstance(parent, dict) else {}
     row |= {f"init.parent.{key}": parent[key] for key in _OF_PARENT if key in parent}
     if record.trunk:
         row["trunk"] = record.trunk.get("run_id")

@@ -117,3 +117,16 @@ def test_two_domains_in_one_table_are_refused():
 
 def test_columns_are_those_that_records_have():
     assert "before.recipes.loss" in columns_of_starts("recipes")
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("before.validation.loss", "x"), ("before.wikitext2.loss", []), ("wikitext2.loss", {}),
+        ("n_trained_params", "all"), ("init.how", 5), ("init.train", {}),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_type_is_one_line(column, value):
+    rows = [row(2.3, 3.40), row(2.2, 3.42, **{column: value})]
+    with pytest.raises(ValueError, match=rf"{column}=.* must be "):
+        compare_adaptations(table(*rows))

@@ -88,8 +88,46 @@ def test_bad_folders_are_one_line_each(tmp_path):
         compare_libraries(tmp_path)
     reports = three()
     reports[1]["unseen"] = ["other"]
+    reports[1]["losses"]["base"]["other"] = 4.0
+    for way in ("arrow", "token"):
+        reports[1]["losses"][way]["other"] = 4.0
     with pytest.raises(ValueError, match="comparisons of different unseen"):
         compare_libraries(written(tmp_path, reports))
     (tmp_path / "seed0.json").write_text("{")
     with pytest.raises(ValueError, match=r"seed0\.json can't be read as JSON"):
         compare_libraries(tmp_path)
+
+
+LATER = {"name": "c", "own": 2.0, "equal": True, "without": {"c": 3.0}, "with": {"c": 2.25}}
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        (("losses",), None), (("losses",), []), (("losses",), {}), (("losses", "own"), None),
+        (("losses", "base"), "x"), (("losses", "token", "a"), None), (("losses", "own", "b"), "2"),
+        (("losses", "arrow", "new"), math.nan), (("losses", "base", "mixed"), True),
+        (("adapters",), None), (("adapters",), []), (("adapters",), [{}]), (("adapters",), "ab"),
+        (("unseen",), 5), (("later",), "x"), (("later",), {"name": "c"}),
+        (("later",), {**LATER, "own": None}), (("later",), {**LATER, "with": []}),
+        (("later",), {**LATER, "name": []}), (("later",), {**LATER, "without": {"c": math.inf}}),
+    ],
+)  # fmt: skip
+def test_a_file_with_another_value_than_compare_writes_is_one_line(tmp_path, where, value):
+    one = {**three()[0], "later": LATER}
+    node = one
+    for name in where[:-1]:
+        node = node[name]
+    node[where[-1]] = value
+    with pytest.raises(
+        ValueError, match=r"seed0\.json is not a comparison .* move it away"
+    ) as raised:
+        compare_libraries(written(tmp_path, [one]))
+    assert "\n" not in str(raised.value)
+
+
+def test_adapters_that_came_later_must_be_one(tmp_path):
+    other = {**LATER, "name": "d", "without": {"d": 3.0}, "with": {"d": 2.0}}
+    reports = [{**one, "later": later} for one, later in zip(three(), (LATER, other, LATER))]
+    with pytest.raises(ValueError, match="different later adapters"):
+        compare_libraries(written(tmp_path, reports))

@@ -303,6 +303,10 @@ isoflop nothing -> no record.json below nothing
 isoflop names.csv -> if a model's name is of one run, --series none makes all runs one curve
 isoflop counted.csv -> --budgets 6e18,1e19 or --budget-tolerance 0.05 joins those that are one
 isoflop good.csv --budget-tolerance 0.5 -> --budget-tolerance 0.5 must be 0 or more, and below 0.5
+plan good.csv --budget 1e13 --size -1 -> --size is of a law of experts; give --form, or leave
+plan good.csv --budget 1e13 --baseline foo -> --baseline is of a law of experts; give --form
+plan good.csv --budget 1e13 --min-gain 0.1 -> --min-gain is of a law of experts; give --form
+surfaces good.csv --cluster loss -> --cluster loss is what is fitted; name what rows
 isoflop good.csv --budgets 1e18,x -> --budgets '1e18,x' must be numbers of FLOPs above 0
 rates good.csv -> no column lr; found model, budget, n_params, n_tokens, loss, n_experts, seed
 rates good.csv --n-nearest 2 -> --n-nearest 2 must be 3 or more: a parabola has 3 parameters

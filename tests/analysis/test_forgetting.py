@@ -156,3 +156,45 @@ def test_the_report_has_it(tmp_path):
     assert "facts_acc" in page
     assert (tmp_path / "figures" / "forgetting.png").exists()
     assert "forgetting" in json.loads((tmp_path / "fits.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"config": {}}, {"config": {"data": True}}, {"config": {"data": {"corpus": None}}},
+        {"config": {"data": {"corpus": {"order": None}}}},
+        {"config": {"data": {"corpus": {"order": [{}]}}}},
+        {"config": {"data": {"corpus": {"order": []}}}}, {"stages": [{}, {}]},
+        {"stages": [{"scores": None}, {"scores": {}}]},
+        {"stages": [{"scores": {"base": {"bits_per_byte": "x"}}}] * 3},
+        {"stages": [{"scores": {"base": {"bits_per_byte": math.nan}}}] * 3},
+    ],
+)  # fmt: skip
+def test_a_run_that_can_t_be_read_is_named(values):
+    odd = replace(stream_run(0, MATRIX, (2.0, 2.1, 2.3, 2.2), THREE), **values)
+    with pytest.raises(ValueError, match=r"^run 000000000000: what it learnt can't be read"):
+        compare_forgetting([odd])
+
+
+@pytest.mark.slow
+def test_the_command_goes_on_without_a_run_that_can_t_be_read(tmp_path, capsys):
+    for seed in range(3):
+        run = stream_run(seed, MATRIX, (2.0, 2.1, 2.3, 2.2), THREE)
+        flops = 6.0 * run.n_active_params * run.n_tokens
+        odd = {} if seed else {"config": {}}
+        run = replace(run, val_loss=3.0 + seed / 10, perplexity=20.0, budget=flops, **odd)
+        write_record(tmp_path / str(seed), run)
+    assert main(["forgetting", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert err.startswith("warning: excluded: run 000000000000: ")
+    assert err.count("\n") == 1
+    assert " 2 " in out
+
+
+@pytest.mark.parametrize(
+    "config", [{"init": {"train": []}}, {"init": "x"}, {"continual": {"replay": "much"}}]
+)
+def test_an_odd_way_is_refused(config):
+    run = stream_run(0, MATRIX, (2.0, 2.1, 2.3, 2.2), THREE, **config)
+    with pytest.raises(ValueError, match="can't be read"):
+        compare_forgetting([run])

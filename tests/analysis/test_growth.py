@@ -97,3 +97,22 @@ def test_curves_go_through_the_growth(tmp_path):
         assert max(curve.flops) == pytest.approx(1e13, rel=0.03)
         assert min(curve.flops) < 3e11
     assert draw_growth(list(curves.values())).axes[0].lines
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "rule"),
+    [
+        ("init.parent.n_experts", "many", "must be a finite number"),
+        ("init.parent.n_experts", [1], "must be a finite number"),
+        ("init.parent.flops", math.inf, "must be a finite number"),
+        ("init.parent.flops", {}, "must be a finite number"),
+        ("init.how", {}, "must be a text"),
+        ("init.how", 5, "must be a text"),
+        ("init.parent.run_id", [], "must be a text"),
+    ],
+)
+def test_a_value_of_another_type_is_one_line(column, value, rule):
+    rows = nine()
+    rows[-1][column] = value
+    with pytest.raises(ValueError, match=rf"^run r8: {column}=.* {rule}"):
+        compare_growth(table(*rows))
