@@ -40,7 +40,7 @@ from experiments.records import (
     write_record,
 )
 from experiments.system import distributed, environment
-from experiments.system.claims import Claim, claimed, log_event
+from experiments.system.claims import Claim, RunningElsewhereError, claimed, log_event
 from experiments.system.credentials import cut
 from experiments.system.disk import (
     explained,
@@ -80,9 +80,9 @@ def execute(
     already is not run again. on_stall(why) is called, in a thread, before the watchdog ends a
     process that makes no step, with exit code requeue.STALLED. An exception becomes a failed
     record with its traceback and is not raised; KeyboardInterrupt is (Interrupted is one), and
-    leaves no record. Raises RunningElsewhereError if another process has the run, and RunLostError
-    if its folder was moved or removed meanwhile: then nothing more is written. Raises RuntimeError
-    if no record can be written.
+    leaves no record. Raises RunningElsewhereError if another process has the run or has taken it
+    meanwhile, and RunLostError if its folder was moved or removed: then nothing more is written.
+    Raises RuntimeError if no record can be written.
 
     Of several ranks, rank 0 writes; the others return its record as planned.
     """
@@ -309,7 +309,7 @@ def _train_and_evaluate(
     finally:
         summary = asdict(record)
         del summary["config"]
-        if isinstance(sys.exception(), KeyboardInterrupt):
+        if isinstance(sys.exception(), KeyboardInterrupt | RunningElsewhereError):
             del summary["status"]  # it goes on later, so that failed would be wrong
         wandb_run.finish(summary)
 

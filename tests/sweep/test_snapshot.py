@@ -71,7 +71,7 @@ def plant(copy, damage):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", ["emptied", "altered", "state", "beside", "compiled"])
-def test_a_copy_that_is_not_what_its_name_says_is_set_aside_and_made_anew(sweep, capsys, damage):
+def test_a_copy_that_is_not_what_its_name_says_is_set_aside_and_made_again(sweep, capsys, damage):
     copy = take_snapshot(sweep)
     cached = copy / "src" / "experiments" / "__pycache__" / "execute.cpython-311.pyc"
     cached.parent.mkdir()

@@ -80,7 +80,8 @@ def test_without_flock_a_sweep_warns_once_and_works(tmp_path):
         warnings.simplefilter("always")
         with submitting(tmp_path), locked(tmp_path / "cache"), claimed(tmp_path / "run") as claim:
             claim.check()
-            assert not is_claimed(tmp_path / "run")
+            assert is_claimed(tmp_path / "run")
+        assert not is_claimed(tmp_path / "run")
     assert [str(w.message).partition(": on this")[0] for w in caught] == [
         f"{tmp_path}/.submitting can't be locked (No locks available)"
     ]

@@ -158,7 +158,7 @@ def _may_try_again(point: Point, why: str) -> bool:
 def _outcome(worker: _Worker) -> Outcome:
     run_dir, code = worker.point.run_dir, worker.process.exitcode
     if code == ELSEWHERE:
-        return Outcome(fate="elsewhere", why="not run: another process has it")
+        return Outcome(fate="elsewhere", why="left: another process has it")
     if code == INTERRUPTED:
         return Outcome(
             fate="interrupted", why="interrupted; the same command goes on from its checkpoint"

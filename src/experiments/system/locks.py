@@ -62,7 +62,7 @@ def _flock(file: IO[Any], how: int) -> bool:
             _warned.add(device)
             warnings.warn(
                 f"{file.name} can't be locked ({error.strerror}): on this file system nothing "
-                "keeps two processes from the same run or submission; start each once only",
+                "keeps two commands from the same submission; start each once only",
                 stacklevel=3,
             )
     return True

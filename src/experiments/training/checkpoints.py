@@ -3,7 +3,7 @@
 import random
 import time
 import warnings
-from collections.abc import Container
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,13 @@ class Checkpoint(pl.Callback):
         minutes: float,
         resumed: Path | None = None,
         starts: Container[int] = (),
+        check: Callable[[], None] = lambda: None,
     ) -> None:
-        """resumed: the checkpoint that the run goes on from. starts: the steps of branches."""
+        """resumed: the checkpoint that the run goes on from. starts: the steps of branches.
+        check(): before each write of rank 0, raises if it must not write.
+        """
         self.folder, self.seconds, self.starts = folder, 60 * minutes, starts
+        self.check = check
         self._last_is_whole = resumed == folder / LAST
         self.saved = time.perf_counter()
         self.stopped = False
@@ -78,8 +82,11 @@ class Checkpoint(pl.Callback):
     def save(self, trainer: pl.Trainer) -> None:
         """Writes the checkpoint; a run killed meanwhile keeps the one before."""
         temporary = self.folder / _TEMPORARY
+        if trainer.is_global_zero:
+            self.check()
         trainer.save_checkpoint(temporary)
         if trainer.is_global_zero:
+            self.check()  # a large one takes its time
             last = self.folder / LAST
             with explained(last):
                 if self._last_is_whole and last.exists():  # a damaged one must not replace a whole

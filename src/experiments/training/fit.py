@@ -25,7 +25,7 @@ from experiments.training.history import History
 from experiments.training.module import LanguageModel
 from experiments.training.seal import SealedCheckpoints
 from experiments.training.stages import Scores, StageEnds
-from experiments.training.watchdog import AfterEachStep, Guards
+from experiments.training.watchdog import AfterEachStep, Guards, every_second
 
 Sink = Callable[[dict[str, float]], None]
 
@@ -89,11 +89,17 @@ def fit(
     beat = watchdog.beat if watchdog else lambda: None
     stages = StageEnds(point.plan.stage_steps, partial(score_stages, beat))
     history = History(
-        point.run_dir / HISTORY_NAME, every, also, lambda: clock.seconds + stages.seconds
+        point.run_dir / HISTORY_NAME,
+        every,
+        also,
+        lambda: clock.seconds + stages.seconds,
+        guards.check,
     )
     starts = Starts(point.run_dir) if point.is_trunk else ()
-    checkpoint = Checkpoint(point.run_dir, trainer_config.checkpoint_minutes, resumed, starts)
-    each_step = [guards.check, beat]
+    checkpoint = Checkpoint(
+        point.run_dir, trainer_config.checkpoint_minutes, resumed, starts, guards.check
+    )
+    each_step = [every_second(guards.check), beat]
     callbacks = [AfterEachStep(each_step), Consumed(), history, RandomState(), checkpoint]
     if point.plan.stage_steps:
         callbacks.insert(3, stages)  # before the checkpoint, which keeps its rows

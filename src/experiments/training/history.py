@@ -41,9 +41,13 @@ class History(pl.Callback):
         every: int,
         also: Callable[[dict[str, float]], None],
         compiling: Callable[[], float] = lambda: 0.0,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
-        """compiling(): seconds so far in which torch.compile worked, which are no training."""
+        """compiling(): seconds so far in which torch.compile worked, which are no training.
+        check(): before each write of rank 0, raises if it must not write.
+        """
         self.path, self.every, self.also, self.compiling = path, every, also, compiling
+        self.check = check
         self._kept: list[Kept] = []
         self._restored = False
 
@@ -96,6 +100,7 @@ class History(pl.Callback):
         self.last_step, self.last_time, self.last_row = step, now, step
         if trainer.is_global_zero:
             row = _row(self._kept[-1], plan)
+            self.check()
             self._append(row)
             self.also(row)
         if _has_diverged(loss, pl_module):
@@ -116,6 +121,7 @@ class History(pl.Callback):
         """history.csv as the rows say. Rank 0's task."""
         if not trainer.is_global_zero:
             return
+        self.check()
         if not self._kept:
             self.path.unlink(missing_ok=True)
             return

@@ -79,9 +79,9 @@ def _nothing(why: str = "") -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Guards:
-    """What looks after a training. check() is called after every step, before anything of it is
-    written, and what it raises ends the training. on_stall(why) is called by rank 0, in a thread,
-    before a process that makes no step is ended.
+    """What looks after a training. check() is called before anything is written, and after steps,
+    once a second, and what it raises ends the training. on_stall(why) is called by rank 0, in a
+    thread, before a process that makes no step is ended.
     """
 
     check: Callable[[], None] = _nothing
@@ -94,6 +94,20 @@ class Guards:
         return (
             Watchdog(minutes, self.on_stall) if rank == 0 else Watchdog(minutes, _nothing, _GRACE)
         )
+
+
+def every_second(function: Callable[[], None]) -> Callable[[], None]:
+    """Calls the function, but not within a second of its last call."""
+    last = -1.0
+
+    def call() -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= 1:
+            last = now
+            function()
+
+    return call
 
 
 class AfterEachStep(pl.Callback):
