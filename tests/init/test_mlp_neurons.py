@@ -15,11 +15,13 @@ READABLE = {
     **{
         kind: {} for kind in ("Gemma", "Phi", "StableLm", "Cohere", "Olmo2", "Starcoder2", "Falcon")
     },
+    **{kind: {} for kind in ("Phi3", "Glm4", "GPTJ", "CodeGen", "Lfm2")},
     "Llama mlp_bias": {"mlp_bias": True},
     "GPT2 gelu": {"activation_function": "gelu"},
     "Llama relu": {"hidden_act": "relu"},
     "Llama gelu_fast": {"hidden_act": "gelu_fast"},  # tanh, with constants of 10 digits
 }
+BIASED = ("GPT2", "GPTNeoX", "Phi", "Starcoder2", "GPTJ", "CodeGen")
 NAMES = {"GPT2": "gelu_tanh", "GPTNeoX": "gelu", "Llama": "silu", "Llama relu": "relu"}
 NAMES |= {"Gemma": "gelu_tanh", "GPT2 gelu": "gelu", "Llama gelu_fast": "gelu_tanh"}
 
@@ -58,7 +60,7 @@ def test_the_neurons_sum_up_to_the_mlp(name):
     torch.testing.assert_close(written_out(units, x), y, rtol=0, atol=1e-6 * y.abs().max().item())
     if name in NAMES:
         assert units.neurons.activation == NAMES[name]
-    assert units.is_biased == (kind in ("GPT2", "GPTNeoX", "Phi", "Starcoder2") or "bias" in name)
+    assert units.is_biased == (kind in BIASED or "bias" in name)
 
 
 @pytest.mark.parametrize("name", ["GPT2", "Llama", "Llama mlp_bias"])
@@ -86,7 +88,6 @@ def test_a_bfloat16_mlp_is_read_in_float32():
 
 REFUSED = {
     "an unknown activation": ("Nemotron", {}, r"NemotronMLP\) is no sum over .*\(gelu, gelu_tanh"),
-    "one matrix for two": ("Phi3", {}, r"Phi3MLP\) has none of these .*gate_proj, up_proj"),
     "experts": ("Mixtral", {}, "has none of these"),
     "more than hidden states": ("Bloom", {}, r"BloomMLP\) can't be run by itself \(.*residual"),
     "a pair": ("OPT", {}, r"layers.1.fc1 \+ model.decoder.layers.1.fc2 \(Linear\) is two modules"),

@@ -18,6 +18,7 @@ GROUPED = SIZES | {"num_key_value_heads": 2}
 GPT2 = IDS | {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64}
 GPT2 |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 LAYERS = "model.layers.{}.mlp"
+ROTARY = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}, "sliding_window": 16}
 CARRIED = {"Arcee": GROUPED}  # by our trunk
 
 # the class's name, without its ending, to the config's values
@@ -42,12 +43,43 @@ OTHERS: dict[str, tuple[dict[str, Any], str | tuple[str, str]]] = {
     "Nemotron": (GROUPED, LAYERS),
     "Mixtral": (GROUPED | {"num_local_experts": 4}, LAYERS),
     "Falcon": (SIZES, "transformer.h.{}.mlp"),
+    "GPTJ": (GPT2 | {"rotary_dim": 4}, "transformer.h.{}.mlp"),
+    "CodeGen": (GPT2 | {"rotary_dim": 4}, "transformer.h.{}.mlp"),
+    "Lfm2": (
+        GROUPED | {"layer_types": ["conv", "full_attention", "conv"]},
+        "model.layers.{}.feed_forward",
+    ),
+    "Glm4": (GROUPED | {"head_dim": 8}, LAYERS),
     "Bloom": (IDS | {"hidden_size": 32, "n_layer": 3, "n_head": 4}, "transformer.h.{}.mlp"),
     "OPT": (
         SIZES | {"ffn_dim": 48, "word_embed_proj_dim": 32, "dropout": 0.0},
         ("model.decoder.layers.{}.fc1", "model.decoder.layers.{}.fc2"),
     ),
+    "XGLM": (
+        IDS
+        | {"d_model": 32, "ffn_dim": 48, "num_layers": 3, "attention_heads": 4}
+        | dict.fromkeys(("dropout", "attention_dropout", "layerdrop"), 0.0),
+        ("model.layers.{}.fc1", "model.layers.{}.fc2"),
+    ),
+    "Bart": (
+        IDS
+        | {"d_model": 32, "decoder_layers": 3, "encoder_layers": 3, "dropout": 0.0}
+        | dict.fromkeys(("decoder_ffn_dim", "encoder_ffn_dim"), 48)
+        | dict.fromkeys(("decoder_attention_heads", "encoder_attention_heads"), 4),
+        ("model.decoder.layers.{}.fc1", "model.decoder.layers.{}.fc2"),
+    ),
+    "GptOss": (
+        GROUPED | {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2} | ROTARY,
+        ("model.layers.{}.mlp.router", "model.layers.{}.mlp.experts"),
+    ),
+    "Llama4": (
+        GROUPED
+        | {"head_dim": 8, "num_local_experts": 4, "intermediate_size_mlp": 48}
+        | {"moe_layers": [0, 1, 2]},
+        ("model.layers.{}.feed_forward.router", "model.layers.{}.feed_forward.shared_expert"),
+    ),
 }
+PAIRS = [kind for kind, (_, mlp) in OTHERS.items() if isinstance(mlp, tuple)]
 
 
 def tiny(kind: str, **values: Any) -> Any:
@@ -56,7 +88,8 @@ def tiny(kind: str, **values: Any) -> Any:
 
     both = BUILT_IN | CARRIED
     known = both[kind] if kind in both else OTHERS[kind][0]
-    config = getattr(transformers, f"{kind}Config")(**known | values)
+    text = "Text" if kind == "Llama4" else ""
+    config = getattr(transformers, f"{kind}{text}Config")(**known | values)
     ending = "LMHeadModel" if kind == "GPT2" else "ForCausalLM"
     torch.manual_seed(0)
     model = getattr(transformers, kind + ending)(config).eval()

@@ -19,6 +19,9 @@ class PeerConfig(peft.PeftConfig):
         start at zero, so that the model's function is unchanged to the bit.
     target_modules: names of modules that map hidden states to hidden states of the same width, or
         a regular expression of their paths. None: the MLPs, for the architectures of init/slots.py.
+    pair: instead, for an MLP that is no module by itself (OPT): the paths below the model of the
+        module that takes its input, and of the one that gives its output, with {} for the block's
+        number, as retrofit()'s mlp.
     exclude_modules, layers_to_transform, layers_pattern, modules_to_save: as in peft's LoraConfig.
 
     Raises ValueError for a value that breaks its rule. query_norm="batch" is one.
@@ -34,6 +37,7 @@ class PeerConfig(peft.PeftConfig):
     activation: str = "gelu"
     glu: bool = False
     target_modules: list[str] | set[str] | str | None = None
+    pair: list[str] | None = None
     exclude_modules: list[str] | set[str] | str | None = None
     layers_to_transform: list[int] | int | None = None
     layers_pattern: list[str] | str | None = None
@@ -44,6 +48,8 @@ class PeerConfig(peft.PeftConfig):
         self.peft_type = PEER_TYPE
         check_query_norm(self.query_norm)
         self.layer()
+        if self.pair is not None:
+            self._target_pair(self.pair)
         self.target_modules = _names("target_modules", self.target_modules)
         self.exclude_modules = _names("exclude_modules", self.exclude_modules)
         if self.target_modules == "all-linear":
@@ -88,11 +94,39 @@ class PeerConfig(peft.PeftConfig):
             raise ValueError(f"{given} must be a block's number or a list of them, as [1, 2]")
         if any(type(number) is not int or number < 0 for number in numbers):
             raise ValueError(f"{given} must have numbers of blocks, from 0")
-        if isinstance(self.target_modules, str):
+        if isinstance(self.target_modules, str) and self.pair is None:
             raise ValueError(
                 f"{given} needs target_modules as a list; the regular expression "
                 f"target_modules={self.target_modules!r} has to choose blocks by itself"
             )
+
+    def _target_pair(self, pair: list[str]) -> None:
+        """Makes the module that gives the output the target, of the blocks that are chosen."""
+        right = isinstance(pair, list | tuple) and len(pair) == 2
+        if not right or any(not isinstance(path, str) or path.count("{}") != 1 for path in pair):
+            raise ValueError(
+                f"pair={pair!r} must be two paths with one {{}} each in the place of the block's "
+                "number, as ['model.decoder.layers.{}.fc1', 'model.decoder.layers.{}.fc2']"
+            )
+        self.pair = list(pair)
+        numbers = self.layer_numbers
+        block = r"\d+" if numbers is None else "|".join(map(str, numbers))
+        target = re.escape(pair[1]).replace(re.escape("{}"), f"({block})")
+        if self.target_modules not in (None, target):  # an adapter that was saved has it
+            raise ValueError(
+                f"target_modules={self.target_modules!r} beside pair={pair!r}: the pair names the "
+                "modules; give one of the two"
+            )
+        self.target_modules = target
+
+    def first_of(self, path: str) -> str | None:
+        """The path of the module that takes the input of a target; None: the target itself."""
+        if self.pair is None:
+            return None
+        assert isinstance(self.target_modules, str)
+        found = re.fullmatch(self.target_modules, path)
+        assert found is not None
+        return self.pair[0].format(found[1])
 
 
 def _names(field: str, value: list[str] | set[str] | str | None) -> set[str] | str | None:

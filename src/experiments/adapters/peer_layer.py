@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from experiments.adapters.peft_release import peft
+from experiments.init.attached import remove_hooks
 from experiments.init.slots import first_input
 from experiments.models.ffn.peer import PEER, PEERConfig
 
@@ -24,12 +25,24 @@ PARAMETERS: Mapping[str, str] = {
 }
 
 
+class Handed:
+    """The input of the module that takes it for a target, until the target has given its output."""
+
+    x: Any = None
+
+
+def _hand_over(module: nn.Module, args: Any, kwargs: Any) -> None:
+    module.peer_handed.x = first_input(args, kwargs)  # type: ignore[union-attr]
+
+
 class PeerLayer(nn.Module, peft.tuners.tuners_utils.BaseTunerLayer):
     """base_layer(x) + sum over the active adapters of PEER(x); x (..., d_model).
 
     He 2024, arXiv:2407.04153, Alg. 1, beside a module of a trained model. Tensors: a ParameterDict
     by adapter for each name of PARAMETERS; shapes are PEER's.
 
+    first: the module that takes what the adapters read, where that is not the base_layer's own
+    input (PeerConfig.pair). It is no submodule.
     peers: by adapter, a PEER without values (device meta). It is no submodule. A forward pass
     computes it with the tensors that the dicts hold at that time, so peft may put others there.
     """
@@ -43,7 +56,9 @@ class PeerLayer(nn.Module, peft.tuners.tuners_utils.BaseTunerLayer):
     adapter_layer_names = tuple(PARAMETERS)
     other_param_names = ("peers",)
 
-    def __init__(self, base_layer: nn.Module, path: str, d_model: int) -> None:
+    def __init__(
+        self, base_layer: nn.Module, path: str, d_model: int, first: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.base_layer = base_layer
         self.path, self.d_model = path, d_model
@@ -52,6 +67,17 @@ class PeerLayer(nn.Module, peft.tuners.tuners_utils.BaseTunerLayer):
             self.add_module(name, nn.ParameterDict())
         self.peers: dict[str, PEER] = {}
         self.merged_adapters: list[str] = []  # stays empty
+        self.first = () if first is None else (first,)  # in a tuple: no module of this one
+        self.handed = Handed()
+        if first is not None:
+            first.peer_handed = self.handed  # type: ignore[assignment]
+            first.register_forward_pre_hook(_hand_over, with_kwargs=True)
+
+    def let_go(self) -> None:
+        """Takes the hook of the module that takes the input away."""
+        for first in self.first:
+            del first.peer_handed
+            remove_hooks(first, (_hand_over,))
 
     def update_layer(self, adapter_name: str, config: PEERConfig) -> None:
         """Adds an adapter, drawn from torch's generator, on the device and in the type of the base.
@@ -77,17 +103,19 @@ class PeerLayer(nn.Module, peft.tuners.tuners_utils.BaseTunerLayer):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the base gives for the same arguments, plus what the active adapters give."""
         y = self.base_layer(*args, **kwargs)
+        x, self.handed.x = self.handed.x, None  # not kept longer than it is needed
+        if not self.first:
+            x = first_input(args, kwargs)
         active = [name for name in self.active_adapters if name in self.peers]
         if self.disable_adapters or not active:
             return y
-        x = first_input(args, kwargs)
         if not (isinstance(x, Tensor) and isinstance(y, Tensor)) or not (
             x.shape == y.shape and x.shape[-1] == self.d_model
         ):
             raise ValueError(
                 f"{self.path} maps {_shape(x)} to {_shape(y)}, but a PEER adapter adds (..., "
                 f"{self.d_model}) to what maps it to the same; name another module in "
-                "target_modules"
+                "target_modules, or another pair"
             )
         first, *others = (self._peer(name, x) for name in active)
         # Under a base of 16 bits adapters are float32: small steps on small weights would be

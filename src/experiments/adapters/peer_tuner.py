@@ -61,7 +61,15 @@ class PeerModel(peft.tuners.tuners_utils.BaseTuner):
                     f"{path} is a part of {outer}, and target_modules has both; name one of them"
                 )
             found[id(module)] = path
-            d_model_of(module, path, model)
+            first = _first_of(peft_config, path, model)
+            if isinstance(module, PeerLayer) and module.first != (
+                () if first is None else (first,)
+            ):
+                raise ValueError(
+                    f"{path} has an adapter that reads the input of another module; give the same "
+                    "pair or target_modules to all adapters of a module"
+                )
+            d_model_of(module, path, model, first)
         for number in peft_config.layer_numbers or ():
             if not any(f".{number}." in f".{path}" for path in found.values()):
                 raise ValueError(
@@ -82,7 +90,9 @@ class PeerModel(peft.tuners.tuners_utils.BaseTuner):
         if isinstance(target, PeerLayer):
             target.update_layer(adapter_name, peft_config.layer())
             return
-        layer = PeerLayer(target, current_key, d_model_of(target, current_key, self.model))
+        first = _first_of(peft_config, current_key, self.model)
+        d_model = d_model_of(target, current_key, self.model, first)
+        layer = PeerLayer(target, current_key, d_model, first)
         layer.update_layer(adapter_name, peft_config.layer())
         self._replace_module(parent, target_name, layer, target)
 
@@ -90,6 +100,8 @@ class PeerModel(peft.tuners.tuners_utils.BaseTuner):
         self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module
     ) -> None:
         # peft's own hands on `child.weight`, which an MLP does not have
+        if isinstance(child, PeerLayer):
+            child.let_go()
         setattr(parent, child_name, new_module)
 
     def _check_merge_allowed(self) -> None:
@@ -106,16 +118,33 @@ class PeerModel(peft.tuners.tuners_utils.BaseTuner):
         yield
 
 
-def d_model_of(module: nn.Module, path: str, model: nn.Module) -> int:
+def _first_of(config: PeerConfig, path: str, model: nn.Module) -> nn.Module | None:
+    """The module that takes the input, of a pair. Raises ValueError if the model has none."""
+    first = config.first_of(path)
+    if first is None:
+        return None
+    try:
+        return model.get_submodule(first)
+    except AttributeError:
+        raise ValueError(f"pair={config.pair}: {type(model).__name__} has no {first}") from None
+
+
+def d_model_of(
+    module: nn.Module, path: str, model: nn.Module, first: nn.Module | None = None
+) -> int:
     """The width of what a target takes and gives, of its matrices; else config.hidden_size.
 
-    Raises ValueError for a target that changes the width, and if neither is there.
+    first: of a pair, what takes the input. Raises ValueError for a target that changes the width,
+    and if neither is there.
     """
     if isinstance(module, PeerLayer):
         return module.d_model
     widths = _widths(module)
-    if widths is None and not isinstance(module, nn.Embedding):
-        hidden_size = getattr(getattr(model, "config", None), "hidden_size", None)
+    hidden_size = getattr(getattr(model, "config", None), "hidden_size", None)
+    if first is not None:
+        taken = _widths(first)
+        widths = (taken or (hidden_size,))[0], (widths or (hidden_size,))[-1]
+    elif widths is None and not isinstance(module, nn.Embedding):
         widths = (hidden_size, hidden_size)
     if widths is None or type(widths[0]) is not int:
         raise ValueError(

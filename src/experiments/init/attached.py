@@ -4,6 +4,7 @@ The MLP's modules keep their names in both ways, so the base's weights have the 
 The layer is `<path of the MLP>.peer`.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,7 +101,7 @@ class _Passed:
 def _keep_input(module: nn.Module, args: Any, kwargs: Any = None) -> None:
     if (
         kwargs is None
-    ):  # torch's quantisation makes new modules, and calls their hooks in another way
+    ):  # torch's quantisation makes new modules, whose hooks it calls in another way
         raise ValueError(
             "a module with a layer of retrofit() was replaced (by quantize_dynamic?), and the "
             "layer is not in the new one; change the model first, then call retrofit"
@@ -148,12 +149,11 @@ def detach(model: nn.Module, added: Added) -> None:
     for module in modules:
         if hasattr(module, "peer_input"):
             del module.peer_input
-        _remove_hooks(module)
+        remove_hooks(module, (_keep_input, _add_to_pair, _add))
 
 
-def _remove_hooks(module: nn.Module) -> None:
+def remove_hooks(module: nn.Module, ours: Collection[Any]) -> None:
     """By function and not by handle: a deep copy's handle would remove the original's hook."""
-    ours = (_keep_input, _add_to_pair, _add)
     for hooks, with_kwargs in (
         (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs),
         (module._forward_hooks, module._forward_hooks_with_kwargs),

@@ -18,6 +18,7 @@ from experiments.init.neurons import Neurons
 from experiments.init.slots import Slot
 from experiments.models.ffn._base import ACTIVATIONS
 
+_Matrix = tuple[Tensor, Tensor | None]  # a weight (outputs, inputs), and a bias
 _N_INPUTS = 16
 _TOLERANCE = 1e-6  # of the largest output; gelu and its tanh form differ by 1e-4 of it, at least
 
@@ -69,6 +70,8 @@ def read_mlp(slot: Slot) -> HiddenUnits:
         raise ValueError(_refusal(slot, f"has none of these sets of matrices: {known}"))
     up = _matrix(slot, form.up)
     gate = (None, None) if form.gate is None else _matrix(slot, form.gate)
+    if form.gate == form.up:
+        gate, up = _halves(up)
     down = _matrix(slot, form.down)
     rows = (up[0].shape, *(w.shape for w in (gate[0],) if w is not None), down[0].t().shape)
     if set(rows) != {(len(up[0]), slot.d_model)}:
@@ -103,7 +106,7 @@ def _refusal(slot: Slot, why: str) -> str:
     )
 
 
-def _matrix(slot: Slot, name: str) -> tuple[Tensor, Tensor | None]:
+def _matrix(slot: Slot, name: str) -> _Matrix:
     """The weight (outputs, inputs) and the bias of a matrix, float64, on the CPU."""
     module = getattr(slot.last, name)
     weight = getattr(module, "weight", None)
@@ -119,6 +122,14 @@ def _matrix(slot: Slot, name: str) -> tuple[Tensor, Tensor | None]:
         weight.detach().to("cpu", torch.float64),
         None if bias is None else bias.detach().to("cpu", torch.float64),
     )
+
+
+def _halves(both: _Matrix) -> tuple[_Matrix, _Matrix]:
+    """The weight and bias of the first rows, and of the last ones."""
+    weight, bias = both
+    biases = (None, None) if bias is None else bias.chunk(2)
+    first, last = zip(weight.chunk(2), biases)
+    return first, last
 
 
 def _inputs(units: HiddenUnits) -> Tensor:

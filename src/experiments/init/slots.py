@@ -17,7 +17,10 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
-    """The names of an MLP's matrices: up reads the input, down writes the output, gate gates up."""
+    """The names of an MLP's matrices: up reads the input, down writes the output, gate gates up.
+
+    gate and up may be one matrix, with the gates' rows first.
+    """
 
     up: str
     down: str
@@ -26,14 +29,24 @@ class Form:
     @property
     def names(self) -> tuple[str, ...]:
         """All of them, in the order of computation."""
-        return tuple(name for name in (self.gate, self.up, self.down) if name is not None)
+        names = (self.gate, self.up, self.down)
+        return tuple(dict.fromkeys(name for name in names if name is not None))
 
 
 GLU = Form(gate="gate_proj", up="up_proj", down="down_proj")
 CONV1D = Form(up="c_fc", down="c_proj")
 NEOX = Form(up="dense_h_to_4h", down="dense_4h_to_h")
 # tried in this order on an MLP of another architecture
-FORMS = (GLU, CONV1D, NEOX, Form(up="fc1", down="fc2"), Form(up="up_proj", down="down_proj"))
+FORMS = (
+    GLU,
+    CONV1D,
+    NEOX,
+    Form(up="fc1", down="fc2"),
+    Form(up="up_proj", down="down_proj"),
+    Form(up="fc_in", down="fc_out"),  # GPT-J, CodeGen
+    Form(gate="w1", up="w3", down="w2"),  # LFM2
+    Form(gate="gate_up_proj", up="gate_up_proj", down="down_proj"),  # Phi-3, GLM 4
+)
 
 # config.model_type: the path of the MLP below the model without its head, and the MLP's form
 ARCHITECTURES: Mapping[str, tuple[str, Form]] = {
