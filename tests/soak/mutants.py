@@ -8,7 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 
-from experiments.training import branching
+from experiments.training import branching, seal
 from experiments.training.checkpoints import LAST, Checkpoint, RandomState
 from experiments.training.history import History
 
@@ -66,9 +66,15 @@ def history_twice() -> None:
     History._write = lambda self, trainer, plan: None
 
 
+def unsynced() -> None:
+    """Checkpoints are not seen to the disk."""
+    seal.sync = lambda descriptor: None
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
     made.__name__: made
     for made in (
         never_resume, torch_generator, python_generator, in_place, saved_at_the_end, history_twice,
+        unsynced,
     )
 }  # fmt: skip

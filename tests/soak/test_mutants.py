@@ -20,11 +20,13 @@ from tests.conftest import REPOSITORY
         ("in_place", r"lost: started at step 0, after \d+ was saved"),
         ("saved_at_the_end", "lost: step .* wasn't saved"),
         ("history_twice", "doubled: history steps"),
+        ("unsynced", r"lost: started at step 0, after \d+ was saved"),
     ],
 )
 def test_a_mistake_is_seen(tmp_path, mutant, verdict):
     """In some writes that a kill cuts short; test_enumerated has them without a mistake."""
-    command = [sys.executable, "-m", "tests.soak", "--minutes=0", "--kinds=torn", "--by-turns"]
+    kind = "power" if mutant == "unsynced" else "torn"
+    command = [sys.executable, "-m", "tests.soak", "--minutes=0", f"--kinds={kind}", "--by-turns"]
     command += [f"--mutant={mutant}", f"--folder={tmp_path}", f"--cache={tmp_path / 'cache'}"]
     done = subprocess.run(
         command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=900
