@@ -81,6 +81,17 @@ def test_without_a_compiler_the_torch_kernel_runs_and_says_so_once(fresh, monkey
         assert resolve_kernel("cpp", "cpu", torch.bfloat16).name == "torch"
 
 
+@needs_compiler
+def test_a_lower_level_than_the_processor_s_runs_if_asked_for(monkeypatch):
+    load_cpp = cpp.load_cpp.__wrapped__  # what this process has loaded stays
+    assert load_cpp().variant == cpp.levels(build.load())[-1]
+    monkeypatch.setenv("EXPERIMENTS_KERNEL_LEVEL", "base")
+    assert load_cpp().variant == "base"
+    monkeypatch.setenv("EXPERIMENTS_KERNEL_LEVEL", "avx9")
+    with pytest.raises(ValueError, match="LEVEL=avx9 is not one of this processor's: base"):
+        load_cpp()
+
+
 def test_a_compiler_that_fails_is_quoted(fresh, monkeypatch, tmp_path):
     broken = tmp_path / "broken"
     broken.write_text("#!/bin/sh\necho 'cannot open vectors.h' >&2\nexit 1\n")

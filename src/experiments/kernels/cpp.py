@@ -1,6 +1,7 @@
 """The kernels in C++ (csrc/), for CPUs: built on first use, at the best level of this processor."""
 
 import ctypes
+import os
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
@@ -25,15 +26,25 @@ _SCORES = 2**20  # floats of scores at a time, where they are not screened: 4 MB
 
 @lru_cache(maxsize=1)
 def load_cpp() -> "Cpp | None":
-    """The kernel for this processor, or None, with one warning, where it can't be built."""
+    """The kernel for this processor, or None, with one warning, where it can't be built.
+
+    EXPERIMENTS_KERNEL_LEVEL names a lower level than the processor's best. Raises ValueError for
+    one that it doesn't have.
+    """
+    level = os.environ.get("EXPERIMENTS_KERNEL_LEVEL")
     try:
-        return Cpp(load())
+        library = load()
     except BuildError as error:
         warnings.warn(
             f"kernel=cpp can't be had, so kernel=torch runs, several times slower: {error}",
             stacklevel=2,
         )
         return None
+    if level and level not in (known := levels(library)):
+        raise ValueError(
+            f"EXPERIMENTS_KERNEL_LEVEL={level} is not one of this processor's: {', '.join(known)}"
+        )
+    return Cpp(library, level)
 
 
 def levels(lib: ctypes.CDLL) -> list[str]:
