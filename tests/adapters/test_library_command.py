@@ -17,6 +17,7 @@ from experiments.point import make_point
 from experiments.records import read_record
 from experiments.run_texts import read_base
 from tests.conftest import TINY
+from tests.rounding import assert_rounding
 from tests.training.domains import DOMAINS
 
 SHAPE = ("ladder.d_per_layer", "ladder.d_head", "ladder.vocab_size")  # the weights say these
@@ -85,7 +86,7 @@ def test_a_run_s_adapter_in_a_library_is_the_run(made, folder):
         assert torch.equal(model(ids), untrained(ids))
         library.attach(model)
         library.use("farm")
-        torch.testing.assert_close(model(ids), trained(ids), rtol=0, atol=1e-5)
+        assert_rounding(model(ids), trained(ids), n_blocks=2)
         assert not torch.allclose(model(ids), untrained(ids), atol=1e-2)
 
 

@@ -23,6 +23,7 @@ from experiments.init.smollm2 import SmolLM2
 from tests.conftest import Nursery
 from tests.init.tiny import tiny
 from tests.init.trunks import loaded
+from tests.rounding import assert_rounding
 
 CACHE = Path("unused")
 SETTINGS = {"block_count": 3, "embedding_length": 32, "feed_forward_length": 64}
@@ -95,7 +96,7 @@ def test_logits_are_those_of_the_model_that_was_written(tmp_path):
     ids = torch.randint(3, 64, (2, 48))
     with torch.no_grad():
         got, wanted = loaded(source(tmp_path), CACHE)(ids), model()(input_ids=ids).logits
-    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=0)  # float32, three blocks
+    assert_rounding(got, wanted, n_blocks=3)
 
 
 @pytest.mark.slow

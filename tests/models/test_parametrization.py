@@ -24,6 +24,7 @@ from experiments.models.roles import declared_roles, undeclared
 from experiments.models.transformer import TransformerConfig
 from experiments.training.groups import build_optimizer, parameter_groups
 from experiments.training.optimizer import clip_gradients
+from tests.rounding import assert_rounding
 
 NAMES = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
 PEER = PEERConfig(n_experts=64, n_heads=2, top_k=4, d_key=8)
@@ -182,7 +183,7 @@ def test_a_forward_pass_is_that_of_folded_weights(ffn, tie_head):
     assert plain.config.base is None
     assert multipliers(plain.config) == multipliers(config(ffn))
     with torch.no_grad():
-        assert torch.allclose(plain(text), model(text), rtol=0, atol=1e-6)
+        assert_rounding(plain(text), model(text), n_blocks=2)
         assert plain(text).std() > 0.01
     form, same = form_of(model, "mine", 0), form_of(plain, "mine", 0)  # an export has none either
     assert form.config == same.config
