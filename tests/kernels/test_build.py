@@ -84,6 +84,7 @@ def test_without_a_compiler_the_torch_kernel_runs_and_says_so_once(fresh, monkey
 @needs_compiler
 def test_a_lower_level_than_the_processor_s_runs_if_asked_for(monkeypatch):
     load_cpp = cpp.load_cpp.__wrapped__  # what this process has loaded stays
+    monkeypatch.delenv("EXPERIMENTS_KERNEL_LEVEL", raising=False)
     assert load_cpp().variant == cpp.levels(build.load())[-1]
     monkeypatch.setenv("EXPERIMENTS_KERNEL_LEVEL", "base")
     assert load_cpp().variant == "base"
