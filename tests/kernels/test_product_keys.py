@@ -106,10 +106,12 @@ def _near_ties():
 
 @pytest.mark.slow
 def test_scores_that_bfloat16_can_not_tell_apart(execution):
-    """What is screened in 8 bits is decided in 24."""
+    """What is screened in 8 bits is decided in 24. Errors are of the size of a sum's addends, which
+    that of the largest score is, and not that of one in which they cancel.
+    """
     queries, sub_keys, best = _near_ties()
     scores, _ = product_key_topk(queries, sub_keys, 16, execution)
-    torch.testing.assert_close(scores.double(), best, rtol=3e-6, atol=1e-6)
+    assert_close([scores], [best], 1e-6)
 
 
 def test_every_expert_can_be_reached(execution):
@@ -195,23 +197,45 @@ def test_a_query_that_is_no_number_leaves_the_others_alone(execution, n_sub, val
         assert torch.equal(before[kept], after[kept])
 
 
-def test_the_same_for_any_number_of_threads():
-    """To the bit where the search is one kernel; elsewhere products are the BLAS's affair."""
-    screened = [p.values[0] for p in KERNELS if p.id == "cpp-avx512_bf16"]
-    if not screened:
-        pytest.skip("this processor does not multiply bfloat16")
-    queries, sub_keys = _random(256, 64, True, n_tokens=333)
+@pytest.mark.parametrize("kernel", [p for p in KERNELS if p.id != "torch"])
+@pytest.mark.parametrize(
+    ("n_tokens", "n_sub", "d_key", "per_head"),
+    [(333, 256, 64, True), (50, 40, 64, False), (5, 100, 256, False), (48, 1024, 66, False)],
+)
+def test_the_same_for_any_number_of_threads(kernel, n_tokens, n_sub, d_key, per_head):
+    """To the bit; with kernel=torch products are the BLAS's affair."""
+    queries, sub_keys = _random(n_sub, d_key, per_head, n_tokens)
     before = torch.get_num_threads()
     found = []
     try:
-        for n_threads in (1, 2, 3):
+        for n_threads in (1, 2, 3, 8):
             torch.set_num_threads(n_threads)
-            found.append(product_key_topk(queries, sub_keys, 16, Given(given=screened[0])))
+            found.append(product_key_topk(queries, sub_keys, 16, Given(given=kernel)))
     finally:
         torch.set_num_threads(before)
     for scores, indices in found[1:]:
         assert torch.equal(scores, found[0][0])
         assert torch.equal(indices, found[0][1])
+
+
+@pytest.mark.parametrize("per_head", [False, True])
+def test_a_hundred_heads_of_their_own_keys(execution, per_head):
+    queries, sub_keys = _random(20, 8, per_head, n_tokens=3, n_heads=100)
+    scores, _ = product_key_topk(queries, sub_keys, 5, execution)
+    assert_close([scores], [scan(queries.double(), sub_keys.double(), 5)[0]], 1e-5)
+
+
+@pytest.mark.parametrize("of_query", [1.0, 1e-6, 1e20])
+@pytest.mark.parametrize("of_keys", [1e-20, 1e-26, 1e-33, 1e-37])
+def test_tiny_keys(execution, of_keys, of_query):
+    """Keys whose squares are no floats, and products that a bfloat16 product takes for zero."""
+    queries, sub_keys, _ = _near_ties()
+    queries, sub_keys = queries[:10] * of_query, sub_keys * of_keys
+    scores, _ = product_key_topk(queries, sub_keys, 16, execution)
+    best, _ = scan(queries.double(), sub_keys.double(), 16)
+    smallest = 2.0**-149  # products below FLT_MIN have fewer bits
+    atol = 3e-6 * float(best.abs().max()) + 32 * smallest
+    torch.testing.assert_close(scores.double(), best, rtol=0, atol=atol)
 
 
 def test_the_best_of_groups_are_the_best_of_all():

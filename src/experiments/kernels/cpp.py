@@ -13,15 +13,13 @@ from torch import Tensor
 
 from experiments.kernels.build import LEVELS, BuildError, load
 from experiments.kernels.interface import AdamWStep, Segments
-from experiments.kernels.product_keys import candidate_pairs, scores_of_halves
+from experiments.kernels.product_keys import candidate_pairs
 from experiments.kernels.workspace import WORKSPACE
 
 _CHUNK = 1024  # csrc/segments.cpp
 _TILE = 48  # csrc/search.cpp
-_MAX_GROUPS = 64  # csrc/search.cpp
 _MAX_THREADS = 64  # csrc/segments.cpp
 _MOST_PAIRS = 2**31  # they are counted in int32
-_SCORES = 2**20  # floats of scores at a time, where they are not screened: 4 MB stay in the cache
 
 
 @lru_cache(maxsize=1)
@@ -64,7 +62,7 @@ class Cpp:
     def __init__(self, lib: ctypes.CDLL, level: str | None = None) -> None:
         self.level = self.variant = level or levels(lib)[-1]
         self._functions: dict[str, Callable[..., None]] = {}
-        for name in ("dot", "weighted_sum", "sort", "sums", "adamw", "select", "screened_search"):
+        for name in ("dot", "weighted_sum", "sort", "sums", "adamw", "search"):
             function = getattr(lib, f"{name}_{self.level}")
             function.restype = None
             self._functions[name] = function
@@ -149,87 +147,44 @@ class Cpp:
     def search(
         self, queries: Tensor, sub_keys: Tensor, n_first: int, top_k: int, bias: Tensor | None
     ) -> tuple[Tensor, ...]:
-        """Screened in bfloat16 where the processor multiplies it, else by float32 products."""
+        """Scores, screened in bfloat16 where the processor multiplies it, and the best of them."""
         n_tokens, n_heads = queries.shape[:2]
+        n_groups, n_both, width = sub_keys.shape
         shape = (n_tokens, n_heads, top_k)
         scores = WORKSPACE.empty(shape, queries.dtype)
         first, second = (WORKSPACE.empty(shape, torch.int64) for _ in range(2))
-        screens = self.level == "avx512_bf16" and len(sub_keys) <= _MAX_GROUPS
-        way = self._screened if screens else self._plain
-        way(queries, sub_keys, n_first, top_k, bias, scores, first, second)
-        return scores, first, second
-
-    def _screened(
-        self,
-        queries: Tensor,
-        sub_keys: Tensor,
-        n_first: int,
-        top_k: int,
-        bias: Tensor | None,
-        *out: Tensor,
-    ) -> None:
-        n_groups, n_both, width = sub_keys.shape
         sets = (n_first, n_both - n_first)
         left, right, n_pairs = _pairs(top_k, *sets)
-        padded, width_pairs = [-(-n // 64) * 64 for n in sets], (width + 1) // 2
+        padded = [-(-n // 64) * 64 for n in sets]
         kept = sum(min(top_k, n) for n in sets)
-        packed = torch.empty(n_groups * sum(padded) * width_pairs * 2, dtype=torch.int16)
-        tile = _TILE * (max(padded) + 16 + width_pairs + 2 * kept)
+        packed = torch.empty(n_groups * sum(padded) * (width + 1))
+        tile = _TILE * (max(padded) + 16 + (width + 1) // 2 + 2 * kept)
         floats = tile + 2 * (n_pairs + 16) + max(sets) + 64
         each = -(-floats * 4 // 64) * 64
-        room = torch.empty(_threads() * each, dtype=torch.uint8)
         self._call(
-            "screened_search",
+            "search",
             queries,
             sub_keys,
             bias,
-            *queries.shape[:2],
+            n_tokens,
+            n_heads,
             n_groups,
             *sets,
             width,
             packed,
+            torch.empty(2 * n_groups),
             left,
             right,
             n_pairs,
             top_k,
-            room,
+            torch.empty(_threads() * each, dtype=torch.uint8),
             each,
-            *out,
+            scores,
+            first,
+            second,
             _threads(),
         )
-
-    def _plain(
-        self,
-        queries: Tensor,
-        sub_keys: Tensor,
-        n_first: int,
-        top_k: int,
-        bias: Tensor | None,
-        *out: Tensor,
-    ) -> None:
-        n_tokens, n_heads = queries.shape[:2]
-        sets = (n_first, sub_keys.shape[1] - n_first)
-        left, right, n_pairs = _pairs(top_k, *sets)
-        kept = sum(min(top_k, n) for n in sets)
-        room = torch.empty(_threads() * (sum(sets) + 2 * n_pairs + 4 * kept + 64))
-        block = max(1, _SCORES // (n_heads * sum(sets)))
-        for start in range(0, n_tokens, block):
-            part = queries[start : start + block]
-            halves = scores_of_halves(part, sub_keys, n_first, bias)
-            scores = [half.contiguous() for half in halves]
-            self._call(
-                "select",
-                *scores,
-                len(part) * n_heads,
-                *sets,
-                left,
-                right,
-                n_pairs,
-                top_k,
-                room,
-                *(tensor[start : start + block] for tensor in out),
-                _threads(),
-            )
+        return scores, first, second
 
     def row_adamw(
         self,

@@ -1,14 +1,30 @@
 // The top_k product keys of each query: scores of the halves, the best of each, of their pairs.
 //
+// A score is one sum over a key's columns in their order, whichever thread or tile it is in: the same
+// to the bit for any number of threads, which a BLAS does not promise.
+//
 // Where the processor multiplies bfloat16, scores are screened in it: a score can't be off by more
 // than 2^-8 |q| |key| (Cauchy-Schwarz; 2^-9 for either's rounding), so whatever is within twice
 // that of a lower bound of the k-th is scored again in float32, and the result is that of float32.
+// These products take what is below FLT_MIN for zero, arguments and sums: for that a floor is added.
 #include "vectors.h"
+
+#include <float.h>
 
 namespace {
 
 constexpr i64 TILE = 48;      // queries scored together; their scores stay in the second-level cache
-constexpr int MAX_PANEL = 4;  // of 16 keys each
+#if defined(__AVX512F__)
+constexpr int PANELS = 4;  // of W keys each, scored together with 6 queries in registers
+#else
+constexpr int PANELS = 2;
+#endif
+constexpr i64 BLOCK = PANELS * W;
+#if defined(__AVX512BF16__)
+constexpr bool SCREENS = true;
+#else
+constexpr bool SCREENS = false;
+#endif
 constexpr float SCREEN = 2 * 1.01f / 256;
 
 inline i64 min64(i64 a, i64 b) { return a < b ? a : b; }
@@ -223,12 +239,31 @@ inline void best_pairs(const Candidates& c, const float* best, const int32_t* wh
   }
 }
 
+// |x|, also where its square is no float.
+inline float length(const float* x, i64 n) {
+  const float square = dot_row(x, x, n);
+  if (square > 1e-30f && square < FLT_MAX) return sqrtf(square);
+  double exact = 0;
+  for (i64 i = 0; i < n; i++) exact += (double)x[i] * x[i];
+  return (float)sqrt(exact);
+}
+
+// How far below its bound the screened score of a winner can be.
+inline float slack_of(float query, float longest_key, i64 width) {
+  return SCREEN * query * longest_key + 4 * width * FLT_MIN * (1 + query + longest_key);
+}
+
 #if defined(__AVX512BF16__)
+
+typedef uint16_t Packed;
+typedef uint32_t Query;  // pairs of bfloat16
+
+inline i64 columns_of(i64 width) { return up(width, 2); }
 
 // Keys (n, width) as bfloat16 in panels of 16: [panel][width / 2][16 keys][2], zero where padded.
 inline void pack(const float* keys, i64 n, i64 width, uint16_t* out) {
   const i64 pairs = (width + 1) / 2;
-  for (i64 panel = 0; panel < up(n, 16 * MAX_PANEL) / 16; panel++)
+  for (i64 panel = 0; panel < up(n, BLOCK) / 16; panel++)
     for (i64 c = 0; c < pairs; c++)
       for (i64 i = 0; i < 16; i++)
         for (i64 e = 0; e < 2; e++) {
@@ -250,136 +285,148 @@ inline void shorten(const float* from, i64 n, uint16_t* to) {
   if (n % 2) to[n] = 0;
 }
 
-// Scores of R queries against 4 panels; queries are bfloat16 pairs.
+// Scores of R queries, `apart` from each other, against a block of keys.
 template <int R>
-inline void score_block(const uint32_t* queries, const uint16_t* keys, i64 pairs, float* out,
-                        i64 stride) {
-  __m512 acc[R][MAX_PANEL];
+inline void score_block(const uint32_t* queries, i64 apart, const uint16_t* keys, i64 width,
+                        float* out, i64 stride) {
+  const i64 pairs = (width + 1) / 2;
+  __m512 acc[R][PANELS];
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
-    for (int p = 0; p < MAX_PANEL; p++) acc[r][p] = _mm512_setzero_ps();
+    for (int p = 0; p < PANELS; p++) acc[r][p] = _mm512_setzero_ps();
   for (i64 c = 0; c < pairs; c++) {
-    __m512i key[MAX_PANEL];
+    __m512i key[PANELS];
 #pragma GCC unroll 4
-    for (int p = 0; p < MAX_PANEL; p++)
+    for (int p = 0; p < PANELS; p++)
       key[p] = _mm512_loadu_si512(keys + (p * pairs + c) * 32);
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
-      const __m512bh q = (__m512bh)_mm512_set1_epi32((int)queries[r * pairs + c]);
+      const __m512bh q = (__m512bh)_mm512_set1_epi32((int)queries[r * apart + c]);
 #pragma GCC unroll 4
-      for (int p = 0; p < MAX_PANEL; p++)
+      for (int p = 0; p < PANELS; p++)
         acc[r][p] = _mm512_dpbf16_ps(acc[r][p], q, (__m512bh)key[p]);
     }
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
-    for (int p = 0; p < MAX_PANEL; p++) _mm512_storeu_ps(out + r * stride + p * 16, acc[r][p]);
+    for (int p = 0; p < PANELS; p++) _mm512_storeu_ps(out + r * stride + p * 16, acc[r][p]);
+}
+
+#else
+
+typedef float Packed;
+typedef float Query;
+
+inline i64 columns_of(i64 width) { return width; }
+
+// Keys (n, width) in blocks: [block][width][BLOCK], zero where padded.
+inline void pack(const float* keys, i64 n, i64 width, float* out) {
+  for (i64 from = 0; from < up(n, BLOCK); from += BLOCK)
+    for (i64 i = 0; i < BLOCK; i++)
+      for (i64 c = 0; c < width; c++)
+        out[(from * width) + c * BLOCK + i] = from + i < n ? keys[(from + i) * width + c] : 0;
+}
+
+template <int R>
+inline void score_block(const float* queries, i64 apart, const float* keys, i64 width, float* out,
+                        i64 stride) {
+  vec acc[R][PANELS] = {};
+  for (i64 c = 0; c < width; c++) {
+    vec key[PANELS];
+#pragma GCC unroll 4
+    for (int p = 0; p < PANELS; p++) key[p] = load(keys + c * BLOCK + p * W);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) {
+      const vec q = splat(queries[r * apart + c]);
+#pragma GCC unroll 4
+      for (int p = 0; p < PANELS; p++) acc[r][p] += q * key[p];
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+    for (int p = 0; p < PANELS; p++) store(out + r * stride + p * W, acc[r][p]);
 }
 
 #endif
 
 }  // namespace
 
-// Exact scores (n_queries, n_first) and (n_queries, n_second) to the best pairs. room: a thread's
-// floats, n_first + n_second + 2 * n_pairs + 4 * what is kept of both halves + 64.
-EXPORT(select)(const float* first_scores, const float* second_scores, i64 n_queries, i64 n_first,
-               i64 n_second, const int32_t* left, const int32_t* right, i64 n_pairs, i64 top_k,
-               float* room, float* best_scores, i64* first, i64* second, i64 n_threads) {
-  const i64 n_sub[2] = {n_first, n_second};
-  const float* scores[2] = {first_scores, second_scores};
-  const Candidates c{left, right, n_pairs, top_k, {min64(top_k, n_first), min64(top_k, n_second)}};
-  const i64 both = c.half[0] + c.half[1];
-  const i64 each = n_first + n_second + 2 * n_pairs + 4 * both + 64;
-#pragma omp parallel for num_threads(n_threads) schedule(static)
-  for (i64 q = 0; q < n_queries; q++) {
-    float* mine = room + thread_id() * each;
-    float* best = mine;
-    int32_t* where = (int32_t*)(best + both);
-    float* sums = (float*)(where + both);
-    int32_t* order = (int32_t*)(sums + n_pairs + 16);
-    float* copy = (float*)(order + n_pairs + 16);
-    for (int a = 0; a < 2; a++)
-      best_of(scores[a] + q * n_sub[a], n_sub[a], c.half[a], 0, nullptr, nullptr, nullptr, 0, copy,
-              best + a * c.half[0], where + a * c.half[0]);
-    best_pairs(c, best, where, sums, order, best_scores + q * top_k, first + q * top_k,
-               second + q * top_k);
-  }
-}
-
 // queries (T, H, 2, width), keys (G, n_first + n_second, width), G = H or 1, bias (n_first) or null;
-// packed: their bfloat16 form, G * (up(n_first, 64) + up(n_second, 64)) * up(width, 2) halves of
-// room. room: a thread's bytes.
-EXPORT(screened_search)(const float* queries, const float* keys, const float* bias, i64 n_tokens,
-                        i64 n_heads, i64 n_groups, i64 n_first, i64 n_second, i64 width,
-                        uint16_t* packed, const int32_t* left, const int32_t* right, i64 n_pairs,
-                        i64 top_k, char* room, i64 each, float* best_scores, i64* first,
-                        i64* second, i64 n_threads) {
-#if defined(__AVX512BF16__)
+// packed: room for them as pack() has them, each set padded to 64 keys, of width + 1 floats; longest:
+// 2 G floats. room: a thread's bytes.
+EXPORT(search)(const float* queries, const float* keys, const float* bias, i64 n_tokens, i64 n_heads,
+               i64 n_groups, i64 n_first, i64 n_second, i64 width, Packed* packed, float* longest,
+               const int32_t* left, const int32_t* right, i64 n_pairs, i64 top_k, char* room,
+               i64 each, float* best_scores, i64* first, i64* second, i64 n_threads) {
   const i64 n_sub[2] = {n_first, n_second};
-  const i64 padded[2] = {up(n_first, 16 * MAX_PANEL), up(n_second, 16 * MAX_PANEL)};
+  const i64 padded[2] = {up(n_first, BLOCK), up(n_second, BLOCK)};
   const i64 stride = (padded[0] > padded[1] ? padded[0] : padded[1]) + 16;  // rows 4 KB apart would
-  const i64 pairs = (width + 1) / 2;                                // share a few sets of the cache
+  const i64 columns = columns_of(width);                            // share a few sets of the cache
   const Candidates candidates{
       left, right, n_pairs, top_k, {min64(top_k, n_first), min64(top_k, n_second)}};
   const i64* half = candidates.half;
   const i64 both = half[0] + half[1];
   const i64 n_tiles = (n_tokens + TILE - 1) / TILE;
-  float longest[2 * 64];  // |key|, the largest of each set, for up to 64 groups
   const auto keys_of = [&](i64 g) {
     return keys + (g / 2 * (n_first + n_second) + g % 2 * n_first) * width;
   };
   const auto packed_of = [&](i64 g) {
-    return packed + (g / 2 * (padded[0] + padded[1]) + g % 2 * padded[0]) * pairs * 2;
+    return packed + (g / 2 * (padded[0] + padded[1]) + g % 2 * padded[0]) * columns;
   };
 #pragma omp parallel num_threads(n_threads)
   {
 #pragma omp for schedule(static)
-    for (i64 g = 0; g < 2 * n_groups; g++) {
+    for (i64 g = 0; g < 2 * n_groups; g++) {  // |key|, the largest of each set
       const i64 n = n_sub[g % 2];
       pack(keys_of(g), n, width, packed_of(g));
-      float most = 0;
-      for (i64 i = 0; i < n; i++) {
-        const float* key = keys_of(g) + i * width;
-        const float square = dot_row(key, key, width);
-        most = square > most ? square : most;
+      longest[g] = 0;
+      for (i64 i = 0; SCREENS && i < n; i++) {
+        const float one = length(keys_of(g) + i * width, width);
+        longest[g] = one > longest[g] ? one : longest[g];
       }
-      longest[g] = sqrtf(most);
     }
     char* mine = room + thread_id() * each;
-    float* scores = (float*)mine;                          // TILE x stride
-    uint32_t* short_queries = (uint32_t*)(scores + TILE * stride);  // TILE x pairs
-    float* best = (float*)(short_queries + TILE * pairs);  // TILE x both
+    float* scores = (float*)mine;  // TILE x stride
+    float* best = scores + TILE * stride;  // TILE x both
     int32_t* where = (int32_t*)(best + TILE * both);
     float* sums = (float*)(where + TILE * both);
     int32_t* order = (int32_t*)(sums + n_pairs + 16);
     float* copy = (float*)(order + n_pairs + 16);
+#if defined(__AVX512BF16__)
+    uint32_t* shortened = (uint32_t*)(copy + (n_first > n_second ? n_first : n_second) + 16);
+#endif
 #pragma omp for schedule(dynamic)
     for (i64 task = 0; task < n_heads * n_tiles; task++) {
       const i64 h = task / n_tiles, t0 = task % n_tiles * TILE;  // a head's tiles in a row: its
       const i64 n = min64(TILE, n_tokens - t0);                   // keys stay in the cache
       for (int a = 0; a < 2; a++) {
-        const i64 g = (n_groups > 1 ? h : 0) * 2 + a;
-        const uint16_t* set = packed_of(g);
+        const i64 g = (n_groups > 1 ? h : 0) * 2 + a, between = n_heads * 2 * width;
+        const float* of_tile = queries + ((t0 * n_heads + h) * 2 + a) * width;
         const float* added = a == 0 ? bias : nullptr;
-        for (i64 t = 0; t < n; t++) {
-          const float* q = queries + (((t0 + t) * n_heads + h) * 2 + a) * width;
-          uint16_t* to = (uint16_t*)(short_queries + t * pairs);
-          shorten(q, width, to);
-        }
-        for (i64 block = 0; block < padded[a] / 64; block++) {
-          const uint16_t* panel = set + block * 64 * pairs * 2;
-          float* out = scores + block * 64;
+#if defined(__AVX512BF16__)
+        for (i64 t = 0; t < n; t++)
+          shorten(of_tile + t * between, width, (uint16_t*)(shortened + t * columns / 2));
+        const Query* from = shortened;
+        const i64 apart = columns / 2;
+#else
+        const Query* from = of_tile;
+        const i64 apart = between;
+#endif
+        for (i64 block = 0; block < padded[a]; block += BLOCK) {
+          const Packed* some = packed_of(g) + block * columns;
+          float* out = scores + block;
           i64 t = 0;
           for (; t + 6 <= n; t += 6)
-            score_block<6>(short_queries + t * pairs, panel, pairs, out + t * stride, stride);
+            score_block<6>(from + t * apart, apart, some, width, out + t * stride, stride);
           for (; t < n; t++)
-            score_block<1>(short_queries + t * pairs, panel, pairs, out + t * stride, stride);
+            score_block<1>(from + t * apart, apart, some, width, out + t * stride, stride);
         }
         for (i64 t = 0; t < n; t++) {
-          const float* q = queries + (((t0 + t) * n_heads + h) * 2 + a) * width;
-          const float slack = SCREEN * sqrtf(dot_row(q, q, width)) * longest[g];
+          const float* q = SCREENS ? of_tile + t * between : nullptr;
+          const float slack = SCREENS ? slack_of(length(q, width), longest[g], width) : 0;
           float* of_query = scores + t * stride;
           if (added)
             for (i64 i = 0; i < n_sub[a]; i++) of_query[i] += added[i];
@@ -394,10 +441,4 @@ EXPORT(screened_search)(const float* queries, const float* keys, const float* bi
       }
     }
   }
-#else
-  (void)queries, (void)keys, (void)bias, (void)n_tokens, (void)n_heads, (void)n_groups;
-  (void)n_first, (void)n_second, (void)width, (void)packed, (void)left, (void)right;
-  (void)n_pairs, (void)top_k, (void)room, (void)each, (void)best_scores, (void)first;
-  (void)second, (void)n_threads;
-#endif
 }
