@@ -61,7 +61,7 @@ def _printable(frame: pd.DataFrame) -> pd.DataFrame:
     terminals.
     """
     texts = {
-        name: column.map(lambda cell: printable(cell) if isinstance(cell, str) else cell)
+        str(name): column.map(lambda cell: printable(cell) if isinstance(cell, str) else cell)
         for name, column in frame.select_dtypes(include=["object", "string"]).items()
     }
     return frame.assign(**texts).rename(columns=_named, index=_named)

@@ -248,7 +248,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "no config": (lambda f: (f / "config.json").unlink(), "there is no config.json"),
     "broken config": (lambda f: cut(f / "config.json"), "config.json can't be read"),
-    "a list": (lambda f: (f / "config.json").write_text("[]"), "holds no settings"),
+    "a list": (lambda f: (f / "config.json").write_text("[]"), "it holds a list, and not a dict"),
     "pickle": (pickled, "a pickle, which runs code when it is read"),
     "no weights": (
         lambda f: (f / "model.safetensors").unlink(),

@@ -103,6 +103,23 @@ def test_a_sweep_s_class_is_not_imported(where, place, payload, raw, tmp_path, c
     assert not ran.exists()
 
 
+ALIASES = "a: &a [x, x, x]\n" + "".join(
+    f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join(9 * [f'*{chr(97 + i)}'])}]\n" for i in range(20)
+)
+
+
+@pytest.mark.parametrize("text", [ALIASES, "- a\n", "a: " + "[" * 5000, "a: [", "x", ""])
+def test_odd_yaml_is_one_line(text, tmp_path, capsys):
+    plant_manifest(tmp_path / "s", {}, run_id="other")
+    plant_config(tmp_path / "s", {})
+    (tmp_path / "s" / RUN_ID / "config.yaml").write_text(text)
+    with pytest.raises(ValueError, match="no point that can be run"):
+        raws_of(tmp_path / "s")
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert RUN_ID in said[1]
+
+
 @pytest.mark.slow
 def test_inner_classes_are_not_imported_either(payload, raw, tmp_path):
     name, ran = payload

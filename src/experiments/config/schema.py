@@ -15,6 +15,7 @@ from experiments.config.constraints import (
     AtLeast0,
     AtLeast1,
     Fraction,
+    ModelName,
     NotNegative,
     Path,
     Processes,
@@ -285,7 +286,7 @@ class RunConfig:
     trunk.base_ffn, data.corpus, data.tokenizer, the corpora of eval) is built from it.
     """
 
-    model_name: str
+    model_name: ModelName
     model: FFNConfig
     n_experts: AtLeast1 | None
     size: Annotated[int, Within(1, 10_000, why=" blocks")]

@@ -7,12 +7,13 @@ config.json what each block holds; its tensors have the trunk's names already.
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from experiments.budget.costs import FFNConfig
+from experiments.config.constraints import Within, checked
 from experiments.config.reading import build
 from experiments.init.safetensors_files import stored_tensors
 from experiments.init.source import Shape
@@ -34,6 +35,7 @@ KINDS: Mapping[str, type] = {
     "peer": PEERConfig,
     "beside": BesideConfig,
 }
+_SIZES = ("num_hidden_layers", "hidden_size", "head_dim", "num_key_value_heads", "vocab_size")
 FLOAT_EPS = torch.finfo(torch.float32).eps  # what RMSNorm's eps=None is in float32
 _REMEDY = "export the run again"
 
@@ -78,15 +80,21 @@ def exported_shape(folder: Path) -> Shape:
         if not is_export(values):
             raise ValueError(f"its model_type is {values.get('model_type')!r}")
         nodes = tuple(layer_node(settings) for settings in values["ffns"])
-        eps = float(values["rms_norm_eps"])
+        eps = checked(values["rms_norm_eps"], Annotated[float, Within(0, 1)], "rms_norm_eps")
+        size = Annotated[int, Within(1, 2**24)]
+        n_layers, d_model, d_head, n_kv_heads, vocab_size = (
+            checked(values[name], size, name) for name in _SIZES
+        )
+        if len(nodes) != n_layers:
+            raise ValueError(f"num_hidden_layers={n_layers}, and ffns are {len(nodes)}")
         return Shape(
-            n_layers=values["num_hidden_layers"],
-            d_model=values["hidden_size"],
-            d_head=values["head_dim"],
-            n_kv_heads=values["num_key_value_heads"],
-            vocab_size=values["vocab_size"],
-            tie_head=values["tie_word_embeddings"],
-            rope_base=values["rope_base"],
+            n_layers=n_layers,
+            d_model=d_model,
+            d_head=d_head,
+            n_kv_heads=n_kv_heads,
+            vocab_size=vocab_size,
+            tie_head=checked(values["tie_word_embeddings"], bool, "tie_word_embeddings"),
+            rope_base=checked(values["rope_base"], Annotated[float, Within(1, 1e12)], "rope_base"),
             norm_eps=None if eps == FLOAT_EPS else eps,
             ffns=nodes,
             name=values.get("model_name", "dense"),

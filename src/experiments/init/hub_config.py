@@ -75,7 +75,7 @@ def shape_of(values: Mapping[str, Any]) -> Shape:
             "heads share out its width"
         )
     activation = values.get("hidden_act") or kind.activation
-    if activation not in _ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
         raise ValueError(
             f"hidden_act={activation!r} is not one of {', '.join(_ACTIVATIONS)}, which the trunk's "
             f"layers have; {_INSTEAD}"
@@ -105,13 +105,15 @@ def _kind(values: Mapping[str, Any]) -> _Kind:
             "load the model by transformers, with trust_remote_code if you trust it, and use "
             "experiments.init.retrofit()"
         )
-    if name not in _KINDS:
-        why = f" has {_REASONS[name]}, which the trunk has not" if name in _REASONS else ""
+    if not isinstance(name, str) or name not in _KINDS:
+        reason = _REASONS.get(str(name))
+        why = f" has {reason}, which the trunk has not" if reason else ""
         raise ValueError(
             f"model_type={name!r}{why}; the trunk carries {', '.join(_KINDS)}: {_INSTEAD}"
         )
-    if classes and not all(str(c).endswith("ForCausalLM") for c in classes):
-        raise ValueError(f"architectures={list(classes)} is no causal language model")
+    listed = isinstance(classes, (list, tuple))
+    if not listed or not all(str(c).endswith("ForCausalLM") for c in classes):
+        raise ValueError(f"architectures={classes!r} is no causal language model")
     return _KINDS[name]
 
 

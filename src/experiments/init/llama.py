@@ -16,6 +16,7 @@ from experiments.models.ffn.dense import DenseConfig
 
 DENSE = "experiments.models.ffn.dense.DenseConfig"
 _SHOWN = 3  # names in a message
+_MOST_LAYERS = 10_000  # as schema.RunConfig's size
 _EMBEDDING, _NORM, _HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 # buffers of old checkpoints, which the model computes itself
 _COMPUTED = ("rotary_emb.inv_freq", "self_attn.bias", "self_attn.masked_bias")
@@ -37,6 +38,8 @@ def llama_shape(
     max_seq_len: int | None = None,
 ) -> Shape:
     """The trunk of a Llama. Raises ValueError if its heads don't share out its width."""
+    if n_layers > _MOST_LAYERS:
+        raise ValueError(f"{n_layers} blocks are more than any model has")
     if d_model % n_heads or n_heads % n_kv_heads:
         raise ValueError(
             f"{n_heads} heads and {n_kv_heads} of keys don't share out a width of {d_model}; the "

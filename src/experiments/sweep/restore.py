@@ -5,6 +5,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
 
 from experiments.point import run_id_of
@@ -82,8 +83,12 @@ def _config(sweep_dir: Path, entry: Entry) -> dict[str, Any]:
         return raw
     path = sweep_dir / entry.run_id / CONFIG_NAME  # no line and no record
     try:
-        loaded = OmegaConf.to_container(OmegaConf.load(path))
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise ValueError("it has aliases, which grow without end, and ours have none")
+        loaded = OmegaConf.to_container(OmegaConf.create(text))
+        if not isinstance(loaded, dict):
+            raise ValueError("it holds no config")
     except Exception as error:  # of PyYAML, OmegaConf or the system
         raise DamagedError(path, str(error).splitlines()[0], "delete the folder") from error
-    assert isinstance(loaded, dict)
     return {str(k): v for k, v in loaded.items()}
