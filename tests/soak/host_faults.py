@@ -1,34 +1,62 @@
-"""Two hosts that share a folder and its locks: by the names that their processes have for them."""
+"""Two hosts that share a folder, and its locks or not: by what their processes take them for."""
 
+import fcntl
 import signal
 import socket
-from collections.abc import Callable
 
+from experiments.system import processes
 from tests.soak.faults import fault
+from tests.soak.processes import Process
 from tests.soak.stage import ELSEWHERE, PATIENCE
 from tests.soak.trials import Trial, last_line
 
 
-def on_host(name: str) -> Callable[[], None]:
-    """For a forked process to call first."""
+def start_on(trial: Trial, host: str, shares_locks: bool = True) -> Process:
+    """The trial's command, in a process that is on a host of that name, and not on this one."""
+    boot = trial.stage.folder / f"{host}-boot"
 
     def before() -> None:
-        socket.gethostname = lambda: name
+        socket.gethostname = lambda: host
+        boot.write_text(host)
+        processes._BOOT = boot
+        if not shares_locks:
+            fcntl.flock = fcntl.lockf = lambda *arguments: None
 
-    return before
+    return trial.stage.start(before)
 
 
 @fault("two hosts", "hosts", "alone", "sweep", "branches", "search", weight=2)
 def two_hosts(trial: Trial) -> None:
     """The same command on both; the first may be killed, and the second goes on."""
-    first = trial.stage.start(on_host("host-a"))
+    first = start_on(trial, "host-a")
     first.lives_for(trial.rng.choice((0.0, trial.some_time())))
     killed = trial.rng.random() < 0.5 and first.send(signal.SIGKILL)
     both = first.poll() is None
-    second = trial.stage.start(on_host("host-b"))
+    second = start_on(trial, "host-b")
     codes = (first.wait(PATIENCE), second.wait(PATIENCE))
     if both or killed:
         trial.injected("two hosts", f"{'first killed ' if killed else ''}-> {codes}")
     for process in (first, second):
         if process.code not in (0, 1, ELSEWHERE) and not (killed and process is first):
             trial.wrong(f"two hosts: {codes}: {last_line(process.output)}")
+
+
+@fault("locks that don't meet", "locks", "alone", weight=2)
+def locks_apart(trial: Trial) -> None:
+    """Both train the run, each with locks of its own: one of them has to see the other."""
+    trial.locked = trial.trusted = False
+    first, moment = start_on(trial, "host-a", shares_locks=False), trial.some_time()
+    first.lives_for(trial.rng.choice((0.0, moment)))
+    second = start_on(trial, "host-b", shares_locks=False)
+    both = first.poll() is None
+    if killed := trial.rng.random() < 0.3:
+        second.lives_for(trial.some_time())
+        killed = trial.rng.choice((first, second)).send(signal.SIGKILL)
+    codes = (first.wait(PATIENCE), second.wait(PATIENCE))
+    if not both:
+        return
+    trial.injected("locks that don't meet", f"after {moment:.3f} s -> {codes}")
+    trial.n_done += 1  # both may be right
+    for process in (first, second):
+        if process.code not in (0, ELSEWHERE) and not (killed and process.code == -signal.SIGKILL):
+            trial.wrong(f"locks that don't meet: {codes}: {last_line(process.output)}")

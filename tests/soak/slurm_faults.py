@@ -23,7 +23,8 @@ from tests.soak.watched import PLACE
 _SCRIPT = REPOSITORY / "tests" / "slurm" / "cluster.sh"
 _RESOURCES = Resources(cpus_per_task=1, signal_seconds=20)
 _N_STEPS = 1500  # some 8 s after an import of 10: faults meet both
-_LIMIT = 600.0  # seconds in which a disturbed sweep has to end
+_N_FAULTS = 10
+_LIMIT = 900.0  # seconds in which a disturbed sweep has to end
 
 
 class Cluster(Alone):
@@ -64,7 +65,7 @@ def daemons(folder: Path) -> Iterator[str | None]:
 
 
 def slurm_trial(name: str, seed: int, points: Points, folder: Path, root: Path) -> Outcome:
-    """Four points, and a fault every few seconds until there were eight or all are done."""
+    """Four points, and a fault every few seconds until there were ten or all are done."""
     rng = random.Random(f"{seed} {name}")
     models = ["noisy", *rng.sample(MODELS[1:], 3)]
     watched = ("data.corpus._target_=tests.soak.watched.Watched",)
@@ -77,19 +78,17 @@ def _disturb(trial: Trial, root: Path) -> None:
     stage = trial.stage
     trial.stage.start().wait(120.0)
     deadline = time.monotonic() + _LIMIT
-    n = 0
     while not stage.is_done():
         if time.monotonic() > deadline:
             trial.wrong(f"not done after {_LIMIT:.0f} s: {_slurm('squeue').strip()}", "hang")
             _slurm("scancel", "--user=root")
             break
-        if n < 8:
-            time.sleep(trial.rng.uniform(2.0, 12.0))
-            n += 1
+        if len(trial.outcome.faults) < _N_FAULTS:
+            time.sleep(trial.rng.uniform(1.0, 8.0))
             trial.rng.choice(_FAULTS)(trial, root)
-        elif _slurm("squeue", "--noheader"):
+        if _slurm("squeue", "--noheader"):
             time.sleep(1.0)
-        else:  # failed or cancelled: whoever submitted it does so again
+        elif not stage.is_done():  # failed or cancelled: whoever submitted it does so again
             trial.stage.start().wait(120.0)
             time.sleep(1.0)
 

@@ -1,8 +1,6 @@
 """Kills, signals and stops of the one process that trains a point."""
 
-import fcntl
 import signal
-import socket
 
 from experiments.system.claims import CLAIM_NAME, read_events
 from tests.soak.enumerated import strike_once
@@ -12,7 +10,6 @@ from tests.soak.power import LOSSES
 from tests.soak.stage import ELSEWHERE, PATIENCE
 from tests.soak.trials import Trial, last_line
 
-_TAKEN = ("another process", "is being run by")
 _SOFT = ("TERM", "INT", "USR1", "USR2")  # all of which save and end
 
 
@@ -113,34 +110,6 @@ def two_at_once(trial: Trial) -> None:
     for process in (first, second):
         if process.code not in (0, ELSEWHERE):
             trial.wrong(f"two at once: {codes}: {last_line(process.output)}")
-
-
-@fault("locks that don't meet", "locks", "alone", weight=2)
-def locks_apart(trial: Trial) -> None:
-    """Two processes, each with locks of its own, as on hosts that don't share them."""
-
-    def before(host: str) -> None:
-        socket.gethostname = lambda: host
-        for name in ("flock", "lockf"):
-            setattr(fcntl, name, lambda *arguments: None)
-
-    trial.locked = trial.trusted = False
-    first, moment = trial.stage.start(lambda: before("host-a")), trial.some_time()
-    first.lives_for(trial.rng.choice((0.0, moment)))
-    second = trial.stage.start(lambda: before("host-b"))
-    both = first.poll() is None
-    if killed := trial.rng.random() < 0.3:
-        second.lives_for(trial.some_time())
-        killed = trial.rng.choice((first, second)).send(signal.SIGKILL)
-    codes = (first.wait(PATIENCE), second.wait(PATIENCE))
-    if not both:
-        return
-    trial.injected("locks that don't meet", f"after {moment:.3f} s -> {codes}")
-    trial.n_done += 1  # both may be right
-    for process in (first, second):
-        word = any(text in last_line(process.output) for text in _TAKEN)
-        if process.code and not word and not (killed and process.code == -signal.SIGKILL):
-            trial.wrong(f"locks that don't meet: {codes}: {last_line(process.output)}")
 
 
 @fault(".claim deleted", "worker", "alone")
