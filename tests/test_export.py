@@ -1,5 +1,6 @@
 """`python -m experiments.export`: from a finished run to a folder, and what it refuses."""
 
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from experiments.finished import read_finished
 from experiments.init.exported import read_export
 from experiments.point import make_point
 from experiments.records import read_record, write_record
+from experiments.system.disk import abandoned
 from tests.conftest import TINY
 from tests.rounding import assert_rounding
 
@@ -140,3 +142,37 @@ def test_without_safetensors_nothing_is_read(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     with pytest.raises(RuntimeError, match=r"pip install safetensors, or 'expert-isoflops\[hf\]'"):
         export_run(tmp_path, tmp_path / "out")
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from experiments.export import main
+plain = Path.rename
+def rename(self, target):
+    if ".partial-" in self.name:  # the earlier export has its other name by now
+        os.kill(os.getpid(), signal.SIGKILL)
+    return plain(self, target)
+Path.rename = rename
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_what_a_killed_export_left_goes_and_the_earlier_one_is_put_back(runs, command, tmp_path):
+    run_dir = runs("model=none")
+    out = tmp_path / "out"
+    assert command(run_dir, out, cache_of(run_dir))[0] == 0
+    weights = (out / "model.safetensors").read_bytes()
+    words = [sys.executable, "-c", KILLED, str(run_dir), str(out), cache_of(run_dir)]
+    for _ in range(2):
+        assert subprocess.run(words, capture_output=True).returncode == -9
+    assert not out.exists()
+    kinds = sorted(path.name.rpartition(".")[2].partition("-")[0] for path in tmp_path.iterdir())
+    assert kinds == ["old", "partial"]  # of the second kill: it put the first one's back
+    (kept,) = abandoned(out, "old")
+    assert (kept / "model.safetensors").read_bytes() == weights
+    assert command(run_dir, out, cache_of(run_dir))[0] == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+    assert (out / "model.safetensors").read_bytes() == weights

@@ -1,6 +1,8 @@
 """A library of adapters: what it adds, what adding and removing changes, where it is kept."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -165,6 +167,36 @@ def test_a_save_that_is_cut_short_leaves_the_library_of_before(library, tmp_path
     save_library(library, folder)
     assert load_library(folder).names == ("b", "c")
     assert len(list(folder.iterdir())) == 2, "what is no longer named is gone"
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from experiments.adapters.storage import load_library, save_library
+library = load_library(sys.argv[1])
+plain = Path.replace
+def replace(self, target):
+    if target.name == "library.json":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return plain(self, target)
+Path.replace = replace
+save_library(library, sys.argv[2])
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("earlier", [False, True])
+def test_what_a_killed_save_left_goes_with_the_next_one(library, tmp_path, earlier):
+    folder = tmp_path / "kept"
+    if earlier:
+        save_library(library, folder)
+        library.remove("a")
+    words = [str(save_library(library, tmp_path / "from")), str(folder)]
+    assert subprocess.run([sys.executable, "-c", KILLED, *words]).returncode == -9
+    assert len(list(folder.iterdir())) == (4 if earlier else 2)
+    save_library(library, folder)
+    assert load_library(folder).names == (("b", "c") if earlier else ("a", "b", "c"))
+    assert len(list(folder.iterdir())) == 2
 
 
 def test_damage_and_folders_of_something_else_are_named(library, tmp_path):

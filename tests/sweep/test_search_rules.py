@@ -32,6 +32,26 @@ def test_a_search_by_other_rules_or_of_other_settings_is_refused(cell, go, sweep
         go([cell()], rules(n_trials=1), Workers(None))
 
 
+@pytest.mark.parametrize("place", [0, 3, -1])
+def test_a_garbled_line_is_named_by_the_first_command(cell, go, sweep, place):
+    assert go([cell()], rules(n_trials=1), Workers()) == 0
+    path = sweep / JOURNAL_NAME
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[place] = b"\0" * 30 + b"\n"  # as a disk without power may leave it
+    path.write_bytes(b"".join(lines))
+    number = range(1, len(lines) + 1)[place]
+    why = rf"{path} is damaged \(line {number} is not Optuna's: .*\); move it away; the same com"
+    workers = Workers()
+    with pytest.raises(ValueError, match=why):
+        go([cell()], rules(n_trials=2), workers)
+    assert path.read_bytes() == b"".join(lines)
+    with pytest.raises(ValueError, match=why):
+        read_cells(sweep)
+    path.rename(sweep / "aside")
+    assert go([cell()], rules(n_trials=2), workers) == 0
+    assert len(workers.ran) == 1  # the first trial's record is there
+
+
 def test_keys_without_effect_and_ends_that_cannot_run_are_refused(cell, go, tmp_path):
     for spaces, message in [
         ({"trainer.max_retries": "int(1, 4)"}, "makes no other run of model=dense"),

@@ -12,8 +12,15 @@ import pytest
 from experiments.execute import execute
 from experiments.point import make_point
 from experiments.records import read_record
+from experiments.system import processes
 from experiments.system.claims import RunningElsewhereError, claimed, log_event, read_events
-from experiments.system.disk import explained, remove_leftovers, write_text_atomically
+from experiments.system.disk import (
+    abandoned,
+    explained,
+    remove_leftovers,
+    temporary_name,
+    write_text_atomically,
+)
 from experiments.training.checkpoints import LAST
 from tests.conftest import REPOSITORY, TINY
 
@@ -197,3 +204,49 @@ def test_a_folder_that_was_moved_away_is_not_made_again(tmp_path):
     with pytest.raises(RuntimeError, match="can't be written: No such file or directory"):
         write_text_atomically(tmp_path / "gone" / "history.csv", "step")
     assert not list(tmp_path.iterdir())
+
+
+def killed_in(folder, code):
+    """Runs Python that ends itself by kill -9, with `folder` as sys.argv[1]."""
+    process = subprocess.run([sys.executable, "-c", code, str(folder)], cwd=REPOSITORY)
+    assert process.returncode == -9
+
+
+WRITE = """
+import os, signal, sys
+from pathlib import Path
+from experiments.system.disk import write_text_atomically
+Path.replace = lambda self, target: os.kill(os.getpid(), signal.SIGKILL)
+write_text_atomically(Path(sys.argv[1]) / "library.json", "{}")
+"""
+
+
+@pytest.mark.slow
+def test_what_a_killed_writer_left_goes_when_the_same_file_is_written_again(tmp_path):
+    path = tmp_path / "library.json"
+    killed_in(tmp_path, WRITE)
+    (left,) = tmp_path.iterdir()
+    assert abandoned(path) == [left]
+    mine = temporary_name(path)
+    others = tmp_path / f"{left.name.rpartition('-')[0].rpartition('-')[0]}-00000000-00000000"
+    unknown = tmp_path / ".library.json.new-notes"
+    for kept in (mine, others, unknown):
+        kept.write_text("")
+    write_text_atomically(tmp_path / "other.json", "{}")
+    assert left.exists()
+    write_text_atomically(path, "{}")
+    # one of this process, one of a machine that can't be asked, and one that is no writer's
+    assert set(tmp_path.iterdir()) == {path, tmp_path / "other.json", mine, others, unknown}
+    remove_leftovers(tmp_path)
+    assert not mine.exists()
+
+
+def test_a_mark_of_a_process_that_is_there_or_unknown_has_not_ended():
+    own = processes.mark()
+    assert not processes.has_ended(own)
+    token, pid, start, host, boot = own.split("-")
+    assert processes.has_ended(f"{token}-{pid}-{int(start) - 1}-{host}-{boot}")
+    assert processes.has_ended(f"{token}-{pid}-{start}-{host}-00000000")  # started again since
+    assert not processes.has_ended(f"{token}-{pid}-{int(start) - 1}-00000000-{boot}")
+    for text in ("", "0a1b2c3d", "x" * 50):
+        assert not processes.has_ended(text)

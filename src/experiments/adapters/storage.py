@@ -14,7 +14,7 @@ from experiments.adapters.routes import Arrow, Fixed, ProductKeys, Route
 from experiments.adapters.table import LoRATable
 from experiments.config.constraints import shown
 from experiments.init.reading import file_sha256, from_extra, named
-from experiments.system.disk import make_folder, sync_file, write_text_atomically
+from experiments.system.disk import abandoned, make_folder, sync_file, write_text_atomically
 from experiments.system.json_files import read_json
 
 INDEX = "library.json"
@@ -30,7 +30,7 @@ def save_library(library: LoRALibrary, folder: Path | str) -> Path:
     Raises ValueError for a folder with other things in it.
     """
     folder = Path(folder).expanduser()
-    if folder.exists() and not (folder / INDEX).exists() and any(folder.iterdir()):
+    if folder.exists() and not (folder / INDEX).exists() and not _is_begun(folder):
         raise ValueError(f"{folder} has no {INDEX} and is not empty; name another folder")
     make_folder(folder)
     safetensors = from_extra("safetensors.torch", "a library in a folder")
@@ -64,6 +64,15 @@ def save_library(library: LoRALibrary, folder: Path | str) -> Path:
         if old.name != name:
             old.unlink()
     return folder
+
+
+def _is_begun(folder: Path) -> bool:
+    """Whether it has only what a save leaves that was killed before it wrote the index, or is
+    empty.
+    """
+    ours = {"tables.partial", *(path.name for path in abandoned(folder / INDEX))}
+    names = (path.name for path in folder.iterdir())
+    return all(name in ours or _TABLES.fullmatch(name) for name in names)
 
 
 def load_library(folder: Path | str, *, kernel: Any = "auto") -> LoRALibrary:

@@ -10,7 +10,6 @@ base/ alone is what it says: the base.
 
 import dataclasses
 import json
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +24,14 @@ from experiments.init.attached import Added, Retrofit, attach, detach, layers_of
 from experiments.init.reading import from_extra
 from experiments.init.slots import slots_at
 from experiments.models.ffn.peer import PEERConfig
-from experiments.system.disk import OTHER_FOLDER, explained, sync_file, sync_tree
+from experiments.system.disk import (
+    OTHER_FOLDER,
+    abandoned,
+    explained,
+    sync_file,
+    sync_tree,
+    temporary_name,
+)
 from experiments.system.json_files import read_json
 
 FORMAT = 1
@@ -67,7 +73,9 @@ def save_retrofitted(model: Any, folder: str | Path) -> Path:
         "transformers": transformers.__version__,
         "layers": [dataclasses.asdict(added.made) for added in layers],
     }
-    temporary = folder.with_name(f".{folder.name}.partial-{secrets.token_hex(4)}")
+    for leftover in abandoned(folder, "partial"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary = temporary_name(folder, "partial")
     try:
         with explained(folder, OTHER_FOLDER):
             temporary.mkdir(parents=True)

@@ -10,9 +10,9 @@ configuration_experts.py, layers_experts.py, modeling_experts.py
 
 import hashlib
 import json
-import secrets
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,12 @@ from experiments.interchange.reread import check_loads
 from experiments.records import RunRecord
 from experiments.system.disk import (
     OTHER_FOLDER,
+    abandoned,
     check_writable,
     explained,
     sync_file,
     sync_tree,
+    temporary_name,
 )
 from experiments.system.json_files import read_json
 from experiments.system.version import PACKAGE
@@ -33,6 +35,7 @@ from experiments.system.version import PACKAGE
 MARKER = "export.json"
 WEIGHTS = "model.safetensors"
 _FORMAT = 1
+_TEMPORARY = ("partial", "old")  # of the new export, and of the one before
 _TEMPLATE = Path(__file__).parent / "template"
 _CODE = ("configuration_experts.py", "layers_experts.py", "modeling_experts.py")
 
@@ -75,17 +78,19 @@ def check_safetensors() -> None:
 def write_export(
     folder: Path, form: Form, vocabulary: Vocabulary, record: RunRecord, card: str
 ) -> None:
-    """Writes all files under another name beside the folder, reads them back, and renames.
+    """Writes all files under another name beside the folder, reads them back, and renames. What
+    killed exports to the same folder have left goes; an earlier export is put back first, where a
+    kill came between its two renames.
 
     Raises ValueError as check_folder, and RuntimeError as disk.explained, if the weights that are
     read back are not those that were written, or as reread.check_loads.
     """
     from safetensors.torch import load_file, save_file
 
-    check_folder(folder, record.run_id)
     folder = folder.absolute()
-    mark = secrets.token_hex(4)
-    new, old = (folder.with_name(f".{folder.name}.{what}-{mark}") for what in ("partial", "old"))
+    _clear(folder)
+    check_folder(folder, record.run_id)
+    new, old = (temporary_name(folder, what) for what in _TEMPORARY)
     with explained(folder, OTHER_FOLDER):
         try:
             new.mkdir(parents=True)
@@ -108,6 +113,15 @@ def write_export(
         finally:
             for leftover in (new, old):
                 shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _clear(folder: Path) -> None:
+    new, old = (abandoned(folder, what) for what in _TEMPORARY)
+    if old and not folder.exists():
+        with suppress(OSError):
+            old.pop().rename(folder)
+    for leftover in (*new, *old):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _texts(form: Form, vocabulary: Vocabulary, record: RunRecord, card: str) -> Mapping[str, str]:

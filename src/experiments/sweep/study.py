@@ -7,6 +7,7 @@ none. Each draw has a generator of its own, seeded by the search's seed and the 
 what is drawn depends on the journal alone, and not on how often the command was given.
 """
 
+import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 JOURNAL_NAME = "search.journal"
+_REMEDY = "move it away; the same command then asks again, and runs nothing twice"
 SAMPLERS = ("tpe", "gp", "random")
 # Random trials before the sampler learns, where fewer than two are given. With Optuna's 10, eight
 # trials of one rate would all be random.
@@ -317,11 +319,24 @@ def _storage(path: Path) -> "JournalStorage":
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
+    _check_lines(path)
     try:
         return JournalStorage(JournalFileBackend(str(path), lock_obj=_HeldAlready()))  # type: ignore[arg-type]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        remedy = "move it away; the same command then asks again, and runs nothing twice"
-        raise DamagedError(path, f"not a journal of Optuna: {error}", remedy) from error
+        raise DamagedError(path, f"not a journal of Optuna: {error}", _REMEDY) from error
+
+
+def _check_lines(path: Path) -> None:
+    """Optuna would find a bad last line only when it has written the next one."""
+    if not path.exists():
+        return
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+        try:
+            is_whole = not line.endswith(b"\n") or isinstance(json.loads(line), dict)
+        except (ValueError, RecursionError):
+            is_whole = False
+        if not is_whole:
+            raise DamagedError(path, f"line {number} is not Optuna's: {line[:20]!r}", _REMEDY)
 
 
 def _cut_torn_line(path: Path) -> None:

@@ -3,18 +3,19 @@
 import errno
 import os
 import re
-import secrets
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from experiments.system.processes import has_ended, mark
+
 PARTIAL = ".partial"  # ends the name of a file that is being written
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _UNABLE_TO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # of some network file systems
-_TEMPORARY = re.compile(r"\..+\.[0-9a-z_]{8}")  # write_text_atomically's names
+_TEMPORARY = re.compile(r"\..+\.(new-.+|[0-9a-z_]{8})")  # temporary_name's, and earlier ones
 
 
 _GOES_ON = "and run the same command again: it goes on from the last checkpoint"
@@ -62,10 +63,31 @@ def make_folder(folder: Path) -> None:
         sync_file(path.parent)
 
 
+def temporary_name(path: Path, what: str = "new") -> Path:
+    """A name beside the path for what will have its name, or had it: .<name>.<what>-<mark>. The
+    mark is this process's, so that remove_abandoned knows when nobody will use it.
+    """
+    return path.with_name(f".{path.name}.{what}-{mark()}")
+
+
+def abandoned(path: Path, what: str = "new") -> list[Path]:
+    """The files or folders of temporary_name's that processes of this machine left when they were
+    killed.
+    """
+    start = f".{path.name}.{what}-"
+    try:
+        names = os.listdir(path.parent)  # noqa: PTH208
+    except OSError:
+        return []
+    found = [name for name in names if name.startswith(start)]
+    return [path.with_name(name) for name in found if has_ended(name.removeprefix(start))]
+
+
 def write_text_atomically(
     path: Path, text: str, *, mode: int = 0o666, durable: bool = True
 ) -> None:
-    """Writes under a temporary name in the same folder, then renames: whole or not at all.
+    """Writes under a temporary name in the same folder, then renames: whole or not at all. What
+    killed writers of the same file have left goes.
 
     The folder must be there: that of a run which was moved away is not made again.
 
@@ -74,7 +96,9 @@ def write_text_atomically(
     and after this the new one. Raises RuntimeError as explained().
     """
     with explained(path):
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        for leftover in abandoned(path) if durable else ():
+            leftover.unlink(missing_ok=True)
+        temporary = temporary_name(path)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         try:
             with os.fdopen(os.open(temporary, flags, mode), "w", encoding="utf-8") as file:

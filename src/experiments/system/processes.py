@@ -4,7 +4,11 @@ A pid alone proves nothing: numbers come again, in containers soon. With the tim
 was started at, counted from the machine's start, and which start that was, it names one process.
 """
 
+import hashlib
 import os
+import re
+import secrets
+import socket
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +40,31 @@ def identity(pid: int) -> Identity:
     except (OSError, ValueError, IndexError):
         return Identity(pid=pid, start=None, boot=None)
     return Identity(pid=pid, start=start, boot=boot)
+
+
+def mark() -> str:
+    """A part of a file's name, never given twice, that says which process made it."""
+    own = identity(os.getpid())
+    return "-".join((secrets.token_hex(4), str(own.pid), str(own.start or 0), *_machine(own)))
+
+
+def has_ended(mark: str) -> bool:
+    """Whether the process of a mark has surely ended. Of another machine's that is not known."""
+    found = re.fullmatch(r"[0-9a-f]{8}-(\d+)-(\d+)-([0-9a-f]+)-([0-9a-f]+)", mark)
+    if found is None:
+        return False
+    pid, start, *machine = found.groups()
+    host, boot = _machine(identity(os.getpid()))
+    if machine[0] != host:
+        return False
+    return machine[1] != boot or identity(int(pid)).start != int(start)
+
+
+def _machine(own: Identity) -> tuple[str, str]:
+    """This host and its last start, short. Without /proc all processes are of another machine."""
+    words = (socket.gethostname() if own.boot else secrets.token_hex(4), own.boot or "")
+    host, boot = (hashlib.sha256(word.encode()).hexdigest()[:8] for word in words)
+    return host, boot
 
 
 def has_open(pid: int, file: os.stat_result) -> bool:
