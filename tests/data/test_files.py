@@ -234,6 +234,15 @@ def test_a_path_without_text_is_refused_before_anything_runs(tmp_path, path, mes
     assert repr(f"{tmp_path}/{path}") in str(caught.value)
 
 
+def test_a_relative_path_is_looked_for_in_the_working_folder(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    assert read_all(LocalText(path=folder.name))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=r"not exist below .*elsewhere, where .* it was trained"):
+        LocalText(path=folder.name)
+
+
 def test_values_that_are_refused(folder):
     with pytest.raises(ValueError, match="path='' is empty"):
         LocalText(path="")

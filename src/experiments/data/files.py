@@ -157,7 +157,15 @@ def find_files(path: str) -> list[tuple[str, Path]]:
         found = _glob(str(root))
         if not found:
             what = "does not exist" if glob.escape(path) == path else "matches no file"
-            raise ValueError(f"path={path!r} {what}; name a folder, a glob or a file ({_READ})")
+            where = ""
+            if not root.is_absolute():
+                where = (
+                    f" below {Path.cwd()}, where this command works (a run that was trained with a "
+                    "relative path is read from the folder where it was trained)"
+                )
+            raise ValueError(
+                f"path={path!r} {what}{where}; name a folder, a glob or a file ({_READ})"
+            )
         plain = [i for i, part in enumerate(root.parts) if glob.escape(part) != part]
         root = Path(*root.parts[: plain[0]])
     for file in found:
