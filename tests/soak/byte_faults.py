@@ -81,6 +81,26 @@ def damaged_data(trial: Trial) -> None:
         trial.wrong(f"{path.name} {what}: steps were made with it")
 
 
+@fault("damaged search.journal", "journal", "search")
+def damaged_journal(trial: Trial) -> None:
+    """Refused by name, and right again once it is restored; or as if nothing had happened."""
+    path = trial.stage.sweep_dir / "search.journal"
+    if not path.exists():
+        _interrupt(trial)
+    whole = path.read_bytes() if path.exists() else b""
+    what = damage(path, trial.rng.choice(HOWS), trial)
+    if not what:
+        return
+    process = trial.stage.start()
+    code = process.wait(PATIENCE)
+    trial.injected("damaged search.journal", f"{what} -> {code}")
+    output = process.output.read_text(errors="replace")
+    if code and ("Traceback" in output or path.name not in output):
+        trial.wrong(f"{path.name} {what}: {output.strip()[-300:]}")
+    if code:
+        path.write_bytes(whole)
+
+
 def damage(path: Path, how: str, trial: Trial) -> str | None:
     """Changes a file in place; says how, or None if it is as before."""
     if not path.exists():
