@@ -235,11 +235,11 @@ def _gains(u: Array, losses: Array, place: float) -> Array:
     a, slope = found[:, 0], found[:, 1]
     with np.errstate(divide="ignore", invalid="ignore"):
         vertex = centre - scale * slope / (2 * a)
+    # where there is none between, the first end; else that is higher
     vertex = np.where((a > 0) & (vertex > u[0]) & (vertex < u[-1]), vertex, u[0])
     at = np.stack([vertex, np.full_like(vertex, u[-1]), np.full_like(vertex, place)], axis=1)
     values = np.einsum("ski,si->sk", columns(at), found)
-    ends = columns(u[:1]) @ found.T
-    return np.asarray(values[:, 2] - np.minimum(values.min(axis=1), ends[0]), dtype=np.float64)
+    return np.asarray(values[:, 2] - values.min(axis=1), dtype=np.float64)
 
 
 def _move(one: Gain, other: Gain) -> Move:

@@ -1,5 +1,7 @@
 """What a step costs where parts are frozen: against torch's counter, parameters and bytes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -75,6 +77,42 @@ def test_low_rank_adapters_cost_what_torch_counts():
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert made.cost().n_trained_params == trained
     assert made.cost().n_params == sum(p.numel() for p in model.parameters())
+
+
+def test_a_step_by_hand_where_one_layer_is_trained():
+    """At width 8: below the layer a step goes forward alone; above, a gradient comes down through
+    frozen weights at the cost of one more pass, and through attention's products of two more.
+    """
+    beside = BesideConfig(frozen=DENSE, trained=NARROW)
+    shape = {"d_model": 8, "d_head": 8, "vocab_size": 100, "seq_len": 15, "tie_head": True}
+    ffns = (DENSE, beside, DENSE)
+    cost = TransformerConfig(ffns=ffns, **shape, trained_blocks=(1,)).cost()
+    projections, context = 2 * 4 * 8 * 8, 2 * 2 * 8 * 8  # of 8 positions on average
+    dense, narrow, head = 2 * 2 * 8 * 32, 2 * 2 * 8 * 4, 2 * 8 * 100
+    below = projections + context + dense
+    same = projections + context + dense
+    above = 2 * projections + 3 * context + 2 * dense + 2 * head
+    assert cost.frozen_flops == below + same + above
+    assert cost.training_flops == below + same + above + 3 * narrow
+    assert cost.n_trained_params == 2 * 8 * 4
+
+
+def test_layers_of_one_kind_of_which_one_is_trained():
+    """Also of a part without parameters, which is of neither by their number."""
+
+    def flops(layer):
+        return {t.name: t.flops for t in layer.cost(D).terms if t.flops}
+
+    made = config((PEER, PEER, PEER), trained_blocks=(1,), tables_alone=True)
+    every, attention = flops(PEER), 2 * 4 * D * D
+    context, head = 2 * D * (SEQ + 1), 2 * D * VOCAB
+    layers = (1 + 1 + 2) * sum(every.values()) - every["experts"]
+    expected = layers + 4 * attention + (1 + 1 + 3) * context + 2 * head
+    assert made.cost().frozen_flops == expected
+    assert made.cost().training_flops == expected + 3 * every["experts"]
+    assert made.cost().n_trained_params == 2 * 64 * D
+    larger = replace(PEER, n_experts=256)
+    assert config((PEER, larger)).cost().frozen_flops == 0
 
 
 def test_trained_parameters_are_those_with_gradients():

@@ -149,7 +149,7 @@ def test_every_matrix_s_factors_by_arithmetic():
 
 def test_rates_decay_and_epsilon_of_groups():
     """Rate times decay of a map is what it is at the base; tables and keys do not decay."""
-    model = made(config(PEER, d_model=128, base=Base(d_model=32, d_head=8)))
+    model = made(config(replace(PEER, glu=True), d_model=128, base=Base(d_model=32, d_head=8)))
     optimizer = build_optimizer(model, 1e-2, OPTIM, "torch")
     names = {id(p): n.removeprefix("blocks.0.") for n, p in model.named_parameters()}
     found = {
@@ -160,10 +160,28 @@ def test_rates_decay_and_epsilon_of_groups():
     assert optimizer.param_groups[0]["lr"] == 1e-2  # what a run's history calls its rate
     assert found["embedding.weight"] == (1e-2, 0.1, 2.5e-9)
     assert found["attention.qkv.weight"] == (2.5e-3, 0.4, 2.5e-9)
-    assert found["ffn.w_down"] == pytest.approx((5e-3, 0, 1e-8))
+    assert found["ffn.w_down"] == found["ffn.w_gate"] == pytest.approx((5e-3, 0, 1e-8))
     assert found["ffn.w_up"] == (2e-2, 0, 2.5e-9)
     assert found["ffn.query.weight"] == pytest.approx((5e-4, 0, 1e-8))
     assert found["ffn.sub_keys"] == pytest.approx((2e-3, 0, 1e-8))
+
+
+def test_muon_s_rates_of_a_router_whose_fan_in_alone_grows():
+    """From (8, 32) to (8, 128) at muon_lr = 3. Steps are 0.2 sqrt(largest side) times the rate, and
+    their norm must go as sqrt(fan-out / fan-in), by a half. A map of both sides: by one.
+    """
+    model = made(config(FINE, d_model=128, base=Base(d_model=32, d_head=8)))
+    optim = replace(OPTIM, matrices="muon", muon_lr=3.0)
+    names = {id(p): n.removeprefix("blocks.0.") for n, p in model.named_parameters()}
+    rates = {
+        names[id(p)]: (group["lr"], group["lr"] * group["weight_decay"])
+        for group in parameter_groups(model, 1e-2, optim)
+        if group["name"] == "matrices"
+        for p in group["params"]
+    }
+    decay = 3e-2 * OPTIM.weight_decay
+    assert rates["ffn.router.weight"] == pytest.approx((3e-2 * (1 / 2) / 2, decay))
+    assert rates["attention.out.weight"] == pytest.approx((3e-2 / 2, decay))
 
 
 def test_multipliers_are_ratios_to_the_base():

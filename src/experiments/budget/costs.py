@@ -30,6 +30,7 @@ class Term:
         the tests hold exactly those terms to the counter.
     passes: what a training step costs, in forward passes; 3 where the term is trained.
     n_trained_params: of n_params; None means all of them.
+    frozen_flops: training FLOPs per token, of them, that are spent where nothing is trained.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Term:
     n_tables: int = 0
     passes: float = TRAINING_PASSES
     n_trained_params: int | None = None
+    frozen_flops: float = 0.0
 
     @property
     def n_trained(self) -> int:
@@ -48,7 +50,8 @@ class Term:
 
     def frozen(self, passes: float) -> "Term":
         """This term where training changes none of its parameters."""
-        return replace(self, passes=passes, n_trained_params=0)
+        spent = passes * self.flops
+        return replace(self, passes=passes, n_trained_params=0, frozen_flops=spent)
 
     def renamed(self, prefix: str, times: int) -> "Term":
         """This term under a prefix, summed over `times` blocks."""
@@ -64,6 +67,7 @@ class Term:
             n_tables=times * self.n_tables,
             passes=self.passes,
             n_trained_params=trained,
+            frozen_flops=times * self.frozen_flops,
         )
 
 
@@ -109,7 +113,7 @@ class Cost:
     @property
     def frozen_flops(self) -> float:
         """Of the training FLOPs per token, those spent in parts that training does not change."""
-        return sum(t.passes * t.flops for t in self.terms if t.n_trained_params == 0)
+        return sum(t.frozen_flops for t in self.terms)
 
     def shares(self) -> dict[str, float]:
         """Each term's share of the FLOPs, largest first; terms without FLOPs are left out."""
@@ -263,5 +267,6 @@ def _merge(terms: Iterable[Term]) -> tuple[Term, ...]:
             n_tables=seen.n_tables + term.n_tables,
             passes=seen.passes if seen.passes == term.passes or not flops else spent / flops,
             n_trained_params=seen.n_trained + term.n_trained,
+            frozen_flops=seen.frozen_flops + term.frozen_flops,
         )
     return tuple(merged.values())

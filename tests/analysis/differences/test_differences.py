@@ -73,6 +73,20 @@ def test_differences_are_of_means_with_the_noise_of_their_budget(table):
     assert narrow.upper - narrow.lower < 2 * width
 
 
+def test_a_model_s_size_is_that_of_most_seeds_and_of_those_of_the_lowest_mean():
+    table = [
+        *rows("dense", [3.9, 3.9]),
+        *rows("dense", [4.0, 4.1, 4.2], n_params=2e6),
+        *rows("dense", [4.0, 4.1, 4.5], n_params=3e6),
+        *rows("peer", [3.7, 4.0, 4.0]),
+        *rows("peer", [3.8, 3.8, 3.8], n_params=2e6),
+        *rows("peer", [3.6], n_params=3e6),
+    ]
+    found = {m.model: m for m in compare_models(check_table(pd.DataFrame(table))).means}
+    assert (found["dense"].n_params, found["dense"].loss) == (2e6, pytest.approx(4.1))
+    assert (found["peer"].n_params, found["peer"].loss) == (2e6, pytest.approx(3.8))
+
+
 @pytest.mark.long
 @pytest.mark.slow
 def test_the_interval_holds_the_truth_as_often_as_it_says():

@@ -11,6 +11,7 @@ from analysis.isoflop.resample import nearest, redrawn_minima, resampled_minima
 from analysis.isoflop.shape import fit_parabola
 
 U = np.log(np.geomspace(5e4, 2e6, 7))
+SKEWED = np.log([5e4, 6e4, 8e4, 1.1e5, 4e5, 9e5, 2e6])  # a and the slope vary together
 AT = float(np.log(3e5))
 
 
@@ -49,8 +50,9 @@ def test_no_minimum_is_nan():
     assert found.u_interval(0.01, 2.0) == (-np.inf, np.inf)
 
 
-def test_fiellers_interval_is_where_the_slope_is_not_told_from_nought():
-    found = fit_parabola(U, bowl() + np.random.default_rng(1).normal(0, 0.01, 7))
+@pytest.mark.parametrize("places", [U, SKEWED], ids=["even", "skewed"])
+def test_fiellers_interval_is_where_the_slope_is_not_told_from_nought(places):
+    found = fit_parabola(places, bowl(places) + np.random.default_rng(1).normal(0, 0.01, 7))
     sd, t = 0.02, 2.5
     low, high = found.u_interval(sd, t)
     u = np.linspace(U[0] - 1, U[-1] + 1, 200_001)
@@ -64,6 +66,22 @@ def test_fiellers_interval_is_where_the_slope_is_not_told_from_nought():
     assert low < found.u_opt < high
     # Not symmetric, as its derivation by a straight line would be
     assert abs((high - found.u_opt) / (found.u_opt - low) - 1) > 0.01
+
+
+@pytest.mark.parametrize("places", [U, SKEWED], ids=["even", "skewed"])
+def test_a_minimum_s_error_is_the_delta_method_s(places):
+    """Its gradient by a and the slope from differences of vertices."""
+    found = fit_parabola(places, bowl(places, at=AT + 0.6))
+
+    def vertex(a, slope):
+        return found.centre - slope / (2 * a)
+
+    h, a, slope = 1e-6, found.a, found.slope
+    by_a = (vertex(a + h, slope) - vertex(a - h, slope)) / (2 * h)
+    by_slope = (vertex(a, slope + h) - vertex(a, slope - h)) / (2 * h)
+    V = found.unscaled
+    variance = by_a**2 * V[0, 0] + 2 * by_a * by_slope * V[0, 1] + by_slope**2 * V[1, 1]
+    assert found.u_error(0.02) == pytest.approx(0.02 * np.sqrt(variance), rel=1e-6)
 
 
 def test_fiellers_interval_is_unbounded_once_curvature_is_lost_and_nan_without_noise():

@@ -76,8 +76,11 @@ def test_a_clean_surface_comes_back():
     assert law["loss"].params["E"] == pytest.approx(1.69, rel=1e-5)
 
 
-def test_the_weights_are_those_of_an_integral_over_exponents():
-    """Mean exponents and a minimum's distribution on a fine grid, written out."""
+@pytest.mark.parametrize("noise", [None, (0.015, 4)])
+def test_the_weights_are_those_of_an_integral_over_exponents(noise):
+    """Mean exponents and a minimum's distribution on a fine grid, written out. noise: the runs'
+    own scatter, or a known standard deviation from so many degrees of freedom.
+    """
     table = noisy(runs(budgets=BUDGETS[:2], n_sizes=6), 0.02, seed=3)
     u = [np.log(one["n_params"].to_numpy()) for _, one in table.groupby("budget")]
     losses = [one["loss"].to_numpy() for _, one in table.groupby("budget")]
@@ -92,16 +95,22 @@ def test_the_weights_are_those_of_an_integral_over_exponents():
                 best, squares_of, *_ = np.linalg.lstsq(X, values, rcond=None)
                 squares += squares_of[0]
                 found = (best, np.linalg.inv(X.T @ X)) if k == 0 else found
-            weights.append(squares ** (-6 / 2))  # 12 runs, three numbers of each curve
+            if noise is None:  # 12 runs, three numbers of each curve
+                weights.append(squares ** (-6 / 2))
+            else:
+                weights.append(np.exp(-squares / (2 * noise[0] ** 2)))
             alphas.append(alpha)
             betas.append(beta)
             best, inverse = found
-            scale = np.sqrt(squares / rng.chisquare(6, 40))
+            if noise is None:
+                scale = np.sqrt(squares / rng.chisquare(6, 40))
+            else:
+                scale = noise[0] * np.sqrt(noise[1] / rng.chisquare(noise[1], 40))
             drawn = best + scale[:, None] * rng.multivariate_normal(np.zeros(3), inverse, 40)
             exponents = np.full(40, alpha), np.full(40, beta)
             minima.append(u[0].mean() + lowest(drawn[:, 0], drawn[:, 1], *exponents))
     weights = np.array(weights) / np.sum(weights)
-    fit = fit_slices(u, losses, None, 4000, np.random.default_rng(1))
+    fit = fit_slices(u, losses, noise, 4000, np.random.default_rng(1))
     shape = fit.slices[0].shape
     # 0.02: 16 nodes a side beside 61
     assert shape.alpha == pytest.approx(weights @ alphas, abs=0.02)

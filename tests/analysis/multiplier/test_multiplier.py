@@ -165,6 +165,28 @@ def test_unequal_slopes_are_tested():
     assert compute_multipliers(exact("moe"), "dense").p_equal == 0
 
 
+def test_the_test_of_slopes_is_the_f_test_by_hand():
+    """Two slopes more than one, of three models' 15 points about a known asymptote."""
+    points = noisy(2, 0.03)
+
+    def squares(n_slopes):
+        def residuals(theta):
+            alphas = theta[3:] if n_slopes == 3 else theta[3:].repeat(3)
+            laws = zip(theta[:3], alphas, points.values(), strict=True)
+            return np.concatenate(
+                [L - E - np.exp(log_a - alpha * np.log(c / 1e19)) for log_a, alpha, (c, L) in laws]
+            )
+
+        start = np.array([0.0, 0.0, 0.0, *[0.1] * n_slopes])
+        return 2 * optimize.least_squares(residuals, start, xtol=1e-12, ftol=1e-12).cost
+
+    own, one = squares(3), squares(1)
+    expected = stats.f.sf(((one - own) / 2) / (own / 9), 2, 9)
+    assert 0.01 < expected < 0.99
+    found = compute_multipliers(points, "dense", asymptote=E)
+    assert found.p_equal == pytest.approx(expected, rel=1e-4)
+
+
 # Tables with a known truth
 
 SURFACES = {

@@ -61,11 +61,14 @@ def test_a_gain_is_that_of_the_parabola_and_a_difference_moves_by_two_of_them():
 def test_of_a_baseline_the_others_are_compared_with_it():
     found = compare_rates(fit_rates(check_table(search())), runs_at(0.012), baseline="pkm")
     assert [(move.model, move.other) for move in found.moves] == [("dense", "pkm"), ("peer", "pkm")]
-    by_pairs = compare_rates(fit_rates(check_table(search())), runs_at(0.012))
+    noisy = fit_rates(check_table(search(noise=0.004)), noise=0.004)
+    found = compare_rates(noisy, runs_at(0.012), baseline="pkm")
+    by_pairs = compare_rates(noisy, runs_at(0.012))
     turned = {(m.model, m.other): m for m in by_pairs.moves}[("pkm", "dense")]
     assert found.moves[0].moved_by == pytest.approx(-turned.moved_by)
     assert found.moves[0].difference == pytest.approx(-turned.difference)
-    assert found.moves[0].interval[0] == pytest.approx(-turned.interval[1])
+    assert found.moves[0].interval == pytest.approx((-turned.interval[1], -turned.interval[0]))
+    assert turned.interval[1] - turned.interval[0] > 0.001
     with pytest.raises(ValueError, match=r"baseline='moe' is no model of these cells; found dense"):
         compare_rates(fit_rates(check_table(search())), runs_at(0.012), baseline="moe")
 
@@ -87,6 +90,25 @@ def test_an_interval_is_of_losses_drawn_again_and_parabolas_fitted_again():
     assert all(gain.interval[0] >= 0 for gain in found.gains)
 
 
+def test_a_move_s_interval_is_of_the_difference_of_two_gains():
+    """Each drawn by itself: its width is the root of the sum of their squares. Of little noise, so
+    that both are normally distributed, and the middle is what the difference moves by.
+    """
+    rates = fit_rates(check_table(search()), noise=3e-4)
+    found = compare_rates(rates, runs_at(0.012))
+    gains = {gain.cell.model: gain for gain in found.gains}
+    assert len(found.moves) == 3
+    for move in found.moves:
+        one, other = gains[move.model], gains[move.other]
+        low, high = move.interval
+        assert move.moved_by == pytest.approx(other.gain - one.gain)
+        widths = [np.ptp(gain.interval) for gain in (one, other)]
+        # of 2,000 draws a quantile's place is known to 4 % of the width
+        assert high - low == pytest.approx(np.hypot(*widths), rel=0.08)
+        assert (low + high) / 2 == pytest.approx(move.moved_by, abs=0.08 * (high - low))
+        assert abs(move.moved_by) > 2 * (high - low)
+
+
 def test_without_a_noise_there_are_no_intervals():
     three = search()[lambda runs: runs["lr"].isin(0.01 * GRID[[2, 4, 6]])]
     found = compare_rates(fit_rates(check_table(three)), runs_at(0.012))
@@ -95,12 +117,13 @@ def test_without_a_noise_there_are_no_intervals():
     json.dumps(found.to_dict(), allow_nan=False)
 
 
-def test_a_best_rate_at_the_edge_gains_what_the_edge_does():
+@pytest.mark.parametrize(("best", "edge"), [(0.1, 0.04), (0.001, 0.0025)])
+def test_a_best_rate_at_the_edge_gains_what_the_edge_does(best, edge):
     """The parabola is not followed beyond the rates tried."""
-    one = tuned(0.1, 0.01 * GRID, model="dense", budget=1e18)
-    used = check_table(tuned(0.1, [0.01], model="dense", budget=1e18))
+    one = tuned(best, 0.01 * GRID, model="dense", budget=1e18)
+    used = check_table(tuned(best, [0.01], model="dense", budget=1e18))
     (gain,) = compare_rates(fit_rates(check_table(one)), used).gains
-    at = [0.05 * np.log(lr / 0.1) ** 2 for lr in (0.01, 0.04)]
+    at = [0.05 * np.log(lr / best) ** 2 for lr in (0.01, edge)]
     assert gain.gain == pytest.approx(at[0] - at[1], abs=1e-12)
 
 

@@ -69,6 +69,29 @@ def test_intervals_of_noisy_runs_cover_the_exponents():
     assert min(hits.values()) >= 8
 
 
+def test_a_law_of_unequal_errors_is_weighted_least_squares_by_the_normal_equations():
+    """Its covariance too, the constants' part included: of two models, each with its own."""
+    rng = np.random.default_rng(5)
+    models, columns = ("dense", "peer"), ("n_params", "n_tokens")
+    cells = [
+        cell_of(best(N, D) * np.exp(off * rng.normal()), off, model=model, n_params=N, n_tokens=D)
+        for model, off in (("dense", 0.05), ("peer", 0.3))
+        for N in SIZES
+        for D in TOKENS[: 3 if N < 1e8 else 2]
+    ]
+    law = fit_law(cells, models, columns)
+    X = np.array(
+        [[c.model == "dense", c.model == "peer", *np.log([*c.at.values()])] for c in cells], float
+    )
+    y = np.log([c.lr_opt for c in cells])
+    W = np.diag([1 / (c.error**2 + law.tau**2) for c in cells])
+    inverse = np.linalg.inv(X.T @ W @ X)
+    theta = inverse @ X.T @ W @ y
+    scale = max(1.0, (y - X @ theta) @ W @ (y - X @ theta) / (len(cells) - 4))
+    np.testing.assert_allclose(law.theta, theta, rtol=1e-6)
+    np.testing.assert_allclose(law.covariance, scale * inverse, rtol=1e-6)
+
+
 def test_equal_errors_make_it_ordinary_least_squares():
     """Against numpy: cells whose errors are unknown weigh the same."""
     rng = np.random.default_rng(0)

@@ -58,6 +58,28 @@ def test_seeds_are_averaged_within_a_rate():
     assert cell.noise == pytest.approx(0.01 / np.sqrt(2))
 
 
+def test_unequal_seeds_weigh_in_the_noise():
+    """Of one seed: what a mean over two scatters counts twice. A cell has the seeds of the rate
+    that has fewest.
+    """
+    rates, off = (0.004, 0.009, 0.02, 0.03), np.array([0.001, -0.003, 0.002, 0.004])
+    parts = []
+    for n_tokens, seeds in ((1e9, (3, 2, 2, 4)), (4e9, (1, 1, 2, 1))):
+        frame = tuned(0.01, rates, n_tokens=n_tokens)
+        frame["loss"] += off * n_tokens / 1e9
+        parts += [
+            frame.iloc[[i]].assign(seed=seed) for i, n in enumerate(seeds) for seed in range(n)
+        ]
+    found = fit_rates(check_table(pd.concat(parts, ignore_index=True)))
+    u = np.log(rates)
+    curve = 3 + 0.05 * (u - np.log(0.01)) ** 2
+    rss = [np.polyfit(u, curve + k * off, 2, full=True)[1][0] for k in (1, 4)]
+    sd = np.sqrt((2 * rss[0] + 1 * rss[1]) / 2)  # four rates a cell, three numbers of each
+    assert [cell.n_seeds for cell in found.cells] == [2, 1]
+    assert [cell.dof for cell in found.cells] == [2, 2]
+    assert [cell.noise for cell in found.cells] == pytest.approx([sd / np.sqrt(2), sd], rel=1e-6)
+
+
 def test_noise_is_pooled_over_a_model_s_cells():
     found = fit_rates(check_table(grid_of(noise=0.004)))
     assert {cell.dof for cell in found.cells} == {9 * 2}
@@ -114,6 +136,22 @@ def test_a_rate_that_diverged_is_an_edge_s_reason():
     (cell,) = fit_rates(check_table(frame)).cells
     assert cell.diverged == (0.04,)
     assert "the best rate is the largest below 0.04, which diverged: try between" in cell.warnings
+
+
+@pytest.mark.parametrize(
+    ("diverged", "text"),
+    [
+        ((0.015, 0.06, 0.08), "the best rate is the largest below 0.06, which diverged"),
+        ((0.004, 0.015), "the largest rate is the best: try larger ones"),
+        ((0.02,), "the largest rate is the best: try larger ones"),
+    ],
+)
+def test_only_what_diverged_above_all_rates_is_an_edge_s_reason(diverged, text):
+    frame = tuned(0.03, (0.005, 0.01, 0.02))
+    u, losses = np.log(frame["lr"].to_numpy()), frame["loss"].to_numpy()
+    u[-1] = np.nextafter(np.log(0.02), 1)  # whose rate is 0.02 or a bit above
+    found = check_rates(u, losses, np.array(diverged), fit_parabola(u, losses), (u[0], u[-1]))
+    assert any(why.startswith(text) for flag, why in found if flag is Flag.EDGE)
 
 
 def test_cells_outside_are_left_out_of_the_law_and_named():
