@@ -16,6 +16,7 @@ from experiments.models.ffn.peer import PEERConfig
 from experiments.models.ffn.pkm import PKMConfig
 from experiments.models.transformer import TransformerConfig
 from experiments.training.groups import build_optimizer
+from experiments.training.late_keys import LateKeys
 from experiments.training.moments import grown_moments, set_moments
 
 D = 16
@@ -85,6 +86,41 @@ def test_old_experts_keep_their_numbers(layer):
     x = torch.randn(50, D)
     assert torch.equal(grown.route(x)[0], layer.route(x)[0])
     assert not grown.output_weights()[0][64:].any()
+
+
+@pytest.mark.parametrize("config", [LAYERS["peer"], LAYERS["glu"]], ids=["shared", "a head"])
+def test_new_keys_are_old_ones_and_noise_of_a_tenth_of_their_size(config):
+    layer = config.build(D)
+    same, near = (grow(layer, 64 * 32, noise=noise).sub_keys.detach() for noise in (0.0, 0.1))
+    old = layer.sub_keys.detach()[..., 0, :, :]
+    away = same[..., 8:256, None, :] - old[..., None, :, :]  # from each of the old, of its own head
+    assert (away.square().sum(-1).min(-1).values == 0).all()
+    assert away.square().sum(-1).argmin(-1).unique().numel() == 8
+    noise = (near - same)[..., 8:256, :]
+    # of 2,000 numbers or more: a standard deviation is known to 2 %
+    assert float(noise.std() / old.std()) == pytest.approx(0.1, rel=0.08)
+
+
+def test_new_experts_read_at_random_from_the_first_on():
+    """Rows of a length of about 1, as at the start of a layer."""
+    layer = LAYERS["glu"].build(D)
+    grown = grow(layer, 64 * 8)
+    for table in (grown.w_down, grown.w_gate):
+        new = table.detach()[64:]
+        assert float(new.std()) == pytest.approx(D**-0.5, rel=0.05)  # of 7,168 numbers
+        assert new.norm(dim=1).min() > 0.2
+    assert not torch.equal(grown.w_down[64:], grown.w_gate[64:])
+    assert not grown.w_up[64:].any()
+
+
+@pytest.mark.parametrize(("gate", "mean_gate"), [("softmax", 1 / 512), ("sigmoid", 0.5)])
+def test_noise_on_the_choice_is_a_thousandth_of_the_mean_gate(gate, mean_gate):
+    config = MoEConfig(
+        n_experts=4, routing="token_choice", gate=gate, balance="bias", balance_rate=1e-3
+    )
+    grown = grow(config.build(4), 512, how="copies", noise=0.5)
+    # of 512 numbers: known to 3 %
+    assert float(grown.selection_bias.std()) == pytest.approx(0.5e-3 * mean_gate, rel=0.12)
 
 
 @pytest.mark.parametrize("noise", [0.1, 1.0])
@@ -239,6 +275,40 @@ def test_a_step_that_reads_old_experts_is_that_of_the_model_that_has_not_grown(n
             assert torch.equal(p[: len(theirs[n])], theirs[n]), n
     for n, rows in new.items():
         assert torch.equal(getattr(layer, n)[64:], rows)
+
+
+@pytest.mark.parametrize("state", ["float32", "bfloat16"])
+def test_moments_have_the_type_of_their_optimizer(state):
+    """That of tables stepped by rows is chosen; others' is their parameter's. Steps are numbers."""
+    model = transformer(LAYERS["peer"])
+    optim = Optim(**OPTIM, table_gradient="rows", table_state=state)
+    optimizer = build_optimizer(model, 1e-2, optim, "torch")
+    moments = {
+        name: {"step": torch.tensor(3.0), "exp_avg": torch.ones_like(p, dtype=torch.float64)}
+        for name, p in model.named_parameters()
+    }
+    set_moments(optimizer, model, moments)
+    for name, p in model.named_parameters():
+        is_table = name.endswith(("w_down", "w_up"))
+        given = optimizer.state[p]
+        assert given["exp_avg"].dtype == (getattr(torch, state) if is_table else torch.float32)
+        assert given["step"].dtype == torch.float32
+        assert given["exp_avg"] is not moments[name]["exp_avg"]
+
+
+def test_the_bias_of_late_keys_rises_to_0_by_the_step():
+    layer = grow(LAYERS["peer"].build(D), 128)
+    late = LateKeys({layer: (8, 6.0)}, 4)
+    biases = []
+    for step in range(4):
+        late.set(step)
+        assert layer.late.n_old == 8
+        biases.append(float(layer.late.bias))
+    assert biases == [-6.0, -4.5, -3.0, -1.5]
+    for step in (4, 5):
+        late.set(2)
+        late.set(step)
+        assert layer.late is None
 
 
 @pytest.mark.parametrize(

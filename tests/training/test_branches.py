@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from experiments import kept
+from experiments.branches import check_steps
 from experiments.execute import _planned_record as planned_record
 from experiments.execute import execute
 from experiments.point import make_point
@@ -14,6 +15,12 @@ from experiments.records import write_record
 from experiments.sweep.submission import enter_branches
 from experiments.sweep.trunks import trunks_of
 from experiments.system.interruption import Interrupted
+from experiments.training.branching import (
+    BRANCH_NAME,
+    Beginning,
+    TrunkDivergedError,
+    beginning_of,
+)
 from experiments.training.checkpoints import LAST
 from tests.conftest import TINY, Killed, Nursery, kill_at
 
@@ -195,3 +202,89 @@ def test_what_becomes_of_a_branch_whose_trunk_did_not_come_so_far(make):
     record = execute(branch)
     assert (record.status, record.val_loss) == ("diverged", None)
     assert record.error == f"not run: its trunk {trunk.run_id} diverged at step 11"
+
+
+def saved(folder, name, *, whole=True):
+    """A checkpoint file that is whole, or one that was cut off."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    torch.save({"state_dict": {}, "optimizer_states": [], "global_step": 0, "loops": {}}, path)
+    if not whole:
+        path.write_bytes(path.read_bytes()[:100])
+    return path
+
+
+def test_a_branch_begins_at_the_nearest_whole_checkpoint_that_leads_to_its_start(make):
+    branch = make(20)
+    folder = branch.branch.folder
+    early, late = saved(folder, "step-7.ckpt"), saved(folder, "step-15.ckpt")
+    saved(folder, "step-16.ckpt")
+    assert beginning_of(branch) == Beginning(checkpoint=late, taken=15)
+    saved(folder, "step-15.ckpt", whole=False)
+    with pytest.warns(UserWarning, match=r"step-15\.ckpt is damaged .*; it is ignored"):
+        assert beginning_of(branch) == Beginning(checkpoint=early, taken=7)
+    saved(folder, "step-7.ckpt", whole=False)
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert beginning_of(branch) == Beginning(checkpoint=None)
+    named = make(20, branch=folder)
+    why = "no whole checkpoint of step 15 or before"
+    with pytest.warns(UserWarning, match="is damaged"), pytest.raises(RuntimeError, match=why):
+        beginning_of(named)
+
+
+def test_a_branch_that_has_begun_goes_on_with_the_steps_that_it_noted(make):
+    branch = make(20)
+    own = saved(branch.run_dir, LAST)
+    saved(branch.branch.folder, "step-15.ckpt")
+    assert beginning_of(branch) == Beginning(checkpoint=own, taken=0)  # no note: from its first
+    for text, taken in (('{"trunk": "x", "n_steps": 7}', 7), ("{", 15), ('{"n_steps": null}', 15)):
+        (branch.run_dir / BRANCH_NAME).write_text(text)
+        assert beginning_of(branch) == Beginning(checkpoint=own, taken=taken)
+
+
+@pytest.mark.parametrize(
+    ("status", "n_steps", "how"),
+    [
+        ("done", 14, Interrupted),
+        ("done", 15, None),
+        ("done", 16, None),
+        ("diverged", 14, TrunkDivergedError),
+        ("diverged", 15, None),
+        ("failed", 16, RuntimeError),
+    ],
+)
+def test_a_trunk_without_checkpoints_must_have_come_to_the_start(make, status, n_steps, how):
+    branch = make(20)
+    (trunk,) = trunks_of([branch])
+    error = None if status == "done" else "no space"
+    n_tokens = n_steps * 128
+    record = replace(planned_record(trunk), status=status, error=error, n_tokens=n_tokens)
+    write_record(trunk.run_dir, record)
+    if how is None:
+        assert beginning_of(branch) == Beginning(checkpoint=None)
+    else:
+        with pytest.raises(how, match="trunk"):
+            beginning_of(branch)
+
+
+@pytest.mark.parametrize(
+    ("warmup", "decay", "branch", "why"),
+    [
+        (5, 15, False, None),
+        (5, 16, False, r"ask for 5 steps of warm-up and 16 of decay; lower"),
+        (1, 18, True, None),
+        (1, 19, True, r"ask for 1 steps of warm-up and 19 of decay, which leave no step to a tr"),
+        (2, 19, True, r"ask for 2 steps of warm-up and 19 of decay; lower"),
+        (1, 19, False, None),
+    ],
+)
+def test_a_run_has_room_for_warm_up_decay_and_a_trunk(make, warmup, decay, branch, why):
+    """Of 20 steps. A trunk is left one step or more, and a branch one before its decay."""
+    config = make(20, branch="trunk" if branch else None).config
+    tokens = {"warmup_tokens": warmup * 128.0, "decay_tokens": decay * 128.0}
+    config = replace(config, optim=replace(config.optim, **tokens))
+    if why is None:
+        check_steps(config, 20, 128)
+    else:
+        with pytest.raises(ValueError, match=why):
+            check_steps(config, 20, 128)

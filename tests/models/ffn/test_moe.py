@@ -206,3 +206,18 @@ def test_refuses_a_batch_that_cannot_be_shared_out():
     with pytest.raises(ValueError, match=r"n_experts=128 0\.5 of the 64 tokens of a forward"):
         MoEConfig().check_batch(64)
     MoEConfig().check_batch(128)
+
+
+@pytest.mark.parametrize("n_shared", [1, 4])
+def test_shared_experts_start_as_experts_do(n_shared):
+    """Each is one beside the others: a fan-in of one expert's hidden units, whatever their number.
+
+    Of 8,192 numbers or more, so the size is known to 1 %.
+    """
+    config = MoEConfig(n_experts=4, n_shared_experts=n_shared, width_factor=2.0, glu=True)
+    layer = config.build(64)
+    assert layer.shared_out.weight.shape == (64, n_shared * 128)
+    for name, matrix in layer.named_parameters():
+        fan_in = 128 if "out" in name else 64
+        size = 1 if name == "router.weight" else float(matrix.detach().std() * fan_in**0.5)
+        assert size == pytest.approx(1, rel=0.05), name
