@@ -5,11 +5,11 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= 2
 
-.PHONY: help demo retrofit-demo study test test-fast test-long test-study test-slurm soak check format wandb-sync gpu-check gpu-wheels clean
+.PHONY: help demo retrofit-demo study test test-fast test-long test-study test-slurm soak audit-security check format wandb-sync gpu-check gpu-wheels clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 demo: $(READY)  ## train the demo sweep (minutes on 2 cores), fit and draw its isoFLOP figure
 	$(BIN)/python -m experiments.run experiment=demo
@@ -54,6 +54,10 @@ test-slurm: $(READY)  ## run the tests on real Slurm daemons (root; apt-get inst
 soak: $(READY)  ## interrupt, kill and damage runs; each must come out to the bit: MINUTES=30
 	$(BIN)/python -m tests.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) \
 		$(if $(ONLY),--only $(ONLY)) $(if $(SLURM),--slurm $(SLURM))
+
+# GGUF=FILE: a model of your own, a copy of which gets flipped bits too (docs/trust.md)
+audit-security: $(READY)  ## try strangers' folders on the commands: none may run anything (20 minutes)
+	$(BIN)/python -m tests.security $(if $(ONLY),--only "$(ONLY)") $(if $(GGUF),--gguf $(GGUF))
 
 # On a bare machine: PYTHONPATH=src python3 -m experiments.gpu_check (docs/gpu-check.md).
 gpu-check: $(READY)  ## prove a GPU in 8 minutes: kernels, speeds, memory; results/gpu/CARD/report.md

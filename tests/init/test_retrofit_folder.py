@@ -160,6 +160,11 @@ def edit(folder, change):
     (folder / "retrofit.json").write_text(json.dumps(about))
 
 
+def configure(folder, **values):
+    path = folder / "base" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
 def truncate(path):
     path.write_bytes(path.read_bytes()[:-10])
 
@@ -183,6 +188,19 @@ DAMAGED = {
     "another class": (
         lambda f: edit(f, lambda about: about.update(model="PeerForCausalLM")),
         "has no class 'PeerForCausalLM'",
+    ),
+    "a class that chooses another": (
+        lambda f: edit(f, lambda about: about.update(model="AutoModelForCausalLM")),
+        "'AutoModelForCausalLM' of transformers is no model",
+    ),
+    "a function": (lambda f: edit(f, lambda about: about.update(model="pipeline")), "is no model"),
+    "code of its own": (
+        lambda f: configure(f, auto_map={"AutoModelForCausalLM": "payload.X"}),
+        "auto_map names code that is not of transformers",
+    ),
+    "a kernel of the hub": (
+        lambda f: configure(f, text_config={"attn_implementation": {"": "owner/kernel"}}),
+        "attn_implementation names code that is not of transformers",
     ),
     "unknown key": (
         lambda f: edit(f, lambda about: about["layers"][0]["config"].update(n_expert=3)),

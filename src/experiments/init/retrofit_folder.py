@@ -102,7 +102,9 @@ def load_retrofitted(folder: str | Path) -> Any:
     folder = Path(folder)
     about = _about(folder)
     safetensors, transformers = _import()
-    kind = getattr(transformers, about["model"], None)
+    kind = getattr(transformers, str(about["model"]), None)
+    if kind is not None and not _is_model(kind, transformers):
+        raise ValueError(f"{folder / _ABOUT}: {about['model']!r} of transformers is no model")
     if kind is None:
         raise ValueError(
             f"{folder / _ABOUT}: transformers {transformers.__version__} has no class "
@@ -146,14 +148,42 @@ def _retrofit(values: Mapping[str, Any], folder: Path) -> Retrofit:
 
 def _base(kind: Any, folder: Path) -> Any:
     """Every tensor of the model comes from the folder: none is drawn, none is ignored."""
+    with _readable(folder / "config.json"):
+        if key := _key_of_code(read_json(folder / "config.json")):
+            raise ValueError(f"{key} names code that is not of transformers, which is never run")
     with _readable(folder):
         model, found = kind.from_pretrained(
-            folder, dtype="auto", local_files_only=True, output_loading_info=True
+            folder,
+            dtype="auto",
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
         )
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if found.get(what):
             raise ValueError(f"{folder} is not whole: {what} {sorted(found[what])[0]}")
     return model
+
+
+def _is_model(kind: Any, transformers: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)
+
+
+def _key_of_code(node: Any) -> str | None:
+    """The first key of a config.json by which transformers would fetch or run other code: auto_map,
+    and a kernel of the hub (owner/name) for attention or experts.
+    """
+    if isinstance(node, list):
+        return next(filter(None, map(_key_of_code, node)), None)
+    if not isinstance(node, dict):
+        return None
+    for key, value in node.items():
+        hub = key.endswith("_implementation") and "/" in json.dumps(value)
+        if key == "auto_map" or hub:
+            return key
+        if (found := _key_of_code(value)) is not None:
+            return found
+    return None
 
 
 def _layer(made: Retrofit, tensors: dict[str, Tensor], d_model: int, folder: Path) -> Added:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.records import DamagedError
 from experiments.sweep.places import relocatable
-from experiments.system.disk import make_folder, sync, sync_file
+from experiments.system.disk import make_folder, refuse_links, sync, sync_file
 from experiments.system.json_files import parse_json
 from experiments.system.locks import lock
 from experiments.system.plain_text import printable
@@ -103,6 +103,7 @@ def entry_of(point: "Point", code: str | None) -> Entry:
 def submitting(sweep_dir: Path) -> Iterator[None]:
     """One controller at a time plans and submits; another waits for it."""
     make_folder(sweep_dir)
+    refuse_links(sweep_dir)
     with (sweep_dir / ".submitting").open("w") as file:
         lock(file)
         yield

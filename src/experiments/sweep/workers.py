@@ -27,7 +27,7 @@ from experiments.system.claims import (
     is_claimed,
     read_events,
 )
-from experiments.system.disk import explained
+from experiments.system.disk import explained, refuse_links
 from experiments.system.requeue import STALLED, try_again
 from experiments.system.sockets import shorten_sockets
 
@@ -234,6 +234,7 @@ def redirect_output(path: Path) -> None:
     """All output of this process to a file from now on, which its owner alone can read."""
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        refuse_links(path.parent)
         log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()

@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from experiments.system.disk import make_folder, sync
+from experiments.system.disk import make_folder, refuse_links, sync
 from experiments.system.locks import is_locked, lock
 from experiments.system.processes import Identity, identity
 
@@ -145,6 +145,7 @@ def claimed(run_dir: Path) -> Iterator[Claim]:
     (locks.py).
     """
     make_folder(run_dir)
+    refuse_links(run_dir)
     path = run_dir / CLAIM_NAME
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # not to append: see _SIZE

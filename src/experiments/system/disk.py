@@ -83,6 +83,19 @@ def abandoned(path: Path, what: str = "new") -> list[Path]:
     return [path.with_name(name) for name in found if has_ended(name.removeprefix(start))]
 
 
+def refuse_links(folder: Path) -> None:
+    """Raises RuntimeError if a name in a folder is a link to a file, in a sweep of somebody else's:
+    what a run appends would go into a file of this user's.
+    """
+    with os.scandir(folder) as found:
+        links = [one.path for one in found if one.is_symlink() and not one.is_dir()]
+    if links:
+        raise RuntimeError(
+            f"{links[0]} is a link, and what a run writes would go to "
+            f"{os.path.realpath(links[0])}; delete it"
+        )
+
+
 def write_text_atomically(
     path: Path, text: str, *, mode: int = 0o666, durable: bool = True
 ) -> None:

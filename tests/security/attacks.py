@@ -1,0 +1,290 @@
+"""Strangers' folders, and the real commands that are tried on them: a name, a plan, a command."""
+
+import dataclasses
+import json
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from experiments.adapters.library import lora_library
+from experiments.adapters.storage import INDEX, save_library
+from experiments.records import RECORD_NAME, read_record, write_record
+from experiments.sweep.manifest import MANIFEST_NAME
+from experiments.sweep.snapshot import take_snapshot
+from experiments.training.checkpoints import LAST
+from tests.adapters.small import adapter, write_peft
+from tests.init.test_gguf import write as write_gguf
+from tests.security.strangers import plant_config, plant_manifest, with_target
+from tests.security.test_checkpoints import planted
+
+TARGET = "results.stranger.planted.payload.X"
+ESCAPE = "de\x1b[2Jnse\x07"
+START = ("budget=2e8", "data=local", "data.path=texts", "data.corpus.validation_every=5",
+         "ladder.seq_len=32", "ladder.batch_size=4", "logger=csv", "dry_run=true")  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A folder to work in, with an honest run; payloads make `ran`."""
+
+    root: Path
+    honest: Path
+
+    @property
+    def ran(self) -> Path:
+        return self.root / "RAN"
+
+    def sweep(self, name: str = "stranger") -> Path:
+        """A copy of the honest sweep, with a module that makes `ran` when it is imported."""
+        folder = self.root / "results" / name
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(self.honest.parent, folder)
+        (folder / "planted").mkdir()
+        (folder / "planted" / "payload.py").write_text(f"open({str(self.ran)!r}, 'w')\n")
+        return folder
+
+    def run(self, **changes: Any) -> Path:
+        """The run in a copy, its record changed and its checksum right."""
+        run_dir = self.sweep() / self.honest.name
+        write_record(run_dir, dataclasses.replace(read_record(run_dir / RECORD_NAME), **changes))
+        return run_dir
+
+
+def _on_record(*words: str, place: tuple[str, ...] = ("model",)) -> Callable[[Place], list[str]]:
+    """A record that names a class of the folder; RUN among the words is the run's folder."""
+
+    def prepare(here: Place) -> list[str]:
+        config = json.loads(json.dumps(read_record(here.honest / RECORD_NAME).config))
+        with_target(place, TARGET)(config)
+        return _named(words, here.run(config=config))
+
+    return prepare
+
+
+def _named(words: tuple[str, ...], run_dir: Path) -> list[str]:
+    return [word.replace("RUN", str(run_dir)) for word in words]
+
+
+def _on_manifest(here: Place) -> list[str]:
+    folder = here.sweep()
+    config = read_record(here.honest / RECORD_NAME).config
+    with_target(("model",), TARGET)(config)
+    shutil.rmtree(folder / here.honest.name)
+    (folder / MANIFEST_NAME).unlink()
+    plant_manifest(folder, config)
+    return ["experiments.retry", "stranger", "--local"]
+
+
+def _on_config(here: Place) -> list[str]:
+    folder = here.sweep()
+    config = read_record(here.honest / RECORD_NAME).config
+    with_target(("model",), TARGET)(config)
+    plant_config(folder, config)
+    return ["experiments.retry", "stranger", "--local"]
+
+
+def _on_checkpoint(*words: str) -> Callable[[Place], list[str]]:
+    def prepare(here: Place) -> list[str]:
+        run_dir = here.run()
+        planted(run_dir / LAST, here.ran)
+        if words[0] == "experiments.retry":
+            (run_dir / RECORD_NAME).unlink()
+        return _named(words, run_dir)
+
+    return prepare
+
+
+def _on_lora(change: Callable[[Path], None]) -> Callable[[Place], list[str]]:
+    """`library make` and `arrow` of one adapter."""
+
+    def prepare(here: Place) -> list[str]:
+        folder, library = here.root / "lora", here.root / "L"
+        for old in (folder, library):
+            shutil.rmtree(old, ignore_errors=True)
+        change(write_peft(folder, adapter("x", 2)))
+        return ["experiments.library", "make", str(library), str(folder)]
+
+    return prepare
+
+
+def _config(**values: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / "adapter_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+    return change
+
+
+def _deep(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text('{"peft_type": ' + "[" * 10**6)
+
+
+def _nan(folder: Path) -> None:
+    lora = adapter("x", 2)
+    next(iter(lora.maps.values())).up[0, 0] = float("nan")
+    shutil.rmtree(folder)
+    write_peft(folder, lora)
+
+
+def _pickled(folder: Path) -> None:
+    (folder / "adapter_model.safetensors").unlink()
+    planted(folder / "adapter_model.bin", folder.parent / "RAN")
+
+
+def _on_library(**values: Any) -> Callable[[Place], list[str]]:
+    def prepare(here: Place) -> list[str]:
+        folder = here.root / "L"
+        shutil.rmtree(folder, ignore_errors=True)
+        save_library(lora_library([adapter("a", 2)]), folder)
+        index = json.loads((folder / INDEX).read_text())
+        shutil.copy(folder / index["tables"], here.root / "other.safetensors")
+        (folder / INDEX).write_text(json.dumps({**index, **values}))
+        return ["experiments.library", "show", str(folder)]
+
+    return prepare
+
+
+def _on_model(make: Callable[[Path], None]) -> Callable[[Place], list[str]]:
+    """`init=hf` from a folder."""
+
+    def prepare(here: Place) -> list[str]:
+        folder = here.root / "model"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        make(folder)
+        return ["experiments.run", "init=hf", f"init.path={folder}", *START]
+
+    return prepare
+
+
+def _auto_map(folder: Path) -> None:
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "llama", "auto_map": {"AutoModelForCausalLM": "payload.X"}})
+    )
+    (folder / "payload.py").write_text(f"open({str(folder.parent / 'RAN')!r}, 'w')\n")
+    save_file({"x": torch.zeros(1)}, folder / "model.safetensors")
+
+
+def _pickled_model(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    planted(folder / "pytorch_model.bin", folder.parent / "RAN")
+
+
+def _header_bomb(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", 2**60) + b"{}")
+
+
+def _index_out(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    index = {"weight_map": {"x": "../other.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def _layers(folder: Path) -> None:
+    values = {
+        "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "vocab_size": 64,
+        "num_hidden_layers": 10**9, "num_attention_heads": 4,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(values))
+    save_file({"x": torch.zeros(1)}, folder / "model.safetensors")
+
+
+def _gguf_counts(folder: Path) -> None:
+    write_gguf(folder / "a.gguf")
+    content = bytearray((folder / "a.gguf").read_bytes())
+    content[8:16] = struct.pack("<Q", 2**40)
+    (folder / "a.gguf").write_bytes(content)
+
+
+def _on_text(text: str, *words: str) -> Callable[[Place], list[str]]:
+    """A name in records that is shown by a command."""
+
+    def prepare(here: Place) -> list[str]:
+        here.run(model=text)
+        return list(words)
+
+    return prepare
+
+
+def _on_code(here: Place) -> list[str]:
+    folder = here.sweep()
+    (folder / here.honest.name / RECORD_NAME).unlink()
+    copy = take_snapshot(folder)
+    with (copy / "src" / "experiments" / "execute.py").open("a") as file:
+        file.write(f"\nopen({str(here.ran)!r}, 'w')\n")
+    return ["experiments.retry", "stranger", "--local"]
+
+
+def _on_setup(here: Place) -> list[str]:
+    """Resources that another may have written; sbatch, if it is called, runs them."""
+    folder = here.sweep()
+    (folder / here.honest.name / RECORD_NAME).unlink()
+    (folder / "slurm").mkdir()
+    values = {
+        "name": "x", "run_ids": [here.honest.name], "code": "0", "devices": 1, "num_nodes": 1,
+        "resources": {"setup": f"touch {here.ran}", "extra": []},
+    }  # fmt: skip
+    path = folder / "slurm" / "x.json"
+    path.write_text(json.dumps(values))
+    path.chmod(0o666)
+    (here.root / "bin").mkdir(exist_ok=True)
+    for name, text in (("sbatch", 'eval "$EXPERIMENTS_SETUP"; echo 1'), ("squeue", ":")):
+        (here.root / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+        (here.root / "bin" / name).chmod(0o755)
+    return ["experiments.retry", "stranger"]
+
+
+INIT_RUN = ("experiments.run", "init=run", "init.path=RUN", *START)
+FORMULA, MARKUP = '=HYPERLINK("http://x")', "<script>alert(1)</script>"
+# by name: makes the folder, and returns the words of the command after python -m
+ATTACKS: dict[str, Callable[[Place], list[str]]] = {
+    "_target_ in a record: evaluate": _on_record(
+        "experiments.evaluate", "RUN", "eval=[validation]"
+    ),
+    "_target_ in a record: export": _on_record("experiments.export", "RUN", "out"),
+    "_target_ in a record: generate": _on_record("experiments.generate", "RUN", "the"),
+    "_target_ in a record: init=run": _on_record(*INIT_RUN),
+    "_target_ in a record: library make": _on_record("experiments.library", "make", "L1", "RUN"),
+    "_target_ of a tokenizer: generate": _on_record(
+        "experiments.generate", "RUN", "the", place=("data", "tokenizer")
+    ),
+    "_target_ in a record: status": _on_record("experiments.status", "stranger"),
+    "_target_ in a record: collect": _on_record("experiments.collect", "stranger"),
+    "_target_ in a record: report": _on_record("analysis", "report", "results/stranger"),
+    "_target_ in a manifest: retry": _on_manifest,
+    "_target_ in config.yaml: retry": _on_config,
+    "a pickle, sealed, in last.ckpt: generate": _on_checkpoint("experiments.generate", "RUN", "a"),
+    "a pickle, sealed, in last.ckpt: init=run": _on_checkpoint(*INIT_RUN),
+    "a pickle, sealed, in last.ckpt: retry": _on_checkpoint(
+        "experiments.retry", "stranger", "--local"
+    ),
+    "an altered copy in .code: retry --local": _on_code,
+    "setup in slurm/*.json that others can write: retry": _on_setup,
+    "a regular expression without end in a LoRA": _on_lora(
+        _config(alpha_pattern={"(((a+)+)+)+b": 1})
+    ),
+    "deep JSON in a LoRA": _on_lora(_deep),
+    "NaN in a LoRA": _on_lora(_nan),
+    "a pickled LoRA": _on_lora(_pickled),
+    "a library's tables elsewhere": _on_library(tables="../other.safetensors"),
+    "a library's places without end": _on_library(n_places=10**15),
+    "auto_map in a Hugging Face folder": _on_model(_auto_map),
+    "a pickled model": _on_model(_pickled_model),
+    "a safetensors header without end": _on_model(_header_bomb),
+    "an index that leads out of its folder": _on_model(_index_out),
+    "10^9 blocks in config.json": _on_model(_layers),
+    "10^12 tensors in a gguf": _on_model(_gguf_counts),
+    "control characters in a record: status": _on_text(ESCAPE, "experiments.status", "stranger"),
+    "control characters in a record: collect": _on_text(ESCAPE, "experiments.collect", "stranger"),
+    "control characters in a record: report": _on_text(
+        ESCAPE, "analysis", "report", "results/stranger"
+    ),
+    "a formula in a record: report": _on_text(FORMULA, "analysis", "report", "results/stranger"),
+    "markup in a record: report": _on_text(MARKUP, "analysis", "report", "results/stranger"),
+}
