@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= 2
 
-.PHONY: help demo retrofit-demo study test test-fast test-long test-study test-slurm soak audit-security check format wandb-sync gpu-check gpu-wheels clean
+.PHONY: help demo retrofit-demo study test test-fast test-levels test-long test-study test-slurm soak audit-security check format wandb-sync gpu-check gpu-wheels clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -37,6 +37,15 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 test: $(READY)  ## run the tests (minutes)
 	$(PYTEST) --ignore tests/study
+
+# Where logits and losses are compared, and sums are taken.
+ARITHMETIC := $(addprefix tests/,kernels models training init adapters interchange tasks budget)
+
+test-levels: $(READY)  ## repeat the quick tests of arithmetic as older x86 processors compute
+	@$(BIN)/python -m tests.levels | while read -r level; do \
+		echo "$$level"; \
+		env $$level $(PYTEST) $(ARITHMETIC) -m "not slow and not slurm and not long" </dev/null || exit; \
+	done
 
 test-long: $(READY)  ## run the tests of more than 4 s or so each: a real model, many draws, kills
 	$(PYTEST) --ignore tests/study -m long

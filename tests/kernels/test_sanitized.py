@@ -1,0 +1,207 @@
+"""Right and wrong calls of the public functions, drawn at random, over kernels that are compiled
+with the address sanitizer: none reads or writes what is not its own.
+"""
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from experiments.kernels import build, reference
+from experiments.kernels.cpp import Cpp, levels
+from experiments.kernels.interface import AdamWStep
+from experiments.kernels.ops import gather_dot, gather_sum, product_key_topk, row_adamw
+from tests.conftest import REPOSITORY
+from tests.kernels.implementations import Given, assert_close
+
+N_CALLS = 1000
+
+
+def _libasan() -> str | None:
+    """The runtime, which a Python that is not compiled with it has to be started with."""
+    compiler = next((c for c in ("g++", "c++") if shutil.which(c)), None)
+    if compiler is None:
+        return None
+    command = [compiler, "-print-file-name=libasan.so"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return found if Path(found).is_absolute() else None  # its bare name, where there is none
+
+
+def _run(what: str, cache: Path) -> subprocess.CompletedProcess[str]:
+    if (runtime := _libasan()) is None:
+        pytest.skip("no g++ with libasan is here")
+    return subprocess.run(
+        [sys.executable, "-c", f"from tests.kernels import test_sanitized as t; t.{what}()"],
+        cwd=REPOSITORY,
+        env={
+            **os.environ,
+            "LD_PRELOAD": runtime,
+            "ASAN_OPTIONS": "detect_leaks=0",  # Python's own
+            "EXPERIMENTS_KERNEL_CACHE": str(cache),
+            "EXPERIMENTS_CHECK_INDICES": "1",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Where the library is compiled, once."""
+    return tmp_path_factory.mktemp("sanitized")
+
+
+@pytest.mark.long
+def test_no_call_leaves_its_memory(cache):
+    done = _run("calls", cache)
+    assert done.returncode == 0, done.stderr[-6000:]
+    n_right, n_refused = map(int, done.stdout.split())
+    assert n_right + n_refused == N_CALLS
+    assert min(n_right, n_refused) > N_CALLS / 4
+
+
+@pytest.mark.long
+def test_a_planted_fault_is_seen(cache):
+    """Past the checks, by the implementation itself: an index of N."""
+    done = _run("fault", cache)
+    assert done.returncode != 0
+    assert "AddressSanitizer: heap-buffer-overflow" in done.stderr
+
+
+def _kernels() -> list[Cpp]:
+    build._COMMON = (*build._COMMON, "-O1", "-fsanitize=address", "-g")
+    library = build.load()
+    torch.set_num_threads(2)
+    return [Cpp(library, level) for level in levels(library)]
+
+
+def fault() -> None:
+    """Reads a row behind the table."""
+    _kernels()[-1].dot(torch.randn(1, 32), torch.randn(7, 32), torch.full((1, 1), 7))
+
+
+def calls() -> None:
+    """Prints how many calls were right, and are those of the obvious forms, and were refused."""
+    kernels = _kernels()
+    draw = random.Random(0)
+    counts = [0, 0]
+    for i in range(N_CALLS):
+        torch.manual_seed(i)
+        function = draw.choice([_gather_dot, _gather_sum, _search, _steps])
+        wrong = draw.random() < 0.5
+        try:
+            function(draw, kernels[i % len(kernels)], wrong)
+            refused = False
+        except (TypeError, ValueError):
+            refused = True
+        assert refused == wrong, (i, function)
+        counts[wrong] += 1
+    print(*counts)
+
+
+def _size(draw: random.Random, most: int) -> int:
+    """Often at the edge of a vector."""
+    return min(
+        most, draw.choice([1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 48, 64, 65, draw.randint(1, most)])
+    )
+
+
+def _spoilt(draw: random.Random, tensors: dict[str, Tensor], n_rows: int) -> dict[str, Tensor]:
+    """One of them is another than it must be."""
+    name = draw.choice(list(tensors))
+    tensor = tensors[name]
+    ways = {
+        "idx": [tensor.int, tensor.double, lambda: tensor.fill_(n_rows), lambda: tensor.fill_(-1)],
+        "table": [lambda: tensor[0], tensor.long, lambda: tensor[:0]],
+    }.get(name, [lambda: tensor[:, :-1], lambda: torch.cat([tensor, tensor[:1]])])
+    way = draw.choice([*ways, lambda: tensor.unsqueeze(0)])
+    return tensors | {name: way()}
+
+
+def _pairs(draw: random.Random) -> tuple[Tensor, Tensor]:
+    n_rows, width = _size(draw, 300), _size(draw, 130)
+    table = torch.randn(n_rows, width).to(draw.choice([torch.float32, torch.bfloat16]))
+    return table, torch.randint(0, n_rows, (_size(draw, 120), _size(draw, 20)))
+
+
+def _gather_dot(draw: random.Random, kernel: Cpp, wrong: bool) -> None:
+    table, idx = _pairs(draw)
+    given = {"x": torch.randn(len(idx), table.shape[1]), "table": table, "idx": idx}
+    if wrong:
+        given = _spoilt(draw, given, len(table))
+    x, table = (
+        given[n].detach().requires_grad_(given[n].is_floating_point()) for n in ("x", "table")
+    )
+    how = Given(given=kernel, gradient=draw.choice(["dense", "rows"]))
+    out = gather_dot(x, table, given["idx"], how)
+    out.sum().backward()
+    wanted = reference.gather_dot(x.detach().double(), table.detach().double(), given["idx"])
+    assert_close([out], [wanted], 1e-5)
+
+
+def _gather_sum(draw: random.Random, kernel: Cpp, wrong: bool) -> None:
+    table, idx = _pairs(draw)
+    given = {"table": table, "idx": idx, "weights": torch.randn(idx.shape)}
+    if wrong:
+        given = _spoilt(draw, given, len(table))
+    table, weights = (
+        given[n].detach().requires_grad_(given[n].is_floating_point()) for n in ("table", "weights")
+    )
+    how = Given(given=kernel, gradient=draw.choice(["dense", "rows"]))
+    out = gather_sum(table, given["idx"], weights, how)
+    out.sum().backward()
+    wanted = reference.gather_sum(table.detach().double(), given["idx"], weights.detach().double())
+    assert_close([out], [wanted], 1e-5)
+
+
+def _search(draw: random.Random, kernel: Cpp, wrong: bool) -> None:
+    n_tokens, n_heads, half = _size(draw, 100), draw.randint(1, 4), _size(draw, 70)
+    sets = _size(draw, 100), _size(draw, 100)
+    groups = (n_heads,) if draw.random() < 0.5 else ()
+    top_k = min(draw.choice([1, 4, 9, 16, 40, 300]), sets[0] * sets[1])
+    queries = torch.randn(n_tokens, n_heads, 2 * half)
+    sub_keys = torch.randn(*groups, sum(sets), half)
+    bias = torch.randn(sets[0]) if draw.random() < 0.5 else None
+    n_first = sets[0]
+    if wrong:
+        way = draw.randrange(6)
+        if way == 0:
+            top_k = draw.choice([0, -1, sets[0] * sets[1] + 1])
+        elif way == 1:
+            n_first = draw.choice([0, -1, sum(sets), sum(sets) + 5])
+        elif way == 2:
+            bias = torch.randn(sets[0] + 1)
+        elif way == 3:
+            queries = queries[..., : 2 * half - draw.randint(1, 2)]
+        elif way == 4:
+            sub_keys = torch.randn(n_heads + 1, sum(sets), half)
+        else:
+            queries = queries.long()
+    if queries.is_floating_point():
+        queries.requires_grad_()
+    sub_keys.requires_grad_()
+    scores, experts = product_key_topk(queries, sub_keys, top_k, Given(given=kernel), n_first, bias)
+    assert experts.min() >= 0
+    assert experts.max() < sets[0] * sets[1]
+    scores.sum().backward()
+
+
+def _steps(draw: random.Random, kernel: Cpp, wrong: bool) -> None:
+    table, idx = _pairs(draw)
+    rows = idx.unique()
+    given = {"table": table, "idx": rows, "gradient": torch.randn(len(rows), table.shape[1])}
+    moments = tuple(torch.zeros(table.shape) for _ in range(2))
+    if wrong and draw.random() < 0.3:
+        moments = (moments[0], torch.cat([moments[1], moments[1]], draw.randrange(2)))
+    elif wrong:
+        given = _spoilt(draw, given, len(table))
+    step = AdamWStep(lr=0.1, beta1=0.9, beta2=0.99, eps=1e-8, weight_decay=0.1, step=1)
+    row_adamw(kernel, given["table"], moments, given["idx"], given["gradient"], step)
+    assert given["table"].isfinite().all()

@@ -1,0 +1,25 @@
+"""Older x86 processors than this one, as torch and our kernels can be told to compute: a line each,
+torch's level and ours. `make test-levels` repeats the tests of arithmetic at each.
+"""
+
+import torch
+
+from experiments.kernels import build, cpp
+
+_ATEN = {"base": "default", "avx2": "avx2", "avx512": "avx512"}  # ours by torch's
+
+
+def lower_levels() -> list[tuple[str, str]]:
+    """ATEN_CPU_CAPABILITY and EXPERIMENTS_KERNEL_LEVEL of each level below the processor's best."""
+    try:
+        ours = cpp.levels(build.load())[:-1]
+    except build.BuildError:  # torch's alone
+        ours = [level for level, aten in _ATEN.items()]
+        own = torch.backends.cpu.get_cpu_capability().lower()
+        ours = ours[: [*_ATEN.values()].index(own)] if own in _ATEN.values() else []
+    return [(_ATEN[level], level) for level in ours]
+
+
+if __name__ == "__main__":
+    for aten, ours in lower_levels():
+        print(f"ATEN_CPU_CAPABILITY={aten} EXPERIMENTS_KERNEL_LEVEL={ours}")
