@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from analysis.unchanged import unchanged
+
 _PREFIX = ".analysis-"
 _DAY = 86_400  # seconds
 _REASONS = {
@@ -24,7 +26,8 @@ class WriteError(RuntimeError):
 
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
-    """A hidden folder inside `folder`; what is in it moves there when the block ends well.
+    """A hidden folder inside `folder`; what is in it moves there when the block ends well. A file
+    there that says the same (unchanged.py) stays as it is.
 
     After an error nothing is left, not even folders that were made for it. Raises WriteError for
     what the disk denies.
@@ -62,7 +65,10 @@ def _move(source: Path, folder: Path) -> None:
     taken = next((path for path in files if (folder / path).is_dir()), None)
     if taken is not None:  # before any other is moved
         raise IsADirectoryError(errno.EISDIR, "is a folder", str(folder / taken))
+    same = unchanged(source, folder, files)
     for path in files:
+        if path in same:
+            continue
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (source / path).replace(folder / path)
 

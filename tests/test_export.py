@@ -140,7 +140,9 @@ def test_the_command_says_what_it_wrote_and_refuses_in_one_line(runs, command, t
 
 def test_without_safetensors_nothing_is_read(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
-    with pytest.raises(RuntimeError, match=r"pip install safetensors, or 'expert-isoflops\[hf\]'"):
+    with pytest.raises(
+        RuntimeError, match=r"pip install safetensors, or pip install -e '\.\[hf\]'"
+    ):
         export_run(tmp_path, tmp_path / "out")
 
 

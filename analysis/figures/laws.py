@@ -30,6 +30,7 @@ from analysis.isoflop.fit import X_NAMES
 from analysis.isoflop.laws import LOSS
 from analysis.table.load import finished
 
+_FEW_BANDS = 2  # as many may overlap, and their tints are still distinguishable
 _FLOOR: Any = (0, (1, 1.5))
 
 
@@ -59,10 +60,11 @@ def draw_laws(fit: IsoFLOPFit, table: pd.DataFrame | None = None) -> Figure:
         axis.set_xlim(*padded([c.budget for c in fit.curves], 0.1))
         some_beyond |= _draw_minima(axis, fit, name, series)
         entries = []
+        n_bands = sum(name in law.laws for law in laws)
         for law in laws:
             if name in law.laws:
                 look = series[law.model]
-                draw_law(axis, law.laws[name], look)
+                draw_law(axis, law.laws[name], look, n_bands)
                 text = _exponent_text(law.laws[name])
                 entries.append(swatch(text, look.colour, marker=look.marker))
         floored = any(isinstance(law.laws.get(name), FrontierFit) for law in laws)
@@ -106,7 +108,7 @@ def draw_frontier(table: pd.DataFrame, fit: IsoFLOPFit) -> Figure:
         label = name
         if name in laws:
             law = laws[name]
-            draw_law(axis, law, look)
+            draw_law(axis, law, look, len(laws))
             label = f"{name}\n{_exponent_text(law)}, {_floor_text(law, name in floors)}"
         if name in floors:
             axis.axhline(floors[name], color=look.colour, lw=0.9, ls=_FLOOR)
@@ -125,23 +127,27 @@ def draw_frontier(table: pd.DataFrame, fit: IsoFLOPFit) -> Figure:
     return figure
 
 
-def draw_law(axis: Axes, law: PowerLaw | FrontierFit, look: Look) -> None:
-    """The law's line over the axis, and its 95 % interval, within the axis' limits."""
+def draw_law(axis: Axes, law: PowerLaw | FrontierFit, look: Look, n_bands: int = 1) -> None:
+    """The law's line over the axis, and its 95 % interval, within the axis' limits.
+
+    n_bands: how many intervals the axis has in all. Several tinted ones would be grey together, so
+    they are outlines, tinted the less the more there are.
+    """
     x = np.geomspace(*axis.get_xlim(), 200)
     with np.errstate(over="ignore"):  # of an interval that says nothing
         predicted: Prediction = law.predict(x)
     low, high = axis.get_ylim()
     certain = law.status is FitStatus.CONVERGED
     axis.plot(x, predicted.value, color=look.colour, ls="-" if certain else DASHED, zorder=3)
-    axis.fill_between(
-        x,
-        np.clip(predicted.lower, low / 10, high * 10),  # where wide, it would run off to infinity
-        np.clip(predicted.upper, low / 10, high * 10),
-        color=look.colour,
-        alpha=0.16,
-        lw=0,
-        zorder=1,
+    # where wide, it would run off to infinity
+    lower, upper = (
+        np.clip(ends, low / 10, high * 10) for ends in (predicted.lower, predicted.upper)
     )
+    tint = 0.16 if n_bands <= _FEW_BANDS else 0.12 / n_bands
+    axis.fill_between(x, lower, upper, color=look.colour, alpha=tint, lw=0, zorder=1)
+    if n_bands > _FEW_BANDS:
+        for ends in (lower, upper):
+            axis.plot(x, ends, color=look.colour, lw=0.6, alpha=0.75, zorder=2)
 
 
 def _draw_minima(axis: Axes, fit: IsoFLOPFit, name: str, series: Mapping[str, Look]) -> bool:

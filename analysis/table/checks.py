@@ -66,8 +66,9 @@ def _is(value: object, kind: str) -> bool:
         return True
     if kind == "a text":
         return isinstance(value, str)
-    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    return number and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        return False
+    return math.isfinite(value)
 
 
 def check_amounts(table: pd.DataFrame) -> None:

@@ -12,6 +12,7 @@ from analysis.fitting.text import join_first
 from analysis.table.csv_file import read_csv
 from experiments.records import DamagedError, RunRecord, find_records, flat_row, read_record
 from experiments.system.plain_text import printable
+from experiments.system.version import install
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -128,9 +129,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     try:
         frame = pd.read_parquet(path)
     except ImportError:
-        raise ValueError(
-            f"{path}: Parquet needs pyarrow: pip install 'expert-isoflops[hub]'"
-        ) from None
+        raise ValueError(f"{path}: Parquet needs pyarrow: {install('hub')}") from None
     except (ValueError, OSError) as error:
         why = str(error).strip().replace("\n", " ")
         raise ValueError(f"{path} is not a Parquet file: {why}") from error

@@ -16,6 +16,7 @@ from experiments.interchange.runs_card import UNKNOWN, check_licence, runs_card
 from experiments.records import RECORD_NAME, DamagedError, RunRecord, flat_row, read_record
 from experiments.system.disk import sync_tree, write_text_atomically
 from experiments.system.plain_text import printable
+from experiments.system.version import install
 
 _HOUR = 3600  # seconds; no collect takes that long
 _RUNS, _CARD = "runs.csv", "README.md"
@@ -131,9 +132,7 @@ def write_tables(folder: Path, rows: list[dict[str, Any]]) -> list[Path]:
         try:
             table.to_parquet(parquet, index=False)
         except ImportError:
-            raise RuntimeError(
-                "Parquet needs pyarrow: pip install 'expert-isoflops[hub]'"
-            ) from None
+            raise RuntimeError(f"Parquet needs pyarrow: {install('hub')}") from None
         sync_tree(Path(name))
         return [path.replace(folder / path.name) for path in (csv, parquet)]
 

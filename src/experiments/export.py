@@ -12,7 +12,7 @@ from experiments.interchange.folder import check_folder, check_safetensors, writ
 from experiments.interchange.forms import Form, form_of, n_bytes
 from experiments.interchange.reread import can_load
 from experiments.records import RECORD_NAME, read_record
-from experiments.system.version import PACKAGE, version_line
+from experiments.system.version import install, version_line
 
 USAGE = """\
 usage: python -m experiments.export RUN FOLDER
@@ -67,7 +67,7 @@ def main() -> None:
         note = "" if form.causal else "; not causal: it scores texts and can't generate"
         print(f"{folder}: {form.architecture}{code}{note}")
         if not can_load():
-            print(f"not loaded again to check it: that needs pip install '{PACKAGE}[hf]'")
+            print(f"not loaded again to check it: that needs transformers: {install('hf')}")
 
 
 if __name__ == "__main__":

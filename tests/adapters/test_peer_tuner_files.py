@@ -289,12 +289,12 @@ WITHOUT = {
     "another name": ("from experiments.adapters import Nothing", "cannot import name 'Nothing'"),
     "no peft": (
         "sys.modules['peft'] = None; from experiments.adapters import PeerConfig",
-        "needs the package peft: pip install 'expert-isoflops[peft]'",
+        "needs the package peft: pip install -e '.[peft]'",
     ),
     "a later peft": (
         "import types; sys.modules['peft'] = types.ModuleType('peft'); "
         "sys.modules['peft'].__version__ = '0.22.0'; from experiments.adapters import PeerConfig",
-        "is written for peft 0.21, and 0.22.0 is installed: pip install 'expert-isoflops[peft]'",
+        "is written for peft 0.21, and 0.22.0 is installed: pip install -e '.[peft]'",
     ),
 }
 

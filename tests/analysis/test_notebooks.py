@@ -76,6 +76,32 @@ def test_experts(experts, monkeypatch):
     assert "held out: n_experts = 1.638e+04, the largest" in texts(outputs)
 
 
+@pytest.mark.parametrize(
+    ("name", "n", "said"),
+    [
+        ("isoflop", 4, "peer: power laws over 3 budgets"),
+        ("experts", 2, "peer: 24 runs; held out: n_experts = 2.621e+05, the largest"),
+        ("published", 0, "nothing of it is here; docs/analysis.md says where it is"),
+    ],
+)
+def test_in_a_fresh_clone_nothing_else_is_needed(name, n, said, monkeypatch, tmp_path):
+    """By default they are of committed results; and the published runs are left out."""
+    for variable in ("SWEEP", "WHERE"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("PUBLISHED_RUNS", str(tmp_path))  # an empty folder
+    outputs = run(FOLDER / f"{name}.ipynb")
+    assert n_figures(outputs) == n
+    assert said in texts(outputs)
+
+
+def test_where_takes_some_of_the_runs(sweep, monkeypatch):
+    monkeypatch.setenv("SWEEP", str(sweep))
+    monkeypatch.setenv("WHERE", "model=peer,dense")
+    printed = texts(run(FOLDER / "isoflop.ipynb"))
+    assert "peer: power laws over 2 budgets" in printed
+    assert "moe: " not in printed
+
+
 def test_published(published, monkeypatch):
     folder = published("chinchilla_epoch_245.csv").parent
     published("clark_final_163.csv")

@@ -264,7 +264,7 @@ def test_a_split_without_documents_is_refused(tmp_path):
 
 def test_parquet_without_pyarrow_names_the_extra(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(RuntimeError, match=r"pip install 'expert-isoflops\[hub\]'"):
+    with pytest.raises(RuntimeError, match=r"pip install -e '\.\[hub\]'"):
         LocalText(path=str(folder))
     LocalText(path=str(folder / "a.jsonl"))
 

@@ -243,7 +243,7 @@ def test_no_hub_is_one_line_at_once(monkeypatch, behind_a_proxy):
 
 def test_without_datasets_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(RuntimeError, match=r"pip install 'expert-isoflops\[hub\]'"):
+    with pytest.raises(RuntimeError, match=r"pip install -e '\.\[hub\]'"):
         read_all(corpus_of("allenai/c4"))
 
 

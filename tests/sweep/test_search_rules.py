@@ -141,7 +141,7 @@ def test_without_optuna_one_line_says_what_to_install(monkeypatch, sweep):
     from experiments.sweep.study import check_installed
 
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(ValueError, match=r"needs Optuna: pip install 'expert-isoflops\[search\]'"):
+    with pytest.raises(ValueError, match=r"needs Optuna: pip install -e '\.\[search\]'"):
         check_installed()
     sweep.mkdir(parents=True)
     assert read_cells(sweep) == []

@@ -23,7 +23,7 @@ from tests.tasks.conftest import cache_of
 
 installed = pytest.mark.skipif(
     importlib.util.find_spec("lm_eval") is None,
-    reason="lm-evaluation-harness is not installed: pip install 'expert-isoflops[lm-eval]'",
+    reason="lm-evaluation-harness is not installed: pip install -e '.[lm-eval]'",
 )
 
 
@@ -32,7 +32,7 @@ def test_without_the_extra_one_line_says_what_to_install(run_dir, monkeypatch):
     monkeypatch.setattr(harness.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RuntimeError, match=r"tasks=\[arc_easy\]: cloze, .* and .jsonl") as e:
         evaluate_run(run_dir, ["tasks=[arc_easy]", cache_of(run_dir)])
-    assert str(e.value).endswith("not installed: pip install 'expert-isoflops[lm-eval]'")
+    assert "not installed: pip install -e '.[lm-eval]' in a clone" in str(e.value)
     with pytest.raises(RuntimeError, match=r"this is lm-evaluation-harness', which is not inst"):
         check_extra()
 

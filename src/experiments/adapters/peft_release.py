@@ -6,14 +6,14 @@ one is found before anything is asked of it.
 
 from typing import Any
 
+from experiments.system.version import install
+
 try:
     import peft
 except ModuleNotFoundError as error:
     if error.name != "peft":
         raise
-    raise ImportError(
-        "PEER as a peft adapter needs the package peft: pip install 'expert-isoflops[peft]'"
-    ) from None
+    raise ImportError(f"PEER as a peft adapter needs the package peft: {install('peft')}") from None
 
 __all__ = ["added_type", "peft"]
 
@@ -21,7 +21,7 @@ __all__ = ["added_type", "peft"]
 if peft.__version__.split(".")[:2] != ["0", "21"]:
     raise ImportError(
         f"PEER as a peft adapter is written for peft 0.21, and {peft.__version__} is installed: "
-        "pip install 'expert-isoflops[peft]'"
+        f"{install('peft')}"
     )
 
 

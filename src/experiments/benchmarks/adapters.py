@@ -26,6 +26,7 @@ from experiments.cli import at_least
 from experiments.init.reading import from_extra
 from experiments.system import environment
 from experiments.system.text_table import aligned
+from experiments.system.version import install
 
 D_MODEL, D_FF, N_HEADS, N_KV_HEADS, VOCABULARY = 576, 1536, 9, 3, 1024
 MAPS = {  # that adapters are beside: (d_in, d_out)
@@ -151,8 +152,7 @@ def _rivals(options: Namespace, folder: Path, tokens: Tensor) -> list[Contender]
     try:
         import peft
     except ImportError as error:
-        print(f"peft's ways are left out ({error}): pip install 'expert-isoflops[peft]'",
-              file=sys.stderr)  # fmt: skip
+        print(f"peft's ways are left out ({error}): {install('peft')}", file=sys.stderr)
         return []
     found = []
     for n in options.rivals_n:

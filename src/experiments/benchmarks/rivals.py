@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from experiments.kernels import reference
 from experiments.models.ffn.peer import PEER
 from experiments.models.ffn.pkm import PKM
+from experiments.system.version import install
 
 PEER_PYTORCH = "PEER-pytorch"
 PRODUCT_KEY_MEMORY = "product-key-memory"
@@ -28,7 +29,7 @@ def absent(device: str, table_dtype: torch.dtype) -> dict[str, str]:
         try:
             import_module(module)
         except ImportError as error:
-            found[name] = f"{name} is left out ({error}): pip install -e '.[bench]'"
+            found[name] = f"{name} is left out ({error}): {install('bench')}"
     if device == "cuda" and table_dtype != torch.float32 and PRODUCT_KEY_MEMORY not in found:
         # a GPU's autocast makes its gates float32, and embedding_bag wants both of one type
         found[PRODUCT_KEY_MEMORY] = f"{PRODUCT_KEY_MEMORY} is left out: its tables must be float32"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experiments.data.corpus import TRAIN, VALIDATION
+from experiments.system.version import install
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json.gz", ".parquet", ".txt", ".txt.gz")
 
@@ -69,9 +70,7 @@ class LocalText:
             )
         parquet = [f for _, f in train + held_out if f.name.lower().endswith(".parquet")]
         if parquet and importlib.util.find_spec("pyarrow") is None:
-            raise RuntimeError(
-                f"{parquet[0]} needs pyarrow to be read: pip install 'expert-isoflops[hub]'"
-            )
+            raise RuntimeError(f"{parquet[0]} needs pyarrow to be read: {install('hub')}")
 
     def documents(self, split: str, cache: Path) -> Iterator[str]:
         """The texts of a split, file after file.

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from experiments.data.files import fingerprint
+from experiments.system.version import install
 
 _PROBE_TIMEOUT = 2.0  # seconds
 _PAUSES = (1.0, 5.0, 20.0)  # seconds before each new try in mid-stream, after datasets' own tries
@@ -248,8 +249,7 @@ def _import() -> tuple[Any, Any]:
         import huggingface_hub
     except ImportError as error:
         raise RuntimeError(
-            f"reading a dataset of the hub needs the package datasets ({error}): "
-            "pip install 'expert-isoflops[hub]'"
+            f"reading a dataset of the hub needs the package datasets ({error}): {install('hub')}"
         ) from error
     return datasets, huggingface_hub
 

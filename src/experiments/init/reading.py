@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from experiments.system.version import install
+
 
 def from_extra(package: str, purpose: object) -> Any:
     """The module. Raises ValueError, naming the extra, where it is not installed.
@@ -18,8 +20,7 @@ def from_extra(package: str, purpose: object) -> Any:
         return importlib.import_module(package)
     except ImportError as error:
         raise ValueError(
-            f"{purpose} needs the package {package.partition('.')[0]} ({error}): "
-            "pip install 'expert-isoflops[hf]'"
+            f"{purpose} needs the package {package.partition('.')[0]} ({error}): {install('hf')}"
         ) from None
 
 

@@ -30,7 +30,7 @@ from experiments.system.disk import (
     temporary_name,
 )
 from experiments.system.json_files import read_json
-from experiments.system.version import PACKAGE
+from experiments.system.version import install
 
 MARKER = "export.json"
 WEIGHTS = "model.safetensors"
@@ -71,7 +71,7 @@ def check_safetensors() -> None:
         import safetensors.torch  # noqa: F401
     except ImportError:
         raise RuntimeError(
-            f"an export needs safetensors: pip install safetensors, or '{PACKAGE}[hf]'"
+            f"an export needs safetensors: pip install safetensors, or {install('hf')}"
         ) from None
 
 

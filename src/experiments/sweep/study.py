@@ -19,6 +19,7 @@ from experiments.records import DamagedError
 from experiments.sweep.objective import Objective
 from experiments.sweep.space import Space
 from experiments.system.disk import sync_file
+from experiments.system.version import install
 
 if TYPE_CHECKING:
     import optuna
@@ -80,7 +81,7 @@ def check_installed() -> None:
         import optuna  # noqa: F401
     except ImportError:
         raise ValueError(
-            "a search (hydra.sweeper.search) needs Optuna: pip install 'expert-isoflops[search]'"
+            f"a search (hydra.sweeper.search) needs Optuna: {install('search')}"
         ) from None
 
 

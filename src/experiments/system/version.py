@@ -10,6 +10,11 @@ PACKAGE = "expert-isoflops"
 _SHOWN = ("torch", "lightning", "hydra-core")  # what a report of a fault needs to name
 
 
+def install(extra: str) -> str:
+    """The command that installs one of pyproject's extras: of a clone, as PyPI has no release."""
+    return f"pip install -e '.[{extra}]' in a clone of the repository"
+
+
 def version_line() -> str:
     """'expert-isoflops 0.1.0 (Python 3.11.9, torch 2.13.0, lightning 2.6.1, hydra-core 1.3.8)'."""
     beside = [f"{name} {_version(name)}" for name in _SHOWN]

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from experiments.data.hub import is_network_error, probe
+from experiments.system.version import install
 from experiments.tasks.facts import known_tasks
 from experiments.tasks.items import SUFFIX
 from experiments.tasks.local import KEY
 from experiments.tasks.scoring import Encoder, Scorer
 
-_REMEDY = "pip install 'expert-isoflops[lm-eval]'"
+_REMEDY = install("lm-eval")
 _SEED = 1234  # of the choice of few-shot examples: lm-evaluation-harness' default
 _DRAWS = 1000  # of the bootstrap for standard errors that have no formula
 _GENERIC = "json, text, csv or parquet"
