@@ -291,3 +291,28 @@ def test_a_held_task_is_shown_with_what_releases_it(raws, sweep):
         subprocess.run(point.detail.partition("; ")[2].split(), check=True, timeout=60)
     wait_for_the_queue()
     assert [p.state for p in read_states(sweep)] == ["done", "done"]
+
+
+def test_a_path_with_sbatchs_symbols_and_a_damaged_submission(raws, tmp_path):
+    name = "100%u %j"
+    sweep = tmp_path / name / "s"
+    submission.submit_sweep(raws(SHORT, results=name), RESOURCES)
+    wait_for_the_queue()
+    (first,) = read_states(sweep)
+    assert (first.state, Path(first.log).parent) == ("done", sweep / "slurm")
+    assert Path(first.log).is_file()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("100")] == [name]
+    (path,) = (sweep / "slurm").glob("*.json")
+    path.write_text("")  # as a disk without power leaves it
+    submission.submit_sweep(raws(LONG, seeds=(1, 2), results=name), RESOURCES)
+    wait_until(lambda: [p for p in read_states(sweep) if p.state == "running"])
+    newest = max((sweep / "slurm").glob("*.json"))
+    newest.write_text("")
+    damaged = [f"{p} is damaged (not a submission: Expecting value: " for p in (path, newest)]
+    for command in ("status", "cancel"):
+        words = [sys.executable, "-m", f"experiments.{command}", str(sweep)]
+        done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=REPOSITORY)
+        if command == "status":
+            assert [text in done.stderr for text in damaged] == [True, True]
+    assert "2 Slurm tasks and 0 local sweeps" in done.stdout
+    wait_for_the_queue()

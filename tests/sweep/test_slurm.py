@@ -112,7 +112,7 @@ def test_a_group_s_umask_leaves_resources_that_can_be_asked_for_again(
         os.umask(before)
     assert last_resources(tmp_path).setup == "module load x"
     path = tmp_path / "slurm" / "20260101-000000-000000.json"
-    assert capsys.readouterr().out == f"setup, from {path}: 'module load x'\n"
+    assert capsys.readouterr().out == f"from {path}: setup='module load x' extra=[]\n"
 
 
 def test_a_path_has_no_replacement_symbols_for_sbatch(tmp_path, slurm_commands):

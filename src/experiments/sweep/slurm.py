@@ -233,8 +233,8 @@ def read_submission(sweep_dir: Path, name: str) -> Submission:
 def last_resources(sweep_dir: Path) -> Resources:
     """Those of the newest submission that can be read, to be asked for again.
 
-    Its `setup` is run by a shell, so its file must be this user's own. Raises ValueError if it is
-    not, and if no submission can be read.
+    Its `setup` is run by a shell, so its file must be this user's own, and it is printed. Raises
+    ValueError if it is not, and if no submission can be read.
     """
     again = "give the command that started the sweep again, or retry with --local"
     for name in reversed(submissions(sweep_dir)):
@@ -249,8 +249,8 @@ def last_resources(sweep_dir: Path) -> Resources:
             raise ValueError(
                 f"{path} {why}, and a shell and sbatch would run its resources as you; {again}"
             )
-        if found.setup:
-            print(f"setup, from {path}: {found.setup!r}")
+        if found.setup or found.extra:
+            print(f"from {path}: setup={found.setup!r} extra={list(found.extra)}")
         return found
     raise ValueError(f"{sweep_dir / FOLDER} has no submission that can be read; {again}")
 
