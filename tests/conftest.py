@@ -15,7 +15,8 @@ import pytest
 # Both are read when torch is imported, here and in child processes. Threads that spin while they
 # wait for each other take a busy machine's cores from those that they wait for.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-os.environ.setdefault("EXPERIMENTS_TRUST", "tests.conftest")  # Nursery, in records and manifests
+# corpora of the tests, in records and manifests
+os.environ.setdefault("EXPERIMENTS_TRUST", "tests.conftest,tests.training.domains")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -37,6 +37,7 @@ _REMEDIES = (
     ((errno.ENOMEM,), "free some of the machine's memory"),
 )
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+_HYDRA_GRAMMAR = ("LexerNoViableAlt", "mismatched input", "extraneous input")
 _HYDRA_NOISE = ("To append to your config", "full_key", "object_type", "reference_type")
 
 
@@ -96,9 +97,9 @@ def one_line(error: BaseException) -> str:
     kept = [line for line in lines if line and not line.startswith(_HYDRA_NOISE)]
     if (key := unknown_key(text)) is not None:
         return f"{key}: unknown key"
-    if "LexerNoViableAlt" in text:
-        given = getattr(error, "override", None) or ""
-        name, _, value = given.partition("=")
+    given = getattr(error, "override", None) or ""
+    name, _, value = given.partition("=")
+    if given and any(words in text for words in _HYDRA_GRAMMAR):
         return f"{given}: Hydra accepts such characters only in quotes; type '{name}=\"{value}\"'"
     missing = re.search(r"Missing mandatory value: (\S+)", text)
     if missing:

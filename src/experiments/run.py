@@ -45,16 +45,17 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors to us instead of printing and exiting 1
     with exit_codes():
         refuse("the command line", sys.argv[1:])
-        sys.argv[1:] = normalized(sys.argv[1:])
-        try:
-            _run()
-        except ConfigCompositionException as error:
-            again = appended(sys.argv[1:], error)
-            if again is None:
-                raise
-            sys.argv[1:] = again
-            GlobalHydra.instance().clear()
-            _run()
+        words: list[str] | None = normalized(sys.argv[1:])
+        while words is not None:
+            sys.argv[1:] = words
+            try:
+                _run()
+                return
+            except ConfigCompositionException as error:
+                words = appended(sys.argv[1:], error)
+                if words is None:
+                    raise
+                GlobalHydra.instance().clear()
 
 
 if __name__ == "__main__":

@@ -76,6 +76,12 @@ def make_plan(config: RunConfig, transformer: TransformerConfig, ranks: Ranks) -
     n_steps = sum(stage_steps) or plan_steps(config.budget, cost.training_flops, batch_tokens)
     for n in stage_steps or (n_steps,):
         check_steps(config, n, batch_tokens)
+    n_windows = n_steps * ranks.batch_size
+    if continual is not None and 0 < continual.replay * n_windows < 1:
+        raise ValueError(
+            f"continual.replay={continual.replay:g} of the {n_windows} windows of the run is less "
+            f"than one; set it to {1 / n_windows:.1g} or more, or to 0"
+        )
     folder = train_folder(config.data, Path(config.paths.cache).expanduser())
     epochs = None
     if folder.exists() and not config.data.streaming and not stages:

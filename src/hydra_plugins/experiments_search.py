@@ -42,7 +42,7 @@ def search_of(
 
 def _rules(sweeper: DictConfig) -> "Rules":
     from experiments.config.constraints import AtLeast1, Seed, checked
-    from experiments.sweep.objective import DIRECTIONS, Objective, check_objective
+    from experiments.sweep.objective import DIRECTIONS, Objective, check_fair, check_objective
     from experiments.sweep.space import read_spaces
     from experiments.sweep.study import SAMPLERS, Rules
 
@@ -55,8 +55,10 @@ def _rules(sweeper: DictConfig) -> "Rules":
             given = f"hydra.sweeper.{name}={plain[name]}"
             raise ValueError(f"{given} is not one of {', '.join(known)}")
     check_objective(plain["objective"])
+    spaces = read_spaces(plain["search"])
+    check_fair(spaces, plain["objective"])
     return Rules(
-        spaces=read_spaces(plain["search"]),
+        spaces=spaces,
         n_trials=checked(plain["n_trials"], AtLeast1, "hydra.sweeper.n_trials"),
         objective=Objective(name=plain["objective"], direction=plain["direction"]),
         sampler=plain["sampler"],

@@ -8,7 +8,7 @@ import torch
 
 from experiments.bench import main
 from experiments.benchmarks.coordinates import Subject, check_coordinates, made_text
-from experiments.config.paths import conf_dir
+from experiments.config.hydra_hints import choice_names
 from experiments.config.reading import build
 from experiments.gpu.loop import OPTIM
 from experiments.models.ffn.dense import DenseConfig
@@ -18,7 +18,7 @@ from experiments.models.ffn.pkm import PKMConfig
 from experiments.models.parametrization import Base
 from experiments.models.transformer import TransformerConfig
 
-NAMES = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
+NAMES = [name for name in choice_names("model") if name != "weights"]
 # fewer experts than the yaml has, so that five widths fit; of other layers with experts 16
 SMALL = {
     "moe": {"n_experts": 8},

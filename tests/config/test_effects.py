@@ -40,7 +40,7 @@ def found(part, kinds=()):
 
 def test_a_field_has_an_effect_where_its_conditions_hold():
     assert found(Part(kind="b", late=3), ["table"]) == {
-        "part.share": (False, "with part.late=3, which counts; drop one of them")
+        "part.share": (False, "with part.late=3, which counts; set part.late=null")
     }
     names = found(Part(size=2, late=3, share=0.1))
     assert names["part.size"] == (True, "with part.kind=a; set part.kind=b")

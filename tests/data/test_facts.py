@@ -105,6 +105,7 @@ def test_a_question_has_its_answer_once_among_names_of_the_same_kind_and_set(hel
         ({"held_out": 0.001}, "held_out=0.001 of n_facts=60 is 0 facts; at least one must be"),
         ({"held_out": 0.999}, "held_out=0.999 of n_facts=60 is 60 facts; at least one must be"),
         ({"n_facts": 0}, "n_facts=0 must be at least 1"),
+        ({"kinds": []}, "kinds=[] must name a kind, each one once"),
         ({"seed": -1}, "seed=-1 must be at least 0"),
     ],
 )

@@ -159,6 +159,13 @@ def test_a_grown_run_can_be_scored_loaded_and_grown_again(child):
         ("moe", ("n_experts=16", "init.how=bias"), "a mixture of experts has none"),
         ("moe", ("n_experts=12", "init.how=copies"), "n_experts=12 must be a multiple of 8"),
         ("peer", ("n_experts=128", "init.how=bias", "init.anneal=1.5"), "init.anneal=1.5"),
+        (
+            "peer",
+            ("n_experts=128", "init.how=bias", "+model.top_k=3"),
+            "model.top_k=3 with init.how",
+        ),
+        ("peer", ("n_experts=128", "init.how=copies", "+model.n_heads=3"), "model.n_heads=3 with"),
+        ("peer", ("n_experts=128", "init.how=bias", "model=pkm"), "model=pkm with init.how=bias"),
     ],
 )
 def test_growth_that_can_not_be_is_refused_in_one_line(name, overrides, why, child):

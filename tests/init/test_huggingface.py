@@ -120,7 +120,7 @@ def test_a_window_is_told(tmp_path):
     saved(tmp_path / "a", "mistral")
     saved(tmp_path / "b")
     assert source(tmp_path / "a").shape(CACHE).max_seq_len == 48
-    assert source(tmp_path / "b").shape(CACHE).max_seq_len is None
+    assert source(tmp_path / "b").shape(CACHE).max_seq_len == 64  # its max_position_embeddings
 
 
 @pytest.mark.slow
@@ -134,7 +134,9 @@ def test_sequences_longer_than_the_window_are_refused(compose_raw, tmp_path):
     raw = compose_raw("init=hf", f"init.path={tmp_path}", "model=dense", "ladder.seq_len=48")
     assert completed(raw)["init"]["sha256"] == source(tmp_path).digest(CACHE)
     raw = compose_raw("init=hf", f"init.path={tmp_path}", "model=dense", "ladder.seq_len=49")
-    with pytest.raises(ValueError, match=r"data.seq_len=49, .* a window of 48, .*seq_len=48"):
+    with pytest.raises(
+        ValueError, match=r"data.seq_len=49, .* sequences of at most 48 .*seq_len=48"
+    ):
         completed(raw)
 
 

@@ -13,6 +13,7 @@ from experiments.init.start import start
 from experiments.point import make_point, run_id_of
 from experiments.records import RECORD_NAME, read_record
 from experiments.sweep.plan_table import plan_table
+from experiments.sweep.planning import plan_points
 from experiments.training.checkpoints import LAST
 from experiments.training.starting import START_NAME
 from tests.conftest import TINY, Killed, kill_at
@@ -65,6 +66,9 @@ def child(compose_raw, parents, top, tmp_path):
         )
 
     return make
+
+
+KEEP = ("init.how=keep",)
 
 
 def weights_of(point):
@@ -280,7 +284,7 @@ def test_weights_that_changed_since_are_refused(child, parents, tmp_path):
         ("dense", ("trunk.rope_base=1e5",), "trunk.rope_base=100000, and the weights"),
         ("dense", ("tokenizer=gpt2",), "data.tokenizer has 50257 entries"),
         ("dense", (*PEER, "model.query_norm=batch"), "model.query_norm=batch with init"),
-        ("dense", ("trunk.ffn_blocks=[2]",), "blocks of size=2 are 0 to 1"),
+        ("dense", ("model=dense", "trunk.ffn_blocks=[2]"), "blocks of size=2 are 0 to 1"),
         ("dense", ("init.how=beside", "init.train=lora"), "set init.how=keep"),
         ("dense", (*LAYERS["pkm"], "init.how=copies"), "only PEER's experts are single neurons"),
         ("peer", ("init.how=replace", *LAYERS["peer"]), "block 0 of the weights holds PEER"),
@@ -292,9 +296,87 @@ def test_weights_that_changed_since_are_refused(child, parents, tmp_path):
         ),
         ("dense", (*LAYERS["peer"], "init.how=replace"), "model.n_experts=64 is too few"),
         ("peer", ("trunk.ffn_blocks=all", "init.how=keep"), "these blocks hold different layers"),
+        (
+            "peer",
+            (*KEEP, "model=dense"),
+            "model=dense with init.how=keep: the blocks hold the weights",
+        ),
+        ("dense", (*KEEP, *LAYERS["peer"]), "own layer, which is Dense; leave model and n_experts"),
+        ("peer", (*KEEP, "+model.top_k=3"), "model.top_k=3 with init.how=keep: the blocks hold"),
+        ("peer", (*KEEP, "n_experts=4096"), "n_experts=4096 with init.how=keep"),
+        ("peer", (*KEEP, "+model.typo=1"), "own layer, which has none"),
+        (
+            "dense",
+            (),
+            "init.how=beside puts another layer into the chosen blocks, and model=weights",
+        ),
+        ("dense", ("+model.width_factor=2",), "give model=NAME, as model=peer"),
+        ("dense", ("model=none",), "init.train=layer with None, which has no parameters"),
+        ("dense", ("init.how=maybe",), "init.how='maybe' is not one of keep, beside"),
+        ("dense", (*KEEP, "tokenizer=bpe"), "leave tokenizer out, and it is theirs, or set ladder"),
+        ("dense", (*KEEP, "init.sha256=abc"), "init.sha256='abc', and the weights of init have"),
+        ("dense", (*KEEP, "init.path=''"), "init.path='' must be a path, and not empty"),
+        (
+            "dense",
+            (*KEEP, "init.path=null"),
+            "init.path is not set; give init.path=..., the folder",
+        ),
+        (
+            "dense",
+            (*KEEP, "++continual.l2=1"),
+            "continual.l2=1 with continual=none, which has no such",
+        ),
     ],
 )
 def test_what_can_t_start_is_refused_in_one_line(parent, overrides, why, child):
     with pytest.raises(ValueError, match=re.escape(why)) as caught:
         child(parent, *overrides)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_given_may_be_the_weights_own(child):
+    given = ("+model.top_k=4", "+model._target_=experiments.models.ffn.peer.PEERConfig")
+    assert child("peer", *KEEP, *given).run_id == child("peer", *KEEP).run_id
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("parent", "overrides", "why"),
+    [
+        (
+            "peer",
+            (*KEEP, "init.train=all", "init.lora_rank=4"),
+            "lora_rank=4 has no effect with init",
+        ),
+        ("peer", (*KEEP, "init.noise=.5"), "with init.how=keep; set init.how=copies or bias"),
+        ("peer", (*KEEP, "init.anneal=.5"), "with init.how=keep; set init.how=bias"),
+        ("peer", (*KEEP, "init.reinit=.5"), "with init.how=keep; set init.how=upcycle"),
+        ("peer", (*KEEP, "init.distil_tokens=9"), "with init.how=keep; set init.how=replace"),
+        ("peer", (*KEEP, "init.train=lora", "optim.table_lr=3"), "that is trained is a table"),
+        ("peer", (*KEEP, "init.train=tables", "optim.key_lr=3"), "trained is a query or a key"),
+        (
+            "peer",
+            (*KEEP, "init.train=tables", "optim.weight_decay=1"),
+            "is a matrix of the backbone",
+        ),
+        ("peer", (*KEEP, "init.train=tables", "optim.matrices=muon"), "a matrix that Muon steps"),
+        (
+            "peer",
+            (*KEEP, "continual=keep", "continual.background_steps=3"),
+            "top_rows=null; raise",
+        ),
+    ],
+)
+def test_a_setting_without_effect_on_what_is_trained_is_refused(parent, overrides, why, child):
+    with pytest.raises(ValueError, match=re.escape(why)):
+        plan_points([child(parent, *overrides).raw])
+
+
+def test_a_parent_s_damaged_record_names_the_parent_s_remedy(child, parents, tmp_path):
+    damaged = shutil.copytree(parents["dense"].run_dir, tmp_path / "damaged")
+    text = (damaged / "record.json").read_text()
+    (damaged / "record.json").write_text(text.replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(
+        ValueError, match=r"is damaged .*; put a copy of it back, or give again the"
+    ):
+        child("dense", *KEEP, f"init.path={damaged}")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.config.paths import conf_dir
+from experiments.config.hydra_hints import choice_names
 from experiments.init.exported import KINDS, exported_shape, layer_node, layer_settings, read_export
 from experiments.init.huggingface import HuggingFaceFolder
 from experiments.interchange import folder as interchange_folder
@@ -258,7 +258,7 @@ def test_settings_of_layers_come_back(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(p.stem for p in (conf_dir() / "model").glob("*.yaml")))
+@pytest.mark.parametrize("name", [n for n in choice_names("model") if n != "weights"])
 def test_every_layer_of_conf_has_a_form(name, compose_raw):
     config = of_node(compose_raw(f"model={name}")["model"])
     assert of_node(layer_node(layer_settings(config, 32))) == config

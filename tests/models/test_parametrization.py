@@ -9,7 +9,7 @@ from torch import nn
 
 from experiments.benchmarks.coordinates import made_text
 from experiments.budget.costs import Cost, Term
-from experiments.config.paths import conf_dir
+from experiments.config.hydra_hints import choice_names
 from experiments.config.reading import build
 from experiments.gpu.loop import OPTIM
 from experiments.interchange.forms import are_equal as are_same_tensors
@@ -26,7 +26,7 @@ from experiments.training.groups import build_optimizer, parameter_groups
 from experiments.training.optimizer import clip_gradients
 from tests.rounding import assert_rounding
 
-NAMES = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
+NAMES = [name for name in choice_names("model") if name != "weights"]
 PEER = PEERConfig(n_experts=64, n_heads=2, top_k=4, d_key=8)
 FINE = MoEConfig(
     n_experts=8, routing="token_choice", top_k=2, gate="sigmoid", granularity=8.0,

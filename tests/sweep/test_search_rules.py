@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.sweep.objective import check_objective
+from experiments.sweep.objective import check_fair, check_objective, check_scored
 from experiments.sweep.search import Cell
 from experiments.sweep.search_table import read_cells, search_lines
 from experiments.sweep.study import JOURNAL_NAME
@@ -98,9 +98,43 @@ def test_another_objective_is_refused(name, hint):
 
 
 def test_a_record_without_the_objective_fails_its_trial(cell, go, sweep):
-    assert go([cell()], rules(n_trials=1, objective="wikitext2.loss"), Workers()) == 1
+    assert go([cell()], rules(n_trials=1, objective="train_loss"), Workers()) == 1
     (found,) = read_cells(sweep)
-    assert found.trials[0].why == "its record has no number wikitext2.loss"
+    assert found.trials[0].why == "its record has no number train_loss"
+
+
+@pytest.mark.parametrize("name", ["wikitext2.loss", "pile/github.loss"])
+def test_an_objective_of_a_set_that_is_not_scored_is_refused(cell, go, name):
+    with pytest.raises(ValueError, match=r"and the runs score no set; give eval=\[\w+\] too"):
+        go([cell()], rules(objective=name), Workers(None))
+    check_scored(name, ["wikitext2", "pile"])
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "why"),
+    [
+        ("seed", "val_loss", "the best of them is luck"),
+        ("budget", "val_loss", "a larger one is better"),
+        ("data.n_eval_tokens", "wikitext2.loss", "another part of the held-out text"),
+        ("evaluation.stride", "wikitext2.loss", "another part"),
+        ("eval.wikitext2.max_tokens", "wikitext2.loss", "another part"),
+        ("ladder.seq_len", "val_loss", "windows of another length"),
+        ("ladder.vocab_size", "val_loss", "set hydra.sweeper.objective=bits_per_byte"),
+        ("tokenizer", "wikitext2.loss", "set hydra.sweeper.objective=bits_per_byte"),
+        ("data", "val_loss", "objective=SET.loss"),
+        ("data.corpus.weights.gcide", "bits_per_byte", "objective=SET.loss"),
+    ],
+)
+def test_a_key_that_changes_what_is_measured_is_refused(key, name, why):
+    with pytest.raises(ValueError, match=f"{key} can't be searched: .*{why}"):
+        check_fair([key], name)
+
+
+def test_what_changes_the_model_alone_may_be_searched():
+    check_fair(["ladder.lr", "size", "optim.schedule", "data.mask_documents"], "val_loss")
+    check_fair(["ladder.vocab_size"], "bits_per_byte")
+    check_fair(["tokenizer", "data.corpus.weights.gcide"], "recipes.bits_per_byte")
+    check_fair(["data", "data.corpus.weights.gcide"], "recipes.loss")
 
 
 def test_status_has_a_line_a_cell_and_says_what_to_look_at(cell, go, sweep):

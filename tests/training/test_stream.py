@@ -199,6 +199,24 @@ def test_distillation_counts_the_forward_pass_that_it_costs(child):
             "continual.top_rows=5 chooses among the rows that a step changes",
         ),
         (("continual=keep", "continual.replay=1.5"), None, "continual.replay=1.5"),
+        (("continual=keep", "continual.replay=1"), None, "continual.replay=1 must be below 1"),
+        (("continual=keep", "continual.replay=1e-5"), None, "windows of the run is less than one"),
+        (("++continual.replay=.5",), None, "continual.replay=0.5 with continual=none"),
+        (
+            (),
+            {**stream(ORDER), "base": "wikitext2"},
+            "data.corpus.base='wikitext2': what was learnt",
+        ),
+        (
+            (),
+            {**stream(["m"]), "domains": {"m": "abc"}},
+            "data.corpus.domains.m='abc': a domain is",
+        ),
+        (
+            (),
+            {**stream(["m"]), "domains": {"m": None}},
+            "data.corpus.domains.m is not set: a domain",
+        ),
         (
             ("continual=keep", "continual.l2=1", "optim.table_gradient=rows"),
             None,

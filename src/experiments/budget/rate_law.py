@@ -42,7 +42,11 @@ class LawRate:
 
 @dataclass(frozen=True, kw_only=True)
 class _Law:
-    """ln lr* = theta . (1 for the model that it is and 0 for the others, ln of each column)."""
+    """ln lr* = theta . (1 for the model that it is and 0 for the others, ln of each column).
+
+    ranges: of its cells, in every column that a law of them was fitted to: one that this law leaves
+    out was not seen outside of them either.
+    """
 
     label: str
     models: tuple[str, ...]
@@ -62,7 +66,7 @@ class _Law:
     def farthest(self, values: Mapping[str, float]) -> tuple[float, str]:
         """By what factor the value that is farthest from the cells is outside of them."""
         found = (1.0, "")
-        for name in self.columns:
+        for name in [name for name in self.ranges if name in values]:
             low, high = self.ranges[name]
             factor = max(low / values[name], values[name] / high)
             found = max(found, (factor, name) if factor > 1 else found)
@@ -149,10 +153,17 @@ def _find(path: Path, form: str | None, model: str) -> _Law:
 def _laws(path: Path, changed: int) -> list[tuple[str, _Law]]:
     """All laws of a file of that date, each with the label of the one that was chosen."""
     groups = json.loads(path.read_text())["forms"]
-    return [(group["chosen"], _read(law)) for group in groups for law in group["laws"]]
+    return [
+        (
+            group["chosen"],
+            _read(law, {k: v for other in group["laws"] for k, v in other["ranges"].items()}),
+        )
+        for group in groups
+        for law in group["laws"]
+    ]
 
 
-def _read(node: Mapping[str, Any]) -> _Law:
+def _read(node: Mapping[str, Any], ranges: Mapping[str, Any]) -> _Law:
     return _Law(
         label=str(node["label"]),
         models=tuple(node["models"]),
@@ -160,5 +171,5 @@ def _read(node: Mapping[str, Any]) -> _Law:
         theta=tuple(map(float, node["theta"])),
         covariance=tuple(tuple(map(float, line)) for line in node["covariance"]),
         dof=int(node["dof"]),
-        ranges={name: (float(low), float(high)) for name, (low, high) in node["ranges"].items()},
+        ranges={name: (float(low), float(high)) for name, (low, high) in ranges.items()},
     )

@@ -87,7 +87,9 @@ class Unset:
         value = getattr(own, self.name)
         if value is None:
             return None
-        return f"with {prefix}{self.name}={_typed(value)}, which counts; drop one of them"
+        return (
+            f"with {prefix}{self.name}={_typed(value)}, which counts; set {prefix}{self.name}=null"
+        )
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ def _of_group(own: Any, prefix: str, run: Run) -> Iterator[Ineffective]:
         why = next((words for words in unmet if words is not None), None)
         if why is not None:
             yield Ineffective(name=name, value=value, why=why, given=given)
-        elif dataclasses.is_dataclass(value):
+        if dataclasses.is_dataclass(value):
             yield from _of_group(value, f"{name}.", run)
 
 

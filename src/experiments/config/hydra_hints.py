@@ -71,22 +71,23 @@ def choices(group: str) -> str:
 
 
 def choice_names(group: str) -> list[str]:
-    """The choices of a group of conf/, without base.yaml, which all choices share."""
+    """The choices of a group of conf/, without base.yaml and start.yaml, which choices share."""
     names = {path.stem for path in (conf_dir() / group).glob("*.yaml")}
-    return sorted(names - {"base"})
+    return sorted(names - {"base", "start"})
 
 
 def appended(words: Sequence[str], error: Exception) -> list[str] | None:
-    """The command line with + before the key that Hydra says is not in the config.
+    """The command line with ++ before the key that Hydra says is not in the config.
 
     Our own reading then refuses that key with the nearest one that exists, or takes it where any
-    key is taken. None if that was not the error, or the key is not of this command line.
+    key is taken, or some models of a sweep have it (Hydra asks the default model alone). None if
+    that was not the error, or the key is not of this command line.
     """
     key = unknown_key(f"{error}\n{error.__cause__ or ''}")
     found = [word for word in words if word.partition("=")[0] == key]
     if not found or key is None or key.startswith("hydra."):
         return None
-    return [f"+{word}" if word in found else word for word in words]
+    return [f"++{word}" if word in found else word for word in words]
 
 
 def unknown_key(text: str) -> str | None:

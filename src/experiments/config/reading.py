@@ -39,6 +39,16 @@ def build(node: Any, where: str, needs: Sequence[str] = ()) -> Any:
     return read(cls, fields, where)
 
 
+def check_chosen(node: Mapping[str, Any], group: str, *keys: str) -> None:
+    """Raises ValueError for keys of a group of conf/ whose choice is none: one of these lacks."""
+    if not node.keys() >= {*keys}:
+        name, value = next(iter(node.items()), (keys[0], None))
+        raise ValueError(
+            f"{group}.{name}={shown(value)} with {group}=none, which has no such key; "
+            f"{choices(group)}"
+        )
+
+
 def target_class(node: Mapping[str, Any], where: str) -> Any:
     """The class that a config node's `_target_` names.
 

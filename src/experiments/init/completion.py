@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.config.constraints import shown
-from experiments.config.reading import build
+from experiments.config.constraints import checked, hints_of, shown
+from experiments.config.reading import build, check_chosen
+from experiments.config.schema import Init
 from experiments.data.stream import DomainStream
 from experiments.init.finished_run import FinishedRun
 from experiments.init.growth import can_grow, grown_config
@@ -19,6 +20,7 @@ from experiments.init.source import Shape, WeightSource, node_of, target_of
 from experiments.models.transformer import chosen_blocks
 
 _METHODS = ("shape", "digest", "tokenizer", "state")
+_OWN = "weights"  # of conf/model: the layer that the weights have
 Node = dict[str, Any]
 
 
@@ -31,10 +33,10 @@ def completed(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(raw.get("init"), Mapping):
         _check_whole(raw)
         return raw
-    if raw["init"].get("sha256") is not None:
+    if _is_whole(raw):
         return raw
     filled: Node = copy.deepcopy(dict(raw))
-    source: WeightSource = build(filled["init"].get("weights"), "init.weights", _METHODS)
+    source = _source(filled["init"])
     cache = Path(filled["paths"]["cache"]).expanduser()
     shape = source.shape(cache)
     _check_length(filled["data"], shape)
@@ -43,15 +45,43 @@ def completed(raw: Mapping[str, Any]) -> Mapping[str, Any]:
         _fill(node, name, value, f"{group}.{name}" if group else name)
     _fill_base(filled["data"], source)
     _fill_tokenizer(filled, shape, source.tokenizer(cache))
-    how = filled["init"].get("how")
+    how = checked(filled["init"].get("how"), hints_of(Init)["how"], "init.how")
     if how in ("keep", "bias", "copies"):
         _take_own(filled, shape, how)
-    filled["init"]["sha256"] = source.digest(cache)
+    if filled.get("model_name") == _OWN:
+        raise ValueError(
+            f"init.how={how} puts another layer into the chosen blocks, and model=weights is their "
+            "own; give model=NAME, as model=peer, or set init.how=keep"
+        )
+    _fill(filled["init"], "sha256", source.digest(cache), "init.sha256")
     return filled
+
+
+def _is_whole(raw: Mapping[str, Any]) -> bool:
+    """Whether it was completed before: one that is composed leaves the width to the weights."""
+    width = (raw.get("ladder") or {}).get("d_model")
+    return raw["init"].get("sha256") is not None and width is not None
+
+
+def _source(init: Mapping[str, Any]) -> WeightSource:
+    check_chosen(init, "init", "weights")
+    node = init["weights"]
+    if isinstance(node, Mapping) and "path" in node and node["path"] is None:
+        raise ValueError("init.path is not set; give init.path=..., the folder of the weights")
+    try:
+        source: WeightSource = build(node, "init.weights", _METHODS)
+    except ValueError as error:  # the name that a user gives
+        raise ValueError(str(error).replace("init.weights.path", "init.path")) from None
+    return source
 
 
 def _check_whole(raw: Mapping[str, Any]) -> None:
     """Raises ValueError for a null that nothing fills: ladder=weights is for init alone."""
+    if raw.get("model_name") == _OWN:
+        raise ValueError(
+            "model=weights is the layer of the weights of init, and init=none has none; give "
+            "another model, or set init=run, hf or smollm2"
+        )
     ladder = raw.get("ladder")
     if isinstance(ladder, Mapping) and ladder.get("vocab_size", 0) is None:
         raise ValueError(
@@ -92,8 +122,9 @@ def _check_length(data: Node, shape: Shape) -> None:
     longest, seq_len = shape.max_seq_len, data.get("seq_len")
     if longest is not None and isinstance(seq_len, int) and seq_len > longest:
         raise ValueError(
-            f"data.seq_len={seq_len}, and attention in the weights of init has a window of "
-            f"{longest}, which the trunk has not; set ladder.seq_len={longest} or less"
+            f"data.seq_len={seq_len}, and the weights of init know sequences of at most {longest} "
+            "tokens (sliding_window or max_position_embeddings in their config.json); set "
+            f"ladder.seq_len={longest} or less"
         )
 
 
@@ -111,6 +142,12 @@ def _fill_tokenizer(filled: Node, shape: Shape, own: Mapping[str, Any]) -> None:
     data = filled["data"]
     if data.get("tokenizer") is None:
         data["tokenizer"] = dict(own)
+    if data["tokenizer"].get("vocab_size", 0) is None:
+        raise ValueError(
+            "data.tokenizer.vocab_size is not set, and the weights of init know "
+            f"{shape.vocab_size} entries; leave tokenizer out, and it is theirs, or set "
+            f"ladder.vocab_size={shape.vocab_size}"
+        )
     n_entries = build(data["tokenizer"], "data.tokenizer", ("n_entries", "make")).n_entries()
     if n_entries > shape.vocab_size:
         raise ValueError(
@@ -138,5 +175,29 @@ def _take_own(filled: Node, shape: Shape, how: str) -> None:
                 f"init.how={how} wants to know how many experts there shall be: give n_experts=..."
             )
         own[0] = node_of(grown_config(layer, n_experts, how))
+    _check_given(filled, own[0], how)
     filled["model"], filled["model_name"] = own[0], shape.name
     filled["n_experts"] = own[0].get("n_experts")
+
+
+def _check_given(filled: Node, own: Mapping[str, Any], how: str) -> None:
+    """Raises ValueError for a layer, or a part of it, that is not the weights' own."""
+    given = filled.get("model") or {}
+    given = {**given, "n_experts": filled.get("n_experts")} if isinstance(given, Mapping) else {}
+    what = "own layer with more experts" if how != "keep" else "own layer"
+    for name, value in given.items():
+        if (value is None and name == "n_experts") or own.get(name) == value:
+            continue
+        if name == "_target_":
+            key, theirs = f"model={filled.get('model_name')}", f"is {_name_of(own)}"
+        else:
+            key = f"{name if name == 'n_experts' else f'model.{name}'}={shown(value)}"
+            theirs = f"has {shown(own[name]) if name in own else 'none'}"
+        raise ValueError(
+            f"{key} with init.how={how}: the blocks hold the weights' {what}, which {theirs}; "
+            f"leave model{' and n_experts' if how == 'keep' else ''} out, or set another init.how"
+        )
+
+
+def _name_of(node: Mapping[str, Any]) -> str:
+    return str(node["_target_"]).rpartition(".")[2].removesuffix("Config")

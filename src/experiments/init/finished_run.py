@@ -13,11 +13,12 @@ from torch import Tensor
 
 from experiments.config import constraints
 from experiments.config.schema import RunConfig, read_run_config
+from experiments.init.first import first_command
 from experiments.init.parent_tokenizer import ParentTokenizer
 from experiments.init.place import placed
 from experiments.init.reading import named, stamp
 from experiments.init.source import Shape, node_of, target_of
-from experiments.records import RECORD_NAME, RunRecord, read_record
+from experiments.records import RECORD_NAME, DamagedError, RunRecord, read_record
 from experiments.system.seals import damage_of
 
 _LAST = "last.ckpt"  # training/checkpoints.py
@@ -121,12 +122,25 @@ class FinishedRun:
         """Raises ValueError unless it is a run of ours that is done and has its checkpoint."""
         folder = self._folder()
         if not (folder / RECORD_NAME).is_file():
-            raise ValueError(f"{folder} has no {RECORD_NAME}; {_REMEDY}")
-        record = read_record(folder / RECORD_NAME)
+            first = first_command(folder)
+            remedy = _REMEDY if first is None else f"train it first: {first}"
+            raise ValueError(f"{folder} has no {RECORD_NAME}; {remedy}")
+        try:
+            record = read_record(folder / RECORD_NAME)
+        except DamagedError as error:  # the remedy of others is that of the run's own sweep
+            raise ValueError(
+                f"{error.path} is damaged ({error.why}); put a copy of it back, or give again the "
+                "command that trained it"
+            ) from None
         if record.status != "done":
             raise ValueError(f"{folder} is {record.status}, and not done; {_REMEDY}")
         if not (folder / _LAST).is_file():
-            raise ValueError(f"{folder} has no {_LAST}; put a copy of it back, or train again")
+            first = first_command(folder, record.environment.get("command") or ())
+            again = "train it again" if first is None else f"train it first: {first}"
+            raise ValueError(
+                f"{folder} has no {_LAST}, which has its weights; put a copy of it back, or delete "
+                f"its {RECORD_NAME} and {again}"
+            )
         with named(folder / RECORD_NAME):  # "sweep": an old one's name may not be allowed today
             config = read_run_config({**record.config, "sweep": "finished"})
         if config.optim.parametrization != "sp":

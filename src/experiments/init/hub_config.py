@@ -80,7 +80,8 @@ def shape_of(values: Mapping[str, Any]) -> Shape:
             f"hidden_act={activation!r} is not one of {', '.join(_ACTIVATIONS)}, which the trunk's "
             f"layers have; {_INSTEAD}"
         )
-    window = values.get("sliding_window")
+    lengths = ("sliding_window", "max_position_embeddings")
+    longest = [number(name) for name in lengths if values.get(name) is not None]
     return llama_shape(
         n_layers=number("num_hidden_layers"),
         d_model=d_model,
@@ -93,7 +94,7 @@ def shape_of(values: Mapping[str, Any]) -> Shape:
         norm_eps=_norm_eps(values.get("rms_norm_eps", kind.norm_eps)),
         activation=_ACTIVATIONS[activation],
         glu=kind.glu,
-        max_seq_len=None if window is None else number("sliding_window"),
+        max_seq_len=min(longest, default=None),
     )
 
 

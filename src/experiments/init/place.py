@@ -114,6 +114,11 @@ def trained_blocks(config: RunConfig) -> tuple[int, ...] | None:
         return None
     if config.init.train == "lora":
         return ()
+    if config.init.train == "layer" and not config.model.cost(config.d_model).n_params:
+        raise ValueError(
+            f"init.train=layer with {_name(config.model)}, which has no parameters; set another "
+            "model, or init.train=all or lora"
+        )
     if config.init.train == "tables":
         terms = config.model.cost(config.d_model).terms
         if not any(term.n_tables for term in terms):

@@ -16,7 +16,7 @@ class Shape:
     ffns: for each block the config node, with `_target_`, of the layer that it holds.
     name: what conf/model calls the layer of most blocks, for tables.
     max_seq_len: longer sequences are another function in the model that the weights are of, whose
-        attention has a window; None: it has none.
+        attention has a window, or none that they were trained on; None: it says neither.
     """
 
     n_layers: int

@@ -14,7 +14,7 @@ from experiments.sweep.manifest import MANIFEST_NAME
 
 _LISTED = 10  # points that a line names
 _TRIED = 4096  # batch sizes
-_NUMBER = re.compile(r"[-+]?\d[\d.e+-]*")
+_NUMBER = re.compile(r"\b[0-9a-f]{12}\b|[-+]?\d[\d.e+-]*")  # a run id, too
 
 
 def of_points(bad: Sequence[tuple[Mapping[str, Any], ValueError]], total: int) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from experiments.point import Point
 from experiments.sweep.control import is_controller, own_name
-from experiments.sweep.objective import Result, result_of
+from experiments.sweep.objective import Result, check_scored, result_of
 from experiments.sweep.plan_table import plan_table
 from experiments.sweep.planning import (
     Raw,
@@ -57,6 +57,7 @@ class Search:
         for cell in self.cells.values():
             base = {name: space.ends[0] for name, space in self.rules.spaces.items()}
             points = self._plan(cell, base)
+            check_scored(self.rules.objective.name, points[0].config.eval)
             if points[0].branch is not None:
                 raise ValueError(
                     "hydra.sweeper.search with optim.branch_from: each trial has a trunk of its "

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.config.paths import conf_dir
+from experiments.config.hydra_hints import choice_names
 from experiments.config.reading import build
 from experiments.kernels.ops import Execution
 
-NAMES = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
+NAMES = [name for name in choice_names("model") if name != "weights"]
 D_MODEL, SEQ = 32, 64
 KEYS = tuple(
     (name, option)
