@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the table; returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", default="", help="attacks whose name has these words")
+    parser.add_argument("--trust", default="", help="a control: what runs has to be seen then")
     parser.add_argument("--gguf", type=Path, help="a copy of it is flipped too")
     options = parser.parse_args(arguments)
     rows = [("attack", "outcome", "")]
@@ -35,10 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         here = _place(Path(folder))
         for name, prepare in ATTACKS.items():
             if options.only in name:
-                rows.append((name, *_outcome(prepare, here)))
+                rows.append((name, *_outcome(prepare, here, options.trust)))
                 print(f"{len(rows) - 1}: {rows[-1][0]}: {rows[-1][1]}", file=sys.stderr, flush=True)
         write(here.root / "tiny.gguf", **vocabulary())
         for path in filter(None, (here.root / "tiny.gguf", options.gguf)):
+            if options.only not in f"flipped bits in {path.name}":
+                continue
             (here.root / "flipped.gguf").write_bytes(path.read_bytes())
             outcomes = list(flips(here.root / "flipped.gguf", _FLIPS))
             bad = any(o.kind == "misread" for o in outcomes)
@@ -63,9 +66,9 @@ def _place(root: Path) -> Place:
     return Place(root, record.parent)
 
 
-def _call(words: Sequence[str], root: Path) -> subprocess.CompletedProcess[bytes]:
+def _call(words: Sequence[str], root: Path, trust: str = "") -> subprocess.CompletedProcess[bytes]:
     environment = {
-        **os.environ, "EXPERIMENTS_CACHE": str(root / "cache"), "EXPERIMENTS_TRUST": "",
+        **os.environ, "EXPERIMENTS_CACHE": str(root / "cache"), "EXPERIMENTS_TRUST": trust,
         "OMP_NUM_THREADS": "1", "PATH": f"{root / 'bin'}{os.pathsep}{os.environ['PATH']}",
     }  # fmt: skip
     return subprocess.run(
@@ -78,13 +81,13 @@ def _call(words: Sequence[str], root: Path) -> subprocess.CompletedProcess[bytes
     )
 
 
-def _outcome(prepare: Callable[[Place], list[str]], here: Place) -> tuple[str, str]:
+def _outcome(prepare: Callable[[Place], list[str]], here: Place, trust: str) -> tuple[str, str]:
     """A word, and the command's last line."""
     here.ran.unlink(missing_ok=True)
     words = prepare(here)
     assert not here.ran.exists(), "the preparation ran it"
     try:
-        done = _call(words, here.root)
+        done = _call(words, here.root, trust)
     except subprocess.TimeoutExpired:
         return "HUNG", f"{_SECONDS:.0f} s"
     finally:

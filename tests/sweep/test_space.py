@@ -108,3 +108,16 @@ def test_other_values_are_read_back_as_themselves():
     for value in (None, True, False, 3, 2.0, "wsd", 1e-05):
         read = parser.parse_override(space([value, "other"]).override(value)).value()
         assert (read, type(read)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rate", "{_target_: payload.X}"), ("rate", 3.0), ("rate", float("nan")), ("rate", True),
+        ("n", 1.5), ("n", "1,2"), ("kind", "b"), ("kind", "${oc.env:HOME}"), ("kind", ["a"]),
+    ],
+)  # fmt: skip
+def test_a_value_of_a_planted_journal_is_no_override(name, value):
+    spaces = read_spaces({"rate": "log(1, 2)", "n": "int(1, 4)", "kind": ["a", None]})
+    with pytest.raises(ValueError, match=f"{name}=.* of the search's journal is not in"):
+        spaces[name].override(value)

@@ -50,19 +50,19 @@ class Space:
 
     def checked(self, value: Any) -> Any:
         """A value that the grid gives. Raises ValueError for one that could not be drawn."""
-        if self.kind == "choice":
-            is_drawable = value in self.ends
-        else:
-            low, high = self._range()
-            kind = int if self.kind.endswith("int") else int | float
-            number = isinstance(value, kind) and not isinstance(value, bool)
-            is_drawable = number and low <= value <= high
-        if not is_drawable:
+        if not self._is_drawable(value):
             raise ValueError(
                 f"hydra.sweeper.search: {self.name}={value} of the grid is to be tried first, and "
                 f"is not in {self.text}"
             )
         return float(value) if self.kind in ("log", "uniform") else value
+
+    def _is_drawable(self, value: Any) -> bool:
+        if self.kind == "choice":
+            return value in self.ends
+        low, high = self._range()
+        kind = int if self.kind.endswith("int") else int | float
+        return isinstance(value, kind) and not isinstance(value, bool) and low <= value <= high
 
     def place(self, value: Any) -> float | None:
         """Where a value is in the range, from 0 to 1 on its own scale; None of a list."""
@@ -79,7 +79,12 @@ class Space:
         return low, high
 
     def override(self, value: Value) -> str:
-        """Hydra's override for a value: the number that is read back is this one."""
+        """Hydra's override for a value: the number that is read back is this one.
+
+        Raises ValueError for one that could not be drawn: a journal may be anybody's.
+        """
+        if not self._is_drawable(value):
+            raise ValueError(f"{self.name}={value!r} of the search's journal is not in {self.text}")
         if value is None or isinstance(value, bool):
             text = {None: "null", True: "true", False: "false"}[value]
         else:
