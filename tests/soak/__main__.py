@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = Path(tempfile.mkdtemp(prefix="soak-", dir=options.folder))
     points = Points(options.cache)
     points.prepare()
-    parents.make(points)
+    if options.minutes or options.only:  # fully enumerated points start from none
+        parents.make(points)
     print(f"seed {options.seed}; folders in {folder}", flush=True)
     start, outcomes = time.monotonic(), []
     trials = itertools.chain(
@@ -55,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         outcomes.append(outcome)
         if outcome.problems:
             print(report.failure(outcome, options.seed), flush=True)
+            if options.stop:
+                break
         if len(outcomes) % 100 == 0:
             seconds = time.monotonic() - start
             print(report.last_line(outcomes, seconds, options.seed), flush=True)
@@ -133,6 +136,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--by-turns", action="store_true", help="one kind an operation; the seed says which first"
     )
     parser.add_argument("--mutant", default="", choices=["", *MUTANTS], help="put a mistake in")
+    parser.add_argument("--stop", action="store_true", help="end at the first failed trial")
     parser.add_argument("--slurm", type=int, default=0, metavar="N", help="sweeps on real daemons")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="at a time")
     parser.add_argument("--folder", type=Path, default=None, help="for trials (default: in /tmp)")

@@ -37,7 +37,11 @@ _OVERRIDES = {  # of those that are not model=<name>; small tables: many checkpo
     "noisy": ("model=dense", "model._target_=tests.soak.noisy.NoisyConfig"),
     "pkm": ("model=pkm", "n_experts=64", "model.d_key=8"),
     "peer": ("model=peer", "n_experts=64", "model.d_key=8", "model.top_k=4"),
-    "wandb": ("model=dense", "logger=wandb"),
+    "wandb": (
+        "model=dense",
+        "logger=wandb",
+        "model.activation=relu",
+    ),  # a logger makes no other run
     "branch": (
         "model=dense",
         "optim.schedule=wsd",

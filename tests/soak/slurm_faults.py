@@ -22,7 +22,7 @@ from tests.soak.watched import PLACE
 
 _SCRIPT = REPOSITORY / "tests" / "slurm" / "cluster.sh"
 _RESOURCES = Resources(cpus_per_task=1, signal_seconds=20)
-_N_STEPS = 1500  # some 8 s after an import of 10: faults meet both
+_N_STEPS = 1000  # some 6 s after an import of 10: faults meet both
 _N_FAULTS = 10
 _LIMIT = 900.0  # seconds in which a disturbed sweep has to end
 
@@ -86,11 +86,25 @@ def _disturb(trial: Trial, root: Path) -> None:
         if len(trial.outcome.faults) < _N_FAULTS:
             time.sleep(trial.rng.uniform(1.0, 8.0))
             trial.rng.choice(_FAULTS)(trial, root)
+        _attend()
         if _slurm("squeue", "--noheader"):
             time.sleep(1.0)
         elif not stage.is_done():  # failed or cancelled: whoever submitted it does so again
             trial.stage.start().wait(120.0)
             time.sleep(1.0)
+
+
+def _attend() -> None:
+    """As an administrator: nodes that Slurm has drained come back, held jobs are released."""
+    for node in _NODES:
+        _slurm(
+            "scontrol", "update", f"nodename={node}", "state=resume"
+        )  # refused of one that is up
+    waiting = _slurm("squeue", "--noheader", "--array", "--states=PENDING", "--format=%F_%K %r")
+    for line in (waiting or "").splitlines():
+        job, _, reason = line.partition(" ")
+        if "held" in reason.lower():
+            _slurm("scontrol", "release", job)
 
 
 def _requeue(trial: Trial, root: Path) -> None:
