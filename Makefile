@@ -17,7 +17,7 @@ demo: $(READY)  ## train the demo sweep (minutes on 2 cores), fit and draw its i
 
 # What is trained is not trained again; the sample and the export are made again, in seconds.
 RETROFIT := $$(dirname $$(ls -t results/retrofit_demo/*/record.json | head -1))
-retrofit-demo: $(READY)  ## put a PEER layer into SmolLM2, adapt it to a domain, export it (minutes)
+retrofit-demo: $(READY)  ## put a PEER layer into SmolLM2, adapt it to a domain, export it (10 minutes, or an hour: docs/retrofit.md)
 	$(BIN)/python -m experiments.run experiment=retrofit_demo
 	@$(BIN)/python -m analysis adaptation results/retrofit_demo
 	@$(BIN)/python -m experiments.generate $(RETROFIT) "To make the soup," max_tokens=40

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from experiments import finished
 from experiments import generate as command_module
 from experiments.execute import execute
 from experiments.finished import read_finished
@@ -108,6 +109,8 @@ def test_longer_than_it_was_trained_on_is_remarked(command):
             "--temperature is not an option of this command; give temperature=0.8",
         ),
         (["the", "--top-p=0.9"], "--top-p=0.9 is not an option of this command; give top_p=0.9"),
+        (["the", "top-p=0.9"], "top-p=0.9 is not an option of this command; give top_p=0.9"),
+        (["the", "Temperature=1"], "give temperature=1"),
         (["the", "--paths.cache", "x"], "give paths.cache=x"),
         (["the", "-t", "1"], "-t: unknown option; known: --help, --version, temperature=..."),
         (["the", "--", "caf\udce9"], "'caf\\udce9' has bytes that are not UTF-8"),
@@ -135,6 +138,24 @@ def test_refuses_runs_that_are_not_done_or_not_causal(command, run_dir, tmp_path
     code, _, err = command("the", run=tmp_path)
     assert (code, err.count("\n")) == (2, 1)
     assert "expert choice" in err
+
+
+@pytest.mark.slow
+def test_another_cache_needs_no_text_while_the_run_s_own_has_the_tokenizer(
+    command, run_dir, tmp_path, monkeypatch
+):
+    """paths.cache is given twice; the last one counts."""
+    other = tmp_path / "other"
+    code, out, err = command("the cat", "max_tokens=4", f"paths.cache={other}")
+    assert (code, out) == (0, by_hand(run_dir, "the cat", 4) + "\n")
+    assert "made again" not in err
+    assert not other.exists()
+    record = read_record(run_dir / "record.json")
+    moved = replace(record, config={**record.config, "paths": {"cache": str(tmp_path / "lost")}})
+    monkeypatch.setattr(finished, "read_record", lambda path: moved)
+    code, again, err = command("the cat", "max_tokens=4", f"paths.cache={other}")
+    assert (code, again) == (0, out)
+    assert f"it is made again in {other}, from the text of Nursery; paths.cache=" in err
 
 
 def test_help_and_no_words(monkeypatch, capsys):

@@ -20,7 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from experiments.benchmarks import layer, machine, optimizer, retrieval, step
-from experiments.benchmarks.arguments import OTHERS, fill, parser, settings_of, shapes_of
+from experiments.benchmarks.arguments import (
+    OTHERS,
+    check_json,
+    fill,
+    parser,
+    settings_of,
+    shapes_of,
+)
 from experiments.benchmarks.shapes import Settings, Shape
 from experiments.benchmarks.tables import Report
 from experiments.cli import INTERRUPTED, exit_codes
@@ -46,8 +53,7 @@ def _main(arguments: list[str]) -> None:
     fill(options)
     settings, notes = settings_of(options)
     shapes = shapes_of(options)
-    if options.json is not None and not options.json.parent.is_dir():
-        raise ValueError(f"--json {options.json}: there is no folder {options.json.parent}")
+    check_json(options.json)
     if options.what == "layer" and options.memory_of is not None:
         machine.prepare(settings, options.part or options.allocator, options.threads)
         chosen = _layer_options(options, arguments)

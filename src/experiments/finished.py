@@ -3,6 +3,7 @@
 For the commands that score, continue texts with, or export what a run has trained.
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from hydra import compose
 from experiments.cli import resolve
 from experiments.config.hydra_version import composing
 from experiments.config.words import check_keys
+from experiments.data.corpus import name_of
 from experiments.data.prepare import base_of
-from experiments.data.vocabulary import Vocabulary, prepare_vocabulary
+from experiments.data.vocabulary import Vocabulary, prepare_vocabulary, vocabulary_folder
 from experiments.execute import build_model
 from experiments.kernels.ops import Execution
 from experiments.models.transformer import Transformer
@@ -52,18 +54,37 @@ def run_config(
 
 
 def run_vocabulary(run_dir: Path, record: RunRecord, point: Point) -> Vocabulary:
-    """The tokenizer of the run, made again if the cache has lost it.
+    """The tokenizer of the run: of the cache, or of the one that it was trained with. Where both
+    have lost it, it is made again, and a line on stderr says so first.
 
     Raises ValueError if it is not the one that the run was trained with.
     """
     data = point.config.data
-    vocabulary = prepare_vocabulary(data.tokenizer, base_of(data.corpus), point.cache)
+    about = data.tokenizer, base_of(data.corpus)
+    caches = (point.cache, _own_cache(record))
+    cache = next((c for c in caches if vocabulary_folder(*about, c).exists()), None)
+    if cache is None:
+        cache = point.cache
+        print(
+            f"no cache has the tokenizer of {run_dir}: it is made again in {cache}, from the text "
+            f"of {name_of(about[1])}; paths.cache=... names a cache that has it",
+            file=sys.stderr,
+            flush=True,
+        )
+    vocabulary = prepare_vocabulary(*about, cache)
     if record.tokenizer_sha256 not in (None, vocabulary.sha256):
         raise ValueError(
             f"the tokenizer that {run_dir} names is not the one that it was trained with; restore "
             f"its text, or give paths.cache=... where {vocabulary.folder.name} is as it was"
         )
     return vocabulary
+
+
+def _own_cache(record: RunRecord) -> Path:
+    """Where the run's text and tokenizer were when it was trained."""
+    paths = record.config.get("paths")
+    own = paths.get("cache") if isinstance(paths, dict) else None
+    return Path(own if isinstance(own, str) else "")
 
 
 def trained_model(run_dir: Path, point: Point, vocabulary: Vocabulary) -> Transformer:

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options = _parser().parse_args(arguments)
         if not 0 < options.minutes < math.inf:
             raise ValueError(f"--minutes {options.minutes:g} must be above 0, and finite")
-        only = [part_named(name) for name in (options.only or "").split(",") if name]
+        only = [] if options.only is None else list(map(part_named, options.only.split(",")))
         device = options.device
         if device != "cpu" and not torch.cuda.is_available():
             if device == "cuda":

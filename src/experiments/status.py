@@ -62,10 +62,10 @@ def main() -> None:
 
 def _states(text: str | None) -> tuple[str, ...]:
     """The states of --state. Raises ValueError for an unknown one."""
-    states = tuple(name.strip() for name in (text or "").split(",") if name.strip())
+    states = () if text is None else tuple(name.strip() for name in text.split(","))
     for name in states:
         if name not in STATES:
-            raise ValueError(f"--state {name} is not one of {', '.join(STATES)}")
+            raise ValueError(f"--state {name!r} is not one of {', '.join(STATES)}")
     return states
 
 

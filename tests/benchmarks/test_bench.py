@@ -385,6 +385,8 @@ def test_without_proc_stat_every_repeat_counts(monkeypatch, measure):
         (("--rounds", "0"), "--rounds 0 must be at least 1"),
         (("--tokens", "256,0"), "--tokens 256,0: 0 must be at least 1"),
         (("--json", "nowhere/at/all.json"), "there is no folder"),
+        (("--json", ""), "--json . is a folder; name a file"),
+        (("--kernels", ""), "--kernels '' is not one of cpp, torch, triton"),
         (("--allocator", "slab"), "invalid choice: 'slab'"),
         (("--device", "cuda"), "torch sees no GPU"),
     ],

@@ -285,3 +285,18 @@ def test_tokens_of_another_tokenizer_are_refused(tmp_path):
     write_checked(vocabulary.folder / "meta.json", {**meta, "sha256": sha256})
     with pytest.raises(DamagedError, match=r"index.json .* made by another tokenizer than .*; del"):
         pack(Nursery(), "train", Vocabulary(vocabulary.folder), folder, tmp_path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfDomain(Nursery):
+    """The nursery, under the name of a domain."""
+
+    domain: str
+
+
+def test_what_is_tokenized_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(packing, "_MIN_SECONDS", 0)
+    packed(OfDomain(domain="mueller"), tmp_path, "validation")
+    assert "tokenized validation of OfDomain mueller: " in capsys.readouterr().out
+    packed(Nursery(), tmp_path, "validation")
+    assert "tokenized validation of Nursery: " in capsys.readouterr().out

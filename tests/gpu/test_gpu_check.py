@@ -125,6 +125,8 @@ def test_without_a_card_it_says_so_in_one_line(monkeypatch, capsys, tmp_path):
     [
         (("--only", "kernel"), "--only 'kernel' is not one of environment, kernels,"),
         (("--minutes", "0"), "--minutes 0 must be above 0"),
+        (("--minutes", "nan"), "--minutes nan must be above 0, and finite"),
+        (("--only", ""), "--only '' is not one of environment, kernels,"),
         (("--device", "tpu"), "invalid choice: 'tpu'"),
     ],
 )

@@ -210,7 +210,8 @@ def test_bad_options_are_one_line(made, monkeypatch, capsys):
     for arguments, words in (
         (("--every", 0), "--every 0 must be above 0 seconds"),
         (("--every", "nan"), "--every nan must be above 0 seconds"),
-        (("--state", "broken"), "--state broken is not one of done, running"),
+        (("--state", "broken"), "--state 'broken' is not one of done, running"),
+        (("--state", ""), "--state '' is not one of done, running"),
     ):
         code, _, err = main(monkeypatch, capsys, made, *arguments)
         assert code == 2

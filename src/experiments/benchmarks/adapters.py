@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from experiments.adapters.library import LoRALibrary
 from experiments.adapters.lora_files import LoRA, LowRank
 from experiments.adapters.routes import ProductKeys
-from experiments.benchmarks.arguments import Parser, numbers_of
+from experiments.benchmarks.arguments import Parser, check_json, numbers_of
 from experiments.benchmarks.timing import Contender, Timing, compare, is_gated
 from experiments.cli import at_least
 from experiments.init.reading import from_extra
@@ -94,8 +94,7 @@ def _options(arguments: Sequence[str]) -> Namespace:
     options = parser.parse_args(arguments)
     options.n = numbers_of("--n", options.n)
     options.rivals_n = numbers_of("--rivals-n", options.rivals_n)
-    if options.json is not None and not options.json.parent.is_dir():
-        raise ValueError(f"--json {options.json}: there is no folder {options.json.parent}")
+    check_json(options.json)
     return options
 
 

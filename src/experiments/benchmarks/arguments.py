@@ -183,7 +183,8 @@ def settings_of(options: Namespace) -> tuple[Settings, list[str]]:
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise ValueError(f"--{name} {getattr(options, name)} must be at least 1")
     ours = "triton" if options.device == "cuda" else "cpp"
-    names = options.kernels or (ours if options.what == "step" else f"{ours},torch")
+    usual = ours if options.what == "step" else f"{ours},torch"
+    names = usual if options.kernels is None else options.kernels
     dtype = _TYPES[options.table_dtype]
     kernels, notes = usable_kernels(tuple(names.split(",")), options.device, dtype)
     settings = Settings(
@@ -211,6 +212,14 @@ def shapes_of(options: Namespace) -> tuple[Shape, ...]:
             d_key=d_key,
         )
     )
+
+
+def check_json(path: Path | None) -> None:
+    """Raises ValueError for a file that could not be written at the end."""
+    if path is not None and not path.parent.is_dir():
+        raise ValueError(f"--json {path}: there is no folder {path.parent}")
+    if path is not None and path.is_dir():
+        raise ValueError(f"--json {path} is a folder; name a file")
 
 
 def numbers_of(option: str, text: str) -> tuple[int, ...]:

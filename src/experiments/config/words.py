@@ -37,7 +37,8 @@ def read_words(
     before, after = _cut(given)
     pairs, others = split_pairs(before)
     for i, word in enumerate(others):
-        if _OPTION.match(word):
+        meant = word.partition("=")[0].strip().lower().replace("-", "_")
+        if _OPTION.match(word) or ("=" in word and meant in keys):  # Top-P=0.9 is no text
             raise ValueError(_no_option(word, others[i + 1 : i + 2], keys, nodes))
     check_keys(pairs, keys, nodes)
     values: dict[str, str] = {}
@@ -106,7 +107,7 @@ def _no_option(
 ) -> str:
     """What to type instead of --temperature 0.8."""
     name, equals, value = word.lstrip("-").partition("=")
-    key = name.replace("-", "_")
+    key = name.strip().lower().replace("-", "_")
     if key in keys or key.partition(".")[0] in nodes:
         value = value if equals else "".join(following) or "..."
         return f"{word} is not an option of this command; give {key}={value}"

@@ -42,6 +42,12 @@ class ShardedCorpus(Corpus, Protocol):
         ...
 
 
+def name_of(corpus: Corpus) -> str:
+    """What messages call a corpus: its kind, and the domain, dataset or folder that it is of."""
+    which = getattr(corpus, "domain", None) or getattr(corpus, "path", None)
+    return type(corpus).__name__ + (f" {which}" if isinstance(which, str) else "")
+
+
 def identity(part: Any) -> dict[str, Any]:
     """The settings that determine a corpus's text or a tokenizer's ids, as plain values."""
     assert is_dataclass(part)

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from experiments.data.cache import full_disk_explained, locked
-from experiments.data.corpus import Corpus, digest, identity
+from experiments.data.corpus import Corpus, digest, identity, name_of
 from experiments.data.packed import (
     INDEX_NAME,
     PackedText,
@@ -87,7 +87,7 @@ def pack(
             shards = _fill(partial, corpus, split, vocabulary, cache, max_tokens)
             if not shards:
                 shutil.rmtree(partial)
-                raise ValueError(f"the {split} split of {type(corpus).__name__} has no text")
+                raise ValueError(f"the {split} split of {name_of(corpus)} has no text")
             write_index(partial, vocabulary.n_entries, shards, vocabulary.sha256)
             sync_tree(partial)  # its index too
             partial.rename(folder)
@@ -148,7 +148,7 @@ def _fill(
     seconds, n_bytes = time.perf_counter() - start, sum(s.n_bytes for s in shards)
     if seconds > _MIN_SECONDS:
         print(
-            f"tokenized {split} of {type(corpus).__name__}: {n_bytes / 1e6:.1f} MB of text, "
+            f"tokenized {split} of {name_of(corpus)}: {n_bytes / 1e6:.1f} MB of text, "
             f"{sum(s.n_tokens for s in shards) / 1e6:.2f}M tokens, in {seconds:.0f} s "
             f"({(n_bytes - n_bytes_before) / 1e6 / seconds:.1f} MB/s)",
             flush=True,

@@ -22,13 +22,18 @@ _COLUMNS = (
 
 def plan_table(points: Sequence[Point], flops_per_second: float) -> str:
     """One line a point, then each point's largest FLOP terms, then the sum. Of a branch the time
-    is that of its own steps, and its trunk has a line.
+    is that of its own steps, and its trunk has a line. Seeds are shown where lines would be alike.
     """
     trunks = with_settings(trunks_of(points))
     points = [*trunks, *points]
     rows = [_COLUMNS, *(_row(point, flops_per_second) for point in points)]
     settings = ["", *(_role(point) + point.setting.strip() for point in points)]
     lines = [f"{line}  {setting}".rstrip() for line, setting in zip(aligned(rows), settings)]
+    alike = Counter(lines)
+    lines[1:] = [
+        f"{line}  seed={point.config.seed}" if alike[line] > 1 else line
+        for line, point in zip(lines[1:], points, strict=True)
+    ]
     lines += ["", "Share of the FLOPs:"]
     lines += _by_layer(points, lambda p: format_shares(p.plan.cost.shares(), 6))
     small = all(point.plan.memory.total < 2**30 for point in points)

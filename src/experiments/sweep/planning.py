@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.budget.plan import OffBudgetError, check_memory
+from experiments.data.corpus import name_of
 from experiments.data.prepare import is_prepared, prepare_data, prepare_sets
 from experiments.point import Draft, Point, check_effects, plan_point, read_point
 from experiments.records import (
@@ -230,7 +231,7 @@ def prepare_all(points: Sequence[Point]) -> None:
         if not is_prepared(data, point.cache):
             size = data.tokenizer.n_entries()
             print(
-                f"preparing {type(data.corpus).__name__}: text, vocabulary of {size}, tokens",
+                f"preparing {name_of(data.corpus)}: text, vocabulary of {size}, tokens",
                 flush=True,
             )
         prepared = prepare_data(data, point.cache)

@@ -4,7 +4,6 @@ What needs the extra is imported in functions alone.
 """
 
 import contextlib
-import difflib
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -17,6 +16,7 @@ from typing import Any
 from experiments.data.hub import is_network_error, probe
 from experiments.system.version import install
 from experiments.tasks.facts import known_tasks
+from experiments.tasks.harness_names import check_names, unknown_task
 from experiments.tasks.items import SUFFIX
 from experiments.tasks.local import KEY
 from experiments.tasks.scoring import Encoder, Scorer
@@ -133,21 +133,19 @@ def score_tasks(
 
 
 def _manager(names: Sequence[str], folder: Path | None) -> Any:
-    """The index of the tasks; the 14,000 that the package brings take seconds to read."""
+    """The index of the tasks; the 14,000 that the package brings take up to a minute to read."""
     from lm_eval.tasks import TaskManager
 
     others = [name for name in names if not Path(name).is_file()]
     manager = TaskManager(include_path=folder, include_defaults=False)
     if set(others) <= set(manager.all_tasks):
         return manager
+    own = manager.all_tasks
+    check_names([name for name in others if name not in own], own)
     manager = TaskManager(include_path=folder)
-    if unknown := [name for name in others if name not in manager.all_tasks]:
-        near = difflib.get_close_matches(unknown[0], manager.all_tasks, n=3)
-        raise ValueError(
-            f"tasks=[{unknown[0]}]: neither a file, nor one of {', '.join(known_tasks())}, "
-            "nor a task of lm-evaluation-harness"
-            + (f"; near it are {', '.join(near)}" if near else "")
-        )
+    for name in others:
+        if name not in manager.all_tasks:
+            raise unknown_task(name, manager.all_tasks)
     return manager
 
 
