@@ -78,7 +78,7 @@ def base_of(config: RunConfig) -> Base | None:
     base = Base(
         d_model=optim.lr_d_model,
         d_head=optim.lr_d_head or ladder.d_head,
-        n_layers=optim.lr_n_layers,
+        n_layers=optim.lr_n_layers if optim.parametrization == "completep" else None,
     )
     if base.d_model % base.d_head or (base.d_model // base.d_head) % (n_kv_heads or 1):
         name = "ladder.d_head" if optim.lr_d_head is None else "optim.lr_d_head"
