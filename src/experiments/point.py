@@ -320,6 +320,11 @@ def check_continual(config: RunConfig) -> None:
             "it takes model=peer or pkm whose tables are trained by optim.table_gradient=rows, and "
             f"this is {config.model_name} with optim.table_gradient={how} and init.train={train}"
         )
+    if continual.top_rows is not None and continual.top_rows >= (config.n_experts or 0):
+        raise ValueError(
+            f"continual.top_rows={continual.top_rows} of the {config.n_experts} rows of a table "
+            "are all of them; set it lower, or to null"
+        )
     if (continual.distil or continual.l2) and config.init is None:
         raise ValueError(
             "continual.distil and continual.l2 are towards the weights at the start, and init=none "

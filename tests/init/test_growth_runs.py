@@ -166,6 +166,9 @@ def test_a_grown_run_can_be_scored_loaded_and_grown_again(child):
         ),
         ("peer", ("n_experts=128", "init.how=copies", "+model.n_heads=3"), "model.n_heads=3 with"),
         ("peer", ("n_experts=128", "init.how=bias", "model=pkm"), "model=pkm with init.how=bias"),
+        ("peer", ("n_experts=128", "init.how=bias", "+model.n_experts=256"), "n_experts=256 with"),
+        ("peer", ("n_experts=1e3", "init.how=bias"), "n_experts=1000 must be of type int"),
+        ("peer", ("n_experts=0", "init.how=bias"), "n_experts=0 must be at least 1"),
     ],
 )
 def test_growth_that_can_not_be_is_refused_in_one_line(name, overrides, why, child):

@@ -198,6 +198,11 @@ def test_distillation_counts_the_forward_pass_that_it_costs(child):
             None,
             "continual.top_rows=5 chooses among the rows that a step changes",
         ),
+        (
+            ("continual=keep", "continual.top_rows=9999", "optim.table_gradient=rows"),
+            None,
+            "rows of a table are all of them",
+        ),
         (("continual=keep", "continual.replay=1.5"), None, "continual.replay=1.5"),
         (("continual=keep", "continual.replay=1"), None, "continual.replay=1 must be below 1"),
         (("continual=keep", "continual.replay=1e-5"), None, "windows of the run is less than one"),

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.config.constraints import checked, hints_of, shown
+from experiments.config.constraints import AtLeast1, checked, hints_of, shown
 from experiments.config.reading import build, check_chosen
 from experiments.config.schema import Init
 from experiments.data.stream import DomainStream
@@ -169,8 +169,8 @@ def _take_own(filled: Node, shape: Shape, how: str) -> None:
             "hold different layers, and one is under study; name blocks of one kind"
         )
     if how != "keep":
-        n_experts = filled.get("n_experts")
-        if not isinstance(n_experts, int):
+        n_experts = checked(filled.get("n_experts"), AtLeast1 | None, "n_experts")
+        if n_experts is None:
             raise ValueError(
                 f"init.how={how} wants to know how many experts there shall be: give n_experts=..."
             )
@@ -182,10 +182,11 @@ def _take_own(filled: Node, shape: Shape, how: str) -> None:
 
 def _check_given(filled: Node, own: Mapping[str, Any], how: str) -> None:
     """Raises ValueError for a layer, or a part of it, that is not the weights' own."""
-    given = filled.get("model") or {}
-    given = {**given, "n_experts": filled.get("n_experts")} if isinstance(given, Mapping) else {}
+    node = filled.get("model") or {}
+    given = [*node.items()] if isinstance(node, Mapping) else []
+    given += [("n_experts", filled.get("n_experts"))]
     what = "own layer with more experts" if how != "keep" else "own layer"
-    for name, value in given.items():
+    for name, value in given:
         if (value is None and name == "n_experts") or own.get(name) == value:
             continue
         if name == "_target_":
