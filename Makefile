@@ -39,12 +39,12 @@ test: $(READY)  ## run the tests (minutes)
 	$(PYTEST) --ignore tests/study
 
 # Where logits and losses are compared, and sums are taken.
-ARITHMETIC := $(addprefix tests/,kernels models training init adapters interchange tasks budget)
+ARITHMETIC := $(addprefix tests/,kernels models training init adapters interchange tasks budget) tests/test_export.py
 
-test-levels: $(READY)  ## repeat the quick tests of arithmetic as older x86 processors compute
-	@$(BIN)/python -m tests.levels | while read -r level; do \
-		echo "$$level"; \
-		env $$level $(PYTEST) $(ARITHMETIC) -m "not slow and not slurm and not long" </dev/null || exit; \
+test-levels: $(READY)  ## repeat the tests of arithmetic as older x86 processors compute
+	@levels=$$($(BIN)/python -m tests.levels) && echo "$$levels" | while read -r level; do \
+		[ -n "$$level" ] || break; echo "$$level"; \
+		env $$level $(PYTEST) $(ARITHMETIC) -m "levels or not (slow or slurm or long)" </dev/null || exit; \
 	done
 
 test-long: $(READY)  ## run the tests of more than 4 s or so each: a real model, many draws, kills

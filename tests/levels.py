@@ -14,7 +14,7 @@ def lower_levels() -> list[tuple[str, str]]:
     try:
         ours = cpp.levels(build.load())[:-1]
     except build.BuildError:  # torch's alone
-        ours = [level for level, aten in _ATEN.items()]
+        ours = [*_ATEN]
         own = torch.backends.cpu.get_cpu_capability().lower()
         ours = ours[: [*_ATEN.values()].index(own)] if own in _ATEN.values() else []
     return [(_ATEN[level], level) for level in ours]

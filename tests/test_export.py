@@ -61,6 +61,7 @@ def test_a_trained_peer_model_leaves_and_comes_back(runs, tmp_path, capsys):
     assert "attention that ends where a document does" in " ".join(card.split())
 
 
+@pytest.mark.levels
 @pytest.mark.slow
 def test_a_trained_dense_model_is_an_arcee_with_equal_logits(runs, tmp_path):
     transformers = pytest.importorskip("transformers")

@@ -75,6 +75,7 @@ def folder(made, command, tmp_path):
     return tmp_path / "kept"
 
 
+@pytest.mark.levels
 def test_a_run_s_adapter_in_a_library_is_the_run(made, folder):
     base, runs, cache = made
     library = load_library(folder)

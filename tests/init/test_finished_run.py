@@ -117,6 +117,7 @@ def test_a_layer_beside_is_read_back(parent, child):
     assert build(again, "ffn") == second
 
 
+@pytest.mark.levels
 @pytest.mark.slow
 def test_adapters_become_a_part_of_the_weights(parent, child):
     run_dir = child("model=dense", "trunk.ffn_blocks=[1]", "init.how=keep", "init.train=lora")

@@ -90,6 +90,7 @@ def source(path: Path) -> HuggingFaceFolder:
     return HuggingFaceFolder(path=str(path))
 
 
+@pytest.mark.levels
 @pytest.mark.slow
 def test_logits_are_those_of_the_model_that_was_written(tmp_path):
     write(tmp_path / "a.gguf")

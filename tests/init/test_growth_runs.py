@@ -123,6 +123,7 @@ def test_a_run_goes_on_with_its_parents_moments(parent, child):
         assert after[i]["exp_avg_sq"].shape[-1] == state["exp_avg_sq"].shape[-1]
 
 
+@pytest.mark.levels
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "n_experts"), [("peer", 128), ("moe", 24), ("moe_two", 16)])
 def test_a_run_grown_by_copies_starts_as_its_parent_to_rounding(name, n_experts, parent, child):

@@ -223,6 +223,7 @@ def test_code_needs_consent(folders):
         loaded(folders("peer"), trust_remote_code=False)
 
 
+@pytest.mark.levels
 @pytest.mark.slow
 def test_documents_alone_are_computed_as_they_were_trained(vocabulary, tmp_path):
     """The mask at the ends of documents can't be said; the card says so."""
@@ -237,6 +238,7 @@ def test_documents_alone_are_computed_as_they_were_trained(vocabulary, tmp_path)
         assert_rounding(theirs(tokens).logits, ours, n_blocks=2)
 
 
+@pytest.mark.levels
 @pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["dense", "peer"])

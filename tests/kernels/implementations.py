@@ -1,5 +1,6 @@
-"""Every implementation that this machine can run, and the obvious one to hold it to."""
+"""The implementations that run here, and the obvious one to hold them to."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from experiments.kernels import build
-from experiments.kernels.cpp import Cpp, levels
+from experiments.kernels.cpp import Cpp
 from experiments.kernels.interface import Kernel
 from experiments.kernels.ops import Execution
 from experiments.kernels.torch_kernels import TorchKernel
@@ -25,21 +26,17 @@ class Given(Execution):
 
 
 def implementations() -> list:
-    """torch, and C++ at each level of this processor; without a compiler, a skip that says so.
+    """torch, and C++ at the level that runs here; without a compiler, a skip that says so.
 
-    The levels below the one that runs use here are slow tests.
+    `make test-levels` runs the tests at the levels below it.
     """
     found = [pytest.param(TorchKernel(), id="torch")]
     try:
-        library = build.load()
+        best = Cpp(build.load(), os.environ.get("EXPERIMENTS_KERNEL_LEVEL"))
     except build.BuildError as error:
         skip = pytest.mark.skip(reason=str(error))
         return [*found, pytest.param(None, id="cpp", marks=skip)]
-    *lower, best = levels(library)
-    for level in (best, *lower):
-        marks = () if level == best else pytest.mark.slow
-        found.append(pytest.param(Cpp(library, level), id=f"cpp-{level}", marks=marks))
-    return found
+    return [*found, pytest.param(best, id=f"cpp-{best.level}")]
 
 
 KERNELS = implementations()

@@ -104,6 +104,7 @@ def _near_ties():
     return queries, sub_keys, scan(queries.double(), sub_keys.double(), 16)[0]
 
 
+@pytest.mark.levels
 @pytest.mark.slow
 def test_scores_that_bfloat16_can_not_tell_apart(execution):
     """What is screened in 8 bits is decided in 24. Errors are of the size of a sum's addends, which
