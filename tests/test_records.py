@@ -206,3 +206,27 @@ def test_a_flat_row_has_the_layer_and_named_nested_values():
     assert (row["share.head"], row["lambada.loss"]) == (0.25, 4.5)
     assert not {"config", "environment", "flops_shares", "evaluations"} & set(row)
     assert flat_row(record())["top_k"] is None
+
+
+def test_a_right_checksum_proves_no_types(tmp_path):
+    """Anybody can compute it: a stranger's record is held to its columns all the same."""
+    path = write_record(tmp_path / "run", record(n_layers=2))
+    for changes in (
+        {"budget": "x"},
+        {"seed": 2**63},
+        {"model": 3},
+        {"n_params": True},
+        {"init": []},
+        {"config": "x"},
+        {"environment": 1.5},
+        {"error": {}},
+        {"stages": {}},
+    ):
+        write_record(tmp_path / "run", record(**changes))
+        with pytest.raises(DamagedError, match="has a value of another type"):
+            read_record(path)
+    write_record(tmp_path / "run", record(config={"size": 10**50}))
+    with pytest.raises(DamagedError, match="a number of 51 digits"):
+        read_record(path)
+    write_record(tmp_path / "run", record(planned_flops=10**20, val_loss=float("nan")))
+    assert read_record(path).planned_flops == 10**20

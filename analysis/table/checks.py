@@ -68,7 +68,7 @@ def _is(value: object, kind: str) -> bool:
         return isinstance(value, str)
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         return False
-    return math.isfinite(value)
+    return math.isfinite(float(value))
 
 
 def check_amounts(table: pd.DataFrame) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 _LARGEST = 32 * 2**20  # bytes; the index of a model of 100,000 tensors has 10 MB
+_LONGEST = 40  # digits of a whole number
 _DEEPEST = 50  # lists and objects in each other; ours have ten
 
 
@@ -27,7 +28,7 @@ def parse_json(content: str | bytes, kind: type = dict) -> Any:
     another kind.
     """
     try:
-        values = json.loads(content)
+        values = json.loads(content, parse_int=_whole)
     except RecursionError:
         raise ValueError(_deep()) from None
     if not isinstance(values, kind):
@@ -35,6 +36,13 @@ def parse_json(content: str | bytes, kind: type = dict) -> Any:
     if _openings(content) > _DEEPEST:
         _check_depth([values])
     return values
+
+
+def _whole(digits: str) -> int:
+    """No number of ours is as long, and none as a float can be."""
+    if len(digits) > _LONGEST:
+        raise ValueError(f"it has a number of {len(digits)} digits")
+    return int(digits)
 
 
 def _openings(content: str | bytes) -> int:
