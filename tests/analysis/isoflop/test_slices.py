@@ -76,7 +76,30 @@ def test_a_clean_surface_comes_back():
     assert law["loss"].params["E"] == pytest.approx(1.69, rel=1e-5)
 
 
-@pytest.mark.parametrize("noise", [None, (0.015, 4)])
+@pytest.mark.parametrize(("noise", "dof"), [(None, 6), ((0.015, 4), 4)])
+def test_a_curve_s_numbers_are_drawn_by_the_noise_s_f_distribution(noise, dof):
+    """About the best at a draw's own exponents: squared distances over three times the variance,
+    which is that of the scatter at these exponents (12 runs, 2 curves of three numbers), or known.
+    """
+    table = noisy(runs(budgets=BUDGETS[:2], n_sizes=6), 0.02, seed=3)
+    u = [np.log(one["n_params"].to_numpy()) for _, one in table.groupby("budget")]
+    losses = [one["loss"].to_numpy() for _, one in table.groupby("budget")]
+    fit = fit_slices(u, losses, noise, 1000, np.random.default_rng(1))
+    ratios = []
+    for alpha, beta, *drawn in fit.slices[0].draws:
+        designs = [by_hand(places - places.mean(), alpha, beta).astype(float) for places in u]
+        found = [
+            np.linalg.lstsq(X, values, rcond=None)
+            for X, values in zip(designs, losses, strict=True)
+        ]
+        squares = found[0][1][0] + found[1][1][0]
+        away = designs[0] @ (np.array(drawn) - found[0][0])
+        ratios.append(away @ away / (3 * (squares / 6 if noise is None else noise[0] ** 2)))
+    # of 1,000 draws: a p below 1e-3 by chance once in a thousand
+    assert stats.kstest(ratios, stats.f(3, dof).cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("noise", [None, (0.006, 4)])
 def test_the_weights_are_those_of_an_integral_over_exponents(noise):
     """Mean exponents and a minimum's distribution on a fine grid, written out. noise: the runs'
     own scatter, or a known standard deviation from so many degrees of freedom.
@@ -112,6 +135,8 @@ def test_the_weights_are_those_of_an_integral_over_exponents(noise):
     weights = np.array(weights) / np.sum(weights)
     fit = fit_slices(u, losses, noise, 4000, np.random.default_rng(1))
     shape = fit.slices[0].shape
+    spread = np.sqrt(weights @ np.square(alphas) - (weights @ alphas) ** 2)
+    assert fit.slices[0].draws[:, 0].std() == pytest.approx(spread, rel=0.06)
     # 0.02: 16 nodes a side beside 61
     assert shape.alpha == pytest.approx(weights @ alphas, abs=0.02)
     assert shape.beta == pytest.approx(weights @ betas, abs=0.02)
