@@ -110,11 +110,11 @@ def test_points_that_look_alike_are_shown_with_their_differences(run):
     )
     assert code == 0
     rows = out.split("\n\n")[0].splitlines()[1:]
-    assert [row.rpartition("  ")[2] for row in rows] == [
-        "lr=0.001",
-        "lr=0.001",
-        "lr=0.002",
-        "lr=0.002",
+    assert [row.split("  ")[-2:] for row in rows] == [
+        ["lr=0.001", "seed=0"],
+        ["lr=0.001", "seed=1"],
+        ["lr=0.002", "seed=0"],
+        ["lr=0.002", "seed=1"],
     ]
 
 

@@ -178,16 +178,18 @@ def read_point(raw: Mapping[str, Any]) -> Draft:
     return Draft(raw=raw, config=config, device=device, ranks=ranks, transformer=transformer)
 
 
-def _without_effect(config: RunConfig, transformer: TransformerConfig) -> tuple[Ineffective, ...]:
+def _without_effect(
+    config: RunConfig, transformer: TransformerConfig, *, given_alone: bool = False
+) -> tuple[Ineffective, ...]:
     run = Run(config=config, trained=partial(trained_kinds, transformer))
-    return tuple(ineffective(run))
+    return tuple(ineffective(run, given_alone=given_alone))
 
 
 def check_effects(draft: Draft) -> None:
     """Raises ValueError for a setting that was given and can't change the run. Of a config that
     somebody composes now; that of a record or a manifest is as it was.
     """
-    given = [one for one in _without_effect(draft.config, draft.transformer) if one.given]
+    given = _without_effect(draft.config, draft.transformer, given_alone=True)
     if given:
         raise ValueError(given[0].describe())
 

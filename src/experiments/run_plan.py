@@ -3,8 +3,10 @@
 import functools
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from experiments.branches import check_steps
 from experiments.budget.costs import Cost, Term
@@ -126,8 +128,21 @@ def planned_by_law(config: RunConfig, transformer: TransformerConfig, plan: Plan
     return rate_by_law(Path(optim.law), optim.law_form, config.model_name, values)
 
 
+class _Undrawn(TorchFunctionMode):
+    """Leaves out initial values. On the meta device drawing them changes nothing, and imports the
+    compiler.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
 def _shapes(transformer: TransformerConfig) -> Transformer:
-    with torch.device("meta"):
+    with torch.device("meta"), _Undrawn():
         return transformer.build()
 
 

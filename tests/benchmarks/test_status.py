@@ -29,5 +29,5 @@ def test_the_exit_code_says_whether_all_was_in_time(monkeypatch, capsys):
         status.main(["--points", "1"])
     monkeypatch.setattr(status, "_measure", lambda commands, n: [])
     status.main(["--points", "1"])
-    with pytest.raises(ValueError, match="--points 0 must be at least 1"):
+    with pytest.raises(ValueError, match="--points: 0 must be at least 1"):
         status.main(["--points", "0"])

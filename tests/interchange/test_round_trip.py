@@ -68,7 +68,8 @@ def variants(config):
     return found
 
 
-LAYERS = {path.stem: small(path.stem) for path in sorted((conf_dir() / "model").glob("*.yaml"))}
+NAMES = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
+LAYERS = {name: small(name) for name in NAMES if name != "weights"}  # which is of no layer itself
 CASES = {
     f"{name}-{field}-{value}": config
     for name, layer in LAYERS.items()

@@ -157,22 +157,26 @@ class Ineffective:
         return f"{self.name}={_typed(self.value)} has no effect {self.why}, or leave it out"
 
 
-def ineffective(run: Run) -> Iterator[Ineffective]:
-    """The settings of a run that can't change it, in the order of their declaration."""
-    return _of_group(run.config, "", run)
+def ineffective(run: Run, *, given_alone: bool = False) -> Iterator[Ineffective]:
+    """The settings of a run that can't change it, in the order of their declaration.
+
+    given_alone: those that somebody gave; of no others are conditions looked at, which takes time.
+    """
+    return _of_group(run.config, "", run, given_alone)
 
 
-def _of_group(own: Any, prefix: str, run: Run) -> Iterator[Ineffective]:
+def _of_group(own: Any, prefix: str, run: Run, given_alone: bool) -> Iterator[Ineffective]:
     for field in dataclasses.fields(own):
         name, value = f"{prefix}{field.name}", getattr(own, field.name)
         declared: Used = field.metadata.get(USED, Used(where=(), idle=VARIES))
         given = declared.idle is not VARIES and bool(value != declared.idle)
-        unmet = (condition.unmet(own, prefix, run) for condition in declared.where)
+        asked = declared.where if given or not given_alone else ()
+        unmet = (condition.unmet(own, prefix, run) for condition in asked)
         why = next((words for words in unmet if words is not None), None)
         if why is not None:
             yield Ineffective(name=name, value=value, why=why, given=given)
         if dataclasses.is_dataclass(value):
-            yield from _of_group(value, f"{name}.", run)
+            yield from _of_group(value, f"{name}.", run, given_alone)
 
 
 def without(raw: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:

@@ -100,8 +100,8 @@ def plan_points(raws: Sequence[Raw], *, stored: bool = False) -> list[Point]:
     if points:
         refusals.check_folder(points[0].run_dir.parent, points[0].config.sweep)
     seen: dict[str, Point] = {}
-    for point in points:
-        before = seen.setdefault(point.effective_id, point)
+    for point in points if len(points) > 1 else ():
+        before = seen.setdefault(point.run_id if stored else point.effective_id, point)
         if before is not point:
             raise ValueError(refusals.of_one_run(before, point))
     return with_settings(without_derived(points))
