@@ -140,9 +140,9 @@ def read_record(path: Path) -> RunRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a sweep's state needs of a record. n_steps: those that were trained. last_row: the step
-    of the last row of history.csv; None of a trunk, whose last steps may have none, and of a run
-    that failed.
+    """The part of a record that a sweep's state needs. n_steps: those that were trained. last_row:
+    the step of the last row of history.csv; None of a trunk, whose last steps may have none, and of
+    a run that failed.
     """
 
     status: str
@@ -252,7 +252,7 @@ def _hints() -> dict[str, Any]:
 
 @cache
 def _plain_types() -> dict[str, frozenset[type]]:
-    """Of each column the types that need no further look: a third of the time of _fits."""
+    """For each column the types that need no further look: a third of the time of _fits."""
     kinds = {
         name: typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
         for name, hint in _hints().items()

@@ -148,7 +148,7 @@ def _shapes(transformer: TransformerConfig) -> Transformer:
 
 @functools.lru_cache(maxsize=256)  # the points of a sweep share shapes
 def trained_kinds(transformer: TransformerConfig) -> frozenset[str]:
-    """What is among the parameters that are trained: table, key, backbone (matrices that decay) and
+    """The kinds of parameters that are trained: table, key, backbone (matrices that decay) and
     muon (those that Muon would step).
     """
     model = _shapes(transformer)

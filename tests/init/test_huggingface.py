@@ -303,5 +303,6 @@ def test_no_block_but_a_dense_one_has_a_name_in_llama(written):
 
 def test_without_the_extra_its_name_is_told(written, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors", None)
-    with pytest.raises(ValueError, match=r"needs the package safetensors .*pip install -e '\.\[hf\]'"):
+    needed = r"needs the package safetensors .*pip install -e '\.\[hf\]'"
+    with pytest.raises(ValueError, match=needed):
         source(written).state(CACHE)

@@ -47,7 +47,7 @@ def lora_library(
 
 
 def library_of(model: nn.Module) -> "LoRALibrary | None":
-    """What is attached to a model; a copy of a model has a copy of the library."""
+    """The library attached to a model; a copy of a model has a copy of the library."""
     for hook in model._forward_pre_hooks.values():
         holder = getattr(hook, "__self__", None)
         if isinstance(holder, Attached):

@@ -1,4 +1,4 @@
-"""What the files of a library must be like, before a model reads them: they may be anybody's.
+"""Checks the files of a library before a model reads them: they may be anybody's.
 
 A place beyond a table's rows would be read by a kernel that does not check its indices.
 """

@@ -29,7 +29,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a forward pass reads, how many positions of it were read before, and the mask that says
+    """The tokens of a forward pass, how many positions were read before, and the mask that says
     which are padding (evidence.py).
     """
 

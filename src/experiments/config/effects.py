@@ -18,8 +18,8 @@ VARIES: Final = object()
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What conditions look at: the typed config, and the kinds of parameters that are trained
-    (run_plan.trained_kinds), which take longer to find.
+    """The facts that conditions look at: the typed config, and the kinds of parameters that are
+    trained (run_plan.trained_kinds), which take longer to find.
     """
 
     config: Any

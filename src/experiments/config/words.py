@@ -105,7 +105,7 @@ def _key(pair: str) -> str:
 def _no_option(
     word: str, following: Sequence[str], keys: Collection[str], nodes: Collection[str]
 ) -> str:
-    """What to type instead of --temperature 0.8."""
+    """Says which key=value to type instead of --temperature 0.8."""
     name, equals, value = word.lstrip("-").partition("=")
     key = name.strip().lower().replace("-", "_")
     if key in keys or key.partition(".")[0] in nodes:

@@ -43,7 +43,7 @@ class ShardedCorpus(Corpus, Protocol):
 
 
 def name_of(corpus: Corpus) -> str:
-    """What messages call a corpus: its kind, and the domain, dataset or folder that it is of."""
+    """A corpus in messages: its kind, and the domain, dataset or folder that it is of."""
     which = getattr(corpus, "domain", None) or getattr(corpus, "path", None)
     return type(corpus).__name__ + (f" {which}" if isinstance(which, str) else "")
 

@@ -1,4 +1,4 @@
-"""What to run first, where the run that another starts from is not here."""
+"""Names the command to run first, where the run that another starts from is not here."""
 
 import re
 from collections.abc import Iterable

@@ -62,7 +62,7 @@ class _Cursor:
         return struct.unpack(f"<{n}{code}", self.take(n * struct.calcsize(f"<{code}")))
 
     def count(self, what: str) -> int:
-        """Of values that follow."""
+        """The number of values that follow, held to what a header may have."""
         (n,) = self.numbers("Q")
         self.left -= n
         if self.left < 0:

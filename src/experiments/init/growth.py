@@ -252,8 +252,8 @@ def _fill(
 def _tell_copies_apart(
     grown: ProductKeyFFN, layer: ProductKeyFFN, noise: float, generator: torch.Generator
 ) -> None:
-    """Of what copies write. Gates that are not normalised add up to m times as much, so rows are an
-    m-th.
+    """Adds noise to what copies write. Gates that are not normalised add up to m times as much,
+    so rows are an m-th.
     """
     n_copies = grown.n_experts // layer.n_experts
     for table in grown.output_weights():
@@ -271,9 +271,9 @@ def _add_noise(table: Tensor, n_copies: int, noise: float, generator: torch.Gene
 
 
 def _tell_experts_apart(grown: MoE, layer: MoE, noise: float, generator: torch.Generator) -> None:
-    """Of top_k=1, noise on the choice, which decides between copies; else of what copies write, as
-    all of them are chosen. A softmax over m times the experts has gates of an m-th, so the bias on
-    the choice is an m-th too, and outputs m times as large unless gates are made to sum to 1.
+    """Adds noise: with top_k=1 to the choice, which decides between copies; else to what copies
+    write, as all are chosen. A softmax over m times the experts has gates of an m-th, so the bias
+    on the choice is an m-th too, and outputs m times as large unless gates are made to sum to 1.
     """
     config, n_copies = layer.config, grown.n_experts // layer.n_experts
     if config.gate == "softmax":

@@ -24,7 +24,7 @@ def model_card(record: RunRecord, form: Form, *, masked: bool) -> str:
 
 
 def _front(record: RunRecord, form: Form) -> str:
-    """What the hub reads. The licence is that of the texts, and of the weights before these."""
+    """The head that the hub reads. The licence is that of the texts, and of earlier weights."""
     texts, licences = texts_of(_corpus(record)), []
     lines = ["library_name: transformers", "pipeline_tag: text-generation"]
     init = record.config.get("init")

@@ -63,7 +63,7 @@ def can_load() -> bool:
 
 
 def _class(form: Form) -> Any:
-    """Of ours, the class whose files go to the folder: no code of a folder is run."""
+    """For a form of ours the class whose files go to the folder: no code of a folder is run."""
     if form.is_native:
         import transformers
 

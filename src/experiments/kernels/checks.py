@@ -1,4 +1,4 @@
-"""What the public functions of the kernels take: shapes, types, devices and counts.
+"""Checks the arguments of the kernels' public functions: shapes, types, devices and counts.
 
 An implementation reads memory by what it is told, so each of ops.py's and grouped.py's functions
 asks here first, whichever implementation runs. Nothing is read of a tensor but its description.

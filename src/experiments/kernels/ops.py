@@ -71,7 +71,7 @@ class Execution:
         return Retrieved(idx, table.shape[0], kernel)
 
     def _made_for(self, idx: Tensor | Retrieved, table: Tensor) -> Kernel | None:
-        """What a Retrieved has to agree with; asked for no other, for a compiler can't follow."""
+        """The kernel that a Retrieved has to agree with; a compiler can't follow this."""
         return self.on(table) if isinstance(idx, Retrieved) else None
 
 

@@ -75,7 +75,7 @@ def check_scored(name: str, sets: Collection[str]) -> None:
 
 
 def _below(group: str) -> str:
-    """Of data, the choice alone is the text."""
+    """The beginning of a group's keys. In data the choice alone is the text."""
     return f"{group}." if group != "data" else "data.corpus."
 
 

@@ -34,7 +34,7 @@ def digest_of(files: Iterable[tuple[str, Path]]) -> str:
 
 
 def damage_of(copy: Path) -> str | None:
-    """What is wrong with a copy, in words; None if its files are those that its name is the hash
+    """Says what is wrong with a copy; None if its files are those that its name is the hash
     of, and nothing that Python could import is beside them.
 
     What Python has compiled is not looked at: see forget_compiled.

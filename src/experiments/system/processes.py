@@ -30,7 +30,7 @@ class Identity:
 
 
 def identity(pid: int) -> Identity:
-    """Of the process that has that number now."""
+    """The identity of the process that has that number now."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
         fields = stat.rpartition(")")[2].split()

@@ -30,7 +30,7 @@ class Chosen:
 
 
 def choose(given: Mapping[str, str]) -> Chosen:
-    """What the values of tasks= and tasks_folder= name, as they were typed. Reads our files.
+    """The tasks that tasks= and tasks_folder= name, as they were typed. Reads our files.
 
     Raises ValueError for what names no task, for a file that is not one, and for names that occur
     twice.

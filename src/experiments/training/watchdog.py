@@ -79,7 +79,7 @@ def _nothing(why: str = "") -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Guards:
-    """What looks after a training. check() is called before anything is written, and after steps,
+    """Looks after a training. check() is called before anything is written, and after steps,
     once a second, and what it raises ends the training. on_stall(why) is called by rank 0, in a
     thread, before a process that makes no step is ended.
     """

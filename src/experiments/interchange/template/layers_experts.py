@@ -82,7 +82,7 @@ class NoLayer(nn.Module):
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Of (T, features). frozen: by the running statistics in training too, which stay as they are.
+    """Normalises (T, features). frozen: by the running statistics in training too, which stay.
 
     They are no parameters: adapters are saved without them, and would be read back beside others.
     """
@@ -97,7 +97,7 @@ class BatchNorm(nn.BatchNorm1d):
 
 
 class QueryNorm(nn.Module):
-    """Of (T, H, d_key) queries: none, over d_key, or by the statistics of tokens."""
+    """Normalises (T, H, d_key) queries: none, over d_key, or by the statistics of tokens."""
 
     def __init__(self, kind: str, n_heads: int, d_key: int) -> None:
         super().__init__()

@@ -113,7 +113,7 @@ class ExpertsModel(PreTrainedModel):
         self.post_init()
 
     def _add_head(self, config: ExpertsConfig) -> None:
-        """What a class has beside the trunk."""
+        """The parts that a class has beside the trunk."""
 
     def _init_weights(self, module: nn.Module) -> None:
         """Nothing: modules draw their own weights when they are made. transformers would else draw
