@@ -39,7 +39,7 @@ test: $(READY)  ## run the tests (minutes)
 	$(PYTEST) --ignore tests/study
 
 # Where logits and losses are compared, and sums are taken.
-ARITHMETIC := $(addprefix tests/,kernels models training init adapters interchange tasks budget) tests/test_export.py
+ARITHMETIC := $(addprefix tests/,kernels models optim training init adapters interchange tasks budget) tests/test_export.py
 
 test-levels: $(READY)  ## repeat the tests of arithmetic as older x86 processors compute
 	@levels=$$($(BIN)/python -m tests.levels) && echo "$$levels" | while read -r level; do \

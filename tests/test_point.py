@@ -122,7 +122,7 @@ MUP = ("optim.parametrization=mup", "ladder.d_head=8", "ladder.lr_d_model=16")
 
 @pytest.mark.slow
 def test_mup_takes_the_ladder_s_rate_as_it_is(make):
-    """At every width; the groups of the optimizer divide it (training/groups.py)."""
+    """At every width; the groups of the optimizer divide it (optim/groups.py)."""
     for d_per_layer in (8, 32):
         plan = make("ladder.lr=0.01", *MUP, f"ladder.d_per_layer={d_per_layer}").plan
         assert plan.lr == 0.01

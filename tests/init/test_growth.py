@@ -15,9 +15,9 @@ from experiments.models.ffn.moe import MoEConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.ffn.pkm import PKMConfig
 from experiments.models.transformer import TransformerConfig
-from experiments.training.groups import build_optimizer
+from experiments.optim.groups import build_optimizer
+from experiments.optim.moments import grown_moments, set_moments
 from experiments.training.late_keys import LateKeys
-from experiments.training.moments import grown_moments, set_moments
 
 D = 16
 SMALL = {"n_experts": 64, "n_heads": 2, "top_k": 4, "d_key": 16}

@@ -18,7 +18,7 @@ from experiments.kernels.ops import (
     row_adamw,
 )
 from experiments.kernels.torch_kernels import TorchKernel
-from experiments.training.optimizer import RowAdamW
+from experiments.optim.optimizer import RowAdamW
 
 X, TABLE, W = torch.randn(6, 8), torch.randn(20, 8), torch.randn(6, 3)
 IDX = torch.randint(0, 20, (6, 3))

@@ -11,7 +11,7 @@ import torch
 from experiments.kernels.ops import Execution
 from experiments.kernels.workspace import Workspace, use_huge_pages
 from experiments.models.ffn.peer import PEERConfig
-from experiments.training.optimizer import RowAdamW
+from experiments.optim.optimizer import RowAdamW
 
 MB = 2**20
 

@@ -22,8 +22,8 @@ from experiments.models.ffn.pkm import PKMConfig
 from experiments.models.parametrization import Base, Scale, folded, multipliers, scales
 from experiments.models.roles import declared_roles, undeclared
 from experiments.models.transformer import TransformerConfig
-from experiments.training.groups import build_optimizer, parameter_groups
-from experiments.training.optimizer import clip_gradients
+from experiments.optim.groups import build_optimizer, parameter_groups
+from experiments.optim.optimizer import clip_gradients
 from tests.rounding import assert_rounding
 
 NAMES = [name for name in choice_names("model") if name != "weights"]

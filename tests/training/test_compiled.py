@@ -14,11 +14,11 @@ from experiments.models.ffn.none import NoneConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.ffn.pkm import PKMConfig
 from experiments.models.transformer import TransformerConfig
+from experiments.optim.groups import build_optimizer
 from experiments.point import make_point
 from experiments.records import read_record
 from experiments.training import compiled
 from experiments.training.compiled import CompileClock, compile_trunk, resolve_compile
-from experiments.training.groups import build_optimizer
 from tests.conftest import TINY, Killed, kill_at
 
 SMALL = ("n_experts=64", "model.d_key=8", "model.n_heads=2", "model.top_k=4")

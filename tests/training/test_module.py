@@ -7,8 +7,8 @@ from experiments.data.batches import Batch
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.transformer import TransformerConfig
+from experiments.optim.groups import parameter_groups
 from experiments.point import make_point
-from experiments.training.groups import parameter_groups
 from experiments.training.module import LanguageModel
 
 

@@ -29,11 +29,11 @@ from experiments.cli import at_least, resolve
 from experiments.config.hydra_version import composing
 from experiments.config.optim import Optim
 from experiments.models.transformer import Block, Transformer, TransformerConfig
+from experiments.optim.groups import build_optimizer
+from experiments.optim.optimizer import clip_gradients
 from experiments.point import read_point
 from experiments.run_plan import peak_rate
 from experiments.system.text_table import aligned
-from experiments.training.groups import build_optimizer
-from experiments.training.optimizer import clip_gradients
 
 WIDTHS = (32, 64, 128, 256, 512)
 STEPS = (2, 3, 5, 10)

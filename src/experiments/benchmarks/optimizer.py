@@ -12,7 +12,7 @@ from experiments.benchmarks.tables import Comparison, Report
 from experiments.benchmarks.timing import Contender, compare
 from experiments.kernels.ops import Execution
 from experiments.kernels.workspace import WORKSPACE, use_huge_pages
-from experiments.training.optimizer import MOMENTS, RowAdamW
+from experiments.optim.optimizer import MOMENTS, RowAdamW
 
 WHOLE = "AdamW, whole table"
 _BETAS, _EPS = (0.9, 0.95), 1e-8

@@ -25,8 +25,8 @@ from experiments.kernels.workspace import WORKSPACE, use_huge_pages
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.peer import PEER, PEERConfig
 from experiments.models.transformer import Transformer, TransformerConfig, assign_ffns
+from experiments.optim.optimizer import keep_coalesced
 from experiments.training.compiled import CompileClock, compile_trunk
-from experiments.training.optimizer import keep_coalesced
 
 DENSE = "dense"
 _COMPILED = " compiled"

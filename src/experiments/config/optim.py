@@ -33,7 +33,7 @@ class Optim:
     retrieved rows alone | fused: the same in the backward pass, without clipping.
     table_state: the type of a table's moments, of rows and fused. grad_clip: null for none.
     warmup and decay are fractions of the steps, or as long as warmup_tokens and decay_tokens say;
-    final_lr is a fraction of the peak. decay_shape, trunk_power: of wsd (training/schedule.py).
+    final_lr is a fraction of the peak. decay_shape, trunk_power: of wsd (optim/schedule.py).
     branch_from: the steps before the decay are a trunk's (branches.py): "trunk", which the sweep
     trains, or the path of its folder.
     lr: law is that of the fits in `law`, by its law law_form (budget/rate_law.py); a plan puts the
@@ -44,7 +44,7 @@ class Optim:
     lr_d_head: the width of heads that lr is right at; null: the ladder's, as widths differ in
     their number of heads.
     matrices: what steps the backbone's matrices but embedding and head: adamw | muon
-    (training/muon.py), at muon_lr times the rate; muon_ns_steps and muon_adjust_lr_fn are
+    (optim/muon.py), at muon_lr times the rate; muon_ns_steps and muon_adjust_lr_fn are
     torch.optim.Muon's.
     """
 

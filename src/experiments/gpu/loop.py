@@ -15,9 +15,9 @@ from experiments.gpu.job import Job
 from experiments.models.ffn._product_keys import ProductKeyFFN
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.transformer import TransformerConfig, assign_ffns
+from experiments.optim.groups import build_optimizer
+from experiments.optim.optimizer import clip_gradients
 from experiments.training.compiled import compile_trunk
-from experiments.training.groups import build_optimizer
-from experiments.training.optimizer import clip_gradients
 
 TableGradient = Literal["dense", "rows", "fused"]
 # conf/optim/adamw.yaml's; the rate is so small that routing stays as it is while it is timed

@@ -15,13 +15,13 @@ from experiments.config.optim import Optim
 from experiments.config.schema import KernelName
 from experiments.data.batches import Batch
 from experiments.models.transformer import Transformer
+from experiments.optim.groups import build_optimizer
+from experiments.optim.moments import Moments, set_moments
+from experiments.optim.optimizer import clip_gradients
+from experiments.optim.schedule import lr_factor, step_of_stage
 from experiments.training.compiled import compile_trunk
-from experiments.training.groups import build_optimizer
 from experiments.training.keeping import Keeping
 from experiments.training.late_keys import LateKeys
-from experiments.training.moments import Moments, set_moments
-from experiments.training.optimizer import clip_gradients
-from experiments.training.schedule import lr_factor, step_of_stage
 
 DIVERGED_LOSS = 2.0  # times log(vocab_size), the loss of a model that knows nothing
 

@@ -21,13 +21,13 @@ from experiments.init.start import Started, start
 from experiments.kernels.ops import Execution
 from experiments.models.ffn._product_keys import ProductKeyConfig, ProductKeyFFN
 from experiments.models.transformer import Block, Transformer, chosen_blocks
+from experiments.optim.moments import grown_moments
 from experiments.point import Point
 from experiments.system.claims import log_event
 from experiments.system.disk import write_text_atomically
 from experiments.training.keeping import Keeping
 from experiments.training.late_keys import LateKeys
 from experiments.training.module import LanguageModel
-from experiments.training.moments import grown_moments
 
 Scores = dict[str, dict[str, Any]]
 START_NAME = "start.json"

@@ -25,7 +25,7 @@ from experiments.kernels.interface import AdamWStep, Kernel, Segments
 from experiments.kernels.ops import Execution, row_adamw
 from experiments.kernels.torch_kernels import TorchKernel
 from experiments.kernels.workspace import use_huge_pages
-from experiments.training.muon import step_matrices
+from experiments.optim.muon import step_matrices
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 

@@ -11,7 +11,7 @@ from experiments.kernels.interface import AdamWStep
 from experiments.kernels.ops import Execution, gather_dot, gather_sum
 from experiments.kernels.select import resolve_kernel
 from experiments.kernels.torch_kernels import TorchKernel, round_to
-from experiments.training.optimizer import RowAdamW, clip_gradients, coalesced, keep_coalesced
+from experiments.optim.optimizer import RowAdamW, clip_gradients, coalesced, keep_coalesced
 
 N, D, BETAS, EPS, LR, DECAY = 200, 40, (0.9, 0.95), 1e-8, 1e-2, 0.1
 KERNELS = ["cpp", "torch"]

@@ -11,9 +11,9 @@ from experiments.budget.costs import FFNConfig
 from experiments.config.optim import Optim
 from experiments.init.growth import in_grown
 from experiments.models.transformer import Block, Transformer
-from experiments.training.groups import parameter_groups
-from experiments.training.muon import MOMENTUM
-from experiments.training.optimizer import MOMENTS, RowAdamW
+from experiments.optim.groups import parameter_groups
+from experiments.optim.muon import MOMENTUM
+from experiments.optim.optimizer import MOMENTS, RowAdamW
 
 _OF_ENTRIES = (*MOMENTS, MOMENTUM)  # as large as their parameter; not its number of steps
 

@@ -14,10 +14,10 @@ from experiments.models.ffn.moe import MoEConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.parametrization import Base
 from experiments.models.transformer import TransformerConfig
+from experiments.optim.groups import build_optimizer, parameter_groups
+from experiments.optim.muon import MOMENTUM, adjusted, carried, orthogonal
+from experiments.optim.optimizer import RowAdamW
 from experiments.point import make_point
-from experiments.training.groups import build_optimizer, parameter_groups
-from experiments.training.muon import MOMENTUM, adjusted, carried, orthogonal
-from experiments.training.optimizer import RowAdamW
 from tests.conftest import TINY, Killed, kill_at
 
 MUON = replace(OPTIM, matrices="muon")

@@ -2,7 +2,7 @@ from itertools import pairwise
 
 import pytest
 
-from experiments.training.schedule import lr_factor, step_of_stage
+from experiments.optim.schedule import lr_factor, step_of_stage
 
 
 def curve(kind, n_steps=100, **how):

@@ -17,8 +17,8 @@ from experiments.kernels.workspace import use_huge_pages
 from experiments.models.parametrization import Scale, scales
 from experiments.models.roles import Role, check_declared, declared_roles
 from experiments.models.transformer import Transformer
-from experiments.training.muon import adjusted, carried
-from experiments.training.optimizer import RowAdamW, keep_coalesced
+from experiments.optim.muon import adjusted, carried
+from experiments.optim.optimizer import RowAdamW, keep_coalesced
 
 
 def build_optimizer(model: Transformer, lr: float, optim: Optim, kernel: KernelName) -> RowAdamW:
