@@ -4,8 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= 2
+# Machines of CI often set it. Each worker and child would then compile all sources again, for minutes.
+export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo retrofit-demo study test test-fast test-levels test-long test-study test-slurm soak audit-security check format wandb-sync gpu-check gpu-wheels clean
+.PHONY: help demo retrofit-demo study test test-fast test-changed test-levels test-long test-study test-slurm soak audit-security check format wandb-sync gpu-check gpu-wheels clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -52,6 +54,11 @@ test-long: $(READY)  ## run the tests of more than 4 s or so each: a real model,
 
 test-fast: $(READY)  ## run the quick tests (a minute)
 	$(PYTEST) --ignore tests/study -m "not slow and not slurm and not long"
+
+# SINCE=COMMIT: what differs from that one
+test-changed: $(READY)  ## run the tests of the modules that changed since main, and of those above them
+	@files=$$($(BIN)/python -m tests.changed $(if $(SINCE),--since $(SINCE))) && \
+		{ [ -n "$$files" ] || { echo "nothing changed"; exit; }; } && $(PYTEST) $$files
 
 test-study: $(READY)  ## hold the committed study's numbers to its records
 	$(PYTEST) tests/study
