@@ -3,6 +3,7 @@
 import math
 import pickle
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -139,6 +140,32 @@ def test_what_the_command_refuses_is_one_line(run_dir, command):
     assert code == 2
     assert err.startswith("error: In 'config': Could not load 'eval/nope'. It has c4, curation, ")
     assert err.count("\n") == 1
+
+
+@pytest.mark.slow  # a process
+def test_words_that_are_wrong_are_refused_before_torch_is_imported(run_dir):
+    run = str(run_dir)
+    code = f"""
+import sys
+from experiments import evaluate
+for words in (["{run}", "tasks=[hellaswagg]"], ["{run}", "hellaswagg"], ["{run}", "--tasks"],
+              ["{run}x", "tasks=[cloze]"], ["{run}", "size=3"]):
+    sys.argv[1:] = words
+    try:
+        evaluate.main()
+    except SystemExit as end:
+        print(end.code)
+print(sorted({{"torch", "lightning", "transformers"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *codes, imported = done.stdout.splitlines()
+    lines = done.stderr.splitlines()
+    assert imported == "[]"
+    assert codes[1:] == ["2"] * 4
+    assert lines[0].startswith("error: tasks=[hellaswagg]: ")  # exit code 1 without the extra
+    assert [line.partition(" ")[0] for line in lines] == ["error:"] * 5
+    assert "2 are given" in lines[1]
+    assert "give tasks=..." in lines[2]
 
 
 @pytest.mark.slow

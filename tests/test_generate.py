@@ -152,7 +152,7 @@ def test_another_cache_needs_no_text_while_the_run_s_own_has_the_tokenizer(
     assert not other.exists()
     record = read_record(run_dir / "record.json")
     moved = replace(record, config={**record.config, "paths": {"cache": str(tmp_path / "lost")}})
-    monkeypatch.setattr(finished, "read_record", lambda path: moved)
+    monkeypatch.setattr(finished, "finished_record", lambda run_dir: moved)
     code, again, err = command("the cat", "max_tokens=4", f"paths.cache={other}")
     assert (code, again) == (0, out)
     assert f"it is made again in {other}, from the text of Nursery; paths.cache=" in err

@@ -5,36 +5,18 @@ rule before is left alone.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import torch
 
 from experiments.cli import exit_codes
-from experiments.config.paths import conf_dir
-from experiments.config.words import Words, asks_for, read_words
-from experiments.data.prepare import prepare_data, prepare_sets
-from experiments.data.vocabulary import Vocabulary
-from experiments.finished import PLACES, finished_record, run_config, run_vocabulary, trained_model
-from experiments.point import Point, make_point
-from experiments.records import RECORD_NAME, RunRecord, read_record, write_record
-from experiments.served import WORD, attach_library, library_label
+from experiments.config.hydra_hints import choice_names
+from experiments.config.words import LIBRARY, SCORING, Words, asks_for, read_words
+from experiments.records import RECORD_NAME, RunRecord, finished_record
 from experiments.system.version import version_line
 from experiments.tasks.choice import FOLDER, TASKS, choose
-from experiments.tasks.facts import facts_tasks, known_tasks
-from experiments.tasks.harness import check_extra, load_tasks, score_tasks
-from experiments.tasks.local import KEY, encode_task, is_scored, score_task
-from experiments.tasks.scoring import Encoder, Scorer
-from experiments.tasks.table import tasks_table
-from experiments.training.evaluation import results_table, rule_suffix, score_sets
+from experiments.tasks.facts import known_tasks
 
-if TYPE_CHECKING:
-    from experiments.tasks.lm_eval_adapter import HarnessLM
-
-_NODES = ("eval", "evaluation", *PLACES)  # what the command line may change
-_KEYS = (TASKS, FOLDER, WORD)  # the command's own
+_KEYS = (TASKS, FOLDER, LIBRARY)  # the command's own
 
 USAGE = """\
 usage: python -m experiments.evaluate RUN [eval=[NAME,...]] [tasks=[NAME,...]] ...
@@ -58,162 +40,46 @@ Scores the checkpoint of a finished run and writes the results into its record.
 
 
 def evaluate_run(run_dir: Path, overrides: Sequence[str]) -> RunRecord:
-    """Scores what is missing and returns the record with it.
+    """Scores what is missing, as a command line's words say, and returns the record with it.
 
-    Raises ValueError for a run that is not done, for keys that would change the run itself, and
-    if the data is no longer what the run was trained on.
+    Raises ValueError as read_words, choose and score_run do.
     """
-    return _evaluate(run_dir, read_words(overrides, keys=_KEYS, nodes=_NODES))
+    return _evaluate(run_dir, read_words(overrides, keys=_KEYS, nodes=SCORING))
 
 
 def _evaluate(run_dir: Path, words: Words) -> RunRecord:
-    record = finished_record(run_dir)
-    library = Path(words.values[WORD]).expanduser() if WORD in words.values else None
-    mark = "" if library is None else library_label(library)
+    finished_record(run_dir)
     chosen = choose(words.values)
-    if chosen:
-        _check_causal(run_dir, record)
-    point = _point(run_dir, record, words.overrides)
-    if not point.config.eval and not chosen:
-        raise ValueError(
-            f"no sets named; give eval=[NAME,...] of {', '.join(known_sets())}, or "
-            f"tasks=[NAME,...] of {', '.join(known_tasks())}"
-        )
-    rule = point.config.evaluation
-    harness = load_tasks(chosen.harness, chosen.folder, rule.stride)
-    scored = _marked(record.evaluations, mark)
-    harness = harness.without_scored(scored)
-    missing = {}
-    if point.config.eval:
-        vocabulary = prepare_data(point.config.data, point.cache).vocabulary
-        sets = prepare_sets(point.config.data, point.config.eval, vocabulary, point.cache)
-        known = {name: r.get("tokens_digest") for name, r in scored.items()}
-        suffix = rule_suffix(rule)
-        missing = {n: text for n, text in sets.items() if known.get(n + suffix) != text.digest}
-    else:
-        vocabulary = run_vocabulary(run_dir, record, point)
-    encoder = Encoder.of(vocabulary)
-    made = facts_tasks(chosen.facts, point.config.data.corpus, point.cache)
-    local = [
-        encode_task(task, encoder, point.config.data.seq_len)
-        for task in (*chosen.local, *made)
-        if not is_scored(task, scored)
-    ]
-    if not (missing or local or harness.named):
-        return record
-    scorer = _scorer(run_dir, point, vocabulary)
-    if library is not None:
-        attach_library(library, run_dir, record, scorer.model)
-    scores = score_sets(
-        scorer.model,
-        missing,
-        vocabulary,
-        rule,
-        seq_len=scorer.seq_len,
-        batch_size=point.config.ladder.batch_size,
-        device=scorer.device,
-        started=_announce,
-    )
-    for encoded in local:
-        _announce(encoded.task.name)
-        scores[KEY + encoded.task.name] = score_task(encoded, scorer)
-    record = _add(run_dir, scores, mark)
-    if harness.named:
-        _announce(", ".join(harness.named))
-        record = _add(run_dir, score_tasks(harness, scorer, encoder, rule.stride), mark)
-    return record
+    library = Path(words.values[LIBRARY]).expanduser() if LIBRARY in words.values else None
+    from experiments.score_run import score_run  # seconds, which a misspelt name need not wait for
 
-
-def harness_model(run_dir: Path, overrides: Sequence[str] = ()) -> "HarnessLM":
-    """A finished run as lm-evaluation-harness' LM, for lm_eval.simple_evaluate.
-
-    Raises ValueError as evaluate_run does, and RuntimeError without the extra.
-    """
-    check_extra()
-    from experiments.tasks.lm_eval_adapter import HarnessLM
-
-    record = finished_record(run_dir)
-    _check_causal(run_dir, record)
-    point = _point(run_dir, record, overrides)
-    vocabulary = run_vocabulary(run_dir, record, point)
-    stride = point.config.evaluation.stride
-    return HarnessLM(_scorer(run_dir, point, vocabulary), Encoder.of(vocabulary), stride)
-
-
-def known_sets() -> list[str]:
-    """The names of conf/eval."""
-    return sorted(path.stem for path in (conf_dir() / "eval").glob("*.yaml"))
-
-
-def _check_causal(run_dir: Path, record: RunRecord) -> None:
-    if not record.causal_eval:
-        raise ValueError(
-            f"{run_dir} has a layer of expert choice, which routes by later tokens too: it gives a "
-            "continuation no probability of its own and can't be scored on tasks; eval=[...] "
-            "scores it on texts, marked as not causal"
-        )
-
-
-def _point(run_dir: Path, record: RunRecord, overrides: Sequence[str]) -> Point:
-    """The run as a point again. Raises ValueError if it would be another run today."""
-    point = make_point(run_config(record, overrides, _NODES))
-    if point.run_id != record.run_id:
-        raise ValueError(
-            f"the data that {run_dir} names is not what it was trained on (its identity is "
-            f"{point.run_id} now); restore the files, or train again"
-        )
-    return point
-
-
-def _scorer(run_dir: Path, point: Point, vocabulary: Vocabulary) -> Scorer:
-    return Scorer(
-        model=trained_model(run_dir, point, vocabulary),
-        seq_len=point.config.data.seq_len,
-        batch_size=point.config.evaluation.batch_size or point.config.ladder.batch_size,
-        device=torch.device(point.device.accelerator),
-    )
-
-
-def _marked(evaluations: Mapping[str, Any], mark: str) -> dict[str, Any]:
-    """The results with a mark at the end of their names, by the names without it."""
-    if not mark:
-        return dict(evaluations)
-    return {n.removesuffix(mark): r for n, r in evaluations.items() if n.endswith(mark)}
-
-
-def _add(run_dir: Path, found: Mapping[str, dict[str, Any]], mark: str) -> RunRecord:
-    """The record as it is by now, with the scores; written."""
-    now = read_record(run_dir / RECORD_NAME)
-    scores = {name + mark: result for name, result in found.items()}
-    record = replace(now, evaluations={**now.evaluations, **scores})
-    write_record(run_dir, record)
-    return record
-
-
-def _announce(name: str) -> None:
-    print(f"scoring {name}", flush=True)
+    return score_run(run_dir, words.overrides, chosen, library)
 
 
 def main() -> None:
     """Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."""
     given = sys.argv[1:]
     if asks_for(given, "-h", "--help") or not given:
-        print(USAGE.format(sets=", ".join(known_sets()), tasks=", ".join(known_tasks())))
+        sets, tasks = choice_names("eval"), known_tasks()
+        print(USAGE.format(sets=", ".join(sets), tasks=", ".join(tasks)))
         return
     if asks_for(given, "--version"):
         print(version_line())
         return
     with exit_codes():
-        words = read_words(given, keys=_KEYS, nodes=_NODES)
+        words = read_words(given, keys=_KEYS, nodes=SCORING)
         if len(words.plain) != 1:
             raise ValueError(
-                f"one run's folder is needed, and {len(words.plain)} are given; see --help"
+                f"one run's folder is needed, and {len(words.plain)} are given "
+                f"({', '.join(words.plain)}); names of sets and tasks are given as eval=[NAME,...] "
+                "and tasks=[NAME,...]"
             )
         run_dir = Path(words.plain[0])
         record = _evaluate(run_dir, words)
-        for table in (results_table(record.evaluations), tasks_table(record.evaluations)):
-            if table:
-                print(table)
+        from experiments.score_run import tables
+
+        for table in tables(record):
+            print(table)
         print(f"record: {run_dir / RECORD_NAME}")
 
 

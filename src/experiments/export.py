@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.cli import exit_codes
-from experiments.config.words import asks_for, read_words
-from experiments.finished import PLACES, read_finished
+from experiments.config.words import PLACES, asks_for, read_words
+from experiments.finished import read_finished
 from experiments.interchange.card import model_card
 from experiments.interchange.folder import check_folder, check_safetensors, write_export
 from experiments.interchange.forms import Form, form_of, n_bytes

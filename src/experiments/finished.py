@@ -13,7 +13,7 @@ from hydra import compose
 
 from experiments.cli import resolve
 from experiments.config.hydra_version import composing
-from experiments.config.words import check_keys
+from experiments.config.words import PLACES, check_keys
 from experiments.data.corpus import name_of
 from experiments.data.prepare import base_of
 from experiments.data.vocabulary import Vocabulary, prepare_vocabulary, vocabulary_folder
@@ -21,25 +21,9 @@ from experiments.execute import build_model
 from experiments.kernels.ops import Execution
 from experiments.models.transformer import Transformer
 from experiments.point import Point, make_point
-from experiments.records import RECORD_NAME, DamagedError, RunRecord, read_record
+from experiments.records import TRAIN_AGAIN, DamagedError, RunRecord, finished_record
 from experiments.system.seals import damage_of
 from experiments.training.checkpoints import LAST
-
-PLACES = ("trainer", "paths")  # nodes that change nothing about a run
-_REMEDY = f"put a copy of it back, or delete {RECORD_NAME} and run the same command to train again"
-
-
-def finished_record(run_dir: Path) -> RunRecord:
-    """The record of a run that is done and has its checkpoint. Raises ValueError for another."""
-    path = run_dir / RECORD_NAME
-    if not path.exists():
-        raise ValueError(f"{run_dir} is not a finished run: it has no {RECORD_NAME}")
-    record = read_record(path)
-    if record.status != "done":
-        raise ValueError(f"{run_dir} is {record.status}, and only a run that is done can be used")
-    if not (run_dir / LAST).exists():
-        raise ValueError(f"{run_dir} has no {LAST} to read; {_REMEDY}")
-    return record
 
 
 def run_config(
@@ -115,7 +99,7 @@ def load_weights(model: Transformer, checkpoint: Path, n_steps: int) -> None:
     """
     why = damage_of(checkpoint)
     if why is not None:
-        raise DamagedError(checkpoint, why, _REMEDY)
+        raise DamagedError(checkpoint, why, TRAIN_AGAIN)
     prefix = "model."
     try:
         loaded = torch.load(checkpoint, map_location="cpu", weights_only=True)
@@ -123,7 +107,7 @@ def load_weights(model: Transformer, checkpoint: Path, n_steps: int) -> None:
         model.load_state_dict({k.removeprefix(prefix): v for k, v in state if k.startswith(prefix)})
     except Exception as error:  # torch has many, of several lines
         why = f"it does not hold this run's weights: {str(error).splitlines()[0]}"
-        raise DamagedError(checkpoint, why, _REMEDY) from error
+        raise DamagedError(checkpoint, why, TRAIN_AGAIN) from error
     if loaded["global_step"] != n_steps:
         why = f"it is of step {loaded['global_step']}, and the run ended at {n_steps}"
-        raise DamagedError(checkpoint, why, _REMEDY)
+        raise DamagedError(checkpoint, why, TRAIN_AGAIN)

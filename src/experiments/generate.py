@@ -10,13 +10,14 @@ from typing import Annotated
 from experiments.cli import exit_codes
 from experiments.config.constraints import AtLeast1, Seed, Within, check_fields
 from experiments.config.reading import read
-from experiments.config.words import asks_for, check_text, read_words
+from experiments.config.words import LIBRARY, PLACES, asks_for, check_text, read_words
 from experiments.data.text_stream import TextStream
 from experiments.data.vocabulary import Vocabulary
-from experiments.finished import PLACES, finished_record, read_finished
+from experiments.finished import read_finished
 from experiments.models.generation import Sampling, generate
 from experiments.models.transformer import Transformer
-from experiments.served import WORD, attach_library
+from experiments.records import finished_record
+from experiments.served import attach_library
 from experiments.system.plain_text import printable
 from experiments.system.version import version_line
 
@@ -118,11 +119,11 @@ def main() -> None:
         print(version_line())
         return
     with exit_codes():
-        words = read_words(given, keys=(*_OWN, WORD), nodes=PLACES)
+        words = read_words(given, keys=(*_OWN, LIBRARY), nodes=PLACES)
         if not words.plain:
             raise ValueError("no run is given; name the folder of one, results/<sweep>/<run_id>")
         run_dir, values = Path(words.plain[0]), dict(words.values)
-        library = values.pop(WORD, None)
+        library = values.pop(LIBRARY, None)
         request: Request = read(Request, {key: _number(value) for key, value in values.items()})
         if not finished_record(run_dir).causal_eval:
             raise ValueError(

@@ -13,12 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from experiments.records import RECORD_NAME, DamagedError, Outcome, read_outcome
+from experiments.records import CHECKPOINT_NAME, RECORD_NAME, DamagedError, Outcome, read_outcome
 from experiments.system.disk import PARTIAL, explained, sync_file
 from experiments.system.locks import lock
 
 FOLDER = "branches"
-_LAST = "last.ckpt"  # training/checkpoints.py
 _ENTRY, _KEPT = re.compile(r"(\d+)-(\w+)"), re.compile(r"step-(\d+)\.ckpt")
 
 
@@ -110,7 +109,7 @@ def is_there(trunk_dir: Path, n_steps: int) -> bool:
 def usable(trunk_dir: Path, n_steps: int) -> list[tuple[int, Path]]:
     """Steps and checkpoints that lead to that step, the nearest first."""
     found = {n: path for n, path in kept(trunk_dir).items() if n <= n_steps}
-    ended, last = outcome(trunk_dir), trunk_dir / _LAST
+    ended, last = outcome(trunk_dir), trunk_dir / CHECKPOINT_NAME
     if ended is not None and ended.status == "done" and ended.n_steps <= n_steps and last.exists():
         found.setdefault(ended.n_steps, last)
     return sorted(found.items(), reverse=True)

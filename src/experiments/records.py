@@ -20,6 +20,7 @@ from experiments.system.json_files import parse_json
 from experiments.system.plain_text import may_have_controls, printable_values
 
 RECORD_NAME = "record.json"
+CHECKPOINT_NAME = "last.ckpt"  # training/checkpoints.py
 HISTORY_NAME = "history.csv"  # the rows of a run's training: training/history.py
 CHECKSUM = "sha256"  # last key, of the file's text before it; records of before it have none
 _MARK = f',\n "{CHECKSUM}": "'.encode()  # of the record's own level: no string holds a newline
@@ -27,6 +28,9 @@ _REMEDY = "delete it, or run the same command again: it goes on from last.ckpt a
 STATUSES = ("done", "failed", "diverged")
 SCHEMA_VERSION = 1
 _OF_OUTCOME = ("status", "n_tokens", "batch_tokens", "error", "val_loss")
+TRAIN_AGAIN = (  # where a finished run lacks its checkpoint
+    f"put a copy of it back, or delete {RECORD_NAME} and run the same command to train again"
+)
 _TAIL = 400  # bytes, more than a row of history.csv has
 _NESTED = (
     "config", "environment", "flops_shares", "evaluations", "init", "before", "stages", "trunk"
@@ -184,7 +188,7 @@ def lacks_rows(run_dir: Path, outcome: Outcome) -> bool:
     except OSError:
         last, rest = b"", b""
     whole = not rest and last.partition(b",")[0] == str(outcome.last_row).encode()
-    return not whole and (run_dir / "last.ckpt").exists()
+    return not whole and (run_dir / CHECKPOINT_NAME).exists()
 
 
 @contextmanager
@@ -303,6 +307,19 @@ def flat_row(record: RunRecord) -> dict[str, Any]:
     for name, scores in record.evaluations.items():
         row |= {f"{name}.{column}": value for column, value in scores.items()}
     return row
+
+
+def finished_record(run_dir: Path) -> RunRecord:
+    """The record of a run that is done and has its checkpoint. Raises ValueError for another."""
+    path = run_dir / RECORD_NAME
+    if not path.exists():
+        raise ValueError(f"{run_dir} is not a finished run: it has no {RECORD_NAME}")
+    record = read_record(path)
+    if record.status != "done":
+        raise ValueError(f"{run_dir} is {record.status}, and only a run that is done can be used")
+    if not (run_dir / CHECKPOINT_NAME).exists():
+        raise ValueError(f"{run_dir} has no {CHECKPOINT_NAME} to read; {TRAIN_AGAIN}")
+    return record
 
 
 def find_records(folder: Path) -> Iterator[Path]:

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from experiments.adapters.lora_files import LoRA, read_lora
+from experiments.config.words import PLACES
 from experiments.data.packed import PackedText
 from experiments.data.prepare import prepare_data, prepare_sets
-from experiments.finished import PLACES, finished_record, run_config, trained_model
+from experiments.finished import run_config, trained_model
 from experiments.point import make_point
+from experiments.records import finished_record
 from experiments.served import take_off
 
 

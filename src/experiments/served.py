@@ -6,18 +6,17 @@ from torch import nn
 
 from experiments.adapters.library import LoRALibrary
 from experiments.adapters.storage import INDEX, load_library
+from experiments.config.words import LIBRARY
 from experiments.init.finished_run import FinishedRun
 from experiments.init.reading import file_sha256
 from experiments.models.lora import LoRALinear
 from experiments.models.transformer import Transformer
 from experiments.records import RunRecord
 
-WORD = "library"  # of command lines: library=FOLDER
-
 
 def library_label(folder: Path) -> str:
     """What results with a library are marked by: its folder's name and what is in it."""
-    return f"@{WORD}={folder.resolve().name}-{file_sha256(folder / INDEX)[:8]}"
+    return f"@{LIBRARY}={folder.resolve().name}-{file_sha256(folder / INDEX)[:8]}"
 
 
 def attach_library(

@@ -10,13 +10,15 @@ import pytest
 import torch
 
 from experiments.config.paths import conf_dir
-from experiments.evaluate import evaluate_run, harness_model
+from experiments.evaluate import evaluate_run
 from experiments.execute import execute
 from experiments.export import export_run
 from experiments.point import make_point
 from experiments.records import read_record
+from experiments.score_run import harness_model
 from experiments.tasks import harness
-from experiments.tasks.harness import check_extra, load_tasks
+from experiments.tasks.harness import load_tasks
+from experiments.tasks.harness_names import check_extra
 from tests.conftest import TINY, WORDS, Nursery
 from tests.rounding import relative
 from tests.tasks.conftest import cache_of
@@ -29,7 +31,7 @@ installed = pytest.mark.skipif(
 
 @pytest.mark.slow
 def test_without_the_extra_one_line_says_what_to_install(run_dir, monkeypatch):
-    monkeypatch.setattr(harness.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RuntimeError, match=r"tasks=\[arc_easy\]: cloze, .* and .jsonl") as e:
         evaluate_run(run_dir, ["tasks=[arc_easy]", cache_of(run_dir)])
     assert "not installed: pip install -e '.[lm-eval]' in a clone" in str(e.value)
@@ -129,15 +131,8 @@ def test_a_group_is_its_tasks_and_their_mean(run_dir, tmp_path):
 
 @installed
 @pytest.mark.slow
-def test_a_name_that_nobody_has_is_one_line_with_names_near_it(run_dir, tmp_path, monkeypatch):
-    """Among the tasks of one folder: to read all that the package has takes seconds."""
-    import lm_eval.tasks
-
-    real = lm_eval.tasks.TaskManager
+def test_a_name_that_nobody_has_is_one_line_with_names_near_it(run_dir, tmp_path):
     write_yaml(tmp_path, "their_cloze", committed("cloze"), **CHOICE)
-    monkeypatch.setattr(
-        lm_eval.tasks, "TaskManager", lambda **k: real(**{**k, "include_defaults": False})
-    )
     with pytest.raises(
         ValueError, match=r"\[their_close\]: neither a file.*; near it are their_cl"
     ):

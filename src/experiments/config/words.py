@@ -10,6 +10,9 @@ from dataclasses import dataclass
 _PAIR = re.compile(r"[+~]{0,2}(?P<key>[a-z_][a-z0-9_.]*)=", re.ASCII)
 _OPTION = re.compile(r"--|-[A-Za-z]")  # "-5 degrees" and "- a list" are texts
 _END = "--"
+PLACES = ("trainer", "paths")  # nodes of Hydra's config that change nothing about a run
+SCORING = ("eval", "evaluation", *PLACES)  # and those of its scores
+LIBRARY = "library"  # LIBRARY=FOLDER: adapters beside a run's model
 
 
 @dataclass(frozen=True, kw_only=True)

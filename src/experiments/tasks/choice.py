@@ -9,6 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from experiments.config.constraints import shown
 from experiments.tasks.facts import NAMES
+from experiments.tasks.harness_names import check_extra, check_names
 from experiments.tasks.items import LocalTask, find_task, name_twice, read_task
 
 TASKS, FOLDER = "tasks", "tasks_folder"
@@ -33,7 +34,7 @@ def choose(given: Mapping[str, str]) -> Chosen:
     """The tasks that tasks= and tasks_folder= name, as they were typed. Reads our files.
 
     Raises ValueError for what names no task, for a file that is not one, and for names that occur
-    twice.
+    twice; RuntimeError for tasks of lm-evaluation-harness, if it is not installed.
     """
     words = [f"{key}={given[key]}" for key in (TASKS, FOLDER) if key in given]
     values: dict[str, Any] = {}
@@ -56,6 +57,9 @@ def choose(given: Mapping[str, str]) -> Chosen:
             "drop or rename one"
         )
     found = Path(str(folder)).expanduser() if folder is not None else None
+    if harness:
+        check_extra(harness)
+    check_names((name for name in harness if not Path(name).is_file()), found)
     return Chosen(local=local, facts=made, harness=harness, folder=found)
 
 

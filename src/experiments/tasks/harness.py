@@ -6,7 +6,6 @@ What needs the extra is imported in functions alone.
 import contextlib
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,14 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from experiments.data.hub import is_network_error, probe
-from experiments.system.version import install
-from experiments.tasks.facts import known_tasks
-from experiments.tasks.harness_names import check_names, unknown_task
-from experiments.tasks.items import SUFFIX
+from experiments.tasks.harness_names import unknown_task
 from experiments.tasks.local import KEY
 from experiments.tasks.scoring import Encoder, Scorer
 
-_REMEDY = install("lm-eval")
 _SEED = 1234  # of the choice of few-shot examples: lm-evaluation-harness' default
 _DRAWS = 1000  # of the bootstrap for standard errors that have no formula
 _GENERIC = "json, text, csv or parquet"
@@ -64,7 +59,6 @@ def load_tasks(
     """
     if not names:
         return HarnessTasks(named={}, leaves={}, digests={})
-    check_extra(names)
     manager = _manager(names, folder)
     named: dict[str, list[Any]] = {}
     leaves: dict[str, list[str]] = {}
@@ -76,16 +70,6 @@ def load_tasks(
         leaves[name] = list(loaded["tasks"])
         digests |= {leaf: _digest(task, stride) for leaf, task in loaded["tasks"].items()}
     return HarnessTasks(named=named, leaves=leaves, digests=digests)
-
-
-def check_extra(names: Sequence[str] = ()) -> None:
-    """Raises RuntimeError if lm-evaluation-harness is not installed."""
-    if importlib.util.find_spec("lm_eval") is None:
-        ours = f"{', '.join(known_tasks())} and {SUFFIX} files are ours, and "
-        raise RuntimeError(
-            (f"tasks=[{','.join(names)}]: {ours}others are" if names else "this is")
-            + f" lm-evaluation-harness', which is not installed: {_REMEDY}"
-        )
 
 
 def score_tasks(
@@ -140,8 +124,6 @@ def _manager(names: Sequence[str], folder: Path | None) -> Any:
     manager = TaskManager(include_path=folder, include_defaults=False)
     if set(others) <= set(manager.all_tasks):
         return manager
-    own = manager.all_tasks
-    check_names([name for name in others if name not in own], own)
     manager = TaskManager(include_path=folder)
     for name in others:
         if name not in manager.all_tasks:

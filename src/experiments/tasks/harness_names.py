@@ -8,27 +8,39 @@ import difflib
 import importlib.util
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from experiments.system.version import install
 from experiments.tasks.facts import known_tasks
+from experiments.tasks.items import SUFFIX
 
-_NAMED = re.compile(rb"^(?:task|group|tag):\s*[\"']?([\w.-]+)", re.MULTILINE)
+_NAMED = re.compile(rb"\b(?:task|group|tag)[\"']?:\s*[\"']?([\w.-]+)")
 
 
-def check_names(names: Iterable[str], also: Iterable[str]) -> None:
-    """Raises ValueError for the first name, in order, that no yaml of the package mentions.
+def check_extra(names: Sequence[str] = ()) -> None:
+    """Raises RuntimeError if lm-evaluation-harness is not installed."""
+    if importlib.util.find_spec("lm_eval") is None:
+        ours = f"{', '.join(known_tasks())} and {SUFFIX} files are ours, and "
+        raise RuntimeError(
+            (f"tasks=[{','.join(names)}]: {ours}others are" if names else "this is")
+            + f" lm-evaluation-harness', which is not installed: {install('lm-eval')}"
+        )
 
-    also: other names that exist, for what is near.
+
+def check_names(names: Iterable[str], folder: Path | None = None) -> None:
+    """Raises ValueError for the first name, in order, that no yaml mentions, of the folder or of
+    the package.
     """
-    missing, known = list(names), set(also)
-    for path in _yamls():
+    missing, known = list(names), set[str]()
+    for path in _yamls(folder) if missing else ():
         text = path.read_bytes()
         missing = [name for name in missing if not _mentions(text, name)]
         if not missing:
             return
         known.update(found.decode("utf-8", "replace") for found in _NAMED.findall(text))
-    raise unknown_task(missing[0], known)
+    if missing:
+        raise unknown_task(missing[0], known)
 
 
 def unknown_task(name: str, known: Iterable[str]) -> ValueError:
@@ -45,8 +57,9 @@ def _mentions(text: bytes, name: str) -> bool:
     return word in text and bool(re.search(rb"(?<![\w.-])%s(?![\w.-])" % re.escape(word), text))
 
 
-def _yamls() -> Iterator[Path]:
+def _yamls(folder: Path | None) -> Iterator[Path]:
     spec = importlib.util.find_spec("lm_eval")  # which does not import it
-    for package in (spec.submodule_search_locations or ()) if spec else ():
-        for folder, _, files in os.walk(Path(package) / "tasks"):
-            yield from (Path(folder, name) for name in sorted(files) if "yaml" in name)
+    packages = (spec.submodule_search_locations or ()) if spec else ()
+    for top in [*([folder] if folder else []), *(Path(package) / "tasks" for package in packages)]:
+        for below, _, files in os.walk(top):
+            yield from (Path(below, name) for name in sorted(files) if "yaml" in name)

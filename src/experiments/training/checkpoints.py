@@ -12,11 +12,12 @@ import numpy as np
 import torch
 
 from experiments.kept import keep
+from experiments.records import CHECKPOINT_NAME
 from experiments.system import interruption
 from experiments.system.disk import PARTIAL, explained, sync_file
 from experiments.system.seals import damage_of
 
-LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+LAST, PREVIOUS = CHECKPOINT_NAME, "previous.ckpt"
 _TEMPORARY = f"last{PARTIAL}"
 
 
