@@ -223,6 +223,8 @@ def test_damage_and_folders_of_something_else_are_named(library, tmp_path):
     (tmp_path / "other" / "x").touch()
     with pytest.raises(ValueError, match="is not empty; name another folder"):
         save_library(library, tmp_path / "other")
+    with pytest.raises(ValueError, match=r"x has no library\.json and is not empty; name another"):
+        save_library(library, tmp_path / "other" / "x")
 
 
 def test_bad_additions_change_nothing(library):

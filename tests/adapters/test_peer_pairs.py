@@ -84,6 +84,8 @@ def test_a_pair_that_the_model_has_not_is_refused():
     wrong = ["model.decoder.layers.{}.fc3", OTHERS["OPT"][1][1]]
     with pytest.raises(ValueError, match=r"OPTForCausalLM has no model\.decoder\.layers\.0\.fc3"):
         peft.get_peft_model(tiny("OPT"), config(pair=wrong))
+    with pytest.raises(ValueError, match=r"names block 7, in which no module is \['model\.decod"):
+        paired("OPT", layers_to_transform=[7])
     model = paired("OPT")
     with pytest.raises(ValueError, match="give the same pair or target_modules"):
         model.add_adapter("second", config(target_modules=["fc2"]))

@@ -189,6 +189,38 @@ def test_what_is_more_than_a_lora_is_refused(config, message, tmp_path):
         read_lora(folder)
 
 
+@pytest.mark.filterwarnings("ignore:.*changes the base weights of the model:UserWarning")
+@pytest.mark.parametrize("start", ["pissa", "olora", "PISSA_niter_4"])
+def test_an_adapter_whose_start_moved_the_base_is_read_in_its_plain_form_alone(start, tmp_path):
+    """peft takes what such an adapter begins with out of the base's weights."""
+    config = peft.LoraConfig(
+        r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=start.lower()
+    )
+    torch.manual_seed(0)
+    wrapped = peft.get_peft_model(tiny("Llama"), config).eval()
+    config.init_lora_weights = True  # as peft's guide has it for the first form
+    wrapped.save_pretrained(tmp_path / "first")
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_" in name:
+                parameter.add_(0.1 * torch.randn(parameter.shape))
+    config.init_lora_weights = start
+    wrapped.save_pretrained(tmp_path / "moved")
+    with pytest.raises(ValueError, match=rf"init_lora_weights='{start}' changed the base's weig"):
+        read_lora(tmp_path / "moved")
+    config.init_lora_weights = start.lower()
+    wrapped.save_pretrained(
+        tmp_path / "plain", path_initial_model_for_weight_conversion=str(tmp_path / "first")
+    )
+    ids, base = tokens(), tiny("Llama")
+    before = logits(base, ids)
+    library = in_library(tmp_path, ["plain"])
+    library.attach(base)
+    library.use("plain")
+    # the base's weights were decomposed, and rounded, in float32
+    assert away(logits(base, ids), logits(wrapped, ids), before) <= 1e-5
+
+
 def test_files_that_are_missing_torn_or_pickled_are_one_line_each(tmp_path):
     folder = write_peft(tmp_path / "x", adapter("x", 2))
     assert read_lora(folder).name == "x"

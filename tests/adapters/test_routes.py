@@ -9,7 +9,7 @@ import torch
 
 from experiments.adapters import add_text, by_text, learn, library_of, lora_library
 from experiments.adapters.evidence import Evidence, Text
-from experiments.adapters.prototypes import next_token_loss
+from experiments.adapters.prototypes import Background, next_token_loss
 from experiments.adapters.routes import Arrow, ProductKeys, Reading, top_direction
 from tests.adapters.small import adapter, model, tokens
 from tests.rounding import assert_rounding
@@ -399,3 +399,17 @@ def test_an_unused_place_is_never_chosen_by_arrow(three):
     assert isinstance(route, Arrow)
     choice = route.choose(torch.randn(1, 30, 32), next(iter(three[0].maps)), Reading())
     assert set((choice.experts // library.rank).flatten().tolist()) <= {1, 3}
+    for name in "ac":
+        library.remove(name)
+    assert route.choose(torch.randn(1, 30, 32), next(iter(three[0].maps)), Reading()) is None
+    base, ids = model(), tokens()
+    library.attach(base)  # and the base alone is left
+    with torch.no_grad():
+        assert torch.equal(base(ids).logits, model()(ids).logits)
+
+
+def test_a_later_key_is_made_where_the_background_is():
+    """A library from a file has it on the CPU, whatever device its model is on."""
+    elsewhere = torch.zeros(3, device="meta"), torch.zeros(3, 3, device="meta")
+    key = Background(mean=elsewhere[0], precision=elsewhere[1]).key(torch.zeros(3))
+    assert (key.device.type, key.shape) == ("meta", (4,))

@@ -214,6 +214,28 @@ DAMAGED = {
         lambda f: edit(f, lambda about: about["layers"][0]["config"].update(n_experts=81)),
         r"layers.safetensors does not fit block 0 .*size mismatch",
     ),
+    "another way": (
+        lambda f: edit(f, lambda about: about["layers"][0].update(how="Replace")),
+        r"retrofit.json can't be read: how='Replace' is not one of beside, copies, replace",
+    ),
+    "a constant that is none": (
+        lambda f: edit(f, lambda about: about["layers"][0].update(constant="yes")),
+        "constant='yes' must be of type bool",
+    ),
+    "three modules": (
+        lambda f: edit(
+            f, lambda about: about["layers"][0].update(paths=["model.layers.0.mlp"] * 3)
+        ),
+        "paths=.* must be the MLP's, or two",
+    ),
+    "a block twice": (
+        lambda f: edit(f, lambda about: about["layers"].append(about["layers"][0])),
+        "two layers are of one block",
+    ),
+    "layers that are none": (
+        lambda f: edit(f, lambda about: about.update(layers=3)),
+        "retrofit.json can't be read",
+    ),
     "one layer fewer": (
         lambda f: edit(f, lambda about: about["layers"].pop()),
         r"layers.safetensors has blocks.2.*of no layer",

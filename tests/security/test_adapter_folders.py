@@ -165,6 +165,8 @@ def test_a_planted_link_is_not_written_through(folder, tmp_path):
         {"route": {"kind": "arrow", "top_k": 2, "temperature": 1.0, "memory": "nan"}},
         {"route": {"kind": "arrow", "top_k": 2, "temperature": 1.0, "memory": []}},
         {"route": {"kind": "keys", "top_k": 2, "temperature": 1.0, "memory": "1"}},
+        {"route": {"kind": "keys", "top_k": 2, "temperature": 0, "memory": "1"}},
+        {"route": {"kind": "arrow", "top_k": 2, "temperature": -1.0, "memory": "1"}},
     ],
     ids=lambda v: str(v)[:60],
 )  # fmt: skip
@@ -188,12 +190,49 @@ def test_tables_that_are_not_finite_or_no_tables_are_refused(folder):
             load_library(folder)
 
 
+KEYS = {
+    "route:keys": torch.zeros(2, 33),
+    "route:component_keys": torch.zeros(2, 33),
+    "route:places": torch.tensor([0, 1]),
+}
+
+
+def keyed(folder, temperature=1.0, **tensors):
+    """The library with a route by keys."""
+    route = {"kind": "keys", "top_k": 2, "temperature": temperature, "memory": "1"}
+    edit(folder, route=route)
+    edit_tensors(folder, **KEYS | {f"route:{name}": tensor for name, tensor in tensors.items()})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"mean": torch.zeros(32)}, {"precision": torch.zeros(32, 32)},
+        {"mean": torch.zeros(3), "precision": torch.zeros(3, 3)},
+        {"mean": torch.zeros(32), "precision": torch.zeros(32)},
+        {"mean": torch.tensor(0.0), "precision": torch.zeros(32, 32)},
+        {"keys": torch.zeros(2), "component_keys": torch.zeros(2)},
+        {"places": torch.tensor(0)}, {"keys": torch.zeros(0, 33), "places": torch.zeros(0).long()},
+    ],
+    ids=lambda v: str({name: tuple(tensor.shape) for name, tensor in v.items()}),
+)  # fmt: skip
+def test_keys_and_a_background_that_do_not_fit_are_refused(wrong, folder):
+    keyed(folder, **wrong)
+    with pytest.raises(ValueError, match=r"library\.json: its route's keys.* don't fit"):
+        load_library(folder)
+
+
+def test_keys_at_a_temperature_of_zero_are_refused(folder):
+    keyed(folder, temperature=0.5)
+    assert load_library(folder).route.temperature == 0.5
+    keyed(folder, temperature=0)
+    with pytest.raises(ValueError, match=r"library\.json: its route has temperature=0"):
+        load_library(folder)
+
+
 def test_keys_of_places_beyond_the_tables_are_refused(folder):
     """A kernel reads the rows that a place names, and does not check them."""
-    route = {"kind": "keys", "top_k": 2, "temperature": 1.0, "memory": "1"}
-    edit(folder, route=route)
-    keys = {"route:keys": torch.zeros(2, 33), "route:component_keys": torch.zeros(2, 33)}
-    edit_tensors(folder, **keys, **{"route:places": torch.tensor([0, 1])})
+    keyed(folder)
     load_library(folder)
     for places in ([0, 10**9], [-1, 0], [0, 3], [0]):
         edit_tensors(folder, **{"route:places": torch.tensor(places)})

@@ -72,20 +72,23 @@ def _check_route(
         return
     need(kind in ("arrow", "keys"), f"its route is of kind {kind!r}")
     need(_is_count(route.get("top_k")), f"its route has top_k={route.get('top_k')!r}")
-    temperature = route.get("temperature")
-    need(_is_number(temperature), f"its route has temperature={temperature!r}")
+    temperature: Any = route.get("temperature")
+    need(_is_number(temperature) and temperature > 0, f"its route has temperature={temperature!r}")
     need(isinstance(route.get("memory"), str), f"its route has memory={route.get('memory')!r}")
     if kind == "arrow":
         return
-    keys, of, components = (
-        tensors.get(f"route:{name}", torch.empty(0))
-        for name in ("keys", "places", "component_keys")
+    names = ("keys", "places", "component_keys", "mean", "precision")
+    keys, of, components, *background = (
+        tensors.get(f"route:{name}", torch.empty(0)) for name in names
     )
-    sizes = len(of) > 0 and keys.shape == (len(of), *keys.shape[1:2]) and components.shape == (
-        rank, *keys.shape[1:]
-    )  # fmt: skip
-    need(sizes and of.dtype == torch.int64, "its route's keys, places and components don't fit")
+    d = keys.shape[-1] if keys.dim() == 2 and len(keys) else 0
+    sizes = [one.shape for one in (keys, of, components)]
+    fits = d > 0 and sizes[1:] == [keys.shape[:1], (rank, d)] and of.dtype == torch.int64
+    need(fits, "its route's keys, places and components don't fit")
     need(places.issuperset(of.tolist()), "its route has keys of places that are no adapter's")
+    if any(one.numel() for one in background):  # of keys that were made of texts
+        fits = [one.shape for one in background] == [(d - 1,), (d - 1, d - 1)]
+        need(fits, "its route's keys don't fit its background's mean and precision")
 
 
 def _is_count(value: Any) -> bool:

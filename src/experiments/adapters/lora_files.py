@@ -35,6 +35,8 @@ _FLAGS = {  # of adapter_config.json: what makes of an adapter more than two mat
     "use_bdlora": "block-diagonal matrices",
     "megatron_config": "Megatron's parallel layers",
 }
+# starts that take what the adapter begins with out of the base's weights
+_MOVED = ("pissa", "olora", "loftq", "corda", "lora_ga")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +142,12 @@ def _config(folder: Path) -> dict[str, Any]:
     for flag, what in _FLAGS.items():
         if config.get(flag):
             raise ValueError(f"{path}: {flag} means {what}; only plain LoRAs can be in a library")
+    if str(start := config.get("init_lora_weights")).lower().startswith(_MOVED):
+        raise ValueError(
+            f"{path}: init_lora_weights={shown(start)} changed the base's weights, and a library "
+            "leaves them; have it saved with save_pretrained(FOLDER, "
+            "path_initial_model_for_weight_conversion=...), which gives a plain LoRA"
+        )
     return config
 
 

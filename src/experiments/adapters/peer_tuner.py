@@ -70,11 +70,12 @@ class PeerModel(peft.tuners.tuners_utils.BaseTuner):
                     "pair or target_modules to all adapters of a module"
                 )
             d_model_of(module, path, model, first)
+        targets = peft_config.pair or sorted(peft_config.target_modules or ())
         for number in peft_config.layer_numbers or ():
             if not any(f".{number}." in f".{path}" for path in found.values()):
                 raise ValueError(
                     f"layers_to_transform={peft_config.layers_to_transform} names block {number}, "
-                    f"in which no module is {sorted(peft_config.target_modules or ())}"
+                    f"in which no module is {targets}"
                 )
 
     def _create_and_replace(

@@ -37,6 +37,7 @@ class Background:
 
     def key(self, mean: Tensor) -> Tensor:
         """(d + 1,) float32, of a text's mean (d,): the weights, and the constant of one token."""
+        mean = mean.to(self.mean)  # of a library from a file: that is on the CPU
         weights = self.precision @ (mean - self.mean)
         constant = -(mean + self.mean) @ weights / 2
         return torch.cat([weights, constant[None]]).float()

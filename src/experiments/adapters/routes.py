@@ -117,8 +117,8 @@ class Arrow:
 
     A map's prototype v of an adapter is the direction that it stretches most, the top right
     singular vector of its product. A token's score is |x . v|, and its gates the softmax of the
-    top_k scores over the temperature. The base can't be chosen. With memory above 1, x is the sum
-    over the tokens so far (evidence.py); the paper's is 1.
+    top_k scores over the temperature. The base is chosen where there is no adapter. With memory
+    above 1, x is the sum over the tokens so far (evidence.py); the paper's is 1.
     """
 
     shared, execution = False, PLAIN
@@ -130,7 +130,9 @@ class Arrow:
         self._prototypes: dict[str, Tensor] = {}  # (n_places, d_in)
         self._used = torch.zeros(0, dtype=torch.bool)
 
-    def choose(self, x: Tensor, path: str, reading: Reading) -> Choice:
+    def choose(self, x: Tensor, path: str, reading: Reading) -> Choice | None:
+        if not self._used.any():
+            return None
         evidence = self._evidence.setdefault(path, Evidence(self.memory))
         seen = evidence.sums(x.float(), reading.text, reading.n_read, reading.mask).flatten(0, 1)
         used = self._used.to(x.device)

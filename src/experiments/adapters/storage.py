@@ -71,7 +71,7 @@ def _is_begun(folder: Path) -> bool:
     empty.
     """
     ours = {"tables.partial", *(path.name for path in abandoned(folder / INDEX))}
-    names = (path.name for path in folder.iterdir())
+    names = (path.name for path in folder.iterdir()) if folder.is_dir() else ("a file",)
     return all(name in ours or _TABLES.fullmatch(name) for name in names)
 
 
@@ -167,9 +167,14 @@ def _restore_route(library: LoRALibrary, says: dict[str, Any], tensors: dict[str
         library.arrow(top_k=says["top_k"], temperature=says["temperature"], memory=memory)
         return
     keys = tensors["route:keys"]
-    made = TextKeys if "route:mean" in tensors else ProductKeys
-    route = made(keys.shape[1] - 1, rank=library.rank, top_k=says["top_k"], memory=memory)
-    route.temperature = says["temperature"]
+    made = TextKeys if tensors.keys() >= {"route:mean", "route:precision"} else ProductKeys
+    route = made(
+        keys.shape[1] - 1,
+        rank=library.rank,
+        memory=memory,
+        top_k=says["top_k"],
+        temperature=says["temperature"],
+    )
     for name in _KEYS:
         setattr(route, name, tensors[f"route:{name}"])
     if isinstance(route, TextKeys):

@@ -6,28 +6,39 @@ The layer is `<path of the MLP>.peer`.
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from experiments.config.constraints import AtLeast0
 from experiments.init.slots import first_input
 from experiments.models.ffn.peer import PEER, PEERConfig
+
+How = Literal["beside", "copies", "replace"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Retrofit:
     """How a layer came into a model.
 
-    paths: the MLP's, below the model. constant: the layer is one wider than the model. Its last
-    input is 1, which carries the biases of the hidden units that it replaces.
+    paths: the MLP's, below the model: one, or the first and the last of a pair. constant: the layer
+    is one wider than the model. Its last input is 1, which carries the biases of the hidden units
+    that it replaces.
     """
 
-    block: int
+    block: AtLeast0
     paths: tuple[str, ...]
-    how: str
+    how: How
     config: PEERConfig
     constant: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.paths) not in (1, 2):
+            raise ValueError(
+                f"paths={list(self.paths)} must be the MLP's, or two: of the module that takes its "
+                "input, and of the one that gives its output"
+            )
 
 
 class Added(nn.Module):

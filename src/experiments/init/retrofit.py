@@ -8,20 +8,19 @@ arXiv:2010.03881, §3), there with product-key memories that start at random.
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import numpy as np
 import torch
 from torch import nn
 
-from experiments.init.attached import Added, Retrofit, attach, detach, layers_of
+from experiments.init.attached import Added, How, Retrofit, attach, detach, layers_of
 from experiments.init.mlp_neurons import read_mlp
 from experiments.init.neurons import seed_copies, seed_replace
 from experiments.init.slots import Slot, find_slots
 from experiments.models.ffn._base import check_choice
 from experiments.models.ffn.peer import PEERConfig
 
-HOWS = ("beside", "copies", "replace")
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -29,7 +28,7 @@ def retrofit(
     model: Model,
     blocks: Sequence[int],
     config: PEERConfig,
-    how: str = "beside",
+    how: How = "beside",
     mlp: str | tuple[str, str] | None = None,
     noise: float = 0.1,
     seed: int = 0,
@@ -55,7 +54,7 @@ def retrofit(
     config.table_dtype for the tables. Raises ValueError, before anything is changed, for what
     can't be done.
     """
-    check_choice("how", how, HOWS)
+    check_choice("how", how, get_args(How))
     _check_values(config, noise, seed)
     slots = find_slots(model, blocks, mlp)
     for slot in slots:
@@ -105,7 +104,7 @@ def _check_values(config: PEERConfig, noise: float, seed: int) -> None:
         raise ValueError(f"seed={seed} must be at least 0")
 
 
-def _made(slot: Slot, config: PEERConfig, how: str, noise: float, seed: int) -> Added:
+def _made(slot: Slot, config: PEERConfig, how: How, noise: float, seed: int) -> Added:
     """The layer of a slot, drawn from a seed of its own; torch's generator is as it was."""
     units = None if how == "beside" else read_mlp(slot)
     instead = how == "replace"

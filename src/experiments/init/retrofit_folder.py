@@ -23,7 +23,6 @@ from experiments.config.reading import read
 from experiments.init.attached import Added, Retrofit, attach, detach, layers_of
 from experiments.init.reading import from_extra
 from experiments.init.slots import slots_at
-from experiments.models.ffn.peer import PEERConfig
 from experiments.system.disk import (
     OTHER_FOLDER,
     abandoned,
@@ -113,12 +112,12 @@ def load_retrofitted(folder: str | Path) -> Any:
     model = _base(kind, folder / _BASE)
     with _readable(folder / _LAYERS):
         tensors = safetensors.load_file(folder / _LAYERS)
-    layers = [_retrofit(values, folder) for values in about["layers"]]
+    layers = _layers(about["layers"], folder / _ABOUT)
     names = {f"blocks.{made.block}." for made in layers}
     if unknown := [t for t in tensors if not t.startswith(tuple(names))]:
         raise ValueError(f"{folder / _LAYERS} has {unknown[0]}, of no layer in {_ABOUT}")
     slots = slots_at(model, {made.block: made.paths for made in layers})
-    for made, slot in zip(layers, slots):
+    for made, slot in zip(layers, slots, strict=True):
         start = f"blocks.{made.block}."
         own = {k.removeprefix(start): t for k, t in tensors.items() if k.startswith(start)}
         attach(model, _layer(made, own, slot.d_model, folder))
@@ -140,10 +139,12 @@ def _about(folder: Path) -> Mapping[str, Any]:
     return about
 
 
-def _retrofit(values: Mapping[str, Any], folder: Path) -> Retrofit:
-    with _readable(folder / _ABOUT):
-        config: PEERConfig = read(PEERConfig, values["config"], "config")
-        return Retrofit(**{**values, "paths": tuple(values["paths"]), "config": config})
+def _layers(found: list[Mapping[str, Any]], path: Path) -> list[Retrofit]:
+    with _readable(path):
+        layers = [read(Retrofit, values) for values in found]
+        if len({made.block for made in layers}) < len(layers):
+            raise ValueError("two layers are of one block")
+        return layers
 
 
 def _base(kind: Any, folder: Path) -> Any:
