@@ -8,7 +8,7 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -136,6 +136,16 @@ def resolve(composed: "DictConfig") -> dict[str, Any]:
     trust_composed(raw)
     model_name = OmegaConf.select(composed, "hydra.runtime.choices.model")
     return {"model_name": model_name, **{str(k): v for k, v in raw.items()}}
+
+
+def composed(overrides: Iterable[str]) -> dict[str, Any]:
+    """The config of conf/ with these overrides, as plain values."""
+    from hydra import compose
+
+    from experiments.config.hydra_version import composing
+
+    with composing():
+        return resolve(compose("config", list(overrides), return_hydra_config=True))
 
 
 class Parser(argparse.ArgumentParser):

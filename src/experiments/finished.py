@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose
 
-from experiments.cli import resolve
-from experiments.config.hydra_version import composing
+from experiments.cli import composed
 from experiments.config.words import PLACES, check_keys
 from experiments.data.corpus import name_of
 from experiments.data.prepare import base_of
@@ -31,10 +29,9 @@ def run_config(
 ) -> dict[str, Any]:
     """The run's own config, with the nodes that the command line may change."""
     check_keys(overrides, (), nodes)
-    with composing():
-        composed = resolve(compose("config", list(overrides), return_hydra_config=True))
+    now = composed(overrides)
     # "sweep": an old record may have a name that is no longer allowed; it is not used here
-    return {**record.config, "sweep": "scored", **{node: composed[node] for node in nodes}}
+    return {**record.config, "sweep": "scored", **{node: now[node] for node in nodes}}
 
 
 def run_vocabulary(run_dir: Path, record: RunRecord, point: Point) -> Vocabulary:

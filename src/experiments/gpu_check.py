@@ -21,23 +21,16 @@ from typing import Any, NoReturn
 
 import torch
 
-from experiments.cli import FAILED, exit_codes
+from experiments.cli import FAILED, Parser, exit_codes
 from experiments.gpu import report as reports
-from experiments.gpu.parts import NAMES, PARTS, Part, part_named
 from experiments.gpu.report import Report, card_folder
 from experiments.system.environment import git_state
-from experiments.system.version import ShowVersion
+from experiments.system.modules import Module, modules_of
 
 SOURCE = Path(__file__).resolve().parents[1]
+PARTS = SOURCE / "experiments" / "gpu" / "parts"
 TOY_CARD = "CPU, toy sizes"
 _LEAST_SECONDS = 10  # less is not worth a start
-
-
-class _Parser(argparse.ArgumentParser):
-    """Errors are ValueErrors, which become one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; {self.prog} --help shows the options")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -46,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options = _parser().parse_args(arguments)
         if not 0 < options.minutes < math.inf:
             raise ValueError(f"--minutes {options.minutes:g} must be above 0, and finite")
-        only = [] if options.only is None else list(map(part_named, options.only.split(",")))
+        parts = _chosen(options.only)
         device = options.device
         if device != "cpu" and not torch.cuda.is_available():
             if device == "cuda":
@@ -55,11 +48,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
             return
         before = signal.signal(signal.SIGTERM, _interrupt)
         try:
-            good = _check(options, only or list(PARTS), "cpu" if device == "cpu" else "cuda")
+            good = _check(options, parts, "cpu" if device == "cpu" else "cuda")
         finally:
             signal.signal(signal.SIGTERM, before)
         if not good:
             raise SystemExit(FAILED)
+
+
+def parts_of(folder: Path) -> list[Module]:
+    """The parts that are files there, the most valuable first."""
+    return sorted(modules_of(folder), key=lambda part: -part.constants["WORTH"])
+
+
+def _chosen(only: str | None) -> list[Module]:
+    """The parts of --only, in its order; all without it. Raises ValueError for an unknown one."""
+    known = {part.name: part for part in parts_of(PARTS)}
+    names = known if only is None else only.split(",")
+    for name in names:
+        if name not in known:
+            raise ValueError(f"--only {name!r} is not one of {', '.join(known)}")
+    return [known[name] for name in names]
 
 
 def _interrupt(*_: object) -> NoReturn:
@@ -67,14 +75,14 @@ def _interrupt(*_: object) -> NoReturn:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parts = parts_of(PARTS)
+    parser = Parser(
         prog="python -m experiments.gpu_check",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="\n".join(["parts, in this order:", *(f"  {p.name:12} {p.about}" for p in PARTS)]),
+        epilog="\n".join(["parts, in this order:", *(f"  {p.name:12} {p.about}" for p in parts)]),
     )
-    parser.add_argument("--version", action=ShowVersion)
-    parser.add_argument("--only", metavar="PART,...", help=f"of {', '.join(NAMES)}")
+    parser.add_argument("--only", metavar="PART,...", help=f"of {', '.join(p.name for p in parts)}")
     parser.add_argument("--again", action="store_true", help="parts that are done already too")
     parser.add_argument(
         "--device", default="auto", choices=("auto", "cuda", "cpu"), help="cpu: toy sizes, a test"
@@ -86,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _check(options: argparse.Namespace, parts: Sequence[Part], device: str) -> bool:
+def _check(options: argparse.Namespace, parts: Sequence[Module], device: str) -> bool:
     """Whether all that was run is done."""
     about = _about(device)
     report = Report(options.out / card_folder(about["card"]), about)
@@ -98,7 +106,7 @@ def _check(options: argparse.Namespace, parts: Sequence[Part], device: str) -> b
         if not options.again and report.parts.get(part.name, {}).get("status") == reports.DONE:
             print(f"== {part.name}: done already (--again repeats it)")
             continue
-        seconds = min(part.seconds, end - time.monotonic())
+        seconds = min(part.constants["SECONDS"], end - time.monotonic())
         if seconds < _LEAST_SECONDS:
             print(f"== {part.name}: no time left of --minutes {options.minutes:g}")
             continue
@@ -124,7 +132,7 @@ def _about(device: str) -> dict[str, Any]:
     }
 
 
-def _run(part: Part, folder: Path, device: str, seconds: float) -> Report:
+def _run(part: Module, folder: Path, device: str, seconds: float) -> Report:
     """The report after the part, which its process writes while it runs."""
     command = [sys.executable, "-m", "experiments.gpu.run_part", part.name, "--device", device]
     command += ["--folder", str(folder), "--seconds", f"{seconds:.1f}"]

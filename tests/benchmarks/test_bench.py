@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from statistics import median
 
@@ -10,15 +9,15 @@ import pytest
 import torch
 
 from experiments import bench
-from experiments.benchmarks import memory_fit, peak, rates, rivals, timing
-from experiments.benchmarks.agreement import check_agreement
-from experiments.benchmarks.arguments import OTHERS
-from experiments.benchmarks.case import Case
-from experiments.benchmarks.rates import Rates
-from experiments.benchmarks.roofline import floors_of
-from experiments.benchmarks.shapes import Settings, Shape
+from experiments.benchmarks.core import comparing, memory, peak, rates, rivals, timing
+from experiments.benchmarks.core.agreement import check_agreement
+from experiments.benchmarks.core.case import Case
+from experiments.benchmarks.core.rates import Rates
+from experiments.benchmarks.core.roofline import floors_of
+from experiments.benchmarks.core.shapes import Settings, Shape
 from experiments.kernels import reference
 from experiments.kernels.build import BuildError, load
+from experiments.system.modules import modules_of
 
 SIZES = ("--d", "32", "--n-experts", "256", "--tokens", "64", "--heads", "2", "--top-k", "4")
 FEW = ("--rounds", "2", "--allocator", "default")
@@ -171,10 +170,9 @@ def test_quick_is_a_set_of_defaults(measure):
 
 def test_data_is_handed_its_overrides(monkeypatch):
     seen = []
-    monkeypatch.setattr(sys, "argv", ["bench"])
-    monkeypatch.setattr("experiments.benchmarks.data.main", seen.extend)
-    bench.main(["data", "size=1"])
-    assert seen == ["size=1"]
+    monkeypatch.setattr("experiments.benchmarks.data.run", lambda o: seen.extend(o.overrides))
+    bench.main(["data", "size=1", "~eval", "+trainer.devices=2"])
+    assert seen == ["size=1", "~eval", "+trainer.devices=2"]
 
 
 @pytest.mark.long
@@ -191,7 +189,7 @@ def test_both_allocators_each_in_its_own_process(tmp_path, capfd, monkeypatch):
         )
         return run([command[0], "-c", start, *command[3:]], **how)
 
-    monkeypatch.setattr(bench.subprocess, "run", shortened)
+    monkeypatch.setattr(comparing.subprocess, "run", shortened)
     bench.main(["retrieval", *SIZES, "--rounds", "1", "--kernels", "torch", "--json", str(path)])
     parts = json.loads(path.read_text())["parts"]
     assert [part["allocator"] for part in parts] == ["default", "thp"]
@@ -289,8 +287,8 @@ def test_stock_search_is_a_full_scan():
 @pytest.mark.slow
 def test_what_does_not_fit_is_left_out(measure, monkeypatch):
     shape = Shape(d_model=32, n_experts=256, n_tokens=64, n_heads=2, top_k=4, d_key=32)
-    rows = 2 * memory_fit.gathered_bytes(shape, SETTINGS)
-    monkeypatch.setattr(memory_fit, "free_bytes", lambda device: 2 * rows + 3 * 2 * 256 * 32 * 4)
+    rows = 2 * memory.gathered_bytes(shape, SETTINGS)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 2 * rows + 3 * 2 * 256 * 32 * 4)
     (passes,), printed = measure("layer", *SIZES)
     assert "naive" not in _check(passes, printed)
     assert "naive is left out: it would need about" in printed
@@ -436,10 +434,39 @@ def test_help_names_every_measurement_and_each_has_help(capsys):
         assert not ended.value.code
         return capsys.readouterr().out
 
-    measurements = {path.stem for path in Path(bench.__file__).parent.glob("benchmarks/*.py")}
-    known = {"layer", "step", "optimizer", "retrieval", *OTHERS}
-    assert known <= measurements
+    known = {found.name: found.about for found in modules_of(bench.FOLDER)}
+    assert {"layer", "step", "optimizer", "retrieval", "data", "adapters"} <= set(known)
     listed = shown()
-    assert all(f"\n    {name}" in listed for name in known)
-    for name in OTHERS:
-        assert f"experiments.bench {name}" in shown(name)
+    for name, about in known.items():
+        assert f"\n    {name}" in listed
+        assert about.split()[0] in listed
+        one = shown(name)
+        assert f"experiments.bench {name}" in one
+        assert about in one
+
+
+NEW = """\
+\"\"\"How long nothing takes.\"\"\"
+
+def arguments(parser):
+    parser.add_argument("--times", type=int, default=1)
+
+def run(options):
+    print("nothing", options.times, "times")
+"""
+
+
+def test_a_file_is_a_measurement(tmp_path, monkeypatch, capsys):
+    (tmp_path / "nothing.py").write_text(NEW)
+    (tmp_path / "_part_of_it.py").write_text("raise ValueError")
+    monkeypatch.setattr(bench, "FOLDER", tmp_path)
+    monkeypatch.setattr("experiments.benchmarks.__path__", [str(tmp_path)])
+    with pytest.raises(SystemExit):
+        bench.main(["--help"])
+    listed = capsys.readouterr().out
+    assert " nothing " in listed
+    assert "How long nothing takes" in listed
+    assert "part_of_it" not in listed
+    bench.main(["nothing", "--times", "3"])
+    assert capsys.readouterr().out == "nothing 3 times\n"
+    assert "unrecognized arguments: size=1" in refused(["nothing", "size=1"], capsys)

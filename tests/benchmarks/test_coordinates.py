@@ -8,9 +8,9 @@ import torch
 
 from experiments.bench import main
 from experiments.benchmarks.coordinates import Subject, check_coordinates, made_text
+from experiments.benchmarks.core.loop import OPTIM
 from experiments.config.hydra_hints import choice_names
 from experiments.config.reading import build
-from experiments.gpu.loop import OPTIM
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.moe import MoEConfig
 from experiments.models.ffn.peer import PEER, PEERConfig

@@ -2,6 +2,7 @@ import re
 
 import pytest
 
+from experiments import bench
 from experiments.benchmarks import data as benchmark
 from tests.conftest import TINY
 
@@ -11,7 +12,7 @@ def test_prints_every_rate_and_the_ratio(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(benchmark, "_SECONDS", 0.01)
     monkeypatch.setattr(benchmark, "_ROUNDS", 2)
     overrides = ["size=1", "budget=1e9", *TINY, f"paths.cache={tmp_path}"]
-    benchmark.main(overrides)
+    bench.main(["data", *overrides])
     lines = capsys.readouterr().out.splitlines()[1:]
     found = [re.fullmatch(r"(.+?)  +([\d,.]+) (\S+) +\(.*\)", line).groups() for line in lines]
     assert [unit for _, _, unit in found] == ["tokens/s", "tokens/s", "x", "MB/s", "tokens/s"]

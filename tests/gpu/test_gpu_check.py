@@ -15,10 +15,11 @@ import torch
 
 from experiments import gpu_check
 from experiments.gpu import report as reports
-from experiments.gpu.parts import NAMES, PARTS, Part
 from experiments.gpu.report import Report
 
 SOURCE = Path(gpu_check.__file__).parents[1]
+PARTS = gpu_check.parts_of(gpu_check.PARTS)
+NAMES = [part.name for part in PARTS]
 TOY = reports.card_folder(gpu_check.TOY_CARD)
 # of those that a bare machine lacks, and what they bring
 BLOCKED = (
@@ -81,7 +82,7 @@ def test_all_parts_on_a_bare_machine(bare, tmp_path):
     report = Report(tmp_path / TOY)
     text = (tmp_path / TOY / reports.TEXT_NAME).read_text()
     assert "Toy sizes on a CPU" in text
-    assert list(report.parts) == list(NAMES)
+    assert list(report.parts) == NAMES
     for part, entry in report.parts.items():
         if part == "isoflop":
             why = "hydra, omegaconf, lightning, tokenizers not installed: make"
@@ -143,29 +144,30 @@ def test_the_default_order_is_that_of_the_help(capsys):
     with pytest.raises(SystemExit):
         gpu_check.main(["--help"])
     listed = re.findall(r"(?m)^  ([a-z]+) {2,}[A-Z0-9a-z]", capsys.readouterr().out)
-    assert listed[-len(NAMES) :] == list(NAMES)
-    assert sum(part.seconds for part in PARTS if part.name in NAMES[:3]) < 300
+    assert listed[-len(NAMES) :] == NAMES
+    assert NAMES[0] == "environment"
+    assert NAMES[-1] == "isoflop"
+    assert sum(part.constants["SECONDS"] for part in PARTS[:3]) < 300
 
 
 @pytest.fixture
 def fake(tmp_path, monkeypatch):
-    """A package experiments.gpu with a part that does what its text says, and the command on it."""
+    """A folder with a part that does what its text says, and the command on it."""
     package = tmp_path / "fake"
     package.mkdir()
 
-    def run(text, *arguments, seconds=60.0):
+    def run(text, *arguments, seconds=60):
+        text = f'"""A part of a test."""\n\nSECONDS = {seconds}\nWORTH = 1\n\n{text}'
         (package / "fakepart.py").write_text(text)
-        part = Part(name="fakepart", seconds=seconds, about="a part of a test")
-        monkeypatch.setattr(gpu_check, "PARTS", (part,))
+        monkeypatch.setattr(gpu_check, "PARTS", package)
         monkeypatch.setattr(gpu_check, "_LEAST_SECONDS", 0)
         # the part's process finds it beside the real ones
         start = (
-            "import experiments.gpu, experiments.gpu.parts as parts, runpy, sys, types\n"
+            "import experiments.gpu.parts, runpy, sys, types\n"
             # there is nothing to time, and torch is slow to import
             "toy = sys.modules['experiments.gpu.toy'] = types.ModuleType('toy')\n"
             "toy.shorten = lambda: None\n"
-            f"experiments.gpu.__path__.append({str(package)!r})\n"
-            "parts.PARTS += (parts.Part(name='fakepart', seconds=1, about=''),)\n"
+            f"experiments.gpu.parts.__path__.append({str(package)!r})\n"
             "sys.argv = ['run_part', *sys.argv[1:]]\n"
             "runpy.run_module('experiments.gpu.run_part', run_name='__main__')\n"
         )

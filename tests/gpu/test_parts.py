@@ -5,13 +5,14 @@ import time
 import pytest
 import torch
 
-from experiments.benchmarks.roofline import Floor
-from experiments.gpu import kernels, layer, model, resume, steps
-from experiments.gpu.adamw_checks import RowAdamW
+from experiments.benchmarks.core.loop import Loop, Sizes, at_equal_flops
+from experiments.benchmarks.core.roofline import Floor
+from experiments.gpu.check import Check
 from experiments.gpu.job import Job
 from experiments.gpu.kernel_checks import small
-from experiments.gpu.loop import Loop, Sizes, at_equal_flops
+from experiments.gpu.parts import kernels, layer, model, resume, steps
 from experiments.gpu.report import DONE, FAILED, Report
+from experiments.gpu.timed import loop_of
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.peer import PEERConfig
 
@@ -34,7 +35,7 @@ def test_a_wrong_kernel_fails_the_part(job, monkeypatch):
     pytest.importorskip("triton")
     from experiments.kernels.triton_kernel import Triton
 
-    (check, *_) = (c for c in small() if isinstance(c, RowAdamW))
+    (check, *_) = (c for c in small() if c.kernel == "row AdamW")
     monkeypatch.setattr(kernels, "_toy", lambda: [check])
     right = Triton.row_adamw
 
@@ -52,19 +53,14 @@ def test_a_wrong_kernel_fails_the_part(job, monkeypatch):
 
 @pytest.mark.slow
 def test_an_unrepeatable_kernel_fails_the_part(job, monkeypatch):
-    class Unsteady:
-        kernel, case = "unsteady", "one"
-
-        def inputs(self, device):
-            return ()
-
-        def run(self, inputs):
-            return [torch.randn(3)]
-
-        def deviations(self, inputs, results):
-            return []
-
-    monkeypatch.setattr(kernels, "_toy", lambda: [Unsteady()])
+    unsteady = Check(
+        kernel="unsteady",
+        case="one",
+        inputs=lambda device: (),
+        run=lambda: [torch.randn(3)],
+        deviations=lambda results: [],
+    )
+    monkeypatch.setattr(kernels, "_toy", lambda: [unsteady])
     kernels.run(job)
     assert _ended(job)["why"] == "wrong: unsteady: cases with other bits in 2 runs"
 
@@ -78,8 +74,8 @@ def test_a_lossy_resume_is_seen(job, monkeypatch, lost):
         whole(self, {**state, lost: Loop.state(self)[lost]})
 
     monkeypatch.setattr(Loop, "load", load)
-    one = resume._layers(toy=True)["PEER, rows"]
-    monkeypatch.setattr(resume, "_layers", lambda toy: {"PEER, rows": one})
+    one = resume._layers(small=True)["PEER, rows"]
+    monkeypatch.setattr(resume, "_layers", lambda small: {"PEER, rows": one})
     try:
         resume.run(job)
     finally:
@@ -88,7 +84,7 @@ def test_a_lossy_resume_is_seen(job, monkeypatch, lost):
 
 
 def test_an_equal_model_has_dense_s_flops():
-    for make in steps._layers(toy=False).values():
+    for make in steps._layers(small=False).values():
         config, d_key = at_equal_flops(make, steps.PAPER)
         assert config.d_key == d_key
         share = steps.PAPER.model(config).cost().training_flops
@@ -123,7 +119,7 @@ def test_a_floor_is_bytes_at_a_copy_s_rate_and_products():
 def test_the_loop_learns(job, gradient):
     peer = PEERConfig(n_experts=64, n_heads=2, top_k=4, d_key=8)
     sizes = Sizes(d_model=32, d_head=16, n_layers=2, vocab_size=64, seq_len=8, sequences=2)
-    loop = Loop(sizes.model(peer), sizes, job, gradient=gradient, lr=1e-2, spread=False)
+    loop = loop_of(job, sizes.model(peer), sizes, gradient=gradient, lr=1e-2, spread=False)
     table = loop.model.blocks[0].ffn.w_down
     before = table.detach().clone()
     losses = [float(loop.step()) for _ in range(40)]

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from experiments.benchmarks.coordinates import made_text
+from experiments.benchmarks.core.loop import OPTIM
 from experiments.budget.costs import Cost, Term
 from experiments.config.hydra_hints import choice_names
 from experiments.config.reading import build
-from experiments.gpu.loop import OPTIM
 from experiments.interchange.forms import are_equal as are_same_tensors
 from experiments.interchange.forms import form_of
 from experiments.models.ffn._base import FFN

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from experiments.benchmarks.core.loop import OPTIM
 from experiments.execute import execute
-from experiments.gpu.loop import OPTIM
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.moe import MoEConfig
 from experiments.models.ffn.peer import PEERConfig

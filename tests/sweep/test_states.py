@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from experiments import cancel, cli, collect, retry, status
-from experiments.benchmarks.made_sweep import make_sweep
+from experiments.benchmarks.core.made_sweep import make_sweep
 from experiments.execute import execute
 from experiments.point import make_point
 from experiments.records import read_record, write_record

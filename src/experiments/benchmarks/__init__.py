@@ -1,1 +1,1 @@
-"""Speeds, measured side by side in one run. No test reads them."""
+"""Speeds, measured side by side in one run: a file each, found by itself. No test reads them."""

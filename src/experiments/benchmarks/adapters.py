@@ -1,4 +1,4 @@
-"""What a token costs beside a library of adapters: `python -m experiments.bench adapters`.
+"""A token's cost beside a library of adapters, and beside peft's ways.
 
 The base is some blocks of SmolLM2's shape with random weights, of transformers. Beside it, in turn:
 libraries of more and more adapters, two retrieved a token by product keys; and peft's own ways to
@@ -9,7 +9,7 @@ hand before each call.
 import json
 import sys
 import tempfile
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from experiments.adapters.library import LoRALibrary
 from experiments.adapters.lora_files import LoRA, LowRank
 from experiments.adapters.routes import ProductKeys
-from experiments.benchmarks.arguments import Parser, check_json, numbers_of
-from experiments.benchmarks.timing import Contender, Timing, compare, is_gated
+from experiments.benchmarks.core.arguments import add_json, check_json, numbers_of
+from experiments.benchmarks.core.timing import Contender, Timing, compare, is_gated
 from experiments.cli import at_least
 from experiments.init.reading import from_extra
 from experiments.system import environment
@@ -48,9 +48,25 @@ _COUNTS = (
 )
 
 
-def main(arguments: Sequence[str]) -> None:
+def arguments(parser: ArgumentParser) -> None:
+    """Numbers of adapters, sizes, rounds and threads."""
+    for name, several, what in _LISTS:
+        parser.add_argument(
+            f"--{name}", default=several, metavar="N,...", help=f"{what} (default {several})"
+        )
+    for name, default, what in _COUNTS:
+        parser.add_argument(
+            f"--{name}", type=at_least(1), default=default, metavar="N",
+            help=f"{what} (default {default})",
+        )  # fmt: skip
+    add_json(parser)
+
+
+def run(options: Namespace) -> None:
     """Prints a table, progress on stderr, and writes --json. Raises ValueError without peft."""
-    options = _options(arguments)
+    options.n = numbers_of("--n", options.n)
+    options.rivals_n = numbers_of("--rivals-n", options.rivals_n)
+    check_json(options.json)
     from_extra("transformers", "bench adapters")
     torch.set_num_threads(options.threads)
     tokens = torch.randint(VOCABULARY, (1, options.tokens))
@@ -77,25 +93,6 @@ def main(arguments: Sequence[str]) -> None:
     )
     if options.json is not None:
         options.json.write_text(json.dumps(_report(options, timings), indent=1) + "\n")
-
-
-def _options(arguments: Sequence[str]) -> Namespace:
-    parser = Parser(prog="python -m experiments.bench adapters", description=__doc__)
-    for name, several, what in _LISTS:
-        parser.add_argument(
-            f"--{name}", default=several, metavar="N,...", help=f"{what} (default {several})"
-        )
-    for name, default, what in _COUNTS:
-        parser.add_argument(
-            f"--{name}", type=at_least(1), default=default, metavar="N",
-            help=f"{what} (default {default})",
-        )  # fmt: skip
-    parser.add_argument("--json", type=Path, metavar="FILE", help="every repeat, unrounded")
-    options = parser.parse_args(arguments)
-    options.n = numbers_of("--n", options.n)
-    options.rivals_n = numbers_of("--rivals-n", options.rivals_n)
-    check_json(options.json)
-    return options
 
 
 def _base(options: Namespace) -> Any:
@@ -221,7 +218,7 @@ def _report(options: Namespace, timings: Sequence[Timing]) -> dict[str, Any]:
     return {
         "gated": is_gated("cpu"),
         **environment.describe("cpu", Path(__file__).parent),
-        "options": {k: v for k, v in vars(options).items() if k != "json"},
+        "options": {k: v for k, v in vars(options).items() if k not in ("json", "words")},
         "seconds": {timing.name: timing.seconds for timing in timings},
         "loud": {timing.name: timing.n_loud for timing in timings},
     }

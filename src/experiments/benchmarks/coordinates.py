@@ -1,4 +1,8 @@
-"""The coordinate check of a parametrization: sizes of outputs over widths, in the first steps.
+"""Sizes of outputs over widths (docs/parametrization.md); takes overrides.
+
+How the sizes of outputs, and of their changes in the first steps, depend on the width: not at all,
+where the parametrization is right. Overrides are those of experiments.run, as model=peer
+optim.parametrization=mup ladder.lr=2e-3. Two blocks with the layer, on a made text of 16 words.
 
 Yang 2022 (arXiv:2203.03466, App. D.1): where a parametrization is right, the root mean square of
 each output and of its change since the start depends on the width by no power. Here also of the
@@ -11,6 +15,7 @@ width, and would hide what is learnt. So the first step moves the head alone.
 
 import math
 import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,17 +25,14 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from hydra import compose
 from torch import Tensor, nn
 
-from experiments.benchmarks.arguments import Parser, check_overrides, numbers_of
-from experiments.cli import at_least, resolve
-from experiments.config.hydra_version import composing
+from experiments.benchmarks.core.arguments import numbers_of, takes_overrides
+from experiments.benchmarks.core.loop import Loop
+from experiments.cli import at_least, composed
 from experiments.config.optim import Optim
 from experiments.models.transformer import Block, Transformer, TransformerConfig
 from experiments.optim.groups import build_optimizer
-from experiments.optim.optimizer import clip_gradients
 from experiments.point import read_point
 from experiments.run_plan import peak_rate
 from experiments.system.text_table import aligned
@@ -39,10 +41,6 @@ WIDTHS = (32, 64, 128, 256, 512)
 STEPS = (2, 3, 5, 10)
 FLAT = 0.1  # a slope below it is none
 _WORDS, _SEQ, _BATCH, _FOLLOW = 16, 16, 8, 4
-_ABOUT = """How the sizes of outputs, and of their changes in the first steps, depend on the width:
-not at all, where the parametrization is right. Overrides are those of experiments.run, as
-model=peer optim.parametrization=mup ladder.lr=2e-3. Two blocks with the layer, on a made text of 16
-words."""
 _TINY = 1e-12  # instead of 0, whose logarithm is none
 
 
@@ -115,22 +113,14 @@ def sizes(subject: Subject, steps: Sequence[int], seed: int) -> dict[tuple[str, 
     text = made_text(seed)
     found: dict[tuple[str, str, int], float] = {}
     first: dict[str, Tensor] = {}
+    batch = text[:, :-1], text[:, 1:]
+    loop = Loop(model, [[batch]], optimizer, grad_clip=subject.optim.grad_clip)
     with _listening(model) as (outputs, gates):
         for step in range(max(steps) + 1):
-            loss = F.cross_entropy(model(text[:, :-1]).flatten(0, 1), text[:, 1:].flatten())
+            loop.step()  # what the hooks keep is of its forward pass, before it
             first = first or dict(outputs)
             if step == 0 or step in steps:
                 found |= {(*key, step): v for key, v in _sizes(outputs, first, gates, step)}
-            for layer in model.ffn_layers():
-                auxiliary = layer.auxiliary_loss()
-                loss = loss if auxiliary is None else loss + auxiliary
-            optimizer.zero_grad()
-            loss.backward()
-            if subject.optim.grad_clip is not None:
-                clip_gradients(model.parameters(), subject.optim.grad_clip)
-            optimizer.step()
-            for layer in model.ffn_layers():
-                layer.after_step()
     return found
 
 
@@ -198,22 +188,21 @@ def _rms(x: Tensor) -> float:
     return float(x.double().square().mean().sqrt())
 
 
-def main(words: Sequence[str]) -> None:
-    """`python -m experiments.bench coordinates [--widths N,...] [--figure FILE] [overrides]`.
-
-    The overrides are those of experiments.run. Prints a table, and writes the figure.
-    """
-    parser = Parser(prog="python -m experiments.bench coordinates", description=_ABOUT)
+def arguments(parser: ArgumentParser) -> None:
+    """Widths, seeds, the figure's file and overrides."""
+    takes_overrides(parser)
     parser.add_argument("--widths", default=",".join(map(str, WIDTHS)), metavar="N,...")
     parser.add_argument("--seeds", type=at_least(1), default=2, metavar="N", help="(default 2)")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="sizes over widths, a PNG")
-    options, overrides = parser.parse_known_args(words)
-    check_overrides(overrides)
+
+
+def run(options: Namespace) -> None:
+    """Prints a table, and writes the figure."""
     widths = numbers_of("--widths", options.widths)
     if len(widths) < 2:
         raise ValueError(f"--widths {options.widths}: a slope needs two widths or more")
     found = check_coordinates(
-        partial(_subject, overrides),
+        partial(_subject, options.overrides),
         widths,
         seeds=range(options.seeds),
         progress=lambda text: print(text, file=sys.stderr, flush=True),
@@ -233,10 +222,8 @@ def main(words: Sequence[str]) -> None:
 
 def _subject(overrides: Sequence[str], d_model: int) -> Subject:
     width = ("ladder.d_per_layer=null", f"++ladder.d_model={d_model}")
-    with composing():
-        given = ["size=2", "trunk.ffn_blocks=all", "ladder.d_head=16", *overrides, *width]
-        raw = resolve(compose("config", given, return_hydra_config=True))
-    draft = read_point(raw)
+    given = ["size=2", "trunk.ffn_blocks=all", "ladder.d_head=16", *overrides, *width]
+    draft = read_point(composed(given))
     return Subject(
         model=draft.transformer,
         lr=peak_rate(draft.config.optim, draft.transformer),

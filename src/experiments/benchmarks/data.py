@@ -1,4 +1,4 @@
-"""Whether a trainer ever waits for its data: `python -m experiments.bench data [overrides]`.
+"""The loader alone against training steps; takes overrides of experiments.run.
 
 Compares, interleaved in one process, the tokens/s of the loader alone with those of training
 steps of the same config; then tokenizes. The overrides are those of experiments.run; without any,
@@ -6,26 +6,26 @@ a dense model of one block, 16 wide: the highest token rate of those in docs/sma
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator
 from itertools import islice
 from statistics import median
 from typing import Any
 
 import torch
-from hydra import compose
 
-from experiments.benchmarks.arguments import read_overrides
-from experiments.cli import resolve
-from experiments.config.hydra_version import composing
+from experiments.benchmarks.core.arguments import takes_overrides
+from experiments.benchmarks.core.loop import Loop
+from experiments.cli import composed
 from experiments.data.batches import Batch
 from experiments.data.corpus import TRAIN
 from experiments.data.loader import Loader
 from experiments.data.packing import encode
 from experiments.data.prepare import PreparedData, prepare_data, training_batches
 from experiments.execute import build_model
+from experiments.optim.groups import build_optimizer
 from experiments.point import Point, make_point
 from experiments.system.environment import keep_freed_memory, usable_cores
-from experiments.training.module import LanguageModel
 
 SMALL = (  # one block of width 16: the model with the highest token rate of those measured here
     "model=dense",
@@ -41,20 +41,20 @@ _SECONDS = 1.0  # of each measurement
 _TEXT_BYTES = 20_000_000
 
 
-def main(words: Sequence[str]) -> None:
+def arguments(parser: ArgumentParser) -> None:
+    """Overrides alone."""
+    takes_overrides(parser)
+
+
+def run(options: Namespace) -> None:
     """Prints a table of medians over rounds, with their range."""
-    point = _point(read_overrides("data", __doc__, words) or SMALL)
+    point = make_point(composed(options.overrides or SMALL))
     torch.set_num_threads(point.config.trainer.n_threads or usable_cores())
     keep_freed_memory()
     prepared = prepare_data(point.config.data, point.cache)
     print(f"{point.describe()}, {torch.get_num_threads()} threads")
     _compare(point, prepared)
     _tokenize(point, prepared)
-
-
-def _point(overrides: Any) -> Point:
-    with composing():
-        return make_point(resolve(compose("config", list(overrides), return_hydra_config=True)))
 
 
 def _compare(point: Point, prepared: PreparedData) -> None:
@@ -84,20 +84,12 @@ def _batches(point: Point, prepared: PreparedData, n_workers: int) -> Iterator[B
     return iter(Loader(source, n_workers))
 
 
-def _training_step(point: Point, prepared: PreparedData, batch: Batch) -> Callable[[], None]:
+def _training_step(point: Point, prepared: PreparedData, batch: Batch) -> Callable[[], object]:
     """A step without Lightning's own work: as fast as training could be."""
     model, config = build_model(point, prepared.vocabulary), point.config
-    module = LanguageModel(model, point.plan, config.optim, kernel=config.kernel)
-    module.__dict__["_trainer"] = type("Trainer", (), {"global_step": 0})()
-    optimizer = module.configure_optimizers()["optimizer"]
-
-    def step() -> None:
-        module.training_step(batch, 0).backward()
-        module.configure_gradient_clipping()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
+    optimizer = build_optimizer(model, point.plan.lr, config.optim, config.kernel)
+    once = (batch.inputs, batch.targets)
+    return Loop(model, [[once]], optimizer, grad_clip=config.optim.grad_clip).step
 
 
 def _rate(action: Callable[[], Any]) -> float:

@@ -1,65 +1,89 @@
-"""Forward and backward of one feed-forward layer: ours, the rivals', and how far from the floor."""
+"""Forward + backward of one feed-forward layer, ours and PyPI's, against the floor.
 
-import gc
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+With --with-optimizer and --memory also steps of AdamW, and peak memory.
+"""
 
-import torch
+import json
+from argparse import SUPPRESS, ArgumentParser, Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
 
-from experiments.benchmarks import contenders, peak, rivals
-from experiments.benchmarks.agreement import check_agreement
-from experiments.benchmarks.case import Case
-from experiments.benchmarks.memory_fit import Entry, fitting, moments_bytes, table_bytes
-from experiments.benchmarks.progress import each
-from experiments.benchmarks.rates import Rates, measure
-from experiments.benchmarks.roofline import FAMILIES, Family, Floor, floors_of
-from experiments.benchmarks.shapes import Settings, Shape, type_name
-from experiments.benchmarks.tables import Comparison, Peaks, Report
-from experiments.benchmarks.timing import compare
+from experiments.benchmarks.core import contenders, machine, memory, peak, rivals
+from experiments.benchmarks.core.agreement import check_agreement
+from experiments.benchmarks.core.arguments import GRID, add_comparison, read_comparison
+from experiments.benchmarks.core.case import Case
+from experiments.benchmarks.core.comparing import run_comparison
+from experiments.benchmarks.core.memory import Entry, fitting, moments_bytes, table_bytes
+from experiments.benchmarks.core.progress import each
+from experiments.benchmarks.core.rates import Rates, measure
+from experiments.benchmarks.core.report import Comparison, Peaks, Section
+from experiments.benchmarks.core.roofline import FAMILIES, Family, Floor, floors_of
+from experiments.benchmarks.core.shapes import Settings, Shape, type_name
+from experiments.benchmarks.core.timing import compare
 from experiments.kernels.workspace import WORKSPACE
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What is measured beside forward and backward. arguments: the command's own, for processes
-    that repeat a part of it.
+def arguments(parser: ArgumentParser) -> None:
+    """Sizes and settings, and what is measured beside forward and backward."""
+    parser.add_argument(
+        "--with-optimizer",
+        action="store_true",
+        help="a second table, with AdamW of both expert tables",
+    )
+    parser.add_argument(
+        "--memory",
+        action="store_true",
+        help="peak memory too, each contender in its own process",
+    )
+    parser.add_argument("--memory-of", help=SUPPRESS)  # prints bytes: what such a process does
+    add_comparison(parser, {"d": "256,512", "n_experts": GRID, "tokens": "1024,4096"})
+
+
+def run(options: Namespace) -> None:
+    """Prints the comparisons, and writes --json."""
+    if options.memory_of is not None:
+        shapes, settings, _ = read_comparison(options)
+        machine.prepare(settings, options.part or options.allocator, options.threads)
+        absent = rivals.absent(settings.device, settings.table_dtype)
+        every = partial(_every, absent=absent)
+        print(json.dumps(peak.peak_bytes(shapes[0], settings, every, options.memory_of)))
+        return
+    words = options.words if options.memory else None
+    run_comparison(
+        options, partial(sections, with_optimizer=options.with_optimizer, memory_by=words)
+    )
+
+
+def sections(
+    shapes: Sequence[Shape],
+    settings: Settings,
+    *,
+    with_optimizer: bool,
+    memory_by: Sequence[str] | None = None,
+) -> Iterator[Section]:
+    """The comparisons of each shape, one after another. memory_by: the command's own words, for
+    the processes that measure memory; None: it is not measured.
     """
-
-    with_optimizer: bool
-    memory: bool
-    arguments: tuple[str, ...]
-
-
-def run(shapes: Sequence[Shape], settings: Settings, options: Options, report: Report) -> None:
-    """The comparisons of each shape, one after another."""
     absent = rivals.absent(settings.device, settings.table_dtype)
     for shape in shapes:
         case = Case(shape, settings)
-        report.add(_passes(case, absent, options))
-        if options.with_optimizer:
-            report.add(_steps(case, absent))
+        yield _passes(case, absent)
+        if with_optimizer:
+            yield _steps(case, absent)
         del case
-        gc.collect()
-        WORKSPACE.release()
-        if settings.device == "cuda":
-            torch.cuda.empty_cache()
-        if options.memory:  # each process makes tables of its own, now that these are gone
-            report.add(_peaks(shape, settings, absent, options))
+        memory.release(settings.device)
+        if memory_by is not None:  # each process makes tables of its own, now that these are gone
+            yield _peaks(shape, settings, absent, memory_by)
 
 
-def peak_bytes(shape: Shape, settings: Settings, options: Options, name: str) -> int:
-    """Bytes that one contender takes for forward and backward; of this process, which is new."""
-    absent = rivals.absent(settings.device, settings.table_dtype)
-    return peak.peak_bytes(shape, settings, lambda case: _every(case, absent, options), name)
-
-
-def _every(case: Case, absent: Mapping[str, str], options: Options) -> list[Entry]:
+def _every(case: Case, absent: Mapping[str, str]) -> list[Entry]:
     """The contenders whose memory is measured. fused steps in its backward pass, others don't."""
     fused = [e for e in contenders.steps(case, absent) if e.name.endswith("fused")]
     return [*contenders.passes(case, absent), *fused]
 
 
-def _passes(case: Case, absent: Mapping[str, str], options: Options) -> Comparison:
+def _passes(case: Case, absent: Mapping[str, str]) -> Comparison:
     device = case.settings.device
     tables = 2 * table_bytes(case.shape, case.settings)
     chosen, left_out = fitting(contenders.passes(case, absent), device, tables)
@@ -118,11 +142,13 @@ def _steps(case: Case, absent: Mapping[str, str]) -> Comparison:
     )
 
 
-def _peaks(shape: Shape, settings: Settings, absent: Mapping[str, str], options: Options) -> Peaks:
+def _peaks(
+    shape: Shape, settings: Settings, absent: Mapping[str, str], words: Sequence[str]
+) -> Peaks:
     case = Case(shape, settings)
     every: list[Entry] = []
     left_out = []
-    for entry in _every(case, absent, options):  # each has the machine for itself
+    for entry in _every(case, absent):  # each has the machine for itself
         resident = 2 * table_bytes(shape, settings)
         if entry.name.endswith("fused"):
             resident += moments_bytes(shape, settings)
@@ -137,7 +163,7 @@ def _peaks(shape: Shape, settings: Settings, absent: Mapping[str, str], options:
     }
     one = [text for name, value in sizes.items() for text in (name, str(value))]
     n_bytes = {
-        entry.name: peak.in_own_process([*options.arguments, *one, "--memory-of", entry.name])
+        entry.name: peak.in_own_process([*words, *one, "--memory-of", entry.name])
         for entry in each(every, len(every), f"{shape.describe()}, memory")
     }
     peers = rivals.NAIVE if rivals.PEER_PYTORCH in absent else rivals.PEER_PYTORCH

@@ -1,4 +1,4 @@
-"""How few hidden units of a trained layer a token needs: `python -m experiments.bench neurons`.
+"""How few hidden units of a trained layer a token needs; takes overrides.
 
 What a layer of retrieved experts can hope for in the place of a dense one. An oracle keeps each
 token's units of the largest |h_i| ||w_out_i||, what a router could at best. Two rows are without
@@ -6,19 +6,18 @@ any unit: with the layer's mean output on the same text, which is a constant, an
 overrides are those of experiments.run: init=..., trunk.ffn_blocks=[...], data=...
 """
 
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
-from hydra import compose
 from torch import Tensor
 from tqdm import tqdm
 
-from experiments.benchmarks.arguments import read_overrides
-from experiments.cli import resolve
-from experiments.config.hydra_version import composing
+from experiments.benchmarks.core.arguments import takes_overrides
+from experiments.cli import composed
 from experiments.data.batches import Batch
 from experiments.data.prepare import prepare_data
 from experiments.data.windows import ScoredWindows
@@ -35,18 +34,18 @@ DEFAULT = ("init=smollm2", "data.n_eval_tokens=3072")
 KEPT = (16, 128, 256, 512, 768)
 
 
-def main(words: Sequence[str]) -> None:
+def arguments(parser: ArgumentParser) -> None:
+    """Overrides alone."""
+    takes_overrides(parser)
+
+
+def run(options: Namespace) -> None:
     """Prints a table of losses on the validation split."""
-    point = _point(read_overrides("neurons", __doc__, words) or DEFAULT)
+    given = ["budget=1e15", *(options.overrides or DEFAULT), "init.how=keep"]
+    point = make_point(composed(given))
     torch.set_num_threads(point.config.trainer.n_threads or usable_cores())
     keep_freed_memory()
     print("\n".join(aligned([("units kept", "loss", "minus the whole"), *_rows(point)])))
-
-
-def _point(overrides: Any) -> Point:
-    given = ["budget=1e15", *overrides, "init.how=keep"]
-    with composing():
-        return make_point(resolve(compose("config", given, return_hydra_config=True)))
 
 
 def _rows(point: Point) -> list[tuple[str, str, str]]:

@@ -1,84 +1,46 @@
-"""One AdamW step of a table: torch's over all of it, ours over the rows that were retrieved."""
+"""One AdamW step of a table: all of it, or its retrieved rows.
 
-from collections.abc import Sequence
+torch's over all of it, ours over the rows that were retrieved.
+"""
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from experiments.benchmarks.shapes import Settings, Shape, type_name
-from experiments.benchmarks.tables import Comparison, Report
-from experiments.benchmarks.timing import Contender, compare
+from experiments.benchmarks.core.arguments import add_comparison
+from experiments.benchmarks.core.comparing import run_comparison
+from experiments.benchmarks.core.memory import release
+from experiments.benchmarks.core.moments import Moments
+from experiments.benchmarks.core.report import Comparison
+from experiments.benchmarks.core.shapes import Settings, Shape, type_name
+from experiments.benchmarks.core.timing import Contender, compare
 from experiments.kernels.ops import Execution
-from experiments.kernels.workspace import WORKSPACE, use_huge_pages
-from experiments.optim.optimizer import MOMENTS, RowAdamW
+from experiments.kernels.workspace import use_huge_pages
 
 WHOLE = "AdamW, whole table"
-_BETAS, _EPS = (0.9, 0.95), 1e-8
-_LR = 1e-6  # so small that thousands of steps leave the routing as it is
 _SLOW_ROUNDS = 2  # SparseAdam takes seconds
 
 
-class Moments:
-    """Adam's two moments of tables, shared by all optimizers of a comparison: only their size and
-    type matter to its speed, and tables of gigabytes have two of each.
-    """
-
-    def __init__(self, tables: Sequence[nn.Parameter], huge_pages: bool) -> None:
-        self.tables, self.huge_pages = tuple(tables), huge_pages
-        self._made: dict[torch.dtype, list[dict[str, Tensor]]] = {}
-
-    def of(self, dtype: torch.dtype) -> list[dict[str, Tensor]]:
-        """A table's moments each, zero and resident."""
-        if dtype not in self._made:
-            self._made[dtype] = [
-                {name: self._zeros(t, dtype) for name in MOMENTS} for t in self.tables
-            ]
-        return self._made[dtype]
-
-    def _zeros(self, table: Tensor, dtype: torch.dtype) -> Tensor:
-        moment = torch.empty_like(table, dtype=dtype, requires_grad=False)
-        if self.huge_pages:
-            use_huge_pages(moment)
-        return moment.zero_()
-
-    def adamw(self) -> torch.optim.AdamW:
-        """torch's, fused; its moments have the table's type."""
-        optimizer = torch.optim.AdamW(
-            self.tables, lr=_LR, betas=_BETAS, eps=_EPS, weight_decay=0.0, fused=True
-        )
-        for table, moments in zip(self.tables, self.of(self.tables[0].dtype)):
-            step = torch.zeros((), device=table.device)
-            optimizer.state[table] = {"step": step, **moments}
-        return optimizer
-
-    def row_adamw(
-        self, way: str, execution: Execution, dtype: torch.dtype = torch.float32
-    ) -> RowAdamW:
-        """Ours; way: rows or fused. dtype: of the moments."""
-        group = {"params": list(self.tables), "rows": way, "lr": _LR, "weight_decay": 0.0}
-        optimizer = RowAdamW(
-            [group], betas=_BETAS, eps=_EPS, state_dtype=dtype, execution=execution
-        )
-        for table, moments in zip(self.tables, self.of(dtype)):
-            optimizer.state[table] = {"step": torch.zeros(()), **moments}
-        return optimizer
-
-    def sparse_adam(self) -> torch.optim.SparseAdam:
-        """torch's, for sparse gradients."""
-        optimizer = torch.optim.SparseAdam(self.tables, lr=_LR, betas=_BETAS, eps=_EPS)
-        for table, moments in zip(self.tables, self.of(self.tables[0].dtype)):
-            optimizer.state[table] = {"step": 0, **moments}
-        return optimizer
+def arguments(parser: ArgumentParser) -> None:
+    """Sizes and settings."""
+    add_comparison(parser, {"d": "256", "n_experts": "1048576", "tokens": "1024,4096"})
 
 
-def run(shapes: Sequence[Shape], settings: Settings, report: Report) -> None:
+def run(options: Namespace) -> None:
+    """Prints the comparisons, and writes --json."""
+    run_comparison(options, sections)
+
+
+def sections(shapes: Sequence[Shape], settings: Settings) -> Iterator[Comparison]:
     """A table of each width and size, and the rows that each number of tokens retrieves."""
     for shape in shapes:
         torch.manual_seed(0)
-        report.add(_compare(shape, settings))
-        WORKSPACE.release()
+        yield _compare(shape, settings)
+        release(settings.device)
 
 
 def _compare(shape: Shape, settings: Settings) -> Comparison:

@@ -1,30 +1,46 @@
-"""The search for product keys: ours, and with torch.topk on all scores and all k² pairs."""
+"""The search for product keys, forward and forward + backward.
 
-from collections.abc import Callable, Sequence
+Ours, and with torch.topk on all scores and all k² pairs.
+"""
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from experiments.benchmarks.agreement import exact_products
-from experiments.benchmarks.rivals import stock_topk
-from experiments.benchmarks.shapes import Settings, Shape
-from experiments.benchmarks.tables import Comparison, Report
-from experiments.benchmarks.timing import Contender, compare
+from experiments.benchmarks.core.agreement import exact_products
+from experiments.benchmarks.core.arguments import GRID, add_comparison
+from experiments.benchmarks.core.comparing import run_comparison
+from experiments.benchmarks.core.memory import release
+from experiments.benchmarks.core.report import Comparison
+from experiments.benchmarks.core.rivals import stock_topk
+from experiments.benchmarks.core.shapes import Settings, Shape
+from experiments.benchmarks.core.timing import Contender, compare
 from experiments.kernels.ops import Execution, product_key_topk
-from experiments.kernels.workspace import WORKSPACE
 
 STOCK = "stock"
 _TOLERANCE = 1e-4  # of scores near 1, float32: sums of d_key products in any order
 Search = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 
-def run(shapes: Sequence[Shape], settings: Settings, report: Report) -> None:
+def arguments(parser: ArgumentParser) -> None:
+    """Sizes and settings."""
+    add_comparison(parser, {"d": "256", "n_experts": GRID, "tokens": "1024,4096"})
+
+
+def run(options: Namespace) -> None:
+    """Prints the comparisons, and writes --json."""
+    run_comparison(options, sections)
+
+
+def sections(shapes: Sequence[Shape], settings: Settings) -> Iterator[Comparison]:
     """Forward alone, and forward and backward, at each shape."""
     for shape in shapes:
-        report.add(_compare(shape, settings))
-        WORKSPACE.release()
+        yield _compare(shape, settings)
+        release(settings.device)
 
 
 def _compare(shape: Shape, settings: Settings) -> Comparison:

@@ -1,4 +1,4 @@
-"""How long the commands that show a large sweep take: `python -m experiments.bench status`.
+"""How long status, collect and analyses of a sweep of 10,000 points take.
 
 Each command is a process of its own, from its start to its end, on a sweep made up for it.
 """
@@ -8,13 +8,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from experiments.benchmarks.arguments import Parser
-from experiments.benchmarks.made_sweep import make_sweep
+from experiments.benchmarks.core.made_sweep import make_sweep
 from experiments.cli import at_least
 from experiments.system.text_table import aligned
 
@@ -34,13 +34,15 @@ class _Command:
     n_points: int | None = None  # None: the large sweep's
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Prints each command's seconds beside its limit; exits with 1 if one is missed."""
-    parser = Parser(prog="python -m experiments.bench status", description=__doc__)
+def arguments(parser: ArgumentParser) -> None:
+    """The number of points."""
     parser.add_argument(
         "--points", type=at_least(1), default=10_000, help="of the sweep (default 10000)"
     )
-    options = parser.parse_args(arguments)
+
+
+def run(options: Namespace) -> None:
+    """Prints each command's seconds beside its limit; exits with 1 if one is missed."""
     with tempfile.TemporaryDirectory(prefix="experiments-bench-") as name:
         folder = Path(name) / "results"
         print(f"making a sweep of {options.points} points in {folder}", file=sys.stderr)

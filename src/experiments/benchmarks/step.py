@@ -1,36 +1,56 @@
-"""A whole training step of a decoder, dense and with one PEER layer in the middle.
+"""A whole training step of a decoder, dense and with a PEER layer in the middle.
 
-Untrained routing on random tokens collapses onto few experts, whose rows then stay in the cache:
-table time all but vanishes, a false win. So queries are normalised over the batch, and noise is
-added to the layer's input, which spreads tokens evenly: the worst case.
+Queries are normalised over the batch, and noise is added to the layer's input (core/loop.py).
 """
 
-import gc
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from experiments.benchmarks.memory_fit import Entry, fitting, moments_bytes, sums_bytes, table_bytes
-from experiments.benchmarks.optimizer import Moments
-from experiments.benchmarks.shapes import Settings, Shape, type_name
-from experiments.benchmarks.tables import Comparison, Report
-from experiments.benchmarks.timing import Contender, compare
+from experiments.benchmarks.core.arguments import QUICK, add_comparison
+from experiments.benchmarks.core.comparing import run_comparison
+from experiments.benchmarks.core.loop import Loop, Sizes
+from experiments.benchmarks.core.memory import (
+    Entry,
+    fitting,
+    moments_bytes,
+    release,
+    sums_bytes,
+    table_bytes,
+)
+from experiments.benchmarks.core.moments import Moments
+from experiments.benchmarks.core.report import Comparison
+from experiments.benchmarks.core.shapes import Settings, Shape, type_name
+from experiments.benchmarks.core.timing import Contender, compare
 from experiments.config.schema import KernelName
 from experiments.kernels.ops import Execution
-from experiments.kernels.workspace import WORKSPACE, use_huge_pages
+from experiments.kernels.workspace import use_huge_pages
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.peer import PEER, PEERConfig
-from experiments.models.transformer import Transformer, TransformerConfig, assign_ffns
 from experiments.optim.optimizer import keep_coalesced
-from experiments.training.compiled import CompileClock, compile_trunk
+from experiments.training.compiled import CompileClock
 
 DENSE = "dense"
 _COMPILED = " compiled"
 _D_HEAD = 32
+_TRUNK = {"layers": 6, "vocab": 8192, "seq_len": 256}
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """The trunk's sizes, and those and settings of all comparisons."""
+    for option, default in _TRUNK.items():
+        flag = f"--{option.replace('_', '-')}"
+        parser.add_argument(flag, type=int, metavar="N", help=f"(default {default})")
+    parser.add_argument(
+        "--compile", action="store_true", help="each contender with torch.compile too (minutes)"
+    )
+    usual = {"d": "256", "n_experts": "1048576", "tokens": "4096", "d_key": "256,32"}
+    quick = {**QUICK, "layers": 2, "vocab": 512, "seq_len": 64}
+    add_comparison(parser, {**usual, **_TRUNK}, on_gpu={}, quick=quick, kernels="{}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,17 +63,26 @@ class Trunk:
     compiled: bool = False  # beside eager steps, those whose trunk torch.compile makes
 
 
-def run(shapes: Sequence[Shape], trunk: Trunk, settings: Settings, report: Report) -> None:
-    """A comparison of each shape."""
-    for shape in shapes:
-        if shape.n_tokens % trunk.seq_len:
-            raise ValueError(
-                f"--tokens {shape.n_tokens} must be a multiple of --seq-len {trunk.seq_len}"
-            )
-    for shape in shapes:
-        report.add(_compare(shape, trunk, settings))
-        gc.collect()
-        WORKSPACE.release()
+def run(options: Namespace) -> None:
+    """Prints the comparisons, and writes --json."""
+
+    def sections(shapes: Sequence[Shape], settings: Settings) -> Iterator[Comparison]:
+        trunk = Trunk(
+            n_layers=options.layers,
+            vocab_size=options.vocab,
+            seq_len=options.seq_len,
+            compiled=options.compile,
+        )
+        for shape in shapes:
+            if shape.n_tokens % trunk.seq_len:
+                raise ValueError(
+                    f"--tokens {shape.n_tokens} must be a multiple of --seq-len {trunk.seq_len}"
+                )
+        for shape in shapes:
+            yield _compare(shape, trunk, settings)
+            release(settings.device)
+
+    run_comparison(options, sections)
 
 
 class _Model:
@@ -61,52 +90,55 @@ class _Model:
 
     def __init__(self, shape: Shape, trunk: Trunk, settings: Settings, *, peer: bool) -> None:
         torch.manual_seed(0)
-        self.trunk, self.settings = trunk, settings
-        self.config = _config(shape, trunk, type_name(settings.table_dtype), peer)
-        batch = (shape.n_tokens // trunk.seq_len, trunk.seq_len + 1)
+        sizes = Sizes(
+            d_model=shape.d_model,
+            d_head=_D_HEAD,
+            n_layers=trunk.n_layers,
+            vocab_size=trunk.vocab_size,
+            seq_len=trunk.seq_len,
+            sequences=shape.n_tokens // trunk.seq_len,
+            tie_head=False,
+        )
+        ffn = PEERConfig(
+            n_experts=shape.n_experts,
+            n_heads=shape.n_heads,
+            top_k=shape.top_k,
+            d_key=shape.d_key,
+            query_norm="batch",
+            table_dtype=type_name(settings.table_dtype),
+        )
+        self.config = sizes.model(ffn if peer else DenseConfig())
         with torch.device(settings.device):
-            self.model: Transformer = self.config.build()
-            tokens = torch.randint(trunk.vocab_size, batch)
-            noise = torch.randn(batch[0], trunk.seq_len, shape.d_model)
-        self.inputs, self.targets = tokens[:, :-1], tokens[:, 1:].flatten()
+            self.model = self.config.build()
+            self.batches = sizes.batches(1)
+            sizes.spread(self.model)
         self.layer = next((f for f in self.model.ffn_layers() if isinstance(f, PEER)), None)
-        tables = []
-        if self.layer is not None:
-            # the same noise in each step: drawing it is no part of a training step
-            self.layer.register_forward_pre_hook(lambda _, x: (x[0] + noise,))
-            tables = [self.layer.w_down, self.layer.w_up]
-            for table in tables:  # as training prepares them
-                if settings.huge_pages:
-                    use_huge_pages(table)
-                keep_coalesced(table, self.layer.execution)
-            self.moments = Moments(tables, settings.huge_pages)
+        tables = [] if self.layer is None else [self.layer.w_down, self.layer.w_up]
+        for table in tables:  # as training prepares them
+            if settings.huge_pages:
+                use_huge_pages(table)
+            keep_coalesced(table, Execution())
+        self.moments = Moments(tables, settings.huge_pages)
         ours = set(tables)
         rest = [parameter for parameter in self.model.parameters() if parameter not in ours]
         self.rest = torch.optim.AdamW(rest, lr=1e-6, fused=True)
 
-    def step(self, kernel: KernelName, way: str, *, compiled: bool = False) -> Callable[[], None]:
-        """A step; way: none (without tables), dense, rows or fused."""
-        forward = compile_trunk(self.model) if compiled else self.model
+    def step(
+        self, kernel: KernelName = "auto", way: str | None = None, *, compiled: bool = False
+    ) -> Callable[[], object]:
+        """A step, without clipping; way: of the tables, dense, rows or fused."""
         optimizers: list[torch.optim.Optimizer] = [self.rest]
         how = Execution(kernel=kernel, gradient="dense" if way == "dense" else "rows")
         if way == "dense":
             optimizers.append(self.moments.adamw())
-        elif way != "none":
+        elif way is not None:
             by_rows = self.moments.row_adamw(way, how)
             optimizers.append(by_rows)
             how = replace(how, update=by_rows.update if way == "fused" else None)
-
-        def call() -> None:
-            """All that training does but reading data, clipping and writing down."""
-            if self.layer is not None:
-                self.layer.execution = how
-            logits = forward(self.inputs)
-            F.cross_entropy(logits.flatten(0, 1).float(), self.targets).backward()
-            for optimizer in optimizers:
-                optimizer.step()
-            self.model.zero_grad(set_to_none=True)
-
-        return call
+        loop = Loop(self.model, self.batches, *optimizers, grad_clip=None, execution=how)
+        if compiled:
+            loop.compile()
+        return loop.step
 
     @torch.no_grad()
     def n_distinct(self) -> int:
@@ -114,7 +146,7 @@ class _Model:
         assert self.layer is not None
         seen: list[Tensor] = []
         hook = self.layer.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
-        self.model(self.inputs)
+        self.model(self.batches[0][0][0])
         hook.remove()
         indices, _ = self.layer.route(seen[0].flatten(0, -2))
         return len(indices.unique())
@@ -126,9 +158,9 @@ def _compare(shape: Shape, trunk: Trunk, settings: Settings) -> Comparison:
     tables = 2 * table_bytes(shape, settings) + moments_bytes(shape, settings)
     entries = _entries(shape, settings, peer, trunk.compiled)
     chosen, notes = fitting(entries, settings.device, tables)
-    contenders = [Contender(name=DENSE, call=dense.step("auto", "none"))]
+    contenders = [Contender(name=DENSE, call=dense.step())]
     if trunk.compiled:
-        call = dense.step("auto", "none", compiled=True)
+        call = dense.step(compiled=True)
         contenders.append(Contender(name=DENSE + _COMPILED, call=call, baseline=DENSE))
     contenders += [Contender(name=e.name, call=e.make(), baseline=e.baseline) for e in chosen]
     clock = CompileClock()
@@ -188,26 +220,5 @@ def _entries(
 
 def _step(
     peer: Callable[[], _Model], kernel: KernelName, way: str, compiled: bool
-) -> Callable[[], None]:
+) -> Callable[[], object]:
     return peer().step(kernel, way, compiled=compiled)
-
-
-def _config(shape: Shape, trunk: Trunk, table_dtype: str, peer: bool) -> TransformerConfig:
-    """The middle block's feed-forward layer is PEER, or, as all others, dense and 4 d wide."""
-    layer = PEERConfig(
-        n_experts=shape.n_experts,
-        n_heads=shape.n_heads,
-        top_k=shape.top_k,
-        d_key=shape.d_key,
-        query_norm="batch",
-        table_dtype=table_dtype,
-    )
-    dense = DenseConfig()
-    return TransformerConfig(
-        d_model=shape.d_model,
-        d_head=_D_HEAD,
-        vocab_size=trunk.vocab_size,
-        seq_len=trunk.seq_len,
-        tie_head=False,
-        ffns=assign_ffns(layer if peer else dense, dense, "middle", trunk.n_layers),
-    )

@@ -1,23 +1,27 @@
 """Triton's row AdamW and its stochastic rounding against float64, written out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from experiments.benchmarks.core.shapes import type_name
 from experiments.gpu.check import (
-    FLOAT32,
+    Check,
     Deviation,
+    Inputs,
     drawn,
-    name_of,
     of_each,
+    of_neighbour,
     sizes,
     sums_in_float64,
     triton_for,
 )
 from experiments.kernels.interface import AdamWStep
+
+STATE = ("weight", "mean", "square")
+Types = tuple[torch.dtype, torch.dtype]  # of a table and of its moments
 
 
 def step_of(**changes: Any) -> AdamWStep:
@@ -26,9 +30,7 @@ def step_of(**changes: Any) -> AdamWStep:
     return AdamWStep(**{**numbers, **changes})
 
 
-def state_of(
-    n: int, width: int, types: tuple[torch.dtype, torch.dtype], device: str
-) -> list[Tensor]:
+def state_of(n: int, width: int, types: Types, device: str) -> list[Tensor]:
     """A table and its two moments."""
     draws = (torch.randn, torch.randn, torch.rand)
     wanted = (types[0], types[1], types[1])
@@ -71,20 +73,17 @@ def _of_step(
     before: Sequence[Tensor],
     rows: Tensor,
     gradient: Tensor,
-    step: AdamWStep,
 ) -> list[Deviation]:
     """Of stepped rows: float32 to its arithmetic. bfloat16 to one of the two neighbours, and to
     the very one that the noise says but where a last bit of float32 decides, which is seldom: with
     other noise half of the entries would differ. Of other rows: none.
     """
-    found = []
+    found, step = [], step_of()
     wanted = adamw_in_float64(before, rows, gradient, step)
-    for salt, (name, now, slow) in enumerate(zip(("weight", "mean", "square"), results, wanted)):
+    for salt, (name, now, slow) in enumerate(zip(STATE, results, wanted)):
         stepped = now[rows]
         if now.dtype == torch.bfloat16:
-            room = 2**-7 * slow.abs() + FLOAT32
-            error = float(((stepped.double() - slow).abs() / room).max())
-            found.append(Deviation(what=f"{name}, of a neighbour", error=error, allowed=1))
+            found.append(of_neighbour(name, stepped, slow))
             exact = rounded_by_noise(slow.float(), rows, step.step, salt)
             share = float((stepped != exact).double().mean())
             found.append(Deviation(what=f"{name}, rounded otherwise", error=share, allowed=0.01))
@@ -97,97 +96,87 @@ def _of_step(
     return found
 
 
-@dataclass(frozen=True, kw_only=True)
-class RowAdamW:
+def row_adamw(n: int, width: int, rows: Sequence[int], types: Types) -> Check:
     """A step of some rows by their gradients."""
 
-    n: int
-    width: int
-    rows: tuple[int, ...]
-    types: tuple[torch.dtype, torch.dtype]
-    kernel: str = "row AdamW"
+    def inputs(device: str) -> Inputs:
+        gradient = torch.randn(len(rows), width, device=device)
+        return state_of(n, width, types, device), torch.tensor(rows, device=device), gradient
 
-    @property
-    def case(self) -> str:
-        table, moments = map(name_of, self.types)
-        return f"N={self.n} D={self.width} {table}, moments {moments}"
-
-    def inputs(self, device: str) -> tuple[Any, ...]:
-        rows = torch.tensor(self.rows, device=device)
-        gradient = torch.randn(len(rows), self.width, device=device)
-        return state_of(self.n, self.width, self.types, device), rows, gradient
-
-    def run(self, inputs: tuple[Any, ...]) -> list[Tensor]:
-        state, rows, gradient = inputs
+    def run(state: list[Tensor], chosen: Tensor, gradient: Tensor) -> list[Tensor]:
         table, *moments = (t.clone() for t in state)
-        triton_for(table).row_adamw(table, tuple(moments), rows, gradient, step_of())
+        triton_for(table).row_adamw(table, tuple(moments), chosen, gradient, step_of())
         return [table, *moments]
 
-    def deviations(self, inputs: tuple[Any, ...], results: Sequence[Tensor]) -> list[Deviation]:
-        state, rows, gradient = inputs
-        return _of_step(results, state, rows, gradient, step_of())
+    return Check(
+        kernel="row AdamW",
+        case=f"N={n} D={width} {_names(types)}",
+        inputs=inputs,
+        run=run,
+        deviations=_of_step,
+    )
 
 
-@dataclass(frozen=True, kw_only=True)
-class RowAdamWOfSums:
+def row_adamw_of_sums(shape: tuple[int, int, int, int], types: Types) -> Check:
     """A step of the retrieved rows by sums that the kernel makes itself."""
+    n, width = shape[3], shape[2]
 
-    shape: tuple[int, int, int, int]
-    types: tuple[torch.dtype, torch.dtype]
-    kernel: str = "row AdamW of sums"
+    def inputs(device: str) -> Inputs:
+        x, _, idx, weights = drawn(shape, device, torch.float32)
+        return state_of(n, width, types, device), x, idx, weights
 
-    @property
-    def case(self) -> str:
-        table, moments = map(name_of, self.types)
-        return f"{sizes(self.shape)} {table}, moments {moments}"
-
-    def inputs(self, device: str) -> tuple[Any, ...]:
-        x, _, idx, weights = drawn(self.shape, device, torch.float32)
-        return state_of(self.shape[3], self.shape[2], self.types, device), x, idx, weights
-
-    def run(self, inputs: tuple[Any, ...]) -> list[Tensor]:
-        state, x, idx, weights = inputs
+    def run(state: list[Tensor], x: Tensor, idx: Tensor, weights: Tensor) -> list[Tensor]:
         table, *moments = (t.clone() for t in state)
         kernel = triton_for(table)
-        segments = kernel.sort(idx, self.shape[3])
+        segments = kernel.sort(idx, n)
         kernel.row_adamw_of_sums(table, tuple(moments), x, segments, weights, step_of())
         return [table, *moments]
 
-    def deviations(self, inputs: tuple[Any, ...], results: Sequence[Tensor]) -> list[Deviation]:
-        state, x, idx, weights = inputs
+    def deviations(
+        results: Sequence[Tensor], state: list[Tensor], x: Tensor, idx: Tensor, weights: Tensor
+    ) -> list[Deviation]:
         rows = idx.unique()
-        gradient = sums_in_float64(x, idx, weights, self.shape[3])[rows]
-        return _of_step(results, state, rows, gradient, step_of())
+        return _of_step(results, state, rows, sums_in_float64(x, idx, weights, n)[rows])
+
+    return Check(
+        kernel="row AdamW of sums",
+        case=f"{sizes(shape)} {_names(types)}",
+        inputs=inputs,
+        run=run,
+        deviations=deviations,
+    )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rounding:
+def rounding(step: int) -> Check:
     """Stores in bfloat16 to the bit: with betas of 0 the moments are g and g * g, exactly."""
 
-    step: int
-    kernel: str = "stochastic rounding"
-
-    @property
-    def case(self) -> str:
-        return f"step {self.step}"
-
-    def inputs(self, device: str) -> tuple[Any, ...]:
-        rows = torch.tensor([1, 2, 70], device=device)
-        return rows, torch.randn(3, 40, device=device)
-
-    def run(self, inputs: tuple[Any, ...]) -> list[Tensor]:
-        rows, g = inputs
-        table, mean, square = (
+    def run(rows: Tensor, g: Tensor) -> list[Tensor]:
+        table, *moments = (
             torch.zeros(71, 40, device=g.device, dtype=torch.bfloat16) for _ in range(3)
         )
-        plain = step_of(beta1=0.0, beta2=0.0, weight_decay=0.0, step=self.step)
-        triton_for(table).row_adamw(table, (mean, square), rows, g, plain)
-        return [mean[rows], square[rows]]
+        plain = step_of(beta1=0.0, beta2=0.0, weight_decay=0.0, step=step)
+        triton_for(table).row_adamw(table, tuple(moments), rows, g, plain)
+        return [moment[rows] for moment in moments]
 
-    def deviations(self, inputs: tuple[Any, ...], results: Sequence[Tensor]) -> list[Deviation]:
-        rows, g = inputs
-        exact = [rounded_by_noise(x, rows, self.step, salt) for salt, x in ((1, g), (2, g * g))]
+    def deviations(results: Sequence[Tensor], rows: Tensor, g: Tensor) -> list[Deviation]:
+        exact = [rounded_by_noise(x, rows, step, salt) for salt, x in ((1, g), (2, g * g))]
         return [
             Deviation(what=f"{name} to the bit", error=float((a != b).sum()), allowed=0)
             for name, a, b in zip(("g", "g * g"), results, exact, strict=True)
         ]
+
+    return Check(
+        kernel="stochastic rounding",
+        case=f"step {step}",
+        inputs=lambda device: (
+            torch.tensor([1, 2, 70], device=device),
+            torch.randn(3, 40, device=device),
+        ),
+        run=run,
+        deviations=deviations,
+    )
+
+
+def _names(types: Types) -> str:
+    table, moments = map(type_name, types)
+    return f"{table}, moments {moments}"

@@ -1,8 +1,8 @@
 """What a check of a kernel is, and how far a result may be from its reference in float64."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,30 +29,22 @@ class Deviation:
         return self.error <= self.allowed
 
 
-class Check(Protocol):
-    """One case of one kernel."""
+Inputs = tuple[Any, ...]
 
-    @property
-    def kernel(self) -> str:
-        """What is checked."""
-        ...
 
-    @property
-    def case(self) -> str:
-        """Sizes and types in a few words."""
-        ...
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One case of one kernel; case: sizes and types in a few words.
 
-    def inputs(self, device: str) -> tuple[Any, ...]:
-        """From torch's global generator."""
-        ...
+    inputs(device): from torch's global generator. run(*inputs): what the kernel makes of them,
+    which stay as they are. deviations(results, *inputs): of each of the results.
+    """
 
-    def run(self, inputs: tuple[Any, ...]) -> list[Tensor]:
-        """What the kernel makes of them; the inputs stay as they are."""
-        ...
-
-    def deviations(self, inputs: tuple[Any, ...], results: Sequence[Tensor]) -> list[Deviation]:
-        """Of each of the results."""
-        ...
+    kernel: str
+    case: str
+    inputs: Callable[[str], Inputs]
+    run: Callable[..., list[Tensor]]
+    deviations: Callable[..., list[Deviation]]
 
 
 def of_largest(what: str, fast: Tensor, slow: Tensor) -> Deviation:
@@ -71,6 +63,13 @@ def of_each(what: str, fast: Tensor, slow: Tensor) -> Deviation:
     """The largest difference, each over 1 + its entry, as torch.testing has it."""
     error = ((fast.double() - slow).abs() / (1 + slow.abs())).max()
     return Deviation(what=what, error=float(error), allowed=FLOAT32)
+
+
+def of_neighbour(what: str, fast: Tensor, slow: Tensor) -> Deviation:
+    """The largest difference of bfloat16 from one of its two neighbours, in parts of their gap."""
+    gap = 2**-7 * slow.abs() + FLOAT32
+    error = float(((fast.double() - slow).abs() / gap).max())
+    return Deviation(what=f"{what}, of a neighbour", error=error, allowed=1)
 
 
 def triton_for(table: Tensor) -> Kernel:
@@ -93,11 +92,6 @@ def drawn(shape: tuple[int, ...], device: str, dtype: torch.dtype) -> tuple[Tens
 def sizes(shape: tuple[int, ...]) -> str:
     """The shape in words."""
     return "T={} J={} D={} N={}".format(*shape)
-
-
-def name_of(dtype: torch.dtype) -> str:
-    """bfloat16, float32."""
-    return str(dtype).removeprefix("torch.")
 
 
 def sums_in_float64(values: Tensor, idx: Tensor, weights: Tensor, n: int) -> Tensor:

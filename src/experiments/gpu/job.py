@@ -29,6 +29,13 @@ class Job:
         """What is timed; on a CPU Triton is interpreted, which only its values are worth."""
         return "triton" if self.device == "cuda" else "torch"
 
+    @property
+    def card(self) -> str:
+        """Its name; none of a CPU."""
+        import torch
+
+        return torch.cuda.get_device_name() if self.device == "cuda" else ""
+
     def add(
         self,
         name: str,

@@ -5,34 +5,36 @@ The tests run those of small() on a CPU, interpreted, or on a GPU; gpu_check run
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from experiments.benchmarks.core.shapes import type_name
 from experiments.gpu.adamw_checks import (
-    Rounding,
-    RowAdamW,
-    RowAdamWOfSums,
+    STATE,
     adamw_in_float64,
+    rounding,
+    row_adamw,
+    row_adamw_of_sums,
     step_of,
 )
 from experiments.gpu.check import (
     FLOAT32,
     Check,
     Deviation,
+    Inputs,
     drawn,
-    name_of,
     of_each,
     of_largest,
+    of_neighbour,
     sizes,
     sums_in_float64,
     triton_for,
 )
 from experiments.kernels import ops, reference
 
+Shape = tuple[int, int, int, int]  # T, J, D, N
 TRITON = ops.Execution(kernel="triton")
 TYPES = (torch.float32, torch.bfloat16)
 GATHERS = (  # T, J, D, N
@@ -63,31 +65,31 @@ FAR = (64, 32, 1024, 2**21 + 64)  # N * D passes 2**31: addresses of 64 bits
 def small() -> Iterator[Check]:
     """What the CPU tests run too. Sizes take turns at what they have nothing to do with."""
     for i, shape in enumerate(GATHERS):
-        yield GatherDot(shape=shape, dtype=TYPES[i % 2])
-        yield GatherSum(shape=shape, dtype=TYPES[(i + 1) % 2])
-    yield HotRow(shape=HOT)
+        yield gather("gather_dot", shape, TYPES[i % 2])
+        yield gather("gather_sum", shape, TYPES[(i + 1) % 2])
+    yield hot_row(HOT)
     for i, (n_sub, top_k) in enumerate(SEARCHES):
-        yield Search(n_sub=n_sub, top_k=top_k, per_head=i % 2 == 1)
+        yield search(n_sub, top_k, per_head=i % 2 == 1)
     for types in STATES:
         for width in (17, 1030):
-            yield RowAdamW(n=9, width=width, rows=(0, 2, 3, 8), types=types)
-        yield RowAdamWOfSums(shape=(9, 8, 17, 12), types=types)
+            yield row_adamw(9, width, (0, 2, 3, 8), types)
+        yield row_adamw_of_sums((9, 8, 17, 12), types)
     for step in STEPS:
-        yield Rounding(step=step)
+        yield rounding(step)
 
 
 def large() -> Iterator[Check]:
     """What needs a card: sizes of training, hot experts, addresses beyond 2**31."""
     for dtype in TYPES:
         for shape in LARGE_GATHERS:
-            yield GatherDot(shape=shape, dtype=dtype)
-            yield GatherSum(shape=shape, dtype=dtype)
-    yield HotRow(shape=LARGE_HOT)
+            yield gather("gather_dot", shape, dtype)
+            yield gather("gather_sum", shape, dtype)
+    yield hot_row(LARGE_HOT)
     for n_sub, top_k in LARGE_SEARCHES:
-        yield Search(n_sub=n_sub, top_k=top_k, per_head=False, n_tokens=16, d_key=128)
+        yield search(n_sub, top_k, per_head=False, n_tokens=16, d_key=128)
     for types in STATES:
-        yield RowAdamWOfSums(shape=(1024, 128, 1024, 2**16), types=types)
-    yield FarRows(shape=FAR)
+        yield row_adamw_of_sums((1024, 128, 1024, 2**16), types)
+    yield far_rows(FAR)
 
 
 def gradients(function: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:
@@ -99,126 +101,85 @@ def gradients(function: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:
     return [out.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class GatherDot:
-    """Forward, and the gradients of activations and of the table."""
+def gather(kernel: str, shape: Shape, dtype: torch.dtype) -> Check:
+    """gather_dot or gather_sum: forward, and the gradients of the table and of the other factor."""
+    of_dot = kernel == "gather_dot"
+    fast = partial(getattr(ops, kernel), execution=TRITON)
+    names = ["gradient of x", "gradient of the table", "gradient of the weights"]
 
-    shape: tuple[int, int, int, int]
-    dtype: torch.dtype
-    kernel: str = "gather_dot"
+    def inputs(device: str) -> Inputs:
+        x, table, idx, weights = drawn(shape, device, dtype)
+        return (x, table, idx) if of_dot else (table, idx, weights)
 
-    @property
-    def case(self) -> str:
-        return f"{sizes(self.shape)} {name_of(self.dtype)}"
+    def deviations(results: Sequence[Tensor], *given: Tensor) -> list[Deviation]:
+        exact = (t.double() if t.is_floating_point() else t for t in given)
+        slow = gradients(getattr(reference, kernel), *exact)
+        what = ("value", *(names[:2] if of_dot else names[1:]))
+        return [of_largest(*each) for each in zip(what, results, slow, strict=True)]
 
-    def inputs(self, device: str) -> tuple[Any, ...]:
-        return drawn(self.shape, device, self.dtype)[:3]
-
-    def run(self, inputs: tuple[Any, ...]) -> list[Tensor]:
-        return gradients(partial(ops.gather_dot, execution=TRITON), *inputs)
-
-    def deviations(self, inputs: tuple[Any, ...], results: Sequence[Tensor]) -> list[Deviation]:
-        x, table, idx = inputs
-        slow = gradients(reference.gather_dot, x.double(), table.double(), idx)
-        names = ("value", "gradient of x", "gradient of the table")
-        return [of_largest(*each) for each in zip(names, results, slow, strict=True)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class GatherSum:
-    """Forward, and the gradients of the table and of the weights."""
-
-    shape: tuple[int, int, int, int]
-    dtype: torch.dtype
-    kernel: str = "gather_sum"
-
-    @property
-    def case(self) -> str:
-        return f"{sizes(self.shape)} {name_of(self.dtype)}"
-
-    def inputs(self, device: str) -> tuple[Any, ...]:
-        return drawn(self.shape, device, self.dtype)[1:]
-
-    def run(self, inputs: tuple[Any, ...]) -> list[Tensor]:
-        return gradients(partial(ops.gather_sum, execution=TRITON), *inputs)
-
-    def deviations(self, inputs: tuple[Any, ...], results: Sequence[Tensor]) -> list[Deviation]:
-        table, idx, weights = inputs
-        slow = gradients(reference.gather_sum, table.double(), idx, weights.double())
-        names = ("value", "gradient of the table", "gradient of the weights")
-        return [of_largest(*each) for each in zip(names, results, slow, strict=True)]
+    return Check(
+        kernel=kernel,
+        case=f"{sizes(shape)} {type_name(dtype)}",
+        inputs=inputs,
+        run=partial(gradients, fast),
+        deviations=deviations,
+    )
 
 
-@dataclass(frozen=True, kw_only=True)
-class HotRow:
+def hot_row(shape: Shape) -> Check:
     """table_sums where one row has most of the pairs, so that it is summed in chunks."""
+    n = shape[-1]
 
-    shape: tuple[int, int, int, int]
-    kernel: str = "row sums"
-
-    @property
-    def case(self) -> str:
-        return f"{sizes(self.shape)}, 95 % of pairs on one row"
-
-    def inputs(self, device: str) -> tuple[Any, ...]:
-        x, _, idx, weights = drawn(self.shape, device, torch.float32)
-        idx[torch.rand(idx.shape, device=device) < 0.95] = min(3, self.shape[-1] - 1)
+    def inputs(device: str) -> Inputs:
+        x, _, idx, weights = drawn(shape, device, torch.float32)
+        idx[torch.rand(idx.shape, device=device) < 0.95] = min(3, n - 1)
         return x, idx, weights
 
-    def run(self, inputs: tuple[Any, ...]) -> list[Tensor]:
-        x, idx, weights = inputs
+    def run(x: Tensor, idx: Tensor, weights: Tensor) -> list[Tensor]:
         kernel = triton_for(x)
-        segments = kernel.sort(idx, self.shape[-1])
-        return [kernel.table_sums(x, segments, weights, torch.float32)]
+        return [kernel.table_sums(x, kernel.sort(idx, n), weights, torch.float32)]
 
-    def deviations(self, inputs: tuple[Any, ...], results: Sequence[Tensor]) -> list[Deviation]:
-        x, idx, weights = inputs
-        return [of_largest("sums", results[0], sums_in_float64(x, idx, weights, self.shape[-1]))]
+    return Check(
+        kernel="row sums",
+        case=f"{sizes(shape)}, 95 % of pairs on one row",
+        inputs=inputs,
+        run=run,
+        deviations=lambda results, *given: [
+            of_largest("sums", results[0], sums_in_float64(*given, n))
+        ],
+    )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Search:
+def search(
+    n_sub: int,
+    top_k: int,
+    *,
+    per_head: bool,
+    n_tokens: int = 4,
+    n_heads: int = 2,
+    d_key: int = 10,
+) -> Check:
     """The best product keys against a scan of all of them, and the gradients of a loss."""
+    n = n_sub**2
 
-    n_sub: int
-    top_k: int
-    per_head: bool
-    n_tokens: int = 4
-    n_heads: int = 2
-    d_key: int = 10
-    kernel: str = "product-key search"
+    def inputs(device: str) -> Inputs:
+        queries = torch.randn(n_tokens, n_heads, d_key, device=device)
+        shape = (2, n_sub, d_key // 2)
+        return queries, torch.randn((n_heads, *shape) if per_head else shape).to(device)
 
-    @property
-    def case(self) -> str:
-        keys = "keys a head" if self.per_head else "shared keys"
-        sizes = f"T={self.n_tokens} h={self.n_heads} d_key={self.d_key}"
-        return f"{sizes} N={self.n_sub}² k={self.top_k}, {keys}"
-
-    def inputs(self, device: str) -> tuple[Any, ...]:
-        queries = torch.randn(self.n_tokens, self.n_heads, self.d_key, device=device)
-        shape = (2, self.n_sub, self.d_key // 2)
-        return queries, torch.randn((self.n_heads, *shape) if self.per_head else shape).to(device)
-
-    def run(self, inputs: tuple[Any, ...]) -> list[Tensor]:
-        queries, sub_keys = inputs
-        return self._searched(partial(ops.product_key_topk, execution=TRITON), queries, sub_keys)
-
-    def _searched(
-        self, search: Callable[..., tuple[Tensor, Tensor]], queries: Tensor, sub_keys: Tensor
-    ) -> list[Tensor]:
+    def searched(by: Callable[..., tuple[Tensor, Tensor]], *given: Tensor) -> list[Tensor]:
         """Scores, indices, and the gradients of a loss of the scores."""
-        leaves = [t.clone().requires_grad_() for t in (queries, sub_keys)]
-        scores, indices = search(*leaves, self.top_k)
+        leaves = [t.clone().requires_grad_() for t in given]
+        scores, indices = by(*leaves, top_k)
         scores.softmax(-1).square().sum().backward()
         return [scores.detach(), indices, *(t.grad for t in leaves if t.grad is not None)]
 
-    def deviations(self, inputs: tuple[Any, ...], results: Sequence[Tensor]) -> list[Deviation]:
-        queries, sub_keys = (t.double() for t in inputs)
+    def deviations(results: Sequence[Tensor], *given: Tensor) -> list[Deviation]:
+        queries, sub_keys = (t.double() for t in given)
         scores, indices, *grads = results
-        best, _, *slow = self._searched(reference.product_key_topk, queries, sub_keys)
+        best, _, *slow = searched(reference.product_key_topk, queries, sub_keys)
         # among scores that are tied but for rounding, another expert may come first
         largest = float(best.abs().max())
-        n = self.n_sub**2
         outside = ((indices < 0) | (indices >= n)).sum()
         own = (_scores_of(queries, sub_keys, indices.clamp(0, n - 1)) - best).abs().max()
         twice = (indices.sort(dim=-1).values.diff(dim=-1) == 0).sum()
@@ -232,6 +193,15 @@ class Search:
             *(of_each(*each) for each in zip(names, grads, slow, strict=True)),
         ]
 
+    return Check(
+        kernel="product-key search",
+        case=f"T={n_tokens} h={n_heads} d_key={d_key} N={n_sub}² k={top_k}, "
+        + ("keys a head" if per_head else "shared keys"),
+        inputs=inputs,
+        run=partial(searched, partial(ops.product_key_topk, execution=TRITON)),
+        deviations=deviations,
+    )
+
 
 def _scores_of(queries: Tensor, sub_keys: Tensor, indices: Tensor) -> Tensor:
     """(T, H, K): the score of each index, sub-key by sub-key."""
@@ -242,19 +212,11 @@ def _scores_of(queries: Tensor, sub_keys: Tensor, indices: Tensor) -> Tensor:
     return torch.einsum("thd,thkd->thk", queries, torch.cat([first, second], dim=-1))
 
 
-@dataclass(frozen=True, kw_only=True)
-class FarRows:
+def far_rows(shape: Shape) -> Check:
     """Rows whose addresses pass 2**31 entries: read, summed and stepped."""
+    n_tokens, n_columns, width, n = shape
 
-    shape: tuple[int, int, int, int]
-    kernel: str = "rows beyond 2**31 entries"
-
-    @property
-    def case(self) -> str:
-        return f"{sizes(self.shape)} bfloat16"
-
-    def inputs(self, device: str) -> tuple[Any, ...]:
-        n_tokens, n_columns, width, n = self.shape
+    def inputs(device: str) -> Inputs:
         table = torch.empty(n, width, device=device, dtype=torch.bfloat16).normal_()
         moments = [torch.zeros_like(table) for _ in range(2)]
         x = torch.randn(n_tokens, width, device=device)
@@ -262,11 +224,10 @@ class FarRows:
         idx[:, 0] = n - 1 - torch.arange(n_tokens, device=device) % min(n, 64)  # the last rows
         return [table, *moments], x, idx, torch.randn(n_tokens, n_columns, device=device)
 
-    def run(self, inputs: tuple[Any, ...]) -> list[Tensor]:
-        state, x, idx, weights = inputs
+    def run(state: list[Tensor], x: Tensor, idx: Tensor, weights: Tensor) -> list[Tensor]:
         table, *moments = state
         kernel = triton_for(table)
-        segments = kernel.sort(idx, len(table))
+        segments = kernel.sort(idx, n)
         rows = segments.rows
         kept = [t[rows].clone() for t in state]
         sums = kernel.row_sums(x, segments, weights, torch.float32)
@@ -277,24 +238,25 @@ class FarRows:
             tensor[rows] = rows_before
         return results
 
-    def deviations(self, inputs: tuple[Any, ...], results: Sequence[Tensor]) -> list[Deviation]:
-        state, x, idx, weights = inputs
+    def deviations(
+        results: Sequence[Tensor], state: list[Tensor], x: Tensor, idx: Tensor, weights: Tensor
+    ) -> list[Deviation]:
         dot, weighted, sums, *stepped = results
         read = state[0][idx].double()
         rows, place = idx.unique(return_inverse=True)
         slow_sums = sums_in_float64(x, place, weights, len(rows))
-        found = [
+        slow = adamw_in_float64(state, rows, slow_sums, step_of())
+        return [
             of_largest("dot", dot, torch.einsum("td,tjd->tj", x.double(), read)),
             of_largest("sum", weighted, torch.einsum("tj,tjd->td", weights.double(), read)),
             of_largest("row sums", sums, slow_sums),
+            *(of_neighbour(*each) for each in zip(STATE, stepped, slow, strict=True)),
         ]
-        for name, fast, slow in zip(
-            ("weight", "mean", "square"),
-            stepped,
-            adamw_in_float64(state, rows, slow_sums, step_of()),
-            strict=True,
-        ):
-            room = 2**-7 * slow.abs() + FLOAT32
-            error = float(((fast.double() - slow).abs() / room).max())
-            found.append(Deviation(what=f"{name}, of a neighbour", error=error, allowed=1))
-        return found
+
+    return Check(
+        kernel="rows beyond 2**31 entries",
+        case=f"{sizes(shape)} bfloat16",
+        inputs=inputs,
+        run=run,
+        deviations=deviations,
+    )

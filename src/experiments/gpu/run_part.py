@@ -5,6 +5,7 @@ import os
 import sys
 import time
 import traceback
+from importlib import import_module
 from pathlib import Path
 
 
@@ -24,11 +25,11 @@ def main() -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from experiments.gpu.job import Job, LeftOut
-    from experiments.gpu.parts import part_named
     from experiments.gpu.report import DONE, FAILED, LEFT_OUT, Report
-    from experiments.gpu.toy import shorten
 
     if options.toy:
+        from experiments.gpu.toy import shorten
+
         shorten()
     begin = time.monotonic()
     report = Report(options.folder)
@@ -41,7 +42,7 @@ def _run(options: argparse.Namespace) -> None:
     )
     status, why = DONE, ""
     try:
-        part_named(options.name).run(job)
+        import_module(f"experiments.gpu.parts.{options.name}").run(job)
     except LeftOut as reason:
         status, why = LEFT_OUT, str(reason)
     except Exception as error:

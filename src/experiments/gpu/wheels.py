@@ -16,7 +16,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from experiments.cli import exit_codes
-from experiments.gpu.isoflop import DATA, OVERRIDES
+from experiments.gpu.parts.isoflop import DATA, OVERRIDES
 
 ROOTS = ("hydra-core", "omegaconf", "lightning", "tokenizers", "tqdm")
 # such a machine's own, and what only fetches from the hub

@@ -1,18 +1,23 @@
-"""Training steps with one PEER or PKM layer, its query so wide that its FLOPs are dense's."""
+"""Training steps of PEER and PKM at dense's FLOPs, their queries made so wide."""
 
 from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 
-from experiments.benchmarks.timing import Contender, compare
+from experiments.benchmarks.core.loop import Sizes, TableGradient, at_equal_flops
+from experiments.benchmarks.core.memory import release
 from experiments.budget.costs import FFNConfig
+from experiments.gpu import toy
 from experiments.gpu.goals import STEP_OVER_DENSE, Goal
 from experiments.gpu.job import Job
-from experiments.gpu.loop import Loop, Sizes, TableGradient, at_equal_flops, release
+from experiments.gpu.timed import loop_of, seconds_of
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.ffn.pkm import PKMConfig
+
+WORTH = 70
+SECONDS = 60
 
 PAPER = Sizes(  # conf/ladder/paper.yaml at size=8, in the micro-batches of docs/performance.md
     d_model=1024,
@@ -23,13 +28,12 @@ PAPER = Sizes(  # conf/ladder/paper.yaml at size=8, in the micro-batches of docs
     sequences=8,
     n_micro=16,
 )
-TOY = Sizes(d_model=32, d_head=16, n_layers=2, vocab_size=64, seq_len=8, sequences=2, n_micro=2)
 
 
-def _layers(toy: bool) -> dict[str, Callable[[int], FFNConfig]]:
+def _layers(small: bool) -> dict[str, Callable[[int], FFNConfig]]:
     """By the width of a query: conf/model/peer.yaml's and pkm.yaml's sizes."""
-    n, heads = (64, 1) if toy else (1024**2, 8)
-    of_peer, of_pkm = (2, 2) if toy else (16, 32)
+    n, heads = (64, 1) if small else (1024**2, 8)
+    of_peer, of_pkm = (2, 2) if small else (16, 32)
     return {
         "PEER": lambda d: PEERConfig(n_experts=n, n_heads=heads, top_k=of_peer, d_key=d),
         "PKM": lambda d: PKMConfig(n_experts=n, n_heads=heads, top_k=of_pkm, d_key=d),
@@ -39,7 +43,7 @@ def _layers(toy: bool) -> dict[str, Callable[[int], FFNConfig]]:
 def run(job: Job) -> None:
     """At the paper's batch, which the goal is for; then at one micro-batch a step."""
     torch.set_float32_matmul_precision("high")
-    sizes = TOY if job.toy else PAPER
+    sizes = toy.SIZES if job.toy else PAPER
     small = replace(sizes, n_micro=1)
     configs = {name: at_equal_flops(make, sizes) for name, make in _layers(job.toy).items()}
     plan: list[tuple[Sizes, str, TableGradient, Goal | None]] = [
@@ -68,13 +72,8 @@ def run(job: Job) -> None:
 
 
 def _seconds(job: Job, sizes: Sizes, ffn: FFNConfig, gradient: TableGradient) -> float:
-    loop = Loop(sizes.model(ffn), sizes, job, gradient=gradient)
-    (timing,) = compare(
-        [Contender(name="step", call=loop.step)],
-        rounds=1 if job.toy else 3,
-        device=job.device,
-        label=f"{type(ffn).__name__} {gradient}",
-    )
+    loop = loop_of(job, sizes.model(ffn), sizes, gradient=gradient)
+    seconds = seconds_of(job, loop.step, rounds=3, label=f"{type(ffn).__name__} {gradient}")
     del loop
-    release(job)
-    return timing.median
+    release(job.device)
+    return seconds

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from experiments.benchmarks.progress import Bar
+from experiments.benchmarks.core.progress import Bar
 
 MAX_OTHERS = 0.12  # cores that other processes may use during a repeat that counts
 TRIES = 3  # of a repeat, until one counts

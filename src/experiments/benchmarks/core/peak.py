@@ -4,23 +4,18 @@ Each contender in a process of its own, where no allocator holds freed memory, a
 a tiny shape: code, thread stacks and the libraries' own buffers are not the contender's.
 """
 
-import ctypes
 import gc
 import json
-import platform
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-import torch
-
-from experiments.benchmarks.case import Case
-from experiments.benchmarks.memory_fit import Entry
-from experiments.benchmarks.shapes import Settings, Shape
+from experiments.benchmarks.core import memory
+from experiments.benchmarks.core.case import Case
+from experiments.benchmarks.core.shapes import Settings, Shape
 from experiments.kernels.workspace import WORKSPACE
 
-Entries = Callable[[Case], Sequence[Entry]]
+Entries = Callable[[Case], Sequence[memory.Entry]]
 
 
 def in_own_process(arguments: Sequence[str]) -> int:
@@ -58,31 +53,6 @@ def _first_call(shape: Shape, settings: Settings, entries: Entries, name: str) -
     contender = case.contender(found[name])  # with its moments, if it steps
     contender.before()
     gc.collect()
-    mark = _mark(settings.device)
+    mark = memory.mark(settings.device)
     contender.call()
-    return _peak(settings.device) - mark
-
-
-def _mark(device: str) -> int:
-    """Bytes in use; the peak starts from here."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)  # freed blocks would be used again, unseen
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets VmHWM
-    except OSError as error:
-        raise RuntimeError(f"--memory needs Linux's /proc/self/clear_refs: {error}") from error
-    return _peak(device)
-
-
-def _peak(device: str) -> int:
-    if device == "cuda":
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated()
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("--memory needs VmHWM in /proc/self/status")
+    return memory.peak(settings.device) - mark

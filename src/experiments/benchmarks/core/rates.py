@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from experiments.benchmarks.shapes import Settings, Shape, type_name
-from experiments.benchmarks.timing import best_seconds
+from experiments.benchmarks.core.shapes import Settings, Shape, type_name
+from experiments.benchmarks.core.timing import best_seconds
 from experiments.kernels.select import resolve_kernel
 
 SQUARE = {"cpu": 2048, "cuda": 8192}  # of the product whose rate is the optimistic one

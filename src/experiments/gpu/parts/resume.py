@@ -1,4 +1,4 @@
-"""A loop that is saved, built again, loaded and goes on, against one that is not interrupted."""
+"""A loop that is saved, built again and goes on, against an uninterrupted one."""
 
 import os
 import tempfile
@@ -8,18 +8,23 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from experiments.benchmarks.core.loop import Loop, Sizes, TableGradient
+from experiments.benchmarks.core.memory import release
 from experiments.budget.costs import FFNConfig
+from experiments.gpu import toy
 from experiments.gpu.goals import NONE_DIFFERS
 from experiments.gpu.job import Job
-from experiments.gpu.loop import Loop, Sizes, TableGradient, release
+from experiments.gpu.timed import loop_of
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.moe import MoEConfig
 from experiments.models.ffn.peer import PEERConfig
 
+WORTH = 40
+SECONDS = 45
+
 SIZES = Sizes(
     d_model=512, d_head=64, n_layers=4, vocab_size=8192, seq_len=512, sequences=8, n_micro=2
 )
-TOY = Sizes(d_model=32, d_head=16, n_layers=2, vocab_size=64, seq_len=8, sequences=2, n_micro=2)
 _BEFORE, _AFTER = 3, 3  # steps around the interruption
 _LR = 1e-3  # so large that a lost moment shows
 
@@ -28,7 +33,7 @@ def run(job: Job) -> None:
     """Each layer three times: twice without an interruption, which is the card's own noise."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before its first product
     torch.use_deterministic_algorithms(True, warn_only=True)
-    sizes = TOY if job.toy else SIZES
+    sizes = toy.SIZES if job.toy else SIZES
     for name, (ffn, gradient) in _layers(job.toy).items():
         whole = _weights(job, sizes, ffn, gradient, interrupted=False)
         again = _weights(job, sizes, ffn, gradient, interrupted=False)
@@ -45,8 +50,8 @@ def run(job: Job) -> None:
         )
 
 
-def _layers(toy: bool) -> Mapping[str, tuple[FFNConfig, TableGradient]]:
-    n, d_key = (64, 8) if toy else (256**2, 128)
+def _layers(small: bool) -> Mapping[str, tuple[FFNConfig, TableGradient]]:
+    n, d_key = (64, 8) if small else (256**2, 128)
     peer = PEERConfig(n_experts=n, n_heads=2, top_k=4, d_key=d_key)
     fine = MoEConfig(
         n_experts=8,
@@ -68,10 +73,10 @@ def _layers(toy: bool) -> Mapping[str, tuple[FFNConfig, TableGradient]]:
 def _weights(
     job: Job, sizes: Sizes, ffn: FFNConfig, gradient: TableGradient, *, interrupted: bool
 ) -> dict[str, Tensor]:
-    release(job)
+    release(job.device)
 
     def make() -> Loop:
-        return Loop(sizes.model(ffn), sizes, job, gradient=gradient, lr=_LR, spread=False)
+        return loop_of(job, sizes.model(ffn), sizes, gradient=gradient, lr=_LR, spread=False)
 
     loop = make()
     for _ in range(_BEFORE):

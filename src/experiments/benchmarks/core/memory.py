@@ -1,14 +1,18 @@
-"""Whether contenders fit into memory beside each other: estimates, made before anything runs."""
+"""Memory: estimates of what contenders need, made before anything runs, and measured peaks."""
 
+import ctypes
+import gc
 import os
+import platform
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from experiments.benchmarks.shapes import Settings, Shape
-from experiments.system.environment import total_memory
+from experiments.benchmarks.core.shapes import Settings, Shape
+from experiments.kernels.workspace import WORKSPACE
+from experiments.system.environment import peak_memory, total_memory
 
 _SHARE = 0.9  # of what is free that may be planned with
 
@@ -95,3 +99,38 @@ def fitting(
 def _resident() -> int:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def release(device: str) -> None:
+    """Gives back what the last model or layer held, before the next is made."""
+    gc.collect()
+    WORKSPACE.release()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def mark(device: str) -> int:
+    """Bytes in use; the peak starts from here. Raises RuntimeError where that can't be had."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)  # freed blocks would be used again, unseen
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets VmHWM
+    except OSError as error:
+        raise RuntimeError(f"--memory needs Linux's /proc/self/clear_refs: {error}") from error
+    return peak(device)
+
+
+def peak(device: str) -> int:
+    """Bytes at most in use since the mark."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+        return peak_memory(device)
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("--memory needs VmHWM in /proc/self/status")

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from experiments.benchmarks.case import Case
-from experiments.benchmarks.rivals import NAIVE, PEER_PYTORCH, PRODUCT_KEY_MEMORY
+from experiments.benchmarks.core.case import Case
+from experiments.benchmarks.core.rivals import NAIVE, PEER_PYTORCH, PRODUCT_KEY_MEMORY
 from experiments.kernels.ops import Execution
 
 _MIN_AGREEMENT = 0.99  # of tokens

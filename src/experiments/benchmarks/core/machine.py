@@ -6,8 +6,8 @@ from typing import Any, get_args
 
 import torch
 
-from experiments.benchmarks import timing
-from experiments.benchmarks.shapes import Settings
+from experiments.benchmarks.core import timing
+from experiments.benchmarks.core.shapes import Settings
 from experiments.config.schema import KernelName
 from experiments.kernels.select import resolve_kernel
 from experiments.system import environment

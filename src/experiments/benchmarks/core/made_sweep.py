@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra import compose
 
-from experiments.cli import resolve
-from experiments.config.hydra_version import composing
+from experiments.cli import composed
 from experiments.records import RECORD_NAME, RunRecord, write_record
 from experiments.sweep import manifest
 
@@ -60,8 +58,7 @@ def _raw(model: str, folder: Path) -> dict[str, Any]:
         f"sweep={folder.name}",
         f"paths.results={folder.parent}",
     ]
-    with composing():
-        return resolve(compose("config", overrides, return_hydra_config=True))
+    return composed(overrides)
 
 
 def _records(raws: dict[str, Any], sweep: str, n_points: int) -> Iterator[RunRecord]:

@@ -1,4 +1,4 @@
-"""One PEER and one PKM layer against their floor, at the shape of the goals; and the gathers."""
+"""One PEER and one PKM layer against their floor; gathers."""
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import cycle
@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from experiments.benchmarks import layer
-from experiments.benchmarks.rates import copy_rate
-from experiments.benchmarks.shapes import Settings, Shape
-from experiments.benchmarks.tables import Report
-from experiments.benchmarks.timing import best_seconds
+from experiments.benchmarks.core.rates import copy_rate
+from experiments.benchmarks.core.report import printed
+from experiments.benchmarks.core.shapes import Settings, Shape
+from experiments.benchmarks.core.timing import best_seconds
+from experiments.gpu import toy
 from experiments.gpu.goals import (
     GATHER_SHARE,
     LAYER_FLOOR,
@@ -23,10 +24,17 @@ from experiments.gpu.job import Job
 from experiments.kernels.interface import Kernel
 from experiments.kernels.select import resolve_kernel
 
+WORTH = 80
+SECONDS = 75
+
 SHAPE = Shape(d_model=1024, n_experts=1024**2, n_tokens=16384, n_heads=8, top_k=16, d_key=128)
-TOY = Shape(d_model=16, n_experts=64, n_tokens=8, n_heads=2, top_k=4, d_key=8)
 WIDTHS = (16, 32, 64, 128, 256, 512, 1024)  # of tables cut by columns
 _RIVALS = ("PEER-pytorch", "naive")
+
+
+def shape_of(job: Job) -> Shape:
+    """Of the layer and its input."""
+    return toy.SHAPE if job.toy else SHAPE
 
 
 def settings(job: Job, rounds: int = 5) -> Settings:
@@ -44,10 +52,8 @@ def run(job: Job) -> None:
     """Forward and backward, then with AdamW of both tables, then the gathers alone."""
     torch.set_float32_matmul_precision("high")  # as training has it
     copy = copy_rate(job.device)
-    report = Report()
-    options = layer.Options(with_optimizer=True, memory=False, arguments=())
-    layer.run([TOY if job.toy else SHAPE], settings(job), options, report)
-    passes, steps = report.sections
+    sections = layer.sections([shape_of(job)], settings(job), with_optimizer=True)
+    passes, steps = (section.as_json() for section in printed(sections))
     _add_passes(job, passes, copy)
     for contender in steps["contenders"]:
         job.add(
@@ -99,7 +105,7 @@ def _calls(
 
 def _gathers(job: Job, copy: float) -> None:
     """Rows of each width at the same number of pairs; other rows in each of four calls."""
-    shape = TOY if job.toy else SHAPE
+    shape = shape_of(job)
     kernel = resolve_kernel(job.kernel, job.device, torch.bfloat16)
     assert kernel is not None
     size = (shape.n_tokens, shape.n_heads * shape.top_k)

@@ -1,17 +1,24 @@
-"""Peak memory at the paper's batch (He 2024, arXiv:2407.04153) against what the plan says."""
+"""The paper's batch (He 2024, arXiv:2407.04153): peak memory against the plan."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
+from experiments.benchmarks.core.loop import Sizes, TableGradient
+from experiments.benchmarks.core.memory import release
 from experiments.budget.memory import plan_memory
+from experiments.gpu import toy
 from experiments.gpu.goals import MEMORY_OF_PLAN
 from experiments.gpu.job import Job
-from experiments.gpu.loop import Loop, TableGradient, release
-from experiments.gpu.steps import PAPER, TOY
+from experiments.gpu.parts.steps import PAPER
+from experiments.gpu.timed import loop_of
 from experiments.models.ffn.peer import PEERConfig
+from experiments.models.transformer import TransformerConfig
 from experiments.system.environment import peak_memory
+
+WORTH = 50
+SECONDS = 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +34,7 @@ _WAYS = (_Way(gradient="rows", state="bfloat16"), _Way(gradient="dense", state="
 def run(job: Job) -> None:
     """Two steps each: the first makes the moments, the second holds them beside gradients."""
     torch.set_float32_matmul_precision("high")
-    sizes = TOY if job.toy else PAPER
-    peer = PEERConfig(n_experts=64, n_heads=2, top_k=4, d_key=8) if job.toy else PEERConfig()
+    sizes, peer = (toy.SIZES, toy.PEER) if job.toy else (PAPER, PEERConfig())
     for way in _WAYS:
         name = f"PEER, {way.gradient}, moments {way.state}"
         config = sizes.model(peer)
@@ -44,9 +50,9 @@ def run(job: Job) -> None:
         )
         # a GPU does not hold the program
         planned = plan.total - (plan.program if job.device == "cuda" else 0)
-        release(job)
+        release(job.device)
         try:
-            _two_steps(job, way, peer)
+            _two_steps(job, config, sizes, way)
         except torch.cuda.OutOfMemoryError as error:
             first = str(error).partition(". ")[0]
             job.note(**{name: f"out of memory, planned {planned / 2**30:.1f} GiB: {first}"})
@@ -60,10 +66,9 @@ def run(job: Job) -> None:
         )
 
 
-def _two_steps(job: Job, way: _Way, peer: PEERConfig) -> None:
+def _two_steps(job: Job, config: TransformerConfig, sizes: Sizes, way: _Way) -> None:
     """In a frame of its own, so that nothing of it is left when the next way begins."""
-    sizes = TOY if job.toy else PAPER
-    loop = Loop(sizes.model(peer), sizes, job, gradient=way.gradient, state=way.state)
+    loop = loop_of(job, config, sizes, gradient=way.gradient, state=way.state)
     for _ in range(2):
         loop.step()
     if job.device == "cuda":

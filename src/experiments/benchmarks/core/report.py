@@ -1,10 +1,10 @@
 """Measurements as text for a terminal and as plain values for JSON."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
-from experiments.benchmarks.timing import Timing
+from experiments.benchmarks.core.timing import Timing
 from experiments.system.text_table import aligned
 
 
@@ -20,16 +20,11 @@ class Section(Protocol):
         ...
 
 
-class Report:
-    """Sections, printed as they come and kept for the JSON file."""
-
-    def __init__(self) -> None:
-        self.sections: list[dict[str, Any]] = []
-
-    def add(self, section: Section) -> None:
-        """Prints it, with an empty line behind."""
+def printed(sections: Iterable[Section]) -> Iterator[Section]:
+    """Each as it comes, with an empty line behind."""
+    for section in sections:
         print("\n".join((*section.lines(), "")), flush=True)
-        self.sections.append(section.as_json())
+        yield section
 
 
 @dataclass(frozen=True, kw_only=True)

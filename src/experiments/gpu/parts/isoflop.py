@@ -1,8 +1,8 @@
-"""A small isoFLOP by the harness itself: `python -m experiments.run -m` at 1e15 training FLOPs.
+"""The harness itself at 1e15 FLOPs; needs its wheels.
 
-As many sizes as the time allows, all layers at each, and the runs that are done are kept. One seed,
-WikiText-2 several times over, rates that were tuned elsewhere: it shows that the harness trains on
-the card, not which layer is best.
+A small isoFLOP by `python -m experiments.run -m`. As many sizes as the time allows, all layers at
+each, and the runs that are done are kept. One seed, WikiText-2 several times over, rates that were
+tuned elsewhere: it shows that the harness trains on the card, not which layer is best.
 """
 
 import os
@@ -16,6 +16,8 @@ from pathlib import Path
 from experiments.gpu.job import Job, LeftOut
 from experiments.records import RECORD_NAME, read_record
 
+WORTH = 10
+SECONDS = 600
 NEEDED = ("hydra", "omegaconf", "lightning", "tokenizers")
 CACHE = Path("wheels/cache")  # where `make gpu-wheels` puts the tokens
 LAYERS = ("dense", "none", "moe_fine", "pkm", "peer")

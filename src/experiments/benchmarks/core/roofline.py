@@ -9,8 +9,8 @@ what is written between the stages. So the whole floor is out of reach.
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from experiments.benchmarks.rates import Rates
-from experiments.benchmarks.shapes import Shape
+from experiments.benchmarks.core.rates import Rates
+from experiments.benchmarks.core.shapes import Shape
 
 Family = Literal["PEER", "PKM"]
 FAMILIES: tuple[Family, ...] = ("PEER", "PKM")

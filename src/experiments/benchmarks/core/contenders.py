@@ -5,15 +5,15 @@ from functools import partial
 
 import torch
 
-from experiments.benchmarks.case import Call, Case
-from experiments.benchmarks.memory_fit import (
+from experiments.benchmarks.core.case import Call, Case
+from experiments.benchmarks.core.memory import (
     Entry,
     gathered_bytes,
     scores_bytes,
     sums_bytes,
     table_bytes,
 )
-from experiments.benchmarks.rivals import NAIVE, PEER_PYTORCH, PRODUCT_KEY_MEMORY
+from experiments.benchmarks.core.rivals import NAIVE, PEER_PYTORCH, PRODUCT_KEY_MEMORY
 from experiments.config.schema import KernelName
 from experiments.kernels.ops import Execution
 from experiments.models.ffn.peer import PEER

@@ -1,13 +1,15 @@
-"""124 M parameters of GPT-2's shape: tokens/s and MFU in bfloat16, with and without compile."""
+"""124 M parameters of GPT-2's shape: tokens/s and MFU, with and without compile."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from experiments.benchmarks.rates import square_rate
-from experiments.benchmarks.timing import Contender, compare
+from experiments.benchmarks.core.loop import Sizes, TableGradient
+from experiments.benchmarks.core.memory import release
+from experiments.benchmarks.core.rates import square_rate
 from experiments.budget.costs import FFNConfig
+from experiments.gpu import toy
 from experiments.gpu.goals import (
     COMPILE,
     DENSE_MFU,
@@ -18,7 +20,7 @@ from experiments.gpu.goals import (
     data_sheet,
 )
 from experiments.gpu.job import Job
-from experiments.gpu.loop import Loop, Sizes, TableGradient, release
+from experiments.gpu.timed import loop_of, seconds_of
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.moe import MoEConfig
 from experiments.models.ffn.peer import PEERConfig
@@ -26,10 +28,12 @@ from experiments.models.ffn.pkm import PKMConfig
 from experiments.models.transformer import TransformerConfig
 from experiments.training.compiled import CompileClock
 
+WORTH = 60
+SECONDS = 150
+
 GPT2 = Sizes(  # Radford 2019's smallest; 50,257 entries made a multiple of 128, as llm.c does
     d_model=768, d_head=64, n_layers=12, vocab_size=50304, seq_len=1024, sequences=32
 )
-TOY = Sizes(d_model=32, d_head=16, n_layers=2, vocab_size=64, seq_len=8, sequences=2)
 _COMPILE_SECONDS = 45  # left, or a model is not compiled
 
 
@@ -40,16 +44,13 @@ class _Model:
     gradient: TableGradient = "rows"
 
 
-def _models(toy: bool) -> Mapping[str, _Model]:
+def _models(small: bool) -> Mapping[str, _Model]:
     """conf/model/*.yaml's, the mixture in all blocks, tables in the middle one."""
-    peer, pkm = PEERConfig(), PKMConfig()
-    if toy:
-        peer = PEERConfig(n_experts=64, n_heads=2, top_k=4, d_key=8)
-        pkm = PKMConfig(n_experts=64, n_heads=2, top_k=4, d_key=8)
+    peer, pkm = (toy.PEER, toy.PKM) if small else (PEERConfig(), PKMConfig())
     fine = MoEConfig(
-        n_experts=8 if toy else 128,
+        n_experts=8 if small else 128,
         routing="token_choice",
-        top_k=2 if toy else 7,
+        top_k=2 if small else 7,
         gate="sigmoid",
         granularity=8.0,
         n_shared_experts=1,
@@ -73,9 +74,9 @@ class _Speed:
 def run(job: Job) -> None:
     """Dense first, both ways; the others as they are; and compiled, as far as the time goes."""
     torch.set_float32_matmul_precision("high")
-    sizes, peak = (TOY if job.toy else GPT2), square_rate(job.device, torch.bfloat16)
-    name = torch.cuda.get_device_name() if job.device == "cuda" else ""
-    sheet = data_sheet(name) or peak
+    sizes = replace(toy.SIZES, n_micro=1) if job.toy else GPT2
+    peak = square_rate(job.device, torch.bfloat16)
+    sheet = data_sheet(job.card) or peak
     job.note(tokens_a_step=sizes.step_tokens, peak_flops=peak, data_sheet_flops=sheet)
     models = _models(job.toy)
     found: dict[tuple[str, str], _Speed] = {}
@@ -95,12 +96,12 @@ def _measure(
     job: Job, sizes: Sizes, which: str, model: _Model, how: str, peak: float, sheet: float
 ) -> _Speed | None:
     """None, and a note why, for one that does not fit or can't be compiled."""
-    release(job)
+    release(job.device)
     config = sizes.model(model.ffn, model.blocks)
     try:
         # a table's gradient of rows is nothing that a compiled graph could return
         gradient: TableGradient = "dense" if how == "compiled" else model.gradient
-        loop = Loop(config, sizes, job, gradient=gradient)
+        loop = loop_of(job, config, sizes, gradient=gradient)
         if how == "compiled":
             # at toy size the forward graphs alone: all graphs and their C++ would take a minute
             loop.compile("eager" if job.toy else "inductor")
@@ -108,19 +109,14 @@ def _measure(
             with clock.counted():
                 loop.step()
             job.add(f"{which}: torch.compile", clock.seconds, "s")
-        (timing,) = compare(
-            [Contender(name=which, call=loop.step)],
-            rounds=1 if job.toy else 5,
-            device=job.device,
-            label=f"{which}, {how}",
-        )
+        seconds = seconds_of(job, loop.step, rounds=5, label=f"{which}, {how}")
     except Exception as error:  # of a compiler or an allocator; the other models still count
         if which == "dense":
             raise
         first = (str(error).strip().splitlines() or [""])[0]
         job.note(**{f"{which}, {how}": f"{type(error).__name__}: {first}"})
         return None
-    tokens = sizes.step_tokens / timing.median
+    tokens = sizes.step_tokens / seconds
     flops = tokens * config.cost().training_flops
     of_dense = which == "dense" and how == "compiled"
     job.add(
@@ -128,7 +124,7 @@ def _measure(
         tokens,
         goal=DENSE_TOKENS if of_dense else None,
         anchor=LLM_C if of_dense else "",
-        note=f"{1e3 * timing.median:.4g} ms a step, {config.cost().n_params / 1e6:,.0f} M "
+        note=f"{1e3 * seconds:.4g} ms a step, {config.cost().n_params / 1e6:,.0f} M "
         f"parameters, tables' gradients: {gradient}",
     )
     job.add(

@@ -1,4 +1,4 @@
-"""compute-sanitizer on one small case of each kernel: reads out of bounds, and races."""
+"""compute-sanitizer on each kernel, if it is there: reads out of bounds, races."""
 
 import os
 import re
@@ -9,6 +9,9 @@ from pathlib import Path
 
 from experiments.gpu.goals import NONE_DIFFERS
 from experiments.gpu.job import Job, LeftOut
+
+WORTH = 20
+SECONDS = 90
 
 TOOLS = ("memcheck", "racecheck")
 _PLACES = ("/usr/local/cuda/bin", "/opt/cuda/bin")
@@ -34,7 +37,7 @@ def run(job: Job) -> None:
 
 def _output(binary: str, tool: str, seconds: float) -> str:
     command = [binary, "--tool", tool, "--error-exitcode", str(_CODE)]
-    command += [sys.executable, "-m", "experiments.gpu.sanitizer"]
+    command += [sys.executable, "-m", "experiments.gpu.parts.sanitizer"]
     # the allocator's own pool would make one large block of what must be separate
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     try:
@@ -64,7 +67,7 @@ def small_cases(device: str) -> int:
 
     cases = {case.kernel: case for case in small()}
     for case in cases.values():
-        case.run(case.inputs(device))
+        case.run(*case.inputs(device))
     return len(cases)
 
 

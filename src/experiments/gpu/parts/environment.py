@@ -1,4 +1,4 @@
-"""The machine: card, driver, versions, and the rates that all floors are made of."""
+"""Card, driver, versions; rates of copies and products, which all floors are made of."""
 
 import platform
 import shutil
@@ -7,9 +7,12 @@ from importlib.util import find_spec
 
 import torch
 
-from experiments.benchmarks.rates import copy_rate, square_rate
+from experiments.benchmarks.core.rates import copy_rate, square_rate
 from experiments.gpu.goals import data_sheet
 from experiments.gpu.job import Job
+
+WORTH = 100
+SECONDS = 45
 
 _ASKED = (
     "driver_version",
@@ -40,8 +43,7 @@ def run(job: Job) -> None:
 
 def products(job: Job) -> None:
     """Square products, by type."""
-    name = torch.cuda.get_device_name() if job.device == "cuda" else ""
-    sheet = data_sheet(name)
+    sheet = data_sheet(job.card)
     anchor = "" if sheet is None else f"data sheet: {sheet / 1e12:.0f}"
     rate = square_rate(job.device, torch.bfloat16)
     job.add("products in bfloat16", rate / 1e12, "TFLOP/s", anchor=anchor)

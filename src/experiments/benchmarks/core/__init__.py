@@ -1,0 +1,1 @@
+"""Parts that the benchmarks and gpu_check share; torch and numpy alone."""

@@ -1,0 +1,158 @@
+"""The arguments that several benchmarks have: sizes and settings of a comparison, overrides."""
+
+from argparse import SUPPRESS, ArgumentParser, Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.benchmarks.core.machine import ALLOCATORS, KERNELS, usable_kernels
+from experiments.benchmarks.core.shapes import Settings, Shape, shapes
+from experiments.config.words import split_pairs
+
+GRID = "16384,65536,262144,1048576"  # 128² to 1024²
+# instead of a comparison's usual sizes
+ON_GPU = {"d": "1024", "tokens": "16384", "d_key": "128"}  # the shape of the goals for an H100
+QUICK = {"d": "64", "n_experts": "4096", "tokens": "256", "d_key": "64", "rounds": 3}
+_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_SIZES = {
+    "d": "width of the model",
+    "n-experts": "rows of a table, a square",
+    "tokens": "tokens of a batch",
+}
+
+
+def takes_overrides(parser: ArgumentParser) -> None:
+    """Declares that the words besides its options are overrides of experiments.run."""
+    parser.usage = f"{parser.prog} [options] [KEY=VALUE ...]"
+    parser.set_defaults(overrides=[])
+
+
+def read_overrides(words: Sequence[str]) -> list[str]:
+    """The words. Raises ValueError for one that is none of experiments.run's overrides."""
+    for word in split_pairs(words)[1]:
+        if not word.startswith("~"):
+            raise ValueError(f"{word}: no option, and no override as size=2; --help shows both")
+    return list(words)
+
+
+def add_comparison(
+    parser: ArgumentParser,
+    usual: Mapping[str, Any],
+    *,
+    on_gpu: Mapping[str, Any] = ON_GPU,
+    quick: Mapping[str, Any] = QUICK,
+    kernels: str = "{},torch",
+) -> None:
+    """Sizes and settings, with a comparison's own defaults of them; kernels: {} is the fast one."""
+    parser.set_defaults(usual=usual, on_gpu=on_gpu, small=quick, usual_kernels=kernels)
+    for option, what in _SIZES.items():
+        default = usual[option.replace("-", "_")]
+        parser.add_argument(f"--{option}", metavar="N,...", help=f"{what} (default {default})")
+    parser.add_argument("--heads", type=int, default=8, help="(default 8)")
+    parser.add_argument("--top-k", type=int, default=16, help="experts a head (default 16)")
+    key = f"width of a query, both halves (default {usual.get('d_key', 'that of --d')})"
+    parser.add_argument("--d-key", metavar="N,...", help=key)
+    parser.add_argument("--quick", action="store_true", help="small defaults, seconds")
+    parser.add_argument("--rounds", type=int, help="of one repeat each (default 7)")
+    default = f"{kernels.format('cpp')} ({kernels.format('triton')} on a GPU)"
+    parser.add_argument(
+        "--kernels", metavar="NAME,...", help=f"ours: {', '.join(KERNELS)} (default {default})"
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument(
+        "--table-dtype", choices=tuple(_TYPES), default="fp32", help="of expert tables"
+    )
+    allocators = "; ".join(f"{key}: {text}" for key, text in ALLOCATORS.items())
+    parser.add_argument(
+        "--allocator",
+        choices=(*ALLOCATORS, "both"),
+        default="both",
+        help=f"{allocators}; both (the default): default, then thp. Of CPUs",
+    )
+    parser.add_argument("--threads", type=int, help="(default: the cores this process may use)")
+    add_json(parser)
+    parser.add_argument("--part", help=SUPPRESS)  # the allocator that this process has
+
+
+def read_comparison(options: Namespace) -> tuple[tuple[Shape, ...], Settings, list[str]]:
+    """All combinations of sizes, the settings, and a line about each kernel that is not available.
+
+    Fills in the defaults, which depend on --quick and on the device. Raises ValueError.
+    """
+    defaults = {"rounds": 7, **options.usual}
+    if options.device == "cuda":
+        defaults |= options.on_gpu
+        options.allocator = "default"  # a GPU's memory is not malloc's
+    if options.quick:
+        defaults |= options.small
+    if options.d is not None:  # its own width is then the better guess
+        defaults.pop("d_key", None)
+    for name, value in defaults.items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    settings, notes = _settings(options)
+    check_json(options.json)
+    return _shapes(options), settings, notes
+
+
+def _settings(options: Namespace) -> tuple[Settings, list[str]]:
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda, but torch sees no GPU; use cpu")
+    for name in ("rounds", "threads"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            raise ValueError(f"--{name} {getattr(options, name)} must be at least 1")
+    names = options.kernels
+    if names is None:
+        names = options.usual_kernels.format("triton" if options.device == "cuda" else "cpp")
+    dtype = _TYPES[options.table_dtype]
+    kernels, notes = usable_kernels(tuple(names.split(",")), options.device, dtype)
+    settings = Settings(
+        device=options.device,
+        rounds=options.rounds,
+        kernels=tuple(kernels),
+        huge_pages=options.device == "cpu",
+        table_dtype=dtype,
+    )
+    return settings, notes
+
+
+def _shapes(options: Namespace) -> tuple[Shape, ...]:
+    d_keys = (None,) if options.d_key is None else numbers_of("--d-key", options.d_key)
+    return tuple(
+        shape
+        for d_key in d_keys
+        for shape in shapes(
+            d_models=numbers_of("--d", options.d),
+            n_experts=numbers_of("--n-experts", options.n_experts),
+            n_tokens=numbers_of("--tokens", options.tokens),
+            n_heads=options.heads,
+            top_k=options.top_k,
+            d_key=d_key,
+        )
+    )
+
+
+def add_json(parser: ArgumentParser) -> None:
+    """--json FILE."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="every repeat, unrounded")
+
+
+def check_json(path: Path | None) -> None:
+    """Raises ValueError for a file that could not be written at the end."""
+    if path is not None and not path.parent.is_dir():
+        raise ValueError(f"--json {path}: there is no folder {path.parent}")
+    if path is not None and path.is_dir():
+        raise ValueError(f"--json {path} is a folder; name a file")
+
+
+def numbers_of(option: str, text: str) -> tuple[int, ...]:
+    """'32,64'. Raises ValueError, which names the option, unless each is 1 or more."""
+    try:
+        found = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{option} {text!r} must be whole numbers with commas between") from None
+    if min(found) < 1:
+        raise ValueError(f"{option} {text}: {min(found)} must be at least 1")
+    return found

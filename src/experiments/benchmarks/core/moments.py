@@ -1,0 +1,66 @@
+"""Adam's moments of tables, and the optimizers that share them."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from experiments.kernels.ops import Execution
+from experiments.kernels.workspace import use_huge_pages
+from experiments.optim.optimizer import MOMENTS, RowAdamW
+
+_BETAS, _EPS = (0.9, 0.95), 1e-8
+_LR = 1e-6  # so small that thousands of steps leave the routing as it is
+
+
+class Moments:
+    """Adam's two moments of tables, shared by all optimizers of a comparison: only their size and
+    type matter to its speed, and tables of gigabytes have two of each.
+    """
+
+    def __init__(self, tables: Sequence[nn.Parameter], huge_pages: bool) -> None:
+        self.tables, self.huge_pages = tuple(tables), huge_pages
+        self._made: dict[torch.dtype, list[dict[str, Tensor]]] = {}
+
+    def of(self, dtype: torch.dtype) -> list[dict[str, Tensor]]:
+        """A table's moments each, zero and resident."""
+        if dtype not in self._made:
+            self._made[dtype] = [
+                {name: self._zeros(t, dtype) for name in MOMENTS} for t in self.tables
+            ]
+        return self._made[dtype]
+
+    def _zeros(self, table: Tensor, dtype: torch.dtype) -> Tensor:
+        moment = torch.empty_like(table, dtype=dtype, requires_grad=False)
+        if self.huge_pages:
+            use_huge_pages(moment)
+        return moment.zero_()
+
+    def adamw(self) -> torch.optim.AdamW:
+        """torch's, fused; its moments have the table's type."""
+        optimizer = torch.optim.AdamW(
+            self.tables, lr=_LR, betas=_BETAS, eps=_EPS, weight_decay=0.0, fused=True
+        )
+        for table, moments in zip(self.tables, self.of(self.tables[0].dtype)):
+            step = torch.zeros((), device=table.device)
+            optimizer.state[table] = {"step": step, **moments}
+        return optimizer
+
+    def row_adamw(
+        self, way: str, execution: Execution, dtype: torch.dtype = torch.float32
+    ) -> RowAdamW:
+        """Ours; way: rows or fused. dtype: of the moments."""
+        group = {"params": list(self.tables), "rows": way, "lr": _LR, "weight_decay": 0.0}
+        optimizer = RowAdamW(
+            [group], betas=_BETAS, eps=_EPS, state_dtype=dtype, execution=execution
+        )
+        for table, moments in zip(self.tables, self.of(dtype)):
+            optimizer.state[table] = {"step": torch.zeros(()), **moments}
+        return optimizer
+
+    def sparse_adam(self) -> torch.optim.SparseAdam:
+        """torch's, for sparse gradients."""
+        optimizer = torch.optim.SparseAdam(self.tables, lr=_LR, betas=_BETAS, eps=_EPS)
+        for table, moments in zip(self.tables, self.of(self.tables[0].dtype)):
+            optimizer.state[table] = {"step": 0, **moments}
+        return optimizer

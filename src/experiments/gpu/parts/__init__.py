@@ -1,0 +1,5 @@
+"""What `python -m experiments.gpu_check` measures: a file a part, found by itself.
+
+Each has `run(job)`, SECONDS, its time at most, and WORTH: the most valuable is measured first. The
+first line of its docstring is its help.
+"""

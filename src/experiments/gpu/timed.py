@@ -1,0 +1,25 @@
+"""A part's training loops, and how long a call of them takes."""
+
+from collections.abc import Callable
+from typing import Any
+
+from experiments.benchmarks.core.loop import Loop, Sizes, training_loop
+from experiments.benchmarks.core.timing import Contender, compare
+from experiments.gpu.job import Job
+from experiments.models.transformer import TransformerConfig
+
+
+def loop_of(job: Job, config: TransformerConfig, sizes: Sizes, **how: Any) -> Loop:
+    """The model in training on the job's device; how: as of training_loop."""
+    return training_loop(config, sizes, device=job.device, kernel=job.kernel, **how)
+
+
+def seconds_of(job: Job, call: Callable[[], object], *, rounds: int, label: str) -> float:
+    """The median of a call, over that many rounds; at toy size of one."""
+    (timing,) = compare(
+        [Contender(name=label, call=call)],
+        rounds=1 if job.toy else rounds,
+        device=job.device,
+        label=label,
+    )
+    return timing.median
