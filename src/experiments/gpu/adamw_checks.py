@@ -104,9 +104,9 @@ def row_adamw(n: int, width: int, rows: Sequence[int], types: Types) -> Check:
         return state_of(n, width, types, device), torch.tensor(rows, device=device), gradient
 
     def run(state: list[Tensor], chosen: Tensor, gradient: Tensor) -> list[Tensor]:
-        table, *moments = (t.clone() for t in state)
-        triton_for(table).row_adamw(table, tuple(moments), chosen, gradient, step_of())
-        return [table, *moments]
+        table, mean, square = (t.clone() for t in state)
+        triton_for(table).row_adamw(table, (mean, square), chosen, gradient, step_of())
+        return [table, mean, square]
 
     return Check(
         kernel="row AdamW",
@@ -126,11 +126,11 @@ def row_adamw_of_sums(shape: tuple[int, int, int, int], types: Types) -> Check:
         return state_of(n, width, types, device), x, idx, weights
 
     def run(state: list[Tensor], x: Tensor, idx: Tensor, weights: Tensor) -> list[Tensor]:
-        table, *moments = (t.clone() for t in state)
+        table, mean, square = (t.clone() for t in state)
         kernel = triton_for(table)
         segments = kernel.sort(idx, n)
-        kernel.row_adamw_of_sums(table, tuple(moments), x, segments, weights, step_of())
-        return [table, *moments]
+        kernel.row_adamw_of_sums(table, (mean, square), x, segments, weights, step_of())
+        return [table, mean, square]
 
     def deviations(
         results: Sequence[Tensor], state: list[Tensor], x: Tensor, idx: Tensor, weights: Tensor
@@ -151,12 +151,12 @@ def rounding(step: int) -> Check:
     """Stores in bfloat16 to the bit: with betas of 0 the moments are g and g * g, exactly."""
 
     def run(rows: Tensor, g: Tensor) -> list[Tensor]:
-        table, *moments = (
+        table, mean, square = (
             torch.zeros(71, 40, device=g.device, dtype=torch.bfloat16) for _ in range(3)
         )
         plain = step_of(beta1=0.0, beta2=0.0, weight_decay=0.0, step=step)
-        triton_for(table).row_adamw(table, tuple(moments), rows, g, plain)
-        return [moment[rows] for moment in moments]
+        triton_for(table).row_adamw(table, (mean, square), rows, g, plain)
+        return [mean[rows], square[rows]]
 
     def deviations(results: Sequence[Tensor], rows: Tensor, g: Tensor) -> list[Deviation]:
         exact = [rounded_by_noise(x, rows, step, salt) for salt, x in ((1, g), (2, g * g))]

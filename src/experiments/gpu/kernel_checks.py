@@ -144,8 +144,8 @@ def hot_row(shape: Shape) -> Check:
         case=f"{sizes(shape)}, 95 % of pairs on one row",
         inputs=inputs,
         run=run,
-        deviations=lambda results, *given: [
-            of_largest("sums", results[0], sums_in_float64(*given, n))
+        deviations=lambda results, x, idx, weights: [
+            of_largest("sums", results[0], sums_in_float64(x, idx, weights, n))
         ],
     )
 
@@ -225,14 +225,14 @@ def far_rows(shape: Shape) -> Check:
         return [table, *moments], x, idx, torch.randn(n_tokens, n_columns, device=device)
 
     def run(state: list[Tensor], x: Tensor, idx: Tensor, weights: Tensor) -> list[Tensor]:
-        table, *moments = state
+        table, mean, square = state
         kernel = triton_for(table)
         segments = kernel.sort(idx, n)
         rows = segments.rows
         kept = [t[rows].clone() for t in state]
         sums = kernel.row_sums(x, segments, weights, torch.float32)
         results = [kernel.dot(x, table, idx), kernel.weighted_sum(table, idx, weights), sums]
-        kernel.row_adamw(table, tuple(moments), rows, sums, step_of())
+        kernel.row_adamw(table, (mean, square), rows, sums, step_of())
         results += [t[rows] for t in state]
         for tensor, rows_before in zip(state, kept, strict=True):
             tensor[rows] = rows_before

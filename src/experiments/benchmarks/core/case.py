@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from experiments.benchmarks.core import rivals
 from experiments.benchmarks.core.memory import Entry
+from experiments.benchmarks.core.moments import Moments
 from experiments.benchmarks.core.shapes import Settings, Shape, type_name
 from experiments.benchmarks.core.timing import Contender
-from experiments.benchmarks.optimizer import Moments
 from experiments.kernels.ops import Execution
 from experiments.kernels.workspace import use_huge_pages
 from experiments.models.ffn._base import FFN
