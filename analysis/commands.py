@@ -44,7 +44,7 @@ from analysis.table.trunks import find_trunks, shared_trunk, trunks_note
 from analysis.table.units import PER_TOKEN, in_unit, loss_unit
 from analysis.validation.influence import Influence, influence_of
 from analysis.validation.residuals import residuals_of
-from experiments.records import RunRecord
+from experiments.records import RunRecord, lacking_rows, rows_note
 from experiments.system.csv_text import to_csv
 
 Options = argparse.Namespace
@@ -303,6 +303,8 @@ def growth(options: Options) -> None:
     folder = folder_of(options)
     found = of_growth.compare_growth(table)
     curves = of_growth.read_curves(table, Path(options.path))
+    if note := rows_note([run_dir.name for run_dir in lacking_rows(Path(options.path))]):
+        print(f"warning: not drawn: {as_typed(note)}", file=sys.stderr)
     with staged(folder) as new, figures.style():
         write(new / "growth.json", found.to_dict())
         if curves:

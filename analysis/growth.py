@@ -16,6 +16,7 @@ from analysis.fitting.results import Result
 from analysis.fitting.status import FitStatus, status_of
 from analysis.fitting.text import format_status, noise_cautions, pluralize
 from analysis.table.checks import check_types, finished, require
+from experiments.records import HISTORY_NAME, lacking_rows
 
 _HOWS = ("bias", "copies", "beside")
 _NUMBERS, _TEXTS = (
@@ -25,7 +26,6 @@ _NUMBERS, _TEXTS = (
 COLUMNS = (*_TEXTS, *_NUMBERS, "run_id", "n_experts", "lr")
 _THROUGHOUT = "throughout"
 _TOLERANCE = 0.02  # total FLOPs that are told equal
-_HISTORY = "history.csv"  # in a run's folder, which has the run's id for a name
 _N_POINTS = 40  # of a drawn curve
 
 
@@ -250,14 +250,16 @@ def _name(way: Grown) -> str:
 
 
 def read_curves(table: pd.DataFrame, folder: Path) -> tuple[Curve, ...]:
-    """Training losses from the histories beside the records, as far as they are there.
+    """Training losses from the histories beside the records, as far as they are there and whole.
 
     A grown run's curve is its parent's and then its own.
     """
     runs = finished(table)
     if not set(COLUMNS) <= set(runs.columns):
         return ()
-    paths = {path.parent.name: path for path in folder.rglob(_HISTORY)}  # by run id
+    paths = {path.parent.name: path for path in folder.rglob(HISTORY_NAME)}  # by run id
+    for run_dir in lacking_rows(folder):
+        paths.pop(run_dir.name, None)
     found: dict[str, list[pd.DataFrame]] = {}
     for _, row in runs.iterrows():
         grew = row["init.how"] in _HOWS
@@ -279,7 +281,19 @@ def read_curves(table: pd.DataFrame, folder: Path) -> tuple[Curve, ...]:
 
 
 def _read(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, usecols=["flops", "loss"])
+    """Raises ValueError for what is no table of finite numbers."""
+    try:
+        read = pd.read_csv(path, usecols=["flops", "loss"], dtype=float)
+    except ValueError as error:
+        why = str(error).splitlines()[0]
+    else:
+        if np.isfinite(read).all(axis=None):
+            return read
+        why = "a number is not finite"
+    raise ValueError(
+        f"{path} is damaged ({why}); put a copy of it back, or delete it: the command that started "
+        "the sweep, or retry, writes it from last.ckpt"
+    )
 
 
 def _mean_curve(name: str, histories: list[pd.DataFrame]) -> Curve:

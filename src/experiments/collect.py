@@ -13,7 +13,15 @@ from typing import Any
 from experiments.cli import Parser, exit_codes, sweep_argument, sweep_folder
 from experiments.interchange.runs import LAYOUTS, rows_as
 from experiments.interchange.runs_card import UNKNOWN, check_licence, runs_card
-from experiments.records import RECORD_NAME, DamagedError, RunRecord, flat_row, read_record
+from experiments.records import (
+    RECORD_NAME,
+    DamagedError,
+    RunRecord,
+    flat_row,
+    lacking_rows,
+    read_record,
+    rows_note,
+)
 from experiments.system.disk import sync_tree, write_text_atomically
 from experiments.system.plain_text import printable
 from experiments.system.version import install
@@ -51,6 +59,8 @@ def main() -> None:
         if licence != UNKNOWN and not options.card:
             raise ValueError("--license is written in a card; add --card")
         folder = sweep_folder(options)
+        if note := rows_note([path.name for path in lacking_rows(folder)]):
+            print(f"warning: {note}", file=sys.stderr)
         if options.layout is None:
             paths = write_tables(folder, collect_rows(folder))
         else:

@@ -8,8 +8,8 @@ import json
 import os
 import types
 import typing
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 
 from experiments.system.disk import explained, make_folder, write_text_atomically
 from experiments.system.json_files import parse_json
-from experiments.system.plain_text import may_have_controls, printable_values
+from experiments.system.plain_text import may_have_controls, printable, printable_values
 
 RECORD_NAME = "record.json"
 CHECKPOINT_NAME = "last.ckpt"  # training/checkpoints.py
@@ -31,6 +31,7 @@ _OF_OUTCOME = ("status", "n_tokens", "batch_tokens", "error", "val_loss")
 TRAIN_AGAIN = (  # where a finished run lacks its checkpoint
     f"put a copy of it back, or delete {RECORD_NAME} and run the same command to train again"
 )
+LACKS_ROWS = f"{HISTORY_NAME} lacks its last rows"
 _TAIL = 400  # bytes, more than a row of history.csv has
 _NESTED = (
     "config", "environment", "flops_shares", "evaluations", "init", "before", "stages", "trunk"
@@ -189,6 +190,31 @@ def lacks_rows(run_dir: Path, outcome: Outcome) -> bool:
         last, rest = b"", b""
     whole = not rest and last.partition(b",")[0] == str(outcome.last_row).encode()
     return not whole and (run_dir / CHECKPOINT_NAME).exists()
+
+
+def lacking_rows(folder: Path) -> list[Path]:
+    """The folders of the runs below it that lacks_rows is true of; of damaged records none."""
+    found = []
+    for path in find_records(folder):
+        with suppress(FileNotFoundError, DamagedError):
+            if lacks_rows(path.parent, read_outcome(path)):
+                found.append(path.parent)
+    return found
+
+
+def rows_note(run_ids: Sequence[str]) -> str | None:
+    """A line about runs of lacks_rows, with the remedy; None for none of them."""
+    if not run_ids:
+        return None
+    return (
+        f"{LACKS_ROWS} in {len(run_ids)} finished runs ({printable(some(run_ids))}); the command "
+        "that started the sweep, or retry, writes them from last.ckpt"
+    )
+
+
+def some(names: Sequence[str]) -> str:
+    """The first five of names, in words."""
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 @contextmanager

@@ -1,13 +1,16 @@
 """The share of a larger layer's gain that growing closes, against numbers worked out by hand."""
 
 import math
+import shutil
 
 import pandas as pd
 import pytest
 
+from analysis.__main__ import main
 from analysis.figures import draw_growth
 from analysis.growth import compare_growth, read_curves
 from analysis.table.load import check_table
+from tests.conftest import REPOSITORY
 
 T_6 = 2.4469118511449692  # of Student's t at six degrees of freedom, 95 %
 
@@ -97,6 +100,28 @@ def test_curves_go_through_the_growth(tmp_path):
         assert max(curve.flops) == pytest.approx(1e13, rel=0.03)
         assert min(curve.flops) < 3e11
     assert draw_growth(list(curves.values())).axes[0].lines
+
+
+@pytest.mark.slow  # draws
+def test_a_history_without_its_last_rows_is_not_drawn_and_said(tmp_path, capsys):
+    shutil.copytree(REPOSITORY / "results" / "growth" / "square", tmp_path / "square")
+    history = sorted((tmp_path / "square").glob("*/history.csv"))[0]
+    (history.parent / "last.ckpt").touch()
+    history.write_bytes(b"")
+    assert main(["growth", str(tmp_path / "square"), "--out", str(tmp_path / "out")]) == 0
+    assert (
+        f"warning: not drawn: history.csv lacks its last rows in 1 finished runs "
+        f"({history.parent.name}); the command that started the sweep, or retry, writes them"
+    ) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"", b"a,b\n1,2\n", b"flops,loss\nx,1\n", b"flops,loss\n,1\n"])
+def test_a_damaged_history_is_one_line_that_names_it(tmp_path, content):
+    (tmp_path / "r0").mkdir()
+    (tmp_path / "r0" / "history.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=r"r0/history.csv is damaged \(.*\); put a copy") as raised:
+        read_curves(table(*nine()), tmp_path)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

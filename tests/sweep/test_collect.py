@@ -1,6 +1,7 @@
 """`collect`: a sweep's records as one table."""
 
 import os
+import sys
 import time
 
 import pandas as pd
@@ -8,6 +9,8 @@ import pytest
 
 from experiments import collect
 from experiments.execute import execute
+from experiments.records import write_record
+from tests.test_records import record
 
 
 @pytest.mark.slow
@@ -33,6 +36,21 @@ def test_collect_writes_both_tables_or_neither(make, sweep, monkeypatch):
         collect.write_tables(sweep, [{"run_id": "x"}])
     assert (csv.read_bytes(), parquet.read_bytes()) == before
     assert not list(sweep.glob(".table-*"))
+
+
+def test_a_history_without_its_last_rows_is_said_with_the_remedy(tmp_path, monkeypatch, capsys):
+    whole, cut = tmp_path / "sweep" / "whole", tmp_path / "sweep" / "cut"
+    for run_dir in (whole, cut):
+        write_record(run_dir, record(run_id=run_dir.name))
+        (run_dir / "last.ckpt").touch()
+        (run_dir / "history.csv").write_text(f"step,loss\n{record().n_steps},3.0\n")
+    (cut / "history.csv").write_bytes(b"")  # as a loss of power leaves it
+    monkeypatch.setattr(sys, "argv", ["collect", "sweep", "--results", str(tmp_path)])
+    collect.main()
+    assert capsys.readouterr().err == (
+        "warning: history.csv lacks its last rows in 1 finished runs (cut); the command that "
+        "started the sweep, or retry, writes them from last.ckpt\n"
+    )
 
 
 def test_what_a_killed_collect_left_is_removed_and_what_runs_is_not(tmp_path):

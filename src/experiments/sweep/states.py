@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from experiments.records import (
-    HISTORY_NAME,
+    LACKS_ROWS,
     RECORD_NAME,
     DamagedError,
     Outcome,
     lacks_rows,
     read_outcome,
+    rows_note,
+    some,
 )
 from experiments.sweep import manifest, slurm
 from experiments.sweep.lost import folders_of, lost_entries
@@ -28,7 +30,6 @@ STATES = (
     "diverged",
 )  # fmt: skip
 LOG_NAME = "log.txt"
-_LACKS = f"{HISTORY_NAME} lacks its last rows"
 _STOP = b'"event": "interrupted"'  # as claims.log_event writes it
 
 
@@ -94,7 +95,7 @@ def read_sweep(sweep_dir: Path) -> SweepState:
         _state(sweep_dir, entry, entry.run_id in there, queued.get(entry.run_id), ended)
         for entry in (*found.entries.values(), *lost)
     ]
-    notes.append(_rows_note([point.run_id for point in points if point.detail == _LACKS]))
+    notes.append(rows_note([point.run_id for point in points if point.detail == LACKS_ROWS]))
     return SweepState(points=tuple(points), notes=tuple(note for note in notes if note))
 
 
@@ -103,21 +104,8 @@ def _lost_note(found: manifest.Manifest, lost: list[manifest.Entry]) -> str | No
         return None
     if not found.entries and not found.damaged:
         return f"{found.path} is missing or empty: {len(lost)} runs are shown from their folders"
-    names = _some([entry.run_id for entry in lost])
+    names = some([entry.run_id for entry in lost])
     return f"{len(lost)} runs are in no line of {found.path}, shown from their folders: {names}"
-
-
-def _rows_note(run_ids: list[str]) -> str | None:
-    if not run_ids:
-        return None
-    return (
-        f"{_LACKS} in {len(run_ids)} finished runs ({_some(run_ids)}); the command that started "
-        "the sweep, or retry, writes them from last.ckpt"
-    )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def _state(
@@ -141,7 +129,7 @@ def _state(
     if state == "waiting" and entry.trunk is not None:
         detail = f"for step {entry.first_step} of its trunk {entry.trunk}"
     if outcome is not None and lacks_rows(run_dir, outcome):
-        detail = _LACKS
+        detail = LACKS_ROWS
     n_steps = entry.n_steps or int(row.get("n_steps", 0))
     rate, left = row.get("tokens_per_second"), None
     if step and rate and "n_tokens" in row:
