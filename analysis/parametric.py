@@ -111,37 +111,6 @@ class ParametricFit(DrawsFit):
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(rest > 0, (B / np.maximum(rest, 0)) ** (1 / beta), np.inf)
 
-    def off_optimal(
-        self,
-        budget: float,
-        size_factor: float,
-        flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN,
-    ) -> dict[str, float]:
-        """What a model size_factor times the optimal size costs at the same budget.
-
-        loss, excess_loss in nats/token, and compute_factor: the compute that an optimal model
-        would need for that same loss, over the budget (below 1: the rest was wasted; nan: below
-        what floats hold).
-        """
-        positive("size_factor", size_factor)
-        best = self.optimum(budget, flops_per_param_token)
-        N = best["n_params"].value * size_factor
-        D = budget / (flops_per_param_token * N)
-        loss = float(self.loss(N, D))
-
-        def enough(compute: float) -> bool:
-            return self.optimum(compute, flops_per_param_token)["loss"].value <= loss
-
-        low, high = budget, budget
-        while enough(low) and low > 1e-290:
-            low, high = low * 1e-4, low
-        found = not enough(low)
-        for _ in range(100 if found else 0):  # the optimal loss falls with compute: halve its log
-            middle = np.sqrt(low) * np.sqrt(high)
-            low, high = (low, middle) if enough(middle) else (middle, high)
-        factor = float(high / budget) if found else float("nan")
-        return {"loss": loss, "excess_loss": loss - best["loss"].value, "compute_factor": factor}
-
 
 def fit_parametric(
     n_params: ArrayLike,

@@ -60,25 +60,6 @@ class ClarkSurface:
         return np.exp(FORMS["clark"].log_loss(params, N, E, None, None))
 
 
-@dataclass(frozen=True, kw_only=True)
-class GranularitySurface:
-    """L = c + (g/G^gamma + a)/N^alpha + b/D^beta. Defaults: Krajewski 2024 (arXiv:2402.07871)."""
-
-    c: float = 0.47
-    g: float = 2.1
-    a: float = 18.1
-    b: float = 30.8
-    alpha: float = 0.115
-    beta: float = 0.147
-    gamma: float = 0.58
-
-    def loss(self, n_params: ArrayLike, n_tokens: ArrayLike, granularity: ArrayLike) -> Array:
-        """nats/token."""
-        N, D, G = (np.asarray(v, dtype=np.float64) for v in (n_params, n_tokens, granularity))
-        per_size = self.g * G**-self.gamma + self.a
-        return self.c + per_size * N**-self.alpha + self.b * D**-self.beta
-
-
 def simulate_isoflop(
     surface: ChinchillaSurface,
     budgets: Sequence[float],
@@ -124,33 +105,6 @@ def simulate_experts(
         }
         for N in sizes
         for E in experts
-    ]
-    return _table(rows, "moe")
-
-
-def simulate_granularity(
-    surface: GranularitySurface,
-    sizes: Sequence[float],
-    tokens: Sequence[float],
-    granularities: Sequence[float],
-    *,
-    noise: float = 0.0,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """A table of a run for each size, token count and granularity; noise in nats/token."""
-    rng = np.random.default_rng(seed)
-    rows = [
-        {
-            "n_params": N,
-            "n_active_params": N,
-            "n_tokens": D,
-            "granularity": G,
-            "n_experts": 64,
-            "loss": float(surface.loss(N, D, G)) + rng.normal(0.0, noise),
-        }
-        for N in sizes
-        for D in tokens
-        for G in granularities
     ]
     return _table(rows, "moe")
 

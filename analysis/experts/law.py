@@ -115,41 +115,6 @@ class ExpertLawFit(DrawsFit):
 
         return self._over_draws(of, level)
 
-    def effective_size(
-        self,
-        size: ArrayLike,
-        n_experts: ArrayLike,
-        level: float = 0.95,
-        *,
-        n_tokens: ArrayLike | None = None,
-        granularity: ArrayLike | None = None,
-    ) -> Prediction:
-        """The size N at E = 1 with the same loss: Clark's effective parameter count.
-
-        At the same tokens and granularity, for the forms that need them. nan where no size between
-        1 and 1e18 has it. Raises ValueError for laws without E.
-        """
-        N, E, *rest = self._with_experts(size, n_experts, n_tokens, granularity)
-        if "a" in self.fixed:
-            raise ValueError("one size only: the effect of size is not identifiable")
-
-        def of(p: Array) -> Array:
-            goal = self.log_loss(p, N, E, *rest)
-            low, high = np.zeros_like(goal), np.full_like(goal, 18 * np.log(10))
-            ones = np.ones_like(E)
-
-            def gap(u: Array) -> Array:
-                return self.log_loss(p, np.exp(u), ones, *rest) - goal
-
-            found = (gap(low) >= 0) & (gap(high) <= 0)
-            for _ in range(80):
-                middle = (low + high) / 2
-                above = gap(middle) > 0  # still a worse loss: a larger model is needed
-                low, high = np.where(above, middle, low), np.where(above, high, middle)
-            return np.where(found, np.exp((low + high) / 2), np.nan)
-
-        return self._over_draws(of, level)
-
     def cutoff_interval(self, level: float = 0.95) -> tuple[float, float] | None:
         """N_cutoff, the size at which more experts cease to help, as an interval only.
 

@@ -403,50 +403,10 @@ def test_a_contour_has_its_loss_everywhere_or_is_infinite(fit):
     assert np.isinf(fit.contour(fit.params["E"], 1e9))
 
 
-@pytest.mark.parametrize("factor", [0.1, 0.5, 2.0, 30.0])
-def test_off_optimal_costs_what_a_search_finds(fit, factor):
-    budget = 1e21
-    cost = fit.off_optimal(budget, factor)
-    best = fit.optimum(budget)
-    N = best["n_params"].value * factor
-    assert cost["loss"] == pytest.approx(surface(N, budget / 6 / N, **fit.params), rel=1e-12)
-    assert cost["excess_loss"] == pytest.approx(cost["loss"] - best["loss"].value, rel=1e-9)
-    assert cost["excess_loss"] > 0
-    assert cost["compute_factor"] < 1
-    same = fit.optimum(budget * cost["compute_factor"])["loss"].value
-    assert same == pytest.approx(cost["loss"], rel=1e-12)
-
-
-def test_nothing_is_lost_at_the_optimum(fit):
-    cost = fit.off_optimal(1e21, 1.0)
-    assert cost["compute_factor"] == pytest.approx(1.0, rel=1e-9)
-    assert cost["excess_loss"] == pytest.approx(0.0, abs=1e-12)
-
-
-@pytest.mark.parametrize("factor", [1e-40, 1e10, 1e140])
-def test_off_optimal_is_right_however_far_off(fit, factor):
-    cost = fit.off_optimal(1e21, factor)
-    same = fit.optimum(1e21 * cost["compute_factor"])["loss"].value
-    assert same == pytest.approx(cost["loss"], rel=1e-9)
-
-
-@pytest.mark.parametrize("factor", [1e200, 1e250])
-def test_off_optimal_beyond_its_search_is_no_number(fit, factor):
-    cost = fit.off_optimal(1e21, factor)
-    assert np.isnan(cost["compute_factor"])
-    assert cost["excess_loss"] > 1e40
-
-
 @pytest.mark.parametrize("budget", [0.0, -1e20, np.nan])
 def test_an_optimum_needs_a_budget(fit, budget):
     with pytest.raises(ValueError, match="budget"):
         fit.optimum(budget)
-
-
-@pytest.mark.parametrize("factor", [0.0, -1.0])
-def test_off_optimal_needs_a_size(fit, factor):
-    with pytest.raises(ValueError, match="size_factor"):
-        fit.off_optimal(1e20, factor)
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0, 95.0])

@@ -18,12 +18,10 @@ from analysis.planner import plan
 from analysis.synthetic import (
     ChinchillaSurface,
     ClarkSurface,
-    GranularitySurface,
-    simulate_granularity,
     simulate_isoflop,
 )
 from analysis.table.load import check_table
-from tests.analysis.expert_laws import joint_runs
+from tests.analysis.expert_laws import granular, joint_runs
 
 SURFACE = ChinchillaSurface()
 BUDGETS = np.geomspace(1e17, 1e21, 5)
@@ -376,9 +374,7 @@ def test_a_law_in_more_than_size_and_experts_plans_none(surface):
 
 @pytest.mark.slow
 def test_the_granularity_law_plans_no_experts(surface):
-    table = simulate_granularity(
-        GranularitySurface(), [1e7, 1e8, 1e9], [1e9, 1e10, 1e11], [1, 2, 4, 8]
-    )
+    table = granular([1e7, 1e8, 1e9], [1e9, 1e10, 1e11], [1, 2, 4, 8])
     law = fit_expert_law(table, "granularity", size="n_params", n_draws=0)
     with pytest.raises(ValueError, match="granularity law has no number of experts"):
         plan(1e20, surface, experts=law)

@@ -15,9 +15,7 @@ from analysis.parametric import fit_parametric
 from analysis.synthetic import (
     ChinchillaSurface,
     ClarkSurface,
-    GranularitySurface,
     simulate_experts,
-    simulate_granularity,
     simulate_isoflop,
     study_power,
 )
@@ -89,14 +87,6 @@ def test_clark_has_the_effective_size_of_the_paper():
     assert size == pytest.approx(54.4e6, rel=0.02)
 
 
-def test_granularity_by_hand():
-    surface = GranularitySurface()
-    expected = 0.47 + (2.1 / 4**0.58 + 18.1) / 1e8**0.115 + 30.8 / 1e10**0.147
-    assert float(surface.loss(1e8, 1e10, 4)) == pytest.approx(expected, rel=1e-14)
-    assert np.all(np.diff(surface.loss(1e8, 1e10, [1, 2, 8, 64])) < 0)
-    assert surface.loss([1e7, 1e8], [1e9, 1e10], [1, 2]).shape == (2,)
-
-
 # Tables
 
 
@@ -108,14 +98,8 @@ def experts():
     return simulate_experts(ClarkSurface(), [1e7, 1e8], [1, 4, 16])
 
 
-def granularity():
-    return simulate_granularity(GranularitySurface(), [1e7, 1e8], [1e9, 4e9], [1, 2, 4])
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("make", "n", "model"), [(isoflop, 35, "dense"), (experts, 6, "moe"), (granularity, 12, "moe")]
-)
+@pytest.mark.parametrize(("make", "n", "model"), [(isoflop, 35, "dense"), (experts, 6, "moe")])
 def test_a_simulated_table_is_a_checked_one(make, n, model):
     table = make()
     assert len(table) == n
@@ -153,10 +137,6 @@ MANY = {
     "isoflop": lambda **k: simulate_isoflop(ChinchillaSurface(), BUDGETS, 800, **k),
     "experts": lambda **k: simulate_experts(
         ClarkSurface(), np.geomspace(1e7, 1e9, 40), range(1, 101), **k
-    ),
-    "granularity": lambda **k: simulate_granularity(
-        GranularitySurface(), np.geomspace(1e7, 1e9, 20), np.geomspace(1e9, 1e11, 20), range(1, 11),
-        **k,
     ),
 }  # fmt: skip
 
@@ -231,20 +211,6 @@ def test_clark_comes_back():
     fit = fit_expert_law(table, "clark", n_draws=0)
     truth = {"a": -0.0830, "b": -0.1180, "c": 0.0099, "d": 1.1136, "E_start": 2.07, "E_max": 239}
     assert fit.params == pytest.approx(truth, rel=1e-6)
-
-
-@pytest.mark.slow
-def test_granularity_comes_back():
-    table = simulate_granularity(
-        GranularitySurface(),
-        np.geomspace(1e7, 1e9, 4),
-        np.geomspace(1e9, 1e11, 4),
-        [1, 2, 4, 8, 16],
-    )
-    fit = fit_expert_law(table, "granularity", n_draws=0)
-    truth = {"c": 0.47, "g": 2.1, "a": 18.1, "b": 30.8, "alpha": 0.115, "beta": 0.147}
-    # Seven parameters, two of them exponents of one size: flatter than Chinchilla's surface
-    assert fit.params == pytest.approx({**truth, "gamma": 0.58}, rel=1e-5)
 
 
 # How many runs a fit needs

@@ -58,9 +58,8 @@ def test_a_clean_granularity_law_comes_back():
     heads["top_k"] = (table["granularity"] / 2).astype("float64")
     halves = fit_expert_law(heads, "granularity", **FEW)  # n_heads * top_k
     assert halves.params == pytest.approx(KRAJEWSKI, rel=1e-6)
-    for ask in (lambda: fit.slope(1e9, 64), lambda: fit.effective_size(1e9, 64)):
-        with pytest.raises(ValueError, match="the granularity law has no number of experts"):
-            ask()
+    with pytest.raises(ValueError, match="the granularity law has no number of experts"):
+        fit.slope(1e9, 64)
     assert fit.cutoff_interval() is None
 
 
@@ -130,8 +129,6 @@ def test_one_size_leaves_its_part_out(form):
         line = stats.linregress(np.log10(EXPERTS), np.log10(table["loss"]))
         assert fit.params["b"] == pytest.approx(line.slope, rel=1e-9)
         assert fit.params["b"] == pytest.approx(slope, rel=0.05)  # its noise
-    with pytest.raises(ValueError, match="one size only: the effect of size is not identifiable"):
-        fit.effective_size(5e7, 8)
     assert fit.cutoff_interval() is None
 
 
@@ -289,38 +286,6 @@ def test_slopes_are_those_by_hand(form):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", LAWS)
-def test_effective_sizes_are_those_by_hand(form):
-    fit = fit_expert_law(runs_of(form, noise=0.003), form, n_draws=20)
-    p = fit.params
-    N, E = np.array([5e6, 5e7, 1e9]), np.array([128.0, 8.0, 1.0])
-    found = fit.effective_size(N, E)
-    hat, one = (saturated(x, p["E_start"], p["E_max"]) if "E_max" in p else x for x in (E, 1.0))
-    if "L0" in p:
-        expected = N * (hat / one) ** (p["b"] / p["a"])
-    else:
-        n, e, s = np.log10(N), np.log10(hat), np.log10(one)
-        expected = 10 ** (
-            (p["a"] * n + (p["b"] + p["c"] * n) * e - p["b"] * s) / (p["a"] + p["c"] * s)
-        )
-    np.testing.assert_allclose(found.value, expected, rtol=1e-9)
-    assert (found.lower[:2] < found.value[:2]).all()
-    assert (found.value[:2] < found.upper[:2]).all()
-    np.testing.assert_allclose([found.lower[2], found.upper[2]], 1e9)  # E = 1 is itself
-    assert found.value[0] > 5e6
-    back = fit.predict(found.value, 1.0).value
-    np.testing.assert_allclose(back, fit.predict(N, E).value, rtol=1e-12)
-
-
-@pytest.mark.slow
-def test_an_effective_size_beyond_all_is_nan():
-    fit = fit_expert_law(runs_of("power_floor"), n_draws=0)
-    assert np.isnan(fit.effective_size(1e17, 512.0**3).value)
-    drawn = fit_expert_law(runs_of("power_floor"), **FEW).effective_size(1e17, 512.0**3)
-    assert np.isnan(drawn[:3]).all()
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("form", ["loglinear", "clark"])
 def test_the_cutoff_is_given_as_an_interval_of_draws(form):
     fit = fit_expert_law(runs_of(form, noise=0.005), form, n_draws=100)
@@ -357,7 +322,7 @@ def test_granularity_predicts_from_tokens_and_grains_only():
 @pytest.mark.slow
 def test_what_is_asked_of_a_law_is_an_amount():
     fit = fit_expert_law(runs_of("power_floor"), **FEW)
-    for ask in (fit.predict, fit.loss, fit.slope, fit.effective_size):
+    for ask in (fit.predict, fit.loss, fit.slope):
         for size, n_experts, says in (
             ([1e8, -1e8], 8, r"size\S*=-\S+ must be finite and above 0"),
             (np.nan, 8, "size=nan must be finite"),

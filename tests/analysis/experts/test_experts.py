@@ -205,7 +205,6 @@ def test_levels_are_checked(level):
     for ask in (
         lambda: fit.predict(1e8, 8, level=level),
         lambda: fit.slope(1e8, 8, level=level),
-        lambda: fit.effective_size(1e8, 8, level=level),
         lambda: fit.conf_int(level=level),
     ):
         with pytest.raises(ValueError, match=r"level=.* must be between 0 and 1"):

@@ -12,13 +12,12 @@ from analysis.parametric import fit_parametric
 from analysis.synthetic import (
     ChinchillaSurface,
     ClarkSurface,
-    GranularitySurface,
     simulate_experts,
-    simulate_granularity,
     simulate_isoflop,
 )
 from analysis.table.load import check_table
 from analysis.validation.residuals import residuals_of
+from tests.analysis.expert_laws import granular
 
 BUDGETS = np.geomspace(1e17, 1e20, 4)
 EXPERTS = [1, 2, 4, 8, 16, 32, 64, 128, 256]
@@ -90,18 +89,15 @@ def test_nothing_is_left_of_laws_of_experts():
     found = residuals_of(fit_expert_law(table, "clark", n_draws=0), table)
     assert len(found) == len(table)
     assert found["residual"].abs().max() < EXACT
-    granular = simulate_granularity(
-        GranularitySurface(), [1e7, 1e8, 1e9], [1e9, 1e10, 1e11], [1, 2, 4, 8]
-    )
-    found = residuals_of(fit_expert_law(granular, "granularity", n_draws=0), granular)
-    assert len(found) == len(granular)
+    table = granular([1e7, 1e8, 1e9], [1e9, 1e10, 1e11], [1, 2, 4, 8])
+    found = residuals_of(fit_expert_law(table, "granularity", n_draws=0), table)
+    assert len(found) == len(table)
     assert found["residual"].abs().max() < EXACT
 
 
 @pytest.mark.slow
 def test_granularity_is_heads_times_top_k():
-    G = np.array([1, 2, 4, 8])
-    table = simulate_granularity(GranularitySurface(), [1e7, 1e8, 1e9], [1e9, 1e10, 1e11], G)
+    table = granular([1e7, 1e8, 1e9], [1e9, 1e10, 1e11], [1, 2, 4, 8])
     named = table.assign(
         n_heads=table["granularity"].astype("Int64"), top_k=pd.array([1] * len(table), "Int64")
     ).drop(columns="granularity")
