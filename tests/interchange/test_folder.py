@@ -6,19 +6,17 @@ import pickle
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from experiments.config.hydra_hints import choice_names
-from experiments.init.exported import KINDS, exported_shape, layer_node, layer_settings, read_export
+from experiments.init.exported import exported_shape, layer_node, read_export
 from experiments.init.huggingface import HuggingFaceFolder
 from experiments.interchange import folder as interchange_folder
 from experiments.interchange.folder import check_folder
-from experiments.interchange.forms import HIDDEN_ACTS
-from experiments.models.ffn._base import ACTIVATIONS
-from experiments.models.ffn._product_keys import SCORES
 from experiments.models.generation import Sampling, generate
 from tests.interchange.models import (
     CAUSAL,
@@ -106,11 +104,13 @@ def test_a_run_starts_from_an_export_of_either_form(name, folders, tmp_path):
     """What init=hf init.path=FOLDER reads: the trunk, and tensors to the bit."""
     model, source = built(name), HuggingFaceFolder(path=str(folders(name)))
     shape, state = source.shape(tmp_path), source.state(tmp_path)
-    read = [layer_settings(of_node(node), 32) for node in shape.ffns]
-    written = [layer_settings(ffn, 32) for ffn in model.config.ffns]
-    for settings in (*read, *written):
-        settings.pop("width_factor", None)  # a Llama says the hidden units alone
-    assert read == written
+    read = [of_node(node) for node in shape.ffns]
+    if name in NATIVE:  # a Llama says the hidden units alone
+        read = [
+            replace(one, width_factor=ours.width_factor)
+            for one, ours in zip(read, model.config.ffns)
+        ]
+    assert tuple(read) == model.config.ffns
     own = model.state_dict()
     assert state.keys() == own.keys()
     assert all(torch.equal(state[key].to(own[key].dtype), own[key]) for key in own)
@@ -256,30 +256,39 @@ def test_low_rank_adapters_are_added_into_their_matrices(name, vocabulary, tmp_p
 @pytest.mark.parametrize("name", MODELS)
 def test_settings_of_layers_come_back(name):
     for config in MODELS[name][0]:
-        assert of_node(layer_node(layer_settings(config, 32))) == config
+        assert of_node(layer_node(config)) == config
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in choice_names("model") if n != "weights"])
 def test_every_layer_of_conf_has_a_form(name, compose_raw):
     config = of_node(compose_raw(f"model={name}")["model"])
-    assert of_node(layer_node(layer_settings(config, 32))) == config
+    assert of_node(layer_node(config)) == config
 
 
-def test_the_modeling_file_knows_what_the_layers_know():
-    from experiments.interchange.template import layers_experts as template
-
-    assert template.ACTIVATIONS.keys() == ACTIVATIONS.keys() == HIDDEN_ACTS.keys()
-    assert template.SCORES.keys() == SCORES.keys()
-    assert template.KINDS.keys() == KINDS.keys()
-
-
-def test_a_layer_without_a_form_is_refused():
+def test_a_class_that_no_name_finds_is_refused():
+    @dataclass(frozen=True)
     class Mine:
         pass
 
-    with pytest.raises(ValueError, match=r"Mine has no form.*dense, none, moe"):
-        layer_settings(Mine(), 32)
+    with pytest.raises(ValueError, match=r"Mine is no dataclass of a module.*top of a file"):
+        layer_node(Mine())
+
+
+def test_an_earlier_export_is_read(folders, tmp_path):
+    """Layers had short names, and hidden units beside the fields."""
+    shutil.copytree(folders("beside"), tmp_path / "earlier")
+    path = tmp_path / "earlier" / "config.json"
+    values = json.loads(path.read_text())
+    beside, dense = values["ffns"]
+    for kind, node in (("dense", dense), ("peer", beside["trained"]), ("beside", beside)):
+        node |= {"kind": kind}
+        del node["_target_"]
+    beside["frozen"] = {**dense, "glu": True}
+    dense["d_ff"] = 128
+    path.write_text(json.dumps(values))
+    nodes = exported_shape(tmp_path / "earlier").ffns
+    assert tuple(map(of_node, nodes)) == MODELS["beside"][0]
 
 
 def test_a_folder_is_replaced_by_the_same_run_alone(vocabulary, tmp_path):

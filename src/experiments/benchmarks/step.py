@@ -26,7 +26,7 @@ from experiments.benchmarks.core.moments import Moments
 from experiments.benchmarks.core.report import Comparison
 from experiments.benchmarks.core.shapes import Settings, Shape, type_name
 from experiments.benchmarks.core.timing import Contender, compare
-from experiments.config.schema import KernelName
+from experiments.config.constraints import KernelName
 from experiments.kernels.ops import Execution
 from experiments.kernels.workspace import use_huge_pages
 from experiments.models.ffn.dense import DenseConfig

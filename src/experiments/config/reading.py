@@ -92,7 +92,11 @@ def read(cls: type, values: Mapping[str, Any], where: str = "") -> Any:
 
 
 def read_value(value: Any, hint: Any, where: str) -> Any:
-    """The value as its hint has it: groups, floats, tuples. Raises ValueError for another."""
+    """The value as its hint has it: groups, floats, tuples, and of a Protocol the dataclass that a
+    node names. Raises ValueError for another.
+    """
+    if typing.Protocol in getattr(hint, "__bases__", ()) and isinstance(value, Mapping):
+        return build(value, where, [name for name in vars(hint) if not name.startswith("_")])
     group = group_class(hint)
     if group is not None and group is not hint:  # or null
         return None if value is None else read_value(value, group, where)

@@ -16,6 +16,7 @@ from experiments.config.constraints import (
     AtLeast1,
     BelowOne,
     Fraction,
+    KernelName,
     ModelName,
     NotNegative,
     Path,
@@ -32,7 +33,6 @@ from experiments.config.fields import added, used
 from experiments.config.optim import LearningRate, Optim
 from experiments.config.reading import build, check_chosen, read
 
-KernelName = Literal["auto", "reference", "torch", "cpp", "triton"]
 CompileChoice = Literal["auto", True, False]
 # what each part that a `_target_` names must be able to do: costs.FFNConfig, data.corpus.Corpus and
 # data.tokenizer.TokenizerConfig

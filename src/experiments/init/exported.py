@@ -5,7 +5,7 @@ config.json what each block holds; its tensors have the trunk's names already.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,54 +17,55 @@ from experiments.config.constraints import Within, checked
 from experiments.config.reading import build
 from experiments.init.safetensors_files import stored_tensors
 from experiments.init.source import Shape
-from experiments.models.ffn.beside import BesideConfig
-from experiments.models.ffn.dense import DenseConfig
-from experiments.models.ffn.moe import MoEConfig
-from experiments.models.ffn.none import NoneConfig
-from experiments.models.ffn.peer import PEERConfig
-from experiments.models.ffn.pkm import PKMConfig
 from experiments.models.transformer import TransformerConfig
 from experiments.system.json_files import read_json
 
 MODEL_TYPE = "expert_isoflops"
-KINDS: Mapping[str, type] = {
-    "dense": DenseConfig,
-    "none": NoneConfig,
-    "moe": MoEConfig,
-    "pkm": PKMConfig,
-    "peer": PEERConfig,
-    "beside": BesideConfig,
+_LAYER = ("cost", "build")  # what a config of a layer can do
+_EARLIER = {  # names of layers in exports from before they were named as in conf/
+    "dense": "DenseConfig",
+    "none": "NoneConfig",
+    "moe": "MoEConfig",
+    "pkm": "PKMConfig",
+    "peer": "PEERConfig",
+    "beside": "BesideConfig",
 }
 _SIZES = ("num_hidden_layers", "hidden_size", "head_dim", "num_key_value_heads", "vocab_size")
 FLOAT_EPS = torch.finfo(torch.float32).eps  # what RMSNorm's eps=None is in float32
 _REMEDY = "export the run again"
 
 
-def layer_settings(config: FFNConfig, d_model: int) -> dict[str, Any]:
-    """A layer as the modeling file reads it: its kind, its fields, and its hidden units if it has.
+def layer_node(config: FFNConfig) -> dict[str, Any]:
+    """A layer as a node of conf/ has it: its class as `_target_`, and its fields.
 
-    Raises ValueError for a layer that the modeling file does not know.
+    Raises ValueError for a class that can't be imported by its name.
     """
-    kind = next((name for name, cls in KINDS.items() if type(config) is cls), None)
-    if kind is None:
+    cls = type(config)
+    if cls.__qualname__ != cls.__name__ or not is_dataclass(cls):
         raise ValueError(
-            f"{type(config).__name__} has no form in the modeling file of exports, which knows "
-            f"{', '.join(KINDS)}; add it there (interchange/template) and to init/exported.py"
+            f"{cls.__qualname__} is no dataclass of a module, by whose name an export would find "
+            "it; define it at the top of a file"
         )
-    if isinstance(config, BesideConfig):
-        parts = {f.name: getattr(config, f.name) for f in fields(config)}
-        return {"kind": kind, **{n: layer_settings(part, d_model) for n, part in parts.items()}}
-    units = {"d_ff": config.d_ff(d_model)} if isinstance(config, (DenseConfig, MoEConfig)) else {}
-    return {"kind": kind, **asdict(config), **units}  # type: ignore[call-overload]
+    values = {field.name: getattr(config, field.name) for field in fields(cls)}
+    parts = {name: layer_node(v) for name, v in values.items() if is_layer(v)}
+    return {"_target_": f"{cls.__module__}.{cls.__name__}", **values, **parts}
 
 
-def layer_node(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse: the layer's config node, with `_target_`."""
-    cls = KINDS[settings["kind"]]
-    values = {n: v for n, v in settings.items() if n not in ("kind", "d_ff")}
-    if cls is BesideConfig:
-        values = {name: layer_node(part) for name, part in values.items()}
-    return {"_target_": f"{cls.__module__}.{cls.__qualname__}", **values}
+def is_layer(value: Any) -> bool:
+    """Whether it is a config of a layer."""
+    return all(hasattr(value, name) for name in _LAYER)
+
+
+def _read_layer(node: Any) -> dict[str, Any]:
+    """The node, once it is seen to make a layer; also of an earlier export, which had hidden units
+    beside the fields. Raises ValueError.
+    """
+    if isinstance(node, Mapping) and (name := _EARLIER.get(str(node.get("kind")))) is not None:
+        kind, parts = node["kind"], {"kind", "d_ff"}
+        values = {n: v for n, v in node.items() if n not in parts}
+        values = {n: _read_layer(v) if isinstance(v, Mapping) else v for n, v in values.items()}
+        node = {"_target_": f"experiments.models.ffn.{kind}.{name}", **values}
+    return layer_node(build(node, "ffns", _LAYER))
 
 
 def is_export(settings: Mapping[str, Any]) -> bool:
@@ -79,7 +80,7 @@ def exported_shape(folder: Path) -> Shape:
         values = read_json(path)
         if not is_export(values):
             raise ValueError(f"its model_type is {values.get('model_type')!r}")
-        nodes = tuple(layer_node(settings) for settings in values["ffns"])
+        nodes = tuple(_read_layer(node) for node in values["ffns"])
         eps = checked(values["rms_norm_eps"], Annotated[float, Within(0, 1)], "rms_norm_eps")
         size = Annotated[int, Within(1, 2**24)]
         n_layers, d_model, d_head, n_kv_heads, vocab_size = (
@@ -127,7 +128,7 @@ def check_export(folder: Path) -> Shape:
     """The trunk, once the headers of the tensors are seen to be its. Raises ValueError if not."""
     shape = exported_shape(folder)
     with torch.device("meta"):
-        ffns = tuple(build(node, "ffns") for node in shape.ffns)
+        ffns = tuple(build(node, "ffns", _LAYER) for node in shape.ffns)
         names = ("d_model", "d_head", "n_kv_heads", "vocab_size", "tie_head", "norm_eps")
         sizes = {name: getattr(shape, name) for name in names}
         wanted = TransformerConfig(seq_len=1, ffns=ffns, **sizes).build().state_dict()

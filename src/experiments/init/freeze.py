@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from experiments.models.ffn._product_keys import BatchNorm
+from experiments.models.batch_norm import BatchNorm
 from experiments.models.ffn.beside import Beside
 from experiments.models.roles import declared_roles
 from experiments.models.transformer import Block, Transformer

@@ -62,9 +62,11 @@ def _about(record: RunRecord, form: Form) -> str:
 
 
 def _kind(node: Mapping[str, Any]) -> str:
-    if node["kind"] == "beside":
-        return f"{_kind(node['frozen'])} with {_kind(node['trained'])} beside it"
-    return str(node["kind"])
+    """The name of a layer's file; of one that holds others, theirs."""
+    parts = [
+        _kind(part) for part in node.values() if isinstance(part, Mapping) and "_target_" in part
+    ]
+    return " with ".join(parts) + " beside it" if parts else node["_target_"].split(".")[-2]
 
 
 def _numbers(record: RunRecord) -> str:
@@ -146,8 +148,8 @@ def _use(form: Form) -> str:
     about = (
         f"The architecture is transformers' own {form.architecture}; no code comes with it."
         if form.is_native
-        else "The code of the model is in this folder: modeling_experts.py and layers_experts.py, "
-        "plain torch. Read it before you trust it."
+        else "The code of the model is in this folder, plain torch: modeling_experts.py, and "
+        "beside it the source of its layers. Read it before you trust it."
     )
     size = f"The weights are {n_bytes(form.state) / 1e6:.1f} MB."
     return "\n".join(["```python", *code, "```", "", _filled(f"{about} {size}")])

@@ -4,14 +4,14 @@ config.json, model.safetensors, generation_config.json
 tokenizer.json, tokenizer_config.json
 README.md                     the model card
 export.json                   whose export it is, and the files
-configuration_experts.py, layers_experts.py, modeling_experts.py
+configuration_experts.py, layers_experts.py, modeling_experts.py, and the layers' own source
                               the code, where no architecture of transformers fits
 """
 
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 from experiments.data.vocabulary import Vocabulary
 from experiments.interchange.forms import Form, are_equal
 from experiments.interchange.reread import check_loads
+from experiments.interchange.sources import flat_sources, table_of
 from experiments.records import RunRecord
 from experiments.system.disk import (
     OTHER_FOLDER,
@@ -37,7 +38,8 @@ WEIGHTS = "model.safetensors"
 _FORMAT = 1
 _TEMPORARY = ("partial", "old")  # of the new export, and of the one before
 _TEMPLATE = Path(__file__).parent / "template"
-_CODE = ("configuration_experts.py", "layers_experts.py", "modeling_experts.py")
+_CODE = ("configuration_experts.py", "modeling_experts.py")
+_BATCH_NORM = "experiments.models.batch_norm"  # which the modeling file imports too
 
 
 def check_folder(folder: Path, run_id: str) -> None:
@@ -143,9 +145,29 @@ def _texts(form: Form, vocabulary: Vocabulary, record: RunRecord, card: str) -> 
         ),
         "README.md": card,
     }
-    if not form.is_native:
-        texts |= {name: (_TEMPLATE / name).read_text(encoding="utf-8") for name in _CODE}
+    return texts if form.is_native else texts | _code(form)
+
+
+def _code(form: Form) -> dict[str, str]:
+    """The modeling file, and the source of the layers that the model has."""
+    targets = set(_targets(form.config["ffns"]))
+    texts = flat_sources([_BATCH_NORM, *sorted({t.rpartition(".")[0] for t in targets})])
+    texts["layers_experts.py"] = table_of(targets)
+    texts |= {name: (_TEMPLATE / name).read_text(encoding="utf-8") for name in _CODE}
+    # transformers keeps one class of models for a class of configs, and the latter by its text
+    digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
+    texts[_CODE[0]] += f'\n\nCODE = "{digest}"  # sha256 of all files of code, without this line\n'
     return texts
+
+
+def _targets(node: Any) -> Iterator[str]:
+    """The layers' classes, wherever they are in the nodes."""
+    if isinstance(node, Mapping):
+        yield from (value for name, value in node.items() if name == "_target_")
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for part in node:
+            yield from _targets(part)
 
 
 def _mark(new: Path, record: RunRecord) -> None:

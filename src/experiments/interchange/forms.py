@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.init.exported import FLOAT_EPS, MODEL_TYPE, layer_node, layer_settings
+from experiments.init.exported import FLOAT_EPS, MODEL_TYPE, layer_node
 from experiments.init.llama import from_trunk
 from experiments.init.slots import evaluating
 from experiments.init.source import Shape
-from experiments.models.ffn._product_keys import BatchNorm
+from experiments.models.batch_norm import BatchNorm
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.parametrization import folded
 from experiments.models.transformer import Transformer, TransformerConfig
@@ -106,7 +106,7 @@ def form_of(model: Transformer, model_name: str, end_of_text: int) -> Form:
         **common,
         "rope_base": config.rope_base,
         "hidden_act": f"{MODEL_TYPE}: see ffns",  # other architectures fail on it, and should
-        "ffns": [layer_settings(ffn, config.d_model) for ffn in config.ffns],
+        "ffns": [layer_node(ffn) for ffn in config.ffns],
         "causal": causal,
         "model_name": model_name,
     }
@@ -140,7 +140,7 @@ def _shape(config: TransformerConfig, model_name: str) -> Shape:
         tie_head=config.tie_head,
         rope_base=config.rope_base,
         norm_eps=config.norm_eps,
-        ffns=tuple(layer_node(layer_settings(ffn, config.d_model)) for ffn in config.ffns),
+        ffns=tuple(layer_node(ffn) for ffn in config.ffns),
         name=model_name,
     )
 

@@ -1,7 +1,11 @@
 """An export read back as its users will read it, before it gets its name."""
 
 import contextlib
+import importlib
 import importlib.util
+import sys
+import types
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,9 +28,8 @@ def check_loads(folder: Path, form: Form) -> None:
     if not can_load():
         return
     try:
-        with _quiet():
-            model = _class(form).from_pretrained(folder, dtype="auto").eval()
-        with torch.no_grad():
+        with _quiet(), _class(folder, form) as cls, torch.no_grad():
+            model = cls.from_pretrained(folder, dtype="auto").eval()
             logits = model(form.tokens, use_cache=False).logits
     except Exception as error:
         reason = " ".join(str(error).split())
@@ -62,12 +65,23 @@ def can_load() -> bool:
     return importlib.util.find_spec("transformers") is not None
 
 
-def _class(form: Form) -> Any:
-    """For a form of ours the class whose files go to the folder: no code of a folder is run."""
+@contextlib.contextmanager
+def _class(folder: Path, form: Form) -> Iterator[Any]:
+    """The class that reads the folder: transformers', or that of the files just written there."""
     if form.is_native:
         import transformers
 
-        return getattr(transformers, form.architecture)
-    from experiments.interchange.template import modeling_experts
-
-    return getattr(modeling_experts, form.architecture)
+        yield getattr(transformers, form.architecture)
+        return
+    # as a package of a name that nobody has; transformers' own way would leave a copy in its cache
+    package = types.ModuleType(f"_export_{uuid.uuid4().hex}")
+    package.__path__ = [str(folder)]
+    sys.modules[package.__name__] = package
+    written, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        module = importlib.import_module(f"{package.__name__}.modeling_experts")
+        yield getattr(module, form.architecture)
+    finally:
+        sys.dont_write_bytecode = written
+        for name in [n for n in sys.modules if n.partition(".")[0] == package.__name__]:
+            del sys.modules[name]

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch._compile import _disable_dynamo
 from torch.autograd.function import once_differentiable
 
-from experiments.config.schema import KernelName
+from experiments.config.constraints import KernelName
 from experiments.kernels import reference
 from experiments.kernels.checks import check_gather, check_indices, check_rows, check_search
 from experiments.kernels.interface import AdamWStep, Kernel, Retrieved, Segments

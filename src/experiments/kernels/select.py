@@ -5,7 +5,7 @@ from typing import get_args
 
 import torch
 
-from experiments.config.schema import KernelName
+from experiments.config.constraints import KernelName
 from experiments.kernels.interface import Kernel
 from experiments.kernels.torch_kernels import TorchKernel
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from experiments.config.constraints import KernelName
 from experiments.config.optim import Optim
-from experiments.config.schema import KernelName
 from experiments.kernels.ops import Execution
 from experiments.kernels.workspace import use_huge_pages
 from experiments.models.parametrization import Scale, scales

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-import torch
-
 from experiments.config.schema import RunConfig
 
 
@@ -58,23 +56,6 @@ def share_batch(config: RunConfig) -> Ranks:
         n_micro=batch_size // (n * n_sequences),
         n_sequences=n_sequences,
     )
-
-
-def sum_over_ranks(x: torch.Tensor) -> torch.Tensor:
-    """The sum of x over the ranks, whose gradient is the sum of the ranks' gradients."""
-    return _SumOverRanks.apply(x)
-
-
-class _SumOverRanks(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        total = x.clone()
-        torch.distributed.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
-        return _SumOverRanks.apply(grad)
 
 
 def rank() -> int:

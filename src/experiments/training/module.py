@@ -11,8 +11,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from experiments.branches import decay_steps, warmup_steps
 from experiments.budget.plan import Plan
+from experiments.config.constraints import KernelName
 from experiments.config.optim import Optim
-from experiments.config.schema import KernelName
 from experiments.data.batches import Batch
 from experiments.models.transformer import Transformer
 from experiments.optim.groups import build_optimizer

@@ -14,7 +14,7 @@ from experiments.benchmarks.core.memory import (
     table_bytes,
 )
 from experiments.benchmarks.core.rivals import NAIVE, PEER_PYTORCH, PRODUCT_KEY_MEMORY
-from experiments.config.schema import KernelName
+from experiments.config.constraints import KernelName
 from experiments.kernels.ops import Execution
 from experiments.models.ffn.peer import PEER
 from experiments.models.ffn.pkm import PKM

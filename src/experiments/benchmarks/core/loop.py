@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from experiments.budget.costs import FFNConfig
+from experiments.config.constraints import KernelName
 from experiments.config.optim import Optim
-from experiments.config.schema import KernelName
 from experiments.kernels.ops import Execution
 from experiments.models.ffn._product_keys import ProductKeyFFN
 from experiments.models.ffn.dense import DenseConfig

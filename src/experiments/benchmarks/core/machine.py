@@ -8,7 +8,7 @@ import torch
 
 from experiments.benchmarks.core import timing
 from experiments.benchmarks.core.shapes import Settings
-from experiments.config.schema import KernelName
+from experiments.config.constraints import KernelName
 from experiments.kernels.select import resolve_kernel
 from experiments.system import environment
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from experiments.config.schema import KernelName
+from experiments.config.constraints import KernelName
 
 
 @dataclass(frozen=True, kw_only=True)

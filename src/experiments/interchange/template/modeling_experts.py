@@ -1,6 +1,7 @@
 """A decoder whose blocks hold dense layers, mixtures of experts, product-key memories or PEER.
 
-Plain torch beside transformers' own classes. The feed-forward layers are in layers_experts.py.
+Plain torch beside transformers' own classes. The feed-forward layers are the source that trained
+them, in the files beside this one; layers_experts.py names them.
 """
 
 from typing import Any
@@ -16,8 +17,9 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutputWithPast,
 )
 
+from .batch_norm import BatchNorm
 from .configuration_experts import ExpertsConfig
-from .layers_experts import BatchNorm, layer_of, wide
+from .layers_experts import CONFIGS
 
 _ROPE_BASE = 10_000.0  # the harness's own
 _CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
@@ -26,6 +28,26 @@ _NOT_CAUSAL = (
     "this model has a layer of expert choice, which routes by later tokens too: it is not causal "
     "and can't generate; it scores whole texts alone"
 )
+
+
+def layer_of(d: int, node: dict[str, Any]) -> nn.Module:
+    """The feed-forward layer of a node of config.json's ffns."""
+    return _layer_config(node).build(d)
+
+
+def _layer_config(node: dict[str, Any]) -> Any:
+    values = {name: value for name, value in node.items() if name != "_target_"}
+    for name, value in values.items():
+        if isinstance(value, dict) and "_target_" in value:  # a layer within the layer
+            values[name] = _layer_config(value)
+        elif isinstance(value, list):
+            values[name] = tuple(value)
+    return CONFIGS[node["_target_"]](**values)
+
+
+def wide(x: Tensor) -> Tensor:
+    """float32, or float64 as it is."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 class RMSNorm(nn.Module):
@@ -109,6 +131,9 @@ class ExpertsModel(PreTrainedModel):
         for module in self.modules():
             if isinstance(module, BatchNorm):
                 module.frozen = config.freeze_batch_norm
+        for block in self.blocks:
+            for layer in block.ffn.layers():
+                layer.balances = False
         self._add_head(config)
         self.post_init()
 
@@ -128,7 +153,18 @@ class ExpertsModel(PreTrainedModel):
         wrong = {what: left for what, names in keys.items() if (left := set(names) - {*cls.drawn})}
         if wrong:
             raise ValueError(f"the weights are not this model's: {wrong}; get its files again")
+        model._restore_buffers()
         return (model, info) if asked else model
+
+    def _restore_buffers(self) -> None:
+        """Buffers of layers that are not saved, which transformers' loading leaves at what memory
+        held: as a new layer has them."""
+        for block, node in zip(self.blocks, self.config.ffns):
+            lost = dict(block.ffn.named_buffers()).keys() - block.ffn.state_dict().keys()
+            if lost:
+                new = layer_of(self.config.hidden_size, node)
+                for name in lost:
+                    block.ffn.get_buffer(name).copy_(new.get_buffer(name))
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embedding
@@ -157,31 +193,7 @@ class ExpertsModel(PreTrainedModel):
         output_hidden_states: also the embedding and each block's output, the last one normed, as in
         transformers' own decoders.
         """
-        output = self._hidden(
-            input_ids,
-            attention_mask,
-            position_ids,
-            inputs_embeds,
-            past_key_values if cache is None else cache,
-            use_cache,
-            output_hidden_states,
-            output_attentions,
-            others,
-        )
-        return output.to_tuple() if return_dict is False else output
-
-    def _hidden(
-        self,
-        input_ids: Tensor | None,
-        attention_mask: Tensor | None,
-        position_ids: Tensor | None,
-        inputs_embeds: Tensor | None,
-        cache: Any,
-        use_cache: bool | None,
-        output_hidden_states: bool | None,
-        output_attentions: bool | None,
-        others: dict[str, Any],
-    ) -> Any:
+        cache = past_key_values if cache is None else cache
         config = self.config
         _check_keywords(config, output_hidden_states, output_attentions, others)
         x = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
@@ -203,7 +215,8 @@ class ExpertsModel(PreTrainedModel):
         if output_hidden_states is None:
             output_hidden_states = config.output_hidden_states
         kept = tuple(states) if output_hidden_states else None
-        return BaseModelOutputWithPast(last_hidden_state=x, hidden_states=kept, **{_CACHE: cache})
+        output = BaseModelOutputWithPast(last_hidden_state=x, hidden_states=kept, **{_CACHE: cache})
+        return output.to_tuple() if return_dict is False else output
 
 
 class ExpertsForCausalLM(ExpertsModel, GenerationMixin):
@@ -238,24 +251,13 @@ class ExpertsForCausalLM(ExpertsModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         cache: Any = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
         return_dict: bool | None = None,
         **others: Any,
     ) -> Any:
         """(batch, n) ids to (batch, n, vocab_size) logits; the rest as in ExpertsModel."""
         of_loss = {name: others.pop(name) for name in _OF_LOSS if name in others}
-        found = self._hidden(
-            input_ids,
-            attention_mask,
-            position_ids,
-            inputs_embeds,
-            past_key_values if cache is None else cache,
-            use_cache,
-            output_hidden_states,
-            output_attentions,
-            others,
-        )
+        seen = (input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache)
+        found = super().forward(*seen, cache, **others)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.head(found.last_hidden_state[:, kept])
         loss = None
@@ -288,27 +290,13 @@ class ExpertsForSequenceClassification(ExpertsModel):
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
         return_dict: bool | None = None,
         **others: Any,
     ) -> Any:
         """(batch, n) ids to (batch, num_labels). Texts of other lengths need an attention_mask."""
         of_loss = {name: others.pop(name) for name in _OF_LOSS if name in others}
-        found = self._hidden(
-            input_ids,
-            attention_mask,
-            position_ids,
-            inputs_embeds,
-            None,
-            False,
-            output_hidden_states,
-            output_attentions,
-            others,
-        )
+        found = super().forward(input_ids, attention_mask, **{"use_cache": False, **others})
         x = found.last_hidden_state
         last = torch.full((len(x),), x.shape[1] - 1, device=x.device)
         if attention_mask is not None:

@@ -52,11 +52,13 @@ class FFN(nn.Module):
         the parametrization follow from it. A matrix without one is of the backbone, and such a
         layer trains in the standard parametrization alone.
     execution: how its tables are read, and what their gradients become.
+    balances: whether training has its auxiliary loss and counts its load; not so in an export.
     causal: whether the layer in evaluation mode lets no position see a later one.
     """
 
     param_roles: ClassVar[Mapping[str, Role]] = {}
     execution: Execution = Execution()
+    balances: bool = True
     causal: bool = True
     n_experts: int = 0
     usage: ExpertUsage | None = None  # while it is scored

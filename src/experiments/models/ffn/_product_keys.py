@@ -7,18 +7,16 @@ from functools import partial
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._compile import _disable_dynamo
 
 from experiments.budget.costs import Mixing, Term
 from experiments.config.constraints import AtLeast1, check_fields
 from experiments.config.effects import Above, Drawn
 from experiments.config.fields import added, used
 from experiments.kernels.ops import product_key_topk
+from experiments.models.batch_norm import BatchNorm
 from experiments.models.ffn._base import FFN, check_choice
 from experiments.models.roles import Role
-from experiments.system.distributed import sum_over_ranks
 
 
 def softmax(scores: Tensor) -> Tensor:
@@ -154,38 +152,6 @@ class QueryNorm(nn.Module):
         if self.kind == "batch":
             return self.norm(queries.flatten(1)).view_as(queries)
         return self.norm(queries)
-
-
-class BatchNorm(nn.BatchNorm1d):
-    """BatchNorm1d over the tokens of all ranks. torch's SyncBatchNorm is for GPUs only."""
-
-    frozen = False  # True: the running statistics as they are, in training too
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(T, features) to the same."""
-        if self.frozen:
-            kept = (self.running_mean, self.running_var, self.weight, self.bias)
-            return F.batch_norm(x, *kept, eps=self.eps)
-        ranks = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-        if not self.training or ranks == 1:
-            return super().forward(x)
-        return self._over_ranks(x, ranks)
-
-    @_disable_dynamo  # in compiled graphs too: ranks wait for each other, in both passes
-    def _over_ranks(self, x: Tensor, ranks: int) -> Tensor:
-        n = len(x) * ranks  # each rank has as many tokens
-        mean = sum_over_ranks(x.sum(0)) / n
-        centred = x - mean
-        variance = sum_over_ranks(centred.square().sum(0)) / n
-        with torch.no_grad():
-            assert self.running_mean is not None
-            assert self.running_var is not None
-            assert self.num_batches_tracked is not None
-            assert self.momentum is not None
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * (n / (n - 1)), self.momentum)
-            self.num_batches_tracked += 1
-        return centred * (variance + self.eps).rsqrt() * self.weight + self.bias
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,12 +1,11 @@
 """A layer beside another: how a trained model gets one more without losing what it has."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from experiments.budget.costs import Cost, FFNConfig, Mixing
-from experiments.config.reading import build
 from experiments.models.ffn._base import FFN
 
 
@@ -20,11 +19,6 @@ class BesideConfig:
 
     frozen: FFNConfig
     trained: FFNConfig
-
-    def __post_init__(self) -> None:
-        for name in ("frozen", "trained"):  # as nodes where they come from a config
-            if isinstance(part := getattr(self, name), Mapping):
-                object.__setattr__(self, name, build(part, name, ("cost", "build")))
 
     @property
     def mixes(self) -> Mixing | None:

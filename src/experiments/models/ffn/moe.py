@@ -225,8 +225,8 @@ class MoE(FFN):
         """(batch, seq, d_model) to the same."""
         tokens = x.flatten(0, -2)
         with torch.autocast(x.device.type, enabled=False):
-            weight = self.router.weight
-            logits_TE = F.linear(tokens.to(weight.dtype), weight)
+            wide = torch.promote_types(self.router.weight.dtype, torch.float32)
+            logits_TE = F.linear(tokens.to(wide), self.router.weight.to(wide))
             by_gate = {"softmax": lambda: logits_TE.softmax(-1), "sigmoid": logits_TE.sigmoid}
             gates_TE = by_gate[self.config.gate]()
         route = (
@@ -272,7 +272,7 @@ class MoE(FFN):
         by_expert, order = torch.sort(flat, stable=True)
         experts_E = torch.arange(self.n_experts, device=flat.device)
         ends_E = torch.searchsorted(by_expert, experts_E, right=True)
-        if self.training:
+        if self.training and self.balances:
             # not bincount, whose result's shape is unknown to a compiler
             self._balance(ends_E.diff(prepend=ends_E.new_zeros(1)), gates_TE)
         taken = F.embedding(order // k, tokens)

@@ -1,0 +1,87 @@
+"""The kernels as an export has them: torch alone, differentiated by torch.
+
+The functions that layers import from ops.py and grouped.py, by their names and signatures; in an
+export a layer's source has them from here (interchange/sources.py). Gathered rows are held a block
+of tokens at a time. Suffixes as in interface.py.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from experiments.kernels.product_keys import both_sets, scores_of_halves
+
+_BLOCK = 2**24  # numbers of gathered rows that are held at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """One way to read tables, whatever the name."""
+
+    kernel: str = "plain"
+
+    def retrieved(self, idx: Tensor, table: Tensor) -> Tensor:
+        """idx: nothing is sorted beforehand."""
+        return idx
+
+
+PLAIN = Execution()
+
+
+def gather_dot(x: Tensor, table: Tensor, idx: Tensor, execution: Execution = PLAIN) -> Tensor:
+    """(T, D), (N, D), (T, J) to (T, J): x_t . table[idx_tj]."""
+    x = _wide(x, table)
+    blocks = _blocks(idx, table)
+    parts = [torch.einsum("td,tjd->tj", x[b], table[idx[b]].to(x.dtype)) for b in blocks]
+    return torch.cat(parts) if parts else x.new_zeros(idx.shape)
+
+
+def gather_sum(table: Tensor, idx: Tensor, weights: Tensor, execution: Execution = PLAIN) -> Tensor:
+    """(N, D), (T, J), (T, J) to (T, D): sum_j weights_tj table[idx_tj]."""
+    weights = _wide(weights, table)
+    blocks = _blocks(idx, table)
+    parts = [torch.einsum("tj,tjd->td", weights[b], table[idx[b]].to(weights)) for b in blocks]
+    return torch.cat(parts) if parts else weights.new_zeros(0, table.shape[1])
+
+
+def product_key_topk(
+    queries: Tensor,
+    sub_keys: Tensor,
+    top_k: int,
+    execution: Execution = PLAIN,
+    n_first: int | None = None,
+    bias: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The top_k product keys of each query: (T, H, K) scores, best first, and expert indices.
+
+    Arguments as in ops.py. The best of each half, then of their pairs: He 2024 (arXiv:2407.04153),
+    Eq. 4-5.
+    """
+    queries = _wide(queries, sub_keys).unflatten(-1, (2, -1))
+    keys, n_first = both_sets(sub_keys, n_first)
+    n_second = keys.shape[1] - n_first
+    halves = scores_of_halves(queries, keys.to(queries.dtype), n_first, bias)
+    first, second = (scores.topk(min(top_k, scores.shape[-1]), dim=-1) for scores in halves)
+    sums = (first.values.unsqueeze(-1) + second.values.unsqueeze(-2)).flatten(-2)
+    pairs = (first.indices.unsqueeze(-1) * n_second + second.indices.unsqueeze(-2)).flatten(-2)
+    best = sums.topk(top_k, dim=-1)
+    return best.values, pairs.gather(-1, best.indices)
+
+
+def grouped_matmul(x: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
+    """(T, D) x, (E, D, F) weights to (T, F): rows of x up to ends[e] times weights[e]."""
+    bounds = pairwise([0, *ends.tolist()])
+    return torch.cat([x[a:b] @ w for (a, b), w in zip(bounds, weights.unbind(), strict=True)])
+
+
+def _wide(x: Tensor, table: Tensor) -> Tensor:
+    """In float32, or float64 where the table is: what scores and sums are computed in."""
+    return x.to(torch.float64 if table.dtype == torch.float64 else torch.float32)
+
+
+def _blocks(idx: Tensor, table: Tensor) -> Iterator[slice]:
+    size = max(1, _BLOCK // max(1, idx.shape[1] * table.shape[1]))
+    return (slice(start, start + size) for start in range(0, len(idx), size))
