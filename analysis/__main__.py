@@ -21,7 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
     mpl.use("Agg")
     try:
         check_options(options)
-        options.run(options)
+        options.chosen.check(options)
+        options.chosen.run(options)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has read enough, e.g. head
         _drop_output()

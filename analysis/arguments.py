@@ -1,87 +1,12 @@
-"""The options that commands of `python -m analysis` share."""
+"""The options that several commands of `python -m analysis` have."""
 
 import argparse
-from typing import Any
 
 from analysis.isoflop.fit import X_NAMES
 from analysis.isoflop.methods import METHODS
-from analysis.options import named_path, number_or_range
-from analysis.table.budgets import TOLERANCE
+from analysis.options import number_or_range
 
-Subparsers = Any  # argparse's own class for them has no public name
-
-
-def add_command(
-    subparsers: Subparsers, name: str, run: object, text: str
-) -> argparse.ArgumentParser:
-    """One that reads a table: with the options of all."""
-    sub = subparsers.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-    sub.set_defaults(run=run)
-    sub.add_argument(
-        "path",
-        type=named_path,
-        help="a sweep's folder, a CSV or Parquet file, or an export of W&B",
-    )
-    sub.add_argument("--json", action="store_true", help="print the result as JSON instead")
-    sub.add_argument(
-        "--out",
-        type=named_path,
-        metavar="DIR",
-        help="where files go (default: the sweep's folder)",
-    )
-    sub.add_argument(
-        "--column",
-        action="append",
-        default=[],
-        metavar="OURS=THEIRS",
-        help="a foreign table's name for one of our columns, e.g. n_params=params; repeatable",
-    )
-    sub.add_argument(
-        "--unit",
-        action="append",
-        default=[],
-        metavar="OURS=UNIT",
-        help="what a column's numbers are in: budget=GFLOP, n_tokens=B, loss=bit/byte, or a "
-        "factor; repeatable",
-    )
-    sub.add_argument(
-        "--series",
-        metavar="COLUMN[,COLUMN]",
-        help="whose values name a curve (default: the model and what varies in its layer); "
-        "none: all runs are one",
-    )
-    sub.add_argument(
-        "--separator",
-        metavar="MARK",
-        help="of a CSV: comma, semicolon, tab, pipe or a mark (default: as its lines show)",
-    )
-    sub.add_argument(
-        "--budgets",
-        metavar="FLOPS[,FLOPS]",
-        help="the budgets that runs belong to, each to the nearest within the tolerance, e.g. "
-        "6e18,1e19 (default: values near one another are one)",
-    )
-    sub.add_argument(
-        "--budget-tolerance",
-        type=float,
-        metavar="SHARE",
-        help="how far a run's own FLOPs may be from its budget, as a share of it; 0 keeps all "
-        f"values apart (default: {TOLERANCE}; 0 of a sweep's folder, where they are planned)",
-    )
-    sub.add_argument(
-        "--where",
-        action="append",
-        default=[],
-        metavar="COLUMN=VALUE[,VALUE]",
-        help="only the runs that have it, e.g. query_norm=batch; repeatable",
-    )
-    sub.add_argument(
-        "--flops",
-        choices=["6nd"],
-        help="take C = 6ND where a table has only two of them; wrong where attention or the "
-        "vocabulary dominates",
-    )
-    return sub
+_SIZES = [name for name in X_NAMES if name != "n_tokens"]
 
 
 def add_curves(sub: argparse.ArgumentParser) -> None:
@@ -99,6 +24,14 @@ def add_curves(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--n-nearest", type=int, metavar="N", help="fit only the N sizes nearest to the best"
     )
+
+
+def add_surface(sub: argparse.ArgumentParser, draws: int) -> None:
+    """Of surfaces in size and tokens; draws: of the bootstrap, by default."""
+    sub.add_argument("--model", help="only this one (default: each)")
+    sub.add_argument("--x", default="n_params", choices=_SIZES, help="what N is (%(default)s)")
+    sub.add_argument("--delta", type=float, default=1e-3, help="Huber's delta (%(default)s)")
+    sub.add_argument("--draws", type=int, default=draws, help="of the bootstrap (%(default)s)")
 
 
 def add_noise(sub: argparse.ArgumentParser) -> None:

@@ -12,7 +12,6 @@ from analysis.table.units import parse_unit
 
 _MAX_DRAWS = 100_000
 _RESULTS = ("loss", "perplexity", "bits_per_byte", "train_loss")  # of runs
-_BY_MODEL = ("experts", "adaptation", "adapters", "growth", "forgetting")
 
 
 def _above_0(value: float) -> bool:
@@ -81,10 +80,6 @@ def check_options(options: argparse.Namespace) -> None:
                 raise ValueError(f"{flag} {shown} {rule}")
         if value == "":
             raise ValueError(f"{flag} is empty; give a value, or leave it out")
-    if options.command == "plan" and options.form is None:
-        for flag in ("--size", "--baseline", "--min-gain"):
-            if getattr(options, flag[2:].replace("-", "_")) is not None:
-                raise ValueError(f"{flag} is of a law of experts; give --form, or leave it out")
     if getattr(options, "cluster", None) in _RESULTS:
         raise ValueError(
             f"--cluster {options.cluster} is what is fitted; name what rows of one run share, e.g. "
@@ -97,7 +92,7 @@ def check_options(options: argparse.Namespace) -> None:
     budgets_of(options)
     if options.separator is not None:
         parse_separator(options.separator)
-    if series_of(options) is not None and options.command in _BY_MODEL:
+    if series_of(options) is not None and options.chosen.by_model:
         raise ValueError(
             f"--series is not for {options.command}, which compares models; "
             "--column model=COLUMN says what they are"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis import commands
+from analysis import command
 from analysis.__main__ import main
 
 ROW = "dense,6e12,1e6,1e6,4.0,1,0"
@@ -372,7 +372,7 @@ def test_what_ends_a_command_is_one_line(here, capsys, monkeypatch, error, code,
     def load_table(*_, **__):
         raise error
 
-    monkeypatch.setattr(commands, "load_table", load_table)
+    monkeypatch.setattr(command, "load_table", load_table)
     assert line in refused(here, capsys, monkeypatch, ["isoflop", "good.csv"], code)
 
 

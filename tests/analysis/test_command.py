@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from analysis import commands
 from analysis.__main__ import main
+from analysis.parser import find_commands
 from tests.analysis.expert_laws import joint_runs
 from tests.analysis.tables import BESIROGLU, surface
 
@@ -234,8 +237,17 @@ def test_bad_input_is_one_line_and_exit_2(tmp_path, capsys, arguments, message):
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["isoflop", "parametric", "experts", "plan", "report"])
+def test_each_file_of_commands_is_a_command():
+    files = Path(commands.__path__[0]).glob("[!_]*.py")
+    assert list(find_commands()) == sorted(path.stem for path in files)
+
+
+@pytest.mark.parametrize("command", find_commands())
 def test_each_command_has_a_help(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    assert find_commands()[command].help in words(capsys.readouterr().out)
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
     assert stop.value.code == 0

@@ -1,0 +1,175 @@
+"""A command of `python -m analysis`: what it reads and computes, and the path that all share.
+
+The path reads, computes, writes NAME.json and the figures, and prints.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis import figures
+from analysis.fitting.plain import plain
+from analysis.fitting.results import Result
+from analysis.options import as_typed, budgets_of, pairs, series_of
+from analysis.staging import check_folder, staged
+from analysis.table.load import finished, load_table
+from analysis.table.sources import Source
+from analysis.table.trunks import find_trunks, trunks_note
+from analysis.table.units import PER_TOKEN, in_unit, loss_unit
+from experiments.records import RunRecord
+from experiments.system.csv_text import to_csv
+
+Options = argparse.Namespace
+T = TypeVar("T")
+_SAME = 3  # runs of one loss are no accident
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """What a command found. text: to print; values: for --json, and for NAME.json.
+
+    figures: the name of a file -> draws it; table: for table.csv.
+    """
+
+    values: Mapping[str, Any]
+    text: str
+    figures: Mapping[str, Callable[[], Figure]] = field(default_factory=dict)
+    table: pd.DataFrame | None = None
+
+    @classmethod
+    def of(cls, found: Result, **others: Any) -> "Output":
+        """A result's own text and values."""
+        return cls(values=found.to_dict(), text=found.summary(), **others)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command(Generic[T]):
+    """A command; the file in commands/ that has it as COMMAND names it.
+
+    help: a line. read: the table, or other things to compute from. compute: the output, of what was
+    read. options: adds its own to those of all. check: raises ValueError for options that don't go
+    together, before anything is read. writes: whether NAME.json and the figures are written.
+    by_model: it compares models, so --series is refused.
+    """
+
+    help: str
+    read: Callable[[Options], T]
+    compute: Callable[[Options, T], Output]
+    options: Callable[[argparse.ArgumentParser], None] = lambda _: None
+    check: Callable[[Options], None] = lambda _: None
+    writes: bool = True
+    by_model: bool = False
+
+    def run(self, options: Options) -> None:
+        """Raises WriteError before anything is computed, if nothing can be written."""
+        found = self.read(options)
+        folder = folder_of(options) if self.writes else None
+        output = self.compute(options, found)
+        unit = loss_unit(found) if isinstance(found, pd.DataFrame) else PER_TOKEN
+        paths = [] if folder is None else _write(output, folder, options.command, unit)
+        if options.json:
+            print(_as_json(output.values))
+            return
+        print(in_unit(as_typed(output.text.rstrip("\n")), unit))
+        if paths:
+            print("\n" + "\n".join(paths))
+
+
+def folder_of(options: Options) -> Path:
+    """Where results go: --out, else the sweep's folder, else NAME-analysis beside the file.
+
+    Raises WriteError if they can't.
+    """
+    path: Path = options.path
+    folder: Path = options.out or (
+        path if path.is_dir() else path.with_name(f"{path.stem}-analysis")
+    )
+    check_folder(folder)
+    return folder
+
+
+def _write(output: Output, folder: Path, name: str, unit: str) -> list[str]:
+    """All files, or none; what each is and where. unit: of losses, in the figures."""
+    with staged(folder) as new, figures.style():
+        if output.table is not None:
+            (new / "table.csv").write_text(to_csv(output.table), encoding="utf-8")
+        (new / f"{name}.json").write_text(_as_json(output.values) + "\n", encoding="utf-8")
+        for label, draw in output.figures.items():
+            figure = draw()
+            figures.relabel(figure, unit)
+            figure.savefig(new / f"{label}.png", dpi=160)
+            plt.close(figure)
+    tables = [] if output.table is None else [f"table: {folder / 'table.csv'}"]
+    drawn = [f"figure: {folder / label}.png" for label in output.figures]
+    return [*tables, f"fits: {folder / name}.json", *drawn]
+
+
+def _as_json(values: Any) -> str:
+    return json.dumps(plain(values), indent=1, allow_nan=False)
+
+
+def table_of(
+    options: Options,
+    source: Source | None = None,
+    keep: Sequence[str] = (),
+    needs: Sequence[str] = (),
+    by_cell: bool = True,
+    by_trunk: bool = True,
+) -> pd.DataFrame:
+    """The checked table of the path, or of what was read from it. keep and needs: load_table's.
+    by_cell: one loss of each cell counts, so runs that merge are a warning. by_trunk: a bootstrap
+    draws whole trunks where --cluster names no other column.
+
+    Notes are printed unless JSON was asked for, what was left out and warnings always.
+    """
+    where = {name: value.split(",") for name, value in pairs("where", options.where).items()}
+    cluster = getattr(options, "cluster", None)
+    table = load_table(
+        source or options.path,
+        columns=pairs("column", options.column) or None,
+        flops=options.flops,
+        where=where,
+        keep=[*keep, *([cluster] if cluster else [])],
+        units=pairs("unit", options.unit),
+        series=series_of(options),
+        separator=options.separator,
+        budgets=budgets_of(options),
+        budget_tolerance=options.budget_tolerance,
+        needs=needs,
+    )
+    notes, warnings = _said(table, by_cell)
+    if "cluster" in options and not cluster:
+        drawn = trunks_note(table) if by_trunk else None
+        shared = find_trunks(table) if drawn is None else None
+        notes, warnings = [*filter(None, [drawn]), *notes], [*warnings, *filter(None, [shared])]
+    for warning in warnings:
+        print(f"warning: {as_typed(warning)}", file=sys.stderr)
+    for note in () if options.json else notes:
+        print(f"note: {as_typed(note)}")
+    if cluster and cluster not in table:
+        raise ValueError(f"--cluster {cluster} is no column; found {', '.join(map(str, table))}")
+    losses = finished(table)["loss"]
+    if len(losses) >= _SAME and losses.nunique() == 1:
+        raise ValueError(f"all {len(losses)} losses are {losses.iloc[0]:g}: is this their column?")
+    return table
+
+
+def _said(table: pd.DataFrame, by_cell: bool) -> tuple[list[str], list[str]]:
+    """The notes and the warnings that a table came with."""
+    left_out = [table.attrs[name] for name in ("damaged", "left_out") if name in table.attrs]
+    notes = [note for note in table.attrs.get("notes", ()) if note not in left_out]
+    return notes, [*left_out, *(table.attrs.get("warnings", ()) if by_cell else ())]
+
+
+def records_of(source: Source, table: pd.DataFrame) -> list[RunRecord]:
+    """Of the runs that the table has."""
+    kept = set(table["run_id"].dropna())
+    return [record for record in source.records if record.run_id in kept]

@@ -1,0 +1,33 @@
+"""What runs that started from weights gained on their domain, and lost on other text."""
+
+import argparse
+from functools import partial
+
+import pandas as pd
+
+from analysis.adaptation import columns_of_starts, compare_adaptations
+from analysis.command import Command, Options, Output, table_of
+from analysis.figures.adaptation import draw_adaptation
+
+
+def _options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--general",
+        default="wikitext2",
+        metavar="SET",
+        help="the set that stands for other text (%(default)s)",
+    )
+
+
+def _compute(options: Options, table: pd.DataFrame) -> Output:
+    found = compare_adaptations(table, options.general)
+    return Output.of(found, figures={"adaptation": partial(draw_adaptation, found)})
+
+
+COMMAND = Command(
+    help="compare ways to adapt a model to a domain",
+    options=_options,
+    read=lambda options: table_of(options, keep=columns_of_starts(options.general), by_cell=False),
+    compute=_compute,
+    by_model=True,
+)

@@ -1,0 +1,49 @@
+"""Models against a baseline, beside the noise of seeds."""
+
+import argparse
+
+import pandas as pd
+
+from analysis.command import Command, Options, Output, table_of
+from analysis.differences.by_column import DifferencesBy, compare_by
+from analysis.differences.models import Differences, compare_models, seed_noise
+from analysis.isoflop.offsets import at_budgets
+
+
+def _options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--baseline", default="dense", help="the model that others are compared with (dense)"
+    )
+    sub.add_argument(
+        "--budget", type=float, metavar="FLOPS", help="where (default: where most have seeds)"
+    )
+    sub.add_argument(
+        "--by", metavar="COLUMN", help="at each of its values, e.g. n_experts, and on the average"
+    )
+    sub.add_argument(
+        "--noise-of",
+        type=float,
+        metavar="FLOPS",
+        help="the budget whose seeds give the noise (default: the one compared)",
+    )
+
+
+def _compute(options: Options, table: pd.DataFrame) -> Output:
+    at = at_budgets(table)
+    found: Differences | DifferencesBy
+    noise = None if options.noise_of is None else seed_noise(at.table, budget=options.noise_of)
+    how = {"budget": options.budget, "noise": noise}
+    if options.by:
+        found = compare_by(at.table, options.by, options.baseline, **how)
+    else:
+        found = compare_models(at.table, options.baseline, **how)
+    text = "\n".join([*at.how, found.summary()])
+    return Output(values=found.to_dict(), text=text)
+
+
+COMMAND = Command(
+    help="compare models beside the noise of seeds",
+    options=_options,
+    read=lambda options: table_of(options, needs=("budget", "seed")),
+    compute=_compute,
+)

@@ -1,0 +1,72 @@
+"""Laws of the loss in the number of experts, compared."""
+
+import argparse
+import math
+from functools import partial
+
+import pandas as pd
+
+from analysis.arguments import add_choice, add_cluster
+from analysis.command import Command, Options, Output, table_of
+from analysis.experts.compare import DEFAULT_FORMS, HOLD_OUT, compare_laws
+from analysis.experts.fit import BACKBONE, size_slopes
+from analysis.experts.forms import FORMS
+from analysis.figures.experts import draw_experts
+
+
+def _options(sub: argparse.ArgumentParser) -> None:
+    add_choice(sub)
+    add_cluster(sub)
+    sub.add_argument(
+        "--form",
+        action="append",
+        choices=list(FORMS),
+        help=f"repeatable (default: {', '.join(DEFAULT_FORMS)})",
+    )
+    sub.add_argument(
+        "--hold-out",
+        default="size",
+        choices=HOLD_OUT,
+        help="hold out the runs of its largest value, or the fifth of the most compute: cells "
+        "(%(default)s)",
+    )
+    sub.add_argument(
+        "--residual",
+        default="log",
+        choices=["log", "loss"],
+        help="least squares of the log loss, or of the loss (%(default)s)",
+    )
+    sub.add_argument(
+        "--size", default=BACKBONE, help="the column that N is (%(default)s: see docs/analysis.md)"
+    )
+
+
+def _compute(options: Options, table: pd.DataFrame) -> Output:
+    choice = {"model": options.model, "baseline": options.baseline, "size": options.size}
+    how = {"hold_out": options.hold_out, "residual": options.residual, "cluster": options.cluster}
+    found = compare_laws(table, options.form or DEFAULT_FORMS, **how, **choice)
+    lines = []
+    for fit in found.fits:
+        lines.append(f"{fit.form_name}: {fit.summary()}")
+        cutoff = fit.cutoff_interval()
+        if cutoff is not None and math.isfinite(cutoff[0]):
+            lines.append(f"  experts cease to help at N of {cutoff[0]:.3g} to {cutoff[1]:.3g}")
+        lines.append("")
+    lines.append(found.summary())
+    values, drawings = found.to_dict(), {}
+    drawn = [fit for fit in found.fits if fit.of_experts_alone]
+    if drawn:
+        slopes = size_slopes(table, **{**choice, "model": found.model})
+        values["size_slopes"] = slopes.to_dict("list")
+        lines.append(f"\n-d ln L / d ln E of each size:\n{slopes.to_string(index=False)}")
+        drawings = {"experts": partial(draw_experts, table, drawn, slopes)}
+    return Output(values=values, text="\n".join(lines), figures=drawings)
+
+
+COMMAND = Command(
+    help="compare laws of the loss in the number of experts",
+    options=_options,
+    read=lambda options: table_of(options, needs=("n_experts",), by_trunk=False),
+    compute=_compute,
+    by_model=True,
+)

@@ -1,0 +1,53 @@
+"""What runs that learnt a stream of domains learnt, and what they forgot."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from functools import partial
+
+from analysis.command import Command, Options, Output, records_of, table_of
+from analysis.figures.forgetting import draw_forgetting
+from analysis.forgetting import compare_forgetting, has_learnt, unreadable
+from analysis.table.sources import read_source
+from experiments.records import RunRecord
+
+
+def _options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--learning",
+        type=float,
+        metavar="BITS",
+        help="compare forgetting where each has learnt this much, in bits/byte (default: what most "
+        "ways have learnt)",
+    )
+    sub.add_argument(
+        "--baseline",
+        metavar="WAY",
+        help="the way that others are compared with there (default: full fine-tuning)",
+    )
+
+
+def _read(options: Options) -> list[RunRecord]:
+    source = read_source(options.path, options.separator)
+    records = []
+    for record in records_of(source, table_of(options, source, by_cell=False)):
+        why = unreadable(record) if has_learnt(record) else None
+        if why is None:
+            records.append(record)
+        else:
+            print(f"warning: excluded: {why}", file=sys.stderr)
+    return records
+
+
+def _compute(options: Options, records: Sequence[RunRecord]) -> Output:
+    found = compare_forgetting(records, learning=options.learning, baseline=options.baseline)
+    return Output.of(found, figures={"forgetting": partial(draw_forgetting, found)})
+
+
+COMMAND = Command(
+    help="compare ways to go on learning from a stream",
+    options=_options,
+    read=_read,
+    compute=_compute,
+    by_model=True,
+)

@@ -1,0 +1,93 @@
+"""L = E + A/N^alpha + B/D^beta for each model."""
+
+import argparse
+from functools import partial
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.arguments import add_cluster, add_surface
+from analysis.command import Command, Options, Output, table_of
+from analysis.figures.parametric import draw_contours
+from analysis.figures.residuals import draw_residuals
+from analysis.fitting.status import FitError
+from analysis.parametric import ParametricFit, fit_parametric
+from analysis.report.gallery import file_label
+from analysis.surfaces.models import cells_of_models
+from analysis.table.load import finished
+from analysis.table.merged import find_merged
+from analysis.table.trunks import shared_trunk
+from analysis.validation.influence import Influence, influence_of
+from analysis.validation.residuals import residuals_of
+
+
+def _options(sub: argparse.ArgumentParser) -> None:
+    add_surface(sub, draws=1000)
+    sub.add_argument(
+        "--residual",
+        default="log",
+        choices=["log", "loss"],
+        help="of the log loss with Huber, or least squares of the loss",
+    )
+    add_cluster(sub)
+    sub.add_argument(
+        "--influence",
+        action="store_true",
+        help="find the runs that each parameter depends on most, and fit again without them",
+    )
+
+
+def _compute(options: Options, table: pd.DataFrame) -> Output:
+    done = finished(table)
+    found: dict[str, ParametricFit] = {}
+    influences: dict[str, Influence] = {}
+    errors = []
+    delta = float("inf") if options.residual == "loss" else options.delta
+    cluster = options.cluster or shared_trunk(table)
+    of_models = cells_of_models(table, options.x, options.model, cluster)
+    for model, cells in of_models.items():
+        columns = (cells[options.x], cells["n_tokens"], cells["loss"])
+        how = {"delta": delta, "residual": options.residual}
+        try:
+            groups = cells[cluster] if cluster else None
+            found[model] = fit_parametric(*columns, groups=groups, n_draws=options.draws, **how)
+            if options.influence:
+                influences[model] = influence_of(*columns, **how)
+        except ValueError as error:
+            errors.append(f"{model}: {error}")
+    if not found:
+        raise FitError(f"no model could be fitted: {'; '.join(errors)}")
+    values = {model: fit.to_dict() for model, fit in found.items()}
+    for model, influence in influences.items():
+        values[model]["influence"] = influence.to_dict()
+    drawn = {}
+    for model, fit in found.items():
+        runs, label = done[done["series"] == model], file_label(model)
+        drawn[f"contours_{label}"] = partial(draw_contours, fit, runs, size=options.x)
+        drawn[f"residuals_{label}"] = partial(_draw_residuals, fit, runs, options.x)
+    merged = find_merged(table)
+    heading = f" ({merged.how})" if merged else ""
+    lines = []
+    for model, fit in found.items():
+        lines += [f"{model}{heading}\n{fit.summary()}", f"{_how_well(fit)}\n"]
+        if model in influences:
+            lines.append(f"{influences[model].summary()}\n")
+    lines += [f"not fitted: {text}" for text in errors]
+    return Output(values=values, text="\n".join(lines), figures=drawn)
+
+
+def _how_well(fit: ParametricFit) -> str:
+    reached = f"{fit.share_at_best:.0%} of {fit.n_starts} starts reached the best value"
+    return f"  {reached}; condition number {fit.condition:.3g}; gradient {fit.gradient:.1e}"
+
+
+def _draw_residuals(fit: ParametricFit, runs: pd.DataFrame, size: str) -> Figure:
+    return draw_residuals(residuals_of(fit, runs, size))
+
+
+COMMAND = Command(
+    help="fit L = E + A/N^alpha + B/D^beta (approach 3)",
+    options=_options,
+    read=lambda options: table_of(options, needs=(options.x, "n_tokens")),
+    compute=_compute,
+)

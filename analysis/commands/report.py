@@ -1,0 +1,66 @@
+"""Everything, on one page; says on stderr what it is at."""
+
+import argparse
+
+import pandas as pd
+
+from analysis.arguments import add_asymptote, add_curves, add_noise
+from analysis.command import Command, Options, Output, folder_of, records_of, table_of
+from analysis.progress import Steps
+from analysis.report.provenance import provenance_of
+from analysis.report.write import write_report
+from analysis.study import analyse, check_choices
+from analysis.table.sources import Source, read_source
+
+
+def _options(sub: argparse.ArgumentParser) -> None:
+    add_curves(sub)
+    add_noise(sub)
+    sub.add_argument("--baseline", help="the model that compute multipliers compare with (dense)")
+    add_asymptote(sub)
+    sub.add_argument("--title", help="of the page")
+
+
+def _read(options: Options) -> tuple[Source, pd.DataFrame]:
+    source = read_source(options.path, options.separator)
+    return source, table_of(options, source)
+
+
+def _compute(options: Options, read: tuple[Source, pd.DataFrame]) -> Output:
+    source, table = read
+    folder = folder_of(options)
+    check_choices(table, options.baseline, options.asymptote)
+    steps = Steps()
+    steps(f"{len(table)} runs of {options.path}")
+    study = analyse(
+        table,
+        options.x,
+        options.method,
+        options.n_nearest,
+        noise=options.noise,
+        baseline=options.baseline or "dense",
+        asymptote=options.asymptote,
+        records=records_of(source, table),
+        say=steps,
+    )
+    title = options.title or f"Experts at equal compute: {options.path.resolve().stem}"
+    provenance = provenance_of(source.records, table["run_id"].dropna())
+    written = write_report(study, provenance, folder, options.typed, title, say=steps)
+    steps.close()
+    lines = [
+        *(f"not fitted: {what}: {why}" for what, why in study.missing),
+        f"report: {written.page}",
+        f"fits: {written.fits}",
+        f"table: {written.table}",
+        f"figures: {len(written.figures)} files in {folder / 'figures'}",
+    ]
+    return Output(values=study.to_dict(), text="\n".join(lines))
+
+
+COMMAND = Command(
+    help="write report.html, fits.json and figures/*.png and *.pdf",
+    options=_options,
+    read=_read,
+    compute=_compute,
+    writes=False,  # its page has files of its own
+)

@@ -1,0 +1,54 @@
+"""Surfaces in size and tokens, compared by hold-out, for each model."""
+
+import argparse
+
+import pandas as pd
+
+from analysis.arguments import add_cluster, add_surface
+from analysis.command import Command, Options, Output, table_of
+from analysis.surfaces.compare import DEFAULT_SURFACES, HELD_OUT
+from analysis.surfaces.forms import SURFACES
+from analysis.surfaces.models import compare_surfaces_of_models
+
+
+def _options(sub: argparse.ArgumentParser) -> None:
+    add_surface(sub, draws=200)
+    sub.add_argument(
+        "--form", action="append", choices=list(SURFACES), help="repeatable (default: all)"
+    )
+    sub.add_argument(
+        "--hold-out",
+        default="compute",
+        choices=HELD_OUT,
+        help="hold out the fifth of the runs with the most of it; ratio: D/N (%(default)s)",
+    )
+    add_cluster(sub)
+
+
+def _compute(options: Options, table: pd.DataFrame) -> Output:
+    found, errors = compare_surfaces_of_models(
+        table,
+        options.x,
+        options.model,
+        forms=options.form or DEFAULT_SURFACES,
+        hold_out=options.hold_out,
+        delta=options.delta,
+        n_draws=options.draws,
+        cluster=options.cluster,
+    )
+    lines = []
+    for model, one in found.items():
+        lines += [f"{model}, {fit.form_name}: {fit.summary()}\n" for fit in one.fits]
+        lines.append(f"{model}: {one.summary()}\n")
+    lines += [f"not fitted: {text}" for text in errors]
+    return Output(
+        values={model: one.to_dict() for model, one in found.items()}, text="\n".join(lines)
+    )
+
+
+COMMAND = Command(
+    help="compare surfaces in size and tokens by hold-out",
+    options=_options,
+    read=table_of,
+    compute=_compute,
+)
