@@ -9,14 +9,14 @@ def main() -> None:
     sweep_argument(parser)
     options = parser.parse_args()
     with exit_codes():
-        from experiments.sweep import slurm
         from experiments.sweep.control import stop_controllers
+        from experiments.sweep.queue import queues
 
         folder = sweep_folder(options)
         stopped, elsewhere = stop_controllers(folder)  # first: one may be about to submit more
-        jobs = [task.job for task in slurm.queued_tasks(folder)]
-        slurm.cancel(jobs)
-        print(f"{len(jobs)} Slurm tasks and {stopped} local sweeps were asked to end")
+        cancelled = {queue.title: queue.cancel(folder) for queue in queues()}
+        words = [f"{n} {title} tasks" for title, n in cancelled.items() if n]
+        print(" and ".join([*words, f"{stopped} local sweeps"]) + " were asked to end")
         for host in elsewhere:
             print(f"a local sweep may be running on {host}: cancel it there")
         print(f"python -m experiments.retry {options.sweep} continues the points that are not done")

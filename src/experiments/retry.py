@@ -1,7 +1,7 @@
 """Goes on with what a sweep has not finished: `python -m experiments.retry NAME`.
 
-From the manifest, without the command that made it: where it ran before (Slurm with the resources
-of its last submission, or this machine), by the code as it is now.
+From the manifest, without the command that made it: where it ran before (a cluster's queue with the
+resources of its last submission, or this machine), by the code as it is now.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,9 @@ def main() -> None:
         "--diverged", action="store_true", help="diverged runs too, from the first step"
     )
     parser.add_argument(
-        "--local", action="store_true", help="run on this machine, also if the sweep ran on Slurm"
+        "--local",
+        action="store_true",
+        help="run on this machine, wherever the sweep ran before",
     )
     parser.add_argument("--workers", type=int, help="points at once on this machine")
     parser.add_argument(
@@ -26,17 +28,17 @@ def main() -> None:
     )
     options = parser.parse_args()
     with exit_codes():
-        from experiments.sweep import cluster, local, slurm
+        from experiments.sweep.many_runs import run_sweep
+        from experiments.sweep.queue import last_used
+        from experiments.sweep.queues.local import Local
         from experiments.sweep.restore import raws_of
 
         folder = sweep_folder(options)
         wanted = None if options.run is None else runs_named(folder, options.run)
         found, n_refused = raws_of(folder, wanted)
         raws = [{**raw, "retry": "all" if options.diverged else "failed"} for raw in found]
-        if slurm.submissions(folder) and not options.local:
-            cluster.submit_sweep(raws, slurm.last_resources(folder), stored=True)
-        else:
-            local.run_sweep(raws, options.workers, stored=True)
+        before = None if options.local else last_used(folder)
+        run_sweep(raws, before or Local(n_workers=options.workers), stored=True)
         if n_refused:
             raise ValueError(f"{n_refused} points could not be run: see the lines above")
 

@@ -26,7 +26,7 @@ from experiments.system.version import version_line
 def _run(config: DictConfig) -> float | None:
     """Returns the held-out loss, for sweepers of others that look for the lowest."""
     with exit_codes():  # here, not only in main: Hydra would print a line of its own first
-        from experiments.sweep.local import run_one
+        from experiments.sweep.one_run import run_one
 
         hydra = HydraConfig.get()
         if hydra.mode == RunMode.RUN and hydra.sweeper.get("search") is not None:

@@ -4,7 +4,6 @@ Hydra's own sweeper writes multirun.yaml before a point is known to be good, and
 launcher runs every point in one process, where state leaks from one to the next.
 """
 
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +13,12 @@ from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.experiments_search import search_of, value_of
 
 if TYPE_CHECKING:
-    from experiments.sweep.search import Search
-    from experiments.sweep.slurm import Resources
+    from experiments.sweep.queue import Queue
 
 
 class PointSweeper(BasicSweeper):
@@ -83,8 +81,10 @@ class PointSweeper(BasicSweeper):
                 f"hydra.sweeper.n_trials={self.n_trials} without hydra.sweeper.search, which says "
                 "what to search: {ladder.lr: 'log(2e-3, 4e-2)'}"
             )
-        if self.search is not None and not isinstance(self.launcher, _PointLauncher):
-            raise ValueError("hydra.sweeper.search needs hydra/launcher=local or slurm")
+        if self.search is not None and not isinstance(self.launcher, PointLauncher):
+            from experiments.sweep.queue import launchers
+
+            raise ValueError(f"hydra.sweeper.search needs hydra/launcher={launchers()}")
 
 
 def _check_discrete(override: Override) -> None:
@@ -125,8 +125,14 @@ def _returned(value: float | None) -> JobReturn:
     return JobReturn(status=JobStatus.COMPLETED, _return_value=value)
 
 
-class _PointLauncher(Launcher):
-    """Composes the points and hands them all to `_run`."""
+class PointLauncher(Launcher):
+    """Composes the points and gives them all to a queue: the file of that name in sweep/queues/, of
+    which the launcher's other keys are the settings.
+    """
+
+    def __init__(self, queue: str, **settings: Any) -> None:
+        super().__init__()
+        self.name, self.settings = queue, settings
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -141,78 +147,32 @@ class _PointLauncher(Launcher):
         from experiments.cli import resolve
         from experiments.config.composition import compose_points
         from experiments.sweep.counting import counted
+        from experiments.sweep.many_runs import run_sweep
+        from experiments.sweep.search_runs import run_search
 
+        queue = self._queue()
         loader = self.hydra_context.config_loader
         composed = compose_points(loader, self.config, job_overrides)
         points = list(counted(composed, len(job_overrides), "composing"))
         only = OmegaConf.select(self.config, "hydra.sweeper.only")  # another sweeper has none
         kept = select(points, only or {})
         if OmegaConf.select(self.config, "hydra.sweeper.search") is None:
-            return [_returned(value) for value in self._run([resolve(point) for point in kept])]
+            return [_returned(value) for value in run_sweep([resolve(p) for p in kept], queue)]
         pairs = [(words, p) for words, p in zip(job_overrides, points) if any(p is k for k in kept)]
 
         def compose(each: Sequence[Sequence[str]]) -> list[Mapping[str, Any]]:
             return [resolve(point) for point in compose_points(loader, self.config, each)]
 
-        self._run_search(search_of(self.config.hydra.sweeper, pairs, compose))
+        run_search(search_of(self.config.hydra.sweeper, pairs, compose), queue)
         return []
 
-    @abstractmethod
-    def _run(self, raws: Sequence[Any]) -> Sequence[float | None]:
-        """Executes the points of these resolved configs; returns their losses, if they are known
-        by then.
-        """
-
-    @abstractmethod
-    def _run_search(self, search: "Search") -> None:
-        """Executes a search's trials."""
-
-
-class LocalLauncher(_PointLauncher):
-    """Runs the points on this machine, n_workers at once."""
-
-    def __init__(self, n_workers: int | None = None) -> None:
-        super().__init__()
-        self.n_workers = n_workers
-
-    def _run(self, raws: Sequence[Any]) -> Sequence[float | None]:
-        from experiments.config.constraints import AtLeast1, checked
-        from experiments.sweep.local import run_sweep
-
-        checked(self.n_workers, AtLeast1 | None, "hydra.launcher.n_workers")
-        return run_sweep(raws, self.n_workers)
-
-    def _run_search(self, search: "Search") -> None:
-        from experiments.config.constraints import AtLeast1, checked
-        from experiments.sweep.search_local import run_search
-
-        checked(self.n_workers, AtLeast1 | None, "hydra.launcher.n_workers")
-        run_search(search, self.n_workers)
-
-
-class SlurmLauncher(_PointLauncher):
-    """Submits the points as arrays to Slurm and returns; see conf/hydra/launcher/slurm.yaml."""
-
-    def __init__(self, watch: float | None = None, **resources: Any) -> None:
-        super().__init__()
-        self.watch, self.resources = watch, resources
-
-    def _run(self, raws: Sequence[Any]) -> Sequence[float | None]:
-        from experiments.sweep.cluster import submit_sweep
-
-        submit_sweep(raws, self._resources())
-        return []
-
-    def _run_search(self, search: "Search") -> None:
-        from experiments.config.constraints import Positive, checked
-        from experiments.sweep.search_slurm import submit_search
-
-        checked(self.watch, Positive | None, "hydra.launcher.watch")
-        submit_search(search, self._resources(), self.watch)
-
-    def _resources(self) -> "Resources":
+    def _queue(self) -> "Queue":
+        """Raises ValueError for a setting that its queue doesn't have, or not so."""
         from experiments.config.reading import read
-        from experiments.sweep.slurm import Resources
+        from experiments.sweep.queue import queue_named
 
-        plain = {k: list(v) if isinstance(v, ListConfig) else v for k, v in self.resources.items()}
-        return read(Resources, plain, "hydra.launcher")
+        plain = {
+            name: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+            for name, value in self.settings.items()
+        }
+        return read(queue_named(self.name), plain, "hydra.launcher")

@@ -27,7 +27,7 @@ from experiments.config.hydra_hints import normalized
 from experiments.config.hydra_version import composing
 from experiments.config.paths import conf_dir
 from experiments.config.trust import trust_composed
-from experiments.sweep.local import run_one
+from experiments.sweep.one_run import run_one
 
 MAINS = {
     "run": run_module.main,

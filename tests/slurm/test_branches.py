@@ -6,8 +6,9 @@ from experiments import kept
 from experiments.execute import execute
 from experiments.point import make_point
 from experiments.records import read_record
-from experiments.sweep import cluster as submission
-from experiments.sweep.slurm import Resources, queue
+from experiments.sweep import many_runs
+from experiments.sweep.queue import tasks_of
+from experiments.sweep.queues.slurm import Slurm
 from experiments.sweep.states import read_states
 from experiments.sweep.trunks import trunks_of
 from experiments.system.claims import read_events
@@ -16,7 +17,7 @@ from tests.slurm.conftest import slurm, wait_for_the_queue, wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("cluster")]
 WSD = ("optim.schedule=wsd", "optim.warmup_tokens=640")
-RESOURCES = Resources(cpus_per_task=1, signal_seconds=20)
+RESOURCES = Slurm(cpus_per_task=1, signal_seconds=20)
 
 
 @pytest.fixture
@@ -37,11 +38,11 @@ def branch(compose_raw, tmp_path):
 def test_branches_wait_for_their_trunk_and_equal_runs_from_scratch(branch, tmp_path):
     points = [branch("4e9"), branch("8e9")]
     (trunk,) = trunks_of(points)
-    submission.submit_sweep([point.raw for point in points], RESOURCES)
+    many_runs.run_sweep([point.raw for point in points], RESOURCES)
     sweep = trunk.run_dir.parent
-    wait_until(lambda: {queue(sweep)[p.run_id].reason for p in points} == {"(Dependency)"})
+    wait_until(lambda: {tasks_of(sweep)[p.run_id].detail for p in points} == {"(Dependency)"})
     submission_again = [branch("6e9").raw]  # while the trunk is queued or runs
-    submission.submit_sweep([*(p.raw for p in points), *submission_again], RESOURCES)
+    many_runs.run_sweep([*(p.raw for p in points), *submission_again], RESOURCES)
     wait_for_the_queue()
     states = {p.run_id: p for p in read_states(trunk.run_dir.parent)}
     assert {p.state for p in states.values()} == {"done"}
@@ -58,16 +59,16 @@ def test_branches_wait_for_their_trunk_and_equal_runs_from_scratch(branch, tmp_p
 def test_a_branch_of_a_cancelled_trunk_does_not_wait_without_end(branch):
     point = branch("4e10")
     (trunk,) = trunks_of([point])
-    submission.submit_sweep([point.raw], RESOURCES)
+    many_runs.run_sweep([point.raw], RESOURCES)
     wait_until(lambda: (trunk.run_dir / "last.ckpt").exists())
-    slurm("scancel", queue(trunk.run_dir.parent)[trunk.run_id].job)
+    slurm("scancel", tasks_of(trunk.run_dir.parent)[trunk.run_id].job)
     wait_for_the_queue()
     states = {p.run_id: p for p in read_states(trunk.run_dir.parent)}
     assert states[trunk.run_id].state == "interrupted"
     (event,) = [e for e in read_events(point.run_dir) if e["event"] == "interrupted"]
     why = f"its trunk {trunk.run_id} has not come to step {point.first_step}"
     assert why in event["why"]
-    submission.submit_sweep([point.raw], RESOURCES)  # goes on with both
+    many_runs.run_sweep([point.raw], RESOURCES)  # goes on with both
     wait_for_the_queue()
     assert {p.state for p in read_states(trunk.run_dir.parent)} == {"done"}
     assert [e["event"] for e in read_events(trunk.run_dir)][-3:] == [

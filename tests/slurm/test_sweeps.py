@@ -12,8 +12,9 @@ import pytest
 from experiments.execute import execute
 from experiments.point import make_point
 from experiments.records import read_record
-from experiments.sweep import cluster as submission
-from experiments.sweep.slurm import Resources, queue
+from experiments.sweep import many_runs
+from experiments.sweep.queue import tasks_of
+from experiments.sweep.queues.slurm import Slurm
 from experiments.sweep.states import read_states
 from experiments.system.claims import read_events
 from tests.conftest import REPOSITORY, TINY
@@ -21,7 +22,7 @@ from tests.slurm.conftest import slurm, states, wait_for_the_queue, wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("cluster")]
 SHORT, LONG = "budget=1e9", "budget=4e10"  # FLOPs: a second, half a minute
-RESOURCES = Resources(cpus_per_task=1, signal_seconds=20)
+RESOURCES = Slurm(cpus_per_task=1, signal_seconds=20)
 
 
 @pytest.fixture
@@ -72,11 +73,11 @@ def pid_of(run_dir):
 def test_an_array_with_a_failing_point_and_a_killed_one(raws, sweep, monkeypatch, capsys):
     short = raws(SHORT, models=("dense", "peer"), seeds=(0, 1))
     failing, killed = raws(SHORT, seeds=(7,)), raws(LONG, seeds=(8,))
-    submission.prepare_all([make_point(raw) for raw in short])
-    monkeypatch.setattr(submission, "prepare_all", lambda points: None)
+    many_runs.prepare_all([make_point(raw) for raw in short])
+    monkeypatch.setattr(many_runs, "prepare_all", lambda points: None)
     failing[0]["data"]["corpus"]["n_documents"] = 0
     points = [*short, *failing, *killed]
-    submission.submit_sweep(points, RESOURCES)
+    many_runs.run_sweep(points, RESOURCES)
     out = capsys.readouterr().out
     assert "6 runs submitted, Slurm job " in out
     assert "status: python -m experiments.status s --results " in out
@@ -100,14 +101,12 @@ def test_an_array_with_a_failing_point_and_a_killed_one(raws, sweep, monkeypatch
     )
 
     # the same command, twice at once: what was done is adopted, the rest is submitted once
-    threads = [
-        threading.Thread(target=submission.submit_sweep, args=(points, RESOURCES)) for _ in "ab"
-    ]
+    threads = [threading.Thread(target=many_runs.run_sweep, args=(points, RESOURCES)) for _ in "ab"]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(queue(sweep)) == 2
+    assert len(tasks_of(sweep)) == 2
     wait_for_the_queue()
     assert {name: len(labels) for name, labels in states(sweep).items()} == {"done": 5, "failed": 1}
     starts = {p.run_id: started(sweep / p.run_id) for p in read_states(sweep)}
@@ -121,7 +120,7 @@ def test_a_preempted_point_is_requeued_once_and_ends_as_if_nothing_had_happened(
     points = raws(LONG)
     expected = alone(points, tmp_path)
     here = ("--nodelist=n1", "--exclusive")
-    submission.submit_sweep(points, Resources(cpus_per_task=1, signal_seconds=20, extra=here))
+    many_runs.run_sweep(points, Slurm(cpus_per_task=1, signal_seconds=20, extra=here))
     run_dir = sweep / expected.run_id
     pid_of(run_dir)
     slurm("sbatch", "--partition=high", *here, "--output=/dev/null", "--wrap", "sleep 3")
@@ -141,8 +140,8 @@ def test_a_preempted_point_is_requeued_once_and_ends_as_if_nothing_had_happened(
 
 def test_a_point_at_its_time_limit_requeues_itself(raws, sweep, tmp_path):
     points = raws("budget=1.6e11")  # longer than the minute that Slurm gives at least
-    resources = Resources(cpus_per_task=1, signal_seconds=20, time="1")
-    submission.submit_sweep(points, resources)
+    resources = Slurm(cpus_per_task=1, signal_seconds=20, time="1")
+    many_runs.run_sweep(points, resources)
     run_dir = sweep / make_point(points[0]).run_id
     wait_until(lambda: any(e["event"] == "requeued" for e in read_events(run_dir)), 150)
     wait_for_the_queue(300)
@@ -157,7 +156,7 @@ def test_a_point_at_its_time_limit_requeues_itself(raws, sweep, tmp_path):
 
 def test_a_node_that_goes_down_loses_nothing(raws, sweep):
     points = raws(LONG)
-    submission.submit_sweep(points, Resources(cpus_per_task=1, extra=("--exclude=n1",)))
+    many_runs.run_sweep(points, Slurm(cpus_per_task=1, extra=("--exclude=n1",)))
     run_dir = sweep / make_point(points[0]).run_id
     pid = pid_of(run_dir)
     node = slurm("squeue", "--noheader", "--format=%N")
@@ -206,14 +205,14 @@ def test_a_controller_killed_during_submission(raws, sweep, tmp_path, submits):
 
 def test_two_ranks_train_one_run_and_survive_a_signal(raws, sweep, tmp_path):
     ranks = ("trainer.devices=2", "budget=1e10")
-    resources = Resources(cpus_per_task=1, setup="export MASTER_ADDR=127.0.0.1", extra=("-w", "n1"))
+    resources = Slurm(cpus_per_task=1, setup="export MASTER_ADDR=127.0.0.1", extra=("-w", "n1"))
     whole = raws(*ranks, models=("peer",), results="whole")
-    submission.submit_sweep(whole, resources)
+    many_runs.run_sweep(whole, resources)
     wait_for_the_queue()
     expected = read_record(tmp_path / "whole" / "s" / make_point(whole[0]).run_id / "record.json")
     assert expected.status == "done", expected.error
 
-    submission.submit_sweep(raws(*ranks, models=("peer",)), resources)
+    many_runs.run_sweep(raws(*ranks, models=("peer",)), resources)
     run_dir = sweep / expected.run_id
     pid_of(run_dir)
     job = slurm("squeue", "--noheader", "--format=%i")
@@ -221,14 +220,14 @@ def test_two_ranks_train_one_run_and_survive_a_signal(raws, sweep, tmp_path):
     wait_for_the_queue()
     (point,) = read_states(sweep)
     assert (point.state, point.n_stops) == ("interrupted", 1)
-    submission.submit_sweep(raws(*ranks, models=("peer",)), resources)
+    many_runs.run_sweep(raws(*ranks, models=("peer",)), resources)
     wait_for_the_queue()
     record = read_record(run_dir / "record.json")
     assert (record.val_loss, record.train_loss) == (expected.val_loss, expected.train_loss)
 
 
 def test_cancel_withdraws_what_is_queued_and_saves_what_runs(raws, sweep, tmp_path):
-    submission.submit_sweep(raws(LONG, seeds=(0, 1)), Resources(cpus_per_task=1, max_parallel=1))
+    many_runs.run_sweep(raws(LONG, seeds=(0, 1)), Slurm(cpus_per_task=1, max_parallel=1))
     (first,) = wait_until(lambda: [p for p in read_states(sweep) if p.state == "running"])
     pid_of(sweep / first.run_id)
     command = [sys.executable, "-m", "experiments.cancel", "s", "--results", str(sweep.parent)]
@@ -254,7 +253,7 @@ def array_states():
 def test_a_task_at_its_limit_leaves_its_siblings_alone(raws, sweep):
     """Of an array, the last task's SLURM_JOB_ID is the array's number, which names them all."""
     points = [*raws(SHORT, seeds=(0,)), *raws("budget=1.6e11", seeds=(1,))]
-    submission.submit_sweep(points, Resources(cpus_per_task=1, signal_seconds=20, time="1"))
+    many_runs.run_sweep(points, Slurm(cpus_per_task=1, signal_seconds=20, time="1"))
     long = sweep / make_point(points[1]).run_id
     wait_until(lambda: any(e["event"] == "requeued" for e in read_events(long)), 150)
     wait_until(lambda: any(restarts for _, restarts in array_states().values()))
@@ -266,7 +265,7 @@ def test_a_task_at_its_limit_leaves_its_siblings_alone(raws, sweep):
 
 def test_what_scancel_ends_near_the_limit_stays_ended(raws, sweep):
     points = raws("budget=1.6e11")
-    submission.submit_sweep(points, Resources(cpus_per_task=1, signal_seconds=20, time="1"))
+    many_runs.run_sweep(points, Slurm(cpus_per_task=1, signal_seconds=20, time="1"))
     run_dir = sweep / make_point(points[0]).run_id
     pid_of(run_dir)  # within signal_seconds + 60 s of the limit from its start
     job = slurm("squeue", "--noheader", "--array", "--format=%i").split()[0]
@@ -281,11 +280,11 @@ def test_what_scancel_ends_near_the_limit_stays_ended(raws, sweep):
 
 def test_a_held_task_is_shown_with_what_releases_it(raws, sweep):
     points = raws(SHORT, seeds=(0, 1))
-    submission.submit_sweep(points, Resources(cpus_per_task=1, extra=("--hold",)))
+    many_runs.run_sweep(points, Slurm(cpus_per_task=1, extra=("--hold",)))
     found = wait_until(lambda: [p for p in read_states(sweep) if p.state == "held"])
     assert len(found) == 2
     with pytest.raises(SystemExit) as end:
-        submission.submit_sweep(points, RESOURCES)
+        many_runs.run_sweep(points, RESOURCES)
     assert end.value.code == 3
     for point in found:
         subprocess.run(point.detail.partition("; ")[2].split(), check=True, timeout=60)
@@ -296,7 +295,7 @@ def test_a_held_task_is_shown_with_what_releases_it(raws, sweep):
 def test_a_path_with_sbatchs_symbols_and_a_damaged_submission(raws, tmp_path):
     name = "100%u %j"
     sweep = tmp_path / name / "s"
-    submission.submit_sweep(raws(SHORT, results=name), RESOURCES)
+    many_runs.run_sweep(raws(SHORT, results=name), RESOURCES)
     wait_for_the_queue()
     (first,) = read_states(sweep)
     assert (first.state, Path(first.log).parent) == ("done", sweep / "slurm")
@@ -304,7 +303,7 @@ def test_a_path_with_sbatchs_symbols_and_a_damaged_submission(raws, tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("100")] == [name]
     (path,) = (sweep / "slurm").glob("*.json")
     path.write_text("")  # as a disk without power leaves it
-    submission.submit_sweep(raws(LONG, seeds=(1, 2), results=name), RESOURCES)
+    many_runs.run_sweep(raws(LONG, seeds=(1, 2), results=name), RESOURCES)
     wait_until(lambda: [p for p in read_states(sweep) if p.state == "running"])
     newest = max((sweep / "slurm").glob("*.json"))
     newest.write_text("")

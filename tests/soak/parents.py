@@ -1,6 +1,6 @@
 """Finished runs that others start from, are exported, or become adapters of a library."""
 
-from experiments.sweep.local import run_one
+from experiments.sweep.one_run import run_one
 from tests.soak.points import Points
 from tests.soak.processes import Process, call
 from tests.soak.stage import PATIENCE

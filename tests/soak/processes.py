@@ -146,7 +146,7 @@ def warm_up() -> None:
     """Imports all that a run imports, and keeps what takes long to find out and is compared with
     nothing: packages, git's state, the machine's speed.
     """
-    for name in ("lightning.pytorch", "experiments.execute", "experiments.sweep.local", "optuna"):
+    for name in ("lightning.pytorch", "experiments.execute", "experiments.sweep.workers", "optuna"):
         importlib.import_module(name)
     torch.set_num_threads(1)
     claims.BEAT, claims.LEASE = 0.5, 6.0  # seconds that a trial has

@@ -6,8 +6,9 @@ from typing import Any
 
 from experiments.point import make_point
 from experiments.sweep.objective import Objective
+from experiments.sweep.queues.local import Local
 from experiments.sweep.search import Cell, Search
-from experiments.sweep.search_local import run_search
+from experiments.sweep.search_runs import run_search
 from experiments.sweep.search_table import read_cells
 from experiments.sweep.space import read_spaces
 from experiments.sweep.study import Rules
@@ -65,7 +66,7 @@ class SearchStage(Whole):
             sampler="random",
             seed=0,
         )
-        run_search(Search([Cell(name="all", compose=compose)], rules), 2)
+        run_search(Search([Cell(name="all", compose=compose)], rules), Local(n_workers=2))
 
     def left(self) -> dict[str, Any]:
         return {**super().left(), "trials": _trials(self.sweep_dir)}

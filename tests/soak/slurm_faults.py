@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from experiments.sweep.cluster import submit_sweep
-from experiments.sweep.slurm import Resources
+from experiments.sweep.many_runs import run_sweep
+from experiments.sweep.queues.slurm import Slurm
 from experiments.system.claims import CLAIM_NAME, is_claimed
 from tests.conftest import REPOSITORY
 from tests.soak.points import MODELS, Case, Points
@@ -21,7 +21,7 @@ from tests.soak.trials import Outcome, Trial
 from tests.soak.watched import PLACE
 
 _SCRIPT = REPOSITORY / "tests" / "slurm" / "cluster.sh"
-_RESOURCES = Resources(cpus_per_task=1, signal_seconds=20)
+_RESOURCES = Slurm(cpus_per_task=1, signal_seconds=20)
 _N_STEPS = 1000  # some 6 s after an import of 10: faults meet both
 _N_FAULTS = 10
 _LIMIT = 900.0  # seconds in which a disturbed sweep has to end
@@ -38,7 +38,7 @@ class Cluster(Alone):
 
     def command(self) -> Body:
         """Submits what is to be done, and returns at once."""
-        return call(submit_sweep, self.raws(), _RESOURCES)
+        return call(run_sweep, self.raws(), _RESOURCES)
 
 
 @contextmanager

@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.sweep import local
+from experiments.sweep.many_runs import run_sweep
+from experiments.sweep.one_run import run_one
+from experiments.sweep.queues.local import Local
 from experiments.system.claims import is_claimed
 from tests.soak import diary
 from tests.soak.judge import Problem, fingerprint, judge
@@ -59,7 +61,7 @@ class Alone:
 
     def command(self) -> Body:
         """What a process of start() does."""
-        return call(local.run_one, self.raws()[0])
+        return call(run_one, self.raws()[0])
 
     def start(self, before: Body | None = None) -> Process:
         """The command in a forked process, in which before() is called first."""
@@ -169,7 +171,7 @@ class Sweep(Alone):
 
     def run(self) -> None:
         """What the controller does."""
-        local.run_sweep(self.raws(), 2)
+        run_sweep(self.raws(), Local(n_workers=2))
 
 
 class _Fork(multiprocessing.context.ForkContext):
@@ -195,7 +197,7 @@ def _launch(stage: Ranks) -> None:
     """Starts the ranks and waits for them; where one fails it ends the other, as launchers do."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the ranks get their own
     port, n = free_port(), stage.cases[0].n_ranks
-    body = call(local.run_one, stage.raws()[0])
+    body = call(run_one, stage.raws()[0])
     ranks = []
     for rank in range(n):
         environ = {

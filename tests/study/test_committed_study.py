@@ -33,7 +33,7 @@ def plan():
             raws = []
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(
-                    "experiments.sweep.local.run_sweep", lambda some, _: raws.extend(some) or []
+                    "experiments.sweep.many_runs.run_sweep", lambda some, _: raws.extend(some) or []
                 )
                 patch.setattr(sys, "argv", ["experiments.run", f"experiment=study_{name}"])
                 GlobalHydra.instance().clear()

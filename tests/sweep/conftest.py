@@ -3,7 +3,7 @@
 import pytest
 
 from experiments.point import make_point
-from experiments.sweep import search_local
+from experiments.sweep import search_runs
 from experiments.sweep.search import Cell, Search
 from tests.conftest import TINY
 from tests.sweep.searches import enter
@@ -56,14 +56,13 @@ def cell(compose_raw, tmp_path):
 @pytest.fixture
 def go(monkeypatch):
     """go(cells, rules, workers): a command; its exit code."""
-    monkeypatch.setattr(search_local, "prepare_all", lambda points: None)
-    monkeypatch.setattr(search_local, "run_from", lambda code: None)
-    monkeypatch.setattr(search_local, "enter", enter)
+    monkeypatch.setattr(search_runs, "prepare_all", lambda points: None)
+    monkeypatch.setattr(search_runs, "enter", enter)
 
     def run(cells, given, workers, n_workers=1):
-        monkeypatch.setattr(search_local, "run_all", workers.run_all)
+        workers.n_workers = n_workers
         try:
-            search_local.run_search(Search(cells, given), n_workers)
+            search_runs.run_search(Search(cells, given), workers)
         except SystemExit as end:
             return end.code
         except KeyboardInterrupt:

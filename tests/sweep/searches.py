@@ -4,14 +4,15 @@ import math
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 
 from experiments.records import RunRecord, write_record
 from experiments.sweep import manifest
 from experiments.sweep.objective import Objective
+from experiments.sweep.queue import Outcome, Queue
 from experiments.sweep.search_table import read_cells
 from experiments.sweep.space import read_spaces
 from experiments.sweep.study import Rules
-from experiments.sweep.workers import Outcome
 from experiments.system.claims import read_events
 from tests.conftest import REPOSITORY, TINY
 
@@ -67,33 +68,53 @@ def finish(point, status="done", value=None):
     write_record(point.run_dir, record)
 
 
-class Workers:
-    """In the place of workers.run_all: one point after the other, as `fate` decides."""
+class Workers(Queue):
+    """A queue, and its session: n_workers points one after the other, as `fate` decides."""
 
     def __init__(self, fate=lambda point: ("done", parabola(point)), stop_after=None):
-        self.fate, self.stop_after, self.ran = fate, stop_after, []
-        self.n_expected = None  # as the display was told before the first
+        state = {"fate": fate, "stop_after": stop_after, "ran": [], "n_workers": 1}
+        # n_expected: as the display was told before the first
+        vars(self).update(state, n_expected=None, left=[], ended={})
 
-    def run_all(self, points, n_workers, name, more, expected):
-        outcomes, self.n_expected = {}, len(expected)
-        while queue := more(n_workers, outcomes):
-            for point in queue:
-                if len(self.ran) == self.stop_after:
-                    raise KeyboardInterrupt
-                status, value = self.fate(point)
-                finish(point, status, value)
-                self.ran.append(point)
-                failed = status == "failed"
-                outcomes[point.run_id] = Outcome(
-                    fate="failed" if failed else "done", why="OSError: no room" if failed else ""
-                )
-        return outcomes
+    def __setattr__(self, name, value):  # a queue is frozen
+        vars(self)[name] = value
+
+    @contextmanager
+    def session(self, what, planned):
+        self.n_expected, self.left, self.ended = len(planned), [], {}
+        print(f"{what}, {self.n_workers} at a time")
+        yield self
+
+    def room(self, n_running):
+        return self.n_workers
+
+    def submit(self, points, code, tasks):
+        self.left += points
+
+    def outcomes(self, tasks):
+        return self.ended
+
+    def wait(self):
+        points, self.left = self.left, []
+        for point in points:
+            if len(self.ran) == self.stop_after:
+                raise KeyboardInterrupt
+            status, value = self.fate(point)
+            finish(point, status, value)
+            self.ran.append(point)
+            failed = status == "failed"
+            self.ended[point.run_id] = Outcome(
+                fate="failed" if failed else "done", why="OSError: no room" if failed else ""
+            )
+        return bool(points)
 
 
 def enter(points):
     """Without the copy of the code, which takes half a second."""
     if points:
         manifest.add(points[0].run_dir.parent, [manifest.entry_of(p, None) for p in points])
+        return points[0].run_dir.parent / ".code"
+    return None
 
 
 def asked(sweep):

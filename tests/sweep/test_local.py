@@ -14,7 +14,10 @@ import pytest
 
 from experiments.point import make_point
 from experiments.records import read_record
-from experiments.sweep import local
+from experiments.sweep import many_runs
+from experiments.sweep.many_runs import run_sweep
+from experiments.sweep.one_run import run_one
+from experiments.sweep.queues.local import Local
 from experiments.sweep.snapshot import take_snapshot
 from experiments.system.claims import claimed, read_events
 from experiments.system.environment import usable_cores
@@ -52,34 +55,34 @@ def records(tmp_path):
 
 def test_runs_every_point_once_and_then_none(raws, tmp_path, capsys):
     points = raws(models=("dense", "moe", "peer"))
-    local.run_sweep(points, n_workers=2)
+    run_sweep(points, Local(n_workers=2))
     done = records(tmp_path)
     assert sorted(r.model for r in done) == ["dense", "moe", "peer"]
     assert {r.status for r in done} == {"done"}
     out = capsys.readouterr().out
     assert "[3/3]" in out
     starts = [r.started for r in done]
-    local.run_sweep(points, n_workers=2)
+    run_sweep(points, Local(n_workers=2))
     assert "3 of 3 runs are done already" in capsys.readouterr().out
     assert [r.started for r in records(tmp_path)] == starts
 
 
 def test_a_point_gives_the_same_loss_alone_and_in_a_sweep(raws, tmp_path):
     (raw,) = raws(models=("peer",))
-    local.run_sweep([raw], n_workers=1)
+    run_sweep([raw], Local(n_workers=1))
     (swept,) = records(tmp_path)
     alone = {**raw, "paths": {**raw["paths"], "results": str(tmp_path / "alone")}}
-    local.run_one(alone)
+    run_one(alone)
     record = read_record(tmp_path / "alone" / "s" / swept.run_id / "record.json")
     assert record.val_loss == swept.val_loss
 
 
 def test_a_failing_point_does_not_stop_the_others(raws, tmp_path, capsys, monkeypatch):
     points = raws(models=("dense", "peer"))
-    monkeypatch.setattr(local, "prepare_all", lambda points: None)  # let the worker find out
+    monkeypatch.setattr(many_runs, "prepare_all", lambda points: None)  # let the worker find out
     points[0]["data"]["corpus"]["n_documents"] = 0
     with pytest.raises(SystemExit) as end:
-        local.run_sweep(points, n_workers=2)
+        run_sweep(points, Local(n_workers=2))
     assert end.value.code == 1
     by_model = {r.model: r for r in records(tmp_path)}
     assert (by_model["dense"].status, by_model["peer"].status) == ("failed", "done")
@@ -124,7 +127,7 @@ def kinds(tmp_path):
 def test_a_killed_worker_is_tried_again_within_the_same_sweep(raws, tmp_path, capsys):
     points = raws("trainer.checkpoint_minutes=1e-3", "budget=5e9", models=("dense",))
     with killing(tmp_path / "results" / "s"):
-        local.run_sweep(points, n_workers=1)
+        run_sweep(points, Local(n_workers=1))
     assert "killed by SIGKILL; see " in capsys.readouterr().out
     assert kinds(tmp_path) == ["started", "tried again", "started", "done"]
     (record,) = records(tmp_path)
@@ -141,13 +144,13 @@ def test_a_worker_that_is_always_killed_is_given_up(raws, tmp_path, capsys):
         killing(tmp_path / "results" / "s", every_try=True),
         pytest.raises(SystemExit) as end,
     ):
-        local.run_sweep(points, n_workers=1)
+        run_sweep(points, Local(n_workers=1))
     assert end.value.code == 1
     assert [k for k in kinds(tmp_path) if k != "started"] == ["tried again", "given up"]
     captured = capsys.readouterr()
     assert captured.out.count("killed by SIGKILL") == 2
     assert "1 of 1 runs failed" in captured.err
-    local.run_sweep(points, n_workers=1)  # and runs them
+    run_sweep(points, Local(n_workers=1))  # and runs them
     assert [r.status for r in records(tmp_path)] == ["done"]
 
 
@@ -157,7 +160,7 @@ def test_an_interrupted_run_is_no_failure(raws, tmp_path, capsys):
         killing(tmp_path / "results" / "s", signal.SIGUSR2),
         pytest.raises(SystemExit) as end,
     ):
-        local.run_sweep(points, n_workers=1)
+        run_sweep(points, Local(n_workers=1))
     assert end.value.code == 130
     captured = capsys.readouterr()
     assert "seed=0: interrupted; the same command goes on from its checkpoint" in captured.out
@@ -168,13 +171,13 @@ def test_an_interrupted_run_is_no_failure(raws, tmp_path, capsys):
 def test_what_another_process_has_is_not_done(raws, tmp_path, capsys):
     points = raws(models=("dense", "peer"))
     with claimed(make_point(points[0]).run_dir), pytest.raises(SystemExit) as end:
-        local.run_sweep(points, n_workers=1)
+        run_sweep(points, Local(n_workers=1))
     assert end.value.code == 3
     captured = capsys.readouterr()
     assert "1 of 2 runs are running elsewhere" in captured.out
     assert "1 of 2 runs are not done" in captured.err
     with claimed(make_point(points[0]).run_dir), pytest.raises(SystemExit) as end:
-        local.run_one(points[0])
+        run_one(points[0])
     assert end.value.code == 3
     assert [r.model for r in records(tmp_path)] == ["peer"]
 
@@ -187,7 +190,7 @@ def _holds_log(proc, folder):
 
 
 def test_heartbeats_say_where_a_run_is(raws, tmp_path):
-    local.run_sweep(raws("trainer.n_threads=null", models=("dense",)), n_workers=1)
+    run_sweep(raws("trainer.n_threads=null", models=("dense",)), Local(n_workers=1))
     (path,) = (tmp_path / "results" / "s").glob("*/progress.json")
     row = json.loads(path.read_text())
     assert 0 < row["step"] <= row["n_steps"]
@@ -206,11 +209,11 @@ def test_workers_run_the_code_as_it_was_submitted(raws, tmp_path, monkeypatch):
         path.write_text(path.read_text().replace("SCHEMA_VERSION = 1", "SCHEMA_VERSION = 99"))
         return folder
 
-    monkeypatch.setattr("experiments.sweep.submission.take_snapshot", edited)
+    monkeypatch.setattr("experiments.sweep.entering.take_snapshot", edited)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setenv("PYTHONPATH", "")
     multiprocessing.forkserver._forkserver._stop()  # one of another test has the usual code
-    local.run_sweep(raws(models=("dense",)), n_workers=1)
+    run_sweep(raws(models=("dense",)), Local(n_workers=1))
     multiprocessing.forkserver._forkserver._stop()
     (record,) = records(tmp_path)
     assert (record.status, record.schema_version) == ("done", 99)

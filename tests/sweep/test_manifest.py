@@ -14,8 +14,10 @@ from omegaconf import OmegaConf
 from experiments import retry
 from experiments.point import make_point
 from experiments.records import DamagedError
-from experiments.sweep import local, lost, manifest, restore
+from experiments.sweep import lost, manifest, restore
+from experiments.sweep.many_runs import run_sweep
 from experiments.sweep.places import located
+from experiments.sweep.queues.local import Local
 
 
 def lines_of(sweep):
@@ -147,7 +149,7 @@ def test_a_moved_or_copied_folder_works_where_it_is(make, sweep, tmp_path, monke
     points = [make(), make("seed=1")]
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setenv("PYTHONPATH", "")
-    local.run_sweep([p.raw for p in points], 2)
+    run_sweep([p.raw for p in points], Local(n_workers=2))
     multiprocessing.forkserver._forkserver._stop()  # it has the code of the old place
     moved, copied = tmp_path / "there" / "renamed", tmp_path / "copy"
     moved.parent.mkdir()

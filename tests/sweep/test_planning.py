@@ -4,8 +4,11 @@ import pytest
 
 from experiments.execute import execute
 from experiments.records import read_record, write_record
-from experiments.sweep import local, manifest
+from experiments.sweep import manifest
+from experiments.sweep.many_runs import run_sweep
+from experiments.sweep.one_run import run_one
 from experiments.sweep.planning import choose, plan_points, set_aside_diverged
+from experiments.sweep.queues.local import Local
 from experiments.sweep.states import read_states
 from experiments.system.claims import claimed
 from tests.test_records import record
@@ -34,9 +37,9 @@ def test_a_diverged_run_starts_from_its_first_step_if_asked(make, sweep, capsys)
     hot = ("ladder.lr=1e3", "optim.grad_clip=1e9", "budget=2e10")
     point = make(*hot)
     assert execute(point).status == "diverged"
-    local.run_one(make(*hot).raw)
+    run_one(make(*hot).raw)
     assert "diverged before" in capsys.readouterr().out
-    local.run_one(make(*hot, "retry=all").raw)
+    run_one(make(*hot, "retry=all").raw)
     assert {p.name for p in (point.run_dir / "diverged-1").iterdir()} == {
         "last.ckpt.old",
         "record.json.old",
@@ -77,13 +80,13 @@ def test_records_from_elsewhere_are_adopted_and_seen(make, sweep, capsys):
     for path in done.run_dir.iterdir():
         if path.name != "record.json":
             path.unlink()
-    local.run_sweep([done.raw, new.raw], 1)
+    run_sweep([done.raw, new.raw], Local(n_workers=1))
     assert "1 of 2 runs are done already" in capsys.readouterr().out
     assert {p.run_id: p.state for p in read_states(sweep)} == {
         done.run_id: "done", new.run_id: "done"
     }  # fmt: skip
     lines = (sweep / manifest.MANIFEST_NAME).read_text().splitlines()
-    local.run_sweep([done.raw, new.raw], 1)
+    run_sweep([done.raw, new.raw], Local(n_workers=1))
     assert (sweep / manifest.MANIFEST_NAME).read_text().splitlines() == lines
 
 
@@ -97,6 +100,6 @@ def test_two_points_that_are_one_run_are_refused(make):
 def test_ranks_need_slurm_or_torchrun(make):
     raw = make("trainer.devices=2").raw
     with pytest.raises(ValueError, match=r"use hydra/launcher=slurm, or start single runs"):
-        local.run_sweep([raw], 1)
+        run_sweep([raw], Local(n_workers=1))
     with pytest.raises(ValueError, match="must be a multiple of the 3 ranks"):
         make("trainer.devices=3")

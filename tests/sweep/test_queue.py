@@ -1,18 +1,24 @@
-"""What Slurm has is queued or held, and not running elsewhere; and a sbatch without an answer."""
+"""What a queue has is queued or held, and not running elsewhere; and a sbatch without an answer."""
 
 import subprocess
+from pathlib import Path
 
 import pytest
 
-from experiments.sweep import cluster, local, manifest, slurm
+from experiments.sweep import manifest, submission
+from experiments.sweep.many_runs import run_sweep
+from experiments.sweep.one_run import run_one
 from experiments.sweep.planning import choose
-from experiments.sweep.slurm import Resources, Submission, Task
+from experiments.sweep.queues import slurm
+from experiments.sweep.queues.local import Local
+from experiments.sweep.queues.slurm import Slurm
 from experiments.sweep.states import read_states
+from experiments.sweep.submission import Submission
 from experiments.system.claims import claimed
 
 
-def task(state="PENDING", reason="(Priority)", index=0):
-    return Task(job=f"28_{index}", name="n", index=index, state=state, reason=reason)
+def task(state="PENDING", reason="(Priority)", index=0, sweep_dir=Path()):
+    return slurm.Row(f"28_{index}", "n", index, state, reason).task(sweep_dir)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +38,8 @@ def task(state="PENDING", reason="(Priority)", index=0):
     ],
 )
 def test_what_is_held(state, reason, held):
-    assert task(state, reason).is_held == held
+    release = task(state, reason).release
+    assert release == ("scontrol release 28_0" if held else None)
 
 
 @pytest.fixture
@@ -43,7 +50,7 @@ def queued(make, monkeypatch):
         points[1].run_id: task(index=1),
         points[2].run_id: task(reason="(launch failed requeued held)", index=2),
     }
-    monkeypatch.setattr(slurm, "queue", lambda folder: tasks)
+    monkeypatch.setattr(Slurm, "tasks", lambda folder: tasks)
     with claimed(points[0].run_dir):
         yield points, tasks
 
@@ -72,7 +79,8 @@ def test_status_says_how_a_held_one_is_released(queued, tmp_path):
 @pytest.mark.parametrize(("n", "code"), [(0, 3), (1, 3), (2, 3)])
 def test_on_this_machine_0_is_for_what_is_done(queued, n, code, capsys):
     points, _ = queued
-    for run in (lambda: local.run_one(points[n].raw), lambda: local.run_sweep([points[n].raw], 1)):
+    raw = points[n].raw
+    for run in (lambda: run_one(raw), lambda: run_sweep([raw], Local(n_workers=1))):
         with pytest.raises(SystemExit) as end:
             run()
         assert end.value.code == code
@@ -83,9 +91,10 @@ def test_on_this_machine_0_is_for_what_is_done(queued, n, code, capsys):
 @pytest.mark.parametrize(("n", "code"), [(0, 3), (1, 0), (2, 3)])
 def test_on_slurm_0_is_for_what_is_submitted_too(queued, n, code, monkeypatch):
     points, _ = queued
+    monkeypatch.setattr(slurm, "is_there", lambda: True)
     ended = 0
     try:
-        cluster.submit_points([points[n]], Resources())
+        run_sweep([points[n].raw], Slurm())
     except SystemExit as end:
         ended = end.code
     assert ended == code
@@ -107,9 +116,8 @@ def test_a_list_is_kept_where_the_job_may_be_there(tmp_path, monkeypatch, answer
         return answer
 
     monkeypatch.setattr(subprocess, "run", run)
-    submission = Submission(
-        name="now", run_ids=("a",), code="c", devices=1, num_nodes=1, resources=Resources()
-    )
+    given = Submission(name="now", run_ids=("a",), code="c", devices=1, num_nodes=1, resources={})
     with pytest.raises(RuntimeError, match=message):
-        slurm.submit(tmp_path, submission)
-    assert slurm.submissions(tmp_path) == (["now"] if kept else [])
+        slurm.give(tmp_path, given, Slurm())
+    names = [path.stem for path in submission.paths(tmp_path / "slurm")]
+    assert names == (["now"] if kept else [])

@@ -3,7 +3,7 @@
 import pytest
 
 from experiments import retry
-from experiments.sweep import local, manifest
+from experiments.sweep import manifest, many_runs
 from experiments.sweep.manifest import Entry
 
 
@@ -42,7 +42,7 @@ def test_it_is_the_only_one_that_runs(sweep, monkeypatch):
         return [{"run": run_id} for run_id in sorted(run_ids)], 0
 
     monkeypatch.setattr("experiments.sweep.restore.raws_of", raws_of)
-    monkeypatch.setattr(local, "run_sweep", lambda raws, n, stored: asked.extend(raws))
+    monkeypatch.setattr(many_runs, "run_sweep", lambda raws, n, stored: asked.extend(raws))
     monkeypatch.setattr("sys.argv", ["retry", str(sweep), "--run", "abc", "--run", "abd"])
     retry.main()
     assert [raw["run"] for raw in asked] == ["abc123", "abd456"]

@@ -3,12 +3,12 @@
 import pytest
 
 from experiments.sweep import search as search_module
-from experiments.sweep import search_local
 from experiments.sweep.manifest import submitting
+from experiments.sweep.queue import Outcome
 from experiments.sweep.search import Search
+from experiments.sweep.search_runs import Steps
 from experiments.sweep.search_table import read_cells
 from experiments.sweep.study import JOURNAL_NAME
-from experiments.sweep.workers import Outcome
 from experiments.system.locks import lock
 from tests.sweep.searches import Workers, finish, rules
 
@@ -34,11 +34,14 @@ class Controllers:
             self.act(name)
             search.tell((), {})
             search.try_again()
-        controller = search_local._Controller(search)
+        workers = Workers()
+        steps = Steps(search, workers)
 
         def more(n, outcomes=None):
             self.act(name)
-            return controller.more(n, outcomes or {})
+            workers.n_workers, workers.ended, workers.left = n, outcomes or {}, []
+            steps.take()
+            return workers.left
 
         return more
 

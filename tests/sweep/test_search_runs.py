@@ -51,7 +51,7 @@ FIVE = "1.1,1.2,1.3,1.4,1.5"
 def test_a_search_that_cannot_be_is_one_line_exit_2_and_nothing_written(
     run, tmp_path, monkeypatch, arguments, message
 ):
-    monkeypatch.setattr("experiments.sweep.slurm.is_there", lambda: False)
+    monkeypatch.setattr("experiments.sweep.queues.slurm.is_there", lambda: False)
     search, *others = arguments
     code, out, err = run("-m", *FIXED[:-1], f"hydra.sweeper.search={search}", *others)
     assert code == 2

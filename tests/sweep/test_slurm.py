@@ -6,19 +6,15 @@ from dataclasses import asdict
 
 import pytest
 
-from experiments.sweep import slurm
-from experiments.sweep.slurm import (
-    Resources,
-    Submission,
-    in_arrays,
-    last_resources,
-    queue,
-    submit,
-)
+from experiments.sweep import submission
+from experiments.sweep.queue import last_used, tasks_of
+from experiments.sweep.queues import slurm
+from experiments.sweep.queues.slurm import Slurm
+from experiments.sweep.submission import Submission
 
 
 def test_resources_become_sbatchs_options():
-    resources = Resources(
+    resources = Slurm(
         partition="gpu", time="2:00:00", max_parallel=3, gpus_per_node=4, extra=("--exclusive",)
     )
     options = resources.options(devices=4, num_nodes=2, n_tasks=10)
@@ -27,14 +23,17 @@ def test_resources_become_sbatchs_options():
         "--ntasks-per-node=4", "--signal=USR1@120", "--array=0-9%3", "--requeue",
         "--open-mode=append", "--exclusive",
     ]  # fmt: skip
-    assert [len(part) for part in in_arrays(["x"] * 2500)] == [1000, 1000, 500]
 
 
-def submission(name="20260101-000000-000000", **resources):
+def given(name="20260101-000000-000000", **settings):
+    resources = {k: v for k, v in asdict(Slurm(**settings)).items() if k != "watch"}
     return Submission(
-        name=name, run_ids=("a", "b"), code="c", devices=1, num_nodes=1,
-        resources=Resources(**resources),
-    )  # fmt: skip
+        name=name, run_ids=("a", "b"), code="c", devices=1, num_nodes=1, resources=resources
+    )
+
+
+def submit(sweep_dir, **settings):
+    return slurm.give(sweep_dir, given(**settings), Slurm(**settings))
 
 
 @pytest.fixture
@@ -66,23 +65,25 @@ DAMAGES = {
 def test_a_damaged_submission_is_named_and_the_others_are_used(
     tmp_path, slurm_commands, capsys, text
 ):
-    submit(tmp_path, submission(partition="old"))
+    submit(tmp_path, partition="old")
     path = tmp_path / "slurm" / "20260202-000000-000000.json"
     path.write_text(text)
-    names = [f"experiments-{tmp_path.name}-{name}" for name in slurm.submissions(tmp_path)]
+    names = [
+        f"experiments-{tmp_path.name}-{name}" for name in ("20260101-000000-000000", path.stem)
+    ]
     lines = [f"28|{i}|{name}|PENDING|(Priority)\n" for i, name in enumerate(names)]
     (slurm_commands / "out").write_text("".join(lines) + "29|0|another|RUNNING|node\n")
-    slurm._warn.cache_clear()
-    assert {run_id: task.job for run_id, task in queue(tmp_path).items()} == {"a": "28_0"}
-    assert last_resources(tmp_path).partition == "old"
+    submission._warn.cache_clear()
+    assert {run_id: task.job for run_id, task in tasks_of(tmp_path).items()} == {"a": "28_0"}
+    assert last_used(tmp_path).partition == "old"
     err = capsys.readouterr().err
     assert err.startswith(f"warning: {path} is damaged (not a submission: ")
     assert err.endswith("); move it away; the same command submits its points again\n")
     assert err.count("\n") == 1
-    assert [task.job for task in slurm.queued_tasks(tmp_path)] == ["28_0", "28_1"]  # for `cancel`
+    assert [row.job for row in slurm.queued(tmp_path)] == ["28_0", "28_1"]  # for `cancel`
     (tmp_path / "slurm" / "20260101-000000-000000.json").unlink()
     with pytest.raises(ValueError, match="has no submission that can be read; give the command"):
-        last_resources(tmp_path)
+        last_used(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -92,14 +93,14 @@ def test_a_damaged_submission_is_named_and_the_others_are_used(
 def test_resources_that_another_may_have_written_are_not_asked_for(tmp_path, danger, why):
     path = tmp_path / "slurm" / "20260101-000000-000000.json"
     path.parent.mkdir()
-    path.write_text(json.dumps(asdict(submission(setup="touch planted"))))
+    path.write_text(json.dumps(asdict(given(setup="touch planted"))))
     if danger == "mode":
         path.chmod(0o666)
     else:
         path.rename(tmp_path / "real")
         path.symlink_to(tmp_path / "real")
     with pytest.raises(ValueError, match=f"{path} {why}.* would run its resources as you; give th"):
-        last_resources(tmp_path)
+        last_used(tmp_path)
 
 
 def test_a_group_s_umask_leaves_resources_that_can_be_asked_for_again(
@@ -107,10 +108,10 @@ def test_a_group_s_umask_leaves_resources_that_can_be_asked_for_again(
 ):
     before = os.umask(0o002)
     try:
-        submit(tmp_path, submission(setup="module load x"))
+        submit(tmp_path, setup="module load x")
     finally:
         os.umask(before)
-    assert last_resources(tmp_path).setup == "module load x"
+    assert last_used(tmp_path).setup == "module load x"
     path = tmp_path / "slurm" / "20260101-000000-000000.json"
     assert capsys.readouterr().out == f"from {path}: setup='module load x' extra=[]\n"
 
@@ -118,11 +119,11 @@ def test_a_group_s_umask_leaves_resources_that_can_be_asked_for_again(
 def test_a_path_has_no_replacement_symbols_for_sbatch(tmp_path, slurm_commands):
     sweep = tmp_path / "100%u %j"
     sweep.mkdir()
-    submit(sweep, submission())
+    submit(sweep)
     asked = (slurm_commands / "asked").read_text().splitlines()
     assert f"--output={tmp_path}/100%%u %%j/slurm/%A_%a.out" in asked
     bad = tmp_path / "back\\slash"
     bad.mkdir()
     with pytest.raises(ValueError, match="sbatch takes no backslash in a path"):
-        submit(bad, submission())
+        submit(bad)
     assert list(bad.iterdir()) == []

@@ -106,7 +106,7 @@ def test_a_task_does_not_run_a_damaged_copy(sweep):
     copy = take_snapshot(sweep)
     why = plant(copy, "emptied")
     done = subprocess.run(
-        [sys.executable, "-m", "experiments.sweep.task", str(sweep), "now", "--index", "0"],
+        [sys.executable, "-m", "experiments.sweep.task", str(sweep / "slurm" / "now.json"), "0"],
         env={"PYTHONPATH": str(copy / "src"), "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,

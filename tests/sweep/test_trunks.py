@@ -9,13 +9,14 @@ from experiments.branches import check_branch
 from experiments.data.stream import DomainStream
 from experiments.point import make_point
 from experiments.records import write_record
-from experiments.sweep import local
+from experiments.sweep.entering import entered
+from experiments.sweep.many_runs import run_sweep
 from experiments.sweep.places import located, relocatable
 from experiments.sweep.plan_table import plan_table
 from experiments.sweep.planning import choose, plan_points
+from experiments.sweep.queues.local import Local
 from experiments.sweep.restore import raws_of
 from experiments.sweep.states import read_states
-from experiments.sweep.submission import entered
 from experiments.sweep.trunks import trunks_of
 from experiments.system.claims import claimed, read_events
 from tests.test_records import record
@@ -188,7 +189,7 @@ def test_a_manifest_moves_with_a_trunk_that_it_names(branch, tmp_path, monkeypat
 @pytest.mark.slow
 def test_a_local_sweep_trains_a_trunk_once_for_all_budgets(branch, sweep, capsys):
     raws = [branch(n, "trainer.n_threads=1").raw for n in (20, 32)]
-    local.run_sweep(raws, n_workers=2)
+    run_sweep(raws, Local(n_workers=2))
     out = capsys.readouterr().out
     assert "3 runs, 2 at a time" in out
     assert "[3/3]" in out
@@ -200,7 +201,7 @@ def test_a_local_sweep_trains_a_trunk_once_for_all_budgets(branch, sweep, capsys
         events = read_events(make_point(raw).run_dir)
         assert [e["event"] for e in events] == ["started", "branched", "done"]
     assert not kept.kept(trunk.run_dir)
-    local.run_sweep(raws, n_workers=2)
+    run_sweep(raws, Local(n_workers=2))
     assert "2 of 2 runs are done already" in capsys.readouterr().out
 
 
@@ -209,7 +210,7 @@ def test_branches_of_a_trunk_that_failed_or_diverged_say_so(branch, sweep, capsy
     point = branch(20)
     (trunk,) = trunks_of([point])
     ended(trunk, "diverged", n_steps=8)
-    local.run_sweep([point.raw], n_workers=1)
+    run_sweep([point.raw], Local(n_workers=1))
     (state,) = [p for p in read_states(sweep) if p.run_id == point.run_id]
     why = f"not run: its trunk {trunk.run_id} diverged at step 8"
     assert (state.state, state.detail, state.step) == ("diverged", why, 8)

@@ -7,9 +7,10 @@ import time
 import pytest
 
 from experiments.sweep import task
+from experiments.sweep.queue import own_job, requeue_point
 from experiments.system import interruption
 from experiments.system.claims import read_events
-from experiments.system.requeue import at_time_limit, requeue, requeue_point, try_again
+from experiments.system.requeue import try_again
 
 
 def checkpoint(run_dir, n):
@@ -60,7 +61,7 @@ def scontrol(tmp_path, monkeypatch):
 
 
 def test_a_task_requeues_itself_and_not_its_array(scontrol):
-    assert requeue()
+    assert own_job().requeue()
     assert scontrol() == ["requeue 28_1"]
 
 
@@ -76,18 +77,20 @@ def test_a_task_requeues_itself_and_not_its_array(scontrol):
     ],
 )
 def test_only_the_signal_of_the_time_limit_counts(monkeypatch, name, seconds, answer):
+    assert own_job() is None
+    monkeypatch.setenv("SLURM_JOB_ID", "28")
     monkeypatch.setenv("SLURM_JOB_END_TIME", f"{time.time() + seconds:.0f}")
-    assert at_time_limit(name) == answer
+    assert own_job().at_time_limit(name) == answer
     monkeypatch.delenv("SLURM_JOB_END_TIME")
-    assert not at_time_limit(name)
+    assert not own_job().at_time_limit(name)
 
 
 def test_the_lead_is_the_one_that_was_asked_for(monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "28")
     monkeypatch.setenv("SLURM_JOB_END_TIME", f"{time.time() + 500:.0f}")
-    assert not at_time_limit("SIGUSR1")
-    assert at_time_limit("SIGUSR1", 600)
+    assert not own_job().at_time_limit("SIGUSR1")
     monkeypatch.setenv("EXPERIMENTS_SIGNAL_SECONDS", "600")
-    assert at_time_limit("SIGUSR1")
+    assert own_job().at_time_limit("SIGUSR1")
 
 
 @pytest.mark.parametrize(
@@ -122,7 +125,7 @@ def early(tmp_path, monkeypatch):
 
     def stop(name, submission="now"):
         monkeypatch.setattr(interruption, "received", lambda: name)
-        monkeypatch.setattr("sys.argv", ["task", str(folder.parent), submission])
+        monkeypatch.setattr("sys.argv", ["task", str(folder / f"{submission}.json"), "1"])
         return task._stopped_early(KeyboardInterrupt(name))
 
     return stop
@@ -149,5 +152,5 @@ def test_slurms_count_serves_where_the_point_is_not_known(early, scontrol, monke
 def test_a_missing_scontrol_is_named(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setenv("SLURM_JOB_ID", "5")
-    assert not requeue_point(tmp_path, 2, "time limit")
+    assert not requeue_point(own_job(), tmp_path, 2, "time limit")
     assert capsys.readouterr().err.startswith("scontrol requeue 5: ")

@@ -30,7 +30,7 @@ def main() -> None:
     claims.BEAT, claims.LEASE = 0.2, 3.0
     if barrier:
         _wait_between_look_and_write(Path(barrier))
-    from experiments.sweep import local
+    from experiments.sweep.one_run import run_one
 
     importlib.import_module("experiments.execute")
 
@@ -39,7 +39,7 @@ def main() -> None:
     while start and not Path(start).exists():
         time.sleep(0.01)
     with exit_codes():
-        local.run_one(json.loads(Path(config).read_text()))
+        run_one(json.loads(Path(config).read_text()))
 
 
 def _wait_between_look_and_write(barrier: Path) -> None:

@@ -12,7 +12,7 @@ from experiments.execute import _planned_record as planned_record
 from experiments.execute import execute
 from experiments.point import make_point
 from experiments.records import write_record
-from experiments.sweep.submission import enter_branches
+from experiments.sweep.entering import enter_branches
 from experiments.sweep.trunks import trunks_of
 from experiments.system.interruption import Interrupted
 from experiments.training.branching import (

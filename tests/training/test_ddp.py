@@ -12,7 +12,7 @@ import pytest
 from experiments.execute import execute
 from experiments.point import make_point
 from experiments.records import read_record
-from experiments.sweep.submission import enter_branches
+from experiments.sweep.entering import enter_branches
 from experiments.sweep.trunks import trunks_of
 from tests.conftest import REPOSITORY, TINY
 

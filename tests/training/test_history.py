@@ -14,7 +14,9 @@ from experiments.models.ffn.dense import Dense
 from experiments.point import make_point
 from experiments.records import Outcome, lacks_rows
 from experiments.sweep import manifest
-from experiments.sweep.local import run_one, run_sweep
+from experiments.sweep.many_runs import run_sweep
+from experiments.sweep.one_run import run_one
+from experiments.sweep.queues.local import Local
 from experiments.sweep.states import read_sweep
 from experiments.system.disk import explained
 from experiments.training.checkpoints import LAST
@@ -244,7 +246,7 @@ def test_a_finished_run_that_lost_rows_has_them_again_by_the_same_command(broken
     assert (broken.run_dir / "history.csv").read_bytes() == expected
     assert "ended before its run did: written again from last.ckpt" in capsys.readouterr().out
     lose_power(broken.run_dir, n_rows)
-    run_sweep([broken.raw], 1)
+    run_sweep([broken.raw], Local(n_workers=1))
     assert (broken.run_dir / "history.csv").read_bytes() == expected
     assert read_sweep(sweep_dir).notes == ()
 

@@ -237,7 +237,7 @@ class Trainer:
     n_threads: CPU threads, null for all that the process may use. n_loader_workers: processes that
     make batches, null for none where tokens are packed and two where they are streamed.
     flops_per_second: the rate that estimates assume, null to measure this machine.
-    max_retries: how often a point whose process was killed, or that ran into a Slurm time limit, is
+    max_retries: how often a point whose process was killed, or that ran into its time limit, is
     tried again from the same checkpoint (requeue.py). stall_minutes: a run that makes no step for
     so long while it trains is ended, and tried again likewise; null for no limit.
     compile: whether torch.compile makes the trunk for training; auto: where that pays

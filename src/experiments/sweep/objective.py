@@ -38,6 +38,11 @@ class Objective:
         return float(value)
 
 
+def value_of(record: RunRecord) -> float | None:
+    """The held-out loss, which Hydra's own sweepers are told."""
+    return Objective(name="val_loss", direction="minimize").of(record)
+
+
 def check_objective(name: str) -> None:
     """Raises ValueError for a name that is no number of a record.
 
@@ -130,8 +135,8 @@ def result_of(
 ) -> Result | None:
     """What these runs came to together; None while one of them is still to end.
 
-    busy: runs that Slurm has. given_up: runs that won't be tried again, and why. failed_counts: so
-    does a failed record; else its run is about to be tried again.
+    busy: runs that a queue has. given_up: runs that won't be tried again, and why. failed_counts:
+    so does a failed record; else its run is about to be tried again.
     """
     results = []
     for run_dir in run_dirs:

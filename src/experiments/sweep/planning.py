@@ -1,4 +1,4 @@
-"""The first part of every sweep, local or on Slurm: plan all points, choose those to run."""
+"""The first part of every sweep, by whichever queue: plan all points, choose those to run."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -22,8 +22,8 @@ from experiments.records import (
 from experiments.sweep import refusals
 from experiments.sweep.counting import counted
 from experiments.sweep.plan_table import ACHIEVED_SHARE
+from experiments.sweep.queue import Task
 from experiments.sweep.settings import with_settings
-from experiments.sweep.slurm import Task
 from experiments.sweep.trunks import check_places, needed_trunks, without_derived
 from experiments.system import environment
 from experiments.system.claims import RunningElsewhereError, claimed, is_claimed, log_event
@@ -31,7 +31,7 @@ from experiments.system.disk import check_writable
 
 Raw = Mapping[str, Any]
 # exit codes of commands whose points are not all done, beside 1 failed: stopped by a signal and
-# kept to go on, or in the hands of another process or of Slurm
+# kept to go on, or in the hands of another process or of a queue
 INTERRUPTED, ELSEWHERE = 130, 3
 
 
@@ -43,26 +43,30 @@ class Todo:
     run: tuple[Point, ...]
     finished: tuple[Point, ...]
     running: tuple[Point, ...]  # another process has them
-    queued: tuple[Point, ...]  # Slurm has them, and starts them by itself
-    held: tuple[Point, ...]  # Slurm has them, and starts them only after scontrol release
+    queued: tuple[Point, ...]  # a queue has them, and starts them by itself
+    held: tuple[Point, ...]  # a queue has them, and starts them only when it is told to
     failed: tuple[Point, ...]  # before, and not to be tried again
-    releases: tuple[str, ...]  # the commands that make Slurm start what is held
-    tasks: Mapping[str, str]  # Slurm's, as 12_3, by run id, of those that it has
+    tasks: Mapping[str, Task]  # the queues' tasks by run id
 
     def describe(self) -> str:
         """In words, but for what is to be run."""
-        held = f"held by Slurm, until {'; '.join(self.releases)}" if self.releases else ""
+        held = [self.tasks[point.run_id] for point in self.held]
+        releases = "; ".join(str(task.release) for task in held)
         parts = {
             "done already": self.finished,
             "running elsewhere": self.running,
-            "queued in Slurm": self.queued,
-            held: self.held,
+            f"queued in {self._names(self.queued)}": self.queued,
+            f"held by {self._names(self.held)}, until {releases}": self.held,
             "failed before and left (retry=none)": self.failed,
         }
         total = len(self.points)
         return "; ".join(
             f"{len(points)} of {total} runs are {what}" for what, points in parts.items() if points
         )
+
+    def _names(self, points: Sequence[Point]) -> str:
+        """The queues that have these points."""
+        return ", ".join(dict.fromkeys(self.tasks[point.run_id].queue for point in points))
 
 
 def plan_points(raws: Sequence[Raw], *, stored: bool = False) -> list[Point]:
@@ -107,9 +111,9 @@ def plan_points(raws: Sequence[Raw], *, stored: bool = False) -> list[Point]:
     return with_settings(without_derived(points))
 
 
-def choose(points: Sequence[Point], queue: Mapping[str, Task] | None = None) -> Todo:
-    """What is to be run: all but what is finished, held by a process or in Slurm's queue (tasks by
-    run id).
+def choose(points: Sequence[Point], tasks: Mapping[str, Task] | None = None) -> Todo:
+    """What is to be run: all but what is finished, held by a process or in a queue (tasks by run
+    id).
 
     retry, of the config: failed (the default) tries failed runs again, none leaves them, all also
     tries diverged ones again, from the start. A damaged record tells nothing: the run goes on from
@@ -119,7 +123,7 @@ def choose(points: Sequence[Point], queue: Mapping[str, Task] | None = None) -> 
     retry = points[0].config.retry if points else "failed"
     names = ("run", "finished", "running", "queued", "held", "failed")
     groups: dict[str, list[Point]] = {name: [] for name in names}
-    tasks = queue or {}
+    tasks = tasks or {}
     for point in points:
         groups[_group(point, retry, tasks)].append(point)
     check_places(groups["run"])
@@ -130,8 +134,7 @@ def choose(points: Sequence[Point], queue: Mapping[str, Task] | None = None) -> 
         groups[_group(trunk, retry, tasks)].insert(0, trunk)
     return Todo(
         points=(*trunks, *points),
-        releases=tuple(tasks[point.run_id].release for point in groups["held"]),
-        tasks={run_id: task.job for run_id, task in tasks.items()},
+        tasks=tasks,
         **{name: tuple(group) for name, group in groups.items()},
     )
 
@@ -143,7 +146,7 @@ def _group(point: Point, retry: str, tasks: Mapping[str, Task]) -> str:
     if claimed:
         return "running"
     if task is not None:
-        return "held" if task.is_held else "queued"
+        return "held" if task.release is not None else "queued"
     goes_on = point.is_trunk and outcome is not None and outcome.n_steps < point.plan.n_steps
     if (status == "done" and not goes_on) or (status == "diverged" and retry != "all"):
         return "finished"

@@ -1,8 +1,8 @@
 """A search on a sweep's own queue: its trials are points like any other, asked for one by one.
 
 Whoever has the sweep's lock tells the study what has a record by now, and asks for as many new
-trials as there is room for (search_local.py, search_slurm.py). Several controllers may do
-so at once: a trial's controller starts its points, and when that process is gone another one does.
+trials as there is room for (search_runs.py). Several controllers may do so
+at once: a trial's controller starts its points, and when that process is gone another one does.
 """
 
 import math
@@ -141,7 +141,7 @@ class Search:
         return self._studies
 
     def tell(self, busy: Collection[str], given_up: Mapping[str, str]) -> None:
-        """Tells every running trial whose runs have ended. busy: runs in Slurm's queue.
+        """Tells every running trial whose runs have ended. busy: runs that a queue has.
 
         given_up: runs that this controller has tried and won't try again, and why. Of a controller
         that is gone the failed records say so; those of one that is there are its own to judge, for

@@ -1,4 +1,4 @@
-"""Where every point of a sweep stands: from our own files first, then squeue, then sacct.
+"""Where every point of a sweep stands: from our own files first, then from what queues say.
 
 Standard library only, and each file is read once: 10,000 points are a matter of a second.
 """
@@ -20,9 +20,10 @@ from experiments.records import (
     rows_note,
     some,
 )
-from experiments.sweep import manifest, slurm
+from experiments.sweep import manifest
 from experiments.sweep.lost import folders_of, lost_entries
 from experiments.sweep.progress import read_progress
+from experiments.sweep.queue import Task, ended_tasks, tasks_of
 from experiments.system.claims import JOURNAL_NAME, is_claimed, read_events
 
 STATES = (
@@ -38,9 +39,9 @@ class PointState:
     """One point. seconds_left: of its training, at its last rate. n_stops: preemptions and other
     signals that it outlived. detail: why, in words. FLOPs of a branch are those of its own steps.
 
-    running: a process has it. queued: Slurm has it. held: Slurm has it and won't start it before
-    the command in detail. waiting: nobody has begun it. interrupted: it saved and ended. killed:
-    its process ended and wrote no reason. damaged: its record can't be read. The last three
+    running: a process has it. queued: a queue has it. held: a queue has it and won't start it
+    before the command in detail. waiting: nobody has begun it. interrupted: it saved and ended.
+    killed: its process ended and wrote no reason. damaged: its record can't be read. The last three
     go on from a checkpoint. n_steps is 0 where it is not known.
     """
 
@@ -85,12 +86,12 @@ def read_sweep(sweep_dir: Path) -> SweepState:
     if not found.entries and not lost:
         manifest.read(sweep_dir)  # says why
     notes = [found.note(), _lost_note(found, lost)]
-    queued: Mapping[str, slurm.Task] = {}
+    queued: Mapping[str, Task] = {}
     try:
-        queued = slurm.queue(sweep_dir)
+        queued = tasks_of(sweep_dir)
     except RuntimeError as error:
         notes.append(f"{error}; queued points are shown as waiting, interrupted or killed")
-    ended = slurm.history(sweep_dir)
+    ended = ended_tasks(sweep_dir)
     points = [
         _state(sweep_dir, entry, entry.run_id in there, queued.get(entry.run_id), ended)
         for entry in (*found.entries.values(), *lost)
@@ -112,8 +113,8 @@ def _state(
     sweep_dir: Path,
     entry: manifest.Entry,
     there: bool,
-    task: slurm.Task | None,
-    ended: Mapping[str, slurm.Task],
+    task: Task | None,
+    ended: Mapping[str, Task],
 ) -> PointState:
     run_dir = sweep_dir / entry.run_id
     end, n_stops = ended.get(entry.run_id), 0
@@ -147,7 +148,7 @@ def _state(
         done_flops=entry.planned_flops * _share(step, entry.first_step, n_steps),
         n_stops=n_stops,
         job=known.job if known else None,
-        log=_log(sweep_dir, run_dir, known),
+        log=_log(run_dir, known),
         detail=detail,
     )
 
@@ -159,7 +160,7 @@ def _share(step: int, first_step: int, n_steps: int) -> float:
 
 
 def _name(
-    run_dir: Path, there: bool, task: slurm.Task | None, end: slurm.Task | None
+    run_dir: Path, there: bool, task: Task | None, end: Task | None
 ) -> tuple[str, str, Outcome | None, dict[str, float]]:
     """The state and why; the record's outcome, if the run is finished; its progress, if not."""
     if not there:
@@ -180,14 +181,14 @@ def _unfinished(
     journal: list[dict[str, Any]],
     outcome: Outcome | None,
     damage: DamagedError | None,
-    task: slurm.Task | None,
-    end: slurm.Task | None,
+    task: Task | None,
+    end: Task | None,
 ) -> tuple[str, str]:
     """The state of a run that no process has and that is not finished, and why."""
-    if task is not None and task.is_held:
-        return "held", f"{task.reason.strip('()')}; {task.release}"
+    if task is not None and task.release is not None:
+        return "held", f"{task.detail}; {task.release}"
     if task is not None:
-        return "queued", task.reason if task.state == "PENDING" else task.state.lower()
+        return "queued", task.detail
     if damage is not None:
         return "damaged", str(damage)
     if outcome is not None:
@@ -195,9 +196,9 @@ def _unfinished(
     last = journal[-1] if journal else None
     if last is None and end is None:
         return "waiting", ""
-    if end is not None and end.state not in ("COMPLETED", "RUNNING", "PENDING", "REQUEUED"):
-        where = f"Slurm: {end.state} on {end.reason}"
-        return ("interrupted" if last and last["event"] == "interrupted" else "killed"), where
+    if end is not None and end.detail:
+        stopped = last is not None and last["event"] == "interrupted"
+        return "interrupted" if stopped else "killed", end.detail
     if last is not None and last["event"] in ("stalled", "tried again", "given up"):
         return "killed", last.get("why", "")
     if last is not None and last["event"] == "started":
@@ -247,10 +248,7 @@ def _n_stops(run_dir: Path) -> int:
         return 0
 
 
-def _log(sweep_dir: Path, run_dir: Path, task: slurm.Task | None) -> str | None:
-    if task is not None:
-        path = sweep_dir / slurm.FOLDER / f"{task.job}.out"
-        if path.exists():
-            return str(path)
-    path = run_dir / LOG_NAME
-    return str(path) if path.exists() else None
+def _log(run_dir: Path, task: Task | None) -> str | None:
+    own = run_dir / LOG_NAME
+    paths = [own] if task is None or task.log is None else [task.log, own]
+    return next((str(path) for path in paths if path.exists()), None)

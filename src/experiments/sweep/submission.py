@@ -1,61 +1,139 @@
-"""How a sweep's points are entered in its manifest, to be run here or by Slurm: one controller at
-a time chooses what is left to do, and all that it writes rests on that choice.
+"""What was given to a queue that outlives the command: results/<sweep>/<queue>/<name>.json, a list
+of runs and the resources that were asked for. Standard library only.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any, TypeVar
 
-from experiments import kept
-from experiments.point import Point
-from experiments.sweep import manifest, slurm
-from experiments.sweep.planning import Todo, choose, repair_histories, set_aside_diverged
-from experiments.sweep.snapshot import take_snapshot
+from experiments.records import DamagedError
+from experiments.sweep.queue import Task
+from experiments.system.disk import make_folder, write_text_atomically
+from experiments.system.ownership import distrust
+from experiments.system.requeue import MAX_RETRIES
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entered:
-    """What is to be run, in the manifest by now, and by which copy of the code; None for none."""
+class Submission:
+    """A list of runs that one job has as its tasks, numbered from 0.
 
-    todo: Todo
-    code: Path | None
-
-
-def enter_branches(points: Sequence[Point]) -> None:
-    """Tells trunks where these points start from them."""
-    for point in points:
-        if point.branch is not None:
-            kept.enter(point.branch.folder, point.run_id, point.branch.n_steps)
-
-
-@contextmanager
-def entered(points: Sequence[Point]) -> Iterator[Entered]:
-    """Enters what is left to do of one sweep's points, after saying what is not.
-
-    Another controller waits until the block has ended: what the block hands to Slurm is in the
-    queue before the other one asks. One that chose before, to prepare data, may have chosen what
-    another has submitted meanwhile; the choice here is the one that holds.
+    code: the snapshot's name. devices and num_nodes: of each task. resources: the queue's settings.
+    max_retries: of a task that ends before it can read its config (task.py). after: the task, as
+    12_3, of which the job waits for the end, however it ends.
     """
-    sweep_dir, name = points[0].run_dir.parent, points[0].config.sweep
-    with manifest.submitting(sweep_dir):
-        todo = choose(points, slurm.queue(sweep_dir))
-        if todo.describe():
-            print(f"sweep {name}: {todo.describe()}")
-        manifest.adopt(sweep_dir, todo.finished)
-        repair_histories(todo.finished)
-        yield Entered(todo=todo, code=enter(todo.run))
+
+    name: str
+    run_ids: tuple[str, ...]
+    code: str
+    devices: int
+    num_nodes: int
+    resources: Mapping[str, Any]
+    max_retries: int = MAX_RETRIES
+    after: str | None = None
 
 
-def enter(points: Sequence[Point]) -> Path | None:
-    """Writes the lines of points that are to be run, only under the sweep's lock. Returns the copy
-    of the code that runs them; None for none.
+def new_name() -> str:
+    """A submission's name: when, to the microsecond."""
+    now = time.time()
+    return time.strftime("%Y%m%d-%H%M%S", time.gmtime(now)) + f"-{int(now % 1 * 1e6):06d}"
+
+
+def write(folder: Path, submission: Submission) -> Path:
+    """Sees the file to the disk, before the queue is asked: so a command that is killed in between
+    loses nothing.
     """
-    if not points:
-        return None
-    sweep_dir = points[0].run_dir.parent
-    set_aside_diverged(points)
-    enter_branches(points)
-    code = take_snapshot(sweep_dir)
-    manifest.add(sweep_dir, [manifest.entry_of(point, code.name) for point in points])
-    return code
+    make_folder(folder)
+    path = folder / f"{submission.name}.json"
+    write_text_atomically(path, json.dumps(asdict(submission), indent=1) + "\n", mode=0o644)
+    return path
+
+
+def read(path: Path) -> Submission:
+    """The submission of that file. Raises DamagedError for a file that is none."""
+    try:
+        values = json.loads(path.read_bytes())
+        found = Submission(**{**values, "run_ids": tuple(values["run_ids"])})
+        if not all(isinstance(run_id, str) for run_id in found.run_ids):
+            raise ValueError("its run_ids are not text")
+        if not isinstance(found.resources, dict):
+            raise ValueError("its resources are no group")
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
+        raise damaged(path, error) from error
+    return found
+
+
+def damaged(path: Path, error: Exception) -> DamagedError:
+    """Says what is wrong with a submission's file, and what to do."""
+    remedy = "move it away; the same command submits its points again"
+    return DamagedError(path, f"not a submission: {error}", remedy)
+
+
+def paths(folder: Path) -> list[Path]:
+    """The files of a queue's submissions, oldest first."""
+    return sorted(folder.glob("*.json"))
+
+
+def last_resources(folder: Path, make: Callable[[Mapping[str, Any]], T]) -> tuple[Path, T] | None:
+    """make(resources) of the newest submission that can be read, and its file; None without any
+    submission. make raises ValueError or TypeError for what are none.
+
+    Who asks for them again has them run by a shell, maybe, so the file must be this user's own.
+    Raises ValueError if it is not, and if no submission can be read.
+    """
+    again = "give the command that started the sweep again, or retry with --local"
+    for path in reversed(found := paths(folder)):
+        try:
+            submission = read(path)
+            try:
+                made = make(submission.resources)
+            except (ValueError, TypeError) as error:
+                raise damaged(path, error) from error
+        except DamagedError as error:
+            _warn(str(error))
+            continue
+        why = distrust(path.lstat())
+        if why is not None:
+            raise ValueError(
+                f"{path} {why}, and a shell and the queue would run its resources as you; {again}"
+            )
+        return path, made
+    if found:
+        raise ValueError(f"{folder} has no submission that can be read; {again}")
+    return None
+
+
+def by_run(folder: Path, tasks: Iterable[tuple[str, int, Task]]) -> dict[str, Task]:
+    """The task of each run, the newest submission's; tasks: a submission's name, the place in its
+    list, and the task. Those of a submission that can't be read are left out: they can't read it
+    either, and end with an error.
+    """
+    runs: dict[str, tuple[str, ...]] = {}
+    for path in paths(folder):
+        try:
+            runs[path.stem] = read(path).run_ids
+        except FileNotFoundError:
+            pass  # refused by the queue meanwhile
+        except DamagedError as error:
+            _warn(str(error))
+    found: dict[str, tuple[str, Task]] = {}
+    for name, index, task in tasks:
+        if index < len(runs.get(name, ())):
+            run_id = runs[name][index]
+            if run_id not in found or found[run_id][0] <= name:
+                found[run_id] = name, task
+    return {run_id: task for run_id, (_, task) in found.items()}
+
+
+@cache
+def _warn(text: str) -> None:
+    """Once a process."""
+    print(f"warning: {text}", file=sys.stderr)

@@ -1,10 +1,10 @@
-"""One point of a manifest, as a task of a Slurm array runs it (sbatch/point.sh):
+"""One point of a manifest, as a task of a queue runs it (sbatch/point.sh):
 
-    python -m experiments.sweep.task SWEEP_DIR SUBMISSION [--index N]
+    python -m experiments.sweep.task SWEEP_DIR/QUEUE/SUBMISSION.json INDEX
 
 Exit codes: 0 done, or diverged, or nothing to do; 1 failed; 2 bad input; 75 stopped by a signal and
-kept to go on; 76 ended by the watchdog. Slurm puts a preempted task back into its queue by itself,
-and at a time limit, or when it stalls, the task does (requeue.py). What scancel ended stays ended.
+kept to go on; 76 ended by the watchdog. A queue puts a preempted task back by itself, and at a time
+limit, or when it stalls, the task does (requeue.py). What was cancelled stays ended.
 """
 
 from experiments.system import interruption
@@ -14,7 +14,6 @@ if __name__ == "__main__":
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from experiments.system import code_copy
-from experiments.system.requeue import MAX_RETRIES, at_time_limit, is_first_rank, requeue_point
+from experiments.system.requeue import MAX_RETRIES
 
 T = TypeVar("T")
 STOPPED = 75  # EX_TEMPFAIL
@@ -43,20 +42,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     from experiments.execute import execute
     from experiments.point import make_point
-    from experiments.sweep import slurm
+    from experiments.sweep import submission
     from experiments.sweep.progress import Heartbeat
+    from experiments.sweep.queue import is_at_time_limit, own_job, requeue_point
     from experiments.sweep.restore import raw_of_run
     from experiments.system.claims import RunningElsewhereError
 
-    sweep_dir = options.sweep_dir
     try:
-        submission = slurm.read_submission(sweep_dir, options.submission)
-        point = make_point(raw_of_run(sweep_dir, submission.run_ids[options.index]))
+        run_id = submission.read(options.submission).run_ids[options.index]
+        point = make_point(raw_of_run(_sweep_of(options), run_id))
     except (OSError, ValueError, IndexError, KeyError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{point.describe()}: {point.run_dir}", flush=True)
-    again = partial(requeue_point, point.run_dir, point.config.trainer.max_retries)
+    job = own_job()
+    again = partial(requeue_point, job, point.run_dir, point.config.trainer.max_retries)
     heartbeat = Heartbeat(point.run_dir, point.plan.n_steps)
     try:
         record = _when_free(partial(execute, point, heartbeat, on_stall=again))
@@ -68,8 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt as error:
         print(f"interrupted: {error}", file=sys.stderr, flush=True)
-        signal = interruption.received()
-        if is_first_rank() and at_time_limit(signal, submission.resources.signal_seconds):
+        if is_at_time_limit(job, interruption.received()):
             return STOPPED if again(f"time limit: {error}") else 1
         return STOPPED
     if record.error:
@@ -79,21 +78,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _stopped_early(error: KeyboardInterrupt) -> int:
     """The exit code of a task that was stopped while it was still importing or reading."""
+    from experiments.sweep.queue import is_at_time_limit, own_job, requeue_point
+
     print(f"interrupted: {error}", file=sys.stderr)
-    if is_first_rank() and at_time_limit(interruption.received()):
-        options = _parse(None)
-        max_retries = MAX_RETRIES
-        try:
-            path = options.sweep_dir / "slurm" / f"{options.submission}.json"
-            submission = json.loads(path.read_text(encoding="utf-8"))
-            max_retries = int(submission.get("max_retries", MAX_RETRIES))
-            run_dir = options.sweep_dir / submission["run_ids"][options.index]
-            run_dir.mkdir(exist_ok=True)
-        except (OSError, ValueError, LookupError, TypeError):  # it would say so if it got so far
-            run_dir = None
-        if not requeue_point(run_dir, max_retries, f"time limit: {error} before the training"):
-            return 1
-    return STOPPED
+    if not is_at_time_limit(job := own_job(), interruption.received()):
+        return STOPPED
+    options = _parse(None)
+    max_retries = MAX_RETRIES
+    try:
+        found = json.loads(options.submission.read_text(encoding="utf-8"))
+        max_retries = int(found.get("max_retries", MAX_RETRIES))
+        run_dir = _sweep_of(options) / found["run_ids"][options.index]
+        run_dir.mkdir(exist_ok=True)
+    except (OSError, ValueError, LookupError, TypeError):  # it would say so if it got so far
+        run_dir = None
+    why = f"time limit: {error} before the training"
+    return STOPPED if requeue_point(job, run_dir, max_retries, why) else 1
 
 
 def _when_free(run: Callable[[], T]) -> T:
@@ -113,17 +113,13 @@ def _when_free(run: Callable[[], T]) -> T:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("sweep_dir", type=Path)
-    parser.add_argument("submission", help="a name in SWEEP_DIR/slurm, without .json")
-    task = os.environ.get("SLURM_ARRAY_TASK_ID")
-    parser.add_argument(
-        "--index",
-        type=int,
-        default=None if task is None else int(task),
-        required=task is None,
-        help="of the point in the submission; default: SLURM_ARRAY_TASK_ID",
-    )
+    parser.add_argument("submission", type=Path, help="its file, SWEEP_DIR/QUEUE/NAME.json")
+    parser.add_argument("index", type=int, help="of the point in the submission, from 0")
     return parser.parse_args(arguments)
+
+
+def _sweep_of(options: argparse.Namespace) -> Path:
+    return options.submission.parents[1]
 
 
 if __name__ == "__main__":

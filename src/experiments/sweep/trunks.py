@@ -1,6 +1,6 @@
 """The trunks of a sweep: which its branches wait for, how long each is, and what they save."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from experiments import kept
 from experiments.branches import TRUNK, trunk_raw
@@ -70,3 +70,21 @@ def savings_text(points: Sequence[Point]) -> list[str]:
         f"{what} of {trunks:.3g} FLOPs and {len(branches)} branches of {own:.3g}; from scratch "
         f"these runs would be {alone:.3g}: {1 - (trunks + own) / alone:.0%} saved",
     ]
+
+
+def alike(
+    points: Sequence[Point], queued: Collection[str]
+) -> list[tuple[str | None, tuple[Point, ...]]]:
+    """The points in groups of as many devices each, what is longest first. Branches whose trunk is
+    among the points, or queued (its run id), are groups of their own beside its run id: they wait
+    for it.
+    """
+    ours = {point.run_id for point in points} | set(queued)
+    groups: dict[tuple[str | None, int, int], list[Point]] = {}
+    for point in sorted(points, key=lambda p: (not p.is_trunk, -p.own_flops)):
+        trunk = point.branch.trunk_id if point.branch is not None and waits(point) else None
+        waited = trunk if trunk in ours else None
+        groups.setdefault((waited, point.ranks.devices, point.ranks.num_nodes), []).append(point)
+    # trunks are among those that wait for none
+    in_order = sorted(groups.items(), key=lambda item: item[0][0] is not None)
+    return [(waited, tuple(group)) for (waited, _, _), group in in_order]

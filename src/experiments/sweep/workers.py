@@ -5,19 +5,20 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from experiments.point import Point, make_point
-from experiments.records import RECORD_NAME, RunRecord, read_record
+from experiments.records import RECORD_NAME, read_record
 from experiments.sweep.planning import ELSEWHERE, INTERRUPTED, Raw
 from experiments.sweep.progress import Heartbeat, SweepProgress
+from experiments.sweep.queue import Outcome, Task
+from experiments.sweep.snapshot import run_from
 from experiments.sweep.states import LOG_NAME
 from experiments.sweep.trunks import waits
 from experiments.system import environment, interruption
@@ -35,18 +36,6 @@ from experiments.system.sockets import shorten_sockets
 LOST, NO_TRUNK = 4, 5
 _POLL = 0.1  # seconds
 
-Fate = Literal["done", "failed", "interrupted", "elsewhere", "killed"]
-More = Callable[[int, Mapping[str, "Outcome"]], Sequence[Point]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """The outcome of a worker's point. record: None if it wrote none; then why says the reason."""
-
-    fate: Fate
-    record: RunRecord | None = None
-    why: str = ""
-
 
 @dataclass(frozen=True, kw_only=True)
 class _Worker:
@@ -55,75 +44,92 @@ class _Worker:
     device: int
 
 
-def run_all(
-    points: Sequence[Point],
-    n_workers: int,
-    name: str,
-    more: More | None = None,
-    expected: Sequence[Point] = (),
-) -> dict[str, Outcome]:
-    """The outcome of each point, by run id; a diverged one is done.
+class Pool:
+    """n_workers processes, short-lived, forked from a server that has imported everything once; a
+    queue's Session.
 
-    more: makes further points, from the number of free workers and the outcomes so far. It is
-    called at the start, and when a worker has ended. expected: points like those that it will make,
-    for the display.
-
-    Processes are short-lived, forked from a server that has imported everything once. A point whose
-    process was killed or stalled is started again, from its checkpoint, as often as requeue.py
-    allows; one that fails with an exception is not. KeyboardInterrupt is raised once the
-    runs have saved and ended.
+    A point whose process was killed or stalled is started again, from its checkpoint, as often as
+    requeue.py allows; one that fails with an exception is not.
     """
-    n_threads = max(1, environment.usable_cores() // n_workers)
-    os.environ.setdefault("OMP_NUM_THREADS", str(n_threads))
-    shorten_sockets()
-    context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["experiments.execute"])
-    planned = [*points, *expected]
-    display = SweepProgress(
-        name,
-        len(planned),
-        sum(p.own_flops for p in planned),
-        planned[0].config.trainer.log_every_seconds,
-    )
-    # trunks, which others wait for, then long runs: no long tail
-    queue = sorted(points, key=lambda p: (not p.is_trunk, -p.own_flops))
-    running: list[_Worker] = []
-    outcomes: dict[str, Outcome] = {}
-    due = more is not None
-    try:
-        while queue or running or due:
-            free = set(range(n_workers)) - {w.device for w in running}
-            if more is not None and due and len(queue) < len(free):
-                queue += more(len(free) - len(queue), outcomes)
-            due = False
-            ours = {p.run_id for p in queue} | {w.point.run_id for w in running}
-            ready = (p for p in [*queue] if not _waits(p, ours))
-            for device, point in zip(free, ready):
-                queue.remove(point)
-                process = context.Process(
-                    target=_work, args=(dict(point.raw), n_threads, device), name=point.run_id
-                )
-                process.start()
-                interruption.note_begun()
-                running.append(_Worker(point=point, process=process, device=device))
-            for worker in [w for w in running if w.process.exitcode is not None]:
-                running.remove(worker)
-                outcome = _outcome(worker)
-                if outcome.fate == "killed" and _may_try_again(worker.point, outcome.why):
-                    display.say(f"{worker.point.describe()}: {outcome.why}; tried again")
-                    queue.insert(0, worker.point)
-                    continue
-                outcomes[worker.point.run_id] = outcome
-                due = more is not None
-                display.finished(worker.point, outcome.record, outcome.why)
-            display.update([w.point for w in running])
+
+    def __init__(self, n_workers: int, what: str, planned: Sequence[Point]) -> None:
+        self.n_workers, self.what = n_workers, what
+        self._threads = max(1, environment.usable_cores() // n_workers)
+        self._queue: list[Point] = []
+        self._running: list[_Worker] = []
+        self._outcomes: dict[str, Outcome] = {}
+        self._context = mp.get_context("forkserver")
+        self._display = SweepProgress(
+            f"sweep {planned[0].config.sweep}",
+            len(planned),
+            sum(p.own_flops for p in planned),
+            planned[0].config.trainer.log_every_seconds,
+        )
+        self._code: Path | None = None
+
+    def room(self, n_running: int) -> int:
+        return self.n_workers - len(self._running) - len(self._queue)
+
+    def submit(self, points: Sequence[Point], code: Path, tasks: Mapping[str, Task]) -> None:
+        """To be started by wait(), trunks first, for which others wait, then long runs: no long
+        tail.
+        """
+        if self._code is None:
+            self._code = code
+            print(f"{self.what}, {self.n_workers} at a time", flush=True)
+            run_from(code)
+            os.environ.setdefault("OMP_NUM_THREADS", str(self._threads))
+            shorten_sockets()
+            self._context.set_forkserver_preload(["experiments.execute"])
+        self._queue += sorted(points, key=lambda p: (not p.is_trunk, -p.own_flops))
+
+    def outcomes(self, tasks: Mapping[str, Task]) -> Mapping[str, Outcome]:
+        return self._outcomes
+
+    def wait(self) -> bool:
+        """Until a point has ended, while others go on; False once none is left."""
+        while self._queue or self._running:
+            self._start()
+            n_before = len(self._outcomes)
+            for worker in [w for w in self._running if w.process.exitcode is not None]:
+                self._running.remove(worker)
+                self._end(worker)
+            self._display.update([w.point for w in self._running])
+            if len(self._outcomes) > n_before:
+                return True
             time.sleep(_POLL)
-    finally:
-        for worker in running:
+        return False
+
+    def close(self) -> None:
+        """Ends what still runs, and waits until it has saved."""
+        for worker in self._running:
             worker.process.terminate()
-        display.close()
-        _wait_for([w.process for w in running])
-    return outcomes
+        self._display.close()
+        _wait_for([w.process for w in self._running])
+
+    def _start(self) -> None:
+        """A process on each free device, for a point that waits for none of the others."""
+        free = set(range(self.n_workers)) - {w.device for w in self._running}
+        ours = {p.run_id for p in self._queue} | {w.point.run_id for w in self._running}
+        ready = (p for p in [*self._queue] if not _waits(p, ours))
+        for device, point in zip(free, ready):
+            self._queue.remove(point)
+            process = self._context.Process(
+                target=_work, args=(dict(point.raw), self._threads, device), name=point.run_id
+            )
+            process.start()
+            interruption.note_begun()
+            self._running.append(_Worker(point=point, process=process, device=device))
+
+    def _end(self, worker: _Worker) -> None:
+        """Its outcome, unless it is tried again."""
+        point, outcome = worker.point, _outcome(worker)
+        if outcome.fate == "killed" and _may_try_again(point, outcome.why):
+            self._display.say(f"{point.describe()}: {outcome.why}; tried again")
+            self._queue.insert(0, point)
+        else:
+            self._outcomes[point.run_id] = outcome
+            self._display.finished(point, outcome.record, outcome.why)
 
 
 def _waits(point: Point, ours: Collection[str]) -> bool:

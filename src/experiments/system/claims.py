@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
+from experiments.system import started
 from experiments.system.disk import make_folder, refuse_links, sync
 from experiments.system.locks import is_locked, lock
 from experiments.system.processes import Identity, identity
@@ -244,15 +245,8 @@ def _is_same(path: Path, file: IO[bytes]) -> bool:
 
 
 def whoami() -> str:
-    """This process, for people: host, pid, Slurm job."""
-    job = slurm_job()
-    return f"{socket.gethostname()} pid {os.getpid()}" + (f" Slurm job {job}" if job else "")
-
-
-def slurm_job() -> str | None:
-    """The Slurm job of this process, as squeue writes it: 12, or 12_3 of an array."""
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+    """This process, for people: host, pid, and the job that it is part of."""
+    return f"{socket.gethostname()} pid {os.getpid()}{started.in_words()}"
 
 
 def log_event(run_dir: Path, event: str, **details: Any) -> None:

@@ -1,6 +1,6 @@
 """The copy of the code that a sweep runs: .code/<hash>, and whether it is what its name says.
 
-Standard library only: a Slurm task asks before it imports anything else of the copy.
+Standard library only: a queued task asks before it imports anything else of the copy.
 """
 
 import hashlib

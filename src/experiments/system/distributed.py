@@ -1,11 +1,11 @@
 """Ranks: the number of processes that train one run, and the rank of this one."""
 
-import os
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 from experiments.config.schema import RunConfig
+from experiments.system import started
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,24 +58,16 @@ def share_batch(config: RunConfig) -> Ranks:
     )
 
 
-def rank() -> int:
-    """This process's global rank, set by srun or torchrun; 0 without them."""
-    for name in ("RANK", "SLURM_PROCID"):
-        if name in os.environ:
-            return int(os.environ[name])
-    return 0
-
-
 def is_other_rank(ranks: Ranks) -> bool:
     """Whether this process trains a share of the run and leaves all else to rank 0."""
-    return ranks.world_size > 1 and rank() > 0
+    return ranks.world_size > 1 and started.rank() > 0
 
 
 def cluster_environment(ranks: Ranks) -> Any:
     """Lightning's source of the other ranks.
 
-    A single-process run ignores Slurm's environment. Requeueing is ours (requeue.py), because
-    Lightning's saves inside a signal handler.
+    A single-process run ignores Slurm's environment. Requeueing is ours (sweep/queues/slurm.py),
+    because Lightning's saves inside a signal handler.
     """
     # seconds to import, and planning needs the rest of this file alone
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
@@ -104,12 +96,11 @@ def strategy(ranks: Ranks, stall_minutes: float | None) -> Any:
 
 def check_started(ranks: Ranks) -> None:
     """Raises ValueError if the processes that started are not those that the run needs."""
-    wanted = ranks.world_size
-    started = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1")))
-    if wanted > 1 and started != wanted:
+    wanted, there = ranks.world_size, started.n_processes()
+    if wanted > 1 and there != wanted:
         raise ValueError(
             f"the run needs {wanted} processes (trainer.devices={ranks.devices} x "
-            f"trainer.num_nodes={ranks.num_nodes}) and {started} were started; start it "
+            f"trainer.num_nodes={ranks.num_nodes}) and {there} were started; start it "
             f"with srun --ntasks-per-node={ranks.devices}, as hydra/launcher=slurm does, "
             "or with torchrun"
         )

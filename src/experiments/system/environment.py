@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from experiments.system import code_copy
+from experiments.system import code_copy, started
 from experiments.system.credentials import cut
 
 _PACKAGES = ("torch", "lightning", "numpy", "tokenizers", "hydra-core", "omegaconf", "wandb")
@@ -64,11 +64,10 @@ def _precision(precision: str, accelerator: str) -> str:
 
 
 def usable_cores() -> int:
-    """Cores this process may use; of a Slurm task or among torchrun's ranks, its share."""
+    """Cores this process may use; of a job's task or among torchrun's ranks, its share."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    given = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    if given.isdigit():
-        return min(cores or 1, int(given))
+    if (given := started.given_cores()) is not None:
+        return min(cores or 1, given)
     return max(1, (cores or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
@@ -138,8 +137,7 @@ def describe(accelerator: str, repository: Path) -> dict[str, Any]:
         "device": device,
         "n_threads": torch.get_num_threads(),
         "command": [Path(sys.argv[0]).name, *map(cut, sys.argv[1:])],  # without its folder
-        "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
-        "slurm_array_task_id": os.environ.get("SLURM_ARRAY_TASK_ID"),
+        **started.job_numbers(),
         **git_state(repository),
     }
 

@@ -1,7 +1,7 @@
 """Signals that ask a run to stop: it saves at the end of a step and ends, to be taken up again.
 
-Slurm sends USR1 before a time limit (as the job asks) and TERM at preemption; a person sends INT
-(Ctrl-C; a second one does not wait for the step's end) or TERM.
+A cluster sends USR1 before a time limit (as the job asks) and TERM at preemption; a person sends
+INT (Ctrl-C; a second one does not wait for the step's end) or TERM.
 A handler that saves by itself may meet half-updated tensors, so that ours only raise a flag while
 training lasts. Anywhere else there is nothing to save, and they end the process at once. Once its
 outcome is known, a process ends by itself: only INT may still hurry it.

@@ -18,7 +18,7 @@ from experiments.data.module import Consumed, TokenDataModule
 from experiments.kept import Starts
 from experiments.point import Point
 from experiments.records import HISTORY_NAME
-from experiments.system import distributed, environment, interruption
+from experiments.system import distributed, environment, interruption, started
 from experiments.training.checkpoints import Checkpoint, RandomState
 from experiments.training.compiled import CompileClock
 from experiments.training.history import History
@@ -84,7 +84,7 @@ def fit(
 
     trainer_config, device, ranks = point.config.trainer, point.device, point.ranks
     every, clock = point.config.logger.log_every_n_steps, CompileClock()
-    rank = distributed.rank() if ranks.world_size > 1 else 0
+    rank = started.rank() if ranks.world_size > 1 else 0
     watchdog = guards.watchdog(trainer_config.stall_minutes, rank)
     beat = watchdog.beat if watchdog else lambda: None
     stages = StageEnds(point.plan.stage_steps, partial(score_stages, beat))

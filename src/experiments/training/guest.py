@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 # what ends this process is not for the child, and what the child starts: not Ctrl-C, which goes to
-# a terminal's whole group, nor TERM, which Slurm sends to all processes of a job
+# a terminal's whole group, nor TERM, which a cluster sends to all processes of a job
 _NOT_FOR_IT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _POLL = 0.02  # seconds
 _CHUNK = 65536  # bytes

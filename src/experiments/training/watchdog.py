@@ -16,7 +16,7 @@ import lightning.pytorch as pl
 from experiments.system.requeue import STALLED
 
 _POLL = 1.0  # seconds, at most
-_PATIENCE = 90.0  # seconds for on_stall, which may ask Slurm
+_PATIENCE = 90.0  # seconds for on_stall, which may ask a queue
 _GRACE = 10.0  # seconds that other ranks leave to rank 0, which writes for the run
 
 

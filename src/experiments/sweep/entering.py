@@ -1,0 +1,62 @@
+"""How a sweep's points are entered in its manifest, to be given to a queue: one controller at a
+time chooses what is left to do, and all that it writes rests on that choice.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments import kept
+from experiments.point import Point
+from experiments.sweep import manifest
+from experiments.sweep.planning import Todo, choose, repair_histories, set_aside_diverged
+from experiments.sweep.queue import tasks_of
+from experiments.sweep.snapshot import take_snapshot
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entered:
+    """What is to be run, in the manifest by now, and by which copy of the code; None for none."""
+
+    todo: Todo
+    code: Path | None
+
+
+def enter_branches(points: Sequence[Point]) -> None:
+    """Tells trunks where these points start from them."""
+    for point in points:
+        if point.branch is not None:
+            kept.enter(point.branch.folder, point.run_id, point.branch.n_steps)
+
+
+@contextmanager
+def entered(points: Sequence[Point]) -> Iterator[Entered]:
+    """Enters what is left to do of one sweep's points, after saying what is not.
+
+    Another controller waits until the block has ended: what the block hands to a queue is there
+    before the other one asks. One that chose before, to prepare data, may have chosen what
+    another has submitted meanwhile; the choice here is the one that holds.
+    """
+    sweep_dir, name = points[0].run_dir.parent, points[0].config.sweep
+    with manifest.submitting(sweep_dir):
+        todo = choose(points, tasks_of(sweep_dir))
+        if todo.describe():
+            print(f"sweep {name}: {todo.describe()}")
+        manifest.adopt(sweep_dir, todo.finished)
+        repair_histories(todo.finished)
+        yield Entered(todo=todo, code=enter(todo.run))
+
+
+def enter(points: Sequence[Point]) -> Path | None:
+    """Writes the lines of points that are to be run, only under the sweep's lock. Returns the copy
+    of the code that runs them; None for none.
+    """
+    if not points:
+        return None
+    sweep_dir = points[0].run_dir.parent
+    set_aside_diverged(points)
+    enter_branches(points)
+    code = take_snapshot(sweep_dir)
+    manifest.add(sweep_dir, [manifest.entry_of(point, code.name) for point in points])
+    return code

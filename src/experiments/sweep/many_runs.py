@@ -1,0 +1,104 @@
+"""A sweep by a queue: planned all, what is left to do handed over, and, of a queue that stays,
+waited for.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+
+from experiments.point import Point
+from experiments.records import RECORD_NAME, read_record
+from experiments.sweep.control import controlling
+from experiments.sweep.entering import entered
+from experiments.sweep.objective import value_of
+from experiments.sweep.plan_table import plan_table
+from experiments.sweep.planning import (
+    ELSEWHERE,
+    INTERRUPTED,
+    Raw,
+    Todo,
+    assumed_rate,
+    choose,
+    plan_points,
+    prepare_all,
+    status_of,
+)
+from experiments.sweep.queue import Fate, Outcome, Queue
+from experiments.sweep.states import LOG_NAME
+from experiments.system import interruption
+
+
+def run_sweep(raws: Sequence[Raw], queue: Queue, *, stored: bool = False) -> list[float | None]:
+    """All points: what is finished is skipped, what is half-done goes on. Returns their held-out
+    losses as run_one, if the queue stays; nothing of a dry run. stored: as of plan_points.
+
+    Text is fetched and tokenized here, on a machine that may have a network when nodes have none;
+    a stream's vocabulary too. Raises ValueError before anything is written if any point is bad, two
+    are the same run, or the queue can't run them; RuntimeError with the queue's words if it
+    refuses. Exits as _report.
+    """
+    points = plan_points(raws, stored=stored)
+    first = points[0]
+    if first.config.dry_run:
+        print(plan_table(points, assumed_rate(first)))
+        return []
+    wanted = choose(points).run
+    queue.check(wanted, len(wanted))
+    prepare_all(wanted)
+    outcomes: Mapping[str, Outcome] = {}
+    with ExitStack() as stack:
+        with entered(points) as submission:
+            todo = submission.todo
+            if submission.code is not None:
+                interruption.listen()  # `cancel` sends TERM
+                stack.enter_context(controlling(first.run_dir.parent))
+                what = f"sweep {first.config.sweep}: {len(todo.run)} runs"
+                session = stack.enter_context(queue.session(what, todo.run))
+                session.submit(todo.run, submission.code, todo.tasks)
+        if submission.code is not None and queue.stays:
+            while session.wait():
+                pass
+            outcomes = session.outcomes({})
+    if not queue.stays:
+        print(f"status: {status_command(first)}")
+    _report(todo, {run_id: outcome.fate for run_id, outcome in outcomes.items()}, queue)
+    if not queue.stays:
+        return []
+    return [value_of(read_record(point.run_dir / RECORD_NAME)) for point in points]
+
+
+def status_command(point: Point) -> str:
+    """The command that says where a point's sweep stands."""
+    results = point.config.paths.results
+    where = "" if results == "results" else f" --results {results}"
+    return f"python -m experiments.status {point.config.sweep}{where}"
+
+
+def _report(todo: Todo, fates: Mapping[str, Fate], queue: Queue) -> None:
+    """What is not done and won't be by itself, and why. Exits then: with 1 if any point failed,
+    else 130 if any was interrupted, else 3 if another process or a queue has any.
+    """
+
+    def ended(*wanted: Fate) -> list[Point]:
+        return [p for p in todo.run if fates.get(p.run_id) in wanted]
+
+    queued = todo.queued if queue.stays else ()
+    left = [*todo.running, *queued, *todo.held, *ended("elsewhere")]
+    failed = [*ended("failed", "killed"), *todo.failed]
+    interrupted = ended("interrupted")
+    elsewhere = [p for p in left if status_of(p.run_dir) not in ("done", "diverged")]
+    total = len(todo.points)
+    if failed:
+        print(f"\n{len(failed)} of {total} runs failed:", file=sys.stderr)
+        for point in failed:
+            print(f"  {point.describe()}: {point.run_dir / LOG_NAME}", file=sys.stderr)
+    if interrupted:
+        what = "were interrupted; the same command goes on from their checkpoints"
+        print(f"{len(interrupted)} of {total} runs {what}", file=sys.stderr)
+    if elsewhere:
+        what = (
+            "are not done: another process or a queue has them; give the same command again later"
+        )
+        print(f"{len(elsewhere)} of {total} runs {what}", file=sys.stderr)
+    if failed or interrupted or elsewhere:
+        raise SystemExit(1 if failed else INTERRUPTED if interrupted else ELSEWHERE)

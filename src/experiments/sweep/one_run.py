@@ -1,0 +1,124 @@
+"""One run in this process: `python -m experiments.run` without -m, and each rank of a run."""
+
+import sys
+
+from experiments.point import Point
+from experiments.records import RECORD_NAME, RunRecord, read_record
+from experiments.sweep import manifest
+from experiments.sweep.entering import enter_branches
+from experiments.sweep.objective import value_of
+from experiments.sweep.plan_table import plan_table
+from experiments.sweep.planning import (
+    ELSEWHERE,
+    Raw,
+    Todo,
+    assumed_rate,
+    check_fits,
+    choose,
+    plan_points,
+    prepare_all,
+    repair_histories,
+    set_aside_diverged,
+)
+from experiments.sweep.progress import Heartbeat, SweepProgress
+from experiments.sweep.queue import (
+    is_at_time_limit,
+    launchers,
+    own_job,
+    requeue_point,
+    tasks_of,
+)
+from experiments.system import distributed, interruption
+from experiments.system.claims import RunningElsewhereError
+
+
+def run_one(raw: Raw, *, stored: bool = False) -> float | None:
+    """One point in this process, and before a branch its trunk, if nothing is there to start from.
+    stored: as of plan_points.
+
+    Returns its held-out loss in nats per token, infinite if it diverged; None of a dry run, of a
+    trunk and of other ranks. Exits with 1 if it fails, 3 if another process or a queue has it.
+    """
+    interruption.listen()
+    (point,) = plan_points([raw], stored=stored)
+    if point.config.dry_run:
+        print(plan_table([point], assumed_rate(point)))
+        return None
+    from experiments.execute import execute  # seconds of imports that a plan has no use for
+    from experiments.training.evaluation import results_table
+
+    distributed.check_started(point.ranks)
+    trunks = [other for other in choose([point]).run if other.run_id != point.run_id]
+    if trunks and point.ranks.world_size > 1:
+        raise ValueError(
+            f"optim.branch_from={point.config.optim.branch_from} with {point.ranks.world_size} "
+            "ranks trains one run a command: train the trunk first, with optim.schedule=trunk and "
+            f"optim.branch_from=null, or use hydra/launcher={launchers(of_ranks=True)} with -m"
+        )
+    for trunk in trunks:
+        enter_branches([point])
+        run_one(trunk.raw, stored=True)
+    if distributed.is_other_rank(point.ranks):
+        execute(point)
+        return None
+    todo = choose([point], tasks_of(point.run_dir.parent))
+    if point not in todo.run:
+        return value_of(_found(point, todo))
+    check_fits([point], 1)
+    prepare_all([point])
+    set_aside_diverged([point])
+    enter_branches([point])
+    manifest.add(point.run_dir.parent, [manifest.entry_of(point, None)])
+    display = SweepProgress(
+        point.config.sweep, 1, point.own_flops, point.config.trainer.log_every_seconds
+    )
+    heartbeat = Heartbeat(point.run_dir, point.plan.n_steps)
+
+    def progress(row: dict[str, float]) -> None:
+        heartbeat(row)
+        display.update([point])
+
+    try:
+        record = execute(point, progress)
+    except KeyboardInterrupt as error:
+        display.close()
+        if is_at_time_limit(job := own_job(), interruption.received()):  # sbatch/run.sh
+            why = f"time limit: {error}"
+            requeue_point(job, point.run_dir, point.config.trainer.max_retries, why)
+        raise
+    except RunningElsewhereError as error:
+        display.close()
+        print(error, file=sys.stderr)
+        raise SystemExit(ELSEWHERE) from None
+    display.finished(point, record)
+    display.close()
+    if record.evaluations:
+        print(results_table(record.evaluations))
+    print(f"record: {point.run_dir / RECORD_NAME}")
+    if record.status == "failed":
+        print(record.error, file=sys.stderr)
+        raise SystemExit(1)
+    return value_of(record)
+
+
+def _found(point: Point, todo: Todo) -> RunRecord:
+    """The record of the one point that is not run, and says why. Exits with 3, or 1 if it failed
+    before, if it is not done.
+    """
+    if point not in todo.finished:
+        print(f"{point.describe()}: {todo.describe()}, in {point.run_dir}")
+        raise SystemExit(1 if todo.failed else ELSEWHERE)
+    record = read_record(point.run_dir / RECORD_NAME)
+    repair_histories([point])
+    print(f"{point.describe()}: {record.status} before, in {point.run_dir}")
+    _name_missing_sets(point, record)
+    return record
+
+
+def _name_missing_sets(point: Point, record: RunRecord) -> None:
+    """Says how to score a finished run on sets that it was not scored on."""
+    scored = {label.partition("@")[0].partition("/")[0] for label in record.evaluations}
+    missing = [name for name in point.config.eval if name not in scored]
+    if missing and record.status == "done" and not record.is_trunk:
+        sets = ",".join(missing)
+        print(f"not scored on {sets}: python -m experiments.evaluate {point.run_dir} eval=[{sets}]")

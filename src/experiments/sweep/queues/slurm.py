@@ -1,0 +1,399 @@
+"""Slurm through its own commands: sbatch, squeue, sacct, scancel, scontrol.
+
+A submission is a job array; its task runs sbatch/point.sh and, by that, sweep/task.py.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
+
+from experiments.config.constraints import Positive
+from experiments.config.reading import read
+from experiments.sweep import submission
+from experiments.sweep.queue import Outcome, Queue, Task
+from experiments.sweep.submission import Submission
+from experiments.system import started
+
+if TYPE_CHECKING:
+    from experiments.point import Point
+
+FOLDER = "slurm"  # of a sweep: lists of points, logs
+JOB_PREFIX = "experiments"
+SIGNAL_SECONDS = 120  # what sbatch/*.sh ask for: how long before the limit the signal comes
+_SIGNAL_VARIABLE = "EXPERIMENTS_SIGNAL_SECONDS"  # of a job's environment, if another was asked for
+_TIME_LIMIT_SIGNAL = "SIGUSR1"
+_SLACK = 60.0  # seconds: how much earlier Slurm may send it
+_TIMEOUT = 60.0  # seconds; a busy controller is slow
+_MAX_ARRAY = 1000  # tasks of one array: Slurm's usual MaxArraySize is 1001
+_GONE_ON = ("COMPLETED", "RUNNING", "PENDING", "REQUEUED")  # in sacct: nothing to say
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slurm(Queue):
+    """What each point asks of Slurm; None leaves the cluster's default.
+
+    time: as Slurm writes it, 2:00:00. mem: of a node, 64G. max_parallel: points at once.
+    signal_seconds: before the time limit, a warning in which to save. extra: further options of
+    sbatch, as a list of arguments. setup: shell before the run. watch: of a search, seconds between
+    two looks. Devices and nodes are trainer.devices and trainer.num_nodes.
+    """
+
+    title: ClassVar[str] = "Slurm"
+    stays: ClassVar[bool] = False
+    starts_ranks: ClassVar[bool] = True
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    time: str | None = None
+    cpus_per_task: int | None = None
+    mem: str | None = None
+    gpus_per_node: int | None = None
+    max_parallel: int | None = None
+    signal_seconds: int = SIGNAL_SECONDS
+    extra: tuple[str, ...] = ()
+    setup: str = ""
+    watch: Positive | None = None
+
+    def options(self, *, devices: int, num_nodes: int, n_tasks: int) -> list[str]:
+        """sbatch's arguments for an array of n_tasks."""
+        throttle = f"%{self.max_parallel}" if self.max_parallel else ""
+        given: dict[str, object] = {
+            "partition": self.partition,
+            "account": self.account,
+            "qos": self.qos,
+            "time": self.time,
+            "cpus-per-task": self.cpus_per_task,
+            "mem": self.mem,
+            "gpus-per-node": self.gpus_per_node,
+            "nodes": num_nodes,
+            "ntasks-per-node": devices,
+            "signal": f"USR1@{self.signal_seconds}",
+            "array": f"0-{n_tasks - 1}{throttle}",
+        }
+        named = [f"--{name}={value}" for name, value in given.items() if value is not None]
+        return [*named, "--requeue", "--open-mode=append", *self.extra]
+
+    def check(self, points: "Sequence[Point]", n: int) -> None:
+        if not is_there():
+            raise ValueError(
+                "hydra/launcher=slurm needs sbatch, which this machine does not have; submit from "
+                "a login node of the cluster, or use hydra/launcher=local"
+            )
+
+    @contextmanager
+    def session(self, what: str, planned: "Sequence[Point]") -> Iterator["_Session"]:
+        yield _Session(self)
+
+    @classmethod
+    def tasks(cls, sweep_dir: Path) -> dict[str, Task]:
+        return _by_run(sweep_dir, {row: row.task(sweep_dir) for row in queued(sweep_dir)})
+
+    @classmethod
+    def ended(cls, sweep_dir: Path) -> dict[str, Task]:
+        """By sacct; nothing without accounting."""
+        return _by_run(sweep_dir, {row: row.past(sweep_dir) for row in _history(sweep_dir)})
+
+    @classmethod
+    def cancel(cls, sweep_dir: Path) -> int:
+        jobs = [row.job for row in queued(sweep_dir)]
+        if jobs:
+            _call("scancel", *jobs)
+        return len(jobs)
+
+    @classmethod
+    def last(cls, sweep_dir: Path) -> tuple[str, Self] | None:
+        """Prints what a shell and sbatch get of it."""
+        found = submission.last_resources(
+            sweep_dir / FOLDER, lambda given: read(cls, given, "resources")
+        )
+        if found is None:
+            return None
+        path, queue = found
+        if queue.setup or queue.extra:
+            print(f"from {path}: setup={queue.setup!r} extra={list(queue.extra)}")
+        return path.stem, queue
+
+    @staticmethod
+    def job() -> "_Job | None":
+        name = started.slurm_job()
+        return None if name is None else _Job(name=name)
+
+
+def is_there() -> bool:
+    """Whether this machine can submit to Slurm."""
+    return shutil.which("sbatch") is not None
+
+
+class _Session:
+    """Submits, and looks every `watch` seconds what has ended."""
+
+    def __init__(self, queue: Slurm) -> None:
+        self.queue, self.given = queue, dict[str, Path]()
+
+    def room(self, n_running: int) -> int | None:
+        n = self.queue.max_parallel
+        return None if n is None else n - n_running
+
+    def submit(self, points: "Sequence[Point]", code: Path, tasks: Mapping[str, Task]) -> None:
+        """An array for the points of each number of devices, and no longer than Slurm takes."""
+        from experiments.sweep.trunks import alike
+
+        names = {run_id: task.job for run_id, task in tasks.items()}
+        jobs = []
+        for trunk, group in alike(points, names):
+            for i in range(0, len(group), _MAX_ARRAY):
+                part = group[i : i + _MAX_ARRAY]
+                job = submit(part, code.name, self.queue, after=names.get(trunk or ""))
+                names |= {point.run_id: f"{job}_{k}" for k, point in enumerate(part)}
+                jobs.append(job)
+        self.given |= {point.run_id: point.run_dir for point in points}
+        n = f"sweep {points[0].config.sweep}: {len(points)} runs submitted"
+        print(f"{n}, Slurm job {', '.join(jobs)}", flush=True)
+
+    def outcomes(self, tasks: Mapping[str, Task]) -> dict[str, Outcome]:
+        """Those that Slurm does not have any more and that left no record, or that of a failure."""
+        from experiments.sweep.planning import status_of
+
+        fates: dict[str | None, Outcome] = {
+            None: Outcome(fate="killed", why="its Slurm task ended without a record"),
+            "failed": Outcome(fate="failed", why="failed"),
+        }
+        gone = {run_id: path for run_id, path in self.given.items() if run_id not in tasks}
+        return {
+            run_id: fates[status]
+            for run_id, run_dir in gone.items()
+            if (status := status_of(run_dir)) in fates
+        }
+
+    def wait(self) -> bool:
+        if self.queue.watch is not None:
+            time.sleep(self.queue.watch)
+        return self.queue.watch is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """name: of the array's task, as 12_3: SLURM_JOB_ID of one of them is the array's number, which
+    names them all.
+    """
+
+    name: str
+
+    def is_first_rank(self) -> bool:
+        return os.environ.get("SLURM_PROCID", "0") == "0"
+
+    def n_restarts(self) -> int:
+        return int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+
+    def at_time_limit(self, signal: str | None) -> bool:
+        """Whether it is the signal that was asked for, at its time.
+
+        Slurm ends a job by TERM: scancel, or preemption. With send_user_signal a preemption sends
+        USR1 too, so that the clock is asked as well.
+        """
+        lead = float(os.environ.get(_SIGNAL_VARIABLE) or SIGNAL_SECONDS)
+        end = os.environ.get("SLURM_JOB_END_TIME")
+        is_near = end is not None and float(end) - time.time() < lead + _SLACK
+        return signal == _TIME_LIMIT_SIGNAL and is_near
+
+    def requeue(self) -> bool:
+        """scontrol requeue."""
+        command = ["scontrol", "requeue", self.name]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            print(f"{' '.join(command)}: {error}", file=sys.stderr)
+            return False
+        if done.returncode:
+            print(f"{' '.join(command)}: {done.stderr.strip()}", file=sys.stderr)
+        return done.returncode == 0
+
+
+class Row(NamedTuple):
+    """An array's task in squeue or sacct: job as 12_3, submission: its name, place: in its list,
+    state as PENDING, reason or node list.
+    """
+
+    job: str
+    submission: str
+    place: int
+    state: str
+    reason: str
+
+    def task(self, sweep_dir: Path) -> Task:
+        """As squeue has it. Slurm keeps it pending until someone releases it: JobHeldUser,
+        JobHeldAdmin, JobHoldMaxRequeue, (launch failed requeued held), (job requeued in held
+        state).
+        """
+        pending = self.state == "PENDING"
+        held = pending and re.search("held|hold", self.reason, re.IGNORECASE) is not None
+        if held or self.state in ("REQUEUE_HOLD", "SPECIAL_EXIT"):
+            release = f"scontrol release {self.job}"
+            return self._task(sweep_dir, self.reason.strip("()"), release)
+        return self._task(sweep_dir, self.reason if pending else self.state.lower())
+
+    def past(self, sweep_dir: Path) -> Task:
+        """As sacct has it; without words if it ended by itself, or has not."""
+        said = "" if self.state in _GONE_ON else f"Slurm: {self.state} on {self.reason}"
+        return self._task(sweep_dir, said)
+
+    def _task(self, sweep_dir: Path, detail: str, release: str | None = None) -> Task:
+        log = sweep_dir / FOLDER / f"{self.job}.out"
+        return Task(queue=Slurm.title, job=self.job, detail=detail, release=release, log=log)
+
+
+def submit(points: "Sequence[Point]", code: str, queue: Slurm, after: str | None = None) -> str:
+    """Submits an array of points of one number of devices, and returns its job id. Raises
+    RuntimeError with sbatch's own words.
+
+    What it holds is on disk before sbatch is called, under the job's name: a controller killed in
+    between loses nothing, and the next finds the job in squeue by that name. So it does after a
+    sbatch that gave no answer, whose job may be there.
+    """
+    settings = asdict(queue)
+    settings.pop("watch")
+    given = Submission(
+        name=submission.new_name(),
+        run_ids=tuple(point.run_id for point in points),
+        code=code,
+        devices=points[0].ranks.devices,
+        num_nodes=points[0].ranks.num_nodes,
+        resources=settings,
+        max_retries=max(point.config.trainer.max_retries for point in points),
+        after=after,
+    )
+    return give(points[0].run_dir.parent, given, queue)
+
+
+def give(sweep_dir: Path, given: Submission, queue: Slurm) -> str:
+    """Writes the submission and calls sbatch; as submit."""
+    folder = sweep_dir / FOLDER
+    output = f"{_literal(folder.resolve())}/%A_%a.out"
+    path = submission.write(folder, given)
+    options = queue.options(
+        devices=given.devices, num_nodes=given.num_nodes, n_tasks=len(given.run_ids)
+    )
+    if given.after is not None:
+        # by afterok the branches of a failed trunk would be pending without end, and say nothing
+        options.append(f"--dependency=afterany:{given.after}")
+    script = sweep_dir / ".code" / given.code / "sbatch" / "point.sh"
+    command = [
+        "sbatch",
+        "--parsable",
+        f"--job-name={job_name(sweep_dir, given.name)}",
+        f"--output={output}",
+        *options,
+        str(script),
+        str(sweep_dir.resolve()),
+        given.name,
+    ]
+    environment = {
+        **os.environ,
+        "EXPERIMENTS_PYTHON": sys.executable,
+        "EXPERIMENTS_SETUP": queue.setup,
+        _SIGNAL_VARIABLE: str(queue.signal_seconds),
+        "PYTHONPATH": os.pathsep.join(
+            filter(None, (str((script.parents[1] / "src").resolve()), os.environ.get("PYTHONPATH")))
+        ),
+    }
+    unknown = "its job may be there: give the same command again, which looks for it in squeue"
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=_TIMEOUT, env=environment
+        )
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"sbatch gave no answer in {_TIMEOUT:.0f} s, and {unknown}") from None
+    except OSError as error:
+        path.unlink()
+        raise RuntimeError(f"sbatch can't be started: {error}") from None
+    if done.returncode < 0:
+        raise RuntimeError(f"sbatch was killed by signal {-done.returncode}, and {unknown}")
+    if done.returncode:
+        path.unlink()
+        raise RuntimeError(f"sbatch refused: {_last_line(done.stderr)} ({shlex.join(command)})")
+    return done.stdout.strip().partition(";")[0]
+
+
+def job_name(sweep_dir: Path, name: str) -> str:
+    """experiments-<sweep>-<submission>."""
+    return f"{JOB_PREFIX}-{sweep_dir.name}-{name}"
+
+
+def _literal(folder: Path) -> str:
+    """The folder in a name for sbatch, which replaces %u and such, unless a backslash is in it."""
+    if "\\" in str(folder):
+        raise ValueError(
+            f"{folder}: sbatch takes no backslash in a path; set paths.results to one without"
+        )
+    return str(folder).replace("%", "%%")
+
+
+def queued(sweep_dir: Path) -> list[Row]:
+    """All tasks of the sweep's submissions that Slurm has queued or is running."""
+    names = _names(sweep_dir)
+    if not names or not is_there():
+        return []
+    rows = []
+    for line in _call("squeue", "--noheader", "--array", "--format=%F|%K|%j|%T|%R").splitlines():
+        job, index, name, state, reason = line.split("|", 4)
+        if index.isdigit() and name in names:
+            rows.append(Row(f"{job}_{index}", names[name], int(index), state, reason))
+    return rows
+
+
+def _history(sweep_dir: Path) -> list[Row]:
+    """All tasks of the sweep's submissions that sacct remembers."""
+    names = _names(sweep_dir)
+    if not names or shutil.which("sacct") is None:
+        return []
+    try:
+        out = _call(
+            "sacct", "--noheader", "--parsable2", "--allocations", "--starttime=now-60days",
+            f"--name={','.join(names)}", "--format=JobID,JobName,State,NodeList",
+        )  # fmt: skip
+    except RuntimeError:  # accounting is off
+        return []
+    rows = []
+    for line in out.splitlines():
+        job, name, state, nodes = line.split("|")
+        if name in names and (found := re.fullmatch(r"\d+_(\d+)", job)):
+            first = state.split()[0]  # "CANCELLED by 0"
+            rows.append(Row(job, names[name], int(found[1]), first, nodes))
+    return rows
+
+
+def _names(sweep_dir: Path) -> dict[str, str]:
+    """The sweep's submissions by the names of their jobs."""
+    stems = (path.stem for path in submission.paths(sweep_dir / FOLDER))
+    return {job_name(sweep_dir, stem): stem for stem in stems}
+
+
+def _by_run(sweep_dir: Path, tasks: Mapping[Row, Task]) -> dict[str, Task]:
+    found = ((row.submission, row.place, task) for row, task in tasks.items())
+    return submission.by_run(sweep_dir / FOLDER, found)
+
+
+def _call(*command: str) -> str:
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=_TIMEOUT
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise RuntimeError(f"{command[0]} does not answer: {error}") from None
+    if done.returncode:
+        raise RuntimeError(f"{command[0]} failed: {_last_line(done.stderr or done.stdout)}")
+    return done.stdout
+
+
+def _last_line(text: str) -> str:
+    return (text.strip() or "no message").splitlines()[-1]
