@@ -6,6 +6,9 @@ import pytest
 import torch
 
 from experiments import adapters
+from experiments.init import retrofit, unretrofit
+from experiments.init.attached import layers_of
+from experiments.models.ffn.peer import PEERConfig
 from tests.adapters.peers import SMALL, peer_layers, slow_peer, tensors, wake
 from tests.init.tiny import OTHERS, PAIRS, logits, tiny
 
@@ -89,3 +92,21 @@ def test_a_pair_that_the_model_has_not_is_refused():
     model = paired("OPT")
     with pytest.raises(ValueError, match="give the same pair or target_modules"):
         model.add_adapter("second", config(target_modules=["fc2"]))
+
+
+@pytest.mark.slow
+def test_a_pair_may_have_a_layer_of_retrofit_and_an_adapter():
+    """Both read the first module's input, and each goes without the other's."""
+    base = tiny("OPT")
+    before = logits(base)
+    layer = PEERConfig(n_experts=16, n_heads=2, top_k=4, d_key=8, query_norm="layer")
+    retrofit(base, [1], layer, mlp=OTHERS["OPT"][1])
+    with torch.no_grad():
+        layers_of(base)[0].layer.w_up.normal_()
+    added = logits(base)
+    model = peft.get_peft_model(base, config(pair=OTHERS["OPT"][1], layers_to_transform=[1]))
+    assert torch.equal(logits(model.eval()), added)
+    assert not torch.equal(logits(wake(model)), added)
+    assert torch.equal(logits(model.unload()), added)
+    assert torch.equal(logits(unretrofit(base)), before)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in base.modules())

@@ -224,7 +224,15 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: edited(f, quantization_config={"quant_method": "gptq"}),
         "quantised by gptq",
     ),
-    "a number": (lambda f: edited(f, hidden_size="32"), "hidden_size='32' must be a whole number"),
+    "a number": (lambda f: edited(f, hidden_size="32"), "hidden_size='32' must be of type int"),
+    "a base without end": (
+        lambda f: edited(f, rope_parameters={"rope_theta": float("inf")}),
+        "rope_theta=inf must be",
+    ),
+    "a word for no": (
+        lambda f: edited(f, tie_word_embeddings="false"),
+        "tie_word_embeddings='false' must be of type bool",
+    ),
     "eps": (lambda f: edited(f, rms_norm_eps=0), "rms_norm_eps=0 must be"),
     "other sizes": (
         lambda f: edited(f, intermediate_size=64),

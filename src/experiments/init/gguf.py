@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.config.constraints import shown
+from experiments.config.constraints import AtLeast1, checked, shown
 from experiments.init.gguf_header import Header, read_gguf_header
 from experiments.init.llama import check_sizes, llama_shape
 from experiments.init.reading import from_extra, named, stamp
@@ -62,29 +62,27 @@ def gguf_shape(path: Path) -> Shape:
     Raises ValueError for weights that the trunk can't carry.
     """
     header = _header(path)
+    with named(path):
+        return _shape(header)
+
+
+def _shape(header: Header) -> Shape:
     meta = header.metadata
-    kind = meta.get("general.architecture")
-    if kind != "llama":
+    if (kind := meta.get("general.architecture")) != "llama":
         raise ValueError(
-            f"{path} holds a model of architecture {kind!r}, and the trunk carries llama alone; "
+            f"it holds a model of architecture {kind!r}, and the trunk carries llama alone; "
             "retrofit() serves others"
         )
-    _refuse(path, header)
+    _refuse(header)
 
     def number(name: str, default: int | None = None) -> int:
-        value = meta.get(f"llama.{name}", default)
-        if type(value) is not int or not 0 < value < 2**31:
-            raise ValueError(
-                f"{path} has llama.{name}={shown(value)}, and the trunk needs one integer above 0"
-            )
-        return value
+        return int(checked(meta.get(f"llama.{name}", default), AtLeast1, f"llama.{name}"))
 
     def decimal(name: str, default: float, below: float) -> float:
         value = meta.get(f"llama.{name}", default)
-        if type(value) is not float or not 0 < value < below:
+        if type(value) is not float or not 0 < value < below:  # an integer is a damaged one
             raise ValueError(
-                f"{path} has llama.{name}={shown(value)}, which is no decimal number above 0 and "
-                f"below {below:g}"
+                f"llama.{name}={shown(value)} is no decimal number above 0 and below {below:g}"
             )
         return _decimal(value)
 
@@ -93,24 +91,23 @@ def gguf_shape(path: Path) -> Shape:
     for name in ("rope.dimension_count", "attention.key_length", "attention.value_length"):
         if number(name, d_head) != d_head:
             raise ValueError(
-                f"{path} has llama.{name}={number(name)}, and the trunk's heads of all kinds are "
-                f"d_model / heads = {d_head} wide and turned whole"
+                f"llama.{name}={number(name)}, and the trunk's heads of all kinds are d_model / "
+                f"heads = {d_head} wide and turned whole"
             )
     vocabulary = header.entries.get("token_embd.weight")
-    with named(path):
-        shape = llama_shape(
-            n_layers=number("block_count"),
-            d_model=d_model,
-            d_ff=number("feed_forward_length"),
-            n_heads=n_heads,
-            n_kv_heads=number("attention.head_count_kv", n_heads),
-            vocab_size=vocabulary.size[0] if vocabulary else number("vocab_size"),
-            tie_head="output.weight" not in header.entries,
-            rope_base=decimal("rope.freq_base", 10_000.0, 1e12),
-            norm_eps=decimal("attention.layer_norm_rms_epsilon", 1e-6, 1.0),
-        )
-        sizes = {_named_by_hub(name): entry.size for name, entry in header.entries.items()}
-        check_sizes(sizes, shape)
+    shape = llama_shape(
+        n_layers=number("block_count"),
+        d_model=d_model,
+        d_ff=number("feed_forward_length"),
+        n_heads=n_heads,
+        n_kv_heads=number("attention.head_count_kv", n_heads),
+        vocab_size=vocabulary.size[0] if vocabulary else number("vocab_size"),
+        tie_head="output.weight" not in header.entries,
+        rope_base=decimal("rope.freq_base", 10_000.0, 1e12),
+        norm_eps=decimal("attention.layer_norm_rms_epsilon", 1e-6, 1.0),
+    )
+    sizes = {_named_by_hub(name): entry.size for name, entry in header.entries.items()}
+    check_sizes(sizes, shape)
     return shape
 
 
@@ -161,17 +158,17 @@ def _named_by_hub(name: str) -> str:
     return f"{block}{_NAMES[found[2]]}.{found[3]}"
 
 
-def _refuse(path: Path, header: Header) -> None:
+def _refuse(header: Header) -> None:
     """Raises ValueError for what the trunk does not compute."""
     meta = header.metadata
     if meta.get("llama.rope.scaling.type", "none") != "none" or "rope_freqs.weight" in (
         header.entries
     ):
-        raise ValueError(f"{path} scales its rotary positions, and the trunk does not")
+        raise ValueError("it scales its rotary positions, and the trunk does not")
     if meta.get("llama.expert_count", 0) != 0:
-        raise ValueError(f"{path} is a mixture of experts, and the trunk carries dense models")
+        raise ValueError("it is a mixture of experts, and the trunk carries dense models")
     if meta.get("split.count", 1) not in (0, 1):
-        raise ValueError(f"{path} is a part of a model; join them by llama-gguf-split --merge")
+        raise ValueError("it is a part of a model; join them by llama-gguf-split --merge")
 
 
 def _header(path: Path) -> Header:

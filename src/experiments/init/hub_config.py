@@ -6,10 +6,11 @@ It is read by hand: no transformers, and no code of the folder's is ever run.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
+from experiments.config.constraints import AtLeast1, Within, checked
 from experiments.init.llama import llama_shape
 from experiments.init.source import Shape
 from experiments.system.json_files import read_json
@@ -62,10 +63,7 @@ def shape_of(values: Mapping[str, Any]) -> Shape:
 
     def number(name: str, default: int | None = None) -> int:
         value = values.get(name)
-        value = default if value is None else value
-        if type(value) is not int or value < 1:
-            raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
-        return value
+        return int(checked(default if value is None else value, AtLeast1, name))
 
     n_heads, d_model = number("num_attention_heads"), number("hidden_size")
     head_dim = number("head_dim", max(1, d_model // n_heads))
@@ -89,7 +87,7 @@ def shape_of(values: Mapping[str, Any]) -> Shape:
         n_heads=n_heads,
         n_kv_heads=number("num_key_value_heads", n_heads),
         vocab_size=number("vocab_size"),
-        tie_head=bool(values.get("tie_word_embeddings", False)),
+        tie_head=_flag(values, "tie_word_embeddings"),
         rope_base=_rope_base(values),
         norm_eps=_norm_eps(values.get("rms_norm_eps", kind.norm_eps)),
         activation=_ACTIVATIONS[activation],
@@ -121,7 +119,7 @@ def _kind(values: Mapping[str, Any]) -> _Kind:
 def _refuse(values: Mapping[str, Any]) -> None:
     """Raises ValueError for what a Llama may have and the trunk has not."""
     for name in ("attention_bias", "mlp_bias"):
-        if values.get(name):
+        if _flag(values, name):
             raise ValueError(f"{name}=true, and the trunk has no biases; {_INSTEAD}")
     if (quantised := values.get("quantization_config")) is not None:
         how = quantised.get("quant_method") if isinstance(quantised, Mapping) else quantised
@@ -140,13 +138,15 @@ def _rope_base(values: Mapping[str, Any]) -> float:
     if part not in (None, 1, 1.0):
         raise ValueError(f"partial_rotary_factor={part!r}: the trunk turns whole heads")
     base = rope.get("rope_theta", values.get("rope_theta", 10_000.0))
-    if not isinstance(base, (int, float)) or isinstance(base, bool) or not base > 0:
-        raise ValueError(f"rope_theta={base!r} must be a number above 0")
-    return float(base)
+    return float(checked(base, Annotated[float, Within(0, 1e12, above=True)], "rope_theta"))
 
 
 def _norm_eps(eps: Any) -> float | None:
     """rms_norm_eps; None for that of float32, which is the trunk's own default."""
-    if not isinstance(eps, (int, float)) or isinstance(eps, bool) or not 0 < eps < 1:
-        raise ValueError(f"rms_norm_eps={eps!r} must be a number above 0 and below 1")
-    return None if eps == torch.finfo(torch.float32).eps else float(eps)
+    within = Annotated[float, Within(0, 1, above=True, below=True)]
+    eps = float(checked(eps, within, "rms_norm_eps"))
+    return None if eps == torch.finfo(torch.float32).eps else eps
+
+
+def _flag(values: Mapping[str, Any], name: str) -> bool:
+    return bool(checked(values.get(name) or False, bool, name))

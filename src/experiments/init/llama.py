@@ -5,7 +5,7 @@ sublayer, rotary positions, no biases, a gated feed-forward layer. Arcee has a p
 queries, keys and values in one matrix, rows of queries first.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from experiments.models.ffn.dense import DenseConfig
 DENSE = "experiments.models.ffn.dense.DenseConfig"
 _SHOWN = 3  # names in a message
 _MOST_LAYERS = 10_000  # as schema.RunConfig's size
-_EMBEDDING, _NORM, _HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
+_HEAD = "lm_head.weight"
 # buffers of old checkpoints, which the model computes itself
 _COMPUTED = ("rotary_emb.inv_freq", "self_attn.bias", "self_attn.masked_bias")
 
@@ -72,17 +72,12 @@ def to_trunk(state: Mapping[str, Tensor], shape: Shape) -> dict[str, Tensor]:
     Raises ValueError for tensors that are missing, of another size, or have no place in the trunk.
     """
     check_sizes({name: tuple(tensor.shape) for name, tensor in state.items()}, shape)
-
-    def take(name: str) -> Tensor:
-        return state[name].to(torch.float32)
-
-    ours = {"embedding.weight": take(_EMBEDDING), "norm.weight": take(_NORM)}
-    ours["head.weight"] = ours["embedding.weight"] if shape.tie_head else take(_HEAD)
-    for i in range(shape.n_layers):
-        qkv = [take(f"model.layers.{i}.self_attn.{part}_proj.weight") for part in "qkv"]
-        ours[f"blocks.{i}.attention.qkv.weight"] = torch.cat(qkv)
-        for own, theirs in _same(shape, i):
-            ours[own] = take(theirs)
+    ours = {}
+    for own, parts in _layout(shape).items():
+        rows = [state[name].to(torch.float32) for name in parts]
+        ours[own] = rows[0] if len(rows) == 1 else torch.cat(rows)
+    if shape.tie_head:
+        ours["head.weight"] = ours["embedding.weight"]
     return ours
 
 
@@ -92,57 +87,48 @@ def from_trunk(state: Mapping[str, Tensor], shape: Shape) -> dict[str, Tensor]:
     A tied head is left out, as in their files. Raises ValueError for a block whose feed-forward
     layer is not dense.
     """
-    theirs = {_EMBEDDING: state["embedding.weight"], _NORM: state["norm.weight"]}
-    if not shape.tie_head:
-        theirs[_HEAD] = state["head.weight"]
-    d_kv = shape.n_kv_heads * shape.d_head
-    for i in range(shape.n_layers):
-        rows = state[f"blocks.{i}.attention.qkv.weight"].split((shape.d_model, d_kv, d_kv))
-        for part, weight in zip("qkv", rows, strict=True):
-            theirs[f"model.layers.{i}.self_attn.{part}_proj.weight"] = weight
-        theirs |= {name: state[own] for own, name in _same(shape, i)}
+    theirs: dict[str, Tensor] = {}
+    for own, parts in _layout(shape).items():
+        theirs |= zip(parts, state[own].split([size[0] for size in parts.values()]), strict=True)
     return {name: weight.detach().clone() for name, weight in theirs.items()}
 
 
-def _same(shape: Shape, i: int) -> Iterator[tuple[str, str]]:
-    """Of block i: our name and theirs of what is laid out alike."""
-    own, theirs = f"blocks.{i}", f"model.layers.{i}"
-    yield f"{own}.attention_norm.weight", f"{theirs}.input_layernorm.weight"
-    yield f"{own}.ffn_norm.weight", f"{theirs}.post_attention_layernorm.weight"
-    yield f"{own}.attention.out.weight", f"{theirs}.self_attn.o_proj.weight"
-    yield f"{own}.ffn.w_in.weight", f"{theirs}.mlp.up_proj.weight"
-    yield f"{own}.ffn.w_out.weight", f"{theirs}.mlp.down_proj.weight"
-    if _dense(shape.ffns[i]).glu:
-        yield f"{own}.ffn.w_gate.weight", f"{theirs}.mlp.gate_proj.weight"
-
-
-def _sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
-    """The size of every tensor that the weights must have, by their names."""
+def _layout(shape: Shape) -> dict[str, dict[str, tuple[int, ...]]]:
+    """By our name of each tensor: their names of those whose rows it has, and their sizes."""
     d, d_kv = shape.d_model, shape.n_kv_heads * shape.d_head
-    sizes: dict[str, tuple[int, ...]] = {_EMBEDDING: (shape.vocab_size, d), _NORM: (d,)}
+    layout: dict[str, dict[str, tuple[int, ...]]] = {
+        "embedding.weight": {"model.embed_tokens.weight": (shape.vocab_size, d)},
+        "norm.weight": {"model.norm.weight": (d,)},
+    }
     if not shape.tie_head:
-        sizes[_HEAD] = (shape.vocab_size, d)
+        layout["head.weight"] = {_HEAD: (shape.vocab_size, d)}
     for i, node in enumerate(shape.ffns):
-        block, ffn = f"model.layers.{i}", _dense(node)
+        ffn = _dense(node)
         d_ff = ffn.d_ff(d)
-        sizes |= {
-            f"{block}.input_layernorm.weight": (d,),
-            f"{block}.post_attention_layernorm.weight": (d,),
-            f"{block}.self_attn.q_proj.weight": (d, d),
-            f"{block}.self_attn.k_proj.weight": (d_kv, d),
-            f"{block}.self_attn.v_proj.weight": (d_kv, d),
-            f"{block}.self_attn.o_proj.weight": (d, d),
-            f"{block}.mlp.up_proj.weight": (d_ff, d),
-            f"{block}.mlp.down_proj.weight": (d, d_ff),
+        block: dict[str, dict[str, tuple[int, ...]]] = {
+            "attention_norm": {"input_layernorm": (d,)},
+            "attention.qkv": {
+                "self_attn.q_proj": (d, d),
+                "self_attn.k_proj": (d_kv, d),
+                "self_attn.v_proj": (d_kv, d),
+            },
+            "attention.out": {"self_attn.o_proj": (d, d)},
+            "ffn_norm": {"post_attention_layernorm": (d,)},
+            "ffn.w_in": {"mlp.up_proj": (d_ff, d)},
+            "ffn.w_out": {"mlp.down_proj": (d, d_ff)},
         }
         if ffn.glu:
-            sizes[f"{block}.mlp.gate_proj.weight"] = (d_ff, d)
-    return sizes
+            block["ffn.w_gate"] = {"mlp.gate_proj": (d_ff, d)}
+        for own, parts in block.items():
+            layout[f"blocks.{i}.{own}.weight"] = {
+                f"model.layers.{i}.{name}.weight": size for name, size in parts.items()
+            }
+    return layout
 
 
 def check_sizes(found: Mapping[str, tuple[int, ...]], shape: Shape) -> None:
     """Raises ValueError unless these are the sizes of a Llama's tensors, by their names."""
-    sizes = _sizes(shape)
+    sizes = {name: size for parts in _layout(shape).values() for name, size in parts.items()}
     if missing := [name for name in sizes if name not in found]:
         raise ValueError(f"the weights have no {_listed(missing)}; get the model's files again")
     for name, size in sizes.items():

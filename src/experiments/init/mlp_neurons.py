@@ -167,21 +167,12 @@ def _output(units: HiddenUnits, x: Tensor) -> Tensor:
 
 
 def _in_type(units: HiddenUnits, dtype: torch.dtype) -> HiddenUnits:
-    def cast(tensor: Tensor | None) -> Any:
-        return None if tensor is None else tensor.to(dtype)
+    def cast(part: Any) -> dict[str, Any]:
+        values = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
+        return {n: value.to(dtype) for n, value in values.items() if isinstance(value, Tensor)}
 
-    neurons = units.neurons
-    return HiddenUnits(
-        neurons=Neurons(
-            w_down=cast(neurons.w_down),
-            w_gate=cast(neurons.w_gate),
-            w_up=cast(neurons.w_up),
-            activation=neurons.activation,
-        ),
-        down_bias=cast(units.down_bias),
-        gate_bias=cast(units.gate_bias),
-        bias=cast(units.bias),
-    )
+    neurons = dataclasses.replace(units.neurons, **cast(units.neurons))
+    return dataclasses.replace(units, neurons=neurons, **cast(units))
 
 
 def _beside(rows: Tensor, last: Tensor | None) -> Tensor:

