@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= 2
+EXTRAS ?= dev
 # Machines of CI often set it. Each worker and child would then compile all sources again, for minutes.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo retrofit-demo study test test-fast test-changed test-levels test-long test-study test-slurm soak audit-security check format wandb-sync gpu-check gpu-wheels clean
+.PHONY: help demo retrofit-demo study test test-fast test-changed test-levels test-long test-night test-study test-slurm soak audit-security check format wandb-sync gpu-check gpu-wheels clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -49,8 +50,11 @@ test-levels: $(READY)  ## repeat the tests of arithmetic as older x86 processors
 		env $$level $(PYTEST) $(ARITHMETIC) -m "levels or not (slow or slurm or long)" </dev/null || exit; \
 	done
 
-test-long: $(READY)  ## run the tests of more than 4 s or so each: a real model, many draws, kills
-	$(PYTEST) --ignore tests/study -m long
+test-long: $(READY)  ## run the tests of more than 4 s or so each: a real model, compilers, kills
+	$(PYTEST) --ignore tests/study -m "long and not night"
+
+test-night: $(READY)  ## run what takes longer still: coverage over many draws, mistakes put in
+	$(PYTEST) --ignore tests/study -m night
 
 test-fast: $(READY)  ## run the quick tests (a minute)
 	$(PYTEST) --ignore tests/study -m "not slow and not slurm and not long"
@@ -63,8 +67,9 @@ test-changed: $(READY)  ## run the tests of the modules that changed since main,
 test-study: $(READY)  ## hold the committed study's numbers to its records
 	$(PYTEST) tests/study
 
+# AGAIN=1: those that failed the last time
 test-slurm: $(READY)  ## run the tests on real Slurm daemons (root; apt-get install slurm-wlm munge)
-	$(BIN)/python -m pytest -m slurm
+	$(BIN)/python -m pytest tests/slurm -m slurm -o cache_dir=.pytest_cache/slurm $(if $(AGAIN),--last-failed)
 
 # MINUTES of random faults, SEED and ONLY to see a failure again (docs/soak.md)
 soak: $(READY)  ## interrupt, kill and damage runs; each must come out to the bit: MINUTES=30
@@ -111,5 +116,5 @@ clean:  ## remove the environment and caches; results stay
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python {v[0]}.{v[1]} found; 3.11 to 3.13 needed: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
 	@touch $(READY)

@@ -22,12 +22,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import torch
 from hydra import compose
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
 
 if not torch.cuda.is_available():  # read when triton is imported, which lightning does
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from experiments.cli import resolve
+from experiments.config.composition import is_choice
 from experiments.config.hydra_version import composing
 from experiments.run import main
 from experiments.system import environment
@@ -106,16 +110,28 @@ def hub_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @functools.cache
+def _of_choices(choices: tuple[str, ...], cache: str | None) -> DictConfig:
+    return compose("config", list(choices), return_hydra_config=True)
+
+
+@functools.cache
 def _composed(overrides: tuple[str, ...], cache: str | None) -> dict[str, Any]:
+    """Choices of groups are composed once, and values laid over them, as for a sweep's points."""
     with composing():
-        return resolve(compose("config", list(overrides), return_hydra_config=True))
+        loader = GlobalHydra.instance().config_loader()
+        given = OverridesParser.create().parse_overrides(list(overrides))
+        values = [o for o in given if not is_choice(loader, o)]
+        choices = tuple(o.input_line or "" for o in given if o not in values)
+        config = copy.deepcopy(_of_choices(choices, cache))
+        ConfigLoaderImpl._apply_overrides_to_config(values, config)
+        return resolve(config)
 
 
 @pytest.fixture(scope="session")
 def compose_raw() -> Callable[..., dict[str, Any]]:
     """compose_raw("model=peer", ...): the resolved config that those overrides give.
 
-    Hydra takes 0.1 s for what many tests ask alike, but for their folders: it is asked once.
+    Hydra takes 0.1 s for what many tests ask alike: it is asked once for each set of choices.
     """
 
     def make(*overrides: str) -> dict[str, Any]:

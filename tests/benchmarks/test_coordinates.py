@@ -91,12 +91,14 @@ def test_no_size_depends_on_the_width_under_mup(subjects, name):
 
 
 @pytest.mark.long
+@pytest.mark.night
 @pytest.mark.parametrize("name", ["dense", "moe_fine"])
 def test_nor_with_muon(subjects, name):
     assert not not_flat(check_coordinates(subjects(name, matrices="muon"), seeds=(0, 1, 2)))
 
 
 @pytest.mark.long
+@pytest.mark.night
 @pytest.mark.parametrize("name", VARIANTS)
 def test_nor_in_a_layer_s_variants(name):
     subject = subject_of(VARIANTS[name])
@@ -118,6 +120,7 @@ class Cut(PEER):
 
 
 @pytest.mark.long
+@pytest.mark.night
 @pytest.mark.parametrize(
     "variant", [{"glu": True}, {"glu": True, "value_init": "zero"}, {"score": "sigmoid"}]
 )

@@ -23,8 +23,8 @@ def compose_points(
     composed: dict[tuple[str, ...], DictConfig] = {}
     for words in points:
         overrides = [_parsed(word) for word in words]
-        values = [o for o in overrides if not _is_choice(loader, o)]
-        choices = tuple(o.input_line or "" for o in overrides if _is_choice(loader, o))
+        values = [o for o in overrides if not is_choice(loader, o)]
+        choices = tuple(o.input_line or "" for o in overrides if is_choice(loader, o))
         if choices not in composed:
             composed[choices] = loader.load_sweep_config(master, list(choices))
         point = copy.deepcopy(composed[choices])
@@ -38,7 +38,7 @@ def _parsed(word: str) -> Override:
     return override
 
 
-def _is_choice(loader: Any, override: Override) -> bool:
+def is_choice(loader: Any, override: Override) -> bool:
     """Hydra's own rule: of a group, and not a dict of values for it."""
     exists: bool = loader.repository.group_exists(override.key_or_group)
     return exists and not isinstance(override.value(), dict)
