@@ -124,9 +124,9 @@ def test_a_fresh_process_without_a_network_loads_the_same(tmp_path):
         "sys.exit(not torch.equal(found, expected))"
     )
     command = [sys.executable, "-c", code, str(folder), str(tmp_path / "expected.pt")]
-    done = subprocess.run(
-        command, env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True
-    )
+    threads = str(torch.get_num_threads())  # runs before may have set it, and sums depend on it
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": threads}
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
