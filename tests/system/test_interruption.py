@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from experiments.system import interruption
+
 # Python calls what is registered before its exit; torch's libraries are undone there.
 PROGRAM = """
 import atexit, os, signal
@@ -47,8 +49,6 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path):
 
 
 def test_a_new_run_of_the_same_process_listens_to_them():
-    from experiments.system import interruption
-
     before = {number: signal.getsignal(number) for number in interruption.SIGNALS}
     try:
         interruption.listen()
@@ -61,3 +61,22 @@ def test_a_new_run_of_the_same_process_listens_to_them():
         for number, handler in before.items():
             signal.signal(number, handler)
         interruption.forget()
+
+
+def interrupted_as(error):
+    """As torch.asarray does while it asks a storage for its first item."""
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        if error is not None:
+            raise error from None
+
+
+@pytest.mark.parametrize("error", [ValueError("no length"), None])
+def test_an_interruption_that_a_library_turns_into_an_error_stays_one(error):
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), interruption.heard():
+        interrupted_as(error)
+    assert signal.getsignal(signal.SIGINT) is before
+    with pytest.raises(ValueError, match="their own"), interruption.heard():
+        raise ValueError("their own")

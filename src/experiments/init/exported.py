@@ -15,7 +15,7 @@ from torch import Tensor
 from experiments.budget.costs import FFNConfig
 from experiments.config.constraints import Within, checked
 from experiments.config.reading import build
-from experiments.init.safetensors_files import stored_tensors
+from experiments.init.safetensors_files import WEIGHTS, load_tensors, stored_tensors
 from experiments.init.source import Shape
 from experiments.models.transformer import TransformerConfig
 from experiments.system.json_files import read_json
@@ -111,14 +111,7 @@ def exported_state(folder: Path, tie_head: bool) -> dict[str, Tensor]:
 
     Of a tied head, the embedding under both names. Raises ValueError if they can't be read.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    path = folder / "model.safetensors"
-    try:
-        state = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} can't be read ({error}); {_REMEDY}") from error
+    state = load_tensors(folder / WEIGHTS, _REMEDY)
     if tie_head:
         state["head.weight"] = state["embedding.weight"]
     return state

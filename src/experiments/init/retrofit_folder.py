@@ -23,6 +23,7 @@ from experiments.config.reading import read
 from experiments.init.attached import Added, Retrofit, attach, detach, layers_of
 from experiments.init.reading import from_extra
 from experiments.init.slots import slots_at
+from experiments.system import interruption
 from experiments.system.disk import (
     OTHER_FOLDER,
     abandoned,
@@ -217,7 +218,8 @@ def _without(model: Any, layers: tuple[Added, ...]) -> Iterator[None]:
 def _readable(path: Path) -> Iterator[None]:
     """Turns whatever the reading of a file raises into a ValueError with its path."""
     try:
-        yield
+        with interruption.heard():
+            yield
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path} can't be read: {reason}; save the model again") from error

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from experiments.init.reading import from_extra, stamp
+from experiments.system import interruption
 from experiments.system.json_files import read_json
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -146,9 +147,10 @@ def _stamps(files: list[Path]) -> tuple[Any, ...]:
 
 @contextmanager
 def _readable(path: Path, remedy: str = "get it again") -> Iterator[None]:
-    """Turns what reading a damaged file raises into one line."""
+    """Turns what reading a damaged file raises into one line. An interruption stays one."""
     safetensors = from_extra("safetensors", f"{path}")
     try:
-        yield
+        with interruption.heard():
+            yield
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{path} can't be read, or is cut short ({error}); {remedy}") from None

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 _ENDING = (signal.SIGTERM, signal.SIGINT)  # not forgotten for a later USR1: it asks to go on
@@ -90,6 +91,39 @@ def has_begun() -> bool:
 def forget() -> None:
     """As if none had come: a new run in the same process."""
     _state.received = None
+
+
+@contextmanager
+def heard() -> Iterator[None]:
+    """An interruption that comes meanwhile is raised at the end, whatever a library has made of it.
+
+    torch.asarray, by which safetensors makes tensors, asks a storage for its first item, and takes
+    any error there for "could not determine the shape" (compute_sizes of tensor_new.cpp).
+    """
+    raised: list[KeyboardInterrupt] = []
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():  # no signal arrives in others
+        before = {n: handler for n in SIGNALS if callable(handler := signal.getsignal(n))}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        try:
+            before[number](number, frame)
+        except KeyboardInterrupt as interrupted:
+            raised.append(interrupted)
+            raise
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield
+    except Exception:
+        if not raised:
+            raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if raised:
+        raise raised[0]
 
 
 @contextmanager
