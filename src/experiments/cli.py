@@ -8,7 +8,7 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from experiments.config.hydra_hints import choice_names, unknown_key
 from experiments.config.paths import conf_dir
 from experiments.config.trust import trust_composed
+from experiments.config.words import Words, asks_for, read_words
 from experiments.records import RECORD_NAME
 from experiments.sweep.manifest import MANIFEST_NAME
 from experiments.system import interruption
 from experiments.system.plain_text import printable
-from experiments.system.version import ShowVersion
+from experiments.system.version import ShowVersion, version_line
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -148,11 +149,35 @@ def composed(overrides: Iterable[str]) -> dict[str, Any]:
         return resolve(compose("config", list(overrides), return_hydra_config=True))
 
 
+def run_words(
+    usage: Callable[[], str],
+    run: Callable[[Words], None],
+    *,
+    keys: Collection[str] = (),
+    nodes: Collection[str] = (),
+) -> None:
+    """A command of words (config/words.py): its usage for --help or no word at all, the versions
+    for --version, else what it does with them.
+    """
+    given = sys.argv[1:]
+    if asks_for(given, "-h", "--help") or not given:
+        print(usage())
+    elif asks_for(given, "--version"):
+        print(version_line())
+    else:
+        with exit_codes():
+            run(read_words(given, keys=keys, nodes=nodes))
+
+
 class Parser(argparse.ArgumentParser):
-    """Errors are one line, as all others of the commands are; and --version."""
+    """Errors are one line, as all others of the commands are; and --version. prog: as it is typed,
+    `python -m experiments.NAME`, or the script's name.
+    """
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+        called = Path(sys.argv[0])
+        typed = f"python -m experiments.{called.stem}" if called.suffix == ".py" else called.name
+        super().__init__(**{"prog": typed, **settings})
         self.add_argument("--version", action=ShowVersion)
 
     def error(self, message: str) -> NoReturn:

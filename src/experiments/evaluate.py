@@ -4,15 +4,13 @@ RUN is a run's folder. The numbers go into its record; a set or a task that was 
 rule before is left alone.
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.cli import exit_codes
+from experiments.cli import run_words
 from experiments.config.hydra_hints import choice_names
-from experiments.config.words import LIBRARY, SCORING, Words, asks_for, read_words
+from experiments.config.words import LIBRARY, SCORING, Words, read_words
 from experiments.records import RECORD_NAME, RunRecord, finished_record
-from experiments.system.version import version_line
 from experiments.tasks.choice import FOLDER, TASKS, choose
 from experiments.tasks.facts import known_tasks
 
@@ -56,31 +54,29 @@ def _evaluate(run_dir: Path, words: Words) -> RunRecord:
     return score_run(run_dir, words.overrides, chosen, library)
 
 
+def _run(words: Words) -> None:
+    if len(words.plain) != 1:
+        raise ValueError(
+            f"one run's folder is needed, and {len(words.plain)} are given "
+            f"({', '.join(words.plain)}); names of sets and tasks are given as eval=[NAME,...] "
+            "and tasks=[NAME,...]"
+        )
+    run_dir = Path(words.plain[0])
+    record = _evaluate(run_dir, words)
+    from experiments.score_run import tables
+
+    for table in tables(record):
+        print(table)
+    print(f"record: {run_dir / RECORD_NAME}")
+
+
+def _usage() -> str:
+    return USAGE.format(sets=", ".join(choice_names("eval")), tasks=", ".join(known_tasks()))
+
+
 def main() -> None:
     """Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."""
-    given = sys.argv[1:]
-    if asks_for(given, "-h", "--help") or not given:
-        sets, tasks = choice_names("eval"), known_tasks()
-        print(USAGE.format(sets=", ".join(sets), tasks=", ".join(tasks)))
-        return
-    if asks_for(given, "--version"):
-        print(version_line())
-        return
-    with exit_codes():
-        words = read_words(given, keys=_KEYS, nodes=SCORING)
-        if len(words.plain) != 1:
-            raise ValueError(
-                f"one run's folder is needed, and {len(words.plain)} are given "
-                f"({', '.join(words.plain)}); names of sets and tasks are given as eval=[NAME,...] "
-                "and tasks=[NAME,...]"
-            )
-        run_dir = Path(words.plain[0])
-        record = _evaluate(run_dir, words)
-        from experiments.score_run import tables
-
-        for table in tables(record):
-            print(table)
-        print(f"record: {run_dir / RECORD_NAME}")
+    run_words(_usage, _run, keys=_KEYS, nodes=SCORING)
 
 
 if __name__ == "__main__":

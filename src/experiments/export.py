@@ -1,18 +1,17 @@
 """Writes a finished run as a Hugging Face folder: `python -m experiments.export RUN FOLDER`."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.cli import exit_codes
-from experiments.config.words import PLACES, asks_for, read_words
+from experiments.cli import run_words
+from experiments.config.words import PLACES, Words
 from experiments.finished import read_finished
 from experiments.interchange.card import model_card
 from experiments.interchange.folder import check_folder, check_safetensors, write_export
 from experiments.interchange.forms import Form, form_of, n_bytes
 from experiments.interchange.reread import can_load
 from experiments.records import RECORD_NAME, read_record
-from experiments.system.version import install, version_line
+from experiments.system.version import install
 
 USAGE = """\
 usage: python -m experiments.export RUN FOLDER
@@ -46,28 +45,21 @@ def export_run(run_dir: Path, folder: Path, overrides: Sequence[str] = ()) -> Fo
     return form
 
 
+def _run(words: Words) -> None:
+    if len(words.plain) != 2:
+        raise ValueError(f"a run and a folder are needed, and {len(words.plain)} given; see --help")
+    run_dir, folder = map(Path, words.plain)
+    form = export_run(run_dir, folder, words.overrides)
+    code = "" if form.is_native else ", with its code: trust_remote_code=True"
+    note = "" if form.causal else "; not causal: it scores texts and can't generate"
+    print(f"{folder}: {form.architecture}{code}{note}")
+    if not can_load():
+        print(f"not loaded again to check it: that needs transformers: {install('hf')}")
+
+
 def main() -> None:
     """Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."""
-    given = sys.argv[1:]
-    if asks_for(given, "-h", "--help") or not given:
-        print(USAGE)
-        return
-    if asks_for(given, "--version"):
-        print(version_line())
-        return
-    with exit_codes():
-        words = read_words(given, nodes=PLACES)
-        if len(words.plain) != 2:
-            raise ValueError(
-                f"a run and a folder are needed, and {len(words.plain)} given; see --help"
-            )
-        run_dir, folder = map(Path, words.plain)
-        form = export_run(run_dir, folder, words.overrides)
-        code = "" if form.is_native else ", with its code: trust_remote_code=True"
-        note = "" if form.causal else "; not causal: it scores texts and can't generate"
-        print(f"{folder}: {form.architecture}{code}{note}")
-        if not can_load():
-            print(f"not loaded again to check it: that needs transformers: {install('hf')}")
+    run_words(lambda: USAGE, _run, nodes=PLACES)
 
 
 if __name__ == "__main__":

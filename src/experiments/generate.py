@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from experiments.cli import exit_codes
+from experiments.cli import run_words
 from experiments.config.constraints import AtLeast1, Seed, Within, check_fields
 from experiments.config.reading import read
-from experiments.config.words import LIBRARY, PLACES, asks_for, check_text, read_words
+from experiments.config.words import LIBRARY, PLACES, Words, check_text
 from experiments.data.text_stream import TextStream
 from experiments.data.vocabulary import Vocabulary
 from experiments.finished import read_finished
@@ -19,7 +19,6 @@ from experiments.models.transformer import Transformer
 from experiments.records import finished_record
 from experiments.served import attach_library
 from experiments.system.plain_text import printable
-from experiments.system.version import version_line
 
 USAGE = """\
 usage: python -m experiments.generate RUN TEXT... [temperature=1] [top_p=0.9] ...
@@ -109,37 +108,32 @@ def _texts(given: tuple[str, ...]) -> tuple[str, ...]:
     return (text,)
 
 
+def _run(words: Words) -> None:
+    if not words.plain:
+        raise ValueError("no run is given; name the folder of one, results/<sweep>/<run_id>")
+    run_dir, values = Path(words.plain[0]), dict(words.values)
+    library = values.pop(LIBRARY, None)
+    request: Request = read(Request, {key: _number(value) for key, value in values.items()})
+    if not finished_record(run_dir).causal_eval:
+        raise ValueError(
+            f"{run_dir} has a layer of expert choice, which routes by later tokens too: it is "
+            "not causal and can't generate; train a causal one, as model=moe_fine"
+        )
+    texts = _texts(words.plain[1:])
+    record, vocabulary, model = read_finished(run_dir, words.overrides)
+    if library is not None:
+        attach_library(Path(library).expanduser(), run_dir, record, model)
+    shown = sys.stdout.isatty()  # a model may write what moves a terminal's cursor
+    for i, text in enumerate(texts):
+        print("\n" * (i > 0) + text, end="", flush=True)
+        for piece in continuation(vocabulary, model, text, request):
+            print(printable(piece, "\n\t") if shown else piece, end="", flush=True)
+        print(flush=True)
+
+
 def main() -> None:
     """Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."""
-    given = sys.argv[1:]
-    if asks_for(given, "-h", "--help") or not given:
-        print(USAGE)
-        return
-    if asks_for(given, "--version"):
-        print(version_line())
-        return
-    with exit_codes():
-        words = read_words(given, keys=(*_OWN, LIBRARY), nodes=PLACES)
-        if not words.plain:
-            raise ValueError("no run is given; name the folder of one, results/<sweep>/<run_id>")
-        run_dir, values = Path(words.plain[0]), dict(words.values)
-        library = values.pop(LIBRARY, None)
-        request: Request = read(Request, {key: _number(value) for key, value in values.items()})
-        if not finished_record(run_dir).causal_eval:
-            raise ValueError(
-                f"{run_dir} has a layer of expert choice, which routes by later tokens too: it is "
-                "not causal and can't generate; train a causal one, as model=moe_fine"
-            )
-        texts = _texts(words.plain[1:])
-        record, vocabulary, model = read_finished(run_dir, words.overrides)
-        if library is not None:
-            attach_library(Path(library).expanduser(), run_dir, record, model)
-        shown = sys.stdout.isatty()  # a model may write what moves a terminal's cursor
-        for i, text in enumerate(texts):
-            print("\n" * (i > 0) + text, end="", flush=True)
-            for piece in continuation(vocabulary, model, text, request):
-                print(printable(piece, "\n\t") if shown else piece, end="", flush=True)
-            print(flush=True)
+    run_words(lambda: USAGE, _run, keys=(*_OWN, LIBRARY), nodes=PLACES)
 
 
 if __name__ == "__main__":

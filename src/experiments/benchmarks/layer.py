@@ -20,7 +20,6 @@ from experiments.benchmarks.core.rates import Rates, measure
 from experiments.benchmarks.core.report import Comparison, Peaks, Section
 from experiments.benchmarks.core.roofline import FAMILIES, Family, Floor, floors_of
 from experiments.benchmarks.core.shapes import Settings, Shape, type_name
-from experiments.benchmarks.core.timing import compare
 from experiments.kernels.workspace import WORKSPACE
 
 
@@ -89,12 +88,8 @@ def _passes(case: Case, absent: Mapping[str, str]) -> Comparison:
     chosen, left_out = fitting(contenders.passes(case, absent), device, tables)
     agreement = check_agreement(case, {entry.name for entry in chosen})
     rates = measure(case.shape, case.peer.w_down, case.settings)
-    timings = compare(
-        [case.contender(entry) for entry in chosen],
-        rounds=case.settings.rounds,
-        device=device,
-        label=case.shape.describe(),
-    )
+    built = [entry.built(case.drop_gradients) for entry in chosen]
+    timings = case.settings.compare(built, case.shape.describe())
     # again, for a machine that had other work to do before
     rates = rates.or_better(measure(case.shape, case.peer.w_down, case.settings))
     row_bytes = case.shape.d_model * case.peer.w_down.itemsize
@@ -128,12 +123,8 @@ def _steps(case: Case, absent: Mapping[str, str]) -> Comparison:
     WORKSPACE.release()  # dense gradients, where now the moments have to go
     needed = moments_bytes(case.shape, case.settings)
     chosen, left_out = fitting(contenders.steps(case, absent), case.settings.device, needed)
-    timings = compare(
-        [case.contender(entry) for entry in chosen],
-        rounds=case.settings.rounds,
-        device=case.settings.device,
-        label=f"{case.shape.describe()}, with AdamW",
-    )
+    built = [entry.built(case.drop_gradients) for entry in chosen]
+    timings = case.settings.compare(built, f"{case.shape.describe()}, with AdamW")
     return Comparison(
         title=f"layer, forward + backward + AdamW of both tables, {_describe(case)}",
         shape=asdict(case.shape),

@@ -17,7 +17,7 @@ from experiments.benchmarks.core.memory import release
 from experiments.benchmarks.core.moments import Moments
 from experiments.benchmarks.core.report import Comparison
 from experiments.benchmarks.core.shapes import Settings, Shape, type_name
-from experiments.benchmarks.core.timing import Contender, compare
+from experiments.benchmarks.core.timing import Contender
 from experiments.kernels.ops import Execution
 from experiments.kernels.workspace import use_huge_pages
 
@@ -85,9 +85,7 @@ def _compare(shape: Shape, settings: Settings) -> Comparison:
             add(name, moments.row_adamw("rows", how, dtype), part)
     add("SparseAdam", moments.sparse_adam(), part)
     what = f"optimizer, {shape.describe()}, {type_name(settings.table_dtype)}"
-    timings = compare(
-        contenders, rounds=settings.rounds, device=settings.device, label=shape.describe()
-    )
+    timings = settings.compare(contenders, shape.describe())
     share = len(rows) / shape.n_experts
     return Comparison(
         title=what,

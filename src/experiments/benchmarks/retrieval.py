@@ -18,7 +18,7 @@ from experiments.benchmarks.core.memory import release
 from experiments.benchmarks.core.report import Comparison
 from experiments.benchmarks.core.rivals import stock_topk
 from experiments.benchmarks.core.shapes import Settings, Shape
-from experiments.benchmarks.core.timing import Contender, compare
+from experiments.benchmarks.core.timing import Contender
 from experiments.kernels.ops import Execution, product_key_topk
 
 STOCK = "stock"
@@ -82,9 +82,7 @@ def _compare(shape: Shape, settings: Settings) -> Comparison:
         for what, call in (("forward", forward), ("forward + backward", both))
         for name, search in searches.items()
     ]
-    timings = compare(
-        contenders, rounds=settings.rounds, device=settings.device, label=shape.describe()
-    )
+    timings = settings.compare(contenders, shape.describe())
     flops = 2 * shape.n_tokens * shape.n_heads * shape.n_sub * shape.d_key
     return Comparison(
         title=f"retrieval, {shape.describe()}",

@@ -5,7 +5,7 @@ Queries are normalised over the batch, and noise is added to the layer's input (
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cache, partial
 
 import torch
@@ -25,7 +25,7 @@ from experiments.benchmarks.core.memory import (
 from experiments.benchmarks.core.moments import Moments
 from experiments.benchmarks.core.report import Comparison
 from experiments.benchmarks.core.shapes import Settings, Shape, type_name
-from experiments.benchmarks.core.timing import Contender, compare
+from experiments.benchmarks.core.timing import Contender
 from experiments.config.constraints import KernelName
 from experiments.kernels.ops import Execution
 from experiments.kernels.workspace import use_huge_pages
@@ -53,33 +53,26 @@ def arguments(parser: ArgumentParser) -> None:
     add_comparison(parser, {**usual, **_TRUNK}, on_gpu={}, quick=quick, kernels="{}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trunk:
-    """Sizes of the decoder; its width and tokens a step are the Shape's."""
-
-    n_layers: int
-    vocab_size: int
-    seq_len: int
-    compiled: bool = False  # beside eager steps, those whose trunk torch.compile makes
-
-
 def run(options: Namespace) -> None:
     """Prints the comparisons, and writes --json."""
 
     def sections(shapes: Sequence[Shape], settings: Settings) -> Iterator[Comparison]:
-        trunk = Trunk(
-            n_layers=options.layers,
-            vocab_size=options.vocab,
-            seq_len=options.seq_len,
-            compiled=options.compile,
-        )
         for shape in shapes:
-            if shape.n_tokens % trunk.seq_len:
+            if shape.n_tokens % options.seq_len:
                 raise ValueError(
-                    f"--tokens {shape.n_tokens} must be a multiple of --seq-len {trunk.seq_len}"
+                    f"--tokens {shape.n_tokens} must be a multiple of --seq-len {options.seq_len}"
                 )
         for shape in shapes:
-            yield _compare(shape, trunk, settings)
+            sizes = Sizes(
+                d_model=shape.d_model,
+                d_head=_D_HEAD,
+                n_layers=options.layers,
+                vocab_size=options.vocab,
+                seq_len=options.seq_len,
+                sequences=shape.n_tokens // options.seq_len,
+                tie_head=False,
+            )
+            yield _compare(shape, sizes, settings, options.compile)
             release(settings.device)
 
     run_comparison(options, sections)
@@ -88,17 +81,8 @@ def run(options: Namespace) -> None:
 class _Model:
     """A decoder, its data, and the ways to make a training step of it."""
 
-    def __init__(self, shape: Shape, trunk: Trunk, settings: Settings, *, peer: bool) -> None:
+    def __init__(self, shape: Shape, sizes: Sizes, settings: Settings, *, peer: bool) -> None:
         torch.manual_seed(0)
-        sizes = Sizes(
-            d_model=shape.d_model,
-            d_head=_D_HEAD,
-            n_layers=trunk.n_layers,
-            vocab_size=trunk.vocab_size,
-            seq_len=trunk.seq_len,
-            sequences=shape.n_tokens // trunk.seq_len,
-            tie_head=False,
-        )
         ffn = PEERConfig(
             n_experts=shape.n_experts,
             n_heads=shape.n_heads,
@@ -127,15 +111,8 @@ class _Model:
         self, kernel: KernelName = "auto", way: str | None = None, *, compiled: bool = False
     ) -> Callable[[], object]:
         """A step, without clipping; way: of the tables, dense, rows or fused."""
-        optimizers: list[torch.optim.Optimizer] = [self.rest]
-        how = Execution(kernel=kernel, gradient="dense" if way == "dense" else "rows")
-        if way == "dense":
-            optimizers.append(self.moments.adamw())
-        elif way is not None:
-            by_rows = self.moments.row_adamw(way, how)
-            optimizers.append(by_rows)
-            how = replace(how, update=by_rows.update if way == "fused" else None)
-        loop = Loop(self.model, self.batches, *optimizers, grad_clip=None, execution=how)
+        how, *tables = (None,) if way is None else self.moments.way(kernel, way)
+        loop = Loop(self.model, self.batches, self.rest, *tables, grad_clip=None, execution=how)
         if compiled:
             loop.compile()
         return loop.step
@@ -152,38 +129,37 @@ class _Model:
         return len(indices.unique())
 
 
-def _compare(shape: Shape, trunk: Trunk, settings: Settings) -> Comparison:
-    dense = _Model(shape, trunk, settings, peer=False)
-    peer = cache(lambda: _Model(shape, trunk, settings, peer=True))  # if any of its ways fits
+def _compare(shape: Shape, sizes: Sizes, settings: Settings, compiled: bool) -> Comparison:
+    dense = _Model(shape, sizes, settings, peer=False)
+    peer = cache(lambda: _Model(shape, sizes, settings, peer=True))  # if any of its ways fits
     tables = 2 * table_bytes(shape, settings) + moments_bytes(shape, settings)
-    entries = _entries(shape, settings, peer, trunk.compiled)
+    entries = _entries(shape, settings, peer, compiled)
     chosen, notes = fitting(entries, settings.device, tables)
     contenders = [Contender(name=DENSE, call=dense.step())]
-    if trunk.compiled:
+    if compiled:
         call = dense.step(compiled=True)
         contenders.append(Contender(name=DENSE + _COMPILED, call=call, baseline=DENSE))
-    contenders += [Contender(name=e.name, call=e.make(), baseline=e.baseline) for e in chosen]
+    contenders += [entry.built() for entry in chosen]
     clock = CompileClock()
     with clock.counted():  # before the round that counts how often a contender fits into a repeat
         for contender in contenders:
             if contender.name.endswith(_COMPILED):
                 contender.call()
-    timings = compare(
-        contenders, rounds=settings.rounds, device=settings.device, label=shape.describe()
-    )
+    timings = settings.compare(contenders, shape.describe())
     flops = {DENSE: dense.config.cost().training_flops}
     if chosen:
         flops["PEER"] = peer().config.cost().training_flops
         n = peer().n_distinct()
         notes.append(f"a batch retrieves {n} distinct experts ({n / shape.n_experts:.1%})")
     each = ", ".join(f"{name} {value / 1e6:.1f}" for name, value in flops.items())
-    if trunk.compiled:
+    if compiled:
         notes.append(f"torch.compile took {clock.seconds:.1f} s for all of them, not timed above")
+    trunk = {name: getattr(sizes, name) for name in ("n_layers", "vocab_size", "seq_len")}
     return Comparison(
-        title=f"training step, {shape.describe()}, {trunk.n_layers} blocks, vocabulary "
-        f"{trunk.vocab_size}, sequences of {trunk.seq_len}, "
+        title=f"training step, {shape.describe()}, {sizes.n_layers} blocks, vocabulary "
+        f"{sizes.vocab_size}, sequences of {sizes.seq_len}, "
         f"tables {type_name(settings.table_dtype)}",
-        shape={**asdict(shape), **asdict(trunk)},
+        shape={**asdict(shape), **trunk, "compiled": compiled},
         timings=timings,
         columns={
             f"time / {DENSE}": {t.name: 1 / t.times_faster_than(timings[0]) for t in timings},

@@ -2,13 +2,14 @@
 
 from argparse import SUPPRESS, ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from experiments.benchmarks.core.machine import ALLOCATORS, KERNELS, usable_kernels
-from experiments.benchmarks.core.shapes import Settings, Shape, shapes
+from experiments.benchmarks.core.shapes import Settings, Shape
 from experiments.config.words import split_pairs
 
 GRID = "16384,65536,262144,1048576"  # 128² to 1024²
@@ -119,18 +120,21 @@ def _settings(options: Namespace) -> tuple[Settings, list[str]]:
 
 
 def _shapes(options: Namespace) -> tuple[Shape, ...]:
-    d_keys = (None,) if options.d_key is None else numbers_of("--d-key", options.d_key)
+    keys: tuple[int | None, ...] = (None,)
+    if options.d_key is not None:
+        keys = numbers_of("--d-key", options.d_key)
+    lists = (("--d", options.d), ("--n-experts", options.n_experts), ("--tokens", options.tokens))
     return tuple(
-        shape
-        for d_key in d_keys
-        for shape in shapes(
-            d_models=numbers_of("--d", options.d),
-            n_experts=numbers_of("--n-experts", options.n_experts),
-            n_tokens=numbers_of("--tokens", options.tokens),
+        Shape(
+            d_model=d,
+            n_experts=n,
+            n_tokens=t,
             n_heads=options.heads,
             top_k=options.top_k,
-            d_key=d_key,
+            d_key=d_key or d,
         )
+        for d_key in keys
+        for d, n, t in product(*(numbers_of(*each) for each in lists))
     )
 
 

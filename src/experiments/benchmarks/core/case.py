@@ -8,10 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from experiments.benchmarks.core import rivals
-from experiments.benchmarks.core.memory import Entry
 from experiments.benchmarks.core.moments import Moments
 from experiments.benchmarks.core.shapes import Settings, Shape, type_name
-from experiments.benchmarks.core.timing import Contender
 from experiments.kernels.ops import Execution
 from experiments.kernels.workspace import use_huge_pages
 from experiments.models.ffn._base import FFN
@@ -125,13 +123,3 @@ class Case:
         self.x.grad = None
         for module in self._modules:
             module.zero_grad(set_to_none=True)
-
-    def contender(self, entry: Entry) -> Contender:
-        """The entry, built."""
-        return Contender(
-            name=entry.name,
-            call=entry.make(),
-            before=self.drop_gradients,
-            baseline=entry.baseline,
-            max_rounds=entry.max_rounds,
-        )

@@ -26,21 +26,18 @@ _STEPS = {"dense": "dense + AdamW", "rows": "rows + RowAdamW", "fused": "fused"}
 def passes(case: Case, absent: Collection[str]) -> Iterator[Entry]:
     """Forward and backward. absent: rivals that are not installed."""
     baseline = NAIVE if PEER_PYTORCH in absent else PEER_PYTORCH
-    held = gathered_bytes(case.shape, case.settings)
-    # both tables' rows and the gradients of these; scores, their gradients; dense gradients
-    by_the_book = 4 * held + 3 * scores_bytes(case.shape) + 2 * _table(case)
     if PEER_PYTORCH not in absent:
         yield Entry(
             name=PEER_PYTORCH,
             baseline=None,
             make=lambda: case.passes(case.peer_rival),
-            needs=by_the_book,
+            needs=_by_the_book(case),
         )
     yield Entry(
         name=NAIVE,
         baseline=None if baseline == NAIVE else baseline,
         make=lambda: case.passes(case.naive),
-        needs=by_the_book,
+        needs=_by_the_book(case),
         max_rounds=None if baseline == NAIVE else _NAIVE_ROUNDS,
     )
     yield from _ours(case, "", lambda: case.peer, 2, baseline)
@@ -49,7 +46,7 @@ def passes(case: Case, absent: Collection[str]) -> Iterator[Entry]:
             name=PRODUCT_KEY_MEMORY,
             baseline=None,
             make=lambda: case.passes(case.pkm_rival),
-            needs=3 * scores_bytes(case.shape) + _table(case),
+            needs=3 * scores_bytes(case.shape) + table_bytes(case.shape, case.settings),
         )
     yield from _ours(case, "PKM ", lambda: case.pkm, 1, PRODUCT_KEY_MEMORY)
 
@@ -57,13 +54,12 @@ def passes(case: Case, absent: Collection[str]) -> Iterator[Entry]:
 def steps(case: Case, absent: Collection[str]) -> Iterator[Entry]:
     """Forward, backward and AdamW of both tables; other parameters are not updated."""
     baseline = f"{PEER_PYTORCH} + AdamW"
-    held = gathered_bytes(case.shape, case.settings)
     if PEER_PYTORCH not in absent:
         yield Entry(
             name=baseline,
             baseline=None,
             make=lambda: _then(case.passes(case.peer_rival), case.moments.adamw()),
-            needs=4 * held + 3 * scores_bytes(case.shape) + 2 * _table(case),
+            needs=_by_the_book(case),
         )
     for kernel in case.settings.kernels:
         for way, name in _STEPS.items():
@@ -98,13 +94,7 @@ def _passes(case: Case, layer: Callable[[], PEER | PKM], how: Execution) -> Call
 
 
 def _step(case: Case, kernel: KernelName, way: str) -> Call:
-    if way == "dense":
-        how = Execution(kernel=kernel, gradient="dense")
-        return _then(case.passes(case.peer, how), case.moments.adamw())
-    how = Execution(kernel=kernel, gradient="rows")
-    optimizer = case.moments.row_adamw(way, how)
-    if way == "fused":
-        how = Execution(kernel=kernel, gradient="rows", update=optimizer.update)
+    how, optimizer = case.moments.way(kernel, way)
     return _then(case.passes(case.peer, how), optimizer)
 
 
@@ -116,8 +106,10 @@ def _then(passes: Call, optimizer: torch.optim.Optimizer) -> Call:
     return call
 
 
-def _table(case: Case) -> int:
-    return table_bytes(case.shape, case.settings)
+def _by_the_book(case: Case) -> int:
+    """Bytes of both tables' rows and their gradients; scores, theirs; dense gradients."""
+    held = gathered_bytes(case.shape, case.settings)
+    return 4 * held + 3 * scores_bytes(case.shape) + 2 * table_bytes(case.shape, case.settings)
 
 
 def _kept(kernel: str, sums: int) -> int:

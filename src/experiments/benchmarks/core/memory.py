@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from experiments.benchmarks.core.shapes import Settings, Shape
+from experiments.benchmarks.core.timing import Contender
 from experiments.kernels.workspace import WORKSPACE
 from experiments.system.environment import peak_memory, total_memory
 
@@ -30,6 +31,16 @@ class Entry:
     needs: int
     keeps: int = 0
     max_rounds: int | None = None
+
+    def built(self, before: Callable[[], object] = lambda: None) -> Contender:
+        """The contender, ready to be timed."""
+        return Contender(
+            name=self.name,
+            call=self.make(),
+            before=before,
+            baseline=self.baseline,
+            max_rounds=self.max_rounds,
+        )
 
 
 def table_bytes(shape: Shape, settings: Settings) -> int:

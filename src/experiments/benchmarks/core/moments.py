@@ -1,10 +1,12 @@
 """Adam's moments of tables, and the optimizers that share them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from experiments.config.constraints import KernelName
 from experiments.kernels.ops import Execution
 from experiments.kernels.workspace import use_huge_pages
 from experiments.optim.optimizer import MOMENTS, RowAdamW
@@ -57,6 +59,14 @@ class Moments:
         for table, moments in zip(self.tables, self.of(dtype)):
             optimizer.state[table] = {"step": torch.zeros(()), **moments}
         return optimizer
+
+    def way(self, kernel: KernelName, way: str) -> tuple[Execution, torch.optim.Optimizer]:
+        """How layers are to make the tables' gradient, and what steps them: dense, rows, fused."""
+        how = Execution(kernel=kernel, gradient="dense" if way == "dense" else "rows")
+        if way == "dense":
+            return how, self.adamw()
+        optimizer = self.row_adamw(way, how)
+        return (replace(how, update=optimizer.update) if way == "fused" else how), optimizer
 
     def sparse_adam(self) -> torch.optim.SparseAdam:
         """torch's, for sparse gradients."""

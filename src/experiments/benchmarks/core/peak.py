@@ -50,7 +50,7 @@ def peak_bytes(shape: Shape, settings: Settings, entries: Entries, name: str) ->
 def _first_call(shape: Shape, settings: Settings, entries: Entries, name: str) -> int:
     case = Case(shape, settings)
     found = {entry.name: entry for entry in entries(case)}
-    contender = case.contender(found[name])  # with its moments, if it steps
+    contender = found[name].built(case.drop_gradients)  # with its moments, if it steps
     contender.before()
     gc.collect()
     mark = memory.mark(settings.device)

@@ -1,14 +1,14 @@
 """The settings of a measurement: sizes, device, types."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from itertools import product
 from typing import Any
 
 import torch
 
+from experiments.benchmarks.core.timing import Contender, Timing, compare
 from experiments.config.constraints import KernelName
 
 
@@ -31,6 +31,10 @@ class Settings:
         if self.table_dtype == torch.float32:
             return nullcontext()
         return torch.autocast(self.device, dtype=torch.bfloat16)
+
+    def compare(self, contenders: Sequence[Contender], label: str) -> tuple[Timing, ...]:
+        """Timings of the contenders, over the rounds, on the device."""
+        return compare(contenders, rounds=self.rounds, device=self.device, label=label)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -83,28 +87,6 @@ class Shape:
             f"d={self.d_model} N={self.n_sub}² T={self.n_tokens} "
             f"h={self.n_heads} k={self.top_k} d_key={self.d_key}"
         )
-
-
-def shapes(
-    *,
-    d_models: Sequence[int],
-    n_experts: Sequence[int],
-    n_tokens: Sequence[int],
-    n_heads: int,
-    top_k: int,
-    d_key: int | None,
-) -> tuple[Shape, ...]:
-    """All combinations; d_key is d_model if not given. Raises ValueError for sizes that can't be,
-    before any is measured.
-    """
-
-    def each() -> Iterator[Shape]:
-        for d, n, t in product(d_models, n_experts, n_tokens):
-            yield Shape(
-                d_model=d, n_experts=n, n_tokens=t, n_heads=n_heads, top_k=top_k, d_key=d_key or d
-            )
-
-    return tuple(each())
 
 
 def type_name(dtype: torch.dtype) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from experiments.benchmarks.core.progress import Bar
+from experiments.benchmarks.core.progress import bar
 
 MAX_OTHERS = 0.12  # cores that other processes may use during a repeat that counts
 TRIES = 3  # of a repeat, until one counts
@@ -84,16 +84,16 @@ def compare(
     n_calls: dict[str, int] = {}
     repeats: dict[str, list[Repeat]] = {contender.name: [] for contender in contenders}
     assert len(repeats) == len(contenders), "names must be unique"
-    with Bar(len(contenders) * (rounds + 1), label) as bar:
+    with bar(len(contenders) * (rounds + 1), label) as shown:
         for turn in range(-1, rounds):
             for contender in contenders:
-                bar.begin(contender.name)
+                shown.set_postfix_str(contender.name)
                 if turn < 0:
                     n_calls[contender.name] = _warm_up(contender, device)
                 elif contender.max_rounds is None or turn < contender.max_rounds:
                     repeat = quiet_repeat(contender, n_calls[contender.name], device)
                     repeats[contender.name].append(repeat)
-                bar.update()
+                shown.update()
     return tuple(
         Timing(name=c.name, baseline=c.baseline, repeats=tuple(repeats[c.name])) for c in contenders
     )
