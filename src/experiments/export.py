@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from experiments.cli import run_words
 from experiments.config.words import PLACES, Words
-from experiments.finished import read_finished
-from experiments.interchange.card import model_card
-from experiments.interchange.folder import check_folder, check_safetensors, write_export
-from experiments.interchange.forms import Form, form_of, n_bytes
-from experiments.interchange.reread import can_load
 from experiments.records import RECORD_NAME, read_record
 from experiments.system.version import install
+
+if TYPE_CHECKING:
+    from experiments.interchange.forms import Form
 
 USAGE = """\
 usage: python -m experiments.export RUN FOLDER
@@ -27,13 +26,19 @@ glu) or an Arcee; another brings its own modeling file, to be loaded with trust_
 """
 
 
-def export_run(run_dir: Path, folder: Path, overrides: Sequence[str] = ()) -> Form:
+def export_run(run_dir: Path, folder: Path, overrides: Sequence[str] = ()) -> "Form":
     """Writes the folder and returns what is in it.
 
     Raises ValueError for a run that is not done, a layer without a form, and a folder that holds
     anything but an earlier export of this run; RuntimeError if it can't be written, or if
     transformers does not read the same model.
     """
+    # seconds, which help and misspelt words need not wait for
+    from experiments.finished import read_finished
+    from experiments.interchange.card import model_card
+    from experiments.interchange.folder import check_folder, check_safetensors, write_export
+    from experiments.interchange.forms import form_of, n_bytes
+
     check_safetensors()
     if (run_dir / RECORD_NAME).exists():  # before the model is read
         check_folder(folder, read_record(run_dir / RECORD_NAME).run_id)
@@ -53,6 +58,8 @@ def _run(words: Words) -> None:
     code = "" if form.is_native else ", with its code: trust_remote_code=True"
     note = "" if form.causal else "; not causal: it scores texts and can't generate"
     print(f"{folder}: {form.architecture}{code}{note}")
+    from experiments.interchange.reread import can_load
+
     if not can_load():
         print(f"not loaded again to check it: that needs transformers: {install('hf')}")
 

@@ -5,20 +5,19 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from experiments.cli import run_words
 from experiments.config.constraints import AtLeast1, Seed, Within, check_fields
 from experiments.config.reading import read
 from experiments.config.words import LIBRARY, PLACES, Words, check_text
-from experiments.data.text_stream import TextStream
-from experiments.data.vocabulary import Vocabulary
-from experiments.finished import read_finished
-from experiments.models.generation import Sampling, generate
-from experiments.models.transformer import Transformer
 from experiments.records import finished_record
-from experiments.served import attach_library
 from experiments.system.plain_text import printable
+
+if TYPE_CHECKING:
+    from experiments.data.vocabulary import Vocabulary
+    from experiments.models.generation import Sampling
+    from experiments.models.transformer import Transformer
 
 USAGE = """\
 usage: python -m experiments.generate RUN TEXT... [temperature=1] [top_p=0.9] ...
@@ -53,15 +52,20 @@ class Request:
         _ = self.sampling
 
     @property
-    def sampling(self) -> Sampling:
+    def sampling(self) -> "Sampling":
         """How each token is chosen."""
+        from experiments.models.generation import Sampling
+
         return Sampling(temperature=self.temperature, top_p=self.top_p)
 
 
 def continuation(
-    vocabulary: Vocabulary, model: Transformer, text: str, request: Request
+    vocabulary: "Vocabulary", model: "Transformer", text: str, request: Request
 ) -> Iterator[str]:
     """Pieces of the text that the model makes after `text`, as they come; then speed, on stderr."""
+    from experiments.data.text_stream import TextStream
+    from experiments.models.generation import generate
+
     tokenizer = vocabulary.tokenizer()
     tokens = tokenizer.encode(text).ids or [vocabulary.end_of_text]
     stream = TextStream(tokenizer, tokens)
@@ -120,6 +124,9 @@ def _run(words: Words) -> None:
             "not causal and can't generate; train a causal one, as model=moe_fine"
         )
     texts = _texts(words.plain[1:])
+    from experiments.finished import read_finished  # seconds, which a wrong word need not wait for
+    from experiments.served import attach_library
+
     record, vocabulary, model = read_finished(run_dir, words.overrides)
     if library is not None:
         attach_library(Path(library).expanduser(), run_dir, record, model)

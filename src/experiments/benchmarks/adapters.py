@@ -29,6 +29,7 @@ from experiments.system.text_table import aligned
 from experiments.system.version import install
 
 D_MODEL, D_FF, N_HEADS, N_KV_HEADS, VOCABULARY = 576, 1536, 9, 3, 1024
+Call = Callable[[], object]
 MAPS = {  # that adapters are beside: (d_in, d_out)
     "self_attn.q_proj": (576, 576),
     "self_attn.v_proj": (576, 192),
@@ -111,7 +112,7 @@ def _base(options: Namespace) -> Any:
     return transformers.LlamaForCausalLM(config).eval()
 
 
-def _call(model: nn.Module, tokens: Tensor) -> Callable[[], object]:
+def _call(model: nn.Module, tokens: Tensor) -> Call:
     return lambda: model(tokens)
 
 
@@ -153,9 +154,9 @@ def _rivals(options: Namespace, folder: Path, tokens: Tensor) -> list[Contender]
     found = []
     for n in options.rivals_n:
         places = _saved(peft, options, folder / str(n), n)
-        found.append(_arrow(peft, options, places, tokens))
-        found.append(_xlora(peft, options, places, tokens))
-        found.append(_switched(peft, options, places, tokens))
+        for name, make in _WAYS.items():
+            call = make(peft, options, places, tokens)
+            found.append(Contender(name=f"peft{name} {n}", call=call, baseline="base"))
     return found
 
 
@@ -175,29 +176,25 @@ def _saved(peft: Any, options: Namespace, folder: Path, n: int) -> list[Path]:
     return names
 
 
-def _arrow(peft: Any, options: Namespace, places: list[Path], tokens: Tensor) -> Contender:
+def _arrow(peft: Any, options: Namespace, places: list[Path], tokens: Tensor) -> Call:
     from peft.tuners.lora.arrow import create_arrow_model
     from peft.tuners.lora.config import ArrowConfig
 
     config = ArrowConfig(top_k=options.top_k, rng_seed=0)
     model = create_arrow_model(_base(options), [str(p) for p in places], config)
-    return Contender(
-        name=f"peft Arrow, {len(places)}", call=_call(model.eval(), tokens), baseline="base"
-    )
+    return _call(model.eval(), tokens)
 
 
-def _xlora(peft: Any, options: Namespace, places: list[Path], tokens: Tensor) -> Contender:
+def _xlora(peft: Any, options: Namespace, places: list[Path], tokens: Tensor) -> Call:
     config = peft.XLoraConfig(
         task_type="CAUSAL_LM", hidden_size=D_MODEL, xlora_depth=1, top_k_lora=options.top_k,
         adapters={str(i): str(p) for i, p in enumerate(places)},  # it calls them so by itself
     )  # fmt: skip
     model = peft.get_peft_model(_base(options), config)
-    return Contender(
-        name=f"peft X-LoRA, {len(places)}", call=_call(model.eval(), tokens), baseline="base"
-    )
+    return _call(model.eval(), tokens)
 
 
-def _switched(peft: Any, options: Namespace, places: list[Path], tokens: Tensor) -> Contender:
+def _switched(peft: Any, options: Namespace, places: list[Path], tokens: Tensor) -> Call:
     """Each call is for another adapter, as requests are."""
     model = peft.PeftModel.from_pretrained(_base(options), str(places[0]), adapter_name="a0")
     for i, place in enumerate(places[1:], 1):
@@ -211,7 +208,10 @@ def _switched(peft: Any, options: Namespace, places: list[Path], tokens: Tensor)
         model.set_adapter(f"a{turn}")
         return model(tokens)
 
-    return Contender(name=f"peft, switched among {len(places)}", call=call, baseline="base")
+    return call
+
+
+_WAYS = {" Arrow,": _arrow, " X-LoRA,": _xlora, ", switched among": _switched}
 
 
 def _report(options: Namespace, timings: Sequence[Timing]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from experiments.config.reading import build
 from experiments.data.corpus import TRAIN, VALIDATION
 from experiments.data.packages import Packages
 from experiments.data.packages.sources import HELD_OUT
+from experiments.system.text_table import markdown
 
 N = 13  # words
 _SEED = 4  # words: what of every 13-gram is looked up first
@@ -117,19 +118,24 @@ def _count(split: str, texts: list[str], where: dict[str, int], domains: list[st
 
 def table(overlaps: Iterable[Overlap]) -> str:
     """A Markdown table, a line a split."""
-    lines = [
-        "| split | documents | 13-grams | in training | documents with any | with half | where |",
-        "|---|---|---|---|---|---|---|",
+    rows = [
+        (
+            "split",
+            "documents",
+            "13-grams",
+            "in training",
+            "documents with any",
+            "with half",
+            "where",
+        )
     ]
     for o in overlaps:
         share = o.n_found / max(o.n_grams, 1)
         any_, half = o.n_any / max(o.n_documents, 1), o.n_half / max(o.n_documents, 1)
         where = ", ".join(f"{domain} {n}" for domain, n in o.by_domain.items())
-        lines.append(
-            f"| {o.split} | {o.n_documents} | {o.n_grams} | {share:.3%} | {any_:.2%} | {half:.2%} "
-            f"| {where} |"
-        )
-    return "\n".join(lines)
+        counts = (o.split, str(o.n_documents), str(o.n_grams))
+        rows.append((*counts, f"{share:.3%}", f"{any_:.2%}", f"{half:.2%}", where))
+    return "\n".join(markdown(rows))
 
 
 def main() -> None:

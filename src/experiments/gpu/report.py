@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.gpu.goals import Goal
+from experiments.system.disk import write_text_atomically
+from experiments.system.text_table import markdown
 
 JSON_NAME, TEXT_NAME = "report.json", "report.md"
 RUNNING, DONE, FAILED, OVERTIME, LEFT_OUT = "running", "done", "failed", "out of time", "left out"
@@ -104,8 +106,10 @@ class Report:
         """Both files, each whole or as it was."""
         self.folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.content, indent=1, ensure_ascii=False, allow_nan=False)
-        _replace(self.folder / JSON_NAME, text + "\n")
-        _replace(self.folder / TEXT_NAME, "\n".join(self.lines()) + "\n")
+        write_text_atomically(self.folder / JSON_NAME, text + "\n", durable=False)
+        write_text_atomically(
+            self.folder / TEXT_NAME, "\n".join(self.lines()) + "\n", durable=False
+        )
 
     def lines(self) -> list[str]:
         """Markdown: the card, how each part went, and each part's numbers."""
@@ -133,7 +137,7 @@ class Report:
             met = f"{sum(goals)} of {len(goals)}" if goals else ""
             commit = (entry["commit"] or "")[:7]
             rows.append((name, _cell(status), f"{entry.get('seconds', '')}", met, commit))
-        return _table(rows)
+        return markdown(rows)
 
     def table(self) -> list[str]:
         """A Markdown table of every number that has a goal or an anchor: the one in the docs."""
@@ -142,7 +146,7 @@ class Report:
             for m in entry["measurements"]:
                 if m["goal"] or m["anchor"]:
                     rows.append((name, *_row(m)))
-        return _table(rows)
+        return markdown(rows)
 
 
 def card_folder(card: str) -> str:
@@ -150,16 +154,10 @@ def card_folder(card: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", card.lower()).strip("-")
 
 
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-
-
 def _numbers(measurements: Sequence[Mapping[str, Any]]) -> list[str]:
     if not measurements:
         return []
-    lines = _table([_TABLE, *(_row(m) for m in measurements)])
+    lines = markdown([_TABLE, *(_row(m) for m in measurements)])
     notes = [f"- {m['name']}: {m['note']}" for m in measurements if m["note"]]
     return [*lines, "", *notes, *([""] if notes else [])]
 
@@ -168,11 +166,6 @@ def _row(m: Mapping[str, Any]) -> tuple[str, ...]:
     goal = Goal(**m["goal"]).describe() if m["goal"] else ""
     met = {None: "", True: "yes", False: "**no**"}[m["met"]]
     return (_cell(m["name"]), f"{_shown(m['value'])} {m['unit']}".strip(), goal, met, m["anchor"])
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return [lines[0], f"|{'---|' * len(rows[0])}", *lines[1:]]
 
 
 def _cell(text: str) -> str:

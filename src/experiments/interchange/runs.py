@@ -26,8 +26,14 @@ class Layout:
     needs: str
 
 
-def _field(name: str) -> Callable[[RunRecord], Any]:
-    return lambda record: flat_row(record)[name]
+def _column(
+    name: str, unit: str, meaning: str, of: str | Callable[[RunRecord], Any] | None = None
+) -> Column:
+    """of: a field of a run's row, of the column's own name unless given, or what makes it."""
+    if not callable(of):
+        field = of or name
+        return Column(name=name, unit=unit, meaning=meaning, of=lambda run: flat_row(run)[field])
+    return Column(name=name, unit=unit, meaning=meaning, of=of)
 
 
 def _unknown(_: RunRecord) -> None:
@@ -54,85 +60,53 @@ def _experiment(record: RunRecord) -> str:
     return "__".join((record.sweep, corpus_of(record), record.model))
 
 
-_MODEL = Column(name="model", unit="", meaning="the feed-forward layer", of=_field("model"))
+_MODEL = _column("model", "", "the feed-forward layer")
 _OURS = (  # behind theirs: what our analysis tells runs apart by
-    Column(
-        name="n_active_params",
-        unit="parameters",
-        meaning="that a token uses, embeddings included",
-        of=_field("n_active_params"),
-    ),
-    Column(name="n_experts", unit="", meaning="of the layer; empty: none", of=_field("n_experts")),
-    Column(name="n_heads", unit="", meaning="of its retrieval", of=_field("n_heads")),
-    Column(name="top_k", unit="", meaning="experts of a head", of=_field("top_k")),
-    Column(name="query_norm", unit="", meaning="norm of its queries", of=_field("query_norm")),
-    Column(name="seed", unit="", meaning="of weights and data order", of=_field("seed")),
-    Column(name="lr", unit="", meaning="peak learning rate of the backbone", of=_field("lr")),
-    Column(name="run_id", unit="", meaning="hash of the run's settings", of=_field("run_id")),
+    _column("n_active_params", "parameters", "that a token uses, embeddings included"),
+    _column("n_experts", "", "of the layer; empty: none"),
+    _column("n_heads", "", "of its retrieval"),
+    _column("top_k", "", "experts of a head"),
+    _column("query_norm", "", "norm of its queries"),
+    _column("seed", "", "of weights and data order"),
+    _column("lr", "", "peak learning rate of the backbone"),
+    _column("run_id", "", "hash of the run's settings"),
 )
 _OPEN_ATHENA = (  # open-athena/isoflop-experiments on the Hugging Face hub
-    Column(name="source", unit="", meaning="the sweep", of=_field("sweep")),
-    Column(name="dataset", unit="", meaning="the training corpus", of=corpus_of),
+    _column("source", "", "the sweep", "sweep"),
+    _column("dataset", "", "the training corpus", corpus_of),
     _MODEL,
-    Column(name="condition", unit="", meaning="settings of the layer", of=_condition),
-    Column(name="experiment", unit="", meaning="source, dataset and model", of=_experiment),
-    Column(
-        name="tokens",
-        unit="tokens",
-        meaning="trained on, repeats included",
-        of=_field("n_tokens"),
-    ),
-    Column(
-        name="params",
-        unit="parameters",
-        meaning="all, embeddings included",
-        of=_field("n_params"),
-    ),
-    Column(name="budget", unit="FLOPs", meaning="of training, as planned", of=_field("budget")),
-    Column(name="loss", unit="nats/token", meaning="held-out", of=_field("val_loss")),
+    _column("condition", "", "settings of the layer", _condition),
+    _column("experiment", "", "source, dataset and model", _experiment),
+    _column("tokens", "tokens", "trained on, repeats included", "n_tokens"),
+    _column("params", "parameters", "all, embeddings included", "n_params"),
+    _column("budget", "FLOPs", "of training, as planned"),
+    _column("loss", "nats/token", "held-out", "val_loss"),
 )
 _NANOCHAT = (  # results.csv of karpathy/nanochat's runs/scaling_laws.sh
-    Column(
-        name="flops_budget", unit="FLOPs", meaning="of training, as planned", of=_field("budget")
-    ),
-    Column(name="depth", unit="", meaning="blocks", of=_field("n_layers")),
-    Column(name="model_dim", unit="", meaning="width", of=_field("d_model")),
+    _column("flops_budget", "FLOPs", "of training, as planned", "budget"),
+    _column("depth", "", "blocks", "n_layers"),
+    _column("model_dim", "", "width", "d_model"),
     *(
-        Column(name=name, unit="parameters", meaning="not counted apart: empty", of=_unknown)
+        _column(name, "parameters", "not counted apart: empty", _unknown)
         for name in ("params_wte", "params_value_embeds", "params_lm_head")
     ),
-    Column(
-        name="params_transformer",
-        unit="parameters",
-        meaning="without embedding and untied head",
-        of=_field("n_non_embedding_params"),
+    _column(
+        "params_transformer",
+        "parameters",
+        "without embedding and untied head",
+        "n_non_embedding_params",
     ),
-    Column(
-        name="params_scalars",
-        unit="parameters",
-        meaning="not counted apart: empty",
-        of=_unknown,
-    ),
-    Column(
-        name="params_total",
-        unit="parameters",
-        meaning="all, embeddings included",
-        of=_field("n_params"),
-    ),
-    Column(name="num_iterations", unit="steps", meaning="of training", of=_field("n_steps")),
-    Column(
-        name="tokens_trained",
-        unit="tokens",
-        meaning="trained on, repeats included",
-        of=_field("n_tokens"),
-    ),
-    Column(name="val_bpb", unit="bits/byte", meaning="held-out", of=_field("bits_per_byte")),
-    Column(name="core_score", unit="", meaning="not measured: empty", of=_unknown),
-    Column(
-        name="train_time_sec",
-        unit="seconds",
-        meaning="of training, in the process that finished the run",
-        of=_field("train_seconds"),
+    _column("params_scalars", "parameters", "not counted apart: empty", _unknown),
+    _column("params_total", "parameters", "all, embeddings included", "n_params"),
+    _column("num_iterations", "steps", "of training", "n_steps"),
+    _column("tokens_trained", "tokens", "trained on, repeats included", "n_tokens"),
+    _column("val_bpb", "bits/byte", "held-out", "bits_per_byte"),
+    _column("core_score", "", "not measured: empty", _unknown),
+    _column(
+        "train_time_sec",
+        "seconds",
+        "of training, in the process that finished the run",
+        "train_seconds",
     ),
     _MODEL,
 )

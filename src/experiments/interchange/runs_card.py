@@ -9,6 +9,7 @@ from pathlib import Path
 
 from experiments.interchange.runs import Layout, corpus_of
 from experiments.records import STATUSES, RunRecord
+from experiments.system.text_table import markdown
 
 UNKNOWN = "unknown"  # the hub's own word
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]*")
@@ -78,8 +79,8 @@ def _about(layout: Layout, done: Sequence[RunRecord], licence: str) -> str:
 
 
 def _columns(layout: Layout) -> str:
-    rows = [f"| `{c.name}` | {c.unit or '-'} | {c.meaning} |" for c in layout.columns]
-    return "\n".join(["| column | unit | meaning |", "|---|---|---|", *rows])
+    rows = [(f"`{c.name}`", c.unit or "-", c.meaning) for c in layout.columns]
+    return "\n".join(markdown([("column", "unit", "meaning"), *rows]))
 
 
 def _made(done: Sequence[RunRecord]) -> str:

@@ -1,4 +1,4 @@
-"""Text in columns, for people at a terminal. Standard library only."""
+"""Text in columns, for people at a terminal, and in Markdown. Standard library only."""
 
 from collections.abc import Sequence
 
@@ -19,6 +19,12 @@ def aligned(rows: Sequence[Sequence[str]], n_left: int = 1) -> list[str]:
         ).rstrip()
         for row in rows
     ]
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The rows as lines of a Markdown table; the first is its head."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return [lines[0], f"|{'---|' * len(rows[0])}", *lines[1:]]
 
 
 def count(value: float) -> str:
