@@ -13,7 +13,8 @@ from analysis.differences.by_column import DifferencesBy, compare_by
 from analysis.differences.models import Differences, SeedNoise, compare_models, seed_noise
 from analysis.differences.multipliers import BudgetMultipliers, budget_multipliers
 from analysis.experts.compare import LawComparison, compare_laws
-from analysis.experts.fit import ExpertLawFit, fit_expert_law, size_slopes
+from analysis.experts.fit import fit_expert_law, size_slopes
+from analysis.experts.law import ExpertLawFit
 from analysis.figures import (
     draw_active,
     draw_adaptation,

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.experts.fit import BACKBONE, ExpertLawFit
+from analysis.experts.law import ExpertLawFit
+from analysis.experts.runs import BACKBONE
 from analysis.fitting.checks import positive
 from analysis.fitting.intervals import Estimate
 from analysis.fitting.results import Result
@@ -14,6 +15,7 @@ from analysis.fitting.status import FitStatus, Warnings
 from analysis.fitting.text import format_status
 from analysis.flatness import cost_of
 from analysis.isoflop.curves import IsoFLOPFit
+from analysis.laws.law import Variables
 from analysis.parametric import FLOPS_PER_PARAM_TOKEN, ParametricFit
 
 MIN_GAIN = 0.01  # nats that a doubling of the experts must gain to be worth it
@@ -147,17 +149,14 @@ def _experts(
         )
     N = values[size].value
     E = 2.0**_LOG2_EXPERTS
-    sizes = np.full_like(E, N)
+    once, twice = (law.drawn_losses(Variables.of(N, E=e)) for e in (E, 2 * E))
 
-    def smallest(params: np.ndarray) -> float:
-        gain = -np.diff(
-            np.stack([np.exp(law.log_loss(params, sizes, e)) for e in (E, 2 * E)]), axis=0
-        )[0]
+    def smallest(gain: np.ndarray) -> float:
         enough = len(E) - int((gain[::-1] < min_gain).cumprod().sum())  # from the top
         return float(E[enough]) if enough < len(E) else float("inf")
 
-    best = smallest(np.array(law.estimates))
-    drawn = np.array([smallest(p) for p in law.draws])
+    best, *rest = (smallest(gain) for gain in once - twice)
+    drawn = np.array(rest)
     low, high = (
         np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], method="nearest")
         if len(drawn)

@@ -8,10 +8,10 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from tqdm import tqdm
 
-from analysis.experts.forms import FORMS
 from analysis.fitting.intervals import Array
 from analysis.fitting.power_law import PowerLaw, fit_power_law
 from analysis.isoflop.shape import fit_parabola
+from analysis.laws.saturation import effective_experts
 from analysis.table.load import check_table
 
 
@@ -55,9 +55,9 @@ class ClarkSurface:
 
     def loss(self, size: ArrayLike, n_experts: ArrayLike) -> Array:
         """nats/token of a model of N parameters without its E experts."""
-        params = np.array([self.a, self.b, self.c, self.d, self.E_start, self.E_max])
-        N, E = np.asarray(size, dtype=np.float64), np.asarray(n_experts, dtype=np.float64)
-        return np.exp(FORMS["clark"].log_loss(params, N, E, None, None))
+        n, E = np.log10(np.asarray(size, dtype=np.float64)), np.asarray(n_experts, dtype=np.float64)
+        e = np.log10(effective_experts(E, self.E_start, self.E_max))
+        return 10 ** (self.a * n + self.b * e + self.c * n * e + self.d)
 
 
 def simulate_isoflop(

@@ -9,9 +9,10 @@ import pandas as pd
 from analysis.arguments import add_choice, add_cluster
 from analysis.command import Command, Options, Output, table_of
 from analysis.experts.compare import DEFAULT_FORMS, HOLD_OUT, compare_laws
-from analysis.experts.fit import BACKBONE, size_slopes
-from analysis.experts.forms import FORMS
+from analysis.experts.fit import size_slopes
+from analysis.experts.runs import BACKBONE
 from analysis.figures.experts import draw_experts
+from analysis.laws.forms import OF_EXPERTS
 
 
 def _options(sub: argparse.ArgumentParser) -> None:
@@ -20,7 +21,7 @@ def _options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--form",
         action="append",
-        choices=list(FORMS),
+        choices=list(OF_EXPERTS),
         help=f"repeatable (default: {', '.join(DEFAULT_FORMS)})",
     )
     sub.add_argument(

@@ -6,10 +6,11 @@ import pandas as pd
 
 from analysis.arguments import add_choice, add_curves
 from analysis.command import Command, Options, Output, table_of
-from analysis.experts.fit import BACKBONE, fit_expert_law
-from analysis.experts.forms import FORMS
+from analysis.experts.fit import fit_expert_law
+from analysis.experts.runs import BACKBONE
 from analysis.fitting.status import FitError
 from analysis.isoflop.fit import fit_isoflop
+from analysis.laws.forms import OF_EXPERTS
 from analysis.planner import MIN_GAIN, plan
 
 
@@ -19,7 +20,9 @@ def _options(sub: argparse.ArgumentParser) -> None:
     )
     add_curves(sub)
     add_choice(sub)
-    sub.add_argument("--form", choices=list(FORMS), help="a law of experts, to plan their number")
+    sub.add_argument(
+        "--form", choices=list(OF_EXPERTS), help="a law of experts, to plan their number"
+    )
     sub.add_argument("--size", help=f"the column that N is there ({BACKBONE})")
     sub.add_argument(
         "--min-gain",

@@ -6,8 +6,8 @@ import pandas as pd
 
 from analysis.arguments import add_cluster, add_surface
 from analysis.command import Command, Options, Output, table_of
-from analysis.surfaces.compare import DEFAULT_SURFACES, HELD_OUT
-from analysis.surfaces.forms import SURFACES
+from analysis.laws.forms import SURFACES
+from analysis.surfaces.compare import HELD_OUT
 from analysis.surfaces.models import compare_surfaces_of_models
 
 
@@ -30,7 +30,7 @@ def _compute(options: Options, table: pd.DataFrame) -> Output:
         table,
         options.x,
         options.model,
-        forms=options.form or DEFAULT_SURFACES,
+        forms=options.form or tuple(SURFACES),
         hold_out=options.hold_out,
         delta=options.delta,
         n_draws=options.draws,

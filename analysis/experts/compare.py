@@ -2,66 +2,57 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import pandas as pd
 
-from analysis.experts.fit import ExpertLawFit, FormName, Residual, fit_runs
+from analysis.experts.fit import fit_runs
+from analysis.experts.law import ExpertLawFit
 from analysis.experts.runs import BACKBONE, ExpertRuns, choose_runs
 from analysis.fitting.hold_out import largest
 from analysis.fitting.intervals import Array
-from analysis.fitting.results import Result
-from analysis.fitting.status import FitError, FitStatus, status_of, worst_status
+from analysis.fitting.status import FitError
+from analysis.laws.compare import Compared, Comparison
+from analysis.laws.forms import OF_EXPERTS
+from analysis.laws.result import Residual
 
 HoldOut = Literal["size", "experts", "budget", "tokens", "cells"]
 HOLD_OUT: tuple[HoldOut, ...] = get_args(HoldOut)
 _COLUMNS = {"experts": "n_experts", "budget": "budget", "tokens": "n_tokens", "cells": "n_tokens"}
 _CELLS = 0.2  # share of the runs that "cells" holds out, those of the most compute
-DEFAULT_FORMS: tuple[FormName, ...] = ("loglinear", "power_floor", "clark", "clark_floor")
+# Those in a size and a number of experts alone, which every table with experts has
+DEFAULT_FORMS = tuple(name for name, law in OF_EXPERTS.items() if law.needs == ("n_experts",))
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComparedLaw:
-    """One form: rmse and held_out_rmse in nats/token, bias = mean of predicted - measured.
+class ComparedLaw(Compared):
+    """With the AICc: infinite, and delta_aicc nan, where the runs are too few for it."""
 
-    aicc: infinite, and delta_aicc nan, where the runs are too few for it.
-    """
-
-    form_name: str
-    n_params: int
-    rmse: float
     aicc: float
     delta_aicc: float
-    held_out_rmse: float
-    held_out_bias: float
-    status: FitStatus
-    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class LawComparison(Result):
-    """The forms in order of AICc, on the same n_points runs; those without one as asked for.
+class LawComparison(Comparison):
+    """The forms in order of AICc; those without one as asked for."""
 
-    held_out: the runs that held_out_rmse is of; skipped: what could not be fitted, and why.
-    """
-
+    columns: ClassVar[tuple[str, ...]] = (
+        "form_name", "n_params", "rmse", "aicc", "delta_aicc", "held_out_rmse",
+        "held_out_bias", "status",
+    )  # fmt: skip
     model: str
-    n_points: int
-    held_out: str
     laws: tuple[ComparedLaw, ...]
     fits: tuple[ExpertLawFit, ...]
-    skipped: tuple[str, ...]
 
     @property
-    def status(self) -> FitStatus:
-        """The worst of the laws'; WARNING at least if there are warnings."""
-        return worst_status([status_of(self.warnings), *(law.status for law in self.laws)])
+    def compared(self) -> Sequence[ComparedLaw]:
+        return self.laws
 
     @property
-    def warnings(self) -> tuple[str, ...]:
-        """Where the two ways of choosing disagree, and each form's own."""
-        found = [f"{law.form_name}: {text}" for law in self.laws for text in law.warnings]
+    def disagreement(self) -> list[str]:
+        """Where the two ways of choosing disagree, or do not choose."""
+        found = []
         first = self.laws[0]
         held = [law for law in self.laws if np.isfinite(law.held_out_rmse)]
         best = min(held, key=lambda law: law.held_out_rmse, default=first)
@@ -79,34 +70,15 @@ class LawComparison(Result):
                     f"AICc needs more runs: {law.n_params + 3} for {law.form_name}, "
                     f"not {self.n_points}"
                 )
-        return tuple(found)
+        return found
 
-    def to_frame(self) -> pd.DataFrame:
-        """A row a form."""
-        names = [
-            "form_name", "n_params", "rmse", "aicc", "delta_aicc", "held_out_rmse",
-            "held_out_bias", "status",
-        ]  # fmt: skip
-        return pd.DataFrame([{n: getattr(law, n) for n in names} for law in self.laws])
-
-    def summary(self) -> str:
-        """The table and its warnings."""
-        text = self.to_frame().to_string(index=False, float_format=lambda v: f"{v:.4g}")
-        head = f"{self.model}: {self.n_points} runs; held out: {self.held_out}"
-        rest = [*self.warnings, *(f"skipped {s}" for s in self.skipped)]
-        return "\n".join([head, text, *(f"  note: {line}" for line in rest)])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything at full precision."""
-        return {
-            **super().to_dict(),
-            "fits": {fit.form_name: fit.to_dict() for fit in self.fits},
-        }
+    def _heading(self) -> str:
+        return f"{self.model}: {self.n_points} runs; held out: {self.held_out}"
 
 
 def compare_laws(
     table: pd.DataFrame,
-    forms: Sequence[FormName] = DEFAULT_FORMS,
+    forms: Sequence[str] = DEFAULT_FORMS,
     *,
     hold_out: HoldOut = "size",
     model: str | None = None,
@@ -143,7 +115,7 @@ def compare_laws(
 
     own = runs.cells["model"] == runs.model
     held, out, reason = _largest(runs, hold_out, column, own)
-    errors: dict[FormName, Array] = {}
+    errors: dict[str, Array] = {}
     if reason:
         skipped.append(f"hold-out: {reason}")
     else:
@@ -192,12 +164,12 @@ def _largest(
 
 def _fit_each(
     runs: ExpertRuns,
-    forms: Iterable[FormName],
+    forms: Iterable[str],
     residual: Residual,
     n_draws: int,
     seed: int,
     cluster: str | None = None,
-) -> tuple[dict[FormName, ExpertLawFit], list[str]]:
+) -> tuple[dict[str, ExpertLawFit], list[str]]:
     """The forms that can be fitted, and why the others can't."""
     fits, failed = {}, []
     for form in forms:
@@ -212,19 +184,9 @@ def _fit_each(
 
 def _errors(fit: ExpertLawFit, runs: ExpertRuns) -> Array:
     """predicted - measured, nats/token."""
-    given = runs.given(fit.form_name)
-    return fit.loss(given.N, given.E, given.D, given.G, given.S) - given.loss
+    return fit.loss_at(runs.given(fit.form_name)) - runs.loss
 
 
 def _compared(fit: ExpertLawFit, least: float, off: Array, off_held: Array) -> ComparedLaw:
-    return ComparedLaw(
-        form_name=fit.form_name,
-        n_params=len(fit.names) - len(fit.fixed),
-        rmse=float(np.sqrt(np.mean(off**2))),
-        aicc=fit.aicc,
-        delta_aicc=fit.aicc - least if np.isfinite(fit.aicc) else float("nan"),
-        held_out_rmse=float(np.sqrt(np.mean(off_held**2))),
-        held_out_bias=float(np.mean(off_held)),
-        status=fit.status,
-        warnings=fit.warnings,
-    )
+    delta = fit.aicc - least if np.isfinite(fit.aicc) else float("nan")
+    return ComparedLaw.of(fit, off, off_held, aicc=fit.aicc, delta_aicc=delta)

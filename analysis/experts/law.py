@@ -1,52 +1,60 @@
 """A fitted law of experts: what it predicts, and for a run that is not there yet."""
 
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from analysis.experts.forms import FORMS
 from analysis.fitting.checks import check_level, check_sparsity, positive
 from analysis.fitting.intervals import Array, Prediction, t_quantile
-from analysis.fitting.results import DrawsFit
-
-Residual = Literal["log", "loss"]
+from analysis.laws.law import Variables
+from analysis.laws.result import FittedLaw
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class ExpertLawFit(DrawsFit):
-    """A law of the loss in size N and experts E; `form_name` is its key in FORMS.
+class ExpertLawFit(FittedLaw):
+    """A law of the loss in size N and experts E, by least squares.
 
-    residual: what was fitted, ln L ("log") or L in nats/token ("loss"); objective: half the sum of
-    its squared residuals; rmse: of ln L whatever the residual; scatter: standard deviation of a run
-    about the law, of the residual, with dof degrees of freedom; aicc: corrected Akaike criterion of
-    these residuals, comparable between forms on the same runs; sizes, experts: those
-    of the runs; size_name: the column that N is; baseline: the model counted as one expert;
-    condition: of the Jacobian with columns of length one, over the parameters free to move.
+    sizes, experts: those of the runs; size_name: the column that N is; baseline: the model counted
+    as one expert.
     """
 
-    form_name: str
     model: str
     baseline: str | None
     size_name: str
     sizes: tuple[float, ...]
     experts: tuple[float, ...]
-    residual: Residual
-    rmse: float
-    scatter: float
-    dof: int
-    aicc: float
-    share_at_best: float
-    n_starts: int
-    condition: float
+
+    @property
+    def n_free(self) -> int:
+        """Parameters that were fitted."""
+        return len(self.names) - len(self.fixed)
+
+    @property
+    def dof(self) -> int:
+        """Degrees of freedom of the scatter."""
+        return self.n_points - self.n_free
+
+    @property
+    def scatter(self) -> float:
+        """Standard deviation of a run about the law, of the residual."""
+        return float(np.sqrt(2 * self.objective / self.dof))
+
+    @property
+    def aicc(self) -> float:
+        """Corrected Akaike criterion, comparable between forms on the same runs."""
+        return akaike(2 * self.objective, self.n_points, self.n_free)
 
     @property
     def of_experts_alone(self) -> bool:
         """Whether a size and a number of experts are all that the law is in."""
-        return FORMS[self.form_name].needs == ("n_experts",)
+        return self.law.needs == ("n_experts",)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As other fits, with the scatter and the AICc."""
+        more = {"scatter": self.scatter, "dof": self.dof}
+        return {**super().to_dict(), **more, "aicc": self.aicc if np.isfinite(self.aicc) else None}
 
     def predict(
         self,
@@ -67,8 +75,7 @@ class ExpertLawFit(DrawsFit):
         the scatter is the same there. Raises ValueError if what the form needs is not given, or is
         not above 0.
         """
-        arrays = self._arguments(size, n_experts, n_tokens, granularity, sparsity)
-        law = self._over_draws(lambda p: np.exp(self.log_loss(p, *arrays)), level)
+        law = self._predict(self._at(size, n_experts, n_tokens, granularity, sparsity), level)
         return self._with_scatter(law) if new_run else law
 
     def _with_scatter(self, law: Prediction) -> Prediction:
@@ -89,8 +96,7 @@ class ExpertLawFit(DrawsFit):
         sparsity: ArrayLike | None = None,
     ) -> Array:
         """The loss in nats/token, without the interval that predict needs all draws for."""
-        arrays = self._arguments(size, n_experts, n_tokens, granularity, sparsity)
-        return np.exp(self.log_loss(np.array(self.estimates), *arrays))
+        return self.loss_at(self._at(size, n_experts, n_tokens, granularity, sparsity))
 
     def slope(
         self,
@@ -106,12 +112,20 @@ class ExpertLawFit(DrawsFit):
         n_tokens and granularity: for the forms that need them. Raises ValueError for the laws of
         granularity alone and of sparsity, which have no E.
         """
-        N, E, *rest = self._with_experts(size, n_experts, n_tokens, granularity)
+        if "E" not in self.law.variables:
+            *most, last = sorted(self.law.variables, key="GSND".index)
+            raise ValueError(
+                f"the {self.form_name} law has no number of experts, only {', '.join(most)} and "
+                f"{last}"
+            )
+        at, h = self._at(size, n_experts, n_tokens, granularity, None), 1e-4
 
-        def of(p: Array) -> Array:
-            h = 1e-4
-            up, down = (self.log_loss(p, N, E * np.exp(s), *rest) for s in (h, -h))
-            return -(up - down) / (2 * h)
+        def of(thetas: Array) -> Array:
+            more, fewer = (
+                self._logs(Variables.of(at.N, at.D, at.E * np.exp(s), at.G, at.S), thetas)
+                for s in (h, -h)
+            )
+            return -(more - fewer) / (2 * h)
 
         return self._over_draws(of, level)
 
@@ -131,57 +145,29 @@ class ExpertLawFit(DrawsFit):
         low, high = np.quantile(cutoff, [(1 - level) / 2, (1 + level) / 2], method="nearest")
         return float(low), float(high)
 
-    def log_loss(
-        self,
-        params: Array,
-        N: Array,
-        E: Array,
-        D: Array | None = None,
-        G: Array | None = None,
-        S: Array | None = None,
-    ) -> Array:
-        """ln L by any parameters of this form (in the order of `names`), e.g. a draw."""
-        return FORMS[self.form_name].log_loss(params, N, E, D, G, S)
-
-    def _over_draws(self, of: Callable[[Array], Array], level: float) -> Prediction:
-        """A function of the parameters and its interval; draws where it is nan are left out."""
-        check_level(level)
-        value = of(np.array(self.estimates))
-        if not len(self.draws):
-            nothing = np.full(np.shape(value), np.nan)
-            return Prediction(value, nothing, nothing, level)
-        with np.errstate(all="ignore"), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "All-NaN slice")  # nan then, as it should be
-            drawn = np.stack([of(p) for p in self.draws])
-            low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
-        return Prediction(value, low, high, level)
-
-    def _arguments(
+    def _at(
         self,
         size: ArrayLike,
         n_experts: ArrayLike | None,
         n_tokens: ArrayLike | None,
         granularity: ArrayLike | None,
-        sparsity: ArrayLike | None = None,
-    ) -> list[Array]:
-        """N, E, D, G and S of one shape; 1, and S = 0, for what is not given."""
+        sparsity: ArrayLike | None,
+    ) -> Variables:
+        """1, and S = 0, for what is not given and not needed."""
         given = {"n_experts": n_experts, "n_tokens": n_tokens, "granularity": granularity}
         both = {**given, "sparsity": sparsity}
-        absent = [name for name in FORMS[self.form_name].needs if both[name] is None]
+        absent = [name for name in self.law.needs if both[name] is None]
         if absent:
             raise ValueError(f"the law {self.form_name} is in {' and '.join(absent)} too: give it")
-        columns = [positive(n, 1.0 if v is None else v) for n, v in {"size": size, **given}.items()]
-        columns.append(check_sparsity(0.0 if sparsity is None else sparsity))
-        return list(np.broadcast_arrays(*columns))
+        N, E, D, G = (
+            positive(n, 1.0 if v is None else v) for n, v in {"size": size, **given}.items()
+        )
+        return Variables.of(N, D, E, G, check_sparsity(0.0 if sparsity is None else sparsity))
 
-    def _with_experts(
-        self,
-        size: ArrayLike,
-        n_experts: ArrayLike,
-        n_tokens: ArrayLike | None,
-        granularity: ArrayLike | None,
-    ) -> list[Array]:
-        if "n_experts" not in FORMS[self.form_name].needs:
-            variables = {"granularity": "G, N and D", "sparsity": "S, N and D"}[self.form_name]
-            raise ValueError(f"the {self.form_name} law has no number of experts, only {variables}")
-        return self._arguments(size, n_experts, n_tokens, granularity)
+
+def akaike(squares: float, n: int, n_params: int) -> float:
+    """AICc of a least-squares fit, the variance counted as a parameter; inf if n is too small."""
+    k = n_params + 1
+    if n <= k + 1:
+        return float("inf")
+    return float(n * np.log(max(squares, 1e-300) / n) + 2 * k + 2 * k * (k + 1) / (n - k - 1))

@@ -7,8 +7,11 @@ from typing import Self
 import numpy as np
 import pandas as pd
 
-from analysis.experts.forms import FORMS, Runs
 from analysis.fitting.checks import check_sparsity, positive
+from analysis.fitting.intervals import Array
+from analysis.laws.forms import OF_EXPERTS
+from analysis.laws.law import COLUMNS as COLUMNS_OF
+from analysis.laws.law import Variables
 from analysis.table.budgets import own_budget
 from analysis.table.load import COLUMNS, best_of_cells, finished, require
 
@@ -31,9 +34,14 @@ class ExpertRuns:
         """Those of the cells for which keep is True."""
         return replace(self, cells=self.cells[keep])
 
-    def given(self, form: str) -> Runs:
-        """What this form is fitted to."""
-        return runs_of(self.cells, form, self.size_name)
+    def given(self, form: str) -> Variables:
+        """What this form is in."""
+        return variables_of(self.cells, form, self.size_name)
+
+    @property
+    def loss(self) -> Array:
+        """nats/token."""
+        return self.cells["loss"].to_numpy(dtype=np.float64)
 
     @property
     def note(self) -> str:
@@ -64,14 +72,14 @@ def choose_runs(
     the forms does not distinguish.
     """
     for form in forms:
-        if form not in FORMS:
-            raise ValueError(f"form={form!r} is not one of {', '.join(FORMS)}")
+        if form not in OF_EXPERTS:
+            raise ValueError(f"form={form!r} is not one of {', '.join(OF_EXPERTS)}")
         _check_size(size, form)
     model = _the_model(finished(table), model, baseline)
     rows = rows_of(table, model, baseline)
     _refuse_variants(rows, model, forms)
     for form in forms:
-        needs = [size, *FORMS[form].needs]
+        needs = [size, *OF_EXPERTS[form].needs]
         if "granularity" in needs and "granularity" not in table:
             needs = ["n_heads", "top_k", *needs]
         if "sparsity" in needs and "sparsity" not in rows:
@@ -79,7 +87,7 @@ def choose_runs(
         require(rows, needs, f"form={form}")
     # Without a budget, n_tokens: else the longest run of each size would stand for all
     training = own_budget(rows) if rows["budget"].notna().any() else "n_tokens"
-    terms = [name for form in forms for name in FORMS[form].needs]
+    terms = [name for form in forms for name in OF_EXPERTS[form].needs]
     known = [name for name in (training, "seed", *by) if rows[name].notna().any()]
     cells = best_of_cells(rows, by=list(dict.fromkeys([size, *terms, *known])))
     return ExpertRuns(cells=cells, model=model, baseline=baseline, size_name=size)
@@ -137,24 +145,17 @@ def _sparsity(rows: pd.DataFrame) -> pd.Series:
     return (1 - heads.fillna(1.0) * top_k / experts).mask(experts == 1, 0.0)
 
 
-def runs_of(rows: pd.DataFrame, form: str, size: str) -> Runs:
-    """Their N, E, D, G and S as the form takes them; 1, or S = 0, for what it has no term for.
+def variables_of(rows: pd.DataFrame, form: str, size: str) -> Variables:
+    """Their N, and of E, D, G and S what the form is in.
 
     Raises ValueError if one of them is unknown or not above 0, or a sparsity not below 1.
     """
-    needs = FORMS[form].needs
-
-    def column(name: str) -> np.ndarray:
-        return positive(name, rows[name]) if name in needs else np.ones(len(rows))
-
-    return Runs(
-        N=positive(size, rows[size]),
-        E=column("n_experts"),
-        D=column("n_tokens"),
-        G=column("granularity"),
-        S=check_sparsity(rows["sparsity"]) if "sparsity" in needs else np.zeros(len(rows)),
-        loss=rows["loss"].to_numpy(dtype=np.float64),
-    )
+    given = {
+        letter: check_sparsity(rows[name]) if letter == "S" else positive(name, rows[name])
+        for letter, name in COLUMNS_OF.items()
+        if letter in OF_EXPERTS[form].variables
+    }
+    return Variables.of(positive(size, rows[size]), **given)
 
 
 def backbone_params(table: pd.DataFrame) -> pd.Series:
@@ -177,7 +178,7 @@ def backbone_params(table: pd.DataFrame) -> pd.Series:
 
 def _check_size(size: str, form: str) -> None:
     without = f"{BACKBONE}, n_active_params or a column of the table's own"
-    if size in _TOTALS and "n_experts" in FORMS[form].needs:
+    if size in _TOTALS and "n_experts" in OF_EXPERTS[form].needs:
         raise ValueError(
             f"size={size!r} counts the experts and grows with them; form={form} is in the size "
             f"without them: {without}"
@@ -210,7 +211,7 @@ def _refuse_variants(rows: pd.DataFrame, model: str, forms: Sequence[str]) -> No
     mixed: dict[str, list[str]] = {}
     blind = []
     for form in forms:
-        needs, names = set(FORMS[form].needs), set(_VARIANTS)
+        needs, names = set(OF_EXPERTS[form].needs), set(_VARIANTS)
         if needs & {"granularity", "sparsity"}:
             names = set() if form == "granularity" else {"query_norm"}
         found = [

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import numbers
-from analysis.experts.fit import BACKBONE, ExpertLawFit, backbone_params
+from analysis.experts.law import ExpertLawFit
+from analysis.experts.runs import BACKBONE, backbone_params
 from analysis.figures.layout import band_swatch, legends_below, panels, swatch
 from analysis.figures.palette import Look, markers, page, sequential
 from analysis.figures.scales import LABELS, experts_scale, log_scale, padded

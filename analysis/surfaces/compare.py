@@ -2,20 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike
 
 from analysis.fitting.hold_out import largest
-from analysis.fitting.results import Result
-from analysis.fitting.status import FitError, FitStatus, status_of, worst_status
-from analysis.surfaces.fit import SurfaceFit, SurfaceName, fit_surface
+from analysis.fitting.status import FitError, worst_status
+from analysis.laws.compare import Compared, Comparison
+from analysis.laws.forms import SURFACES
+from analysis.surfaces.fit import SurfaceFit, fit_surface
 
 HeldOut = Literal["compute", "size", "tokens", "ratio"]
 HELD_OUT: tuple[HeldOut, ...] = get_args(HeldOut)
-DEFAULT_SURFACES: tuple[SurfaceName, ...] = get_args(SurfaceName)
 _WHAT = {
     "compute": "the most compute (N D)",
     "size": "the most parameters",
@@ -25,75 +24,45 @@ _WHAT = {
 _CLOSE = 1.1  # times the lowest error: too near to call
 
 
-@dataclass(frozen=True, kw_only=True)
-class ComparedSurface:
-    """One form: rmse over all runs and held_out_rmse in nats/token, bias = predicted - measured."""
-
-    form_name: str
-    n_params: int
-    rmse: float
-    held_out_rmse: float
-    held_out_bias: float
-    status: FitStatus
-    warnings: tuple[str, ...]
-
-
 @dataclass(frozen=True, kw_only=True, repr=False)
-class SurfaceComparison(Result):
+class SurfaceComparison(Comparison):
     """The forms in order of their error on the n_held runs held out of n_points.
 
-    fits: to all runs; held_out: which were; skipped: what could not be fitted, and why. There is no
-    AICc: Huber's loss is not the likelihood of the residuals.
+    There is no AICc: Huber's loss is not the likelihood of the residuals.
     """
 
-    n_points: int
+    columns: ClassVar[tuple[str, ...]] = (
+        "form_name", "n_params", "rmse", "held_out_rmse", "held_out_bias", "status",
+    )  # fmt: skip
     n_held: int
-    held_out: str
-    surfaces: tuple[ComparedSurface, ...]
+    surfaces: tuple[Compared, ...]
     fits: tuple[SurfaceFit, ...]
-    skipped: tuple[str, ...]
 
     @property
-    def status(self) -> FitStatus:
-        """The worst of the surfaces'; WARNING at least if there are warnings."""
-        return worst_status([status_of(self.warnings), *(s.status for s in self.surfaces)])
+    def compared(self) -> Sequence[Compared]:
+        return self.surfaces
 
     @property
-    def warnings(self) -> tuple[str, ...]:
-        """Each form's own, and where the hold-out does not choose."""
-        found = [f"{s.form_name}: {text}" for s in self.surfaces for text in s.warnings]
+    def disagreement(self) -> list[str]:
+        """Where the hold-out does not choose."""
         first, *others = self.surfaces
         close = [s.form_name for s in others if s.held_out_rmse < _CLOSE * first.held_out_rmse]
-        if close:
-            found.append(
-                f"the runs held out do not distinguish {first.form_name} from {', '.join(close)}: "
-                "their errors are within a tenth"
-            )
-        return tuple(found)
+        if not close:
+            return []
+        return [
+            f"the runs held out do not distinguish {first.form_name} from {', '.join(close)}: "
+            "their errors are within a tenth"
+        ]
 
-    def to_frame(self) -> pd.DataFrame:
-        """A row a form."""
-        names = ["form_name", "n_params", "rmse", "held_out_rmse", "held_out_bias", "status"]
-        return pd.DataFrame([{n: getattr(s, n) for n in names} for s in self.surfaces])
-
-    def summary(self) -> str:
-        """The table and its warnings."""
-        text = self.to_frame().to_string(index=False, float_format=lambda v: f"{v:.4g}")
-        head = f"{self.n_points} runs; held out: the {self.n_held} of {self.held_out}"
-        rest = [*self.warnings, *(f"skipped {s}" for s in self.skipped)]
-        return "\n".join([head, text, *(f"  note: {line}" for line in rest)])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything at full precision."""
-        fits = {fit.form_name: fit.to_dict() for fit in self.fits}
-        return {**super().to_dict(), "fits": fits}
+    def _heading(self) -> str:
+        return f"{self.n_points} runs; held out: the {self.n_held} of {self.held_out}"
 
 
 def compare_surfaces(
     n_params: ArrayLike,
     n_tokens: ArrayLike,
     loss: ArrayLike,
-    forms: Sequence[SurfaceName] = DEFAULT_SURFACES,
+    forms: Sequence[str] = tuple(SURFACES),
     *,
     hold_out: HeldOut = "compute",
     share: float = 0.2,
@@ -118,7 +87,7 @@ def compare_surfaces(
     out = largest({"compute": N * D, "size": N, "tokens": D, "ratio": D / N}[hold_out], share)
     if not out.any():
         raise FitError(f"most runs have the same {hold_out}, the largest: nothing to hold out")
-    found: list[tuple[ComparedSurface, SurfaceFit]] = []
+    found: list[tuple[Compared, SurfaceFit]] = []
     skipped = []
     for form in dict.fromkeys(forms):
         try:
@@ -127,15 +96,11 @@ def compare_surfaces(
         except FitError as error:
             skipped.append(f"{form}: {error}")
             continue
-        off = fit.loss(N, D) - L
-        held = blind.loss(N[out], D[out]) - L[out]
         texts = dict.fromkeys([*fit.warnings, *(f"without them, {t}" for t in blind.warnings)])
-        compared = ComparedSurface(
-            form_name=form,
-            n_params=len(fit.names),
-            rmse=float(np.sqrt(np.mean(off**2))),
-            held_out_rmse=float(np.sqrt(np.mean(held**2))),
-            held_out_bias=float(np.mean(held)),
+        compared = Compared.of(
+            fit,
+            fit.loss(N, D) - L,
+            blind.loss(N[out], D[out]) - L[out],
             status=worst_status([fit.status, blind.status]),
             warnings=tuple(texts),
         )

@@ -17,8 +17,9 @@ from analysis.fitting.plain import plain
 from analysis.fitting.results import Result
 from analysis.fitting.status import FitError, FitStatus, status_of
 from analysis.fitting.text import join_first
+from analysis.laws.result import Residual
 from analysis.numbers import count
-from analysis.parametric import NAMES, ParametricFit, Residual, fit_parametric
+from analysis.parametric import NAMES, ParametricFit, fit_parametric
 
 SHARE = 0.02  # of the runs that are left out together
 _LEVEL = 0.95  # that of the fit that is printed; influence_of says how rare false alarms are

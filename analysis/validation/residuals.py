@@ -3,9 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from analysis.experts.fit import ExpertLawFit
-from analysis.experts.forms import FORMS
-from analysis.experts.runs import rows_of, runs_of
+from analysis.experts.law import ExpertLawFit
+from analysis.experts.runs import rows_of, variables_of
 from analysis.isoflop.curves import IsoFLOPFit
 from analysis.isoflop.offsets import at_budgets
 from analysis.parametric import ParametricFit
@@ -36,10 +35,9 @@ def residuals_of(
             parts.append(own[context].assign(residual=np.log(own["loss"] / predicted)))
         return pd.concat(parts, ignore_index=True)
     if isinstance(fit, ExpertLawFit):
-        known = [fit.size_name, *FORMS[fit.form_name].needs]
+        known = [fit.size_name, *fit.law.needs]
         runs = rows_of(table, fit.model, fit.baseline).dropna(subset=known)
-        given = runs_of(runs, fit.form_name, fit.size_name)
-        predicted = fit.loss(given.N, given.E, given.D, given.G, given.S)
+        predicted = fit.loss_at(variables_of(runs, fit.form_name, fit.size_name))
     else:
         runs = runs.dropna(subset=[size, "n_tokens"])
         predicted = fit.loss(runs[size], runs["n_tokens"])

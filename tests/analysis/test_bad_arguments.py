@@ -160,7 +160,7 @@ parametric good.csv --x n_tokens -> invalid choice: 'n_tokens'
 experts good.csv --form cubic -> invalid choice: 'cubic'
 experts good.csv --hold-out seed -> invalid choice: 'seed'
 experts good.csv --residual mean -> invalid choice: 'mean'
-surfaces good.csv --form kaplan -> invalid choice: 'kaplan'
+surfaces good.csv --form none-such -> invalid choice: 'none-such'
 surfaces good.csv --hold-out seed -> invalid choice: 'seed'
 plan good.csv -> required: --budget
 plan good.csv --budget much -> invalid float value: 'much'

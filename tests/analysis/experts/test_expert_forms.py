@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from scipy import optimize, stats
 
-from analysis.experts import fit as experts
 from analysis.experts.fit import fit_expert_law
 from analysis.fitting.least_squares import minimise
 from analysis.fitting.status import FitError, FitStatus
+from analysis.laws import fit as laws
 from tests.analysis.expert_laws import (
     EXPERTS,
     FEW,
@@ -146,7 +146,7 @@ def test_an_edge_is_a_bound_whichever_way_rounding_points(monkeypatch):
         found = minimise(*args, **how)
         return dataclasses.replace(found, at_bound=np.zeros_like(found.at_bound))
 
-    monkeypatch.setattr(experts, "minimise", none_stuck)
+    monkeypatch.setattr(laws, "minimise", none_stuck)
     fit = fit_expert_law(runs_of("loglinear"), "clark", **FEW)
     assert fit.status is FitStatus.BOUND_HIT
 

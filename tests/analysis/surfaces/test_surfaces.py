@@ -11,7 +11,6 @@ from analysis.fitting.status import FitError, FitStatus
 from analysis.parametric import fit_parametric
 from analysis.surfaces.compare import HELD_OUT, compare_surfaces
 from analysis.surfaces.fit import fit_surface
-from analysis.surfaces.forms import SURFACES
 from analysis.synthetic import ChinchillaSurface, simulate_isoflop
 from tests.analysis.tables import BESIROGLU, surface
 
@@ -43,6 +42,9 @@ MADE = {
     "over_trained": (over_trained, OVER_TRAINED),
     "farseer": (farseer, FARSEER),
 }
+
+
+FORMS = tuple(MADE)
 
 
 def runs(form, noise=0.0, seed=0):
@@ -100,8 +102,10 @@ def test_chinchilla_s_is_the_parametric_fit():
         fit_surface(N, D, loss, "chinchilla", n_draws=0),
         fit_parametric(N, D, loss, n_draws=0),
     )
-    assert ours.objective == pytest.approx(theirs.objective, rel=1e-6)
-    assert ours.params == pytest.approx(theirs.params, rel=1e-3)
+    assert ours.params == theirs.params
+    assert (ours.objective, ours.status, ours.warnings) == (
+        theirs.objective, theirs.status, theirs.warnings,
+    )  # fmt: skip
 
 
 @pytest.mark.slow
@@ -110,21 +114,6 @@ def test_over_training_is_chinchilla_s_with_one_exponent():
     fit = fit_surface(N, D, loss, "chinchilla", n_draws=0)
     assert fit.params["alpha"] == pytest.approx(2 * OVER_TRAINED["eta"], rel=1e-5)
     assert fit.params["beta"] == pytest.approx(2 * OVER_TRAINED["eta"], rel=1e-5)
-
-
-@pytest.mark.parametrize("form", SURFACES)
-def test_derivatives_are_those_by_differences(form):
-    rng = np.random.default_rng(0)
-    n, d = rng.normal(size=(2, 12))
-    model = SURFACES[form].model(n, d, 23.0)
-    theta = rng.normal(0, 0.2, (3, len(SURFACES[form].names)))
-    theta[0, -1] = 1e-9  # a bend that is none
-    _, jacobian = model(theta)
-    for j in range(theta.shape[1]):
-        h = np.zeros(theta.shape[1])
-        h[j] = 1e-6
-        numeric = (model(theta + h)[0] - model(theta - h)[0]) / 2e-6
-        np.testing.assert_allclose(jacobian[:, :, j], numeric, atol=1e-6, rtol=1e-6)
 
 
 # Refusals
@@ -138,13 +127,13 @@ def test_what_runs_can_not_identify_is_refused():
     with pytest.raises(FitError, match="all token counts are the same: their exponent in farseer"):
         fit_surface(np.geomspace(1e8, 1e10, 12), np.full(12, 1e10), loss[:12], n_draws=0)
     for how, says in (
-        ({"form": "kaplan"}, "form='kaplan' is not one of chinchilla, over_trained, farseer"),
+        ({"form": "none-such"}, "form='none-such' is not one of chinchilla, "),
         ({"delta": 0}, "delta=0 must be above 0"),
         ({"n_draws": -1}, "n_draws=-1 must be 0 or more"),
     ):
         with pytest.raises(ValueError, match=says):
             fit_surface(N, D, loss, **how)
-    with pytest.raises(ValueError, match=r"columns of different lengths: 64, 63, 64"):
+    with pytest.raises(ValueError, match=r"different lengths: .*'n_params': 64, 'n_tokens': 63"):
         fit_surface(N, D[1:], loss)
     with pytest.raises(ValueError, match=r"loss\[3\]=nan must be finite and above 0"):
         fit_surface(N, D, np.where(np.arange(64) == 3, np.nan, loss))
@@ -165,11 +154,11 @@ def test_tokens_that_follow_size_have_a_warning():
 @pytest.mark.slow
 @pytest.mark.parametrize("hold_out", HELD_OUT)
 def test_what_made_the_runs_predicts_those_held_out(hold_out):
-    found = compare_surfaces(N, D, runs("farseer", 0.001), hold_out=hold_out, n_draws=0)
+    found = compare_surfaces(N, D, runs("farseer", 0.001), FORMS, hold_out=hold_out, n_draws=0)
     held = {one.form_name: one.held_out_rmse for one in found.surfaces}
     assert found.surfaces[0].form_name == "farseer"
     assert held["chinchilla"] > 3 * held["farseer"]
-    plain = compare_surfaces(N, D, runs("chinchilla", 0.001), hold_out=hold_out, n_draws=0)
+    plain = compare_surfaces(N, D, runs("chinchilla", 0.001), FORMS, hold_out=hold_out, n_draws=0)
     held = {one.form_name: one.held_out_rmse for one in plain.surfaces}
     assert held["chinchilla"] < 0.005  # its noise is .002 nats
     # alpha and beta differ by .018 only, so that one exponent for both does no harm here
@@ -204,7 +193,7 @@ def test_hold_out_by_hand():
 @pytest.mark.slow
 def test_what_can_not_be_fitted_is_skipped():
     rows = np.r_[0:64:7]
-    found = compare_surfaces(N[rows], D[rows], runs("chinchilla")[rows], n_draws=0)
+    found = compare_surfaces(N[rows], D[rows], runs("chinchilla")[rows], FORMS, n_draws=0)
     assert {one.form_name for one in found.surfaces} == {"chinchilla", "over_trained"}
     assert found.skipped[0].startswith("farseer: ")
     with pytest.raises(FitError, match="no surface to compare: farseer: "):
@@ -216,13 +205,13 @@ def test_chinchilla_s_runs_of_most_compute(published):
     """Held out, Farseer's form is nearest; at the largest sizes it is the furthest, and says so."""
     frame = pd.read_csv(published("chinchilla_epoch_245.csv"))
     columns = frame["params"], frame["tokens"], frame["loss"]
-    found = compare_surfaces(*columns, n_draws=0)
+    found = compare_surfaces(*columns, FORMS, n_draws=0)
     held = {one.form_name: one.held_out_rmse for one in found.surfaces}
     assert found.n_held == 49
     assert held == pytest.approx(
         {"farseer": 0.0284, "over_trained": 0.0326, "chinchilla": 0.0372}, abs=5e-4
     )
-    sizes = compare_surfaces(*columns, hold_out="size", n_draws=0)
+    sizes = compare_surfaces(*columns, FORMS, hold_out="size", n_draws=0)
     assert sizes.surfaces[-1].form_name == "farseer"
     assert sizes.surfaces[-1].status is FitStatus.BOUND_HIT
 
@@ -230,7 +219,7 @@ def test_chinchilla_s_runs_of_most_compute(published):
 @pytest.mark.slow
 def test_porian_s_runs_of_most_compute(published):
     frame = pd.read_csv(published("porian_rw_tuned_121.csv"))
-    found = compare_surfaces(frame["params"], frame["tokens"], frame["loss"], n_draws=0)
+    found = compare_surfaces(frame["params"], frame["tokens"], frame["loss"], FORMS, n_draws=0)
     held = {one.form_name: one.held_out_rmse for one in found.surfaces}
     assert held["farseer"] < held["chinchilla"] / 2
     # As P2c: E is at its bound on these runs

@@ -1,0 +1,134 @@
+"""The one fit of all laws: from many starts downhill, warnings, and a bootstrap of the runs."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from analysis.fitting.clusters import cluster_codes, describe_draws, drawn_counts, few_clusters
+from analysis.fitting.intervals import Array
+from analysis.fitting.least_squares import Minima, minimise
+from analysis.fitting.power_sum import exponentiated
+from analysis.laws.identify import Optimum, refuse
+from analysis.laws.law import Law, Variables
+from analysis.laws.result import FittedLaw, Residual
+
+F = TypeVar("F", bound=FittedLaw)
+
+_SAME = 1e-6  # relative: starts this near the best objective found the same minimum
+_MAX_STEPS = 10_000
+_RAN_OFF = 0.05  # share of the draws that may stop at a bound
+
+
+def fit_law(
+    kind: type[F],
+    law: Law,
+    at: Variables,
+    loss: Array,
+    *,
+    residual: Residual = "log",
+    delta: float = np.inf,
+    groups: ArrayLike | None = None,
+    n_draws: int,
+    seed: int = 0,
+    notes: Sequence[str] = (),
+    more: dict[str, Any] | None = None,
+) -> F:
+    """Fits a law to losses (n,) in nats/token at `at`, as a result of this kind.
+
+    residual: of ln L, or of L in nats/token; delta: Huber's bound, in its unit; infinite: least
+    squares. groups: the bootstrap draws whole groups of runs. notes: more warnings; more: the
+    kind's own fields. Raises ValueError for a bad argument, FitError for runs that do not identify
+    the parameters (see identify).
+    """
+    if residual not in ("log", "loss"):
+        raise ValueError(f"residual={residual!r} is neither 'log' nor 'loss'")
+    if not delta > 0:
+        raise ValueError(f"delta={delta!r} must be above 0; inf is plain least squares")
+    if n_draws < 0:
+        raise ValueError(f"n_draws={n_draws} must be 0 or more")
+    n = len(loss)
+    clusters = None if groups is None else cluster_codes(groups, n)
+    fixed = law.not_fitted(at)
+    refuse(law, at, fixed)
+
+    centre = at.centre()
+    model, target = law.model(at, centre), np.log(loss)
+    if residual == "loss":
+        model, target = exponentiated(model), loss
+    box = law.start(at, centre, loss, fixed)
+    descend = partial(minimise, model, target, lower=box.lower, upper=box.upper, delta=delta)
+    minima = descend(box.starts)
+    if law.tells and not minima.converged[minima.best]:
+        minima = _to_its_end(descend, minima)
+    best = minima.best
+    theta = minima.theta[best]
+    share = float((minima.value <= minima.value[best] * (1 + _SAME) + 1e-25).mean())
+    found = Optimum(law=law, at=at, model=model, box=box, fixed=fixed, minima=minima, share=share)
+    condition = found.condition
+    found.refuse_singular(condition)
+
+    warned = found.warned(condition)
+    n_free = len(law.names) - len(fixed)
+    few = [f"{n} runs for {n_free} parameters: the intervals say little"] if n < 2 * n_free else []
+    counts = drawn_counts(n, n_draws, np.random.default_rng(seed), clusters)
+    drawn = descend(np.repeat(theta[None], n_draws, axis=0), weights=counts)
+    ran_off = _ran_off(drawn) if law.of_size_and_tokens else []
+    for text in (*notes, *few, *few_clusters(clusters), *ran_off):
+        warned.add(text)
+
+    def natural(thetas: Array) -> Array:
+        return np.where(np.isin(law.names, fixed), 0.0, law.natural(thetas, centre))
+
+    predicted = model(theta[None])[0][0]
+    off = (np.log(predicted) if residual == "loss" else predicted) - np.log(loss)
+    return kind(
+        form=law.formula,
+        names=law.names,
+        estimates=tuple(natural(theta[None])[0].tolist()),
+        n_points=n,
+        objective=float(minima.value[best]),
+        interval=describe_draws(n_draws, clusters),
+        status=warned.status,
+        warnings=tuple(warned.texts),
+        fixed=fixed,
+        draws=natural(drawn.theta),
+        form_name=law.name,
+        residual=residual,
+        delta=float(delta),
+        rmse=float(np.sqrt(np.mean(off**2))),
+        centre=centre,
+        share_at_best=share,
+        n_starts=len(box.starts),
+        gradient=float(minima.gradient[best]),
+        condition=condition,
+        thetas=np.vstack([theta[None], drawn.theta]),
+        **(more or {}),
+    )
+
+
+def _to_its_end(descend: Callable[..., Minima], minima: Minima) -> Minima:
+    """The same with the best one followed further.
+
+    Where parameters trade off, there is a valley that not every start need go down to its end.
+    """
+    best = minima.best
+    onward = descend(minima.theta[best][None], max_steps=_MAX_STEPS)
+    columns = {}
+    for name in ("theta", "value", "gradient", "converged", "at_bound"):
+        column = getattr(minima, name).copy()
+        column[best] = getattr(onward, name)[0]
+        columns[name] = column
+    return replace(minima, **columns)
+
+
+def _ran_off(drawn: Minima) -> list[str]:
+    """The warning about draws that stopped at a bound.
+
+    Not for laws of experts: their bounds stand for infinity, and a draw without saturation is one.
+    """
+    share = float(drawn.at_bound.any(axis=1).mean()) if len(drawn.at_bound) else 0.0
+    return [f"{share:.0%} of the bootstrap draws stopped at a bound"] if share > _RAN_OFF else []
