@@ -8,7 +8,7 @@ EXTRAS ?= dev
 # Machines of CI often set it. Each worker and child would then compile all sources again, for minutes.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo retrofit-demo study test test-fast test-changed test-levels test-long test-night test-study test-slurm soak audit-security check format wandb-sync gpu-check gpu-wheels clean
+.PHONY: help demo retrofit-demo study test test-fast test-changed test-levels test-long test-night test-study test-slurm soak audit-security check api format wandb-sync gpu-check gpu-wheels clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -95,6 +95,10 @@ check: $(READY)  ## ruff, types, import directions
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+api: $(READY)  ## make pages of all docstrings: build/api/index.html
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS),api]'
+	$(BIN)/python -m pdoc -o build/api experiments '!experiments.interchange.template' analysis
 
 format: $(READY)  ## apply ruff's fixes and formatting
 	$(BIN)/ruff check --fix .

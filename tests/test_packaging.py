@@ -53,6 +53,17 @@ def test_the_citation_is_of_this_release(project):
     assert {"message", "title", "authors", "references"} <= set(citation)
 
 
+def test_hooks_and_hosted_ci_run_what_is_run_here():
+    makefile = (REPOSITORY / "Makefile").read_text().replace("$(BIN)", ".venv/bin")
+    (local,) = yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text())["repos"]
+    for hook in local["hooks"]:
+        assert hook["entry"].removesuffix(" --force-exclude") in makefile
+    hosted = yaml.safe_load((REPOSITORY / ".github" / "workflows" / "ci.yml").read_text())
+    assert hosted["jobs"]["run"]["steps"][-1]["run"].endswith(" .ci/run")
+    assert "secrets." not in str(hosted)
+    assert os.access(REPOSITORY / ".ci" / "run", os.X_OK)
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
     """(the wheel's file names, the folder it is installed in, an environment that finds it)."""
