@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.cli import exit_codes, resolve
-from experiments.config.hydra_hints import appended, normalized
+from experiments.config.hydra_hints import appended, choice_names, normalized
 from experiments.config.hydra_version import VERSION_BASE
 from experiments.config.paths import conf_dir
 from experiments.system.credentials import refuse
@@ -51,6 +51,10 @@ def main() -> None:
             try:
                 _run()
                 return
+            except SystemExit as end:
+                if {"-h", "--help"} & {*words} and not end.code:  # Hydra's names no launcher
+                    print(f"hydra/launcher, with -m: {', '.join(choice_names('hydra/launcher'))}")
+                raise
             except ConfigCompositionException as error:
                 words = appended(sys.argv[1:], error)
                 if words is None:

@@ -21,13 +21,7 @@ from experiments.sweep.planning import (
     set_aside_diverged,
 )
 from experiments.sweep.progress import Heartbeat, SweepProgress
-from experiments.sweep.queue import (
-    is_at_time_limit,
-    launchers,
-    own_job,
-    requeue_point,
-    tasks_of,
-)
+from experiments.sweep.queue import launchers, own_job, requeue_point, tasks_of
 from experiments.system import distributed, interruption
 from experiments.system.claims import RunningElsewhereError
 
@@ -82,7 +76,8 @@ def run_one(raw: Raw, *, stored: bool = False) -> float | None:
         record = execute(point, progress)
     except KeyboardInterrupt as error:
         display.close()
-        if is_at_time_limit(job := own_job(), interruption.received()):  # sbatch/run.sh
+        job = own_job()
+        if job is not None and job.at_time_limit(interruption.received()):  # sbatch/run.sh
             why = f"time limit: {error}"
             requeue_point(job, point.run_dir, point.config.trainer.max_retries, why)
         raise

@@ -87,13 +87,10 @@ class Session(Protocol):
 class Job(Protocol):
     """A queue's task, to the processes that run in it."""
 
-    def is_first_rank(self) -> bool:
-        """Whether this process acts for the whole job."""
-        ...
-
     def at_time_limit(self, signal: str | None) -> bool:
-        """Whether this signal, as SIGUSR1, says that the job's time is over soon. One that was
-        cancelled or preempted gets another, or at another time.
+        """Whether this signal, as SIGUSR1, says that the job's time is over soon, and this process,
+        of rank 0, acts for the job. One that is cancelled or preempted gets another signal, or at
+        another time.
         """
         ...
 
@@ -242,8 +239,3 @@ def requeue_point(job: Job | None, run_dir: Path | None, max_retries: int, why: 
         print(f"no new checkpoint in {max_retries + 1} tries: not requeued", file=sys.stderr)
         return False
     return job.requeue()
-
-
-def is_at_time_limit(job: Job | None, signal: str | None) -> bool:
-    """Whether this process is to put its job back into the queue, for it was sent this signal."""
-    return job is not None and job.is_first_rank() and job.at_time_limit(signal)

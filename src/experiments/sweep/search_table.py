@@ -115,20 +115,18 @@ def search_lines(cells: Sequence[CellState]) -> list[str]:
 
 def search_rows(cells: Sequence[CellState]) -> list[dict[str, Any]]:
     """An object a cell, as JSON has it: what is searched, how many trials stand where, the best."""
-    return [_object(cell) for cell in cells]
-
-
-def _object(cell: CellState) -> dict[str, Any]:
-    best = cell.best()
-    found = None
-    if best is not None:
-        found = {"value": best.value, "params": dict(best.params), "runs": list(best.runs)}
-    rules = {name: cell.rules[name] for name in ("search", "objective", "direction")}
-    return {"cell": cell.name, **rules, **cell.counts(), "best": found}
+    rows = []
+    for cell in cells:
+        best, found = cell.best(), None
+        if best is not None:
+            found = {"value": best.value, "params": dict(best.params), "runs": list(best.runs)}
+        rules = {name: cell.rules[name] for name in ("search", "objective", "direction")}
+        rows.append({"cell": cell.name, **rules, **cell.counts(), "best": found})
+    return rows
 
 
 def _row(cell: CellState, names: Sequence[str]) -> tuple[str, ...]:
-    counts = tuple(str(n) if n else "" for n in cell.counts().values())
+    counts = tuple(str(n or "") for n in cell.counts().values())
     best = cell.best()
     if best is None:
         return (cell.name, *counts, *("" for _ in range(len(names) + 2)))

@@ -47,7 +47,7 @@ def _lines(points: Sequence[PointState]) -> list[str]:
                 f"{p.step}/{p.n_steps or '?'}",
                 "" if p.tokens_per_second is None else count(p.tokens_per_second),
                 "" if p.seconds_left is None else duration(p.seconds_left),
-                str(p.n_stops) if p.n_stops else "",
+                str(p.n_stops or ""),
                 p.job or "",
                 detail,
             )
@@ -58,23 +58,16 @@ def _lines(points: Sequence[PointState]) -> list[str]:
 
 def _by_model(points: Sequence[PointState]) -> list[str]:
     """A line a model: how many of its points are in each state. Nothing for a single model."""
-    cells = Counter((_model(p), p.state) for p in points)
+    cells = Counter((p.label.partition(" ")[0], p.state) for p in points)
     models = list(dict.fromkeys(model for model, _ in cells))
     if len(models) < 2:
         return []
     states = [s for s in STATES if any(cells[model, s] for model in models)]
     counts = [[cells[model, s] for s in states] for model in models]
     rows = [("model", *states, "all")]
-    rows += [(model, *map(_or_blank, row), str(sum(row))) for model, row in zip(models, counts)]
+    for model, row in zip(models, counts):
+        rows.append((model, *(str(n or "") for n in row), str(sum(row))))
     return aligned(rows)
-
-
-def _model(point: PointState) -> str:
-    return point.label.partition(" ")[0]
-
-
-def _or_blank(n: int) -> str:
-    return str(n) if n else ""
 
 
 def _summary(name: str, points: Sequence[PointState]) -> str:

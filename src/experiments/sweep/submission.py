@@ -9,15 +9,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from experiments.records import DamagedError
 from experiments.sweep.queue import Task
 from experiments.system.disk import make_folder, write_text_atomically
 from experiments.system.ownership import distrust
 from experiments.system.requeue import MAX_RETRIES
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,26 +53,22 @@ def write(folder: Path, submission: Submission) -> Path:
     return path
 
 
-def read(path: Path) -> Submission:
-    """The submission of that file. Raises DamagedError for a file that is none."""
+def read(path: Path, check: Callable[[Mapping[str, Any]], object] = dict) -> Submission:
+    """The submission of that file, whose resources are such as `check` takes. Raises DamagedError
+    for a file that is none.
+    """
     try:
         values = json.loads(path.read_bytes())
         found = Submission(**{**values, "run_ids": tuple(values["run_ids"])})
         if not all(isinstance(run_id, str) for run_id in found.run_ids):
             raise ValueError("its run_ids are not text")
-        if not isinstance(found.resources, dict):
-            raise ValueError("its resources are no group")
+        check(found.resources)
     except FileNotFoundError:
         raise
     except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
-        raise damaged(path, error) from error
+        remedy = "move it away; the same command submits its points again"
+        raise DamagedError(path, f"not a submission: {error}", remedy) from error
     return found
-
-
-def damaged(path: Path, error: Exception) -> DamagedError:
-    """Says what is wrong with a submission's file, and what to do."""
-    remedy = "move it away; the same command submits its points again"
-    return DamagedError(path, f"not a submission: {error}", remedy)
 
 
 def paths(folder: Path) -> list[Path]:
@@ -82,21 +76,16 @@ def paths(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.json"))
 
 
-def last_resources(folder: Path, make: Callable[[Mapping[str, Any]], T]) -> tuple[Path, T] | None:
-    """make(resources) of the newest submission that can be read, and its file; None without any
-    submission. make raises ValueError or TypeError for what are none.
+def last(folder: Path, check: Callable[[Mapping[str, Any]], object]) -> Submission | None:
+    """The newest submission that can be read; None without any. check: as of read.
 
-    Who asks for them again has them run by a shell, maybe, so the file must be this user's own.
-    Raises ValueError if it is not, and if no submission can be read.
+    Who asks for its resources again has them run by a shell, maybe, so the file must be this
+    user's own. Raises ValueError if it is not, and if no submission can be read.
     """
     again = "give the command that started the sweep again, or retry with --local"
     for path in reversed(found := paths(folder)):
         try:
-            submission = read(path)
-            try:
-                made = make(submission.resources)
-            except (ValueError, TypeError) as error:
-                raise damaged(path, error) from error
+            submission = read(path, check)
         except DamagedError as error:
             _warn(str(error))
             continue
@@ -105,7 +94,7 @@ def last_resources(folder: Path, make: Callable[[Mapping[str, Any]], T]) -> tupl
             raise ValueError(
                 f"{path} {why}, and a shell and the queue would run its resources as you; {again}"
             )
-        return path, made
+        return submission
     if found:
         raise ValueError(f"{folder} has no submission that can be read; {again}")
     return None

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from experiments.point import make_point
     from experiments.sweep import submission
     from experiments.sweep.progress import Heartbeat
-    from experiments.sweep.queue import is_at_time_limit, own_job, requeue_point
+    from experiments.sweep.queue import own_job, requeue_point
     from experiments.sweep.restore import raw_of_run
     from experiments.system.claims import RunningElsewhereError
 
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt as error:
         print(f"interrupted: {error}", file=sys.stderr, flush=True)
-        if is_at_time_limit(job, interruption.received()):
+        if job is not None and job.at_time_limit(interruption.received()):
             return STOPPED if again(f"time limit: {error}") else 1
         return STOPPED
     if record.error:
@@ -78,10 +78,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _stopped_early(error: KeyboardInterrupt) -> int:
     """The exit code of a task that was stopped while it was still importing or reading."""
-    from experiments.sweep.queue import is_at_time_limit, own_job, requeue_point
+    from experiments.sweep.queue import own_job, requeue_point
 
     print(f"interrupted: {error}", file=sys.stderr)
-    if not is_at_time_limit(job := own_job(), interruption.received()):
+    job = own_job()
+    if job is None or not job.at_time_limit(interruption.received()):
         return STOPPED
     options = _parse(None)
     max_retries = MAX_RETRIES

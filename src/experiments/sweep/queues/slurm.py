@@ -113,15 +113,14 @@ class Slurm(Queue):
     @classmethod
     def last(cls, sweep_dir: Path) -> tuple[str, Self] | None:
         """Prints what a shell and sbatch get of it."""
-        found = submission.last_resources(
-            sweep_dir / FOLDER, lambda given: read(cls, given, "resources")
-        )
+        found = submission.last(sweep_dir / FOLDER, lambda given: read(cls, given))
         if found is None:
             return None
-        path, queue = found
+        queue = read(cls, found.resources)
         if queue.setup or queue.extra:
+            path = sweep_dir / FOLDER / f"{found.name}.json"
             print(f"from {path}: setup={queue.setup!r} extra={list(queue.extra)}")
-        return path.stem, queue
+        return found.name, queue
 
     @staticmethod
     def job() -> "_Job | None":
@@ -148,7 +147,7 @@ class _Session:
         """An array for the points of each number of devices, and no longer than Slurm takes."""
         from experiments.sweep.trunks import alike
 
-        names = {run_id: task.job for run_id, task in tasks.items()}
+        names = {run_id: task.job for run_id, task in tasks.items() if task.queue == "Slurm"}
         jobs = []
         for trunk, group in alike(points, names):
             for i in range(0, len(group), _MAX_ARRAY):
@@ -157,8 +156,8 @@ class _Session:
                 names |= {point.run_id: f"{job}_{k}" for k, point in enumerate(part)}
                 jobs.append(job)
         self.given |= {point.run_id: point.run_dir for point in points}
-        n = f"sweep {points[0].config.sweep}: {len(points)} runs submitted"
-        print(f"{n}, Slurm job {', '.join(jobs)}", flush=True)
+        what = f"sweep {points[0].config.sweep}: {len(points)} runs submitted"
+        print(f"{what}, Slurm job {', '.join(jobs)}", flush=True)
 
     def outcomes(self, tasks: Mapping[str, Task]) -> dict[str, Outcome]:
         """Those that Slurm does not have any more and that left no record, or that of a failure."""
@@ -189,9 +188,6 @@ class _Job:
 
     name: str
 
-    def is_first_rank(self) -> bool:
-        return os.environ.get("SLURM_PROCID", "0") == "0"
-
     def n_restarts(self) -> int:
         return int(os.environ.get("SLURM_RESTART_COUNT") or 0)
 
@@ -204,19 +200,15 @@ class _Job:
         lead = float(os.environ.get(_SIGNAL_VARIABLE) or SIGNAL_SECONDS)
         end = os.environ.get("SLURM_JOB_END_TIME")
         is_near = end is not None and float(end) - time.time() < lead + _SLACK
-        return signal == _TIME_LIMIT_SIGNAL and is_near
+        return signal == _TIME_LIMIT_SIGNAL and is_near and started.rank() == 0
 
     def requeue(self) -> bool:
-        """scontrol requeue."""
-        command = ["scontrol", "requeue", self.name]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            print(f"{' '.join(command)}: {error}", file=sys.stderr)
+            _call("scontrol", "requeue", self.name)
+        except RuntimeError as error:
+            print(f"scontrol requeue {self.name}: {error}", file=sys.stderr)
             return False
-        if done.returncode:
-            print(f"{' '.join(command)}: {done.stderr.strip()}", file=sys.stderr)
-        return done.returncode == 0
+        return True
 
 
 class Row(NamedTuple):
