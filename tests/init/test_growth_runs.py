@@ -76,7 +76,7 @@ def last_of(point):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["peer", "pkm"])
+@pytest.mark.parametrize("name", ["peer", pytest.param("pkm", marks=pytest.mark.long)])
 def test_a_run_grown_by_bias_starts_as_its_parent_and_says_what_both_cost(name, parent, child):
     _, before = parent(name)
     point = child(name, "n_experts=512", "init.how=bias", "init.train=all")
@@ -94,7 +94,7 @@ def test_a_run_grown_by_bias_starts_as_its_parent_and_says_what_both_cost(name, 
     assert flat_row(record)["init.parent.flops"] == before.achieved_flops
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_taken_up_again_while_keys_are_let_in_is_the_run_that_was_not_stopped(child):
     overrides = ("n_experts=512", "init.how=bias", "init.train=all", "init.anneal=1.0", *EACH)
     whole = child("peer", *overrides)
@@ -125,7 +125,10 @@ def test_a_run_goes_on_with_its_parents_moments(parent, child):
 
 @pytest.mark.levels
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "n_experts"), [("peer", 128), ("moe", 24), ("moe_two", 16)])
+@pytest.mark.parametrize(
+    ("name", "n_experts"),
+    [("peer", 128), ("moe", 24), pytest.param("moe_two", 16, marks=pytest.mark.long)],
+)
 def test_a_run_grown_by_copies_starts_as_its_parent_to_rounding(name, n_experts, parent, child):
     overrides = (f"n_experts={n_experts}", "init.how=copies", "init.train=all")
     record = execute(child(name, *overrides))

@@ -113,7 +113,7 @@ def test_grouped_product_is_the_loop_and_so_are_its_gradients():
         ("torch", torch.float32),
         ("torch", torch.float64),
         ("cpp", torch.bfloat16),
-        ("triton", torch.float32),
+        pytest.param("triton", torch.float32, marks=pytest.mark.long),
         ("triton", torch.bfloat16),
     ],
     indirect=["kernel"],

@@ -115,7 +115,7 @@ def _resident() -> int:
 
 
 @pytest.mark.parametrize("way", ["dense", "rows", "fused"])
-@pytest.mark.parametrize("kernel", ["cpp", pytest.param("torch", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kernel", ["cpp", pytest.param("torch", marks=pytest.mark.long)])
 def test_no_growth_over_100_steps(kernel, way):
     """9 MB of table each, so that dense gradients are blocks of the workspace."""
     layer = PEERConfig(n_experts=96**2, n_heads=2, top_k=8, d_key=16).build(256)

@@ -229,7 +229,7 @@ def test_encodes_pairs_as_the_harness_does(run_dir):
 
 @installed
 @pytest.mark.slow
-@pytest.mark.parametrize("stride", [None, 16])
+@pytest.mark.parametrize("stride", [None, pytest.param(16, marks=pytest.mark.long)])
 def test_perplexity_of_a_text_is_experiments_evaluate_s(compose_raw, tmp_path, stride):
     """Within 1e-3 nats a token. The harness scores a document after an end of text, and
     experiments.evaluate the whole stream but for its first token: so windows differ by one place.

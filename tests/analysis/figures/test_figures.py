@@ -27,7 +27,7 @@ from tests.analysis.figures.drawn import (
     sweep,
 )
 
-NAMES = [pytest.param(n, marks=pytest.mark.slow if "12 budgets" in n else ()) for n in ALL]
+NAMES = [pytest.param(n, marks=pytest.mark.long if "12 budgets" in n else ()) for n in ALL]
 
 
 @pytest.fixture(autouse=True)
