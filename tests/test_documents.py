@@ -203,7 +203,17 @@ def test_every_extra_that_is_named_exists_and_can_be_installed():
         for here, by_function, released in EXTRA.findall(path.read_text()):
             assert not released, f"{path}: pip finds no such release; say pip install -e '.[...]'"
             named.add(here or by_function)
-    assert {"hub", "hf", "peft", "search", "lm-eval", "bench", "submitit"} <= named
+    assert {
+        "train",
+        "parquet",
+        "hub",
+        "hf",
+        "peft",
+        "search",
+        "lm-eval",
+        "bench",
+        "submitit",
+    } <= named
     assert named <= set(project["optional-dependencies"])
 
 

@@ -28,6 +28,18 @@ def test_the_two_malicious_releases_of_lightning_are_excluded(project):
         assert list(accepted) == ["2.6.1", "2.6.4"]
 
 
+def test_training_is_an_extra_that_others_bring(project):
+    extras = project["optional-dependencies"]
+    base = {Requirement(text).name for text in project["dependencies"]}
+    train = {Requirement(text).name for text in extras["train"]}
+    assert {"torch", "lightning", "hydra-core", "omegaconf", "wandb"} <= train
+    assert not base & train
+    brought = {r.name: r.extras for r in map(Requirement, extras["dev"])}["expert-isoflops"]
+    assert {"train", "hub", "hf", "peft", "search"} == brought
+    alone = [name for name, group in extras.items() if not any("[train" in r for r in group)]
+    assert set(alone) == {"train", "parquet", "api"}
+
+
 @pytest.fixture(scope="module")
 def project():
     return tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]

@@ -129,7 +129,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     try:
         frame = pd.read_parquet(path)
     except ImportError:
-        raise ValueError(f"{path}: Parquet needs pyarrow: {install('hub')}") from None
+        raise ValueError(f"{path}: Parquet needs pyarrow: {install('parquet')}") from None
     except (ValueError, OSError) as error:
         why = str(error).strip().replace("\n", " ")
         raise ValueError(f"{path} is not a Parquet file: {why}") from error

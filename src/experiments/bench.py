@@ -12,9 +12,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
-from experiments.benchmarks.core.arguments import read_overrides
-from experiments.cli import Parser, exit_codes
+from experiments.cli import Parser, exit_codes, needs_train
 from experiments.system.modules import modules_of
+
+with needs_train():
+    from experiments.benchmarks.core.arguments import read_overrides
 
 FOLDER = Path(__file__).parent / "benchmarks"
 _ABOUT = """\

@@ -21,7 +21,7 @@ from experiments.records import RECORD_NAME
 from experiments.sweep.manifest import MANIFEST_NAME
 from experiments.system import interruption
 from experiments.system.plain_text import printable
-from experiments.system.version import ShowVersion, version_line
+from experiments.system.version import ShowVersion, install, version_line
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -38,6 +38,7 @@ _REMEDIES = (
     ((errno.ENOMEM,), "free some of the machine's memory"),
 )
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+_TRAIN = ("hydra", "omegaconf", "torch", "lightning", "wandb", "tokenizers")  # of pyproject's extra
 _HYDRA_GRAMMAR = ("LexerNoViableAlt", "mismatched input", "extraneous input")
 _HYDRA_NOISE = ("To append to your config", "full_key", "object_type", "reference_type")
 
@@ -65,12 +66,32 @@ def exit_codes() -> Iterator[None]:
         raise SystemExit(code) from None
 
 
+@contextmanager
+def needs_train() -> Iterator[None]:
+    """Around a command's imports: one line and FAILED where a package of [train] is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if _lacking(error) is None:
+            raise
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        raise SystemExit(FAILED) from None
+
+
 def _exit_code(error: Exception) -> int | None:
     """None for a fault of this program: its traceback is shown."""
     if isinstance(error, (ValueError, *_config_errors())):
         return BAD_INPUT
     # what a machine, a disk or a network denies
-    return FAILED if isinstance(error, (RuntimeError, OSError, MemoryError)) else None
+    denied = isinstance(error, (RuntimeError, OSError, MemoryError)) or _lacking(error) is not None
+    return FAILED if denied else None
+
+
+def _lacking(error: BaseException) -> str | None:
+    """The package of the extra [train] that is not installed, if that is the error."""
+    name = error.name if isinstance(error, ModuleNotFoundError) else None
+    package = (name or "").partition(".")[0]
+    return package if package in _TRAIN else None
 
 
 def _config_errors() -> tuple[type[Exception], ...]:
@@ -89,6 +110,8 @@ def one_line(error: BaseException) -> str:
         return _denied(error)
     if isinstance(error, MemoryError):
         return "out of memory; lower n_experts, size or workers, or free some of the machine's"
+    if (package := _lacking(error)) is not None:
+        return f"{package} is not installed, which this command needs: {install('train')}"
     if (mark := getattr(error, "problem_mark", None)) is not None:  # of yaml
         problem = getattr(error, "problem", None) or "not YAML"
         return f"{mark.name}, line {mark.line + 1}: {problem}; correct the file"
@@ -160,12 +183,12 @@ def run_words(
     for --version, else what it does with them.
     """
     given = sys.argv[1:]
-    if asks_for(given, "-h", "--help") or not given:
-        print(usage())
-    elif asks_for(given, "--version"):
-        print(version_line())
-    else:
-        with exit_codes():
+    with exit_codes():
+        if asks_for(given, "-h", "--help") or not given:
+            print(usage())
+        elif asks_for(given, "--version"):
+            print(version_line())
+        else:
             run(read_words(given, keys=keys, nodes=nodes))
 
 

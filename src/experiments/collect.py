@@ -142,7 +142,7 @@ def write_tables(folder: Path, rows: list[dict[str, Any]]) -> list[Path]:
         try:
             table.to_parquet(parquet, index=False)
         except ImportError:
-            raise RuntimeError(f"Parquet needs pyarrow: {install('hub')}") from None
+            raise RuntimeError(f"Parquet needs pyarrow: {install('parquet')}") from None
         sync_tree(Path(name))
         return [path.replace(folder / path.name) for path in (csv, parquet)]
 

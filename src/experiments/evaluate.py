@@ -7,12 +7,14 @@ rule before is left alone.
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.cli import run_words
+from experiments.cli import needs_train, run_words
 from experiments.config.hydra_hints import choice_names
 from experiments.config.words import LIBRARY, SCORING, Words, read_words
 from experiments.records import RECORD_NAME, RunRecord, finished_record
-from experiments.tasks.choice import FOLDER, TASKS, choose
 from experiments.tasks.facts import known_tasks
+
+with needs_train():
+    from experiments.tasks.choice import FOLDER, TASKS, choose
 
 _KEYS = (TASKS, FOLDER, LIBRARY)  # the command's own
 

@@ -19,13 +19,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
-
-from experiments.cli import FAILED, Parser, exit_codes
-from experiments.gpu import report as reports
-from experiments.gpu.report import Report, card_folder
-from experiments.system.environment import git_state
+from experiments.cli import FAILED, Parser, exit_codes, needs_train
 from experiments.system.modules import Module, modules_of
+
+with needs_train():
+    import torch
+
+    from experiments.gpu import report as reports
+    from experiments.gpu.report import Report, card_folder
+    from experiments.system.environment import git_state
 
 SOURCE = Path(__file__).resolve().parents[1]
 PARTS = SOURCE / "experiments" / "gpu" / "parts"

@@ -7,19 +7,21 @@ with one line and exit code 2, before anything is written; a failed run with exi
 import os
 import sys
 
-import hydra
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
-
-from experiments.cli import exit_codes, resolve
+from experiments.cli import exit_codes, needs_train, resolve
 from experiments.config.hydra_hints import appended, choice_names, normalized
-from experiments.config.hydra_version import VERSION_BASE
 from experiments.config.paths import conf_dir
 from experiments.system.credentials import refuse
 from experiments.system.version import version_line
+
+with needs_train():
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import ConfigCompositionException
+    from hydra.types import RunMode
+    from omegaconf import DictConfig, OmegaConf
+
+    from experiments.config.hydra_version import VERSION_BASE
 
 
 @hydra.main(config_path=str(conf_dir()), config_name="config", **VERSION_BASE)

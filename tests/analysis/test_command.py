@@ -256,10 +256,17 @@ def test_each_command_has_a_help(command, capsys):
     assert "--column OURS=THEIRS" in text
 
 
-@pytest.mark.slow  # a process
-def test_analysis_does_not_import_torch():
-    code = "import sys, analysis, analysis.__main__; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+@pytest.mark.slow  # processes
+def test_another_analysis_in_the_working_folder_does_not_hide_the_console_script(tmp_path):
+    (tmp_path / "analysis.py").write_text("print('another')")
+
+    def said(*words):
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    assert said(sys.executable, "-m", "analysis", "--version") == "another\n"
+    script = Path(sys.executable).with_name("experiments-analysis")
+    assert said(script, "--version").startswith("expert-isoflops")
 
 
 @pytest.mark.slow  # a process

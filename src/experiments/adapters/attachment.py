@@ -3,31 +3,41 @@
 import inspect
 import re
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Generic, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
 from experiments.adapters.evidence import Text
-from experiments.adapters.routes import Choice, Reading
+from experiments.adapters.routes import Choice, Reading, Route
 from experiments.adapters.table import LoRATable
 from experiments.init.slots import first_input
-
-if TYPE_CHECKING:
-    from experiments.adapters.library import LoRALibrary
 
 _CACHES = ("past_key_values", "cache")  # of keys and values, in calls and in outputs
 _BLOCK = re.compile(r"^(.*?\.\d+)(?=\.)")  # of a map's path, that of its block
 
 
-class Attached:
+class Held(Protocol):
+    """The parts of a library that a forward pass needs."""
+
+    rank: int
+    tables: dict[str, LoRATable]
+
+    @property
+    def route(self) -> Route: ...
+
+
+L = TypeVar("L", bound=Held)
+
+
+class Attached(Generic[L]):
     """The hooks of a library on a model.
 
     They are methods of this object, so a copy of the model, or a pickle, has a copy of the library
     with it. Texts that are being read are not copied.
     """
 
-    def __init__(self, library: "LoRALibrary", model: nn.Module) -> None:
+    def __init__(self, library: L, model: nn.Module) -> None:
         self.library, self.model = library, model
         self.reading = Reading()
         self._texts: WeakKeyDictionary[Any, Text] = WeakKeyDictionary()

@@ -73,7 +73,7 @@ class LoRALibrary:
         self._adapters: dict[int, tuple[str, ...]] = {}  # the paths of each
         self._n_places = 1
         self._route: Route = Fixed({}, rank)
-        self._attached: Attached | None = None
+        self._attached: Attached[LoRALibrary] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -115,7 +115,7 @@ def test_parquet_without_pyarrow_names_the_remedy(tmp_path, monkeypatch):
     (tmp_path / "runs.parquet").write_bytes(b"PAR1")
     for name in ("pyarrow", "pyarrow.parquet", "fastparquet"):
         monkeypatch.setitem(sys.modules, name, None)
-    message = re.escape("Parquet needs pyarrow: pip install -e '.[hub]'")
+    message = re.escape("Parquet needs pyarrow: pip install -e '.[parquet]'")
     with pytest.raises(ValueError, match=message):
         load_table(tmp_path / "runs.parquet")
 

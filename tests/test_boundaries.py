@@ -1,0 +1,108 @@
+"""The contracts on imports: what is planted against them is caught, third parties' packages too."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+TRAIN = ("torch", "lightning", "wandb", "hydra", "omegaconf", "tokenizers", "transformers")
+
+
+RUN = REPOSITORY / "results" / "growth" / "square" / "050cc19912e6"
+BLOCKED = f"""
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {TRAIN}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A copy of the packages and of the contracts."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("src", "analysis"):
+        ignored = shutil.ignore_patterns("__pycache__", "*.ipynb")
+        shutil.copytree(REPOSITORY / name, folder / name, ignore=ignored)
+    shutil.copy(REPOSITORY / "pyproject.toml", folder)
+    return folder
+
+
+@pytest.mark.slow  # a process that reads all files
+@pytest.mark.parametrize(
+    ("place", "line", "contract"),
+    [
+        ("analysis/numbers.py", "import torch", "analysis and records need no torch"),
+        ("analysis/numbers.py", "from experiments.kept import release", "analysis reads records"),
+        ("src/experiments/records.py", "import omegaconf", "analysis and records need no torch"),
+        ("src/experiments/system/json_files.py", "import wandb", "analysis and records need no"),
+    ],
+)
+def test_an_import_that_is_planted_is_caught(checkout, place, line, contract):
+    path, kept = checkout / place, (checkout / place).read_text()
+    path.write_text(f"{kept}\n{line}\n")
+    try:
+        done = subprocess.run(
+            [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
+            cwd=checkout,
+            env={**os.environ, "PYTHONPATH": f"{checkout / 'src'}{os.pathsep}{checkout}"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        path.write_text(kept)
+    broken = [line for line in done.stdout.splitlines() if " BROKEN" in line]
+    assert len(broken) == 1, done.stdout + done.stderr
+    assert broken[0].startswith(contract)
+
+
+def without_train(code, *words):
+    """Python in a process where no package of [train] can be imported."""
+    return subprocess.run(
+        [sys.executable, "-c", BLOCKED + code, *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow  # a process
+def test_the_analysis_needs_no_package_of_training(tmp_path):
+    code = "from analysis.__main__ import main; raise SystemExit(main())"
+    study = REPOSITORY / "results" / "study" / "isoflop"
+    done = without_train(code, "isoflop", study, "--brief", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Minima of the fitted curves" in done.stdout
+
+
+@pytest.mark.slow  # a process
+@pytest.mark.parametrize("command", ["run", "evaluate", "generate", "export", "bench", "gpu_check"])
+def test_a_command_that_needs_torch_says_in_one_line_which_extra_to_install(command, tmp_path):
+    code = f"import runpy; runpy.run_module('experiments.{command}', run_name='__main__')"
+    words = (RUN, tmp_path / "new") if command in ("evaluate", "generate", "export") else ()
+    done = without_train(code, *words)
+    assert done.returncode == 1
+    assert done.stderr.endswith(
+        " is not installed, which this command needs: pip install -e '.[train]' in a clone of the "
+        "repository\n"
+    )
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+@pytest.mark.slow  # a process
+@pytest.mark.parametrize("command", ["status", "cancel", "collect"])
+def test_commands_that_only_read_need_none_of_it(command):
+    code = f"import runpy; runpy.run_module('experiments.{command}', run_name='__main__')"
+    done = without_train(code, "--help")
+    assert done.returncode == 0, done.stderr
