@@ -135,7 +135,9 @@ class FFNConfig(Protocol):
     `n_experts` and the like are the variant's own; the trunk never reads them. It may also have
     `check_batch(n_tokens)`, which refuses a forward pass of so many tokens, and `mixes`: a Mixing
     where a sequence's outputs or loss in training depend on the sequences beside it. One that holds
-    a layer beside another has `frozen` and `trained`, the configs of the two (beside.py).
+    a layer beside another has `frozen` and `trained`, the configs of the two (beside.py). `is_mlp`
+    says that the layer is one MLP of `d_ff(d_model)` hidden units, by `activation` and `glu`, whose
+    matrices are w_in, w_out and with glu w_gate.
     """
 
     def cost(self, d_model: int) -> Cost:

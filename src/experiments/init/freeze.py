@@ -3,7 +3,6 @@
 from torch import nn
 
 from experiments.models.batch_norm import BatchNorm
-from experiments.models.ffn.beside import Beside
 from experiments.models.roles import declared_roles
 from experiments.models.transformer import Block, Transformer
 
@@ -24,7 +23,7 @@ def freeze(model: Transformer) -> None:
     for i in config.trained_blocks:
         block = model.blocks[i]
         assert isinstance(block, Block)
-        layer: nn.Module = block.ffn.layer if isinstance(block.ffn, Beside) else block.ffn
+        layer = block.ffn.studied()
         for name, parameter in layer.named_parameters():
             parameter.requires_grad_(not config.tables_alone or name in _tables(layer))
     for name, parameter in model.named_parameters():

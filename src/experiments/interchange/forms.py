@@ -12,7 +12,6 @@ from experiments.init.llama import from_trunk
 from experiments.init.slots import evaluating
 from experiments.init.source import Shape
 from experiments.models.batch_norm import BatchNorm
-from experiments.models.ffn.dense import DenseConfig
 from experiments.models.parametrization import folded
 from experiments.models.transformer import Transformer, TransformerConfig
 
@@ -71,8 +70,8 @@ def form_of(model: Transformer, model_name: str, end_of_text: int) -> Form:
         "pad_token_id": None,
         "dtype": "float32",
     }
-    first = config.ffns[0]
-    if isinstance(first, DenseConfig) and all(ffn == first for ffn in config.ffns):
+    first: Any = config.ffns[0]
+    if getattr(first, "is_mlp", False) and all(ffn == first for ffn in config.ffns):
         kind = "Llama" if first.glu else "Arcee"
         native = {
             "architectures": [f"{kind}ForCausalLM"],

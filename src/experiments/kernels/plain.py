@@ -73,8 +73,9 @@ def product_key_topk(
 
 def grouped_matmul(x: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
     """(T, D) x, (E, D, F) weights to (T, F): rows of x up to ends[e] times weights[e]."""
-    bounds = pairwise([0, *ends.tolist()])
-    return torch.cat([x[a:b] @ w for (a, b), w in zip(bounds, weights.unbind(), strict=True)])
+    bounds = zip(pairwise([0, *ends.tolist()]), weights.unbind(), strict=True)
+    parts = [x[a:b] @ w for (a, b), w in bounds if a < b]
+    return torch.cat(parts) if parts else x.new_zeros(0, weights.shape[2])
 
 
 def _wide(x: Tensor, table: Tensor) -> Tensor:

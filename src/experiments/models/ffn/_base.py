@@ -72,6 +72,10 @@ class FFN(nn.Module):
         """Itself, or the layers that it is made of."""
         yield self
 
+    def studied(self) -> "FFN":
+        """Itself, or of a layer beside another the one that a run is about, and trains alone."""
+        return self
+
     def auxiliary_loss(self) -> Tensor | None:
         """The last forward pass's extra loss, to be added to the language-model loss."""
         return None

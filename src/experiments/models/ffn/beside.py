@@ -55,6 +55,9 @@ class Beside(FFN):
         yield from self.ffn.layers()
         yield from self.layer.layers()
 
+    def studied(self) -> FFN:
+        return self.layer
+
     def output_weights(self) -> tuple[Tensor, ...]:
         return (*self.ffn.output_weights(), *self.layer.output_weights())
 

@@ -20,6 +20,8 @@ class DenseConfig:
         A GLU of width_factor 8/3 costs what a plain layer of 4 costs.
     """
 
+    is_mlp: ClassVar[bool] = True
+
     width_factor: WidthFactor = 4.0
     activation: str = "gelu"
     glu: bool = False
