@@ -8,12 +8,13 @@ overrides are those of experiments.run: init=..., trunk.ffn_blocks=[...], data=.
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 from tqdm import tqdm
 
 from experiments.benchmarks.core.arguments import takes_overrides
@@ -100,11 +101,8 @@ def only(model: Transformer, blocks: tuple[int, ...], kept: int) -> Iterator[Non
             return (torch.zeros_like(hidden).scatter(-1, best, hidden.gather(-1, best)),)
 
         hooks.append(layer.w_out.register_forward_pre_hook(cut))
-    try:
+    with _removed(hooks):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @contextmanager
@@ -121,17 +119,21 @@ def constant(
     def mean(total: Tensor, _: Any, __: Any, y: Tensor) -> Tensor:
         return (total / n_tokens).expand_as(y)
 
-    with torch.no_grad(), _hooked(layers, [partial(add, total) for total in sums]):
+    def hooked(act: Callable[..., Any]) -> AbstractContextManager[None]:
+        pairs = zip(layers, sums, strict=True)
+        return _removed([layer.register_forward_hook(partial(act, s)) for layer, s in pairs])
+
+    with torch.no_grad(), hooked(add):
         for inputs, _, _ in windows:
             model(inputs)
             n_tokens += inputs.numel()
-    with _hooked(layers, [partial(mean, total) for total in sums]):
+    with hooked(mean):
         yield
 
 
 @contextmanager
-def _hooked(layers: Sequence[Dense], actions: Sequence[Callable[..., Any]]) -> Iterator[None]:
-    hooks = [layer.register_forward_hook(act) for layer, act in zip(layers, actions, strict=True)]
+def _removed(hooks: Sequence[RemovableHandle]) -> Iterator[None]:
+    """The hooks go at the end of the `with` block."""
     try:
         yield
     finally:

@@ -58,24 +58,15 @@ def _commands(folder: Path) -> list[_Command]:
     big, small, study = (str(folder / name) for name in ("big", "small", "study"))
     out = str(folder.parent / "analysis")
     status, collect = ("-m", "experiments.status"), ("-m", "experiments.collect")
+    isoflop = ("-m", "analysis", "isoflop", big, "--out", out)
+    report = ("-m", "analysis", "report", study, "--out", out)
     return [
         _Command(name="status", words=(*status, big), limit=2),
         _Command(name="status --json", words=(*status, "--json", big), limit=2),
         _Command(name="status", words=(*status, small), limit=1, n_points=_SMALL),
         _Command(name="collect", words=(*collect, big), limit=10, repeats=1),
-        _Command(
-            name="analysis isoflop",
-            words=("-m", "analysis", "isoflop", big, "--out", out),
-            limit=10,
-            repeats=1,
-        ),
-        _Command(
-            name="analysis report",
-            words=("-m", "analysis", "report", study, "--out", out),
-            limit=15,
-            repeats=1,
-            n_points=_STUDY,
-        ),
+        _Command(name="analysis isoflop", words=isoflop, limit=10, repeats=1),
+        _Command(name="analysis report", words=report, limit=15, repeats=1, n_points=_STUDY),
     ]
 
 
