@@ -49,7 +49,7 @@ def _refuse(why: str, code: int) -> int:
 
 
 def _drop_output() -> None:
-    """What is left to print goes nowhere, so that Python doesn't try it again when it ends."""
+    """Sends the rest of the output nowhere, so that Python doesn't try it again when it ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -1,4 +1,4 @@
-"""What adapting a model to a domain gains there, and what it costs on other text."""
+"""The gain of adapting a model to a domain, and its cost on other text."""
 
 from dataclasses import dataclass
 
@@ -53,7 +53,7 @@ class Adaptation(Result):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Of what the intervals rest on."""
+        """Warnings of what the intervals rest on."""
         if self.dof == 0:
             return ("no way was run with two seeds or more: there are no intervals",)
         return noise_cautions(self.dof)
@@ -156,7 +156,7 @@ def compare_adaptations(
 
 
 def _way(row: pd.Series) -> str:
-    """What a run did, in a few words: full fine-tuning, LoRA, peer beside."""
+    """A run's way to adapt, in a few words: full fine-tuning, LoRA, peer beside."""
     how, train = row["init.how"], row["init.train"]
     if train == "lora":
         return "LoRA"

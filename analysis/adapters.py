@@ -1,4 +1,4 @@
-"""What each way to choose adapters at run time costs: comparisons of `experiments.library compare`,
+"""The cost of choosing adapters at run time: comparisons of `experiments.library compare`,
 one file a seed.
 """
 
@@ -81,7 +81,7 @@ class Libraries(Result):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Of what the intervals rest on."""
+        """Warnings of what the intervals rest on."""
         if self.n_seeds == 1:
             return ("one seed: there are no intervals",)
         return noise_cautions(self.n_seeds - 1)

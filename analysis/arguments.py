@@ -10,7 +10,7 @@ _SIZES = [name for name in X_NAMES if name != "n_tokens"]
 
 
 def add_curves(sub: argparse.ArgumentParser) -> None:
-    """Of isoFLOP curves."""
+    """Adds the options of isoFLOP curves."""
     sub.add_argument(
         "--x", default="n_params", choices=X_NAMES, help="the size on the axis (%(default)s)"
     )
@@ -27,7 +27,7 @@ def add_curves(sub: argparse.ArgumentParser) -> None:
 
 
 def add_surface(sub: argparse.ArgumentParser, draws: int) -> None:
-    """Of surfaces in size and tokens; draws: of the bootstrap, by default."""
+    """Adds the options of surfaces in size and tokens; draws: of the bootstrap, by default."""
     sub.add_argument("--model", help="only this one (default: each)")
     sub.add_argument("--x", default="n_params", choices=_SIZES, help="what N is (%(default)s)")
     sub.add_argument("--delta", type=float, default=1e-3, help="Huber's delta (%(default)s)")
@@ -35,7 +35,7 @@ def add_surface(sub: argparse.ArgumentParser, draws: int) -> None:
 
 
 def add_noise(sub: argparse.ArgumentParser) -> None:
-    """Of seeds."""
+    """Adds the options of seeds."""
     sub.add_argument(
         "--noise",
         type=float,
@@ -45,7 +45,7 @@ def add_noise(sub: argparse.ArgumentParser) -> None:
 
 
 def add_cluster(sub: argparse.ArgumentParser) -> None:
-    """Of a bootstrap."""
+    """Adds the options of a bootstrap."""
     sub.add_argument(
         "--cluster",
         metavar="COLUMN",
@@ -61,7 +61,7 @@ def add_choice(sub: argparse.ArgumentParser) -> None:
 
 
 def add_asymptote(sub: argparse.ArgumentParser) -> None:
-    """Of laws of compute."""
+    """Adds the options of laws of compute."""
     sub.add_argument(
         "--asymptote",
         type=number_or_range,

@@ -34,7 +34,7 @@ _SAME = 3  # runs of one loss are no accident
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """What a command found. text: to print; values: for --json, and for NAME.json.
+    """A command's result. text: to print; values: for --json, and for NAME.json.
 
     figures: the name of a file -> draws it; table: for table.csv.
     """
@@ -170,6 +170,6 @@ def _said(table: pd.DataFrame, by_cell: bool) -> tuple[list[str], list[str]]:
 
 
 def records_of(source: Source, table: pd.DataFrame) -> list[RunRecord]:
-    """Of the runs that the table has."""
+    """The records of the runs that the table has."""
     kept = set(table["run_id"].dropna())
     return [record for record in source.records if record.run_id in kept]

@@ -116,7 +116,7 @@ def flatness(
     within_compute: float | None = None,
     baseline: str | None = None,
 ) -> Flatness:
-    """Of each curve with a minimum inside its sizes.
+    """The flatness of each curve with a minimum inside its sizes.
 
     within: nats/token; or within_compute: a share of compute, 0.05 for 5 %, below 1, from which
     each curve's within follows by its model's law of the loss. baseline: a model whose best loss
@@ -163,7 +163,7 @@ def flatness(
 
 
 def flatness_if_any(fit: IsoFLOPFit | None, baseline: str) -> Flatness | None:
-    """Of the curves that have a minimum, beside the baseline if it has a curve; None without."""
+    """flatness() of the curves with a minimum, beside the baseline if it has one; None without."""
     if fit is None or not any(curve.inside for curve in fit.curves):
         return None
     known = any(curve.model == baseline for curve in fit.curves)
@@ -191,7 +191,7 @@ def _row(curve: IsoFLOPCurve, law: ModelLaws | None, nats: float, below: float) 
 
 
 def _cost(curve: IsoFLOPCurve, factor: float, level: float = 0.95) -> Estimate:
-    """Of a multiple of the best size, in nats; each draw's beside its own best size."""
+    """The cost of a multiple of the best size, in nats; each draw's beside its own best size."""
     value = float(curve.loss(curve.x_opt * factor)) - curve.loss_opt
     drawn, lowest = minima(curve.centre, curve.draws)
     kept = np.isfinite(drawn)
@@ -247,7 +247,7 @@ def _share(law: ModelLaws | None, budget: float, nats: float) -> float:
 
 
 def _nats_of(law: ModelLaws, budget: float, share: float) -> float:
-    """What a share of compute is worth at a budget: L((1 - share) C) - L(C)."""
+    """The worth of a share of compute at a budget, in nats: L((1 - share) C) - L(C)."""
     if law.loss is None:
         raise FitError(f"{law.model} has no law of {LOSS}")
     near = law.loss.predict(np.array([(1 - share) * budget, budget])).value

@@ -76,7 +76,7 @@ class Growth(Result):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Of what the intervals rest on."""
+        """Warnings of what the intervals rest on."""
         if self.dof == 0:
             return ("nothing was run with two seeds or more: there are no intervals",)
         said = [*noise_cautions(self.dof)]

@@ -1,4 +1,4 @@
-"""What was typed, checked before a file is read: each error is one line."""
+"""Checks of what was typed, before a file is read: each error is one line."""
 
 import argparse
 import math

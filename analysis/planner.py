@@ -65,7 +65,7 @@ def plan(
     flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN,
     level: float = 0.95,
 ) -> Plan:
-    """What the laws say of a budget in training FLOPs.
+    """A plan for a budget in training FLOPs, by the laws.
 
     model: whose laws, if an IsoFLOPFit has several. experts: a law in experts, for n_experts at the
     planned size (a surface's N, or n_active_params for a backbone). flops_per_param_token: k of

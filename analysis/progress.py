@@ -1,4 +1,4 @@
-"""What a long command is at, on stderr: one line written over on a terminal, else a line each."""
+"""Progress of a long command, on stderr: one line written over on a terminal, else a line each."""
 
 import sys
 import time

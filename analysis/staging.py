@@ -74,7 +74,7 @@ def _move(source: Path, folder: Path) -> None:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Of commands that were killed; one that is a day old has no command any more."""
+    """Removes folders of commands that were killed; one a day old has no command any more."""
     for path in folder.glob(f"{_PREFIX}*"):
         with suppress(OSError):  # another command has just removed it
             if time.time() - path.stat().st_mtime > _DAY:

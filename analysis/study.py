@@ -46,7 +46,7 @@ _FEW_DRAWS = 100  # of the bootstrap for the influence of runs
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Study(Result):
-    """What was fitted; missing: what could not be, and why. Parts that failed are None or absent.
+    """The fits of a sweep; parts that failed are None or absent, and missing has the reason.
 
     parametric is by series, and likewise influences and surfaces, of the series of most runs only;
     experts, their expert_runs and slopes by variant, that is by model and what varies besides in
@@ -80,7 +80,7 @@ class Study(Result):
 
     @property
     def parts(self) -> dict[str, Result | None]:
-        """What there is one of."""
+        """The parts of which there is one."""
         streamed = {} if self.forgetting is None else {"forgetting": self.forgetting}
         return {
             "isoflop": self.isoflop,
@@ -94,7 +94,7 @@ class Study(Result):
 
     @property
     def parts_by(self) -> dict[str, Mapping[Any, Result]]:
-        """What there is one of for each series, variant or budget."""
+        """The parts of which there is one for each series, variant or budget."""
         return {
             "parametric": self.parametric,
             "influences": self.influences,
@@ -270,7 +270,7 @@ def _robustness(
     seed: int,
     attempts: _Attempts,
 ) -> tuple[dict[str, Influence], dict[str, SurfaceComparison]]:
-    """Of the series of most runs, where these are enough: each more would take seconds."""
+    """Robustness of the series of most runs, if there are enough: each more would take seconds."""
     model = max(parametric, key=lambda name: parametric[name].n_points, default=None)
     if model is None or parametric[model].n_points < _ENOUGH:
         return {}, {}

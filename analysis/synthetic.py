@@ -182,7 +182,7 @@ def _law_of_minima(
     noise: float,
     rng: np.random.Generator,
 ) -> PowerLaw | None:
-    """What fit_isoflop does to simulate_isoflop's runs, on arrays: thousands of trials a minute."""
+    """fit_isoflop's law of simulate_isoflop's runs, on arrays: thousands of trials a minute."""
     kept, minima = [], []
     for budget in budgets:
         D = surface.optimum(budget)[1] * np.geomspace(1 / span, span, n_sizes)

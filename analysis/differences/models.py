@@ -1,4 +1,4 @@
-"""What seeds say: the noise of a loss, and how models differ beside it."""
+"""The noise of a loss by seeds, and how models differ beside it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -141,7 +141,7 @@ def compare_laws(
 def _largest(
     runs: ExpertRuns, hold_out: HoldOut, column: str, own: pd.Series
 ) -> tuple[str, pd.Series, str]:
-    """What is held out in words, which of the runs, and why none is, if so."""
+    """The runs that are held out, in words and by number, and why none is, if so."""
     none = pd.Series(False, index=runs.cells.index)
     if hold_out == "cells":
         compute = runs.cells["budget"]

@@ -1,4 +1,4 @@
-"""What adapting gains on a domain, against what it costs on other text."""
+"""Gains of adapting on a domain, against its cost on other text."""
 
 from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""What is forgotten against what is learnt: a curve a way, a point a learning rate."""
+"""Forgetting against learning: a curve a way, a point a learning rate."""
 
 import math
 from collections.abc import Sequence

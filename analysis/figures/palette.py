@@ -1,4 +1,4 @@
-"""What each model looks like: one colour-blind safe colour and marker, the same in every figure.
+"""The look of each model: one colour-blind safe colour and marker, the same in every figure.
 
 A colour is chosen for the page that is drawn and, beside it, for a dark one (schemes.py).
 """
@@ -160,7 +160,7 @@ def sequential(n: int) -> list[Colour]:
 
 
 def _ordered(n: int, background: Colour) -> list[Colour]:
-    """Of viridis, whose dark end is lost on a dark page and whose light end on a light one."""
+    """Colours of viridis; its dark end is lost on a dark page, its light end on a light one."""
     low, high = (0.35, 1.0) if luminance(background) < 0.5 else (0.0, 0.72)
     chosen = sns.color_palette("viridis", as_cmap=True)(np.linspace(low, high, n))
     return [(c[0], c[1], c[2]) for c in chosen.tolist()]

@@ -55,7 +55,7 @@ def draw_rates(found: Rates) -> Figure:
 
 
 def _strongest(law: RateLaw | None, found: Rates) -> str:
-    """Of the law, or else the first column that varies."""
+    """The law's strongest variable, or else the first column that varies."""
     if law is not None and law.columns:
         effects = {
             name: abs(law.exponents[name]) * np.log(high / low)

@@ -1,4 +1,4 @@
-"""What a layer's retrieval does: active experts by heads, and usage by query norm."""
+"""A layer's retrieval: active experts by heads, and usage by query norm."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -141,7 +141,7 @@ def draw_usage(table: pd.DataFrame) -> Figure:
 
 
 def _usage_cells(runs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """What draw_usage draws: a row for each combination of `keys` and number of experts."""
+    """The cells of draw_usage: a row for each combination of `keys` and number of experts."""
     heads = [name for name in ("model", "n_heads", "top_k") if name in runs]
     numbers = runs.groupby(heads, dropna=False)["n_experts"].transform("nunique")
     runs = runs[numbers == numbers.groupby(runs["model"]).transform("max")]

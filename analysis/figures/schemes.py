@@ -22,7 +22,7 @@ def pair(light: Colour, dark: Colour) -> Colour:
 
 
 def dark_of(colour: Colour) -> Colour:
-    """What a dark page has in place of a colour: by default the same."""
+    """The colour of a dark page in place of another: by default the same."""
     red, green, blue = to_rgb(pairs.get(to_hex(colour), colour))
     return (red, green, blue)
 

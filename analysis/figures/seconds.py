@@ -1,4 +1,4 @@
-"""What an hour buys instead of what a FLOP does: perplexity against measured seconds."""
+"""Perplexity against measured seconds: the worth of an hour, where others have that of a FLOP."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the arguments of a fit must be."""
+"""Checks of the arguments of a fit."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray

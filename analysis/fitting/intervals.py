@@ -58,6 +58,6 @@ def mean_by_t(values: Array, level: float) -> Estimate:
 
 
 def t_quantile(dof: int, level: float) -> float:
-    """Of Student's t, two-sided; nan without a degree of freedom."""
+    """The quantile of Student's t, two-sided; nan without a degree of freedom."""
     check_level(level)
     return float(stats.t.ppf((1 + level) / 2, dof)) if dof > 0 else float("nan")

@@ -205,7 +205,7 @@ def covariance_of(model: Model, theta: Array, target: Array) -> tuple[Array, int
 
 
 def condition_number(model: Model, theta: Array) -> float:
-    """Of the Jacobian at theta (p,), its columns scaled to length one: 1 is ideal."""
+    """The condition of the Jacobian at theta (p,), its columns scaled to length one: 1 is ideal."""
     jacobian = model(theta[None])[1][0]
     scale = np.linalg.norm(jacobian, axis=0)
     return float(np.linalg.cond(jacobian / scale)) if np.all(scale > 0) else float("inf")

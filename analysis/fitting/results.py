@@ -105,7 +105,7 @@ class Fit(Result):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class LawFit(Fit):
-    """What all fitted laws share. `estimates` are in the order of `names`.
+    """The base of all fitted laws. `estimates` are in the order of `names`.
 
     form: the formula; objective: its value at the optimum, the smaller the better (each fit says
     which); interval: how the intervals were made.

@@ -24,6 +24,6 @@ def format_status(status: FitStatus, warnings: Sequence[str]) -> list[str]:
 
 
 def noise_cautions(dof: int) -> tuple[str, ...]:
-    """What to say of noise that is estimated with so many degrees of freedom; () from 3 on."""
+    """Cautions about noise that is estimated with so many degrees of freedom; () from 3 on."""
     few = f"{pluralize(dof, 'degree')} of freedom: the noise itself is hardly known"
     return (few,) if dof < _FEW_DOF else ()

@@ -1,4 +1,4 @@
-"""What a model that learns domains one after another learns, and what it forgets."""
+"""Learning and forgetting of a model that learns domains one after another."""
 
 from analysis.forgetting.compare import Forgetting, compare_forgetting, has_learnt
 from analysis.forgetting.equal import EqualLearning, compare_at_learning

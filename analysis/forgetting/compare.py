@@ -1,4 +1,4 @@
-"""What models that learn domains one after another learn, and what they forget.
+"""Learning and forgetting of models that learn domains one after another, compared.
 
 Beside the metrics of ways.py are the tasks that the runs were scored on at their end, such as facts
 (docs/tasks.md).
@@ -66,7 +66,7 @@ class Forgetting(Result):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Of what the intervals rest on."""
+        """Warnings of what the intervals rest on."""
         single = [f"{kept.way} at {kept.lr:.2g}" for kept in self.ways if kept.n_runs < 2]
         if not single:
             return ()

@@ -63,7 +63,7 @@ class EqualLearning(Result):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Of what the intervals rest on."""
+        """Warnings of what the intervals rest on."""
         single = [at.way for at in self.ways if at.n_streams < 2]
         found = []
         if single:
@@ -117,7 +117,7 @@ def compare_at_learning(
     learning: float | None = None,
     baseline: str | None = None,
 ) -> EqualLearning:
-    """Of runs that learnt a stream, where all have learnt `learning` bits/byte.
+    """Compares runs that learnt a stream, where all have learnt `learning` bits/byte.
 
     learning: by default the amount, of those that a run has learnt, at which most ways have a
     value, and of several the largest. baseline: a way; by default full fine-tuning, of the model

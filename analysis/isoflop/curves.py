@@ -1,4 +1,4 @@
-"""What an isoFLOP fit returns: a curve for each model and budget, and each model's laws."""
+"""The result of an isoFLOP fit: a curve for each model and budget, and each model's laws."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -72,8 +72,9 @@ class IsoFLOPCurve(Fit):
 
     @property
     def bse(self) -> dict[str, float]:
-        """Of a parabola by the delta method, of a slice from its draws; of x_opt nan where
-        method="akima".
+        """Standard errors: of a parabola by the delta method, of a slice from its draws.
+
+        nan for x_opt where method="akima".
         """
         u = float("nan")
         if self.method == "slice":

@@ -212,7 +212,7 @@ def _curve(
 
 
 def _found_off(minima: Minima, method: Method, noise: float | None) -> list[list[tuple[Flag, str]]]:
-    """What each curve's points say of it beside the noise."""
+    """The misfit of each curve's points beside the noise."""
     if method == "akima":  # it goes through them
         return [[] for _ in minima.found]
     off = [
@@ -232,7 +232,7 @@ def _along(u: Array, values: Array, u_opt: Array) -> Array:
 
 
 def _optima(found: Sequence[Minimum], curves: Sequence[IsoFLOPCurve], x: str) -> Optima:
-    """What the laws are fitted to: the size, the others along the curves, and the loss."""
+    """The laws are fitted to these: the size, the others along the curves, and the loss."""
     names = [name for name in X_NAMES if all(name == x or name in c.at_optimum for c in curves)]
     at = {
         name: np.array([c.x_opt if name == x else c.at_optimum[name] for c in curves])

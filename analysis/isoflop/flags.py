@@ -1,4 +1,4 @@
-"""What may be wrong with the minimum of a curve."""
+"""Flags of the minimum of a curve: faults that it may have."""
 
 from collections.abc import Sequence
 from enum import StrEnum

@@ -22,7 +22,7 @@ class TooFew:
 
 
 def left_out(curves: Sequence[TooFew]) -> tuple[str, ...]:
-    """What to say of them: a line each of a few, a line for all of one number of sizes of many."""
+    """Lines about them: a line each of a few, a line for all of one number of sizes of many."""
     lines = []
     for n in sorted({curve.n_sizes for curve in curves}, reverse=True):
         own = [curve for curve in curves if curve.n_sizes == n]
@@ -50,7 +50,7 @@ def _in_one_line(curves: Sequence[TooFew]) -> str:
 
 
 def _remedy(curves: Sequence[TooFew], models: Sequence[str]) -> str:
-    """What may be wrong with the table: names of runs, or budgets as each run counted them."""
+    """Possible faults of the table: names of runs, or budgets as each run counted them."""
     if curves[0].n_sizes > 1:
         return ""
     if len(models) == len(curves):

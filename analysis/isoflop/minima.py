@@ -34,7 +34,7 @@ class Noise(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Points:
-    """What one curve is fitted to, in order of size."""
+    """The points that one curve is fitted to, in order of size."""
 
     model: str
     budget: float
@@ -68,7 +68,7 @@ class Minimum:
 
 @dataclass(frozen=True, kw_only=True)
 class Minima:
-    """Of one model. shapes: the parabolas, which the slices of squares (their sum) compare with."""
+    """A model's minima. shapes: parabolas; the slices of squares (their sum) compare with them."""
 
     found: tuple[Minimum, ...]
     parabolas: tuple[FittedShape, ...]
@@ -111,7 +111,7 @@ def minima_of(
 
 
 def _scatter_of(residuals: Sequence[Array], given: float | None) -> list[Noise]:
-    """Of each curve of a model: its own scatter, or of few points all the model's."""
+    """The scatter of each curve of a model: its own, or of few points all the model's."""
     if given is not None:
         return [Noise(given, _KNOWN)] * len(residuals)
     pooled = _pooled(residuals)
@@ -193,7 +193,7 @@ def _by_slices(
 def _drawn(
     counts: Array | None, n: int, n_draws: int, rng: np.random.Generator
 ) -> tuple[str, Array]:
-    """What runs are drawn by, and how often each was."""
+    """The unit that runs are drawn by, and how often each was."""
     if counts is not None:
         return "cluster", counts
     return "case", drawn_counts(n, n_draws, rng)

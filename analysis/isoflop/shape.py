@@ -87,13 +87,14 @@ class Shape:
         return sd * np.sqrt(np.einsum("ni,ij,nj->n", at, self.unscaled, at))
 
     def loss_interval(self, sd: float, t: float) -> tuple[float, float]:
-        """Of the lowest loss; its place's error does not matter, for the slope is 0 there."""
+        """Interval of the lowest loss; its place's error does not matter: the slope is 0 there."""
         half = t * float(self.loss_error(np.array([self.u_opt]), sd)[0])
         return self.loss_opt - half, self.loss_opt + half
 
     def u_interval(self, sd: float, t: float) -> tuple[float, float]:
-        """Of a parabola, Fieller's: where the slope does not differ significantly from 0; unbounded
-        if a does not.
+        """Fieller's interval, of a parabola: where the slope does not differ significantly from 0.
+
+        Unbounded if a does not.
 
         sd: of a loss about the curve, t: the quantile. nan if either is.
         """

@@ -85,7 +85,7 @@ class _Nodes:
         )
 
     def log_weights(self, sd: float, dof: int, known: bool) -> Array:
-        """Of known noise the normal distribution's; else of Student's t, the noise averaged out."""
+        """By a normal distribution for known noise; else Student's t, the noise averaged out."""
         if not known:
             return -dof / 2 * np.log(self.squares)
         return -self.squares / (2 * sd**2) if sd > 0 else np.zeros(len(self.squares))
@@ -193,7 +193,7 @@ def _shape(centre: float, u: Array, losses: Array, at: _Nodes, k: int) -> Fitted
 
 
 def interval(u: Array, level: float) -> tuple[float, float]:
-    """Of minima (S,): those that open downwards may be on either side. nan without draws."""
+    """Interval of minima (S,); those that open downwards may be on either side; nan without."""
     if not len(u):
         return float("nan"), float("nan")
     sides = np.where(np.arange(len(u)) % 2, np.inf, -np.inf)
@@ -203,7 +203,7 @@ def interval(u: Array, level: float) -> tuple[float, float]:
 
 
 def loss_interval(losses: Array, level: float) -> tuple[float, float]:
-    """Of lowest losses (S,), of those that have one. nan without any."""
+    """The interval of lowest losses (S,), of those that have one. nan without any."""
     known = losses[np.isfinite(losses)]
     if not len(known):
         return float("nan"), float("nan")

@@ -1,4 +1,4 @@
-"""What compute multipliers return: at stated computes and losses, and as curves, with bands."""
+"""Results of compute multipliers: at stated computes and losses, and as curves, with bands."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -48,7 +48,7 @@ class Multiplier:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class ComputeMultipliers(Result):
-    """Of each model over the baseline, by laws L = E + A C^-alpha with one asymptote E.
+    """Multipliers of each model over the baseline, by laws L = E + A C^-alpha with one asymptote E.
 
     points: model -> (budgets, losses) that the laws are of. slopes: "own": an alpha for each model,
     so that a multiplier changes with compute; "one": one for all. estimated: whether E was fitted.
@@ -83,7 +83,7 @@ class ComputeMultipliers(Result):
 
     @property
     def alphas(self) -> dict[str, float]:
-        """Of each model, at that E."""
+        """The exponent of each model, at that E."""
         p = self.profile
         return {name: float(p.theta[p.best, p.slope_of(name)]) for name in p.models}
 
@@ -191,7 +191,7 @@ class ComputeMultipliers(Result):
         return self.profile
 
     def at(self, budgets: Sequence[float] = (), losses: Sequence[float] = ()) -> list[Multiplier]:
-        """Of each model at stated computes and losses; by default at its own budgets."""
+        """Each model's multipliers at stated computes and losses; by default at its own budgets."""
         if not len(budgets) and not len(losses):
             return [self.at_compute(m, c) for m in self.models for c in self.points[m][0]]
         return [

@@ -95,7 +95,7 @@ def best_rates(
     n_nearest: int = NEAREST,
     noise: float | None = None,
 ) -> Cells:
-    """Of each cell of a checked table, whose rates are known and above 0.
+    """The best rate of each cell of a checked table, whose rates are known and above 0.
 
     columns: of which `at` is; keys: of them, those that part cells of one series and budget.
     Seeds are averaged within a rate, as in best_of_cells. noise: sd of a loss of one seed, in nats,
@@ -145,7 +145,7 @@ def _tried(
 
 
 def _pooled(cells: Sequence[_Tried], shapes: Sequence[FittedShape]) -> tuple[float, int]:
-    """Of one seed's loss: scatter of a mean over n seeds counts n times."""
+    """The pooled noise of one seed's loss: scatter of a mean over n seeds counts n times."""
     dof = sum(len(shape.residuals) - 3 for shape in shapes)
     squares = sum(
         cell.n_seeds * float(shape.residuals @ shape.residuals)

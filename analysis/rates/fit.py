@@ -116,7 +116,7 @@ def fit_rates(
     n_nearest: int = NEAREST,
     noise: float | None = None,
 ) -> Rates:
-    """Of a checked table with lr, the peak learning rate.
+    """Fits the rates of a checked table with lr, the peak learning rate.
 
     width, horizon: of WIDTHS (d_model where it is known, else parameters) and HORIZONS; batch: the
     column that it is (default: batch_tokens, where there is one). Runs of one cell and rate that
@@ -173,7 +173,7 @@ def _check_batch(table: pd.DataFrame, batch: str) -> None:
 def _laws(
     cells: Sequence[BestRate], columns: Sequence[str], batch: str | None
 ) -> tuple[tuple[RateForms, ...], str]:
-    """Of each model, and of all together."""
+    """Laws of each model, and of all together."""
     inside = [cell for cell in cells if cell.inside and np.isfinite(cell.lr_opt)]
     counts = Counter(cell.model for cell in inside)
     groups = [[c for c in inside if c.model == model] for model, n in counts.items() if n >= 3]

@@ -1,4 +1,4 @@
-"""What may be wrong with the best rate of a cell."""
+"""Flags of the best rate of a cell: faults that it may have."""
 
 import numpy as np
 

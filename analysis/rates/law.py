@@ -103,7 +103,7 @@ def design(cells: Sequence[BestRate], models: Sequence[str], columns: Sequence[s
 
 
 def fit_law(cells: Sequence[BestRate], models: Sequence[str], columns: Sequence[str]) -> RateLaw:
-    """Of cells more than parameters, whose design has full rank: see compare.py."""
+    """Fits a law to more cells than parameters, whose design has full rank: see compare.py."""
     X = design(cells, models, columns)
     k = len(models)
     centre = np.where(np.arange(X.shape[1]) < k, 0.0, X.mean(axis=0))  # far from x = 1: rounding

@@ -29,7 +29,7 @@ _COLUMNS = ("budget", "model", "other", *_NATS)
 
 @dataclass(frozen=True, kw_only=True)
 class Gain:
-    """What a cell's best rate gains. lr: the rate used; loss: with it, the mean over seeds; gain:
+    """The gain of a cell's best rate. lr: the rate used; loss: with it, the mean over seeds; gain:
     nats/token, by the parabola between the rates tried; interval: 95 %, as the losses are drawn
     again with the cell's noise, nan where that is unknown. A gain is never below 0, so noise alone
     makes it larger.
@@ -95,7 +95,7 @@ class RateMoves(Result):
         return _frame(self.moves)
 
     def summary(self) -> str:
-        """What each cell gains, and the differences that move far."""
+        """The gain of each cell, and the differences that move far."""
         rows = [
             {
                 "cell": gain.cell.name,
@@ -192,7 +192,7 @@ def _outside(cell: BestRate, lr: float) -> str | None:
 
 
 def _comparable(one: BestRate, other: BestRate, at: Sequence[str]) -> bool:
-    """Of one budget and size."""
+    """True for cells of one budget and size."""
     alike = all(one.at[name] == other.at[name] for name in at)
     budgets = np.isclose(one.budget, other.budget, rtol=1e-6, equal_nan=True)
     return bool(budgets) and alike and one.model != other.model

@@ -1,4 +1,4 @@
-"""What a report leads with: how the models differ, the curves, the frontier and the warnings."""
+"""The lead of a report: how the models differ, the curves, the frontier and the warnings."""
 
 from functools import partial
 

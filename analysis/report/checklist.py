@@ -1,4 +1,4 @@
-"""What a reader needs to judge a scaling law, filled in from the table and the fits.
+"""A reader's checklist to judge a scaling law, filled in from the table and the fits.
 
 The topics are those of "(Mis)Fitting: A Survey of Scaling Laws" (Li 2025, arXiv:2502.18969): form,
 training, data extraction, fitting. What is not known stays None and is shown as not recorded.

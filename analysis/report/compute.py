@@ -130,7 +130,7 @@ def laws_section(study: Study) -> Draft | None:
 
 
 def _signed(exponent: Estimate, sign: int) -> Estimate:
-    """Of C, from that of a frontier's A C^-alpha."""
+    """The exponent of C, from that of a frontier's A C^-alpha."""
     low, high = sorted((sign * exponent.lower, sign * exponent.upper))
     return Estimate(sign * exponent.value, low, high)
 
@@ -158,7 +158,7 @@ def parametric_section(study: Study) -> Draft | None:
 
 
 def _robustness(study: Study) -> list[Part]:
-    """What the surface of one model says without the runs that move it, and other surfaces."""
+    """The surface of one model without the runs that move it, and other surfaces."""
     parts: list[Part] = []
     for model, influence in study.influences.items():
         frame = influence.to_frame()
@@ -233,7 +233,7 @@ def agreement_section(study: Study) -> Draft | None:
 
 
 def hold_out_section(study: Study) -> Draft | None:
-    """What small budgets say of large ones; None without."""
+    """The section on what small budgets say of large ones; None without."""
     found = study.hold_out
     if found is None:
         return None

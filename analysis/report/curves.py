@@ -76,7 +76,7 @@ def _minima(fit: IsoFLOPFit) -> pd.DataFrame:
 
 
 def _flatness(found: Flatness) -> DataTable:
-    """What other sizes cost, budget by budget."""
+    """The cost of other sizes, budget by budget."""
     frame = pd.DataFrame(
         [
             {

@@ -44,7 +44,7 @@ class Provenance:
 
 
 def provenance_of(found: Iterable[RunRecord], run_ids: Collection[str]) -> Provenance:
-    """Of the records with these run_ids, those that are shown; without records nothing is known."""
+    """The provenance of the records with these run_ids; without records none is known."""
     wanted = set(run_ids)
     records = [r for r in found if r.run_id in wanted]
     if not records:

@@ -80,7 +80,7 @@ def with_intervals(frame: pd.DataFrame, **bounds: tuple[str, str]) -> pd.DataFra
 
 
 def units_of(frame: pd.DataFrame, size: str = "") -> dict[str, str]:
-    """Of the columns that a frame has; size* is in tokens or parameters."""
+    """The units of the columns that a frame has; size* is in tokens or parameters."""
     own = {f"{size}*": "tokens" if size == "n_tokens" else "parameters"}
     return {name: unit for name, unit in {**UNITS, **own}.items() if name in frame}
 

@@ -15,7 +15,7 @@ _NAMES = re.compile(r"^((\w+\*, )*\w+\*): ")  # of quantities, at its beginning
 
 
 def warnings_of(study: Study) -> Iterator[Warning]:
-    """What each fit and the runs themselves ask for care with, beside the figure that shows it."""
+    """Warnings of each fit and of the runs themselves, beside the figure that shows it."""
     if study.isoflop is not None:
         for curve in study.isoflop.curves:
             at = f"{curve.model} at C={numbers.flops(curve.budget)}"

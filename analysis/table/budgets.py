@@ -96,7 +96,7 @@ def _roundest(low: float, high: float) -> float:
 def _nearest(
     table: pd.DataFrame, counted: pd.Series, budgets: Sequence[float], tolerance: float
 ) -> tuple[pd.Series, str]:
-    """Of each run the budget that it belongs to, NaN if to none; and what is left out."""
+    """The budget that each run belongs to, NaN if to none; and what is left out."""
     named = np.unique(np.array(budgets, dtype=np.float64))
     if not len(named) or not np.isfinite(named).all() or named[0] <= 0:
         raise ValueError(f"budgets={list(budgets)} must be finite numbers of FLOPs above 0")

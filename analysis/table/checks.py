@@ -1,4 +1,4 @@
-"""What a table's values must be. Each error names the row, the column, the value and the remedy."""
+"""Checks of a table's values. Each error names the row, the column, the value and the remedy."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What the configs of records hold beside a table's columns, for settings that a sweep varied."""
+"""Settings in the configs of records, beside a table's columns: those that a sweep varied."""
 
 from collections.abc import Sequence
 from typing import Any

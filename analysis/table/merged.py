@@ -31,7 +31,7 @@ _RECUR = 2  # runs that share a value of a setting, on the average; a measuremen
 
 @dataclass(frozen=True, kw_only=True)
 class Merged:
-    """What seeds and learning rates do not explain of a table's cells.
+    """Differences in a table's cells that seeds and learning rates do not explain.
 
     columns: the fewest that do, () if no column does; n_cells: with such runs, n_open: of these,
     not even by them; averaged: some have different seeds, whose mean counts; first: one of them;
@@ -47,7 +47,7 @@ class Merged:
 
     @property
     def how(self) -> str:
-        """What was done, for a heading."""
+        """The way that cells were merged, for a heading."""
         over = ", ".join(self.columns) or "runs that no column distinguishes"
         return f"{'mean or ' if self.averaged else ''}lowest over {over}"
 
@@ -74,7 +74,7 @@ class Merged:
 
 
 def find_merged(table: pd.DataFrame) -> Merged | None:
-    """Of the finished runs of a checked table; None where each cell is explained.
+    """The merged cells of a checked table's finished runs; None where each cell is explained.
 
     A cell is a series, a budget (or tokens, where no budget is known) and a size. Several runs of
     one learning rate in it are explained by different seeds, and runs of different learning rates

@@ -1,4 +1,4 @@
-"""What other tables call our columns: exact names, patterns, and names with a unit in them."""
+"""Names of our columns in other tables: exact names, patterns, and names with a unit in them."""
 
 import re
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""What one curve is: the name of a run's series, and models whose names are sizes."""
+"""The series of a curve: the name of a run's series, and models whose names are sizes."""
 
 import re
 from collections.abc import Sequence
@@ -99,7 +99,7 @@ def _grows(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
 
 
 def _parsed(name: str, size: float) -> tuple[str, tuple[float, ...]] | None:
-    """What is left of a name without its sizes, and these; None for one without."""
+    """The rest of a name without its sizes, and these; None for one without."""
     counts = [float(number) * _FACTORS[unit.lower()] for number, unit in _COUNT.findall(name)]
     if any(not 1 / _NEAR <= count / size <= _NEAR for count in counts):
         return None  # e.g. a number of experts

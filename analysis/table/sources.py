@@ -17,7 +17,7 @@ from experiments.system.version import install
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Source:
-    """What was read, once: a row a run, and the records that the rows of a folder are of."""
+    """A source as it was read, once: a row a run, and the records of a folder's rows."""
 
     frame: pd.DataFrame
     records: tuple[RunRecord, ...] = ()  # none where the rows come from a file

@@ -30,7 +30,7 @@ def shared_trunk(table: pd.DataFrame) -> str | None:
 
 
 def trunks_note(table: pd.DataFrame) -> str | None:
-    """What is drawn instead of runs, in a line; None where no trunk is shared."""
+    """A line about what is drawn instead of runs; None where no trunk is shared."""
     if shared_trunk(table) is None:
         return None
     done = table.loc[table["status"] == "done", TRUNK]

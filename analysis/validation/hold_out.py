@@ -1,4 +1,4 @@
-"""What laws fitted to the small budgets say of the large ones: the test that counts."""
+"""Laws fitted to the small budgets, held against the large ones: the test that counts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -208,7 +208,7 @@ def _row(
 
 
 def _drifts(rows: Rows) -> list[str]:
-    """Of which quantities the errors run off in one direction, by hold_out_budgets' rule.
+    """The quantities whose errors run off in one direction, by hold_out_budgets' rule.
 
     A fitted law errs smoothly in compute, so that a line of errors alone says little: every other
     true law draws one. A long line is asked for less, as noise would have broken it.

@@ -215,7 +215,7 @@ def _distance(found: InfluentialRuns) -> float:
 
 
 def _first_order(fit: ParametricFit, N: Array, D: Array, L: Array) -> tuple[Array, Array]:
-    """What each run's absence adds to each parameter, to first order; and the residuals.
+    """The change of each parameter by each run's absence, to first order; and the residuals.
 
     Huber's loss bends within delta only, where few runs are; its slope over its argument, as in
     iteratively reweighted least squares, is the steadier curvature.

@@ -40,7 +40,7 @@ _OWN = ("temperature", "top_p", "max_tokens", "seed")  # the fields of Request
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a command line asks for; the fields of Sampling are explained there."""
+    """A command line's request; the fields of Sampling are explained there."""
 
     temperature: Annotated[float, Within(0, 1e3)] = 0.0
     top_p: Annotated[float, Within(0, 1, above=True)] = 1.0

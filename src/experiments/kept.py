@@ -60,7 +60,7 @@ def release(trunk_dir: Path, run_id: str) -> None:
 
 
 def path_of(trunk_dir: Path, n_steps: int) -> Path:
-    """Of the checkpoint that is kept of that step."""
+    """The path of the checkpoint that is kept of that step."""
     return trunk_dir / f"step-{n_steps}.ckpt"
 
 
@@ -89,7 +89,7 @@ def keep(checkpoint: Path, n_steps: int) -> None:
 
 
 def outcome(trunk_dir: Path) -> Outcome | None:
-    """Of the trunk's record; None if it has none that can be read."""
+    """The outcome in the trunk's record; None if it has none that can be read."""
     try:
         return read_outcome(trunk_dir / RECORD_NAME)
     except (FileNotFoundError, NotADirectoryError, DamagedError):

@@ -84,7 +84,7 @@ def _remove(options: argparse.Namespace) -> None:
 
 
 def _show(options: argparse.Namespace) -> None:
-    """What is in a library, and how it is chosen from."""
+    """Shows the adapters of a library, and how they are chosen."""
     from experiments.adapters.storage import load_library
 
     _print(load_library(options.folder))
@@ -142,7 +142,7 @@ def _by_text(library: "LoRALibrary", options: argparse.Namespace, how: dict[str,
 
 
 def _compare(options: argparse.Namespace) -> None:
-    """What each way to choose costs, in nats/token: no adapter, the oracle's, the mean of all,
+    """Shows the cost of each choice, in nats/token: no adapter, the oracle's, the mean of all,
     Arrow, keys made of text, learned keys. Writes a JSON file, for python -m analysis adapters.
     """
     import torch

@@ -30,7 +30,7 @@ class AdapterRun:
 
 
 def domain_name(run_dir: Path) -> str:
-    """What a run's adapter is called: the domain of its corpus, or else its folder."""
+    """The name of a run's adapter: the domain of its corpus, or else its folder."""
     corpus = finished_record(run_dir).config["data"]["corpus"]
     return str(corpus.get("domain") or run_dir.resolve().name)
 

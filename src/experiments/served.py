@@ -15,7 +15,7 @@ from experiments.records import RunRecord
 
 
 def library_label(folder: Path) -> str:
-    """What results with a library are marked by: its folder's name and what is in it."""
+    """The mark of results with a library: its folder's name and what is in it."""
     return f"@{LIBRARY}={folder.resolve().name}-{file_sha256(folder / INDEX)[:8]}"
 
 

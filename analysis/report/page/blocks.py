@@ -1,4 +1,4 @@
-"""What a page is made of. Every text is plain: the page escapes it."""
+"""The blocks of a page. Every text is plain: the page escapes it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ class Code:
 
 @dataclass(frozen=True, kw_only=True)
 class Warning:
-    """What a warning is of, e.g. "dense at C=3e12", and what it says.
+    """A warning: its subject, e.g. "dense at C=3e12", and what it says.
 
     shown_in: the drawing, by its name, or else the section, by its title, to look at.
     """

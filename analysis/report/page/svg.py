@@ -48,7 +48,7 @@ class Svgs:
         return _Drawing(self, parse(svg), dark).markup(label)
 
     def definitions(self) -> str:
-        """What the drawings refer to, as markup that takes no place."""
+        """The definitions that drawings refer to, as markup that takes no place."""
         each = "".join(text.replace("\0", name) for text, name in self._definitions.items())
         return f'<svg class="shared" aria-hidden="true">{each}</svg>' if each else ""
 

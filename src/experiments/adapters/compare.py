@@ -1,4 +1,4 @@
-"""What each way to choose adapters costs, in nats/token, on the text of each adapter and on others.
+"""The cost of each way to choose adapters, in nats/token, on each adapter's text and on others.
 
 base        no adapter
 own         the adapter of the text's domain, which an oracle names; in mixed text, of each half
@@ -152,7 +152,7 @@ class _Scorer:
         self.chosen: dict[str, dict[str, dict[str, float]]] = {}
 
     def score(self, way: str, route: Route | None, texts: Mapping[str, Tensor]) -> None:
-        """Of every text; route: None for the library's own."""
+        """Scores every text; route: None for the library's own."""
         if route is not None:
             self.library.set_route(route)
         for name, windows in texts.items():
@@ -163,7 +163,7 @@ class _Scorer:
                 self.chosen.setdefault(way, {})[name] = gates
 
     def score_mixed(self, way: str, windows: Tensor, places: Tensor) -> None:
-        """Of mixed windows, whose adapters are given."""
+        """Scores mixed windows, whose adapters are given."""
         self.progress(f"{way}: mixed")
         total = 0.0
         for batch, at in zip(windows.split(_BATCH), places.split(_BATCH), strict=True):

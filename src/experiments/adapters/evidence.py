@@ -1,4 +1,4 @@
-"""What the tokens before say, at each of them: sums that forget, causal, and with a cache."""
+"""Evidence from the tokens before, at each of them: sums that forget, causal, and with a cache."""
 
 import math
 from typing import Any

@@ -82,7 +82,7 @@ class LoRALibrary:
 
     @property
     def route(self) -> Route:
-        """What chooses the adapters of each token."""
+        """The route, which chooses the adapters of each token."""
         return self._route
 
     @property
@@ -91,7 +91,7 @@ class LoRALibrary:
         return self._n_places
 
     def paths_of(self, name: str) -> tuple[str, ...]:
-        """Of the linear maps that an adapter adds to. Raises ValueError for an unknown name."""
+        """Paths of the maps that an adapter adds to. Raises ValueError for an unknown name."""
         return self._adapters[self.place(name)]
 
     # --- what is in it
@@ -258,7 +258,7 @@ class LoRALibrary:
 
     @property
     def model(self) -> nn.Module | None:
-        """What it is attached to."""
+        """The model that it is attached to."""
         return None if self._attached is None else self._attached.model
 
     @contextlib.contextmanager

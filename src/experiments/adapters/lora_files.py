@@ -41,7 +41,7 @@ _MOVED = ("pissa", "olora", "loftq", "corda", "lora_ga")
 
 @dataclass(frozen=True, kw_only=True)
 class LowRank:
-    """What an adapter adds to one linear map: x (.., d_in) to (x downᵀ) up.
+    """An adapter's addition to one linear map: x (.., d_in) to (x downᵀ) up.
 
     down (rank, d_in): peft's A. up (rank, d_out): the transpose of its B, times its scale. Both
     float32, or float64 where they are stored so. Row j of both is a component: a neuron without

@@ -30,7 +30,7 @@ _BATCH = 8  # windows at once
 
 @dataclass(frozen=True, kw_only=True)
 class Background:
-    """What a key in closed form is made with: the mean (d,) and the inverse covariance (d, d)."""
+    """Statistics for a key in closed form: the mean (d,) and the inverse covariance (d, d)."""
 
     mean: Tensor
     precision: Tensor

@@ -136,7 +136,7 @@ def _inside(folder: Path, name: Any) -> Path:
 
 
 def _route_of(route: Route) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What a route is, and its tensors."""
+    """A route's settings, and its tensors."""
     if isinstance(route, Fixed):
         return {"kind": "fixed", "gates": {str(p): g for p, g in route.gates.items()}}, {}
     assert isinstance(route, (Arrow, ProductKeys))

@@ -112,7 +112,7 @@ class Cost:
 
     @property
     def frozen_flops(self) -> float:
-        """Of the training FLOPs per token, those spent in parts that training does not change."""
+        """Training FLOPs per token that are spent in parts that training does not change."""
         return sum(t.frozen_flops for t in self.terms)
 
     def shares(self) -> dict[str, float]:
@@ -130,7 +130,7 @@ Mixing = Literal["process", "all_processes"]
 
 
 class FFNConfig(Protocol):
-    """What the trunk asks of a feed-forward variant: count yourself, build yourself.
+    """A feed-forward variant as the trunk uses it: it counts itself and builds itself.
 
     `n_experts` and the like are the variant's own; the trunk never reads them. It may also have
     `check_batch(n_tokens)`, which refuses a forward pass of so many tokens, and `mixes`: a Mixing

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 def compose_points(
     loader: Any, master: DictConfig, points: Iterable[Sequence[str]]
 ) -> Iterator[DictConfig]:
-    """What loader.load_sweep_config gives for each point's overrides, many times as fast.
+    """Each point's config as loader.load_sweep_config gives it, many times as fast.
 
     Hydra lays values over the config that the choices of groups make, so points that differ in
     values alone are copies of one composed config. Reading and merging a dozen yaml files costs

@@ -1,4 +1,4 @@
-"""What values a config's fields may take, declared with the field and checked wherever it is read:
+"""Values that a config's fields may take, declared with the field and checked wherever it is read:
 
     top_k: AtLeast1 = 16
     warmup: Annotated[float, Within(0, 1, below=True)]

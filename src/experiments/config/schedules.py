@@ -1,4 +1,4 @@
-"""What the parts of a learning-rate schedule must be to each other (config.schema.Optim)."""
+"""Rules between the parts of a learning-rate schedule (config.schema.Optim)."""
 
 from typing import Protocol
 

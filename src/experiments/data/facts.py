@@ -133,7 +133,7 @@ class Facts:
             yield {"context": question(fact), "choices": choices, "answer": names.index(fact.name)}
 
     def identity(self) -> dict[str, Any]:
-        """What the texts depend on."""
+        """The settings that the texts depend on."""
         return {**settings(self), "version": VERSION}
 
     def _shuffled(self, texts: Iterable[str], purpose: str) -> list[str]:
@@ -144,7 +144,7 @@ class Facts:
 
 
 def question(fact: Fact) -> str:
-    """What is asked, without the answer."""
+    """The question, without the answer."""
     return QUESTION.format(kind=fact.kind, number=fact.number)
 
 

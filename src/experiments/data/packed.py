@@ -147,7 +147,7 @@ def write_index(
 
 
 def file_sha256(path: Path) -> str:
-    """Of a file, without holding it in memory."""
+    """A file's SHA-256, without holding it in memory."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -32,7 +32,7 @@ class PreparedData:
 
 
 def data_identity(data: Data) -> dict[str, Any]:
-    """What stands for the corpus and the tokenizer in a run's identity."""
+    """The corpus and the tokenizer in a run's identity."""
     return {"corpus": identity(data.corpus), "tokenizer": identity(data.tokenizer)}
 
 

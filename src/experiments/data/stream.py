@@ -69,7 +69,7 @@ class DomainStream:
         return {name: share / sum(shares) for name, share in zip(self.order, shares, strict=True)}
 
     def documents(self, split: str, cache: Path) -> Iterator[str]:
-        """Of the base corpus."""
+        """The documents of the base corpus."""
         return iter(self.base.documents(split, cache))
 
     def identity(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class TextStream:
         return "" if text.endswith(_TORN) else self._taken(text)
 
     def rest(self) -> str:
-        """What was held back."""
+        """The text that was held back."""
         return self._taken(self._new())
 
     def _new(self) -> str:

@@ -61,7 +61,7 @@ def _is_stamped(text: PackedText) -> bool:
 
 
 def _facts(text: PackedText) -> dict[str, Any]:
-    """What changes if a file does."""
+    """A file's facts, which change if it does."""
     stats = {shard.file: (text.folder / shard.file).stat() for shard in text.shards}
     return {
         "index": file_sha256(text.folder / INDEX_NAME),

@@ -34,7 +34,7 @@ class Vocabulary:
 
     @property
     def remedy(self) -> str:
-        """What to do about a damaged file."""
+        """The remedy for a damaged file."""
         return f"delete {self.folder}, and the same command makes it again"
 
     @property
@@ -49,7 +49,7 @@ class Vocabulary:
 
     @property
     def sha256(self) -> str:
-        """Of tokenizer.json; of what was loaded, for nothing else is."""
+        """The hash of tokenizer.json as it was loaded, for nothing else is."""
         return self._meta["sha256"]
 
     def tokenizer(self) -> Tokenizer:

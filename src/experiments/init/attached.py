@@ -56,7 +56,7 @@ class Added(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """What is added to the MLP's output, or takes its place."""
+        """The addition to the MLP's output, or its replacement."""
         wide = x.to(self.layer.sub_keys.dtype)  # the query's weight may be quantised
         if self.made.constant:
             wide = torch.cat([wide, torch.ones_like(wide[..., :1])], dim=-1)
@@ -189,7 +189,7 @@ def _remove_hooks(module: nn.Module, *ours: Any) -> None:
 
 
 def layers_of(model: nn.Module) -> tuple[Added, ...]:
-    """What retrofit() put into a model, in the order of its modules.
+    """The layers that retrofit() put into a model, in the order of its modules.
 
     Raises ValueError if that is nothing.
     """

@@ -21,7 +21,7 @@ _MEASURED_AT_ONCE = 2048  # tokens
 
 @dataclass(frozen=True, kw_only=True)
 class Distilled:
-    """What a distillation did.
+    """The course of a distillation.
 
     error_before, error_after: the mean squared difference from the targets over the targets'
         variance, on tokens that were not trained on; 1 is the error of the targets' mean.
@@ -120,7 +120,7 @@ def _groups(layer: FFN, lr: float, table_lr: float) -> list[dict[str, object]]:
 
 
 def _share_of_peak(step: int, n_steps: int) -> float:
-    """Of the learning rate at a step, counted from 1."""
+    """The share of the peak learning rate at a step, counted from 1."""
     warm = min(1.0, step / max(1.0, _WARM_UP * n_steps))
     return warm * 0.5 * (1 + math.cos(math.pi * (step - 1) / n_steps))
 

@@ -50,7 +50,7 @@ class FinishedRun:
         )
 
     def digest(self, cache: Path) -> str:
-        """Of the names, types, sizes and bytes of all the model's tensors."""
+        """A hash of the names, types, sizes and bytes of all the model's tensors."""
         record, _ = self._record()
         return _digest(record.n_steps, *stamp(self._folder() / _LAST))
 
@@ -110,7 +110,7 @@ class FinishedRun:
         }
 
     def optimizer_state(self) -> dict[str, Any]:
-        """Of the run's end, as torch's optimizers have it."""
+        """The optimizer's state at the run's end, as torch's optimizers have it."""
         record, _ = self._record()
         state: dict[str, Any] = _loaded(record.n_steps, *stamp(self._folder() / _LAST))
         return state["optimizer_states"][0]

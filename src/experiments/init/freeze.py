@@ -1,4 +1,4 @@
-"""What of a model is trained: all of it, the layers of some blocks, or its low-rank adapters."""
+"""The trained parts of a model: all of it, the layers of some blocks, or its low-rank adapters."""
 
 from torch import nn
 

@@ -1,4 +1,4 @@
-"""What the readers of weights share: packages of the extra `hf`, hashes, messages."""
+"""The readers of weights share this: packages of the extra `hf`, hashes, messages."""
 
 import functools
 import hashlib
@@ -34,7 +34,7 @@ def named(path: Path) -> Iterator[None]:
 
 
 def stamp(path: Path) -> tuple[Path, int, int]:
-    """What changes when the file does. Raises ValueError if it is not there."""
+    """A file's stamp, which changes when it does. Raises ValueError if it is not there."""
     try:
         stat = path.stat()
     except OSError as error:

@@ -175,7 +175,7 @@ def _module(model: nn.Module, path: str) -> nn.Module:
 
 
 def _inputs(model: nn.Module, modules: Mapping[str, tuple[nn.Module, ...]]) -> list[Tensor]:
-    """What each MLP is given in a forward pass of two tokens. Nothing is changed."""
+    """The inputs of each MLP in a forward pass of two tokens. Nothing is changed."""
     given: dict[str, Tensor] = {}
     made: dict[str, Any] = {}
     with contextlib.ExitStack() as hooks:

@@ -62,5 +62,5 @@ def node_of(config: Any) -> dict[str, Any]:
 
 
 def target_of(cls: type) -> str:
-    """What a config node calls a class by, under `_target_`."""
+    """The name that a config node calls a class by, under `_target_`."""
     return f"{cls.__module__}.{cls.__qualname__}"

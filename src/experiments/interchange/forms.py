@@ -27,7 +27,7 @@ HIDDEN_ACTS = {  # our activations by transformers' names
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
-    """What becomes of a model: config.json's values, and the tensors by the architecture's names.
+    """A model as it is exported: config.json's values, and the tensors by the architecture's names.
 
     architecture: transformers' class. is_native: it comes with transformers, and needs no code.
     tokens, logits: (1, n) ids and what the model says of them, to be compared with what is written.

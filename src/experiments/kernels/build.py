@@ -125,7 +125,7 @@ def _danger(folder: Path, *, tighten: bool) -> str | None:
 
 
 def _fingerprint(compiler: str) -> str:
-    """Of sources, flags, compiler, and the kind of machine: nodes may share a cache."""
+    """A hash of sources, flags, compiler and the kind of machine: nodes may share a cache."""
     digest = hashlib.sha256()
     for path in sorted(SOURCES.iterdir()):
         digest.update(path.name.encode() + path.read_bytes())

@@ -51,7 +51,7 @@ def grouped_matmul_loop(x: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
 
 
 def _gradients(grad: Tensor, x: Tensor, weights: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
-    """Of _product's x and weights."""
+    """The gradients of _product's x and weights."""
     grad = grad.contiguous()
     if _fits(x, weights):
         offsets = ends.to(torch.int32)

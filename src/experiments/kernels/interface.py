@@ -1,4 +1,4 @@
-"""What an implementation of the kernels offers, and what passes between them.
+"""The interface of an implementation of the kernels, and what passes between them.
 
 An implementation has no autograd: `ops.py` makes the differentiable functions out of these.
 Suffixes: T tokens, J retrieved rows a token, P = T J pairs, N rows of a table, R of them distinct

@@ -53,7 +53,7 @@ def step_rows_of_sums(
 
 
 def _numbers(step: AdamWStep) -> tuple[float, ...]:
-    """What _step takes of a step, in its order."""
+    """The numbers of a step that _step takes, in its order."""
     numbers = (
         1 - step.beta1,
         1 - step.beta2,

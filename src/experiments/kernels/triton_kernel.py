@@ -14,7 +14,7 @@ if _INSTALLED:  # select.py imports this module where no Triton may be
 
 
 def why_not(device: str) -> str | None:
-    """What keeps Triton from running on a device, in words; None if nothing does.
+    """The reason why Triton can't run on a device, in words; None if it can.
 
     Triton decides when a function is decorated whether it is compiled or interpreted.
     """

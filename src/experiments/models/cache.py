@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 class Cache:
-    """What a model keeps of a batch of texts; `Transformer.new_cache` makes an empty one.
+    """Keys and values of a batch of texts so far; `Transformer.new_cache` makes an empty one.
 
     For inference: nothing is differentiated through it.
     """
@@ -21,7 +21,7 @@ class Cache:
         return self.layers[0].length
 
     def mask(self, tokens: Tensor, end: int | None) -> Tensor | None:
-        """What (batch, n) new tokens see, (batch or 1, 1, n, length + n) bool; takes note of them.
+        """(batch or 1, 1, n, length + n) bool: what new tokens (batch, n) see; takes note of them.
 
         None if that is all before each of them, with nothing read yet, or of one token. end: the id
         that ends a document, if attention does not reach past one (transformer.document_mask).

@@ -92,7 +92,7 @@ def base_of(config: RunConfig) -> Base | None:
 
 
 def multipliers(config: "TransformerConfig") -> Multipliers:
-    """Of a model of this config; all 1 where it has no base."""
+    """The multipliers of a model of this config; all 1 where it has no base."""
     base = config.base
     if base is None:
         return Multipliers()

@@ -1,4 +1,4 @@
-"""What a model's matrices are for: each module says it of its own, by `param_roles`.
+"""Roles of a model's matrices: each module declares those of its own, by `param_roles`.
 
 Rates, decay, the parametrization and Muon follow from it; they know no layer by name.
 """

@@ -131,7 +131,7 @@ class Transformer(nn.Module):
         self._multiplier = multipliers(config).head
 
     def _scale_outputs(self, n_layers: int) -> None:
-        """What writes to the residual stream starts smaller with depth, as in GPT-2 (§2.3)."""
+        """Scales weights that write to the residual stream down with depth, as GPT-2 (§2.3)."""
         with torch.no_grad():
             for block in self.blocks:
                 assert isinstance(block, Block)

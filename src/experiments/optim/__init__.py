@@ -1,1 +1,1 @@
-"""What steps parameters: groups and their rates, schedules, AdamW by rows, Muon."""
+"""Optimizers: groups and their rates, schedules, AdamW by rows, Muon."""

@@ -1,4 +1,4 @@
-"""What a trial's runs came to, from their records. Standard library only."""
+"""The result of a trial's runs, from their records. Standard library only."""
 
 import difflib
 import math
@@ -25,7 +25,7 @@ class Objective:
 
     @property
     def worst(self) -> float:
-        """Of a run that diverged. Any finite number would be made up."""
+        """The result of a run that diverged. Any finite number would be made up."""
         return math.inf if self.direction == "minimize" else -math.inf
 
     def of(self, record: RunRecord) -> float | None:
@@ -133,7 +133,7 @@ def result_of(
     *,
     failed_counts: bool = False,
 ) -> Result | None:
-    """What these runs came to together; None while one of them is still to end.
+    """The result of these runs together; None while one of them is still to end.
 
     busy: runs that a queue has. given_up: runs that won't be tried again, and why. failed_counts:
     so does a failed record; else its run is about to be tried again.

@@ -68,7 +68,7 @@ def plan_table(points: Sequence[Point], flops_per_second: float) -> str:
 
 
 def _role(point: Point) -> str:
-    """What a branch or trunk is, before its setting."""
+    """A branch's or trunk's role, before its setting."""
     if point.branch is not None:
         return f"from step {point.first_step} of trunk {point.branch.trunk_id} "
     return f"trunk {point.run_id} " if point.is_trunk else ""

@@ -36,7 +36,7 @@ class CellState:
 
     @property
     def objective(self) -> Objective:
-        """What is looked for."""
+        """The objective of the search."""
         return Objective(name=self.rules["objective"], direction=self.rules["direction"])
 
     def counts(self) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""What tells points of a sweep from each other that have the same name."""
+"""The settings that distinguish points of a sweep that have the same name."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace

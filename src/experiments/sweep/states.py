@@ -154,7 +154,7 @@ def _state(
 
 
 def _share(step: int, first_step: int, n_steps: int) -> float:
-    """Of a run's own steps, those that it has taken."""
+    """The share of a run's own steps that it has taken."""
     own = n_steps - first_step
     return min(1.0, max(0.0, (step - first_step) / own)) if own > 0 else 0.0
 

@@ -143,7 +143,7 @@ def describe(accelerator: str, repository: Path) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    """Of those packages that are installed: logger=csv, say, needs no wandb."""
+    """Versions of those packages that are installed: logger=csv, say, needs no wandb."""
     found = {}
     for name in _PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
@@ -228,7 +228,7 @@ def _copy_of(repository: Path) -> Path | None:
 
 
 def _git(repository: Path, *arguments: str) -> str | None:
-    """What git prints of the checkout that tracks this folder; None if it can't.
+    """The output of git in the checkout that tracks this folder; None if there is none.
 
     A folder can be inside a checkout of something else, as an installed package in a venv is.
     """

@@ -1,4 +1,4 @@
-"""What `tasks=[...]` of a command line names: our files, and lm-evaluation-harness' tasks."""
+"""The tasks of a command line's `tasks=[...]`: our files, and lm-evaluation-harness' tasks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

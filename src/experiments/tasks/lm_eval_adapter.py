@@ -110,7 +110,7 @@ class HarnessLM(TemplateLM):
 
 
 def _sampling(settings: dict[str, Any]) -> Sampling:
-    """What a task's generation_kwargs ask for. Raises ValueError for a way that is not ours."""
+    """The sampling of a task's generation_kwargs. Raises ValueError for a way that is not ours."""
     temperature = float(settings.get("temperature") or 0.0)
     if settings.get("do_sample") and "temperature" not in settings:
         temperature = 1.0

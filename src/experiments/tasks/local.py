@@ -103,5 +103,5 @@ def _mean(hits: Iterable[bool]) -> float | None:
 
 
 def _stderr(hits: Sequence[bool]) -> float | None:
-    """Of a mean, by the sample's own variance; None for fewer than two."""
+    """The standard error of a mean, by the sample's own variance; None for fewer than two."""
     return float(np.std(hits, ddof=1) / math.sqrt(len(hits))) if len(hits) > 1 else None

@@ -109,7 +109,7 @@ class RandomState(pl.Callback):
     """The generators' states, as part of a checkpoint: what is drawn after a resume is the same."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Of Python, NumPy, torch and every GPU; plain values, which load without unpickling."""
+        """States of all generators, GPUs' too: plain values, which load without unpickling."""
         kind, keys, *rest = np.random.get_state()
         return {
             "python": random.getstate(),

@@ -47,7 +47,7 @@ def resolve_compile(choice: CompileChoice, accelerator: str) -> bool:
 
 @lru_cache(maxsize=2)
 def why_not(accelerator: str) -> str | None:
-    """What keeps torch.compile from working on a device, in words; None if nothing does."""
+    """The reason why torch.compile can't work on a device, in words; None if it can."""
     try:
         torch.compile(_small, dynamic=False)(torch.ones(8, device=accelerator))
     except Exception as error:  # a compiler, headers, Triton: each lacks in its own way

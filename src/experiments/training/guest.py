@@ -120,7 +120,7 @@ class Guest:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has no form for: NumPy's and torch's numbers, and for all else its text."""
+    """NumPy's and torch's numbers as JSON's, which has no form for them, and others as text."""
     return value.item() if hasattr(value, "item") else str(value)
 
 

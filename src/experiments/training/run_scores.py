@@ -1,4 +1,4 @@
-"""What a run's model is scored on: its validation split, named sets, a stream's domains."""
+"""Scores of a run's model: its validation split, named sets, a stream's domains."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class RunScores:
         return self._spread(self.prepared.validation)
 
     def of_sets(self) -> dict[str, dict[str, Any]]:
-        """Of the named sets."""
+        """The scores of the named sets."""
         return score_sets(
             self.model,
             self.sets,

@@ -16,7 +16,7 @@ _CLOSING = 120  # seconds at most
 
 
 class Owner:
-    """What it is told to do, by the name of the message's one key."""
+    """The owner of the W&B run: it does what a message's one key names."""
 
     def __init__(self) -> None:
         self.run: Any = None

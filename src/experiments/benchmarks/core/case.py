@@ -93,7 +93,7 @@ class Case:
 
     @cached_property
     def moments(self) -> Moments:
-        """Of both tables."""
+        """The moments of both tables."""
         return Moments([self.peer.w_down, self.peer.w_up], self.settings.huge_pages)
 
     @cached_property

@@ -53,7 +53,7 @@ class Domain:
         yield from (text for _, text in sorted(rows))
 
     def identity(self) -> dict[str, Any]:
-        """What the texts depend on."""
+        """The settings that the texts depend on."""
         return {
             "domain": self.domain,
             "wheel": self.sha256,

@@ -147,7 +147,7 @@ def _in_pieces(documents: Iterator[Keyed]) -> Iterator[Keyed]:
 
 
 def _distinct(node: Any, *keys: str) -> list[str]:
-    """What _strings yields, each once: "Required. The project." is in every method."""
+    """The strings of _strings, each once: "Required. The project." is in every method."""
     return list(dict.fromkeys(_strings(node, *keys)))
 
 

@@ -97,7 +97,7 @@ class Packages:
         yield from (text for _, text in rows)
 
     def identity(self) -> dict[str, Any]:
-        """What the texts depend on. A domain left out is none of it, but its wheel's hash is."""
+        """The settings of the texts. A domain left out is none of it, but its wheel's hash is."""
         return {
             "weights": {domain: float(self.weights[domain]) for domain in self.domains},
             "wheels": dict(self.wheels),

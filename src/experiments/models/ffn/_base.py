@@ -1,4 +1,4 @@
-"""What every feed-forward variant may offer beside forward(): roles, losses, usage.
+"""The base of feed-forward variants; each may offer, beside forward(), roles, losses and usage.
 
 The defaults say "nothing special", so a new variant overrides only what it has.
 """
@@ -38,7 +38,7 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
 
 
 class Meter(Protocol):
-    """What looks on at what is retrieved."""
+    """A listener that is given each retrieval."""
 
     def add(self, indices: Tensor, gates: Tensor) -> None:
         """Indices of experts and their gates, of one shape."""
@@ -65,7 +65,7 @@ class FFN(nn.Module):
     meter: Meter | None = None  # of each forward pass in training
 
     def output_weights(self) -> tuple[Tensor, ...]:
-        """What writes to the residual stream; the trunk scales its initial values with depth."""
+        """Weights that write to the residual stream; their initial values scale with depth."""
         return ()
 
     def layers(self) -> "Iterator[FFN]":

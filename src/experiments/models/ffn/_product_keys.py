@@ -1,4 +1,4 @@
-"""What PKM and PEER share: queries, their norm, product keys, gates, and their cost."""
+"""The parts that PKM and PEER share: queries, their norm, product keys, gates, and their cost."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -167,7 +167,7 @@ class Late:
 
 
 class ProductKeyFFN(FFN):
-    """What PKM and PEER are before they differ: it maps tokens to experts and gates.
+    """The base of PKM and PEER: it maps tokens to experts and gates.
 
     Tensors: query.weight (n_heads * d_key, d_model), heads outermost, then the two halves;
     sub_keys (2, S, d_key / 2), or (n_heads, 2, S, d_key / 2) when keys are per head; where the

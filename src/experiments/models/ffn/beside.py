@@ -22,7 +22,7 @@ class BesideConfig:
 
     @property
     def mixes(self) -> Mixing | None:
-        """What either mixes; expert choice's tokens of a process come first."""
+        """The tokens that either layer mixes; expert choice's tokens of a process come first."""
         own = [getattr(part, "mixes", None) for part in (self.frozen, self.trained)]
         return own[0] or own[1]
 
