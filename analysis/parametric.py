@@ -103,13 +103,9 @@ def fit_parametric(
     at, L = checked_runs(n_params, n_tokens, loss, law)
     compute = at.N * at.D
     how: dict[str, Any] = {"residual": residual, "delta": delta, "groups": groups}
-    return fit_law(
-        *(ParametricFit, law, at, L),
-        **how,
-        n_draws=n_draws,
-        seed=seed,
-        more={"nd_range": (float(compute.min()), float(compute.max()))},
-    )
+    how |= {"n_draws": n_draws, "seed": seed}
+    more = {"nd_range": (float(compute.min()), float(compute.max()))}
+    return fit_law(ParametricFit, law, at, L, **how, more=more)
 
 
 def _estimate(values: Array, level: float) -> Estimate:

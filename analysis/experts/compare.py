@@ -14,15 +14,14 @@ from analysis.fitting.hold_out import largest
 from analysis.fitting.intervals import Array
 from analysis.fitting.status import FitError
 from analysis.laws.compare import Compared, Comparison
-from analysis.laws.forms import OF_EXPERTS
 from analysis.laws.result import Residual
 
 HoldOut = Literal["size", "experts", "budget", "tokens", "cells"]
 HOLD_OUT: tuple[HoldOut, ...] = get_args(HoldOut)
 _COLUMNS = {"experts": "n_experts", "budget": "budget", "tokens": "n_tokens", "cells": "n_tokens"}
 _CELLS = 0.2  # share of the runs that "cells" holds out, those of the most compute
-# Those in a size and a number of experts alone, which every table with experts has
-DEFAULT_FORMS = tuple(name for name, law in OF_EXPERTS.items() if law.needs == ("n_experts",))
+# In a size and a number of experts alone, which every table with experts has
+DEFAULT_FORMS = ("loglinear", "power_floor", "clark", "clark_floor")
 
 
 @dataclass(frozen=True, kw_only=True)

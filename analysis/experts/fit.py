@@ -66,7 +66,10 @@ def fit_runs(
     }
     try:
         return fit_law(
-            *(ExpertLawFit, law, at, chosen.loss),
+            ExpertLawFit,
+            law,
+            at,
+            chosen.loss,
             residual=residual,
             groups=None if cluster is None else chosen.cells[cluster],
             n_draws=n_draws,

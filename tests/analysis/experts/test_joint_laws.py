@@ -13,6 +13,7 @@ from analysis.experts.law import akaike
 from analysis.experts.runs import rows_of
 from analysis.figures import draw_experts
 from analysis.fitting.status import FitError, FitStatus
+from analysis.laws.forms import OF_EXPERTS
 from analysis.table.load import check_table
 from analysis.validation.residuals import residuals_of
 from tests.analysis.expert_laws import (
@@ -291,7 +292,7 @@ def test_residuals_of_the_joint_laws_are_of_their_runs():
 def test_what_is_in_experts_alone_says_so():
     fit = fit_expert_law(joint_runs("joint"), "joint", n_draws=0)
     assert not fit.of_experts_alone
-    assert set(DEFAULT_FORMS) >= {"loglinear", "power_floor", "clark", "clark_floor"}
+    assert all(OF_EXPERTS[form].needs == ("n_experts",) for form in DEFAULT_FORMS)
     with pytest.raises(
         ValueError, match=r"draw_experts draws laws .* joint has other variables too"
     ):
