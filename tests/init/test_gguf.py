@@ -110,6 +110,17 @@ def test_a_file_and_its_folder_are_the_same(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("settings", "longest"),
+    [({}, None), ({"context_length": 64}, 64),
+     ({"context_length": 64, "attention.sliding_window": 48}, 48)],
+)  # fmt: skip
+def test_the_longest_text_is_what_the_file_says(settings, longest, tmp_path):
+    write(tmp_path / "a.gguf", settings)
+    assert source(tmp_path).shape(CACHE).max_seq_len == longest
+
+
+@pytest.mark.slow
 def test_quantised_weights_are_what_the_quantisation_says(tmp_path):
     """Q8_0 (llama.cpp's ggml-quants): of 32 values the largest is 127 times their scale."""
     write(tmp_path / "a.gguf", quantised=Q8)

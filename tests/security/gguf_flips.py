@@ -16,6 +16,7 @@ from experiments.init.gguf_tokenizer import byte_bpe
 UNSEEN = {
     "llama.rope.freq_base": "a number that no tensor shows",
     "llama.attention.layer_norm_rms_epsilon": "a number that no tensor shows",
+    "llama.context_length": "a number that no tensor shows",
     "tokenizer.ggml.tokens": "the text of an entry that no merge makes",
     "tokenizer.ggml.token_type": "the type of an entry",
     "tokenizer.ggml.merges": "a merge of other entries that exist",

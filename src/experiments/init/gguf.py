@@ -39,7 +39,9 @@ _OPTIONAL = (
     "llama.attention.head_count_kv",
     "llama.attention.key_length",
     "llama.attention.layer_norm_rms_epsilon",
+    "llama.attention.sliding_window",
     "llama.attention.value_length",
+    "llama.context_length",
     "llama.expert_count",
     "llama.rope.dimension_count",
     "llama.rope.freq_base",
@@ -94,6 +96,8 @@ def _shape(header: Header) -> Shape:
                 f"llama.{name}={number(name)}, and the trunk's heads of all kinds are d_model / "
                 f"heads = {d_head} wide and turned whole"
             )
+    lengths = ("attention.sliding_window", "context_length")
+    longest = [number(name) for name in lengths if f"llama.{name}" in meta]
     vocabulary = header.entries.get("token_embd.weight")
     shape = llama_shape(
         n_layers=number("block_count"),
@@ -105,6 +109,7 @@ def _shape(header: Header) -> Shape:
         tie_head="output.weight" not in header.entries,
         rope_base=decimal("rope.freq_base", 10_000.0, 1e12),
         norm_eps=decimal("attention.layer_norm_rms_epsilon", 1e-6, 1.0),
+        max_seq_len=min(longest, default=None),
     )
     sizes = {_named_by_hub(name): entry.size for name, entry in header.entries.items()}
     check_sizes(sizes, shape)

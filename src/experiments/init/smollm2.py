@@ -76,6 +76,7 @@ class SmolLM2(Member):
             tie_head=True,
             rope_base=100_000.0,
             norm_eps=1e-5,
+            max_seq_len=8192,
         )
 
     def digest(self, cache: Path) -> str:
