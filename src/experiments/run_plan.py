@@ -9,7 +9,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from experiments.branches import check_steps
-from experiments.budget.costs import Cost, Term
+from experiments.budget.costs import FORWARD_PASSES, Cost, Term
 from experiments.budget.memory import plan_memory
 from experiments.budget.plan import OffBudgetError, Plan, peak_lr, plan_steps
 from experiments.budget.rate_law import LawRate, rate_by_law
@@ -29,8 +29,8 @@ def model_cost(config: RunConfig, transformer: TransformerConfig) -> Cost:
     cost = transformer.cost()
     if config.continual is None or not config.continual.distil:
         return cost
-    reference = Term(name="reference", flops=cost.forward_flops, passes=1, seen_by_torch=False)
-    return Cost((*cost.terms, reference))
+    reference = Term(name="reference", flops=cost.forward_flops, seen_by_torch=False)
+    return Cost((*cost.terms, reference.frozen(FORWARD_PASSES)))
 
 
 def _blocks_kept(transformer: TransformerConfig) -> int:

@@ -183,6 +183,7 @@ def test_distillation_counts_the_forward_pass_that_it_costs(child):
     plain, distilled = child().plan, child("continual=keep", "continual.distil=1.0").plan
     forward = plain.cost.forward_flops
     assert distilled.cost.training_flops == pytest.approx(plain.cost.training_flops + forward)
+    assert distilled.cost.frozen_flops == pytest.approx(plain.cost.frozen_flops + forward)
     assert distilled.n_steps < plain.n_steps
 
 
