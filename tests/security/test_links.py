@@ -17,7 +17,7 @@ def mine(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("name", ["manifest.jsonl", ".submitting"])
+@pytest.mark.parametrize("name", ["manifest.jsonl", ".claim"])
 def test_of_a_sweep(name, mine, tmp_path):
     folder = tmp_path / "sweep"
     folder.mkdir()

@@ -27,7 +27,7 @@ KNOWN_FILES = {
 }  # fmt: skip
 KNOWN_OF_SWEEP = {
     "manifest.jsonl",
-    ".submitting",
+    ".claim",
     ".code",
     ".controllers",
     "slurm",

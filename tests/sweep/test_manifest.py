@@ -1,11 +1,14 @@
 """The manifest: damaged lines are named, and results are where the manifest is."""
 
+import fcntl
 import hashlib
 import json
 import multiprocessing.forkserver
 import random
 import shutil
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,8 @@ from experiments.sweep import lost, manifest, restore
 from experiments.sweep.many_runs import run_sweep
 from experiments.sweep.places import located
 from experiments.sweep.queues.local import Local
+from experiments.system import claims
+from experiments.system.claims import RunningElsewhereError
 
 
 def lines_of(sweep):
@@ -250,3 +255,36 @@ def test_a_line_cut_short_by_a_kill_costs_no_other(make, sweep):
 def test_what_is_no_sweep_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"is not a sweep: it has no manifest.jsonl"):
         manifest.read(tmp_path)
+
+
+@pytest.mark.slow  # each waits for the others
+def test_controllers_that_see_no_common_lock_submit_one_after_the_other(monkeypatch, tmp_path):
+    """On a file system that locks for each machine alone every lock is had at once."""
+    monkeypatch.setattr(fcntl, "flock", lambda file, how: None)
+    monkeypatch.setattr(manifest, "_POLL", 0.01)
+    inside, together = [], []
+
+    def submit():
+        with manifest.submitting(tmp_path) as claim:
+            inside.append(claim)
+            together.append(len(inside))
+            time.sleep(0.05)
+            claim.check()
+            inside.remove(claim)
+
+    first = threading.Thread(target=submit)
+    first.start()
+    while not together:
+        time.sleep(0.001)
+    submit()
+    first.join()
+    assert together == [1, 1]
+
+
+def test_of_two_that_came_at_once_without_a_lock_one_submits(monkeypatch, tmp_path):
+    monkeypatch.setattr(fcntl, "flock", lambda file, how: None)
+    monkeypatch.setattr(claims, "_wait_until_free", lambda folder: None)  # neither saw the other
+    with manifest.submitting(tmp_path) as first, manifest.submitting(tmp_path) as second:
+        second.check()
+        with pytest.raises(RunningElsewhereError, match="whose locks both could have"):
+            first.check()

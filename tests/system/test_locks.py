@@ -83,7 +83,7 @@ def test_without_flock_a_sweep_warns_once_and_works(tmp_path):
             assert is_claimed(tmp_path / "run")
         assert not is_claimed(tmp_path / "run")
     assert [str(w.message).partition(": on this")[0] for w in caught] == [
-        f"{tmp_path}/.submitting can't be locked (No locks available)"
+        f"{tmp_path}/.claim can't be locked (No locks available)"
     ]
 
 

@@ -39,13 +39,15 @@ def entered(points: Sequence[Point]) -> Iterator[Entered]:
     another has submitted meanwhile; the choice here is the one that holds.
     """
     sweep_dir, name = points[0].run_dir.parent, points[0].config.sweep
-    with manifest.submitting(sweep_dir):
+    with manifest.submitting(sweep_dir) as claim:
         todo = choose(points, tasks_of(sweep_dir))
         if todo.describe():
             print(f"sweep {name}: {todo.describe()}")
         manifest.adopt(sweep_dir, todo.finished)
         repair_histories(todo.finished)
-        yield Entered(todo=todo, code=enter(todo.run))
+        code = enter(todo.run)
+        claim.check()
+        yield Entered(todo=todo, code=code)
 
 
 def enter(points: Sequence[Point]) -> Path | None:

@@ -11,17 +11,18 @@ import math
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.records import DamagedError
 from experiments.sweep.places import relocatable
-from experiments.system.disk import make_folder, refuse_links, sync, sync_file
+from experiments.system.claims import Claim, RunningElsewhereError, claimed
+from experiments.system.disk import make_folder, sync, sync_file
 from experiments.system.json_files import parse_json
-from experiments.system.locks import lock
 from experiments.system.plain_text import printable
 
 if TYPE_CHECKING:  # it brings torch, which `status` has no need of
@@ -30,6 +31,7 @@ if TYPE_CHECKING:  # it brings torch, which `status` has no need of
 MANIFEST_NAME = "manifest.jsonl"
 _CONFIG, _CHECKSUM = b', "raw": ', b', "checksum": "'  # JSON escapes quotes: in no string
 _KEYS = {"run_id", "label", "planned_flops", "n_steps", "code", "raw"}
+_POLL = 0.2  # seconds
 _SHOWN = 10  # numbers of lines that a message lists
 
 
@@ -100,13 +102,18 @@ def entry_of(point: "Point", code: str | None) -> Entry:
 
 
 @contextmanager
-def submitting(sweep_dir: Path) -> Iterator[None]:
-    """One controller at a time plans and submits; another waits for it."""
-    make_folder(sweep_dir)
-    refuse_links(sweep_dir)
-    with (sweep_dir / ".submitting").open("w") as file:
-        lock(file)
-        yield
+def submitting(sweep_dir: Path) -> Iterator[Claim]:
+    """One controller at a time plans and submits; another waits for it. Whoever gives runs to a
+    queue calls check() before: of two that see no common lock, one ends there.
+    """
+    with ExitStack() as stack:
+        while True:
+            try:
+                claim = stack.enter_context(claimed(sweep_dir))
+                break
+            except RunningElsewhereError:
+                time.sleep(_POLL)
+        yield claim
 
 
 def add(sweep_dir: Path, entries: Sequence[Entry]) -> None:

@@ -64,7 +64,7 @@ class Steps:
     def take(self) -> int:
         """Tells, asks and submits once; how many trials are open then."""
         search, sweep_dir = self.search, self.search.sweep_dir
-        with manifest.submitting(sweep_dir):
+        with manifest.submitting(sweep_dir) as claim:
             tasks = tasks_of(sweep_dir)
             self.outcomes = self.session.outcomes(tasks)
             search.tell(tasks, self._given_up())
@@ -76,6 +76,7 @@ class Steps:
             prepare_all(todo)
             code = enter(todo)
             if code is not None:
+                claim.check()
                 self.session.submit(todo, code, tasks)
             self.taken |= {point.run_id for point in todo}
             return search.n_open()

@@ -149,8 +149,7 @@ def claimed(run_dir: Path) -> Iterator[Claim]:
     refuse_links(run_dir)
     path = run_dir / CLAIM_NAME
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # not to append: see _SIZE
-        with os.fdopen(descriptor, "r+b") as file:
+        with open(path, "r+b", opener=_create) as file:  # not to append: see _SIZE
             if not lock(file, _PATIENCE):
                 holder = _read(path)
                 by = "another process" if holder is None else holder.by
@@ -206,6 +205,10 @@ def _age(run_dir: Path, holder: _Holder) -> float:
             return (os.fstat(file.fileno()).st_mtime_ns - holder.changed) / 1e9
     except OSError:
         return holder.age
+
+
+def _create(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CREAT, 0o666)
 
 
 def _text(token: str) -> bytes:
