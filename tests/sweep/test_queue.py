@@ -1,20 +1,28 @@
 """What a queue has is queued or held, and not running elsewhere; and a sbatch without an answer."""
 
+import re
 import subprocess
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import yaml
 
+from experiments.config.paths import conf_dir
+from experiments.config.reading import read
 from experiments.sweep import manifest, submission
 from experiments.sweep.many_runs import run_sweep
 from experiments.sweep.one_run import run_one
 from experiments.sweep.planning import choose
+from experiments.sweep.queue import queue_named, queues
 from experiments.sweep.queues import slurm
 from experiments.sweep.queues.local import Local
 from experiments.sweep.queues.slurm import Slurm
 from experiments.sweep.states import read_states
 from experiments.sweep.submission import Submission
+from experiments.sweep.trunks import alike, trunks_of
 from experiments.system.claims import claimed
+from tests.conftest import REPOSITORY
 
 
 def task(state="PENDING", reason="(Priority)", index=0, sweep_dir=Path()):
@@ -40,6 +48,48 @@ def task(state="PENDING", reason="(Priority)", index=0, sweep_dir=Path()):
 def test_what_is_held(state, reason, held):
     release = task(state, reason).release
     assert release == ("scontrol release 28_0" if held else None)
+
+
+def test_every_launcher_is_a_queue_and_its_settings():
+    """What is found by itself is what can be chosen."""
+    yamls = {path.stem: path.read_text() for path in (conf_dir() / "hydra/launcher").glob("*.yaml")}
+    assert set(yamls) == {queue.name() for queue in queues()}
+    for name, text in yamls.items():
+        given = yaml.safe_load(text)
+        chosen = given.pop("_target_").rpartition(".")[2], given.pop("queue")
+        assert chosen == ("PointLauncher", name)
+        queue = read(queue_named(name), given)
+        assert set(given) == {field.name for field in fields(queue)}
+        assert queue == queue_named(name)()  # null, or the same default
+    with pytest.raises(ValueError, match=r"hydra.launcher.queue=x is not one of local, slurm"):
+        queue_named("x")
+
+
+def test_no_file_but_its_own_names_slurm_where_points_are_queued():
+    """How srun has started a process is another matter (system/started.py, distributed.py)."""
+    source = REPOSITORY / "src" / "experiments"
+    found = {p.relative_to(source).as_posix() for p in source.rglob("*.py") if _names_slurm(p)}
+    own = {"sweep/queues/slurm.py", "system/started.py", "system/distributed.py"}
+    assert found == own
+
+
+def _names_slurm(path):
+    return re.search("slurm", path.read_text(), re.IGNORECASE) is not None
+
+
+@pytest.mark.slow
+def test_branches_of_a_trunk_are_apart_and_so_are_numbers_of_devices(make):
+    wsd = ("optim.schedule=wsd", "optim.warmup_tokens=640", "optim.branch_from=trunk")
+    branches = [make("budget=4e9", *wsd), make("budget=8e9", *wsd)]
+    (trunk,) = trunks_of(branches)
+    alone, ranks = make("seed=1"), make("seed=2", "trainer.devices=2")
+    assert alike([*branches, alone, ranks, trunk], []) == [
+        (None, (trunk, alone)),
+        (None, (ranks,)),
+        (trunk.run_id, (branches[1], branches[0])),
+    ]
+    assert alike(branches, [trunk.run_id]) == [(trunk.run_id, (branches[1], branches[0]))]
+    assert alike(branches, []) == [(None, (branches[1], branches[0]))]
 
 
 @pytest.fixture

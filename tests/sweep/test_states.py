@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -78,8 +79,9 @@ def test_a_torn_progress_costs_its_information_only(run, content):
     (run / "progress.json").write_bytes(content)
     assert read_progress(run) == {}
     assert (state(run).state, state(run).step) == ("killed", 0)
-    shown = progress.SweepProgress("s", 1, 1.0, 0.0)
-    shown.update([type("Point", (), {"run_dir": run, "describe": lambda self: "p"})()])
+    config = SimpleNamespace(sweep="s", trainer=SimpleNamespace(log_every_seconds=0.0))
+    point = SimpleNamespace(config=config, own_flops=1.0, run_dir=run, describe=lambda: "p")
+    progress.SweepProgress([point]).update([point])
 
 
 def test_a_torn_journal_costs_its_lines_only(run):

@@ -91,7 +91,9 @@ def _report(todo: Todo, fates: Mapping[str, Fate], queue: Queue) -> None:
     if failed:
         print(f"\n{len(failed)} of {total} runs failed:", file=sys.stderr)
         for point in failed:
-            print(f"  {point.describe()}: {point.run_dir / LOG_NAME}", file=sys.stderr)
+            log = point.run_dir / LOG_NAME
+            place = log if log.exists() else point.run_dir / RECORD_NAME
+            print(f"  {point.describe()}: {place}", file=sys.stderr)
     if interrupted:
         what = "were interrupted; the same command goes on from their checkpoints"
         print(f"{len(interrupted)} of {total} runs {what}", file=sys.stderr)

@@ -63,9 +63,7 @@ def run_one(raw: Raw, *, stored: bool = False) -> float | None:
     set_aside_diverged([point])
     enter_branches([point])
     manifest.add(point.run_dir.parent, [manifest.entry_of(point, None)])
-    display = SweepProgress(
-        point.config.sweep, 1, point.own_flops, point.config.trainer.log_every_seconds
-    )
+    display = SweepProgress([point])
     heartbeat = Heartbeat(point.run_dir, point.plan.n_steps)
 
     def progress(row: dict[str, float]) -> None:

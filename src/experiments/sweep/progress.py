@@ -4,7 +4,7 @@ import json
 import math
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,18 +44,17 @@ def read_progress(run_dir: Path) -> dict[str, float]:
     return {k: v for k, v in row.items() if type(v) in (int, float) and abs(v) < 1e300}
 
 
-@dataclass
 class SweepProgress:
-    """A bar over the sweep's FLOPs on a terminal; elsewhere a line every `every` seconds."""
+    """A bar over the FLOPs of these points, or of points like them, on a terminal; elsewhere a line
+    every trainer.log_every_seconds.
+    """
 
-    name: str
-    n_points: int
-    total_flops: float
-    every: float
-
-    def __post_init__(self) -> None:
+    def __init__(self, planned: "Sequence[Point]") -> None:
         from tqdm import tqdm
 
+        config, self.n_points = planned[0].config, len(planned)
+        self.name, self.every = f"sweep {config.sweep}", config.trainer.log_every_seconds
+        self.total_flops = sum(point.own_flops for point in planned)
         self.n_done, self.done_flops = 0, 0.0
         self.start = self.last_line = time.monotonic()
         self.bar = tqdm(

@@ -198,7 +198,7 @@ def queue_named(name: str) -> type[Queue]:
 
 
 def launchers(*, of_ranks: bool = False) -> str:
-    """The choices of hydra/launcher in a message, as local or slurm."""
+    """The choices of hydra/launcher in a message, with `or` between them."""
     return " or ".join(q.name() for q in queues() if q.starts_ranks or not of_ranks)
 
 

@@ -59,12 +59,7 @@ class Pool:
         self._running: list[_Worker] = []
         self._outcomes: dict[str, Outcome] = {}
         self._context = mp.get_context("forkserver")
-        self._display = SweepProgress(
-            f"sweep {planned[0].config.sweep}",
-            len(planned),
-            sum(p.own_flops for p in planned),
-            planned[0].config.trainer.log_every_seconds,
-        )
+        self._display = SweepProgress(planned)
         self._code: Path | None = None
 
     def room(self, n_running: int) -> int:

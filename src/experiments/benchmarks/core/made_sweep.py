@@ -113,7 +113,7 @@ def _record(
         started=_START.isoformat(timespec="seconds"),
         environment={
             "python": "3.11.7", "packages": {f"package-{i}": "1.2.3" for i in range(7)},
-            "host": "vm", "device": "a processor", "n_threads": 1, "slurm_job_id": None,
+            "host": "vm", "device": "a processor", "n_threads": 1,
             "command": ["run.py", "experiment=made", "hydra.launcher.n_workers=2"],
             "git_commit": "0" * 40, "git_dirty": False, "kernel": None,
         },
