@@ -255,8 +255,9 @@ def _nats_of(law: ModelLaws, budget: float, share: float) -> float:
 
 
 def cost_of(fit: IsoFLOPFit, model: str, factor: float, level: float = 0.95) -> Estimate | None:
-    """Of a multiple of the best size, in nats/token, by the curve of the model's largest budget
-    that has a minimum; None if none has.
+    """The cost of a multiple of the best size, in nats/token.
+
+    By the curve of the model's largest budget that has a minimum; None if none has.
     """
     own = [curve for curve in fit.curves if curve.model == model and curve.inside]
     return _cost(own[-1], factor, level) if own else None

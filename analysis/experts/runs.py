@@ -35,7 +35,7 @@ class ExpertRuns:
         return replace(self, cells=self.cells[keep])
 
     def given(self, form: str) -> Variables:
-        """What this form is in."""
+        """The variables of this form."""
         return variables_of(self.cells, form, self.size_name)
 
     @property

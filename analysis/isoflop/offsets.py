@@ -33,7 +33,7 @@ class Moved:
 
     @property
     def how(self) -> tuple[str, ...]:
-        """What was done, for headings; () where there was nothing to do."""
+        """The moves that were made, for headings; () where there was nothing to do."""
         return tuple(self._texts())
 
     def _texts(self) -> Iterator[str]:

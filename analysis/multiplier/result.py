@@ -231,7 +231,7 @@ class ComputeMultipliers(Result):
         return frame_of(self.at())
 
     def summary(self, stated: Sequence[Multiplier] = ()) -> str:
-        """What E is taken to be, the multipliers, those by one slope, and the warnings.
+        """The E that is taken, the multipliers, those by one slope, and the warnings.
 
         stated: the multipliers; by default those of to_frame.
         """

@@ -180,7 +180,7 @@ def compare_rates(
 
 
 def _outside(cell: BestRate, lr: float) -> str | None:
-    """Of which rates lr is outside, where a parabola would have to be extrapolated."""
+    """The rates that lr is outside of, where a parabola would have to be extrapolated."""
     # a rate is a number of the config times a root: the last bits may differ
     low, high = lr * (1 - 1e-9), lr * (1 + 1e-9)
     if high < min(cell.lrs) or low > max(cell.lrs):
@@ -222,8 +222,9 @@ def _gain(cell: BestRate, lr: float, loss: float, rng: np.random.Generator) -> G
 
 
 def _gains(u: Array, losses: Array, place: float) -> Array:
-    """Of losses (S, n) at u (n,): the parabola at `place`, less its lowest value from the first to
-    the last u and at `place`: (S,).
+    """Gains (S,) from losses (S, n) at u (n,), by parabolas.
+
+    Each is its value at `place`, less its lowest from the first to the last u and at `place`.
     """
     centre, scale = u.mean(), np.abs(u - u.mean()).max()
 

@@ -23,7 +23,7 @@ class Text:
 
 
 class Evidence:
-    """Of features (batch, n, d) the sums over the tokens so far, s_t = x_t + (1 - 1/memory) s_t-1.
+    """Sums of features (batch, n, d) over the tokens so far, s_t = x_t + (1 - 1/memory) s_t-1.
 
     memory: in tokens. 1: each token alone; inf: all tokens so far with one weight. Padding is no
     token: it adds nothing, and nothing is forgotten at it.

@@ -86,12 +86,12 @@ class PeerLayer(nn.Module, peft.tuners.tuners_utils.BaseTunerLayer):
     def _get_base_layer_device_and_dtype(
         self, base_layer: nn.Module
     ) -> tuple[torch.device | None, torch.dtype | None]:
-        """Of its first weights: an MLP has no weight of its own. (None, None) without values."""
+        """Those of its first weights: an MLP has none of its own. (None, None) without values."""
         first = next(base_layer.parameters(), None)
         return (None, None) if first is None or first.is_meta else (first.device, first.dtype)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the base gives for the same arguments, plus what the active adapters give."""
+        """The base's output for the same arguments, plus that of the active adapters."""
         y = self.base_layer(*args, **kwargs)
         x = first_input(args, kwargs) if self.handed is None else self.handed.take()
         active = [name for name in self.active_adapters if name in self.peers]

@@ -81,7 +81,7 @@ def check_coordinates(
     steps: Sequence[int] = STEPS,
     progress: Callable[[str], object] = lambda text: None,
 ) -> list[Coordinate]:
-    """Of the models that subject_of(d_model) gives, at the start and after each of `steps`."""
+    """Checks the models that subject_of(d_model) gives, at the start and after each of `steps`."""
     found: list[list[dict[tuple[str, str, int], float]]] = []
     for width in widths:
         progress(f"d_model={width}")
@@ -104,7 +104,7 @@ def check_coordinates(
 
 
 def sizes(subject: Subject, steps: Sequence[int], seed: int) -> dict[tuple[str, str, int], float]:
-    """What is measured of one model, by what, where and step; at 0 too."""
+    """The measurements of one model, by what, where and step; at 0 too."""
     torch.manual_seed(seed)
     model = replace(subject.model, vocab_size=_WORDS, seq_len=_SEQ, document_end=None).build()
     with torch.no_grad():

@@ -100,7 +100,7 @@ def prepare_data(data: Data, cache: Path) -> PreparedData:
 def _prepare_domains(
     data: Data, vocabulary: Vocabulary, cache: Path
 ) -> dict[str, tuple[PackedText | None, PackedText]]:
-    """Of a stream: those that are learnt, and of the others the validation split alone is read."""
+    """A stream's domains: those that are learnt, and of others the validation split alone."""
     stream = data.corpus
     if not isinstance(stream, DomainStream):
         return {}

@@ -1,4 +1,4 @@
-"""What a check of a kernel is, and how far a result may be from its reference in float64."""
+"""A check of a kernel, and how far a result may be from its reference in float64."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

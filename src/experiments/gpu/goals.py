@@ -1,4 +1,4 @@
-"""What a measured number is held to, and what others reached, with the source of each.
+"""Goals of measured numbers, and what others reached, with the source of each.
 
 A goal is printed beside the measured number as met or not met, never as a result. Those of an H100
 are arithmetic at 3.0 TB/s and 600 TFLOP/s, at d=1024 N=1024² T=16384 d_key=128, bfloat16 tables.

@@ -1,4 +1,4 @@
-"""What a part is given: a device, sizes, the report, and how long it may take."""
+"""The job of a part: a device, sizes, the report, and how long it may take."""
 
 import time
 from dataclasses import dataclass

@@ -63,7 +63,7 @@ FAR = (64, 32, 1024, 2**21 + 64)  # N * D passes 2**31: addresses of 64 bits
 
 
 def small() -> Iterator[Check]:
-    """What the CPU tests run too. Sizes take turns at what they have nothing to do with."""
+    """Checks that the CPU tests run too. Sizes take turns at what they have nothing to do with."""
     for i, shape in enumerate(GATHERS):
         yield gather("gather_dot", shape, TYPES[i % 2])
         yield gather("gather_sum", shape, TYPES[(i + 1) % 2])
@@ -79,7 +79,7 @@ def small() -> Iterator[Check]:
 
 
 def large() -> Iterator[Check]:
-    """What needs a card: sizes of training, hot experts, addresses beyond 2**31."""
+    """Checks that need a card: sizes of training, hot experts, addresses beyond 2**31."""
     for dtype in TYPES:
         for shape in LARGE_GATHERS:
             yield gather("gather_dot", shape, dtype)

@@ -1,4 +1,4 @@
-"""What a card was found to do: report.json, and report.md made from it, after each measurement.
+"""The report on a card: report.json, and report.md made from it, after each measurement.
 
 One process writes at a time: a part's own while it runs, and gpu_check between parts.
 """
@@ -85,7 +85,7 @@ class Report:
         self.save()
 
     def note(self, part: str, **facts: Any) -> None:
-        """What is no measurement: versions, sizes, every single case."""
+        """Notes whatever is no measurement: versions, sizes, every single case."""
         self.parts[part]["facts"].update(facts)
         self.save()
 

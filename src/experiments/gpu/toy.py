@@ -15,7 +15,7 @@ PKM = PKMConfig(n_experts=64, n_heads=2, top_k=4, d_key=8)
 
 
 def shorten() -> None:
-    """Of this process; what it then measures says nothing about speed."""
+    """Shortens this process's measurements, which then say nothing about speed."""
     timing.MIN_SECONDS, timing.TRIES = 0.002, 1
     rates.SQUARE["cpu"] = 32
     rates.COPY_BYTES = 2**16

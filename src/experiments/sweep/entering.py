@@ -17,7 +17,7 @@ from experiments.sweep.snapshot import take_snapshot
 
 @dataclass(frozen=True, kw_only=True)
 class Entered:
-    """What is to be run, in the manifest by now, and by which copy of the code; None for none."""
+    """Points to be run, in the manifest by now, and by which copy of the code; None for none."""
 
     todo: Todo
     code: Path | None

@@ -66,8 +66,9 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What could be read: the points by run id, in the order of their first lines, and what
-    couldn't: numbers of lines, with why.
+    """A manifest as far as it could be read: the points by run id, in the order of first lines.
+
+    The other lines have their numbers, with why.
     """
 
     path: Path

@@ -120,7 +120,7 @@ class Search:
                     self._begin(cell, self.studies.ask(cell, values))
 
     def _result(self, cell: str, values: Mapping[str, Any]) -> Result | None:
-        """What the records say of these values; None without them, or if a key is left out."""
+        """The result of these values in the records; None without them, or if a key is left out."""
         if set(values) != set(self.rules.spaces):
             return None
         try:

@@ -1,4 +1,4 @@
-"""What a search has asked and been told: a study of Optuna's for each cell, all in one journal,
+"""A search's questions and answers: a study of Optuna's for each cell, all in one journal,
 results/<sweep>/search.journal.
 
 Whoever writes holds the sweep's lock (manifest.submitting). A trial that is running in the journal
@@ -87,7 +87,7 @@ def check_installed() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """What a cell's search begins with. lowest: its runs at the lowest ends of the ranges, which
+    """The beginning of a cell's search. lowest: its runs at the lowest ends of the ranges, which
     stand for its whole config. first: values of the trials that are asked first.
     """
 

@@ -1,4 +1,4 @@
-"""What was given to a queue that outlives the command: results/<sweep>/<queue>/<name>.json, a list
+"""Jobs given to a queue that outlives the command: results/<sweep>/<queue>/<name>.json, a list
 of runs and the resources that were asked for. Standard library only.
 """
 

@@ -21,7 +21,7 @@ _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_toke
 
 
 class HarnessLM(TemplateLM):
-    """What a task asks of a model, answered by the scorer that our own tasks use.
+    """A model for the harness's tasks, answered by the scorer that our own tasks use.
 
     stride: of loglikelihood_rolling's windows; None for fixed ones. They are those of
     experiments.evaluate, so that both find the same loss of the same text.

@@ -46,8 +46,9 @@ class RunScores:
         )
 
     def all(self) -> dict[str, dict[str, Any]]:
-        """Of the named sets, and of the run's own validation split under the name `validation`. The
-        model is moved to the run's device first.
+        """Scores of the named sets, and of the run's own validation split as `validation`.
+
+        The model is moved to the run's device first.
         """
         self.model.to(torch.device(self.point.device.accelerator))
         own = self.validation()
@@ -55,7 +56,7 @@ class RunScores:
         return {"validation": {name: getattr(own, name) for name in columns}, **self.of_sets()}
 
     def of_domains(self, begun: Callable[[], object]) -> dict[str, dict[str, Any]]:
-        """Of the validation splits of a stream's domains, and of its base; begun() at each."""
+        """Scores of a stream's domains and its base, by validation splits; begun() at each."""
         domains = {name: validation for name, (_, validation) in self.prepared.domains.items()}
         scores = {}
         for name, tokens in {BASE: self.prepared.validation, **domains}.items():

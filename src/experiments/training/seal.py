@@ -61,7 +61,7 @@ def save_sealed(checkpoint: dict[str, Any], path: Path) -> None:
 
 
 class _Hashed:
-    """What torch.save writes to: hashes on the way, and keeps an error for after it, for torch's
+    """A file for torch.save: hashes on the way, and keeps an error for after it, for torch's
     own code can't be left by one.
     """
 

@@ -62,7 +62,7 @@ def _versions() -> dict[str, str | None]:
 
 
 def _smi() -> dict[str, str]:
-    """What nvidia-smi says of the first card; nothing where it is not there or does not answer."""
+    """nvidia-smi's answer about the first card; nothing where it is not there or gives none."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return {}

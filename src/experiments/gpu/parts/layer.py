@@ -33,12 +33,12 @@ _RIVALS = ("PEER-pytorch", "naive")
 
 
 def shape_of(job: Job) -> Shape:
-    """Of the layer and its input."""
+    """The shape of the layer and its input."""
     return toy.SHAPE if job.toy else SHAPE
 
 
 def settings(job: Job, rounds: int = 5) -> Settings:
-    """Of the measurements of benchmarks/: tables in bfloat16."""
+    """Settings for the measurements of benchmarks/: tables in bfloat16."""
     return Settings(
         device=job.device,
         rounds=1 if job.toy else rounds,
