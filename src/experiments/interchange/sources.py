@@ -5,6 +5,7 @@ imports of this package become `from .name import ...`, which is what transforme
 """
 
 import ast
+import functools
 import importlib.util
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -39,7 +40,7 @@ def flat_sources(modules: Iterable[str]) -> dict[str, str]:
             )
         path = _path(module)
         text = path.read_text(encoding="utf-8")
-        needed = {n: _IN_PLACE_OF.get(n, n) for n in _imported(ast.parse(text), path, packages)}
+        needed = {n: _IN_PLACE_OF.get(n, n) for n in _needed(text, path, packages)}
         found[name], texts[f"{name}.py"] = module, _rewritten(text, needed)
         waiting += needed.values()
     return texts
@@ -68,22 +69,29 @@ def _path(module: str) -> Path:
     return Path(spec.origin)
 
 
-def _imported(tree: ast.Module, path: Path, packages: Iterable[str]) -> Iterator[str]:
+def _needed(text: str, path: Path, packages: Iterable[str]) -> Iterator[str]:
     """The modules of these packages that a file imports from."""
-    for node in ast.walk(tree):
+    for line, module, is_plain in _imports(text):
+        if module.startswith(".") or module.partition(".")[0] in packages:
+            if not is_plain or _path(module).name == "__init__.py":
+                raise ValueError(
+                    f"{path}, line {line}: an export can't copy this import; write it as "
+                    "from package.module import name"
+                )
+            yield module
+
+
+@functools.lru_cache(maxsize=64)
+def _imports(text: str) -> tuple[tuple[int, str, bool], ...]:
+    """Each import's line, its module, and whether it is `from package.module import name`."""
+    found: list[tuple[int, str, bool]] = []
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom):
-            names, level = [node.module or ""], node.level
+            module = "." * node.level + (node.module or "")
+            found.append((node.lineno, module, node.level == 0))
         elif isinstance(node, ast.Import):
-            names, level = [alias.name for alias in node.names], None
-        else:
-            continue
-        ours = [name for name in names if level or name.partition(".")[0] in packages]
-        if ours and (level != 0 or _path(ours[0]).name == "__init__.py"):
-            raise ValueError(
-                f"{path}, line {node.lineno}: an export can't copy this import; write it as "
-                "from package.module import name"
-            )
-        yield from ours
+            found += [(node.lineno, alias.name, False) for alias in node.names]
+    return tuple(found)
 
 
 def _rewritten(text: str, needed: Mapping[str, str]) -> str:
