@@ -226,7 +226,13 @@ DAMAGED = {
         lambda f: edit(
             f, lambda about: about["layers"][0].update(paths=["model.layers.0.mlp"] * 3)
         ),
-        "paths=.* must be the MLP's, or two",
+        "paths=.* must be the MLP's or, of a layer beside it, two",
+    ),
+    "a pair that is replaced": (
+        lambda f: edit(
+            f, lambda about: about["layers"][0].update(how="replace", paths=["model", "lm_head"])
+        ),
+        r"paths=\['model', 'lm_head'\] must be the MLP's or",
     ),
     "a block twice": (
         lambda f: edit(f, lambda about: about["layers"].append(about["layers"][0])),

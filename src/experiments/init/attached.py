@@ -33,10 +33,10 @@ class Retrofit:
     constant: bool = False
 
     def __post_init__(self) -> None:
-        if len(self.paths) not in (1, 2):
+        if len(self.paths) not in ((1,) if self.how == "replace" else (1, 2)):
             raise ValueError(
-                f"paths={list(self.paths)} must be the MLP's, or two: of the module that takes its "
-                "input, and of the one that gives its output"
+                f"paths={list(self.paths)} must be the MLP's or, of a layer beside it, two: of the "
+                "module that takes its input, and of the one that gives its output"
             )
 
 

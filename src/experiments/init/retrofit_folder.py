@@ -22,6 +22,7 @@ from torch import Tensor
 from experiments.config.reading import read
 from experiments.init.attached import Added, Retrofit, attach, detach, layers_of
 from experiments.init.reading import from_extra
+from experiments.init.safetensors_files import load_tensors
 from experiments.init.slots import slots_at
 from experiments.system import interruption
 from experiments.system.disk import (
@@ -36,6 +37,7 @@ from experiments.system.json_files import read_json
 
 FORMAT = 1
 _ABOUT, _LAYERS, _BASE = "retrofit.json", "layers.safetensors", "base"
+_AGAIN, _PURPOSE = "save the model again", "a model of transformers on disk"
 _NOTE = (
     "Load with experiments.init.load_retrofitted; base/ alone is the model without these layers."
 )
@@ -52,7 +54,8 @@ def save_retrofitted(model: Any, folder: str | Path) -> Path:
     layers = layers_of(model)
     if folder.exists():
         raise ValueError(f"{folder} exists; name a new folder, or delete it")
-    safetensors, transformers = _import()
+    transformers = from_extra("transformers", _PURPOSE)
+    safetensors = from_extra("safetensors.torch", _PURPOSE)
     kind = type(model)
     if (
         getattr(transformers, kind.__name__, None) is not kind
@@ -101,7 +104,7 @@ def load_retrofitted(folder: str | Path) -> Any:
     """
     folder = Path(folder)
     about = _about(folder)
-    safetensors, transformers = _import()
+    transformers = from_extra("transformers", _PURPOSE)
     kind = getattr(transformers, str(about["model"]), None)
     if kind is not None and not _is_model(kind, transformers):
         raise ValueError(f"{folder / _ABOUT}: {about['model']!r} of transformers is no model")
@@ -111,8 +114,7 @@ def load_retrofitted(folder: str | Path) -> Any:
             f"{about['model']!r}; the folder was written with {about['transformers']}"
         )
     model = _base(kind, folder / _BASE)
-    with _readable(folder / _LAYERS):
-        tensors = safetensors.load_file(folder / _LAYERS)
+    tensors = load_tensors(folder / _LAYERS, _AGAIN)
     layers = _layers(about["layers"], folder / _ABOUT)
     names = {f"blocks.{made.block}." for made in layers}
     if unknown := [t for t in tensors if not t.startswith(tuple(names))]:
@@ -222,9 +224,4 @@ def _readable(path: Path) -> Iterator[None]:
             yield
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{path} can't be read: {reason}; save the model again") from error
-
-
-def _import() -> tuple[Any, Any]:
-    purpose = "a model of transformers on disk"
-    return from_extra("safetensors.torch", purpose), from_extra("transformers", purpose)
+        raise ValueError(f"{path} can't be read: {reason}; {_AGAIN}") from error
