@@ -55,6 +55,30 @@ def slurm_commands(tmp_path, monkeypatch):
     return folder
 
 
+def test_a_submission_of_an_earlier_version_is_understood(tmp_path, slurm_commands):
+    path = tmp_path / "slurm" / "20251101-120000-000000.json"
+    path.parent.mkdir()
+    path.write_text(
+        '{"name": "20251101-120000-000000", "run_ids": ["a", "b"], "code": "c", "devices": 1, '
+        '"num_nodes": 1, "resources": {"partition": "gpu", "account": null, "qos": null, '
+        '"time": "2:00:00", "cpus_per_task": 4, "mem": null, "gpus_per_node": 1, '
+        '"max_parallel": 2, "signal_seconds": 60, "extra": ["--exclusive"], "setup": "x"}}'
+    )
+    (slurm_commands / "out").write_text(
+        f"28|1|experiments-{tmp_path.name}-20251101-120000-000000|PENDING|(JobHeldUser)\n"
+    )
+    task = tasks_of(tmp_path)["b"]
+    assert (task.job, task.detail, task.release) == (
+        "28_1", "JobHeldUser", "scontrol release 28_1",
+    )  # fmt: skip
+    assert task.log == tmp_path / "slurm" / "28_1.out"
+    found = last_used(tmp_path)
+    assert found == Slurm(
+        partition="gpu", time="2:00:00", cpus_per_task=4, gpus_per_node=1, max_parallel=2,
+        signal_seconds=60, extra=("--exclusive",), setup="x",
+    )  # fmt: skip
+
+
 DAMAGES = {
     "empty": "", "no JSON": "{", "no submission": "{}", "a list": "[]", "nested": "[" * 100_000,
     "no resources": '{"name": "x", "run_ids": [], "resources": null}',
