@@ -84,6 +84,7 @@ def test_a_gpu_that_is_not_there_is_refused_and_has_a_run_id_all_the_same(
     assert run_id_of(raw) == make().run_id
 
 
+@pytest.mark.slow
 def test_a_rate_by_law_is_the_run_with_that_number(compose_raw, tmp_path):
     """A plan asked again says the same, and where the rate is from is no part of a run."""
     law = {

@@ -119,6 +119,7 @@ def test_columns_are_those_that_records_have():
     assert "before.recipes.loss" in columns_of_starts("recipes")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("column", "value"),
     [

@@ -298,6 +298,7 @@ def two_models(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_multiplier_states_what_was_asked_and_draws_it(two_models, capsys):
     options = ["--at", "1e19", "--at-loss", "2.9", "--asymptote", "1.7"]
     assert main(["multiplier", str(two_models), *options]) == 0
@@ -314,6 +315,7 @@ def test_multiplier_states_what_was_asked_and_draws_it(two_models, capsys):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_multiplier_of_the_lowest_losses_and_as_json(two_models, capsys):
     options = ["--points", "lowest", "--slopes", "one", "--asymptote", "1.2,1.9", "--json"]
     assert main(["multiplier", str(two_models), *options]) == 0

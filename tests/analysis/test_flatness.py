@@ -58,6 +58,7 @@ def test_a_share_of_compute_is_what_the_law_loses_without_it(clean):
         assert row["within_compute"] == pytest.approx(0.05, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_sizes_below_another_model_s_best_are_between_its_crossings():
     better = runs().assign(model="peer", series="peer")
     better["loss"] -= 0.05
@@ -75,6 +76,8 @@ def test_sizes_below_another_model_s_best_are_between_its_crossings():
     assert "below the best of dense from" in found.summary()
 
 
+@pytest.mark.long
+@pytest.mark.night
 def test_intervals_hold_the_costs():
     hits = []
     for seed in range(40):

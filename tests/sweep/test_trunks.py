@@ -43,6 +43,7 @@ def ended(point, status="done", n_steps=None):
     )
 
 
+@pytest.mark.slow
 def test_points_that_differ_in_budget_and_decay_share_a_trunk(branch):
     points = [
         branch(20),

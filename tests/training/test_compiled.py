@@ -172,7 +172,7 @@ def test_documents_are_masked_in_the_graph(eager_backend):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", ["rows", "fused"])
+@pytest.mark.parametrize("way", ["rows", pytest.param("fused", marks=pytest.mark.long)])
 def test_tables_that_step_by_rows_are_read_between_graphs(eager_backend, compose_raw, way):
     """Their gradients are nothing that a graph returns; the rest of the trunk is compiled."""
     clip = () if way == "rows" else ("optim.grad_clip=null",)

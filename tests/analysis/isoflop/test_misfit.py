@@ -14,6 +14,7 @@ def flags(fit):
     return [set(curve.flags) & {Flag.MISFIT, Flag.SKEWED} for curve in fit.curves]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["slice", "parabola"])
 @pytest.mark.parametrize("noise", [None, 0.01])
 def test_a_curve_of_other_scatter_is_named(method, noise):
@@ -27,6 +28,7 @@ def test_a_curve_of_other_scatter_is_named(method, noise):
     assert beside in "; ".join(fit.curves[-1].warnings)
 
 
+@pytest.mark.slow
 def test_parabolas_through_skewed_curves_are_too_few():
     table = noisy(runs(16.0), 0.005)
     fit = fit_isoflop(table, method="parabola", n_draws=20)

@@ -99,6 +99,7 @@ def test_a_curve_s_numbers_are_drawn_by_the_noise_s_f_distribution(noise, dof):
     assert stats.kstest(ratios, stats.f(3, dof).cdf).pvalue > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [None, (0.006, 4)])
 def test_the_weights_are_those_of_an_integral_over_exponents(noise):
     """Mean exponents and a minimum's distribution on a fine grid, written out. noise: the runs'
@@ -170,6 +171,7 @@ def test_many_runs_tell_the_exponents_as_an_optimizer_does():
     assert curve.noise == pytest.approx(np.sqrt(best.fun / (5 * 37 - 2)), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_known_noise_gives_normal_errors():
     table = noisy(runs(4.0), 0.01, seed=2)
     told, own = (fit_isoflop(table, noise=noise, n_draws=2000).curves[2] for noise in (0.01, None))
@@ -183,6 +185,7 @@ def test_a_known_noise_gives_normal_errors():
         assert high - low == pytest.approx(by_shape[1] - by_shape[0], rel=0.06)
 
 
+@pytest.mark.slow
 def test_intervals_of_all_levels_are_of_the_same_draws():
     curve = fit_isoflop(noisy(runs(), 0.01), n_draws=400).curves[0]
     assert tuple(curve.conf_int().loc["x_opt"]) == curve.x_interval
@@ -226,6 +229,7 @@ def test_curvature_lost_in_noise_leaves_the_interval_unbounded():
     assert Flag.WEAK_CURVATURE in curve.flags
 
 
+@pytest.mark.slow
 def test_the_law_s_interval_has_what_all_curves_share():
     """Covariance of the law's slope by hand: the scatter's, and that of common errors."""
     fit = fit_isoflop(noisy(runs(4.0), 0.02, seed=5), n_draws=2000)
@@ -242,6 +246,7 @@ def test_the_law_s_interval_has_what_all_curves_share():
     assert "the error that the points share" in law.interval
 
 
+@pytest.mark.slow
 def test_runs_drawn_again_are_fitted_at_the_curve_s_exponents():
     one = noisy(runs(8.0, BUDGETS[:1]), 0.01, seed=4)
     curve = fit_isoflop(noisy(runs(8.0), 0.01, seed=4), n_draws=20).curves[0]
@@ -268,6 +273,7 @@ def test_runs_drawn_again_are_fitted_at_the_curve_s_exponents():
             assert value == pytest.approx(curve_of[at], abs=1e-7)
 
 
+@pytest.mark.slow
 def test_draws_follow_the_seed():
     table = noisy(runs(), 0.01)
     one, same, other = (fit_isoflop(table, n_draws=50, seed=seed) for seed in (0, 0, 1))

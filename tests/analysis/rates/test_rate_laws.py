@@ -24,6 +24,7 @@ def test_a_clean_law_comes_back():
     assert law.beyond({"n_params": 2e7, "n_tokens": 2e9}) == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("error", "tau"), [(0.05, 0.0), (0.05, 0.2), (0.0, 0.1)])
 def test_intervals_cover_the_true_exponents(error, tau):
     """Of cells with errors that differ threefold, and of a law that misses them by tau."""
@@ -57,6 +58,7 @@ def test_noisy_runs_give_back_the_law_within_its_interval():
     assert 1.0 < law.held_out < 1.2
 
 
+@pytest.mark.slow
 def test_intervals_of_noisy_runs_cover_the_exponents():
     """From losses to exponents: 8 or more of 10, where fewer have a chance of 1 % each."""
     hits = dict.fromkeys(TRUE, 0)
@@ -167,6 +169,7 @@ def test_models_share_exponents_and_have_their_own_constants():
 # Published runs
 
 
+@pytest.mark.slow
 def test_step_law_s_best_rates(published):
     """Li 2025 (arXiv:2503.04715): lr* = 1.79 N^-0.713 D^0.307 at the best batch.
 
@@ -192,6 +195,7 @@ def test_step_law_s_best_rates(published):
     assert np.abs(np.log(ours / theirs)).max() < np.log(1.3)
 
 
+@pytest.mark.slow
 def test_step_law_s_rates_by_batch(published):
     """A parabola a cell by numpy, and the law of these cells.
 

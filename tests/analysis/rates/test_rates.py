@@ -245,6 +245,7 @@ def test_rates_must_be_known_and_above_0():
 # The command
 
 
+@pytest.mark.slow
 def test_the_command_writes_fits_and_a_figure(tmp_path, capsys):
     path = tmp_path / "runs.csv"
     grid_of(noise=0.002).assign(bs=256).to_csv(path, index=False)

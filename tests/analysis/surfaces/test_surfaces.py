@@ -231,6 +231,7 @@ def test_porian_s_runs_of_most_compute(published):
     ] is FitStatus.BOUND_HIT
 
 
+@pytest.mark.slow
 def test_a_step_to_where_derivatives_overflow_is_refused():
     # Its exponents ran off without the eight largest runs, and LAPACK stopped at the nan
     runs = simulate_isoflop(ChinchillaSurface(), np.geomspace(1e18, 1e21, 6), 10, noise=0.01)
