@@ -29,11 +29,12 @@ if TYPE_CHECKING:
 def main() -> None:
     """Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, function in _COMMANDS.items():
-        text = " ".join((function.__doc__ or "").split())
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, (run, arguments) in _COMMANDS.items():
+        text = " ".join((run.__doc__ or "").split())
         command = commands.add_parser(name, help=text, description=text)
-        _ARGUMENTS[name](command)
+        command.set_defaults(run=run)
+        arguments(command)
     given = sys.argv[1:]
     words = []
     if given and given[0] in ("route", "compare"):
@@ -43,7 +44,7 @@ def main() -> None:
     with exit_codes():
         for word in given:
             check_text(word, "type it again; names of folders must be UTF-8 too")
-        _COMMANDS[options.command](options)
+        options.run(options)
 
 
 def _make(options: argparse.Namespace) -> None:
@@ -329,13 +330,13 @@ def _arguments_of_keys(parser: argparse.ArgumentParser) -> None:
 
 
 _COMMANDS = {
-    "make": _make, "add": _add, "remove": _remove, "show": _show, "route": _route,
-    "compare": _compare,
-}  # fmt: skip
-_ARGUMENTS = {
-    "make": _arguments_of_make, "add": _arguments_of_add, "remove": _arguments_of_remove,
-    "show": _arguments_of_show, "route": _arguments_of_route, "compare": _arguments_of_compare,
-}  # fmt: skip
+    "make": (_make, _arguments_of_make),
+    "add": (_add, _arguments_of_add),
+    "remove": (_remove, _arguments_of_remove),
+    "show": (_show, _arguments_of_show),
+    "route": (_route, _arguments_of_route),
+    "compare": (_compare, _arguments_of_compare),
+}
 
 if __name__ == "__main__":
     main()

@@ -78,3 +78,16 @@ def test_more_than_a_machine_takes_is_refused(tmp_path, capsys, n_bytes):
     else:
         wheels.report(Path(tmp_path))
     assert "MiB in all, of 40 at most" in capsys.readouterr().out
+
+
+def test_help_writes_nothing(tmp_path, monkeypatch, capsys):
+    document = tmp_path / documents.DOCUMENT
+    document.parent.mkdir()
+    document.write_text(f"{documents.BEGIN}\nold\n{documents.END}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["documents", "--help"])
+    with pytest.raises(SystemExit) as end:
+        documents.main()
+    assert not end.value.code
+    assert "experiments.gpu.documents" in capsys.readouterr().out
+    assert "old" in document.read_text()

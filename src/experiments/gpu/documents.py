@@ -5,7 +5,7 @@
 
 from pathlib import Path
 
-from experiments.cli import exit_codes
+from experiments.cli import Parser, exit_codes
 from experiments.gpu.report import JSON_NAME, TEXT_NAME, Report
 
 DOCUMENT = Path("docs/performance.md")
@@ -40,6 +40,7 @@ def replaced(text: str, lines: list[str]) -> str:
 
 def main() -> None:
     """In the repository's root."""
+    Parser(prog="python -m experiments.gpu.documents", description=__doc__).parse_args()
     with exit_codes():
         text = DOCUMENT.read_text(encoding="utf-8")
         DOCUMENT.write_text(replaced(text, section(REPORTS)), encoding="utf-8")

@@ -5,7 +5,6 @@ and platform; without torch, triton and numpy, which such a machine has, and wit
 logger=csv does not need. Beside them the training tokens, since the corpus needs the network.
 """
 
-import argparse
 import importlib.metadata
 import shutil
 import subprocess
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from experiments.cli import exit_codes
+from experiments.cli import Parser, exit_codes
 from experiments.gpu.parts.isoflop import DATA, OVERRIDES
 
 ROOTS = ("hydra-core", "omegaconf", "lightning", "tokenizers", "tqdm")
@@ -27,7 +26,7 @@ _GLIBC = (39, 35, 34, 31, 28, 27, 24, 17)  # manylinux_2_N that wheels are tagge
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Exit code 1 if pip can't get one, or all are more than 40 MiB."""
-    parser = argparse.ArgumentParser(prog="make gpu-wheels", description=__doc__)
+    parser = Parser(prog="make gpu-wheels", description=__doc__)
     parser.add_argument("--python-version", default="3.12")
     parser.add_argument("--platform", default="manylinux_2_28_x86_64")
     parser.add_argument("--out", type=Path, default=Path("wheels"))
