@@ -15,25 +15,20 @@ from analysis.differences.multipliers import BudgetMultipliers, budget_multiplie
 from analysis.experts.compare import LawComparison, compare_laws
 from analysis.experts.fit import fit_expert_law, size_slopes
 from analysis.experts.law import ExpertLawFit
-from analysis.figures import (
-    draw_active,
-    draw_adaptation,
-    draw_contours,
-    draw_experts,
-    draw_forest,
-    draw_forgetting,
-    draw_frontier,
-    draw_growth,
-    draw_isoflop,
-    draw_laws,
-    draw_libraries,
-    draw_multipliers,
-    draw_rate_curves,
-    draw_rates,
-    draw_residuals,
-    draw_seconds,
-    draw_usage,
-)
+from analysis.figures.adaptation import draw_adaptation
+from analysis.figures.adapters import draw_libraries
+from analysis.figures.experts import draw_experts
+from analysis.figures.forgetting import draw_forgetting
+from analysis.figures.growth import draw_growth
+from analysis.figures.isoflop import draw_isoflop
+from analysis.figures.laws import draw_frontier, draw_laws
+from analysis.figures.multipliers import draw_forest, draw_multipliers
+from analysis.figures.parametric import draw_contours
+from analysis.figures.rate_curves import draw_rate_curves
+from analysis.figures.rates import draw_rates
+from analysis.figures.residuals import draw_residuals
+from analysis.figures.retrieval import draw_active, draw_usage
+from analysis.figures.seconds import draw_seconds
 from analysis.fitting.intervals import Estimate, Prediction
 from analysis.fitting.power_law import FrontierFit, PowerLaw, fit_frontier, fit_power_law
 from analysis.fitting.results import Fit, Result

@@ -24,7 +24,7 @@ from tests.conftest import REPOSITORY
 DOCUMENTS = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md"]
 DOCUMENTS += sorted((REPOSITORY / "docs").glob("*.md"))
 README = DOCUMENTS[0].read_text()
-# its runs are of parts that it adds first: tests/extending.py runs them
+# its commands and runs are of parts that it adds first: tests/extending.py runs them
 COMPOSED = [path for path in DOCUMENTS if path.name != "extending.md"]
 
 
@@ -154,7 +154,7 @@ def help_of(module: str, *subcommand: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", COMPOSED, ids=lambda path: path.name)
 def test_every_command_line_has_options_and_subcommands_that_exist(document):
     for module, *words in commands(document):
         if module == "experiments.run" or module.count(".") > 1:  # below, and not commands

@@ -2,45 +2,43 @@
 
 with analysis.figures.style(dark=True):
     analysis.figures.draw_isoflop(table, fit).savefig("isoflop.png")
+
+Each file here is found by itself: its draw_* are names of this package, and what its plots(study)
+gives is in reports, in a section that is called as its TITLE.
 """
 
-from analysis.figures.adaptation import draw_adaptation
-from analysis.figures.adapters import draw_libraries
-from analysis.figures.experts import draw_experts
-from analysis.figures.forgetting import draw_forgetting
-from analysis.figures.growth import draw_growth
-from analysis.figures.isoflop import draw_isoflop
-from analysis.figures.laws import draw_frontier, draw_laws
-from analysis.figures.multipliers import draw_forest, draw_multipliers
-from analysis.figures.palette import MODEL_COLOURS
-from analysis.figures.parametric import draw_contours
-from analysis.figures.rate_curves import draw_rate_curves
-from analysis.figures.rates import draw_rates
-from analysis.figures.residuals import draw_residuals
-from analysis.figures.retrieval import draw_active, draw_usage
-from analysis.figures.scales import relabel
-from analysis.figures.seconds import draw_seconds
-from analysis.figures.style import style
+from collections.abc import Callable
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "MODEL_COLOURS",
-    "draw_active",
-    "draw_adaptation",
-    "draw_contours",
-    "draw_experts",
-    "draw_forest",
-    "draw_forgetting",
-    "draw_frontier",
-    "draw_growth",
-    "draw_isoflop",
-    "draw_laws",
-    "draw_libraries",
-    "draw_multipliers",
-    "draw_rate_curves",
-    "draw_rates",
-    "draw_residuals",
-    "draw_seconds",
-    "draw_usage",
-    "relabel",
-    "style",
-]
+from matplotlib.figure import Figure
+
+from analysis.figures.palette import MODEL_COLOURS
+from analysis.figures.plot import Plot
+from analysis.figures.scales import relabel
+from analysis.figures.style import style
+from analysis.study import Study
+
+_FILES = [import_module(f"{__name__}.{file.name}") for file in iter_modules(__path__)]
+_DRAWINGS = {
+    name: draw
+    for file in _FILES
+    for name, draw in vars(file).items()
+    if name.startswith("draw_") and draw.__module__ == file.__name__
+}
+globals().update(_DRAWINGS)
+__all__ = ["MODEL_COLOURS", "plots_of", "relabel", "style", *_DRAWINGS]
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Callable[..., Figure]: ...
+
+
+def plots_of(study: Study) -> dict[str, list[Plot]]:
+    """The plots that files have of a study, by the title of their section."""
+    found: dict[str, list[Plot]] = {}
+    for file in _FILES:
+        if plots := list(getattr(file, "plots", lambda _: ())(study)):
+            found.setdefault(file.TITLE, []).extend(plots)
+    return found

@@ -64,7 +64,7 @@ def draw_laws(fit: IsoFLOPFit, table: pd.DataFrame | None = None) -> Figure:
         for law in laws:
             if name in law.laws:
                 look = series[law.model]
-                draw_law(axis, law.laws[name], look, n_bands)
+                _draw_law(axis, law.laws[name], look, n_bands)
                 text = _exponent_text(law.laws[name])
                 entries.append(swatch(text, look.colour, marker=look.marker))
         floored = any(isinstance(law.laws.get(name), FrontierFit) for law in laws)
@@ -108,7 +108,7 @@ def draw_frontier(table: pd.DataFrame, fit: IsoFLOPFit) -> Figure:
         label = name
         if name in laws:
             law = laws[name]
-            draw_law(axis, law, look, len(laws))
+            _draw_law(axis, law, look, len(laws))
             label = f"{name}\n{_exponent_text(law)}, {_floor_text(law, name in floors)}"
         if name in floors:
             axis.axhline(floors[name], color=look.colour, lw=0.9, ls=_FLOOR)
@@ -127,7 +127,7 @@ def draw_frontier(table: pd.DataFrame, fit: IsoFLOPFit) -> Figure:
     return figure
 
 
-def draw_law(axis: Axes, law: PowerLaw | FrontierFit, look: Look, n_bands: int = 1) -> None:
+def _draw_law(axis: Axes, law: PowerLaw | FrontierFit, look: Look, n_bands: int = 1) -> None:
     """The law's line over the axis, and its 95 % interval, within the axis' limits.
 
     n_bands: how many intervals the axis has in all. Several tinted ones would be grey together, so

@@ -1,6 +1,7 @@
 """Perplexity against measured seconds: the worth of an hour, where others have that of a FLOP."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -18,10 +19,14 @@ from analysis.figures.layout import (
     swatch,
 )
 from analysis.figures.palette import Look, looks, page
+from analysis.figures.plot import Plot
 from analysis.figures.scales import log_scale, padded
 from analysis.figures.style import edge
+from analysis.study import Study
 from analysis.table.checks import require
 from analysis.table.load import best_of_cells, finished
+
+TITLE = "Wall-clock time"  # of its section in reports
 
 
 def training_seconds(table: pd.DataFrame) -> pd.Series:
@@ -97,3 +102,15 @@ def _draw(axis: Axes, cells: pd.DataFrame, series: Mapping[str, Look], *, ringed
             ring: dict[str, Any] = {"marker": "o", "ms": 9, "mfc": "none", "mec": look.colour}
             axis.plot(x.iloc[first], y.iloc[first], ls="", zorder=5, **ring)
     return bool((cells["y"] > top).any())
+
+
+def plots(study: Study) -> Iterator[Plot]:
+    """None where rates are not recorded, or budgets unknown."""
+    done = finished(study.table)
+    if done["tokens_per_second"].notna().any() and done["budget"].notna().all():
+        yield Plot(
+            name="seconds",
+            caption="Perplexity against seconds of training on the machine that the runs were made "
+            "on",
+            make=partial(draw_seconds, study.table),
+        )

@@ -2,11 +2,14 @@
 
 from functools import partial
 
-from analysis import figures, numbers
+from analysis import numbers
 from analysis.differences.models import Differences
+from analysis.figures.isoflop import draw_isoflop
+from analysis.figures.laws import draw_frontier
+from analysis.figures.plot import Plot
 from analysis.figures.scales import LABELS
 from analysis.fitting.text import join_first
-from analysis.report.gallery import Draft, Part, Plot
+from analysis.report.gallery import Draft, Part
 from analysis.report.page import Block, DataTable, Text
 from analysis.report.tables import budget_column, by_budget
 from analysis.report.warnings import by_cause, warnings_of
@@ -87,14 +90,14 @@ def _figures(study: Study) -> list[Plot]:
         name="isoflop",
         caption=f"Perplexity against {LABELS[fit.x_name]} at equal training FLOPs. A hollow star "
         "has a warning",
-        make=partial(figures.draw_isoflop, study.at_budgets, fit),
+        make=partial(draw_isoflop, study.at_budgets, fit),
     )
     if not fit.laws:
         return [isoflop]
     frontier = Plot(
         name="frontier",
         caption="The lowest loss that each budget buys",
-        make=partial(figures.draw_frontier, study.at_budgets, fit),
+        make=partial(draw_frontier, study.at_budgets, fit),
     )
     return [isoflop, frontier]
 

@@ -5,11 +5,15 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from analysis import figures, numbers
+from analysis import numbers
+from analysis.figures.laws import draw_laws
+from analysis.figures.multipliers import draw_forest, draw_multipliers
+from analysis.figures.parametric import draw_contours
+from analysis.figures.plot import Plot
 from analysis.fitting.intervals import Estimate
 from analysis.parametric import ParametricFit
-from analysis.report.curves import draw_residuals
-from analysis.report.gallery import Draft, Part, Plot, file_label
+from analysis.report.curves import draw_left
+from analysis.report.gallery import Draft, Part, file_label
 from analysis.report.page import DataTable, Text
 from analysis.report.tables import (
     budget_column,
@@ -72,19 +76,6 @@ def differences_section(study: Study) -> Draft | None:
     return Draft(title="Differences and seeds", parts=parts)
 
 
-def seconds_section(study: Study) -> Draft | None:
-    """The same curves against time; None where rates are not recorded or budgets unknown."""
-    done = finished(study.table)
-    if done["tokens_per_second"].isna().all() or done["budget"].isna().any():
-        return None
-    plot = Plot(
-        name="seconds",
-        caption="Perplexity against seconds of training on the machine that the runs were made on",
-        make=partial(figures.draw_seconds, study.table),
-    )
-    return Draft(title="Wall-clock time", parts=[plot])
-
-
 def laws_section(study: Study) -> Draft | None:
     """How the minima move with compute; None without."""
     fit = study.isoflop
@@ -123,7 +114,7 @@ def laws_section(study: Study) -> Draft | None:
         Plot(
             name="laws",
             caption="The optimum against compute",
-            make=partial(figures.draw_laws, fit, study.at_budgets),
+            make=partial(draw_laws, fit, study.at_budgets),
         ),
     ]
     return Draft(title="Laws of compute", parts=parts)
@@ -201,12 +192,12 @@ def _of_surface(model: str, fit: ParametricFit, runs: pd.DataFrame, size: str) -
         Plot(
             name=f"contours_{label}",
             caption=f"{model}: lines of equal loss, the runs and the compute-optimal line",
-            make=partial(figures.draw_contours, fit, runs, size=size),
+            make=partial(draw_contours, fit, runs, size=size),
         ),
         Plot(
             name=f"residuals_{label}",
             caption=f"{model}: residuals of the surface",
-            make=partial(draw_residuals, fit, runs, size),
+            make=partial(draw_left, fit, runs, size),
         ),
     ]
 
@@ -308,12 +299,12 @@ def multipliers_section(study: Study) -> Draft | None:
         Plot(
             name="forest",
             caption="The same as a forest plot. A hollow point needs a law beyond its budgets",
-            make=partial(figures.draw_forest, found),
+            make=partial(draw_forest, found),
         ),
         Plot(
             name="multipliers",
             caption="Compute multipliers over compute and over loss, where both laws have runs",
-            make=partial(figures.draw_multipliers, found),
+            make=partial(draw_multipliers, found),
         ),
     ]
     return Draft(title="Compute multipliers by a law", parts=[Text(text=text), table, *plots])

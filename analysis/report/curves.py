@@ -6,12 +6,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import figures
+from analysis.figures.isoflop import draw_isoflop
+from analysis.figures.plot import Plot
+from analysis.figures.residuals import draw_residuals
 from analysis.fitting.intervals import Estimate
 from analysis.flatness import Flatness
 from analysis.isoflop.curves import IsoFLOPFit
 from analysis.parametric import ParametricFit
-from analysis.report.gallery import Draft, Part, Plot
+from analysis.report.gallery import Draft, Part
 from analysis.report.page import DataTable, Text
 from analysis.report.tables import formats_of, units_of
 from analysis.study import Study
@@ -40,7 +42,7 @@ def isoflop_section(study: Study) -> Draft | None:
         Plot(
             name="isoflop_together",
             caption="All budgets in one panel, as Fig. 1 of He 2024",
-            make=partial(figures.draw_isoflop, study.at_budgets, fit, together=True),
+            make=partial(draw_isoflop, study.at_budgets, fit, together=True),
         ),
     ]
     if study.flatness is not None:
@@ -50,7 +52,7 @@ def isoflop_section(study: Study) -> Draft | None:
             Plot(
                 name="residuals_isoflop",
                 caption="Residuals of the curves",
-                make=partial(draw_residuals, fit, study.table),
+                make=partial(draw_left, fit, study.table),
             )
         )
     return Draft(title="IsoFLOP curves", parts=parts)
@@ -112,7 +114,7 @@ def _flatness(found: Flatness) -> DataTable:
     )
 
 
-def draw_residuals(
+def draw_left(
     fit: IsoFLOPFit | ParametricFit, runs: pd.DataFrame, size: str = "n_params"
 ) -> Figure:
-    return figures.draw_residuals(residuals_of(fit, runs, size))
+    return draw_residuals(residuals_of(fit, runs, size))

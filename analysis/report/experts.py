@@ -3,8 +3,11 @@
 import math
 from functools import partial
 
-from analysis import figures, numbers
-from analysis.report.gallery import Draft, Part, Plot, file_label
+from analysis import numbers
+from analysis.figures.experts import draw_experts
+from analysis.figures.plot import Plot
+from analysis.figures.retrieval import draw_usage
+from analysis.report.gallery import Draft, Part, file_label
 from analysis.report.page import DataTable, Text
 from analysis.report.tables import formats_of, params_table, units_of, with_intervals
 from analysis.study import Study
@@ -39,7 +42,7 @@ def experts_section(study: Study) -> Draft | None:
                 name=f"experts_{label}",
                 caption=f"{model}: perplexity against the number of experts, and the laws",
                 make=partial(
-                    figures.draw_experts, study.expert_runs[model], found.fits, study.slopes[model]
+                    draw_experts, study.expert_runs[model], found.fits, study.slopes[model]
                 ),
             ),
         ]
@@ -53,20 +56,6 @@ def experts_section(study: Study) -> Draft | None:
                 )
             )
     return Draft(title="Number of experts", parts=parts)
-
-
-def active_section(study: Study) -> Draft | None:
-    """Heads at equal numbers of active experts, Fig. 3b of He 2024; None if not varied."""
-    done = finished(study.table).dropna(subset=["n_heads", "top_k"])
-    if len(done[["n_heads", "top_k"]].drop_duplicates()) < 2:
-        return None
-    plot = Plot(
-        name="active",
-        caption="Perplexity against heads at equal numbers of active experts, as Fig. 3b of "
-        "He 2024",
-        make=partial(figures.draw_active, done),
-    )
-    return Draft(title="Active experts", parts=[plot])
 
 
 def usage_section(study: Study) -> Draft | None:
@@ -91,7 +80,7 @@ def usage_section(study: Study) -> Draft | None:
             Plot(
                 name="usage",
                 caption="Usage, unevenness and perplexity",
-                make=partial(figures.draw_usage, done),
+                make=partial(draw_usage, done),
             )
         )
     return Draft(title="Usage of experts", parts=parts)

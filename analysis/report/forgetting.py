@@ -2,10 +2,12 @@
 
 from functools import partial
 
-from analysis import figures, numbers
+from analysis import numbers
+from analysis.figures.forgetting import draw_forgetting
+from analysis.figures.plot import Plot
 from analysis.forgetting import METRICS
 from analysis.forgetting.equal import LOSSES, EqualLearning
-from analysis.report.gallery import Draft, Plot
+from analysis.report.gallery import Draft
 from analysis.report.page import DataTable
 from analysis.report.tables import with_intervals
 from analysis.study import Study
@@ -31,7 +33,7 @@ def forgetting_section(study: Study) -> Draft | None:
         name="forgetting",
         caption="Forgetting against learning, a curve a way, a point a learning rate: the lowest "
         "at equal learning keeps most",
-        make=partial(figures.draw_forgetting, found),
+        make=partial(draw_forgetting, found),
     )
     equal = [] if found.equal is None else [_equal(found.equal)]
     return Draft(title="Learning and forgetting", parts=[table, *equal, plot])

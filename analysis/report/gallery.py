@@ -1,7 +1,7 @@
 """Draws a report's figures: SVG for its page, PNG and PDF for papers."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,21 +14,13 @@ from matplotlib.figure import Figure
 
 from analysis import figures
 from analysis.figures.layout import lay_out
+from analysis.figures.plot import Plot
 from analysis.progress import Say, silent
 from analysis.report.page import Block, Drawing, Section, Text
 from analysis.report.processes import mapping
 from analysis.table.units import PER_TOKEN
 
 _DPI = 200  # of PNG
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plot:
-    """A figure to be drawn. make goes to another process: a function of a module, or a partial."""
-
-    name: str
-    caption: str
-    make: Callable[[], Figure]
 
 
 Part = Block | Plot

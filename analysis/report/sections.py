@@ -1,7 +1,9 @@
 """The sections of a report in reading order, and those on the runs themselves."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
+from analysis.figures import plots_of
 from analysis.report.answer import answer_section
 from analysis.report.compute import (
     agreement_section,
@@ -10,10 +12,9 @@ from analysis.report.compute import (
     laws_section,
     multipliers_section,
     parametric_section,
-    seconds_section,
 )
 from analysis.report.curves import isoflop_section
-from analysis.report.experts import active_section, experts_section, usage_section
+from analysis.report.experts import experts_section, usage_section
 from analysis.report.forgetting import forgetting_section
 from analysis.report.gallery import Draft
 from analysis.report.page import DataTable
@@ -35,17 +36,18 @@ def sections_of(study: Study) -> list[Draft]:
         isoflop_section,
         forgetting_section,
         experts_section,
-        active_section,
         usage_section,
         laws_section,
         multipliers_section,
         parametric_section,
         agreement_section,
         hold_out_section,
-        seconds_section,
     )
-    made = [make(study) for make in makers]
-    return [*(draft for draft in made if draft is not None), _runs(study)]
+    made = [draft for make in makers if (draft := make(study)) is not None]
+    of_files = plots_of(study)
+    made = [replace(d, parts=[*d.parts, *of_files.pop(d.title, [])]) for d in made]
+    more = [Draft(title=title, parts=plots) for title, plots in of_files.items()]
+    return [*made, *more, _runs(study)]
 
 
 def _runs(study: Study) -> Draft:

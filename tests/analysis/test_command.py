@@ -14,6 +14,7 @@ from analysis.__main__ import main
 from analysis.parser import find_commands
 from tests.analysis.expert_laws import joint_runs
 from tests.analysis.tables import BESIROGLU, surface
+from tests.extending import follow
 
 PORIAN = ["--column", "n_params=params", "--column", "n_tokens=tokens"]
 
@@ -278,6 +279,14 @@ def test_a_reader_that_has_read_enough_is_no_error(sweep):
     assert done.stdout.startswith("Held-out perplexity")
     assert done.stderr == ""
     assert done.returncode == 0
+
+
+@pytest.mark.long
+def test_a_command_of_the_analysis(tmp_path):
+    printed = words(follow("A command of the analysis", tmp_path))
+    assert "extremes say the lowest and the highest loss of each budget" in printed
+    assert "fits: runs-analysis/extremes.json" in printed
+    assert '"min": 3.4, "max": 3.6' in printed
 
 
 # Compute multipliers

@@ -26,6 +26,7 @@ from tests.analysis.figures.drawn import (
     surface,
     sweep,
 )
+from tests.extending import follow
 
 NAMES = [pytest.param(n, marks=pytest.mark.long if "12 budgets" in n else ()) for n in ALL]
 
@@ -233,3 +234,11 @@ def test_a_colour_that_already_replaces_another_moves_by_one_step():
         assert schemes.pair(white, white) == moved
         assert schemes.dark_of(moved) == white
     assert schemes.dark_of(moved) == pytest.approx(moved)
+
+
+@pytest.mark.long
+def test_a_figure(tmp_path):
+    printed = follow("A figure", tmp_path)
+    assert "drawing: spread" in printed
+    assert "runs-analysis/figures/spread.png" in printed
+    assert "Spread of losses" in printed

@@ -12,12 +12,12 @@ import pytest
 from analysis.__main__ import main
 from analysis.differences.models import compare_models
 from analysis.experts.fit import fit_runs
+from analysis.figures.plot import Plot
 from analysis.fitting.power_law import fit_frontier, fit_power_law
 from analysis.isoflop.fit import fit_isoflop
 from analysis.multiplier.fit import compute_multipliers
 from analysis.parametric import fit_parametric
 from analysis.report import write
-from analysis.report.gallery import Plot
 from analysis.report.page import Section
 from experiments.records import read_record, write_record
 from tests.test_records import record

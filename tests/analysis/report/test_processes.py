@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from analysis.report.gallery import Draft, Plot, draw_all
+from analysis.figures.plot import Plot
+from analysis.report.gallery import Draft, draw_all
 from analysis.report.page import Text
 from analysis.report.processes import mapping
 
@@ -26,7 +27,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from analysis.figures.layout import legends_below, panels, swatch
-from analysis.report.gallery import Draft, Plot, draw_all
+from analysis.figures.plot import Plot
+from analysis.report.gallery import Draft, draw_all
 
 def draw(n):
     (folder / f"{n}.pid").write_text(str(os.getpid()))
