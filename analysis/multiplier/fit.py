@@ -55,7 +55,8 @@ def compute_multipliers(
     arms = {name: arm for name, arm in arms.items() if name not in skipped}
     if len(arms) < 2:
         why = "; ".join(f"{name}: {why}" for name, why in skipped.items())
-        raise FitError(f"no model to compare with {baseline}" + (f": {why}" if why else ""))
+        why = why or "there are points of no other; isoflop says which curves have too few sizes"
+        raise FitError(f"no model to compare with {baseline}: {why}")
     every = np.concatenate([losses for _, losses in arms.values()])
     lowest, highest = _range(asymptote, float(every.min()))
     p = fit_profile(list(arms), list(arms.values()), slopes, lowest, highest)

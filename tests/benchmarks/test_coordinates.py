@@ -178,7 +178,12 @@ def test_the_command_prints_a_table_and_draws_it(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("words", "why"),
-    [(["--widths", "32"], "two widths or more"), (["--seeds", "0"], "--seeds"), (["peer"], "peer")],
+    [
+        (["--widths", "32"], "two widths or more"),
+        (["--seeds", "0"], "--seeds"),
+        (["peer"], "peer"),
+        (["model=dense", "optim.table_lr=3"], "optim.table_lr=3 has no effect on model=dense"),
+    ],
 )
 def test_a_command_that_can_not_be_is_refused(words, why, capsys):
     with pytest.raises(SystemExit) as stopped:

@@ -27,13 +27,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from experiments.benchmarks.core.arguments import numbers_of, takes_overrides
+from experiments.benchmarks.core.arguments import drafted, numbers_of, takes_overrides
 from experiments.benchmarks.core.loop import Loop
-from experiments.cli import at_least, composed
+from experiments.cli import at_least
 from experiments.config.optim import Optim
 from experiments.models.transformer import Block, Transformer, TransformerConfig
 from experiments.optim.groups import build_optimizer
-from experiments.point import read_point
 from experiments.run_plan import peak_rate
 from experiments.system.text_table import aligned
 
@@ -223,7 +222,7 @@ def run(options: Namespace) -> None:
 def _subject(overrides: Sequence[str], d_model: int) -> Subject:
     width = ("ladder.d_per_layer=null", f"++ladder.d_model={d_model}")
     given = ["size=2", "trunk.ffn_blocks=all", "ladder.d_head=16", *overrides, *width]
-    draft = read_point(composed(given))
+    draft = drafted(given)
     return Subject(
         model=draft.transformer,
         lr=peak_rate(draft.config.optim, draft.transformer),

@@ -14,9 +14,8 @@ from typing import Any
 
 import torch
 
-from experiments.benchmarks.core.arguments import takes_overrides
+from experiments.benchmarks.core.arguments import drafted, takes_overrides
 from experiments.benchmarks.core.loop import Loop
-from experiments.cli import composed
 from experiments.data.batches import Batch
 from experiments.data.corpus import TRAIN
 from experiments.data.loader import Loader
@@ -24,7 +23,7 @@ from experiments.data.packing import encode
 from experiments.data.prepare import PreparedData, prepare_data, training_batches
 from experiments.execute import build_model
 from experiments.optim.groups import build_optimizer
-from experiments.point import Point, make_point
+from experiments.point import Point, plan_point
 from experiments.system.environment import keep_freed_memory, usable_cores
 
 SMALL = (  # one block of width 16: the model with the highest token rate of those measured here
@@ -48,7 +47,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Prints a table of medians over rounds, with their range."""
-    point = make_point(composed(options.overrides or SMALL))
+    point = plan_point(drafted(options.overrides or SMALL))
     torch.set_num_threads(point.config.trainer.n_threads or usable_cores())
     keep_freed_memory()
     prepared = prepare_data(point.config.data, point.cache)

@@ -17,8 +17,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 from tqdm import tqdm
 
-from experiments.benchmarks.core.arguments import takes_overrides
-from experiments.cli import composed
+from experiments.benchmarks.core.arguments import drafted, takes_overrides
 from experiments.data.batches import Batch
 from experiments.data.prepare import prepare_data
 from experiments.data.windows import ScoredWindows
@@ -26,7 +25,7 @@ from experiments.init.place import bases
 from experiments.init.start import start
 from experiments.models.ffn.dense import Dense
 from experiments.models.transformer import Block, Transformer, chosen_blocks
-from experiments.point import Point, make_point
+from experiments.point import Point, plan_point
 from experiments.system.environment import keep_freed_memory, usable_cores
 from experiments.system.text_table import aligned
 from experiments.training.evaluation import bytes_of_tokens, evaluate
@@ -43,7 +42,7 @@ def arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> None:
     """Prints a table of losses on the validation split."""
     given = ["budget=1e15", *(options.overrides or DEFAULT), "init.how=keep"]
-    point = make_point(composed(given))
+    point = plan_point(drafted(given))
     torch.set_num_threads(point.config.trainer.n_threads or usable_cores())
     keep_freed_memory()
     print("\n".join(aligned([("units kept", "loss", "minus the whole"), *_rows(point)])))
