@@ -188,8 +188,8 @@ def design(kind):
         ("nearly one budget", "the budget is nearly fixed"),
         ("one size", "all sizes are the same"),
         ("one token count", "all token counts are the same"),
-        ("two sizes", "hardly identifiable"),
-        ("two token counts", "hardly identifiable"),
+        ("two sizes", "identifiable from these runs"),
+        ("two token counts", "identifiable from these runs"),
     ],
 )
 def test_designs_that_can_not_tell_are_flagged(kind, says, sd):
@@ -206,7 +206,7 @@ def test_designs_that_can_not_tell_are_flagged(kind, says, sd):
     [
         (lambda N, D: np.full(len(N), 3.0), "its term does not matter"),
         (lambda N, D: 2 + 0.1 * np.log(N), "E stopped at the lowest loss"),
-        (lambda N, D: 0.5 * N**-0.01 * np.log(D), "edge of exponent_bounds"),
+        (lambda N, D: 0.5 * N**-0.01 * np.log(D), "beta is not identifiable"),
         (lambda N, D: 1.8 + 2000 * D**-0.37, "alpha|A is at its bound"),
         (lambda N, D: 4e7 / N**1.0 + 2e9 / D**1.0, "E stopped at 0"),
         (lambda N, D: 3 + np.random.default_rng(0).normal(0, 0.1, len(N)), "bound"),
