@@ -1,5 +1,6 @@
 """The gain of adapting a model to a domain, and its cost on other text."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,10 +8,9 @@ import pandas as pd
 
 from analysis import numbers
 from analysis.fitting.intervals import Estimate, t_quantile
-from analysis.fitting.results import Result
-from analysis.fitting.status import FitStatus, status_of
-from analysis.fitting.text import format_status, noise_cautions, pluralize
+from analysis.fitting.text import pluralize
 from analysis.table.checks import check_types, finished, require
+from analysis.ways import Ways, noise_warnings, pooled_noise, shown
 
 _OWN = "validation"  # of the run's own corpus
 
@@ -34,7 +34,7 @@ class Adapted:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Adaptation(Result):
+class Adaptation(Ways):
     """Ways to adapt the same weights to one domain, the largest gain first.
 
     general: the set that stands for other text. sd, dof: of a single run's gain and change, pooled
@@ -48,50 +48,27 @@ class Adaptation(Result):
     ways: tuple[Adapted, ...]
 
     @property
-    def status(self) -> FitStatus:
-        return status_of(self.warnings)
-
-    @property
     def warnings(self) -> tuple[str, ...]:
         """Warnings of what the intervals rest on."""
-        if self.dof == 0:
-            return ("no way was run with two seeds or more: there are no intervals",)
-        return noise_cautions(self.dof)
+        return noise_warnings(self.dof, "no way was run with two seeds or more")
 
     def summary(self) -> str:
         """The table, and what the intervals are."""
-        frame = self.to_frame()
-        shown = pd.DataFrame(
-            {
-                "way": frame["way"],
-                "seeds": frame["n_seeds"],
-                "trained": [numbers.count(n) for n in frame["n_trained_params"]],
-                "tokens": [numbers.count(n) for n in frame["n_tokens"]],
-                "FLOPs": [numbers.flops(c) for c in frame["flops"]],
-                "before": [f"{x:.4f}" for x in frame["before"]],
-                "gain on the domain": [_shown(way.gain) for way in self.ways],
-                f"change on {self.general}": [_shown(way.change) for way in self.ways],
-            }
-        )
+        columns: dict[str, Callable[[Adapted], object]] = {
+            "way": lambda way: way.way,
+            "seeds": lambda way: way.n_seeds,
+            "trained": lambda way: numbers.count(way.n_trained_params),
+            "tokens": lambda way: numbers.count(way.n_tokens),
+            "FLOPs": lambda way: numbers.flops(way.flops),
+            "before": lambda way: f"{way.before:.4f}",
+            "gain on the domain": lambda way: shown(way.gain),
+            f"change on {self.general}": lambda way: shown(way.change),
+        }
         note = (
             f"nats/token, means over seeds with {self.level:.0%} intervals of the noise of seeds, "
             f"pooled over the ways ({pluralize(self.dof, 'degree')} of freedom)"
         )
-        text = shown.to_string(index=False)
-        return "\n".join([text, note, *format_status(self.status, self.warnings)])
-
-    def to_frame(self) -> pd.DataFrame:
-        """A row a way."""
-        rows = []
-        for way in self.ways:
-            row: dict[str, object] = {
-                name: getattr(way, name)
-                for name in ("way", "n_seeds", "n_trained_params", "n_tokens", "flops", "before")
-            }
-            for name in ("gain", "change"):
-                row |= getattr(way, name).columns(name)
-            rows.append(row)
-        return pd.DataFrame(rows)
+        return self._summary(columns, note)
 
 
 def columns_of_starts(general: str) -> tuple[str, ...]:
@@ -139,17 +116,16 @@ def compare_adaptations(
             "keep one by --where, or name one sweep's folder"
         )
     groups = measured.groupby("way", sort=False)
-    dof = int(len(measured) - len(groups))
-    sd = tuple(
-        float(np.sqrt(groups[name].apply(_squares).sum() / dof)) if dof else float("nan")
-        for name in ("gain", "change")
+    (gain_sd, dof), (change_sd, _) = (
+        pooled_noise(measured[name], [measured["way"]]) for name in ("gain", "change")
     )
+    sd = (gain_sd, change_sd)
     width = t_quantile(dof, level)
     ways = [_adapted(str(way), rows, sd, width) for way, rows in groups]
     return Adaptation(
         general=general,
         level=level,
-        sd=(sd[0], sd[1]),
+        sd=sd,
         dof=dof,
         ways=tuple(sorted(ways, key=lambda way: -way.gain.value)),
     )
@@ -165,16 +141,11 @@ def _way(row: pd.Series) -> str:
     return f"{row['series']} {how}"
 
 
-def _squares(values: pd.Series) -> float:
-    return float(((values - values.mean()) ** 2).sum())
-
-
 def _adapted(way: str, rows: pd.DataFrame, sd: tuple[float, ...], width: float) -> Adapted:
     n = len(rows)
     estimates = []
     for name, noise in zip(("gain", "change"), sd, strict=True):
-        value, half = float(rows[name].mean()), width * noise / np.sqrt(n)
-        estimates.append(Estimate(value, float(value - half), float(value + half)))
+        estimates.append(Estimate.around(float(rows[name].mean()), width * noise / np.sqrt(n)))
     means = rows[["n_trained_params", "n_tokens", "flops", "before"]].astype("float64").mean()
     return Adapted(
         way=way,
@@ -186,7 +157,3 @@ def _adapted(way: str, rows: pd.DataFrame, sd: tuple[float, ...], width: float) 
         gain=estimates[0],
         change=estimates[1],
     )
-
-
-def _shown(estimate: Estimate) -> str:
-    return numbers.with_interval(*estimate, signed=True)

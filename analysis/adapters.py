@@ -8,13 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from analysis import numbers
-from analysis.fitting.intervals import Estimate, t_quantile
-from analysis.fitting.results import Result
-from analysis.fitting.status import FitStatus, status_of
-from analysis.fitting.text import format_status, noise_cautions, pluralize
+from analysis.fitting.intervals import Estimate, mean_by_t
+from analysis.fitting.text import pluralize
+from analysis.ways import Ways, noise_warnings, shown
 from experiments.system.json_files import read_json
 
 _BASE, _OWN, _MIXED = "base", "own", "mixed"  # experiments.adapters.compare's names
@@ -60,7 +57,7 @@ class Later:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Libraries(Result):
+class Libraries(Ways):
     """Ways to choose among the same adapters, the nearest to the oracle first.
 
     loss: of the oracle on its domains, mean of the seeds. level: of the intervals, Student's t over
@@ -76,52 +73,35 @@ class Libraries(Result):
     later: Later | None
 
     @property
-    def status(self) -> FitStatus:
-        return status_of(self.warnings)
-
-    @property
     def warnings(self) -> tuple[str, ...]:
         """Warnings of what the intervals rest on."""
-        if self.n_seeds == 1:
-            return ("one seed: there are no intervals",)
-        return noise_cautions(self.n_seeds - 1)
+        return noise_warnings(self.n_seeds - 1, "one seed")
 
     def summary(self) -> str:
         """The table, and what it is of."""
-        shown = pd.DataFrame(
-            {
-                "chosen by": [way.way for way in self.ways],
-                "seeds": [way.n_seeds for way in self.ways],
-                "minus the oracle": [_shown(way.own) for way in self.ways],
-                "domain changes": [_shown(way.mixed) for way in self.ways],
-                "unseen, minus the base": [_shown(way.unseen) for way in self.ways],
-            }
-        )
-        lines = [
-            f"{len(self.adapters)} adapters: {', '.join(self.adapters)}; unseen: "
-            f"{', '.join(self.unseen)}",
-            shown.to_string(index=False),
+        columns: dict[str, Callable[[Way], object]] = {
+            "chosen by": lambda way: way.way,
+            "seeds": lambda way: way.n_seeds,
+            "minus the oracle": lambda way: shown(way.own),
+            "domain changes": lambda way: shown(way.mixed),
+            "unseen, minus the base": lambda way: shown(way.unseen),
+        }
+        notes = [
             f"nats/token, means of {pluralize(self.n_seeds, 'seed')} with {self.level:.0%} "
-            f"intervals over seeds; the oracle's loss is {self.loss:.4f}",
+            f"intervals over seeds; the oracle's loss is {self.loss:.4f}"
         ]
         if self.later is not None:
             same = "the same to the bit" if self.later.equal else "NOT the same"
-            lines.append(
-                f"{self.later.name}, added to the library in use: gains {_shown(self.later.gain)} "
-                f"on its domain, {_shown(self.later.left)} from its oracle; all other text changes "
-                f"by {_shown(self.later.others)}; outputs of each other adapter are {same}"
+            notes.append(
+                f"{self.later.name}, added to the library in use: gains {shown(self.later.gain)} "
+                f"on its domain, {shown(self.later.left)} from its oracle; all other text changes "
+                f"by {shown(self.later.others)}; outputs of each other adapter are {same}"
             )
-        return "\n".join([*lines, *format_status(self.status, self.warnings)])
-
-    def to_frame(self) -> pd.DataFrame:
-        """A row a way."""
-        rows = []
-        for way in self.ways:
-            row: dict[str, object] = {"way": way.way, "n_seeds": way.n_seeds}
-            for name in ("own", "mixed", "unseen"):
-                row |= getattr(way, name).columns(name)
-            rows.append(row)
-        return pd.DataFrame(rows)
+        head = (
+            f"{len(self.adapters)} adapters: {', '.join(self.adapters)}; unseen: "
+            f"{', '.join(self.unseen)}"
+        )
+        return self._summary(columns, *notes, head=[head])
 
 
 def compare_libraries(folder: Path | str, *, level: float = 0.95) -> Libraries:
@@ -150,7 +130,7 @@ def compare_libraries(folder: Path | str, *, level: float = 0.95) -> Libraries:
         scored = [report for report in reports if way in report["losses"]]
 
         def over_seeds(of: Callable[[Mapping[str, Any]], float]) -> Estimate:
-            return _estimate([of(report) for report in scored], level)
+            return mean_by_t(np.array([of(report) for report in scored]), level)
 
         return Way(
             way=_name(way),
@@ -181,7 +161,7 @@ def _later(reports: Sequence[Mapping[str, Any]], level: float) -> Later | None:
     others = [text for text in later[0]["without"] if text != name]
 
     def estimate(of: Callable[[Mapping[str, Any]], float]) -> Estimate:
-        return _estimate([of(one) for one in later], level)
+        return mean_by_t(np.array([of(one) for one in later]), level)
 
     return Later(
         name=name,
@@ -242,19 +222,7 @@ def _mean(report: Mapping[str, Any], way: str, texts: Sequence[str]) -> float:
     return float(np.mean([losses[text] for text in texts])) if texts else float("nan")
 
 
-def _estimate(values: Sequence[float], level: float) -> Estimate:
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return Estimate(mean, float("nan"), float("nan"))
-    half = t_quantile(len(values) - 1, level) * float(np.std(values, ddof=1)) / len(values) ** 0.5
-    return Estimate(mean, mean - half, mean + half)
-
-
 def _name(way: str) -> str:
     if way.endswith(" tokens"):
         return f"keys, evidence of {way}"
     return _NAMES.get(way, way)
-
-
-def _shown(estimate: Estimate) -> str:
-    return numbers.with_interval(*estimate, signed=True)

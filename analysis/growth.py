@@ -4,6 +4,7 @@ closed = (L_small - L_grown) / (L_small - L_large), at equal total FLOPs: those 
 its own and its parents'. Expert Upcycling (arXiv:2604.19835) calls it gap closure.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +13,9 @@ import pandas as pd
 
 from analysis import numbers
 from analysis.fitting.intervals import Estimate, t_quantile
-from analysis.fitting.results import Result
-from analysis.fitting.status import FitStatus, status_of
-from analysis.fitting.text import format_status, noise_cautions, pluralize
+from analysis.fitting.text import pluralize
 from analysis.table.checks import check_types, finished, require
+from analysis.ways import Ways, noise_warnings, pooled_noise, shown
 from experiments.records import HISTORY_NAME, lacking_rows
 
 _HOWS = ("bias", "copies", "beside")
@@ -62,7 +62,7 @@ class Curve:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Growth(Result):
+class Growth(Ways):
     """Ways to grow. sd, dof: of a single run's loss, pooled over all kinds of runs."""
 
     level: float
@@ -71,16 +71,10 @@ class Growth(Result):
     ways: tuple[Grown, ...]
 
     @property
-    def status(self) -> FitStatus:
-        return status_of(self.warnings)
-
-    @property
     def warnings(self) -> tuple[str, ...]:
         """Warnings of what the intervals rest on."""
-        if self.dof == 0:
-            return ("nothing was run with two seeds or more: there are no intervals",)
-        said = [*noise_cautions(self.dof)]
-        for way in self.ways:
+        said = [*noise_warnings(self.dof, "nothing was run with two seeds or more")]
+        for way in self.ways if self.dof else ():
             if not np.isfinite(way.closed.lower):
                 said.append(
                     f"{_name(way)}: the gain of {way.large:,.0f} experts is not "
@@ -90,43 +84,22 @@ class Growth(Result):
 
     def summary(self) -> str:
         """The table, and what the intervals are."""
-        shown = pd.DataFrame(
-            {
-                "way": [_name(way) for way in self.ways],
-                "seeds": [" ".join(map(str, way.n_seeds)) for way in self.ways],
-                "FLOPs": [numbers.flops(way.flops) for way in self.ways],
-                "small": [f"{way.loss_small:.4f}" for way in self.ways],
-                "grown": [f"{way.loss_grown:.4f}" for way in self.ways],
-                "large": [f"{way.loss_large:.4f}" for way in self.ways],
-                "gain of large": [
-                    numbers.with_interval(*way.gain, signed=True) for way in self.ways
-                ],
-                "share closed": [numbers.with_interval(*way.closed) for way in self.ways],
-            }
-        )
+        columns: dict[str, Callable[[Grown], object]] = {
+            "way": _name,
+            "seeds": lambda way: " ".join(map(str, way.n_seeds)),
+            "FLOPs": lambda way: numbers.flops(way.flops),
+            "small": lambda way: f"{way.loss_small:.4f}",
+            "grown": lambda way: f"{way.loss_grown:.4f}",
+            "large": lambda way: f"{way.loss_large:.4f}",
+            "gain of large": lambda way: shown(way.gain),
+            "share closed": lambda way: shown(way.closed, signed=False),
+        }
         note = (
             "losses in nats/token, means over seeds (of small, grown, large) at equal total FLOPs; "
             f"{self.level:.0%} intervals of the noise of seeds, sd {self.sd:.3g} "
             f"({pluralize(self.dof, 'degree')} of freedom); that of the share is Fieller's"
         )
-        text = shown.to_string(index=False)
-        return "\n".join([text, note, *format_status(self.status, self.warnings)])
-
-    def to_frame(self) -> pd.DataFrame:
-        """A row a way."""
-        rows = []
-        for way in self.ways:
-            row: dict[str, object] = {
-                name: getattr(way, name)
-                for name in (
-                    "model", "how", "small", "large", "flops", "start", "loss_small", "loss_grown",
-                    "loss_large",
-                )
-            }  # fmt: skip
-            for name in ("gain", "closed"):
-                row |= getattr(way, name).columns(name)
-            rows.append(row)
-        return pd.DataFrame(rows)
+        return self._summary(columns, note)
 
 
 def compare_growth(table: pd.DataFrame, *, level: float = 0.95) -> Growth:
@@ -146,10 +119,8 @@ def compare_growth(table: pd.DataFrame, *, level: float = 0.95) -> Growth:
     require(runs, ["loss", "budget", "n_experts"], "compare_growth")
     runs = runs.assign(total=runs["budget"] + runs["init.parent.flops"].fillna(0.0))
     runs["kind"] = [_kind(row) for _, row in runs.iterrows()]
-    groups = runs.groupby(["model", "kind", "n_experts", "budget", "lr"], dropna=False)["loss"]
-    dof = int((groups.size() - 1).sum())
-    squares = float(((runs["loss"] - groups.transform("mean")) ** 2).sum())
-    sd = float(np.sqrt(squares / dof)) if dof else float("nan")
+    same = [runs[name] for name in ("model", "kind", "n_experts", "budget", "lr")]
+    sd, dof = pooled_noise(runs["loss"], same)
     ways = []
     keys = ["model", "init.how", "init.parent.n_experts", "n_experts", "budget", "lr"]
     for (_, _, small, *_), rows in runs[_has_grown(runs)].groupby(keys, dropna=False):
@@ -219,7 +190,7 @@ def _compared(
         loss_small=low,
         loss_grown=mid,
         loss_large=high,
-        gain=Estimate(gain, gain - half, gain + half),
+        gain=Estimate.around(gain, half),
         closed=_ratio(low - mid, gain, variances, width),
     )
 

@@ -32,6 +32,11 @@ class Estimate(NamedTuple):
             return f"{self.value:.4g}"
         return f"{self.value:.4g} ({self.lower:.4g} to {self.upper:.4g})"
 
+    @classmethod
+    def around(cls, value: float, half: float) -> "Estimate":
+        """The interval of a number that is half as wide on each side; none for nan."""
+        return cls(value, float(value - half), float(value + half))
+
     def columns(self, name: str) -> dict[str, float]:
         """name, name_lower and name_upper, for a row of a table."""
         return {name: self.value, f"{name}_lower": self.lower, f"{name}_upper": self.upper}
@@ -54,7 +59,7 @@ def mean_by_t(values: Array, level: float) -> Estimate:
     mean = float(np.mean(values))
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
     half = t_quantile(len(values) - 1, level) * spread / np.sqrt(len(values))
-    return Estimate(mean, float(mean - half), float(mean + half))
+    return Estimate.around(mean, half)
 
 
 def t_quantile(dof: int, level: float) -> float:

@@ -4,8 +4,9 @@ Beside the metrics of ways.py are the tasks that the runs were scored on at thei
 (docs/tasks.md).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -13,11 +14,9 @@ import pandas as pd
 from analysis import numbers
 from analysis.fitting.checks import check_level
 from analysis.fitting.intervals import Estimate, mean_by_t
-from analysis.fitting.results import Result
-from analysis.fitting.status import FitStatus, status_of
-from analysis.fitting.text import format_status
-from analysis.forgetting.equal import EqualLearning, compare_at_learning, shown
+from analysis.forgetting.equal import EqualLearning, compare_at_learning
 from analysis.forgetting.ways import METRICS, metrics_of, order_of, unreadable, way_of
+from analysis.ways import Ways, shown, shown_of
 from experiments.records import RunRecord
 
 TASK_METRICS = ("acc", "bits_per_byte")
@@ -50,7 +49,7 @@ class Kept:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Forgetting(Result):
+class Forgetting(Ways):
     """Ways to go on learning, each at its learning rates; intervals at `level` over streams.
 
     equal: the same ways where all have learnt as much; None of streams of one domain.
@@ -59,10 +58,6 @@ class Forgetting(Result):
     level: float
     ways: tuple[Kept, ...]
     equal: EqualLearning | None
-
-    @property
-    def status(self) -> FitStatus:
-        return status_of(self.warnings)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -74,31 +69,27 @@ class Forgetting(Result):
 
     def summary(self) -> str:
         """The table, and what its columns are."""
-        table = pd.DataFrame(
-            {
-                "way": [kept.way for kept in self.ways],
-                "rate": [f"{kept.lr:.2g}" for kept in self.ways],
-                "domains": [kept.n_domains for kept in self.ways],
-                "FLOPs": [numbers.flops(kept.flops) for kept in self.ways],
-                "streams": [kept.n_runs for kept in self.ways],
-                "trained": [numbers.count(kept.n_trained_params) for kept in self.ways],
-                **{name: [shown(getattr(kept, name)) for kept in self.ways] for name in METRICS},
-            }
-        )
-        note = (
+        columns: dict[str, Callable[[Kept], object]] = {
+            "way": lambda kept: kept.way,
+            "rate": lambda kept: f"{kept.lr:.2g}",
+            "domains": lambda kept: kept.n_domains,
+            "FLOPs": lambda kept: numbers.flops(kept.flops),
+            "streams": lambda kept: kept.n_runs,
+            "trained": lambda kept: numbers.count(kept.n_trained_params),
+            **{name: partial(shown_of, name) for name in METRICS},
+        }
+        notes = [
             f"bits/byte, means over domains and streams with {self.level:.0%} intervals of "
             "Student's t over streams; learning: what a stage gains on its domain; forgetting: "
             "what is lost of the best loss by the end; base: what is lost on the base corpus"
-        )
-        lines = [table.to_string(index=False), note]
+        ]
         if any(kept.tasks for kept in self.ways):
-            lines += [
+            notes += [
                 self._tasks().to_string(index=False),
                 "tasks, at the end: share of right choices (acc), bits/byte of the right answers",
             ]
-        lines += format_status(self.status, self.warnings)
-        equal = [] if self.equal is None else ["", self.equal.summary()]
-        return "\n".join([*lines, *equal])
+        text = self._summary(columns, *notes)
+        return text if self.equal is None else f"{text}\n\n{self.equal.summary()}"
 
     def _tasks(self) -> pd.DataFrame:
         """A row a way and task, to print."""
@@ -107,25 +98,6 @@ class Forgetting(Result):
             for name, score in kept.tasks.items():
                 row = {metric: shown(score[metric], signed=False) for metric in TASK_METRICS}
                 rows.append({"way": kept.way, "rate": f"{kept.lr:.2g}", "task": name, **row})
-        return pd.DataFrame(rows)
-
-    def to_frame(self) -> pd.DataFrame:
-        """A row a way and rate."""
-        rows = []
-        for kept in self.ways:
-            row: dict[str, object] = {
-                name: getattr(kept, name)
-                for name in (
-                    "way", "lr", "n_layers", "n_domains", "n_runs", "n_orders", "n_trained_params",
-                    "flops",
-                )
-            }  # fmt: skip
-            for name in METRICS:
-                row |= getattr(kept, name).columns(name)
-            for task, score in kept.tasks.items():
-                for metric in TASK_METRICS:
-                    row |= score[metric].columns(f"{task}_{metric}")
-            rows.append(row)
         return pd.DataFrame(rows)
 
 

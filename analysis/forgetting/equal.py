@@ -7,21 +7,19 @@ and read at equal learning. Nothing is extrapolated. A stream with a single rate
 curves that the way has on other streams, by their mean change between the two amounts of learning.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-import pandas as pd
 
-from analysis import numbers
 from analysis.fitting.intervals import Array, Estimate, mean_by_t
-from analysis.fitting.results import Result
-from analysis.fitting.status import FitStatus, status_of
-from analysis.fitting.text import format_status
 from analysis.forgetting.ways import metrics_of, order_of, way_of
+from analysis.ways import Ways, shown_of
 from experiments.records import RunRecord
 
 LOSSES = ("forgetting", "base")
+LESS = tuple(f"{name}_less" for name in LOSSES)
 Stream = tuple[int, tuple[str, ...]]  # a seed and an order
 
 
@@ -44,7 +42,7 @@ class AtLearning:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class EqualLearning(Result):
+class EqualLearning(Ways):
     """Ways at `learning` bits/byte learnt, with intervals at `level` over streams.
 
     baseline: the way that differences are from, "" for none; skipped: ways without a value, with
@@ -58,10 +56,6 @@ class EqualLearning(Result):
     skipped: tuple[str, ...]
 
     @property
-    def status(self) -> FitStatus:
-        return status_of(self.warnings)
-
-    @property
     def warnings(self) -> tuple[str, ...]:
         """Warnings of what the intervals rest on."""
         single = [at.way for at in self.ways if at.n_streams < 2]
@@ -72,42 +66,17 @@ class EqualLearning(Result):
 
     def summary(self) -> str:
         """The table, and what has no value."""
-        columns = ["forgetting", "base"]
-        if self.baseline:
-            columns += ["forgetting_less", "base_less"]
-        table = pd.DataFrame(
-            {
-                "way": [at.way for at in self.ways],
-                "streams": [at.n_streams for at in self.ways],
-                "moved": [at.n_moved for at in self.ways],
-                **{
-                    name.replace("_less", " - baseline"): [
-                        shown(getattr(at, name)) for at in self.ways
-                    ]
-                    for name in columns
-                },
-            }
-        )
-        lines = [
-            f"where each has learnt {self.learning:.3g} bits/byte",
-            table.to_string(index=False),
-        ]
-        if self.baseline:
-            lines.append(f"baseline: {self.baseline}, on the same streams")
-        lines += [f"no value: {text}" for text in self.skipped]
-        return "\n".join([*lines, *format_status(self.status, self.warnings)])
-
-    def to_frame(self) -> pd.DataFrame:
-        """A row a way."""
-        rows = []
-        for at in self.ways:
-            row: dict[str, object] = {
-                name: getattr(at, name) for name in ("way", "n_streams", "n_moved", "n_shared")
-            }
-            for name in (*LOSSES, "forgetting_less", "base_less"):
-                row |= getattr(at, name).columns(name)
-            rows.append(row)
-        return pd.DataFrame(rows)
+        columns: dict[str, Callable[[AtLearning], object]] = {
+            "way": lambda at: at.way,
+            "streams": lambda at: at.n_streams,
+            "moved": lambda at: at.n_moved,
+        }
+        for name in (*LOSSES, *(LESS if self.baseline else ())):
+            columns[name.replace("_less", " - baseline")] = partial(shown_of, name)
+        notes = [f"baseline: {self.baseline}, on the same streams"] if self.baseline else []
+        notes += [f"no value: {text}" for text in self.skipped]
+        head = f"where each has learnt {self.learning:.3g} bits/byte"
+        return self._summary(columns, *notes, head=[head])
 
 
 def compare_at_learning(
@@ -245,8 +214,3 @@ def _range(own: Mapping[Stream, Array]) -> str:
     """From the least to the most that a stream of the way learns."""
     ends = [curve[i, 0] for curve in own.values() for i in (0, -1)]
     return f"{min(ends):+.3g} to {max(ends):+.3g}"
-
-
-def shown(estimate: Estimate, signed: bool = True) -> str:
-    """A number and its interval, for a table; nothing for nan."""
-    return "" if np.isnan(estimate.value) else numbers.with_interval(*estimate, signed=signed)
