@@ -5,8 +5,8 @@ import math
 import pytest
 
 from analysis.forgetting import compare_forgetting, way_of
-from analysis.forgetting.equal import shown
 from analysis.forgetting.ways import order_of
+from analysis.ways import shown
 from experiments.records import find_records, read_record
 from tests.conftest import REPOSITORY
 
