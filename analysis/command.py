@@ -16,6 +16,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import figures
+from analysis.experts.runs import BACKBONE
 from analysis.fitting.plain import plain
 from analysis.fitting.results import Result
 from analysis.options import as_typed, budgets_of, pairs, series_of
@@ -154,8 +155,11 @@ def table_of(
         print(f"warning: {as_typed(warning)}", file=sys.stderr)
     for note in () if options.json else notes:
         print(f"note: {as_typed(note)}")
-    if cluster and cluster not in table:
-        raise ValueError(f"--cluster {cluster} is no column; found {', '.join(map(str, table))}")
+    for flag in ("cluster", "size"):
+        name = getattr(options, flag, None)
+        if name not in (None, "", BACKBONE) and name not in table:
+            found = ", ".join(map(str, table))
+            raise ValueError(f"--{flag} {name} is no column; found {found}")
     losses = finished(table)["loss"]
     if len(losses) >= _SAME and losses.nunique() == 1:
         raise ValueError(f"all {len(losses)} losses are {losses.iloc[0]:g}: is this their column?")

@@ -161,6 +161,7 @@ def as_typed(text: str) -> str:
     text = re.sub(r"\bseries=\[(.*?)\]", _typed_series, text)
     text = re.sub(r"\bwhere=\{'(.+?)': \[(.*?)\]\}", r"--where \1=\2", text)
     text = f"--{text}" if text.startswith(_STARTS) else text
+    text = re.sub(r"^groups has ", "--cluster has ", text)
     text = re.sub(r"^(column|unit)s: ", r"--\1: ", text)
     text = re.sub(r"\bbudgets=\[(.*?)\]", r"--budgets \1", text)
     text = text.replace("budget_tolerance=", "--budget-tolerance ")

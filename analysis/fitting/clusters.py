@@ -32,7 +32,8 @@ def cluster_codes(groups: ArrayLike, n: int) -> np.ndarray:
     codes = np.asarray(pd.factorize(labels)[0])
     if codes.max() + 1 < _LEAST:
         raise ValueError(
-            f"groups has {codes.max() + 1} values: a bootstrap needs at least {_LEAST}"
+            f"groups has {codes.max() + 1} values: a bootstrap needs at least {_LEAST}; "
+            "name a column that has more"
         )
     return codes
 

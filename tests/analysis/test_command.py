@@ -11,6 +11,7 @@ import pytest
 
 from analysis import commands
 from analysis.__main__ import main
+from analysis.options import as_typed
 from analysis.parser import find_commands
 from tests.analysis.expert_laws import joint_runs
 from tests.analysis.tables import BESIROGLU, surface
@@ -226,16 +227,24 @@ def test_a_foreign_table_is_mapped_and_its_notes_are_reported(published, capsys,
         (["isoflop", "{here}/runs.csv", "--column", "loss=lost"], "lost"),
         (["isoflop", "{here}/runs.csv", "--where", "model"], "must be COLUMN=VALUE[,VALUE]"),
         (["isoflop", "{here}/runs.csv", "--where", "model=moe"], "no run has model=moe"),
+        (["experts", "{here}/experts.csv", "--size", "-1"], "--size -1 is no column; found series"),
+        (["surfaces", "{here}/runs.csv", "--cluster", "us"], "--cluster us is no column; found"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(tmp_path, capsys, arguments, message):
     (tmp_path / "runs.txt").write_text("x")
     (tmp_path / "runs.csv").write_text("n_params,budget,loss\n1e6,1e13,3.5\n")
+    rows = [f"peer,{n}e6,{e},{3 + 1 / n + 1 / e:.3f}" for n in range(1, 6) for e in (4, 16, 64)]
+    (tmp_path / "experts.csv").write_text("\n".join(["model,n_params,n_experts,loss", *rows]))
     assert main([word.format(here=tmp_path) for word in arguments]) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: ")
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_too_few_clusters_are_told_by_the_option():
+    assert as_typed("groups has 1 values: a bootstrap") == "--cluster has 1 values: a bootstrap"
 
 
 def test_each_file_of_commands_is_a_command():

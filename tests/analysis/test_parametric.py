@@ -262,7 +262,7 @@ def test_bad_values_are_named(column, bad):
         ({"residual": "nats"}, "residual='nats' is neither 'log' nor 'loss'"),
         ({"exponent_bounds": (0.0, 1.0)}, "must be 0 < lower < upper"),
         ({"exponent_bounds": (1.0, 0.5)}, "must be 0 < lower < upper"),
-        ({"groups": [0] * 36}, "groups has 1 values: a bootstrap needs at least 3"),
+        ({"groups": [0] * 36}, "groups has 1 values: a bootstrap needs at least 3; name a column"),
         ({"groups": [0, 1] * 18}, "groups has 2 values"),
         ({"groups": [0, 1, 2]}, "groups has 3 labels for 36 runs"),
     ],
