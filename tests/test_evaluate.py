@@ -13,7 +13,7 @@ import torch
 from experiments import evaluate
 from experiments.evaluate import evaluate_run
 from experiments.execute import execute
-from experiments.point import make_point
+from experiments.planning import make_point
 from experiments.records import DamagedError, read_record, write_record
 from tests.conftest import TINY
 from tests.rounding import relative

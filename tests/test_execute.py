@@ -13,7 +13,7 @@ from experiments.data.module import TokenDataModule
 from experiments.data.prepare import prepare_data, prepare_sets
 from experiments.data.windows import ScoredWindows
 from experiments.execute import execute
-from experiments.point import make_point
+from experiments.planning import make_point
 from experiments.records import read_record
 from experiments.training.checkpoints import LAST
 from experiments.training.module import LanguageModel

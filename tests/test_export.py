@@ -12,7 +12,7 @@ from experiments.execute import execute
 from experiments.export import export_run
 from experiments.finished import read_finished
 from experiments.init.exported import read_export
-from experiments.point import make_point
+from experiments.planning import make_point
 from experiments.records import read_record, write_record
 from experiments.system.disk import abandoned
 from tests.conftest import TINY

@@ -12,7 +12,7 @@ from experiments import finished
 from experiments import generate as command_module
 from experiments.execute import execute
 from experiments.finished import read_finished
-from experiments.point import make_point
+from experiments.planning import make_point
 from experiments.records import read_record, write_record
 from tests.conftest import TINY
 

@@ -10,10 +10,10 @@ from experiments.config.fields import added
 from experiments.config.paths import conf_dir
 from experiments.config.reading import read
 from experiments.config.schema import Ladder, RunConfig, read_run_config
-from experiments.data.corpus import identity as identity_of
+from experiments.data.folders import identity as identity_of
 from experiments.models.ffn import dense
 from experiments.models.ffn.dense import DenseConfig
-from experiments.point import make_point, run_id_of
+from experiments.planning import make_point, run_id_of
 from experiments.records import find_records, read_record
 from tests.conftest import Nursery
 

@@ -6,7 +6,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -16,19 +16,8 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from experiments.data.module import TokenDataModule
-from experiments.data.prepare import (
-    PreparedData,
-    prepare_data,
-    prepare_sets,
-    stages_of,
-    training_batches,
-)
-from experiments.data.vocabulary import Vocabulary
-from experiments.kept import release
 from experiments.kernels.select import resolve_kernel
-from experiments.models.transformer import Transformer
-from experiments.point import Point
+from experiments.point import DivergedError, Point
 from experiments.records import (
     HISTORY_NAME,
     RECORD_NAME,
@@ -48,20 +37,10 @@ from experiments.system.disk import (
     sync_file,
     write_text_atomically,
 )
-from experiments.training.branching import (
-    TrunkDivergedError,
-    beginning_of,
-    note,
-    trunk_column,
-)
 from experiments.training.checkpoints import forget_previous
-from experiments.training.compiled import resolve_compile
 from experiments.training.evaluation import Evaluation
 from experiments.training.fit import Sink, fit, leave_group, rates, set_up_process
-from experiments.training.module import LanguageModel
-from experiments.training.run_scores import RunScores
-from experiments.training.stages import Scores
-from experiments.training.starting import begin
+from experiments.training.starting import begin, with_columns
 from experiments.training.tracking import WandbRun
 from experiments.training.watchdog import Guards
 
@@ -146,7 +125,7 @@ def _run(
         _write_surroundings(point)
         guards = Guards(check=claim.check, on_stall=partial(_stalled, point.run_dir, on_stall))
         record = _train_and_evaluate(point, record, progress, guards)
-    except TrunkDivergedError as error:
+    except DivergedError as error:
         n_tokens = error.n_steps * point.plan.batch_tokens
         record = replace(record, status="diverged", n_tokens=n_tokens, error=str(error))
     except Exception:
@@ -161,8 +140,8 @@ def _run(
     if record.status == "done":
         forget_previous(point.run_dir)  # before the record, after which nobody would
     _write(point, record)
-    if point.branch is not None and record.status != "failed":
-        release(point.branch.folder, point.run_id)
+    for part in point.parts:
+        part.ended(point, record)
     return record
 
 
@@ -201,15 +180,11 @@ def _stalled(run_dir: Path, on_stall: Callable[[str], object], why: str) -> None
 def _other_rank(point: Point, n_threads: int | None) -> RunRecord:
     """A rank's share of the training, and nothing else."""
     set_up_process(point, n_threads)
-    compiled = resolve_compile(point.config.trainer.compile, point.device.accelerator)
-    prepared = prepare_data(point.config.data, point.cache)
-    module = _language_model(point, prepared, compiled)
     try:
-        resumed = beginning_of(point).checkpoint
-    except TrunkDivergedError:
+        begun = begin(point, scores=False)
+    except DivergedError:
         return replace(_planned_record(point), status="diverged")
-    begin(point, module, prepared, {}, None, resumed)
-    fit(point, module, _data_module(point, prepared), (), Guards(), resumed)
+    fit(point, begun.module, begun.data, (), Guards(), begun.resumed)
     leave_group()
     return replace(_planned_record(point), status="done")  # its own share is
 
@@ -259,17 +234,8 @@ def _kernel(point: Point) -> str | None:
 def _train_and_evaluate(
     point: Point, record: RunRecord, progress: Sink, guards: Guards
 ) -> RunRecord:
-    config, begun = point.config, beginning_of(point)
-    note(point, begun)
-    compiled = resolve_compile(config.trainer.compile, point.device.accelerator)
-    prepared = prepare_data(config.data, point.cache)
-    scored = {} if point.is_trunk else config.eval
-    sets = prepare_sets(config.data, scored, prepared.vocabulary, point.cache)
-    module = _language_model(point, prepared, compiled)
-    scores = RunScores(point=point, model=module.model, prepared=prepared, sets=sets)
-    resumed = begun.checkpoint
-    record = replace(record, trunk=trunk_column(point, begun))
-    record = replace(record, **begin(point, module, prepared, sets, scores.all, resumed))
+    config, begun = point.config, begin(point, scores=True)
+    record = with_columns(record, begun.columns)
     wandb_run = WandbRun(
         config.logger,
         run_id=point.run_id,
@@ -279,31 +245,29 @@ def _train_and_evaluate(
         config=dict(point.raw),
     )
     try:
-        data = _data_module(point, prepared)
         sinks = (wandb_run.log, progress)
-        trained = fit(point, module, data, sinks, guards, resumed, scores.of_domains)
+        trained = fit(point, begun.module, begun.data, sinks, guards, begun.resumed)
         leave_group()
-        n_tokens = trained.n_steps * point.plan.batch_tokens
-        own = None if point.plan.stage_steps else prepared.train  # a stream's base is not learnt
-        flops = n_tokens * point.plan.cost.training_flops
+        n_tokens, own = trained.n_steps * point.plan.batch_tokens, begun.prepared.train
         record = replace(
             record,
             n_tokens=n_tokens,
-            achieved_flops=flops,
+            achieved_flops=n_tokens * point.plan.cost.training_flops,
             epochs=None if own is None else n_tokens / own.n_tokens,
-            tokenizer_sha256=prepared.vocabulary.sha256,
+            tokenizer_sha256=begun.prepared.vocabulary.sha256,
             train_digest=None if own is None else own.digest,
-            train_loss=_finite(module.recent_loss(trained.n_steps)),
+            train_loss=_finite(begun.module.recent_loss(trained.n_steps)),
             train_seconds=trained.seconds,
             compile_seconds=trained.compile_seconds,
-            stages=_stages(point, trained.stages),
             **rates(point, trained),
         )
+        for training in begun.module.parts:
+            record = with_columns(record, training.columns())
         whole = trained.n_steps == point.plan.n_steps and record.train_loss is not None
         if whole and not point.is_trunk:
-            module.model.to(torch.device(point.device.accelerator))
-            record = replace(record, **_results(scores.validation()))
-            record = replace(record, evaluations=scores.of_sets())
+            begun.module.model.to(torch.device(point.device.accelerator))
+            record = replace(record, **_results(begun.scores.validation()))
+            record = replace(record, evaluations=begun.scores.of_sets())
         done = whole if point.is_trunk else record.val_loss is not None
         return replace(record, status="done" if done else "diverged")
     finally:
@@ -312,51 +276,6 @@ def _train_and_evaluate(
         if isinstance(sys.exception(), KeyboardInterrupt | RunningElsewhereError):
             del summary["status"]  # it goes on later, so that failed would be wrong
         wandb_run.finish(summary)
-
-
-def build_model(point: Point, vocabulary: Vocabulary) -> Transformer:
-    """The point's model for these tokens: masked at the ends of documents, if it is to be."""
-    end = vocabulary.end_of_text if point.config.data.mask_documents else None
-    return replace(point.transformer, document_end=end).build()
-
-
-def _language_model(point: Point, prepared: PreparedData, compiled: bool) -> LanguageModel:
-    return LanguageModel(
-        build_model(point, prepared.vocabulary),
-        point.plan,
-        point.config.optim,
-        kernel=point.config.kernel,
-        n_micro=point.ranks.n_micro,
-        compiled=compiled,
-    )
-
-
-def _data_module(point: Point, prepared: PreparedData) -> TokenDataModule:
-    config = point.config
-    n_workers = config.trainer.n_loader_workers
-    if n_workers is None:
-        n_workers = _STREAM_WORKERS if config.data.streaming else 0
-    make_batches = partial(
-        training_batches,
-        config.data,
-        prepared,
-        point.cache,
-        batch_size=config.ladder.batch_size,
-        seed=config.seed,
-        stage_steps=point.plan.stage_steps,
-        replay=0.0 if config.continual is None else config.continual.replay,
-    )
-    return TokenDataModule(make_batches, n_workers, point.ranks.n_micro, config.data.skip_steps)
-
-
-def _stages(point: Point, rows: Sequence[Scores]) -> list[dict[str, Any]]:
-    """The record's column of a stream: the start, and each stage."""
-    names = ("start", *stages_of(point.config.data))
-    steps = (0, *point.plan.stage_steps)
-    return [
-        {"stage": name, "n_steps": n, "scores": scores}
-        for name, n, scores in zip(names, steps, rows, strict=False)
-    ]
 
 
 def _results(result: Evaluation) -> dict[str, Any]:

@@ -13,15 +13,17 @@ import torch
 from experiments.cli import composed
 from experiments.config.words import PLACES, check_keys
 from experiments.data.corpus import name_of
+from experiments.data.folders import vocabulary_folder
 from experiments.data.prepare import base_of
-from experiments.data.vocabulary import Vocabulary, prepare_vocabulary, vocabulary_folder
-from experiments.execute import build_model
+from experiments.data.vocabulary import Vocabulary, prepare_vocabulary
 from experiments.kernels.ops import Execution
 from experiments.models.transformer import Transformer
-from experiments.point import Point, make_point
+from experiments.planning import make_point
+from experiments.point import Point
 from experiments.records import TRAIN_AGAIN, DamagedError, RunRecord, finished_record
 from experiments.system.seals import damage_of
 from experiments.training.checkpoints import LAST
+from experiments.training.starting import build_model
 
 
 def run_config(

@@ -34,7 +34,8 @@ TRAIN_AGAIN = (  # where a finished run lacks its checkpoint
 LACKS_ROWS = f"{HISTORY_NAME} lacks its last rows"
 _TAIL = 400  # bytes, more than a row of history.csv has
 _NESTED = (
-    "config", "environment", "flops_shares", "evaluations", "init", "before", "stages", "trunk"
+    "config", "environment", "flops_shares", "evaluations", "init", "before", "stages", "trunk",
+    "parts",
 )  # fmt: skip
 _OF_START = ("how", "train", "flops")
 _OF_PARENT = ("run_id", "n_experts", "flops")
@@ -93,6 +94,7 @@ class RunRecord:
     evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)  # named set -> its results
     stages: list[dict[str, Any]] = field(default_factory=list)  # of a stream: scores after each
     trunk: dict[str, Any] = field(default_factory=dict)  # of a branch: its id, both parts' FLOPs
+    parts: dict[str, Any] = field(default_factory=dict)  # columns of parts that have none above
     tokenizer_sha256: str | None = None
     train_digest: str | None = None  # of the training tokens; None if they were streamed
     usage: float | None = None  # share of experts with weight on the held-out set, mean of layers
@@ -313,7 +315,7 @@ def flat_row(record: RunRecord) -> dict[str, Any]:
     """The record as a row of a table: its plain columns, then n_heads, top_k and query_norm of the
     layer under study (None if it has none), share.<term> of the FLOPs and <set>.<column> of every
     evaluation; init.<key> and before.<set>.<column> of a run that started from weights; of a branch
-    its trunk's id as trunk, and trunk.<key>.
+    its trunk's id as trunk, and trunk.<key>; <part>.<key> of parts of one's own.
     """
     # Not asdict, which copies what is nested: 7 s of 10,000 records
     row = {name: value for name, value in vars(record).items() if name not in _NESTED}
@@ -328,6 +330,9 @@ def flat_row(record: RunRecord) -> dict[str, Any]:
     if record.trunk:
         row["trunk"] = record.trunk.get("run_id")
         row |= {f"trunk.{key}": record.trunk[key] for key in _OF_TRUNK if key in record.trunk}
+    for name, columns in record.parts.items():
+        values = columns if isinstance(columns, dict) else {}
+        row |= {f"{name}.{key}": value for key, value in values.items()}
     for name, scores in record.before.items():
         row |= {f"before.{name}.{column}": value for column, value in scores.items()}
     for name, scores in record.evaluations.items():

@@ -13,7 +13,7 @@ from experiments.config.words import PLACES
 from experiments.data.packed import PackedText
 from experiments.data.prepare import prepare_data, prepare_sets
 from experiments.finished import run_config, trained_model
-from experiments.point import make_point
+from experiments.planning import make_point
 from experiments.records import finished_record
 from experiments.served import take_off
 

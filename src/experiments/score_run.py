@@ -12,7 +12,8 @@ from experiments.config.words import SCORING
 from experiments.data.prepare import prepare_data, prepare_sets
 from experiments.data.vocabulary import Vocabulary
 from experiments.finished import run_config, run_vocabulary, trained_model
-from experiments.point import Point, make_point
+from experiments.planning import make_point
+from experiments.point import Point
 from experiments.records import RECORD_NAME, RunRecord, finished_record, read_record, write_record
 from experiments.served import attach_library, library_label
 from experiments.tasks.choice import Chosen

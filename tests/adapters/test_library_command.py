@@ -13,7 +13,7 @@ from experiments import library as command_module
 from experiments.adapters import load_library, read_lora
 from experiments.execute import execute
 from experiments.finished import read_finished
-from experiments.point import make_point
+from experiments.planning import make_point
 from experiments.records import read_record
 from experiments.run_texts import read_base
 from tests.conftest import TINY

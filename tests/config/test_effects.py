@@ -5,13 +5,14 @@ import functools
 
 import pytest
 
-from experiments.config.effects import USED, VARIES, Is, Run, Trains, Unset, ineffective, without
+from experiments.config.effects import USED, VARIES, Is, Run, Trains, Unset, ineffective
 from experiments.config.fields import added, used
 from experiments.config.optim import Optim
+from experiments.config.reading import without
 from experiments.config.schema import Continual, Data, Init, Ladder, RunConfig, Trunk
 from experiments.models.ffn.moe import MoEConfig
 from experiments.models.ffn.peer import PEERConfig
-from experiments.point import check_effects, make_point, read_point
+from experiments.planning import check_effects, effective_id, make_point, read_point
 from experiments.sweep.planning import plan_points
 
 MODELS = ("dense", "none", "moe", "moe_fine", "pkm", "peer")
@@ -109,7 +110,7 @@ def test_a_default_that_is_given_makes_no_other_run(raw):
 def test_points_that_are_one_run_share_an_effective_id(raw):
     def ids(*words):
         (point,) = plan_points([raw(*words)])
-        return point.run_id, point.effective_id
+        return point.run_id, effective_id(point)
 
     base = ids()
     for same in (("continual=keep",), ("optim.lr=0.012", "ladder.lr=1")):

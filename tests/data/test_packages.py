@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from experiments.config.paths import conf_dir
 from experiments.config.reading import build
-from experiments.data.corpus import digest, identity
+from experiments.data.folders import digest, identity
 from experiments.data.overlap import find_overlap, grams, table
 from experiments.data.packages import Domain, Packages, mix, texts
 from experiments.data.packages import domain as one_domain

@@ -16,8 +16,9 @@ import pytest
 
 from experiments.data import packing
 from experiments.data.checked import write_checked
+from experiments.data.folders import packed_folder
 from experiments.data.packed import PackedText
-from experiments.data.packing import encode, pack, packed_folder
+from experiments.data.packing import encode, pack
 from experiments.data.tokenizer import TrainedBPE
 from experiments.data.vocabulary import Vocabulary, prepare_vocabulary
 from experiments.records import DamagedError

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from experiments.data.corpus import identity
+from experiments.data.folders import identity, vocabulary_folder, vocabulary_key
 from experiments.data.packing import encode
 from experiments.data.tokenizer import (
     END_OF_TEXT,
@@ -17,12 +17,7 @@ from experiments.data.tokenizer import (
     token_bytes,
     train_bpe,
 )
-from experiments.data.vocabulary import (
-    Vocabulary,
-    prepare_vocabulary,
-    vocabulary_folder,
-    vocabulary_key,
-)
+from experiments.data.vocabulary import Vocabulary, prepare_vocabulary
 from experiments.records import DamagedError
 from tests.conftest import Nursery
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from experiments.config.reading import build
-from experiments.data.corpus import identity
+from experiments.data.folders import identity
 from experiments.data.vocabulary import prepare_vocabulary
 from experiments.execute import execute
 from experiments.finished import read_finished
@@ -18,7 +18,7 @@ from experiments.models.ffn.beside import BesideConfig
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.transformer import Transformer
-from experiments.point import make_point
+from experiments.planning import make_point
 from experiments.records import read_record, write_record
 from tests.conftest import TINY, Nursery
 from tests.init.trunks import loaded

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from experiments.config.reading import build
-from experiments.data.corpus import identity
+from experiments.data.folders import identity
 from experiments.data.tokenizer import train_bpe
 from experiments.data.vocabulary import prepare_vocabulary
 from experiments.init.huggingface import HuggingFaceFolder

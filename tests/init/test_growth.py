@@ -9,6 +9,7 @@ import torch
 from experiments.config.optim import Optim
 from experiments.init import grow
 from experiments.init.growth import late_depth
+from experiments.init.late_keys import LateKeys
 from experiments.models.ffn._product_keys import Late
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.moe import MoEConfig
@@ -17,7 +18,6 @@ from experiments.models.ffn.pkm import PKMConfig
 from experiments.models.transformer import TransformerConfig
 from experiments.optim.groups import build_optimizer
 from experiments.optim.moments import grown_moments, set_moments
-from experiments.training.late_keys import LateKeys
 
 D = 16
 SMALL = {"n_experts": 64, "n_heads": 2, "top_k": 4, "d_key": 16}

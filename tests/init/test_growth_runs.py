@@ -7,7 +7,7 @@ import torch
 
 from experiments.execute import execute
 from experiments.finished import read_finished
-from experiments.point import make_point
+from experiments.planning import make_point
 from experiments.records import flat_row
 from experiments.sweep.planning import plan_points
 from experiments.training.checkpoints import LAST

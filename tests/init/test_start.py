@@ -10,7 +10,7 @@ import torch
 from experiments.evaluate import evaluate_run
 from experiments.execute import execute
 from experiments.init.start import start
-from experiments.point import make_point, run_id_of
+from experiments.planning import make_point, run_id_of
 from experiments.records import RECORD_NAME, read_record
 from experiments.sweep.plan_table import plan_table
 from experiments.sweep.planning import plan_points

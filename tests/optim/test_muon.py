@@ -17,7 +17,7 @@ from experiments.models.transformer import TransformerConfig
 from experiments.optim.groups import build_optimizer, parameter_groups
 from experiments.optim.muon import MOMENTUM, adjusted, carried, orthogonal
 from experiments.optim.optimizer import RowAdamW
-from experiments.point import make_point
+from experiments.planning import make_point
 from tests.conftest import TINY, Killed, kill_at
 
 MUON = replace(OPTIM, matrices="muon")

@@ -8,7 +8,7 @@ import torch
 from experiments.execute import execute
 from experiments.finished import load_weights
 from experiments.init.finished_run import FinishedRun
-from experiments.point import make_point
+from experiments.planning import make_point
 from experiments.system.seals import damage_of
 from experiments.training.checkpoints import LAST, to_resume_from
 from experiments.training.seal import SealedCheckpoints, save_sealed

@@ -3,7 +3,7 @@
 import pytest
 
 from experiments.execute import execute
-from experiments.point import make_point
+from experiments.planning import make_point
 from experiments.sweep import manifest
 from experiments.sweep.workers import redirect_output
 from experiments.system.disk import refuse_links

@@ -12,7 +12,7 @@ from experiments.config.reading import build
 from experiments.evaluate import evaluate_run
 from experiments.export import export_run
 from experiments.finished import read_finished
-from experiments.point import make_point
+from experiments.planning import make_point
 from experiments.run_texts import read_adapter, read_base, read_sets
 from experiments.sweep.restore import raws_of
 from tests.conftest import TINY

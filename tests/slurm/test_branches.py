@@ -4,7 +4,7 @@ import pytest
 
 from experiments import kept
 from experiments.execute import execute
-from experiments.point import make_point
+from experiments.planning import make_point
 from experiments.records import read_record
 from experiments.sweep import many_runs
 from experiments.sweep.queue import tasks_of

@@ -8,14 +8,14 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 
-from experiments.training import branching, seal
+from experiments.training import seal, starting
 from experiments.training.checkpoints import LAST, Checkpoint, RandomState
 from experiments.training.history import History
 
 
 def never_resume() -> None:
     """Each attempt begins with the first step."""
-    branching.to_resume_from = lambda folder: None
+    starting.to_resume_from = lambda folder: None
 
 
 def torch_generator() -> None:

@@ -16,7 +16,7 @@ from experiments.config.hydra_version import composing
 from experiments.config.paths import conf_dir
 from experiments.data.cache import locked
 from experiments.data.prepare import prepare_data
-from experiments.point import make_point
+from experiments.planning import make_point
 from experiments.records import write_text_atomically
 from tests.conftest import REPOSITORY, TINY
 from tests.training.domains import stream

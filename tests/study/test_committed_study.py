@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from analysis.__main__ import main as analyse
 from analysis.differences.models import compare_models
 from analysis.table.load import load_table
-from experiments.point import make_point
+from experiments.planning import make_point
 from experiments.records import find_records, read_record
 from experiments.run import main
 from tests.study.committed import DOCUMENT, RESULTS, ROOT, document_table

@@ -6,7 +6,7 @@ import pytest
 from analysis import numbers
 from analysis.adaptation import columns_of_starts, compare_adaptations
 from analysis.table.load import load_table
-from experiments.point import run_id_of
+from experiments.planning import run_id_of
 from experiments.records import find_records, read_record
 from tests.conftest import REPOSITORY
 

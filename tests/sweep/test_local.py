@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.point import make_point
+from experiments.planning import make_point
 from experiments.records import read_record
 from experiments.sweep import many_runs
 from experiments.sweep.many_runs import run_sweep

@@ -15,7 +15,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from experiments import retry
-from experiments.point import make_point
+from experiments.planning import make_point
 from experiments.records import DamagedError
 from experiments.sweep import lost, manifest, restore
 from experiments.sweep.many_runs import run_sweep

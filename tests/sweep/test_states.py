@@ -14,7 +14,7 @@ import pytest
 from experiments import cancel, cli, collect, retry, status
 from experiments.benchmarks.core.made_sweep import make_sweep
 from experiments.execute import execute
-from experiments.point import make_point
+from experiments.planning import make_point
 from experiments.records import read_record, write_record
 from experiments.sweep import manifest, progress, states
 from experiments.sweep.planning import choose

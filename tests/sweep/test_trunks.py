@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 
 from experiments import kept
-from experiments.branches import check_branch
+from experiments.config.schema import Continual
 from experiments.data.stream import DomainStream
-from experiments.point import make_point
+from experiments.parts import parts_of
+from experiments.planning import make_point, read_point
 from experiments.records import write_record
 from experiments.sweep.entering import entered
 from experiments.sweep.many_runs import run_sweep
@@ -83,13 +84,21 @@ def test_what_no_branch_can_be_is_refused(branch, how, why):
 
 
 def test_what_depends_on_the_budget_before_the_decay_is_refused(branch):
-    config = branch(20).config
+    draft = read_point(branch(20).raw)
+    config = draft.config
+
+    def check(config):
+        changed = replace(draft, config=config, parts=parts_of(config))
+        for part in changed.parts:
+            part.refuse(changed)
+
+    continual = Continual(replay=0.0, top_rows=None, background_steps=64, distil=0.0, l2=0.0)
     with pytest.raises(ValueError, match=r"optim.branch_from=trunk with weights to start from"):
-        check_branch(replace(config, init=object()))
+        check(replace(config, continual=continual))
     domains = dict.fromkeys(("a", "b"), config.data.corpus)
     stream = DomainStream(base=config.data.corpus, domains=domains, order=("a", "b"))
     with pytest.raises(ValueError, match=r"optim.branch_from=trunk with data=stream"):
-        check_branch(replace(config, data=replace(config.data, corpus=stream)))
+        check(replace(config, data=replace(config.data, corpus=stream)))
 
 
 def test_the_plan_has_each_trunk_once_and_the_saving(branch):

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from experiments.execute import execute
-from experiments.point import make_point
+from experiments.planning import make_point
 from experiments.system.claims import (
     RunLostError,
     RunningElsewhereError,

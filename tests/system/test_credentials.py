@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from experiments.execute import execute
-from experiments.point import make_point
+from experiments.planning import make_point
 from experiments.system.credentials import cut, refuse
 from experiments.system.environment import describe
 from experiments.training.module import LanguageModel

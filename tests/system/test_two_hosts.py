@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from experiments.execute import execute
-from experiments.point import make_point
+from experiments.planning import make_point
 from experiments.records import read_record
 from experiments.system import claims, processes
 from experiments.system.claims import (

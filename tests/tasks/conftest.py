@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from experiments.execute import execute
-from experiments.point import make_point
+from experiments.planning import make_point
 from experiments.records import read_record
 from tests.conftest import TINY
 

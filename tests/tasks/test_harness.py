@@ -13,7 +13,7 @@ from experiments.config.paths import conf_dir
 from experiments.evaluate import evaluate_run
 from experiments.execute import execute
 from experiments.export import export_run
-from experiments.point import make_point
+from experiments.planning import make_point
 from experiments.records import read_record
 from experiments.score_run import harness_model
 from experiments.tasks import harness

@@ -13,7 +13,7 @@ from pathlib import Path
 from torch.distributed import TCPStore
 
 from experiments.execute import execute
-from experiments.point import make_point
+from experiments.planning import make_point
 
 
 def train(raw):

@@ -7,21 +7,18 @@ import pytest
 import torch
 
 from experiments import kept
-from experiments.branches import check_steps
 from experiments.execute import _planned_record as planned_record
 from experiments.execute import execute
-from experiments.point import make_point
+from experiments.optim.schedule import check_steps
+from experiments.parts.branch import BRANCH_NAME
+from experiments.planning import make_point
+from experiments.point import DivergedError
 from experiments.records import write_record
 from experiments.sweep.entering import enter_branches
 from experiments.sweep.trunks import trunks_of
 from experiments.system.interruption import Interrupted
-from experiments.training.branching import (
-    BRANCH_NAME,
-    Beginning,
-    TrunkDivergedError,
-    beginning_of,
-)
 from experiments.training.checkpoints import LAST
+from experiments.training.starting import checkpoint_of
 from tests.conftest import TINY, Killed, Nursery, kill_at
 
 WSD = ("optim.schedule=wsd", "optim.warmup_tokens=640", "logger.log_every_n_steps=7")  # 5 steps
@@ -214,18 +211,26 @@ def saved(folder, name, *, whole=True):
     return path
 
 
+def beginning_of(branch):
+    """The checkpoint that the run begins at, and the steps of it that were the trunk's."""
+    branch.run_dir.mkdir(parents=True, exist_ok=True)
+    checkpoint = checkpoint_of(branch)
+    columns = [part.columns(branch) for part in branch.parts]
+    return checkpoint, next(c["trunk"]["n_steps"] for c in columns if c)
+
+
 def test_a_branch_begins_at_the_nearest_whole_checkpoint_that_leads_to_its_start(make):
     branch = make(20)
     folder = branch.branch.folder
     early, late = saved(folder, "step-7.ckpt"), saved(folder, "step-15.ckpt")
     saved(folder, "step-16.ckpt")
-    assert beginning_of(branch) == Beginning(checkpoint=late, taken=15)
+    assert beginning_of(branch) == (late, 15)
     saved(folder, "step-15.ckpt", whole=False)
     with pytest.warns(UserWarning, match=r"step-15\.ckpt is damaged .*; it is ignored"):
-        assert beginning_of(branch) == Beginning(checkpoint=early, taken=7)
+        assert beginning_of(branch) == (early, 7)
     saved(folder, "step-7.ckpt", whole=False)
     with pytest.warns(UserWarning, match="is damaged"):
-        assert beginning_of(branch) == Beginning(checkpoint=None)
+        assert beginning_of(branch) == (None, 0)
     named = make(20, branch=folder)
     why = "no whole checkpoint of step 15 or before"
     with pytest.warns(UserWarning, match="is damaged"), pytest.raises(RuntimeError, match=why):
@@ -236,10 +241,10 @@ def test_a_branch_that_has_begun_goes_on_with_the_steps_that_it_noted(make):
     branch = make(20)
     own = saved(branch.run_dir, LAST)
     saved(branch.branch.folder, "step-15.ckpt")
-    assert beginning_of(branch) == Beginning(checkpoint=own, taken=0)  # no note: from its first
+    assert beginning_of(branch) == (own, 0)  # no note: from its first
     for text, taken in (('{"trunk": "x", "n_steps": 7}', 7), ("{", 15), ('{"n_steps": null}', 15)):
         (branch.run_dir / BRANCH_NAME).write_text(text)
-        assert beginning_of(branch) == Beginning(checkpoint=own, taken=taken)
+        assert beginning_of(branch) == (own, taken)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +253,7 @@ def test_a_branch_that_has_begun_goes_on_with_the_steps_that_it_noted(make):
         ("done", 14, Interrupted),
         ("done", 15, None),
         ("done", 16, None),
-        ("diverged", 14, TrunkDivergedError),
+        ("diverged", 14, DivergedError),
         ("diverged", 15, None),
         ("failed", 16, RuntimeError),
     ],
@@ -261,7 +266,7 @@ def test_a_trunk_without_checkpoints_must_have_come_to_the_start(make, status, n
     record = replace(planned_record(trunk), status=status, error=error, n_tokens=n_tokens)
     write_record(trunk.run_dir, record)
     if how is None:
-        assert beginning_of(branch) == Beginning(checkpoint=None)
+        assert beginning_of(branch) == (None, 0)
     else:
         with pytest.raises(how, match="trunk"):
             beginning_of(branch)
@@ -284,7 +289,7 @@ def test_a_run_has_room_for_warm_up_decay_and_a_trunk(make, warmup, decay, branc
     tokens = {"warmup_tokens": warmup * 128.0, "decay_tokens": decay * 128.0}
     config = replace(config, optim=replace(config.optim, **tokens))
     if why is None:
-        check_steps(config, 20, 128)
+        check_steps(config.optim, config.budget, 20, 128)
     else:
         with pytest.raises(ValueError, match=why):
-            check_steps(config, 20, 128)
+            check_steps(config.optim, config.budget, 20, 128)

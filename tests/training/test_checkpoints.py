@@ -12,7 +12,7 @@ import torch
 
 from experiments import execute as execution
 from experiments.execute import execute
-from experiments.point import make_point
+from experiments.planning import make_point
 from experiments.records import is_finished, read_record
 from experiments.system import interruption
 from experiments.system.claims import read_events

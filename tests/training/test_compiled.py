@@ -15,7 +15,7 @@ from experiments.models.ffn.peer import PEERConfig
 from experiments.models.ffn.pkm import PKMConfig
 from experiments.models.transformer import TransformerConfig
 from experiments.optim.groups import build_optimizer
-from experiments.point import make_point
+from experiments.planning import make_point
 from experiments.records import read_record
 from experiments.training import compiled
 from experiments.training.compiled import CompileClock, compile_trunk, resolve_compile

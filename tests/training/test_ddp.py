@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from experiments.execute import execute
-from experiments.point import make_point
+from experiments.planning import make_point
 from experiments.records import read_record
 from experiments.sweep.entering import enter_branches
 from experiments.sweep.trunks import trunks_of

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from experiments.execute import execute
 from experiments.models.ffn.dense import Dense
-from experiments.point import make_point
+from experiments.planning import make_point
 from experiments.records import Outcome, lacks_rows
 from experiments.sweep import manifest
 from experiments.sweep.many_runs import run_sweep

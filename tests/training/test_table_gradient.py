@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from experiments.execute import build_model, execute
-from experiments.point import make_point
+from experiments.execute import execute
+from experiments.planning import make_point
 from experiments.training.module import LanguageModel
+from experiments.training.starting import build_model
 from tests.conftest import TINY, Killed, kill_at
 
 SMALL = ("n_experts=64", "model.d_key=8", "model.n_heads=2", "model.top_k=4")

@@ -14,7 +14,7 @@ import pytest
 
 from experiments.config.schema import Logger
 from experiments.execute import execute
-from experiments.point import make_point
+from experiments.planning import make_point
 from experiments.records import read_record
 from experiments.training.tracking import WandbRun, has_key, resolve_mode, tags_of
 from tests.conftest import REPOSITORY, TINY

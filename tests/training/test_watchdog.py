@@ -16,7 +16,7 @@ from tests.conftest import REPOSITORY, TINY
 HANGS = """
 import sys, threading
 from experiments.execute import execute
-from experiments.point import make_point
+from experiments.planning import make_point
 from experiments.training.module import LanguageModel
 from hydra import compose
 from experiments.cli import resolve

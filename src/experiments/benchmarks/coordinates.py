@@ -33,7 +33,7 @@ from experiments.cli import at_least
 from experiments.config.optim import Optim
 from experiments.models.transformer import Block, Transformer, TransformerConfig
 from experiments.optim.groups import build_optimizer
-from experiments.run_plan import peak_rate
+from experiments.planning import peak_rate
 from experiments.system.text_table import aligned
 
 WIDTHS = (32, 64, 128, 256, 512)

@@ -21,10 +21,10 @@ from experiments.data.corpus import TRAIN
 from experiments.data.loader import Loader
 from experiments.data.packing import encode
 from experiments.data.prepare import PreparedData, prepare_data, training_batches
-from experiments.execute import build_model
 from experiments.optim.groups import build_optimizer
 from experiments.point import Point, plan_point
 from experiments.system.environment import keep_freed_memory, usable_cores
+from experiments.training.starting import build_model
 
 SMALL = (  # one block of width 16: the model with the highest token rate of those measured here
     "model=dense",

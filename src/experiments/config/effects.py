@@ -175,18 +175,10 @@ def _of_group(own: Any, prefix: str, run: Run, given_alone: bool) -> Iterator[In
         why = next((words for words in unmet if words is not None), None)
         if why is not None:
             yield Ineffective(name=name, value=value, why=why, given=given)
-        if dataclasses.is_dataclass(value):
-            yield from _of_group(value, f"{name}.", run, given_alone)
-
-
-def without(raw: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-    """A config without the keys of these dotted names."""
-    kept: dict[str, Any] = {}
-    for key, value in raw.items():
-        below = [n.removeprefix(f"{key}.") for n in names if n.startswith(f"{key}.")]
-        if key not in names:
-            kept[key] = without(value, below) if below and isinstance(value, Mapping) else value
-    return kept
+        below = value.items() if isinstance(value, Mapping) else ()
+        for key, one in ((name, value), *((f"{name}.{key}", one) for key, one in below)):
+            if dataclasses.is_dataclass(one):
+                yield from _of_group(one, f"{key}.", run, given_alone)
 
 
 def _typed(value: Any) -> str:

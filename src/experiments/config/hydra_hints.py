@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from experiments.config.paths import conf_dir
 
-_OPTIONAL = ("eval", "experiment", "ladder_model", "hydra")  # groups that may be empty or lists
+_OPTIONAL = ("eval", "parts", "experiment", "ladder_model", "hydra")  # may be empty, or lists
 _NO_EFFECT = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 _RENAMED = {"scale": "ladder_model"}  # a group's old name: what it is now
 _BARE_RANGE = re.compile(r"[:,]\s*((?:log|uniform|int|log_int)\([^)]*\))")

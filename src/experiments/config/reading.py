@@ -9,10 +9,11 @@ import difflib
 import importlib
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments.config.constraints import checked, hints_of, shown
+from experiments.config.fields import is_unchanged
 from experiments.config.hydra_hints import choices
 from experiments.config.paths import conf_dir
 from experiments.config.trust import check_trusted
@@ -133,3 +134,36 @@ def _choices(name: str) -> str:
     if not (conf_dir() / group).is_dir():
         return f"give {name}=..."
     return choices(group)
+
+
+def without_unchanged(node: Any, hint: Any) -> Any:
+    """The node without fields that are younger than records and stand at their default.
+
+    hint: the type that the node's parent declares for it; a node with a `_target_` says itself.
+    """
+    if isinstance(node, list):
+        return [without_unchanged(item, None) for item in node]
+    if not isinstance(node, Mapping):
+        return node
+    cls = group_class(hint)
+    if "_target_" in node:
+        cls = target_class(node, "_target_")
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
+        return {key: without_unchanged(item, None) for key, item in node.items()}
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    return {
+        key: without_unchanged(item, hints.get(key))
+        for key, item in node.items()
+        if key not in fields or not is_unchanged(fields[key], read_value(item, hints[key], key))
+    }
+
+
+def without(raw: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """A config without the keys of these dotted names."""
+    kept: dict[str, Any] = {}
+    for key, value in raw.items():
+        below = [n.removeprefix(f"{key}.") for n in names if n.startswith(f"{key}.")]
+        if key not in names:
+            kept[key] = without(value, below) if below and isinstance(value, Mapping) else value
+    return kept

@@ -2,6 +2,8 @@
 
 from typing import Protocol
 
+TRUNK = "trunk"  # optim.schedule of a trunk, and optim.branch_from where the sweep trains it
+
 
 class Schedule(Protocol):
     """The fields of Optim that say how the rate runs; schema.py documents them."""
@@ -22,7 +24,7 @@ class Schedule(Protocol):
 
 def check_schedule(optim: Schedule) -> None:
     """Raises ValueError for parts that don't go together. Whether steps and tokens do is known
-    once the run has steps (branches.py).
+    once the run has steps (optim/schedule.py).
     """
     kind = optim.schedule
     in_shares = optim.warmup_tokens is None and optim.decay_tokens is None
@@ -36,8 +38,8 @@ def check_schedule(optim: Schedule) -> None:
             f"branch_from={optim.branch_from} with optim.schedule={kind}: a branch is a run that "
             "decays from a trunk; set optim.schedule=wsd"
         )
-    if optim.warmup_tokens is None and (optim.branch_from is not None or kind == "trunk"):
-        what = "schedule=trunk" if kind == "trunk" else f"branch_from={optim.branch_from}"
+    if optim.warmup_tokens is None and (optim.branch_from is not None or kind == TRUNK):
+        what = "schedule=trunk" if kind == TRUNK else f"branch_from={optim.branch_from}"
         raise ValueError(
             f"{what} with optim.warmup_tokens=null: a share of the steps is another warm-up for "
             "each budget, and one trunk has one; set optim.warmup_tokens"

@@ -37,7 +37,7 @@ CompileChoice = Literal["auto", True, False]
 # what each part that a `_target_` names must be able to do: costs.FFNConfig, data.corpus.Corpus and
 # data.tokenizer.TokenizerConfig
 _LAYER, _CORPUS, _TOKENIZER = ("cost", "build"), ("documents",), ("n_entries", "make")
-_WEIGHTS = ("shape", "digest", "tokenizer", "state")
+_WEIGHTS, _PART = ("shape", "digest", "tokenizer", "state"), ("start", "training")
 
 
 def _leaves_blocks(trunk: "Trunk") -> bool:
@@ -122,13 +122,13 @@ class Init:
 
     weights: what reads them; its path is their place. sha256: of what they are, filled in when they
     are found (init/completion.py).
-    how: what the chosen blocks hold. keep: the weights' own layer. beside: it, and the layer under
-    study with outputs of zero. copies: the same, its experts seeded from the layer's neurons, with
-    `noise` of their size. replace: the layer under study instead, seeded from the neurons, and then
-    distilled on distil_tokens at the rate distil_lr. upcycle: experts that are copies of the layer,
-    with the share `reinit` of each random again. bias: the weights' own layer with more experts,
-    which are let in over the share `anneal` of the steps; copies does so where the block holds
-    experts (init/growth.py).
+    how: what the chosen blocks hold; a file of init/how each. keep: the weights' own layer. beside:
+    it, and the layer under study with outputs of zero. copies: the same, its experts seeded from
+    the layer's neurons, with `noise` of their size. replace: the layer under study instead, seeded
+    from the neurons, and then distilled on distil_tokens at the rate distil_lr. upcycle: experts
+    that are copies of the layer, with the share `reinit` of each random again. bias: the weights'
+    own layer with more experts, which are let in over the share `anneal` of the steps; copies does
+    so where the block holds experts (init/growth.py).
     train: layer: that of the chosen blocks alone | tables: its tables alone, so that what is
     retrieved stays | all | lora: adapters of lora_rank in all blocks.
     """
@@ -138,7 +138,7 @@ class Init:
         If(_have_a_path, "with init=smollm2, which is a package's; set init=hf"), idle=None
     )
     sha256: Sha256 | None
-    how: Literal["keep", "beside", "copies", "replace", "upcycle", "bias"]
+    how: str
     train: Literal["layer", "tables", "all", "lora"]
     noise: NotNegative = used(Is("how", "copies", "bias"), idle=0.1)
     reinit: Fraction = used(Is("how", "upcycle"), idle=0.0)
@@ -157,7 +157,7 @@ class Init:
 
 @dataclass(frozen=True, kw_only=True)
 class Continual:
-    """How a run keeps what it knew while it learns (training/keeping.py). All may be combined.
+    """How a run keeps what it knew while it learns (parts/keeping.py). All may be combined.
 
     replay: the share of windows that are of the stream's base corpus. top_rows: of each table, how
     many rows a step may change: those whose TF-IDF is highest, counts of the batch against
@@ -284,7 +284,7 @@ class RunConfig:
 
     kernel: what reads expert tables (kernels/select.py). budget in training FLOPs; size in blocks;
     n_experts as the model resolved it, None if it has none. What has a `_target_` (model,
-    trunk.base_ffn, data.corpus, data.tokenizer, the corpora of eval) is built from it.
+    trunk.base_ffn, data.corpus, data.tokenizer, the corpora of eval, parts) is built from it.
     """
 
     model_name: ModelName
@@ -308,6 +308,7 @@ class RunConfig:
     kernel: KernelName = "auto"  # as in records from before there was a choice
     init: Init | None = added(None)
     continual: Continual | None = added(None, If(_keeps, "without a way to keep"), varies=True)
+    parts: Mapping[str, Any] | None = added(None)
 
     @property
     def d_model(self) -> int:
@@ -322,7 +323,7 @@ def read_run_config(raw: Mapping[str, Any]) -> RunConfig:
     refuses, and n_experts given to a model that has no experts.
     """
     raw = dict(raw)
-    for group in ("trunk", "data", "eval", "init", "continual"):
+    for group in ("trunk", "data", "eval", "init", "continual", "parts"):
         if not isinstance(raw.get(group), (Mapping, types.NoneType)):
             raise ValueError(f"{group}={shown(raw[group])} must be a group of keys")
     raw["model"] = _model(raw)
@@ -336,6 +337,9 @@ def read_run_config(raw: Mapping[str, Any]) -> RunConfig:
     data["corpus"] = build(data.get("corpus"), "data.corpus", _CORPUS)
     data["tokenizer"] = build(data.get("tokenizer"), "data.tokenizer", _TOKENIZER)
     sets = read_eval_sets(raw.get("eval") or {})
+    if raw.get("parts") is not None:
+        each = raw["parts"].items()
+        raw["parts"] = {name: build(node, f"parts.{name}", _PART) for name, node in each}
     config: RunConfig = read(RunConfig, {**raw, "trunk": trunk, "data": data, "eval": sets})
     stride = config.evaluation.stride
     if stride is not None and stride > config.data.seq_len:

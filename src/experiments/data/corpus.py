@@ -1,13 +1,8 @@
 """The interface of a source of text."""
 
-import hashlib
-import json
 from collections.abc import Iterator
-from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
-
-from experiments.config.fields import settings
+from typing import Protocol, runtime_checkable
 
 TRAIN, VALIDATION = "train", "validation"
 
@@ -46,17 +41,3 @@ def name_of(corpus: Corpus) -> str:
     """A corpus in messages: its kind, and the domain, dataset or folder that it is of."""
     which = getattr(corpus, "domain", None) or getattr(corpus, "path", None)
     return type(corpus).__name__ + (f" {which}" if isinstance(which, str) else "")
-
-
-def identity(part: Any) -> dict[str, Any]:
-    """The settings that determine a corpus's text or a tokenizer's ids, as plain values."""
-    assert is_dataclass(part)
-    assert not isinstance(part, type)
-    own = getattr(part, "identity", None)
-    return {"kind": type(part).__name__, **(own() if own is not None else settings(part))}
-
-
-def digest(values: Any) -> str:
-    """12 hex digits that stand for plain values."""
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]

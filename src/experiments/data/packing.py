@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from experiments.data.cache import full_disk_explained, locked
-from experiments.data.corpus import Corpus, digest, identity, name_of
+from experiments.data.corpus import Corpus, name_of
 from experiments.data.packed import (
     INDEX_NAME,
     PackedText,
@@ -26,41 +26,15 @@ from experiments.data.packed import (
     token_dtype,
     write_index,
 )
-from experiments.data.tokenizer import TokenizerConfig
 from experiments.data.verified import open_verified, stamp
-from experiments.data.vocabulary import Vocabulary, vocabulary_key
+from experiments.data.vocabulary import Vocabulary
 from experiments.records import DamagedError
 from experiments.system.disk import sync, sync_file, sync_tree
 
-FORMAT_VERSION = 2
 SHARD_TOKENS = 2**24  # a shard ends with the document that reaches this
 _CHUNK_BYTES = 4_000_000  # of text handed to the tokenizer's threads at once
 _JOURNAL = "journal.jsonl"  # a line a finished shard, while the folder is being made
 _MIN_SECONDS = 2.0  # shorter work shows no bar and says nothing
-
-
-def packed_folder(
-    corpus: Corpus,
-    split: str,
-    tokenizer: TokenizerConfig,
-    trained_on: Corpus,
-    cache: Path,
-    max_tokens: int | None = None,
-) -> Path:
-    """The folder of a split's tokens; it may not exist yet. Reads no text.
-
-    trained_on: the corpus whose training split a trained tokenizer has seen.
-    """
-    key = digest(
-        {
-            "corpus": identity(corpus),
-            "split": split,
-            "vocabulary": vocabulary_key(tokenizer, trained_on),
-            "max_tokens": max_tokens,
-            "version": FORMAT_VERSION,
-        }
-    )
-    return cache / "tokens" / f"{type(corpus).__name__.lower()}-{split.replace('/', '-')}-{key}"
 
 
 def pack(

@@ -9,13 +9,14 @@ from torch.utils.data import IterableDataset
 
 from experiments.config.schema import Data, EvalSet
 from experiments.data.batches import PackedBatches, Windows, n_windows
-from experiments.data.corpus import TRAIN, VALIDATION, Corpus, ShardedCorpus, identity
+from experiments.data.corpus import TRAIN, VALIDATION, Corpus, ShardedCorpus
+from experiments.data.folders import identity, packed_folder, vocabulary_folder
 from experiments.data.packed import PackedText
-from experiments.data.packing import pack, packed_folder
+from experiments.data.packing import pack
 from experiments.data.staged import Stage, StagedBatches
 from experiments.data.stream import DomainStream
 from experiments.data.streaming import StreamedBatches
-from experiments.data.vocabulary import Vocabulary, prepare_vocabulary, vocabulary_folder
+from experiments.data.vocabulary import Vocabulary, prepare_vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,45 +81,28 @@ def prepare_data(data: Data, cache: Path) -> PreparedData:
     """
     corpus = base_of(data.corpus)
     vocabulary = prepare_vocabulary(data.tokenizer, corpus, cache)
-    train = None
-    if not data.streaming:
-        folder = train_folder(data, cache)
-        train = pack(corpus, TRAIN, vocabulary, folder, cache, data.max_train_tokens)
-        _check_length(train, TRAIN, data.seq_len)
-    limit = data.max_validation_tokens
-    folder = packed_folder(corpus, VALIDATION, data.tokenizer, corpus, cache, limit)
-    validation = pack(corpus, VALIDATION, vocabulary, folder, cache, limit)
-    _check_length(validation, VALIDATION, data.seq_len)
+
+    def text(part: Corpus, split: str, name: str) -> PackedText:
+        limit = data.max_train_tokens if split == TRAIN else data.max_validation_tokens
+        folder = packed_folder(part, split, data.tokenizer, corpus, cache, limit)
+        tokens = pack(part, split, vocabulary, folder, cache, limit)
+        _check_length(tokens, name, data.seq_len)
+        return tokens
+
+    stream = data.corpus if isinstance(data.corpus, DomainStream) else None
+    learnt, domains = (stream.order, stream.domains) if stream is not None else ((), {})
     return PreparedData(
         vocabulary=vocabulary,
-        train=train,
-        validation=validation,
-        domains=_prepare_domains(data, vocabulary, cache),
+        train=None if data.streaming else text(corpus, TRAIN, TRAIN),
+        validation=text(corpus, VALIDATION, VALIDATION),
+        domains={
+            name: (
+                text(domain, TRAIN, f"{name}'s {TRAIN}") if name in learnt else None,
+                text(domain, VALIDATION, f"{name}'s {VALIDATION}"),
+            )
+            for name, domain in domains.items()
+        },
     )
-
-
-def _prepare_domains(
-    data: Data, vocabulary: Vocabulary, cache: Path
-) -> dict[str, tuple[PackedText | None, PackedText]]:
-    """A stream's domains: those that are learnt, and of others the validation split alone."""
-    stream = data.corpus
-    if not isinstance(stream, DomainStream):
-        return {}
-
-    def packed(name: str, split: str, limit: int | None) -> PackedText:
-        corpus = stream.domains[name]
-        folder = packed_folder(corpus, split, data.tokenizer, stream.base, cache, limit)
-        text = pack(corpus, split, vocabulary, folder, cache, limit)
-        _check_length(text, f"{name}'s {split}", data.seq_len)
-        return text
-
-    return {
-        name: (
-            packed(name, TRAIN, data.max_train_tokens) if name in stream.order else None,
-            packed(name, VALIDATION, data.max_validation_tokens),
-        )
-        for name in stream.domains
-    }
 
 
 def prepare_sets(

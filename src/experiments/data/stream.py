@@ -7,7 +7,8 @@ from typing import Any
 
 from experiments.config.constraints import shown
 from experiments.config.reading import build
-from experiments.data.corpus import Corpus, identity
+from experiments.data.corpus import Corpus
+from experiments.data.folders import identity
 
 JOINT, BASE = "joint", "base"  # the names of a stage, and of a set that is scored
 _BASE = "what was learnt before (that of the run of init=run)"

@@ -11,11 +11,10 @@ from tokenizers import Tokenizer
 
 from experiments.data.cache import made_once
 from experiments.data.checked import read_checked, write_checked
-from experiments.data.corpus import Corpus, digest, identity
+from experiments.data.corpus import Corpus
+from experiments.data.folders import vocabulary_folder
 from experiments.data.tokenizer import TokenizerConfig, token_bytes, vocabulary_size
 from experiments.records import DamagedError
-
-_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -78,18 +77,6 @@ class Vocabulary:
         if hashlib.sha256(content).hexdigest() != self.sha256:
             raise DamagedError(path, "its sha256 is not the one in meta.json", self.remedy)
         return content.decode()
-
-
-def vocabulary_key(config: TokenizerConfig, corpus: Corpus) -> str:
-    """12 hex digits for all that the ids depend on; needs no text."""
-    trained_on = identity(corpus) if config.trained else None
-    return digest({"tokenizer": identity(config), "corpus": trained_on, "version": _VERSION})
-
-
-def vocabulary_folder(config: TokenizerConfig, corpus: Corpus, cache: Path) -> Path:
-    """The tokenizer's folder; it may not exist yet."""
-    name = f"{type(config).__name__.lower()}-{vocabulary_key(config, corpus)}"
-    return cache / "tokenizers" / name
 
 
 def prepare_vocabulary(config: TokenizerConfig, corpus: Corpus, cache: Path) -> Vocabulary:

@@ -10,12 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.config.constraints import AtLeast1, checked, hints_of, shown
+from experiments.config.constraints import AtLeast1, checked, shown
 from experiments.config.reading import build, check_chosen
-from experiments.config.schema import Init
 from experiments.data.stream import DomainStream
 from experiments.init.finished_run import FinishedRun
-from experiments.init.growth import can_grow, grown_config
+from experiments.init.how import how_of
 from experiments.init.source import Shape, WeightSource, node_of, target_of
 from experiments.models.transformer import chosen_blocks
 
@@ -45,9 +44,8 @@ def completed(raw: Mapping[str, Any]) -> Mapping[str, Any]:
         _fill(node, name, value, f"{group}.{name}" if group else name)
     _fill_base(filled["data"], source)
     _fill_tokenizer(filled, shape, source.tokenizer(cache))
-    how = checked(filled["init"].get("how"), hints_of(Init)["how"], "init.how")
-    if how in ("keep", "bias", "copies"):
-        _take_own(filled, shape, how)
+    how = filled["init"].get("how")
+    _take_own(filled, shape, how)
     if filled.get("model_name") == _OWN:
         raise ValueError(
             f"init.how={how} puts another layer into the chosen blocks, and model=weights is their "
@@ -156,36 +154,39 @@ def _fill_tokenizer(filled: Node, shape: Shape, own: Mapping[str, Any]) -> None:
         )
 
 
-def _take_own(filled: Node, shape: Shape, how: str) -> None:
-    """The layer under study is the weights' own; where it grows, with as many experts as asked."""
+def _take_own(filled: Node, shape: Shape, name: Any) -> None:
+    """The layer under study is the weights' own, if the way says so; where it grows, with as many
+    experts as asked.
+    """
+    how = how_of(name)
     blocks = chosen_blocks(filled["trunk"]["ffn_blocks"], shape.n_layers)
     own = [dict(shape.ffns[i]) for i in blocks]
     layer = build(own[0], "model", ("cost", "build"))
-    if how == "copies" and not can_grow(layer):
-        return  # of a layer's neurons: the layer under study is another
+    if not how.is_own(layer):
+        return
     if any(node != own[0] for node in own):
         raise ValueError(
-            f"init.how={how} with trunk.ffn_blocks={filled['trunk']['ffn_blocks']}: these blocks "
+            f"init.how={name} with trunk.ffn_blocks={filled['trunk']['ffn_blocks']}: these blocks "
             "hold different layers, and one is under study; name blocks of one kind"
         )
-    if how != "keep":
+    if how.grows(layer):
         n_experts = checked(filled.get("n_experts"), AtLeast1 | None, "n_experts")
         if n_experts is None:
             raise ValueError(
-                f"init.how={how} wants to know how many experts there shall be: give n_experts=..."
+                f"init.how={name} wants to know how many experts there shall be: give n_experts=..."
             )
-        own[0] = node_of(grown_config(layer, n_experts, how))
-    _check_given(filled, own[0], how)
+        own[0] = node_of(how.grown(layer, n_experts))
+    _check_given(filled, own[0], name, how.grows(layer))
     filled["model"], filled["model_name"] = own[0], shape.name
     filled["n_experts"] = own[0].get("n_experts")
 
 
-def _check_given(filled: Node, own: Mapping[str, Any], how: str) -> None:
+def _check_given(filled: Node, own: Mapping[str, Any], how: str, grows: bool) -> None:
     """Raises ValueError for a layer, or a part of it, that is not the weights' own."""
     node = filled.get("model") or {}
     given = [*node.items()] if isinstance(node, Mapping) else []
     given += [("n_experts", filled.get("n_experts"))]
-    what = "own layer with more experts" if how != "keep" else "own layer"
+    what = "own layer with more experts" if grows else "own layer"
     for name, value in given:
         if (value is None and name == "n_experts") or own.get(name) == value:
             continue
@@ -196,7 +197,7 @@ def _check_given(filled: Node, own: Mapping[str, Any], how: str) -> None:
             theirs = f"has {shown(own[name]) if name in own else 'none'}"
         raise ValueError(
             f"{key} with init.how={how}: the blocks hold the weights' {what}, which {theirs}; "
-            f"leave model{' and n_experts' if how == 'keep' else ''} out, or set another init.how"
+            f"leave model{'' if grows else ' and n_experts'} out, or set another init.how"
         )
 
 

@@ -7,7 +7,7 @@ layer is another one: new keys outscore old ones (tests/init/test_growth.py meas
 
 bias    New keys are drawn around random old ones. A bias on their scores keeps them out of reach at
         first, so the function is the old one to the bit, and rises to 0 in the training
-        (training/late_keys.py). The FLOPs a token are those of more keys.
+        (init/late_keys.py). The FLOPs a token are those of more keys.
 copies  Each key, and each expert of it, m times, and m times top_k: all copies of what was
         retrieved are retrieved, and share its gate. Exact to rounding. FLOPs are m times as many.
 

@@ -9,7 +9,8 @@ from tokenizers import Tokenizer
 
 from experiments.config.constraints import Sha256
 from experiments.config.reading import build
-from experiments.data.corpus import Corpus, identity
+from experiments.data.corpus import Corpus
+from experiments.data.folders import identity
 from experiments.data.vocabulary import prepare_vocabulary
 
 

@@ -35,12 +35,10 @@ def grown_moments(
     saved: the parent's optimizer, whose blocks held `bases`. None, {}, where it had other groups of
     parameters than a whole model's: parts of it were frozen, or it stepped by another optimizer.
     """
-    with torch.device("meta"):
-        parent = replace(model.config, ffns=tuple(bases)).build()
-    names = {id(p): name for name, p in parent.named_parameters()}
-    groups = parameter_groups(parent, 1.0, optim)
+    parent, groups = _parent(model, bases, optim)
     if _sizes(groups) != _sizes(saved["param_groups"]):
         return {}
+    names = {id(p): name for name, p in parent.named_parameters()}
     order = [names[id(p)] for group in groups for p in group["params"]]
     indices = [i for group in saved["param_groups"] for i in group["params"]]
     moments = {}
@@ -53,6 +51,23 @@ def grown_moments(
             for key, tensor in state.items()
         }
     return moments
+
+
+def has_moments(
+    saved: Mapping[str, Any], model: Transformer, bases: Sequence[FFNConfig], optim: Optim
+) -> bool:
+    """Whether grown_moments() finds any."""
+    _, groups = _parent(model, bases, optim)
+    return bool(saved["state"]) and _sizes(groups) == _sizes(saved["param_groups"])
+
+
+def _parent(
+    model: Transformer, bases: Sequence[FFNConfig], optim: Optim
+) -> tuple[Transformer, Sequence[Mapping[str, Any]]]:
+    """The model before it grew, without its numbers, and the groups of its parameters."""
+    with torch.device("meta"):
+        parent = replace(model.config, ffns=tuple(bases)).build()
+    return parent, parameter_groups(parent, 1.0, optim)
 
 
 def _sizes(groups: Sequence[Mapping[str, Any]]) -> list[int]:

@@ -2,11 +2,8 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 
 from experiments.budget.plan import format_memory, format_shares
-from experiments.data.prepare import stages_of
-from experiments.models.transformer import chosen_blocks
 from experiments.point import Point
 from experiments.sweep.settings import with_settings
 from experiments.sweep.trunks import savings_text, trunks_of
@@ -27,7 +24,7 @@ def plan_table(points: Sequence[Point], flops_per_second: float) -> str:
     trunks = with_settings(trunks_of(points))
     points = [*trunks, *points]
     rows = [_COLUMNS, *(_row(point, flops_per_second) for point in points)]
-    settings = ["", *(_role(point) + point.setting.strip() for point in points)]
+    settings = ["", *(_note(point) + point.setting.strip() for point in points)]
     lines = [f"{line}  {setting}".rstrip() for line, setting in zip(aligned(rows), settings)]
     alike = Counter(lines)
     lines[1:] = [
@@ -40,15 +37,7 @@ def plan_table(points: Sequence[Point], flops_per_second: float) -> str:
     unit, name = (2**20, "MiB") if small else (2**30, "GiB")
     lines += ["", f"Memory of one process, {name}:"]
     lines += _by_layer(points, lambda p: format_memory(p.plan.memory, unit))
-    started = [p for p in points if p.config.init is not None]
-    if started:
-        lines += ["", "Weights to start from:", *_by_layer(started, _start)]
-    by_law = [p for p in points if p.plan.lr_from]
-    if by_law:
-        lines += ["", "Peak learning rates by law:", *_by_layer(by_law, lambda p: p.plan.lr_from)]
-    streams = [p for p in points if p.plan.stage_steps]
-    if streams:
-        lines += ["", "Stages, in steps:", *_by_layer(streams, _stages)]
+    lines += _of_parts(points)
     lines += savings_text(points)
     total = sum(p.own_flops for p in points)
     lines += [
@@ -67,46 +56,29 @@ def plan_table(points: Sequence[Point], flops_per_second: float) -> str:
     return "\n".join(lines)
 
 
-def _role(point: Point) -> str:
-    """A branch's or trunk's role, before its setting."""
-    if point.branch is not None:
-        return f"from step {point.first_step} of trunk {point.branch.trunk_id} "
-    return f"trunk {point.run_id} " if point.is_trunk else ""
+def _note(point: Point) -> str:
+    return "".join(part.note(point) for part in point.parts)
 
 
-def _start(point: Point) -> str:
-    """Where the weights come from, what is done with them, and what is trained."""
-    init, cost = point.config.init, point.plan.cost
-    assert init is not None
-    blocks = chosen_blocks(point.config.trunk.ffn_blocks, point.config.size)
-    where = f" in block{'s' if len(blocks) > 1 else ''} {', '.join(map(str, blocks))}"
-    whole = init.how == "keep" and init.train != "layer"  # no block is another than the rest
-    share = cost.frozen_flops / cost.training_flops
-    trained = f"{count(cost.n_trained_params)} of {count(cost.n_params)} parameters"
-    how = init.how if whole else init.how + where
-    return (
-        f"{type(init.weights).__name__} {str(init.sha256)[:8]}, {how}; "
-        f"trained: {init.train}, {trained}; {share:.0%} of the FLOPs are of frozen parts"
-    )
-
-
-def _stages(point: Point) -> str:
-    """Each domain with its steps, and how old knowledge is kept."""
-    names = stages_of(point.config.data)
-    stages = [f"{name} {n}" for name, n in zip(names, point.plan.stage_steps, strict=True)]
-    continual = point.config.continual
-    given = {} if continual is None else asdict(continual)
-    kept = [
-        f"{name}={given[name]:g}"
-        for name in ("replay", "top_rows", "distil", "l2")
-        if given.get(name)
-    ]
-    return ", ".join(stages) + (f"; kept by {' '.join(kept)}" if kept else "")
+def _of_parts(points: Sequence[Point]) -> list[str]:
+    """What parts of the runs have to say, under their headings."""
+    said: dict[str, list[tuple[Point, str]]] = {}
+    for point in points:
+        for part in point.parts:
+            line = part.plan_line(point)
+            if line is not None:
+                heading, text = line
+                said.setdefault(heading, []).append((point, text))
+    return [line for heading, own in said.items() for line in ("", f"{heading}:", *_lines_of(own))]
 
 
 def _by_layer(points: Sequence[Point], text_of: Callable[[Point], str]) -> list[str]:
+    return _lines_of([(point, text_of(point)) for point in points])
+
+
+def _lines_of(texts: Sequence[tuple[Point, str]]) -> list[str]:
     """A line for each model and size, or more where its settings make a difference."""
-    distinct = {(_label(p), text_of(p)): p.setting for p in reversed(points)}
+    distinct = {(_label(p), text): p.setting for p, text in reversed(texts)}
     labels = Counter(label for label, _ in distinct)
     lines = [
         (label + (setting if labels[label] > 1 else ""), text)

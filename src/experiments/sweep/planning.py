@@ -9,7 +9,8 @@ from typing import Any
 from experiments.budget.plan import OffBudgetError, check_memory
 from experiments.data.corpus import name_of
 from experiments.data.prepare import is_prepared, prepare_data, prepare_sets
-from experiments.point import Draft, Point, check_effects, plan_point, read_point
+from experiments.planning import check_effects, effective_id, plan_point, read_point
+from experiments.point import Draft, Point
 from experiments.records import (
     HISTORY_NAME,
     RECORD_NAME,
@@ -105,7 +106,7 @@ def plan_points(raws: Sequence[Raw], *, stored: bool = False) -> list[Point]:
         refusals.check_folder(points[0].run_dir.parent, points[0].config.sweep)
     seen: dict[str, Point] = {}
     for point in points if len(points) > 1 else ():
-        before = seen.setdefault(point.run_id if stored else point.effective_id, point)
+        before = seen.setdefault(point.run_id if stored else effective_id(point), point)
         if before is not point:
             raise ValueError(refusals.of_one_run(before, point))
     return with_settings(without_derived(points))

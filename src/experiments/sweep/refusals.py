@@ -8,6 +8,7 @@ from typing import Any
 
 from experiments.budget.plan import OffBudgetError
 from experiments.config.constraints import shown
+from experiments.planning import fits, without_effect
 from experiments.point import Draft, Point
 from experiments.records import RECORD_NAME
 from experiments.sweep.manifest import MANIFEST_NAME
@@ -57,8 +58,8 @@ def of_budgets(missed: Sequence[tuple[Draft, OffBudgetError]], drafts: Sequence[
 
 def of_one_run(before: Point, point: Point) -> str:
     """Two points that are one run, and the settings without effect in which they differ."""
-    ours = {one.name: one.value for one in point.without_effect}
-    theirs = {one.name: one.value for one in before.without_effect}
+    ours = {one.name: one.value for one in without_effect(point)}
+    theirs = {one.name: one.value for one in without_effect(before)}
     differ = [name for name in ours if name in theirs and ours[name] != theirs[name]]
     what = ", ".join(differ) or "an argument they differ in"
     return (
@@ -95,7 +96,7 @@ def _fitting(drafts: Sequence[Draft]) -> Iterator[int]:
     trainer = drafts[0].config.trainer
     step = drafts[0].ranks.world_size * (trainer.micro_batch_size or 1)
     sizes = range(largest - largest % step, 0, -step)
-    return (n for n in sizes[:_TRIED] if all(draft.fits(n) for draft in drafts))
+    return (n for n in sizes[:_TRIED] if all(fits(draft, n) for draft in drafts))
 
 
 def _named(raw: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
-from experiments.point import run_id_of
+from experiments.planning import run_id_of
 from experiments.records import DamagedError
 from experiments.sweep import manifest
 from experiments.sweep.lost import CONFIG_NAME, folders_of, lost_entries

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from experiments.planning import effective_id
 from experiments.point import Point
 from experiments.sweep.control import is_controller, own_name
 from experiments.sweep.objective import Result, check_scored, result_of
@@ -67,7 +68,7 @@ class Search:
                 for end in space.ends[1:]:
                     others = self._plan(cell, {**base, name: end})
                     self.ends += others
-                    if others[0].effective_id == points[0].effective_id:
+                    if effective_id(others[0]) == effective_id(points[0]):
                         raise ValueError(
                             f"hydra.sweeper.search: {name} makes no other run of {cell.name}: all "
                             "its trials would be one; search what can change the result"

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 2
     from experiments.execute import execute
-    from experiments.point import make_point
+    from experiments.planning import make_point
     from experiments.sweep import submission
     from experiments.sweep.progress import Heartbeat
     from experiments.sweep.queue import own_job, requeue_point

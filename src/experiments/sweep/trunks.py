@@ -3,8 +3,10 @@
 from collections.abc import Collection, Sequence
 
 from experiments import kept
-from experiments.branches import TRUNK, trunk_raw
-from experiments.point import Point, make_point
+from experiments.config.schedules import TRUNK
+from experiments.parts.branch import trunk_raw
+from experiments.planning import make_point
+from experiments.point import Point
 from experiments.records import is_finished
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from experiments.point import Point, make_point
+from experiments.planning import make_point
+from experiments.point import Point
 from experiments.records import RECORD_NAME, read_record
 from experiments.sweep.planning import ELSEWHERE, INTERRUPTED, Raw
 from experiments.sweep.progress import Heartbeat, SweepProgress

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.data.cache import made_once
-from experiments.data.corpus import digest, identity
 from experiments.data.facts import Facts
+from experiments.data.folders import digest, identity
 from experiments.data.stream import DomainStream
 from experiments.tasks.items import SUFFIX, LocalTask, committed_tasks, read_task
 

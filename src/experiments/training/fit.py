@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,8 @@ from experiments.training.checkpoints import Checkpoint, RandomState
 from experiments.training.compiled import CompileClock
 from experiments.training.history import History
 from experiments.training.module import LanguageModel
+from experiments.training.part_steps import PartSteps
 from experiments.training.seal import SealedCheckpoints
-from experiments.training.stages import Scores, StageEnds
 from experiments.training.watchdog import AfterEachStep, Guards, every_second
 
 Sink = Callable[[dict[str, float]], None]
@@ -33,15 +32,13 @@ Sink = Callable[[dict[str, float]], None]
 @dataclass(frozen=True, kw_only=True)
 class Fit:
     """Steps taken in all and in this process, and this process's seconds of training, and beside
-    them of compiling (None: eager). stages: the scores of a stream at its start and after each of
-    its stages.
+    them of compiling (None: eager).
     """
 
     n_steps: int
     n_steps_here: int
     seconds: float
     compile_seconds: float | None
-    stages: Sequence[Scores] = ()
 
 
 def set_up_process(point: Point, n_threads: int | None) -> None:
@@ -67,14 +64,10 @@ def fit(
     sinks: Sequence[Sink],
     guards: Guards,
     resumed: Path | None,
-    score_stages: Callable[[Callable[[], object]], Scores] = lambda begun: {},
 ) -> Fit:
     """Trains to the end of the plan. History and checkpoints go to the run's folder.
 
     resumed: the checkpoint to go on from (checkpoints.to_resume_from); None: from the start.
-    score_stages(begun): of a stream, the scores of its domains, asked for at the end of each stage;
-    it calls begun() at each, for the watchdog to hear of it.
-
     Raises Interrupted if a signal asked to stop before the end, once the checkpoint is written.
     """
 
@@ -87,22 +80,22 @@ def fit(
     rank = started.rank() if ranks.world_size > 1 else 0
     watchdog = guards.watchdog(trainer_config.stall_minutes, rank)
     beat = watchdog.beat if watchdog else lambda: None
-    stages = StageEnds(point.plan.stage_steps, partial(score_stages, beat))
+    parts = [PartSteps(part, beat) for part in module.parts]
     history = History(
         point.run_dir / HISTORY_NAME,
         every,
         also,
-        lambda: clock.seconds + stages.seconds,
+        lambda: clock.seconds + sum(part.seconds for part in module.parts),
         guards.check,
+        is_trunk=point.is_trunk,
     )
-    starts = Starts(point.run_dir) if point.is_trunk else ()
+    starts = Starts(point.run_dir)
     checkpoint = Checkpoint(
         point.run_dir, trainer_config.checkpoint_minutes, resumed, starts, guards.check
     )
     each_step = [every_second(guards.check), beat]
-    callbacks = [AfterEachStep(each_step), Consumed(), history, RandomState(), checkpoint]
-    if point.plan.stage_steps:
-        callbacks.insert(3, stages)  # before the checkpoint, which keeps its rows
+    # before the checkpoint, which has what a part keeps of the step
+    callbacks = [AfterEachStep(each_step), Consumed(), history, *parts, RandomState(), checkpoint]
     trainer = pl.Trainer(
         max_steps=point.plan.n_steps,
         max_epochs=-1,
@@ -140,7 +133,6 @@ def fit(
         n_steps_here=history.steps_here,
         seconds=history.seconds,
         compile_seconds=clock.seconds if module.is_compiled else None,
-        stages=stages.rows,
     )
 
 

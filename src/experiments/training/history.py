@@ -12,7 +12,6 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from experiments.branches import TRUNK
 from experiments.budget.plan import Plan
 from experiments.records import HISTORY_NAME, RunRecord
 from experiments.system.disk import explained, write_text_atomically
@@ -42,12 +41,14 @@ class History(pl.Callback):
         also: Callable[[dict[str, float]], None],
         compiling: Callable[[], float] = lambda: 0.0,
         check: Callable[[], None] = lambda: None,
+        is_trunk: bool = False,
     ) -> None:
         """compiling(): seconds so far in which torch.compile worked, which are no training.
-        check(): before each write of rank 0, raises if it must not write.
+        check(): before each write of rank 0, raises if it must not write. is_trunk: its end has no
+        row of its own, for its branches have one there only if a run from scratch has.
         """
         self.path, self.every, self.also, self.compiling = path, every, also, compiling
-        self.check = check
+        self.check, self.is_trunk = check, is_trunk
         self._kept: list[Kept] = []
         self._restored = False
 
@@ -87,8 +88,7 @@ class History(pl.Callback):
     ) -> None:
         assert isinstance(pl_module, LanguageModel)
         step, plan = trainer.global_step, pl_module.plan
-        # a trunk's end is none: its branches have a row there only if a run from scratch has
-        ends = step == plan.n_steps and pl_module.optim.schedule != TRUNK
+        ends = step == plan.n_steps and not self.is_trunk
         if step == self.last_step or (step % self.every and not ends):
             return  # in the middle of a step, or between rows
         loss = float(pl_module.step_losses[self.last_row : step].double().mean())

@@ -9,19 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from experiments.branches import decay_steps, warmup_steps
 from experiments.budget.plan import Plan
 from experiments.config.constraints import KernelName
 from experiments.config.optim import Optim
 from experiments.data.batches import Batch
 from experiments.models.transformer import Transformer
 from experiments.optim.groups import build_optimizer
-from experiments.optim.moments import Moments, set_moments
 from experiments.optim.optimizer import clip_gradients
-from experiments.optim.schedule import lr_factor, step_of_stage
+from experiments.optim.schedule import decay_steps, lr_factor, step_of_stage, warmup_steps
+from experiments.point import TrainingPart
 from experiments.training.compiled import compile_trunk
-from experiments.training.keeping import Keeping
-from experiments.training.late_keys import LateKeys
 
 DIVERGED_LOSS = 2.0  # times log(vocab_size), the loss of a model that knows nothing
 
@@ -48,9 +45,7 @@ class LanguageModel(pl.LightningModule):
         self.model, self.plan, self.optim, self.kernel = model, plan, optim, kernel
         self.n_micro, self._n_seen = n_micro, 0
         self._compiled = compile_trunk(model) if compiled else None  # a function: no submodule
-        self.keeping: Keeping | None = None  # of a model that is to keep what it knew
-        self.late_keys: LateKeys | None = None  # of a model that has grown
-        self.moments: Moments = {}  # of a model that goes on with its parent's
+        self.parts: list[TrainingPart] = []
         self.register_buffer("step_losses", torch.full((plan.n_steps,), math.nan))
         self.step_losses: Tensor
 
@@ -59,15 +54,20 @@ class LanguageModel(pl.LightningModule):
         """Whether training calls a compiled trunk."""
         return self._compiled is not None
 
+    def attach(self, part: TrainingPart) -> None:
+        """Lets a part take its place in each step, and in checkpoints."""
+        self.add_module(part.state_name, part)
+        self.parts.append(part)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The mean loss of the batch in nats/token, plus the layers' own losses."""
-        if self.late_keys is not None:
-            self.late_keys.set(self.global_step)
+        for part in self.parts:
+            part.before_step(self.global_step)
         logits = (self._compiled or self.model)(batch.inputs)
         loss = F.cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten())
         self._note(self._over_ranks(loss.detach()))
-        if self.keeping is not None:
-            loss = loss + self.keeping.penalty(self.model, batch.inputs, logits)
+        for part in self.parts:
+            loss = loss + part.penalty(self.model, batch.inputs, logits)
         for layer in self.model.ffn_layers():
             auxiliary = layer.auxiliary_loss()
             if auxiliary is not None:
@@ -91,8 +91,8 @@ class LanguageModel(pl.LightningModule):
         """Clips the norm of all gradients together. Ours, for Lightning's own refuses fused AdamW
         under mixed precision, on account of a loss scaler that bfloat16 does not have.
         """
-        if self.keeping is not None and self.keeping.rows is not None:
-            self.keeping.rows.mask()
+        for part in self.parts:
+            part.mask()
         if self.optim.grad_clip is not None:
             clip_gradients(self.model.parameters(), self.optim.grad_clip)
 
@@ -108,8 +108,8 @@ class LanguageModel(pl.LightningModule):
         """
         o, batch_tokens = self.optim, self.plan.batch_tokens
         optimizer = build_optimizer(self.model, self.plan.lr, o, self.kernel)
-        set_moments(optimizer, self.model, self.moments)
-        self.moments = {}  # the optimizer has copies
+        for part in self.parts:
+            part.set_optimizer(optimizer, self.model)
 
         def factor(step: int) -> float:
             step, n_steps = step_of_stage(step, self.plan.stage_steps or (self.plan.n_steps,))
@@ -138,9 +138,9 @@ class LanguageModel(pl.LightningModule):
         checkpoint["state_dict"]["step_losses"] = losses
 
     def on_train_end(self) -> None:
-        """What is scored afterwards has no late keys any more."""
-        if self.late_keys is not None:
-            self.late_keys.let_in()
+        """The model is as it is to be scored."""
+        for part in self.parts:
+            part.end()
 
     def recent_loss(self, n_steps: int) -> float:
         """Mean training loss up to n_steps, over the last tenth of the planned; nan at 0."""

@@ -1,212 +1,155 @@
-"""A run's start from weights, before its first step; what it came to is kept in the folder."""
+"""Where a run begins, and what its parts do before the first step, kept for when it goes on."""
 
-import copy
-import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from experiments.data.cache import made_once
-from experiments.data.corpus import digest
-from experiments.data.packed import PackedText
-from experiments.data.prepare import PreparedData, training_batches
-from experiments.init.finished_run import FinishedRun
+from experiments.data.module import TokenDataModule
+from experiments.data.prepare import PreparedData, prepare_data, prepare_sets, training_batches
+from experiments.data.vocabulary import Vocabulary
 from experiments.init.freeze import freeze
-from experiments.init.place import bases, grows
-from experiments.init.start import Started, start
-from experiments.kernels.ops import Execution
-from experiments.models.ffn._product_keys import ProductKeyConfig, ProductKeyFFN
-from experiments.models.transformer import Block, Transformer, chosen_blocks
-from experiments.optim.moments import grown_moments
-from experiments.point import Point
-from experiments.system.claims import log_event
+from experiments.models.transformer import Transformer
+from experiments.point import BuiltRun, Point
+from experiments.records import RunRecord
 from experiments.system.disk import write_text_atomically
-from experiments.training.keeping import Keeping
-from experiments.training.late_keys import LateKeys
+from experiments.training.checkpoints import to_resume_from
+from experiments.training.compiled import resolve_compile
 from experiments.training.module import LanguageModel
+from experiments.training.run_scores import RunScores
 
-Scores = dict[str, dict[str, Any]]
 START_NAME = "start.json"
-_DISTILLATION_SEED = 1  # added to the run's: its batches are not the first of the training
+_STREAM_WORKERS = 2  # they tokenize; more where the cores are there, by trainer.n_loader_workers
+_FIELDS = {field.name for field in fields(RunRecord)}
 
 
-def begin(
-    point: Point,
-    module: LanguageModel,
-    prepared: PreparedData,
-    sets: Mapping[str, PackedText],
-    evaluations: Callable[[], Scores] | None,
-    resumed: Path | None,
-) -> dict[str, Any]:
-    """Puts the weights into the model, unless the run goes on from a checkpoint; freezes the rest.
-    A layer that has grown gets its parent's moments too, and its new keys are let in later.
-
-    resumed: the checkpoint that the run goes on from (checkpoints.to_resume_from).
-    evaluations() scores the model on `sets` and the validation split as it starts (None: another
-    rank does); where that is the weights' own function, once for all runs of the same weights and
-    sets. Returns the columns init and before of the record; none for a run that starts from no
-    weights. Raises ValueError for weights that are no longer those that the config was completed
-    with, RuntimeError for a layer beside that changes the function.
+def checkpoint_of(point: Point) -> Path | None:
+    """The newest whole checkpoint of the run, else the one that a part says it begins at; None: it
+    begins with its first step. Raises as RunPart.checkpoint does.
     """
-    init, model = point.config.init, module.model
-    known = point.run_dir / START_NAME
-    resumes = resumed is not None
-    if init is None:
-        _keep(point, module, prepared, resumes)
-        return {}
-    if resumes and known.exists():
-        freeze(model)
-        columns: dict[str, Any] = json.loads(known.read_text())
-        _keep_late(point, module, columns["init"].get("late", {}))
-        _keep(point, module, prepared, resumes)
-        return columns
-    log_event(point.run_dir, "starting from weights", how=init.how)
-    started = _started(point, model, prepared)
-    if started.exact is False:
-        raise RuntimeError(
-            f"init.how={init.how} changed the function of the weights, which it must not: the "
-            "layer beside does not start at zero; set another model"
-        )
-    columns = {
-        "init": {
-            "weights": type(init.weights).__name__,
-            "sha256": init.sha256,
-            "how": init.how,
-            "train": init.train,
-            "exact": started.exact,
-            "flops": started.flops,
-            "distilled": {str(i): dataclasses.asdict(d) for i, d in started.distilled.items()},
-            "late": {str(i): depth for i, depth in started.late.items()},
-            **({"parent": init.weights.parent()} if isinstance(init.weights, FinishedRun) else {}),
-        },
-        "before": {} if evaluations is None else _before(point, prepared, sets, evaluations),
-    }
-    if grows(point.config):
-        _grow_training(point, module, columns["init"])
-    _keep(point, module, prepared, resumes)
-    if evaluations is not None:
+    own = to_resume_from(point.run_dir)
+    if own is not None:
+        return own
+    found = (part.checkpoint(point) for part in point.parts)
+    return next((path for path in found if path is not None), None)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Begun:
+    """A run that is ready for its first step, or its next one. columns: of the record, so far.
+
+    resumed: the checkpoint that it goes on from. scores: of all ranks, the first one's count.
+    """
+
+    module: LanguageModel
+    data: TokenDataModule
+    prepared: PreparedData
+    scores: RunScores
+    resumed: Path | None
+    columns: Mapping[str, Any]
+
+
+def begin(point: Point, *, scores: bool) -> Begun:
+    """Makes data and model ready, and lets the parts do what they do before the first step.
+
+    scores: whether this process scores the model, and keeps what the starts came to in the folder;
+    False of other ranks than the first. Raises as checkpoint_of does.
+    """
+    config, resumed = point.config, checkpoint_of(point)
+    prepared = prepare_data(config.data, point.cache)
+    scored = config.eval if scores and not point.is_trunk else {}
+    sets = prepare_sets(config.data, scored, prepared.vocabulary, point.cache)
+    model = build_model(point, prepared.vocabulary)
+    scorer = RunScores(point=point, model=model, prepared=prepared, sets=sets)
+    run = BuiltRun(
+        point=point,
+        model=model,
+        prepared=prepared,
+        sets=sets,
+        scorer=scorer if scores else None,
+        resumed=resumed,
+    )
+    module = LanguageModel(
+        model,
+        point.plan,
+        config.optim,
+        kernel=config.kernel,
+        n_micro=point.ranks.n_micro,
+        compiled=resolve_compile(config.trainer.compile, point.device.accelerator),
+    )
+    columns = _start(run, module)
+    for part in point.parts:
+        columns = _merged(columns, part.columns(point))
+    return Begun(
+        module=module,
+        data=_data_module(run),
+        prepared=prepared,
+        scores=scorer,
+        resumed=resumed,
+        columns=columns,
+    )
+
+
+def build_model(point: Point, vocabulary: Vocabulary) -> Transformer:
+    """The point's model for these tokens: masked at the ends of documents, if it is to be."""
+    end = vocabulary.end_of_text if point.config.data.mask_documents else None
+    return replace(point.transformer, document_end=end).build()
+
+
+def _start(run: BuiltRun, module: LanguageModel) -> dict[str, Any]:
+    """Lets the parts make the model what it is before its first step, unless the run goes on from a
+    checkpoint that has it; freezes what isn't trained, and hands the module what they do in steps.
+    Returns the columns of the starts.
+    """
+    known, parts = run.point.run_dir / START_NAME, run.point.parts
+    goes_on = run.resumed is not None and known.exists()
+    columns: dict[str, Any] = json.loads(known.read_text()) if goes_on else {}
+    if not goes_on:
+        for part in parts:
+            columns = _merged(columns, part.start(run))
+    freeze(run.model)
+    for part in parts:
+        training = part.training(run, columns)
+        if training is not None:
+            module.attach(training)
+    if columns and not goes_on and run.scorer is not None:
         write_text_atomically(known, json.dumps(columns, indent=1) + "\n")
     return columns
 
 
-def _started(point: Point, model: Transformer, prepared: PreparedData) -> Started:
-    config, init = point.config, point.config.init
-    assert init is not None
-    found = init.weights.digest(point.cache)
-    if found != init.sha256:
-        raise ValueError(
-            f"the weights of init have sha256 {found}, and this run starts from {init.sha256}; "
-            "restore the file, or start a new run with these"
-        )
-    return start(
-        model,
-        init,
-        init.weights.state(point.cache),
-        bases(config),
-        chosen_blocks(config.trunk.ffn_blocks, config.size),
-        _tokens(point, prepared),
-        seed=config.seed,
-    )
-
-
-def _keep(point: Point, module: LanguageModel, prepared: PreparedData, resumes: bool) -> None:
-    """What config.continual asks for. A run that goes on has its counts in the checkpoint, and what
-    the model was at the start is made again.
-    """
-    config, continual = point.config, point.config.continual
-    if continual is None:
-        return
-    reference = None
-    if continual.distil or continual.l2:
-        reference = copy.deepcopy(module.model)
-        reference.set_execution(Execution(kernel=config.kernel))
-        if resumes:
-            _started(point, reference, prepared)
-    module.keeping = Keeping(continual, module.model, reference)
-    if module.keeping.rows is not None and not resumes:
-        tokens = _tokens(point, prepared)
-        n = continual.background_steps
-        module.keeping.rows.count_background(module.model, [next(tokens) for _ in range(n)])
-
-
-def _grow_training(point: Point, module: LanguageModel, column: dict[str, Any]) -> None:
-    """The parent's moments, where it had the same parameters, and late keys."""
-    config, init = point.config, point.config.init
-    assert init is not None
-    _keep_late(point, module, column["late"])
-    if isinstance(init.weights, FinishedRun):
-        module.moments = grown_moments(
-            init.weights.optimizer_state(),
-            module.model,
-            bases(config),
-            chosen_blocks(config.trunk.ffn_blocks, config.size),
-            config.optim,
-            init.how,
-        )
-    column["moments"] = bool(module.moments)
-
-
-def _keep_late(point: Point, module: LanguageModel, depths: Mapping[str, float]) -> None:
-    """Lets new keys in over the share init.anneal of the steps."""
-    config, layers = point.config, {}
-    for i, depth in depths.items():
-        block, base = module.model.blocks[int(i)], bases(config)[int(i)]
-        assert isinstance(block, Block)
-        assert isinstance(block.ffn, ProductKeyFFN)
-        assert isinstance(base, ProductKeyConfig)
-        layers[block.ffn] = (base.key_sets[0], depth)
-    assert config.init is not None
-    if layers:
-        n_steps = max(1, round(config.init.anneal * point.plan.n_steps))
-        module.late_keys = LateKeys(layers, n_steps)
-
-
-def _before(
-    point: Point,
-    prepared: PreparedData,
-    sets: Mapping[str, PackedText],
-    evaluations: Callable[[], Scores],
-) -> Scores:
-    """The scores at the start. Most ways don't change the function (tests/init), so the scores
-    depend on the weights, the sets and the rule alone, and are kept in the cache.
-    """
-    config, init = point.config, point.config.init
-    assert init is not None
-    exact = init.how in ("keep", "beside", "bias") or (init.how == "copies" and not grows(config))
-    if not exact:
-        return evaluations()
-    parts = {
-        "weights": init.sha256,
-        "validation": prepared.validation.digest,
-        "n_eval_tokens": config.data.n_eval_tokens,
-        "seq_len": config.data.seq_len,
-        "mask_documents": config.data.mask_documents,
-        "batch_size": config.ladder.batch_size,
-        "sets": {name: tokens.digest for name, tokens in sets.items()},
-        "rule": dataclasses.asdict(config.evaluation),
-    }
-
-    def score(folder: Path) -> None:
-        (folder / "scores.json").write_text(json.dumps(evaluations()))
-
-    folder = made_once(point.cache / "starts" / digest(parts), score)
-    scores: Scores = json.loads((folder / "scores.json").read_text())
-    return scores
-
-
-def _tokens(point: Point, prepared: PreparedData) -> Iterator[Tensor]:
-    """Batches of the training text, in another order than training's; of a stream, its base's."""
-    config = point.config
-    batches = training_batches(
+def _data_module(run: BuiltRun) -> TokenDataModule:
+    config = run.point.config
+    n_workers = config.trainer.n_loader_workers
+    if n_workers is None:
+        n_workers = _STREAM_WORKERS if config.data.streaming else 0
+    of_parts = [part.batches() for part in run.point.parts]
+    make_batches = partial(
+        training_batches,
         config.data,
-        prepared,
-        point.cache,
+        run.prepared,
+        run.point.cache,
         batch_size=config.ladder.batch_size,
-        seed=config.seed + _DISTILLATION_SEED,
+        seed=config.seed,
+        stage_steps=run.point.plan.stage_steps,
+        **{name: value for given in of_parts for name, value in given.items()},
     )
-    for windows in batches:
-        yield torch.from_numpy(windows.tokens[:, :-1].astype("int64"))
+    return TokenDataModule(make_batches, n_workers, run.point.ranks.n_micro, config.data.skip_steps)
+
+
+def with_columns(record: RunRecord, columns: Mapping[str, Any]) -> RunRecord:
+    """The record with columns of parts: those that it has no field for stand under `parts`."""
+    own = {name: value for name, value in columns.items() if name in _FIELDS}
+    others = {name: value for name, value in columns.items() if name not in _FIELDS}
+    return replace(record, **own, parts=_merged(record.parts, others))
+
+
+def _merged(columns: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Both; of a column that both have as a mapping, the keys of both."""
+    merged = dict(columns)
+    for name, value in more.items():
+        own = merged.get(name)
+        both = isinstance(own, dict) and isinstance(value, dict)
+        merged[name] = {**own, **value} if both and own is not None else value
+    return merged

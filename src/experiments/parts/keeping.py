@@ -1,20 +1,121 @@
-"""What a run does to keep what it knew, beside learning its text (config.schema.Continual).
+"""Ways to keep what a model knew while it learns more: continual=keep (config.schema.Continual).
 
 Distillation and L2 draw the model to what it was at the start. Sparse training of tables changes
 the rows alone that a batch uses much, and the base corpus little (Lin 2025, "Continual Learning via
 Sparse Memory Finetuning", arXiv:2510.15103).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 
-from experiments.config.schema import Continual
+from experiments.budget.costs import FORWARD_PASSES, Cost, Term
+from experiments.budget.plan import Plan
+from experiments.config.schema import Continual, RunConfig
+from experiments.data.stream import DomainStream
+from experiments.kernels.ops import Execution
 from experiments.models.ffn._base import FFN
 from experiments.models.transformer import Transformer
+from experiments.point import BuiltRun, Draft, Point, RunPart, TrainingPart
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keep(RunPart):
+    """Replay, distillation and L2 to the model at the start, and sparse training of tables."""
+
+    order = 70  # after the weights to start from
+    continual: Continual
+
+    @classmethod
+    def of(cls, config: RunConfig) -> "Keep | None":
+        return None if config.continual is None else cls(continual=config.continual)
+
+    def refuse(self, draft: Draft) -> None:
+        config, continual = draft.config, self.continual
+        how, init = config.optim.table_gradient, config.init
+        terms = config.model.cost(config.d_model).terms
+        tables = any(term.n_tables for term in terms) and (init is None or init.train != "lora")
+        if continual.replay and not isinstance(config.data.corpus, DomainStream):
+            raise ValueError(
+                f"continual.replay={continual.replay:g} is of a stream's base corpus; set "
+                "data=stream"
+            )
+        if continual.top_rows is not None and not (how == "rows" and tables):
+            train = "all" if init is None else init.train
+            raise ValueError(
+                f"continual.top_rows={continual.top_rows} chooses among the rows that a step "
+                "changes: it takes model=peer or pkm whose tables are trained by "
+                f"optim.table_gradient=rows, and this is {config.model_name} with "
+                f"optim.table_gradient={how} and init.train={train}"
+            )
+        if continual.top_rows is not None and continual.top_rows >= (config.n_experts or 0):
+            raise ValueError(
+                f"continual.top_rows={continual.top_rows} of the {config.n_experts} rows of a "
+                "table are all of them; set it lower, or to null"
+            )
+        if self._has_reference and init is None:
+            raise ValueError(
+                "continual.distil and continual.l2 are towards the weights at the start, and "
+                "init=none has none; set init=run, hf or smollm2"
+            )
+        if continual.l2 and how != "dense" and tables:
+            raise ValueError(
+                f"continual.l2={continual.l2:g} with optim.table_gradient={how}: it draws all "
+                "rows, and these ways step the retrieved ones; set optim.table_gradient=dense"
+            )
+
+    @property
+    def _has_reference(self) -> bool:
+        return bool(self.continual.distil or self.continual.l2)
+
+    @property
+    def n_models(self) -> int:
+        return int(self._has_reference)
+
+    def cost(self, cost: Cost) -> Cost:
+        """Of distillation, a forward pass of the model as it was at the start."""
+        if not self.continual.distil:
+            return cost
+        reference = Term(name="reference", flops=cost.forward_flops, seen_by_torch=False)
+        return Cost((*cost.terms, reference.frozen(FORWARD_PASSES)))
+
+    def plan(self, draft: Draft, plan: Plan) -> tuple[Draft, Plan]:
+        n_windows, replay = plan.n_steps * draft.ranks.batch_size, self.continual.replay
+        if 0 < replay * n_windows < 1:
+            raise ValueError(
+                f"continual.replay={replay:g} of the {n_windows} windows of the run is less "
+                f"than one; set it to {1 / n_windows:.1g} or more, or to 0"
+            )
+        return draft, plan
+
+    def plan_line(self, point: Point) -> tuple[str, str] | None:
+        ways = {name: getattr(self.continual, name) for name in _WAYS}
+        given = " ".join(f"{name}={value:g}" for name, value in ways.items() if value)
+        return ("What was known is kept by", given) if given else None
+
+    def batches(self) -> Mapping[str, Any]:
+        return {"replay": self.continual.replay}
+
+    def training(self, run: BuiltRun, columns: Mapping[str, Any]) -> TrainingPart:
+        """A run that goes on has its counts in the checkpoint."""
+        reference = None
+        if self._has_reference:
+            reference = run.model_at_start()
+            reference.set_execution(Execution(kernel=run.point.config.kernel))
+        keeping = Keeping(self.continual, run.model, reference)
+        if keeping.rows is not None and run.resumed is None:
+            tokens = run.batches()
+            n = self.continual.background_steps
+            keeping.rows.count_background(run.model, [next(tokens) for _ in range(n)])
+        return keeping
+
+
+_WAYS = ("replay", "top_rows", "distil", "l2")
 
 
 class RowCounts:
@@ -89,7 +190,7 @@ class SparseRows(nn.Module):
             chosen &= counts > 0
             for table in _tables_of(layer):
                 if table.grad is not None:
-                    assert table.grad.is_sparse, "point.py asks for table_gradient=rows"
+                    assert table.grad.is_sparse, "Keep asks for table_gradient=rows"
                     rows = table.grad.indices()[0]
                     kept = chosen[rows]
                     table.grad = torch.sparse_coo_tensor(
@@ -119,8 +220,10 @@ def _tables_of(layer: FFN) -> list[nn.Parameter]:
     return [table for table in tables if table.requires_grad]
 
 
-class Keeping(nn.Module):
+class Keeping(TrainingPart):
     """Of one model. reference: the model as it was at the start, for distillation and L2."""
+
+    state_name = "keeping"
 
     def __init__(
         self, continual: Continual, model: Transformer, reference: Transformer | None
@@ -134,8 +237,11 @@ class Keeping(nn.Module):
         if continual.top_rows is not None:
             self.rows = SparseRows(model, continual.top_rows)
 
+    def mask(self) -> None:
+        if self.rows is not None:
+            self.rows.mask()
+
     def penalty(self, model: Transformer, inputs: Tensor, logits: Tensor) -> Tensor | float:
-        """What is added to the loss of a batch of (batch, seq) inputs."""
         total: Tensor | float = 0.0
         for reference in self._reference:
             reference.to(logits.device)

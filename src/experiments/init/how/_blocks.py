@@ -1,0 +1,55 @@
+"""What several ways do to a model's blocks, and measure on them."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from experiments.models.ffn._base import FFN
+from experiments.models.ffn.beside import Beside
+from experiments.models.transformer import Block, Transformer, document_mask
+
+
+def block_of(model: Transformer, i: int) -> Block:
+    """Block i."""
+    block = model.blocks[i]
+    assert isinstance(block, Block)
+    return block
+
+
+def silence(layer: FFN) -> None:
+    """Makes the layer's outputs zero, so that what it stands beside keeps its function."""
+    with torch.no_grad():
+        for weight in layer.output_weights():
+            weight.zero_()
+
+
+@torch.no_grad()
+def ffn_inputs(model: Transformer, tokens: Tensor, i: int) -> Tensor:
+    """(batch, seq) tokens to the (batch * seq, d_model) inputs of block i's feed-forward layer."""
+    end = model.config.document_end
+    mask = None if end is None else document_mask(tokens, end)
+    x = model.embedding(tokens)
+    for block in model.blocks[:i]:
+        x = block(x, mask)
+    block = block_of(model, i)
+    x = x + block.attention(block.attention_norm(x), mask)
+    return block.ffn_norm(x).flatten(0, 1)
+
+
+@torch.no_grad()
+def is_exact(model: Transformer, blocks: Sequence[int], tokens: Tensor) -> bool:
+    """Whether the layers beside those of `blocks` leave (batch, seq) tokens their logits."""
+    was_training = model.training
+    model.eval()
+    pairs = [(block_of(model, i), block_of(model, i).ffn) for i in blocks]
+    with_layers = model(tokens)
+    try:
+        for block, ffn in pairs:
+            assert isinstance(ffn, Beside)
+            block.ffn = ffn.ffn
+        return torch.equal(model(tokens), with_layers)
+    finally:
+        for block, ffn in pairs:
+            block.ffn = ffn
+        model.train(was_training)

@@ -1,0 +1,84 @@
+"""More experts than the weights to start from have (init/growth.py): init.how=bias or copies.
+
+Old parameters go on with their parent's moments, and new keys are let in little by little.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.config.schema import RunConfig
+from experiments.init.finished_run import FinishedRun
+from experiments.init.how._blocks import block_of
+from experiments.init.late_keys import LateKeys
+from experiments.init.place import bases, grows
+from experiments.models.ffn._product_keys import ProductKeyConfig, ProductKeyFFN
+from experiments.models.transformer import Transformer, chosen_blocks
+from experiments.optim.moments import Moments, grown_moments, has_moments, set_moments
+from experiments.optim.optimizer import RowAdamW
+from experiments.point import BuiltRun, RunPart, TrainingPart
+
+
+@dataclass(frozen=True, kw_only=True)
+class Growth(RunPart):
+    """anneal: the share of the steps in which new keys are let in."""
+
+    order = 20  # after the weights
+    anneal: float
+
+    @classmethod
+    def of(cls, config: RunConfig) -> "Growth | None":
+        init = config.init
+        return cls(anneal=init.anneal) if init is not None and grows(config) else None
+
+    def start(self, run: BuiltRun) -> dict[str, Any]:
+        """Whether the optimizer goes on with the parent's moments, in the column init."""
+        config = run.point.config
+        saved = _saved(config)
+        found = saved is not None and has_moments(saved, run.model, bases(config), config.optim)
+        return {"init": {"moments": found}}
+
+    def training(self, run: BuiltRun, columns: Mapping[str, Any]) -> TrainingPart:
+        """columns: init.late says how far down the bias on new keys begins, by block."""
+        config, layers = run.point.config, {}
+        for i, depth in columns["init"]["late"].items():
+            layer, base = block_of(run.model, int(i)).ffn, bases(config)[int(i)]
+            assert isinstance(layer, ProductKeyFFN)
+            assert isinstance(base, ProductKeyConfig)
+            layers[layer] = (base.key_sets[0], depth)
+        n_steps = max(1, round(self.anneal * run.point.plan.n_steps))
+        moments: Moments = {}
+        saved = _saved(config)
+        if run.resumed is None and saved is not None:
+            blocks = chosen_blocks(config.trunk.ffn_blocks, config.size)
+            how = str(columns["init"]["how"])
+            moments = grown_moments(saved, run.model, bases(config), blocks, config.optim, how)
+        return Growing(LateKeys(layers, n_steps), moments)
+
+
+def _saved(config: RunConfig) -> dict[str, Any] | None:
+    """The parent's optimizer, if the weights are a run's."""
+    init = config.init
+    if init is None or not isinstance(init.weights, FinishedRun):
+        return None
+    return init.weights.optimizer_state()
+
+
+class Growing(TrainingPart):
+    """Sets the bias on new keys before each step, and the moments once."""
+
+    state_name = "growing"
+
+    def __init__(self, late_keys: LateKeys, moments: Moments) -> None:
+        super().__init__()
+        self._late_keys, self._moments = late_keys, moments
+
+    def set_optimizer(self, optimizer: RowAdamW, model: Transformer) -> None:
+        set_moments(optimizer, model, self._moments)
+        self._moments = {}  # the optimizer has copies
+
+    def before_step(self, step: int) -> None:
+        self._late_keys.set(step)
+
+    def end(self) -> None:
+        self._late_keys.let_in()

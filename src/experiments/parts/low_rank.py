@@ -1,0 +1,22 @@
+"""Low-rank adapters beside frozen weights: init.train=lora."""
+
+from dataclasses import dataclass, replace
+
+from experiments.config.schema import RunConfig
+from experiments.models.transformer import TransformerConfig
+from experiments.point import RunPart
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowRankAdapters(RunPart):
+    """Adapters of this rank beside all linear maps of the blocks, which alone are trained."""
+
+    rank: int
+
+    @classmethod
+    def of(cls, config: RunConfig) -> "LowRankAdapters | None":
+        init = config.init
+        return None if init is None or init.train != "lora" else cls(rank=init.lora_rank)
+
+    def shape(self, config: RunConfig, transformer: TransformerConfig) -> TransformerConfig:
+        return replace(transformer, trained_blocks=(), lora_rank=self.rank)

@@ -1,0 +1,308 @@
+"""From a config to a point of a sweep: read, checked, counted, planned. Computes nothing else."""
+
+import functools
+import math
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from experiments.budget.memory import plan_memory
+from experiments.budget.plan import OffBudgetError, Plan, peak_lr, plan_steps
+from experiments.config.effects import Ineffective, Run, ineffective
+from experiments.config.optim import Optim
+from experiments.config.schema import RunConfig, read_run_config
+from experiments.data.packed import PackedText
+from experiments.data.prepare import check_data, train_folder
+from experiments.identity import id_of
+from experiments.init.freeze import freeze
+from experiments.kernels.select import check_kernel
+from experiments.models.roles import check_declared, declared_roles
+from experiments.models.transformer import Transformer, TransformerConfig, assign_ffns
+from experiments.optim.schedule import check_steps
+from experiments.parts import completed, parts_of
+from experiments.point import Draft, Point
+from experiments.system.credentials import refuse
+from experiments.system.distributed import Ranks, share_batch
+from experiments.system.environment import Device, resolve_device
+
+
+def make_point(raw: Mapping[str, Any]) -> Point:
+    """Reads and plans one point; writes nothing. Raises ValueError for what would fail later."""
+    return plan_point(read_point(raw))
+
+
+def read_point(raw: Mapping[str, Any]) -> Draft:
+    """Raises ValueError for all that would fail later, but for steps that miss the budget."""
+    draft = _read(raw)
+    config, ranks, transformer = draft.config, draft.ranks, draft.transformer
+    check_roles(config, transformer)
+    _check_batch(transformer, ranks.n_sequences * config.data.seq_len)
+    check_tables(config, _device(config), ranks)
+    for part in draft.parts:
+        part.refuse(draft)
+    return draft
+
+
+def _read(raw: Mapping[str, Any]) -> Draft:
+    """Raises ValueError for a bad config, wherever it is to run."""
+    refuse("the config", dict(raw))
+    raw = completed(raw)
+    config = read_run_config(raw)
+    check_data(config.data)
+    ranks, parts = share_batch(config), parts_of(config)
+    trunk, ladder = config.trunk, config.ladder
+    transformer = TransformerConfig(
+        d_model=config.d_model,
+        d_head=ladder.d_head,
+        vocab_size=config.data.tokenizer.n_entries(),
+        seq_len=config.data.seq_len,
+        tie_head=ladder.tie_head,
+        ffns=assign_ffns(config.model, trunk.base_ffn, trunk.ffn_blocks, config.size),
+        rope_base=trunk.rope_base,
+        norm_eps=trunk.norm_eps,
+        n_kv_heads=trunk.n_kv_heads,
+    )
+    for part in parts:
+        transformer = part.shape(config, transformer)
+    return Draft(raw=raw, config=config, ranks=ranks, transformer=transformer, parts=parts)
+
+
+def run_id_of(raw: Mapping[str, Any]) -> str:
+    """The run id of a resolved config, without planning it. Raises ValueError for a bad one."""
+    draft = _read(raw)
+    return id_of(draft.raw, draft)
+
+
+def _device(config: RunConfig) -> Device:
+    return resolve_device(config.trainer.accelerator, config.trainer.precision)
+
+
+def plan_point(draft: Draft) -> Point:
+    """Raises OffBudgetError, a ValueError, if whole steps miss the budget by more than 1 %, and
+    ValueError for a plan that a part can't follow, or a schedule that its steps are too few for.
+    """
+    plan = make_plan(draft)
+    for part in draft.parts:
+        draft, plan = part.plan(draft, plan)
+    branches = (part.branch(draft, plan) for part in draft.parts)
+    return Point(
+        raw=draft.raw,
+        config=draft.config,
+        device=_device(draft.config),
+        ranks=draft.ranks,
+        run_id=id_of(draft.raw, draft),
+        transformer=draft.transformer,
+        plan=plan,
+        parts=draft.parts,
+        branch=next((branch for branch in branches if branch is not None), None),
+    )
+
+
+def fits(draft: Draft, batch_size: int) -> bool:
+    """Whether steps of that many sequences meet the budget, and layers, ranks and micro-batches can
+    share them.
+    """
+    config, micro = draft.config, draft.config.trainer.micro_batch_size
+    if batch_size % (draft.ranks.world_size * (micro or 1)):
+        return False
+    seq_len, flops = config.data.seq_len, draft.cost.training_flops
+    try:
+        for share in draft.stages.values() or (1.0,):
+            plan_steps(share * config.budget, flops, batch_size * seq_len)
+        _check_batch(draft.transformer, (micro or batch_size // draft.ranks.world_size) * seq_len)
+    except ValueError:
+        return False
+    return True
+
+
+def without_effect(point: Point | Draft, *, given_alone: bool = False) -> tuple[Ineffective, ...]:
+    """The settings that can't change the run, or of these the ones that somebody gave."""
+    run = Run(config=point.config, trained=partial(trained_kinds, point.transformer))
+    return tuple(ineffective(run, given_alone=given_alone))
+
+
+def effective_id(point: Point) -> str:
+    """run_id without the settings that can't change the run: points that share it are one run."""
+    return id_of(point.raw, point, [setting.name for setting in without_effect(point)])
+
+
+def check_effects(draft: Draft) -> None:
+    """Raises ValueError for a setting that was given and can't change the run. Of a config that
+    somebody composes now; that of a record or a manifest is as it was.
+    """
+    given = without_effect(draft, given_alone=True)
+    if given:
+        raise ValueError(given[0].describe())
+
+
+def _check_batch(transformer: TransformerConfig, n_tokens: int) -> None:
+    """Raises ValueError if a layer can't share out the tokens of a forward pass."""
+    for ffn in transformer.ffns:
+        check_batch = getattr(ffn, "check_batch", None)
+        if check_batch is not None:
+            check_batch(n_tokens)
+
+
+def check_tables(config: RunConfig, device: Device, ranks: Ranks) -> None:
+    """Raises ValueError if expert tables can't be read or stepped the way that is asked for."""
+    optim, how = config.optim, config.optim.table_gradient
+    if config.kernel in ("cpp", "triton"):
+        check_kernel(config.kernel, device.accelerator)
+    if how == "dense":
+        if optim.table_state != "float32":
+            raise ValueError(
+                f"optim.table_state={optim.table_state} with optim.table_gradient=dense, whose "
+                "moments have the table's type; set optim.table_gradient=rows or fused"
+            )
+        if getattr(config.model, "table_dtype", "float32") != "float32":
+            raise ValueError(
+                "model.table_dtype=bfloat16 with optim.table_gradient=dense: torch's AdamW would "
+                "round small updates away; rows and fused round stochastically: set one of them"
+            )
+        return
+    if config.kernel == "reference":
+        raise ValueError(
+            f"kernel=reference has dense gradients only, not optim.table_gradient={how}; use "
+            "kernel=torch or auto"
+        )
+    if ranks.world_size > 1:
+        raise ValueError(
+            f"optim.table_gradient={how} with {ranks.world_size} ranks: DDP averages gradients "
+            "in dense buckets, and these are sparse or never made; set optim.table_gradient=dense"
+        )
+    if how == "fused":
+        _check_fused(config, ranks)
+
+
+def _check_fused(config: RunConfig, ranks: Ranks) -> None:
+    if config.optim.grad_clip is not None:
+        raise ValueError(
+            f"optim.table_gradient=fused with optim.grad_clip={config.optim.grad_clip}: tables "
+            "have stepped before the norm of all gradients is known; set optim.grad_clip=null or "
+            "optim.table_gradient=rows"
+        )
+    if ranks.n_micro > 1:
+        raise ValueError(
+            f"optim.table_gradient=fused with trainer.micro_batch_size="
+            f"{config.trainer.micro_batch_size}: tables would step once a micro-batch; set it to "
+            "null or optim.table_gradient=rows"
+        )
+
+
+def _blocks_kept(transformer: TransformerConfig) -> int:
+    """The blocks whose activations a backward pass needs: from the first that is trained."""
+    trained = transformer.trained_blocks or (0,)
+    return len(transformer.ffns) - min(trained)
+
+
+def check_roles(config: RunConfig, transformer: TransformerConfig) -> None:
+    """Raises ValueError if a matrix has no role, and Muon needs it."""
+    if config.optim.matrices == "muon":
+        check_declared(_shapes(transformer), "optim.matrices=muon")
+
+
+def peak_rate(optim: Optim, transformer: TransformerConfig) -> float:
+    """The peak learning rate of the backbone; of a base's parametrization, at the base. nan: a law
+    says it.
+    """
+    lr = math.nan if optim.lr == "law" else optim.lr
+    if transformer.base is not None:
+        return lr
+    return peak_lr(lr, optim.lr_d_model, optim.lr_width_exponent, transformer.d_model)
+
+
+def _stage_steps(name: str, budget: float, flops_per_token: float, batch_tokens: int) -> int:
+    try:
+        return plan_steps(budget, flops_per_token, batch_tokens)
+    except OffBudgetError as error:
+        raise OffBudgetError(f"the share of stage {name}: {error}", error.short) from None
+
+
+def make_plan(draft: Draft) -> Plan:
+    """Raises OffBudgetError if whole steps miss the budget by more than 1 %, and ValueError for a
+    schedule that they are too few for. The rate of a law is nan: its part says it.
+    """
+    config, transformer, ranks = draft.config, draft.transformer, draft.ranks
+    cost, optim = draft.cost, config.optim
+    batch_tokens = ranks.batch_size * config.data.seq_len
+    stage_steps = tuple(
+        _stage_steps(name, share * config.budget, cost.training_flops, batch_tokens)
+        for name, share in draft.stages.items()
+    )
+    n_steps = sum(stage_steps) or plan_steps(config.budget, cost.training_flops, batch_tokens)
+    for n in stage_steps or (n_steps,):
+        check_steps(optim, config.budget, n, batch_tokens)
+    folder = train_folder(config.data, Path(config.paths.cache).expanduser())
+    epochs = None
+    if folder.exists() and not config.data.streaming and not stage_steps:
+        epochs = n_steps * batch_tokens / PackedText(folder).n_tokens
+    return Plan(
+        cost=cost,
+        batch_tokens=batch_tokens,
+        n_steps=n_steps,
+        lr=peak_rate(optim, transformer),
+        memory=plan_memory(
+            cost,
+            d_model=transformer.d_model,
+            n_layers=_blocks_kept(transformer),
+            vocab_size=transformer.vocab_size,
+            micro_tokens=ranks.n_sequences * config.data.seq_len,
+            n_micro=ranks.n_micro,
+            table_gradient=optim.table_gradient,
+            table_state=optim.table_state,
+            table_dtype=getattr(config.model, "table_dtype", "float32"),
+            n_models=1 + sum(part.n_models for part in draft.parts),
+            n_one_moment=_n_of_muon(config, transformer),
+        ),
+        epochs=epochs,
+        stage_steps=stage_steps,
+    )
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves out initial values. On the meta device drawing them changes nothing, and imports the
+    compiler.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+def _shapes(transformer: TransformerConfig) -> Transformer:
+    with torch.device("meta"), _Undrawn():
+        return transformer.build()
+
+
+@functools.lru_cache(maxsize=256)  # the points of a sweep share shapes
+def trained_kinds(transformer: TransformerConfig) -> frozenset[str]:
+    """The kinds of parameters that are trained: table, key, backbone (matrices that decay) and
+    muon (those that Muon would step).
+    """
+    model = _shapes(transformer)
+    freeze(model)
+    roles, kinds = declared_roles(model), set[str]()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter.dim() >= 2:
+            role = roles.get(name)
+            kinds |= {"backbone" if role is None else role.group}
+            kinds |= {"muon"} if role is not None and role.is_muons else set()
+    return frozenset(kinds)
+
+
+def _n_of_muon(config: RunConfig, transformer: TransformerConfig) -> int:
+    """The trained parameters that have one moment."""
+    if config.optim.matrices != "muon":
+        return 0
+    model = _shapes(transformer)
+    freeze(model)
+    roles = declared_roles(model)
+    matrices = ((roles.get(name), p) for name, p in model.named_parameters() if p.requires_grad)
+    return sum(p.numel() for role, p in matrices if role is not None and role.is_muons)
