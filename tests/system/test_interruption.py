@@ -80,3 +80,28 @@ def test_an_interruption_that_a_library_turns_into_an_error_stays_one(error):
     assert signal.getsignal(signal.SIGINT) is before
     with pytest.raises(ValueError, match="their own"), interruption.heard():
         raise ValueError("their own")
+
+
+FINALIZER = """
+import os, signal, time
+from experiments.cli import exit_codes
+from experiments.system import interruption
+
+interruption.listen()
+
+class Resource:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+
+with exit_codes():
+    Resource()
+    time.sleep(20)
+    print("missed")
+"""
+
+
+def test_an_interruption_in_a_finalizer_comes_after_it():
+    """Python drops what is raised there, and would print a traceback and go on."""
+    ended = subprocess.run([sys.executable, "-c", FINALIZER], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (130, "")
+    assert "Traceback" not in ended.stderr

@@ -144,6 +144,25 @@ def test_kill_ends_what_hangs_below_it_too(guest, tmp_path):
         time.sleep(0.02)
 
 
+@pytest.mark.parametrize("end", [lambda child: child.kill(), lambda child: child.close(30)])
+def test_its_temporary_files_go_with_it(guest, end):
+    child = guest(
+        """
+        import tempfile
+        file = tempfile.mkstemp()[1]
+        input()
+        print(file, flush=True)
+        input()
+        """
+    )
+    child.tell({})
+    assert child.wait(30)
+    left = Path(child.error)
+    assert left.exists()
+    end(child)
+    assert not left.parent.exists()
+
+
 @pytest.mark.slow
 def test_close_kills_what_does_not_end(guest):
     child = guest("import time; time.sleep(600)")

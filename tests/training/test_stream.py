@@ -258,7 +258,8 @@ def test_a_stream_from_nothing_names_its_base(compose_raw):
 def test_the_dry_run_has_the_stages(child):
     text = plan_table([child("continual=keep", "continual.replay=0.05")], flops_per_second=1e9)
     n = child().plan.stage_steps[0]
-    assert f"sea {n}, farm {n}; kept by replay=0.05" in text
+    assert f"sea {n}, farm {n}\n" in text
+    assert re.search(r"What was known is kept by:\n .* replay=0\.05\n", text)
     assert "epochs: not known" not in text
 
 

@@ -9,7 +9,9 @@ outcome is known, a process ends by itself: only INT may still hurry it.
 Standard library only, and quick to import: a signal before a handler is set kills.
 """
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 _ENDING = (signal.SIGTERM, signal.SIGINT)  # not forgotten for a later USR1: it asks to go on
+_SOON = 0.05  # seconds
 
 
 class Interrupted(KeyboardInterrupt):
@@ -49,6 +52,20 @@ def listen() -> None:
         _state.listening, _state.ending = True, False
         for number in SIGNALS:
             signal.signal(number, _handle)
+        sys.unraisablehook = _raise_later
+
+
+def _raise_later(dropped: "sys.UnraisableHookArgs") -> None:
+    """An interruption that Python drops, because it came in a finalizer or in what a library does
+    at a fork, is sent again when that is over. Other errors are shown as ever.
+    """
+    number = _state.received
+    if not isinstance(dropped.exc_value, Interrupted) or number is None:
+        sys.__unraisablehook__(dropped)
+        return
+    again = threading.Timer(_SOON, os.kill, (os.getpid(), number))
+    again.daemon = True
+    again.start()
 
 
 def listen_again() -> None:

@@ -6,9 +6,11 @@ wrong, and then it ends. Standard library only.
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,6 +20,7 @@ from typing import Any
 # what ends this process is not for the child, and what the child starts: not Ctrl-C, which goes to
 # a terminal's whole group, nor TERM, which a cluster sends to all processes of a job
 _NOT_FOR_IT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+OWN_FOLDER = "EXPERIMENTS_GUEST_FOLDER"
 _POLL = 0.02  # seconds
 _CHUNK = 65536  # bytes
 
@@ -25,11 +28,14 @@ _CHUNK = 65536  # bytes
 class Guest:
     """One such child, of a Python script.
 
-    However this process ends, the child reads to the end of the pipe, and is to end then.
+    However this process ends, the child reads to the end of the pipe, and is to end then. It has a
+    folder for temporary files, OWN_FOLDER in its environment. That is removed when the child is
+    ended here, and is the child's to remove where nobody is left to do so.
     """
 
     def __init__(self, script: Path, environ: Mapping[str, str]) -> None:
         """environ: variables beside this process's own. Raises OSError."""
+        self._folder = tempfile.mkdtemp(prefix="guest-")
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_FOR_IT)  # a child inherits it
         try:
             self._process = subprocess.Popen(
@@ -37,9 +43,12 @@ class Guest:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=0,
-                env={**os.environ, **environ},
+                env={**os.environ, **environ, "TMPDIR": self._folder, OWN_FOLDER: self._folder},
                 start_new_session=True,
             )
+        except OSError:
+            self._remove_folder()
+            raise
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         assert self._process.stdin is not None
@@ -86,6 +95,7 @@ class Guest:
         except subprocess.TimeoutExpired:
             self.kill()
         self._from.close()
+        self._remove_folder()
 
     def kill(self) -> None:
         """Ends it and what it has started, which may be what hangs."""
@@ -95,6 +105,10 @@ class Guest:
         self._process.wait()
         self._to.close()
         self._from.close()
+        self._remove_folder()
+
+    def _remove_folder(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _exchange(self) -> None:
         """Writes what the pipe takes and reads what has come."""

@@ -6,6 +6,7 @@ whoever told it is gone: it closes the run, so that no row is lost, or is ended 
 
 import json
 import os
+import shutil
 import signal
 import sys
 from contextlib import suppress
@@ -58,10 +59,17 @@ def main() -> None:
         if owner.run is not None:
             signal.alarm(_CLOSING)
             owner.finish(exit_code=1, summary={})
+        _remove_folder()
     except BaseException as error:  # W&B may ask for an exit
         _answer(answers, repr(error))
         messages.read()  # until it is killed, and with it what it has started, or is alone
+        _remove_folder()
         os._exit(1)  # without W&B's hooks at exit, which may wait, or complain of what is known
+
+
+def _remove_folder() -> None:
+    """Of temporary files, where whoever started this process may be gone (guest.py)."""
+    shutil.rmtree(os.environ.get("EXPERIMENTS_GUEST_FOLDER", ""), ignore_errors=True)
 
 
 def _answer(answers: Any, error: str = "") -> None:
