@@ -1,7 +1,7 @@
 """A point of a sweep, and the parts that its run has beside training a model from random weights.
 
-A part is one file: it says what it refuses, what it costs, how it stands in the plan and in the
-record, what it does before the first step and in each one. What trains a run loops over its parts
+A part is one file: it says what it refuses, what it costs, its line in the plan and its columns in
+the record, what it does before the first step and in each one. What trains a run loops over its parts
 and knows none by name. docs/extending.md has a part from its file to its record.
 """
 
@@ -130,7 +130,7 @@ class Point:
 
 
 class Scorer(Protocol):
-    """What scores a run's model as it is when asked."""
+    """Scores a run's model as it is when asked."""
 
     def all(self) -> Scores:
         """On the run's named sets and its validation split, which is `validation`."""
@@ -158,7 +158,7 @@ class BuiltRun:
     resumed: Path | None
 
     def batches(self) -> Iterator[Tensor]:
-        """Of (batch, seq) tokens of the training text, in another order than training's; of a
+        """(batch, seq) tokens of the training text, in another order than training's; of a
         stream, of its base.
         """
         config = self.point.config
@@ -184,7 +184,7 @@ class BuiltRun:
 
 
 class TrainingPart(nn.Module):
-    """What a part does in the steps of a training. Its buffers are in each checkpoint, under
+    """A part's work in the steps of a training. Its buffers are in each checkpoint, under
     `state_name`, and what `kept` returns beside them.
 
     seconds: of its own work between steps, which is no training.
@@ -206,7 +206,7 @@ class TrainingPart(nn.Module):
         """Before the forward pass of the step of this number, from 0."""
 
     def penalty(self, model: Transformer, inputs: Tensor, logits: Tensor) -> Tensor | float:
-        """What is added to the loss of a batch of (batch, seq) inputs."""
+        """The term to add to the loss of a batch of (batch, seq) inputs."""
         return 0.0
 
     def mask(self) -> None:
@@ -223,12 +223,12 @@ class TrainingPart(nn.Module):
         """Takes those of a checkpoint."""
 
     def columns(self) -> dict[str, Any]:
-        """Of the record, when training has ended."""
+        """Columns of the record, when training has ended."""
         return {}
 
 
 class RunPart:
-    """What a run does beside training a model from random weights.
+    """Something that a run does beside training a model from random weights.
 
     A file of experiments.parts has one, which `of` makes of keys of the config. One of yours is a
     frozen dataclass that a yaml of conf/parts names by its `_target_`: parts=[NAME] chooses it.
@@ -259,7 +259,7 @@ class RunPart:
         """Raises ValueError for a run that it can't be a part of."""
 
     def identity(self, identity: dict[str, Any]) -> dict[str, Any]:
-        """What of a config the run id is a hash of; without what can't change the result."""
+        """The part of a config that the run id is a hash of, without what can't change the result."""
         return identity
 
     def cost(self, cost: Cost) -> Cost:
@@ -310,7 +310,7 @@ class RunPart:
         return {}
 
     def training(self, run: BuiltRun, columns: Mapping[str, Any]) -> TrainingPart | None:
-        """What it does in the steps. columns: those of all parts' starts, as they were made."""
+        """Its work in the steps. columns: those of all parts' starts, as they were made."""
         return None
 
     def columns(self, point: Point) -> dict[str, Any]:
@@ -322,7 +322,7 @@ class RunPart:
 
 
 class DivergedError(Exception):
-    """What a run would go on from has diverged, as the run itself would have, at that step."""
+    """The run that this one would go on from has diverged, as this one would have, at that step."""
 
     def __init__(self, why: str, n_steps: int) -> None:
         super().__init__(why)

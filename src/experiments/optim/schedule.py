@@ -52,12 +52,12 @@ def step_of_stage(step: int, stage_steps: Sequence[int]) -> tuple[int, int]:
 
 
 def warmup_steps(optim: Optim, n_steps: int, batch_tokens: int) -> int:
-    """Of a run, or stage, of n_steps; at least 1."""
+    """The warm-up of a run, or stage, of n_steps; at least 1."""
     return _steps(optim.warmup, optim.warmup_tokens, n_steps, batch_tokens)
 
 
 def decay_steps(optim: Optim, n_steps: int, batch_tokens: int) -> int:
-    """Of a wsd run, or stage, of n_steps; at least 1."""
+    """The decay of a wsd run, or stage, of n_steps; at least 1."""
     return _steps(optim.decay, optim.decay_tokens, n_steps, batch_tokens)
 
 

@@ -122,7 +122,7 @@ class BranchSteps(RunPart):
         return f"from step {branch.n_steps} of trunk {branch.trunk_id} "
 
     def checkpoint(self, point: Point) -> Path | None:
-        """Of the trunk, the one that leads to the branch's start.
+        """The trunk's checkpoint that leads to the branch's start.
 
         Where the trunk has gone past the start and kept no checkpoint of it, that is an earlier
         one, or none: the branch takes more steps itself, to the same bits. Raises DivergedError,

@@ -78,7 +78,7 @@ class Keep(RunPart):
         return int(self._has_reference)
 
     def cost(self, cost: Cost) -> Cost:
-        """Of distillation, a forward pass of the model as it was at the start."""
+        """With distillation, a forward pass of the model as it was at the start."""
         if not self.continual.distil:
             return cost
         reference = Term(name="reference", flops=cost.forward_flops, seen_by_torch=False)
@@ -167,7 +167,7 @@ class SparseRows(nn.Module):
 
     @torch.no_grad()
     def count_background(self, model: Transformer, batches: Sequence[Tensor]) -> None:
-        """Of (batch, seq) tokens of the base corpus, a document each."""
+        """Counts rows over (batch, seq) tokens of the base corpus, a document each."""
         was_training, device = model.training, next(model.parameters()).device
         model.eval()
         for tokens in batches:
@@ -221,7 +221,7 @@ def _tables_of(layer: FFN) -> list[nn.Parameter]:
 
 
 class Keeping(TrainingPart):
-    """Of one model. reference: the model as it was at the start, for distillation and L2."""
+    """All ways on one model. reference: it as it was at the start, for distillation and L2."""
 
     state_name = "keeping"
 

@@ -10,7 +10,7 @@ from experiments.point import Draft, RunPart
 
 @dataclass(frozen=True, kw_only=True)
 class Parametrization(RunPart):
-    """Of another than the standard one; what it changes is in models/parametrization.py."""
+    """Another parametrization than the standard one (models/parametrization.py)."""
 
     @classmethod
     def of(cls, config: RunConfig) -> "Parametrization | None":

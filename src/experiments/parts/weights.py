@@ -29,7 +29,7 @@ class Weights(RunPart):
 
     @classmethod
     def complete(cls, raw: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What conf/init leaves null is what the weights say."""
+        """The nulls of conf/init become what the weights say."""
         return completion.completed(raw)
 
     @classmethod

@@ -9,7 +9,7 @@ from experiments.point import TrainingPart
 
 
 class PartSteps(pl.Callback):
-    """Of one part. begun: TrainingPart.at_step's."""
+    """The callback of one part. begun: TrainingPart.at_step's."""
 
     def __init__(self, part: TrainingPart, begun: Callable[[], object]) -> None:
         self._part, self._begun = part, begun

@@ -20,7 +20,7 @@ from experiments.models.transformer import Transformer
 
 @dataclass(frozen=True, kw_only=True)
 class Started:
-    """What a start cost and came to. flops: of distillation, the base model's share included.
+    """The cost and outcome of a start. flops: of distillation, the base model's share included.
 
     exact: whether the model with layers beside gives the logits of the one without, to the bit, on
     a batch of the text; None where none is beside. distilled: of each block whose layer was
@@ -63,7 +63,7 @@ class How:
         return False
 
     def grown(self, base: FFNConfig, n_experts: int) -> FFNConfig:
-        """What such a layer becomes. Raises ValueError if it can't."""
+        """The config that such a layer gets. Raises ValueError if it can't."""
         return base
 
     def is_exact(self, base: FFNConfig) -> bool:
@@ -76,7 +76,7 @@ class How:
         """Raises ValueError if the layer can't be seeded from the block's own."""
 
     def placed(self, layer: FFNConfig, base: FFNConfig) -> FFNConfig:
-        """What a chosen block holds."""
+        """The layer of a chosen block."""
         return layer
 
     def seed(self, ffn: FFN, base: FFN, init: Init, generator: torch.Generator) -> FFN | None:
@@ -84,7 +84,7 @@ class How:
         raise NotImplementedError
 
     def finish(self, seeded: Seeded) -> Started:
-        """What is left to do once all blocks are seeded, and what is not trained is frozen."""
+        """The rest, once all blocks are seeded and what is not trained is frozen."""
         return Started()
 
 

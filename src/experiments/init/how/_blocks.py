@@ -1,4 +1,4 @@
-"""What several ways do to a model's blocks, and measure on them."""
+"""Changes and measurements of a model's blocks that several ways share."""
 
 from collections.abc import Sequence
 

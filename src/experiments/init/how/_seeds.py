@@ -1,4 +1,4 @@
-"""What several ways refuse."""
+"""Refusals that several ways share."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

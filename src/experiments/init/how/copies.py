@@ -1,5 +1,5 @@
-"""Of a layer of experts, more of them, as copies; of a dense layer, a PEER beside it whose experts
-are copies of its neurons.
+"""Copies: of the experts of a layer that has some, else of a dense layer's neurons as the experts of
+a PEER beside it.
 """
 
 import torch

@@ -23,7 +23,7 @@ _AT_ONCE = 1024  # tokens of a teacher's forward pass
 
 
 class Replace(How):
-    """What the layer leaves out at a token is what is not retrieved."""
+    """At a token the layer leaves out the neurons that it does not retrieve."""
 
     def check(
         self, init: Init, layer: FFNConfig, base: FFNConfig, block: int, d_model: int
