@@ -1,8 +1,8 @@
 """A point of a sweep, and the parts that its run has beside training a model from random weights.
 
 A part is one file: it says what it refuses, what it costs, its line in the plan and its columns in
-the record, what it does before the first step and in each one. What trains a run loops over its parts
-and knows none by name. docs/extending.md has a part from its file to its record.
+the record, what it does before the first step and in each one. What trains a run loops over its
+parts and knows none by name. docs/extending.md has a part from its file to its record.
 """
 
 import copy
@@ -259,7 +259,7 @@ class RunPart:
         """Raises ValueError for a run that it can't be a part of."""
 
     def identity(self, identity: dict[str, Any]) -> dict[str, Any]:
-        """The part of a config that the run id is a hash of, without what can't change the result."""
+        """The settings that the run id is a hash of, without those that can't change the result."""
         return identity
 
     def cost(self, cost: Cost) -> Cost:

@@ -312,7 +312,7 @@ def test_weights_that_changed_since_are_refused(child, parents, tmp_path):
         ),
         ("dense", ("+model.width_factor=2",), "give model=NAME, as model=peer"),
         ("dense", ("model=none",), "init.train=layer with None, which has no parameters"),
-        ("dense", ("init.how=maybe",), "init.how='maybe' is not one of keep, beside"),
+        ("dense", ("init.how=maybe",), "init.how='maybe' is not one of beside, bias, copies, keep"),
         ("dense", (*KEEP, "tokenizer=bpe"), "leave tokenizer out, and it is theirs, or set ladder"),
         ("dense", (*KEEP, "init.sha256=abc"), "init.sha256='abc', and the weights of init have"),
         ("dense", (*KEEP, "init.path=''"), "init.path='' must be a path, and not empty"),

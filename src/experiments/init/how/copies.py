@@ -1,5 +1,5 @@
-"""Copies: of the experts of a layer that has some, else of a dense layer's neurons as the experts of
-a PEER beside it.
+"""Copies of experts, of a layer that has some; else a PEER beside the dense layer whose experts are
+copies of its neurons.
 """
 
 import torch
