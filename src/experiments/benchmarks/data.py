@@ -22,7 +22,8 @@ from experiments.data.loader import Loader
 from experiments.data.packing import encode
 from experiments.data.prepare import PreparedData, prepare_data, training_batches
 from experiments.optim.groups import build_optimizer
-from experiments.point import Point, plan_point
+from experiments.planning import plan_point
+from experiments.point import Point
 from experiments.system.environment import keep_freed_memory, usable_cores
 from experiments.training.starting import build_model
 

@@ -12,7 +12,8 @@ from experiments.benchmarks.core.machine import ALLOCATORS, KERNELS, usable_kern
 from experiments.benchmarks.core.shapes import Settings, Shape
 from experiments.cli import composed
 from experiments.config.words import split_pairs
-from experiments.point import Draft, check_effects, read_point
+from experiments.planning import check_effects, read_point
+from experiments.point import Draft
 
 GRID = "16384,65536,262144,1048576"  # 128² to 1024²
 # instead of a comparison's usual sizes
