@@ -76,4 +76,4 @@ def test_predictions_do_not_depend_on_how_many_draws_are_held_at_once(monkeypatc
 def test_a_fit_form(tmp_path):
     printed = follow("A fit form", tmp_path)
     assert "{chinchilla,farseer,kaplan,over_trained}" in printed
-    assert "kaplan: L = ((A/N)^(a/b) + B/D)^b" in printed
+    assert "kaplan: L = ((A/N)^(alpha/beta) + B/D)^beta" in printed
