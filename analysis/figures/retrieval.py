@@ -1,7 +1,6 @@
 """A layer's retrieval: active experts by heads, and usage by query norm."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,14 +19,10 @@ from analysis.figures.layout import (
     swatch,
 )
 from analysis.figures.palette import Look, ink, markers, model_looks, page, sequential
-from analysis.figures.plot import Plot
 from analysis.figures.scales import LABELS, experts_scale, log_scale, padded
 from analysis.figures.schemes import Colour
 from analysis.figures.style import DASHED, LINES, edge
-from analysis.study import Study
 from analysis.table.load import best_of_cells, finished
-
-TITLE = "Active experts"  # of its section in reports
 
 _NORMS = (DASHED, *LINES[:1], *LINES[2:])  # without a norm dashed, with one solid, others
 
@@ -200,15 +195,3 @@ def _title(key: tuple[object, ...], keys: Sequence[tuple[object, ...]]) -> str:
         if i in (0, 2) or len({str(other[i]) for other in keys}) > 1
     ]
     return ", ".join(part for part in shown if part)
-
-
-def plots(study: Study) -> Iterator[Plot]:
-    """Heads at equal numbers of active experts, Fig. 3b of He 2024; none if not varied."""
-    done = finished(study.table).dropna(subset=["n_heads", "top_k"])
-    if len(done[["n_heads", "top_k"]].drop_duplicates()) > 1:
-        yield Plot(
-            name="active",
-            caption="Perplexity against heads at equal numbers of active experts, as Fig. 3b of "
-            "He 2024",
-            make=partial(draw_active, done),
-        )

@@ -6,7 +6,7 @@ from functools import partial
 from analysis import numbers
 from analysis.figures.experts import draw_experts
 from analysis.figures.plot import Plot
-from analysis.figures.retrieval import draw_usage
+from analysis.figures.retrieval import draw_active, draw_usage
 from analysis.report.gallery import Draft, Part, file_label
 from analysis.report.page import DataTable, Text
 from analysis.report.tables import formats_of, params_table, units_of, with_intervals
@@ -56,6 +56,20 @@ def experts_section(study: Study) -> Draft | None:
                 )
             )
     return Draft(title="Number of experts", parts=parts)
+
+
+def active_section(study: Study) -> Draft | None:
+    """Heads at equal numbers of active experts, Fig. 3b of He 2024; None if not varied."""
+    done = finished(study.table).dropna(subset=["n_heads", "top_k"])
+    if len(done[["n_heads", "top_k"]].drop_duplicates()) < 2:
+        return None
+    plot = Plot(
+        name="active",
+        caption="Perplexity against heads at equal numbers of active experts, as Fig. 3b of "
+        "He 2024",
+        make=partial(draw_active, done),
+    )
+    return Draft(title="Active experts", parts=[plot])
 
 
 def usage_section(study: Study) -> Draft | None:

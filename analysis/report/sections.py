@@ -14,7 +14,7 @@ from analysis.report.compute import (
     parametric_section,
 )
 from analysis.report.curves import isoflop_section
-from analysis.report.experts import experts_section, usage_section
+from analysis.report.experts import active_section, experts_section, usage_section
 from analysis.report.forgetting import forgetting_section
 from analysis.report.gallery import Draft
 from analysis.report.page import DataTable
@@ -36,6 +36,7 @@ def sections_of(study: Study) -> list[Draft]:
         isoflop_section,
         forgetting_section,
         experts_section,
+        active_section,
         usage_section,
         laws_section,
         multipliers_section,
