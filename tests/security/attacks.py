@@ -175,23 +175,28 @@ def _pickled_model(folder: Path) -> None:
     planted(folder / "pytorch_model.bin", folder.parent / "RAN")
 
 
+def _llama(folder: Path, **changes: object) -> None:
+    """A config.json that nothing is wrong with, but for the changes."""
+    values = {
+        "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "vocab_size": 64,
+        "num_hidden_layers": 1, "num_attention_heads": 4, "rms_norm_eps": 1e-5, **changes,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(values))
+
+
 def _header_bomb(folder: Path) -> None:
-    (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    _llama(folder)
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", 2**60) + b"{}")
 
 
 def _index_out(folder: Path) -> None:
-    (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    _llama(folder)
     index = {"weight_map": {"x": "../other.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
 def _layers(folder: Path) -> None:
-    values = {
-        "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "vocab_size": 64,
-        "num_hidden_layers": 10**9, "num_attention_heads": 4,
-    }  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(values))
+    _llama(folder, num_hidden_layers=10**9)
     save_file({"x": torch.zeros(1)}, folder / "model.safetensors")
 
 
