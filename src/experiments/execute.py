@@ -180,13 +180,14 @@ def _stalled(run_dir: Path, on_stall: Callable[[str], object], why: str) -> None
 def _other_rank(point: Point, n_threads: int | None) -> RunRecord:
     """A rank's share of the training, and nothing else."""
     set_up_process(point, n_threads)
+    record = _planned_record(point)
     try:
         begun = begin(point, scores=False)
     except DivergedError:
-        return replace(_planned_record(point), status="diverged")
+        return replace(record, status="diverged")
     fit(point, begun.module, begun.data, (), Guards(), begun.resumed)
     leave_group()
-    return replace(_planned_record(point), status="done")  # its own share is
+    return replace(record, status="done")  # its own share is
 
 
 def _planned_record(point: Point) -> RunRecord:

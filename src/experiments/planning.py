@@ -27,7 +27,7 @@ from experiments.parts import completed, parts_of
 from experiments.point import Draft, Point
 from experiments.system.credentials import refuse
 from experiments.system.distributed import Ranks, share_batch
-from experiments.system.environment import Device, resolve_device
+from experiments.system.environment import device_of
 
 
 def make_point(raw: Mapping[str, Any]) -> Point:
@@ -41,7 +41,10 @@ def read_point(raw: Mapping[str, Any]) -> Draft:
     config, ranks, transformer = draft.config, draft.ranks, draft.transformer
     check_roles(config, transformer)
     _check_batch(transformer, ranks.n_sequences * config.data.seq_len)
-    check_tables(config, _device(config), ranks)
+    check_tables(config, ranks)
+    device = device_of(config.trainer)
+    if config.kernel in ("cpp", "triton"):
+        check_kernel(config.kernel, device.accelerator)
     for part in draft.parts:
         part.refuse(draft)
     return draft
@@ -77,10 +80,6 @@ def run_id_of(raw: Mapping[str, Any]) -> str:
     return id_of(draft.raw, draft)
 
 
-def _device(config: RunConfig) -> Device:
-    return resolve_device(config.trainer.accelerator, config.trainer.precision)
-
-
 def plan_point(draft: Draft) -> Point:
     """Raises OffBudgetError, a ValueError, if whole steps miss the budget by more than 1 %, and
     ValueError for a plan that a part can't follow, or a schedule that its steps are too few for.
@@ -92,7 +91,7 @@ def plan_point(draft: Draft) -> Point:
     return Point(
         raw=draft.raw,
         config=draft.config,
-        device=_device(draft.config),
+        device=device_of(draft.config.trainer),
         ranks=draft.ranks,
         run_id=id_of(draft.raw, draft),
         transformer=draft.transformer,
@@ -147,11 +146,9 @@ def _check_batch(transformer: TransformerConfig, n_tokens: int) -> None:
             check_batch(n_tokens)
 
 
-def check_tables(config: RunConfig, device: Device, ranks: Ranks) -> None:
+def check_tables(config: RunConfig, ranks: Ranks) -> None:
     """Raises ValueError if expert tables can't be read or stepped the way that is asked for."""
     optim, how = config.optim, config.optim.table_gradient
-    if config.kernel in ("cpp", "triton"):
-        check_kernel(config.kernel, device.accelerator)
     if how == "dense":
         if optim.table_state != "float32":
             raise ValueError(
@@ -240,6 +237,7 @@ def make_plan(draft: Draft) -> Plan:
     epochs = None
     if folder.exists() and not config.data.streaming and not stage_steps:
         epochs = n_steps * batch_tokens / PackedText(folder).n_tokens
+    n_of_muon = _n_of_muon(config, transformer)
     return Plan(
         cost=cost,
         batch_tokens=batch_tokens,
@@ -256,7 +254,7 @@ def make_plan(draft: Draft) -> Plan:
             table_state=optim.table_state,
             table_dtype=getattr(config.model, "table_dtype", "float32"),
             n_models=1 + sum(part.n_models for part in draft.parts),
-            n_one_moment=_n_of_muon(config, transformer),
+            n_one_moment=n_of_muon,
         ),
         epochs=epochs,
         stage_steps=stage_steps,

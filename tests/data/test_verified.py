@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.data import verified
-from experiments.data.packed import PackedText
-from experiments.data.verified import open_verified
+from experiments.data.packed import PackedText, open_verified
 from experiments.records import DamagedError
 from tests.data.conftest import packed
 

@@ -1,7 +1,19 @@
-"""Tokens on disk: a split's documents, each with an end-of-text id after it, in shards."""
+"""Tokens on disk: a split's documents, each with an end-of-text id after it, in shards.
+
+Before a run's first step every shard that it reads is hashed and compared with the index. That it
+was, is kept beside the folder, in .<folder>.verified, so that the next run, rank or sweep of a big
+corpus need not read it all again. The stamp holds the hash of the index, and the size, times of
+change and inode of each shard. Any write to a shard, a copy of it and a move to another disk change
+one of these, and all is read again; and so it is after a week, because a stamp can't see a disk
+that returns other bytes for a file that nobody wrote to. Where the cache can't be written there is
+no stamp, and every run reads everything.
+"""
 
 import hashlib
+import json
+import time
 from collections.abc import Iterable
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,10 +21,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from experiments.data.cache import locked
 from experiments.data.checked import read_checked, write_checked
 from experiments.records import DamagedError
+from experiments.system.disk import write_text_atomically
 
 INDEX_NAME = "index.json"
+_DAYS = 7  # a stamp holds
+_LARGE = 10**9  # bytes, above which the wait is worth a line
 
 
 class Tokens(Protocol):
@@ -179,3 +195,55 @@ def _remedy(folder: Path) -> str:
 def windows_of(tokens: Tokens, starts: Iterable[int], length: int) -> np.ndarray:
     """The slices of `length` tokens from each start on, (len(starts), length)."""
     return np.stack([tokens.read(int(start), int(start) + length) for start in starts])
+
+
+def open_verified(folder: Path) -> PackedText:
+    """The tokens, whole. A second process waits for the first, and then finds its stamp.
+
+    Raises DamagedError, naming the file, for an index or a shard that is not as it was written.
+    """
+    text = PackedText(folder)
+    if _is_stamped(text):
+        return text
+    with ExitStack() as stack:
+        with suppress(OSError):  # a cache that can't be written
+            stack.enter_context(locked(folder))
+        if not _is_stamped(text):
+            n_bytes = text.n_tokens * text.dtype.itemsize
+            if n_bytes > _LARGE:
+                print(f"checking {n_bytes / 1e9:.1f} GB of tokens in {folder}", flush=True)
+            facts = _facts(text)  # of before: a write meanwhile is seen
+            text.verify()
+            stamp(text, facts)
+    return text
+
+
+def stamp(text: PackedText, facts: dict[str, Any] | None = None) -> None:
+    """Notes that the tokens were found whole. facts: of the files, before they were read."""
+    content = {"time": time.time(), **(facts or _facts(text))}
+    with suppress(RuntimeError):  # the next one reads them again
+        write_text_atomically(_stamp_path(text), json.dumps(content) + "\n")
+
+
+def _is_stamped(text: PackedText) -> bool:
+    try:
+        content = json.loads(_stamp_path(text).read_bytes())
+        age = time.time() - content.pop("time")
+        return 0 <= age < _DAYS * 24 * 3600 and content == _facts(text)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return False  # none, or none that can be believed
+
+
+def _facts(text: PackedText) -> dict[str, Any]:
+    """A file's facts, which change if it does."""
+    stats = {shard.file: (text.folder / shard.file).stat() for shard in text.shards}
+    return {
+        "index": file_sha256(text.folder / INDEX_NAME),
+        "shards": {
+            file: [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for file, s in stats.items()
+        },
+    }
+
+
+def _stamp_path(text: PackedText) -> Path:
+    return text.folder.with_name(f".{text.folder.name}.verified")

@@ -23,10 +23,11 @@ from experiments.data.packed import (
     as_tokens,
     check_shard,
     file_sha256,
+    open_verified,
+    stamp,
     token_dtype,
     write_index,
 )
-from experiments.data.verified import open_verified, stamp
 from experiments.data.vocabulary import Vocabulary
 from experiments.records import DamagedError
 from experiments.system.disk import sync, sync_file, sync_tree

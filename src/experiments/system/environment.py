@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from experiments.config.schema import Trainer
 from experiments.system import code_copy, started
 from experiments.system.credentials import cut
 
@@ -34,14 +35,14 @@ class Device:
     precision: str
 
 
-def resolve_device(accelerator: str, precision: str) -> Device:
-    """The device that the two settings of `trainer` mean on this machine.
+def device_of(trainer: Trainer) -> Device:
+    """The device that trainer.accelerator and trainer.precision mean on this machine.
 
     auto takes a GPU if there is one, and bf16-mixed on a GPU that has it, else float32. Raises
     ValueError for what is unknown, or is not here.
     """
-    accelerator = _accelerator(accelerator)
-    return Device(accelerator=accelerator, precision=_precision(precision, accelerator))
+    accelerator = _accelerator(trainer.accelerator)
+    return Device(accelerator=accelerator, precision=_precision(trainer.precision, accelerator))
 
 
 def _accelerator(accelerator: str) -> str:
