@@ -209,7 +209,7 @@ parametric good.csv --model pkm -> has no finished run; the table has dense, moe
 parametric good.csv --model= -> --model is empty; give a value, or leave it out
 experts good.csv --model pkm -> no finished run of model='pkm'; the table has dense, moe
 experts good.csv --baseline pkm -> no finished run of model='pkm'; the table has dense, moe
-experts good.csv --model moe --size width -> needs width: the table has none; load with --column
+experts good.csv --model moe --size width -> --size width is no column; found series, model
 experts good.csv -> models with experts: dense, moe; choose one with --model
 experts good.csv --size seed -> size='seed' is not a size of models
 experts good.csv --size n_params -> counts the experts and grows with them

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from experiments.data import verified
+from experiments.data import packed as tokens_on_disk
 from experiments.data.packed import PackedText, open_verified
 from experiments.records import DamagedError
 from tests.data.conftest import packed
@@ -95,7 +95,7 @@ def test_a_damaged_stamp_is_none(folder, reads, tmp_path, text):
 def test_a_stamp_holds_for_a_week(folder, reads, monkeypatch, days):
     open_verified(folder)
     now = time.time() + days * 24 * 3600
-    monkeypatch.setattr(verified.time, "time", lambda: now)
+    monkeypatch.setattr(tokens_on_disk.time, "time", lambda: now)
     open_verified(folder)
     assert len(reads) == (1 if days == 6.9 else 2)
 
@@ -104,7 +104,7 @@ def test_where_nothing_can_be_written_it_is_read_every_time(folder, reads, monke
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(verified, "locked", refuse)
+    monkeypatch.setattr(tokens_on_disk, "locked", refuse)
     monkeypatch.setattr("experiments.system.disk.os.open", refuse)
     for _ in range(2):
         assert len(open_verified(folder)) == 1000

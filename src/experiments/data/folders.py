@@ -4,14 +4,22 @@ import hashlib
 import json
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from experiments.config.fields import settings
 from experiments.data.corpus import Corpus
-from experiments.data.tokenizer import TokenizerConfig
 
 _OF_TOKENS = 2  # the format of a folder of tokens
 _OF_VOCABULARY = 1
+
+
+class Tokenizing(Protocol):
+    """A tokenizer's config (data.tokenizer.TokenizerConfig), as far as folders depend on it.
+
+    trained: whether the training text decides what it becomes.
+    """
+
+    trained: bool
 
 
 def identity(part: Any) -> dict[str, Any]:
@@ -28,13 +36,13 @@ def digest(values: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def vocabulary_key(config: TokenizerConfig, corpus: Corpus) -> str:
+def vocabulary_key(config: Tokenizing, corpus: Corpus) -> str:
     """12 hex digits for all that the ids depend on; needs no text."""
     trained_on = identity(corpus) if config.trained else None
     return digest({"tokenizer": identity(config), "corpus": trained_on, "version": _OF_VOCABULARY})
 
 
-def vocabulary_folder(config: TokenizerConfig, corpus: Corpus, cache: Path) -> Path:
+def vocabulary_folder(config: Tokenizing, corpus: Corpus, cache: Path) -> Path:
     """The tokenizer's folder; it may not exist yet."""
     name = f"{type(config).__name__.lower()}-{vocabulary_key(config, corpus)}"
     return cache / "tokenizers" / name
@@ -43,7 +51,7 @@ def vocabulary_folder(config: TokenizerConfig, corpus: Corpus, cache: Path) -> P
 def packed_folder(
     corpus: Corpus,
     split: str,
-    tokenizer: TokenizerConfig,
+    tokenizer: Tokenizing,
     trained_on: Corpus,
     cache: Path,
     max_tokens: int | None = None,
