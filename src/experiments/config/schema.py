@@ -323,7 +323,7 @@ def read_run_config(raw: Mapping[str, Any]) -> RunConfig:
     refuses, and n_experts given to a model that has no experts.
     """
     raw = dict(raw)
-    for group in ("trunk", "data", "eval", "init", "continual", "parts"):
+    for group in ("trunk", "data", "eval", "init", "continual"):
         if not isinstance(raw.get(group), (Mapping, types.NoneType)):
             raise ValueError(f"{group}={shown(raw[group])} must be a group of keys")
     raw["model"] = _model(raw)
@@ -338,13 +338,22 @@ def read_run_config(raw: Mapping[str, Any]) -> RunConfig:
     data["tokenizer"] = build(data.get("tokenizer"), "data.tokenizer", _TOKENIZER)
     sets = read_eval_sets(raw.get("eval") or {})
     if raw.get("parts") is not None:
-        each = raw["parts"].items()
-        raw["parts"] = {name: build(node, f"parts.{name}", _PART) for name, node in each}
+        raw["parts"] = _parts(raw["parts"])
     config: RunConfig = read(RunConfig, {**raw, "trunk": trunk, "data": data, "eval": sets})
     stride = config.evaluation.stride
     if stride is not None and stride > config.data.seq_len:
         raise ValueError(f"evaluation.stride={stride} is above data.seq_len={config.data.seq_len}")
     return config
+
+
+def _parts(node: Any) -> dict[str, Any]:
+    """The parts of one's own, by name."""
+    if not isinstance(node, Mapping) or not node:
+        raise ValueError(
+            f"parts={shown(node)} names no part that conf/parts has; write one "
+            "(docs/extending.md), or leave parts out"
+        )
+    return {name: build(one, f"parts.{name}", _PART) for name, one in node.items()}
 
 
 def _base_ffn(node: Any) -> Any:
