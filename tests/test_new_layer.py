@@ -1,7 +1,6 @@
-"""README's new layer, to the letter: one file and one yaml, and every command knows it."""
+"""The how-to of a new layer, to the letter: one file and one yaml, and every command knows it."""
 
 import json
-import re
 import subprocess
 import sys
 
@@ -11,6 +10,7 @@ import torch
 import experiments.models.ffn
 from experiments import export, generate
 from tests.conftest import REPOSITORY, TINY
+from tests.extending import files, section
 
 SMALL = ("size=2", "trunk.ffn_blocks=[0]", *TINY)
 FROM_RUN = tuple(  # what the weights say themselves is left out
@@ -19,8 +19,7 @@ FROM_RUN = tuple(  # what the weights say themselves is left out
 
 
 def snippets():
-    text = (REPOSITORY / "README.md").read_text().partition("## Adding a layer")[2]
-    return [re.search(rf"```{kind}\n(.*?)```", text, re.DOTALL)[1] for kind in ("python", "yaml")]
+    return list(files(section("A layer")).values())
 
 
 @pytest.fixture
