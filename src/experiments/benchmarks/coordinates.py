@@ -27,7 +27,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from experiments.benchmarks.core.arguments import drafted, numbers_of, takes_overrides
+from experiments.benchmarks.core.arguments import numbers_of, takes_overrides
+from experiments.benchmarks.core.drafts import drafted
 from experiments.benchmarks.core.loop import Loop
 from experiments.cli import at_least
 from experiments.config.optim import Optim

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from experiments.benchmarks.core.arguments import drafted, takes_overrides
+from experiments.benchmarks.core.arguments import takes_overrides
+from experiments.benchmarks.core.drafts import drafted
 from experiments.benchmarks.core.loop import Loop
 from experiments.data.batches import Batch
 from experiments.data.corpus import TRAIN

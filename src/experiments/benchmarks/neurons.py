@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 from tqdm import tqdm
 
-from experiments.benchmarks.core.arguments import drafted, takes_overrides
+from experiments.benchmarks.core.arguments import takes_overrides
+from experiments.benchmarks.core.drafts import drafted
 from experiments.data.batches import Batch
 from experiments.data.prepare import prepare_data
 from experiments.data.windows import ScoredWindows

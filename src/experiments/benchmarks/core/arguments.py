@@ -10,10 +10,7 @@ import torch
 
 from experiments.benchmarks.core.machine import ALLOCATORS, KERNELS, usable_kernels
 from experiments.benchmarks.core.shapes import Settings, Shape
-from experiments.cli import composed
 from experiments.config.words import split_pairs
-from experiments.planning import check_effects, read_point
-from experiments.point import Draft
 
 GRID = "16384,65536,262144,1048576"  # 128² to 1024²
 # instead of a comparison's usual sizes
@@ -39,13 +36,6 @@ def read_overrides(words: Sequence[str]) -> list[str]:
         if not word.startswith("~"):
             raise ValueError(f"{word}: no option, and no override as size=2; --help shows both")
     return list(words)
-
-
-def drafted(overrides: Sequence[str]) -> Draft:
-    """The point that overrides say. Raises ValueError for what experiments.run refuses too."""
-    draft = read_point(composed(overrides))
-    check_effects(draft)
-    return draft
 
 
 def add_comparison(

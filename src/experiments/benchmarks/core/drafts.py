@@ -1,0 +1,14 @@
+"""The run of a benchmark's overrides; apart from arguments.py, which needs torch alone."""
+
+from collections.abc import Sequence
+
+from experiments.cli import composed
+from experiments.planning import check_effects, read_point
+from experiments.point import Draft
+
+
+def drafted(overrides: Sequence[str]) -> Draft:
+    """The point that overrides say. Raises ValueError for what experiments.run refuses too."""
+    draft = read_point(composed(overrides))
+    check_effects(draft)
+    return draft
