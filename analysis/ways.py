@@ -78,5 +78,5 @@ def pooled_noise(values: pd.Series, groups: list[pd.Series]) -> tuple[float, int
 
 
 def noise_warnings(dof: int, none: str) -> tuple[str, ...]:
-    """Of intervals by noise with so many degrees of freedom. none: why there are none."""
+    """Warnings of intervals by noise, of so many degrees of freedom. none: why there are none."""
     return noise_cautions(dof) if dof else (f"{none}: there are no intervals",)

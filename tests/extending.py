@@ -58,7 +58,7 @@ def copy_checkout(folder: Path) -> None:
 
 
 def run_block(block: str, folder: Path) -> str:
-    """What a block of commands prints, run in a copy by its code; fails if one of them does."""
+    """The output of a block of commands, run in a copy by its code; fails if one of them does."""
     python = Path(sys.executable).parent
     environment = {
         **{k: v for k, v in os.environ.items() if not k.startswith("EXPERIMENTS_")},

@@ -1,4 +1,4 @@
-"""What runs that started from weights gained on their domain, and lost on other text."""
+"""Gains on their domain of runs that started from weights, and losses on other text."""
 
 import argparse
 from functools import partial

@@ -1,4 +1,4 @@
-"""What each way to choose adapters at run time costs."""
+"""The cost of each way to choose adapters at run time."""
 
 from functools import partial
 from pathlib import Path

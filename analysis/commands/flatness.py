@@ -1,4 +1,4 @@
-"""What other sizes than the best cost, budget by budget."""
+"""The cost of other sizes than the best, budget by budget."""
 
 import argparse
 

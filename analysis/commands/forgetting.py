@@ -1,4 +1,4 @@
-"""What runs that learnt a stream of domains learnt, and what they forgot."""
+"""Learning and forgetting of runs that learnt a stream of domains."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""What growing gains of what more experts throughout would."""
+"""The share that growing gains of what more experts throughout would."""
 
 import sys
 from functools import partial

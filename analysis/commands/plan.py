@@ -1,4 +1,4 @@
-"""What a budget should buy."""
+"""The size and tokens that a budget should buy."""
 
 import argparse
 

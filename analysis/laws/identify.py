@@ -1,4 +1,4 @@
-"""What runs identify of a law's parameters: refused before a fit, or named after it."""
+"""Which parameters of a law the runs identify: refused before a fit, or named after it."""
 
 from dataclasses import dataclass
 
@@ -144,7 +144,7 @@ class Optimum:
 
     @property
     def condition(self) -> float:
-        """Of the Jacobian, over the parameters that are free."""
+        """The Jacobian's, over the parameters that are free."""
         free = self.free
 
         def of_free(theta: Array) -> tuple[Array, Array]:

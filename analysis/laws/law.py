@@ -1,4 +1,4 @@
-"""What a law of the loss is: its formula, the variables it is in, and how a fit of it starts."""
+"""A law of the loss: its formula, the variables it is in, and how a fit of it starts."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ Centre = Mapping[str, float]  # variable -> the mean of its logarithm over the r
 
 @dataclass(frozen=True, kw_only=True)
 class Variables:
-    """What laws are in, arrays of one shape; 1, and S = 0, for what a law has no term for.
+    """The variables of laws, arrays of one shape; 1, and S = 0, for what a law has no term for.
 
     N: a size in parameters; D: tokens; E: the number of experts; G: granularity; S: sparsity, the
     share of the experts that a token does not use.
@@ -36,7 +36,7 @@ class Variables:
     def of(
         cls, N: ArrayLike, D: ArrayLike = 1, E: ArrayLike = 1, G: ArrayLike = 1, S: ArrayLike = 0
     ) -> Self:
-        """Of numbers and arrays that can be of one shape."""
+        """Makes them of numbers and arrays that can be of one shape."""
         columns = (np.asarray(v, dtype=np.float64) for v in (N, D, E, G, S))
         return cls(**dict(zip("NDEGS", np.broadcast_arrays(*columns), strict=True)))
 
@@ -126,7 +126,7 @@ def held(names: tuple[str, ...], fixed: tuple[str, ...], box: Array) -> Array:
 
 
 def floor_texts(name: str, at_top: str) -> dict[tuple[str, bool], str]:
-    """What it says that an irreducible loss stopped at a bound; at_top: at the lowest loss."""
+    """The meaning of an irreducible loss that stopped at a bound; at_top: at the lowest loss."""
     return {
         (name, False): f"{name} stopped at 0: an irreducible loss is not identifiable from these "
         "runs",

@@ -1,4 +1,4 @@
-"""What comparisons of ways share: noise over groups, and a row a way."""
+"""The shared parts of comparisons of ways: noise over groups, and a row a way."""
 
 import math
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ def test_noise_is_pooled_over_groups_and_a_group_of_one_adds_none():
 
 
 def compared(*ways):
-    """Of a class that is made here, for test_results.py knows all that modules have."""
+    """Makes the class here, for test_results.py knows all that modules have."""
 
     @dataclass(frozen=True, kw_only=True, repr=False)
     class Compared(Ways):

@@ -1,4 +1,4 @@
-"""What a queue has is queued or held, and not running elsewhere; and a sbatch without an answer."""
+"""Points are queued or held, and not running elsewhere; and a sbatch without an answer."""
 
 import re
 import subprocess
@@ -51,7 +51,7 @@ def test_what_is_held(state, reason, held):
 
 
 def test_every_launcher_is_a_queue_and_its_settings():
-    """What is found by itself is what can be chosen."""
+    """All that is found by itself can be chosen."""
     yamls = {path.stem: path.read_text() for path in (conf_dir() / "hydra/launcher").glob("*.yaml")}
     assert set(yamls) == {queue.name() for queue in queues()}
     for name, text in yamls.items():

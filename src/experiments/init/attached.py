@@ -99,7 +99,7 @@ class Replaced(nn.Module):
 
 
 class Handed:
-    """What a pair's first module is given, kept until its last one has given its output."""
+    """The input of a pair's first module, kept until its last one has given its output."""
 
     def __init__(self, first: nn.Module) -> None:
         self.first = first

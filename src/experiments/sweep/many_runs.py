@@ -75,7 +75,7 @@ def status_command(point: Point) -> str:
 
 
 def _report(todo: Todo, fates: Mapping[str, Fate], queue: Queue) -> None:
-    """What is not done and won't be by itself, and why. Exits then: with 1 if any point failed,
+    """Prints what won't be done by itself, and why. Exits then: with 1 if any point failed,
     else 130 if any was interrupted, else 3 if another process or a queue has any.
     """
 

@@ -61,7 +61,7 @@ def _note(point: Point) -> str:
 
 
 def _of_parts(points: Sequence[Point]) -> list[str]:
-    """What parts of the runs have to say, under their headings."""
+    """The lines of the runs' parts, under their headings."""
     said: dict[str, list[tuple[Point, str]]] = {}
     for point in points:
         for part in point.parts:

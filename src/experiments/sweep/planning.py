@@ -113,7 +113,7 @@ def plan_points(raws: Sequence[Raw], *, stored: bool = False) -> list[Point]:
 
 
 def choose(points: Sequence[Point], tasks: Mapping[str, Task] | None = None) -> Todo:
-    """What is to be run: all but what is finished, held by a process or in a queue (tasks by run
+    """The points to run: all but what is finished, held by a process or in a queue (tasks by run
     id).
 
     retry, of the config: failed (the default) tries failed runs again, none leaves them, all also

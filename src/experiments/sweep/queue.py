@@ -74,7 +74,7 @@ class Session(Protocol):
         ...
 
     def outcomes(self, tasks: Mapping[str, Task]) -> Mapping[str, Outcome]:
-        """Of the points that it was given, those that have ended and won't be tried again. tasks:
+        """Those of the points that it was given that have ended and won't be tried again. tasks:
         what is queued now.
         """
         ...
@@ -136,7 +136,7 @@ class Queue(ABC):
 
     @abstractmethod
     def session(self, what: str, planned: "Sequence[Point]") -> AbstractContextManager[Session]:
-        """What a command gives it points by. planned: those to come, or of a search points like
+        """A command's session with it. planned: the points to come, or of a search points like
         them; what: all these in words. At its end nothing goes on that needs this process.
         """
 

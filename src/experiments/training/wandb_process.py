@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def _remove_folder() -> None:
-    """Of temporary files, where whoever started this process may be gone (guest.py)."""
+    """Removes temporary files, where whoever started this process may be gone (guest.py)."""
     shutil.rmtree(os.environ.get("EXPERIMENTS_GUEST_FOLDER", ""), ignore_errors=True)
 
 

@@ -50,7 +50,7 @@ _SEED = 0
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Of a trunk and its batch: n_micro forward passes of `sequences` a step."""
+    """A loop over a trunk and its batch: n_micro forward passes of `sequences` a step."""
 
     d_model: int
     d_head: int
@@ -143,7 +143,7 @@ class Loop:
         return total
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
+        """The state for a checkpoint."""
         (optimizer,) = self.optimizers
         return {
             "model": self.model.state_dict(),

@@ -39,7 +39,7 @@ _GONE_ON = ("COMPLETED", "RUNNING", "PENDING", "REQUEUED")  # in sacct: nothing 
 
 @dataclass(frozen=True, kw_only=True)
 class Slurm(Queue):
-    """What each point asks of Slurm; None leaves the cluster's default.
+    """The resources that each point asks of Slurm; None leaves the cluster's default.
 
     time: as Slurm writes it, 2:00:00. mem: of a node, 64G. max_parallel: points at once.
     signal_seconds: before the time limit, a warning in which to save. extra: further options of
