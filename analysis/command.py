@@ -25,7 +25,7 @@ from analysis.table.load import finished, load_table
 from analysis.table.sources import Source
 from analysis.table.trunks import find_trunks, trunks_note
 from analysis.table.units import PER_TOKEN, in_unit, loss_unit
-from experiments.records import RunRecord
+from experiments.records.record import RunRecord
 from experiments.system.csv_text import to_csv
 
 Options = argparse.Namespace

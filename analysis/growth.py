@@ -16,7 +16,7 @@ from analysis.fitting.intervals import Estimate, t_quantile
 from analysis.fitting.text import pluralize
 from analysis.table.checks import check_types, finished, require
 from analysis.ways import Ways, noise_warnings, pooled_noise, shown
-from experiments.records import HISTORY_NAME, lacking_rows
+from experiments.records.record import HISTORY_NAME, lacking_rows
 
 _HOWS = ("bias", "copies", "beside")
 _NUMBERS, _TEXTS = (

@@ -36,7 +36,7 @@ from analysis.table.units import loss_unit
 from analysis.validation.agreement import Agreement, agreement_of
 from analysis.validation.hold_out import HoldOut, hold_out_budgets
 from analysis.validation.influence import Influence, influence_of
-from experiments.records import RunRecord
+from experiments.records.record import RunRecord
 
 T = TypeVar("T")
 N_PARAMS = len(NAMES)

@@ -30,7 +30,7 @@ from omegaconf import DictConfig
 if not torch.cuda.is_available():  # read when triton is imported, which lightning does
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from experiments.cli import resolve
+from experiments.config.composed import resolve
 from experiments.config.composition import is_choice
 from experiments.config.hydra_version import composing
 from experiments.run import main

@@ -42,8 +42,16 @@ def checkout(tmp_path_factory):
     ("place", "line", "contract"),
     [
         ("analysis/numbers.py", "import torch", "analysis and records need no torch"),
-        ("analysis/numbers.py", "from experiments.kept import release", "analysis reads records"),
-        ("src/experiments/records.py", "import omegaconf", "analysis and records need no torch"),
+        (
+            "analysis/numbers.py",
+            "from experiments.records.kept import release",
+            "analysis reads records",
+        ),
+        (
+            "src/experiments/records/record.py",
+            "import omegaconf",
+            "analysis and records need no torch",
+        ),
         ("src/experiments/system/json_files.py", "import wandb", "analysis and records need no"),
     ],
 )

@@ -48,7 +48,7 @@ ALWAYS = {"tests/test_documents.py"}
             | ALWAYS,
         ),
         # analysis reads records, and no test of training reads analysis
-        ({"src/experiments/records.py"}, set(TESTS) - {"tests/budget/test_plan.py"}),
+        ({"src/experiments/records/record.py"}, set(TESTS) - {"tests/budget/test_plan.py"}),
         (
             {"src/experiments/evaluate.py", "pyproject.toml"},
             {"tests/test_evaluate.py", "tests/soak/test_judge.py"} | ALWAYS,

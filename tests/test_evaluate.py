@@ -12,9 +12,9 @@ import torch
 
 from experiments import evaluate
 from experiments.evaluate import evaluate_run
-from experiments.execute import execute
-from experiments.planning import make_point
-from experiments.records import DamagedError, read_record, write_record
+from experiments.points.planning import make_point
+from experiments.records.record import DamagedError, read_record, write_record
+from experiments.training.execute import execute
 from tests.conftest import TINY
 from tests.rounding import relative
 

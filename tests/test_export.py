@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from experiments import export
-from experiments.execute import execute
 from experiments.export import export_run
-from experiments.finished import read_finished
+from experiments.finished.model import read_finished
 from experiments.init.exported import read_export
-from experiments.planning import make_point
-from experiments.records import read_record, write_record
+from experiments.points.planning import make_point
+from experiments.records.record import read_record, write_record
 from experiments.system.disk import abandoned
+from experiments.training.execute import execute
 from tests.conftest import TINY
 from tests.rounding import assert_rounding
 

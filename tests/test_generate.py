@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from experiments import finished
 from experiments import generate as command_module
-from experiments.execute import execute
-from experiments.finished import read_finished
-from experiments.planning import make_point
-from experiments.records import read_record, write_record
+from experiments.finished import model as finished
+from experiments.finished.model import read_finished
+from experiments.points.planning import make_point
+from experiments.records.record import read_record, write_record
+from experiments.training.execute import execute
 from tests.conftest import TINY
 
 

@@ -9,7 +9,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from experiments.config.paths import conf_dir
-from experiments.planning import make_point
+from experiments.points.planning import make_point
 from experiments.run import main
 
 pytestmark = pytest.mark.slow  # hundreds of points are planned

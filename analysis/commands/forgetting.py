@@ -9,7 +9,7 @@ from analysis.command import Command, Options, Output, records_of, table_of
 from analysis.figures.forgetting import draw_forgetting
 from analysis.forgetting import compare_forgetting, has_learnt, unreadable
 from analysis.table.sources import read_source
-from experiments.records import RunRecord
+from experiments.records.record import RunRecord
 
 
 def _options(sub: argparse.ArgumentParser) -> None:

@@ -17,7 +17,7 @@ from analysis.fitting.intervals import Estimate, mean_by_t
 from analysis.forgetting.equal import EqualLearning, compare_at_learning
 from analysis.forgetting.ways import METRICS, metrics_of, order_of, unreadable, way_of
 from analysis.ways import Ways, shown, shown_of
-from experiments.records import RunRecord
+from experiments.records.record import RunRecord
 
 TASK_METRICS = ("acc", "bits_per_byte")
 _TASK = "tasks/"  # of a record's evaluations

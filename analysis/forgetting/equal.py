@@ -16,7 +16,7 @@ import numpy as np
 from analysis.fitting.intervals import Array, Estimate, mean_by_t
 from analysis.forgetting.ways import metrics_of, order_of, way_of
 from analysis.ways import Ways, shown_of
-from experiments.records import RunRecord
+from experiments.records.record import RunRecord
 
 LOSSES = ("forgetting", "base")
 LESS = tuple(f"{name}_less" for name in LOSSES)

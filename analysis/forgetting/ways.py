@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.records import RunRecord
+from experiments.records.record import RunRecord
 
 METRICS = ("learning", "forgetting", "backward", "forward", "base")
 _BASE = "base"

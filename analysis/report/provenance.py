@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.records import RunRecord
+from experiments.records.record import RunRecord
 
 _SETTINGS = {  # what it is called -> its key in a record's config
     "corpus": "data.corpus._target_",

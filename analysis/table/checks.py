@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.table.trunks import trunk_again
-from experiments.records import STATUSES
+from experiments.records.record import STATUSES
 
 AMOUNTS = (
     "budget",

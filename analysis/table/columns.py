@@ -26,7 +26,7 @@ COLUMNS = (
     "seed",
     "lr",  # peak
     "status",  # done | failed | diverged
-    # From here on as in experiments.records.RunRecord
+    # From here on as in experiments.records.record.RunRecord
     "n_layers",
     "d_model",
     "n_steps",

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.table.merged import find_merged
-from experiments.records import RunRecord
+from experiments.records.record import RunRecord
 
 
 def with_settings(

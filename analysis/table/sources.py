@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.fitting.text import join_first
 from analysis.table.csv_file import read_csv
-from experiments.records import DamagedError, RunRecord, find_records, flat_row, read_record
+from experiments.records.record import DamagedError, RunRecord, find_records, flat_row, read_record
 from experiments.system.plain_text import printable
 from experiments.system.version import install
 

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.table.checks import refuse
-from experiments.records import STATUSES
+from experiments.records.record import STATUSES
 from experiments.system.json_files import parse_json
 from experiments.system.plain_text import printable_values
 

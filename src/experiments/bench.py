@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
-from experiments.cli import Parser, exit_codes, needs_train
+from experiments.system.command import Parser, exit_codes, needs_train
 from experiments.system.modules import modules_of
 
 with needs_train():

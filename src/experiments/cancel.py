@@ -1,6 +1,7 @@
 """Ends a sweep's jobs and local processes: `python -m experiments.cancel NAME`. Nothing is lost."""
 
-from experiments.cli import Parser, exit_codes, sweep_argument, sweep_folder
+from experiments.sweep.folders import sweep_argument, sweep_folder
+from experiments.system.command import Parser, exit_codes
 
 
 def main() -> None:

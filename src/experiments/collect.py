@@ -10,10 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments.cli import Parser, exit_codes, sweep_argument, sweep_folder
 from experiments.interchange.runs import LAYOUTS, rows_as
 from experiments.interchange.runs_card import UNKNOWN, check_licence, runs_card
-from experiments.records import (
+from experiments.records.record import (
     RECORD_NAME,
     DamagedError,
     RunRecord,
@@ -22,6 +21,8 @@ from experiments.records import (
     read_record,
     rows_note,
 )
+from experiments.sweep.folders import sweep_argument, sweep_folder
+from experiments.system.command import Parser, exit_codes
 from experiments.system.disk import sync_tree, write_text_atomically
 from experiments.system.plain_text import printable
 from experiments.system.version import install

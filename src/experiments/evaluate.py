@@ -7,10 +7,10 @@ rule before is left alone.
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.cli import needs_train, run_words
 from experiments.config.hydra_hints import choice_names
 from experiments.config.words import LIBRARY, SCORING, Words, read_words
-from experiments.records import RECORD_NAME, RunRecord, finished_record
+from experiments.records.record import RECORD_NAME, RunRecord, finished_record
+from experiments.system.command import needs_train, run_words
 from experiments.tasks.facts import known_tasks
 
 with needs_train():
@@ -51,7 +51,9 @@ def _evaluate(run_dir: Path, words: Words) -> RunRecord:
     finished_record(run_dir)
     chosen = choose(words.values)
     library = Path(words.values[LIBRARY]).expanduser() if LIBRARY in words.values else None
-    from experiments.score_run import score_run  # seconds, which a misspelt name need not wait for
+    from experiments.finished.scores import (
+        score_run,  # seconds, which a misspelt name need not wait for
+    )
 
     return score_run(run_dir, words.overrides, chosen, library)
 
@@ -65,7 +67,7 @@ def _run(words: Words) -> None:
         )
     run_dir = Path(words.plain[0])
     record = _evaluate(run_dir, words)
-    from experiments.score_run import tables
+    from experiments.finished.scores import tables
 
     for table in tables(record):
         print(table)

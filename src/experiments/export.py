@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.cli import run_words
 from experiments.config.words import PLACES, Words
-from experiments.records import RECORD_NAME, read_record
+from experiments.records.record import RECORD_NAME, read_record
+from experiments.system.command import run_words
 from experiments.system.version import install
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def export_run(run_dir: Path, folder: Path, overrides: Sequence[str] = ()) -> "F
     transformers does not read the same model.
     """
     # seconds, which help and misspelt words need not wait for
-    from experiments.finished import read_finished
+    from experiments.finished.model import read_finished
     from experiments.interchange.card import model_card
     from experiments.interchange.folder import check_folder, check_safetensors, write_export
     from experiments.interchange.forms import form_of, n_bytes

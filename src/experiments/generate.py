@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from experiments.cli import run_words
 from experiments.config.constraints import AtLeast1, Seed, Within, check_fields
 from experiments.config.reading import read
 from experiments.config.words import LIBRARY, PLACES, Words, check_text
-from experiments.records import finished_record
+from experiments.records.record import finished_record
+from experiments.system.command import run_words
 from experiments.system.plain_text import printable
 
 if TYPE_CHECKING:
@@ -124,8 +124,10 @@ def _run(words: Words) -> None:
             "not causal and can't generate; train a causal one, as model=moe_fine"
         )
     texts = _texts(words.plain[1:])
-    from experiments.finished import read_finished  # seconds, which a wrong word need not wait for
-    from experiments.served import attach_library
+    from experiments.finished.library import attach_library
+    from experiments.finished.model import (
+        read_finished,  # seconds, which a wrong word need not wait for
+    )
 
     record, vocabulary, model = read_finished(run_dir, words.overrides)
     if library is not None:

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from experiments.cli import FAILED, Parser, exit_codes, needs_train
+from experiments.system.command import FAILED, Parser, exit_codes, needs_train
 from experiments.system.modules import Module, modules_of
 
 with needs_train():

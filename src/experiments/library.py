@@ -11,8 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.cli import Parser, at_least, exit_codes
 from experiments.config.words import check_text, node_of, split_pairs
+from experiments.system.command import Parser, at_least, exit_codes
 from experiments.system.disk import write_text_atomically
 
 TOP_K, MEMORY = 2, 64
@@ -118,7 +118,7 @@ def _route(options: argparse.Namespace) -> None:
 
 def _by_text(library: "LoRALibrary", options: argparse.Namespace, how: dict[str, Any]) -> None:
     from experiments.adapters.prototypes import by_text
-    from experiments.run_texts import adapter_of, read_adapter, read_base, read_sets
+    from experiments.finished.texts import adapter_of, read_adapter, read_base, read_sets
 
     if not options.runs:
         raise ValueError("route text needs the runs that trained the adapters, after it")
@@ -151,7 +151,7 @@ def _compare(options: argparse.Namespace) -> None:
     from experiments.adapters.compare import Settings, Texts, compare
     from experiments.adapters.library import LoRALibrary
     from experiments.adapters.lora_files import read_lora
-    from experiments.run_texts import read_adapter, read_base, read_sets
+    from experiments.finished.texts import read_adapter, read_base, read_sets
 
     if options.file.exists():
         raise ValueError(f"{options.file} is there already; delete it, or name another file")

@@ -7,7 +7,8 @@ resources of its last submission, or this machine), by the code as it is now.
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.cli import Parser, exit_codes, sweep_argument, sweep_folder
+from experiments.sweep.folders import sweep_argument, sweep_folder
+from experiments.system.command import Parser, exit_codes
 
 
 def main() -> None:

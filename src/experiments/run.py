@@ -7,9 +7,10 @@ with one line and exit code 2, before anything is written; a failed run with exi
 import os
 import sys
 
-from experiments.cli import exit_codes, needs_train, resolve
+from experiments.config.composed import resolve
 from experiments.config.hydra_hints import appended, choice_names, normalized
 from experiments.config.paths import conf_dir
+from experiments.system.command import exit_codes, needs_train
 from experiments.system.credentials import refuse
 from experiments.system.version import version_line
 

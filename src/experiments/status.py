@@ -10,10 +10,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.cli import Parser, exit_codes, sweep_argument, sweep_folder, sweep_folders
+from experiments.sweep.folders import sweep_argument, sweep_folder, sweep_folders
 from experiments.sweep.search_table import CellState, read_cells, search_lines, search_rows
 from experiments.sweep.states import STATES, SweepState, read_sweep
 from experiments.sweep.status_table import status_text, sweeps_text
+from experiments.system.command import Parser, exit_codes
 from experiments.system.plain_text import printable
 
 _ENDED = ("done", "diverged", "failed", "damaged")

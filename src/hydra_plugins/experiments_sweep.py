@@ -144,7 +144,7 @@ class PointLauncher(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Plans all the points before the first starts; exits with 1 if any of them failed."""
-        from experiments.cli import resolve
+        from experiments.config.composed import resolve
         from experiments.config.composition import compose_points
         from experiments.sweep.counting import counted
         from experiments.sweep.many_runs import run_sweep

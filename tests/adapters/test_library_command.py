@@ -11,11 +11,11 @@ from experiments import evaluate as evaluate_module
 from experiments import generate as generate_module
 from experiments import library as command_module
 from experiments.adapters import load_library, read_lora
-from experiments.execute import execute
-from experiments.finished import read_finished
-from experiments.planning import make_point
-from experiments.records import read_record
-from experiments.run_texts import read_base
+from experiments.finished.model import read_finished
+from experiments.finished.texts import read_base
+from experiments.points.planning import make_point
+from experiments.records.record import read_record
+from experiments.training.execute import execute
 from tests.conftest import TINY
 from tests.rounding import assert_rounding
 from tests.training.domains import DOMAINS

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments.records import write_record
+from experiments.records.record import write_record
 from tests.analysis.report.chromium import NAMES, Browser, find_chromium
 from tests.conftest import REPOSITORY
-from tests.test_records import record
+from tests.records.test_record import record
 
 
 @pytest.fixture

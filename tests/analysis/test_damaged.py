@@ -8,8 +8,8 @@ from analysis.__main__ import main
 from analysis.report.provenance import provenance_of
 from analysis.table.load import load_table
 from analysis.table.sources import read_source
-from experiments.records import write_record
-from tests.test_records import record
+from experiments.records.record import write_record
+from tests.records.test_record import record
 
 DAMAGED = {
     "empty": "",

@@ -7,7 +7,7 @@ import pytest
 
 from analysis.__main__ import main
 from analysis.forgetting import compare_at_learning, compare_forgetting
-from experiments.records import write_record
+from experiments.records.record import write_record
 from tests.analysis.test_forgetting import stream_run
 
 ORDERS = (("sea", "farm"), ("farm", "sea"))

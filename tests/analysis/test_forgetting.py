@@ -9,8 +9,8 @@ import pytest
 from analysis.__main__ import main
 from analysis.figures import draw_forgetting
 from analysis.forgetting import compare_forgetting, metrics_of, way_of
-from experiments.records import write_record
-from tests.test_records import record
+from experiments.records.record import write_record
+from tests.records.test_record import record
 
 ORDER = ("sea", "farm")
 

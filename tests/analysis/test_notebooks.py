@@ -2,9 +2,9 @@
 
 import pytest
 
-from experiments.records import write_record
+from experiments.records.record import write_record
 from tests.conftest import REPOSITORY
-from tests.test_records import record
+from tests.records.test_record import record
 
 FOLDER = REPOSITORY / "analysis"
 pytestmark = [

@@ -5,7 +5,7 @@ import torch
 
 from experiments.budget.memory import plan_memory
 from experiments.budget.plan import format_memory
-from experiments.planning import make_point
+from experiments.points.planning import make_point
 from tests.conftest import TINY
 from tests.training.test_table_gradient import SMALL, WAYS
 

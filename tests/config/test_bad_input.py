@@ -22,12 +22,13 @@ from omegaconf import OmegaConf
 
 from experiments import cancel, collect, evaluate, retry, status
 from experiments import run as run_module
-from experiments.cli import exit_codes, resolve
+from experiments.config.composed import resolve
 from experiments.config.hydra_hints import normalized
 from experiments.config.hydra_version import composing
 from experiments.config.paths import conf_dir
 from experiments.config.trust import trust_composed
 from experiments.sweep.one_run import run_one
+from experiments.system.command import exit_codes
 
 MAINS = {
     "run": run_module.main,

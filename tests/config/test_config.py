@@ -3,7 +3,7 @@ import pytest
 from experiments.config.paths import conf_dir
 from experiments.config.schema import read_run_config
 from experiments.init.completion import completed
-from experiments.planning import make_point
+from experiments.points.planning import make_point
 
 
 @pytest.mark.slow

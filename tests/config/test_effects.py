@@ -12,7 +12,7 @@ from experiments.config.reading import without
 from experiments.config.schema import Continual, Data, Init, Ladder, RunConfig, Trunk
 from experiments.models.ffn.moe import MoEConfig
 from experiments.models.ffn.peer import PEERConfig
-from experiments.planning import check_effects, effective_id, make_point, read_point
+from experiments.points.planning import check_effects, effective_id, make_point, read_point
 from experiments.sweep.planning import plan_points
 
 MODELS = ("dense", "none", "moe", "moe_fine", "pkm", "peer")

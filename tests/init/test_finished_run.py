@@ -11,15 +11,15 @@ import torch
 from experiments.config.reading import build
 from experiments.data.folders import identity
 from experiments.data.vocabulary import prepare_vocabulary
-from experiments.execute import execute
-from experiments.finished import read_finished
+from experiments.finished.model import read_finished
 from experiments.init.finished_run import FinishedRun, node_of
 from experiments.models.ffn.beside import BesideConfig
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.transformer import Transformer
-from experiments.planning import make_point
-from experiments.records import read_record, write_record
+from experiments.points.planning import make_point
+from experiments.records.record import read_record, write_record
+from experiments.training.execute import execute
 from tests.conftest import TINY, Nursery
 from tests.init.trunks import loaded
 from tests.rounding import assert_rounding

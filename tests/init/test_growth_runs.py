@@ -5,12 +5,12 @@ import re
 import pytest
 import torch
 
-from experiments.execute import execute
-from experiments.finished import read_finished
-from experiments.planning import make_point
-from experiments.records import flat_row
+from experiments.finished.model import read_finished
+from experiments.points.planning import make_point
+from experiments.records.record import flat_row
 from experiments.sweep.planning import plan_points
 from experiments.training.checkpoints import LAST
+from experiments.training.execute import execute
 from tests.conftest import TINY, Killed, kill_at
 from tests.rounding import relative
 

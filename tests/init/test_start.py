@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from experiments.evaluate import evaluate_run
-from experiments.execute import execute
 from experiments.init.start import start
-from experiments.planning import make_point, run_id_of
-from experiments.records import RECORD_NAME, read_record
+from experiments.points.planning import make_point, run_id_of
+from experiments.records.record import RECORD_NAME, read_record
 from experiments.sweep.plan_table import plan_table
 from experiments.sweep.planning import plan_points
 from experiments.training.checkpoints import LAST
+from experiments.training.execute import execute
 from experiments.training.starting import START_NAME
 from tests.conftest import TINY, Killed, kill_at
 from tests.rounding import relative

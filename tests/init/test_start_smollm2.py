@@ -8,7 +8,7 @@ import torch
 from experiments.init.place import bases
 from experiments.init.start import start
 from experiments.models.transformer import chosen_blocks
-from experiments.planning import make_point
+from experiments.points.planning import make_point
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 LAYERS = {

@@ -18,7 +18,7 @@ from experiments.models.ffn.none import NoneConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.ffn.pkm import PKMConfig
 from experiments.models.transformer import TransformerConfig
-from experiments.records import RunRecord
+from experiments.records.record import RunRecord
 from tests.conftest import Nursery
 
 VOCABULARY = 270

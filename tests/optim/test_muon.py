@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from experiments.benchmarks.core.loop import OPTIM
-from experiments.execute import execute
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.moe import MoEConfig
 from experiments.models.ffn.peer import PEERConfig
@@ -17,7 +16,8 @@ from experiments.models.transformer import TransformerConfig
 from experiments.optim.groups import build_optimizer, parameter_groups
 from experiments.optim.muon import MOMENTUM, adjusted, carried, orthogonal
 from experiments.optim.optimizer import RowAdamW
-from experiments.planning import make_point
+from experiments.points.planning import make_point
+from experiments.training.execute import execute
 from tests.conftest import TINY, Killed, kill_at
 
 MUON = replace(OPTIM, matrices="muon")

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from experiments.adapters.library import lora_library
 from experiments.adapters.storage import INDEX, save_library
-from experiments.records import RECORD_NAME, read_record, write_record
+from experiments.records.record import RECORD_NAME, read_record, write_record
 from experiments.sweep.manifest import MANIFEST_NAME
 from experiments.sweep.snapshot import take_snapshot
 from experiments.training.checkpoints import LAST
@@ -221,7 +221,7 @@ def _on_code(here: Place) -> list[str]:
     folder = here.sweep()
     (folder / here.honest.name / RECORD_NAME).unlink()
     copy = take_snapshot(folder)
-    with (copy / "src" / "experiments" / "execute.py").open("a") as file:
+    with (copy / "src" / "experiments" / "training" / "execute.py").open("a") as file:
         file.write(f"\nopen({str(here.ran)!r}, 'w')\n")
     return ["experiments.retry", "stranger", "--local"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from experiments.records import RunRecord, write_record
+from experiments.records.record import RunRecord, write_record
 from experiments.sweep.lost import CONFIG_NAME
 from experiments.sweep.manifest import MANIFEST_NAME
 

@@ -5,12 +5,12 @@ import pathlib
 import pytest
 import torch
 
-from experiments.execute import execute
-from experiments.finished import load_weights
+from experiments.finished.model import load_weights
 from experiments.init.finished_run import FinishedRun
-from experiments.planning import make_point
+from experiments.points.planning import make_point
 from experiments.system.seals import damage_of
 from experiments.training.checkpoints import LAST, to_resume_from
+from experiments.training.execute import execute
 from experiments.training.seal import SealedCheckpoints, save_sealed
 from tests.conftest import TINY
 from tests.security.strangers import plant_run

@@ -2,11 +2,11 @@
 
 import pytest
 
-from experiments.execute import execute
-from experiments.planning import make_point
+from experiments.points.planning import make_point
 from experiments.sweep import manifest
 from experiments.sweep.workers import redirect_output
 from experiments.system.disk import refuse_links
+from experiments.training.execute import execute
 from tests.conftest import TINY
 
 

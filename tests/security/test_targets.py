@@ -11,9 +11,9 @@ from experiments.config import trust
 from experiments.config.reading import build
 from experiments.evaluate import evaluate_run
 from experiments.export import export_run
-from experiments.finished import read_finished
-from experiments.planning import make_point
-from experiments.run_texts import read_adapter, read_base, read_sets
+from experiments.finished.model import read_finished
+from experiments.finished.texts import read_adapter, read_base, read_sets
+from experiments.points.planning import make_point
 from experiments.sweep.restore import raws_of
 from tests.conftest import TINY
 from tests.security.strangers import (

@@ -2,16 +2,16 @@
 
 import pytest
 
-from experiments import kept
-from experiments.execute import execute
-from experiments.planning import make_point
-from experiments.records import read_record
+from experiments.points.planning import make_point
+from experiments.records import kept
+from experiments.records.record import read_record
 from experiments.sweep import many_runs
 from experiments.sweep.queue import tasks_of
 from experiments.sweep.queues.slurm import Slurm
 from experiments.sweep.states import read_states
 from experiments.sweep.trunks import trunks_of
 from experiments.system.claims import read_events
+from experiments.training.execute import execute
 from tests.conftest import TINY
 from tests.slurm.conftest import slurm, wait_for_the_queue, wait_until
 

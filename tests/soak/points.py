@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from hydra import compose
 
-from experiments.cli import resolve
+from experiments.config.composed import resolve
 from experiments.config.hydra_version import composing
 from experiments.config.paths import conf_dir
 from experiments.data.cache import locked
 from experiments.data.prepare import prepare_data
-from experiments.planning import make_point
-from experiments.records import write_text_atomically
+from experiments.points.planning import make_point
+from experiments.records.record import write_text_atomically
 from tests.conftest import REPOSITORY, TINY
 from tests.training.domains import stream
 

@@ -146,7 +146,12 @@ def warm_up() -> None:
     """Imports all that a run imports, and keeps what takes long to find out and is compared with
     nothing: packages, git's state, the machine's speed.
     """
-    for name in ("lightning.pytorch", "experiments.execute", "experiments.sweep.workers", "optuna"):
+    for name in (
+        "lightning.pytorch",
+        "experiments.training.execute",
+        "experiments.sweep.workers",
+        "optuna",
+    ):
         importlib.import_module(name)
     torch.set_num_threads(1)
     claims.BEAT, claims.LEASE = 0.5, 6.0  # seconds that a trial has
@@ -160,7 +165,7 @@ def call(function: Callable[..., Any], *arguments: Any) -> Body:
     """A body that calls a function as a command does: its errors become exit codes."""
 
     def body() -> None:
-        from experiments.cli import exit_codes
+        from experiments.system.command import exit_codes
 
         with exit_codes():
             function(*arguments)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.planning import make_point
+from experiments.points.planning import make_point
 from experiments.sweep.objective import Objective
 from experiments.sweep.queues.local import Local
 from experiments.sweep.search import Cell, Search

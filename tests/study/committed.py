@@ -12,7 +12,7 @@ import numpy as np
 from scipy import stats
 
 from experiments.config.paths import conf_dir
-from experiments.records import RunRecord, find_records, read_record
+from experiments.records.record import RunRecord, find_records, read_record
 
 ROOT = conf_dir().parent
 RESULTS = ROOT / "results" / "study"

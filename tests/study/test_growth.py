@@ -7,7 +7,7 @@ from scipy import stats
 
 from analysis.growth import COLUMNS, compare_growth
 from analysis.table.load import load_table
-from experiments.records import find_records, read_record
+from experiments.records.record import find_records, read_record
 from tests.conftest import REPOSITORY
 
 FOLDERS = [REPOSITORY / "results" / "growth" / name for name in ("square", "study")]

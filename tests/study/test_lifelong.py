@@ -7,7 +7,7 @@ import pytest
 from analysis.forgetting import compare_forgetting, way_of
 from analysis.forgetting.ways import order_of
 from analysis.ways import shown
-from experiments.records import find_records, read_record
+from experiments.records.record import find_records, read_record
 from tests.conftest import REPOSITORY
 
 TEXT = (REPOSITORY / "docs" / "lifelong.md").read_text(encoding="utf-8")

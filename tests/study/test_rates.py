@@ -8,7 +8,7 @@ import pytest
 
 from analysis.rates import fit_rates
 from analysis.table.load import load_table
-from experiments.records import find_records, read_record
+from experiments.records.record import find_records, read_record
 from tests.conftest import REPOSITORY
 from tests.study.committed import RESULTS, document_table, text
 

@@ -6,8 +6,8 @@ import pytest
 from analysis import numbers
 from analysis.adaptation import columns_of_starts, compare_adaptations
 from analysis.table.load import load_table
-from experiments.planning import run_id_of
-from experiments.records import find_records, read_record
+from experiments.points.planning import run_id_of
+from experiments.records.record import find_records, read_record
 from tests.conftest import REPOSITORY
 
 FOLDER = REPOSITORY / "results" / "retrofit"

@@ -9,7 +9,7 @@ import pytest
 from analysis.rates import fit_rates
 from analysis.rates.moves import compare_rates
 from analysis.table.load import load_table
-from experiments.records import find_records, read_record
+from experiments.records.record import find_records, read_record
 from tests.study.committed import MODELS, RESULTS, document_table, text
 
 NOISE = 0.021

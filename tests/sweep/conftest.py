@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.planning import make_point
+from experiments.points.planning import make_point
 from experiments.sweep import search_runs
 from experiments.sweep.search import Cell, Search
 from tests.conftest import TINY

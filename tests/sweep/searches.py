@@ -6,7 +6,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 
-from experiments.records import RunRecord, write_record
+from experiments.records.record import RunRecord, write_record
 from experiments.sweep import manifest
 from experiments.sweep.objective import Objective
 from experiments.sweep.queue import Outcome, Queue

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from experiments import collect
-from experiments.execute import execute
-from experiments.records import write_record
-from tests.test_records import record
+from experiments.records.record import write_record
+from experiments.training.execute import execute
+from tests.records.test_record import record
 
 
 @pytest.mark.slow

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.planning import make_point
-from experiments.records import read_record
+from experiments.points.planning import make_point
+from experiments.records.record import read_record
 from experiments.sweep import many_runs
 from experiments.sweep.many_runs import run_sweep
 from experiments.sweep.one_run import run_one
@@ -205,7 +205,7 @@ def test_workers_run_the_code_as_it_was_submitted(raws, tmp_path, monkeypatch):
 
     def edited(sweep_dir):
         folder = take_snapshot(sweep_dir)
-        path = folder / "src" / "experiments" / "records.py"
+        path = folder / "src" / "experiments" / "records" / "record.py"
         path.write_text(path.read_text().replace("SCHEMA_VERSION = 1", "SCHEMA_VERSION = 99"))
         return folder
 

@@ -15,8 +15,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from experiments import retry
-from experiments.planning import make_point
-from experiments.records import DamagedError
+from experiments.points.planning import make_point
+from experiments.records.record import DamagedError
 from experiments.sweep import lost, manifest, restore
 from experiments.sweep.many_runs import run_sweep
 from experiments.sweep.places import located

@@ -1,6 +1,6 @@
 """The dry run's table: lines that would be alike say in which seed they differ."""
 
-from experiments.planning import make_point
+from experiments.points.planning import make_point
 from experiments.sweep.plan_table import plan_table
 from experiments.sweep.settings import with_settings
 from tests.conftest import TINY

@@ -2,8 +2,7 @@
 
 import pytest
 
-from experiments.execute import execute
-from experiments.records import read_record, write_record
+from experiments.records.record import read_record, write_record
 from experiments.sweep import manifest
 from experiments.sweep.many_runs import run_sweep
 from experiments.sweep.one_run import run_one
@@ -11,7 +10,8 @@ from experiments.sweep.planning import choose, plan_points, set_aside_diverged
 from experiments.sweep.queues.local import Local
 from experiments.sweep.states import read_states
 from experiments.system.claims import claimed
-from tests.test_records import record
+from experiments.training.execute import execute
+from tests.records.test_record import record
 
 
 @pytest.mark.slow

@@ -54,7 +54,7 @@ def test_a_snapshot_s_diff_is_for_its_owner_alone(sweep, monkeypatch):
 
 def plant(copy, damage):
     """Changes a copy as a loss of power or another's hand does; the words that name the file."""
-    execute = copy / "src" / "experiments" / "execute.py"
+    execute = copy / "src" / "experiments" / "training" / "execute.py"
     if damage == "emptied":
         execute.write_text("")
         return f"its files are not those that its name is the hash of: {execute} is empty"

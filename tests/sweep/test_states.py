@@ -11,17 +11,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from experiments import cancel, cli, collect, retry, status
+from experiments import cancel, collect, retry, status
 from experiments.benchmarks.core.made_sweep import make_sweep
-from experiments.execute import execute
-from experiments.planning import make_point
-from experiments.records import read_record, write_record
+from experiments.points.planning import make_point
+from experiments.records.record import read_record, write_record
 from experiments.sweep import manifest, progress, states
 from experiments.sweep.planning import choose
 from experiments.sweep.progress import Heartbeat, read_progress
 from experiments.sweep.states import read_states, read_sweep
 from experiments.sweep.status_table import status_text
 from experiments.system.claims import claimed, log_event
+from experiments.training.execute import execute
 from tests.conftest import TINY
 
 
@@ -295,7 +295,7 @@ def test_what_needs_no_torch_has_none(made, code):
     done = subprocess.run(
         [sys.executable, "-c", "\n".join(lines)],
         capture_output=True, text=True, check=True,
-        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(Path(cancel.__file__).parents[1])},
     )  # fmt: skip
     assert done.stderr.splitlines()[-1] == "[]"
 

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from experiments import kept
 from experiments.config.schema import Continual
 from experiments.data.stream import DomainStream
-from experiments.parts import parts_of
-from experiments.planning import make_point, read_point
-from experiments.records import write_record
+from experiments.points.parts import parts_of
+from experiments.points.planning import make_point, read_point
+from experiments.records import kept
+from experiments.records.record import write_record
 from experiments.sweep.entering import entered
 from experiments.sweep.many_runs import run_sweep
 from experiments.sweep.places import located, relocatable
@@ -20,7 +20,7 @@ from experiments.sweep.restore import raws_of
 from experiments.sweep.states import read_states
 from experiments.sweep.trunks import trunks_of
 from experiments.system.claims import claimed, read_events
-from tests.test_records import record
+from tests.records.test_record import record
 
 WSD = ("optim.schedule=wsd", "optim.warmup_tokens=640", "optim.branch_from=trunk")  # 5 steps
 

@@ -4,8 +4,7 @@ import os
 
 import pytest
 
-from experiments.execute import execute
-from experiments.planning import make_point
+from experiments.points.planning import make_point
 from experiments.system.claims import (
     RunLostError,
     RunningElsewhereError,
@@ -14,6 +13,7 @@ from experiments.system.claims import (
     log_event,
     read_events,
 )
+from experiments.training.execute import execute
 from tests.conftest import TINY
 
 

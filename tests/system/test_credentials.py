@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from experiments.execute import execute
-from experiments.planning import make_point
+from experiments.points.planning import make_point
 from experiments.system.credentials import cut, refuse
 from experiments.system.environment import describe
+from experiments.training.execute import execute
 from experiments.training.module import LanguageModel
 from tests.conftest import REPOSITORY, TINY
 

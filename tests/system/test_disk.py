@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.execute import execute
-from experiments.planning import make_point
-from experiments.records import read_record
+from experiments.points.planning import make_point
+from experiments.records.record import read_record
 from experiments.system import processes
 from experiments.system.claims import RunningElsewhereError, claimed, log_event, read_events
 from experiments.system.disk import (
@@ -22,6 +21,7 @@ from experiments.system.disk import (
     write_text_atomically,
 )
 from experiments.training.checkpoints import LAST
+from experiments.training.execute import execute
 from tests.conftest import REPOSITORY, TINY
 
 

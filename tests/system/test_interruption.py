@@ -11,7 +11,7 @@ from experiments.system import interruption
 # Python calls what is registered before its exit; torch's libraries are undone there.
 PROGRAM = """
 import atexit, os, signal
-from experiments.cli import exit_codes
+from experiments.system.command import exit_codes
 from experiments.system import interruption
 
 interruption.listen()
@@ -84,7 +84,7 @@ def test_an_interruption_that_a_library_turns_into_an_error_stays_one(error):
 
 FINALIZER = """
 import os, signal, time
-from experiments.cli import exit_codes
+from experiments.system.command import exit_codes
 from experiments.system import interruption
 
 interruption.listen()

@@ -15,9 +15,8 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from experiments.execute import execute
-from experiments.planning import make_point
-from experiments.records import read_record
+from experiments.points.planning import make_point
+from experiments.records.record import read_record
 from experiments.system import claims, processes
 from experiments.system.claims import (
     RunningElsewhereError,
@@ -26,6 +25,7 @@ from experiments.system.claims import (
     read_events,
 )
 from experiments.system.processes import identity
+from experiments.training.execute import execute
 from tests.conftest import REPOSITORY, TINY
 
 PATIENCE = 600  # seconds for a command on a busy machine: none should need it

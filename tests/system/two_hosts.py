@@ -16,8 +16,8 @@ import sys
 import time
 from pathlib import Path
 
-from experiments.cli import exit_codes
 from experiments.system import claims, processes
+from experiments.system.command import exit_codes
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
         _wait_between_look_and_write(Path(barrier))
     from experiments.sweep.one_run import run_one
 
-    importlib.import_module("experiments.execute")
+    importlib.import_module("experiments.training.execute")
 
     if ready:
         Path(ready).touch()

@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 
-from experiments.execute import execute
-from experiments.planning import make_point
-from experiments.records import read_record
+from experiments.points.planning import make_point
+from experiments.records.record import read_record
+from experiments.training.execute import execute
 from tests.conftest import TINY
 
 

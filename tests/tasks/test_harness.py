@@ -11,14 +11,14 @@ import torch
 
 from experiments.config.paths import conf_dir
 from experiments.evaluate import evaluate_run
-from experiments.execute import execute
 from experiments.export import export_run
-from experiments.planning import make_point
-from experiments.records import read_record
-from experiments.score_run import harness_model
+from experiments.finished.scores import harness_model
+from experiments.points.planning import make_point
+from experiments.records.record import read_record
 from experiments.tasks import harness
 from experiments.tasks.harness import load_tasks
 from experiments.tasks.harness_names import check_extra
+from experiments.training.execute import execute
 from tests.conftest import TINY, WORDS, Nursery
 from tests.rounding import relative
 from tests.tasks.conftest import cache_of

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from torch.distributed import TCPStore
 
-from experiments.execute import execute
-from experiments.planning import make_point
+from experiments.points.planning import make_point
+from experiments.training.execute import execute
 
 
 def train(raw):

@@ -6,18 +6,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from experiments import kept
-from experiments.execute import _planned_record as planned_record
-from experiments.execute import execute
 from experiments.optim.schedule import check_steps
-from experiments.parts.branch import BRANCH_NAME
-from experiments.planning import make_point
-from experiments.point import DivergedError
-from experiments.records import write_record
+from experiments.points.parts.branch import BRANCH_NAME
+from experiments.points.planning import make_point
+from experiments.points.point import DivergedError
+from experiments.records import kept
+from experiments.records.record import write_record
 from experiments.sweep.entering import enter_branches
 from experiments.sweep.trunks import trunks_of
 from experiments.system.interruption import Interrupted
 from experiments.training.checkpoints import LAST
+from experiments.training.execute import _planned_record as planned_record
+from experiments.training.execute import execute
 from experiments.training.starting import checkpoint_of
 from tests.conftest import TINY, Killed, Nursery, kill_at
 

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from experiments import execute as execution
-from experiments.execute import execute
-from experiments.planning import make_point
-from experiments.records import is_finished, read_record
+from experiments.points.planning import make_point
+from experiments.records.record import is_finished, read_record
 from experiments.system import interruption
 from experiments.system.claims import read_events
+from experiments.training import execute as execution
 from experiments.training.checkpoints import (
     LAST,
     PREVIOUS,
@@ -24,6 +23,7 @@ from experiments.training.checkpoints import (
     forget_previous,
     to_resume_from,
 )
+from experiments.training.execute import execute
 from tests.conftest import TINY, Killed, kill_at
 
 
@@ -246,7 +246,7 @@ def test_kill_minus_nine_at_random_moments_changes_nothing(make):
     expected = execute(make(*longer, folder="whole"))
     point = make(*longer)
     context = multiprocessing.get_context("forkserver")  # which has imported all beforehand
-    context.set_forkserver_preload(["experiments.execute"])
+    context.set_forkserver_preload(["experiments.training.execute"])
     moments = random.Random(0)
     n_kills = 0
     while not is_finished(point.run_dir):

@@ -7,7 +7,6 @@ import torch
 import torch._dynamo
 from torch._dynamo.utils import counters
 
-from experiments.execute import execute
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.moe import MoEConfig
 from experiments.models.ffn.none import NoneConfig
@@ -15,10 +14,11 @@ from experiments.models.ffn.peer import PEERConfig
 from experiments.models.ffn.pkm import PKMConfig
 from experiments.models.transformer import TransformerConfig
 from experiments.optim.groups import build_optimizer
-from experiments.planning import make_point
-from experiments.records import read_record
+from experiments.points.planning import make_point
+from experiments.records.record import read_record
 from experiments.training import compiled
 from experiments.training.compiled import CompileClock, compile_trunk, resolve_compile
+from experiments.training.execute import execute
 from tests.conftest import TINY, Killed, kill_at
 
 SMALL = ("n_experts=64", "model.d_key=8", "model.n_heads=2", "model.top_k=4")

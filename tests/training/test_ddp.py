@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from experiments.execute import execute
-from experiments.planning import make_point
-from experiments.records import read_record
+from experiments.points.planning import make_point
+from experiments.records.record import read_record
 from experiments.sweep.entering import enter_branches
 from experiments.sweep.trunks import trunks_of
+from experiments.training.execute import execute
 from tests.conftest import REPOSITORY, TINY
 
 KEYS = ("model.d_key=8", "model.n_heads=2", "model.top_k=4", "n_experts=64")

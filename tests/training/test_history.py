@@ -9,10 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from experiments.execute import execute
 from experiments.models.ffn.dense import Dense
-from experiments.planning import make_point
-from experiments.records import Outcome, lacks_rows
+from experiments.points.planning import make_point
+from experiments.records.record import Outcome, lacks_rows
 from experiments.sweep import manifest
 from experiments.sweep.many_runs import run_sweep
 from experiments.sweep.one_run import run_one
@@ -20,6 +19,7 @@ from experiments.sweep.queues.local import Local
 from experiments.sweep.states import read_sweep
 from experiments.system.disk import explained
 from experiments.training.checkpoints import LAST
+from experiments.training.execute import execute
 from experiments.training.history import History
 from tests.conftest import TINY, Killed, kill_at
 

@@ -11,7 +11,7 @@ from experiments.kernels.ops import Execution
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.transformer import TransformerConfig
-from experiments.parts.keeping import Keeping, RowCounts, SparseRows, tf_idf
+from experiments.points.parts.keeping import Keeping, RowCounts, SparseRows, tf_idf
 
 PEER = PEERConfig(n_experts=64, n_heads=2, top_k=3, d_key=8, query_norm="layer")
 NONE = Continual(replay=0.0, top_rows=None, background_steps=64, distil=0.0, l2=0.0)

@@ -8,7 +8,7 @@ from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.transformer import TransformerConfig
 from experiments.optim.groups import parameter_groups
-from experiments.planning import make_point
+from experiments.points.planning import make_point
 from experiments.training.module import LanguageModel
 
 

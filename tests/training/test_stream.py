@@ -6,11 +6,11 @@ import re
 import pytest
 import torch
 
-from experiments.execute import execute
-from experiments.parts.keeping import tf_idf
-from experiments.planning import make_point
+from experiments.points.parts.keeping import tf_idf
+from experiments.points.planning import make_point
 from experiments.sweep.plan_table import plan_table
 from experiments.training.checkpoints import LAST
+from experiments.training.execute import execute
 from tests.conftest import TINY, Killed, kill_at
 from tests.rounding import relative
 from tests.training.domains import DOMAINS, stream

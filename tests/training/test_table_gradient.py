@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from experiments.execute import execute
-from experiments.planning import make_point
+from experiments.points.planning import make_point
+from experiments.training.execute import execute
 from experiments.training.module import LanguageModel
 from experiments.training.starting import build_model
 from tests.conftest import TINY, Killed, kill_at

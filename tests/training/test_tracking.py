@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from experiments.config.schema import Logger
-from experiments.execute import execute
-from experiments.planning import make_point
-from experiments.records import read_record
+from experiments.points.planning import make_point
+from experiments.records.record import read_record
+from experiments.training.execute import execute
 from experiments.training.tracking import WandbRun, has_key, resolve_mode, tags_of
 from tests.conftest import REPOSITORY, TINY
 

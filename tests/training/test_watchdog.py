@@ -15,11 +15,11 @@ from tests.conftest import REPOSITORY, TINY
 
 HANGS = """
 import sys, threading
-from experiments.execute import execute
-from experiments.planning import make_point
+from experiments.training.execute import execute
+from experiments.points.planning import make_point
 from experiments.training.module import LanguageModel
 from hydra import compose
-from experiments.cli import resolve
+from experiments.config.composed import resolve
 from experiments.config.hydra_version import composing
 
 step = LanguageModel.training_step

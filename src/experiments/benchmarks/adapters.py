@@ -22,9 +22,9 @@ from experiments.adapters.lora_files import LoRA, LowRank
 from experiments.adapters.routes import ProductKeys
 from experiments.benchmarks.core.arguments import add_json, check_json, numbers_of
 from experiments.benchmarks.core.timing import Contender, Timing, compare, is_gated
-from experiments.cli import at_least
 from experiments.init.reading import from_extra
 from experiments.system import environment
+from experiments.system.command import at_least
 from experiments.system.text_table import aligned
 from experiments.system.version import install
 

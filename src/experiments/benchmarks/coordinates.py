@@ -30,11 +30,11 @@ from torch import Tensor, nn
 from experiments.benchmarks.core.arguments import numbers_of, takes_overrides
 from experiments.benchmarks.core.drafts import drafted
 from experiments.benchmarks.core.loop import Loop
-from experiments.cli import at_least
 from experiments.config.optim import Optim
 from experiments.models.transformer import Block, Transformer, TransformerConfig
 from experiments.optim.groups import build_optimizer
-from experiments.planning import peak_rate
+from experiments.points.planning import peak_rate
+from experiments.system.command import at_least
 from experiments.system.text_table import aligned
 
 WIDTHS = (32, 64, 128, 256, 512)

@@ -23,8 +23,8 @@ from experiments.data.loader import Loader
 from experiments.data.packing import encode
 from experiments.data.prepare import PreparedData, prepare_data, training_batches
 from experiments.optim.groups import build_optimizer
-from experiments.planning import plan_point
-from experiments.point import Point
+from experiments.points.planning import plan_point
+from experiments.points.point import Point
 from experiments.system.environment import keep_freed_memory, usable_cores
 from experiments.training.starting import build_model
 

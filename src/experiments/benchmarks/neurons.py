@@ -26,8 +26,8 @@ from experiments.init.place import bases
 from experiments.init.start import start
 from experiments.models.ffn.dense import Dense
 from experiments.models.transformer import Block, Transformer, chosen_blocks
-from experiments.planning import plan_point
-from experiments.point import Point
+from experiments.points.planning import plan_point
+from experiments.points.point import Point
 from experiments.system.environment import keep_freed_memory, usable_cores
 from experiments.system.text_table import aligned
 from experiments.training.evaluation import bytes_of_tokens, evaluate

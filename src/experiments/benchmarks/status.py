@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 
 from experiments.benchmarks.core.made_sweep import make_sweep
-from experiments.cli import at_least
+from experiments.system.command import at_least
 from experiments.system.text_table import aligned
 
 _SMALL = 32  # points

@@ -157,7 +157,7 @@ class Init:
 
 @dataclass(frozen=True, kw_only=True)
 class Continual:
-    """How a run keeps what it knew while it learns (parts/keeping.py). All may be combined.
+    """How a run keeps what it knew while it learns (points/parts/keeping.py). All may be combined.
 
     replay: the share of windows that are of the stream's base corpus. top_rows: of each table, how
     many rows a step may change: those whose TF-IDF is highest, counts of the batch against

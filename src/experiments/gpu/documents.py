@@ -5,8 +5,8 @@
 
 from pathlib import Path
 
-from experiments.cli import Parser, exit_codes
 from experiments.gpu.report import JSON_NAME, TEXT_NAME, Report
+from experiments.system.command import Parser, exit_codes
 
 DOCUMENT = Path("docs/performance.md")
 REPORTS = Path("results/gpu")

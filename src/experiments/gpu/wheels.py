@@ -14,8 +14,8 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from experiments.cli import Parser, exit_codes
 from experiments.gpu.parts.isoflop import DATA, OVERRIDES
+from experiments.system.command import Parser, exit_codes
 
 ROOTS = ("hydra-core", "omegaconf", "lightning", "tokenizers", "tqdm")
 # such a machine's own, and what only fetches from the hub
@@ -105,7 +105,7 @@ def gather_tokens(cache: Path) -> None:
     """Makes the tokens of the isoFLOP here, and copies them alone, not the corpus."""
     from hydra import compose, initialize_config_dir
 
-    from experiments.cli import resolve
+    from experiments.config.composed import resolve
     from experiments.config.hydra_version import VERSION_BASE
     from experiments.config.paths import conf_dir
     from experiments.config.schema import read_run_config

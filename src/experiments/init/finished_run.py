@@ -18,7 +18,7 @@ from experiments.init.parent_tokenizer import ParentTokenizer
 from experiments.init.place import placed
 from experiments.init.reading import named, stamp
 from experiments.init.source import Shape, node_of, target_of
-from experiments.records import RECORD_NAME, DamagedError, RunRecord, read_record
+from experiments.records.record import RECORD_NAME, DamagedError, RunRecord, read_record
 from experiments.system.seals import damage_of
 
 _LAST = "last.ckpt"  # training/checkpoints.py

@@ -6,7 +6,7 @@ from typing import Any
 
 from experiments.interchange.forms import Form, n_bytes
 from experiments.interchange.texts import UNKNOWN, hub_licence, texts_of
-from experiments.records import RunRecord
+from experiments.records.record import RunRecord
 
 
 def model_card(record: RunRecord, form: Form, *, masked: bool) -> str:

@@ -20,7 +20,7 @@ from experiments.data.vocabulary import Vocabulary
 from experiments.interchange.forms import Form, are_equal
 from experiments.interchange.reread import check_loads
 from experiments.interchange.sources import flat_sources, table_of
-from experiments.records import RunRecord
+from experiments.records.record import RunRecord
 from experiments.system.disk import (
     OTHER_FOLDER,
     abandoned,

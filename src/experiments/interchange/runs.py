@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.records import RunRecord, flat_row
+from experiments.records.record import RunRecord, flat_row
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from experiments.interchange.runs import Layout, corpus_of
-from experiments.records import STATUSES, RunRecord
+from experiments.records.record import STATUSES, RunRecord
 from experiments.system.text_table import markdown
 
 UNKNOWN = "unknown"  # the hub's own word

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments import kept
-from experiments.point import Point
+from experiments.points.point import Point
+from experiments.records import kept
 from experiments.sweep import manifest
 from experiments.sweep.planning import Todo, choose, repair_histories, set_aside_diverged
 from experiments.sweep.queue import tasks_of

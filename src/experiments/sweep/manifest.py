@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.records import DamagedError
+from experiments.records.record import DamagedError
 from experiments.sweep.places import relocatable
 from experiments.system.claims import Claim, RunningElsewhereError, claimed
 from experiments.system.disk import make_folder, sync, sync_file
@@ -26,7 +26,7 @@ from experiments.system.json_files import parse_json
 from experiments.system.plain_text import printable
 
 if TYPE_CHECKING:  # it brings torch, which `status` has no need of
-    from experiments.point import Point
+    from experiments.points.point import Point
 
 MANIFEST_NAME = "manifest.jsonl"
 _CONFIG, _CHECKSUM = b', "raw": ', b', "checksum": "'  # JSON escapes quotes: in no string

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
-from experiments.point import Point
-from experiments.records import RECORD_NAME, read_record
+from experiments.points.point import Point
+from experiments.records.record import RECORD_NAME, read_record
 from experiments.sweep.control import controlling
 from experiments.sweep.entering import entered
 from experiments.sweep.objective import value_of

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.records import RECORD_NAME, DamagedError, RunRecord, flat_row, read_record
+from experiments.records.record import RECORD_NAME, DamagedError, RunRecord, flat_row, read_record
 from experiments.system.claims import is_claimed
 
 Direction = Literal["minimize", "maximize"]

@@ -2,8 +2,8 @@
 
 import sys
 
-from experiments.point import Point
-from experiments.records import RECORD_NAME, RunRecord, read_record
+from experiments.points.point import Point
+from experiments.records.record import RECORD_NAME, RunRecord, read_record
 from experiments.sweep import manifest
 from experiments.sweep.entering import enter_branches
 from experiments.sweep.objective import value_of
@@ -38,8 +38,10 @@ def run_one(raw: Raw, *, stored: bool = False) -> float | None:
     if point.config.dry_run:
         print(plan_table([point], assumed_rate(point)))
         return None
-    from experiments.execute import execute  # seconds of imports that a plan has no use for
     from experiments.training.evaluation import results_table
+    from experiments.training.execute import (
+        execute,  # seconds of imports that a plan has no use for
+    )
 
     distributed.check_started(point.ranks)
     trunks = [other for other in choose([point]).run if other.run_id != point.run_id]

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from experiments.budget.plan import format_memory, format_shares
-from experiments.point import Point
+from experiments.points.point import Point
 from experiments.sweep.settings import with_settings
 from experiments.sweep.trunks import savings_text, trunks_of
 from experiments.system.text_table import aligned, count, duration

@@ -9,9 +9,9 @@ from typing import Any
 from experiments.budget.plan import OffBudgetError, check_memory
 from experiments.data.corpus import name_of
 from experiments.data.prepare import is_prepared, prepare_data, prepare_sets
-from experiments.planning import check_effects, effective_id, plan_point, read_point
-from experiments.point import Draft, Point
-from experiments.records import (
+from experiments.points.planning import check_effects, effective_id, plan_point, read_point
+from experiments.points.point import Draft, Point
+from experiments.records.record import (
     HISTORY_NAME,
     RECORD_NAME,
     DamagedError,

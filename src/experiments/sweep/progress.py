@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.records import RunRecord
+from experiments.records.record import RunRecord
 from experiments.system.disk import write_text_atomically
 from experiments.system.text_table import count, duration
 
 if TYPE_CHECKING:  # it brings torch, which `status` has no need of
-    from experiments.point import Point
+    from experiments.points.point import Point
 
 PROGRESS_NAME = "progress.json"
 _HEARTBEAT = 1.0  # seconds between writes

@@ -19,11 +19,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self
 
-from experiments.records import RunRecord
+from experiments.records.record import RunRecord
 from experiments.system.requeue import try_again
 
 if TYPE_CHECKING:
-    from experiments.point import Point
+    from experiments.points.point import Point
 
 Fate = Literal["done", "failed", "interrupted", "elsewhere", "killed"]
 

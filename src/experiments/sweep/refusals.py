@@ -8,9 +8,9 @@ from typing import Any
 
 from experiments.budget.plan import OffBudgetError
 from experiments.config.constraints import shown
-from experiments.planning import fits, without_effect
-from experiments.point import Draft, Point
-from experiments.records import RECORD_NAME
+from experiments.points.planning import fits, without_effect
+from experiments.points.point import Draft, Point
+from experiments.records.record import RECORD_NAME
 from experiments.sweep.manifest import MANIFEST_NAME
 
 _LISTED = 10  # points that a line names

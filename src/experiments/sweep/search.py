@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.planning import effective_id
-from experiments.point import Point
+from experiments.points.planning import effective_id
+from experiments.points.point import Point
 from experiments.sweep.control import is_controller, own_name
 from experiments.sweep.objective import Result, check_scored, result_of
 from experiments.sweep.plan_table import plan_table

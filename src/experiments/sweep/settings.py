@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from experiments.point import Point
+from experiments.points.point import Point
 
 # what follows from init.path, and would only make a line longer
 _OF_WEIGHTS = (

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from experiments.records import (
+from experiments.records.record import (
     LACKS_ROWS,
     RECORD_NAME,
     DamagedError,

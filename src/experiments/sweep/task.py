@@ -40,13 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    from experiments.execute import execute
-    from experiments.planning import make_point
+    from experiments.points.planning import make_point
     from experiments.sweep import submission
     from experiments.sweep.progress import Heartbeat
     from experiments.sweep.queue import own_job, requeue_point
     from experiments.sweep.restore import raw_of_run
     from experiments.system.claims import RunningElsewhereError
+    from experiments.training.execute import execute
 
     try:
         run_id = submission.read(options.submission).run_ids[options.index]

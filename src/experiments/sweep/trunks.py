@@ -2,12 +2,12 @@
 
 from collections.abc import Collection, Sequence
 
-from experiments import kept
 from experiments.config.schedules import TRUNK
-from experiments.parts.branch import trunk_raw
-from experiments.planning import make_point
-from experiments.point import Point
-from experiments.records import is_finished
+from experiments.points.parts.branch import trunk_raw
+from experiments.points.planning import make_point
+from experiments.points.point import Point
+from experiments.records import kept
+from experiments.records.record import is_finished
 
 
 def trunks_of(points: Sequence[Point]) -> list[Point]:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
-from experiments.planning import make_point
-from experiments.point import Point
-from experiments.records import RECORD_NAME, read_record
+from experiments.points.planning import make_point
+from experiments.points.point import Point
+from experiments.records.record import RECORD_NAME, read_record
 from experiments.sweep.planning import ELSEWHERE, INTERRUPTED, Raw
 from experiments.sweep.progress import Heartbeat, SweepProgress
 from experiments.sweep.queue import Outcome, Task
@@ -76,7 +76,7 @@ class Pool:
             run_from(code)
             os.environ.setdefault("OMP_NUM_THREADS", str(self._threads))
             shorten_sockets()
-            self._context.set_forkserver_preload(["experiments.execute"])
+            self._context.set_forkserver_preload(["experiments.training.execute"])
         self._queue += sorted(points, key=lambda p: (not p.is_trunk, -p.own_flops))
 
     def outcomes(self, tasks: Mapping[str, Task]) -> Mapping[str, Outcome]:
@@ -214,7 +214,9 @@ def _work(raw: Raw, n_threads: int, device: int) -> None:
 
 def _work_in_log(point: Point, n_threads: int, device: int) -> int:
     """The exit code of a worker."""
-    from experiments.execute import execute  # the server has it; the controller has no use for it
+    from experiments.training.execute import (
+        execute,  # the server has it; the controller has no use for it
+    )
 
     if torch.cuda.is_available():
         torch.cuda.set_device(device)

@@ -3,7 +3,7 @@
     lm = HarnessLM(scorer, encoder)
     lm_eval.simple_evaluate(lm, tasks=["..."])
 
-experiments.score_run.harness_model(RUN) makes one of a run's folder.
+experiments.finished.scores.harness_model(RUN) makes one of a run's folder.
 """
 
 from collections.abc import Sequence

@@ -11,8 +11,8 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 
-from experiments.kept import keep
-from experiments.records import CHECKPOINT_NAME
+from experiments.records.kept import keep
+from experiments.records.record import CHECKPOINT_NAME
 from experiments.system import interruption
 from experiments.system.disk import PARTIAL, explained, sync_file
 from experiments.system.seals import damage_of

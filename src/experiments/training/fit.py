@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from experiments.data.module import Consumed, TokenDataModule
-from experiments.kept import Starts
-from experiments.point import Point
-from experiments.records import HISTORY_NAME
+from experiments.points.point import Point
+from experiments.records.kept import Starts
+from experiments.records.record import HISTORY_NAME
 from experiments.system import distributed, environment, interruption, started
 from experiments.training.checkpoints import Checkpoint, RandomState
 from experiments.training.compiled import CompileClock

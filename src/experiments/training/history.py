@@ -13,7 +13,7 @@ import lightning.pytorch as pl
 import torch
 
 from experiments.budget.plan import Plan
-from experiments.records import HISTORY_NAME, RunRecord
+from experiments.records.record import HISTORY_NAME, RunRecord
 from experiments.system.disk import explained, write_text_atomically
 from experiments.system.seals import damage_of
 from experiments.training.module import DIVERGED_LOSS, LanguageModel

@@ -17,7 +17,7 @@ from experiments.models.transformer import Transformer
 from experiments.optim.groups import build_optimizer
 from experiments.optim.optimizer import clip_gradients
 from experiments.optim.schedule import decay_steps, lr_factor, step_of_stage, warmup_steps
-from experiments.point import TrainingPart
+from experiments.points.point import TrainingPart
 from experiments.training.compiled import compile_trunk
 
 DIVERGED_LOSS = 2.0  # times log(vocab_size), the loss of a model that knows nothing

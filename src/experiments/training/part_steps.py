@@ -5,7 +5,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from experiments.point import TrainingPart
+from experiments.points.point import TrainingPart
 
 
 class PartSteps(pl.Callback):

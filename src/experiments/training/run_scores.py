@@ -11,7 +11,7 @@ from experiments.data.prepare import PreparedData
 from experiments.data.stream import BASE
 from experiments.data.windows import ScoredWindows
 from experiments.models.transformer import Transformer
-from experiments.point import Point
+from experiments.points.point import Point
 from experiments.training.evaluation import Evaluation, bytes_of_tokens, evaluate, score_sets
 
 _COLUMNS = ("loss", "bits_per_byte", "n_tokens")

@@ -12,8 +12,8 @@ from experiments.data.prepare import PreparedData, prepare_data, prepare_sets, t
 from experiments.data.vocabulary import Vocabulary
 from experiments.init.freeze import freeze
 from experiments.models.transformer import Transformer
-from experiments.point import BuiltRun, Point
-from experiments.records import RunRecord
+from experiments.points.point import BuiltRun, Point
+from experiments.records.record import RunRecord
 from experiments.system.disk import write_text_atomically
 from experiments.training.checkpoints import to_resume_from
 from experiments.training.compiled import resolve_compile

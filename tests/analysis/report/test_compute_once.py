@@ -19,8 +19,8 @@ from analysis.multiplier.fit import compute_multipliers
 from analysis.parametric import fit_parametric
 from analysis.report import write
 from analysis.report.page import Section
-from experiments.records import read_record, write_record
-from tests.test_records import record
+from experiments.records.record import read_record, write_record
+from tests.records.test_record import record
 
 FITS = (
     compare_models,

@@ -7,8 +7,8 @@ import pytest
 
 from analysis.report.provenance import _SETTINGS, Provenance, provenance_of
 from analysis.table.sources import read_source
-from experiments.records import write_record
-from tests.test_records import record
+from experiments.records.record import write_record
+from tests.records.test_record import record
 
 CONFIG = {
     "data": {

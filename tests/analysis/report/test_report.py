@@ -9,8 +9,8 @@ import pytest
 
 from analysis import FitError, load_table
 from analysis.__main__ import main
-from experiments.records import write_record
-from tests.test_records import record
+from experiments.records.record import write_record
+from tests.records.test_record import record
 
 pytestmark = pytest.mark.slow
 

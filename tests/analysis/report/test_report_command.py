@@ -6,8 +6,8 @@ import re
 import pytest
 
 from analysis.__main__ import main
-from experiments.records import write_record
-from tests.test_records import record
+from experiments.records.record import write_record
+from tests.records.test_record import record
 
 
 @pytest.fixture(scope="module")

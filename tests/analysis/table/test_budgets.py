@@ -6,8 +6,8 @@ import pytest
 
 from analysis.table.budgets import COUNTED
 from analysis.table.load import check_table, load_table
-from experiments.records import write_record
-from tests.test_records import record
+from experiments.records.record import write_record
+from tests.records.test_record import record
 
 BUDGET = 6 * 500 * 5120  # of a record() of 500 active parameters and 5120 tokens
 

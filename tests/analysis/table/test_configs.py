@@ -4,8 +4,8 @@ import pytest
 
 from analysis.table.load import COLUMNS, load_table
 from analysis.table.merged import find_merged
-from experiments.records import write_record
-from tests.test_records import record
+from experiments.records.record import write_record
+from tests.records.test_record import record
 
 pytestmark = pytest.mark.slow
 

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from analysis.table.load import COLUMNS, check_table, keep_rows, load_table
-from experiments.records import read_record, write_record
+from experiments.records.record import read_record, write_record
 from tests.analysis.hand_made import runs
-from tests.test_records import record
+from tests.records.test_record import record
 
 BUDGET = 6 * 500 * 5120  # of a record() of 500 active parameters and 5120 tokens
 

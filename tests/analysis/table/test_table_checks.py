@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from analysis.table.load import check_table, finished, load_table, require
-from experiments.records import write_record
+from experiments.records.record import write_record
 from tests.analysis.hand_made import runs
-from tests.test_records import record
+from tests.records.test_record import record
 
 
 def refused(frame, message, **options):

@@ -11,8 +11,8 @@ from analysis.synthetic import ChinchillaSurface
 from analysis.table.load import check_table, load_table
 from analysis.table.trunks import shared_trunk, trunks_note
 from experiments.collect import collect_rows
-from experiments.records import write_record
-from tests.test_records import record
+from experiments.records.record import write_record
+from tests.records.test_record import record
 
 SURFACE = ChinchillaSurface()
 BUDGETS = (1e19, 3e19, 1e20)

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from experiments.cli import composed
-from experiments.planning import check_effects, read_point
-from experiments.point import Draft
+from experiments.config.composed import composed
+from experiments.points.planning import check_effects, read_point
+from experiments.points.point import Draft
 
 
 def drafted(overrides: Sequence[str]) -> Draft:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.cli import composed
-from experiments.records import RECORD_NAME, RunRecord, write_record
+from experiments.config.composed import composed
+from experiments.records.record import RECORD_NAME, RunRecord, write_record
 from experiments.sweep import manifest
 
 MODELS = ("dense", "moe", "pkm", "peer")

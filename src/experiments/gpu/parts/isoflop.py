@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from experiments.gpu.job import Job, LeftOut
-from experiments.records import RECORD_NAME, read_record
+from experiments.records.record import RECORD_NAME, read_record
 
 WORTH = 10
 SECONDS = 600

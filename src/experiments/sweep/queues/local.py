@@ -9,7 +9,7 @@ from experiments.config.constraints import AtLeast1
 from experiments.sweep.queue import Queue
 
 if TYPE_CHECKING:
-    from experiments.point import Point
+    from experiments.points.point import Point
     from experiments.sweep.workers import Pool
 
 

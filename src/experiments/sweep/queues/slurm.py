@@ -24,7 +24,7 @@ from experiments.sweep.submission import Submission
 from experiments.system import started
 
 if TYPE_CHECKING:
-    from experiments.point import Point
+    from experiments.points.point import Point
 
 FOLDER = "slurm"  # of a sweep: lists of points, logs
 JOB_PREFIX = "experiments"

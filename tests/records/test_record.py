@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.records import (
+from experiments.records.record import (
     CHECKSUM,
     DamagedError,
     RunRecord,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from experiments.config.schema import RunConfig
 from experiments.models.parametrization import base_of, base_shapes
 from experiments.models.transformer import TransformerConfig
-from experiments.point import Draft, RunPart
+from experiments.points.point import Draft, RunPart
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,11 +11,17 @@ from experiments.config.hydra_hints import choice_names
 from experiments.config.words import SCORING
 from experiments.data.prepare import prepare_data, prepare_sets
 from experiments.data.vocabulary import Vocabulary
-from experiments.finished import run_config, run_vocabulary, trained_model
-from experiments.planning import make_point
-from experiments.point import Point
-from experiments.records import RECORD_NAME, RunRecord, finished_record, read_record, write_record
-from experiments.served import attach_library, library_label
+from experiments.finished.library import attach_library, library_label
+from experiments.finished.model import run_config, run_vocabulary, trained_model
+from experiments.points.planning import make_point
+from experiments.points.point import Point
+from experiments.records.record import (
+    RECORD_NAME,
+    RunRecord,
+    finished_record,
+    read_record,
+    write_record,
+)
 from experiments.tasks.choice import Chosen
 from experiments.tasks.facts import facts_tasks, known_tasks
 from experiments.tasks.harness import load_tasks, score_tasks

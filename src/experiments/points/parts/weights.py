@@ -15,7 +15,7 @@ from experiments.init.how import how_of
 from experiments.init.place import bases, placed, trained_blocks
 from experiments.init.start import start
 from experiments.models.transformer import TransformerConfig, chosen_blocks
-from experiments.point import BuiltRun, Point, RunPart, Scores
+from experiments.points.point import BuiltRun, Point, RunPart, Scores
 from experiments.system.claims import log_event
 from experiments.system.text_table import count
 

@@ -16,7 +16,7 @@ from experiments.models.ffn._product_keys import ProductKeyConfig, ProductKeyFFN
 from experiments.models.transformer import Transformer, chosen_blocks
 from experiments.optim.moments import Moments, grown_moments, has_moments, set_moments
 from experiments.optim.optimizer import RowAdamW
-from experiments.point import BuiltRun, RunPart, TrainingPart
+from experiments.points.point import BuiltRun, RunPart, TrainingPart
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,14 +17,14 @@ from experiments.config.optim import Optim
 from experiments.config.schema import RunConfig, read_run_config
 from experiments.data.packed import PackedText
 from experiments.data.prepare import check_data, train_folder
-from experiments.identity import id_of
 from experiments.init.freeze import freeze
 from experiments.kernels.select import check_kernel
 from experiments.models.roles import check_declared, declared_roles
 from experiments.models.transformer import Transformer, TransformerConfig, assign_ffns
 from experiments.optim.schedule import check_steps
-from experiments.parts import completed, parts_of
-from experiments.point import Draft, Point
+from experiments.points.identity import id_of
+from experiments.points.parts import completed, parts_of
+from experiments.points.point import Draft, Point
 from experiments.system.credentials import refuse
 from experiments.system.distributed import Ranks, share_batch
 from experiments.system.environment import device_of

@@ -1,4 +1,4 @@
-"""The parts of a run, a file each (experiments.point.RunPart), found by themselves."""
+"""The parts of a run, a file each (experiments.points.point.RunPart), found by themselves."""
 
 import functools
 import importlib
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.config.schema import RunConfig
-from experiments.point import RunPart
+from experiments.points.point import RunPart
 
 
 @functools.cache
@@ -42,7 +42,7 @@ def parts_of(config: RunConfig) -> tuple[RunPart, ...]:
         if not isinstance(part, RunPart):
             raise ValueError(
                 f"parts.{name}._target_={type(part).__module__}.{type(part).__qualname__} is no "
-                "RunPart; let the class have experiments.point.RunPart as its base"
+                "RunPart; let the class have experiments.points.point.RunPart as its base"
             )
         parts[name] = part
     return tuple(sorted(parts.values(), key=lambda part: (part.order, type(part).__name__)))

@@ -21,7 +21,7 @@ from experiments.data.stream import DomainStream
 from experiments.kernels.ops import Execution
 from experiments.models.ffn._base import FFN
 from experiments.models.transformer import Transformer
-from experiments.point import BuiltRun, Draft, Point, RunPart, TrainingPart
+from experiments.points.point import BuiltRun, Draft, Point, RunPart, TrainingPart
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from experiments.config.schema import RunConfig
 from experiments.data.prepare import stages_of
-from experiments.point import BuiltRun, Point, RunPart, Scorer, Scores, TrainingPart
+from experiments.points.point import BuiltRun, Point, RunPart, Scorer, Scores, TrainingPart
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,10 @@ from experiments.adapters.lora_files import LoRA, read_lora
 from experiments.config.words import PLACES
 from experiments.data.packed import PackedText
 from experiments.data.prepare import prepare_data, prepare_sets
-from experiments.finished import run_config, trained_model
-from experiments.planning import make_point
-from experiments.records import finished_record
-from experiments.served import take_off
+from experiments.finished.library import take_off
+from experiments.finished.model import run_config, trained_model
+from experiments.points.planning import make_point
+from experiments.records.record import finished_record
 
 
 @dataclass(frozen=True, kw_only=True)

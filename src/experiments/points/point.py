@@ -22,7 +22,7 @@ from experiments.data.packed import PackedText
 from experiments.data.prepare import PreparedData, training_batches
 from experiments.models.transformer import Transformer, TransformerConfig
 from experiments.optim.optimizer import RowAdamW
-from experiments.records import RunRecord
+from experiments.records.record import RunRecord
 from experiments.system.distributed import Ranks
 from experiments.system.environment import Device
 
@@ -230,7 +230,7 @@ class TrainingPart(nn.Module):
 class RunPart:
     """Something that a run does beside training a model from random weights.
 
-    A file of experiments.parts has one, which `of` makes of keys of the config. One of yours is a
+    A file of points/parts/ has one, which `of` makes of keys of the config. One of yours is a
     frozen dataclass that a yaml of conf/parts names by its `_target_`: parts=[NAME] chooses it.
     Each method has a default that does nothing. A part has no state: it is asked in several
     processes. Parts act in the order of `order`, and then of their names.

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import pytest
 
-from experiments import identity
 from experiments.config.fields import added
 from experiments.config.paths import conf_dir
 from experiments.config.reading import read
@@ -13,8 +12,9 @@ from experiments.config.schema import Ladder, RunConfig, read_run_config
 from experiments.data.folders import identity as identity_of
 from experiments.models.ffn import dense
 from experiments.models.ffn.dense import DenseConfig
-from experiments.planning import make_point, run_id_of
-from experiments.records import find_records, read_record
+from experiments.points import identity
+from experiments.points.planning import make_point, run_id_of
+from experiments.records.record import find_records, read_record
 from tests.conftest import Nursery
 
 STUDY = conf_dir().parent / "results" / "study"

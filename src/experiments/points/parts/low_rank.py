@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from experiments.config.schema import RunConfig
 from experiments.models.transformer import TransformerConfig
-from experiments.point import RunPart
+from experiments.points.point import RunPart
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from experiments.init.finished_run import FinishedRun
 from experiments.init.reading import file_sha256
 from experiments.models.lora import LoRALinear
 from experiments.models.transformer import Transformer
-from experiments.records import RunRecord
+from experiments.records.record import RunRecord
 
 
 def library_label(folder: Path) -> str:

@@ -13,7 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from experiments.records import CHECKPOINT_NAME, RECORD_NAME, DamagedError, Outcome, read_outcome
+from experiments.records.record import (
+    CHECKPOINT_NAME,
+    RECORD_NAME,
+    DamagedError,
+    Outcome,
+    read_outcome,
+)
 from experiments.system.disk import PARTIAL, explained, sync_file
 from experiments.system.locks import lock
 

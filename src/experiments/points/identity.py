@@ -9,7 +9,7 @@ from experiments.budget.costs import FFNConfig
 from experiments.config.reading import without, without_unchanged
 from experiments.config.schema import RunConfig
 from experiments.data.prepare import data_identity
-from experiments.point import Draft, Point
+from experiments.points.point import Draft, Point
 from experiments.system.distributed import Ranks
 
 NOT_IDENTITY = (

@@ -1,30 +1,21 @@
-"""Parts of all commands: exit codes, errors in one line, names of sweeps, plain configs.
-
-Quick to import: Hydra, torch and Lightning are for those commands that need them.
-"""
+"""Parts of all commands: exit codes, errors in one line, words and arguments. Quick to import."""
 
 import argparse
 import errno
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from experiments.config.hydra_hints import choice_names, unknown_key
 from experiments.config.paths import conf_dir
-from experiments.config.trust import trust_composed
 from experiments.config.words import Words, asks_for, read_words
-from experiments.records import RECORD_NAME
-from experiments.sweep.manifest import MANIFEST_NAME
 from experiments.system import interruption
 from experiments.system.plain_text import printable
 from experiments.system.version import ShowVersion, install, version_line
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
 _REMEDY = "correct the path, or name another (paths.results=... and paths.cache=... of runs)"
 _REMEDIES = (
@@ -147,31 +138,6 @@ def _known_choices(text: str) -> str:
     return " It has " + ", ".join(choice_names(missing[1]))
 
 
-def resolve(composed: "DictConfig") -> dict[str, Any]:
-    """A composed config (with its hydra node) as plain values, and the name of its model.
-
-    The classes that it names are the user's own choice, and may be imported from now on.
-    """
-    from omegaconf import OmegaConf
-
-    plain = OmegaConf.masked_copy(composed, [str(k) for k in composed if k != "hydra"])
-    raw = OmegaConf.to_container(plain, resolve=True)
-    assert isinstance(raw, dict)
-    trust_composed(raw)
-    model_name = OmegaConf.select(composed, "hydra.runtime.choices.model")
-    return {"model_name": model_name, **{str(k): v for k, v in raw.items()}}
-
-
-def composed(overrides: Iterable[str]) -> dict[str, Any]:
-    """The config of conf/ with these overrides, as plain values."""
-    from hydra import compose
-
-    from experiments.config.hydra_version import composing
-
-    with composing():
-        return resolve(compose("config", list(overrides), return_hydra_config=True))
-
-
 def run_words(
     usage: Callable[[], str],
     run: Callable[[Words], None],
@@ -222,56 +188,3 @@ def at_least(low: float, of: type[int] | type[float] = int) -> Callable[[str], f
         return value
 
     return number
-
-
-def sweep_argument(parser: argparse.ArgumentParser, optional: bool = False) -> None:
-    """The arguments by which every command of a finished or running sweep names it."""
-    parser.add_argument(
-        "sweep",
-        nargs="?" if optional else None,
-        help="a sweep's name, or its folder; put -- before one that begins with a dash"
-        + ("; without it: all sweeps" if optional else ""),
-    )
-    parser.add_argument(
-        "--results",
-        type=Path,
-        default=Path("results"),
-        help="the folder of the sweeps (default: results)",
-    )
-
-
-def sweep_folder(options: argparse.Namespace) -> Path:
-    """The folder that the arguments name. Raises ValueError if it is no sweep's."""
-    for folder in (Path(options.sweep), Path(options.results) / options.sweep):
-        if _is_sweep(folder):
-            return folder
-    known = sorted(
-        str(path.relative_to(options.results)) for path in sweep_folders(options.results)
-    )
-    raise ValueError(
-        f"no sweep {options.sweep!r} in {options.results}; it has {', '.join(known) or 'none'}"
-    )
-
-
-def sweep_folders(results: Path) -> list[Path]:
-    """The sweeps below a folder, those of groups (group/name) too, in order of their names."""
-    found: list[Path] = []
-    for folder in _folders(results):
-        found += [folder] if _is_sweep(folder) else filter(_is_sweep, _folders(folder))
-    return found
-
-
-def _is_sweep(folder: Path) -> bool:
-    """Whether it has a manifest, or a run's record, as committed studies have."""
-    if (folder / MANIFEST_NAME).exists():
-        return True
-    return any((run / RECORD_NAME).exists() for run in _folders(folder))
-
-
-def _folders(folder: Path) -> list[Path]:
-    try:
-        with os.scandir(folder) as found:
-            names = [one.name for one in found if not one.name.startswith(".") and one.is_dir()]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    return [folder / name for name in sorted(names)]

@@ -9,7 +9,7 @@ import torch
 
 from experiments.config.schema import Init
 from experiments.models.parametrization import base_of
-from experiments.planning import make_point, run_id_of
+from experiments.points.planning import make_point, run_id_of
 from tests.conftest import TINY
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from experiments.cli import composed
+from experiments.config.composed import composed
 from experiments.config.words import PLACES, check_keys
 from experiments.data.corpus import name_of
 from experiments.data.folders import vocabulary_folder
@@ -18,9 +18,9 @@ from experiments.data.prepare import base_of
 from experiments.data.vocabulary import Vocabulary, prepare_vocabulary
 from experiments.kernels.ops import Execution
 from experiments.models.transformer import Transformer
-from experiments.planning import make_point
-from experiments.point import Point
-from experiments.records import TRAIN_AGAIN, DamagedError, RunRecord, finished_record
+from experiments.points.planning import make_point
+from experiments.points.point import Point
+from experiments.records.record import TRAIN_AGAIN, DamagedError, RunRecord, finished_record
 from experiments.system.seals import damage_of
 from experiments.training.checkpoints import LAST
 from experiments.training.starting import build_model

@@ -12,10 +12,10 @@ from experiments.data.batches import IGNORED
 from experiments.data.module import TokenDataModule
 from experiments.data.prepare import prepare_data, prepare_sets
 from experiments.data.windows import ScoredWindows
-from experiments.execute import execute
-from experiments.planning import make_point
-from experiments.records import read_record
+from experiments.points.planning import make_point
+from experiments.records.record import read_record
 from experiments.training.checkpoints import LAST
+from experiments.training.execute import execute
 from experiments.training.module import LanguageModel
 from tests.conftest import TINY, Killed, Nursery, kill_at
 

@@ -17,8 +17,8 @@ import torch
 from omegaconf import OmegaConf
 
 from experiments.kernels.select import resolve_kernel
-from experiments.point import DivergedError, Point
-from experiments.records import (
+from experiments.points.point import DivergedError, Point
+from experiments.records.record import (
     HISTORY_NAME,
     RECORD_NAME,
     DamagedError,

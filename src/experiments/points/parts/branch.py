@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments import kept
 from experiments.budget.plan import Plan
 from experiments.config.schedules import TRUNK
 from experiments.config.schema import RunConfig
-from experiments.identity import id_of
 from experiments.optim.schedule import start_step
-from experiments.point import Branch, DivergedError, Draft, Point, RunPart
-from experiments.records import RunRecord
+from experiments.points.identity import id_of
+from experiments.points.point import Branch, DivergedError, Draft, Point, RunPart
+from experiments.records import kept
+from experiments.records.record import RunRecord
 from experiments.system import distributed
 from experiments.system.claims import log_event
 from experiments.system.disk import write_text_atomically

@@ -7,7 +7,7 @@ from typing import Any
 from experiments.budget.plan import Plan, peak_lr
 from experiments.budget.rate_law import rate_by_law
 from experiments.config.schema import RunConfig
-from experiments.point import Draft, Point, RunPart
+from experiments.points.point import Draft, Point, RunPart
 
 
 @dataclass(frozen=True, kw_only=True)

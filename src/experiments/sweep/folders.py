@@ -1,0 +1,61 @@
+"""The folders of sweeps: by name, by path, all of them. Quick to import."""
+
+import argparse
+import os
+from pathlib import Path
+
+from experiments.records.record import RECORD_NAME
+from experiments.sweep.manifest import MANIFEST_NAME
+
+
+def sweep_argument(parser: argparse.ArgumentParser, optional: bool = False) -> None:
+    """The arguments by which every command of a finished or running sweep names it."""
+    parser.add_argument(
+        "sweep",
+        nargs="?" if optional else None,
+        help="a sweep's name, or its folder; put -- before one that begins with a dash"
+        + ("; without it: all sweeps" if optional else ""),
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=Path("results"),
+        help="the folder of the sweeps (default: results)",
+    )
+
+
+def sweep_folder(options: argparse.Namespace) -> Path:
+    """The folder that the arguments name. Raises ValueError if it is no sweep's."""
+    for folder in (Path(options.sweep), Path(options.results) / options.sweep):
+        if _is_sweep(folder):
+            return folder
+    known = sorted(
+        str(path.relative_to(options.results)) for path in sweep_folders(options.results)
+    )
+    raise ValueError(
+        f"no sweep {options.sweep!r} in {options.results}; it has {', '.join(known) or 'none'}"
+    )
+
+
+def sweep_folders(results: Path) -> list[Path]:
+    """The sweeps below a folder, those of groups (group/name) too, in order of their names."""
+    found: list[Path] = []
+    for folder in _folders(results):
+        found += [folder] if _is_sweep(folder) else filter(_is_sweep, _folders(folder))
+    return found
+
+
+def _is_sweep(folder: Path) -> bool:
+    """Whether it has a manifest, or a run's record, as committed studies have."""
+    if (folder / MANIFEST_NAME).exists():
+        return True
+    return any((run / RECORD_NAME).exists() for run in _folders(folder))
+
+
+def _folders(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as found:
+            names = [one.name for one in found if not one.name.startswith(".") and one.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [folder / name for name in sorted(names)]
