@@ -34,8 +34,8 @@ class Optim:
     table_state: the type of a table's moments, of rows and fused. grad_clip: null for none.
     warmup and decay are fractions of the steps, or as long as warmup_tokens and decay_tokens say;
     final_lr is a fraction of the peak. decay_shape, trunk_power: of wsd (optim/schedule.py).
-    branch_from: the steps before the decay are a trunk's (points/parts/branch.py): "trunk", which the
-    sweep trains, or the path of its folder.
+    branch_from: the steps before the decay are a trunk's (points/parts/branch.py): "trunk", which
+    the sweep trains, or the path of its folder.
     lr: law is that of the fits in `law`, by its law law_form (budget/rate_law.py); a plan puts the
     number in its place. Of a number, law and law_form only say where it came from.
     parametrization: how rates, initial values and outputs go with size (models/parametrization.py):
