@@ -26,18 +26,22 @@ def resolve_kernel(name: str, device: str, dtype: torch.dtype) -> Kernel | None:
         return None
     if name == "torch" or dtype not in _TABLES:
         return TorchKernel()
+    _check_cpp(name, device)
     if name == "triton" or (name == "auto" and device == "cuda"):
         return _triton(device, must=name == "triton")
-    check_kernel(name, device)
     return TorchKernel() if device != "cpu" else _cpp()
 
 
 def check_kernel(name: str, device: str) -> None:
     """Raises ValueError if the implementation can't be had on this device; builds nothing."""
-    if name == "cpp" and device != "cpu":
-        raise ValueError(f"kernel=cpp is for CPUs, and the tables are on {device}; use auto")
+    _check_cpp(name, device)
     if name == "triton":
         _triton(device, must=True)
+
+
+def _check_cpp(name: str, device: str) -> None:
+    if name == "cpp" and device != "cpu":
+        raise ValueError(f"kernel=cpp is for CPUs, and the tables are on {device}; use auto")
 
 
 def _triton(device: str, must: bool) -> Kernel:

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from experiments.system.disk import explained, make_folder, write_text_atomically
+from experiments.system.disk import explained, make_folder, sync_file, write_text_atomically
 from experiments.system.json_files import parse_json
 from experiments.system.plain_text import may_have_controls, printable, printable_values
 
@@ -125,12 +125,18 @@ class RunRecord:
 
 
 def write_record(run_dir: Path, record: RunRecord) -> Path:
-    """Writes run_dir/record.json, with its checksum, and returns its path."""
-    path = run_dir / RECORD_NAME
+    """Writes run_dir/record.json, with its checksum, once the rows that it vouches for are on the
+    disk; returns its path.
+    """
+    path, history = run_dir / RECORD_NAME, run_dir / HISTORY_NAME
     text = json.dumps(asdict(record), indent=1).removesuffix("\n}")
     digest = hashlib.sha256(text.encode()).hexdigest()
     with explained(path):
         make_folder(run_dir)
+    with explained(history):
+        if history.exists():
+            sync_file(history)
+        sync_file(run_dir)
     write_text_atomically(path, f'{text}{_MARK.decode()}{digest}"\n}}\n')
     return path
 

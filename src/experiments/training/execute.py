@@ -19,7 +19,6 @@ from omegaconf import OmegaConf
 from experiments.kernels.select import resolve_kernel
 from experiments.points.point import DivergedError, Point
 from experiments.records.record import (
-    HISTORY_NAME,
     RECORD_NAME,
     DamagedError,
     RunRecord,
@@ -31,12 +30,7 @@ from experiments.records.record import (
 from experiments.system import distributed, environment
 from experiments.system.claims import Claim, RunningElsewhereError, claimed, log_event
 from experiments.system.credentials import cut
-from experiments.system.disk import (
-    explained,
-    remove_leftovers,
-    sync_file,
-    write_text_atomically,
-)
+from experiments.system.disk import remove_leftovers, write_text_atomically
 from experiments.training.checkpoints import forget_previous
 from experiments.training.evaluation import Evaluation
 from experiments.training.fit import Sink, fit, leave_group, rates, set_up_process
@@ -131,15 +125,19 @@ def _run(
     except Exception:
         claim.check()  # if the folder is gone, that is why
         record = replace(record, status="failed", error=cut(traceback.format_exc()))
+    claim.check()
     record = replace(
         record,
         wall_seconds=time.perf_counter() - started,
         peak_memory_bytes=environment.peak_memory(point.device.accelerator),
     )
-    claim.check()
     if record.status == "done":
         forget_previous(point.run_dir)  # before the record, after which nobody would
-    _write(point, record)
+    try:
+        write_record(point.run_dir, record)
+    except RuntimeError as error:  # where there is no room for it either, this is all that is said
+        why = record.error.strip().splitlines()[-1] if record.error else str(error)
+        raise RuntimeError(f"{point.describe()}: no record could be written: {why}") from error
     for part in point.parts:
         part.ended(point, record)
     return record
@@ -147,29 +145,11 @@ def _run(
 
 def _write_surroundings(point: Point) -> None:
     """config.yaml and environment.json."""
-    write_text_atomically(
-        point.run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(point.raw)))
-    )
-    accelerator = point.device.accelerator
+    accelerator, config = point.device.accelerator, OmegaConf.create(dict(point.raw))
     surroundings = environment.snapshot_environment(accelerator, Path(__file__).parent)
+    write_text_atomically(point.run_dir / "config.yaml", OmegaConf.to_yaml(config))
     text = json.dumps(surroundings, indent=1) + "\n"
     write_text_atomically(point.run_dir / "environment.json", text, mode=0o600)
-
-
-def _write(point: Point, record: RunRecord) -> None:
-    """The record, once the rows that it vouches for are on the disk: nothing of a finished run is
-    written again. Where there is no room for it either, its error is all that a caller gets.
-    """
-    history = point.run_dir / HISTORY_NAME
-    try:
-        with explained(history):
-            if history.exists():
-                sync_file(history)
-            sync_file(point.run_dir)
-        write_record(point.run_dir, record)
-    except RuntimeError as error:
-        why = record.error.strip().splitlines()[-1] if record.error else str(error)
-        raise RuntimeError(f"{point.describe()}: no record could be written: {why}") from error
 
 
 def _stalled(run_dir: Path, on_stall: Callable[[str], object], why: str) -> None:
@@ -192,7 +172,7 @@ def _other_rank(point: Point, n_threads: int | None) -> RunRecord:
 
 def _planned_record(point: Point) -> RunRecord:
     """All that is known beforehand. Its status is failed until the run has earned another."""
-    plan, cost = point.plan, point.plan.cost
+    plan, cost, kernel = point.plan, point.plan.cost, _kernel(point)
     return RunRecord(
         run_id=point.run_id,
         sweep=point.config.sweep,
@@ -218,7 +198,7 @@ def _planned_record(point: Point) -> RunRecord:
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         environment={
             **environment.describe(point.device.accelerator, Path(__file__).parent),
-            "kernel": _kernel(point),
+            "kernel": kernel,
         },
         config=dict(point.raw),
     )
