@@ -11,7 +11,7 @@ from experiments.config.composed import resolve
 from experiments.config.hydra_hints import appended, choice_names, normalized
 from experiments.config.paths import conf_dir
 from experiments.system.command import exit_codes, needs_train
-from experiments.system.credentials import refuse
+from experiments.system.credentials import refuse_credentials
 from experiments.system.version import version_line
 
 with needs_train():
@@ -47,7 +47,7 @@ def main() -> None:
         return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors to us instead of printing and exiting 1
     with exit_codes():
-        refuse("the command line", sys.argv[1:])
+        refuse_credentials("the command line", sys.argv[1:])
         words: list[str] | None = normalized(sys.argv[1:])
         while words is not None:
             sys.argv[1:] = words

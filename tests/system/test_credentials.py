@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from experiments.points.planning import make_point
-from experiments.system.credentials import cut, refuse
+from experiments.system.credentials import cut, refuse_credentials
 from experiments.system.environment import describe
 from experiments.training.execute import execute
 from experiments.training.module import LanguageModel
@@ -68,7 +68,7 @@ def test_a_config_with_one_is_refused_and_says_where_without_showing_it(compose_
     ) as e:
         make_point(compose_raw("paths.results=s3://me:hunter2@host/a"))
     assert "hunter2" not in str(e.value)
-    refuse("the config", compose_raw())
+    refuse_credentials("the config", compose_raw())
 
 
 @pytest.mark.slow

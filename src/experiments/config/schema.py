@@ -326,19 +326,18 @@ def read_run_config(raw: Mapping[str, Any]) -> RunConfig:
     for group in ("trunk", "data", "eval", "init", "continual"):
         if not isinstance(raw.get(group), (Mapping, types.NoneType)):
             raise ValueError(f"{group}={shown(raw[group])} must be a group of keys")
-    raw["model"] = _model(raw)
-    trunk, data = dict(raw.get("trunk") or {}), dict(raw.get("data") or {})
-    trunk["base_ffn"] = _base_ffn(trunk.get("base_ffn"))
+    raw["model"], sets = _model(raw), read_eval_sets(raw.get("eval") or {})
+    if raw.get("parts") is not None:
+        raw["parts"] = _parts(raw["parts"])
     if raw.get("continual") is not None:
         check_chosen(raw["continual"], "continual", "replay", "l2")
+    trunk, data = dict(raw.get("trunk") or {}), dict(raw.get("data") or {})
+    trunk["base_ffn"] = _base_ffn(trunk.get("base_ffn"))
     if raw.get("init") is not None:
         weights = build(raw["init"].get("weights"), "init.weights", _WEIGHTS)
         raw["init"] = {**raw["init"], "weights": weights}
     data["corpus"] = build(data.get("corpus"), "data.corpus", _CORPUS)
     data["tokenizer"] = build(data.get("tokenizer"), "data.tokenizer", _TOKENIZER)
-    sets = read_eval_sets(raw.get("eval") or {})
-    if raw.get("parts") is not None:
-        raw["parts"] = _parts(raw["parts"])
     config: RunConfig = read(RunConfig, {**raw, "trunk": trunk, "data": data, "eval": sets})
     stride = config.evaluation.stride
     if stride is not None and stride > config.data.seq_len:

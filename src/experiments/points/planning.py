@@ -25,9 +25,8 @@ from experiments.optim.schedule import check_steps
 from experiments.points.identity import id_of
 from experiments.points.parts import completed, parts_of
 from experiments.points.point import Draft, Point
-from experiments.system.credentials import refuse
+from experiments.system.credentials import refuse_credentials
 from experiments.system.distributed import Ranks, share_batch
-from experiments.system.environment import device_of
 
 
 def make_point(raw: Mapping[str, Any]) -> Point:
@@ -42,9 +41,9 @@ def read_point(raw: Mapping[str, Any]) -> Draft:
     check_roles(config, transformer)
     _check_batch(transformer, ranks.n_sequences * config.data.seq_len)
     check_tables(config, ranks)
-    device = device_of(config.trainer)
+    accelerator = draft.device.accelerator
     if config.kernel in ("cpp", "triton"):
-        check_kernel(config.kernel, device.accelerator)
+        check_kernel(config.kernel, accelerator)
     for part in draft.parts:
         part.refuse(draft)
     return draft
@@ -52,7 +51,7 @@ def read_point(raw: Mapping[str, Any]) -> Draft:
 
 def _read(raw: Mapping[str, Any]) -> Draft:
     """Raises ValueError for a bad config, wherever it is to run."""
-    refuse("the config", dict(raw))
+    refuse_credentials("the config", dict(raw))
     raw = completed(raw)
     config = read_run_config(raw)
     check_data(config.data)
@@ -91,7 +90,7 @@ def plan_point(draft: Draft) -> Point:
     return Point(
         raw=draft.raw,
         config=draft.config,
-        device=device_of(draft.config.trainer),
+        device=draft.device,
         ranks=draft.ranks,
         run_id=id_of(draft.raw, draft),
         transformer=draft.transformer,
@@ -225,6 +224,7 @@ def make_plan(draft: Draft) -> Plan:
     """
     config, transformer, ranks = draft.config, draft.transformer, draft.ranks
     cost, optim = draft.cost, config.optim
+    n_of_muon = _n_of_muon(config, transformer)
     batch_tokens = ranks.batch_size * config.data.seq_len
     stage_steps = tuple(
         _stage_steps(name, share * config.budget, cost.training_flops, batch_tokens)
@@ -237,7 +237,6 @@ def make_plan(draft: Draft) -> Plan:
     epochs = None
     if folder.exists() and not config.data.streaming and not stage_steps:
         epochs = n_steps * batch_tokens / PackedText(folder).n_tokens
-    n_of_muon = _n_of_muon(config, transformer)
     return Plan(
         cost=cost,
         batch_tokens=batch_tokens,

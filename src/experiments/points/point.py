@@ -24,7 +24,7 @@ from experiments.models.transformer import Transformer, TransformerConfig
 from experiments.optim.optimizer import RowAdamW
 from experiments.records.record import RunRecord
 from experiments.system.distributed import Ranks
-from experiments.system.environment import Device
+from experiments.system.environment import Device, device_of
 
 _OTHER_ORDER = 1  # added to a run's seed: batches in another order than training's
 Scores = dict[str, dict[str, Any]]  # set -> loss, bits_per_byte, n_tokens ...
@@ -47,6 +47,11 @@ class Draft:
         for part in self.parts:
             cost = part.cost(cost)
         return cost
+
+    @cached_property
+    def device(self) -> Device:
+        """What trainer.accelerator and trainer.precision mean here. Raises as device_of does."""
+        return device_of(self.config.trainer)
 
     @property
     def stages(self) -> Mapping[str, float]:

@@ -37,7 +37,7 @@ def cut(text: str) -> str:
     return _PATTERN.sub(CUT, text)
 
 
-def refuse(what: str, values: Any) -> None:
+def refuse_credentials(what: str, values: Any) -> None:
     """Raises ValueError if plain values (nested lists and dicts) hold a credential.
 
     what: their name in the message, which does not show the credential.

@@ -104,7 +104,8 @@ class BranchSteps(RunPart):
     def branch(self, draft: Draft, plan: Plan) -> Branch:
         """Raises ValueError for a path that is not that of the trunk that the settings name."""
         config = draft.config
-        trunk_id = id_of(trunk_raw(draft.raw, config.budget), draft)
+        trunk = trunk_raw(draft.raw, config.budget)
+        trunk_id = id_of(trunk, draft)
         folder = Path(config.paths.results).expanduser() / config.sweep / trunk_id
         if self.place != TRUNK:
             folder = Path(self.place).expanduser()
