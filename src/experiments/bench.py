@@ -34,6 +34,10 @@ pages, which alone make plain torch up to twice as fast. Rivals: pip install -e 
 
 
 class _Measurement(Protocol):
+    """arguments: declares what it takes beside --help. run: measures, prints tables, and writes the
+    files that the options name.
+    """
+
     def arguments(self, parser: ArgumentParser) -> None: ...
     def run(self, options: Namespace) -> None: ...
 

@@ -50,7 +50,6 @@ _COUNTS = (
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Numbers of adapters, sizes, rounds and threads."""
     for name, several, what in _LISTS:
         parser.add_argument(
             f"--{name}", default=several, metavar="N,...", help=f"{what} (default {several})"

@@ -17,7 +17,7 @@ import math
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -162,12 +162,10 @@ def _listening(model: Transformer) -> Iterator[tuple[dict[str, Tensor], dict[str
     def keep(name: str, _: nn.Module, __: Any, output: Tensor) -> None:
         outputs[name] = output.detach()
 
-    hooks = [m.register_forward_hook(partial(keep, name)) for name, m in places.items()]
-    try:
+    with ExitStack() as hooks:
+        for name, module in places.items():
+            hooks.enter_context(module.register_forward_hook(partial(keep, name)))
         yield outputs, gates
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _sizes(
@@ -189,7 +187,6 @@ def _rms(x: Tensor) -> float:
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Widths, seeds, the figure's file and overrides."""
     takes_overrides(parser)
     parser.add_argument("--widths", default=",".join(map(str, WIDTHS)), metavar="N,...")
     parser.add_argument("--seeds", type=at_least(1), default=2, metavar="N", help="(default 2)")

@@ -43,7 +43,6 @@ _TEXT_BYTES = 20_000_000
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Overrides alone."""
     takes_overrides(parser)
 
 

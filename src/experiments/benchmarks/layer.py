@@ -24,7 +24,6 @@ from experiments.kernels.workspace import WORKSPACE
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Sizes and settings, and what is measured beside forward and backward."""
     parser.add_argument(
         "--with-optimizer",
         action="store_true",
@@ -40,7 +39,6 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> None:
-    """Prints the comparisons, and writes --json."""
     if options.memory_of is not None:
         shapes, settings, _ = read_comparison(options)
         machine.prepare(settings, options.part or options.allocator, options.threads)

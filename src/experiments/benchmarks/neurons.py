@@ -7,14 +7,13 @@ overrides are those of experiments.run: init=..., trunk.ffn_blocks=[...], data=.
 """
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.hooks import RemovableHandle
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from experiments.benchmarks.core.arguments import takes_overrides
@@ -37,7 +36,6 @@ KEPT = (16, 128, 256, 512, 768)
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Overrides alone."""
     takes_overrides(parser)
 
 
@@ -92,17 +90,15 @@ def _layers(model: Transformer, blocks: tuple[int, ...]) -> list[Dense]:
 @contextmanager
 def only(model: Transformer, blocks: tuple[int, ...], kept: int) -> Iterator[None]:
     """Each token keeps its `kept` hidden units that write most, in these blocks' dense layers."""
-    hooks = []
-    for layer in _layers(model, blocks):
-        size = layer.w_out.weight.norm(dim=0)
 
-        def cut(_: Any, inputs: tuple[Tensor], size: Tensor = size) -> tuple[Tensor]:
-            hidden = inputs[0]
-            best = (hidden.abs() * size).topk(kept, dim=-1).indices
-            return (torch.zeros_like(hidden).scatter(-1, best, hidden.gather(-1, best)),)
+    def cut(w_out: nn.Linear, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        hidden = inputs[0]
+        best = (hidden.abs() * w_out.weight.norm(dim=0)).topk(kept, dim=-1).indices
+        return (torch.zeros_like(hidden).scatter(-1, best, hidden.gather(-1, best)),)
 
-        hooks.append(layer.w_out.register_forward_pre_hook(cut))
-    with _removed(hooks):
+    with ExitStack() as hooks:
+        for layer in _layers(model, blocks):
+            hooks.enter_context(layer.w_out.register_forward_pre_hook(cut))
         yield
 
 
@@ -120,9 +116,11 @@ def constant(
     def mean(total: Tensor, _: Any, __: Any, y: Tensor) -> Tensor:
         return (total / n_tokens).expand_as(y)
 
-    def hooked(act: Callable[..., Any]) -> AbstractContextManager[None]:
-        pairs = zip(layers, sums, strict=True)
-        return _removed([layer.register_forward_hook(partial(act, s)) for layer, s in pairs])
+    def hooked(act: Callable[..., Any]) -> ExitStack:
+        hooks = ExitStack()
+        for layer, total in zip(layers, sums, strict=True):
+            hooks.enter_context(layer.register_forward_hook(partial(act, total)))
+        return hooks
 
     with torch.no_grad(), hooked(add):
         for inputs, _, _ in windows:
@@ -130,13 +128,3 @@ def constant(
             n_tokens += inputs.numel()
     with hooked(mean):
         yield
-
-
-@contextmanager
-def _removed(hooks: Sequence[RemovableHandle]) -> Iterator[None]:
-    """The hooks go at the end of the `with` block."""
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()

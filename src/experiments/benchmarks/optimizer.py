@@ -26,12 +26,10 @@ _SLOW_ROUNDS = 2  # SparseAdam takes seconds
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Sizes and settings."""
     add_comparison(parser, {"d": "256", "n_experts": "1048576", "tokens": "1024,4096"})
 
 
 def run(options: Namespace) -> None:
-    """Prints the comparisons, and writes --json."""
     run_comparison(options, sections)
 
 

@@ -27,12 +27,10 @@ Search = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Sizes and settings."""
     add_comparison(parser, {"d": "256", "n_experts": GRID, "tokens": "1024,4096"})
 
 
 def run(options: Namespace) -> None:
-    """Prints the comparisons, and writes --json."""
     run_comparison(options, sections)
 
 

@@ -35,7 +35,6 @@ class _Command:
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """The number of points."""
     parser.add_argument(
         "--points", type=at_least(1), default=10_000, help="of the sweep (default 10000)"
     )

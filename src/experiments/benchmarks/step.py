@@ -41,7 +41,6 @@ _TRUNK = {"layers": 6, "vocab": 8192, "seq_len": 256}
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """The trunk's sizes, and those and settings of all comparisons."""
     for option, default in _TRUNK.items():
         flag = f"--{option.replace('_', '-')}"
         parser.add_argument(flag, type=int, metavar="N", help=f"(default {default})")
@@ -54,8 +53,6 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> None:
-    """Prints the comparisons, and writes --json."""
-
     def sections(shapes: Sequence[Shape], settings: Settings) -> Iterator[Comparison]:
         for shape in shapes:
             if shape.n_tokens % options.seq_len:

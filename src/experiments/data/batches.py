@@ -4,7 +4,9 @@ Both give a sequence that depends on (seed, step, rank, world size) alone: not o
 processes load it, nor on where a run was stopped and resumed.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from itertools import count
 from typing import NamedTuple
 
 import numpy as np
@@ -71,12 +73,11 @@ def as_batch(windows: Windows) -> Batch:
     return Batch(both[:, :-1], both[:, 1:], windows.position)
 
 
-class PackedBatches(IterableDataset[Windows]):
-    """This rank's share of the batches from `start_step` on; endless."""
+class SteppedBatches(IterableDataset[Windows], ABC):
+    """This rank's batches from `start_step` on, each a function of its step; endless."""
 
     def __init__(
         self,
-        tokens: Tokens,
         *,
         seq_len: int,
         batch_size: int,
@@ -85,19 +86,30 @@ class PackedBatches(IterableDataset[Windows]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.tokens, self.seq_len, self.batch_size = tokens, seq_len, batch_size
-        self.seed, self.start_step = seed, start_step
-        self.rank, self.world_size = rank, world_size
+        self.seq_len, self.batch_size, self.seed = seq_len, batch_size, seed
+        self.start_step, self.rank, self.world_size = start_step, rank, world_size
 
     def __iter__(self) -> Iterator[Windows]:
         first, stride = worker_share()
-        step = self.start_step + first
+        return (Windows(self.batch(step)) for step in count(self.start_step + first, stride))
+
+    @abstractmethod
+    def batch(self, step: int) -> np.ndarray:
+        """(batch / ranks, seq + 1) tokens of a step."""
+
+
+class PackedBatches(SteppedBatches):
+    """Windows of one text, in epochs of shuffled windows."""
+
+    def __init__(self, tokens: Tokens, **place: int) -> None:
+        super().__init__(**place)
+        self.tokens = tokens
+
+    def batch(self, step: int) -> np.ndarray:
         n = n_windows(len(self.tokens), self.seq_len)
-        while True:
-            windows = window_indices(self.seed, step, self.batch_size, n)
-            starts = windows[self.rank :: self.world_size] * self.seq_len
-            yield Windows(windows_of(self.tokens, starts, self.seq_len + 1))
-            step += stride
+        windows = window_indices(self.seed, step, self.batch_size, n)
+        starts = windows[self.rank :: self.world_size] * self.seq_len
+        return windows_of(self.tokens, starts, self.seq_len + 1)
 
 
 def worker_share() -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """The interface of a source of text."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -35,6 +35,12 @@ class ShardedCorpus(Corpus, Protocol):
     def shard_documents(self, split: str, shard: int, start: int, cache: Path) -> Iterator[str]:
         """The texts of one file from its document number `start` on."""
         ...
+
+
+def check_split(split: str, known: Collection[str] = (TRAIN, VALIDATION)) -> None:
+    """Raises ValueError for a split that is none of these."""
+    if split not in known:
+        raise ValueError(f"split={split!r} is not one of {', '.join(known)}")
 
 
 def name_of(corpus: Corpus) -> str:

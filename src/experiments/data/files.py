@@ -10,12 +10,13 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 from experiments.config.effects import Unset
 from experiments.config.fields import used
-from experiments.data.corpus import TRAIN, VALIDATION
+from experiments.data.corpus import VALIDATION, check_split
 from experiments.system.version import install
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json.gz", ".parquet", ".txt", ".txt.gz")
@@ -106,9 +107,7 @@ class LocalText:
         files = self._files(split)
         if not 0 <= shard < len(files):
             raise ValueError(f"shard={shard} of {split} must be from 0 to {len(files) - 1}")
-        for n, text in enumerate(self._documents_of(files[shard][1], split)):
-            if n >= start:
-                yield text
+        yield from islice(self._documents_of(files[shard][1], split), start, None)
 
     def identity(self) -> dict[str, Any]:
         """The texts' identity: the content of the files, not their place; see fingerprint()."""
@@ -122,8 +121,7 @@ class LocalText:
         }
 
     def _files(self, split: str) -> list[tuple[str, Path]]:
-        if split not in (TRAIN, VALIDATION):
-            raise ValueError(f"split={split!r} is not one of {TRAIN}, {VALIDATION}")
+        check_split(split)
         if split == VALIDATION and self.validation_path is not None:
             return find_files(self.validation_path)
         return find_files(self.path)

@@ -6,10 +6,12 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from experiments.data.corpus import check_split
 from experiments.data.files import fingerprint
 from experiments.system.version import install
 
@@ -76,9 +78,7 @@ class HubText:
         stream = self._open(split)
         if not 0 <= shard < stream.num_shards:
             raise ValueError(f"shard={shard} of {split} must be from 0 to {stream.num_shards - 1}")
-        for n, text in enumerate(self._texts(stream, split, shard)):
-            if n >= start:
-                yield text
+        yield from islice(self._texts(stream, split, shard), start, None)
 
     def identity(self) -> dict[str, Any]:
         """The identity of the texts: for a folder its content, not its place.
@@ -108,8 +108,7 @@ class HubText:
 
         (Older versions of datasets don't know a JSON file's before they read it.)
         """
-        if split not in self.splits:
-            raise ValueError(f"split={split!r} is not one of {', '.join(self.splits)}")
+        check_split(split, self.splits)
         _import()
         folder, theirs = self._folder(), self.splits[split]
         try:

