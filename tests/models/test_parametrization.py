@@ -19,7 +19,8 @@ from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.moe import MoEConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.ffn.pkm import PKMConfig
-from experiments.models.parametrization import Base, Scale, folded, multipliers, scales
+from experiments.models.folded import folded
+from experiments.models.parametrization import Base, Scale
 from experiments.models.roles import declared_roles, undeclared
 from experiments.models.transformer import TransformerConfig
 from experiments.optim.groups import build_optimizer, parameter_groups
@@ -112,9 +113,9 @@ def test_every_matrix_s_factors_by_arithmetic():
     large; d_key and the numbers of experts and words stay.
     """
     base = Base(d_model=32, d_head=8)
-    found = scales(
-        made(config(PEER, FINE, PKMConfig(n_experts=64, top_k=4), base=base, d_model=128))
-    )
+    found = made(
+        config(PEER, FINE, PKMConfig(n_experts=64, top_k=4), base=base, d_model=128)
+    ).scales()
     hidden = Scale(lr=1 / 4, decay=4, eps=1 / 4, fan_in=4, fan_out=4)
     rows = Scale(init=2, eps=1 / 4, fan_out=4)
     few_outputs = Scale(lr=1 / 4, decay=4, fan_in=4)
@@ -138,10 +139,10 @@ def test_every_matrix_s_factors_by_arithmetic():
         "blocks.2.ffn.values": rows,
     }
     assert {name: found[name] for name in expected} == expected
-    found = scales(made(config(replace(PEER, glu=True), base=base, d_model=128)))
+    found = made(config(replace(PEER, glu=True), base=base, d_model=128)).scales()
     assert found["blocks.0.ffn.w_gate"] == found["blocks.0.ffn.w_down"] == few_outputs
     deep = Base(d_model=32, d_head=8, n_layers=1)
-    found = scales(made(config(PEER, FINE, base=deep, d_model=128)))
+    found = made(config(PEER, FINE, base=deep, d_model=128)).scales()
     assert found["blocks.0.ffn.w_down"] == replace(few_outputs, eps=1 / 2)
     assert found["blocks.1.ffn.w_in"] == replace(hidden, eps=1 / 8)
     assert found["embedding.weight"] == rows
@@ -186,7 +187,7 @@ def test_muon_s_rates_of_a_router_whose_fan_in_alone_grows():
 
 def test_multipliers_are_ratios_to_the_base():
     base = Base(d_model=32, d_head=8, n_layers=1)
-    found = multipliers(config(PEER, PEER, d_model=128, d_head=32, base=base))
+    found = config(PEER, PEER, d_model=128, d_head=32, base=base).multipliers
     assert (found.head, found.attention, found.residual) == (0.25, 0.5, 0.5)
 
 
@@ -199,7 +200,7 @@ def test_a_forward_pass_is_that_of_folded_weights(ffn, tie_head):
     model, text = trained(own)[0].eval(), made_text(1)
     plain = folded(model)
     assert plain.config.base is None
-    assert multipliers(plain.config) == multipliers(config(ffn))
+    assert plain.config.multipliers == config(ffn).multipliers
     with torch.no_grad():
         assert_rounding(plain(text), model(text), n_blocks=2)
         assert plain(text).std() > 0.01

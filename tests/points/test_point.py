@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from experiments.config.schema import Init
-from experiments.models.parametrization import base_of
+from experiments.points.parts.parametrization import Parametrization
 from experiments.points.planning import make_point, run_id_of
 from tests.conftest import TINY
 
@@ -151,10 +151,10 @@ def test_a_base_that_can_not_be_is_refused(make, overrides, why):
 
 
 def test_a_run_that_starts_from_weights_has_no_base(make):
-    config = make(*MUP).config
+    point = make(*MUP)
     init = Init(
         weights=None, path=None, sha256=None, how="keep", train="all", noise=0.0, reinit=0.0,
         distil_tokens=0, distil_lr=1e-3, lora_rank=1,
     )  # fmt: skip
     with pytest.raises(ValueError, match=r"=mup says how weights start .* set optim\.parametriz"):
-        base_of(replace(config, init=init))
+        Parametrization().shape(replace(point.config, init=init), point.transformer)

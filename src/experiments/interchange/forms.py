@@ -12,7 +12,7 @@ from experiments.init.llama import from_trunk
 from experiments.init.slots import evaluating
 from experiments.init.source import Shape
 from experiments.models.batch_norm import BatchNorm
-from experiments.models.parametrization import folded
+from experiments.models.folded import folded
 from experiments.models.transformer import Transformer, TransformerConfig
 
 _OURS = "ExpertsForCausalLM"

@@ -7,18 +7,13 @@ dimensions grow is found from the shapes of the same layers at the base width.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import nn
 
-from experiments.config.schema import RunConfig
-from experiments.models.roles import Role, check_declared, declared_roles
-
-if TYPE_CHECKING:
-    from experiments.models.transformer import Transformer, TransformerConfig
+from experiments.models.roles import Role, declared_roles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +40,15 @@ class Multipliers:
     attention: float = 1.0
     residual: float = 1.0
 
+    @classmethod
+    def of(cls, base: Base, *, d_model: int, d_head: int, n_layers: int) -> "Multipliers":
+        """Those of a model of this size."""
+        return cls(
+            head=base.d_model / d_model,
+            attention=math.sqrt(base.d_head / d_head),  # 1 / d_head instead of its root
+            residual=1.0 if base.n_layers is None else base.n_layers / n_layers,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
@@ -61,75 +65,18 @@ class Scale:
     fan_out: float = 1.0
 
 
-def base_of(config: RunConfig) -> Base | None:
-    """The model at whose size optim.lr is right; None in the standard parametrization.
-
-    Raises ValueError for a base that can't be built, and for a run that starts from weights.
+def scales(
+    model: nn.Module, base: Mapping[str, torch.Size], depth: float = 1.0
+) -> dict[str, Scale]:
+    """By the name of the parameter. base: the shapes of the base model's; depth: how many times its
+    blocks are the model's (CompleteP). Raises ValueError for a matrix without a role.
     """
-    optim, ladder, n_kv_heads = config.optim, config.ladder, config.trunk.n_kv_heads
-    if optim.parametrization == "sp":
-        return None
-    given = f"optim.parametrization={optim.parametrization}"
-    if config.init is not None:
-        raise ValueError(
-            f"{given} says how weights start and what logits are multiplied by, and a run that "
-            "starts from weights has those of another; set optim.parametrization=sp, or init=none"
-        )
-    base = Base(
-        d_model=optim.lr_d_model,
-        d_head=optim.lr_d_head or ladder.d_head,
-        n_layers=optim.lr_n_layers if optim.parametrization == "completep" else None,
-    )
-    if base.d_model % base.d_head or (base.d_model // base.d_head) % (n_kv_heads or 1):
-        name = "ladder.d_head" if optim.lr_d_head is None else "optim.lr_d_head"
-        shared = "" if n_kv_heads is None else f", shared by trunk.n_kv_heads={n_kv_heads}"
-        raise ValueError(
-            f"optim.lr_d_model={base.d_model} with {given} must be the width of a model, so a "
-            f"whole number of heads of {name}={base.d_head}{shared}; change ladder.lr_d_model, at "
-            "which ladder.lr is right"
-        )
-    return base
-
-
-def multipliers(config: "TransformerConfig") -> Multipliers:
-    """The multipliers of a model of this config; all 1 where it has no base."""
-    base = config.base
-    if base is None:
-        return Multipliers()
-    return Multipliers(
-        head=base.d_model / config.d_model,
-        attention=math.sqrt(base.d_head / config.d_head),  # 1 / d_head instead of its root
-        residual=1.0 if base.n_layers is None else base.n_layers / len(config.ffns),
-    )
-
-
-def scales(model: "Transformer") -> dict[str, Scale]:
-    """By the name of the parameter. Raises ValueError for a matrix without a role."""
-    base = model.config.base
-    if base is None:
-        return {name: Scale() for name, _ in model.named_parameters()}
-    shapes = base_shapes(model.config)
-    roles = declared_roles(model)
-    depth = 1.0 if base.n_layers is None else len(model.config.ffns) / base.n_layers
-    found = {}
+    roles, found = declared_roles(model), {}
     for name, parameter in model.named_parameters():
-        scale = _scale(parameter.shape, shapes[name], roles.get(name))
+        scale = _scale(parameter.shape, base[name], roles.get(name))
         in_block = name.startswith("blocks.")
         found[name] = replace(scale, eps=scale.eps / depth) if in_block else scale
     return found
-
-
-def base_shapes(config: "TransformerConfig") -> dict[str, torch.Size]:
-    """The shapes of the parameters of the base model, which is not made.
-
-    Raises ValueError for a matrix without a role.
-    """
-    base = config.base
-    assert base is not None
-    with torch.device("meta"):
-        small = replace(config, d_model=base.d_model, d_head=base.d_head, base=None).build()
-    check_declared(small, "optim.parametrization=mup or completep")
-    return {name: parameter.shape for name, parameter in small.named_parameters()}
 
 
 def _scale(shape: torch.Size, base: torch.Size, role: Role | None) -> Scale:
@@ -149,45 +96,3 @@ def _scale(shape: torch.Size, base: torch.Size, role: Role | None) -> Scale:
     fan_in = shape[role.fan_in] / base[role.fan_in]
     fan_out = numbers / fan_in
     return Scale(lr=1 / fan_in, decay=fan_in, eps=1 / fan_out, fan_in=fan_in, fan_out=fan_out)
-
-
-def scale_initial(model: "Transformer") -> None:
-    """Initial values as drawn become those of the parametrization, in place."""
-    if model.config.base is None:
-        return
-    parameters = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, scale in scales(model).items():
-            if scale.init != 1:
-                parameters[name].mul_(scale.init)
-
-
-def folded(model: "Transformer") -> "Transformer":
-    """The same function without multipliers, which are in its weights; the model, if it has none.
-
-    A tied head is untied. Equal to the bit where the multipliers are powers of two.
-    """
-    m, config = multipliers(model.config), model.config
-    if m == Multipliers():
-        return model
-    tie_head = config.tie_head and m.head == 1
-    with torch.device("meta"):
-        plain = replace(config, base=None, tie_head=tie_head).build()
-    state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    state["head.weight"] *= m.head
-    for i, block in enumerate(model.blocks):
-        state[f"blocks.{i}.attention.qkv.weight"][: config.d_model] *= m.attention
-        for name in _written(block):
-            state[f"blocks.{i}.{name}"] *= m.residual
-    if tie_head:
-        state["head.weight"] = state["embedding.weight"]
-    plain.load_state_dict(state, assign=True)
-    return plain.train(model.training)
-
-
-def _written(block: Any) -> Iterator[str]:
-    """The names of a block's matrices that write to the residual stream."""
-    writes: tuple[Tensor, ...] = (block.attention.out.weight, *block.ffn.output_weights())
-    for name, parameter in block.named_parameters():
-        if any(parameter is weight for weight in writes):
-            yield name

@@ -17,8 +17,8 @@ from experiments.kernels.ops import Execution
 from experiments.models.cache import Cache, Past
 from experiments.models.ffn._base import FFN
 from experiments.models.lora import add_lora, lora_term
-from experiments.models.parametrization import Base, multipliers, scale_initial
-from experiments.models.roles import MAP, ROWS, Role
+from experiments.models.parametrization import Base, Multipliers, Scale, scales
+from experiments.models.roles import MAP, ROWS, Role, check_declared
 
 ROPE_BASE = 10_000.0  # Su 2021, arXiv:2104.09864, §3.2.2
 
@@ -78,6 +78,27 @@ class TransformerConfig:
         """The width of all keys of a position together, and of all values."""
         return (self.n_kv_heads or self.n_heads) * self.d_head
 
+    @property
+    def multipliers(self) -> Multipliers:
+        """Of a forward pass; all 1 where there is no base."""
+        if self.base is None:
+            return Multipliers()
+        return Multipliers.of(
+            self.base, d_model=self.d_model, d_head=self.d_head, n_layers=len(self.ffns)
+        )
+
+    def base_shapes(self) -> dict[str, torch.Size]:
+        """The shapes of the base model's parameters, by name. It is not made.
+
+        Raises ValueError for a matrix without a role.
+        """
+        assert self.base is not None
+        with torch.device("meta"):
+            base = replace(self, d_model=self.base.d_model, d_head=self.base.d_head, base=None)
+            small = base.build()
+        check_declared(small, "optim.parametrization=mup or completep")
+        return {name: parameter.shape for name, parameter in small.named_parameters()}
+
     def cost(self) -> Cost:
         """Parameters and FLOPs per token of the whole model."""
         cost = trunk_cost(
@@ -127,8 +148,8 @@ class Transformer(nn.Module):
         base = config.base
         n_layers = None if base is None else base.n_layers  # then a multiplier carries the depth
         self._scale_outputs(n_layers or len(config.ffns))
-        scale_initial(self)
-        self._multiplier = multipliers(config).head
+        self._scale_initial()
+        self._multiplier = config.multipliers.head
 
     def _scale_outputs(self, n_layers: int) -> None:
         """Scales weights that write to the residual stream down with depth, as GPT-2 (§2.3)."""
@@ -137,6 +158,27 @@ class Transformer(nn.Module):
                 assert isinstance(block, Block)
                 for weight in (block.attention.out.weight, *block.ffn.output_weights()):
                     weight.mul_((2 * n_layers) ** -0.5)
+
+    def _scale_initial(self) -> None:
+        """Initial values as drawn become those of the parametrization."""
+        if self.config.base is None:
+            return
+        parameters = dict(self.named_parameters())
+        with torch.no_grad():
+            for name, scale in self.scales().items():
+                if scale.init != 1:
+                    parameters[name].mul_(scale.init)
+
+    def scales(self) -> dict[str, Scale]:
+        """The parametrization's factors of each parameter, by name; all 1 where there is no base.
+
+        Raises ValueError for a matrix without a role.
+        """
+        base = self.config.base
+        if base is None:
+            return {name: Scale() for name, _ in self.named_parameters()}
+        depth = 1.0 if base.n_layers is None else len(self.config.ffns) / base.n_layers
+        return scales(self, self.config.base_shapes(), depth)
 
     def forward(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
         """(batch, seq) int64 to (batch, seq, vocab_size).
@@ -186,7 +228,7 @@ class Block(nn.Module):
         self.attention = Attention(config)
         self.ffn_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
         self.ffn: FFN = ffn.build(config.d_model)
-        self._multiplier = multipliers(config).residual
+        self._multiplier = config.multipliers.residual
 
     def forward(self, x: Tensor, mask: Tensor | None = None, past: Past | None = None) -> Tensor:
         x = x + _times(self._multiplier, self.attention(self.attention_norm(x), mask, past))
@@ -213,7 +255,7 @@ class Attention(nn.Module):
         d_model = config.d_model
         self.d_head, self.rope_base = config.d_head, config.rope_base
         self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads or config.n_heads
-        multiplier = multipliers(config).attention
+        multiplier = config.multipliers.attention
         self._scale = None if multiplier == 1 else multiplier * config.d_head**-0.5
         self.qkv = nn.Linear(d_model, d_model + 2 * config.d_kv, bias=False)
         self.out = nn.Linear(d_model, d_model, bias=False)

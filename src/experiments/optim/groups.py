@@ -14,7 +14,7 @@ from experiments.config.constraints import KernelName
 from experiments.config.optim import Optim
 from experiments.kernels.ops import Execution
 from experiments.kernels.workspace import use_huge_pages
-from experiments.models.parametrization import Scale, scales
+from experiments.models.parametrization import Scale
 from experiments.models.roles import Role, check_declared, declared_roles
 from experiments.models.transformer import Transformer
 from experiments.optim.muon import adjusted, carried
@@ -70,7 +70,7 @@ def parameter_groups(model: Transformer, lr: float, optim: Optim) -> list[dict[s
     }
     if optim.matrices == "muon":
         check_declared(model, "optim.matrices=muon")
-    roles, scale_of = declared_roles(model), scales(model)
+    roles, scale_of = declared_roles(model), model.scales()
     parts: dict[str, dict[tuple[float, ...], list[nn.Parameter]]] = {name: {} for name in groups}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from experiments.config.schema import RunConfig
-from experiments.models.parametrization import base_of, base_shapes
+from experiments.models.parametrization import Base
 from experiments.models.transformer import TransformerConfig
 from experiments.points.point import Draft, RunPart
 
@@ -17,8 +17,36 @@ class Parametrization(RunPart):
         return None if config.optim.parametrization == "sp" else cls()
 
     def shape(self, config: RunConfig, transformer: TransformerConfig) -> TransformerConfig:
-        return replace(transformer, base=base_of(config))
+        return replace(transformer, base=_base_of(config))
 
     def refuse(self, draft: Draft) -> None:
         """Raises ValueError for a matrix without a role."""
-        base_shapes(draft.transformer)
+        draft.transformer.base_shapes()
+
+
+def _base_of(config: RunConfig) -> Base:
+    """The model at whose size optim.lr is right.
+
+    Raises ValueError for a base that can't be built, and for a run that starts from weights.
+    """
+    optim, ladder, n_kv_heads = config.optim, config.ladder, config.trunk.n_kv_heads
+    given = f"optim.parametrization={optim.parametrization}"
+    if config.init is not None:
+        raise ValueError(
+            f"{given} says how weights start and what logits are multiplied by, and a run that "
+            "starts from weights has those of another; set optim.parametrization=sp, or init=none"
+        )
+    base = Base(
+        d_model=optim.lr_d_model,
+        d_head=optim.lr_d_head or ladder.d_head,
+        n_layers=optim.lr_n_layers if optim.parametrization == "completep" else None,
+    )
+    if base.d_model % base.d_head or (base.d_model // base.d_head) % (n_kv_heads or 1):
+        name = "ladder.d_head" if optim.lr_d_head is None else "optim.lr_d_head"
+        shared = "" if n_kv_heads is None else f", shared by trunk.n_kv_heads={n_kv_heads}"
+        raise ValueError(
+            f"optim.lr_d_model={base.d_model} with {given} must be the width of a model, so a "
+            f"whole number of heads of {name}={base.d_head}{shared}; change ladder.lr_d_model, at "
+            "which ladder.lr is right"
+        )
+    return base

@@ -1,0 +1,42 @@
+"""A model whose multipliers are in its weights: for exports, whose architectures have none."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from experiments.models.parametrization import Multipliers
+from experiments.models.transformer import Transformer
+
+
+def folded(model: Transformer) -> Transformer:
+    """The same function without multipliers, which are in its weights; the model, if it has none.
+
+    A tied head is untied. Equal to the bit where the multipliers are powers of two.
+    """
+    m, config = model.config.multipliers, model.config
+    if m == Multipliers():
+        return model
+    tie_head = config.tie_head and m.head == 1
+    with torch.device("meta"):
+        plain = replace(config, base=None, tie_head=tie_head).build()
+    state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    state["head.weight"] *= m.head
+    for i, block in enumerate(model.blocks):
+        state[f"blocks.{i}.attention.qkv.weight"][: config.d_model] *= m.attention
+        for name in _written(block):
+            state[f"blocks.{i}.{name}"] *= m.residual
+    if tie_head:
+        state["head.weight"] = state["embedding.weight"]
+    plain.load_state_dict(state, assign=True)
+    return plain.train(model.training)
+
+
+def _written(block: Any) -> Iterator[str]:
+    """The names of a block's matrices that write to the residual stream."""
+    writes: tuple[Tensor, ...] = (block.attention.out.weight, *block.ffn.output_weights())
+    for name, parameter in block.named_parameters():
+        if any(parameter is weight for weight in writes):
+            yield name
