@@ -109,6 +109,14 @@ def test_leaves_the_mode_and_the_batch_norms_as_they_were(held_out):
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
 
+@pytest.mark.parametrize("ffn", [DenseConfig(), MoEConfig(n_experts=4), PEER])
+def test_is_float32_where_training_is_under_autocast(held_out, ffn):
+    model, ones = model_of(ffn), np.ones(VOCAB)
+    exact = evaluate(model, held_out(4), ones, CPU)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert evaluate(model, held_out(4), ones, CPU) == exact
+
+
 def test_a_perplexity_beyond_floats_is_infinite():
     result = Evaluation(loss=1e3, n_tokens=1, n_bytes=1, usage=None, unevenness=None, causal=True)
     assert result.perplexity == math.inf

@@ -16,6 +16,7 @@ from experiments.points.planning import make_point
 from experiments.records.record import read_record
 from experiments.training.checkpoints import LAST
 from experiments.training.execute import execute
+from experiments.training.fit import set_up_process
 from experiments.training.module import LanguageModel
 from tests.conftest import TINY, Killed, Nursery, kill_at
 
@@ -368,3 +369,14 @@ def test_bytes_per_token_are_those_of_the_text_that_was_scored(make):
     assert record.bytes_per_token == pytest.approx(expected(160), rel=1e-12)
     assert scores["bytes_per_token"] == pytest.approx(expected(None), rel=1e-12)
     assert scores["bytes_per_token"] != record.bytes_per_token
+
+
+def test_float32_is_not_rounded_to_tf32(make, monkeypatch):
+    """Whatever a container has set."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        set_up_process(make(), None)
+        assert torch.get_float32_matmul_precision() == "highest"
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -21,6 +21,7 @@ from experiments.models.transformer import Transformer
 from experiments.points.planning import make_point
 from experiments.points.point import Point
 from experiments.records.record import TRAIN_AGAIN, DamagedError, RunRecord, finished_record
+from experiments.system.environment import exact_float32
 from experiments.system.seals import damage_of
 from experiments.training.checkpoints import LAST
 from experiments.training.starting import build_model
@@ -71,10 +72,12 @@ def _own_cache(record: RunRecord) -> Path:
 
 
 def trained_model(run_dir: Path, point: Point, vocabulary: Vocabulary) -> Transformer:
-    """The model with the weights of the run's end, in evaluation mode, on the point's device.
+    """The model with the weights of the run's end, in evaluation mode, on the point's device,
+    whose products of float32 are exact from here on, as in the run's own evaluation.
 
     Raises DamagedError for a checkpoint that is not whole.
     """
+    exact_float32()
     model = build_model(point, vocabulary)
     model.set_execution(Execution(kernel=point.config.kernel))
     load_weights(model, run_dir / LAST, point.plan.n_steps)

@@ -16,17 +16,27 @@ _ALIGNMENT = 16  # bytes; grouped_mm asks it of every row
 def grouped_matmul(x: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
     """(T, D) x, (E, D, F) weights to (T, F): row t is multiplied by its expert's matrix.
 
-    ends (E,): where each expert's rows of x end; an expert may have none.
+    ends (E,): where each expert's rows of x end; an expert may have none. Under autocast in its
+    type, as torch's own products.
     Uses torch's grouped_mm; types and widths that it refuses (float64, rows that are not
     multiples of 16 bytes, a torch without it) take a loop over the experts. Raises TypeError and
     ValueError.
     """
+    x, weights = _in_autocast(x), _in_autocast(weights)
     check_grouped(x, weights, ends)
     fits = _fits(x, weights)
     if torch.compiler.is_compiling() and not (fits and x.dtype == torch.bfloat16):
         # of grouped_mm a compiler knows bfloat16 alone, and where rows end it can't know
         return operators.grouped_product(x, weights, ends)
     return _product(x, weights, ends)
+
+
+def _in_autocast(x: Tensor) -> Tensor:
+    """x in the type that autocast gives to products; float64 as it is, as torch leaves it."""
+    device = x.device.type
+    if x.dtype == torch.float64 or not torch.is_autocast_enabled(device):
+        return x
+    return x.to(torch.get_autocast_dtype(device))
 
 
 def _fits(x: Tensor, weights: Tensor) -> bool:

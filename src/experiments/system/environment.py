@@ -94,6 +94,14 @@ def peak_memory(accelerator: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def exact_float32() -> None:
+    """Makes products of float32 such on every device, in this process. A GPU would be allowed to
+    round their factors to the 10 bits of TF32, and routers then choose other experts; torch begins
+    without, but a container's TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1 turns it on.
+    """
+    torch.set_float32_matmul_precision("highest")
+
+
 def measured_peak_flops(device: Device, seconds: float = 0.2) -> float:
     """FLOP/s of a square matrix product on the device with this process's threads: MFU's 1.
 

@@ -48,13 +48,15 @@ def evaluate(
 ) -> Evaluation:
     """Scores every target that is not IGNORED. The model is left in the mode it came in.
 
+    Products are float32 on every device, however the model was trained: autocast is off.
     token_bytes: of each id, (vocab_size,). The sums are float64, so the result does not depend on
     how windows are batched (except through expert choice, whose routing does).
     """
     was_training = model.training
     model.eval()
     total, n_tokens, n_bytes = 0.0, 0, 0.0
-    with torch.no_grad(), metered(model.ffn_layers()) as meters:
+    exact = torch.autocast(device.type, enabled=False)
+    with torch.no_grad(), exact, metered(model.ffn_layers()) as meters:
         for inputs, targets, _ in batches:
             logits = model(inputs.to(device))
             loss = F.cross_entropy(

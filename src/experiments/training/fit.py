@@ -50,11 +50,12 @@ def set_up_process(point: Point, n_threads: int | None) -> None:
     random.seed(point.config.seed)
     np.random.seed(point.config.seed)
     torch.manual_seed(point.config.seed)
-    torch.set_float32_matmul_precision("high")
+    environment.exact_float32()
     # with deterministic algorithms, torch.empty would write hundreds of MB to be written again
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")  # the compiler's advice
 
 
 def fit(

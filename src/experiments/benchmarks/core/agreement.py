@@ -1,7 +1,6 @@
 """Whether the contenders compute the same, which is looked at before they are timed."""
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
@@ -11,17 +10,6 @@ from experiments.benchmarks.core.rivals import NAIVE, PEER_PYTORCH, PRODUCT_KEY_
 from experiments.kernels.ops import Execution
 
 _MIN_AGREEMENT = 0.99  # of tokens
-
-
-@contextmanager
-def exact_products() -> Iterator[None]:
-    """Products in float32 proper, where GPUs would be left to round them to TF32."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def check_agreement(case: Case, names: Collection[str]) -> list[str]:
@@ -42,7 +30,7 @@ def check_agreement(case: Case, names: Collection[str]) -> list[str]:
         if name not in names:
             continue
         ours, rival = ours_of(), rival_of()
-        with case.settings.autocast(), exact_products():
+        with case.settings.autocast():
             furthest, apart = _disagreement(ours, rival, case.x)
         if exact and 1 - apart < _MIN_AGREEMENT:
             raise RuntimeError(

@@ -37,8 +37,7 @@ def prepare(settings: Settings, allocator: str, n_threads: int | None) -> None:
     torch.set_num_threads(n_threads or environment.usable_cores())
     if allocator == "training":
         environment.keep_freed_memory()
-    if settings.device == "cuda":
-        torch.set_float32_matmul_precision("high")
+    environment.exact_float32()
 
 
 def usable_kernels(
@@ -99,5 +98,5 @@ def heading(settings: Settings, allocator: str) -> list[str]:
         f"{settings.rounds} rounds after a warm-up; {gate}",
         f"tables, and moments, of all contenders {pages}"
         if settings.device == "cpu"
-        else "float32 products in TF32, as training has them",
+        else "float32 products without TF32, as training has them",
     ]

@@ -31,7 +31,6 @@ class _Found:
 
 def run(job: Job) -> None:
     """Kernel by kernel, its large cases first: they are what a CPU can't try."""
-    torch.set_float32_matmul_precision("highest")  # the search's scores
     torch.manual_seed(0)
     by_kernel: dict[str, list[Check]] = {}
     for case in _toy() if job.toy else (*large(), *small()):

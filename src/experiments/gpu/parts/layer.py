@@ -50,7 +50,6 @@ def settings(job: Job, rounds: int = 5) -> Settings:
 
 def run(job: Job) -> None:
     """Forward and backward, then with AdamW of both tables, then the gathers alone."""
-    torch.set_float32_matmul_precision("high")  # as training has it
     copy = copy_rate(job.device)
     sections = layer.sections([shape_of(job)], settings(job), with_optimizer=True)
     passes, steps = (section.as_json() for section in printed(sections))

@@ -33,7 +33,6 @@ _WAYS = (_Way(gradient="rows", state="bfloat16"), _Way(gradient="dense", state="
 
 def run(job: Job) -> None:
     """Two steps each: the first makes the moments, the second holds them beside gradients."""
-    torch.set_float32_matmul_precision("high")
     sizes, peer = (toy.SIZES, toy.PEER) if job.toy else (PAPER, PEERConfig())
     for way in _WAYS:
         name = f"PEER, {way.gradient}, moments {way.state}"

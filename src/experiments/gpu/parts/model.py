@@ -73,7 +73,6 @@ class _Speed:
 
 def run(job: Job) -> None:
     """Dense first, both ways; the others as they are; and compiled, as far as the time goes."""
-    torch.set_float32_matmul_precision("high")
     sizes = replace(toy.SIZES, n_micro=1) if job.toy else GPT2
     peak = square_rate(job.device, torch.bfloat16)
     sheet = data_sheet(job.card) or peak

@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-import torch
-
 from experiments.benchmarks.core.loop import Sizes, TableGradient, at_equal_flops
 from experiments.benchmarks.core.memory import release
 from experiments.budget.costs import FFNConfig
@@ -42,7 +40,6 @@ def _layers(small: bool) -> dict[str, Callable[[int], FFNConfig]]:
 
 def run(job: Job) -> None:
     """At the paper's batch, which the goal is for; then at one micro-batch a step."""
-    torch.set_float32_matmul_precision("high")
     sizes = toy.SIZES if job.toy else PAPER
     small = replace(sizes, n_micro=1)
     configs = {name: at_equal_flops(make, sizes) for name, make in _layers(job.toy).items()}

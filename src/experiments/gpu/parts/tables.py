@@ -1,7 +1,5 @@
 """Table optimizers, and the search for product keys."""
 
-import torch
-
 from experiments.benchmarks import optimizer, retrieval
 from experiments.benchmarks.core.rates import copy_rate
 from experiments.benchmarks.core.report import printed
@@ -14,7 +12,6 @@ SECONDS = 60
 
 def run(job: Job) -> None:
     """`bench retrieval` and `bench optimizer` at the shape of the goals."""
-    torch.set_float32_matmul_precision("high")
     shapes, how, copy = [shape_of(job)], settings(job, rounds=3), copy_rate(job.device)
     (search,) = printed(retrieval.sections(shapes, how))
     for contender in search.as_json()["contenders"]:

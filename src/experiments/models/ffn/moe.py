@@ -256,7 +256,7 @@ class MoE(FFN):
             gate = torch.bmm(taken_ECD, self.w_gate.to(taken_ECD.dtype))
         hidden = self._hidden(inner, gate)
         out_ECD = torch.bmm(hidden, self.w_out.to(hidden.dtype))
-        out_ECD = out_ECD * gates_EC.unsqueeze(-1).to(out_ECD.dtype)
+        out_ECD = out_ECD * gates_EC.unsqueeze(-1)  # of the gates' type, and so are their sums
         y = out_ECD.new_zeros(tokens.shape)
         return y.index_add(0, index_EC.flatten(), out_ECD.flatten(0, 1))
 
@@ -282,7 +282,8 @@ class MoE(FFN):
             gate = grouped_matmul(taken, self.w_gate.to(taken.dtype), ends_E)
         hidden = self._hidden(inner, gate)
         out = grouped_matmul(hidden, self.w_out.to(hidden.dtype), ends_E)
-        back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)).to(order))
+        places = torch.arange(len(order), device=order.device)
+        back = torch.empty_like(order).scatter_(0, order, places)
         # the weighted rows of a table: (T, K, D) is not held
         how = Execution(kernel=self.execution.kernel)
         return gather_sum(out, back.view(-1, k), gates_TK, how)
