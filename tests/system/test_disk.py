@@ -186,7 +186,7 @@ def test_a_worker_without_a_log_says_why_on_the_terminal(make):
     point = make()
     point.run_dir.parent.mkdir(parents=True)
     point.run_dir.write_text("a file where the run's folder should be")
-    code = f"from experiments.sweep.workers import _work; _work({dict(point.raw)!r}, 1, 0)"
+    code = f"from experiments.sweep.workers import _work; _work({dict(point.raw)!r}, 1, None)"
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment

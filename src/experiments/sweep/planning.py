@@ -203,15 +203,15 @@ def set_aside_diverged(points: Sequence[Point]) -> None:
             log_event(point.run_dir, "set aside")
 
 
-def check_fits(points: Sequence[Point], n_workers: int) -> None:
-    """Raises ValueError if the largest point, or n_workers of it at once, has no room here."""
+def check_fits(points: Sequence[Point], n_sharing: int, setting: str = "") -> None:
+    """Raises ValueError if the largest point, or n_sharing of it at once on its device, as that
+    setting says, has no room here.
+    """
     for point in sorted(points, key=lambda p: -p.plan.memory.total)[:1]:
-        accelerator = point.device.accelerator
-        available = environment.total_memory(accelerator)
+        available = environment.total_memory(point.device.accelerator)
         check_memory(point.plan.memory.total, available, point.describe())
-        if accelerator == "cpu":
-            what = f"hydra.launcher.n_workers={n_workers} times {point.describe()}"
-            check_memory(n_workers * point.plan.memory.total, available, what)
+        what = f"{setting}={n_sharing} times {point.describe()}"
+        check_memory(n_sharing * point.plan.memory.total, available, what)
 
 
 def assumed_rate(point: Point) -> float:

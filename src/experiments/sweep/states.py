@@ -25,6 +25,7 @@ from experiments.sweep.lost import folders_of, lost_entries
 from experiments.sweep.progress import read_progress
 from experiments.sweep.queue import Task, ended_tasks, tasks_of
 from experiments.system.claims import JOURNAL_NAME, is_claimed, read_events
+from experiments.system.requeue import NO_GPU
 
 STATES = (
     "done", "running", "queued", "held", "waiting", "interrupted", "killed", "failed", "damaged",
@@ -196,6 +197,8 @@ def _unfinished(
     last = journal[-1] if journal else None
     if last is None and end is None:
         return "waiting", ""
+    if last is not None and last["event"] == NO_GPU:
+        return "failed", last.get("why", "")
     if end is not None and end.detail:
         stopped = last is not None and last["event"] == "interrupted"
         return "interrupted" if stopped else "killed", end.detail

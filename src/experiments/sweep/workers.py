@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-import torch
-
 from experiments.points.planning import make_point
 from experiments.points.point import Point
 from experiments.records.record import RECORD_NAME, read_record
@@ -22,19 +20,20 @@ from experiments.sweep.queue import Outcome, Task
 from experiments.sweep.snapshot import run_from
 from experiments.sweep.states import LOG_NAME
 from experiments.sweep.trunks import waits
-from experiments.system import environment, interruption
+from experiments.system import cards, environment, interruption
 from experiments.system.claims import (
     RunLostError,
     RunningElsewhereError,
     is_claimed,
+    log_event,
     read_events,
 )
 from experiments.system.disk import explained, refuse_links
-from experiments.system.requeue import STALLED, try_again
+from experiments.system.requeue import NO_GPU, STALLED, try_again
 from experiments.system.sockets import shorten_sockets
 
 # a worker's exit codes, beside 0 done, 1 failed, INTERRUPTED, ELSEWHERE and STALLED
-LOST, NO_TRUNK = 4, 5
+LOST, NO_TRUNK, CARDLESS = 4, 5, 6
 _POLL = 0.1  # seconds
 
 
@@ -42,20 +41,23 @@ _POLL = 0.1  # seconds
 class _Worker:
     point: Point
     process: BaseProcess
-    device: int
+    slot: int
 
 
 class Pool:
-    """n_workers processes, short-lived, forked from a server that has imported everything once; a
-    queue's Session.
+    """Processes, short-lived, forked from a server that has imported everything once; a queue's
+    Session.
 
-    A point whose process was killed or stalled is started again, from its checkpoint, as often as
-    requeue.py allows; one that fails with an exception is not.
+    slots: one for each that may run at once, with the GPU of a point that is planned for one. A
+    slot whose GPU does not compute is closed, and its point goes to another. A point whose process
+    was killed or stalled is started again, from its checkpoint, as often as requeue.py allows; one
+    that fails with an exception is not.
     """
 
-    def __init__(self, n_workers: int, what: str, planned: Sequence[Point]) -> None:
-        self.n_workers, self.what = n_workers, what
-        self._threads = max(1, environment.usable_cores() // n_workers)
+    def __init__(self, slots: Sequence[str | None], what: str, planned: Sequence[Point]) -> None:
+        self.what = what
+        self._slots = dict(enumerate(slots))
+        self._threads = max(1, environment.usable_cores() // len(slots))
         self._queue: list[Point] = []
         self._running: list[_Worker] = []
         self._outcomes: dict[str, Outcome] = {}
@@ -64,7 +66,7 @@ class Pool:
         self._code: Path | None = None
 
     def room(self, n_running: int) -> int:
-        return self.n_workers - len(self._running) - len(self._queue)
+        return len(self._slots) - len(self._running) - len(self._queue)
 
     def submit(self, points: Sequence[Point], code: Path, tasks: Mapping[str, Task]) -> None:
         """To be started by wait(), trunks first, for which others wait, then long runs: no long
@@ -72,7 +74,7 @@ class Pool:
         """
         if self._code is None:
             self._code = code
-            print(f"{self.what}, {self.n_workers} at a time", flush=True)
+            print(f"{self.what}, {len(self._slots)} at a time", flush=True)
             run_from(code)
             os.environ.setdefault("OMP_NUM_THREADS", str(self._threads))
             shorten_sockets()
@@ -104,21 +106,26 @@ class Pool:
         _wait_for([w.process for w in self._running])
 
     def _start(self) -> None:
-        """A process on each free device, for a point that waits for none of the others."""
-        free = set(range(self.n_workers)) - {w.device for w in self._running}
+        """A process in each free slot, for a point that waits for none of the others."""
+        taken = {worker.slot for worker in self._running}
+        free = [slot for slot in self._slots if slot not in taken]
         ours = {p.run_id for p in self._queue} | {w.point.run_id for w in self._running}
         ready = (p for p in [*self._queue] if not _waits(p, ours))
-        for device, point in zip(free, ready):
+        for slot, point in zip(free, ready):
             self._queue.remove(point)
+            card = self._slots[slot] if point.device.accelerator == "cuda" else None
             process = self._context.Process(
-                target=_work, args=(dict(point.raw), self._threads, device), name=point.run_id
+                target=_work, args=(dict(point.raw), self._threads, card), name=point.run_id
             )
             process.start()
             interruption.note_begun()
-            self._running.append(_Worker(point=point, process=process, device=device))
+            self._running.append(_Worker(point=point, process=process, slot=slot))
 
     def _end(self, worker: _Worker) -> None:
         """Its outcome, unless it is tried again."""
+        if worker.process.exitcode == CARDLESS:
+            self._close_slot(worker)
+            return
         point, outcome = worker.point, _outcome(worker)
         if outcome.fate == "killed" and _may_try_again(point, outcome.why):
             self._display.say(f"{point.describe()}: {outcome.why}; tried again")
@@ -126,6 +133,25 @@ class Pool:
         else:
             self._outcomes[point.run_id] = outcome
             self._display.finished(point, outcome.record, outcome.why)
+
+    def _close_slot(self, worker: _Worker) -> None:
+        """Nothing more is run there, and if it was the last one, nothing at all."""
+        why = _last_why(worker.point.run_dir)
+        card = self._slots.pop(worker.slot)
+        self._display.say(f"GPU {card}: {why}; it gets no more points")
+        self._queue.insert(0, worker.point)
+        if not self._slots:
+            for point in self._queue:
+                outcome = Outcome(fate="failed", why=f"not run: {why}")
+                self._outcomes[point.run_id] = outcome
+                self._display.finished(point, None, outcome.why)
+            self._queue.clear()
+
+
+def _last_why(run_dir: Path, default: str = "") -> str:
+    """The reason in the last line of a run's journal."""
+    events = read_events(run_dir)
+    return str(events[-1].get("why", default)) if events else default
 
 
 def _waits(point: Point, ours: Collection[str]) -> bool:
@@ -166,7 +192,7 @@ def _outcome(worker: _Worker) -> Outcome:
             fate="interrupted", why="interrupted; the same command goes on from its checkpoint"
         )
     if code == NO_TRUNK:
-        why = read_events(run_dir)[-1].get("why", "not run: its trunk has not come so far")
+        why = _last_why(run_dir, "not run: its trunk has not come so far")
         return Outcome(fate="interrupted", why=why)
     if code == LOST:
         return Outcome(
@@ -195,14 +221,16 @@ def _ending(code: int | None) -> str:
     return f"killed: its process ended with {code}"
 
 
-def _work(raw: Raw, n_threads: int, device: int) -> None:
-    """A worker's whole life: one point, its output in log.txt."""
+def _work(raw: Raw, n_threads: int, card: str | None) -> None:
+    """A worker's whole life: one point, its output in log.txt. card: its GPU."""
     interruption.listen()
+    if card is not None:
+        cards.show_only(card)  # before the point, which asks what is here
     point = make_point(raw)
     terminal = os.dup(sys.stderr.fileno())
     try:
         redirect_output(point.run_dir / LOG_NAME)
-        code = _work_in_log(point, n_threads, device)
+        code = _work_in_log(point, n_threads, card)
     except RuntimeError as error:  # with a disk that takes no log, the terminal has to say it
         for descriptor in (sys.stderr.fileno(), terminal):
             with suppress(OSError):
@@ -212,14 +240,16 @@ def _work(raw: Raw, n_threads: int, device: int) -> None:
     raise SystemExit(code)
 
 
-def _work_in_log(point: Point, n_threads: int, device: int) -> int:
+def _work_in_log(point: Point, n_threads: int, card: str | None) -> int:
     """The exit code of a worker."""
     from experiments.training.execute import (
         execute,  # the server has it; the controller has no use for it
     )
 
-    if torch.cuda.is_available():
-        torch.cuda.set_device(device)
+    if card is not None and (why := cards.why_not_open()) is not None:
+        log_event(point.run_dir, NO_GPU, why=why)
+        print(why, file=sys.stderr)
+        return CARDLESS
     try:
         record = execute(point, Heartbeat(point.run_dir, point.plan.n_steps), n_threads)
     except KeyboardInterrupt as error:

@@ -12,6 +12,7 @@ from experiments.system.claims import log_event, read_events
 MAX_RETRIES = 2  # trainer.max_retries, where the config can't be known
 AGAIN = ("tried again", "requeued")  # events: on this machine, and in a queue
 GIVEN_UP = "given up"
+NO_GPU = "no GPU"  # event: where one was planned, its process found none, and ended
 STALLED = 76  # exit code of a process that made no step for too long
 
 

@@ -13,6 +13,11 @@ def rank() -> int:
     return int(_first("RANK", "SLURM_PROCID") or 0)
 
 
+def local_rank() -> int:
+    """This process's rank among those of its node; 0 if it was started alone."""
+    return int(_first("LOCAL_RANK", "SLURM_LOCALID") or 0)
+
+
 def n_processes() -> int:
     """How many processes were started together."""
     return int(_first("WORLD_SIZE", "SLURM_NTASKS") or 1)
@@ -22,6 +27,12 @@ def given_cores() -> int | None:
     """The cores of this process, as its job has asked for them; None if it has not."""
     given = os.environ.get("SLURM_CPUS_PER_TASK", "")
     return int(given) if given.isdigit() else None
+
+
+def given_gpus() -> int:
+    """The GPUs of this job on this node, all of its tasks' together; 0 if that is not known."""
+    given = os.environ.get("SLURM_GPUS_ON_NODE", "")
+    return int(given) if given.isdigit() else 0
 
 
 def slurm_job() -> str | None:

@@ -28,7 +28,8 @@ OVERRIDES = (
     "ladder.d_per_layer=64",
     "ladder.d_head=64",
     "ladder.batch_size=64",  # sequences of 256 tokens
-    "hydra.launcher.n_workers=4",  # models so small leave most of a card idle
+    "hydra.launcher.n_workers=4",
+    "hydra.launcher.points_per_gpu=4",  # models so small leave most of a card idle
 )
 TOY = (
     "budget=5e9",
