@@ -1,20 +1,24 @@
 """Layers with more experts: the function at growth, what has kept its place, and one step on."""
 
 import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pytest
 import torch
+from torch import nn
 
 from experiments.config.optim import Optim
 from experiments.init import grow
-from experiments.init.growth import late_depth
+from experiments.init.growth.product_keys import GROWER
 from experiments.init.late_keys import LateKeys
-from experiments.models.ffn._product_keys import Late
+from experiments.models.ffn._base import Late
+from experiments.models.ffn._product_keys import ProductKeyConfig, ProductKeyFFN
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.moe import MoEConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.ffn.pkm import PKMConfig
+from experiments.models.roles import Role
 from experiments.models.transformer import TransformerConfig
 from experiments.optim.groups import build_optimizer
 from experiments.optim.moments import grown_moments, set_moments
@@ -132,7 +136,7 @@ def test_naive_growth_changes_the_function_by_tens_of_per_cent(layer, noise):
 
 def test_the_measured_depth_keeps_new_keys_out_and_no_more_than_that(layer):
     grown, x = grow(layer.eval(), 64 * 8), torch.randn(64, D)
-    depth = late_depth(grown, x)
+    depth = GROWER.late_depth(grown, x)
     wanted, wanted_gates = layer.route(x)
     grown.late = Late(n_old=8, bias=torch.tensor(-depth - 1e-4))
     indices, gates = grown.route(x)
@@ -319,7 +323,7 @@ def test_the_bias_of_late_keys_rises_to_0_by_the_step():
         (100, "bias", "n_experts=100 must be a multiple of 8.*nearest: 96, 104"),
         (100, "copies", "n_experts=100 must be a multiple of 64.*nearest: 64, 128"),
         (66, "beside", "must be a multiple of 8"),
-        (128, "double", "how='double' is not one of bias, copies, beside"),
+        (128, "double", "'double' is no way in which PEER grows; set how=bias or copies or beside"),
     ],
 )
 def test_numbers_that_a_layer_can_not_have(n_experts, how, why):
@@ -327,12 +331,48 @@ def test_numbers_that_a_layer_can_not_have(n_experts, how, why):
         grow(LAYERS["peer"].build(D), n_experts, how=how)
 
 
+@dataclass(frozen=True, kw_only=True)
+class OwnConfig(ProductKeyConfig):
+    """A layer of product keys that no file of init/growth knows."""
+
+    def build(self, d_model):
+        return Own(d_model, self)
+
+
+class Own(ProductKeyFFN):
+    param_roles: ClassVar = {
+        **ProductKeyFFN.param_roles,
+        "read": Role(fan_in=1, group="table"),
+        "written": Role(fan_in=None, group="table"),
+    }
+
+    def __init__(self, d_model, config):
+        super().__init__(config, d_model)
+        shape = (config.n_experts, d_model)
+        self.read, self.written = (nn.Parameter(torch.randn(shape)) for _ in range(2))
+
+    def output_weights(self):
+        return (self.written,)
+
+    def forward(self, x):
+        indices, gates = self.route(x.flatten(0, -2))
+        hidden = torch.einsum("td,tkd->tk", x.flatten(0, -2), self.read[indices])
+        return torch.einsum("tk,tkd->td", hidden * gates, self.written[indices]).view_as(x)
+
+
+@pytest.mark.parametrize(("how", "bound"), [("bias", 0), ("copies", 1e-6), ("beside", 0)])
+def test_a_layer_of_product_keys_grows_by_the_roles_of_its_tables(how, bound):
+    layer, x = OwnConfig(**SMALL, query_norm="layer").build(D), torch.randn(2, 32, D)
+    grown = grow(layer, 64 * 4, how=how)
+    assert relative(grown(x), layer(x)) <= bound
+    assert sum(len(p) for n, p in grown.named_parameters() if n.endswith("read")) == 64 * 4
+
+
 def test_layers_that_can_not_grow():
     with pytest.raises(ValueError, match="Dense has no experts"):
         grow(DenseConfig().build(D), 128)
-    with pytest.raises(ValueError, match="a mixture of experts has none; set how=copies"):
-        grow(MoEConfig(n_experts=4).build(D), 8)
-    with pytest.raises(ValueError, match="how=beside grows product keys"):
-        grow(MoEConfig(n_experts=4).build(D), 8, how="beside")
+    for how in ("bias", "beside"):
+        with pytest.raises(ValueError, match="is no way in which MoE grows; set how=copies"):
+            grow(MoEConfig(n_experts=4).build(D), 8, how=how)
     with pytest.raises(ValueError, match="routing=expert_choice can't grow"):
         grow(MoEConfig(n_experts=4).build(D), 8, how="copies")

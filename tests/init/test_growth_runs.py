@@ -160,7 +160,7 @@ def test_a_grown_run_can_be_scored_loaded_and_grown_again(child):
         ("peer", ("n_experts=100", "init.how=bias"), "must be a multiple of 8"),
         ("peer", ("init.how=bias",), "init.how=bias wants to know how many experts"),
         ("dense", ("n_experts=64", "init.how=bias"), "Dense has no experts"),
-        ("moe", ("n_experts=16", "init.how=bias"), "a mixture of experts has none"),
+        ("moe", ("n_experts=16", "init.how=bias"), "how='bias' is no way in which MoE grows"),
         ("moe", ("n_experts=12", "init.how=copies"), "n_experts=12 must be a multiple of 8"),
         ("peer", ("n_experts=128", "init.how=bias", "init.anneal=1.5"), "init.anneal=1.5"),
         (

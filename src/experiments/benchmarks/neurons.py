@@ -23,7 +23,7 @@ from experiments.data.prepare import prepare_data
 from experiments.data.windows import ScoredWindows
 from experiments.init.place import bases
 from experiments.init.start import start
-from experiments.models.ffn.dense import Dense
+from experiments.models.ffn._base import MLP
 from experiments.models.transformer import Block, Transformer, chosen_blocks
 from experiments.points.planning import plan_point
 from experiments.points.point import Point
@@ -76,12 +76,12 @@ def _rows(point: Point) -> list[tuple[str, str, str]]:
     return [(name, f"{loss:.4f}", f"{loss - whole:+.4f}") for name, loss in rows.items()]
 
 
-def _layers(model: Transformer, blocks: tuple[int, ...]) -> list[Dense]:
+def _layers(model: Transformer, blocks: tuple[int, ...]) -> list[MLP]:
     found = []
     for i in blocks:
         block = model.blocks[i]
         assert isinstance(block, Block)
-        if not isinstance(block.ffn, Dense):
+        if not isinstance(block.ffn, MLP):
             raise ValueError(f"block {i} holds {type(block.ffn).__name__}, which has no units")
         found.append(block.ffn)
     return found

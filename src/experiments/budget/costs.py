@@ -136,8 +136,8 @@ class FFNConfig(Protocol):
     `check_batch(n_tokens)`, which refuses a forward pass of so many tokens, and `mixes`: a Mixing
     where a sequence's outputs or loss in training depend on the sequences beside it. One that holds
     a layer beside another has `frozen` and `trained`, the configs of the two (beside.py). `is_mlp`
-    says that the layer is one MLP of `d_ff(d_model)` hidden units, by `activation` and `glu`, whose
-    matrices are w_in, w_out and with glu w_gate.
+    says that the layer is one MLP (models/ffn/_base.py) of `d_ff(d_model)` hidden units, by
+    `activation` and `glu`.
     """
 
     def cost(self, d_model: int) -> Cost:
@@ -147,6 +147,11 @@ class FFNConfig(Protocol):
     def build(self, d_model: int) -> Any:
         """A module of (batch, seq, d_model) to the same."""
         ...
+
+
+def name_of(config: object) -> str:
+    """The layer's name, as a user knows it."""
+    return type(config).__name__.removesuffix("Config")
 
 
 def attention_terms(d_model: int, seq_len: int, d_kv: int | None = None) -> tuple[Term, ...]:

@@ -128,7 +128,7 @@ class Init:
     from the neurons, and then distilled on distil_tokens at the rate distil_lr. upcycle: experts
     that are copies of the layer, with the share `reinit` of each random again. bias: the weights'
     own layer with more experts, which are let in over the share `anneal` of the steps; copies does
-    so where the block holds experts (init/growth.py).
+    so where the block holds experts (init/growth).
     train: layer: that of the chosen blocks alone | tables: its tables alone, so that what is
     retrieved stays | all | lora: adapters of lora_rank in all blocks.
     """

@@ -6,13 +6,13 @@ queries, keys and values in one matrix, rows of queries first.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from experiments.config.reading import build
 from experiments.init.source import Shape
-from experiments.models.ffn.dense import DenseConfig
 
 DENSE = "experiments.models.ffn.dense.DenseConfig"
 _SHOWN = 3  # names in a message
@@ -150,9 +150,10 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
-def _dense(node: Mapping[str, object]) -> DenseConfig:
+def _dense(node: Mapping[str, object]) -> Any:
+    """The layer's config, of one MLP."""
     config = build(node, "the feed-forward layer")
-    if not isinstance(config, DenseConfig):
+    if not getattr(config, "is_mlp", False):
         raise ValueError(
             f"a Llama has dense feed-forward layers alone, and no place for {node['_target_']}"
         )

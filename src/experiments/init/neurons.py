@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from experiments.init.routing import has_own_lines, seed_routing
-from experiments.models.ffn._base import ACTIVATIONS
+from experiments.models.ffn._base import ACTIVATIONS, MLP
 from experiments.models.ffn._product_keys import SCORES
-from experiments.models.ffn.dense import Dense
 from experiments.models.ffn.peer import PEER
 
 # Of the spare experts: far enough from their neuron to become something else.
@@ -37,8 +36,8 @@ class Neurons:
         return len(self.w_down)
 
 
-def neurons_of(layer: Dense) -> Neurons:
-    """The hidden units of a dense layer, as views of its weights without gradients."""
+def neurons_of(layer: MLP) -> Neurons:
+    """The hidden units, as views of its weights without gradients."""
     names = [name for name, function in ACTIVATIONS.items() if function is layer.activation]
     return Neurons(
         w_down=layer.w_in.weight.detach(),

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-from experiments.budget.costs import FFNConfig
+from experiments.budget.costs import FFNConfig, name_of
 from experiments.config.schema import RunConfig
 from experiments.init.how import how_of
-from experiments.init.how._seeds import name_of
 from experiments.models.transformer import assign_ffns, chosen_blocks
 
 
@@ -32,7 +31,7 @@ def placed(config: RunConfig) -> tuple[FFNConfig, ...]:
 
 
 def grows(config: RunConfig) -> bool:
-    """Whether the chosen blocks' own layers get more experts (init/growth.py)."""
+    """Whether the chosen blocks' own layers get more experts (init/growth)."""
     if config.init is None:
         return False
     how, own = how_of(config.init.how), bases(config)

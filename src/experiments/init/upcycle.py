@@ -7,7 +7,7 @@ copies that differ from the start: Nakamura 2025 (Drop-Upcycling, arXiv:2502.192
 import torch
 from torch import Tensor
 
-from experiments.models.ffn.dense import Dense
+from experiments.models.ffn._base import MLP
 from experiments.models.ffn.moe import MoE
 
 # The router's logits have this standard deviation, for inputs of mean square 1. Which experts a
@@ -15,7 +15,7 @@ from experiments.models.ffn.moe import MoE
 _ROUTER_SPREAD = 1e-2
 
 
-def upcycle(layer: MoE, ffn: Dense, *, reinit: float, generator: torch.Generator) -> None:
+def upcycle(layer: MoE, ffn: MLP, *, reinit: float, generator: torch.Generator) -> None:
     """Makes every expert a copy of the dense layer, or of a part of it, and the router at random.
 
     Fine-grained experts are narrower than the layer: its hidden units are cut into as many parts
@@ -90,7 +90,7 @@ def _like(matrix: Tensor, shape: tuple[int, int], generator: torch.Generator) ->
     return torch.randn(shape, generator=generator).to(matrix) * matrix.std() + matrix.mean()
 
 
-def parts_of(layer: MoE, ffn: Dense, reinit: float) -> int:
+def parts_of(layer: MoE, ffn: MLP, reinit: float) -> int:
     """Into how many parts the layer is cut. Raises ValueError where that can't be."""
     config = layer.config
     d_ff, d_model = ffn.w_in.weight.shape

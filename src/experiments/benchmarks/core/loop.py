@@ -17,7 +17,6 @@ from experiments.budget.costs import FFNConfig
 from experiments.config.constraints import KernelName
 from experiments.config.optim import Optim
 from experiments.kernels.ops import Execution
-from experiments.models.ffn._product_keys import ProductKeyFFN
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.transformer import Transformer, TransformerConfig, assign_ffns
 from experiments.optim.groups import build_optimizer
@@ -84,10 +83,10 @@ class Sizes:
         return [[(t[:, :-1], t[:, 1:].flatten()) for t in step] for step in tokens]
 
     def spread(self, model: Transformer) -> None:
-        """Adds noise to the inputs of product-key layers: drawing it is no part of a step."""
+        """Adds noise to the inputs of layers of experts: drawing it is no part of a step."""
         noise = torch.randn(self.sequences, self.seq_len, self.d_model)
         for layer in model.ffn_layers():
-            if isinstance(layer, ProductKeyFFN):
+            if layer.n_experts:
                 layer.register_forward_pre_hook(lambda _, x: (x[0] + noise,))
 
 

@@ -25,7 +25,7 @@ class Started:
     exact: whether the model with layers beside gives the logits of the one without, to the bit, on
     a batch of the text; None where none is beside. distilled: of each block whose layer was
     replaced. late: of each block whose layer has keys that are not let in yet, how far down a bias
-    keeps them (init/growth.py).
+    keeps them (init/growth).
     """
 
     flops: float = 0.0
@@ -79,8 +79,10 @@ class How:
         """The layer of a chosen block."""
         return layer
 
-    def seed(self, ffn: FFN, base: FFN, init: Init, generator: torch.Generator) -> FFN | None:
-        """Seeds what a chosen block holds, in place. Returns the base if finish() needs it."""
+    def seed(self, ffn: Any, base: Any, init: Init, generator: torch.Generator) -> FFN | None:
+        """Seeds what a chosen block holds, in place; check() has refused what it can't seed.
+        Returns the base if finish() needs it.
+        """
         return None
 
     def finish(self, seeded: Seeded) -> Started:

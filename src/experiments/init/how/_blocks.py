@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from experiments.models.ffn._base import FFN
 from experiments.models.ffn.beside import Beside
 from experiments.models.transformer import Block, Transformer, document_mask
 
@@ -15,13 +14,6 @@ def block_of(model: Transformer, i: int) -> Block:
     block = model.blocks[i]
     assert isinstance(block, Block)
     return block
-
-
-def silence(layer: FFN) -> None:
-    """Makes the layer's outputs zero, so that what it stands beside keeps its function."""
-    with torch.no_grad():
-        for weight in layer.output_weights():
-            weight.zero_()
 
 
 @torch.no_grad()

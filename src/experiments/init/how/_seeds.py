@@ -6,16 +6,10 @@ from typing import Any
 
 import torch
 
-from experiments.budget.costs import FFNConfig
+from experiments.budget.costs import FFNConfig, name_of
 from experiments.init.how import How
 from experiments.init.neurons import neurons_of
-from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.peer import PEERConfig
-
-
-def name_of(config: FFNConfig) -> str:
-    """The layer's name, as a user knows it."""
-    return type(config).__name__.removesuffix("Config")
 
 
 def check_grown(how: How, name: str, layer: FFNConfig, base: FFNConfig) -> None:
@@ -27,9 +21,9 @@ def check_grown(how: How, name: str, layer: FFNConfig, base: FFNConfig) -> None:
         )
 
 
-def check_dense(name: str, base: FFNConfig, block: int) -> None:
+def check_mlp(name: str, base: FFNConfig, block: int) -> None:
     """Raises ValueError unless the block's own layer has neurons."""
-    if not isinstance(base, DenseConfig):
+    if not getattr(base, "is_mlp", False):
         raise ValueError(
             f"init.how={name}: block {block} of the weights holds {name_of(base)}, which has no "
             "neurons to copy; choose blocks with a dense layer by trunk.ffn_blocks=[...], or set "
@@ -48,7 +42,7 @@ def check_neurons(
     """Raises ValueError unless the layer's experts can be the neurons of the block's own layer, as
     check(layer, neurons) says of both on the meta device.
     """
-    check_dense(name, base, block)
+    check_mlp(name, base, block)
     if not isinstance(layer, PEERConfig):
         raise ValueError(
             f"init.how={name} with {name_of(layer)}: only PEER's experts are single neurons; set "

@@ -5,7 +5,7 @@ import torch
 from experiments.budget.costs import FFNConfig
 from experiments.config.schema import Init
 from experiments.init.how import How, Seeded, Started
-from experiments.init.how._blocks import is_exact, silence
+from experiments.init.how._blocks import is_exact
 from experiments.models.ffn._base import FFN
 from experiments.models.ffn.beside import Beside, BesideConfig
 
@@ -19,10 +19,9 @@ class BesideOwn(How):
     def placed(self, layer: FFNConfig, base: FFNConfig) -> FFNConfig:
         return BesideConfig(frozen=base, trained=layer)
 
-    def seed(self, ffn: FFN, base: FFN, init: Init, generator: torch.Generator) -> None:
-        assert isinstance(ffn, Beside)
+    def seed(self, ffn: Beside, base: FFN, init: Init, generator: torch.Generator) -> None:
         ffn.ffn = base
-        silence(ffn.layer)
+        ffn.silence()
 
     def finish(self, seeded: Seeded) -> Started:
         blocks = list(seeded.bases)

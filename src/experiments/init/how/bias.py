@@ -1,15 +1,14 @@
-"""The weights' own layer with more experts, which are let in little by little (init/growth.py)."""
+"""The weights' own layer with more experts, which are let in little by little (init/growth)."""
 
 import torch
 
 from experiments.budget.costs import FFNConfig
 from experiments.config.schema import Init
-from experiments.init.growth import grow_into, grown_config, late_depth
+from experiments.init.growth import grow_into, grower_of, grown_config
 from experiments.init.how import How, Seeded, Started
 from experiments.init.how._blocks import block_of, ffn_inputs
 from experiments.init.how._seeds import check_grown
 from experiments.models.ffn._base import FFN
-from experiments.models.ffn._product_keys import ProductKeyFFN
 
 
 class Bias(How):
@@ -38,9 +37,8 @@ class Bias(How):
         was_training = model.training
         model.eval()
         for i in seeded.bases:
-            layer = block_of(model, i).ffn
-            assert isinstance(layer, ProductKeyFFN)
-            late[i] = late_depth(layer, ffn_inputs(model, tokens, i))
+            grower, layer = grower_of(model.config.ffns[i]), block_of(model, i).ffn
+            late[i] = grower.late_depth(layer, ffn_inputs(model, tokens, i))
         model.train(was_training)
         return Started(late=late)
 

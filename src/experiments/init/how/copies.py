@@ -2,6 +2,8 @@
 copies of its neurons.
 """
 
+from typing import Any
+
 import torch
 
 from experiments.budget.costs import FFNConfig
@@ -11,9 +13,7 @@ from experiments.init.how import Seeded, Started
 from experiments.init.how._seeds import check_grown, check_neurons
 from experiments.init.how.beside import BesideOwn
 from experiments.init.neurons import check_alike, neurons_of, seed_copies
-from experiments.models.ffn._base import FFN
 from experiments.models.ffn.beside import Beside
-from experiments.models.ffn.dense import Dense
 from experiments.models.ffn.peer import PEER
 
 
@@ -40,12 +40,11 @@ class Copies(BesideOwn):
     def placed(self, layer: FFNConfig, base: FFNConfig) -> FFNConfig:
         return layer if self.grows(base) else super().placed(layer, base)
 
-    def seed(self, ffn: FFN, base: FFN, init: Init, generator: torch.Generator) -> None:
+    def seed(self, ffn: Any, base: Any, init: Init, generator: torch.Generator) -> None:
         if not isinstance(ffn, Beside):
             grow_into(ffn, base, how="copies", noise=init.noise, generator=generator)
             return
-        assert isinstance(ffn.layer, PEER)
-        assert isinstance(base, Dense)  # check() has looked
+        assert isinstance(ffn.layer, PEER)  # check() has looked
         seed_copies(ffn.layer, neurons_of(base), noise=init.noise, generator=generator)
         super().seed(ffn, base, init, generator)
 

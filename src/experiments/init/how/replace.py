@@ -14,8 +14,7 @@ from experiments.init.how import How, Seeded, Started
 from experiments.init.how._blocks import block_of, ffn_inputs
 from experiments.init.how._seeds import check_neurons
 from experiments.init.neurons import check_replace, neurons_of, seed_replace
-from experiments.models.ffn._base import FFN
-from experiments.models.ffn.dense import Dense
+from experiments.models.ffn._base import MLP
 from experiments.models.ffn.peer import PEER
 
 _DISTIL_BATCH = 256  # tokens of a step: many steps of few tokens were better than few of many
@@ -30,9 +29,7 @@ class Replace(How):
     ) -> None:
         check_neurons("replace", layer, base, block, d_model, check_replace)
 
-    def seed(self, ffn: FFN, base: FFN, init: Init, generator: torch.Generator) -> FFN:
-        assert isinstance(ffn, PEER)
-        assert isinstance(base, Dense)  # check() has looked
+    def seed(self, ffn: PEER, base: MLP, init: Init, generator: torch.Generator) -> MLP:
         seed_replace(ffn, neurons_of(base), generator=generator)
         return base
 

@@ -4,6 +4,7 @@ The defaults say "nothing special", so a new variant overrides only what it has.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Protocol
 
 import torch.nn.functional as F
@@ -45,6 +46,18 @@ class Meter(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class Late:
+    """Experts, or keys of them, that came later than the n_old before them.
+
+    bias: a number, at most 0, that is added to their scores; None: they are out of reach, and the
+        layer is what it was before it grew, to the bit.
+    """
+
+    n_old: int
+    bias: Tensor | None
+
+
 class FFN(nn.Module):
     """A map of (batch, seq, d_model) to the same, used in place of a block's feed-forward layer.
 
@@ -54,6 +67,8 @@ class FFN(nn.Module):
     execution: how its tables are read, and what their gradients become.
     balances: whether training has its auxiliary loss and counts its load; not so in an export.
     causal: whether the layer in evaluation mode lets no position see a later one.
+    late: what is kept back while a layer that has grown gets used to it (init/growth); None, and so
+        it is in every layer that has not: nothing.
     """
 
     param_roles: ClassVar[Mapping[str, Role]] = {}
@@ -61,6 +76,7 @@ class FFN(nn.Module):
     balances: bool = True
     causal: bool = True
     n_experts: int = 0
+    late: Late | None = None
     usage: ExpertUsage | None = None  # while it is scored
     meter: Meter | None = None  # of each forward pass in training
 
@@ -89,6 +105,18 @@ class FFN(nn.Module):
             self.usage.add(indices, gates)
         elif self.meter is not None:
             self.meter.add(indices, gates)
+
+
+class MLP(FFN):
+    """The base of a layer that is one MLP, without biases, as its config says (is_mlp).
+
+    w_out act(w_in x), or gated w_out (act(w_gate x) * w_in x).
+    """
+
+    activation: Callable[[Tensor], Tensor]  # one of ACTIVATIONS
+    w_in: nn.Linear
+    w_gate: nn.Linear | None
+    w_out: nn.Linear
 
 
 def check_choice(name: str, value: str, allowed: tuple[str, ...] | Mapping[str, object]) -> None:

@@ -41,7 +41,7 @@ class ProductKeyConfig:
 
     n_experts: size of the table, S1 * S2 for S1 and S2 sub-keys of the two halves of a key.
     n_first_keys: S1; null: as many as S2, so that n_experts is a perfect square. A layer that has
-        grown has more (init/growth.py). top_k: experts retrieved by each head.
+        grown has more (init/growth). top_k: experts retrieved by each head.
     d_key: width of a whole query; the two sub-keys have half of it each. The paper does not
         state it; 256 is Lample 2019's (arXiv:1907.05242, §4.2).
     query_norm: none | layer | batch. share_keys: one set of sub-keys for all heads.
@@ -154,18 +154,6 @@ class QueryNorm(nn.Module):
         return self.norm(queries)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Late:
-    """Sub-keys of the first half that came later than the n_old before them.
-
-    bias: a number, at most 0, that is added to their scores; None: they are out of reach, and the
-        layer is what it was before it grew, to the bit.
-    """
-
-    n_old: int
-    bias: Tensor | None
-
-
 class ProductKeyFFN(FFN):
     """The base of PKM and PEER: it maps tokens to experts and gates.
 
@@ -174,11 +162,8 @@ class ProductKeyFFN(FFN):
     halves have different numbers S1 and S2, (S1 + S2, d_key / 2), or (n_heads, S1 + S2, d_key / 2).
     Sub-keys start uniform in +-(d_key / 2)**-0.5 (Lample 2019, reference notebook).
 
-    late: what keeps the last of the first half's sub-keys back while a layer that has grown gets
-    used to them (init/growth.py); None, and so it is in every layer that has not: nothing.
+    late: of the first half's sub-keys.
     """
-
-    late: Late | None = None
 
     param_roles: ClassVar[Mapping[str, Role]] = {
         "query.weight": Role(fan_in=1, group="key"),

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from experiments.budget.costs import Cost, FFNConfig, Mixing
@@ -57,6 +58,12 @@ class Beside(FFN):
 
     def studied(self) -> FFN:
         return self.layer
+
+    def silence(self) -> None:
+        """Makes the layer beside write zeros, so that the sum is what the other one writes."""
+        with torch.no_grad():
+            for weight in self.layer.output_weights():
+                weight.zero_()
 
     def output_weights(self) -> tuple[Tensor, ...]:
         return (*self.ffn.output_weights(), *self.layer.output_weights())

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from experiments.budget.costs import Cost, Term
 from experiments.config.constraints import check_fields
-from experiments.models.ffn._base import ACTIVATIONS, FFN, WidthFactor, check_choice
+from experiments.models.ffn._base import ACTIVATIONS, MLP, WidthFactor, check_choice
 from experiments.models.roles import MAP, Role
 
 
@@ -44,7 +44,7 @@ class DenseConfig:
         return Dense(d_model, self)
 
 
-class Dense(FFN):
+class Dense(MLP):
     """y = act(x W_in) W_out, or its gated form."""
 
     adaptable: ClassVar[tuple[str, ...]] = ("w_in", "w_gate", "w_out")

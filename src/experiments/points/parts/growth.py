@@ -1,4 +1,4 @@
-"""More experts than the weights to start from have (init/growth.py): init.how=bias or copies.
+"""More experts than the weights to start from have (init/growth): init.how=bias or copies.
 
 Old parameters go on with their parent's moments, and new keys are let in little by little.
 """
@@ -9,10 +9,10 @@ from typing import Any
 
 from experiments.config.schema import RunConfig
 from experiments.init.finished_run import FinishedRun
+from experiments.init.growth import grower_of
 from experiments.init.how._blocks import block_of
 from experiments.init.late_keys import LateKeys
 from experiments.init.place import bases, grows
-from experiments.models.ffn._product_keys import ProductKeyConfig, ProductKeyFFN
 from experiments.models.transformer import Transformer, chosen_blocks
 from experiments.optim.moments import Moments, grown_moments, has_moments, set_moments
 from experiments.optim.optimizer import RowAdamW
@@ -42,10 +42,8 @@ class Growth(RunPart):
         """columns: init.late says how far down the bias on new keys begins, by block."""
         config, layers = run.point.config, {}
         for i, depth in columns["init"]["late"].items():
-            layer, base = block_of(run.model, int(i)).ffn, bases(config)[int(i)]
-            assert isinstance(layer, ProductKeyFFN)
-            assert isinstance(base, ProductKeyConfig)
-            layers[layer] = (base.key_sets[0], depth)
+            base = bases(config)[int(i)]
+            layers[block_of(run.model, int(i)).ffn] = grower_of(base).n_old(base), depth
         n_steps = max(1, round(self.anneal * run.point.plan.n_steps))
         moments: Moments = {}
         saved = _saved(config)
