@@ -34,12 +34,8 @@ from analysis.fitting.power_law import FrontierFit, PowerLaw, fit_frontier, fit_
 from analysis.fitting.results import Fit, Result
 from analysis.fitting.status import FitError, FitStatus
 from analysis.flatness import Flatness, flatness
-from analysis.forgetting import (
-    EqualLearning,
-    Forgetting,
-    compare_at_learning,
-    compare_forgetting,
-)
+from analysis.forgetting.compare import Forgetting, compare_forgetting
+from analysis.forgetting.equal import EqualLearning, compare_at_learning
 from analysis.growth import Growth, compare_growth
 from analysis.isoflop.curves import IsoFLOPCurve, IsoFLOPFit
 from analysis.isoflop.fit import fit_isoflop

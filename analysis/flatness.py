@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.fitting.checks import positive
-from analysis.fitting.intervals import Array, Estimate, percentiles
-from analysis.fitting.results import Result
-from analysis.fitting.status import FitError, FitStatus, status_of
+from analysis.fitting.intervals import Array, Estimate
+from analysis.fitting.results import Warned
+from analysis.fitting.status import FitError
 from analysis.isoflop.curves import IsoFLOPCurve, IsoFLOPFit
 from analysis.isoflop.laws import LOSS, ModelLaws
 from analysis.isoflop.slices import losses, minima
@@ -25,7 +25,7 @@ _FAR = 64.0  # times the best size
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Flatness(Result):
+class Flatness(Warned):
     """A row a model and budget. size: the best; half, twice: what half and twice of it cost in
     nats/token; low, high: the multiples of it that cost `within` nats (64 at most); below: from
     what size to what size it is below the best loss of the baseline at this budget, nan if it is
@@ -41,10 +41,6 @@ class Flatness(Result):
     baseline: str | None
     rows: tuple[dict[str, Any], ...]
     warnings: tuple[str, ...]
-
-    @property
-    def status(self) -> FitStatus:
-        return status_of(self.warnings)
 
     def to_frame(self) -> pd.DataFrame:
         return pd.DataFrame(
@@ -195,10 +191,8 @@ def _cost(curve: IsoFLOPCurve, factor: float, level: float = 0.95) -> Estimate:
     value = float(curve.loss(curve.x_opt * factor)) - curve.loss_opt
     drawn, lowest = minima(curve.centre, curve.draws)
     kept = np.isfinite(drawn)
-    if not kept.any():
-        return Estimate(value, float("nan"), float("nan"))
     at = losses(curve.centre, curve.draws[kept], drawn[kept, None] + np.log(factor))[:, 0]
-    return Estimate(value, *(float(end) for end in percentiles(at - lowest[kept], level)))
+    return Estimate.of_draws(value, at - lowest[kept], level)
 
 
 def _reach(curve: IsoFLOPCurve, nats: float) -> tuple[Estimate, Estimate]:
@@ -214,8 +208,7 @@ def _reach(curve: IsoFLOPCurve, nats: float) -> tuple[Estimate, Estimate]:
         drawn_losses = losses(curve.centre, curve.draws[kept], drawn[kept, None] + places)
         costs = drawn_losses - lowest[kept, None]
         ends = np.array([sign * _crossing(offsets, one, nats) for one in costs])
-        bounds = percentiles(np.exp(ends), 0.95) if len(ends) else (np.nan, np.nan)
-        found.append(Estimate(value, *(float(end) for end in bounds)))
+        found.append(Estimate.of_draws(value, np.exp(ends)))
     return found[0], found[1]
 
 

@@ -12,16 +12,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from analysis.fitting.checks import positive
-from analysis.fitting.intervals import Array, Estimate, percentiles
+from analysis.fitting.intervals import Array, Estimate
 from analysis.laws.fit import fit_law
 from analysis.laws.forms.chinchilla import EXPONENT_BOUNDS, LAW, chinchilla
 from analysis.laws.result import Residual
 from analysis.surfaces.fit import SurfaceFit, checked_runs
 
 NAMES = LAW.names
-FLOPS_PER_PARAM_TOKEN = (
-    6.0  # C = 6ND, where nothing was counted; wrong where attention or head matter
-)
+FLOPS_PER_PARAM_TOKEN = 6.0  # C = 6ND, where nothing was counted: without attention and head
 _STEEPEST = 10.0  # an exponent beyond is a cliff, and its powers overflow
 
 
@@ -58,13 +56,14 @@ class ParametricFit(SurfaceFit):
             "tokens_per_param": D / N,
             "loss": E + A * N**-alpha + B * D**-beta,
         }
-        return {name: _estimate(value, level) for name, value in values.items()}
+        return {n: Estimate.of_draws(v[0], v[1:], level) for n, v in values.items()}
 
     def exponents(self, level: float = 0.95) -> dict[str, Estimate]:
         """a and b of N* ~ C^a and D* ~ C^b."""
         alpha, beta = np.vstack([self.estimates, self.draws])[:, 3:].T
         a = beta / (alpha + beta)
-        return {"a": _estimate(a, level), "b": _estimate(1 - a, level)}
+        values = {"a": a, "b": 1 - a}
+        return {n: Estimate.of_draws(v[0], v[1:], level) for n, v in values.items()}
 
     def contour(self, loss: float, n_params: ArrayLike) -> Array:
         """The tokens that reach a loss at each size: an iso-loss line. inf where none do."""
@@ -106,9 +105,3 @@ def fit_parametric(
     how |= {"n_draws": n_draws, "seed": seed}
     more = {"nd_range": (float(compute.min()), float(compute.max()))}
     return fit_law(ParametricFit, law, at, L, **how, more=more)
-
-
-def _estimate(values: Array, level: float) -> Estimate:
-    """The first is the estimate, the rest its draws."""
-    low, high = percentiles(values[1:], level)
-    return Estimate(float(values[0]), float(low), float(high))

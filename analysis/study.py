@@ -19,7 +19,7 @@ from analysis.fitting.results import Result
 from analysis.fitting.status import FitStatus, worst_status
 from analysis.fitting.text import join_first, pluralize
 from analysis.flatness import Flatness, flatness_if_any
-from analysis.forgetting import Forgetting, compare_forgetting
+from analysis.forgetting.compare import Forgetting, compare_forgetting
 from analysis.isoflop.curves import IsoFLOPFit
 from analysis.isoflop.fit import X_NAMES
 from analysis.isoflop.methods import Method

@@ -9,20 +9,15 @@ import pandas as pd
 
 from analysis import numbers
 from analysis.fitting.intervals import Estimate
-from analysis.fitting.results import Result
-from analysis.fitting.status import FitStatus, status_of
+from analysis.fitting.results import Warned
 from analysis.fitting.text import format_status, noise_cautions
 
 
-class Ways(Result):
+class Ways(Warned):
     """A result whose `ways` are dataclasses with numbers, names and Estimates at `level`."""
 
     level: float
     ways: tuple[Any, ...]
-
-    @property
-    def status(self) -> FitStatus:
-        return status_of(self.warnings)
 
     def to_frame(self) -> pd.DataFrame:
         """A row a way: each field, and the bounds of an Estimate beside it."""

@@ -7,7 +7,8 @@ from functools import partial
 
 from analysis.command import Command, Options, Output, records_of, table_of
 from analysis.figures.forgetting import draw_forgetting
-from analysis.forgetting import compare_forgetting, has_learnt, unreadable
+from analysis.forgetting.compare import compare_forgetting, has_learnt
+from analysis.forgetting.ways import unreadable
 from analysis.table.sources import read_source
 from experiments.records.record import RunRecord
 

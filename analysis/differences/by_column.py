@@ -17,6 +17,7 @@ from analysis.differences.models import (
 from analysis.fitting.intervals import Estimate, t_quantile
 from analysis.fitting.results import Result
 from analysis.fitting.status import FitStatus, worst_status
+from analysis.fitting.text import in_columns
 from analysis.table.load import finished, rows_with
 
 
@@ -32,7 +33,6 @@ class DifferencesBy(Result):
 
     @property
     def status(self) -> FitStatus:
-        """The worst of the parts."""
         return worst_status([part.status for part in self.parts.values()])
 
     @property
@@ -52,9 +52,9 @@ class DifferencesBy(Result):
     def summary(self) -> str:
         """Each value's comparison, then the average."""
         texts = [f"{self.by}={value}: {part.summary()}" for value, part in self.parts.items()]
-        mean = self.average_frame().to_string(index=False, float_format=lambda x: f"{x:.5g}")
         head = f"on the average of {len(self.parts)} {self.by}, nats/token:"
-        return "\n\n".join([*texts, *([f"{head}\n{mean}"] if self.average else [])])
+        mean = [f"{head}\n{in_columns(self.average_frame(), 5)}"] if self.average else []
+        return "\n\n".join([*texts, *mean])
 
     def average_frame(self) -> pd.DataFrame:
         """A row a model, the lowest first."""
@@ -115,5 +115,4 @@ def _average(pairs: Sequence[tuple[ModelMean, ModelMean]], width: float) -> Esti
     """The mean of differences that share no run; width: half the interval of a single run."""
     value = float(np.mean([model.difference.value for model, _ in pairs]))
     squares = sum(1 / model.n_seeds + 1 / baseline.n_seeds for model, baseline in pairs)
-    half = width * float(np.sqrt(squares)) / len(pairs)
-    return Estimate(value, value - half, value + half)
+    return Estimate.around(value, width * float(np.sqrt(squares)) / len(pairs))

@@ -7,10 +7,17 @@ import numpy as np
 import pandas as pd
 
 from analysis.fitting.intervals import Estimate, t_quantile
-from analysis.fitting.results import Result
+from analysis.fitting.results import Result, Warned
 from analysis.fitting.status import FitError, FitStatus, status_of
-from analysis.fitting.text import format_status, join_first, noise_cautions, pluralize
+from analysis.fitting.text import (
+    format_status,
+    in_columns,
+    join_first,
+    noise_cautions,
+    pluralize,
+)
 from analysis.table.checks import finished, require
+from analysis.ways import pooled_noise
 
 _CELL = ("series", "budget", "n_params", "lr")  # what has one expected loss
 _FEW_SEEDS = 3
@@ -18,7 +25,7 @@ _NO_SEEDS = "no setting was run with two seeds or more: the noise is unknown"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class SeedNoise(Result):
+class SeedNoise(Warned):
     """Standard deviation of a loss over seeds in nats/token, pooled over `n_cells` settings.
 
     budgets: those of the settings, in FLOPs.
@@ -30,25 +37,22 @@ class SeedNoise(Result):
     budgets: tuple[float, ...]
 
     @property
-    def status(self) -> FitStatus:
-        return status_of(self.warnings)
-
-    @property
     def warnings(self) -> tuple[str, ...]:
-        """That the noise is hardly known, if it has few degrees of freedom."""
         return noise_cautions(self.dof)
 
-    def summary(self) -> str:
-        """The noise, and what it was measured on."""
+    def line(self, at: float | None = None) -> str:
+        """The noise, and the budgets that it was measured at, if that is not `at` alone."""
         of = " and ".join(f"{budget:.3g}" for budget in self.budgets)
-        line = (
+        return (
             f"noise of one run: {self.sd:.4f} nats/token, of {pluralize(self.dof, 'degree')} of "
-            f"freedom in {pluralize(self.n_cells, 'setting')} at C = {of} FLOPs"
+            f"freedom in {pluralize(self.n_cells, 'setting')}"
+            + (f" at C = {of} FLOPs" if self.budgets != (at,) else "")
         )
-        return "\n".join([line, *format_status(self.status, self.warnings)])
+
+    def summary(self) -> str:
+        return "\n".join([self.line(), *format_status(self.status, self.warnings)])
 
     def to_frame(self) -> pd.DataFrame:
-        """One row."""
         row = {"sd": self.sd, "dof": self.dof, "n_cells": self.n_cells, "budgets": self.budgets}
         return pd.DataFrame([row])
 
@@ -102,17 +106,10 @@ class Differences(Result):
         )
 
     def summary(self) -> str:
-        """The table, its noise and the warnings."""
-        noise = self.noise
-        of = " and ".join(f"{budget:.3g}" for budget in noise.budgets)
-        elsewhere = f" at C = {of} FLOPs" if noise.budgets != (self.budget,) else ""
-        text = self.to_frame().to_string(index=False, float_format=lambda value: f"{value:.5g}")
         lines = [
             f"C = {self.budget:.3g} FLOPs, losses in nats/token, {self.level:.0%} intervals",
-            text,
-            f"noise of one run: {noise.sd:.4f} nats/token, of "
-            f"{pluralize(noise.dof, 'degree')} of freedom in {pluralize(noise.n_cells, 'setting')}"
-            f"{elsewhere}",
+            in_columns(self.to_frame(), 5),
+            self.noise.line(self.budget),
         ]
         return "\n".join([*lines, *format_status(self.status, self.warnings)])
 
@@ -126,21 +123,14 @@ def seed_noise(table: pd.DataFrame, *, budget: float | None = None) -> SeedNoise
     done = _seeded_runs(table)
     if budget is not None:
         done = done[done["budget"] == budget]
-    squares, dof, n_cells = 0.0, 0, 0
-    budgets = set()
-    for _, runs in done.groupby(list(_CELL), dropna=False):
-        losses = runs.drop_duplicates("seed")["loss"].to_numpy(dtype=np.float64)
-        if len(losses) > 1:
-            squares += float(((losses - losses.mean()) ** 2).sum())
-            dof += len(losses) - 1
-            n_cells += 1
-            budgets.add(float(runs["budget"].iloc[0]))
-    if dof == 0:
+    done = done.drop_duplicates([*_CELL, "seed"])
+    several = done[done.duplicated(list(_CELL), keep=False)]
+    if several.empty:
         where = "" if budget is None else f"at C={budget:.3g}: "
         raise FitError(f"{where}{_NO_SEEDS}")
-    return SeedNoise(
-        sd=float(np.sqrt(squares / dof)), dof=dof, n_cells=n_cells, budgets=tuple(sorted(budgets))
-    )
+    sd, dof = pooled_noise(several["loss"], [several[name] for name in _CELL])
+    budgets = sorted(several["budget"].astype(float).unique().tolist())
+    return SeedNoise(sd=sd, dof=dof, n_cells=len(several) - dof, budgets=tuple(budgets))
 
 
 def compare_models(
@@ -194,7 +184,7 @@ def compare_models(
         level=level,
         noise=noise,
         means=tuple(sorted(means, key=lambda m: m.loss)),
-        status=FitStatus.WARNING if few else FitStatus.CONVERGED,
+        status=status_of(few),
         warnings=tuple(few),
     )
 
@@ -254,4 +244,4 @@ def _most_seeds(done: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
 def _difference(of: np.ndarray, to: np.ndarray, noise: SeedNoise, level: float) -> Estimate:
     value = float(of.mean() - to.mean())
     width = t_quantile(noise.dof, level) * noise.sd * float(np.sqrt(1 / len(of) + 1 / len(to)))
-    return Estimate(value, value - width, value + width)
+    return Estimate.around(value, width)

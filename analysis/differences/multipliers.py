@@ -16,13 +16,13 @@ from scipy import stats
 from analysis import numbers
 from analysis.differences.models import Differences, SeedNoise
 from analysis.fitting.intervals import Estimate
-from analysis.fitting.results import Result
-from analysis.fitting.status import FitError, FitStatus, status_of
-from analysis.fitting.text import format_status
+from analysis.fitting.results import Warned
+from analysis.fitting.status import FitError
+from analysis.fitting.text import format_status, in_columns
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class BudgetMultipliers(Result):
+class BudgetMultipliers(Warned):
     """How many times a budget the baseline needs for the loss that a model has there.
 
     factors: budget in FLOPs -> model -> factor with its interval at `level` (above 1: the model is
@@ -35,10 +35,6 @@ class BudgetMultipliers(Result):
     factors: Mapping[float, Mapping[str, Estimate]]
     warnings: tuple[str, ...]
 
-    @property
-    def status(self) -> FitStatus:
-        return status_of(self.warnings)
-
     def to_frame(self) -> pd.DataFrame:
         """A row a model and budget."""
         return pd.DataFrame(
@@ -50,10 +46,8 @@ class BudgetMultipliers(Result):
         )
 
     def summary(self) -> str:
-        """The table and the warnings."""
-        text = self.to_frame().to_string(index=False, float_format=lambda value: f"{value:.4g}")
         head = f"compute that {self.baseline} needs for the same loss, in budgets"
-        lines = [f"{head}, {self.level:.0%} intervals", text]
+        lines = [f"{head}, {self.level:.0%} intervals", in_columns(self.to_frame())]
         return "\n".join([*lines, *format_status(self.status, self.warnings)])
 
 

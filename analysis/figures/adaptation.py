@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 
 from analysis.adaptation import Adaptation
-from analysis.figures.layout import panels
+from analysis.figures.layout import errors, panels
 from analysis.figures.style import edge
 
 _MARKERS = "osD^vPX*"
@@ -14,13 +14,11 @@ def draw_adaptation(found: Adaptation) -> Figure:
     figure, (axis,) = panels(1, None, height=3.2)
     axis.axhline(0, color=edge(), lw=0.9)
     for i, way in enumerate(found.ways):
-        gain, change = way.gain, way.change
-        known = gain.lower <= gain.upper
         axis.errorbar(
-            [gain.value],
-            [change.value],
-            xerr=[[gain.value - gain.lower], [gain.upper - gain.value]] if known else None,
-            yerr=[[change.value - change.lower], [change.upper - change.value]] if known else None,
+            [way.gain.value],
+            [way.change.value],
+            xerr=errors([way.gain]),
+            yerr=errors([way.change]),
             fmt=_MARKERS[i % len(_MARKERS)],
             ms=5,
             capsize=2,

@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 
 from analysis.adapters import Libraries
-from analysis.figures.layout import panels
+from analysis.figures.layout import errors, panels
 from analysis.figures.style import edge
 
 
@@ -18,12 +18,8 @@ def draw_libraries(found: Libraries) -> Figure:
     for axis, (name, label) in zip(axes, columns, strict=True):
         axis.axvline(0, color=edge(), lw=0.9)
         for i, way in enumerate(reversed(found.ways)):
-            estimate = getattr(way, name)
-            known = estimate.lower <= estimate.upper
-            error = [[estimate.value - estimate.lower], [estimate.upper - estimate.value]]
-            axis.errorbar(
-                [estimate.value], [i], xerr=error if known else None, fmt="o", ms=4, capsize=2
-            )
+            score = getattr(way, name)
+            axis.errorbar([score.value], [i], xerr=errors([score]), fmt="o", ms=4, capsize=2)
         axis.set_xlabel(label)
         axis.set_yticks(range(len(found.ways)), [""] * len(found.ways))
     axes[0].set_yticklabels([way.way for way in reversed(found.ways)])

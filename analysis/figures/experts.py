@@ -13,7 +13,7 @@ from analysis import numbers
 from analysis.experts.law import ExpertLawFit
 from analysis.experts.runs import BACKBONE, backbone_params
 from analysis.figures.layout import band_swatch, legends_below, panels, swatch
-from analysis.figures.palette import Look, markers, page, sequential
+from analysis.figures.palette import Look, ordered_looks, page
 from analysis.figures.scales import LABELS, experts_scale, log_scale, padded
 from analysis.figures.style import DASHED, LINES, edge
 from analysis.fitting.status import FitStatus
@@ -48,11 +48,7 @@ def draw_experts(
     sizes = {
         int(g): _middle(runs.loc[runs["group"] == g, size_name]) for g in sorted(set(runs["group"]))
     }
-    colours = sequential(len(sizes))
-    series = {
-        g: Look(colour=colour, marker=marker)
-        for g, colour, marker in zip(sizes, colours, markers(len(sizes)), strict=True)
-    }
+    series = ordered_looks(list(sizes))
     figure, (axis,) = panels(1, height=3.2)
     experts_scale(axis, "n_experts", runs["n_experts"].astype(float).tolist())
     log_scale(axis, "y", "perplexity")

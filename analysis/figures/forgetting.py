@@ -1,14 +1,12 @@
 """Forgetting against learning: a curve a way, a point a learning rate."""
 
 import math
-from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from analysis.figures.layout import legends_below, panels
+from analysis.figures.layout import errors, legends_below, panels
 from analysis.figures.style import edge
-from analysis.fitting.intervals import Estimate
-from analysis.forgetting import Forgetting
+from analysis.forgetting.compare import Forgetting
 
 _MARKERS = "osD^vPX*<>hd"
 _LINES = ("-", "--", ":")  # one for every ten ways, whose colours come again
@@ -31,8 +29,8 @@ def draw_forgetting(found: Forgetting) -> Figure:
             axis.errorbar(
                 [e.value for e in x],
                 [e.value for e in y],
-                xerr=_errors(x),
-                yerr=_errors(y),
+                xerr=errors(x),
+                yerr=errors(y),
                 marker=_MARKERS[i % len(_MARKERS)],
                 ms=4,
                 lw=1,
@@ -45,10 +43,3 @@ def draw_forgetting(found: Forgetting) -> Figure:
         axis.set_ylabel(f"{label}, bits/byte")
     legends_below(figure, axes[-1].get_legend_handles_labels()[0])
     return figure
-
-
-def _errors(estimates: Sequence[Estimate]) -> list[list[float]]:
-    """Down and up; 0 where there is no interval."""
-    down = [e.value - e.lower if e.lower <= e.upper else 0.0 for e in estimates]
-    up = [e.upper - e.value if e.lower <= e.upper else 0.0 for e in estimates]
-    return [down, up]

@@ -12,9 +12,8 @@ def draw_growth(curves: Sequence[Curve]) -> Figure:
     """A line a kind of run; the first fifth of the FLOPs, where all fall alike, is left out."""
     figure, (axis,) = panels(1, None, height=3.6)
     for curve in curves:
-        shown = [(c, loss) for c, loss in zip(curve.flops, curve.loss, strict=True)]
-        shown = shown[len(shown) // 5 :]
-        axis.plot(*zip(*shown, strict=True), lw=1.2, label=curve.name)
+        start = len(curve.flops) // 5
+        axis.plot(curve.flops[start:], curve.loss[start:], lw=1.2, label=curve.name)
     axis.set_xlabel("training FLOPs in all")
     axis.set_ylabel("training loss, nats/token")
     legends_below(figure, axis.get_legend_handles_labels()[0])

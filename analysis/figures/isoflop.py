@@ -14,12 +14,12 @@ from analysis import numbers
 from analysis.figures.layout import (
     at_edge,
     beyond,
-    has_none_below,
-    is_left,
+    keep_outer_labels,
     legends_below,
     panels,
     star,
     swatch,
+    swatches,
 )
 from analysis.figures.palette import Look, blend, ink, looks, page
 from analysis.figures.scales import log_scale, padded
@@ -71,13 +71,9 @@ def draw_isoflop(table: pd.DataFrame, fit: IsoFLOPFit, *, together: bool = False
             whiskers |= _draw_curve(axis, curve, series[curve.model], way)
         if not together:
             axis.set_title(f"{numbers.flops_mathtext(shown[0])} FLOPs")
-        if not is_left(axis):
-            axis.set_ylabel("")
-        if not has_none_below(axis, axes):
-            axis.set_xlabel("")
-    names = [swatch(name, look.colour, marker=look.marker, ls="-") for name, look in series.items()]
+    keep_outer_labels(axes)
     of_budgets = [_budget_swatch(b, w) for b, w in zip(budgets, ways)] if together else []
-    legends_below(figure, names, of_budgets, _marks(fit, whiskers, above, together))
+    legends_below(figure, swatches(series), of_budgets, _marks(fit, whiskers, above, together))
     return figure
 
 

@@ -17,7 +17,9 @@ from analysis.figures.layout import (
     legend_above,
     legends_below,
     panels,
+    point,
     swatch,
+    swatches,
 )
 from analysis.figures.palette import Look, looks, page
 from analysis.figures.scales import LABELS, log_scale, padded
@@ -70,8 +72,7 @@ def draw_laws(fit: IsoFLOPFit, table: pd.DataFrame | None = None) -> Figure:
         floored = any(isinstance(law.laws.get(name), FrontierFit) for law in laws)
         what = "exponent of loss − E" if floored else "exponent"
         legend_above(axis, entries, f"{what} (95 % interval)")
-    keys = [swatch(name, look.colour, marker=look.marker, ls="-") for name, look in series.items()]
-    legends_below(figure, keys, [*_marks(fit), *([beyond()] if some_beyond else [])])
+    legends_below(figure, swatches(series), [*_marks(fit), *([beyond()] if some_beyond else [])])
     return figure
 
 
@@ -170,16 +171,7 @@ def _draw_minima(axis: Axes, fit: IsoFLOPFit, name: str, series: Mapping[str, Lo
         if interval is not None:
             ends = np.clip(interval, low / 10, high * 10)
             axis.plot([x, x], ends, color=look.colour, lw=1.0, zorder=4)
-        axis.plot(
-            *(x, y),
-            marker=look.marker,
-            ms=5.5,
-            mfc=look.colour if curve.inside else page(),
-            mec=page() if curve.inside else look.colour,
-            mew=0.4 if curve.inside else 1.1,
-            ls="",
-            zorder=5,
-        )
+        axis.plot(x, y, **point(look, hollow=not curve.inside), zorder=5)
     return any(not low <= _optimum(c, name) <= high for c in curves)
 
 

@@ -1,6 +1,6 @@
 """Panels, legends below them, and labels that keep apart."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil
 from textwrap import fill
 from typing import Any
@@ -18,9 +18,10 @@ from matplotlib.patches import Patch
 from matplotlib.transforms import Bbox
 from numpy.typing import ArrayLike
 
-from analysis.figures.palette import ink, page
+from analysis.figures.palette import Look, ink, page
 from analysis.figures.schemes import Colour
 from analysis.figures.style import FONT, PANEL, edge, small
+from analysis.fitting.intervals import Estimate
 
 _LINE = 34  # characters of a legend's entry as wide as a panel
 N_WIDE = 4  # panels in a row, at most
@@ -68,24 +69,15 @@ def panels(
     return figure, axes
 
 
-def is_left(axis: Axes) -> bool:
-    """Whether the panel is the first of its row."""
-    spec = axis.get_subplotspec()
-    assert spec is not None
-    return spec.is_first_col()
-
-
-def has_none_below(axis: Axes, axes: Sequence[Axes]) -> bool:
-    """Whether the panel is the last of its column."""
-    spec = axis.get_subplotspec()
-    assert spec is not None
-    rows = [other.get_subplotspec() for other in axes]
-    return not any(
-        other is not None
-        and other.colspan.start == spec.colspan.start
-        and other.rowspan.start > spec.rowspan.start
-        for other in rows
-    )
+def keep_outer_labels(axes: Sequence[Axes], *, x: bool = True, y: bool = True) -> None:
+    """Of panels with the same abscissa or ordinate: its name below a column, or left of a row."""
+    specs = [spec for axis in axes if (spec := axis.get_subplotspec()) is not None]
+    last = {spec.colspan.start: spec.rowspan.start for spec in specs}
+    for axis, spec in zip(axes, specs, strict=True):
+        if x and spec.rowspan.start < last[spec.colspan.start]:
+            axis.set_xlabel("")
+        if y and not spec.is_first_col():
+            axis.set_ylabel("")
 
 
 def legends_below(figure: Figure, *groups: Sequence[Artist], titles: Sequence[str] = ()) -> None:
@@ -171,6 +163,11 @@ def swatch(label: str, colour: Colour | None = None, **options: Any) -> Line2D:
     return Line2D([], [], label=label, **kwargs)
 
 
+def swatches(series: Mapping[str, Look], ls: str = "-") -> list[Line2D]:
+    """A legend's entry for each series."""
+    return [swatch(name, look.colour, marker=look.marker, ls=ls) for name, look in series.items()]
+
+
 def band_swatch(label: str, colour: Colour | None = None) -> Patch:
     """A legend's entry for an interval."""
     return Patch(facecolor=colour or edge(), alpha=0.3, label=label)
@@ -191,6 +188,24 @@ def star(colour: Colour, hollow: bool, size: float = 10.0) -> dict[str, Any]:
         "mew": 1.1 if hollow else 0.6,
         "ls": "",
     }
+
+
+def point(look: Look, hollow: bool) -> dict[str, Any]:
+    """Options of a result's marker: filled, or hollow if it needs care."""
+    return {
+        "marker": look.marker,
+        "ms": 5.5,
+        "mfc": page() if hollow else look.colour,
+        "mec": look.colour if hollow else page(),
+        "mew": 1.1 if hollow else 0.4,
+        "ls": "",
+    }
+
+
+def errors(estimates: Sequence[Estimate]) -> list[list[float]]:
+    """What errorbar takes, down and up; nan, which is not drawn, without an interval."""
+    known = [e if e.lower <= e.upper else Estimate.around(e.value, np.nan) for e in estimates]
+    return [[e.value - e.lower for e in known], [e.upper - e.value for e in known]]
 
 
 def label_ends(axis: Axes, ends: Sequence[tuple[float, float, str, Colour]]) -> None:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from analysis import numbers
-from analysis.figures.layout import band_swatch, legends_below, panels, swatch
+from analysis.figures.layout import band_swatch, legends_below, panels, point, swatch
 from analysis.figures.palette import Look, looks, page
 from analysis.figures.scales import LABELS, LogTicks, log_scale, padded
 from analysis.figures.style import edge, small
@@ -36,11 +36,7 @@ def draw_multipliers(found: ComputeMultipliers) -> Figure:
     right.set_xlabel(LABELS["loss"])
     for i, axis in enumerate((left, right)):
         log_scale(axis, "y", "multiplier", label=f"compute multiplier over {found.baseline}")
-        values = [v.value for both in curves.values() for v in both[i]]
-        bounds = [e for both in curves.values() for v in both[i] for e in (v.lower, v.upper)]
-        low, high = padded([1.0, *values], 0.3)
-        near = [e for e in bounds if low / _WIDEST < e < high * _WIDEST]
-        axis.set_ylim(*padded([1.0, *values, *near]))
+        axis.set_ylim(*_limits([one for both in curves.values() for one in both[i]]))
         for model, both in curves.items():
             _draw_curve(axis, both[i], series[model], of_loss=axis is right)
         axis.axhline(1, color=edge(), lw=0.9, zorder=2)
@@ -48,6 +44,14 @@ def draw_multipliers(found: ComputeMultipliers) -> Figure:
     keys = [swatch(m, series[m].colour, ls="-") for m in curves]
     legends_below(figure, keys, [band_swatch(f"{found.level:.0%} interval")])
     return figure
+
+
+def _limits(shown: Sequence[Multiplier]) -> tuple[float, float]:
+    """All multipliers, the line at 1, and bounds that are not far from them."""
+    values = [1.0, *(one.value for one in shown)]
+    low, high = padded(values, 0.3)
+    bounds = [end for one in shown for end in (one.lower, one.upper)]
+    return padded([*values, *(e for e in bounds if low / _WIDEST < e < high * _WIDEST)])
 
 
 def _draw_curve(axis: Axes, curve: Sequence[Multiplier], look: Look, *, of_loss: bool) -> None:
@@ -97,13 +101,8 @@ def draw_forest(
 def _forest_axis(
     axis: Axes, rows: Sequence[Multiplier], order: Sequence[str], *, named: bool
 ) -> None:
-    values = [one.value for one in rows]
-    low, high = padded([1.0, *values], 0.3)
-    bounds = [e for one in rows for e in (one.lower, one.upper)]
     log_scale(axis, "x", "multiplier", label="compute multiplier")
-    axis.set_xlim(
-        *padded([1.0, *values, *(e for e in bounds if low / _WIDEST < e < high * _WIDEST)])
-    )
+    axis.set_xlim(*_limits(rows))
     axis.xaxis.set_major_locator(LogTicks(5, 0.12))
     axis.set_ylim(-0.6, len(order) - 0.4)
     axis.set_yticks(range(len(order)), order if named else [""] * len(order))
@@ -117,16 +116,7 @@ def _draw_row(axis: Axes, one: Multiplier, y: int, look: Look) -> None:
     if np.isfinite(one.value):
         ends = np.clip([one.lower, one.upper], low, high)
         axis.plot(ends, [y, y], color=look.colour, lw=1.2, zorder=3)
-        axis.plot(
-            *(one.value, y),
-            marker=look.marker,
-            ms=5.5,
-            mfc=page() if one.extrapolated else look.colour,
-            mec=look.colour if one.extrapolated else page(),
-            mew=1.1 if one.extrapolated else 0.4,
-            ls="",
-            zorder=4,
-        )
+        axis.plot(one.value, y, **point(look, hollow=one.extrapolated), zorder=4)
     axis.annotate(
         numbers.with_interval(*one.estimate),
         (1.02, y),

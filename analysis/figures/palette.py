@@ -6,6 +6,7 @@ A colour is chosen for the page that is drawn and, beside it, for a dark one (sc
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -25,6 +26,7 @@ MODEL_COLOURS: Mapping[str, str] = {
     "pkm": "#3fbe86",
     "peer": "#9c4998",
 }
+K = TypeVar("K")
 _OTHERS = ("#39a2ca", "#908b02", "#8043cd", "#90b666")  # less far apart: markers help
 _MARKERS = ("o", "P", "s", "X", "D", "^", "v", "<", ">", "p")
 _VARIANT = re.compile(r"( (n_experts|n_heads|top_k|query_norm)=\S+)+$")  # as table names series
@@ -166,6 +168,10 @@ def _ordered(n: int, background: Colour) -> list[Colour]:
     return [(c[0], c[1], c[2]) for c in chosen.tolist()]
 
 
-def markers(n: int) -> list[str]:
-    """As many markers, repeated after ten."""
-    return [_MARKERS[i % len(_MARKERS)] for i in range(n)]
+def ordered_looks(keys: Sequence[K]) -> dict[K, Look]:
+    """A look for each of an ordered few; markers are repeated after ten."""
+    colours = sequential(len(keys))
+    return {
+        key: Look(colour=colour, marker=_MARKERS[i % len(_MARKERS)])
+        for i, (key, colour) in enumerate(zip(keys, colours, strict=True))
+    }

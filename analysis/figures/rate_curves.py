@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from analysis.figures.layout import has_none_below, is_left, legend_above, panels, star, swatch
+from analysis.figures.layout import keep_outer_labels, legend_above, panels, star, swatch
 from analysis.figures.palette import Look, looks
 from analysis.figures.scales import log_scale, padded
 from analysis.rates.cells import BestRate
@@ -41,16 +41,14 @@ def draw_rate_curves(found: Rates) -> Figure:
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
         axis.set_xlim(*padded([lr for cell in found.cells for lr in cell.lrs]))
         axis.set_ylim(low - 0.08 * top, 1.05 * top)
-        if is_left(axis):
-            axis.set_ylabel("loss above the lowest tried (nats/token)")
-        if not has_none_below(axis, axes):
-            axis.set_xlabel("")
+        axis.set_ylabel("loss above the lowest tried (nats/token)")
         named = ways if len(ways) <= _N_NAMED else [ways[0], ways[-1]]
         entries = [
             swatch(cell.name.removeprefix(model).strip(), look.colour, marker=look.marker, ls="-")
             for cell, look in named
         ]
         legend_above(axis, entries, model)
+    keep_outer_labels(axes)
     return figure
 
 

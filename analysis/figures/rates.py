@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from analysis import numbers
-from analysis.figures.layout import legends_below, panels, swatch
+from analysis.figures.layout import legends_below, panels, swatch, swatches
 from analysis.figures.palette import Look, looks
 from analysis.figures.scales import LABELS, log_scale, padded
 from analysis.figures.style import DASHED, edge, small
@@ -48,9 +48,8 @@ def draw_rates(found: Rates) -> Figure:
     if others:
         at = ", ".join(f"{name} = {numbers.count(value)}" for name, value in others.items())
         axis.set_title(f"at {at}, by the law", fontsize=small())
-    names = [swatch(name, look.colour, marker=look.marker) for name, look in series.items()]
     marks = [swatch("excluded from the laws", edge(), marker="o", mfc="none")]
-    legends_below(figure, names, marks if found.left_out else [])
+    legends_below(figure, swatches(series, ls=""), marks if found.left_out else [])
     return figure
 
 

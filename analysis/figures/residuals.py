@@ -9,10 +9,10 @@ from analysis.figures.layout import (
     at_edge,
     band_swatch,
     beyond,
-    is_left,
+    keep_outer_labels,
     legends_below,
     panels,
-    swatch,
+    swatches,
 )
 from analysis.figures.palette import looks
 from analysis.figures.scales import experts_scale, log_scale, padded
@@ -67,13 +67,12 @@ def draw_residuals(residuals: pd.DataFrame) -> Figure:
             for sign, marker in ((1, "^"), (-1, "v")):
                 at_edge(axis, x[own][sign * values[own] > top], sign * top, marker, look.colour)
         axis.set_ylim(-top, top)
-        if is_left(axis):
-            axis.set_ylabel("100 ln(loss / fit) (≈ %)")
-    entries = [swatch(label, look.colour, marker=look.marker) for label, look in shown.items()]
+        axis.set_ylabel("100 ln(loss / fit) (≈ %)")
+    keep_outer_labels(axes, x=False)
     marks: list[Artist] = [band_swatch(f"± 1 s.d. = {sd:.2g} %")]
     if (np.abs(values) > top).any():
         marks.append(beyond())
-    legends_below(figure, entries if series else [], marks)
+    legends_below(figure, swatches(shown, ls="") if series else [], marks)
     return figure
 
 

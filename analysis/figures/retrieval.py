@@ -11,14 +11,13 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis import numbers
 from analysis.figures.layout import (
-    has_none_below,
-    is_left,
+    keep_outer_labels,
     label_ends,
     legends_below,
     panels,
     swatch,
 )
-from analysis.figures.palette import Look, ink, markers, model_looks, page, sequential
+from analysis.figures.palette import Look, ink, model_looks, ordered_looks, page
 from analysis.figures.scales import LABELS, experts_scale, log_scale, padded
 from analysis.figures.schemes import Colour
 from analysis.figures.style import DASHED, LINES, edge
@@ -48,22 +47,14 @@ def draw_active(table: pd.DataFrame) -> Figure:
     if not groups:
         raise ValueError("draw_active: n_heads does not vary within a model, experts and budget")
     products = sorted({v for _, own in groups for v in own["active"]})
-    looks = {
-        value: Look(colour=colour, marker=marker)
-        for value, colour, marker in zip(
-            products, sequential(len(products)), markers(len(products)), strict=True
-        )
-    }
+    looks = ordered_looks(products)
     figure, axes = panels(len(groups), height=2.9)
     for axis, (key, own) in zip(axes, groups, strict=True):
         experts_scale(axis, "n_heads", own["h"].tolist(), room=0.3)
         log_scale(axis, "y", "perplexity")
         axis.set_ylim(*padded(own["perplexity"].tolist(), 0.08))
         axis.set_title(_title(key, [k for k, _ in groups]))
-        if not is_left(axis):
-            axis.set_ylabel("")
-        if not has_none_below(axis, axes):
-            axis.set_xlabel("")
+    keep_outer_labels(axes)
     legends_below(figure, [swatch("best of its line", edge(), marker="o", ms=9, mfc="none")])
     for axis, (_, own) in zip(axes, groups, strict=True):
         _draw_products(axis, own, looks)
@@ -112,8 +103,6 @@ def draw_usage(table: pd.DataFrame) -> Figure:
         _set_quantity(axis, what, own[what].tolist())
         if i % 3 == 0 and len(budgets) > 1:
             axis.set_title(f"{numbers.flops_mathtext(float(budget))} FLOPs", loc="left")
-        if not has_none_below(axis, axes):
-            axis.set_xlabel("")
         for (model, norm), line in own.groupby(["model", "query_norm"], sort=True):
             look, rank = looks[str(model)], norms.index(str(norm))
             axis.plot(
@@ -126,6 +115,7 @@ def draw_usage(table: pd.DataFrame) -> Figure:
                 mec=look.colour,
                 clip_on=what != "usage",  # 100 % is at the edge
             )
+    keep_outer_labels(axes, y=False)
     entries = [
         swatch(
             f"{model}, query norm: {norm}" if norm else model,

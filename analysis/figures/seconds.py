@@ -12,11 +12,11 @@ from analysis import numbers
 from analysis.figures.layout import (
     at_edge,
     beyond,
-    has_none_below,
-    is_left,
+    keep_outer_labels,
     legends_below,
     panels,
     swatch,
+    swatches,
 )
 from analysis.figures.palette import Look, looks, page
 from analysis.figures.plot import Plot
@@ -69,14 +69,9 @@ def draw_seconds(table: pd.DataFrame) -> Figure:
     if not few:
         _draw(axes[-1], best, series, ringed=False)
         axes[-1].set_title("the best of each budget")
-    for axis in axes:
-        if not is_left(axis):
-            axis.set_ylabel("")
-        if not has_none_below(axis, axes):
-            axis.set_xlabel("")
-    names = [swatch(name, look.colour, marker=look.marker, ls="-") for name, look in series.items()]
+    keep_outer_labels(axes)
     ring = swatch("best size", edge(), marker="o", ms=9, mfc="none")
-    legends_below(figure, names, [ring, *([beyond()] if above else [])])
+    legends_below(figure, swatches(series), [ring, *([beyond()] if above else [])])
     return figure
 
 

@@ -37,6 +37,12 @@ class Estimate(NamedTuple):
         """The interval of a number that is half as wide on each side; none for nan."""
         return cls(value, float(value - half), float(value + half))
 
+    @classmethod
+    def of_draws(cls, value: float, draws: Array, level: float = 0.95) -> "Estimate":
+        """The interval of percentiles of draws (n,); nan without any."""
+        low, high = percentiles(draws, level)
+        return cls(float(value), float(low), float(high))
+
     def columns(self, name: str) -> dict[str, float]:
         """name, name_lower and name_upper, for a row of a table."""
         return {name: self.value, f"{name}_lower": self.lower, f"{name}_upper": self.upper}

@@ -14,7 +14,7 @@ import pandas as pd
 from analysis.fitting.checks import check_level
 from analysis.fitting.intervals import Array, Prediction, percentiles, t_quantile
 from analysis.fitting.plain import plain
-from analysis.fitting.status import FitStatus
+from analysis.fitting.status import FitStatus, status_of
 from analysis.fitting.text import format_status
 
 
@@ -57,6 +57,14 @@ class Result(ABC):
         name, status = type(self).__name__, html.escape(str(self.status))
         items = "".join(f"<li>{html.escape(text)}</li>" for text in self.warnings)
         return f"<p>{name}: {status}</p>{table}" + (f"<ul>{items}</ul>" if items else "")
+
+
+class Warned(Result):
+    """A result whose status says no more than whether it has warnings."""
+
+    @property
+    def status(self) -> FitStatus:
+        return status_of(self.warnings)
 
 
 class Fit(Result):

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import pandas as pd
+
 from analysis.fitting.status import FitStatus
 
 _FEW_DOF = 3
@@ -16,6 +18,11 @@ def join_first(items: Sequence[str], n: int = 3, separator: str = ", ") -> str:
     """The first n of them, and how many more: "a, b, c, and 16 more"."""
     more = [f"and {len(items) - n} more"] if len(items) > n else []
     return separator.join([*items[:n], *more])
+
+
+def in_columns(frame: pd.DataFrame, digits: int = 4) -> str:
+    """The frame without its index, fractions at so many significant digits."""
+    return frame.to_string(index=False, float_format=lambda value: f"{value:.{digits}g}")
 
 
 def format_status(status: FitStatus, warnings: Sequence[str]) -> list[str]:

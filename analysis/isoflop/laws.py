@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.fitting.clusters import few_clusters
-from analysis.fitting.intervals import Array, Estimate, percentiles, t_quantile
+from analysis.fitting.intervals import Array, Estimate, t_quantile
 from analysis.fitting.least_squares import minimise
 from analysis.fitting.power_law import (
     FrontierFit,
@@ -103,11 +103,8 @@ class ModelLaws(Result):
         return pd.DataFrame(rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything at full precision."""
-        return {
-            **super().to_dict(),
-            "laws": {name: law.to_dict() for name, law in self.laws.items()},
-        }
+        laws = {name: law.to_dict() for name, law in self.laws.items()}
+        return {**super().to_dict(), "laws": laws}
 
 
 def fit_laws(
@@ -180,15 +177,13 @@ def _intervals(
     for how, names in optima.draws.items():
         with np.errstate(invalid="ignore"):  # of a flat curve a lowest loss may be drawn below 0
             drawn = refit(log_c, np.log(names[name]))
-        drawn = drawn[np.isfinite(drawn)]
-        found[how] = Estimate(value, *(float(v) for v in percentiles(drawn, level)))
+        found[how] = Estimate.of_draws(value, drawn[np.isfinite(drawn)], level)
     n = len(log_c)
     if n >= (5 if floored else 3):
         log_y = np.log(optima.at[name])
         left = refit(log_c, np.where(np.eye(n, dtype=bool), np.nan, log_y))
         se = float(np.sqrt((n - 1) / n * ((left - left.mean()) ** 2).sum()))
-        half = t_quantile(n - 1, level) * se
-        found["jackknife"] = Estimate(value, value - half, value + half)
+        found["jackknife"] = Estimate.around(value, t_quantile(n - 1, level) * se)
     return found
 
 

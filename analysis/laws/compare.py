@@ -11,6 +11,7 @@ import pandas as pd
 from analysis.fitting.intervals import Array
 from analysis.fitting.results import Result
 from analysis.fitting.status import FitStatus, status_of, worst_status
+from analysis.fitting.text import in_columns
 from analysis.laws.result import FittedLaw
 
 
@@ -87,12 +88,10 @@ class Comparison(Result):
         return pd.DataFrame([{n: getattr(one, n) for n in self.columns} for one in self.compared])
 
     def summary(self) -> str:
-        """The table and its warnings."""
-        text = self.to_frame().to_string(index=False, float_format=lambda v: f"{v:.4g}")
         rest = [*self.warnings, *(f"skipped {s}" for s in self.skipped)]
-        return "\n".join([self._heading(), text, *(f"  note: {line}" for line in rest)])
+        table = in_columns(self.to_frame())
+        return "\n".join([self._heading(), table, *(f"  note: {line}" for line in rest)])
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything at full precision."""
         fits = {fit.form_name: fit.to_dict() for fit in self.fits}
         return {**super().to_dict(), "fits": fits}

@@ -10,9 +10,9 @@ import pandas as pd
 
 from analysis import numbers
 from analysis.fitting.checks import positive
-from analysis.fitting.results import Result
-from analysis.fitting.status import FitError, FitStatus, status_of
-from analysis.fitting.text import join_first
+from analysis.fitting.results import Warned
+from analysis.fitting.status import FitError
+from analysis.fitting.text import in_columns, join_first
 from analysis.rates.cells import NEAREST, BestRate, best_rates, frame_of
 from analysis.rates.compare import RateForms, compare_forms
 from analysis.table.checks import finished, require
@@ -26,7 +26,7 @@ _LISTED = 6  # cells that a line names
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Rates(Result):
+class Rates(Warned):
     """Best rates and their laws. columns: what a law may be of; skipped: cells without a fit.
 
     forms: for each model with three best rates or more, and for all with two or more together, each
@@ -43,10 +43,6 @@ class Rates(Result):
     def left_out(self) -> tuple[BestRate, ...]:
         """Cells that no law is of, for their best rate is not between rates that were tried."""
         return tuple(cell for cell in self.cells if not cell.inside)
-
-    @property
-    def status(self) -> FitStatus:
-        return status_of(self.warnings)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -75,8 +71,7 @@ class Rates(Result):
         lines.append(self.to_frame().to_string(index=False, formatters=self._formatters()))
         for forms in self.forms:
             lines += ["", f"law of {forms.label}: {forms.law.summary()}"]
-            table = forms.to_frame().to_string(index=False, float_format=lambda v: f"{v:.4g}")
-            lines += [f"    {line}" for line in table.splitlines()]
+            lines += [f"    {line}" for line in in_columns(forms.to_frame()).splitlines()]
             lines += [f"  not fitted: {text}" for text in forms.skipped]
         lines += ["", *(f"warning: {text}" for text in self.warnings)]
         if self.skipped:

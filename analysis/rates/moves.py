@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.fitting.intervals import Array, percentiles
-from analysis.fitting.results import Result
-from analysis.fitting.status import FitError, FitStatus, status_of
+from analysis.fitting.results import Warned
+from analysis.fitting.status import FitError
 from analysis.fitting.text import join_first
 from analysis.isoflop.resample import nearest
 from analysis.rates.cells import BestRate
@@ -63,7 +63,7 @@ class Move:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class RateMoves(Result):
+class RateMoves(Warned):
     """gains: of the cells that both tables have; moves: of all pairs at one budget and size, or of
     all with the baseline; left_out: cells that are not compared, and why.
     """
@@ -77,10 +77,6 @@ class RateMoves(Result):
     def far(self) -> tuple[Move, ...]:
         """Those that move by more than `more_than`."""
         return tuple(move for move in self.moves if abs(move.moved_by) > self.more_than)
-
-    @property
-    def status(self) -> FitStatus:
-        return status_of(self.warnings)
 
     @property
     def warnings(self) -> tuple[str, ...]:

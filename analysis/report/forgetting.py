@@ -5,8 +5,8 @@ from functools import partial
 from analysis import numbers
 from analysis.figures.forgetting import draw_forgetting
 from analysis.figures.plot import Plot
-from analysis.forgetting import METRICS
 from analysis.forgetting.equal import LOSSES, EqualLearning
+from analysis.forgetting.ways import METRICS
 from analysis.report.gallery import Draft
 from analysis.report.page import DataTable
 from analysis.report.tables import with_intervals

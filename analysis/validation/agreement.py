@@ -9,9 +9,9 @@ import pandas as pd
 
 from analysis.fits import TableFits
 from analysis.fitting.power_law import fit_power_law
-from analysis.fitting.results import Result
-from analysis.fitting.status import FitError, FitStatus, status_of
-from analysis.fitting.text import join_first, pluralize
+from analysis.fitting.results import Warned
+from analysis.fitting.status import FitError, FitStatus
+from analysis.fitting.text import in_columns, join_first, pluralize
 from analysis.isoflop.curves import IsoFLOPFit
 from analysis.isoflop.fit import X_NAMES
 from analysis.isoflop.methods import Method
@@ -28,7 +28,7 @@ _LOOSE = 0.2  # spread of C/(N D) above which C = kND is a poor stand-in
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Agreement(Result):
+class Agreement(Warned):
     """A row a model and approach: the exponent a of size* ~ C^a with its interval, and size*,
     tokens* and loss* at `budget`, the table's largest.
 
@@ -42,17 +42,11 @@ class Agreement(Result):
     rows: tuple[dict[str, Any], ...]
     warnings: tuple[str, ...]
 
-    @property
-    def status(self) -> FitStatus:
-        return status_of(self.warnings)
-
     def to_frame(self) -> pd.DataFrame:
         return pd.DataFrame(list(self.rows), columns=list(_COLUMNS))
 
     def summary(self) -> str:
-        """The table and its warnings."""
-        frame = self.to_frame().drop(columns="note")
-        text = frame.to_string(index=False, float_format=lambda v: f"{v:.4g}")
+        text = in_columns(self.to_frame().drop(columns="note"))
         head = f"{self.x_name}* ~ C^a; {self.x_name}*, tokens* and loss* at C={self.budget:.4g}"
         return "\n".join([head, text, *(f"  warning: {text}" for text in self.warnings)])
 

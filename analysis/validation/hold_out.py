@@ -10,9 +10,9 @@ import pandas as pd
 from scipy import stats
 
 from analysis.fitting.intervals import Estimate, Prediction, t_quantile
-from analysis.fitting.results import Result
-from analysis.fitting.status import FitError, FitStatus, status_of
-from analysis.fitting.text import pluralize
+from analysis.fitting.results import Warned
+from analysis.fitting.status import FitError
+from analysis.fitting.text import in_columns, pluralize
 from analysis.isoflop.fit import fit_isoflop
 from analysis.isoflop.methods import Method
 from analysis.isoflop.offsets import at_budgets
@@ -31,7 +31,7 @@ Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class HoldOut(Result):
+class HoldOut(Warned):
     """predictions: a row a model, approach, quantity and held-out budget.
 
     lower, upper: the 95 % interval of what would be measured there, the law's and the
@@ -44,18 +44,13 @@ class HoldOut(Result):
     predictions: tuple[dict[str, Any], ...]
     warnings: tuple[str, ...]
 
-    @property
-    def status(self) -> FitStatus:
-        return status_of(self.warnings)
-
     def to_frame(self) -> pd.DataFrame:
         return pd.DataFrame(list(self.predictions), columns=list(_COLUMNS))
 
     def summary(self) -> str:
-        """The table and the warnings."""
         head = f"fitted to the {self.n_fitted} smallest budgets, held out {self.n_held}"
-        text = self.to_frame().to_string(index=False, float_format=lambda v: f"{v:.4g}")
-        return "\n".join([head, text, *(f"  warning: {text}" for text in self.warnings)])
+        table = in_columns(self.to_frame())
+        return "\n".join([head, table, *(f"  warning: {text}" for text in self.warnings)])
 
 
 def hold_out_budgets(

@@ -14,9 +14,9 @@ from numpy.typing import ArrayLike
 
 from analysis.fitting.intervals import Array
 from analysis.fitting.plain import plain
-from analysis.fitting.results import Result
-from analysis.fitting.status import FitError, FitStatus, status_of
-from analysis.fitting.text import join_first
+from analysis.fitting.results import Warned
+from analysis.fitting.status import FitError
+from analysis.fitting.text import in_columns, join_first
 from analysis.laws.result import Residual
 from analysis.numbers import count
 from analysis.parametric import NAMES, ParametricFit, fit_parametric
@@ -51,7 +51,7 @@ class InfluentialRuns:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Influence(Result):
+class Influence(Warned):
     """A fit, and for each parameter the n_out runs that it depends on most.
 
     runs: n_params, n_tokens, loss and residual (measured - fitted, of ln L or in nats) of each run,
@@ -74,10 +74,6 @@ class Influence(Result):
         """The fit without the set that moves a parameter furthest out of its interval, if any."""
         far = [found for found in self.sets if found.outside]
         return max(far, key=_distance).without if far else None
-
-    @property
-    def status(self) -> FitStatus:
-        return status_of(self.warnings)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -114,8 +110,7 @@ class Influence(Result):
         frame = self.to_frame().assign(
             rows=[" ".join(map(str, sorted(found.rows)[:10])) for found in self.sets]
         )
-        text = frame.to_string(index=False, float_format=lambda v: f"{v:.4g}")
-        lines = [head, text, *(f"  warning: {line}" for line in self.warnings)]
+        lines = [head, in_columns(frame), *(f"  warning: {line}" for line in self.warnings)]
         if self.without is not None:
             lines += ["without them:", self.without.summary()]
         return "\n".join(lines)

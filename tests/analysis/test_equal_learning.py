@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from analysis import compare_at_learning, compare_forgetting
 from analysis.__main__ import main
-from analysis.forgetting import compare_at_learning, compare_forgetting
 from experiments.records.record import write_record
 from tests.analysis.test_forgetting import stream_run
 

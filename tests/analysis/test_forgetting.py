@@ -8,7 +8,8 @@ import pytest
 
 from analysis.__main__ import main
 from analysis.figures import draw_forgetting
-from analysis.forgetting import compare_forgetting, metrics_of, way_of
+from analysis.forgetting.compare import compare_forgetting
+from analysis.forgetting.ways import metrics_of, way_of
 from experiments.records.record import write_record
 from tests.records.test_record import record
 

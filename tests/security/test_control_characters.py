@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from analysis.__main__ import main as analysis
-from analysis.table import load_table
+from analysis.table.load import load_table
 from analysis.table.sources import read_source
 from experiments import generate, status
 from experiments.records.record import read_record, write_record

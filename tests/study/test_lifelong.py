@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from analysis.forgetting import compare_forgetting, way_of
-from analysis.forgetting.ways import order_of
+from analysis.forgetting.compare import compare_forgetting
+from analysis.forgetting.ways import order_of, way_of
 from analysis.ways import shown
 from experiments.records.record import find_records, read_record
 from tests.conftest import REPOSITORY

@@ -6,7 +6,7 @@ from collections import defaultdict
 
 import pytest
 
-from analysis.rates import fit_rates
+from analysis.rates.fit import fit_rates
 from analysis.table.load import load_table
 from experiments.records.record import find_records, read_record
 from tests.conftest import REPOSITORY

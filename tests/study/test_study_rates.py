@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from analysis.rates import fit_rates
+from analysis.rates.fit import fit_rates
 from analysis.rates.moves import compare_rates
 from analysis.table.load import load_table
 from experiments.records.record import find_records, read_record
