@@ -34,7 +34,7 @@ from experiments.config.composed import resolve
 from experiments.config.composition import is_choice
 from experiments.config.hydra_version import composing
 from experiments.run import main
-from experiments.system import environment
+from experiments.system import device, environment
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TINY = (  # overrides for a model that trains in a second, on the nursery
@@ -87,8 +87,11 @@ def _seed() -> None:
 def _measured_once() -> Iterator[None]:
     """What each run takes a fifth of a second for, and is the same for all of this process."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("measured_peak_flops", "installed_packages"):
-            patch.setattr(environment, name, functools.cache(getattr(environment, name)))
+        for module, name in (
+            (device, "measured_peak_flops"),
+            (environment, "installed_packages"),
+        ):
+            patch.setattr(module, name, functools.cache(getattr(module, name)))
         yield
 
 

@@ -27,7 +27,7 @@ def gpus(monkeypatch):
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: n > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: n)
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
 
     return pretend
 
@@ -75,7 +75,7 @@ def test_points_that_share_a_gpu_share_its_memory(gpus, points, monkeypatch):
     gpus(1)
     on_gpus = [make_point(point.raw) for point in points]
     total = on_gpus[0].plan.memory.total
-    monkeypatch.setattr("experiments.system.environment.total_memory", lambda _: 3 * total)
+    monkeypatch.setattr("experiments.system.device.total_memory", lambda _: 3 * total)
     Local(points_per_gpu=3).check(on_gpus, 6)
     with pytest.raises(ValueError, match=r"^hydra.launcher.points_per_gpu=4 times dense "):
         Local(points_per_gpu=4).check(on_gpus, 6)
@@ -87,7 +87,7 @@ def emulated(tmp_path, monkeypatch):
     monkeypatch.setenv("EMULATED_GPUS", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(EMULATED))
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr("experiments.system.environment.total_memory", lambda _: None)
+    monkeypatch.setattr("experiments.system.device.total_memory", lambda _: None)
     multiprocessing.forkserver._forkserver._stop()  # another test's knows no emulation
     yield tmp_path
     multiprocessing.forkserver._forkserver._stop()

@@ -32,8 +32,8 @@ from experiments.config.effects import Above, If, Is, Through
 from experiments.config.fields import added, used
 from experiments.config.optim import LearningRate, Optim
 from experiments.config.reading import build, check_chosen, read
+from experiments.config.trainer import Cluster, Trainer
 
-CompileChoice = Literal["auto", True, False]
 # what each part that a `_target_` names must be able to do: costs.FFNConfig, data.corpus.Corpus and
 # data.tokenizer.TokenizerConfig
 _LAYER, _CORPUS, _TOKENIZER = ("cost", "build"), ("documents",), ("n_entries", "make")
@@ -226,41 +226,6 @@ class EvaluationRule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trainer:
-    """Where and how fast a run is computed; no part of its identity, with one exception.
-
-    devices of each of num_nodes nodes train one run together, a process each (DDP).
-    micro_batch_size: sequences of a process's forward pass, whose gradients add up to the step's;
-    null for all at once. Expert choice and the balance loss see the tokens of one forward pass,
-    batch norm those of all processes' at once: how many is part of such a run's identity
-    (identity.mixed_sequences).
-    n_threads: CPU threads, null for all that the process may use. n_loader_workers: processes that
-    make batches, null for none where tokens are packed and two where they are streamed.
-    flops_per_second: the rate that estimates assume, null to measure this machine.
-    max_retries: how often a point whose process was killed, or that ran into its time limit, is
-    tried again from the same checkpoint (requeue.py). stall_minutes: a run that makes no step for
-    so long while it trains is ended, and tried again likewise; null for no limit.
-    compile: whether torch.compile makes the trunk for training; auto: where that pays
-    (training/compiled.py).
-    """
-
-    accelerator: str
-    precision: str
-    devices: Processes
-    num_nodes: Processes
-    micro_batch_size: AtLeast1 | None
-    n_threads: Processes | None
-    flops_per_second: Annotated[float, Within(1, 1e25)] | None
-    n_loader_workers: Annotated[int, Within(0, 1024)] | None
-    checkpoint_minutes: Annotated[float, Within(0, 1e6)]  # 0: after each step
-    log_every_seconds: NotNegative
-    # defaults: of manifests from before there was a choice
-    max_retries: Annotated[int, Within(0, 1000)] = 2
-    stall_minutes: Annotated[float, Within(0, 1e6, above=True)] | None = 20.0
-    compile: CompileChoice = False
-
-
-@dataclass(frozen=True, kw_only=True)
 class Logger:
     """wandb: auto (online with a key and a network, else offline) | online | offline | disabled."""
 
@@ -309,6 +274,7 @@ class RunConfig:
     init: Init | None = added(None)
     continual: Continual | None = added(None, If(_keeps, "without a way to keep"), varies=True)
     parts: Mapping[str, Any] | None = added(None)
+    cluster: Cluster | None = None  # the cards to plan for; None: this machine
 
     @property
     def d_model(self) -> int:
@@ -323,7 +289,7 @@ def read_run_config(raw: Mapping[str, Any]) -> RunConfig:
     refuses, and n_experts given to a model that has no experts.
     """
     raw = dict(raw)
-    for group in ("trunk", "data", "eval", "init", "continual"):
+    for group in ("trunk", "data", "eval", "init", "continual", "cluster"):
         if not isinstance(raw.get(group), (Mapping, types.NoneType)):
             raise ValueError(f"{group}={shown(raw[group])} must be a group of keys")
     raw["model"], sets = _model(raw), read_eval_sets(raw.get("eval") or {})

@@ -34,7 +34,8 @@ def run_config(
     check_keys(overrides, (), nodes)
     now = composed(overrides)
     # "sweep": an old record may have a name that is no longer allowed; it is not used here
-    return {**record.config, "sweep": "scored", **{node: now[node] for node in nodes}}
+    own = {**record.config, "sweep": "scored", "cluster": None}  # on this machine
+    return {**own, **{node: now[node] for node in nodes}}
 
 
 def run_vocabulary(run_dir: Path, record: RunRecord, point: Point) -> Vocabulary:

@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from experiments.points.identity import id_of
 from experiments.points.parts import completed, parts_of
 from experiments.points.point import Draft, Point
 from experiments.system.credentials import refuse_credentials
+from experiments.system.device import device_here
 from experiments.system.distributed import Ranks, share_batch
 
 
@@ -98,6 +100,16 @@ def plan_point(draft: Draft) -> Point:
         parts=draft.parts,
         branch=next((branch for branch in branches if branch is not None), None),
     )
+
+
+def here(point: Point) -> Point:
+    """The point on this machine's device, if it was planned for a cluster's card: for who is about
+    to run it. Warns of another card; raises ValueError if there is none, or it has too little
+    memory.
+    """
+    if point.device.card is None:
+        return point
+    return replace(point, device=device_here(point.config, point.plan.memory.total))
 
 
 def fits(draft: Draft, batch_size: int) -> bool:

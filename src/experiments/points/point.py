@@ -23,8 +23,8 @@ from experiments.data.prepare import PreparedData, training_batches
 from experiments.models.transformer import Transformer, TransformerConfig
 from experiments.optim.optimizer import RowAdamW
 from experiments.records.record import RunRecord
+from experiments.system.device import Device, device_of
 from experiments.system.distributed import Ranks
-from experiments.system.environment import Device, device_of
 
 _OTHER_ORDER = 1  # added to a run's seed: batches in another order than training's
 Scores = dict[str, dict[str, Any]]  # set -> loss, bits_per_byte, n_tokens ...
@@ -50,8 +50,8 @@ class Draft:
 
     @cached_property
     def device(self) -> Device:
-        """What trainer.accelerator and trainer.precision mean here. Raises as device_of does."""
-        return device_of(self.config.trainer)
+        """What the config is planned for. Raises as device_of does."""
+        return device_of(self.config)
 
     @property
     def stages(self) -> Mapping[str, float]:
@@ -73,7 +73,8 @@ class Point:
     """One run to be. `raw` is the resolved config as Hydra composed it.
 
     device and ranks are what the config comes to in this process: one that hands a point on to
-    another process hands on `raw`.
+    another process hands on `raw`. device: the cluster's card, if there is a cluster to plan for
+    (planning.here).
     """
 
     raw: Mapping[str, Any]

@@ -9,7 +9,7 @@ from typing import Any
 from experiments.budget.plan import OffBudgetError, check_memory
 from experiments.data.corpus import name_of
 from experiments.data.prepare import is_prepared, prepare_data, prepare_sets
-from experiments.points.planning import check_effects, effective_id, plan_point, read_point
+from experiments.points.planning import check_effects, effective_id, here, plan_point, read_point
 from experiments.points.point import Draft, Point
 from experiments.records.record import (
     HISTORY_NAME,
@@ -26,7 +26,6 @@ from experiments.sweep.plan_table import ACHIEVED_SHARE
 from experiments.sweep.queue import Task
 from experiments.sweep.settings import with_settings
 from experiments.sweep.trunks import check_places, needed_trunks, without_derived
-from experiments.system import environment
 from experiments.system.claims import RunningElsewhereError, claimed, is_claimed, log_event
 from experiments.system.disk import check_writable
 
@@ -208,7 +207,7 @@ def check_fits(points: Sequence[Point], n_sharing: int, setting: str = "") -> No
     setting says, has no room here.
     """
     for point in sorted(points, key=lambda p: -p.plan.memory.total)[:1]:
-        available = environment.total_memory(point.device.accelerator)
+        available = here(point).device.memory
         check_memory(point.plan.memory.total, available, point.describe())
         what = f"{setting}={n_sharing} times {point.describe()}"
         check_memory(n_sharing * point.plan.memory.total, available, what)
@@ -219,7 +218,7 @@ def assumed_rate(point: Point) -> float:
     given = point.config.trainer.flops_per_second
     if given is not None:
         return given
-    return ACHIEVED_SHARE * environment.measured_peak_flops(point.device)
+    return ACHIEVED_SHARE * point.device.peak_flops()
 
 
 def prepare_all(points: Sequence[Point]) -> None:

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    from experiments.points.planning import make_point
+    from experiments.points.planning import here, make_point
     from experiments.sweep import submission
     from experiments.sweep.progress import Heartbeat
     from experiments.sweep.queue import own_job, requeue_point
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         run_id = submission.read(options.submission).run_ids[options.index]
-        point = make_point(raw_of_run(_sweep_of(options), run_id))
+        point = here(make_point(raw_of_run(_sweep_of(options), run_id)))
     except (OSError, ValueError, IndexError, KeyError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

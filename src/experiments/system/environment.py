@@ -1,23 +1,19 @@
-"""The surroundings of a run: device, memory, peak rate, versions, git."""
+"""The surroundings of a run: cores, malloc, versions, host, git."""
 
 import ctypes
 import importlib.metadata
 import json
 import os
 import platform
-import resource
 import socket
 import subprocess
 import sys
-import time
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from experiments.config.schema import Trainer
 from experiments.system import code_copy, started
 from experiments.system.credentials import cut
 
@@ -25,43 +21,6 @@ _PACKAGES = ("torch", "lightning", "numpy", "tokenizers", "hydra-core", "omegaco
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
 _DIFF_BYTES = 1_000_000  # of a diff at most, in UTF-8
 _GIT_TIMEOUT = 10  # seconds; a checkout on a slow network disk is not worth more
-
-
-@dataclass(frozen=True, kw_only=True)
-class Device:
-    """The device of this process. accelerator: cpu or cuda. precision: Lightning's name."""
-
-    accelerator: str
-    precision: str
-
-
-def device_of(trainer: Trainer) -> Device:
-    """The device that trainer.accelerator and trainer.precision mean on this machine.
-
-    auto takes a GPU if there is one, and bf16-mixed on a GPU that has it, else float32. Raises
-    ValueError for what is unknown, or is not here.
-    """
-    accelerator = _accelerator(trainer.accelerator)
-    return Device(accelerator=accelerator, precision=_precision(trainer.precision, accelerator))
-
-
-def _accelerator(accelerator: str) -> str:
-    if accelerator == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if accelerator not in ("cpu", "cuda"):
-        raise ValueError(f"trainer.accelerator={accelerator!r} is not one of auto, cpu, cuda")
-    if accelerator == "cuda" and not torch.cuda.is_available():
-        raise ValueError("trainer.accelerator=cuda, but torch sees no GPU; use auto or cpu")
-    return accelerator
-
-
-def _precision(precision: str, accelerator: str) -> str:
-    if precision == "auto":
-        has_bf16 = accelerator == "cuda" and torch.cuda.is_bf16_supported()
-        return "bf16-mixed" if has_bf16 else "32-true"
-    if precision not in ("32-true", "bf16-mixed"):
-        raise ValueError(f"trainer.precision={precision!r} is not one of auto, 32-true, bf16-mixed")
-    return precision
 
 
 def usable_cores() -> int:
@@ -72,56 +31,12 @@ def usable_cores() -> int:
     return max(1, (cores or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def total_memory(accelerator: str) -> int | None:
-    """Bytes of the device's memory: the GPU's, or the machine's within its cgroup's limit."""
-    if accelerator == "cuda":
-        return int(torch.cuda.get_device_properties(0).total_memory)
-    limits = []
-    if "SC_PHYS_PAGES" in os.sysconf_names:
-        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        text = Path(limit).read_text().strip() if Path(limit).exists() else "max"
-        if text.isdigit():
-            limits.append(int(text))
-    return min(limits, default=None)
-
-
-def peak_memory(accelerator: str) -> int:
-    """Bytes at most resident in this process so far; on a GPU, at most allocated there."""
-    if accelerator == "cuda":
-        return int(torch.cuda.max_memory_allocated())
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
 def exact_float32() -> None:
     """Makes products of float32 such on every device, in this process. A GPU would be allowed to
     round their factors to the 10 bits of TF32, and routers then choose other experts; torch begins
     without, but a container's TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1 turns it on.
     """
     torch.set_float32_matmul_precision("highest")
-
-
-def measured_peak_flops(device: Device, seconds: float = 0.2) -> float:
-    """FLOP/s of a square matrix product on the device with this process's threads: MFU's 1.
-
-    Measured, not taken from a data sheet, so it holds for any device; the best of its repeats.
-    """
-    accelerator = device.accelerator
-    size = 1024 if accelerator == "cpu" else 8192
-    dtype = torch.bfloat16 if device.precision == "bf16-mixed" else torch.float32
-    a = torch.randn(size, size, device=accelerator, dtype=dtype)
-    best, start = float("inf"), time.perf_counter()
-    torch.mm(a, a)
-    while time.perf_counter() - start < seconds or best == float("inf"):
-        if accelerator == "cuda":
-            torch.cuda.synchronize()
-        begin = time.perf_counter()
-        torch.mm(a, a)
-        if accelerator == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - begin)
-    return 2 * size**3 / best
 
 
 def keep_freed_memory() -> None:

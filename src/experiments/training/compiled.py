@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.config.schema import CompileChoice
+from experiments.config.trainer import CompileChoice
 from experiments.models.transformer import Transformer
 
 # Where trainer.compile=auto compiles. Not on a CPU: a step gains 4 to 17 % at the study's sizes for

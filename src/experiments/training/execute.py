@@ -17,6 +17,7 @@ import torch
 from omegaconf import OmegaConf
 
 from experiments.kernels.select import resolve_kernel
+from experiments.points.planning import here
 from experiments.points.point import DivergedError, Point
 from experiments.records.record import (
     RECORD_NAME,
@@ -30,6 +31,7 @@ from experiments.records.record import (
 from experiments.system import distributed, environment
 from experiments.system.claims import Claim, RunningElsewhereError, claimed, log_event
 from experiments.system.credentials import cut
+from experiments.system.device import peak_memory
 from experiments.system.disk import remove_leftovers, write_text_atomically
 from experiments.training.checkpoints import forget_previous
 from experiments.training.evaluation import Evaluation
@@ -55,10 +57,12 @@ def execute(
     record with its traceback and is not raised; KeyboardInterrupt is (Interrupted is one), and
     leaves no record. Raises RunningElsewhereError if another process has the run or has taken it
     meanwhile, and RunLostError if its folder was moved or removed: then nothing more is written.
-    Raises RuntimeError if no record can be written.
+    Raises RuntimeError if no record can be written, and ValueError if the card that the point was
+    planned for is not there.
 
     Of several ranks, rank 0 writes; the others return its record as planned.
     """
+    point = here(point)
     if distributed.is_other_rank(point.ranks):
         if is_finished(point.run_dir):
             record = read_record(point.run_dir / RECORD_NAME)
@@ -129,7 +133,7 @@ def _run(
     record = replace(
         record,
         wall_seconds=time.perf_counter() - started,
-        peak_memory_bytes=environment.peak_memory(point.device.accelerator),
+        peak_memory_bytes=peak_memory(point.device.accelerator),
     )
     if record.status == "done":
         forget_previous(point.run_dir)  # before the record, after which nobody would

@@ -150,7 +150,7 @@ def rates(point: Point, result: Fit) -> dict[str, Any]:
         return {}
     tokens_per_second = result.n_steps_here * point.plan.batch_tokens / result.seconds
     flops_per_second = tokens_per_second * point.plan.cost.training_flops
-    peak = environment.measured_peak_flops(point.device) * point.ranks.world_size
+    peak = point.device.peak_flops() * point.ranks.world_size
     return {
         "tokens_per_second": tokens_per_second,
         "flops_per_second": flops_per_second,

@@ -13,7 +13,7 @@ import torch
 from experiments.benchmarks.core.shapes import Settings, Shape
 from experiments.benchmarks.core.timing import Contender
 from experiments.kernels.workspace import WORKSPACE
-from experiments.system.environment import peak_memory, total_memory
+from experiments.system.device import peak_memory, total_memory
 
 _SHARE = 0.9  # of what is free that may be planned with
 

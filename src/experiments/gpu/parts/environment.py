@@ -33,7 +33,7 @@ def run(job: Job) -> None:
             processors=card.multi_processor_count,
             memory_bytes=card.total_memory,
             capability=".".join(map(str, torch.cuda.get_device_capability())),
-            bfloat16=torch.cuda.is_bf16_supported(),
+            bfloat16=torch.cuda.is_bf16_supported(including_emulation=False),
         )
     job.note(nvidia_smi=_smi())
     job.add("copy, read and written", copy_rate(job.device) / 1e9, "GB/s")

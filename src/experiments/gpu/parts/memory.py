@@ -15,7 +15,7 @@ from experiments.gpu.parts.steps import PAPER
 from experiments.gpu.timed import loop_of
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.transformer import TransformerConfig
-from experiments.system.environment import peak_memory
+from experiments.system.device import peak_memory
 
 WORTH = 50
 SECONDS = 60
