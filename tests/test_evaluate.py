@@ -149,7 +149,7 @@ def test_words_that_are_wrong_are_refused_before_torch_is_imported(run_dir):
 import sys
 from experiments import evaluate
 for words in (["{run}", "tasks=[hellaswagg]"], ["{run}", "hellaswagg"], ["{run}", "--tasks"],
-              ["{run}x", "tasks=[cloze]"], ["{run}", "size=3"]):
+              ["{run}x", "tasks=[cloze]"], ["{run}", "size=3"], ["{run}"]):
     sys.argv[1:] = words
     try:
         evaluate.main()
@@ -161,9 +161,9 @@ print(sorted({{"torch", "lightning", "transformers"}} & set(sys.modules)))
     *codes, imported = done.stdout.splitlines()
     lines = done.stderr.splitlines()
     assert imported == "[]"
-    assert codes[1:] == ["2"] * 4
+    assert codes[1:] == ["2"] * 5
     assert lines[0].startswith("error: tasks=[hellaswagg]: ")  # exit code 1 without the extra
-    assert [line.partition(" ")[0] for line in lines] == ["error:"] * 5
+    assert [line.partition(" ")[0] for line in lines] == ["error:"] * 6
     assert "2 are given" in lines[1]
     assert "give tasks=..." in lines[2]
 

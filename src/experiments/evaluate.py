@@ -14,6 +14,7 @@ from experiments.system.command import needs_train, run_words
 from experiments.tasks.facts import known_tasks
 
 with needs_train():
+    from experiments.config.composed import composed
     from experiments.tasks.choice import FOLDER, TASKS, choose
 
 _KEYS = (TASKS, FOLDER, LIBRARY)  # the command's own
@@ -50,6 +51,11 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str]) -> RunRecord:
 def _evaluate(run_dir: Path, words: Words) -> RunRecord:
     finished_record(run_dir)
     chosen = choose(words.values)
+    if not chosen and not composed(words.overrides)["eval"]:
+        raise ValueError(
+            f"no sets named; give eval=[NAME,...] of {', '.join(choice_names('eval'))}, or "
+            f"tasks=[NAME,...] of {', '.join(known_tasks())}"
+        )
     library = Path(words.values[LIBRARY]).expanduser() if LIBRARY in words.values else None
     from experiments.finished.scores import (
         score_run,  # seconds, which a misspelt name need not wait for

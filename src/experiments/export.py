@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.config.words import PLACES, Words
-from experiments.records.record import RECORD_NAME, read_record
+from experiments.interchange.place import check_folder, check_safetensors
+from experiments.records.record import finished_record
 from experiments.system.command import run_words
 from experiments.system.version import install
 
@@ -33,15 +34,14 @@ def export_run(run_dir: Path, folder: Path, overrides: Sequence[str] = ()) -> "F
     anything but an earlier export of this run; RuntimeError if it can't be written, or if
     transformers does not read the same model.
     """
-    # seconds, which help and misspelt words need not wait for
+    check_safetensors()
+    check_folder(folder, finished_record(run_dir).run_id)
+    # seconds, which what is refused need not wait for
     from experiments.finished.model import read_finished
     from experiments.interchange.card import model_card
-    from experiments.interchange.folder import check_folder, check_safetensors, write_export
+    from experiments.interchange.folder import write_export
     from experiments.interchange.forms import form_of, n_bytes
 
-    check_safetensors()
-    if (run_dir / RECORD_NAME).exists():  # before the model is read
-        check_folder(folder, read_record(run_dir / RECORD_NAME).run_id)
     record, vocabulary, model = read_finished(run_dir, ("trainer.accelerator=cpu", *overrides))
     form = form_of(model, record.model, vocabulary.end_of_text)
     card = model_card(record, form, masked=model.config.document_end is not None)

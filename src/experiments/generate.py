@@ -5,18 +5,18 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from experiments.config.constraints import AtLeast1, Seed, Within, check_fields
+from experiments.config.constraints import AtLeast1, Seed
 from experiments.config.reading import read
 from experiments.config.words import LIBRARY, PLACES, Words, check_text
+from experiments.models.sampling import Sampling
 from experiments.records.record import finished_record
 from experiments.system.command import run_words
 from experiments.system.plain_text import printable
 
 if TYPE_CHECKING:
     from experiments.data.vocabulary import Vocabulary
-    from experiments.models.generation import Sampling
     from experiments.models.transformer import Transformer
 
 USAGE = """\
@@ -39,24 +39,11 @@ _OWN = ("temperature", "top_p", "max_tokens", "seed")  # the fields of Request
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """A command line's request; the fields of Sampling are explained there."""
+class Request(Sampling):
+    """A command line's request: of how many tokens, by which seed."""
 
-    temperature: Annotated[float, Within(0, 1e3)] = 0.0
-    top_p: Annotated[float, Within(0, 1, above=True)] = 1.0
     max_tokens: AtLeast1 = 128
     seed: Seed = 0
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        _ = self.sampling
-
-    @property
-    def sampling(self) -> "Sampling":
-        """How each token is chosen."""
-        from experiments.models.generation import Sampling
-
-        return Sampling(temperature=self.temperature, top_p=self.top_p)
 
 
 def continuation(
@@ -74,7 +61,7 @@ def continuation(
         tokens,
         n_tokens=request.max_tokens,
         end=vocabulary.end_of_text,
-        sampling=request.sampling,
+        sampling=request,
         seed=request.seed,
     )
     started, n = time.perf_counter(), 0

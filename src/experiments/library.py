@@ -5,8 +5,10 @@ gives it another name than its folder's. RUN is the folder of such a run, or NAM
 """
 
 import argparse
+import contextlib
 import json
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +36,8 @@ def main() -> None:
         text = " ".join((run.__doc__ or "").split())
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(run=run)
+        if run is not _compare:
+            command.add_argument("folder", type=Path)
         arguments(command)
     given = sys.argv[1:]
     words = []
@@ -49,39 +53,28 @@ def main() -> None:
 
 def _make(options: argparse.Namespace) -> None:
     """A library of the adapters, in a new folder."""
-    from experiments.adapters.library import LoRALibrary
+    from experiments.adapters.library import lora_library
     from experiments.adapters.storage import is_library, save_library
 
     if is_library(options.folder):
         raise ValueError(
             f"{options.folder} is a library already; add to it, or name another folder"
         )
-    found = [_read(word) for word in options.adapters]
-    library = LoRALibrary(options.rank or max(lora.rank for lora in found))
-    for lora in found:
-        library.add(lora)
+    library = lora_library(map(_read, options.adapters), rank=options.rank)
     save_library(library, options.folder)
     _print(library)
 
 
 def _add(options: argparse.Namespace) -> None:
     """One adapter more; the others stay as they are."""
-    from experiments.adapters.storage import load_library, save_library
-
-    library = load_library(options.folder)
-    library.add(_read(options.adapter))
-    save_library(library, options.folder)
-    _print(library)
+    with _changed(options.folder) as library:
+        library.add(_read(options.adapter))
 
 
 def _remove(options: argparse.Namespace) -> None:
     """One adapter less; the others stay as they are."""
-    from experiments.adapters.storage import load_library, save_library
-
-    library = load_library(options.folder)
-    library.remove(options.name)
-    save_library(library, options.folder)
-    _print(library)
+    with _changed(options.folder) as library:
+        library.remove(options.name)
 
 
 def _show(options: argparse.Namespace) -> None:
@@ -96,24 +89,20 @@ def _route(options: argparse.Namespace) -> None:
     key from its run's own training text, against a named background set (eval=[...]). NAME=RUN says
     which adapter's text it is; without NAME it is the one named as the run's domain or folder.
     """
-    from experiments.adapters.storage import load_library, save_library
-
     if options.by != "text" and (options.runs or options.words):
         raise ValueError(f"route {options.by} reads no text; leave out the runs and {_SETS}")
-    library = load_library(options.folder)
-    if options.by in ("none", "mix"):
-        if options.top_k is not None or options.memory is not None:
-            raise ValueError(f"--top-k and --memory have no effect on route {options.by}")
-        (library.use if options.by == "none" else library.mix)()
-    else:
+    with _changed(options.folder) as library:
+        if options.by in ("none", "mix"):
+            if options.top_k is not None or options.memory is not None:
+                raise ValueError(f"--top-k and --memory have no effect on route {options.by}")
+            (library.use if options.by == "none" else library.mix)()
+            return
         _check_top_k(options.top_k, len(library.names) + (options.by == "text"))
         how = {"top_k": options.top_k or TOP_K, "memory": options.memory or MEMORY}
         if options.by == "arrow":
             library.arrow(**how)
         else:
             _by_text(library, options, how)
-    save_library(library, options.folder)
-    _print(library)
 
 
 def _by_text(library: "LoRALibrary", options: argparse.Namespace, how: dict[str, Any]) -> None:
@@ -149,7 +138,7 @@ def _compare(options: argparse.Namespace) -> None:
     import torch
 
     from experiments.adapters.compare import Settings, Texts, compare
-    from experiments.adapters.library import LoRALibrary
+    from experiments.adapters.library import lora_library
     from experiments.adapters.lora_files import read_lora
     from experiments.finished.texts import read_adapter, read_base, read_sets
 
@@ -175,16 +164,11 @@ def _compare(options: argparse.Namespace) -> None:
             f"--background {options.background} is not one of the sets {', '.join(others)}"
         )
     background = others.pop(options.background)
-    library = LoRALibrary(max(one.lora.rank for one in found))
-    for one in found:
-        library.add(one.lora)
+    library = lora_library(one.lora for one in found)
     library.attach(model)
     texts = Texts(
         fit={name: one.fit for name, one in named.items()},
-        held_out={
-            **{name: one.held_out for name, one in named.items()},
-            **others,
-        },
+        held_out={**{name: one.held_out for name, one in named.items()}, **others},
         background=background,
     )
     settings = Settings(top_k=options.top_k or TOP_K, n_steps=options.steps, seed=options.seed)
@@ -195,7 +179,7 @@ def _compare(options: argparse.Namespace) -> None:
             library, model, texts, settings, later=later, single=single, progress=_announce
         )
     report = {
-        "runs": [str(run.resolve().name) for run in runs],
+        "runs": [run.resolve().name for run in runs],
         "base": library.base,
         "adapters": [name for name in named if name != later],
         "unseen": list(others),
@@ -222,6 +206,17 @@ def _check_top_k(top_k: int | None, n: int) -> None:
     """n: what there is to choose from."""
     if top_k is not None and top_k > n:
         raise ValueError(f"--top-k {top_k} is more than the {n} to choose from; give at most {n}")
+
+
+@contextlib.contextmanager
+def _changed(folder: Path) -> Iterator["LoRALibrary"]:
+    """The library in a folder, which is then written there again, and printed."""
+    from experiments.adapters.storage import load_library, save_library
+
+    library = load_library(folder)
+    yield library
+    save_library(library, folder)
+    _print(library)
 
 
 def _only(sets: "dict[str, Tensor]") -> "Tensor":
@@ -269,27 +264,11 @@ def _announce(what: str) -> None:
 
 
 def _arguments_of_make(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path)
     parser.add_argument("adapters", nargs="+", metavar="ADAPTER")
     parser.add_argument("--rank", type=at_least(1), help="the most that a later adapter may have")
 
 
-def _arguments_of_add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("adapter", metavar="ADAPTER")
-
-
-def _arguments_of_remove(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("name")
-
-
-def _arguments_of_show(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path)
-
-
 def _arguments_of_route(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path)
     parser.add_argument("by", choices=("none", "mix", "arrow", "text"))
     parser.add_argument("runs", nargs="*", metavar="RUN")
     _arguments_of_keys(parser)
@@ -329,11 +308,11 @@ def _arguments_of_keys(parser: argparse.ArgumentParser) -> None:
     )
 
 
-_COMMANDS = {
+_COMMANDS: dict[str, tuple[Callable[[Any], None], Callable[[Any], object]]] = {
     "make": (_make, _arguments_of_make),
-    "add": (_add, _arguments_of_add),
-    "remove": (_remove, _arguments_of_remove),
-    "show": (_show, _arguments_of_show),
+    "add": (_add, lambda parser: parser.add_argument("adapter", metavar="ADAPTER")),
+    "remove": (_remove, lambda parser: parser.add_argument("name")),
+    "show": (_show, lambda parser: None),
     "route": (_route, _arguments_of_route),
     "compare": (_compare, _arguments_of_compare),
 }

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.data.packed import PackedText, Shard, file_sha256, token_dtype, write_index
+from experiments.data.packed import PackedText, Shard, token_dtype, write_index
 from experiments.data.tokenizer import TrainedBPE
 from experiments.data.vocabulary import Vocabulary, prepare_vocabulary
+from experiments.system.disk import file_sha256
 from tests.conftest import Nursery
 
 

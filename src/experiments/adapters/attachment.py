@@ -82,7 +82,6 @@ class Attached(Generic[L]):
             )
 
     def remove(self) -> None:
-        """All of them."""
         for hook in (*self._hooks, self._at_block):
             if hook is not None:
                 hook.remove()

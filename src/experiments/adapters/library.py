@@ -24,7 +24,7 @@ from experiments.adapters.routes import (
     check_top_k,
 )
 from experiments.adapters.table import LoRATable
-from experiments.kernels.ops import PLAIN, Execution
+from experiments.kernels.ops import Execution
 
 
 def lora_library(
@@ -71,7 +71,7 @@ class LoRALibrary:
         self.base: str | None = None
         self.places: dict[str, int] = {}
         self._adapters: dict[int, tuple[str, ...]] = {}  # the paths of each
-        self._n_places = 1
+        self.n_places = 1  # room in all tables, the base's place and empty ones included
         self._route: Route = Fixed({}, rank)
         self._attached: Attached[LoRALibrary] | None = None
 
@@ -82,13 +82,7 @@ class LoRALibrary:
 
     @property
     def route(self) -> Route:
-        """The route, which chooses the adapters of each token."""
         return self._route
-
-    @property
-    def n_places(self) -> int:
-        """Room in all tables, the base's place and empty ones included."""
-        return self._n_places
 
     def paths_of(self, name: str) -> tuple[str, ...]:
         """Paths of the maps that an adapter adds to. Raises ValueError for an unknown name."""
@@ -106,21 +100,21 @@ class LoRALibrary:
         lora = adapter if isinstance(adapter, LoRA) else read_lora(adapter)
         name = lora.name if name is None else name
         self._check(lora, name)
-        free = set(range(1, self._n_places)) - set(self.places.values())
-        place = min(free) if free else self._n_places
-        if place == self._n_places:  # room doubles, so that many additions cost what they add
-            self._n_places = max(2, 2 * self._n_places)
+        free = set(range(1, self.n_places)) - set(self.places.values())
+        place = min(free) if free else self.n_places
+        if place == self.n_places:  # room doubles, so that many additions cost what they add
+            self.n_places = max(2, 2 * self.n_places)
         for path, low_rank in lora.maps.items():
             if path not in self.tables:
                 self._new_table(path, low_rank)
         for path, table in self.tables.items():
-            if len(table.w_down) < self._n_places * self.rank:
-                table.extend(self._n_places)
+            if len(table.w_down) < self.n_places * self.rank:
+                table.extend(self.n_places)
             table.put(place, lora.maps.get(path))
         self.places[name] = place
         self._adapters[place] = tuple(lora.maps)
         self.base = self.base or lora.base
-        self._route.put(place, lora, self._n_places)
+        self._route.put(place, lora, self.n_places)
         return name
 
     def remove(self, name: str) -> None:
@@ -129,7 +123,7 @@ class LoRALibrary:
         for path in self._adapters.pop(place):
             self.tables[path].put(place, None)
         del self.places[name]
-        self._route.put(place, None, self._n_places)
+        self._route.put(place, None, self.n_places)
 
     def adapter(self, name: str) -> LoRA:
         """One of them, of the library's rank."""
@@ -156,7 +150,7 @@ class LoRALibrary:
         for table in self.tables.values():
             table.execution = self.execution
         self._adapters = {place: maps[name] for name, place in places.items()}
-        self._n_places = n_places
+        self.n_places = n_places
 
     def place(self, name: str) -> int:
         """Its number in all tables. Raises ValueError for an unknown name."""
@@ -203,7 +197,7 @@ class LoRALibrary:
 
     def _new_table(self, path: str, low_rank: LowRank) -> None:
         d_in, d_out = low_rank.shape
-        table = LoRATable(d_in, d_out, rank=self.rank, n_places=self._n_places)
+        table = LoRATable(d_in, d_out, rank=self.rank, n_places=self.n_places)
         table.execution = self.execution
         if low_rank.down.dtype == torch.float64:
             table = table.double()
@@ -228,7 +222,7 @@ class LoRALibrary:
         check_top_k(top_k, temperature)
         route = Arrow(rank=self.rank, top_k=top_k, temperature=temperature, memory=memory)
         for name in self.names:
-            route.put(self.places[name], self.adapter(name), self._n_places)
+            route.put(self.places[name], self.adapter(name), self.n_places)
         self.set_route(route)
 
     def set_route(self, route: Route) -> None:
@@ -258,7 +252,6 @@ class LoRALibrary:
 
     @property
     def model(self) -> nn.Module | None:
-        """The model that it is attached to."""
         return None if self._attached is None else self._attached.model
 
     @contextlib.contextmanager
@@ -293,19 +286,14 @@ class LoRALibrary:
             self._attached = None
 
 
-class _Watched:
+class _Watched(Route):
     """The base alone, and somebody who looks on."""
-
-    shared, execution = True, PLAIN
 
     def __init__(self, take: Callable[[Tensor], None]) -> None:
         self._take = take
 
     def choose(self, x: Tensor, path: str, reading: Reading) -> None:
         self._take(x)
-
-    def put(self, place: int, lora: LoRA | None, n_places: int) -> None:
-        """Holds nothing of any adapter."""
 
     def describe(self) -> str:
         return "hand: none"

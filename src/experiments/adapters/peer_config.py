@@ -60,7 +60,6 @@ class PeerConfig(peft.PeftConfig):
         self._check_layers()
 
     def layer(self) -> PEERConfig:
-        """The config of the layer itself."""
         return PEERConfig(
             n_experts=self.n_experts,
             n_heads=self.n_heads,
@@ -76,7 +75,6 @@ class PeerConfig(peft.PeftConfig):
 
     @property
     def layer_numbers(self) -> list[int] | None:
-        """layers_to_transform as a list."""
         chosen = self.layers_to_transform
         return [chosen] if isinstance(chosen, int) else chosen
 

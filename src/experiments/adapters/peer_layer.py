@@ -119,7 +119,6 @@ class PeerLayer(nn.Module, peft.tuners.tuners_utils.BaseTunerLayer):
         return output
 
     def _tensors(self, name: str) -> nn.ParameterDict:
-        """By adapter."""
         held = self.get_submodule(name)
         assert isinstance(held, nn.ParameterDict)
         return held
@@ -129,7 +128,6 @@ class PeerLayer(nn.Module, peft.tuners.tuners_utils.BaseTunerLayer):
         refuse_merging()
 
     def unmerge(self) -> None:
-        """Raises ValueError: nothing was merged."""
         refuse_merging()
 
 

@@ -10,7 +10,7 @@ there, so no other key changes. (Closed-form routers: arXiv:2603.29765, by ridge
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -21,9 +21,8 @@ from experiments.adapters.library import LoRALibrary
 from experiments.adapters.routes import BASE, ProductKeys, Reading, check_top_k
 from experiments.init.slots import evaluating
 
-_SHRINKAGE = (
-    0.01  # of the covariance towards its mean variance: few texts don't fill all directions
-)
+# of the covariance towards its mean variance: few texts don't fill all directions
+_SHRINKAGE = 0.01
 _TEMPERATURES = tuple(2 ** (i / 2) for i in range(-2, 21))  # 0.5 to 1,024
 _BATCH = 8  # windows at once
 
@@ -56,14 +55,13 @@ def by_text(
     *,
     top_k: int = 2,
     memory: float = 64,
-    progress: Callable[[str], None] = lambda name: None,
 ) -> TextKeys:
     """Sets, and returns, the route of closed-form keys; one pass of the base over the texts.
 
     texts: token ids (n, seq) of windows of each adapter's text; one without is not retrieved.
     background: windows of text that needs no adapter. The library is attached to its model. top_k:
     adapters a token, the base among them. memory: of the evidence, in tokens; 1: each token by
-    itself; inf: all of the sequence so far. progress: called with what is read.
+    itself; inf: all of the sequence so far.
 
     Raises ValueError for an unknown name, no text, and a library that is not attached.
     """
@@ -72,10 +70,8 @@ def by_text(
     if not texts:
         raise ValueError("texts={} names no adapter; give windows of at least one")
     places = {name: library.place(name) for name in texts}
-    progress("background")
     states = {BASE: _states(library, model, background)}
     for name, windows in texts.items():
-        progress(name)
         states[places[name]] = _states(library, model, windows)
     means = {place: h.flatten(0, 1).mean(0) for place, h in states.items()}
     found = Background(mean=means[BASE], precision=_precision(states, means))
@@ -109,13 +105,12 @@ def learn(
     lr: float = 0.005,
     batch_size: int = 4,
     seed: int = 0,
-    progress: Callable[[int, float], None] = lambda step, loss: None,
 ) -> list[float]:
     """Trains the keys of the library's route by next-token loss, and returns the losses.
 
     The base and the adapters stay as they are; by_text() gives the keys to start from. windows:
     (n, seq) token ids of all domains, mixed. lr: Adam's, relative to a key's size, falling to 0
-    linearly. progress: called after each step.
+    linearly.
 
     Raises ValueError for a route without keys, and for no step.
     """
@@ -142,7 +137,6 @@ def learn(
             adam.param_groups[0]["lr"] = lr * (1 - step / n_steps)
             adam.step()
             losses.append(float(loss.detach()))
-            progress(step + 1, losses[-1])
     route.keys = (start + moved * scale).detach()
     return losses
 

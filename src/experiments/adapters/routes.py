@@ -41,8 +41,8 @@ class Reading:
 class Route(Protocol):
     """shared: one choice for all maps. execution: by which kernels product keys are searched."""
 
-    shared: bool
-    execution: Execution
+    shared: bool = True
+    execution: Execution = PLAIN
 
     def choose(self, x: Tensor, path: str, reading: Reading) -> Choice | None:
         """Of hidden states (batch, n, d) that enter the first block, or the map at `path`.
@@ -53,17 +53,15 @@ class Route(Protocol):
 
     def put(self, place: int, lora: LoRA | None, n_places: int) -> None:
         """Takes note of an adapter at a place, or with None of an empty one."""
-        ...
+        return  # most keep nothing of an adapter
 
     def describe(self) -> str:
         """In words."""
         ...
 
 
-class Fixed:
+class Fixed(Route):
     """The same adapters for all tokens: gates by place. No place: the base."""
-
-    shared, execution = True, PLAIN
 
     def __init__(self, gates: Mapping[int, float], rank: int) -> None:
         self.gates, self.rank = dict(gates), rank
@@ -84,10 +82,8 @@ class Fixed:
         return f"hand: {len(self.gates)} for all tokens" if self.gates else "hand: none"
 
 
-class Given:
+class Given(Route):
     """One whole adapter a position, given from outside: places (batch, n). For comparisons."""
-
-    shared, execution = True, PLAIN
 
     def __init__(self, places: Tensor, rank: int) -> None:
         self.places, self.rank = places, rank
@@ -97,9 +93,6 @@ class Given:
         gates = torch.ones(places.shape, device=x.device)
         experts, gates = with_components(places, gates, self.rank)
         return Choice(experts=experts, gates=gates)
-
-    def put(self, place: int, lora: LoRA | None, n_places: int) -> None:
-        """Holds nothing of any adapter."""
 
     def describe(self) -> str:
         return "position"
@@ -112,7 +105,7 @@ def with_components(places: Tensor, gates: Tensor, rank: int) -> tuple[Tensor, T
     return experts, gates.repeat_interleave(rank, dim=-1)
 
 
-class Arrow:
+class Arrow(Route):
     """By prototypes that are made of the adapters alone (Ostapenko 2024, arXiv:2405.11157, §4.2).
 
     A map's prototype v of an adapter is the direction that it stretches most, the top right
@@ -121,7 +114,7 @@ class Arrow:
     above 1, x is the sum over the tokens so far (evidence.py); the paper's is 1.
     """
 
-    shared, execution = False, PLAIN
+    shared = False
 
     def __init__(self, *, rank: int, top_k: int, temperature: float, memory: float = 1) -> None:
         self.rank, self.top_k, self.temperature = rank, top_k, temperature
@@ -140,7 +133,8 @@ class Arrow:
         scores = scores.masked_fill(~used, -math.inf)
         top, places = scores.topk(min(self.top_k, int(used.sum())), dim=-1)
         gates = (top / self.temperature).softmax(-1)
-        return Choice(**dict(zip(("experts", "gates"), with_components(places, gates, self.rank))))
+        experts, gates = with_components(places, gates, self.rank)
+        return Choice(experts=experts, gates=gates)
 
     def put(self, place: int, lora: LoRA | None, n_places: int) -> None:
         self._used = _extended(self._used, n_places)
@@ -165,7 +159,7 @@ def top_direction(low_rank: LowRank) -> Tensor:
     return (basis @ right[0]).float()
 
 
-class ProductKeys:
+class ProductKeys(Route):
     """PEER's retrieval: the first sub-key is an adapter's, the second its component's.
 
     The query's first half is what the tokens so far say (evidence.py) at the first block that has
@@ -179,14 +173,12 @@ class ProductKeys:
     prototypes.py finds the keys.
     """
 
-    shared = True
-
     def __init__(
         self, d_model: int, *, rank: int, top_k: int, memory: float, temperature: float = 1.0
     ) -> None:
         check_top_k(top_k, temperature)
         self.rank, self.top_k, self.temperature = rank, top_k, temperature
-        self.memory, self.execution = checked_memory(memory), PLAIN
+        self.memory = checked_memory(memory)
         self.keys = torch.zeros(1, d_model + 1)
         self.places = torch.tensor([BASE])
         self.component_keys = torch.zeros(rank, d_model + 1)

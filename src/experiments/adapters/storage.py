@@ -105,7 +105,6 @@ def load_library(folder: Path | str, *, kernel: Any = "auto") -> LoRALibrary:
 
 
 def is_library(folder: Path) -> bool:
-    """Whether there is one in a folder."""
     return (folder / INDEX).is_file()
 
 
@@ -136,7 +135,6 @@ def _inside(folder: Path, name: Any) -> Path:
 
 
 def _route_of(route: Route) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """A route's settings, and its tensors."""
     if isinstance(route, Fixed):
         return {"kind": "fixed", "gates": {str(p): g for p, g in route.gates.items()}}, {}
     assert isinstance(route, (Arrow, ProductKeys))

@@ -69,7 +69,6 @@ class Coordinate:
 
     @property
     def is_flat(self) -> bool:
-        """Whether the width makes no difference."""
         return abs(self.slope) < FLAT
 
 
@@ -194,7 +193,6 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> None:
-    """Prints a table, and writes the figure."""
     widths = numbers_of("--widths", options.widths)
     if len(widths) < 2:
         raise ValueError(f"--widths {options.widths}: a slope needs two widths or more")

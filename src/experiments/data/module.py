@@ -53,7 +53,6 @@ class TokenDataModule(pl.LightningDataModule):
             self.positions[position.lane] = position
 
     def state_dict(self) -> dict[str, Any]:
-        """Where each lane of this rank stands."""
         assert self.trainer is not None
         return {
             "positions": [astuple(position) for position in self.positions.values()],

@@ -24,7 +24,7 @@ import numpy as np
 from experiments.data.cache import locked
 from experiments.data.checked import read_checked, write_checked
 from experiments.records.record import DamagedError
-from experiments.system.disk import write_text_atomically
+from experiments.system.disk import file_sha256, write_text_atomically
 
 INDEX_NAME = "index.json"
 _DAYS = 7  # a stamp holds
@@ -160,12 +160,6 @@ def write_index(
         "shards": [asdict(shard) for shard in shards],
     }
     write_checked(folder / INDEX_NAME, index)
-
-
-def file_sha256(path: Path) -> str:
-    """A file's SHA-256, without holding it in memory."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_index(folder: Path) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from experiments.data.packed import (
     Shard,
     as_tokens,
     check_shard,
-    file_sha256,
     open_verified,
     stamp,
     token_dtype,
@@ -30,7 +29,7 @@ from experiments.data.packed import (
 )
 from experiments.data.vocabulary import Vocabulary
 from experiments.records.record import DamagedError
-from experiments.system.disk import sync, sync_file, sync_tree
+from experiments.system.disk import file_sha256, sync, sync_file, sync_tree
 
 SHARD_TOKENS = 2**24  # a shard ends with the document that reaches this
 _CHUNK_BYTES = 4_000_000  # of text handed to the tokenizer's threads at once

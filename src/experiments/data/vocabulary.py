@@ -33,7 +33,6 @@ class Vocabulary:
 
     @property
     def remedy(self) -> str:
-        """The remedy for a damaged file."""
         return f"delete {self.folder}, and the same command makes it again"
 
     @property

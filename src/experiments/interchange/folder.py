@@ -18,63 +18,26 @@ from typing import Any
 
 from experiments.data.vocabulary import Vocabulary
 from experiments.interchange.forms import Form, are_equal
+from experiments.interchange.place import MARKER, check_folder
 from experiments.interchange.reread import check_loads
 from experiments.interchange.sources import flat_sources, table_of
 from experiments.records.record import RunRecord
 from experiments.system.disk import (
     OTHER_FOLDER,
     abandoned,
-    check_writable,
     explained,
+    file_sha256,
     sync_file,
     sync_tree,
     temporary_name,
 )
-from experiments.system.json_files import read_json
-from experiments.system.version import install
 
-MARKER = "export.json"
 WEIGHTS = "model.safetensors"
 _FORMAT = 1
 _TEMPORARY = ("partial", "old")  # of the new export, and of the one before
 _TEMPLATE = Path(__file__).parent / "template"
 _CODE = ("configuration_experts.py", "modeling_experts.py")
 _BATCH_NORM = "experiments.models.batch_norm"  # which the modeling file imports too
-
-
-def check_folder(folder: Path, run_id: str) -> None:
-    """Raises ValueError unless the folder is new, empty, or an earlier export of that run, and
-    RuntimeError if nothing can be written beside it.
-    """
-    check_writable(folder.absolute().parent, OTHER_FOLDER)
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is a file; name a new folder")
-    present = {path.name for path in folder.iterdir()}
-    if not present:
-        return
-    try:
-        marker = read_json(folder / MARKER)
-        earlier, known = marker["run_id"], set(marker["files"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ValueError(f"{folder} is not empty, and no earlier export; name a new one") from None
-    if earlier != run_id:
-        raise ValueError(f"{folder} is an export of the run {earlier}; name another for {run_id}")
-    if others := sorted(present - known):
-        raise ValueError(
-            f"{folder} holds {others[0]} beside an earlier export, and would lose it; move it away"
-        )
-
-
-def check_safetensors() -> None:
-    """Raises RuntimeError if the library that writes the weights is not installed."""
-    try:
-        import safetensors.torch  # noqa: F401
-    except ImportError:
-        raise RuntimeError(
-            f"an export needs safetensors: pip install safetensors, or {install('hf')}"
-        ) from None
 
 
 def write_export(
@@ -171,15 +134,9 @@ def _targets(node: Any) -> Iterator[str]:
 
 
 def _mark(new: Path, record: RunRecord) -> None:
-    """Writes export.json, with the sha256 of each other file."""
-    files = {path.name: _sha256(path) for path in sorted(new.iterdir())}
+    files = {path.name: file_sha256(path) for path in sorted(new.iterdir())}
     marker = {"format": _FORMAT, "run_id": record.run_id, "files": {**files, MARKER: None}}
     (new / MARKER).write_text(_json(marker), encoding="utf-8")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _json(values: Any) -> str:

@@ -156,7 +156,6 @@ def _merged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def n_bytes(state: Mapping[str, Tensor]) -> int:
-    """Bytes of all tensors."""
     return sum(tensor.numel() * tensor.element_size() for tensor in state.values())
 
 

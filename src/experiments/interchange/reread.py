@@ -61,7 +61,6 @@ def _quiet() -> Iterator[None]:
 
 
 def can_load() -> bool:
-    """Whether transformers is installed."""
     return importlib.util.find_spec("transformers") is not None
 
 

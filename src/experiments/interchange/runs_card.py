@@ -3,13 +3,12 @@
 import json
 import re
 import shlex
-import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from experiments.interchange.runs import Layout, corpus_of
 from experiments.records.record import STATUSES, RunRecord
-from experiments.system.text_table import markdown
+from experiments.system.text_table import filled, markdown
 
 UNKNOWN = "unknown"  # the hub's own word
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]*")
@@ -75,7 +74,7 @@ def _about(layout: Layout, done: Sequence[RunRecord], licence: str) -> str:
         "that of the end of its schedule."
     )
     chosen = "The table's licence was not said." if licence == UNKNOWN else ""
-    return _filled(f"{text} {chosen}".strip())
+    return filled(f"{text} {chosen}".strip())
 
 
 def _columns(layout: Layout) -> str:
@@ -116,7 +115,7 @@ def _provenance(records: Sequence[RunRecord]) -> str:
         "- harness: expert-isoflops, which wrote this card from the runs' records",
         f"- FLOPs: {_FLOPS}",
     ]
-    return "\n".join(_filled(line, "  ") for line in lines if line)
+    return "\n".join(filled(line, "  ") for line in lines if line)
 
 
 def _limits(records: Sequence[RunRecord], done: Sequence[RunRecord]) -> str:
@@ -139,7 +138,7 @@ def _limits(records: Sequence[RunRecord], done: Sequence[RunRecord]) -> str:
         "Losses compare within one tokenizer and held-out text only.",
         "Learning rates were tuned as far as the column lr shows, and no further.",
     ]
-    return "\n".join(_filled(f"- {text}", "  ") for text in limits if text)
+    return "\n".join(filled(f"- {text}", "  ") for text in limits if text)
 
 
 def _value(record: RunRecord, keys: Iterable[str]) -> str:
@@ -171,7 +170,3 @@ def _once(values: Iterable[str]) -> list[str]:
 def _listed(values: Iterable[str], most: int = 6) -> str:
     found = _once(values)
     return ", ".join(found[:most]) + (f", and {len(found) - most} more" if found[most:] else "")
-
-
-def _filled(text: str, indent: str = "") -> str:
-    return textwrap.fill(text, 100, subsequent_indent=indent, break_long_words=False)

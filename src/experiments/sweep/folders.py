@@ -1,10 +1,10 @@
 """The folders of sweeps: by name, by path, all of them. Quick to import."""
 
 import argparse
-import os
 from pathlib import Path
 
 from experiments.records.record import RECORD_NAME
+from experiments.sweep.lost import folders_of
 from experiments.sweep.manifest import MANIFEST_NAME
 
 
@@ -40,8 +40,8 @@ def sweep_folder(options: argparse.Namespace) -> Path:
 def sweep_folders(results: Path) -> list[Path]:
     """The sweeps below a folder, those of groups (group/name) too, in order of their names."""
     found: list[Path] = []
-    for folder in _folders(results):
-        found += [folder] if _is_sweep(folder) else filter(_is_sweep, _folders(folder))
+    for folder in _within(results):
+        found += [folder] if _is_sweep(folder) else filter(_is_sweep, _within(folder))
     return found
 
 
@@ -49,13 +49,8 @@ def _is_sweep(folder: Path) -> bool:
     """Whether it has a manifest, or a run's record, as committed studies have."""
     if (folder / MANIFEST_NAME).exists():
         return True
-    return any((run / RECORD_NAME).exists() for run in _folders(folder))
+    return any((run / RECORD_NAME).exists() for run in _within(folder))
 
 
-def _folders(folder: Path) -> list[Path]:
-    try:
-        with os.scandir(folder) as found:
-            names = [one.name for one in found if not one.name.startswith(".") and one.is_dir()]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    return [folder / name for name in sorted(names)]
+def _within(folder: Path) -> list[Path]:
+    return [folder / name for name in sorted(folders_of(folder))]

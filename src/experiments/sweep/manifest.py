@@ -8,7 +8,6 @@ of earlier versions have no checksum.
 import hashlib
 import json
 import math
-import os
 import re
 import sys
 import time
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.records.record import DamagedError
 from experiments.sweep.places import relocatable
 from experiments.system.claims import Claim, RunningElsewhereError, claimed
-from experiments.system.disk import make_folder, sync, sync_file
+from experiments.system.disk import end_line, make_folder, sync, sync_file
 from experiments.system.json_files import parse_json
 from experiments.system.plain_text import printable
 
@@ -88,7 +87,6 @@ class Manifest:
 
 
 def entry_of(point: "Point", code: str | None) -> Entry:
-    """The line of a point."""
     raw = relocatable(point.raw, point.run_dir.parent)
     return Entry(
         run_id=point.run_id,
@@ -122,10 +120,8 @@ def add(sweep_dir: Path, entries: Sequence[Entry]) -> None:
     make_folder(sweep_dir)
     path = sweep_dir / MANIFEST_NAME
     is_new = not path.exists()
-    cut_short = not is_new and path.stat().st_size > 0 and not _ends_with_newline(path)
-    with path.open("ab") as file:
-        if cut_short:  # by a kill: that line is lost, the next must not be
-            file.write(b"\n")
+    with path.open("a+b") as file:
+        end_line(file)
         file.writelines(_line(entry) for entry in entries)
         file.flush()
         sync(file.fileno())
@@ -250,9 +246,3 @@ def _checked(values: dict[str, Any], config: str, number: int) -> Entry:
     if not isinstance(values["label"], str) or not isinstance(values["code"], str | None):
         raise ValueError("label or code is not text")
     return Entry(**{**values, "label": printable(values["label"])}, config=config, line=number)
-
-
-def _ends_with_newline(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"

@@ -4,6 +4,7 @@ Results are where the manifest is. After a folder was moved, renamed or copied, 
 the old place or written to it.
 """
 
+import functools
 import glob
 import os
 import sys
@@ -101,10 +102,6 @@ def _is_there(folder: Path, path: str) -> bool:
     return glob.has_magic(path) and next(found, None) is not None
 
 
-_printed: set[str] = set()
-
-
+@functools.cache
 def _say_once(note: str) -> None:
-    if note not in _printed:
-        _printed.add(note)
-        print(note, file=sys.stderr)
+    print(note, file=sys.stderr)

@@ -25,7 +25,7 @@ from experiments.sweep.counting import counted
 from experiments.sweep.plan_table import ACHIEVED_SHARE
 from experiments.sweep.queue import Task
 from experiments.sweep.settings import with_settings
-from experiments.sweep.trunks import check_places, needed_trunks, without_derived
+from experiments.sweep.trunks import check_places, trunks_of, waits, without_derived
 from experiments.system.claims import RunningElsewhereError, claimed, is_claimed, log_event
 from experiments.system.disk import check_writable
 
@@ -127,9 +127,8 @@ def choose(points: Sequence[Point], tasks: Mapping[str, Task] | None = None) -> 
     for point in points:
         groups[_group(point, retry, tasks)].append(point)
     check_places(groups["run"])
-    trunks = with_settings(
-        needed_trunks([p for name in names if name != "finished" for p in groups[name]])
-    )
+    unfinished = [p for name in names if name != "finished" for p in groups[name]]
+    trunks = with_settings(trunks_of([p for p in unfinished if waits(p)]))
     for trunk in reversed(trunks):
         groups[_group(trunk, retry, tasks)].insert(0, trunk)
     return Todo(

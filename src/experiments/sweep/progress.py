@@ -88,7 +88,6 @@ class SweepProgress:
         self.say(f"[{self.n_done}/{self.n_points}] {point.describe()}: {text}")
 
     def say(self, line: str) -> None:
-        """A line above the bar."""
         if self.bar.disable:
             print(line, flush=True)
         else:
@@ -118,7 +117,6 @@ class SweepProgress:
             )
 
     def close(self) -> None:
-        """Ends the bar."""
         self.bar.close()
 
 

@@ -244,7 +244,7 @@ class Search:
                 if trial.state != "running":
                     continue
                 if set(trial.params) != set(self.rules.spaces):
-                    self.studies.drop(cell, trial)
+                    self.studies.fail(cell, trial, "")  # it is dropped
                 elif (points := self._points_of(cell, trial)) is not None:
                     yield cell, trial, points
 

@@ -26,18 +26,14 @@ _COUNTS = ("done", "diverged", "failed", "running", "left")
 @dataclass(frozen=True, kw_only=True)
 class CellState:
     """A cell's search. trials: those that count; a record that the study does not know yet has
-    given its trial's value. rules: the attributes of its study.
+    given its trial's value. rules: the attributes of its study, of which the objective is made.
     """
 
     name: str
     rules: dict[str, Any]
+    objective: Objective
     trials: tuple[Trial, ...]
     n_left: int
-
-    @property
-    def objective(self) -> Objective:
-        """The objective of the search."""
-        return Objective(name=self.rules["objective"], direction=self.rules["direction"])
 
     def counts(self) -> dict[str, int]:
         """How many trials are done, diverged, failed, running and left."""
@@ -82,6 +78,7 @@ def read_cells(sweep_dir: Path) -> list[CellState]:
             CellState(
                 name=study.study_name,
                 rules=rules,
+                objective=objective,
                 trials=tuple(known),
                 n_left=n_to_ask(trials, rules["n_trials"]),
             )

@@ -175,16 +175,13 @@ class Studies:
         self._studies[cell].tell(trial.number, value)
 
     def fail(self, cell: str, trial: Trial, why: str) -> None:
-        """A trial without an objective, which teaches the sampler nothing."""
+        """A trial without an objective, which teaches the sampler nothing. why: "" of one that has
+        not all its values; it counts for nothing.
+        """
         from optuna.trial import TrialState
 
-        self._note(cell, trial, **{_WHY: why})
-        self._studies[cell].tell(trial.number, state=TrialState.FAIL)
-
-    def drop(self, cell: str, trial: Trial) -> None:
-        """Ends a trial that has not all its values; it counts for nothing."""
-        from optuna.trial import TrialState
-
+        if why:
+            self._note(cell, trial, **{_WHY: why})
         self._studies[cell].tell(trial.number, state=TrialState.FAIL)
 
     def _note(self, cell: str, trial: Trial, **attributes: Any) -> None:

@@ -25,11 +25,6 @@ def trunks_of(points: Sequence[Point]) -> list[Point]:
     return [make_point(trunk_raw(p.raw, p.plan.flops_of(p.first_step))) for p in longest.values()]
 
 
-def needed_trunks(unfinished: Sequence[Point]) -> list[Point]:
-    """The trunks that some of these points can't start without."""
-    return trunks_of([point for point in unfinished if waits(point)])
-
-
 def without_derived(points: Sequence[Point]) -> list[Point]:
     """The points without the trunks of branches among them: the branches say how long these are."""
     derived = {trunk.run_id for trunk in trunks_of(points)}

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from experiments.system import started
-from experiments.system.disk import make_folder, refuse_links, sync
+from experiments.system.disk import end_line, make_folder, refuse_links, sync
 from experiments.system.locks import is_locked, lock
 from experiments.system.processes import Identity, identity
 
@@ -259,10 +259,7 @@ def log_event(run_dir: Path, event: str, **details: Any) -> None:
     path = run_dir / JOURNAL_NAME
     try:
         with path.open("a+b") as file:
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # a line cut short by a kill or a full disk stays alone
-                    file.write(b"\n")
+            end_line(file)
             file.write(json.dumps(line).encode() + b"\n")
     except OSError as error:  # what it tells of has happened, and goes on
         warnings.warn(f"{path} lacks {event!r}: {error.strerror or error}", stacklevel=2)

@@ -1,6 +1,7 @@
 """Files that are whole or not there, and a disk that refuses them, in one line. Stdlib only."""
 
 import errno
+import hashlib
 import os
 import re
 import tempfile
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from experiments.system.processes import has_ended, mark
 
@@ -125,6 +127,22 @@ def write_text_atomically(
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def end_line(file: IO[bytes]) -> None:
+    """Ends a last line that a kill or a full disk cut short, so that it stays alone. file: open as
+    a+b, to have lines appended.
+    """
+    if file.tell():
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) != b"\n":
+            file.write(b"\n")
+
+
+def file_sha256(path: Path) -> str:
+    """A file's SHA-256, 64 hex digits, without holding it in memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(descriptor: int) -> None:

@@ -1,5 +1,6 @@
 """Text in columns, for people at a terminal, and in Markdown. Standard library only."""
 
+import textwrap
 from collections.abc import Sequence
 
 from experiments.system.plain_text import printable
@@ -25,6 +26,11 @@ def markdown(rows: Sequence[Sequence[str]]) -> list[str]:
     """The rows as lines of a Markdown table; the first is its head."""
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return [lines[0], f"|{'---|' * len(rows[0])}", *lines[1:]]
+
+
+def filled(text: str, indent: str = "") -> str:
+    """A paragraph in lines of up to 100 characters; indent: of all but the first."""
+    return textwrap.fill(text, 100, subsequent_indent=indent, break_long_words=False)
 
 
 def count(value: float) -> str:

@@ -38,7 +38,6 @@ class Item:
 
     @property
     def is_choice(self) -> bool:
-        """Whether there is anything to choose from."""
         return len(self.choices) > 1
 
     @property

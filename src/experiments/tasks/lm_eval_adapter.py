@@ -13,7 +13,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from tqdm import tqdm
 
-from experiments.models.generation import Sampling
+from experiments.models.sampling import Sampling
 from experiments.tasks.scoring import EncodedPair, Encoder, Scorer
 
 _MAX_NEW = 256  # tokens where a task does not say; lm-evaluation-harness' default
@@ -38,7 +38,6 @@ class HarnessLM(TemplateLM):
 
     @property
     def max_length(self) -> int:
-        """Tokens of the window."""
         return self.scorer.seq_len
 
     @property

@@ -18,7 +18,8 @@ from tqdm import tqdm
 from experiments.data.batches import IGNORED
 from experiments.data.vocabulary import Vocabulary
 from experiments.data.windows import ScoredWindows
-from experiments.models.generation import Sampling, next_token
+from experiments.models.generation import next_token
+from experiments.models.sampling import Sampling
 from experiments.models.transformer import Transformer
 from experiments.training.evaluation import evaluate
 
@@ -51,7 +52,6 @@ class Encoder:
 
     @classmethod
     def of(cls, vocabulary: Vocabulary) -> "Encoder":
-        """The encoder of a run's vocabulary."""
         return cls(tokenizer=vocabulary.tokenizer(), end_of_text=vocabulary.end_of_text)
 
     def encode(self, text: str) -> list[int]:

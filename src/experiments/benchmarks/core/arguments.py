@@ -139,7 +139,6 @@ def _shapes(options: Namespace) -> tuple[Shape, ...]:
 
 
 def add_json(parser: ArgumentParser) -> None:
-    """--json FILE."""
     parser.add_argument("--json", type=Path, metavar="FILE", help="every repeat, unrounded")
 
 

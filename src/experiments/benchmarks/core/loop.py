@@ -62,7 +62,6 @@ class Sizes:
 
     @property
     def step_tokens(self) -> int:
-        """Tokens of a step."""
         return self.n_micro * self.sequences * self.seq_len
 
     def model(self, ffn: FFNConfig, blocks: str | Sequence[int] = "middle") -> TransformerConfig:
@@ -142,7 +141,6 @@ class Loop:
         return total
 
     def state(self) -> dict[str, Any]:
-        """The state for a checkpoint."""
         (optimizer,) = self.optimizers
         return {
             "model": self.model.state_dict(),
@@ -151,7 +149,6 @@ class Loop:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Goes on from a checkpoint."""
         (optimizer,) = self.optimizers
         self.model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])

@@ -33,7 +33,6 @@ class Entry:
     max_rounds: int | None = None
 
     def built(self, before: Callable[[], object] = lambda: None) -> Contender:
-        """The contender, ready to be timed."""
         return Contender(
             name=self.name,
             call=self.make(),

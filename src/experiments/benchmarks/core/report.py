@@ -63,7 +63,6 @@ class Comparison:
         return [self.title, *_indented(aligned(rows)), *_indented(self.notes)]
 
     def as_json(self) -> dict[str, Any]:
-        """Every repeat; times in seconds."""
         contenders = [
             {
                 "name": t.name,
@@ -112,7 +111,6 @@ class Peaks:
         return [self.title, *_indented(aligned(rows)), *_indented(self.notes)]
 
     def as_json(self) -> dict[str, Any]:
-        """Bytes."""
         contenders = [
             {"name": n, "baseline": self.baselines[n], "extra_bytes": b, "share": self._share(n)}
             for n, b in self.n_bytes.items()

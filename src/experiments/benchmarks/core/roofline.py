@@ -45,7 +45,6 @@ class Floor:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values."""
         return {**asdict(self), "total": self.total}
 
 

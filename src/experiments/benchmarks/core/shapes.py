@@ -37,7 +37,6 @@ class Settings:
         return compare(contenders, rounds=self.rounds, device=self.device, label=label)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values."""
         return {**asdict(self), "table_dtype": type_name(self.table_dtype)}
 
 
@@ -82,7 +81,6 @@ class Shape:
         return self.n_tokens * self.n_heads * self.top_k
 
     def describe(self) -> str:
-        """The sizes in a few words."""
         return (
             f"d={self.d_model} N={self.n_sub}² T={self.n_tokens} "
             f"h={self.n_heads} k={self.top_k} d_key={self.d_key}"
@@ -90,5 +88,4 @@ class Shape:
 
 
 def type_name(dtype: torch.dtype) -> str:
-    """float32, bfloat16."""
     return str(dtype).removeprefix("torch.")

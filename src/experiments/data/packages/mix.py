@@ -70,7 +70,6 @@ class Packages:
 
     @property
     def splits(self) -> list[str]:
-        """The names of all splits."""
         parts = [f"{part}/{domain}" for part in (TRAIN, VALIDATION) for domain in self.domains]
         return [TRAIN, VALIDATION, *HELD_OUT, *parts]
 
