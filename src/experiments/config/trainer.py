@@ -30,6 +30,8 @@ class Trainer:
     so long while it trains is ended, and tried again likewise; null for no limit.
     compile: whether torch.compile makes the trunk for training; auto: where that pays
     (training/compiled.py).
+    deterministic: whether training on a GPU repeats to the bit (training/deterministic.py); on a
+    CPU it does in any case.
     """
 
     accelerator: str
@@ -46,6 +48,7 @@ class Trainer:
     max_retries: Annotated[int, Within(0, 1000)] = 2
     stall_minutes: Annotated[float, Within(0, 1e6, above=True)] | None = 20.0
     compile: CompileChoice = False
+    deterministic: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from experiments.records.record import HISTORY_NAME
 from experiments.system import distributed, environment, interruption, started
 from experiments.training.checkpoints import Checkpoint, RandomState
 from experiments.training.compiled import CompileClock
+from experiments.training.deterministic import set_deterministic
 from experiments.training.history import History
 from experiments.training.module import LanguageModel
 from experiments.training.part_steps import PartSteps
@@ -51,8 +52,7 @@ def set_up_process(point: Point, n_threads: int | None) -> None:
     np.random.seed(point.config.seed)
     torch.manual_seed(point.config.seed)
     environment.exact_float32()
-    # with deterministic algorithms, torch.empty would write hundreds of MB to be written again
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    set_deterministic(point.device.accelerator == "cuda" and point.config.trainer.deterministic)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")  # the compiler's advice
@@ -106,7 +106,6 @@ def fit(
         accumulate_grad_batches=ranks.n_micro,
         strategy=distributed.strategy(ranks, trainer_config.stall_minutes),
         precision=device.precision,  # type: ignore[arg-type]  # Lightning's Literal, checked before
-        deterministic="warn" if device.accelerator == "cuda" else None,
         # Consumed first: a checkpoint holds what the batches before it used
         callbacks=callbacks,
         plugins=[distributed.cluster_environment(ranks), SealedCheckpoints()],

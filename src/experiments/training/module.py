@@ -19,6 +19,7 @@ from experiments.optim.optimizer import clip_gradients
 from experiments.optim.schedule import decay_steps, lr_factor, step_of_stage, warmup_steps
 from experiments.points.point import TrainingPart
 from experiments.training.compiled import compile_trunk
+from experiments.training.deterministic import strict_backward
 
 DIVERGED_LOSS = 2.0  # times log(vocab_size), the loss of a model that knows nothing
 
@@ -86,6 +87,11 @@ class LanguageModel(pl.LightningModule):
             loss = loss / torch.distributed.get_world_size()
             torch.distributed.all_reduce(loss)
         return loss
+
+    def backward(self, loss: Tensor, *arguments: Any, **keywords: Any) -> None:
+        """Repeats to the bit where training is to."""
+        with strict_backward():
+            super().backward(loss, *arguments, **keywords)
 
     def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
         """Clips the norm of all gradients together. Ours, for Lightning's own refuses fused AdamW

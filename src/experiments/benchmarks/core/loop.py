@@ -22,6 +22,7 @@ from experiments.models.transformer import Transformer, TransformerConfig, assig
 from experiments.optim.groups import build_optimizer
 from experiments.optim.optimizer import clip_gradients
 from experiments.training.compiled import compile_trunk
+from experiments.training.deterministic import strict_backward
 
 TableGradient = Literal["dense", "rows", "fused"]
 Batch = tuple[Tensor, Tensor]  # tokens (B, S) and the next ones, of any shape
@@ -129,7 +130,8 @@ class Loop:
             for layer in self.model.ffn_layers():
                 auxiliary = layer.auxiliary_loss()
                 loss = loss if auxiliary is None else loss + auxiliary
-            (loss / len(batch)).backward()
+            with strict_backward():
+                (loss / len(batch)).backward()
         if self.grad_clip is not None:
             clip_gradients(self.model.parameters(), self.grad_clip)
         for optimizer in self.optimizers:
