@@ -85,8 +85,8 @@ gpu-check: $(READY)  ## prove a GPU in 8 minutes: kernels, speeds, memory; resul
 	$(BIN)/python -m experiments.gpu_check $(if $(ONLY),--only $(ONLY)) \
 		$(if $(MINUTES),--minutes $(MINUTES)) $(if $(AGAIN),--again)
 
-# For its last part on a machine without a registry: PYTHON_VERSION=3.12 PLATFORM=manylinux_2_28_x86_64
-gpu-wheels: $(READY)  ## gather what a bare machine lacks for gpu-check's last part into wheels/
+# For the parts that run the harness on a machine without a registry: PYTHON_VERSION=3.12 PLATFORM=manylinux_2_28_x86_64
+gpu-wheels: $(READY)  ## gather what a bare machine lacks for gpu-check's runs into wheels/
 	$(BIN)/python -m experiments.gpu.wheels $(if $(PYTHON_VERSION),--python-version $(PYTHON_VERSION)) \
 		$(if $(PLATFORM),--platform $(PLATFORM))
 

@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from experiments.system import started
 from experiments.system.command import FAILED, Parser, exit_codes, needs_train
 from experiments.system.modules import Module, modules_of
 
@@ -46,6 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if device != "cpu" and not torch.cuda.is_available():
             if device == "cuda":
                 raise ValueError("--device cuda, but torch sees no GPU; use cpu, for toy sizes")
+            if (job := started.slurm_job()) is not None:
+                raise ValueError(
+                    f"torch sees no GPU in Slurm job {job}: submit it with --gpus-per-node=1, or "
+                    "install a torch that is made for CUDA"
+                )
             print("no GPU here: nothing to check (--device cpu runs the parts at toy size)")
             return
         before = signal.signal(signal.SIGTERM, _interrupt)
@@ -119,7 +125,7 @@ def _check(options: argparse.Namespace, parts: Sequence[Module], device: str) ->
         good = good and entry["status"] in (reports.DONE, reports.LEFT_OUT)
         why = f": {entry['why']}" if entry["why"] else ""
         print(f"   {entry['status']} in {entry['seconds']:.0f} s{why}", flush=True)
-    print("\n".join(["", *report.summary()]))
+    print("\n".join(["", *report.summary(), "", *report.verdict()]))
     return good
 
 

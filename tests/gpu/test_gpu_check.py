@@ -84,7 +84,10 @@ def test_all_parts_on_a_bare_machine(bare, tmp_path):
     assert "Toy sizes on a CPU" in text
     assert list(report.parts) == NAMES
     for part, entry in report.parts.items():
-        if part == "isoflop":
+        if part == "ranks":
+            assert entry["status"] == reports.LEFT_OUT, entry
+            continue
+        if part in ("isoflop", "harness"):
             why = "hydra, omegaconf, lightning, tokenizers not installed: make"
             assert (entry["status"], entry["why"][: len(why)]) == (reports.LEFT_OUT, why)
             continue
@@ -100,14 +103,27 @@ def test_all_parts_on_a_bare_machine(bare, tmp_path):
 
 @pytest.mark.long
 @pytest.mark.slow
-def test_the_harness_trains_with_the_wheels_packages_alone(without, tmp_path):
+@pytest.mark.parametrize("part", ["isoflop", "harness"])
+def test_the_harness_trains_with_the_wheels_packages_alone(without, tmp_path, part):
     """W&B and the analysis's packages are none of them."""
-    Report(tmp_path, {"card": TOY, "toy": True}).begin("isoflop")
-    command = ("-m", "experiments.gpu.run_part", "isoflop", "--device", "cpu", "--toy")
+    Report(tmp_path, {"card": TOY, "toy": True}).begin(part)
+    command = ("-m", "experiments.gpu.run_part", part, "--device", "cpu", "--toy")
     done = without("wandb pandas seaborn", *command, "--folder", str(tmp_path), "--seconds", "480")
     assert done.returncode == 0, done.stdout + done.stderr
-    entry = Report(tmp_path).parts["isoflop"]
+    entry = Report(tmp_path).parts[part]
     assert entry["status"] == reports.DONE, entry
+    if part == "harness":
+        names = [m["name"] for m in entry["measurements"]]
+        assert names == [
+            f"n_workers={n}{what}"
+            for n in (1, 2)
+            for what in (
+                ", dense: tokens/s",
+                ", peer: tokens/s",
+                ": processes on a card beyond its own",
+            )
+        ]
+        return
     assert {row["model"] for row in entry["facts"]["table"]} == {"dense", "peer"}
     assert [m["unit"] for m in entry["measurements"]] == ["nats/token"] * 2
 
@@ -121,13 +137,22 @@ def test_without_a_card_it_says_so_in_one_line(monkeypatch, capsys, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_slurm_job_without_a_card_is_an_error(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    with pytest.raises(SystemExit) as stop:
+        gpu_check.main([])
+    assert stop.value.code == 2
+    assert "torch sees no GPU in Slurm job 12: submit it with --gpus" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--only", "kernel"), "--only 'kernel' is not one of environment, kernels,"),
+        (("--only", "kernel"), "--only 'kernel' is not one of environment, harness,"),
         (("--minutes", "0"), "--minutes 0 must be above 0"),
         (("--minutes", "nan"), "--minutes nan must be above 0, and finite"),
-        (("--only", ""), "--only '' is not one of environment, kernels,"),
+        (("--only", ""), "--only '' is not one of environment, harness,"),
         (("--device", "tpu"), "invalid choice: 'tpu'"),
     ],
 )

@@ -29,6 +29,7 @@ class Goal:
 
 WITHIN_TOLERANCE = Goal(at_most=1, must=True)
 NONE_DIFFERS = Goal(at_most=0, must=True)
+FLOAT32_ERROR = Goal(at_most=1e-5, must=True)  # TF32 has 10 bits of 23: some 1e-3
 # the gathers' share of a copy's rate: 80 % of 3.0 TB/s
 GATHER_SHARE = Goal(at_least=0.8)
 LAYER_OVER_FLOOR = Goal(at_most=1.4)

@@ -139,6 +139,17 @@ class Report:
             rows.append((name, _cell(status), f"{entry.get('seconds', '')}", met, commit))
         return markdown(rows)
 
+    def verdict(self) -> list[str]:
+        """Whether the card can be used, in a line; and what to send back."""
+        wrong = [f"{name} ({entry['status']})" for name, entry in self.parts.items() if _bad(entry)]
+        left_out = [name for name, e in self.parts.items() if e["status"] == LEFT_OUT]
+        seen = [name for name, e in self.parts.items() if e["status"] == DONE]
+        said = f"no: {', '.join(wrong)}" if wrong else f"yes, by {', '.join(seen) or 'no part'}"
+        if left_out:
+            said += f"; not seen: {', '.join(left_out)}"
+        files = f"{self.folder / JSON_NAME} and {TEXT_NAME} beside it"
+        return [f"verdict: {said}", f"send back: {files} (docs/gpu-check.md)"]
+
     def table(self) -> list[str]:
         """A Markdown table of every number that has a goal or an anchor: the one in the docs."""
         rows: list[tuple[str, ...]] = [("part", *_TABLE)]
@@ -147,6 +158,10 @@ class Report:
                 if m["goal"] or m["anchor"]:
                     rows.append((name, *_row(m)))
         return markdown(rows)
+
+
+def _bad(entry: Mapping[str, Any]) -> bool:
+    return entry["status"] in (FAILED, OVERTIME)
 
 
 def card_folder(card: str) -> str:

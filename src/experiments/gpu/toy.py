@@ -9,6 +9,7 @@ from experiments.models.ffn.peer import PEERConfig
 from experiments.models.ffn.pkm import PKMConfig
 
 SIZES = Sizes(d_model=32, d_head=16, n_layers=2, vocab_size=64, seq_len=8, sequences=2, n_micro=2)
+HEADS = (3, 2, 2, 16, 8)
 SHAPE = Shape(d_model=16, n_experts=64, n_tokens=8, n_heads=2, top_k=4, d_key=8)
 PEER = PEERConfig(n_experts=64, n_heads=2, top_k=4, d_key=8)
 PKM = PKMConfig(n_experts=64, n_heads=2, top_k=4, d_key=8)

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from experiments.gpu.parts.isoflop import DATA, OVERRIDES
+from experiments.gpu.harness import DATA
+from experiments.gpu.parts.isoflop import OVERRIDES
 from experiments.system.command import Parser, exit_codes
 
 ROOTS = ("hydra-core", "omegaconf", "lightning", "tokenizers", "tqdm")

@@ -17,7 +17,9 @@ def set_deterministic(on: bool) -> None:
     """For this process, before its first product on a GPU (cuBLAS reads its variable then)."""
     if on:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.set_deterministic_debug_mode("warn" if on else "default")
+        torch.use_deterministic_algorithms(True, warn_only=True)  # tells the compiler too
+    else:
+        torch.set_deterministic_debug_mode("default")
     # torch.empty would write hundreds of MB to be written again
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cuda.enable_cudnn_sdp(not on)

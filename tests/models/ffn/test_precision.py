@@ -1,32 +1,15 @@
 """The types of each layer's products under bfloat16 autocast, and of its gradients."""
 
-from collections import Counter
-
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from experiments.benchmarks.core.products import Products
 from experiments.config.reading import build
 from experiments.kernels.ops import Execution
 from tests.models.ffn.test_contract import D_MODEL, SEQ, VARIANTS
 
 EXACT = ("router", "keys")  # terms of a cost whose products choose experts
 NO_MATRICES = ("query_norm", "pairs", "combine")  # nor have terms with tables
-
-
-class Products(TorchDispatchMode):
-    """FLOPs of the matrix products in its block, by the type of their factors."""
-
-    def __init__(self):
-        super().__init__()
-        self.flops = Counter()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.overloadpacket.__name__ in ("mm", "bmm", "_grouped_mm"):
-            left, right = args[:2]
-            assert left.dtype == right.dtype
-            self.flops[left.dtype] += 2 * left.numel() * right.shape[-1]
-        return func(*args, **(kwargs or {}))
 
 
 def ids(variant):

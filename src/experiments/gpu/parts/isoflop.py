@@ -5,24 +5,15 @@ each, and the runs that are done are kept. One seed, WikiText-2 several times ov
 tuned elsewhere: it shows that the harness trains on the card, not which layer is best.
 """
 
-import os
-import signal
-import subprocess
-import sys
-import tempfile
-from importlib.util import find_spec
 from pathlib import Path
 
+from experiments.gpu.harness import error_of, records_of, run_harness, runs_folder
 from experiments.gpu.job import Job, LeftOut
-from experiments.records.record import RECORD_NAME, read_record
 
 WORTH = 10
 SECONDS = 600
-NEEDED = ("hydra", "omegaconf", "lightning", "tokenizers")
-CACHE = Path("wheels/cache")  # where `make gpu-wheels` puts the tokens
 LAYERS = ("dense", "none", "moe_fine", "pkm", "peer")
 SIZES = (6, 4, 8)  # blocks; the middle one first
-DATA = ("data=wikitext2",)
 OVERRIDES = (
     "budget=1e15",
     "ladder.d_per_layer=64",
@@ -30,14 +21,6 @@ OVERRIDES = (
     "ladder.batch_size=64",  # sequences of 256 tokens
     "hydra.launcher.n_workers=4",
     "hydra.launcher.points_per_gpu=4",  # models so small leave most of a card idle
-)
-TOY = (
-    "budget=5e9",
-    "ladder.d_per_layer=16",
-    "ladder.d_head=16",
-    "ladder.batch_size=1",
-    "data.n_eval_tokens=4096",
-    "trainer.accelerator=cpu",
 )
 # of a record, for fits elsewhere
 _COLUMNS: tuple[str, ...] = (
@@ -53,21 +36,16 @@ _COLUMNS: tuple[str, ...] = (
     "tokens_per_second",
     "mfu",
 )
-_LEAST_SECONDS, _TO_SAVE = 30, 20
+_LEAST_SECONDS = 50
 
 
 def run(job: Job) -> None:
     """Raises LeftOut without the harness's packages, RuntimeError if a run failed."""
-    missing = [name for name in NEEDED if find_spec(name) is None]
-    if missing:
-        raise LeftOut(f"{', '.join(missing)} not installed: make gpu-wheels (docs/gpu-check.md)")
-    # not beside the report, which a machine may take back few files with
-    folder = Path(tempfile.gettempdir()).resolve() / "gpu-check" / job.report.folder.name
-    job.note(runs=str(folder))
+    folder = runs_folder(job)
     n_refused, unfinished = 0, []
     for size in (1,) if job.toy else SIZES:
         code = None
-        if job.seconds_left() > _LEAST_SECONDS + _TO_SAVE:
+        if job.seconds_left() > _LEAST_SECONDS:
             code = _sweep(job, folder, size)
         if code is None:
             unfinished.append(f"size={size}")
@@ -83,29 +61,20 @@ def run(job: Job) -> None:
 def _sweep(job: Job, folder: Path, size: int) -> int | None:
     """The command's exit code; None if the time was over before it ended."""
     layers = ("dense", "peer") if job.toy else LAYERS
-    command = [sys.executable, "-m", "experiments.run", "-m", f"model={','.join(layers)}"]
-    command += [f"size={size}", *DATA, *(TOY if job.toy else OVERRIDES), "logger=csv"]
-    command += ["sweep=isoflop", f"paths.results={folder}"]
-    environment = dict(os.environ)
-    if CACHE.is_dir():
-        environment.setdefault("EXPERIMENTS_CACHE", str(CACHE.resolve()))
-    with subprocess.Popen(command, env=environment) as process:
-        try:
-            return process.wait(max(1.0, job.seconds_left() - _TO_SAVE))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGTERM)  # its runs save
-    return None
+    words = ["-m", f"model={','.join(layers)}", f"size={size}", "sweep=isoflop"]
+    try:
+        return run_harness(job, folder, [*words, *(() if job.toy else OVERRIDES)])
+    except LeftOut:
+        return None
 
 
 def _add(job: Job, folder: Path) -> list[str]:
     """The finished runs' losses and speeds; the failed ones' errors."""
     failed, rows = [], []
-    for path in sorted((folder / "isoflop").glob(f"*/{RECORD_NAME}")):
-        record = read_record(path)
+    for record in records_of(folder / "isoflop"):
         name = f"{record.model} size={record.n_layers}"
         if record.val_loss is None:
-            last = ((record.error or record.status).strip().splitlines() or [""])[-1]
-            failed.append(f"{name}: {last}")
+            failed.append(f"{name}: {error_of(record)}")
             continue
         rows.append({column: getattr(record, column) for column in _COLUMNS})
         speed = record.tokens_per_second or 0.0

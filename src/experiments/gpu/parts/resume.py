@@ -1,9 +1,10 @@
 """A loop that is saved, built again and goes on, against an uninterrupted one."""
 
-import os
 import tempfile
 from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from experiments.gpu.timed import loop_of
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.moe import MoEConfig
 from experiments.models.ffn.peer import PEERConfig
+from experiments.training.deterministic import set_deterministic
 
 WORTH = 40
 SECONDS = 45
@@ -31,13 +33,13 @@ _LR = 1e-3  # so large that a lost moment shows
 
 def run(job: Job) -> None:
     """Each layer three times: twice without an interruption, which is the card's own noise."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before its first product
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    set_deterministic(True)
     sizes = toy.SIZES if job.toy else SIZES
     for name, (ffn, gradient) in _layers(job.toy).items():
-        whole = _weights(job, sizes, ffn, gradient, interrupted=False)
-        again = _weights(job, sizes, ffn, gradient, interrupted=False)
-        resumed = _weights(job, sizes, ffn, gradient, interrupted=True)
+        whole, again, resumed = (
+            _weights(job, sizes, name, ffn, gradient, interrupted=how)
+            for how in (False, False, True)
+        )
         noise, apart = _differing(whole, again), _differing(whole, resumed)
         job.add(f"{name}: entries that two uninterrupted loops differ in", noise)
         job.add(
@@ -71,7 +73,13 @@ def _layers(small: bool) -> Mapping[str, tuple[FFNConfig, TableGradient]]:
 
 
 def _weights(
-    job: Job, sizes: Sizes, ffn: FFNConfig, gradient: TableGradient, *, interrupted: bool
+    job: Job,
+    sizes: Sizes,
+    name: str,
+    ffn: FFNConfig,
+    gradient: TableGradient,
+    *,
+    interrupted: bool,
 ) -> dict[str, Tensor]:
     release(job.device)
 
@@ -86,10 +94,27 @@ def _weights(
             path = Path(folder) / "last.ckpt"
             torch.save(loop.state(), path)
             loop = make()
-            loop.load(torch.load(path, map_location=job.device, weights_only=True))
+            saved = torch.load(path, map_location=job.device, weights_only=True)
+            loop.load(saved)
+            lost = _lost(saved, loop.state())
+            job.add(f"{name}: tensors of the state that loading lost", lost, goal=NONE_DIFFERS)
     for _ in range(_AFTER):
         loop.step()
     return {name: tensor.clone() for name, tensor in loop.model.state_dict().items()}
+
+
+def _lost(saved: Any, loaded: Any) -> int:
+    """The tensors and numbers of a saved state that another one lacks, or has other bits of."""
+    if isinstance(saved, Mapping):
+        own = loaded if isinstance(loaded, Mapping) else {}
+        return sum(_lost(value, own.get(key)) for key, value in saved.items())
+    if isinstance(saved, list | tuple):
+        each = loaded if isinstance(loaded, list | tuple) else ()
+        return sum(_lost(a, b) for a, b in zip_longest(saved, each))
+    if isinstance(saved, Tensor):
+        same = isinstance(loaded, Tensor) and torch.equal(saved.cpu(), loaded.cpu())
+        return int(not same)
+    return int(saved != loaded)
 
 
 def _differing(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> int:
