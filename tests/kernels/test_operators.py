@@ -91,7 +91,8 @@ def test_search_is_a_scan_over_all_keys_and_so_are_its_gradients(kernel, n_group
     _close(fast, _gradients(scan, halves.double(), keys.double()))
 
 
-def test_grouped_product_is_the_loop_and_so_are_its_gradients():
+@pytest.mark.slow
+def test_grouped_product_is_the_loop_and_so_are_its_gradients(kernel):
     ends = torch.tensor([3, 3, 5, 12])  # the second expert has no row
     for width, dtype in ((8, torch.float32), (3, torch.float32), (8, torch.float64)):
         x, weights = torch.randn(12, 8, dtype=dtype), torch.randn(4, 8, width, dtype=dtype)
@@ -100,10 +101,11 @@ def test_grouped_product_is_the_loop_and_so_are_its_gradients():
             bounds = pairwise([0, *ends.tolist()])
             return torch.cat([x[a:b] @ w[e] for e, (a, b) in enumerate(bounds)])
 
-        fast = _gradients(lambda x, w: operators.grouped_product(x, w, ends), x, weights)
+        fast = _gradients(lambda x, w: operators.grouped_product(x, w, ends, kernel), x, weights)
         tolerance = FLOAT32 if dtype == torch.float32 else 1e-13
         _close(fast, _gradients(slow, x.double(), weights.double()), tolerance)
-        assert torch.equal(fast[0], grouped_matmul_loop(x, weights, ends)) or width == 8
+        if width == 3 and kernel != "triton":  # 12 bytes: none of grouped_mm's
+            assert torch.equal(fast[0], grouped_matmul_loop(x, weights, ends))
 
 
 @pytest.mark.slow
@@ -142,10 +144,10 @@ def test_torchs_own_check_of_each_operator(kernel, inputs, dtype):
 
 
 @pytest.mark.slow
-def test_torchs_own_check_of_the_grouped_product():
+def test_torchs_own_check_of_the_grouped_product(kernel):
     x, weights = torch.randn(12, 8, requires_grad=True), torch.randn(4, 8, 3, requires_grad=True)
     ends = torch.tensor([3, 3, 5, 12])
-    torch.library.opcheck(operators.grouped_product.default, (x, weights, ends))
+    torch.library.opcheck(operators.grouped_product.default, (x, weights, ends, kernel))
 
 
 @pytest.mark.slow

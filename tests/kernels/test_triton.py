@@ -4,13 +4,15 @@ import functools
 import os
 import subprocess
 import sys
+from functools import partial
+from itertools import product
 
 import pytest
 import torch
 
 from experiments.gpu.adamw_checks import rounded_by_noise, state_of, step_of
 from experiments.gpu.check import FLOAT32
-from experiments.gpu.kernel_checks import STATES, gradients, small
+from experiments.gpu.kernel_checks import STATES, TYPES, gradients, small
 from experiments.kernels import ops, reference
 from experiments.kernels.torch_kernels import TorchKernel, round_to
 
@@ -271,7 +273,9 @@ def test_compiles_for_an_h100_without_one(kernel, tmp_path):
         [sys.executable, __file__], env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    kernels = "best best_pairs chunks dot step step_of_sums sums weighted_sum"
+    kernels = (
+        "best best_pairs chunks dot grouped grouped_weights step step_of_sums sums weighted_sum"
+    )
     assert done.stdout.split() == [f"{name}_kernel" for name in kernels.split()]
 
 
@@ -281,6 +285,7 @@ def _compile_all() -> None:
     from triton.backends.compiler import GPUTarget
     from triton.runtime.driver import driver
 
+    from experiments.kernels import triton_grouped
     from experiments.kernels.triton_kernel import Triton, why_not
 
     class H100:
@@ -321,7 +326,18 @@ def _compile_all() -> None:
     kernel.search(torch.ones(4, 8, 2, 128), torch.ones(1, 2 * 1024, 128), 1024, 16, None)
     kernel.search(torch.ones(4, 8, 2, 128), torch.ones(1, 512 + 32, 128), 512, 16, torch.ones(512))
     kernel.search(torch.ones(1, 1, 2, 1), torch.ones(1, 2, 1), 1, 1, None)
+    triton_grouped._tile = partial(_without_interpreter, triton_grouped._tile)
+    for dtype, (n_rows, width, n_out) in product(TYPES, ((4096, 1024, 512), (5, 7, 1000))):
+        x, grad = torch.ones(n_rows, width, dtype=dtype), torch.ones(n_rows, n_out, dtype=dtype)
+        weights, ends = torch.ones(8, width, n_out, dtype=dtype), torch.full((8,), n_rows)
+        triton_grouped.product(x, weights, ends)
+        triton_grouped.product(grad, weights.transpose(1, 2), ends)
+        triton_grouped.weights_gradient(x, grad, ends)
     print(*sorted(compiled))
+
+
+def _without_interpreter(tile, *given):
+    return {**tile(*given), "WIDEN": False}
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from experiments.gpu.check import (
     sums_in_float64,
     triton_for,
 )
+from experiments.gpu.grouped_checks import grouped
 from experiments.kernels import ops, reference
 
 Shape = tuple[int, int, int, int]  # T, J, D, N
@@ -57,6 +58,13 @@ SEARCHES = (  # S, K
     (33, 20),
 )
 LARGE_SEARCHES = ((1024, 16), (1024, 32), (500, 16))
+GROUPED = (  # rows of each expert, and the sides of its matrix
+    ((1,), (1, 1)),
+    ((3, 0, 5, 2), (10, 7)),  # ragged, and an expert of none
+    ((0, 0, 0, 10), (16, 33)),  # all rows are one expert's
+    ((70, 1, 33, 0), (130, 70)),  # more than one tile of everything
+)
+LARGE_GROUPED = (((2000, 0, 1, 31, *[180] * 12), (1024, 4096)), ((4096, *[64] * 63), (1000, 256)))
 STATES = tuple((table, moments) for table in TYPES for moments in TYPES)  # types of both
 STEPS = (1, 2, 16, 123_457)  # of which the rounding's noise is a hash
 FAR = (64, 32, 1024, 2**21 + 64)  # N * D passes 2**31: addresses of 64 bits
@@ -70,6 +78,9 @@ def small() -> Iterator[Check]:
     yield hot_row(HOT)
     for i, (n_sub, top_k) in enumerate(SEARCHES):
         yield search(n_sub, top_k, per_head=i % 2 == 1)
+    for i, (counts, sides) in enumerate(GROUPED):
+        yield grouped(counts, sides, TYPES[i % 2], ours=i > 1)
+        yield grouped(counts, sides, TYPES[(i + 1) % 2], ours=i <= 1)
     for types in STATES:
         for width in (17, 1030):
             yield row_adamw(9, width, (0, 2, 3, 8), types)
@@ -87,6 +98,10 @@ def large() -> Iterator[Check]:
     yield hot_row(LARGE_HOT)
     for n_sub, top_k in LARGE_SEARCHES:
         yield search(n_sub, top_k, per_head=False, n_tokens=16, d_key=128)
+    for counts, sides in LARGE_GROUPED:
+        for dtype in TYPES:
+            yield grouped(counts, sides, dtype, ours=True)
+            yield grouped(counts, sides, dtype, ours=False)
     for types in STATES:
         yield row_adamw_of_sums((1024, 128, 1024, 2**16), types)
     yield far_rows(FAR)

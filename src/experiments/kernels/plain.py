@@ -71,7 +71,7 @@ def product_key_topk(
     return best.values, pairs.gather(-1, best.indices)
 
 
-def grouped_matmul(x: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
+def grouped_matmul(x: Tensor, weights: Tensor, ends: Tensor, kernel: str = "plain") -> Tensor:
     """(T, D) x, (E, D, F) weights to (T, F): rows of x up to ends[e] times weights[e]."""
     bounds = zip(pairwise([0, *ends.tolist()]), weights.unbind(), strict=True)
     parts = [x[a:b] @ w for (a, b), w in bounds if a < b]

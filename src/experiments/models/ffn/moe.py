@@ -276,17 +276,17 @@ class MoE(FFN):
             # not bincount, whose result's shape is unknown to a compiler
             self._balance(ends_E.diff(prepend=ends_E.new_zeros(1)), gates_TE)
         taken = F.embedding(order // k, tokens)
-        inner = grouped_matmul(taken, self.w_in.to(taken.dtype), ends_E)
+        kernel = self.execution.kernel
+        inner = grouped_matmul(taken, self.w_in.to(taken.dtype), ends_E, kernel)
         gate = None
         if self.w_gate is not None:
-            gate = grouped_matmul(taken, self.w_gate.to(taken.dtype), ends_E)
+            gate = grouped_matmul(taken, self.w_gate.to(taken.dtype), ends_E, kernel)
         hidden = self._hidden(inner, gate)
-        out = grouped_matmul(hidden, self.w_out.to(hidden.dtype), ends_E)
+        out = grouped_matmul(hidden, self.w_out.to(hidden.dtype), ends_E, kernel)
         places = torch.arange(len(order), device=order.device)
         back = torch.empty_like(order).scatter_(0, order, places)
         # the weighted rows of a table: (T, K, D) is not held
-        how = Execution(kernel=self.execution.kernel)
-        return gather_sum(out, back.view(-1, k), gates_TK, how)
+        return gather_sum(out, back.view(-1, k), gates_TK, Execution(kernel=kernel))
 
     def _balance(self, counts_E: Tensor, gates_TE: Tensor) -> None:
         """Counts the load, and sets Fedus 2021's Eq. 4: n_experts * sum_e share_e P_e.
