@@ -116,9 +116,10 @@ wandb-sync: $(READY)  ## upload the offline W&B runs of results/, or of one swee
 clean:  ## remove the environment and caches; results stay
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache
 
-# The stamp is written last, so an interrupted installation is taken up again.
+# The stamp is written last, so an interrupted installation is taken up again. Modules are compiled
+# when they are first imported: most never are, and all of them take a minute.
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python {v[0]}.{v[1]} found; 3.11 to 3.13 needed: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[$(EXTRAS)]'
 	@touch $(READY)

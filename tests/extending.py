@@ -50,9 +50,9 @@ def follow(title: str, folder: Path) -> str:
 
 
 def copy_checkout(folder: Path) -> None:
-    """The code, conf/ and the tests, without what Python has compiled."""
+    """The code, conf/ and the tests, with what Python has compiled of them: two seconds' work."""
     for name in _COPIED:
-        ignored = shutil.ignore_patterns("__pycache__")
+        ignored = shutil.ignore_patterns("*.pyc.*")  # one that is being written
         shutil.copytree(REPOSITORY / name, folder / name, ignore=ignored)
     shutil.copy(REPOSITORY / "pyproject.toml", folder)
 

@@ -75,7 +75,7 @@ def fit_law(
     n_free = len(law.names) - len(fixed)
     few = [f"{n} runs for {n_free} parameters: the intervals say little"] if n < 2 * n_free else []
     counts = drawn_counts(n, n_draws, np.random.default_rng(seed), clusters)
-    drawn = descend(np.repeat(theta[None], n_draws, axis=0), weights=counts)
+    drawn = descend(np.repeat(theta[None], len(counts), axis=0), weights=counts)
     ran_off = _ran_off(drawn) if law.of_size_and_tokens else []
     for text in (*notes, *few, *few_clusters(clusters), *ran_off):
         warned.add(text)

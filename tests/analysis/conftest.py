@@ -2,11 +2,14 @@
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from analysis.fitting.clusters import drawn_counts
 from experiments.records.record import write_record
 from tests.analysis.report.chromium import NAMES, Browser, find_chromium
 from tests.conftest import REPOSITORY
@@ -41,6 +44,20 @@ def sweep(tmp_path):
                 )
     write_record(tmp_path / "broken", record(run_id="broken", status="failed", val_loss=None))
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def few_draws() -> Iterator[None]:
+    """No bootstrap of a law has more than 20 draws: they are most of the time of a report, and the
+    intervals are tested where laws are.
+    """
+
+    def few(n: int, n_draws: int, *more: Any) -> np.ndarray:
+        return drawn_counts(n, min(n_draws, 20), *more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("analysis.laws.fit.drawn_counts", few)
+        yield
 
 
 @pytest.fixture(scope="session")

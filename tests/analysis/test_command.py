@@ -17,6 +17,7 @@ from tests.analysis.expert_laws import joint_runs
 from tests.analysis.tables import BESIROGLU, surface
 from tests.extending import follow
 
+pytestmark = pytest.mark.usefixtures("few_draws")
 PORIAN = ["--column", "n_params=params", "--column", "n_tokens=tokens"]
 
 

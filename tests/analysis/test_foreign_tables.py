@@ -12,7 +12,7 @@ from analysis.__main__ import main
 from analysis.table.load import load_table
 from tests.analysis.tables import HOFFMANN, best_size, surface
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_draws")]
 
 BUDGETS = (1e18, 4e18, 16e18)
 BITS = 4.4 * math.log(2)  # nats/token of a bit/byte, of a tokenizer with 4.4 bytes a token

@@ -96,7 +96,7 @@ def test_a_damaged_file_is_replaced(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_report_made_again_leaves_a_clean_tree(sweep, tmp_path_factory):
+def test_a_report_made_again_leaves_a_clean_tree(sweep, tmp_path_factory, few_draws):
     clone = tmp_path_factory.mktemp("clone")
     shutil.copytree(sweep, clone / "sweep")
 

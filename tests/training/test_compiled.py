@@ -51,6 +51,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor 
 INDUCTOR = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 
 
+def at_night(*names):
+    return [pytest.param(name, marks=pytest.mark.night) for name in names]
+
+
 @pytest.fixture(autouse=True)
 def fresh():
     torch._dynamo.reset()
@@ -135,7 +139,7 @@ def test_inductors_step_is_eagers(name):
 @pytest.mark.long
 @INDUCTOR
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["dense", "moe", "moe_loss", "pkm", "peer_glu"])
+@pytest.mark.parametrize("name", ["moe", "pkm", *at_night("dense", "moe_loss", "peer_glu")])
 def test_inductors_layer_is_eagers_to_rounding_in_float64(name):
     """A layer alone: attention's rotary angles are float32 in a float64 model too."""
 
@@ -155,7 +159,7 @@ def test_inductors_layer_is_eagers_to_rounding_in_float64(name):
 @pytest.mark.long
 @INDUCTOR
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ALL_CHOSEN)
+@pytest.mark.parametrize("name", ["peer_all", *at_night("moe_all")])
 def test_under_autocast_inductors_step_is_eagers_to_bfloat16(name):
     """Inductor keeps in float32 between two products what eager rounds to 8 bits, 2**-9 of itself;
     a few such roundings follow each other, and gradients pass them twice. Every expert is chosen:

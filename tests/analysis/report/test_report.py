@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory):
+def report(tmp_path_factory, few_draws):
     """The folder of a report on three models at three budgets, with a failed and a hostile run."""
     folder = tmp_path_factory.mktemp("report")
     for model, gain in (("dense", 0.0), ("moe", 0.05), ("peer", 0.1)):

@@ -11,7 +11,7 @@ from tests.records.test_record import record
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory):
+def report(tmp_path_factory, few_draws):
     """Three sizes each of two models with their own learning rate, of which one is asked for."""
     folder = tmp_path_factory.mktemp("sweep")
     for model, lr in (("dense", 0.125), ("peer", 0.375)):
