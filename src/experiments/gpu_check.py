@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from experiments.config.trainer import spelled
 from experiments.system import started
 from experiments.system.command import FAILED, Parser, exit_codes, needs_train
 from experiments.system.modules import Module, modules_of
@@ -93,7 +94,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", metavar="PART,...", help=f"of {', '.join(p.name for p in parts)}")
     parser.add_argument("--again", action="store_true", help="parts that are done already too")
     parser.add_argument(
-        "--device", default="auto", choices=("auto", "cuda", "cpu"), help="cpu: toy sizes, a test"
+        "--device",
+        type=spelled,
+        default="auto",
+        choices=("auto", "cuda", "cpu"),
+        help="cpu: toy sizes, a test",
     )
     parser.add_argument("--minutes", type=float, default=8, help="for all parts (default 8)")
     parser.add_argument(

@@ -387,6 +387,7 @@ def test_without_proc_stat_every_repeat_counts(monkeypatch, measure):
         (("--kernels", ""), "--kernels '' is not one of cpp, torch, triton"),
         (("--allocator", "slab"), "invalid choice: 'slab'"),
         (("--device", "cuda"), "torch sees no GPU"),
+        (("--device", "gpu"), "--device cuda, but torch sees no GPU"),
     ],
 )
 def test_bad_input_is_one_line(arguments, words, capsys, monkeypatch):

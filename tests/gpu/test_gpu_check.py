@@ -154,9 +154,11 @@ def test_a_slurm_job_without_a_card_is_an_error(monkeypatch, capsys):
         (("--minutes", "nan"), "--minutes nan must be above 0, and finite"),
         (("--only", ""), "--only '' is not one of environment, harness,"),
         (("--device", "tpu"), "invalid choice: 'tpu'"),
+        (("--device", "gpu"), "--device cuda, but torch sees no GPU; use cpu, for toy sizes"),
     ],
 )
-def test_bad_input_is_one_line(capsys, arguments, message):
+def test_bad_input_is_one_line(monkeypatch, capsys, arguments, message):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit) as stop:
         gpu_check.main(list(arguments))
     assert stop.value.code == 2

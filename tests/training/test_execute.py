@@ -81,6 +81,7 @@ def test_every_model_learns_and_is_recorded(once, model):
     assert record.peak_memory_bytes > 2**27
     assert record.mfu == pytest.approx(record.flops_per_second / record.peak_flops_per_second)
     assert record.environment["packages"]["torch"] == torch.__version__
+    assert (record.accelerator, record.precision) == ("cpu", "32-true")
     assert record.config == dict(point.raw)
     assert {p.name for p in point.run_dir.iterdir()} == {
         ".claim",

@@ -94,7 +94,9 @@ def _made(done: Sequence[RunRecord]) -> str:
         "vocabulary": setting("ladder", "vocab_size"),
         "sequence length": setting("data", "seq_len"),
         "schedule": setting("optim", "schedule"),
-        "precision": setting("trainer", "precision"),
+        "precision": _listed(
+            record.precision or _value(record, ("trainer", "precision")) for record in done
+        ),
         "device": _listed(str(record.environment.get("device") or "") for record in done),
     }
     lines = [f"- {name}: {value}" for name, value in facts.items() if value]

@@ -41,6 +41,7 @@ _OF_START = ("how", "train", "flops")
 _OF_PARENT = ("run_id", "n_experts", "flops")
 _OF_TRUNK = ("n_steps", "flops", "own_steps", "own_flops")
 _OF_LAYER = ("n_heads", "top_k", "query_norm")  # keys of the config's model section
+_OF_MACHINE = ("device", "kernel")  # of the environment
 
 
 class DamagedError(ValueError):
@@ -107,9 +108,12 @@ class RunRecord:
     peak_flops_per_second: float | None = None  # measured: a square matrix product, same device
     mfu: float | None = None  # flops_per_second / peak_flops_per_second
     peak_memory_bytes: int | None = None
+    accelerator: str | None = None  # cpu | cuda: trainer.accelerator's auto, of this run
+    precision: str | None = None  # 32-true | bf16-mixed: trainer.precision's auto, of this run
+    planned_card: str | None = None  # the cluster's; None: planned for the machine that ran it
     error: str | None = None  # the traceback, if failed
     started: str | None = None  # ISO 8601, UTC
-    environment: dict[str, Any] = field(default_factory=dict)  # versions, git, host, device
+    environment: dict[str, Any] = field(default_factory=dict)  # versions, git, host, device, kernel
     config: dict[str, Any] = field(default_factory=dict)  # resolved
     schema_version: int = SCHEMA_VERSION
 
@@ -319,15 +323,17 @@ def _fits(value: Any, hint: Any) -> bool:
 
 def flat_row(record: RunRecord) -> dict[str, Any]:
     """The record as a row of a table: its plain columns, then n_heads, top_k and query_norm of the
-    layer under study (None if it has none), share.<term> of the FLOPs and <set>.<column> of every
-    evaluation; init.<key> and before.<set>.<column> of a run that started from weights; of a branch
-    its trunk's id as trunk, and trunk.<key>; <part>.<key> of parts of one's own.
+    layer under study (None if it has none), device and kernel of its environment, share.<term> of
+    the FLOPs and <set>.<column> of every evaluation; init.<key> and before.<set>.<column> of a run
+    that started from weights; of a branch its trunk's id as trunk, and trunk.<key>; <part>.<key> of
+    parts of one's own.
     """
     # Not asdict, which copies what is nested: 7 s of 10,000 records
     row = {name: value for name, value in vars(record).items() if name not in _NESTED}
     given = record.config.get("model")
     layer = given if isinstance(given, dict) else {}
     row |= {name: layer.get(name) for name in _OF_LAYER}
+    row |= {name: record.environment.get(name) for name in _OF_MACHINE}
     row |= {f"share.{term}": share for term, share in record.flops_shares.items()}
     row |= {f"init.{key}": record.init[key] for key in _OF_START if key in record.init}
     parent = record.init.get("parent")

@@ -18,6 +18,7 @@ from experiments.sweep.planning import (
     Raw,
     Todo,
     assumed_rate,
+    check_planned,
     choose,
     plan_points,
     prepare_all,
@@ -43,6 +44,7 @@ def run_sweep(raws: Sequence[Raw], queue: Queue, *, stored: bool = False) -> lis
         print(plan_table(points, assumed_rate(first)))
         return []
     wanted = choose(points).run
+    check_planned(wanted)
     queue.check(wanted, len(wanted))
     prepare_all(wanted)
     outcomes: Mapping[str, Outcome] = {}

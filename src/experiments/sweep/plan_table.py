@@ -1,9 +1,10 @@
 """The dry run's table: the cost of every point."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from experiments.budget.plan import format_memory, format_shares
+from experiments.budget.traffic import step_bytes
 from experiments.points.point import Point
 from experiments.sweep.settings import with_settings
 from experiments.sweep.trunks import savings_text, trunks_of
@@ -18,8 +19,9 @@ _COLUMNS = (
 
 
 def plan_table(points: Sequence[Point], flops_per_second: float) -> str:
-    """One line a point, then each point's largest FLOP terms, then the sum. Of a branch the time
-    is that of its own steps, and its trunk has a line. Seeds are shown where lines would be alike.
+    """One line a point, then each point's largest FLOP terms, then the sum; above all that the
+    cluster's card, if there is one to plan for. Of a branch the time is that of its own steps, and
+    its trunk has a line. Seeds are shown where lines would be alike. flops_per_second: of a device.
     """
     trunks = with_settings(trunks_of(points))
     points = [*trunks, *points]
@@ -37,14 +39,17 @@ def plan_table(points: Sequence[Point], flops_per_second: float) -> str:
     unit, name = (2**20, "MiB") if small else (2**30, "GiB")
     lines += ["", f"Memory of one process, {name}:"]
     lines += _by_layer(points, lambda p: format_memory(p.plan.memory, unit))
+    lines += _too_large(points)
     lines += _of_parts(points)
     lines += savings_text(points)
-    total = sum(p.own_flops for p in points)
+    total, devices = sum(p.own_flops for p in points), ", ".join(_once(map(_device, points)))
+    if any(point.device.card for point in points):
+        lines.insert(0, f"Planned for {devices}:")
     lines += [
         "",
         f"{len(points)} run{'s' if len(points) > 1 else ''}, {total:.3g} FLOPs, about "
-        f"{duration(total / flops_per_second)} one after the other "
-        f"at {flops_per_second / 1e9:.3g} GFLOP/s",
+        f"{duration(sum(_seconds(p, flops_per_second) for p in points))} one after the other "
+        f"at {_rates(points[0], flops_per_second)}, on {devices}",
     ]
     packed = [p for p in points if not p.config.data.streaming and not p.plan.stage_steps]
     if any(p.plan.epochs is None for p in packed):
@@ -54,6 +59,60 @@ def plan_table(points: Sequence[Point], flops_per_second: float) -> str:
     if any(p.config.data.streaming for p in points):
         lines += ["epochs: not counted where the text is streamed"]
     return "\n".join(lines)
+
+
+def _seconds(point: Point, flops_per_second: float) -> float:
+    """Of the run's own steps. On a cluster's card reading rows and stepping weights takes the time
+    of its bandwidth, beside that of the products.
+    """
+    seconds = point.own_flops / (flops_per_second * _n_devices(point))
+    if (bandwidth := _bandwidth(point)) is None:
+        return seconds
+    n_bytes = step_bytes(
+        point.plan.cost,
+        point.plan.memory,
+        n_tokens=point.plan.batch_tokens // point.ranks.world_size,
+        table_dtype=getattr(point.config.model, "table_dtype", "float32"),
+    )
+    return seconds + (point.plan.n_steps - point.first_step) * n_bytes / bandwidth
+
+
+def _n_devices(point: Point) -> int:
+    """Those that train the run together; processes on a CPU share it."""
+    return point.ranks.world_size if point.device.accelerator == "cuda" else 1
+
+
+def _bandwidth(point: Point) -> float | None:
+    """Bytes/s of the card's memory; None where the time is known without."""
+    given, card = point.config.trainer.flops_per_second, point.device.card
+    return None if card is None or given is not None else card.bandwidth
+
+
+def _rates(point: Point, flops_per_second: float) -> str:
+    unit, name = (1e12, "TFLOP/s") if flops_per_second >= 1e12 else (1e9, "GFLOP/s")
+    bandwidth = _bandwidth(point)
+    memory = "" if bandwidth is None else f" and {bandwidth / 1e12:.3g} TB/s of memory"
+    return f"{flops_per_second / unit:.3g} {name}{memory}{' each' if _n_devices(point) > 1 else ''}"
+
+
+def _device(point: Point) -> str:
+    """What the run is planned for, in words."""
+    n = _n_devices(point)
+    return f"{f'{n} x ' if n > 1 else ''}{point.device.describe()}"
+
+
+def _too_large(points: Sequence[Point]) -> list[str]:
+    """A line about the runs that the device has no room for."""
+    memory = [(point, point.device.memory) for point in points]
+    large = [p for p, available in memory if available and p.plan.memory.total > available]
+    if not large:
+        return []
+    labels = ", ".join(_once(map(_label, large)))
+    return ["", f"{len(large)} of {len(points)} runs do not fit, and would be refused: {labels}"]
+
+
+def _once(texts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(texts))
 
 
 def _note(point: Point) -> str:
@@ -108,7 +167,7 @@ def _row(point: Point, flops_per_second: float) -> tuple[str, ...]:
         "?" if plan.epochs is None else f"{plan.epochs:.2f}",
         str(plan.n_steps),
         f"{plan.lr:.2e}",
-        duration(point.own_flops / flops_per_second),
+        duration(_seconds(point, flops_per_second)),
         _memory(plan.memory.total),
     )
 

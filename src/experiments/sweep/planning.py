@@ -201,6 +201,16 @@ def set_aside_diverged(points: Sequence[Point]) -> None:
             log_event(point.run_dir, "set aside")
 
 
+def check_planned(points: Sequence[Point]) -> None:
+    """Raises ValueError if the largest point has no room on the cluster's card that it is planned
+    for.
+    """
+    planned = [point for point in points if point.device.card is not None]
+    for point in sorted(planned, key=lambda p: -p.plan.memory.total)[:1]:
+        what = f"{point.describe()}, on {point.device.describe()},"
+        check_memory(point.plan.memory.total, point.device.memory, what)
+
+
 def check_fits(points: Sequence[Point], n_sharing: int, setting: str = "") -> None:
     """Raises ValueError if the largest point, or n_sharing of it at once on its device, as that
     setting says, has no room here.

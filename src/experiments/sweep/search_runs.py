@@ -9,7 +9,13 @@ from experiments.sweep import manifest
 from experiments.sweep.control import controlling
 from experiments.sweep.entering import enter
 from experiments.sweep.many_runs import status_command
-from experiments.sweep.planning import ELSEWHERE, INTERRUPTED, choose, prepare_all
+from experiments.sweep.planning import (
+    ELSEWHERE,
+    INTERRUPTED,
+    check_planned,
+    choose,
+    prepare_all,
+)
 from experiments.sweep.queue import Outcome, Queue, Session, tasks_of
 from experiments.sweep.search import Search
 from experiments.sweep.search_table import read_cells, search_lines
@@ -28,6 +34,7 @@ def run_search(search: Search, queue: Queue) -> None:
     if first.config.dry_run:
         print(search.plan_text())
         return
+    check_planned(search.ends)
     queue.check(search.ends, search.rules.n_trials * len(lowest))
     prepare_all(lowest)
     interruption.listen()  # `cancel` sends TERM

@@ -199,6 +199,9 @@ def _planned_record(point: Point) -> RunRecord:
         n_tokens=plan.n_tokens,
         lr=plan.lr,
         causal_eval=True,
+        accelerator=point.device.accelerator,
+        precision=point.device.precision,
+        planned_card=None if point.config.cluster is None else point.config.cluster.card,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         environment={
             **environment.describe(point.device.accelerator, Path(__file__).parent),

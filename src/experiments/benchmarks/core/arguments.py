@@ -10,6 +10,7 @@ import torch
 
 from experiments.benchmarks.core.machine import ALLOCATORS, KERNELS, usable_kernels
 from experiments.benchmarks.core.shapes import Settings, Shape
+from experiments.config.trainer import spelled
 from experiments.config.words import split_pairs
 
 GRID = "16384,65536,262144,1048576"  # 128² to 1024²
@@ -61,7 +62,7 @@ def add_comparison(
     parser.add_argument(
         "--kernels", metavar="NAME,...", help=f"ours: {', '.join(KERNELS)} (default {default})"
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--device", type=spelled, choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
         "--table-dtype", choices=tuple(_TYPES), default="fp32", help="of expert tables"
     )

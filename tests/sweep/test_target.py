@@ -1,0 +1,126 @@
+"""A sweep that is planned on a machine without a GPU, for a cluster's cards: its table, what is
+refused, what Slurm gets, and what its task says where there is no card.
+"""
+
+import os
+
+import pytest
+import torch
+
+from experiments.points.planning import make_point
+from experiments.records.record import flat_row
+from experiments.sweep import task
+from experiments.sweep.many_runs import run_sweep
+from experiments.sweep.plan_table import plan_table
+from experiments.sweep.planning import assumed_rate, check_planned
+from experiments.sweep.queues.local import Local
+from experiments.sweep.queues.slurm import FOLDER, Slurm
+from experiments.training.execute import _planned_record
+
+PAPER = ("ladder=paper", "model=peer", "n_experts=1048576", "size=8", "budget=6e18", "data=c4")
+
+
+@pytest.fixture(autouse=True)
+def no_card(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.fixture
+def paper(compose_raw, tmp_path):
+    """paper("cluster=h100", ...): a point of the paper's size."""
+
+    def point(*overrides):
+        return make_point(compose_raw(*PAPER, f"paths.results={tmp_path}", *overrides))
+
+    return point
+
+
+def table_of(point):
+    return plan_table([point], assumed_rate(point)).splitlines()
+
+
+@pytest.mark.slow
+def test_the_plan_is_of_the_card(paper):
+    point = paper("cluster=h100", "trainer.micro_batch_size=4")
+    lines = table_of(point)
+    assert lines[0] == "Planned for H100 of 79.1 GiB, bf16-mixed:"
+    (total,) = (line for line in lines if line.startswith("1 run, "))
+    assert total.endswith(
+        "one after the other at 247 TFLOP/s and 3.35 TB/s of memory, "
+        "on H100 of 79.1 GiB, bf16-mixed"
+    )
+    cluster = point.config.cluster
+    products = point.plan.planned_flops / (0.25 * cluster.bf16_flops)
+    steps = 28 * point.plan.cost.n_params + 6 * 137.4e9  # bytes: AdamW's, and rows of two tables
+    seconds = products + point.plan.n_steps * steps / cluster.bandwidth
+    assert f"about {seconds / 3600:.1f} h one after" in total
+    assert not any("do not fit" in line for line in lines)
+
+
+@pytest.mark.slow
+def test_cards_of_several_nodes_share_the_work(paper):
+    lines = table_of(paper("cluster=a100_80", "trainer.devices=4", "trainer.num_nodes=2"))
+    assert lines[0] == "Planned for 8 x A100 of 79.1 GiB, bf16-mixed:"
+    assert " of memory each, on 8 x A100" in lines[-2]
+    given = ("trainer.devices=4", "trainer.flops_per_second=1e14")
+    total = table_of(paper("cluster=a100_80", *given))[-2]
+    assert "about 4.2 h one after the other at 100 TFLOP/s each, on 4 x A100" in total
+
+
+@pytest.mark.slow
+def test_a_plan_that_a_card_has_no_room_for_is_refused(paper, slurm, capsys):
+    point = paper("cluster=t4")
+    assert "1 of 1 runs do not fit, and would be refused: peer N=1048576 size=8" in table_of(point)
+    with pytest.raises(ValueError, match=r"on T4 of 14\.5 GiB, 32-true, needs about .* 14\.5 GiB"):
+        run_sweep([point.raw], Slurm())
+    assert not point.run_dir.parent.exists()
+    check_planned([paper("cluster=h200", "trainer.micro_batch_size=4")])
+    check_planned([paper()])  # on this machine its queue looks
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """The folder of programs in Slurm's place; sbatch keeps its arguments in the file `asked`."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, text in {
+        "sbatch": f'printf "%s\\n" "$@" >{folder}/asked; echo 28',
+        "squeue": "true",
+        "sacct": "exit 1",
+    }.items():
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return folder
+
+
+@pytest.mark.slow
+def test_a_login_node_without_a_card_submits_for_cards(make, sweep, slurm, capsys):
+    point = make("cluster=h100")
+    assert point.run_id == make().run_id
+    run_sweep([point.raw], Slurm(gpus_per_node=1))
+    assert "1 runs submitted, Slurm job 28" in capsys.readouterr().out
+    assert "--gpus-per-node=1" in (slurm / "asked").read_text().split()
+    (submission,) = (sweep / FOLDER).glob("*.json")
+    assert point.run_id in submission.read_text()
+    assert task.main([str(submission), "0"]) == 2  # on a node without a card
+    assert "torch sees no" in capsys.readouterr().err
+    assert not (point.run_dir / "record.json").exists()
+    with pytest.raises(ValueError, match="torch sees no"):
+        run_sweep([point.raw], Local())
+
+
+def test_a_record_says_what_auto_became(make, monkeypatch):
+    planned = make("cluster=h100")
+    for what, answer in (("is_available", True), ("get_device_name", "NVIDIA H100 80GB HBM3")):
+        monkeypatch.setattr(torch.cuda, what, lambda *_, answer=answer: answer)
+    row = flat_row(_planned_record(planned))
+    names = ("accelerator", "precision", "device", "planned_card", "kernel")
+    assert tuple(row[name] for name in names) == (
+        "cuda", "bf16-mixed", "NVIDIA H100 80GB HBM3", "H100", None,
+    )  # fmt: skip
+    here = flat_row(_planned_record(make("trainer.accelerator=cpu", "model=peer", "n_experts=64")))
+    assert (here["accelerator"], here["precision"], here["planned_card"]) == (
+        "cpu", "32-true", None,
+    )  # fmt: skip
+    assert here["kernel"].split()[0] in ("cpp", "torch")
