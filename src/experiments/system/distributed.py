@@ -4,8 +4,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import torch
+
 from experiments.config.schema import RunConfig
 from experiments.system import started
+from experiments.system.cards import own_index
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +85,12 @@ def cluster_environment(ranks: Ranks) -> Any:
     return SLURMEnvironment(auto_requeue=False)
 
 
-def strategy(ranks: Ranks, stall_minutes: float | None) -> Any:
+def devices(ranks: Ranks, accelerator: str) -> int | list[int]:
+    """Lightning's: on GPUs, the one of this rank."""
+    return [own_index(ranks.devices)] if accelerator == "cuda" else ranks.devices
+
+
+def strategy(ranks: Ranks, accelerator: str, stall_minutes: float | None) -> Any:
     """Lightning's, of the ranks. They wait for each other, to begin with and in a collective, for
     half an hour; or longer than the watchdog, which has more to say than a failed collective.
     """
@@ -90,8 +98,11 @@ def strategy(ranks: Ranks, stall_minutes: float | None) -> Any:
 
     if ranks.world_size == 1:
         return "auto"
+    own = None
+    if accelerator == "cuda":  # Lightning takes the local rank's of these, and counts them
+        own = [torch.device("cuda", own_index(ranks.devices))] * ranks.devices
     minutes = max(30.0, (stall_minutes or 0.0) + 10.0)
-    return DDPStrategy(timeout=timedelta(minutes=minutes))
+    return DDPStrategy(parallel_devices=own, timeout=timedelta(minutes=minutes))
 
 
 def check_started(ranks: Ranks) -> None:

@@ -18,6 +18,7 @@ from experiments.points.point import Point
 from experiments.records.kept import Starts
 from experiments.records.record import HISTORY_NAME
 from experiments.system import distributed, environment, interruption, started
+from experiments.system.cards import own_index
 from experiments.training.checkpoints import Checkpoint, RandomState
 from experiments.training.compiled import CompileClock
 from experiments.training.deterministic import set_deterministic
@@ -43,7 +44,11 @@ class Fit:
 
 
 def set_up_process(point: Point, n_threads: int | None) -> None:
-    """Threads, seeds and malloc; everything that is global to the process."""
+    """Its GPU, threads, seeds and malloc; everything that is global to the process."""
+    if (
+        point.device.accelerator == "cuda"
+    ):  # first: what comes before is on the first GPU, a rank 0's
+        torch.cuda.set_device(own_index(point.ranks.devices))
     if point.device.accelerator == "cpu":
         threads = point.config.trainer.n_threads or n_threads or environment.usable_cores()
         torch.set_num_threads(threads)
@@ -101,10 +106,10 @@ def fit(
         max_steps=point.plan.n_steps,
         max_epochs=-1,
         accelerator=device.accelerator,
-        devices=ranks.devices,
+        devices=distributed.devices(ranks, device.accelerator),
         num_nodes=ranks.num_nodes,
         accumulate_grad_batches=ranks.n_micro,
-        strategy=distributed.strategy(ranks, trainer_config.stall_minutes),
+        strategy=distributed.strategy(ranks, device.accelerator, trainer_config.stall_minutes),
         precision=device.precision,  # type: ignore[arg-type]  # Lightning's Literal, checked before
         # Consumed first: a checkpoint holds what the batches before it used
         callbacks=callbacks,
