@@ -19,5 +19,5 @@ eval "${EXPERIMENTS_SETUP:-}" # modules to load, an environment to enter
 if [[ -n ${SLURM_CPUS_PER_TASK:-} ]]; then # srun does not inherit it, and threads must not exceed it
   export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK
 fi
-exec srun --kill-on-bad-exit=1 "${EXPERIMENTS_PYTHON:-python}" -m experiments.sweep.task \
+exec srun --kill-on-bad-exit=1 --wait=0 "${EXPERIMENTS_PYTHON:-python}" -m experiments.sweep.task \
   "$1/slurm/$2.json" "$SLURM_ARRAY_TASK_ID"

@@ -15,7 +15,7 @@ from experiments.sweep.many_runs import run_sweep
 from experiments.sweep.one_run import run_one
 from experiments.sweep.planning import choose
 from experiments.sweep.queue import queue_named, queues
-from experiments.sweep.queues import slurm
+from experiments.sweep.queues import _slurm_tasks, slurm
 from experiments.sweep.queues.local import Local
 from experiments.sweep.queues.slurm import Slurm
 from experiments.sweep.states import read_states
@@ -26,7 +26,7 @@ from tests.conftest import REPOSITORY
 
 
 def task(state="PENDING", reason="(Priority)", index=0, sweep_dir=Path()):
-    return slurm.Row(f"28_{index}", "n", index, state, reason).task(sweep_dir)
+    return _slurm_tasks.Row(f"28_{index}", "n", index, state, reason).task(sweep_dir)
 
 
 @pytest.mark.parametrize(
@@ -66,10 +66,13 @@ def test_every_launcher_is_a_queue_and_its_settings():
 
 
 def test_no_file_but_its_own_names_slurm_where_points_are_queued():
-    """How srun has started a process is another matter (system/started.py, distributed.py)."""
+    """How srun has started a process is another matter (system/started.py, distributed.py,
+    gpu_check.py).
+    """
     source = REPOSITORY / "src" / "experiments"
     found = {p.relative_to(source).as_posix() for p in source.rglob("*.py") if _names_slurm(p)}
-    own = {"sweep/queues/slurm.py", "system/started.py", "system/distributed.py"}
+    own = {"system/started.py", "system/distributed.py", "gpu_check.py"}
+    own |= {f"sweep/queues/{name}.py" for name in ("slurm", "_slurm_tasks", "_slurm_resources")}
     assert found == own
 
 

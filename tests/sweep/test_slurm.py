@@ -2,15 +2,19 @@
 
 import json
 import os
-from dataclasses import asdict
+import re
+from dataclasses import asdict, replace
 
 import pytest
 
-from experiments.sweep import submission
+from experiments.sweep import submission, task
+from experiments.sweep.many_runs import run_sweep
 from experiments.sweep.queue import last_used, tasks_of
 from experiments.sweep.queues import slurm
 from experiments.sweep.queues.slurm import Slurm
+from experiments.sweep.states import read_states
 from experiments.sweep.submission import Submission
+from tests.conftest import REPOSITORY
 
 
 def test_resources_become_sbatchs_options():
@@ -151,3 +155,136 @@ def test_a_path_has_no_replacement_symbols_for_sbatch(tmp_path, slurm_commands):
     with pytest.raises(ValueError, match="sbatch takes no backslash in a path"):
         submit(bad)
     assert list(bad.iterdir()) == []
+
+
+@pytest.fixture
+def planned(make):
+    """planned("trainer.devices=4", ...): a point that is planned for GPUs."""
+
+    def plan(*overrides):
+        point = make("ladder.batch_size=8", *overrides)
+        return replace(point, device=replace(point.device, accelerator="cuda"))
+
+    return plan
+
+
+GPU_OPTIONS = [
+    {"gpus_per_node": 4}, {"gpus_per_node": 0}, {"extra": ("--gpus-per-task=1",)},
+    {"extra": ("--gpus-per-node", "a100:4")}, {"extra": ("-G", "4")}, {"extra": ("-G4",)},
+    {"extra": ("--gres=gpu:a100:4",)}, {"extra": ("--gres", "gpu:4")},
+    {"extra": ("--exclusive", "--tres-per-task=gres/gpu:1")},
+]  # fmt: skip
+OTHER_OPTIONS = [
+    {}, {"extra": ("--exclusive",)}, {"extra": ("--gres=shard:1",)},
+    {"extra": ("--gpu-bind=none",)},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", GPU_OPTIONS, ids=str)
+def test_a_submission_that_asks_for_gpus_is_taken(planned, slurm_commands, settings):
+    Slurm(**settings).check([planned("trainer.devices=4")], 1)
+
+
+@pytest.mark.parametrize("settings", OTHER_OPTIONS, ids=str)
+def test_one_that_would_train_on_a_cpu_is_refused(planned, slurm_commands, settings, monkeypatch):
+    points = [planned("trainer.devices=4")]
+    message = (
+        r"dense size=1 .* planned for a GPU, .* set hydra\.launcher\.gpus_per_node=4 \(0: this"
+    )
+    for refuse in (Slurm(**settings).plan, lambda points: Slurm(**settings).check(points, 1)):
+        with pytest.raises(ValueError, match=message):
+            refuse(points)
+    monkeypatch.setenv("SBATCH_GRES", "gpu:4")  # as a site's profile may set
+    Slurm(**settings).check(points, 1)
+
+
+def test_fewer_gpus_than_processes_of_a_node_are_refused(planned, slurm_commands):
+    with pytest.raises(ValueError, match=r"gpus_per_node=1 is below trainer\.devices=4"):
+        Slurm(gpus_per_node=1).check([planned("trainer.devices=4")], 1)
+
+
+def test_zero_gpus_a_node_is_not_asked_of_sbatch():
+    options = Slurm(gpus_per_node=0).options(devices=1, num_nodes=1, n_tasks=1)
+    assert not [option for option in options if "gpu" in option]
+
+
+@pytest.mark.parametrize(("gb", "seconds"), [(0.1, 120), (6, 120), (26, 320), (100, 1060)])
+def test_the_warning_is_long_enough_for_the_checkpoint(planned, gb, seconds):
+    point = planned()
+    memory = replace(point.plan.memory, weights=int(gb * 1e9 / 4), moments=int(gb * 3e9 / 4))
+    large = replace(point, plan=replace(point.plan, memory=memory))
+    queue = Slurm(gpus_per_node=1)
+    assert queue.warning([point, large]) == seconds
+    options, words, *_ = queue.plan([point, large])
+    assert f" --signal=USR1@{seconds} " in options
+    assert words == (
+        f"{seconds} s before the time limit the runs save and are put back: checkpoints of up to "
+        f"{gb} GB, written at 100 MB/s or faster"
+    )
+    assert Slurm(signal_seconds=600).warning([large]) == 600
+
+
+@pytest.fixture
+def submitted(make, slurm_commands, monkeypatch):
+    """submitted(Slurm(...), "seed=1", ...): a sweep of that point, given to sbatch."""
+
+    def give(queue, *overrides):
+        monkeypatch.setattr("experiments.sweep.many_runs.prepare_all", lambda points: None)
+        point = make(*overrides)
+        run_sweep([point.raw], queue)
+        return point
+
+    return give
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("settings", "overrides", "code"),
+    [
+        ({"gpus_per_node": 1}, (), 1),
+        ({"gpus_per_node": 1}, ("trainer.accelerator=cpu",), 0),
+        ({}, (), 0),
+    ],
+    ids=["gpu", "cpu by choice", "no gpu asked for"],
+)
+def test_a_task_that_finds_no_gpu_where_one_was_planned_ends_at_once(
+    submitted, sweep, slurm_commands, monkeypatch, capsys, settings, overrides, code
+):
+    point = submitted(Slurm(cpus_per_task=1, **settings), *overrides)
+    environment = (slurm_commands / "environment").read_text()
+    assert "EXPERIMENTS_SIGNAL_SECONDS=120\n" in environment
+    (path,) = (sweep / "slurm").glob("*.json")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr("experiments.training.execute.execute", lambda *_, **__: Done())
+    assert task.main([str(path), "0"]) == code
+    (state,) = read_states(sweep)
+    assert state.run_id == point.run_id
+    if code:
+        why = "planned for a GPU, and this torch is made without CUDA (CUDA_VISIBLE_DEVICES is '0')"
+        assert f"error: {why}\n" in capsys.readouterr().err
+        assert (state.state, state.detail) == ("failed", why)
+    else:
+        assert state.state == "waiting"
+
+
+class Done:
+    """What a run returns, as far as a task reads it."""
+
+    error, status = None, "done"
+
+
+def test_a_submission_says_what_it_leaves_open(make, planned):
+    (note,) = Slurm(gpus_per_node=1).plan([planned()])[2:]
+    assert note.startswith("note: hydra.launcher.cpus_per_task is not set, so each process has ")
+    for settings in ({"cpus_per_task": 4}, {"extra": ("--cpus-per-gpu=8",)}, {"extra": ("-c4",)}):
+        assert Slurm(gpus_per_node=1, **settings).plan([planned()])[2:] == []
+        assert Slurm(**settings).plan([make()])[2:] == []
+        (note,) = Slurm(gpus_per_node=1, **settings).plan([make()])[2:]
+        assert note.endswith("name the cards to plan for them: cluster=h100 (conf/cluster)")
+
+
+@pytest.mark.parametrize("script", ["point", "run"])
+def test_ranks_may_leave_while_the_first_one_scores(script):
+    """A cluster's WaitTime would end it, seconds after the first rank has left."""
+    text = (REPOSITORY / "sbatch" / f"{script}.sh").read_text()
+    assert re.search(r"^exec srun .*--wait=0 ", text, re.MULTILINE)

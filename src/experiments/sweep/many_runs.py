@@ -42,6 +42,7 @@ def run_sweep(raws: Sequence[Raw], queue: Queue, *, stored: bool = False) -> lis
     first = points[0]
     if first.config.dry_run:
         print(plan_table(points, assumed_rate(first)))
+        print(*queue.plan(points), sep="\n")
         return []
     wanted = choose(points).run
     check_planned(wanted)

@@ -1,8 +1,9 @@
 """A queue takes a sweep's points and has them run: what stands behind a launcher.
 
-A file of sweep/queues/ is a queue: one class that extends Queue. Its fields are the keys of
-conf/hydra/launcher/NAME.yaml, and NAME is the file's. It is found by itself, and all other code
-asks what is here and names none (docs/extending.md, "A launcher").
+A file of sweep/queues/ is a queue: one class that extends Queue. (Files with an underscore are what
+queues are made of.) Its fields are the keys of conf/hydra/launcher/NAME.yaml, and NAME is the
+file's. It is found by itself, and all other code asks what is here and names none
+(docs/extending.md, "A launcher").
 
 Quick to import: `status` asks queues about sweeps and needs no torch. What runs points is imported
 where it is used.
@@ -133,6 +134,12 @@ class Queue(ABC):
                     f"with hydra/launcher={self.name()}, which gives each point one process; use "
                     f"hydra/launcher={launchers(of_ranks=True)}, or start single runs with torchrun"
                 )
+
+    def plan(self, points: "Sequence[Point]") -> list[str]:
+        """Lines for a dry run: how it would run these points. Raises ValueError as check does, but
+        for what this machine lacks.
+        """
+        return []
 
     @abstractmethod
     def session(self, what: str, planned: "Sequence[Point]") -> AbstractContextManager[Session]:

@@ -24,7 +24,8 @@ class Submission:
 
     code: the snapshot's name. devices and num_nodes: of each task. resources: the queue's settings.
     max_retries: of a task that ends before it can read its config (task.py). after: the task, as
-    12_3, of which the job waits for the end, however it ends.
+    12_3, of which the job waits for the end, however it ends. needs_gpu: whether a task without a
+    GPU is to end at once.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Submission:
     resources: Mapping[str, Any]
     max_retries: int = MAX_RETRIES
     after: str | None = None
+    needs_gpu: bool = False
 
 
 def new_name() -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from experiments.system import code_copy
-from experiments.system.requeue import MAX_RETRIES
+from experiments.system.requeue import MAX_RETRIES, NO_GPU
 
 T = TypeVar("T")
 STOPPED = 75  # EX_TEMPFAIL
@@ -45,11 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from experiments.sweep.progress import Heartbeat
     from experiments.sweep.queue import own_job, requeue_point
     from experiments.sweep.restore import raw_of_run
+    from experiments.system import cards
     from experiments.system.claims import RunningElsewhereError
     from experiments.training.execute import execute
 
     try:
-        run_id = submission.read(options.submission).run_ids[options.index]
+        given = submission.read(options.submission)
+        run_id = given.run_ids[options.index]
+        if given.needs_gpu and (why := cards.why_not_open(given.devices)) is not None:
+            return _without_gpu(_sweep_of(options) / run_id, why)
         point = here(make_point(raw_of_run(_sweep_of(options), run_id)))
     except (OSError, ValueError, IndexError, KeyError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -74,6 +78,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if record.error:
         print(record.error, file=sys.stderr)
     return int(record.status == "failed")
+
+
+def _without_gpu(run_dir: Path, why: str) -> int:
+    """The exit code of a task that would train on a CPU, or on another rank's GPU."""
+    from experiments.system.claims import log_event
+
+    run_dir.mkdir(exist_ok=True)
+    log_event(run_dir, NO_GPU, why=why)
+    print(f"error: {why}", file=sys.stderr)
+    return 1
 
 
 def _stopped_early(error: KeyboardInterrupt) -> int:

@@ -89,7 +89,7 @@ def device_here(config: RunConfig, n_bytes: int) -> Device:
     if not torch.cuda.is_available():
         raise ValueError(
             f"the run is planned for {cluster.describe()}, and torch sees no GPU here; start it "
-            "where one is (hydra/launcher=slurm), or leave out cluster=..."
+            "where one is, or leave out cluster=..."
         )
     precision = _precision(config.trainer.precision, _has_bf16())
     device = Device(accelerator="cuda", precision=precision)

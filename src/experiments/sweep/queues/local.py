@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from experiments.config.constraints import AtLeast1
-from experiments.sweep.queue import Queue
+from experiments.sweep.queue import Queue, launchers
 
 if TYPE_CHECKING:
     from experiments.points.point import Point
@@ -30,6 +30,18 @@ class Local(Queue):
             slots = self._slots(points, n)
             n_sharing = max(slots.count(slot) for slot in slots)
             check_fits(points, n_sharing, self._limit(points))
+
+    def plan(self, points: "Sequence[Point]") -> list[str]:
+        from experiments.system.cards import cards
+
+        if not _of_gpus(points):
+            return []
+        if not cards():
+            where = f"hydra/launcher={launchers(of_ranks=True)}"
+            return [f"this machine has no GPU, which they are planned for: use {where}"]
+        slots = self._slots(points, len(points))
+        names = ", ".join(dict.fromkeys(str(slot) for slot in slots))
+        return [f"this machine: {len(slots)} at a time, on GPU {names}"]
 
     @contextmanager
     def session(self, what: str, planned: "Sequence[Point]") -> "Iterator[Pool]":
@@ -65,7 +77,7 @@ class Local(Queue):
         if not names:
             raise ValueError(
                 "the points are planned for a GPU, and torch sees none on this machine; use "
-                "hydra/launcher=slurm, or trainer.accelerator=cpu"
+                f"hydra/launcher={launchers(of_ranks=True)}, or trainer.accelerator=cpu"
             )
         return tuple(names) * self.points_per_gpu
 

@@ -4,50 +4,64 @@ A submission is a job array; its task runs sbatch/point.sh and, by that, sweep/t
 """
 
 import os
-import re
 import shlex
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from experiments.config.constraints import Positive
 from experiments.config.reading import read
 from experiments.sweep import submission
 from experiments.sweep.queue import Outcome, Queue, Task
+from experiments.sweep.queues._slurm_resources import (
+    SIGNAL_SECONDS,
+    check_gpus,
+    describe_signal,
+    needs_gpu,
+    notes,
+    signal_seconds,
+)
+from experiments.sweep.queues._slurm_tasks import (
+    FOLDER,
+    TIMEOUT,
+    TITLE,
+    by_run,
+    call,
+    history,
+    is_there,
+    job_name,
+    last_line,
+    queued,
+)
 from experiments.sweep.submission import Submission
 from experiments.system import started
 
 if TYPE_CHECKING:
     from experiments.points.point import Point
 
-FOLDER = "slurm"  # of a sweep: lists of points, logs
-JOB_PREFIX = "experiments"
-SIGNAL_SECONDS = 120  # what sbatch/*.sh ask for: how long before the limit the signal comes
 _SIGNAL_VARIABLE = "EXPERIMENTS_SIGNAL_SECONDS"  # of a job's environment, if another was asked for
 _TIME_LIMIT_SIGNAL = "SIGUSR1"
 _SLACK = 60.0  # seconds: how much earlier Slurm may send it
-_TIMEOUT = 60.0  # seconds; a busy controller is slow
 _MAX_ARRAY = 1000  # tasks of one array: Slurm's usual MaxArraySize is 1001
-_GONE_ON = ("COMPLETED", "RUNNING", "PENDING", "REQUEUED")  # in sacct: nothing to say
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slurm(Queue):
     """The resources that each point asks of Slurm; None leaves the cluster's default.
 
-    time: as Slurm writes it, 2:00:00. mem: of a node, 64G. max_parallel: points at once.
-    signal_seconds: before the time limit, a warning in which to save. extra: further options of
-    sbatch, as a list of arguments. setup: shell before the run. watch: of a search, seconds between
-    two looks. Devices and nodes are trainer.devices and trainer.num_nodes.
+    time: as Slurm writes it, 2:00:00. mem: of a node, 64G. gpus_per_node: 0 on a cluster whose
+    GPUs need not be asked for. max_parallel: points at once. signal_seconds: before the time limit,
+    a warning in which to save; None for what the largest checkpoint takes. extra: further options
+    of sbatch, as a list of arguments. setup: shell before the run. watch: of a search, seconds
+    between two looks. Devices and nodes are trainer.devices and trainer.num_nodes.
     """
 
-    title: ClassVar[str] = "Slurm"
+    title: ClassVar[str] = TITLE
     stays: ClassVar[bool] = False
     starts_ranks: ClassVar[bool] = True
 
@@ -59,7 +73,7 @@ class Slurm(Queue):
     mem: str | None = None
     gpus_per_node: int | None = None
     max_parallel: int | None = None
-    signal_seconds: int = SIGNAL_SECONDS
+    signal_seconds: int | None = None
     extra: tuple[str, ...] = ()
     setup: str = ""
     watch: Positive | None = None
@@ -74,10 +88,10 @@ class Slurm(Queue):
             "time": self.time,
             "cpus-per-task": self.cpus_per_task,
             "mem": self.mem,
-            "gpus-per-node": self.gpus_per_node,
+            "gpus-per-node": self.gpus_per_node or None,
             "nodes": num_nodes,
             "ntasks-per-node": devices,
-            "signal": f"USR1@{self.signal_seconds}",
+            "signal": f"USR1@{self.signal_seconds or SIGNAL_SECONDS}",
             "array": f"0-{n_tasks - 1}{throttle}",
         }
         named = [f"--{name}={value}" for name, value in given.items() if value is not None]
@@ -89,6 +103,25 @@ class Slurm(Queue):
                 "hydra/launcher=slurm needs sbatch, which this machine does not have; submit from "
                 "a login node of the cluster, or use hydra/launcher=local"
             )
+        check_gpus(points, self)
+
+    def plan(self, points: "Sequence[Point]") -> list[str]:
+        check_gpus(points, self)
+        lines = []
+        for (devices, num_nodes), group in _of_one_shape(points).items():
+            queue = self.completed(group)
+            options = queue.options(devices=devices, num_nodes=num_nodes, n_tasks=len(group))
+            lines.append(f"Slurm: sbatch {shlex.join(options)}")
+        lines.append(describe_signal(points, self.warning(points)))
+        return lines + notes(points, self)
+
+    def warning(self, points: "Sequence[Point]") -> int:
+        """Seconds before the time limit in which these points save."""
+        return self.signal_seconds or signal_seconds(points)
+
+    def completed(self, points: "Sequence[Point]") -> Self:
+        """With the seconds of warning of these points."""
+        return replace(self, signal_seconds=self.warning(points))
 
     @contextmanager
     def session(self, what: str, planned: "Sequence[Point]") -> Iterator["_Session"]:
@@ -96,18 +129,18 @@ class Slurm(Queue):
 
     @classmethod
     def tasks(cls, sweep_dir: Path) -> dict[str, Task]:
-        return _by_run(sweep_dir, {row: row.task(sweep_dir) for row in queued(sweep_dir)})
+        return by_run(sweep_dir, {row: row.task(sweep_dir) for row in queued(sweep_dir)})
 
     @classmethod
     def ended(cls, sweep_dir: Path) -> dict[str, Task]:
         """By sacct; nothing without accounting."""
-        return _by_run(sweep_dir, {row: row.past(sweep_dir) for row in _history(sweep_dir)})
+        return by_run(sweep_dir, {row: row.past(sweep_dir) for row in history(sweep_dir)})
 
     @classmethod
     def cancel(cls, sweep_dir: Path) -> int:
         jobs = [row.job for row in queued(sweep_dir)]
         if jobs:
-            _call("scancel", *jobs)
+            call("scancel", *jobs)
         return len(jobs)
 
     @classmethod
@@ -128,9 +161,12 @@ class Slurm(Queue):
         return None if name is None else _Job(name=name)
 
 
-def is_there() -> bool:
-    """Whether this machine can submit to Slurm."""
-    return shutil.which("sbatch") is not None
+def _of_one_shape(points: "Sequence[Point]") -> dict[tuple[int, int], list["Point"]]:
+    """The points of each number of devices and nodes."""
+    groups: dict[tuple[int, int], list[Point]] = {}
+    for point in points:
+        groups.setdefault((point.ranks.devices, point.ranks.num_nodes), []).append(point)
+    return groups
 
 
 class _Session:
@@ -147,7 +183,7 @@ class _Session:
         """An array for the points of each number of devices, and no longer than Slurm takes."""
         from experiments.sweep.trunks import alike
 
-        names = {run_id: task.job for run_id, task in tasks.items() if task.queue == "Slurm"}
+        names = {run_id: task.job for run_id, task in tasks.items() if task.queue == TITLE}
         jobs = []
         for trunk, group in alike(points, names):
             for i in range(0, len(group), _MAX_ARRAY):
@@ -156,6 +192,8 @@ class _Session:
                 names |= {point.run_id: f"{job}_{k}" for k, point in enumerate(part)}
                 jobs.append(job)
         self.given |= {point.run_id: point.run_dir for point in points}
+        for note in notes(points, self.queue):
+            print(note)
         what = f"sweep {points[0].config.sweep}: {len(points)} runs submitted"
         print(f"{what}, Slurm job {', '.join(jobs)}", flush=True)
 
@@ -204,44 +242,11 @@ class _Job:
 
     def requeue(self) -> bool:
         try:
-            _call("scontrol", "requeue", self.name)
+            call("scontrol", "requeue", self.name)
         except RuntimeError as error:
             print(f"scontrol requeue {self.name}: {error}", file=sys.stderr)
             return False
         return True
-
-
-class Row(NamedTuple):
-    """An array's task in squeue or sacct: job as 12_3, submission: its name, place: in its list,
-    state as PENDING, reason or node list.
-    """
-
-    job: str
-    submission: str
-    place: int
-    state: str
-    reason: str
-
-    def task(self, sweep_dir: Path) -> Task:
-        """As squeue has it. Slurm keeps it pending until someone releases it: JobHeldUser,
-        JobHeldAdmin, JobHoldMaxRequeue, (launch failed requeued held), (job requeued in held
-        state).
-        """
-        pending = self.state == "PENDING"
-        held = pending and re.search("held|hold", self.reason, re.IGNORECASE) is not None
-        if held or self.state in ("REQUEUE_HOLD", "SPECIAL_EXIT"):
-            release = f"scontrol release {self.job}"
-            return self._task(sweep_dir, self.reason.strip("()"), release)
-        return self._task(sweep_dir, self.reason if pending else self.state.lower())
-
-    def past(self, sweep_dir: Path) -> Task:
-        """As sacct has it; without words if it ended by itself, or has not."""
-        said = "" if self.state in _GONE_ON else f"Slurm: {self.state} on {self.reason}"
-        return self._task(sweep_dir, said)
-
-    def _task(self, sweep_dir: Path, detail: str, release: str | None = None) -> Task:
-        log = sweep_dir / FOLDER / f"{self.job}.out"
-        return Task(queue=Slurm.title, job=self.job, detail=detail, release=release, log=log)
 
 
 def submit(points: "Sequence[Point]", code: str, queue: Slurm, after: str | None = None) -> str:
@@ -263,8 +268,9 @@ def submit(points: "Sequence[Point]", code: str, queue: Slurm, after: str | None
         resources=settings,
         max_retries=max(point.config.trainer.max_retries for point in points),
         after=after,
+        needs_gpu=any(needs_gpu(point, queue) for point in points),
     )
-    return give(points[0].run_dir.parent, given, queue)
+    return give(points[0].run_dir.parent, given, queue.completed(points))
 
 
 def give(sweep_dir: Path, given: Submission, queue: Slurm) -> str:
@@ -293,7 +299,7 @@ def give(sweep_dir: Path, given: Submission, queue: Slurm) -> str:
         **os.environ,
         "EXPERIMENTS_PYTHON": sys.executable,
         "EXPERIMENTS_SETUP": queue.setup,
-        _SIGNAL_VARIABLE: str(queue.signal_seconds),
+        _SIGNAL_VARIABLE: str(queue.signal_seconds or SIGNAL_SECONDS),
         "PYTHONPATH": os.pathsep.join(
             filter(None, (str((script.parents[1] / "src").resolve()), os.environ.get("PYTHONPATH")))
         ),
@@ -301,10 +307,10 @@ def give(sweep_dir: Path, given: Submission, queue: Slurm) -> str:
     unknown = "its job may be there: give the same command again, which looks for it in squeue"
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=_TIMEOUT, env=environment
+            command, capture_output=True, text=True, check=False, timeout=TIMEOUT, env=environment
         )
     except subprocess.TimeoutExpired:
-        raise RuntimeError(f"sbatch gave no answer in {_TIMEOUT:.0f} s, and {unknown}") from None
+        raise RuntimeError(f"sbatch gave no answer in {TIMEOUT:.0f} s, and {unknown}") from None
     except OSError as error:
         path.unlink()
         raise RuntimeError(f"sbatch can't be started: {error}") from None
@@ -312,13 +318,8 @@ def give(sweep_dir: Path, given: Submission, queue: Slurm) -> str:
         raise RuntimeError(f"sbatch was killed by signal {-done.returncode}, and {unknown}")
     if done.returncode:
         path.unlink()
-        raise RuntimeError(f"sbatch refused: {_last_line(done.stderr)} ({shlex.join(command)})")
+        raise RuntimeError(f"sbatch refused: {last_line(done.stderr)} ({shlex.join(command)})")
     return done.stdout.strip().partition(";")[0]
-
-
-def job_name(sweep_dir: Path, name: str) -> str:
-    """experiments-<sweep>-<submission>."""
-    return f"{JOB_PREFIX}-{sweep_dir.name}-{name}"
 
 
 def _literal(folder: Path) -> str:
@@ -328,64 +329,3 @@ def _literal(folder: Path) -> str:
             f"{folder}: sbatch takes no backslash in a path; set paths.results to one without"
         )
     return str(folder).replace("%", "%%")
-
-
-def queued(sweep_dir: Path) -> list[Row]:
-    """All tasks of the sweep's submissions that Slurm has queued or is running."""
-    names = _names(sweep_dir)
-    if not names or not is_there():
-        return []
-    rows = []
-    for line in _call("squeue", "--noheader", "--array", "--format=%F|%K|%j|%T|%R").splitlines():
-        job, index, name, state, reason = line.split("|", 4)
-        if index.isdigit() and name in names:
-            rows.append(Row(f"{job}_{index}", names[name], int(index), state, reason))
-    return rows
-
-
-def _history(sweep_dir: Path) -> list[Row]:
-    """All tasks of the sweep's submissions that sacct remembers."""
-    names = _names(sweep_dir)
-    if not names or shutil.which("sacct") is None:
-        return []
-    try:
-        out = _call(
-            "sacct", "--noheader", "--parsable2", "--allocations", "--starttime=now-60days",
-            f"--name={','.join(names)}", "--format=JobID,JobName,State,NodeList",
-        )  # fmt: skip
-    except RuntimeError:  # accounting is off
-        return []
-    rows = []
-    for line in out.splitlines():
-        job, name, state, nodes = line.split("|")
-        if name in names and (found := re.fullmatch(r"\d+_(\d+)", job)):
-            first = state.split()[0]  # "CANCELLED by 0"
-            rows.append(Row(job, names[name], int(found[1]), first, nodes))
-    return rows
-
-
-def _names(sweep_dir: Path) -> dict[str, str]:
-    """The sweep's submissions by the names of their jobs."""
-    stems = (path.stem for path in submission.paths(sweep_dir / FOLDER))
-    return {job_name(sweep_dir, stem): stem for stem in stems}
-
-
-def _by_run(sweep_dir: Path, tasks: Mapping[Row, Task]) -> dict[str, Task]:
-    found = ((row.submission, row.place, task) for row, task in tasks.items())
-    return submission.by_run(sweep_dir / FOLDER, found)
-
-
-def _call(*command: str) -> str:
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=_TIMEOUT
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise RuntimeError(f"{command[0]} does not answer: {error}") from None
-    if done.returncode:
-        raise RuntimeError(f"{command[0]} failed: {_last_line(done.stderr or done.stdout)}")
-    return done.stdout
-
-
-def _last_line(text: str) -> str:
-    return (text.strip() or "no message").splitlines()[-1]
