@@ -82,6 +82,8 @@ def way_of(record: RunRecord) -> str:
         "l2": "L2 {:g}",
     }  # fmt: skip
     words += [text.format(continual[n]) for n, text in said.items() if continual.get(n)]
+    if continual.get("row_score", "tf_idf") != "tf_idf":
+        words.append(f"rows by {continual['row_score']}")
     if _corpus(config).get("joint"):
         words.append("joint")
     elif len(order_of(record)) == 1:

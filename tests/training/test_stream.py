@@ -6,7 +6,6 @@ import re
 import pytest
 import torch
 
-from experiments.points.parts.keeping import tf_idf
 from experiments.points.planning import make_point
 from experiments.sweep.plan_table import plan_table
 from experiments.training.checkpoints import LAST
@@ -172,12 +171,6 @@ def test_rows_that_no_stage_reads_do_not_move_the_function(child, parents):
     assert matrix[0] == matrix[1] == matrix[2]
 
 
-def test_tf_idf_is_the_papers_by_hand():
-    counts, documents = torch.tensor([4, 4, 2, 0]), torch.tensor([0, 3, 0, 1])
-    wanted = [0.4 * 1.3862944, 0.0, 0.2 * 1.3862944, 0.0]  # log 4 of three documents
-    assert tf_idf(counts, documents, 3).tolist() == pytest.approx(wanted)
-
-
 @pytest.mark.slow
 def test_distillation_counts_the_forward_pass_that_it_costs(child):
     plain, distilled = child().plan, child("continual=keep", "continual.distil=1.0").plan
@@ -198,6 +191,11 @@ def test_distillation_counts_the_forward_pass_that_it_costs(child):
             ("continual=keep", "continual.top_rows=5"),
             None,
             "continual.top_rows=5 chooses among the rows that a step changes",
+        ),
+        (
+            ("continual=keep", "continual.top_rows=5", "continual.row_score=luck"),
+            None,
+            "continual.row_score='luck' is not one of tf_idf",
         ),
         (
             ("continual=keep", "continual.top_rows=9999", "optim.table_gradient=rows"),

@@ -160,10 +160,10 @@ class Continual:
     """How a run keeps what it knew while it learns (points/parts/keeping.py). All may be combined.
 
     replay: the share of windows that are of the stream's base corpus. top_rows: of each table, how
-    many rows a step may change: those whose TF-IDF is highest, counts of the batch against
-    background_steps batches of the base corpus (Lin 2025, arXiv:2510.15103). distil: the weight of
-    KL(model at the start || model), nats a token. l2: of half the squared distance to the weights
-    at the start.
+    many rows a step may change: those of highest row_score, a file of points/row_scores each, which
+    may look at counts of background_steps batches of the base corpus (Lin 2025, arXiv:2510.15103).
+    distil: the weight of KL(model at the start || model), nats a token. l2: of half the squared
+    distance to the weights at the start.
     """
 
     replay: BelowOne
@@ -171,6 +171,7 @@ class Continual:
     background_steps: AtLeast1 = used(Above("top_rows"), idle=64)
     distil: NotNegative
     l2: NotNegative
+    row_score: str = added("tf_idf", Above("top_rows"))
 
 
 @dataclass(frozen=True, kw_only=True)

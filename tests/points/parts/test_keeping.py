@@ -1,5 +1,6 @@
 """What draws a model to what it was, and which rows a step may change, written out."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -11,11 +12,15 @@ from experiments.kernels.ops import Execution
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.transformer import TransformerConfig
-from experiments.points.parts.keeping import Keeping, RowCounts, SparseRows, tf_idf
+from experiments.points.parts.keeping import Keeping
+from experiments.points.row_scores import RowUse, score_of
+from experiments.points.sparse_rows import RowCounts, SparseRows
+from tests.extending import follow
 
 PEER = PEERConfig(n_experts=64, n_heads=2, top_k=3, d_key=8, query_norm="layer")
 NONE = Continual(replay=0.0, top_rows=None, background_steps=64, distil=0.0, l2=0.0)
 VOCAB, SEQ = 20, 8
+TF_IDF = score_of("tf_idf")
 
 
 def made(*ffns, seed=0):
@@ -109,7 +114,7 @@ def test_counts_begin_again_once_they_are_taken():
 @pytest.mark.parametrize("was_training", [True, False])
 def test_a_background_batch_is_a_document_however_often_it_retrieves_a_row(was_training):
     model = made(PEER, PEER).train(was_training)
-    rows, batches = SparseRows(model, 5), [text(seed, 1) for seed in (1, 2, 3)]
+    rows, batches = SparseRows(model, 5, TF_IDF), [text(seed, 1) for seed in (1, 2, 3)]
     rows.count_background(model, batches)
     assert model.training == was_training
     assert int(rows.n_documents) == 3
@@ -125,7 +130,7 @@ def test_a_background_batch_is_a_document_however_often_it_retrieves_a_row(was_t
 def test_the_rows_of_highest_score_keep_their_gradients_and_the_others_lose_them(top_rows):
     """Of a layer in each of two blocks, by its own counts; a row that was not retrieved is none."""
     model = made(PEER, PEER)
-    rows, tokens = SparseRows(model, top_rows), text(9, 2)
+    rows, tokens = SparseRows(model, top_rows, TF_IDF), text(9, 2)
     rows.count_background(model, [text(seed, 1) for seed in (1, 2, 3, 4)])
     counts = retrieved(model, tokens)
     model(tokens).square().mean().backward()
@@ -137,7 +142,9 @@ def test_the_rows_of_highest_score_keep_their_gradients_and_the_others_lose_them
     others = {n: p.grad.clone() for n, p in model.named_parameters() if not p.grad.is_sparse}
     rows.mask()
     for i in range(2):
-        score = tf_idf(counts[i], rows.get_buffer(f"documents_{i}"), 4).tolist()
+        documents = rows.get_buffer(f"documents_{i}")
+        use = RowUse(counts=counts[i], documents=documents, n_documents=4, gradients=())
+        score = TF_IDF(use).tolist()
         used = [row for row in range(64) if counts[i][row]]
         best = sorted(used, key=lambda row: -score[row])[:top_rows]
         ties = {score[row] for row in best} & {score[row] for row in used if row not in best}
@@ -152,6 +159,13 @@ def test_the_rows_of_highest_score_keep_their_gradients_and_the_others_lose_them
     assert all(torch.equal(dense[n], gradient) for n, gradient in others.items())
 
 
+def test_tf_idf_is_the_papers_by_hand():
+    counts, documents = torch.tensor([4, 4, 2, 0]), torch.tensor([0, 3, 0, 1])
+    use = RowUse(counts=counts, documents=documents, n_documents=3, gradients=())
+    wanted = [0.4 * 1.3862944, 0.0, 0.2 * 1.3862944, 0.0]  # log 4 of three documents
+    assert TF_IDF(use).tolist() == pytest.approx(wanted)
+
+
 def test_of_layers_those_with_tables_that_are_trained_are_counted():
     model = made(DenseConfig(), PEER, PEER)
     layers = list(model.ffn_layers())
@@ -159,6 +173,17 @@ def test_of_layers_those_with_tables_that_are_trained_are_counted():
         table = getattr(layers[1], name)
         assert isinstance(table, nn.Parameter)
         table.requires_grad_(False)
-    rows = SparseRows(model, 5)
+    rows = SparseRows(model, 5, TF_IDF)
     assert [layer.meter is not None for layer in layers] == [False, False, True]
     assert {name for name, _ in rows.named_buffers()} == {"documents_0", "n_documents"}
+
+
+@pytest.mark.long
+def test_the_how_to_of_a_way_to_choose_rows_runs_to_the_letter(tmp_path):
+    printed = follow("A way to choose rows", tmp_path)
+    assert "top_rows=64 row_score=gradient" in printed
+    (record,) = (tmp_path / "results" / "chosen").glob("*/record.json")
+    values = json.loads(record.read_text())
+    assert values["status"] == "done"
+    assert values["config"]["continual"]["row_score"] == "gradient"
+    assert "continual.row_score='luck' is not one of gradient, tf_idf" in printed
