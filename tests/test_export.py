@@ -10,7 +10,7 @@ import torch
 from experiments import export
 from experiments.export import export_run
 from experiments.finished.model import read_finished
-from experiments.init.exported import read_export
+from experiments.init.exported import check_export, exported_state
 from experiments.points.planning import make_point
 from experiments.records.record import read_record, write_record
 from experiments.system.disk import abandoned
@@ -46,7 +46,8 @@ def test_a_trained_peer_model_leaves_and_comes_back(runs, tmp_path, capsys):
     assert form.architecture == "ExpertsForCausalLM"
     assert "MB to " in capsys.readouterr().out
     _, _, model = read_finished(run_dir, [cache_of(run_dir)])
-    shape, state = read_export(tmp_path / "out")
+    shape = check_export(tmp_path / "out")
+    state = exported_state(tmp_path / "out", shape.tie_head)
     assert shape.name == "peer"
     assert model.state_dict().keys() == state.keys()
     for name, tensor in model.state_dict().items():

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from experiments.config.hydra_hints import choice_names
-from experiments.init.exported import exported_shape, layer_node, read_export
+from experiments.init.exported import check_export, exported_shape, exported_state, layer_node
 from experiments.init.huggingface import HuggingFaceFolder
 from experiments.interchange import folder as interchange_folder
 from experiments.interchange.folder import check_folder
@@ -85,7 +85,8 @@ def test_tensors_are_ours(name, folders):
 @pytest.mark.parametrize("name", [name for name in MODELS if name not in NATIVE])
 def test_import_of_an_export_is_the_identity(name, folders):
     model = built(name)
-    shape, state = read_export(folders(name))
+    shape = check_export(folders(name))
+    state = exported_state(folders(name), shape.tie_head)
     config = model.config
     assert tuple(of_node(node) for node in shape.ffns) == config.ffns
     assert (shape.d_model, shape.d_head, shape.n_layers) == (32, 8, len(config.ffns))
@@ -331,10 +332,10 @@ def test_damaged_exports_are_one_line(folders, tmp_path):
     weights = tmp_path / "torn" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"model.safetensors can't be read, or is cut short"):
-        read_export(tmp_path / "torn")
+        check_export(tmp_path / "torn")
     (tmp_path / "torn" / "config.json").write_text("{}")
     with pytest.raises(ValueError, match=r"config.json is not the config of an export"):
-        read_export(tmp_path / "torn")
+        check_export(tmp_path / "torn")
 
 
 FRESH = """

@@ -127,9 +127,7 @@ class Handed:
 
 
 def _keep_input(module: nn.Module, args: Any, kwargs: Any = None) -> None:
-    if (
-        kwargs is None
-    ):  # torch's quantisation makes new modules, whose hooks it calls in another way
+    if kwargs is None:  # torch's quantisation makes new modules, and calls their hooks otherwise
         raise ValueError(
             "a module with a PEER layer was replaced (by quantize_dynamic?), and the layer is not "
             "in the new one; change the model first, then call retrofit or get_peft_model"

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from experiments.budget.costs import TRAINING_PASSES, Cost
 from experiments.models.ffn._base import FFN
-from experiments.models.roles import declared_roles
+from experiments.models.roles import tables_of
 
 Progress = Callable[[int, int, float], None]
 
@@ -107,15 +107,13 @@ def distil(
 
 
 def _groups(layer: FFN, lr: float, table_lr: float) -> list[dict[str, object]]:
-    """AdamW's groups by what FFN.param_roles says: tables have a rate of their own."""
-    tables: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
-    roles = declared_roles(layer)
-    for name, parameter in layer.named_parameters():
-        if parameter.requires_grad:
-            is_table = name in roles and roles[name].group == "table"
-            (tables if is_table else others).append(parameter)
-    groups = [{"params": others, "lr": lr}, {"params": tables, "lr": lr * table_lr}]
+    """AdamW's groups: tables have a rate of their own."""
+    tables = tables_of(layer)
+    trained = {n: p for n, p in layer.named_parameters() if p.requires_grad}
+    groups = [
+        {"params": [p for n, p in trained.items() if n not in tables], "lr": lr},
+        {"params": [p for n, p in trained.items() if n in tables], "lr": lr * table_lr},
+    ]
     return [group for group in groups if group["params"]]
 
 

@@ -5,7 +5,7 @@ config.json what each block holds; its tensors have the trunk's names already.
 """
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +16,7 @@ from experiments.budget.costs import FFNConfig
 from experiments.config.constraints import Within, checked
 from experiments.config.reading import build
 from experiments.init.safetensors_files import WEIGHTS, load_tensors, stored_tensors
-from experiments.init.source import Shape
+from experiments.init.source import Shape, node_of
 from experiments.models.transformer import TransformerConfig
 from experiments.system.json_files import read_json
 
@@ -46,14 +46,7 @@ def layer_node(config: FFNConfig) -> dict[str, Any]:
             f"{cls.__qualname__} is no dataclass of a module, by whose name an export would find "
             "it; define it at the top of a file"
         )
-    values = {field.name: getattr(config, field.name) for field in fields(cls)}
-    parts = {name: layer_node(v) for name, v in values.items() if is_layer(v)}
-    return {"_target_": f"{cls.__module__}.{cls.__name__}", **values, **parts}
-
-
-def is_layer(value: Any) -> bool:
-    """Whether it is a config of a layer."""
-    return all(hasattr(value, name) for name in _LAYER)
+    return node_of(config)
 
 
 def _read_layer(node: Any) -> dict[str, Any]:
@@ -136,9 +129,3 @@ def check_export(folder: Path) -> Shape:
                 f"{_REMEDY}"
             )
     return shape
-
-
-def read_export(folder: Path) -> tuple[Shape, dict[str, Tensor]]:
-    """Both of an export with our modeling file: its trunk, and the tensors by the trunk's names."""
-    shape = check_export(folder)
-    return shape, exported_state(folder, shape.tie_head)

@@ -18,6 +18,7 @@ from experiments.init.parent_tokenizer import ParentTokenizer
 from experiments.init.place import placed
 from experiments.init.reading import named, stamp
 from experiments.init.source import Shape, node_of, target_of
+from experiments.models.lora import merged
 from experiments.records.record import RECORD_NAME, DamagedError, RunRecord, read_record
 from experiments.system.seals import damage_of
 
@@ -69,17 +70,14 @@ class FinishedRun:
     def state(self, cache: Path) -> dict[str, Tensor]:
         """Low-rank adapters are added to the maps that they are beside."""
         record, _ = self._record()
-        state = {
-            name: tensor.to(
-                torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True
-            )
-            for name, tensor in self._tensors(record).items()
-        }
-        for name in [n for n in state if n.endswith(".lora_a")]:
-            stem = name.removesuffix("lora_a")
-            product = state.pop(f"{stem}lora_b").double() @ state.pop(name).double()
-            state[f"{stem}weight"] = (state[f"{stem}weight"].double() + product).float()
-        return state
+        return merged(
+            {
+                name: tensor.to(
+                    torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True
+                )
+                for name, tensor in self._tensors(record).items()
+            }
+        )
 
     def adapters(self) -> tuple[str | None, dict[str, tuple[Tensor, Tensor]]]:
         """The sha256 of the weights it started from, and by the path of the linear map that they

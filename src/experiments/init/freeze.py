@@ -1,14 +1,9 @@
 """The trained parts of a model: all of it, the layers of some blocks, or its low-rank adapters."""
 
-from torch import nn
-
 from experiments.models.batch_norm import BatchNorm
-from experiments.models.roles import declared_roles
+from experiments.models.lora import ADAPTERS
+from experiments.models.roles import tables_of
 from experiments.models.transformer import Block, Transformer
-
-
-def _tables(layer: nn.Module) -> set[str]:
-    return {name for name, role in declared_roles(layer).items() if role.group == "table"}
 
 
 def freeze(model: Transformer) -> None:
@@ -24,10 +19,11 @@ def freeze(model: Transformer) -> None:
         block = model.blocks[i]
         assert isinstance(block, Block)
         layer = block.ffn.studied()
-        for name, parameter in layer.named_parameters():
-            parameter.requires_grad_(not config.tables_alone or name in _tables(layer))
+        trained = tables_of(layer).values() if config.tables_alone else layer.parameters()
+        for parameter in trained:
+            parameter.requires_grad_(True)
     for name, parameter in model.named_parameters():
-        if name.rpartition(".")[2] in ("lora_a", "lora_b"):
+        if name.endswith(ADAPTERS):
             parameter.requires_grad_(True)
     for module in model.modules():
         if isinstance(module, BatchNorm):

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from experiments.config.constraints import shown
 from experiments.init.routing import has_own_lines, seed_routing
 from experiments.models.ffn._base import ACTIVATIONS, MLP
-from experiments.models.ffn._product_keys import SCORES
 from experiments.models.ffn.peer import PEER
 
 # Of the spare experts: far enough from their neuron to become something else.
@@ -143,7 +143,7 @@ def _seed(layer: PEER, neurons: Neurons, noise: float, generator: torch.Generato
 
 def _gate_factor(layer: PEER) -> float:
     """1 over the gate that the layer gives each retrieved expert where all scores are 0."""
-    name = next(name for name, function in SCORES.items() if function is layer.score)
+    name = layer.config.score
     if name == "relu":
         raise ValueError(
             "score=relu has no gate at a score of 0, so no factor makes it the FFN's 1: "
@@ -154,16 +154,15 @@ def _gate_factor(layer: PEER) -> float:
 
 def check_alike(layer: PEER, neurons: Neurons) -> None:
     """Raises ValueError if the layer's experts can't be such neurons."""
-    gated, own_gate = neurons.w_gate is not None, layer.w_gate is not None
-    name = next(name for name, function in ACTIVATIONS.items() if function is layer.activation)
-    if own_gate != gated:
+    gated, config = neurons.w_gate is not None, layer.config
+    if config.glu != gated:
         raise ValueError(
-            f"glu={str(own_gate).lower()}, but the FFN's hidden units are "
-            f"{'gated' if gated else 'not gated'}: give glu={str(gated).lower()}"
+            f"glu={shown(config.glu)}, but the FFN's hidden units are "
+            f"{'gated' if gated else 'not gated'}: give glu={shown(gated)}"
         )
-    if name != neurons.activation:
+    if config.activation != neurons.activation:
         raise ValueError(
-            f"activation={name} is not the FFN's: give activation={neurons.activation}"
+            f"activation={config.activation} is not the FFN's: give activation={neurons.activation}"
         )
     width, wanted = layer.w_down.shape[1], neurons.w_down.shape[1]
     if width != wanted:

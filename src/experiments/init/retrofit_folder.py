@@ -57,9 +57,7 @@ def save_retrofitted(model: Any, folder: str | Path) -> Path:
     transformers = from_extra("transformers", _PURPOSE)
     safetensors = from_extra("safetensors.torch", _PURPOSE)
     kind = type(model)
-    if (
-        getattr(transformers, kind.__name__, None) is not kind
-    ):  # load_retrofitted runs no other code
+    if getattr(transformers, kind.__name__, None) is not kind:  # no other code is run to load it
         raise ValueError(
             f"{kind.__module__}.{kind.__name__} is no class of transformers itself, so it can't be "
             "loaded again; retrofit and save one that is"

@@ -10,6 +10,7 @@ from experiments.config.schema import Init
 from experiments.init.freeze import freeze
 from experiments.init.how import Seeded, Started, how_of
 from experiments.models.ffn._base import FFN
+from experiments.models.lora import ADAPTERS
 from experiments.models.transformer import Block, Transformer
 
 
@@ -75,7 +76,7 @@ def _load(
 ) -> None:
     """Copies the state into the module's tensors of these names; but adapters, which are new."""
     own = module.state_dict()
-    wanted = {name for name in names if not name.endswith(("lora_a", "lora_b"))}
+    wanted = {name for name in names if not name.endswith(ADAPTERS)}
     if wanted != set(state):
         missing, surplus = sorted(wanted - set(state)), sorted(set(state) - wanted)
         which = f"no {where}{missing[0]}" if missing else f"{where}{surplus[0]}, which it has not"

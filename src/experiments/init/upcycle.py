@@ -7,6 +7,7 @@ copies that differ from the start: Nakamura 2025 (Drop-Upcycling, arXiv:2502.192
 import torch
 from torch import Tensor
 
+from experiments.config.constraints import shown
 from experiments.models.ffn._base import MLP
 from experiments.models.ffn.moe import MoE
 
@@ -103,11 +104,11 @@ def parts_of(layer: MoE, ffn: MLP, reinit: float) -> int:
         raise ValueError(
             f"activation={config.activation} is not the dense layer's: give the mixture its own"
         )
-    if config.glu != (ffn.w_gate is not None):
+    gated = ffn.w_gate is not None
+    if config.glu != gated:
         raise ValueError(
-            f"glu={str(config.glu).lower()}, but the dense layer is "
-            f"{'gated' if ffn.w_gate is not None else 'not gated'}: "
-            f"give glu={str(ffn.w_gate is not None).lower()}"
+            f"glu={shown(config.glu)}, but the dense layer is "
+            f"{'gated' if gated else 'not gated'}: give glu={shown(gated)}"
         )
     if d_ff % width:
         raise ValueError(

@@ -13,6 +13,7 @@ from experiments.init.slots import evaluating
 from experiments.init.source import Shape
 from experiments.models.batch_norm import BatchNorm
 from experiments.models.folded import folded
+from experiments.models.lora import merged
 from experiments.models.transformer import Transformer, TransformerConfig
 
 _OURS = "ExpertsForCausalLM"
@@ -53,7 +54,8 @@ def form_of(model: Transformer, model_name: str, end_of_text: int) -> Form:
     model = folded(model)
     config = model.config
     shape = _shape(config, model_name)
-    state = _merged(model.state_dict())
+    tensors = model.state_dict().items()
+    state = merged({name: t.detach().cpu().contiguous().clone() for name, t in tensors})
     causal = all(layer.causal for layer in model.ffn_layers())
     common = {
         "vocab_size": config.vocab_size,
@@ -142,17 +144,6 @@ def _shape(config: TransformerConfig, model_name: str) -> Shape:
         ffns=tuple(layer_node(ffn) for ffn in config.ffns),
         name=model_name,
     )
-
-
-def _merged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies on the CPU, with low-rank adapters (models/lora.py) added into their maps."""
-    merged = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
-    for name in [n for n in merged if n.endswith(".lora_a")]:
-        stem = name.removesuffix("lora_a")
-        product = merged.pop(f"{stem}lora_b").double() @ merged.pop(name).double()
-        weight = merged[f"{stem}weight"]
-        merged[f"{stem}weight"] = (weight.double() + product).to(weight.dtype)
-    return merged
 
 
 def n_bytes(state: Mapping[str, Tensor]) -> int:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from experiments.budget.costs import Term
 from experiments.models.roles import MAP, Role
 
+ADAPTERS = ("lora_a", "lora_b")  # the ends of their parameters' names
+
 
 class LoRALinear(nn.Linear):
     """y = W x + B A x; A is (rank, in_features), normal, and B (out_features, rank), zero.
@@ -44,6 +46,17 @@ def add_lora(blocks: nn.Module, rank: int) -> None:
     """Puts adapters beside every linear map of `adapted`, in place."""
     for parent, name, linear in list(adapted(blocks)):
         setattr(parent, name, LoRALinear(linear, rank))
+
+
+def merged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state with adapters added into the maps that they are beside, which keep their types."""
+    own = {name: tensor for name, tensor in state.items() if not name.endswith(ADAPTERS)}
+    for name in [n for n in state if n.endswith(".lora_a")]:
+        stem = name.removesuffix("lora_a")
+        product = state[f"{stem}lora_b"].double() @ state[name].double()
+        weight = own[f"{stem}weight"]
+        own[f"{stem}weight"] = (weight.double() + product).to(weight.dtype)
+    return own
 
 
 def lora_term(blocks: nn.Module, rank: int) -> Term:

@@ -56,6 +56,13 @@ def declared_roles(model: nn.Module) -> dict[str, Role]:
     return found
 
 
+def tables_of(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Its tables of rows, by name."""
+    named = dict(module.named_parameters(remove_duplicate=False))
+    roles = declared_roles(module)
+    return {name: named[name] for name, role in roles.items() if role.group == "table"}
+
+
 def undeclared(model: nn.Module) -> Iterator[str]:
     """Matrices of no role, each with the layer that it is of: 'blocks.0.ffn.mix of Mine'."""
     roles = declared_roles(model)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 
 from experiments.models.ffn._base import FFN
+from experiments.models.roles import tables_of
 from experiments.models.transformer import Transformer
 from experiments.points.row_scores import RowUse, Score
 
@@ -108,7 +109,4 @@ class SparseRows(nn.Module):
 
 def _tables_of(layer: FFN) -> list[nn.Parameter]:
     """Those that are trained."""
-    named = dict(layer.named_parameters())
-    roles = layer.param_roles.items()
-    tables = [named[n] for n, role in roles if role.group == "table" and n in named]
-    return [table for table in tables if table.requires_grad]
+    return [table for table in tables_of(layer).values() if table.requires_grad]

@@ -23,6 +23,7 @@ from experiments.init.growth._copies import add_noise, check_multiple
 from experiments.kernels.ops import product_key_topk
 from experiments.models.ffn._base import Late
 from experiments.models.ffn._product_keys import ProductKeyConfig, ProductKeyFFN
+from experiments.models.roles import tables_of
 
 
 class ProductKeys(Grower):
@@ -56,7 +57,7 @@ class ProductKeys(Grower):
             first, second = halves_of(tensor, layer.config)
             n_new = grown.config.key_sets[0] - layer.config.key_sets[0]
             return torch.cat([first, _more(first, n_new, -2, how), second], dim=-2)
-        if name in _tables(layer):
+        if name in tables_of(layer):
             return torch.cat([tensor, _more(tensor, grown.n_experts - layer.n_experts, 0, how)])
         return tensor
 
@@ -103,10 +104,6 @@ def halves_of(sub_keys: Tensor, config: ProductKeyConfig) -> tuple[Tensor, Tenso
     return sub_keys[..., : config.n_first_keys, :], sub_keys[..., config.n_first_keys :, :]
 
 
-def _tables(layer: ProductKeyFFN) -> list[str]:
-    return [name for name, role in layer.param_roles.items() if role.group == "table"]
-
-
 def _more(tensor: Tensor, n: int, dim: int, how: str) -> Tensor:
     """n further entries: zeros, or the old ones over and over."""
     if how == "bias":
@@ -127,9 +124,8 @@ def _fill(
     drawn = torch.randn(shape, generator=generator).to(old)
     grown.sub_keys[..., n_old:n_all, :] = old[..., like, :] + noise * old.std() * drawn
     written = grown.output_weights()
-    for name in _tables(layer):
-        table = getattr(grown, name)
-        if table is not None and not any(table is weight for weight in written):
+    for table in tables_of(grown).values():
+        if not any(table is weight for weight in written):
             new = table[n_old * n_second :]
             new.copy_(torch.randn(new.shape, generator=generator) * new.shape[1] ** -0.5)
 

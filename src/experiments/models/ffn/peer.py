@@ -68,6 +68,8 @@ class PEER(ProductKeyFFN):
         "w_up": Role(fan_in=None, group="table"),  # and here of 1 to d_model
     }
 
+    config: PEERConfig
+
     def __init__(self, d_model: int, config: PEERConfig) -> None:
         super().__init__(config, d_model)
         self.activation = ACTIVATIONS[config.activation]
