@@ -14,7 +14,7 @@ from experiments.sweep.many_runs import run_sweep
 from experiments.sweep.plan_table import plan_table
 from experiments.sweep.planning import assumed_rate, check_planned
 from experiments.sweep.queues.local import Local
-from experiments.sweep.queues.slurm import FOLDER, Slurm
+from experiments.sweep.queues.slurm import Slurm
 from experiments.training.execute import _planned_record
 
 PAPER = ("ladder=paper", "model=peer", "n_experts=1048576", "size=8", "budget=6e18", "data=c4")
@@ -101,10 +101,10 @@ def test_a_login_node_without_a_card_submits_for_cards(make, sweep, slurm, capsy
     run_sweep([point.raw], Slurm(gpus_per_node=1))
     assert "1 runs submitted, Slurm job 28" in capsys.readouterr().out
     assert "--gpus-per-node=1" in (slurm / "asked").read_text().split()
-    (submission,) = (sweep / FOLDER).glob("*.json")
+    (submission,) = (sweep / "slurm").glob("*.json")
     assert point.run_id in submission.read_text()
-    assert task.main([str(submission), "0"]) == 2  # on a node without a card
-    assert "torch sees no" in capsys.readouterr().err
+    assert task.main([str(submission), "0"]) == 1  # on a node without a card
+    assert capsys.readouterr().err.startswith("error: planned for a GPU, and ")
     assert not (point.run_dir / "record.json").exists()
     with pytest.raises(ValueError, match="torch sees no"):
         run_sweep([point.raw], Local())
