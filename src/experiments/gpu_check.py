@@ -48,9 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if device != "cpu" and not torch.cuda.is_available():
             if device == "cuda":
                 raise ValueError("--device cuda, but torch sees no GPU; use cpu, for toy sizes")
-            if (job := started.slurm_job()) is not None:
+            if job := started.in_words():
                 raise ValueError(
-                    f"torch sees no GPU in Slurm job {job}: submit it with --gpus-per-node=1, or "
+                    f"torch sees no GPU in{job}: submit it with --gpus-per-node=1, or "
                     "install a torch that is made for CUDA"
                 )
             print("no GPU here: nothing to check (--device cpu runs the parts at toy size)")

@@ -66,12 +66,10 @@ def test_every_launcher_is_a_queue_and_its_settings():
 
 
 def test_no_file_but_its_own_names_slurm_where_points_are_queued():
-    """How srun has started a process is another matter (system/started.py, distributed.py,
-    gpu_check.py).
-    """
+    """How srun has started a process is another matter (system/started.py, distributed.py)."""
     source = REPOSITORY / "src" / "experiments"
     found = {p.relative_to(source).as_posix() for p in source.rglob("*.py") if _names_slurm(p)}
-    own = {"system/started.py", "system/distributed.py", "gpu_check.py"}
+    own = {"system/started.py", "system/distributed.py"}
     own |= {f"sweep/queues/{name}.py" for name in ("slurm", "_slurm_tasks", "_slurm_resources")}
     assert found == own
 
