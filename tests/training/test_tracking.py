@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import textwrap
@@ -30,8 +31,9 @@ def start(folder, settings=OFFLINE):
 
 @pytest.fixture
 def nobody(monkeypatch, tmp_path):
-    """A user without a key."""
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "NETRC"):
+    """A user without a key and a proxy."""
+    proxies = [name for name in os.environ if name.lower().endswith("_proxy")]
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "NETRC", *proxies):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
 
@@ -65,6 +67,14 @@ def test_a_key_without_a_network_is_offline(nobody, monkeypatch):
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # discard: nothing listens
     assert has_key()
     assert resolve_mode("auto") == "offline"
+
+
+def test_auto_is_online_where_a_proxy_is_in_reach(nobody, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.invalid")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{server.getsockname()[1]}")
+        assert resolve_mode("auto") == "online"
 
 
 def test_the_users_own_mode_is_kept(nobody, monkeypatch):

@@ -10,7 +10,6 @@ base/ alone is what it says: the base.
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,14 +24,7 @@ from experiments.init.reading import from_extra
 from experiments.init.safetensors_files import load_tensors
 from experiments.init.slots import slots_at
 from experiments.system import interruption
-from experiments.system.disk import (
-    OTHER_FOLDER,
-    abandoned,
-    explained,
-    sync_file,
-    sync_tree,
-    temporary_name,
-)
+from experiments.system.disk import OTHER_FOLDER, explained, whole_folder
 from experiments.system.json_files import read_json
 
 FORMAT = 1
@@ -74,21 +66,11 @@ def save_retrofitted(model: Any, folder: str | Path) -> Path:
         "transformers": transformers.__version__,
         "layers": [dataclasses.asdict(added.made) for added in layers],
     }
-    for leftover in abandoned(folder, "partial"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    temporary = temporary_name(folder, "partial")
-    try:
-        with explained(folder, OTHER_FOLDER):
-            temporary.mkdir(parents=True)
-            safetensors.save_file(tensors, temporary / _LAYERS)
-            (temporary / _ABOUT).write_text(json.dumps(about, indent=1) + "\n")
-            with _without(model, layers):
-                model.save_pretrained(temporary / _BASE)
-            sync_tree(temporary)
-            temporary.rename(folder)
-            sync_file(folder.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with explained(folder, OTHER_FOLDER), whole_folder(folder) as new:
+        safetensors.save_file(tensors, new / _LAYERS)
+        (new / _ABOUT).write_text(json.dumps(about, indent=1) + "\n")
+        with _without(model, layers):
+            model.save_pretrained(new / _BASE)
     return folder
 
 

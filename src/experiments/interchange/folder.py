@@ -10,9 +10,7 @@ configuration_experts.py, layers_experts.py, modeling_experts.py, and the layers
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +20,10 @@ from experiments.interchange.place import MARKER, check_folder
 from experiments.interchange.reread import check_loads
 from experiments.interchange.sources import flat_sources, table_of
 from experiments.records.record import RunRecord
-from experiments.system.disk import (
-    OTHER_FOLDER,
-    abandoned,
-    explained,
-    file_sha256,
-    sync_file,
-    sync_tree,
-    temporary_name,
-)
+from experiments.system.disk import OTHER_FOLDER, explained, file_sha256, whole_folder
 
 WEIGHTS = "model.safetensors"
 _FORMAT = 1
-_TEMPORARY = ("partial", "old")  # of the new export, and of the one before
 _TEMPLATE = Path(__file__).parent / "template"
 _CODE = ("configuration_experts.py", "modeling_experts.py")
 _BATCH_NORM = "experiments.models.batch_norm"  # which the modeling file imports too
@@ -53,40 +42,15 @@ def write_export(
     from safetensors.torch import load_file, save_file
 
     folder = folder.absolute()
-    _clear(folder)
-    check_folder(folder, record.run_id)
-    new, old = (temporary_name(folder, what) for what in _TEMPORARY)
-    with explained(folder, OTHER_FOLDER):
-        try:
-            new.mkdir(parents=True)
-            for name, text in _texts(form, vocabulary, record, card).items():
-                (new / name).write_text(text, encoding="utf-8")
-            save_file(dict(form.state), new / WEIGHTS, metadata={"format": "pt"})
-            if not are_equal(load_file(new / WEIGHTS), form.state):
-                raise RuntimeError(f"{folder}: the weights read back are not those written")
-            check_loads(new, form)
-            _mark(new, record)
-            sync_tree(new)
-            if folder.exists():
-                folder.rename(old)
-            new.rename(folder)
-            sync_file(folder.parent)
-        except BaseException:
-            if old.exists() and not folder.exists():
-                old.rename(folder)
-            raise
-        finally:
-            for leftover in (new, old):
-                shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _clear(folder: Path) -> None:
-    new, old = (abandoned(folder, what) for what in _TEMPORARY)
-    if old and not folder.exists():
-        with suppress(OSError):
-            old.pop().rename(folder)
-    for leftover in (*new, *old):
-        shutil.rmtree(leftover, ignore_errors=True)
+    with explained(folder, OTHER_FOLDER), whole_folder(folder) as new:
+        check_folder(folder, record.run_id)
+        for name, text in _texts(form, vocabulary, record, card).items():
+            (new / name).write_text(text, encoding="utf-8")
+        save_file(dict(form.state), new / WEIGHTS, metadata={"format": "pt"})
+        if not are_equal(load_file(new / WEIGHTS), form.state):
+            raise RuntimeError(f"{folder}: the weights read back are not those written")
+        check_loads(new, form)
+        _mark(new, record)
 
 
 def _texts(form: Form, vocabulary: Vocabulary, record: RunRecord, card: str) -> Mapping[str, str]:

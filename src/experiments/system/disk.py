@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -83,6 +84,36 @@ def abandoned(path: Path, what: str = "new") -> list[Path]:
         return []
     found = [name for name in names if name.startswith(start)]
     return [path.with_name(name) for name in found if has_ended(name.removeprefix(start))]
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A new folder to be filled, which then takes the place of what has this name: it is there
+    whole, on the disk, or what was there before is. What killed writers of it have left goes; where
+    a kill came between the two renames, the earlier folder is put back first.
+    """
+    partial, earlier = (abandoned(folder, what) for what in ("partial", "old"))
+    if earlier and not folder.exists():
+        with suppress(OSError):
+            earlier.pop().rename(folder)
+    for leftover in (*partial, *earlier):
+        shutil.rmtree(leftover, ignore_errors=True)
+    new, old = (temporary_name(folder, what) for what in ("partial", "old"))
+    try:
+        new.mkdir(parents=True)
+        yield new
+        sync_tree(new)
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+        sync_file(folder.parent)
+    except BaseException:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        raise
+    finally:
+        for leftover in (new, old):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def refuse_links(folder: Path) -> None:

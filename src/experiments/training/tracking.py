@@ -8,7 +8,6 @@ training waits for it at the end only, for a limited time.
 import netrc
 import os
 import shutil
-import socket
 import sys
 import warnings
 from collections.abc import Mapping
@@ -17,9 +16,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from experiments.config.schema import Logger
+from experiments.data.hub import probe
 from experiments.training.guest import Guest
 
-_NETWORK_TIMEOUT = 2.0  # seconds
 _INIT_TIMEOUT = 30.0  # seconds W&B itself gives a server to answer
 _PATIENCE = 120.0  # seconds without an answer that end the logging; online, the end uploads
 _CLOSE_PATIENCE = 5.0  # seconds
@@ -146,7 +145,7 @@ def resolve_mode(wanted: str) -> str:
         return wanted
     if os.environ.get("WANDB_MODE") in ("online", "offline", "disabled"):
         return os.environ["WANDB_MODE"]
-    return "online" if has_key() and _reachable() else "offline"
+    return "online" if has_key() and _is_reachable() else "offline"
 
 
 def has_key() -> bool:
@@ -154,19 +153,18 @@ def has_key() -> bool:
     if os.environ.get("WANDB_API_KEY"):
         return True
     try:
-        return netrc.netrc().authenticators(_server()[0]) is not None
+        return netrc.netrc().authenticators(urlsplit(_server()).hostname or "") is not None
     except (OSError, netrc.NetrcParseError):
         return False
 
 
-def _reachable() -> bool:
+def _is_reachable() -> bool:
     try:
-        with socket.create_connection(_server(), timeout=_NETWORK_TIMEOUT):
-            return True
-    except OSError:
+        probe(_server())
+    except ConnectionError:
         return False
+    return True
 
 
-def _server() -> tuple[str, int]:
-    url = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
-    return url.hostname or "", url.port or (80 if url.scheme == "http" else 443)
+def _server() -> str:
+    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")

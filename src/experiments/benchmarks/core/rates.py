@@ -11,6 +11,7 @@ from torch import Tensor
 
 from experiments.benchmarks.core.shapes import Settings, Shape, type_name
 from experiments.benchmarks.core.timing import best_seconds
+from experiments.kernels.interface import Kernel
 from experiments.kernels.select import resolve_kernel
 
 SQUARE = {"cpu": 2048, "cuda": 8192}  # of the product whose rate is the optimistic one
@@ -46,10 +47,12 @@ def measure(shape: Shape, table: Tensor, settings: Settings) -> Rates:
     """Takes a second or two."""
     device = settings.device
     query_type = torch.float32 if settings.table_dtype == torch.float32 else torch.bfloat16
+    kernel = resolve_kernel("auto", device, table.dtype)
+    assert kernel is not None
     keys_type = torch.bfloat16 if device == "cuda" or has_bf16_products() else torch.float32
     return Rates(
         copy=copy_rate(device),
-        rows=_row_rate(shape, table, settings),
+        rows=max(gather_rates(shape, table.detach(), kernel, device).values()),
         square=square_rate(device, query_type),
         square_keys=square_rate(device, keys_type),
         query=_query_rates(shape, device, query_type),
@@ -73,24 +76,21 @@ def copy_rate(device: str) -> float:
     return 2 * COPY_BYTES / best_seconds(lambda: target.copy_(source), device)
 
 
-def _row_rate(shape: Shape, table: Tensor, settings: Settings) -> float:
-    """The better of the two gathers, on rows drawn evenly; other ones in each of four calls, so
-    that a large table's are not found in the cache.
+def gather_rates(shape: Shape, table: Tensor, kernel: Kernel, device: str) -> dict[str, float]:
+    """Bytes/s of a kernel's two gathers, dot and sum, of the shape's pairs, rows of a table (N, D)
+    of any width drawn evenly; other ones in each of four calls, so that a large table's are not
+    found in the cache.
     """
-    kernel = resolve_kernel("auto", settings.device, table.dtype)
-    assert kernel is not None
-    n_columns = shape.n_heads * shape.top_k
-    tall = (shape.n_tokens, n_columns)
-    drawn = [torch.randint(shape.n_experts, tall, device=settings.device) for _ in range(4)]
-    idx = cycle(drawn)
-    weights = torch.ones(tall, device=settings.device)
-    x = torch.randn(shape.n_tokens, shape.d_model, device=settings.device)
-    plain = table.detach()
-    best = min(
-        best_seconds(lambda: kernel.dot(x, plain, next(idx)), settings.device),
-        best_seconds(lambda: kernel.weighted_sum(plain, next(idx), weights), settings.device),
-    )
-    return shape.n_pairs * shape.d_model * table.itemsize / best
+    tall = (shape.n_tokens, shape.n_heads * shape.top_k)
+    idx = cycle([torch.randint(shape.n_experts, tall, device=device) for _ in range(4)])
+    weights = torch.ones(tall, device=device)
+    x = torch.randn(shape.n_tokens, table.shape[1], device=device)
+    calls: dict[str, Callable[[], Tensor]] = {
+        "dot": lambda: kernel.dot(x, table, next(idx)),
+        "sum": lambda: kernel.weighted_sum(table, next(idx), weights),
+    }
+    n_bytes = shape.n_pairs * table.shape[1] * table.itemsize
+    return {name: n_bytes / best_seconds(call, device) for name, call in calls.items()}
 
 
 def square_rate(device: str, dtype: torch.dtype) -> float:

@@ -1,17 +1,14 @@
 """One PEER and one PKM layer against their floor; gathers."""
 
-from collections.abc import Callable, Iterator, Mapping
-from itertools import cycle
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from experiments.benchmarks import layer
-from experiments.benchmarks.core.rates import copy_rate
+from experiments.benchmarks.core.rates import copy_rate, gather_rates
 from experiments.benchmarks.core.report import printed
 from experiments.benchmarks.core.shapes import Settings, Shape
-from experiments.benchmarks.core.timing import best_seconds
 from experiments.gpu import toy
 from experiments.gpu.goals import (
     GATHER_SHARE,
@@ -21,7 +18,6 @@ from experiments.gpu.goals import (
     OPTIMIZER_FLOORS,
 )
 from experiments.gpu.job import Job
-from experiments.kernels.interface import Kernel
 from experiments.kernels.select import resolve_kernel
 
 WORTH = 80
@@ -93,29 +89,14 @@ def _floor(floor: Mapping[str, Any], rates: Mapping[str, Any], copy: float) -> f
     return floor["n_bytes"] / copy + products
 
 
-def _calls(
-    kernel: Kernel, x: Tensor, table: Tensor, idx: Iterator[Tensor], weights: Tensor
-) -> dict[str, Callable[[], Tensor]]:
-    return {
-        "dot": lambda: kernel.dot(x, table, next(idx)),
-        "sum": lambda: kernel.weighted_sum(table, next(idx), weights),
-    }
-
-
 def _gathers(job: Job, copy: float) -> None:
-    """Rows of each width at the same number of pairs; other rows in each of four calls."""
+    """Rows of each width, at the same number of pairs."""
     shape = shape_of(job)
     kernel = resolve_kernel(job.kernel, job.device, torch.bfloat16)
     assert kernel is not None
-    size = (shape.n_tokens, shape.n_heads * shape.top_k)
-    drawn = [torch.randint(shape.n_experts, size, device=job.device) for _ in range(4)]
-    weights = torch.randn(size, device=job.device)
     for width in WIDTHS[:2] if job.toy else reversed(WIDTHS):
         table = torch.randn(shape.n_experts, width, device=job.device).to(torch.bfloat16)
-        x = torch.randn(shape.n_tokens, width, device=job.device)
-        calls = _calls(kernel, x, table, cycle(drawn), weights)
-        for name, call in calls.items():
-            rate = shape.n_pairs * width * table.itemsize / best_seconds(call, job.device)
+        for name, rate in gather_rates(shape, table, kernel, job.device).items():
             job.add(
                 f"gather, {name}, width {width}: share of a copy's rate",
                 rate / copy,
