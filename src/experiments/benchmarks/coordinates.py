@@ -194,7 +194,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     widths = numbers_of("--widths", options.widths)
-    if len(widths) < 2:
+    if len(set(widths)) < 2:
         raise ValueError(f"--widths {options.widths}: a slope needs two widths or more")
     found = check_coordinates(
         partial(_subject, options.overrides),

@@ -2,13 +2,12 @@
 
 import errno
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from experiments.system.disk import make_folder, sync_file, sync_tree
+from experiments.system.disk import make_folder, whole_folder
 from experiments.system.locks import lock
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -32,20 +31,11 @@ def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
     if folder.exists():
         return folder
     with full_disk_explained(folder), locked(folder):
-        if folder.exists():
-            return folder
-        prefix = f".{folder.name}.partial-"
-        for leftover in folder.parent.glob(f"{prefix}*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        temporary = folder.with_name(f"{prefix}{secrets.token_hex(4)}")
-        temporary.mkdir()
-        try:
-            make(temporary)
-            sync_tree(temporary)
-            temporary.rename(folder)
-            sync_file(folder.parent)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        if not folder.exists():
+            for leftover in folder.parent.glob(f".{folder.name}.partial-*"):  # on any machine
+                shutil.rmtree(leftover, ignore_errors=True)
+            with whole_folder(folder) as new:
+                make(new)
     return folder
 
 
