@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from experiments.config.words import key_of
+
 if TYPE_CHECKING:  # Hydra imports its plugins at every start
     from experiments.sweep.search import Cell, Search
     from experiments.sweep.study import Rules
@@ -93,8 +95,8 @@ def _cells(
         cell = " ".join(f"{name}={_short(value)}" for name, value in values.items())
         for space in rules.spaces:
             _check_key(space, rules.spaces[space].kind, cell, point)
-        others = [word for word in overrides if _name(word) not in rules.spaces]
-        given = sorted({_name(word) for word in overrides} & set(rules.spaces))
+        others = [word for word in overrides if key_of(word) not in rules.spaces]
+        given = sorted({key_of(word) for word in overrides} & set(rules.spaces))
         first = {name: rules.spaces[name].checked(value_of(point, name, "")) for name in given}
         if others not in members.setdefault(cell, []):
             members[cell].append(others)
@@ -134,7 +136,7 @@ def _check_key(name: str, kind: str, cell: str, point: DictConfig) -> None:
 
 def _check_alike(cell: str, members: Sequence[Overrides]) -> None:
     """Raises ValueError if points of a cell differ in more than their seeds."""
-    values = [{_name(word): word for word in overrides} for overrides in members]
+    values = [{key_of(word): word for word in overrides} for overrides in members]
     names = {name for each in values for name in each if name != "seed"}
     differ = sorted(n for n in names if len({each.get(n) for each in values}) > 1)
     if differ:
@@ -142,10 +144,6 @@ def _check_alike(cell: str, members: Sequence[Overrides]) -> None:
             f"{len(members)} points of the grid are one cell, {cell}, and differ in "
             f"{', '.join(differ)}; name that in hydra.sweeper.per too (seeds alone are averaged)"
         )
-
-
-def _name(word: str) -> str:
-    return word.partition("=")[0].lstrip("+~")
 
 
 def _short(value: Any) -> str:

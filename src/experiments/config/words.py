@@ -54,7 +54,7 @@ def read_words(
     return Words(
         plain=(*others, *after),
         values=values,
-        overrides=tuple(word for word in pairs if _key(word) not in keys),
+        overrides=tuple(word for word in pairs if key_of(word) not in keys),
     )
 
 
@@ -74,13 +74,13 @@ def split_pairs(given: Iterable[str]) -> tuple[list[str], list[str]]:
 
 def node_of(pair: str) -> str:
     """The first part of the key of key=value: 'trainer' of '+trainer.devices=2'."""
-    return _key(pair).partition(".")[0]
+    return key_of(pair).partition(".")[0]
 
 
 def check_keys(pairs: Iterable[str], keys: Collection[str], nodes: Collection[str]) -> None:
     """Raises ValueError for the first key that is none of `keys` and below none of `nodes`."""
     for word in pairs:
-        if _key(word) not in keys and node_of(word) not in nodes:
+        if key_of(word) not in keys and node_of(word) not in nodes:
             raise ValueError(
                 f"{word}: unknown key here; known: {_known(keys, nodes)}; the rest is the run's, "
                 "and is not changed; put -- before a text that looks like this"
@@ -101,7 +101,8 @@ def _cut(given: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
     return given[:n], given[n + 1 :]
 
 
-def _key(pair: str) -> str:
+def key_of(pair: str) -> str:
+    """The key of key=value: 'trainer.devices' of '+trainer.devices=2'."""
     return pair.partition("=")[0].lstrip("+~")
 
 

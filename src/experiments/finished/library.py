@@ -20,14 +20,14 @@ def library_label(folder: Path) -> str:
 
 
 def attach_library(
-    folder: Path, run_dir: Path, record: RunRecord, model: Transformer, kernel: str = "auto"
+    folder: Path, run_dir: Path, record: RunRecord, model: Transformer
 ) -> LoRALibrary:
     """The library in a folder, beside a run's model. A run of init.train=lora stands for what it
     began with: its own adapters are taken off.
 
     Raises ValueError for a library of adapters of other weights.
     """
-    library = load_library(folder, kernel=kernel)
+    library = load_library(folder)
     found = base_digest(run_dir, record)
     if library.base is not None and library.base != found:
         raise ValueError(

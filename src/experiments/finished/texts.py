@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from experiments.adapters.lora_files import LoRA, read_lora
 from experiments.config.words import PLACES
+from experiments.data import packed
 from experiments.data.packed import PackedText
 from experiments.data.prepare import prepare_data, prepare_sets
 from experiments.finished.library import take_off
@@ -107,5 +108,4 @@ def windows_of(text: PackedText, seq_len: int, n: int, what: str) -> Tensor:
     if n_all < n:
         raise ValueError(f"{what} text has {n_all} windows of {seq_len} tokens, fewer than {n}")
     starts = np.linspace(0, n_all - 1, n).round().astype(int) * seq_len
-    rows = [text.read(int(start), int(start) + seq_len).astype(np.int64) for start in starts]
-    return torch.from_numpy(np.stack(rows))
+    return torch.from_numpy(packed.windows_of(text, starts, seq_len).astype(np.int64))

@@ -13,6 +13,7 @@ from experiments.system.text_table import filled, markdown
 UNKNOWN = "unknown"  # the hub's own word
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"))
+_SHOWN = 6  # values of a setting
 _FLOPS = (
     "Training FLOPs, by each run's own count, term by term: attention, routing, the feed-forward "
     "layer and the head; a multiply-add is 2 FLOPs, training is 3 times the forward pass (less "
@@ -169,6 +170,7 @@ def _once(values: Iterable[str]) -> list[str]:
     return [value for value in dict.fromkeys(values) if value]
 
 
-def _listed(values: Iterable[str], most: int = 6) -> str:
+def _listed(values: Iterable[str]) -> str:
     found = _once(values)
-    return ", ".join(found[:most]) + (f", and {len(found) - most} more" if found[most:] else "")
+    more = f", and {len(found) - _SHOWN} more" if found[_SHOWN:] else ""
+    return ", ".join(found[:_SHOWN]) + more
