@@ -11,7 +11,6 @@ from torch import nn
 from experiments.config.optim import Optim
 from experiments.init import grow
 from experiments.init.growth.product_keys import GROWER
-from experiments.init.late_keys import LateKeys
 from experiments.models.ffn._base import Late
 from experiments.models.ffn._product_keys import ProductKeyConfig, ProductKeyFFN
 from experiments.models.ffn.dense import DenseConfig
@@ -22,6 +21,7 @@ from experiments.models.roles import Role
 from experiments.models.transformer import TransformerConfig
 from experiments.optim.groups import build_optimizer
 from experiments.optim.moments import grown_moments, set_moments
+from experiments.points.parts.growth import Growing
 
 D = 16
 SMALL = {"n_experts": 64, "n_heads": 2, "top_k": 4, "d_key": 16}
@@ -302,16 +302,16 @@ def test_moments_have_the_type_of_their_optimizer(state):
 
 def test_the_bias_of_late_keys_rises_to_0_by_the_step():
     layer = grow(LAYERS["peer"].build(D), 128)
-    late = LateKeys({layer: (8, 6.0)}, 4)
+    growing = Growing({layer: (8, 6.0)}, 4, {})
     biases = []
     for step in range(4):
-        late.set(step)
+        growing.before_step(step)
         assert layer.late.n_old == 8
         biases.append(float(layer.late.bias))
     assert biases == [-6.0, -4.5, -3.0, -1.5]
     for step in (4, 5):
-        late.set(2)
-        late.set(step)
+        growing.before_step(2)
+        growing.before_step(step)
         assert layer.late is None
 
 

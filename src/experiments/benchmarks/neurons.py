@@ -24,7 +24,7 @@ from experiments.data.windows import ScoredWindows
 from experiments.init.place import bases
 from experiments.init.start import start
 from experiments.models.ffn._base import MLP
-from experiments.models.transformer import Block, Transformer, chosen_blocks
+from experiments.models.transformer import Transformer, block_of, chosen_blocks
 from experiments.points.planning import plan_point
 from experiments.points.point import Point
 from experiments.system.environment import keep_freed_memory, usable_cores
@@ -79,11 +79,10 @@ def _rows(point: Point) -> list[tuple[str, str, str]]:
 def _layers(model: Transformer, blocks: tuple[int, ...]) -> list[MLP]:
     found = []
     for i in blocks:
-        block = model.blocks[i]
-        assert isinstance(block, Block)
-        if not isinstance(block.ffn, MLP):
-            raise ValueError(f"block {i} holds {type(block.ffn).__name__}, which has no units")
-        found.append(block.ffn)
+        layer = block_of(model, i).ffn
+        if not isinstance(layer, MLP):
+            raise ValueError(f"block {i} holds {type(layer).__name__}, which has no units")
+        found.append(layer)
     return found
 
 

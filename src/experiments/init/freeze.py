@@ -3,7 +3,7 @@
 from experiments.models.batch_norm import BatchNorm
 from experiments.models.lora import ADAPTERS
 from experiments.models.roles import tables_of
-from experiments.models.transformer import Block, Transformer
+from experiments.models.transformer import Transformer, block_of
 
 
 def freeze(model: Transformer) -> None:
@@ -16,9 +16,7 @@ def freeze(model: Transformer) -> None:
         return
     model.requires_grad_(False)
     for i in config.trained_blocks:
-        block = model.blocks[i]
-        assert isinstance(block, Block)
-        layer = block.ffn.studied()
+        layer = block_of(model, i).ffn.studied()
         trained = tables_of(layer).values() if config.tables_alone else layer.parameters()
         for parameter in trained:
             parameter.requires_grad_(True)

@@ -11,7 +11,7 @@ from experiments.init.freeze import freeze
 from experiments.init.how import Seeded, Started, how_of
 from experiments.models.ffn._base import FFN
 from experiments.models.lora import ADAPTERS
-from experiments.models.transformer import Block, Transformer
+from experiments.models.transformer import Transformer, block_of
 
 
 def start(
@@ -43,15 +43,13 @@ def start(
     _load(model, left, rest.keys(), "")
     seeded: dict[int, FFN | None] = {}
     for i in blocks:
-        block = model.blocks[i]
-        assert isinstance(block, Block)
-        where = f"blocks.{i}.ffn."
+        ffn, where = block_of(model, i).ffn, f"blocks.{i}.ffn."
         if how.as_it_is:
-            _load(block.ffn, old[i], block.ffn.state_dict().keys(), where)
+            _load(ffn, old[i], ffn.state_dict().keys(), where)
             continue
         base: FFN = bases[i].build(model.config.d_model)
         _load(base, old[i], base.state_dict().keys(), where)
-        seeded[i] = how.seed(block.ffn, base, init, generator)
+        seeded[i] = how.seed(ffn, base, init, generator)
     freeze(model)
     return how.finish(
         Seeded(

@@ -235,6 +235,13 @@ class Block(nn.Module):
         return x + _times(self._multiplier, self.ffn(self.ffn_norm(x)))
 
 
+def block_of(model: Transformer, i: int) -> Block:
+    """Block i, from 0."""
+    block = model.blocks[i]
+    assert isinstance(block, Block)
+    return block
+
+
 def _times(multiplier: float, x: Tensor) -> Tensor:
     return x if multiplier == 1 else multiplier * x
 

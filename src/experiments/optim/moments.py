@@ -10,7 +10,7 @@ from torch import Tensor
 from experiments.budget.costs import FFNConfig
 from experiments.config.optim import Optim
 from experiments.init.growth import in_grown
-from experiments.models.transformer import Block, Transformer
+from experiments.models.transformer import Transformer, block_of
 from experiments.optim.groups import parameter_groups
 from experiments.optim.muon import MOMENTUM
 from experiments.optim.optimizer import MOMENTS, RowAdamW
@@ -85,10 +85,8 @@ def _grown(
     for i in blocks:
         prefix = f"blocks.{i}.ffn."
         if name.startswith(prefix):
-            before, after = parent.blocks[i], model.blocks[i]
-            assert isinstance(before, Block)
-            assert isinstance(after, Block)
-            return in_grown(name.removeprefix(prefix), moment, before.ffn, after.ffn, how)
+            before, after = block_of(parent, i).ffn, block_of(model, i).ffn
+            return in_grown(name.removeprefix(prefix), moment, before, after, how)
     return moment
 
 

@@ -6,14 +6,7 @@ import torch
 from torch import Tensor
 
 from experiments.models.ffn.beside import Beside
-from experiments.models.transformer import Block, Transformer, document_mask
-
-
-def block_of(model: Transformer, i: int) -> Block:
-    """Block i."""
-    block = model.blocks[i]
-    assert isinstance(block, Block)
-    return block
+from experiments.models.transformer import Transformer, block_of, document_mask
 
 
 @torch.no_grad()

@@ -6,9 +6,10 @@ from experiments.budget.costs import FFNConfig
 from experiments.config.schema import Init
 from experiments.init.growth import grow_into, grower_of, grown_config
 from experiments.init.how import How, Seeded, Started
-from experiments.init.how._blocks import block_of, ffn_inputs
+from experiments.init.how._blocks import ffn_inputs
 from experiments.init.how._seeds import check_grown
 from experiments.models.ffn._base import FFN
+from experiments.models.transformer import block_of
 
 
 class Bias(How):

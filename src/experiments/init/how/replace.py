@@ -11,11 +11,12 @@ from experiments.budget.costs import FFNConfig
 from experiments.config.schema import Init
 from experiments.init.distil import distil
 from experiments.init.how import How, Seeded, Started
-from experiments.init.how._blocks import block_of, ffn_inputs
+from experiments.init.how._blocks import ffn_inputs
 from experiments.init.how._seeds import check_neurons
 from experiments.init.neurons import check_replace, neurons_of, seed_replace
 from experiments.models.ffn._base import MLP
 from experiments.models.ffn.peer import PEER
+from experiments.models.transformer import block_of
 
 _DISTIL_BATCH = 256  # tokens of a step: many steps of few tokens were better than few of many
 _AT_ONCE = 1024  # tokens of a teacher's forward pass

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from experiments.config.schema import RunConfig
 from experiments.init.finished_run import FinishedRun
 from experiments.init.growth import grower_of
-from experiments.init.how._blocks import block_of
-from experiments.init.late_keys import LateKeys
 from experiments.init.place import bases, grows
-from experiments.models.transformer import Transformer, chosen_blocks
+from experiments.models.ffn._base import FFN, Late
+from experiments.models.transformer import Transformer, block_of, chosen_blocks
 from experiments.optim.moments import Moments, grown_moments, has_moments, set_moments
 from experiments.optim.optimizer import RowAdamW
 from experiments.points.point import BuiltRun, RunPart, TrainingPart
@@ -51,7 +52,7 @@ class Growth(RunPart):
             blocks = chosen_blocks(config.trunk.ffn_blocks, config.size)
             how = str(columns["init"]["how"])
             moments = grown_moments(saved, run.model, bases(config), blocks, config.optim, how)
-        return Growing(LateKeys(layers, n_steps), moments)
+        return Growing(layers, n_steps, moments)
 
 
 def _saved(config: RunConfig) -> dict[str, Any] | None:
@@ -63,20 +64,37 @@ def _saved(config: RunConfig) -> dict[str, Any] | None:
 
 
 class Growing(TrainingPart):
-    """Sets the bias on new keys before each step, and the moments once."""
+    """Sets the moments once, and before each step the bias on what is let in late.
+
+    The bias begins so low that nothing new is read, and rises to 0 linearly over n_steps. It
+    follows from the step alone, so a run that is taken up again has the same. layers: each with its
+    Late.n_old, and how far below 0 its bias begins.
+    """
 
     state_name = "growing"
 
-    def __init__(self, late_keys: LateKeys, moments: Moments) -> None:
+    def __init__(
+        self, layers: Mapping[FFN, tuple[int, float]], n_steps: int, moments: Moments
+    ) -> None:
         super().__init__()
-        self._late_keys, self._moments = late_keys, moments
+        self._layers, self._n_steps, self._moments = layers, n_steps, moments
 
     def set_optimizer(self, optimizer: RowAdamW, model: Transformer) -> None:
         set_moments(optimizer, model, self._moments)
         self._moments = {}  # the optimizer has copies
 
     def before_step(self, step: int) -> None:
-        self._late_keys.set(step)
+        share = 1 - step / self._n_steps if step < self._n_steps else 0.0
+        for layer, (n_old, depth) in self._layers.items():
+            if share == 0:
+                layer.late = None
+                continue
+            if layer.late is None or layer.late.bias is None:  # else the same tensor: a compiled
+                at = layer.output_weights()[0].device  # graph reads it again
+                layer.late = Late(n_old=n_old, bias=torch.zeros((), device=at))
+            assert layer.late.bias is not None
+            layer.late.bias.fill_(-depth * share)
 
     def end(self) -> None:
-        self._late_keys.let_in()
+        for layer in self._layers:
+            layer.late = None
