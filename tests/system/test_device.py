@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from experiments.config.paths import conf_dir
+from experiments.finished.model import run_config
 from experiments.points.planning import here, make_point
 from experiments.training.execute import execute
 from tests.conftest import TINY
+from tests.records.test_record import record
 
 CARDS = sorted(path.stem for path in (conf_dir() / "cluster").glob("*.yaml"))
 WITHOUT_BF16 = {"v100": (7, 0), "t4": (7, 5)}
-NAMES = {"a100": "NVIDIA A100-SXM4-80GB", "h100": "NVIDIA H100 80GB HBM3", "v100": "Tesla V100"}
 
 
 @pytest.fixture
@@ -120,13 +121,22 @@ def test_another_card_than_planned_for_is_a_warning_unless_the_run_does_not_fit(
     planned = point("cluster=h100")
     card("Tesla V100-SXM2-32GB", (7, 0), gib=31.7)
     with pytest.warns(UserWarning, match=r"planned for H100 of 79\.1 GiB, and runs on Tesla V100"):
-        assert device(here(planned)) == ("cuda", "32-true")
+        found = here(planned)
+    assert device(found) == ("cuda", "32-true")
+    assert found.plan.memory == point().plan.memory  # in float32
+    assert found.run_id == planned.run_id
     card("NVIDIA H100 80GB HBM3 MIG 1g.10gb", gib=9.5)  # the same name, and a part of it
     with pytest.warns(UserWarning, match=r"of 9\.5 GiB"):
         here(planned)
     card("Tesla T4", (7, 5), gib=0.2)
     with pytest.raises(ValueError, match=r"now on Tesla T4, needs about 0\.4 GiB .* are 0\.2"):
         here(planned)
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_read_where_it_is(point, no_card):
+    trained = record(config=dict(point("cluster=h100").raw))
+    assert device(make_point(run_config(trained, ()))) == ("cpu", "32-true")
 
 
 @pytest.mark.slow

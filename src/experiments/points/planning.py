@@ -27,7 +27,7 @@ from experiments.points.identity import id_of
 from experiments.points.parts import completed, parts_of
 from experiments.points.point import Draft, Point
 from experiments.system.credentials import refuse_credentials
-from experiments.system.device import device_here
+from experiments.system.device import check_card, device_here
 from experiments.system.distributed import Ranks, share_batch
 
 
@@ -107,9 +107,14 @@ def here(point: Point) -> Point:
     to run it. Warns of another card; raises ValueError if there is none, or it has too little
     memory.
     """
-    if point.device.card is None:
+    card = point.device.card
+    if card is None:
         return point
-    return replace(point, device=device_here(point.config, point.plan.memory.total))
+    found = replace(point, device=device_here(point.config))
+    if found.device.precision != point.device.precision:  # memory is another then
+        found = replace(found, plan=make_point({**point.raw, "cluster": None}).plan)
+    check_card(card, found.device, found.plan.memory.total)
+    return found
 
 
 def fits(draft: Draft, batch_size: int) -> bool:

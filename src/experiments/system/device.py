@@ -78,34 +78,36 @@ def device_of(config: RunConfig) -> Device:
     return Device(accelerator="cuda", precision=precision, card=cluster)
 
 
-def device_here(config: RunConfig, n_bytes: int) -> Device:
-    """This machine's device, for a run of n_bytes that was planned for the cluster's card.
-
-    Warns of another card than was planned for. Raises ValueError if there is none, or if the run
-    does not fit into the other one.
+def device_here(config: RunConfig) -> Device:
+    """This machine's GPU, for a run that was planned for the cluster's card. Raises ValueError if
+    there is none.
     """
-    cluster = config.cluster
-    assert cluster is not None
+    assert config.cluster is not None
     if not torch.cuda.is_available():
         raise ValueError(
-            f"the run is planned for {cluster.describe()}, and torch sees no GPU here; start it "
-            "where one is, or leave out cluster=..."
+            f"the run is planned for {config.cluster.describe()}, and torch sees no GPU here; "
+            "start it where one is (hydra/launcher=slurm), or leave out cluster=..."
         )
     precision = _precision(config.trainer.precision, _has_bf16())
-    device = Device(accelerator="cuda", precision=precision)
+    return Device(accelerator="cuda", precision=precision)
+
+
+def check_card(planned: Cluster, device: Device, n_bytes: int) -> None:
+    """Warns if this machine's GPU is another one than was planned for. Raises ValueError if a run
+    of n_bytes does not fit into that one.
+    """
     found, memory = torch.cuda.get_device_name(0), total_memory("cuda")
     assert memory is not None
-    if cluster.card.lower() in found.lower() and (
-        abs(memory - cluster.memory) <= _OTHER_MEMORY * cluster.memory
+    if planned.card.lower() in found.lower() and (
+        abs(memory - planned.memory) <= _OTHER_MEMORY * planned.memory
     ):
-        return device
-    check_memory(n_bytes, memory, f"the run, planned for {cluster.describe()} and now on {found},")
+        return
+    check_memory(n_bytes, memory, f"the run, planned for {planned.describe()} and now on {found},")
     warnings.warn(
-        f"planned for {cluster.describe()}, and runs on {found} of {memory / 2**30:.1f} GiB in "
-        f"{precision}: time and memory are not those of the plan",
+        f"planned for {planned.describe()}, and runs on {found} of {memory / 2**30:.1f} GiB in "
+        f"{device.precision}: time and memory are not those of the plan",
         stacklevel=2,
     )
-    return device
 
 
 def _accelerator(accelerator: str) -> str:
