@@ -113,9 +113,18 @@ def test_points_that_are_one_run_share_an_effective_id(raw):
         return point.run_id, effective_id(point)
 
     base = ids()
-    for same in (("continual=keep",), ("optim.lr=0.012", "ladder.lr=1")):
+    n_heads = make_point(raw()).transformer.n_heads
+    for same in (
+        ("continual=keep",),
+        ("optim.lr=0.012", "ladder.lr=1"),
+        ("trunk.ffn_blocks=[0]",),  # the middle one of two
+        (f"+trunk.n_kv_heads={n_heads}",),
+    ):
         assert ids(*same)[0] != base[0]
         assert ids(*same)[1] == base[1]
+    everywhere = {ids(f"trunk.ffn_blocks={blocks}")[1] for blocks in ("all", "[1,0]", "[0,1]")}
+    assert len(everywhere) == 1
+    assert everywhere != {base[1]}
     for other in (
         "optim.table_lr=1",
         "seed=1",

@@ -21,7 +21,12 @@ from experiments.data.prepare import check_data, train_folder
 from experiments.init.freeze import freeze
 from experiments.kernels.select import check_kernel
 from experiments.models.roles import check_declared, declared_roles
-from experiments.models.transformer import Transformer, TransformerConfig, assign_ffns
+from experiments.models.transformer import (
+    Transformer,
+    TransformerConfig,
+    assign_ffns,
+    chosen_blocks,
+)
 from experiments.optim.schedule import check_steps
 from experiments.points.identity import id_of
 from experiments.points.parts import completed, parts_of
@@ -141,8 +146,18 @@ def without_effect(point: Point | Draft, *, given_alone: bool = False) -> tuple[
 
 
 def effective_id(point: Point) -> str:
-    """run_id without the settings that can't change the run: points that share it are one run."""
-    return id_of(point.raw, point, [setting.name for setting in without_effect(point)])
+    """run_id without the settings that can't change the run, and with one spelling of those that
+    have several: points that share it are one run.
+    """
+    size, heads = point.config.size, point.transformer.n_heads
+    blocks = chosen_blocks(point.config.trunk.ffn_blocks, size)
+    spelled = {
+        "ffn_blocks": list(blocks),
+        "n_kv_heads": point.transformer.n_kv_heads or heads,
+    }
+    raw = {**point.raw, "trunk": {**point.raw["trunk"], **spelled}}
+    without = {setting.name for setting in without_effect(point)}
+    return id_of(raw, point, without | ({"trunk.base_ffn"} if len(blocks) == size else set()))
 
 
 def check_effects(draft: Draft) -> None:

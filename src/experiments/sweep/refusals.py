@@ -61,11 +61,18 @@ def of_one_run(before: Point, point: Point) -> str:
     ours = {one.name: one.value for one in without_effect(point)}
     theirs = {one.name: one.value for one in without_effect(before)}
     differ = [name for name in ours if name in theirs and ours[name] != theirs[name]]
-    what = ", ".join(differ) or "an argument they differ in"
+    why = f"{', '.join(differ) or 'an argument they differ in'} has no effect"
+    if not differ and _spelled(before) != _spelled(point):
+        why = f"trunk {_spelled(before)} and {_spelled(point)} say the same"
     return (
         f"two points of the sweep are one run, {point.run_id} ({point.describe()}): "
-        f"{what} has no effect; sweep each model with its own arguments"
+        f"{why}; sweep each model with its own arguments"
     )
+
+
+def _spelled(point: Point) -> str:
+    trunk = point.config.trunk
+    return f"ffn_blocks={trunk.ffn_blocks}, n_kv_heads={trunk.n_kv_heads}"
 
 
 def check_folder(folder: Path, name: str) -> None:
