@@ -42,8 +42,8 @@ def check_gpus(points: "Sequence[Point]", queue: "Slurm") -> None:
             raise ValueError(
                 f"{point.describe()} is planned for a GPU, and its submission asks Slurm for none, "
                 f"so it would train on a CPU; set hydra.launcher.gpus_per_node={devices} (0: this "
-                "cluster gives its GPUs unasked), or an option of sbatch in hydra.launcher.extra: "
-                f"--gpus-per-task=1, --gres=gpu:{devices}"
+                "cluster gives its GPUs unasked), or another option of sbatch: "
+                "'hydra.launcher.extra=[\"--gpus-per-task=1\"]'"
             )
         if given and given < devices:
             raise ValueError(
