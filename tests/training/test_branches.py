@@ -127,8 +127,7 @@ def test_a_branch_on_streamed_text_reads_on_where_the_trunk_was(make, tmp_path):
 @pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # of torch's own import
-def test_a_compiled_branch_is_the_compiled_run_from_scratch(make):
+def test_a_compiled_branch_is_the_compiled_run_from_scratch(make, eager_backend):
     compiled = ("trainer.compile=true", *LAYERS["peer"])
     branch = make(20, *compiled)
     trained_trunk(branch)

@@ -62,15 +62,6 @@ def fresh():
     compiled.why_not.cache_clear()
 
 
-@pytest.fixture
-def eager_backend(monkeypatch):
-    """torch.compile with all of its tracing, and without inductor's code and its seconds."""
-    whole = torch.compile
-    monkeypatch.setattr(
-        torch, "compile", lambda f, **options: whole(f, **options | {"backend": "aot_eager"})
-    )
-
-
 def _model(name, dtype=torch.float32, document_end=None):
     torch.manual_seed(0)
     return TransformerConfig(
