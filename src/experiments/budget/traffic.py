@@ -1,24 +1,32 @@
 """Bytes that a training step moves to and from a card's memory, at least. Standard library only.
 
-Counted are the rows that tokens read from expert tables, once in each pass, and the optimizer's
-step. Not counted are activations, which products read and write while they compute.
+Counted are the rows that tokens read from expert tables, once in each pass; the optimizer's step;
+and the gradients of micro-batches, which are added up. Not counted are activations, which products
+read and write while they compute, the steps of rows alone, and what cards send each other.
 """
 
-from experiments.budget.costs import Cost
-from experiments.budget.memory import Memory
+from experiments.budget.costs import Cost, Term
 
-# AdamW reads and writes a weight and two moments, and reads a gradient, all of one size
-_OF_A_GRADIENT = 7
+_STEP = 7  # AdamW reads and writes a weight and two moments, and reads a gradient: all of one size
+_SUM = 3  # a gradient is read, and the sum so far read and written
 
 
-def step_bytes(cost: Cost, memory: Memory, *, n_tokens: int, table_dtype: str) -> float:
-    """Bytes of one process's step of n_tokens. A table that steps in the backward pass (fused) has
-    no gradients, and its step is not counted.
-    """
+def step_bytes(
+    cost: Cost, *, n_tokens: int, n_micro: int, table_gradient: str, table_dtype: str
+) -> float:
+    """Bytes of one process's step of n_tokens, in n_micro forward passes."""
     size = 2 if table_dtype == "bfloat16" else 4
-    tables = (term for term in cost.terms if term.n_tables)
+
+    def gradient(term: Term) -> int:
+        """Bytes of a gradient that is as large as its weights."""
+        if not term.n_tables:
+            return 4 * term.n_trained
+        return size * term.n_trained if table_gradient == "dense" else 0
+
     rows = sum(
         term.passes * (term.n_params if term.n_active_params is None else term.n_active_params)
-        for term in tables
+        for term in cost.terms
+        if term.n_tables
     )
-    return n_tokens * size * rows + _OF_A_GRADIENT * memory.gradients
+    sums = _SUM * (n_micro - 1)
+    return n_tokens * size * rows + (_STEP + sums) * sum(map(gradient, cost.terms))

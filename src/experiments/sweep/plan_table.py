@@ -70,8 +70,9 @@ def _seconds(point: Point, flops_per_second: float) -> float:
         return seconds
     n_bytes = step_bytes(
         point.plan.cost,
-        point.plan.memory,
         n_tokens=point.plan.batch_tokens // point.ranks.world_size,
+        n_micro=point.ranks.n_micro,
+        table_gradient=point.config.optim.table_gradient,
         table_dtype=getattr(point.config.model, "table_dtype", "float32"),
     )
     return seconds + (point.plan.n_steps - point.first_step) * n_bytes / bandwidth
