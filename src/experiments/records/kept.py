@@ -13,13 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from experiments.records.record import (
-    CHECKPOINT_NAME,
-    RECORD_NAME,
-    DamagedError,
-    Outcome,
-    read_outcome,
-)
+from experiments.records.record import CHECKPOINT_NAME, outcome_of
 from experiments.system.disk import PARTIAL, explained, sync_file
 from experiments.system.locks import lock
 
@@ -94,28 +88,20 @@ def keep(checkpoint: Path, n_steps: int) -> None:
         sync_file(path.parent)
 
 
-def outcome(trunk_dir: Path) -> Outcome | None:
-    """The outcome in the trunk's record; None if it has none that can be read."""
-    try:
-        return read_outcome(trunk_dir / RECORD_NAME)
-    except (FileNotFoundError, NotADirectoryError, DamagedError):
-        return None
-
-
 def is_there(trunk_dir: Path, n_steps: int) -> bool:
     """Whether a branch that starts there need not wait: its checkpoint is kept, or the trunk has
     gone on and kept none.
     """
     if path_of(trunk_dir, n_steps).exists():
         return True
-    ended = outcome(trunk_dir)
+    ended = outcome_of(trunk_dir)
     return ended is not None and ended.status == "done" and ended.n_steps >= n_steps
 
 
 def usable(trunk_dir: Path, n_steps: int) -> list[tuple[int, Path]]:
     """Steps and checkpoints that lead to that step, the nearest first."""
     found = {n: path for n, path in kept(trunk_dir).items() if n <= n_steps}
-    ended, last = outcome(trunk_dir), trunk_dir / CHECKPOINT_NAME
+    ended, last = outcome_of(trunk_dir), trunk_dir / CHECKPOINT_NAME
     if ended is not None and ended.status == "done" and ended.n_steps <= n_steps and last.exists():
         found.setdefault(ended.n_steps, last)
     return sorted(found.items(), reverse=True)

@@ -188,6 +188,14 @@ def read_outcome(path: Path) -> Outcome:
         )
 
 
+def outcome_of(run_dir: Path) -> Outcome | None:
+    """That of a run's record; None if it has none that can be read."""
+    try:
+        return read_outcome(run_dir / RECORD_NAME)
+    except (FileNotFoundError, NotADirectoryError, DamagedError):
+        return None
+
+
 def lacks_rows(run_dir: Path, outcome: Outcome) -> bool:
     """Whether history.csv ends before its run did, as after a loss of power, or is not there, and
     last.ckpt is, which has the rows too.

@@ -14,10 +14,8 @@ from experiments.points.point import Draft, Point
 from experiments.records.record import (
     HISTORY_NAME,
     RECORD_NAME,
-    DamagedError,
-    Outcome,
     lacks_rows,
-    read_outcome,
+    outcome_of,
     read_record,
 )
 from experiments.sweep import refusals
@@ -152,18 +150,10 @@ def _group(point: Point, retry: str, tasks: Mapping[str, Task]) -> str:
     return "failed" if status == "failed" and retry == "none" else "run"
 
 
-def outcome_of(run_dir: Path) -> Outcome | None:
+def status_of(run_dir: Path) -> str | None:
     """That of the run's record; None if it has none. A damaged one is none: execute sets it aside,
     and runs the point again from its checkpoint.
     """
-    try:
-        return read_outcome(run_dir / RECORD_NAME)
-    except (FileNotFoundError, NotADirectoryError, DamagedError):
-        return None
-
-
-def status_of(run_dir: Path) -> str | None:
-    """That of outcome_of."""
     outcome = outcome_of(run_dir)
     return None if outcome is None else outcome.status
 

@@ -23,7 +23,7 @@ from experiments.optim.schedule import start_step
 from experiments.points.identity import id_of
 from experiments.points.point import Branch, DivergedError, Draft, Point, RunPart
 from experiments.records import kept
-from experiments.records.record import RunRecord
+from experiments.records.record import RunRecord, outcome_of
 from experiments.system import distributed
 from experiments.system.claims import log_event
 from experiments.system.disk import write_text_atomically
@@ -193,7 +193,7 @@ def _noted(point: Point) -> int:
 
 def _check_trunk(branch: Branch) -> None:
     """That the trunk is where the branch starts, or past it."""
-    ended, name = kept.outcome(branch.folder), f"its trunk {branch.trunk_id}"
+    ended, name = outcome_of(branch.folder), f"its trunk {branch.trunk_id}"
     if ended is not None and ended.status == "failed":
         raise RuntimeError(
             f"not run: {name} failed, see {branch.folder}; the same command tries both again"
