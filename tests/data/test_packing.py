@@ -58,7 +58,7 @@ def test_tokens_decode_to_the_text_and_its_bytes(tmp_path):
     text = packed(Nursery(), tmp_path, "validation")
     vocabulary = prepare_vocabulary(BPE, Nursery(), tmp_path)
     documents = list(Nursery().documents("validation", tmp_path))
-    tokens = text.read(0, len(text))
+    tokens = text[0 : len(text)]
     assert tokens.dtype == np.uint16
     assert (tokens == vocabulary.end_of_text).sum() == len(documents) == text.n_documents
     assert tokens[-1] == vocabulary.end_of_text
@@ -86,7 +86,7 @@ def test_is_made_once_and_is_the_same_everywhere(tmp_path, monkeypatch):
     monkeypatch.setattr(packing, "SHARD_TOKENS", 500)
     again = packed(Nursery(), tmp_path / "b")
     assert len(again.shards) > 5 > len(first.shards)
-    assert again.read(0, len(again)).tolist() == first.read(0, len(first)).tolist()
+    assert again[0 : len(again)].tolist() == first[0 : len(first)].tolist()
     stamp = (first.folder / "index.json").stat().st_mtime_ns
     packed(Nursery(), tmp_path / "a")
     assert (first.folder / "index.json").stat().st_mtime_ns == stamp

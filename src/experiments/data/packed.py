@@ -32,13 +32,10 @@ _LARGE = 10**9  # bytes, above which the wait is worth a line
 
 
 class Tokens(Protocol):
-    """A long row of tokens that can be read in slices."""
+    """A long row of tokens that is read in slices [start:stop]; an array is one."""
 
     def __len__(self) -> int: ...
-
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """The tokens [start, stop)."""
-        ...
+    def __getitem__(self, part: slice, /) -> np.ndarray: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +101,11 @@ class PackedText:
     def __reduce__(self) -> Any:
         return PackedText, (self.folder,)  # a worker maps the files itself
 
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """The tokens [start, stop), (stop - start,), across shards if need be."""
+    def __getitem__(self, part: slice, /) -> np.ndarray:
+        """The tokens [start:stop], (stop - start,), across shards if need be. Raises IndexError for
+        places that are not there.
+        """
+        start, stop = part.start, part.stop
         if not 0 <= start <= stop <= self.n_tokens:
             raise IndexError(f"[{start}, {stop}) is outside 0 to {self.n_tokens} tokens")
         first = int(np.searchsorted(self._ends, start, side="right"))
@@ -188,7 +188,7 @@ def _remedy(folder: Path) -> str:
 
 def windows_of(tokens: Tokens, starts: Iterable[int], length: int) -> np.ndarray:
     """The slices of `length` tokens from each start on, (len(starts), length)."""
-    return np.stack([tokens.read(int(start), int(start) + length) for start in starts])
+    return np.stack([tokens[int(start) : int(start) + length] for start in starts])
 
 
 def open_verified(folder: Path) -> PackedText:

@@ -61,7 +61,7 @@ class StagedBatches(SteppedBatches):
             if in_order is not None and not is_old[i]:
                 window = int(in_order[i])
             start = window * self.seq_len
-            rows.append(source.read(start, start + self.seq_len + 1))
+            rows.append(source[start : start + self.seq_len + 1])
         return np.stack(rows)
 
     def _n(self, source: Tokens) -> int:

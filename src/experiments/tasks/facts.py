@@ -11,7 +11,7 @@ from experiments.data.folders import digest, identity
 from experiments.data.stream import DomainStream
 from experiments.tasks.items import SUFFIX, LocalTask, committed_tasks, read_task
 
-HELD_IN, HELD_OUT = NAMES = ("facts_held_in", "facts_held_out")
+NAMES = ("facts_held_in", "facts_held_out")
 N_CHOICES = 4  # so chance is an accuracy of 1/4
 
 

@@ -137,7 +137,7 @@ class Scorer:
         if not ids:
             return 0.0
         windows = ScoredWindows(
-            _Row(np.array([end_of_text, *ids])),
+            np.array([end_of_text, *ids]),
             seq_len=self.seq_len,
             batch_size=self.batch_size,
             stride=stride,
@@ -171,19 +171,6 @@ class Scorer:
                 new += unread
                 row = row + unread
         return new
-
-
-@dataclass(frozen=True)
-class _Row:
-    """An array as data.packed.Tokens."""
-
-    ids: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def read(self, start: int, stop: int) -> np.ndarray:
-        return self.ids[start:stop]
 
 
 def check_lengths(pairs: Sequence[EncodedPair], seq_len: int) -> None:
