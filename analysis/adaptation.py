@@ -49,11 +49,9 @@ class Adaptation(Ways):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Warnings of what the intervals rest on."""
         return noise_warnings(self.dof, "no way was run with two seeds or more")
 
     def summary(self) -> str:
-        """The table, and what the intervals are."""
         columns: dict[str, Callable[[Adapted], object]] = {
             "way": lambda way: way.way,
             "seeds": lambda way: way.n_seeds,
@@ -143,9 +141,10 @@ def _way(row: pd.Series) -> str:
 
 def _adapted(way: str, rows: pd.DataFrame, sd: tuple[float, ...], width: float) -> Adapted:
     n = len(rows)
-    estimates = []
-    for name, noise in zip(("gain", "change"), sd, strict=True):
-        estimates.append(Estimate.around(float(rows[name].mean()), width * noise / np.sqrt(n)))
+    gain, change = (
+        Estimate.around(float(rows[name].mean()), width * noise / np.sqrt(n))
+        for name, noise in zip(("gain", "change"), sd, strict=True)
+    )
     means = rows[["n_trained_params", "n_tokens", "flops", "before"]].astype("float64").mean()
     return Adapted(
         way=way,
@@ -154,6 +153,6 @@ def _adapted(way: str, rows: pd.DataFrame, sd: tuple[float, ...], width: float) 
         n_tokens=float(means["n_tokens"]),
         flops=float(means["flops"]),
         before=float(means["before"]),
-        gain=estimates[0],
-        change=estimates[1],
+        gain=gain,
+        change=change,
     )

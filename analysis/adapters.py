@@ -74,11 +74,9 @@ class Libraries(Ways):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Warnings of what the intervals rest on."""
         return noise_warnings(self.n_seeds - 1, "one seed")
 
     def summary(self) -> str:
-        """The table, and what it is of."""
         columns: dict[str, Callable[[Way], object]] = {
             "chosen by": lambda way: way.way,
             "seeds": lambda way: way.n_seeds,
@@ -129,15 +127,16 @@ def compare_libraries(folder: Path | str, *, level: float = 0.95) -> Libraries:
     def way_of(way: str) -> Way:
         scored = [report for report in reports if way in report["losses"]]
 
-        def over_seeds(of: Callable[[Mapping[str, Any]], float]) -> Estimate:
-            return mean_by_t(np.array([of(report) for report in scored]), level)
+        def minus(other: str, texts: Sequence[str]) -> Estimate:
+            differences = [_mean(r, way, texts) - _mean(r, other, texts) for r in scored]
+            return mean_by_t(np.array(differences), level)
 
         return Way(
             way=_name(way),
             n_seeds=len(scored),
-            own=over_seeds(lambda r: _mean(r, way, adapters) - _mean(r, _OWN, adapters)),
-            mixed=over_seeds(lambda r: _mean(r, way, [_MIXED]) - _mean(r, _OWN, [_MIXED])),
-            unseen=over_seeds(lambda r: _mean(r, way, unseen) - _mean(r, _BASE, unseen)),
+            own=minus(_OWN, adapters),
+            mixed=minus(_OWN, [_MIXED]),
+            unseen=minus(_BASE, unseen),
         )
 
     names = dict.fromkeys(way for report in reports for way in report["losses"])

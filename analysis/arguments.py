@@ -10,7 +10,6 @@ _SIZES = [name for name in X_NAMES if name != "n_tokens"]
 
 
 def add_curves(sub: argparse.ArgumentParser) -> None:
-    """Adds the options of isoFLOP curves."""
     sub.add_argument(
         "--x", default="n_params", choices=X_NAMES, help="the size on the axis (%(default)s)"
     )
@@ -35,7 +34,6 @@ def add_surface(sub: argparse.ArgumentParser, draws: int) -> None:
 
 
 def add_noise(sub: argparse.ArgumentParser) -> None:
-    """Adds the options of seeds."""
     sub.add_argument(
         "--noise",
         type=float,
@@ -45,7 +43,6 @@ def add_noise(sub: argparse.ArgumentParser) -> None:
 
 
 def add_cluster(sub: argparse.ArgumentParser) -> None:
-    """Adds the options of a bootstrap."""
     sub.add_argument(
         "--cluster",
         metavar="COLUMN",
@@ -55,13 +52,11 @@ def add_cluster(sub: argparse.ArgumentParser) -> None:
 
 
 def add_choice(sub: argparse.ArgumentParser) -> None:
-    """Which models."""
     sub.add_argument("--model", help="which model, if the table has several")
     sub.add_argument("--baseline", help="the model that others are compared with")
 
 
 def add_asymptote(sub: argparse.ArgumentParser) -> None:
-    """Adds the options of laws of compute."""
     sub.add_argument(
         "--asymptote",
         type=number_or_range,

@@ -47,7 +47,6 @@ class Output:
 
     @classmethod
     def of(cls, found: Result, **others: Any) -> "Output":
-        """A result's own text and values."""
         return cls(values=found.to_dict(), text=found.summary(), **others)
 
 
@@ -167,13 +166,11 @@ def table_of(
 
 
 def _said(table: pd.DataFrame, by_cell: bool) -> tuple[list[str], list[str]]:
-    """The notes and the warnings that a table came with."""
     left_out = [table.attrs[name] for name in ("damaged", "left_out") if name in table.attrs]
     notes = [note for note in table.attrs.get("notes", ()) if note not in left_out]
     return notes, [*left_out, *(table.attrs.get("warnings", ()) if by_cell else ())]
 
 
 def records_of(source: Source, table: pd.DataFrame) -> list[RunRecord]:
-    """The records of the runs that the table has."""
     kept = set(table["run_id"].dropna())
     return [record for record in source.records if record.run_id in kept]

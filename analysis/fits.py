@@ -40,7 +40,6 @@ class TableFits:
         self._made: dict[Hashable, Any] = {}
 
     def isoflop(self, x: str, method: Method) -> IsoFLOPFit:
-        """The curves of all series, and their laws."""
         return self._once(
             (x, method),
             lambda: fit_isoflop(
@@ -49,7 +48,6 @@ class TableFits:
         )
 
     def isoflop_of(self, series: str, x: str, method: Method) -> IsoFLOPFit:
-        """Those of one series."""
         try:
             return self.isoflop(x, method).only(series)
         except NoCurveError as error:

@@ -67,7 +67,6 @@ class Flatness(Warned):
         )
 
     def summary(self) -> str:
-        """A line a curve, and the warnings."""
         lines = [
             f"what other sizes cost at equal compute: {self.x_name}, nats/token with 95 % "
             "intervals, and compute that is worth as much"

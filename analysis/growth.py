@@ -72,7 +72,6 @@ class Growth(Ways):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Warnings of what the intervals rest on."""
         said = [*noise_warnings(self.dof, "nothing was run with two seeds or more")]
         for way in self.ways if self.dof else ():
             if not np.isfinite(way.closed.lower):
@@ -83,7 +82,6 @@ class Growth(Ways):
         return tuple(said)
 
     def summary(self) -> str:
-        """The table, and what the intervals are."""
         columns: dict[str, Callable[[Grown], object]] = {
             "way": _name,
             "seeds": lambda way: " ".join(map(str, way.n_seeds)),

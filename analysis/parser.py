@@ -27,13 +27,11 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def find_commands() -> dict[str, Command[Any]]:
-    """The COMMAND of each file in commands/, by the file's name."""
     names = sorted(module.name for module in pkgutil.iter_modules(commands.__path__))
     return {name: importlib.import_module(f"{commands.__name__}.{name}").COMMAND for name in names}
 
 
 def _add_shared(sub: argparse.ArgumentParser) -> None:
-    """How a table is read, and where results go."""
     sub.add_argument(
         "path",
         type=named_path,

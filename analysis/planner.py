@@ -43,14 +43,12 @@ class Plan(Result):
     warnings: tuple[str, ...]
 
     def summary(self) -> str:
-        """A line a value."""
         name = f" for {self.model}" if self.model else ""
         lines = [f"plan{name} at C={self.budget:.4g} FLOPs ({self.level:.0%} intervals)"]
         lines += [f"  {key:>22} = {value}" for key, value in self.values.items()]
         return "\n".join([*lines, *format_status(self.status, self.warnings)])
 
     def to_frame(self) -> pd.DataFrame:
-        """A row a value."""
         rows = [(name, *estimate) for name, estimate in self.values.items()]
         return pd.DataFrame(rows, columns=["name", "value", "lower", "upper"])
 
@@ -85,8 +83,7 @@ def plan(
         model = laws.model
         values = {}
         for name, law in laws.laws.items():
-            value, low, high, _ = law.predict(budget, level)
-            values[f"{name}"] = Estimate(float(value[0]), float(low[0]), float(high[0]))
+            values[name] = law.predict(budget, level).first
             known = law.x_range
         for name, factor in (("half", 0.5), ("twice", 2.0)):  # of the size that is planned
             if (cost := cost_of(fit, laws.model, factor, level)) is not None:

@@ -80,7 +80,6 @@ class Study(Result):
 
     @property
     def parts(self) -> dict[str, Result | None]:
-        """The parts of which there is one."""
         streamed = {} if self.forgetting is None else {"forgetting": self.forgetting}
         return {
             "isoflop": self.isoflop,
@@ -114,7 +113,6 @@ class Study(Result):
 
     @property
     def status(self) -> FitStatus:
-        """The worst of the results'."""
         return worst_status([part.status for part in self.results.values()])
 
     @property
@@ -129,7 +127,6 @@ class Study(Result):
         return pd.DataFrame(rows, columns=["result", "status", "warnings"])
 
     def summary(self) -> str:
-        """The results with their status, the cautions, and what could not be fitted."""
         lines = [self.to_frame().to_string(index=False)]
         lines += [f"note: {text}" for text in self.cautions]
         return "\n".join([*lines, *(f"not fitted: {what}: {why}" for what, why in self.missing)])

@@ -4,21 +4,19 @@ import argparse
 from functools import partial
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from analysis.arguments import add_cluster, add_surface
 from analysis.command import Command, Options, Output, table_of
 from analysis.figures.parametric import draw_contours
-from analysis.figures.residuals import draw_residuals
 from analysis.fitting.status import FitError
 from analysis.parametric import ParametricFit, fit_parametric
+from analysis.report.curves import draw_left
 from analysis.report.gallery import file_label
 from analysis.surfaces.models import cells_of_models
 from analysis.table.load import finished
 from analysis.table.merged import find_merged
 from analysis.table.trunks import shared_trunk
 from analysis.validation.influence import Influence, influence_of
-from analysis.validation.residuals import residuals_of
 
 
 def _options(sub: argparse.ArgumentParser) -> None:
@@ -64,7 +62,7 @@ def _compute(options: Options, table: pd.DataFrame) -> Output:
     for model, fit in found.items():
         runs, label = done[done["series"] == model], file_label(model)
         drawn[f"contours_{label}"] = partial(draw_contours, fit, runs, size=options.x)
-        drawn[f"residuals_{label}"] = partial(_draw_residuals, fit, runs, options.x)
+        drawn[f"residuals_{label}"] = partial(draw_left, fit, runs, options.x)
     merged = find_merged(table)
     heading = f" ({merged.how})" if merged else ""
     lines = []
@@ -79,10 +77,6 @@ def _compute(options: Options, table: pd.DataFrame) -> Output:
 def _how_well(fit: ParametricFit) -> str:
     reached = f"{fit.share_at_best:.0%} of {fit.n_starts} starts reached the best value"
     return f"  {reached}; condition number {fit.condition:.3g}; gradient {fit.gradient:.1e}"
-
-
-def _draw_residuals(fit: ParametricFit, runs: pd.DataFrame, size: str) -> Figure:
-    return draw_residuals(residuals_of(fit, runs, size))
 
 
 COMMAND = Command(

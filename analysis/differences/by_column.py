@@ -50,7 +50,6 @@ class DifferencesBy(Result):
         return table[[self.by, *(name for name in table if name != self.by)]]
 
     def summary(self) -> str:
-        """Each value's comparison, then the average."""
         texts = [f"{self.by}={value}: {part.summary()}" for value, part in self.parts.items()]
         head = f"on the average of {len(self.parts)} {self.by}, nats/token:"
         mean = [f"{head}\n{in_columns(self.average_frame(), 5)}"] if self.average else []

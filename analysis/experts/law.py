@@ -28,7 +28,6 @@ class ExpertLawFit(FittedLaw):
 
     @property
     def n_free(self) -> int:
-        """Parameters that were fitted."""
         return len(self.names) - len(self.fixed)
 
     @property
@@ -86,17 +85,6 @@ class ExpertLawFit(FittedLaw):
         down = np.hypot(value - to(law.lower), own)
         up = np.hypot(to(law.upper) - value, own)
         return Prediction(law.value, back(value - down), back(value + up), law.level)
-
-    def loss(
-        self,
-        size: ArrayLike,
-        n_experts: ArrayLike | None = None,
-        n_tokens: ArrayLike | None = None,
-        granularity: ArrayLike | None = None,
-        sparsity: ArrayLike | None = None,
-    ) -> Array:
-        """The loss in nats/token, without the interval that predict needs all draws for."""
-        return self.loss_at(self._at(size, n_experts, n_tokens, granularity, sparsity))
 
     def slope(
         self,

@@ -31,11 +31,9 @@ class ExpertRuns:
     size_name: str
 
     def only(self, keep: pd.Series) -> Self:
-        """Those of the cells for which keep is True."""
         return replace(self, cells=self.cells[keep])
 
     def given(self, form: str) -> Variables:
-        """The variables of this form."""
         return variables_of(self.cells, form, self.size_name)
 
     @property

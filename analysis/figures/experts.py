@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 
 from analysis import numbers
 from analysis.experts.law import ExpertLawFit
-from analysis.experts.runs import BACKBONE, backbone_params
-from analysis.figures.layout import band_swatch, legends_below, panels, swatch
-from analysis.figures.palette import Look, ordered_looks, page
+from analysis.experts.runs import BACKBONE, rows_of
+from analysis.figures.layout import band_swatch, faint, full, legends_below, panels, swatch
+from analysis.figures.palette import Look, ordered_looks
 from analysis.figures.scales import LABELS, experts_scale, log_scale, padded
 from analysis.figures.style import DASHED, LINES, edge
 from analysis.fitting.status import FitStatus
@@ -55,11 +55,10 @@ def draw_experts(
     axis.set_ylim(*padded(np.exp(runs["loss"].to_numpy(dtype=np.float64)).tolist(), 0.08))
     for g, look in series.items():
         own, best = runs[runs["group"] == g], cells[cells["group"] == g]
-        faint: dict[str, Any] = {"ls": "", "color": look.colour, "marker": look.marker}
-        axis.plot(own["n_experts"], np.exp(own["loss"]), ms=3, mew=0, alpha=0.35, **faint)
-        axis.plot(
-            *(best["n_experts"], best["perplexity"]), ms=5, mec=page(), mew=0.4, zorder=4, **faint
-        )
+        runs_of = faint(look.colour, look.marker, 3, 0.35)
+        axis.plot(own["n_experts"], np.exp(own["loss"]), **runs_of)
+        best_of = full(look.colour, look.marker)
+        axis.plot(best["n_experts"], best["perplexity"], **best_of, zorder=4)
         for i, law in enumerate(laws):
             _draw_law(axis, law, own, look, _line(laws, i), band=len(laws) == 1)
     entries = [
@@ -108,16 +107,11 @@ def _agreed(
 
 def _runs(table: pd.DataFrame, model: str, size_name: str, baseline: str | None) -> pd.DataFrame:
     """The model's finished runs, and the baseline's as one expert, with their group of size."""
-    done = finished(table)
-    runs = done[done["model"] == model]
-    if baseline is not None:
-        runs = pd.concat([runs, done[done["model"] == baseline].assign(n_experts=1)])
+    runs = rows_of(table, model, baseline)
     if runs.empty:
         raise ValueError(f"draw_experts: no finished run of model={model!r}")
-    if size_name == BACKBONE and BACKBONE not in runs:
-        require(runs, ["n_active_params"], "draw_experts")
-        runs = runs.assign(**{BACKBONE: backbone_params(runs)})
-    require(runs, ["n_experts", size_name, "loss"], "draw_experts")
+    size = "n_active_params" if size_name == BACKBONE else size_name
+    require(runs, ["n_experts", size, "loss"], "draw_experts")
     runs = runs.sort_values(size_name).reset_index(drop=True)
     steps = np.diff(np.log(runs[size_name].to_numpy(dtype=np.float64)), prepend=np.nan)
     return runs.assign(group=np.cumsum(steps > np.log(_ONE_SIZE)))

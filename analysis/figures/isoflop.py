@@ -14,6 +14,8 @@ from analysis import numbers
 from analysis.figures.layout import (
     at_edge,
     beyond,
+    faint,
+    full,
     keep_outer_labels,
     legends_below,
     panels,
@@ -107,16 +109,7 @@ def _draw_runs(axis: Axes, runs: pd.DataFrame, series: Mapping[str, Look]) -> bo
     top = axis.get_ylim()[1]
     for name, own in runs.groupby("series", sort=False):
         look = series[str(name)]
-        axis.plot(
-            *(own["x"], own["y"]),
-            marker=look.marker,
-            ms=3.5,
-            mew=0,
-            ls="",
-            color=look.colour,
-            alpha=0.35,
-            zorder=2,
-        )
+        axis.plot(own["x"], own["y"], **faint(look.colour, look.marker, 3.5, 0.35), zorder=2)
         at_edge(axis, own.loc[own["y"] > top, "x"], top, "^", look.colour)
     return bool((runs["y"] > top).any())
 
@@ -128,16 +121,8 @@ def _draw_curve(axis: Axes, curve: IsoFLOPCurve, look: Look, way: _Way) -> bool:
     line = way.line or ("-" if certain else DASHED)
     grid = _grid(curve)
     axis.plot(grid, np.exp(curve.loss(grid)), color=colour, ls=line, zorder=3)
-    axis.plot(
-        *(curve.sizes, np.exp(curve.losses)),
-        marker=look.marker,
-        ms=way.point,
-        mec=page(),
-        mew=0.4,
-        ls="",
-        color=colour,
-        zorder=4,
-    )
+    dots = full(colour, look.marker, way.point)
+    axis.plot(curve.sizes, np.exp(curve.losses), **dots, zorder=4)
     if not curve.x_min <= curve.x_opt <= curve.x_max:
         return False
     best = float(np.exp(curve.loss_opt))
@@ -159,7 +144,6 @@ def _grid(curve: IsoFLOPCurve) -> Array:
 
 
 def _marks(fit: IsoFLOPFit, whiskers: bool, above: bool, together: bool) -> list[Artist]:
-    """The legend's entries of what is no series."""
     marks: list[Artist] = [swatch("minimum", **star(edge(), hollow=False))]
     if any(c.status is not FitStatus.CONVERGED for c in fit.curves):
         line = {} if together else {"ls": DASHED}

@@ -14,6 +14,8 @@ from analysis.figures.layout import (
     at_edge,
     band_swatch,
     beyond,
+    faint,
+    full,
     legend_above,
     legends_below,
     panels,
@@ -24,7 +26,7 @@ from analysis.figures.layout import (
 from analysis.figures.palette import Look, looks, page
 from analysis.figures.scales import LABELS, log_scale, padded
 from analysis.figures.style import DASHED, edge
-from analysis.fitting.intervals import Prediction
+from analysis.fitting.intervals import Estimate, Prediction
 from analysis.fitting.power_law import FrontierFit, PowerLaw
 from analysis.fitting.status import FitStatus
 from analysis.isoflop.curves import IsoFLOPCurve, IsoFLOPFit
@@ -100,12 +102,11 @@ def draw_frontier(table: pd.DataFrame, fit: IsoFLOPFit) -> Figure:
     entries: list[Artist] = []
     for name, look in series.items():
         own = done[done["series"] == name]
-        faint: dict[str, Any] = {"marker": look.marker, "ls": "", "color": look.colour}
-        axis.plot(own["budget"], own["loss"], ms=3, mew=0, alpha=0.3, zorder=2, **faint)
+        axis.plot(own["budget"], own["loss"], **faint(look.colour, look.marker, 3, 0.3), zorder=2)
         above = own["loss"] > axis.get_ylim()[1]
         at_edge(axis, own.loc[above, "budget"], axis.get_ylim()[1], "^", look.colour)
         at = best[name]
-        axis.plot(at.index, at, ms=5, mec=page(), mew=0.4, zorder=4, **faint)
+        axis.plot(at.index, at, **full(look.colour, look.marker), zorder=4)
         label = name
         if name in laws:
             law = laws[name]
@@ -189,15 +190,15 @@ def _interval(curve: IsoFLOPCurve, name: str) -> tuple[float, float] | None:
 
 
 def _exponent_text(law: PowerLaw | FrontierFit) -> str:
-    """With the sign of the power of C: a frontier's is -alpha."""
-    name, sign = ("alpha", -1) if isinstance(law, FrontierFit) else ("exponent", 1)
-    low, high = sorted(sign * v for v in law.bounds(name))
-    return _with_interval(sign * law.params[name], low, high)
+    """Of C: a frontier's is -alpha."""
+    if isinstance(law, FrontierFit):
+        return _with_interval(-Estimate(-law.exponent, *law.bounds("alpha")))
+    return _with_interval(Estimate(law.exponent, *law.bounds("exponent")))
 
 
-def _with_interval(value: float, low: float, high: float) -> str:
-    text = numbers.with_interval(value, low, high).replace("-", "−")
-    return text if low <= high else f"{text} (no interval)"
+def _with_interval(found: Estimate) -> str:
+    text = numbers.with_interval(*found).replace("-", "−")
+    return text if found.lower <= found.upper else f"{text} (no interval)"
 
 
 def _floor_text(law: PowerLaw | FrontierFit, is_known: bool) -> str:
@@ -205,7 +206,7 @@ def _floor_text(law: PowerLaw | FrontierFit, is_known: bool) -> str:
         return "E = 0 assumed"
     if not is_known:
         return "E not identifiable"
-    return f"E {_with_interval(law.params['E'], *law.bounds('E'))}"
+    return f"E {_with_interval(Estimate(law.floor, *law.bounds('E')))}"
 
 
 def _has_floor(law: PowerLaw | FrontierFit, best: float) -> bool:

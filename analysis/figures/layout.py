@@ -202,6 +202,16 @@ def point(look: Look, hollow: bool) -> dict[str, Any]:
     }
 
 
+def faint(colour: Colour, marker: str, size: float, alpha: float) -> dict[str, Any]:
+    """Options of runs behind what was fitted to them."""
+    return {"color": colour, "marker": marker, "ms": size, "alpha": alpha, "mew": 0, "ls": ""}
+
+
+def full(colour: Colour, marker: str, size: float = 5) -> dict[str, Any]:
+    """Options of runs that were fitted, or the best."""
+    return {"color": colour, "marker": marker, "ms": size, "mec": page(), "mew": 0.4, "ls": ""}
+
+
 def errors(estimates: Sequence[Estimate]) -> list[list[float]]:
     """What errorbar takes, down and up; nan, which is not drawn, without an interval."""
     known = [e if e.lower <= e.upper else Estimate.around(e.value, np.nan) for e in estimates]

@@ -9,6 +9,7 @@ from analysis.figures.layout import (
     at_edge,
     band_swatch,
     beyond,
+    faint,
     keep_outer_labels,
     legends_below,
     panels,
@@ -34,10 +35,8 @@ def draw_residuals(residuals: pd.DataFrame) -> Figure:
     names = _varying(kept)
     if not names:
         raise ValueError(f"draw_residuals: none of {', '.join(_VARIABLES)} varies")
-    series = "series" if "series" in kept else "model" if "model" in kept else None
-    labels = kept[series].astype(str) if series else pd.Series("runs", index=kept.index)
-    models = pd.DataFrame({"series": labels, "model": kept.get("model", labels)})
-    shown = looks(labels, models if series == "series" else None)
+    labels = kept["series"].astype(str)
+    shown = looks(labels, kept)
     sd = float(values.std(ddof=1)) if len(values) > 1 else 0.0
     usual = 8 * float(np.median(np.abs(values)))  # a few far off should not hide the rest
     top = 1.12 * max(min(float(np.abs(values).max()), max(usual, 2 * sd)), sd, 1e-3)
@@ -55,15 +54,7 @@ def draw_residuals(residuals: pd.DataFrame) -> Figure:
         axis.axhline(0, color=edge(), lw=0.9)
         for label, look in shown.items():
             own = (labels == label).to_numpy()
-            axis.plot(
-                *(x[own], values[own]),
-                marker=look.marker,
-                ms=4,
-                mew=0,
-                ls="",
-                color=look.colour,
-                alpha=0.75,
-            )
+            axis.plot(x[own], values[own], **faint(look.colour, look.marker, 4, 0.75))
             for sign, marker in ((1, "^"), (-1, "v")):
                 at_edge(axis, x[own][sign * values[own] > top], sign * top, marker, look.colour)
         axis.set_ylim(-top, top)
@@ -72,7 +63,7 @@ def draw_residuals(residuals: pd.DataFrame) -> Figure:
     marks: list[Artist] = [band_swatch(f"± 1 s.d. = {sd:.2g} %")]
     if (np.abs(values) > top).any():
         marks.append(beyond())
-    legends_below(figure, swatches(shown, ls="") if series else [], marks)
+    legends_below(figure, swatches(shown, ls=""), marks)
     return figure
 
 

@@ -19,6 +19,11 @@ class Prediction(NamedTuple):
     upper: Array
     level: float
 
+    @property
+    def first(self) -> "Estimate":
+        """That of the first point."""
+        return Estimate(*(float(np.ravel(v)[0]) for v in self[:3]))
+
 
 class Estimate(NamedTuple):
     """A number and its interval."""
@@ -31,6 +36,9 @@ class Estimate(NamedTuple):
         if not self.lower <= self.upper:  # nan: no interval
             return f"{self.value:.4g}"
         return f"{self.value:.4g} ({self.lower:.4g} to {self.upper:.4g})"
+
+    def __neg__(self) -> "Estimate":
+        return Estimate(-self.value, -self.upper, -self.lower)
 
     @classmethod
     def around(cls, value: float, half: float) -> "Estimate":

@@ -36,7 +36,6 @@ class Minima:
 
     @property
     def best(self) -> int:
-        """The index of the lowest."""
         return int(np.nanargmin(self.value))
 
 

@@ -38,6 +38,11 @@ class PowerLaw(WaldFit):
     def coefficient(self) -> float:
         return self.estimates[0]
 
+    @property
+    def floor(self) -> float:
+        """It has none."""
+        return float("nan")
+
     def predict(self, x: ArrayLike, level: float = 0.95) -> Prediction:
         """y at x, with the interval of the law there (not of a further point)."""
         log_x = np.log(np.atleast_1d(positive(self.x_name, x)))
@@ -54,6 +59,19 @@ class FrontierFit(WaldFit):
     """
 
     x_range: tuple[float, float]
+
+    @property
+    def exponent(self) -> float:
+        """Of C: -alpha."""
+        return -self.estimates[2]
+
+    @property
+    def coefficient(self) -> float:
+        return self.estimates[1]
+
+    @property
+    def floor(self) -> float:
+        return self.estimates[0]
 
     def predict(self, budget: ArrayLike, level: float = 0.95) -> Prediction:
         """The loss at a budget, with the interval of the law there."""

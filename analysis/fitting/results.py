@@ -89,7 +89,6 @@ class Fit(Result):
         """The fitted value and its interval; each fit says at what."""
 
     def bounds(self, name: str, level: float = 0.95) -> tuple[float, float]:
-        """The interval of one parameter."""
         low, high = self.conf_int(level).loc[[name]].to_numpy()[0]
         return float(low), float(high)
 

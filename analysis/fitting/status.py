@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Self
 
 
 class FitError(ValueError):
@@ -36,7 +35,6 @@ class Warnings:
         self.texts: list[str] = []
         self.status = FitStatus.CONVERGED
 
-    def add(self, text: str, status: FitStatus = FitStatus.WARNING) -> Self:
+    def add(self, text: str, status: FitStatus = FitStatus.WARNING) -> None:
         self.texts.append(text)
         self.status = worst_status([self.status, status])
-        return self

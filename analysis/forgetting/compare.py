@@ -61,14 +61,12 @@ class Forgetting(Ways):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Warnings of what the intervals rest on."""
         single = [f"{kept.way} at {kept.lr:.2g}" for kept in self.ways if kept.n_runs < 2]
         if not single:
             return ()
         return (f"one stream alone, so without an interval: {', '.join(single)}",)
 
     def summary(self) -> str:
-        """The table, and what its columns are."""
         columns: dict[str, Callable[[Kept], object]] = {
             "way": lambda kept: kept.way,
             "rate": lambda kept: f"{kept.lr:.2g}",
@@ -161,13 +159,9 @@ def _tasks_of(runs: Sequence[RunRecord], level: float) -> dict[str, dict[str, Es
     for name in names:
         if all(name in run.evaluations for run in runs):
             # a task of lm-evaluation-harness has other metrics, one without choices no acc
-            scores = pd.DataFrame(
-                [[_number(run.evaluations[name].get(m)) for m in TASK_METRICS] for run in runs],
-                columns=TASK_METRICS,
-                dtype=float,
-            )
             found[name.removeprefix(_TASK)] = {
-                m: mean_by_t(scores[m].to_numpy(), level) for m in TASK_METRICS
+                m: mean_by_t(np.array([_number(r.evaluations[name].get(m)) for r in runs]), level)
+                for m in TASK_METRICS
             }
     return found
 

@@ -57,15 +57,10 @@ class EqualLearning(Ways):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Warnings of what the intervals rest on."""
         single = [at.way for at in self.ways if at.n_streams < 2]
-        found = []
-        if single:
-            found.append(f"at equal learning, one stream alone: {'; '.join(single)}")
-        return tuple(found)
+        return (f"at equal learning, one stream alone: {'; '.join(single)}",) if single else ()
 
     def summary(self) -> str:
-        """The table, and what has no value."""
         columns: dict[str, Callable[[AtLearning], object]] = {
             "way": lambda at: at.way,
             "streams": lambda at: at.n_streams,

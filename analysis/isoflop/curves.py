@@ -67,7 +67,6 @@ class IsoFLOPCurve(Fit):
 
     @property
     def params(self) -> dict[str, float]:
-        """x_opt and loss_opt."""
         return {"x_opt": self.x_opt, "loss_opt": self.loss_opt}
 
     @property
@@ -143,7 +142,6 @@ class IsoFLOPCurve(Fit):
 
     @property
     def flagged(self) -> tuple[tuple[Flag, str], ...]:
-        """The flags with their reasons."""
         return tuple(zip(self.flags, self.warnings, strict=True))
 
     def loss(self, x: ArrayLike) -> Array:
@@ -169,7 +167,6 @@ class IsoFLOPCurve(Fit):
         return Prediction(value, value - half, value + half, level)
 
     def summary(self) -> str:
-        """One line: the minimum with its intervals, and the warnings."""
         low, high = self.x_interval
         line = (
             f"{self.model:>10}  C={self.budget:.3g}  {self.x_name}*={self.x_opt:.3g} "
@@ -193,7 +190,6 @@ class NoCurveError(FitError):
         self.too_few = tuple(too_few)
 
     def only(self, model: str) -> "NoCurveError":
-        """The reasons of one model."""
         return NoCurveError([curve for curve in self.too_few if curve.model == model])
 
 
@@ -263,16 +259,13 @@ class IsoFLOPFit(Fit):
 
     @property
     def params(self) -> dict[str, float]:
-        """x_opt and loss_opt of each curve."""
         return {self._name(c, name): value for c in self.curves for name, value in c.params.items()}
 
     @property
     def bse(self) -> dict[str, float]:
-        """As of each curve."""
         return {self._name(c, name): value for c in self.curves for name, value in c.bse.items()}
 
     def conf_int(self, level: float = 0.95) -> pd.DataFrame:
-        """As of each curve."""
         parts = [
             c.conf_int(level).set_axis([self._name(c, name) for name in c.params])
             for c in self.curves
@@ -332,7 +325,6 @@ class IsoFLOPFit(Fit):
         return found[0]
 
     def summary(self) -> str:
-        """A line a curve: the minimum, its interval and warnings; then the laws."""
         lines = [part.summary() for part in (*self.curves, *self.laws)]
         lines += [f"skipped: {text}" for text in self.skipped]
         notes = [*self.notes, *(f"no power laws: {why}" for why in self.unfitted.values())]

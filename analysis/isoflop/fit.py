@@ -154,7 +154,6 @@ def _points(
 
 
 def _clusters_of(points: Sequence[Points]) -> np.ndarray | None:
-    """The cluster of each point of a model, whatever its budget."""
     labels = [p.labels for p in points if p.labels is not None]
     every = np.concatenate(labels) if labels else None
     return None if every is None else cluster_codes(every, len(every))

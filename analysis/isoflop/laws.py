@@ -67,8 +67,12 @@ class ModelLaws(Result):
     def loss(self) -> PowerLaw | FrontierFit | None:
         return self.laws.get(LOSS)
 
+    def of_compute(self, name: str) -> dict[str, Estimate]:
+        """exponents[name] as those of C: a frontier's are of its alpha, C^-alpha."""
+        floored = isinstance(self.laws[name], FrontierFit)
+        return {how: -e if floored else e for how, e in self.exponents[name].items()}
+
     def summary(self) -> str:
-        """A line a law, with the intervals of its exponent."""
         drawn = f", {self.n_clusters} clusters of runs" if self.n_clusters else ""
         lines = [f"{self.model}: power laws over {self.n_budgets} budgets{drawn}"]
         for name, law in self.laws.items():
@@ -89,16 +93,14 @@ class ModelLaws(Result):
         """A row a law: coefficient, exponent, floor, and the intervals of the exponent."""
         rows = []
         for name, law in self.laws.items():
-            value, alpha = ("A", "alpha") if "E" in law.params else ("coefficient", "exponent")
             row = {
                 "quantity": f"{name}*",
-                "coefficient": law.params[value],
-                "exponent": law.params[alpha] * (-1 if "E" in law.params else 1),
-                "floor": law.params.get("E", np.nan),
+                "coefficient": law.coefficient,
+                "exponent": law.exponent,
+                "floor": law.floor,
             }
-            for how, e in self.exponents[name].items():
-                ends = (-e.upper, -e.lower) if "E" in law.params else (e.lower, e.upper)
-                row |= dict(zip((f"{how} lower", f"{how} upper"), ends, strict=True))
+            for how, e in self.of_compute(name).items():
+                row |= {f"{how} lower": e.lower, f"{how} upper": e.upper}
             rows.append(row)
         return pd.DataFrame(rows)
 

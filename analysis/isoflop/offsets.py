@@ -1,6 +1,5 @@
 """Losses of runs that trained a little more or less than their budget, moved to the budget."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -34,16 +33,15 @@ class Moved:
     @property
     def how(self) -> tuple[str, ...]:
         """The moves that were made, for headings; () where there was nothing to do."""
-        return tuple(self._texts())
-
-    def _texts(self) -> Iterator[str]:
-        if self.n:
-            yield (
-                f"{self.n} losses moved along the curves to their budget's FLOPs, by at most "
-                f"{self.largest:.2g} nats/token for {self.off:.2g} of the FLOPs"
-            )
-        for series, why in self.left.items():
-            yield f"losses of {series} not moved to their budget's FLOPs: {why}"
+        moved = (
+            f"{self.n} losses moved along the curves to their budget's FLOPs, by at most "
+            f"{self.largest:.2g} nats/token for {self.off:.2g} of the FLOPs"
+        )
+        kept = [
+            f"losses of {series} not moved to their budget's FLOPs: {why}"
+            for series, why in self.left.items()
+        ]
+        return (*([moved] if self.n else []), *kept)
 
 
 def at_budgets(table: pd.DataFrame, x: str = "n_params") -> Moved:

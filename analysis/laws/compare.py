@@ -79,7 +79,6 @@ class Comparison(Result):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Each form's own, and where the comparison does not choose."""
         own = [f"{one.form_name}: {text}" for one in self.compared for text in one.warnings]
         return (*own, *self.disagreement)
 

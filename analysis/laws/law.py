@@ -45,7 +45,6 @@ class Variables:
         return self.N.shape
 
     def flat(self) -> Self:
-        """The same in one dimension."""
         return type(self)(**{letter: getattr(self, letter).ravel() for letter in "NDEGS"})
 
     def log(self, letter: str) -> Array:
@@ -53,7 +52,6 @@ class Variables:
         return np.log(1 - self.S if letter == "S" else getattr(self, letter))
 
     def centre(self) -> dict[str, float]:
-        """The mean of each logarithm."""
         return {letter: float(self.log(letter).mean()) for letter in "NDEGS"}
 
 

@@ -1,7 +1,7 @@
 """Results of compute multipliers: at stated computes and losses, and as curves, with bands."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from analysis.fitting.intervals import Array, Estimate, t_quantile
 from analysis.fitting.plain import plain
 from analysis.fitting.results import Result
 from analysis.fitting.status import FitStatus
-from analysis.fitting.text import format_status
+from analysis.fitting.text import format_status, in_columns
 from analysis.multiplier.profile import Profile, Slopes
 
 _N_CURVE = 41
@@ -118,16 +118,14 @@ class ComputeMultipliers(Result):
         p = self._checked(model)
         with np.errstate(invalid="ignore", divide="ignore"):
             target = np.log(loss - p.asymptotes)  # nan or -inf: no compute reaches it
-        value, gradient = np.zeros(len(target)), np.zeros_like(p.theta)
+        log_c, gradient = {}, np.zeros_like(p.theta)
         for name, sign in ((self.baseline, 1.0), (model, -1.0)):
-            i, j = self.profile.models.index(name), p.slope_of(name)
+            i, j = p.models.index(name), p.slope_of(name)
             away = (p.theta[:, i] - target) / p.theta[:, j]
-            value = value + sign * away
             gradient[:, i] += sign / p.theta[:, j]
             gradient[:, j] -= sign * away / p.theta[:, j]
-        own = (
-            p.centre + (p.theta[:, p.models.index(model)] - target) / p.theta[:, p.slope_of(model)]
-        )
+            log_c[name] = away
+        value, own = log_c[self.baseline] - log_c[model], p.centre + log_c[model]
         spread = np.einsum("si,sij,sj->s", gradient, p.unscaled, gradient)
         half = np.sqrt(self._room * spread)
         found = np.isfinite(target)
@@ -239,14 +237,13 @@ class ComputeMultipliers(Result):
         how = "fitted" if self.estimated else "given"
         span = f", {low:.3g} to {high:.3g}" if high > low else ""
         alphas = ", ".join(f"{name} {alpha:.4f}" for name, alpha in self.alphas.items())
-        frame = frame_of(stated or self.at())
         lines = [
             f"compute that {self.baseline} needs for the same loss, in times the model's own",
             f"  L = E + A C^-alpha, E = {self.asymptote:.3g} nats/token ({how}{span})",
             f"  alpha: {alphas}",
             f"  {self.dof} degrees of freedom, {self.noise:.4f} nats about the laws, "
             f"{self.level:.0%} intervals; least and most are of those E",
-            frame.to_string(index=False, float_format=lambda v: f"{v:.4g}"),
+            in_columns(frame_of(stated or self.at())),
         ]
         if self.with_one:
             one = ", ".join(
@@ -272,19 +269,4 @@ class ComputeMultipliers(Result):
 
 def frame_of(found: Sequence[Multiplier]) -> pd.DataFrame:
     """A row each."""
-    return pd.DataFrame(
-        [
-            {
-                "model": one.model,
-                "compute": one.compute,
-                "loss": one.loss,
-                "multiplier": one.value,
-                "lower": one.lower,
-                "upper": one.upper,
-                "least": one.least,
-                "most": one.most,
-                "extrapolated": one.extrapolated,
-            }
-            for one in found
-        ]
-    )
+    return pd.DataFrame([asdict(one) for one in found]).rename(columns={"value": "multiplier"})

@@ -62,7 +62,6 @@ class BestRate:
 
     @property
     def lr_tried(self) -> float:
-        """The rate with the lowest loss."""
         return self.lrs[int(np.argmin(self.losses))]
 
 

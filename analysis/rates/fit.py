@@ -46,7 +46,6 @@ class Rates(Warned):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """One for each flag of cells, of the cells that are excluded, and of each law."""
         found = []
         for flag in dict.fromkeys(flag for cell in self.cells for flag in cell.flags):
             own = [cell.name for cell in self.cells if flag in cell.flags]
@@ -66,7 +65,6 @@ class Rates(Warned):
         return frame_of(self.cells).dropna(axis=1, how="all")
 
     def summary(self) -> str:
-        """The cells, then the forms and the chosen law of each model and of all."""
         lines = ["best peak learning rates, with 95 % intervals"]
         lines.append(self.to_frame().to_string(index=False, formatters=self._formatters()))
         for forms in self.forms:
@@ -168,7 +166,6 @@ def _check_batch(table: pd.DataFrame, batch: str) -> None:
 def _laws(
     cells: Sequence[BestRate], columns: Sequence[str], batch: str | None
 ) -> tuple[tuple[RateForms, ...], str]:
-    """Laws of each model, and of all together."""
     inside = [cell for cell in cells if cell.inside and np.isfinite(cell.lr_opt)]
     counts = Counter(cell.model for cell in inside)
     groups = [[c for c in inside if c.model == model] for model, n in counts.items() if n >= 3]

@@ -70,18 +70,8 @@ class RateLaw(WaldFit):
         jacobian = np.stack([*own, *logs], axis=1)
         return self._predict_log(jacobian @ np.array(self.theta), jacobian, level)
 
-    def beyond(self, at: Mapping[str, float]) -> float:
-        """The largest factor by which a value is outside of the cells' own; 1: it is inside."""
-        factors = [1.0]
-        for name in self.columns:
-            low, high = self.ranges[name]
-            value = float(positive(name, at[name]))
-            factors += [low / value, value / high]
-        return max(factors)
-
 
 def exponent_of(column: str) -> str:
-    """The name of its parameter."""
     return f"exponent[{column}]"
 
 

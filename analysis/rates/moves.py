@@ -58,7 +58,6 @@ class Move:
 
     @property
     def at_best_rates(self) -> float:
-        """The difference there."""
         return self.difference + self.moved_by
 
 
@@ -75,7 +74,6 @@ class RateMoves(Warned):
 
     @property
     def far(self) -> tuple[Move, ...]:
-        """Those that move by more than `more_than`."""
         return tuple(move for move in self.moves if abs(move.moved_by) > self.more_than)
 
     @property
@@ -91,7 +89,6 @@ class RateMoves(Warned):
         return _frame(self.moves)
 
     def summary(self) -> str:
-        """The gain of each cell, and the differences that move far."""
         rows = [
             {
                 "cell": gain.cell.name,
@@ -164,15 +161,16 @@ def compare_rates(
     if baseline and baseline not in {gain.cell.model for gain in gains}:
         found = ", ".join(dict.fromkeys(gain.cell.model for gain in gains))
         raise ValueError(f"baseline={baseline!r} is no model of these cells; found {found}")
-    moves = tuple(
-        _move(one, other)
-        for other, one in combinations(gains, 2)
-        if _comparable(one.cell, other.cell, at)
-        and (baseline is None or baseline in (one.cell.model, other.cell.model))
-    )
+    pairs = [(a, b) for b, a in combinations(gains, 2) if _comparable(a.cell, b.cell, at)]
     if baseline:
-        moves = tuple(m if m.other == baseline else _turned(m) for m in moves)
-    return RateMoves(gains=tuple(gains), moves=moves, left_out=tuple(left_out), more_than=more_than)
+        pairs = [(b, a) if a.cell.model == baseline else (a, b) for a, b in pairs]
+        pairs = [(a, b) for a, b in pairs if b.cell.model == baseline]
+    return RateMoves(
+        gains=tuple(gains),
+        moves=tuple(_move(one, other) for one, other in pairs),
+        left_out=tuple(left_out),
+        more_than=more_than,
+    )
 
 
 def _outside(cell: BestRate, lr: float) -> str | None:
@@ -250,16 +248,4 @@ def _move(one: Gain, other: Gain) -> Move:
         difference=one.loss - other.loss,
         moved_by=other.gain - one.gain,
         interval=(float(low), float(high)),
-    )
-
-
-def _turned(move: Move) -> Move:
-    low, high = move.interval
-    return Move(
-        budget=move.budget,
-        model=move.other,
-        other=move.model,
-        difference=-move.difference,
-        moved_by=-move.moved_by,
-        interval=(-high, -low),
     )

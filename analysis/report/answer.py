@@ -10,7 +10,7 @@ from analysis.figures.plot import Plot
 from analysis.figures.scales import LABELS
 from analysis.fitting.text import join_first
 from analysis.report.gallery import Draft, Part
-from analysis.report.page import Block, DataTable, Text
+from analysis.report.page.blocks import Block, DataTable, Text
 from analysis.report.tables import budget_column, by_budget
 from analysis.report.warnings import by_cause, warnings_of
 from analysis.study import Study

@@ -2,7 +2,6 @@
 
 from functools import partial
 
-import numpy as np
 import pandas as pd
 
 from analysis import numbers
@@ -14,13 +13,12 @@ from analysis.fitting.intervals import Estimate
 from analysis.parametric import ParametricFit
 from analysis.report.curves import draw_left
 from analysis.report.gallery import Draft, Part, file_label
-from analysis.report.page import DataTable, Text
+from analysis.report.page.blocks import DataTable, Text
 from analysis.report.tables import (
     budget_column,
     by_budget,
-    formats_of,
     params_table,
-    units_of,
+    table_of,
     with_intervals,
 )
 from analysis.study import Study
@@ -52,11 +50,10 @@ def differences_section(study: Study) -> Draft | None:
             text="Intervals are of one difference each, not of all together. One run's loss varies "
             f"by (standard deviation over seeds, nats/token): {noises}."
         ),
-        DataTable(
-            frame=means,
-            caption="Mean loss over seeds, each model at its size with the most seeds",
-            units=units_of(means),
-            formats={**formats_of(means), "perplexity": ".2f", "loss": ".3f", "sd": ".4f"},
+        table_of(
+            means,
+            "Mean loss over seeds, each model at its size with the most seeds",
+            formats={"perplexity": ".2f", "loss": ".3f", "sd": ".4f"},
         ),
     ]
     over_sizes = {
@@ -83,22 +80,16 @@ def laws_section(study: Study) -> Draft | None:
         return None
     rows = []
     for law in fit.laws:
-        for name, intervals in law.exponents.items():
-            found = law.laws[name]
-            floored = "E" in found.params
-            sign = -1 if floored else 1
+        for name, found in law.laws.items():
+            intervals = law.of_compute(name)
             rows.append(
                 {
                     "model": law.model,
                     "quantity": f"{name}*",
-                    "coefficient": found.params["A" if floored else "coefficient"],
-                    "exponent": _signed(intervals["t"], sign),
-                    **{
-                        f"by {how}": _between(_signed(e, sign))
-                        for how, e in intervals.items()
-                        if how != "t"
-                    },
-                    "floor": found.params.get("E", np.nan),
+                    "coefficient": found.coefficient,
+                    "exponent": intervals.pop("t"),
+                    **{f"by {how}": _between(e) for how, e in intervals.items()},
+                    "floor": found.floor,
                     "budgets": law.n_budgets,
                     "status": str(law.status),
                 }
@@ -118,12 +109,6 @@ def laws_section(study: Study) -> Draft | None:
         ),
     ]
     return Draft(title="Laws of compute", parts=parts)
-
-
-def _signed(exponent: Estimate, sign: int) -> Estimate:
-    """The exponent of C, from that of a frontier's A C^-alpha."""
-    low, high = sorted((sign * exponent.lower, sign * exponent.upper))
-    return Estimate(sign * exponent.value, low, high)
 
 
 def _between(exponent: Estimate) -> str:
@@ -154,8 +139,7 @@ def _robustness(study: Study) -> list[Part]:
     for model, influence in study.influences.items():
         frame = influence.to_frame()
         moved = with_intervals(
-            frame[frame["outside"]][["parameter", "before", "after", "lower", "upper"]],
-            after=("lower", "upper"),
+            frame[frame["outside"]][["parameter", "before", "after", "lower", "upper"]], "after"
         ).rename(columns={"before": "all runs", "after": "without them"})
         what = f"the {influence.n_out} of {influence.fit.n_points} runs that it depends on most"
         if moved.empty:
@@ -173,13 +157,11 @@ def _robustness(study: Study) -> list[Part]:
             parts.append(DataTable(frame=moved, caption=caption))
     for model, compared in study.surfaces.items():
         best = compared.surfaces[0]
-        frame = compared.to_frame()
         parts.append(
-            DataTable(
-                frame=frame,
-                caption=f"{model}: surfaces fitted without the {compared.n_held} runs of "
+            table_of(
+                compared.to_frame().rename(columns={"n_params": "free parameters"}),
+                f"{model}: surfaces fitted without the {compared.n_held} runs of "
                 f"{compared.held_out}, which {best.form_name} predicts best",
-                units=units_of(frame),
                 best={"held_out_rmse": "min"},
             )
         )
@@ -211,14 +193,10 @@ def agreement_section(study: Study) -> Draft | None:
         f"a is the exponent of {found.x_name}* in compute; size*, tokens* and loss* are at "
         f"{numbers.flops(found.budget)} FLOPs, the largest budget."
     )
-    frame = with_intervals(
-        found.to_frame(), a=("a_lower", "a_upper"), size=("size_lower", "size_upper")
-    )
-    table = DataTable(
-        frame=frame,
-        caption="The approaches side by side, with 95 % intervals",
-        units=units_of(frame),
-        formats={**formats_of(frame), "loss": ".3f"},
+    table = table_of(
+        with_intervals(found.to_frame()),
+        "The approaches side by side, with 95 % intervals",
+        formats={"loss": ".3f"},
     )
     return Draft(title="Do the approaches agree?", parts=[Text(text=text), table])
 
@@ -232,12 +210,10 @@ def hold_out_section(study: Study) -> Draft | None:
         f"Laws fitted to the {found.n_fitted} smallest budgets predict the {found.n_held} largest. "
         "An error that grows with the budget means that the law does not extrapolate."
     )
-    frame = with_intervals(found.to_frame(), predicted=("lower", "upper"))
-    table = DataTable(
-        frame=frame,
-        caption="Held-out budgets: predictions with 95 % intervals, and what was measured",
-        units={"budget": "FLOPs"},
-        formats={"budget": numbers.flops, "relative_error": "+.2%", "p_value": ".3f"},
+    table = table_of(
+        with_intervals(found.to_frame(), "predicted"),
+        "Held-out budgets: predictions with 95 % intervals, and what was measured",
+        formats={"relative_error": "+.2%", "p_value": ".3f"},
     )
     return Draft(title="Held-out budgets", parts=[Text(text=text), table])
 

@@ -2,20 +2,18 @@
 
 from functools import partial
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.figures.isoflop import draw_isoflop
 from analysis.figures.plot import Plot
 from analysis.figures.residuals import draw_residuals
-from analysis.fitting.intervals import Estimate
 from analysis.flatness import Flatness
 from analysis.isoflop.curves import IsoFLOPFit
 from analysis.parametric import ParametricFit
 from analysis.report.gallery import Draft, Part
-from analysis.report.page import DataTable, Text
-from analysis.report.tables import formats_of, units_of
+from analysis.report.page.blocks import DataTable, Text
+from analysis.report.tables import table_of, with_intervals
 from analysis.study import Study
 from analysis.validation.residuals import residuals_of
 
@@ -25,7 +23,6 @@ def isoflop_section(study: Study) -> Draft | None:
     fit = study.isoflop
     if fit is None:
         return None
-    minima = _minima(fit)
     about = [
         "Each curve is fitted to the best finished run of each size. A minimum with a warning is a "
         "hollow star in the figures.",
@@ -33,11 +30,11 @@ def isoflop_section(study: Study) -> Draft | None:
     ]
     parts: list[Part] = [
         Text(text=" ".join(about)),
-        DataTable(
-            frame=minima,
-            caption="The fitted minimum of each curve, with 95 % intervals",
-            units=units_of(minima, study.x_name),
-            formats={**formats_of(minima), "perplexity": ".2f"},
+        table_of(
+            _minima(fit),
+            "The fitted minimum of each curve, with 95 % intervals",
+            units=_unit_of(fit.x_name),
+            formats={"perplexity": ".2f"},
         ),
         Plot(
             name="isoflop_together",
@@ -58,59 +55,38 @@ def isoflop_section(study: Study) -> Draft | None:
     return Draft(title="IsoFLOP curves", parts=parts)
 
 
+def _unit_of(size: str) -> dict[str, str]:
+    return {f"{size}*": "tokens" if size == "n_tokens" else "parameters"}
+
+
 def _minima(fit: IsoFLOPFit) -> pd.DataFrame:
-    return pd.DataFrame(
-        [
-            {
-                "model": c.model,
-                "budget": c.budget,
-                f"{fit.x_name}*": Estimate(c.x_opt, *c.x_interval),
-                "loss*": Estimate(c.loss_opt, *c.loss_interval),
-                "perplexity": np.exp(c.loss_opt),
-                "sizes": c.n_points,
-                "rmse": c.rmse,
-                "status": str(c.status),
-                "flags": ", ".join(c.flags),
-            }
-            for c in fit.curves
-        ]
-    )
+    ends = {f"loss {end}": f"loss*_{end}" for end in ("lower", "upper")}
+    return with_intervals(fit.to_frame().rename(columns=ends), f"{fit.x_name}*", "loss*")
 
 
 def _flatness(found: Flatness) -> DataTable:
-    """The cost of other sizes, budget by budget."""
-    frame = pd.DataFrame(
-        [
-            {
-                "model": row["model"],
-                "budget": row["budget"],
-                f"{found.x_name}*": row["size"],
-                "from": row["low"],
-                "to": row["high"],
-                "half the size": row["half"],
-                "half, compute": row["half_compute"],
-                "twice the size": row["twice"],
-                "twice, compute": row["twice_compute"],
-            }
-            for row in found.rows
-        ]
-    )
+    names = {
+        "low": "from",
+        "high": "to",
+        "half": "half the size",
+        "half_compute": "half, compute",
+        "twice": "twice the size",
+        "twice_compute": "twice, compute",
+    }
+    frame = with_intervals(found.to_frame())
+    frame = frame[["model", "budget", f"{found.x_name}*", *names]].rename(columns=names)
     beyond = f" {len(found.warnings)} reach beyond the sizes tried." if found.warnings else ""
-    return DataTable(
-        frame=frame,
-        caption=f"How flat the minima are, at equal compute: the sizes within {found.within:g} "
+    return table_of(
+        frame,
+        f"How flat the minima are, at equal compute: the sizes within {found.within:g} "
         "nats/token as multiples of the best, what half and twice the best size cost, and the "
         f"share of compute without which the best size loses as much.{beyond}",
         units={
-            "budget": "FLOPs",
-            f"{found.x_name}*": "parameters",
+            **_unit_of(found.x_name),
             "half the size": "nats/token",
             "twice the size": "nats/token",
         },
-        formats={
-            **formats_of(frame),
-            **dict.fromkeys(("half, compute", "twice, compute"), ".0%"),
-        },
+        formats=dict.fromkeys(("half, compute", "twice, compute"), ".0%"),
     )
 
 

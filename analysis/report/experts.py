@@ -8,8 +8,8 @@ from analysis.figures.experts import draw_experts
 from analysis.figures.plot import Plot
 from analysis.figures.retrieval import draw_active, draw_usage
 from analysis.report.gallery import Draft, Part, file_label
-from analysis.report.page import DataTable, Text
-from analysis.report.tables import formats_of, params_table, units_of, with_intervals
+from analysis.report.page.blocks import DataTable, Text
+from analysis.report.tables import params_table, table_of, with_intervals
 from analysis.study import Study
 from analysis.table.load import finished
 
@@ -22,21 +22,18 @@ def experts_section(study: Study) -> Draft | None:
     for model, found in study.experts.items():
         best = found.fits[0]
         label = file_label(model)
-        slopes = with_intervals(study.slopes[model], slope=("lower", "upper"))
         parts += [
             Text(text=f"{model}: held out: {found.held_out}."),
-            DataTable(
-                frame=found.to_frame().rename(columns={"n_params": "free parameters"}),
-                caption=f"{model}: laws of the number of experts, by AICc. Bold: the lowest",
+            table_of(
+                found.to_frame().rename(columns={"n_params": "free parameters"}),
+                f"{model}: laws of the number of experts, by AICc. Bold: the lowest",
                 best=dict.fromkeys(("rmse", "aicc", "held_out_rmse"), "min"),
-                units=dict.fromkeys(("rmse", "held_out_rmse", "held_out_bias"), "nats/token"),
             ),
             DataTable(frame=params_table(best, model), caption=f"{model}: {best.form}"),
-            DataTable(
-                frame=slopes,
-                caption=f"{model}: -d ln L / d ln E of each size, with 95 % t interval",
-                units=units_of(slopes),
-                formats={**formats_of(slopes), "size": numbers.count},
+            table_of(
+                with_intervals(study.slopes[model], "slope"),
+                f"{model}: -d ln L / d ln E of each size, with 95 % t interval",
+                formats={"size": numbers.count},
             ),
             Plot(
                 name=f"experts_{label}",
@@ -81,12 +78,11 @@ def usage_section(study: Study) -> Draft | None:
     names = ["perplexity", "usage", "unevenness"]
     means = done.groupby(keys, dropna=False)[names].mean().reset_index()
     parts: list[Part] = [
-        DataTable(
-            frame=means,
-            caption="Usage: share of experts with weight on the held-out set; unevenness: KL to "
-            "uniform. Means over seeds",
-            units=units_of(means),
-            formats={**formats_of(means), "perplexity": ".2f", "usage": ".1%", "unevenness": ".3f"},
+        table_of(
+            means,
+            "Usage: share of experts with weight on the held-out set; unevenness: KL to uniform. "
+            "Means over seeds",
+            formats={"perplexity": ".2f", "usage": ".1%", "unevenness": ".3f"},
         )
     ]
     if done["n_experts"].nunique() > 1 or done["query_norm"].nunique() > 1:

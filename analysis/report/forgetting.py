@@ -5,10 +5,10 @@ from functools import partial
 from analysis import numbers
 from analysis.figures.forgetting import draw_forgetting
 from analysis.figures.plot import Plot
-from analysis.forgetting.equal import LOSSES, EqualLearning
+from analysis.forgetting.equal import LESS, LOSSES, EqualLearning
 from analysis.forgetting.ways import METRICS
 from analysis.report.gallery import Draft
-from analysis.report.page import DataTable
+from analysis.report.page.blocks import DataTable
 from analysis.report.tables import with_intervals
 from analysis.study import Study
 
@@ -18,11 +18,8 @@ def forgetting_section(study: Study) -> Draft | None:
     found = study.forgetting
     if found is None:
         return None
-    frame = found.to_frame()
-    names = [name.removesuffix("_lower") for name in map(str, frame) if name.endswith("_lower")]
-    bounds = {name: (f"{name}_lower", f"{name}_upper") for name in names}
     table = DataTable(
-        frame=with_intervals(frame, **bounds),
+        frame=with_intervals(found.to_frame()),
         caption=f"Ways to go on learning, by learning rate, with {found.level:.0%} intervals over "
         "streams. Learning: what a stage gains on its domain; forgetting: what is lost of a "
         "domain's best loss by the end; base: what is lost on the base corpus",
@@ -40,15 +37,12 @@ def forgetting_section(study: Study) -> Draft | None:
 
 
 def _equal(found: EqualLearning) -> DataTable:
-    """The ways at one amount of learning."""
-    frame, names = found.to_frame(), [*LOSSES]
-    if found.baseline:
-        names += [f"{name}_less" for name in LOSSES]
-    else:
+    frame, names = found.to_frame(), [*LOSSES, *(LESS if found.baseline else ())]
+    if not found.baseline:
         frame = frame[[c for c in map(str, frame) if "_less" not in c]]
     difference = f"; less: minus {found.baseline}, on the same streams" if found.baseline else ""
     return DataTable(
-        frame=with_intervals(frame, **{n: (f"{n}_lower", f"{n}_upper") for n in names}),
+        frame=with_intervals(frame),
         caption=f"Where each way has learnt {found.learning:.3g} bits/byte{difference}. Moved: "
         "streams of one rate, moved along the curves of the way's other streams",
         units=dict.fromkeys(names, "bits/byte"),

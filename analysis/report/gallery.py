@@ -16,7 +16,7 @@ from analysis import figures
 from analysis.figures.layout import lay_out
 from analysis.figures.plot import Plot
 from analysis.progress import Say, silent
-from analysis.report.page import Block, Drawing, Section, Text
+from analysis.report.page.blocks import Block, Drawing, Section, Text
 from analysis.report.processes import mapping
 from analysis.table.units import PER_TOKEN
 

@@ -3,7 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from analysis.report.page import Block, Checklist, DataTable, Drawing, Section, Text, Warnings
+from analysis.report.page.blocks import (
+    Block,
+    Checklist,
+    DataTable,
+    Drawing,
+    Section,
+    Text,
+    Warnings,
+)
 from analysis.table.units import PER_TOKEN, in_unit
 
 

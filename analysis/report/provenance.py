@@ -39,7 +39,6 @@ class Provenance:
     settings: Mapping[str, str] = field(default_factory=dict)
     commands: tuple[str, ...] = ()
     commits: tuple[str, ...] = ()
-    packages: Mapping[str, str] = field(default_factory=dict)
     devices: tuple[str, ...] = ()
 
 
@@ -62,14 +61,8 @@ def provenance_of(found: Iterable[RunRecord], run_ids: Collection[str]) -> Prove
         settings=settings,
         commands=_once(_command(r) for r in records),
         commits=_once(_commit(e) for e in environments),
-        packages=next((p for e in environments[::-1] if (p := _packages(e))), {}),
         devices=_once(str(e.get("device") or "") for e in environments),
     )
-
-
-def _packages(environment: Mapping[str, Any]) -> Mapping[str, str]:
-    found = environment.get("packages")
-    return found if isinstance(found, Mapping) else {}
 
 
 def _once(values: Any) -> tuple[str, ...]:

@@ -17,8 +17,7 @@ from analysis.report.curves import isoflop_section
 from analysis.report.experts import active_section, experts_section, usage_section
 from analysis.report.forgetting import forgetting_section
 from analysis.report.gallery import Draft
-from analysis.report.page import DataTable
-from analysis.report.tables import formats_of, units_of
+from analysis.report.tables import table_of
 from analysis.study import Study
 
 _RUN_COLUMNS = (
@@ -52,12 +51,5 @@ def sections_of(study: Study) -> list[Draft]:
 
 
 def _runs(study: Study) -> Draft:
-    columns = [c for c in _RUN_COLUMNS if study.table[c].notna().any()]
-    frame = study.table[columns]
-    table = DataTable(
-        frame=frame,
-        caption="Every run, failed ones too",
-        units=units_of(frame),
-        formats=formats_of(frame),
-    )
-    return Draft(title="Runs", parts=[table])
+    frame = study.table[[c for c in _RUN_COLUMNS if study.table[c].notna().any()]]
+    return Draft(title="Runs", parts=[table_of(frame, "Every run, failed ones too")])

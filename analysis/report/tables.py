@@ -1,13 +1,14 @@
 """Tables that several sections of a report share, and the units of their columns."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
 from analysis import numbers
 from analysis.fitting.intervals import Estimate
 from analysis.fitting.results import LawFit
+from analysis.report.page.blocks import DataTable, Format
 
 UNITS = {
     "budget": "FLOPs",
@@ -28,9 +29,14 @@ UNITS = {
     "held_out_bias": "nats/token",
 }
 
+_FORMATS: dict[str, Format] = {
+    "budget": numbers.flops,
+    "n_experts": numbers.experts,
+    **dict.fromkeys(("n_params", "n_active_params", "n_tokens", "tokens"), numbers.count),
+}
+
 
 def budget_column(budget: float) -> str:
-    """The head of a column of one budget."""
     return f"{numbers.flops(budget)} FLOPs"
 
 
@@ -67,8 +73,16 @@ def params_table(fit: LawFit, model: str) -> pd.DataFrame:
     )
 
 
-def with_intervals(frame: pd.DataFrame, **bounds: tuple[str, str]) -> pd.DataFrame:
-    """The frame with an Estimate in place of each named column and its two of bounds."""
+def with_intervals(frame: pd.DataFrame, *names: str) -> pd.DataFrame:
+    """The frame with an Estimate in place of a column NAME, NAME_lower and NAME_upper.
+
+    Without names, of each that has such bounds. The bounds of one may be "lower" and "upper".
+    """
+    ends = ("lower", "upper")
+    names = names or tuple(
+        n.removesuffix("_lower") for n in map(str, frame) if n.endswith("_lower")
+    )
+    bounds = {n: tuple(f"{n}_{e}" if f"{n}_{e}" in frame else e for e in ends) for n in names}
     estimates = {
         name: [
             Estimate(*row) for row in frame[[name, low, high]].astype("float64").to_numpy().tolist()
@@ -79,17 +93,19 @@ def with_intervals(frame: pd.DataFrame, **bounds: tuple[str, str]) -> pd.DataFra
     return kept.assign(**{name: pd.Series(v, frame.index, object) for name, v in estimates.items()})
 
 
-def units_of(frame: pd.DataFrame, size: str = "") -> dict[str, str]:
-    """The units of the columns that a frame has; size* is in tokens or parameters."""
-    own = {f"{size}*": "tokens" if size == "n_tokens" else "parameters"}
-    return {name: unit for name, unit in {**UNITS, **own}.items() if name in frame}
-
-
-def formats_of(frame: pd.DataFrame) -> dict[str, Any]:
-    """Budgets and counts are written as everywhere else."""
-    forms: dict[str, Any] = {
-        "budget": numbers.flops,
-        "n_experts": numbers.experts,
-        **dict.fromkeys(("n_params", "n_active_params", "n_tokens", "tokens"), numbers.count),
-    }
-    return {name: form for name, form in forms.items() if name in frame}
+def table_of(
+    frame: pd.DataFrame,
+    caption: str,
+    *,
+    units: Mapping[str, str] | None = None,
+    formats: Mapping[str, Format] | None = None,
+    best: Mapping[str, Literal["min", "max"]] | None = None,
+) -> DataTable:
+    """A table whose usual columns have the units and formats of all tables, beside those given."""
+    return DataTable(
+        frame=frame,
+        caption=caption,
+        units={**{n: unit for n, unit in UNITS.items() if n in frame}, **(units or {})},
+        formats={**{n: form for n, form in _FORMATS.items() if n in frame}, **(formats or {})},
+        best=best or {},
+    )

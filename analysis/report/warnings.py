@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from analysis import numbers
 from analysis.report.gallery import file_label
-from analysis.report.page import Cause, Warning, Warnings
+from analysis.report.page.blocks import Cause, Warning, Warnings
 from analysis.study import Study
 
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")

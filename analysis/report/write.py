@@ -10,7 +10,8 @@ from analysis.progress import Say, silent
 from analysis.report.checklist import fill_checklist
 from analysis.report.gallery import draw_all
 from analysis.report.in_unit import sections_in
-from analysis.report.page import Checklist, Page, Section, Text, render
+from analysis.report.page.blocks import Checklist, Page, Section, Text
+from analysis.report.page.markup import render
 from analysis.report.provenance import Provenance
 from analysis.report.sections import sections_of
 from analysis.staging import staged

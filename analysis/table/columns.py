@@ -108,7 +108,7 @@ def pick_columns(
     picked = {
         name: frame[sources[name].name]
         if name in sources
-        else _constant(frame, "model" if name == "model" else None)
+        else pd.Series("model" if name == "model" else None, frame.index, dtype=object)
         for name in COLUMNS
     }
     taken = {match.name for match in sources.values()}
@@ -220,10 +220,6 @@ def _follows(name: str, sources: Mapping[str, Match], flops: str | None) -> bool
     """Whether a budget or a number of tokens can be derived from other columns."""
     other = {"budget": "n_tokens", "n_tokens": "budget"}.get(name)
     return other in sources and ("flops_per_token" in sources or flops == "6nd")
-
-
-def _constant(frame: pd.DataFrame, value: object) -> pd.Series:
-    return pd.Series([value] * len(frame), index=frame.index, dtype=object)
 
 
 def _listed(frame: pd.DataFrame) -> str:

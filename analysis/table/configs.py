@@ -1,6 +1,6 @@
 """Settings in the configs of records, beside a table's columns: those that a sweep varied."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -14,7 +14,7 @@ def with_settings(
 ) -> pd.DataFrame:
     """The frame, a row a record, with the keys of configs that it lacks: optim.weight_decay."""
     absent = [name for name in names if name not in frame]
-    configs = [_flat(record.config) for record in records] if absent else []
+    configs = [flattened(record.config) for record in records] if absent else []
     found = {
         name: pd.Series([config.get(name) for config in configs], frame.index, dtype=object)
         for name in absent
@@ -28,7 +28,7 @@ def explain_merged(table: pd.DataFrame, records: Sequence[RunRecord]) -> pd.Data
     merged = find_merged(table)
     if merged is None or not merged.n_open:
         return table
-    configs = {record.run_id: _flat(record.config) for record in records}
+    configs = {record.run_id: flattened(record.config) for record in records}
     rows = [configs.get(run_id, {}) for run_id in table["run_id"]]
     settings = pd.DataFrame(rows, index=table.index)
     # Its model is the table's
@@ -38,11 +38,12 @@ def explain_merged(table: pd.DataFrame, records: Sequence[RunRecord]) -> pd.Data
     return table.assign(**{str(name): settings[name] for name in named})
 
 
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Keys with dots, and lists as texts: {"optim.lr": 0.1} of {"optim": {"lr": 0.1}}."""
     found: dict[str, Any] = {}
     for key, value in config.items():
-        if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{key}.")
+        if isinstance(value, Mapping):
+            found |= flattened(value, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = str(value) if isinstance(value, list) else value
+            found[f"{prefix}{key}"] = str(value) if isinstance(value, list | tuple) else value
     return found

@@ -61,15 +61,13 @@ def _printable(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame with no control character in its texts and names: they end drawings, and reach
     terminals.
     """
-    texts = {
-        str(name): column.map(lambda cell: printable(cell) if isinstance(cell, str) else cell)
-        for name, column in frame.select_dtypes(include=["object", "string"]).items()
-    }
-    return frame.assign(**texts).rename(columns=_named, index=_named)
+    columns = frame.select_dtypes(include=["object", "string"])
+    texts = {str(name): column.map(_shown) for name, column in columns.items()}
+    return frame.assign(**texts).rename(columns=_shown, index=_shown)
 
 
-def _named(name: object) -> object:
-    return printable(name) if isinstance(name, str) else name
+def _shown(cell: object) -> object:
+    return printable(cell) if isinstance(cell, str) else cell
 
 
 def _read_records(folder: Path) -> Source:

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.table.checks import refuse
+from analysis.table.configs import flattened
 from experiments.records.record import STATUSES
 from experiments.system.json_files import parse_json
 from experiments.system.plain_text import printable_values
@@ -88,7 +89,8 @@ def _from_dicts(frame: pd.DataFrame) -> pd.DataFrame:
         row: dict[str, Any] = {}
         for column in ("config", "summary"):
             values = printable_values(_parsed(frame, column, i))
-            row |= {k: v for k, v in _flat(values) if v is not None and not k.startswith("_")}
+            known = flattened(values).items()
+            row |= {k: v for k, v in known if v is not None and not k.startswith("_")}
         rows.append(row)
     flat = pd.DataFrame(rows, index=frame.index)
     others = [c for c in frame.columns if c not in ("config", "summary") and c not in flat]
@@ -120,17 +122,6 @@ class _Numbers(ast.NodeTransformer):
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
         return ast.Constant(float(node.id)) if node.id in ("nan", "inf") else node
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            pairs += _flat(value, f"{name}.")
-        else:
-            pairs.append((name, str(value) if isinstance(value, list | tuple) else value))
-    return pairs
 
 
 def _fill(frame: pd.DataFrame, name: str, other: str) -> None:

@@ -1,6 +1,6 @@
 """The approaches to a compute-optimal size side by side, on one table."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.fits import TableFits
+from analysis.fitting.intervals import Estimate
 from analysis.fitting.power_law import fit_power_law
 from analysis.fitting.results import Warned
 from analysis.fitting.status import FitError, FitStatus
@@ -120,51 +121,29 @@ def _of_best_runs(own: pd.DataFrame, x: str, top: float) -> dict[str, Any]:
     law = fit_power_law(best["budget"], best[x], y_name=x)
     last = best.iloc[-1]
     at = float(last["budget"])
-    value = law.predict(at)
-    interval = [*law.bounds("exponent"), float(value.lower[0]), float(value.upper[0])]
+    a, size = Estimate(law.exponent, *law.bounds("exponent")), law.predict(at).first
     notes = ["sizes of the grid only"]
     # How many smaller sizes there are: always as many, and the exponent is that of the grid
     tried = own[["budget", x]].drop_duplicates().merge(best[["budget", x]], on="budget")
     ranks = (tried[f"{x}_x"] < tried[f"{x}_y"]).groupby(tried["budget"]).sum()
     if ranks.nunique() == 1:
         notes = ["sizes of the grid only: no interval"]
-        interval = [np.nan] * 4
+        a, size = (Estimate.around(estimate.value, np.nan) for estimate in (a, size))
     if at < top:
         notes.append(f"at C={at:.4g}, the largest that this model has")
-    return {
-        "a": law.exponent,
-        "a_lower": interval[0],
-        "a_upper": interval[1],
-        "size": float(value.value[0]),
-        "size_lower": interval[2],
-        "size_upper": interval[3],
-        "tokens": float(last["n_tokens"]) if pd.notna(last["n_tokens"]) else np.nan,
-        "loss": float(last["loss"]),
-        "status": str(law.status),
-        "note": "; ".join((*notes, *law.warnings)),
-    }
+    tokens = float(last["n_tokens"]) if pd.notna(last["n_tokens"]) else np.nan
+    return _row(a, size, tokens, float(last["loss"]), law.status, [*notes, *law.warnings])
 
 
 def _isoflop(fit: IsoFLOPFit, top: float) -> dict[str, Any]:
     if not fit.laws:
         raise FitError(fit.why_no_laws)
     laws = fit.law()
-    law = laws.laws[fit.x_name]
-    low, high = law.bounds("exponent")
-    value, loss = law.predict(top), laws.laws["loss"].predict(top)
-    tokens = laws.laws.get("n_tokens")
-    return {
-        "a": law.params["exponent"],
-        "a_lower": low,
-        "a_upper": high,
-        "size": float(value.value[0]),
-        "size_lower": float(value.lower[0]),
-        "size_upper": float(value.upper[0]),
-        "tokens": np.nan if tokens is None else float(tokens.predict(top).value[0]),
-        "loss": float(loss.value[0]),
-        "status": str(fit.status),
-        "note": "; ".join((*laws.warnings, *(f"skipped {text}" for text in fit.skipped))),
-    }
+    at_top = {name: law.predict(top).first for name, law in laws.laws.items()}
+    tokens = at_top["n_tokens"].value if "n_tokens" in at_top else np.nan
+    notes = [*laws.warnings, *(f"skipped {text}" for text in fit.skipped)]
+    a = laws.exponents[fit.x_name]["t"]
+    return _row(a, at_top[fit.x_name], tokens, at_top["loss"].value, fit.status, notes)
 
 
 def _parametric(fit: ParametricFit, own: pd.DataFrame, x: str, top: float) -> dict[str, Any]:
@@ -177,18 +156,22 @@ def _parametric(fit: ParametricFit, own: pd.DataFrame, x: str, top: float) -> di
             "for the FLOPs counted"
         )
     loose = spread > _LOOSE and fit.status is FitStatus.CONVERGED
-    return {
-        "a": a.value,
-        "a_lower": a.lower,
-        "a_upper": a.upper,
-        "size": best["n_params"].value,
-        "size_lower": best["n_params"].lower,
-        "size_upper": best["n_params"].upper,
-        "tokens": best["n_tokens"].value,
-        "loss": best["loss"].value,
-        "status": str(FitStatus.WARNING if loose else fit.status),
-        "note": "; ".join(notes),
-    }
+    status = FitStatus.WARNING if loose else fit.status
+    tokens, loss = best["n_tokens"].value, best["loss"].value
+    return _row(a, best["n_params"], tokens, loss, status, notes)
+
+
+def _row(
+    a: Estimate,
+    size: Estimate,
+    tokens: float,
+    loss: float,
+    status: FitStatus,
+    notes: Sequence[str],
+) -> dict[str, Any]:
+    """What is the same of all approaches."""
+    at_top = {**size.columns("size"), "tokens": tokens, "loss": loss}
+    return {**a.columns("a"), **at_top, "status": str(status), "note": "; ".join(notes)}
 
 
 def flops_per_param_token(cells: pd.DataFrame, x: str) -> tuple[float, float]:

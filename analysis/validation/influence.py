@@ -6,6 +6,7 @@ them, because the others hold the fit in place.
 """
 
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -105,7 +106,6 @@ class Influence(Warned):
         return pd.DataFrame([{n: getattr(found, n) for n in names} for found in self.sets])
 
     def summary(self) -> str:
-        """The table, the warnings, and the fit without the runs if there are any."""
         head = f"the {self.n_out} of {self.fit.n_points} runs that each parameter depends on most"
         frame = self.to_frame().assign(
             rows=[" ".join(map(str, sorted(found.rows)[:10])) for found in self.sets]
@@ -161,25 +161,19 @@ def influence_of(
         raise FitError(f"influence: {n} runs less {k} are too few for 5 parameters")
     changes, residuals = _first_order(fit, N, D, L)
 
+    @cache  # several parameters may depend on the same runs
     def fitted(rows: tuple[int, ...], draws: int) -> ParametricFit:
         keep = np.ones(n, dtype=bool)
         keep[list(rows)] = False
         return fit_parametric(N[keep], D[keep], L[keep], n_draws=draws, **how)
 
-    quick: dict[tuple[int, ...], ParametricFit] = {}
-    full: dict[tuple[int, ...], ParametricFit] = {}
     sets = []
     for j, name in enumerate(NAMES):
         order = np.argsort(changes[:, j], kind="stable")
         both = [tuple(sorted(part.tolist())) for part in (order[:k], order[-k:])]
-        for rows in both:
-            if rows not in quick:
-                quick[rows] = fitted(rows, 0)
         before = fit.params[name]
-        rows = max(both, key=lambda r: abs(np.log(quick[r].params[name] / before)))
-        if rows not in full:
-            full[rows] = fitted(rows, n_draws)
-        without = full[rows]
+        rows = max(both, key=lambda r: abs(np.log(fitted(r, 0).params[name] / before)))
+        without = fitted(rows, n_draws)
         low, high = without.bounds(name, _LEVEL)
         sets.append(
             InfluentialRuns(

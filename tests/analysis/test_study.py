@@ -437,5 +437,6 @@ def test_the_surface_of_most_runs_is_tried_without_a_few_and_beside_others(monke
     (shown,) = [p for p in parts if "predicts best" in getattr(p, "caption", "")]
     best = found.surfaces["dense"].surfaces[0]
     assert shown.frame["form_name"].iloc[0] == best.form_name
+    assert shown.frame["free parameters"].iloc[0] == best.n_params
     assert dumped(found)["surfaces"]["dense"]["n_held"] == found.surfaces["dense"].n_held
     assert analyse(few).influences == {}

@@ -23,7 +23,7 @@ class Code:
     """Lines to copy, as they are."""
 
     text: str
-    caption: str = ""
+    caption: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,6 @@ class DataTable:
     units: Mapping[str, str] = field(default_factory=dict)
     formats: Mapping[str, Format] = field(default_factory=dict)
     best: Mapping[str, Literal["min", "max"]] = field(default_factory=dict)
-    sortable: bool = True
 
     def __post_init__(self) -> None:
         columns = list(map(str, self.frame.columns))
@@ -125,7 +124,7 @@ class Page:
     """commands: what makes the page and its numbers, shown last; generated: when, from what."""
 
     title: str
-    subtitle: str = ""
+    subtitle: str
     sections: Sequence[Section]
     commands: Sequence[str]
     generated: str

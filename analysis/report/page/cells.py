@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from numbers import Integral, Real
 from typing import Any
 
@@ -37,7 +36,6 @@ class Cell:
 
 
 def head_cells(table: DataTable) -> list[Head]:
-    """A header cell a column."""
     return [
         Head(
             name=name,
@@ -49,12 +47,10 @@ def head_cells(table: DataTable) -> list[Head]:
 
 
 def body_rows(table: DataTable) -> list[tuple[Cell, ...]]:
-    """The cells of each row."""
     columns = [
         _cells(
             _values(table, i),
             table.formats.get(str(name)),
-            str(name),
             table.best.get(str(name)),
         )
         for i, name in enumerate(table.frame.columns)
@@ -66,19 +62,10 @@ def _values(table: DataTable, i: int) -> list[Any]:
     return list(table.frame.iloc[:, i])
 
 
-def _as_number(value: Any, by_digits: Callable[[Any], str]) -> str:
-    return _interval(value) if isinstance(value, Estimate) else by_digits(value)
-
-
-def _cells(values: Sequence[Any], chosen: Format | None, name: str, best: str | None) -> list[Cell]:
+def _cells(values: Sequence[Any], chosen: Format | None, best: str | None) -> list[Cell]:
     known = _known(values)
     is_numeric = _is_numeric(known)
-    show: Callable[[Any], str] = _as_text
-    if is_numeric:
-        whole = [v for v in known if not isinstance(v, Estimate)]
-        show = partial(_as_number, by_digits=numbers.column(whole))
-    if chosen is not None:
-        show = _by_format(chosen, name)
+    show = _shown_by(chosen, known) if is_numeric or chosen is not None else _as_text
     absent = Cell(text="–", kind="number absent" if is_numeric else "absent", title="no value")
     keys = [_key(value) for value in known] if is_numeric else []
     first = (min(keys) if best == "min" else max(keys)) if best and keys else None
@@ -115,10 +102,6 @@ def _key(value: Any) -> Any:
     return float(value.value) if isinstance(value, Estimate) else value
 
 
-def _interval(value: Estimate) -> str:
-    return numbers.with_interval(*value)
-
-
 def _known(values: Sequence[Any]) -> list[Any]:
     return [value for value in values if not _is_absent(value)]
 
@@ -143,16 +126,11 @@ def _as_text(value: Any) -> str:
     return str(value)
 
 
-def _by_format(chosen: Format, name: str) -> Callable[[Any], str]:
+def _shown_by(chosen: Format | None, known: Sequence[Any]) -> Callable[[Any], str]:
+    """As chosen for the column; else at the digits that it needs, Estimates with their interval."""
     if callable(chosen):
         return chosen
-
-    def show(value: Any) -> str:
-        try:
-            return format(value, chosen)
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"formats[{name!r}]={chosen!r} does not suit {value!r}: {error}"
-            ) from error
-
-    return show
+    if chosen is not None:
+        return lambda value: format(value, chosen)
+    by_digits = numbers.column([v for v in known if not isinstance(v, Estimate)])
+    return lambda v: numbers.with_interval(*v) if isinstance(v, Estimate) else by_digits(v)

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import resources
-from pathlib import Path
 from typing import Any, assert_never
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
@@ -26,21 +25,13 @@ from analysis.report.page.blocks import (
 from analysis.report.page.cells import body_rows, head_cells
 from analysis.report.page.csv_link import csv_address
 from analysis.report.page.svg import Svgs, aspect
-from experiments.system.disk import write_text_atomically
 
 _FILTERED_FROM = 11  # rows; a shorter table is read at a glance
 _WIDE = 1.6  # width over height from which a phone scrolls a drawing instead of shrinking it
 _View = tuple[str, Mapping[str, Any]]  # the macro of blocks.html and what it shows
 
 
-def write(page: Page, path: str | Path) -> None:
-    """Writes the page whole or not at all; makes its folder."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    write_text_atomically(Path(path), render(page))
-
-
 def render(page: Page) -> str:
-    """The whole HTML document."""
     sections = [*page.sections, *_commands(page)]
     anchors, svgs = _Anchors(sections), Svgs()
     views = [
@@ -151,7 +142,7 @@ def _table(block: DataTable, anchor: str) -> Mapping[str, Any]:
         "caption": block.caption,
         "heads": head_cells(block),
         "rows": rows,
-        "sortable": block.sortable and len(rows) > 1,
+        "sortable": len(rows) > 1,
         "csv": csv_address(block) if rows else "",
         "filtered": len(rows) >= _FILTERED_FROM,
     }

@@ -316,13 +316,13 @@ def test_granularity_predicts_from_tokens_and_grains_only():
             fit.predict(1e9, 64, **how)
     # It has no term for experts
     with_and_without = [fit.predict(1e9, E, 1e10, 4).value for E in (64, None)]
-    assert with_and_without[0] == with_and_without[1] == fit.loss(1e9, None, 1e10, 4)
+    assert with_and_without[0] == with_and_without[1] == fit.predict(1e9, None, 1e10, 4).value
 
 
 @pytest.mark.slow
 def test_what_is_asked_of_a_law_is_an_amount():
     fit = fit_expert_law(runs_of("power_floor"), **FEW)
-    for ask in (fit.predict, fit.loss, fit.slope):
+    for ask in (fit.predict, fit.slope):
         for size, n_experts, says in (
             ([1e8, -1e8], 8, r"size\S*=-\S+ must be finite and above 0"),
             (np.nan, 8, "size=nan must be finite"),
@@ -331,4 +331,3 @@ def test_what_is_asked_of_a_law_is_an_amount():
         ):
             with pytest.raises(ValueError, match=says):
                 ask(size, n_experts)
-    assert fit.loss(1e8, 8) == fit.predict(1e8, 8).value

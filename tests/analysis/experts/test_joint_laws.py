@@ -233,7 +233,7 @@ def test_the_sparsity_law_needs_to_know_it():
             fit.predict(1e9, **how)
     with pytest.raises(ValueError, match="the sparsity law has no number of experts, only S, N"):
         fit.slope(1e9, 64)
-    assert fit.loss(1e9, n_tokens=1e10, sparsity=0) > 0  # a dense model is one of them
+    assert fit.predict(1e9, n_tokens=1e10, sparsity=0).value > 0  # a dense model is one of them
 
 
 # What follows from a law
@@ -257,7 +257,7 @@ def test_slopes_at_given_tokens():
 def test_the_interval_of_a_new_run_by_hand(residual):
     table = joint_runs("joint", noise=0.003)
     fit = fit_expert_law(table, "joint", residual=residual, n_draws=100)
-    off = fit.loss(table["n_active_params"], **asked("joint", table))
+    off = fit.predict(table["n_active_params"], **asked("joint", table)).value
     rest = np.log(off) - np.log(table["loss"]) if residual == "log" else off - table["loss"]
     assert fit.dof == 120 - 11
     assert fit.scatter == pytest.approx(np.sqrt((rest**2).sum() / fit.dof), rel=1e-9)

@@ -288,7 +288,7 @@ def test_residuals_have_a_panel_for_what_varies():
     ]
     sd = 100 * frame["residual"].std()
     assert f"± 1 s.d. = {sd:.2g} %" in legend_labels(figure)
-    one = figures.draw_residuals(frame[["n_params", "residual"]])
+    one = figures.draw_residuals(frame[["series", "model", "n_params", "residual"]])
     assert len(one.axes) == 1
 
 

@@ -20,8 +20,6 @@ def test_a_clean_law_comes_back():
     assert law.held_out == pytest.approx(1.0, abs=1e-6)
     at = {"n_params": [2e7], "n_tokens": [2e9]}
     assert law.predict(at).value == pytest.approx(best(2e7, 2e9), rel=1e-6)
-    assert law.beyond({"n_params": 4e8, "n_tokens": 5e8}) == pytest.approx(4.0)
-    assert law.beyond({"n_params": 2e7, "n_tokens": 2e9}) == 1.0
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from analysis.fitting.intervals import Estimate
-from analysis.report.page import (
+from analysis.report.page.blocks import (
     Cause,
     Checklist,
     Code,
@@ -23,9 +23,8 @@ from analysis.report.page import (
     Text,
     Warning,
     Warnings,
-    render,
-    write,
 )
+from analysis.report.page.markup import render
 
 EVIL = "<script>alert('x')</script> & \"co\""
 SVG = "http://www.w3.org/2000/svg"
@@ -241,9 +240,8 @@ def test_no_rows_and_many_rows():
     assert cells(pd.DataFrame({"x": []}))[0] == ["no rows"]
     for n_rows, n_filters in ((10, 0), (11, 1)):
         frame = pd.DataFrame({"x": range(n_rows)})
-        outline = Outline(render(page_of(DataTable(frame=frame, caption="", sortable=False))))
+        outline = Outline(render(page_of(DataTable(frame=frame, caption=""))))
         assert len(outline.all("input")) == n_filters
-        assert "class" not in outline.all("table")[0]
 
 
 def test_warnings_and_gaps_are_evident():
@@ -294,19 +292,3 @@ def test_bad_blocks_are_refused():
     for wrong, why in ((b"GIF89a", "syntax error"), (b"<p/>", "is no SVG but 'p'")):
         with pytest.raises(ValueError, match=f"drawing 'a': .*{why}.*; save the figure as SVG"):
             Drawing(name="a", caption="A", svg=wrong)
-    with pytest.raises(ValueError, match=r"formats\['loss'\]='d' does not suit 1.0"):
-        cells(frame, formats={"loss": "d"})
-
-
-def test_writes_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "new" / "page.html"
-    write(page_of(), path)
-    before = path.read_text()
-    assert before.endswith("</html>\n")
-    with pytest.raises(ValueError, match="does not suit"):
-        write(
-            page_of(DataTable(frame=pd.DataFrame({"x": ["a"]}), caption="", formats={"x": "d"})),
-            path,
-        )
-    assert path.read_text() == before
-    assert list(path.parent.iterdir()) == [path]

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 
-from analysis.report.page import (
+from analysis.report.page.blocks import (
     Cause,
     Checklist,
     Code,
@@ -22,8 +22,8 @@ from analysis.report.page import (
     Text,
     Warning,
     Warnings,
-    write,
 )
+from analysis.report.page.markup import render
 
 pytestmark = pytest.mark.slow
 
@@ -81,7 +81,7 @@ def runs():
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory, runs):
-    small = DataTable(frame=runs.head(3), caption="A few.", sortable=False)
+    small = DataTable(frame=runs.head(3), caption="A few.")
     text = Text(text="At each budget, the size of least loss. " * 12)
     blocks = [
         [text, Warnings(causes=[Cause(text=LONG, warnings=[Warning(of=LONG, text=LONG)])]), small],
@@ -98,7 +98,7 @@ def path(tmp_path_factory, runs):
         generated="today",
     )
     path = tmp_path_factory.mktemp("page") / "page.html"
-    write(page, path)
+    path.write_text(render(page), encoding="utf-8")
     return path
 
 

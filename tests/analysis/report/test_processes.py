@@ -12,7 +12,7 @@ import pytest
 
 from analysis.figures.plot import Plot
 from analysis.report.gallery import Draft, draw_all
-from analysis.report.page import Text
+from analysis.report.page.blocks import Text
 from analysis.report.processes import mapping
 
 ROOT = Path(__file__).resolve().parents[3]

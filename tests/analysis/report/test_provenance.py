@@ -156,11 +156,6 @@ def test_devices_each_once(sweep):
     other = environment(device="AMD EPYC")
     found = sweep((CONFIG, ENVIRONMENT), (CONFIG, other), (CONFIG, ENVIRONMENT))
     assert found.devices == ("NVIDIA H100", "AMD EPYC")
-    assert found.packages == {"torch": "2.9.0"}
-
-
-def test_packages_are_known_although_the_last_run_failed(sweep):
-    assert sweep(CONFIG, ({}, {})).packages == {"torch": "2.9.0"}
 
 
 # Where nothing is known
@@ -174,7 +169,7 @@ def test_of_a_file_nothing_is_known(tmp_path, sweep):
 
 def test_without_records_nothing_is_known():
     assert provenance_of([], ["a"]) == Provenance()
-    assert Provenance() == Provenance(settings={}, commands=(), commits=(), packages={}, devices=())
+    assert Provenance() == Provenance(settings={}, commands=(), commits=(), devices=())
 
 
 def test_a_damaged_record_says_nothing_of_the_others(tmp_path, sweep):

@@ -1,6 +1,6 @@
 """Warnings grouped by what they say, whatever their numbers."""
 
-from analysis.report.page import Warning
+from analysis.report.page.blocks import Warning
 from analysis.report.warnings import by_cause
 
 
