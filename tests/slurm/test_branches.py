@@ -14,6 +14,7 @@ from experiments.system.claims import read_events
 from experiments.training.execute import execute
 from tests.conftest import TINY
 from tests.slurm.conftest import slurm, wait_for_the_queue, wait_until
+from tests.slurm.slow import SLOW
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("cluster")]
 WSD = ("optim.schedule=wsd", "optim.warmup_tokens=640")
@@ -26,8 +27,9 @@ def branch(compose_raw, tmp_path):
 
     def make(budget, *overrides, results="results", branch="trunk"):
         fixed = (
-            "size=1", "sweep=s", *TINY, *WSD, f"budget={budget}", "trainer.checkpoint_minutes=0.01",
-            f"paths.results={tmp_path / results}", f"paths.cache={tmp_path / 'cache'}",
+            "size=1", "sweep=s", *TINY, *WSD, SLOW, f"budget={budget}",
+            "trainer.checkpoint_minutes=0.01", f"paths.results={tmp_path / results}",
+            f"paths.cache={tmp_path / 'cache'}",
         )  # fmt: skip
         how = () if branch is None else (f"optim.branch_from={branch}",)
         return make_point(compose_raw(*fixed, *how, *overrides))
@@ -36,12 +38,12 @@ def branch(compose_raw, tmp_path):
 
 
 def test_branches_wait_for_their_trunk_and_equal_runs_from_scratch(branch, tmp_path):
-    points = [branch("4e9"), branch("8e9")]
+    points = [branch("5e8"), branch("1e9")]
     (trunk,) = trunks_of(points)
     many_runs.run_sweep([point.raw for point in points], RESOURCES)
     sweep = trunk.run_dir.parent
     wait_until(lambda: {tasks_of(sweep)[p.run_id].detail for p in points} == {"(Dependency)"})
-    submission_again = [branch("6e9").raw]  # while the trunk is queued or runs
+    submission_again = [branch("7.5e8").raw]  # while the trunk is queued or runs
     many_runs.run_sweep([*(p.raw for p in points), *submission_again], RESOURCES)
     wait_for_the_queue()
     states = {p.run_id: p for p in read_states(trunk.run_dir.parent)}
@@ -57,7 +59,7 @@ def test_branches_wait_for_their_trunk_and_equal_runs_from_scratch(branch, tmp_p
 
 
 def test_a_branch_of_a_cancelled_trunk_does_not_wait_without_end(branch):
-    point = branch("4e10")
+    point = branch("1.5e9")
     (trunk,) = trunks_of([point])
     many_runs.run_sweep([point.raw], RESOURCES)
     wait_until(lambda: (trunk.run_dir / "last.ckpt").exists())

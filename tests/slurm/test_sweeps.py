@@ -19,9 +19,12 @@ from experiments.system.claims import read_events
 from experiments.training.execute import execute
 from tests.conftest import REPOSITORY, TINY
 from tests.slurm.conftest import slurm, states, wait_for_the_queue, wait_until
+from tests.slurm.slow import SLOW
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("cluster")]
-SHORT, LONG = "budget=1e9", "budget=4e10"  # FLOPs: a second, half a minute
+SHORT = "budget=1e9"  # FLOPs: a second of computing
+LONG = ("budget=1.5e9", SLOW)  # 246 steps: 25 s at least
+LIMITED = ("budget=4e9", SLOW)  # 657 steps: longer than the minute that Slurm gives at least
 RESOURCES = Slurm(cpus_per_task=1, signal_seconds=20)
 
 
@@ -72,7 +75,7 @@ def pid_of(run_dir):
 
 def test_an_array_with_a_failing_point_and_a_killed_one(raws, sweep, monkeypatch, capsys):
     short = raws(SHORT, models=("dense", "peer"), seeds=(0, 1))
-    failing, killed = raws(SHORT, seeds=(7,)), raws(LONG, seeds=(8,))
+    failing, killed = raws(SHORT, seeds=(7,)), raws(*LONG, seeds=(8,))
     many_runs.prepare_all([make_point(raw) for raw in short])
     monkeypatch.setattr(many_runs, "prepare_all", lambda points: None)
     failing[0]["data"]["corpus"]["n_documents"] = 0
@@ -117,7 +120,7 @@ def test_an_array_with_a_failing_point_and_a_killed_one(raws, sweep, monkeypatch
 def test_a_preempted_point_is_requeued_once_and_ends_as_if_nothing_had_happened(
     raws, sweep, tmp_path
 ):
-    points = raws(LONG)
+    points = raws(*LONG)
     expected = alone(points, tmp_path)
     here = ("--nodelist=n1", "--exclusive")
     many_runs.run_sweep(points, Slurm(cpus_per_task=1, signal_seconds=20, extra=here))
@@ -138,24 +141,8 @@ def test_a_preempted_point_is_requeued_once_and_ends_as_if_nothing_had_happened(
     assert (point.state, point.n_stops) == ("done", 1)
 
 
-def test_a_point_at_its_time_limit_requeues_itself(raws, sweep, tmp_path):
-    points = raws("budget=1.6e11")  # longer than the minute that Slurm gives at least
-    resources = Slurm(cpus_per_task=1, signal_seconds=20, time="1")
-    many_runs.run_sweep(points, resources)
-    run_dir = sweep / make_point(points[0]).run_id
-    wait_until(lambda: any(e["event"] == "requeued" for e in read_events(run_dir)), 150)
-    wait_for_the_queue(300)
-    (point,) = read_states(sweep)
-    assert point.state == "done"
-    journal = [e["event"] for e in read_events(run_dir)]
-    n = journal.count("requeued")
-    assert journal == ["started", *["interrupted", "requeued", "started"] * n, "done"]
-    steps = [int(line.split(",")[0]) for line in (run_dir / "history.csv").read_text().split()[1:]]
-    assert steps == sorted(set(steps))
-
-
 def test_a_node_that_goes_down_loses_nothing(raws, sweep):
-    points = raws(LONG)
+    points = raws(*LONG)
     many_runs.run_sweep(points, Slurm(cpus_per_task=1, extra=("--exclude=n1",)))
     run_dir = sweep / make_point(points[0]).run_id
     pid = pid_of(run_dir)
@@ -204,7 +191,7 @@ def test_a_controller_killed_during_submission(raws, sweep, tmp_path, submits):
 
 
 def test_two_ranks_train_one_run_and_survive_a_signal(raws, sweep, tmp_path):
-    ranks = ("trainer.devices=2", "budget=1e10")
+    ranks = ("trainer.devices=2", "budget=5e9")
     resources = Slurm(cpus_per_task=1, setup="export MASTER_ADDR=127.0.0.1", extra=("-w", "n1"))
     whole = raws(*ranks, models=("peer",), results="whole")
     many_runs.run_sweep(whole, resources)
@@ -227,7 +214,7 @@ def test_two_ranks_train_one_run_and_survive_a_signal(raws, sweep, tmp_path):
 
 
 def test_cancel_withdraws_what_is_queued_and_saves_what_runs(raws, sweep, tmp_path):
-    many_runs.run_sweep(raws(LONG, seeds=(0, 1)), Slurm(cpus_per_task=1, max_parallel=1))
+    many_runs.run_sweep(raws(*LONG, seeds=(0, 1)), Slurm(cpus_per_task=1, max_parallel=1))
     (first,) = wait_until(lambda: [p for p in read_states(sweep) if p.state == "running"])
     pid_of(sweep / first.run_id)
     command = [sys.executable, "-m", "experiments.cancel", "s", "--results", str(sweep.parent)]
@@ -250,21 +237,26 @@ def array_states():
     }
 
 
-def test_a_task_at_its_limit_leaves_its_siblings_alone(raws, sweep):
+def test_a_task_at_its_limit_requeues_itself_and_leaves_its_siblings_alone(raws, sweep):
     """Of an array, the last task's SLURM_JOB_ID is the array's number, which names them all."""
-    points = [*raws(SHORT, seeds=(0,)), *raws("budget=1.6e11", seeds=(1,))]
+    points = [*raws(SHORT, seeds=(0,)), *raws(*LIMITED, seeds=(1,))]
     many_runs.run_sweep(points, Slurm(cpus_per_task=1, signal_seconds=20, time="1"))
-    long = sweep / make_point(points[1]).run_id
+    short, long = (sweep / make_point(raw).run_id for raw in points)
     wait_until(lambda: any(e["event"] == "requeued" for e in read_events(long)), 150)
     wait_until(lambda: any(restarts for _, restarts in array_states().values()))
     assert sorted(restarts for _, restarts in array_states().values()) == [0, 1]
-    slurm("scancel", slurm("squeue", "--noheader", "--array", "--format=%F").split()[0])
-    wait_for_the_queue()
-    assert started(sweep / make_point(points[0]).run_id) == 1
+    wait_for_the_queue(300)
+    assert [p.state for p in read_states(sweep)] == ["done", "done"]
+    assert started(short) == 1
+    journal = [e["event"] for e in read_events(long)]
+    n = journal.count("requeued")
+    assert journal == ["started", *["interrupted", "requeued", "started"] * n, "done"]
+    steps = [int(line.split(",")[0]) for line in (long / "history.csv").read_text().split()[1:]]
+    assert steps == sorted(set(steps))
 
 
 def test_what_scancel_ends_near_the_limit_stays_ended(raws, sweep):
-    points = raws("budget=1.6e11")
+    points = raws(*LIMITED)
     many_runs.run_sweep(points, Slurm(cpus_per_task=1, signal_seconds=20, time="1"))
     run_dir = sweep / make_point(points[0]).run_id
     pid_of(run_dir)  # within signal_seconds + 60 s of the limit from its start
@@ -303,7 +295,7 @@ def test_a_path_with_sbatchs_symbols_and_a_damaged_submission(raws, tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("100")] == [name]
     (path,) = (sweep / "slurm").glob("*.json")
     path.write_text("")  # as a disk without power leaves it
-    many_runs.run_sweep(raws(LONG, seeds=(1, 2), results=name), RESOURCES)
+    many_runs.run_sweep(raws(*LONG, seeds=(1, 2), results=name), RESOURCES)
     wait_until(lambda: [p for p in read_states(sweep) if p.state == "running"])
     newest = max((sweep / "slurm").glob("*.json"))
     newest.write_text("")

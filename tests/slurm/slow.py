@@ -1,0 +1,30 @@
+"""A layer that takes time and no processor: a job that lasts on any machine, at little cost."""
+
+import time
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from experiments.models.ffn.dense import Dense, DenseConfig
+
+SECONDS = 0.1  # of each step
+SLOW = "model._target_=tests.slurm.slow.SlowConfig"  # beside model=dense and size=1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlowConfig(DenseConfig):
+    """The dense layer, in training SECONDS slower. For models of one layer."""
+
+    def build(self, d_model: int) -> "Slow":
+        """The layer at this width."""
+        return Slow(d_model, self)
+
+
+class Slow(Dense):
+    """Waits, and computes as its base does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, seq, d_model) to the same."""
+        if self.training:
+            time.sleep(SECONDS)
+        return super().forward(x)
