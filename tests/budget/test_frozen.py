@@ -128,9 +128,9 @@ def test_trained_parameters_are_those_with_gradients():
 
 def test_frozen_weights_have_no_gradients_and_no_moments():
     beside = BesideConfig(frozen=DENSE, trained=PEER)
-    cost = config((DENSE, beside), trained_blocks=(1,)).cost()
-    sizes = {"d_model": D, "n_layers": 1, "vocab_size": VOCAB, "micro_tokens": 64}
-    memory = plan_memory(cost, **sizes)
+    frozen = config((DENSE, beside), trained_blocks=(1,))
+    cost, blocks = frozen.cost(), frozen.block_costs()
+    memory = plan_memory(cost, blocks, d_model=D, vocab_size=VOCAB, micro_tokens=64)
     assert memory.weights == 4 * cost.n_params
     assert memory.gradients == 4 * PEER.cost(D).n_params
     assert memory.moments == 8 * PEER.cost(D).n_params

@@ -78,6 +78,7 @@ def test_the_papers_largest_layer_fits_one_80_gb_card(compose_raw):
 
 @pytest.mark.slow
 def test_memory_of_a_model_without_tables_is_sixteen_bytes_a_parameter(make):
-    cost = make("model=dense").plan.cost
-    memory = plan_memory(cost, d_model=32, n_layers=2, vocab_size=270, micro_tokens=128)
+    config = make("model=dense").transformer
+    cost, blocks = config.cost(), config.block_costs()
+    memory = plan_memory(cost, blocks, d_model=32, vocab_size=270, micro_tokens=128)
     assert memory.weights + memory.gradients + memory.moments == 16 * cost.n_params

@@ -6,7 +6,7 @@ What is not: norms, softmax, activations, rotary embeddings, the embedding look-
 residual additions, the optimizer. At small widths that is not little: docs/flops.md says how much.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
@@ -31,6 +31,10 @@ class Term:
     passes: what a training step costs, in forward passes; 3 where the term is trained.
     n_trained_params: of n_params; None means all of them.
     frozen_flops: training FLOPs per token, of them, that are spent where nothing is trained.
+    kept: elements a token that a backward pass needs, of the products' type; None: those that its
+        matrix products give, flops / (2 d_model). kept_wide: of them, those that are float32
+        whatever the products' type; an index counts as two. For block_costs: sums over blocks have
+        neither.
     """
 
     name: str
@@ -42,6 +46,8 @@ class Term:
     passes: float = TRAINING_PASSES
     n_trained_params: int | None = None
     frozen_flops: float = 0.0
+    kept: float | None = None
+    kept_wide: float = 0.0
 
     @property
     def n_trained(self) -> int:
@@ -68,6 +74,8 @@ class Term:
             passes=self.passes,
             n_trained_params=trained,
             frozen_flops=times * self.frozen_flops,
+            kept=None if self.kept is None else times * self.kept,
+            kept_wide=times * self.kept_wide,
         )
 
 
@@ -162,11 +170,29 @@ def attention_terms(d_model: int, seq_len: int, d_kv: int | None = None) -> tupl
     torch's counter does not know the mask and counts seq_len positions instead.
     """
     n_params = 2 * d_model**2 + 2 * d_model * (d_model if d_kv is None else d_kv)
-    context = (seq_len + 1) / 2
+    context, d_keys = (seq_len + 1) / 2, d_model if d_kv is None else d_kv
+    # queries, keys and values; the first two rotated; the heads' sums
+    kept = (d_model + 2 * d_keys) + (d_model + d_keys) + d_model
     return (
-        Term(name="projections", n_params=n_params, flops=2 * n_params),
-        Term(name="context", flops=4 * d_model * context, seen_by_torch=False),
+        Term(name="projections", n_params=n_params, flops=2 * n_params, kept=kept),
+        Term(name="context", flops=4 * d_model * context, seen_by_torch=False, kept=0),
     )
+
+
+def block_costs(
+    *,
+    d_model: int,
+    seq_len: int,
+    ffns: Sequence[FFNConfig],
+    d_kv: int | None = None,
+    trained_blocks: Sequence[int] | None = None,
+    tables_alone: bool = False,
+) -> tuple[Cost, ...]:
+    """Each block, the lowest first: its attention and its layer. Norms are left to trunk_cost."""
+    attention = attention_terms(d_model, seq_len, d_kv)
+    if trained_blocks is None:
+        return tuple(Cost((*attention, *ffn.cost(d_model).terms)) for ffn in ffns)
+    return tuple(map(Cost, _frozen_blocks(d_model, attention, ffns, trained_blocks, tables_alone)))
 
 
 def trunk_cost(
@@ -200,7 +226,8 @@ def trunk_cost(
     if trained_blocks is not None:
         vocabulary = [term.frozen(THROUGH_PASSES) for term in vocabulary]
         norms = norms.frozen(THROUGH_PASSES)
-        blocks = _frozen_blocks(d_model, attention, ffns, trained_blocks, tables_alone)
+        every = _frozen_blocks(d_model, attention, ffns, trained_blocks, tables_alone)
+        blocks = [term for block in every for term in block]
     else:
         blocks = [t.renamed("attention", n_layers) for t in attention]
         for ffn, times in _tally(ffns):
@@ -214,15 +241,15 @@ def _frozen_blocks(
     ffns: Sequence[FFNConfig],
     trained_blocks: Sequence[int],
     tables_alone: bool,
-) -> list[Term]:
-    """The blocks' terms where only the layers of trained_blocks are trained.
+) -> Iterator[tuple[Term, ...]]:
+    """Each block's terms where only the layers of trained_blocks are trained.
 
     A gradient comes down to the first of them, through attention's products of two activations at
     the full cost, and through frozen weights at half of a backward pass.
     """
     first = min(trained_blocks, default=-1)  # none: adapters in all blocks
-    terms = []
     for i, ffn in enumerate(ffns):
+        terms = []
         passes = THROUGH_PASSES if i > first else FORWARD_PASSES
         for term in attention:
             full = i > first and not term.n_params
@@ -237,7 +264,7 @@ def _frozen_blocks(
             for term in trained.cost(d_model).terms:
                 is_frozen = tables_alone and not term.n_tables
                 terms.append((term.frozen(passes) if is_frozen else term).renamed(prefix, 1))
-    return terms
+        yield tuple(terms)
 
 
 def _tally(ffns: Iterable[FFNConfig]) -> list[tuple[FFNConfig, int]]:

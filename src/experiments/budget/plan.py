@@ -99,4 +99,4 @@ def format_shares(shares: Mapping[str, float], n: int = 4) -> str:
 
 def format_memory(memory: Memory, unit: int = 2**30) -> str:
     """The addends in units of that many bytes: 'weights 8.0, gradients 8.0, moments 16.0, ...'."""
-    return ", ".join(f"{name} {size / unit:.1f}" for name, size in memory.parts().items())
+    return ", ".join(f"{name} {size / unit:.1f}" for name, size in memory.parts().items() if size)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from experiments.budget.costs import Cost, FFNConfig, trunk_cost
+from experiments.budget.costs import Cost, FFNConfig, block_costs, trunk_cost
 from experiments.kernels.ops import Execution
 from experiments.models.cache import Cache, Past
 from experiments.models.ffn._base import FFN
@@ -116,6 +116,17 @@ class TransformerConfig:
         with torch.device("meta"):
             blocks = replace(self, lora_rank=None).build().blocks
         return Cost((*cost.terms, lora_term(blocks, self.lora_rank)))
+
+    def block_costs(self) -> tuple[Cost, ...]:
+        """Each block's, the lowest first, without low-rank adapters."""
+        return block_costs(
+            d_model=self.d_model,
+            seq_len=self.seq_len,
+            ffns=self.ffns,
+            d_kv=self.d_kv,
+            trained_blocks=self.trained_blocks,
+            tables_alone=self.tables_alone,
+        )
 
     def build(self) -> "Transformer":
         """The model, initialised from torch's global generator."""

@@ -221,12 +221,6 @@ def _check_fused(config: RunConfig, ranks: Ranks) -> None:
         )
 
 
-def _blocks_kept(transformer: TransformerConfig) -> int:
-    """The blocks whose activations a backward pass needs: from the first that is trained."""
-    trained = transformer.trained_blocks or (0,)
-    return len(transformer.ffns) - min(trained)
-
-
 def check_roles(config: RunConfig, transformer: TransformerConfig) -> None:
     """Raises ValueError if a matrix has no role, and Muon needs it."""
     if config.optim.matrices == "muon":
@@ -276,11 +270,13 @@ def make_plan(draft: Draft) -> Plan:
         lr=peak_rate(optim, transformer),
         memory=plan_memory(
             cost,
+            transformer.block_costs(),
             d_model=transformer.d_model,
-            n_layers=_blocks_kept(transformer),
             vocab_size=transformer.vocab_size,
             micro_tokens=ranks.n_sequences * config.data.seq_len,
             n_micro=ranks.n_micro,
+            n_ranks=ranks.world_size,
+            precision=draft.device.precision,
             table_gradient=optim.table_gradient,
             table_state=optim.table_state,
             table_dtype=getattr(config.model, "table_dtype", "float32"),

@@ -93,6 +93,7 @@ def devices(ranks: Ranks, accelerator: str) -> int | list[int]:
 def strategy(ranks: Ranks, accelerator: str, stall_minutes: float | None) -> Any:
     """Lightning's, of the ranks. They wait for each other, to begin with and in a collective, for
     half an hour; or longer than the watchdog, which has more to say than a failed collective.
+    Gradients are views of the buckets that are averaged: else they would be held twice.
     """
     from lightning.pytorch.strategies import DDPStrategy
 
@@ -102,7 +103,9 @@ def strategy(ranks: Ranks, accelerator: str, stall_minutes: float | None) -> Any
     if accelerator == "cuda":  # Lightning takes the local rank's of these, and counts them
         own = [torch.device("cuda", own_index(ranks.devices))] * ranks.devices
     minutes = max(30.0, (stall_minutes or 0.0) + 10.0)
-    return DDPStrategy(parallel_devices=own, timeout=timedelta(minutes=minutes))
+    return DDPStrategy(
+        parallel_devices=own, timeout=timedelta(minutes=minutes), gradient_as_bucket_view=True
+    )
 
 
 def check_started(ranks: Ranks) -> None:

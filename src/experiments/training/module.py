@@ -102,11 +102,21 @@ class LanguageModel(pl.LightningModule):
         if self.optim.grad_clip is not None:
             clip_gradients(self.model.parameters(), self.optim.grad_clip)
 
-    def optimizer_step(self, *arguments: Any, **keywords: Any) -> None:
-        """The step, then the layers' own; here, so that a checkpoint of the step holds both."""
-        super().optimizer_step(*arguments, **keywords)
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, *arguments: Any, **keywords: Any
+    ) -> None:
+        """The step, then the layers' own; here, so that a checkpoint of the step holds both.
+
+        Then gradients end, before the next forward pass, which Lightning lets hold them. Those of
+        several ranks are views of DDP's buckets, which stay: new ones would be a copy beside them.
+        """
+        super().optimizer_step(epoch, batch_idx, optimizer, *arguments, **keywords)
         for layer in self.model.ffn_layers():
             layer.after_step()
+        optimizer.zero_grad(set_to_none=not torch.distributed.is_initialized())
+
+    def optimizer_zero_grad(self, *_: Any, **__: Any) -> None:
+        """Nothing: optimizer_step has done it."""
 
     def configure_optimizers(self) -> Any:
         """AdamW over the groups of groups.py, all under one schedule; of a stream, each stage has

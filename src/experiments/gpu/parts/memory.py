@@ -39,11 +39,12 @@ def run(job: Job) -> None:
         config = sizes.model(peer)
         plan = plan_memory(
             config.cost(),
+            config.block_costs(),
             d_model=sizes.d_model,
-            n_layers=sizes.n_layers,
             vocab_size=sizes.vocab_size,
             micro_tokens=sizes.sequences * sizes.seq_len,
             n_micro=sizes.n_micro,
+            precision="bf16-mixed",
             table_gradient=way.gradient,
             table_state=way.state,
         )

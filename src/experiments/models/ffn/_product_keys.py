@@ -111,12 +111,15 @@ def router_terms(config: ProductKeyConfig, d_model: int) -> tuple[Term, ...]:
     h, k, d_key = config.n_heads, config.top_k, config.d_key
     n_both = sum(config.key_sets)
     norm_params = {"none": 0, "layer": 2 * d_key, "batch": 2 * h * d_key}[config.query_norm]
-    key_sets = 1 if config.share_keys else h
+    n_query = d_model * h * d_key
+    n_keys = (1 if config.share_keys else h) * n_both * d_key // 2
+    before_and_after = 2 * h * d_key  # the norm
+    per_pair = 7 * h * k  # a gate, and the indices of both sub-keys and of the expert
     return (
-        Term(name="query", n_params=d_model * h * d_key, flops=2 * d_model * h * d_key),
-        Term(name="query_norm", n_params=norm_params),
-        Term(name="keys", n_params=key_sets * n_both * d_key // 2, flops=h * n_both * d_key),
-        Term(name="pairs", flops=h * k**2, seen_by_torch=False),
+        Term(name="query", n_params=n_query, flops=2 * n_query, kept=0),
+        Term(name="query_norm", n_params=norm_params, kept_wide=before_and_after),
+        Term(name="keys", n_params=n_keys, flops=h * n_both * d_key, kept=0),
+        Term(name="pairs", flops=h * k**2, seen_by_torch=False, kept=0, kept_wide=per_pair),
     )
 
 

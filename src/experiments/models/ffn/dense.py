@@ -36,8 +36,10 @@ class DenseConfig:
 
     def cost(self, d_model: int) -> Cost:
         """Two (three with glu) products of d_model x d_ff."""
-        n_params = (3 if self.glu else 2) * d_model * self.d_ff(d_model)
-        return Cost((Term(name="dense", n_params=n_params, flops=2 * n_params),))
+        d_ff = self.d_ff(d_model)
+        n_params = (3 if self.glu else 2) * d_model * d_ff
+        kept = (4 if self.glu else 2) * d_ff  # before and after activations, and the product
+        return Cost((Term(name="dense", n_params=n_params, flops=2 * n_params, kept=kept),))
 
     def build(self, d_model: int) -> "Dense":
         """The layer at this width."""

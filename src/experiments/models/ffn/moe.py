@@ -125,13 +125,18 @@ class MoEConfig:
 
         A token's share of expert choice is capacity_factor on average.
         """
-        one = (3 if self.glu else 2) * d_model * self.d_ff(d_model)
+        d_ff = self.d_ff(d_model)
+        one = (3 if self.glu else 2) * d_model * d_ff
+        hidden = (4 if self.glu else 2) * d_ff  # before and after activations, and the product
+        # inputs and outputs of an expert; of expert choice the weighted outputs too
+        n_rows = 3 if self.routing == "expert_choice" else 2
         routed = Term(
             name="experts",
             n_params=self.n_experts * one,
             n_active_params=round(self.experts_per_token * one),
             flops=2 * self.experts_per_token * one,
             seen_by_torch=self.routing == "expert_choice",  # a batched product; not grouped_mm
+            kept=self.experts_per_token * (hidden + n_rows * d_model),
         )
         shared = self.n_shared_experts * one
         return Cost(
@@ -140,14 +145,22 @@ class MoEConfig:
                     name="router",
                     n_params=d_model * self.n_experts,
                     flops=2 * d_model * self.n_experts,
+                    kept=0,
+                    kept_wide=2 * self.n_experts,  # logits and gates
                 ),
                 routed,
                 Term(
                     name="combine",
                     flops=2 * self.experts_per_token * d_model,
                     seen_by_torch=False,  # a gather or an index_add
+                    kept=0,
                 ),
-                Term(name="shared_experts", n_params=shared, flops=2 * shared),
+                Term(
+                    name="shared_experts",
+                    n_params=shared,
+                    flops=2 * shared,
+                    kept=self.n_shared_experts * hidden,
+                ),
             )
         )
 

@@ -47,6 +47,9 @@ class PEERConfig(ProductKeyConfig):
             flops=2 * rows * self.n_retrieved * d_model,
             seen_by_torch=False,
             n_tables=rows,
+            kept=0,
+            # its input; products with rows, before and after activations
+            kept_wide=d_model + (2 * rows - 2) * self.n_retrieved,
         )
         return Cost((*router_terms(self, d_model), experts))
 

@@ -36,6 +36,7 @@ class PKMConfig(ProductKeyConfig):
             flops=2 * self.n_retrieved * d_model,
             seen_by_torch=False,
             n_tables=1,
+            kept=0,
         )
         return Cost((*router_terms(self, d_model), values))
 

@@ -1,0 +1,149 @@
+"""Steps of training on a card that isn't there: devices, types, operators' fakes, and memory.
+
+All steps are taken by one process (fake_cuda.py), a layer in half a second, whatever its size.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SOURCE = Path(__file__).with_name("fake_cuda.cpp")
+CHILD = Path(__file__).with_name("fake_cuda.py")
+SIZE = (
+    "cluster=h100", "size=2", "budget=1e15", "ladder.d_per_layer=128", "ladder.d_head=64",
+    "ladder.seq_len=512", "ladder.batch_size=8",
+)  # fmt: skip
+MANY = ("n_experts=65536", "model.n_heads=4")  # tables that are most of the model
+LAYERS = {
+    "dense": ("model=dense",),
+    "dense_glu": ("model=dense", "model.glu=true"),
+    "none": ("model=none",),
+    "moe": ("model=moe", "n_experts=8"),
+    "moe_fine": ("model=moe_fine", "n_experts=16"),
+    "moe_fine_glu": ("model=moe_fine", "n_experts=16", "model.glu=true"),
+    "peer": ("model=peer", *MANY),
+    "peer_glu": ("model=peer", *MANY, "model.glu=true"),
+    "pkm": ("model=pkm", *MANY),
+}
+ROWS, FUSED = "optim.table_gradient=rows", ("optim.table_gradient=fused", "optim.grad_clip=null")
+WAYS = {
+    "dense": (),
+    "rows": (ROWS,),
+    "rows_bf16": (ROWS, "optim.table_state=bfloat16", "model.table_dtype=bfloat16"),
+    "fused": FUSED,
+}
+MIXED, FLOAT32 = "trainer.precision=bf16-mixed", "trainer.precision=32-true"
+ALL, MICRO = "trunk.ffn_blocks=all", "trainer.micro_batch_size=2"
+RANKS = "trainer.devices=2"
+# files of which a step of training asks the card for numbers: rows that a sort has, and their order
+ASKS = {"kernels/torch_kernels.py", "optim/optimizer.py"}
+
+
+def quick():
+    """Every layer as a card trains it, and every way of a table."""
+    for layer, of_layer in LAYERS.items():
+        yield f"{layer}", (*of_layer, MIXED)
+    for layer in ("dense", "moe_fine", "peer"):
+        yield f"{layer} float32", (*LAYERS[layer], FLOAT32)
+    for way in ("rows", "rows_bf16", "fused"):
+        yield f"peer {way}", (*LAYERS["peer"], *WAYS[way], MIXED)
+    for way in ("dense", "rows", "rows_bf16"):
+        yield f"peer {way} micro", (*LAYERS["peer"], *WAYS[way], MIXED, MICRO)
+    for more in ((RANKS,), (RANKS, MICRO)):
+        yield " ".join(("peer", *more)), (*LAYERS["peer"], MIXED, *more)
+
+
+def wide():
+    """The product of layers, ways, types, numbers of micro-batches and blocks."""
+    for layer, of_layer in LAYERS.items():
+        has_table = layer.partition("_")[0] in ("peer", "pkm")
+        for way in WAYS if has_table else ("dense",):
+            for precision in (MIXED, FLOAT32):
+                for more in ((), (MICRO,), (ALL,), (ALL, MICRO)):
+                    if way != "fused" or MICRO not in more:  # which is refused
+                        name = " ".join((layer, way, precision, *more))
+                        yield name, (*of_layer, *WAYS[way], precision, *more)
+
+
+QUICK, WIDE = dict(quick()), dict(wide())
+COMPILED = {layer: (*LAYERS[layer], MIXED) for layer in LAYERS}
+
+
+@pytest.fixture(scope="module")
+def steps(compose_raw, tmp_path_factory):
+    """steps(cases, compiled): what the process has to say of each case, by name."""
+    compiler = shutil.which("g++")
+    if compiler is None or torch.version.cuda is not None:
+        pytest.skip("needs g++, and a torch that was built without CUDA")
+    folder = tmp_path_factory.mktemp("card")
+    library = folder / "card.so"
+    root = Path(torch.__file__).parent
+    command = [compiler, "-std=c++20", "-shared", "-fPIC", f"-I{root / 'include'}", str(SOURCE)]
+    link = ["-o", str(library), f"-L{root / 'lib'}", f"-Wl,-rpath,{root / 'lib'}"]
+    subprocess.run([*command, *link, "-lc10", "-ltorch_cpu"], check=True)
+    # before Python is, for torch asks for its devices once
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "LD_PRELOAD": str(library)}
+
+    def run(cases, compiled=False):
+        given = [{"raw": compose_raw(*SIZE, *c), "compiled": compiled} for c in cases.values()]
+        (folder / "cases.json").write_text(json.dumps(given))
+        done = subprocess.run(
+            [sys.executable, CHILD, folder / "cases.json"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert done.returncode == 0, done.stderr
+        return dict(zip(cases, json.loads(done.stdout.splitlines()[-1]), strict=True))
+
+    return run
+
+
+def _check(step):
+    assert "error" not in step, step["error"]
+    assert {line.partition(":")[0] for line in step["asked"]} <= ASKS
+    assert step["planned"] == pytest.approx(step["peak"], rel=0.1)
+
+
+@pytest.fixture(scope="module")
+def quick_steps(steps):
+    return steps(QUICK)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", QUICK)
+def test_a_step_stays_on_the_card_and_within_its_plan(quick_steps, case):
+    _check(quick_steps[case])
+
+
+@pytest.fixture(scope="module")
+def wide_steps(steps):
+    return steps(WIDE)
+
+
+@pytest.mark.long
+@pytest.mark.slow
+@pytest.mark.parametrize("case", WIDE)
+def test_every_combination_does(wide_steps, case):
+    _check(wide_steps[case])
+
+
+@pytest.fixture(scope="module")
+def compiled_steps(steps):
+    return steps(COMPILED, compiled=True)
+
+
+@pytest.mark.long
+@pytest.mark.slow
+@pytest.mark.parametrize("layer", COMPILED)
+def test_a_compiled_step_is_one_graph_on_the_card(compiled_steps, layer):
+    """Where tables have dense gradients: the others step between graphs, by eager code."""
+    assert "error" not in compiled_steps[layer], compiled_steps[layer]["error"]
+    assert compiled_steps[layer]["graphs"] == 1
