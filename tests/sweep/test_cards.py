@@ -1,6 +1,8 @@
 """Local sweeps on GPUs that are not there: their number is pretended, and workers note theirs."""
 
 import multiprocessing.forkserver
+import os
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 from experiments.points.planning import make_point
+from experiments.sweep import workers
 from experiments.sweep.many_runs import run_sweep
 from experiments.sweep.queues.local import Local
 from experiments.sweep.states import read_states
@@ -81,6 +84,22 @@ def test_points_that_share_a_gpu_share_its_memory(gpus, points, monkeypatch):
         Local(points_per_gpu=4).check(on_gpus, 6)
 
 
+class Asked(Exception):
+    """A worker asks what is here."""
+
+
+@pytest.mark.parametrize(("card", "seen"), [("GPU-11aa", "GPU-11aa"), (None, "5,3")])
+def test_a_worker_is_told_its_gpu_before_it_asks_what_is_here(monkeypatch, card, seen):
+    def ask(raw):
+        raise Asked(os.environ["CUDA_VISIBLE_DEVICES"])
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,3")
+    monkeypatch.setattr(workers, "make_point", ask)
+    monkeypatch.setattr(workers.interruption, "listen", lambda: None)
+    with pytest.raises(Asked, match=f"^{seen}$"):
+        workers._work({}, 1, card)
+
+
 @pytest.fixture
 def emulated(tmp_path, monkeypatch):
     """The folder where workers' processes note their GPUs, and read which do not compute."""
@@ -93,7 +112,7 @@ def emulated(tmp_path, monkeypatch):
     multiprocessing.forkserver._forkserver._stop()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_sweep_on_gpus_of_which_some_do_not_compute(gpus, emulated, points, sweep, capsys):
     raws, notes = [point.raw for point in points[:3]], emulated / "notes"
     gpus(1)
@@ -120,3 +139,20 @@ def test_a_sweep_on_gpus_of_which_some_do_not_compute(gpus, emulated, points, sw
     )
     assert "3 runs, 2 at a time" in out
     assert "GPU 1: its GPU does not compute; it gets no more points" in out
+
+
+@pytest.mark.long
+def test_what_workers_are_forked_from_has_not_started_cuda():
+    """It would have all GPUs, and a fork of it could start none."""
+    code = """
+import torch
+
+asked = []
+for name in ("is_available", "device_count", "_lazy_init", "get_device_properties"):
+    setattr(torch.cuda, name, lambda *_, name=name: asked.append(name))
+import experiments.training.execute
+import experiments.sweep.workers
+print(asked)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -9,6 +9,7 @@ import torch
 from experiments.points.planning import make_point
 from experiments.system.cards import own_index
 from experiments.training import compiled
+from experiments.training.checkpoints import RandomState
 from experiments.training.execute import execute
 from tests.conftest import TINY
 
@@ -113,3 +114,19 @@ def test_fewer_gpus_than_ranks_are_refused(gpus, n, environment):
 def test_a_run_of_one_process_takes_the_first_that_it_sees(gpus):
     gpus(4, SLURM_LOCALID="2")  # three such runs in one job
     assert own_index(1) == 0
+
+
+def test_a_run_that_sees_other_gpus_than_before_draws_on(gpus, monkeypatch):
+    """A worker sees its own alone, and a rank all of the node."""
+    drawn = {"state": torch.tensor([7])}
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: drawn["state"])
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state: drawn.update(state=state))
+    gpus(4)
+    kept = RandomState().state_dict()
+    drawn["state"] = torch.tensor([0])
+    gpus(1)
+    RandomState().load_state_dict(kept)
+    assert drawn["state"] == torch.tensor([7])
+    others = [torch.tensor([8]), torch.tensor([0]), torch.tensor([0])]
+    RandomState().load_state_dict({**kept, "cuda": others})  # as earlier versions kept them
+    assert drawn["state"] == torch.tensor([8])

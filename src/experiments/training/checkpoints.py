@@ -109,13 +109,16 @@ class RandomState(pl.Callback):
     """The generators' states, as part of a checkpoint: what is drawn after a resume is the same."""
 
     def state_dict(self) -> dict[str, Any]:
-        """States of all generators, GPUs' too: plain values, which load without unpickling."""
+        """States of all generators, this process's GPU's too: plain values, which load without
+        unpickling.
+        """
         kind, keys, *rest = np.random.get_state()
         return {
             "python": random.getstate(),
             "numpy": (kind, [int(key) for key in keys], *rest),
             "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            # of other GPUs it sees nothing is drawn, and where it goes on it may see more or fewer
+            "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -123,8 +126,8 @@ class RandomState(pl.Callback):
         random.setstate(state_dict["python"])
         np.random.set_state(tuple(state_dict["numpy"]))
         torch.set_rng_state(state_dict["torch"])
-        if torch.cuda.is_available() and len(state_dict["cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(state_dict["cuda"])
+        if torch.cuda.is_available() and state_dict["cuda"]:
+            torch.cuda.set_rng_state(state_dict["cuda"][0])  # rank 0's: all draw as often
 
 
 def to_resume_from(folder: Path) -> Path | None:
