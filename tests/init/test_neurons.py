@@ -1,10 +1,18 @@
 """Experts from the hidden units of a dense layer: beside it, and in its place."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
+from experiments.init.how import how_of
 from experiments.init.neurons import neurons_of, seed_copies, seed_replace
+from experiments.models.ffn._base import MLP
 from experiments.models.ffn.dense import DenseConfig
+from experiments.models.ffn.none import NoneConfig
 from experiments.models.ffn.peer import PEERConfig
 
 D = 16
@@ -164,15 +172,13 @@ def test_replace_refuses_by_name(options, message):
         seed_replace(layer, neurons_of(ffn), generator=generator())
 
 
-def test_copies_refuse_another_width_gate_or_noise():
+def test_copies_refuse_another_width_or_gate():
     narrow = neurons_of(DenseConfig().build(8).double())
     layer = peer(dense(glu=False), n_experts=64, top_k=4)
     with pytest.raises(ValueError, match=r"a layer of width 16 can't take .* of width 8"):
         seed_copies(layer, narrow, noise=0.1, generator=generator())
     with pytest.raises(ValueError, match="glu=false, but the FFN's hidden units are gated"):
         seed_copies(layer, neurons_of(dense(glu=True)), noise=0.1, generator=generator())
-    with pytest.raises(ValueError, match="noise=-1 must be at least 0"):
-        seed_copies(layer, neurons_of(dense(glu=False)), noise=-1, generator=generator())
 
 
 def test_seeds_repeat_by_the_generator():
@@ -182,3 +188,36 @@ def test_seeds_repeat_by_the_generator():
         seed_copies(layer, neurons_of(ffn), noise=0.1, generator=generator())
     for name, value in layers[0].named_parameters():
         assert torch.equal(value, layers[1].get_parameter(name)), name
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnConfig:
+    """An MLP that is no Dense."""
+
+    is_mlp: ClassVar[bool] = True
+    activation: str = "relu"
+    glu: bool = False
+
+    def build(self, d_model):
+        return Own(d_model)
+
+
+class Own(MLP):
+    activation = staticmethod(F.relu)
+
+    def __init__(self, d_model):
+        super().__init__()
+        self.w_gate = None
+        self.w_in = nn.Linear(d_model, 36, bias=False)
+        self.w_out = nn.Linear(36, d_model, bias=False)
+
+
+@pytest.mark.parametrize("how", ["copies", "replace"])
+def test_any_mlp_has_neurons_and_another_layer_is_refused_by_its_name(how, monkeypatch):
+    layer = PEERConfig(n_experts=64, n_heads=1, d_key=16, query_norm="none", activation="relu")
+    how_of(how).check(None, layer, OwnConfig(), 0, D)
+    monkeypatch.setattr(Own, "activation", staticmethod(torch.relu))  # not by one of the names
+    with pytest.raises(ValueError, match="the activation of Own is not one of gelu, "):
+        how_of(how).check(None, layer, OwnConfig(), 0, D)
+    with pytest.raises(ValueError, match="block 3 of the weights holds None, which has no neurons"):
+        how_of(how).check(None, layer, NoneConfig(), 3, D)

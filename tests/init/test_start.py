@@ -312,6 +312,8 @@ def test_weights_that_changed_since_are_refused(child, parents, tmp_path):
         ),
         ("dense", ("+model.width_factor=2",), "give model=NAME, as model=peer"),
         ("dense", ("model=none",), "init.train=layer with None, which has no parameters"),
+        ("dense", (*LAYERS["peer"], "init.how=copies", "init.noise=-1"), "init.noise=-1 must be"),
+        ("dense", (*LAYERS["peer"], "init.how=upcycle", "init.reinit=1.5"), "init.reinit=1.5 must"),
         ("dense", ("init.how=maybe",), "init.how='maybe' is not one of beside, bias, copies, keep"),
         ("dense", (*KEEP, "tokenizer=bpe"), "leave tokenizer out, and it is theirs, or set ladder"),
         ("dense", (*KEEP, "init.sha256=abc"), "init.sha256='abc', and the weights of init have"),

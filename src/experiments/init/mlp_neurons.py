@@ -168,8 +168,7 @@ def _output(units: HiddenUnits, x: Tensor) -> Tensor:
 
 def _in_type(units: HiddenUnits, dtype: torch.dtype) -> HiddenUnits:
     def cast(part: Any) -> dict[str, Any]:
-        values = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
-        return {n: value.to(dtype) for n, value in values.items() if isinstance(value, Tensor)}
+        return {n: v.to(dtype) for n, v in vars(part).items() if isinstance(v, Tensor)}
 
     neurons = dataclasses.replace(units.neurons, **cast(units.neurons))
     return dataclasses.replace(units, neurons=neurons, **cast(units))

@@ -37,8 +37,15 @@ class Neurons:
 
 
 def neurons_of(layer: MLP) -> Neurons:
-    """The hidden units, as views of its weights without gradients."""
+    """The hidden units, as views of its weights without gradients. Raises ValueError for another
+    activation than those of experts.
+    """
     names = [name for name, function in ACTIVATIONS.items() if function is layer.activation]
+    if not names:
+        raise ValueError(
+            f"the activation of {type(layer).__name__} is not one of {', '.join(ACTIVATIONS)}, "
+            "which experts have; set init.how=beside"
+        )
     return Neurons(
         w_down=layer.w_in.weight.detach(),
         w_gate=None if layer.w_gate is None else layer.w_gate.weight.detach(),
@@ -58,8 +65,6 @@ def seed_copies(layer: PEER, neurons: Neurons, *, noise: float, generator: torch
     Raises ValueError if the layer's experts can't read as the neurons do.
     """
     check_alike(layer, neurons)
-    if noise < 0:
-        raise ValueError(f"noise={noise} must be at least 0, a share of a row's root mean square")
     _seed(layer, neurons, noise, generator)
     with torch.no_grad():
         layer.w_up.zero_()

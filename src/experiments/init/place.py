@@ -14,28 +14,35 @@ def placed(config: RunConfig) -> tuple[FFNConfig, ...]:
     layers = assign_ffns(config.model, trunk.base_ffn, trunk.ffn_blocks, config.size)
     if init is None:
         return layers
-    how, own = how_of(init.how), bases(config)
-    chosen = chosen_blocks(trunk.ffn_blocks, config.size)
+    how, own, blocks = how_of(init.how), bases(config), chosen(config)
     if getattr(config.model, "query_norm", None) == "batch" and not any(
-        how.is_own(own[i]) for i in chosen
+        map(how.is_own, own_layers(config))
     ):
         raise ValueError(
             "model.query_norm=batch with init: its running statistics are not trained and drift "
             "with the text; set model.query_norm=layer or none"
         )
-    for i in chosen:
+    for i in blocks:
         how.check(init, config.model, own[i], i, config.d_model)
     return tuple(
-        how.placed(config.model, own[i]) if i in chosen else layer for i, layer in enumerate(layers)
+        how.placed(config.model, own[i]) if i in blocks else layer for i, layer in enumerate(layers)
     )
 
 
 def grows(config: RunConfig) -> bool:
     """Whether the chosen blocks' own layers get more experts (init/growth)."""
-    if config.init is None:
-        return False
-    how, own = how_of(config.init.how), bases(config)
-    return all(how.grows(own[i]) for i in chosen_blocks(config.trunk.ffn_blocks, config.size))
+    init = config.init
+    return init is not None and all(map(how_of(init.how).grows, own_layers(config)))
+
+
+def chosen(config: RunConfig) -> tuple[int, ...]:
+    """The blocks whose layer is under study."""
+    return chosen_blocks(config.trunk.ffn_blocks, config.size)
+
+
+def own_layers(config: RunConfig) -> list[FFNConfig]:
+    """What the chosen blocks hold in the model that the weights are of."""
+    return [bases(config)[i] for i in chosen(config)]
 
 
 def bases(config: RunConfig) -> Sequence[FFNConfig]:
@@ -62,4 +69,4 @@ def trained_blocks(config: RunConfig) -> tuple[int, ...] | None:
                 f"init.train=tables with {name_of(config.model)}, which has no table of rows; set "
                 "model=peer or pkm, or init.train=layer"
             )
-    return chosen_blocks(config.trunk.ffn_blocks, config.size)
+    return chosen(config)

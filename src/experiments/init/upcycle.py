@@ -37,7 +37,7 @@ def upcycle(layer: MoE, ffn: MLP, *, reinit: float, generator: torch.Generator) 
 
     Raises ValueError if the mixture can't hold the layer.
     """
-    n_parts = parts_of(layer, ffn, reinit)
+    n_parts = parts_of(layer, ffn)
     config, width = layer.config, layer.w_in.shape[2]
     n_shared = config.n_shared_experts
     n_routed = n_parts - n_shared
@@ -91,13 +91,11 @@ def _like(matrix: Tensor, shape: tuple[int, int], generator: torch.Generator) ->
     return torch.randn(shape, generator=generator).to(matrix) * matrix.std() + matrix.mean()
 
 
-def parts_of(layer: MoE, ffn: MLP, reinit: float) -> int:
+def parts_of(layer: MoE, ffn: MLP) -> int:
     """Into how many parts the layer is cut. Raises ValueError where that can't be."""
     config = layer.config
     d_ff, d_model = ffn.w_in.weight.shape
     _, d_moe, width = layer.w_in.shape
-    if not 0 <= reinit <= 1:
-        raise ValueError(f"reinit={reinit} must be from 0 to 1, a share of an expert's units")
     if d_moe != d_model:
         raise ValueError(f"a mixture of width {d_moe} can't hold a dense layer of width {d_model}")
     if layer.activation is not ffn.activation:

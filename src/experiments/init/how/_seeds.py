@@ -49,9 +49,9 @@ def check_neurons(
             "model=peer, or init.how=beside"
         )
     with torch.device("meta"):  # shapes alone
-        new, own = layer.build(d_model), base.build(d_model)
+        new, neurons = layer.build(d_model), neurons_of(base.build(d_model))
     with named(name, block):
-        check(new, neurons_of(own))
+        check(new, neurons)
 
 
 @contextmanager

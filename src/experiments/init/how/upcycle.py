@@ -26,7 +26,7 @@ class Upcycle(How):
         with torch.device("meta"):  # shapes alone
             new, own = layer.build(d_model), base.build(d_model)
         with named("upcycle", block):
-            parts_of(new, own, init.reinit)
+            parts_of(new, own)
 
     def seed(self, ffn: MoE, base: MLP, init: Init, generator: torch.Generator) -> None:
         upcycle(ffn, base, reinit=init.reinit, generator=generator)

@@ -12,9 +12,9 @@ import torch
 from experiments.config.schema import RunConfig
 from experiments.init.finished_run import FinishedRun
 from experiments.init.growth import grower_of
-from experiments.init.place import bases, grows
+from experiments.init.place import bases, chosen, grows
 from experiments.models.ffn._base import FFN, Late
-from experiments.models.transformer import Transformer, block_of, chosen_blocks
+from experiments.models.transformer import Transformer, block_of
 from experiments.optim.moments import Moments, grown_moments, has_moments, set_moments
 from experiments.optim.optimizer import RowAdamW
 from experiments.points.point import BuiltRun, RunPart, TrainingPart
@@ -49,9 +49,8 @@ class Growth(RunPart):
         moments: Moments = {}
         saved = _saved(config)
         if run.resumed is None and saved is not None:
-            blocks = chosen_blocks(config.trunk.ffn_blocks, config.size)
-            how = str(columns["init"]["how"])
-            moments = grown_moments(saved, run.model, bases(config), blocks, config.optim, how)
+            how, own = str(columns["init"]["how"]), bases(config)
+            moments = grown_moments(saved, run.model, own, chosen(config), config.optim, how)
         return Growing(layers, n_steps, moments)
 
 

@@ -12,9 +12,9 @@ from experiments.data.folders import digest
 from experiments.init import completion
 from experiments.init.finished_run import FinishedRun
 from experiments.init.how import how_of
-from experiments.init.place import bases, placed, trained_blocks
+from experiments.init.place import bases, chosen, own_layers, placed, trained_blocks
 from experiments.init.start import start
-from experiments.models.transformer import TransformerConfig, chosen_blocks
+from experiments.models.transformer import TransformerConfig
 from experiments.points.point import BuiltRun, Point, RunPart, Scores
 from experiments.system.claims import log_event
 from experiments.system.text_table import count
@@ -52,7 +52,7 @@ class Weights(RunPart):
     def plan_line(self, point: Point) -> tuple[str, str]:
         """Where the weights come from, what is done with them, and what is trained."""
         init, cost = self.init, point.plan.cost
-        blocks = chosen_blocks(point.config.trunk.ffn_blocks, point.config.size)
+        blocks = chosen(point.config)
         where = f" in block{'s' if len(blocks) > 1 else ''} {', '.join(map(str, blocks))}"
         # else no block is another than the rest
         differs = not how_of(init.how).as_it_is or init.train == "layer"
@@ -84,7 +84,7 @@ class Weights(RunPart):
             init,
             init.weights.state(point.cache),
             bases(config),
-            chosen_blocks(config.trunk.ffn_blocks, config.size),
+            chosen(config),
             run.batches(),
             seed=config.seed,
         )
@@ -114,9 +114,7 @@ class Weights(RunPart):
         scorer, config = run.scorer, run.point.config
         if scorer is None:
             return {}
-        how, own = how_of(self.init.how), bases(config)
-        chosen = chosen_blocks(config.trunk.ffn_blocks, config.size)
-        if not all(how.is_exact(own[i]) for i in chosen):
+        if not all(map(how_of(self.init.how).is_exact, own_layers(config))):
             return scorer.all()
         parts = {
             "weights": self.init.sha256,
