@@ -73,7 +73,7 @@ def run(job: Job) -> None:
         words += [f"hydra.launcher.n_workers={n}", f"hydra.launcher.points_per_gpu={_shared(n)}"]
         with _processes_by_card() as seen:
             code = run_harness(job, folder, words)
-        records = list(records_of(folder / sweep))
+        records = sorted(records_of(folder / sweep), key=lambda record: record.model)
         failed = [
             f"{record.model}: {error_of(record)}" for record in records if not record.val_loss
         ]
