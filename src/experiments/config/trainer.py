@@ -24,7 +24,8 @@ class Trainer:
     (identity.mixed_sequences).
     n_threads: CPU threads, null for all that the process may use. n_loader_workers: processes that
     make batches, null for none where tokens are packed and two where they are streamed.
-    flops_per_second: the rate that estimates assume, null to measure this machine.
+    flops_per_second: the rate of a device that estimates assume, null to measure this machine's or
+    to take a share of the cluster's.
     max_retries: how often a point whose process was killed, or that ran into its time limit, is
     tried again from the same checkpoint (requeue.py). stall_minutes: a run that makes no step for
     so long while it trains is ended, and tried again likewise; null for no limit.
