@@ -42,7 +42,8 @@ def run_sweep(raws: Sequence[Raw], queue: Queue, *, stored: bool = False) -> lis
     first = points[0]
     if first.config.dry_run:
         print(plan_table(points, assumed_rate(first)))
-        print(*queue.plan(points), sep="\n")
+        for line in queue.plan(points):
+            print(line)
         return []
     wanted = choose(points).run
     check_planned(wanted)

@@ -33,7 +33,8 @@ def run_search(search: Search, queue: Queue) -> None:
     first = lowest[0]
     if first.config.dry_run:
         print(search.plan_text())
-        print(*queue.plan(search.ends), sep="\n")
+        for line in queue.plan(search.ends):
+            print(line)
         return
     check_planned(search.ends)
     queue.check(search.ends, search.rules.n_trials * len(lowest))
