@@ -53,7 +53,7 @@ test-levels: $(READY)  ## repeat the tests of arithmetic as older x86 processors
 test-long: $(READY)  ## run the tests of more than 4 s or so each: a real model, compilers, kills
 	$(PYTEST) --ignore tests/study -m "long and not night"
 
-test-night: $(READY)  ## run what takes longer still: coverage over many draws, mistakes put in
+test-night: $(READY)  ## run what takes longer still: coverage over many draws, mistakes put in, graphs of each layer
 	$(PYTEST) --ignore tests/study -m night
 
 test-fast: $(READY)  ## run the quick tests (a minute)
