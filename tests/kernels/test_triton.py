@@ -230,6 +230,23 @@ def test_row_adamw_of_sums_is_row_adamw_by_row_sums(kernel, short_chunks, types)
     _assert_same_steps(fused, apart)
 
 
+@pytest.mark.parametrize("n", [3, 40])  # rows: all retrieved, and most not
+def test_all_rows_for_the_distinct_ones_give_the_same_bits(kernel, short_chunks, n):
+    """As where the host is not to wait: those without a pair have sums of zero and take no step."""
+    x, _, idx, weights = _inputs((5, 8, 17, n))
+    some, every = kernel.sort(idx, n), kernel.sort(idx, n, False)
+    assert every.rows.tolist() == list(range(n))
+    assert torch.equal(some.order, every.order)
+    sums = [kernel.table_sums(x, s, weights, torch.float32) for s in (some, every)]
+    assert torch.equal(*sums)
+    states = [state_of(n, 17, STATES[0], DEVICE)]
+    states.append([t.clone() for t in states[0]])
+    for state, segments in zip(states, (some, every), strict=True):
+        kernel.row_adamw_of_sums(state[0], tuple(state[1:]), x, segments, weights, step_of())
+    for a, b in zip(*states, strict=True):
+        assert torch.equal(a, b)
+
+
 @pytest.mark.parametrize("step", [1, 2, 16, 123_457])
 def test_stores_are_rounded_by_the_same_noise(kernel, step):
     """With betas of 0 the moments are g and g * g; the weight of a power of two is -lr or lr."""

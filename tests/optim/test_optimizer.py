@@ -310,6 +310,23 @@ def test_the_hook_merges_what_was_added_up_and_leaves_a_dense_gradient():
     assert table.grad[1, 0] == 2
 
 
+def test_one_use_of_a_table_is_taken_as_it_is(monkeypatch):
+    """Whether its rows ascend is known: to look would be to wait for a GPU."""
+    model = Model("rows")
+    for table in model.tables:
+        keep_coalesced(table, model.execution)
+    ((x, idx),) = _batches(1)
+    loss = model.loss(x, idx)
+    with monkeypatch.context() as patch:
+        for name in ("__bool__", "item", "tolist"):
+            patch.setattr(torch.Tensor, name, lambda *_: pytest.fail("it looked"))
+        loss.backward()
+        found = [coalesced(table.grad) for table in model.tables]
+    for gradient in found:
+        assert gradient.is_coalesced()
+        assert (gradient.indices()[0].diff() > 0).all()
+
+
 def test_a_second_use_of_a_table_is_an_error_when_fused():
     """It would read rows that have stepped already."""
     model = Model("fused")

@@ -94,7 +94,7 @@ class Card(TorchDispatchMode):
         total.parts = [torch.cat(pair, dim) for dim, *pair in pairs]
         for part in total.parts:
             self._hold(part)
-        return total
+        return total._coalesced_(False)
 
     def _hold(self, tensor):
         if tensor.is_sparse:

@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from experiments.points.planning import make_point
 from experiments.records.record import is_finished, read_record
 from experiments.system import interruption
 from experiments.system.claims import read_events
+from experiments.training import checkpoints
 from experiments.training import execute as execution
 from experiments.training.checkpoints import (
     LAST,
@@ -146,6 +148,36 @@ def test_the_last_step_is_saved_once(tmp_path):
     trainer.global_step = 8
     checkpoint.on_train_end(trainer, None)
     assert len(saved) == 2
+
+
+@pytest.mark.parametrize(("seconds", "votes"), [(2.0, 60), (0.25, 16), (1e-3, 4)])
+def test_ranks_vote_about_once_a_second(tmp_path, monkeypatch, seconds, votes):
+    """And one that has to stop is heard within 20 steps, however fast they are."""
+    now, asked = [0.0], []
+    monkeypatch.setattr(checkpoints.time, "perf_counter", lambda: now[0])
+    device = torch.device("cpu")
+    trainer = SimpleNamespace(is_global_zero=True, strategy=SimpleNamespace(root_device=device))
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1
+    )
+    try:
+        voting, reduce = checkpoints._Votes(), torch.distributed.all_reduce
+
+        def counted(*given):
+            asked.append(given)
+            reduce(*given)
+
+        monkeypatch.setattr(torch.distributed, "all_reduce", counted)
+        heard = []
+        for step in range(1001, 1061):
+            now[0] += seconds
+            trainer.global_step = step
+            heard.append(voting.agreed(trainer, False, step > 1030)[1])
+    finally:
+        torch.distributed.destroy_process_group()
+    assert len(asked) == votes
+    assert not any(heard[:30])
+    assert any(heard[30:51])
 
 
 def test_a_finished_run_keeps_the_one_checkpoint_that_it_has(tmp_path):

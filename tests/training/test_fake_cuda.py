@@ -41,7 +41,8 @@ WAYS = {
 MIXED, FLOAT32 = "trainer.precision=bf16-mixed", "trainer.precision=32-true"
 ALL, MICRO = "trunk.ffn_blocks=all", "trainer.micro_batch_size=2"
 RANKS = "trainer.devices=2"
-# files of which a step of training asks the card for numbers: rows that a sort has, and their order
+# files of which a step asks the card for numbers where tables step by rows: how many rows a sort
+# has, and their order once micro-batches have added to them. All other steps ask for none
 ASKS = {"kernels/torch_kernels.py", "optim/optimizer.py"}
 
 
@@ -106,9 +107,9 @@ def steps(compose_raw, tmp_path_factory):
     return run
 
 
-def _check(step):
+def _check(step, by_rows):
     assert "error" not in step, step["error"]
-    assert {line.partition(":")[0] for line in step["asked"]} <= ASKS
+    assert {line.partition(":")[0] for line in step["asked"]} <= (ASKS if by_rows else set())
     assert step["planned"] == pytest.approx(step["peak"], rel=0.1)
 
 
@@ -120,7 +121,7 @@ def quick_steps(steps):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", QUICK)
 def test_a_step_stays_on_the_card_and_within_its_plan(quick_steps, case):
-    _check(quick_steps[case])
+    _check(quick_steps[case], ROWS in QUICK[case])
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +133,7 @@ def wide_steps(steps):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", WIDE)
 def test_every_combination_does(wide_steps, case):
-    _check(wide_steps[case])
+    _check(wide_steps[case], ROWS in WIDE[case])
 
 
 @pytest.fixture(scope="module")

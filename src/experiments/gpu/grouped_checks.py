@@ -33,10 +33,9 @@ def grouped(
 
             of_x = product(grad, weights.transpose(1, 2), ends)
             return [product(x, weights, ends), of_x, weights_gradient(x, grad, ends)]
-        leaves = [t.clone().requires_grad_() for t in (x, weights)]
-        out = grouped_matmul(*leaves, ends, "triton")
-        out.backward(grad)
-        return [out.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
+        x, weights = (t.clone().requires_grad_() for t in (x, weights))
+        out = grouped_matmul(x, weights, ends, "triton")
+        return [out.detach(), *torch.autograd.grad(out, (x, weights), grad)]
 
     def deviations(results: Sequence[Tensor], *given: Tensor) -> list[Deviation]:
         x, weights, _, grad = (t.double() for t in given)

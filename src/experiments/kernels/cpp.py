@@ -81,7 +81,7 @@ class Cpp:
         self._call("weighted_sum", table, _is_bf16(table), idx, weights, out, *shape, _threads())
         return out
 
-    def sort(self, idx: Tensor, n_rows: int) -> Segments:
+    def sort(self, idx: Tensor, n_rows: int, distinct: bool = True) -> Segments:
         """A counting sort."""
         n_pairs = idx.numel()
         if n_pairs >= _MOST_PAIRS:

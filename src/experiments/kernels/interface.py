@@ -20,9 +20,9 @@ from torch import Tensor
 class Segments:
     """The pairs (t, j) of an idx (T, J), sorted by the row they retrieve; equal ones in order.
 
-    rows (R,) int64: the distinct rows, ascending. offsets (R + 1,): where each row's pairs begin
-    in `order`; order (P,): flat positions t * J + j. Both are of the implementation's own integer
-    type. n_rows: N.
+    rows (R,) int64: the distinct rows, ascending; or all rows of the table, of which some have no
+    pair (Kernel.sort). offsets (R + 1,): where each row's pairs begin in `order`; order (P,): flat
+    positions t * J + j. Both are of the implementation's own integer type. n_rows: N.
     """
 
     rows: Tensor
@@ -73,8 +73,13 @@ class Kernel(Protocol):
         """(N, D), (T, J), (T, J) to (T, D): sum_j weights_tj table[idx_tj]."""
         ...
 
-    def sort(self, idx: Tensor, n_rows: int) -> Segments:
-        """The pairs by row. Stable, so that sums over a row's pairs have one order."""
+    def sort(self, idx: Tensor, n_rows: int, distinct: bool = True) -> Segments:
+        """The pairs by row. Stable, so that sums over a row's pairs have one order.
+
+        distinct=False: an implementation may take all rows of the table for the distinct ones, and
+        its sums and steps then pass by those without a pair. A GPU's does: how many rows are
+        distinct the host would have to wait for.
+        """
         ...
 
     def row_sums(
@@ -131,13 +136,15 @@ class Kernel(Protocol):
 class Retrieved:
     """(T, J) int64 indices into tables of n_rows, and their segments, sorted once if asked for.
 
-    A layer that reads two tables at the same indices makes one of these for both.
+    A layer that reads two tables at the same indices makes one of these for both. distinct: as
+    Kernel.sort has it.
     """
 
-    def __init__(self, idx: Tensor, n_rows: int, kernel: Kernel) -> None:
+    def __init__(self, idx: Tensor, n_rows: int, kernel: Kernel, distinct: bool = True) -> None:
         self.idx, self.n_rows, self.kernel = idx.contiguous(), n_rows, kernel
+        self.distinct = distinct
 
     @cached_property
     def segments(self) -> Segments:
         """The pairs by row."""
-        return self.kernel.sort(self.idx, self.n_rows)
+        return self.kernel.sort(self.idx, self.n_rows, self.distinct)

@@ -90,8 +90,9 @@ def _search(
 
 
 def _sort(idx: Tensor, n_rows: int, dtype: torch.dtype, kernel: str) -> tuple[Tensor, ...]:
-    segments = _implementation(kernel, idx, dtype).sort(idx.contiguous(), n_rows)
-    n_distinct, most = len(segments.rows), min(idx.numel(), n_rows)
+    implementation = _implementation(kernel, idx, dtype)
+    segments = implementation.sort(idx.contiguous(), n_rows, False)
+    n_distinct, most = len(segments.rows), _most(implementation, idx, n_rows)
     rows, offsets = idx.new_zeros(most), segments.offsets.new_zeros(most + 1)
     rows[:n_distinct], offsets[: n_distinct + 1] = segments.rows, segments.offsets
     # on the CPU: whoever launches the sums asks for it
@@ -122,8 +123,14 @@ def _table_sums(
         return implementation.table_sums(values.contiguous(), segments, weights.contiguous(), dtype)
 
 
+def _most(kernel: Kernel, idx: Tensor, n_rows: int) -> int:
+    """Rows that a sort has room for: all of the table for a GPU, else as many as can differ."""
+    return n_rows if kernel.name == "triton" else min(idx.numel(), n_rows)
+
+
 def _fake_sort(idx: Tensor, n_rows: int, dtype: torch.dtype, kernel: str) -> tuple[Tensor, ...]:
-    most, kind = min(idx.numel(), n_rows), _implementation(kernel, idx, dtype).segment_dtype
+    implementation = _implementation(kernel, idx, dtype)
+    most, kind = _most(implementation, idx, n_rows), implementation.segment_dtype
     return (
         idx.new_empty(most),
         idx.new_empty(most + 1, dtype=kind),

@@ -68,7 +68,9 @@ class Execution:
         kernel = self.on(table)
         assert kernel is not None
         check_indices(idx, table.shape[0])
-        return Retrieved(idx, table.shape[0], kernel)
+        # a sparse gradient has the retrieved rows alone
+        distinct = self.gradient == "rows" and self.update is None
+        return Retrieved(idx, table.shape[0], kernel, distinct)
 
     def _made_for(self, idx: Tensor | Retrieved, table: Tensor) -> Kernel | None:
         """The kernel that a Retrieved has to agree with; a compiler can't follow this."""
@@ -303,7 +305,7 @@ class _Search(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_halves = ctx.kernel.weighted_sum(table, rows, weights).view_as(halves)
         if ctx.needs_input_grad[1]:
-            segments = ctx.kernel.sort(rows, len(table))
+            segments = ctx.kernel.sort(rows, len(table), False)
             values = halves.view(-1, halves.shape[-1])
             sums = ctx.kernel.table_sums(values, segments, weights, sub_keys.dtype)
             grad_keys = sums.view_as(sub_keys)

@@ -49,7 +49,7 @@ class TorchKernel:
         ]
         return torch.cat(parts) if parts else weights.new_zeros(0, table.shape[1])
 
-    def sort(self, idx: Tensor, n_rows: int) -> Segments:
+    def sort(self, idx: Tensor, n_rows: int, distinct: bool = True) -> Segments:
         """A stable sort; 16-bit keys are sorted by radix in numpy, several times faster."""
         flat = idx.view(-1)
         if idx.device.type == "cpu" and n_rows <= 2**16:

@@ -90,12 +90,14 @@ def step_of_sums_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """A program: COLUMNS of one row, whose gradient it sums first."""
+    """A program: COLUMNS of one row, whose gradient it sums first. One without a pair stays."""
     n_blocks = tl.cdiv(D, COLUMNS)
     r = (tl.program_id(0) // n_blocks).to(tl.int64)
     column = (tl.program_id(0) % n_blocks) * COLUMNS + tl.arange(0, COLUMNS)
-    g = row_sum(r, column, pairs, chunks, D, J, CHUNK, ROWS, COLUMNS)
-    _step(g, tl.load(rows + r) * D + column, column < D, state, numbers, step)
+    offsets, _, _ = chunks
+    if tl.load(offsets + r) < tl.load(offsets + r + 1):
+        g = row_sum(r, column, pairs, chunks, D, J, CHUNK, ROWS, COLUMNS)
+        _step(g, tl.load(rows + r) * D + column, column < D, state, numbers, step)
 
 
 @triton.jit

@@ -9,6 +9,8 @@ exact (no TF32), those of bfloat16 are added up in float32.
 Suffixes: T rows, E experts, D and F the sides of a matrix.
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -40,7 +42,7 @@ def weights_gradient(x: Tensor, grad: Tensor, ends: Tensor) -> Tensor:
     return out
 
 
-def _tile(x: Tensor, n_rows: int, n_columns: int, n_inner: int) -> dict[str, int]:
+def _tile(x: Tensor, n_rows: int, n_columns: int, n_inner: int) -> dict[str, Any]:
     """By sizes alone, so that a sum has the same order in every run. Float32 has no tensor cores:
     its tiles are smaller, for a lane holds its part of the sums.
     """

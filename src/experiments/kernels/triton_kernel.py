@@ -44,9 +44,11 @@ class Triton:
         """A program a token and block of columns."""
         return triton_gather.weighted_sum(table, idx, weights)
 
-    def sort(self, idx: Tensor, n_rows: int) -> Segments:
+    def sort(self, idx: Tensor, n_rows: int, distinct: bool = True) -> Segments:
         """torch's radix sort on 32-bit keys."""
-        return TorchKernel().sort(idx, n_rows)
+        if distinct:
+            return TorchKernel().sort(idx, n_rows)
+        return triton_sums.sort_all(idx, n_rows)
 
     def row_sums(
         self, values: Tensor, segments: Segments, weights: Tensor, dtype: torch.dtype
@@ -60,9 +62,11 @@ class Triton:
     def table_sums(
         self, values: Tensor, segments: Segments, weights: Tensor, dtype: torch.dtype
     ) -> Tensor:
-        """Zeros, and row_sums written into them."""
+        """Zeros, and row_sums written into them; of all rows, the sums alone."""
         shape = (segments.n_rows, values.shape[1])
-        out = torch.zeros(shape, dtype=dtype, device=values.device)
+        every = len(segments.rows) == segments.n_rows
+        make = torch.empty if every else torch.zeros
+        out = make(shape, dtype=dtype, device=values.device)
         triton_sums.sums_into(out, values, segments, weights, by_row=True)
         return out
 

@@ -96,7 +96,7 @@ class RowAdamW(torch.optim.AdamW):
                 "a table that steps by rows has a dense gradient; set the layer's "
                 "execution to Execution(gradient='rows')"
             )
-        gradient = table.grad if table.grad.is_coalesced() else coalesced(table.grad)
+        gradient = coalesced(table.grad)
         state = self._state(table)
         state["step"] += 1
         kernel = _kernel(self.execution, table)
@@ -160,10 +160,9 @@ def _adamw_step(group: dict[str, Any], step: int) -> AdamWStep:
 
 
 def coalesced(gradient: Tensor, execution: Execution | None = None) -> Tensor:
-    """A sparse (N, D) gradient with each row once, in ascending order.
-
-    What comes from one backward pass has that already, and autograd forgets that it has.
-    """
+    """A sparse (N, D) gradient with each row once, in ascending order."""
+    if gradient.is_coalesced():
+        return gradient
     rows, values = gradient._indices()[0], gradient._values()
     if len(rows) < 2 or bool((rows[1:] > rows[:-1]).all()):
         return _sparse(rows, values, gradient.shape)
@@ -184,12 +183,27 @@ def _sparse(rows: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
 def keep_coalesced(table: nn.Parameter, execution: Execution) -> None:
     """Lets each backward pass end with a gradient of distinct rows, so that those of micro-batches
     and of layers that share a table add up to no more than the rows they retrieve.
+
+    The gradient of a table's one use has them already. Autograd forgets that when it stores it, and
+    to look would be to wait for a GPU.
     """
+    whole = False
+
+    def look(gradient: Tensor) -> None:
+        nonlocal whole
+        whole = gradient.is_sparse and gradient.is_coalesced() and table.grad is None
 
     def merge(parameter: Tensor) -> None:
-        if parameter.grad is not None and parameter.grad.is_sparse:
-            parameter.grad = coalesced(parameter.grad, execution)
+        gradient = parameter.grad
+        if gradient is None or not gradient.is_sparse:
+            return
+        if whole:
+            rows, values = gradient._indices()[0], gradient._values()
+            parameter.grad = _sparse(rows, values, gradient.shape)
+        else:
+            parameter.grad = coalesced(gradient, execution)
 
+    table.register_hook(look)
     table.register_post_accumulate_grad_hook(merge)
 
 

@@ -19,6 +19,8 @@ from experiments.system.seals import damage_of
 
 LAST, PREVIOUS = CHECKPOINT_NAME, "previous.ckpt"
 _TEMPORARY = f"last{PARTIAL}"
+_VOTE_SECONDS, _VOTE_STEPS = 1.0, 20  # between two votes of the ranks, at most
+_VOTE_SECONDS, _VOTE_STEPS = 1.0, 20  # between two votes of the ranks, at most
 
 
 class Checkpoint(pl.Callback):
@@ -26,7 +28,8 @@ class Checkpoint(pl.Callback):
     A trunk also keeps the checkpoints of the steps where branches start.
 
     The file is written under a temporary name; the one before stays as previous.ckpt until the
-    run has ended. All ranks save together: rank 0's clock and any rank's signal decide.
+    run has ended. All ranks save together: rank 0's clock and any rank's signal decide. They vote
+    about once a second, for each time the hosts wait for their GPUs.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Checkpoint(pl.Callback):
         self.saved = time.perf_counter()
         self.stopped = False
         self.step = self.saved_step = 0
+        self._votes = _Votes()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         interruption.listen_again()  # Lightning's handler of TERM ends the run without saving
@@ -59,14 +63,13 @@ class Checkpoint(pl.Callback):
         if trainer.global_step == self.step:
             return  # in the middle of one, whose gradients a checkpoint would lose
         self.step = trainer.global_step
-        branches = self.step in self.starts
-        due = branches or time.perf_counter() - self.saved > self.seconds
+        due = time.perf_counter() - self.saved > self.seconds
         stop = interruption.received() is not None
         if trainer.world_size > 1:
-            due, stop = _agreed(trainer, due, stop)
+            due, stop = self._votes.agreed(trainer, due, stop)
         if stop:
             self.stopped = trainer.should_stop = True  # and on_train_end saves
-        elif due:
+        elif due or self.step in self.starts:
             self.save(trainer)
             self._keep(trainer)
 
@@ -98,11 +101,30 @@ class Checkpoint(pl.Callback):
         self.saved, self.saved_step = time.perf_counter(), trainer.global_step
 
 
-def _agreed(trainer: pl.Trainer, due: bool, stop: bool) -> tuple[bool, bool]:
-    """Whether a checkpoint is due, by rank 0, and whether any rank has to stop."""
-    mine = torch.tensor([due and trainer.is_global_zero, stop], device=trainer.strategy.root_device)
-    torch.distributed.all_reduce(votes := mine.int(), op=torch.distributed.ReduceOp.MAX)
-    return bool(votes[0]), bool(votes[1])
+class _Votes:
+    """The votes of several ranks. The step of the next one is rank 0's to say, by its own speed."""
+
+    def __init__(self) -> None:
+        self.last: tuple[int, float] | None = None  # its step, and when
+        self.next_step = 0
+
+    def agreed(self, trainer: pl.Trainer, due: bool, stop: bool) -> tuple[bool, bool]:
+        """Whether a checkpoint is due, by rank 0, and whether any rank has to stop. Neither, at the
+        steps between two votes.
+        """
+        step = trainer.global_step
+        if step < self.next_step:
+            return False, False
+        now, pause = time.perf_counter(), 1
+        if self.last is not None:
+            speed = (step - self.last[0]) / max(now - self.last[1], 1e-9)
+            pause = min(_VOTE_STEPS, max(1, int(_VOTE_SECONDS * speed)))
+        mine = [due, stop, pause] if trainer.is_global_zero else [False, stop, 0]
+        votes = torch.tensor(mine, dtype=torch.int32, device=trainer.strategy.root_device)
+        torch.distributed.all_reduce(votes, torch.distributed.ReduceOp.MAX)
+        due, stop, pause = votes.tolist()
+        self.last, self.next_step = (step, now), step + pause
+        return bool(due), bool(stop)
 
 
 class RandomState(pl.Callback):
