@@ -1,7 +1,7 @@
 """The fits of one table, each made once, whoever asks for it."""
 
 from collections.abc import Callable, Hashable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -18,6 +18,7 @@ from analysis.table.load import best_of_cells, finished, require
 from analysis.table.trunks import shared_trunk
 
 
+@dataclass(kw_only=True, eq=False)
 class TableFits:
     """IsoFLOP curves and surfaces of a table, fitted when they are first asked for.
 
@@ -25,19 +26,11 @@ class TableFits:
     raises its ValueError each time.
     """
 
-    def __init__(
-        self,
-        table: pd.DataFrame,
-        *,
-        n_nearest: int | None = None,
-        noise: float | None = None,
-        seed: int = 0,
-    ) -> None:
-        self.table = table
-        self.n_nearest = n_nearest
-        self.noise = noise
-        self.seed = seed
-        self._made: dict[Hashable, Any] = {}
+    table: pd.DataFrame = field(kw_only=False)
+    n_nearest: int | None = None
+    noise: float | None = None
+    seed: int = 0
+    _made: dict[Hashable, Any] = field(default_factory=dict, init=False)
 
     def isoflop(self, x: str, method: Method) -> IsoFLOPFit:
         return self._once(

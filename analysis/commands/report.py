@@ -45,14 +45,14 @@ def _compute(options: Options, read: tuple[Source, pd.DataFrame]) -> Output:
     )
     title = options.title or f"Experts at equal compute: {options.path.resolve().stem}"
     provenance = provenance_of(source.records, table["run_id"].dropna())
-    written = write_report(study, provenance, folder, options.typed, title, say=steps)
+    n_files = write_report(study, provenance, folder, options.typed, title, say=steps)
     steps.close()
     lines = [
         *(f"not fitted: {what}: {why}" for what, why in study.missing),
-        f"report: {written.page}",
-        f"fits: {written.fits}",
-        f"table: {written.table}",
-        f"figures: {len(written.figures)} files in {folder / 'figures'}",
+        f"report: {folder / 'report.html'}",
+        f"fits: {folder / 'fits.json'}",
+        f"table: {folder / 'table.csv'}",
+        f"figures: {n_files} files in {folder / 'figures'}",
     ]
     return Output(values=study.to_dict(), text="\n".join(lines))
 

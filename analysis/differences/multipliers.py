@@ -8,13 +8,14 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from analysis import numbers
-from analysis.differences.models import Differences, SeedNoise
+from analysis.differences.models import Differences, ModelMean, SeedNoise
 from analysis.fitting.intervals import Estimate
 from analysis.fitting.results import Warned
 from analysis.fitting.status import FitError
@@ -61,17 +62,17 @@ def budget_multipliers(differences: Mapping[float, Differences]) -> BudgetMultip
     if len(found) < 2:
         raise FitError("fewer than two budgets with several seeds: the baseline has no line")
     baseline, level = found[0].baseline, found[0].level
-    knots = [_Mean.of(one, baseline) for one in found]
+    knots = [_Mean(one, m) for one in found for m in one.means if m.model == baseline]
     for here, there in pairwise(knots):
         if not there.loss < here.loss:
-            between = f"{numbers.flops(here.budget)} to {numbers.flops(there.budget)} FLOPs"
+            between = f"{numbers.flops(here.at.budget)} to {numbers.flops(there.at.budget)} FLOPs"
             raise FitError(f"the loss of {baseline} does not fall from {between}")
     factors: dict[float, dict[str, Estimate]] = {}
     warnings = []
     for one in found:
-        means = [_Mean.of(one, m.model) for m in one.means if m.model != baseline]
-        factors[one.budget] = {mean.model: _factor(mean, knots, level) for mean in means}
-        outside = [m.model for m in means if not knots[-1].loss <= m.loss <= knots[0].loss]
+        others = [m for m in one.means if m.model != baseline]
+        factors[one.budget] = {m.model: _factor(_Mean(one, m), knots, level) for m in others}
+        outside = [m.model for m in others if not knots[-1].loss <= m.loss <= knots[0].loss]
         if outside:
             warnings.append(
                 f"at C={numbers.flops(one.budget)} the line of {baseline} is continued beyond its "
@@ -82,26 +83,15 @@ def budget_multipliers(differences: Mapping[float, Differences]) -> BudgetMultip
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Mean:
-    """A model's mean loss at a budget."""
+class _Mean(NamedTuple):
+    """A model's mean loss, and the comparison at the budget that it is of."""
 
-    model: str
-    budget: float
-    loss: float
-    n_seeds: int
-    noise: SeedNoise
+    at: Differences
+    of: ModelMean
 
-    @classmethod
-    def of(cls, found: Differences, model: str) -> "_Mean":
-        mean = next(m for m in found.means if m.model == model)
-        return cls(
-            model=model,
-            budget=found.budget,
-            loss=mean.loss,
-            n_seeds=mean.n_seeds,
-            noise=found.noise,
-        )
+    @property
+    def loss(self) -> float:
+        return self.of.loss
 
 
 def _factor(mean: _Mean, knots: list[_Mean], level: float) -> Estimate:
@@ -109,12 +99,12 @@ def _factor(mean: _Mean, knots: list[_Mean], level: float) -> Estimate:
     inner = [k for k in knots[1:-1] if k.loss >= mean.loss]
     i = len(inner)
     a, b = knots[i], knots[i + 1]
-    slope = (np.log(b.budget) - np.log(a.budget)) / (b.loss - a.loss)
+    slope = (np.log(b.at.budget) - np.log(a.at.budget)) / (b.loss - a.loss)
     way = (mean.loss - a.loss) / (b.loss - a.loss)
-    log = np.log(a.budget) + (mean.loss - a.loss) * slope - np.log(mean.budget)
+    log = np.log(a.at.budget) + (mean.loss - a.loss) * slope - np.log(mean.at.budget)
     shares: dict[SeedNoise, float] = defaultdict(float)  # of the variance, in units of each noise's
     for one, weight in ((mean, 1.0), (a, 1 - way), (b, way)):
-        shares[one.noise] += (slope * weight) ** 2 / one.n_seeds
+        shares[one.at.noise] += (slope * weight) ** 2 / one.of.n_seeds
     parts = {noise: share * noise.sd**2 for noise, share in shares.items()}
     variance = sum(parts.values())
     squares = sum(part**2 / noise.dof for noise, part in parts.items())

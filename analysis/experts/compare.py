@@ -124,7 +124,13 @@ def compare_laws(
     ordered = dict(sorted(fits.items(), key=lambda item: item[1].aicc))
     least, unknown = min(fit.aicc for fit in fits.values()), np.array([np.nan])
     laws = [
-        _compared(fit, least, _errors(fit, runs), errors.get(form, unknown))
+        ComparedLaw.of(
+            fit,
+            _errors(fit, runs),
+            errors.get(form, unknown),
+            aicc=fit.aicc,
+            delta_aicc=fit.aicc - least if np.isfinite(fit.aicc) else float("nan"),
+        )
         for form, fit in ordered.items()
     ]
     return LawComparison(
@@ -184,8 +190,3 @@ def _fit_each(
 def _errors(fit: ExpertLawFit, runs: ExpertRuns) -> Array:
     """predicted - measured, nats/token."""
     return fit.loss_at(runs.given(fit.form_name)) - runs.loss
-
-
-def _compared(fit: ExpertLawFit, least: float, off: Array, off_held: Array) -> ComparedLaw:
-    delta = fit.aicc - least if np.isfinite(fit.aicc) else float("nan")
-    return ComparedLaw.of(fit, off, off_held, aicc=fit.aicc, delta_aicc=delta)

@@ -123,7 +123,7 @@ def fit_power_law(
         names=("coefficient", "exponent"),
         estimates=(float(np.exp(theta[0])), slope),
         theta=tuple(theta.tolist()),
-        covariance=_tuples(covariance),
+        covariance=tuple(map(tuple, covariance.tolist())),
         dof=dof,
         logs=("coefficient",),
         n_points=len(log_x),
@@ -178,7 +178,7 @@ def fit_frontier(budget: ArrayLike, loss: ArrayLike, *, common: Array | None = N
         names=("E", "A", "alpha"),
         estimates=(float(E), float(A), float(alpha)),
         theta=tuple(natural.tolist()),
-        covariance=_tuples(covariance),
+        covariance=tuple(map(tuple, covariance.tolist())),
         dof=dof,
         logs=("E", "A"),
         n_points=len(log_c),
@@ -245,7 +245,3 @@ def _logs(x: ArrayLike, y: ArrayLike, n_least: int) -> tuple[Array, Array]:
     if n_distinct < n_least:
         raise FitError(f"{n_distinct} distinct budgets: this law needs at least {n_least}")
     return np.log(xs), np.log(ys)
-
-
-def _tuples(matrix: Array) -> tuple[tuple[float, ...], ...]:
-    return tuple(tuple(float(v) for v in row) for row in matrix)

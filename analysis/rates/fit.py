@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,7 @@ class Rates(Warned):
 
     def _formatters(self) -> dict[str, Any]:
         rates = dict.fromkeys(("lr_tried", "lr_opt", "lr_lower", "lr_upper"), "{:.3g}".format)
-        sizes = dict.fromkeys(self.columns, _short)
+        sizes = dict.fromkeys(self.columns, partial(numbers.count, digits=4))
         return {**rates, **sizes, "budget": "{:.3g}".format, "loss_opt": "{:.4f}".format}
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,10 +95,6 @@ class Rates(Warned):
             for one in self.forms
         ]
         return {**super().to_dict(), "forms": forms}
-
-
-def _short(value: float) -> str:
-    return numbers.count(value, 4)
 
 
 def fit_rates(

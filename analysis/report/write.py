@@ -1,7 +1,6 @@
 """A study as one self-contained page, with its figures as PNG and PDF and its fits as JSON."""
 
 import json
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,16 +20,6 @@ from analysis.table.units import loss_unit
 from experiments.system.csv_text import to_csv
 
 
-@dataclass(frozen=True, kw_only=True)
-class Written:
-    """The files of a report."""
-
-    page: Path
-    fits: Path
-    table: Path
-    figures: tuple[Path, ...]
-
-
 def write_report(
     study: Study,
     provenance: Provenance,
@@ -39,24 +28,20 @@ def write_report(
     title: str,
     *,
     say: Say = silent,
-) -> Written:
+) -> int:
     """Writes report.html, fits.json, table.csv and figures/*.png and *.pdf into a folder: all of
-    them or none. say: gets the name of each figure. Raises WriteError for what the disk denies.
+    them or none. Returns the number of the figures' files.
+
+    say: gets the name of each figure. Raises WriteError for what the disk denies.
     """
     with staged(folder) as new:
-        names = _write_files(study, provenance, new, command, title, say)
-    return Written(
-        page=folder / "report.html",
-        fits=folder / "fits.json",
-        table=folder / "table.csv",
-        figures=tuple(folder / "figures" / name for name in names),
-    )
+        _write_files(study, provenance, new, command, title, say)
+        return len(list((new / "figures").iterdir()))
 
 
 def _write_files(
     study: Study, provenance: Provenance, folder: Path, command: str, title: str, say: Say
-) -> list[str]:
-    """The names of the figures' files."""
+) -> None:
     drawn = folder / "figures"
     drawn.mkdir()
     models = list(map(str, dict.fromkeys(study.table["model"])))
@@ -89,4 +74,3 @@ def _write_files(
     fits = json.dumps(study.to_dict(), indent=1, allow_nan=False)
     (folder / "fits.json").write_text(fits + "\n", encoding="utf-8")
     (folder / "table.csv").write_text(to_csv(study.table), encoding="utf-8")
-    return sorted(path.name for path in drawn.iterdir())

@@ -17,8 +17,7 @@ def cells_of_models(
     """The best runs of each series, or of the one named: of each size x and budget.
 
     Where no budget is known, of each size and token count; with a cluster, of each value of that
-    column too. Raises ValueError for a model that has
-    no finished run.
+    column too. Raises ValueError for a model that has no finished run.
     """
     done = finished(table)
     have = list(dict.fromkeys(done["series"]))

@@ -20,9 +20,7 @@ AMOUNTS = (
 COUNTS = ("n_experts", "n_heads", "top_k", "n_layers", "d_model", "n_steps")
 MIN_LOSS = 1e-6  # no text is predicted better; a smaller number is of something else
 MAX_LOSS = 20.0  # nats/token: more than guessing among 4e8 tokens costs
-MAX_RATIO = (
-    100.0  # of budget to 6 N D: attention and vocabulary are far less, a unit is 1000 or more
-)
+MAX_RATIO = 100.0  # of budget to 6 N D: attention adds far less, and a unit is 1000 or more
 _REMEDIES = {
     "n_tokens": "give it, or flops_per_token beside budget, or load with flops='6nd'",
     "budget": "give it, or flops_per_token beside n_tokens, or load with flops='6nd'",

@@ -177,7 +177,7 @@ def _row(
     measured: Estimate,
     dof: int,
 ) -> dict[str, Any]:
-    value, *bounds = (float(v[0]) for v in predicted[:3])
+    value, *bounds = predicted.first
     with np.errstate(divide="ignore", over="ignore"):  # an interval may be open
         law = np.abs(np.log(bounds) - np.log(value))
         own = np.abs(np.log(np.maximum(measured[1:], 0.0)) - np.log(measured.value))
