@@ -113,8 +113,9 @@ def test_history_has_every_tenth_step_and_the_last(once):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["dense", "moe", "moe_fine", "pkm", "peer"])
+@pytest.mark.parametrize("model", ["dense", "moe", "pkm"])
 def test_same_seed_same_loss_to_the_bit(make, once, model):
+    """Of moe_fine and peer, one that was interrupted is the same: see below."""
     _, a = once(f"model={model}")
     b = execute(make(f"model={model}"))
     assert (a.val_loss, a.train_loss, a.usage) == (b.val_loss, b.train_loss, b.usage)
@@ -163,6 +164,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one_to_the_bit(make, once, 
     assert not (broken.run_dir / "record.json").exists()
     result = execute(make(f"model={model}", folder="broken"))
     assert (result.val_loss, result.train_loss) == (expected.val_loss, expected.train_loss)
+    assert (result.usage, result.run_id) == (expected.usage, expected.run_id)
     assert losses(broken) == losses(whole)
 
 

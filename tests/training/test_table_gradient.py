@@ -47,8 +47,16 @@ def dense(compose_raw, tmp_path_factory):
 
 @pytest.mark.long
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["peer", "pkm"])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("model", "way"),
+    [
+        *(("peer", way) for way in WAYS),
+        ("pkm", "rows"),
+        ("pkm", "fused_bf16"),
+        pytest.param("pkm", "rows_bf16", marks=pytest.mark.night),
+        pytest.param("pkm", "fused", marks=pytest.mark.night),
+    ],
+)
 def test_learns_and_goes_on_to_the_bit(make, dense, model, way):
     overrides = (f"model={model}", *SMALL, *WAYS[way])
     whole = make(*overrides, folder="whole")
