@@ -2,17 +2,13 @@
 
 import functools
 import os
-import subprocess
-import sys
-from functools import partial
-from itertools import product
 
 import pytest
 import torch
 
 from experiments.gpu.adamw_checks import rounded_by_noise, state_of, step_of
 from experiments.gpu.check import FLOAT32
-from experiments.gpu.kernel_checks import STATES, TYPES, gradients, small
+from experiments.gpu.kernel_checks import STATES, gradients, small
 from experiments.kernels import ops, reference
 from experiments.kernels.torch_kernels import TorchKernel, round_to
 
@@ -280,82 +276,3 @@ def test_it_says_that_triton_is_not_installed(kernel, monkeypatch):
 
     monkeypatch.setattr(triton_kernel, "_INSTALLED", False)
     assert triton_kernel.why_not("cuda") == "triton is not installed"
-
-
-@pytest.mark.long
-def test_compiles_for_an_h100_without_one(kernel, tmp_path):
-    """Compiled from the types and shapes that are passed; a process has one kind of triton."""
-    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, __file__], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    kernels = (
-        "best best_pairs chunks dot grouped grouped_weights step step_of_sums sums weighted_sum"
-    )
-    assert done.stdout.split() == [f"{name}_kernel" for name in kernels.split()]
-
-
-def _compile_all() -> None:
-    """Calls every method, compiling in place of launching; prints the names of the kernels."""
-    from triton import JITFunction
-    from triton.backends.compiler import GPUTarget
-    from triton.runtime.driver import driver
-
-    from experiments.kernels import triton_grouped
-    from experiments.kernels.triton_kernel import Triton, why_not
-
-    class H100:
-        def get_current_device(self):
-            return 0
-
-        def get_current_stream(self, device):
-            return 0
-
-        def get_current_target(self):
-            return GPUTarget("cuda", 90, 32)
-
-    compiled = set()
-    run = JITFunction.run
-
-    def compile_only(self, *args, grid, warmup, **options):
-        assert "cubin" in run(self, *args, grid=grid, warmup=True, **options).asm
-        compiled.add(self.__name__)
-
-    driver.set_active(H100())
-    JITFunction.run = compile_only
-    assert "TRITON_INTERPRET=1" in why_not("cpu")
-    assert why_not("cuda") is None
-    kernel = Triton()
-    for shape, dtype in (((9, 128, 1024, 8), torch.bfloat16), ((1, 1, 1, 1), torch.float32)):
-        n_tokens, _, width, n = shape
-        x, table, idx = torch.ones(n_tokens, width), torch.ones(n, width, dtype=dtype), None
-        idx = torch.zeros(shape[:2], dtype=torch.int64)
-        weights = torch.ones(idx.shape)
-        kernel.dot(x, table, idx)
-        kernel.weighted_sum(table, idx, weights)
-        segments = kernel.sort(idx, n)
-        kernel.table_sums(x, segments, weights, dtype)
-        gradient = kernel.row_sums(x, segments, weights, dtype)
-        moments = (torch.zeros(n, width), torch.zeros(n, width, dtype=dtype))
-        kernel.row_adamw(table, moments, segments.rows, gradient, step_of())
-        kernel.row_adamw_of_sums(table, moments, x, segments, weights, step_of(step=1))
-    kernel.search(torch.ones(4, 8, 2, 128), torch.ones(1, 2 * 1024, 128), 1024, 16, None)
-    kernel.search(torch.ones(4, 8, 2, 128), torch.ones(1, 512 + 32, 128), 512, 16, torch.ones(512))
-    kernel.search(torch.ones(1, 1, 2, 1), torch.ones(1, 2, 1), 1, 1, None)
-    triton_grouped._tile = partial(_without_interpreter, triton_grouped._tile)
-    for dtype, (n_rows, width, n_out) in product(TYPES, ((4096, 1024, 512), (5, 7, 1000))):
-        x, grad = torch.ones(n_rows, width, dtype=dtype), torch.ones(n_rows, n_out, dtype=dtype)
-        weights, ends = torch.ones(8, width, n_out, dtype=dtype), torch.full((8,), n_rows)
-        triton_grouped.product(x, weights, ends)
-        triton_grouped.product(grad, weights.transpose(1, 2), ends)
-        triton_grouped.weights_gradient(x, grad, ends)
-    print(*sorted(compiled))
-
-
-def _without_interpreter(tile, *given):
-    return {**tile(*given), "WIDEN": False}
-
-
-if __name__ == "__main__":
-    _compile_all()

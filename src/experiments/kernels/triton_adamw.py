@@ -67,7 +67,7 @@ def _numbers(step: AdamWStep) -> tuple[float, ...]:
 
 
 @triton.jit(do_not_specialize=["step"])
-def step_kernel(rows, gradient, state, D, numbers, step, COLUMNS: tl.constexpr):
+def step_kernel(rows, gradient, state, D: tl.constexpr, numbers, step, COLUMNS: tl.constexpr):
     """A program: COLUMNS of one row."""
     n_blocks = tl.cdiv(D, COLUMNS)
     r = (tl.program_id(0) // n_blocks).to(tl.int64)
@@ -82,7 +82,7 @@ def step_of_sums_kernel(
     pairs,
     chunks,
     state,
-    D,
+    D: tl.constexpr,
     numbers,
     step,
     J: tl.constexpr,

@@ -35,7 +35,7 @@ def weighted_sum(table: Tensor, idx: Tensor, weights: Tensor) -> Tensor:
 
 
 @triton.jit
-def dot_kernel(x, table, idx, out, J, D, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def dot_kernel(x, table, idx, out, J, D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """A program: one token, ROWS of its rows. Products are summed over columns once, at the end."""
     n_blocks = tl.cdiv(J, ROWS)
     token = (tl.program_id(0) // n_blocks).to(tl.int64)
@@ -55,7 +55,9 @@ def dot_kernel(x, table, idx, out, J, D, ROWS: tl.constexpr, COLUMNS: tl.constex
 
 
 @triton.jit
-def weighted_sum_kernel(table, idx, weights, out, J, D, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def weighted_sum_kernel(
+    table, idx, weights, out, J, D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+):
     """A program: one token, COLUMNS of its sum; ROWS rows are loaded at a time."""
     n_blocks = tl.cdiv(D, COLUMNS)
     token = (tl.program_id(0) // n_blocks).to(tl.int64)

@@ -105,7 +105,9 @@ def _candidates(
 
 
 @triton.jit
-def best_kernel(scores, values, places, n, n_kept, WIDTH: tl.constexpr, KEPT: tl.constexpr):
+def best_kernel(
+    scores, values, places, n: tl.constexpr, n_kept, WIDTH: tl.constexpr, KEPT: tl.constexpr
+):
     """A program: the n_kept best of one row of n scores, best first, and where they are."""
     row = tl.program_id(0).to(tl.int64)
     lane = tl.arange(0, WIDTH)

@@ -89,7 +89,7 @@ def sums_kernel(
     rows,
     pairs,
     chunks,
-    D,
+    D: tl.constexpr,
     J: tl.constexpr,  # positions are divided by it
     BY_ROW: tl.constexpr,
     CHUNK: tl.constexpr,
@@ -112,7 +112,7 @@ def chunks_kernel(
     begins,
     ends,
     pairs,
-    D,
+    D: tl.constexpr,
     J: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -133,7 +133,7 @@ def row_sum(
     column,
     pairs,
     chunks,
-    D,
+    D: tl.constexpr,
     J: tl.constexpr,
     CHUNK: tl.constexpr,
     ROWS: tl.constexpr,
@@ -154,7 +154,14 @@ def row_sum(
 
 @triton.jit
 def _pair_sum(
-    begin, end, column, pairs, D, J: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+    begin,
+    end,
+    column,
+    pairs,
+    D: tl.constexpr,
+    J: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
 ):
     """(COLUMNS,) float32: the sum of weights_tj values_t over pairs begin to end of the order."""
     values, order, weights = pairs
@@ -173,7 +180,9 @@ def _pair_sum(
 
 
 @triton.jit
-def _partials_sum(first, last, column, partials, D, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def _partials_sum(
+    first, last, column, partials, D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+):
     """(COLUMNS,) float32: the sum of partial sums first to last."""
     in_width = column < D
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
