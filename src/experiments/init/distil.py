@@ -1,7 +1,7 @@
 """Layerwise distillation: a layer learns the outputs of the one it replaces, on cached inputs."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -11,8 +11,7 @@ from experiments.budget.costs import TRAINING_PASSES, Cost
 from experiments.models.ffn._base import FFN
 from experiments.models.roles import tables_of
 
-Progress = Callable[[int, int, float], None]
-
+_OF_TABLES = 30.0  # their rate, in that of the rest
 _BETAS = (0.9, 0.99)  # 0.99: a distillation is a few hundred steps
 _WARM_UP = 0.05  # of the steps
 _HELD_OUT = 0.1  # of the tokens, at their end; never trained on
@@ -44,18 +43,15 @@ def distil(
     n_steps: int,
     batch_tokens: int,
     generator: torch.Generator,
-    table_lr: float = 30.0,
-    progress: Progress | None = None,
 ) -> Distilled:
     """Trains the layer in place to give targets (T, d) at inputs (T, d).
 
-    AdamW without decay, at lr * table_lr for tables and lr for the rest (queries and keys), warmed
+    AdamW without decay, at 30 times lr for tables and lr for the rest (queries and keys), warmed
     up and then lowered to 0 along a cosine. Tables want much the larger rate: neurons come to do
     the work of those that are not retrieved, while keys that move fast lose what they were seeded
     with. Parameters that need no gradient stay as they are. The last tenth of the tokens is held
     out to measure on; the others come in a new order each time round.
-    cost: of the layer, for the FLOPs. progress(step, n_steps, error) is called after each step with
-    the error of its batch.
+    cost: of the layer, for the FLOPs.
 
     Raises ValueError for inputs and targets that don't belong together or are too few.
     """
@@ -80,7 +76,7 @@ def distil(
     before = _error(layer, *held_out)
     was_training = layer.training
     layer.train()
-    optimizer = torch.optim.AdamW(_groups(layer, lr, table_lr), betas=_BETAS, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(_groups(layer, lr), betas=_BETAS, weight_decay=0.0)
     peaks = [group["lr"] for group in optimizer.param_groups]
     batches = _batches(n_train, batch_tokens, generator)
     for step in range(1, n_steps + 1):
@@ -94,8 +90,6 @@ def distil(
         (error if auxiliary is None else error + auxiliary).backward()
         optimizer.step()
         layer.after_step()
-        if progress is not None:
-            progress(step, n_steps, error.item())
     layer.train(was_training)
     n_tokens = n_steps * batch_tokens
     return Distilled(
@@ -106,13 +100,13 @@ def distil(
     )
 
 
-def _groups(layer: FFN, lr: float, table_lr: float) -> list[dict[str, object]]:
+def _groups(layer: FFN, lr: float) -> list[dict[str, object]]:
     """AdamW's groups: tables have a rate of their own."""
     tables = tables_of(layer)
     trained = {n: p for n, p in layer.named_parameters() if p.requires_grad}
     groups = [
         {"params": [p for n, p in trained.items() if n not in tables], "lr": lr},
-        {"params": [p for n, p in trained.items() if n in tables], "lr": lr * table_lr},
+        {"params": [p for n, p in trained.items() if n in tables], "lr": _OF_TABLES * lr},
     ]
     return [group for group in groups if group["params"]]
 

@@ -1,6 +1,6 @@
 """A model that starts from weights: they are put in, and its new layers are seeded from them."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -22,7 +22,6 @@ def start(
     blocks: Sequence[int],
     batches: Iterator[Tensor],
     seed: int,
-    progress: Callable[[str], object] = lambda text: None,
 ) -> Started:
     """Puts weights into the model, in place, seeds the new layers of `blocks` by init.how, and
     freezes what is not trained.
@@ -58,7 +57,6 @@ def start(
             bases=seeded,
             batches=batches,
             generator=generator,
-            progress=progress,
         )
     )
 

@@ -3,7 +3,7 @@
 import functools
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,7 +43,6 @@ class Seeded:
     bases: Mapping[int, FFN | None]
     batches: Iterator[Tensor]
     generator: torch.Generator
-    progress: Callable[[str], object]
 
 
 class How:

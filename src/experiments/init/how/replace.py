@@ -1,8 +1,6 @@
 """The layer under study in place of the weights' own: seeded from its neurons, then distilled."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -58,18 +56,11 @@ class Replace(How):
                 n_steps=max(1, len(inputs) // _DISTIL_BATCH),
                 batch_tokens=_DISTIL_BATCH,
                 generator=seeded.generator,
-                progress=partial(_of_block, seeded.progress, i),
             )
             below = replace(config, ffns=config.ffns[: i + 1], trained_blocks=None, lora_rank=None)
             head = 2 * config.d_model * config.vocab_size
             flops += n_tokens * (below.cost().forward_flops - head) + results[i].flops
         return Started(flops=flops, distilled=results)
-
-
-def _of_block(
-    progress: Callable[[str], object], i: int, step: int, n_steps: int, error: float
-) -> None:
-    progress(f"distilling block {i}: step {step}/{n_steps}, error {error:.3f}")
 
 
 HOW = Replace()
