@@ -39,6 +39,8 @@ from experiments.training.module import LanguageModel
 CARD = torch.device("cuda:0")
 GRAIN = 512  # bytes: what torch's allocator rounds blocks up to
 aten = torch.ops.aten
+PRODUCTS = ("mm", "bmm", "addmm", "baddbmm", "grouped_product")
+COPIES = {aten._to_copy.default: 0, aten.copy_.default: 1}  # and which argument is copied
 
 
 class Card(TorchDispatchMode):
@@ -52,7 +54,7 @@ class Card(TorchDispatchMode):
         super().__init__()
         self.live = self.peak = 0
         self.n_rows = self.union = None
-        self.asked = Counter()
+        self.asked, self.copied, self.float32 = Counter(), Counter(), Counter()
         self._known = set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -73,6 +75,10 @@ class Card(TorchDispatchMode):
             out = func(*args, **(kwargs or {}))
             if func is aten._sparse_coo_tensor_with_dims_and_tensors.default:
                 out.parts = args[3:5]
+        if func.overloadpacket.__name__ in PRODUCTS and args[0].dtype == torch.float32:
+            self.float32[_line()] += 1
+        elif func in COPIES and args[COPIES[func]].device.type == "cpu" and out.device == CARD:
+            self.copied[_line()] += 1
         for tensor in pytree.tree_leaves(out):
             if isinstance(tensor, torch.Tensor) and tensor.device == CARD:
                 self._hold(tensor)
@@ -321,6 +327,8 @@ def run(case):
         "peak": card.peak,
         "planned": point.plan.memory.total - point.plan.memory.program,
         "asked": dict(card.asked),
+        "copied": dict(card.copied),
+        "float32": dict(card.float32),
         "graphs": graphs,
     }
 
