@@ -179,6 +179,22 @@ def test_search_among_tied_scores(kernel, top_k):
     assert (ordered.diff(dim=-1) != 0).all(), "an expert was taken twice by one head"
 
 
+@pytest.mark.parametrize(("n_first", "launches"), [(5, 2), (6, 3)])
+def test_halves_of_one_size_are_searched_together(kernel, monkeypatch, n_first, launches):
+    from experiments.kernels import triton_search
+
+    started, launch = [], triton_search.launch
+
+    def noted(kernel, *arguments, **options):
+        started.append(kernel)
+        launch(kernel, *arguments, **options)
+
+    monkeypatch.setattr(triton_search, "launch", noted)
+    queries, keys = torch.randn(3, 2, 2, 4, device=DEVICE), torch.randn(1, 10, 4, device=DEVICE)
+    kernel.search(queries, keys, n_first, 2, None)
+    assert len(started) == launches
+
+
 def test_search_stays_in_range_with_nans(kernel):
     queries = torch.randn(6, 2, 8, device=DEVICE)
     queries[::2] = torch.nan

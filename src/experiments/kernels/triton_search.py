@@ -8,6 +8,7 @@ row once for every two bits. Scores are compared as integers in the same order, 
 one: with NaNs too each round takes another place, and indices are within range.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -30,25 +31,41 @@ def search(
     shape = (n_tokens, n_heads, top_k)
     scores = torch.empty(shape, device=queries.device)
     first, second = (torch.empty(shape, dtype=torch.int64, device=queries.device) for _ in "ab")
-    size = max(1, _SCORES // (n_heads * n_both))
+    sets, size = _sets(sub_keys, n_first), max(1, _SCORES // (n_heads * n_both))
     for start in range(0, n_tokens, size):
         block = slice(start, start + size)
         # (2, G, tokens x heads a group, d): heads that share keys are one matrix product
         grouped = queries[block].unflatten(1, (n_groups, -1)).permute(3, 1, 0, 2, 4).flatten(2, 3)
-        of_first = grouped[0] @ sub_keys[:, :n_first].transpose(-1, -2)
-        of_second = grouped[1] @ sub_keys[:, n_first:].transpose(-1, -2)
+        found = [
+            half @ keys.mT for half, keys in zip(grouped.split(len(sets[0])), sets, strict=True)
+        ]
         if bias is not None:
-            of_first += bias
-        _best_of_block((of_first, of_second), (scores[block], first[block], second[block]))
+            found[0][0] += bias
+        _best_of_block(found, (scores[block], first[block], second[block]))
     return scores, first, second
 
 
-def _best_of_block(halves: tuple[Tensor, Tensor], out: tuple[Tensor, Tensor, Tensor]) -> None:
-    """(G, M, S1) and (G, M, S2) scores to the best pairs' (T, H, K) scores and sub-keys."""
-    n_groups, n_queries, n_first = halves[0].shape
+def _sets(sub_keys: Tensor, n_first: int) -> tuple[Tensor, ...]:
+    """(G, S1 + S2, d) to those of both halves, (2, G, S, d), which are then one product and one
+    search; or, where there are not as many of both, to (1, G, S1, d) and (1, G, S2, d).
+    """
+    if 2 * n_first == sub_keys.shape[1]:
+        return (sub_keys.unflatten(1, (2, n_first)).transpose(0, 1).contiguous(),)
+    return sub_keys[None, :, :n_first], sub_keys[None, :, n_first:]
+
+
+def _best_of_block(found: Sequence[Tensor], out: tuple[Tensor, Tensor, Tensor]) -> None:
+    """Scores of both halves, (2, G, M, S) or (1, G, M, S1) and (1, G, M, S2), to the best pairs'
+    (T, H, K) scores and sub-keys.
+    """
+    _, n_groups, n_queries, n_first = found[0].shape
     n_tokens, n_heads, top_k = out[0].shape
-    best = [_best_of_half(scores, min(top_k, scores.shape[-1])) for scores in halves]
-    left, right = _candidates(top_k, n_first, halves[1].shape[-1], halves[0].device)
+    best = [
+        half
+        for scores in found
+        for half in zip(*_best_of_each(scores, min(top_k, scores.shape[-1])), strict=True)
+    ]
+    left, right = _candidates(top_k, n_first, found[-1].shape[-1], found[0].device)
     width = power_of_2(len(left))
     launch(
         best_pairs_kernel,
@@ -70,14 +87,14 @@ def _best_of_block(halves: tuple[Tensor, Tensor], out: tuple[Tensor, Tensor, Ten
     )
 
 
-def _best_of_half(scores: Tensor, n_kept: int) -> tuple[Tensor, Tensor]:
-    """(G, M, S) to the (G, M, n_kept) best, best first, and where they are."""
+def _best_of_each(scores: Tensor, n_kept: int) -> tuple[Tensor, Tensor]:
+    """(..., S) to the (..., n_kept) best, best first, and where they are."""
     values = torch.empty(*scores.shape[:-1], n_kept, device=scores.device)
     places = torch.empty(values.shape, dtype=torch.int32, device=scores.device)
     whole = power_of_2(scores.shape[-1])
     launch(
         best_kernel,
-        scores.shape[0] * scores.shape[1],
+        values.numel() // n_kept,
         scores,
         values,
         places,
