@@ -12,6 +12,7 @@ A file here is how the layers of one kind grow: a `Grower`, found by itself as t
 import functools
 import importlib
 import pkgutil
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from experiments.models.ffn._base import FFN
 from experiments.models.ffn.beside import BesideConfig
 
 
-class Grower:
+class Grower(ABC):
     """How layers grow whose configs are of the class `config`, or of one that derives from it.
 
     ways: of bias, copies and beside. Each such layer has its config as `config`, which says
@@ -32,19 +33,20 @@ class Grower:
     config: type
     ways: tuple[str, ...]
 
+    @abstractmethod
     def grown(self, config: Any, n_experts: int, how: str) -> Any:
         """The config with n_experts, which are more than its own; with beside, that of the layer
         that has the others. Raises ValueError if there can't be so many.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def in_grown(self, name: str, tensor: Tensor, layer: Any, grown: Any, how: str) -> Tensor:
         """A tensor of the layer's parameter or buffer `name`, it or a moment of it, as the grown
         layer has it. Old entries are where they were; new ones are zero with bias, and repeat the
         old ones with copies.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def begin(
         self, grown: Any, layer: Any, *, how: str, noise: float, generator: torch.Generator
     ) -> None:
