@@ -27,7 +27,7 @@ def grouped_matmul(x: Tensor, weights: Tensor, ends: Tensor, kernel: KernelName 
     grouped_mm. Types and widths that neither takes (float64, or rows that are not multiples of 16
     bytes on a CPU) go by a loop over the experts.
     """
-    x, weights = _in_autocast(x), _in_autocast(weights)
+    x, weights = in_autocast(x), in_autocast(weights)
     check_grouped(x, weights, ends)
     if torch.compiler.is_compiling() or _by_triton(x, kernel):
         # of grouped_mm a compiler knows bfloat16 alone, and where rows end it can't know
@@ -35,7 +35,7 @@ def grouped_matmul(x: Tensor, weights: Tensor, ends: Tensor, kernel: KernelName 
     return _product(x, weights, ends, kernel)
 
 
-def _in_autocast(x: Tensor) -> Tensor:
+def in_autocast(x: Tensor) -> Tensor:
     """x in the type that autocast gives to products; float64 as it is, as torch leaves it."""
     device = x.device.type
     if x.dtype == torch.float64 or not torch.is_autocast_enabled(device):

@@ -23,7 +23,7 @@ from experiments.config.constraints import (
 )
 from experiments.config.effects import Is
 from experiments.config.fields import added, used
-from experiments.kernels.grouped import grouped_matmul
+from experiments.kernels.grouped import grouped_matmul, in_autocast
 from experiments.kernels.ops import Execution, gather_sum
 from experiments.models.ffn._base import ACTIVATIONS, FFN, WidthFactor, check_choice
 from experiments.models.roles import MAP, Role
@@ -288,7 +288,9 @@ class MoE(FFN):
         if self.training and self.balances:
             # not bincount, whose result's shape is unknown to a compiler
             self._balance(ends_E.diff(prepend=ends_E.new_zeros(1)), gates_TE)
-        taken = F.embedding(order // k, tokens)
+        taken = in_autocast(
+            F.embedding(order // k, tokens)
+        )  # once for both products of gated experts
         kernel = self.execution.kernel
         inner = grouped_matmul(taken, self.w_in.to(taken.dtype), ends_E, kernel)
         gate = None
