@@ -189,9 +189,10 @@ def keep_coalesced(table: nn.Parameter, execution: Execution) -> None:
     """
     whole = False
 
-    def look(gradient: Tensor) -> None:
+    def look(gradient: Tensor | None) -> None:  # None: the table steps in the backward pass
         nonlocal whole
-        whole = gradient.is_sparse and gradient.is_coalesced() and table.grad is None
+        whole = gradient is not None and gradient.is_sparse and gradient.is_coalesced()
+        whole = whole and table.grad is None
 
     def merge(parameter: Tensor) -> None:
         gradient = parameter.grad

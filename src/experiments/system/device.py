@@ -86,7 +86,7 @@ def device_here(config: RunConfig) -> Device:
     if not torch.cuda.is_available():
         raise ValueError(
             f"the run is planned for {config.cluster.describe()}, and torch sees no GPU here; "
-            "start it where one is (hydra/launcher=slurm), or leave out cluster=..."
+            "start it where one is, or leave out cluster=..."
         )
     precision = _precision(config.trainer.precision, _has_bf16())
     return Device(accelerator="cuda", precision=precision)

@@ -98,8 +98,9 @@ def test_abnars_constant_is_not_identifiable_from_runs_with_noise():
     assert high > 1.2 * low
     # What identifies them is not the loss that they predict: within the noise of 120 runs' mean
     N, D, S = 5e9, 5e10, 0.9
-    truth = clean.loss(N, n_tokens=D, sparsity=S)
-    assert noisy.loss(N, n_tokens=D, sparsity=S) == pytest.approx(float(truth), rel=0.002)
+    truth = clean.predict(N, n_tokens=D, sparsity=S).value
+    found = noisy.predict(N, n_tokens=D, sparsity=S).value
+    assert found == pytest.approx(float(truth), rel=0.002)
 
 
 @pytest.mark.slow
@@ -329,8 +330,8 @@ def test_the_largest_cells_are_those_of_the_most_compute():
     assert compared.held_out == f"the {held.sum()} runs of the most compute"
     assert 0 < held.sum() <= 24
     blind = fit_expert_law(table[~held], "joint", n_draws=0)
-    off = blind.loss(table[held]["n_active_params"], **asked("joint", table[held]))
-    off = off - table[held]["loss"]
+    sizes = table[held]["n_active_params"]
+    off = blind.predict(sizes, **asked("joint", table[held])).value - table[held]["loss"]
     assert compared.laws[0].held_out_rmse == pytest.approx(np.sqrt((off**2).mean()))
     unknown = table.assign(n_tokens=np.nan)
     without = compare_laws(unknown, ["power_floor"], hold_out="cells", n_draws=0)

@@ -81,14 +81,14 @@ def runs():
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory, runs):
-    small = DataTable(frame=runs.head(3), caption="A few.")
+    small = DataTable(frame=runs.head(1), caption="One: nothing to sort.")
     text = Text(text="At each budget, the size of least loss. " * 12)
     blocks = [
         [text, Warnings(causes=[Cause(text=LONG, warnings=[Warning(of=LONG, text=LONG)])]), small],
         [Drawing(name="wide", caption="Wide.", svg=SVG, dark={INK["light"]: INK["dark"]})],
         [DataTable(frame=runs, caption="All.", units={"loss": "nats/token", "budget": "FLOPs"})],
         [Warnings(causes=[]), Checklist(items=[("seed", None), (LONG, LONG)])],
-        [Code(text=f"python -m analysis {LONG}")],
+        [Code(text=f"python -m analysis {LONG}", caption="Long.")],
     ]
     page = Page(
         title=f"Sparse models {LONG}",
