@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from experiments.config.constraints import KernelName
+from experiments.kernels.autocast import in_autocast
 from experiments.kernels.checks import check_ends, check_grouped
 from experiments.kernels.operators import define, operators
 from experiments.kernels.select import resolve_kernel
@@ -33,14 +34,6 @@ def grouped_matmul(x: Tensor, weights: Tensor, ends: Tensor, kernel: KernelName 
         # of grouped_mm a compiler knows bfloat16 alone, and where rows end it can't know
         return operators.grouped_product(x, weights, ends, kernel)
     return _product(x, weights, ends, kernel)
-
-
-def in_autocast(x: Tensor) -> Tensor:
-    """x in the type that autocast gives to products; float64 as it is, as torch leaves it."""
-    device = x.device.type
-    if x.dtype == torch.float64 or not torch.is_autocast_enabled(device):
-        return x
-    return x.to(torch.get_autocast_dtype(device))
 
 
 def _by_triton(x: Tensor, kernel: str) -> bool:

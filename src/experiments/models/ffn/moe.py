@@ -23,7 +23,8 @@ from experiments.config.constraints import (
 )
 from experiments.config.effects import Is
 from experiments.config.fields import added, used
-from experiments.kernels.grouped import grouped_matmul, in_autocast
+from experiments.kernels.autocast import in_autocast
+from experiments.kernels.grouped import grouped_matmul
 from experiments.kernels.ops import Execution, gather_sum
 from experiments.models.ffn._base import ACTIVATIONS, FFN, WidthFactor, check_choice
 from experiments.models.roles import MAP, Role
