@@ -190,7 +190,7 @@ def _interval(curve: IsoFLOPCurve, name: str) -> tuple[float, float] | None:
 
 
 def _exponent_text(law: PowerLaw | FrontierFit) -> str:
-    """Of C: a frontier's is -alpha."""
+    """The exponent of C: a frontier's is -alpha."""
     if isinstance(law, FrontierFit):
         return _with_interval(-Estimate(-law.exponent, *law.bounds("alpha")))
     return _with_interval(Estimate(law.exponent, *law.bounds("exponent")))

@@ -70,7 +70,7 @@ def panels(
 
 
 def keep_outer_labels(axes: Sequence[Axes], *, x: bool = True, y: bool = True) -> None:
-    """Of panels with the same abscissa or ordinate: its name below a column, or left of a row."""
+    """Names an abscissa or ordinate that panels share once: below a column, or left of a row."""
     specs = [spec for axis in axes if (spec := axis.get_subplotspec()) is not None]
     last = {spec.colspan.start: spec.rowspan.start for spec in specs}
     for axis, spec in zip(axes, specs, strict=True):
@@ -213,7 +213,7 @@ def full(colour: Colour, marker: str, size: float = 5) -> dict[str, Any]:
 
 
 def errors(estimates: Sequence[Estimate]) -> list[list[float]]:
-    """What errorbar takes, down and up; nan, which is not drawn, without an interval."""
+    """Lengths down and up, for errorbar; nan, which is not drawn, without an interval."""
     known = [e if e.lower <= e.upper else Estimate.around(e.value, np.nan) for e in estimates]
     return [[e.value - e.lower for e in known], [e.upper - e.value for e in known]]
 

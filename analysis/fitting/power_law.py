@@ -62,7 +62,7 @@ class FrontierFit(WaldFit):
 
     @property
     def exponent(self) -> float:
-        """Of C: -alpha."""
+        """The exponent of C: -alpha."""
         return -self.estimates[2]
 
     @property

@@ -41,7 +41,7 @@ class SizeAndExperts:
         return float(1 / self.log(np.array([np.e]))[0])
 
     def law(self, **law: Any) -> Law:
-        """Of the number E itself. law: the other fields of Law."""
+        """The law in the number E itself. law: the other fields of Law."""
 
         def model(at: Variables, centre: Centre) -> Model:
             n, e = self._size(at, centre), self.log(at.E)
@@ -65,7 +65,7 @@ class SizeAndExperts:
         )
 
     def saturated(self, kappas: Array, caps: Array, every: int = 1, **law: Any) -> Law:
-        """Of Clark's E'. Starts: every so many of `starts` at each ln kappa and ln E_max."""
+        """The law in Clark's E'. Starts: every so many of `starts` at each kappa and E_max."""
         names = (*self.names, "E_start", "E_max")
 
         def model(at: Variables, centre: Centre) -> Model:

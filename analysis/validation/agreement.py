@@ -169,7 +169,7 @@ def _row(
     status: FitStatus,
     notes: Sequence[str],
 ) -> dict[str, Any]:
-    """What is the same of all approaches."""
+    """The fields that all approaches share."""
     at_top = {**size.columns("size"), "tokens": tokens, "loss": loss}
     return {**a.columns("a"), **at_top, "status": str(status), "note": "; ".join(notes)}
 

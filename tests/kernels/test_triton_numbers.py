@@ -1,4 +1,4 @@
-"""What a compiler makes of the Triton kernels: spills and narrow loads show without a card."""
+"""The Triton kernels compiled: spills and narrow loads show without a card."""
 
 import json
 import os

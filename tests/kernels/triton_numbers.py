@@ -28,7 +28,7 @@ N, TOKENS, COLUMNS = 2048, 16, 128  # rows; more pairs than a chunk has
 
 
 class Card:
-    """What Triton asks of a driver while it compiles."""
+    """Answers what Triton asks of a driver while it compiles."""
 
     def __init__(self, capability):
         self.capability = capability
@@ -101,7 +101,7 @@ found, label = [], [""]
 
 
 def case(name):
-    """What is compiled from now on."""
+    """Collects what is compiled from now on."""
     label[:] = [name]
 
 

@@ -268,7 +268,7 @@ def test_a_task_that_finds_no_gpu_where_one_was_planned_ends_at_once(
 
 
 class Done:
-    """What a run returns, as far as a task reads it."""
+    """A run's result, as far as a task reads it."""
 
     error, status = None, "done"
 

@@ -142,7 +142,7 @@ def _line():
 
 
 def attention(query, key, value, attn_mask=None, is_causal=False, scale=None, enable_gqa=False):
-    """What a card does: nothing of (seq, seq) is held."""
+    """As on a card, nothing of (seq, seq) is held."""
     assert attn_mask is None
     if query.dtype == torch.float32:
         return aten._scaled_dot_product_efficient_attention(
@@ -166,7 +166,7 @@ class AnyDevice(CPUAccelerator):
 
 
 class OnCard:
-    """What a strategy can't do with fake tensors: they move to new ones, and not back."""
+    """Moves fake tensors to new ones, and not back, which a strategy can't do."""
 
     def model_to_device(self):
         moved = {}

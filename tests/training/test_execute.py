@@ -115,7 +115,7 @@ def test_history_has_every_tenth_step_and_the_last(once):
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["dense", "moe", "pkm"])
 def test_same_seed_same_loss_to_the_bit(make, once, model):
-    """Of moe_fine and peer, one that was interrupted is the same: see below."""
+    """An interrupted run of moe_fine or peer is the same: see below."""
     _, a = once(f"model={model}")
     b = execute(make(f"model={model}"))
     assert (a.val_loss, a.train_loss, a.usage) == (b.val_loss, b.train_loss, b.usage)

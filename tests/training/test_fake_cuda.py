@@ -111,7 +111,7 @@ def steps(compose_raw, tmp_path_factory):
 
 
 def _files(lines):
-    """Of ours. The moves of a model and of its batches are Lightning's."""
+    """Copies of ours. The moves of a model and of its batches are Lightning's."""
     return {line.partition(":")[0] for line in lines} - {"?"}
 
 

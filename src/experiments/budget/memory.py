@@ -86,7 +86,7 @@ def plan_memory(
         return size * _table_gradient(term, table_gradient, micro_tokens * n_micro)
 
     def addend(term: Term) -> float:
-        """What stands beside the sum of its gradients while the last pass's is added to it."""
+        """Bytes beside the sum of its gradients while the last pass's is added to it."""
         one = gradient(term) / (term.n_tables or _MATRICES)
         if table_gradient != "rows" or not term.n_tables:
             return one

@@ -42,7 +42,7 @@ class StagedBatches(SteppedBatches):
         self.ends = list(accumulate(stage.n_steps for stage in stages))
 
     def batch(self, step: int) -> np.ndarray:
-        """What is drawn is for all ranks together."""
+        """Draws for all ranks together."""
         k = min(int(np.searchsorted(self.ends, step, side="right")), len(self.stages) - 1)
         stage, local = self.stages[k], step - (self.ends[k] - self.stages[k].n_steps)
         draw = np.random.default_rng([self.seed, _DRAWS, step])

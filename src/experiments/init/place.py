@@ -41,7 +41,7 @@ def chosen(config: RunConfig) -> tuple[int, ...]:
 
 
 def own_layers(config: RunConfig) -> list[FFNConfig]:
-    """What the chosen blocks hold in the model that the weights are of."""
+    """The chosen blocks' layers in the model that the weights are of."""
     return [bases(config)[i] for i in chosen(config)]
 
 

@@ -55,7 +55,7 @@ def _tile(x: Tensor, n_rows: int, n_columns: int, n_inner: int) -> dict[str, Any
 
 
 def _tiles(ends: Tensor, n_rows: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each tile its expert, and where its rows begin and end; nowhere if it does not exist."""
+    """A tile's expert, and where its rows begin and end; nowhere if it does not exist."""
     ends = ends.to(torch.int64)
     counts = ends.diff(prepend=ends.new_zeros(1))
     n_tiles = (counts + (size - 1)) // size

@@ -80,7 +80,7 @@ class TransformerConfig:
 
     @property
     def multipliers(self) -> Multipliers:
-        """Of a forward pass; all 1 where there is no base."""
+        """Factors of a forward pass; all 1 where there is no base."""
         if self.base is None:
             return Multipliers()
         return Multipliers.of(

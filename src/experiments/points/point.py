@@ -50,7 +50,7 @@ class Draft:
 
     @cached_property
     def device(self) -> Device:
-        """What the config is planned for. Raises as device_of does."""
+        """The device that the config is planned for. Raises as device_of does."""
         return device_of(self.config)
 
     @property

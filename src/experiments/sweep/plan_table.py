@@ -62,8 +62,8 @@ def plan_table(points: Sequence[Point], flops_per_second: float) -> str:
 
 
 def _seconds(point: Point, flops_per_second: float) -> float:
-    """Of the run's own steps. On a cluster's card reading rows and stepping weights takes the time
-    of its bandwidth, beside that of the products.
+    """Seconds of the run's own steps. On a cluster's card reading rows and stepping weights takes
+    the time of its bandwidth, beside that of the products.
     """
     seconds = point.own_flops / (flops_per_second * _n_devices(point))
     if (bandwidth := _bandwidth(point)) is None:
@@ -97,7 +97,7 @@ def _rates(point: Point, flops_per_second: float) -> str:
 
 
 def _device(point: Point) -> str:
-    """What the run is planned for, in words."""
+    """The device that the run is planned for, in words."""
     n = _n_devices(point)
     return f"{f'{n} x ' if n > 1 else ''}{point.device.describe()}"
 

@@ -1,4 +1,4 @@
-"""What figures share: error bars, and which panels keep their labels."""
+"""Shared by figures: error bars, and which panels keep their labels."""
 
 import numpy as np
 import pytest

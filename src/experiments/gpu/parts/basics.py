@@ -1,4 +1,4 @@
-"""What a step is on this card: its products' types, its waits, attention's repeats."""
+"""A step on this card: its products' types, its waits, attention's repeats."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -13,6 +13,7 @@ from experiments.benchmarks.core.products import Products
 from experiments.benchmarks.core.timing import best_seconds
 from experiments.budget.costs import FFNConfig
 from experiments.gpu import toy
+from experiments.gpu.fine import fine_moe
 from experiments.gpu.goals import FLOAT32_ERROR, NONE_DIFFERS
 from experiments.gpu.job import Job
 from experiments.gpu.timed import loop_of
@@ -44,19 +45,10 @@ def run(job: Job) -> None:
 
 def _layers(small: bool) -> Mapping[str, FFNConfig]:
     n, d_key, n_experts = (64, 8, 8) if small else (256**2, 128, 64)
-    fine = MoEConfig(
-        n_experts=n_experts,
-        routing="token_choice",
-        top_k=2,
-        gate="sigmoid",
-        granularity=4.0,
-        balance="bias",
-        balance_rate=1e-3,
-    )
     return {
         "dense": DenseConfig(),
         "MoE, expert choice": MoEConfig(n_experts=n_experts),
-        "fine MoE": fine,
+        "fine MoE": fine_moe(n_experts),
         "PKM": PKMConfig(n_experts=n, n_heads=2, top_k=4, d_key=d_key),
         "PEER": PEERConfig(n_experts=n, n_heads=2, top_k=4, d_key=d_key),
     }

@@ -13,11 +13,11 @@ from experiments.benchmarks.core.loop import Loop, Sizes, TableGradient
 from experiments.benchmarks.core.memory import release
 from experiments.budget.costs import FFNConfig
 from experiments.gpu import toy
+from experiments.gpu.fine import fine_moe
 from experiments.gpu.goals import NONE_DIFFERS
 from experiments.gpu.job import Job
 from experiments.gpu.timed import loop_of
 from experiments.models.ffn.dense import DenseConfig
-from experiments.models.ffn.moe import MoEConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.training.deterministic import set_deterministic
 
@@ -55,20 +55,11 @@ def run(job: Job) -> None:
 def _layers(small: bool) -> Mapping[str, tuple[FFNConfig, TableGradient]]:
     n, d_key = (64, 8) if small else (256**2, 128)
     peer = PEERConfig(n_experts=n, n_heads=2, top_k=4, d_key=d_key)
-    fine = MoEConfig(
-        n_experts=8,
-        routing="token_choice",
-        top_k=2,
-        gate="sigmoid",
-        granularity=4.0,
-        balance="bias",
-        balance_rate=1e-3,
-    )
     return {
         "dense": (DenseConfig(), "dense"),
         "PEER, dense": (peer, "dense"),
         "PEER, rows": (peer, "rows"),
-        "fine MoE": (fine, "dense"),
+        "fine MoE": (fine_moe(8), "dense"),
     }
 
 

@@ -20,7 +20,7 @@ _OF_EXPERTS = ("router.weight", "w_in", "w_gate", "w_out", "selection_bias")
 
 
 class Mixture(Grower):
-    """Of token choice alone."""
+    """How mixtures of token choice grow."""
 
     config = MoEConfig
     ways = ("copies",)

@@ -1,4 +1,4 @@
-"""What the points of a Slurm submission need, against what it asks for: GPUs, cores, and seconds of
+"""The needs of a Slurm submission's points, against what it asks for: GPUs, cores, and seconds of
 warning before the time limit.
 """
 
