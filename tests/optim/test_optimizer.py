@@ -1,6 +1,7 @@
 """RowAdamW against a float64 lazy AdamW written out; gradients of rows, clipped and added up."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -225,6 +226,51 @@ def test_clipping_is_torchs_and_knows_rows(max_norm):
     torch.testing.assert_close(found, norm, rtol=1e-5, atol=0)
     for a, b in zip(rows.tables, expected[1:], strict=True):
         torch.testing.assert_close(a.grad.to_dense(), b.grad, rtol=1e-4, atol=1e-4 * max_norm)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.99, 1 - 1e-6, 1, 1 + 1e-6, 1.01, 2, 1e9])
+def test_clipping_is_torchs_to_the_bit(share):
+    """At norms around the one where clipping begins too."""
+    parameters = [nn.Parameter(torch.randn(size)) for size in ((7, 5), (3,), (11, 2))]
+    gradients = [torch.randn_like(p) for p in parameters]
+    max_norm = share * float(nn.utils.get_total_norm(gradients))
+    results = []
+    for clip in (clip_gradients, nn.utils.clip_grad_norm_):
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient.clone()
+        norm = clip(parameters, max_norm)
+        results.append([norm, *(p.grad for p in parameters)])
+    assert all(torch.equal(ours, torchs) for ours, torchs in zip(*results, strict=True))
+
+
+def test_a_whole_group_steps_as_torchs_to_the_bit():
+    """With gradients that lack, at first and in between, rates that change, and a state loaded."""
+    starts = [torch.randn(size) for size in ((7, 5), (3,), (11, 2))]
+    groups = [{"lr": 1e-2, "weight_decay": 0.1}, {"lr": 1e-3, "weight_decay": 0.0, "eps": 1e-6}]
+    results = []
+    for make in (RowAdamW, functools.partial(torch.optim.AdamW, fused=True)):
+        generator = torch.Generator().manual_seed(0)
+        parameters = [nn.Parameter(start.clone()) for start in starts]
+        parts = [parameters[:2], parameters[2:]]
+
+        def built(make=make, parts=parts):
+            both = [{"params": part, **group} for part, group in zip(parts, groups, strict=True)]
+            return make(both, betas=BETAS, eps=EPS)
+
+        optimizer = built()
+        for step in range(6):
+            for i, parameter in enumerate(parameters):
+                gradient = torch.randn(parameter.shape, generator=generator)
+                parameter.grad = None if step in (0, 3) and i == 1 else gradient
+            for group in optimizer.param_groups:
+                group["lr"] *= 0.9
+            optimizer.step()
+            if step == 2:
+                state, optimizer = optimizer.state_dict(), built()
+                optimizer.load_state_dict(copy.deepcopy(state))
+        moments = [optimizer.state[p][key] for p in parameters for key in ("exp_avg", "exp_avg_sq")]
+        results.append([*parameters, *moments, *(optimizer.state[p]["step"] for p in parameters)])
+    assert all(torch.equal(ours, torchs) for ours, torchs in zip(*results, strict=True))
 
 
 def test_bfloat16_gradients_are_clipped_by_their_norm_in_float32():

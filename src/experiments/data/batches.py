@@ -47,12 +47,12 @@ def n_windows(n_tokens: int, seq_len: int) -> int:
 
 def window_indices(seed: int, step: int, batch_size: int, n: int) -> np.ndarray:
     """The (batch_size,) windows of a global step: epochs of shuffled windows, back to back."""
-    position = step * batch_size + np.arange(batch_size)
-    out = np.empty(batch_size, dtype=np.int64)
-    for epoch in np.unique(position // n):
-        here = position // n == epoch
-        out[here] = _permutation(seed, int(epoch), n)[position[here] % n]
-    return out
+    position, end, parts = step * batch_size, (step + 1) * batch_size, []
+    while position < end:
+        epoch, start = divmod(position, n)
+        parts.append(_permutation(seed, epoch, n)[start : start + end - position])
+        position += len(parts[-1])
+    return np.concatenate(parts)
 
 
 _last_permutation: dict[tuple[int, int, int], np.ndarray] = {}

@@ -5,9 +5,8 @@ import as torch.
 """
 
 import multiprocessing as mp
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -24,20 +23,22 @@ class Loader:
 
     def __init__(self, batches: IterableDataset[Windows], n_workers: int, n_micro: int = 1) -> None:
         self._n_micro = n_micro
-        self._loader = DataLoader(
-            batches,
-            batch_size=None,
-            collate_fn=_as_it_is,  # type: ignore[arg-type]  # without batch_size, one item
-            num_workers=n_workers,
-            # its own: an iterator draws a number when it is made, and a resumed run makes one more
-            generator=torch.Generator(),
-            multiprocessing_context=mp.get_context("spawn") if n_workers else None,
-        )
+        self._batches: Iterable[Windows] = batches
+        if n_workers:  # else torch's loader only costs time
+            self._batches = DataLoader(
+                batches,
+                batch_size=None,
+                collate_fn=_as_it_is,  # type: ignore[arg-type]  # without batch_size, one item
+                num_workers=n_workers,
+                # its own: an iterator draws a number when it is made, a resumed run one more
+                generator=torch.Generator(),
+                multiprocessing_context=mp.get_context("spawn"),
+            )
 
     def __iter__(self) -> Iterator[Batch]:
-        for windows in self._loader:
-            for part in np.split(windows.tokens, self._n_micro):
-                yield as_batch(Windows(part, windows.position))
+        for tokens, position in self._batches:
+            for part in tokens.reshape(self._n_micro, -1, tokens.shape[1]):
+                yield as_batch(Windows(part, position))
 
 
 def _as_it_is(windows: Windows) -> Windows:
