@@ -18,7 +18,7 @@ from experiments.kernels.workspace import WORKSPACE
 
 _CHUNK = 1024  # csrc/segments.cpp
 _TILE = 48  # csrc/search.cpp
-_MAX_THREADS = 64  # csrc/segments.cpp
+MAX_THREADS = 64  # csrc/segments.cpp
 _MOST_PAIRS = 2**31  # they are counted in int32
 
 
@@ -60,7 +60,8 @@ class Cpp:
     name, segment_dtype = "cpp", torch.int32
 
     def __init__(self, lib: ctypes.CDLL, level: str | None = None) -> None:
-        self.level = self.variant = level or levels(lib)[-1]
+        self.library, self.level = lib, level or levels(lib)[-1]
+        self.variant = self.level
         self._functions: dict[str, Callable[..., None]] = {}
         for name in ("dot", "weighted_sum", "sort", "sums", "adamw", "search"):
             function = getattr(lib, f"{name}_{self.level}")
@@ -279,7 +280,7 @@ def _is_bf16(tensor: Tensor) -> int:
 
 
 def _threads() -> int:
-    return min(torch.get_num_threads(), _MAX_THREADS)
+    return min(torch.get_num_threads(), MAX_THREADS)
 
 
 def _scratch(segments: Segments, width: int) -> Tensor:

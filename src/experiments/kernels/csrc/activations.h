@@ -1,0 +1,118 @@
+// exp, and the activations of a layer with their derivatives, on vectors.
+#pragma once
+#include "vectors.h"
+
+namespace {
+
+typedef int32_t int_vec __attribute__((vector_size(4 * W)));
+
+inline vec at_least(vec a, vec b) { return a > b ? a : b; }
+inline vec at_most(vec a, vec b) { return a < b ? a : b; }
+
+// e^x to 2 units in the last place; what would be below 1e-38 is about that, above 1e38 likewise.
+// NaN stays one. (Cephes' expf: Moshier, netlib.org/cephes, polynomial of degree 5.)
+inline vec exp_of(vec x) {
+  const vec inside = at_most(at_least(x, splat(-87.0f)), splat(88.0f));
+  const vec shift = splat(12582912.0f);  // 1.5 * 2^23: what is added to it is rounded to integers
+  const vec n = (inside * 1.44269504f + shift) - shift;
+  vec r = inside - n * 0.693359375f;
+  r = r - n * -2.12194440e-4f;
+  vec p = splat(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  const int_vec power = (__builtin_convertvector(n, int_vec) + 127) << 23;
+  vec scale;
+  memcpy(&scale, &power, sizeof scale);
+  p = p * scale;
+  return x == x ? p : x;
+}
+
+// erf(x), given e^(-x^2); to 1.5e-7 (Abramowitz and Stegun, 7.1.26).
+inline vec erf_of(vec x, vec e) {
+  const vec size = at_least(x, -x), t = 1.0f / (size * 0.3275911f + 1.0f);
+  vec p = splat(1.061405429f);
+  p = p * t - 1.453152027f;
+  p = p * t + 1.421413741f;
+  p = p * t - 0.284496736f;
+  p = p * t + 0.254829592f;
+  const vec y = 1.0f - p * t * e;
+  return x < 0.0f ? -y : y;
+}
+
+// Each: value and slope of the function at x. A layer's padded units are zero, and stay so.
+struct Gelu {
+  static inline vec slope(vec x, vec& value) {
+    const vec z = x * 0.70710678f, e = exp_of(-z * z);
+    const vec cdf = 0.5f * erf_of(z, e) + 0.5f;
+    value = x * cdf;
+    return x * 0.39894228f * e + cdf;
+  }
+  static inline vec value(vec x) {
+    vec y;
+    slope(x, y);
+    return y;
+  }
+};
+
+struct GeluTanh {  // 0.5 x (1 + tanh u), u = sqrt(2 / pi) (x + 0.044715 x^3)
+  static inline vec slope(vec x, vec& value) {
+    const vec u = 0.79788456f * x * (1.0f + 0.044715f * x * x);
+    const vec gate = 1.0f / (1.0f + exp_of(-2.0f * u));  // (1 + tanh u) / 2
+    value = x * gate;
+    return gate + x * gate * (1.0f - gate) * (1.59576912f * (1.0f + 0.134145f * x * x));
+  }
+  static inline vec value(vec x) {
+    vec y;
+    slope(x, y);
+    return y;
+  }
+};
+
+struct Relu {
+  static inline vec value(vec x) { return x > 0.0f ? x : splat(0.0f); }
+  static inline vec slope(vec x, vec& value_) {
+    value_ = value(x);
+    return x > 0.0f ? splat(1.0f) : splat(0.0f);
+  }
+};
+
+struct Silu {
+  static inline vec slope(vec x, vec& value) {
+    const vec gate = 1.0f / (1.0f + exp_of(-x));
+    value = x * gate;
+    return gate + value * (1.0f - gate);
+  }
+  static inline vec value(vec x) {
+    vec y;
+    slope(x, y);
+    return y;
+  }
+};
+
+struct Identity {
+  static inline vec value(vec x) { return x; }
+  static inline vec slope(vec x, vec& value) {
+    value = x;
+    return splat(1.0f);
+  }
+};
+
+// The order of trunk.py's ACTIVATIONS.
+enum Activation { GELU, GELU_TANH, RELU, SILU, IDENTITY };
+
+template <class Run>
+inline void with_activation(i64 which, Run run) {
+  switch (which) {
+    case GELU: return run(Gelu{});
+    case GELU_TANH: return run(GeluTanh{});
+    case RELU: return run(Relu{});
+    case SILU: return run(Silu{});
+    default: return run(Identity{});
+  }
+}
+
+}  // namespace
