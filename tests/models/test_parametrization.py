@@ -215,7 +215,7 @@ def test_depth_divides_what_blocks_add():
     """Twice as many blocks add half as much each, from the same initial values."""
     base = Base(d_model=32, d_head=8, n_layers=2)
     shallow, deep = (made(config(*[DenseConfig()] * n, base=base)) for n in (2, 4))
-    assert (shallow.blocks[0]._multiplier, deep.blocks[0]._multiplier) == (1, 0.5)
+    assert (shallow.blocks[0].multiplier, deep.blocks[0].multiplier) == (1, 0.5)
     sizes = [m.blocks[1].ffn.w_out.weight.detach().std().item() for m in (shallow, deep)]
     assert sizes[0] == pytest.approx(sizes[1], rel=0.05)
 

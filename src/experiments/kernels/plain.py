@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from experiments.kernels.product_keys import both_sets, scores_of_halves
 
@@ -76,6 +76,22 @@ def grouped_matmul(x: Tensor, weights: Tensor, ends: Tensor, kernel: str = "plai
     bounds = zip(pairwise([0, *ends.tolist()]), weights.unbind(), strict=True)
     parts = [x[a:b] @ w for (a, b), w in bounds if a < b]
     return torch.cat(parts) if parts else x.new_zeros(0, weights.shape[2])
+
+
+def why_not_mlp(linears: tuple[nn.Module | None, ...], activation: str) -> str | None:
+    """An export is computed as it is written."""
+    return "an export has no fused form"
+
+
+def mlp_half(
+    x: Tensor,
+    norm: nn.RMSNorm,
+    weights: tuple[Tensor, Tensor | None, Tensor],
+    activation: str,
+    times: float,
+) -> Tensor:
+    """As kernels/trunk.py has it, which an export has no use for."""
+    raise RuntimeError("an export has no fused form")
 
 
 def _wide(x: Tensor, table: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from experiments.kernels.cpp import MAX_THREADS, load_cpp
@@ -39,7 +39,8 @@ class TrunkKernel:
 
     def __init__(self, library: ctypes.CDLL, level: str) -> None:
         self.level = level
-        self._functions, self._rooms = {}, {}
+        self._functions: dict[str, Any] = {}
+        self._rooms: dict[Any, int] = {}  # bytes, by what they depend on
         for name, n_tensors in _N_TENSORS.items():
             function = getattr(library, f"{name}_{level}")
             function.restype = None
@@ -59,7 +60,7 @@ class TrunkKernel:
         numbers: tuple[float, ...],
         bf16: bool,
     ) -> None:
-        """Contiguous tensors go as pointers, None as a null one; room to work in comes with them."""
+        """Contiguous tensors go as pointers, None as a null one; with them goes room to work in."""
         function, n_threads = self._functions[name], min(torch.get_num_threads(), MAX_THREADS)
         given = [None if t is None else t.data_ptr() for t in tensors]
         floats = _floats(numbers)
@@ -94,6 +95,30 @@ def rounds_operands() -> bool:
     """Whether operands of products are rounded to bfloat16: as autocast says."""
     cpu = torch.is_autocast_enabled("cpu")
     return cpu and torch.get_autocast_dtype("cpu") == torch.bfloat16
+
+
+def eps_of(norm: nn.RMSNorm) -> float:
+    """What torch adds to the mean square of float32 activations."""
+    return torch.finfo(torch.float32).eps if norm.eps is None else norm.eps
+
+
+def why_not_linear(linear: nn.Module) -> str | None:
+    """Why the operators here can't take a linear map's place, in words; None if they can."""
+    if type(linear) is not nn.Linear or linear.bias is not None:
+        return f"{type(linear).__name__} is not a plain linear map"
+    if linear.weight.dtype != torch.float32 or linear.weight.device.type != "cpu":
+        return f"weights are {linear.weight.dtype} on {linear.weight.device}, not float32 on a CPU"
+    if linear._forward_hooks or linear._forward_pre_hooks:
+        return "a hook of a linear map wants to be called"
+    return None
+
+
+def why_not_mlp(linears: tuple[nn.Module | None, ...], activation: str) -> str | None:
+    """The same of mlp_half."""
+    if activation not in ACTIVATIONS:
+        return f"activation={activation} has no fused form"
+    found = (why_not_linear(linear) for linear in linears if linear is not None)
+    return next((why for why in found if why is not None), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,18 +156,15 @@ def attention_half(
 
 def mlp_half(
     x: Tensor,
-    norm: Tensor,
-    w_in: Tensor,
-    w_gate: Tensor | None,
-    w_out: Tensor,
+    norm: nn.RMSNorm,
+    weights: tuple[Tensor, Tensor | None, Tensor],
     activation: str,
-    eps: float,
     times: float,
 ) -> Tensor:
-    """(..., D) x to the same. norm (D,); w_in and w_gate (F, D), w_out (D, F); activation: a name
-    of ACTIVATIONS; eps and times as AttentionShape has them.
+    """(..., D) x to the same. weights: W_in (F, D), W_gate (F, D) or None, W_out (D, F);
+    activation: a name of ACTIVATIONS; times as AttentionShape has it.
     """
-    return _Mlp.apply(x.contiguous(), norm, w_in, w_gate, w_out, activation, eps, times)
+    return _Mlp.apply(x.contiguous(), norm.weight, *weights, activation, eps_of(norm), times)
 
 
 def head_losses(

@@ -160,7 +160,7 @@ class Transformer(nn.Module):
         n_layers = None if base is None else base.n_layers  # then a multiplier carries the depth
         self._scale_outputs(n_layers or len(config.ffns))
         self._scale_initial()
-        self._multiplier = config.multipliers.head
+        self.multiplier = config.multipliers.head  # of what the head reads
 
     def _scale_outputs(self, n_layers: int) -> None:
         """Scales weights that write to the residual stream down with depth, as GPT-2 (§2.3)."""
@@ -196,15 +196,21 @@ class Transformer(nn.Module):
 
         cache: what is kept of the tokens before these, which it takes in.
         """
-        end = self.config.document_end
-        if cache is not None:
-            mask = cache.mask(tokens, end)
-        else:
-            mask = None if end is None else document_mask(tokens, end)
+        mask = self.mask(tokens) if cache is None else cache.mask(tokens, self.config.document_end)
         x = self.embedding(tokens)
         for i, block in enumerate(self.blocks):
             x = block(x, mask, None if cache is None else cache.layers[i])
-        return self.head(_times(self._multiplier, self.norm(x)))
+        return self.logits(x)
+
+    def mask(self, tokens: Tensor) -> Tensor | None:
+        """As Attention has it, of (batch, seq) tokens with none before them."""
+        end = self.config.document_end
+        return None if end is None else document_mask(tokens, end)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(batch, seq, d_model), after the last block, to (batch, seq, vocab_size)."""
+        logits: Tensor = self.head(_times(self.multiplier, self.norm(x)))
+        return logits
 
     def new_cache(self) -> Cache:
         """An empty cache. Raises ValueError if a later token would change what was kept."""
@@ -239,11 +245,18 @@ class Block(nn.Module):
         self.attention = Attention(config)
         self.ffn_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
         self.ffn: FFN = ffn.build(config.d_model)
-        self._multiplier = config.multipliers.residual
+        self.multiplier = config.multipliers.residual
 
     def forward(self, x: Tensor, mask: Tensor | None = None, past: Past | None = None) -> Tensor:
-        x = x + _times(self._multiplier, self.attention(self.attention_norm(x), mask, past))
-        return x + _times(self._multiplier, self.ffn(self.ffn_norm(x)))
+        return self.ffn_half(self.attention_half(x, mask, past))
+
+    def attention_half(self, x: Tensor, mask: Tensor | None, past: Past | None = None) -> Tensor:
+        """x + attention(norm(x)); mask and past as Attention has them."""
+        return x + _times(self.multiplier, self.attention(self.attention_norm(x), mask, past))
+
+    def ffn_half(self, x: Tensor) -> Tensor:
+        """x + ffn(norm(x))."""
+        return x + _times(self.multiplier, self.ffn(self.ffn_norm(x)))
 
 
 def block_of(model: Transformer, i: int) -> Block:
@@ -280,6 +293,11 @@ class Attention(nn.Module):
         for linear in (self.qkv, self.out):
             nn.init.normal_(linear.weight, std=d_model**-0.5)
 
+    @property
+    def scale(self) -> float:
+        """Of scores."""
+        return self.d_head**-0.5 if self._scale is None else self._scale
+
     def forward(self, x: Tensor, mask: Tensor | None = None, past: Past | None = None) -> Tensor:
         batch, seq, d_model = x.shape
         start = 0 if past is None else past.length
@@ -312,6 +330,13 @@ def document_mask(tokens: Tensor, end: int) -> Tensor:
     same = document[:, None, :, None] == document[:, None, None, :]
     seq = tokens.shape[1]
     return same & torch.ones(seq, seq, dtype=torch.bool, device=tokens.device).tril()
+
+
+def first_seen(tokens: Tensor, end: int) -> Tensor:
+    """(batch, seq) int32: the first position of each one's document; document_mask in short."""
+    positions = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
+    ends = torch.where(tokens == end, positions, 0).cummax(1).values
+    return F.pad(ends[:, :-1], (1, 0)).to(torch.int32)
 
 
 def rotary_angles(

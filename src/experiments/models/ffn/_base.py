@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from experiments.config.constraints import Within
 from experiments.kernels.ops import Execution
+from experiments.kernels.trunk import mlp_half, why_not_mlp
 from experiments.models.roles import Role
 from experiments.models.usage import ExpertUsage
 
@@ -84,6 +85,16 @@ class FFN(nn.Module):
         """Weights that write to the residual stream; their initial values scale with depth."""
         return ()
 
+    def why_not_fused(self) -> str | None:
+        """Why fused_half does not compute what this layer does, in words; None if it does."""
+        return f"{type(self).__name__} has no fused form"
+
+    def fused_half(self, x: Tensor, norm: nn.RMSNorm, times: float) -> Tensor:
+        """x + times * self(norm(x)) by few operators, on a CPU: as training calls it where
+        why_not_fused says nothing (models/fused.py). (batch, seq, d_model) to the same.
+        """
+        return x + times * self(norm(x))
+
     def layers(self) -> "Iterator[FFN]":
         """Itself, or the layers that it is made of."""
         yield self
@@ -117,6 +128,18 @@ class MLP(FFN):
     w_in: nn.Linear
     w_gate: nn.Linear | None
     w_out: nn.Linear
+
+    def why_not_fused(self) -> str | None:
+        return why_not_mlp((self.w_in, self.w_gate, self.w_out), _name_of(self.activation))
+
+    def fused_half(self, x: Tensor, norm: nn.RMSNorm, times: float) -> Tensor:
+        gate = None if self.w_gate is None else self.w_gate.weight
+        weights = (self.w_in.weight, gate, self.w_out.weight)
+        return mlp_half(x, norm, weights, _name_of(self.activation), times)
+
+
+def _name_of(activation: Callable[[Tensor], Tensor]) -> str:
+    return next(name for name, function in ACTIVATIONS.items() if function is activation)
 
 
 def check_choice(name: str, value: str, allowed: tuple[str, ...] | Mapping[str, object]) -> None:

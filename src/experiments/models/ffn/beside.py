@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from experiments.budget.costs import Cost, FFNConfig, Mixing
 from experiments.models.ffn._base import FFN
@@ -67,6 +67,13 @@ class Beside(FFN):
 
     def output_weights(self) -> tuple[Tensor, ...]:
         return (*self.ffn.output_weights(), *self.layer.output_weights())
+
+    def why_not_fused(self) -> str | None:
+        return self.ffn.why_not_fused()
+
+    def fused_half(self, x: Tensor, norm: nn.RMSNorm, times: float) -> Tensor:
+        """The layer that was there before; the one beside it as it is written."""
+        return self.ffn.fused_half(x, norm, times) + times * self.layer(norm(x))
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, seq, d_model) to the same."""

@@ -24,6 +24,9 @@ class NoneConfig:
 class NoFFN(FFN):
     """Returns zeros of its input's shape, so that the residual passes unchanged."""
 
+    def why_not_fused(self) -> str | None:
+        return None  # there is nothing to fuse
+
     def forward(self, x: Tensor) -> Tensor:
         """(batch, seq, d_model) to zeros of that shape.
 

@@ -1,0 +1,147 @@
+"""A model's pass from tokens to losses by the fused operators of a CPU (kernels/trunk.py).
+
+Modules, parameters and checkpoints are the model's own: what is fused is how a half of a block, or the
+head, is computed. What has no fused form runs as it is written, and is named with the reason.
+"""
+
+from collections.abc import Iterator
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from experiments.kernels.trunk import (
+    MOST_D_HEAD,
+    UNIT,
+    AttentionShape,
+    attention_half,
+    eps_of,
+    head_losses,
+    load_trunk,
+    why_not_linear,
+)
+from experiments.models.transformer import (
+    Block,
+    Transformer,
+    block_of,
+    first_seen,
+    rotary_angles,
+)
+
+HEAD = "head"
+
+
+class Fused:
+    """A model, with the halves of its blocks and its head fused where they can be.
+
+    eager: why a part is not, by its name: `attention 0`, `ffn 0` (of block 0), `head`.
+    """
+
+    def __init__(self, model: Transformer) -> None:
+        self.model = model
+        self.eager = dict(_eager(model))
+        self._angles: dict[int, tuple[Tensor, Tensor]] = {}  # of the last length
+
+    def describe(self) -> str:
+        """How the trunk is computed, as a record says it."""
+        kernel = load_trunk()
+        assert kernel is not None
+        whys: dict[str, list[str]] = {}
+        for part, why in self.eager.items():
+            whys.setdefault(why, []).append(part)
+        parts = "; ".join(f"{', '.join(names)} eager: {why}" for why, names in whys.items())
+        return f"fused {kernel.level}" + (f" ({parts})" if parts else "")
+
+    def losses(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean cross entropy of (batch, seq) targets, and each one, (T,), without a gradient.
+
+        Targets of -100 count nowhere, and have a loss of 0.
+        """
+        model, x, flat = self.model, self._hidden(tokens), targets.flatten()
+        if HEAD not in self.eager:
+            weights = (model.norm.weight, model.head.weight)
+            return head_losses(x, *weights, flat, eps_of(model.norm), model.multiplier)
+        logits = model.logits(x).flatten(0, 1).float()
+        each = F.cross_entropy(logits.detach(), flat, reduction="none")
+        return F.cross_entropy(logits, flat), each
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        """(batch, seq) to (batch, seq, vocab_size), as the model itself."""
+        return self.model.logits(self._hidden(tokens))
+
+    def _hidden(self, tokens: Tensor) -> Tensor:
+        """(batch, seq, d_model), after the last block."""
+        model, seq, end = self.model, tokens.shape[1], self.model.config.document_end
+        first = None if end is None else first_seen(tokens, end)
+        if seq not in self._angles:
+            angles = rotary_angles(seq, model.config.d_head, tokens.device, model.config.rope_base)
+            self._angles = {seq: angles}
+        x = model.embedding(tokens)
+        for i in range(len(model.blocks)):
+            block = block_of(model, i)
+            if f"attention {i}" in self.eager:
+                x = block.attention_half(x, model.mask(tokens))
+            else:
+                x = _attention(block, x, self._angles[seq], first)
+            if f"ffn {i}" in self.eager:
+                x = block.ffn_half(x)
+            else:
+                x = block.ffn.fused_half(x, block.ffn_norm, block.multiplier)
+        return x
+
+
+def why_not_fused() -> str | None:
+    """Why nothing can be fused on this machine's CPU, in words; None if it can."""
+    return "the C++ kernels can't be built here" if load_trunk() is None else None
+
+
+def _attention(
+    block: Block, x: Tensor, angles: tuple[Tensor, Tensor], first: Tensor | None
+) -> Tensor:
+    attention, norm = block.attention, block.attention_norm
+    shape = AttentionShape(
+        n_heads=attention.n_heads,
+        n_kv_heads=attention.n_kv_heads,
+        d_head=attention.d_head,
+        eps=eps_of(norm),
+        scale=attention.scale,
+        times=block.multiplier,
+    )
+    weights = (norm.weight, attention.qkv.weight, attention.out.weight)
+    return attention_half(x, *weights, angles, first, shape)
+
+
+def _eager(model: Transformer) -> Iterator[tuple[str, str]]:
+    """Each part that has no fused form here, and why."""
+    d_model, d_head = model.config.d_model, model.config.d_head
+    width = f"d_model={d_model} is no multiple of {UNIT}" if d_model % UNIT else None
+    heads = None
+    if d_head % UNIT or d_head > MOST_D_HEAD:
+        heads = f"d_head={d_head} is no multiple of {UNIT} up to {MOST_D_HEAD}"
+    for i in range(len(model.blocks)):
+        block = block_of(model, i)
+        linears = (block.attention.qkv, block.attention.out)
+        why = width or heads or _why_not_norm(block.attention_norm)
+        why = why or _hooked(block, block.attention) or _first(map(why_not_linear, linears))
+        if why is not None:
+            yield f"attention {i}", why
+        why = width or _why_not_norm(block.ffn_norm) or _hooked(block, block.ffn)
+        why = why or block.ffn.why_not_fused()
+        if why is not None:
+            yield f"ffn {i}", why
+    why = width or _why_not_norm(model.norm) or why_not_linear(model.head)
+    if why is not None:
+        yield HEAD, why
+
+
+def _first(reasons: Iterator[str | None]) -> str | None:
+    return next((why for why in reasons if why is not None), None)
+
+
+def _why_not_norm(norm: nn.Module) -> str | None:
+    plain = type(norm) is nn.RMSNorm and norm.weight is not None
+    return None if plain else f"{type(norm).__name__} is not RMSNorm with weights"
+
+
+def _hooked(*modules: nn.Module) -> str | None:
+    hooked = any(m._forward_hooks or m._forward_pre_hooks for m in modules)
+    return "a hook wants to be called" if hooked else None
