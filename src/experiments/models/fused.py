@@ -1,7 +1,7 @@
 """A model's pass from tokens to losses by the fused operators of a CPU (kernels/trunk.py).
 
-Modules, parameters and checkpoints are the model's own: what is fused is how a half of a block, or the
-head, is computed. What has no fused form runs as it is written, and is named with the reason.
+Modules, parameters and checkpoints are the model's own: what is fused is how a half of a block, or
+the head, is computed. What has no fused form runs as it is written, and is named with the reason.
 """
 
 from collections.abc import Iterator

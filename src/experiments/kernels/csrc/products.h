@@ -1,6 +1,6 @@
 // Products of matrices: C (M, N) = A (M, K) B (K, N), or added to what C holds.
 //
-// B is packed into panels of PANEL columns, [panel][K][columns]. A is read where it lies, by two
+// B is packed into panels of PANEL columns, [panel][K][columns]. A is read where it is, by two
 // strides, so that a product with a transposed matrix copies nothing. An element of C is one sum over
 // K in its order, whichever rows and panels are computed together: the same to the bit for any number
 // of threads and any cut into tiles.
@@ -19,7 +19,7 @@ constexpr int PANEL_VECTORS = 4;
 constexpr int PANEL_VECTORS = 2;
 #endif
 constexpr i64 PANEL = PANEL_VECTORS * W;
-constexpr i64 TAIL = 48;  // rows at once where columns are left over
+constexpr i64 TAIL = 48;  // rows at once of the last columns
 constexpr i64 UNIT = 16;  // widths inside are multiples of it
 
 inline i64 least(i64 a, i64 b) { return a < b ? a : b; }
