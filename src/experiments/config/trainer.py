@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from experiments.config.constraints import AtLeast1, Matches, NotNegative, Processes, Within
 
 CompileChoice = Literal["auto", True, False]
+TrunkChoice = Literal["auto", "eager", "fused"]
 Rate = Annotated[float, Within(1, 1e25)]
 CardName = Annotated[str, Matches(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,60}", "a name, as H100")]
 
@@ -31,6 +32,8 @@ class Trainer:
     so long while it trains is ended, and tried again likewise; null for no limit.
     compile: whether torch.compile makes the trunk for training; auto: where that pays
     (training/compiled.py).
+    trunk: how the trunk is computed on a CPU: fused, by operators of ours; eager, as it is written;
+    auto: what can be is fused (training/trunk.py).
     deterministic: whether training on a GPU repeats to the bit (training/deterministic.py); on a
     CPU it does in any case.
     """
@@ -50,6 +53,7 @@ class Trainer:
     stall_minutes: Annotated[float, Within(0, 1e6, above=True)] | None = 20.0
     compile: CompileChoice = False
     deterministic: bool = True
+    trunk: TrunkChoice = "eager"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -106,7 +106,7 @@ def why_not_linear(linear: nn.Module) -> str | None:
     """Why the operators here can't take a linear map's place, in words; None if they can."""
     if type(linear) is not nn.Linear or linear.bias is not None:
         return f"{type(linear).__name__} is not a plain linear map"
-    if linear.weight.dtype != torch.float32 or linear.weight.device.type != "cpu":
+    if linear.weight.dtype != torch.float32 or linear.weight.device.type == "cuda":
         return f"weights are {linear.weight.dtype} on {linear.weight.device}, not float32 on a CPU"
     if linear._forward_hooks or linear._forward_pre_hooks:
         return "a hook of a linear map wants to be called"
@@ -176,7 +176,10 @@ def head_losses(
     nowhere and have a loss of 0. The gradient is computed with the loss, if there is to be one.
     Raises IndexError for a target outside the vocabulary.
     """
-    return _Head.apply(x.contiguous(), norm, weight, targets.contiguous(), eps, times)
+    differentiated = torch.is_grad_enabled() and any(t.requires_grad for t in (x, norm, weight))
+    return _Head.apply(
+        x.contiguous(), norm, weight, targets.contiguous(), eps, times, differentiated
+    )
 
 
 class _Attention(torch.autograd.Function):
@@ -254,11 +257,18 @@ class _Mlp(torch.autograd.Function):
 class _Head(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, norm: Tensor, weight: Tensor, targets: Tensor, eps: float, times: float
+        ctx: Any,
+        x: Tensor,
+        norm: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        eps: float,
+        times: float,
+        differentiated: bool,
     ) -> tuple[Tensor, Tensor]:
         n_tokens = targets.numel()
-        asked = ctx.needs_input_grad[:3]
-        dx = torch.empty_like(x) if any(asked) else None
+        asked = tuple(differentiated and needed for needed in ctx.needs_input_grad[:3])
+        dx = torch.empty_like(x) if differentiated else None
         sums = _sums((norm, weight), asked[1:])
         losses, result = x.new_empty(n_tokens), torch.zeros(2, dtype=torch.float64)
         tensors = (x, norm, weight, targets, losses, result, dx, *sums)
@@ -278,13 +288,13 @@ class _Head(torch.autograd.Function):
         gradients = ctx.gradients
         del ctx.gradients  # of one backward pass
         if grad is None:
-            return (None,) * 6
+            return (None,) * 7
         times = float(grad)
         if times != 1:
             for gradient in gradients:
                 if gradient is not None:
                     gradient.mul_(times)
-        return *gradients, None, None, None
+        return *gradients, None, None, None, None
 
 
 def _sums(weights: tuple[Tensor | None, ...], asked: tuple[bool, ...]) -> list[Tensor | None]:

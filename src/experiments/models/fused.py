@@ -38,7 +38,7 @@ class Fused:
 
     def __init__(self, model: Transformer) -> None:
         self.model = model
-        self.eager = dict(_eager(model))
+        self.eager = eager_parts(model)
         self._angles: dict[int, tuple[Tensor, Tensor]] = {}  # of the last length
 
     def describe(self) -> str:
@@ -87,6 +87,11 @@ class Fused:
             else:
                 x = block.ffn.fused_half(x, block.ffn_norm, block.multiplier)
         return x
+
+
+def eager_parts(model: Transformer) -> dict[str, str]:
+    """The parts of a model that have no fused form, and why; it may be on the meta device."""
+    return dict(_eager(model))
 
 
 def why_not_fused() -> str | None:

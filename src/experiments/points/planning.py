@@ -20,6 +20,7 @@ from experiments.data.packed import PackedText
 from experiments.data.prepare import check_data, train_folder
 from experiments.init.freeze import freeze
 from experiments.kernels.select import check_kernel
+from experiments.models.fused import eager_parts
 from experiments.models.roles import check_declared, declared_roles
 from experiments.models.transformer import (
     Transformer,
@@ -51,9 +52,25 @@ def read_point(raw: Mapping[str, Any]) -> Draft:
     accelerator = draft.device.accelerator
     if config.kernel in ("cpp", "triton"):
         check_kernel(config.kernel, accelerator)
+    if config.trainer.trunk == "fused":
+        _check_trunk(config, accelerator, transformer)
     for part in draft.parts:
         part.refuse(draft)
     return draft
+
+
+def _check_trunk(config: RunConfig, accelerator: str, transformer: TransformerConfig) -> None:
+    """Raises ValueError if the trunk can't be fused as a whole."""
+    why = None
+    if accelerator != "cpu":
+        why = f"it is for CPUs, and the run is for {accelerator}"
+    elif config.trainer.compile is True:
+        why = "trainer.compile=true makes the trunk"
+    else:
+        eager = eager_parts(_shapes(transformer))
+        why = next((f"{part} can't be: {reason}" for part, reason in eager.items()), None)
+    if why is not None:
+        raise ValueError(f"trainer.trunk=fused: {why}; use auto or eager")
 
 
 def _read(raw: Mapping[str, Any]) -> Draft:

@@ -211,8 +211,15 @@ class TrainingPart(nn.Module):
     def before_step(self, step: int) -> None:
         """Before the forward pass of the step of this number, from 0."""
 
-    def penalty(self, model: Transformer, inputs: Tensor, logits: Tensor) -> Tensor | float:
-        """The term to add to the loss of a batch of (batch, seq) inputs."""
+    @property
+    def reads_logits(self) -> bool:
+        """Whether its penalty takes logits, which a fused head never has as a whole."""
+        return type(self).penalty is not TrainingPart.penalty
+
+    def penalty(self, model: Transformer, inputs: Tensor, logits: Tensor | None) -> Tensor | float:
+        """The term to add to the loss of a batch of (batch, seq) inputs. logits: None only where no
+        part of the run reads them.
+        """
         return 0.0
 
     def mask(self) -> None:

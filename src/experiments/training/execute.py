@@ -36,6 +36,7 @@ from experiments.system.disk import remove_leftovers, write_text_atomically
 from experiments.training.checkpoints import forget_previous
 from experiments.training.evaluation import Evaluation
 from experiments.training.fit import Sink, fit, leave_group, rates, set_up_process
+from experiments.training.module import LanguageModel
 from experiments.training.starting import begin, with_columns
 from experiments.training.tracking import WandbRun
 from experiments.training.watchdog import Guards
@@ -219,6 +220,13 @@ def _kernel(point: Point) -> str | None:
     return "reference" if kernel is None else f"{kernel.name} {kernel.variant}".strip()
 
 
+def _trunk(module: LanguageModel) -> str:
+    """What computed the trunk in training, e.g. 'fused avx512'."""
+    if module.trunk is not None:
+        return module.trunk.describe()
+    return "compiled" if module.is_compiled else "eager"
+
+
 def _train_and_evaluate(
     point: Point, record: RunRecord, progress: Sink, guards: Guards
 ) -> RunRecord:
@@ -236,6 +244,7 @@ def _train_and_evaluate(
         sinks = (wandb_run.log, progress)
         trained = fit(point, begun.module, begun.data, sinks, guards, begun.resumed)
         leave_group()
+        record = replace(record, environment={**record.environment, "trunk": _trunk(begun.module)})
         n_tokens, own = trained.n_steps * point.plan.batch_tokens, begun.prepared.train
         record = replace(
             record,

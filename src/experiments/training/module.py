@@ -13,6 +13,7 @@ from experiments.budget.plan import Plan
 from experiments.config.constraints import KernelName
 from experiments.config.optim import Optim
 from experiments.data.batches import Batch
+from experiments.models.fused import HEAD, Fused
 from experiments.models.transformer import Transformer
 from experiments.optim.groups import build_optimizer
 from experiments.optim.optimizer import clip_gradients
@@ -29,7 +30,7 @@ class LanguageModel(pl.LightningModule):
 
     kernel and optim.table_gradient say how the layers' tables are read and what their gradients
     become: the model's execution, which configure_optimizers sets (groups.py). compiled: training
-    steps call the trunk that torch.compile makes (compiled.py).
+    steps call the trunk that torch.compile makes (compiled.py). trunk: or the fused one (trunk.py).
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class LanguageModel(pl.LightningModule):
         self.model, self.plan, self.optim, self.kernel = model, plan, optim, kernel
         self.n_micro, self._n_seen = n_micro, 0
         self._compiled = compile_trunk(model) if compiled else None  # a function: no submodule
+        self.trunk: Fused | None = None
         self.parts: list[TrainingPart] = []
         self.register_buffer("step_losses", torch.full((plan.n_steps,), math.nan))
         self.step_losses: Tensor
@@ -64,8 +66,7 @@ class LanguageModel(pl.LightningModule):
         """The mean loss of the batch in nats/token, plus the layers' own losses."""
         for part in self.parts:
             part.before_step(self.global_step)
-        logits = (self._compiled or self.model)(batch.inputs)
-        loss = F.cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten())
+        loss, logits = self._loss(batch)
         self._note(self._over_ranks(loss.detach()))
         for part in self.parts:
             loss = loss + part.penalty(self.model, batch.inputs, logits)
@@ -74,6 +75,14 @@ class LanguageModel(pl.LightningModule):
             if auxiliary is not None:
                 loss = loss + auxiliary
         return loss
+
+    def _loss(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """The mean cross entropy; and the logits, if they are ever whole."""
+        if self.trunk is not None and HEAD not in self.trunk.eager:
+            return self.trunk.losses(batch.inputs, batch.targets)[0], None
+        forward = self._compiled or (self.model if self.trunk is None else self.trunk.logits)
+        logits = forward(batch.inputs)
+        return F.cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten()), logits
 
     def _note(self, loss: Tensor) -> None:
         """Adds a part's loss to its step's mean."""

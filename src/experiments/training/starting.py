@@ -19,6 +19,7 @@ from experiments.training.checkpoints import to_resume_from
 from experiments.training.compiled import resolve_compile
 from experiments.training.module import LanguageModel
 from experiments.training.run_scores import RunScores
+from experiments.training.trunk import resolve_trunk
 
 START_NAME = "start.json"
 _STREAM_WORKERS = 2  # they tokenize; more where the cores are there, by trainer.n_loader_workers
@@ -80,6 +81,13 @@ def begin(point: Point, *, scores: bool) -> Begun:
         compiled=resolve_compile(config.trainer.compile, point.device.accelerator),
     )
     columns = _start(run, module)
+    module.trunk = scorer.trunk = resolve_trunk(
+        config.trainer.trunk,
+        point.device.accelerator,
+        model,
+        module.parts,
+        compiled=module.is_compiled,
+    )
     for part in point.parts:
         columns = _merged(columns, part.columns(point))
     return Begun(

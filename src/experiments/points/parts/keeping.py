@@ -146,11 +146,16 @@ class Keeping(TrainingPart):
         if self.rows is not None:
             self.rows.mask()
 
-    def penalty(self, model: Transformer, inputs: Tensor, logits: Tensor) -> Tensor | float:
+    @property
+    def reads_logits(self) -> bool:
+        return bool(self._reference and self.continual.distil)
+
+    def penalty(self, model: Transformer, inputs: Tensor, logits: Tensor | None) -> Tensor | float:
         total: Tensor | float = 0.0
         for reference in self._reference:
-            reference.to(logits.device)
+            reference.to(inputs.device)
             if self.continual.distil:
+                assert logits is not None
                 total = total + self.continual.distil * _divergence(reference, inputs, logits)
             if self.continual.l2:
                 total = total + self.continual.l2 / 2 * sum(_squares(model, reference))
