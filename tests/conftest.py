@@ -33,8 +33,9 @@ if not torch.cuda.is_available():  # read when triton is imported, which lightni
 from experiments.config.composed import resolve
 from experiments.config.composition import is_choice
 from experiments.config.hydra_version import composing
+from experiments.points import point
 from experiments.run import main
-from experiments.system import device, environment
+from experiments.system import environment
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TINY = (  # overrides for a model that trains in a second, on the nursery
@@ -88,7 +89,7 @@ def _measured_once() -> Iterator[None]:
     """What each run takes a fifth of a second for, and is the same for all of this process."""
     with pytest.MonkeyPatch.context() as patch:
         for module, name in (
-            (device, "measured_peak_flops"),
+            (point, "measured_peak_flops"),
             (environment, "installed_packages"),
         ):
             patch.setattr(module, name, functools.cache(getattr(module, name)))

@@ -20,7 +20,8 @@ from typing import Any
 
 import torch
 
-from experiments.system import claims, device, environment
+from experiments.points import point
+from experiments.system import claims, environment
 
 _PR_SET_PDEATHSIG = 1
 _DEFAULT = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
@@ -155,7 +156,7 @@ def warm_up() -> None:
         importlib.import_module(name)
     torch.set_num_threads(1)
     claims.BEAT, claims.LEASE = 0.5, 6.0  # seconds that a trial has
-    device.measured_peak_flops = lambda *_, **__: 1e9
+    point.measured_peak_flops = lambda *_, **__: 1e9
     for name in ("installed_packages", "git_state", "git_diff"):
         setattr(environment, name, functools.cache(getattr(environment, name)))
     environment.snapshot_environment("cpu", Path(environment.__file__).parent)

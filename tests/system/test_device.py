@@ -85,9 +85,9 @@ def test_a_card_that_is_not_here_is_planned_for(point, no_card, name):
     cluster = planned.config.cluster
     assert planned.device.memory == pytest.approx(cluster.memory_gib * 2**30)
     rate = cluster.float32_flops if name in WITHOUT_BF16 else cluster.bf16_flops
-    assert planned.device.peak_flops() == rate
+    assert planned.device.sheet_flops == planned.peak_flops() == rate
     in_float32 = point(f"cluster={name}", "trainer.precision=32-true")
-    assert in_float32.device.peak_flops() == cluster.float32_flops
+    assert in_float32.peak_flops() == cluster.float32_flops
     assert planned.run_id == in_float32.run_id == point().run_id
 
 

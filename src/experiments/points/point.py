@@ -20,6 +20,7 @@ from experiments.budget.plan import Plan
 from experiments.config.schema import RunConfig
 from experiments.data.packed import PackedText
 from experiments.data.prepare import PreparedData, training_batches
+from experiments.kernels.products import measured_peak_flops
 from experiments.models.transformer import Transformer, TransformerConfig
 from experiments.optim.optimizer import RowAdamW
 from experiments.records.record import RunRecord
@@ -112,6 +113,12 @@ class Point:
         """The point in a few words, for progress lines."""
         trunk = "" if self.branch is None else f" from trunk {self.branch.trunk_id}"
         return f"{self.name}{self.setting}{trunk}"
+
+    def peak_flops(self) -> float:
+        """FLOP/s of dense products on one of its devices: of a card's data sheet, or measured."""
+        sheet, device = self.device.sheet_flops, self.device
+        bf16 = device.precision == "bf16-mixed"
+        return sheet or measured_peak_flops(device.accelerator, bf16=bf16)
 
     @property
     def is_trunk(self) -> bool:

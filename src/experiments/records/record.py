@@ -105,7 +105,7 @@ class RunRecord:
     compile_seconds: float | None = None  # torch.compile's, in that process; None: it ran eagerly
     tokens_per_second: float | None = None  # in training
     flops_per_second: float | None = None  # in training
-    peak_flops_per_second: float | None = None  # measured: a square matrix product, same device
+    peak_flops_per_second: float | None = None  # measured: the best square product here
     mfu: float | None = None  # flops_per_second / peak_flops_per_second
     peak_memory_bytes: int | None = None
     accelerator: str | None = None  # cpu | cuda: trainer.accelerator's auto, of this run

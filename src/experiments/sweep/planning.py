@@ -217,7 +217,7 @@ def assumed_rate(point: Point) -> float:
     given = point.config.trainer.flops_per_second
     if given is not None:
         return given
-    return ACHIEVED_SHARE * point.device.peak_flops()
+    return ACHIEVED_SHARE * point.peak_flops()
 
 
 def prepare_all(points: Sequence[Point]) -> None:

@@ -3,7 +3,6 @@
 import os
 import resource
 import sys
-import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,13 +34,13 @@ class Device:
         """Bytes; None: not known."""
         return total_memory(self.accelerator) if self.card is None else self.card.memory
 
-    def peak_flops(self) -> float:
-        """FLOP/s of dense products: measured here, or the card's of its data sheet."""
-        card = self.card
-        if card is None:
-            return measured_peak_flops(self)
-        bf16 = card.bf16_flops if self.precision == "bf16-mixed" else None
-        return bf16 or card.float32_flops
+    @property
+    def sheet_flops(self) -> float | None:
+        """FLOP/s of dense products by the card's data sheet; None of this machine's device."""
+        if self.card is None:
+            return None
+        bf16 = self.card.bf16_flops if self.precision == "bf16-mixed" else None
+        return bf16 or self.card.float32_flops
 
     def describe(self) -> str:
         """The device in a few words."""
@@ -169,25 +168,3 @@ def peak_memory(accelerator: str) -> int:
         return int(torch.cuda.max_memory_allocated())
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def measured_peak_flops(device: Device, seconds: float = 0.2) -> float:
-    """FLOP/s of a square matrix product on the device with this process's threads: MFU's 1.
-
-    Measured, not taken from a data sheet, so it holds for any device; the best of its repeats.
-    """
-    accelerator = device.accelerator
-    size = 1024 if accelerator == "cpu" else 8192
-    dtype = torch.bfloat16 if device.precision == "bf16-mixed" else torch.float32
-    a = torch.randn(size, size, device=accelerator, dtype=dtype)
-    best, start = float("inf"), time.perf_counter()
-    torch.mm(a, a)
-    while time.perf_counter() - start < seconds or best == float("inf"):
-        if accelerator == "cuda":
-            torch.cuda.synchronize()
-        begin = time.perf_counter()
-        torch.mm(a, a)
-        if accelerator == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - begin)
-    return 2 * size**3 / best

@@ -154,7 +154,7 @@ def rates(point: Point, result: Fit) -> dict[str, Any]:
         return {}
     tokens_per_second = result.n_steps_here * point.plan.batch_tokens / result.seconds
     flops_per_second = tokens_per_second * point.plan.cost.training_flops
-    peak = point.device.peak_flops() * point.ranks.world_size
+    peak = point.peak_flops() * point.ranks.world_size
     return {
         "tokens_per_second": tokens_per_second,
         "flops_per_second": flops_per_second,

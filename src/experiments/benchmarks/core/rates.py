@@ -12,6 +12,7 @@ from torch import Tensor
 from experiments.benchmarks.core.shapes import Settings, Shape, type_name
 from experiments.benchmarks.core.timing import best_seconds
 from experiments.kernels.interface import Kernel
+from experiments.kernels.products import makers
 from experiments.kernels.select import resolve_kernel
 
 SQUARE = {"cpu": 2048, "cuda": 8192}  # of the product whose rate is the optimistic one
@@ -24,7 +25,8 @@ class Rates:
     """Measured, the best of repeats: bytes/s (read and written) and FLOP/s.
 
     rows: of a kernel reading random rows. query: the products of forward, of the input's
-    gradient, of the weight's, at the layer's own sizes. keys: likewise.
+    gradient, of the weight's, at the layer's own sizes. keys: likewise. Products are those of
+    whoever makes them fastest here (kernels/products.py).
     """
 
     copy: float
@@ -44,7 +46,7 @@ class Rates:
 
 
 def measure(shape: Shape, table: Tensor, settings: Settings) -> Rates:
-    """Takes a second or two."""
+    """Takes some seconds."""
     device = settings.device
     query_type = torch.float32 if settings.table_dtype == torch.float32 else torch.bfloat16
     kernel = resolve_kernel("auto", device, table.dtype)
@@ -96,22 +98,18 @@ def gather_rates(shape: Shape, table: Tensor, kernel: Kernel, device: str) -> di
 def square_rate(device: str, dtype: torch.dtype) -> float:
     """FLOP/s of a large square product; of float32, in the precision that torch is set to."""
     n = SQUARE[device]
-    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
-    return 2 * n**3 / best_seconds(lambda: a @ b, device)
+    return _product_rate(n, n, n, device, dtype)
+
+
+def _product_rate(m: int, k: int, n: int, device: str, dtype: torch.dtype) -> float:
+    calls = makers(m, k, n, device=device, dtype=dtype).values()
+    return 2 * m * k * n / min(best_seconds(call, device) for call in calls)
 
 
 def _query_rates(shape: Shape, device: str, dtype: torch.dtype) -> tuple[float, ...]:
-    """In the memory layouts of nn.Linear's three products."""
     t, d, width = shape.n_tokens, shape.d_model, shape.n_heads * shape.d_key
-    x, weight, gradient = (
-        torch.randn(size, device=device).to(dtype) for size in ((t, d), (width, d), (t, width))
-    )
-    calls: tuple[Callable[[], Tensor], ...] = (
-        lambda: x @ weight.t(),
-        lambda: gradient @ weight,
-        lambda: gradient.t() @ x,
-    )
-    return tuple(2 * t * d * width / best_seconds(call, device) for call in calls)
+    sizes = ((t, d, width), (t, width, d), (width, t, d))
+    return tuple(_product_rate(*size, device, dtype) for size in sizes)
 
 
 def _keys_rate(shape: Shape, device: str, dtype: torch.dtype) -> float:
@@ -121,4 +119,5 @@ def _keys_rate(shape: Shape, device: str, dtype: torch.dtype) -> float:
     queries = torch.randn(batch, n, half, device=device).to(dtype)
     sub_keys = torch.randn(batch, shape.n_sub, half, device=device).to(dtype)
     best = best_seconds(lambda: queries @ sub_keys.transpose(1, 2), device)
-    return 2 * batch * n * half * shape.n_sub / best
+    together = 2 * batch * n * half * shape.n_sub / best
+    return max(together, _product_rate(n, half, shape.n_sub, device, dtype))

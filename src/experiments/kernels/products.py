@@ -1,0 +1,105 @@
+"""Products of matrices by all that can make them here; the best of their rates is mfu's 1.
+
+On a CPU these are torch's own (of float32 MKL's, which takes a kernel of half the speed on AMD's
+processors), oneDNN's, and those of csrc/products.h, which the fused trunk is made of.
+"""
+
+import ctypes
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from experiments.kernels.build import BuildError, load
+from experiments.kernels.cpp import MAX_THREADS, levels
+from experiments.kernels.trunk import UNIT
+
+Call = Callable[[], Tensor]
+# of the square products that are the peak; a short one finds a busy machine's quiet moment
+_SIZES = {"cpu": (512, 1024), "cuda": (8192,)}
+
+
+def makers(m: int, k: int, n: int, *, device: str, dtype: torch.dtype) -> dict[str, Call]:
+    """Calls that multiply random (m, k) and (k, n), by who makes the product.
+
+    dtype: of factors, float32 or bfloat16. Ours takes float32, and rounds.
+    """
+    a, b = (torch.randn(size, device=device) for size in ((m, k), (k, n)))
+    left, right = a.to(dtype), b.to(dtype)
+    found: dict[str, Call] = {"torch": lambda: left @ right}
+    if device == "cpu" and dtype == torch.float32 and torch.backends.mkldnn.is_available():
+        x, weight = a.to_mkldnn(), b.t().contiguous().to_mkldnn()
+        found["oneDNN"] = lambda: F.linear(x, weight)
+    if device == "cpu" and k % UNIT == n % UNIT == 0 and _function() is not None:
+        found["ours"] = lambda: product(a, b, bf16=dtype == torch.bfloat16)
+    return found
+
+
+def product(a: Tensor, b: Tensor, *, bf16: bool) -> Tensor:
+    """(M, K) by (K, N), contiguous float32 on the CPU, K and N multiples of UNIT.
+
+    bf16: whether factors are rounded to bfloat16; sums are float32. For measurements: the trunk's
+    functions (trunk.py) make their products themselves.
+    """
+    function = _function()
+    assert function is not None, "asked for without asking whether it can be had"
+    assert a.is_contiguous()
+    assert b.is_contiguous()
+    assert a.shape[1] % UNIT == b.shape[1] % UNIT == 0
+    sizes, n_threads = (*a.shape, b.shape[1]), min(torch.get_num_threads(), MAX_THREADS)
+    out, needed = a.new_empty(len(a), b.shape[1]), ctypes.c_int64()
+    given = (a.data_ptr(), b.data_ptr(), out.data_ptr(), *sizes, bf16)
+    function(*given, None, ctypes.addressof(needed), n_threads)
+    room = torch.empty(needed.value, dtype=torch.uint8)
+    function(*given, room.data_ptr(), None, n_threads)
+    return out
+
+
+@lru_cache(maxsize=1)
+def _function() -> Any:
+    """csrc/product.cpp at the processor's best level, whichever is asked for; None without a
+    compiler.
+    """
+    try:
+        library = load()
+    except BuildError:
+        return None
+    function = getattr(library, f"product_{levels(library)[-1]}")
+    function.restype = None
+    function.argtypes = [
+        *[ctypes.c_void_p] * 3,
+        *[ctypes.c_int64] * 4,
+        *(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64),
+    ]
+    return function
+
+
+def measured_peak_flops(accelerator: str, *, bf16: bool, seconds: float = 0.2) -> float:
+    """FLOP/s of square products on the device with this process's threads, the best of all that
+    make them and of their repeats, in turn: mfu's 1. bf16: of bfloat16 factors.
+
+    Measured, not taken from a data sheet, so it holds for any device.
+    """
+    is_gpu, dtype = accelerator == "cuda", torch.bfloat16 if bf16 else torch.float32
+    calls = [
+        (2 * size**3, call)
+        for size in _SIZES[accelerator]
+        for call in makers(size, size, size, device=accelerator, dtype=dtype).values()
+    ]
+    for _, call in calls:
+        call()
+    best, start = 0.0, time.perf_counter()
+    while time.perf_counter() - start < seconds or not best:
+        for flops, call in calls:
+            if is_gpu:
+                torch.cuda.synchronize()
+            begin = time.perf_counter()
+            call()
+            if is_gpu:
+                torch.cuda.synchronize()
+            best = max(best, flops / (time.perf_counter() - begin))
+    return best
