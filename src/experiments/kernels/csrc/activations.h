@@ -12,11 +12,19 @@ inline vec at_most(vec a, vec b) { return a < b ? a : b; }
 // e^x to 2 units in the last place; what would be below 1e-38 is about that, above 1e38 likewise.
 // NaN stays one. (Cephes' expf: Moshier, netlib.org/cephes, polynomial of degree 5.)
 inline vec exp_of(vec x) {
+#if defined(__AVX512F__)
+  // of two operands, these return the second one if either is NaN
+  const __m512 above = _mm512_max_ps(_mm512_set1_ps(-104), (__m512)x);
+  const vec inside = (vec)_mm512_min_ps(_mm512_set1_ps(89), above);
+  const __m512 n = _mm512_roundscale_ps((__m512)(inside * 1.44269504f), 8);
+  vec r = inside - (vec)n * 0.693359375f;
+#else
   const vec inside = at_most(at_least(x, splat(-87.0f)), splat(88.0f));
   const vec shift = splat(12582912.0f);  // 1.5 * 2^23: what is added to it is rounded to integers
   const vec n = (inside * 1.44269504f + shift) - shift;
   vec r = inside - n * 0.693359375f;
-  r = r - n * -2.12194440e-4f;
+#endif
+  r = r - (vec)n * -2.12194440e-4f;
   vec p = splat(1.9875691500e-4f);
   p = p * r + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
@@ -24,16 +32,30 @@ inline vec exp_of(vec x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
+#if defined(__AVX512F__)
+  return (vec)_mm512_scalef_ps((__m512)p, n);  // 0 and infinity where they are, and NaN
+#else
   const int_vec power = (__builtin_convertvector(n, int_vec) + 127) << 23;
   vec scale;
   memcpy(&scale, &power, sizeof scale);
   p = p * scale;
   return x == x ? p : x;
+#endif
+}
+
+// 1 / x to a unit or two in the last place, for x that are neither huge nor tiny.
+inline vec inverse_of(vec x) {
+#if defined(__AVX512F__)
+  const vec near = (vec)_mm512_rcp14_ps((__m512)x);
+  return near * (2.0f - x * near);
+#else
+  return 1.0f / x;
+#endif
 }
 
 // erf(x), given e^(-x^2); to 1.5e-7 (Abramowitz and Stegun, 7.1.26).
 inline vec erf_of(vec x, vec e) {
-  const vec size = at_least(x, -x), t = 1.0f / (size * 0.3275911f + 1.0f);
+  const vec size = at_least(x, -x), t = inverse_of(size * 0.3275911f + 1.0f);
   vec p = splat(1.061405429f);
   p = p * t - 1.453152027f;
   p = p * t + 1.421413741f;

@@ -23,6 +23,8 @@ struct Attention {
   i64 ld() const { return padded() + UNIT; }  // of a block's scores
 };
 
+typedef float eight __attribute__((vector_size(32)));  // half a head is a multiple of it
+
 // The pairs (i, i + d_head / 2) of queries and keys, turned by their positions' angles; sign -1: back.
 inline void rotate_rows(const Attention& s, i64 t, i64 m, float* rows, float sign) {
   const i64 half = s.d_head / 2;
@@ -30,10 +32,16 @@ inline void rotate_rows(const Attention& s, i64 t, i64 m, float* rows, float sig
     const float *c = s.cos + (t + i) % s.seq * half, *w = s.sin + (t + i) % s.seq * half;
     for (i64 head = 0; head < s.n_heads + s.n_kv_heads; head++) {
       float *left = rows + head * s.d_head, *right = left + half;
-      for (i64 j = 0; j < half; j++) {
-        const float a = left[j], b = right[j], turn = sign * w[j];
-        left[j] = a * c[j] - b * turn;
-        right[j] = a * turn + b * c[j];
+      for (i64 j = 0; j < half; j += 8) {
+        eight a, b, cosine, turn;
+        memcpy(&a, left + j, sizeof a);
+        memcpy(&b, right + j, sizeof b);
+        memcpy(&cosine, c + j, sizeof cosine);
+        memcpy(&turn, w + j, sizeof turn);
+        turn *= sign;
+        const eight one = a * cosine - b * turn, two = a * turn + b * cosine;
+        memcpy(left + j, &one, sizeof one);
+        memcpy(right + j, &two, sizeof two);
       }
     }
   }
@@ -90,21 +98,31 @@ struct HeadRoom {
   }
 };
 
-// Rows of scores of the block become e^(score * scale - sum of row), 0 where a key is not seen.
-inline void softmax_row(const Attention& s, const Span& span, float* row, i64 first, i64 at, float top) {
-  for (i64 c = 0; c < span.to - span.from; c += W) {
-    vec e = exp_of(load(row + c) * s.scale - top);
-    if (span.from + c < first || span.from + c + W > at + 1)
-      e = seen(span.from + c, first, at) ? e : splat(0);
+// A row of scores becomes e^(score * scale - top), 0 where a key is not seen. Returns the sum.
+inline float exponentials(const Attention& s, const Span& span, float* row, i64 first, i64 at,
+                          float top) {
+  const i64 n = span.to - span.from, begin = most(0, first - span.from) / W * W;
+  const i64 whole = most(begin, (at + 1 - span.from) / W * W);  // up to there all keys are seen
+  vec all = {};
+  for (i64 c = 0; c < begin; c += W) store(row + c, vec{});
+  for (i64 c = begin; c < n; c += W) {
+    vec e = vec{};
+    if (c < whole || span.from + c <= at) {
+      e = exp_of(load(row + c) * s.scale - top);
+      if (c >= whole || span.from + c < first) e = seen(span.from + c, first, at) ? e : splat(0);
+    }
+    all += e;
     store(row + c, e);
   }
+  return sum(all);
 }
 
 template <class P>
 void attend(const Attention& s, i64 b, i64 head, const float* qkv, float* out, float* log_sums,
             const HeadRoom<P>& room) {
   const i64 ld = s.width(), seq = s.seq, k_pad = s.padded();
-  const i64 kv = s.n_heads + head / (s.n_heads / s.n_kv_heads);
+  const i64 kv = s.n_heads + head / (s.n_heads / s.n_kv_heads), wide = s.n_heads * s.d_head;
+  float totals[QUERIES];
   const float* rows = qkv + b * seq * ld;
   pack_transposed<P>(rows + kv * s.d_head, s.d_head, seq, ld, s.d_head, 0, up_to(seq, UNIT), 1,
                      room.keys);
@@ -127,20 +145,21 @@ void attend(const Attention& s, i64 b, i64 head, const float* qkv, float* out, f
         tops = at_least(whole ? v : (seen(span.from + c, first, at) ? v : splat(-INFINITY)), tops);
       }
       const float top = highest(tops) * s.scale;
-      softmax_row(s, span, row, first, at, top);
-      vec all = {};
-      for (i64 c = 0; c < n; c += W) all += load(row + c);
-      const float total = sum(all), inverse = 1 / total;
-      log_sums[i + r] = top + logf(total);
-      for (i64 c = 0; c < n; c += W) store(row + c, load(row + c) * inverse);
+      totals[r] = exponentials(s, span, row, first, at, top);
+      log_sums[i + r] = top + logf(totals[r]);
     }
     const Left<P> weights = left_rows<P>(room.scores, span.m, n, s.ld(), room.left);
     for (i64 j = 0; j < s.d_head; j += PANEL) {
       const i64 width = least(PANEL, s.d_head - j);
       one_panel<P, false>(span.m, width, n / P::DEPTH, weights,
                           room.values + j * (k_pad / P::DEPTH) + span.from / P::DEPTH * width, width,
-                          out + i * s.n_heads * s.d_head + j, s.n_heads * s.d_head);
+                          out + i * wide + j, wide);
     }
+    for (i64 r = 0; r < span.m; r++)
+      for (i64 c = 0; c < s.d_head; c += W) {
+        float* at = out + (i + r) * wide + c;
+        store(at, load(at) * (1 / totals[r]));
+      }
   }
 }
 
@@ -177,7 +196,7 @@ void attend_backward(const Attention& s, i64 b, i64 kv_head, const float* qkv, c
       for (i64 r = 0; r < span.m; r++) {
         float *row = room.scores + r * s.ld(), *back = room.back + r * s.ld();
         const i64 at = i + r;
-        softmax_row(s, span, row, first_of(s, b, at), at, sums[at]);
+        exponentials(s, span, row, first_of(s, b, at), at, sums[at]);
         const float mean = dot_row(result + r * wide, of_out + r * wide, d_head);
         for (i64 c = 0; c < n; c += W)
           store(back + c, load(row + c) * (load(back + c) - mean) * s.scale);

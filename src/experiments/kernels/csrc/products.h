@@ -167,6 +167,42 @@ inline void pack(const float* b, i64 k, i64 n, i64 ld, i64 k_pad, i64 from, i64 
   }
 }
 
+#if defined(__AVX512F__)
+// Sixteen rows of units, `ld` apart, become columns, `across` apart; n (at most 16) of each row.
+inline void transpose(const uint32_t* from, i64 ld, i64 n, uint32_t* to, i64 across) {
+  __m512i a[16], b[16];
+  const __mmask16 mask = (__mmask16)((1u << n) - 1);
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; i++) a[i] = _mm512_maskz_loadu_epi32(mask, from + i * ld);
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {
+    b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
+    b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {  // of each 128 bits: 4 rows of one column
+    a[i] = _mm512_unpacklo_epi64(b[i], b[i + 2]);
+    a[i + 1] = _mm512_unpackhi_epi64(b[i], b[i + 2]);
+    a[i + 2] = _mm512_unpacklo_epi64(b[i + 1], b[i + 3]);
+    a[i + 3] = _mm512_unpackhi_epi64(b[i + 1], b[i + 3]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {  // columns i, 4 + i, 8 + i, 12 + i
+    const __m512i even = _mm512_shuffle_i32x4(a[i], a[4 + i], 0x88);
+    const __m512i odd = _mm512_shuffle_i32x4(a[i], a[4 + i], 0xdd);
+    const __m512i even2 = _mm512_shuffle_i32x4(a[8 + i], a[12 + i], 0x88);
+    const __m512i odd2 = _mm512_shuffle_i32x4(a[8 + i], a[12 + i], 0xdd);
+    b[i] = _mm512_shuffle_i32x4(even, even2, 0x88);
+    b[4 + i] = _mm512_shuffle_i32x4(odd, odd2, 0x88);
+    b[8 + i] = _mm512_shuffle_i32x4(even, even2, 0xdd);
+    b[12 + i] = _mm512_shuffle_i32x4(odd, odd2, 0xdd);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; i++)
+    if (i < n) _mm512_storeu_si512(to + i * across, b[i]);
+}
+#endif
+
 // The same of the transpose of b (n, k).
 template <class P>
 inline void pack_transposed(const float* b, i64 k, i64 n, i64 ld, i64 k_pad, i64 from, i64 to,
@@ -175,6 +211,20 @@ inline void pack_transposed(const float* b, i64 k, i64 n, i64 ld, i64 k_pad, i64
   for (i64 j = from; j < to; j += PANEL) {
     const i64 width = least(PANEL, padded - j);
     typename P::Unit* panel = out + j * (k_pad / P::DEPTH);
+#if defined(__AVX512F__)
+    if (j + width <= n && k == k_pad && times == 1) {  // sixteen rows at a time
+      typename P::Unit copy[16 * UNIT * 4];
+      for (i64 c = 0; c < width; c += 16)
+        for (i64 i = 0; i < k; i += 64) {
+          const i64 some = least(64, k - i), units = some / P::DEPTH;
+          const Left<P> rows = left_rows<P>(b + (j + c) * ld + i, 16, some, ld, copy);
+          for (i64 u = 0; u < units; u += 16)
+            transpose((const uint32_t*)rows.at + u, rows.row, least(16, units - u),
+                      (uint32_t*)panel + (i / P::DEPTH + u) * width + c, width);
+        }
+      continue;
+    }
+#endif
     for (i64 c = 0; c < width; c++) {
       const float* row = b + (j + c) * ld;
       const bool there = j + c < n;
