@@ -28,31 +28,42 @@ def keep(path: Path) -> None:
     if Checkpoint.save.__module__ == __name__:
         return  # whoever forked it does
 
-    def note(checkpoint: Checkpoint, trainer: pl.Trainer, what: str, **more: Any) -> None:
-        if trainer.is_global_zero:
-            entry = {"run": checkpoint.folder.name, "pid": os.getpid(), "at": time.perf_counter()}
-            line = json.dumps({**entry, "what": what, "step": trainer.global_step, **more})
-            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-            os.write(file, line.encode() + b"\n")
-            os.close(file)
+    def note(checkpoint: Checkpoint, step: int, what: str, **more: Any) -> None:
+        entry = {"run": checkpoint.folder.name, "pid": os.getpid(), "at": time.perf_counter()}
+        line = json.dumps({**entry, "what": what, "step": step, **more})
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.write(file, line.encode() + b"\n")
+        os.close(file)
 
     start, end, save = Checkpoint.on_train_start, Checkpoint.on_train_batch_end, Checkpoint.save
+    is_due, noted = Checkpoint.is_due, dict[Checkpoint, int]()
 
     def on_train_start(self: Checkpoint, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        note(self, trainer, "start", disk=newest(self.folder), seconds=self.seconds)
+        if trainer.is_global_zero:
+            disk = newest(self.folder)
+            note(self, trainer.global_step, "start", disk=disk, seconds=self.seconds)
         start(self, trainer, module)
+
+    def asked(self: Checkpoint, step: int) -> bool:
+        """Of a step within a turn of Lightning's loop: of one process alone."""
+        note(self, step, "step")
+        noted[self] = step
+        return is_due(self, step)
 
     def on_train_batch_end(
         self: Checkpoint, trainer: pl.Trainer, module: pl.LightningModule, *more: Any
     ) -> None:
-        if trainer.global_step != self.step:
-            note(self, trainer, "step")
+        step = trainer.global_step
+        if trainer.is_global_zero and step not in (self.step, noted.get(self)):
+            note(self, step, "step")
         end(self, trainer, module, *more)
 
     def saved(self: Checkpoint, trainer: pl.Trainer) -> None:
         save(self, trainer)
-        note(self, trainer, "saved")
+        if trainer.is_global_zero:
+            note(self, trainer.global_step, "saved")
 
+    Checkpoint.is_due = asked
     Checkpoint.on_train_start = on_train_start
     Checkpoint.on_train_batch_end = on_train_batch_end
     Checkpoint.save = saved

@@ -15,13 +15,13 @@ import warnings
 import weakref
 from collections import Counter
 from contextlib import contextmanager, nullcontext
+from itertools import count
 from pathlib import Path
 from unittest.mock import Mock
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.accelerators import CPUAccelerator
-from lightning.pytorch.plugins import MixedPrecision, Precision
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -35,6 +35,7 @@ from experiments.points.planning import make_point
 from experiments.system import distributed
 from experiments.training.compiled import compile_trunk
 from experiments.training.module import LanguageModel
+from experiments.training.precision import TurnPrecision
 
 CARD = torch.device("cuda:0")
 GRAIN = 512  # bytes: what torch's allocator rounds blocks up to
@@ -222,8 +223,7 @@ class Ranks(OnCard, DDPStrategy):
 
 
 def strategy_of(point):
-    mixed = point.device.precision == "bf16-mixed"
-    precision = MixedPrecision("bf16-mixed", "cuda") if mixed else Precision()
+    precision = TurnPrecision(point.device)
     real = distributed.strategy(point.ranks, "cpu", None)
     if point.ranks.world_size == 1:
         return Alone(CARD, AnyDevice(), precision_plugin=precision)
@@ -248,14 +248,16 @@ def answer(_, bucket):
 
 
 class Zeros:
-    """Batches of a shape, without end."""
+    """Iterators of batches of a shape, without end."""
 
     def __init__(self, shape):
         self.shape = shape
 
     def __iter__(self):
         while True:
-            yield Batch(*(torch.zeros(self.shape, dtype=torch.int64) for _ in range(2)))
+            yield (
+                Batch(*(torch.zeros(self.shape, dtype=torch.int64) for _ in "ab")) for _ in count()
+            )
 
 
 @contextmanager
@@ -311,7 +313,6 @@ def run(case):
             strategy=strategy_of(point),
             max_steps=2,
             max_epochs=-1,
-            accumulate_grad_batches=point.ranks.n_micro,
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,

@@ -10,9 +10,9 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.data import DataLoader
 
 from experiments.data.batches import Batch
+from experiments.data.module import Again
 from experiments.points.planning import make_point
 from experiments.training.module import LanguageModel
 from tests.conftest import TINY
@@ -66,7 +66,7 @@ def test_a_step_asks_for_no_number_but_those_named(compose_raw, tmp_path, monkey
     point = make_point(
         compose_raw("size=2", "budget=2e9", *TINY, *paths, f"model={name}", *WAYS[way])
     )
-    asked, step, n_taken = Asked(), LanguageModel.optimizer_step, []
+    asked, step, n_taken = Asked(), LanguageModel.take_step, []
 
     def watched(self, *arguments, **keywords):
         """Forward and backward passes, clipping and the optimizer are in it."""
@@ -78,7 +78,7 @@ def test_a_step_asks_for_no_number_but_those_named(compose_raw, tmp_path, monkey
                 patch.setattr(torch.Tensor, method, _noted(asked, getattr(torch.Tensor, method)))
             return step(self, *arguments, **keywords)
 
-    monkeypatch.setattr(LanguageModel, "optimizer_step", watched)
+    monkeypatch.setattr(LanguageModel, "take_step", watched)
     module = LanguageModel(point.transformer.build(), point.plan, point.config.optim)
     tokens = torch.arange(64).view(2, 32)
     trainer = pl.Trainer(
@@ -89,7 +89,7 @@ def test_a_step_asks_for_no_number_but_those_named(compose_raw, tmp_path, monkey
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(module, DataLoader([Batch(tokens, tokens)] * 2, batch_size=None))
+    trainer.fit(module, Again(iter([Batch(tokens, tokens)] * 2)))
     assert len(n_taken) == 2
     assert asked.functions <= set(ALLOWED)
     if way == "dense" and name != "none":  # and it sees them

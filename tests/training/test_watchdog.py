@@ -22,13 +22,13 @@ from hydra import compose
 from experiments.config.composed import resolve
 from experiments.config.hydra_version import composing
 
-step = LanguageModel.training_step
-def where_it_hangs(self, batch, index):
-    if self.global_step == 20:
+take_step = LanguageModel.take_step
+def where_it_hangs(self, step, *more):
+    if step == 20:
         threading.Event().wait()
-    return step(self, batch, index)
+    return take_step(self, step, *more)
 
-LanguageModel.training_step = where_it_hangs
+LanguageModel.take_step = where_it_hangs
 with composing():
     raw = resolve(compose("config", sys.argv[1:], return_hydra_config=True))
 execute(make_point(raw), on_stall=lambda why: print("stalled:", why, flush=True))

@@ -1,7 +1,8 @@
 """The trainer's data: packed or streamed training batches, from the trainer's step on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import astuple
+from itertools import repeat
 from typing import Any
 
 import lightning.pytorch as pl
@@ -30,8 +31,10 @@ class TokenDataModule(pl.LightningDataModule):
         self.positions: dict[int, Position] = {}
         self._resumed: tuple[int, int] | None = None  # rank and world size of the checkpoint
 
-    def train_dataloader(self) -> Loader:
-        """Batches from the trainer's step on: those that an uninterrupted run would see."""
+    def train_dataloader(self) -> Iterable[Iterator[Batch]]:
+        """Batches from the trainer's step on: those that an uninterrupted run would see. Each item
+        is the iterator of them all.
+        """
         trainer = self.trainer
         assert trainer is not None
         here = (trainer.global_rank, trainer.world_size)
@@ -44,13 +47,15 @@ class TokenDataModule(pl.LightningDataModule):
         n_workers = self.n_workers
         if isinstance(batches, StreamedBatches):
             n_workers = usable_workers(n_workers, batches.n_lanes)
-        return Loader(batches, n_workers, self.n_micro)
+        return Again(self._noted(Loader(batches, n_workers, self.n_micro)))
 
-    def consumed(self, batch: Batch) -> None:
-        """Notes that the trainer has used a batch."""
-        if batch.position is not None:
-            position = Position(*batch.position)
-            self.positions[position.lane] = position
+    def _noted(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches; of each that is taken the position, for the next checkpoint."""
+        for batch in batches:
+            if batch.position is not None:
+                position = Position(*batch.position)
+                self.positions[position.lane] = position
+            yield batch
 
     def state_dict(self) -> dict[str, Any]:
         assert self.trainer is not None
@@ -67,18 +72,11 @@ class TokenDataModule(pl.LightningDataModule):
         self._resumed = (state_dict["rank"], state_dict["world_size"])
 
 
-class Consumed(pl.Callback):
-    """Tells the data module of each batch that a step has used; before any checkpoint of it."""
+class Again:
+    """The same iterator again and again: a turn of Lightning's loop takes a batch for each step."""
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        *_: Any,
-        **__: Any,
-    ) -> None:
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(data, TokenDataModule)
-        data.consumed(batch)
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[Iterator[Batch]]:
+        return repeat(self._batches)

@@ -20,7 +20,6 @@ from experiments.system.seals import damage_of
 LAST, PREVIOUS = CHECKPOINT_NAME, "previous.ckpt"
 _TEMPORARY = f"last{PARTIAL}"
 _VOTE_SECONDS, _VOTE_STEPS = 1.0, 20  # between two votes of the ranks, at most
-_VOTE_SECONDS, _VOTE_STEPS = 1.0, 20  # between two votes of the ranks, at most
 
 
 class Checkpoint(pl.Callback):
@@ -63,7 +62,7 @@ class Checkpoint(pl.Callback):
         if trainer.global_step == self.step:
             return  # in the middle of one, whose gradients a checkpoint would lose
         self.step = trainer.global_step
-        due = time.perf_counter() - self.saved > self.seconds
+        due = self._is_time()
         stop = interruption.received() is not None
         if trainer.world_size > 1:
             due, stop = self._votes.agreed(trainer, due, stop)
@@ -72,6 +71,13 @@ class Checkpoint(pl.Callback):
         elif due or self.step in self.starts:
             self.save(trainer)
             self._keep(trainer)
+
+    def is_due(self, step: int) -> bool:
+        """Whether one is to be saved with so many steps taken."""
+        return self._is_time() or step in self.starts
+
+    def _is_time(self) -> bool:
+        return time.perf_counter() - self.saved > self.seconds
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.global_step != self.saved_step:  # else previous.ckpt would be as far as the last

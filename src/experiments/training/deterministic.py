@@ -29,7 +29,10 @@ def set_deterministic(on: bool) -> None:
 def strict_backward() -> Iterator[None]:
     """Around a backward pass: nothing, unless set_deterministic asked for more."""
     mode = torch.get_deterministic_debug_mode()
-    torch.set_deterministic_debug_mode("error" if mode else "default")
+    if not mode:
+        yield
+        return
+    torch.set_deterministic_debug_mode("error")
     try:
         yield
     finally:

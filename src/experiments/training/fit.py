@@ -13,7 +13,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 
-from experiments.data.module import Consumed, TokenDataModule
+from experiments.data.module import TokenDataModule
 from experiments.points.point import Point
 from experiments.records.kept import Starts
 from experiments.records.record import HISTORY_NAME
@@ -25,8 +25,10 @@ from experiments.training.deterministic import set_deterministic
 from experiments.training.history import History
 from experiments.training.module import LanguageModel
 from experiments.training.part_steps import PartSteps
+from experiments.training.precision import TurnPrecision
 from experiments.training.seal import SealedCheckpoints
-from experiments.training.watchdog import AfterEachStep, Guards, every_second
+from experiments.training.turns import Turns
+from experiments.training.watchdog import AfterEachTurn, Guards, every_second
 
 Sink = Callable[[dict[str, float]], None]
 
@@ -99,21 +101,28 @@ def fit(
     checkpoint = Checkpoint(
         point.run_dir, trainer_config.checkpoint_minutes, resumed, starts, guards.check
     )
-    each_step = [every_second(guards.check), beat]
-    # before the checkpoint, which has what a part keeps of the step
-    callbacks = [AfterEachStep(each_step), Consumed(), history, *parts, RandomState(), checkpoint]
+    module.turns = Turns(
+        every=every,
+        n_steps=point.plan.n_steps,
+        is_due=checkpoint.is_due,
+        every_step=ranks.world_size > 1,
+    )
+    module.beat = beat
+    each_turn = [every_second(guards.check), beat]
+    callbacks = [AfterEachTurn(each_turn), history, *parts, RandomState(), checkpoint]
     trainer = pl.Trainer(
         max_steps=point.plan.n_steps,
         max_epochs=-1,
         accelerator=device.accelerator,
         devices=distributed.devices(ranks, device.accelerator),
         num_nodes=ranks.num_nodes,
-        accumulate_grad_batches=ranks.n_micro,
         strategy=distributed.strategy(ranks, device.accelerator, trainer_config.stall_minutes),
-        precision=device.precision,  # type: ignore[arg-type]  # Lightning's Literal, checked before
-        # Consumed first: a checkpoint holds what the batches before it used
         callbacks=callbacks,
-        plugins=[distributed.cluster_environment(ranks), SealedCheckpoints()],
+        plugins=[
+            distributed.cluster_environment(ranks),
+            SealedCheckpoints(),
+            TurnPrecision(device),
+        ],
         default_root_dir=point.run_dir,
         use_distributed_sampler=False,  # our batches know their rank
         logger=False,

@@ -1,13 +1,16 @@
 """The LightningModule: loss, optimizer, schedule."""
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import ParallelStrategy
+from torch import Tensor, nn
 
 from experiments.budget.plan import Plan
 from experiments.config.constraints import KernelName
@@ -17,10 +20,12 @@ from experiments.models.fused import HEAD, Fused
 from experiments.models.transformer import Transformer
 from experiments.optim.groups import build_optimizer
 from experiments.optim.optimizer import clip_gradients
+from experiments.optim.rates import Rates
 from experiments.optim.schedule import decay_steps, lr_factor, step_of_stage, warmup_steps
 from experiments.points.point import TrainingPart
 from experiments.training.compiled import compile_trunk
 from experiments.training.deterministic import strict_backward
+from experiments.training.turns import Turns
 
 DIVERGED_LOSS = 2.0  # times log(vocab_size), the loss of a model that knows nothing
 
@@ -31,7 +36,13 @@ class LanguageModel(pl.LightningModule):
     kernel and optim.table_gradient say how the layers' tables are read and what their gradients
     become: the model's execution, which configure_optimizers sets (groups.py). compiled: training
     steps call the trunk that torch.compile makes (compiled.py). trunk: or the fused one (trunk.py).
+
+    turns: how many steps a turn of Lightning's loop takes (turns.py); None: one. beat(): called by
+    parts at each piece of long work.
     """
+
+    turns: Turns | None
+    beat: Callable[[], object]
 
     def __init__(
         self,
@@ -45,10 +56,12 @@ class LanguageModel(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.model, self.plan, self.optim, self.kernel = model, plan, optim, kernel
-        self.n_micro, self._n_seen = n_micro, 0
+        self.n_micro, self.automatic_optimization = n_micro, False
+        self._in_order: list[nn.Parameter] = []  # once they are on their device
         self._compiled = compile_trunk(model) if compiled else None  # a function: no submodule
         self.trunk: Fused | None = None
         self.parts: list[TrainingPart] = []
+        self.turns, self.beat = None, lambda: None
         self.register_buffer("step_losses", torch.full((plan.n_steps,), math.nan))
         self.step_losses: Tensor
 
@@ -62,33 +75,85 @@ class LanguageModel(pl.LightningModule):
         self.add_module(part.state_name, part)
         self.parts.append(part)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The mean loss of the batch in nats/token, plus the layers' own losses."""
+    def training_step(self, batches: Iterator[Batch]) -> None:
+        """A turn of Lightning's loop: steps, until its callbacks are to hear of one."""
+        optimizer, schedule = self.optimizers(), self.lr_schedulers()
+        assert isinstance(optimizer, LightningOptimizer)
+        assert isinstance(schedule, Rates)
+        step, turns = self.global_step, self.turns
+        if turns is not None:
+            turns.begin()
+        while True:
+            self.take_step(step, batches, optimizer)
+            schedule.step()
+            step += 1
+            for part in self.parts:
+                part.at_step(step, self.beat)
+            if turns is None or turns.is_over(step):
+                return
+
+    def take_step(self, step: int, batches: Iterator[Batch], optimizer: LightningOptimizer) -> None:
+        """A step, and the layers' own after it.
+
+        Then gradients end, before the next forward pass. Those of several ranks are views of DDP's
+        buckets, which stay: new ones would be a copy beside them.
+        """
+        strategy = self.trainer.strategy
+        noted: Tensor | float = 0.0
         for part in self.parts:
-            part.before_step(self.global_step)
-        loss, logits = self._loss(batch)
-        self._note(self._over_ranks(loss.detach()))
+            part.before_step(step)
+        for left in reversed(range(self.n_micro)):
+            batch = next(batches, None)
+            assert batch is not None, "batches have no end"
+            with self._apart() if left else nullcontext():
+                with self.trainer.precision_plugin.forward_context():
+                    loss, own = self.losses(batch)
+                if self.n_micro > 1:
+                    loss, own = loss / self.n_micro, own / self.n_micro
+                noted = noted + own
+                strategy.pre_backward(loss)
+                self.backward(loss)
+                strategy.post_backward(loss)
+        self.step_losses[step] = noted
+        self.clip()
+        optimizer.step()
+        for layer in self.model.ffn_layers():
+            layer.after_step()
+        if torch.distributed.is_initialized():
+            optimizer.zero_grad(set_to_none=False)
+        else:
+            for parameter in self._in_order:
+                parameter.grad = None
+
+    def _apart(self) -> AbstractContextManager[None]:
+        """Around a backward pass whose gradients are not averaged over ranks yet."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ParallelStrategy):
+            return strategy.block_backward_sync()
+        return nullcontext()
+
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The mean loss of the batch in nats/token: plus the layers' and the parts' own, to be
+        minimized, and alone, over all ranks.
+        """
+        inputs, targets = (t.to(self.device, non_blocking=True) for t in batch[:2])
+        loss, logits = self._loss(inputs, targets)
+        own = self._over_ranks(loss.detach())
         for part in self.parts:
-            loss = loss + part.penalty(self.model, batch.inputs, logits)
+            loss = loss + part.penalty(self.model, inputs, logits)
         for layer in self.model.ffn_layers():
             auxiliary = layer.auxiliary_loss()
             if auxiliary is not None:
                 loss = loss + auxiliary
-        return loss
+        return loss, own
 
-    def _loss(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    def _loss(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
         """The mean cross entropy; and the logits, if they are ever whole."""
         if self.trunk is not None and HEAD not in self.trunk.eager:
-            return self.trunk.losses(batch.inputs, batch.targets)[0], None
+            return self.trunk.losses(inputs, targets)[0], None
         forward = self._compiled or (self.model if self.trunk is None else self.trunk.logits)
-        logits = forward(batch.inputs)
-        return F.cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten()), logits
-
-    def _note(self, loss: Tensor) -> None:
-        """Adds a part's loss to its step's mean."""
-        before = self.step_losses[self.global_step] if self._n_seen else 0.0
-        self.step_losses[self.global_step] = before + loss / self.n_micro
-        self._n_seen = (self._n_seen + 1) % self.n_micro
+        logits = forward(inputs)
+        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten()), logits
 
     def _over_ranks(self, loss: Tensor) -> Tensor:
         """The mean over ranks, each of which has the same number of tokens."""
@@ -102,30 +167,12 @@ class LanguageModel(pl.LightningModule):
         with strict_backward():
             super().backward(loss, *arguments, **keywords)
 
-    def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
-        """Clips the norm of all gradients together. Ours, for Lightning's own refuses fused AdamW
-        under mixed precision, on account of a loss scaler that bfloat16 does not have.
-        """
+    def clip(self) -> None:
+        """Clips the norm of all gradients together, once the parts have dropped theirs."""
         for part in self.parts:
             part.mask()
         if self.optim.grad_clip is not None:
-            clip_gradients(self.model.parameters(), self.optim.grad_clip)
-
-    def optimizer_step(
-        self, epoch: int, batch_idx: int, optimizer: Any, *arguments: Any, **keywords: Any
-    ) -> None:
-        """The step, then the layers' own; here, so that a checkpoint of the step holds both.
-
-        Then gradients end, before the next forward pass, which Lightning lets hold them. Those of
-        several ranks are views of DDP's buckets, which stay: new ones would be a copy beside them.
-        """
-        super().optimizer_step(epoch, batch_idx, optimizer, *arguments, **keywords)
-        for layer in self.model.ffn_layers():
-            layer.after_step()
-        optimizer.zero_grad(set_to_none=not torch.distributed.is_initialized())
-
-    def optimizer_zero_grad(self, *_: Any, **__: Any) -> None:
-        """Nothing: optimizer_step has done it."""
+            clip_gradients(self._in_order, self.optim.grad_clip)
 
     def configure_optimizers(self) -> Any:
         """AdamW over the groups of groups.py, all under one schedule; of a stream, each stage has
@@ -133,6 +180,7 @@ class LanguageModel(pl.LightningModule):
         """
         o, batch_tokens = self.optim, self.plan.batch_tokens
         optimizer = build_optimizer(self.model, self.plan.lr, o, self.kernel)
+        self._in_order = list(self.model.parameters())
         for part in self.parts:
             part.set_optimizer(optimizer, self.model)
 
@@ -149,14 +197,15 @@ class LanguageModel(pl.LightningModule):
                 power=o.trunk_power,
             )
 
-        scheduler = LambdaLR(optimizer, factor)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        return {"optimizer": optimizer, "lr_scheduler": Rates(optimizer, factor)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes the losses of a shorter plan's steps, or of a longer one's first: a trunk's."""
+        """Takes the losses of a shorter plan's steps, or of a longer one's first: a trunk's. And
+        the number of steps where Lightning looks for it: before a turn held several, elsewhere.
+        """
+        steps = dict.fromkeys(("ready", "completed"), checkpoint["global_step"])
+        place = "epoch_loop.manual_optimization.optim_step_progress"
+        checkpoint["loops"]["fit_loop"][place] = {"total": steps, "current": dict(steps)}
         found = checkpoint["state_dict"]["step_losses"][: self.plan.n_steps]
         losses = torch.full_like(self.step_losses, math.nan, device=found.device)
         losses[: len(found)] = found

@@ -1,4 +1,4 @@
-"""A run's parts between its steps, and what of them is in checkpoints beside buffers."""
+"""A run's parts before its first step, and what of them is in checkpoints beside buffers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,9 +28,4 @@ class PartSteps(pl.Callback):
         self._part.take(state_dict)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._part.at_step(trainer.global_step, self._begun)
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any, **__: Any
-    ) -> None:
         self._part.at_step(trainer.global_step, self._begun)

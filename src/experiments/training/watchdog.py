@@ -110,16 +110,14 @@ def every_second(function: Callable[[], None]) -> Callable[[], None]:
     return call
 
 
-class AfterEachStep(pl.Callback):
-    """Calls functions after every step, before anything of the step is written."""
+class AfterEachTurn(pl.Callback):
+    """Calls functions after every turn of Lightning's loop, before anything of it is written."""
 
     def __init__(self, functions: Sequence[Callable[[], None]]) -> None:
-        self.functions, self.step = functions, -1
+        self.functions = functions
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any, **__: Any
     ) -> None:
-        if trainer.global_step != self.step:
-            self.step = trainer.global_step
-            for function in self.functions:
-                function()
+        for function in self.functions:
+            function()

@@ -1,0 +1,130 @@
+"""Steps in turns of Lightning's loop: which step ends one, and that no number depends on it."""
+
+import os
+import signal
+
+import pytest
+import torch
+
+from experiments.points.planning import make_point
+from experiments.system import interruption
+from experiments.training import turns
+from experiments.training.checkpoints import LAST
+from experiments.training.execute import execute
+from experiments.training.module import LanguageModel
+from experiments.training.turns import Turns
+from tests.conftest import TINY, Killed, kill_at
+
+
+@pytest.fixture(autouse=True)
+def _no_clock(monkeypatch):
+    """On a busy machine a step may take as long as a turn."""
+    monkeypatch.setattr(turns, "_SECONDS", 600.0)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def make(compose_raw, tmp_path, cache):
+    def point(*overrides, folder="results"):
+        paths = (f"paths.results={tmp_path / folder}", f"paths.cache={cache}")
+        return make_point(compose_raw("size=1", "budget=5e8", *TINY, *paths, *overrides))
+
+    return point
+
+
+def trained(point):
+    """What a run came to: all tensors of its checkpoint, and its loss on held-out text."""
+    record = execute(point)
+    assert record.status == "done", record.error
+    loaded = torch.load(point.run_dir / LAST, weights_only=True)
+    moments = loaded["optimizer_states"][0]["state"].values()
+    return [*loaded["state_dict"].values(), *(t for m in moments for t in m.values())], record
+
+
+def ended(given, due=(), every_step=False):
+    turn = Turns(every=10, n_steps=35, is_due=lambda step: step in due, every_step=every_step)
+    turn.begin()
+    return [step for step in given if turn.is_over(step)]
+
+
+def test_rows_the_last_step_and_what_is_due_end_a_turn():
+    assert ended(range(1, 36), due=(13, 20)) == [10, 13, 20, 30, 35]
+
+
+def test_every_step_of_several_ranks_ends_one():
+    assert ended(range(1, 6), every_step=True) == [1, 2, 3, 4, 5]
+
+
+def test_a_tenth_of_a_second_ends_one(monkeypatch):
+    monkeypatch.setattr(turns, "_SECONDS", 0.0)
+    assert ended(range(1, 6)) == [1, 2, 3, 4, 5]
+
+
+def test_a_signal_ends_one():
+    interruption.listen()
+    try:
+        with interruption.deferred():
+            assert ended([1]) == []
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert ended([1]) == [1]
+    finally:
+        interruption.forget()
+        for number in interruption.SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "choices", [("model=moe_fine",), ("trainer.precision=bf16-mixed", "trainer.micro_batch_size=2")]
+)
+def test_numbers_do_not_depend_on_turns(make, monkeypatch, choices):
+    taken, step = [], LanguageModel.training_step
+
+    def counted(self, batches):
+        taken.append(1)
+        step(self, batches)
+
+    monkeypatch.setattr(LanguageModel, "training_step", counted)
+    several, record = trained(make(*choices))
+    assert len(taken) == -(-record.n_steps // 10)
+    single, other = trained(make(*choices, "logger.log_every_n_steps=1", folder="single"))
+    assert len(taken) == -(-record.n_steps // 10) + record.n_steps
+    assert other.val_loss == record.val_loss
+    assert all(map(torch.equal, several, single))
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_a_version_with_a_turn_for_each_batch_is_gone_on_from(make):
+    choices = ("trainer.micro_batch_size=2",)
+    whole, record = trained(make(*choices))
+    broken = make(*choices, "trainer.checkpoint_minutes=0", folder="broken")
+    with pytest.raises(Killed):
+        execute(broken, kill_at(10))
+    path = broken.run_dir / LAST
+    checkpoint = torch.load(path, weights_only=True)
+    n_steps, loop = checkpoint["global_step"], checkpoint["loops"]["fit_loop"]
+    assert n_steps == 9
+
+    def counted(n, *names):
+        return {key: dict.fromkeys(names, n) for key in ("total", "current")}
+
+    names = ("ready", "started", "processed", "completed")
+    loop["epoch_loop.batch_progress"] |= counted(2 * n_steps, *names)
+    loop["epoch_loop.batch_progress"]["total"]["completed"] -= 1
+    loop["epoch_loop.batch_progress"]["current"]["completed"] -= 1
+    of_steps = loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
+    of_steps["step"] = counted(n_steps, "ready", "completed")
+    place = "epoch_loop.manual_optimization.optim_step_progress"
+    loop[place] = counted(0, "ready", "completed")
+    torch.save(checkpoint, path)
+    steps = []
+    record_of_two = execute(make(*choices, folder="broken"), lambda row: steps.append(row["step"]))
+    assert steps[0] == 10
+    assert record_of_two.val_loss == record.val_loss
+    found = torch.load(path, weights_only=True)["state_dict"].values()
+    assert all(map(torch.equal, found, whole))
