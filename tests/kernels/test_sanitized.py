@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from experiments.kernels import build, reference
+from experiments.kernels import build, mixture, reference
 from experiments.kernels.cpp import Cpp, levels
 from experiments.kernels.interface import AdamWStep
+from experiments.kernels.mixture import Experts, Routing, mixture_half
 from experiments.kernels.ops import gather_dot, gather_sum, product_key_topk, row_adamw
+from experiments.kernels.trunk import ACTIVATIONS, TrunkKernel
 from tests.conftest import REPOSITORY
 from tests.kernels.implementations import Given, assert_close
 
@@ -94,7 +96,7 @@ def calls() -> None:
     counts = [0, 0]
     for i in range(N_CALLS):
         torch.manual_seed(i)
-        function = draw.choice([_gather_dot, _gather_sum, _search, _steps])
+        function = draw.choice([_gather_dot, _gather_sum, _search, _steps, _mixture])
         wrong = draw.random() < 0.5
         try:
             function(draw, kernels[i % len(kernels)], wrong)
@@ -205,3 +207,39 @@ def _steps(draw: random.Random, kernel: Cpp, wrong: bool) -> None:
     step = AdamWStep(lr=0.1, beta1=0.9, beta2=0.99, eps=1e-8, weight_decay=0.1, step=1)
     row_adamw(kernel, given["table"], moments, given["idx"], given["gradient"], step)
     assert given["table"].isfinite().all()
+
+
+def _mixture(draw: random.Random, kernel: Cpp, wrong: bool) -> None:
+    trunk = TrunkKernel(kernel.library, kernel.level)
+    mixture.load_trunk = lambda: trunk  # the level's
+    n_tokens, d, n = _size(draw, 200), draw.choice([16, 48, 80]), _size(draw, 9)
+    d_ff, experts_choose = _size(draw, 90), draw.random() < 0.5
+    most = n_tokens if experts_choose else n
+    n_chosen = draw.randint(1, most)
+    x, w_in = torch.randn(n_tokens, d), torch.randn(n, d, d_ff, requires_grad=True)
+    w_gate = torch.randn(n, d, d_ff, requires_grad=True) if draw.random() < 0.5 else None
+    given = {
+        "router": torch.randn(n, d, requires_grad=True),
+        "w_out": torch.randn(n, d_ff, d, requires_grad=True),
+        "bias": torch.randn(n),
+        "base": torch.randn(n_tokens, d) if draw.random() < 0.5 else None,
+    }
+    if wrong and draw.random() < 0.3:
+        n_chosen = draw.choice([0, -1, most + 1])
+    elif wrong:
+        name = draw.choice([name for name, tensor in given.items() if tensor is not None])
+        ways = [given[name].double, lambda: given[name][:, None], lambda: given[name][1:]]
+        given |= {name: draw.choice(ways)()}
+    routing = Routing(
+        experts_choose=experts_choose,
+        softmax=draw.random() < 0.5,
+        n_chosen=n_chosen,
+        bias=given["bias"],
+    )
+    experts = Experts(given["router"], w_in, w_gate, given["w_out"])
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=draw.random() < 0.5):
+        norm, activation = nn.RMSNorm(d), draw.choice(ACTIVATIONS)
+        mixed = mixture_half(x, norm, experts, routing, activation, 0.5, given["base"])
+        (mixed.y.sum() + mixed.gates.square().sum()).backward()
+    assert mixed.y.isfinite().all()
+    assert w_in.grad.isfinite().all()

@@ -15,6 +15,7 @@ from pathlib import Path
 _IN_PLACE_OF = {
     "experiments.kernels.ops": "experiments.kernels.plain",
     "experiments.kernels.grouped": "experiments.kernels.plain",
+    "experiments.kernels.mixture": "experiments.kernels.plain",
     "experiments.kernels.trunk": "experiments.kernels.plain",
 }
 _FROM = re.compile(r"^(\s*from )([\w.]+)(?= import\b)", re.MULTILINE)

@@ -8,6 +8,7 @@ of tokens at a time. Suffixes as in interface.py.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -91,6 +92,55 @@ def mlp_half(
     times: float,
 ) -> Tensor:
     """As kernels/trunk.py has it, which an export has no use for."""
+    raise RuntimeError("an export has no fused form")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Routing:
+    """As kernels/mixture.py has it, like those below."""
+
+    experts_choose: bool
+    softmax: bool
+    n_chosen: int
+    bias: Tensor
+
+
+class Experts(NamedTuple):
+    """Weights of a mixture."""
+
+    router: Tensor
+    w_in: Tensor
+    w_gate: Tensor | None
+    w_out: Tensor
+
+
+class Mixed(NamedTuple):
+    """A mixture's half-block and its choices."""
+
+    y: Tensor
+    gates: Tensor
+    choices: Tensor
+    chosen: Tensor
+    ends: Tensor
+
+
+def why_not_mixture(
+    linears: tuple[nn.Module | None, ...], experts: tuple[Tensor | None, ...], activation: str
+) -> str | None:
+    """An export is computed as it is written."""
+    return why_not_mlp(linears, activation)
+
+
+def mixture_half(
+    x: Tensor,
+    norm: nn.RMSNorm,
+    experts: Experts,
+    routing: Routing,
+    activation: str,
+    times: float,
+    base: Tensor | None = None,
+) -> Mixed:
+    """As mlp_half."""
     raise RuntimeError("an export has no fused form")
 
 

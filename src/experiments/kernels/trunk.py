@@ -30,8 +30,10 @@ _N_TENSORS = {  # that each function takes, before sizes
     "mlp_forward": 9,
     "mlp_backward": 14,
     "head": 9,
+    "mixture_forward": 17,  # mixture.py's
+    "mixture_backward": 22,
 }
-_N_SIZES = {"attention": 6, "mlp": 4, "head": 3}
+_N_SIZES = {"attention": 6, "mlp": 4, "head": 3, "mixture": 9}
 
 
 class TrunkKernel:

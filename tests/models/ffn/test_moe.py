@@ -221,3 +221,55 @@ def test_shared_experts_start_as_experts_do(n_shared):
         fan_in = 128 if "out" in name else 64
         size = 1 if name == "router.weight" else float(matrix.detach().std() * fan_in**0.5)
         assert size == pytest.approx(1, rel=0.05), name
+
+
+FUSED = [
+    {"gate": "sigmoid", "capacity_factor": 2.0},
+    {"gate": "softmax", "glu": True, "activation": "silu", "n_shared_experts": 1},
+    {"routing": "token_choice", "top_k": 3, "gate": "sigmoid", "balance": "bias"},
+    {"routing": "token_choice", "top_k": 2, "balance": "loss", "n_shared_experts": 2},
+    {"routing": "token_choice", "granularity": 3.0, "glu": True},
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", FUSED, ids=str)
+def test_the_fused_half_trains_as_the_layer_does(options):
+    rate = {"balance_rate": 0.01} if options.get("balance") else {}
+    config = MoEConfig(n_experts=6, **options, **rate)
+    results = []
+    for fused in (False, True):
+        torch.manual_seed(1)
+        layer, norm = config.build(32), torch.nn.RMSNorm(32)
+        assert layer.why_not_fused() is None
+        optimizer = torch.optim.SGD([*layer.parameters(), *norm.parameters()], lr=0.1)
+        losses = []
+        with metered([layer]) as (meter,):
+            for _ in range(5):
+                x, wanted = torch.randn(2, 3, 20, 32)
+                y = layer.fused_half(x, norm, 0.5) if fused else x + 0.5 * layer(norm(x))
+                loss = (y - wanted).square().mean()
+                extra = layer.auxiliary_loss()
+                (loss if extra is None else loss + extra).backward()
+                losses.append(loss.item())
+                optimizer.step()
+                optimizer.zero_grad()
+                load = layer.load.clone()
+                layer.after_step()
+        state = [*layer.state_dict().values(), norm.weight.detach(), load]
+        results.append([torch.tensor(losses), meter.weight, *state])
+    for eager, fused in zip(*results, strict=True):
+        torch.testing.assert_close(fused, eager, rtol=1e-4, atol=1e-5)
+
+
+def test_in_an_export_and_in_evaluation_the_fused_half_counts_no_load():
+    config = MoEConfig(
+        n_experts=4, routing="token_choice", top_k=2, balance="loss", balance_rate=0.1
+    )
+    layer, norm = config.build(16), torch.nn.RMSNorm(16)
+    x = torch.randn(1, 8, 16)
+    layer.eval().fused_half(x, norm, 1.0)
+    layer.train().balances = False
+    layer.fused_half(x, norm, 1.0)
+    assert layer.auxiliary_loss() is None
+    assert not layer.load.any()

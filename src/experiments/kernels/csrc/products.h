@@ -289,17 +289,43 @@ inline void one_panel(i64 m, i64 width, i64 depth, const Left<P>& a, const typen
   }
 }
 
-// C (m, n) (+)= A (m, k) B (k, n), over the first `depth` units of A and of B, which is packed to k_pad
-// along K. n: columns that are written, the first of n_packed. Rows of c are ld apart.
+// A right operand: panel j of it begins at at[j * panel], and its rows are `across` units apart; 0: as
+// many as the panel has columns, which is how pack() leaves it.
+template <class P>
+struct Right {
+  const typename P::Unit* at;
+  i64 panel, across;
+};
+
+// What pack() or pack_transposed() has written to k_pad along K.
+template <class P>
+inline Right<P> packed(const typename P::Unit* at, i64 k_pad) {
+  return {at, k_pad / P::DEPTH * PANEL, 0};
+}
+
+// The rows of b (k, n), ld apart: where they are if they may be read so, to a multiple of UNIT columns;
+// else packed into room, of packed_units(k, n).
+template <class P>
+inline Right<P> right_rows(const float* b, i64 k, i64 n, i64 ld, bool where_it_is,
+                           typename P::Unit* room) {
+  if constexpr (!P::COPIES)
+    if (where_it_is) return {b, PANEL, ld};
+  const i64 k_pad = up_to(k, P::DEPTH);
+  pack<P>(b, k, n, ld, k_pad, 0, up_to(n, UNIT), 1, room);
+  return packed<P>(room, k_pad);
+}
+
+// C (m, n) (+)= A (m, k) B (k, n), over the first `depth` units of A and of B. n: columns that are
+// written, the first of n_packed. Rows of c are ld apart.
 template <class P, bool ADD>
-inline void multiply(i64 m, i64 n, i64 depth, const Left<P>& a, const typename P::Unit* b, i64 k_pad,
-                     float* c, i64 ld, i64 n_packed = 0) {
+inline void multiply(i64 m, i64 n, i64 depth, const Left<P>& a, const Right<P>& b, float* c, i64 ld,
+                     i64 n_packed = 0) {
   float tail[TAIL][PANEL];
   if (!n_packed) n_packed = up_to(n, UNIT);
   for (i64 j = 0; j < n; j += PANEL) {
     const i64 width = least(PANEL, up_to(n - j, UNIT)), valid = least(width, n - j);
-    const i64 across = least(PANEL, n_packed - j);
-    const typename P::Unit* panel = b + j * (k_pad / P::DEPTH);
+    const i64 across = b.across ? b.across : least(PANEL, n_packed - j);
+    const typename P::Unit* panel = b.at + j / PANEL * b.panel;
     if (valid == width) {
       one_panel<P, ADD>(m, width, depth, a, panel, across, c + j, ld);
       continue;
@@ -314,6 +340,13 @@ inline void multiply(i64 m, i64 n, i64 depth, const Left<P>& a, const typename P
         memcpy(c + (i + r) * ld + j, tail[r], valid * sizeof(float));
     }
   }
+}
+
+// The same of a packed B.
+template <class P, bool ADD>
+inline void multiply(i64 m, i64 n, i64 depth, const Left<P>& a, const typename P::Unit* b, i64 k_pad,
+                     float* c, i64 ld, i64 n_packed = 0) {
+  multiply<P, ADD>(m, n, depth, a, packed<P>(b, k_pad), c, ld, n_packed);
 }
 
 // ---------------------------------------------------------------------------------- room

@@ -25,7 +25,9 @@ from experiments.config.effects import Is
 from experiments.config.fields import added, used
 from experiments.kernels.autocast import in_autocast
 from experiments.kernels.grouped import grouped_matmul
+from experiments.kernels.mixture import Experts, Routing, mixture_half, why_not_mixture
 from experiments.kernels.ops import Execution, gather_sum
+from experiments.kernels.trunk import mlp_half
 from experiments.models.ffn._base import ACTIVATIONS, FFN, WidthFactor, check_choice
 from experiments.models.roles import MAP, Role
 
@@ -251,6 +253,37 @@ class MoE(FFN):
             gate = None if self.shared_gate is None else self.shared_gate(tokens)
             y = y + self.shared_out(self._hidden(self.shared_in(tokens), gate))
         return y.to(x.dtype).view_as(x)
+
+    def why_not_fused(self) -> str | None:
+        linears = (self.router, self.shared_in, self.shared_gate, self.shared_out)
+        tensors = (self.w_in, self.w_gate, self.w_out, self.selection_bias)
+        return why_not_mixture(linears, tensors, self.config.activation)
+
+    def fused_half(self, x: Tensor, norm: nn.RMSNorm, times: float) -> Tensor:
+        """The shared experts are an MLP's half, to which the routed ones' outputs are added."""
+        config, base = self.config, None
+        if self.shared_in is not None and self.shared_out is not None:
+            gate = None if self.shared_gate is None else self.shared_gate.weight
+            shared = (self.shared_in.weight, gate, self.shared_out.weight)
+            base = mlp_half(x, norm, shared, config.activation, times)
+        chosen_by_experts = config.routing == "expert_choice"
+        n_tokens = x.shape[:-1].numel()
+        routing = Routing(
+            experts_choose=chosen_by_experts,
+            softmax=config.gate == "softmax",
+            n_chosen=config.capacity(n_tokens) if chosen_by_experts else config.top_k,
+            bias=self.selection_bias,
+        )
+        experts = Experts(self.router.weight, self.w_in, self.w_gate, self.w_out)
+        mixed = mixture_half(x, norm, experts, routing, config.activation, times, base)
+        if chosen_by_experts:
+            expert_E1 = torch.arange(self.n_experts).unsqueeze(1)
+            self.record_usage(expert_E1.expand_as(mixed.choices), mixed.chosen)
+        else:
+            self.record_usage(mixed.choices, mixed.chosen)
+            if self.training and self.balances:
+                self._balance(mixed.ends.diff(prepend=mixed.ends.new_zeros(1)), mixed.gates)
+        return mixed.y
 
     def _hidden(self, inner: Tensor, gate: Tensor | None) -> Tensor:
         """The activated hidden units."""
