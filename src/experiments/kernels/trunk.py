@@ -11,6 +11,7 @@ Suffixes: T tokens, D width, F hidden units, V entries of the vocabulary.
 """
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -108,11 +109,14 @@ def why_not_linear(linear: nn.Module) -> str | None:
     """Why the operators here can't take a linear map's place, in words; None if they can."""
     if type(linear) is not nn.Linear or linear.bias is not None:
         return f"{type(linear).__name__} is not a plain linear map"
-    if linear.weight.dtype != torch.float32 or linear.weight.device.type == "cuda":
-        return f"weights are {linear.weight.dtype} on {linear.weight.device}, not float32 on a CPU"
-    if linear._forward_hooks or linear._forward_pre_hooks:
-        return "a hook of a linear map wants to be called"
-    return None
+    return why_not_weights(linear.weight)
+
+
+def why_not_weights(weight: Tensor) -> str | None:
+    """The same of a parameter."""
+    if weight.dtype == torch.float32 and weight.device.type in ("cpu", "meta"):
+        return None  # of a model that is planned, meta
+    return f"weights are {weight.dtype} on {weight.device}, not float32 on a CPU"
 
 
 def why_not_mlp(linears: tuple[nn.Module | None, ...], activation: str) -> str | None:
@@ -151,9 +155,23 @@ def attention_half(
 
     norm (D,) are RMS norm's weights; w_qkv ((n_heads + 2 n_kv_heads) d_head, D), w_out (D, D);
     angles: cos and sin, each (seq, d_head / 2). first (batch, seq) int32: the first position that
-    each one sees; None: all see from 0.
+    each one sees, none later than itself; None: all see from 0. Raises TypeError and ValueError
+    for tensors of other types and shapes.
     """
-    return _Attention.apply(x.contiguous(), norm, w_qkv, w_out, *angles, first, shape)
+    (batch, seq, d), half = x.shape, shape.d_head // 2
+    n_rows = (shape.n_heads + 2 * shape.n_kv_heads) * shape.d_head
+    if shape.d_head % UNIT or shape.d_head > MOST_D_HEAD or shape.n_heads % shape.n_kv_heads:
+        raise ValueError(f"{shape}: d_head is a multiple of {UNIT}, and kv heads divide heads")
+    given = (
+        _taken("x", x, (batch, seq, shape.n_heads * shape.d_head)),
+        _taken("norm", norm, (d,)),
+        _taken("w_qkv", w_qkv, (n_rows, d)),
+        _taken("w_out", w_out, (d, d)),
+        _taken("cos", angles[0], (seq, half)),
+        _taken("sin", angles[1], (seq, half)),
+        None if first is None else _taken("first", first, (batch, seq), torch.int32),
+    )
+    return _Attention.apply(*given, shape)
 
 
 def mlp_half(
@@ -164,9 +182,19 @@ def mlp_half(
     times: float,
 ) -> Tensor:
     """(..., D) x to the same. weights: W_in (F, D), W_gate (F, D) or None, W_out (D, F);
-    activation: a name of ACTIVATIONS; times as AttentionShape has it.
+    activation: a name of ACTIVATIONS; times as AttentionShape has it. Raises TypeError and
+    ValueError for tensors of other types and shapes.
     """
-    return _Mlp.apply(x.contiguous(), norm.weight, *weights, activation, eps_of(norm), times)
+    (w_in, w_gate, w_out), d = weights, x.shape[-1]
+    d_ff = len(w_in)
+    given = (
+        _taken("x", x, (*x.shape[:-1], _wide(d))),
+        _taken("norm", norm.weight, (d,)),
+        _taken("w_in", w_in, (d_ff, d)),
+        None if w_gate is None else _taken("w_gate", w_gate, (d_ff, d)),
+        _taken("w_out", w_out, (d, d_ff)),
+    )
+    return _Mlp.apply(*given, activation, eps_of(norm), times)
 
 
 def head_losses(
@@ -175,13 +203,36 @@ def head_losses(
     """The mean cross entropy in nats, (), and each one, which has no gradient, (T,).
 
     (..., D) x with T rows, norm (D,), weight (V, D), targets of T int64; those of -100 count
-    nowhere and have a loss of 0. The gradient is computed with the loss, if there is to be one.
-    Raises IndexError for a target outside the vocabulary.
+    nowhere and have a loss of 0; the mean of none is NaN. The gradient is computed with the loss,
+    if there is to be one, and serves one backward pass. Raises IndexError for a target outside the
+    vocabulary, TypeError and ValueError for tensors of other types and shapes.
     """
-    differentiated = torch.is_grad_enabled() and any(t.requires_grad for t in (x, norm, weight))
-    return _Head.apply(
-        x.contiguous(), norm, weight, targets.contiguous(), eps, times, differentiated
+    d = _wide(x.shape[-1])
+    given = (
+        _taken("x", x, x.shape),
+        _taken("norm", norm, (d,)),
+        _taken("weight", weight, (len(weight), d)),
+        _taken("targets", targets, (x.numel() // d,), torch.int64),
     )
+    return _Head.apply(*given, eps, times, torch.is_grad_enabled())
+
+
+def _taken(
+    name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """The tensor as C++ reads it, contiguous, if it is one of this type and shape."""
+    if tensor.dtype != dtype or tensor.device.type != "cpu":
+        raise TypeError(f"{name} is {tensor.dtype} on {tensor.device}, not {dtype} on a CPU")
+    if tensor.shape != shape:
+        raise ValueError(f"{name} is {tuple(tensor.shape)}, not {tuple(shape)}")
+    return tensor.contiguous()
+
+
+def _wide(d_model: int) -> int:
+    """The width, if it is one that is taken."""
+    if d_model % UNIT:
+        raise ValueError(f"a width of {d_model} is no multiple of {UNIT}")
+    return d_model
 
 
 class _Attention(torch.autograd.Function):
@@ -269,8 +320,8 @@ class _Head(torch.autograd.Function):
         differentiated: bool,
     ) -> tuple[Tensor, Tensor]:
         n_tokens = targets.numel()
-        asked = tuple(differentiated and needed for needed in ctx.needs_input_grad[:3])
-        dx = torch.empty_like(x) if differentiated else None
+        asked = [differentiated and needed for needed in ctx.needs_input_grad[:3]]
+        dx = torch.empty_like(x) if any(asked) else None
         sums = _sums((norm, weight), asked[1:])
         losses, result = x.new_empty(n_tokens), torch.zeros(2, dtype=torch.float64)
         tensors = (x, norm, weight, targets, losses, result, dx, *sums)
@@ -287,8 +338,11 @@ class _Head(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-        gradients = ctx.gradients
-        del ctx.gradients  # of one backward pass
+        if ctx.gradients is None:
+            raise RuntimeError(
+                "the head's gradients serve one backward pass: compute the losses again for another"
+            )
+        gradients, ctx.gradients = ctx.gradients, None
         if grad is None:
             return (None,) * 7
         times = float(grad)
@@ -299,7 +353,7 @@ class _Head(torch.autograd.Function):
         return *gradients, None, None, None, None
 
 
-def _sums(weights: tuple[Tensor | None, ...], asked: tuple[bool, ...]) -> list[Tensor | None]:
+def _sums(weights: tuple[Tensor | None, ...], asked: Sequence[bool]) -> list[Tensor | None]:
     """Zeros for the gradients that are asked for."""
     pairs = zip(weights, asked, strict=True)
     return [torch.zeros_like(w) if w is not None and needed else None for w, needed in pairs]

@@ -6,6 +6,7 @@ the head, is computed. What has no fused form runs as it is written, and is name
 
 from collections.abc import Iterator
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -18,6 +19,7 @@ from experiments.kernels.trunk import (
     head_losses,
     load_trunk,
     why_not_linear,
+    why_not_weights,
 )
 from experiments.models.transformer import (
     Block,
@@ -33,12 +35,14 @@ HEAD = "head"
 class Fused:
     """A model, with the halves of its blocks and its head fused where they can be.
 
-    eager: why a part is not, by its name: `attention 0`, `ffn 0` (of block 0), `head`.
+    eager: why a part is not, by its name: `attention 0`, `ffn 0` (of block 0), `head`. It is found
+    out once: who puts a hook on the model, or another layer into it, makes another of these.
     """
 
     def __init__(self, model: Transformer) -> None:
         self.model = model
         self.eager = eager_parts(model)
+        self._called = [_is_hooked(block_of(model, i)) for i in range(len(model.blocks))]
         self._angles: dict[int, tuple[Tensor, Tensor]] = {}  # of the last length
 
     def describe(self) -> str:
@@ -56,16 +60,20 @@ class Fused:
 
         Targets of -100 count nowhere, and have a loss of 0.
         """
-        model, x, flat = self.model, self._hidden(tokens), targets.flatten()
+        model, flat = self.model, targets.flatten()
         if HEAD not in self.eager:
             weights = (model.norm.weight, model.head.weight)
-            return head_losses(x, *weights, flat, eps_of(model.norm), model.multiplier)
-        logits = model.logits(x).flatten(0, 1).float()
+            numbers = (eps_of(model.norm), model.multiplier)
+            return head_losses(self._hidden(tokens), *weights, flat, *numbers)
+        logits = self.logits(tokens).flatten(0, 1).float()
         each = F.cross_entropy(logits.detach(), flat, reduction="none")
         return F.cross_entropy(logits, flat), each
 
     def logits(self, tokens: Tensor) -> Tensor:
         """(batch, seq) to (batch, seq, vocab_size), as the model itself."""
+        if _is_hooked(self.model):
+            logits: Tensor = self.model(tokens)
+            return logits
         return self.model.logits(self._hidden(tokens))
 
     def _hidden(self, tokens: Tensor) -> Tensor:
@@ -73,11 +81,15 @@ class Fused:
         model, seq, end = self.model, tokens.shape[1], self.model.config.document_end
         first = None if end is None else first_seen(tokens, end)
         if seq not in self._angles:
-            angles = rotary_angles(seq, model.config.d_head, tokens.device, model.config.rope_base)
-            self._angles = {seq: angles}
+            with torch.inference_mode(False):  # a backward pass may read them later
+                base, device = model.config.rope_base, tokens.device
+                self._angles = {seq: rotary_angles(seq, model.config.d_head, device, base)}
         x = model.embedding(tokens)
         for i in range(len(model.blocks)):
             block = block_of(model, i)
+            if self._called[i]:
+                x = block(x, model.mask(tokens))
+                continue
             if f"attention {i}" in self.eager:
                 x = block.attention_half(x, model.mask(tokens))
             else:
@@ -118,22 +130,26 @@ def _attention(
 def _eager(model: Transformer) -> Iterator[tuple[str, str]]:
     """Each part that has no fused form here, and why."""
     d_model, d_head = model.config.d_model, model.config.d_head
+    called = _is_hooked(model)
     width = f"d_model={d_model} is no multiple of {UNIT}" if d_model % UNIT else None
     heads = None
     if d_head % UNIT or d_head > MOST_D_HEAD:
         heads = f"d_head={d_head} is no multiple of {UNIT} up to {MOST_D_HEAD}"
     for i in range(len(model.blocks)):
         block = block_of(model, i)
+        whole = called or _is_hooked(block)
         linears = (block.attention.qkv, block.attention.out)
         why = width or heads or _why_not_norm(block.attention_norm)
-        why = why or _hooked(block, block.attention) or _first(map(why_not_linear, linears))
+        why = why or _first(map(why_not_linear, linears))
+        why = why or _hooked(whole, block.attention_norm, block.attention)
         if why is not None:
             yield f"attention {i}", why
-        why = width or _why_not_norm(block.ffn_norm) or _hooked(block, block.ffn)
-        why = why or block.ffn.why_not_fused()
+        why = width or _why_not_norm(block.ffn_norm) or block.ffn.why_not_fused()
+        why = why or _hooked(whole, block.ffn_norm, block.ffn)
         if why is not None:
             yield f"ffn {i}", why
     why = width or _why_not_norm(model.norm) or why_not_linear(model.head)
+    why = why or _hooked(called, model.norm, model.head)
     if why is not None:
         yield HEAD, why
 
@@ -143,10 +159,17 @@ def _first(reasons: Iterator[str | None]) -> str | None:
 
 
 def _why_not_norm(norm: nn.Module) -> str | None:
-    plain = type(norm) is nn.RMSNorm and norm.weight is not None
-    return None if plain else f"{type(norm).__name__} is not RMSNorm with weights"
+    if type(norm) is not nn.RMSNorm or norm.weight is None:
+        return f"{type(norm).__name__} is not RMSNorm with weights"
+    return why_not_weights(norm.weight)
 
 
-def _hooked(*modules: nn.Module) -> str | None:
-    hooked = any(m._forward_hooks or m._forward_pre_hooks for m in modules)
+def _hooked(called: bool, *modules: nn.Module) -> str | None:
+    """called: whether what they are in is hooked."""
+    hooked = called or any(_is_hooked(part) for m in modules for part in m.modules())
     return "a hook wants to be called" if hooked else None
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    kinds = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+    return any(getattr(module, kind) for kind in kinds)

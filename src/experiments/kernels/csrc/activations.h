@@ -94,11 +94,11 @@ struct GeluTanh {  // 0.5 x (1 + tanh u), u = sqrt(2 / pi) (x + 0.044715 x^3)
   }
 };
 
-struct Relu {
-  static inline vec value(vec x) { return x > 0.0f ? x : splat(0.0f); }
+struct Relu {  // as torch has it, NaN stays one
+  static inline vec value(vec x) { return x <= 0.0f ? splat(0.0f) : x; }
   static inline vec slope(vec x, vec& value_) {
     value_ = value(x);
-    return x > 0.0f ? splat(1.0f) : splat(0.0f);
+    return x <= 0.0f ? splat(0.0f) : splat(1.0f);
   }
 };
 

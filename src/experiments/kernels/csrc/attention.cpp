@@ -47,6 +47,11 @@ inline void rotate_rows(const Attention& s, i64 t, i64 m, float* rows, float sig
   }
 }
 
+// The first position that the one at `at` sees, which is none outside [0, at].
+inline i64 first_of(const Attention& s, i64 b, i64 at) {
+  return s.first ? most(0, least(at, s.first[b * s.seq + at])) : 0;
+}
+
 // A block of queries [i, i + m) of one head, the columns of keys [from, to) that any of them sees.
 struct Span {
   i64 i, m, from, to;
@@ -55,7 +60,7 @@ struct Span {
 inline Span span_of(const Attention& s, i64 b, i64 i) {
   const i64 m = least(QUERIES, s.seq - i);
   i64 from = s.first ? s.seq : 0;
-  for (i64 r = 0; s.first && r < m; r++) from = least(from, s.first[b * s.seq + i + r]);
+  for (i64 r = 0; s.first && r < m; r++) from = least(from, first_of(s, b, i + r));
   return {i, m, from / PANEL * PANEL, up_to(i + m, UNIT)};
 }
 
@@ -66,8 +71,6 @@ inline int_vec seen(i64 c, i64 first, i64 at) {
   column += (int32_t)c;
   return (column >= (int32_t)first) & (column <= (int32_t)at);
 }
-
-inline i64 first_of(const Attention& s, i64 b, i64 at) { return s.first ? s.first[b * s.seq + at] : 0; }
 
 inline float highest(vec v) {
   float lanes[W], top = -INFINITY;
@@ -387,8 +390,7 @@ void attention_backward(const Attention& s, const float* inverse, const float* q
 
 // x, y, dx, dy (batch * seq, d); norm (d); w_qkv (width, d), width that of all heads' queries, keys and
 // values; w_out (d, d); inverse (T); qkv (T, width), rotated; out (T, d); log_sums (batch, heads, seq).
-// numbers: eps, the scale of scores, times. Gradients of weights are added to what is there; null: not
-// asked for. room as in mlp.cpp.
+// numbers: eps, the scale of scores, times. Gradients of weights are zeros before; null: not asked for. room as in mlp.cpp.
 EXPORT(attention_forward)(const float* x, const float* norm, const float* w_qkv, const float* w_out,
                           const float* cos, const float* sin, const int32_t* first, float* y,
                           float* inverse, float* qkv, float* out, float* log_sums, i64 batch, i64 seq,

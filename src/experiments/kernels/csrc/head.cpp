@@ -155,8 +155,8 @@ void cross_entropy_head(const Head& s, float* losses, const HeadGradients& to, f
 
 // x, dx (T, d); norm, dnorm (d); w, dw (V, d); targets (T), -100 where there is none; losses (T), their
 // mean and how many they are in result[0] and [1] (-1: a target is outside the vocabulary, and nothing
-// is done). numbers: eps, times. Gradients are the mean's; those of weights are added to what is there;
-// null: not asked for.
+// is done). numbers: eps, times. Gradients are the mean's; those of weights are zeros before; null: not
+// asked for.
 EXPORT(head)(const float* x, const float* norm, const float* w, const i64* targets, float* losses,
              double* result, float* dx, float* dnorm, float* dw, i64 n_tokens, i64 d, i64 n_entries,
              const float* numbers, i64 is_bf16, char* room, i64* needed, i64 n_threads) {

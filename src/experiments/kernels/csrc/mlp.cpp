@@ -228,8 +228,8 @@ void mlp_backward(const Mlp& s, const float* inverse, const float* h, const floa
 }  // namespace
 
 // x, y, dx, dy (T, d); norm (d); w_in, w_gate (d_ff, d), w_out (d, d_ff); inverse (T); h and h_gate
-// (T, d_ff up to a multiple of 16). numbers: eps, times. Gradients of weights are added to what is
-// there; null: not asked for. room: of *needed bytes, which is what a call without it finds out.
+// (T, d_ff up to a multiple of 16). numbers: eps, times. Gradients of weights are zeros before;
+// null: not asked for. room: of *needed bytes, which is what a call without it finds out.
 EXPORT(mlp_forward)(const float* x, const float* norm, const float* w_in, const float* w_gate,
                     const float* w_out, float* y, float* inverse, float* h, float* h_gate,
                     i64 n_tokens, i64 d, i64 d_ff, i64 activation, const float* numbers,
