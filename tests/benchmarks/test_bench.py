@@ -421,6 +421,13 @@ def refused(arguments, capsys):
         ("adapters --rank 0", "--rank: 0 must be at least 1"),
         ("adapters --json nowhere/at/all.json", "there is no folder"),
         ("status --points 0", "--points: 0 must be at least 1"),
+        ("trunk --processes 0", "--processes: 0 must be at least 1"),
+        ("trunk --rounds 0", "--rounds: 0 must be at least 1"),
+        ("trunk --seconds nan", "--seconds"),
+        ("trunk --shapes d64,d65", "--shapes 'd65' is not one of d64, d96, d128, d256, peer64"),
+        ("trunk --shapes d64 size=1", "--shapes d64 with overrides: leave out one of them"),
+        ("trunk size", "size: no option, and no override"),
+        ("trunk --json nowhere/at/all.json", "there is no folder"),
         ("nothing", "invalid choice: 'nothing'"),
     ],
 )

@@ -11,6 +11,7 @@ from experiments.kernels.ops import Execution
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.moe import MoEConfig
 from experiments.models.ffn.peer import PEERConfig
+from experiments.models.fused import why_not_fused
 
 SIZES = Sizes(d_model=16, d_head=8, n_layers=2, vocab_size=32, seq_len=8, sequences=4)
 BALANCED = MoEConfig(n_experts=4, routing="token_choice", top_k=2, balance="loss", balance_rate=0.1)
@@ -47,6 +48,25 @@ def test_micro_batches_make_the_step_of_their_mean():
     parts, _ = loop_on(DenseConfig(), n_micro=2)
     assert float(whole.step()) == pytest.approx(float(parts.step()))
     for a, b in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.skipif(why_not_fused() is not None, reason="no C++ compiler")
+def test_a_fused_step_is_the_same_step():
+    sizes = replace(SIZES, d_head=16)
+    loops = []
+    for fused in (False, True):
+        torch.manual_seed(0)
+        model = sizes.model(DenseConfig()).build()
+        loop = Loop(
+            model, sizes.batches(1), torch.optim.SGD(model.parameters(), lr=0.1), grad_clip=1.0
+        )
+        if fused:
+            assert not loop.fuse().eager
+        loops.append(loop)
+    eager, fused = (float(loop.step()) for loop in loops)
+    assert fused == pytest.approx(eager)
+    for a, b in zip(*(loop.model.parameters() for loop in loops), strict=True):
         torch.testing.assert_close(a, b)
 
 

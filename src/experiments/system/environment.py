@@ -19,6 +19,7 @@ from experiments.system.credentials import cut
 
 _PACKAGES = ("torch", "lightning", "numpy", "tokenizers", "hydra-core", "omegaconf", "wandb")
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
+_CPU_NUMBERS = {"family": "cpu family", "model": "model"}  # 25, 17: Zen 4; 26: Zen 5
 _DIFF_BYTES = 1_000_000  # of a diff at most, in UTF-8
 _GIT_TIMEOUT = 10  # seconds; a checkout on a slow network disk is not worth more
 
@@ -99,13 +100,23 @@ def installed_packages() -> dict[str, str]:
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
 
+def processor() -> str:
+    """The CPU's name with its family and model, where Linux says them: 'AMD EPYC' alone is any."""
+    said = _cpuinfo()
+    numbers = [f"{word} {said[key]}" for word, key in _CPU_NUMBERS.items() if key in said]
+    return _cpu_name() + (f" ({', '.join(numbers)})" if numbers else "")
+
+
 def _cpu_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return _cpuinfo().get("model name") or platform.processor() or platform.machine()
+
+
+def _cpuinfo() -> dict[str, str]:
+    """What Linux says of the first CPU; {} elsewhere."""
+    path = Path("/proc/cpuinfo")
+    first = path.read_text().partition("\n\n")[0] if path.exists() else ""
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def git_state(repository: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Whether the contenders compute the same, which is looked at before they are timed."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,36 @@ def check_agreement(case: Case, names: Collection[str]) -> list[str]:
             f"{apart:.2%} of the tokens by more than 1e-4 ({why})"
         )
     return lines
+
+
+Passed = tuple[float, Mapping[str, Tensor]]  # a loss, and gradients by name
+
+
+def check_passes(found: Mapping[str, tuple[Passed, float]], wanted: Passed) -> list[str]:
+    """How far losses and gradients are from those wanted: a line about each contender, whose
+    gradients may be as far apart as the number beside its own says. Raises RuntimeError.
+
+    Of gradients: the norm of all differences together, over that of all that are wanted.
+    """
+    whole = _norm(wanted[1])
+    lines = []
+    for name, ((loss, gradients), allowed) in found.items():
+        if odd := gradients.keys() ^ wanted[1].keys():
+            raise RuntimeError(f"{name} has other parameters: {', '.join(sorted(odd))}")
+        apart = _norm({key: gradients[key] - g for key, g in wanted[1].items()}) / whole
+        of_loss = abs(loss - wanted[0]) / abs(wanted[0])
+        if not (apart <= allowed and of_loss <= allowed):  # nor nan
+            raise RuntimeError(
+                f"{name} computes something else: gradients {apart:.2g} of their norm apart, and "
+                f"losses {of_loss:.2g}; allowed are {allowed:g}"
+            )
+        lines.append(f"{name}: gradients {apart:.2g} of their norm apart, losses {of_loss:.2g}")
+    return lines
+
+
+def _norm(gradients: Mapping[str, Tensor]) -> float:
+    norms = [g.to_dense().double().norm() for g in gradients.values()]
+    return float(torch.stack(norms).norm())
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from experiments.config.constraints import KernelName
 from experiments.config.optim import Optim
 from experiments.kernels.ops import Execution
 from experiments.models.ffn.dense import DenseConfig
+from experiments.models.fused import Fused
 from experiments.models.transformer import Transformer, TransformerConfig, assign_ffns
 from experiments.optim.groups import build_optimizer
 from experiments.optim.optimizer import clip_gradients
@@ -109,29 +110,22 @@ class Loop:
         self.grad_clip, self.autocast, self.execution = grad_clip, autocast, execution
         self.n_done = 0
         self._forward: Callable[[Tensor], Tensor] = model
+        self._fused: Fused | None = None
 
     def compile(self, backend: str = "inductor") -> None:
         """The trunk, at its next step, as trainer.compile=true does."""
         self._forward = compile_trunk(self.model, backend)
 
+    def fuse(self) -> Fused:
+        """What can be, by a CPU's fused operators, as trainer.trunk=auto does; returns the pass."""
+        self._fused = Fused(self.model)
+        return self._fused
+
     def step(self) -> Tensor:
         """A whole step: all that training does but reading data and writing down. Its mean loss,
         in nats/token, on the device.
         """
-        if self.execution is not None:
-            self.model.set_execution(self.execution)
-        batch = self.batches[self.n_done % len(self.batches)]
-        total = torch.zeros((), device=batch[0][0].device)
-        for tokens, targets in batch:
-            with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.autocast):
-                logits = self._forward(tokens)
-            loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
-            total += loss.detach() / len(batch)
-            for layer in self.model.ffn_layers():
-                auxiliary = layer.auxiliary_loss()
-                loss = loss if auxiliary is None else loss + auxiliary
-            with strict_backward():
-                (loss / len(batch)).backward()
+        total = self.backward()
         if self.grad_clip is not None:
             clip_gradients(self.model.parameters(), self.grad_clip)
         for optimizer in self.optimizers:
@@ -141,6 +135,28 @@ class Loop:
             layer.after_step()
         self.n_done += 1
         return total
+
+    def backward(self) -> Tensor:
+        """The step's passes forward and backward; returns as step does, and leaves gradients."""
+        if self.execution is not None:
+            self.model.set_execution(self.execution)
+        batch = self.batches[self.n_done % len(self.batches)]
+        total = torch.zeros((), device=batch[0][0].device)
+        for tokens, targets in batch:
+            with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.autocast):
+                loss = self._loss(tokens, targets)
+            total += loss.detach() / len(batch)
+            for layer in self.model.ffn_layers():
+                auxiliary = layer.auxiliary_loss()
+                loss = loss if auxiliary is None else loss + auxiliary
+            with strict_backward():
+                (loss / len(batch)).backward()
+        return total
+
+    def _loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        if self._fused is not None:
+            return self._fused.losses(tokens, targets)[0]
+        return F.cross_entropy(self._forward(tokens).flatten(0, 1).float(), targets.flatten())
 
     def state(self) -> dict[str, Any]:
         (optimizer,) = self.optimizers

@@ -79,23 +79,26 @@ def describe(settings: Settings, allocator: str) -> dict[str, Any]:
     }
 
 
+def gate(device: str) -> str:
+    """Which repeats count."""
+    if timing.is_gated(device):
+        return (
+            f"a repeat counts if other processes used less than {timing.MAX_OTHERS:.0%} of a core"
+        )
+    if device == "cuda":
+        return "not gated: times are the GPU's own"
+    return "not gated: without /proc/stat the load is unknown, so every repeat counts"
+
+
 def heading(settings: Settings, allocator: str) -> list[str]:
     """For the terminal."""
     about = describe(settings, allocator)
     level = f", cpp at {about['kernel_level']}" if about["kernel_level"] else ""
-    if about["gated"]:
-        gate = (
-            f"a repeat counts if other processes used less than {timing.MAX_OTHERS:.0%} of a core"
-        )
-    elif settings.device == "cuda":
-        gate = "not gated: times are the GPU's own"
-    else:
-        gate = "not gated: without /proc/stat the load is unknown, so every repeat counts"
     pages = "in huge pages, as training puts them" if settings.huge_pages else "in pages of malloc"
     return [
         f"== allocator: {allocator} ({ALLOCATORS[allocator]}) ==",
         f"{about['device']}, {about['n_threads']} threads, torch {torch.__version__}{level}",
-        f"{settings.rounds} rounds after a warm-up; {gate}",
+        f"{settings.rounds} rounds after a warm-up; {gate(settings.device)}",
         f"tables, and moments, of all contenders {pages}"
         if settings.device == "cpu"
         else "float32 products without TF32, as training has them",

@@ -119,28 +119,50 @@ def cpu_seconds() -> tuple[float, float] | None:
     return busy, usage.ru_utime + usage.ru_stime
 
 
+class Watch:
+    """Of the machine's load, from now on."""
+
+    def __init__(self) -> None:
+        self._before, self._start = cpu_seconds(), time.perf_counter()
+
+    def others(self, beside: float = 0.0) -> float | None:
+        """Cores that other processes have used since; None where that can't be known. beside: CPU
+        seconds of processes that belong to the measurement.
+        """
+        wall, after = time.perf_counter() - self._start, cpu_seconds()
+        if self._before is None or after is None:
+            return None
+        machine, own = after[0] - self._before[0], after[1] - self._before[1]
+        return max(0.0, machine - own - beside) / wall
+
+
+def is_quiet(others: float | None) -> bool:
+    """Whether a repeat counts."""
+    return others is None or others < MAX_OTHERS
+
+
 def quiet_repeat(contender: Contender, n_calls: int, device: str) -> Repeat:
+    """As quietest, of that many calls."""
+    return quietest(lambda: _repeat(contender, n_calls, device))
+
+
+def quietest(repeat: Callable[[], Repeat]) -> Repeat:
     """The first quiet repeat of TRIES, else the least disturbed one."""
     tried: list[Repeat] = []
     while len(tried) < TRIES:
         if tried:
             time.sleep(MIN_SECONDS)
-        tried.append(_repeat(contender, n_calls, device))
+        tried.append(repeat())
         if tried[-1].quiet:
             return tried[-1]
     return min(tried, key=lambda repeat: repeat.others or 0.0)
 
 
 def _repeat(contender: Contender, n_calls: int, device: str) -> Repeat:
-    before, start = cpu_seconds(), time.perf_counter()
+    watch = Watch()
     seconds = _calls(device)(contender, n_calls)
-    wall, after = time.perf_counter() - start, cpu_seconds()
-    others = None
-    if device == "cpu" and before is not None and after is not None:
-        machine, own = after[0] - before[0], after[1] - before[1]
-        others = max(0.0, machine - own) / wall
-    quiet = others is None or others < MAX_OTHERS
-    return Repeat(seconds=seconds, n_calls=n_calls, others=others, quiet=quiet)
+    others = watch.others() if device == "cpu" else None
+    return Repeat(seconds=seconds, n_calls=n_calls, others=others, quiet=is_quiet(others))
 
 
 def _calls(device: str) -> Callable[[Contender, int], float]:
