@@ -16,6 +16,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -42,24 +43,34 @@ class BuildError(RuntimeError):
     """The library can't be built here; says why."""
 
 
-def load() -> ctypes.CDLL:
+def load(levels: Sequence[str] | None = None) -> ctypes.CDLL:
     """The loaded library, built first if this cache has none that may be loaded and loads.
 
-    Raises BuildError.
+    levels: those to compile, which takes some seconds each; None: all. A level that the compiler
+    doesn't know is left out. Raises BuildError.
     """
-    compiler = _compiler()
-    path = binary_path(compiler)
+    compiler, wanted = _compiler(), _flags(levels)
+    path = _path(compiler, wanted)
     library = _loaded(path)
     if library is None:
         with (path.parent / "build.lock").open("w") as file:
             lock(file)  # of many workers that start at once, one builds
-            library = _loaded(path) or _build(compiler, path)
+            library = _loaded(path) or _build(compiler, wanted, path)
     return library
 
 
+def processor_levels() -> list[str]:
+    """The levels that this processor can run, the best last. Raises BuildError."""
+    return list(LEVELS)[: load(()).processor_level() + 1]
+
+
 def binary_path(compiler: str) -> Path:
-    """The path of this compiler's library, which may not exist yet."""
-    return _cache() / f"kernels-{_fingerprint(compiler)}.so"
+    """The path of this compiler's library of all levels, which may not exist yet."""
+    return _path(compiler, _flags(None))
+
+
+def _path(compiler: str, levels: Mapping[str, tuple[str, ...]]) -> Path:
+    return _cache() / f"kernels-{_fingerprint(compiler, levels)}.so"
 
 
 def _compiler() -> str:
@@ -124,22 +135,24 @@ def _danger(folder: Path, *, tighten: bool) -> str | None:
     return f"{why}; chmod go-w {folder}"
 
 
-def _fingerprint(compiler: str) -> str:
+def _fingerprint(compiler: str, levels: Mapping[str, tuple[str, ...]]) -> str:
     """A hash of sources, flags, compiler and the kind of machine: nodes may share a cache."""
     digest = hashlib.sha256()
     for path in sorted(SOURCES.iterdir()):
         digest.update(path.name.encode() + path.read_bytes())
     version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
     machine = (platform.machine(), platform.libc_ver())
-    digest.update(repr((_COMMON, LEVELS, machine)).encode() + version)
+    digest.update(repr((_COMMON, levels, machine)).encode() + version)
     return digest.hexdigest()[:16]
 
 
-def _levels() -> dict[str, tuple[str, ...]]:
-    return LEVELS if platform.machine() in ("x86_64", "AMD64") else {"base": ()}
+def _flags(levels: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
+    """The compiler's flags for each of these levels that this kind of machine has."""
+    known = LEVELS if platform.machine() in ("x86_64", "AMD64") else {"base": ()}
+    return {name: flags for name, flags in known.items() if levels is None or name in levels}
 
 
-def _build(compiler: str, path: Path) -> ctypes.CDLL:
+def _build(compiler: str, levels: Mapping[str, tuple[str, ...]], path: Path) -> ctypes.CDLL:
     with tempfile.TemporaryDirectory(dir=path.parent) as name:
         folder = Path(name)
         jobs: list[tuple[str, str, tuple[str, ...], Path]] = [
@@ -147,7 +160,7 @@ def _build(compiler: str, path: Path) -> ctypes.CDLL:
         ]
         jobs += [
             (level, f"-DLEVEL={level}", flags, source)
-            for level, flags in _levels().items()
+            for level, flags in levels.items()
             for source in sorted(SOURCES.glob("*.cpp"))
             if source.stem != "level"
         ]

@@ -3,7 +3,7 @@
 import ctypes
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.kernels.build import LEVELS, BuildError, load
+from experiments.kernels.build import LEVELS, BuildError, load, processor_levels
 from experiments.kernels.interface import AdamWStep, Segments
 from experiments.kernels.product_keys import candidate_pairs
 from experiments.kernels.workspace import WORKSPACE
@@ -31,18 +31,29 @@ def load_cpp() -> "Cpp | None":
     """
     level = os.environ.get("EXPERIMENTS_KERNEL_LEVEL")
     try:
-        library = load()
+        known = processor_levels()
+        if level and level not in known:
+            raise ValueError(
+                f"EXPERIMENTS_KERNEL_LEVEL={level} is not one of this processor's: "
+                f"{', '.join(known)}"
+            )
+        return Cpp(*load_best([level] if level else known))
     except BuildError as error:
         warnings.warn(
             f"kernel=cpp can't be had, so kernel=torch runs, several times slower: {error}",
             stacklevel=2,
         )
         return None
-    if level and level not in (known := levels(library)):
-        raise ValueError(
-            f"EXPERIMENTS_KERNEL_LEVEL={level} is not one of this processor's: {', '.join(known)}"
-        )
-    return Cpp(library, level)
+
+
+def load_best(known: Sequence[str]) -> tuple[ctypes.CDLL, str]:
+    """The library of the last of these levels that the compiler knows, and its name. Raises
+    BuildError.
+    """
+    for level in reversed(known):
+        if level in levels(library := load([level])):
+            return library, level
+    raise BuildError(f"the compiler knows none of {', '.join(known)}")
 
 
 def levels(lib: ctypes.CDLL) -> list[str]:

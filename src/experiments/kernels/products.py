@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from experiments.kernels.build import BuildError, load
-from experiments.kernels.cpp import MAX_THREADS, levels
+from experiments.kernels.build import BuildError, processor_levels
+from experiments.kernels.cpp import MAX_THREADS, load_best
 from experiments.kernels.trunk import UNIT
 
 Call = Callable[[], Tensor]
@@ -65,10 +65,10 @@ def _function() -> Any:
     compiler.
     """
     try:
-        library = load()
+        library, level = load_best(processor_levels())
     except BuildError:
         return None
-    function = getattr(library, f"product_{levels(library)[-1]}")
+    function = getattr(library, f"product_{level}")
     function.restype = None
     function.argtypes = [
         *[ctypes.c_void_p] * 3,
