@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from experiments.kernels import build, mixture
 from experiments.kernels.cpp import levels
 from experiments.kernels.mixture import Experts, Mixed, Routing, mixture_half, why_not_mixture
-from experiments.kernels.trunk import TrunkKernel
+from experiments.kernels.trunk_passes import TrunkKernel
 from experiments.models.ffn._base import ACTIVATIONS
 
 LEVELS = levels(build.load())

@@ -1,5 +1,6 @@
 """Right and wrong calls of the public functions, drawn at random, over kernels that are compiled
-with the address sanitizer: none reads or writes what is not its own.
+with the sanitizers of addresses and of undefined behaviour: none reads or writes what is not its
+own.
 """
 
 import os
@@ -13,37 +14,49 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from experiments.kernels import build, mixture, reference
+from experiments.kernels import build, mixture, reference, trunk_passes
 from experiments.kernels.cpp import Cpp, levels
 from experiments.kernels.interface import AdamWStep
 from experiments.kernels.mixture import Experts, Routing, mixture_half
 from experiments.kernels.ops import gather_dot, gather_sum, product_key_topk, row_adamw
-from experiments.kernels.trunk import ACTIVATIONS, TrunkKernel
+from experiments.kernels.trunk_passes import ACTIVATIONS, TrunkKernel
 from tests.conftest import REPOSITORY
 from tests.kernels.implementations import Given, assert_close
+from tests.kernels.trunk_formulas import attention_case, head_case, mlp_case
 
 N_CALLS = 1000
+# before the import of what builds the library
+_SANITIZED = """
+from experiments.kernels import build
+sanitizers = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
+build._COMMON = (*build._COMMON, "-O1", *sanitizers, "-g")
+from tests.kernels import test_sanitized
+"""
 
 
-def _libasan() -> str | None:
-    """The runtime, which a Python that is not compiled with it has to be started with."""
+def _runtimes() -> list[str] | None:
+    """The sanitizers', which a Python that is not compiled with them has to be started with."""
     compiler = next((c for c in ("g++", "c++") if shutil.which(c)), None)
     if compiler is None:
         return None
-    command = [compiler, "-print-file-name=libasan.so"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    return found if Path(found).is_absolute() else None  # its bare name, where there is none
+    found = []
+    for name in ("libasan.so", "libubsan.so"):
+        command = [compiler, f"-print-file-name={name}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        found.append(done.stdout.strip())
+    # a bare name, where there is none
+    return found if all(Path(path).is_absolute() for path in found) else None
 
 
 def _run(what: str, cache: Path) -> subprocess.CompletedProcess[str]:
-    if (runtime := _libasan()) is None:
-        pytest.skip("no g++ with libasan is here")
+    if (runtimes := _runtimes()) is None:
+        pytest.skip("no g++ with libasan and libubsan is here")
     return subprocess.run(
-        [sys.executable, "-c", f"from tests.kernels import test_sanitized as t; t.{what}()"],
+        [sys.executable, "-c", f"{_SANITIZED}test_sanitized.{what}()"],
         cwd=REPOSITORY,
         env={
             **os.environ,
-            "LD_PRELOAD": runtime,
+            "LD_PRELOAD": " ".join(runtimes),
             "ASAN_OPTIONS": "detect_leaks=0",  # Python's own
             "EXPERIMENTS_KERNEL_CACHE": str(cache),
             "EXPERIMENTS_CHECK_INDICES": "1",
@@ -78,7 +91,6 @@ def test_a_planted_fault_is_seen(cache):
 
 
 def _kernels() -> list[Cpp]:
-    build._COMMON = (*build._COMMON, "-O1", "-fsanitize=address", "-g")
     library = build.load()
     torch.set_num_threads(2)
     return [Cpp(library, level) for level in levels(library)]
@@ -96,12 +108,13 @@ def calls() -> None:
     counts = [0, 0]
     for i in range(N_CALLS):
         torch.manual_seed(i)
-        function = draw.choice([_gather_dot, _gather_sum, _search, _steps, _mixture])
+        functions = [_gather_dot, _gather_sum, _search, _steps, _mixture, _half, _half]
+        function = draw.choice(functions)
         wrong = draw.random() < 0.5
         try:
             function(draw, kernels[i % len(kernels)], wrong)
             refused = False
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, IndexError):
             refused = True
         assert refused == wrong, (i, function)
         counts[wrong] += 1
@@ -210,8 +223,8 @@ def _steps(draw: random.Random, kernel: Cpp, wrong: bool) -> None:
 
 
 def _mixture(draw: random.Random, kernel: Cpp, wrong: bool) -> None:
-    trunk = TrunkKernel(kernel.library, kernel.level)
-    mixture.load_trunk = lambda: trunk  # the level's
+    this = TrunkKernel(kernel.library, kernel.level)
+    mixture.load_trunk = lambda: this  # the level's
     n_tokens, d, n = _size(draw, 200), draw.choice([16, 48, 80]), _size(draw, 9)
     d_ff, experts_choose = _size(draw, 90), draw.random() < 0.5
     most = n_tokens if experts_choose else n
@@ -243,3 +256,36 @@ def _mixture(draw: random.Random, kernel: Cpp, wrong: bool) -> None:
         (mixed.y.sum() + mixed.gates.square().sum()).backward()
     assert mixed.y.isfinite().all()
     assert w_in.grad.isfinite().all()
+
+
+def _half(draw: random.Random, kernel: Cpp, wrong: bool) -> None:
+    """A half-block or the head, of float32 operands or of bfloat16, by up to 3 threads."""
+    this = TrunkKernel(kernel.library, kernel.level)
+    trunk_passes.load_trunk = lambda: this
+    d, n_tokens = 16 * draw.randint(1, 9), draw.choice([0, 1, 47, 48, 49, 96, 97, 200])
+    which = draw.randrange(3)
+    if which == 0:
+        activation = draw.choice(ACTIVATIONS)
+        case = mlp_case(n_tokens, d, _size(draw, 300), activation, draw.random() < 0.5)
+    elif which == 1:
+        case = head_case(max(n_tokens, 1), d, _size(draw, 1500))
+    else:
+        n_kv_heads, shared = draw.randint(1, 2), draw.randint(1, 2)
+        sizes = (draw.randint(1, 2), max(n_tokens, 1), n_kv_heads * shared, n_kv_heads)
+        case = attention_case(*sizes, 16 * draw.randint(1, 8), draw.random() < 0.5)
+    if wrong:
+        spoilt = [lambda t: t[..., 1:], lambda t: t.double(), lambda t: t[None, None]]
+        i = draw.choice([i for i, t in enumerate(case.inputs) if t is not None])
+        inputs = [*case.inputs]
+        inputs[i] = draw.choice(spoilt if i else spoilt[:2])(inputs[i])
+        case.fused(*inputs)
+        return
+    bf16 = draw.random() < 0.5
+    torch.set_num_threads(draw.randint(1, 3))
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        found = case.results()
+    torch.set_num_threads(2)
+    wanted = case.results(double=True)
+    for fast, exact in zip(found, wanted, strict=True):
+        near = (0.05 if bf16 else 1e-4) * exact.norm() + 1e-6
+        assert (fast - exact).norm() <= near, (which, case.inputs[0].shape)

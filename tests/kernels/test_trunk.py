@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from experiments.kernels import trunk
+from experiments.kernels import trunk, trunk_passes
 from experiments.kernels.build import load
-from experiments.kernels.trunk import TrunkKernel
+from experiments.kernels.trunk_passes import TrunkKernel
 from tests.kernels.trunk_formulas import (
     ACTIVATIONS,
     EPS,
@@ -14,7 +14,6 @@ from tests.kernels.trunk_formulas import (
     head_case,
     mlp_case,
     off,
-    rms_norm,
     trunk_levels,
 )
 
@@ -48,7 +47,7 @@ def level(request, monkeypatch):
 
 def _at(level, monkeypatch):
     kernel = TrunkKernel(load(), level)
-    monkeypatch.setattr(trunk, "load_trunk", lambda: kernel)
+    monkeypatch.setattr(trunk_passes, "load_trunk", lambda: kernel)
     return level
 
 
@@ -157,7 +156,7 @@ def test_losses_of_the_head_are_each_targets():
     targets = torch.randint(0, 70, (60,))
     targets[5] = -100
     loss, each = trunk.head_losses(x, norm, weight, targets, EPS, 2.0)
-    logits = 2 * rms_norm(norm)(x) @ weight.T
+    logits = 2 * torch.nn.functional.rms_norm(x, (32,), norm, EPS) @ weight.T
     wanted = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
     torch.testing.assert_close(each, wanted)
     torch.testing.assert_close(loss, wanted.sum() / 59)

@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from experiments.kernels import trunk
+from experiments.kernels.trunk_passes import TrunkKernel, load_trunk
 from tests.kernels.trunk_formulas import (
     EPS,
+    Norm,
     attention_case,
     gradient_of,
     head_case,
     mlp_case,
-    rms_norm,
     trunk_levels,
 )
 
@@ -66,13 +67,13 @@ def test_gradients_that_are_not_asked_for_are_not_made(make):
 
 def test_without_gradients_the_head_makes_none(monkeypatch):
     given = []
-    call = trunk.TrunkKernel.call
+    call = TrunkKernel.call
 
     def spy(self, name, tensors, *rest):
         given.append(tensors)
         call(self, name, tensors, *rest)
 
-    monkeypatch.setattr(trunk.TrunkKernel, "call", spy)
+    monkeypatch.setattr(TrunkKernel, "call", spy)
     case = head_case(20, 32, 50)
     leaves = [t.clone().requires_grad_() for t in case.inputs]
     for context in (torch.no_grad(), torch.inference_mode()):
@@ -158,7 +159,7 @@ def test_other_tensors_are_refused_by_name():
     _refused(TypeError, "x is torch.float32 on meta", lambda: head(x=x.to("meta")))
 
     def mlp(x=x, w_in=weight, w_gate=None, w_out=weight.mT):
-        trunk.mlp_half(x, rms_norm(norm), (w_in, w_gate, w_out), "gelu", 1.0)
+        trunk.mlp_half(x, Norm(norm), (w_in, w_gate, w_out), "gelu", 1.0)
 
     _refused(ValueError, r"w_in is \(50, 16\)", lambda: mlp(w_in=weight[:, :16]))
     _refused(ValueError, r"w_gate is \(49, 32\)", lambda: mlp(w_gate=weight[1:]))
@@ -203,7 +204,7 @@ def test_first_positions_outside_a_sequence_are_those_nearest():
 @pytest.mark.slow
 def test_memory_of_a_large_vocabulary_is_that_of_its_weights():
     """50,257 entries: packed both ways, their gradient, and a few tiles; not (T, V) logits."""
-    kernel = trunk.load_trunk()
+    kernel = load_trunk()
     case = head_case(2000, 16, 50257)
     case.results()
     (n_bytes,) = {

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from experiments.kernels import trunk
 from experiments.kernels.build import BuildError, load
@@ -87,12 +87,12 @@ def _norm(x: Tensor, weight: Tensor) -> Tensor:
     return x * (x.square().mean(-1, keepdim=True) + EPS).rsqrt() * weight
 
 
-def rms_norm(weight: Tensor) -> nn.RMSNorm:
-    """The module with this very tensor as its weight."""
-    norm = nn.RMSNorm(weight.shape[0], eps=EPS)
-    del norm.weight
-    norm.weight = weight
-    return norm
+@dataclass(frozen=True)
+class Norm:
+    """What nn.RMSNorm is to the operators, of any tensor; a compiled graph can make one."""
+
+    weight: Tensor
+    eps: float = EPS
 
 
 def _weight(*shape: int) -> Tensor:
@@ -105,7 +105,7 @@ def mlp_case(n_tokens: int, d: int, d_ff: int, activation: str, gated: bool) -> 
     def fused(
         x: Tensor, norm: Tensor, w_in: Tensor, w_gate: Tensor | None, w_out: Tensor
     ) -> Tensor:
-        return trunk.mlp_half(x, rms_norm(norm), (w_in, w_gate, w_out), activation, TIMES)
+        return trunk.mlp_half(x, Norm(norm), (w_in, w_gate, w_out), activation, TIMES)
 
     def formula(
         product: Any, x: Tensor, norm: Tensor, w_in: Tensor, w_gate: Tensor | None, w_out: Tensor

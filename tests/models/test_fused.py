@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from experiments.config.reading import build
-from experiments.kernels.trunk import load_trunk
+from experiments.kernels.trunk_passes import load_trunk
 from experiments.models.ffn.beside import BesideConfig
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.none import NoneConfig
@@ -90,8 +90,7 @@ def test_every_option_of_the_trunk(options):
 def test_every_variant(name, compose_raw):
     ffn = build(compose_raw(f"model={name}")["model"], "model")
     model = _config(DenseConfig(), ffn).build().eval()  # no load is counted between two passes
-    eager = _assert_same(model, *_batch(model))
-    assert set(eager) == (set() if name in ("dense", "none") else {"ffn 1"})
+    assert set(_assert_same(model, *_batch(model))) <= {"ffn 1"}
 
 
 @pytest.mark.parametrize(
@@ -175,6 +174,20 @@ def test_scoring_then_training():
     loss, _ = fused.losses(*batch)
     loss.backward()
     assert torch.equal(loss, scored)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"document_end": 3, "tie_head": True}, {"lora_rank": 2}])
+def test_a_compiled_pass_is_one_graph_with_the_same_gradients(options):
+    model = _config(**options).build()
+    fused, batch = Fused(model), _batch(model)
+    wanted = _gradients(model, fused.losses(*batch)[0])
+    torch._dynamo.reset()
+    compiled = torch.compile(fused.losses, backend="aot_eager", fullgraph=True, dynamic=False)
+    found = _gradients(model, compiled(*batch)[0])
+    for name, gradient in wanted.items():
+        if gradient is not None:
+            assert_rounding(found[name], gradient, 2)
 
 
 def test_micro_batches_add_up():

@@ -13,14 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from experiments.kernels.trunk import (
-    ACTIVATIONS,
-    UNIT,
-    eps_of,
-    load_trunk,
-    rounds_operands,
-    why_not_mlp,
-)
+from experiments.kernels.trunk import eps_of, why_not_mlp
+from experiments.kernels.trunk_passes import ACTIVATIONS, UNIT, load_trunk, rounds_operands
 
 
 @dataclass(frozen=True, kw_only=True)

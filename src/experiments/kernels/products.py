@@ -16,7 +16,7 @@ from torch import Tensor
 
 from experiments.kernels.build import BuildError, processor_levels
 from experiments.kernels.cpp import MAX_THREADS, load_best
-from experiments.kernels.trunk import UNIT
+from experiments.kernels.trunk_passes import UNIT
 
 Call = Callable[[], Tensor]
 # of the square products that are the peak; a short one finds a busy machine's quiet moment

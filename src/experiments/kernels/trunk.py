@@ -7,97 +7,30 @@
 float32 activations and weights. Under bfloat16 autocast the operands of products are rounded to
 bfloat16; sums, and what is between products, stay float32. What the backward pass doesn't read is
 not kept, and logits are never whole. Results are the same to the bit for any number of threads.
+Eager code calls autograd functions, and compiled graphs the operators (trunk_operators.py).
 Suffixes: T tokens, D width, F hidden units, V entries of the vocabulary.
 """
 
-import ctypes
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from experiments.kernels.cpp import MAX_THREADS, load_cpp
-
-UNIT = 16  # widths of the residual stream and of heads are multiples of it (csrc/products.h)
-MOST_D_HEAD = 128
-ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu", "identity")  # csrc/activations.h
-_N_TENSORS = {  # that each function takes, before sizes
-    "attention_forward": 12,
-    "attention_backward": 16,
-    "mlp_forward": 9,
-    "mlp_backward": 14,
-    "head": 9,
-    "mixture_forward": 17,  # mixture.py's
-    "mixture_backward": 22,
-}
-_N_SIZES = {"attention": 6, "mlp": 4, "head": 3, "mixture": 9}
-
-
-class TrunkKernel:
-    """The functions of csrc/ for the trunk, at one level of processor."""
-
-    def __init__(self, library: ctypes.CDLL, level: str) -> None:
-        self.level = level
-        self._functions: dict[str, Any] = {}
-        self._rooms: dict[Any, int] = {}  # bytes, by what they depend on
-        for name, n_tensors in _N_TENSORS.items():
-            function = getattr(library, f"{name}_{level}")
-            function.restype = None
-            function.argtypes = [
-                *[ctypes.c_void_p] * n_tensors,
-                *[ctypes.c_int64] * _N_SIZES[name.partition("_")[0]],
-                *(ctypes.c_void_p, ctypes.c_int64),  # numbers, whether operands are bfloat16
-                *(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64),  # room, its bytes, threads
-            ]
-            self._functions[name] = function
-
-    def call(
-        self,
-        name: str,
-        tensors: tuple[Tensor | None, ...],
-        sizes: tuple[int, ...],
-        numbers: tuple[float, ...],
-        bf16: bool,
-    ) -> None:
-        """Contiguous tensors go as pointers, None as a null one; with them goes room to work in."""
-        function, n_threads = self._functions[name], min(torch.get_num_threads(), MAX_THREADS)
-        given = [None if t is None else t.data_ptr() for t in tensors]
-        floats = _floats(numbers)
-        key = (name, tuple(t is None for t in tensors), sizes, bf16, n_threads)
-        if (n_bytes := self._rooms.get(key)) is None:
-            needed = ctypes.c_int64()
-            function(*given, *sizes, floats, bf16, None, ctypes.addressof(needed), n_threads)
-            n_bytes = self._rooms[key] = needed.value
-        room = torch.empty(n_bytes, dtype=torch.uint8)
-        function(*given, *sizes, floats, bf16, room.data_ptr(), None, n_threads)
-
-
-@lru_cache(maxsize=64)
-def _floats(numbers: tuple[float, ...]) -> ctypes.Array[ctypes.c_float]:
-    return (ctypes.c_float * len(numbers))(*numbers)
-
-
-@lru_cache(maxsize=1)
-def load_trunk() -> TrunkKernel | None:
-    """The kernel of this processor, or None, with a warning, where it can't be built (cpp.py)."""
-    cpp = load_cpp()
-    return None if cpp is None else TrunkKernel(cpp.library, cpp.level)
-
-
-def _kernel() -> TrunkKernel:
-    kernel = load_trunk()
-    assert kernel is not None, "asked for without asking whether it can be had"
-    return kernel
-
-
-def rounds_operands() -> bool:
-    """Whether operands of products are rounded to bfloat16: as autocast says."""
-    cpu = torch.is_autocast_enabled("cpu")
-    return cpu and torch.get_autocast_dtype("cpu") == torch.bfloat16
+from experiments.kernels.trunk_operators import operators
+from experiments.kernels.trunk_passes import (
+    ACTIVATIONS,
+    MOST_D_HEAD,
+    UNIT,
+    Gradients,
+    attention_gradients,
+    attention_pass,
+    head_pass,
+    mlp_gradients,
+    mlp_pass,
+    rounds_operands,
+)
 
 
 def eps_of(norm: nn.RMSNorm) -> float:
@@ -171,7 +104,11 @@ def attention_half(
         _taken("sin", angles[1], (seq, half)),
         None if first is None else _taken("first", first, (batch, seq), torch.int32),
     )
-    return _Attention.apply(*given, shape)
+    heads = (shape.n_heads, shape.n_kv_heads, shape.d_head)
+    numbers = (shape.eps, shape.scale, shape.times)
+    if torch.compiler.is_compiling():
+        return operators.attention_half(*given, heads, numbers, rounds_operands())[0]
+    return _Attention.apply(*given, heads, numbers)
 
 
 def mlp_half(
@@ -194,7 +131,10 @@ def mlp_half(
         None if w_gate is None else _taken("w_gate", w_gate, (d_ff, d)),
         _taken("w_out", w_out, (d, d_ff)),
     )
-    return _Mlp.apply(*given, activation, eps_of(norm), times)
+    numbers = (eps_of(norm), times)
+    if torch.compiler.is_compiling():
+        return operators.mlp_half(*given, activation, numbers, rounds_operands())[0]
+    return _Mlp.apply(*given, activation, numbers)
 
 
 def head_losses(
@@ -214,7 +154,12 @@ def head_losses(
         _taken("weight", weight, (len(weight), d)),
         _taken("targets", targets, (x.numel() // d,), torch.int64),
     )
-    return _Head.apply(*given, eps, times, torch.is_grad_enabled())
+    differentiated = torch.is_grad_enabled()
+    if torch.compiler.is_compiling():
+        asked = [differentiated and t.requires_grad for t in given[:3]]
+        mean, each, *_ = operators.head_losses(*given, (eps, times), rounds_operands(), asked)
+        return mean, each
+    return _Head.apply(*given, (eps, times), differentiated)
 
 
 def _taken(
@@ -237,123 +182,61 @@ def _wide(d_model: int) -> int:
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        norm: Tensor,
-        w_qkv: Tensor,
-        w_out: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        first: Tensor | None,
-        shape: AttentionShape,
-    ) -> Tensor:
-        batch, seq, d = x.shape
-        y = torch.empty_like(x)
-        inverse, qkv = x.new_empty(batch * seq), x.new_empty(batch * seq, len(w_qkv))
-        out, log_sums = torch.empty_like(x), x.new_empty(batch, shape.n_heads, seq)
-        sizes = (batch, seq, d, shape.n_heads, shape.n_kv_heads, shape.d_head)
-        numbers = (shape.eps, shape.scale, shape.times)
-        given = (x, norm, w_qkv, w_out, cos, sin, first)
-        kept = (inverse, qkv, out, log_sums)
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        *given, ctx.heads, ctx.numbers = inputs
         ctx.bf16 = rounds_operands()
-        _kernel().call("attention_forward", (*given, y, *kept), sizes, numbers, ctx.bf16)
+        y, *kept = attention_pass(tuple(given), ctx.heads, ctx.numbers, ctx.bf16)
         ctx.save_for_backward(*given, *kept)
-        ctx.sizes, ctx.numbers = sizes, numbers
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy: Tensor) -> Gradients:
         saved, asked = ctx.saved_tensors, ctx.needs_input_grad[1:4]
-        dx, sums = torch.empty_like(saved[0]), _sums(saved[1:4], asked)
-        tensors = (*saved, dy.contiguous(), dx, *sums)
-        _kernel().call("attention_backward", tensors, ctx.sizes, ctx.numbers, ctx.bf16)
-        return dx, *sums, None, None, None, None
+        found = attention_gradients(dy, saved, ctx.heads, ctx.numbers, ctx.bf16, asked)
+        return *found, None, None, None, None, None
 
 
 class _Mlp(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        norm: Tensor,
-        w_in: Tensor,
-        w_gate: Tensor | None,
-        w_out: Tensor,
-        activation: str,
-        eps: float,
-        times: float,
-    ) -> Tensor:
-        d, n_tokens = x.shape[-1], x.numel() // x.shape[-1]
-        y, inverse = torch.empty_like(x), x.new_empty(n_tokens)
-        hidden = x.new_empty(n_tokens, -(-len(w_in) // UNIT) * UNIT)
-        gate = None if w_gate is None else torch.empty_like(hidden)
-        sizes = (n_tokens, d, len(w_in), ACTIVATIONS.index(activation))
-        given, kept = (x, norm, w_in, w_gate, w_out), (inverse, hidden, gate)
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        *given, ctx.activation, ctx.numbers = inputs
         ctx.bf16 = rounds_operands()
-        _kernel().call("mlp_forward", (*given, y, *kept), sizes, (eps, times), ctx.bf16)
+        y, *kept = mlp_pass(tuple(given), ctx.activation, ctx.numbers, ctx.bf16)
         ctx.save_for_backward(*given, *kept)
-        ctx.sizes, ctx.numbers = sizes, (eps, times)
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy: Tensor) -> Gradients:
         saved, asked = ctx.saved_tensors, ctx.needs_input_grad[1:5]
-        dx, sums = torch.empty_like(saved[0]), _sums(saved[1:5], asked)
-        tensors = (*saved, dy.contiguous(), dx, *sums)
-        _kernel().call("mlp_backward", tensors, ctx.sizes, ctx.numbers, ctx.bf16)
-        return dx, *sums, None, None, None
+        found = mlp_gradients(dy, saved, ctx.activation, ctx.numbers, ctx.bf16, asked)
+        return *found, None, None
 
 
 class _Head(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        norm: Tensor,
-        weight: Tensor,
-        targets: Tensor,
-        eps: float,
-        times: float,
-        differentiated: bool,
-    ) -> tuple[Tensor, Tensor]:
-        n_tokens = targets.numel()
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        *given, numbers, differentiated = inputs
         asked = [differentiated and needed for needed in ctx.needs_input_grad[:3]]
-        dx = torch.empty_like(x) if any(asked) else None
-        sums = _sums((norm, weight), asked[1:])
-        losses, result = x.new_empty(n_tokens), torch.zeros(2, dtype=torch.float64)
-        tensors = (x, norm, weight, targets, losses, result, dx, *sums)
-        sizes = (n_tokens, x.shape[-1], len(weight))
-        _kernel().call("head", tensors, sizes, (eps, times), rounds_operands())
-        mean, n_scored = result.tolist()
-        if n_scored < 0:
-            raise IndexError(f"a target is outside the vocabulary of {len(weight)} entries")
-        ctx.gradients = (dx, *sums)
+        mean, losses, ctx.gradients = head_pass(tuple(given), numbers, rounds_operands(), asked)
         ctx.mark_non_differentiable(losses)
         ctx.set_materialize_grads(False)
-        return x.new_tensor(mean), losses
+        return mean, losses
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, _: None) -> Gradients:
         if ctx.gradients is None:
             raise RuntimeError(
                 "the head's gradients serve one backward pass: compute the losses again for another"
             )
         gradients, ctx.gradients = ctx.gradients, None
         if grad is None:
-            return (None,) * 7
+            return (None,) * 6
         times = float(grad)
         if times != 1:
             for gradient in gradients:
                 if gradient is not None:
                     gradient.mul_(times)
-        return *gradients, None, None, None, None
-
-
-def _sums(weights: tuple[Tensor | None, ...], asked: Sequence[bool]) -> list[Tensor | None]:
-    """Zeros for the gradients that are asked for."""
-    pairs = zip(weights, asked, strict=True)
-    return [torch.zeros_like(w) if w is not None and needed else None for w, needed in pairs]
+        return *gradients, None, None, None

@@ -11,16 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from experiments.kernels.trunk import (
-    MOST_D_HEAD,
-    UNIT,
     AttentionShape,
     attention_half,
     eps_of,
     head_losses,
-    load_trunk,
     why_not_linear,
     why_not_weights,
 )
+from experiments.kernels.trunk_passes import MOST_D_HEAD, UNIT, load_trunk
 from experiments.models.transformer import (
     Block,
     Transformer,
