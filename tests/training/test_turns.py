@@ -1,25 +1,13 @@
-"""Steps in turns of Lightning's loop: which step ends one, and that no number depends on it."""
-
-import os
-import signal
+"""Steps in turns of Lightning's loop: no number depends on how many a turn takes."""
 
 import pytest
 import torch
 
 from experiments.points.planning import make_point
-from experiments.system import interruption
-from experiments.training import turns
 from experiments.training.checkpoints import LAST
 from experiments.training.execute import execute
 from experiments.training.module import LanguageModel
-from experiments.training.turns import Turns
 from tests.conftest import TINY, Killed, kill_at
-
-
-@pytest.fixture(autouse=True)
-def _no_clock(monkeypatch):
-    """On a busy machine a step may take as long as a turn."""
-    monkeypatch.setattr(turns, "_SECONDS", 600.0)
 
 
 @pytest.fixture(scope="module")
@@ -45,39 +33,6 @@ def trained(point):
     return [*loaded["state_dict"].values(), *(t for m in moments for t in m.values())], record
 
 
-def ended(given, due=(), every_step=False):
-    turn = Turns(every=10, n_steps=35, is_due=lambda step: step in due, every_step=every_step)
-    turn.begin()
-    return [step for step in given if turn.is_over(step)]
-
-
-def test_rows_the_last_step_and_what_is_due_end_a_turn():
-    assert ended(range(1, 36), due=(13, 20)) == [10, 13, 20, 30, 35]
-
-
-def test_every_step_of_several_ranks_ends_one():
-    assert ended(range(1, 6), every_step=True) == [1, 2, 3, 4, 5]
-
-
-def test_a_tenth_of_a_second_ends_one(monkeypatch):
-    monkeypatch.setattr(turns, "_SECONDS", 0.0)
-    assert ended(range(1, 6)) == [1, 2, 3, 4, 5]
-
-
-def test_a_signal_ends_one():
-    interruption.listen()
-    try:
-        with interruption.deferred():
-            assert ended([1]) == []
-            os.kill(os.getpid(), signal.SIGUSR1)
-            assert ended([1]) == [1]
-    finally:
-        interruption.forget()
-        for number in interruption.SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "choices", [("model=moe_fine",), ("trainer.precision=bf16-mixed", "trainer.micro_batch_size=2")]
@@ -91,9 +46,10 @@ def test_numbers_do_not_depend_on_turns(make, monkeypatch, choices):
 
     monkeypatch.setattr(LanguageModel, "training_step", counted)
     several, record = trained(make(*choices))
-    assert len(taken) == -(-record.n_steps // 10)
-    single, other = trained(make(*choices, "logger.log_every_n_steps=1", folder="single"))
-    assert len(taken) == -(-record.n_steps // 10) + record.n_steps
+    assert len(taken) == 1
+    each = (*choices, "trainer.checkpoint_minutes=0")
+    single, other = trained(make(*each, folder="single"))
+    assert len(taken) == 1 + record.n_steps
     assert other.val_loss == record.val_loss
     assert all(map(torch.equal, several, single))
 

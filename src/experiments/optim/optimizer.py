@@ -51,6 +51,7 @@ class RowAdamW(torch.optim.AdamW):
         super().__init__(groups, lr=1e-3, betas=betas, eps=eps, fused=True)
         self.state_dtype = state_dtype
         self.execution = execution or Execution()
+        self._one = torch.ones(())
         for group in (*self._row_groups(), *self._matrix_groups()):
             group["fused"] = False  # torch's; ours are never its
 
@@ -100,7 +101,7 @@ class RowAdamW(torch.optim.AdamW):
         elif stepped:
             steps = [state["step"] for state in states]
             if steps[0].is_cpu:  # of a number torch would make a tensor for each of them
-                torch._foreach_add_(steps, torch.ones(()), alpha=1)
+                torch._foreach_add_(steps, self._one, alpha=1)
             else:
                 torch._foreach_add_(steps, 1)
             torch._fused_adamw_(

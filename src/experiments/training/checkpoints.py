@@ -73,8 +73,8 @@ class Checkpoint(pl.Callback):
             self._keep(trainer)
 
     def is_due(self, step: int) -> bool:
-        """Whether one is to be saved with so many steps taken."""
-        return self._is_time() or step in self.starts
+        """Whether one may have to be saved with so many steps taken. Of one process alone."""
+        return self._is_time() or interruption.received() is not None or step in self.starts
 
     def _is_time(self) -> bool:
         return time.perf_counter() - self.saved > self.seconds

@@ -27,8 +27,7 @@ from experiments.training.module import LanguageModel
 from experiments.training.part_steps import PartSteps
 from experiments.training.precision import TurnPrecision
 from experiments.training.seal import SealedCheckpoints
-from experiments.training.turns import Turns
-from experiments.training.watchdog import AfterEachTurn, Guards, every_second
+from experiments.training.watchdog import Guards, every_second
 
 Sink = Callable[[dict[str, float]], None]
 
@@ -97,19 +96,11 @@ def fit(
         guards.check,
         is_trunk=point.is_trunk,
     )
-    starts = Starts(point.run_dir)
+    starts = Starts(point.run_dir) if point.is_trunk else ()
     checkpoint = Checkpoint(
         point.run_dir, trainer_config.checkpoint_minutes, resumed, starts, guards.check
     )
-    module.turns = Turns(
-        every=every,
-        n_steps=point.plan.n_steps,
-        is_due=checkpoint.is_due,
-        every_step=ranks.world_size > 1,
-    )
-    module.beat = beat
-    each_turn = [every_second(guards.check), beat]
-    callbacks = [AfterEachTurn(each_turn), history, *parts, RandomState(), checkpoint]
+    callbacks = [history, *parts, RandomState(), checkpoint]
     trainer = pl.Trainer(
         max_steps=point.plan.n_steps,
         max_epochs=-1,
@@ -132,6 +123,25 @@ def fit(
         num_sanity_val_steps=0,
         limit_val_batches=0,
     )
+    look = every_second(guards.check)
+
+    def after_step(n_steps: int) -> None:
+        """Before a checkpoint of it, which has what a part keeps of the step."""
+        look()
+        beat()
+        history.after_step(n_steps)
+        for part in module.parts:
+            part.at_step(n_steps, beat)
+
+    def turn_ends(n_steps: int) -> bool:
+        return (
+            n_steps == point.plan.n_steps
+            or trainer.should_stop
+            or ranks.world_size > 1  # they vote
+            or checkpoint.is_due(n_steps)
+        )
+
+    module.after_step, module.turn_ends = after_step, turn_ends
     interruption.forget()  # one that ended an earlier run of this process is not for this one
     try:
         watching = watchdog.watching() if watchdog else nullcontext()

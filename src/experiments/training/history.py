@@ -74,6 +74,8 @@ class History(pl.Callback):
             self._write(trainer, _plan(pl_module))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, LanguageModel)
+        self._trainer, self._module = trainer, pl_module
         self.start = self.last_time = self._now()
         self.first_step = self.last_step = trainer.global_step
         if not self._restored:  # no checkpoint, or one from before they had rows
@@ -83,14 +85,12 @@ class History(pl.Callback):
         if self._kept and _has_diverged(self._kept[-1][1], pl_module):
             trainer.should_stop = True  # as before the resume
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any, **__: Any
-    ) -> None:
-        assert isinstance(pl_module, LanguageModel)
-        step, plan = trainer.global_step, pl_module.plan
+    def after_step(self, step: int) -> None:
+        """With so many steps taken."""
+        trainer, pl_module, plan = self._trainer, self._module, self._module.plan
         ends = step == plan.n_steps and not self.is_trunk
-        if step == self.last_step or (step % self.every and not ends):
-            return  # in the middle of a step, or between rows
+        if step % self.every and not ends:
+            return
         loss = float(pl_module.step_losses[self.last_row : step].double().mean())
         now = self._now()
         rate = (step - self.last_step) * plan.batch_tokens / (now - self.last_time)

@@ -25,7 +25,6 @@ from experiments.optim.schedule import decay_steps, lr_factor, step_of_stage, wa
 from experiments.points.point import TrainingPart
 from experiments.training.compiled import compile_trunk
 from experiments.training.deterministic import strict_backward
-from experiments.training.turns import Turns
 
 DIVERGED_LOSS = 2.0  # times log(vocab_size), the loss of a model that knows nothing
 
@@ -37,12 +36,14 @@ class LanguageModel(pl.LightningModule):
     become: the model's execution, which configure_optimizers sets (groups.py). compiled: training
     steps call the trunk that torch.compile makes (compiled.py). trunk: or the fused one (trunk.py).
 
-    turns: how many steps a turn of Lightning's loop takes (turns.py); None: one. beat(): called by
-    parts at each piece of long work.
+    A turn of Lightning's loop costs half a millisecond for its hooks, contexts and counters, which
+    is what a whole step of a small model takes. So a turn takes several steps. after_step(n) is
+    called after each, with the steps taken so far, and turn_ends(n) says whether Lightning's
+    callbacks are to hear of it, as where a checkpoint is due.
     """
 
-    turns: Turns | None
-    beat: Callable[[], object]
+    after_step: Callable[[int], object]
+    turn_ends: Callable[[int], bool]
 
     def __init__(
         self,
@@ -61,7 +62,7 @@ class LanguageModel(pl.LightningModule):
         self._compiled = compile_trunk(model) if compiled else None  # a function: no submodule
         self.trunk: Fused | None = None
         self.parts: list[TrainingPart] = []
-        self.turns, self.beat = None, lambda: None
+        self.after_step, self.turn_ends = lambda n_steps: None, lambda n_steps: True
         self.register_buffer("step_losses", torch.full((plan.n_steps,), math.nan))
         self.step_losses: Tensor
 
@@ -76,20 +77,17 @@ class LanguageModel(pl.LightningModule):
         self.parts.append(part)
 
     def training_step(self, batches: Iterator[Batch]) -> None:
-        """A turn of Lightning's loop: steps, until its callbacks are to hear of one."""
+        """A turn of Lightning's loop."""
         optimizer, schedule = self.optimizers(), self.lr_schedulers()
         assert isinstance(optimizer, LightningOptimizer)
         assert isinstance(schedule, Rates)
-        step, turns = self.global_step, self.turns
-        if turns is not None:
-            turns.begin()
+        step = self.global_step
         while True:
             self.take_step(step, batches, optimizer)
             schedule.step()
             step += 1
-            for part in self.parts:
-                part.at_step(step, self.beat)
-            if turns is None or turns.is_over(step):
+            self.after_step(step)
+            if self.turn_ends(step):
                 return
 
     def take_step(self, step: int, batches: Iterator[Batch], optimizer: LightningOptimizer) -> None:

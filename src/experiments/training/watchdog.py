@@ -6,12 +6,9 @@ import faulthandler
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
-
-import lightning.pytorch as pl
 
 from experiments.system.requeue import STALLED
 
@@ -108,16 +105,3 @@ def every_second(function: Callable[[], None]) -> Callable[[], None]:
             function()
 
     return call
-
-
-class AfterEachTurn(pl.Callback):
-    """Calls functions after every turn of Lightning's loop, before anything of it is written."""
-
-    def __init__(self, functions: Sequence[Callable[[], None]]) -> None:
-        self.functions = functions
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any, **__: Any
-    ) -> None:
-        for function in self.functions:
-            function()
