@@ -31,18 +31,9 @@ from experiments.training.module import LanguageModel
 from experiments.training.starting import Begun, begin
 from experiments.training.watchdog import Guards
 
-_DEMO = (  # conf/experiment/demo.yaml's
-    "ladder.d_per_layer=6",
-    "ladder.d_head=6",
-    "ladder.vocab_size=512",
-    "ladder.seq_len=128",
-    "ladder.batch_size=4",
-    "data.n_eval_tokens=65536",
-    "size=2",
-)
 _USUAL = {
-    "demo, dense": (*_DEMO, "model=dense"),
-    "demo, peer": (*_DEMO, "model=peer"),
+    "demo, dense": ("experiment=demo", "size=2", "model=dense"),
+    "demo, peer": ("experiment=demo", "size=2", "model=peer"),
     "study, dense": ("size=4", "model=dense"),
     "study, peer": ("size=4", "model=peer"),
 }
