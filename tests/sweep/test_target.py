@@ -7,6 +7,7 @@ import os
 import pytest
 import torch
 
+from experiments.points import point as run_point
 from experiments.points.planning import make_point
 from experiments.records.record import flat_row
 from experiments.sweep import task
@@ -57,6 +58,14 @@ def test_the_plan_is_of_the_card(paper):
     seconds = products + point.plan.n_steps * moved / cluster.bandwidth
     assert f"about {duration(seconds)} one after" in total
     assert not any("do not fit" in line for line in lines)
+
+
+@pytest.mark.parametrize(("width", "share"), [(16, 0.177), (64, 0.454), (256, 0.746)])
+def test_on_a_cpu_the_rate_grows_with_the_width(make, monkeypatch, width, share):
+    monkeypatch.setattr(run_point, "measured_peak_flops", lambda *_, **__: 1e11)
+    point = make(f"ladder.d_per_layer={width}", "budget=1e12", "trainer.accelerator=cpu")
+    assert point.transformer.d_model == width
+    assert assumed_rate(point) == pytest.approx(share * 1e11, rel=5e-3)
 
 
 @pytest.mark.slow

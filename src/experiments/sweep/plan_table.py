@@ -10,8 +10,6 @@ from experiments.sweep.settings import with_settings
 from experiments.sweep.trunks import savings_text, trunks_of
 from experiments.system.text_table import aligned, count, duration
 
-ACHIEVED_SHARE = 0.25  # of a matrix product's rate; between the demo's dense and PEER runs' mfu
-
 _COLUMNS = (
     "model", "N", "size", "d_model", "params", "active", "FLOPs/token", "budget",
     "tokens", "epochs", "steps", "lr", "est. time", "memory",
