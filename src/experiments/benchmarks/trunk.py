@@ -31,7 +31,7 @@ from experiments.config.constraints import KernelName
 from experiments.config.optim import Optim
 from experiments.init.freeze import freeze
 from experiments.kernels.products import measured_peak_flops
-from experiments.kernels.trunk import load_trunk
+from experiments.kernels.trunk_passes import load_trunk
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.peer import PEER, PEERConfig
 from experiments.models.fused import why_not_fused
