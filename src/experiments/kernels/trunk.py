@@ -11,12 +11,13 @@ Eager code calls autograd functions, and compiled graphs the operators (trunk_op
 Suffixes: T tokens, D width, F hidden units, V entries of the vocabulary.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from experiments.kernels.trunk_operators import operators
 from experiments.kernels.trunk_passes import (
@@ -180,6 +181,22 @@ def _wide(d_model: int) -> int:
     return d_model
 
 
+def _once(backward: Callable[..., Gradients]) -> Callable[..., Gradients]:
+    """A backward pass that refuses to be differentiated.
+
+    torch's once_differentiable silently leaves it out where the gradient that comes in has none
+    itself: as at the loss.
+    """
+
+    @wraps(backward)
+    def run(ctx: Any, *grads: Tensor | None) -> Gradients:
+        if torch.is_grad_enabled():
+            raise RuntimeError("the fused trunk has no second derivative; use trainer.trunk=eager")
+        return backward(ctx, *grads)
+
+    return run
+
+
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
@@ -190,7 +207,7 @@ class _Attention(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @_once
     def backward(ctx: Any, dy: Tensor) -> Gradients:
         saved, asked = ctx.saved_tensors, ctx.needs_input_grad[1:4]
         found = attention_gradients(dy, saved, ctx.heads, ctx.numbers, ctx.bf16, asked)
@@ -207,7 +224,7 @@ class _Mlp(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @_once
     def backward(ctx: Any, dy: Tensor) -> Gradients:
         saved, asked = ctx.saved_tensors, ctx.needs_input_grad[1:5]
         found = mlp_gradients(dy, saved, ctx.activation, ctx.numbers, ctx.bf16, asked)
@@ -225,7 +242,7 @@ class _Head(torch.autograd.Function):
         return mean, losses
 
     @staticmethod
-    @once_differentiable
+    @_once
     def backward(ctx: Any, grad: Tensor | None, _: None) -> Gradients:
         if ctx.gradients is None:
             raise RuntimeError(
