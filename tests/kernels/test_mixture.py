@@ -218,6 +218,7 @@ def test_pairs_are_counted():
 def test_what_it_can_t_take_is_said():
     router, w = nn.Linear(16, 4, bias=False), torch.zeros(4, 16, 8)
     assert why_not_mixture((router, None), (w, None, w), "gelu") is None
+    assert why_not_mixture((router,), (w.to("meta"),), "gelu") is None  # of a planned model
     assert "float64 on cpu" in why_not_mixture((router,), (w.double(),), "gelu")
     assert "activation=tanh" in why_not_mixture((router,), (w,), "tanh")
     assert "Linear is not a plain" in why_not_mixture((nn.Linear(16, 4),), (w,), "gelu")

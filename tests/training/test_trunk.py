@@ -65,6 +65,16 @@ def test_it_repeats_to_the_bit_for_any_number_of_threads(trained):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("model", ["moe", "moe_fine"])
+def test_a_mixture_s_run_is_fused_and_repeats_for_any_number_of_threads(trained, model):
+    """Its loss is not an eager run's: a choice between experts that are nearly equal may differ."""
+    experts = ("n_experts=8", *(["model.top_k=2"] if model == "moe_fine" else []))
+    runs = [trained(f"model={model}", *experts, f"trainer.n_threads={n}") for n in (1, 2)]
+    assert runs[0].val_loss == runs[1].val_loss
+    assert "eager" not in runs[0].environment["trunk"]
+
+
+@pytest.mark.slow
 def test_it_resumes_to_the_bit(trained, compose_raw, tmp_path):
     whole = trained()
     often = ("trainer.checkpoint_minutes=0", "logger.log_every_n_steps=1")

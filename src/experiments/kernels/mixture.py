@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from experiments.kernels.trunk import eps_of, why_not_mlp
+from experiments.kernels.trunk import eps_of, taken, why_not_mlp, why_not_weights, wide
 from experiments.kernels.trunk_passes import ACTIVATIONS, UNIT, load_trunk, rounds_operands
+from experiments.kernels.workspace import WORKSPACE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +60,8 @@ def why_not_mixture(
     """Why mixture_half can't take these weights, in words; None if it can. linears: the router, and
     those of shared experts, which mlp_half takes.
     """
-    for weight in experts:
-        if weight is not None and (weight.dtype != torch.float32 or weight.device.type != "cpu"):
-            return f"experts are {weight.dtype} on {weight.device}, not float32 on a CPU"
-    return why_not_mlp(linears, activation)
+    found = (why_not_weights(weight) for weight in experts if weight is not None)
+    return next((why for why in found if why is not None), None) or why_not_mlp(linears, activation)
 
 
 def mixture_half(
@@ -79,10 +78,8 @@ def mixture_half(
     base: x, if None is given. activation: a name of ACTIVATIONS. Raises TypeError and ValueError
     for tensors of other types and shapes.
     """
-    (n_experts, _, d_ff), d = experts.w_in.shape, x.shape[-1]
+    (n_experts, _, d_ff), d = experts.w_in.shape, wide(x.shape[-1])
     n_rows = x.numel() // d if routing.experts_choose else n_experts
-    if d % UNIT:
-        raise ValueError(f"a width of {d} is no multiple of {UNIT}")
     if not 1 <= routing.n_chosen <= n_rows:
         raise ValueError(f"n_chosen={routing.n_chosen} is not from 1 to {n_rows}")
     given = {
@@ -95,20 +92,9 @@ def mixture_half(
         "base": (base, x.shape),
         "bias": (routing.bias, (n_experts,)),
     }
-    taken = (_taken(name, *pair) for name, pair in given.items())
+    tensors = (t if t is None else taken(name, t, shape) for name, (t, shape) in given.items())
     numbers = (eps_of(norm), times)
-    return Mixed(*_Mixture.apply(*taken, routing, ACTIVATIONS.index(activation), numbers))
-
-
-def _taken(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:
-    """The tensor as C++ reads it, contiguous."""
-    if tensor is None:
-        return None
-    if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
-        raise TypeError(f"{name} is {tensor.dtype} on {tensor.device}, not float32 on a CPU")
-    if tensor.shape != shape:
-        raise ValueError(f"{name} is {tuple(tensor.shape)}, not {tuple(shape)}")
-    return tensor.contiguous()
+    return Mixed(*_Mixture.apply(*tensors, routing, ACTIVATIONS.index(activation), numbers))
 
 
 class _Mixture(torch.autograd.Function):
@@ -135,8 +121,9 @@ class _Mixture(torch.autograd.Function):
         gates, chosen = x.new_empty(n_tokens, n_experts), x.new_empty(n_rows, routing.n_chosen)
         index = torch.empty(chosen.shape, dtype=torch.int64)
         plan = torch.empty(3 * n_pairs + n_experts + n_tokens + 1, dtype=torch.int32)
-        hidden = x.new_empty(n_pairs, -(-d_ff // UNIT) * UNIT)
-        gate = None if w_gate is None else torch.empty_like(hidden)
+        shape = (n_pairs, -(-d_ff // UNIT) * UNIT)
+        hidden = WORKSPACE.empty(shape, x.dtype)
+        gate = None if w_gate is None else WORKSPACE.empty(shape, x.dtype)
         ctx.sizes = (
             *(n_tokens, d, n_experts, d_ff, routing.n_chosen),
             *(routing.experts_choose, routing.softmax, base is not None),
@@ -159,8 +146,10 @@ class _Mixture(torch.autograd.Function):
         given, asked = saved[:6], ctx.needs_input_grad
         dy = torch.zeros_like(given[0]) if dy is None else dy.contiguous()
         dx = torch.empty_like(given[0])
-        pairs = zip(given[1:], asked[1:6], strict=True)
-        sums = [torch.empty_like(w) if w is not None and needed else None for w, needed in pairs]
+        sums = [
+            WORKSPACE.empty(w.shape, w.dtype) if w is not None and needed else None
+            for w, needed in zip(given[1:], asked[1:6], strict=True)
+        ]
         dgates = None if dgates is None else dgates.contiguous()
         _call("mixture_backward", (*saved, dy, dgates, dx, *sums), ctx)
         return dx, *sums, dy if asked[6] else None, None, None, None, None

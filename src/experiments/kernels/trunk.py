@@ -97,13 +97,13 @@ def attention_half(
     if shape.d_head % UNIT or shape.d_head > MOST_D_HEAD or shape.n_heads % shape.n_kv_heads:
         raise ValueError(f"{shape}: d_head is a multiple of {UNIT}, and kv heads divide heads")
     given = (
-        _taken("x", x, (batch, seq, shape.n_heads * shape.d_head)),
-        _taken("norm", norm, (d,)),
-        _taken("w_qkv", w_qkv, (n_rows, d)),
-        _taken("w_out", w_out, (d, d)),
-        _taken("cos", angles[0], (seq, half)),
-        _taken("sin", angles[1], (seq, half)),
-        None if first is None else _taken("first", first, (batch, seq), torch.int32),
+        taken("x", x, (batch, seq, shape.n_heads * shape.d_head)),
+        taken("norm", norm, (d,)),
+        taken("w_qkv", w_qkv, (n_rows, d)),
+        taken("w_out", w_out, (d, d)),
+        taken("cos", angles[0], (seq, half)),
+        taken("sin", angles[1], (seq, half)),
+        None if first is None else taken("first", first, (batch, seq), torch.int32),
     )
     heads = (shape.n_heads, shape.n_kv_heads, shape.d_head)
     numbers = (shape.eps, shape.scale, shape.times)
@@ -126,11 +126,11 @@ def mlp_half(
     (w_in, w_gate, w_out), d = weights, x.shape[-1]
     d_ff = len(w_in)
     given = (
-        _taken("x", x, (*x.shape[:-1], _wide(d))),
-        _taken("norm", norm.weight, (d,)),
-        _taken("w_in", w_in, (d_ff, d)),
-        None if w_gate is None else _taken("w_gate", w_gate, (d_ff, d)),
-        _taken("w_out", w_out, (d, d_ff)),
+        taken("x", x, (*x.shape[:-1], wide(d))),
+        taken("norm", norm.weight, (d,)),
+        taken("w_in", w_in, (d_ff, d)),
+        None if w_gate is None else taken("w_gate", w_gate, (d_ff, d)),
+        taken("w_out", w_out, (d, d_ff)),
     )
     numbers = (eps_of(norm), times)
     if torch.compiler.is_compiling():
@@ -148,12 +148,12 @@ def head_losses(
     if there is to be one, and serves one backward pass. Raises IndexError for a target outside the
     vocabulary, TypeError and ValueError for tensors of other types and shapes.
     """
-    d = _wide(x.shape[-1])
+    d = wide(x.shape[-1])
     given = (
-        _taken("x", x, x.shape),
-        _taken("norm", norm, (d,)),
-        _taken("weight", weight, (len(weight), d)),
-        _taken("targets", targets, (x.numel() // d,), torch.int64),
+        taken("x", x, x.shape),
+        taken("norm", norm, (d,)),
+        taken("weight", weight, (len(weight), d)),
+        taken("targets", targets, (x.numel() // d,), torch.int64),
     )
     differentiated = torch.is_grad_enabled()
     if torch.compiler.is_compiling():
@@ -163,7 +163,7 @@ def head_losses(
     return _Head.apply(*given, (eps, times), differentiated)
 
 
-def _taken(
+def taken(
     name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """The tensor as C++ reads it, contiguous, if it is one of this type and shape."""
@@ -174,7 +174,7 @@ def _taken(
     return tensor.contiguous()
 
 
-def _wide(d_model: int) -> int:
+def wide(d_model: int) -> int:
     """The width, if it is one that is taken."""
     if d_model % UNIT:
         raise ValueError(f"a width of {d_model} is no multiple of {UNIT}")

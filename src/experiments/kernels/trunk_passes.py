@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from experiments.kernels.cpp import MAX_THREADS, load_cpp
+from experiments.kernels.workspace import WORKSPACE
 
 Gradients = tuple[Tensor | None, ...]
 
@@ -69,7 +70,7 @@ class TrunkKernel:
             needed = ctypes.c_int64()
             function(*given, *sizes, floats, bf16, None, ctypes.addressof(needed), n_threads)
             n_bytes = self._rooms[key] = needed.value
-        room = torch.empty(n_bytes, dtype=torch.uint8)
+        room = WORKSPACE.empty((n_bytes,), torch.uint8)
         function(*given, *sizes, floats, bf16, room.data_ptr(), None, n_threads)
 
 

@@ -5,6 +5,7 @@ they would be faulted in page by page each time, at a seventh of the speed of me
 """
 
 import ctypes
+import math
 import mmap
 import sys
 import threading
@@ -36,7 +37,7 @@ class Workspace:
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """An uninitialised CPU tensor."""
-        n_bytes = int(np.prod(shape)) * dtype.itemsize
+        n_bytes = math.prod(shape) * dtype.itemsize
         if n_bytes < _LARGE or not _ADVISABLE:
             return torch.empty(shape, dtype=dtype)
         with self._lock:

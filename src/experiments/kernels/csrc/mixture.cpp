@@ -6,78 +6,16 @@
 // experts; forward and backward. An expert's pairs are one thread's, and so is a token's sum over its
 // experts, in their order: the same to the bit for any number of threads.
 #include "routing.h"
-#include "trunk.h"
 
 namespace {
 
-struct Mixture {
-  const float *x, *norm, *router, *w_in, *w_gate, *w_out;  // w_gate: null where there is none
-  i64 n_tokens, d, n_experts, d_ff;
-  i64 k;  // experts of a token, or where experts choose tokens of an expert
-  bool experts_choose, softmax, beside;  // beside: base is another than x
-  i64 activation;
-  float eps, times;
-
-  Mixture(const float* x_, const float* norm_, const float* router_, const float* in,
-          const float* gate, const float* out, const i64* sizes, const float* numbers)
-      : x(x_), norm(norm_), router(router_), w_in(in), w_gate(gate), w_out(out),
-        n_tokens(sizes[0]), d(sizes[1]), n_experts(sizes[2]), d_ff(sizes[3]), k(sizes[4]),
-        experts_choose(sizes[5]), softmax(sizes[6]), beside(sizes[7]), activation(sizes[8]),
-        eps(numbers[0]), times(numbers[1]) {}
-  i64 hidden() const { return up_to(d_ff, UNIT); }
-  i64 logits() const { return up_to(n_experts, UNIT); }
-  i64 n_pairs() const { return k * (experts_choose ? n_experts : n_tokens); }
-  i64 n_tiles() const { return (n_tokens + TOKENS - 1) / TOKENS; }
-  Pairs pairs(int32_t* at) const { return {at, n_pairs(), n_tokens, n_experts}; }
-};
-
 // Whether weights with rows of n are read where they are, by an expert of n_rows: to pack them pays
 // with many. Rows of no more than a panel are packed already.
-inline bool where_they_are(i64 n, i64 n_rows) { return n % UNIT == 0 && (n <= PANEL || n_rows < 24); }
+inline bool where_they_are(i64 n, i64 n_rows) {
+  return n % UNIT == 0 && (n <= PANEL || n_rows <= TOKENS);
+}
 
 // ---------------------------------------------------------------------------------- forward
-
-struct Choices {
-  float *gates, *chosen;  // (n_tokens, n_experts); of each choice its gate, divided by their sum
-  i64* index;             // (n_tokens, k) experts, or (n_experts, k) tokens
-};
-
-struct RoutingRoom {
-  float *logits, *keys;
-  int32_t* order;
-
-  RoutingRoom(Arena& arena, const Mixture& s) {
-    logits = arena.take<float>(TOKENS * s.logits());
-    keys = arena.take<float>(most(s.n_tokens, s.n_experts));
-    order = arena.take<int32_t>(up_to(most(s.n_tokens, s.n_experts), W));
-  }
-};
-
-// Gates of m tokens from t, and where tokens choose, their experts. router: packed.
-void route_tile(const Mixture& s, i64 t, i64 m, const float* normed, const float* router,
-                const float* bias, const Choices& to, const RoutingRoom& room) {
-  const i64 n = s.n_experts, ld = s.logits(), k = s.k;
-  multiply<Float32, false>(m, ld, s.d, {normed, s.d, 1}, router, s.d, room.logits, ld);
-  for (i64 i = t; i < t + m; i++) {
-    float *row = room.logits + (i - t) * ld, *gates = to.gates + i * n;
-    to_gates(row, n, s.softmax);
-    memcpy(gates, row, n * sizeof(float));
-    if (s.experts_choose) continue;
-    for (i64 e = 0; e < n; e++) room.keys[e] = gates[e] + bias[e];
-    largest(room.keys, n, k, room.order, to.index + i * k);
-    float total = 0;
-    for (i64 j = i * k; j < (i + 1) * k; j++) total += to.chosen[j] = gates[to.index[j]];
-    for (i64 j = i * k; k > 1 && j < (i + 1) * k; j++) to.chosen[j] /= total;
-  }
-}
-
-// The tokens that an expert chooses.
-void choose_tokens(const Mixture& s, i64 e, const Choices& to, const RoutingRoom& room) {
-  for (i64 t = 0; t < s.n_tokens; t++) room.keys[t] = to.gates[t * s.n_experts + e];
-  i64* index = to.index + e * s.k;
-  largest(room.keys, s.n_tokens, s.k, room.order, index);
-  for (i64 j = 0; j < s.k; j++) to.chosen[e * s.k + j] = room.keys[index[j]];
-}
 
 template <class P>
 struct ForwardRoom {
@@ -166,23 +104,20 @@ void mixture_forward(const Mixture& s, const float* base, const float* bias, flo
       expert_forward<P>(s, e, pairs, normed, h, h_gate, out, room);
 #pragma omp for schedule(static)
     for (i64 t = 0; t < s.n_tokens; t++) {
-      memcpy(y + t * d, base + t * d, d * sizeof(float));
-      for (i64 j = pairs.offsets[t]; j < pairs.offsets[t + 1]; j++) {
-        const i64 p = pairs.places[j];
-        const float weight = s.times * to.chosen[pairs.slots[p]];
-        for (i64 c = 0; c < d; c += W)
-          store(y + t * d + c, load(y + t * d + c) + weight * load(out + p * d + c));
+      const i64 from = pairs.offsets[t], end = pairs.offsets[t + 1];
+      for (i64 c = 0; c < d; c += W) {
+        vec total = {};
+        for (i64 j = from; j < end; j++) {
+          const i64 p = pairs.places[j];
+          total += to.chosen[pairs.slots[p]] * load(out + p * d + c);
+        }
+        store(y + t * d + c, load(base + t * d + c) + s.times * total);
       }
     }
   }
 }
 
 // ---------------------------------------------------------------------------------- backward
-
-struct Saved {
-  const float *normed, *inverse, *gates, *chosen, *h, *h_gate;
-  const i64* index;
-};
 
 struct Gradients {
   float *x, *norm, *router, *w_in, *w_gate, *w_out;  // null where one is not asked for; x is
@@ -294,31 +229,6 @@ void expert_backward(const Mixture& s, i64 e, const Pairs& pairs, const Saved& k
   }
 }
 
-// A token's row of gradients of logits.
-void logits_backward(const Mixture& s, i64 t, const Pairs& pairs, const Saved& kept,
-                     const float* dgates, const float* dchosen, float* row) {
-  const i64 n = s.n_experts, k = s.k;
-  const float* gates = kept.gates + t * n;
-  if (dgates)
-    memcpy(row, dgates + t * n, n * sizeof(float));
-  else
-    fill(row, n, 0);
-  if (s.experts_choose) {
-    for (i64 j = pairs.offsets[t]; j < pairs.offsets[t + 1]; j++)
-      row[pairs.places[j] / k] += dchosen[pairs.places[j]];
-  } else if (k == 1) {
-    row[kept.index[t]] += dchosen[t];
-  } else {
-    float along = 0, total = 0;
-    for (i64 j = t * k; j < (t + 1) * k; j++) {
-      along += dchosen[j] * kept.chosen[j];
-      total += gates[kept.index[j]];
-    }
-    for (i64 j = t * k; j < (t + 1) * k; j++) row[kept.index[j]] += (dchosen[j] - along) / total;
-  }
-  from_gates(gates, n, s.softmax, row);
-}
-
 template <class P>
 void mixture_backward(const Mixture& s, const Saved& kept, int32_t* plan, const float* dy,
                       const float* dgates, const Gradients& to, Arena arena, i64* needed,
@@ -327,7 +237,8 @@ void mixture_backward(const Mixture& s, const Saved& kept, int32_t* plan, const 
   const Pairs pairs = s.pairs(plan);
   float* dchosen = arena.take<float>(s.n_pairs());
   float* dn = arena.take<float>(s.n_pairs() * d);
-  float* dlogits = arena.take<float>(s.n_tokens * ld);
+  const LogitsBackward logits{s, pairs, kept, dgates, dchosen};
+  float* dlogits = arena.take<float>(logits.dense() ? s.n_tokens * ld : 0);
   float* dnorm = arena.take<float>(n_tiles * d);
   Arena count{nullptr};
   BackwardRoom<P> measured(count, s);
@@ -344,16 +255,23 @@ void mixture_backward(const Mixture& s, const Saved& kept, int32_t* plan, const 
 #pragma omp for schedule(static)
     for (i64 tile = 0; tile < n_tiles; tile++) {
       const i64 t = tile * TOKENS, m = least(TOKENS, s.n_tokens - t);
-      float *back = room.rows, *logits = dlogits + t * ld;
-      fill(back, m * d, 0);
-      for (i64 i = 0; i < m; i++) {
-        logits_backward(s, t + i, pairs, kept, dgates, dchosen, logits + i * ld);
-        for (i64 j = pairs.offsets[t + i]; j < pairs.offsets[t + i + 1]; j++)
-          for (i64 c = 0; c < d; c += W)
-            store(back + i * d + c,
-                  load(back + i * d + c) + load(dn + pairs.places[j] * d + c));
+      float* back = room.rows;
+      for (i64 i = t; i < t + m; i++) {
+        for (i64 c = 0; c < d; c += W) {
+          vec total = {};
+          for (i64 j = pairs.offsets[i]; j < pairs.offsets[i + 1]; j++)
+            total += load(dn + pairs.places[j] * d + c);
+          store(back + (i - t) * d + c, total);
+        }
+        logits.undivide(i);
+        if (logits.dense())
+          logits.fill_row(i, dlogits + i * ld);
+        else
+          logits.add_chosen(i, back + (i - t) * d);
       }
-      multiply<Float32, true>(m, d, n, {logits, ld, 1}, Right<Float32>{s.router, PANEL, d}, back, d);
+      if (logits.dense())
+        multiply<Float32, true>(m, d, n, {dlogits + t * ld, ld, 1}, Right<Float32>{s.router, PANEL, d},
+                                back, d);
       if (s.beside)
         fill(to.x + t * d, m * d, 0);
       else
@@ -362,12 +280,21 @@ void mixture_backward(const Mixture& s, const Saved& kept, int32_t* plan, const 
       norm_rows_backward(m, d, s.x + t * d, s.norm, kept.inverse + t, back, to.x + t * d,
                          dnorm + tile * d);
     }
-    i64 from, end;
-    own_rows(n, &from, &end);
-    for (i64 t = 0; to.router && from < end && t < s.n_tokens; t += TOKENS)
-      outer<Float32>(t == 0, least(TOKENS, s.n_tokens - t), end - from, d,
-                     {dlogits + t * ld + from, 1, ld}, {kept.normed + t * d, PANEL, d},
-                     to.router + from * d);
+    if (to.router && logits.dense()) {
+      i64 from, end;
+      own_rows(n, &from, &end);
+      for (i64 t = 0; from < end && t < s.n_tokens; t += TOKENS)
+        outer<Float32>(t == 0, least(TOKENS, s.n_tokens - t), end - from, d,
+                       {dlogits + t * ld + from, 1, ld}, {kept.normed + t * d, PANEL, d},
+                       to.router + from * d);
+    } else if (to.router) {
+#pragma omp for schedule(static) nowait
+      for (i64 e = 0; e < n; e++) {
+        fill(to.router + e * d, d, 0);
+        for (i64 p = pairs.begin(e); p < pairs.ends[e]; p++)
+          add_row(d, dchosen[pairs.slots[p]], kept.normed + pairs.tokens[p] * d, to.router + e * d);
+      }
+    }
 #pragma omp single
     for (i64 tile = 0; to.norm && tile < n_tiles; tile++)
       for (i64 c = 0; c < d; c++) to.norm[c] = (tile ? to.norm[c] : 0) + dnorm[tile * d + c];
