@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from experiments.kernels import build, mixture, reference, trunk_passes
+from experiments.kernels import build, mixture, product_key_layer, reference, trunk_passes
 from experiments.kernels.cpp import Cpp, levels
 from experiments.kernels.interface import AdamWStep
 from experiments.kernels.mixture import Experts, Routing, mixture_half
@@ -22,9 +22,11 @@ from experiments.kernels.ops import gather_dot, gather_sum, product_key_topk, ro
 from experiments.kernels.trunk_passes import ACTIVATIONS, TrunkKernel
 from tests.conftest import REPOSITORY
 from tests.kernels.implementations import Given, assert_close
+from tests.kernels.product_key_formulas import D, layer_of
 from tests.kernels.trunk_formulas import attention_case, head_case, mlp_case
 
 N_CALLS = 1000
+N_LAYERS = 150
 # before the import of what builds the library
 _SANITIZED = """
 from experiments.kernels import build
@@ -118,6 +120,9 @@ def calls() -> None:
             refused = True
         assert refused == wrong, (i, function)
         counts[wrong] += 1
+    for i in range(N_LAYERS):
+        torch.manual_seed(i)
+        _product_key_layer(draw, kernels[i % len(kernels)])
     print(*counts)
 
 
@@ -289,3 +294,32 @@ def _half(draw: random.Random, kernel: Cpp, wrong: bool) -> None:
     for fast, exact in zip(found, wanted, strict=True):
         near = (0.05 if bf16 else 1e-4) * exact.norm() + 1e-6
         assert (fast - exact).norm() <= near, (which, case.inputs[0].shape)
+
+
+def _product_key_layer(draw: random.Random, kernel: Cpp) -> None:
+    operators = TrunkKernel(kernel.library, kernel.level)
+    product_key_layer.load_trunk = lambda: operators
+    kind, n_first = draw.choice(["peer", "pkm"]), draw.choice([None, 3, 7])
+    d_key, n_heads = draw.choice([(2, 8), (6, 8), (16, 1), (16, 3), (48, 2), (272, 1)])
+    layer = layer_of(
+        kind,
+        n_experts=n_first * draw.randint(1, 30) if n_first else _size(draw, 30) ** 2,
+        n_first_keys=n_first,
+        d_key=d_key,
+        n_heads=n_heads,
+        top_k=1,
+        query_norm=draw.choice(["none", "layer", "batch"]),
+        score=draw.choice(["softmax", "sigmoid", "relu"]),
+        share_keys=draw.random() < 0.5,
+        table_dtype=draw.choice(["float32", "bfloat16"]),
+        **({"glu": draw.random() < 0.5} if kind == "peer" else {}),
+    )
+    layer.top_k = min(draw.choice([1, 4, 9, 16, 17, 40]), layer.n_experts)
+    layer.execution = Given(given=kernel, gradient=draw.choice(["dense", "rows"]))
+    assert layer.why_not_fused() is None
+    x = torch.randn(2, max(1, _size(draw, 220) // 2), D, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16, enabled=draw.random() < 0.3):
+        y = layer.fused_half(x, torch.nn.RMSNorm(D), 0.5)
+    y.sum().backward()
+    assert y.isfinite().all()
+    assert x.grad.isfinite().all()

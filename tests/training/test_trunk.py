@@ -37,6 +37,7 @@ def trained(compose_raw, tmp_path):
         ("data.mask_documents=true",),
         ("ladder.tie_head=true",),
         ("optim.parametrization=mup", "optim.lr_d_model=16"),
+        ("model=peer", "n_experts=256", "model.n_heads=2", "model.top_k=4", "model.d_key=16"),
     ],
     ids=lambda settings: settings[0] if settings else "plain",
 )
@@ -115,11 +116,20 @@ def test_a_trunk_that_is_as_written(compose_raw, choice, accelerator, compiled):
         (("ladder.d_per_layer=24", "ladder.d_head=24"), "d_head=24 is no multiple of 16 up to 128"),
         (("ladder.d_per_layer=8", "ladder.d_head=8", "size=1"), "d_model=8 is no multiple of 16"),
         (("trainer.compile=true",), "trainer.compile=true makes the trunk"),
+        (("model=pkm", "n_experts=256", "kernel=torch"), "kernel=torch reads the tables"),
     ],
 )
 def test_what_can_t_be_fused_is_refused_by_name(compose_raw, overrides, said):
     with pytest.raises(ValueError, match=f"trainer.trunk=fused: .*{said}.*; use auto or eager"):
         make_point(compose_raw(*SMALL, *TINY, *overrides, "trainer.trunk=fused"))
+
+
+@pytest.mark.parametrize("name", ["peer", "pkm"])
+def test_layers_of_product_keys_are_fused(compose_raw, name):
+    overrides = ("trainer.trunk=fused", f"model={name}", "n_experts=256", "model.d_key=16")
+    config = make_point(compose_raw(*SMALL, *TINY, *overrides)).transformer
+    with torch.device("meta"):
+        assert not Fused(config.build()).eager
 
 
 def test_low_rank_adapters_are_eager_by_name(compose_raw):

@@ -17,6 +17,7 @@ _IN_PLACE_OF = {
     "experiments.kernels.grouped": "experiments.kernels.plain",
     "experiments.kernels.mixture": "experiments.kernels.plain",
     "experiments.kernels.trunk": "experiments.kernels.plain",
+    "experiments.kernels.product_key_layer": "experiments.kernels.plain",
 }
 _FROM = re.compile(r"^(\s*from )([\w.]+)(?= import\b)", re.MULTILINE)
 

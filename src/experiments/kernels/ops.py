@@ -193,7 +193,7 @@ def _wide(activation: Tensor, table: Tensor) -> Tensor:
     return activation.to(torch.float64 if table.dtype == torch.float64 else torch.float32)
 
 
-def _table_gradient(
+def table_gradient(
     table: Tensor, values: Tensor, retrieved: Retrieved, weights: Tensor, execution: Execution
 ) -> Tensor | None:
     """row_sums in the form that the execution asks for."""
@@ -244,7 +244,7 @@ class _GatherDot(torch.autograd.Function):
         if ctx.needs_input_grad[0]:  # first: an update changes the table
             grad_x = retrieved.kernel.weighted_sum(table, retrieved.idx, grad)
         if ctx.needs_input_grad[1]:
-            grad_table = _table_gradient(table, x, retrieved, grad, ctx.execution)
+            grad_table = table_gradient(table, x, retrieved, grad, ctx.execution)
         return grad_x, grad_table, None, None
 
 
@@ -268,7 +268,7 @@ class _GatherSum(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             grad_weights = retrieved.kernel.dot(grad, table, retrieved.idx)
         if ctx.needs_input_grad[0]:
-            grad_table = _table_gradient(table, grad, retrieved, weights, ctx.execution)
+            grad_table = table_gradient(table, grad, retrieved, weights, ctx.execution)
         return grad_table, None, grad_weights, None
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from experiments.kernels.product_keys import both_sets, scores_of_halves
+from experiments.kernels.product_keys import ProductKeyParts, both_sets, scores_of_halves
 
 _BLOCK = 2**24  # numbers of gathered rows that are held at once
 
@@ -141,6 +141,18 @@ def mixture_half(
     base: Tensor | None = None,
 ) -> Mixed:
     """As mlp_half."""
+    raise RuntimeError("an export has no fused form")
+
+
+def why_not_product_keys(parts: ProductKeyParts, execution: Execution) -> str | None:
+    """As why_not_mlp."""
+    return "an export has no fused form"
+
+
+def product_key_half(
+    x: Tensor, norm: nn.RMSNorm, parts: ProductKeyParts, execution: Execution, times: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As kernels/product_key_layer.py has it, which an export has no use for."""
     raise RuntimeError("an export has no fused form")
 
 

@@ -1,10 +1,40 @@
 """Which pairs of sub-keys can be among the best: He 2024 (arXiv:2407.04153), Eq. 4-5."""
 
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+QUERY_NORMS = ("none", "layer", "batch")
+SCORES = ("softmax", "sigmoid", "relu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProductKeyParts:
+    """A product-key layer as the fused operators take it (kernels/product_key_layer.py).
+
+    query_norm: a norm of the kind that its name says, one of QUERY_NORMS; fixed: batch norm by its
+    running statistics. sub_keys, n_first, bias: as a search takes them (ops.product_key_topk).
+    score: one of SCORES. w_down, w_gate: PEER's, w_gate with glu alone; None for PKM, whose values
+    are w_up. activation: a name of kernels/trunk.py's ACTIVATIONS.
+    """
+
+    query: nn.Linear
+    query_norm: nn.Module
+    norm_kind: str
+    fixed: bool
+    sub_keys: Tensor
+    n_first: int | None
+    bias: Tensor | None
+    n_heads: int
+    top_k: int
+    score: str
+    activation: str
+    w_down: Tensor | None
+    w_gate: Tensor | None
+    w_up: Tensor
 
 
 @lru_cache(maxsize=64)

@@ -23,16 +23,19 @@ Gradients = tuple[Tensor | None, ...]
 UNIT = 16  # widths of the residual stream and of heads are multiples of it (csrc/products.h)
 MOST_D_HEAD = 128
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu", "identity")  # csrc/activations.h
-_N_TENSORS = {  # that each function takes, before sizes
-    "attention_forward": 12,
-    "attention_backward": 16,
-    "mlp_forward": 9,
-    "mlp_backward": 14,
-    "head": 9,
-    "mixture_forward": 17,  # mixture.py's
-    "mixture_backward": 22,
+_FUNCTIONS = {  # how many tensors each takes, then how many sizes
+    "attention_forward": (12, 6),
+    "attention_backward": (16, 6),
+    "mlp_forward": (9, 4),
+    "mlp_backward": (14, 4),
+    "head": (9, 3),
+    "mixture_forward": (17, 9),  # mixture.py's
+    "mixture_backward": (22, 9),
+    "queries_forward": (12, 5),  # product_key_layer.py's
+    "queries_backward": (21, 9),
+    "retrieved_forward": (12, 8),
+    "retrieved_backward": (13, 8),
 }
-_N_SIZES = {"attention": 6, "mlp": 4, "head": 3, "mixture": 9}
 
 
 class TrunkKernel:
@@ -42,12 +45,12 @@ class TrunkKernel:
         self.level = level
         self._functions: dict[str, Any] = {}
         self._rooms: dict[Any, int] = {}  # bytes, by what they depend on
-        for name, n_tensors in _N_TENSORS.items():
+        for name, (n_tensors, n_sizes) in _FUNCTIONS.items():
             function = getattr(library, f"{name}_{level}")
             function.restype = None
             function.argtypes = [
                 *[ctypes.c_void_p] * n_tensors,
-                *[ctypes.c_int64] * _N_SIZES[name.partition("_")[0]],
+                *[ctypes.c_int64] * n_sizes,
                 *(ctypes.c_void_p, ctypes.c_int64),  # numbers, whether operands are bfloat16
                 *(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64),  # room, its bytes, threads
             ]

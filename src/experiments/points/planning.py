@@ -19,6 +19,7 @@ from experiments.config.schema import RunConfig, read_run_config
 from experiments.data.packed import PackedText
 from experiments.data.prepare import check_data, train_folder
 from experiments.init.freeze import freeze
+from experiments.kernels.ops import Execution
 from experiments.kernels.select import check_kernel
 from experiments.models.fused import eager_parts
 from experiments.models.roles import check_declared, declared_roles
@@ -67,7 +68,9 @@ def _check_trunk(config: RunConfig, accelerator: str, transformer: TransformerCo
     elif config.trainer.compile is True:
         why = "trainer.compile=true makes the trunk"
     else:
-        eager = eager_parts(_shapes(transformer))
+        model = _shapes(transformer)
+        model.set_execution(Execution(kernel=config.kernel))
+        eager = eager_parts(model)
         why = next((f"{part} can't be: {reason}" for part, reason in eager.items()), None)
     if why is not None:
         raise ValueError(f"trainer.trunk=fused: {why}; use auto or eager")

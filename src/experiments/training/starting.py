@@ -11,6 +11,7 @@ from experiments.data.module import TokenDataModule
 from experiments.data.prepare import PreparedData, prepare_data, prepare_sets, training_batches
 from experiments.data.vocabulary import Vocabulary
 from experiments.init.freeze import freeze
+from experiments.kernels.ops import Execution
 from experiments.models.transformer import Transformer
 from experiments.points.point import BuiltRun, Point
 from experiments.records.record import RunRecord
@@ -101,9 +102,13 @@ def begin(point: Point, *, scores: bool) -> Begun:
 
 
 def build_model(point: Point, vocabulary: Vocabulary) -> Transformer:
-    """The point's model for these tokens: masked at the ends of documents, if it is to be."""
+    """The point's model for these tokens: masked at the ends of documents, if it is to be; its
+    tables are read by the config's kernel.
+    """
     end = vocabulary.end_of_text if point.config.data.mask_documents else None
-    return replace(point.transformer, document_end=end).build()
+    model = replace(point.transformer, document_end=end).build()
+    model.set_execution(Execution(kernel=point.config.kernel))
+    return model
 
 
 def _start(run: BuiltRun, module: LanguageModel) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from experiments.config.constraints import AtLeast1, check_fields
 from experiments.config.effects import Above, Drawn
 from experiments.config.fields import added, used
 from experiments.kernels.ops import product_key_topk
+from experiments.kernels.product_key_layer import product_key_half, why_not_product_keys
+from experiments.kernels.product_keys import QUERY_NORMS, ProductKeyParts
 from experiments.models.batch_norm import BatchNorm
 from experiments.models.ffn._base import FFN, check_choice
 from experiments.models.roles import Role
@@ -30,7 +32,6 @@ SCORES: Mapping[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
     "relu": torch.relu,
 }
-QUERY_NORMS = ("none", "layer", "batch")
 INITS = ("normal", "zero")
 TABLE_DTYPES = ("float32", "bfloat16")
 
@@ -213,14 +214,62 @@ class ProductKeyFFN(FFN):
     def _retrieve(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         """(T, H, d_key) to the (T, H, top_k) best scores and their experts."""
         search = partial(product_key_topk, queries, top_k=self.top_k, execution=self.execution)
+        sub_keys, n_first, bias = self._searched()
+        return search(sub_keys, n_first=n_first, bias=bias)
+
+    def _searched(self) -> tuple[Tensor, int | None, Tensor | None]:
+        """The sub-keys that are searched, how many of them are of the first half (None: half of
+        them), and what is added to these ones' scores.
+        """
         if self.late is None:
-            return search(self.sub_keys, n_first=self.config.n_first_keys)
+            return self.sub_keys, self.config.n_first_keys, None
         n_first = self.config.n_first_keys
         assert n_first is not None, "layers that have grown say how"
         n_old, bias = self.late.n_old, self.late.bias
         if bias is None:
             old = self.sub_keys[..., :n_old, :], self.sub_keys[..., n_first:, :]
-            return search(torch.cat(old, dim=-2), n_first=n_old)
+            return torch.cat(old, dim=-2), n_old, None
         zeros = bias.new_zeros(n_old)
-        added = torch.cat([zeros, bias.expand(n_first - n_old)])
-        return search(self.sub_keys, n_first=n_first, bias=added)
+        return self.sub_keys, n_first, torch.cat([zeros, bias.expand(n_first - n_old)])
+
+    def _tables(self) -> tuple[Tensor | None, Tensor | None, Tensor] | None:
+        """PEER's w_down and w_gate, None where there is none, and the table that is summed; None:
+        this class computes something else.
+        """
+        return None
+
+    def _parts(self, tables: tuple[Tensor | None, Tensor | None, Tensor]) -> ProductKeyParts:
+        norm = self.query_norm.norm
+        sub_keys, n_first, bias = self._searched()
+        by_running = isinstance(norm, BatchNorm) and (norm.frozen or not norm.training)
+        return ProductKeyParts(
+            query=self.query,
+            query_norm=norm,
+            norm_kind=self.query_norm.kind,
+            fixed=by_running,
+            sub_keys=sub_keys,
+            n_first=n_first,
+            bias=bias,
+            n_heads=self.n_heads,
+            top_k=self.top_k,
+            score=self.config.score,
+            activation=getattr(self.config, "activation", "identity"),
+            w_down=tables[0],
+            w_gate=tables[1],
+            w_up=tables[2],
+        )
+
+    def why_not_fused(self) -> str | None:
+        # a subclass may compute something else than the class that has tables
+        tables = self._tables() if "_tables" in vars(type(self)) else None
+        if tables is None:
+            return super().why_not_fused()
+        return why_not_product_keys(self._parts(tables), self.execution)
+
+    def fused_half(self, x: Tensor, norm: nn.RMSNorm, times: float) -> Tensor:
+        tables = self._tables()
+        assert tables is not None, "asked for without asking whether it can be had"
+        parts = self._parts(tables)
+        y, indices, gates = product_key_half(x, norm, parts, self.execution, times)
+        self.record_usage(indices, gates)
+        return y

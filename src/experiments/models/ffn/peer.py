@@ -83,6 +83,9 @@ class PEER(ProductKeyFFN):
     def output_weights(self) -> tuple[Tensor, ...]:
         return (self.w_up,)
 
+    def _tables(self) -> tuple[Tensor | None, Tensor | None, Tensor]:
+        return self.w_down, self.w_gate, self.w_up
+
     def forward(self, x: Tensor) -> Tensor:
         """(batch, seq, d_model) to the same."""
         tokens = x.flatten(0, -2)

@@ -63,6 +63,9 @@ class PKM(ProductKeyFFN):
     def output_weights(self) -> tuple[Tensor, ...]:
         return (self.values,)
 
+    def _tables(self) -> tuple[Tensor | None, Tensor | None, Tensor]:
+        return None, None, self.values
+
     def forward(self, x: Tensor) -> Tensor:
         """(batch, seq, d_model) to the same."""
         indices, gates = self.route(x.flatten(0, -2))
