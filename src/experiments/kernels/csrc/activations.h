@@ -2,6 +2,9 @@
 #pragma once
 #include "vectors.h"
 
+// A call would cost as much as what is called, and its constants be loaded each time.
+#define ALWAYS inline __attribute__((always_inline))
+
 namespace {
 
 typedef int32_t int_vec __attribute__((vector_size(4 * W)));
@@ -11,7 +14,7 @@ inline vec at_most(vec a, vec b) { return a < b ? a : b; }
 
 // e^x to 2 units in the last place; what would be below 1e-38 is about that, above 1e38 likewise.
 // NaN stays one. (Cephes' expf: Moshier, netlib.org/cephes, polynomial of degree 5.)
-inline vec exp_of(vec x) {
+ALWAYS vec exp_of(vec x) {
 #if defined(__AVX512F__)
   // of two operands, these return the second one if either is NaN
   const __m512 above = _mm512_max_ps(_mm512_set1_ps(-104), (__m512)x);
@@ -44,7 +47,7 @@ inline vec exp_of(vec x) {
 }
 
 // 1 / x to a unit or two in the last place, for x that are neither huge nor tiny.
-inline vec inverse_of(vec x) {
+ALWAYS vec inverse_of(vec x) {
 #if defined(__AVX512F__)
   const vec near = (vec)_mm512_rcp14_ps((__m512)x);
   return near * (2.0f - x * near);
@@ -54,7 +57,7 @@ inline vec inverse_of(vec x) {
 }
 
 // erf(x), given e^(-x^2); to 1.5e-7 (Abramowitz and Stegun, 7.1.26).
-inline vec erf_of(vec x, vec e) {
+ALWAYS vec erf_of(vec x, vec e) {
   const vec size = at_least(x, -x), t = inverse_of(size * 0.3275911f + 1.0f);
   vec p = splat(1.061405429f);
   p = p * t - 1.453152027f;
@@ -67,13 +70,13 @@ inline vec erf_of(vec x, vec e) {
 
 // Each: value and slope of the function at x. A layer's padded units are zero, and stay so.
 struct Gelu {
-  static inline vec slope(vec x, vec& value) {
+  static ALWAYS vec slope(vec x, vec& value) {
     const vec z = x * 0.70710678f, e = exp_of(-z * z);
     const vec cdf = 0.5f * erf_of(z, e) + 0.5f;
     value = x * cdf;
     return x * 0.39894228f * e + cdf;
   }
-  static inline vec value(vec x) {
+  static ALWAYS vec value(vec x) {
     vec y;
     slope(x, y);
     return y;
@@ -81,13 +84,13 @@ struct Gelu {
 };
 
 struct GeluTanh {  // 0.5 x (1 + tanh u), u = sqrt(2 / pi) (x + 0.044715 x^3)
-  static inline vec slope(vec x, vec& value) {
+  static ALWAYS vec slope(vec x, vec& value) {
     const vec u = 0.79788456f * x * (1.0f + 0.044715f * x * x);
     const vec gate = 1.0f / (1.0f + exp_of(-2.0f * u));  // (1 + tanh u) / 2
     value = x * gate;
     return gate + x * gate * (1.0f - gate) * (1.59576912f * (1.0f + 0.134145f * x * x));
   }
-  static inline vec value(vec x) {
+  static ALWAYS vec value(vec x) {
     vec y;
     slope(x, y);
     return y;
@@ -95,20 +98,20 @@ struct GeluTanh {  // 0.5 x (1 + tanh u), u = sqrt(2 / pi) (x + 0.044715 x^3)
 };
 
 struct Relu {  // as torch has it, NaN stays one
-  static inline vec value(vec x) { return x <= 0.0f ? splat(0.0f) : x; }
-  static inline vec slope(vec x, vec& value_) {
+  static ALWAYS vec value(vec x) { return x <= 0.0f ? splat(0.0f) : x; }
+  static ALWAYS vec slope(vec x, vec& value_) {
     value_ = value(x);
     return x <= 0.0f ? splat(0.0f) : splat(1.0f);
   }
 };
 
 struct Silu {
-  static inline vec slope(vec x, vec& value) {
+  static ALWAYS vec slope(vec x, vec& value) {
     const vec gate = 1.0f / (1.0f + exp_of(-x));
     value = x * gate;
     return gate + value * (1.0f - gate);
   }
-  static inline vec value(vec x) {
+  static ALWAYS vec value(vec x) {
     vec y;
     slope(x, y);
     return y;
@@ -116,8 +119,8 @@ struct Silu {
 };
 
 struct Identity {
-  static inline vec value(vec x) { return x; }
-  static inline vec slope(vec x, vec& value) {
+  static ALWAYS vec value(vec x) { return x; }
+  static ALWAYS vec slope(vec x, vec& value) {
     value = x;
     return splat(1.0f);
   }

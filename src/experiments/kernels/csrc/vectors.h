@@ -93,7 +93,16 @@ inline float dot_row(const float* x, const T* row, i64 d) {
   return sum((a + b) + (c + e)) + rest;
 }
 
-inline vec splat(float x) { return vec{} + x; }
+// Not vec{} + x, which adds: a zero of either sign is not nothing to the compiler.
+inline vec splat(float x) {
+#if defined(__AVX512F__)
+  return (vec)_mm512_set1_ps(x);
+#elif defined(__AVX2__)
+  return (vec)_mm256_set1_ps(x);
+#else
+  return vec{x, x, x, x};
+#endif
+}
 
 inline uint32_t bits_of(float f) {
   uint32_t u;
