@@ -315,17 +315,15 @@ inline Right<P> right_rows(const float* b, i64 k, i64 n, i64 ld, bool where_it_i
   return packed<P>(room, k_pad);
 }
 
-// C (m, n) (+)= A (m, k) B (k, n), over the first `depth` units of A and of B. n: columns that are
-// written, the first of n_packed. Rows of c are ld apart.
+// multiply() of rows and units that stay in the first cache while panels of B pass by.
 template <class P, bool ADD>
-inline void multiply(i64 m, i64 n, i64 depth, const Left<P>& a, const Right<P>& b, float* c, i64 ld,
-                     i64 n_packed = 0) {
+inline void multiply_part(i64 m, i64 n, i64 k, i64 depth, const Left<P>& a, const Right<P>& b,
+                          float* c, i64 ld, i64 n_packed) {
   float tail[TAIL][PANEL];
-  if (!n_packed) n_packed = up_to(n, UNIT);
   for (i64 j = 0; j < n; j += PANEL) {
     const i64 width = least(PANEL, up_to(n - j, UNIT)), valid = least(width, n - j);
     const i64 across = b.across ? b.across : least(PANEL, n_packed - j);
-    const typename P::Unit* panel = b.at + j / PANEL * b.panel;
+    const typename P::Unit* panel = b.at + j / PANEL * b.panel + k * across;
     if (valid == width) {
       one_panel<P, ADD>(m, width, depth, a, panel, across, c + j, ld);
       continue;
@@ -338,6 +336,27 @@ inline void multiply(i64 m, i64 n, i64 depth, const Left<P>& a, const Right<P>& 
                         PANEL);
       for (i64 r = 0; r < rows; r++)
         memcpy(c + (i + r) * ld + j, tail[r], valid * sizeof(float));
+    }
+  }
+}
+
+constexpr i64 PART_ROWS = 48, PART_DEPTH = 128;
+
+// C (m, n) (+)= A (m, k) B (k, n), over the first `depth` units of A and of B. n: columns that are
+// written, the first of n_packed. Rows of c are ld apart.
+template <class P, bool ADD>
+inline void multiply(i64 m, i64 n, i64 depth, const Left<P>& a, const Right<P>& b, float* c, i64 ld,
+                     i64 n_packed = 0) {
+  if (!n_packed) n_packed = up_to(n, UNIT);
+  for (i64 k = 0; k < depth; k += PART_DEPTH) {
+    const i64 some = least(PART_DEPTH, depth - k);
+    for (i64 i = 0; i < m; i += PART_ROWS) {
+      const i64 rows = least(PART_ROWS, m - i);
+      const Left<P> part{a.at + i * a.row + k * a.step, a.row, a.step};
+      if (ADD || k)
+        multiply_part<P, true>(rows, n, k, some, part, b, c + i * ld, ld, n_packed);
+      else
+        multiply_part<P, false>(rows, n, k, some, part, b, c + i * ld, ld, n_packed);
     }
   }
 }
