@@ -12,6 +12,8 @@ import torch
 
 from experiments.kernels import build, cpp
 from experiments.kernels.select import resolve_kernel
+from experiments.points.planning import make_point
+from tests.conftest import TINY
 
 
 def _has_compiler() -> bool:
@@ -91,6 +93,13 @@ def test_a_lower_level_than_the_processor_s_runs_if_asked_for(monkeypatch):
     monkeypatch.setenv("EXPERIMENTS_KERNEL_LEVEL", "avx9")
     with pytest.raises(ValueError, match="LEVEL=avx9 is not one of this processor's: base"):
         load_cpp()
+
+
+@needs_compiler
+def test_a_plan_refuses_a_level_that_the_processor_does_not_have(monkeypatch, compose_raw):
+    monkeypatch.setenv("EXPERIMENTS_KERNEL_LEVEL", "avx9")
+    with pytest.raises(ValueError, match="LEVEL=avx9 is not one of this processor's: base"):
+        make_point(compose_raw("size=2", "budget=2e9", *TINY))
 
 
 def test_a_compiler_that_fails_is_quoted(fresh, monkeypatch, tmp_path):

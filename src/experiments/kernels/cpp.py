@@ -29,21 +29,34 @@ def load_cpp() -> "Cpp | None":
     EXPERIMENTS_KERNEL_LEVEL names a lower level than the processor's best. Raises ValueError for
     one that it doesn't have.
     """
-    level = os.environ.get("EXPERIMENTS_KERNEL_LEVEL")
     try:
-        known = processor_levels()
-        if level and level not in known:
-            raise ValueError(
-                f"EXPERIMENTS_KERNEL_LEVEL={level} is not one of this processor's: "
-                f"{', '.join(known)}"
-            )
-        return Cpp(*load_best([level] if level else known))
+        level = asked_level()
+        return Cpp(*load_best([level] if level else processor_levels()))
     except BuildError as error:
         warnings.warn(
             f"kernel=cpp can't be had, so kernel=torch runs, several times slower: {error}",
             stacklevel=2,
         )
         return None
+
+
+def asked_level() -> str | None:
+    """EXPERIMENTS_KERNEL_LEVEL; None where it is not set. Raises ValueError for one that this
+    processor doesn't have, and BuildError.
+    """
+    level = os.environ.get("EXPERIMENTS_KERNEL_LEVEL") or None
+    if level is not None:
+        _check_level(level)
+    return level
+
+
+@lru_cache(maxsize=8)  # the points of a sweep ask alike
+def _check_level(level: str) -> None:
+    known = processor_levels()
+    if level not in known:
+        raise ValueError(
+            f"EXPERIMENTS_KERNEL_LEVEL={level} is not one of this processor's: {', '.join(known)}"
+        )
 
 
 def load_best(known: Sequence[str]) -> tuple[ctypes.CDLL, str]:

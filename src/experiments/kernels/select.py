@@ -1,11 +1,13 @@
 """Which implementation a name means on a device."""
 
+from contextlib import suppress
 from functools import lru_cache
 from typing import get_args
 
 import torch
 
 from experiments.config.constraints import KernelName
+from experiments.kernels.build import BuildError
 from experiments.kernels.interface import Kernel
 from experiments.kernels.torch_kernels import TorchKernel
 
@@ -33,8 +35,15 @@ def resolve_kernel(name: str, device: str, dtype: torch.dtype) -> Kernel | None:
 
 
 def check_kernel(name: str, device: str) -> None:
-    """Raises ValueError if the implementation can't be had on this device; builds nothing."""
+    """Raises ValueError if the implementation, or the level of it that EXPERIMENTS_KERNEL_LEVEL
+    names, can't be had on this device.
+    """
     _check_cpp(name, device)
+    if device == "cpu" and name in ("auto", "cpp"):
+        from experiments.kernels.cpp import asked_level
+
+        with suppress(BuildError):  # then torch's runs
+            asked_level()
     if name == "triton":
         _triton(device, must=True)
 

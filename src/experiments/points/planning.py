@@ -51,8 +51,7 @@ def read_point(raw: Mapping[str, Any]) -> Draft:
     _check_batch(transformer, ranks.n_sequences * config.data.seq_len)
     check_tables(config, ranks)
     accelerator = draft.device.accelerator
-    if config.kernel in ("cpp", "triton"):
-        check_kernel(config.kernel, accelerator)
+    check_kernel(config.kernel, accelerator)
     if config.trainer.trunk == "fused":
         _check_trunk(config, accelerator, transformer)
     for part in draft.parts:
