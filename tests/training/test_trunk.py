@@ -61,7 +61,8 @@ def test_bfloat16_operands_give_nearly_that_loss(trained):
 
 @pytest.mark.slow
 def test_it_repeats_to_the_bit_for_any_number_of_threads(trained):
-    losses = {trained(f"trainer.n_threads={n}").val_loss for n in (1, 2, 2)}
+    """Its training: scores are of the model as it is written, whose sums depend on threads."""
+    losses = {trained(f"trainer.n_threads={n}").train_loss for n in (1, 2, 2)}
     assert len(losses) == 1
 
 
@@ -71,7 +72,7 @@ def test_a_mixture_s_run_is_fused_and_repeats_for_any_number_of_threads(trained,
     """Its loss is not an eager run's: a choice between experts that are nearly equal may differ."""
     experts = ("n_experts=8", *(["model.top_k=2"] if model == "moe_fine" else []))
     runs = [trained(f"model={model}", *experts, f"trainer.n_threads={n}") for n in (1, 2)]
-    assert runs[0].val_loss == runs[1].val_loss
+    assert runs[0].train_loss == runs[1].train_loss
     assert "eager" not in runs[0].environment["trunk"]
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from experiments.config.schema import EvaluationRule
 from experiments.data.batches import IGNORED, Batch
@@ -17,7 +16,6 @@ from experiments.data.packed import PackedText
 from experiments.data.vocabulary import Vocabulary
 from experiments.data.windows import ScoredWindows
 from experiments.models.ffn._base import FFN
-from experiments.models.fused import Fused
 from experiments.models.transformer import Transformer
 from experiments.models.usage import ExpertUsage, UsageSummary
 from experiments.system.text_table import aligned
@@ -46,18 +44,14 @@ class Evaluation:
 
 
 def evaluate(
-    model: Transformer,
-    batches: Iterable[Batch],
-    token_bytes: np.ndarray,
-    device: torch.device,
-    trunk: Fused | None = None,
+    model: Transformer, batches: Iterable[Batch], token_bytes: np.ndarray, device: torch.device
 ) -> Evaluation:
     """Scores every target that is not IGNORED. The model is left in the mode it came in.
 
-    Products are float32 on every device, however the model was trained: autocast is off.
-    token_bytes: of each id, (vocab_size,). trunk: the model's fused pass, on a CPU. The sums are
-    float64, so the result does not depend on how windows are batched (except through expert choice,
-    whose routing does).
+    Products are float32 on every device, however the model was trained: autocast is off, and the
+    trunk is as it is written. So a run's number is what its folder gives, and what a start keeps.
+    token_bytes: of each id, (vocab_size,). The sums are float64, so the result does not depend on
+    how windows are batched (except through expert choice, whose routing does).
     """
     was_training = model.training
     model.eval()
@@ -65,7 +59,10 @@ def evaluate(
     exact = torch.autocast(device.type, enabled=False)
     with torch.no_grad(), exact, metered(model.ffn_layers()) as meters:
         for inputs, targets, _ in batches:
-            loss = _losses(model, inputs.to(device), targets.to(device), trunk)
+            logits = model(inputs.to(device))
+            loss = F.cross_entropy(
+                logits.flatten(0, 1).float(), targets.to(device).flatten(), reduction="none"
+            )  # 0 where a target is ignored
             scored = targets[targets != IGNORED]
             total += float(loss.double().sum())
             n_tokens += scored.numel()
@@ -82,14 +79,6 @@ def evaluate(
     )
 
 
-def _losses(model: Transformer, inputs: Tensor, targets: Tensor, trunk: Fused | None) -> Tensor:
-    """(T,) in nats; 0 where a target is ignored."""
-    if trunk is not None and inputs.device.type == "cpu":
-        return trunk.losses(inputs, targets)[1]
-    logits = model(inputs).flatten(0, 1).float()
-    return F.cross_entropy(logits, targets.flatten(), reduction="none")
-
-
 def score_sets(
     model: Transformer,
     sets: Mapping[str, PackedText],
@@ -99,7 +88,6 @@ def score_sets(
     seq_len: int,
     batch_size: int,
     device: torch.device,
-    trunk: Fused | None = None,
     started: Callable[[str], None] = lambda name: None,
 ) -> dict[str, dict[str, Any]]:
     """Results of each set, as a record keeps them: the numbers, the rule they came by, the text.
@@ -116,7 +104,7 @@ def score_sets(
             stride=rule.stride,
             max_tokens=rule.max_tokens,
         )
-        result = evaluate(model, windows, bytes_of_tokens(tokens, vocabulary), device, trunk)
+        result = evaluate(model, windows, bytes_of_tokens(tokens, vocabulary), device)
         results[name + rule_suffix(rule)] = {
             "loss": result.loss,
             "perplexity": result.perplexity,

@@ -10,7 +10,6 @@ from experiments.data.packed import PackedText
 from experiments.data.prepare import PreparedData
 from experiments.data.stream import BASE
 from experiments.data.windows import ScoredWindows
-from experiments.models.fused import Fused
 from experiments.models.transformer import Transformer
 from experiments.points.point import Point
 from experiments.training.evaluation import Evaluation, bytes_of_tokens, evaluate, score_sets
@@ -18,18 +17,17 @@ from experiments.training.evaluation import Evaluation, bytes_of_tokens, evaluat
 _COLUMNS = ("loss", "bits_per_byte", "n_tokens")
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class RunScores:
     """Scores the model as it is when asked, on the device that it is on; losses in nats/token.
 
-    sets: the named ones. trunk: the model's fused pass, once there is one.
+    sets: the named ones.
     """
 
     point: Point
     model: Transformer
     prepared: PreparedData
     sets: Mapping[str, PackedText]
-    trunk: Fused | None = None
 
     def validation(self) -> Evaluation:
         """The run's own number: fixed windows, spread over the validation split."""
@@ -45,7 +43,6 @@ class RunScores:
             seq_len=self.point.config.data.seq_len,
             batch_size=self.point.config.ladder.batch_size,
             device=self._device,
-            trunk=self.trunk,
         )
 
     def all(self) -> dict[str, dict[str, Any]]:
@@ -81,4 +78,4 @@ class RunScores:
             max_tokens=config.data.n_eval_tokens,
         )
         sizes = bytes_of_tokens(tokens, self.prepared.vocabulary)
-        return evaluate(self.model, windows, sizes, self._device, self.trunk)
+        return evaluate(self.model, windows, sizes, self._device)

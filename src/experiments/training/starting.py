@@ -82,7 +82,7 @@ def begin(point: Point, *, scores: bool) -> Begun:
         compiled=resolve_compile(config.trainer.compile, point.device.accelerator),
     )
     columns = _start(run, module)
-    module.trunk = scorer.trunk = resolve_trunk(
+    module.trunk = resolve_trunk(
         config.trainer.trunk,
         point.device.accelerator,
         model,
