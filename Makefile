@@ -43,6 +43,8 @@ test: $(READY)  ## run the tests (minutes)
 
 # Where logits and losses are compared, and sums are taken.
 ARITHMETIC := $(addprefix tests/,kernels models optim training init adapters interchange tasks budget) tests/test_export.py
+# These go through the levels themselves.
+ARITHMETIC += $(addprefix --ignore=tests/kernels/,test_trunk.py test_mixture.py test_product_key_layer.py)
 
 test-levels: $(READY)  ## repeat the tests of arithmetic as older x86 processors compute
 	@levels=$$($(BIN)/python -m tests.levels) && echo "$$levels" | while read -r level; do \
