@@ -1,14 +1,16 @@
 """A model's pass by fused operators, against the same model as it is written."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from experiments.config.reading import build
 from experiments.kernels.trunk_passes import load_trunk
 from experiments.models.ffn.beside import BesideConfig
-from experiments.models.ffn.dense import DenseConfig
+from experiments.models.ffn.dense import Dense, DenseConfig
 from experiments.models.ffn.none import NoneConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.fused import Fused
@@ -229,3 +231,20 @@ def test_first_seen_is_the_document_mask_in_short():
     tokens = torch.randint(0, 5, (4, 30))
     mask = document_mask(tokens, 3)[:, 0]
     assert torch.equal(first_seen(tokens, 3), mask.int().argmax(-1).int())
+
+
+class _Doubled(Dense):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _DoubledConfig(DenseConfig):
+    def build(self, d_model: int) -> Dense:
+        return _Doubled(d_model, self)
+
+
+def test_a_subclass_s_own_forward_is_called():
+    """It may compute something else than the layer that has a fused half."""
+    model = _config(_DoubledConfig(), DenseConfig()).build()
+    assert Fused(model).eager == {"ffn 0": "_Doubled has no fused form"}

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from experiments.config.constraints import Within
 from experiments.kernels.ops import Execution
-from experiments.kernels.trunk import mlp_half, why_not_mlp
 from experiments.models.roles import Role
 from experiments.models.usage import ExpertUsage
 
@@ -128,18 +127,6 @@ class MLP(FFN):
     w_in: nn.Linear
     w_gate: nn.Linear | None
     w_out: nn.Linear
-
-    def why_not_fused(self) -> str | None:
-        return why_not_mlp((self.w_in, self.w_gate, self.w_out), _name_of(self.activation))
-
-    def fused_half(self, x: Tensor, norm: nn.RMSNorm, times: float) -> Tensor:
-        gate = None if self.w_gate is None else self.w_gate.weight
-        weights = (self.w_in.weight, gate, self.w_out.weight)
-        return mlp_half(x, norm, weights, _name_of(self.activation), times)
-
-
-def _name_of(activation: Callable[[Tensor], Tensor]) -> str:
-    return next(name for name, function in ACTIVATIONS.items() if function is activation)
 
 
 def check_choice(name: str, value: str, allowed: tuple[str, ...] | Mapping[str, object]) -> None:

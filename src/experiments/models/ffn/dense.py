@@ -1,6 +1,6 @@
 """The dense feed-forward layer: two matrices around an activation, or three with a gate (GLU)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from experiments.budget.costs import Cost, Term
 from experiments.config.constraints import check_fields
+from experiments.kernels.trunk import mlp_half, why_not_mlp
 from experiments.models.ffn._base import ACTIVATIONS, MLP, WidthFactor, check_choice
 from experiments.models.roles import MAP, Role
 
@@ -70,8 +71,22 @@ class Dense(MLP):
     def output_weights(self) -> tuple[Tensor, ...]:
         return (self.w_out.weight,)
 
+    def why_not_fused(self) -> str | None:
+        if type(self) is not Dense:  # a subclass may compute something else
+            return super().why_not_fused()
+        return why_not_mlp((self.w_in, self.w_gate, self.w_out), _name_of(self.activation))
+
+    def fused_half(self, x: Tensor, norm: nn.RMSNorm, times: float) -> Tensor:
+        gate = None if self.w_gate is None else self.w_gate.weight
+        weights = (self.w_in.weight, gate, self.w_out.weight)
+        return mlp_half(x, norm, weights, _name_of(self.activation), times)
+
     def forward(self, x: Tensor) -> Tensor:
         """(batch, seq, d_model) to the same."""
         if self.w_gate is None:
             return self.w_out(self.activation(self.w_in(x)))
         return self.w_out(self.activation(self.w_gate(x)) * self.w_in(x))
+
+
+def _name_of(activation: Callable[[Tensor], Tensor]) -> str:
+    return next(name for name, function in ACTIVATIONS.items() if function is activation)
