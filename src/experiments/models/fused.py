@@ -43,6 +43,10 @@ class Fused:
         self._called = [_is_hooked(block_of(model, i)) for i in range(len(model.blocks))]
         self._angles: dict[int, tuple[Tensor, Tensor]] = {}  # of the last length
 
+    def look_again(self) -> None:
+        """Names what has become eager since: where ranks talk, some layers are."""
+        self.eager |= eager_parts(self.model)
+
     def describe(self) -> str:
         """How the trunk is computed, as a record says it."""
         kernel = load_trunk()

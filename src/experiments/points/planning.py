@@ -53,19 +53,23 @@ def read_point(raw: Mapping[str, Any]) -> Draft:
     accelerator = draft.device.accelerator
     check_kernel(config.kernel, accelerator)
     if config.trainer.trunk == "fused":
-        _check_trunk(config, accelerator, transformer)
+        _check_trunk(draft, accelerator)
     for part in draft.parts:
         part.refuse(draft)
     return draft
 
 
-def _check_trunk(config: RunConfig, accelerator: str, transformer: TransformerConfig) -> None:
+def _check_trunk(draft: Draft, accelerator: str) -> None:
     """Raises ValueError if the trunk can't be fused as a whole."""
-    why = None
+    config, transformer, why = draft.config, draft.transformer, None
     if accelerator != "cpu":
         why = f"it is for CPUs, and the run is for {accelerator}"
     elif config.trainer.compile is True:
         why = "trainer.compile=true makes the trunk"
+    elif draft.ranks.world_size > 1 and "all_processes" in {
+        getattr(ffn, "mixes", None) for ffn in transformer.ffns
+    }:
+        why = "batch norm of queries is over the tokens of all ranks"
     else:
         model = _shapes(transformer)
         model.set_execution(Execution(kernel=config.kernel))

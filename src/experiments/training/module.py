@@ -76,6 +76,11 @@ class LanguageModel(pl.LightningModule):
         self.add_module(part.state_name, part)
         self.parts.append(part)
 
+    def on_train_start(self) -> None:
+        """By now several ranks know of each other."""
+        if self.trunk is not None:
+            self.trunk.look_again()
+
     def training_step(self, batches: Iterator[Batch]) -> None:
         """A turn of Lightning's loop."""
         optimizer, schedule = self.optimizers(), self.lr_schedulers()
