@@ -1,4 +1,4 @@
-"""What tensors the trunk's operators take, what they refuse, and what they keep."""
+"""Tensors that the trunk's operators take, refuse and keep."""
 
 import pytest
 import torch
@@ -93,7 +93,7 @@ def test_a_second_derivative_is_refused(make):
 
 
 def test_a_second_backward_pass():
-    """Of a half-block as torch has it; the head says why not."""
+    """A half-block adds up its gradients, as torch does; the head refuses, and says why."""
     case = mlp_case(20, 32, 40, "gelu", gated=True)
     leaves = [t.clone().requires_grad_() for t in case.inputs]
     y = case.fused(*leaves).sum()

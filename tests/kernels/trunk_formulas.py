@@ -89,7 +89,7 @@ def _norm(x: Tensor, weight: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Norm:
-    """What nn.RMSNorm is to the operators, of any tensor; a compiled graph can make one."""
+    """Stands for nn.RMSNorm, with any tensor as weights; a compiled graph can make one."""
 
     weight: Tensor
     eps: float = EPS

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from experiments.config.reading import build
 from experiments.kernels.trunk_passes import load_trunk
+from experiments.models.documents import document_mask, first_seen
 from experiments.models.ffn.beside import BesideConfig
 from experiments.models.ffn.dense import Dense, DenseConfig
 from experiments.models.ffn.none import NoneConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.fused import Fused
 from experiments.models.parametrization import Base
-from experiments.models.transformer import TransformerConfig, document_mask, first_seen
+from experiments.models.transformer import TransformerConfig
 from tests.rounding import assert_rounding, relative
 
 pytestmark = pytest.mark.skipif(load_trunk() is None, reason="no C++ compiler")

@@ -45,7 +45,7 @@ def keep(path: Path) -> None:
         start(self, trainer, module)
 
     def asked(self: Checkpoint, step: int) -> bool:
-        """Of a step within a turn of Lightning's loop: of one process alone."""
+        """Notes a step within a turn of Lightning's loop: of one process alone."""
         note(self, step, "step")
         noted[self] = step
         return is_due(self, step)

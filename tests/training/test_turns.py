@@ -25,7 +25,7 @@ def make(compose_raw, tmp_path, cache):
 
 
 def trained(point):
-    """What a run came to: all tensors of its checkpoint, and its loss on held-out text."""
+    """A run's outcome: all tensors of its checkpoint, and its loss on held-out text."""
     record = execute(point)
     assert record.status == "done", record.error
     loaded = torch.load(point.run_dir / LAST, weights_only=True)

@@ -61,7 +61,7 @@ def run(options: Namespace) -> None:
 
 
 def _point(overrides: Sequence[str], n_steps: int, folder: str) -> Point:
-    """Of so many steps. Raises ValueError for fewer than three rows of history."""
+    """A point of so many steps. Raises ValueError for fewer than three rows of history."""
     fixed = (
         *overrides,
         "logger=csv",

@@ -35,7 +35,7 @@ from experiments.kernels.trunk_passes import (
 
 
 def eps_of(norm: nn.RMSNorm) -> float:
-    """What torch adds to the mean square of float32 activations."""
+    """The number that torch adds to the mean square of float32 activations."""
     return torch.finfo(torch.float32).eps if norm.eps is None else norm.eps
 
 

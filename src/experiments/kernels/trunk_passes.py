@@ -132,7 +132,7 @@ def attention_gradients(
     bf16: bool,
     asked: Sequence[bool],
 ) -> Gradients:
-    """Of x, norm, w_qkv and w_out. saved: what attention_pass was given, and what is kept."""
+    """Gradients of x, norm, w_qkv and w_out. saved: attention_pass's inputs, and what it kept."""
     x = saved[0]
     assert x is not None
     found = (torch.empty_like(x), *_sums(saved[1:4], asked))
@@ -176,7 +176,7 @@ def mlp_gradients(
     bf16: bool,
     asked: Sequence[bool],
 ) -> Gradients:
-    """Of x, norm, w_in, w_gate and w_out. saved: what mlp_pass was given, and what is kept."""
+    """Gradients of x, norm, w_in, w_gate and w_out. saved: mlp_pass's inputs, and what it kept."""
     x, w_in = saved[0], saved[2]
     assert x is not None
     assert w_in is not None

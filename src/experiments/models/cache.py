@@ -24,7 +24,7 @@ class Cache:
         """(batch or 1, 1, n, length + n) bool: what new tokens (batch, n) see; takes note of them.
 
         None if that is all before each of them, with nothing read yet, or of one token. end: the id
-        that ends a document, if attention does not reach past one (transformer.document_mask).
+        that ends a document, if attention does not reach past one (documents.document_mask).
         """
         n = tokens.shape[1]
         before = None

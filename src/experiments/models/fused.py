@@ -19,11 +19,11 @@ from experiments.kernels.trunk import (
     why_not_weights,
 )
 from experiments.kernels.trunk_passes import MOST_D_HEAD, UNIT, load_trunk
+from experiments.models.documents import first_seen
 from experiments.models.transformer import (
     Block,
     Transformer,
     block_of,
-    first_seen,
     rotary_angles,
 )
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from experiments.budget.costs import Cost, FFNConfig, block_costs, trunk_cost
 from experiments.kernels.ops import Execution
 from experiments.models.cache import Cache, Past
+from experiments.models.documents import document_mask
 from experiments.models.ffn._base import FFN
 from experiments.models.lora import add_lora, lora_term
 from experiments.models.parametrization import Base, Multipliers, Scale, scales
@@ -295,7 +296,7 @@ class Attention(nn.Module):
 
     @property
     def scale(self) -> float:
-        """Of scores."""
+        """The factor of scores before their softmax."""
         return self.d_head**-0.5 if self._scale is None else self._scale
 
     def forward(self, x: Tensor, mask: Tensor | None = None, past: Past | None = None) -> Tensor:
@@ -317,26 +318,6 @@ class Attention(nn.Module):
             enable_gqa=self.n_kv_heads != self.n_heads,
         )
         return self.out(y.transpose(1, 2).reshape(batch, seq, d_model))
-
-
-def document_mask(tokens: Tensor, end: int) -> Tensor:
-    """(batch, 1, seq, seq) bool: position i sees j <= i of its own document.
-
-    The id `end` belongs to the document that it ends. Rotary positions are relative, so they need
-    no restart.
-    """
-    is_end = tokens == end
-    document = is_end.cumsum(1) - is_end.long()
-    same = document[:, None, :, None] == document[:, None, None, :]
-    seq = tokens.shape[1]
-    return same & torch.ones(seq, seq, dtype=torch.bool, device=tokens.device).tril()
-
-
-def first_seen(tokens: Tensor, end: int) -> Tensor:
-    """(batch, seq) int32: the first position of each one's document; document_mask in short."""
-    positions = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
-    ends = torch.where(tokens == end, positions, 0).cummax(1).values
-    return F.pad(ends[:, :-1], (1, 0)).to(torch.int32)
 
 
 def rotary_angles(

@@ -112,7 +112,7 @@ def _cpu_name() -> str:
 
 
 def _cpuinfo() -> dict[str, str]:
-    """What Linux says of the first CPU; {} elsewhere."""
+    """Fields that Linux has of the first CPU; {} elsewhere."""
     path = Path("/proc/cpuinfo")
     first = path.read_text().partition("\n\n")[0] if path.exists() else ""
     pairs = (line.partition(":") for line in first.splitlines())

@@ -221,7 +221,7 @@ def _kernel(point: Point) -> str | None:
 
 
 def _trunk(module: LanguageModel) -> str:
-    """What computed the trunk in training, e.g. 'fused avx512'."""
+    """Says how the trunk was computed in training, e.g. 'fused avx512'."""
     if module.trunk is not None:
         return module.trunk.describe()
     return "compiled" if module.is_compiled else "eager"

@@ -117,7 +117,7 @@ class Loop:
         self._forward = compile_trunk(self.model, backend)
 
     def fuse(self) -> Fused:
-        """What can be, by a CPU's fused operators, as trainer.trunk=auto does; returns the pass."""
+        """Fuses the parts that can be on a CPU, as trainer.trunk=auto does; returns the pass."""
         self._fused = Fused(self.model)
         return self._fused
 

@@ -28,7 +28,7 @@ _POLL_SECONDS = 1.0
 
 
 class Repeated(Protocol):
-    """What a process makes: work with several contenders."""
+    """Work with several contenders, which each process makes."""
 
     def repeat(self, name: str, seconds: float) -> tuple[float, int, float]:
         """The contender's work again and again for so long: seconds of one, how many, and the
@@ -69,7 +69,7 @@ class Sides:
             pipe.close()
 
     def call(self, method: str, *arguments: Any) -> list[Any]:
-        """What the method of each process's object returns; all begin at once.
+        """Calls the method of each process's object, all at once, and returns their results.
 
         Raises RuntimeError with the first error, and if a process has died.
         """

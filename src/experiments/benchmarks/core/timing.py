@@ -120,7 +120,7 @@ def cpu_seconds() -> tuple[float, float] | None:
 
 
 class Watch:
-    """Of the machine's load, from now on."""
+    """Counts the machine's load from now on."""
 
     def __init__(self) -> None:
         self._before, self._start = cpu_seconds(), time.perf_counter()

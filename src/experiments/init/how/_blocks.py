@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from experiments.models.documents import document_mask
 from experiments.models.ffn.beside import Beside
-from experiments.models.transformer import Transformer, block_of, document_mask
+from experiments.models.transformer import Transformer, block_of
 
 
 @torch.no_grad()
