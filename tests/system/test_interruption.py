@@ -42,6 +42,19 @@ def test_a_signal_after_the_outcome_changes_nothing(outcome, code, late):
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.parametrize("late", ["SIGTERM", "SIGUSR1", "SIGUSR2"])
+def test_a_signal_while_python_finalizes_changes_nothing(late):
+    """Python has put handlers back by then, and undoes modules."""
+    outcome = f"""class Late:
+        def __del__(self, kill=os.kill, own=os.getpid(), number=signal.{late}):
+            kill(own, number)
+    late = Late()
+    raise KeyboardInterrupt"""
+    ended = run(outcome, late)
+    assert (ended.returncode, ended.stdout) == (130, "in order\n"), ended.stderr
+    assert ended.stderr == "interrupted\n"
+
+
 def test_a_second_ctrl_c_does_not_wait(tmp_path):
     ended = run("os.kill(os.getpid(), signal.SIGTERM)", "SIGINT")
     assert ended.returncode == 130

@@ -9,6 +9,7 @@ outcome is known, a process ends by itself: only INT may still hurry it.
 Standard library only, and quick to import: a signal before a handler is set kills.
 """
 
+import atexit
 import os
 import signal
 import sys
@@ -37,6 +38,7 @@ class Interrupted(KeyboardInterrupt):
 
 class _State:
     listening = False
+    registered = False
     begun = False
     training = False
     ending = False
@@ -53,6 +55,18 @@ def listen() -> None:
         for number in SIGNALS:
             signal.signal(number, _handle)
         sys.unraisablehook = _raise_later
+        if not _state.registered:
+            _state.registered = True
+            atexit.register(_exit_undisturbed)
+
+
+def _exit_undisturbed() -> None:
+    """What ends the process, but not at once, is ignored while Python finalizes: it puts handlers
+    back to what kills, and only those that are ignored stay.
+    """
+    for number in SIGNALS:
+        if number != signal.SIGINT:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _raise_later(dropped: "sys.UnraisableHookArgs") -> None:
