@@ -147,3 +147,11 @@ def test_repeatable_to_the_bit_and_for_any_number_of_threads(execution, shape):
         torch.set_num_threads(before)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_a_second_derivative_is_refused(kernel):
+    x, table, idx, w = _inputs("small", torch.float32)
+    leaves, execution = (table.requires_grad_(), w.requires_grad_()), Given(given=kernel)
+    y = gather_sum(table, idx, w, execution) * gather_dot(x, table, idx, execution).sum()
+    with pytest.raises(RuntimeError, match="unlike kernel=reference, has no second derivative"):
+        torch.autograd.grad(y.sum(), leaves, create_graph=True)

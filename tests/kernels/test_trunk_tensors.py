@@ -88,7 +88,7 @@ def test_a_second_derivative_is_refused(make):
     case = make()
     leaves = [t if t is None else t.clone().requires_grad_() for t in case.inputs]
     y = case.fused(*leaves).sum()
-    with pytest.raises(RuntimeError, match=r"no second derivative; use trainer\.trunk=eager"):
+    with pytest.raises(RuntimeError, match="has no second derivative"):
         torch.autograd.grad(y, leaves[0], create_graph=True)
 
 

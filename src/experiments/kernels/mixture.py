@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
+from experiments.kernels.once import once
 from experiments.kernels.trunk import eps_of, taken, why_not_mlp, why_not_weights, wide
 from experiments.kernels.trunk_passes import ACTIVATIONS, UNIT, load_trunk, rounds_operands
 from experiments.kernels.workspace import WORKSPACE
@@ -140,7 +140,7 @@ class _Mixture(torch.autograd.Function):
         return y, gates, index, chosen, ends
 
     @staticmethod
-    @once_differentiable
+    @once("the fused mixture, unlike trainer.trunk=eager,")
     def backward(ctx: Any, dy: Tensor | None, dgates: Tensor | None, *_: None) -> Any:
         saved = ctx.saved_tensors
         given, asked = saved[:6], ctx.needs_input_grad

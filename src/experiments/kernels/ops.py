@@ -17,18 +17,19 @@ from typing import Any, Literal, TypeVar, cast
 import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
-from torch.autograd.function import once_differentiable
 
 from experiments.config.constraints import KernelName
 from experiments.kernels import reference
 from experiments.kernels.checks import check_gather, check_indices, check_rows, check_search
 from experiments.kernels.interface import AdamWStep, Kernel, Retrieved, Segments
+from experiments.kernels.once import once
 from experiments.kernels.operators import operators
 from experiments.kernels.product_keys import both_sets, read_sub_keys
 from experiments.kernels.select import resolve_kernel
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 RowUpdate = Callable[[Kernel, Tensor, Tensor, Segments, Tensor], None]
+_once = once("a kernel of tables, unlike kernel=reference,")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,7 +236,7 @@ class _GatherDot(torch.autograd.Function):
         return retrieved.kernel.dot(x, table, retrieved.idx)
 
     @staticmethod
-    @once_differentiable
+    @_once
     @_outside_autocast
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, table = ctx.saved_tensors
@@ -259,7 +260,7 @@ class _GatherSum(torch.autograd.Function):
         return retrieved.kernel.weighted_sum(table, retrieved.idx, weights)
 
     @staticmethod
-    @once_differentiable
+    @_once
     @_outside_autocast
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         table, weights = ctx.saved_tensors
@@ -294,7 +295,7 @@ class _Search(torch.autograd.Function):
         return scores, first, second
 
     @staticmethod
-    @once_differentiable
+    @_once
     @_outside_autocast
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         halves, sub_keys, first, second = ctx.saved_tensors

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from experiments.kernels.cpp import Cpp
 from experiments.kernels.interface import Retrieved
+from experiments.kernels.once import once
 from experiments.kernels.ops import Execution, table_gradient
 from experiments.kernels.product_keys import QUERY_NORMS, SCORES, ProductKeyParts, both_sets
 from experiments.kernels.trunk import eps_of, why_not_linear
@@ -177,7 +177,7 @@ class _Half(torch.autograd.Function):
         return y, idx, gates
 
     @staticmethod
-    @once_differentiable
+    @once("a kernel of tables, unlike kernel=reference,")
     def backward(ctx: Any, dy: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         if dy is None:
             return (None,) * 13

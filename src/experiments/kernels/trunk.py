@@ -11,14 +11,13 @@ Eager code calls autograd functions, and compiled graphs the operators (trunk_op
 Suffixes: T tokens, D width, F hidden units, V entries of the vocabulary.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from experiments.kernels.once import once
 from experiments.kernels.trunk_operators import operators
 from experiments.kernels.trunk_passes import (
     ACTIVATIONS,
@@ -181,20 +180,7 @@ def wide(d_model: int) -> int:
     return d_model
 
 
-def _once(backward: Callable[..., Gradients]) -> Callable[..., Gradients]:
-    """A backward pass that refuses to be differentiated.
-
-    torch's once_differentiable silently leaves it out where the gradient that comes in has none
-    itself: as at the loss.
-    """
-
-    @wraps(backward)
-    def run(ctx: Any, *grads: Tensor | None) -> Gradients:
-        if torch.is_grad_enabled():
-            raise RuntimeError("the fused trunk has no second derivative; use trainer.trunk=eager")
-        return backward(ctx, *grads)
-
-    return run
+_once = once("the fused trunk, unlike trainer.trunk=eager,")
 
 
 class _Attention(torch.autograd.Function):

@@ -315,21 +315,15 @@ void attention_backward(const Attention& s, const float* inverse, const float* q
   const i64 n_tiles = (n_tokens + TOKENS - 1) / TOKENS;
   Unit *w_qkv = arena.take<Unit>(packed_units(width, d)), *w_out = arena.take<Unit>(packed_units(d, wide));
   float *d_out = arena.take<float>(n_tokens * wide), *d_qkv = arena.take<float>(n_tokens * width);
-  Arena per_tile{nullptr}, count{nullptr};
-  TileOperands<P> measured_tile(per_tile, s);
+  Arena count{nullptr};
   float* measured_back = count.take<float>(TOKENS * d);
   TokenRoom<P> measured(count, s);
   HeadRoom<P> measured_too(count, s, true);
-  TileLefts<P>* lefts = arena.take<TileLefts<P>>(n_threads);
-  char* tiles = arena.take<char>(n_threads * per_tile.used);
+  const Tiles<TileOperands<P>, TileLefts<P>, Attention> tiles(arena, s, n_threads);
   if (!arena.base) {
     *needed = arena.used + n_threads * count.used;
     return;
   }
-  const auto tile_of = [&](i64 slot) {
-    Arena part{tiles + slot * per_tile.used};
-    return TileOperands<P>(part, s);
-  };
   (void)measured_back;
 #pragma omp parallel num_threads(n_threads)
   {
@@ -338,7 +332,7 @@ void attention_backward(const Attention& s, const float* inverse, const float* q
     const TokenRoom<P> room(own, s);
     const HeadRoom<P> head_room(own, s, true);
     const i64 team = team_size(), slot = thread_id();
-    const TileOperands<P> mine = tile_of(slot);
+    const TileOperands<P> mine = tiles.of(slot);
 #pragma omp for schedule(static) nowait
     for (i64 j = 0; j < d; j += PANEL)
       pack<P>(s.w_qkv, width, d, d, width, j, least(d, j + PANEL), 1, w_qkv);
@@ -368,15 +362,15 @@ void attention_backward(const Attention& s, const float* inverse, const float* q
         norm_rows_backward(m, d, s.x + t * d, s.norm, inverse + t, back, to.x + t * d, mine.norm);
         if (to.w_qkv) pack<P>(room.normed, m, d, d, TOKENS, 0, d, 1, mine.right_normed);
         if (to.w_out) pack<P>(out + t * wide, m, wide, wide, TOKENS, 0, wide, 1, mine.right_out);
-        lefts[slot].qkv = left_columns<P>(g, m, width, width, mine.left_qkv);
-        lefts[slot].y = left_columns<P>(dy + t * d, m, d, d, mine.left_y);
+        tiles.lefts[slot].qkv = left_columns<P>(g, m, width, width, mine.left_qkv);
+        tiles.lefts[slot].y = left_columns<P>(dy + t * d, m, d, d, mine.left_y);
       }
 #pragma omp barrier
       for (i64 other = 0; other < team && first + other < n_tiles; other++) {
         const i64 m = least(TOKENS, n_tokens - (first + other) * TOKENS);
-        const TileOperands<P> tile = tile_of(other);
-        if (to.w_qkv) add_outer<P>(m, width, d, lefts[other].qkv, tile.right_normed, TOKENS, to.w_qkv);
-        if (to.w_out) add_outer<P>(m, d, wide, lefts[other].y, tile.right_out, TOKENS, to.w_out);
+        const TileOperands<P> tile = tiles.of(other);
+        if (to.w_qkv) add_outer<P>(m, width, d, tiles.lefts[other].qkv, tile.right_normed, TOKENS, to.w_qkv);
+        if (to.w_out) add_outer<P>(m, d, wide, tiles.lefts[other].y, tile.right_out, TOKENS, to.w_out);
         if (to.norm && slot == 0)
           for (i64 c = 0; c < d; c++) to.norm[c] += tile.norm[c];
       }

@@ -82,25 +82,19 @@ void cross_entropy_head(const Head& s, float* losses, const HeadGradients& to, f
   const bool gradient = to.x != nullptr;
   typename P::Unit *forward = arena.take<typename P::Unit>(packed_units(d, v)), *backward = nullptr;
   if (gradient) backward = arena.take<typename P::Unit>(packed_units(v, d));
-  Arena per_tile{nullptr}, count{nullptr};
-  TileOperands<P> measured_tile(per_tile, s);
+  Arena count{nullptr};
   Room<P> measured(count, s);
-  Left<P>* lefts = arena.take<Left<P>>(n_threads);
-  char* tiles = arena.take<char>(n_threads * per_tile.used);
+  const Tiles<TileOperands<P>, Left<P>, Head> tiles(arena, s, n_threads);
   if (!arena.base) {
     *needed = arena.used + n_threads * count.used;
     return;
   }
-  const auto tile_of = [&](i64 slot) {
-    Arena part{tiles + slot * per_tile.used};
-    return TileOperands<P>(part, s);
-  };
 #pragma omp parallel num_threads(n_threads)
   {
     Arena own = arena.of_thread(count.used);
     const Room<P> room(own, s);
     const i64 team = team_size(), slot = thread_id();
-    const TileOperands<P> mine = tile_of(slot);
+    const TileOperands<P> mine = tiles.of(slot);
     for (i64 c = 0; c < d; c++) room.norm[c] = s.norm[c] * s.times;
 #pragma omp for schedule(static) nowait
     for (i64 j = 0; j < v; j += PANEL)
@@ -135,14 +129,14 @@ void cross_entropy_head(const Head& s, float* losses, const HeadGradients& to, f
           fill(mine.norm, d, 0);
           norm_rows_backward(m, d, x, room.norm, room.inverse, room.back, to.x + t * d, mine.norm);
           if (to.w) pack<P>(room.normed, m, d, d, ROWS, 0, d, 1, mine.right);
-          if (to.w) lefts[slot] = left_columns<P>(mine.logits, m, v, ld, mine.left);
+          if (to.w) tiles.lefts[slot] = left_columns<P>(mine.logits, m, v, ld, mine.left);
         }
       }
 #pragma omp barrier
       for (i64 other = 0; gradient && other < team && first + other < n_tiles; other++) {
         const i64 m = least(ROWS, s.n_tokens - (first + other) * ROWS);
-        const TileOperands<P> tile = tile_of(other);
-        if (to.w) add_outer<P>(m, s.n_entries, d, lefts[other], tile.right, ROWS, to.w);
+        const TileOperands<P> tile = tiles.of(other);
+        if (to.w) add_outer<P>(m, s.n_entries, d, tiles.lefts[other], tile.right, ROWS, to.w);
         if (to.norm && slot == 0)
           for (i64 c = 0; c < d; c++) to.norm[c] += tile.norm[c] * s.times;
       }

@@ -147,25 +147,19 @@ void mlp_backward(const Mlp& s, const float* inverse, const float* h, const floa
                   const float* dy, const Gradients& to, Arena arena, i64* needed, i64 n_threads) {
   const i64 d = s.d, f = s.hidden(), ld = f + UNIT, n_tiles = (s.n_tokens + TOKENS - 1) / TOKENS;
   const Weights<P> weights(arena, s);
-  Arena per_tile{nullptr}, count{nullptr};
-  TileOperands<P> measured_tile(per_tile, s);
+  Arena count{nullptr};
   BackwardRoom<P> measured(count, s);
-  TileLefts<P>* lefts = arena.take<TileLefts<P>>(n_threads);
-  char* tiles = arena.take<char>(n_threads * per_tile.used);
+  const Tiles<TileOperands<P>, TileLefts<P>, Mlp> tiles(arena, s, n_threads);
   if (!arena.base) {
     *needed = arena.used + n_threads * count.used;
     return;
   }
-  const auto tile_of = [&](i64 slot) {
-    Arena part{tiles + slot * per_tile.used};
-    return TileOperands<P>(part, s);
-  };
 #pragma omp parallel num_threads(n_threads)
   {
     Arena own = arena.of_thread(count.used);
     const BackwardRoom<P> room(own, s);
     const i64 team = team_size(), slot = thread_id();
-    const TileOperands<P> mine = tile_of(slot);
+    const TileOperands<P> mine = tiles.of(slot);
     weights.pack_backward(s);
     for (i64 first = 0; first < n_tiles; first += team) {
       if (first + slot < n_tiles) {
@@ -204,15 +198,15 @@ void mlp_backward(const Mlp& s, const float* inverse, const float* h, const floa
         if (to.w_in || to.w_gate)
           pack<P>(room.normed, m, d, d, TOKENS, 0, d, 1, mine.right_normed);
         if (to.w_out) pack<P>(room.act, m, f, f, TOKENS, 0, f, 1, mine.right_act);
-        lefts[slot].in = left_columns<P>(mine.hidden, m, f, ld, mine.left_in);
-        if (gate) lefts[slot].gate = left_columns<P>(mine.gate, m, f, ld, mine.left_gate);
-        lefts[slot].out = left_columns<P>(g, m, d, d, mine.left_out);
+        tiles.lefts[slot].in = left_columns<P>(mine.hidden, m, f, ld, mine.left_in);
+        if (gate) tiles.lefts[slot].gate = left_columns<P>(mine.gate, m, f, ld, mine.left_gate);
+        tiles.lefts[slot].out = left_columns<P>(g, m, d, d, mine.left_out);
       }
 #pragma omp barrier
       for (i64 other = 0; other < team && first + other < n_tiles; other++) {
         const i64 m = least(TOKENS, s.n_tokens - (first + other) * TOKENS);
-        const TileOperands<P> tile = tile_of(other);
-        const TileLefts<P>& left = lefts[other];
+        const TileOperands<P> tile = tiles.of(other);
+        const TileLefts<P>& left = tiles.lefts[other];
         if (to.w_in) add_outer<P>(m, s.d_ff, d, left.in, tile.right_normed, TOKENS, to.w_in);
         if (to.w_gate) add_outer<P>(m, s.d_ff, d, left.gate, tile.right_normed, TOKENS, to.w_gate);
         if (to.w_out) add_outer<P>(m, d, s.d_ff, left.out, tile.right_act, TOKENS, to.w_out);

@@ -51,6 +51,29 @@ inline void own_rows(i64 rows, i64* from, i64* to) {
   *to = least(rows, *from + each);
 }
 
+// For a sum over tokens each thread reads what all have packed of their tiles: the Operands of a
+// tile, and the Lefts among them, as left_columns() has them.
+template <class Operands, class Lefts, class Shape>
+struct Tiles {
+  const Shape& s;
+  Lefts* lefts;
+  i64 bytes;
+  char* at;
+
+  Tiles(Arena& arena, const Shape& shape, i64 n_threads)
+      : s(shape), lefts(arena.take<Lefts>(n_threads)) {
+    Arena one{nullptr};
+    const Operands measured(one, s);
+    bytes = one.used;
+    at = arena.take<char>(n_threads * bytes);
+  }
+
+  Operands of(i64 slot) const {
+    Arena part{at + slot * bytes};
+    return Operands(part, s);
+  }
+};
+
 // dw (rows, columns) += the sum over a tile's m tokens of left^T right: `left` (m, rows) as
 // left_columns() has it, right packed.
 template <class P>
