@@ -122,6 +122,10 @@ def test_points_that_are_one_run_share_an_effective_id(raw):
     ):
         assert ids(*same)[0] != base[0]
         assert ids(*same)[1] == base[1]
+    beside = {
+        ids("trunk.beside=true", f"trunk.ffn_blocks={blocks}")[1] for blocks in ("all", "[0,1]")
+    }
+    assert len(beside) == 1
     everywhere = {ids(f"trunk.ffn_blocks={blocks}")[1] for blocks in ("all", "[1,0]", "[0,1]")}
     assert len(everywhere) == 1
     assert everywhere != {base[1]}

@@ -16,6 +16,7 @@ from experiments.models.ffn._product_keys import ProductKeyConfig, ProductKeyFFN
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.moe import MoEConfig
 from experiments.models.ffn.peer import PEERConfig
+from experiments.models.ffn.peer_narrow import PeerNarrowConfig
 from experiments.models.ffn.pkm import PKMConfig
 from experiments.models.roles import Role
 from experiments.models.transformer import TransformerConfig
@@ -31,6 +32,7 @@ LAYERS = {
     "sigmoid": PEERConfig(**SMALL, score="sigmoid", query_norm="none"),
     "relu": PEERConfig(**SMALL, score="relu", query_norm="layer"),
     "pkm": PKMConfig(**SMALL, share_keys=False),
+    "peer_narrow": PeerNarrowConfig(**SMALL, d_value=8),
 }
 
 

@@ -16,6 +16,7 @@ from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.moe import MoEConfig
 from experiments.models.ffn.none import NoneConfig
 from experiments.models.ffn.peer import PEERConfig
+from experiments.models.ffn.peer_narrow import PeerNarrowConfig
 from experiments.models.ffn.pkm import PKMConfig
 from experiments.models.transformer import TransformerConfig
 from experiments.records.record import RunRecord
@@ -49,6 +50,7 @@ MODELS = {
     "peer_grown": ((PEERConfig(**KEYS, n_first_keys=16), DenseConfig()), {}),
     "pkm_grown": ((PKMConfig(**KEYS, n_first_keys=4, share_keys=False), NoneConfig()), {}),
     "peer_half": ((PEERConfig(**KEYS, query_norm="none", table_dtype="bfloat16"),), {}),
+    "peer_narrow": ((PeerNarrowConfig(**KEYS, d_value=8), DenseConfig()), {}),
     "beside": (
         (BesideConfig(frozen=DenseConfig(glu=True), trained=PEERConfig(**KEYS)), DenseConfig()),
         {},

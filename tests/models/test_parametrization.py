@@ -61,7 +61,8 @@ def trained(config, lr=1e-2, optim=OPTIM, n_steps=3):
 
 def layer_of(name, compose_raw):
     node = compose_raw(f"model={name}")["model"]
-    few = {"n_experts": 16} if "n_experts" in node else {}
+    # of keys as many that their size is known to 3 %
+    few = {"n_experts": 1024 if "d_key" in node else 16} if "n_experts" in node else {}
     return build({**node, **few}, "model")
 
 

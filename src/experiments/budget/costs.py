@@ -25,7 +25,7 @@ class Term:
     flops: forward FLOPs per token.
     n_active_params: the parameters a token reads; None means all of n_params.
     n_tables: how many tables of rows n_params are, of which a step touches those it reads; 0 for
-        what is no table.
+        what is no table. d_row: elements of a row; None: d_model.
     seen_by_torch: whether torch's FlopCounterMode counts it (it sees matrix products only);
         the tests hold exactly those terms to the counter.
     passes: what a training step costs, in forward passes; 3 where the term is trained.
@@ -43,6 +43,7 @@ class Term:
     flops: float = 0.0
     seen_by_torch: bool = True
     n_tables: int = 0
+    d_row: int | None = None
     passes: float = TRAINING_PASSES
     n_trained_params: int | None = None
     frozen_flops: float = 0.0
@@ -71,6 +72,7 @@ class Term:
             flops=times * self.flops,
             seen_by_torch=self.seen_by_torch,
             n_tables=times * self.n_tables,
+            d_row=self.d_row,
             passes=self.passes,
             n_trained_params=trained,
             frozen_flops=times * self.frozen_flops,

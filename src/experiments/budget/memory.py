@@ -114,7 +114,8 @@ def plan_memory(
     for block in reversed(blocks):
         if not adds_up:
             held += sum(map(gradient, block.terms))
-        pairs = sum(_reads_per_token(t) / d_model / t.n_tables for t in block.terms if t.n_tables)
+        tables_of = [t for t in block.terms if t.n_tables]
+        pairs = sum(_reads_per_token(t) / (t.d_row or d_model) / t.n_tables for t in tables_of)
         beside = max(map(addend, block.terms)) if adds_up else 0
         most = max(most, beside)
         peak = max(peak, live + held + beside + _SORTED * pairs * micro_tokens)

@@ -28,7 +28,7 @@ from experiments.config.constraints import (
     Within,
     shown,
 )
-from experiments.config.effects import Above, If, Is, Through
+from experiments.config.effects import Above, Drawn, If, Is, Through
 from experiments.config.fields import added, used
 from experiments.config.optim import LearningRate, Optim
 from experiments.config.reading import build, check_chosen, read
@@ -41,7 +41,7 @@ _WEIGHTS, _PART = ("shape", "digest", "tokenizer", "state"), ("start", "training
 
 
 def _leaves_blocks(trunk: "Trunk") -> bool:
-    return trunk.ffn_blocks != "all"
+    return trunk.ffn_blocks != "all" or trunk.beside
 
 
 def _have_a_path(init: "Init") -> bool:
@@ -94,6 +94,9 @@ class Ladder:
 class Trunk:
     """The blocks with the layer under study (middle | all | [i, ...]), and the others' layer:
     one for all, or a list of one for each block. The rest: models.transformer.TransformerConfig.
+
+    beside: the blocks under study hold both layers, from the first step on; what they write is
+    added up (models/ffn/beside.py).
     """
 
     ffn_blocks: Any
@@ -103,6 +106,7 @@ class Trunk:
     rope_base: Annotated[float, Within(1, 1e12, above=True)] = added(10_000.0)
     norm_eps: Annotated[float, Within(0, 1, above=True)] | None = added(None)
     n_kv_heads: AtLeast1 | None = added(None)
+    beside: bool = added(False, Drawn())  # weights to start from have init.how=beside
 
     def __post_init__(self) -> None:
         blocks = self.ffn_blocks

@@ -57,6 +57,10 @@ class Grower(ABC):
         n: int = config.n_experts
         return n
 
+    def d_model(self, layer: Any) -> int:
+        """The width that the layer is of."""
+        return int(layer.output_weights()[0].shape[-1])
+
     def late_depth(self, grown: Any, x: Tensor) -> float:
         """How far below 0 the late bias has to be, so that x (T, d_model) reads nothing new."""
         return 0.0
@@ -128,7 +132,8 @@ def grow(
     Raises ValueError for a layer that can't grow, fewer experts, and numbers that it can't have.
     """
     own: Any = getattr(layer, "config", layer)  # else the layer is refused by its name
-    new, d_model = grown_config(own, n_experts, how), layer.output_weights()[0].shape[-1]
+    new = grown_config(own, n_experts, how)
+    d_model = grower_of(own).d_model(layer)
     if how == "beside":
         pair = BesideConfig(frozen=own, trained=new).build(d_model)
         pair.ffn, pair.layer = layer, _as_typed(pair.layer, layer)

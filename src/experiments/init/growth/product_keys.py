@@ -83,6 +83,9 @@ class ProductKeys(Grower):
     def n_old(self, config: ProductKeyConfig) -> int:
         return config.key_sets[0]
 
+    def d_model(self, layer: ProductKeyFFN) -> int:
+        return layer.query.in_features  # rows may be narrower
+
     @torch.no_grad()
     def late_depth(self, grown: ProductKeyFFN, x: Tensor) -> float:
         """Then the best new product key is no better than the worst one that is retrieved."""

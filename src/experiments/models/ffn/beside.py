@@ -1,4 +1,6 @@
-"""A layer beside another: how a trained model gets one more without losing what it has."""
+"""A layer beside another: how a trained model gets one more without losing what it has, and where
+trunk.beside puts it from the first step on.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

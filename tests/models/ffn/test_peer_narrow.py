@@ -1,0 +1,218 @@
+"""PEER between two maps, written out; against PEER of PyPI in the narrow width; and tiny runs."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from experiments.benchmarks.core.rivals import peer_pytorch
+from experiments.config.optim import Optim
+from experiments.init import grow
+from experiments.kernels.ops import Execution
+from experiments.models.ffn.peer import PEERConfig
+from experiments.models.ffn.peer_narrow import PeerNarrowConfig
+from experiments.points.planning import make_point
+from tests.conftest import TINY
+from tests.models.ffn.lives import assert_text_goes_on_as_without_a_cache, by_the_command, child_of
+from tests.models.ffn.reference import assert_same, normed, with_random_norm
+
+D, SMALL = 12, {"n_experts": 25, "n_heads": 2, "top_k": 4, "d_key": 6, "d_value": 5}
+
+
+def written_out(layer, x, query_norm):
+    """One token, head and expert at a time, by a scan over all keys."""
+    n_sub, half = layer.sub_keys.shape[-2], layer.d_key // 2
+    tokens = x.reshape(-1, x.shape[-1])
+    queries = (tokens @ layer.query.weight.t()).view(len(tokens), layer.n_heads, -1)
+    queries = normed(queries, query_norm, layer.query_norm.norm)
+    out = []
+    for t, token in enumerate(tokens):
+        narrow = layer.w_in.weight @ token
+        total = torch.zeros_like(narrow)
+        for h in range(layer.n_heads):
+            keys = layer.sub_keys[h] if layer.sub_keys.dim() == 4 else layer.sub_keys
+            first, second = keys[0] @ queries[t, h, :half], keys[1] @ queries[t, h, half:]
+            scores = torch.stack([first[i // n_sub] + second[i % n_sub] for i in range(n_sub**2)])
+            best = scores.topk(layer.top_k)
+            for gate, i in zip(layer.score(best.values), best.indices, strict=True):
+                total = total + gate * layer.activation(layer.w_down[i] @ narrow) * layer.w_up[i]
+        out.append(layer.w_out.weight @ total)
+    return torch.stack(out).view_as(x)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"share_keys": False, "query_norm": "layer"},
+        {"query_norm": "none", "score": "sigmoid", "activation": "identity"},
+        {"n_heads": 1, "top_k": 8, "score": "relu", "activation": "silu"},
+        {"d_value": 20},
+    ],
+    ids=str,
+)
+def test_output_and_gradients_are_those_written_out(options):
+    layer = with_random_norm(PeerNarrowConfig(**{**SMALL, **options}).build(D).double())
+    x = torch.randn(2, 5, D, dtype=torch.float64)
+    assert_same(layer, lambda x: written_out(layer, x, options.get("query_norm", "batch")), x)
+
+
+def test_in_its_own_width_it_is_the_peer_of_pypi_between_two_maps():
+    """Whose queries are of p: ours are then by the product of both maps."""
+    pytest.importorskip("PEER_pytorch", reason="PEER-pytorch is not installed")
+    options = {**SMALL, "d_value": 6, "query_norm": "none", "share_keys": False}
+    layer = PeerNarrowConfig(**options).build(D).double()
+    del options["d_value"]
+    narrow = PEERConfig(**options).build(6).double()
+    with torch.no_grad():
+        for name in ("sub_keys", "w_down", "w_up"):
+            getattr(narrow, name).copy_(getattr(layer, name))
+        layer.query.weight.copy_(narrow.query.weight @ layer.w_in.weight)
+    rival, x = peer_pytorch(narrow).double(), torch.randn(2, 7, D, dtype=torch.float64)
+    torch.testing.assert_close(layer(x), layer.w_out(rival(layer.w_in(x))), rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("gradient", ["dense", "rows"])
+@pytest.mark.parametrize("kernel", ["torch", "auto"])
+def test_kernels_and_gradients_of_rows_are_the_references(kernel, gradient):
+    """Tables of 16 bits too: their rows are read as they are, and summed in float32."""
+    for dtype in ("float32", "bfloat16"):
+        layer = PeerNarrowConfig(**{**SMALL, "table_dtype": dtype}).build(D)
+        x, found = torch.randn(2, 9, D), []
+        for how in (Execution(kernel="reference"), Execution(kernel=kernel, gradient=gradient)):
+            layer.zero_grad()
+            layer.execution = how
+            y = layer(x)
+            y.square().sum().backward()
+            found.append([y.detach(), *(p.grad.to_dense().clone() for p in layer.parameters())])
+        for reference, fast in zip(*found, strict=True):
+            rounding = 2e-2 if fast.dtype == torch.bfloat16 else 1e-4
+            size = float(reference.abs().max())
+            torch.testing.assert_close(fast, reference, rtol=rounding, atol=rounding * size)
+
+
+@pytest.mark.slow
+def test_fused_steps_are_those_of_rows(compose_raw):
+    """A table that steps in the backward pass ends where one does that steps by its gradient."""
+    from experiments.optim.groups import build_optimizer
+
+    optim = {"lr": 1e-2, "grad_clip": None}
+    ends = []
+    for way in ("rows", "fused"):
+        raw = compose_raw(
+            "model=peer_narrow", "size=1", "budget=2e9", "n_experts=64", "model.top_k=4", *TINY,
+            f"optim.table_gradient={way}", "optim.grad_clip=null",
+        )  # fmt: skip
+        point = make_point(raw)
+        assert isinstance(point.config.optim, Optim)
+        torch.manual_seed(0)
+        model = point.transformer.build()
+        optimizer = build_optimizer(model, optim["lr"], point.config.optim, "torch")
+        tokens = torch.randint(0, 270, (2, 17), generator=torch.Generator().manual_seed(1))
+        for _ in range(3):
+            logits = model(tokens[:, :-1])
+            optimizer.zero_grad()
+            F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).backward()
+            optimizer.step()
+        ends.append({n: p.detach() for n, p in model.named_parameters()})
+    for name, end in ends[0].items():
+        torch.testing.assert_close(end, ends[1][name], rtol=1e-4, atol=1e-5)
+
+
+def test_costs_by_hand():
+    """d=1024 and the paper's 192: N=1024², one head of 32, d_key=256."""
+    d, w, k, q, n = 1024, 192, 32, 256, 1024**2
+    cost = PeerNarrowConfig().cost(d)
+    routing = d * q + 1024 * q + 2 * q
+    assert cost.n_params == routing + 2 * d * w + 2 * n * w
+    assert cost.n_active_params == routing + 2 * d * w + 2 * k * w
+    assert cost.forward_flops == 2 * d * q + 2 * 1024 * q + k**2 + 4 * d * w + 4 * k * w
+    tables = [term for term in cost.terms if term.n_tables]
+    assert [(t.n_tables, t.d_row, t.n_params) for t in tables] == [(2, w, 2 * n * w)]
+
+
+def test_tensors_start_at_sizes_of_their_own_widths():
+    layer = PeerNarrowConfig(n_experts=1024, d_value=16, d_key=8).build(64)
+    shapes = {name: tuple(p.shape) for name, p in layer.named_parameters()}
+    assert shapes["w_in.weight"] == (16, 64)
+    assert shapes["w_out.weight"] == (64, 16)
+    assert shapes["w_down"] == shapes["w_up"] == (1024, 16)
+    for name, std in {"w_in.weight": 1 / 8, "w_out.weight": 1 / 4, "w_up": 1 / 4}.items():
+        assert float(layer.get_parameter(name).detach().std()) == pytest.approx(std, rel=0.1)
+    zero = replace(layer.config, value_init="zero").build(64)
+    assert not zero.w_up.any()
+    assert not zero(torch.randn(1, 3, 64)).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"d_value": 0}, "d_value=0 must be at least 1"),
+        ({"d_value": 1.5}, "d_value=1.5 must be of type int"),
+        ({"activation": "tanh"}, "activation='tanh' is not one of"),
+        ({"n_experts": 1000}, "n_experts=1000 must be a perfect square"),
+        ({"n_experts": 4}, "top_k=32 must be at most n_experts=4"),
+        ({"table_dtype": "int8"}, "table_dtype='int8' is not one of"),
+    ],
+)
+def test_refuses_what_it_cannot_be(options, message):
+    with pytest.raises(ValueError, match=message) as refusal:
+        PeerNarrowConfig(**options)
+    assert "\n" not in str(refusal.value)
+
+
+def test_it_is_eager_by_name_and_other_ways_to_seed_it_are_refused_by_name(compose_raw):
+    layer = PeerNarrowConfig(**SMALL).build(D)
+    assert layer.why_not_fused() == "PeerNarrow has no fused form"
+    grown = grow(layer, 50)
+    assert grown.w_up.shape == (50, 5)
+    with pytest.raises(ValueError, match="must be a multiple of"):
+        grow(layer, 51)
+
+
+BESIDE = ("trunk.beside=true", "trunk.ffn_blocks=all")
+
+
+def test_beside_a_block_s_own_layer_from_the_first_step(compose_raw):
+    def point(*words):
+        small = ("n_experts=64", "model.top_k=4", "model.d_key=8", "model.d_value=8")
+        return make_point(compose_raw("model=peer_narrow", "size=2", "budget=2e9", *TINY, *small,
+                                      *words))  # fmt: skip
+
+    both, alone = point(*BESIDE), point("trunk.ffn_blocks=all")
+    dense, config = both.config.trunk.base_ffn, both.config.model
+    d_model = both.transformer.d_model
+    added = 2 * dense.cost(d_model).n_params
+    assert both.plan.cost.n_params == alone.plan.cost.n_params + added
+    model = both.transformer.build()
+    assert sum(p.numel() for p in model.parameters()) == both.plan.cost.n_params
+    pair, x = model.blocks[0].ffn, torch.randn(1, 4, d_model)
+    assert torch.equal(pair(x), pair.ffn(x) + pair.layer(x))
+    assert pair.layer.config == config
+    assert pair.layer(x).any() == (config.value_init == "normal")
+    assert point("trunk.beside=false", "trunk.ffn_blocks=all").run_id == alone.run_id != both.run_id
+
+
+@pytest.mark.long
+def test_a_run_learns_goes_on_grows_and_starts_beside_another(run, compose_raw, tmp_path):
+    small = ("model=peer_narrow", "n_experts=64", "model.top_k=4", "model.d_key=8")
+    small += ("model.d_value=8", "model.query_norm=layer")
+    run_dir, record = by_the_command(run, tmp_path, *small, *BESIDE)
+    assert record.usage > 0
+    assert_text_goes_on_as_without_a_cache(run_dir)
+    alone, before = by_the_command(
+        run, tmp_path / "alone", *small, f"paths.results={tmp_path}/alone/results"
+    )
+    grown = child_of(compose_raw, alone, "n_experts=512", "init.how=bias", "init.train=all")
+    assert grown.before["validation"]["loss"] == before.val_loss
+    assert (grown.n_experts, grown.init["moments"]) == (512, True)
+    for train in ("layer", "tables"):
+        beside = child_of(
+            compose_raw, alone, *small, "trunk.ffn_blocks=[1]", "init.how=beside",
+            f"init.train={train}",
+        )  # fmt: skip
+        assert beside.init["exact"] is True
+        assert beside.before["validation"]["loss"] == before.val_loss
+        assert beside.val_loss < before.val_loss
