@@ -14,6 +14,7 @@ from experiments.init.growth.product_keys import GROWER
 from experiments.models.ffn._base import Late
 from experiments.models.ffn._product_keys import ProductKeyConfig, ProductKeyFFN
 from experiments.models.ffn.dense import DenseConfig
+from experiments.models.ffn.memory_plus import MemoryPlusConfig
 from experiments.models.ffn.moe import MoEConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.ffn.peer_narrow import PeerNarrowConfig
@@ -32,6 +33,7 @@ LAYERS = {
     "sigmoid": PEERConfig(**SMALL, score="sigmoid", query_norm="none"),
     "relu": PEERConfig(**SMALL, score="relu", query_norm="layer"),
     "pkm": PKMConfig(**SMALL, share_keys=False),
+    "memory_plus": MemoryPlusConfig(**SMALL, score="sigmoid"),
     "peer_narrow": PeerNarrowConfig(**SMALL, d_value=8),
 }
 

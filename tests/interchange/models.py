@@ -13,6 +13,7 @@ from experiments.interchange.folder import write_export
 from experiments.interchange.forms import form_of
 from experiments.models.ffn.beside import BesideConfig
 from experiments.models.ffn.dense import DenseConfig
+from experiments.models.ffn.memory_plus import MemoryPlusConfig
 from experiments.models.ffn.moe import MoEConfig
 from experiments.models.ffn.none import NoneConfig
 from experiments.models.ffn.peer import PEERConfig
@@ -50,6 +51,7 @@ MODELS = {
     "peer_grown": ((PEERConfig(**KEYS, n_first_keys=16), DenseConfig()), {}),
     "pkm_grown": ((PKMConfig(**KEYS, n_first_keys=4, share_keys=False), NoneConfig()), {}),
     "peer_half": ((PEERConfig(**KEYS, query_norm="none", table_dtype="bfloat16"),), {}),
+    "memory_plus": ((MemoryPlusConfig(**KEYS), DenseConfig()), {"tie_head": True}),
     "peer_narrow": ((PeerNarrowConfig(**KEYS, d_value=8), DenseConfig()), {}),
     "beside": (
         (BesideConfig(frozen=DenseConfig(glu=True), trained=PEERConfig(**KEYS)), DenseConfig()),

@@ -1,0 +1,93 @@
+"""Product-key memory with a gate of its input: Memory+ (Berges 2024, arXiv:2412.09764)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from experiments.budget.costs import Cost, Term
+from experiments.config.constraints import AtLeast1
+from experiments.kernels.ops import gather_sum
+from experiments.models.ffn._product_keys import (
+    ProductKeyConfig,
+    ProductKeyFFN,
+    router_terms,
+    table,
+)
+from experiments.models.roles import MAP, Role
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryPlusConfig(ProductKeyConfig):
+    """Four heads of 32 values are the paper's. Keys, their widths and norm are as PKM has them.
+
+    Each layer has values of its own; the paper's three layers share theirs.
+    """
+
+    n_heads: AtLeast1 = 4
+    top_k: AtLeast1 = 32
+
+    def cost(self, d_model: int) -> Cost:
+        """Routing, h * k value rows a token, and two maps of d_model to itself."""
+        values = Term(
+            name="values",
+            n_params=self.n_experts * d_model,
+            n_active_params=min(self.n_retrieved, self.n_experts) * d_model,
+            flops=2 * self.n_retrieved * d_model,
+            seen_by_torch=False,
+            n_tables=1,
+            kept=d_model,  # their sum
+        )
+        n_map = d_model**2
+        return Cost(
+            (
+                *router_terms(self, d_model),
+                values,
+                # before and after its activation
+                Term(name="gate", n_params=n_map, flops=2 * n_map, kept=2 * d_model),
+                Term(name="out", n_params=n_map, flops=2 * n_map, kept=d_model),
+            )
+        )
+
+    def build(self, d_model: int) -> "MemoryPlus":
+        """The layer at this width."""
+        return MemoryPlus(d_model, self)
+
+
+class MemoryPlus(ProductKeyFFN):
+    """y = w_out (m * silu(w_gate x)), m = sum over heads and their k best keys of gate_i values_i.
+
+    Tensors, beside the router's: values (n_experts, d_model), w_gate.weight and w_out.weight, each
+    (d_model, d_model).
+
+    output_weights() are the values, through which all goes that w_out writes: so new values start
+    at zero, and tables learn alone, as PKM's.
+    """
+
+    param_roles: ClassVar[Mapping[str, Role]] = {
+        **ProductKeyFFN.param_roles,
+        "values": Role(fan_in=None, group="table"),
+        "w_gate.weight": MAP,
+        "w_out.weight": MAP,
+    }
+
+    def __init__(self, d_model: int, config: MemoryPlusConfig) -> None:
+        super().__init__(config, d_model)
+        self.w_gate = nn.Linear(d_model, d_model, bias=False)
+        self.w_out = nn.Linear(d_model, d_model, bias=False)
+        for linear in (self.w_gate, self.w_out):
+            nn.init.normal_(linear.weight, std=d_model**-0.5)
+        self.values = table(config, d_model, config.value_init)
+
+    def output_weights(self) -> tuple[Tensor, ...]:
+        return (self.values,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, seq, d_model) to the same."""
+        tokens = x.flatten(0, -2)
+        indices, gates = self.route(tokens)
+        opened = F.silu(self.w_gate(tokens))
+        read = gather_sum(self.values, indices, gates, self.execution).to(opened.dtype)
+        return self.w_out(read * opened).view_as(x)
