@@ -87,7 +87,8 @@ def test_layer(measure):
     passes, steps = comparisons
     names = _check(passes, printed)
     ours = [f"{kernel} {way}" for kernel in KERNELS for way in ("rows", "dense")]
-    wanted = ["PEER-pytorch"] * HAS["PEER-pytorch"] + ["naive", *ours]
+    halves = ["cpp half, rows", "cpp half, rows, batch norm"] * (KERNELS[0] == "cpp")
+    wanted = ["PEER-pytorch"] * HAS["PEER-pytorch"] + ["naive", *halves, *ours]
     wanted += ["product-key-memory"] * HAS["product-key-memory"]
     assert names == [*wanted, *(f"PKM {name}" for name in ours)]
     assert _check(steps, printed)[-1] == "torch fused"

@@ -14,6 +14,7 @@ from experiments.benchmarks.core.agreement import check_agreement
 from experiments.benchmarks.core.arguments import GRID, add_comparison, read_comparison
 from experiments.benchmarks.core.case import Case
 from experiments.benchmarks.core.comparing import run_comparison
+from experiments.benchmarks.core.halves import HALF
 from experiments.benchmarks.core.memory import Entry, fitting, moments_bytes, table_bytes
 from experiments.benchmarks.core.progress import each
 from experiments.benchmarks.core.rates import Rates, measure
@@ -98,8 +99,7 @@ def _passes(case: Case, absent: Mapping[str, str]) -> Comparison:
     columns: dict[str, dict[str, float]] = {}
     for timing in timings:
         if not timing.name.startswith("MoE"):
-            is_pkm = timing.name.startswith(("PKM", rivals.PRODUCT_KEY_MEMORY))
-            for each in floors["PKM" if is_pkm else "PEER"]:
+            for each in floors[_family_of(timing.name)]:
                 column = columns.setdefault(f"% of {each.name}", {})
                 column[timing.name] = 100 * each.total / timing.median
     return Comparison(
@@ -164,6 +164,12 @@ def _peaks(
         baselines=baselines,
         notes=[*left_out, "forward + backward; fused with its step, the others without"],
     )
+
+
+def _family_of(name: str) -> Family:
+    if name.startswith(HALF):
+        return "PEER half"
+    return "PKM" if name.startswith(("PKM", rivals.PRODUCT_KEY_MEMORY)) else "PEER"
 
 
 def _floor_notes(case: Case, floors: Mapping[Family, list[Floor]], rates: Rates) -> list[str]:

@@ -6,6 +6,7 @@ from functools import partial
 import torch
 
 from experiments.benchmarks.core.case import Call, Case
+from experiments.benchmarks.core.halves import halves
 from experiments.benchmarks.core.memory import (
     Entry,
     gathered_bytes,
@@ -40,6 +41,7 @@ def passes(case: Case, absent: Collection[str]) -> Iterator[Entry]:
         needs=_by_the_book(case),
         max_rounds=None if baseline == NAIVE else _NAIVE_ROUNDS,
     )
+    yield from halves(case, baseline)
     yield from _ours(case, "", lambda: case.peer, 2, baseline)
     if PRODUCT_KEY_MEMORY not in absent:
         yield Entry(

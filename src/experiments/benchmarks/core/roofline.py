@@ -2,8 +2,10 @@
 
 Counted (forward and backward): every retrieved row read where it is needed, a row that is needed
 for its gradient once, gradients of distinct rows written once; the query's three products; the
-forward product with the sub-keys. Not counted: top-k, sorting, sparse gradients of the sub-keys,
-what is written between the stages. So the whole floor is out of reach.
+forward product with the sub-keys. A half of a block has the residual stream too: x and the gradient
+of y read, y and the gradient of x written, at the rate of a copy. Not counted: top-k, sorting,
+norms, sparse gradients of the sub-keys, what is written between the stages. So the whole floor is
+out of reach.
 """
 
 from dataclasses import asdict, dataclass
@@ -12,8 +14,8 @@ from typing import Any, Literal
 from experiments.benchmarks.core.rates import Rates
 from experiments.benchmarks.core.shapes import Shape
 
-Family = Literal["PEER", "PKM"]
-FAMILIES: tuple[Family, ...] = ("PEER", "PKM")
+Family = Literal["PEER", "PEER half", "PKM"]
+FAMILIES: tuple[Family, ...] = ("PEER", "PEER half", "PKM")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,22 +24,29 @@ class Floor:
 
     name: str
     n_bytes: int
+    stream_bytes: int
     query_flops: int
     keys_flops: int
     gathers: float
+    stream: float
     query: float
     keys: float
 
     @property
     def total(self) -> float:
         """Seconds."""
-        return self.gathers + self.query + self.keys
+        return self.gathers + self.stream + self.query + self.keys
 
     def describe(self) -> str:
         """Each addend, and the rate it stands for."""
+        stream = (
+            f"+ residual stream, {self.stream_bytes / 1e9:.3g} GB in {self.stream * 1e3:.4g} "
+            if self.stream_bytes
+            else ""
+        )
         return (
             f"{self.name}: {self.total * 1e3:.4g} ms = "
-            f"{self.n_bytes / 1e9:.3g} GB in {self.gathers * 1e3:.4g} "
+            f"{self.n_bytes / 1e9:.3g} GB in {self.gathers * 1e3:.4g} {stream}"
             f"+ queries, {self.query_flops / 1e9:.3g} GFLOP in {self.query * 1e3:.4g} "
             f"({self.query_flops / 1e9 / self.query:,.0f} GFLOP/s) "
             f"+ keys, {self.keys_flops / 1e9:.3g} GFLOP in {self.keys * 1e3:.4g} "
@@ -53,7 +62,7 @@ def floors_of(
 ) -> list[Floor]:
     """With the rate of square products, which is optimistic, and with that of the layer's own."""
     pairs, distinct = shape.n_pairs, n_distinct
-    if family == "PEER":
+    if family in ("PEER", "PEER half"):
         # forward: both tables; backward: w_down again for the input's gradient, w_up once a
         # distinct row for the weights'; and two gradients
         rows = 2 * pairs + pairs + distinct + 2 * distinct
@@ -63,14 +72,17 @@ def floors_of(
     one = 2 * shape.n_tokens * shape.d_model * width  # of three alike
     keys = 2 * shape.n_tokens * width * shape.n_sub
     n_bytes = rows * row_bytes
+    stream_bytes = 4 * shape.n_tokens * shape.d_model * 4 if family == "PEER half" else 0
 
     def floor(name: str, query: float, key_rate: float) -> Floor:
         return Floor(
             name=name,
             n_bytes=n_bytes,
+            stream_bytes=stream_bytes,
             query_flops=3 * one,
             keys_flops=keys,
             gathers=n_bytes / rates.rows,
+            stream=stream_bytes / rates.copy,
             query=query,
             keys=keys / key_rate,
         )
