@@ -2,7 +2,7 @@
 //
 // A row's pairs are added in their order, whatever the number of threads: results are the same to
 // the bit. A row with many pairs is cut into chunks of fixed length, whose sums are then added.
-#include "vectors.h"
+#include "strips.h"
 
 namespace {
 
@@ -25,39 +25,33 @@ struct Pairs {
   i64 token(i64 i) const { return (uint32_t)order[i] / (uint32_t)n_columns; }
 };
 
-template <int N>
-inline void add_columns(const Pairs& s, i64 begin, i64 end, float* out, i64 from, i64 ahead_to) {
-  vec acc[N] = {};
-  for (i64 i = begin; i < end; i++) {
-    if (i + AHEAD < ahead_to)
-      prefetch(s.values + s.token(i + AHEAD) * s.d, s.d * 4);
-    const i64 p = s.order[i];
-    const float* row = s.values + s.token(i) * s.d + from;
-    const vec w = splat(s.weights[p]);
-#pragma GCC unroll 16
-    for (int v = 0; v < N; v++) acc[v] += w * load(row + v * W);
-  }
-  for (int v = 0; v < N; v++) store(out + from + v * W, acc[v]);
-}
-
 // out (d) = sum of weighted values over pairs [begin, end); values up to ahead_to may be asked for.
-inline void add_pairs(const Pairs& s, i64 begin, i64 end, float* out, i64 ahead_to) {
-  i64 from = 0;
-  for (; from + NV * W <= s.d; from += NV * W) {
-    add_columns<NV>(s, begin, end, out, from, ahead_to);
-    ahead_to = 0;
-  }
-  for (; from + W <= s.d; from += W) {
-    add_columns<1>(s, begin, end, out, from, ahead_to);
-    ahead_to = 0;
-  }
-  for (; from < s.d; from++) {
-    float acc = 0;
+// streams: past the caches, where out is whole vectors, aligned to one.
+INLINE void add_pairs(const Pairs& s, i64 begin, i64 end, float* out, bool streams, i64 ahead_to) {
+  in_strips(s.d, [&](auto strip) __attribute__((always_inline)) {
+    typedef decltype(strip) S;
+    typedef typename S::Vector V;
+    const float* values = s.values + strip.from;
+    V acc[S::COUNT];
+#pragma GCC unroll 16
+    for (int v = 0; v < S::COUNT; v++) acc[v] = V{};  // or they would be on the stack
     for (i64 i = begin; i < end; i++) {
-      acc += s.weights[s.order[i]] * s.values[s.token(i) * s.d + from];
+      if (i + AHEAD < ahead_to) prefetch(values + s.token(i + AHEAD) * s.d, S::COUNT * sizeof(V));
+      const float w = s.weights[s.order[i]];
+      const float* row = values + s.token(i) * s.d;
+#pragma GCC unroll 16
+      for (int v = 0; v < S::COUNT; v++) acc[v] += w * load_as<V>(row + v * S::EACH);
     }
-    out[from] = acc;
-  }
+    float* to = out + strip.from;
+    if constexpr (S::EACH == W)
+      if (streams) {
+#pragma GCC unroll 16
+        for (int v = 0; v < S::COUNT; v++) stream(to + v * W, acc[v]);
+        return;
+      }
+#pragma GCC unroll 16
+    for (int v = 0; v < S::COUNT; v++) store_as(to + v * S::EACH, acc[v]);
+  });
 }
 
 // The first row whose pairs and predecessors make up at least share i of n of all the work, a row
@@ -79,8 +73,9 @@ inline i64 first_row(const int32_t* offsets, i64 n_rows, int i, int n) {
 
 inline bool is_long(const int32_t* offsets, i64 r) { return offsets[r + 1] - offsets[r] > CHUNK; }
 
-// Calls visit.before(r), and visit.done(r, sum) with each row's sum. `scratch` has room for a row a
-// thread, and for the sums of the longest row's chunks.
+// Calls visit.before(r), and visit.done(r, sum) with each row's sum, which is where visit.place(r)
+// says, or in `scratch` where that is null. It has room for a row a thread, and for the sums of the
+// longest row's chunks.
 template <class Visit>
 void for_each_row(const Pairs& s, i64 n_rows, float* scratch, int n_threads, const Visit& visit) {
 #pragma omp parallel num_threads(n_threads)
@@ -92,8 +87,10 @@ void for_each_row(const Pairs& s, i64 n_rows, float* scratch, int n_threads, con
     for (i64 r = first_row(s.offsets, n_rows, me, n); r < end; r++) {
       if (is_long(s.offsets, r)) continue;
       visit.before(r);
-      add_pairs(s, s.offsets[r], s.offsets[r + 1], mine, last);
-      visit.done(r, mine);
+      float* place = visit.place(r);
+      float* out = place ? place : mine;
+      add_pairs(s, s.offsets[r], s.offsets[r + 1], out, place && visit.streams, last);
+      visit.done(r, out);
     }
     stream_end();
   }
@@ -105,15 +102,17 @@ void for_each_row(const Pairs& s, i64 n_rows, float* scratch, int n_threads, con
 #pragma omp parallel for num_threads(n_threads) schedule(static)
     for (i64 c = 0; c < n_chunks; c++) {
       const i64 from = begin + c * CHUNK, to = min64(end, from + CHUNK);
-      add_pairs(s, from, to, chunks + c * s.d, to);
+      add_pairs(s, from, to, chunks + c * s.d, false, to);
     }
     visit.before(r);
+    float* place = visit.place(r);
+    float* out = place ? place : scratch;
     for (i64 i = 0; i < s.d; i++) {
       float acc = 0;
       for (i64 c = 0; c < n_chunks; c++) acc += chunks[c * s.d + i];
-      scratch[i] = acc;
+      out[i] = acc;
     }
-    visit.done(r, scratch);
+    visit.done(r, out);
   }
 }
 
@@ -126,6 +125,10 @@ struct Written {
   bool streams;
 
   void before(i64) const {}
+  i64 row_of(i64 r) const { return rows ? rows[r] : r; }
+  float* place(i64 r) const {
+    return sizeof(T) == sizeof(float) ? (float*)(out + row_of(r) * d) : nullptr;
+  }
 
   void zero(i64 from, i64 to) const {
     T* p = out + from * d;
@@ -140,23 +143,13 @@ struct Written {
   }
 
   void done(i64 r, const float* sum) const {
-    const i64 row = rows ? rows[r] : r;
+    const i64 row = row_of(r);
     if (rows) {
       if (r == 0) zero(0, row);
       zero(row + 1, r + 1 < n_rows ? rows[r + 1] : n_table);
     }
-    write(out + row * d, sum);
-  }
-
-  void write(float* p, const float* sum) const {
-    if (streams)
-      for (i64 i = 0; i < d; i += W) stream(p + i, load(sum + i));
-    else
-      memcpy(p, sum, d * 4);
-  }
-
-  void write(bf16* p, const float* sum) const {
-    for (i64 i = 0; i < d; i++) store1(p + i, sum[i]);
+    if (!place(r))
+      for (i64 i = 0; i < d; i++) store1(out + row * d + i, sum[i]);
   }
 };
 
@@ -247,7 +240,9 @@ struct Updated {
   Table<T, M> table;
   const i64* rows;
   i64 n_rows;
+  static constexpr bool streams = false;
 
+  static float* place(i64) { return nullptr; }
   void before(i64 r) const {
     if (r + 4 < n_rows) table.ask_for(rows[r + 4]);
   }

@@ -14,7 +14,7 @@ struct Strip {
 
 // Calls f with each strip of a row. What is summed a strip at a time can stay in registers.
 template <class F>
-inline void in_strips(int64_t width, F f) {
+INLINE void in_strips(int64_t width, F f) {
   typedef float eight __attribute__((vector_size(32)));
   typedef float four __attribute__((vector_size(16)));
   typedef float one __attribute__((vector_size(4)));
