@@ -19,11 +19,13 @@ from experiments.models.ffn.none import NoneConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.ffn.peer_narrow import PeerNarrowConfig
 from experiments.models.ffn.pkm import PKMConfig
+from experiments.models.ffn.sgatlin import SgatlinConfig
 from experiments.models.transformer import TransformerConfig
 from experiments.records.record import RunRecord
 from tests.conftest import Nursery
 
 VOCABULARY = 270
+CHANNELS = {"n_experts": 64, "n_channels": 4, "top_k": 3, "d_key": 8}
 KEYS = {"n_experts": 64, "n_heads": 2, "top_k": 3, "d_key": 8}
 FINE = {"routing": "token_choice", "granularity": 4}
 # name: the layers of its blocks, and what its trunk has beside the defaults
@@ -53,6 +55,8 @@ MODELS = {
     "peer_half": ((PEERConfig(**KEYS, query_norm="none", table_dtype="bfloat16"),), {}),
     "memory_plus": ((MemoryPlusConfig(**KEYS), DenseConfig()), {"tie_head": True}),
     "peer_narrow": ((PeerNarrowConfig(**KEYS, d_value=8), DenseConfig()), {}),
+    "sgatlin": ((SgatlinConfig(**CHANNELS), DenseConfig()), {"tie_head": True}),
+    "sgatlin_grown": ((SgatlinConfig(**CHANNELS, n_first_keys=8, activation="gelu"),), {}),
     "beside": (
         (BesideConfig(frozen=DenseConfig(glu=True), trained=PEERConfig(**KEYS)), DenseConfig()),
         {},

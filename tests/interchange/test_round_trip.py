@@ -23,7 +23,8 @@ from tests.rounding import assert_rounding
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.usefixtures("hub_modules")
 
-SMALL = {"n_experts": 16, "n_heads": 2, "d_key": 8, "top_k": 3}  # where a layer has them
+# where a layer has them
+SMALL = {"n_experts": 16, "n_heads": 2, "n_channels": 1, "d_key": 8, "top_k": 3}
 
 
 def small(name):

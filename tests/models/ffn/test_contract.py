@@ -26,6 +26,8 @@ VARIANTS = (
     *((name, {}) for name in NAMES),
     *KEYS,
     ("peer", {"glu": True}),
+    ("sgatlin", {"activation": "gelu"}),
+    ("sgatlin", {"n_first_keys": 16, "top_k": 3}),
     ("dense", {"glu": True}),
     ("moe", {"n_experts": 4, "capacity_factor": 2.0, "n_shared_experts": 1}),
     ("moe", {"n_experts": 4, "routing": "token_choice", "top_k": 2}),

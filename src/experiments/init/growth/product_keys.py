@@ -1,8 +1,9 @@
 """Layers of product keys grow by sub-keys of the first half.
 
 S1 of them become more, the second half's S2 stay, and expert i is the pair (i // S2, i % S2) before
-and after. So new experts are new rows at the end of the tables, and old rows, their moments and
-their usage are where they were. Naively grown, a layer is another one: new keys outscore old ones
+and after. Channels that have experts of their own each get as many (models/ffn/sgatlin.py). So new
+experts are new rows at the end of the tables, and old rows, their moments and their usage are where
+they were. Naively grown, a layer is another one: new keys outscore old ones
 (tests/init/test_growth.py measures it).
 
 bias    New keys are drawn around random old ones, and a bias on their scores keeps them back. The
@@ -22,36 +23,37 @@ from experiments.init.growth import Grower
 from experiments.init.growth._copies import add_noise, check_multiple
 from experiments.kernels.ops import product_key_topk
 from experiments.models.ffn._base import Late
-from experiments.models.ffn._product_keys import ProductKeyConfig, ProductKeyFFN
+from experiments.models.ffn._product_keys import KeyedConfig, KeyedFFN
 from experiments.models.roles import tables_of
 
 
 class ProductKeys(Grower):
     """PEER, PKM, and others of the same routing: their tables are those that their roles say."""
 
-    config = ProductKeyConfig
+    config = KeyedConfig
     ways = ("bias", "copies", "beside")
 
-    def grown(self, config: ProductKeyConfig, n_experts: int, how: str) -> ProductKeyConfig:
-        old, n_second, top_k = config.n_experts, config.key_sets[1], config.top_k
+    def grown(self, config: KeyedConfig, n_experts: int, how: str) -> KeyedConfig:
+        old, top_k, (n_old, n_second) = config.n_experts, config.top_k, config.key_sets
+        of_each = old // n_old  # experts of a sub-key of the first half
         if how == "copies":
             check_multiple(n_experts, old, "the experts that the layer has")
             top_k *= n_experts // old
         else:
-            check_multiple(n_experts, n_second, "the sub-keys of the half that stays as it is")
+            check_multiple(n_experts, of_each, "the experts of a sub-key of the half that grows")
         if how == "beside":
             n_experts -= old
-            if n_experts < top_k:
+            if n_experts // config.n_groups < top_k:
                 raise ValueError(
                     f"n_experts={old + n_experts} leaves {n_experts} for the layer beside, which "
                     f"retrieves top_k={top_k}; give n_experts="
-                    f"{old + -(-top_k // n_second) * n_second} or more"
+                    f"{old + -(-top_k // n_second) * of_each} or more"
                 )
-        n_first = n_experts // n_second
+        n_first = n_experts // of_each
         return replace(config, n_experts=n_experts, n_first_keys=n_first, top_k=top_k)
 
     def in_grown(
-        self, name: str, tensor: Tensor, layer: ProductKeyFFN, grown: ProductKeyFFN, how: str
+        self, name: str, tensor: Tensor, layer: KeyedFFN, grown: KeyedFFN, how: str
     ) -> Tensor:
         if name == "sub_keys":
             first, second = halves_of(tensor, layer.config)
@@ -63,8 +65,8 @@ class ProductKeys(Grower):
 
     def begin(
         self,
-        grown: ProductKeyFFN,
-        layer: ProductKeyFFN,
+        grown: KeyedFFN,
+        layer: KeyedFFN,
         *,
         how: str,
         noise: float,
@@ -77,17 +79,17 @@ class ProductKeys(Grower):
         n_copies = grown.n_experts // layer.n_experts
         for table in grown.output_weights():
             add_noise(table, n_copies, noise, generator)
-            if layer.config.score != "softmax":  # gates that add up to m times as much
+            if not layer.config.shares_gates:  # they add up to m times as much
                 table.div_(n_copies)
 
-    def n_old(self, config: ProductKeyConfig) -> int:
+    def n_old(self, config: KeyedConfig) -> int:
         return config.key_sets[0]
 
-    def d_model(self, layer: ProductKeyFFN) -> int:
+    def d_model(self, layer: KeyedFFN) -> int:
         return layer.query.in_features  # rows may be narrower
 
     @torch.no_grad()
-    def late_depth(self, grown: ProductKeyFFN, x: Tensor) -> float:
+    def late_depth(self, grown: KeyedFFN, x: Tensor) -> float:
         """Then the best new product key is no better than the worst one that is retrieved."""
         assert grown.late is not None
         n_old, (n_first, _) = grown.late.n_old, grown.config.key_sets
@@ -100,7 +102,7 @@ class ProductKeys(Grower):
         return max(0.0, float((best[..., 0] - retrieved[..., -1]).max()))
 
 
-def halves_of(sub_keys: Tensor, config: ProductKeyConfig) -> tuple[Tensor, Tensor]:
+def halves_of(sub_keys: Tensor, config: KeyedConfig) -> tuple[Tensor, Tensor]:
     """(..., S1, d_key / 2) and (..., S2, d_key / 2) of a layer's sub-keys."""
     if config.n_first_keys is None:
         return sub_keys[..., 0, :, :], sub_keys[..., 1, :, :]
@@ -116,11 +118,9 @@ def _more(tensor: Tensor, n: int, dim: int, how: str) -> Tensor:
     return torch.cat([tensor] * (n // tensor.shape[dim]), dim=dim)
 
 
-def _fill(
-    grown: ProductKeyFFN, layer: ProductKeyFFN, noise: float, generator: torch.Generator
-) -> None:
+def _fill(grown: KeyedFFN, layer: KeyedFFN, noise: float, generator: torch.Generator) -> None:
     """New keys are near old ones. New experts read at random, and write nothing yet."""
-    (n_old, n_second), n_all = layer.config.key_sets, grown.config.key_sets[0]
+    n_old, n_all = layer.config.key_sets[0], grown.config.key_sets[0]
     old, _ = halves_of(layer.sub_keys, layer.config)
     like = torch.randint(n_old, (n_all - n_old,), generator=generator)
     shape = (*old.shape[:-2], n_all - n_old, old.shape[-1])
@@ -129,7 +129,7 @@ def _fill(
     written = grown.output_weights()
     for table in tables_of(grown).values():
         if not any(table is weight for weight in written):
-            new = table[n_old * n_second :]
+            new = table[layer.n_experts :]
             new.copy_(torch.randn(new.shape, generator=generator) * new.shape[1] ** -0.5)
 
 

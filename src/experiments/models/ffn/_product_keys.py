@@ -1,6 +1,7 @@
-"""The parts that PKM and PEER share: queries, their norm, product keys, gates, and their cost."""
+"""What layers of product keys share, and what PKM and PEER do: queries, norm, gates, and costs."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -37,61 +38,87 @@ TABLE_DTYPES = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProductKeyConfig:
-    """The fields that PKM and PEER have in common.
+class KeyedConfig:
+    """The fields of every layer whose experts are found by product keys.
 
-    n_experts: size of the table, S1 * S2 for S1 and S2 sub-keys of the two halves of a key.
-    n_first_keys: S1; null: as many as S2, so that n_experts is a perfect square. A layer that has
+    n_experts: size of the table, S1 * S2 for S1 and S2 sub-keys of the two halves of a key, times
+        n_groups. n_first_keys: S1; null: as many as S2, a perfect square of keys. A layer that has
         grown has more (init/growth). top_k: experts retrieved by each head.
-    d_key: width of a whole query; the two sub-keys have half of it each. The paper does not
-        state it; 256 is Lample 2019's (arXiv:1907.05242, §4.2).
-    query_norm: none | layer | batch. share_keys: one set of sub-keys for all heads.
-    score: softmax | sigmoid | relu over the retrieved scores of a head.
     value_init: the rows that write to the residual stream start normal (std d_model**-0.5) or
         zero. At small scale zero is a little better (docs/small-scale.md).
     table_dtype: float32 | bfloat16, of the tables' rows. Sums over rows are float32 in either case.
     """
 
     n_experts: AtLeast1 = 1024**2
-    n_heads: AtLeast1 = 8
     top_k: AtLeast1 = 16
-    d_key: AtLeast1 = 256
-    query_norm: str = "batch"
-    score: str = "softmax"
-    share_keys: bool = used(Above("n_heads", 1), idle=True, default=True)
     value_init: str = used(Drawn(), default="normal")
     table_dtype: str = "float32"
     n_first_keys: AtLeast1 | None = added(None)
 
     def __post_init__(self) -> None:
         check_fields(self)
-        root = math.isqrt(self.n_experts)
-        if self.n_first_keys is None and root**2 != self.n_experts:
+        n, groups, first = self.n_experts, self.n_groups, self.n_first_keys
+        root = math.isqrt(n // groups)
+        if first is None and groups * root**2 != n:
+            nearest = f"{groups * root**2}, {groups * (root + 1) ** 2}"
+            times = "" if groups == 1 else f"{groups} times "
             raise ValueError(
-                f"n_experts={self.n_experts} must be a perfect square; "
-                f"nearest: {root**2}, {(root + 1) ** 2}"
+                f"n_experts={n} must be {times}a perfect square; nearest: "
+                f"{nearest.removeprefix('0, ')}"
             )
-        if self.n_first_keys is not None and self.n_experts % self.n_first_keys:
-            lower = self.n_experts // self.n_first_keys * self.n_first_keys
+        if first is not None and n % (groups * first):
+            lower = n // (groups * first) * groups * first
+            times = "" if groups == 1 else f"{groups} times "
             raise ValueError(
-                f"n_experts={self.n_experts} must be a multiple of n_first_keys="
-                f"{self.n_first_keys}; nearest: {lower or self.n_first_keys}, "
-                f"{lower + self.n_first_keys}"
+                f"n_experts={n} must be a multiple of {times}n_first_keys={first}; nearest: "
+                f"{lower or groups * first}, {lower + groups * first}"
             )
-        if self.top_k > self.n_experts:
-            raise ValueError(f"top_k={self.top_k} must be at most n_experts={self.n_experts}")
-        if self.d_key % 2:
-            raise ValueError(f"d_key={self.d_key} must be even, half for each sub-key")
-        check_choice("query_norm", self.query_norm, QUERY_NORMS)
-        check_choice("score", self.score, SCORES)
+        if self.top_k > n // groups:
+            each = "" if groups == 1 else f", {n // groups} for each of {groups}"
+            raise ValueError(f"top_k={self.top_k} must be at most n_experts={n}{each}")
         check_choice("value_init", self.value_init, INITS)
         check_choice("table_dtype", self.table_dtype, TABLE_DTYPES)
 
     @property
+    def n_groups(self) -> int:
+        """Sets of product keys with experts of their own: n_experts = n_groups * S1 * S2."""
+        return 1
+
+    @property
     def key_sets(self) -> tuple[int, int]:
-        """S1 and S2, the sub-keys of the two halves: n_experts = S1 * S2."""
-        first = self.n_first_keys or math.isqrt(self.n_experts)
-        return first, self.n_experts // first
+        """S1 and S2, the sub-keys of the two halves."""
+        n_keys = self.n_experts // self.n_groups
+        first = self.n_first_keys or math.isqrt(n_keys)
+        return first, n_keys // first
+
+    @property
+    def shares_gates(self) -> bool:
+        """Whether a head's gates add up to the same for any top_k."""
+        return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProductKeyConfig(KeyedConfig):
+    """The fields that PKM and PEER have in common.
+
+    d_key: width of a whole query; the two sub-keys have half of it each. The paper does not
+    state it; 256 is Lample 2019's (arXiv:1907.05242, §4.2).
+    query_norm: none | layer | batch. share_keys: one set of sub-keys for all heads.
+    score: softmax | sigmoid | relu over the retrieved scores of a head.
+    """
+
+    n_heads: AtLeast1 = 8
+    d_key: AtLeast1 = 256
+    query_norm: str = "batch"
+    score: str = "softmax"
+    share_keys: bool = used(Above("n_heads", 1), idle=True, default=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.d_key % 2:
+            raise ValueError(f"d_key={self.d_key} must be even, half for each sub-key")
+        check_choice("query_norm", self.query_norm, QUERY_NORMS)
+        check_choice("score", self.score, SCORES)
 
     @property
     def mixes(self) -> Mixing | None:
@@ -102,6 +129,10 @@ class ProductKeyConfig:
     def n_retrieved(self) -> int:
         """Experts a token reads, repeats among heads included: h * k."""
         return self.n_heads * self.top_k
+
+    @property
+    def shares_gates(self) -> bool:
+        return self.score == "softmax"
 
 
 def router_terms(config: ProductKeyConfig, d_model: int) -> tuple[Term, ...]:
@@ -124,11 +155,13 @@ def router_terms(config: ProductKeyConfig, d_model: int) -> tuple[Term, ...]:
     )
 
 
-def table(config: ProductKeyConfig, d_model: int, init: str = "normal") -> nn.Parameter:
-    """An (n_experts, d_model) table of rows, N(0, d_model**-0.5) or zero."""
+def table(
+    config: KeyedConfig, d_model: int, init: str = "normal", n_summed: int = 1
+) -> nn.Parameter:
+    """An (n_experts, d_model) table of rows, N(0, (n_summed * d_model)**-0.5) or zero."""
     rows = torch.zeros(config.n_experts, d_model)
     if init == "normal":
-        nn.init.normal_(rows, std=d_model**-0.5)
+        nn.init.normal_(rows, std=(n_summed * d_model) ** -0.5)
     return nn.Parameter(rows.to(getattr(torch, config.table_dtype)))
 
 
@@ -158,21 +191,59 @@ class QueryNorm(nn.Module):
         return self.norm(queries)
 
 
-class ProductKeyFFN(FFN):
+class KeyedFFN(FFN, ABC):
+    """The base of layers whose experts are found by product keys, as init/growth knows them.
+
+    sub_keys: (..., 2, S, d), or (..., S1 + S2, d) where the halves have different numbers of them.
+    late: of the first half's sub-keys.
+    """
+
+    config: KeyedConfig
+    top_k: int
+    query: nn.Linear
+    sub_keys: nn.Parameter
+
+    @abstractmethod
+    def queries(self, x: Tensor) -> Tensor:
+        """x (T, d_model) to (T, H, 2 d): H queries of two halves each."""
+
+    def _retrieve(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """(T, H, 2 d) to the (T, H, top_k) best scores and their pairs, as i * S2 + j."""
+        search = partial(product_key_topk, queries, top_k=self.top_k, execution=self.execution)
+        sub_keys, n_first, bias = self._searched()
+        return search(sub_keys, n_first=n_first, bias=bias)
+
+    def _searched(self) -> tuple[Tensor, int | None, Tensor | None]:
+        """The sub-keys that are searched, how many of them are of the first half (None: half of
+        them), and what is added to these ones' scores.
+        """
+        if self.late is None:
+            return self.sub_keys, self.config.n_first_keys, None
+        n_first = self.config.n_first_keys
+        assert n_first is not None, "layers that have grown say how"
+        n_old, bias = self.late.n_old, self.late.bias
+        if bias is None:
+            old = self.sub_keys[..., :n_old, :], self.sub_keys[..., n_first:, :]
+            return torch.cat(old, dim=-2), n_old, None
+        zeros = bias.new_zeros(n_old)
+        return self.sub_keys, n_first, torch.cat([zeros, bias.expand(n_first - n_old)])
+
+
+class ProductKeyFFN(KeyedFFN):
     """The base of PKM and PEER: it maps tokens to experts and gates.
 
     Tensors: query.weight (n_heads * d_key, d_model), heads outermost, then the two halves;
     sub_keys (2, S, d_key / 2), or (n_heads, 2, S, d_key / 2) when keys are per head; where the
     halves have different numbers S1 and S2, (S1 + S2, d_key / 2), or (n_heads, S1 + S2, d_key / 2).
     Sub-keys start uniform in +-(d_key / 2)**-0.5 (Lample 2019, reference notebook).
-
-    late: of the first half's sub-keys.
     """
 
     param_roles: ClassVar[Mapping[str, Role]] = {
         "query.weight": Role(fan_in=1, group="key"),
         "sub_keys": Role(fan_in=-1, group="key"),
     }
+
+    config: ProductKeyConfig
 
     def __init__(self, config: ProductKeyConfig, d_model: int) -> None:
         super().__init__()
@@ -210,27 +281,6 @@ class ProductKeyFFN(FFN):
         indices, gates = indices.flatten(1), gates.flatten(1)
         self.record_usage(indices, gates)
         return indices, gates
-
-    def _retrieve(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """(T, H, d_key) to the (T, H, top_k) best scores and their experts."""
-        search = partial(product_key_topk, queries, top_k=self.top_k, execution=self.execution)
-        sub_keys, n_first, bias = self._searched()
-        return search(sub_keys, n_first=n_first, bias=bias)
-
-    def _searched(self) -> tuple[Tensor, int | None, Tensor | None]:
-        """The sub-keys that are searched, how many of them are of the first half (None: half of
-        them), and what is added to these ones' scores.
-        """
-        if self.late is None:
-            return self.sub_keys, self.config.n_first_keys, None
-        n_first = self.config.n_first_keys
-        assert n_first is not None, "layers that have grown say how"
-        n_old, bias = self.late.n_old, self.late.bias
-        if bias is None:
-            old = self.sub_keys[..., :n_old, :], self.sub_keys[..., n_first:, :]
-            return torch.cat(old, dim=-2), n_old, None
-        zeros = bias.new_zeros(n_old)
-        return self.sub_keys, n_first, torch.cat([zeros, bias.expand(n_first - n_old)])
 
     def _tables(self) -> tuple[Tensor | None, Tensor | None, Tensor] | None:
         """PEER's w_down and w_gate, None where there is none, and the table that is summed; None:
