@@ -31,6 +31,7 @@ LAYERS = {
     "peer_glu": ("model=peer", *MANY, "model.glu=true"),
     "pkm": ("model=pkm", *MANY),
     "memory_plus": ("model=memory_plus", *MANY),
+    "sgatlin": ("model=sgatlin", "n_experts=65536"),
     "peer_narrow": ("model=peer_narrow", *MANY, "model.d_value=64"),
 }
 ROWS, FUSED = "optim.table_gradient=rows", ("optim.table_gradient=fused", "optim.grad_clip=null")

@@ -10,7 +10,7 @@ from experiments.system.command import Parser, exit_codes
 
 DOCUMENT = Path("docs/performance.md")
 REPORTS = Path("results/gpu")
-BEGIN, END = "<!-- reports of cards -->", "<!-- end of reports -->"
+BEGIN, END = MARKS = "<!-- reports of cards -->", "<!-- end of reports -->"
 NONE = "No card has run it yet: everything said of GPUs here is arithmetic, or a plan."
 
 
@@ -29,13 +29,13 @@ def section(reports: Path) -> list[str]:
     return lines[:-1] or [NONE]
 
 
-def replaced(text: str, lines: list[str]) -> str:
+def replaced(text: str, lines: list[str], marks: tuple[str, str] = MARKS) -> str:
     """The document with these lines between its marks. Raises ValueError without them."""
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
+    head, begin, rest = text.partition(marks[0])
+    _, end, tail = rest.partition(marks[1])
     if not begin or not end:
-        raise ValueError(f"the document must have the marks {BEGIN} and {END}; add them")
-    return "\n".join([f"{head}{BEGIN}", "", *lines, "", f"{END}{tail}"])
+        raise ValueError(f"the document must have the marks {marks[0]} and {marks[1]}; add them")
+    return "\n".join([f"{head}{begin}", "", *lines, "", f"{end}{tail}"])
 
 
 def main() -> None:
