@@ -47,7 +47,7 @@ def test_a_trained_peer_model_leaves_and_comes_back(runs, tmp_path, capsys):
     assert "MB to " in capsys.readouterr().out
     _, _, model = read_finished(run_dir, [cache_of(run_dir)])
     shape = check_export(tmp_path / "out")
-    state = exported_state(tmp_path / "out", shape.tie_head)
+    state = exported_state(tmp_path / "out", shape)
     assert shape.name == "peer"
     assert model.state_dict().keys() == state.keys()
     for name, tensor in model.state_dict().items():

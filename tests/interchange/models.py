@@ -54,6 +54,11 @@ MODELS = {
     "pkm_grown": ((PKMConfig(**KEYS, n_first_keys=4, share_keys=False), NoneConfig()), {}),
     "peer_half": ((PEERConfig(**KEYS, query_norm="none", table_dtype="bfloat16"),), {}),
     "memory_plus": ((MemoryPlusConfig(**KEYS), DenseConfig()), {"tie_head": True}),
+    "memory_shared": (
+        (MemoryPlusConfig(**KEYS, share_values=True), DenseConfig())
+        + (MemoryPlusConfig(**KEYS, share_values=True),) * 2,
+        {},
+    ),
     "peer_narrow": ((PeerNarrowConfig(**KEYS, d_value=8), DenseConfig()), {}),
     "sgatlin": ((SgatlinConfig(**CHANNELS), DenseConfig()), {"tie_head": True}),
     "sgatlin_grown": ((SgatlinConfig(**CHANNELS, n_first_keys=8, activation="gelu"),), {}),

@@ -86,7 +86,7 @@ def test_tensors_are_ours(name, folders):
 def test_import_of_an_export_is_the_identity(name, folders):
     model = built(name)
     shape = check_export(folders(name))
-    state = exported_state(folders(name), shape.tie_head)
+    state = exported_state(folders(name), shape)
     config = model.config
     assert tuple(of_node(node) for node in shape.ffns) == config.ffns
     assert (shape.d_model, shape.d_head, shape.n_layers) == (32, 8, len(config.ffns))

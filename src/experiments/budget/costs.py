@@ -6,8 +6,9 @@ What is not: norms, softmax, activations, rotary embeddings, the embedding look-
 residual additions, the optimizer. At small widths that is not little: docs/flops.md says how much.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Literal, Protocol
 
 # forward 1, backward 2 (Kaplan 2020, arXiv:2001.08361, §2.1). Too much for sub-keys, whose backward
@@ -26,6 +27,8 @@ class Term:
     n_active_params: the parameters a token reads; None means all of n_params.
     n_tables: how many tables of rows n_params are, of which a step touches those it reads; 0 for
         what is no table. d_row: elements of a row; None: d_model.
+    shared: what the layers of a model have in common whose parameters these are, all of one set; a
+        model has them once, and each layer its FLOPs and what it reads. None: the layer's own.
     seen_by_torch: whether torch's FlopCounterMode counts it (it sees matrix products only);
         the tests hold exactly those terms to the counter.
     passes: what a training step costs, in forward passes; 3 where the term is trained.
@@ -44,11 +47,17 @@ class Term:
     seen_by_torch: bool = True
     n_tables: int = 0
     d_row: int | None = None
+    shared: Hashable = None
     passes: float = TRAINING_PASSES
     n_trained_params: int | None = None
     frozen_flops: float = 0.0
     kept: float | None = None
     kept_wide: float = 0.0
+
+    @property
+    def n_active(self) -> int:
+        """The parameters that a token reads."""
+        return self.n_params if self.n_active_params is None else self.n_active_params
 
     @property
     def n_trained(self) -> int:
@@ -73,6 +82,7 @@ class Term:
             seen_by_torch=self.seen_by_torch,
             n_tables=times * self.n_tables,
             d_row=self.d_row,
+            shared=self.shared,
             passes=self.passes,
             n_trained_params=trained,
             frozen_flops=times * self.frozen_flops,
@@ -100,9 +110,7 @@ class Cost:
     @property
     def n_active_params(self) -> int:
         """Parameters that one token reads: of an expert table only the retrieved rows."""
-        return sum(
-            t.n_params if t.n_active_params is None else t.n_active_params for t in self.terms
-        )
+        return sum(t.n_active for t in self.terms)
 
     @property
     def n_non_embedding_params(self) -> int:
@@ -193,7 +201,10 @@ def block_costs(
     """Each block, the lowest first: its attention and its layer. Norms are left to trunk_cost."""
     attention = attention_terms(d_model, seq_len, d_kv)
     if trained_blocks is None:
-        return tuple(Cost((*attention, *ffn.cost(d_model).terms)) for ffn in ffns)
+        # from the last on: its pass backwards is the first that makes a gradient
+        every = [(*attention, *ffn.cost(d_model).terms) for ffn in reversed(ffns)]
+        once = _shared_once(term for block in every for term in block)
+        return tuple(Cost(tuple(islice(once, len(block)))) for block in every)[::-1]
     return tuple(map(Cost, _frozen_blocks(d_model, attention, ffns, trained_blocks, tables_alone)))
 
 
@@ -233,8 +244,10 @@ def trunk_cost(
     else:
         blocks = [t.renamed("attention", n_layers) for t in attention]
         for ffn, times in _tally(ffns):
-            blocks += [t.renamed("ffn", times) for t in ffn.cost(d_model).terms]
-    return Cost(_merge([vocabulary[0], norms, *blocks, vocabulary[1]]))
+            for term in ffn.cost(d_model).terms:
+                each = 1 if term.shared is None else times
+                blocks += [term.renamed("ffn", times // each)] * each
+    return Cost(_merge(_shared_once([vocabulary[0], norms, *blocks, vocabulary[1]])))
 
 
 def _frozen_blocks(
@@ -269,6 +282,23 @@ def _frozen_blocks(
         yield tuple(terms)
 
 
+def _shared_once(terms: Iterable[Term]) -> Iterator[Term]:
+    """These terms, of what they share the parameters in the first one alone. Reads add up to no
+    more than there is.
+    """
+    unread: dict[Hashable, int] = {}
+    for term in terms:
+        if term.shared is None:
+            yield term
+            continue
+        key, first = term.shared, term.shared not in unread
+        active = min(term.n_active, unread.get(key, term.n_params))
+        unread[key] = unread.get(key, term.n_params) - active
+        yield (
+            term if first else replace(term, n_params=0, n_active_params=active, n_trained_params=0)
+        )
+
+
 def _tally(ffns: Iterable[FFNConfig]) -> list[tuple[FFNConfig, int]]:
     distinct: list[FFNConfig] = []
     counts: list[int] = []
@@ -289,15 +319,12 @@ def _merge(terms: Iterable[Term]) -> tuple[Term, ...]:
         if seen is None:
             merged[term.name] = term
             continue
-        active = [
-            t.n_params if t.n_active_params is None else t.n_active_params for t in (seen, term)
-        ]
         flops = seen.flops + term.flops
         spent = seen.passes * seen.flops + term.passes * term.flops
         merged[term.name] = Term(
             name=term.name,
             n_params=seen.n_params + term.n_params,
-            n_active_params=sum(active),
+            n_active_params=seen.n_active + term.n_active,
             flops=flops,
             seen_by_torch=seen.seen_by_torch,
             n_tables=seen.n_tables + term.n_tables,

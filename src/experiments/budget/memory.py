@@ -115,7 +115,7 @@ def plan_memory(
         if not adds_up:
             held += sum(map(gradient, block.terms))
         tables_of = [t for t in block.terms if t.n_tables]
-        pairs = sum(_reads_per_token(t) / (t.d_row or d_model) / t.n_tables for t in tables_of)
+        pairs = sum(t.n_active / (t.d_row or d_model) / t.n_tables for t in tables_of)
         beside = max(map(addend, block.terms)) if adds_up else 0
         most = max(most, beside)
         peak = max(peak, live + held + beside + _SORTED * pairs * micro_tokens)
@@ -135,14 +135,10 @@ def _kept(term: Term, d_model: int) -> float:
     return term.flops / (2 * d_model) if term.kept is None else term.kept
 
 
-def _reads_per_token(term: Term) -> int:
-    return term.n_params if term.n_active_params is None else term.n_active_params
-
-
 def _table_gradient(term: Term, how: str, n_tokens: int) -> float:
     """Elements of the gradients of a term's tables."""
     if how == "fused":
         return 0
-    if how == "dense":
+    if how == "dense" or not term.n_params:  # it is another layer's
         return term.n_trained
-    return -term.n_trained * math.expm1(-n_tokens * _reads_per_token(term) / term.n_params)
+    return -term.n_trained * math.expm1(-n_tokens * term.n_active / term.n_params)

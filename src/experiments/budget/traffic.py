@@ -23,10 +23,6 @@ def step_bytes(
             return 4 * term.n_trained
         return size * term.n_trained if table_gradient == "dense" else 0
 
-    rows = sum(
-        term.passes * (term.n_params if term.n_active_params is None else term.n_active_params)
-        for term in cost.terms
-        if term.n_tables
-    )
+    rows = sum(term.passes * term.n_active for term in cost.terms if term.n_tables)
     sums = _SUM * (n_micro - 1)
     return n_tokens * size * rows + (_STEP + sums) * sum(map(gradient, cost.terms))

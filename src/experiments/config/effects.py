@@ -132,6 +132,16 @@ class Drawn:
 
 
 @dataclass(frozen=True)
+class InSeveralBlocks:
+    """Several blocks hold the layer under study."""
+
+    def unmet(self, own: Any, prefix: str, run: Run) -> str | None:
+        blocks, size = run.config.trunk.ffn_blocks, run.config.size
+        n = size if blocks == "all" else 1 if blocks == "middle" else len(blocks)
+        return None if n > 1 else "with one block of it; name several by trunk.ffn_blocks"
+
+
+@dataclass(frozen=True)
 class Through:
     """Another key takes its value from this one by default, and that one is used."""
 

@@ -17,7 +17,8 @@ from experiments.config.constraints import Within, checked
 from experiments.config.reading import build
 from experiments.init.safetensors_files import WEIGHTS, load_tensors, stored_tensors
 from experiments.init.source import Shape, node_of
-from experiments.models.transformer import TransformerConfig
+from experiments.models.ffn._base import second_names
+from experiments.models.transformer import Transformer, TransformerConfig
 from experiments.system.json_files import read_json
 
 MODEL_TYPE = "expert_isoflops"
@@ -99,27 +100,25 @@ def exported_shape(folder: Path) -> Shape:
         ) from error
 
 
-def exported_state(folder: Path, tie_head: bool) -> dict[str, Tensor]:
-    """The tensors of an export, by the trunk's names and of the types that they were saved in.
+def exported_state(folder: Path, shape: Shape) -> dict[str, Tensor]:
+    """The tensors of an export of that trunk, by its names and of the types that they were saved
+    in. One that has several names is under each: a tied head's embedding, values that layers share.
 
-    Of a tied head, the embedding under both names. Raises ValueError if they can't be read.
+    Raises ValueError if they can't be read.
     """
     state = load_tensors(folder / WEIGHTS, _REMEDY)
-    if tie_head:
-        state["head.weight"] = state["embedding.weight"]
+    for name, first in second_names(_trunk_of(shape)).items():
+        state[name] = state[first]
     return state
 
 
 def check_export(folder: Path) -> Shape:
     """The trunk, once the headers of the tensors are seen to be its. Raises ValueError if not."""
     shape = exported_shape(folder)
-    with torch.device("meta"):
-        ffns = tuple(build(node, "ffns", _LAYER) for node in shape.ffns)
-        names = ("d_model", "d_head", "n_kv_heads", "vocab_size", "tie_head", "norm_eps")
-        sizes = {name: getattr(shape, name) for name in names}
-        wanted = TransformerConfig(seq_len=1, ffns=ffns, **sizes).build().state_dict()
-    if shape.tie_head:
-        del wanted["head.weight"]
+    trunk = _trunk_of(shape)
+    wanted = trunk.state_dict()
+    for name in second_names(trunk):
+        del wanted[name]
     found = {name: tensor.size for name, tensor in stored_tensors(folder).items()}
     for name in sorted(found.keys() | wanted.keys()):
         size = tuple(wanted[name].shape) if name in wanted else None
@@ -129,3 +128,12 @@ def check_export(folder: Path) -> Shape:
                 f"{_REMEDY}"
             )
     return shape
+
+
+def _trunk_of(shape: Shape) -> Transformer:
+    """Without values."""
+    with torch.device("meta"):
+        ffns = tuple(build(node, "ffns", _LAYER) for node in shape.ffns)
+        names = ("d_model", "d_head", "n_kv_heads", "vocab_size", "tie_head", "norm_eps")
+        sizes = {name: getattr(shape, name) for name in names}
+        return TransformerConfig(seq_len=1, ffns=ffns, **sizes).build()

@@ -88,7 +88,7 @@ class HuggingFaceFolder:
     def state(self, cache: Path) -> dict[str, Tensor]:
         place, shape = self._place(), self.shape(cache)
         if self._is_export(place):
-            return exported_state(place, shape.tie_head)
+            return exported_state(place, shape)
         with named(place):
             return to_trunk(gguf_state(place) if place.is_file() else read_tensors(place), shape)
 

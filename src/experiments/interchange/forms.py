@@ -12,6 +12,7 @@ from experiments.init.llama import from_trunk
 from experiments.init.slots import evaluating
 from experiments.init.source import Shape
 from experiments.models.batch_norm import BatchNorm
+from experiments.models.ffn._base import second_names
 from experiments.models.folded import folded
 from experiments.models.lora import merged
 from experiments.models.transformer import Transformer, TransformerConfig
@@ -113,8 +114,10 @@ def form_of(model: Transformer, model_name: str, end_of_text: int) -> Form:
     }
     if any(isinstance(module, BatchNorm) for module in model.modules()):
         ours["freeze_batch_norm"] = True
+    for name in second_names(model):
+        del state[name]
     if config.tie_head:
-        del state["head.weight"]
+        state.pop("head.weight", None)  # of a folded model, a parameter of its own
     return Form(
         architecture=_OURS, is_native=False, config=ours, state=state, causal=causal, **said
     )

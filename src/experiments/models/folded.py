@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from experiments.models.ffn._base import share
 from experiments.models.parametrization import Multipliers
 from experiments.models.transformer import Transformer
 
@@ -31,6 +32,7 @@ def folded(model: Transformer) -> Transformer:
     if tie_head:
         state["head.weight"] = state["embedding.weight"]
     plain.load_state_dict(state, assign=True)
+    share(plain.ffn_layers())
     return plain.train(model.training)
 
 

@@ -16,7 +16,7 @@ from experiments.budget.costs import Cost, FFNConfig, block_costs, trunk_cost
 from experiments.kernels.ops import Execution
 from experiments.models.cache import Cache, Past
 from experiments.models.documents import document_mask
-from experiments.models.ffn._base import FFN
+from experiments.models.ffn._base import FFN, share
 from experiments.models.lora import add_lora, lora_term
 from experiments.models.parametrization import Base, Multipliers, Scale, scales
 from experiments.models.roles import MAP, ROWS, Role, check_declared
@@ -151,6 +151,7 @@ class Transformer(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, d_model)
         self.blocks = nn.ModuleList(Block(config, ffn) for ffn in config.ffns)
+        share(self.ffn_layers())
         self.norm = nn.RMSNorm(d_model, eps=config.norm_eps)
         self.head = nn.Linear(d_model, config.vocab_size, bias=False)
         nn.init.normal_(self.embedding.weight, std=d_model**-0.5)
@@ -165,11 +166,14 @@ class Transformer(nn.Module):
 
     def _scale_outputs(self, n_layers: int) -> None:
         """Scales weights that write to the residual stream down with depth, as GPT-2 (§2.3)."""
+        written: dict[int, Tensor] = {}  # those that blocks share are scaled once
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            for weight in (block.attention.out.weight, *block.ffn.output_weights()):
+                written[id(weight)] = weight
         with torch.no_grad():
-            for block in self.blocks:
-                assert isinstance(block, Block)
-                for weight in (block.attention.out.weight, *block.ffn.output_weights()):
-                    weight.mul_((2 * n_layers) ** -0.5)
+            for weight in written.values():
+                weight.mul_((2 * n_layers) ** -0.5)
 
     def _scale_initial(self) -> None:
         """Initial values as drawn become those of the parametrization."""

@@ -53,6 +53,7 @@ def read_point(raw: Mapping[str, Any]) -> Draft:
     check_roles(config, transformer)
     _check_batch(transformer, ranks.n_sequences * config.data.seq_len)
     check_tables(config, ranks)
+    _check_shared(config, transformer)
     accelerator = draft.device.accelerator
     check_kernel(config.kernel, accelerator)
     if config.trainer.trunk == "fused":
@@ -259,6 +260,23 @@ def _check_fused(config: RunConfig, ranks: Ranks) -> None:
             f"optim.table_gradient=fused with trainer.micro_batch_size="
             f"{config.trainer.micro_batch_size}: tables would step once a micro-batch; set it to "
             "null or optim.table_gradient=rows"
+        )
+
+
+def _check_shared(config: RunConfig, transformer: TransformerConfig) -> None:
+    """Raises ValueError if layers share parameters, and the run can't do with that."""
+    d_model = transformer.d_model
+    if not any(term.shared for ffn in transformer.ffns for term in ffn.cost(d_model).terms):
+        return
+    if config.init is not None:
+        raise ValueError(
+            "model.share_values=true with weights to start from, which are given block by block; "
+            "set init=none, or model.share_values=false"
+        )
+    if config.optim.table_gradient == "fused":
+        raise ValueError(
+            "optim.table_gradient=fused with model.share_values=true: the table would step once "
+            "for each block that reads it; set optim.table_gradient=rows"
         )
 
 

@@ -1,5 +1,8 @@
 """A gated memory written out; against PKM of PyPI between its maps; and tiny runs."""
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,8 +10,16 @@ import torch.nn.functional as F
 from experiments.benchmarks.core.rivals import product_key_memory
 from experiments.init import grow
 from experiments.kernels.ops import Execution
+from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.memory_plus import MemoryPlusConfig
 from experiments.models.ffn.pkm import PKMConfig
+from experiments.models.folded import folded
+from experiments.models.parametrization import Base
+from experiments.models.transformer import TransformerConfig
+from experiments.optim.groups import build_optimizer
+from experiments.optim.optimizer import clip_gradients
+from experiments.points.planning import check_effects, make_point, read_point
+from tests.conftest import TINY
 from tests.models.ffn.lives import assert_text_goes_on_as_without_a_cache, by_the_command, child_of
 from tests.models.ffn.reference import assert_same, normed, with_random_norm
 
@@ -136,3 +147,142 @@ def test_a_run_learns_goes_on_grows_and_starts_beside_another(run, compose_raw, 
         assert beside.init["exact"] is True
         assert beside.before["validation"]["loss"] == before.val_loss
         assert beside.val_loss < before.val_loss
+
+
+SHARED = MemoryPlusConfig(**{**SMALL, "n_experts": 64}, share_values=True)
+OWN = replace(SHARED, share_values=False)
+
+
+def trunk(config, **options):
+    """A model of three blocks, the layer in the first and the last."""
+    sizes = {"d_model": 16, "d_head": 8, "vocab_size": 32, "seq_len": 16, "tie_head": True}
+    ffns = (config, DenseConfig(), config)
+    return TransformerConfig(**{**sizes, "ffns": ffns, **options})
+
+
+def loss_of(model, seed=1):
+    tokens = torch.randint(0, 32, (2, 17), generator=torch.Generator().manual_seed(seed))
+    return F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
+
+
+def test_shared_values_are_one_table_counted_once_and_used_twice(tmp_path):
+    shared, own = trunk(SHARED), trunk(OWN)
+    model, apart = shared.build(), own.build()
+    first, last = model.blocks[0].ffn, model.blocks[2].ffn
+    assert first.values is last.values
+    assert first.sub_keys is not last.sub_keys
+    one, two = shared.cost(), own.cost()
+    assert one.n_params == sum(p.numel() for p in model.parameters()) == two.n_params - 64 * 16
+    assert one.forward_flops == two.forward_flops
+    assert one.n_active_params == two.n_active_params  # 2 * 15 rows of 64 are read
+    blocks = shared.block_costs()
+    values = [[t.n_params for t in block.terms if t.n_tables] for block in blocks]
+    assert values == [[0], [], [64 * 16]]
+    many = trunk(replace(SHARED, top_k=20)).cost()  # 2 * 60 rows of 64
+    assert {t.name: t for t in many.terms}["ffn.values"].n_active == 64 * 16
+    sizes = []
+    for which in (model, apart):
+        torch.save(which.state_dict(), tmp_path / "state")
+        sizes.append((tmp_path / "state").stat().st_size)
+    assert sizes[1] - sizes[0] > 0.9 * 4 * 64 * 16
+    # once scaled down with depth, though two blocks write by it
+    size = first.values.detach().std() * 16**0.5 * 6**0.5
+    assert float(size) == pytest.approx(1, rel=0.1)
+
+
+@pytest.mark.parametrize("gradient", ["dense", "rows"])
+def test_gradients_of_shared_values_are_the_sums_of_both_uses(gradient):
+    model = trunk(SHARED).build().double()
+    apart = trunk(OWN).build().double()
+    apart.load_state_dict(model.state_dict())
+    model.set_execution(Execution(gradient=gradient))
+    for which in (model, apart):
+        loss_of(which).backward()
+    found, parts = (
+        model.blocks[0].ffn.values.grad,
+        [apart.blocks[i].ffn.values.grad for i in (0, 2)],
+    )
+    assert all(part.abs().sum() > 0 for part in parts)
+    torch.testing.assert_close(found.to_dense(), sum(parts), rtol=1e-9, atol=1e-12)
+    for name, parameter in apart.named_parameters():
+        if not name.endswith("values"):
+            torch.testing.assert_close(parameter.grad, model.get_parameter(name).grad)
+
+
+@pytest.mark.slow
+def test_rows_of_shared_values_step_as_whole_tables_do(compose_raw):
+    """Three clipped steps, each of two micro-batches. AdamW by rows leaves the others alone, so
+    rows that no step has read are as they were; moments are one table's.
+    """
+    few = ("model=memory_plus", "n_experts=64", "model.top_k=4", "model.share_values=true")
+    few += ("size=2", "budget=2e9", "trunk.ffn_blocks=all", *TINY)
+    ends = {}
+    for way in ("dense", "rows"):
+        point = make_point(compose_raw(*few, f"optim.table_gradient={way}"))
+        torch.manual_seed(0)
+        model = point.transformer.build()
+        with torch.no_grad():
+            model.blocks[0].ffn.values.normal_(std=0.1)
+        optim = replace(point.config.optim, weight_decay=0.0)
+        optimizer = build_optimizer(model, 1e-2, optim, "torch")
+        losses = []
+        for step in range(3):
+            optimizer.zero_grad()
+            for micro in range(2):
+                loss = loss_of(model, 2 * step + micro)
+                loss.backward()
+                losses.append(loss.item())
+            clip_gradients(model.parameters(), 0.5)
+            optimizer.step()
+        n_tables = sum(p.shape == (64, model.config.d_model) for g in optimizer.param_groups
+                       for p in g["params"])  # fmt: skip
+        assert n_tables == 1
+        ends[way] = losses
+    assert ends["rows"][:2] == pytest.approx(ends["dense"][:2], rel=1e-6)
+    assert ends["rows"] == pytest.approx(ends["dense"], rel=1e-2)
+
+
+def test_a_folded_model_of_shared_values_shares_them_too():
+    base = Base(d_model=16, d_head=8, n_layers=1)
+    model = trunk(SHARED, base=base, d_model=32).build().eval()
+    plain = folded(model)
+    assert plain.blocks[0].ffn.values is plain.blocks[2].ffn.values
+    tokens = torch.randint(0, 32, (1, 9))
+    with torch.no_grad():
+        torch.testing.assert_close(plain(tokens), model(tokens), rtol=1e-5, atol=1e-5)
+    assert copy.deepcopy(model).blocks[0].ffn.values is not model.blocks[0].ffn.values
+
+
+def test_shared_values_are_planned_once_and_refused_where_they_cannot_be(compose_raw):
+    few = ("model=memory_plus", "n_experts=64", "model.top_k=4", "model.share_values=true")
+    few += ("size=2", "budget=2e9", *TINY)
+
+    def point(*words):
+        return make_point(compose_raw(*few, "trunk.ffn_blocks=all", *words))
+
+    model = point().transformer.build()
+    assert point().plan.memory.weights == 4 * sum(p.numel() for p in model.parameters())
+    for way in ((), ("optim.table_gradient=rows",), ("trunk.beside=true",)):
+        assert point(*way).plan.memory.total > 0
+    with pytest.raises(
+        ValueError, match=r"fused with model\.share_values=true: the table would step"
+    ):
+        point("optim.table_gradient=fused", "optim.grad_clip=null")
+    with pytest.raises(ValueError, match="has no effect with one block of it"):
+        check_effects(read_point(compose_raw(*few)))
+    with pytest.raises(ValueError, match="a layer whose values others read can't grow"):
+        grow(SHARED.build(16), 128)
+
+
+@pytest.mark.long
+def test_a_run_of_shared_values_learns_and_goes_on(run, compose_raw, tmp_path):
+    small = ("model=memory_plus", "n_experts=64", "model.top_k=4", "model.d_key=8")
+    small += ("model.query_norm=layer", "model.share_values=true", "trunk.ffn_blocks=all")
+    run_dir, _ = by_the_command(run, tmp_path, *small, "optim.table_gradient=rows")
+    assert_text_goes_on_as_without_a_cache(run_dir)
+    state = torch.load(run_dir / "last.ckpt")["state_dict"]
+    tables = [t for name, t in state.items() if name.endswith("ffn.values")]
+    assert len(tables) == 2
+    assert tables[0].data_ptr() == tables[1].data_ptr()  # one in the file
+    with pytest.raises(ValueError, match="with weights to start from, which are given block by"):
+        child_of(compose_raw, run_dir, "init.how=keep", "init.train=all")

@@ -34,6 +34,11 @@ class ProductKeys(Grower):
     ways = ("bias", "copies", "beside")
 
     def grown(self, config: KeyedConfig, n_experts: int, how: str) -> KeyedConfig:
+        if getattr(config, "share_values", False):
+            raise ValueError(
+                "share_values=true: a layer whose values others read can't grow without them; "
+                "train one with share_values=false"
+            )
         old, top_k, (n_old, n_second) = config.n_experts, config.top_k, config.key_sets
         of_each = old // n_old  # experts of a sub-key of the first half
         if how == "copies":

@@ -17,6 +17,7 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutputWithPast,
 )
 
+from ._base import second_names, share
 from .batch_norm import BatchNorm
 from .configuration_experts import ExpertsConfig
 from .layers_experts import CONFIGS
@@ -127,6 +128,9 @@ class ExpertsModel(PreTrainedModel):
         super().__init__(config)
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.blocks = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
+        share(layer for block in self.blocks for layer in block.ffn.layers())
+        self._shared = second_names(self)
+        self._tied_weights_keys = {**(self._tied_weights_keys or {}), **self._shared}
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         for module in self.modules():
             if isinstance(module, BatchNorm):
@@ -165,6 +169,10 @@ class ExpertsModel(PreTrainedModel):
                 new = layer_of(self.config.hidden_size, node)
                 for name in lost:
                     block.ffn.get_buffer(name).copy_(new.get_buffer(name))
+
+    def get_expanded_tied_weights_keys(self, *options: Any, **others: Any) -> dict[str, str]:
+        """As transformers', which has none where the head is not tied."""
+        return {**super().get_expanded_tied_weights_keys(*options, **others), **self._shared}
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embedding

@@ -3,9 +3,9 @@
 The defaults say "nothing special", so a new variant overrides only what it has.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -98,6 +98,12 @@ class FFN(nn.Module):
         """Itself, or the layers that it is made of."""
         yield self
 
+    def shared(self) -> tuple[str, ...]:
+        """The names of its parameters that layers of its class and config have together in a model:
+        the first one's are all theirs (share). A cost's term of them says `shared`.
+        """
+        return ()
+
     def studied(self) -> "FFN":
         """Itself, or of a layer beside another the one that a run is about, and trains alone."""
         return self
@@ -115,6 +121,23 @@ class FFN(nn.Module):
             self.usage.add(indices, gates)
         elif self.meter is not None:
             self.meter.add(indices, gates)
+
+
+def share(layers: Iterable[FFN]) -> None:
+    """Gives a model's layers the parameters that they share."""
+    first: dict[Any, nn.Parameter] = {}
+    for layer in layers:
+        for name in layer.shared():
+            key = (type(layer), layer.config, name)
+            setattr(layer, name, first.setdefault(key, layer.get_parameter(name)))
+
+
+def second_names(model: nn.Module) -> dict[str, str]:
+    """The first name of each parameter that has several, by its other names."""
+    first: dict[int, str] = {}
+    named = model.named_parameters(remove_duplicate=False)
+    found = ((name, first.setdefault(id(parameter), name)) for name, parameter in named)
+    return {name: one for name, one in found if name != one}
 
 
 class MLP(FFN):

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from experiments.budget.costs import Cost, Term
 from experiments.config.constraints import AtLeast1
+from experiments.config.effects import InSeveralBlocks
+from experiments.config.fields import used
 from experiments.kernels.ops import gather_sum
 from experiments.models.ffn._product_keys import (
     ProductKeyConfig,
@@ -23,11 +25,13 @@ from experiments.models.roles import MAP, Role
 class MemoryPlusConfig(ProductKeyConfig):
     """Four heads of 32 values are the paper's. Keys, their widths and norm are as PKM has them.
 
-    Each layer has values of its own; the paper's three layers share theirs.
+    share_values: all layers of this config in a model have one table of values, as the three of
+        the paper; keys and maps are each one's own.
     """
 
     n_heads: AtLeast1 = 4
     top_k: AtLeast1 = 32
+    share_values: bool = used(InSeveralBlocks(), idle=False, default=False)
 
     def cost(self, d_model: int) -> Cost:
         """Routing, h * k value rows a token, and two maps of d_model to itself."""
@@ -38,6 +42,7 @@ class MemoryPlusConfig(ProductKeyConfig):
             flops=2 * self.n_retrieved * d_model,
             seen_by_torch=False,
             n_tables=1,
+            shared=self if self.share_values else None,
             kept=d_model,  # their sum
         )
         n_map = d_model**2
@@ -73,6 +78,8 @@ class MemoryPlus(ProductKeyFFN):
         "w_out.weight": MAP,
     }
 
+    config: MemoryPlusConfig
+
     def __init__(self, d_model: int, config: MemoryPlusConfig) -> None:
         super().__init__(config, d_model)
         self.w_gate = nn.Linear(d_model, d_model, bias=False)
@@ -80,6 +87,9 @@ class MemoryPlus(ProductKeyFFN):
         for linear in (self.w_gate, self.w_out):
             nn.init.normal_(linear.weight, std=d_model**-0.5)
         self.values = table(config, d_model, config.value_init)
+
+    def shared(self) -> tuple[str, ...]:
+        return ("values",) if self.config.share_values else ()
 
     def output_weights(self) -> tuple[Tensor, ...]:
         return (self.values,)
