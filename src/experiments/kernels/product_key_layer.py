@@ -28,6 +28,7 @@ from experiments.kernels.trunk_passes import (
     load_trunk,
     rounds_operands,
 )
+from experiments.kernels.workspace import WORKSPACE
 
 _FIXED = len(QUERY_NORMS)  # csrc/queries.cpp: batch norm by its running statistics
 _NORM_TYPES = {"none": nn.Identity, "layer": nn.LayerNorm, "batch": nn.BatchNorm1d}
@@ -108,6 +109,11 @@ def _zeros(weights: tuple[Tensor | None, ...], asked: tuple[bool, ...]) -> list[
     return [torch.zeros_like(w) if w is not None and needed else None for w, needed in pairs]
 
 
+def _room(*shape: int) -> Tensor:
+    """float32, in memory of the workspace: fresh memory would be faulted in page by page."""
+    return WORKSPACE.empty(shape, torch.float32)
+
+
 def _is_half(table: Tensor) -> bool:
     return table.dtype == torch.bfloat16
 
@@ -143,10 +149,10 @@ class _Half(torch.autograd.Function):
         kind = _FIXED if parts.fixed else QUERY_NORMS.index(parts.norm_kind)
         n_inverse = [0, n_tokens * n_heads, n_features, n_features][kind]
 
-        normed, inverse = x.new_empty(n_tokens, d), x.new_empty(n_tokens)
-        queries = x.new_empty(n_tokens, n_heads, 2, n_features // n_heads // 2)
-        hat = torch.empty_like(queries) if n_inverse else None
-        inverse_of_queries = x.new_empty(n_inverse) if n_inverse else None
+        normed, inverse = _room(n_tokens, d), _room(n_tokens)
+        queries = _room(n_tokens, n_heads, 2, n_features // n_heads // 2)
+        hat = _room(*queries.shape) if n_inverse else None
+        inverse_of_queries = _room(n_inverse) if n_inverse else None
         running = [getattr(parts.query_norm, f"running_{n}", None) for n in ("mean", "var")]
         kept = (normed, inverse, hat, queries, inverse_of_queries)
         sizes = (n_tokens, d, n_heads, n_features // n_heads, kind)
@@ -160,10 +166,10 @@ class _Half(torch.autograd.Function):
         n_second = keys.shape[1] - n_first
         functions = (SCORES.index(parts.score), ACTIVATIONS.index(parts.activation))
         row_sizes = (n_tokens, d, n_heads, top_k, n_second, *functions, int(_is_half(w_up)))
-        idx = torch.empty_like(gates, dtype=torch.int64)
-        hidden = None if w_down is None else torch.empty_like(gates)
-        opened = None if w_gate is None else torch.empty_like(gates)
-        y, tables = torch.empty_like(x), (w_down, w_gate, w_up)
+        idx = WORKSPACE.empty(gates.shape, torch.int64)
+        hidden = None if w_down is None else _room(*gates.shape)
+        opened = None if w_gate is None else _room(*gates.shape)
+        y, tables = _room(*x.shape), (w_down, w_gate, w_up)
         pairs = (idx, gates, hidden, opened)
         rows = (x, normed, *tables, first, second, *pairs, y)
         _operators().call("retrieved_forward", rows, row_sizes, (times,), False)
@@ -185,15 +191,13 @@ class _Half(torch.autograd.Function):
         queries, (keys, *found), tables, pairs = _cut(ctx.saved_tensors, 9, 3, 3, 4)
         x, norm, query, scale, normed = queries[:5]
         # weights of the sums over a table's rows; dscores
-        weights_of: list[Any] = [
-            torch.empty_like(pairs[1]) if w is not None else None for w in tables
-        ]
-        dscores = torch.empty_like(pairs[1])
-        dnormed = None if tables[0] is None else torch.empty_like(normed)
+        weights_of: list[Any] = [_room(*pairs[1].shape) if w is not None else None for w in tables]
+        dscores = _room(*pairs[1].shape)
+        dnormed = None if tables[0] is None else _room(*normed.shape)
         rows = (*tables, *pairs, dy, dnormed, *weights_of, dscores)
         _operators().call("retrieved_backward", rows, ctx.row_sizes, (ctx.times,), False)
 
-        dx = torch.empty_like(x)
+        dx = _room(*x.shape)
         dnorm, dquery, dkeys = _zeros((norm, query, keys), (asked[1], asked[2], asked[5]))
         dscale, dshift = _zeros((scale, scale), asked[3:5])
         sums = (dx, dnorm, dquery, dscale, dshift, dkeys)

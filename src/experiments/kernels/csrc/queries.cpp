@@ -181,10 +181,14 @@ inline void gradient_of_queries(const Found& f, i64 from, i64 to, float* dquerie
       in_strips(f.width, [&](auto strip) {
         typedef decltype(strip) S;
         typedef typename S::Vector V;
-        V acc[S::COUNT] = {};
+        V acc[S::COUNT];
+#pragma GCC unroll 16
+        for (int v = 0; v < S::COUNT; v++) acc[v] = V{};
         for (i64 i = 0; i < f.top_k; i++)
+#pragma GCC unroll 16
           for (int v = 0; v < S::COUNT; v++)
             acc[v] += scores[i] * load_as<V>(keys + rows[i] * f.width + strip.from + v * S::EACH);
+#pragma GCC unroll 16
         for (int v = 0; v < S::COUNT; v++) store_as(out + strip.from + v * S::EACH, acc[v]);
       });
     }
@@ -203,12 +207,14 @@ inline void gradient_of_keys(const Found& f, i64 n_tokens, const float* queries,
         const float *scores = f.dscores + query * f.top_k;
         const i64* rows = f.rows(query, half);
         V own[S::COUNT];
+#pragma GCC unroll 16
         for (int v = 0; v < S::COUNT; v++)
           own[v] = load_as<V>(queries + (query * 2 + half) * f.width + strip.from + v * S::EACH);
         for (i64 i = 0; i < f.top_k; i++) {
           const i64 row = base + rows[i];
           if (row < from || row >= to) continue;
           float* out = dkeys + row * f.width + strip.from;
+#pragma GCC unroll 16
           for (int v = 0; v < S::COUNT; v++)
             store_as(out + v * S::EACH, load_as<V>(out + v * S::EACH) + scores[i] * own[v]);
         }

@@ -262,16 +262,25 @@ inline i64 columns_of(i64 width) { return up(width, 2); }
 
 // Keys (n, width) as bfloat16 in panels of 16: [panel][width / 2][16 keys][2], zero where padded.
 inline void pack(const float* keys, i64 n, i64 width, uint16_t* out) {
-  const i64 pairs = (width + 1) / 2;
-  for (i64 panel = 0; panel < up(n, BLOCK) / 16; panel++)
-    for (i64 c = 0; c < pairs; c++)
-      for (i64 i = 0; i < 16; i++)
-        for (i64 e = 0; e < 2; e++) {
-          const i64 key = panel * 16 + i, column = 2 * c + e;
+  const i64 pairs = (width + 1) / 2, whole = width / 16 * 16;
+  for (i64 key = 0; key < up(n, BLOCK); key++) {
+    uint16_t* to = out + (key / 16 * pairs * 16 + key % 16) * 2;  // pairs of a key are 16 pairs apart
+    uint32_t some[8] = {};
+    for (i64 column = 0; column < 2 * pairs; column += 16) {
+      if (key < n && column < whole) {
+        const __m256bh half = _mm512_cvtneps_pbh(_mm512_loadu_ps(keys + key * width + column));
+        memcpy(some, &half, 32);
+      } else {
+        for (i64 e = 0; e < 16; e++) {
           bf16 value = {0};
-          if (key < n && column < width) store1(&value, keys[key * width + column]);
-          out[((panel * pairs + c) * 16 + i) * 2 + e] = value.bits;
+          if (key < n && column + e < width) store1(&value, keys[key * width + column + e]);
+          memcpy((uint16_t*)some + e, &value, 2);
         }
+      }
+      for (i64 c = 0; c < min64(8, pairs - column / 2); c++)
+        memcpy(to + (column / 2 + c) * 32, some + c, 4);
+    }
+  }
 }
 
 // bfloat16, with a zero behind if there is an odd number.
@@ -407,8 +416,10 @@ EXPORT(search)(const float* queries, const float* keys, const float* bias, i64 n
         const float* of_tile = queries + ((t0 * n_heads + h) * 2 + a) * width;
         const float* added = a == 0 ? bias : nullptr;
 #if defined(__AVX512BF16__)
-        for (i64 t = 0; t < n; t++)
+        for (i64 t = 0; t < n; t++) {
+          if (a == 0 && t + 8 < n) prefetch(of_tile + (t + 8) * between, 2 * width * 4);  // both halves
           shorten(of_tile + t * between, width, (uint16_t*)(shortened + t * columns / 2));
+        }
         const Query* from = shortened;
         const i64 apart = columns / 2;
 #else
