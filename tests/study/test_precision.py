@@ -28,9 +28,7 @@ def losses():
 
 def differences(losses, model):
     """bfloat16's loss less float32's, seed by seed."""
-    pairs = (
-        [losses[name, model, BUDGET, seed] for name in ("bf16", "float32")] for seed in SEEDS
-    )
+    pairs = ([losses[name, model, BUDGET, seed] for name in ("bf16", "float32")] for seed in SEEDS)
     return [rounded - exact for rounded, exact in pairs]
 
 

@@ -19,7 +19,8 @@ from experiments.models.transformer import TransformerConfig
 from experiments.optim.groups import build_optimizer
 from experiments.optim.optimizer import clip_gradients
 from experiments.points.planning import check_effects, make_point, read_point
-from tests.conftest import TINY
+from experiments.training.execute import execute
+from tests.conftest import TINY, Killed, kill_at
 from tests.models.ffn.lives import assert_text_goes_on_as_without_a_cache, by_the_command, child_of
 from tests.models.ffn.reference import assert_same, normed, with_random_norm
 
@@ -272,6 +273,23 @@ def test_shared_values_are_planned_once_and_refused_where_they_cannot_be(compose
         check_effects(read_point(compose_raw(*few)))
     with pytest.raises(ValueError, match="a layer whose values others read can't grow"):
         grow(SHARED.build(16), 128)
+
+
+@pytest.mark.long
+def test_a_run_of_shared_values_is_taken_up_again_with_one_table_of_moments(compose_raw, tmp_path):
+    few = ("model=memory_plus", "n_experts=64", "model.top_k=4", "model.share_values=true")
+    few += ("trunk.ffn_blocks=all", "optim.table_gradient=rows", "trainer.checkpoint_minutes=0")
+    few += ("size=2", "budget=2e9", *TINY, f"paths.cache={tmp_path / 'cache'}")
+    whole, broken = (
+        make_point(compose_raw(*few, f"paths.results={tmp_path / name}")) for name in ("a", "b")
+    )
+    expected = execute(whole)
+    assert expected.status == "done", expected.error
+    with pytest.raises(Killed):
+        execute(broken, kill_at(20))
+    assert execute(broken).val_loss == expected.val_loss
+    (moments,) = torch.load(whole.run_dir / "last.ckpt")["optimizer_states"]
+    assert len(moments["state"]) == len(list(whole.transformer.build().parameters()))
 
 
 @pytest.mark.long
