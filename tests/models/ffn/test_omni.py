@@ -1,0 +1,99 @@
+"""OmniMoE against its equations written out, one token and expert at a time."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from experiments.models.ffn.omni import OmniConfig
+from tests.models.ffn.reference import assert_same
+
+D_MODEL = 12
+
+
+def equations(layer, x):
+    """Shi 2026, arXiv:2602.05711, in training: all N gates, of which the best are summed."""
+    tokens, side = x.reshape(-1, x.shape[-1]), layer.side
+    scores = tokens @ layer.router.t()
+    if layer.config.router_norm == "batch":
+        centred = scores - scores.mean(0)
+        scores = centred / (centred.square().mean(0) + 1e-5).sqrt()
+        scores = scores * layer.router_norm.weight + layer.router_norm.bias
+    out = []
+    for token, score in zip(tokens, scores, strict=True):
+        rows, columns = score[:side].exp(), score[side:].exp()
+        gates = torch.outer(rows / rows.sum(), columns / columns.sum()).flatten()
+        shared = layer.shared
+        total = shared.w_out(F.silu(shared.w_gate(token)) * shared.w_in(token))
+        for i in gates.topk(layer.config.top_k).indices:
+            hidden = layer.activation(layer.w_down[i] @ token)
+            total = total + gates[i] * hidden * layer.w_up[i]
+        out.append(total)
+    return torch.stack(out).view_as(x)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"router_norm": "none"},
+        {"activation": "gelu"},
+        {"top_k": 1},
+        {"n_experts": 9, "top_k": 9},  # more than rows or columns
+        {"shared_width_factor": 0.5},
+    ],
+)
+def test_output_and_gradients_are_the_equations(options):
+    config = OmniConfig(**{"n_experts": 25, "top_k": 4, **options})
+    layer = config.build(D_MODEL).double()
+    for parameter in layer.router_norm.parameters():
+        torch.nn.init.normal_(parameter, mean=1.0, std=0.3)
+    x = torch.randn(2, 5, D_MODEL, dtype=torch.float64)
+    assert_same(layer, lambda x: equations(layer, x), x)
+
+
+def test_float32_stays_near_float64():
+    layer = OmniConfig(n_experts=1024, top_k=32).build(64).eval()
+    x = torch.randn(4, 32, 64)
+    with torch.no_grad():
+        single, double = layer(x), layer.double()(x.double())
+    assert (single.double() - double).abs().max() < 1e-5 * double.abs().max()
+
+
+def test_the_gates_of_all_experts_add_up_to_one():
+    layer = OmniConfig(n_experts=36, top_k=36).build(D_MODEL)
+    _, gates = layer.route(torch.randn(7, D_MODEL))
+    torch.testing.assert_close(gates.sum(-1), torch.ones(7))
+
+
+def test_autocast_does_not_reach_the_scores():
+    """In bfloat16 their order, so the experts chosen, would be another."""
+    layer = OmniConfig(n_experts=1024, top_k=16).build(64).eval()
+    x = torch.randn(64, 64)
+    with torch.no_grad():
+        indices, gates = layer.route(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            again, same = layer.route(x)
+    assert torch.equal(indices, again)
+    assert torch.equal(gates, same)
+
+
+def test_retrieved_experts_and_their_gates_are_what_is_measured():
+    layer = OmniConfig(n_experts=64, top_k=4).build(D_MODEL)
+    seen = []
+
+    class Meter:
+        def add(self, indices, gates):
+            seen.append((indices.shape, gates.shape))
+
+    layer.meter = Meter()
+    layer(torch.randn(2, 3, D_MODEL))
+    assert seen == [((6, 4), (6, 4))]
+
+
+def test_a_number_that_can_not_be_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"n_experts=10 must be a perfect square; nearest: 9, 16"):
+        OmniConfig(n_experts=10)
+    with pytest.raises(ValueError, match=r"top_k=17 must be at most n_experts=16"):
+        OmniConfig(n_experts=16, top_k=17)
+    with pytest.raises(ValueError, match=r"router_norm='layer' is not one of none, batch"):
+        OmniConfig(n_experts=16, top_k=4, router_norm="layer")
