@@ -113,7 +113,8 @@ class Omni(FFN):
     """y = shared(x) + sum over the k pairs (i, j) of the highest p_i q_j of
     p_i q_j act(w_down_ij . x) w_up_ij, where p and q are softmaxes over rows and columns.
 
-    Tensors: router (2 S, d_model), the rows' keys first; w_down, w_up (S * S, d_model).
+    Tensors: router (2 S, d_model), the rows' keys first, uniform as sub-keys of PEER are; w_down,
+    w_up (S * S, d_model).
     """
 
     param_roles: ClassVar[Mapping[str, Role]] = {
@@ -128,7 +129,9 @@ class Omni(FFN):
         self.activation = ACTIVATIONS[config.activation]
         self.side = config.keyed.key_sets[1]
         self.shared = config.shared.build(d_model)
-        self.router = nn.Parameter(torch.randn(2 * self.side, d_model) * d_model**-0.5)
+        self.router = nn.Parameter(torch.empty(2 * self.side, d_model))
+        bound = (3 / d_model) ** 0.5  # a variance of 1 / d_model
+        nn.init.uniform_(self.router, -bound, bound)
         normed = config.router_norm == "batch"
         self.router_norm = BatchNorm(2 * self.side) if normed else nn.Identity()
         self.w_down = table(config.keyed, d_model)
