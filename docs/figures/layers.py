@@ -102,6 +102,15 @@ FLOWS = {
         ),
         links=(((1, 0), (0, 1)), ((0, 3), (1, 4))),
     ),
+    "omni": Picture(
+        lanes=(
+            {1: "2 √N scores\nkeys · x, normed", 2: "softmax of rows\nand of columns",
+             3: "k best products\np_i q_j"},
+            {0: "x", 4: "retrieved rows\nact(w_down · x)", 5: "gated sum\nof w_up", 6: "+", 7: "y"},
+            {1: "SwiGLU"},
+        ),
+        links=(((1, 0), (0, 1)), ((0, 3), (1, 4)), ((1, 0), (2, 1)), ((2, 1), (1, 6))),
+    ),
 }  # fmt: skip
 
 _COLUMN, _LANE, _WIDE, _HIGH, _EDGE = 150, 62, 126, 42, 12  # pixels

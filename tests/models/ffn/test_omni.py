@@ -22,7 +22,7 @@ def equations(layer, x):
     for token, score in zip(tokens, scores, strict=True):
         rows, columns = score[:side].exp(), score[side:].exp()
         gates = torch.outer(rows / rows.sum(), columns / columns.sum()).flatten()
-        shared = layer.shared
+        shared = layer.mlp
         total = shared.w_out(F.silu(shared.w_gate(token)) * shared.w_in(token))
         for i in gates.topk(layer.config.top_k).indices:
             hidden = layer.activation(layer.w_down[i] @ token)

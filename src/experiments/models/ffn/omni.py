@@ -69,13 +69,13 @@ class OmniConfig:
         )
 
     @property
-    def shared(self) -> DenseConfig:
+    def mlp(self) -> DenseConfig:
         """The MLP that every token has."""
         return DenseConfig(width_factor=self.shared_width_factor, activation="silu", glu=True)
 
     def cost(self, d_model: int) -> Cost:
         """The shared MLP, 2 sqrt(N) scores, k**2 sums of them, and k experts of two rows."""
-        (shared,) = self.shared.cost(d_model).terms
+        (shared,) = self.mlp.cost(d_model).terms
         n_keys, k = sum(self.keyed.key_sets), self.top_k
         normed = self.router_norm == "batch"
         return Cost(
@@ -128,7 +128,7 @@ class Omni(FFN):
         self.config, self.n_experts = config, config.n_experts
         self.activation = ACTIVATIONS[config.activation]
         self.side = config.keyed.key_sets[1]
-        self.shared = config.shared.build(d_model)
+        self.mlp = config.mlp.build(d_model)
         self.router = nn.Parameter(torch.empty(2 * self.side, d_model))
         bound = (3 / d_model) ** 0.5  # a variance of 1 / d_model
         nn.init.uniform_(self.router, -bound, bound)
@@ -138,7 +138,7 @@ class Omni(FFN):
         self.w_up = table(config.keyed, d_model, config.value_init)
 
     def output_weights(self) -> tuple[Tensor, ...]:
-        return (*self.shared.output_weights(), self.w_up)
+        return (*self.mlp.output_weights(), self.w_up)
 
     def route(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (T, d_model) to expert indices and gates, both (T, top_k), the highest first.
@@ -164,4 +164,4 @@ class Omni(FFN):
         experts = how.retrieved(indices, self.w_down)
         hidden = self.activation(gather_dot(tokens, self.w_down, experts, how))
         routed = gather_sum(self.w_up, experts, hidden * gates, how)
-        return self.shared(x) + routed.to(x.dtype).view_as(x)
+        return self.mlp(x) + routed.to(x.dtype).view_as(x)
