@@ -1,9 +1,9 @@
 """OmniMoE: a shared gated MLP, and one-neuron experts by a router over their rows and columns.
 
-Shi 2026, arXiv:2602.05711. The N = S * S experts are the cells of a grid. A score for each of its S rows
-and S columns is a probability by a softmax over all of them, and a pair's gate is the product of
-its two, so that the gates of all N experts add up to one. There are no queries: keys are as wide as
-the model, 4 d S FLOPs a token.
+Shi 2026, arXiv:2602.05711. The N = S * S experts are the cells of a grid. A score for each of its S
+rows and S columns is a probability by a softmax over all of them, and a pair's gate is the product
+of its two, so that the gates of all N experts add up to one. There are no queries: keys are as wide
+as the model, 4 d S FLOPs a token.
 """
 
 from collections.abc import Mapping
