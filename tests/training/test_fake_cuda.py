@@ -70,7 +70,7 @@ def quick():
 def wide():
     """The product of layers, ways, types, numbers of micro-batches and blocks."""
     for layer, of_layer in LAYERS.items():
-        has_table = layer.partition("_")[0] in ("peer", "pkm")
+        has_table = layer.partition("_")[0] in ("peer", "pkm", "sgatlin")
         for way in WAYS if has_table else ("dense",):
             for precision in (MIXED, FLOAT32):
                 for more in ((), (MICRO,), (ALL,), (ALL, MICRO)):
