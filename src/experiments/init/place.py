@@ -1,19 +1,33 @@
-"""Which layers the blocks hold when a run starts from weights."""
+"""Which layers the blocks hold, of a run that is drawn at random or starts from weights."""
 
 from collections.abc import Sequence
 
 from experiments.budget.costs import FFNConfig, name_of
 from experiments.config.schema import RunConfig
 from experiments.init.how import how_of
+from experiments.models.ffn.beside import BesideConfig
 from experiments.models.transformer import assign_ffns, chosen_blocks
+
+
+def drawn(config: RunConfig) -> tuple[FFNConfig, ...]:
+    """Each block's, of a run that starts from random weights."""
+    trunk = config.trunk
+    layers = assign_ffns(config.model, trunk.base_ffn, trunk.ffn_blocks, config.size)
+    if not trunk.beside:
+        return layers
+    own, blocks = bases(config), chosen(config)
+    return tuple(
+        BesideConfig(frozen=own[i], trained=layer) if i in blocks else layer
+        for i, layer in enumerate(layers)
+    )
 
 
 def placed(config: RunConfig) -> tuple[FFNConfig, ...]:
     """The configs of all blocks' layers. Raises ValueError for a layer that can't start so."""
     trunk, init = config.trunk, config.init
-    layers = assign_ffns(config.model, trunk.base_ffn, trunk.ffn_blocks, config.size)
     if init is None:
-        return layers
+        return drawn(config)
+    layers = assign_ffns(config.model, trunk.base_ffn, trunk.ffn_blocks, config.size)
     how, own, blocks = how_of(init.how), bases(config), chosen(config)
     if getattr(config.model, "query_norm", None) == "batch" and not any(
         map(how.is_own, own_layers(config))

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from experiments.budget.costs import FFNConfig
 from experiments.budget.memory import plan_memory
 from experiments.budget.plan import OffBudgetError, Plan, peak_lr, plan_steps
 from experiments.config.effects import Ineffective, Run, ineffective
@@ -20,16 +19,14 @@ from experiments.config.schema import RunConfig, read_run_config
 from experiments.data.packed import PackedText
 from experiments.data.prepare import check_data, train_folder
 from experiments.init.freeze import freeze
-from experiments.init.place import bases, chosen
+from experiments.init.place import drawn
 from experiments.kernels.ops import Execution
 from experiments.kernels.select import check_kernel
-from experiments.models.ffn.beside import BesideConfig
 from experiments.models.fused import eager_parts
 from experiments.models.roles import check_declared, declared_roles
 from experiments.models.transformer import (
     Transformer,
     TransformerConfig,
-    assign_ffns,
     chosen_blocks,
 )
 from experiments.optim.schedule import check_steps
@@ -97,7 +94,7 @@ def _read(raw: Mapping[str, Any]) -> Draft:
         vocab_size=config.data.tokenizer.n_entries(),
         seq_len=config.data.seq_len,
         tie_head=ladder.tie_head,
-        ffns=_layers(config),
+        ffns=drawn(config),
         rope_base=trunk.rope_base,
         norm_eps=trunk.norm_eps,
         n_kv_heads=trunk.n_kv_heads,
@@ -105,19 +102,6 @@ def _read(raw: Mapping[str, Any]) -> Draft:
     for part in parts:
         transformer = part.shape(config, transformer)
     return Draft(raw=raw, config=config, ranks=ranks, transformer=transformer, parts=parts)
-
-
-def _layers(config: RunConfig) -> tuple[FFNConfig, ...]:
-    """Each block's, of a run that starts from random weights."""
-    trunk = config.trunk
-    layers = assign_ffns(config.model, trunk.base_ffn, trunk.ffn_blocks, config.size)
-    if not trunk.beside:
-        return layers
-    own, blocks = bases(config), chosen(config)
-    return tuple(
-        BesideConfig(frozen=own[i], trained=layer) if i in blocks else layer
-        for i, layer in enumerate(layers)
-    )
 
 
 def run_id_of(raw: Mapping[str, Any]) -> str:

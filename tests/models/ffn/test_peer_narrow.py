@@ -202,6 +202,10 @@ def test_a_run_learns_goes_on_grows_and_starts_beside_another(run, compose_raw, 
     run_dir, record = by_the_command(run, tmp_path, *small, *BESIDE)
     assert record.usage > 0
     assert_text_goes_on_as_without_a_cache(run_dir)
+    after = child_of(compose_raw, run_dir, "init.how=keep", "init.train=all")
+    assert after.before["validation"]["loss"] == record.val_loss
+    with pytest.raises(ValueError, match="Beside"):
+        child_of(compose_raw, run_dir, "n_experts=512", "init.how=bias", "init.train=all")
     alone, before = by_the_command(
         run, tmp_path / "alone", *small, f"paths.results={tmp_path}/alone/results"
     )
