@@ -145,7 +145,7 @@ def test_what_flows_back_alone_grows_with_the_width(config, variant):
     """docs/parametrization.md says why. So its own rates and initial values are right; a wrong one
     of any of its tensors would be seen here.
     """
-    ffn = Cut(replace(config, **variant))
+    ffn = Cut(own=replace(config, **variant))
     assert not not_flat(
         check_coordinates(subject_of(ffn), (32, 128, 512), seeds=(0, 1, 2), steps=(3, 10))
     )
