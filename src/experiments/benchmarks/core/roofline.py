@@ -24,13 +24,13 @@ class Floor:
 
     name: str
     n_bytes: int
-    stream_bytes: int
     query_flops: int
     keys_flops: int
     gathers: float
-    stream: float
     query: float
     keys: float
+    stream_bytes: int = 0  # of the residual stream, where it is part of the work
+    stream: float = 0.0
 
     @property
     def total(self) -> float:
