@@ -155,6 +155,19 @@ def router_terms(config: ProductKeyConfig, d_model: int) -> tuple[Term, ...]:
     )
 
 
+def values_term(config: ProductKeyConfig, d_model: int) -> Term:
+    """One table, of which a token sums h * k rows."""
+    return Term(
+        name="values",
+        n_params=config.n_experts * d_model,
+        n_active_params=min(config.n_retrieved, config.n_experts) * d_model,
+        flops=2 * config.n_retrieved * d_model,
+        seen_by_torch=False,
+        n_tables=1,
+        kept=0,
+    )
+
+
 def table(
     config: KeyedConfig, d_model: int, init: str = "normal", n_summed: int = 1
 ) -> nn.Parameter:

@@ -1,7 +1,7 @@
 """Product-key memory with a gate of its input: Memory+ (Berges 2024, arXiv:2412.09764)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from experiments.models.ffn._product_keys import (
     ProductKeyFFN,
     router_terms,
     table,
+    values_term,
 )
 from experiments.models.roles import MAP, Role
 
@@ -35,16 +36,8 @@ class MemoryPlusConfig(ProductKeyConfig):
 
     def cost(self, d_model: int) -> Cost:
         """Routing, h * k value rows a token, and two maps of d_model to itself."""
-        values = Term(
-            name="values",
-            n_params=self.n_experts * d_model,
-            n_active_params=min(self.n_retrieved, self.n_experts) * d_model,
-            flops=2 * self.n_retrieved * d_model,
-            seen_by_torch=False,
-            n_tables=1,
-            shared=self if self.share_values else None,
-            kept=d_model,  # their sum
-        )
+        shared = self if self.share_values else None
+        values = replace(values_term(self, d_model), shared=shared, kept=d_model)  # their sum
         n_map = d_model**2
         return Cost(
             (

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from experiments.budget.costs import Cost, Term
+from experiments.budget.costs import Cost
 from experiments.config.constraints import AtLeast1
 from experiments.kernels.ops import gather_sum
 from experiments.models.ffn._product_keys import (
@@ -14,6 +14,7 @@ from experiments.models.ffn._product_keys import (
     ProductKeyFFN,
     router_terms,
     table,
+    values_term,
 )
 from experiments.models.roles import Role
 
@@ -29,16 +30,7 @@ class PKMConfig(ProductKeyConfig):
 
     def cost(self, d_model: int) -> Cost:
         """Routing, and h * k value rows a token."""
-        values = Term(
-            name="values",
-            n_params=self.n_experts * d_model,
-            n_active_params=min(self.n_retrieved, self.n_experts) * d_model,
-            flops=2 * self.n_retrieved * d_model,
-            seen_by_torch=False,
-            n_tables=1,
-            kept=0,
-        )
-        return Cost((*router_terms(self, d_model), values))
+        return Cost((*router_terms(self, d_model), values_term(self, d_model)))
 
     def build(self, d_model: int) -> "PKM":
         """The layer at this width."""
