@@ -23,6 +23,7 @@ from experiments.models.transformer import TransformerConfig
 NAMES = [name for name in choice_names("model") if name != "weights"]
 # fewer experts than the yaml has, so that five widths fit; of other layers with experts 16
 SMALL = {
+    "peer_narrow": {"n_experts": 256, "n_heads": 2, "top_k": 8, "d_key": 16},
     "moe": {"n_experts": 8},
     "peer": {"n_experts": 256, "n_heads": 2, "top_k": 8, "d_key": 16},
     "pkm": {"n_experts": 256, "n_heads": 2, "top_k": 8, "d_key": 16},
@@ -80,12 +81,17 @@ def subjects(compose_raw):
     return of
 
 
+def _since(name):
+    """At night those of the layers since 2024: half a minute each."""
+    return [pytest.mark.night] if name in ("memory_plus", "omni", "peer_narrow", "sgatlin") else []
+
+
 def not_flat(coordinates):
     return [c for c in coordinates if not c.is_flat]
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=_since(n)) for n in NAMES])
 def test_no_size_depends_on_the_width_under_mup(subjects, name):
     """But the spread of expert choice's gates: of three seeds its slopes are up to 0.18. It is of
     the few tokens that experts chose, so its noise is large; whether it is noise alone is open.
