@@ -16,7 +16,7 @@ BUDGET, LARGER = 3e12, 1e13
 
 @pytest.fixture(scope="module")
 def losses():
-    """Of a run, by precision, model, budget and seed."""
+    """Each run's loss, by precision, model, budget and seed."""
     found = {}
     for name, precision in (("float32", "32-true"), ("bf16", "bf16-mixed")):
         for record in map(read_record, find_records(RESULTS / f"precision_{name}")):

@@ -61,8 +61,8 @@ def listen() -> None:
 
 
 def _exit_undisturbed() -> None:
-    """What ends the process, but not at once, is ignored while Python finalizes: it puts handlers
-    back to what kills, and only those that are ignored stay.
+    """Ignores, while Python finalizes, the signals that only ask to stop: it puts handlers back to
+    those that kill, and signals that are ignored stay so.
     """
     for number in SIGNALS:
         if number != signal.SIGINT:

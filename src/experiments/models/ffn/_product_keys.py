@@ -1,4 +1,4 @@
-"""What layers of product keys share, and what PKM and PEER do: queries, norm, gates, and costs."""
+"""The base of all layers of product keys, and that of PKM and PEER: queries, norm, gates, costs."""
 
 import math
 from abc import ABC, abstractmethod

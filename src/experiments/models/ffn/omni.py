@@ -58,8 +58,8 @@ class OmniConfig:
 
     @property
     def keyed(self) -> KeyedConfig:
-        """Of its tables and keys. Not a base class: a key more changes the gates of all experts, so
-        that it can't grow as layers of product keys do.
+        """The config of its tables and keys. Not a base class: one more key changes the gates of
+        all experts, so that it can't grow as layers of product keys do.
         """
         return KeyedConfig(
             n_experts=self.n_experts,
