@@ -1,6 +1,7 @@
 """The library is built once, by what it was built from, and its absence is warned of once."""
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -116,6 +117,22 @@ def test_a_compiler_that_fails_is_quoted(fresh, monkeypatch, tmp_path):
 @needs_compiler
 def test_a_level_that_the_compiler_does_not_know_is_left_out(fresh, quick, monkeypatch):
     monkeypatch.setattr(build, "LEVELS", {"base": (), "avx2": ("-mno-such-flag",)})
+    assert cpp.levels(build.load()) == ["base"]
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_a_level_of_which_one_file_does_not_compile_is_left_out_whole(
+    fresh, quick, monkeypatch, tmp_path
+):
+    picky = tmp_path / "picky"
+    compiler = shutil.which("g++") or shutil.which("c++")
+    picky.write_text(
+        f'#!/bin/sh\ncase "$*" in *LEVEL=avx2*search.cpp*) exit 1;; esac\nexec {compiler} "$@"\n'
+    )
+    picky.chmod(0o755)
+    monkeypatch.setenv("CXX", str(picky))
+    monkeypatch.setattr(build, "LEVELS", {"base": (), "avx2": ()})
     assert cpp.levels(build.load()) == ["base"]
 
 

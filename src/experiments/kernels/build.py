@@ -177,7 +177,9 @@ def _build(compiler: str, levels: Mapping[str, tuple[str, ...]], path: Path) -> 
             return None  # a compiler that doesn't know the level: the others do
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            objects = [target for target in pool.map(compile_one, jobs) if target is not None]
+            compiled = list(zip(jobs, pool.map(compile_one, jobs), strict=True))
+        unknown = {level for (level, *_), target in compiled if target is None}  # left out whole
+        objects = [t for (level, *_), t in compiled if t is not None and level not in unknown]
         built = folder / "kernels.so"
         for openmp in ((), ("-fopenmp",)):
             done = _run([compiler, "-shared", *openmp, "-o", str(built), *map(str, objects)])
