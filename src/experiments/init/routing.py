@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from experiments.init.clusters import grid, lines_of
+from experiments.models.ffn._low_rank import LowRank
 from experiments.models.ffn._product_keys import ProductKeyFFN
 
 # The scores' standard deviation at the start. Small, so that the gates of what is retrieved are
@@ -90,6 +91,7 @@ def _set_scores(layer: ProductKeyFFN, maps: Tensor, generator: torch.Generator) 
     query_size = weights.square().sum((1, 2, 3)).mean().div(layer.d_key).sqrt().clamp_min(tiny)
     score_size = maps.square().sum((1, 3)).mean().sqrt().clamp_min(tiny)
     with torch.no_grad():
+        assert not isinstance(layer.query, LowRank), "refused by neurons.check_alike"
         layer.query.weight.copy_((weights / query_size).view_as(layer.query.weight))
         scaled = keys * (_SPREAD * query_size / score_size)
         layer.sub_keys.copy_(scaled[0] if shared else scaled)

@@ -249,17 +249,21 @@ def _check_fused(config: RunConfig, ranks: Ranks) -> None:
 
 def _check_shared(config: RunConfig, transformer: TransformerConfig) -> None:
     """Raises ValueError if layers share parameters, and the run can't do with that."""
-    d_model = transformer.d_model
-    if not any(term.shared for ffn in transformer.ffns for term in ffn.cost(d_model).terms):
+    terms = (term for ffn in transformer.ffns for term in ffn.cost(transformer.d_model).terms)
+    shared = [term for term in terms if term.shared is not None]
+    if not shared:
         return
+    name = getattr(config.model, "shared_by_blocks", None)
+    setting = "layers that share parameters" if name is None else f"model.{name}=true"
     if config.init is not None:
+        other = "" if name is None else f", or model.{name}=false"
         raise ValueError(
-            "model.share_values=true with weights to start from, which are given block by block; "
-            "set init=none, or model.share_values=false"
+            f"{setting} with weights to start from, which are given block by block; "
+            f"set init=none{other}"
         )
-    if config.optim.table_gradient == "fused":
+    if config.optim.table_gradient == "fused" and any(term.n_tables for term in shared):
         raise ValueError(
-            "optim.table_gradient=fused with model.share_values=true: the table would step once "
+            f"optim.table_gradient=fused with {setting}: the table would step once "
             "for each block that reads it; set optim.table_gradient=rows"
         )
 

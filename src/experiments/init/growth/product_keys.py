@@ -34,10 +34,10 @@ class ProductKeys(Grower):
     ways = ("bias", "copies", "beside")
 
     def grown(self, config: KeyedConfig, n_experts: int, how: str) -> KeyedConfig:
-        if getattr(config, "share_values", False):
+        if (name := config.shared_by_blocks) is not None:
             raise ValueError(
-                "share_values=true: a layer whose values others read can't grow without them; "
-                "train one with share_values=false"
+                f"{name}=true: a layer whose {name.rpartition('_')[2]} others read can't grow "
+                f"without them; train one with {name}=false"
             )
         old, top_k, (n_old, n_second) = config.n_experts, config.top_k, config.key_sets
         of_each = old // n_old  # experts of a sub-key of the first half
@@ -82,7 +82,7 @@ class ProductKeys(Grower):
             grown.late = Late(n_old=self.n_old(layer.config), bias=None)
             return
         n_copies = grown.n_experts // layer.n_experts
-        for table in grown.output_weights():
+        for table in _tables(grown, writes=True):
             add_noise(table, n_copies, noise, generator)
             if not layer.config.shares_gates:  # they add up to m times as much
                 table.div_(n_copies)
@@ -131,11 +131,15 @@ def _fill(grown: KeyedFFN, layer: KeyedFFN, noise: float, generator: torch.Gener
     shape = (*old.shape[:-2], n_all - n_old, old.shape[-1])
     drawn = torch.randn(shape, generator=generator).to(old)
     grown.sub_keys[..., n_old:n_all, :] = old[..., like, :] + noise * old.std() * drawn
-    written = grown.output_weights()
-    for table in tables_of(grown).values():
-        if not any(table is weight for weight in written):
-            new = table[layer.n_experts :]
-            new.copy_(torch.randn(new.shape, generator=generator) * new.shape[1] ** -0.5)
+    for table in _tables(grown, writes=False):
+        new = table[layer.n_experts :]
+        new.copy_(torch.randn(new.shape, generator=generator) * new.shape[1] ** -0.5)
+
+
+def _tables(layer: KeyedFFN, *, writes: bool) -> list[Tensor]:
+    """Those whose rows write to the residual stream, or those that read."""
+    written = {id(weight) for weight in layer.output_weights()}
+    return [table for table in tables_of(layer).values() if (id(table) in written) == writes]
 
 
 GROWER = ProductKeys()

@@ -19,6 +19,7 @@ from experiments.kernels.product_key_layer import product_key_half, why_not_prod
 from experiments.kernels.product_keys import QUERY_NORMS, ProductKeyParts
 from experiments.models.batch_norm import BatchNorm
 from experiments.models.ffn._base import FFN, check_choice
+from experiments.models.ffn._low_rank import LowRank
 from experiments.models.roles import Role
 
 
@@ -85,6 +86,11 @@ class KeyedConfig:
         return 1
 
     @property
+    def shared_by_blocks(self) -> str | None:
+        """The setting by which blocks have parameters of such a layer together (FFN.shared)."""
+        return None
+
+    @property
     def key_sets(self) -> tuple[int, int]:
         """S1 and S2, the sub-keys of the two halves."""
         n_keys = self.n_experts // self.n_groups
@@ -134,6 +140,11 @@ class ProductKeyConfig(KeyedConfig):
     def shares_gates(self) -> bool:
         return self.score == "softmax"
 
+    @property
+    def query_rank(self) -> int | None:
+        """Of the map to the queries of all heads, where it is two factors (LowRank)."""
+        return None
+
 
 def router_terms(config: ProductKeyConfig, d_model: int) -> tuple[Term, ...]:
     """Queries, their norm, sub-key scores, and the k**2 sums of Eq. 5 per head.
@@ -143,12 +154,13 @@ def router_terms(config: ProductKeyConfig, d_model: int) -> tuple[Term, ...]:
     h, k, d_key = config.n_heads, config.top_k, config.d_key
     n_both = sum(config.key_sets)
     norm_params = {"none": 0, "layer": 2 * d_key, "batch": 2 * h * d_key}[config.query_norm]
-    n_query = d_model * h * d_key
+    rank = config.query_rank
+    n_query = d_model * h * d_key if rank is None else rank * (d_model + h * d_key)
     n_keys = (1 if config.share_keys else h) * n_both * d_key // 2
     before_and_after = 2 * h * d_key  # the norm
     per_pair = 7 * h * k  # a gate, and the indices of both sub-keys and of the expert
     return (
-        Term(name="query", n_params=n_query, flops=2 * n_query, kept=0),
+        Term(name="query", n_params=n_query, flops=2 * n_query, kept=rank or 0),
         Term(name="query_norm", n_params=norm_params, kept_wide=before_and_after),
         Term(name="keys", n_params=n_keys, flops=h * n_both * d_key, kept=0),
         Term(name="pairs", flops=h * k**2, seen_by_torch=False, kept=0, kept_wide=per_pair),
@@ -213,7 +225,7 @@ class KeyedFFN(FFN, ABC):
 
     config: KeyedConfig
     top_k: int
-    query: nn.Linear
+    query: nn.Linear | LowRank
     sub_keys: nn.Parameter
 
     @abstractmethod
@@ -221,10 +233,21 @@ class KeyedFFN(FFN, ABC):
         """x (T, d_model) to (T, H, 2 d): H queries of two halves each."""
 
     def _retrieve(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """(T, H, 2 d) to the (T, H, top_k) best scores and their pairs, as i * S2 + j."""
+        """(T, H, 2 d) to the (T, H, top_k) best scores and their experts.
+
+        Of the pair (i, j) that is row i * S2 + j. Where each of G groups of heads, one head each,
+        has experts of its own, it is row (i * G + g) * S2 + j: so rows of further sub-keys of the
+        first half, for all groups, come after those that there were (init/growth).
+        """
         search = partial(product_key_topk, queries, top_k=self.top_k, execution=self.execution)
         sub_keys, n_first, bias = self._searched()
-        return search(sub_keys, n_first=n_first, bias=bias)
+        scores, pairs = search(sub_keys, n_first=n_first, bias=bias)
+        n_groups, (_, n_second) = self.config.n_groups, self.config.key_sets
+        if n_groups == 1:
+            return scores, pairs
+        group = torch.arange(n_groups, device=pairs.device).unsqueeze(1)
+        first = pairs.div(n_second, rounding_mode="floor")
+        return scores, pairs + n_second * ((n_groups - 1) * first + group)
 
     def _searched(self) -> tuple[Tensor, int | None, Tensor | None]:
         """The sub-keys that are searched, how many of them are of the first half (None: half of
@@ -245,9 +268,10 @@ class KeyedFFN(FFN, ABC):
 class ProductKeyFFN(KeyedFFN):
     """The base of PKM and PEER: it maps tokens to experts and gates.
 
-    Tensors: query.weight (n_heads * d_key, d_model), heads outermost, then the two halves;
-    sub_keys (2, S, d_key / 2), or (n_heads, 2, S, d_key / 2) when keys are per head; where the
-    halves have different numbers S1 and S2, (S1 + S2, d_key / 2), or (n_heads, S1 + S2, d_key / 2).
+    Tensors: query.weight (n_heads * d_key, d_model), heads outermost, then the two halves, or the
+    two factors of such a map (LowRank); sub_keys (2, S, d_key / 2), or (n_heads, 2, S, d_key / 2)
+    when keys are per head; where the halves have different numbers S1 and S2, (S1 + S2, d_key / 2),
+    or (n_heads, S1 + S2, d_key / 2).
     Sub-keys start uniform in +-(d_key / 2)**-0.5 (Lample 2019, reference notebook).
     """
 
@@ -263,7 +287,11 @@ class ProductKeyFFN(KeyedFFN):
         self.config, self.n_experts = config, config.n_experts
         self.n_heads, self.top_k, self.d_key = config.n_heads, config.top_k, config.d_key
         self.score = SCORES[config.score]
-        self.query = nn.Linear(d_model, self.n_heads * self.d_key, bias=False)
+        n_features, rank = self.n_heads * self.d_key, config.query_rank
+        if rank is None:
+            self.query = nn.Linear(d_model, n_features, bias=False)
+        else:
+            self.query = LowRank(d_model, rank, n_features)
         self.query_norm = QueryNorm(config.query_norm, self.n_heads, self.d_key)
         n_first, n_second = config.key_sets
         sets = (2, n_first) if config.n_first_keys is None else (n_first + n_second,)
@@ -272,7 +300,8 @@ class ProductKeyFFN(KeyedFFN):
             torch.empty(shape if config.share_keys else (self.n_heads, *shape))
         )
         bound = (self.d_key / 2) ** -0.5
-        nn.init.normal_(self.query.weight, std=d_model**-0.5)
+        if isinstance(self.query, nn.Linear):
+            nn.init.normal_(self.query.weight, std=d_model**-0.5)
         nn.init.uniform_(self.sub_keys, -bound, bound)
 
     def queries(self, x: Tensor) -> Tensor:
@@ -303,6 +332,7 @@ class ProductKeyFFN(KeyedFFN):
 
     def _parts(self, tables: tuple[Tensor | None, Tensor | None, Tensor]) -> ProductKeyParts:
         norm = self.query_norm.norm
+        assert not isinstance(self.query, LowRank), "refused by why_not_fused"
         sub_keys, n_first, bias = self._searched()
         by_running = isinstance(norm, BatchNorm) and (norm.frozen or not norm.training)
         return ProductKeyParts(

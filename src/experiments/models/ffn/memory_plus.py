@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from experiments.budget.costs import Cost, Term
+from experiments.budget.costs import Cost
 from experiments.config.constraints import AtLeast1
 from experiments.config.effects import InSeveralBlocks
 from experiments.config.fields import used
 from experiments.kernels.ops import gather_sum
+from experiments.models.ffn._output_gate import gate_maps, gate_terms, gated
 from experiments.models.ffn._product_keys import (
     ProductKeyConfig,
     ProductKeyFFN,
@@ -34,20 +34,15 @@ class MemoryPlusConfig(ProductKeyConfig):
     top_k: AtLeast1 = 32
     share_values: bool = used(InSeveralBlocks(), idle=False, default=False)
 
+    @property
+    def shared_by_blocks(self) -> str | None:
+        return "share_values" if self.share_values else None
+
     def cost(self, d_model: int) -> Cost:
         """Routing, h * k value rows a token, and two maps of d_model to itself."""
         shared = self if self.share_values else None
         values = replace(values_term(self, d_model), shared=shared, kept=d_model)  # their sum
-        n_map = d_model**2
-        return Cost(
-            (
-                *router_terms(self, d_model),
-                values,
-                # before and after its activation
-                Term(name="gate", n_params=n_map, flops=2 * n_map, kept=2 * d_model),
-                Term(name="out", n_params=n_map, flops=2 * n_map, kept=d_model),
-            )
-        )
+        return Cost((*router_terms(self, d_model), values, *gate_terms(d_model)))
 
     def build(self, d_model: int) -> "MemoryPlus":
         """The layer at this width."""
@@ -75,10 +70,7 @@ class MemoryPlus(ProductKeyFFN):
 
     def __init__(self, d_model: int, config: MemoryPlusConfig) -> None:
         super().__init__(config, d_model)
-        self.w_gate = nn.Linear(d_model, d_model, bias=False)
-        self.w_out = nn.Linear(d_model, d_model, bias=False)
-        for linear in (self.w_gate, self.w_out):
-            nn.init.normal_(linear.weight, std=d_model**-0.5)
+        self.w_gate, self.w_out = gate_maps(d_model)
         self.values = table(config, d_model, config.value_init)
 
     def shared(self) -> tuple[str, ...]:
@@ -91,6 +83,5 @@ class MemoryPlus(ProductKeyFFN):
         """(batch, seq, d_model) to the same."""
         tokens = x.flatten(0, -2)
         indices, gates = self.route(tokens)
-        opened = F.silu(self.w_gate(tokens))
-        read = gather_sum(self.values, indices, gates, self.execution).to(opened.dtype)
-        return self.w_out(read * opened).view_as(x)
+        read = gather_sum(self.values, indices, gates, self.execution)
+        return gated(read, tokens, self.w_gate, self.w_out).view_as(x)

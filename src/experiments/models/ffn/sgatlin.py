@@ -148,12 +148,7 @@ class Sgatlin(KeyedFFN):
         """
         queries = self.queries(x)
         with torch.autocast(x.device.type, enabled=False):
-            scores, pairs = self._retrieve(queries)
-        n_second = self.config.key_sets[1]
-        channel = torch.arange(self.n_channels, device=x.device).unsqueeze(1)
-        first = pairs.div(n_second, rounding_mode="floor")
-        # from a * S2 + b of a channel
-        indices = pairs + n_second * ((self.n_channels - 1) * first + channel)
+            scores, indices = self._retrieve(queries)
         indices, scores = indices.flatten(1), scores.flatten(1)
         self.record_usage(indices, scores.abs())
         return indices, scores
