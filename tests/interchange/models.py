@@ -27,6 +27,15 @@ from tests.conftest import Nursery
 VOCABULARY = 270
 CHANNELS = {"n_experts": 64, "n_channels": 4, "top_k": 3, "d_key": 8}
 KEYS = {"n_experts": 64, "n_heads": 2, "top_k": 3, "d_key": 8}
+PEER_OPTIONS = {
+    **KEYS,
+    "n_experts": 72,
+    "d_query_rank": 6,
+    "share_experts": False,
+    "output_gate": True,
+    "shared_width_factor": 1.5,
+    "blocks_share_keys": True,
+}
 FINE = {"routing": "token_choice", "granularity": 4}
 # name: the layers of its blocks, and what its trunk has beside the defaults
 MODELS = {
@@ -53,6 +62,10 @@ MODELS = {
     "peer_grown": ((PEERConfig(**KEYS, n_first_keys=16), DenseConfig()), {}),
     "pkm_grown": ((PKMConfig(**KEYS, n_first_keys=4, share_keys=False), NoneConfig()), {}),
     "peer_half": ((PEERConfig(**KEYS, query_norm="none", table_dtype="bfloat16"),), {}),
+    "peer_options": (
+        (PEERConfig(**PEER_OPTIONS), DenseConfig(), PEERConfig(**PEER_OPTIONS)),
+        {},
+    ),
     "memory_plus": ((MemoryPlusConfig(**KEYS), DenseConfig()), {"tie_head": True}),
     "memory_shared": (
         (MemoryPlusConfig(**KEYS, share_values=True), DenseConfig())

@@ -58,7 +58,8 @@ def seed_copies(layer: PEER, neurons: Neurons, *, noise: float, generator: torch
     """Seeds a PEER that stands beside the FFN of these neurons; the sum of the two is the FFN.
 
     The experts read as the neurons do, each neuron as often as any other, and write nothing yet:
-    w_up is zero, so the layer's output is zero to the bit, while every expert has a direction that
+    w_up is zero, and what an MLP of the layer's own writes too, so the layer's output is zero to
+    the bit, while every expert has a direction that
     meant something before. Copies of a neuron differ by normals of `noise` times the row's root
     mean square; the first copy has none. Queries and keys: routing.seed_routing.
 
@@ -67,7 +68,8 @@ def seed_copies(layer: PEER, neurons: Neurons, *, noise: float, generator: torch
     check_alike(layer, neurons)
     _seed(layer, neurons, noise, generator)
     with torch.no_grad():
-        layer.w_up.zero_()
+        for weight in layer.output_weights():
+            weight.zero_()
 
 
 def seed_replace(layer: PEER, neurons: Neurons, *, generator: torch.Generator) -> None:
@@ -82,6 +84,8 @@ def seed_replace(layer: PEER, neurons: Neurons, *, generator: torch.Generator) -
     as a neuron does, with noise, and write nothing: they add nothing wrong, and training can use
     them.
 
+    An MLP of the layer's own (shared_width_factor) writes nothing yet.
+
     Raises ValueError as check_replace does.
     """
     check_replace(layer, neurons)
@@ -90,6 +94,8 @@ def seed_replace(layer: PEER, neurons: Neurons, *, generator: torch.Generator) -
     w_up = neurons.w_up.new_zeros(layer.n_experts, neurons.w_up.shape[1])
     w_up[:n] = neurons.w_up * _gate_factor(layer)
     with torch.no_grad():
+        for weight in layer.output_weights():
+            weight.zero_()
         layer.w_up.copy_(w_up[order])
 
 
@@ -102,6 +108,11 @@ def check_replace(layer: PEER, neurons: Neurons) -> None:
     check_alike(layer, neurons)
     _gate_factor(layer)
     n, n_experts = len(neurons), layer.n_experts
+    if layer.config.output_gate:
+        raise ValueError(
+            "output_gate=true multiplies what experts write by a gate of the input, which an FFN "
+            "does not have: give output_gate=false"
+        )
     if layer.config.n_first_keys is not None:
         raise ValueError(
             f"n_first_keys={layer.config.n_first_keys} can't be seeded from an FFN, whose neurons "
@@ -168,6 +179,16 @@ def check_alike(layer: PEER, neurons: Neurons) -> None:
     if config.activation != neurons.activation:
         raise ValueError(
             f"activation={config.activation} is not the FFN's: give activation={neurons.activation}"
+        )
+    if config.d_query_rank is not None:
+        raise ValueError(
+            f"d_query_rank={config.d_query_rank} is too narrow for queries that retrieve by what "
+            "an FFN's hidden units read: leave it out (null)"
+        )
+    if not config.share_experts:
+        raise ValueError(
+            "share_experts=false: an FFN's hidden units are laid out in one square, not in one a "
+            "head: give share_experts=true"
         )
     width, wanted = layer.w_down.shape[1], neurons.w_down.shape[1]
     if width != wanted:

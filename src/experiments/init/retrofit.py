@@ -98,6 +98,11 @@ def check_query_norm(query_norm: str) -> None:
 
 def _check_values(config: PEERConfig, noise: float, seed: int) -> None:
     check_query_norm(config.query_norm)
+    if config.blocks_share_keys:
+        raise ValueError(
+            "blocks_share_keys=true: layers that are put into a model each have keys of their own; "
+            "take blocks_share_keys=False"
+        )
     if not 0 <= noise < math.inf:
         raise ValueError(f"noise={noise} must be at least 0, and finite")
     if seed < 0:
@@ -121,6 +126,10 @@ def _made(slot: Slot, config: PEERConfig, how: How, noise: float, seed: int) -> 
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(drawn)  # torch.manual_seed would seed GPUs too
         layer = config.build(slot.d_model + made.constant)
+    if how == "beside":
+        with torch.no_grad():
+            for weight in layer.output_weights():  # an MLP's, beside those that value_init says
+                weight.zero_()
     bias = None
     if units is not None:
         generator = torch.Generator().manual_seed(drawn)
