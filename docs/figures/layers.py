@@ -111,6 +111,13 @@ FLOWS = {
         ),
         links=(((1, 0), (0, 1)), ((0, 3), (1, 4)), ((1, 0), (2, 1)), ((2, 1), (1, 6))),
     ),
+    "stem": Picture(
+        lanes=(
+            {0: "the token's id", 1: "its row\nof a table"},
+            {0: "x", 1: "gate\nsilu(W_gate x)", 2: "row × gate", 3: "W_out", 4: "y"},
+        ),
+        links=(((0, 1), (1, 2)),),
+    ),
 }  # fmt: skip
 
 _COLUMN, _LANE, _WIDE, _HIGH, _EDGE = 150, 62, 126, 42, 12  # pixels

@@ -3,10 +3,11 @@
 import pytest
 
 from experiments.budget.costs import Cost, Term, trunk_cost
+from experiments.models.blocks import assign_ffns
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.none import NoneConfig
 from experiments.models.ffn.peer import PEERConfig
-from experiments.models.transformer import TransformerConfig, assign_ffns
+from experiments.models.transformer import TransformerConfig
 
 PAPER_SIZES = {  # budget: blocks of the dense models (He 2024, Fig. 1, recovered)
     6e18: (4, 5, 6, 7, 8, 9, 10, 11, 12, 13),

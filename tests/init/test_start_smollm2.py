@@ -7,7 +7,7 @@ import torch
 
 from experiments.init.place import bases
 from experiments.init.start import start
-from experiments.models.transformer import chosen_blocks
+from experiments.models.blocks import chosen_blocks
 from experiments.points.planning import make_point
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]

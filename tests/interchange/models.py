@@ -20,6 +20,7 @@ from experiments.models.ffn.peer import PEERConfig
 from experiments.models.ffn.peer_narrow import PeerNarrowConfig
 from experiments.models.ffn.pkm import PKMConfig
 from experiments.models.ffn.sgatlin import SgatlinConfig
+from experiments.models.ffn.stem import StemConfig
 from experiments.models.transformer import TransformerConfig
 from experiments.records.record import RunRecord
 from tests.conftest import Nursery
@@ -75,6 +76,7 @@ MODELS = {
     "peer_narrow": ((PeerNarrowConfig(**KEYS, d_value=8), DenseConfig()), {}),
     "sgatlin": ((SgatlinConfig(**CHANNELS), DenseConfig()), {"tie_head": True}),
     "sgatlin_grown": ((SgatlinConfig(**CHANNELS, n_first_keys=8, activation="gelu"),), {}),
+    "stem": ((StemConfig(vocab_size=VOCABULARY), DenseConfig()), {"tie_head": True}),
     "beside": (
         (BesideConfig(frozen=DenseConfig(glu=True), trained=PEERConfig(**KEYS)), DenseConfig()),
         {},

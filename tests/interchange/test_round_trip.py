@@ -24,7 +24,10 @@ transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.usefixtures("hub_modules")
 
 # where a layer has them
-SMALL = {"n_experts": 16, "n_heads": 2, "n_channels": 1, "d_key": 8, "top_k": 3}
+SMALL = {
+    "n_experts": 16, "n_heads": 2, "n_channels": 1, "d_key": 8, "top_k": 3,
+    "vocab_size": VOCABULARY,
+}  # fmt: skip
 
 
 def small(name):

@@ -9,6 +9,7 @@ from experiments.models.ffn.moe import MoEConfig
 from experiments.models.ffn.none import NoneConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.ffn.pkm import PKMConfig
+from experiments.models.ffn.stem import StemConfig
 from experiments.models.transformer import TransformerConfig
 from tests.rounding import assert_rounding
 
@@ -20,6 +21,8 @@ LAYERS = {
     "pkm": PKMConfig(**KEYS),
     "peer": PEERConfig(**KEYS),
     "beside": BesideConfig(frozen=DenseConfig(glu=True), trained=PEERConfig(**KEYS)),
+    "stem": StemConfig(vocab_size=11),
+    "stem, beside": BesideConfig(frozen=DenseConfig(), trained=StemConfig(vocab_size=11)),
 }
 END = 3
 

@@ -33,6 +33,7 @@ LAYERS = {
     "memory_plus": ("model=memory_plus", *MANY),
     "sgatlin": ("model=sgatlin", "n_experts=65536"),
     "peer_narrow": ("model=peer_narrow", *MANY, "model.d_value=64"),
+    "stem": ("model=stem",),
 }
 ROWS, FUSED = "optim.table_gradient=rows", ("optim.table_gradient=fused", "optim.grad_clip=null")
 WAYS = {

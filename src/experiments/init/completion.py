@@ -16,7 +16,7 @@ from experiments.data.stream import DomainStream
 from experiments.init.finished_run import FinishedRun
 from experiments.init.how import how_of
 from experiments.init.source import Shape, WeightSource, node_of, target_of
-from experiments.models.transformer import chosen_blocks
+from experiments.models.blocks import chosen_blocks
 
 _METHODS = ("shape", "digest", "tokenizer", "state")
 _OWN = "weights"  # of conf/model: the layer that the weights have
@@ -147,6 +147,9 @@ def _fill_tokenizer(filled: Node, shape: Shape, own: Mapping[str, Any]) -> None:
             f"ladder.vocab_size={shape.vocab_size}"
         )
     n_entries = build(data["tokenizer"], "data.tokenizer", ("n_entries", "make")).n_entries()
+    model = filled.get("model")
+    if isinstance(model, dict) and model.get("vocab_size", 0) is None:
+        model["vocab_size"] = n_entries  # a layer's rows, one for each id
     if n_entries > shape.vocab_size:
         raise ValueError(
             f"data.tokenizer has {n_entries} entries, and the weights of init know "

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from experiments.budget.costs import FFNConfig, name_of
 from experiments.config.schema import RunConfig
 from experiments.init.how import how_of
+from experiments.models.blocks import assign_ffns, chosen_blocks
 from experiments.models.ffn.beside import BesideConfig
-from experiments.models.transformer import assign_ffns, chosen_blocks
 
 
 def drawn(config: RunConfig) -> tuple[FFNConfig, ...]:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from experiments.budget.costs import name_of
 from experiments.init.attached import Added, How, Retrofit, attach, detach, layers_of
 from experiments.init.mlp_neurons import read_mlp
 from experiments.init.neurons import seed_copies, seed_replace
@@ -97,6 +98,12 @@ def check_query_norm(query_norm: str) -> None:
 
 
 def _check_values(config: PEERConfig, noise: float, seed: int) -> None:
+    if not isinstance(config, PEERConfig):
+        raise ValueError(
+            f"retrofit() puts PEER into other people's models, which hand a layer its input alone, "
+            f"and not {name_of(config)}; give a PEERConfig, or start a trunk of ours from the "
+            "weights (init=hf)"
+        )
     check_query_norm(config.query_norm)
     if config.blocks_share_keys:
         raise ValueError(

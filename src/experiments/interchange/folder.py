@@ -4,8 +4,8 @@ config.json, model.safetensors, generation_config.json
 tokenizer.json, tokenizer_config.json
 README.md                     the model card
 export.json                   whose export it is, and the files
-configuration_experts.py, layers_experts.py, modeling_experts.py, and the layers' own source
-                              the code, where no architecture of transformers fits
+configuration_experts.py, layers_experts.py, modeling_experts.py, tokens_experts.py, and the layers'
+own source                    the code, where no architecture of transformers fits
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from experiments.system.disk import OTHER_FOLDER, explained, file_sha256, whole_
 WEIGHTS = "model.safetensors"
 _FORMAT = 1
 _TEMPLATE = Path(__file__).parent / "template"
-_CODE = ("configuration_experts.py", "modeling_experts.py")
+_CODE = ("configuration_experts.py", "modeling_experts.py", "tokens_experts.py")
 _BATCH_NORM = "experiments.models.batch_norm"  # which the modeling file imports too
 
 

@@ -1,7 +1,14 @@
-"""Keys and values of the tokens that a model has read, so that it reads each of them once."""
+"""What is kept of the tokens that a model has read, so that it reads each of them once.
+
+Keys and values, and of earlier positions what layers that look at ids look back at.
+"""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from experiments.models.documents import seen_before
+from experiments.models.tokens import Tokens
 
 
 class Cache:
@@ -14,6 +21,8 @@ class Cache:
         self.layers = tuple(Past() for _ in range(n_layers))
         self._n_ended: Tensor | int = 0  # documents, (batch, 1)
         self._documents: Tensor | None = None
+        self._since: Tensor | int = 0  # tokens of the last document, (batch, 1)
+        self._kept = _Recent()
 
     @property
     def length(self) -> int:
@@ -42,6 +51,27 @@ class Cache:
         if before is None:
             before = torch.ones_like(same[:1]).tril(self.length)
         return same & before
+
+    def tokens(self, ids: Tensor, end: int | None) -> Tokens:
+        """New ids (batch, n) as layers that look at them are handed them; takes note of them."""
+        n_before = seen_before(ids, end, self._since)
+        since = n_before[:, -1:] + 1
+        self._since = since if end is None else torch.where(ids[:, -1:] == end, 0, since)
+        return Tokens(ids, n_before, self._kept)
+
+
+class _Recent:
+    """Of each state the positions that the next ones look back at."""
+
+    def __init__(self) -> None:
+        self._values: dict[int, Tensor] = {}
+
+    def extend(self, state: int, values: Tensor, n: int) -> Tensor:
+        """As tokens.Kept has it."""
+        before = self._values.get(state)
+        whole = F.pad(values, (0, 0, n, 0)) if before is None else torch.cat([before, values], 1)
+        self._values[state] = whole[:, whole.shape[1] - n :]
+        return whole
 
 
 class Past:

@@ -1,4 +1,4 @@
-"""Attention that does not reach past the end of another document: as a mask, and in short."""
+"""What a token sees of its own document: as attention's mask, in short, and as a number."""
 
 import torch
 import torch.nn.functional as F
@@ -23,3 +23,15 @@ def first_seen(tokens: Tensor, end: int) -> Tensor:
     positions = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
     ends = torch.where(tokens == end, positions, 0).cummax(1).values
     return F.pad(ends[:, :-1], (1, 0)).to(torch.int32)
+
+
+def seen_before(tokens: Tensor, end: int | None, since: Tensor | int = 0) -> Tensor:
+    """(batch, seq) int64: how many tokens before each are of its document; end: as above, or None,
+    and all are. since: so many of the first one's, (batch, 1), were read before these.
+    """
+    positions = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
+    first = torch.zeros_like(tokens[:, :1]) - since
+    if end is None:
+        return positions - 1 - first
+    ends = torch.where(tokens == end, positions, first)
+    return positions - 1 - torch.cat([first, ends[:, :-1]], dim=1).cummax(1).values

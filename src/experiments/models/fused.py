@@ -20,6 +20,7 @@ from experiments.kernels.trunk import (
 )
 from experiments.kernels.trunk_passes import MOST_D_HEAD, UNIT, load_trunk
 from experiments.models.documents import first_seen
+from experiments.models.ffn._base import beside_input
 from experiments.models.transformer import (
     Block,
     Transformer,
@@ -86,20 +87,22 @@ class Fused:
             with torch.inference_mode(False):  # a backward pass may read them later
                 base, device = model.config.rope_base, tokens.device
                 self._angles = {seq: rotary_angles(seq, model.config.d_head, device, base)}
+        handed = model.handed(tokens)
         x = model.embedding(tokens)
         for i in range(len(model.blocks)):
             block = block_of(model, i)
             if self._called[i]:
-                x = block(x, model.mask(tokens))
+                x = block(x, model.mask(tokens), None, handed)
                 continue
             if f"attention {i}" in self.eager:
                 x = block.attention_half(x, model.mask(tokens))
             else:
                 x = _attention(block, x, self._angles[seq], first)
             if f"ffn {i}" in self.eager:
-                x = block.ffn_half(x)
+                x = block.ffn_half(x, handed)
             else:
-                x = block.ffn.fused_half(x, block.ffn_norm, block.multiplier)
+                rest = beside_input(block.ffn, handed)
+                x = block.ffn.fused_half(x, block.ffn_norm, block.multiplier, *rest)
         return x
 
 

@@ -4,7 +4,7 @@ RMSNorm, rotary positions, causal attention, no biases, tied or untied head; the
 feed-forward variant. The paper gives its trunk's sizes and no more.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from experiments.budget.costs import Cost, FFNConfig, block_costs, trunk_cost
 from experiments.kernels.ops import Execution
 from experiments.models.cache import Cache, Past
-from experiments.models.documents import document_mask
-from experiments.models.ffn._base import FFN, share
+from experiments.models.documents import document_mask, seen_before
+from experiments.models.ffn._base import FFN, beside_input, share
 from experiments.models.lora import add_lora, lora_term
 from experiments.models.parametrization import Base, Multipliers, Scale, scales
 from experiments.models.roles import MAP, ROWS, Role, check_declared
+from experiments.models.tokens import Tokens, check_vocabulary
 
 ROPE_BASE = 10_000.0  # Su 2021, arXiv:2104.09864, §3.2.2
 
@@ -148,6 +149,7 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         d_model = config.d_model
+        check_vocabulary(config.ffns, config.vocab_size, exactly=False)
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, d_model)
         self.blocks = nn.ModuleList(Block(config, ffn) for ffn in config.ffns)
@@ -202,10 +204,20 @@ class Transformer(nn.Module):
         cache: what is kept of the tokens before these, which it takes in.
         """
         mask = self.mask(tokens) if cache is None else cache.mask(tokens, self.config.document_end)
+        handed = self.handed(tokens, cache)
         x = self.embedding(tokens)
         for i, block in enumerate(self.blocks):
-            x = block(x, mask, None if cache is None else cache.layers[i])
+            x = block(x, mask, None if cache is None else cache.layers[i], handed)
         return self.logits(x)
+
+    def handed(self, tokens: Tensor, cache: Cache | None = None) -> Tokens | None:
+        """(batch, seq) ids as layers that look at them are handed them; None where none does."""
+        if not any(block_of(self, i).ffn.reads_tokens for i in range(len(self.blocks))):
+            return None
+        end = self.config.document_end
+        if cache is not None:
+            return cache.tokens(tokens, end)
+        return Tokens(tokens, seen_before(tokens, end))
 
     def mask(self, tokens: Tensor) -> Tensor | None:
         """As Attention has it, of (batch, seq) tokens with none before them."""
@@ -252,16 +264,23 @@ class Block(nn.Module):
         self.ffn: FFN = ffn.build(config.d_model)
         self.multiplier = config.multipliers.residual
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, past: Past | None = None) -> Tensor:
-        return self.ffn_half(self.attention_half(x, mask, past))
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        past: Past | None = None,
+        tokens: Tokens | None = None,
+    ) -> Tensor:
+        return self.ffn_half(self.attention_half(x, mask, past), tokens)
 
     def attention_half(self, x: Tensor, mask: Tensor | None, past: Past | None = None) -> Tensor:
         """x + attention(norm(x)); mask and past as Attention has them."""
         return x + _times(self.multiplier, self.attention(self.attention_norm(x), mask, past))
 
-    def ffn_half(self, x: Tensor) -> Tensor:
-        """x + ffn(norm(x))."""
-        return x + _times(self.multiplier, self.ffn(self.ffn_norm(x)))
+    def ffn_half(self, x: Tensor, tokens: Tokens | None = None) -> Tensor:
+        """x + ffn(norm(x)). tokens: those of x, for a layer that looks at them."""
+        y = self.ffn(self.ffn_norm(x), *beside_input(self.ffn, tokens))
+        return x + _times(self.multiplier, y)
 
 
 def block_of(model: Transformer, i: int) -> Block:
@@ -345,45 +364,3 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     left, right = x.chunk(2, dim=-1)
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     return torch.cat([left * cos - right * sin, left * sin + right * cos], dim=-1)
-
-
-def assign_ffns(
-    ffn: FFNConfig,
-    other: FFNConfig | Sequence[FFNConfig],
-    blocks: str | Sequence[int],
-    n_layers: int,
-) -> tuple[FFNConfig, ...]:
-    """The feed-forward configs of n_layers blocks: `ffn` in `blocks`, `other` in the rest.
-
-    other: one for all, or one for each block.
-    """
-    chosen = chosen_blocks(blocks, n_layers)
-    others = other if isinstance(other, Sequence) else (other,) * n_layers
-    if len(others) != n_layers:
-        raise ValueError(
-            f"trunk.base_ffn has {len(others)} layers and the model size={n_layers} blocks; "
-            "give one for each block, or one for all"
-        )
-    return tuple(ffn if i in chosen else others[i] for i in range(n_layers))
-
-
-def chosen_blocks(blocks: str | Sequence[int], n_layers: int) -> tuple[int, ...]:
-    """The blocks that a choice names, in order.
-
-    blocks: middle (index (n_layers - 1) // 2, the paper's one-slot replacement: its 12-block
-    model replaces the sixth), all, or a list of indices from 0.
-    """
-    if blocks == "middle":
-        chosen = {(n_layers - 1) // 2}
-    elif blocks == "all":
-        chosen = set(range(n_layers))
-    elif isinstance(blocks, str):
-        raise ValueError(f"trunk.ffn_blocks={blocks!r} is not middle, all or a list of indices")
-    else:
-        chosen = set(blocks)
-        if not chosen or not chosen <= set(range(n_layers)):
-            raise ValueError(
-                f"trunk.ffn_blocks={list(blocks)} must name at least one block, "
-                f"and blocks of size={n_layers} are 0 to {n_layers - 1}"
-            )
-    return tuple(sorted(chosen))

@@ -22,13 +22,11 @@ from experiments.init.freeze import freeze
 from experiments.init.place import drawn
 from experiments.kernels.ops import Execution
 from experiments.kernels.select import check_kernel
+from experiments.models.blocks import chosen_blocks
 from experiments.models.fused import eager_parts
 from experiments.models.roles import check_declared, declared_roles
-from experiments.models.transformer import (
-    Transformer,
-    TransformerConfig,
-    chosen_blocks,
-)
+from experiments.models.tokens import check_vocabulary
+from experiments.models.transformer import Transformer, TransformerConfig
 from experiments.optim.schedule import check_steps
 from experiments.points.identity import id_of
 from experiments.points.parts import completed, parts_of
@@ -49,6 +47,7 @@ def read_point(raw: Mapping[str, Any]) -> Draft:
     config, ranks, transformer = draft.config, draft.ranks, draft.transformer
     check_roles(config, transformer)
     _check_batch(transformer, ranks.n_sequences * config.data.seq_len)
+    check_vocabulary(transformer.ffns, transformer.vocab_size, exactly=True)
     check_tables(config, ranks)
     _check_shared(config, transformer)
     accelerator = draft.device.accelerator

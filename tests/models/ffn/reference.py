@@ -5,6 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from experiments.models.documents import seen_before
+from experiments.models.tokens import Tokens
+
 
 def assert_same(layer: nn.Module, naive: Callable[[Tensor], Tensor], x: Tensor) -> None:
     """Outputs, input gradients and all parameter gradients agree, in float64, to rounding."""
@@ -19,6 +22,23 @@ def assert_same(layer: nn.Module, naive: Callable[[Tensor], Tensor], x: Tensor) 
         results.append([y.detach(), leaf.grad, *gradients])
     for fast, slow in zip(*results, strict=True):
         torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-10)
+
+
+def tokens_of(ids, end=None):
+    """(batch, seq) ids as a trunk hands them to a layer; end: the id that ends a document."""
+    return Tokens(ids, seen_before(ids, end))
+
+
+def with_tokens(layer):
+    """The layer, which is handed some tokens where it looks at them and is called as layer(x)."""
+
+    def some(_, args):
+        shape = args[0].shape[:2]
+        return args[0], tokens_of((7 * torch.arange(shape.numel()) % 11).view(shape))
+
+    if layer.reads_tokens:
+        layer.register_forward_pre_hook(some)
+    return layer
 
 
 def normed(queries, kind, norm):

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from experiments.config.hydra_hints import choice_names
 from experiments.config.reading import build
 from experiments.kernels.ops import Execution
+from tests.models.ffn.reference import with_tokens
 
 NAMES = [name for name in choice_names("model") if name != "weights"]
 D_MODEL, SEQ = 32, 64
@@ -54,7 +55,7 @@ def config(variant, compose_raw):
 
 @pytest.fixture
 def layer(config):
-    layer = config.build(D_MODEL)
+    layer = with_tokens(config.build(D_MODEL))
     with torch.no_grad():
         for weight in layer.output_weights():  # those that start at zero would hide every leak
             weight.normal_(std=D_MODEL**-0.5)

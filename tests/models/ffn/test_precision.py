@@ -6,6 +6,7 @@ import torch
 from experiments.benchmarks.core.products import Products
 from experiments.config.reading import build
 from experiments.kernels.ops import Execution
+from tests.models.ffn.reference import with_tokens
 from tests.models.ffn.test_contract import D_MODEL, SEQ, VARIANTS
 
 EXACT = ("router", "keys")  # terms of a cost whose products choose experts
@@ -20,7 +21,7 @@ def ids(variant):
 def test_all_products_are_bfloat16_but_those_that_choose_experts(compose_raw, variant):
     name, options = variant
     config = build({**compose_raw(f"model={name}")["model"], **options}, "model")
-    layer = config.build(D_MODEL)
+    layer = with_tokens(config.build(D_MODEL))
     layer.execution = Execution(kernel="torch")  # C++ is out of sight, and has float32
     x = torch.randn(2, SEQ, D_MODEL, requires_grad=True)
     with Products() as forward, torch.autocast("cpu", torch.bfloat16):

@@ -17,9 +17,10 @@ from experiments.budget.costs import FFNConfig
 from experiments.config.constraints import KernelName
 from experiments.config.optim import Optim
 from experiments.kernels.ops import Execution
+from experiments.models.blocks import assign_ffns
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.fused import Fused
-from experiments.models.transformer import Transformer, TransformerConfig, assign_ffns
+from experiments.models.transformer import Transformer, TransformerConfig
 from experiments.optim.groups import build_optimizer
 from experiments.optim.optimizer import clip_gradients
 from experiments.training.compiled import compile_trunk
@@ -88,7 +89,7 @@ class Sizes:
         noise = torch.randn(self.sequences, self.seq_len, self.d_model)
         for layer in model.ffn_layers():
             if layer.n_experts:
-                layer.register_forward_pre_hook(lambda _, x: (x[0] + noise,))
+                layer.register_forward_pre_hook(lambda _, x: (x[0] + noise, *x[1:]))
 
 
 class Loop:

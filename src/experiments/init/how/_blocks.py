@@ -15,9 +15,10 @@ def ffn_inputs(model: Transformer, tokens: Tensor, i: int) -> Tensor:
     """(batch, seq) tokens to the (batch * seq, d_model) inputs of block i's feed-forward layer."""
     end = model.config.document_end
     mask = None if end is None else document_mask(tokens, end)
+    handed = model.handed(tokens)
     x = model.embedding(tokens)
     for block in model.blocks[:i]:
-        x = block(x, mask)
+        x = block(x, mask, None, handed)
     block = block_of(model, i)
     x = x + block.attention(block.attention_norm(x), mask)
     return block.ffn_norm(x).flatten(0, 1)

@@ -17,10 +17,12 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutputWithPast,
 )
 
-from ._base import second_names, share
+from ._base import beside_input, second_names, share
 from .batch_norm import BatchNorm
 from .configuration_experts import ExpertsConfig
 from .layers_experts import CONFIGS
+from .tokens import Tokens
+from .tokens_experts import tokens_of
 
 _ROPE_BASE = 10_000.0  # the harness's own
 _CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
@@ -108,9 +110,16 @@ class Block(GradientCheckpointingLayer):
         self.attention = Attention(config, block)
         self.ffn = layer_of(d, config.ffns[block])
 
-    def forward(self, x: Tensor, angles: Tensor, mask: Tensor | None, cache: Any = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        angles: Tensor,
+        mask: Tensor | None,
+        cache: Any = None,
+        tokens: Tokens | None = None,
+    ) -> Tensor:
         x = x + self.attention(self.attention_norm(x), angles, mask, cache)
-        return x + self.ffn(self.ffn_norm(x))
+        return x + self.ffn(self.ffn_norm(x), *beside_input(self.ffn, tokens))
 
 
 class ExpertsModel(PreTrainedModel):
@@ -215,9 +224,11 @@ class ExpertsModel(PreTrainedModel):
         if position_ids is None:
             position_ids = torch.arange(n_past, n_past + x.shape[1], device=x.device)[None]
         angles = _angles(position_ids, config)
-        states = [x]
+        tokens, states = None, [x]
+        if any(block.ffn.reads_tokens for block in self.blocks):
+            tokens = tokens_of(input_ids, attention_mask, n_past, cache, len(self.blocks))
         for block in self.blocks:
-            x = block(x, angles, mask, cache=cache)
+            x = block(x, angles, mask, cache=cache, tokens=tokens)
             states.append(x)
         x = states[-1] = self.norm(x)
         if output_hidden_states is None:

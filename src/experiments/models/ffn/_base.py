@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from experiments.config.constraints import Within
 from experiments.kernels.ops import Execution
 from experiments.models.roles import Role
+from experiments.models.tokens import Tokens, given
 from experiments.models.usage import ExpertUsage
 
 WidthFactor = Annotated[float, Within(0, 1e4, above=True)]
@@ -67,6 +68,8 @@ class FFN(nn.Module):
     execution: how its tables are read, and what their gradients become.
     balances: whether training has its auxiliary loss and counts its load; not so in an export.
     causal: whether the layer in evaluation mode lets no position see a later one.
+    reads_tokens: whether it looks at the ids of its tokens. Then it is called as layer(x, tokens),
+        with the Tokens that x is of (models/tokens.py), wherever a trunk calls it.
     late: what is kept back while a layer that has grown gets used to it (init/growth); None, and so
         it is in every layer that has not: nothing.
     """
@@ -75,6 +78,7 @@ class FFN(nn.Module):
     execution: Execution = Execution()
     balances: bool = True
     causal: bool = True
+    reads_tokens: bool = False
     n_experts: int = 0
     late: Late | None = None
     usage: ExpertUsage | None = None  # while it is scored
@@ -121,6 +125,11 @@ class FFN(nn.Module):
             self.usage.add(indices, gates)
         elif self.meter is not None:
             self.meter.add(indices, gates)
+
+
+def beside_input(layer: FFN, tokens: Tokens | None) -> tuple[Tokens, ...]:
+    """The arguments of a layer's call beside its input: the tokens, if it looks at them."""
+    return (given(tokens, layer),) if layer.reads_tokens else ()
 
 
 def share(layers: Iterable[FFN]) -> None:

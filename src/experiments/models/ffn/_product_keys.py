@@ -20,6 +20,7 @@ from experiments.kernels.product_keys import QUERY_NORMS, ProductKeyParts
 from experiments.models.batch_norm import BatchNorm
 from experiments.models.ffn._base import FFN, check_choice
 from experiments.models.ffn._low_rank import LowRank
+from experiments.models.ffn._rows import check_rows, new_rows
 from experiments.models.roles import Role
 
 
@@ -34,8 +35,6 @@ SCORES: Mapping[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
     "relu": torch.relu,
 }
-INITS = ("normal", "zero")
-TABLE_DTYPES = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +76,7 @@ class KeyedConfig:
         if self.top_k > n // groups:
             each = "" if groups == 1 else f", {n // groups} for each of {groups}"
             raise ValueError(f"top_k={self.top_k} must be at most n_experts={n}{each}")
-        check_choice("value_init", self.value_init, INITS)
-        check_choice("table_dtype", self.table_dtype, TABLE_DTYPES)
+        check_rows(self.value_init, self.table_dtype)
 
     @property
     def n_groups(self) -> int:
@@ -184,10 +182,7 @@ def table(
     config: KeyedConfig, d_model: int, init: str = "normal", n_summed: int = 1
 ) -> nn.Parameter:
     """An (n_experts, d_model) table of rows, N(0, (n_summed * d_model)**-0.5) or zero."""
-    rows = torch.zeros(config.n_experts, d_model)
-    if init == "normal":
-        nn.init.normal_(rows, std=(n_summed * d_model) ** -0.5)
-    return nn.Parameter(rows.to(getattr(torch, config.table_dtype)))
+    return new_rows(config.n_experts, d_model, config.table_dtype, init, n_summed)
 
 
 class QueryNorm(nn.Module):

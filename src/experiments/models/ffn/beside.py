@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from experiments.budget.costs import Cost, FFNConfig, Mixing
-from experiments.models.ffn._base import FFN
+from experiments.models.ffn._base import FFN, beside_input
+from experiments.models.tokens import Tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,11 @@ class Beside(FFN):
         self.ffn: FFN = config.frozen.build(d_model)
         self.layer: FFN = config.trained.build(d_model)
 
+    @property
+    def reads_tokens(self) -> bool:  # type: ignore[override]
+        """Whether one of the two does."""
+        return self.ffn.reads_tokens or self.layer.reads_tokens
+
     def layers(self) -> Iterator[FFN]:
         yield from self.ffn.layers()
         yield from self.layer.layers()
@@ -73,10 +79,14 @@ class Beside(FFN):
     def why_not_fused(self) -> str | None:
         return self.ffn.why_not_fused()
 
-    def fused_half(self, x: Tensor, norm: nn.RMSNorm, times: float) -> Tensor:
+    def fused_half(
+        self, x: Tensor, norm: nn.RMSNorm, times: float, tokens: Tokens | None = None
+    ) -> Tensor:
         """The layer that was there before; the one beside it as it is written."""
-        return self.ffn.fused_half(x, norm, times) + times * self.layer(norm(x))
+        y = self.ffn.fused_half(x, norm, times, *beside_input(self.ffn, tokens))
+        return y + times * self.layer(norm(x), *beside_input(self.layer, tokens))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, tokens: Tokens | None = None) -> Tensor:
         """(batch, seq, d_model) to the same."""
-        return self.ffn(x) + self.layer(x)
+        y: Tensor = self.ffn(x, *beside_input(self.ffn, tokens))
+        return y + self.layer(x, *beside_input(self.layer, tokens))
