@@ -111,6 +111,16 @@ FLOWS = {
         ),
         links=(((1, 0), (0, 1)), ((0, 3), (1, 4)), ((1, 0), (2, 1)), ((2, 1), (1, 6))),
     ),
+    "engram": Picture(
+        lanes=(
+            {0: "ids up to\nthis token", 1: "a hash for each\nn and table",
+             2: "their rows\ne", 3: "key\nnorm(W_K e)", 4: "gate: sigmoid of\nx · key / √d"},
+            {3: "value\nW_V e", 5: "gate × value\nv", 6: "silu(conv of\nlast v, normed)", 7: "+",
+             8: "y"},
+            {0: "x", 3: "norm"},
+        ),
+        links=(((0, 2), (1, 3)), ((0, 4), (1, 5)), ((2, 3), (0, 4))),
+    ),
     "stem": Picture(
         lanes=(
             {0: "the token's id", 1: "its row\nof a table"},

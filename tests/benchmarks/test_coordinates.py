@@ -28,6 +28,8 @@ SMALL = {
     "peer": {"n_experts": 256, "n_heads": 2, "top_k": 8, "d_key": 16},
     "pkm": {"n_experts": 256, "n_heads": 2, "top_k": 8, "d_key": 16},
     "sgatlin": {"n_experts": 256, "n_channels": 4, "top_k": 4, "d_key": 16},
+    "stem": {"vocab_size": 16},
+    "engram": {"n_experts": 256, "n_hashes": 2, "d_row": 16},
 }
 LR, BASE = 2e-3, 64
 PKM, PLAIN = PKMConfig(**SMALL["pkm"]), PEERConfig(**SMALL["peer"])
@@ -83,7 +85,8 @@ def subjects(compose_raw):
 
 def _since(name):
     """At night those of the layers since 2024: half a minute each."""
-    return [pytest.mark.night] if name in ("memory_plus", "omni", "peer_narrow", "sgatlin") else []
+    late = ("engram", "memory_plus", "omni", "peer_narrow", "sgatlin", "stem")
+    return [pytest.mark.night] if name in late else []
 
 
 def not_flat(coordinates):

@@ -5,6 +5,7 @@ import torch
 
 from experiments.models.ffn.beside import BesideConfig
 from experiments.models.ffn.dense import DenseConfig
+from experiments.models.ffn.engram import Engram, EngramConfig
 from experiments.models.ffn.moe import MoEConfig
 from experiments.models.ffn.none import NoneConfig
 from experiments.models.ffn.peer import PEERConfig
@@ -22,6 +23,11 @@ LAYERS = {
     "peer": PEERConfig(**KEYS),
     "beside": BesideConfig(frozen=DenseConfig(glu=True), trained=PEERConfig(**KEYS)),
     "stem": StemConfig(vocab_size=11),
+    "engram": EngramConfig(n_experts=60, n_hashes=2, d_row=8, max_order=4),
+    "engram, beside": BesideConfig(
+        frozen=EngramConfig(n_experts=8, n_hashes=1, d_row=8),
+        trained=EngramConfig(n_experts=60, n_hashes=2, d_row=8, kernel_size=9),
+    ),
     "stem, beside": BesideConfig(frozen=DenseConfig(), trained=StemConfig(vocab_size=11)),
 }
 END = 3
@@ -30,7 +36,11 @@ END = 3
 def build(name, dtype=torch.float64, **options):
     sizes = {"d_model": 32, "d_head": 8, "vocab_size": 11, "seq_len": 24, "tie_head": False}
     config = TransformerConfig(**sizes, ffns=(LAYERS[name], DenseConfig()), **options)
-    return config.build().to(dtype).eval()
+    model = config.build().to(dtype).eval()
+    for layer in model.ffn_layers():
+        if isinstance(layer, Engram):  # whose convolution starts at zero
+            torch.nn.init.normal_(layer.convolution)
+    return model
 
 
 def in_parts(model, tokens, sizes):

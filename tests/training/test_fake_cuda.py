@@ -34,6 +34,7 @@ LAYERS = {
     "sgatlin": ("model=sgatlin", "n_experts=65536"),
     "peer_narrow": ("model=peer_narrow", *MANY, "model.d_value=64"),
     "stem": ("model=stem",),
+    "engram": ("model=engram", "n_experts=65536"),
 }
 ROWS, FUSED = "optim.table_gradient=rows", ("optim.table_gradient=fused", "optim.grad_clip=null")
 WAYS = {

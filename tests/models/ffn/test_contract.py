@@ -57,7 +57,8 @@ def config(variant, compose_raw):
 def layer(config):
     layer = with_tokens(config.build(D_MODEL))
     with torch.no_grad():
-        for weight in layer.output_weights():  # those that start at zero would hide every leak
+        zeros = (p for p in layer.parameters() if not p.any())
+        for weight in (*layer.output_weights(), *zeros):  # what is zero would hide every leak
             weight.normal_(std=D_MODEL**-0.5)
     return layer
 

@@ -10,7 +10,13 @@ from tests.models.ffn.reference import with_tokens
 from tests.models.ffn.test_contract import D_MODEL, SEQ, VARIANTS
 
 EXACT = ("router", "keys")  # terms of a cost whose products choose experts
-NO_MATRICES = ("query_norm", "pairs", "combine")  # nor have terms with tables
+NO_MATRICES = (
+    "query_norm",
+    "pairs",
+    "combine",
+    "agreement",
+    "convolution",
+)  # nor have terms with tables
 
 
 def ids(variant):

@@ -1,0 +1,243 @@
+"""Engram against its equations written out, over documents and caches, and what it refuses."""
+
+import pytest
+import torch
+
+from experiments.benchmarks.coordinates import made_text
+from experiments.kernels.ops import Execution
+from experiments.models.ffn.dense import DenseConfig
+from experiments.models.ffn.engram import EngramConfig
+from experiments.models.fused import Fused
+from experiments.models.transformer import TransformerConfig
+from experiments.points.planning import make_point
+from tests.conftest import TINY
+from tests.models.ffn.reference import assert_same, tokens_of
+from tests.rounding import assert_rounding
+
+D, END = 12, 3
+SMALL = {"n_experts": 60, "n_hashes": 2, "d_row": 5, "kernel_size": 3}
+
+
+def awake(layer):
+    """The layer, with nothing left at a value that hides a mistake."""
+    torch.nn.init.normal_(layer.convolution)
+    for norm in (layer.input_norm, layer.key_norm, layer.value_norm):
+        torch.nn.init.normal_(norm.weight, mean=1.0, std=0.3)
+    return layer
+
+
+def made(**options):
+    return awake(EngramConfig(**{**SMALL, **options}).build(D))
+
+
+def documents(ids, end):
+    """The places of each document of a text, in order."""
+    places, found = [], []
+    for i, token in enumerate(ids.tolist()):
+        places.append(i)
+        if token == end:
+            found, places = [*found, places], []
+    return [*found, places] if places else found
+
+
+def rows_by_hand(config, document, i):
+    """Of the token at i of a document, in Python's integers: a row of each table."""
+    rows, each = [], config.n_experts // ((config.max_order - 1) * config.n_hashes)
+    for order in range(2, config.max_order + 1):
+        for _ in range(config.n_hashes):
+            a = 48271 ** (len(rows) + 1)
+            n_gram = [document[i - j] + 1 if j <= i else 0 for j in range(order)]
+            value = sum(c * a ** (j + 1) for j, c in enumerate(n_gram)) % (2**31 - 1)
+            mixed = (value ^ (value >> 15)) * a % (2**31 - 1)
+            rows.append(len(rows) * each + mixed % each)
+    return rows
+
+
+def written_out(layer, x, ids, end):
+    """arXiv:2601.07372: e = the rows, one after the other; a = sigmoid(RN(h) . RN(W_K e) / sqrt d);
+    v = a W_V e; y = silu(conv(RN v)) + v. Each document by itself, a token at a time.
+    """
+
+    def rn(z, norm):
+        return z / (z.square().mean() + torch.finfo(z.dtype).eps).sqrt() * norm.weight
+
+    out = torch.zeros_like(x)
+    for b, text in enumerate(ids):
+        for places in documents(text, end):
+            document, values, normed = text[places].tolist(), [], []
+            for i, place in enumerate(places):
+                rows = rows_by_hand(layer.config, document, i)
+                e = torch.cat([layer.values[r] for r in rows])
+                key = rn(layer.w_key.weight @ e, layer.key_norm)
+                a = (rn(x[b, place], layer.input_norm) @ key / x.shape[-1] ** 0.5).sigmoid()
+                values.append(a * (layer.w_value.weight @ e))
+                normed.append(rn(values[-1], layer.value_norm))
+                weights = layer.convolution[: i + 1]
+                conv = sum(w * normed[i - j] for j, w in enumerate(weights))
+                y = conv / (1 + (-conv).exp()) + values[-1]
+                out = out.index_put((torch.tensor(b), torch.tensor(place)), y)
+    return out
+
+
+class Told(torch.nn.Module):
+    """A layer that is called with these tokens."""
+
+    def __init__(self, layer, ids, end):
+        super().__init__()
+        self.layer, self.tokens = layer, tokens_of(ids, end)
+
+    def forward(self, x):
+        return self.layer(x, self.tokens)
+
+
+@pytest.mark.parametrize("end", [None, END])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"max_order": 2},
+        {"max_order": 4, "n_hashes": 1},
+        {"kernel_size": 1},
+        {"kernel_size": 20},  # longer than the text
+    ],
+)
+def test_output_and_gradients_are_those_written_out(options, end):
+    layer, x = made(**options).double(), torch.randn(2, 9, D, dtype=torch.float64)
+    ids = torch.randint(0, 8, (2, 9))
+    assert_same(Told(layer, ids, end), lambda x: written_out(layer, x, ids, end), x)
+
+
+def test_the_hash_is_the_documented_formula_and_stays_what_it_is():
+    config = EngramConfig(n_experts=4000, max_order=3, n_hashes=2, d_row=1)
+    layer, ids = config.build(4), torch.randint(0, 2**31 - 2, (3, 20))
+    found = layer.rows_of(tokens_of(ids))
+    for text, rows in zip(ids.tolist(), found.tolist(), strict=True):
+        assert rows == [rows_by_hand(config, text, i) for i in range(20)]
+    seen = layer.rows_of(tokens_of(torch.tensor([[5, 3, 7]])))[0].tolist()
+    assert seen == [[596, 1821, 2401, 3466], [310, 1911, 2250, 3713], [308, 1415, 2552, 3064]]
+
+
+def test_rows_of_n_grams_are_spread_evenly():
+    """Of all pairs of 64 ids: a row of 512 gets 8 in the mean, as a random function would give."""
+    layer = EngramConfig(n_experts=512 * 3, max_order=2, n_hashes=3, d_row=1).build(4)
+    pairs = torch.cartesian_prod(torch.arange(64), torch.arange(64))
+    rows = layer.rows_of(tokens_of(pairs))[:, 1] - 512 * torch.arange(3)
+    for of_table in rows.T:
+        counts = torch.bincount(of_table, minlength=512).double()
+        assert counts.var() < 2 * counts.mean()  # Poisson's is once the mean
+    together = rows[:, 0] * 512 + rows[:, 1]
+    assert len(together.unique()) > 0.97 * len(pairs)  # what one table joins another keeps apart
+
+
+@torch.no_grad()
+def test_another_earlier_document_changes_nothing_and_an_earlier_token_does():
+    layer, x = made().double(), torch.randn(1, 8, D, dtype=torch.float64)
+    ids = torch.tensor([[1, 2, 4, END, 5, 6, 7, 4]])
+    other = torch.tensor([[6, 7, 1, END, 5, 6, 7, 4]])
+    changed = x.clone()
+    changed[:, :4] += 1
+    y = layer(x, tokens_of(ids, END))
+    assert torch.equal(layer(changed, tokens_of(other, END))[:, 4:], y[:, 4:])
+    free = layer(changed, tokens_of(other))[:, 4:] != layer(x, tokens_of(ids))[:, 4:]
+    assert free.any(-1)[0].tolist() == [True, True, True, False]  # a trigram, 2 positions on
+    later = torch.tensor([[1, 2, 4, END, 5, 6, 1, 1]])
+    assert torch.equal(layer(x, tokens_of(later, END))[:, :6], y[:, :6])
+
+
+@pytest.mark.parametrize("gradient", ["dense", "rows"])
+@pytest.mark.parametrize("kernel", ["torch", "auto"])
+def test_kernels_and_gradients_of_rows_are_the_references(kernel, gradient):
+    ids = tokens_of(torch.randint(0, 8, (2, 9)))
+    for dtype in ("float32", "bfloat16"):
+        layer, x, found = made(table_dtype=dtype), torch.randn(2, 9, D), []
+        for how in (Execution(kernel="reference"), Execution(kernel=kernel, gradient=gradient)):
+            layer.zero_grad()
+            layer.execution = how
+            y = layer(x, ids)
+            y.square().sum().backward()
+            found.append([y.detach(), *(p.grad.to_dense().clone() for p in layer.parameters())])
+        for reference, fast in zip(*found, strict=True):
+            rounding = 2e-2 if fast.dtype == torch.bfloat16 else 1e-4
+            size = float(reference.abs().max())
+            torch.testing.assert_close(fast, reference, rtol=rounding, atol=rounding * size)
+
+
+def test_costs_by_hand():
+    """d=1024: 2**20 rows of 128, two orders of four hashes, a kernel of 4."""
+    cost = EngramConfig().cost(1024)
+    maps = 2 * 1024 * 1024
+    assert cost.n_params == 2**20 * 128 + maps + 4 * 1024 + 3 * 1024
+    assert cost.n_active_params == 8 * 128 + maps + 4 * 1024 + 3 * 1024
+    assert cost.forward_flops == 2 * maps + 2 * 8 * 128 + 2 * 1024 + 2 * 4 * 1024
+
+
+def test_autocast_does_not_reach_gate_and_convolution():
+    layer, x = made(), torch.randn(2, 9, D)
+    ids = tokens_of(torch.randint(0, 8, (2, 9)))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        y = layer(x, ids)
+    torch.testing.assert_close(y, layer(x, ids), rtol=0.05, atol=0.05)
+    assert y.dtype == torch.float32
+
+
+def test_a_zero_table_writes_zeros_and_learns_alone():
+    layer = made(value_init="zero")
+    ids, x = tokens_of(torch.randint(0, 8, (2, 9))), torch.randn(2, 9, D)
+    y = layer(x, ids)
+    assert not y.any()
+    (y - torch.randn_like(y)).square().sum().backward()
+    assert layer.values.grad.isfinite().all()
+    assert layer.values.grad.any()
+
+
+def test_a_trunk_of_it_learns_fused_as_it_is_written():
+    torch.manual_seed(0)
+    sizes = {"d_model": 32, "d_head": 16, "vocab_size": 16, "seq_len": 16, "tie_head": False}
+    ffns = (EngramConfig(**SMALL), DenseConfig())
+    model, text = TransformerConfig(**sizes, ffns=ffns, document_end=END).build(), made_text(0)
+    awake(model.blocks[0].ffn)
+    fused = Fused(model)
+    assert fused.eager == {"ffn 0": "Engram has no fused form"}
+    assert_rounding(fused.logits(text), model(text), n_blocks=2)
+    optimizer, losses = torch.optim.Adam(model.parameters(), lr=1e-2), []
+    for _ in range(20):
+        loss, _ = fused.losses(text[:, :-1], text[:, 1:])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+    assert losses[-1] > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_experts": 61}, "n_experts=61 must be a multiple of the 4 tables .*nearest: 60, 64"),
+        ({"n_experts": 2**40}, "a hash has 2147483647 values; lower n_experts"),
+        ({"max_order": 1}, "max_order=1 must be at least 2"),
+        ({"n_hashes": 0}, "n_hashes=0 must be at least 1"),
+        ({"d_row": 0}, "d_row=0 must be at least 1"),
+        ({"kernel_size": 0}, "kernel_size=0 must be at least 1"),
+        ({"value_init": "ones"}, "value_init='ones' is not one of"),
+        ({"table_dtype": "int8"}, "table_dtype='int8' is not one of"),
+    ],
+)
+def test_refuses_what_it_cannot_be(options, message):
+    with pytest.raises(ValueError, match=message) as refusal:
+        made(**options)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("n_experts=1001",), "must be a multiple of the 4 tables"),
+        (("n_experts=64", "trainer.trunk=fused"), "Engram has no fused form"),
+        (("n_experts=64", "model.max_order=1"), "model.max_order=1 must be at least 2"),
+    ],
+)
+def test_a_run_that_can_not_be_is_one_line_before_compute(compose_raw, words, line):
+    with pytest.raises(ValueError, match=line) as refusal:
+        make_point(compose_raw("model=engram", "budget=2e9", "size=2", *TINY, *words))
+    assert "\n" not in str(refusal.value)
