@@ -37,6 +37,8 @@ def small(name):
     sizes = {key: SMALL[key] for key in node if key in SMALL}
     if node.get("routing") == "expert_choice":
         sizes.pop("top_k")  # is the other choice's
+    if "max_order" in node:  # tables of equal size, for other orders too
+        sizes |= {"n_experts": 24, "n_hashes": 2}
     return of_node(node | sizes)
 
 

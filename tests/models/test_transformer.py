@@ -5,13 +5,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.config.reading import build
+from experiments.models.blocks import assign_ffns
 from experiments.models.documents import document_mask
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.none import NoneConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.transformer import (
     TransformerConfig,
-    assign_ffns,
     rotary_angles,
     rotate,
 )
