@@ -217,7 +217,7 @@ ONE_OVERRIDE = [
     ("data=base", f"data.corpus is not set; give data=NAME, of {CORPORA}\n"),
     ("scale=cpu_peer", "this group of conf/ is now ladder_model; write ladder_model=cpu_peer"),
     ("+scale=cpu_peer", "write ladder_model=cpu_peer"),
-    ("ladder_model=cpu_per", "does not exist; give ladder_model=NAME, of cpu_engram, cpu_memory_plus"),
+    ("ladder_model=cpu_per", "does not exist; give ladder_model=NAME, of cpu_engram, cpu_m"),
     ("optim=null", "optim needs one choice"),
     ("hydra.run.dir=x", "hydra.run.dir has no effect"),
     ("hydra.sweep.dir=x", "hydra.sweep.dir has no effect"),
