@@ -6,6 +6,7 @@ import pandas as pd
 
 from analysis.command import Command, Options, Output, table_of
 from analysis.differences.by_column import DifferencesBy, compare_by
+from analysis.differences.correction import Corrected, holm
 from analysis.differences.models import Differences, compare_models, seed_noise
 from analysis.isoflop.offsets import at_budgets
 
@@ -26,17 +27,28 @@ def _options(sub: argparse.ArgumentParser) -> None:
         metavar="FLOPS",
         help="the budget whose seeds give the noise (default: the one compared)",
     )
+    sub.add_argument(
+        "--holm",
+        action="store_true",
+        help="the p of each difference, alone and after Holm's correction for all of them",
+    )
 
 
 def _compute(options: Options, table: pd.DataFrame) -> Output:
+    if options.by and options.holm:
+        raise ValueError(
+            f"--by {options.by} and --holm don't go together; for one value give --holm "
+            f"--where {options.by}=VALUE"
+        )
     at = at_budgets(table)
-    found: Differences | DifferencesBy
+    found: Differences | DifferencesBy | Corrected
     noise = None if options.noise_of is None else seed_noise(at.table, budget=options.noise_of)
     how = {"budget": options.budget, "noise": noise}
     if options.by:
         found = compare_by(at.table, options.by, options.baseline, **how)
     else:
         found = compare_models(at.table, options.baseline, **how)
+        found = holm(found) if options.holm else found
     text = "\n".join([*at.how, found.summary()])
     return Output(values=found.to_dict(), text=text)
 

@@ -105,10 +105,11 @@ class Differences(Result):
             ]
         )
 
-    def summary(self) -> str:
+    def summary(self, rows: pd.DataFrame | None = None) -> str:
+        """rows: instead of to_frame(), such as have more columns."""
         lines = [
             f"C = {self.budget:.3g} FLOPs, losses in nats/token, {self.level:.0%} intervals",
-            in_columns(self.to_frame(), 5),
+            in_columns(self.to_frame() if rows is None else rows, 5),
             self.noise.line(self.budget),
         ]
         return "\n".join([*lines, *format_status(self.status, self.warnings)])

@@ -218,6 +218,7 @@ differences good.csv --budget 0 -> --budget 0 must be a finite number of FLOPs a
 differences good.csv --budget 5 -> at C=5 two seeds or more have: none
 differences good.csv --by width -> by='width' is no column; found series
 differences good.csv --noise-of nan -> --noise-of nan must be a finite number of FLOPs
+differences good.csv --by n_layers --holm -> --by n_layers and --holm don't go together
 differences good.csv --noise-of 5 -> at C=5: no setting was run with two seeds or more
 plan good.csv --budget 0 -> --budget 0 must be a finite number of FLOPs above 0
 plan good.csv --budget=-1 -> --budget -1 must be a finite number of FLOPs above 0

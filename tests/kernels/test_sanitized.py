@@ -50,11 +50,11 @@ def _runtimes() -> list[str] | None:
     return found if all(Path(path).is_absolute() for path in found) else None
 
 
-def _run(what: str, cache: Path) -> subprocess.CompletedProcess[str]:
+def _run(what: str, cache: Path, n_levels: int = 1) -> subprocess.CompletedProcess[str]:
     if (runtimes := _runtimes()) is None:
         pytest.skip("no g++ with libasan and libubsan is here")
     return subprocess.run(
-        [sys.executable, "-c", f"{_SANITIZED}test_sanitized.{what}()"],
+        [sys.executable, "-c", f"{_SANITIZED}test_sanitized.{what}({n_levels})"],
         cwd=REPOSITORY,
         env={
             **os.environ,
@@ -76,8 +76,10 @@ def cache(tmp_path_factory):
 
 
 @pytest.mark.long
-def test_no_call_leaves_its_memory(cache):
-    done = _run("calls", cache)
+@pytest.mark.parametrize("n_levels", [1, pytest.param(len(build.LEVELS), marks=pytest.mark.night)])
+def test_no_call_leaves_its_memory(cache, n_levels):
+    """By this processor's best level, at night by all of its levels: each compiles a minute."""
+    done = _run("calls", cache, n_levels)
     assert done.returncode == 0, done.stderr[-6000:]
     n_right, n_refused = map(int, done.stdout.split())
     assert n_right + n_refused == N_CALLS
@@ -92,20 +94,21 @@ def test_a_planted_fault_is_seen(cache):
     assert "AddressSanitizer: heap-buffer-overflow" in done.stderr
 
 
-def _kernels() -> list[Cpp]:
-    library = build.load()
+def _kernels(n_levels: int) -> list[Cpp]:
+    """Of the best levels of this processor."""
+    library = build.load(build.processor_levels()[-n_levels:])
     torch.set_num_threads(2)
     return [Cpp(library, level) for level in levels(library)]
 
 
-def fault() -> None:
+def fault(n_levels: int) -> None:
     """Reads a row behind the table."""
-    _kernels()[-1].dot(torch.randn(1, 32), torch.randn(7, 32), torch.full((1, 1), 7))
+    _kernels(n_levels)[-1].dot(torch.randn(1, 32), torch.randn(7, 32), torch.full((1, 1), 7))
 
 
-def calls() -> None:
+def calls(n_levels: int) -> None:
     """Prints how many calls were right, and are those of the obvious forms, and were refused."""
-    kernels = _kernels()
+    kernels = _kernels(n_levels)
     draw = random.Random(0)
     counts = [0, 0]
     for i in range(N_CALLS):

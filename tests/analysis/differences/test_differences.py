@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -71,6 +72,32 @@ def test_differences_are_of_means_with_the_noise_of_their_budget(table):
     assert math.isnan(found.means[1].difference.value)
     narrow = compare_models(table, level=0.5).means[0].difference
     assert narrow.upper - narrow.lower < 2 * width
+
+
+@pytest.mark.slow
+def test_p_values_are_corrected_for_all_that_are_compared(capsys, tmp_path):
+    losses = {
+        "dense": [4.00, 4.02, 3.98], "near": [4.00, 4.01, 4.05], "low": [3.96, 3.97, 3.95],
+        "lower": [3.90, 3.93, 3.91], "lowish": [3.97, 3.94, 3.98],
+    }  # fmt: skip
+    runs = pd.DataFrame([row for model, of in losses.items() for row in rows(model, of)])
+    runs.to_csv(tmp_path / "runs.csv", index=False)
+    assert main(["differences", str(tmp_path / "runs.csv"), "--holm", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    others = [model for model in losses if model != "dense"]
+    sd = math.sqrt(np.mean([np.var(of, ddof=1) for of in losses.values()]) * 2 / 3)
+    away = {m: abs(np.mean(losses[m]) - np.mean(losses["dense"])) / sd for m in others}
+    p = {m: 2 * stats.t.sf(away[m], 10) for m in others}
+    assert found["p"] == pytest.approx(p, rel=1e-9)
+    # the smallest that a level could be at which Holm's steps, down to this one, all reject
+    for model in others:
+        steps = [
+            p[m] * sum(p[other] >= p[m] for other in others) for m in others if p[m] <= p[model]
+        ]
+        assert found["p_holm"][model] == pytest.approx(min(1, max(steps)), rel=1e-9)
+    assert main(["differences", str(tmp_path / "runs.csv"), "--holm"]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"upper +p +p_holm$", text, re.M)
 
 
 def test_a_model_s_size_is_that_of_most_seeds_and_of_those_of_the_lowest_mean():

@@ -1,0 +1,57 @@
+"""The differences from a baseline after correction for their number."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from analysis.differences.models import Differences
+from analysis.fitting.results import Result
+from analysis.fitting.status import FitStatus
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Corrected(Result):
+    """differences, and of each model but the baseline p, two-sided, of no difference: p alone, and
+    p_holm after Holm's correction for all of them.
+    """
+
+    differences: Differences
+    p: Mapping[str, float]
+    p_holm: Mapping[str, float]
+
+    @property
+    def status(self) -> FitStatus:
+        return self.differences.status
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return self.differences.warnings
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a model."""
+        table = self.differences.to_frame()
+        ps = {"p": self.p, "p_holm": self.p_holm}
+        return table.assign(**{name: table["model"].map(values) for name, values in ps.items()})
+
+    def summary(self) -> str:
+        return self.differences.summary(self.to_frame())
+
+
+def holm(differences: Differences) -> Corrected:
+    """The chance of one wrong "significant" among all differences is p_holm at most, however they
+    depend on one another (Holm 1979, Scandinavian Journal of Statistics 6, 65-70): the smallest p
+    times their number, the next times one less and no smaller than that one, and so on.
+    """
+    noise, means = differences.noise, differences.means
+    to = next(m for m in means if m.model == differences.baseline)
+    p, p_holm, least = {}, {}, 0.0
+    for m in means:
+        if m is not to:
+            sd = noise.sd * float(np.sqrt(1 / m.n_seeds + 1 / to.n_seeds))
+            p[m.model] = 2 * float(stats.t.sf(abs(m.difference.value) / sd, noise.dof))
+    for i, model in enumerate(sorted(p, key=p.__getitem__)):
+        least = p_holm[model] = max(least, min(1.0, (len(p) - i) * p[model]))
+    return Corrected(differences=differences, p=p, p_holm=p_holm)
