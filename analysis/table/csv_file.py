@@ -1,9 +1,11 @@
 """Reads a CSV as other programs write it: its separator, its decimals, its lines that don't fit."""
 
 import csv
+import gzip
 import io
 import re
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from experiments.system.csv_text import unguarded
 SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 _NAMES = {mark: name for name, mark in SEPARATORS.items()}
 _IDS = ("run_id", "ID", "id")  # 0123e456 is no number there
+_MOST_BYTES = 1 << 30  # of a packed file, which may say little and hold much
 _HEAD = 20  # lines that a separator is guessed by
 _ALIKE = 0.5  # of them, more must have the head's number of fields
 _WITH_COMMA = re.compile(r"[+-]?\d+(?:,(\d+))?(?:[eE][+-]?\d+)?")
@@ -70,7 +73,7 @@ def read_csv(path: Path, separator: str | None = None) -> pd.DataFrame:
 
 
 def _decoded(path: Path) -> str:
-    content = path.read_bytes()
+    content = path.read_bytes() if path.suffix.lower() != ".gz" else _unpacked(path)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -80,6 +83,21 @@ def _decoded(path: Path) -> str:
             line = content.count(b"\n", 0, error.start) + 1
             why = f"line {line} has the byte 0x{content[error.start]:02x}"
         raise ValueError(f"{path} is not a CSV in UTF-8: {why}; save it as UTF-8") from None
+
+
+def _unpacked(path: Path) -> bytes:
+    try:
+        with gzip.open(path) as file:
+            content = file.read(_MOST_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk's
+            raise
+        raise ValueError(f"{path} is damaged, or no gzip file: {error}") from None
+    if len(content) > _MOST_BYTES:
+        raise ValueError(
+            f"{path} unpacks to more than {_MOST_BYTES >> 20} MiB; unpack it, and give the CSV"
+        )
+    return content
 
 
 def _guess(text: str, notes: list[str]) -> str:

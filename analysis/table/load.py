@@ -17,7 +17,7 @@ from analysis.table.series import merge_sizes, named_by, variants
 from analysis.table.sources import Source, read_source
 from analysis.table.trunks import TRUNK, fill_trunks
 from analysis.table.units import apply_units, parse_unit
-from analysis.table.wandb_export import bare_key, from_wandb
+from analysis.table.wandb_export import bare_key, from_wandb, with_states
 
 __all__ = [
     "COLUMNS",
@@ -168,11 +168,14 @@ def check_table(
     damaged = [line] if (line := frame.attrs.get("damaged")) else []
     notes = [*frame.attrs.get("notes", ()), *damaged]
     raw = from_wandb(_named_rows(frame), notes)
-    if raw.empty:
-        raise ValueError(f"no row is left: {'; '.join(notes)}")
     chosen = {
         name: given if given in raw else bare_key(given) for name, given in (columns or {}).items()
     }
+    status = chosen.get("status")
+    if status is not None and status in raw:
+        raw = with_states(raw, status, notes)
+    if raw.empty:
+        raise ValueError(f"no row is left: {'; '.join(notes)}")
     if series is not None and "series" in chosen:
         raise ValueError("series and columns={'series': ...} both name the series; give one")
     parsed = {name: parse_unit(name, unit) for name, unit in (units or {}).items()}

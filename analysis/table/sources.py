@@ -39,10 +39,11 @@ def read_source(path: str | Path, separator: str | None = None) -> Source:
         raise ValueError(
             f"{path}: no such file or folder; wanted: a sweep's folder, a .csv, .tsv or .parquet"
         )
-    suffix = path.suffix.lower()
+    packed = path.suffix.lower() == ".gz"
+    suffix = Path(path.stem if packed else path).suffix.lower()
     if suffix in (".csv", ".tsv"):
         frame = read_csv(path, separator or ("tab" if suffix == ".tsv" else None))
-    elif suffix == ".parquet":
+    elif suffix == ".parquet" and not packed:
         frame = _read_parquet(path)
     else:
         raise ValueError(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.fitting.text import pluralize
 from analysis.table.checks import refuse
 from analysis.table.configs import flattened
 from experiments.records.record import STATUSES
@@ -17,6 +18,7 @@ from experiments.system.json_files import parse_json
 from experiments.system.plain_text import printable_values
 
 _STATUS_OF = {"finished": "done", "crashed": "failed", "failed": "failed", "killed": "failed"}
+_GOING_ON = ("pending", "running", "preempting", "preempted")
 _OURS = (
     "n_active_params"  # a summary with this is of a record; elsewhere model.n_heads is attention's
 )
@@ -51,6 +53,16 @@ def from_wandb(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     return _with_status(frame, notes)
 
 
+def with_states(frame: pd.DataFrame, column: str, notes: list[str]) -> pd.DataFrame:
+    """The frame whose column of statuses says ours where it said W&B's, without runs that have not
+    ended, which a note counts. Other words stay as they are.
+    """
+    words = frame[column].astype("string").str.strip().str.lower().fillna("")
+    ours = [_STATUS_OF.get(word, own) for word, own in zip(words, frame[column])]
+    frame = frame.assign(**{column: ours})
+    return _ended(frame, words, words.isin(_GOING_ON), notes)
+
+
 def bare_key(name: str) -> str:
     """A column's key without W&B's "summary." or "config."."""
     return name.removeprefix("summary.").removeprefix("config.")
@@ -66,10 +78,15 @@ def _with_status(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
         own if own in STATUSES else _STATUS_OF.get(theirs)
         for own, theirs in zip(ours, states.fillna(""))
     ]
-    going_on = frame["status"].isna()
+    return _ended(frame, states.fillna("without a state"), frame["status"].isna(), notes)
+
+
+def _ended(
+    frame: pd.DataFrame, states: pd.Series, going_on: pd.Series, notes: list[str]
+) -> pd.DataFrame:
     if going_on.any():
-        names = ", ".join(sorted(states[going_on].fillna("without a state").unique()))
-        notes.append(f"left out: {going_on.sum()} runs that W&B calls {names}")
+        names = ", ".join(sorted(states[going_on].unique()))
+        notes.append(f"left out: {pluralize(int(going_on.sum()), 'run')} that W&B calls {names}")
     return frame[~going_on]
 
 

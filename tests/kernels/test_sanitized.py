@@ -32,7 +32,10 @@ _SANITIZED = """
 from experiments.kernels import build
 sanitizers = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
 build._COMMON = (*build._COMMON, "-O1", *sanitizers, "-g")
+load, levels = build.load, build.processor_levels()[-{n_levels}:]
+build.load = lambda given=levels: load(given)
 from tests.kernels import test_sanitized
+test_sanitized.{what}()
 """
 
 
@@ -54,7 +57,7 @@ def _run(what: str, cache: Path, n_levels: int = 1) -> subprocess.CompletedProce
     if (runtimes := _runtimes()) is None:
         pytest.skip("no g++ with libasan and libubsan is here")
     return subprocess.run(
-        [sys.executable, "-c", f"{_SANITIZED}test_sanitized.{what}({n_levels})"],
+        [sys.executable, "-c", _SANITIZED.format(what=what, n_levels=n_levels)],
         cwd=REPOSITORY,
         env={
             **os.environ,
@@ -94,21 +97,20 @@ def test_a_planted_fault_is_seen(cache):
     assert "AddressSanitizer: heap-buffer-overflow" in done.stderr
 
 
-def _kernels(n_levels: int) -> list[Cpp]:
-    """Of the best levels of this processor."""
-    library = build.load(build.processor_levels()[-n_levels:])
+def _kernels() -> list[Cpp]:
+    library = build.load()
     torch.set_num_threads(2)
     return [Cpp(library, level) for level in levels(library)]
 
 
-def fault(n_levels: int) -> None:
+def fault() -> None:
     """Reads a row behind the table."""
-    _kernels(n_levels)[-1].dot(torch.randn(1, 32), torch.randn(7, 32), torch.full((1, 1), 7))
+    _kernels()[-1].dot(torch.randn(1, 32), torch.randn(7, 32), torch.full((1, 1), 7))
 
 
-def calls(n_levels: int) -> None:
+def calls() -> None:
     """Prints how many calls were right, and are those of the obvious forms, and were refused."""
-    kernels = _kernels(n_levels)
+    kernels = _kernels()
     draw = random.Random(0)
     counts = [0, 0]
     for i in range(N_CALLS):

@@ -1,9 +1,11 @@
 """A CSV as spreadsheets of several countries write it; what does not fit is named by its line."""
 
+import gzip
 import re
 
 import pytest
 
+from analysis.table import csv_file
 from analysis.table.csv_file import parse_separator, read_csv
 from analysis.table.load import load_table
 
@@ -43,6 +45,20 @@ def test_the_separator_may_be_asked_for(write):
     for wrong in ("", "ab", "5", "."):
         with pytest.raises(ValueError, match="is none: comma, semicolon, tab, pipe, or one mark"):
             parse_separator(wrong)
+
+
+def test_a_packed_csv_is_read_and_a_damaged_one_is_named(write, monkeypatch):
+    packed = gzip.compress(b"params\tloss\n1e6\t4.5\n")
+    assert load_table(write(packed, "runs.tsv.gz"))["loss"].tolist() == [4.5]
+    for damaged in (packed[:-9], b"params,loss\n", packed[:20] + b"x" + packed[21:]):
+        with pytest.raises(ValueError, match=r"runs\.csv\.gz is damaged, or no gzip file"):
+            load_table(write(damaged, "runs.csv.gz"))
+    monkeypatch.setattr(csv_file, "_MOST_BYTES", 1 << 20)
+    bomb = gzip.compress(b"params,loss\n" + b"1,4.5\n" * (1 << 18))
+    with pytest.raises(ValueError, match="unpacks to more than 1 MiB; unpack it"):
+        load_table(write(bomb, "runs.csv.gz"))
+    with pytest.raises(ValueError, match="its suffix is not"):
+        load_table(write(packed, "runs.parquet.gz"))
 
 
 def test_decimal_commas_are_read(write):

@@ -126,6 +126,17 @@ def test_states_of_wandb(tmp_path):
     assert "left out: 2 runs that W&B calls pending, running" in table.attrs["notes"]
 
 
+def test_a_column_named_as_the_status_may_say_wandbs_states():
+    words = ("finished", "crashed", "Killed", "running", "diverged", "done")
+    rows = [{"State": word, "params": 1e6 + i, "loss": 4.0} for i, word in enumerate(words)]
+    table = check_table(pd.DataFrame(rows), {"status": "State"}).sort_values("n_params")
+    assert table["status"].tolist() == ["done", "failed", "failed", "diverged", "done"]
+    assert "left out: 1 run that W&B calls running" in table.attrs["notes"]
+    rows[0]["State"] = "fine"
+    with pytest.raises(ValueError, match="status='fine' is not one of"):
+        check_table(pd.DataFrame(rows), {"status": "State"})
+
+
 @pytest.mark.slow
 def test_a_status_of_ours_goes_before_wandbs_state(tmp_path):
     summary = {"val_loss": 4.0, "n_params": 1e6}
@@ -155,7 +166,7 @@ def test_a_crash_before_the_summary_is_a_failed_run_of_its_model(wandb_rows, tmp
 
 def test_only_running_runs_are_no_table(tmp_path):
     write_ui_export(tmp_path / "export.csv", [("running", {"params": 1}, {"loss": 4.0})])
-    with pytest.raises(ValueError, match="no row is left: left out: 1 runs that W&B calls running"):
+    with pytest.raises(ValueError, match="no row is left: left out: 1 run that W&B calls running"):
         load_table(tmp_path / "export.csv")
 
 
