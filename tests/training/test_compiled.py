@@ -8,6 +8,7 @@ import torch._dynamo
 from torch._dynamo.utils import counters
 
 from experiments.models.ffn.dense import DenseConfig
+from experiments.models.ffn.engram import EngramConfig
 from experiments.models.ffn.moe import MoEConfig
 from experiments.models.ffn.none import NoneConfig
 from experiments.models.ffn.peer import PEERConfig
@@ -35,6 +36,7 @@ LAYERS = {
         n_experts=8, routing="token_choice", top_k=2, granularity=4, balance="loss",
         balance_rate=0.1,
     ),
+    "engram": EngramConfig(n_experts=64, d_row=4),
     "pkm": PKMConfig(**KEYS),
     "peer": PEERConfig(**KEYS),
     "peer_glu": PEERConfig(**KEYS, glu=True, query_norm="layer", share_keys=False),
@@ -160,10 +162,12 @@ def test_under_autocast_inductors_step_is_eagers_to_bfloat16(name):
 
 
 @pytest.mark.slow
-def test_documents_are_masked_in_the_graph(eager_backend):
-    eager, model = (_model("dense", document_end=3) for _ in range(2))
+@pytest.mark.parametrize("name", ["dense", "engram"])
+def test_documents_are_masked_in_the_graph(eager_backend, name):
+    eager, model = (_model(name, document_end=3) for _ in range(2))
     expected, found = _step(eager, eager), _step(model, _whole(model))
     torch.testing.assert_close(found[0], expected[0])
+    assert not counters["graph_break"]
 
 
 @pytest.mark.slow
