@@ -48,6 +48,10 @@ VARIANTS = {
     "peer, no norm": replace(PLAIN, query_norm="none"),
     "peer, two numbers of keys": replace(PLAIN, n_first_keys=32),
     "peer, ReLU": replace(PLAIN, activation="relu"),
+    "peer, queries in two factors": replace(PLAIN, d_query_rank=8),
+    "peer, experts of heads": replace(PLAIN, n_experts=512, share_experts=False),
+    "peer, output gate": replace(PLAIN, output_gate=True),
+    "peer, MLP beside": replace(PLAIN, shared_width_factor=1.0),
 }  # fmt: skip
 
 

@@ -22,9 +22,14 @@ MODELS = {
     "none": ("model=none",),
     "peer": ("model=peer", *KEYS),  # with its batch norm, over the tokens of both ranks
     "peer_glu": ("model=peer", "model.glu=true", "model.query_norm=layer", *KEYS),
+    "peer_options": (
+        "model=peer", *KEYS, "n_experts=72", "trunk.ffn_blocks=all", "model.share_experts=false",
+        "model.d_query_rank=6", "model.output_gate=true", "model.shared_width_factor=1",
+        "model.blocks_share_keys=true",
+    ),
     "pkm": ("model=pkm", *KEYS),
     "moe_fine": ("model=moe_fine", "n_experts=16", "model.top_k=2"),  # balanced by the load of both
-}
+}  # fmt: skip
 STEPS = 20
 
 

@@ -15,7 +15,7 @@ from experiments.models.ffn._base import Late
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.fused import Fused
-from experiments.models.roles import MAP, declared_roles
+from experiments.models.roles import MAP, declared_roles, undeclared
 from experiments.models.transformer import TransformerConfig
 from experiments.points.planning import check_effects, make_point, read_point
 from tests.conftest import TINY
@@ -164,6 +164,7 @@ def test_roles_and_sizes_of_what_options_add():
         assert roles[name].fan_in == MAP.fan_in
         # of 320 numbers at least: known to 4 %
         assert float(sizes[name].detach().std()) == pytest.approx(std, rel=0.15)
+    assert not list(undeclared(made))
     assert made.query.weight.shape == (256, 64)
     x = torch.randn(5, 64)
     torch.testing.assert_close(made.query(x), F.linear(x, made.query.weight), rtol=1e-4, atol=1e-5)
@@ -292,11 +293,11 @@ def loss_of(model):
 @pytest.mark.skipif(load_trunk() is None, reason="no C++ compiler")
 def test_the_fused_half_is_that_of_the_layer_or_says_why_not():
     for options, why in (
-        ({"d_query_rank": 5}, "d_query_rank=5: two products"),
-        ({"share_experts": False}, "share_experts=false: experts of each head's own"),
-        ({"output_gate": True}, "output_gate=true: a map of what experts sum up to"),
+        ({"d_query_rank": 5}, "queries in two factors, of rank 5, have"),
+        ({"share_experts": False}, "experts of each head's own have"),
+        ({"output_gate": True}, "a map of what experts sum up to (output_gate) has"),
     ):
-        assert Fused(trunk(peer(**options)).build()).eager == {"ffn 0": why}
+        assert Fused(trunk(peer(**options)).build()).eager == {"ffn 0": f"{why} no fused form"}
     both = peer(shared_width_factor=1.5, blocks_share_keys=True)
     model = trunk(both, FFN, both).build()
     exact, fused = copy.deepcopy(model).double(), Fused(model)

@@ -352,6 +352,10 @@ class ProductKeyFFN(KeyedFFN):
         tables = self._tables() if "_tables" in vars(type(self)) else None
         if tables is None:
             return super().why_not_fused()
+        if isinstance(self.query, LowRank):
+            return f"queries in two factors, of rank {self.query.rank}, have no fused form"
+        if self.config.n_groups > 1:
+            return "experts of each head's own have no fused form"
         return why_not_product_keys(self._parts(tables), self.execution)
 
     def fused_half(self, x: Tensor, norm: nn.RMSNorm, times: float) -> Tensor:

@@ -158,14 +158,9 @@ class PEER(ProductKeyFFN):
         return self.w_down, self.w_gate, self.w_up
 
     def why_not_fused(self) -> str | None:
-        config = self.config
-        given = (
-            (config.d_query_rank is not None, f"d_query_rank={config.d_query_rank}: two products"),
-            (not config.share_experts, "share_experts=false: experts of each head's own"),
-            (config.output_gate, "output_gate=true: a map of what experts sum up to"),
-        )
-        why = next((why for holds, why in given if holds), None)
-        return super().why_not_fused() if why is None else why
+        if self.output is not None:
+            return "a map of what experts sum up to (output_gate) has no fused form"
+        return super().why_not_fused()
 
     def fused_half(self, x: Tensor, norm: nn.RMSNorm, times: float) -> Tensor:
         """The retrieved experts; an MLP beside them as it is written."""
