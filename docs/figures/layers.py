@@ -128,6 +128,15 @@ FLOWS = {
         ),
         links=(((0, 1), (1, 2)),),
     ),
+    "ultramem": Picture(
+        lanes=(
+            {0: "x", 1: "h queries\nof x, normed", 2: "r and c: 2 scores\nof 2 √N sub-keys",
+             3: "candidates by\n(u · r)(v · c)", 4: "k best of them\nby r C c",
+             5: "gates: relu / k", 6: "sum of\ngate × values", 7: "y"},
+            {3: "core C\nu, v: its first part"},
+        ),
+        links=(((1, 3), (0, 3)), ((1, 3), (0, 4))),
+    ),
 }  # fmt: skip
 
 _COLUMN, _LANE, _WIDE, _HIGH, _EDGE = 150, 62, 126, 42, 12  # pixels

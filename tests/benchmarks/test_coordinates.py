@@ -27,6 +27,7 @@ SMALL = {
     "moe": {"n_experts": 8},
     "peer": {"n_experts": 256, "n_heads": 2, "top_k": 8, "d_key": 16},
     "pkm": {"n_experts": 256, "n_heads": 2, "top_k": 8, "d_key": 16},
+    "ultramem": {"n_experts": 256, "n_heads": 2, "top_k": 8, "d_key": 16},
     "sgatlin": {"n_experts": 256, "n_channels": 4, "top_k": 4, "d_key": 16},
     "stem": {"vocab_size": 16},
     "engram": {"n_experts": 256, "n_hashes": 2, "d_row": 16},
@@ -89,7 +90,7 @@ def subjects(compose_raw):
 
 def _since(name):
     """At night those of the layers since 2024: half a minute each."""
-    late = ("engram", "memory_plus", "omni", "peer_narrow", "sgatlin", "stem")
+    late = ("engram", "memory_plus", "omni", "peer_narrow", "sgatlin", "stem", "ultramem")
     return [pytest.mark.night] if name in late else []
 
 

@@ -21,6 +21,7 @@ from experiments.models.ffn.peer_narrow import PeerNarrowConfig
 from experiments.models.ffn.pkm import PKMConfig
 from experiments.models.ffn.sgatlin import SgatlinConfig
 from experiments.models.ffn.stem import StemConfig
+from experiments.models.ffn.ultramem import UltraMemConfig
 from experiments.models.transformer import TransformerConfig
 from experiments.records.record import RunRecord
 from tests.conftest import Nursery
@@ -77,6 +78,7 @@ MODELS = {
     "sgatlin": ((SgatlinConfig(**CHANNELS), DenseConfig()), {"tie_head": True}),
     "sgatlin_grown": ((SgatlinConfig(**CHANNELS, n_first_keys=8, activation="gelu"),), {}),
     "stem": ((StemConfig(vocab_size=VOCABULARY), DenseConfig()), {"tie_head": True}),
+    "ultramem": ((UltraMemConfig(**KEYS), DenseConfig()), {}),
     "beside": (
         (BesideConfig(frozen=DenseConfig(glu=True), trained=PEERConfig(**KEYS)), DenseConfig()),
         {},

@@ -32,6 +32,7 @@ LAYERS = {
     "pkm": ("model=pkm", *MANY),
     "memory_plus": ("model=memory_plus", *MANY),
     "sgatlin": ("model=sgatlin", "n_experts=65536"),
+    "ultramem": ("model=ultramem", *MANY),
     "peer_narrow": ("model=peer_narrow", *MANY, "model.d_value=64"),
     "stem": ("model=stem",),
     "engram": ("model=engram", "n_experts=65536"),
@@ -52,7 +53,7 @@ ASKS = {"kernels/torch_kernels.py", "optim/optimizer.py"}
 # to the card: ranks of pairs, once for a search's sizes, and a batch's tokens
 COPIES = {"kernels/triton_search.py", "training/module.py"}
 # under autocast: a mixture's router, scores of product keys
-FLOAT32_PRODUCTS = {"models/ffn/moe.py", "kernels/triton_search.py"}
+FLOAT32_PRODUCTS = {"models/ffn/moe.py", "kernels/triton_search.py", "kernels/product_keys.py"}
 
 
 def quick():
@@ -72,7 +73,7 @@ def quick():
 def wide():
     """The product of layers, ways, types, numbers of micro-batches and blocks."""
     for layer, of_layer in LAYERS.items():
-        has_table = layer.partition("_")[0] in ("peer", "pkm", "sgatlin")
+        has_table = layer.partition("_")[0] in ("peer", "pkm", "sgatlin", "ultramem")
         for way in WAYS if has_table else ("dense",):
             for precision in (MIXED, FLOAT32):
                 for more in ((), (MICRO,), (ALL,), (ALL, MICRO)):

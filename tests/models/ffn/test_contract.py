@@ -34,6 +34,8 @@ VARIANTS = (
     ("peer", {"blocks_share_keys": True}),
     ("sgatlin", {"activation": "gelu"}),
     ("sgatlin", {"n_first_keys": 16, "top_k": 3}),
+    ("ultramem", {"key_norm": "none", "share_keys": False, "score": "softmax"}),
+    ("ultramem", {"n_first_keys": 128, "top_k": 3}),
     ("dense", {"glu": True}),
     ("moe", {"n_experts": 4, "capacity_factor": 2.0, "n_shared_experts": 1}),
     ("moe", {"n_experts": 4, "routing": "token_choice", "top_k": 2}),

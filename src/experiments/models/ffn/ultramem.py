@@ -1,0 +1,293 @@
+"""UltraMem: a memory of values whose keys are scored through a small core (Huang 2024).
+
+arXiv:2411.12364. Written from its equations, as our notes have them. PKM's product keys add a score
+of a row and one of a column; here each row and column has two scores, and a pair's is a bilinear
+form of them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from experiments.budget.costs import Cost, Term
+from experiments.config.constraints import AtLeast1, NotNegative
+from experiments.kernels.ops import Execution, gather_dot, gather_sum
+from experiments.kernels.product_keys import scores_of_halves
+from experiments.models.ffn._base import check_choice
+from experiments.models.ffn._product_keys import (
+    ProductKeyConfig,
+    ProductKeyFFN,
+    router_terms,
+    table,
+    values_term,
+)
+from experiments.models.roles import Role
+
+RANK = 2  # of the core, as in the paper
+KEY_NORMS = ("none", "layer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UltraMemConfig(ProductKeyConfig):
+    """n_experts: rows of the table, a perfect square. top_k: at most its root.
+
+    key_norm: none | layer, of each sub-key: then it has a mean of 0 and a length of 1.
+    score: relu, the paper's, sigmoid or softmax of the retrieved scores. The first two are divided
+        by top_k, so that gates, and so steps of rows, are about as large as with a softmax.
+    core_margin, core_loss_rate: the loss of a head is rate * max(0, second singular value of its
+        core - margin)**2, which keeps the search near the best pairs. The margin is the paper's.
+
+    Not known to us of the paper, chosen here: heads with queries and a core of their own, whose
+    sums of full rows are added; the rate; layer norm of queries; keys' norm without weights; what
+    a core starts as; the division by top_k.
+
+    Left out of the paper's: a convolution of queries over positions, which would have to know
+    where documents begin and what was said before a cache; and virtual values, maps of the table
+    that take the place of more rows: those of a token would be summed in groups of different sizes,
+    which no kernel of ours does.
+    """
+
+    n_heads: AtLeast1 = 2
+    top_k: AtLeast1 = 32
+    query_norm: str = "layer"
+    key_norm: str = "layer"
+    score: str = "relu"
+    core_margin: NotNegative = 0.15
+    core_loss_rate: NotNegative = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("key_norm", self.key_norm, KEY_NORMS)
+        if self.top_k > min(self.key_sets):
+            raise ValueError(
+                f"top_k={self.top_k} must be at most {min(self.key_sets)}, the sub-keys of a half "
+                f"of n_experts={self.n_experts}; give a smaller one, or more experts"
+            )
+        if self.key_norm == "layer" and self.d_key < 4:
+            raise ValueError(
+                f"d_key={self.d_key} with key_norm=layer leaves sub-keys of one number, whose norm "
+                "is 0; give 4 or more, or key_norm=none"
+            )
+
+    def cost(self, d_model: int) -> Cost:
+        """Queries, two scores of each sub-key, the search, and h * k value rows a token."""
+        query, norm, keys, _ = router_terms(self, d_model)
+        h, k = self.n_heads, self.top_k
+        # along the first singular vectors; the core times the columns at both ends; candidates;
+        # the scores of kept pairs' keys once more, with gradients; the kept pairs
+        search = 2 * RANK * (sum(self.key_sets) + 2 * RANK * k + 2 * n_pairs(k) + k * self.d_key)
+        search += 12 * k
+        return Cost(
+            (
+                query,
+                norm,
+                replace(keys, n_params=RANK * keys.n_params, flops=RANK * keys.flops),
+                Term(name="core", n_params=h * RANK**2),
+                Term(
+                    name="pairs",
+                    flops=h * search,
+                    seen_by_torch=False,
+                    kept=0,
+                    # scores, rows of keys, C c and its addends; a gate and a row of values
+                    kept_wide=h * k * (2 * RANK + 4 * RANK + RANK + RANK**2 + 4),
+                ),
+                values_term(self, d_model),
+            )
+        )
+
+    def build(self, d_model: int) -> "UltraMem":
+        """The layer at this width."""
+        return UltraMem(d_model, self)
+
+
+class UltraMem(ProductKeyFFN):
+    """y = sum over heads and their k best pairs (i, j) of gate(s_ij) values_ij.
+
+    s_ij = sum over a, b in 1, 2 of r_ai C_ab c_bj, r_ai = q1 . K_a,i and c_bj = q2 . L_b,j, for the
+    halves q1 and q2 of a head's query. Tensors: query.weight as in ProductKeyFFN; sub_keys
+    (2, 2, S, d_key / 2), the rank first, then the half, or (2, S1 + S2, d_key / 2), each with heads
+    before it where they have keys of their own; core (n_heads, 2, 2); values (n_experts, d_model).
+    A core starts as diag(1, core_margin).
+
+    The k best of all S1 S2 pairs aren't known without looking at all. C = s u v' + s2 u2 v2', and
+    candidates are searched by the first part, (u . r_i)(v . c_j), a product of two numbers; then
+    they are scored by all of C, and the k best are kept. The k best products are always among the
+    candidates (`candidates`), so a missed pair is better than the k-th kept one by 2 s2
+    max |u2 . r_i| max |v2 . c_j| at most; tests hold both. Unlike a search of the largest u . r_i
+    and v . c_j alone it finds pairs of two negative numbers, and doesn't depend on the signs that
+    a decomposition happens to give to u and v.
+    """
+
+    param_roles: ClassVar[Mapping[str, Role]] = {
+        **ProductKeyFFN.param_roles,
+        "core": Role(fan_in=-1, group="key"),
+        "values": Role(fan_in=None, group="table"),
+    }
+
+    config: UltraMemConfig
+
+    def __init__(self, d_model: int, config: UltraMemConfig) -> None:
+        super().__init__(config, d_model)
+        keys = self.sub_keys.detach()
+        heads = keys.shape[: 0 if config.share_keys else 1]
+        both = torch.empty(*heads, RANK, *keys.shape[len(heads) :])
+        bound = (self.d_key / 2) ** -0.5
+        self.sub_keys = nn.Parameter(nn.init.uniform_(both, -bound, bound))
+        start = torch.tensor([[1.0, 0.0], [0.0, config.core_margin]])
+        self.core = nn.Parameter(start.repeat(self.n_heads, 1, 1))
+        self.values = table(config, d_model, config.value_init)
+
+    def output_weights(self) -> tuple[Tensor, ...]:
+        return (self.values,)
+
+    def auxiliary_loss(self) -> Tensor | None:
+        """Of the cores as they are: it is of no text."""
+        config = self.config
+        if not (config.core_loss_rate and self.balances):
+            return None
+        excess = F.relu(second_singular(self.core) - config.core_margin)
+        return config.core_loss_rate * excess.square().sum()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, seq, d_model) to the same."""
+        indices, gates = self.route(x.flatten(0, -2))
+        if not self.config.shares_gates:
+            gates = gates / self.top_k
+        return gather_sum(self.values, indices, gates, self.execution).to(x.dtype).view_as(x)
+
+    def _retrieve(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+        wide = torch.promote_types(queries.dtype, torch.float32)
+        halves, core = queries.to(wide).unflatten(-1, (2, -1)), self.core.to(wide)
+        first, second = self._keys(wide)
+        with torch.no_grad():
+            row, column = candidates(*all_scores(halves, first, second), core, self.top_k)
+        left = self._scores(halves[:, :, 0], first, row)
+        right = self._scores(halves[:, :, 1], second, column)
+        return pair_scores(left, right, core), row * second.shape[2] + column
+
+    def _keys(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """K (G, 2, S1, d) and L (G, 2, S2, d), G being 1 where heads share them."""
+        keys = self.sub_keys.to(dtype)
+        if self.config.key_norm == "layer":
+            width = keys.shape[-1]
+            keys = F.layer_norm(keys, (width,)) * width**-0.5
+        keys = keys if self.config.n_first_keys else keys.flatten(-3, -2)  # (..., 2, S1 + S2, d)
+        first, second = keys.split(self.config.key_sets, dim=-2)
+        if self.config.share_keys:
+            return first.unsqueeze(0), second.unsqueeze(0)
+        return first, second
+
+    def _scores(self, queries: Tensor, keys: Tensor, at: Tensor) -> Tensor:
+        """(T, H, d), (G, 2, S, d), (T, H, n) to the (T, H, 2, n) scores of these keys. Rows of a
+        table are read, so that a gradient is of them alone.
+        """
+        n_groups, _, size, _ = keys.shape
+        group = torch.arange(n_groups, device=at.device).view(-1, 1, 1) * RANK * size
+        rank = torch.arange(RANK, device=at.device).view(-1, 1) * size
+        rows = (at.unsqueeze(2) + (group + rank)).flatten(0, 1).flatten(1)
+        how = Execution(kernel=self.execution.kernel)
+        found = gather_dot(queries.flatten(0, 1), keys.flatten(0, 2), rows, how)
+        return found.view(*at.shape[:2], RANK, -1)
+
+
+def all_scores(halves: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """(T, H, 2, d), K and L to r (T, H, 2, S1) and c (T, H, 2, S2)."""
+    keys = torch.cat([first.flatten(1, 2), second.flatten(1, 2)], dim=1)
+    found = scores_of_halves(halves, keys, RANK * first.shape[2], None)
+    rows, columns = (scores.unflatten(-1, (RANK, -1)) for scores in found)
+    return rows, columns
+
+
+def pair_scores(left: Tensor, right: Tensor, core: Tensor) -> Tensor:
+    """r (T, H, 2, n) and c of the same shape, of n pairs, to their scores (T, H, n)."""
+    return (left * _by_core(core, right)).sum(2)
+
+
+def candidates(rows: Tensor, columns: Tensor, core: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """r (T, H, 2, S1), c (T, H, 2, S2), C (H, 2, 2) to the rows and columns of top_k pairs, the
+    best first, both (T, H, top_k). top_k is at most S1 and S2.
+
+    They are the best, by s_ij, of 2 n_pairs(top_k) pairs, among which are the top_k largest
+    products a_i b_j of a_i = u . r_i and b_j = v . c_j:
+
+    - Of pairs of two numbers not below 0 one can be among the k largest only if (p + 1)(q + 1) <= k
+      for its ranks p and q from the largest a and b, since all pairs of no lower ranks are at least
+      as large (as it is with PEER's sums, Eq. 5). Of two numbers below 0: ranks from the smallest.
+    - Products of one of each are not above 0. If a has numbers of both kinds, or b has, S or more
+      pairs are of one kind, and so k. Else all pairs are of both: then the smallest in size are
+      searched, ranks being from the smallest of what is not below 0, from the largest of the other.
+    """
+    u, v = leading(core)
+    a, b = ((x * w.unsqueeze(-1)).sum(2) for x, w in ((rows, u), (columns, v)))
+    (high_a, near_a), (low_a, far_a) = a.topk(top_k), a.topk(top_k, largest=False)
+    (high_b, near_b), (low_b, far_b) = b.topk(top_k), b.topk(top_k, largest=False)
+    # where no pair is of one kind
+    up = (low_a[..., :1] >= 0) & (high_b[..., :1] < 0)
+    down = (high_a[..., :1] < 0) & (low_b[..., :1] >= 0)
+    # (T, H, 2 k): the large ones, then the small ones
+    row = torch.cat([torch.where(up, far_a, near_a), far_a], dim=-1)
+    column = torch.cat([torch.where(down, far_b, near_b), far_b], dim=-1)
+    left, right = _picked(rows, row), _by_core(core, _picked(columns, column))
+    p, q = (torch.cat([x, x + top_k]) for x in ranks(top_k, rows.device))
+    scores = (left.index_select(-1, p) * right.index_select(-1, q)).sum(2)
+    below_a, below_b = (
+        (x.gather(-1, at) < 0).index_select(-1, rank)
+        for x, at, rank in ((a, row, p), (b, column, q))
+    )
+    large, small = (below_a | below_b).logical_not_(), below_a & below_b
+    n = n_pairs(top_k)  # each pair in one half of the candidates
+    mine = torch.cat([large[..., :n] | up | down, small[..., n:]], dim=-1)
+    best = scores.masked_fill(~mine, -torch.inf).topk(top_k).indices
+    return row.gather(-1, p[best]), column.gather(-1, q[best])
+
+
+def n_pairs(top_k: int) -> int:
+    """Ranks (p, q) with (p + 1)(q + 1) <= top_k."""
+    return sum(top_k // p for p in range(1, top_k + 1))
+
+
+def ranks(top_k: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The p and q of those pairs. Made where they are used, so that nothing is copied to a GPU."""
+    counts = top_k // torch.arange(1, top_k + 1, device=device)
+    ends = counts.cumsum(0)
+    place = torch.arange(n_pairs(top_k), device=device)
+    p = torch.searchsorted(ends, place, right=True)
+    return p, place - (ends - counts)[p]
+
+
+def leading(core: Tensor) -> tuple[Tensor, Tensor]:
+    """The first singular vectors u and v of (H, 2, 2) matrices, both (H, 2), with one sign or the
+    other. A matrix of 2 by 2 is a sum of two multiples of rotations, one of them mirrored, which
+    say its decomposition (and a GPU is asked for nothing, as a library's would be).
+    """
+    (same, turn), (mirror, cross) = _parts(core)
+    first, second = torch.atan2(cross, mirror), torch.atan2(turn, same)
+    u, v = (second + first) / 2, (first - second) / 2
+    return torch.stack([u.cos(), u.sin()], -1), torch.stack([v.cos(), v.sin()], -1)
+
+
+def second_singular(core: Tensor) -> Tensor:
+    """The smaller singular values of (H, 2, 2) matrices, (H,)."""
+    tiny = 1e-20  # a root's slope at 0
+    of_both = [torch.sqrt(x.square() + y.square() + tiny) for x, y in _parts(core)]
+    return (of_both[0] - of_both[1]).abs()
+
+
+def _parts(core: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """The rotation's multiple [[e, -h], [h, e]] as e and h, and the mirror's [[f, g], [g, -f]]."""
+    (a, b), (c, d) = (row.unbind(-1) for row in core.unbind(-2))
+    return ((a + d) / 2, (c - b) / 2), ((a - d) / 2, (c + b) / 2)
+
+
+def _by_core(core: Tensor, right: Tensor) -> Tensor:
+    """(H, 2, 2) times (T, H, 2, n)."""
+    return (core.unsqueeze(-1) * right.unsqueeze(2)).sum(3)
+
+
+def _picked(scores: Tensor, at: Tensor) -> Tensor:
+    """(T, H, 2, S) at (T, H, n) to (T, H, 2, n)."""
+    return scores.gather(-1, at.unsqueeze(2).expand(-1, -1, RANK, -1))
