@@ -31,7 +31,7 @@ class ProductKeys(Grower):
     """PEER, PKM, and others of the same routing: their tables are those that their roles say."""
 
     config = KeyedConfig
-    ways = ("bias", "copies", "beside")
+    ways: tuple[str, ...] = ("bias", "copies", "beside")
 
     def grown(self, config: KeyedConfig, n_experts: int, how: str) -> KeyedConfig:
         if (name := config.shared_by_blocks) is not None:
