@@ -1,6 +1,7 @@
 """Sweeps on real daemons: whatever happens to jobs, every point is done once and none is lost."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -83,7 +84,7 @@ def test_an_array_with_a_failing_point_and_a_killed_one(raws, sweep, monkeypatch
     points = [*short, *failing, *killed]
     many_runs.run_sweep(points, RESOURCES)
     out = capsys.readouterr().out
-    assert "6 runs submitted, Slurm job " in out
+    job = re.search(r"6 runs submitted, Slurm job (\d+)", out)[1]
     assert "status: python -m experiments.status s --results " in out
     victim = sweep / make_point(killed[0]).run_id
     os.kill(pid_of(victim), signal.SIGKILL)
@@ -97,7 +98,7 @@ def test_an_array_with_a_failing_point_and_a_killed_one(raws, sweep, monkeypatch
     by_state = {p.state: p for p in read_states(sweep)}
     assert by_state["failed"].detail.startswith("ValueError: vocab_size=270, but the text")
     assert "Traceback" in Path(by_state["failed"].log).read_text()
-    exits = slurm("scontrol", "show", "jobs", "--oneliner")
+    exits = slurm("scontrol", "show", "job", job, "--oneliner")  # other tests' are known too
     assert exits.count("ExitCode=1:0") == 1
     assert (
         exits.count("ExitCode=0:9") + exits.count("ExitCode=9:0") + exits.count("ExitCode=137:0")
