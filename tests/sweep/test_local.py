@@ -20,8 +20,8 @@ from experiments.sweep.one_run import run_one
 from experiments.sweep.queues.local import Local
 from experiments.sweep.snapshot import take_snapshot
 from experiments.system.claims import claimed, read_events
-from experiments.system.environment import usable_cores
-from tests.conftest import TINY
+from experiments.system.environment import PACKAGE, git_state, usable_cores
+from tests.conftest import REPOSITORY, TINY
 
 pytestmark = pytest.mark.slow
 
@@ -59,6 +59,10 @@ def test_runs_every_point_once_and_then_none(raws, tmp_path, capsys):
     done = records(tmp_path)
     assert sorted(r.model for r in done) == ["dense", "moe", "peer"]
     assert {r.status for r in done} == {"done"}
+    # of the copy that they ran from: the checkout's when it was taken
+    commit = git_state(PACKAGE)["git_commit"]
+    assert [r.environment["git_commit"] for r in done] == 3 * [commit]
+    assert (commit is None) is not (REPOSITORY / ".git").exists()
     out = capsys.readouterr().out
     assert "[3/3]" in out
     starts = [r.started for r in done]

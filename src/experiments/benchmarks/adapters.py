@@ -216,7 +216,7 @@ _WAYS = {" Arrow,": _arrow, " X-LoRA,": _xlora, ", switched among": _switched}
 def _report(options: Namespace, timings: Sequence[Timing]) -> dict[str, Any]:
     return {
         "gated": is_gated("cpu"),
-        **environment.describe("cpu", Path(__file__).parent),
+        **environment.describe("cpu"),
         "options": {k: v for k, v in vars(options).items() if k not in ("json", "words")},
         "seconds": {timing.name: timing.seconds for timing in timings},
         "loud": {timing.name: timing.n_loud for timing in timings},

@@ -12,7 +12,6 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -113,7 +112,7 @@ def run(options: Namespace) -> None:
     found = [section.as_json() for section in printed(measured)]
     if options.json is not None:
         about = {"n_processes": n, "processor": environment.processor(), "level": _level()}
-        about |= environment.describe("cpu", Path(__file__).parent)
+        about |= environment.describe("cpu")
         everything = {"arguments": options.words, **about, "comparisons": found}
         options.json.write_text(json.dumps(everything, indent=1) + "\n", encoding="utf-8")
 

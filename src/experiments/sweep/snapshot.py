@@ -12,7 +12,7 @@ from experiments.data.cache import made_once
 from experiments.records.record import set_aside
 from experiments.system import code_copy
 from experiments.system.disk import write_text_atomically
-from experiments.system.environment import git_diff, git_state
+from experiments.system.environment import PACKAGE, git_diff, git_state
 
 
 def take_snapshot(sweep_dir: Path) -> Path:
@@ -40,10 +40,9 @@ def take_snapshot(sweep_dir: Path) -> Path:
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, target)
-        here = Path(experiments.__file__).parent
-        state = json.dumps(git_state(here), indent=1) + "\n"
+        state = json.dumps(git_state(PACKAGE), indent=1) + "\n"
         write_text_atomically(folder / code_copy.STATE_NAME, state)
-        if (diff := git_diff(here)) is not None:
+        if (diff := git_diff(PACKAGE)) is not None:
             write_text_atomically(folder / code_copy.DIFF_NAME, diff, mode=0o600)
 
     return made_once(copy, make)

@@ -21,6 +21,7 @@ _PACKAGES = ("torch", "lightning", "numpy", "tokenizers", "hydra-core", "omegaco
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
 _CPU_NUMBERS = {"family": "cpu family", "model": "model"}  # 25, 17: Zen 4; 26: Zen 5
 _DIFF_BYTES = 1_000_000  # of a diff at most, in UTF-8
+PACKAGE = Path(__file__).resolve().parents[1]  # of a checkout, a sweep's copy or a site-packages
 _GIT_TIMEOUT = 10  # seconds; a checkout on a slow network disk is not worth more
 
 
@@ -52,7 +53,7 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def describe(accelerator: str, repository: Path) -> dict[str, Any]:
+def describe(accelerator: str, repository: Path = PACKAGE) -> dict[str, Any]:
     """Versions, host, device, command line, and the git commit of the code; for a record."""
     device = torch.cuda.get_device_name(0) if accelerator == "cuda" else _cpu_name()
     return {
@@ -76,7 +77,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def snapshot_environment(accelerator: str, repository: Path) -> dict[str, Any]:
+def snapshot_environment(accelerator: str, repository: Path = PACKAGE) -> dict[str, Any]:
     """describe(), and what is too big for a record: every package's version and the git diff.
 
     git_diff is the text of all uncommitted changes to tracked files, cut after 1 MB with a note;

@@ -151,7 +151,7 @@ def _run(
 def _write_surroundings(point: Point) -> None:
     """config.yaml and environment.json."""
     accelerator, config = point.device.accelerator, OmegaConf.create(dict(point.raw))
-    surroundings = environment.snapshot_environment(accelerator, Path(__file__).parent)
+    surroundings = environment.snapshot_environment(accelerator)
     write_text_atomically(point.run_dir / "config.yaml", OmegaConf.to_yaml(config))
     text = json.dumps(surroundings, indent=1) + "\n"
     write_text_atomically(point.run_dir / "environment.json", text, mode=0o600)
@@ -205,7 +205,7 @@ def _planned_record(point: Point) -> RunRecord:
         planned_card=None if point.config.cluster is None else point.config.cluster.card,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         environment={
-            **environment.describe(point.device.accelerator, Path(__file__).parent),
+            **environment.describe(point.device.accelerator),
             "kernel": kernel,
         },
         config=dict(point.raw),

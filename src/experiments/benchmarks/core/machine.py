@@ -1,7 +1,6 @@
 """The conditions of the numbers: processor or GPU, threads, allocator, and whether it is gated."""
 
 import os
-from pathlib import Path
 from typing import Any, get_args
 
 import torch
@@ -75,7 +74,7 @@ def describe(settings: Settings, allocator: str) -> dict[str, Any]:
         "kernel": getattr(kernel, "name", None),
         "kernel_level": getattr(kernel, "level", None),
         "settings": settings.as_json(),
-        **environment.describe(settings.device, Path(__file__).parent),
+        **environment.describe(settings.device),
     }
 
 
