@@ -11,6 +11,7 @@ from experiments.init.attached import layers_of
 from experiments.init.mlp_neurons import read_mlp
 from experiments.init.slots import find_slots, slots_at
 from experiments.models.ffn.peer import PEERConfig
+from experiments.models.ffn.stem import StemConfig
 from tests.init.tiny import BUILT_IN, LAYERS, OTHERS, SIZES, logits, tiny, tokens
 
 pytest.importorskip("transformers")
@@ -304,6 +305,11 @@ REFUSED = {
         "n_experts=64 is too few .*128 hidden units.*n_experts=144",
     ),
     "a tuple": ("Llama", {"mlp": "model.layers.{}.self_attn"}, "to a tuple"),
+    "another layer": (
+        "Llama",
+        {"config": StemConfig(vocab_size=99)},
+        "its input alone, and not Stem",
+    ),
     "not called": ("Llama", {"mlp": "model.layers.{}.mlp.unused"}, "not called in a forward pass"),
     "no language model": ("ViT", {"mlp": "vit.layers.{}.mlp"}, "needs a causal language model"),
 }

@@ -89,6 +89,12 @@ def test_a_child_is_as_its_parent_but_for_what_is_asked(child, parents):
     assert make_point(point.raw).run_id == point.run_id == run_id_of(point.raw)
 
 
+@pytest.mark.slow
+def test_a_layer_with_a_row_for_each_id_has_the_weights_tokenizer_s(child, parents):
+    point, parent = child("dense", "model=stem", "init.how=beside"), parents["dense"]
+    assert point.raw["model"]["vocab_size"] == parent.transformer.vocab_size
+
+
 def parent_hash(point):
     return point.config.init.weights.digest(point.cache)
 
