@@ -115,11 +115,14 @@ FLOWS = {
         lanes=(
             {0: "ids up to\nthis token", 1: "a hash for each\nn and table",
              2: "their rows\ne", 3: "key\nnorm(W_K e)", 4: "gate: sigmoid of\nx · key / √d"},
-            {3: "value\nW_V e", 5: "gate × value\nv", 6: "silu(conv of\nlast v, normed)", 7: "+",
-             8: "y"},
+            {3: "value\nW_V e", 5: "gate × value\nv", 7: "+", 8: "y"},
+            {6: "silu(conv of\nlast v, normed)"},
             {0: "x", 3: "norm"},
         ),
-        links=(((0, 2), (1, 3)), ((0, 4), (1, 5)), ((2, 3), (0, 4))),
+        links=(
+            ((0, 2), (1, 3)), ((0, 4), (1, 5)), ((3, 3), (0, 4)), ((1, 5), (2, 6)),
+            ((2, 6), (1, 7)),
+        ),
     ),
     "stem": Picture(
         lanes=(
@@ -180,11 +183,12 @@ def _box(cell: Cell, text: str) -> Iterator[str]:
 
 
 def _arrow(start: Cell, end: Cell) -> str:
-    """From a box's right side, or down from its foot to the box below it."""
+    """From a box's right side, or straight up or down to the box above or below it."""
     (x, y), (to_x, to_y) = _corner(start), _corner(end)
     middle, to_middle = y + _HIGH // 2, to_y + _HIGH // 2
     if start[1] == end[1]:
-        return f'  <path d="M{x + _WIDE // 2} {y + _HIGH}V{to_y - 1}"/>'
+        ends = (y + _HIGH, to_y - 1) if start[0] < end[0] else (y, to_y + _HIGH + 1)
+        return f'  <path d="M{x + _WIDE // 2} {ends[0]}V{ends[1]}"/>'
     if middle == to_middle:
         return f'  <path d="M{x + _WIDE} {middle}H{to_x - 1}"/>'
     turn = (_COLUMN - _WIDE) // 2
