@@ -23,9 +23,9 @@ from tests.rounding import assert_rounding
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.usefixtures("hub_modules")
 
-# where a layer has them
+# where a layer has them; squares for all heads together and for each
 SMALL = {
-    "n_experts": 16, "n_heads": 2, "n_channels": 1, "d_key": 8, "top_k": 3,
+    "n_experts": 16, "n_heads": 4, "n_channels": 1, "d_key": 8, "top_k": 3,
     "vocab_size": VOCABULARY,
 }  # fmt: skip
 
