@@ -42,6 +42,7 @@ def test_whole_clusters_are_drawn():
     assert few_clusters(np.arange(5)) == few_clusters(None) == ()
 
 
+@pytest.mark.night
 @pytest.mark.long
 @pytest.mark.slow
 def test_intervals_of_trunks_hold_the_truth_where_those_of_points_do_not():

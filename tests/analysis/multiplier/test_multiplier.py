@@ -224,7 +224,12 @@ def true_multiplier(model, budget):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("n_budgets", "noise", "asymptote"),
-    [(3, 0.01, None), (4, 0.02, None), (4, 0.005, (1.4, 1.9)), (6, 0.01, None)],
+    [
+        (3, 0.01, None),
+        pytest.param(4, 0.02, None, marks=pytest.mark.night),
+        pytest.param(4, 0.005, (1.4, 1.9), marks=pytest.mark.night),
+        pytest.param(6, 0.01, None, marks=pytest.mark.night),
+    ],
 )
 def test_intervals_hold_the_truth_as_often_as_they_say(n_budgets, noise, asymptote):
     budgets = np.geomspace(1e18, 1e21, n_budgets)
