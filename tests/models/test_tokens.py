@@ -1,4 +1,4 @@
-"""What a layer that looks at ids is handed, and what it is refused."""
+"""Layers that look at ids: they are handed them by a trunk, and refuse a call without."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What is kept of the tokens that a model has read, so that it reads each of them once.
+"""A store of the tokens that a model has read, so that it reads each of them once.
 
 Keys and values, and of earlier positions what layers that look at ids look back at.
 """
@@ -61,7 +61,7 @@ class Cache:
 
 
 class _Recent:
-    """Of each state the positions that the next ones look back at."""
+    """Keeps of each state the positions that the next ones look back at."""
 
     def __init__(self) -> None:
         self._values: dict[int, Tensor] = {}

@@ -1,4 +1,4 @@
-"""What a token sees of its own document: as attention's mask, in short, and as a number."""
+"""A token sees its own document alone: as attention's mask, in short, and as a number."""
 
 import torch
 import torch.nn.functional as F

@@ -1,10 +1,12 @@
 """Holds a layer to a slow, obvious form of itself."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from experiments.kernels.ops import Execution
 from experiments.models.documents import seen_before
 from experiments.models.tokens import Tokens
 
@@ -22,6 +24,23 @@ def assert_same(layer: nn.Module, naive: Callable[[Tensor], Tensor], x: Tensor) 
         results.append([y.detach(), leaf.grad, *gradients])
     for fast, slow in zip(*results, strict=True):
         torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-10)
+
+
+def assert_as_by_reference(layer: nn.Module, how: Execution, *given: Any) -> None:
+    """layer(*given) and all parameter gradients are those of kernel=reference, to the rounding of
+    float32, of bfloat16 where a table has it: rows are read as they are, and summed in float32.
+    """
+    found = []
+    for execution in (Execution(kernel="reference"), how):
+        layer.zero_grad()
+        layer.execution = execution
+        y = layer(*given)
+        y.square().sum().backward()
+        found.append([y.detach(), *(p.grad.to_dense().clone() for p in layer.parameters())])
+    for reference, fast in zip(*found, strict=True):
+        rounding = 2e-2 if fast.dtype == torch.bfloat16 else 1e-4
+        size = float(reference.abs().max())
+        torch.testing.assert_close(fast, reference, rtol=rounding, atol=rounding * size)
 
 
 def tokens_of(ids, end=None):

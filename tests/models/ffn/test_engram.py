@@ -11,7 +11,7 @@ from experiments.models.fused import Fused
 from experiments.models.transformer import TransformerConfig
 from experiments.points.planning import make_point
 from tests.conftest import TINY
-from tests.models.ffn.reference import assert_same, tokens_of
+from tests.models.ffn.reference import assert_as_by_reference, assert_same, tokens_of
 from tests.rounding import assert_rounding
 
 D, END = 12, 3
@@ -41,7 +41,7 @@ def documents(ids, end):
 
 
 def rows_by_hand(config, document, i):
-    """Of the token at i of a document, in Python's integers: a row of each table."""
+    """A row of each table for the token at i of a document, in Python's integers."""
     rows, each = [], config.n_experts // ((config.max_order - 1) * config.n_hashes)
     for order in range(2, config.max_order + 1):
         for _ in range(config.n_hashes):
@@ -118,7 +118,7 @@ def test_the_hash_is_the_documented_formula_and_stays_what_it_is():
 
 
 def test_rows_of_n_grams_are_spread_evenly():
-    """Of all pairs of 64 ids: a row of 512 gets 8 in the mean, as a random function would give."""
+    """A row of 512 gets 8 of all pairs of 64 ids in the mean, as a random function would give."""
     layer = EngramConfig(n_experts=512 * 3, max_order=2, n_hashes=3, d_row=1).build(4)
     pairs = torch.cartesian_prod(torch.arange(64), torch.arange(64))
     rows = layer.rows_of(tokens_of(pairs))[:, 1] - 512 * torch.arange(3)
@@ -149,17 +149,9 @@ def test_another_earlier_document_changes_nothing_and_an_earlier_token_does():
 def test_kernels_and_gradients_of_rows_are_the_references(kernel, gradient):
     ids = tokens_of(torch.randint(0, 8, (2, 9)))
     for dtype in ("float32", "bfloat16"):
-        layer, x, found = made(table_dtype=dtype), torch.randn(2, 9, D), []
-        for how in (Execution(kernel="reference"), Execution(kernel=kernel, gradient=gradient)):
-            layer.zero_grad()
-            layer.execution = how
-            y = layer(x, ids)
-            y.square().sum().backward()
-            found.append([y.detach(), *(p.grad.to_dense().clone() for p in layer.parameters())])
-        for reference, fast in zip(*found, strict=True):
-            rounding = 2e-2 if fast.dtype == torch.bfloat16 else 1e-4
-            size = float(reference.abs().max())
-            torch.testing.assert_close(fast, reference, rtol=rounding, atol=rounding * size)
+        layer, x = made(table_dtype=dtype), torch.randn(2, 9, D)
+        how = Execution(kernel=kernel, gradient=gradient)
+        assert_as_by_reference(layer, how, x, ids)
 
 
 def test_costs_by_hand():

@@ -22,7 +22,7 @@ from experiments.points.planning import check_effects, make_point, read_point
 from experiments.training.execute import execute
 from tests.conftest import TINY, Killed, kill_at
 from tests.models.ffn.lives import assert_text_goes_on_as_without_a_cache, by_the_command, child_of
-from tests.models.ffn.reference import assert_same, normed, with_random_norm
+from tests.models.ffn.reference import assert_as_by_reference, assert_same, normed, with_random_norm
 
 D, SMALL = 12, {"n_experts": 36, "n_heads": 3, "top_k": 5, "d_key": 8}
 
@@ -81,17 +81,9 @@ def test_kernels_and_gradients_of_rows_are_the_references(kernel, gradient):
     """Tables of 16 bits too: their rows are read as they are, and summed in float32."""
     for dtype in ("float32", "bfloat16"):
         layer = MemoryPlusConfig(**SMALL, table_dtype=dtype).build(D)
-        x, found = torch.randn(2, 9, D), []
-        for how in (Execution(kernel="reference"), Execution(kernel=kernel, gradient=gradient)):
-            layer.zero_grad()
-            layer.execution = how
-            y = layer(x)
-            y.square().sum().backward()
-            found.append([y.detach(), *(p.grad.to_dense().clone() for p in layer.parameters())])
-        for reference, fast in zip(*found, strict=True):
-            rounding = 2e-2 if fast.dtype == torch.bfloat16 else 1e-4
-            size = float(reference.abs().max())
-            torch.testing.assert_close(fast, reference, rtol=rounding, atol=rounding * size)
+        x = torch.randn(2, 9, D)
+        how = Execution(kernel=kernel, gradient=gradient)
+        assert_as_by_reference(layer, how, x)
 
 
 def test_costs_by_hand():

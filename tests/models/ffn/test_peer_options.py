@@ -21,7 +21,7 @@ from experiments.points.planning import check_effects, make_point, read_point
 from tests.conftest import TINY
 from tests.init.tiny import logits, tiny
 from tests.models.ffn.lives import assert_text_goes_on_as_without_a_cache, by_the_command, child_of
-from tests.models.ffn.reference import assert_same, normed, with_random_norm
+from tests.models.ffn.reference import assert_as_by_reference, assert_same, normed, with_random_norm
 
 D = 16
 SMALL = {"n_experts": 64, "n_heads": 4, "top_k": 3, "d_key": 8}
@@ -102,18 +102,9 @@ def test_output_and_gradients_are_those_written_out(options):
 @pytest.mark.parametrize("kernel", ["torch", "auto"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_kernels_and_gradients_of_rows_are_the_references(kernel, dtype):
-    layer, found = peer(**ALL, table_dtype=dtype).build(D), []
+    layer = peer(**ALL, table_dtype=dtype).build(D)
     x = torch.randn(2, 9, D)
-    for how in (Execution(kernel="reference"), Execution(kernel=kernel, gradient="rows")):
-        layer.zero_grad()
-        layer.execution = how
-        y = layer(x)
-        y.square().sum().backward()
-        found.append([y.detach(), *(p.grad.to_dense().clone() for p in layer.parameters())])
-    for reference, fast in zip(*found, strict=True):
-        rounding = 2e-2 if fast.dtype == torch.bfloat16 else 1e-4
-        size = float(reference.abs().max())
-        torch.testing.assert_close(fast, reference, rtol=rounding, atol=rounding * size)
+    assert_as_by_reference(layer, Execution(kernel=kernel, gradient="rows"), x)
 
 
 def test_costs_by_hand():

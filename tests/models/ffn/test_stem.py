@@ -19,7 +19,7 @@ from tests.models.ffn.lives import (
     by_the_command,
     child_of,
 )
-from tests.models.ffn.reference import assert_same, tokens_of
+from tests.models.ffn.reference import assert_as_by_reference, assert_same, tokens_of
 
 D, VOCABULARY = 12, 9
 
@@ -59,17 +59,9 @@ def test_output_and_gradients_are_those_written_out(options):
 def test_kernels_and_gradients_of_rows_are_the_references(kernel, gradient):
     ids = tokens_of(torch.randint(0, VOCABULARY, (2, 9)))
     for dtype in ("float32", "bfloat16"):
-        layer, x, found = made(table_dtype=dtype), torch.randn(2, 9, D), []
-        for how in (Execution(kernel="reference"), Execution(kernel=kernel, gradient=gradient)):
-            layer.zero_grad()
-            layer.execution = how
-            y = layer(x, ids)
-            y.square().sum().backward()
-            found.append([y.detach(), *(p.grad.to_dense().clone() for p in layer.parameters())])
-        for reference, fast in zip(*found, strict=True):
-            rounding = 2e-2 if fast.dtype == torch.bfloat16 else 1e-4
-            size = float(reference.abs().max())
-            torch.testing.assert_close(fast, reference, rtol=rounding, atol=rounding * size)
+        layer, x = made(table_dtype=dtype), torch.randn(2, 9, D)
+        how = Execution(kernel=kernel, gradient=gradient)
+        assert_as_by_reference(layer, how, x, ids)
 
 
 def test_costs_by_hand():

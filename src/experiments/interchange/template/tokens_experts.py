@@ -10,8 +10,9 @@ from .tokens import Tokens
 
 
 class _Kept:
-    """What layers keep of earlier positions, as layers of transformers' cache after the blocks': so
-    they are reordered, repeated and cropped as keys are."""
+    """Keeps for layers what they need of earlier positions, as layers of transformers' cache after
+    the blocks': so they are reordered, repeated and cropped as keys are.
+    """
 
     def __init__(self, cache: Any, n_blocks: int) -> None:
         from transformers.cache_utils import DynamicLayer

@@ -140,7 +140,7 @@ class ProductKeyConfig(KeyedConfig):
 
     @property
     def query_rank(self) -> int | None:
-        """Of the map to the queries of all heads, where it is two factors (LowRank)."""
+        """The rank of the map to the queries of all heads, where it is two factors (LowRank)."""
         return None
 
 

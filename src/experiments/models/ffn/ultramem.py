@@ -145,7 +145,7 @@ class UltraMem(ProductKeyFFN):
         return (self.values,)
 
     def auxiliary_loss(self) -> Tensor | None:
-        """Of the cores as they are: it is of no text."""
+        """A loss of the cores as they are, whatever the text."""
         config = self.config
         if not (config.core_loss_rate and self.balances):
             return None
