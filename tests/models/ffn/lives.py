@@ -1,16 +1,19 @@
 """Tiny real runs of a layer: by the command, gone on with as text, grown, and beside another."""
 
 import math
+import sys
 
+import pytest
 import torch
 
+from experiments import export
 from experiments.finished.model import read_finished
 from experiments.models.generation import generate
 from experiments.models.sampling import Sampling
 from experiments.points.planning import make_point
 from experiments.records.record import read_record
 from experiments.training.execute import execute
-from tests.conftest import TINY
+from tests.conftest import TINY, Killed, kill_at
 
 # of a run that starts from another: of these the weights say the sizes
 _ROOMS = tuple(
@@ -39,6 +42,36 @@ def assert_text_goes_on_as_without_a_cache(run_dir):
         with torch.no_grad():
             assert token == int(model(torch.tensor([ids]))[0, -1].argmax())
         ids.append(token)
+
+
+def assert_a_broken_run_goes_on_to_the_bit(compose_raw, tmp_path, *overrides, at=10):
+    """A run that is killed at a step and taken up again has the losses of one that is not."""
+
+    def make(folder, *more):
+        paths = (f"paths.results={tmp_path / folder}", f"paths.cache={tmp_path / 'cache'}")
+        return make_point(compose_raw("size=2", *TINY, *overrides, *paths, *more))
+
+    expected = execute(make("whole"))
+    assert expected.status == "done", expected.error
+    with pytest.raises(Killed):
+        execute(make("broken", "trainer.checkpoint_minutes=0"), kill_at(at))
+    result = execute(make("broken"))
+    assert (result.val_loss, result.train_loss) == (expected.val_loss, expected.train_loss)
+
+
+def exported_as_it_is(run_dir, tmp_path, monkeypatch):
+    """The run's export, read by transformers with its code; it has the run's logits."""
+    transformers = pytest.importorskip("transformers")
+    monkeypatch.setattr(sys, "argv", ["export", str(run_dir), str(tmp_path / "out")])
+    export.main()
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "out", trust_remote_code=True
+    )
+    _, _, model = read_finished(run_dir, [])
+    tokens = torch.arange(4, 24)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(tokens).logits, model(tokens), rtol=1e-4, atol=1e-4)
+    return theirs
 
 
 def child_of(compose_raw, run_dir, *overrides):

@@ -2,10 +2,8 @@
 
 import pytest
 
-from experiments.points.planning import make_point
-from experiments.training.execute import execute
-from tests.conftest import TINY, Killed, kill_at
 from tests.models.ffn.lives import (
+    assert_a_broken_run_goes_on_to_the_bit,
     assert_text_goes_on_as_without_a_cache,
     by_the_command,
     child_of,
@@ -32,15 +30,5 @@ def test_a_run_learns_goes_on_as_text_and_starts_beside_another(run, compose_raw
     "way", [pytest.param((), id="dense", marks=pytest.mark.night), pytest.param(FUSED, id="fused")]
 )
 def test_a_broken_run_goes_on_to_the_bit(compose_raw, tmp_path, way):
-    def make(folder, *overrides):
-        paths = (f"paths.results={tmp_path / folder}", f"paths.cache={tmp_path / 'cache'}")
-        return make_point(
-            compose_raw("size=2", "budget=1e9", *LAYER, *TINY, *way, *paths, *overrides)
-        )
-
-    expected = execute(make("whole"))
-    assert expected.status == "done", expected.error
-    with pytest.raises(Killed):
-        execute(make("broken", "trainer.checkpoint_minutes=0"), kill_at(10))
-    result = execute(make("broken"))
-    assert (result.val_loss, result.train_loss) == (expected.val_loss, expected.train_loss)
+    fixed = ("budget=1e9", *LAYER, *way)
+    assert_a_broken_run_goes_on_to_the_bit(compose_raw, tmp_path, *fixed)

@@ -1,19 +1,14 @@
 """Sgatlin through the commands: a tiny run, what is made of it, and what is refused."""
 
-import sys
-
 import pytest
-import torch
 
-from experiments import export
-from experiments.finished.model import read_finished
-from experiments.points.planning import make_point
-from experiments.training.execute import execute
-from tests.conftest import TINY, Killed, kill_at
+from tests.conftest import TINY
 from tests.models.ffn.lives import (
+    assert_a_broken_run_goes_on_to_the_bit,
     assert_text_goes_on_as_without_a_cache,
     by_the_command,
     child_of,
+    exported_as_it_is,
 )
 from tests.training.test_table_gradient import WAYS
 
@@ -29,18 +24,8 @@ def test_a_run_goes_on_as_text_leaves_and_grows(run, compose_raw, tmp_path, monk
     assert record.causal_eval
     assert_text_goes_on_as_without_a_cache(run_dir)
 
-    monkeypatch.setattr(sys, "argv", ["export", str(run_dir), str(tmp_path / "out")])
-    export.main()
-    transformers = pytest.importorskip("transformers")
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(
-        tmp_path / "out", trust_remote_code=True
-    )
+    theirs = exported_as_it_is(run_dir, tmp_path, monkeypatch)
     assert type(theirs.blocks[0].ffn).__module__.endswith(".sgatlin")
-    _, _, model = read_finished(run_dir, [])
-    tokens = torch.arange(20)[None]
-    with torch.no_grad():
-        found, wanted = theirs(tokens).logits, model(tokens)
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
     grown = child_of(compose_raw, run_dir, "init.how=bias", "init.train=all", "n_experts=256")
     assert (grown.n_experts, grown.init["moments"]) == (256, True)
@@ -57,17 +42,8 @@ def test_a_run_goes_on_as_text_leaves_and_grows(run, compose_raw, tmp_path, monk
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_learns_and_goes_on_to_the_bit_however_its_tables_step(compose_raw, tmp_path, way):
-    def make(folder, *overrides):
-        paths = (f"paths.results={tmp_path / folder}", f"paths.cache={tmp_path / 'cache'}")
-        fixed = ("size=2", "budget=2e9", *LAYER, *TINY, *WAYS[way])
-        return make_point(compose_raw(*fixed, *paths, *overrides))
-
-    expected = execute(make("whole"))
-    assert expected.status == "done", expected.error
-    with pytest.raises(Killed):
-        execute(make("broken", "trainer.checkpoint_minutes=0"), kill_at(20))
-    result = execute(make("broken"))
-    assert (result.val_loss, result.train_loss) == (expected.val_loss, expected.train_loss)
+    fixed = ("budget=2e9", *LAYER, *WAYS[way])
+    assert_a_broken_run_goes_on_to_the_bit(compose_raw, tmp_path, *fixed, at=20)
 
 
 @pytest.mark.slow

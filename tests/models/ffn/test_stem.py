@@ -1,13 +1,9 @@
 """STEM against its equation written out, and through the commands."""
 
-import sys
-
 import pytest
 import torch
 import torch.nn.functional as F
 
-from experiments import export
-from experiments.finished.model import read_finished
 from experiments.kernels.ops import Execution
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.stem import StemConfig
@@ -15,9 +11,11 @@ from experiments.models.transformer import TransformerConfig
 from experiments.points.planning import make_point
 from tests.conftest import TINY
 from tests.models.ffn.lives import (
+    assert_a_broken_run_goes_on_to_the_bit,
     assert_text_goes_on_as_without_a_cache,
     by_the_command,
     child_of,
+    exported_as_it_is,
 )
 from tests.models.ffn.reference import assert_as_by_reference, assert_same, tokens_of
 
@@ -143,16 +141,8 @@ def test_a_run_learns_goes_on_leaves_and_starts_beside_another(
     assert 0 < before.usage <= 1  # of the rows, in the validation's text
     assert_text_goes_on_as_without_a_cache(run_dir)
 
-    monkeypatch.setattr(sys, "argv", ["export", str(run_dir), str(tmp_path / "out")])
-    export.main()
-    transformers = pytest.importorskip("transformers")
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(
-        tmp_path / "out", trust_remote_code=True
-    )
-    _, _, model = read_finished(run_dir, [])
+    theirs = exported_as_it_is(run_dir, tmp_path, monkeypatch)
     tokens = torch.arange(4, 24)[None]
-    with torch.no_grad():
-        torch.testing.assert_close(theirs(tokens).logits, model(tokens), rtol=1e-4, atol=1e-4)
     how = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     cached, plain = (theirs.generate(tokens, use_cache=use, **how) for use in (True, False))
     assert torch.equal(cached, plain)
@@ -162,3 +152,9 @@ def test_a_run_learns_goes_on_leaves_and_starts_beside_another(
     assert beside.init["exact"] is True
     assert beside.before["validation"]["loss"] == before.val_loss
     assert beside.val_loss < before.val_loss
+
+
+@pytest.mark.long
+def test_a_broken_run_goes_on_to_the_bit(compose_raw, tmp_path):
+    fixed = ("budget=1e9", "model=stem", "data.mask_documents=true", "optim.table_gradient=rows")
+    assert_a_broken_run_goes_on_to_the_bit(compose_raw, tmp_path, *fixed)
