@@ -15,8 +15,8 @@ from analysis import numbers
 from analysis.fitting.intervals import Estimate, t_quantile
 from analysis.fitting.text import pluralize
 from analysis.table.checks import check_types, finished, require
+from analysis.table.histories import history_paths, read_history
 from analysis.ways import Ways, noise_warnings, pooled_noise, shown
-from experiments.records.record import HISTORY_NAME, lacking_rows
 
 _HOWS = ("bias", "copies", "beside")
 _NUMBERS, _TEXTS = (
@@ -27,6 +27,7 @@ COLUMNS = (*_TEXTS, *_NUMBERS, "run_id", "n_experts", "lr")
 _THROUGHOUT = "throughout"
 _TOLERANCE = 0.02  # total FLOPs that are told equal
 _N_POINTS = 40  # of a drawn curve
+_DRAWN = ("flops", "loss")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,15 +227,13 @@ def read_curves(table: pd.DataFrame, folder: Path) -> tuple[Curve, ...]:
     runs = finished(table)
     if not set(COLUMNS) <= set(runs.columns):
         return ()
-    paths = {path.parent.name: path for path in folder.rglob(HISTORY_NAME)}  # by run id
-    for run_dir in lacking_rows(folder):
-        paths.pop(run_dir.name, None)
+    paths = history_paths(folder)
     found: dict[str, list[pd.DataFrame]] = {}
     for _, row in runs.iterrows():
         grew = row["init.how"] in _HOWS
         if row["run_id"] not in paths or (grew and pd.isna(row["init.parent.n_experts"])):
             continue  # a parent without experts is no growth
-        history = _read(paths[row["run_id"]])
+        history = read_history(paths[row["run_id"]], _DRAWN)
         n = _n_in_all(row)
         name = str(row["model"]) if np.isnan(n) else f"{row['model']} {n:,.0f}"
         if grew:
@@ -242,27 +241,11 @@ def read_curves(table: pd.DataFrame, folder: Path) -> tuple[Curve, ...]:
             history = history.assign(flops=history["flops"] + row["init.parent.flops"])
             parent = paths.get(row["init.parent.run_id"])
             if parent is not None:
-                history = pd.concat([_read(parent), history])
+                history = pd.concat([read_history(parent, _DRAWN), history])
         elif row["run_id"] in set(runs["init.parent.run_id"].dropna()):
             continue  # it is the beginning of another curve
         found.setdefault(name, []).append(history)
     return tuple(_mean_curve(name, parts) for name, parts in found.items())
-
-
-def _read(path: Path) -> pd.DataFrame:
-    """Raises ValueError for what is no table of finite numbers."""
-    try:
-        read = pd.read_csv(path, usecols=["flops", "loss"], dtype=float)
-    except ValueError as error:
-        why = str(error).splitlines()[0]
-    else:
-        if np.isfinite(read).all(axis=None):
-            return read
-        why = "a number is not finite"
-    raise ValueError(
-        f"{path} is damaged ({why}); put a copy of it back, or delete it: the command that started "
-        "the sweep, or retry, writes it from last.ckpt"
-    )
 
 
 def _mean_curve(name: str, histories: list[pd.DataFrame]) -> Curve:

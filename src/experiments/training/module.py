@@ -21,8 +21,9 @@ from experiments.models.transformer import Transformer
 from experiments.optim.groups import build_optimizer
 from experiments.optim.optimizer import clip_gradients
 from experiments.optim.rates import Rates
-from experiments.optim.schedule import decay_steps, lr_factor, step_of_stage, warmup_steps
+from experiments.optim.schedule import decay_steps, step_of_stage, warmup_steps
 from experiments.points.point import TrainingPart
+from experiments.records.schedule import lr_factor
 from experiments.training.compiled import compile_trunk
 from experiments.training.deterministic import strict_backward
 
