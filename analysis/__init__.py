@@ -9,6 +9,8 @@ analysis.draw_isoflop(table, fit).savefig("isoflop.png")
 
 from analysis.adaptation import Adaptation, compare_adaptations
 from analysis.adapters import Libraries, compare_libraries
+from analysis.curves.compare import Curves, compare_curves
+from analysis.curves.fit import CurveFit, fit_curves
 from analysis.differences.by_column import DifferencesBy, compare_by
 from analysis.differences.models import Differences, SeedNoise, compare_models, seed_noise
 from analysis.differences.multipliers import BudgetMultipliers, budget_multipliers
@@ -17,6 +19,7 @@ from analysis.experts.fit import fit_expert_law, size_slopes
 from analysis.experts.law import ExpertLawFit
 from analysis.figures.adaptation import draw_adaptation
 from analysis.figures.adapters import draw_libraries
+from analysis.figures.curves import draw_curves
 from analysis.figures.experts import draw_experts
 from analysis.figures.forgetting import draw_forgetting
 from analysis.figures.growth import draw_growth
@@ -61,6 +64,8 @@ __all__ = [
     "Agreement",
     "BudgetMultipliers",
     "ComputeMultipliers",
+    "CurveFit",
+    "Curves",
     "Differences",
     "DifferencesBy",
     "EqualLearning",
@@ -99,6 +104,7 @@ __all__ = [
     "compare_approaches",
     "compare_at_learning",
     "compare_by",
+    "compare_curves",
     "compare_forgetting",
     "compare_growth",
     "compare_laws",
@@ -110,6 +116,7 @@ __all__ = [
     "draw_active",
     "draw_adaptation",
     "draw_contours",
+    "draw_curves",
     "draw_experts",
     "draw_forest",
     "draw_forgetting",
@@ -125,6 +132,7 @@ __all__ = [
     "draw_seconds",
     "draw_usage",
     "finished",
+    "fit_curves",
     "fit_expert_law",
     "fit_frontier",
     "fit_isoflop",

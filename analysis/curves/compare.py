@@ -20,16 +20,17 @@ from analysis.fitting.text import in_columns, join_first, pluralize
 NEAREST = "nearest run"
 BOTH = "both"
 EACH = "each"
+_N_POINTS = 200  # of a run, in the table that is written
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predicted:
     """The end of a run or a schedule by a law that did not see it; nats/token.
 
-    law: a form's name; "both": the mean of the laws that see a schedule, with the interval that
-    holds theirs, for either may be wrong; "nearest run": the mean end of the fitted runs nearest in
-    steps, the baseline that knows no schedule. measured: nan of a schedule that nobody ran.
-    n_fitted: runs.
+    law: a form's name; "both": the mean of the laws that see a schedule, by the squares of their
+    intervals' widths, and the interval that holds both, for either may be wrong; "nearest run": the
+    mean end of the fitted runs nearest in steps, the baseline that knows no schedule. measured: nan
+    of a schedule that nobody ran. n_fitted: runs.
     """
 
     series: str
@@ -99,7 +100,9 @@ class Curves(Warned):
         return {**super().to_dict(), "fits": [fit.to_dict() for fit in self.fits]}
 
     def points(self) -> pd.DataFrame:
-        """All rows of all histories, as a CSV that the command reads again."""
+        """The histories, as a CSV that the command reads again: at most 200 points of each run,
+        means of neighbouring rows.
+        """
         parts = [
             pd.DataFrame(
                 {
@@ -110,7 +113,7 @@ class Curves(Warned):
                     "lr": [float(f"{rate:.6g}") for rate in one.rate],
                 }
             )
-            for one in self.histories
+            for one in (whole.pooled(-1.0, _N_POINTS) for whole in self.histories)
         ]
         return pd.concat(parts, ignore_index=True)
 
@@ -251,8 +254,11 @@ def _by_laws(fits: Sequence[CurveFit], run: History, measured: float) -> list[Pr
     ]
     seeing = [p for p in found if p.law != STEPS.name]
     if len(seeing) > 1:
-        ends = np.array([p.predicted for p in seeing])
-        both = Estimate(float(ends[:, 0].mean()), float(ends[:, 1].min()), float(ends[:, 2].max()))
+        ends, lower, upper = np.array([p.predicted for p in seeing]).T
+        width = upper - lower
+        weights = 1 / width**2 if (width > 0).all() else np.ones(len(seeing))
+        mean = float(np.average(ends, weights=weights))
+        both = Estimate(mean, float(lower.min()), float(upper.max()))
         found.insert(len(seeing), replace(seeing[0], law=BOTH, predicted=both))
     return found
 

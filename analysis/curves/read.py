@@ -105,7 +105,8 @@ def histories_of_table(
     """The histories of a CSV with columns run, step, loss and lr, and perhaps series.
 
     columns: our name -> the frame's; series: the columns whose values name one, by default
-    `series`, and without it all runs are of one. where: the values, as text, that a row has.
+    `series`, and without it all runs are of one. Runs of two series may have one name. where: the
+    values, as text, that a row has.
     """
     for name, values in (where or {}).items():
         if name not in frame:
@@ -128,15 +129,9 @@ def histories_of_table(
     label = frame[named].astype(str).agg(" ".join, axis=1) if named else "all"
     frame = frame.assign(_series=label)
     found = []
-    for run, rows in frame.groupby(given["run"], sort=False):
-        of_series = rows["_series"].unique()
-        if len(of_series) > 1:
-            raise ValueError(
-                f"run {run} is of several series ({', '.join(of_series[:3])}); name each run once, "
-                "or take other columns as --series"
-            )
+    for (of_series, run), rows in frame.groupby(["_series", given["run"]], sort=False):
         step, loss, rate = (_numbers(rows[given[name]], name) for name in ("step", "loss", "lr"))
-        found.append(checked(str(run), str(of_series[0]), step, rate, loss, f"run {run}"))
+        found.append(checked(str(run), str(of_series), step, rate, loss, f"run {run}"))
     return found
 
 

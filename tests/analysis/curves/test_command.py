@@ -85,6 +85,16 @@ def test_a_sweep_s_runs_are_named_by_what_differs(tmp_path, capsys):
     assert "blocks of" in found["fits"][0]["series"]
 
 
+def test_runs_of_two_series_may_have_one_name(table, capsys):
+    both = pd.read_csv(table)
+    other = both.assign(series="b", loss=both["loss"] + 0.5)
+    pd.concat([both.assign(series="a"), other]).to_csv(table, index=False)
+    assert main(["curves", str(table), *FAST, "--json"]) == 0
+    fits = json.loads(capsys.readouterr().out)["fits"]
+    assert [fit["series"] for fit in fits] == ["a", "b"]
+    assert fits[1]["params"]["L0"] == pytest.approx(fits[0]["params"]["L0"] + 0.5, abs=0.02)
+
+
 def refusal(capsys, *words):
     assert main(["curves", *map(str, words)]) == 2
     text = capsys.readouterr().err
@@ -108,7 +118,6 @@ def test_a_sweep_without_histories_is_refused(tmp_path, capsys):
         (lambda t: t.assign(run="a"), "run a: step 10 comes after step 1000; are two runs mixed"),
         (lambda t: t.drop(index=range(20, 60)), "no row between steps 200 and 610"),
         (lambda t: t.head(5), "has 5 rows; a curve needs 10"),
-        (lambda t: t.assign(series=t.index % 2), "run cosine 1000 is of several series"),
         (lambda t: t[t["run"] == "constant 1000"], "the rate of no run falls before its end"),
     ],
 )

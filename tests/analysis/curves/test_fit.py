@@ -31,7 +31,7 @@ def test_exact_curves_give_the_law_back():
     assert np.isnan(fit.end(third).lower)  # no draws
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_schedules_predict_the_third_better_than_steps_alone():
     rng = np.random.default_rng(0)
     how = {"noise": 0.01, "rng": rng}
