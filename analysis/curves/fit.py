@@ -208,8 +208,8 @@ def _check_schedules(histories: Sequence[History], warnings: Warnings) -> None:
     shapes = np.stack([_shape(one) for one in histories])
     if np.ptp(shapes, axis=0).max() < _SAME:
         warnings.add(
-            "all runs have one schedule: what the falling rate gains is not distinguishable from the "
-            "power of S1; don't trust it for another schedule"
+            "all runs have one schedule: what the falling rate gains is not distinguishable from "
+            "the power of S1; don't trust it for another schedule"
         )
 
 
