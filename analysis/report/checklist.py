@@ -142,6 +142,8 @@ def _extraction(table: pd.DataFrame, provenance: Provenance, isoflop: IsoFLOPFit
         if isoflop.n_nearest is not None:
             dropped.append(f"only the {isoflop.n_nearest} sizes nearest to the best of each curve")
     answer = f"{status.get('done', 0)} done, {status.get('failed', 0)} failed, "
+    hopeless = status.get("hopeless", 0)
+    answer += f"{hopeless} stopped as hopeless, " if hopeless else ""
     answer += f"{status.get('diverged', 0)} diverged (shown, not fitted)"
     return [
         ("Runs", answer),

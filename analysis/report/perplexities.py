@@ -37,7 +37,8 @@ def perplexities(table: pd.DataFrame) -> str:
         lines += [f"{', '.join(leaky)}: scored with routing that sees later tokens; not causal"]
     other = table[table["status"] != "done"]
     if len(other):
-        lines += [f"not shown: {len(other)} runs that failed or diverged"]
+        stopped = " or were stopped as hopeless" if (other["status"] == "hopeless").any() else ""
+        lines += [f"not shown: {len(other)} runs that failed or diverged{stopped}"]
     return "\n".join(lines)
 
 

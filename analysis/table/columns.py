@@ -25,7 +25,7 @@ COLUMNS = (
     "query_norm",
     "seed",
     "lr",  # peak
-    "status",  # done | failed | diverged
+    "status",  # done | failed | diverged | hopeless
     # From here on as in experiments.records.record.RunRecord
     "n_layers",
     "d_model",

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.fitting.text import join_first
+from analysis.fitting.text import join_first, pluralize
 from analysis.table.budgets import COUNTED, TOLERANCE, join_budgets
 from analysis.table.cells import best_of_cells
 from analysis.table.checks import check_amounts, check_runs, finished, require
@@ -185,6 +185,7 @@ def check_table(
     check_amounts(table)
     _derive(table, flops, notes)
     check_runs(table)
+    _note_hopeless(table, notes)
     table, left_out = join_budgets(table, notes, budgets=budgets, tolerance=budget_tolerance)
     if left_out:
         notes.append(left_out)
@@ -257,6 +258,16 @@ def _derive(table: pd.DataFrame, flops: str | None, notes: list[str]) -> None:
         budget, n_tokens = table["budget"], table["n_tokens"]
         _fill(table, "n_tokens", budget / n, how.format("budget / (6 n_active_params)"), notes)
         _fill(table, "budget", n_tokens * n, how.format("6 n_active_params n_tokens"), notes)
+
+
+def _note_hopeless(table: pd.DataFrame, notes: list[str]) -> None:
+    """Names the runs that were stopped as hopeless: they are excluded as failed ones are."""
+    stopped = table[table["status"] == "hopeless"]
+    if len(stopped):
+        names = [name if isinstance(name, str) else str(i) for i, name in stopped["run_id"].items()]
+        notes.append(
+            f"{pluralize(len(stopped), 'run')} stopped as hopeless, excluded: {join_first(names)}"
+        )
 
 
 def _derive_active(table: pd.DataFrame, notes: list[str]) -> None:

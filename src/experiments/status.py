@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.records.record import ENDED
 from experiments.sweep.folders import sweep_argument, sweep_folder, sweep_folders
 from experiments.sweep.search_table import CellState, read_cells, search_lines, search_rows
 from experiments.sweep.states import STATES, SweepState, read_sweep
@@ -17,7 +18,7 @@ from experiments.sweep.status_table import status_text, sweeps_text
 from experiments.system.command import Parser, exit_codes
 from experiments.system.plain_text import printable
 
-_ENDED = ("done", "diverged", "failed", "damaged")
+_OVER = (*ENDED, "failed", "damaged")
 
 
 def main() -> None:
@@ -51,7 +52,7 @@ def main() -> None:
                 sweep = read_sweep(folder)
                 cells, note = _cells(folder)
                 _show(folder, sweep, cells, note, states, options)
-                ended = all(p.state in _ENDED for p in sweep.points)
+                ended = all(p.state in _OVER for p in sweep.points)
                 ended = ended and all(cell.is_over for cell in cells)
             if not options.watch or ended:
                 return

@@ -34,6 +34,8 @@ class Trainer:
     (training/compiled.py).
     trunk: how the trunk is computed on a CPU: fused, by operators of ours; eager, as it is written;
     auto: what can be is fused (training/trunk.py).
+    stop_hopeless: nats; a run ends early where its training loss can't come within so many of the
+    best finished run of its cell (training/hopeless.py); null: never.
     deterministic: whether training on a GPU repeats to the bit (training/deterministic.py); on a
     CPU it does in any case.
     """
@@ -51,6 +53,7 @@ class Trainer:
     # defaults: of manifests from before there was a choice
     max_retries: Annotated[int, Within(0, 1000)] = 2
     stall_minutes: Annotated[float, Within(0, 1e6, above=True)] | None = 20.0
+    stop_hopeless: NotNegative | None = None
     compile: CompileChoice = False
     deterministic: bool = True
     trunk: TrunkChoice = "eager"

@@ -128,7 +128,9 @@ def _limits(records: Sequence[RunRecord], done: Sequence[RunRecord]) -> str:
     started = [record for record in done if record.init]
     seeds = {record.seed for record in done}
     limits = [
-        f"{left_out} runs failed or diverged and have no row." if left_out else "",
+        f"{left_out} runs failed, diverged or were stopped as hopeless, and have no row."
+        if left_out
+        else "",
         f"The evaluation of {', '.join(leaky)} is not causal: its routing sees later tokens."
         if leaky
         else "",

@@ -31,6 +31,7 @@ from experiments.optim.schedule import check_steps
 from experiments.points.identity import id_of
 from experiments.points.parts import completed, parts_of
 from experiments.points.point import Draft, Point
+from experiments.points.stopping import check_stopping
 from experiments.system.credentials import refuse_credentials
 from experiments.system.device import check_card, device_here
 from experiments.system.distributed import Ranks, share_batch
@@ -50,6 +51,7 @@ def read_point(raw: Mapping[str, Any]) -> Draft:
     check_vocabulary(transformer.ffns, transformer.vocab_size, exactly=True)
     check_tables(config, ranks)
     _check_shared(config, transformer)
+    check_stopping(config, ranks)
     accelerator = draft.device.accelerator
     check_kernel(config.kernel, accelerator)
     if config.trainer.trunk == "fused":

@@ -25,7 +25,9 @@ HISTORY_NAME = "history.csv"  # the rows of a run's training: training/history.p
 CHECKSUM = "sha256"  # last key, of the file's text before it; records of before it have none
 _MARK = f',\n "{CHECKSUM}": "'.encode()  # of the record's own level: no string holds a newline
 _REMEDY = "delete it, or run the same command again: it goes on from last.ckpt and writes it again"
-STATUSES = ("done", "failed", "diverged")
+STATUSES = ("done", "failed", "diverged", "hopeless")
+CUT_SHORT = ("diverged", "hopeless")  # ended before their plan, and would again
+ENDED = ("done", *CUT_SHORT)
 SCHEMA_VERSION = 1
 _OF_OUTCOME = ("status", "n_tokens", "batch_tokens", "error", "val_loss")
 TRAIN_AGAIN = (  # where a finished run lacks its checkpoint
@@ -63,7 +65,7 @@ class RunRecord:
 
     run_id: str  # hash of the resolved config without paths, logging and trainer
     sweep: str
-    status: str  # done | failed | diverged
+    status: str  # done | failed | diverged | hopeless: stopped by trainer.stop_hopeless
     model: str  # the choice of conf/model
     seed: int
     budget: float  # FLOPs asked for
@@ -182,7 +184,7 @@ def read_outcome(path: Path) -> Outcome:
             record = _parsed(content)
             status, n_tokens, batch_tokens, error, loss = (getattr(record, n) for n in _OF_OUTCOME)
         n_steps = n_tokens // max(1, batch_tokens)
-        has_last = status == "diverged" or (status == "done" and loss is not None)
+        has_last = status in CUT_SHORT or (status == "done" and loss is not None)
         return Outcome(
             status=status, n_steps=n_steps, error=error, last_row=n_steps if has_last else None
         )
@@ -379,7 +381,7 @@ def find_records(folder: Path) -> Iterator[Path]:
 
 
 def is_finished(run_dir: Path) -> bool:
-    """Whether the run in this folder needs no more work: done, or diverged as it would again.
+    """Whether the run in this folder needs no more work: done, or cut short as it would be again.
 
     A damaged record says nothing: the run goes on from its checkpoint, and writes it again.
     """

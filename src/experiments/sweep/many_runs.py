@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 from experiments.points.point import Point
-from experiments.records.record import RECORD_NAME, read_record
+from experiments.records.record import ENDED, RECORD_NAME, read_record
 from experiments.sweep.control import controlling
 from experiments.sweep.entering import entered
 from experiments.sweep.objective import value_of
@@ -90,7 +90,7 @@ def _report(todo: Todo, fates: Mapping[str, Fate], queue: Queue) -> None:
     left = [*todo.running, *queued, *todo.held, *ended("elsewhere")]
     failed = [*ended("failed", "killed"), *todo.failed]
     interrupted = ended("interrupted")
-    elsewhere = [p for p in left if status_of(p.run_dir) not in ("done", "diverged")]
+    elsewhere = [p for p in left if status_of(p.run_dir) not in ENDED]
     total = len(todo.points)
     if failed:
         print(f"\n{len(failed)} of {total} runs failed:", file=sys.stderr)

@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.records.record import RECORD_NAME, DamagedError, RunRecord, flat_row, read_record
+from experiments.records.record import (
+    CUT_SHORT,
+    RECORD_NAME,
+    DamagedError,
+    RunRecord,
+    flat_row,
+    read_record,
+)
 from experiments.system.claims import is_claimed
 
 Direction = Literal["minimize", "maximize"]
@@ -25,12 +32,12 @@ class Objective:
 
     @property
     def worst(self) -> float:
-        """The result of a run that diverged. Any finite number would be made up."""
+        """The result of a run that diverged or was hopeless. Any finite number would be made up."""
         return math.inf if self.direction == "minimize" else -math.inf
 
     def of(self, record: RunRecord) -> float | None:
         """A finished run's; None if its record has no such number."""
-        if record.status == "diverged":
+        if record.status in CUT_SHORT:
             return self.worst
         value = flat_row(record).get(self.name)
         if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
@@ -117,8 +124,8 @@ def _is_number(kind: Any) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """value: the mean objective, infinite if a run diverged; None if a run has none, and why says
-    the reason.
+    """value: the mean objective, infinite if a run diverged or was hopeless; None if a run has
+    none, and why says the reason.
     """
 
     value: float | None

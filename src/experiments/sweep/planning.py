@@ -12,6 +12,7 @@ from experiments.data.prepare import is_prepared, prepare_data, prepare_sets
 from experiments.points.planning import check_effects, effective_id, here, plan_point, read_point
 from experiments.points.point import Draft, Point
 from experiments.records.record import (
+    CUT_SHORT,
     HISTORY_NAME,
     RECORD_NAME,
     lacks_rows,
@@ -113,9 +114,9 @@ def choose(points: Sequence[Point], tasks: Mapping[str, Task] | None = None) -> 
     id).
 
     retry, of the config: failed (the default) tries failed runs again, none leaves them, all also
-    tries diverged ones again, from the start. A damaged record tells nothing: the run goes on from
-    its checkpoint. A trunk is a point more, as long as branches wait for one. Raises ValueError for
-    branches of a given trunk that has no checkpoint for them.
+    tries diverged and hopeless ones again, from the start. A damaged record tells nothing: the run
+    goes on from its checkpoint. A trunk is a point more, as long as branches wait for one. Raises
+    ValueError for branches of a given trunk that has no checkpoint for them.
     """
     retry = points[0].config.retry if points else "failed"
     names = ("run", "finished", "running", "queued", "held", "failed")
@@ -144,7 +145,7 @@ def _group(point: Point, retry: str, tasks: Mapping[str, Task]) -> str:
     if task is not None:
         return "held" if task.release is not None else "queued"
     goes_on = point.is_trunk and outcome is not None and outcome.n_steps < point.plan.n_steps
-    if (status == "done" and not goes_on) or (status == "diverged" and retry != "all"):
+    if (status == "done" and not goes_on) or (status in CUT_SHORT and retry != "all"):
         return "finished"
     return "failed" if status == "failed" and retry == "none" else "run"
 
@@ -173,17 +174,19 @@ def repair_histories(points: Sequence[Point]) -> None:
 
 
 def set_aside_diverged(points: Sequence[Point]) -> None:
-    """Makes room for diverged runs to start again, where retry=all asks for that: record and
-    checkpoints go to diverged-<n>/. One that another process has by now is left to it.
+    """Makes room for diverged and hopeless runs to start again, where retry=all asks for that:
+    record and checkpoints go to diverged-<n>/ or hopeless-<n>/. One that another process has by now
+    is left to it.
     """
     for point in points:
-        if point.config.retry != "all" or status_of(point.run_dir) != "diverged":
+        if point.config.retry != "all" or status_of(point.run_dir) not in CUT_SHORT:
             continue  # what has ended since it was chosen, too
         with suppress(RunningElsewhereError), claimed(point.run_dir):
-            if status_of(point.run_dir) != "diverged":
+            status = status_of(point.run_dir)
+            if status not in CUT_SHORT:
                 continue
-            n = len(list(point.run_dir.glob("diverged-*"))) + 1
-            aside = point.run_dir / f"diverged-{n}"
+            n = len(list(point.run_dir.glob(f"{status}-*"))) + 1
+            aside = point.run_dir / f"{status}-{n}"
             aside.mkdir()
             for path in [point.run_dir / RECORD_NAME, *point.run_dir.glob("*.ckpt")]:
                 path.rename(aside / f"{path.name}.old")  # no record to any table

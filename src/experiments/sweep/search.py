@@ -13,6 +13,7 @@ from typing import Any
 
 from experiments.points.planning import effective_id
 from experiments.points.point import Point
+from experiments.records.record import ENDED
 from experiments.sweep.control import is_controller, own_name
 from experiments.sweep.objective import Result, check_scored, result_of
 from experiments.sweep.plan_table import plan_table
@@ -224,7 +225,7 @@ class Search:
     def running(self) -> list[Point]:
         """The points of running trials, of whichever controller, that are not finished."""
         found = {p.run_id: p for _, _, points in self._running() for p in points}
-        return [p for p in found.values() if status_of(p.run_dir) not in ("done", "diverged")]
+        return [p for p in found.values() if status_of(p.run_dir) not in ENDED]
 
     def n_open(self) -> int:
         """How many trials have no value yet, of all cells."""

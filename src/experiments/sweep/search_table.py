@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from experiments.records.record import outcome_of
 from experiments.sweep.objective import Objective, result_of
 from experiments.sweep.space import read_spaces
 from experiments.sweep.study import (
@@ -20,13 +21,14 @@ from experiments.sweep.study import (
 from experiments.system.text_table import aligned
 
 _EDGE = 0.05  # of a range, at either end
-_COUNTS = ("done", "diverged", "failed", "running", "left")
+_COUNTS = ("done", "diverged", "hopeless", "failed", "running", "left")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CellState:
     """A cell's search. trials: those that count; a record that the study does not know yet has
     given its trial's value. rules: the attributes of its study, of which the objective is made.
+    n_hopeless: trials of a run that was stopped as hopeless; they have no value.
     """
 
     name: str
@@ -34,15 +36,18 @@ class CellState:
     objective: Objective
     trials: tuple[Trial, ...]
     n_left: int
+    n_hopeless: int = 0
 
     def counts(self) -> dict[str, int]:
-        """How many trials are done, diverged, failed, running and left."""
+        """How many trials are done, diverged, hopeless (if any is), failed, running and left."""
         values = [trial.value for trial in self.trials if trial.value is not None]
-        n_diverged = sum(map(math.isinf, values))
+        n_infinite = sum(map(math.isinf, values))
         n_failed = sum(trial.state == "failed" for trial in self.trials)
         n_running = sum(t.state == "running" and t.value is None for t in self.trials)
-        numbers = len(values) - n_diverged, n_diverged, n_failed, n_running, self.n_left
-        return dict(zip(_COUNTS, numbers, strict=True))
+        n_diverged = n_infinite - self.n_hopeless
+        numbers = n_diverged, self.n_hopeless, n_failed, n_running, self.n_left
+        found = dict(zip(_COUNTS, (len(values) - n_infinite, *numbers), strict=True))
+        return {name: n for name, n in found.items() if n or name != "hopeless"}
 
     @property
     def is_over(self) -> bool:
@@ -81,9 +86,19 @@ def read_cells(sweep_dir: Path) -> list[CellState]:
                 objective=objective,
                 trials=tuple(known),
                 n_left=n_to_ask(trials, rules["n_trials"]),
+                n_hopeless=sum(_is_hopeless(sweep_dir, trial) for trial in known),
             )
         )
     return cells
+
+
+def _is_hopeless(sweep_dir: Path, trial: Trial) -> bool:
+    """Whether it has no value because a run of its was stopped; one that diverged counts more."""
+    if trial.value is None or math.isfinite(trial.value):
+        return False
+    ends = [outcome_of(sweep_dir / run_id) for run_id in trial.runs]
+    statuses = {end.status for end in ends if end is not None}
+    return "hopeless" in statuses and "diverged" not in statuses
 
 
 def _with_record(sweep_dir: Path, trial: Trial, objective: Objective) -> Trial:
@@ -104,8 +119,9 @@ def search_lines(cells: Sequence[CellState]) -> list[str]:
         groups.setdefault(f"search: {least} {cell.objective.name} of {ranges}", []).append(cell)
     for title, group in groups.items():
         names = list(group[0].rules["search"])
-        rows = [("cell", *_COUNTS, f"best {group[0].objective.name}", *names, "run")]
-        lines += [title, *aligned([*rows, *(_row(cell, names) for cell in group)])]
+        shown = [c for c in _COUNTS if c != "hopeless" or any(cell.n_hopeless for cell in group)]
+        rows = [("cell", *shown, f"best {group[0].objective.name}", *names, "run")]
+        lines += [title, *aligned([*rows, *(_row(cell, names, shown) for cell in group)])]
         lines += [note for cell in group for note in _notes(cell)]
     return lines
 
@@ -122,8 +138,9 @@ def search_rows(cells: Sequence[CellState]) -> list[dict[str, Any]]:
     return rows
 
 
-def _row(cell: CellState, names: Sequence[str]) -> tuple[str, ...]:
-    counts = tuple(str(n or "") for n in cell.counts().values())
+def _row(cell: CellState, names: Sequence[str], shown: Sequence[str]) -> tuple[str, ...]:
+    found = cell.counts()
+    counts = tuple(str(found.get(name) or "") for name in shown)
     best = cell.best()
     if best is None:
         return (cell.name, *counts, *("" for _ in range(len(names) + 2)))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.records.record import (
+    CUT_SHORT,
     LACKS_ROWS,
     RECORD_NAME,
     DamagedError,
@@ -29,7 +30,7 @@ from experiments.system.requeue import NO_GPU
 
 STATES = (
     "done", "running", "queued", "held", "waiting", "interrupted", "killed", "failed", "damaged",
-    "diverged",
+    "diverged", "hopeless",
 )  # fmt: skip
 LOG_NAME = "log.txt"
 _STOP = b'"event": "interrupted"'  # as claims.log_event writes it
@@ -126,7 +127,7 @@ def _state(
         state, outcome, row = "damaged", None, {}
         detail = f"{error.filename} can't be read ({error.strerror}); make it readable"
     step = int(row.get("step", 0)) if outcome is None else outcome.n_steps
-    if outcome is not None and outcome.status == "diverged":
+    if outcome is not None and outcome.status in CUT_SHORT:
         detail = outcome.error or ""  # a branch is not run, if its trunk diverged
     if state == "waiting" and entry.trunk is not None:
         detail = f"for step {entry.first_step} of its trunk {entry.trunk}"

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from experiments.records.record import CUT_SHORT
 from experiments.sweep.states import STATES, PointState, SweepState
 from experiments.system.text_table import aligned, count, duration
 
@@ -37,7 +38,7 @@ def status_text(name: str, sweep: SweepState, chosen: Sequence[str], shorten: bo
 def _lines(points: Sequence[PointState]) -> list[str]:
     rows = [("state", "run", "point", "step", "tokens/s", "left", "stops", "job", "")]
     for p in sorted(points, key=lambda p: STATES.index(p.state)):
-        logged = p.state in ("failed", "killed", "diverged") and p.log is not None
+        logged = p.state in ("failed", "killed", *CUT_SHORT) and p.log is not None
         detail = "; ".join(filter(None, [p.detail, f"log: {p.log}" if logged else ""]))
         rows.append(
             (

@@ -36,6 +36,7 @@ from experiments.system.disk import remove_leftovers, write_text_atomically
 from experiments.training.checkpoints import forget_previous
 from experiments.training.evaluation import Evaluation
 from experiments.training.fit import Sink, fit, leave_group, rates, set_up_process
+from experiments.training.hopeless import of_point
 from experiments.training.module import LanguageModel
 from experiments.training.starting import begin, with_columns
 from experiments.training.tracking import WandbRun
@@ -242,7 +243,8 @@ def _train_and_evaluate(
     )
     try:
         sinks = (wandb_run.log, progress)
-        trained = fit(point, begun.module, begun.data, sinks, guards, begun.resumed)
+        hopeless = of_point(point, record)
+        trained = fit(point, begun.module, begun.data, sinks, guards, begun.resumed, hopeless)
         leave_group()
         record = replace(record, environment={**record.environment, "trunk": _trunk(begun.module)})
         n_tokens, own = trained.n_steps * point.plan.batch_tokens, begun.prepared.train
@@ -265,6 +267,8 @@ def _train_and_evaluate(
             begun.module.model.to(torch.device(point.device.accelerator))
             record = replace(record, **_results(begun.scores.validation()))
             record = replace(record, evaluations=begun.scores.of_sets())
+        if trained.hopeless is not None:
+            return replace(record, status="hopeless", error=trained.hopeless)
         done = whole if point.is_trunk else record.val_loss is not None
         return replace(record, status="done" if done else "diverged")
     finally:

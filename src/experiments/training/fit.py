@@ -23,6 +23,7 @@ from experiments.training.checkpoints import Checkpoint, RandomState
 from experiments.training.compiled import CompileClock
 from experiments.training.deterministic import set_deterministic
 from experiments.training.history import History
+from experiments.training.hopeless import Hopeless
 from experiments.training.module import LanguageModel
 from experiments.training.part_steps import PartSteps
 from experiments.training.precision import TurnPrecision
@@ -35,13 +36,14 @@ Sink = Callable[[dict[str, float]], None]
 @dataclass(frozen=True, kw_only=True)
 class Fit:
     """Steps taken in all and in this process, and this process's seconds of training, and beside
-    them of compiling (None: eager).
+    them of compiling (None: eager). hopeless: why it was stopped as such; None if it was not.
     """
 
     n_steps: int
     n_steps_here: int
     seconds: float
     compile_seconds: float | None
+    hopeless: str | None = None
 
 
 def set_up_process(point: Point, n_threads: int | None) -> None:
@@ -71,8 +73,10 @@ def fit(
     sinks: Sequence[Sink],
     guards: Guards,
     resumed: Path | None,
+    hopeless: Hopeless | None = None,
 ) -> Fit:
-    """Trains to the end of the plan. History and checkpoints go to the run's folder.
+    """Trains to the end of the plan, or until the run is hopeless. History and checkpoints go to
+    the run's folder.
 
     resumed: the checkpoint to go on from (checkpoints.to_resume_from); None: from the start.
     Raises Interrupted if a signal asked to stop before the end, once the checkpoint is written.
@@ -130,6 +134,8 @@ def fit(
         look()
         beat()
         history.after_step(n_steps)
+        if hopeless is not None and history.last_row == n_steps and hopeless.look(history.rows):
+            trainer.should_stop = True
         for part in module.parts:
             part.at_step(n_steps, beat)
 
@@ -157,6 +163,7 @@ def fit(
         n_steps_here=history.steps_here,
         seconds=history.seconds,
         compile_seconds=clock.seconds if module.is_compiled else None,
+        hopeless=None if hopeless is None else hopeless.why,
     )
 
 

@@ -85,6 +85,11 @@ class History(pl.Callback):
         if self._kept and _has_diverged(self._kept[-1][1], pl_module):
             trainer.should_stop = True  # as before the resume
 
+    @property
+    def rows(self) -> list[tuple[float, float]]:
+        """Step and loss of each row."""
+        return [(row[0], row[1]) for row in self._kept]
+
     def after_step(self, step: int) -> None:
         """With so many steps taken."""
         trainer, pl_module, plan = self._trainer, self._module, self._module.plan
