@@ -16,7 +16,9 @@ def main() -> None:
     parser = Parser(description=(__doc__ or "").partition("\n")[0])
     sweep_argument(parser)
     parser.add_argument(
-        "--diverged", action="store_true", help="diverged runs too, from the first step"
+        "--diverged",
+        action="store_true",
+        help="diverged and hopeless runs too, from the first step",
     )
     parser.add_argument(
         "--local",

@@ -37,7 +37,7 @@ def test_a_run_may_lose_half_as_much_again_as_the_best_from_there(step):
     assert compare(rows(step, limit - 0.01), rows(), best(), within=0.05) is None
     why = compare(rows(step, limit + 0.01), rows(), best(), within=0.05)
     assert why is not None
-    assert why.startswith(f"hopeless at step {step}: its training loss is")
+    assert why.startswith(f"stopped at step {step}: its training loss is")
     assert "trainer.stop_hopeless=0.05" in why
 
 
@@ -116,7 +116,7 @@ def test_a_hopeless_run_ends_early_in_a_state_of_its_own(sweep):
     n_steps = found.n_tokens // found.batch_tokens
     assert n_steps == math.ceil(0.3 * found.n_steps)
     assert found.error is not None
-    assert found.error.startswith("hopeless at step")
+    assert found.error.startswith("stopped at step")
     outcome = read_outcome(bad.run_dir / "record.json")
     assert (outcome.status, outcome.n_steps, outcome.last_row) == ("hopeless", n_steps, n_steps)
     (state,) = (s for s in read_states(bad.run_dir.parent) if s.run_id == bad.run_id)

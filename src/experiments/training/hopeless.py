@@ -115,7 +115,7 @@ def compare(
     if not lowest > end + within:
         return None
     return (
-        f"hopeless at step {step:g}: its training loss is {now:.3f}, that of {record.run_id} was "
+        f"stopped at step {step:g}: its training loss is {now:.3f}, that of {record.run_id} was "
         f"{there:.3f} and ended at {end:.3f}; even with {_MORE:g} times its fall it ends above "
         f"{lowest:.3f}, more than trainer.stop_hopeless={within:g} behind"
     )
