@@ -2,9 +2,9 @@
 
     python -m experiments.sweep.task SWEEP_DIR/QUEUE/SUBMISSION.json INDEX
 
-Exit codes: 0 done, diverged or hopeless, or nothing to do; 1 failed; 2 bad input; 75 stopped by a signal and
-kept to go on; 76 ended by the watchdog. A queue puts a preempted task back by itself, and at a time
-limit, or when it stalls, the task does (requeue.py). What was cancelled stays ended.
+Exit codes: 0 done, diverged or hopeless, or nothing to do; 1 failed; 2 bad input; 75 stopped by a
+signal and kept to go on; 76 ended by the watchdog. A queue puts a preempted task back by itself,
+and at a time limit, or when it stalls, the task does (requeue.py). What was cancelled stays ended.
 """
 
 from experiments.system import interruption
