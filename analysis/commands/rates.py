@@ -9,7 +9,7 @@ from analysis.arguments import add_noise
 from analysis.command import Command, Options, Output, table_of
 from analysis.figures.rate_curves import draw_rate_curves
 from analysis.figures.rates import draw_rates
-from analysis.rates.cells import NEAREST
+from analysis.rates.curves import METHODS, NEAREST
 from analysis.rates.fit import BATCH, HORIZONS, WIDTHS, fit_rates
 from analysis.rates.moves import compare_rates
 
@@ -29,11 +29,18 @@ def _options(sub: argparse.ArgumentParser) -> None:
         "tables the lowest loss of a rate counts)",
     )
     sub.add_argument(
+        "--method",
+        default=METHODS[0],
+        choices=METHODS,
+        help="curves of the loss: skewed ones of a shape that a series shares, or parabolas "
+        "(%(default)s)",
+    )
+    sub.add_argument(
         "--n-nearest",
         type=int,
-        default=NEAREST,
         metavar="N",
-        help="fit the N rates nearest to the best (%(default)s)",
+        help="fit the N rates nearest to the best (default: those that the curves describe, of "
+        f"parabolas {NEAREST})",
     )
     sub.add_argument(
         "--used",
@@ -61,6 +68,7 @@ def _compute(options: Options, table: pd.DataFrame) -> Output:
         width=options.width,
         horizon=options.horizon,
         batch=options.batch,
+        method=options.method,
         n_nearest=options.n_nearest,
         noise=options.noise,
     )

@@ -57,8 +57,8 @@ def _strongest(law: RateLaw | None, found: Rates) -> str:
     """The law's strongest variable, or else the first column that varies."""
     if law is not None and law.columns:
         effects = {
-            name: abs(law.exponents[name]) * np.log(high / low)
-            for name, (low, high) in law.ranges.items()
+            name: abs(law.exponents[name]) * np.log(law.ranges[name][1] / law.ranges[name][0])
+            for name in law.columns
         }
         return max(effects, key=lambda name: effects[name])
     spread = {n: {c.at[n] for c in found.cells if np.isfinite(c.at[n])} for n in found.columns}

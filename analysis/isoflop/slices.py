@@ -97,9 +97,10 @@ def fit_slices(
     noise: tuple[float, int] | None,
     n_draws: int,
     rng: np.random.Generator,
+    exponents: tuple[float, float] = EXPONENTS,
 ) -> SliceFit:
     """The curves of one model: u and values, the losses, have an array (n,) for each budget, n of 3
-    or more.
+    or more. exponents: the range that alpha and beta are averaged over.
 
     noise: the standard deviation of a loss and its degrees of freedom, where it is known apart from
     these curves (nan: not at all, and nothing is drawn); None: from their own scatter, which needs
@@ -107,7 +108,7 @@ def fit_slices(
     """
     dof = sum(len(places) - 3 for places in u)
     sd, sd_dof = (float("nan"), dof) if noise is None else noise
-    nodes, weights = _weighted(u, values, sd, dof, noise is not None)
+    nodes, weights = _weighted(u, values, sd, dof, noise is not None, exponents)
     mean = np.array([weights @ nodes.alpha]), np.array([weights @ nodes.beta])
     middle = _Nodes.at(*mean, u, values)
     n_draws = 0 if noise is not None and not np.isfinite(sd) else n_draws
@@ -138,10 +139,15 @@ def fit_slices(
 
 
 def _weighted(
-    u: Sequence[Array], losses: Sequence[Array], sd: float, dof: int, known: bool
+    u: Sequence[Array],
+    losses: Sequence[Array],
+    sd: float,
+    dof: int,
+    known: bool,
+    exponents: tuple[float, float],
 ) -> tuple[_Nodes, Array]:
     """A grid of exponents, as narrow as the runs are sure, and the nodes' weights."""
-    ranges = [EXPONENTS, EXPONENTS]
+    ranges = [exponents, exponents]
     for _ in range(_NARROWED):
         sides = [np.linspace(*ends, _NODES) for ends in ranges]
         alpha, beta = (side.ravel() for side in np.meshgrid(*sides, indexing="ij"))
@@ -152,7 +158,7 @@ def _weighted(
         if heavy.sum() >= _ENOUGH:
             break
         ranges = [
-            (max(EXPONENTS[0], kept.min() - step), min(EXPONENTS[1], kept.max() + step))
+            (max(exponents[0], kept.min() - step), min(exponents[1], kept.max() + step))
             for kept, step in (
                 (values[heavy], side[1] - side[0])
                 for values, side in zip((alpha, beta), sides, strict=True)

@@ -1,28 +1,19 @@
-"""The best peak learning rate of each cell: the lowest point of a parabola in ln(rate).
-
-A cell is what was tuned as one: a series, budget, size and batch.
-"""
+"""The best peak learning rate of each cell: the lowest point of its curve in ln(rate)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis import numbers
-from analysis.fitting.intervals import Array, t_quantile
+from analysis.fitting.intervals import Array
 from analysis.fitting.status import FitStatus, status_of
-from analysis.fitting.text import pluralize
 from analysis.isoflop.flags import Flag
-from analysis.isoflop.resample import nearest
-from analysis.isoflop.shape import FittedShape, fit_parabola
+from analysis.isoflop.shape import FittedShape
+from analysis.rates.curves import CellCurve, Method, curves_of
 from analysis.rates.flags import check_rates
-from analysis.table.load import best_of_cells
-
-NEEDED = 3  # rates of a parabola
-NEAREST = 5  # rates about the best that a parabola describes
-_KNOWN = 1_000_000  # degrees of freedom of a noise that was given: the normal distribution
+from analysis.rates.tried import Tried, tried_in_cells
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +22,11 @@ class BestRate:
     messages.
 
     lrs, losses: those tried that did not diverge, means over seeds in nats/token; diverged: the
-    rates of which no run is done; n_fitted: rates of the parabola, the nearest to the best;
-    lr_opt: its lowest point, with its 95 % interval by Fieller; error: its standard error, of
-    ln(rate); noise, dof: of a rate's loss, in nats. nan where there is no minimum, or the noise is
-    unknown. inside: the parabola has a minimum, between the rates tried.
+    rates of which no run is done; fitted: places in lrs of those that the curve, `shape`, is of;
+    lr_opt: its lowest point, with its 95 % interval; error: its standard error, of ln(rate), the
+    shape taken as known; noise, dof: of a rate's loss, in nats. nan where there is no minimum, or
+    the noise is unknown. inside: the curve has a minimum, between the rates tried. draws (S, 5),
+    common (S,): of skewed curves, as CellCurve has them.
     """
 
     model: str
@@ -45,7 +37,7 @@ class BestRate:
     losses: tuple[float, ...]
     diverged: tuple[float, ...]
     n_seeds: int
-    n_fitted: int
+    fitted: tuple[int, ...]
     lr_opt: float
     lr_interval: tuple[float, float]
     error: float
@@ -55,6 +47,9 @@ class BestRate:
     inside: bool
     flags: tuple[Flag, ...]
     warnings: tuple[str, ...]
+    shape: FittedShape = field(repr=False, compare=False)
+    draws: Array = field(repr=False, compare=False)
+    common: Array = field(repr=False, compare=False)
 
     @property
     def status(self) -> FitStatus:
@@ -63,19 +58,6 @@ class BestRate:
     @property
     def lr_tried(self) -> float:
         return self.lrs[int(np.argmin(self.losses))]
-
-
-class _Tried(NamedTuple):
-    """A cell before its fit. u: ln of the rates, in order; diverged: the rates."""
-
-    model: str
-    budget: float
-    at: dict[str, float]
-    name: str
-    u: Array
-    losses: Array
-    n_seeds: int
-    diverged: Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,76 +73,32 @@ def best_rates(
     columns: Sequence[str],
     keys: Sequence[str],
     *,
-    n_nearest: int = NEAREST,
+    method: Method = "slice",
+    n_nearest: int | None = None,
     noise: float | None = None,
 ) -> Cells:
     """The best rate of each cell of a checked table, whose rates are known and above 0.
 
     columns: of which `at` is; keys: of them, those that part cells of one series and budget.
-    Seeds are averaged within a rate, as in best_of_cells. noise: sd of a loss of one seed, in nats,
-    if it is known; else it is from the scatter about the parabolas of a series.
+    noise: sd of a loss of one seed, in nats, if it is known; else it is from the scatter about the
+    curves of a series, and that of seeds about their means.
     """
-    tried, skipped = _tried(table, columns, keys)
+    tried, skipped = tried_in_cells(table, columns, keys)
     found: list[BestRate] = []
     for model in dict.fromkeys(cell.model for cell in tried):
         own = [cell for cell in tried if cell.model == model]
-        kept = [nearest(cell.u, cell.losses, n_nearest) for cell in own]
-        shapes = [fit_parabola(c.u[on], c.losses[on]) for c, on in zip(own, kept, strict=True)]
-        sd, dof = (noise, _KNOWN) if noise is not None else _pooled(own, shapes)
-        found += [_best(cell, shape, sd, dof) for cell, shape in zip(own, shapes, strict=True)]
+        curves = curves_of(own, method, n_nearest, noise)
+        found += [_best(cell, curve) for cell, curve in zip(own, curves, strict=True)]
     return Cells(found=tuple(found), skipped=tuple(skipped))
 
 
-def _tried(
-    table: pd.DataFrame, columns: Sequence[str], keys: Sequence[str]
-) -> tuple[list[_Tried], list[str]]:
-    by = ["series", "budget", *keys]
-    runs = table[table["status"].isin(["done", "diverged"]) & table["lr"].notna()]
-    runs = runs.assign(cell=runs.groupby(by, dropna=False).ngroup())
-    rates = best_of_cells(runs, by=["cell", "lr"])
-    lost = runs[runs["status"] == "diverged"].groupby("cell")["lr"].agg(set).to_dict()
-    naming = [name for name in columns if name in keys and rates[name].nunique() > 1]
-    cells, skipped = [], []
-    for number, part in rates.sort_values("lr").groupby("cell"):
-        model, budget = str(part["series"].iloc[0]), float(part["budget"].iloc[0])
-        at = {name: float(part[name].astype("float64").mean()) for name in columns}
-        diverged = sorted(lost.get(number, set()) - set(part["lr"]))
-        cell = _Tried(
-            model=model,
-            budget=budget,
-            at=at,
-            name=_name(model, budget, {name: at[name] for name in naming}),
-            u=np.log(part["lr"].to_numpy(dtype=np.float64)),
-            losses=part["loss"].to_numpy(dtype=np.float64),
-            n_seeds=int(part["n_seeds"].min()),
-            diverged=np.array(diverged, dtype=np.float64),
-        )
-        if len(cell.u) < NEEDED:
-            n = pluralize(len(cell.u), "rate")
-            skipped.append(f"{cell.name}: {n}, and a parabola needs {NEEDED}")
-        else:
-            cells.append(cell)
-    return cells, skipped
-
-
-def _pooled(cells: Sequence[_Tried], shapes: Sequence[FittedShape]) -> tuple[float, int]:
-    """The pooled noise of one seed's loss: scatter of a mean over n seeds counts n times."""
-    dof = sum(len(shape.residuals) - 3 for shape in shapes)
-    squares = sum(
-        cell.n_seeds * float(shape.residuals @ shape.residuals)
-        for cell, shape in zip(cells, shapes, strict=True)
-    )
-    return (float(np.sqrt(squares / dof)), dof) if dof else (float("nan"), 0)
-
-
-def _best(cell: _Tried, shape: FittedShape, sd_of_seed: float, dof: int) -> BestRate:
-    sd = sd_of_seed / np.sqrt(cell.n_seeds)
-    low, high = shape.u_interval(sd, t_quantile(dof, 0.95))
-    flagged = check_rates(cell.u, cell.losses, cell.diverged, shape, (low, high))
-    inside = bool(cell.u[0] <= shape.u_opt <= cell.u[-1])
+def _best(cell: Tried, curve: CellCurve) -> BestRate:
+    shape, (low, high) = curve.shape, curve.u_interval
+    flagged = check_rates(cell.u, cell.losses, cell.diverged, shape, curve.u_opt, (low, high))
+    flagged += curve.found_off
     with np.errstate(over="ignore"):
         interval = float(np.exp(low)), float(np.exp(high))
-        lr_opt = float(np.exp(shape.u_opt))
+        lr_opt = float(np.exp(curve.u_opt))
     return BestRate(
         model=cell.model,
         budget=cell.budget,
@@ -170,23 +108,20 @@ def _best(cell: _Tried, shape: FittedShape, sd_of_seed: float, dof: int) -> Best
         losses=tuple(cell.losses.tolist()),
         diverged=tuple(cell.diverged.tolist()),
         n_seeds=cell.n_seeds,
-        n_fitted=len(shape.residuals),
+        fitted=tuple(curve.on.tolist()),
         lr_opt=lr_opt,
         lr_interval=interval,
-        error=float(shape.u_error(sd)),
-        loss_opt=float(shape.loss_opt),
-        noise=float(sd),
-        dof=dof,
-        inside=inside,
+        error=curve.error,
+        loss_opt=float(shape.loss_opt) if np.isfinite(shape.u_opt) else float("nan"),
+        noise=curve.noise.sd,
+        dof=curve.noise.dof,
+        inside=bool(cell.u[0] <= curve.u_opt <= cell.u[-1]),
         flags=tuple(flag for flag, _ in flagged),
         warnings=tuple(text for _, text in flagged),
+        shape=shape,
+        draws=curve.draws,
+        common=curve.common,
     )
-
-
-def _name(model: str, budget: float, at: Mapping[str, float]) -> str:
-    flops = [f"C={numbers.flops(budget)}"] if np.isfinite(budget) else []
-    sizes = [f"{name}={numbers.count(value, 4)}" for name, value in at.items()]
-    return " ".join([model, *flops, *sizes])
 
 
 def frame_of(cells: Sequence[BestRate]) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from analysis.rates.law import RateLaw, design, errors_of, exponent_of, fit_law,
 _COLLINEAR = 14.0  # condition number of the columns at length one: of two, a correlation of 0.99
 _CONSTANT = 1e-6  # of ln x: rounding
 _BETTER = 0.7  # of the chosen law's error, in ln(rate)
+_DIGITS = 6  # of what laws are ordered by: columns that go together differ by rounding
 _CLOSE = 2.0  # of AICc: too near to call (Burnham and Anderson 2002, section 2.6)
 
 
@@ -46,7 +47,8 @@ class RateForms:
         close = [law.label for law in self.laws[1:] if law.aicc < self.law.aicc + _CLOSE]
         if close:
             found.append(f"AICc does not distinguish {self.law.label} from {', '.join(close)}")
-        spared = min(self.laws, key=lambda law: law.held_out if law.held_out > 0 else np.inf)
+        known = [law for law in self.laws if law.held_out > 0]
+        spared = min(known or self.laws, key=lambda law: round(law.held_out, _DIGITS))
         if np.log(spared.held_out) < _BETTER * np.log(self.law.held_out):
             found.append(
                 f"cells that were held out prefer {spared.label}: it misses them by a factor of "
@@ -98,7 +100,7 @@ def compare_forms(
             continue
         law = fit_law(cells, models, names)
         laws.append(replace(law, held_out=_held_out(law, cells, columns, batch)))
-    laws.sort(key=lambda law: (law.aicc, len(law.names)))
+    laws.sort(key=lambda law: (round(law.aicc, _DIGITS), len(law.names)))
     return RateForms(models=models, laws=tuple(laws), skipped=tuple(skipped))
 
 

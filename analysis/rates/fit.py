@@ -14,8 +14,10 @@ from analysis.fitting.checks import positive
 from analysis.fitting.results import Warned
 from analysis.fitting.status import FitError
 from analysis.fitting.text import in_columns, join_first
-from analysis.rates.cells import NEAREST, BestRate, best_rates, frame_of
+from analysis.isoflop.flags import Flag
+from analysis.rates.cells import BestRate, best_rates, frame_of
 from analysis.rates.compare import RateForms, compare_forms
+from analysis.rates.curves import METHODS, Method
 from analysis.table.checks import finished, require
 
 WIDTHS = ("d_model", "n_params", "n_active_params", "n_non_embedding_params")
@@ -23,7 +25,9 @@ HORIZONS = ("n_tokens", "n_steps")
 DEPTH = "n_layers"
 BATCH = "batch_tokens"
 _SIZES = ("n_params", "n_active_params")
+_NAMES: dict[Method, str] = {"slice": "skewed curves", "parabola": "parabolas"}
 _LISTED = 6  # cells that a line names
+_EVERY = 4  # cells of a model that are named one by one only where some are not
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -34,6 +38,7 @@ class Rates(Warned):
     with its own constant; why_no_laws: the reason where there are none.
     """
 
+    method: Method
     columns: tuple[str, ...]
     cells: tuple[BestRate, ...]
     forms: tuple[RateForms, ...]
@@ -49,8 +54,7 @@ class Rates(Warned):
     def warnings(self) -> tuple[str, ...]:
         found = []
         for flag in dict.fromkeys(flag for cell in self.cells for flag in cell.flags):
-            own = [cell.name for cell in self.cells if flag in cell.flags]
-            found.append(f"{flag}: {join_first(own, _LISTED, '; ')}")
+            found.append(f"{flag}: {join_first(self._flagged(flag), _LISTED, '; ')}")
         if self.left_out:
             names = join_first([cell.name for cell in self.left_out], _LISTED, "; ")
             found.append(f"excluded from the laws, for the best rate is not inside: {names}")
@@ -61,12 +65,22 @@ class Rates(Warned):
             found.append(f"no law: {self.why_no_laws}")
         return tuple(found)
 
+    def _flagged(self, flag: Flag) -> list[str]:
+        """The cells with a flag, and models of which all four cells or more have it."""
+        names = []
+        for model in dict.fromkeys(cell.model for cell in self.cells):
+            cells = [cell for cell in self.cells if cell.model == model]
+            own = [cell.name for cell in cells if flag in cell.flags]
+            every = len(own) == len(cells) >= _EVERY
+            names += [f"all {len(own)} cells of {model}"] if every else own
+        return names
+
     def to_frame(self) -> pd.DataFrame:
         """A row a cell."""
         return frame_of(self.cells).dropna(axis=1, how="all")
 
     def summary(self) -> str:
-        lines = ["best peak learning rates, with 95 % intervals"]
+        lines = [f"best peak learning rates, with 95 % intervals, by {_NAMES[self.method]}"]
         lines.append(self.to_frame().to_string(index=False, formatters=self._formatters()))
         for forms in self.forms:
             lines += ["", f"law of {forms.label}: {forms.law.summary()}"]
@@ -103,17 +117,22 @@ def fit_rates(
     width: str | None = None,
     horizon: str = "n_tokens",
     batch: str | None = None,
-    n_nearest: int = NEAREST,
+    method: Method = "slice",
+    n_nearest: int | None = None,
     noise: float | None = None,
 ) -> Rates:
     """Fits the rates of a checked table with lr, the peak learning rate.
 
     width, horizon: of WIDTHS (d_model where it is known, else parameters) and HORIZONS; batch: the
     column that it is (default: batch_tokens, where there is one). Runs of one cell and rate that
-    differ in a batch which is not named count by the lowest loss. n_nearest: rates about the best
-    that the parabola is of; noise: sd of a loss, in nats, if it is known from seeds. Raises
-    ValueError for a column that is missing or a rate of 0, FitError where no cell has three rates.
+    differ in a batch which is not named count by the lowest loss. method: "slice", skewed curves
+    whose shape the cells of a series share, or "parabola". n_nearest: rates about the best that the
+    curve is of (default: those that the cells' curves describe, of parabolas five); noise: sd of a
+    loss, in nats, if it is known from seeds. Raises ValueError for a column that is missing or a
+    rate of 0, FitError where no cell has three rates.
     """
+    if method not in METHODS:
+        raise ValueError(f"method={method!r} is not one of {', '.join(METHODS)}")
     require(table, ["lr", "loss"], "rates")
     done = finished(table)
     positive("lr", done["lr"])
@@ -122,7 +141,7 @@ def fit_rates(
         raise ValueError(f"width={width!r} is not one of {', '.join(WIDTHS)}")
     if horizon not in HORIZONS:
         raise ValueError(f"horizon={horizon!r} is not one of {', '.join(HORIZONS)}")
-    if n_nearest < 3:
+    if n_nearest is not None and n_nearest < 3:
         raise ValueError(f"n_nearest={n_nearest} must be 3 or more: a parabola has 3 parameters")
     if noise is not None:
         positive("noise", noise)
@@ -135,11 +154,13 @@ def fit_rates(
     sizes = [name for name in (*_SIZES, width) if done[name].notna().any()]
     length = [] if done["budget"].notna().any() else [horizon]
     keys = list(dict.fromkeys([*sizes, *length, *([batch] if batch else [])]))
-    cells = best_rates(table, columns, keys, n_nearest=n_nearest, noise=noise)
+    how: dict[str, Any] = {"method": method, "n_nearest": n_nearest, "noise": noise}
+    cells = best_rates(table, columns, keys, **how)
     if not cells.found:
         raise FitError(f"no best rate: {join_first(cells.skipped, 3, '; ')}")
     forms, why = _laws(cells.found, columns, batch)
     return Rates(
+        method=method,
         columns=tuple(columns),
         cells=cells.found,
         forms=forms,

@@ -8,22 +8,28 @@ from analysis.isoflop.shape import Shape
 
 
 def check_rates(
-    u: Array, losses: Array, diverged: Array, shape: Shape, u_interval: tuple[float, float]
+    u: Array,
+    losses: Array,
+    diverged: Array,
+    shape: Shape,
+    u_opt: float,
+    u_interval: tuple[float, float],
 ) -> list[tuple[Flag, str]]:
     """Every flag that the cell earns, with its reason in words.
 
-    u: ln of the rates tried, in order; diverged: the rates that did, in order; u_interval: 95 %, of
-    ln of the best, infinite where the curvature is not significantly different from 0 and nan if
-    the scatter is unknown.
+    u: ln of the rates tried, in order; diverged: the rates that did, in order; u_opt, u_interval:
+    ln of the best and its 95 % interval, infinite where the curvature is not significantly
+    different from 0 and nan if the scatter is unknown.
     """
     found = []
     n, best = len(u), int(losses.argmin())
+    name = "parabola" if shape.is_parabola else "curve"
     if n < MIN_POINTS:
-        found.append((Flag.FEW_POINTS, f"{n} rates: no residual to judge the parabola by"))
+        found.append((Flag.FEW_POINTS, f"{n} rates: no residual to judge the {name} by"))
     if not shape.a > 0:
-        text = "the parabola opens downwards: no best rate"
+        text = f"the {name} opens downwards: no best rate"
         return [*found, (Flag.WRONG_CURVATURE, text)]
-    inside = bool(u[0] <= shape.u_opt <= u[-1])
+    inside = bool(u[0] <= u_opt <= u[-1])
     if not inside:
         found.append((Flag.OUTSIDE, "the best rate is outside of those tried"))
     higher = diverged[diverged > np.exp(u[-1])]

@@ -1,8 +1,10 @@
 """One law of the best rate: a power of some of size, depth, length and batch.
 
 ln lr* = c + sum of exponents times ln x, a constant c for each model. A cell's variance is its own
-parabola's, error^2, and tau^2, what the law misses; tau^2 is by maximum likelihood. Intervals are
-Student's t of the weighted scatter (Knapp and Hartung 2003, Statistics in Medicine 22, 2693).
+curve's, error^2, and tau^2, what the law misses; tau^2 is by maximum likelihood. Intervals are
+Student's t of the weighted scatter (Knapp and Hartung 2003, Statistics in Medicine 22, 2693), and
+of what the cells share: the exponents of skewed curves move all best rates of a series at once, and
+the scatter does not show it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,9 +31,10 @@ class RateLaw(WaldFit):
 
     A coefficient for each model, named coefficient[model] where there are several. objective: minus
     twice the log likelihood of ln lr*; tau: standard deviation, of ln(rate), of what the law misses
-    beside the cells' own errors; aicc: infinite where the cells are too few for it; ranges: of each
-    column, over the cells; held_out: the typical factor by which it misses cells that it did not
-    see (the median), nan where it can't be fitted without some.
+    beside the cells' own errors; aicc: infinite where the cells are too few for it; ranges: over
+    the cells, of each column that is known, those too that the law is not of; held_out: the typical
+    factor by which it misses cells that it did not see (the median), nan where it can't be fitted
+    without some.
     """
 
     models: tuple[str, ...]
@@ -106,7 +109,10 @@ def fit_law(cells: Sequence[BestRate], models: Sequence[str], columns: Sequence[
     scale = max(float(fit.weights @ fit.residuals**2) / dof, 1.0)
     back = np.eye(p)
     back[:k] -= centre  # the constants where every x is 1
-    covariance = back @ np.linalg.inv(rooted.T @ rooted) @ back.T * scale
+    own = np.linalg.inv(rooted.T @ rooted)
+    carried = own @ rooted.T * np.sqrt(fit.weights)  # from errors of ln lr* to those of theta
+    shared = carried @ common_of(cells) @ carried.T
+    covariance = back @ (own * scale + shared) @ back.T
     theta = back @ fit.theta
     warned = Warnings()
     if dof < _FEW_DOF:
@@ -124,7 +130,7 @@ def fit_law(cells: Sequence[BestRate], models: Sequence[str], columns: Sequence[
         logs=tuple(coefficients),
         n_points=n,
         objective=fit.deviance,
-        interval=f"Student's t, {dof} degrees of freedom, from the cells' scatter about the law",
+        interval=_how(dof, cells),
         status=warned.status,
         warnings=tuple(warned.texts),
         models=tuple(models),
@@ -133,9 +139,37 @@ def fit_law(cells: Sequence[BestRate], models: Sequence[str], columns: Sequence[
         aicc=fit.deviance + 2 * n_all + 2 * n_all * (n_all + 1) / small if small > 0 else np.inf,
         ranges={
             name: (min(c.at[name] for c in cells), max(c.at[name] for c in cells))
-            for name in columns
+            for name in cells[0].at
+            if all(np.isfinite(c.at[name]) for c in cells)
         },
     )
+
+
+def _how(dof: int, cells: Sequence[BestRate]) -> str:
+    shared = (
+        ", and from the shape that the cells share" if any(len(c.common) for c in cells) else ""
+    )
+    return f"Student's t, {dof} degrees of freedom, from the cells' scatter about the law{shared}"
+
+
+def common_of(cells: Sequence[BestRate]) -> Array:
+    """Covariance (n, n) of ln lr* by what the cells of a series share; 0 between series.
+
+    Draws of a best rate count as no farther outside of the rates tried than these reach.
+    """
+    found = np.zeros((len(cells), len(cells)))
+    for model in dict.fromkeys(cell.model for cell in cells):
+        own = [i for i, cell in enumerate(cells) if cell.model == model and len(cell.common)]
+        drawn = [_bounded(cells[i]) for i in own]
+        whole = np.stack(drawn)[:, np.isfinite(drawn).all(axis=0)] if own else np.empty((0, 0))
+        if whole.shape[1] > 1:
+            found[np.ix_(own, own)] = np.cov(whole).reshape(len(own), len(own))
+    return found
+
+
+def _bounded(cell: BestRate) -> Array:
+    low, high = np.log(min(cell.lrs)), np.log(max(cell.lrs))
+    return np.clip(cell.common, 2 * low - high, 2 * high - low)
 
 
 def errors_of(cells: Sequence[BestRate]) -> Array:

@@ -1,7 +1,7 @@
 """How far the differences between models move once each has its best rate.
 
 Of each cell that both tables have: the rate used, and what the best one gains by the cell's
-parabola. A difference between two models moves by the difference of their gains.
+curve. A difference between two models moves by the difference of their gains.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from analysis.fitting.intervals import Array, percentiles
 from analysis.fitting.results import Warned
 from analysis.fitting.status import FitError
 from analysis.fitting.text import join_first
-from analysis.isoflop.resample import nearest
+from analysis.isoflop import slices
 from analysis.rates.cells import BestRate
 from analysis.rates.fit import DEPTH, HORIZONS, Rates
 from analysis.table.checks import finished, require
@@ -30,9 +30,9 @@ _COLUMNS = ("budget", "model", "other", *_NATS)
 @dataclass(frozen=True, kw_only=True)
 class Gain:
     """The gain of a cell's best rate. lr: the rate used; loss: with it, the mean over seeds; gain:
-    nats/token, by the parabola between the rates tried; interval: 95 %, as the losses are drawn
-    again with the cell's noise, nan where that is unknown. A gain is never below 0, so noise alone
-    makes it larger.
+    nats/token, by the curve between the rates tried; interval: 95 %, as the losses are drawn
+    again with the cell's noise, of skewed curves the shape too, nan where the noise is unknown. A
+    gain is never below 0, so noise alone makes it larger.
     """
 
     cell: BestRate
@@ -174,14 +174,15 @@ def compare_rates(
 
 
 def _outside(cell: BestRate, lr: float) -> str | None:
-    """The rates that lr is outside of, where a parabola would have to be extrapolated."""
+    """The rates that lr is outside of, where the curve would have to be extrapolated."""
     # a rate is a number of the config times a root: the last bits may differ
     low, high = lr * (1 - 1e-9), lr * (1 + 1e-9)
     if high < min(cell.lrs) or low > max(cell.lrs):
         return "those tried"
-    fitted = np.array(cell.lrs)[nearest(np.log(cell.lrs), np.array(cell.losses), cell.n_fitted)]
+    fitted = np.array(cell.lrs)[list(cell.fitted)]
     if high < fitted.min() or low > fitted.max():
-        return f"the {len(fitted)} that the parabola is of"
+        name = "parabola" if cell.shape.is_parabola else "curve"
+        return f"the {len(fitted)} that the {name} is of"
     return None
 
 
@@ -198,21 +199,45 @@ def _close(values: pd.Series, value: float) -> np.ndarray:
 
 
 def _gain(cell: BestRate, lr: float, loss: float, rng: np.random.Generator) -> Gain:
-    u, losses = np.log(cell.lrs), np.array(cell.losses)
-    kept = nearest(u, losses, cell.n_fitted)
+    u = np.log(cell.lrs)
     place = float(np.clip(np.log(lr), u[0], u[-1]))
-    (found,) = _gains(u[kept], losses[kept][None], place)
-    drawn = losses[kept] + rng.normal(0.0, 1.0, (_DRAWS, len(kept))) * cell.noise
-    draws = _gains(u[kept], drawn, place)
+    found, draws = (_of_parabola if cell.shape.is_parabola else _of_slice)(cell, place, rng)
     low, high = percentiles(draws, 0.95) if np.isfinite(cell.noise) else (np.nan, np.nan)
     return Gain(
         cell=cell,
         lr=lr,
         loss=loss,
-        gain=float(found),
+        gain=found,
         interval=(float(low), float(high)),
         draws=draws,
     )
+
+
+def _of_slice(cell: BestRate, place: float, rng: np.random.Generator) -> tuple[float, Array]:
+    shape = cell.shape
+    mean = np.array([[shape.alpha, shape.beta, shape.a, shape.slope, shape.level]])
+    u = np.log(np.array(cell.lrs)[list(cell.fitted)])
+    (found,) = _gains_of_slices(shape.centre, mean, u, place)
+    drawn = rng.integers(len(cell.draws), size=_DRAWS)  # each cell's noise is its own
+    return float(found), _gains_of_slices(shape.centre, cell.draws[drawn], u, place)
+
+
+def _gains_of_slices(centre: float, draws: Array, u: Array, place: float) -> Array:
+    """Gains (S,) by skewed curves (S, 5): as _gains has them of parabolas."""
+    vertex, _ = slices.minima(centre, draws)
+    between = (vertex > u[0]) & (vertex < u[-1])  # not where it is nan
+    ends = np.broadcast_to([u[-1], place], (len(draws), 2))
+    at = np.column_stack([np.where(between, vertex, u[0]), ends])
+    values = slices.losses(centre, draws, at)
+    return np.asarray(values[:, 2] - values.min(axis=1), dtype=np.float64)
+
+
+def _of_parabola(cell: BestRate, place: float, rng: np.random.Generator) -> tuple[float, Array]:
+    on = list(cell.fitted)
+    u, losses = np.log(cell.lrs)[on], np.array(cell.losses)[on]
+    (found,) = _gains(u, losses[None], place)
+    drawn = losses + rng.normal(0.0, 1.0, (_DRAWS, len(on))) * cell.noise
+    return float(found), _gains(u, drawn, place)
 
 
 def _gains(u: Array, losses: Array, place: float) -> Array:

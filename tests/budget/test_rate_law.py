@@ -37,7 +37,7 @@ def test_a_rate_is_that_of_the_analysis(fitted, path, form):
     assert found.lr == pytest.approx(float(expected.value[0]), rel=1e-9)
     assert found.interval[0] == pytest.approx(float(expected.lower[0]), rel=1e-6)
     assert found.interval[1] == pytest.approx(float(expected.upper[0]), rel=1e-6)
-    assert (found.beyond, found.column) == (1.0, "")
+    assert found.outside == (), "d_model is no column of these cells"
     assert f"{found.lr:.2e}" in found.describe()
     assert "warning" not in found.describe()
 
@@ -46,11 +46,28 @@ def test_outside_of_the_cells_is_flagged_with_the_factor_and_far_outside_refused
     largest = fitted.forms[0].law.ranges["n_params"][1]
     near = {"n_params": 4 * largest, "n_tokens": 2e9}
     found = rate_by_law(path, None, _model(fitted), near)
-    assert found.beyond == pytest.approx(4)
-    assert found.column == "n_params"
-    assert "warning: n_params is 4 times outside of its cells" in found.describe()
+    (outside,) = found.outside
+    assert (outside.factor, outside.column) == (pytest.approx(4), "n_params")
+    text = "warning: n_params=4e+08 is 4 times outside of the law's cells (1e+07 to 1e+08)"
+    assert found.describe().endswith(text)
     with pytest.raises(ValueError, match=r"n_params=.* is 11 times outside .* 10 times is allowed"):
         rate_by_law(path, None, _model(fitted), {**near, "n_params": 11 * largest})
+
+
+def test_each_column_of_the_cells_is_checked_though_the_law_is_not_of_it(tmp_path):
+    """A constant law, of cells of one depth: it says nothing of other depths, lengths or sizes."""
+    fitted = fit_rates(check_table(grid_of().assign(n_layers=8)))
+    path = tmp_path / "rates.json"
+    path.write_text(json.dumps(fitted.to_dict()))
+    values = {"n_params": 3e7, "n_tokens": 8e10, "n_layers": 4}
+    found = rate_by_law(path, "constant", _model(fitted), values)
+    assert [str(one) for one in found.outside] == [
+        "n_tokens=8e+10 is 5 times outside of the law's cells (1e+09 to 1.6e+10)",
+        "n_layers=4 is 2 times outside of the law's cells (8)",
+    ]
+    assert found.describe().count("; warning: ") == 2
+    with pytest.raises(ValueError, match=r"n_layers=100 is 12.5 times outside .* \(8\), and 10"):
+        rate_by_law(path, "constant", _model(fitted), {**values, "n_layers": 100})
 
 
 def test_what_is_no_law_of_the_point_is_refused_in_a_line(fitted, path, tmp_path):

@@ -30,7 +30,7 @@ def muon_flops(n, m):
 def muon():
     series = ["model", "optim.matrices"]
     table = load_table(RESULTS / "muon", series=series, keep=["batch_tokens"])
-    return fit_rates(table, noise=0.015)
+    return fit_rates(table, method="parabola", noise=0.015)
 
 
 def test_the_table_of_muon_is_that_of_the_records():
@@ -100,7 +100,8 @@ def transfer():
 def minima():
     """(ladder.lr, loss) of the parabolas by (model, parametrization, width); None without."""
     series = ["model", "optim.parametrization"]
-    fit = fit_rates(load_table(RESULTS / "transfer", series=series), width="d_model")
+    table = load_table(RESULTS / "transfer", series=series)
+    fit = fit_rates(table, width="d_model", method="parabola")
     found = {}
     for cell in fit.cells:
         model, parametrization = cell.model.split(" ")

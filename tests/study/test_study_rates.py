@@ -20,7 +20,7 @@ SECTION = LINE[START : LINE.index("## Seconds")]
 
 @pytest.fixture(scope="module")
 def rates():
-    return fit_rates(load_table(RESULTS / "rates"), noise=NOISE)
+    return fit_rates(load_table(RESULTS / "rates"), method="parabola", noise=NOISE)
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +132,20 @@ def test_how_far_the_best_rate_falls(rates):
     assert f"as D^{exponent:.2f} ({low:.2f} to {high:.2f})" in SECTION
     missed = [f"{laws[label].held_out:.2f}" for label in ("n_tokens", "constant")]
     assert f"by a factor of {missed[0]}, beside {missed[1]} for a constant rate" in SECTION
+
+
+def test_skewed_curves_say_the_same():
+    table = load_table(RESULTS / "rates")
+    found = fit_rates(table, noise=NOISE)
+    compared = compare_rates(found, load_table(RESULTS / "isoflop"))
+    gains = {(gain.cell.model, gain.cell.budget): gain for gain in compared.gains}
+    peer = gains["peer", 1e13]
+    low, high = peer.interval
+    assert f"PEER gains {peer.gain:.2f} ({low:.2f} to {high:.2f}) at 1e13" in SECTION
+    assert f"`none` {gains['none', 3e13].gain:.2f} at 3e13" in SECTION
+    (law,) = [law for law in found.forms[-1].laws if law.label == "n_tokens"]
+    low, high = law.bounds("exponent[n_tokens]")
+    assert f"the law is D^{law.exponents['n_tokens']:.2f} ({low:.2f} to {high:.2f})" in SECTION
 
 
 def test_what_a_rate_that_is_twice_too_high_costs(rates):

@@ -14,38 +14,51 @@ from typing import Any
 
 FARTHEST = 10.0  # a law is not applied where a value is this many times outside of its cells
 _LARGEST_LOG = 700.0  # exp of more is no float
+_ROUNDING = 1e-9  # of a factor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outside:
+    """A value of a column that is outside of those of a law's cells, low to high, by a factor."""
+
+    column: str
+    value: float
+    low: float
+    high: float
+
+    @property
+    def factor(self) -> float:
+        return max(self.low / self.value, self.value / self.high)
+
+    def __str__(self) -> str:
+        cells = f"{self.low:.4g}" + (f" to {self.high:.4g}" if self.high > self.low else "")
+        beyond = f"{self.factor:.3g} times outside of the law's cells ({cells})"
+        return f"{self.column}={self.value:.4g} is {beyond}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class LawRate:
-    """A peak learning rate by a law.
-
-    interval: 95 %. beyond: the largest factor by which a value is outside of those of the law's
-    cells, and `column` is the value's; 1 and "" where all are inside.
-    """
+    """A peak learning rate by a law. interval: 95 %; outside: the farthest first."""
 
     lr: float
     interval: tuple[float, float]
     law: str
     path: Path
-    beyond: float
-    column: str
+    outside: tuple[Outside, ...]
 
     def describe(self) -> str:
         """Why it is this rate, in a line."""
         low, high = (f"{bound:.2e}" for bound in self.interval)
         text = f"{self.lr:.2e} (95 % {low} to {high}) by {self.law}, of {self.path}"
-        if self.beyond > 1:
-            text += f"; warning: {self.column} is {self.beyond:.3g} times outside of its cells"
-        return text
+        return "; warning: ".join([text, *map(str, self.outside)])
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Law:
     """ln lr* = theta . (1 for the model that it is and 0 for the others, ln of each column).
 
-    ranges: of its cells, in every column that a law of them was fitted to: one that this law leaves
-    out was not seen outside of them either.
+    ranges: of its cells, in every column that they have: one that this law leaves out, or that is
+    the same in all of them, was not seen outside of them either.
     """
 
     label: str
@@ -63,14 +76,15 @@ class _Law:
         factors += [f"{name}^{x:.3g}" for name, x in zip(self.columns, exponents, strict=True)]
         return f"the law of {model}, {' * '.join(factors)}"
 
-    def farthest(self, values: Mapping[str, float]) -> tuple[float, str]:
-        """By what factor the value that is farthest from the cells is outside of them."""
-        found = (1.0, "")
-        for name in [name for name in self.ranges if name in values]:
-            low, high = self.ranges[name]
-            factor = max(low / values[name], values[name] / high)
-            found = max(found, (factor, name) if factor > 1 else found)
-        return found
+    def outside(self, values: Mapping[str, float]) -> tuple[Outside, ...]:
+        """The values that are outside of the cells, the farthest first."""
+        found = [
+            Outside(column=name, value=values[name], low=low, high=high)
+            for name, (low, high) in self.ranges.items()
+            if name in values
+        ]
+        beyond = [one for one in found if one.factor > 1 + _ROUNDING]
+        return tuple(sorted(beyond, key=lambda one: -one.factor))
 
     def at(self, model: str, values: Mapping[str, float]) -> tuple[float, float]:
         """ln lr*, and half the width of its interval."""
@@ -99,13 +113,11 @@ def rate_by_law(path: Path, form: str | None, model: str, values: Mapping[str, f
             f"optim.law={path}: its law is of {', '.join(absent)}, and a plan knows "
             f"{', '.join(values)}; set optim.law_form to a law of these"
         )
-    beyond, column = law.farthest(values)
-    if beyond > FARTHEST:
-        low, high = law.ranges[column]
+    outside = law.outside(values)
+    if outside and outside[0].factor > FARTHEST:
         raise ValueError(
-            f"optim.lr=law: {column}={values[column]:.4g} is {beyond:.3g} times outside of the "
-            f"law's cells ({low:.4g} to {high:.4g}), and {FARTHEST:g} times is allowed; give "
-            "optim.lr a number, or fit a law to cells that are nearer"
+            f"optim.lr=law: {outside[0]}, and {FARTHEST:g} times is allowed; give optim.lr a "
+            "number, or fit a law to cells that are nearer"
         )
     log_rate, half = law.at(model, values)
     ends = (log_rate - half, min(log_rate + half, _LARGEST_LOG))
@@ -114,8 +126,7 @@ def rate_by_law(path: Path, form: str | None, model: str, values: Mapping[str, f
         interval=(math.exp(ends[0]), math.exp(ends[1])),
         law=law.words(model),
         path=path,
-        beyond=beyond,
-        column=column,
+        outside=outside,
     )
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from analysis.isoflop.shape import fit_parabola
 from analysis.rates.cells import BestRate
 
 SIZES, TOKENS = (1e7, 3e7, 1e8), (1e9, 4e9, 1.6e10)
@@ -33,9 +34,11 @@ def grid_of(noise=0.0, seed=0, coefficient=20.0, **columns):
     return pd.concat(parts, ignore_index=True)
 
 
-def cell_of(lr_opt, error, model="dense", **at):
+def cell_of(lr_opt, error, model="dense", common=(), **at):
+    u = np.log(lr_opt) + np.arange(-2, 3)
     return BestRate(
-        model=model, budget=np.nan, at=at, name=model, lrs=(), losses=(), diverged=(), n_seeds=1,
-        n_fitted=5, lr_opt=lr_opt, lr_interval=(np.nan, np.nan), error=error, loss_opt=3.0,
-        noise=0.0, dof=2, inside=True, flags=(), warnings=(),
+        model=model, budget=np.nan, at=at, name=model, lrs=tuple(np.exp(u)), losses=(), diverged=(),
+        n_seeds=1, fitted=(0, 1, 2, 3, 4), lr_opt=lr_opt, lr_interval=(np.nan, np.nan), error=error,
+        loss_opt=3.0, noise=0.0, dof=2, inside=True, flags=(), warnings=(),
+        shape=fit_parabola(u, (u - u[2]) ** 2), draws=np.empty((0, 5)), common=np.asarray(common),
     )  # fmt: skip

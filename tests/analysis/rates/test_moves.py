@@ -26,6 +26,10 @@ def search(noise=0.0, budget=1e18):
     return pd.concat(parts, ignore_index=True)
 
 
+def by_parabolas(frame, **how):
+    return fit_rates(check_table(frame), method="parabola", **how)
+
+
 def runs_at(lr, budget=1e18, seeds=(0,), **columns):
     """Runs of all three models at one rate, by the same parabolas."""
     parts = [
@@ -38,7 +42,7 @@ def runs_at(lr, budget=1e18, seeds=(0,), **columns):
 
 @pytest.mark.slow
 def test_a_gain_is_that_of_the_parabola_and_a_difference_moves_by_two_of_them():
-    found = compare_rates(fit_rates(check_table(search())), runs_at(0.012))
+    found = compare_rates(by_parabolas(search()), runs_at(0.012))
     gains = {gain.cell.model: gain for gain in found.gains}
     expected = {model: 0.05 * np.log(0.012 / lr) ** 2 for model, lr in BEST.items()}
     for model, gain in gains.items():
@@ -52,7 +56,7 @@ def test_a_gain_is_that_of_the_parabola_and_a_difference_moves_by_two_of_them():
         assert move.difference + move.moved_by == pytest.approx(0, abs=1e-12)
     # by .0114 (dense and peer), .0253 and .0366
     assert len(found.far) == 3
-    wide = compare_rates(fit_rates(check_table(search())), runs_at(0.012), more_than=0.02)
+    wide = compare_rates(by_parabolas(search()), runs_at(0.012), more_than=0.02)
     assert {frozenset((m.model, m.other)) for m in wide.far} == {
         frozenset(("dense", "pkm")),
         frozenset(("peer", "pkm")),
@@ -61,9 +65,9 @@ def test_a_gain_is_that_of_the_parabola_and_a_difference_moves_by_two_of_them():
 
 @pytest.mark.slow
 def test_of_a_baseline_the_others_are_compared_with_it():
-    found = compare_rates(fit_rates(check_table(search())), runs_at(0.012), baseline="pkm")
+    found = compare_rates(by_parabolas(search()), runs_at(0.012), baseline="pkm")
     assert [(move.model, move.other) for move in found.moves] == [("dense", "pkm"), ("peer", "pkm")]
-    noisy = fit_rates(check_table(search(noise=0.004)), noise=0.004)
+    noisy = by_parabolas(search(noise=0.004), noise=0.004)
     found = compare_rates(noisy, runs_at(0.012), baseline="pkm")
     by_pairs = compare_rates(noisy, runs_at(0.012))
     turned = {(m.model, m.other): m for m in by_pairs.moves}[("pkm", "dense")]
@@ -72,12 +76,12 @@ def test_of_a_baseline_the_others_are_compared_with_it():
     assert found.moves[0].interval == pytest.approx((-turned.interval[1], -turned.interval[0]))
     assert turned.interval[1] - turned.interval[0] > 0.001
     with pytest.raises(ValueError, match=r"baseline='moe' is no model of these cells; found dense"):
-        compare_rates(fit_rates(check_table(search())), runs_at(0.012), baseline="moe")
+        compare_rates(by_parabolas(search()), runs_at(0.012), baseline="moe")
 
 
 def test_an_interval_is_of_losses_drawn_again_and_parabolas_fitted_again():
     """Of numpy's polyfit, a draw at a time."""
-    rates = fit_rates(check_table(search(noise=0.004)), noise=0.004)
+    rates = by_parabolas(search(noise=0.004), noise=0.004)
     found = compare_rates(rates, runs_at(0.012))
     (dense,) = (gain for gain in found.gains if gain.cell.model == "dense")
     u, losses = np.log(dense.cell.lrs), np.array(dense.cell.losses)
@@ -96,7 +100,7 @@ def test_a_move_s_interval_is_of_the_difference_of_two_gains():
     """Each drawn by itself: its width is the root of the sum of their squares. Of little noise, so
     that both are normally distributed, and the middle is what the difference moves by.
     """
-    rates = fit_rates(check_table(search()), noise=3e-4)
+    rates = by_parabolas(search(), noise=3e-4)
     found = compare_rates(rates, runs_at(0.012))
     gains = {gain.cell.model: gain for gain in found.gains}
     assert len(found.moves) == 3
@@ -124,7 +128,7 @@ def test_a_best_rate_at_the_edge_gains_what_the_edge_does(best, edge):
     """The parabola is not followed beyond the rates tried."""
     one = tuned(best, 0.01 * GRID, model="dense", budget=1e18)
     used = check_table(tuned(best, [0.01], model="dense", budget=1e18))
-    (gain,) = compare_rates(fit_rates(check_table(one)), used).gains
+    (gain,) = compare_rates(by_parabolas(one), used).gains
     at = [0.05 * np.log(lr / best) ** 2 for lr in (0.01, edge)]
     assert gain.gain == pytest.approx(at[0] - at[1], abs=1e-12)
 
@@ -136,9 +140,9 @@ def test_what_is_not_compared_is_named():
     assert len(found.gains) == 3
     assert "dense C=3e18: no run of the other table" in found.warnings[-1]
     with pytest.raises(FitError, match=r"no cell to compare: dense.*0.1, is outside of"):
-        compare_rates(fit_rates(check_table(search())), runs_at(0.1))
+        compare_rates(by_parabolas(search()), runs_at(0.1))
     # tried, but not among those that the parabola is of: it says nothing of that rate
-    three = fit_rates(check_table(search()), n_nearest=3)
+    three = by_parabolas(search(), n_nearest=3)
     at = 0.01 * GRID[::2]
     found = compare_rates(three, runs_at(at[0]))
     assert {gain.cell.model for gain in found.gains} == {

@@ -23,13 +23,13 @@ from tests.analysis.rates.made import GRID, SIZES, TRUE, best, grid_of, tuned
 def test_a_best_rate_is_that_of_polyfit():
     """Place, standard error and Fieller's interval, from numpy's parabola of the five nearest."""
     frame = tuned(0.01, 0.009 * GRID, noise=0.003)
-    (cell,) = fit_rates(check_table(frame)).cells
+    (cell,) = fit_rates(check_table(frame), method="parabola").cells
     u, losses = np.log(frame["lr"].to_numpy()), frame["loss"].to_numpy()
     nearest = np.argsort(np.abs(u - u[losses.argmin()]), kind="stable")[:5]
     u, losses = u[nearest], losses[nearest]
     (a, b, c), unscaled = np.polyfit(u, losses, 2, cov="unscaled")
     sd = np.sqrt(np.sum((losses - np.polyval([a, b, c], u)) ** 2) / 2)
-    assert (cell.n_fitted, cell.dof) == (5, 2)
+    assert (len(cell.fitted), cell.dof) == (5, 2)
     assert cell.lr_opt == pytest.approx(np.exp(-b / (2 * a)), rel=1e-9)
     assert cell.loss_opt == pytest.approx(c - b**2 / (4 * a), rel=1e-9)
     assert cell.noise == pytest.approx(sd, rel=1e-6)
@@ -58,30 +58,35 @@ def test_seeds_are_averaged_within_a_rate():
     assert cell.noise == pytest.approx(0.01 / np.sqrt(2))
 
 
-def test_unequal_seeds_weigh_in_the_noise():
+def test_noise_is_of_the_scatter_and_the_seeds_together():
     """Of one seed: what a mean over two scatters counts twice. A cell has the seeds of the rate
     that has fewest.
     """
     rates, off = (0.004, 0.009, 0.02, 0.03), np.array([0.001, -0.003, 0.002, 0.004])
-    parts = []
+    rng, parts = np.random.default_rng(0), []
     for n_tokens, seeds in ((1e9, (4, 2, 3, 4)), (4e9, (2, 1, 3, 2))):
         frame = tuned(0.01, rates, n_tokens=n_tokens)
         frame["loss"] += off * n_tokens / 1e9
         parts += [
-            frame.iloc[[i]].assign(seed=seed) for i, n in enumerate(seeds) for seed in range(n)
+            frame.iloc[[i]].assign(seed=seed, loss=lambda f: f["loss"] + 0.003 * rng.normal())
+            for i, n in enumerate(seeds)
+            for seed in range(n)
         ]
-    found = fit_rates(check_table(pd.concat(parts, ignore_index=True)))
+    runs = pd.concat(parts, ignore_index=True)
+    found = fit_rates(check_table(runs), method="parabola")
+    means = runs.groupby(["n_tokens", "lr"])["loss"].mean()
+    apart = ((runs["loss"] - runs.groupby(["n_tokens", "lr"])["loss"].transform("mean")) ** 2).sum()
     u = np.log(rates)
-    curve = 3 + 0.05 * (u - np.log(0.01)) ** 2
-    rss = [np.polyfit(u, curve + k * off, 2, full=True)[1][0] for k in (1, 4)]
-    sd = np.sqrt((2 * rss[0] + 1 * rss[1]) / 2)  # four rates a cell, three numbers of each
+    rss = [np.polyfit(u, means[n].to_numpy(), 2, full=True)[1][0] for n in (1e9, 4e9)]
+    dof = 2 + 13  # four rates a cell and three numbers of each; 21 runs at 8 rates
+    sd = np.sqrt((2 * rss[0] + 1 * rss[1] + apart) / dof)
     assert [cell.n_seeds for cell in found.cells] == [2, 1]
-    assert [cell.dof for cell in found.cells] == [2, 2]
+    assert [cell.dof for cell in found.cells] == [dof, dof]
     assert [cell.noise for cell in found.cells] == pytest.approx([sd / np.sqrt(2), sd], rel=1e-6)
 
 
 def test_noise_is_pooled_over_a_model_s_cells():
-    found = fit_rates(check_table(grid_of(noise=0.004)))
+    found = fit_rates(check_table(grid_of(noise=0.004)), method="parabola")
     assert {cell.dof for cell in found.cells} == {9 * 2}
     squares = 0.0
     for cell in found.cells:
@@ -97,7 +102,7 @@ def test_noise_is_pooled_over_a_model_s_cells():
         ((0.02, 0.03, 0.04, 0.05), Flag.EDGE, "the smallest rate is the best: try smaller ones"),
         ((0.002, 0.003, 0.004, 0.005), Flag.EDGE, "the largest rate is the best: try larger ones"),
         ((0.02, 0.03, 0.04, 0.05), Flag.OUTSIDE, "the best rate is outside of those tried"),
-        ((0.005, 0.01, 0.02), Flag.FEW_POINTS, "3 rates: no residual to judge the parabola by"),
+        ((0.005, 0.01, 0.02), Flag.FEW_POINTS, "3 rates: no residual to judge the curve by"),
     ],
 )
 def test_flags_of_cells(rates, flag, text):
@@ -122,7 +127,7 @@ def test_noise_that_hides_the_curvature_is_flagged():
     assert Flag.WEAK_CURVATURE in found.cells[0].flags
     frame = tuned(0.01, 0.01 * GRID)
     u, losses = np.log(frame["lr"].to_numpy()), frame["loss"].to_numpy()
-    given = u, losses, np.empty(0), fit_parabola(u, losses)
+    given = u, losses, np.empty(0), fit_parabola(u, losses), np.log(0.01)
     assert check_rates(*given, (u[0] + 0.1, u[-1] - 0.1)) == []
     for interval in ((u[0] - 0.1, u[-1] - 0.1), (u[0] + 0.1, u[-1] + 0.1)):
         ((flag, text),) = check_rates(*given, interval)
@@ -150,7 +155,8 @@ def test_only_what_diverged_above_all_rates_is_an_edge_s_reason(diverged, text):
     frame = tuned(0.03, (0.005, 0.01, 0.02))
     u, losses = np.log(frame["lr"].to_numpy()), frame["loss"].to_numpy()
     u[-1] = np.nextafter(np.log(0.02), 1)  # whose rate is 0.02 or a bit above
-    found = check_rates(u, losses, np.array(diverged), fit_parabola(u, losses), (u[0], u[-1]))
+    shape = fit_parabola(u, losses)
+    found = check_rates(u, losses, np.array(diverged), shape, shape.u_opt, (u[0], u[-1]))
     assert any(why.startswith(text) for flag, why in found if flag is Flag.EDGE)
 
 
@@ -211,8 +217,8 @@ def test_few_cells_are_refused_with_their_number():
 def test_cells_of_few_rates_are_named():
     frame = pd.concat([tuned(0.01, 0.01 * GRID), tuned(0.01, (0.01, 0.02), n_tokens=2e9)])
     found = fit_rates(check_table(frame.reset_index(drop=True)))
-    assert found.skipped == ("dense n_tokens=2B: 2 rates, and a parabola needs 3",)
-    with pytest.raises(FitError, match=r"no best rate: dense: 2 rates, and a parabola needs 3"):
+    assert found.skipped == ("dense n_tokens=2B: 2 rates, and a curve needs 3",)
+    with pytest.raises(FitError, match=r"no best rate: dense: 2 rates, and a curve needs 3"):
         fit_rates(check_table(tuned(0.01, (0.01, 0.02))))
 
 
@@ -266,7 +272,7 @@ def test_the_command_writes_fits_and_a_figure(tmp_path, capsys):
 
 def test_the_figure_has_each_cell_and_the_law():
     """Against the column of the largest effect, the other one at its geometric mean."""
-    found = fit_rates(check_table(grid_of()))
+    found = fit_rates(check_table(grid_of()), method="parabola")
     axis = draw_rates(found).axes[0]
     assert axis.get_xlabel().startswith("total parameters")
     assert axis.get_title() == "at n_tokens = 4B, by the law"
