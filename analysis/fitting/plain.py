@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from analysis.fitting.intervals import Estimate, Prediction
-
 
 def plain(value: Any) -> Any:
     """Dicts, lists, numbers; nan and infinities become None, and fields without repr are left
@@ -20,7 +18,7 @@ def plain(value: Any) -> Any:
         return str(value)
     if is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in fields(value) if f.repr}
-    if isinstance(value, Prediction | Estimate):
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return {name: plain(item) for name, item in value._asdict().items()}
     if isinstance(value, np.ndarray | tuple | list):
         return [plain(item) for item in value]

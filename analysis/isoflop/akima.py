@@ -23,15 +23,16 @@ def akima_minimum(u: Array, losses: Array) -> tuple[Array, Array, np.ndarray]:
 
 
 def akima_intervals(
-    u: Array, losses: Array, noise: float, t: float, n_draws: int, rng: np.random.Generator
+    u: Array, losses: Array, noise: Array, t: float, n_draws: int, rng: np.random.Generator
 ) -> tuple[tuple[float, float], tuple[float, float]]:
-    """95 % intervals of the place (as u) and the loss of akima_minimum, by redrawing the noise.
+    """95 % intervals of the place (as u) and the loss of akima_minimum, by redrawing the noise
+    (n,), the standard deviations of the losses.
 
     The place's is at least a step of the grid wide, and open on a side at whose end more than a
     fortieth of the draws are. The lowest of noisy losses is too low, and lower when noise is added
     again: the loss's interval is shifted up by as much. nan without noise or draws.
     """
-    if not (np.isfinite(noise) and n_draws):
+    if not (np.isfinite(noise).all() and n_draws):
         return (np.nan, np.nan), (np.nan, np.nan)
     drawn = np.maximum(losses + rng.normal(0.0, noise, (n_draws, len(u))), 1e-9)
     places, values, _ = akima_minimum(u, drawn)

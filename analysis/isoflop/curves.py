@@ -19,6 +19,7 @@ from analysis.isoflop.flags import Flag
 from analysis.isoflop.laws import ModelLaws
 from analysis.isoflop.left_out import TooFew, left_out
 from analysis.isoflop.methods import Method
+from analysis.isoflop.misfit import BesideSeeds
 from analysis.isoflop.shape import Shape
 
 
@@ -198,7 +199,8 @@ class IsoFLOPFit(Fit):
     """A curve for each model and budget that had enough sizes, and each model's laws of compute.
 
     too_few: curves that could not be fitted; moved: what was done about runs whose FLOPs are not
-    their budget's; notes: of the table; unfitted: model -> why it has no laws.
+    their budget's; notes: of the table; unfitted: model -> why it has no laws; seeds: model -> the
+    scatter about its curves beside that of its seeds, where it has several.
     """
 
     x_name: str
@@ -210,6 +212,7 @@ class IsoFLOPFit(Fit):
     moved: tuple[str, ...]
     notes: tuple[str, ...]
     unfitted: Mapping[str, str]
+    seeds: Mapping[str, BesideSeeds]
 
     @property
     def skipped(self) -> tuple[str, ...]:
@@ -237,6 +240,7 @@ class IsoFLOPFit(Fit):
             laws=tuple(law for law in self.laws if law.model == model),
             too_few=tuple(curve for curve in self.too_few if curve.model == model),
             unfitted={name: why for name, why in self.unfitted.items() if name == model},
+            seeds={name: beside for name, beside in self.seeds.items() if name == model},
         )
 
     @property
@@ -327,6 +331,7 @@ class IsoFLOPFit(Fit):
     def summary(self) -> str:
         lines = [part.summary() for part in (*self.curves, *self.laws)]
         lines += [f"skipped: {text}" for text in self.skipped]
+        lines += [f"{model}: {beside}" for model, beside in self.seeds.items()]
         notes = [*self.notes, *(f"no power laws: {why}" for why in self.unfitted.values())]
         return "\n".join([*lines, *(f"note: {text}" for text in notes)])
 

@@ -17,6 +17,7 @@ from analysis.fitting.intervals import Array
 from analysis.fitting.status import FitError, FitStatus
 from analysis.isoflop.curves import IsoFLOPCurve, IsoFLOPFit, NoCurveError
 from analysis.isoflop.flags import Flag, check_minimum
+from analysis.isoflop.lack_of_fit import lack_of_fit
 from analysis.isoflop.laws import LOSS, Optima, fit_laws
 from analysis.isoflop.left_out import NEEDED, TooFew
 from analysis.isoflop.methods import METHODS, Method
@@ -24,6 +25,7 @@ from analysis.isoflop.minima import Minima, Minimum, Points, minima_of
 from analysis.isoflop.misfit import off_curves, too_skewed
 from analysis.isoflop.offsets import at_budgets
 from analysis.isoflop.resample import nearest
+from analysis.isoflop.slices import Seeds
 from analysis.table.load import best_of_cells, finished, require
 from analysis.table.trunks import shared_trunk
 
@@ -47,8 +49,11 @@ def fit_isoflop(
     x: the size on the axis, one of X_NAMES. method: "slice", skewed curves whose two exponents the
     budgets of a model share; "parabola"; "akima", interpolation. n_nearest: fit only the sizes
     nearest to the best, on the log scale. noise: the standard deviation of a run's loss in nats, if
-    known from seeds; else the scatter about the curves, of slices pooled over the model's budgets,
-    of others a curve's own where it has six sizes or more; it holds their misfit too. n_draws: of
+    it is known apart from the table; else by the scatter about the curves and that of seeds about
+    their means, unless the first is significantly larger: then by the first alone, which holds the
+    misfit too. Slices of one model share what each of them lacks (scatter.py); of other methods it
+    is a curve's own, or of fewer than six sizes all curves'. A mean over seeds weighs as many
+    points, where seeds and curves agree. n_draws: of
     slices' and interpolation's intervals, and of the laws'. cluster: a column; runs that share its
     value, e.g. checkpoints of one run at several budgets, are drawn together for the intervals of
     the laws, which then have "cluster" in place of "case". By default the trunk, where runs are
@@ -80,12 +85,15 @@ def fit_isoflop(
     curves: list[IsoFLOPCurve] = []
     laws = []
     unfitted = {}
+    seeds = {}
     for model in dict.fromkeys(p.model for p in points):
         own = [p for p in points if p.model == model]
         clusters = _clusters_of(own)
         counts = _drawn_together(own, clusters, n_draws, seed)
         minima = minima_of(own, method, noise, n_draws, rng, counts)
         found = minima.found
+        if minima.seeds is not None:
+            seeds[model] = minima.seeds
         fitted = [
             _curve(minimum, x, method, off)
             for minimum, off in zip(found, _found_off(minima, method, noise), strict=True)
@@ -111,6 +119,7 @@ def fit_isoflop(
         moved=at.how,
         notes=tuple(table.attrs.get("notes", ())),
         unfitted=unfitted,
+        seeds=seeds,
     )
 
 
@@ -139,18 +148,27 @@ def _points(
             for name in X_NAMES
             if name != x and name in runs and runs[name].notna().all()
         }
-        u, losses = np.log(sizes)[keep], losses[keep]
+        u, losses, seeds = np.log(sizes)[keep], losses[keep], _seeds(runs.iloc[keep])
         points.append(
             Points(
                 model=str(model),
                 budget=float(budget),  # type: ignore[arg-type]
                 u=u,
                 losses=losses,
+                seeds=seeds,
                 others=others,
                 labels=runs[_LABEL].to_numpy()[keep] if _LABEL in runs else None,
             )
         )
     return points, too_few
+
+
+def _seeds(cells: pd.DataFrame) -> Seeds:
+    n = cells["n_seeds"].to_numpy(dtype=np.float64)
+    several = n > 1
+    sd = cells["loss_sd"].to_numpy(dtype=np.float64)[several]
+    free = n[several] - 1
+    return Seeds(weights=n, squares=float(free @ sd**2), dof=int(free.sum()))
 
 
 def _clusters_of(points: Sequence[Points]) -> np.ndarray | None:
@@ -218,10 +236,27 @@ def _found_off(minima: Minima, method: Method, noise: float | None) -> list[list
         [(Flag.MISFIT, text)] if text else []
         for text in off_curves([m.shape for m in minima.found], noise)
     ]
+    return [[*own, *_of_all(minima, noise)] for own in off]
+
+
+def _of_all(minima: Minima, noise: float | None) -> list[tuple[Flag, str]]:
+    """The misfit that all curves share."""
+    found = []
+    if minima.seeds is not None and minima.seeds.is_lack:
+        beside = f"{minima.seeds} (p={minima.seeds.chance:.1g}): the curves miss what runs share"
+        found.append((Flag.LACK_OF_FIT, beside))
     if minima.slice_squares is not None:
-        skewed = too_skewed(minima.parabolas, minima.slice_squares, noise)
-        off = [[*own, (Flag.SKEWED, skewed)] for own in off] if skewed else off
-    return off
+        text, flag = too_skewed(minima.likeliest, minima.slice_squares, noise), Flag.SKEWED
+    else:
+        points = [m.points for m in minima.found]
+        text = lack_of_fit(
+            minima.likeliest,
+            [m.noise for m in minima.found],
+            [p.u for p in points],
+            [p.budget for p in points],
+        )
+        flag = Flag.LACK_OF_FIT
+    return [*found, (flag, text)] if text else found
 
 
 def _along(u: Array, values: Array, u_opt: Array) -> Array:

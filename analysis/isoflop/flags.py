@@ -27,6 +27,7 @@ class Flag(StrEnum):
     OFF_CENTRE = "off-centre"
     OUTLIER = "outlier"
     MISFIT = "misfit"
+    LACK_OF_FIT = "lack of fit"
     SKEWED = "skewed"
 
 

@@ -1,8 +1,7 @@
 """The minima of a model's curves with their errors, by each of the methods."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -11,35 +10,31 @@ from analysis.fitting.intervals import Array, t_quantile
 from analysis.isoflop import slices
 from analysis.isoflop.akima import akima_intervals, akima_minimum
 from analysis.isoflop.methods import Method, Single
+from analysis.isoflop.misfit import BesideSeeds, beside_seeds
 from analysis.isoflop.resample import (
     nearest,
     redrawn_minima,
     resampled_minima,
     resampled_slices,
 )
+from analysis.isoflop.scatter import SHARED, Noise
 from analysis.isoflop.shape import FittedShape, fit_parabola
-from analysis.isoflop.slices import LEAST_DOF, Slice, fit_slices
+from analysis.isoflop.slices import LEAST_DOF, Seeds, Slice, SliceFit, fit_slices
 
 _LOCAL = 5  # sizes about the best that a parabola describes
 _OWN_DOF = 3  # fewer leave a scatter that is mostly luck
 _KNOWN = 1_000_000  # degrees of freedom of a noise that was given: the normal distribution
 
 
-class Noise(NamedTuple):
-    """Standard deviation of a loss about its curve in nats, and its degrees of freedom."""
-
-    sd: float
-    dof: int
-
-
 @dataclass(frozen=True, kw_only=True)
 class Points:
-    """The points that one curve is fitted to, in order of size."""
+    """The points that one curve is fitted to, in order of size, and the runs behind them."""
 
     model: str
     budget: float
     u: Array
     losses: Array
+    seeds: Seeds
     others: Mapping[str, Array]  # ln of the other sizes, where the table has them
     labels: np.ndarray | None  # of the clusters
 
@@ -68,11 +63,14 @@ class Minimum:
 
 @dataclass(frozen=True, kw_only=True)
 class Minima:
-    """A model's minima. shapes: parabolas; the slices of squares (their sum) compare with them."""
+    """A model's minima. likeliest: the curves that fit best, of which the scatter is; the slices of
+    squares (their sum) compare with parabolas; seeds: the scatter beside that of seeds, if any.
+    """
 
     found: tuple[Minimum, ...]
-    parabolas: tuple[FittedShape, ...]
+    likeliest: tuple[FittedShape, ...]
     slice_squares: float | None
+    seeds: BesideSeeds | None
 
 
 def minima_of(
@@ -86,47 +84,68 @@ def minima_of(
     """One model's. noise: of a loss in nats, if it is known. counts: how often each run of a curve
     was drawn (n_draws, n) with its cluster; None: by itself, as it comes.
     """
-    parabolas = tuple(fit_parabola(p.u, p.losses) for p in points)
-    if method == "slice":
-        found = _by_slices(points, parabolas, noise, n_draws, rng, counts)
-        return Minima(found=found, parabolas=parabolas, slice_squares=None)
-    scatter = [parabola.residuals for parabola in parabolas]
+    beside = _beside_seeds(points, method)
+    if beside is not None and beside.is_lack:  # more seeds do not bring a point nearer to its curve
+        points = [replace(p, seeds=Seeds(weights=np.ones(len(p.u)))) for p in points]
+    parabolas = tuple(fit_parabola(p.u, p.losses, p.seeds.weights) for p in points)
     squares = None
-    if method == "akima":  # it follows what a parabola misses, except near the best
-        near = [nearest(p.u, p.losses, _LOCAL) for p in points]
-        scatter = [
-            fit_parabola(p.u[on], p.losses[on]).residuals
-            for p, on in zip(points, near, strict=True)
-        ]
-    else:
-        every = [p.u for p in points], [p.losses for p in points]
-        squares = fit_slices(*every, None, 0, np.random.default_rng(0)).squares
+    if method == "slice":
+        by_slices = _by_slices(points, parabolas, noise, n_draws, rng, counts)
+        found = tuple(minimum for minimum, _ in by_slices)
+        likeliest = tuple(best for _, best in by_slices)
+        return Minima(found=found, likeliest=likeliest, slice_squares=None, seeds=beside)
+    if method == "parabola":
+        squares = _slices(points).squares
+    scatter = _scaled(points, method)
+    noises = _scatter_of(scatter, [p.seeds for p in points], noise)
     found = tuple(
         _of_one(p, parabola, method, own, n_draws, rng, drawn)
-        for p, parabola, own, drawn in zip(
-            points, parabolas, _scatter_of(scatter, noise), counts, strict=True
-        )
+        for p, parabola, own, drawn in zip(points, parabolas, noises, counts, strict=True)
     )
-    return Minima(found=found, parabolas=parabolas, slice_squares=squares)
+    return Minima(found=found, likeliest=parabolas, slice_squares=squares, seeds=beside)
 
 
-def _scatter_of(residuals: Sequence[Array], given: float | None) -> list[Noise]:
-    """The scatter of each curve of a model: its own, or of few points all the model's."""
+def _beside_seeds(points: Sequence[Points], method: Method) -> BesideSeeds | None:
+    if not any(p.seeds.dof for p in points):
+        return None
+    if method == "slice":
+        scaled = [one.best.scaled for one in _slices(points).slices]
+        return beside_seeds(scaled, [p.seeds for p in points], SHARED)
+    return beside_seeds(_scaled(points, method), [p.seeds for p in points], 0)
+
+
+def _slices(points: Sequence[Points]) -> SliceFit:
+    """Without intervals, and by the scatter about the curves alone."""
+    bare = [replace(p.seeds, squares=0.0, dof=0) for p in points]
+    every = [p.u for p in points], [p.losses for p in points]
+    return fit_slices(*every, None, 0, np.random.default_rng(0), bare)
+
+
+def _scaled(points: Sequence[Points], method: Single) -> list[Array]:
+    """Residuals of parabolas, in the noise of one run."""
+    scaled = []
+    for p in points:  # interpolation follows what a parabola misses, except near the best
+        on = nearest(p.u, p.losses, _LOCAL if method == "akima" else None)
+        scaled.append(fit_parabola(p.u[on], p.losses[on], p.seeds.weights[on]).scaled)
+    return scaled
+
+
+def _scatter_of(
+    residuals: Sequence[Array], seeds: Sequence[Seeds], given: float | None
+) -> list[Noise]:
+    """The scatter of each curve of a model: its own, or of few runs all the model's."""
     if given is not None:
         return [Noise(given, _KNOWN)] * len(residuals)
-    pooled = _pooled(residuals)
-    free = [len(r) - 3 for r in residuals]
+    squares = [float(r @ r) + s.squares for r, s in zip(residuals, seeds, strict=True)]
+    free = [len(r) - 3 + s.dof for r, s in zip(residuals, seeds, strict=True)]
+    pooled = _noise(sum(squares), sum(free))
     return [
-        Noise(float(np.sqrt(float(r @ r) / f)), f) if f >= _OWN_DOF else pooled
-        for r, f in zip(residuals, free, strict=True)
+        _noise(own, f) if f >= _OWN_DOF else pooled for own, f in zip(squares, free, strict=True)
     ]
 
 
-def _pooled(residuals: Sequence[Array], n_shared: int = 0) -> Noise:
-    """n_shared: parameters that are not one curve's own, beside three of each."""
-    total = sum(len(r) - 3 for r in residuals) - n_shared
-    squares = sum(float(r @ r) for r in residuals)
-    return Noise(float(np.sqrt(squares / total)) if total > 0 else float("nan"), max(total, 0))
+def _noise(squares: float, dof: int) -> Noise:
+    return Noise(float(np.sqrt(squares / dof)) if dof > 0 else float("nan"), max(dof, 0))
 
 
 def _of_one(
@@ -144,14 +163,16 @@ def _of_one(
         u_opt, loss_opt, at_end = float(place[0]), float(value[0]), bool(end[0])
     else:
         u_opt, loss_opt, at_end = parabola.u_opt, parabola.loss_opt, False
-    how, counts = _drawn(counts, len(u), n_draws, rng)
+    weights = points.seeds.weights
+    how, counts = _drawn(counts, weights, n_draws, rng)
     draws = {how: resampled_minima(u, losses, method, counts)}
-    if np.isfinite(noise.sd):
-        draws["noise"] = redrawn_minima(u, losses, method, noise.sd, n_draws, rng)
     sd, t = noise.sd, t_quantile(noise.dof, 0.95)
+    if np.isfinite(sd):
+        draws["noise"] = redrawn_minima(u, losses, method, weights, sd, n_draws, rng)
     if method == "akima":
         own = np.random.default_rng(int(rng.integers(2**32)))
-        u_interval, loss_interval = akima_intervals(u, losses, sd, t, n_draws, own)
+        of_means = sd / np.sqrt(weights)
+        u_interval, loss_interval = akima_intervals(u, losses, of_means, t, n_draws, own)
     else:
         u_interval = parabola.u_interval(sd, t)
         loss_interval = parabola.loss_interval(sd, t)
@@ -175,33 +196,33 @@ def _by_slices(
     n_draws: int,
     rng: np.random.Generator,
     counts: Sequence[Array | None],
-) -> tuple[Minimum, ...]:
+) -> list[tuple[Minimum, FittedShape]]:
+    """The minima, and the curves at the likeliest exponents."""
     known = None if given is None else Noise(given, _KNOWN)
-    if known is None and sum(len(p.u) - 3 for p in points) < LEAST_DOF:
-        known = _pooled([parabola.residuals for parabola in parabolas])
-    fit = fit_slices([p.u for p in points], [p.losses for p in points], known, n_draws, rng)
-    own = _pooled([one.shape.residuals for one in fit.slices], n_shared=2)
-    noise = known if known is not None else own
+    seeds = [p.seeds for p in points]
+    dof = sum(len(p.u) - 3 + p.seeds.dof for p in points)
+    if known is None and dof < LEAST_DOF:
+        (known, *_) = _scatter_of([parabola.scaled for parabola in parabolas], seeds, None)
+    every = [p.u for p in points], [p.losses for p in points]
+    fit = fit_slices(*every, known, n_draws, rng, seeds)
     found = []
     for p, one, given_counts in zip(points, fit.slices, counts, strict=True):
-        how, drawn = _drawn(given_counts, len(p.u), n_draws, rng)
+        how, drawn = _drawn(given_counts, p.seeds.weights, n_draws, rng)
         again = resampled_slices(p.u, p.losses, drawn, one.shape.alpha, one.shape.beta)
-        found.append(_of_slice(p, one, noise, {how: again}))
-    return tuple(found)
+        found.append((_of_slice(p, one, {how: again}), one.best))
+    return found
 
 
 def _drawn(
-    counts: Array | None, n: int, n_draws: int, rng: np.random.Generator
+    counts: Array | None, weights: Array, n_draws: int, rng: np.random.Generator
 ) -> tuple[str, Array]:
-    """The unit that runs are drawn by, and how often each was."""
+    """The unit that points are drawn by, and how much each draw weighs."""
     if counts is not None:
-        return "cluster", counts
-    return "case", drawn_counts(n, n_draws, rng)
+        return "cluster", counts * weights
+    return "case", drawn_counts(len(weights), n_draws, rng) * weights
 
 
-def _of_slice(
-    points: Points, one: Slice, noise: Noise, draws: Mapping[str, tuple[Array, Array]]
-) -> Minimum:
+def _of_slice(points: Points, one: Slice, draws: Mapping[str, tuple[Array, Array]]) -> Minimum:
     places = np.where(np.isfinite(one.u), one.u, np.nan)
     common = np.where(np.isfinite(one.common_u), one.common_u, np.nan)
     return Minimum(
@@ -209,7 +230,7 @@ def _of_slice(
         shape=one.shape,
         u_opt=one.shape.u_opt,
         loss_opt=one.shape.loss_opt,
-        noise=noise,
+        noise=one.noise,
         u_interval=slices.interval(one.u, 0.95),
         loss_interval=slices.loss_interval(one.losses, 0.95),
         draws={**draws, **({"noise": (places, one.losses)} if len(places) else {})},

@@ -1,16 +1,60 @@
 """Whether the points of a model's curves are farther off them than noise explains."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
+from analysis.fitting.intervals import Array
+from analysis.isoflop.scatter import SHARED, Noise
 from analysis.isoflop.shape import FittedShape
+from analysis.isoflop.slices import Seeds
 
 _CHANCE = 1e-3  # of a warning about any curve of a model that only noise is about
 _SKEWED = 0.01  # the same of its parabolas together
+CHANCE = 0.02  # the same of what all curves of a model miss, by either of two tests
 _LEAST = 3  # degrees of freedom of what is compared with
 _ROUNDING = 1e-6  # nats: scatter below it is no noise
+
+
+@dataclass(frozen=True, kw_only=True)
+class BesideSeeds:
+    """The scatter of points about a model's curves beside that of the seeds about the points, both
+    of a run's loss in nats; chance: of one so much larger where both are noise, by an F test.
+    """
+
+    scatter: Noise
+    seeds: Noise
+    chance: float
+
+    @property
+    def is_lack(self) -> bool:
+        return self.chance < CHANCE
+
+    def __str__(self) -> str:
+        return (
+            f"points scatter by {self.scatter.sd:.3g} nats about the curves "
+            f"({self.scatter.dof} degrees of freedom), seeds by {self.seeds.sd:.3g} "
+            f"({self.seeds.dof})"
+        )
+
+
+def beside_seeds(
+    scaled: Sequence[Array], seeds: Sequence[Seeds], n_shared: int
+) -> BesideSeeds | None:
+    """scaled: residuals of the curves, in the noise of one run; n_shared: parameters that the
+    curves share. None without seeds, or without points to spare.
+    """
+    dof = sum(len(r) - 3 for r in scaled) - n_shared
+    squares = sum(behind.squares for behind in seeds)
+    of_seeds = sum(behind.dof for behind in seeds)
+    if dof < 1 or of_seeds < 1 or squares <= of_seeds * _ROUNDING**2:
+        return None
+    scatter = Noise(float(np.sqrt(sum(float(r @ r) for r in scaled) / dof)), dof)
+    noise = Noise(float(np.sqrt(squares / of_seeds)), of_seeds)
+    chance = float(stats.f.sf((scatter.sd / noise.sd) ** 2, dof, of_seeds))
+    return BesideSeeds(scatter=scatter, seeds=noise, chance=chance)
 
 
 def off_curves(shapes: Sequence[FittedShape], noise: float | None) -> list[str | None]:
@@ -19,7 +63,7 @@ def off_curves(shapes: Sequence[FittedShape], noise: float | None) -> list[str |
     Given the noise (nats) by its chi-squared; else by an F test against the other curves' scatter,
     where that has 3 degrees of freedom.
     """
-    squares = np.array([float(shape.residuals @ shape.residuals) for shape in shapes])
+    squares = np.array([float(shape.scaled @ shape.scaled) for shape in shapes])
     free = np.array([len(shape.residuals) - 3 for shape in shapes])
     found: list[str | None] = []
     for own, dof in zip(squares, free, strict=True):
@@ -47,15 +91,15 @@ def too_skewed(
     By two parameters fewer than skewed curves have, whose residual sum of squares is
     slice_squares: an F test, or of known noise chi-squared, unless they are farther off than it.
     """
-    gain = sum(float(p.residuals @ p.residuals) for p in parabolas) - slice_squares
-    dof = sum(len(p.residuals) - 3 for p in parabolas) - 2
+    gain = sum(float(p.scaled @ p.scaled) for p in parabolas) - slice_squares
+    dof = sum(len(p.residuals) - 3 for p in parabolas) - SHARED
     if noise is not None:
         scale = max(noise**2, slice_squares / dof if dof > 0 else 0.0)
-        chance = stats.chi2.sf(gain / scale, 2)
+        chance = stats.chi2.sf(gain / scale, SHARED)
     elif dof < _LEAST or slice_squares < dof * _ROUNDING**2:
         return None
     else:
-        chance = stats.f.sf(gain / 2 / (slice_squares / dof), 2, dof)
+        chance = stats.f.sf(gain / SHARED / (slice_squares / dof), SHARED, dof)
     if chance >= _SKEWED:
         return None
     return f"skewed curves (method=slice) fit this model's runs better (p={chance:.1g})"

@@ -17,14 +17,21 @@ def nearest(u: Array, losses: Array, n_nearest: int | None) -> np.ndarray:
 
 
 def redrawn_minima(
-    u: Array, losses: Array, method: Single, noise: float, n_draws: int, rng: np.random.Generator
+    u: Array,
+    losses: Array,
+    method: Single,
+    weights: Array,
+    noise: float,
+    n_draws: int,
+    rng: np.random.Generator,
 ) -> tuple[Array, Array]:
-    """Minima u (S,) and losses (S,) with normal noise, in nats, added to every loss.
+    """Minima u (S,) and losses (S,) with normal noise added to every loss; noise: that of a run in
+    nats, of which a loss is the mean over weights (n,).
 
     Draws without a minimum inside the range are nan.
     """
-    drawn = losses + rng.normal(0.0, noise, (n_draws, len(u)))
-    return _minima(u, np.maximum(drawn, 1e-9), np.ones_like(drawn), method)
+    drawn = losses + rng.normal(0.0, noise / np.sqrt(weights), (n_draws, len(u)))
+    return _minima(u, np.maximum(drawn, 1e-9), np.broadcast_to(weights, drawn.shape), method)
 
 
 def resampled_minima(u: Array, losses: Array, method: Single, counts: Array) -> tuple[Array, Array]:

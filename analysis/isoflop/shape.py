@@ -120,29 +120,39 @@ class Shape:
 
 @dataclass(frozen=True, kw_only=True)
 class FittedShape(Shape):
-    """A shape by least squares. residuals, leverage (n,): of its points."""
+    """A shape by least squares. residuals, leverage (n,): of its points; weights (n,): how many
+    runs each is the mean of.
+    """
 
     residuals: Array
     leverage: Array
+    weights: Array
+
+    @property
+    def scaled(self) -> Array:
+        """The residuals in the noise of one run, which that of a mean is a part of."""
+        return self.residuals * np.sqrt(self.weights)
 
     @property
     def rmse(self) -> float:
         return float(np.sqrt(np.mean(self.residuals**2)))
 
 
-def fit_parabola(u: Array, losses: Array) -> FittedShape:
-    """Least squares, at three points or more."""
+def fit_parabola(u: Array, losses: Array, weights: Array | None = None) -> FittedShape:
+    """Least squares, at three points or more. weights (n,): runs that a point is the mean of."""
+    weights = np.ones(len(u)) if weights is None else weights
+    root = np.sqrt(weights)
     centre = float(u.mean())
     v = u - centre
     scale = float(np.abs(v).max())
     X = np.stack([(v / scale) ** 2, v / scale, np.ones_like(v)], axis=1)
-    coefficients, *_ = np.linalg.lstsq(X, losses, rcond=None)
+    coefficients, *_ = np.linalg.lstsq(X * root[:, None], losses * root, rcond=None)
     # Of losses that are all the same, curvature and slope are rounding, of whatever sign
     rounding = 100 * np.finfo(np.float64).eps * np.abs(losses).max()
     coefficients[:2] = np.where(np.abs(coefficients[:2]) < rounding, 0.0, coefficients[:2])
     units = np.array([scale**-2, 1 / scale, 1.0])
     a, slope, level = coefficients * units
-    inverse = np.linalg.inv(X.T @ X)
+    inverse = np.linalg.inv(X.T @ (X * weights[:, None]))
     return FittedShape(
         centre=centre,
         a=float(a),
@@ -150,5 +160,6 @@ def fit_parabola(u: Array, losses: Array) -> FittedShape:
         level=float(level),
         unscaled=np.asarray(inverse * np.outer(units, units), dtype=np.float64),
         residuals=losses - X @ coefficients,
-        leverage=np.einsum("ni,ij,nj->n", X, inverse, X),
+        weights=weights,
+        leverage=weights * np.einsum("ni,ij,nj->n", X, inverse, X),
     )

@@ -11,12 +11,14 @@ and intervals are of draws from that average. Where the runs say little the mean
 the range, a symmetric curve, and the intervals say how skewed it may be.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import special
 
 from analysis.fitting.intervals import Array
+from analysis.isoflop.scatter import Noise, Scatters, scatters
 from analysis.isoflop.shape import FittedShape, columns, lowest
 
 EXPONENTS = (0.01, 1.5)  # published ones are .2 to .7
@@ -29,7 +31,8 @@ _WEIGHTLESS = 10.0  # log of a weight beside the largest
 
 @dataclass(frozen=True, kw_only=True)
 class Slice:
-    """One budget's curve. shape: at the mean exponents.
+    """One budget's curve. shape: at the mean exponents; best: at the likeliest; noise: of a run's
+    loss, nan where it is unknown.
 
     draws (S, 5): alpha, beta, a, slope, level; u, losses (S,): the minima of the draws, u infinite
     or nan where there is none, losses nan there; common_u, common_losses (S,): of the draws'
@@ -37,6 +40,8 @@ class Slice:
     """
 
     shape: FittedShape
+    best: FittedShape
+    noise: Noise
     draws: Array
     u: Array
     losses: Array
@@ -53,8 +58,21 @@ class SliceFit:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Seeds:
+    """The runs behind a curve's points: weights (n,), how many; squares: of their losses about the
+    points, dof: how many of these are free.
+    """
+
+    weights: Array
+    squares: float = 0.0
+    dof: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Nodes:
-    """Least squares of each curve at exponents (G,): coefficients (G, 3), inverse (G, 3, 3)."""
+    """Least squares of each curve at exponents (G,): coefficients (G, 3), inverse (G, 3, 3);
+    squares (G, B), of the runs.
+    """
 
     alpha: Array
     beta: Array
@@ -63,32 +81,32 @@ class _Nodes:
     squares: Array
 
     @staticmethod
-    def at(alpha: Array, beta: Array, u: Sequence[Array], losses: Sequence[Array]) -> "_Nodes":
-        coefficients, inverses = [], []
-        squares = np.zeros(len(alpha))
-        for places, values in zip(u, losses, strict=True):
-            X = columns(places - places.mean(), alpha, beta)
+    def at(
+        alpha: Array,
+        beta: Array,
+        u: Sequence[Array],
+        losses: Sequence[Array],
+        seeds: Sequence[Seeds],
+    ) -> "_Nodes":
+        coefficients, inverses, squares = [], [], []
+        for places, values, behind in zip(u, losses, seeds, strict=True):
+            root = np.sqrt(behind.weights)
+            X = columns(places - places.mean(), alpha, beta) * root[:, None]
             inverse = np.asarray(np.linalg.inv(np.swapaxes(X, 1, 2) @ X), dtype=np.float64)
-            about = values - values.mean()  # or the squares lose eight digits
+            about = (values - values.mean()) * root  # or the squares lose eight digits
             found = np.einsum("gij,gnj,n->gi", inverse, X, about, optimize=True)
-            squares += ((about - np.einsum("gni,gi->gn", X, found)) ** 2).sum(axis=1)
+            rounding = len(values) * (np.finfo(np.float64).eps * np.abs(values).max()) ** 2
+            off = ((about - np.einsum("gni,gi->gn", X, found)) ** 2).sum(axis=1)
+            squares.append(off + rounding + behind.squares)
             coefficients.append(found + np.array([0.0, 0.0, values.mean()]))
             inverses.append(inverse)
-        rounding = [np.finfo(np.float64).eps * np.abs(values).max() for values in losses]
-        floor = sum(len(values) * r**2 for values, r in zip(losses, rounding, strict=True))
         return _Nodes(
             alpha=alpha,
             beta=beta,
             coefficients=coefficients,
             inverses=inverses,
-            squares=squares + floor,
+            squares=np.stack(squares, axis=1),
         )
-
-    def log_weights(self, sd: float, dof: int, known: bool) -> Array:
-        """By a normal distribution for known noise; else Student's t, the noise averaged out."""
-        if not known:
-            return -dof / 2 * np.log(self.squares)
-        return -self.squares / (2 * sd**2) if sd > 0 else np.zeros(len(self.squares))
 
 
 def fit_slices(
@@ -97,37 +115,64 @@ def fit_slices(
     noise: tuple[float, int] | None,
     n_draws: int,
     rng: np.random.Generator,
+    seeds: Sequence[Seeds] | None = None,
     exponents: tuple[float, float] = EXPONENTS,
 ) -> SliceFit:
     """The curves of one model: u and values, the losses, have an array (n,) for each budget, n of 3
-    or more. exponents: the range that alpha and beta are averaged over.
+    or more.
 
     noise: the standard deviation of a loss and its degrees of freedom, where it is known apart from
-    these curves (nan: not at all, and nothing is drawn); None: from their own scatter, which needs
-    LEAST_DOF points more than three a curve.
+    these curves (nan: not at all, and nothing is drawn); None: from their own scatter and that of
+    the seeds, which needs LEAST_DOF runs more than three a curve. seeds: behind the points, whose
+    losses are means over them; None: one run each. exponents: the range that alpha and beta are
+    averaged over.
     """
-    dof = sum(len(places) - 3 for places in u)
-    sd, sd_dof = (float("nan"), dof) if noise is None else noise
-    nodes, weights = _weighted(u, values, sd, dof, noise is not None, exponents)
-    mean = np.array([weights @ nodes.alpha]), np.array([weights @ nodes.beta])
-    middle = _Nodes.at(*mean, u, values)
-    n_draws = 0 if noise is not None and not np.isfinite(sd) else n_draws
-    drawn = rng.choice(len(weights), size=n_draws, p=weights)
-    squares = nodes.squares[drawn] if noise is None else np.full(n_draws, sd**2 * sd_dof)
-    scales = np.sqrt(squares / rng.chisquare(sd_dof, n_draws)) if n_draws else np.empty(0)
-    alpha, beta = nodes.alpha[drawn], nodes.beta[drawn]
+    seeds = seeds or [Seeds(weights=np.ones(len(places))) for places in u]
+    dof = np.array([len(p) - 3.0 + behind.dof for p, behind in zip(u, seeds, strict=True)])
+
+    def at(alpha: Array, beta: Array) -> tuple[_Nodes, Array, Scatters | None]:
+        """Nodes, the logarithms of their weights (G, K), and the noises these are of."""
+        nodes = _Nodes.at(alpha, beta, u, values, seeds)
+        if noise is None:
+            found = scatters(nodes.squares, dof)
+            return nodes, found.logs, found
+        squares = nodes.squares.sum(axis=1, keepdims=True)
+        return nodes, -squares / (2 * noise[0] ** 2) if noise[0] > 0 else 0 * squares, None
+
+    nodes, weights, noises = _weighted(at, exponents)
+    shares = weights.sum(axis=1)
+    mean = np.array([shares @ nodes.alpha]), np.array([shares @ nodes.beta])
+    middle = _Nodes.at(*mean, u, values, seeds)
+    likeliest = int(weights.sum(axis=1).argmax())
+    if noises is None:
+        assert noise is not None
+        each = [Noise(*noise)] * len(u)
+        n_draws = n_draws if np.isfinite(noise[0]) else 0
+    else:
+        each = noises.typical(middle.squares[0], weights.sum(axis=0))
+    drawn = rng.choice(weights.size, size=n_draws, p=weights.ravel())
+    fits, which = np.divmod(drawn, weights.shape[1])
+    if noises is None:
+        known = each[0].sd * np.sqrt(each[0].dof / rng.chisquare(max(each[0].dof, 1), n_draws))
+        scales = np.repeat(known[:, None], len(u), axis=1)
+    else:
+        scales = noises.draw(fits, which, rng)
+    alpha, beta = nodes.alpha[fits], nodes.beta[fits]
     slices = []
-    for k, (places, own) in enumerate(zip(u, values, strict=True)):
-        best = nodes.coefficients[k][drawn]
-        root = np.linalg.cholesky(nodes.inverses[k][drawn])
-        noisy = best + scales[:, None] * np.einsum("sij,sj->si", root, rng.normal(size=best.shape))
+    for k, (places, own, behind) in enumerate(zip(u, values, seeds, strict=True)):
+        best = nodes.coefficients[k][fits]
+        root = np.linalg.cholesky(nodes.inverses[k][fits])
+        normal = rng.normal(size=best.shape)
+        noisy = best + scales[:, k, None] * np.einsum("sij,sj->si", root, normal)
         centre = float(places.mean())
         draws = np.column_stack([alpha, beta, noisy])
         drawn_u, drawn_losses = minima(centre, draws)
         common_u, common_losses = minima(centre, np.column_stack([alpha, beta, best]))
         slices.append(
             Slice(
-                shape=_shape(centre, places, own, middle, k),
+                shape=_shape(places, own, behind.weights, middle, 0, k),
+                best=_shape(places, own, behind.weights, nodes, likeliest, k),
+                noise=each[k],
                 draws=draws,
                 u=drawn_u,
                 losses=drawn_losses,
@@ -135,26 +180,23 @@ def fit_slices(
                 common_losses=common_losses,
             )
         )
-    return SliceFit(slices=tuple(slices), squares=float(nodes.squares.min()))
+    seeds_squares = sum(behind.squares for behind in seeds)
+    least = float(nodes.squares.sum(axis=1).min()) - seeds_squares
+    return SliceFit(slices=tuple(slices), squares=least)
 
 
 def _weighted(
-    u: Sequence[Array],
-    losses: Sequence[Array],
-    sd: float,
-    dof: int,
-    known: bool,
+    at: Callable[[Array, Array], tuple[_Nodes, Array, Scatters | None]],
     exponents: tuple[float, float],
-) -> tuple[_Nodes, Array]:
-    """A grid of exponents, as narrow as the runs are sure, and the nodes' weights."""
+) -> tuple[_Nodes, Array, Scatters | None]:
+    """A grid of exponents, as narrow as the runs are sure, and weights (G, K), of sum 1."""
     ranges = [exponents, exponents]
     for _ in range(_NARROWED):
         sides = [np.linspace(*ends, _NODES) for ends in ranges]
         alpha, beta = (side.ravel() for side in np.meshgrid(*sides, indexing="ij"))
-        nodes = _Nodes.at(alpha, beta, u, losses)
-        logs = nodes.log_weights(sd, dof, known)
-        logs -= logs.max()
-        heavy = logs > -_WEIGHTLESS
+        nodes, logs, noises = at(alpha, beta)
+        of_node = special.logsumexp(logs, axis=1)
+        heavy = of_node - of_node.max() > -_WEIGHTLESS
         if heavy.sum() >= _ENOUGH:
             break
         ranges = [
@@ -164,8 +206,8 @@ def _weighted(
                 for values, side in zip((alpha, beta), sides, strict=True)
             )
         ]
-    weights = np.exp(logs)
-    return nodes, weights / weights.sum()
+    weights = np.exp(logs - logs.max())
+    return nodes, weights / weights.sum(), noises
 
 
 def minima(centre: float, draws: Array) -> tuple[Array, Array]:
@@ -182,19 +224,22 @@ def losses(centre: float, draws: Array, u: Array) -> Array:
     return np.einsum("sni,si->sn", columns(u - centre, *draws[:, :2].T), draws[:, 2:])
 
 
-def _shape(centre: float, u: Array, losses: Array, at: _Nodes, k: int) -> FittedShape:
-    X = columns(u - centre, at.alpha, at.beta)[0]
-    (a, slope, level), inverse = at.coefficients[k][0].tolist(), at.inverses[k][0]
+def _shape(u: Array, losses: Array, weights: Array, at: _Nodes, node: int, k: int) -> FittedShape:
+    centre = float(u.mean())
+    X = columns(u - centre, at.alpha[[node]], at.beta[[node]])[0]
+    coefficients, inverse = at.coefficients[k][node], at.inverses[k][node]
+    a, slope, level = coefficients.tolist()
     return FittedShape(
         centre=centre,
         a=a,
         slope=slope,
         level=level,
         unscaled=inverse,
-        alpha=float(at.alpha[0]),
-        beta=float(at.beta[0]),
-        residuals=losses - X @ at.coefficients[k][0],
-        leverage=np.einsum("ni,ij,nj->n", X, inverse, X),
+        alpha=float(at.alpha[node]),
+        beta=float(at.beta[node]),
+        residuals=losses - X @ coefficients,
+        weights=weights,
+        leverage=weights * np.einsum("ni,ij,nj->n", X, inverse, X),
     )
 
 

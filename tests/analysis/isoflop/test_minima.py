@@ -11,6 +11,7 @@ from analysis.isoflop.resample import nearest, redrawn_minima, resampled_minima
 from analysis.isoflop.shape import fit_parabola
 
 U = np.log(np.geomspace(5e4, 2e6, 7))
+ONE = np.ones(7)  # run behind each point
 SKEWED = np.log([5e4, 6e4, 8e4, 1.1e5, 4e5, 9e5, 2e6])  # a and the slope vary together
 AT = float(np.log(3e5))
 
@@ -189,13 +190,13 @@ def by_hand(u, losses, counts):
 @pytest.mark.parametrize("noise", [0.01, 0.3])
 def test_redrawn_minima_are_those_of_each_draw(noise):
     losses = bowl()
-    u, lowest = redrawn_minima(U, losses, "parabola", noise, 200, np.random.default_rng(4))
+    u, lowest = redrawn_minima(U, losses, "parabola", ONE, noise, 200, np.random.default_rng(4))
     drawn = losses + np.random.default_rng(4).normal(0, noise, (200, 7))
     expected = by_hand(U, drawn, np.ones((200, 7)))
     np.testing.assert_allclose(u, expected[0], rtol=1e-7)
     np.testing.assert_allclose(lowest, expected[1], rtol=1e-7)
     assert np.isnan(u).any() == (noise > 0.1)
-    by_akima, _ = redrawn_minima(U, losses, "akima", noise, 200, np.random.default_rng(4))
+    by_akima, _ = redrawn_minima(U, losses, "akima", ONE, noise, 200, np.random.default_rng(4))
     place, _, at_end = akima_minimum(U, drawn)
     np.testing.assert_array_equal(by_akima, np.where(at_end, np.nan, place))
 

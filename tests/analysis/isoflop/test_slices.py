@@ -166,9 +166,11 @@ def test_many_runs_tell_the_exponents_as_an_optimizer_does():
 
     best = optimize.minimize(squares, [0.3, 0.3], method="Nelder-Mead", options={"xatol": 1e-5})
     curve = fit_isoflop(table, n_draws=0).curves[0]
-    # A tenth of their standard errors, 0.006
-    assert (curve.alpha, curve.beta) == pytest.approx(tuple(best.x), abs=6e-4)
-    assert curve.noise == pytest.approx(np.sqrt(best.fun / (5 * 37 - 2)), rel=1e-3)
+    # A third of their standard errors, 0.006: here all curves have one noise
+    assert (curve.alpha, curve.beta) == pytest.approx(tuple(best.x), abs=2e-3)
+    one = np.sqrt(best.fun / (5 * 37 - 2))
+    # a curve's own, of 37 degrees of freedom, is within 12 % (one standard error) of it
+    assert curve.noise == pytest.approx(one, rel=0.12)
 
 
 @pytest.mark.slow
@@ -176,12 +178,12 @@ def test_a_known_noise_gives_normal_errors():
     table = noisy(runs(4.0), 0.01, seed=2)
     told, own = (fit_isoflop(table, noise=noise, n_draws=2000).curves[2] for noise in (0.01, None))
     assert (told.noise, told.dof) == (0.01, 1_000_000)
-    assert own.dof == 5 * 4 - 2
+    assert 4 < own.dof <= 5 * 4 - 2  # its own, and a part of the others'
     for curve in (told, own):
         t = stats.t.ppf(0.975, curve.dof)
         low, high = curve.loss_interval
         by_shape = curve._shape.loss_interval(curve.noise, t)
-        # 6 %: draws, and the exponents' share of the error
+        # 6 %: draws, and the exponents' share of the error; own: the degrees of freedom's too
         assert high - low == pytest.approx(by_shape[1] - by_shape[0], rel=0.06)
 
 

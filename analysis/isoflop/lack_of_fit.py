@@ -1,0 +1,104 @@
+"""Whether all curves of a model miss their points in a pattern that noise does not have.
+
+Curves that are compared with each other alone are blind to what all of them miss. Noise of
+different runs is independent; the misfit of a wrong form is alike for sizes and budgets that are
+near each other.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from analysis.fitting.intervals import Array
+from analysis.fitting.quadratic_form import chance_above_zero
+from analysis.isoflop.misfit import CHANCE
+from analysis.isoflop.scatter import SHARED, Noise
+from analysis.isoflop.shape import FittedShape, columns
+from analysis.isoflop.slices import EXPONENTS
+
+_LEAST = 3  # degrees of freedom
+_ROUNDING = 1e-6  # nats: scatter below it is no noise
+_NEAR = 0.35  # in size, of the largest distance from a minimum on the log scale
+_NEAR_BUDGETS = 0.45 * np.log(10)  # in ln(budget)
+_STEP = 1e-4  # of exponents, for derivatives
+
+
+def lack_of_fit(
+    shapes: Sequence[FittedShape],
+    noises: Sequence[Noise],
+    u: Sequence[Array],
+    budgets: Sequence[float],
+) -> str | None:
+    """Why the curves of one model do not describe its points, in words; None if they do.
+
+    shapes: at the likeliest exponents, u: the places of their points (n,), noises: of each curve,
+    which its points are measured in.
+
+    The test is of the residuals' covariance: whether residuals r of points near each other, in the
+    place on the curve and in the budget, agree: r'Kr / r'r, with K a Gaussian kernel. It is the
+    score test of a Gaussian process beside the curves (as Zhang and Lin 2003, Biostatistics 4, 57,
+    eq. 7), and its distribution under noise alone is exact but for the exponents, which are taken
+    to first order.
+    """
+    sd = np.array([noise.sd for noise in noises])
+    known = _moves(shapes, sd, u)
+    n_free = len(known) - known.shape[1]
+    small = all(float(s.residuals @ s.residuals) < len(s.residuals) * _ROUNDING**2 for s in shapes)
+    if n_free < _LEAST or small or not np.isfinite(sd).all():
+        return None
+    off = np.concatenate([shape.scaled / s for shape, s in zip(shapes, sd, strict=True)])
+    every, _ = np.linalg.qr(known, mode="complete")
+    free = every[:, known.shape[1] :]
+    kernel = _kernel(shapes, u, budgets)
+    seen = free.T @ kernel @ free
+    r = free.T @ off
+    ratio = float(r @ seen @ r / (r @ r))
+    chance = chance_above_zero(np.linalg.eigvalsh(seen) - ratio)
+    if chance >= CHANCE:
+        return None
+    missed = (kernel @ free) @ np.linalg.solve(seen + np.eye(n_free), r)
+    typical = float(np.sqrt(np.mean((missed * np.repeat(sd, [len(p) for p in u])) ** 2)))
+    return (
+        f"the curves miss this model's points in a pattern, by about {typical:.2g} nats "
+        f"(p={chance:.1g}): its losses have another form, so minima, intervals, what other sizes "
+        "cost and extrapolations may be off by more than the intervals say"
+    )
+
+
+def _kernel(shapes: Sequence[FittedShape], u: Sequence[Array], budgets: Sequence[float]) -> Array:
+    """(n, n), 1 for points at one place on curves of one budget."""
+    places = np.concatenate(
+        [
+            at - (shape.u_opt if np.isfinite(shape.u_opt) else shape.centre)
+            for shape, at in zip(shapes, u, strict=True)
+        ]
+    )
+    of_budgets = np.repeat(np.log(budgets), [len(at) for at in u])
+    near = _NEAR * float(np.abs(places).max())
+    apart = [(x[:, None] - x) / w for x, w in ((places, near), (of_budgets, _NEAR_BUDGETS))]
+    return np.exp(-(apart[0] ** 2 + apart[1] ** 2) / 2)
+
+
+def _moves(shapes: Sequence[FittedShape], sd: Array, u: Sequence[Array]) -> Array:
+    """The directions (n, p) that the points of curves can move in, in their noise."""
+    ends = np.cumsum([0, *(len(places) for places in u)])
+    n = int(ends[-1])
+    own, shared = np.zeros((n, 3 * len(shapes))), np.zeros((n, SHARED))
+    for k, (shape, places) in enumerate(zip(shapes, u, strict=True)):
+        rows = slice(ends[k], ends[k + 1])
+        root = np.sqrt(shape.weights)[:, None] / sd[k]
+        v = places - shape.centre
+        at = _at(v, shape.alpha, shape.beta)
+        own[rows, 3 * k : 3 * k + 3] = at * root
+        moved = (shape.alpha + _STEP, shape.beta), (shape.alpha, shape.beta + _STEP)
+        numbers = np.array([shape.a, shape.slope, shape.level])
+        for j, exponents in enumerate(moved):
+            shared[rows, j] = ((_at(v, *exponents) - at) @ numbers) * root[:, 0] / _STEP
+    # One at an end of its range is held there: the points would have it go on
+    first = shapes[0]
+    inside = [EXPONENTS[0] < value < EXPONENTS[1] for value in (first.alpha, first.beta)]
+    return np.hstack([own, shared[:, inside]])
+
+
+def _at(v: Array, alpha: float, beta: float) -> Array:
+    return columns(v, np.array([alpha]), np.array([beta]))[0]
