@@ -55,11 +55,15 @@ class Grown:
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """Training losses of one kind of run against all FLOPs, means over seeds and of neighbours."""
+    """Training losses of one kind of run against all FLOPs, means over seeds and of neighbours.
+
+    grown_at: the FLOPs at which the layer grew, if it did.
+    """
 
     name: str
     flops: tuple[float, ...]
     loss: tuple[float, ...]
+    grown_at: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -229,6 +233,7 @@ def read_curves(table: pd.DataFrame, folder: Path) -> tuple[Curve, ...]:
         return ()
     paths = history_paths(folder)
     found: dict[str, list[pd.DataFrame]] = {}
+    moments: dict[str, float] = {}
     for _, row in runs.iterrows():
         grew = row["init.how"] in _HOWS
         if row["run_id"] not in paths or (grew and pd.isna(row["init.parent.n_experts"])):
@@ -238,19 +243,21 @@ def read_curves(table: pd.DataFrame, folder: Path) -> tuple[Curve, ...]:
         name = str(row["model"]) if np.isnan(n) else f"{row['model']} {n:,.0f}"
         if grew:
             name = f"{name}, grown by {row['init.how']} from {row['init.parent.n_experts']:,.0f}"
-            history = history.assign(flops=history["flops"] + row["init.parent.flops"])
+            moments[name] = float(row["init.parent.flops"])
+            history = history.assign(flops=history["flops"] + moments[name])
             parent = paths.get(row["init.parent.run_id"])
             if parent is not None:
                 history = pd.concat([read_history(parent, _DRAWN), history])
         elif row["run_id"] in set(runs["init.parent.run_id"].dropna()):
             continue  # it is the beginning of another curve
         found.setdefault(name, []).append(history)
-    return tuple(_mean_curve(name, parts) for name, parts in found.items())
+    return tuple(_mean_curve(name, parts, moments.get(name)) for name, parts in found.items())
 
 
-def _mean_curve(name: str, histories: list[pd.DataFrame]) -> Curve:
+def _mean_curve(name: str, histories: list[pd.DataFrame], grown_at: float | None) -> Curve:
     """Means in _N_POINTS equal parts of the FLOPs."""
     every = pd.concat(histories)
     part = np.minimum(_N_POINTS - 1, every["flops"] / every["flops"].max() * _N_POINTS).astype(int)
     means = every.groupby(part)[["flops", "loss"]].mean()
-    return Curve(name=name, flops=tuple(means["flops"]), loss=tuple(means["loss"]))
+    drawn = {column: tuple(means[column]) for column in _DRAWN}
+    return Curve(name=name, grown_at=grown_at, **drawn)

@@ -35,12 +35,11 @@ from analysis.table.trunks import trunks_note
 from analysis.table.units import loss_unit
 from analysis.validation.agreement import Agreement, agreement_of
 from analysis.validation.hold_out import HoldOut, hold_out_budgets
-from analysis.validation.influence import Influence, influence_of
+from analysis.validation.influence import ENOUGH_RUNS, Influence, influence_of
 from experiments.records.record import RunRecord
 
 T = TypeVar("T")
 N_PARAMS = len(NAMES)
-_ENOUGH = 40  # runs of a model, to leave some out and to tell three surfaces apart
 _FEW_DRAWS = 100  # of the bootstrap for the influence of runs
 
 
@@ -269,7 +268,7 @@ def _robustness(
 ) -> tuple[dict[str, Influence], dict[str, SurfaceComparison]]:
     """Robustness of the series of most runs, if there are enough: each more would take seconds."""
     model = max(parametric, key=lambda name: parametric[name].n_points, default=None)
-    if model is None or parametric[model].n_points < _ENOUGH:
+    if model is None or parametric[model].n_points < ENOUGH_RUNS:
         return {}, {}
     cells = best_of_cells(done[done["series"] == model], by=["budget", size])
     N, D, L = (cells[name] for name in (size, "n_tokens", "loss"))

@@ -16,7 +16,10 @@ from analysis.surfaces.models import cells_of_models
 from analysis.table.load import finished
 from analysis.table.merged import find_merged
 from analysis.table.trunks import shared_trunk
-from analysis.validation.influence import Influence, influence_of
+from analysis.validation.influence import ENOUGH_RUNS, Influence, influence_of
+
+_DRAWS = 500  # of the bootstrap without the runs
+_FEW = 100  # where nobody asked
 
 
 def _options(sub: argparse.ArgumentParser) -> None:
@@ -30,8 +33,9 @@ def _options(sub: argparse.ArgumentParser) -> None:
     add_cluster(sub)
     sub.add_argument(
         "--influence",
-        action="store_true",
-        help="find the runs that each parameter depends on most, and fit again without them",
+        action=argparse.BooleanOptionalAction,
+        help="find the runs that each parameter depends on most, and fit again without them "
+        f"(default: of {ENOUGH_RUNS} runs or more, and told where a few decide)",
     )
 
 
@@ -49,8 +53,11 @@ def _compute(options: Options, table: pd.DataFrame) -> Output:
         try:
             groups = cells[cluster] if cluster else None
             found[model] = fit_parametric(*columns, groups=groups, n_draws=options.draws, **how)
-            if options.influence:
-                influences[model] = influence_of(*columns, **how)
+            many = options.influence is None and len(cells) >= ENOUGH_RUNS
+            if many or options.influence:
+                influence = influence_of(*columns, n_draws=_FEW if many else _DRAWS, **how)
+                if options.influence or influence.warnings:
+                    influences[model] = influence
         except ValueError as error:
             errors.append(f"{model}: {error}")
     if not found:

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 from analysis.fitting.checks import positive
 from analysis.fitting.intervals import Array, Prediction
 from analysis.fitting.status import FitError
+from analysis.fitting.text import pluralize
 from analysis.laws.fit import fit_law
 from analysis.laws.forms import SURFACES
 from analysis.laws.law import Law, Variables
@@ -78,7 +79,8 @@ def checked_runs(
     distinct, k = len(np.unique(np.stack([N, D]), axis=1).T), len(law.names)
     if distinct <= k:
         raise FitError(
-            f"{distinct} distinct runs: the {k} parameters of {law.name} need at least {k + 1}"
+            f"{pluralize(distinct, 'distinct run')}: the {k} parameters of {law.name} need at "
+            f"least {k + 1}"
         )
     return Variables.of(N, D), L
 

@@ -23,6 +23,7 @@ from analysis.numbers import count
 from analysis.parametric import NAMES, ParametricFit, fit_parametric
 
 SHARE = 0.02  # of the runs that are left out together
+ENOUGH_RUNS = 40  # to leave some out
 _LEVEL = 0.95  # that of the fit that is printed; influence_of says how rare false alarms are
 _MOST = 0.2  # of the runs: more are no longer a few
 

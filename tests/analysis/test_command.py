@@ -153,6 +153,17 @@ def test_experts_of_a_joint_law_draws_the_others(tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.long
+def test_a_few_runs_that_decide_are_said_unasked(published, tmp_path, capsys):
+    path = str(published("chinchilla_epoch_245.csv"))
+    how = ["--draws", "20", "--out", str(tmp_path)]
+    assert main(["parametric", path, *how]) == 0
+    assert "5 of 245 runs" in capsys.readouterr().out
+    assert main(["parametric", path, "--no-influence", *how]) == 0
+    assert "5 of 245 runs" not in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_surfaces_and_influence_of_a_table(tmp_path, capsys):
     path = tmp_path / "runs.csv"
     sizes, tokens = (
@@ -184,6 +195,8 @@ def test_surfaces_and_influence_of_a_table(tmp_path, capsys):
     found = json.loads((folder / "parametric.json").read_text())["dense"]
     assert found["influence"]["n_out"] == 1
     assert len(found["influence"]["sets"]) == 5
+    assert main(["parametric", str(path), "--draws", "20"]) == 0  # looked for, and nothing to tell
+    assert "depends on most" not in capsys.readouterr().out
     few = table.iloc[:5].assign(n_tokens=table["n_tokens"].iloc[::8][:5].to_numpy())
     few.to_csv(path, index=False)
     assert main(["surfaces", str(path)]) == 2

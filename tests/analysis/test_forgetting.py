@@ -145,6 +145,16 @@ def test_the_figure_has_a_curve_a_way():
     left, right = draw_forgetting(compare_forgetting(runs)).axes[:2]
     assert len(right.containers) == 2
     assert len(left.containers) == 1
+    hollow = [line for axis in (left, right) for line in axis.lines if line.get_zorder() == 3]
+    assert sum(len(line.get_xdata()) for line in hollow) == 1  # of the joint run, on the right
+
+
+@pytest.mark.slow
+def test_a_side_that_no_way_has_is_no_panel():
+    one = [stream_run(s, [[3.0, 3.0], [2.5, 2.5 + s / 10]], joint=True) for s in (0, 1)]
+    figure = draw_forgetting(compare_forgetting(one))
+    (axis,) = figure.axes
+    assert "base corpus" in axis.get_ylabel()
 
 
 def test_a_table_without_streams():

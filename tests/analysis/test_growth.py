@@ -99,7 +99,10 @@ def test_curves_go_through_the_growth(tmp_path):
     for curve in curves.values():
         assert max(curve.flops) == pytest.approx(1e13, rel=0.03)
         assert min(curve.flops) < 3e11
-    assert draw_growth(list(curves.values())).axes[0].lines
+    (axis,) = draw_growth(list(curves.values())).axes
+    assert {name: curves[name].grown_at for name in grown} == dict.fromkeys(grown, 5e12)
+    assert len(axis.lines) == len(curves) + 1
+    assert list(axis.lines[-1].get_xdata()) == [5e12, 5e12]
 
 
 @pytest.mark.slow  # draws
