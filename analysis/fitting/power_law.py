@@ -5,10 +5,11 @@ which holds the law's misfit as well as noise.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import stats
 
 from analysis.fitting.checks import positive
 from analysis.fitting.intervals import Array, Prediction
@@ -18,17 +19,45 @@ from analysis.fitting.results import WaldFit
 from analysis.fitting.status import FitError, FitStatus, Warnings
 
 _FLOOR_EXPONENTS = (1e-3, 2.0)
+_BENDS = 0.01  # chance of calling a straight law bent
+_EXACT = 1e-9  # scatter of ln y that is rounding
 SHARES = (0.02, 0.2, 0.4, 0.6, 0.75, 0.85, 0.92, 0.97, 0.995)  # floors to start from
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
+class BentLaw(WaldFit):
+    """ln y = level + slope u + bend u^2, u = ln(x / centre): the exponent goes with ln x.
+
+    Not to plan by, but for how far a bend that the points do not exclude takes an extrapolation.
+    """
+
+    x_name: str
+    centre: float
+
+    @property
+    def chance(self) -> float:
+        """Of a bend so far from 0 where the law is straight, by Student's t."""
+        return float(2 * stats.t.sf(abs(self.params["bend"] / self.bse["bend"]), self.dof))
+
+    def predict(self, x: ArrayLike, level: float = 0.95) -> Prediction:
+        """y at x, with the interval of the bent law there."""
+        u = np.log(np.atleast_1d(positive(self.x_name, x)) / self.centre)
+        jacobian = np.stack([np.ones_like(u), u, u**2], axis=1)
+        return self._predict_log(jacobian @ np.array(self.theta), jacobian, level)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class PowerLaw(WaldFit):
-    """y = coefficient * x^exponent. objective: the residual sum of squares of ln y."""
+    """y = coefficient * x^exponent. objective: the residual sum of squares of ln y.
+
+    bent: the same with a bend, from four distinct x on.
+    """
 
     x_name: str
     y_name: str
     x_range: tuple[float, float]
     r_squared: float
+    bent: BentLaw | None = field(default=None, repr=False, compare=False)
 
     @property
     def exponent(self) -> float:
@@ -118,6 +147,16 @@ def fit_power_law(
     if common is not None:
         covariance = covariance + _carried(design, common)
     total = float(((log_y - log_y.mean()) ** 2).sum())
+    bent = None
+    if len(np.unique(log_x)) >= 4:
+        bent = _bent(log_x, log_y, x_name, y_name, common)
+        exact = float(np.sqrt(residuals @ residuals / len(log_x))) < _EXACT
+        if not exact and bent.chance < _BENDS:
+            warned.add(
+                f"{y_name} bends (p={bent.chance:.1g}): its exponent goes from "
+                f"{_slope_at(bent, log_x.min()):.2g} to {_slope_at(bent, log_x.max()):.2g} over "
+                f"these {x_name}s, and a power law is off beyond them"
+            )
     return PowerLaw(
         form=f"{y_name} = coefficient * {x_name}^exponent",
         names=("coefficient", "exponent"),
@@ -135,7 +174,41 @@ def fit_power_law(
         y_name=y_name,
         x_range=(float(np.exp(log_x.min())), float(np.exp(log_x.max()))),
         r_squared=float(1 - residuals @ residuals / total) if total > 0 else float("nan"),
+        bent=bent,
     )
+
+
+def _bent(log_x: Array, log_y: Array, x_name: str, y_name: str, common: Array | None) -> BentLaw:
+    """By least squares at four distinct x or more."""
+    centre = float(log_x.mean())
+    u = log_x - centre
+    design = np.stack([np.ones_like(u), u, u**2], axis=1)
+    theta = np.asarray(np.linalg.lstsq(design, log_y)[0], dtype=np.float64)
+    off, dof = log_y - design @ theta, len(u) - 3
+    covariance = np.linalg.inv(design.T @ design) * float(off @ off) / dof
+    if common is not None:
+        covariance = covariance + _carried(design, common)
+    return BentLaw(
+        form=f"ln {y_name} = level + slope u + bend u^2, u = ln({x_name} / centre)",
+        names=("level", "slope", "bend"),
+        estimates=tuple(theta.tolist()),
+        theta=tuple(theta.tolist()),
+        covariance=tuple(map(tuple, covariance.tolist())),
+        dof=dof,
+        logs=(),
+        n_points=len(u),
+        objective=float(off @ off),
+        interval=_how(dof, common),
+        status=FitStatus.CONVERGED,
+        warnings=(),
+        x_name=x_name,
+        centre=float(np.exp(centre)),
+    )
+
+
+def _slope_at(bent: BentLaw, log_x: float) -> float:
+    _, slope, bend = bent.estimates
+    return slope + 2 * bend * float(log_x - np.log(bent.centre))
 
 
 def fit_frontier(budget: ArrayLike, loss: ArrayLike, *, common: Array | None = None) -> FrontierFit:

@@ -52,7 +52,9 @@ class Scatters:
         held = np.where(one[:, None], 0.0, prior * common**2)
         dof = np.maximum(prior + self.dof, 1.0)
         own = np.sqrt((held + squares) / rng.chisquare(dof))
-        total = np.sqrt(squares.sum(axis=1) / rng.chisquare(max(float(self.dof.sum()), 1.0), len(fit)))
+        total = np.sqrt(
+            squares.sum(axis=1) / rng.chisquare(max(float(self.dof.sum()), 1.0), len(fit))
+        )
         return np.where(one[:, None], total[:, None], own)
 
     def typical(self, squares: Array, shares: Array) -> list[Noise]:

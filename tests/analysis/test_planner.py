@@ -213,6 +213,14 @@ def test_an_extrapolation_is_reported(curves, budget, text):
         assert text in found.summary()
 
 
+def test_an_extrapolation_says_what_a_bend_would_make_of_it(curves):
+    law = curves.law().laws["n_params"]
+    at = law.bent.predict(9e21).first
+    (text,) = plan(9e21, curves).warnings
+    assert f"by laws that may bend: n_params {at.lower:.3g} to {at.upper:.3g}, n_tokens" in text
+    assert at.lower < law.predict(9e21).value[0] < at.upper
+
+
 @pytest.mark.parametrize(("budget", "times"), [(1e23, "100 times"), (1e24, "1e+03 times")])
 def test_an_extrapolation_of_a_surface_is_reported(surface, budget, times):
     # The largest run has 1e21 FLOPs; a small model's many tokens times a large model's size do not

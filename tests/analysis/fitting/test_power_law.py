@@ -70,6 +70,47 @@ def test_the_band_is_the_textbooks_and_widens_outside():
     assert law.predict(1e19).value.shape == (1,)
 
 
+def test_a_bend_is_a_textbook_s_parabola():
+    y = scattered()
+    bent = fit_power_law(C, y).bent
+    u = np.log(C) - np.log(C).mean()
+    found, covariance = np.polyfit(u, np.log(y), 2, cov=True)
+    # 1e-6: polyfit's columns are not of one length
+    assert bent.estimates[::-1] == pytest.approx(tuple(found), rel=1e-6, abs=1e-12)
+    assert bent.bse["bend"] == pytest.approx(np.sqrt(covariance[0, 0]), rel=1e-6)
+    t = found[0] / np.sqrt(covariance[0, 0])
+    assert bent.chance == pytest.approx(2 * stats.t.sf(abs(t), 6), rel=1e-6)
+    far = np.log(1e25) - np.log(C).mean()
+    row = np.array([far**2, far, 1.0])
+    half = stats.t.ppf(0.975, 6) * np.sqrt(row @ covariance @ row)
+    at = bent.predict(1e25)
+    assert np.log(at.upper[0] / at.value[0]) == pytest.approx(half, rel=1e-6)
+    assert np.log(at.value[0]) == pytest.approx(row @ found, rel=1e-6)
+
+
+def test_a_law_that_bends_is_flagged_and_a_straight_one_seldom():
+    u = np.log(C) - np.log(C).mean()
+    law = fit_power_law(C, 0.3 * C**0.48 * np.exp(0.02 * u**2))
+    assert "y bends (p=" in law.warnings[0]
+    first = 0.48 + 0.04 * u[0]
+    assert f"goes from {first:.2g} to" in law.warnings[0]
+    assert fit_power_law(C, 0.3 * C**0.48).warnings == ()
+    rng = np.random.default_rng(0)
+    called = [bool(fit_power_law(C, 2 * C**0.5 * np.exp(rng.normal(0, 0.1, 9))).warnings)
+              for _ in range(1000)]  # fmt: skip
+    assert np.mean(called) == pytest.approx(0.01, abs=0.01)  # three standard errors
+    assert fit_power_law(C[:3], scattered()[:3]).bent is None
+
+
+def test_an_error_that_points_share_is_a_bend_s_too():
+    y, common = scattered(), np.full((9, 9), 0.04) + 0.01 * np.eye(9)
+    alone, shared = (fit_power_law(C, y, common=one).bent for one in (None, common))
+    X = np.stack([np.ones(9), np.log(C / alone.centre), np.log(C / alone.centre) ** 2], axis=1)
+    inverse = np.linalg.inv(X.T @ X) @ X.T
+    expected = np.array(alone.covariance) + inverse @ common @ inverse.T
+    np.testing.assert_allclose(np.array(shared.covariance), expected, rtol=1e-9, atol=1e-15)
+
+
 def test_a_clean_law_comes_back_to_the_last_digits():
     law = fit_power_law(C, 0.3 * C**0.48)
     assert law.exponent == pytest.approx(0.48, rel=1e-12)
