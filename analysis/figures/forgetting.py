@@ -1,6 +1,7 @@
 """Forgetting against learning: a curve a way, a point a learning rate."""
 
 import math
+from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
@@ -37,7 +38,11 @@ def draw_forgetting(found: Forgetting) -> Figure:
             points.sort(key=lambda kept: kept.learning.value)
             x, y = ([getattr(k, n) for k in points] for n in ("learning", name))
             places = [e.value for e in x], [e.value for e in y]
-            look = {"marker": _MARKERS[i % len(_MARKERS)], "ms": 4, "color": f"C{i % 10}"}
+            look: dict[str, Any] = {
+                "marker": _MARKERS[i % len(_MARKERS)],
+                "ms": 4,
+                "color": f"C{i % 10}",
+            }
             axis.errorbar(
                 *places,
                 xerr=errors(x),

@@ -66,6 +66,7 @@ def test_too_few_runs_tell_nothing():
 
 
 @pytest.mark.long
+@pytest.mark.night
 @pytest.mark.parametrize("method", ["slice", "parabola"])
 def test_noise_alone_earns_no_misfit(method):
     """200 draws at a noise of 0.03 nats: a warning is due once in a thousand."""

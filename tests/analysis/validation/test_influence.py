@@ -129,6 +129,7 @@ def test_five_of_chinchilla_s_245_runs_move_beta_by_a_fifth(published):
 
 @pytest.mark.slow
 @pytest.mark.long
+@pytest.mark.night
 def test_true_surfaces_have_hardly_any_false_alarm():
     """Runs are sought out, so their interval alone would promise too little: at most 5 % of 60."""
     alarms = 0
