@@ -9,7 +9,7 @@ may still miss moves the best rates and widens their intervals (form.py).
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from analysis.isoflop import slices
 from analysis.isoflop.flags import Flag
 from analysis.isoflop.misfit import too_skewed
 from analysis.isoflop.resample import nearest
+from analysis.isoflop.scatter import SHARED, Noise
 from analysis.isoflop.shape import FittedShape, fit_parabola
 from analysis.isoflop.slices import LEAST_DOF, fit_slices
 from analysis.rates.form import form_error, gradient_of
@@ -29,17 +30,7 @@ METHODS: tuple[Method, ...] = ("slice", "parabola")
 NEAREST = 5  # rates about the best that a parabola describes
 _DRAWS = 2000
 _KNOWN = 1_000_000  # degrees of freedom of a noise that was given: the normal distribution
-_SHARED = 2  # exponents that the cells of a series have
 _MISFIT = 0.05  # chance of a misfit that is said
-
-
-class Noise(NamedTuple):
-    """Standard deviation of a loss in nats, and its degrees of freedom; nan where nothing tells
-    it.
-    """
-
-    sd: float
-    dof: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +150,7 @@ def _noise_of(
     if sum(len(places) - 3 for places in u) < LEAST_DOF:
         shapes = [fit_parabola(*pair) for pair in zip(u, losses, strict=True)]
         return _of_squares(cells, sum(float(s.residuals @ s.residuals) for s in shapes), u, 0)
-    return _of_squares(cells, alike(u, losses).squares, u, _SHARED)
+    return _of_squares(cells, alike(u, losses).squares, u, SHARED)
 
 
 def _pooled(cells: Sequence[Tried], shapes: Sequence[FittedShape]) -> Noise:
