@@ -33,7 +33,13 @@ from analysis.figures.residuals import draw_residuals
 from analysis.figures.retrieval import draw_active, draw_usage
 from analysis.figures.seconds import draw_seconds
 from analysis.fitting.intervals import Estimate, Prediction
-from analysis.fitting.power_law import FrontierFit, PowerLaw, fit_frontier, fit_power_law
+from analysis.fitting.power_law import (
+    BentLaw,
+    FrontierFit,
+    PowerLaw,
+    fit_frontier,
+    fit_power_law,
+)
 from analysis.fitting.results import Fit, Result
 from analysis.fitting.status import FitError, FitStatus
 from analysis.flatness import Flatness, flatness
@@ -62,6 +68,7 @@ from analysis.validation.residuals import residuals_of
 __all__ = [
     "Adaptation",
     "Agreement",
+    "BentLaw",
     "BudgetMultipliers",
     "ComputeMultipliers",
     "CurveFit",

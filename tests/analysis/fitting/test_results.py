@@ -24,6 +24,7 @@ from analysis.isoflop.fit import fit_isoflop
 from analysis.parametric import fit_parametric
 from analysis.study import Study
 from analysis.synthetic import ChinchillaSurface, ClarkSurface, simulate_experts, simulate_isoflop
+from tests.analysis.curves.made import annealed
 from tests.analysis.test_adapters import three, written
 from tests.analysis.test_forgetting import stream_run
 
@@ -34,6 +35,7 @@ def classes(of):
     return own.union(*map(classes, of.__subclasses__()))
 
 
+KINDS = ("cosine", "wsd")
 RESULTS = sorted(classes(Result), key=lambda c: c.__name__)
 FITS = [c for c in RESULTS if issubclass(c, Fit)]
 
@@ -64,12 +66,16 @@ def results():
     used = both[both["lr"] == 2.0**-7]
     surface = fit_parametric(dense["n_params"], dense["n_tokens"], dense["loss"], n_draws=20)
     differences = analysis.compare_models(runs, budget=1e19)
+    law = fit_power_law([1e17, 1e18, 1e19, 1e20], [1e6, 3e6, 1e7, 3.2e7])
+    histories = [annealed(kind, 400, noise=0.01, rng=np.random.default_rng(0)) for kind in KINDS]
+    curves = analysis.compare_curves(histories, ["annealing"], n_draws=20)
     found = [
         isoflop,
         isoflop.curves[0],
         isoflop.laws[0],
         surface,
-        fit_power_law([1e17, 1e18, 1e19], [1e6, 3e6, 1e7]),
+        law,
+        law.bent,
         fit_frontier([1e17, 1e18, 1e19, 1e20, 1e21], [4.0, 3.5, 3.2, 3.0, 2.9]),
         compared,
         fit_expert_law(experts, "power_floor", n_draws=20),
@@ -106,6 +112,8 @@ def results():
         rates,
         analysis.compare_rates(analysis.fit_rates(both), used),
         rates.forms[0].law,
+        curves,
+        curves.fits[0],
         study_of(isoflop, surface, differences),
     ]
     return {type(one): one for one in found}
@@ -222,6 +230,8 @@ def test_a_result_is_frozen_and_documented(kind):
 
 AT = {  # what a fit predicts at
     "PowerLaw": (1e18,),
+    "BentLaw": (1e18,),
+    "CurveFit": (annealed("linear", 300),),
     "FrontierFit": (1e18,),
     "ParametricFit": (1e7, 1e9),
     "RateLaw": ({"n_params": 1e7, "n_tokens": 1e9},),
