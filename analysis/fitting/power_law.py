@@ -36,7 +36,7 @@ class BentLaw(WaldFit):
 
     @property
     def chance(self) -> float:
-        """Of a bend so far from 0 where the law is straight, by Student's t."""
+        """The chance of a bend so far from 0 where the law is straight, by Student's t."""
         return float(2 * stats.t.sf(abs(self.params["bend"] / self.bse["bend"]), self.dof))
 
     def predict(self, x: ArrayLike, level: float = 0.95) -> Prediction:

@@ -13,7 +13,7 @@ _PIECES = 400  # of the integral
 def chance_above_zero(weights: Array) -> float:
     """P(sum of weights z^2 > 0) for independent standard normal z: weights (n,) of both signs.
 
-    By the integral of Imhof 1961 (Biometrika 48, 419, eq. 3.2), to 1e-6. For the chance of a ratio
+    By the integral of Imhof 1961 (Biometrika 48, 419), to 1e-6. For the chance of a ratio
     z'Kz / z'z above q, the weights are the eigenvalues of K less q.
     """
     largest = float(np.abs(weights).max(initial=0.0))

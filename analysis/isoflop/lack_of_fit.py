@@ -11,13 +11,11 @@ import numpy as np
 
 from analysis.fitting.intervals import Array
 from analysis.fitting.quadratic_form import chance_above_zero
-from analysis.isoflop.misfit import CHANCE
+from analysis.isoflop.misfit import CHANCE, LEAST, ROUNDING
 from analysis.isoflop.scatter import SHARED, Noise
-from analysis.isoflop.shape import FittedShape, columns
+from analysis.isoflop.shape import FittedShape, columns_at
 from analysis.isoflop.slices import EXPONENTS
 
-_LEAST = 3  # degrees of freedom
-_ROUNDING = 1e-6  # nats: scatter below it is no noise
 _NEAR = 0.35  # in size, of the largest distance from a minimum on the log scale
 _NEAR_BUDGETS = 0.45 * np.log(10)  # in ln(budget)
 _STEP = 1e-4  # of exponents, for derivatives
@@ -37,14 +35,14 @@ def lack_of_fit(
     The test is of the residuals' covariance: whether residuals r of points near each other, in the
     place on the curve and in the budget, agree: r'Kr / r'r, with K a Gaussian kernel. It is the
     score test of a Gaussian process beside the curves (as Zhang and Lin 2003, Biostatistics 4, 57,
-    eq. 7), and its distribution under noise alone is exact but for the exponents, which are taken
-    to first order.
+    have it for smooth functions). Its distribution under noise alone is that of a ratio of
+    quadratic forms, with the exponents taken to first order and the curves' noises as known.
     """
     sd = np.array([noise.sd for noise in noises])
     known = _moves(shapes, sd, u)
     n_free = len(known) - known.shape[1]
-    small = all(float(s.residuals @ s.residuals) < len(s.residuals) * _ROUNDING**2 for s in shapes)
-    if n_free < _LEAST or small or not np.isfinite(sd).all():
+    small = all(float(s.residuals @ s.residuals) < len(s.residuals) * ROUNDING**2 for s in shapes)
+    if n_free < LEAST or small or not np.isfinite(sd).all():
         return None
     off = np.concatenate([shape.scaled / s for shape, s in zip(shapes, sd, strict=True)])
     every, _ = np.linalg.qr(known, mode="complete")
@@ -88,17 +86,13 @@ def _moves(shapes: Sequence[FittedShape], sd: Array, u: Sequence[Array]) -> Arra
         rows = slice(ends[k], ends[k + 1])
         root = np.sqrt(shape.weights)[:, None] / sd[k]
         v = places - shape.centre
-        at = _at(v, shape.alpha, shape.beta)
+        at = columns_at(v, shape.alpha, shape.beta)
         own[rows, 3 * k : 3 * k + 3] = at * root
         moved = (shape.alpha + _STEP, shape.beta), (shape.alpha, shape.beta + _STEP)
         numbers = np.array([shape.a, shape.slope, shape.level])
         for j, exponents in enumerate(moved):
-            shared[rows, j] = ((_at(v, *exponents) - at) @ numbers) * root[:, 0] / _STEP
+            shared[rows, j] = ((columns_at(v, *exponents) - at) @ numbers) * root[:, 0] / _STEP
     # One at an end of its range is held there: the points would have it go on
     first = shapes[0]
     inside = [EXPONENTS[0] < value < EXPONENTS[1] for value in (first.alpha, first.beta)]
     return np.hstack([own, shared[:, inside]])
-
-
-def _at(v: Array, alpha: float, beta: float) -> Array:
-    return columns(v, np.array([alpha]), np.array([beta]))[0]

@@ -14,8 +14,8 @@ from analysis.isoflop.slices import Seeds
 _CHANCE = 1e-3  # of a warning about any curve of a model that only noise is about
 _SKEWED = 0.01  # the same of its parabolas together
 CHANCE = 0.02  # the same of what all curves of a model miss, by either of two tests
-_LEAST = 3  # degrees of freedom of what is compared with
-_ROUNDING = 1e-6  # nats: scatter below it is no noise
+LEAST = 3  # degrees of freedom of what is compared with
+ROUNDING = 1e-6  # nats: scatter below it is no noise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ def beside_seeds(
     dof = sum(len(r) - 3 for r in scaled) - n_shared
     squares = sum(behind.squares for behind in seeds)
     of_seeds = sum(behind.dof for behind in seeds)
-    if dof < 1 or of_seeds < 1 or squares <= of_seeds * _ROUNDING**2:
+    if dof < 1 or of_seeds < 1 or squares <= of_seeds * ROUNDING**2:
         return None
     scatter = Noise(float(np.sqrt(sum(float(r @ r) for r in scaled) / dof)), dof)
     noise = Noise(float(np.sqrt(squares / of_seeds)), of_seeds)
@@ -68,7 +68,7 @@ def off_curves(shapes: Sequence[FittedShape], noise: float | None) -> list[str |
     found: list[str | None] = []
     for own, dof in zip(squares, free, strict=True):
         rest = float(squares.sum() - own), int(free.sum() - dof)
-        if dof < 1 or (noise is None and (rest[1] < _LEAST or rest[0] < rest[1] * _ROUNDING**2)):
+        if dof < 1 or (noise is None and (rest[1] < LEAST or rest[0] < rest[1] * ROUNDING**2)):
             found.append(None)
             continue
         if noise is not None:
@@ -96,7 +96,7 @@ def too_skewed(
     if noise is not None:
         scale = max(noise**2, slice_squares / dof if dof > 0 else 0.0)
         chance = stats.chi2.sf(gain / scale, SHARED)
-    elif dof < _LEAST or slice_squares < dof * _ROUNDING**2:
+    elif dof < LEAST or slice_squares < dof * ROUNDING**2:
         return None
     else:
         chance = stats.f.sf(gain / SHARED / (slice_squares / dof), SHARED, dof)

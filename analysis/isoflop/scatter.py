@@ -77,7 +77,7 @@ class Scatters:
 
 
 def scatters(squares: Array, dof: Array) -> Scatters:
-    """Of squares (G, B), above 0 where there are degrees of freedom dof (B,).
+    """The noises that squares (G, B) allow, above 0 where there are degrees of freedom dof (B,).
 
     Without any, all fits are as likely, and the noise is unknown.
     """

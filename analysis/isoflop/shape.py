@@ -21,6 +21,11 @@ def columns(v: Array, alpha: Array, beta: Array) -> Array:
     return np.stack([q, s, np.ones_like(q)], axis=2)
 
 
+def columns_at(v: Array, alpha: float, beta: float) -> Array:
+    """The columns (n, 3) at v (n,) for one pair of exponents above 0."""
+    return columns(v, np.array([alpha]), np.array([beta]))[0]
+
+
 def lowest(a: Array, slope: Array, alpha: Array, beta: Array) -> Array:
     """v of the lowest point of a q + slope s, exponents above 0.
 
@@ -78,8 +83,7 @@ class Shape:
         v = np.asarray(u - self.centre, dtype=np.float64)
         if self.is_parabola:
             return np.stack([v**2, v, np.ones_like(v)], axis=-1)
-        exponents = np.array([self.alpha]), np.array([self.beta])
-        return columns(v.ravel(), *exponents)[0].reshape(*v.shape, 3)
+        return columns_at(v.ravel(), self.alpha, self.beta).reshape(*v.shape, 3)
 
     def loss_error(self, u: Array, sd: float) -> Array:
         """Standard error of the curve at u (n,), its exponents taken as known."""

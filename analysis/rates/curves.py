@@ -144,7 +144,7 @@ def _scaled(shape: FittedShape, by: float) -> FittedShape:
 def _noise_of(
     cells: Sequence[Tried], u: Sequence[Array], losses: Sequence[Array], given: float | None
 ) -> Noise:
-    """Of skewed curves: of their scatter and the seeds' together."""
+    """The noise about skewed curves: by their scatter and the seeds' together."""
     if given is not None:
         return Noise(given, _KNOWN)
     if sum(len(places) - 3 for places in u) < LEAST_DOF:
@@ -172,6 +172,8 @@ def _of_squares(
 
 
 def _variance(shape: FittedShape) -> float:
-    """Of a skewed curve's lowest point, of unit noise, by the delta method; nan without one."""
+    """The variance of a skewed curve's lowest point at unit noise, by the delta method; nan without
+    one.
+    """
     gradient = gradient_of(shape)
     return float(gradient @ shape.unscaled @ gradient)

@@ -1,4 +1,4 @@
-"""What skewed curves may miss: the error of their form.
+"""The error of the form of skewed curves.
 
 A true shape may be neither a parabola nor a slice. Two further numbers, which all cells share, let
 it differ: the fifth and the sixth power of the distance from the best rate (the exponents are about
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.fitting.intervals import Array
-from analysis.isoflop.shape import FittedShape, columns, lowest
+from analysis.isoflop.shape import FittedShape, columns_at, lowest
 
 SHARE = 0.5  # standard deviation of each power's part, of the curve's rise at the farthest rates
 _POWERS = (5, 6)
@@ -39,7 +39,7 @@ class FormError:
 def form_error(
     u: Sequence[Array], losses: Sequence[Array], shapes: Sequence[FittedShape], sd: float
 ) -> FormError:
-    """Of curves (K) of equal noise sd, in nats; u, losses: an array (n,) for each.
+    """The error of curves (K) of equal noise sd, in nats; u, losses: an array (n,) for each.
 
     By least squares, linear about the curves, with normal priors of the powers and of the
     exponents' logarithms. Where sd is unknown nothing is learned.
@@ -85,9 +85,9 @@ class Apart:
         v = u - shape.centre
         lowest = np.clip(np.nan_to_num(shape.u_opt, nan=shape.centre), u[0], u[-1])
         x = u - lowest
-        own = _columns(v, shape.alpha, shape.beta)
+        own = columns_at(v, shape.alpha, shape.beta)
         numbers = np.array([shape.a, shape.slope, shape.level])
-        beside = [_columns(v, *pair) @ numbers for pair in _beside(shape)]
+        beside = [columns_at(v, *pair) @ numbers for pair in _beside(shape)]
         at = own @ numbers
         return Apart(
             shape=shape,
@@ -99,7 +99,7 @@ class Apart:
         )
 
     def without(self, values: Array) -> Array:
-        """What the cell's own three numbers leave of values (n,) or (n, m)."""
+        """values (n,) or (n, m) less what the cell's own three numbers can imitate."""
         basis, _ = np.linalg.qr(self.columns)
         return np.asarray(values - basis @ (basis.T @ values), dtype=np.float64)
 
@@ -135,7 +135,3 @@ def _place(shape: FittedShape, alpha: float, beta: float) -> float:
 def _beside(shape: FittedShape) -> list[tuple[float, float]]:
     by = 1 + _STEP
     return [(shape.alpha * by, shape.beta), (shape.alpha, shape.beta * by)]
-
-
-def _columns(v: Array, alpha: float, beta: float) -> Array:
-    return columns(v, np.array([alpha]), np.array([beta]))[0]

@@ -53,7 +53,7 @@ def chance_of_misfit(
 
 
 def _without(basis: Array, values: Array) -> Array:
-    """What an orthonormal basis (n, k) leaves of values (n,) or (n, m)."""
+    """values (n,) or (n, m) less their part along an orthonormal basis (n, k)."""
     return values - basis @ (basis.T @ values)
 
 

@@ -45,7 +45,7 @@ def test_cosine_and_a_decay_predict_a_constant_rate(histories):
 @pytest.mark.night
 @pytest.mark.parametrize("row", ROWS)
 def test_the_document_s_errors_are_the_laws(histories, row):
-    """Of a rounding's moves, errors are equal to 3 thousandths, and intervals hold as many."""
+    """Roundings move little: errors are equal to 3 thousandths, and intervals hold as many."""
     found = compare_curves(histories, hold_out=ROWS[row])
     head, rows = document_table("fitted to", ROOT / "docs" / "analysis.md")
     (cells,) = (cells for cells in rows if cells[0] == row)

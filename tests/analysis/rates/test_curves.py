@@ -144,7 +144,7 @@ def test_the_chance_of_a_misfit_is_that_of_an_f_test():
 
 @pytest.mark.slow
 def test_the_chance_of_a_misfit_is_even_where_there_is_none():
-    """Of 100 draws with the true family: a tenth is below 0.1, by a binomial bound of 0.1 %."""
+    """In 100 draws with the true family: a tenth is below 0.1, by a binomial bound of 0.1 %."""
     found = [
         chance_of_misfit(*curves(n_rates=6, n_cells=6, seed=seed), (0.0, 0), None)
         for seed in range(100)
@@ -241,7 +241,7 @@ def test_bad_method():
 
 @pytest.mark.long
 def test_a_shared_grid_biases_no_law():
-    """Of 8 draws: parabolas' intervals of the exponents held the truth in none."""
+    """8 draws: parabolas' intervals of the exponents held the truth in none."""
     one = held(SKEWED, 8, seed=2)
     assert one.exponents >= 6 / 8
     assert one.beyond >= 6 / 8
@@ -254,7 +254,7 @@ def test_a_shared_grid_biases_no_law():
 @pytest.mark.parametrize("near", [False, True])
 @pytest.mark.parametrize("n_rates", [5, 7, 9])
 def test_intervals_hold_the_truth_of_the_family(curve, near, n_rates):
-    """Of 20 draws, 95 %: fewer than 16 have a chance of 0.3 %. Cells of a table have one shape."""
+    """20 draws, 95 %: fewer than 16 have a chance of 0.3 %. Cells of a table have one shape."""
     one = held(Setting(curve=curve, near=near, n_rates=n_rates), 20, seed=3)
     assert one.exponents >= 16 / 20
     assert one.beyond >= 16 / 20
