@@ -54,6 +54,8 @@ from analysis.multiplier.fit import compute_multipliers
 from analysis.multiplier.result import ComputeMultipliers
 from analysis.parametric import ParametricFit, fit_parametric
 from analysis.planner import Plan, plan
+from analysis.power.compute import seed_power
+from analysis.power.result import SeedPower
 from analysis.rates.fit import Rates, fit_rates
 from analysis.rates.law import RateLaw
 from analysis.rates.moves import RateMoves, compare_rates
@@ -102,6 +104,7 @@ __all__ = [
     "Rates",
     "Result",
     "SeedNoise",
+    "SeedPower",
     "SurfaceComparison",
     "SurfaceFit",
     "best_of_cells",
@@ -154,5 +157,6 @@ __all__ = [
     "plan",
     "residuals_of",
     "seed_noise",
+    "seed_power",
     "size_slopes",
 ]

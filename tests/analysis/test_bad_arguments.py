@@ -163,6 +163,8 @@ experts good.csv --residual mean -> invalid choice: 'mean'
 surfaces good.csv --form none-such -> invalid choice: 'none-such'
 surfaces good.csv --hold-out seed -> invalid choice: 'seed'
 plan good.csv -> required: --budget
+power good.csv -> required: --half-width
+power good.csv --half-width .01 --pool size -> invalid choice: 'size'
 plan good.csv --budget much -> invalid float value: 'much'
 report good.csv --x width -> invalid choice: 'width'
 """
@@ -220,6 +222,10 @@ differences good.csv --by width -> by='width' is no column; found series
 differences good.csv --noise-of nan -> --noise-of nan must be a finite number of FLOPs
 differences good.csv --by n_layers --holm -> --by n_layers and --holm don't go together
 differences good.csv --noise-of 5 -> at C=5: no setting was run with two seeds or more
+power good.csv --half-width 0 -> --half-width 0 must be a finite number of nats above 0
+power good.csv --half-width .01 --level 1 -> --level 1 must be between 0 and 1, e.g. 0.95
+power good.csv --half-width .01 --pilot 1 -> --pilot 1 must be 2 or more: one seed has no scatter
+power good.csv --half-width .01 --baseline pkm -> baseline='pkm' has no finished run; the table
 plan good.csv --budget 0 -> --budget 0 must be a finite number of FLOPs above 0
 plan good.csv --budget=-1 -> --budget -1 must be a finite number of FLOPs above 0
 plan good.csv --budget nan -> --budget nan must be a finite number of FLOPs above 0
@@ -321,6 +327,7 @@ isoflop two.csv -> no curve to fit: dense at C=6e+12: 2 sizes, and a curve needs
 parametric one.csv -> no model could be fitted: dense: 1 distinct
 experts one.csv -> no form to compare: loglinear: dense: 1 runs
 differences one.csv -> no setting was run with two seeds or more
+power one.csv --half-width .01 -> no model has a run of dense's seed at equal FLOPs and n_params
 plan one.csv --budget 1e13 -> no curve to fit
 isoflop equal.csv -> all 8 losses are 4: is this their column?
 report equal.csv -> all 8 losses are 4: is this their column?

@@ -81,6 +81,7 @@ def results():
         fit_expert_law(experts, "power_floor", n_draws=20),
         differences,
         differences.noise,
+        analysis.seed_power(runs, target=0.01),
         analysis.budget_multipliers(
             {C: analysis.compare_models(runs, budget=C) for C in (1e18, 1e19)}
         ),

@@ -1,0 +1,1 @@
+"""How many seeds a difference between models needs, by the noise of pairs of one seed."""
