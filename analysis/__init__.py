@@ -34,7 +34,6 @@ from analysis.figures.retrieval import draw_active, draw_usage
 from analysis.figures.seconds import draw_seconds
 from analysis.fitting.intervals import Estimate, Prediction
 from analysis.fitting.power_law import (
-    BentLaw,
     FrontierFit,
     PowerLaw,
     fit_frontier,
@@ -70,7 +69,6 @@ from analysis.validation.residuals import residuals_of
 __all__ = [
     "Adaptation",
     "Agreement",
-    "BentLaw",
     "BudgetMultipliers",
     "ComputeMultipliers",
     "CurveFit",

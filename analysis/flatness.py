@@ -15,11 +15,13 @@ from analysis.fitting.intervals import Array, Estimate
 from analysis.fitting.results import Warned
 from analysis.fitting.status import FitError
 from analysis.isoflop.curves import IsoFLOPCurve, IsoFLOPFit
+from analysis.isoflop.flags import Flag
 from analysis.isoflop.laws import LOSS, ModelLaws
 from analysis.isoflop.slices import losses, minima
 
 WITHIN = 0.01  # nats/token
 FACTORS = (0.5, 2.0)
+_OFF = (Flag.MISFIT, Flag.LACK_OF_FIT, Flag.SKEWED)  # flags of a curve that is not the runs'
 _STEPS = 400  # places a side between the best size and the farthest that is looked at
 _FAR = 64.0  # times the best size
 
@@ -32,8 +34,8 @@ class Flatness(Warned):
     not; *_compute: the share less compute with which the best size loses as much. Intervals at
     95 %, of skewed curves' draws; nan of other methods.
 
-    A size beyond those tried is an extrapolation of the curve; a warning says so. within is nan
-    where it is each curve's own.
+    A size beyond those tried is an extrapolation of the curve; a warning says so, and another where
+    the curve does not fit its points. within is nan where it is each curve's own.
     """
 
     x_name: str
@@ -147,6 +149,11 @@ def flatness(
             warnings.append(
                 f"{curve.model} at C={curve.budget:.3g}: sizes within {nats:.3g} nats reach beyond "
                 "those tried"
+            )
+        if off := [text for flag, text in curve.flagged if flag in _OFF]:
+            warnings.append(
+                f"{curve.model} at C={curve.budget:.3g}: costs are of the curve, and "
+                f"{'; '.join(off)}"
             )
     return Flatness(
         x_name=fit.x_name,

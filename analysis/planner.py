@@ -10,7 +10,6 @@ from analysis.experts.law import ExpertLawFit
 from analysis.experts.runs import BACKBONE
 from analysis.fitting.checks import positive
 from analysis.fitting.intervals import Estimate
-from analysis.fitting.power_law import PowerLaw
 from analysis.fitting.results import Result
 from analysis.fitting.status import FitStatus, Warnings
 from analysis.fitting.text import format_status
@@ -22,7 +21,6 @@ from analysis.parametric import FLOPS_PER_PARAM_TOKEN, ParametricFit
 MIN_GAIN = 0.01  # nats that a doubling of the experts must gain to be worth it
 _FAR = 10.0  # an extrapolation by more than this is said to be far
 _TOO_FAR = 1e12  # from a laptop's budgets to the largest ever trained: beyond it, a typing error
-_BENDING = ("n_params", "n_tokens")  # whose intervals with a bend are said
 _LOG2_EXPERTS = np.arange(0.0, 30.25, 0.25)
 
 
@@ -80,17 +78,13 @@ def plan(
         raise ValueError(f"min_gain={min_gain!r} must be above 0 nats per doubling")
     positive("flops_per_param_token", flops_per_param_token)
     warned = Warnings()
-    bends: list[str] = []
     if isinstance(fit, IsoFLOPFit):
         laws = fit.law(model)
         model = laws.model
         values = {}
         for name, law in laws.laws.items():
-            values[name] = law.predict(budget, level).first
+            values[name] = law.extrapolate(budget, level).first
             known = law.x_range
-            if isinstance(law, PowerLaw) and law.bent is not None and name in _BENDING:
-                at = law.bent.predict(budget, level).first
-                bends.append(f"{name} {at.lower:.3g} to {at.upper:.3g}")
         for name, factor in (("half", 0.5), ("twice", 2.0)):  # of the size that is planned
             if (cost := cost_of(fit, laws.model, factor, level)) is not None:
                 values[f"{name}_size_costs"] = cost
@@ -109,9 +103,10 @@ def plan(
         )
     if factor > 1.0001:
         far = ", far" if factor > _FAR else ""
-        bent = f"; by laws that may bend: {', '.join(bends)}" if bends else ""
+        by_laws = isinstance(fit, IsoFLOPFit)
+        drift = "; intervals are of exponents that may drift" if by_laws else ""
         warned.add(
-            f"extrapolated{far}: {factor:.3g} times beyond the budgets that were fitted{bent}"
+            f"extrapolated{far}: {factor:.3g} times beyond the budgets that were fitted{drift}"
         )
     if "n_params" in values and "n_tokens" in values and "tokens_per_param" not in values:
         ratio = values["n_tokens"].value / values["n_params"].value

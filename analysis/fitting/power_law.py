@@ -1,7 +1,7 @@
 """Power laws of compute: y = coefficient * C^exponent, and with a floor L = E + A * C^-alpha.
 
 Both by least squares of the logarithm, with Student's t intervals from the scatter about the law,
-which holds the law's misfit as well as noise.
+which holds the law's misfit as well as noise. Beyond the points `extrapolate` has an error of form.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from analysis.fitting.checks import positive
+from analysis.fitting.drift import DriftingLaw
 from analysis.fitting.intervals import Array, Prediction
 from analysis.fitting.least_squares import Model, covariance_of, minimise
 from analysis.fitting.power_sum import power_sum
@@ -21,43 +22,22 @@ from analysis.fitting.status import FitError, FitStatus, Warnings
 _FLOOR_EXPONENTS = (1e-3, 2.0)
 _BENDS = 0.01  # chance of calling a straight law bent
 _EXACT = 1e-9  # scatter of ln y that is rounding
+_EDGE = 1e-6  # of x: nearer to the last point is no extrapolation
 SHARES = (0.02, 0.2, 0.4, 0.6, 0.75, 0.85, 0.92, 0.97, 0.995)  # floors to start from
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class BentLaw(WaldFit):
-    """ln y = level + slope u + bend u^2, u = ln(x / centre): the exponent goes with ln x.
-
-    Not to plan by, but for how far a bend that the points do not exclude takes an extrapolation.
-    """
-
-    x_name: str
-    centre: float
-
-    @property
-    def chance(self) -> float:
-        """The chance of a bend so far from 0 where the law is straight, by Student's t."""
-        return float(2 * stats.t.sf(abs(self.params["bend"] / self.bse["bend"]), self.dof))
-
-    def predict(self, x: ArrayLike, level: float = 0.95) -> Prediction:
-        """y at x, with the interval of the bent law there."""
-        u = np.log(np.atleast_1d(positive(self.x_name, x)) / self.centre)
-        jacobian = np.stack([np.ones_like(u), u, u**2], axis=1)
-        return self._predict_log(jacobian @ np.array(self.theta), jacobian, level)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class PowerLaw(WaldFit):
     """y = coefficient * x^exponent. objective: the residual sum of squares of ln y.
 
-    bent: the same with a bend, from four distinct x on.
+    drifting: the same beyond the points, from three distinct x on.
     """
 
     x_name: str
     y_name: str
     x_range: tuple[float, float]
     r_squared: float
-    bent: BentLaw | None = field(default=None, repr=False, compare=False)
+    drifting: DriftingLaw | None = field(default=None, repr=False, compare=False)
 
     @property
     def exponent(self) -> float:
@@ -78,16 +58,24 @@ class PowerLaw(WaldFit):
         jacobian = np.stack([np.ones_like(log_x), log_x], axis=1)
         return self._predict_log(jacobian @ np.array(self.theta), jacobian, level)
 
+    def extrapolate(self, x: ArrayLike, level: float = 0.95) -> Prediction:
+        """y at x within the points as predict has it, and beyond them with an exponent that may
+        drift (drift.py).
+        """
+        known = positive(self.x_name, x)
+        return _beyond(self.drifting, self.x_range, known, self.predict(known, level))
+
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class FrontierFit(WaldFit):
     """L = E + A * C^-alpha, nats/token of the best run that a budget C in FLOPs buys.
 
     Hoffmann 2022 (arXiv:2203.15556), App. D.3 has the form. objective: residual sum of squares of
-    ln L.
+    ln L. drifting: the same beyond the points.
     """
 
     x_range: tuple[float, float]
+    drifting: DriftingLaw = field(repr=False, compare=False)
 
     @property
     def exponent(self) -> float:
@@ -107,6 +95,29 @@ class FrontierFit(WaldFit):
         log_c = np.log(np.atleast_1d(positive("budget", budget)))
         value, jacobian = frontier_model(log_c)(np.array(self.theta)[None])
         return self._predict_log(value[0], jacobian[0], level)
+
+    def extrapolate(self, budget: ArrayLike, level: float = 0.95) -> Prediction:
+        """The loss within the budgets as predict has it, and beyond them with an exponent that may
+        drift (drift.py).
+        """
+        known = positive("budget", budget)
+        return _beyond(self.drifting, self.x_range, known, self.predict(known, level))
+
+
+def _beyond(
+    drifting: DriftingLaw | None, x_range: tuple[float, float], x: Array, inside: Prediction
+) -> Prediction:
+    """inside, at x (n,), but by the drifting law where x is out of x_range."""
+    x = np.atleast_1d(x)
+    low, high = x_range
+    out = (x < low * (1 - _EDGE)) | (x > high * (1 + _EDGE))
+    if drifting is None or not out.any():
+        return inside
+    there = drifting.predict(np.log(x[out]), inside.level)
+    value, lower, upper = (ends.copy() for ends in inside[:3])
+    for ends, found in zip((value, lower, upper), there[:3], strict=True):
+        ends[out] = found
+    return Prediction(value, lower, upper, inside.level)
 
 
 def fit_power_law(
@@ -147,15 +158,12 @@ def fit_power_law(
     if common is not None:
         covariance = covariance + _carried(design, common)
     total = float(((log_y - log_y.mean()) ** 2).sum())
-    bent = None
-    if len(np.unique(log_x)) >= 4:
-        bent = _bent(log_x, log_y, x_name, y_name, common)
-        exact = float(np.sqrt(residuals @ residuals / len(log_x))) < _EXACT
-        if not exact and bent.chance < _BENDS:
+    if len(np.unique(log_x)) >= 4 and float(np.sqrt(residuals @ residuals / len(log_x))) > _EXACT:
+        chance, first, last = _bend(log_x, log_y, common)
+        if chance < _BENDS:
             warned.add(
-                f"{y_name} bends (p={bent.chance:.1g}): its exponent goes from "
-                f"{_slope_at(bent, log_x.min()):.2g} to {_slope_at(bent, log_x.max()):.2g} over "
-                f"these {x_name}s, and a power law is off beyond them"
+                f"{y_name} bends (p={chance:.1g}): its exponent goes from {first:.2g} to "
+                f"{last:.2g} over these {x_name}s, and a power law is off beyond them"
             )
     return PowerLaw(
         form=f"{y_name} = coefficient * {x_name}^exponent",
@@ -174,41 +182,26 @@ def fit_power_law(
         y_name=y_name,
         x_range=(float(np.exp(log_x.min())), float(np.exp(log_x.max()))),
         r_squared=float(1 - residuals @ residuals / total) if total > 0 else float("nan"),
-        bent=bent,
+        drifting=DriftingLaw(log_x=log_x, log_y=log_y, common=common, has_floor=False)
+        if len(np.unique(log_x)) >= 3
+        else None,
     )
 
 
-def _bent(log_x: Array, log_y: Array, x_name: str, y_name: str, common: Array | None) -> BentLaw:
-    """By least squares at four distinct x or more."""
-    centre = float(log_x.mean())
-    u = log_x - centre
+def _bend(log_x: Array, log_y: Array, common: Array | None) -> tuple[float, float, float]:
+    """Of a parabola in ln x: the chance of its bend where the law is straight, by Student's t, and
+    its exponent at the first and the last x. At four distinct x or more.
+    """
+    u = log_x - log_x.mean()
     design = np.stack([np.ones_like(u), u, u**2], axis=1)
     theta = np.asarray(np.linalg.lstsq(design, log_y)[0], dtype=np.float64)
     off, dof = log_y - design @ theta, len(u) - 3
     covariance = np.linalg.inv(design.T @ design) * float(off @ off) / dof
     if common is not None:
         covariance = covariance + _carried(design, common)
-    return BentLaw(
-        form=f"ln {y_name} = level + slope u + bend u^2, u = ln({x_name} / centre)",
-        names=("level", "slope", "bend"),
-        estimates=tuple(theta.tolist()),
-        theta=tuple(theta.tolist()),
-        covariance=tuple(map(tuple, covariance.tolist())),
-        dof=dof,
-        logs=(),
-        n_points=len(u),
-        objective=float(off @ off),
-        interval=_how(dof, common),
-        status=FitStatus.CONVERGED,
-        warnings=(),
-        x_name=x_name,
-        centre=float(np.exp(centre)),
-    )
-
-
-def _slope_at(bent: BentLaw, log_x: float) -> float:
-    _, slope, bend = bent.estimates
-    return slope + 2 * bend * float(log_x - np.log(bent.centre))
+    _, slope, bend = theta.tolist()
+    chance = float(2 * stats.t.sf(abs(bend) / np.sqrt(covariance[2, 2]), dof))
+    return chance, slope + 2 * bend * float(u.min()), slope + 2 * bend * float(u.max())
 
 
 def fit_frontier(budget: ArrayLike, loss: ArrayLike, *, common: Array | None = None) -> FrontierFit:
@@ -260,6 +253,7 @@ def fit_frontier(budget: ArrayLike, loss: ArrayLike, *, common: Array | None = N
         status=warned.status,
         warnings=tuple(warned.texts),
         x_range=(float(np.exp(log_c.min())), float(np.exp(log_c.max()))),
+        drifting=DriftingLaw(log_x=log_c, log_y=log_l, common=common, has_floor=True),
     )
 
 

@@ -287,15 +287,15 @@ class IsoFLOPFit(Fit):
         quantity: str | None = None,
         level: float = 0.95,
     ) -> Prediction:
-        """The optimum at a budget in FLOPs by the model's law; quantity: the size by default, or
-        another name of its laws, e.g. "loss".
+        """The optimum at a budget in FLOPs by the model's law, whose exponent may drift beyond the
+        budgets; quantity: the size by default, or another name of its laws, e.g. "loss".
 
         Raises ValueError if there is no such model or law.
         """
         laws, name = self.law(model).laws, quantity or self.x_name
         if name not in laws:
             raise ValueError(f"quantity={name!r} is not one of {', '.join(laws)}")
-        return laws[name].predict(budget, level)
+        return laws[name].extrapolate(budget, level)
 
     def to_frame(self) -> pd.DataFrame:
         """A row a curve: its minimum with 95 % intervals."""

@@ -10,6 +10,7 @@ from analysis.fitting.status import FitError
 from analysis.flatness import flatness
 from analysis.isoflop.fit import fit_isoflop
 from analysis.planner import plan
+from tests.analysis.isoflop import truths
 from tests.analysis.isoflop.test_slices import BUDGETS, runs
 from tests.analysis.tables import HOFFMANN, best_size, joined, noisy, surface
 
@@ -74,6 +75,12 @@ def test_sizes_below_another_model_s_best_are_between_its_crossings():
         assert rows["peer", C]["below"] == pytest.approx(crossings, rel=2e-3)
         assert np.isnan(rows["dense", C]["below"]).all()
     assert "below the best of dense from" in found.summary()
+
+
+def test_costs_of_curves_that_do_not_fit_are_flagged():
+    found = flatness(fit_isoflop(truths.noisy(truths.runs(truths.kaplan), 0.005, 0), n_draws=50))
+    assert len(found.warnings) == len(found.rows)
+    assert all("costs are of the curve, and" in text for text in found.warnings)
 
 
 @pytest.mark.long

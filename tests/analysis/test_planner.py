@@ -213,12 +213,16 @@ def test_an_extrapolation_is_reported(curves, budget, text):
         assert text in found.summary()
 
 
-def test_an_extrapolation_says_what_a_bend_would_make_of_it(curves):
-    law = curves.law().laws["n_params"]
-    at = law.bent.predict(9e21).first
-    (text,) = plan(9e21, curves).warnings
-    assert f"by laws that may bend: n_params {at.lower:.3g} to {at.upper:.3g}, n_tokens" in text
-    assert at.lower < law.predict(9e21).value[0] < at.upper
+def test_an_extrapolation_has_exponents_that_may_drift(curves):
+    laws = curves.law().laws
+    found = plan(9e21, curves)
+    (text,) = found.warnings
+    assert text.endswith("intervals are of exponents that may drift")
+    for name, law in laws.items():
+        assert found.values[name] == law.extrapolate(9e21).first
+        assert curves.predict(9e21, quantity=name).first == found.values[name]
+        noise = law.predict(9e21).first
+        assert noise.upper / noise.lower < found.values[name].upper / found.values[name].lower
 
 
 @pytest.mark.parametrize(("budget", "times"), [(1e23, "100 times"), (1e24, "1e+03 times")])

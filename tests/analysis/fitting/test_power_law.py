@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
+from analysis.fitting import power_law
 from analysis.fitting.power_law import fit_frontier, fit_power_law
 from analysis.fitting.status import FitError, FitStatus
 
@@ -70,22 +71,32 @@ def test_the_band_is_the_textbooks_and_widens_outside():
     assert law.predict(1e19).value.shape == (1,)
 
 
-def test_a_bend_is_a_textbook_s_parabola():
-    y = scattered()
-    bent = fit_power_law(C, y).bent
+@pytest.mark.parametrize("common", [None, np.full((9, 9), 0.04) + 0.01 * np.eye(9)])
+def test_a_bend_is_a_textbook_s_parabola(common):
+    log_y = np.log(scattered())
+    chance, first, last = power_law._bend(np.log(C), log_y, common)
     u = np.log(C) - np.log(C).mean()
-    found, covariance = np.polyfit(u, np.log(y), 2, cov=True)
-    # 1e-6: polyfit's columns are not of one length
-    assert bent.estimates[::-1] == pytest.approx(tuple(found), rel=1e-6, abs=1e-12)
-    assert bent.bse["bend"] == pytest.approx(np.sqrt(covariance[0, 0]), rel=1e-6)
+    found, covariance = np.polyfit(u, log_y, 2, cov=True)
+    if common is not None:
+        X = np.stack([u**2, u, np.ones(9)], axis=1)
+        inverse = np.linalg.inv(X.T @ X) @ X.T
+        covariance = covariance + inverse @ common @ inverse.T
     t = found[0] / np.sqrt(covariance[0, 0])
-    assert bent.chance == pytest.approx(2 * stats.t.sf(abs(t), 6), rel=1e-6)
-    far = np.log(1e25) - np.log(C).mean()
-    row = np.array([far**2, far, 1.0])
-    half = stats.t.ppf(0.975, 6) * np.sqrt(row @ covariance @ row)
-    at = bent.predict(1e25)
-    assert np.log(at.upper[0] / at.value[0]) == pytest.approx(half, rel=1e-6)
-    assert np.log(at.value[0]) == pytest.approx(row @ found, rel=1e-6)
+    # 1e-6: polyfit's columns are not of one length
+    assert chance == pytest.approx(2 * stats.t.sf(abs(t), 6), rel=1e-6)
+    assert [first, last] == pytest.approx(found[1] + 2 * found[0] * u[[0, -1]], rel=1e-6)
+
+
+@pytest.mark.parametrize("fit", [fit_power_law, fit_frontier])
+def test_beyond_the_points_exponents_may_drift_and_within_them_not(fit):
+    law = fit(C, frontier(C) * np.exp(np.random.default_rng(0).normal(0, 0.003, 9)))
+    x = np.array([C[0] / 10, C[0], 1e19, C[-1], C[-1] * 10])
+    inside, found = law.predict(x), law.extrapolate(x)
+    drifted = law.drifting.predict(np.log(x))
+    for known, own, beyond in zip(inside[:3], found[:3], drifted[:3]):
+        np.testing.assert_array_equal(own[1:4], known[1:4])
+        np.testing.assert_allclose(own[[0, 4]], beyond[[0, 4]], rtol=1e-12)
+    assert fit_power_law(C[:2], scattered()[:2]).drifting is None
 
 
 def test_a_law_that_bends_is_flagged_and_a_straight_one_seldom():
@@ -99,16 +110,6 @@ def test_a_law_that_bends_is_flagged_and_a_straight_one_seldom():
     called = [bool(fit_power_law(C, 2 * C**0.5 * np.exp(rng.normal(0, 0.1, 9))).warnings)
               for _ in range(1000)]  # fmt: skip
     assert np.mean(called) == pytest.approx(0.01, abs=0.01)  # three standard errors
-    assert fit_power_law(C[:3], scattered()[:3]).bent is None
-
-
-def test_an_error_that_points_share_is_a_bend_s_too():
-    y, common = scattered(), np.full((9, 9), 0.04) + 0.01 * np.eye(9)
-    alone, shared = (fit_power_law(C, y, common=one).bent for one in (None, common))
-    X = np.stack([np.ones(9), np.log(C / alone.centre), np.log(C / alone.centre) ** 2], axis=1)
-    inverse = np.linalg.inv(X.T @ X) @ X.T
-    expected = np.array(alone.covariance) + inverse @ common @ inverse.T
-    np.testing.assert_allclose(np.array(shared.covariance), expected, rtol=1e-9, atol=1e-15)
 
 
 def test_a_clean_law_comes_back_to_the_last_digits():

@@ -75,7 +75,6 @@ def results():
         isoflop.laws[0],
         surface,
         law,
-        law.bent,
         fit_frontier([1e17, 1e18, 1e19, 1e20, 1e21], [4.0, 3.5, 3.2, 3.0, 2.9]),
         compared,
         fit_expert_law(experts, "power_floor", n_draws=20),
@@ -231,7 +230,6 @@ def test_a_result_is_frozen_and_documented(kind):
 
 AT = {  # what a fit predicts at
     "PowerLaw": (1e18,),
-    "BentLaw": (1e18,),
     "CurveFit": (annealed("linear", 300),),
     "FrontierFit": (1e18,),
     "ParametricFit": (1e7, 1e9),

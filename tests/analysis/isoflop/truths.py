@@ -26,6 +26,34 @@ def broken(N, D):
     return 1.69 + 406.4 * N**-0.34 + 410.7 * D**-0.28 * (1 + (D / 2e9) ** 4) ** (0.12 / 4)
 
 
+def repeated(N, D, unique=1.5e9):
+    """Muennighoff 2023 (arXiv:2305.16264): of repeated tokens each epoch is worth less."""
+    repeats = np.maximum(D / unique - 1, 0)
+    worth = np.minimum(D, unique) + unique * 15.4 * (1 - np.exp(-repeats / 15.4))
+    return 1.87 + 521 * N**-0.353 + 1488 * worth**-0.353
+
+
+def interacting(N, D):
+    """Hoffmann's, but tokens help the more the larger the model is, as in Farseer's law
+    (arXiv:2506.10972).
+    """
+    exponent = 0.28 * (N / 1e9) ** 0.06
+    return 1.69 + 406.4 * N**-0.34 + 410.7 * 2e10**-0.28 * (D / 2e10) ** -exponent
+
+
+def badly_tuned(N, D):
+    """Hoffmann's, but rates are the worse the larger the model is, from 3e8 on."""
+    return hoffmann(N, D) + 0.01 * np.maximum(np.log(N / 3e8), 0) ** 2
+
+
+def non_embedding(N, D):
+    """Hoffmann's, of all parameters, where N are those without 50,257 embeddings; C is counted with
+    them (Porian 2024, arXiv:2406.19146, §3).
+    """
+    every = N + 50257 * (128 * N / 12) ** (1 / 3)  # 12 L d^2 of d = 128 L
+    return hoffmann(every, D * N / every)
+
+
 def optimum(law, budget):
     """The best size of 6ND FLOPs."""
     found = optimize.minimize_scalar(
