@@ -77,7 +77,7 @@ class DriftingLaw:
 
         def whitened(columns: Array) -> Array:
             every = np.broadcast_to(columns, (*V.shape[:2], *columns.shape[-2:]))
-            return np.linalg.solve(root, every)
+            return np.asarray(np.linalg.solve(root, every), dtype=np.float64)
 
         Xw, zw = whitened(X), whitened(z[:, None, :, None])
         Kw = whitened(np.swapaxes(K_far, 1, 2)[:, None])
