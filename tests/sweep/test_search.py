@@ -4,6 +4,7 @@ Workers are made up: they write records. tests/sweep/test_search_runs.py has rea
 """
 
 import math
+import warnings
 
 import pytest
 
@@ -168,6 +169,17 @@ def test_diverged_is_worst_and_never_best(cell, go, sweep, capsys):
     assert sorted(map(lr, healed.ran)) == sorted(lr(p) for p in workers.ran if lr(p) > 6e-3)
     (found,) = read_cells(sweep)
     assert found.counts() == {"done": 6, "diverged": 0, "failed": 0, "running": 0, "left": 0}
+
+
+def test_a_gaussian_process_says_nothing_of_a_run_that_diverged(cell, go, sweep, capfd):
+    workers = Workers(lambda p: ("diverged", None) if lr(p) > 6e-3 else ("done", parabola(p)))
+    first = [{"ladder.lr": 3e-3}, {"ladder.lr": 8e-3}]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert go([cell(first=first)], rules(n_trials=4, sampler="gp"), workers) == 0
+    (found,) = read_cells(sweep)
+    assert found.counts()["diverged"] > 0
+    assert capfd.readouterr().err == ""
 
 
 def test_of_a_maximum_diverged_is_worst_too(cell, go, sweep):

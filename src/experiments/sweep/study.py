@@ -105,7 +105,7 @@ class Studies:
         """
         import optuna
 
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)  # it warns of a package it does without
         self.rules = rules
         self._first = {cell: start.first for cell, start in cells.items()}
         self._distributions = {n: s.distribution() for n, s in rules.spaces.items()}
@@ -158,7 +158,9 @@ class Studies:
         n_whole = sum(not trial.is_dropped for trial in trials_of(study))
         sampler = self._sampler(n_whole, len(self._first[cell]))
         study.sampler = _rounding(sampler, self.rules.spaces)
-        asked = study.ask(self._distributions)
+        with warnings.catch_warnings():  # a run that diverged is infinitely bad: the GP clips it
+            warnings.filterwarnings("ignore", message="Clip non-finite values")
+            asked = study.ask(self._distributions)
         return _trial(study.get_trials(deepcopy=False)[asked.number])
 
     def again(self, cell: str, trial: Trial) -> None:
