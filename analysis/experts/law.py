@@ -107,15 +107,21 @@ class ExpertLawFit(FittedLaw):
                 f"{last}"
             )
         at, h = self._at(size, n_experts, n_tokens, granularity, None), 1e-4
-
-        def of(thetas: Array) -> Array:
-            more, fewer = (
-                self._logs(Variables.of(at.N, at.D, at.E * np.exp(s), at.G, at.S), thetas)
-                for s in (h, -h)
+        more, fewer = (
+            self.law.model(
+                Variables.of(at.N, at.D, at.E * np.exp(s), at.G, at.S).flat(), self.centre
             )
-            return -(more - fewer) / (2 * h)
+            for s in (h, -h)
+        )
 
-        return self._over_draws(of, level)
+        def of(thetas: Array) -> tuple[Array, Array]:
+            pairs = zip(more(thetas), fewer(thetas), strict=True)
+            value, jacobian = (-(up - down) / (2 * h) for up, down in pairs)
+            return value, jacobian
+
+        found = self._with_interval(of, level)
+        middle, low, high = (v.reshape(at.shape)[()] for v in found[:3])
+        return Prediction(middle, low, high, level)
 
     def cutoff_interval(self, level: float = 0.95) -> tuple[float, float] | None:
         """N_cutoff, the size at which more experts cease to help, as an interval only.

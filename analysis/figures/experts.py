@@ -17,8 +17,10 @@ from analysis.figures.palette import Look, ordered_looks
 from analysis.figures.scales import LABELS, experts_scale, log_scale, padded
 from analysis.figures.style import DASHED, LINES, edge
 from analysis.fitting.status import FitStatus
+from analysis.laws.law import Variables
 from analysis.table.load import best_of_cells, finished, require
 
+_PLACES, _EACH = 121, 5  # of a line, and which of them its band is computed at
 _ONE_SIZE = 1.1  # sizes nearer than this factor are one: routers grow with the number of experts
 
 
@@ -134,13 +136,14 @@ def _draw_law(
     """At the size that the runs have there: with a router's keys it grows with the experts."""
     logs = runs[["n_experts", law.size_name]].astype(float).apply(np.log)
     at = logs.groupby("n_experts").mean()
-    grid = np.geomspace(min(law.experts), max(law.experts), 120)
+    grid = np.geomspace(min(law.experts), max(law.experts), _PLACES)
     size = np.exp(np.interp(np.log(grid), at.index.to_numpy(), at[law.size_name].to_numpy()))
-    predicted = law.predict(size, grid)
-    axis.plot(grid, np.exp(predicted.value), color=look.colour, ls=line, zorder=3)
+    loss = law.loss_at(Variables.of(size, E=grid))
+    axis.plot(grid, np.exp(loss), color=look.colour, ls=line, zorder=3)
     if band:
+        predicted = law.predict(size[::_EACH], grid[::_EACH])
         bounds = np.exp(predicted.lower), np.exp(predicted.upper)
-        axis.fill_between(grid, *bounds, color=look.colour, alpha=0.18, lw=0, zorder=1)
+        axis.fill_between(grid[::_EACH], *bounds, color=look.colour, alpha=0.18, lw=0, zorder=1)
 
 
 def _size_text(size: float, slopes: pd.DataFrame | None) -> str:
@@ -162,7 +165,7 @@ def _law_entries(laws: Sequence[ExpertLawFit]) -> list[Artist]:
         status = "" if law.status is FitStatus.CONVERGED else f", {law.status}"
         text = f"{law.form_name} (rmse {law.rmse:.2g} of ln L{status})"
         entries.append(swatch(text, edge(), ls=_line(laws, i)))
-    if len(laws) == 1 and len(laws[0].draws):
+    if len(laws) == 1 and (laws[0].runs is not None or len(laws[0].draws)):
         entries.append(band_swatch("95 % interval of the law"))
     return entries
 

@@ -135,8 +135,8 @@ class LawFit(Fit):
     def summary(self) -> str:
         """The form, a line a parameter with its interval, and the warnings."""
         lines = [f"{self.form}   ({self.n_points} points, objective {self.objective:.6g})"]
-        for name, value in self.params.items():
-            low, high = self.bounds(name)
+        ends = self.conf_int().to_numpy()
+        for (name, value), (low, high) in zip(self.params.items(), ends, strict=True):
             interval = f"95 % {low:.4g} to {high:.4g}" if name not in self.fixed else "not fitted"
             lines.append(f"  {name:>12} = {value:<12.6g} {interval}")
         lines.append(f"  intervals: {self.interval}")

@@ -12,9 +12,10 @@ from analysis.fitting.clusters import cluster_codes, describe_draws, drawn_count
 from analysis.fitting.intervals import Array
 from analysis.fitting.least_squares import Minima, minimise
 from analysis.fitting.power_sum import exponentiated
+from analysis.fitting.profile import likelihood_text
 from analysis.laws.identify import Optimum, refuse
 from analysis.laws.law import Law, Variables
-from analysis.laws.result import FittedLaw, Residual
+from analysis.laws.result import FittedLaw, Residual, Runs
 
 F = TypeVar("F", bound=FittedLaw)
 
@@ -39,6 +40,9 @@ def fit_law(
 ) -> F:
     """Fits a law to losses (n,) in nats/token at `at`, as a result of this kind.
 
+    Intervals are of the likelihood (fitting.profile) where there is one: of laws of experts, by
+    least squares of runs that are independent. Else they are percentiles of a bootstrap: of
+    surfaces, whose Huber's loss has none and whose optima are of draws, and of groups.
     residual: of ln L, or of L in nats/token; delta: Huber's bound, in its unit; infinite: least
     squares. groups: the bootstrap draws whole groups of runs. notes: more warnings; more: the
     kind's own fields. Raises ValueError for a bad argument, FitError for runs that do not identify
@@ -60,6 +64,7 @@ def fit_law(
     if residual == "loss":
         model, target = exponentiated(model), loss
     box = law.start(at, centre, loss, fixed)
+    by_likelihood = np.isinf(delta) and clusters is None and not law.of_size_and_tokens
     descend = partial(minimise, model, target, lower=box.lower, upper=box.upper, delta=delta)
     minima = descend(box.starts)
     if law.tells and not minima.converged[minima.best]:
@@ -73,6 +78,7 @@ def fit_law(
 
     warned = found.warned(condition)
     n_free = len(law.names) - len(fixed)
+    off = law.model(at, centre)(theta[None])[0][0] - np.log(loss)
     few = [f"{n} runs for {n_free} parameters: the intervals say little"] if n < 2 * n_free else []
     counts = drawn_counts(n, n_draws, np.random.default_rng(seed), clusters)
     drawn = descend(np.repeat(theta[None], len(counts), axis=0), weights=counts)
@@ -83,15 +89,15 @@ def fit_law(
     def natural(thetas: Array) -> Array:
         return np.where(np.isin(law.names, fixed), 0.0, law.natural(thetas, centre))
 
-    predicted = model(theta[None])[0][0]
-    off = (np.log(predicted) if residual == "loss" else predicted) - np.log(loss)
     return kind(
         form=law.formula,
         names=law.names,
         estimates=tuple(natural(theta[None])[0].tolist()),
         n_points=n,
         objective=float(minima.value[best]),
-        interval=describe_draws(n_draws, clusters),
+        interval=(
+            likelihood_text(n - n_free) if by_likelihood else describe_draws(n_draws, clusters)
+        ),
         status=warned.status,
         warnings=tuple(warned.texts),
         fixed=fixed,
@@ -106,6 +112,7 @@ def fit_law(
         gradient=float(minima.gradient[best]),
         condition=condition,
         thetas=np.vstack([theta[None], drawn.theta]),
+        runs=Runs(at=at, loss=loss, lower=box.lower, upper=box.upper) if by_likelihood else None,
         **(more or {}),
     )
 

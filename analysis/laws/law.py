@@ -72,6 +72,7 @@ class Law:
     model: the variables and their centre -> theta's model of ln L, with its derivatives.
     start: the variables, their centre, the loss, and the names that are not fitted -> Start.
     natural: theta (S, p) and the centre -> the reported parameters (S, p).
+    logs: names of reported parameters that are above 0, as exponentials of theta are.
 
     What the runs must be to identify the parameters:
     distinct: variable -> how many of its values; left_out: variable -> the parameters that are not
@@ -91,6 +92,7 @@ class Law:
     model: Callable[[Variables, Centre], Model]
     start: Callable[[Variables, Centre, Array, tuple[str, ...]], Start]
     natural: Callable[[Array, Centre], Array]
+    logs: tuple[str, ...] = ()
     distinct: Mapping[str, int] = field(default_factory=dict)
     left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     tells: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

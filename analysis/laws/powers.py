@@ -107,7 +107,15 @@ def sum_of_powers(
             found[:, i] = np.log(np.maximum(column, np.exp(lower[i])))
         return found
 
-    return Law(names=names, model=model, start=start, natural=natural, terms=idle or {}, **law)
+    return Law(
+        names=names,
+        model=model,
+        start=start,
+        natural=natural,
+        logs=tuple(terms),
+        terms=idle or {},
+        **law,
+    )
 
 
 def project(columns: Array, loss: Array) -> tuple[Array, Array]:

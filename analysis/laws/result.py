@@ -6,16 +6,30 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from analysis.fitting.checks import check_level
 from analysis.fitting.intervals import Array, Prediction
+from analysis.fitting.least_squares import Model
 from analysis.fitting.plain import plain
+from analysis.fitting.power_sum import exponentiated
+from analysis.fitting.profile import LeastSquares, differentiated
 from analysis.fitting.results import DrawsFit
 from analysis.laws.forms import LAWS
 from analysis.laws.law import Centre, Law, Variables
 
 Residual = Literal["log", "loss"]
 _AT_ONCE = 100  # draws whose derivatives are held at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runs:
+    """What a law was fitted to: the variables and loss (n,), and the box of theta, (p,)."""
+
+    at: Variables
+    loss: Array
+    lower: Array
+    upper: Array
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -28,6 +42,8 @@ class FittedLaw(DrawsFit):
     gradient: see least_squares.Minima; condition: of the Jacobian with columns of length one, over
     the parameters free to move; thetas: the estimate, then the draws, as they were fitted. The law
     is predicted from these, without the rounding of large coefficients.
+    runs: of a fit that has a likelihood, whose intervals are of its profile; else None, and they
+    are percentiles of the draws.
     """
 
     form_name: str
@@ -40,11 +56,47 @@ class FittedLaw(DrawsFit):
     gradient: float
     condition: float
     thetas: Array = field(repr=False, compare=False)
+    runs: Runs | None = field(repr=False, compare=False)
 
     @property
     def law(self) -> Law:
         """Its formula, and what it is in."""
         return LAWS[self.form_name]
+
+    def conf_int(self, level: float = 0.95) -> pd.DataFrame:
+        """A row a parameter: lower, upper; 0 for those that were not fitted."""
+        fit = self.least_squares
+        if fit is None:
+            return super().conf_int(level)
+        free, logs = ~np.isin(self.names, self.fixed), np.isin(self.names, self.law.logs)
+
+        def of(thetas: Array) -> Array:
+            found = self.law.natural(thetas, self.centre)
+            found[:, logs & free] = np.log(found[:, logs & free])
+            return found[:, free]
+
+        bounds = np.zeros((len(self.names), 2))
+        bounds[free] = np.stack(fit.interval(differentiated(of), level), axis=1)
+        with np.errstate(over="ignore"):  # a coefficient that is not identifiable: up to infinity
+            bounds[logs & free] = np.exp(bounds[logs & free])
+        return pd.DataFrame(bounds, index=list(self.names), columns=["lower", "upper"])
+
+    @property
+    def least_squares(self) -> LeastSquares | None:
+        """The fit, for profiles of its likelihood; None where it has none."""
+        if self.runs is None:
+            return None
+        model, target = self.law.model(self.runs.at, self.centre), np.log(self.runs.loss)
+        if self.residual == "loss":
+            model, target = exponentiated(model), self.runs.loss
+        return LeastSquares(
+            model=model,
+            target=target,
+            lower=self.runs.lower,
+            upper=self.runs.upper,
+            theta=self.thetas[0],
+            dof=self.n_points - len(self.names) + len(self.fixed),
+        )
 
     def loss_at(self, at: Variables) -> Array:
         """nats/token, without the interval."""
@@ -64,12 +116,24 @@ class FittedLaw(DrawsFit):
         return logs.reshape(len(thetas), *at.shape)
 
     def _predict(self, at: Variables, level: float) -> Prediction:
-        return self._over_draws(lambda thetas: np.exp(self._logs(at, thetas)), level)
+        if self.runs is None:
+            return self._over_draws(lambda thetas: np.exp(self._logs(at, thetas)), level)
+        found = self._with_interval(self.law.model(at.flat(), self.centre), level)
+        value, low, high = (np.exp(v).reshape(at.shape)[()] for v in found[:3])
+        return Prediction(value, low, high, level)
+
+    def _with_interval(self, of: Model, level: float) -> Prediction:
+        """Functions of theta, (S, p) -> values (S, K) and their derivatives: (K,) each."""
+        fit = self.least_squares
+        if fit is None:
+            return self._over_draws(lambda thetas: of(thetas)[0], level)
+        low, high = fit.interval(of, level)
+        return Prediction(of(self.thetas[:1])[0][0], low, high, level)
 
     def _over_draws(self, of: Callable[[Array], Array], level: float) -> Prediction:
-        """of: thetas (S, p) to values (S, ...). Draws where a value is nan are left out."""
-        check_level(level)
+        """of: thetas (S, p) to values (S, K). Draws where a value is nan are left out."""
         value = of(self.thetas[:1])[0]
+        check_level(level)
         if len(self.thetas) == 1:
             nothing = np.full(np.shape(value), np.nan)
             return Prediction(value, nothing, nothing, level)

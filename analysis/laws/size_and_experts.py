@@ -20,7 +20,7 @@ class SizeAndExperts:
     value: theta (S, p), n (n,) and e (n,) or (S, n) -> ln L (S, n), its derivatives by theta
     (S, n, p), and by ln of that number (S, n). starts: n, e and the loss, (n,), and whether N has
     one value -> rows of theta. box: of the loss, (2, p). natural and at_bound: as of Law. idle: the
-    names that are not fitted where N has one value.
+    names that are not fitted where N has one value. logs: as of Law.
     """
 
     names: tuple[str, ...]
@@ -29,6 +29,7 @@ class SizeAndExperts:
     box: Callable[[Array], Array]
     natural: Callable[[Array, Centre], Array]
     idle: tuple[str, ...]
+    logs: tuple[str, ...] = ()
     at_bound: Mapping[tuple[str, bool], str] = field(default_factory=dict)
     log: Callable[[Array], Array] = np.log  # or np.log10
 
@@ -58,6 +59,7 @@ class SizeAndExperts:
             model=model,
             start=start,
             natural=self.natural,
+            logs=self.logs,
             distinct={"E": 2},
             left_out={"N": self.idle},
             at_bound=self.at_bound,
@@ -99,6 +101,7 @@ class SizeAndExperts:
             model=model,
             start=start,
             natural=natural,
+            logs=(*self.logs, "E_start", "E_max"),
             distinct={"E": 4},
             left_out={"N": self.idle},
             at_bound={**self.at_bound, **AT_BOUND},

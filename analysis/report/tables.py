@@ -57,17 +57,18 @@ def by_budget(values: Mapping[float, Mapping[str, Any]]) -> pd.DataFrame:
 
 def params_table(fit: LawFit, model: str) -> pd.DataFrame:
     """A row a fitted parameter, with its 95 % interval."""
+    intervals = zip(fit.params.items(), fit.conf_int().to_numpy().tolist(), strict=True)
     return pd.DataFrame(
         [
             {
                 "model": model,
                 "parameter": name,
-                "value": Estimate(value, *fit.bounds(name)),
+                "value": Estimate(value, *ends),
                 "standard error": fit.bse[name],
                 "runs": fit.n_points,
                 "status": str(fit.status),
             }
-            for name, value in fit.params.items()
+            for (name, value), ends in intervals
             if name not in fit.fixed
         ]
     )

@@ -110,5 +110,6 @@ LAW = Law(
     model=_model,
     start=_start,
     natural=_natural,
+    logs=("U", "V", "A"),
     condition_limit=3e3,  # as of chinchilla
 )

@@ -113,6 +113,7 @@ LAW = Law(
     model=_model,
     start=_start,
     natural=_natural,
+    logs=("a", "b", "c", "E_start", "E_max"),
     distinct={"N": 3, "E": 4, "D": 3},
     left_out={"D": ("beta", "zeta")},
     tells={

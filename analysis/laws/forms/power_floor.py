@@ -47,6 +47,7 @@ POWER_FLOOR = SizeAndExperts(
     box=_box,
     natural=_natural,
     idle=("a",),
+    logs=("L0", "K"),
     at_bound=floor_texts("L0", ": an irreducible loss is not identifiable from these runs"),
 )
 LAW = POWER_FLOOR.law(

@@ -272,17 +272,14 @@ def closed_slopes(form, N, E, p):
 @pytest.mark.slow
 @pytest.mark.parametrize("form", LAWS)
 def test_slopes_are_those_by_hand(form):
-    fit = fit_expert_law(runs_of(form, noise=0.003), form, n_draws=20)
+    fit = fit_expert_law(runs_of(form, noise=0.003), form, n_draws=0)
     N, E = np.array([[1e7], [1e9]]), np.array([1.0, 8.0, 512.0])
     slopes = fit.slope(N, E)
     # 1e-6: central differences of 1e-4
     np.testing.assert_allclose(slopes.value, closed_slopes(form, N, E, fit.params), rtol=1e-6)
-    each = [
-        closed_slopes(form, N, E, dict(zip(fit.names, draw, strict=True))) for draw in fit.draws
-    ]
-    low, high = np.quantile(each, [0.025, 0.975], axis=0)
-    np.testing.assert_allclose(slopes.lower, low, rtol=1e-5)
-    np.testing.assert_allclose(slopes.upper, high, rtol=1e-5)
+    assert slopes.value.shape == (2, 3)
+    assert (slopes.lower < slopes.value).all()  # by how much is tested in fitting/test_profile.py
+    assert (slopes.value < slopes.upper).all()
 
 
 @pytest.mark.slow
