@@ -12,6 +12,7 @@ from analysis.experts.compare import DEFAULT_FORMS, HOLD_OUT, compare_laws
 from analysis.experts.fit import size_slopes
 from analysis.experts.runs import BACKBONE
 from analysis.figures.experts import draw_experts
+from analysis.fitting.text import in_columns
 from analysis.laws.forms import OF_EXPERTS
 
 
@@ -55,6 +56,10 @@ def _compute(options: Options, table: pd.DataFrame) -> Output:
         lines.append("")
     lines.append(found.summary())
     values, drawings = found.to_dict(), {}
+    beyond = found.over_experts()
+    if len(beyond):
+        values["over_experts"] = beyond.to_dict("list")
+        lines.append(f"\nloss by {found.in_words}, averaged:\n{in_columns(beyond, 5)}")
     drawn = [fit for fit in found.fits if fit.of_experts_alone]
     if drawn:
         slopes = size_slopes(table, **{**choice, "model": found.model})

@@ -1,4 +1,8 @@
-"""Laws of experts side by side: by AICc on all runs, and by what they say of runs held out."""
+"""Laws of experts side by side: by AICc on all runs, and by what they say of runs held out.
+
+Where the runs don't exclude all laws but one, none is chosen: predictions are averages over those
+that are left.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -6,12 +10,14 @@ from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
+from analysis.experts.average import akaike_weights, averaged, possible
 from analysis.experts.fit import fit_runs
 from analysis.experts.law import ExpertLawFit
 from analysis.experts.runs import BACKBONE, ExpertRuns, choose_runs
 from analysis.fitting.hold_out import largest
-from analysis.fitting.intervals import Array
+from analysis.fitting.intervals import Array, Prediction
 from analysis.fitting.status import FitError
 from analysis.laws.compare import Compared, Comparison
 from analysis.laws.result import Residual
@@ -26,10 +32,14 @@ DEFAULT_FORMS = ("loglinear", "power_floor", "clark", "clark_floor")
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedLaw(Compared):
-    """With the AICc: infinite, and delta_aicc nan, where the runs are too few for it."""
+    """With the AICc: infinite, and delta_aicc nan, where the runs are too few for it.
+
+    weight: Akaike's, of the forms that were compared; they sum to one.
+    """
 
     aicc: float
     delta_aicc: float
+    weight: float
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -37,7 +47,7 @@ class LawComparison(Comparison):
     """The forms in order of AICc; those without one as asked for."""
 
     columns: ClassVar[tuple[str, ...]] = (
-        "form_name", "n_params", "rmse", "aicc", "delta_aicc", "held_out_rmse",
+        "form_name", "n_params", "rmse", "aicc", "delta_aicc", "weight", "held_out_rmse",
         "held_out_bias", "status",
     )  # fmt: skip
     model: str
@@ -47,6 +57,59 @@ class LawComparison(Comparison):
     @property
     def compared(self) -> Sequence[ComparedLaw]:
         return self.laws
+
+    @property
+    def possible(self) -> dict[str, float]:
+        """Form -> weight of those that the runs don't exclude, the likeliest first.
+
+        The fewest that have 99 % of the weight; none without an AICc.
+        """
+        weights = np.array([law.weight for law in self.laws])
+        if not np.isfinite(weights).all():
+            return {}
+        kept = possible(weights)
+        return {law.form_name: law.weight for law, k in zip(self.laws, kept, strict=True) if k}
+
+    def predict(
+        self,
+        size: ArrayLike,
+        n_experts: ArrayLike | None = None,
+        n_tokens: ArrayLike | None = None,
+        granularity: ArrayLike | None = None,
+        sparsity: ArrayLike | None = None,
+        *,
+        level: float = 0.95,
+        new_run: bool = False,
+    ) -> Prediction:
+        """The loss in nats/token by the `possible` laws: the mean of ln L by their weights, with
+        the interval that holds those of all.
+
+        Arguments as of ExpertLawFit.predict. Raises ValueError where no form has an AICc.
+        """
+        weights = self.possible
+        if not weights:
+            raise ValueError("no form has an AICc to be weighted by: predict by one of fits")
+        fits = [fit for fit in self.fits if fit.form_name in weights]
+        at = size, n_experts, n_tokens, granularity, sparsity
+        each = [fit.predict(*at, level=level, new_run=new_run) for fit in fits]
+        return averaged(each, [weights[fit.form_name] for fit in fits], level)
+
+    def over_experts(self) -> pd.DataFrame:
+        """What `predict` says of the smallest and largest size, at the most experts tried and at
+        four times as many: size, n_experts, loss in nats/token, lower, upper (95 %).
+
+        Of laws in a size and a number of experts alone; no row for others, or without an AICc.
+        """
+        names = ["size", "n_experts", "loss", "lower", "upper"]
+        fits = [fit for fit in self.fits if fit.form_name in self.possible]
+        if not fits or not all(fit.of_experts_alone for fit in fits):
+            return pd.DataFrame(columns=names)
+        ends = sorted({fits[0].sizes[0], fits[0].sizes[-1]})
+        at = [(N, E) for N in ends for E in (fits[0].experts[-1], 4 * fits[0].experts[-1])]
+        size, n_experts = np.array(at).T
+        found = self.predict(size, n_experts)
+        columns = (size, n_experts, found.value, found.lower, found.upper)
+        return pd.DataFrame(dict(zip(names, columns, strict=True)))
 
     @property
     def disagreement(self) -> list[str]:
@@ -60,9 +123,11 @@ class LawComparison(Comparison):
                 f"{first.form_name} is best by AICc, {best.form_name} on what was held out: "
                 "neither is established"
             )
-        close = [law.form_name for law in self.laws[1:] if law.delta_aicc < 2]
-        if close:
-            found.append(f"AICc does not distinguish {first.form_name} from {', '.join(close)}")
+        if len(self.possible) > 1:
+            found.append(
+                f"these runs exclude none of {self.in_words}: no one of them is the law, and the "
+                "parameters of each hold only if it is"
+            )
         for law in self.laws:
             if not np.isfinite(law.aicc):
                 found.append(
@@ -70,6 +135,11 @@ class LawComparison(Comparison):
                     f"not {self.n_points}"
                 )
         return found
+
+    @property
+    def in_words(self) -> str:
+        """The possible forms with their weights: "clark (weight 0.7), loglinear (weight 0.3)"."""
+        return ", ".join(f"{name} (weight {w:.2g})" for name, w in self.possible.items())
 
     def _heading(self) -> str:
         return f"{self.model}: {self.n_points} runs; held out: {self.held_out}"
@@ -123,6 +193,7 @@ def compare_laws(
         errors = {form: _errors(fit, runs.only(out & own)) for form, fit in blind.items()}
     ordered = dict(sorted(fits.items(), key=lambda item: item[1].aicc))
     least, unknown = min(fit.aicc for fit in fits.values()), np.array([np.nan])
+    weights = akaike_weights([fit.aicc for fit in ordered.values()])
     laws = [
         ComparedLaw.of(
             fit,
@@ -130,8 +201,9 @@ def compare_laws(
             errors.get(form, unknown),
             aicc=fit.aicc,
             delta_aicc=fit.aicc - least if np.isfinite(fit.aicc) else float("nan"),
+            weight=float(weight),
         )
-        for form, fit in ordered.items()
+        for (form, fit), weight in zip(ordered.items(), weights, strict=True)
     ]
     return LawComparison(
         model=runs.model,

@@ -23,7 +23,7 @@ def chance_above_zero(weights: Array) -> float:
 
     def integrand(u: float) -> float:
         angle = 0.5 * float(np.arctan(kept * u).sum())
-        return float(np.sin(angle) / (u * np.exp(0.25 * np.log1p((kept * u) ** 2).sum())))
+        return float(np.sin(angle) / u * np.exp(-0.25 * np.log1p((kept * u) ** 2).sum()))
 
     value, _ = integrate.quad(integrand, 0, np.inf, limit=_PIECES, epsabs=_ERROR)
     return float(np.clip(0.5 + value / np.pi, 0.0, 1.0))

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from analysis.fitting.intervals import Array
-from analysis.fitting.quadratic_form import chance_above_zero
-from analysis.isoflop.misfit import CHANCE, LEAST, ROUNDING
+from analysis.fitting.pattern import LEAST, pattern_of
+from analysis.isoflop.misfit import ROUNDING
 from analysis.isoflop.scatter import SHARED, Noise
 from analysis.isoflop.shape import FittedShape, columns_at
 from analysis.isoflop.slices import EXPONENTS
@@ -32,11 +32,9 @@ def lack_of_fit(
     shapes: at the likeliest exponents, u: the places of their points (n,), noises: of each curve,
     which its points are measured in.
 
-    The test is of the residuals' covariance: whether residuals r of points near each other, in the
-    place on the curve and in the budget, agree: r'Kr / r'r, with K a Gaussian kernel. It is the
-    score test of a Gaussian process beside the curves (as Zhang and Lin 2003, Biostatistics 4, 57,
-    have it for smooth functions). Its distribution under noise alone is that of a ratio of
-    quadratic forms, with the exponents taken to first order and the curves' noises as known.
+    The test is of the residuals' covariance: whether residuals of points near each other, in the
+    place on the curve and in the budget, agree (fitting.pattern, with a Gaussian kernel). The
+    exponents are taken to first order, and the curves' noises as known.
     """
     sd = np.array([noise.sd for noise in noises])
     known = _moves(shapes, sd, u)
@@ -45,21 +43,14 @@ def lack_of_fit(
     if n_free < LEAST or small or not np.isfinite(sd).all():
         return None
     off = np.concatenate([shape.scaled / s for shape, s in zip(shapes, sd, strict=True)])
-    every, _ = np.linalg.qr(known, mode="complete")
-    free = every[:, known.shape[1] :]
-    kernel = _kernel(shapes, u, budgets)
-    seen = free.T @ kernel @ free
-    r = free.T @ off
-    ratio = float(r @ seen @ r / (r @ r))
-    chance = chance_above_zero(np.linalg.eigvalsh(seen) - ratio)
-    if chance >= CHANCE:
+    found = pattern_of(off, known, _kernel(shapes, u, budgets))
+    if not found.is_lack:
         return None
-    missed = (kernel @ free) @ np.linalg.solve(seen + np.eye(n_free), r)
-    typical = float(np.sqrt(np.mean((missed * np.repeat(sd, [len(p) for p in u])) ** 2)))
+    typical = float(np.sqrt(np.mean((found.missed * np.repeat(sd, [len(p) for p in u])) ** 2)))
     return (
         f"the curves miss this model's points in a pattern, by about {typical:.2g} nats "
-        f"(p={chance:.1g}): its losses have another form, so minima, intervals, what other sizes "
-        "cost and extrapolations may be off by more than the intervals say"
+        f"(p={found.chance:.1g}): its losses have another form, so minima, intervals, what other "
+        "sizes cost and extrapolations may be off by more than the intervals say"
     )
 
 

@@ -15,6 +15,7 @@ from analysis.fitting.power_sum import exponentiated
 from analysis.fitting.profile import likelihood_text
 from analysis.laws.identify import Optimum, refuse
 from analysis.laws.law import Law, Variables
+from analysis.laws.pattern import misses_in_a_pattern
 from analysis.laws.result import FittedLaw, Residual, Runs
 
 F = TypeVar("F", bound=FittedLaw)
@@ -78,7 +79,12 @@ def fit_law(
 
     warned = found.warned(condition)
     n_free = len(law.names) - len(fixed)
-    off = law.model(at, centre)(theta[None])[0][0] - np.log(loss)
+    logs, jacobian = (part[0] for part in law.model(at, centre)(theta[None]))
+    off = logs - np.log(loss)
+    if by_likelihood:
+        missed = misses_in_a_pattern(law.variables, at, off, jacobian[:, found.free], loss)
+        if missed:
+            warned.add(missed)
     few = [f"{n} runs for {n_free} parameters: the intervals say little"] if n < 2 * n_free else []
     counts = drawn_counts(n, n_draws, np.random.default_rng(seed), clusters)
     drawn = descend(np.repeat(theta[None], len(counts), axis=0), weights=counts)

@@ -4,6 +4,7 @@ import math
 from functools import partial
 
 from analysis import numbers
+from analysis.experts.compare import LawComparison
 from analysis.figures.experts import draw_experts
 from analysis.figures.plot import Plot
 from analysis.figures.retrieval import draw_active, draw_usage
@@ -29,7 +30,7 @@ def experts_section(study: Study) -> Draft | None:
                 f"{model}: laws of the number of experts, by AICc. Bold: the lowest",
                 best=dict.fromkeys(("rmse", "aicc", "held_out_rmse"), "min"),
             ),
-            DataTable(frame=params_table(best, model), caption=f"{model}: {best.form}"),
+            *_what_holds(found, model),
             table_of(
                 with_intervals(study.slopes[model], "slope"),
                 f"{model}: -d ln L / d ln E of each size, with 95 % t interval",
@@ -43,7 +44,7 @@ def experts_section(study: Study) -> Draft | None:
                 ),
             ),
         ]
-        cutoff = best.cutoff_interval()
+        cutoff = best.cutoff_interval() if len(found.possible) == 1 else None
         if cutoff is not None and math.isfinite(cutoff[0]):
             parts.append(
                 Text(
@@ -53,6 +54,28 @@ def experts_section(study: Study) -> Draft | None:
                 )
             )
     return Draft(title="Number of experts", parts=parts)
+
+
+def _what_holds(found: LawComparison, model: str) -> list[Part]:
+    """The parameters of the one law that is not excluded; else which are not, and their mean."""
+    beyond = found.over_experts()
+    parts: list[Part] = []
+    if len(found.possible) > 1:
+        none = "No one of them is the law, so the parameters of none are shown."
+        parts.append(Text(text=f"{model}: these runs exclude none of {found.in_words}. {none}"))
+    else:
+        best = found.fits[0]
+        parts.append(DataTable(frame=params_table(best, model), caption=f"{model}: {best.form}"))
+    if len(beyond):
+        caption = f"{model}: loss by {found.in_words}, averaged, with 95 % intervals: at the most "
+        parts.append(
+            DataTable(
+                frame=beyond,
+                caption=f"{caption}experts tried and at four times as many",
+                formats={"size": numbers.count},
+            )
+        )
+    return parts
 
 
 def active_section(study: Study) -> Draft | None:

@@ -231,8 +231,11 @@ def test_laws_that_are_not_distinguishable_are_reported():
         trend(lambda N, E: 30 * N**-0.12 * E**-0.05), ["loglinear", "power_floor"], n_draws=0
     )
     assert compared.laws[1].delta_aicc < 2
-    first, second = (law.form_name for law in compared.laws)
-    assert f"AICc does not distinguish {first} from {second}" in compared.warnings
+    (first, w), (second, rest) = compared.possible.items()
+    assert w + rest == pytest.approx(1)
+    assert w / rest == pytest.approx(np.exp(compared.laws[1].delta_aicc / 2))
+    says = f"these runs exclude none of {first} (weight {w:.2g}), {second} (weight {rest:.2g}): no"
+    assert any(text.startswith(says) for text in compared.warnings)
 
 
 def test_one_choice_is_no_disagreement(found):

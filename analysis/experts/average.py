@@ -1,0 +1,46 @@
+"""Predictions of several laws that the runs do not exclude, averaged by their weights.
+
+The interval of the average holds those of all laws that are left, as that of `both` laws of loss
+curves does. Beyond the runs laws are apart by more than their own errors, and the runs can prefer a
+wrong one that has fewer parameters. A mixture of the laws' distributions (Turek and Fletcher 2012,
+doi:10.1016/j.csda.2012.03.002) has the truth in a tail then, and holds it too seldom, in theory too
+(Kabaila 2014, arXiv:1404.6855). A bootstrap that chooses a law in each draw would need a fit
+of every law to every draw.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from analysis.fitting.intervals import Array, Prediction
+
+EXCLUDED = 0.01  # the share of the weight of all that are excluded
+
+
+def akaike_weights(aicc: Sequence[float]) -> Array:
+    """exp(-AICc / 2) as shares of their sum (Burnham and Anderson 2002); 0 where it is infinite.
+
+    nan where all are.
+    """
+    values = np.array(aicc, dtype=np.float64)
+    if not np.isfinite(values).any():
+        return np.full(len(values), np.nan)
+    shares = np.exp(-(values - values.min()) / 2)
+    return np.asarray(shares / shares.sum())
+
+
+def possible(weights: Array) -> np.ndarray:
+    """Which are not excluded (n,): the fewest that have all but EXCLUDED of the weight."""
+    order = np.argsort(-weights, kind="stable")
+    before = np.cumsum(weights[order]) - weights[order]
+    kept = np.zeros(len(weights), dtype=bool)
+    kept[order] = before < 1 - EXCLUDED
+    return kept
+
+
+def averaged(predicted: Sequence[Prediction], weights: Sequence[float], level: float) -> Prediction:
+    """The weighted mean of ln L, with the interval that holds those of all; weights sum to one."""
+    mean = np.average([np.log(one.value) for one in predicted], axis=0, weights=weights)
+    low = np.min([one.lower for one in predicted], axis=0)
+    high = np.max([one.upper for one in predicted], axis=0)
+    return Prediction(np.exp(mean), low, high, level)
