@@ -11,6 +11,7 @@ from analysis.adaptation import Adaptation, compare_adaptations
 from analysis.adapters import Libraries, compare_libraries
 from analysis.curves.compare import Curves, compare_curves
 from analysis.curves.fit import CurveFit, fit_curves
+from analysis.design.choose import NextRuns, next_runs
 from analysis.differences.by_column import DifferencesBy, compare_by
 from analysis.differences.models import Differences, SeedNoise, compare_models, seed_noise
 from analysis.differences.multipliers import BudgetMultipliers, budget_multipliers
@@ -93,6 +94,7 @@ __all__ = [
     "LawComparison",
     "Libraries",
     "ModelLaws",
+    "NextRuns",
     "ParametricFit",
     "Plan",
     "PowerLaw",
@@ -152,6 +154,7 @@ __all__ = [
     "hold_out_budgets",
     "influence_of",
     "load_table",
+    "next_runs",
     "plan",
     "residuals_of",
     "seed_noise",

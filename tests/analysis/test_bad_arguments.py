@@ -164,6 +164,7 @@ surfaces good.csv --form none-such -> invalid choice: 'none-such'
 surfaces good.csv --hold-out seed -> invalid choice: 'seed'
 plan good.csv -> required: --budget
 power good.csv -> required: --half-width
+next good.csv --budget 1e13 -> required: --for
 power good.csv --half-width .01 --pool size -> invalid choice: 'size'
 plan good.csv --budget much -> invalid float value: 'much'
 report good.csv --x width -> invalid choice: 'width'
@@ -222,6 +223,10 @@ differences good.csv --by width -> by='width' is no column; found series
 differences good.csv --noise-of nan -> --noise-of nan must be a finite number of FLOPs
 differences good.csv --by n_layers --holm -> --by n_layers and --holm don't go together
 differences good.csv --noise-of 5 -> at C=5: no setting was run with two seeds or more
+next good.csv --for width --budget 1e13 -> for='width' must be N*@FLOPS, a, alpha
+next good.csv --for a --budget 0 -> --budget 0 must be a finite number of FLOPs above 0
+next good.csv --for a --budget 1e13 --model pkm -> model='pkm' must be one of dense, moe
+next good.csv --for a --budget 1e13 --base x -> --base x is of --write YAML; give it too
 power good.csv --half-width 0 -> --half-width 0 must be a finite number of nats above 0
 power good.csv --half-width .01 --level 1 -> --level 1 must be between 0 and 1, e.g. 0.95
 power good.csv --half-width .01 --pilot 1 -> --pilot 1 must be 2 or more: one seed has no scatter

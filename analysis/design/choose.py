@@ -1,0 +1,206 @@
+"""The runs that a target's interval asks for, one after another, until a budget is spent.
+
+The criterion is that of c-optimal design: the variance of one function of the parameters, to first
+order. What is added next is what lowers the logarithm of the expected half-width most per FLOP: a
+ratio of widths means the same wherever one stands, and a half-width, unlike a variance, has what
+degrees of freedom bring. Such a rule may spend all on what is cheap. So what gains most whatever
+it costs is tried too, and the narrower of both taken; neither is sure to be the best.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis import numbers
+from analysis.design.arms import Arm, arm_of
+from analysis.design.steps import Ladder, Run, ladder_of, new_budgets, options, reach_of
+from analysis.design.targets import Goal, Target, goal_of, parse_target
+from analysis.fits import multipliers_of
+from analysis.fitting.checks import check_level, positive
+from analysis.fitting.power_law import FrontierFit
+from analysis.fitting.results import Warned
+from analysis.fitting.text import format_status, pluralize
+from analysis.isoflop.curves import IsoFLOPFit
+from analysis.isoflop.fit import fit_isoflop
+from analysis.isoflop.offsets import at_budgets
+from analysis.progress import Say, silent
+
+_LEAST = 0.01  # of the half-width: less is not worth a run
+_MOST = 200  # runs
+_UNSEEN = (
+    "not in the expected interval: what the curves' form misses, and rates that are not tuned at "
+    "new points"
+)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class NextRuns(Warned):
+    """runs, in the order they were chosen, and half (n + 1,): the expected half-width before and
+    after each, in nats, or of a logarithm where in_logs. flops: of all; budget: that was to spend.
+    """
+
+    target: str
+    models: tuple[str, ...]
+    in_logs: bool
+    level: float
+    budget: float
+    flops: float
+    runs: tuple[Run, ...]
+    half: tuple[float, ...]
+    warnings: tuple[str, ...]
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a run."""
+        rows = [
+            {
+                "model": run.model,
+                "size": run.size,
+                "n_params": run.n_params,
+                "budget": run.budget,
+                "seed": run.seed,
+                "lr": run.lr,
+                "half-width after": half,
+            }
+            for run, half in zip(self.runs, self.half[1:], strict=True)
+        ]
+        return pd.DataFrame(rows)
+
+    def width(self, half: float) -> str:
+        """A half-width in words."""
+        if half >= 1e8:
+            return "unknown (no degree of freedom)"
+        return f"a factor of {np.exp(half):.4g}" if self.in_logs else f"{half:.4g}"
+
+    def summary(self) -> str:
+        head = f"{self.target} of {' and '.join(self.models)}: {self.level:.0%} half-width"
+        spent = f"{numbers.flops(self.flops)} of {numbers.flops(self.budget)} FLOPs"
+        frame = self.to_frame()
+        if len(frame):
+            frame["budget"] = frame["budget"].map(numbers.flops)
+            frame["n_params"] = frame["n_params"].map(numbers.count)
+            frame["half-width after"] = [self.width(half) for half in self.half[1:]]
+            if frame["size"].isna().all():
+                frame = frame.drop(columns="size")
+        lines = [
+            f"{head} {self.width(self.half[0])} as it is expected now, {self.width(self.half[-1])} "
+            f"after {pluralize(len(self.runs), 'run')}, {spent}",
+            *(
+                [frame.to_string(index=False, float_format=lambda v: f"{v:.4g}")]
+                if len(frame)
+                else []
+            ),
+        ]
+        return "\n".join([*lines, *format_status(self.status, self.warnings)])
+
+
+def next_runs(
+    table: pd.DataFrame,
+    target: str,
+    budget: float,
+    *,
+    model: str | None = None,
+    baseline: str = "dense",
+    x: str = "n_params",
+    level: float = 0.95,
+    say: Say = silent,
+) -> NextRuns:
+    """The runs that narrow a target's interval most per FLOP, for `budget` FLOPs in all.
+
+    target: "N*@1e15", the best size by the curve of that budget, else by the law; "a", the exponent
+    of the best size; "alpha", that of the loss; "multiplier@1e14", of `model` over the baseline;
+    "peer-none@3e13", the difference of two models' lowest losses at a budget. Curves are slices.
+    Raises ValueError for a target that is none, FitError if no curve can be had.
+    """
+    positive("budget", budget)
+    check_level(level)
+    fit = fit_isoflop(table, x)
+    names = tuple(dict.fromkeys(c.model for c in fit.curves if c.inside))
+    asked = parse_target(target, names, model, baseline)
+    at = at_budgets(table, x).table
+    arms = {name: arm_of(fit, name, at) for name in asked.models}
+    ladders = {name: ladder_of(table, name, x) for name in asked.models}
+    goal = goal_of(asked, arms, _asymptote(fit, asked))
+    found = []
+    for how, gain in (("per FLOP", _per_flop), ("whatever it costs", _in_all)):
+        found.append(_greedy(goal, arms, ladders, budget, level, gain, say, how))
+    runs, half = min(found, key=lambda one: one[1][-1])
+    warnings = [_UNSEEN]
+    if any(arm.is_lack for arm in arms.values()):
+        lacking = ", ".join(name for name, arm in arms.items() if arm.is_lack)
+        warnings.insert(0, f"curves of {lacking} lack fit: more seeds of a size are worth nothing")
+    if not runs:
+        warnings.insert(0, "no run within the budget narrows it")
+    return NextRuns(
+        target=asked.name,
+        models=asked.models,
+        in_logs=asked.in_logs,
+        level=level,
+        budget=float(budget),
+        flops=sum(run.budget for run in runs),
+        runs=tuple(runs),
+        half=tuple(half),
+        warnings=tuple(warnings),
+    )
+
+
+def _asymptote(fit: IsoFLOPFit, target: Target) -> float:
+    """The E that laws of the loss have, where the target is of one."""
+    if target.kind == "multiplier":
+        return multipliers_of(fit, target.models[1]).asymptote
+    if target.kind == "alpha":
+        law = fit.law(target.models[0]).loss
+        return law.floor if isinstance(law, FrontierFit) else 0.0
+    return 0.0
+
+
+Gain = Callable[[float, float, float], float]
+
+
+def _per_flop(before: float, after: float, flops: float) -> float:
+    return float(np.log(before / after)) / flops
+
+
+def _in_all(before: float, after: float, flops: float) -> float:
+    return float(np.log(before / after)) + 0 * flops
+
+
+def _greedy(
+    goal: Goal,
+    arms: Mapping[str, Arm],
+    ladders: Mapping[str, Ladder],
+    budget: float,
+    level: float,
+    gain: Gain,
+    say: Say,
+    how: str,
+) -> tuple[list[Run], list[float]]:
+    """Runs in their order, and the half-widths before and after each."""
+    now, left = dict(arms), budget
+    places = {name: (new_budgets(arm), reach_of(arm)) for name, arm in arms.items()}
+    taken: dict[str, dict[tuple[float, int], int]] = {name: {} for name in arms}
+    runs: list[Run] = []
+    half = [goal.half_width(now, level)]
+    while len(runs) < _MOST:
+        say(f"most {how}: {pluralize(len(runs), 'run')}, {left / budget:.0%} of the FLOPs left")
+        best, most = None, 0.0
+        for name, arm in now.items():
+            for at, positions in options(arm, ladders[name], *places[name]):
+                cost = at * len(positions)
+                if cost > left * (1 + 1e-9):
+                    continue
+                moved = arm.plus(at, ladders[name].u[positions].tolist())
+                after = goal.half_width({**now, name: moved}, level)
+                value = gain(half[-1], after, cost)
+                if after < half[-1] * (1 - _LEAST) and value > most:
+                    best, most = (name, at, positions, moved, after), value
+        if best is None:
+            break
+        name, at, positions, moved, after = best
+        chosen = ladders[name].runs(at, positions, taken[name])
+        taken[name] |= {(at, i): run.seed for i, run in zip(positions, chosen, strict=True)}
+        runs += chosen
+        half += [after] * len(chosen)
+        now, left = {**now, name: moved}, left - at * len(positions)
+    return runs, half
