@@ -10,6 +10,7 @@ from analysis.command import Command, Options, Output, table_of
 from analysis.figures.isoflop import draw_isoflop
 from analysis.isoflop.brief import brief
 from analysis.isoflop.fit import fit_isoflop
+from analysis.isoflop.methods import OUTLIERS
 from analysis.isoflop.offsets import at_budgets
 from analysis.report.perplexities import perplexities
 from analysis.table.merged import find_merged
@@ -20,13 +21,20 @@ def _options(sub: argparse.ArgumentParser) -> None:
     add_noise(sub)
     add_cluster(sub)
     sub.add_argument(
+        "--outliers",
+        default="exclude",
+        choices=OUTLIERS,
+        help="what is done about runs that a model's others do not expect, by method slice; they "
+        "are named either way (%(default)s)",
+    )
+    sub.add_argument(
         "--brief", action="store_true", help="print a line a curve, without losses and laws"
     )
 
 
 def _compute(options: Options, table: pd.DataFrame) -> Output:
     level = at_budgets(table, options.x).table
-    how = {"noise": options.noise, "cluster": options.cluster}
+    how = {"noise": options.noise, "cluster": options.cluster, "outliers": options.outliers}
     fit = fit_isoflop(table, options.x, options.method, options.n_nearest, **how)
     merged = find_merged(table)
     done = [*([merged.how] if merged else []), *fit.moved]

@@ -3,6 +3,7 @@
 import numpy as np
 
 from analysis.isoflop.curves import IsoFLOPFit
+from analysis.isoflop.left_out import outliers_in
 from experiments.system.text_table import aligned, count
 
 
@@ -32,4 +33,6 @@ def brief(fit: IsoFLOPFit) -> str:
         )
     lines = aligned([row[:-1] for row in rows], n_left=2)
     text = [f"{line}  {row[-1]}" for line, row in zip(lines, rows)]
-    return "\n".join([*text, *(f"skipped: {why}" for why in fit.skipped)])
+    return "\n".join(
+        [*text, *(f"skipped: {why}" for why in fit.skipped), *outliers_in(fit.outliers)]
+    )

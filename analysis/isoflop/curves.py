@@ -17,7 +17,7 @@ from analysis.fitting.status import FitError, FitStatus, worst_status
 from analysis.isoflop import slices
 from analysis.isoflop.flags import Flag
 from analysis.isoflop.laws import ModelLaws
-from analysis.isoflop.left_out import TooFew, left_out
+from analysis.isoflop.left_out import OutlierRun, TooFew, left_out, outliers_in
 from analysis.isoflop.methods import Method
 from analysis.isoflop.misfit import BesideSeeds
 from analysis.isoflop.shape import Shape
@@ -200,7 +200,8 @@ class IsoFLOPFit(Fit):
 
     too_few: curves that could not be fitted; moved: what was done about runs whose FLOPs are not
     their budget's; notes: of the table; unfitted: model -> why it has no laws; seeds: model -> the
-    scatter about its curves beside that of its seeds, where it has several.
+    scatter about its curves beside that of its seeds, where it has several; outliers: runs that the
+    others do not expect, of all curves.
     """
 
     x_name: str
@@ -213,6 +214,7 @@ class IsoFLOPFit(Fit):
     notes: tuple[str, ...]
     unfitted: Mapping[str, str]
     seeds: Mapping[str, BesideSeeds]
+    outliers: tuple[OutlierRun, ...]
 
     @property
     def skipped(self) -> tuple[str, ...]:
@@ -241,6 +243,7 @@ class IsoFLOPFit(Fit):
             too_few=tuple(curve for curve in self.too_few if curve.model == model),
             unfitted={name: why for name, why in self.unfitted.items() if name == model},
             seeds={name: beside for name, beside in self.seeds.items() if name == model},
+            outliers=tuple(run for run in self.outliers if run.model == model),
         )
 
     @property
@@ -332,6 +335,7 @@ class IsoFLOPFit(Fit):
         lines = [part.summary() for part in (*self.curves, *self.laws)]
         lines += [f"skipped: {text}" for text in self.skipped]
         lines += [f"{model}: {beside}" for model, beside in self.seeds.items()]
+        lines += outliers_in(self.outliers)
         notes = [*self.notes, *(f"no power laws: {why}" for why in self.unfitted.values())]
         return "\n".join([*lines, *(f"note: {text}" for text in notes)])
 

@@ -19,8 +19,8 @@ from analysis.isoflop.curves import IsoFLOPCurve, IsoFLOPFit, NoCurveError
 from analysis.isoflop.flags import Flag, check_minimum
 from analysis.isoflop.lack_of_fit import lack_of_fit
 from analysis.isoflop.laws import LOSS, Optima, fit_laws
-from analysis.isoflop.left_out import NEEDED, TooFew
-from analysis.isoflop.methods import METHODS, Method
+from analysis.isoflop.left_out import NEEDED, OutlierRun, TooFew
+from analysis.isoflop.methods import METHODS, OUTLIERS, Method, Outliers
 from analysis.isoflop.minima import Minima, Minimum, Points, minima_of
 from analysis.isoflop.misfit import off_curves, too_skewed
 from analysis.isoflop.offsets import at_budgets
@@ -41,6 +41,7 @@ def fit_isoflop(
     *,
     noise: float | None = None,
     cluster: str | None = None,
+    outliers: Outliers = "exclude",
     n_draws: int = 500,
     seed: int = 0,
 ) -> IsoFLOPFit:
@@ -53,7 +54,8 @@ def fit_isoflop(
     their means, unless the first is significantly larger: then by the first alone, which holds the
     misfit too. Slices of one model share what each of them lacks (scatter.py); of other methods it
     is a curve's own, or of fewer than six sizes all curves'. A mean over seeds weighs as many
-    points, where seeds and curves agree. n_draws: of
+    points, where seeds and curves agree. outliers: "exclude" runs from slices that the model's
+    others do not expect (outliers.py), or "keep" them; they are named either way. n_draws: of
     slices' and interpolation's intervals, and of the laws'. cluster: a column; runs that share its
     value, e.g. checkpoints of one run at several budgets, are drawn together for the intervals of
     the laws, which then have "cluster" in place of "case". By default the trunk, where runs are
@@ -68,6 +70,8 @@ def fit_isoflop(
         raise ValueError(f"x={x!r} is not one of {', '.join(X_NAMES)}")
     if method not in METHODS:
         raise ValueError(f"method={method!r} is not one of {', '.join(METHODS)}")
+    if outliers not in OUTLIERS:
+        raise ValueError(f"outliers={outliers!r} is not one of {', '.join(OUTLIERS)}")
     if n_nearest is not None and n_nearest < 3:
         raise ValueError(f"n_nearest={n_nearest} must be 3 or more: a parabola has 3 parameters")
     if noise is not None:
@@ -86,17 +90,22 @@ def fit_isoflop(
     laws = []
     unfitted = {}
     seeds = {}
+    odd: list[OutlierRun] = []
     for model in dict.fromkeys(p.model for p in points):
         own = [p for p in points if p.model == model]
         clusters = _clusters_of(own)
         counts = _drawn_together(own, clusters, n_draws, seed)
-        minima = minima_of(own, method, noise, n_draws, rng, counts)
+        minima = minima_of(own, method, noise, n_draws, rng, counts, outliers == "exclude")
+        odd_ones = _outlier_runs(own, minima, outliers == "exclude")
+        odd += [run for runs in odd_ones for run in runs]
         found = minima.found
         if minima.seeds is not None:
             seeds[model] = minima.seeds
         fitted = [
-            _curve(minimum, x, method, off)
-            for minimum, off in zip(found, _found_off(minima, method, noise), strict=True)
+            _curve(minimum, x, method, [*off, *((Flag.OUTLIER, str(run)) for run in runs)])
+            for minimum, off, runs in zip(
+                found, _found_off(minima, method, noise), odd_ones, strict=True
+            )
         ]
         curves += fitted
         inside = [i for i, c in enumerate(fitted) if c.inside]
@@ -120,7 +129,29 @@ def fit_isoflop(
         notes=tuple(table.attrs.get("notes", ())),
         unfitted=unfitted,
         seeds=seeds,
+        outliers=tuple(odd),
     )
+
+
+def _outlier_runs(
+    points: Sequence[Points], minima: Minima, excluded: bool
+) -> list[list[OutlierRun]]:
+    """Those of each curve."""
+    return [
+        [
+            OutlierRun(
+                model=p.model,
+                budget=p.budget,
+                size=float(np.exp(p.u[one.point])),
+                loss=float(p.losses[one.point]),
+                off=one.off,
+                chance=one.chance,
+                excluded=excluded,
+            )
+            for one in own
+        ]
+        for p, own in zip(points, minima.outliers, strict=True)
+    ]
 
 
 def _labels(table: pd.DataFrame, cells: pd.DataFrame, x: str, cluster: str) -> np.ndarray:
@@ -165,10 +196,8 @@ def _points(
 
 def _seeds(cells: pd.DataFrame) -> Seeds:
     n = cells["n_seeds"].to_numpy(dtype=np.float64)
-    several = n > 1
-    sd = cells["loss_sd"].to_numpy(dtype=np.float64)[several]
-    free = n[several] - 1
-    return Seeds(weights=n, squares=float(free @ sd**2), dof=int(free.sum()))
+    sd = cells["loss_sd"].to_numpy(dtype=np.float64)
+    return Seeds(weights=n, variances=np.where(n > 1, sd, 0.0) ** 2, free=n - 1)
 
 
 def _clusters_of(points: Sequence[Points]) -> np.ndarray | None:

@@ -72,7 +72,7 @@ def check_minimum(
         text = "the 95 % interval of the minimum reaches beyond the sizes tried"
         found.append((Flag.WIDE, text))
     found += found_off
-    outlier = _outlier(shape) if n >= 6 and method != "akima" else None
+    outlier = _outlier(shape) if n >= 6 and method == "parabola" else None
     if outlier is not None:
         size = np.exp(u[outlier])
         off = shape.residuals[outlier]

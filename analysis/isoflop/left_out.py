@@ -1,4 +1,4 @@
-"""Curves with too few sizes: one line says it of many."""
+"""What curves are not of: curves with too few sizes, one line for many, and outliers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +19,39 @@ class TooFew:
     model: str
     budget: float
     n_sizes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutlierRun:
+    """A run that the others of its model do not expect. off: nats above their curve; chance: of one
+    so far off by noise; excluded: whether the curve is not of it.
+    """
+
+    model: str
+    budget: float
+    size: float
+    loss: float
+    off: float
+    chance: float
+    excluded: bool
+
+    def __str__(self) -> str:
+        what = ": excluded" if self.excluded else ""
+        return (
+            f"the run at size {self.size:.4g} is {self.off:+.3f} nats off the others' curve "
+            f"(p={self.chance:.1g}){what}"
+        )
+
+
+def outliers_in(runs: Sequence[OutlierRun]) -> tuple[str, ...]:
+    """A line for each model that has some."""
+    lines = []
+    for model in dict.fromkeys(run.model for run in runs):
+        own = [run for run in runs if run.model == model]
+        each = ", ".join(f"C={run.budget:.3g} size {run.size:.4g} {run.off:+.3f}" for run in own)
+        verb = "excluded" if own[0].excluded else "kept"
+        lines.append(f"{model}: {pluralize(len(own), 'outlier')} {verb}, nats: {each}")
+    return tuple(lines)
 
 
 def left_out(curves: Sequence[TooFew]) -> tuple[str, ...]:

@@ -5,3 +5,5 @@ from typing import Literal
 Method = Literal["slice", "parabola", "akima"]
 Single = Literal["parabola", "akima"]  # of one curve by itself
 METHODS = ("slice", "parabola", "akima")
+Outliers = Literal["exclude", "keep"]
+OUTLIERS = ("exclude", "keep")

@@ -11,6 +11,7 @@ from analysis.isoflop import slices
 from analysis.isoflop.akima import akima_intervals, akima_minimum
 from analysis.isoflop.methods import Method, Single
 from analysis.isoflop.misfit import BesideSeeds, beside_seeds
+from analysis.isoflop.outliers import Outlier, find_outliers
 from analysis.isoflop.resample import (
     nearest,
     redrawn_minima,
@@ -38,6 +39,17 @@ class Points:
     others: Mapping[str, Array]  # ln of the other sizes, where the table has them
     labels: np.ndarray | None  # of the clusters
 
+    def at(self, on: np.ndarray) -> "Points":
+        """Some of them."""
+        return replace(
+            self,
+            u=self.u[on],
+            losses=self.losses[on],
+            seeds=self.seeds.at(on),
+            others={name: values[on] for name, values in self.others.items()},
+            labels=None if self.labels is None else self.labels[on],
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Minimum:
@@ -64,13 +76,15 @@ class Minimum:
 @dataclass(frozen=True, kw_only=True)
 class Minima:
     """A model's minima. likeliest: the curves that fit best, of which the scatter is; the slices of
-    squares (their sum) compare with parabolas; seeds: the scatter beside that of seeds, if any.
+    squares (their sum) compare with parabolas; seeds: the scatter beside that of seeds, if any;
+    outliers: of each curve.
     """
 
     found: tuple[Minimum, ...]
     likeliest: tuple[FittedShape, ...]
     slice_squares: float | None
     seeds: BesideSeeds | None
+    outliers: tuple[tuple[Outlier, ...], ...]
 
 
 def minima_of(
@@ -80,20 +94,23 @@ def minima_of(
     n_draws: int,
     rng: np.random.Generator,
     counts: Sequence[Array | None],
+    exclude: bool = True,
 ) -> Minima:
     """One model's. noise: of a loss in nats, if it is known. counts: how often each run of a curve
-    was drawn (n_draws, n) with its cluster; None: by itself, as it comes.
+    was drawn (n_draws, n) with its cluster; None: by itself, as it comes. exclude: outliers, which
+    are looked for about slices alone.
     """
-    beside = _beside_seeds(points, method)
-    if beside is not None and beside.is_lack:  # more seeds do not bring a point nearer to its curve
-        points = [replace(p, seeds=Seeds(weights=np.ones(len(p.u)))) for p in points]
+    points, kept, beside, outliers = _judged(points, method, exclude)
+    counts = [None if c is None else c[:, on] for c, on in zip(counts, kept, strict=True)]
     parabolas = tuple(fit_parabola(p.u, p.losses, p.seeds.weights) for p in points)
     squares = None
     if method == "slice":
         by_slices = _by_slices(points, parabolas, noise, n_draws, rng, counts)
         found = tuple(minimum for minimum, _ in by_slices)
         likeliest = tuple(best for _, best in by_slices)
-        return Minima(found=found, likeliest=likeliest, slice_squares=None, seeds=beside)
+        return Minima(
+            found=found, likeliest=likeliest, slice_squares=None, seeds=beside, outliers=outliers
+        )
     if method == "parabola":
         squares = _slices(points).squares
     scatter = _scaled(points, method)
@@ -102,7 +119,49 @@ def minima_of(
         _of_one(p, parabola, method, own, n_draws, rng, drawn)
         for p, parabola, own, drawn in zip(points, parabolas, noises, counts, strict=True)
     )
-    return Minima(found=found, likeliest=parabolas, slice_squares=squares, seeds=beside)
+    return Minima(
+        found=found, likeliest=parabolas, slice_squares=squares, seeds=beside, outliers=outliers
+    )
+
+
+def _judged(
+    points: Sequence[Points], method: Method, exclude: bool
+) -> tuple[list[Points], list[np.ndarray], BesideSeeds | None, tuple[tuple[Outlier, ...], ...]]:
+    """The points that curves are of, weighing what their seeds say; which of all these are; the
+    scatter about the curves beside that of seeds; and the outliers.
+    """
+    if method != "slice":
+        beside = _beside_seeds(points, method)
+        lack = beside is not None and beside.is_lack
+        every = [np.ones(len(p.u), dtype=bool) for p in points]
+        return [_alike(p) if lack else p for p in points], every, beside, ((),) * len(points)
+    kept, outliers = _outliers(points, exclude)
+    rest = [p.at(on) for p, on in zip(points, kept, strict=True)]
+    beside = _beside_seeds(rest, method)
+    if beside is not None and beside.is_lack:
+        points = [_alike(p) for p in points]
+        if len({weight for p in rest for weight in p.seeds.weights.tolist()}) > 1:
+            kept, outliers = _outliers(points, exclude)
+        rest = [p.at(on) for p, on in zip(points, kept, strict=True)]
+    return rest, kept, beside, outliers
+
+
+def _alike(points: Points) -> Points:
+    """More seeds do not bring a point nearer to a curve that misses it."""
+    return replace(points, seeds=Seeds.alone(np.ones(len(points.u))))
+
+
+def _outliers(
+    points: Sequence[Points], exclude: bool
+) -> tuple[list[np.ndarray], tuple[tuple[Outlier, ...], ...]]:
+    """Which points are kept (n,), of each curve, and the outliers."""
+    found = find_outliers(
+        [p.u for p in points], [p.losses for p in points], [p.seeds.weights for p in points]
+    )
+    kept = [np.ones(len(p.u), dtype=bool) for p in points]
+    for on, own in zip(kept, found, strict=True):
+        on[[one.point for one in own if exclude]] = False
+    return kept, tuple(map(tuple, found))
 
 
 def _beside_seeds(points: Sequence[Points], method: Method) -> BesideSeeds | None:
@@ -116,7 +175,7 @@ def _beside_seeds(points: Sequence[Points], method: Method) -> BesideSeeds | Non
 
 def _slices(points: Sequence[Points]) -> SliceFit:
     """Without intervals, and by the scatter about the curves alone."""
-    bare = [replace(p.seeds, squares=0.0, dof=0) for p in points]
+    bare = [Seeds.alone(p.seeds.weights) for p in points]
     every = [p.u for p in points], [p.losses for p in points]
     return fit_slices(*every, None, 0, np.random.default_rng(0), bare)
 

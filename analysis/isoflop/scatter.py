@@ -95,13 +95,11 @@ def scatters(squares: Array, dof: Array) -> Scatters:
     step = float(np.log(scale[1] / scale[0]))
     several = ALIKE if known.sum() > 1 else ()
     logs = [
-        _log_likelihood(squares, dof, alike, one) + np.log(step)
+        of_own(squares, dof, np.float64(alike), one).sum(axis=1) + np.log(step)
         for alike in several
         for one in scale
     ]
-    total = float(dof.sum())
-    # the integral over the logarithm of one noise
-    alone = special.gammaln(total / 2) - np.log(2) - total / 2 * np.log(squares.sum(axis=1) / 2)
+    alone = of_one(squares.sum(axis=1), float(dof.sum()))
     return Scatters(
         squares=squares,
         dof=dof,
@@ -111,9 +109,18 @@ def scatters(squares: Array, dof: Array) -> Scatters:
     )
 
 
-def _log_likelihood(squares: Array, dof: Array, alike: float, scale: float) -> Array:
-    """(G,), of the curves' squares once their variances are integrated out."""
+def of_own(squares: Array, dof: Array, alike: Array, scale: Array) -> Array:
+    """Logarithms of the likelihoods of curves' squares once their variances are integrated out,
+    arrays that broadcast.
+    """
     prior, after = alike / 2, (alike + dof) / 2
     held = alike * scale**2
     parts = special.gammaln(after) - after * np.log((held + squares) / 2)
-    return (parts + prior * np.log(held / 2) - special.gammaln(prior)).sum(axis=1)
+    return np.asarray(parts + prior * np.log(held / 2) - special.gammaln(prior))
+
+
+def of_one(squares: Array, dof: float) -> Array:
+    """The same of one noise for all, squares and dof being their sums: the integral over its
+    logarithm.
+    """
+    return np.asarray(special.gammaln(dof / 2) - np.log(2) - dof / 2 * np.log(squares / 2))

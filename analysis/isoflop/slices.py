@@ -13,6 +13,7 @@ the range, a symmetric curve, and the intervals say how skewed it may be.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from scipy import special
@@ -27,6 +28,7 @@ _NODES = 16  # a side of the grid of exponents
 _ENOUGH = 40  # nodes that carry weight, or the grid is narrowed
 _NARROWED = 12  # times at most: each makes the step up to seven times smaller
 _WEIGHTLESS = 10.0  # log of a weight beside the largest
+N = TypeVar("N", bound=Scatters | None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,17 +61,35 @@ class SliceFit:
 
 @dataclass(frozen=True, kw_only=True)
 class Seeds:
-    """The runs behind a curve's points: weights (n,), how many; squares: of their losses about the
-    points, dof: how many of these are free.
+    """The runs behind a curve's points (n,): weights, how many; variances of their losses about
+    each point, 0 of one run; free: degrees of freedom of these.
     """
 
     weights: Array
-    squares: float = 0.0
-    dof: int = 0
+    variances: Array
+    free: Array
+
+    @staticmethod
+    def alone(weights: Array) -> "Seeds":
+        """Of points whose seeds are not known, or not to tell the noise."""
+        return Seeds(weights=weights, variances=0 * weights, free=0 * weights)
+
+    @property
+    def squares(self) -> float:
+        several = self.free > 0
+        return float(self.free[several] @ self.variances[several])
+
+    @property
+    def dof(self) -> int:
+        return int(self.free.sum())
+
+    def at(self, on: np.ndarray) -> "Seeds":
+        """Of some of the points."""
+        return Seeds(weights=self.weights[on], variances=self.variances[on], free=self.free[on])
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Nodes:
+class Nodes:
     """Least squares of each curve at exponents (G,): coefficients (G, 3), inverse (G, 3, 3);
     squares (G, B), of the runs.
     """
@@ -87,7 +107,7 @@ class _Nodes:
         u: Sequence[Array],
         losses: Sequence[Array],
         seeds: Sequence[Seeds],
-    ) -> "_Nodes":
+    ) -> "Nodes":
         coefficients, inverses, squares = [], [], []
         for places, values, behind in zip(u, losses, seeds, strict=True):
             root = np.sqrt(behind.weights)
@@ -100,7 +120,7 @@ class _Nodes:
             squares.append(off + rounding + behind.squares)
             coefficients.append(found + np.array([0.0, 0.0, values.mean()]))
             inverses.append(inverse)
-        return _Nodes(
+        return Nodes(
             alpha=alpha,
             beta=beta,
             coefficients=coefficients,
@@ -127,12 +147,12 @@ def fit_slices(
     losses are means over them; None: one run each. exponents: the range that alpha and beta are
     averaged over.
     """
-    seeds = seeds or [Seeds(weights=np.ones(len(places))) for places in u]
+    seeds = seeds or [Seeds.alone(np.ones(len(places))) for places in u]
     dof = np.array([len(p) - 3.0 + behind.dof for p, behind in zip(u, seeds, strict=True)])
 
-    def at(alpha: Array, beta: Array) -> tuple[_Nodes, Array, Scatters | None]:
+    def at(alpha: Array, beta: Array) -> tuple[Nodes, Array, Scatters | None]:
         """Nodes, the logarithms of their weights (G, K), and the noises these are of."""
-        nodes = _Nodes.at(alpha, beta, u, values, seeds)
+        nodes = Nodes.at(alpha, beta, u, values, seeds)
         if noise is None:
             found = scatters(nodes.squares, dof)
             return nodes, found.logs, found
@@ -142,7 +162,7 @@ def fit_slices(
     nodes, weights, noises = _weighted(at, exponents)
     shares = weights.sum(axis=1)
     mean = np.array([shares @ nodes.alpha]), np.array([shares @ nodes.beta])
-    middle = _Nodes.at(*mean, u, values, seeds)
+    middle = Nodes.at(*mean, u, values, seeds)
     likeliest = int(weights.sum(axis=1).argmax())
     if noises is None:
         assert noise is not None
@@ -185,10 +205,26 @@ def fit_slices(
     return SliceFit(slices=tuple(slices), squares=least)
 
 
+def averaged(
+    u: Sequence[Array], values: Sequence[Array], seeds: Sequence[Seeds]
+) -> tuple[Nodes, Array, Scatters]:
+    """The curves at all exponents that they allow, by their own scatter and that of seeds; weights
+    (G, K), of sum 1, of these and of the noises.
+    """
+    dof = np.array([len(p) - 3.0 + behind.dof for p, behind in zip(u, seeds, strict=True)])
+
+    def at(alpha: Array, beta: Array) -> tuple[Nodes, Array, Scatters]:
+        nodes = Nodes.at(alpha, beta, u, values, seeds)
+        found = scatters(nodes.squares, dof)
+        return nodes, found.logs, found
+
+    return _weighted(at, EXPONENTS)
+
+
 def _weighted(
-    at: Callable[[Array, Array], tuple[_Nodes, Array, Scatters | None]],
+    at: Callable[[Array, Array], tuple[Nodes, Array, N]],
     exponents: tuple[float, float],
-) -> tuple[_Nodes, Array, Scatters | None]:
+) -> tuple[Nodes, Array, N]:
     """A grid of exponents, as narrow as the runs are sure, and weights (G, K), of sum 1."""
     ranges = [exponents, exponents]
     for _ in range(_NARROWED):
@@ -224,7 +260,7 @@ def losses(centre: float, draws: Array, u: Array) -> Array:
     return np.einsum("sni,si->sn", columns(u - centre, *draws[:, :2].T), draws[:, 2:])
 
 
-def _shape(u: Array, losses: Array, weights: Array, at: _Nodes, node: int, k: int) -> FittedShape:
+def _shape(u: Array, losses: Array, weights: Array, at: Nodes, node: int, k: int) -> FittedShape:
     centre = float(u.mean())
     X = columns(u - centre, at.alpha[[node]], at.beta[[node]])[0]
     coefficients, inverse = at.coefficients[k][node], at.inverses[k][node]

@@ -12,6 +12,7 @@ import pandas as pd
 from analysis import numbers
 from analysis.experts.compare import LawComparison
 from analysis.isoflop.curves import IsoFLOPFit
+from analysis.isoflop.left_out import outliers_in
 from analysis.parametric import ParametricFit
 from analysis.report.provenance import Provenance
 from analysis.table.merged import find_merged
@@ -136,7 +137,7 @@ def _extraction(table: pd.DataFrame, provenance: Provenance, isoflop: IsoFLOPFit
     seeds = done.groupby(["series", "budget", "n_params", "lr"], dropna=False)["seed"].nunique()
     leaky = sorted(done.loc[~done["causal_eval"].fillna(True).astype(bool), "series"].unique())
     merged = find_merged(table)
-    dropped = [] if isoflop is None else [*isoflop.skipped]
+    dropped = [] if isoflop is None else [*isoflop.skipped, *outliers_in(isoflop.outliers)]
     if isoflop is not None:
         dropped += [f"{law.model}: {text}" for law in isoflop.laws for text in law.excluded]
         if isoflop.n_nearest is not None:
