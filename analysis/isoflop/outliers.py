@@ -21,7 +21,7 @@ from analysis.isoflop.shape import columns
 from analysis.isoflop.slices import Seeds, averaged
 
 CHANCE = 0.01  # of one in a model that only noise is about; twice: single ones, and two at a budget
-_OF_BUDGET = (0.05, 0.01)  # the same of one, of two, in a budget whose noise is its own
+_OF_BUDGET = (0.02, 0.005)  # the same of one, of two, in a budget whose noise is its own
 _SURE = 0.95  # share of the likelihood beside others of the budget as the ones to blame
 _LARGEST = 1e-3  # nats: what is nearer to its curve does no harm
 _SHARE = 3  # at most one of so many at a budget

@@ -95,7 +95,7 @@ def scatters(squares: Array, dof: Array) -> Scatters:
     step = float(np.log(scale[1] / scale[0]))
     several = ALIKE if known.sum() > 1 else ()
     logs = [
-        of_own(squares, dof, np.float64(alike), one).sum(axis=1) + np.log(step)
+        of_own(squares, dof, np.array(alike), np.array(one)).sum(axis=1) + np.log(step)
         for alike in several
         for one in scale
     ]
