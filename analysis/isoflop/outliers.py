@@ -26,7 +26,7 @@ _SURE = 0.95  # share of the likelihood beside others of the budget as the ones 
 _LARGEST = 1e-3  # nats: what is nearer to its curve does no harm
 _SHARE = 3  # at most one of so many at a budget
 _CLOSE = 30.0  # times the chance: what is looked at closely
-_WEIGHTLESS = 1e-8  # beside the largest weight
+_WEIGHTLESS = 1e-12  # beside the largest weight
 
 
 @dataclass(frozen=True, kw_only=True)
