@@ -15,7 +15,7 @@ def _options(sub: argparse.ArgumentParser) -> None:
         "Say how many seeds differences between models need, by pairs of runs of one seed at equal "
         "FLOPs and size. Stop a cell when its half-width is reached, never by the sign of its "
         "difference or when it becomes significant: such a rule finds differences that are not "
-        "there. Looking again after every seed is exact with --pilot."
+        "there. Looking again after every seed is exact with --pilot, at a given --pool."
     )
     sub.add_argument(
         "--baseline", default="dense", help="the model that others are compared with (dense)"
