@@ -25,6 +25,7 @@ from analysis.isoflop.minima import Minima, Minimum, Points, minima_of
 from analysis.isoflop.misfit import off_curves, too_skewed
 from analysis.isoflop.offsets import at_budgets
 from analysis.isoflop.resample import nearest
+from analysis.isoflop.shared import error_of_budgets
 from analysis.isoflop.slices import Seeds
 from analysis.table.load import best_of_cells, finished, require
 from analysis.table.trunks import shared_trunk
@@ -222,7 +223,7 @@ def _curve(
 ) -> IsoFLOPCurve:
     p, shape = found.points, found.shape
     flagged = check_minimum(p.u, p.losses, shape, found.u_opt, method, found.u_interval, found_off)
-    inside = bool(p.u[0] <= found.u_opt <= p.u[-1])
+    inside = found.inside
     place = np.array([found.u_opt if inside else np.nan])
     return IsoFLOPCurve(
         model=p.model,
@@ -275,17 +276,38 @@ def _of_all(minima: Minima, noise: float | None) -> list[tuple[Flag, str]]:
         beside = f"{minima.seeds} (p={minima.seeds.chance:.1g}): the curves miss what runs share"
         found.append((Flag.LACK_OF_FIT, beside))
     if minima.slice_squares is not None:
-        text, flag = too_skewed(minima.likeliest, minima.slice_squares, noise), Flag.SKEWED
-    else:
-        points = [m.points for m in minima.found]
-        text = lack_of_fit(
-            minima.likeliest,
-            [m.noise for m in minima.found],
-            [p.u for p in points],
-            [p.budget for p in points],
-        )
-        flag = Flag.LACK_OF_FIT
-    return [*found, (flag, text)] if text else found
+        text = too_skewed(minima.likeliest, minima.slice_squares, noise)
+        return [*found, (Flag.SKEWED, text)] if text else found
+    points = [m.points for m in minima.found]
+    lack = lack_of_fit(
+        minima.likeliest,
+        [m.noise for m in minima.found],
+        [p.u for p in points],
+        [p.budget for p in points],
+    )
+    sizes = minima.sizes
+    if sizes is not None and (lack is None or sizes.chance < lack[1]):
+        found.append((Flag.SHARED, str(sizes)))
+    elif lack is not None:
+        found.append((Flag.LACK_OF_FIT, lack[0]))
+    text = _error_of_budgets([m for m in minima.found if m.inside])
+    return [*found, (Flag.SHARED, text)] if text else found
+
+
+def _error_of_budgets(found: Sequence[Minimum]) -> str | None:
+    if len(found) < 4:
+        return None
+    errors = [m.shape.loss_error(np.array([m.u_opt]), m.noise.sd)[0] for m in found]
+    covariance = np.diag(np.square(errors))
+    shared = [m.common[1] for m in found if m.common is not None]
+    if len(shared) == len(found) and len(shared[0]):
+        covariance += _covariance(np.stack(shared, axis=1))
+    return error_of_budgets(
+        np.array([m.points.budget for m in found]),
+        np.array([m.loss_opt for m in found]),
+        covariance,
+        int(np.mean([m.noise.dof for m in found])),
+    )
 
 
 def _along(u: Array, values: Array, u_opt: Array) -> Array:

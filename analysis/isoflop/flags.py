@@ -29,6 +29,7 @@ class Flag(StrEnum):
     MISFIT = "misfit"
     LACK_OF_FIT = "lack of fit"
     SKEWED = "skewed"
+    SHARED = "shared error"
 
 
 def check_minimum(

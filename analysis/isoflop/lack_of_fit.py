@@ -2,10 +2,11 @@
 
 Curves that are compared with each other alone are blind to what all of them miss. Noise of
 different runs is independent; the misfit of a wrong form is alike for sizes and budgets that are
-near each other.
+near each other, and an error that runs of one size share is the same at all their budgets.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,13 +22,39 @@ _NEAR_BUDGETS = 0.45 * np.log(10)  # in ln(budget)
 _STEP = 1e-4  # of exponents, for derivatives
 
 
+class Left(NamedTuple):
+    """What curves leave of a model's points (n,), in their noises sd (n,); moves (n, p): the
+    directions in which the curves' numbers and their exponents, to first order, move them.
+    """
+
+    off: Array
+    moves: Array
+    sd: Array
+
+    @staticmethod
+    def of(
+        shapes: Sequence[FittedShape], noises: Sequence[Noise], u: Sequence[Array]
+    ) -> "Left | None":
+        """At the likeliest exponents; u: the places of the points (n,). None where too little is
+        left to tell.
+        """
+        sd = np.array([noise.sd for noise in noises])
+        moves = _moves(shapes, sd, u)
+        small = all(shape.rmse < ROUNDING for shape in shapes)
+        if len(moves) - moves.shape[1] < LEAST or small or not np.isfinite(sd).all():
+            return None
+        off = np.concatenate([shape.scaled / s for shape, s in zip(shapes, sd, strict=True)])
+        return Left(off=off, moves=moves, sd=np.repeat(sd, [len(places) for places in u]))
+
+
 def lack_of_fit(
     shapes: Sequence[FittedShape],
     noises: Sequence[Noise],
     u: Sequence[Array],
     budgets: Sequence[float],
-) -> str | None:
-    """Why the curves of one model do not describe its points, in words; None if they do.
+) -> tuple[str, float] | None:
+    """Why the curves of one model do not describe its points, in words, and the chance of it by
+    noise; None if they do.
 
     shapes: at the likeliest exponents, u: the places of their points (n,), noises: of each curve,
     which its points are measured in.
@@ -36,22 +63,19 @@ def lack_of_fit(
     place on the curve and in the budget, agree (fitting.pattern, with a Gaussian kernel). The
     exponents are taken to first order, and the curves' noises as known.
     """
-    sd = np.array([noise.sd for noise in noises])
-    known = _moves(shapes, sd, u)
-    n_free = len(known) - known.shape[1]
-    small = all(float(s.residuals @ s.residuals) < len(s.residuals) * ROUNDING**2 for s in shapes)
-    if n_free < LEAST or small or not np.isfinite(sd).all():
+    left = Left.of(shapes, noises, u)
+    if left is None:
         return None
-    off = np.concatenate([shape.scaled / s for shape, s in zip(shapes, sd, strict=True)])
-    found = pattern_of(off, known, _kernel(shapes, u, budgets))
+    found = pattern_of(left.off, left.moves, _kernel(shapes, u, budgets))
     if not found.is_lack:
         return None
-    typical = float(np.sqrt(np.mean((found.missed * np.repeat(sd, [len(p) for p in u])) ** 2)))
-    return (
+    typical = float(np.sqrt(np.mean((found.missed * left.sd) ** 2)))
+    text = (
         f"the curves miss this model's points in a pattern, by about {typical:.2g} nats "
         f"(p={found.chance:.1g}): its losses have another form, so minima, intervals, what other "
         "sizes cost and extrapolations may be off by more than the intervals say"
     )
+    return text, found.chance
 
 
 def _kernel(shapes: Sequence[FittedShape], u: Sequence[Array], budgets: Sequence[float]) -> Array:

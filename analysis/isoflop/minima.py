@@ -20,6 +20,7 @@ from analysis.isoflop.resample import (
 )
 from analysis.isoflop.scatter import SHARED, Noise
 from analysis.isoflop.shape import FittedShape, fit_parabola
+from analysis.isoflop.shared import SizeError, error_of_sizes
 from analysis.isoflop.slices import LEAST_DOF, Seeds, Slice, SliceFit, fit_slices
 
 _LOCAL = 5  # sizes about the best that a parabola describes
@@ -72,18 +73,24 @@ class Minimum:
     common: tuple[Array, Array] | None = None
     slice_draws: Array = field(default_factory=lambda: np.empty((0, 5)))
 
+    @property
+    def inside(self) -> bool:
+        """Whether it is within the sizes."""
+        return bool(self.points.u[0] <= self.u_opt <= self.points.u[-1])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Minima:
     """A model's minima. likeliest: the curves that fit best, of which the scatter is; the slices of
     squares (their sum) compare with parabolas; seeds: the scatter beside that of seeds, if any;
-    outliers: of each curve.
+    sizes: an error that the runs of a size share, if they do; outliers: of each curve.
     """
 
     found: tuple[Minimum, ...]
     likeliest: tuple[FittedShape, ...]
     slice_squares: float | None
     seeds: BesideSeeds | None
+    sizes: SizeError | None
     outliers: tuple[tuple[Outlier, ...], ...]
 
 
@@ -108,8 +115,14 @@ def minima_of(
         by_slices = _by_slices(points, parabolas, noise, n_draws, rng, counts)
         found = tuple(minimum for minimum, _ in by_slices)
         likeliest = tuple(best for _, best in by_slices)
+        sizes = error_of_sizes(likeliest, [m.noise for m in found], [p.u for p in points])
         return Minima(
-            found=found, likeliest=likeliest, slice_squares=None, seeds=beside, outliers=outliers
+            found=found if sizes is None else _moved_together(found, sizes, n_draws, rng),
+            likeliest=likeliest,
+            slice_squares=None,
+            seeds=beside,
+            sizes=sizes,
+            outliers=outliers,
         )
     if method == "parabola":
         squares = _slices(points).squares
@@ -120,7 +133,12 @@ def minima_of(
         for p, parabola, own, drawn in zip(points, parabolas, noises, counts, strict=True)
     )
     return Minima(
-        found=found, likeliest=parabolas, slice_squares=squares, seeds=beside, outliers=outliers
+        found=found,
+        likeliest=parabolas,
+        slice_squares=squares,
+        seeds=beside,
+        sizes=None,
+        outliers=outliers,
     )
 
 
@@ -270,6 +288,20 @@ def _by_slices(
         again = resampled_slices(p.u, p.losses, drawn, one.shape.alpha, one.shape.beta)
         found.append((_of_slice(p, one, {how: again}), one.best))
     return found
+
+
+def _moved_together(
+    minima: Sequence[Minimum], sizes: SizeError, n_draws: int, rng: np.random.Generator
+) -> tuple[Minimum, ...]:
+    """With the error of sizes in what all minima share."""
+    found = []
+    shifts = zip(*(shift.T for shift in sizes.draws(n_draws, rng)), strict=True)
+    for minimum, (by_u, by_loss) in zip(minima, shifts, strict=True):
+        assert minimum.common is not None
+        places, values = minimum.common
+        n = len(places)  # none where the noise is unknown
+        found.append(replace(minimum, common=(places + by_u[:n], values + by_loss[:n])))
+    return tuple(found)
 
 
 def _drawn(

@@ -142,6 +142,16 @@ class FittedShape(Shape):
         return float(np.sqrt(np.mean(self.residuals**2)))
 
 
+def gradient_of(shape: Shape) -> Array:
+    """Slopes (3,) of a skewed curve's lowest point along a, slope and level; nan without one."""
+    left = 2 * shape.a - shape.slope * shape.alpha
+    right = 2 * shape.a + shape.slope * shape.beta
+    if not (shape.a > 0 and left > 0 and right > 0):
+        return np.full(3, np.nan)
+    found = np.array([2 / left - 2 / right, -shape.alpha / left - shape.beta / right, 0.0])
+    return np.asarray(found / (shape.alpha + shape.beta), dtype=np.float64)
+
+
 def fit_parabola(u: Array, losses: Array, weights: Array | None = None) -> FittedShape:
     """Least squares, at three points or more. weights (n,): runs that a point is the mean of."""
     weights = np.ones(len(u)) if weights is None else weights

@@ -19,9 +19,9 @@ from analysis.isoflop.flags import Flag
 from analysis.isoflop.misfit import too_skewed
 from analysis.isoflop.resample import nearest
 from analysis.isoflop.scatter import SHARED, Noise
-from analysis.isoflop.shape import FittedShape, fit_parabola
+from analysis.isoflop.shape import FittedShape, fit_parabola, gradient_of
 from analysis.isoflop.slices import LEAST_DOF, fit_slices
-from analysis.rates.form import form_error, gradient_of
+from analysis.rates.form import form_error
 from analysis.rates.tried import Tried
 from analysis.rates.windows import EXPONENTS, alike, kept_rates, weighted
 

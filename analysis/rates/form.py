@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.fitting.intervals import Array
-from analysis.isoflop.shape import FittedShape, columns_at, lowest
+from analysis.isoflop.shape import FittedShape, columns_at, gradient_of, lowest
 
 SHARE = 0.5  # standard deviation of each power's part, of the curve's rise at the farthest rates
 _POWERS = (5, 6)
@@ -114,16 +114,6 @@ class Apart:
         here = _place(self.shape, self.shape.alpha, self.shape.beta)
         along = np.array([_place(self.shape, *pair) - here for pair in _beside(self.shape)]) / _STEP
         return np.nan_to_num(gradient_of(self.shape) @ own + along @ follow)
-
-
-def gradient_of(shape: FittedShape) -> Array:
-    """Slopes (3,) of a skewed curve's lowest point along a, slope and level; nan without one."""
-    left = 2 * shape.a - shape.slope * shape.alpha
-    right = 2 * shape.a + shape.slope * shape.beta
-    if not (shape.a > 0 and left > 0 and right > 0):
-        return np.full(3, np.nan)
-    found = np.array([2 / left - 2 / right, -shape.alpha / left - shape.beta / right, 0.0])
-    return np.asarray(found / (shape.alpha + shape.beta), dtype=np.float64)
 
 
 def _place(shape: FittedShape, alpha: float, beta: float) -> float:

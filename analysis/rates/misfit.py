@@ -4,6 +4,12 @@ A shape that is wrong is wrong in all cells at the same distance from the best r
 curves leave is compared with functions of that distance which all cells share.
 """
 
+# isoflop/lack_of_fit.py asks the same of isoFLOP curves in another way. There a misfit goes with
+# the budget too, and a kernel in both looks for it; powers would need their products. Here it goes
+# with the distance alone, in cells of four to nine rates, and the chance also chooses the window,
+# often from a noise that was given or that seeds tell: an F test is exact for these, where the
+# score test takes the noise of the points themselves.
+
 from collections.abc import Sequence
 
 import numpy as np

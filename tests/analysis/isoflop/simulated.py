@@ -15,7 +15,16 @@ from tqdm import tqdm
 
 from analysis.isoflop.fit import fit_isoflop
 from analysis.isoflop.flags import Flag
-from tests.analysis.isoflop.truths import BUDGETS, broken, hoffmann, kaplan, noisy, optimum, runs
+from tests.analysis.isoflop.truths import (
+    BUDGETS,
+    broken,
+    hoffmann,
+    kaplan,
+    noisy,
+    on_ladder,
+    optimum,
+    runs,
+)
 from tests.analysis.tables import surface
 
 SD = 0.005
@@ -112,6 +121,68 @@ def intervals(draw: Callable[[np.random.Generator], Drawn], n: int) -> dict[str,
     }
 
 
+class Shared(NamedTuple):
+    """Standard deviations of an error of each size and of each budget, nats."""
+
+    size: float = 0.0
+    budget: float = 0.0
+
+
+SHARED = {
+    "none": Shared(),
+    "of a size, .005": Shared(size=0.005),
+    "of a size, .01": Shared(size=0.01),
+    "of a budget, .005": Shared(budget=0.005),
+    "of a budget, .01": Shared(budget=0.01),
+}
+
+
+def under_shared(errors: Shared, n: int) -> dict[str, float]:
+    """Coverage of minima, of the exponent of the best size and of ten times the last budget; the
+    shares of tables with a flag of a shared error or lack of fit, and of the misses of loss* that
+    are in such a table. Seven or eight sizes a budget, of powers of two.
+    """
+    table = on_ladder(hoffmann)
+    sizes, budgets = (pd.factorize(table[name])[0] for name in ("n_params", "budget"))
+    best = {C: optimum(hoffmann, C) for C in BUDGETS}
+    a = np.polyfit(np.log(BUDGETS), np.log([best[C] for C in BUDGETS]), 1)[0]
+    far = 10 * BUDGETS[-1]
+    N = optimum(hoffmann, far)
+    rows, missed = [], []
+    for seed in range(FIRST, FIRST + n):
+        rng = np.random.default_rng(seed)
+        off = rng.normal(0, SD, len(table)) + rng.normal(0, errors.size, sizes.max() + 1)[sizes]
+        off += rng.normal(0, errors.budget, len(BUDGETS))[budgets]
+        fit = fit_isoflop(table.assign(loss=table["loss"] + off), n_draws=300)
+        truths = [(best[C], hoffmann(best[C], C / 6 / best[C])) for C in BUDGETS]
+        held = np.array(
+            [
+                (c.x_interval[0] <= x <= c.x_interval[1], low <= y <= high)
+                for c, (x, y) in zip(fit.curves, truths, strict=True)
+                for low, high in [c.loss_interval]
+            ]
+        )
+        law = fit.law()
+        named = bool({Flag.SHARED, Flag.LACK_OF_FIT} & set(fit.curves[0].flags))
+        missed += [named] * int((~held[:, 1]).sum())
+        rows.append(
+            (
+                *held.mean(axis=0),
+                law.exponents["n_params"]["t"].lower <= a <= law.exponents["n_params"]["t"].upper,
+                _holds(law.laws["n_params"].predict(far), N),
+                _holds(law.laws["loss"].predict(far), hoffmann(N, far / 6 / N)),
+                named,
+            )
+        )
+    names = ["N*", "loss*", "a", "N* at 10x", "loss* at 10x", "flagged"]
+    found = dict(zip(names, np.array(rows, dtype=float).mean(axis=0).tolist(), strict=True))
+    return {**found, "misses flagged": float(np.mean(missed)) if missed else float("nan")}
+
+
+def _holds(predicted, truth: float) -> bool:
+    return bool(predicted.lower[0] <= truth <= predicted.upper[0])
+
+
 def flagged(law: Callable, n: int) -> float:
     """The share of tables with a warning of lack of fit."""
     table = runs(law)
@@ -127,6 +198,8 @@ def main(n: int) -> None:
     frame = pd.DataFrame(rows).T
     frame["width"] /= frame["width"].iloc[0]
     print(frame.round(3).to_string())
+    rows = {name: under_shared(errors, n) for name, errors in tqdm(SHARED.items(), desc="shared")}
+    print(pd.DataFrame(rows).T.round(3).to_string())
     shares = {name: flagged(law, n) for name, law in tqdm(FORMS.items(), desc="forms")}
     print(pd.Series(shares, name="flagged").to_string())
 

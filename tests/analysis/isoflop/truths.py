@@ -78,6 +78,21 @@ def runs(law, budgets=BUDGETS, n_sizes=7, factor=8.0, seeds=1):
     return check_table(pd.concat(every, ignore_index=True))
 
 
+def on_ladder(law, budgets=BUDGETS, factor=12.0):
+    """Sizes of powers of two within 1/factor to factor times the best, as a study shares them among
+    budgets.
+    """
+    rungs = 1e6 * 2.0 ** np.arange(24)
+    rows = [
+        {"model": "m", "budget": C, "n_params": N, "n_active_params": N, "n_tokens": C / 6 / N}
+        for C in budgets
+        for N in rungs[np.abs(np.log(rungs / optimum(law, C))) < np.log(factor)]
+    ]
+    frame = pd.DataFrame(rows)
+    frame = frame.assign(loss=law(frame["n_params"], frame["n_tokens"]), status="done", lr=1e-3)
+    return check_table(frame.assign(seed=0))
+
+
 def noisy(table, sd, seed):
     """sd: nats, one for all runs or (n,)."""
     drawn = np.random.default_rng(seed).normal(0, 1, len(table)) * sd

@@ -7,9 +7,9 @@ from scipy import stats
 
 from analysis.fitting.status import FitError
 from analysis.isoflop.flags import Flag
-from analysis.isoflop.shape import columns
+from analysis.isoflop.shape import columns, gradient_of
 from analysis.rates.fit import fit_rates
-from analysis.rates.form import SHARE, form_error, gradient_of
+from analysis.rates.form import SHARE, form_error
 from analysis.rates.law import common_of, fit_law
 from analysis.rates.misfit import chance_of_misfit
 from analysis.rates.windows import alike
