@@ -31,6 +31,7 @@ from analysis.table.load import best_of_cells, finished, require
 from analysis.table.trunks import shared_trunk
 
 _LABEL = "cluster label"
+_SAME = 1e-6  # of ln(size): equal but for rounding
 X_NAMES = ("n_params", "n_active_params", "n_non_embedding_params", "n_tokens")
 
 
@@ -169,18 +170,19 @@ def _points(
     points, too_few = [], []
     for (model, budget), runs in cells.groupby(["series", "budget"], sort=True):
         runs = runs.sort_values(x)
-        if len(runs) < NEEDED:
-            too_few.append(TooFew(model=str(model), budget=float(budget), n_sizes=len(runs)))  # type: ignore[arg-type]
-            continue
-        sizes = runs[x].to_numpy(dtype=np.float64)
+        u = np.log(runs[x].to_numpy(dtype=np.float64))
         losses = runs["loss"].to_numpy(dtype=np.float64)
-        keep = nearest(np.log(sizes), losses, n_nearest)
+        keep = nearest(u, losses, n_nearest) if len(u) >= NEEDED else np.arange(len(u))
+        n_sizes = 1 + int((np.diff(u[keep]) > _SAME).sum())
+        if n_sizes < NEEDED:
+            too_few.append(TooFew(model=str(model), budget=float(budget), n_sizes=n_sizes))  # type: ignore[arg-type]
+            continue
         others = {
             name: np.log(runs[name].to_numpy(dtype=np.float64))[keep]
             for name in X_NAMES
             if name != x and name in runs and runs[name].notna().all()
         }
-        u, losses, seeds = np.log(sizes)[keep], losses[keep], _seeds(runs.iloc[keep])
+        u, losses, seeds = u[keep], losses[keep], _seeds(runs.iloc[keep])
         points.append(
             Points(
                 model=str(model),

@@ -165,6 +165,13 @@ def test_too_few_sizes_are_skipped_or_refused():
         fit_parabolas(curves(parabola, status="failed"))
 
 
+@pytest.mark.parametrize("method", ["slice", "parabola", "akima"])
+def test_sizes_that_differ_by_rounding_are_one_size(method):
+    twice = [size * factor for size in SIZES[:2] for factor in (1, 1 + 1e-9)]
+    with pytest.raises(FitError, match="2 sizes, and a curve needs 3"):
+        fit_isoflop(curves(parabola, twice), method=method, **FEW)
+
+
 @pytest.mark.slow
 def test_many_curves_of_one_size_are_one_line():
     budgets = [1e12 * 1.05**k for k in range(85)]
