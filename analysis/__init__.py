@@ -13,6 +13,7 @@ from analysis.curves.compare import Curves, compare_curves
 from analysis.curves.fit import CurveFit, fit_curves
 from analysis.design.choose import NextRuns, next_runs
 from analysis.differences.by_column import DifferencesBy, compare_by
+from analysis.differences.correction import Corrected, holm
 from analysis.differences.models import Differences, SeedNoise, compare_models, seed_noise
 from analysis.differences.multipliers import BudgetMultipliers, budget_multipliers
 from analysis.experts.compare import LawComparison, compare_laws
@@ -72,6 +73,7 @@ __all__ = [
     "Agreement",
     "BudgetMultipliers",
     "ComputeMultipliers",
+    "Corrected",
     "CurveFit",
     "Curves",
     "Differences",
@@ -152,6 +154,7 @@ __all__ = [
     "fit_surface",
     "flatness",
     "hold_out_budgets",
+    "holm",
     "influence_of",
     "load_table",
     "next_runs",

@@ -81,26 +81,26 @@ def plan(
     if isinstance(fit, IsoFLOPFit):
         laws = fit.law(model)
         model = laws.model
-        values = {}
-        for name, law in laws.laws.items():
-            values[name] = law.extrapolate(budget, level).first
-            known = law.x_range
-        for name, factor in (("half", 0.5), ("twice", 2.0)):  # of the size that is planned
-            if (cost := cost_of(fit, laws.model, factor, level)) is not None:
+        low, high = next(iter(laws.laws.values())).x_range
+    else:
+        low, high = (flops_per_param_token * nd for nd in fit.nd_range)
+    factor = max(budget / high, low / budget)
+    if factor > _TOO_FAR:
+        raise ValueError(
+            f"budget={budget:g} is {factor:.3g} times beyond the budgets that were fitted, "
+            f"{low:.3g} to {high:.3g} FLOPs: no law is a guide there"
+        )
+    if isinstance(fit, IsoFLOPFit):
+        values = {name: law.extrapolate(budget, level).first for name, law in laws.laws.items()}
+        for name, times in (("half", 0.5), ("twice", 2.0)):  # of the size that is planned
+            if (cost := cost_of(fit, laws.model, times, level)) is not None:
                 values[f"{name}_size_costs"] = cost
         for text in laws.warnings:
             warned.add(text, laws.status)
     else:
         values = fit.optimum(budget, flops_per_param_token, level)
-        known = (flops_per_param_token * fit.nd_range[0], flops_per_param_token * fit.nd_range[1])
         for text in fit.warnings:
             warned.add(text, fit.status)
-    factor = max(budget / known[1], known[0] / budget)
-    if factor > _TOO_FAR:
-        raise ValueError(
-            f"budget={budget:g} is {factor:.3g} times beyond the budgets that were fitted, "
-            f"{known[0]:.3g} to {known[1]:.3g} FLOPs: no law is a guide there"
-        )
     if factor > 1.0001:
         far = ", far" if factor > _FAR else ""
         by_laws = isinstance(fit, IsoFLOPFit)

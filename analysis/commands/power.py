@@ -57,7 +57,7 @@ def _compute(options: Options, table: pd.DataFrame) -> Output:
 
 
 COMMAND = Command(
-    help="say how many seeds differences between models need for a half-width",
+    help="say how many seeds differences between models need",
     options=_options,
     read=lambda options: table_of(options, needs=("budget", "seed")),
     compute=_compute,

@@ -117,8 +117,10 @@ def _walk(a: Array, b: Array) -> Array:
 
 def _quantile(share: float, floors: Array, weights: Array, means: Array, spreads: Array) -> Array:
     """Of y (m,), a mixture of floors and lognormals, by halving an interval of ln y."""
-    low = np.log(floors.min() + np.exp((means - _REACH * spreads).min(axis=0)))
-    high = np.log(floors.max() + np.exp((means + _REACH * spreads).max(axis=0)))
+    with np.errstate(divide="ignore"):  # the logarithm of no floor
+        ends = np.log([floors.min(), floors.max()])
+    low = np.logaddexp(ends[0], (means - _REACH * spreads).min(axis=0))
+    high = np.logaddexp(ends[1], (means + _REACH * spreads).max(axis=0))
     for _ in range(_HALVED):
         middle = (low + high) / 2
         above = np.exp(middle) - floors[:, None]

@@ -80,6 +80,7 @@ def results():
         fit_expert_law(experts, "power_floor", n_draws=20),
         differences,
         differences.noise,
+        analysis.holm(differences),
         analysis.seed_power(runs, target=0.01),
         analysis.next_runs(runs, "peer-dense@1e19", 1e20),
         analysis.budget_multipliers(
