@@ -14,6 +14,7 @@ import pandas as pd
 from analysis.fitting.checks import positive
 from analysis.fitting.clusters import cluster_codes, drawn_counts, joined
 from analysis.fitting.intervals import Array
+from analysis.fitting.power_law import FrontierFit, fit_frontier
 from analysis.fitting.status import FitError, FitStatus
 from analysis.isoflop.curves import IsoFLOPCurve, IsoFLOPFit, NoCurveError
 from analysis.isoflop.flags import Flag, check_minimum
@@ -101,12 +102,13 @@ def fit_isoflop(
         odd_ones = _outlier_runs(own, minima, outliers == "exclude")
         odd += [run for runs in odd_ones for run in runs]
         found = minima.found
+        frontier = _frontier([m for m in found if m.inside])
         if minima.seeds is not None:
             seeds[model] = minima.seeds
         fitted = [
             _curve(minimum, x, method, [*off, *((Flag.OUTLIER, str(run)) for run in runs)])
             for minimum, off, runs in zip(
-                found, _found_off(minima, method, noise), odd_ones, strict=True
+                found, _found_off(minima, method, noise, frontier), odd_ones, strict=True
             )
         ]
         curves += fitted
@@ -116,7 +118,7 @@ def fit_isoflop(
         flagged = [f"C={c.budget:.3g} ({', '.join(c.flags)})" for c in kept if c.flags]
         try:
             optima = _optima([found[i] for i in inside], kept, x)
-            laws.append(fit_laws(model, optima, excluded, flagged, clusters))
+            laws.append(fit_laws(model, optima, excluded, flagged, clusters, frontier))
         except FitError as error:
             why = f"; excluded: {'; '.join(excluded)}" if excluded else ""
             unfitted[model] = f"{error}{why}"
@@ -260,7 +262,9 @@ def _curve(
     )
 
 
-def _found_off(minima: Minima, method: Method, noise: float | None) -> list[list[tuple[Flag, str]]]:
+def _found_off(
+    minima: Minima, method: Method, noise: float | None, frontier: FrontierFit | None
+) -> list[list[tuple[Flag, str]]]:
     """The misfit of each curve's points beside the noise."""
     if method == "akima":  # it goes through them
         return [[] for _ in minima.found]
@@ -268,10 +272,12 @@ def _found_off(minima: Minima, method: Method, noise: float | None) -> list[list
         [(Flag.MISFIT, text)] if text else []
         for text in off_curves([m.shape for m in minima.found], noise)
     ]
-    return [[*own, *_of_all(minima, noise)] for own in off]
+    return [[*own, *_of_all(minima, noise, frontier)] for own in off]
 
 
-def _of_all(minima: Minima, noise: float | None) -> list[tuple[Flag, str]]:
+def _of_all(
+    minima: Minima, noise: float | None, frontier: FrontierFit | None
+) -> list[tuple[Flag, str]]:
     """The misfit that all curves share."""
     found = []
     if minima.seeds is not None and minima.seeds.is_lack:
@@ -292,19 +298,31 @@ def _of_all(minima: Minima, noise: float | None) -> list[tuple[Flag, str]]:
         found.append((Flag.SHARED, str(sizes)))
     elif lack is not None:
         found.append((Flag.LACK_OF_FIT, lack[0]))
-    text = _error_of_budgets([m for m in minima.found if m.inside])
+    inside = [m for m in minima.found if m.inside]
+    text = None if frontier is None else _error_of_budgets(inside, frontier)
     return [*found, (Flag.SHARED, text)] if text else found
 
 
-def _error_of_budgets(found: Sequence[Minimum]) -> str | None:
+def _frontier(found: Sequence[Minimum]) -> FrontierFit | None:
+    """The law of these minima's losses; None below four."""
     if len(found) < 4:
         return None
+    shared = [m.common[1] for m in found if m.common is not None]
+    return fit_frontier(
+        [m.points.budget for m in found],
+        [m.loss_opt for m in found],
+        common=_covariance(np.log(np.stack(shared, axis=1))) if len(shared) == len(found) else None,
+    )
+
+
+def _error_of_budgets(found: Sequence[Minimum], law: FrontierFit) -> str | None:
     errors = [m.shape.loss_error(np.array([m.u_opt]), m.noise.sd)[0] for m in found]
     covariance = np.diag(np.square(errors))
     shared = [m.common[1] for m in found if m.common is not None]
     if len(shared) == len(found) and len(shared[0]):
         covariance += _covariance(np.stack(shared, axis=1))
     return error_of_budgets(
+        law,
         np.array([m.points.budget for m in found]),
         np.array([m.loss_opt for m in found]),
         covariance,

@@ -13,7 +13,6 @@ from analysis.fitting.least_squares import minimise
 from analysis.fitting.power_law import (
     FrontierFit,
     PowerLaw,
-    fit_frontier,
     fit_power_law,
     frontier_box,
     frontier_model,
@@ -115,9 +114,11 @@ def fit_laws(
     excluded: Sequence[str],
     flagged: Sequence[str] = (),
     clusters: np.ndarray | None = None,
+    frontier: FrontierFit | None = None,
 ) -> ModelLaws:
     """excluded: budgets without a minimum to use; flagged: those used whose minima have warnings;
-    clusters: of the points of the curves, if whole clusters were drawn.
+    clusters: of the points of the curves, if whole clusters were drawn; frontier: the law of the
+    losses, of four budgets or more.
 
     Raises FitError below two budgets with a minimum.
     """
@@ -136,8 +137,8 @@ def fit_laws(
     exponents: dict[str, Mapping[str, Estimate]] = {}
     for name, values in optima.at.items():
         common = optima.common.get(name)
-        if name == LOSS and n >= 4:
-            law: PowerLaw | FrontierFit = fit_frontier(optima.budgets, values, common=common)
+        if name == LOSS and frontier is not None:
+            law: PowerLaw | FrontierFit = frontier
         else:
             law = fit_power_law(optima.budgets, values, y_name=name, common=common)
         laws[name] = law

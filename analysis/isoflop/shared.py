@@ -14,7 +14,7 @@ from scipy import stats
 
 from analysis.fitting.intervals import Array
 from analysis.fitting.pattern import CHANCE, pattern_of
-from analysis.fitting.power_law import fit_frontier, frontier_model
+from analysis.fitting.power_law import FrontierFit, frontier_model
 from analysis.isoflop.lack_of_fit import Left
 from analysis.isoflop.misfit import ROUNDING
 from analysis.isoflop.scatter import Noise
@@ -107,16 +107,16 @@ def _moved(shape: FittedShape, places: Array) -> tuple[Array, Array]:
     return gradient_of(shape) @ numbers, at @ numbers
 
 
-def error_of_budgets(budgets: Array, losses: Array, covariance: Array, dof: int) -> str | None:
+def error_of_budgets(
+    law: FrontierFit, budgets: Array, losses: Array, covariance: Array, dof: int
+) -> str | None:
     """Why the lowest losses (B,) are farther off their law than their errors explain; None if not.
 
-    covariance (B, B): of these errors, from noises of so many degrees of freedom. By an F test, of
-    four budgets or more.
+    covariance (B, B): of these errors, from noises of so many degrees of freedom. By an F test.
     """
     free = len(budgets) - 3
     if free < 1 or dof < 1 or not np.isfinite(covariance).all() or np.diag(covariance).min() <= 0:
         return None
-    law = fit_frontier(budgets, losses)
     value, jacobian = frontier_model(np.log(budgets))(np.array(law.theta)[None])
     missed = np.log(losses) - value[0]
     sd = float(np.sqrt(((missed * losses) ** 2).sum() / free))

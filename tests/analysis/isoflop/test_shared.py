@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from scipy import optimize, stats
 
+from analysis.fitting.power_law import fit_frontier
 from analysis.isoflop.fit import fit_isoflop
 from analysis.isoflop.flags import Flag
 from analysis.isoflop.lack_of_fit import Left
@@ -121,7 +122,7 @@ def lowest_losses(seed, sd=0.0):
 def test_an_error_of_budgets_is_scatter_about_the_law():
     """Beside generalised least squares of the curved law, by another method."""
     losses = lowest_losses(1, sd=0.02)
-    said = error_of_budgets(BUDGETS, losses, np.diag(ERRORS**2), 20)
+    said = error_of_budgets(fit_frontier(BUDGETS, losses), BUDGETS, losses, np.diag(ERRORS**2), 20)
     x = np.log(BUDGETS / 1e19)
     found = optimize.least_squares(
         lambda t: (losses - np.exp(t[0]) - np.exp(t[1] - t[2] * x)) / ERRORS,
@@ -134,14 +135,13 @@ def test_an_error_of_budgets_is_scatter_about_the_law():
     # one digit is printed, and the law is linear about its own fit there
     assert abs(np.log10(p / chance)) < 0.5
     assert "the runs of a budget share an error" in said
-    assert error_of_budgets(BUDGETS[:3], losses[:3], np.diag(ERRORS[:3] ** 2), 20) is None
 
 
 def test_errors_of_curves_alone_are_seldom_one_of_budgets():
     """2 % is the rule, for known errors: of 40, a binomial bound of 0.1 %."""
     said = [
-        error_of_budgets(BUDGETS, lowest_losses(seed), np.diag(ERRORS**2), 10**6)
-        for seed in range(40)
+        error_of_budgets(fit_frontier(BUDGETS, own), BUDGETS, own, np.diag(ERRORS**2), 10**6)
+        for own in map(lowest_losses, range(40))
     ]
     assert sum(text is not None for text in said) <= stats.binom.ppf(0.999, 40, 0.02)
 
