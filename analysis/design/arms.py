@@ -100,8 +100,8 @@ class Arm:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Errors:
-    """Of the minima of B curves, u and loss: own (B, 2), the variances at known exponents; common
-    (2, B, B), the covariances that the exponents' error adds.
+    """Errors of the minima of B curves, u and loss: own (B, 2), the variances at known exponents;
+    common (2, B, B), the covariances that the exponents' error adds.
     """
 
     own: Array

@@ -1,4 +1,4 @@
-"""What may be run next: sizes and budgets of a table, steps between and around them, more seeds."""
+"""Candidates for the next runs: sizes and budgets of a table, steps around them, more seeds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -94,7 +94,7 @@ class Goal:
 
 
 def _of_curves(arms: list[Arm], budget: float, which: int, level: float) -> float:
-    """Of one minimum, or the difference of two; degrees of freedom by Satterthwaite."""
+    """The half-width of one minimum, or of the difference of two; dof by Satterthwaite."""
     parts = []
     for arm in arms:
         i = next(k for k, c in enumerate(arm.curves) if c is arm.curve(budget))
@@ -106,7 +106,7 @@ def _of_curves(arms: list[Arm], budget: float, which: int, level: float) -> floa
 
 
 def _half(scattered: float, common: float, dof: float, level: float) -> float:
-    """Of a variance that is estimated with dof, and one that is known besides."""
+    """The half-width by two variances: one that is estimated with dof, and one that is known."""
     if not dof >= 1:
         return _UNKNOWN
     t = float(stats.t.ppf((1 + level) / 2, dof))

@@ -95,8 +95,8 @@ class LawComparison(Comparison):
         return averaged(each, [weights[fit.form_name] for fit in fits], level)
 
     def over_experts(self) -> pd.DataFrame:
-        """What `predict` says of the smallest and largest size, at the most experts tried and at
-        four times as many: size, n_experts, loss in nats/token, lower, upper (95 %).
+        """The averages of `predict` at the smallest and largest size, at the most experts tried
+        and at four times as many: size, n_experts, loss in nats/token, lower, upper (95 %).
 
         Of laws in a size and a number of experts alone; no row for others, or without an AICc.
         """

@@ -116,7 +116,7 @@ def _walk(a: Array, b: Array) -> Array:
 
 
 def _quantile(share: float, floors: Array, weights: Array, means: Array, spreads: Array) -> Array:
-    """Of y (m,), a mixture of floors and lognormals, by halving an interval of ln y."""
+    """A quantile of y (m,), a mixture of floors and lognormals, by halving an interval of ln y."""
     with np.errstate(divide="ignore"):  # the logarithm of no floor
         ends = np.log([floors.min(), floors.max()])
     low = np.logaddexp(ends[0], (means - _REACH * spreads).min(axis=0))

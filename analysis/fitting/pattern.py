@@ -26,8 +26,8 @@ class Pattern:
 
 
 def pattern_of(residuals: Array, moves: Array, kernel: Array) -> Pattern:
-    """Of residuals (n,) of one noise; moves (n, p): the directions that the fit can move points in;
-    kernel (n, n): 1 for points at one place, less the farther apart they are.
+    """The pattern in residuals (n,) of one noise; moves (n, p): the directions that the fit can
+    move points in; kernel (n, n): 1 for points at one place, less the farther apart they are.
 
     The test is of r'Kr / r'r: the score test of a Gaussian process beside the fit (as Zhang and Lin
     2003, Biostatistics 4, 57, have it for smooth functions). Its distribution under noise alone is

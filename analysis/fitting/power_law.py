@@ -189,8 +189,8 @@ def fit_power_law(
 
 
 def _bend(log_x: Array, log_y: Array, common: Array | None) -> tuple[float, float, float]:
-    """Of a parabola in ln x: the chance of its bend where the law is straight, by Student's t, and
-    its exponent at the first and the last x. At four distinct x or more.
+    """Fits a parabola in ln x: the chance of its bend where the law is straight, by Student's t,
+    and its exponent at the first and the last x. At four distinct x or more.
     """
     u = log_x - log_x.mean()
     design = np.stack([np.ones_like(u), u, u**2], axis=1)

@@ -23,8 +23,8 @@ _STEP = 1e-4  # of exponents, for derivatives
 
 
 class Left(NamedTuple):
-    """What curves leave of a model's points (n,), in their noises sd (n,); moves (n, p): the
-    directions in which the curves' numbers and their exponents, to first order, move them.
+    """The residuals that curves leave of a model's points (n,), in their noises sd (n,); moves (n,
+    p): the directions in which the curves' numbers and their exponents, to first order, move them.
     """
 
     off: Array

@@ -1,4 +1,4 @@
-"""What curves are not of: curves with too few sizes, one line for many, and outliers."""
+"""Runs that curves leave out: those of too few sizes, one line for many, and outliers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

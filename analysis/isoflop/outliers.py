@@ -123,7 +123,7 @@ class _Rest:
         return stands_out and self._blame(k, points) > _SURE
 
     def _chance_in_budget(self, k: int, points: tuple[int, ...]) -> float:
-        """Of some that stand out so far from a curve's own scatter, by an F test."""
+        """The chance of some that stand out so far from a curve's own scatter, by an F test."""
         n, squares = len(points), self._noises.squares[self._best, k]
         left = np.maximum(1 - self._gain(k, points, self._best) / squares, 0.0)
         chance = float(special.betainc((self._dof[k] - n) / 2, n / 2, left)[0])
@@ -149,7 +149,7 @@ class _Rest:
         return np.asarray((off * np.linalg.solve(free, off[..., None])[..., 0]).sum(axis=1))
 
     def _chance(self, k: int, points: tuple[int, ...], at: np.ndarray) -> float:
-        """Of a loss as unlikely as the points', at some of the exponents."""
+        """The chance of a loss as unlikely as the points', at some of the exponents."""
         n, gain = len(points), self._gain(k, points, at)
         logs, squares, dof = self._without(k, gain, n, at)
         weights = np.exp(logs - logs.max())

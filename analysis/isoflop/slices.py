@@ -71,7 +71,7 @@ class Seeds:
 
     @staticmethod
     def alone(weights: Array) -> "Seeds":
-        """Of points whose seeds are not known, or not to tell the noise."""
+        """The seeds of points whose seeds are not known, or not to tell the noise."""
         return Seeds(weights=weights, variances=0 * weights, free=0 * weights)
 
     @property
@@ -84,7 +84,7 @@ class Seeds:
         return int(self.free.sum())
 
     def at(self, on: np.ndarray) -> "Seeds":
-        """Of some of the points."""
+        """Those of some of the points."""
         return Seeds(weights=self.weights[on], variances=self.variances[on], free=self.free[on])
 
 

@@ -24,7 +24,7 @@ _AT_ONCE = 100  # draws whose derivatives are held at once
 
 @dataclass(frozen=True, kw_only=True)
 class Runs:
-    """What a law was fitted to: the variables and loss (n,), and the box of theta, (p,)."""
+    """The runs that a law is fitted to: the variables and loss (n,), and the box of theta, (p,)."""
 
     at: Variables
     loss: Array

@@ -40,7 +40,7 @@ class PairNoise:
     n_free: int
 
     def interval(self, level: float) -> tuple[float, float]:
-        """Of the standard deviation, by chi-squared."""
+        """The interval of the standard deviation, by chi-squared."""
         if self.dof < 1:
             return float("nan"), float("nan")
         ends = stats.chi2.ppf([(1 + level) / 2, (1 - level) / 2], self.dof)

@@ -101,8 +101,8 @@ def test_more_runs_are_more_points_or_seeds(arm):
 
 @pytest.mark.slow
 def test_expected_half_widths_are_about_those_of_the_fit(table):
-    """Of the table as it is, whose intervals isoflop gives: within a factor of two, for its
-    noise has few degrees of freedom and is luck.
+    """The interval of the table as it is, whose intervals isoflop gives: within a factor of two,
+    for its noise has few degrees of freedom and is luck.
     """
     fit = fit_isoflop(table)
     arms = {name: arm_of(fit, name, table) for name in ("m", "p")}

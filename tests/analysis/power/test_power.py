@@ -160,7 +160,7 @@ def test_unequal_variances_are_not_pooled():
 
 @pytest.mark.slow
 def test_the_test_of_equal_variances_is_bartlett_s_where_cells_are_independent():
-    """Of many seeds its distribution is chi-squared's."""
+    """With many seeds its distribution is chi-squared's."""
     rng = np.random.default_rng(3)
     d = [sd * rng.standard_normal(40) for sd in (1.0, 1.1, 1.35)]
     parts = [
