@@ -136,7 +136,7 @@ def test_the_command_says_what_it_wrote_and_refuses_in_one_line(runs, command, t
     assert not (tmp_path / "new").exists()
     code, out, err = command(run_dir, "/dev/null/x")
     assert (code, out) == (1, "")  # before the model is read
-    assert err.startswith("error: /dev/null can't be written: File exists; correct that path, or")
+    assert err.startswith("error: /dev/null can't be written: Not a directory; correct that path")
     assert "last checkpoint" not in err
 
 

@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from experiments.system import processes
 from experiments.system.claims import RunningElsewhereError, claimed, log_event, read_events
 from experiments.system.disk import (
     abandoned,
+    check_writable,
     explained,
     remove_leftovers,
     temporary_name,
@@ -222,6 +224,21 @@ write_text_atomically(Path(sys.argv[1]) / "library.json", "{}")
 
 
 @pytest.mark.slow
+def test_commands_that_begin_at_once_do_not_take_each_others_new_folder(tmp_path):
+    folder = tmp_path / "results" / "s"
+
+    def look(_):
+        for _ in range(100):
+            check_writable(folder)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(look, range(4)))
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "results").write_text("a file")
+    with pytest.raises(RuntimeError, match=r"s can't be written: .*; correct that path"):
+        check_writable(folder)
+
+
 def test_what_a_killed_writer_left_goes_when_the_same_file_is_written_again(tmp_path):
     path = tmp_path / "library.json"
     killed_in(tmp_path, WRITE)

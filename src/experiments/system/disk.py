@@ -45,17 +45,19 @@ def explained(path: Path, then: str = _GOES_ON) -> Iterator[None]:
 
 
 def check_writable(folder: Path, then: str = _GOES_ON) -> None:
-    """Raises RuntimeError, as explained(), if no file can be made in a folder. Leaves nothing."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    with explained(folder, then):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        finally:
-            for path in missing:
-                with suppress(OSError):  # made by nobody, or another's by now
-                    path.rmdir()
+    """Raises RuntimeError, as explained(), if no file can be made in a folder, which need not be
+    there. Leaves nothing, and makes no folder of that name, which another command may be about to
+    use.
+    """
+    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    with (
+        explained(folder, then),
+        tempfile.TemporaryDirectory(prefix=".writable.", dir=there) as probe,
+    ):
+        tried = Path(probe) / folder.relative_to(there)
+        tried.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=tried):
+            pass
 
 
 def make_folder(folder: Path) -> None:
