@@ -76,6 +76,9 @@ def test_every_model_learns_and_is_recorded(once, model):
     assert record.bits_per_byte == pytest.approx(
         record.val_loss / math.log(2) / record.bytes_per_token
     )
+    assert sum(record.documents["n_tokens"]) == record.n_eval_tokens
+    nats = record.val_loss * record.n_eval_tokens
+    assert sum(record.documents["nats"]) == pytest.approx(nats, rel=1e-12)
     assert record.causal_eval == (model != "moe")
     assert (record.usage is not None) == (model not in ("dense", "none"))
     assert record.peak_memory_bytes > 2**27

@@ -37,6 +37,15 @@ class ShardedCorpus(Corpus, Protocol):
         ...
 
 
+@runtime_checkable
+class DomainCorpus(Corpus, Protocol):
+    """A corpus of several domains that can say which one each document is of."""
+
+    def document_domains(self, split: str, cache: Path) -> Iterator[str]:
+        """The domain of each text of documents(split, cache), in its order."""
+        ...
+
+
 def check_split(split: str, known: Collection[str] = (TRAIN, VALIDATION)) -> None:
     """Raises ValueError for a split that is none of these."""
     if split not in known:

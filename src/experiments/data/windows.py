@@ -61,10 +61,22 @@ class ScoredWindows:
         targets[:, : self.seq_len - self.stride][(starts > 0).tolist()] = IGNORED
         return Batch(batch.inputs, targets)
 
+    def places(self, index: int) -> np.ndarray:
+        """Where in the tokens the targets of a batch are, (sequences, targets) int64."""
+        starts = self.starts[index * self.batch_size : (index + 1) * self.batch_size]
+        if len(starts):
+            return starts[:, None] + 1 + np.arange(self.seq_len)
+        n = len(self.tokens)
+        return np.arange(n - self._tail_inputs(), n)[None]
+
+    def _tail_inputs(self) -> int:
+        whole = self.seq_len if self.stride < self.seq_len else self.tail
+        return min(len(self.tokens) - 1, whole)
+
     def _tail(self) -> Batch:
         """The last tokens, with as much before them as a window of seq_len holds."""
         n = len(self.tokens)
-        n_inputs = min(n - 1, self.seq_len if self.stride < self.seq_len else self.tail)
+        n_inputs = self._tail_inputs()
         batch = as_batch(Windows(windows_of(self.tokens, [n - 1 - n_inputs], n_inputs + 1)))
         targets = batch.targets.clone()
         targets[:, : n_inputs - self.tail] = IGNORED

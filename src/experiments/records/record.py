@@ -36,8 +36,8 @@ TRAIN_AGAIN = (  # where a finished run lacks its checkpoint
 LACKS_ROWS = f"{HISTORY_NAME} lacks its last rows"
 _TAIL = 400  # bytes, more than a row of history.csv has
 _NESTED = (
-    "config", "environment", "flops_shares", "evaluations", "init", "before", "stages", "trunk",
-    "parts",
+    "config", "environment", "flops_shares", "documents", "evaluations", "init", "before", "stages",
+    "trunk", "parts",
 )  # fmt: skip
 _OF_START = ("how", "train", "flops")
 _OF_PARENT = ("run_id", "n_experts", "flops")
@@ -94,6 +94,7 @@ class RunRecord:
     bits_per_byte: float | None = None
     bytes_per_token: float | None = None  # of the held-out text
     n_eval_tokens: int | None = None
+    documents: dict[str, Any] = field(default_factory=dict)  # held out: training/by_document.py
     evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)  # named set -> its results
     stages: list[dict[str, Any]] = field(default_factory=list)  # of a stream: scores after each
     trunk: dict[str, Any] = field(default_factory=dict)  # of a branch: its id, both parts' FLOPs

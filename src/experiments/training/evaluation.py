@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from experiments.config.schema import EvaluationRule
 from experiments.data.batches import IGNORED, Batch
@@ -44,25 +45,32 @@ class Evaluation:
 
 
 def evaluate(
-    model: Transformer, batches: Iterable[Batch], token_bytes: np.ndarray, device: torch.device
+    model: Transformer,
+    batches: Iterable[Batch],
+    token_bytes: np.ndarray,
+    device: torch.device,
+    each: Callable[[int, Tensor, Tensor], object] = lambda index, targets, losses: None,
 ) -> Evaluation:
     """Scores every target that is not IGNORED. The model is left in the mode it came in.
 
     Products are float32 on every device, however the model was trained: autocast is off, and the
     trunk is as it is written. So a run's number is what its folder gives, and what a start keeps.
-    token_bytes: of each id, (vocab_size,). The sums are float64, so the result does not depend on
-    how windows are batched (except through expert choice, whose routing does).
+    token_bytes: of each id, (vocab_size,). each: is given the number of every batch, its targets
+    and their losses, (sequences, targets) nats, 0 where a target is IGNORED. The sums are float64,
+    so the result does not depend on how windows are batched (except through expert choice, whose
+    routing does).
     """
     was_training = model.training
     model.eval()
     total, n_tokens, n_bytes = 0.0, 0, 0.0
     exact = torch.autocast(device.type, enabled=False)
     with torch.no_grad(), exact, metered(model.ffn_layers()) as meters:
-        for inputs, targets, _ in batches:
+        for index, (inputs, targets, _) in enumerate(batches):
             logits = model(inputs.to(device))
             loss = F.cross_entropy(
                 logits.flatten(0, 1).float(), targets.to(device).flatten(), reduction="none"
             )  # 0 where a target is ignored
+            each(index, targets, loss.view(targets.shape))
             scored = targets[targets != IGNORED]
             total += float(loss.double().sum())
             n_tokens += scored.numel()

@@ -265,7 +265,8 @@ def _train_and_evaluate(
         whole = trained.n_steps == point.plan.n_steps and record.train_loss is not None
         if whole and not point.is_trunk:
             begun.module.model.to(torch.device(point.device.accelerator))
-            record = replace(record, **_results(begun.scores.validation()))
+            held_out, documents = begun.scores.validation_by_document()
+            record = replace(record, **_results(held_out), documents=documents)
             record = replace(record, evaluations=begun.scores.of_sets())
         if trained.hopeless is not None:
             return replace(record, status="hopeless", error=trained.hopeless)
@@ -273,7 +274,7 @@ def _train_and_evaluate(
         return replace(record, status="done" if done else "diverged")
     finally:
         summary = asdict(record)
-        del summary["config"]
+        del summary["config"], summary["documents"]
         if isinstance(sys.exception(), KeyboardInterrupt | RunningElsewhereError):
             del summary["status"]  # it goes on later, so that failed would be wrong
         wandb_run.finish(summary)

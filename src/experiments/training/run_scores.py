@@ -5,13 +5,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from experiments.data.corpus import VALIDATION
+from experiments.data.documents import documents_of
 from experiments.data.packed import PackedText
-from experiments.data.prepare import PreparedData
+from experiments.data.prepare import PreparedData, base_of
 from experiments.data.stream import BASE
 from experiments.data.windows import ScoredWindows
 from experiments.models.transformer import Transformer
 from experiments.points.point import Point
+from experiments.training.by_document import ByDocument
 from experiments.training.evaluation import Evaluation, bytes_of_tokens, evaluate, score_sets
 
 _COLUMNS = ("loss", "bits_per_byte", "n_tokens")
@@ -32,6 +36,20 @@ class RunScores:
     def validation(self) -> Evaluation:
         """The run's own number: fixed windows, spread over the validation split."""
         return self._spread(self.prepared.validation)
+
+    def validation_by_document(self) -> tuple[Evaluation, dict[str, Any]]:
+        """The run's own number, and the columns of each document (ByDocument)."""
+        tokens, data = self.prepared.validation, self.point.config.data
+        documents = documents_of(
+            tokens,
+            self.prepared.vocabulary.end_of_text,
+            base_of(data.corpus),
+            VALIDATION,
+            self.point.cache,
+        )
+        sizes = bytes_of_tokens(tokens, self.prepared.vocabulary)
+        found = ByDocument(self._windows(tokens), documents, sizes)
+        return self._spread(tokens, found.add), found.columns()
 
     def of_sets(self) -> dict[str, dict[str, Any]]:
         """The scores of the named sets."""
@@ -69,13 +87,19 @@ class RunScores:
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    def _spread(self, tokens: PackedText) -> Evaluation:
+    def _spread(
+        self,
+        tokens: PackedText,
+        each: Callable[[int, Tensor, Tensor], object] = lambda index, targets, losses: None,
+    ) -> Evaluation:
+        sizes = bytes_of_tokens(tokens, self.prepared.vocabulary)
+        return evaluate(self.model, self._windows(tokens), sizes, self._device, each)
+
+    def _windows(self, tokens: PackedText) -> ScoredWindows:
         config = self.point.config
-        windows = ScoredWindows(
+        return ScoredWindows(
             tokens,
             seq_len=config.data.seq_len,
             batch_size=config.ladder.batch_size,
             max_tokens=config.data.n_eval_tokens,
         )
-        sizes = bytes_of_tokens(tokens, self.prepared.vocabulary)
-        return evaluate(self.model, windows, sizes, self._device)

