@@ -127,6 +127,26 @@ def test_what_the_study_and_the_readme_say_of_it(branches, cosine):
     assert f"is then {-by_branches:.3f} nats instead of {-lead:.3f}" in readme
 
 
+def test_no_gain_at_the_second_budget_beside_the_best_cosine_runs(branches, seeds):
+    searched = [read_record(path) for path in find_records(RESULTS / "rates")]
+    found = {}
+    for m in RATES:
+        cosine = min(r.val_loss for r in searched if (r.model, r.budget) == (m, 1e13))
+        found[m] = cosine, min(branches[m, 1e13, lr] for lr in RATES[m])
+    (a, b), (c, d) = found["dense"], found["peer"]
+    assert f"the best cosine runs have {a:.4f} (dense) and {c:.4f} (PEER)" in LINE
+    assert f"branches have {b:.4f} and {d:.4f}: {b - a:.3f} above and {c - d:.3f} below" in LINE
+    assert max(abs(b - a), abs(d - c)) < math.sqrt(2 * seeds.pooled(1e13))
+    sizes = {(r.budget, r.n_layers) for r in searched}
+    assert (1e13, 4) in sizes
+    assert (3e13, 4) not in sizes
+
+
+def test_peer_s_best_branch_at_the_largest_budget_is_of_the_lowest_rate(branches):
+    lowest, middle, _ = (branches["peer", 3e13, lr] for lr in RATES["peer"])
+    assert f"its loss still falls by {middle - lowest:.3f} to it" in LINE
+
+
 def test_the_best_rate_falls_with_the_budget(branches):
     best = {
         (m, b): min(RATES[m], key=lambda lr, m=m, b=b: branches[m, b, lr])
