@@ -59,6 +59,42 @@ def test_muon_s_best_rates_are_those_that_the_command_prints(muon):
     assert "by a factor of {:.1f} to {:.1f}".format(*factors) in LINE
 
 
+PEER_AT_L_3 = ("peer", 2_183_168)
+
+
+def test_muon_beside_the_lowest_runs_of_adamw():
+    """In the repository, of the same settings and seed, but the rate."""
+
+    def of(record):
+        ours = record.sweep == "study/muon" and record.config["optim"]["matrices"] == "muon"
+        return record.model, "muon" if ours else "adamw"
+
+    same = {(r.model, r.n_params, r.n_tokens) for r in records_of("muon")}
+    found = defaultdict(list)
+    for sweep in ("muon", "tuning", "isoflop"):
+        for r in records_of(sweep):
+            if (r.model, r.n_params, r.n_tokens) in same and r.seed == 0:
+                found[of(r)].append((r.val_loss, r.config["ladder"]["lr"], r.sweep))
+    dense, peer = (min(found[m, "adamw"])[0] for m in ("dense", "peer"))
+    assert {min(found[m, "adamw"])[2] for m in ("dense", "peer")} >= {"study/tuning"}
+    assert min(len({lr for _, lr, _ in found[m, "adamw"]}) for m in ("dense", "peer")) == 6
+    assert f"{dense:.4f} (dense) and {peer:.4f} (PEER), at 8e-3, in results/study/tuning" in LINE
+    a, b = (min(found[m, "muon"])[0] for m in ("dense", "peer"))
+    assert (
+        f"of Muon, {a:.4f} and {b:.4f}, are below those by {dense - a:.3f} and {peer - b:.3f}"
+        in LINE
+    )
+    others = [r.val_loss for r in records_of("isoflop") if (r.model, r.n_tokens) == PEER_AT_L_3]
+    assert f"Another seed of PEER has {min(others):.4f} with AdamW" in LINE
+    sd = 0.021
+    assert (
+        f"runs is {(dense - a) / sd:.1f} of that for dense, and {(peer - b) / sd:.1f} for" in LINE
+    )
+    worth = 0.015
+    left = dense - a - worth, peer - b - worth
+    assert f"lowest runs is {left[0]:.3f} for dense, and {left[1]:.3f} for PEER" in LINE
+
+
 def test_what_muon_s_arithmetic_costs_and_is_worth():
     d, shares = 48, {}
     for record in records_of("muon"):
@@ -93,6 +129,10 @@ def transfer():
         cell = r.model, r.config["optim"]["parametrization"], r.config["ladder"]["d_model"]
         found[cell][r.config["ladder"]["lr"]].append(r.val_loss)
     assert {len(losses) for cell in found.values() for losses in cell.values()} == {2}
+    runs = records_of("transfer")
+    assert {(r.n_layers, r.n_steps) for r in runs} == {(3, 320)}
+    assert {r.config["optim"]["parametrization"] for r in runs} == {"sp", "mup"}
+    assert f"All {len(runs)} runs have three blocks and 320 steps" in LINE
     return found
 
 
