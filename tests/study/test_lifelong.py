@@ -1,10 +1,14 @@
 """docs/lifelong.md's tables and numbers are those of the committed records."""
 
 import math
+from collections import defaultdict
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from analysis.forgetting.compare import compare_forgetting
+from analysis.forgetting.equal import _at, _curves
 from analysis.forgetting.ways import order_of, way_of
 from analysis.ways import shown
 from experiments.records.record import find_records, read_record
@@ -83,6 +87,28 @@ def test_what_the_text_says_of_differences_is_what_the_intervals_say(compared):
     lost = at[FULL].base.value
     assert at[f"{FULL}, replay 0.05"].base.value < 0.55 * lost
     assert at[f"{FULL}, layer alone, beside"].base.value < 0.55 * lost
+
+
+def test_replay_by_order_of_the_domains(records):
+    """Streams of one order are one value: three values, Student's t of two degrees of freedom."""
+    curves = _curves(records)
+    several = {stream for own in curves.values() for stream, runs in own.items() if len(runs) > 1}
+    assert {(seed, order[0]) for seed, order in several} == {(0, "licences")}
+    plain, replay = (_at(curves[way], 0.92) for way in (FULL, f"{FULL}, replay 0.05"))
+    assert len(plain) == len(replay) == 9
+    for which, name in enumerate(("forgetting", "base")):
+        by_order = defaultdict(list)
+        for stream, values in replay.items():
+            by_order[stream[1]].append(plain[stream][which] - values[which])
+        less = sorted((np.mean(x) for x in by_order.values()), reverse=True)
+        value, half = np.mean(less), stats.t.ppf(0.975, 2) * np.std(less, ddof=1) / math.sqrt(3)
+        if name == "forgetting":
+            a, b, c = (f"{x:.3f}" for x in less)
+            assert f"by order of the domains it is {a}, {b} and {c} less" in LINE
+            assert f"the interval is {value - half:.3f} to {value + half:.3f}." in LINE
+        else:
+            said = f"{value:.2f} bits/byte ({value - half:.2f} to {value + half:.2f})"
+            assert f"as one value too: {said}" in LINE
 
 
 def test_lora_beside_the_tables_at_what_it_has_learnt(records):
