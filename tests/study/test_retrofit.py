@@ -39,7 +39,9 @@ def test_the_losses_of_what_is_instead_of_an_ffn_are_those_of_the_records():
     starts = {}
     for path in find_records(FOLDER / "replace"):
         record = read_record(path)
-        n_tokens = record.config["init"]["distil_tokens"]
+        asked = record.config["init"]["distil_tokens"]
+        n_tokens = record.init["distilled"]["14"]["n_tokens"] if asked else 0  # whole batches
+        assert n_tokens >= asked
         starts.setdefault(n_tokens, []).append(record.before["validation"]["loss"])
         flops = numbers.flops(record.init["flops"]) if n_tokens else "0"
         says = f"distilled on {n_tokens:,} tokens" if n_tokens else "as it is seeded"
