@@ -126,7 +126,7 @@ def _training(table: pd.DataFrame, provenance: Provenance) -> Topics:
             if counted
             else _note(table, "6 n_active_params"),
         ),
-        ("Code", ", ".join(provenance.commits) or None),
+        ("Code", _joined(", ".join(provenance.commits), provenance.uncommitted)),
         ("Hardware and precision", _joined(*provenance.devices, of("precision"))),
     ]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.records.record import RunRecord
+from experiments.records.uncommitted import uncommitted_note
 
 _SETTINGS = {  # what it is called -> its key in a record's config
     "corpus": "data.corpus._target_",
@@ -34,11 +35,14 @@ _MANY = 6  # values of a setting that are listed
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """settings: name -> its value, or "varies: ..."; commands and commits: each once, in order."""
+    """settings: name -> its value, or "varies: ..."; commands and commits: each once, in order;
+    uncommitted: how many runs are of code that no commit has.
+    """
 
     settings: Mapping[str, str] = field(default_factory=dict)
     commands: tuple[str, ...] = ()
     commits: tuple[str, ...] = ()
+    uncommitted: str | None = None
     devices: tuple[str, ...] = ()
 
 
@@ -61,6 +65,7 @@ def provenance_of(found: Iterable[RunRecord], run_ids: Collection[str]) -> Prove
         settings=settings,
         commands=_once(_command(r) for r in records),
         commits=_once(_commit(e) for e in environments),
+        uncommitted=uncommitted_note(records),
         devices=_once(str(e.get("device") or "") for e in environments),
     )
 

@@ -21,6 +21,7 @@ from experiments.records.record import (
     read_record,
     rows_note,
 )
+from experiments.records.uncommitted import uncommitted_note
 from experiments.sweep.folders import sweep_argument, sweep_folder
 from experiments.system.command import Parser, exit_codes
 from experiments.system.disk import sync_tree, write_text_atomically
@@ -62,10 +63,12 @@ def main() -> None:
         folder = sweep_folder(options)
         if note := rows_note([path.name for path in lacking_rows(folder)]):
             print(f"warning: {note}", file=sys.stderr)
+        records = read_records(folder)
+        if note := uncommitted_note(records):
+            print(f"note: {note}", file=sys.stderr)
         if options.layout is None:
-            paths = write_tables(folder, collect_rows(folder))
+            paths = write_tables(folder, [flat_row(record) for record in records])
         else:
-            records = read_records(folder)
             paths = write_as(
                 options.layout, records, folder / options.layout, licence if options.card else None
             )

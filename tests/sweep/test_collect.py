@@ -53,6 +53,18 @@ def test_a_history_without_its_last_rows_is_said_with_the_remedy(tmp_path, monke
     )
 
 
+def test_records_of_uncommitted_code_are_counted(tmp_path, monkeypatch, capsys):
+    for name, changed in {"a": True, "b": False, "c": None}.items():
+        made = record(run_id=name, environment={"git_dirty": changed})
+        write_record(tmp_path / "sweep" / name, made)
+    monkeypatch.setattr(sys, "argv", ["collect", "sweep", "--results", str(tmp_path)])
+    collect.main()
+    assert capsys.readouterr().err == (
+        "note: of 3 records: 1 of a working tree with uncommitted changes (git_dirty); "
+        "1 of an unknown commit\n"
+    )
+
+
 def test_what_a_killed_collect_left_is_removed_and_what_runs_is_not(tmp_path):
     for name, age in ((".table-old", 4000), (".table-new", 10)):
         (tmp_path / name).mkdir()

@@ -154,7 +154,10 @@ def test_no_run_no_causality():
 def test_settings_are_where_they_belong():
     found = answers(
         provenance=Provenance(
-            settings=SETTINGS, commits=("0123456789ab", "ba9876543210"), devices=("H100",)
+            settings=SETTINGS,
+            commits=("0123456789ab", "ba9876543210"),
+            uncommitted="of 3 records: 1 of an unknown commit",
+            devices=("H100",),
         )
     )
     assert found["Data and tokenizer"] == (
@@ -166,7 +169,7 @@ def test_settings_are_where_they_belong():
     )
     assert found["Learning rate"] == "peak learning rate: varies: 0.01, 0.02"
     assert found["How width, depth and heads grow"] == "ladder: cpu; blocks with the layer: middle"
-    assert found["Code"] == "0123456789ab, ba9876543210"
+    assert found["Code"] == "0123456789ab, ba9876543210; of 3 records: 1 of an unknown commit"
     assert found["Hardware and precision"] == "H100; precision: bf16-mixed"
 
 

@@ -147,9 +147,22 @@ def test_commits_say_whether_there_were_changes(sweep):
     )
 
 
+def test_runs_of_uncommitted_code_are_counted(sweep):
+    dirty = environment(git_dirty=True)
+    assert sweep((CONFIG, ENVIRONMENT), (CONFIG, dirty), (CONFIG, dirty)).uncommitted == (
+        "of 3 records: 2 of a working tree with uncommitted changes (git_dirty)"
+    )
+
+
+def test_runs_of_commits_are_not_counted(sweep):
+    assert sweep((CONFIG, ENVIRONMENT)).uncommitted is None
+
+
 def test_no_git_no_commit(sweep):
     bare = environment(git_commit=None, git_dirty=None)
-    assert sweep((CONFIG, bare)).commits == ()
+    found = sweep((CONFIG, bare))
+    assert found.commits == ()
+    assert found.uncommitted == "of 1 records: 1 of an unknown commit"
 
 
 def test_devices_each_once(sweep):

@@ -1,0 +1,60 @@
+"""How many committed records are of uncommitted code, and that each document says so of its own."""
+
+import re
+
+import pytest
+
+from experiments.records.record import find_records, read_record
+from experiments.records.uncommitted import uncommitted_note
+from tests.study.committed import ROOT, text
+
+SAID = {  # sweep: its document, and the sentence
+    "study/rates": ("study", "Of the search of rates {dirty} of {all} are of such a tree."),
+    "study/transfer": ("parametrization", "All {all} runs have three blocks"),
+    "study/muon": ("parametrization", "and so are all {dirty} of [Muon](#muon)"),
+    "lifelong/streams": (
+        "lifelong",
+        "Of the {all} records in results/lifelong/streams {dirty} are of a working tree",
+    ),
+    "growth/square": ("growth", "{dirty} of the {all} records are of a working tree"),
+    "study/causes": ("study", "and {dirty} of the causes"),
+    "study/isoflop": ("study", "24 of 42 of the isoFLOP runs at 1e13, 28 of 42 at 3e13"),
+}
+UNKNOWN = {"study/precision_bf16": 22, "study/precision_float32": 22, "retrofit/tuning": 17}
+
+
+@pytest.fixture(scope="module")
+def sweeps():
+    found = {}
+    for path in find_records(ROOT / "results"):
+        sweep = path.parent.parent.relative_to(ROOT / "results").as_posix()
+        found.setdefault(sweep, []).append(read_record(path))
+    return found
+
+
+def test_each_document_counts_its_own(sweeps):
+    dirty = {
+        sweep: sum(bool(r.environment.get("git_dirty")) for r in records)
+        for sweep, records in sweeps.items()
+    }
+    assert {sweep for sweep, count in dirty.items() if count} == set(SAID)
+    for sweep, (document, sentence) in SAID.items():
+        said = sentence.format(dirty=dirty[sweep], all=len(sweeps[sweep]))
+        assert said in text(f"docs/{document}.md"), sweep
+        assert f"{dirty[sweep]} of a working tree" in uncommitted_note(sweeps[sweep])
+    assert f"{dirty['study/transfer']} of them are of a working tree" in text(
+        "docs/parametrization.md"
+    )
+    assert dirty["study/isoflop"] == 24 + 28
+    (all_of_them,) = re.findall(r"(\d+) records are of a working tree", text("README.md"))
+    assert int(all_of_them) == sum(dirty.values())
+
+
+def test_which_records_name_no_commit(sweeps):
+    unknown = {
+        sweep: sum(r.environment.get("git_dirty") is None for r in records)
+        for sweep, records in sweeps.items()
+    }
+    assert {sweep: count for sweep, count in unknown.items() if count} == UNKNOWN
+    assert "17 records that don't name their commit" in text("docs/retrofit.md")
+    assert "These 44 don't name their commit." in text("docs/performance.md")
