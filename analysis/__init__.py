@@ -9,6 +9,8 @@ analysis.draw_isoflop(table, fit).savefig("isoflop.png")
 
 from analysis.adaptation import Adaptation, compare_adaptations
 from analysis.adapters import Libraries, compare_libraries
+from analysis.contrast.compute import contrast
+from analysis.contrast.result import Contrasts
 from analysis.curves.compare import Curves, compare_curves
 from analysis.curves.fit import CurveFit, fit_curves
 from analysis.design.choose import NextRuns, next_runs
@@ -73,6 +75,7 @@ __all__ = [
     "Agreement",
     "BudgetMultipliers",
     "ComputeMultipliers",
+    "Contrasts",
     "Corrected",
     "CurveFit",
     "Curves",
@@ -125,6 +128,7 @@ __all__ = [
     "compare_rates",
     "compare_surfaces",
     "compute_multipliers",
+    "contrast",
     "draw_active",
     "draw_adaptation",
     "draw_contours",

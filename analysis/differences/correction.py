@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,8 @@ from scipy import stats
 from analysis.differences.models import Differences
 from analysis.fitting.results import Result
 from analysis.fitting.status import FitStatus
+
+K = TypeVar("K")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -47,11 +50,17 @@ def holm(differences: Differences) -> Corrected:
     """
     noise, means = differences.noise, differences.means
     to = next(m for m in means if m.model == differences.baseline)
-    p, p_holm, least = {}, {}, 0.0
+    p = {}
     for m in means:
         if m is not to:
             sd = noise.sd * float(np.sqrt(1 / m.n_seeds + 1 / to.n_seeds))
             p[m.model] = 2 * float(stats.t.sf(abs(m.difference.value) / sd, noise.dof))
-    for i, model in enumerate(sorted(p, key=p.__getitem__)):
-        least = p_holm[model] = max(least, min(1.0, (len(p) - i) * p[model]))
-    return Corrected(differences=differences, p=p, p_holm=p_holm)
+    return Corrected(differences=differences, p=p, p_holm=corrected(p))
+
+
+def corrected(p: Mapping[K, float]) -> dict[K, float]:
+    """Holm's correction of chances by name; nan, a test that could not be made, is the largest."""
+    found, least = {}, 0.0
+    for i, name in enumerate(sorted(p, key=lambda name: np.nan_to_num(p[name], nan=2.0))):
+        least = found[name] = max(least, min(1.0, (len(p) - i) * p[name]))
+    return found

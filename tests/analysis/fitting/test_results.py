@@ -82,6 +82,7 @@ def results():
         differences.noise,
         analysis.holm(differences),
         analysis.seed_power(runs, target=0.01),
+        analysis.contrast(runs, "n_params"),
         analysis.next_runs(runs, "peer-dense@1e19", 1e20),
         analysis.budget_multipliers(
             {C: analysis.compare_models(runs, budget=C) for C in (1e18, 1e19)}

@@ -1,0 +1,1 @@
+"""Lowest losses of layers and their differences, by curves that are fitted together."""

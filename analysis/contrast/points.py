@@ -1,0 +1,100 @@
+"""The points of the curves: a layer's mean loss over seeds at a budget and size."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis.fitting.intervals import Array
+from analysis.fitting.status import FitError
+from analysis.fitting.text import join_first
+from analysis.table.cells import best_of_cells
+from analysis.table.checks import finished, require
+
+SIZES = ("d_model", "n_layers", "n_active_params", "n_non_embedding_params", "n_params")
+_LEAST = 2  # sizes of a curve whose curvature others tell
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Points:
+    """S points of curves. cells: (layer, budget in FLOPs), of which `of` (S,) says each point's.
+
+    u (S,): ln(size) less `centre`; losses (S,): nats/token, means of n (S,) seeds; squares (S,):
+    summed squares of the seeds about them. left_out: cells without a curve, in words.
+    """
+
+    x_name: str
+    centre: float
+    cells: tuple[tuple[str, float], ...]
+    of: np.ndarray
+    u: Array
+    losses: Array
+    n: np.ndarray
+    squares: Array
+    left_out: tuple[str, ...]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(layer for layer, _ in self.cells))
+
+    @property
+    def budgets(self) -> tuple[float, ...]:
+        return tuple(sorted({budget for _, budget in self.cells}))
+
+    def range_of(self, cell: tuple[str, float]) -> tuple[float, float]:
+        """The smallest and largest size of a curve."""
+        u = self.u[self.of == self.cells.index(cell)] + self.centre
+        return float(np.exp(u.min())), float(np.exp(u.max()))
+
+
+def points_of(table: pd.DataFrame, x: str | None = None) -> Points:
+    """The points of a checked table. x: the size, one of SIZES; by default the first of d_model and
+    n_active_params that all finished runs have, for curves of one curvature need a size that means
+    the same for every layer.
+
+    Of several learning rates of a size the best counts, the mean over its seeds (best_of_cells).
+    Raises ValueError for another x, FitError where no layer has a curve.
+    """
+    x = x or _first_known(table)
+    if x not in SIZES:
+        raise ValueError(f"x={x!r} is not one of {', '.join(SIZES)}")
+    require(table, ["budget", x], "contrast")
+    sizes = best_of_cells(table, by=["series", "budget", x]).sort_values(["budget", x])
+    n_sizes = sizes.groupby(["series", "budget"], sort=False)[x].transform("size")
+    few = sizes[n_sizes < _LEAST]
+    left_out = [
+        f"{series} at C={budget:.3g} has one size"
+        for series, budget in zip(few["series"], few["budget"], strict=True)
+    ]
+    kept = sizes[n_sizes >= _LEAST]
+    if kept.empty:
+        raise FitError(
+            f"no curve to fit, for each needs two sizes: {join_first(left_out, 3, '; ')}"
+        )
+    names = list(dict.fromkeys(finished(table)["series"].astype(str)))
+    each = list(zip(kept["series"].astype(str), kept["budget"].astype(float), strict=True))
+    cells = sorted(set(each), key=lambda cell: (names.index(cell[0]), cell[1]))
+    place: Mapping[tuple[str, float], int] = {cell: i for i, cell in enumerate(cells)}
+    u = np.log(kept[x].to_numpy(dtype=np.float64))
+    n = kept["n_seeds"].to_numpy(dtype=int)
+    sd = np.nan_to_num(kept["loss_sd"].to_numpy(dtype=np.float64))
+    return Points(
+        x_name=x,
+        centre=float(u.mean()),
+        cells=tuple(cells),
+        of=np.array([place[cell] for cell in each]),
+        u=u - u.mean(),
+        losses=kept["loss"].to_numpy(dtype=np.float64),
+        n=n,
+        squares=sd**2 * (n - 1),
+        left_out=tuple(left_out),
+    )
+
+
+def _first_known(table: pd.DataFrame) -> str:
+    done = finished(table)
+    known: Sequence[str] = [
+        name for name in ("d_model", "n_active_params") if name in done and done[name].notna().all()
+    ]
+    return known[0] if known else "n_params"

@@ -1,0 +1,237 @@
+"""What the curves say: lowest losses, their differences, and the noise that both have."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis import numbers
+from analysis.contrast.curves import Centres, Curvature
+from analysis.contrast.noise import GroupNoise
+from analysis.fitting.intervals import Estimate
+from analysis.fitting.results import Warned
+from analysis.fitting.text import format_status, in_columns, join_first, pluralize
+
+_UNEQUAL = 0.05  # chance of curvatures so unequal: less is a warning
+
+
+@dataclass(frozen=True, kw_only=True)
+class Minimum:
+    """The lowest loss of a layer at a budget in FLOPs, nats/token, and the size where it is.
+
+    inside: that is within the sizes that were run.
+    """
+
+    layer: str
+    budget: float
+    n_sizes: int
+    n_runs: int
+    size: Estimate
+    loss: Estimate
+    inside: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Lowest loss of `layer` less that of `baseline`, nats/token: the mean over `budgets` (FLOPs).
+
+    se, dof: standard error, by first order; p: two-sided, of no difference; p_holm: after Holm's
+    correction for all primary ones, nan for others.
+    """
+
+    name: str
+    layer: str
+    baseline: str
+    budgets: tuple[float, ...]
+    value: Estimate
+    se: float
+    dof: float
+    p: float
+    primary: bool
+    p_holm: float
+
+    @property
+    def half_width(self) -> float:
+        return (self.value.upper - self.value.lower) / 2
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Contrasts(Warned):
+    """Lowest losses by curves of all layers and budgets together, and their differences.
+
+    classes: layer -> class of equal noise, named: by whom they were asked for; p_classes: the
+    chance of noises so unequal within classes; curvatures: layer -> k of k (ln size - ln size*)^2,
+    one for all or one each; p_curvature: the chance of curvatures so unequal where all have one,
+    nan if not tested; left_out: what has no curve.
+    """
+
+    x_name: str
+    centres: Centres
+    curvature: Curvature
+    level: float
+    classes: Mapping[str, str]
+    named: bool
+    p_classes: float
+    noises: tuple[GroupNoise, ...]
+    curvatures: Mapping[str, Estimate]
+    p_curvature: float
+    n_points: int
+    n_runs: int
+    minima: tuple[Minimum, ...]
+    differences: tuple[Difference, ...]
+    left_out: tuple[str, ...]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return (*self._of_noise(), *self._of_curves())
+
+    def _of_noise(self) -> list[str]:
+        found = []
+        if self.named and self.p_classes < _UNEQUAL:
+            found.append(
+                f"noises differ within the classes (p={self.p_classes:.1g}): intervals of the "
+                "noisier layers are too narrow"
+            )
+        lacking = [
+            f"{n.of} at {numbers.flops(n.budget)} ({n.lack:.2g} times, p={n.chance:.1g})"
+            for n in self.noises
+            if n.source == "scatter" and n.seeds_dof and n.lack > 1
+        ]
+        if lacking:
+            found.append(
+                "the curves miss more than seeds explain, so the noise is the scatter about them: "
+                + join_first(lacking, 6, "; ")
+            )
+        return found
+
+    def _of_curves(self) -> list[str]:
+        found = []
+        if self.p_curvature < _UNEQUAL:
+            found.append(
+                f"curvatures differ by layer (p={self.p_curvature:.1g}): one for all moves lowest "
+                "losses; compare --curvature layer"
+            )
+        edge = [f"{m.layer} at {numbers.flops(m.budget)}" for m in self.minima if not m.inside]
+        if edge:
+            found.append(f"best size outside of those run: {join_first(edge, 6)}")
+        wide = [f"{m.layer} at {numbers.flops(m.budget)}" for m in self.minima
+                if not m.loss.upper - m.loss.lower < float("inf")]  # fmt: skip
+        if wide:
+            found.append(f"no bound, for the curvature is not identifiable: {join_first(wide, 6)}")
+        if self.left_out:
+            found.append(f"left out: {join_first(self.left_out, 6, '; ')}")
+        return found
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a difference."""
+        return pd.DataFrame(
+            [
+                {
+                    "layer": d.layer,
+                    "minus": d.baseline,
+                    "budget": _budgets(d.budgets),
+                    "difference": d.value.value,
+                    "lower": d.value.lower,
+                    "upper": d.value.upper,
+                    "dof": d.dof,
+                    "p": d.p,
+                    "p_holm": d.p_holm,
+                }
+                for d in self.differences
+            ]
+        )
+
+    def minima_frame(self) -> pd.DataFrame:
+        """A row a layer and budget."""
+        return pd.DataFrame(
+            [
+                {
+                    "layer": m.layer,
+                    "budget": numbers.flops(m.budget),
+                    "sizes": m.n_sizes,
+                    "runs": m.n_runs,
+                    f"{self.x_name}*": numbers.with_interval(*m.size),
+                    "loss*": m.loss.value,
+                    "lower": m.loss.lower,
+                    "upper": m.loss.upper,
+                }
+                for m in self.minima
+            ]
+        )
+
+    def noise_frame(self) -> pd.DataFrame:
+        """A row a class and budget."""
+        return pd.DataFrame(
+            [
+                {
+                    "class": n.of,
+                    "budget": numbers.flops(n.budget),
+                    "noise": n.sd,
+                    "dof": round(n.dof, 1),
+                    "of": n.source,
+                    "seeds": n.seeds,
+                    "seeds' dof": n.seeds_dof,
+                    "lack of fit": n.lack,
+                    "p": n.chance,
+                }
+                for n in self.noises
+            ]
+        )
+
+    def summary(self) -> str:
+        one = next(iter(self.curvatures.values()))
+        bends = (
+            f"one curvature {numbers.with_interval(*one)}"
+            if self.curvature == "one"
+            else "a curvature a layer: "
+            + ", ".join(f"{m} {numbers.with_interval(*k)}" for m, k in self.curvatures.items())
+        )
+        tested = "" if self.p_curvature != self.p_curvature else (
+            f" (equal by layer: p = {self.p_curvature:.2g})"
+        )  # fmt: skip
+        counts = f"{pluralize(self.n_points, 'size')}, {pluralize(self.n_runs, 'run')}"
+        lines = [
+            f"curves of ln({self.x_name}), best sizes {_CENTRES[self.centres]}, {bends}{tested}: "
+            f"{counts}; losses in nats/token, {self.level:.0%} intervals by profile likelihood",
+            "",
+            f"noise of one run by class and budget{self._classes_text()}:",
+            in_columns(self.noise_frame(), 3),
+            "",
+            "lowest losses:",
+            in_columns(self.minima_frame(), 5),
+            "",
+            "differences of lowest losses" + self._holm_text() + ":",
+            _shown(self.to_frame()),
+        ]
+        return "\n".join([*lines, *format_status(self.status, self.warnings)])
+
+    def _classes_text(self) -> str:
+        members: dict[str, list[str]] = {}
+        for layer, name in self.classes.items():
+            members.setdefault(name, []).append(layer)
+        said = [f"{name} = {', '.join(own)}" for name, own in members.items() if [name] != own]
+        tested = f"equal within: p = {self.p_classes:.2g}" if self.named else (
+            f"all layers equal: p = {self.p_classes:.2g}"
+        )  # fmt: skip
+        return f" ({'; '.join([*said, tested])})"
+
+    def _holm_text(self) -> str:
+        n = sum(d.primary for d in self.differences)
+        return f", Holm's correction for {pluralize(n, 'primary one')}" if n else ""
+
+
+_CENTRES = {"free": "free", "layer+budget": "= of the layer + of the budget"}
+
+
+def _budgets(budgets: tuple[float, ...]) -> str:
+    """ "3e13", or "mean of 1e13, 3e13"."""
+    shown = ", ".join(map(numbers.flops, budgets))
+    return shown if len(budgets) == 1 else f"mean of {shown}"
+
+
+def _shown(frame: pd.DataFrame) -> str:
+    nats = dict.fromkeys(("difference", "lower", "upper"), "{:+.4f}".format)
+    chances = dict.fromkeys(("p", "p_holm"), lambda p: "" if p != p else f"{p:.2g}")
+    frame = frame.dropna(axis=1, how="all")
+    formats = {k: f for k, f in {**nats, **chances, "dof": "{:.1f}".format}.items() if k in frame}
+    return frame.to_string(index=False, formatters=formats)

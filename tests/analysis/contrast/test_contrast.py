@@ -1,0 +1,212 @@
+"""Differences of lowest losses by curves together, against a fit that is written out."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import FitError, check_table, contrast, load_table
+from analysis.__main__ import main
+from tests.analysis.contrast.reference import Reference
+
+STUDY = Path(__file__).resolve().parents[3] / "results/study/isoflop"
+CLASSES = {"sparse": ["peer", "moe_fine", "pkm"], "rest": ["dense", "none"]}
+OF = {layer: name for name, layers in CLASSES.items() for layer in layers}
+# The reference's best fit is where the sum of squares changes by less than a rounding: that is
+# 1e-8 of a noise in the lowest losses, so 1e-6 of an interval's width holds.
+CLOSE = 1e-6
+
+
+def made(rng, *, sd=0.01, layers=("dense", "none", "peer"), bend=1.0, seeds=3):
+    """Runs at two budgets and five widths, the middle one with more seeds."""
+    rows = []
+    for k, layer in enumerate(layers):
+        for b, budget in enumerate((1e12, 1e13)):
+            for width in (32, 48, 64, 96, 128):
+                for seed in range(seeds if width == 64 else 1):
+                    place = np.log(60 + 8 * b + 3 * k)
+                    loss = 4 - 0.3 * b - 0.05 * k + bend * (np.log(width) - place) ** 2
+                    noise = sd * (2 if layer == "peer" else 1) * rng.standard_normal()
+                    rows.append((layer, budget, width, seed, loss + noise))
+    frame = pd.DataFrame(rows, columns=["model", "budget", "d_model", "seed", "loss"])
+    size = 12 * frame["d_model"] ** 2 * 1e3
+    return check_table(
+        frame.assign(n_params=size, n_active_params=size, n_tokens=frame["budget"] / 6 / size)
+    )
+
+
+def runs_of(table):
+    frame = table[["series", "budget", "d_model", "loss"]].astype({"d_model": float})
+    return frame.set_axis(["layer", "budget", "size", "loss"], axis=1)
+
+
+def agree(found, reference, names):
+    for name in names:
+        own = next(one for one in found.differences if one.name == name)
+        pair, _, flops = name.partition("@")
+        one, other = pair.split("-")
+        value, lower, upper, dof = reference.difference((one, float(flops)), (other, float(flops)))
+        width = upper - lower
+        assert own.value.value == pytest.approx(value, abs=CLOSE * width), name
+        assert own.value.lower == pytest.approx(lower, abs=CLOSE * width), name
+        assert own.value.upper == pytest.approx(upper, abs=CLOSE * width), name
+        assert own.dof == pytest.approx(dof, rel=1e-5), name  # of finite differences
+
+
+@pytest.fixture(scope="module")
+def study():
+    return load_table(STUDY, where={"n_layers": ["3", "4", "5", "6", "7"], "model": list(OF)})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("centres", ["free", "layer+budget"])
+def test_the_study_s_differences_are_those_of_a_fit_written_out(study, centres):
+    found = contrast(study, layers=["peer"], classes=CLASSES, centres=centres)
+    scatter = [(n.of, n.budget) for n in found.noises if n.source == "scatter"]
+    assert scatter == [("rest", 3e13), ("sparse", 3e13)]
+    reference = Reference(runs_of(study), OF, scatter, added=centres != "free")
+    for noise in found.noises:
+        assert noise.sd**2 == pytest.approx(reference.sd2[noise.of, noise.budget], rel=CLOSE)
+        assert noise.dof == pytest.approx(reference.dof[noise.of, noise.budget], rel=CLOSE)
+    agree(found, reference, ["peer-dense@3e12", "peer-none@3e13"])
+
+
+@pytest.mark.slow
+def test_differences_of_a_made_table_are_those_of_a_fit_written_out():
+    table = made(np.random.default_rng(3))
+    classes = {"a": ["dense", "none"], "b": ["peer"]}
+    found = contrast(table, classes=classes, errors="seeds")
+    of = {"dense": "a", "none": "a", "peer": "b"}
+    agree(found, Reference(runs_of(table), of), ["peer-dense@1e12", "none-dense@1e13"])
+
+
+def test_without_noise_the_truth_comes_back():
+    found = contrast(made(np.random.default_rng(0), sd=0.0), "d_model")
+    assert found.curvatures["peer"].value == pytest.approx(1, rel=1e-9)
+    for one in found.differences:
+        k = ("dense", "none", "peer").index(one.layer)
+        assert one.value.value == pytest.approx(-0.05 * k, abs=1e-9)
+    for one in found.minima:
+        k, b = ("dense", "none", "peer").index(one.layer), int(one.budget == 1e13)
+        assert one.size.value == pytest.approx(60 + 8 * b + 3 * k, rel=1e-9)
+        assert one.inside
+
+
+def test_a_mean_over_budgets_is_named_and_holm_is_for_the_primary_ones():
+    table = made(np.random.default_rng(1))
+    found = contrast(table, primary=["peer-dense@1e12,1e13", "none-dense@1e12"])
+    mean, alone, *others = found.differences
+    single = {one.name: one.value.value for one in found.differences}
+    want = (single["peer-dense@1e12"] + single["peer-dense@1e13"]) / 2
+    assert (mean.name, alone.name) == ("peer-dense@1e12,1e13", "none-dense@1e12")
+    assert mean.value.value == pytest.approx(want, rel=1e-12)
+    assert [one.primary for one in (mean, alone, *others)] == [True, True, *[False] * len(others)]
+    low, high = sorted((mean, alone), key=lambda one: one.p)
+    assert low.p_holm == pytest.approx(2 * low.p)
+    assert high.p_holm == pytest.approx(max(2 * low.p, high.p))
+    assert all(np.isnan(one.p_holm) for one in others)
+    assert "Holm's correction for 2 primary ones" in found.summary()
+
+
+def test_a_chance_is_below_a_half_level_where_the_interval_ends_at_0():
+    table = made(np.random.default_rng(2))
+    one = contrast(table).differences[0]
+    again = contrast(table, level=1 - one.p).differences[0]
+    end = again.value.upper if one.value.value < 0 else again.value.lower
+    assert end == pytest.approx(0, abs=1e-8)
+
+
+def test_layers_of_unlike_noise_are_classes_of_their_own():
+    rng = np.random.default_rng(4)
+    alike = contrast(made(rng, seeds=6, layers=("dense", "none")))
+    assert set(alike.classes.values()) == {"all"}
+    rng = np.random.default_rng(5)
+    table = made(rng, seeds=6)
+    table.loc[table["series"] == "peer", "loss"] += 0.1 * rng.standard_normal(
+        int((table["series"] == "peer").sum())
+    )
+    assert contrast(table).classes["peer"] == "peer"
+
+
+def test_a_curve_that_misses_is_told_and_its_noise_is_the_scatter():
+    table = made(np.random.default_rng(6), sd=0.001)
+    far = table["d_model"] == 128
+    table.loc[far, "loss"] += 0.05
+    found = contrast(table, classes={"a": ["dense", "none", "peer"]})
+    assert {n.source for n in found.noises} == {"scatter"}
+    assert any("the curves miss more than seeds explain" in text for text in found.warnings)
+    seeds = contrast(table, classes={"a": ["dense", "none", "peer"]}, errors="seeds")
+    assert seeds.differences[0].half_width < found.differences[0].half_width
+
+
+def test_curvatures_that_differ_are_told():
+    steep = made(np.random.default_rng(7), layers=("dense", "none"))
+    flat = made(np.random.default_rng(8), layers=("dense", "none"), bend=0.5)
+    flat = flat[flat["series"] == "none"].assign(series="flat", model="flat")
+    found = contrast(pd.concat([steep, flat], ignore_index=True))
+    assert found.p_curvature < 1e-3
+    assert any("curvatures differ by layer" in text for text in found.warnings)
+    own = contrast(pd.concat([steep, flat], ignore_index=True), curvature="layer")
+    assert own.curvatures["flat"].value == pytest.approx(0.5, abs=0.1)
+    assert np.isnan(own.p_curvature)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"x": "width"}, r"x='width' is not one of d_model, n_layers"),
+        ({"baselines": ["moe"]}, r"baseline='moe' has no curve; there are dense, none, peer"),
+        ({"primary": ["peer-moe@1e12"]}, r"primary='peer-moe@1e12' must be LAYER-BASELINE@FLOPS"),
+        ({"primary": ["peer-dense"]}, r"primary='peer-dense' must be LAYER-BASELINE@FLOPS"),
+        ({"primary": ["peer-dense@2e12"]}, r"'2e12' is no budget of the curves"),
+        ({"centres": "layer+budget", "curvature": "layer"}, "needs one curvature"),
+        ({"classes": {"a": ["dense", "none"]}}, r"classes: peer is in no class"),
+        ({"classes": {"a": ["dense", "moe"]}}, r"classes: 'moe' of 'a' has no curve"),
+        ({"classes": {"a": ["dense", "none", "peer"], "b": ["dense"]}}, r"'dense' is in 'a' and"),
+        ({"errors": "both"}, r"errors='both' is not one of auto, seeds, scatter"),
+        ({"level": 95}, r"level=95 must be between 0 and 1"),
+    ],
+)  # fmt: skip
+def test_bad_arguments_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        contrast(made(np.random.default_rng(0)), **options)
+
+
+def test_what_no_curve_allows_is_said():
+    table = made(np.random.default_rng(0))
+    two = table[table["d_model"].isin([32, 48])]
+    with pytest.raises(FitError, match="do not identify the curvature"):
+        contrast(two)
+    with pytest.raises(FitError, match="each needs two sizes: dense at C=1e\\+12 has one size"):
+        contrast(table[table["d_model"] == 64])
+    upside = table.assign(loss=8 - table["loss"].astype(float))
+    with pytest.raises(FitError, match="the curves open downwards"):
+        contrast(upside)
+    one = table[table["seed"] == 0]
+    with pytest.raises(FitError, match="class all at C=1e12: no size has two seeds"):
+        contrast(one, errors="seeds")
+
+
+@pytest.mark.slow
+def test_the_command_prints_tables_and_writes_the_result(tmp_path, capsys):
+    where = ["--where", "n_layers=3,4,5,6,7", "--where", f"model={','.join(OF)}"]
+    typed = ["--classes", "sparse: peer moe_fine pkm; rest: dense none", "--layer", "peer"]
+    command = ["contrast", str(STUDY), "--out", str(tmp_path), *where, *typed]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert "rest = dense, none; sparse = moe_fine, peer, pkm" in " ".join(out.split())
+    assert "best size outside of those run: dense at 3e12" in out
+    values = json.loads((tmp_path / "contrast.json").read_text())
+    assert len(values["differences"]) == 12
+    assert main([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == values
+
+
+@pytest.mark.parametrize("text", ["peer", "a: peer; a: dense", "a:", ": peer"])
+def test_classes_that_are_none_are_one_line(text, capsys):
+    assert main(["contrast", str(STUDY), "--classes", text]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: --classes {text!r} must be")
+    assert error.count("\n") == 1
