@@ -1,6 +1,8 @@
 """What README and docs/study.md claim that no command of the analysis prints, from the records."""
 
+import json
 import math
+from collections import defaultdict
 from itertools import product
 
 import numpy as np
@@ -18,6 +20,7 @@ from tests.study.committed import (
     SEEDED,
     SPARSE,
     Difference,
+    distinct_records,
     document_table,
     isoflop,
     student,
@@ -158,6 +161,65 @@ def test_the_layers_noise(seeds):
     p = stats.f.sf(sparse / calm, 24, 12)
     said = f"{sparse / calm:.1f} times that of dense and none (F test, p = {p:.4f})"
     assert said in text("docs/study.md")
+
+
+def settings_with_seeds():
+    """(model, budget): the losses of each setting of the study that has several seeds."""
+    found = defaultdict(list)
+    for r in distinct_records():
+        parts = (r.config["ladder"], r.config["model"], r.config["optim"])
+        key = (r.model, r.budget, r.n_layers, r.n_params, json.dumps(parts, sort_keys=True))
+        found[key].append(r.val_loss)
+    cells = defaultdict(list)
+    for (model, budget, *_), losses in found.items():
+        if len(losses) > 1:
+            cells[model, budget].append(np.array(losses))
+    return cells
+
+
+def test_the_noise_of_all_settings_with_seeds():
+    cells = settings_with_seeds()
+    groups = {"sparse layers": SPARSE, "dense and none": ("dense", "none"), "PEER alone": ("peer",)}
+    _, rows = document_table("noise over all settings with seeds, nats/token (degrees of freedom)")
+    assert [label for label, *_ in rows] == list(groups)
+    for label, *shown in rows:
+        for cell, budget in zip(shown, SEEDED, strict=True):
+            runs = [losses for m in groups[label] for losses in cells[m, budget]]
+            dof = sum(len(losses) - 1 for losses in runs)
+            squares = sum(losses.var() * len(losses) for losses in runs)
+            assert cell == f"{math.sqrt(squares / dof):.4f} ({dof})"
+
+
+def test_peer_at_the_second_budget_with_its_noise_there(seeds):
+    own = settings_with_seeds()["peer", 1e13]
+    assert len(own) == 4  # numbers of experts
+    variance = np.mean([losses.var(ddof=1) for losses in own])
+    found = []
+    for other in ("dense", "none", "pkm"):
+        value = seeds.mean("peer", 1e13) - seeds.mean(other, 1e13)
+        a, b = variance / 3, seeds.own[other] / 3
+        found.append(student(value, math.sqrt(a + b), (a + b) ** 2 / (a**2 / 8 + b**2 / 6)))
+    dense, none, pkm = map(lower_by, found)
+    said = text("docs/study.md")
+    assert f"is below dense by {dense} and below none by {none}, both significant" in said
+    assert f"and below PKM by {pkm}, which is not." in said
+    assert [d.p < 0.05 for d in found] == [True, True, False]
+    assert f"With the {math.sqrt(variance):.3f} of its four numbers of experts" in said
+    assert f"takes {math.sqrt(seeds.own['peer']):.4f} for PEER" in said
+
+
+def test_four_numbers_of_experts_at_the_second_budget(experts):
+    found = {
+        n: [r.val_loss for r in experts if (r.budget, r.n_experts) == (1e13, n) and usual(r)]
+        for n in (64**2, 128**2, 256**2, 512**2)
+    }
+    few, *more = found.values()
+    generator = np.random.default_rng(0)
+    p = stats.dunnett(*more, control=few, random_state=generator).pvalue
+    f = stats.f_oneway(few, *more).pvalue
+    said = f"of the three p is {p.min():.2f}, and an F test of the four numbers has {f:.2f}."
+    assert said in text("docs/study.md")
+    assert min(p) > 0.05
 
 
 def test_what_is_significant_after_correction(seeds):

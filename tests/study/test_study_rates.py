@@ -11,8 +11,8 @@ from analysis.rates.moves import compare_rates
 from analysis.table.load import load_table
 from experiments.records.record import find_records, read_record
 from tests.study.committed import MODELS, RESULTS, document_table, text
+from tests.study.rate_readings import NOISE, SHOWN, rows
 
-NOISE = 0.021
 LINE = text("docs/study.md")
 START = LINE.index("## The best rate of each layer")
 SECTION = LINE[START : LINE.index("## Seconds")]
@@ -99,11 +99,40 @@ def test_peer_at_the_smaller_budget(moves, gains, seeds):
     grows = [abs(m.moved_by) for m in moves if m.budget == 1e13 and "peer" in (m.model, m.other)]
     assert len(grows) == 5
     assert f"would grow by {min(grows):.2f} to {max(grows):.2f}" in SECTION
-    by_pair = {(m.budget, m.model, m.other): m for m in moves}
-    at_best = -by_pair[1e13, "peer", "dense"].at_best_rates
-    assert f"somewhere between {-least:.2f} and {at_best:.2f} nats" in SECTION
+    cell = gains["peer", 1e13].cell
+    a, b, c = np.polyfit(np.log(cell.lrs), cell.losses, 2)
+    at_used = math.log(gains["peer", 1e13].lr)
+    missed = a * at_used**2 + b * at_used + c - seeds.of("peer", 1e13)[0]
+    assert f"the parabola misses the run at the used rate by {missed:.3f}." in SECTION
     others = [m for m in moves if m.budget == 1e13 and "peer" not in (m.model, m.other)]
     assert max(abs(m.moved_by) for m in others) < 0.01
+
+
+def test_the_readings_of_the_same_trials(seeds, moves):
+    found = rows(seeds)
+    head, shown = document_table("reading | move by more than 0.01")
+    assert head[2:] == [f"{other}, {b:.0e}".replace("e+", "e") for other, b in SHOWN]
+    assert shown == found
+    assert f"{sum(abs(m.moved_by) > 0.01 for m in moves)} of {len(moves)}" == found[0][1]
+    dense = sorted(float(cells[2]) for cells in found)
+    assert f"is between {dense[-1]:.3f} and {dense[0]:.3f}, beside" in SECTION
+    assert f"beside {seeds.by_own('peer', 'dense', 1e13).value:.3f} at the rates" in SECTION
+    none = sorted(-float(cells[5]) for cells in found)
+    for said in (f"{none[0]:.3f} to {none[-1]:.3f}",):
+        assert LINE.count(f"(#the-best-rate-of-each-layer) it is {said}.") == 1
+        assert LINE.count(f"(#the-best-rate-of-each-layer) {said}.") == 1
+    assert f"other readings PEER's lead is {none[1]:.3f} to {none[-1]:.3f}." in SECTION
+
+
+def test_the_trial_that_sets_a_cell_s_curvature(gains):
+    for model in ("dense", "moe", "pkm"):
+        cell = gains[model, 3e13].cell
+        *near, far = sorted(zip(cell.lrs, cell.losses, strict=True))
+        assert rate(far[0]) == "28.6e-3"
+        assert far[1] - max(loss for _, loss in near) == pytest.approx(0.3, abs=0.05)
+    assert [rate(lr) for lr, _ in near] == ["2.5e-3", "4.5e-3", "8.9e-3"]
+    a, b, c = (f"{loss:.4f}" for _, loss in near)
+    assert f"PKM's runs at 2.5e-3, 4.5e-3 and 8.9e-3 have {a}, {b} and {c}," in SECTION
 
 
 def test_no_layer_at_the_larger_budget(moves, gains):
