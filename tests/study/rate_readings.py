@@ -4,7 +4,7 @@ All are of the trials in results/study/rates (seed 0) and of the means of the is
 rates used. A reading says what each layer gains at its best rate; a difference of two layers moves
 by the difference of their gains. In nats/token:
 
-- parabolas: a parabola in ln(rate) through all trials of a cell (`analysis rates --method parabola`);
+- parabolas: one in ln(rate) through all trials of a cell (`analysis rates --method parabola`);
 - skewed curves: `analysis rates` by default;
 - lowest trials: the run at the rate used minus the lowest run of the cell;
 - one curvature: parabolas with one curvature for all cells, through the trials within a factor of

@@ -9,6 +9,7 @@ from analysis.growth import COLUMNS, compare_growth
 from analysis.table.load import load_table
 from experiments.records.record import find_records, read_record
 from tests.conftest import REPOSITORY
+from tests.study.committed import document_table
 
 FOLDERS = [REPOSITORY / "results" / "growth" / name for name in ("square", "study")]
 TEXT = (REPOSITORY / "docs" / "growth.md").read_text(encoding="utf-8")
@@ -73,6 +74,13 @@ def test_what_is_significant():
     below = [(way.how, way.small) for way in found.ways if way.closed.upper < 0.8]
     assert below == [("beside", 1024), ("bias", 4096)]
     assert f"standard deviation over seeds is {found.sd:.3f}" in LINE
+    losses = [
+        float(cells[1]) for cells in document_table("| loss", REPOSITORY / "docs" / "growth.md")[1]
+    ]
+    spread, noise = max(losses) - min(losses), 2**0.5 * found.sd
+    assert f"differ by {spread:.3f} at most" in LINE
+    assert f"of two runs has a standard deviation of {noise:.3f} over seeds" in LINE
+    assert len(losses) == 7
 
 
 def test_even_use_goes_with_a_low_loss(runs):

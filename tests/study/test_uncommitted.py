@@ -20,6 +20,9 @@ SAID = {  # sweep: its document, and the sentence
     "study/causes": ("study", "and {dirty} of the causes"),
     "study/isoflop": ("study", "24 of 42 of the isoFLOP runs at 1e13, 28 of 42 at 3e13"),
 }
+LACKED = {  # commits that no branch of the repository has
+    "03cbb98b9f01", "0dca8ec823e2", "871ffdb70eb6", "d6809b945181",
+}  # fmt: skip
 UNKNOWN = {"study/precision_bf16": 22, "study/precision_float32": 22, "retrofit/tuning": 17}
 
 
@@ -48,6 +51,24 @@ def test_each_document_counts_its_own(sweeps):
     assert dirty["study/isoflop"] == 24 + 28
     (all_of_them,) = re.findall(r"(\d+) records are of a working tree", text("README.md"))
     assert int(all_of_them) == sum(dirty.values())
+
+
+def test_which_records_name_a_commit_that_is_not_there(sweeps):
+    found = {
+        sweep: [r for r in records if (r.environment.get("git_commit") or "")[:12] in LACKED]
+        for sweep, records in sweeps.items()
+    }
+    assert not any(r.environment["git_dirty"] for records in found.values() for r in records)
+    assert {sweep: len(records) for sweep, records in found.items() if records} == {
+        "adapters/domains": 27, "growth/square": 4, "lifelong/facts": 15, "lifelong/streams": 8,
+    }  # fmt: skip
+    assert "The 27 records in results/adapters/domains name a commit that" in text(
+        "docs/adapters.md"
+    )
+    assert "4 others name a commit that is not there" in text("docs/growth.md")
+    assert "its 15 records name a commit that" in text("docs/lifelong.md")
+    assert "8 others name a commit that is not there" in text("docs/lifelong.md")
+    assert "54 name a commit that is not in the repository" in text("README.md")
 
 
 def test_which_records_name_no_commit(sweeps):
