@@ -5,21 +5,41 @@ All are of the isoFLOP sweep's runs, in nats/token:
 - means over seeds at dense's best size, with own noise (the answer of docs/study.md);
 - lowest points of the curves in results/study/isoflop/fits.json, the stars of its figure. The
   interval takes the two curves as independent: half-widths are added in quadrature;
-- lowest points of one joint fit: a parabola in ln L for each layer and budget, one curvature for
-  all, sizes of three blocks and more. In smaller ones the layer is in the first block.
+- lowest points of curves that are fitted together, by `python -m analysis contrast` with the words
+  of JOINT: one curvature for all layers and budgets, sizes of three blocks and more. In smaller
+  ones the layer is in the first block. `moe` is left out, for its evaluation is not causal.
 """
 
 import json
 import math
+from dataclasses import dataclass
 
-import numpy as np
 from scipy import stats
 
-from tests.study.committed import MODELS, RESULTS, SEEDED, Difference, isoflop, student
+from analysis.contrast.compute import contrast
+from analysis.table.load import load_table
+from tests.study.committed import RESULTS, SEEDED, Difference, isoflop
 
 PAIRS = (("peer", "dense"), ("peer", "none"), ("peer", "pkm"), ("none", "dense"))
 ESTIMATORS = ("means at one size", "minima of the curves", "one joint fit")
-LEAST_BLOCKS = 3
+JOINT = {
+    "n_layers": ["3", "4", "5", "6", "7"],
+    "model": ["dense", "none", "moe_fine", "pkm", "peer"],
+}
+CLASSES = {"sparse": ["peer", "moe_fine", "pkm"], "rest": ["dense", "none"]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimated:
+    """A difference in nats/token with its 95 % interval, of any shape, and two-sided p."""
+
+    value: float
+    lower: float
+    upper: float
+    p: float
+
+    def __str__(self):
+        return f"{self.value:.3f} ({self.lower:.3f} to {self.upper:.3f})"
 
 
 def by_means(seeds):
@@ -49,41 +69,22 @@ def by_curves():
     return found
 
 
-def by_joint_fit(seeds):
-    """Least squares of all runs; at a curvature the curves are linear, and it is linear too."""
-    runs = [r for r in seeds.records if r.n_layers >= LEAST_BLOCKS]
-    cells = [(m, b) for m in MODELS for b in SEEDED]
-    at = np.array([cells.index((r.model, r.budget)) for r in runs])
-    x, y = np.log([r.n_layers for r in runs]), np.array([r.val_loss for r in runs])
-    columns = np.zeros((len(runs), 2 * len(cells) + 1))
-    rows = np.arange(len(runs))
-    columns[rows, at], columns[rows, len(cells) + at], columns[:, -1] = 1, x, x**2
-    p, *_ = np.linalg.lstsq(columns, y, rcond=None)
-    dof = len(y) - columns.shape[1]
-    covariance = ((y - columns @ p) ** 2).sum() / dof * np.linalg.inv(columns.T @ columns)
-    curvature = p[-1]
-
-    def lowest(cell):
-        """The minimum, and its gradient in the fit's numbers."""
-        i = cells.index(cell)
-        slope = p[len(cells) + i]
-        gradient = np.zeros_like(p)
-        gradient[i], gradient[len(cells) + i] = 1, -slope / (2 * curvature)
-        gradient[-1] = slope**2 / (4 * curvature**2)
-        return p[i] - slope**2 / (4 * curvature), gradient
-
-    found = {}
-    for m, o in PAIRS:
-        for b in SEEDED:
-            (mine, a), (other, c) = lowest((m, b)), lowest((o, b))
-            sd = math.sqrt((a - c) @ covariance @ (a - c))
-            found[m, o, b] = student(mine - other, sd, dof)
-    return found
+def by_joint_fit(**options):
+    """options: of analysis.contrast."""
+    table = load_table(RESULTS / "isoflop", where=JOINT)
+    compared = contrast(table, baselines=("dense", "none", "pkm"), classes=CLASSES, **options)
+    found = {(d.layer, d.baseline, _near(d.budgets[0])): d for d in compared.differences}
+    return {
+        (m, o, b): Estimated(value=d.value.value, lower=d.value.lower, upper=d.value.upper, p=d.p)
+        for m, o in PAIRS
+        for b in SEEDED
+        for d in [found[m, o, b]]
+    }
 
 
 def estimates(seeds):
     """Name of the estimator: its differences."""
-    found = by_means(seeds), by_curves(), by_joint_fit(seeds)
+    found = by_means(seeds), by_curves(), by_joint_fit()
     return dict(zip(ESTIMATORS, found, strict=True))
 
 
