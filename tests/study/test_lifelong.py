@@ -116,6 +116,14 @@ def test_lora_beside_the_tables_at_what_it_has_learnt(records):
     (lora,) = (one for one in found.equal.ways if one.way == f"{FULL}, LoRA")
     value, low, high = lora.forgetting_less
     assert f"has forgotten {value:.2f} bits/byte more ({low:.2f} to {high:.2f})" in LINE
+    curves = _curves(records)
+    tables, own = (_at(curves[f"{FULL}, {way}"], 0.51) for way in ("tables alone", "LoRA"))
+    more = defaultdict(list)
+    for stream in own.keys() & tables.keys():
+        more[stream[1]].append(own[stream][0] - tables[stream][0])
+    three, one = sorted(more.values(), key=len, reverse=True)
+    assert (len(three), len(one)) == (3, 1)
+    assert f"by order it has forgotten {np.mean(three):.2f} and {one[0]:.2f} more" in LINE
     value, low, high = lora.base_less
     assert f"lost {value:.2f} more on the base corpus ({low:.2f} to {high:.2f})" in LINE
 
