@@ -24,6 +24,8 @@ _RULES: dict[str, tuple[Callable[[float], bool], str]] = {
     "noise_of": (_above_0, "must be a finite number of FLOPs above 0"),
     "noise": (_above_0, "must be a finite number of nats above 0"),
     "half_width": (_above_0, "must be a finite number of nats above 0"),
+    "margin": (_above_0, "must be a finite number of nats above 0"),
+    "stop": (_above_0, "must be a finite number of nats above 0"),
     "level": (lambda value: 0 < value < 1, "must be between 0 and 1, e.g. 0.95"),
     "pilot": (lambda value: value >= 2, "must be 2 or more: one seed has no scatter"),
     "within": (_above_0, "must be a finite number of nats above 0"),

@@ -70,6 +70,18 @@ def _options(sub: argparse.ArgumentParser) -> None:
         help="noise by seeds, or by the scatter about the curves; auto: by seeds where the scatter "
         "is not significantly larger (%(default)s)",
     )
+    sub.add_argument(
+        "--margin",
+        type=float,
+        metavar="NATS",
+        help="lowest losses that differ by less count as equal: two one-sided tests",
+    )
+    sub.add_argument(
+        "--stop",
+        type=float,
+        metavar="NATS",
+        help="the half-width at which to stop: how many more seeds each difference needs for it",
+    )
     sub.add_argument("--level", type=float, default=0.95, help="of intervals (%(default)s)")
 
 
@@ -101,6 +113,8 @@ def _compute(options: Options, table: pd.DataFrame) -> Output:
         curvature=options.curvature,
         classes=parse_classes(options.classes),
         errors=options.errors,
+        margin=options.margin,
+        stop=options.stop,
         level=options.level,
     )
     return Output(values=found.to_dict(), text="\n".join([*at.how, found.summary()]))

@@ -12,15 +12,18 @@ from analysis.contrast.curves import (
     Centres,
     Curvature,
     Design,
+    Of,
     design_of,
     summed,
 )
 from analysis.contrast.intervals import Ellipsoid
+from analysis.contrast.multipliers import Frontier, multiplier_of
 from analysis.contrast.noise import chance_of_one_curvature, classes_of, fit_with_noise
 from analysis.contrast.points import Points, points_of
 from analysis.contrast.result import Contrasts, Difference, Minimum
+from analysis.contrast.stopping import Asked, seeds_needed
 from analysis.differences.correction import corrected
-from analysis.fitting.checks import check_level
+from analysis.fitting.checks import check_level, positive
 from analysis.fitting.intervals import Estimate
 from analysis.fitting.status import FitError
 from analysis.fitting.text import join_first
@@ -53,6 +56,8 @@ def contrast(
     curvature: Curvature = "one",
     classes: Mapping[str, Sequence[str]] | None = None,
     errors: str = "auto",
+    margin: float | None = None,
+    stop: float | None = None,
     level: float = 0.95,
 ) -> Contrasts:
     """One curve lowest + k (u - u*)^2 in u = ln(size) a layer and budget, all fitted together, and
@@ -64,12 +69,46 @@ def contrast(
     correction is for them; without any, for all. centres: "free", or "layer+budget": u* is a sum of
     two parts. curvature: "one" k for all, or one a "layer". classes: name -> layers of equal noise
     (noise.classes_of). errors: whether noise is of "seeds", of the "scatter" about the curves, or
-    "auto": of seeds where the scatter is not significantly larger.
+    "auto": of seeds where the scatter is not significantly larger. margin: nats, within which two
+    lowest losses count as equal. stop: a half-width in nats; the seeds that the primary differences
+    need for it.
     Intervals are by profile likelihood with Satterthwaite's degrees of freedom (intervals.py).
     Raises ValueError for what is unknown, FitError where curves, noise or a difference can't be.
     """
+    return contrast_points(
+        points_of(table, x),
+        layers=layers,
+        baselines=baselines,
+        primary=primary,
+        centres=centres,
+        curvature=curvature,
+        classes=classes,
+        errors=errors,
+        margin=margin,
+        stop=stop,
+        level=level,
+    )
+
+
+def contrast_points(
+    points: Points,
+    *,
+    layers: Sequence[str] = (),
+    baselines: Sequence[str] = (),
+    primary: Sequence[str] = (),
+    centres: Centres = "free",
+    curvature: Curvature = "one",
+    classes: Mapping[str, Sequence[str]] | None = None,
+    errors: str = "auto",
+    margin: float | None = None,
+    stop: float | None = None,
+    level: float = 0.95,
+) -> Contrasts:
+    """contrast, of points that are known."""
     check_level(level)
-    points = points_of(table, x)
+    for name, value in (("margin", margin), ("stop", stop)):
+        if value is not None:
+            positive(name, value)
     asked = _pairs(points, layers, baselines)
     named = [parse_pair(text, points) for text in primary]
     asked = [*named, *(pair for pair in asked if pair not in named)]
@@ -81,7 +120,8 @@ def contrast(
             "the curves open downwards, so they have no lowest loss: take sizes nearer to the best"
         )
     about = Ellipsoid(fitted)
-    found = [_difference(about, points, design, pair, level) for pair in asked]
+    how = _How(about=about, points=points, design=design, level=level, margin=margin)
+    found = [_difference(how, pair) for pair in asked]
     main = [one for one in found if not named or one.name in {pair.name for pair in named}]
     p_holm = corrected({one.name: one.p for one in main})
     chance = float("nan")
@@ -104,10 +144,19 @@ def contrast(
         p_curvature=chance,
         n_points=len(points.u),
         n_runs=int(points.n.sum()),
-        minima=tuple(_minimum(about, points, design, i, level) for i in range(len(points.cells))),
+        minima=tuple(_minimum(how, i) for i in range(len(points.cells))),
         differences=tuple(
             replace(one, primary=one.name in p_holm, p_holm=p_holm.get(one.name, float("nan")))
             for one in found
+        ),
+        margin=margin,
+        stop=stop,
+        needed=()
+        if stop is None
+        else tuple(
+            seeds_needed(points, fitted, about, _asked(how, one), stop, level)
+            for one in found
+            if one.name in p_holm
         ),
         left_out=points.left_out,
     )
@@ -168,31 +217,65 @@ def _pairs(points: Points, layers: Sequence[str], baselines: Sequence[str]) -> l
     return found
 
 
-def _difference(
-    about: Ellipsoid, points: Points, design: Design, pair: Pair, level: float
-) -> Difference:
-    share = 1 / len(pair.budgets)
-    parts = [
-        (sign * share, design.minimum(points.cells.index((layer, budget))))
-        for budget in pair.budgets
-        for layer, sign in ((pair.layer, 1.0), (pair.baseline, -1.0))
-    ]
-    one = about.quantity(summed(parts))
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _How:
+    about: Ellipsoid
+    points: Points
+    design: Design
+    level: float
+    margin: float | None
+
+    def lowest(self, layer: str, budget: float) -> Of:
+        return self.design.minimum(self.points.cells.index((layer, budget)))
+
+
+def _of(how: _How, layer: str, baseline: str, budgets: Sequence[float]) -> Of:
+    """The mean difference."""
+    share = 1 / len(budgets)
+    pair = ((layer, share), (baseline, -share))
+    return summed([(sign, how.lowest(name, b)) for b in budgets for name, sign in pair])
+
+
+def _difference(how: _How, pair: Pair) -> Difference:
+    about, nan = how.about, float("nan")
+    one = about.quantity(_of(how, pair.layer, pair.baseline, pair.budgets))
+    multiplier, beyond = Estimate(nan, nan, nan), False
+    frontier = Frontier(how.points, how.design, pair.baseline)
+    if len(pair.budgets) == 1 and frontier.why_not(about) is None:
+        (budget,) = pair.budgets
+        of = frontier.multiplier(how.lowest(pair.layer, budget), budget)
+        multiplier = multiplier_of(about, frontier, of, how.level)
+        beyond = frontier.is_beyond(about, about.quantity(of), budget)
     return Difference(
         name=pair.name,
         layer=pair.layer,
         baseline=pair.baseline,
         budgets=pair.budgets,
-        value=about.interval(one, level),
+        value=about.interval(one, how.level),
         se=one.se,
         dof=one.dof,
         p=about.chance(one),
         primary=False,
-        p_holm=float("nan"),
+        p_holm=nan,
+        p_equal=nan if how.margin is None else about.chance_beyond(one, how.margin),
+        multiplier=multiplier,
+        beyond=beyond,
     )
 
 
-def _minimum(about: Ellipsoid, points: Points, design: Design, cell: int, level: float) -> Minimum:
+def _asked(how: _How, one: Difference) -> Asked:
+    cells = how.points.cells
+    pairs = [(layer, b) for layer in (one.layer, one.baseline) for b in one.budgets]
+    return Asked(
+        name=one.name,
+        of=_of(how, one.layer, one.baseline, one.budgets),
+        cells=tuple(cells.index(pair) for pair in pairs),
+        half_width=one.half_width,
+    )
+
+
+def _minimum(how: _How, cell: int) -> Minimum:
+    about, points, design, level = how.about, how.points, how.design, how.level
     layer, budget = points.cells[cell]
     own = points.of == cell
     place = about.interval(about.quantity(design.place(cell)), level)

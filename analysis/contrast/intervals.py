@@ -57,9 +57,13 @@ class Ellipsoid:
             dof=total**2 / squares if squares > 0 else float("inf"),
         )
 
+    def t(self, one: Quantity, level: float) -> float:
+        """Student's t of a two-sided interval."""
+        return float(stats.t.ppf((1 + level) / 2, one.dof))
+
     def interval(self, one: Quantity, level: float) -> Estimate:
         """Unbounded where a curve of no curvature is not excluded."""
-        t = float(stats.t.ppf((1 + level) / 2, one.dof))
+        t = self.t(one, level)
         return Estimate(one.value, self.extreme(one, -t), self.extreme(one, t))
 
     def extreme(self, one: Quantity, t: float) -> float:

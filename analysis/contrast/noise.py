@@ -23,7 +23,7 @@ SOURCES = ("auto", "seeds", "scatter")
 LACK = 0.02  # chance of a scatter so large by the seeds' noise: less is a lack of fit
 ALIKE = 0.1  # chance of layers' noises so unequal: less, and each layer is a class of its own
 _ROUNDING = 1e-9  # nats: a smaller standard deviation is no noise
-_LEAST_FREE = 0.5  # degrees of freedom of a scatter: less tell nothing
+_LEAST_FREE = 1.0  # degrees of freedom of a scatter: less tell nothing
 _STEPS, _STILL = 500, 1e-12
 
 Classes = Mapping[str, str]  # layer -> class
@@ -80,17 +80,20 @@ def fit_with_noise(points: Points, design: Design, classes: Classes, source: str
         raise FitError(f"{_words(groups[int((dof == 0).argmax())])}: no size has two seeds")
     by_scatter = (dof == 0) | (source == "scatter")
     free, variances = dof.astype(float), np.where(by_scatter, np.nan, seeds)
-    fit = _converged(points, design, group, variances, by_scatter)
+    least = np.where(dof > 0, seeds, _ROUNDING**2) if source == "auto" else _ROUNDING**2
+    fit = _converged(points, design, group, variances, by_scatter, least)
     lack, chance = _lacks(points, fit[0], group, seeds, dof)
     if source == "auto":
         off = ~by_scatter & (chance < LACK)
         if off.any():
             by_scatter = by_scatter | off
-            fit = _converged(points, design, group, variances, by_scatter)
+            fit = _converged(points, design, group, variances, by_scatter, least)
     curves, variances = fit
     free = np.array([f if not s else curves.free[group == g].sum() for g, (f, s) in
                      enumerate(zip(free, by_scatter, strict=True))])  # fmt: skip
     for g in every:
+        if by_scatter[g] and source == "auto" and dof[g] and variances[g] <= seeds[g]:
+            free[g] = dof[g]  # what the curves leave is less than the seeds' noise
         if by_scatter[g] and free[g] < _LEAST_FREE:
             raise FitError(
                 f"{_words(groups[g])}: no size has two seeds, and too few sizes are beside the "
@@ -127,9 +130,15 @@ def _of_points(points: Points, group: np.ndarray, variances: Array, by_scatter: 
 
 
 def _converged(
-    points: Points, design: Design, group: np.ndarray, variances: Array, by_scatter: np.ndarray
+    points: Points,
+    design: Design,
+    group: np.ndarray,
+    variances: Array,
+    by_scatter: np.ndarray,
+    least: Array | float,
 ) -> tuple[Curves, Array]:
-    """The curves and the variances (groups,), those by scatter being what it is about them.
+    """The curves and the variances (groups,), those by scatter being what it is about them, `least`
+    or more.
 
     As of restricted likelihood: squares over the degrees of freedom that the curves leave.
     """
@@ -142,7 +151,8 @@ def _converged(
         for g in np.flatnonzero(by_scatter):
             own = group == g
             free = max(float(curves.free[own].sum()), 1e-6)
-            new[g] = max(float((curves.off[own] ** 2).sum()) / free, _ROUNDING**2)
+            new[g] = float((curves.off[own] ** 2).sum()) / free
+        new = np.where(by_scatter, np.maximum(new, least), new)
         still = np.abs(np.log(new / found)).max() < _STILL
         found = new
         if still:
@@ -220,7 +230,8 @@ def _chance(points: Points, classes: Classes) -> float:
 
 def chance_of_one_curvature(points: Points, classes: Classes, source: str) -> float:
     """The chance of curvatures of layers so unequal by noise, where all have one: an F test with
-    the noise about curves that have their own. nan of a single layer, or where these are not
+    the noise about curves that have their own, whose degrees of freedom count by each class and
+    budget's share in the test. nan of a single layer, or where these are not
     identifiable.
     """
     more = len(points.layers) - 1
@@ -232,4 +243,6 @@ def chance_of_one_curvature(points: Points, classes: Classes, source: str) -> fl
         return float("nan")
     one = fit_curves(design_of(points), points.losses, own.variance)
     gained = float(((one.off**2 - own.curves.off**2) / own.variance).sum())
-    return float(stats.f.sf(gained / more, more, sum(noise.dof for noise in own.noises)))
+    shares = np.bincount(own.group, weights=one.free - own.curves.free, minlength=len(own.noises))
+    dof = more**2 / float((shares**2 / [noise.dof for noise in own.noises]).sum())
+    return float(stats.f.sf(gained / more, more, dof))

@@ -36,7 +36,10 @@ class Difference:
     """Lowest loss of `layer` less that of `baseline`, nats/token: the mean over `budgets` (FLOPs).
 
     se, dof: standard error, by first order; p: two-sided, of no difference; p_holm: after Holm's
-    correction for all primary ones, nan for others.
+    correction for all primary ones, nan for others; p_equal: of losses that differ by the margin or
+    more, by two one-sided tests, nan without a margin. multiplier: of the baseline's compute, for
+    the layer's loss, nan of means over budgets, and where the baseline has no joined frontier;
+    beyond: that is continued beyond its budgets.
     """
 
     name: str
@@ -49,10 +52,26 @@ class Difference:
     p: float
     primary: bool
     p_holm: float
+    p_equal: float
+    multiplier: Estimate
+    beyond: bool
 
     @property
     def half_width(self) -> float:
         return (self.value.upper - self.value.lower) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needed:
+    """The seeds that a difference needs for a half-width. half_width: now, nats; seeds: more of
+    each size of its curves, None: however many there are; runs, flops: those that are missing.
+    """
+
+    name: str
+    half_width: float
+    seeds: int | None
+    runs: int
+    flops: float
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -62,7 +81,8 @@ class Contrasts(Warned):
     classes: layer -> class of equal noise, named: by whom they were asked for; p_classes: the
     chance of noises so unequal within classes; curvatures: layer -> k of k (ln size - ln size*)^2,
     one for all or one each; p_curvature: the chance of curvatures so unequal where all have one,
-    nan if not tested; left_out: what has no curve.
+    nan if not tested; margin: nats, of equivalence; stop: the half-width wanted, needed: the seeds
+    for it, of the primary differences; left_out: what has no curve.
     """
 
     x_name: str
@@ -79,6 +99,9 @@ class Contrasts(Warned):
     n_runs: int
     minima: tuple[Minimum, ...]
     differences: tuple[Difference, ...]
+    margin: float | None
+    stop: float | None
+    needed: tuple[Needed, ...]
     left_out: tuple[str, ...]
 
     @property
@@ -118,6 +141,12 @@ class Contrasts(Warned):
                 if not m.loss.upper - m.loss.lower < float("inf")]  # fmt: skip
         if wide:
             found.append(f"no bound, for the curvature is not identifiable: {join_first(wide, 6)}")
+        beyond = [d.name for d in self.differences if d.beyond]
+        if beyond:
+            found.append(
+                "multipliers by a frontier that is continued beyond its budgets: "
+                + join_first(beyond, 6)
+            )
         if self.left_out:
             found.append(f"left out: {join_first(self.left_out, 6, '; ')}")
         return found
@@ -136,6 +165,8 @@ class Contrasts(Warned):
                     "dof": d.dof,
                     "p": d.p,
                     "p_holm": d.p_holm,
+                    "p_equal": d.p_equal,
+                    **d.multiplier.columns("multiplier"),
                 }
                 for d in self.differences
             ]
@@ -201,7 +232,8 @@ class Contrasts(Warned):
             in_columns(self.minima_frame(), 5),
             "",
             "differences of lowest losses" + self._holm_text() + ":",
-            _shown(self.to_frame()),
+            self._differences_text(),
+            *self._stop_text(),
         ]
         return "\n".join([*lines, *format_status(self.status, self.warnings)])
 
@@ -219,6 +251,38 @@ class Contrasts(Warned):
         n = sum(d.primary for d in self.differences)
         return f", Holm's correction for {pluralize(n, 'primary one')}" if n else ""
 
+    def _differences_text(self) -> str:
+        shown = [numbers.with_interval(*d.multiplier) for d in self.differences]
+        frame = self.to_frame().drop(columns=["multiplier_lower", "multiplier_upper"])
+        frame["multiplier"] = ["" if text == "nan" else text for text in shown]
+        said = (
+            f"p_equal: of a difference of {self.margin:g} or more; " if self.margin else ""
+        ) + "multiplier: of the compute of the layer subtracted, by its own joined frontier"
+        return f"{_shown(frame)}\n{said}"
+
+    def _stop_text(self) -> list[str]:
+        """What is missing for the half-width, by width alone and never by a sign."""
+        if self.stop is None:
+            return []
+        rows = [
+            {
+                "difference": one.name,
+                "half-width": round(one.half_width, 4),
+                "more seeds of each size": "no number" if one.seeds is None else one.seeds,
+                "runs": one.runs,
+                "FLOPs": numbers.flops(one.flops) if one.runs else "0",
+            }
+            for one in self.needed
+        ]
+        done = sum(one.seeds == 0 for one in self.needed)
+        open_ = "stop" if done == len(rows) else "go on with the others, whatever their sign"
+        return [
+            "",
+            f"for a half-width of {self.stop:g}, by the noise of these runs:",
+            pd.DataFrame(rows).to_string(index=False),
+            f"{done} of {len(rows)} have it: {open_}",
+        ]
+
 
 _CENTRES = {"free": "free", "layer+budget": "= of the layer + of the budget"}
 
@@ -231,7 +295,7 @@ def _budgets(budgets: tuple[float, ...]) -> str:
 
 def _shown(frame: pd.DataFrame) -> str:
     nats = dict.fromkeys(("difference", "lower", "upper"), "{:+.4f}".format)
-    chances = dict.fromkeys(("p", "p_holm"), lambda p: "" if p != p else f"{p:.2g}")
+    chances = dict.fromkeys(("p", "p_holm", "p_equal"), lambda p: "" if p != p else f"{p:.2g}")
     frame = frame.dropna(axis=1, how="all")
     formats = {k: f for k, f in {**nats, **chances, "dof": "{:.1f}".format}.items() if k in frame}
     return frame.to_string(index=False, formatters=formats)

@@ -1,0 +1,157 @@
+"""The table of docs/analysis.md: coverage of 95 % intervals of lowest losses by curves together.
+
+    python -m tests.analysis.contrast.simulated 400
+
+Truths are curves of five layers at three budgets, by size as in the study or as it is planned.
+"""
+
+import sys
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from analysis.contrast.compute import contrast_points
+from analysis.contrast.points import Points
+from analysis.contrast.result import Difference
+
+FIRST = 20_000  # seed; the method was found on others
+LAYERS = ("dense", "none", "moe_fine", "pkm", "peer")
+CLASSES = {"sparse": ["moe_fine", "pkm", "peer"], "rest": ["dense", "none"]}
+BUDGETS = (1e13, 3e13, 1e14)
+NOISE = {"rest": (0.009, 0.007, 0.005), "sparse": (0.017, 0.03, 0.02)}  # nats, the study's
+ALIKE = {"rest": (0.015,) * 3, "sparse": (0.015,) * 3}
+STUDY = ((1, 1, 3, 1), (1, 1, 3, 1), (1, 1, 3, 1))  # seeds of the sizes of a budget
+PLAN = ((2, 6, 2), (2, 6, 2), (1, 2, 1))
+
+
+class Way(NamedTuple):
+    """seeds: of the sizes of each budget; noise: of classes by budget; bends: of layers, the truth;
+    added: true best sizes are a layer's and a budget's part; how: contrast's arguments.
+    """
+
+    seeds: tuple[tuple[int, ...], ...]
+    noise: dict[str, tuple[float, ...]]
+    bends: tuple[float, ...] = (1.0,) * 5
+    added: bool = False
+    how: dict[str, object] = {}  # noqa: RUF012
+
+
+NAMED = {"classes": CLASSES}
+WAYS = {
+    "as planned": Way(PLAN, NOISE, how=NAMED),
+    "as planned, --errors seeds": Way(PLAN, NOISE, how={**NAMED, "errors": "seeds"}),
+    "as planned, --errors scatter": Way(PLAN, NOISE, how={**NAMED, "errors": "scatter"}),
+    "as the study": Way(STUDY, NOISE, how=NAMED),
+    "as the study, layer+budget": Way(
+        STUDY, NOISE, added=True, how={**NAMED, "centres": "layer+budget"}
+    ),
+    "as the study, classes by test": Way(STUDY, NOISE),
+    "as the study, one noise, classes by test": Way(STUDY, ALIKE),
+    "as the study, --curvature layer": Way(STUDY, NOISE, how={**NAMED, "curvature": "layer"}),
+}
+UNLIKE = (1.1, 1.1, 0.9, 0.9, 0.9)
+OFF = {
+    "sparse curvatures .8 of the rest's, one fitted": Way(PLAN, NOISE, UNLIKE, how=NAMED),
+    "the same, --curvature layer": Way(PLAN, NOISE, UNLIKE, how={**NAMED, "curvature": "layer"}),
+}
+
+
+class Truth(NamedTuple):
+    points: Points
+    lowest: dict[tuple[str, float], float]
+
+
+def drawn(way: Way, rng: np.random.Generator) -> Truth:
+    """The points of one table. Best sizes are up to a third of a step from the middle size."""
+    cells = [(layer, budget) for layer in LAYERS for budget in BUDGETS]
+    of, u, losses, n, squares, lowest = [], [], [], [], [], {}
+    shift = rng.uniform(-0.08, 0.08, (len(LAYERS), len(BUDGETS)))
+    if way.added:
+        shift = shift[:, :1] + shift[:1]
+    for i, (layer, budget) in enumerate(cells):
+        k, b = LAYERS.index(layer), BUDGETS.index(budget)
+        name = "sparse" if layer in CLASSES["sparse"] else "rest"
+        middle = 4 + b
+        lowest[layer, budget] = 3.8 - 0.25 * b - 0.03 * k
+        seeds = way.seeds[b]
+        for j, count in enumerate(seeds):
+            at = np.log(middle + j - int(np.argmax(seeds)))
+            off = at - (np.log(middle) + shift[k, b])
+            drawn_ = way.noise[name][b] * rng.standard_normal(count)
+            of.append(i)
+            u.append(at)
+            losses.append(lowest[layer, budget] + way.bends[k] * off**2 + drawn_.mean())
+            n.append(count)
+            squares.append(((drawn_ - drawn_.mean()) ** 2).sum())
+    places = np.array(u)
+    points = Points(
+        x_name="n_layers",
+        centre=float(places.mean()),
+        cells=tuple(cells),
+        of=np.array(of),
+        u=places - places.mean(),
+        losses=np.array(losses),
+        n=np.array(n),
+        squares=np.array(squares),
+        left_out=(),
+    )
+    return Truth(points, lowest)
+
+
+def multiplier(truth: Truth, one: Difference) -> float:
+    """The true compute multiplier of a difference, by straight lines in ln C."""
+    log_c = np.log(BUDGETS)
+    losses = [truth.lowest[one.baseline, budget] for budget in BUDGETS]
+    loss = truth.lowest[one.layer, one.budgets[0]]
+    i = 0 if loss > losses[1] else 1
+    way = (loss - losses[i]) / (losses[i + 1] - losses[i])
+    return float(np.exp(log_c[i] + way * (log_c[i + 1] - log_c[i])) / one.budgets[0])
+
+
+def coverage(way: Way, draws: int, first: int = FIRST) -> dict[str, float]:
+    """The share of intervals that hold the truth: of differences from `none`, those of the worst
+    layer and budget, and lowest losses. Their half-width (median, nats), the mean error of the
+    worst difference (nats), and the share of tables that are warned of unequal curvatures.
+    """
+    held, errors, widths, minima, told, multipliers = [], [], [], [], [], []
+    for seed in range(first, first + draws):
+        truth = drawn(way, np.random.default_rng(seed))
+        found = contrast_points(truth.points, baselines=["none"], **way.how)
+        true = [
+            truth.lowest[one.layer, one.budgets[0]] - truth.lowest["none", one.budgets[0]]
+            for one in found.differences
+        ]
+        pairs = list(zip(found.differences, true, strict=True))
+        held.append([one.value.lower <= t <= one.value.upper for one, t in pairs])
+        multipliers += [
+            one.multiplier.lower <= multiplier(truth, one) <= one.multiplier.upper
+            for one in found.differences
+        ]
+        errors.append([one.value.value - t for one, t in pairs])
+        widths += [one.half_width for one in found.differences]
+        for one in found.minima:
+            minima.append(one.loss.lower <= truth.lowest[one.layer, one.budget] <= one.loss.upper)
+        told.append(found.p_curvature < 0.05)
+    by_cell = np.mean(held, axis=0)
+    return {
+        "differences": float(by_cell.mean()),
+        "worst": float(by_cell.min()),
+        "best": float(by_cell.max()),
+        "lowest losses": float(np.mean(minima)),
+        "multipliers": float(np.mean(multipliers)),
+        "half-width": float(np.median(widths)),
+        "mean error": float(np.abs(np.mean(errors, axis=0)).max()),
+        "told": float(np.mean(told)),
+    }
+
+
+def main(draws: int, first: int = FIRST) -> None:
+    every = {**WAYS, **OFF}
+    rows = {name: coverage(way, draws, first) for name, way in tqdm(every.items(), desc="ways")}
+    print(pd.DataFrame(rows).T.round(3).to_string())
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
