@@ -126,4 +126,4 @@ def test_shares_and_branches_are_refused_and_the_plan_says_it(make):
     with pytest.raises(ValueError, match=r"parts.weight_average.share=0 must be above 0"):
         make("parts=[weight_average]", "parts.weight_average.share=0")
     with pytest.raises(ValueError, match=r"optim.branch_from=trunk: the steps of a trunk are in"):
-        make(*PART, "optim.branch_from=trunk", "optim.schedule=wsd")
+        make(*PART, "optim.branch_from=trunk", "optim.schedule=wsd", "optim.warmup_tokens=1e3")
