@@ -59,7 +59,12 @@ STAGES = (
         name="record",
         text="the loss, and all that led to it",
         rooms=("experiments.records", "experiments.finished"),
-        commands=("experiments.evaluate", "experiments.generate", "experiments.export"),
+        commands=(
+            "experiments.evaluate",
+            "experiments.generate",
+            "experiments.export",
+            "experiments.inspect",
+        ),
         files=("record.json",),
     ),
     Stage(

@@ -254,6 +254,7 @@ ATTACKS: dict[str, Callable[[Place], list[str]]] = {
     ),
     "_target_ in a record: export": _on_record("experiments.export", "RUN", "out"),
     "_target_ in a record: generate": _on_record("experiments.generate", "RUN", "the"),
+    "_target_ in a record: inspect": _on_record("experiments.inspect", "RUN"),
     "_target_ in a record: init=run": _on_record(*INIT_RUN),
     "_target_ in a record: library make": _on_record("experiments.library", "make", "L1", "RUN"),
     "_target_ of a tokenizer: generate": _on_record(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from experiments.config.composed import composed
-from experiments.config.words import PLACES, check_keys
+from experiments.config.words import PLACES, SCORING, check_keys
 from experiments.data.corpus import name_of
 from experiments.data.folders import vocabulary_folder
 from experiments.data.prepare import base_of
@@ -36,6 +36,20 @@ def run_config(
     # "sweep": an old record may have a name that is no longer allowed; it is not used here
     own = {**record.config, "sweep": "scored", "cluster": None}  # on this machine
     return {**own, **{node: now[node] for node in nodes}}
+
+
+def scored_point(run_dir: Path, record: RunRecord, overrides: Sequence[str]) -> Point:
+    """The run as a point again, to score texts; overrides: of SCORING.
+
+    Raises ValueError if it would be another run today.
+    """
+    point = make_point(run_config(record, overrides, SCORING))
+    if point.run_id != record.run_id:
+        raise ValueError(
+            f"the data that {run_dir} names is not what it was trained on (its identity is "
+            f"{point.run_id} now); restore the files, or train again"
+        )
+    return point
 
 
 def run_vocabulary(run_dir: Path, record: RunRecord, point: Point) -> Vocabulary:

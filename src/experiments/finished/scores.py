@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from experiments.config.words import SCORING
 from experiments.data.prepare import prepare_data, prepare_sets
 from experiments.data.vocabulary import Vocabulary
 from experiments.finished.library import attach_library, library_label
-from experiments.finished.model import run_config, run_vocabulary, trained_model
-from experiments.points.planning import make_point
+from experiments.finished.model import run_vocabulary, scored_point, trained_model
 from experiments.points.point import Point
 from experiments.records.record import (
     RECORD_NAME,
@@ -47,7 +45,7 @@ def score_run(
     mark = "" if library is None else library_label(library)
     if chosen:
         _check_causal(run_dir, record)
-    point = _point(run_dir, record, overrides)
+    point = scored_point(run_dir, record, overrides)
     rule = point.config.evaluation
     harness = load_tasks(chosen.harness, chosen.folder, rule.stride)
     scored = _marked(record.evaluations, mark)
@@ -103,7 +101,7 @@ def harness_model(run_dir: Path, overrides: Sequence[str] = ()) -> "HarnessLM":
 
     record = finished_record(run_dir)
     _check_causal(run_dir, record)
-    point = _point(run_dir, record, overrides)
+    point = scored_point(run_dir, record, overrides)
     vocabulary = run_vocabulary(run_dir, record, point)
     stride = point.config.evaluation.stride
     return HarnessLM(_scorer(run_dir, point, vocabulary), Encoder.of(vocabulary), stride)
@@ -122,17 +120,6 @@ def _check_causal(run_dir: Path, record: RunRecord) -> None:
             "continuation no probability of its own and can't be scored on tasks; eval=[...] "
             "scores it on texts, marked as not causal"
         )
-
-
-def _point(run_dir: Path, record: RunRecord, overrides: Sequence[str]) -> Point:
-    """The run as a point again. Raises ValueError if it would be another run today."""
-    point = make_point(run_config(record, overrides, SCORING))
-    if point.run_id != record.run_id:
-        raise ValueError(
-            f"the data that {run_dir} names is not what it was trained on (its identity is "
-            f"{point.run_id} now); restore the files, or train again"
-        )
-    return point
 
 
 def _scorer(run_dir: Path, point: Point, vocabulary: Vocabulary) -> Scorer:

@@ -28,6 +28,7 @@ from experiments.kernels.product_keys import both_sets, read_sub_keys
 from experiments.kernels.select import resolve_kernel
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
+Indices = Tensor | Retrieved  # of rows, (T, J), as Execution.retrieved gives them
 RowUpdate = Callable[[Kernel, Tensor, Tensor, Segments, Tensor], None]
 _once = once("a kernel of tables, unlike kernel=reference,")
 

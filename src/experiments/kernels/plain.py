@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from experiments.kernels.product_keys import ProductKeyParts, both_sets, scores_of_halves
 
+Indices = Tensor  # of rows, (T, J)
 _BLOCK = 2**24  # numbers of gathered rows that are held at once
 
 

@@ -4,12 +4,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from experiments.budget.costs import Cost, Term
 from experiments.config.constraints import check_fields
 from experiments.kernels.trunk import mlp_half, why_not_mlp
 from experiments.models.ffn._base import ACTIVATIONS, MLP, WidthFactor, check_choice
+from experiments.models.ffn._slots import Slots, Slotted
 from experiments.models.roles import MAP, Role
 
 
@@ -47,7 +49,7 @@ class DenseConfig:
         return Dense(d_model, self)
 
 
-class Dense(MLP):
+class Dense(MLP, Slotted):
     """y = act(x W_in) W_out, or its gated form."""
 
     adaptable: ClassVar[tuple[str, ...]] = ("w_in", "w_gate", "w_out")
@@ -83,9 +85,26 @@ class Dense(MLP):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, seq, d_model) to the same."""
+        return self.w_out(self._hidden(x))
+
+    def _hidden(self, x: Tensor) -> Tensor:
         if self.w_gate is None:
-            return self.w_out(self.activation(self.w_in(x)))
-        return self.w_out(self.activation(self.w_gate(x)) * self.w_in(x))
+            return self.activation(self.w_in(x))
+        return self.activation(self.w_gate(x)) * self.w_in(x)
+
+    def why_no_slots(self) -> str | None:
+        if type(self.w_out) is nn.Linear:
+            return None
+        return "low-rank adapters beside w_out write too, and no hidden unit has a row of theirs"
+
+    def slots(self, x: Tensor) -> Slots:
+        hidden = self._hidden(x)
+        units = torch.arange(hidden.shape[1], device=x.device).expand_as(hidden)
+        sizes = hidden.abs() * self.slot_rows().norm(dim=1)
+        return Slots(experts=units, gates=sizes, weights=hidden, all_experts=True)
+
+    def slot_rows(self) -> Tensor:
+        return self.w_out.weight.t()
 
 
 def _name_of(activation: Callable[[Tensor], Tensor]) -> str:

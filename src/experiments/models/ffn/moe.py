@@ -29,6 +29,7 @@ from experiments.kernels.mixture import Experts, Routing, mixture_half, why_not_
 from experiments.kernels.ops import Execution, gather_sum
 from experiments.kernels.trunk import mlp_half
 from experiments.models.ffn._base import ACTIVATIONS, FFN, WidthFactor, check_choice
+from experiments.models.ffn._slots import Slots, Slotted
 from experiments.models.roles import MAP, Role
 
 ROUTINGS = ("expert_choice", "token_choice")
@@ -172,7 +173,7 @@ class MoEConfig:
         return MoE(d_model, self)
 
 
-class MoE(FFN):
+class MoE(FFN, Slotted):
     """y = sum over a token's experts of gate_e W_out_e act(W_in_e x), plus the shared experts.
 
     Tensors: router.weight (E, D); w_in and with glu w_gate (E, D, d_ff); w_out (E, d_ff, D);
@@ -240,19 +241,52 @@ class MoE(FFN):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, seq, d_model) to the same."""
         tokens = x.flatten(0, -2)
-        with torch.autocast(x.device.type, enabled=False):
-            wide = torch.promote_types(self.router.weight.dtype, torch.float32)
-            logits_TE = F.linear(tokens.to(wide), self.router.weight.to(wide))
-            by_gate = {"softmax": lambda: logits_TE.softmax(-1), "sigmoid": logits_TE.sigmoid}
-            gates_TE = by_gate[self.config.gate]()
         route = (
             self._expert_choice if self.config.routing == "expert_choice" else self._token_choice
         )
-        y = route(tokens, gates_TE)
-        if self.shared_in is not None and self.shared_out is not None:
-            gate = None if self.shared_gate is None else self.shared_gate(tokens)
-            y = y + self.shared_out(self._hidden(self.shared_in(tokens), gate))
+        y = route(tokens, self._gates(tokens))
+        shared = self.beside(tokens)
+        if shared is not None:
+            y = y + shared
         return y.to(x.dtype).view_as(x)
+
+    def _gates(self, tokens: Tensor) -> Tensor:
+        """The gates of all experts, in float32 or wider, whatever autocast says."""
+        with torch.autocast(tokens.device.type, enabled=False):
+            wide = torch.promote_types(self.router.weight.dtype, torch.float32)
+            logits_TE = F.linear(tokens.to(wide), self.router.weight.to(wide))
+            by_gate = {"softmax": lambda: logits_TE.softmax(-1), "sigmoid": logits_TE.sigmoid}
+            return by_gate[self.config.gate]()
+
+    def beside(self, x: Tensor) -> Tensor | None:
+        """The shared experts."""
+        if self.shared_in is None or self.shared_out is None:
+            return None
+        gate = None if self.shared_gate is None else self.shared_gate(x)
+        return self.shared_out(self._hidden(self.shared_in(x), gate))
+
+    def why_no_slots(self) -> str | None:
+        if self.config.routing == "token_choice":
+            return None
+        return "experts choose tokens, so that a token has none or several, by what others are"
+
+    def slots(self, x: Tensor) -> Slots:
+        index_TK, gates_TK = self._chosen(self._gates(x))
+        self.record_usage(index_TK, gates_TK)
+        return Slots(experts=index_TK, gates=gates_TK, weights=gates_TK)
+
+    def slot_rows(self) -> Tensor:
+        return self.w_out
+
+    def written(self, x: Tensor, slots: Slots) -> Tensor:
+        out_TKD = x.new_empty(*slots.experts.shape, x.shape[1])
+        for expert in slots.experts.unique().tolist():
+            token, slot = (slots.experts == expert).nonzero(as_tuple=True)
+            taken = x[token]
+            gate = None if self.w_gate is None else taken @ self.w_gate[expert]
+            hidden = self._hidden(taken @ self.w_in[expert], gate)
+            out_TKD[token, slot] = hidden @ self.w_out[expert]
+        return slots.weights.unsqueeze(-1) * out_TKD
 
     def why_not_fused(self) -> str | None:
         if type(self) is not MoE:  # a subclass may compute something else
@@ -312,10 +346,7 @@ class MoE(FFN):
     def _token_choice(self, tokens: Tensor, gates_TE: Tensor) -> Tensor:
         """Each token its top_k experts; with top_k > 1 the gates are made to sum to 1."""
         k = self.config.top_k
-        index_TK = (gates_TE.detach() + self.selection_bias).topk(k, dim=-1).indices
-        gates_TK = gates_TE.gather(-1, index_TK)
-        if k > 1:
-            gates_TK = gates_TK / gates_TK.sum(-1, keepdim=True)
+        index_TK, gates_TK = self._chosen(gates_TE)
         self.record_usage(index_TK, gates_TK)
         flat = index_TK.flatten()
         by_expert, order = torch.sort(flat, stable=True)
@@ -338,6 +369,13 @@ class MoE(FFN):
         back = torch.empty_like(order).scatter_(0, order, places)
         # the weighted rows of a table: (T, K, D) is not held
         return gather_sum(out, back.view(-1, k), gates_TK, Execution(kernel=kernel))
+
+    def _chosen(self, gates_TE: Tensor) -> tuple[Tensor, Tensor]:
+        """Each token's experts and their gates, (T, K)."""
+        k = self.config.top_k
+        index_TK = (gates_TE.detach() + self.selection_bias).topk(k, dim=-1).indices
+        gates_TK = gates_TE.gather(-1, index_TK)
+        return index_TK, gates_TK / gates_TK.sum(-1, keepdim=True) if k > 1 else gates_TK
 
     def _balance(self, counts_E: Tensor, gates_TE: Tensor) -> None:
         """Counts the load, and sets Fedus 2021's Eq. 4: n_experts * sum_e share_e P_e.

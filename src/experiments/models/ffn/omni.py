@@ -17,10 +17,11 @@ from experiments.budget.costs import Cost, Mixing, Term
 from experiments.config.constraints import AtLeast1, check_fields
 from experiments.config.effects import Drawn
 from experiments.config.fields import used
-from experiments.kernels.ops import gather_dot, gather_sum
+from experiments.kernels.ops import Indices, gather_dot, gather_sum
 from experiments.models.batch_norm import BatchNorm
 from experiments.models.ffn._base import ACTIVATIONS, FFN, WidthFactor, check_choice
 from experiments.models.ffn._product_keys import KeyedConfig, table
+from experiments.models.ffn._slots import Slots, Slotted
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.roles import Role
 
@@ -109,7 +110,7 @@ class OmniConfig:
         return Omni(d_model, self)
 
 
-class Omni(FFN):
+class Omni(FFN, Slotted):
     """y = shared(x) + sum over the k pairs (i, j) of the highest p_i q_j of
     p_i q_j act(w_down_ij . x) w_up_ij, where p and q are softmaxes over rows and columns.
 
@@ -159,9 +160,22 @@ class Omni(FFN):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, seq, d_model) to the same."""
-        tokens, how = x.flatten(0, -2), self.execution
+        tokens = x.flatten(0, -2)
         indices, gates = self.route(tokens)
-        experts = how.retrieved(indices, self.w_down)
-        hidden = self.activation(gather_dot(tokens, self.w_down, experts, how))
-        routed = gather_sum(self.w_up, experts, hidden * gates, how)
+        experts = self.execution.retrieved(indices, self.w_down)
+        weights = self._hidden(tokens, experts) * gates
+        routed = gather_sum(self.w_up, experts, weights, self.execution)
         return self.mlp(x) + routed.to(x.dtype).view_as(x)
+
+    def _hidden(self, tokens: Tensor, experts: Indices) -> Tensor:
+        return self.activation(gather_dot(tokens, self.w_down, experts, self.execution))
+
+    def slots(self, x: Tensor) -> Slots:
+        experts, gates = self.route(x)
+        return Slots(experts=experts, gates=gates, weights=self._hidden(x, experts) * gates)
+
+    def slot_rows(self) -> Tensor:
+        return self.w_up
+
+    def beside(self, x: Tensor) -> Tensor:
+        return self.mlp(x)

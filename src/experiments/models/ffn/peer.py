@@ -14,7 +14,7 @@ from experiments.budget.costs import Cost, Term
 from experiments.config.constraints import AtLeast1, Within
 from experiments.config.effects import Above, InSeveralBlocks
 from experiments.config.fields import added
-from experiments.kernels.ops import gather_dot, gather_sum
+from experiments.kernels.ops import Indices, gather_dot, gather_sum
 from experiments.models.ffn._base import ACTIVATIONS, check_choice
 from experiments.models.ffn._output_gate import OutputGate, gate_terms
 from experiments.models.ffn._product_keys import (
@@ -23,6 +23,7 @@ from experiments.models.ffn._product_keys import (
     router_terms,
     table,
 )
+from experiments.models.ffn._slots import Slots, Slotted
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.roles import Role
 
@@ -116,7 +117,7 @@ class PEERConfig(ProductKeyConfig):
         return PEER(d_model, self)
 
 
-class PEER(ProductKeyFFN):
+class PEER(ProductKeyFFN, Slotted):
     """y = sum over heads and their k best keys of gate_i act(w_down_i . x) w_up_i.
 
     With output_gate y = w_out (that sum * silu(w_gate x)); with shared_width_factor an MLP of x is
@@ -171,13 +172,30 @@ class PEER(ProductKeyFFN):
         """(batch, seq, d_model) to the same."""
         tokens = x.flatten(0, -2)
         indices, gates = self.route(tokens)
-        how = self.execution
-        experts = how.retrieved(indices, self.w_down)
-        hidden = gather_dot(tokens, self.w_down, experts, how)
-        if self.w_gate is None:
-            hidden = self.activation(hidden)
-        else:
-            hidden = self.activation(gather_dot(tokens, self.w_gate, experts, how)) * hidden
-        summed = gather_sum(self.w_up, experts, hidden * gates, how).to(x.dtype)
+        experts = self.execution.retrieved(indices, self.w_down)
+        weights = self._hidden(tokens, experts) * gates
+        summed = gather_sum(self.w_up, experts, weights, self.execution).to(x.dtype)
         y = (summed if self.output is None else self.output(summed, tokens)).view_as(x)
         return y if self.mlp is None else y + self.mlp(x)
+
+    def _hidden(self, tokens: Tensor, experts: Indices) -> Tensor:
+        """The experts' activations, (T, h * k)."""
+        how = self.execution
+        hidden = gather_dot(tokens, self.w_down, experts, how)
+        if self.w_gate is None:
+            return self.activation(hidden)
+        return self.activation(gather_dot(tokens, self.w_gate, experts, how)) * hidden
+
+    def slots(self, x: Tensor) -> Slots:
+        experts, gates = self.route(x)
+        return Slots(experts=experts, gates=gates, weights=self._hidden(x, experts) * gates)
+
+    def slot_rows(self) -> Tensor:
+        return self.w_up
+
+    def written(self, x: Tensor, slots: Slots) -> Tensor:
+        rows = super().written(x, slots)
+        return rows if self.output is None else self.output(rows, x.unsqueeze(1))
+
+    def beside(self, x: Tensor) -> Tensor | None:
+        return None if self.mlp is None else self.mlp(x)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from experiments.budget.costs import Cost, Term
 from experiments.config.constraints import AtLeast1
-from experiments.kernels.ops import gather_dot, gather_sum
+from experiments.kernels.ops import Indices, gather_dot, gather_sum
 from experiments.models.ffn._base import ACTIVATIONS, check_choice
 from experiments.models.ffn._product_keys import (
     ProductKeyConfig,
@@ -20,6 +20,7 @@ from experiments.models.ffn._product_keys import (
     router_terms,
     table,
 )
+from experiments.models.ffn._slots import Slots, Slotted
 from experiments.models.roles import MAP, Role
 
 
@@ -70,7 +71,7 @@ class PeerNarrowConfig(ProductKeyConfig):
         return PeerNarrow(d_model, self)
 
 
-class PeerNarrow(ProductKeyFFN):
+class PeerNarrow(ProductKeyFFN, Slotted):
     """y = w_out m, m = sum over heads and their k best keys of gate_i act(w_down_i . p) w_up_i, and
     p = w_in x.
 
@@ -110,8 +111,21 @@ class PeerNarrow(ProductKeyFFN):
         """(batch, seq, d_model) to the same."""
         tokens = x.flatten(0, -2)
         indices, gates = self.route(tokens)
-        how = self.execution
-        experts = how.retrieved(indices, self.w_down)
-        hidden = self.activation(gather_dot(self.w_in(tokens), self.w_down, experts, how))
-        narrow = gather_sum(self.w_up, experts, hidden * gates, how)
+        experts = self.execution.retrieved(indices, self.w_down)
+        weights = self._hidden(tokens, experts) * gates
+        narrow = gather_sum(self.w_up, experts, weights, self.execution)
         return self.w_out(narrow.to(x.dtype)).view_as(x)
+
+    def _hidden(self, tokens: Tensor, experts: Indices) -> Tensor:
+        read = gather_dot(self.w_in(tokens), self.w_down, experts, self.execution)
+        return self.activation(read)
+
+    def slots(self, x: Tensor) -> Slots:
+        experts, gates = self.route(x)
+        return Slots(experts=experts, gates=gates, weights=self._hidden(x, experts) * gates)
+
+    def slot_rows(self) -> Tensor:
+        return self.w_up
+
+    def written(self, x: Tensor, slots: Slots) -> Tensor:
+        return self.w_out(super().written(x, slots).to(x.dtype))

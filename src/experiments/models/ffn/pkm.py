@@ -16,6 +16,7 @@ from experiments.models.ffn._product_keys import (
     table,
     values_term,
 )
+from experiments.models.ffn._slots import Slots, Slotted
 from experiments.models.roles import Role
 
 
@@ -37,7 +38,7 @@ class PKMConfig(ProductKeyConfig):
         return PKM(d_model, self)
 
 
-class PKM(ProductKeyFFN):
+class PKM(ProductKeyFFN, Slotted):
     """y = sum over heads and their k best keys of gate_i values_i.
 
     Tensors, beside the router's: values (n_experts, d_model).
@@ -63,3 +64,10 @@ class PKM(ProductKeyFFN):
         indices, gates = self.route(x.flatten(0, -2))
         y = gather_sum(self.values, indices, gates, self.execution)
         return y.to(x.dtype).view_as(x)
+
+    def slots(self, x: Tensor) -> Slots:
+        experts, gates = self.route(x)
+        return Slots(experts=experts, gates=gates, weights=gates)
+
+    def slot_rows(self) -> Tensor:
+        return self.values

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from experiments.budget.costs import Cost, Term
 from experiments.config.constraints import AtLeast1
-from experiments.kernels.ops import gather_dot, gather_sum
+from experiments.kernels.ops import Indices, gather_dot, gather_sum
 from experiments.models.ffn._base import ACTIVATIONS, check_choice
 from experiments.models.ffn._product_keys import KeyedConfig, KeyedFFN, table
+from experiments.models.ffn._slots import Slots, Slotted
 from experiments.models.roles import Role
 
 
@@ -94,7 +95,7 @@ class SgatlinConfig(KeyedConfig):
         return Sgatlin(d_model, self)
 
 
-class Sgatlin(KeyedFFN):
+class Sgatlin(KeyedFFN, Slotted):
     """y = sum over channels and their k best keys of act(s_i * (w_down_i . x)) w_up_i.
 
     s_i = A_c,a . z + B_c,b . z for z = W_d x, whose rows A_c and B_c are a channel's sub-keys.
@@ -157,7 +158,17 @@ class Sgatlin(KeyedFFN):
         """(batch, seq, d_model) to the same."""
         tokens = x.flatten(0, -2)
         indices, scores = self.route(tokens)
-        how = self.execution
-        experts = how.retrieved(indices, self.w_down)
-        hidden = self.activation(scores * gather_dot(tokens, self.w_down, experts, how))
-        return gather_sum(self.w_up, experts, hidden, how).to(x.dtype).view_as(x)
+        experts = self.execution.retrieved(indices, self.w_down)
+        hidden = self._hidden(tokens, experts, scores)
+        return gather_sum(self.w_up, experts, hidden, self.execution).to(x.dtype).view_as(x)
+
+    def _hidden(self, tokens: Tensor, experts: Indices, scores: Tensor) -> Tensor:
+        return self.activation(scores * gather_dot(tokens, self.w_down, experts, self.execution))
+
+    def slots(self, x: Tensor) -> Slots:
+        experts, scores = self.route(x)
+        weights = self._hidden(x, experts, scores)
+        return Slots(experts=experts, gates=scores.abs(), weights=weights)
+
+    def slot_rows(self) -> Tensor:
+        return self.w_up

@@ -25,6 +25,7 @@ from experiments.models.ffn._product_keys import (
     table,
     values_term,
 )
+from experiments.models.ffn._slots import Slots, Slotted
 from experiments.models.roles import Role
 
 RANK = 2  # of the core, as in the paper
@@ -104,7 +105,7 @@ class UltraMemConfig(ProductKeyConfig):
         return UltraMem(d_model, self)
 
 
-class UltraMem(ProductKeyFFN):
+class UltraMem(ProductKeyFFN, Slotted):
     """y = sum over heads and their k best pairs (i, j) of gate(s_ij) values_ij.
 
     s_ij = sum over a, b in 1, 2 of r_ai C_ab c_bj, r_ai = q1 . K_a,i and c_bj = q2 . L_b,j, for the
@@ -155,9 +156,18 @@ class UltraMem(ProductKeyFFN):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, seq, d_model) to the same."""
         indices, gates = self.route(x.flatten(0, -2))
-        if not self.config.shares_gates:
-            gates = gates / self.top_k
-        return gather_sum(self.values, indices, gates, self.execution).to(x.dtype).view_as(x)
+        y = gather_sum(self.values, indices, self._weights(gates), self.execution)
+        return y.to(x.dtype).view_as(x)
+
+    def _weights(self, gates: Tensor) -> Tensor:
+        return gates if self.config.shares_gates else gates / self.top_k
+
+    def slots(self, x: Tensor) -> Slots:
+        experts, gates = self.route(x)
+        return Slots(experts=experts, gates=gates, weights=self._weights(gates))
+
+    def slot_rows(self) -> Tensor:
+        return self.values
 
     def _retrieve(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(queries.dtype, torch.float32)

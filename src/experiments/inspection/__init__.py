@@ -1,0 +1,1 @@
+"""Looking inside finished models: which experts tokens read, and what each of them writes."""

@@ -1,0 +1,115 @@
+"""Direct parts of experts in the logit of the next token, exact, for each token.
+
+The logit of token v after position t is m h_v . (g * r_t x_t), for the residual stream x_t after
+the last block, the final norm's weights g and its scale r_t = (mean(x_t^2) + eps)^-1/2, the head's
+row h_v and a multiplier m. With r_t as it is, that is linear in x_t, which is a sum. So each slot's
+part of the logit is its own output times u_t = m r_t g * h_v, and all parts add up to the logit.
+The effect of a slot's output on later blocks is part of theirs.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from experiments.inspection.interface import Inspected, device_of
+from experiments.models.ffn._slots import Slots
+from experiments.models.transformer import Transformer, block_of
+
+_NUMBERS = 2**24  # of slots' outputs that are held at once
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Contributions:
+    """The parts of one layer's J slots at T positions in the logits of targets (T,), in float64.
+
+    logits (T,): the whole. layer (T,): the part of what the layer writes. slots: what was read.
+    of_slots (T, J): each slot's part. beside (T,): of what the layer writes that is of no slot.
+    """
+
+    layer_name: str
+    targets: Tensor
+    logits: Tensor
+    layer: Tensor
+    slots: Slots
+    of_slots: Tensor
+    beside: Tensor
+
+
+@torch.no_grad()
+def contributions(
+    model: Transformer, layers: list[Inspected], ids: Tensor, targets: Tensor | None = None
+) -> list[Contributions]:
+    """Those of each layer; the model is in evaluation mode.
+
+    ids: (T,) of one text, at most as long as the model reads. targets: (T,), by default the next
+    ids, and at the end the likeliest.
+    """
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+    stream: list[Tensor] = []
+
+    def hear(name: str) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+            seen[name] = inputs[0].flatten(0, -2), output.flatten(0, -2)
+
+        return hook
+
+    handles = [layer.module.register_forward_hook(hear(layer.name)) for layer in layers]
+    handles.append(model.norm.register_forward_pre_hook(lambda m, inputs: stream.append(inputs[0])))
+    device = device_of(model)
+    try:
+        with torch.autocast(device.type, enabled=False):
+            logits = model(ids.to(device).unsqueeze(0))[0]
+    finally:
+        for handle in handles:
+            handle.remove()
+    if targets is None:
+        targets = torch.cat([ids[1:].to(device), logits[-1:].argmax(-1)])
+    towards = directions(model, stream[0][0], targets.to(device))
+    found = []
+    for layer in layers:
+        x, y = seen[layer.name]
+        times = block_of(model, layer.block).multiplier
+        slots = layer.layer.slots(x)
+        beside = layer.layer.beside(x)
+        no_part = torch.zeros(len(ids), dtype=torch.float64, device=device)
+        found.append(
+            Contributions(
+                layer_name=layer.name,
+                targets=targets,
+                logits=logits.gather(1, targets.unsqueeze(1))[:, 0].double(),
+                layer=times * _dot(y, towards),
+                slots=slots,
+                of_slots=times * _of_slots(layer, x, slots, towards),
+                beside=no_part if beside is None else times * _dot(beside, towards),
+            )
+        )
+    return found
+
+
+def directions(model: Transformer, x: Tensor, targets: Tensor) -> Tensor:
+    """u (T, d_model) float64 for the stream x (T, d_model) after the last block, and (T,) targets:
+    x . u is the targets' logit.
+    """
+    norm = model.norm
+    eps = torch.finfo(x.dtype).eps if norm.eps is None else norm.eps
+    scale = (x.double().square().mean(-1, keepdim=True) + eps).rsqrt()
+    rows = model.head.weight[targets].double() * norm.weight.double()
+    return model.multiplier * scale * rows
+
+
+def _of_slots(layer: Inspected, x: Tensor, slots: Slots, towards: Tensor) -> Tensor:
+    """(T, J), a few tokens at a time."""
+    step = max(1, _NUMBERS // (slots.experts.shape[1] * x.shape[1]))
+    parts = []
+    for start in range(0, len(x), step):
+        at = slice(start, start + step)
+        few = Slots(experts=slots.experts[at], gates=slots.gates[at], weights=slots.weights[at])
+        written = layer.layer.written(x[at], few).double()
+        parts.append((written * towards[at].unsqueeze(1)).sum(-1))
+    return torch.cat(parts)
+
+
+def _dot(written: Tensor, towards: Tensor) -> Tensor:
+    return (written.double() * towards).sum(-1)

@@ -1,0 +1,105 @@
+"""The layers of a model that say which experts a token reads, and their inputs as they come."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from experiments.models.ffn._base import FFN
+from experiments.models.ffn._slots import Slotted
+from experiments.models.transformer import Transformer, block_of
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Inspected:
+    """A layer in its place. name: `blocks.1.ffn`, as its parameters' names begin; block: from 0."""
+
+    name: str
+    block: int
+    module: FFN
+
+    @property
+    def layer(self) -> Slotted:
+        """The module, by what it says of its slots."""
+        assert isinstance(self.module, Slotted)
+        return self.module
+
+    @property
+    def n_experts(self) -> int:
+        """N: rows that its slots choose among; of a dense layer, its hidden units."""
+        return len(self.layer.slot_rows())
+
+    @property
+    def kind(self) -> str:
+        """The class of the layer."""
+        return type(self.module).__name__
+
+
+def inspected_layers(model: Transformer, names: Sequence[str] | None = None) -> list[Inspected]:
+    """The layers of these names, or all that can say what they read, the lowest first.
+
+    Raises ValueError for a name that is none, a layer that can't say, and where no layer can.
+    """
+    found: dict[str, Inspected] = {}
+    refused: dict[str, str] = {}
+    for name, block, module in _layers(model):
+        why = _why_not(module)
+        if why is None:
+            found[name] = Inspected(name=name, block=block, module=module)
+        else:
+            refused[name] = why
+    if names is None:
+        if not found:
+            each = "; ".join(f"{name}: {why}" for name, why in refused.items())
+            raise ValueError(f"no layer of this model can be inspected ({each})")
+        return list(found.values())
+    for name in names:
+        if name in refused:
+            raise ValueError(f"{name} can't be inspected: {refused[name]}")
+        if name not in found:
+            known = ", ".join(found) or "none"
+            raise ValueError(
+                f"{name} is no layer of this model that can be inspected; it has {known}"
+            )
+    return [layer for name, layer in found.items() if name in names]
+
+
+def _layers(model: Transformer) -> Iterator[tuple[str, int, FFN]]:
+    """Name, block and module of each feed-forward layer; of a block that holds several, each."""
+    for block in range(len(model.blocks)):
+        ffn = block_of(model, block).ffn
+        own = list(ffn.layers())
+        for path, module in ffn.named_modules():
+            if isinstance(module, FFN) and any(module is layer for layer in own):
+                yield ".".join(filter(None, (f"blocks.{block}.ffn", path))), block, module
+
+
+def _why_not(module: FFN) -> str | None:
+    if not isinstance(module, Slotted):
+        return f"{type(module).__name__} does not say which experts a token reads"
+    return module.why_no_slots()
+
+
+@contextmanager
+def listening(
+    layers: Sequence[Inspected], hear: Callable[[Inspected, Tensor], None]
+) -> Iterator[None]:
+    """While it lasts, hear(layer, x) is called with the (T, d_model) input of each forward pass."""
+
+    def hook(layer: Inspected) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        return lambda module, inputs: hear(layer, inputs[0].detach().flatten(0, -2))
+
+    handles = [layer.module.register_forward_pre_hook(hook(layer)) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where its parameters are."""
+    return next(model.parameters()).device

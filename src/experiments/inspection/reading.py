@@ -1,0 +1,162 @@
+"""One pass over texts: what each layer's slots were is added up, and can be gone on with."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from experiments.data.windows import ScoredWindows
+from experiments.inspection.interface import Inspected, device_of, listening
+from experiments.inspection.statistics import Bounds, LayerStatistics
+from experiments.inspection.texts import Text
+from experiments.models.transformer import Transformer
+from experiments.system.disk import explained, sync_file, temporary_name
+
+SECONDS = 30.0  # between two saves
+STATISTICS = "statistics.npz"  # all sums, of a pass that is done or is gone on with
+_OTHER = "or name another folder by out=..."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """The texts that are read, and the limits of what is kept.
+
+    identity: the run, the texts and the rest of this, in plain values: no pass goes on from
+    another's state.
+    """
+
+    texts: Sequence[Text]
+    seq_len: int
+    batch_size: int
+    vocab_size: int
+    bounds: Bounds
+    identity: dict[str, Any]
+
+    def windows(self) -> list[ScoredWindows]:
+        """Each text's, as an evaluation has them."""
+        return [
+            ScoredWindows(
+                text.tokens,
+                seq_len=self.seq_len,
+                batch_size=self.batch_size,
+                max_tokens=text.max_tokens,
+            )
+            for text in self.texts
+        ]
+
+    def batches(self) -> Iterator[tuple[int, Tensor, np.ndarray]]:
+        """Number of the text, (batch, seq) ids, and their (batch, seq) places in all texts."""
+        first = 0
+        for number, windows in enumerate(self.windows()):
+            for i, batch in enumerate(windows):
+                yield number, batch.inputs, windows.places(i) - 1 + first  # targets' are one on
+            first += len(windows.tokens)
+
+    def n_batches(self) -> int:
+        return sum(map(len, self.windows()))
+
+    def n_tokens(self) -> int:
+        """That are read."""
+        return sum(len(w.starts) * self.seq_len + w.tail for w in self.windows())
+
+    def n_bytes(self, layers: Sequence[Inspected]) -> int:
+        """The memory of all statistics, at most."""
+        about = len(self.texts), self.vocab_size
+        return sum(self.bounds.n_bytes(layer.n_experts, *about) for layer in layers)
+
+
+def read_through(
+    model: Transformer, layers: Sequence[Inspected], reading: Pass, folder: Path
+) -> dict[str, LayerStatistics]:
+    """The statistics of each layer, by name. What was read by a pass of the same identity that did
+    not end is not read again. The model is in evaluation mode.
+    """
+    found = {
+        layer.name: LayerStatistics(
+            layer.n_experts, len(reading.texts), reading.vocab_size, reading.bounds
+        )
+        for layer in layers
+    }
+    path = folder / STATISTICS
+    done = _load(path, found, reading.identity)
+    place: dict[str, Any] = {}
+
+    def hear(layer: Inspected, x: Tensor) -> None:
+        slots = layer.layer.slots(x)
+        found[layer.name].add(slots, place["ids"], place["places"], place["text"])
+
+    device, saved = device_of(model), time.monotonic()
+    bar = tqdm(
+        total=reading.n_batches(), initial=done, desc="reading", unit="batch", leave=False,
+        disable=not sys.stderr.isatty(),
+    )  # fmt: skip
+    exact = torch.autocast(device.type, enabled=False)
+    with bar, torch.no_grad(), exact, listening(layers, hear):
+        for i, (text, ids, places) in enumerate(reading.batches()):
+            if i < done:
+                continue
+            place = {"ids": ids.numpy().ravel(), "places": places.ravel(), "text": text}
+            model(ids.to(device))
+            bar.update()
+            if time.monotonic() - saved >= SECONDS:
+                _save(path, found, reading.identity, i + 1)
+                saved = time.monotonic()
+    _save(path, found, reading.identity, reading.n_batches())
+    return found
+
+
+class _OtherPass(Exception):
+    """A state is of a pass over something else."""
+
+
+def _save(
+    path: Path, found: dict[str, LayerStatistics], identity: dict[str, Any], done: int
+) -> None:
+    """Whole or not at all."""
+    arrays: dict[str, Any] = {
+        f"{name}/{key}": value
+        for name, statistics in found.items()
+        for key, value in statistics.state().items()
+    }
+    about = np.frombuffer(json.dumps({"identity": identity, "done": done}).encode(), np.uint8)
+    new = temporary_name(path)
+    with explained(path, _OTHER):
+        try:
+            with new.open("wb") as file:
+                np.savez(file, about=about, **arrays)
+            sync_file(new)
+            new.replace(path)
+        finally:
+            new.unlink(missing_ok=True)
+
+
+def _load(path: Path, found: dict[str, LayerStatistics], identity: dict[str, Any]) -> int:
+    """The batches that were read already, whose sums are in `found` then."""
+    if not path.exists():
+        return 0
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            about = json.loads(arrays["about"].tobytes())
+            if about["identity"] != identity:
+                raise _OtherPass
+            for name, statistics in found.items():
+                own = {k: arrays[f"{name}/{k}"] for k in statistics.state()}
+                statistics.load(own)
+            return int(about["done"])
+    except _OtherPass:
+        raise ValueError(
+            f"{path} is of other texts, layers or settings; name another folder by out=..., or "
+            "delete it"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} can't be gone on with ({why}); delete it") from None

@@ -1,0 +1,59 @@
+"""Which experts a layer reads for each token, and what each of them writes: for those who look.
+
+A layer reads J slots for a token: h * k experts by product keys, the k of a mixture, or all hidden
+units of a dense layer. What it writes is the sum over its slots, and what it has beside them:
+
+    y_t = sum over j of written(x)_tj, + beside(x)_t
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slots:
+    """The readings of T tokens in J slots each. One expert may be in several of a token's.
+
+    experts: (T, J) int64. gates: (T, J), at least 0, how much each is used: what usage and
+    unevenness sum (models/usage.py); of a hidden unit |activation| * ||row||. weights: (T, J), what
+    the expert's row is multiplied by: its gate, times its activation where it has one.
+    all_experts: whether every token has all of them, so that only the largest gates tell of it.
+    """
+
+    experts: Tensor
+    gates: Tensor
+    weights: Tensor
+    all_experts: bool = False
+
+
+class Slotted(ABC):
+    """A layer (FFN) that says what its slots are. x is (T, d_model), what its block's norm gives.
+
+    Tokens don't meet in it: a token's slots are the same whatever the others are.
+    """
+
+    def why_no_slots(self) -> str | None:
+        """Why it can't say so with the settings that it has, in words; None: it can."""
+        return None
+
+    @abstractmethod
+    def slots(self, x: Tensor) -> Slots:
+        """The readings of each token, as in a forward pass. A meter counts them as one."""
+
+    @abstractmethod
+    def slot_rows(self) -> Tensor:
+        """(N, ...), a view of the parameter through which expert i writes by its row i alone: with
+        zeros there it writes nothing, and others what they did.
+        """
+
+    def written(self, x: Tensor, slots: Slots) -> Tensor:
+        """Each slot's share of the layer's output, (T, J, d_model); for few tokens at a time."""
+        rows = F.embedding(slots.experts, self.slot_rows())
+        return slots.weights.unsqueeze(-1) * rows.to(slots.weights.dtype)
+
+    def beside(self, x: Tensor) -> Tensor | None:
+        """The share of no slot, (T, d_model), as that of shared experts; None: nothing."""
+        return None

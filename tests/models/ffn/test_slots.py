@@ -1,0 +1,162 @@
+"""What layers say that they read and write: written out in float64, for each of them."""
+
+import pytest
+import torch
+from torch import nn
+
+from experiments.kernels.ops import Execution
+from experiments.models.ffn._slots import Slotted
+from experiments.models.ffn.dense import DenseConfig
+from experiments.models.ffn.memory_plus import MemoryPlusConfig
+from experiments.models.ffn.moe import MoEConfig
+from experiments.models.ffn.none import NoneConfig
+from experiments.models.ffn.omni import OmniConfig
+from experiments.models.ffn.peer import PEERConfig
+from experiments.models.ffn.peer_narrow import PeerNarrowConfig
+from experiments.models.ffn.pkm import PKMConfig
+from experiments.models.ffn.sgatlin import SgatlinConfig
+from experiments.models.ffn.ultramem import UltraMemConfig
+from experiments.models.lora import LoRALinear
+from experiments.models.usage import ExpertUsage
+
+D, T = 16, 12
+KEYED = {"n_experts": 64, "n_heads": 2, "top_k": 3, "d_key": 8, "query_norm": "layer"}
+FINE = {"n_experts": 5, "routing": "token_choice", "top_k": 2, "gate": "sigmoid"}
+CONFIGS = {
+    "peer": PEERConfig(**KEYED),
+    "peer gated": PEERConfig(**KEYED, glu=True, output_gate=True, shared_width_factor=1.0),
+    "peer own experts": PEERConfig(**{**KEYED, "n_experts": 128}, share_experts=False),
+    "pkm": PKMConfig(**KEYED),
+    "memory_plus": MemoryPlusConfig(**KEYED),
+    "sgatlin": SgatlinConfig(n_experts=128, n_channels=2, top_k=3, d_key=8, activation="gelu"),
+    "peer_narrow": PeerNarrowConfig(**KEYED, d_value=4),
+    "ultramem": UltraMemConfig(**KEYED),
+    "omni": OmniConfig(n_experts=64, top_k=5, router_norm="none"),
+    "moe_fine": MoEConfig(**FINE, granularity=4, n_shared_experts=1),
+    "moe_fine gated": MoEConfig(**FINE, granularity=4, glu=True),
+    "dense": DenseConfig(),
+    "dense gated": DenseConfig(glu=True),
+}
+
+
+@pytest.fixture(params=CONFIGS, ids=str)
+def layer(request):
+    made = CONFIGS[request.param].build(D).double().eval()
+    made.execution = Execution(kernel="reference")
+    with torch.no_grad():
+        for parameter in made.parameters():  # what is zero would hide what is missing
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return made
+
+
+@pytest.fixture
+def x():
+    return torch.randn(T, D, dtype=torch.float64)
+
+
+@torch.no_grad()
+def test_slots_and_what_is_beside_them_are_what_the_layer_writes(layer, x):
+    slots = layer.slots(x)
+    assert slots.experts.shape == slots.gates.shape == slots.weights.shape
+    assert (slots.gates >= 0).all()
+    total = layer.written(x, slots).sum(1)
+    beside = layer.beside(x)
+    if beside is not None:
+        total = total + beside
+    torch.testing.assert_close(total, layer(x.unsqueeze(0))[0], rtol=0, atol=1e-12)
+
+
+@torch.no_grad()
+def test_tokens_do_not_meet(layer, x):
+    """Each by itself reads and writes the same."""
+    slots = layer.slots(x)
+    written = layer.written(x, slots)
+    for t in range(T):
+        alone = layer.slots(x[t : t + 1])
+        assert torch.equal(alone.experts[0].sort().values, slots.experts[t].sort().values)
+        torch.testing.assert_close(
+            layer.written(x[t : t + 1], alone).sum(1)[0], written[t].sum(0), rtol=0, atol=1e-12
+        )
+
+
+@torch.no_grad()
+def test_a_row_of_zeros_takes_away_what_its_expert_wrote_and_no_more(layer, x):
+    slots, before = layer.slots(x), layer(x.unsqueeze(0))[0]
+    written = layer.written(x, slots)
+    removed = slots.experts[0, :2]
+    layer.slot_rows()[removed] = 0
+    gone = torch.isin(slots.experts, removed)
+    expected = before - (written * gone.unsqueeze(-1)).sum(1)
+    torch.testing.assert_close(layer(x.unsqueeze(0))[0], expected, rtol=0, atol=1e-12)
+    assert gone.any()
+
+
+@torch.no_grad()
+def test_without_any_expert_there_is_what_is_beside_them_alone(layer, x):
+    """Exactly: so a layer of experts alone becomes the layer `none`."""
+    layer.slot_rows().zero_()
+    beside = layer.beside(x)
+    expected = torch.zeros_like(x) if beside is None else beside
+    assert torch.equal(layer(x.unsqueeze(0))[0], expected)
+
+
+@torch.no_grad()
+def test_gates_are_those_that_usage_sums(layer, x):
+    slots = layer.slots(x)
+    if slots.all_experts:
+        assert layer.n_experts == 0  # no router, and no usage
+        return
+    layer.usage = ExpertUsage(layer.n_experts)
+    layer(x.unsqueeze(0))
+    again = ExpertUsage(layer.n_experts)
+    again.add(slots.experts, slots.gates)
+    assert torch.equal(layer.usage.weight, again.weight)
+
+
+@torch.no_grad()
+def test_peer_by_the_papers_formula(x):
+    """Alg. 1 of arXiv:2407.04153 with loops: a token, a head, an expert at a time."""
+    config = CONFIGS["peer"]
+    layer = config.build(D).double().eval()
+    slots = layer.slots(x)
+    side, half = 8, 4
+    norm = nn.functional.layer_norm
+    for t in range(T):
+        for head in range(2):
+            query = layer.query.weight[8 * head : 8 * head + 8] @ x[t]
+            own = layer.query_norm.norm
+            query = norm(query, (8,), own.weight, own.bias, own.eps)
+            scores = [
+                (float(query[:half] @ layer.sub_keys[0, i] + query[half:] @ layer.sub_keys[1, j]))
+                for i in range(side)
+                for j in range(side)
+            ]
+            best = sorted(range(64), key=lambda n: -scores[n])[:3]
+            shares = torch.tensor([scores[n] for n in best], dtype=torch.float64).softmax(0)
+            for k, n in enumerate(best):
+                slot = 3 * head + k
+                assert slots.experts[t, slot] == n
+                gate = float(shares[k])
+                assert float(slots.gates[t, slot]) == pytest.approx(gate, rel=1e-9)
+                hidden = float(nn.functional.gelu(layer.w_down[n] @ x[t]))
+                written = layer.written(x[t : t + 1], layer.slots(x[t : t + 1]))[0, slot]
+                torch.testing.assert_close(written, gate * hidden * layer.w_up[n])
+
+
+@torch.no_grad()
+def test_units_of_a_dense_layer_are_used_as_much_as_they_write(x):
+    layer = DenseConfig().build(D).double()
+    slots = layer.slots(x)
+    assert slots.all_experts
+    lengths = layer.written(x, slots).norm(dim=-1)
+    torch.testing.assert_close(slots.gates, lengths)
+
+
+def test_layers_that_cannot_say_do_not_claim_to():
+    assert not isinstance(NoneConfig().build(D), Slotted)
+    chosen = MoEConfig(n_experts=4).build(D)
+    assert "experts choose tokens" in chosen.why_no_slots()
+    dense = DenseConfig().build(D)
+    assert dense.why_no_slots() is None
+    dense.w_out = LoRALinear(dense.w_out, 2)
+    assert "low-rank adapters" in dense.why_no_slots()
