@@ -69,10 +69,17 @@ def by_curves():
     return found
 
 
-def by_joint_fit(**options):
+def joint_fit(**options):
     """options: of analysis.contrast."""
     table = load_table(RESULTS / "isoflop", where=JOINT)
-    compared = contrast(table, baselines=("dense", "none", "pkm"), classes=CLASSES, **options)
+    asked = [f"{m}-{o}@{b:.0e}" for m, o in PAIRS for b in SEEDED]
+    return contrast(
+        table, layers=("peer",), baselines=("dense",), primary=asked, classes=CLASSES, **options
+    )
+
+
+def by_joint_fit(**options):
+    compared = joint_fit(**options)
     found = {(d.layer, d.baseline, _near(d.budgets[0])): d for d in compared.differences}
     return {
         (m, o, b): Estimated(value=d.value.value, lower=d.value.lower, upper=d.value.upper, p=d.p)

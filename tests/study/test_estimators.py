@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.study.committed import MODELS, RESULTS, ROOT, SEEDED, document_table, text
-from tests.study.estimators import ESTIMATORS, PAIRS, by_joint_fit, estimates, rows
+from tests.study.estimators import ESTIMATORS, PAIRS, by_joint_fit, estimates, joint_fit, rows
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +24,16 @@ def test_the_tables(seeds):
     assert shown == rows(seeds)
     _, shown = document_table("PEER minus dense, by", ROOT / "README.md")
     assert shown == [cells[1:] for cells in rows(seeds, PAIRS[:1])]
+
+
+def test_what_the_joint_fit_warns_of():
+    found = joint_fit().warnings
+    for start in ("the curves miss more than seeds", "curvatures differ by layer", "best size"):
+        assert sum(text.startswith(start) for text in found) == 1, start
+    (missed,) = (text for text in found if "miss more" in text)
+    assert missed.count(" at 3e13") == missed.count(" at ") == 2
+    (outside,) = (text for text in found if text.startswith("best size"))
+    assert outside.count(" at 3e12") == outside.count(" at ") == 4
 
 
 def test_other_choices_of_the_joint_fit():
