@@ -18,11 +18,10 @@ import pandas as pd
 from analysis.fitting.intervals import Array
 from analysis.fitting.status import FitError
 from analysis.isoflop.curves import IsoFLOPCurve, IsoFLOPFit
-from analysis.isoflop.shape import columns_at
+from analysis.isoflop.shape import SAME, along_exponents, columns_at
 from analysis.isoflop.slices import EXPONENTS
 from analysis.table.cells import best_of_cells
 
-_STEP = 1e-4  # of exponents and of ln(size), for derivatives
 _CURVED = 0.05  # of ln(size), for a curvature
 
 
@@ -68,7 +67,7 @@ class Arm:
         u, weights = old.u, old.weights
         added = 0
         for place in places:
-            same = np.abs(u - place) < 1e-6
+            same = np.abs(u - place) < SAME
             if same.any():
                 weights = weights + same * (0.0 if self.is_lack else 1.0)
                 added += 0 if self.is_lack else 1
@@ -131,7 +130,9 @@ class _Parts(NamedTuple):
 
 @lru_cache(maxsize=4096)  # of all that is tried, one curve changes at a time
 def _parts(curve: Curve, alpha: float, beta: float) -> _Parts:
-    at, by_exponents = _jacobian(curve, alpha, beta)
+    v = curve.u - curve.u_opt
+    at = columns_at(v, alpha, beta)
+    by_exponents = along_exponents(v, alpha, beta, np.array([curve.a, 0.0, 0.0]))
     root = np.sqrt(curve.weights)[:, None] / curve.sd
     at, by_exponents = at * root, by_exponents * root
     inverse = np.linalg.pinv(at.T @ at)
@@ -142,16 +143,6 @@ def _parts(curve: Curve, alpha: float, beta: float) -> _Parts:
         information=by_exponents.T @ (by_exponents - at @ carried),
         moves=-per @ carried,
     )
-
-
-def _jacobian(curve: Curve, alpha: float, beta: float) -> tuple[Array, Array]:
-    v = curve.u - curve.u_opt
-    at = columns_at(v, alpha, beta)
-    moved = [
-        curve.a * (columns_at(v, alpha + d, beta + e)[:, 0] - at[:, 0]) / _STEP
-        for d, e in ((_STEP, 0.0), (0.0, _STEP))
-    ]
-    return at, np.stack(moved, axis=1)
 
 
 def arm_of(fit: IsoFLOPFit, model: str, at: pd.DataFrame) -> Arm:

@@ -39,6 +39,8 @@ _UNSEEN = (
 class NextRuns(Warned):
     """runs, in the order they were chosen, and half (n + 1,): the expected half-width before and
     after each, in nats, or of a logarithm where in_logs. flops: of all; budget: that was to spend.
+    isoflop: the half-width that the runs there are have, of the fit itself: half is of repeats of
+    these runs, in the median. nan where isoflop gives no such interval, or at another level.
     """
 
     target: str
@@ -49,6 +51,7 @@ class NextRuns(Warned):
     flops: float
     runs: tuple[Run, ...]
     half: tuple[float, ...]
+    isoflop: float
     warnings: tuple[str, ...]
 
     def to_frame(self) -> pd.DataFrame:
@@ -73,6 +76,10 @@ class NextRuns(Warned):
             return "unknown (no degree of freedom)"
         return f"a factor of {np.exp(half):.4g}" if self.in_logs else f"{half:.4g}"
 
+    def _isoflop(self) -> str:
+        known = np.isfinite(self.isoflop)
+        return f" (isoflop has {self.width(self.isoflop)})" if known else ""
+
     def summary(self) -> str:
         head = f"{self.target} of {' and '.join(self.models)}: {self.level:.0%} half-width"
         spent = f"{numbers.flops(self.flops)} of {numbers.flops(self.budget)} FLOPs"
@@ -84,8 +91,8 @@ class NextRuns(Warned):
             if frame["size"].isna().all():
                 frame = frame.drop(columns="size")
         lines = [
-            f"{head} {self.width(self.half[0])} as it is expected now, {self.width(self.half[-1])} "
-            f"after {pluralize(len(self.runs), 'run')}, {spent}",
+            f"{head} {self.width(self.half[0])} as it is expected now{self._isoflop()}, "
+            f"{self.width(self.half[-1])} after {pluralize(len(self.runs), 'run')}, {spent}",
             *(
                 [frame.to_string(index=False, float_format=lambda v: f"{v:.4g}")]
                 if len(frame)
@@ -141,8 +148,35 @@ def next_runs(
         flops=sum(run.budget for run in runs),
         runs=tuple(runs),
         half=tuple(half),
+        isoflop=half_of(fit, asked, x, level),
         warnings=tuple(warnings),
     )
+
+
+def half_of(fit: IsoFLOPFit, target: Target, x: str, level: float) -> float:
+    """The half-width of the target's interval by the fit; nan where it has none, or is open."""
+    if target.kind in ("multiplier", "difference"):
+        return float("nan")
+    (name,) = target.models
+    curves = [c for c in fit.curves if c.model == name and c.inside]
+    at = [c for c in curves if abs(np.log(c.budget / target.budget)) < 1e-6]
+    if target.kind == "N*" and at:
+        low, high = at[0].x_interval if level == 0.95 else (np.nan, np.nan)
+    elif name not in {laws.model for laws in fit.laws}:
+        return float("nan")
+    elif target.kind == "N*":
+        _, low, high = fit.law(name).laws[x].predict(target.budget, level).first
+    elif target.kind == "a":
+        low, high = fit.law(name).laws[x].bounds("exponent", level)
+    else:
+        law = fit.law(name).loss
+        assert isinstance(law, FrontierFit)  # goal_of refuses fewer budgets
+        low, high = law.bounds("alpha", level)
+    if target.in_logs:
+        with np.errstate(divide="ignore"):
+            low, high = np.log(low), np.log(high)
+    half = (high - low) / 2
+    return float(half) if np.isfinite(half) else float("nan")
 
 
 def _asymptote(fit: IsoFLOPFit, target: Target) -> float:

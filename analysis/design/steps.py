@@ -8,11 +8,11 @@ import pandas as pd
 
 from analysis.design.arms import Arm
 from analysis.fitting.intervals import Array
+from analysis.isoflop.shape import SAME
 from analysis.table.checks import finished
 
 _SETS = (3, 4, 5)  # sizes of a curve at a new budget
 _DEGREE = 3  # parameters are a polynomial of the depth, where the width goes with it
-_SAME = 1e-6  # of logarithms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +125,7 @@ def options(
     found: list[tuple[float, list[int]]] = []
     for curve in arm.curves:
         for i, at in enumerate(ladder.u):
-            is_there = bool((np.abs(curve.u - at) < _SAME).any())
+            is_there = bool((np.abs(curve.u - at) < SAME).any())
             if abs(at - curve.u_opt) <= reach and not (is_there and arm.is_lack):
                 found.append((curve.budget, [i]))
     for budget in budgets:
@@ -144,4 +144,4 @@ def reach_of(arm: Arm) -> float:
     """How far the table's sizes are from a minimum, in logarithms: farther ones would tell of the
     curves' form, which is taken for granted.
     """
-    return max(float(np.abs(curve.u - curve.u_opt).max()) for curve in arm.curves) + _SAME
+    return max(float(np.abs(curve.u - curve.u_opt).max()) for curve in arm.curves) + SAME

@@ -26,13 +26,13 @@ from analysis.isoflop.minima import Minima, Minimum, Points, minima_of
 from analysis.isoflop.misfit import off_curves, too_skewed
 from analysis.isoflop.offsets import at_budgets
 from analysis.isoflop.resample import nearest
+from analysis.isoflop.shape import SAME
 from analysis.isoflop.shared import error_of_budgets
 from analysis.isoflop.slices import Seeds
 from analysis.table.load import best_of_cells, finished, require
 from analysis.table.trunks import shared_trunk
 
 _LABEL = "cluster label"
-_SAME = 1e-6  # of ln(size): equal but for rounding
 X_NAMES = ("n_params", "n_active_params", "n_non_embedding_params", "n_tokens")
 
 
@@ -175,7 +175,7 @@ def _points(
         u = np.log(runs[x].to_numpy(dtype=np.float64))
         losses = runs["loss"].to_numpy(dtype=np.float64)
         keep = nearest(u, losses, n_nearest) if len(u) >= NEEDED else np.arange(len(u))
-        n_sizes = 1 + int((np.diff(u[keep]) > _SAME).sum())
+        n_sizes = 1 + int((np.diff(u[keep]) > SAME).sum())
         if n_sizes < NEEDED:
             too_few.append(TooFew(model=str(model), budget=float(budget), n_sizes=n_sizes))  # type: ignore[arg-type]
             continue

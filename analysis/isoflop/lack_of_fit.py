@@ -14,12 +14,11 @@ from analysis.fitting.intervals import Array
 from analysis.fitting.pattern import LEAST, pattern_of
 from analysis.isoflop.misfit import ROUNDING
 from analysis.isoflop.scatter import SHARED, Noise
-from analysis.isoflop.shape import FittedShape, columns_at
+from analysis.isoflop.shape import FittedShape, along_exponents, columns_at
 from analysis.isoflop.slices import EXPONENTS
 
 _NEAR = 0.35  # in size, of the largest distance from a minimum on the log scale
 _NEAR_BUDGETS = 0.45 * np.log(10)  # in ln(budget)
-_STEP = 1e-4  # of exponents, for derivatives
 
 
 class Left(NamedTuple):
@@ -101,12 +100,9 @@ def _moves(shapes: Sequence[FittedShape], sd: Array, u: Sequence[Array]) -> Arra
         rows = slice(ends[k], ends[k + 1])
         root = np.sqrt(shape.weights)[:, None] / sd[k]
         v = places - shape.centre
-        at = columns_at(v, shape.alpha, shape.beta)
-        own[rows, 3 * k : 3 * k + 3] = at * root
-        moved = (shape.alpha + _STEP, shape.beta), (shape.alpha, shape.beta + _STEP)
+        own[rows, 3 * k : 3 * k + 3] = columns_at(v, shape.alpha, shape.beta) * root
         numbers = np.array([shape.a, shape.slope, shape.level])
-        for j, exponents in enumerate(moved):
-            shared[rows, j] = ((columns_at(v, *exponents) - at) @ numbers) * root[:, 0] / _STEP
+        shared[rows] = along_exponents(v, shape.alpha, shape.beta, numbers) * root
     # One at an end of its range is held there: the points would have it go on
     first = shapes[0]
     inside = [EXPONENTS[0] < value < EXPONENTS[1] for value in (first.alpha, first.beta)]

@@ -6,6 +6,9 @@ import numpy as np
 
 from analysis.fitting.intervals import Array
 
+SAME = 1e-6  # of ln(size): sizes so near are equal but for rounding
+_STEP = 1e-4  # of exponents, for derivatives
+
 
 def columns(v: Array, alpha: Array, beta: Array) -> Array:
     """q, s and 1 at v, (n,) for all or (G, n), for exponents (G,) above 0: (G, n, 3).
@@ -24,6 +27,13 @@ def columns(v: Array, alpha: Array, beta: Array) -> Array:
 def columns_at(v: Array, alpha: float, beta: float) -> Array:
     """The columns (n, 3) at v (n,) for one pair of exponents above 0."""
     return columns(v, np.array([alpha]), np.array([beta]))[0]
+
+
+def along_exponents(v: Array, alpha: float, beta: float, numbers: Array) -> Array:
+    """How a curve of these numbers (3,) at v (n,) moves with alpha and with beta: (n, 2)."""
+    at = columns_at(v, alpha, beta)
+    moved = [columns_at(v, *pair) for pair in ((alpha + _STEP, beta), (alpha, beta + _STEP))]
+    return np.stack([(one - at) @ numbers / _STEP for one in moved], axis=1)
 
 
 def lowest(a: Array, slope: Array, alpha: Array, beta: Array) -> Array:

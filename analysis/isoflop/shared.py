@@ -18,9 +18,8 @@ from analysis.fitting.power_law import FrontierFit, frontier_model
 from analysis.isoflop.lack_of_fit import Left
 from analysis.isoflop.misfit import ROUNDING
 from analysis.isoflop.scatter import Noise
-from analysis.isoflop.shape import FittedShape, columns_at, gradient_of
+from analysis.isoflop.shape import SAME, FittedShape, columns_at, gradient_of
 
-_SAME = 1e-6  # of ln(size)
 _RATIOS = np.geomspace(1e-3, 1e4, 141)  # of the variances: of a size's error to the noise
 
 
@@ -91,7 +90,7 @@ def _sizes(u: Sequence[Array]) -> tuple[Array, np.ndarray]:
     """The sizes (J,), and which each point (n,) has."""
     every = np.concatenate(u)
     order = np.argsort(every)
-    new = np.diff(every[order], prepend=-np.inf) > _SAME
+    new = np.diff(every[order], prepend=-np.inf) > SAME
     of = np.empty(len(every), dtype=int)
     of[order] = np.cumsum(new) - 1
     return every[order][new], of

@@ -10,7 +10,7 @@ import pytest
 from analysis import FitError, fit_isoflop, next_runs
 from analysis.__main__ import main
 from analysis.design.arms import arm_of, errors_of
-from analysis.design.choose import NextRuns
+from analysis.design.choose import NextRuns, half_of
 from analysis.design.steps import Run, ladder_of, new_budgets
 from analysis.design.sweep import experiment_yaml
 from analysis.design.targets import goal_of, parse_target
@@ -111,6 +111,16 @@ def test_expected_half_widths_are_about_those_of_the_fit(table):
         half = goal_of(target, arms, 0.0).half_width({name: arm}, 0.95)
         low, high = next(c for c in fit.curves if c.model == name and c.budget == 1e20).x_interval
         assert 0.5 < math.log(high / low) / 2 / half < 2
+    found = next_runs(table, "N*@1e20", 1e18, model="p", baseline="m")
+    assert found.isoflop == pytest.approx(math.log(high / low) / 2)
+    assert f"as it is expected now (isoflop has {found.width(found.isoflop)})" in found.summary()
+    law = fit.law("p").laws["n_params"]
+    ends = law.predict(1e21, 0.9).first
+    low, high = law.bounds("exponent", 0.9)
+    by_hand = {"N*@1e21": math.log(ends.upper / ends.lower) / 2, "a": (high - low) / 2}
+    for name, half in {**by_hand, "p-m@1e20": math.nan}.items():
+        target = parse_target(name, ("m", "p"), "p", "m")
+        assert half_of(fit, target, "n_params", 0.9) == pytest.approx(half, nan_ok=True)
 
 
 LONG = [pytest.param(name, marks=pytest.mark.long) for name in ("a", "N*@1e21", "multiplier@1e19")]
@@ -197,7 +207,7 @@ def chosen(*chosen_runs):
     return NextRuns(
         target="a", models=("m",), in_logs=False, level=0.95, budget=1e19,
         flops=sum(r.budget for r in chosen_runs), runs=chosen_runs,
-        half=tuple(np.linspace(1, 0.5, len(chosen_runs) + 1)), warnings=(),
+        half=tuple(np.linspace(1, 0.5, len(chosen_runs) + 1)), isoflop=math.nan, warnings=(),
     )  # fmt: skip
 
 
