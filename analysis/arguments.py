@@ -25,11 +25,14 @@ def add_curves(sub: argparse.ArgumentParser) -> None:
     )
 
 
-def add_surface(sub: argparse.ArgumentParser, draws: int) -> None:
-    """Adds the options of surfaces in size and tokens; draws: of the bootstrap, by default."""
+def add_surface(sub: argparse.ArgumentParser, draws: int, delta: float | None) -> None:
+    """Adds the options of surfaces in size and tokens; draws: of the bootstrap, by default; delta:
+    Huber's, None for that of the runs' scatter.
+    """
     sub.add_argument("--model", help="only this one (default: each)")
     sub.add_argument("--x", default="n_params", choices=_SIZES, help="what N is (%(default)s)")
-    sub.add_argument("--delta", type=float, default=1e-3, help="Huber's delta (%(default)s)")
+    shown = "1.345 standard deviations of the runs" if delta is None else delta
+    sub.add_argument("--delta", type=float, default=delta, help=f"Huber's delta ({shown})")
     sub.add_argument("--draws", type=int, default=draws, help="of the bootstrap (%(default)s)")
 
 

@@ -30,6 +30,7 @@ _RULES: dict[str, tuple[Callable[[float], bool], str]] = {
     "pilot": (lambda value: value >= 2, "must be 2 or more: one seed has no scatter"),
     "within": (_above_0, "must be a finite number of nats above 0"),
     "within_compute": (lambda value: 0 < value < 1, "must be a share above 0 and below 1"),
+    "unique_tokens": (_above_0, "must be a finite number of tokens above 0"),
     "min_gain": (_above_0, "must be a finite number of nats above 0"),
     "asymptote": (
         lambda value: math.isfinite(value) and value >= 0,

@@ -16,10 +16,10 @@ from analysis.fitting.intervals import Array, Estimate
 from analysis.laws.fit import fit_law
 from analysis.laws.forms.chinchilla import EXPONENT_BOUNDS, LAW, chinchilla
 from analysis.laws.result import Residual
-from analysis.surfaces.fit import SurfaceFit, checked_runs
+from analysis.surfaces.fit import HOFFMANN_S, SurfaceFit, checked_runs
+from analysis.surfaces.optimum import FLOPS_PER_PARAM_TOKEN
 
 NAMES = LAW.names
-FLOPS_PER_PARAM_TOKEN = 6.0  # C = 6ND, where nothing was counted: without attention and head
 _STEEPEST = 10.0  # an exponent beyond is a cliff, and its powers overflow
 
 
@@ -78,7 +78,7 @@ def fit_parametric(
     n_tokens: ArrayLike,
     loss: ArrayLike,
     *,
-    delta: float = 1e-3,
+    delta: float = HOFFMANN_S,
     residual: Residual = "log",
     groups: ArrayLike | None = None,
     exponent_bounds: tuple[float, float] = EXPONENT_BOUNDS,

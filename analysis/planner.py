@@ -16,7 +16,9 @@ from analysis.fitting.text import format_status
 from analysis.flatness import cost_of
 from analysis.isoflop.curves import IsoFLOPFit
 from analysis.laws.law import Variables
-from analysis.parametric import FLOPS_PER_PARAM_TOKEN, ParametricFit
+from analysis.parametric import ParametricFit
+from analysis.surfaces.compare import SurfaceComparison
+from analysis.surfaces.optimum import FLOPS_PER_PARAM_TOKEN
 
 MIN_GAIN = 0.01  # nats that a doubling of the experts must gain to be worth it
 _FAR = 10.0  # an extrapolation by more than this is said to be far
@@ -55,19 +57,21 @@ class Plan(Result):
 
 def plan(
     budget: float,
-    fit: IsoFLOPFit | ParametricFit,
+    fit: IsoFLOPFit | ParametricFit | SurfaceComparison,
     *,
     model: str | None = None,
     experts: ExpertLawFit | None = None,
     min_gain: float = MIN_GAIN,
     flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN,
+    n_unique: float | None = None,
     level: float = 0.95,
 ) -> Plan:
     """A plan for a budget in training FLOPs, by the laws.
 
     model: whose laws, if an IsoFLOPFit has several. experts: a law in experts, for n_experts at the
     planned size (a surface's N, or n_active_params for a backbone). flops_per_param_token: k of
-    C = kND, for a ParametricFit only; an IsoFLOPFit has the FLOPs its runs counted. An
+    C = kND, for surfaces only; an IsoFLOPFit has the FLOPs its runs counted. n_unique: how many
+    unique tokens exist, for compared surfaces: more are repeats; by default all are new. An
     extrapolation, experts of another model, and the laws' own warnings are in the warnings.
     Raises ValueError naming what is not above 0, for a budget that no law reaches, or if the laws
     are not there.
@@ -98,7 +102,10 @@ def plan(
         for text in laws.warnings:
             warned.add(text, laws.status)
     else:
-        values = fit.optimum(budget, flops_per_param_token, level)
+        if isinstance(fit, SurfaceComparison):
+            values = fit.optimum(budget, flops_per_param_token, level, n_unique=n_unique)
+        else:
+            values = fit.optimum(budget, flops_per_param_token, level)
         for text in fit.warnings:
             warned.add(text, fit.status)
     if factor > 1.0001:
@@ -116,7 +123,7 @@ def plan(
         if model is not None and not f"{model} ".startswith(f"{experts.model} "):
             warned.add(f"the law in experts is of {experts.model}, the plan of {model}")
         size = "n_active_params" if experts.size_name == BACKBONE else experts.size_name
-        if isinstance(fit, ParametricFit):
+        if not isinstance(fit, IsoFLOPFit):
             size = "n_params"  # its N, which is whatever size it was fitted to
         values["n_experts"] = _experts(experts, values, size, min_gain, level, warned)
     return Plan(

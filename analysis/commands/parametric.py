@@ -12,6 +12,7 @@ from analysis.fitting.status import FitError
 from analysis.parametric import ParametricFit, fit_parametric
 from analysis.report.curves import draw_left
 from analysis.report.gallery import file_label
+from analysis.surfaces.fit import HOFFMANN_S
 from analysis.surfaces.models import cells_of_models
 from analysis.table.load import finished
 from analysis.table.merged import find_merged
@@ -23,7 +24,7 @@ _FEW = 100  # where nobody asked
 
 
 def _options(sub: argparse.ArgumentParser) -> None:
-    add_surface(sub, draws=1000)
+    add_surface(sub, draws=1000, delta=HOFFMANN_S)
     sub.add_argument(
         "--residual",
         default="log",

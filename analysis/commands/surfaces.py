@@ -6,13 +6,15 @@ import pandas as pd
 
 from analysis.arguments import add_cluster, add_surface
 from analysis.command import Command, Options, Output, table_of
+from analysis.fitting.intervals import Estimate
+from analysis.fitting.text import in_columns
 from analysis.laws.forms import SURFACES
-from analysis.surfaces.compare import HELD_OUT
+from analysis.surfaces.compare import HELD_OUT, SurfaceComparison
 from analysis.surfaces.models import compare_surfaces_of_models
 
 
 def _options(sub: argparse.ArgumentParser) -> None:
-    add_surface(sub, draws=200)
+    add_surface(sub, draws=200, delta=None)
     sub.add_argument(
         "--form", action="append", choices=list(SURFACES), help="repeatable (default: all)"
     )
@@ -39,15 +41,29 @@ def _compute(options: Options, table: pd.DataFrame) -> Output:
     lines = []
     for model, one in found.items():
         lines += [f"{model}, {fit.form_name}: {fit.summary()}\n" for fit in one.fits]
-        lines.append(f"{model}: {one.summary()}\n")
+        lines.append(f"{model}: {one.summary()}")
+        lines += [f"{text}\n" for text in _beyond(one)]
     lines += [f"not fitted: {text}" for text in errors]
     return Output(
         values={model: one.to_dict() for model, one in found.items()}, text="\n".join(lines)
     )
 
 
+def _beyond(found: SurfaceComparison) -> list[str]:
+    """What a budget buys at the most compute of the runs and at ten times as much."""
+    if not found.possible:
+        return []
+    rows = found.over_compute()
+    shown = pd.DataFrame({"C = 6ND": rows["budget"].map("{:.4g}".format)})
+    for name in ("n_params", "n_tokens", "loss"):
+        estimates = map(Estimate, *(rows[f"{name}{end}"] for end in ("", "_lower", "_upper")))
+        shown[name] = [str(one) for one in estimates]
+    by = ", ".join(found.possible)
+    return [f"best by {by} together (95 % intervals that hold those of each):\n{in_columns(shown)}"]
+
+
 COMMAND = Command(
-    help="compare surfaces in size and tokens by hold-out",
+    help="compare surfaces in size and tokens, and average those that the runs don't exclude",
     options=_options,
     read=table_of,
     compute=_compute,

@@ -12,14 +12,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from analysis.experts.average import akaike_weights, averaged, possible
 from analysis.experts.fit import fit_runs
 from analysis.experts.law import ExpertLawFit
 from analysis.experts.runs import BACKBONE, ExpertRuns, choose_runs
 from analysis.fitting.hold_out import largest
 from analysis.fitting.intervals import Array, Prediction
 from analysis.fitting.status import FitError
-from analysis.laws.compare import Compared, Comparison
+from analysis.laws.compare import Compared, ComparedLaw, Comparison, with_weights
 from analysis.laws.result import Residual
 
 HoldOut = Literal["size", "experts", "budget", "tokens", "cells"]
@@ -28,18 +27,6 @@ _COLUMNS = {"experts": "n_experts", "budget": "budget", "tokens": "n_tokens", "c
 _CELLS = 0.2  # share of the runs that "cells" holds out, those of the most compute
 # In a size and a number of experts alone, which every table with experts has
 DEFAULT_FORMS = ("loglinear", "power_floor", "clark", "clark_floor")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ComparedLaw(Compared):
-    """With the AICc: infinite, and delta_aicc nan, where the runs are too few for it.
-
-    weight: Akaike's, of the forms that were compared; they sum to one.
-    """
-
-    aicc: float
-    delta_aicc: float
-    weight: float
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -58,18 +45,6 @@ class LawComparison(Comparison):
     def compared(self) -> Sequence[ComparedLaw]:
         return self.laws
 
-    @property
-    def possible(self) -> dict[str, float]:
-        """Form -> weight of those that the runs don't exclude, the likeliest first.
-
-        The fewest that have 99 % of the weight; none without an AICc.
-        """
-        weights = np.array([law.weight for law in self.laws])
-        if not np.isfinite(weights).all():
-            return {}
-        kept = possible(weights)
-        return {law.form_name: law.weight for law, k in zip(self.laws, kept, strict=True) if k}
-
     def predict(
         self,
         size: ArrayLike,
@@ -86,13 +61,8 @@ class LawComparison(Comparison):
 
         Arguments as of ExpertLawFit.predict. Raises ValueError where no form has an AICc.
         """
-        weights = self.possible
-        if not weights:
-            raise ValueError("no form has an AICc to be weighted by: predict by one of fits")
-        fits = [fit for fit in self.fits if fit.form_name in weights]
         at = size, n_experts, n_tokens, granularity, sparsity
-        each = [fit.predict(*at, level=level, new_run=new_run) for fit in fits]
-        return averaged(each, [weights[fit.form_name] for fit in fits], level)
+        return self._averaged(lambda fit: fit.predict(*at, level=level, new_run=new_run), level)
 
     def over_experts(self) -> pd.DataFrame:
         """The averages of `predict` at the smallest and largest size, at the most experts tried
@@ -123,11 +93,7 @@ class LawComparison(Comparison):
                 f"{first.form_name} is best by AICc, {best.form_name} on what was held out: "
                 "neither is established"
             )
-        if len(self.possible) > 1:
-            found.append(
-                f"these runs exclude none of {self.in_words}: no one of them is the law, and the "
-                "parameters of each hold only if it is"
-            )
+        found += self._none_excluded
         for law in self.laws:
             if not np.isfinite(law.aicc):
                 found.append(
@@ -135,11 +101,6 @@ class LawComparison(Comparison):
                     f"not {self.n_points}"
                 )
         return found
-
-    @property
-    def in_words(self) -> str:
-        """The possible forms with their weights: "clark (weight 0.7), loglinear (weight 0.3)"."""
-        return ", ".join(f"{name} (weight {w:.2g})" for name, w in self.possible.items())
 
     def _heading(self) -> str:
         return f"{self.model}: {self.n_points} runs; held out: {self.held_out}"
@@ -192,24 +153,16 @@ def compare_laws(
         skipped += [f"hold-out of {text}" for text in failed]
         errors = {form: _errors(fit, runs.only(out & own)) for form, fit in blind.items()}
     ordered = dict(sorted(fits.items(), key=lambda item: item[1].aicc))
-    least, unknown = min(fit.aicc for fit in fits.values()), np.array([np.nan])
-    weights = akaike_weights([fit.aicc for fit in ordered.values()])
+    unknown = np.array([np.nan])
     laws = [
-        ComparedLaw.of(
-            fit,
-            _errors(fit, runs),
-            errors.get(form, unknown),
-            aicc=fit.aicc,
-            delta_aicc=fit.aicc - least if np.isfinite(fit.aicc) else float("nan"),
-            weight=float(weight),
-        )
-        for (form, fit), weight in zip(ordered.items(), weights, strict=True)
+        Compared.of(fit, _errors(fit, runs), errors.get(form, unknown))
+        for form, fit in ordered.items()
     ]
     return LawComparison(
         model=runs.model,
         n_points=len(runs.cells),
         held_out=held,
-        laws=tuple(laws),
+        laws=tuple(with_weights(laws, [fit.aicc for fit in ordered.values()])),
         fits=tuple(ordered.values()),
         skipped=tuple(skipped),
     )

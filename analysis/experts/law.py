@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 
 from analysis.fitting.checks import check_level, check_sparsity, positive
 from analysis.fitting.intervals import Array, Prediction, t_quantile
+from analysis.laws.average import akaike
 from analysis.laws.law import Variables
 from analysis.laws.result import FittedLaw
 
@@ -157,11 +158,3 @@ class ExpertLawFit(FittedLaw):
             positive(n, 1.0 if v is None else v) for n, v in {"size": size, **given}.items()
         )
         return Variables.of(N, D, E, G, check_sparsity(0.0 if sparsity is None else sparsity))
-
-
-def akaike(squares: float, n: int, n_params: int) -> float:
-    """AICc of a least-squares fit, the variance counted as a parameter; inf if n is too small."""
-    k = n_params + 1
-    if n <= k + 1:
-        return float("inf")
-    return float(n * np.log(max(squares, 1e-300) / n) + 2 * k + 2 * k * (k + 1) / (n - k - 1))

@@ -12,7 +12,8 @@ from analysis.figures.scales import LABELS, log_scale, padded
 from analysis.figures.style import DASHED, edge, small
 from analysis.fitting.intervals import Array
 from analysis.fitting.status import FitStatus
-from analysis.parametric import FLOPS_PER_PARAM_TOKEN, ParametricFit
+from analysis.parametric import ParametricFit
+from analysis.surfaces.optimum import FLOPS_PER_PARAM_TOKEN
 from analysis.table.load import finished
 
 _OPTIMAL = "#d55e00"  # no model's

@@ -126,7 +126,8 @@ def _descend(
         bends[moved], axes[moved], slopes[moved] = _principal(g, hessian, lengths, stuck)
 
         step = _damped_step(bends[active], axes[active], slopes[active], damping[active])
-        step = np.where(at_bound[active], 0.0, step / scale[active])
+        with np.errstate(over="ignore"):  # of a parameter that moves no point
+            step = np.where(at_bound[active], 0.0, step / scale[active])
         candidate = np.clip(theta[active] + step, lower, upper)
         new_predicted, new_jacobian = _evaluate(model, candidate)
         new_residuals = new_predicted - target[active]

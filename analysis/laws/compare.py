@@ -1,17 +1,18 @@
 """Laws side by side: what a comparison shows, whichever way its runs were held out."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
 
-from analysis.fitting.intervals import Array
+from analysis.fitting.intervals import Array, Prediction
 from analysis.fitting.results import Result
 from analysis.fitting.status import FitStatus, status_of, worst_status
 from analysis.fitting.text import in_columns
+from analysis.laws.average import akaike_weights, averaged, possible
 from analysis.laws.result import FittedLaw
 
 
@@ -44,6 +45,32 @@ class Compared:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class ComparedLaw(Compared):
+    """With the AICc: infinite, and delta_aicc nan, where the runs are too few for it.
+
+    weight: Akaike's, of the forms that were compared; they sum to one.
+    """
+
+    aicc: float
+    delta_aicc: float
+    weight: float
+
+
+def with_weights(compared: Sequence[Compared], aicc: Sequence[float]) -> list[ComparedLaw]:
+    """The forms with what their AICc say beside each other."""
+    least, weights = min(aicc), akaike_weights(aicc)
+    return [
+        ComparedLaw(
+            **{field.name: getattr(one, field.name) for field in fields(one)},
+            aicc=own,
+            delta_aicc=own - least if np.isfinite(own) else float("nan"),
+            weight=float(weight),
+        )
+        for one, own, weight in zip(compared, aicc, weights, strict=True)
+    ]
+
+
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Comparison(Result):
     """Forms in their order, on the same n_points runs.
@@ -60,13 +87,52 @@ class Comparison(Result):
 
     @property
     @abstractmethod
-    def compared(self) -> Sequence[Compared]:
+    def compared(self) -> Sequence[ComparedLaw]:
         """A row a form."""
 
     @property
     @abstractmethod
     def disagreement(self) -> list[str]:
         """Where the comparison does not choose."""
+
+    @property
+    def possible(self) -> dict[str, float]:
+        """Form -> weight of those that the runs don't exclude, the likeliest first.
+
+        The fewest that have 99 % of the weight; none without an AICc.
+        """
+        ordered = sorted(self.compared, key=lambda law: law.weight, reverse=True)
+        weights = np.array([law.weight for law in ordered])
+        if not np.isfinite(weights).all():
+            return {}
+        kept = possible(weights)
+        return {law.form_name: law.weight for law, k in zip(ordered, kept, strict=True) if k}
+
+    @property
+    def in_words(self) -> str:
+        """The possible forms with their weights: "clark (weight 0.7), loglinear (weight 0.3)"."""
+        return ", ".join(f"{name} (weight {w:.2g})" for name, w in self.possible.items())
+
+    def _averaged(self, ask: Callable[[Any], Prediction], level: float) -> Prediction:
+        """What the `possible` laws say together: see analysis.laws.average.
+
+        Raises ValueError where no form has an AICc.
+        """
+        weights = self.possible
+        if not weights:
+            raise ValueError("no form has an AICc to be weighted by: predict by one of fits")
+        fits = {fit.form_name: fit for fit in self.fits}
+        return averaged([ask(fits[name]) for name in weights], list(weights.values()), level)
+
+    @property
+    def _none_excluded(self) -> list[str]:
+        """The warning that several forms are left."""
+        if len(self.possible) < 2:
+            return []
+        return [
+            f"these runs exclude none of {self.in_words}: no one of them is the law, and the "
+            "parameters of each hold only if it is"
+        ]
 
     @abstractmethod
     def _heading(self) -> str:

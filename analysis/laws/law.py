@@ -23,7 +23,7 @@ class Variables:
     """The variables of laws, arrays of one shape; 1, and S = 0, for what a law has no term for.
 
     N: a size in parameters; D: tokens; E: the number of experts; G: granularity; S: sparsity, the
-    share of the experts that a token does not use.
+    share of the experts that a token does not use; U: unique tokens, infinite where all are new.
     """
 
     N: Array
@@ -31,21 +31,28 @@ class Variables:
     E: Array
     G: Array
     S: Array
+    U: Array
 
     @classmethod
     def of(
-        cls, N: ArrayLike, D: ArrayLike = 1, E: ArrayLike = 1, G: ArrayLike = 1, S: ArrayLike = 0
+        cls,
+        N: ArrayLike,
+        D: ArrayLike = 1,
+        E: ArrayLike = 1,
+        G: ArrayLike = 1,
+        S: ArrayLike = 0,
+        U: ArrayLike = np.inf,
     ) -> Self:
         """Makes them of numbers and arrays that can be of one shape."""
-        columns = (np.asarray(v, dtype=np.float64) for v in (N, D, E, G, S))
-        return cls(**dict(zip("NDEGS", np.broadcast_arrays(*columns), strict=True)))
+        columns = (np.asarray(v, dtype=np.float64) for v in (N, D, E, G, S, U))
+        return cls(**dict(zip("NDEGSU", np.broadcast_arrays(*columns), strict=True)))
 
     @property
     def shape(self) -> tuple[int, ...]:
         return self.N.shape
 
     def flat(self) -> Self:
-        return type(self)(**{letter: getattr(self, letter).ravel() for letter in "NDEGS"})
+        return type(self)(**{letter: getattr(self, letter).ravel() for letter in "NDEGSU"})
 
     def log(self, letter: str) -> Array:
         """ln of a variable; of 1 - S for S."""
@@ -110,8 +117,8 @@ class Law:
 
     @property
     def of_size_and_tokens(self) -> bool:
-        """Whether it is in these two alone: a surface."""
-        return set(self.variables) == {"N", "D"}
+        """Whether it is in these two alone, or in which of the tokens are new too: a surface."""
+        return {"N", "D"} <= set(self.variables) <= {"N", "D", "U"}
 
     def not_fitted(self, at: Variables) -> tuple[str, ...]:
         """The parameters that these runs leave out, because a variable has one value."""

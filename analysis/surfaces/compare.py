@@ -1,17 +1,22 @@
-"""Surfaces side by side, by what they say of runs that were held out."""
+"""Surfaces side by side: by AICc, by what they say of runs held out, and what all left say."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 
 from analysis.fitting.hold_out import largest
+from analysis.fitting.intervals import Array, Estimate, Prediction
 from analysis.fitting.status import FitError, worst_status
-from analysis.laws.compare import Compared, Comparison
+from analysis.laws.compare import Compared, ComparedLaw, Comparison, with_weights
 from analysis.laws.forms import SURFACES
-from analysis.surfaces.fit import SurfaceFit, fit_surface
+from analysis.laws.law import Variables
+from analysis.laws.pattern import misses_in_a_pattern
+from analysis.surfaces.fit import HOFFMANN_S, SurfaceFit, fit_surface
+from analysis.surfaces.optimum import FLOPS_PER_PARAM_TOKEN, optimum_of
 
 HeldOut = Literal["compute", "size", "tokens", "ratio"]
 HELD_OUT: tuple[HeldOut, ...] = get_args(HeldOut)
@@ -22,40 +27,112 @@ _WHAT = {
     "ratio": "the most tokens per parameter",
 }
 _CLOSE = 1.1  # times the lowest error: too near to call
+_TUNING = 1.345  # standard deviations: Huber's, whose fit is then 95 % as good on normal noise
+_NORMAL = 1.4826  # a standard deviation of normal noise in median absolute deviations
+_BEYOND = (1.0, 10.0)  # times the most compute
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class SurfaceComparison(Comparison):
     """The forms in order of their error on the n_held runs held out of n_points.
 
-    There is no AICc: Huber's loss is not the likelihood of the residuals.
+    delta: Huber's, of ln L, the same for all; nd_range: of N*D over the runs.
     """
 
     columns: ClassVar[tuple[str, ...]] = (
-        "form_name", "n_params", "rmse", "held_out_rmse", "held_out_bias", "status",
+        "form_name", "n_params", "rmse", "aicc", "delta_aicc", "weight", "held_out_rmse",
+        "held_out_bias", "status",
     )  # fmt: skip
     n_held: int
-    surfaces: tuple[Compared, ...]
+    delta: float
+    nd_range: tuple[float, float]
+    missed: str | None  # what the likeliest form misses, where it does
+    surfaces: tuple[ComparedLaw, ...]
     fits: tuple[SurfaceFit, ...]
 
     @property
-    def compared(self) -> Sequence[Compared]:
+    def compared(self) -> Sequence[ComparedLaw]:
         return self.surfaces
 
     @property
     def disagreement(self) -> list[str]:
-        """Where the hold-out does not choose."""
+        """Where the hold-out or the AICc does not choose, and what all forms miss."""
         first, *others = self.surfaces
         close = [s.form_name for s in others if s.held_out_rmse < _CLOSE * first.held_out_rmse]
-        if not close:
-            return []
-        return [
-            f"the runs held out do not distinguish {first.form_name} from {', '.join(close)}: "
-            "their errors are within a tenth"
-        ]
+        found = []
+        if close:
+            found.append(
+                f"the runs held out do not distinguish {first.form_name} from {', '.join(close)}: "
+                "their errors are within a tenth"
+            )
+        found += self._none_excluded
+        if self.missed:
+            found.append(f"{next(iter(self.possible))}, the likeliest: {self.missed}")
+        return found
+
+    def predict(
+        self,
+        n_params: ArrayLike,
+        n_tokens: ArrayLike,
+        *,
+        n_unique: ArrayLike | None = None,
+        level: float = 0.95,
+    ) -> Prediction:
+        """The loss in nats/token by the `possible` forms: the mean of ln L by their weights, with
+        the interval that holds those of all.
+
+        Raises ValueError where no form has an AICc.
+        """
+        return self._averaged(
+            lambda fit: fit.predict(n_params, n_tokens, n_unique=n_unique, level=level), level
+        )
+
+    def optimum(
+        self,
+        budget: float,
+        flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN,
+        level: float = 0.95,
+        *,
+        n_unique: float | None = None,
+    ) -> dict[str, Estimate]:
+        """Compute-optimal n_params, n_tokens, tokens_per_param and loss at a budget of FLOPs, by
+        the `possible` forms as in predict.
+        """
+        each = {
+            fit.form_name: optimum_of(fit, budget, flops_per_param_token, level, n_unique)
+            for fit in self.fits
+            if fit.form_name in self.possible
+        }
+
+        def average(name: str) -> Estimate:
+            return self._averaged(lambda fit: each[fit.form_name][name], level).first
+
+        return {name: average(name) for name in next(iter(each.values()), ("loss",))}
+
+    def over_compute(
+        self,
+        flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN,
+        *,
+        n_unique: float | None = None,
+    ) -> pd.DataFrame:
+        """`optimum` at the most compute of the runs and at ten times as much: budget in FLOPs,
+        n_params, n_tokens and loss in nats/token, each with lower and upper (95 %).
+        """
+        rows = []
+        for times in _BEYOND:
+            budget = times * self.nd_range[1] * flops_per_param_token
+            found = self.optimum(budget, flops_per_param_token, n_unique=n_unique)
+            row = {"budget": budget}
+            for name in ("n_params", "n_tokens", "loss"):
+                row |= found[name].columns(name)
+            rows.append(row)
+        return pd.DataFrame(rows)
 
     def _heading(self) -> str:
-        return f"{self.n_points} runs; held out: the {self.n_held} of {self.held_out}"
+        return (
+            f"{self.n_points} runs; held out: the {self.n_held} of {self.held_out}; AICc of "
+            f"Huber's density, delta {self.delta:.2g}"
+        )
 
 
 def compare_surfaces(
@@ -64,9 +141,10 @@ def compare_surfaces(
     loss: ArrayLike,
     forms: Sequence[str] = tuple(SURFACES),
     *,
+    n_unique: ArrayLike | None = None,
     hold_out: HeldOut = "compute",
     share: float = 0.2,
-    delta: float = 1e-3,
+    delta: float | None = None,
     groups: ArrayLike | None = None,
     n_draws: int = 200,
     seed: int = 0,
@@ -75,32 +153,38 @@ def compare_surfaces(
 
     Runs that tie are held out all or none, and the largest value always is: see largest.
 
-    hold_out: compute (N D), size (N), tokens (D) or ratio (D/N, over-training). Others as in
-    fit_surface. What can't be fitted is skipped, with the reason. Raises ValueError for a bad
-    argument, FitError if no form can be fitted.
+    hold_out: compute (N D), size (N), tokens (D) or ratio (D/N, over-training). delta: Huber's; by
+    default 1.345 standard deviations of the runs about Chinchilla's surface, so that the fits are
+    of about normal noise without its outliers, and their AICc comparable. Others as in fit_surface.
+    What can't be fitted is skipped, with the reason. Raises ValueError for a bad argument, FitError
+    if no form can be fitted.
     """
     if hold_out not in HELD_OUT:
         raise ValueError(f"hold_out={hold_out!r} is not one of {', '.join(HELD_OUT)}")
     if not 0 < share < 1:
         raise ValueError(f"share={share!r} must be between 0 and 1, e.g. 0.2")
     N, D, L = (np.asarray(v, dtype=np.float64).ravel() for v in (n_params, n_tokens, loss))
+    given = np.inf if n_unique is None else np.asarray(n_unique, dtype=np.float64).ravel()
+    U = np.broadcast_to(given, N.shape)
     out = largest({"compute": N * D, "size": N, "tokens": D, "ratio": D / N}[hold_out], share)
     if not out.any():
         raise FitError(f"most runs have the same {hold_out}, the largest: nothing to hold out")
+    delta = _by_noise(N, D, L) if delta is None else delta
     found: list[tuple[Compared, SurfaceFit]] = []
     skipped = []
     for form in dict.fromkeys(forms):
+        how: dict[str, Any] = {"form": form, "delta": delta}
         try:
-            blind = fit_surface(N[~out], D[~out], L[~out], form, delta=delta, n_draws=0)
-            fit = fit_surface(N, D, L, form, delta=delta, groups=groups, n_draws=n_draws, seed=seed)
+            blind = fit_surface(N[~out], D[~out], L[~out], n_unique=U[~out], n_draws=0, **how)
+            fit = fit_surface(N, D, L, n_unique=U, groups=groups, n_draws=n_draws, seed=seed, **how)
         except FitError as error:
             skipped.append(f"{form}: {error}")
             continue
         texts = dict.fromkeys([*fit.warnings, *(f"without them, {t}" for t in blind.warnings)])
         compared = Compared.of(
             fit,
-            fit.loss(N, D) - L,
-            blind.loss(N[out], D[out]) - L[out],
+            fit.loss(N, D, U) - L,
+            blind.loss(N[out], D[out], U[out]) - L[out],
             status=worst_status([fit.status, blind.status]),
             warnings=tuple(texts),
         )
@@ -108,11 +192,35 @@ def compare_surfaces(
     if not found:
         raise FitError(f"no surface to compare: {'; '.join(skipped)}")
     found.sort(key=lambda pair: pair[0].held_out_rmse)
+    fits = tuple(fit for _, fit in found)
+    compute = N * D
     return SurfaceComparison(
         n_points=len(L),
         n_held=int(out.sum()),
         held_out=_WHAT[hold_out],
-        surfaces=tuple(compared for compared, _ in found),
-        fits=tuple(fit for _, fit in found),
+        delta=float(delta),
+        nd_range=(float(compute.min()), float(compute.max())),
+        missed=_missed(min(fits, key=lambda fit: fit.aicc), Variables.of(N, D, U=U), L),
+        surfaces=tuple(with_weights([one for one, _ in found], [fit.aicc for fit in fits])),
+        fits=fits,
         skipped=tuple(skipped),
     )
+
+
+def _by_noise(N: Array, D: Array, L: Array) -> float:
+    """Huber's delta for the scatter of these runs; Hoffmann's where they don't tell it."""
+    try:
+        fit = fit_surface(N, D, L, "chinchilla", n_draws=0)
+    except FitError:
+        return HOFFMANN_S
+    off = np.abs(np.log(fit.loss(N, D)) - np.log(L))
+    deviation = _NORMAL * float(np.median(off)) * np.sqrt(len(L) / (len(L) - len(fit.names)))
+    return max(HOFFMANN_S, _TUNING * deviation)
+
+
+def _missed(fit: SurfaceFit, at: Variables, loss: Array) -> str | None:
+    """Whether the runs, without their outliers, are off a form in a pattern, and how."""
+    logs, jacobian = (part[0] for part in fit.law.model(at, fit.centre)(fit.thetas[:1]))
+    off = np.clip(logs - np.log(loss), -fit.delta, fit.delta)
+    moves = jacobian[:, np.linalg.norm(jacobian, axis=0) > 0]
+    return misses_in_a_pattern("ND", at, off, moves, loss)

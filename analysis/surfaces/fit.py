@@ -10,25 +10,45 @@ from analysis.fitting.checks import positive
 from analysis.fitting.intervals import Array, Prediction
 from analysis.fitting.status import FitError
 from analysis.fitting.text import pluralize
+from analysis.laws.average import akaike_of_huber
 from analysis.laws.fit import fit_law
 from analysis.laws.forms import SURFACES
 from analysis.laws.law import Law, Variables
 from analysis.laws.result import FittedLaw
 
+HOFFMANN_S = 1e-3  # Huber's delta of Hoffmann 2022
+
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class SurfaceFit(FittedLaw):
-    """A surface L(N, D) in nats/token; `form_name` is its key in SURFACES."""
+    """A surface L(N, D) in nats/token; `form_name` is its key in SURFACES.
+
+    n_unique, wherever it is asked for: how many of the tokens are unique, for a form in which
+    repeated ones count less; by default all.
+    """
+
+    @property
+    def aicc(self) -> float:
+        """Corrected Akaike criterion, comparable between forms on the same runs at one delta."""
+        k = len(self.names) - len(self.fixed)
+        return akaike_of_huber(self.objective, self.delta, self.n_points, k)
 
     def predict(
-        self, n_params: ArrayLike, n_tokens: ArrayLike, *, level: float = 0.95
+        self,
+        n_params: ArrayLike,
+        n_tokens: ArrayLike,
+        *,
+        n_unique: ArrayLike | None = None,
+        level: float = 0.95,
     ) -> Prediction:
         """The loss in nats/token; the interval is of the law, without a run's own noise."""
-        return self._predict(_at(n_params, n_tokens), level)
+        return self._predict(_at(n_params, n_tokens, n_unique), level)
 
-    def loss(self, n_params: ArrayLike, n_tokens: ArrayLike) -> Array:
+    def loss(
+        self, n_params: ArrayLike, n_tokens: ArrayLike, n_unique: ArrayLike | None = None
+    ) -> Array:
         """The loss in nats/token, without the interval that predict needs all draws for."""
-        return self.loss_at(_at(n_params, n_tokens))
+        return self.loss_at(_at(n_params, n_tokens, n_unique))
 
     def to_dict(self) -> dict[str, Any]:
         """As other fits; centre: N0 and D0, the geometric means of the runs."""
@@ -41,21 +61,24 @@ def fit_surface(
     loss: ArrayLike,
     form: str = "farseer",
     *,
-    delta: float = 1e-3,
+    n_unique: ArrayLike | None = None,
+    delta: float = HOFFMANN_S,
     groups: ArrayLike | None = None,
     n_draws: int = 500,
     seed: int = 0,
 ) -> SurfaceFit:
     """Fits a surface by Huber's loss of ln L, summed; delta: inf for least squares.
 
-    n_draws: of the bootstrap, of runs or of whole groups of them, as in fit_parametric, which says
-    more of Chinchilla's form: the optimum of a budget and contours. Raises ValueError naming the
-    first bad value or form; FitError where there are not more distinct runs than parameters, and
-    where all sizes or all token counts are one, as then no exponent of it is identifiable.
+    n_unique: how many of the tokens of each run are unique, for the form of repeated data;
+    infinite where all are. n_draws: of the bootstrap, of runs or of whole groups of them, as in
+    fit_parametric, which says more of Chinchilla's form: contours and exponents. Raises ValueError
+    naming the first bad value or form; FitError where there are not more distinct runs than
+    parameters, where all sizes or all token counts are one, as then no exponent of it is
+    identifiable, and for the form of repeated data where none is repeated.
     """
     if form not in SURFACES:
         raise ValueError(f"form={form!r} is not one of {', '.join(SURFACES)}")
-    at, L = checked_runs(n_params, n_tokens, loss, SURFACES[form])
+    at, L = checked_runs(n_params, n_tokens, loss, SURFACES[form], n_unique)
     for name, values in (("sizes", at.N), ("token counts", at.D)):
         if np.ptp(np.log(values)) < 1e-9:
             raise FitError(f"all {name} are the same: their exponent in {form} is not identifiable")
@@ -64,26 +87,41 @@ def fit_surface(
 
 
 def checked_runs(
-    n_params: ArrayLike, n_tokens: ArrayLike, loss: ArrayLike, law: Law
+    n_params: ArrayLike,
+    n_tokens: ArrayLike,
+    loss: ArrayLike,
+    law: Law,
+    n_unique: ArrayLike | None = None,
 ) -> tuple[Variables, Array]:
     """Columns of one length, above 0, of more distinct runs than the law has parameters.
 
     Raises ValueError naming the first bad value, FitError for too few runs.
     """
     columns = {"n_params": n_params, "n_tokens": n_tokens, "loss": loss}
+    if n_unique is not None:
+        columns["n_unique"] = n_unique
     arrays = {name: np.asarray(v, dtype=np.float64).ravel() for name, v in columns.items()}
     lengths = {name: len(values) for name, values in arrays.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"columns of different lengths: {lengths}")
-    N, D, L = (positive(name, values) for name, values in arrays.items())
+    N, D, L = (positive(name, arrays[name]) for name in ("n_params", "n_tokens", "loss"))
     distinct, k = len(np.unique(np.stack([N, D]), axis=1).T), len(law.names)
     if distinct <= k:
         raise FitError(
             f"{pluralize(distinct, 'distinct run')}: the {k} parameters of {law.name} need at "
             f"least {k + 1}"
         )
-    return Variables.of(N, D), L
+    return Variables.of(N, D, U=_unique(arrays.get("n_unique"))), L
 
 
-def _at(n_params: ArrayLike, n_tokens: ArrayLike) -> Variables:
-    return Variables.of(positive("n_params", n_params), positive("n_tokens", n_tokens))
+def _at(n_params: ArrayLike, n_tokens: ArrayLike, n_unique: ArrayLike | None) -> Variables:
+    N, D = positive("n_params", n_params), positive("n_tokens", n_tokens)
+    return Variables.of(N, D, U=_unique(n_unique))
+
+
+def _unique(n_unique: ArrayLike | None) -> Array:
+    """Infinite where it is not known."""
+    given = np.asarray(np.inf if n_unique is None else n_unique, dtype=np.float64)
+    if not (given > 0).all():
+        raise ValueError(f"n_unique={given!r} must be above 0 tokens, infinite where all are new")
+    return given

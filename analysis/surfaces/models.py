@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from analysis.fitting.intervals import Array
 from analysis.fitting.status import FitError
 from analysis.surfaces.compare import SurfaceComparison, compare_surfaces
 from analysis.table.budgets import own_budget
@@ -31,6 +33,15 @@ def cells_of_models(
     return found
 
 
+def unique_tokens(cells: pd.DataFrame) -> Array:
+    """How many of each run's tokens are unique, by its passes over the data; infinite where that is
+    not known or where none was repeated.
+    """
+    epochs = cells["epochs"].to_numpy(dtype=np.float64, na_value=np.nan)
+    tokens = cells["n_tokens"].to_numpy(dtype=np.float64)
+    return np.where(epochs > 1, tokens / np.maximum(epochs, 1), np.inf)
+
+
 def compare_surfaces_of_models(
     table: pd.DataFrame, x: str, model: str | None, *, cluster: str | None = None, **how: Any
 ) -> tuple[dict[str, SurfaceComparison], list[str]]:
@@ -44,9 +55,9 @@ def compare_surfaces_of_models(
     for series, cells in cells_of_models(table, x, model, cluster).items():
         try:
             groups = None if cluster is None else cells[cluster]
-            found[series] = compare_surfaces(
-                cells[x], cells["n_tokens"], cells["loss"], groups=groups, **how
-            )
+            columns = (cells[x], cells["n_tokens"], cells["loss"])
+            unique = unique_tokens(cells)
+            found[series] = compare_surfaces(*columns, n_unique=unique, groups=groups, **how)
         except ValueError as error:
             errors.append(f"{series}: {error}")
     if not found:

@@ -239,6 +239,7 @@ plan good.csv --budget 1e-290 -> budget=1e-290 is 1e+302 times beyond the budget
 plan good.csv --budget 1e-310 -> budget=1e-310 is inf times beyond the budgets
 plan good.csv --budget 1e13 --model pkm -> must name one whose laws were fitted: dense, moe
 plan good.csv --budget 1e13 --min-gain 0 -> --min-gain 0 must be a finite number of nats
+plan good.csv --budget 1e13 --surfaces --unique-tokens 0 -> must be a finite number of tokens
 plan good.csv --budget 1e13 --min-gain nan -> --min-gain nan must be a finite number of nats
 report good.csv --asymptote nan -> --asymptote nan must be a finite number of nats, 0 or more
 report good.csv --asymptote inf -> --asymptote inf must be a finite number of nats, 0 or more
@@ -315,6 +316,8 @@ isoflop nothing -> no record.json below nothing
 isoflop names.csv -> if a model's name is of one run, --series none makes all runs one curve
 isoflop counted.csv -> --budgets 6e18,1e19 or --budget-tolerance 0.05 joins those that are one
 isoflop good.csv --budget-tolerance 0.5 -> --budget-tolerance 0.5 must be 0 or more, and below 0.5
+plan good.csv --budget 1e13 --unique-tokens 1e9 -> --unique-tokens is of --surfaces; give that too
+plan good.csv --budget 1e13 --surfaces --x n_tokens -> --surfaces plans a size
 plan good.csv --budget 1e13 --size -1 -> --size is of a law of experts; give --form, or leave
 plan good.csv --budget 1e13 --baseline foo -> --baseline is of a law of experts; give --form
 plan good.csv --budget 1e13 --min-gain 0.1 -> --min-gain is of a law of experts; give --form

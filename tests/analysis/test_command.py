@@ -186,6 +186,7 @@ def test_surfaces_and_influence_of_a_table(tmp_path, capsys):
     assert main(["surfaces", str(path), *how]) == 0
     text = capsys.readouterr().out
     assert "dense: 49 runs; held out: the 7 of the most tokens" in text
+    assert "together (95 % intervals that hold those of each)" in text
     folder = tmp_path / "runs-analysis"
     found = json.loads((folder / "surfaces.json").read_text())["dense"]
     assert {one["form_name"] for one in found["surfaces"]} == {"chinchilla", "over_trained"}
@@ -197,6 +198,14 @@ def test_surfaces_and_influence_of_a_table(tmp_path, capsys):
     assert len(found["influence"]["sets"]) == 5
     assert main(["parametric", str(path), "--draws", "20"]) == 0  # looked for, and nothing to tell
     assert "depends on most" not in capsys.readouterr().out
+    planned = table.assign(budget=6.2 * table["n_params"] * table["n_tokens"], epochs=2.0)
+    planned.to_csv(path, index=False)
+    how = ["plan", str(path), "--budget", "1e23", "--surfaces", "--unique-tokens", "1e13"]
+    assert main(how) == 0
+    text = capsys.readouterr().out
+    assert "note: dense: C = 6.2 ND, 1e+13 unique tokens; by" in text
+    assert "plan for dense at C=1e+23 FLOPs" in text
+    table.to_csv(path, index=False)
     few = table.iloc[:5].assign(n_tokens=table["n_tokens"].iloc[::8][:5].to_numpy())
     few.to_csv(path, index=False)
     assert main(["surfaces", str(path)]) == 2

@@ -9,10 +9,10 @@ from scipy import optimize
 
 from analysis.experts.compare import DEFAULT_FORMS, compare_laws
 from analysis.experts.fit import fit_expert_law
-from analysis.experts.law import akaike
 from analysis.experts.runs import rows_of
 from analysis.figures import draw_experts
 from analysis.fitting.status import FitError, FitStatus
+from analysis.laws.average import akaike
 from analysis.laws.forms import OF_EXPERTS
 from analysis.table.load import check_table
 from analysis.validation.residuals import residuals_of

@@ -390,3 +390,17 @@ def test_non_negative_of_columns_alike_still_fits():
     # Any split will do; 1e-9 for the ridge of 1e-13
     assert found.sum() == pytest.approx(3.0, rel=1e-9)
     np.testing.assert_array_equal(non_negative(A.T @ A, -A.T @ np.ones(6)), 0.0)
+
+
+def test_a_parameter_that_moves_no_point_is_no_warning_and_stays_in_its_box():
+    """The square of its derivative is 0 in float64, as of a term that ran to nothing."""
+
+    def model(theta):
+        moves = np.ones((len(theta), 5, 2)) * np.array([1.0, 1e-170])
+        return np.repeat(theta[:, :1], 5, axis=1), moves
+
+    target = np.array([1.0, 2.0, 3.0, 4.0, 6.0])
+    box = np.array([[-10.0, -2.0], [10.0, 2.0]])
+    found = minimise(model, target, np.zeros((1, 2)), lower=box[0], upper=box[1])
+    assert found.theta[0, 0] == pytest.approx(3.2)
+    assert -2 <= found.theta[0, 1] <= 2

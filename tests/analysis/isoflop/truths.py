@@ -20,7 +20,7 @@ def kaplan(N, D):
 
 
 def broken(N, D):
-    """Hoffmann's, whose exponent of tokens goes from .28 to .40 about 2e9 (Caballero 2022,
+    """Hoffmann's, whose exponent of tokens goes from .28 to .16 about 2e9 (Caballero 2022,
     arXiv:2210.14891, eq. 1, with one break).
     """
     return 1.69 + 406.4 * N**-0.34 + 410.7 * D**-0.28 * (1 + (D / 2e9) ** 4) ** (0.12 / 4)
@@ -31,6 +31,22 @@ def repeated(N, D, unique=1.5e9):
     repeats = np.maximum(D / unique - 1, 0)
     worth = np.minimum(D, unique) + unique * 15.4 * (1 - np.exp(-repeats / 15.4))
     return 1.87 + 521 * N**-0.353 + 1488 * worth**-0.353
+
+
+def muennighoff(N, D, unique=1.5e9):
+    """The same with excess parameters, as its authors' code has it; 1.5e9 of the tokens are unique.
+
+    github.com/huggingface/datablations, README, "Parametric Fit", with its numbers.
+    """
+    A, B, E = np.exp([6.255414, 7.3049974, 0.6254804])
+    alpha = beta = 0.3526596
+    unique = np.minimum(unique, D)
+    G = (alpha * A / (beta * B)) ** (1 / (alpha + beta))
+    wanted = np.minimum(N, (unique * G) ** (beta / alpha) * G)
+    repeats, excess = D / unique - 1, N / wanted - 1
+    size = wanted + wanted * 5.309743 * (1 - np.exp(-excess / 5.309743))
+    tokens = unique + unique * 15.387756 * (1 - np.exp(-repeats / 15.387756))
+    return E + A / size**alpha + B / tokens**beta
 
 
 def interacting(N, D):

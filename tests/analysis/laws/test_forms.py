@@ -17,7 +17,7 @@ def drawn(law, seed=0):
     rng = np.random.default_rng(seed)
     N, D = np.exp(rng.normal(18, 1, 40)), np.exp(rng.normal(23, 1, 40))
     E, G = 2.0 ** rng.integers(0, 9, 40), 2.0 ** rng.integers(0, 5, 40)
-    at = Variables.of(N, D, E, G, 1 - 1 / E)
+    at = Variables.of(N, D, E, G, 1 - 1 / E, U=D / rng.uniform(0.8, 8, 40))
     loss = 1.7 + rng.uniform(0.5, 1.5, 40)
     return at, at.centre(), law.start(at, at.centre(), loss, ())
 
@@ -49,7 +49,7 @@ def test_what_a_law_names_is_its_own(name):
     named += [name for more in (law.tells, law.terms) for names in more.values() for name in names]
     named += [name for name, _ in law.at_bound]
     assert set(named) <= set(law.names)
-    assert {*law.distinct, *law.left_out, *law.tells} <= set(law.variables) <= set("NDEGS")
+    assert {*law.distinct, *law.left_out, *law.tells} <= set(law.variables) <= set("NDEGSU")
     assert set(SURFACES) | set(OF_EXPERTS) == set(LAWS)
 
 
@@ -75,5 +75,5 @@ def test_predictions_do_not_depend_on_how_many_draws_are_held_at_once(monkeypatc
 @pytest.mark.long
 def test_a_fit_form(tmp_path):
     printed = follow("A fit form", tmp_path)
-    assert "{chinchilla,farseer,kaplan,over_trained}" in printed
-    assert "kaplan: L = ((A/N)^(alpha/beta) + B/D)^beta" in printed
+    assert "{broken,chinchilla,farseer,kaplan,kaplan_floor,muennighoff,over_trained}" in printed
+    assert "kaplan_floor: L = E + ((A/N)^(alpha/beta) + B/D)^beta" in printed

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.experts.average import akaike_weights, averaged, possible
 from analysis.experts.compare import compare_laws
 from analysis.experts.fit import fit_expert_law
 from analysis.fitting.intervals import Prediction
 from analysis.fitting.pattern import pattern_of
+from analysis.laws.average import akaike_weights, averaged, possible
 from tests.analysis.expert_laws import EXPERTS, SIZES, runs_of
 from tests.analysis.experts.simulated import rising
 from tests.analysis.tables import expert_runs

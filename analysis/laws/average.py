@@ -11,10 +11,44 @@ of every law to every draw.
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import optimize, special
 
 from analysis.fitting.intervals import Array, Prediction
 
 EXCLUDED = 0.01  # the share of the weight of all that are excluded
+
+
+def akaike(squares: float, n: int, n_params: int) -> float:
+    """AICc of a least-squares fit, the variance counted as a parameter; inf if n is too small."""
+    return n * float(np.log(max(squares, 1e-300) / n)) + _penalty(n, n_params)
+
+
+def akaike_of_huber(objective: float, delta: float, n: int, n_params: int) -> float:
+    """AICc of a fit of the summed Huber loss with this bound, comparable at one bound.
+
+    The loss is that of residuals whose density is exp(-loss / s) / Z(s), Huber's, normal up to
+    delta and exponential beyond; s is fitted too, and counts as a parameter. An infinite delta is
+    least squares, to which a large one tends.
+    """
+    if np.isinf(delta):
+        return akaike(2 * objective, n, n_params)
+    objective = max(objective, 1e-300)
+
+    def deviance(log_s: float) -> float:
+        s = np.exp(log_s)
+        inner = np.sqrt(2 * np.pi * s) * special.erf(delta / np.sqrt(2 * s))
+        outer = 2 * s / delta * np.exp(-(delta**2) / (2 * s))
+        return float(2 * (objective / s + n * np.log(inner + outer)))
+
+    # At most as of squares alone, and at least as of absolute values alone
+    guess = np.log(2 * objective / n)
+    found = optimize.minimize_scalar(deviance, bounds=(guess - 5, guess + 5), method="bounded")
+    return float(found.fun) - n * (1 + np.log(2 * np.pi)) + _penalty(n, n_params)
+
+
+def _penalty(n: int, n_params: int) -> float:
+    k = n_params + 1
+    return 2 * k + 2 * k * (k + 1) / (n - k - 1) if n > k + 1 else float("inf")
 
 
 def akaike_weights(aicc: Sequence[float]) -> Array:
