@@ -1,13 +1,19 @@
-"""The search of the layers since 2024, and the rates that experiment=zoo has of it."""
+"""The layers since 2024 (docs/study.md): what is said of them is what the records have."""
 
+import math
+import re
+
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
+from scipy import stats
 
 from experiments.config.paths import conf_dir
 from experiments.records.record import find_records, read_record
-from tests.study.committed import RESULTS
+from tests.study.committed import RESULTS, ROOT, document_table, text
 
 N_TRIALS = 4
+SEEDS = {1, 2, 3}
 MODELS = {
     "dense", "none", "moe_fine", "pkm", "peer", "sgatlin", "peer_narrow", "memory_plus", "omni",
     "ultramem", "stem", "engram",
@@ -29,6 +35,18 @@ def trials():
     return cells_of("zoo_rates")
 
 
+@pytest.fixture(scope="module")
+def zoo():
+    return cells_of("zoo")
+
+
+@pytest.fixture(scope="module")
+def spoken(zoo):
+    """cell: its name in the table."""
+    several = {model for model, _ in LARGE}
+    return {(m, n): f"`{m}`, {n:,} experts" if m in several else f"`{m}`" for m, n in zoo}
+
+
 def test_every_layer_had_as_many_trials(trials):
     assert {model for model, _ in trials} == MODELS
     assert trials.keys() >= LARGE
@@ -37,12 +55,9 @@ def test_every_layer_had_as_many_trials(trials):
         assert [r.status for r in records] == ["done"] * N_TRIALS, cell
         assert len({r.lr for r in records}) == N_TRIALS
         assert {r.seed for r in records} == {0}
-        for r in records:
-            assert r.achieved_flops == pytest.approx(1e13, rel=2e-3)
-            assert (r.n_layers, r.d_model) == (4, 64)
 
 
-def test_each_rate_is_that_of_the_best_trial(trials):
+def test_each_rate_is_that_of_the_best_trial(trials, zoo):
     best = {cell: min(records, key=lambda r: r.val_loss).lr for cell, records in trials.items()}
     yaml = OmegaConf.load(conf_dir() / "experiment" / "zoo.yaml")
     grids = {
@@ -51,9 +66,95 @@ def test_each_rate_is_that_of_the_best_trial(trials):
     }
     own = {(m, None if (m, n) not in LARGE else n): lr for (m, n), lr in best.items()}
     assert grids == pytest.approx(own)
+    for cell, records in zoo.items():
+        assert {r.seed for r in records} == SEEDS
+        assert {r.lr for r in records} == {best[cell]}
+        assert all(r.status == "done" for r in records)
 
 
-def test_large_tables_are_as_large_as_peer_s(trials):
-    peer = trials["peer", 16384][0].n_params
+def test_equal_compute_is_equal(trials, zoo):
+    assert zoo.keys() == trials.keys()
+    for records in (*zoo.values(), *trials.values()):
+        for r in records:
+            assert r.achieved_flops == pytest.approx(1e13, rel=2e-3)
+            assert (r.n_layers, r.d_model) == (4, 64)
+    peer = zoo["peer", 16384][0].n_params
     for cell in (*LARGE, ("sgatlin", 16384), ("engram", 131072), ("omni", 16384)):
-        assert trials[cell][0].n_params == pytest.approx(peer, rel=0.015)
+        assert zoo[cell][0].n_params == pytest.approx(peer, rel=0.015)
+
+
+def test_the_table_is_that_of_the_records(zoo, spoken):
+    """Differences to PEER by the noise pooled over all layers, and Holm's correction."""
+    losses = {cell: np.array([r.val_loss for r in records]) for cell, records in zoo.items()}
+    dof = sum(len(own) - 1 for own in losses.values())
+    sd = np.sqrt(sum(((own - own.mean()) ** 2).sum() for own in losses.values()) / dof)
+    peer = losses["peer", 16384].mean()
+    se = sd * np.sqrt(2 / 3)
+    half = stats.t.ppf(0.975, dof) * se
+    p = {
+        cell: 2 * stats.t.sf(abs(own.mean() - peer) / se, dof)
+        for cell, own in losses.items()
+        if cell[0] != "peer"
+    }
+    holm, least = {}, 0.0
+    for rank, cell in enumerate(sorted(p, key=p.get)):
+        least = holm[cell] = max(least, min(1.0, p[cell] * (len(p) - rank)))
+    _, rows = document_table("layer, 1e13")
+    said = {row[0]: row[1:] for row in rows}
+    assert list(said) == [spoken[cell] for cell in sorted(losses, key=lambda c: losses[c].mean())]
+    for cell, own in losses.items():
+        first = zoo[cell][0]
+        away = own.mean() - peer
+        expected = [
+            f"{first.n_params:,}",
+            f"{first.n_tokens / 1e6:.2f} M",
+            f"{first.lr:g}",
+            f"{own.mean():.4f}",
+            "" if cell[0] == "peer" else f"{away:.3f} ({away - half:.3f} to {away + half:.3f})",
+            "" if cell[0] == "peer" else f"{holm[cell]:.2g}",
+        ]
+        assert said[spoken[cell]][:6] == expected, cell
+    assert f"the noise of one run is {sd:.3f} nats, of {dof} degrees of freedom" in text(
+        "docs/study.md"
+    )
+
+
+def test_what_is_found_of_each_layer_is_in_its_section(zoo):
+    """docs/layers.md names no difference that the table has not."""
+    layers = (ROOT / "docs" / "layers.md").read_text()
+    peer = np.mean([r.val_loss for r in zoo["peer", 16384]])
+    for model in sorted(MODELS - {"dense", "none", "moe_fine", "pkm", "peer"}):
+        section = layers[layers.index(f"\n## {model}\n") :]
+        (found,) = re.findall(r"\*\*Found:\*\* (.*?)\n(?:- |\n)", section + "\n\n", re.DOTALL)[:1]
+        away = re.findall(r"(-?\d\.\d{3})(?= nats)", " ".join(found.split()))
+        own = [np.mean([r.val_loss for r in rs]) - peer for (m, _), rs in zoo.items() if m == model]
+        assert away, model
+        assert {f"{abs(value):.3f}" for value in own} >= {value.lstrip("-") for value in away}, (
+            model
+        )
+
+
+def test_what_is_said_of_other_text_of_seeds_and_of_seconds(zoo):
+    """Of engram on foreign domains, of spreads, and of PEER at dense's seconds."""
+    said = text("docs/study.md")
+    said = said[said.index("## Layers since 2024") :]
+    peer, engram = zoo["peer", 16384], zoo["engram", 131072]
+    below = [
+        np.mean([r.evaluations[name]["loss"] for r in peer])
+        - np.mean([r.evaluations[name]["loss"] for r in engram])
+        for name in peer[0].evaluations
+    ]
+    assert len(below) == 3
+    assert f"below PEER too, by {min(below):.3f} to {max(below):.3f}" in said
+    losses = [r.val_loss for r in engram]
+    assert max(losses) - min(losses) < 0.008
+    first, second, third = sorted(r.val_loss for r in zoo["memory_plus", 32400])
+    assert f"third seed is {third - (first + second) / 2:.2f} above" in said
+    assert all(r.usage < 0.5 for r in zoo["omni", 16384])
+    _, rows = document_table("layer, 1e13")
+    seconds = {row[0].strip("`"): int(row[-1]) for row in rows}
+    ratio = seconds["peer"] / seconds["dense"]
+    assert f"PEER needs {ratio:.2f} times dense's" in said
+    lead = np.mean([r.val_loss for r in zoo["dense", None]]) - np.mean([r.val_loss for r in peer])
+    assert f"at equal seconds is about {lead - 0.242 * math.log(ratio):.2f}" in said
+    assert f"{seconds['ultramem'] / seconds['peer']:.1f} times PEER's" in said
