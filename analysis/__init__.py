@@ -10,6 +10,8 @@ analysis.draw_isoflop(table, fit).savefig("isoflop.png")
 from analysis.adaptation import Adaptation, compare_adaptations
 from analysis.adapters import Libraries, compare_libraries
 from analysis.contrast.compute import contrast
+from analysis.contrast.held import Held, hold_to
+from analysis.contrast.preregistration import read_registration
 from analysis.contrast.result import Contrasts
 from analysis.curves.compare import Curves, compare_curves
 from analysis.curves.fit import CurveFit, fit_curves
@@ -92,6 +94,7 @@ __all__ = [
     "Forgetting",
     "FrontierFit",
     "Growth",
+    "Held",
     "HoldOut",
     "Influence",
     "IsoFLOPCurve",
@@ -158,11 +161,13 @@ __all__ = [
     "fit_surface",
     "flatness",
     "hold_out_budgets",
+    "hold_to",
     "holm",
     "influence_of",
     "load_table",
     "next_runs",
     "plan",
+    "read_registration",
     "residuals_of",
     "seed_noise",
     "seed_power",

@@ -5,11 +5,16 @@ import argparse
 import pandas as pd
 
 from analysis.command import Command, Options, Output, table_of
-from analysis.contrast.compute import FORM, contrast
+from analysis.contrast.compute import contrast
 from analysis.contrast.curves import CENTRES, CURVATURES
+from analysis.contrast.held import Held, hold_to
 from analysis.contrast.noise import SOURCES
+from analysis.contrast.pairs import FORM
 from analysis.contrast.points import SIZES
+from analysis.contrast.preregistration import read_registration
+from analysis.contrast.result import Contrasts
 from analysis.isoflop.offsets import at_budgets
+from analysis.options import named_path
 
 
 def _options(sub: argparse.ArgumentParser) -> None:
@@ -46,16 +51,14 @@ def _options(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument(
         "--centres",
-        default=CENTRES[0],
         choices=CENTRES,
         help="best sizes: of each curve its own, or a sum of a layer's and a budget's part, in "
-        "ln(size) (%(default)s)",
+        "ln(size) (default: free)",
     )
     sub.add_argument(
         "--curvature",
-        default=CURVATURES[0],
         choices=CURVATURES,
-        help="one for all curves, or one a layer (%(default)s)",
+        help="one for all curves, or one a layer (default: one)",
     )
     sub.add_argument(
         "--classes",
@@ -65,10 +68,9 @@ def _options(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument(
         "--errors",
-        default=SOURCES[0],
         choices=SOURCES,
         help="noise by seeds, or by the scatter about the curves; auto: by seeds where the scatter "
-        "is not significantly larger (%(default)s)",
+        "is not significantly larger (default: auto)",
     )
     sub.add_argument(
         "--margin",
@@ -82,7 +84,14 @@ def _options(sub: argparse.ArgumentParser) -> None:
         metavar="NATS",
         help="the half-width at which to stop: how many more seeds each difference needs for it",
     )
-    sub.add_argument("--level", type=float, default=0.95, help="of intervals (%(default)s)")
+    sub.add_argument("--level", type=float, help="of intervals (default: 0.95)")
+    sub.add_argument(
+        "--preregistered",
+        type=named_path,
+        metavar="FILE",
+        help="a yaml of what was registered before the runs: its contrasts are primary, all others "
+        "exploratory (docs/analysis.md)",
+    )
 
 
 def parse_classes(text: str | None) -> dict[str, list[str]] | None:
@@ -101,29 +110,42 @@ def parse_classes(text: str | None) -> dict[str, list[str]] | None:
     return found
 
 
+def _check(options: Options) -> None:
+    parse_classes(options.classes)
+    if options.preregistered is not None:
+        read_registration(options.preregistered)
+        for name in ("primary", "where"):
+            if getattr(options, name):
+                raise ValueError(f"--{name} is what --preregistered names: leave it out")
+
+
 def _compute(options: Options, table: pd.DataFrame) -> Output:
     at = at_budgets(table)
-    found = contrast(
-        at.table,
-        options.x,
-        layers=options.layer,
-        baselines=options.baseline,
-        primary=options.primary,
-        centres=options.centres,
-        curvature=options.curvature,
-        classes=parse_classes(options.classes),
-        errors=options.errors,
-        margin=options.margin,
-        stop=options.stop,
-        level=options.level,
-    )
+    given = {
+        "x": options.x,
+        "layers": options.layer,
+        "baselines": options.baseline,
+        "centres": options.centres,
+        "curvature": options.curvature,
+        "classes": parse_classes(options.classes),
+        "errors": options.errors,
+        "margin": options.margin,
+        "stop": options.stop,
+        "level": options.level,
+    }
+    how = {name: value for name, value in given.items() if value not in (None, [])}
+    found: Contrasts | Held
+    if options.preregistered is not None:
+        found = hold_to(read_registration(options.preregistered), at.table, **how)
+    else:
+        found = contrast(at.table, **how, primary=options.primary or None)
     return Output(values=found.to_dict(), text="\n".join([*at.how, found.summary()]))
 
 
 COMMAND = Command(
     help="compare lowest losses of layers by curves that are fitted together",
     options=_options,
-    check=lambda options: (parse_classes(options.classes), None)[1],
+    check=_check,
     read=lambda options: table_of(options, needs=("budget",)),
     compute=_compute,
 )

@@ -1,39 +1,30 @@
 """How many more seeds differences need for a half-width: by the noise there is, never by a sign."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 
-from analysis.contrast.curves import Of, fit_curves
-from analysis.contrast.intervals import Ellipsoid
-from analysis.contrast.noise import Fitted
-from analysis.contrast.points import Points
+from analysis.contrast.curves import fit_curves
+from analysis.contrast.fit import Fit
+from analysis.contrast.pairs import Pair
 from analysis.contrast.result import Needed
 
 _MOST = 200  # seeds of a size
 
 
-@dataclass(frozen=True, kw_only=True)
-class Asked:
-    """A difference, its curves' places among the cells, and its half-width now in nats."""
-
-    name: str
-    of: Of
-    cells: tuple[int, ...]
-    half_width: float
-
-
 def seeds_needed(
-    points: Points, fitted: Fitted, about: Ellipsoid, asked: Asked, target: float, level: float
+    fit: Fit, layer: str, baseline: str, budgets: Sequence[float], target: float, level: float
 ) -> Needed:
     """The fewest seeds to add to each size of a difference's curves for this half-width (nats).
 
     The noises and their degrees of freedom stay those of the runs there are, as in the first stage
     of Stein's rule (power/seeds.py). Seeds do not help where the noise is the scatter about curves.
     """
-    own = np.isin(points.of, asked.cells)
+    points, fitted, about = fit.points, fit.fitted, fit.about
+    cells = [fit.cells.index((name, b)) for name in (layer, baseline) for b in budgets]
+    own = np.isin(points.of, cells)
     scatter = np.array([noise.source == "scatter" for noise in fitted.noises])[fitted.group]
-    quantity = about.quantity(asked.of)
+    quantity = about.quantity(fit.difference(layer, baseline, budgets))
     per_se = about.t(quantity, level)
     gradient = quantity.of(fitted.curves.theta)[1]
 
@@ -42,15 +33,17 @@ def seeds_needed(
         covariance = fit_curves(fitted.curves.design, points.losses, fitted.variance * n).covariance
         return per_se * float(np.sqrt(gradient @ covariance @ gradient))
 
+    ends = about.interval(quantity, level)
+    half_width = (ends.upper - ends.lower) / 2
     seeds: int | None = 0
-    if asked.half_width > target:
+    if half_width > target:
         seeds = next((more for more in range(1, _MOST + 1) if half(more) <= target), None)
     runs = int(own.sum()) * (seeds or 0)
-    budgets = np.array([budget for _, budget in points.cells])[points.of[own]]
+    flops = np.array([budget for _, budget in points.cells])[points.of[own]]
     return Needed(
-        name=asked.name,
-        half_width=asked.half_width,
+        name=Pair(layer=layer, baseline=baseline, budgets=tuple(budgets)).name,
+        half_width=half_width,
         seeds=seeds,
         runs=runs,
-        flops=float(budgets.sum()) * (seeds or 0),
+        flops=float(flops.sum()) * (seeds or 0),
     )

@@ -149,8 +149,9 @@ def coverage(way: Way, draws: int, first: int = FIRST) -> dict[str, float]:
 
 def main(draws: int, first: int = FIRST) -> None:
     every = {**WAYS, **OFF}
-    rows = {name: coverage(way, draws, first) for name, way in tqdm(every.items(), desc="ways")}
-    print(pd.DataFrame(rows).T.round(3).to_string())
+    for name, way in tqdm(every.items(), desc="ways", disable=None):
+        found = pd.Series(coverage(way, draws, first)).round(3)
+        print(f"| {name} | " + " | ".join(map(str, found)) + " |", flush=True)
 
 
 if __name__ == "__main__":

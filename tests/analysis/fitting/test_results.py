@@ -83,6 +83,7 @@ def results():
         analysis.holm(differences),
         analysis.seed_power(runs, target=0.01),
         analysis.contrast(runs, "n_params"),
+        held(runs),
         analysis.next_runs(runs, "peer-dense@1e19", 1e20),
         analysis.budget_multipliers(
             {C: analysis.compare_models(runs, budget=C) for C in (1e18, 1e19)}
@@ -156,6 +157,18 @@ def grown():
         **{"init.parent.n_experts": [None] * 4 + [64.0] * 2},
         **{"init.parent.flops": [None] * 4 + [5e11] * 2},
     )
+
+
+def held(runs):
+    """One primary contrast that was registered."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "registered.yaml"
+        primary = "{name: a, kind: difference, layer: peer, baseline: dense, budgets: [1e19]"
+        path.write_text(
+            f"layers: [dense, peer]\nbudgets: [1e18, 1e19]\nprimaries:\n- {primary}, "
+            "refuted_if: above 0}\n"
+        )
+        return analysis.hold_to(analysis.read_registration(path), runs, x="n_params")
 
 
 def chosen():

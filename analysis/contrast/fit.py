@@ -1,0 +1,62 @@
+"""The curves of a table's points with all that intervals and tests of them need."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from analysis.contrast.curves import Centres, Curvature, Design, Of, design_of, summed
+from analysis.contrast.intervals import Ellipsoid
+from analysis.contrast.noise import Classes, Fitted, classes_of, fit_with_noise
+from analysis.contrast.points import Points
+from analysis.fitting.status import FitError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fit:
+    """classes, p_classes: as of classes_of; about: the numbers about the best fit."""
+
+    points: Points
+    design: Design
+    fitted: Fitted
+    about: Ellipsoid
+    classes: Classes
+    p_classes: float
+
+    @property
+    def cells(self) -> tuple[tuple[str, float], ...]:
+        return self.points.cells
+
+    def lowest(self, layer: str, budget: float) -> Of:
+        """The lowest loss of a curve."""
+        return self.design.minimum(self.cells.index((layer, budget)))
+
+    def difference(self, layer: str, baseline: str, budgets: Sequence[float]) -> Of:
+        """Of lowest losses, the mean over budgets."""
+        share = 1 / len(budgets)
+        pair = ((layer, share), (baseline, -share))
+        return summed([(sign, self.lowest(name, b)) for b in budgets for name, sign in pair])
+
+
+def fit_points(
+    points: Points,
+    *,
+    centres: Centres = "free",
+    curvature: Curvature = "one",
+    classes: Mapping[str, Sequence[str]] | None = None,
+    errors: str = "auto",
+) -> Fit:
+    """Arguments and errors as of contrast."""
+    of_class, p_classes = classes_of(points, classes)
+    design = design_of(points, centres, curvature)
+    fitted = fit_with_noise(points, design, of_class, errors)
+    if not (fitted.curves.bends > 0).all():
+        raise FitError(
+            "the curves open downwards, so they have no lowest loss: take sizes nearer to the best"
+        )
+    return Fit(
+        points=points,
+        design=design,
+        fitted=fitted,
+        about=Ellipsoid(fitted),
+        classes=of_class,
+        p_classes=p_classes,
+    )

@@ -1,0 +1,275 @@
+"""A report that is held to what was registered: each primary contrast, and what refutes it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis import numbers
+from analysis.contrast.compute import contrast_points
+from analysis.contrast.curves import Of, summed
+from analysis.contrast.fit import Fit, fit_points
+from analysis.contrast.multipliers import Frontier, multiplier_of
+from analysis.contrast.points import points_of
+from analysis.contrast.preregistration import Primary, Registered, StopAt
+from analysis.contrast.result import Contrasts, Needed
+from analysis.contrast.stopping import seeds_needed
+from analysis.differences.correction import corrected
+from analysis.fitting.intervals import Estimate
+from analysis.fitting.results import Warned
+from analysis.fitting.text import format_status, join_first
+from analysis.table.checks import finished
+from analysis.table.load import rows_with
+
+_SAME = 1e-6
+_OF_FIT = ("centres", "curvature", "classes", "errors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """A primary contrast as the runs have it. value: nats, a multiplier, or the change of ln
+    multiplier a factor e of compute; p: alone, p_holm: after Holm's correction in its family, both
+    nan if not computed; verdict: "refuted", "supported" (p_holm below 1 - level, and not refuted),
+    "open", or "not computed", with why.
+    """
+
+    primary: Primary
+    value: Estimate
+    p: float
+    p_holm: float
+    verdict: str
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Held(Warned):
+    """Primary contrasts as they were registered; all others are exploratory.
+
+    left_out: series and budgets of the runs that the registration does not name, which are in no
+    fit; stopped: what its rule to stop says, None without a rule or its curves.
+    """
+
+    registered: Registered
+    verdicts: tuple[Verdict, ...]
+    stopped: Needed | None
+    exploratory: Contrasts
+    left_out: tuple[str, ...]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        missing = [one.primary.name for one in self.verdicts if one.why]
+        found = [f"primary but not computed: {join_first(missing, 6, '; ')}"] if missing else []
+        if self.left_out:
+            found.append(f"not registered, so in no fit: {join_first(self.left_out, 6)}")
+        return (*found, *self.exploratory.warnings)
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a primary contrast."""
+        return pd.DataFrame(
+            [
+                {
+                    "primary": one.primary.name,
+                    "kind": one.primary.kind,
+                    "of": f"{one.primary.layer} - {one.primary.baseline}",
+                    "budgets": ", ".join(map(numbers.flops, one.primary.budgets)),
+                    **one.value.columns("value"),
+                    "p": one.p,
+                    "p_holm": one.p_holm,
+                    "family": one.primary.family,
+                    "refuted if": one.primary.refuted_if,
+                    "verdict": one.verdict,
+                }
+                for one in self.verdicts
+            ]
+        )
+
+    def summary(self) -> str:
+        frame = self.to_frame().drop(columns=["value_lower", "value_upper"])
+        signed = [one.primary.kind != "multiplier" for one in self.verdicts]
+        frame["value"] = [
+            "" if np.isnan(one.value.value) else numbers.with_interval(*one.value, signed=sign)
+            for one, sign in zip(self.verdicts, signed, strict=True)
+        ]
+        shown = dict.fromkeys(("p", "p_holm"), lambda p: "" if p != p else f"{p:.2g}")
+        lines = [
+            f"pre-registered in {self.registered.path}, sha256 {self.registered.sha256}",
+            f"about: {' '.join(self.registered.about.split())}",
+            "",
+            "primary, Holm's correction in each family:",
+            frame.to_string(index=False, formatters=shown),
+            *(f"not computed: {one.primary.name}: {one.why}" for one in self.verdicts if one.why),
+            *self._stop_text(),
+            "",
+            "EXPLORATORY: all that follows",
+            self.exploratory.summary(),
+        ]
+        others = [text for text in self.warnings if text not in self.exploratory.warnings]
+        return "\n".join([*lines, *format_status(self.status, others)])
+
+    def _stop_text(self) -> list[str]:
+        rule, found = self.registered.stop, self.stopped
+        if rule is None:
+            return []
+        name = f"{rule.layer} - {rule.baseline} at {numbers.flops(rule.budget)}"
+        if found is None:
+            return [f"rule to stop: {name} has no curves yet"]
+        most = "" if rule.most is None else f", or at {rule.most} seeds of a size"
+        head = f"rule to stop: half-width {rule.half_width:g} of {name}{most}"
+        if found.seeds == 0:
+            return [f"{head}: {found.half_width:.4f}, reached: stop"]
+        more = "no number of seeds is enough" if found.seeds is None else (
+            f"{found.seeds} more seeds of each size, {found.runs} runs"
+        )  # fmt: skip
+        return [f"{head}: {found.half_width:.4f}, not reached: {more}"]
+
+
+def hold_to(registered: Registered, table: pd.DataFrame, **options: Any) -> Held:
+    """The registered contrasts of a checked table, and the others of the same curves beside them.
+
+    options: further ones of contrast for the exploratory part; those that the registration fixes
+    are its own. Raises ValueError where one is given otherwise, or the registration's `where` is of
+    no run, FitError where there are no curves.
+    """
+    for name, value in registered.fit.items():
+        if options.get(name) not in (None, value):
+            raise ValueError(
+                f"{name}={options[name]!r} is not what {registered.path} registered: {value!r}"
+            )
+    how = {
+        name: value for name, value in {**options, **registered.fit}.items() if value is not None
+    }
+    table, left_out = _of_design(registered, table)
+    points = points_of(table, how.pop("x", None))
+    if "classes" in how:  # layers without a curve yet are in no class yet
+        kept = {n: [m for m in own if m in points.layers] for n, own in how["classes"].items()}
+        how["classes"] = {name: own for name, own in kept.items() if own}
+    if not (how.get("baselines") or how.get("layers")):
+        named = dict.fromkeys(one.baseline for one in registered.primaries)
+        how["baselines"] = [name for name in named if name in points.layers] or points.layers[:1]
+    explored = _without_primary(contrast_points(points, primary=(), **how), registered)
+    fit = fit_points(points, **{name: how[name] for name in _OF_FIT if name in how})
+    level = explored.level
+    tested = [_tested(fit, one, level) for one in registered.primaries]
+    families: dict[str, dict[str, float]] = {}
+    for one in tested:
+        families.setdefault(one.primary.family, {})[one.primary.name] = one.p
+    p_holm = {name: p for own in families.values() for name, p in corrected(own).items()}
+    return Held(
+        registered=registered,
+        verdicts=tuple(_judged(one, p_holm[one.primary.name], level) for one in tested),
+        stopped=None if registered.stop is None else _stopped(fit, registered.stop, level),
+        exploratory=explored,
+        left_out=left_out,
+    )
+
+
+def _without_primary(explored: Contrasts, registered: Registered) -> Contrasts:
+    """Where some are left."""
+    names = {
+        (p.layer, p.baseline, p.budgets) for p in registered.primaries if p.kind == "difference"
+    }
+    others = [d for d in explored.differences if (d.layer, d.baseline, d.budgets) not in names]
+    return replace(explored, differences=tuple(others)) if others else explored
+
+
+def _of_design(registered: Registered, table: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """The runs that it names, and in words the layers and budgets that it does not."""
+    if registered.where:
+        table = rows_with(table, registered.where)
+    done = finished(table)
+    layers = [str(name) for name in dict.fromkeys(done["series"])]
+    if not set(layers) & set(registered.layers):
+        raise ValueError(
+            f"{registered.path}: no run is of its layers {', '.join(registered.layers)}; the table "
+            f"has {join_first(layers, 8)}"
+        )
+    near = {
+        budget: any(abs(budget / one - 1) < _SAME for one in registered.budgets)
+        for budget in dict.fromkeys(done["budget"].astype(float))
+    }
+    left = [name for name in layers if name not in registered.layers]
+    left += [f"C={numbers.flops(budget)}" for budget, known in near.items() if not known]
+    kept = table["series"].isin(registered.layers) & table["budget"].astype(float).map(
+        lambda budget: near.get(budget, False)
+    )
+    return table[kept].reset_index(drop=True), tuple(left)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tested:
+    primary: Primary
+    value: Estimate
+    p: float
+    why: str = field(default="")
+
+
+def _tested(fit: Fit, primary: Primary, level: float) -> _Tested:
+    nan = Estimate(*[float("nan")] * 3)
+    for layer in (primary.layer, primary.baseline):
+        missing = [b for b in primary.budgets if (layer, b) not in fit.cells]
+        if missing:
+            at = ", ".join(map(numbers.flops, missing))
+            return _Tested(
+                primary=primary, value=nan, p=float("nan"), why=f"{layer} has no curve at {at}"
+            )
+    if primary.kind in ("difference", "equivalence"):
+        one = fit.about.quantity(fit.difference(primary.layer, primary.baseline, primary.budgets))
+        p = fit.about.chance(one) if primary.margin is None else (
+            fit.about.chance_beyond(one, primary.margin)
+        )  # fmt: skip
+        # the interval of two one-sided tests at 1 - level is of twice that
+        wide = level if primary.margin is None else 2 * level - 1
+        return _Tested(primary=primary, value=fit.about.interval(one, wide), p=p)
+    frontier = Frontier(fit.points, fit.design, primary.baseline)
+    why = frontier.why_not(fit.about)
+    if why:
+        return _Tested(primary=primary, value=nan, p=float("nan"), why=f"{primary.baseline}: {why}")
+    logs = [frontier.multiplier(fit.lowest(primary.layer, b), b) for b in primary.budgets]
+    if primary.kind == "multiplier":
+        value = multiplier_of(fit.about, frontier, logs[0], level)
+        return _Tested(
+            primary=primary, value=value, p=fit.about.chance(fit.about.quantity(logs[0]))
+        )
+    one = fit.about.quantity(_slope(logs, primary.budgets))
+    value = fit.about.interval(one, level)
+    return _Tested(primary=primary, value=value, p=fit.about.chance(one))
+
+
+def _slope(logs: Sequence[Of], budgets: Sequence[float]) -> Of:
+    """That of ln(multiplier) over ln(compute), by least squares."""
+    log_c = np.log(budgets) - np.log(budgets).mean()
+    return summed(list(zip((log_c / (log_c @ log_c)).tolist(), logs, strict=True)))
+
+
+def _judged(one: _Tested, p_holm: float, level: float) -> Verdict:
+    verdict = "not computed" if one.why else "open"
+    if not one.why and _refuted(one):
+        verdict = "refuted"
+    elif not one.why and p_holm < 1 - level:
+        verdict = "supported"
+    return Verdict(
+        primary=one.primary, value=one.value, p=one.p, p_holm=p_holm, verdict=verdict, why=one.why
+    )
+
+
+def _refuted(one: _Tested) -> bool:
+    _, low, high = one.value
+    margin = one.primary.margin or 0.0
+    rules: Mapping[str, bool] = {
+        "holds 0": low <= 0 <= high,
+        "above 0": low > 0,
+        "below 0": high < 0,
+        "holds 1": low <= 1 <= high,
+        "above 1": low > 1,
+        "below 1": high < 1,
+        "beyond margin": low > margin or high < -margin,
+    }
+    return rules[one.primary.refuted_if]
+
+
+def _stopped(fit: Fit, rule: StopAt, level: float) -> Needed | None:
+    if not {(rule.layer, rule.budget), (rule.baseline, rule.budget)} <= set(fit.cells):
+        return None
+    return seeds_needed(fit, rule.layer, rule.baseline, (rule.budget,), rule.half_width, level)

@@ -1,0 +1,153 @@
+"""A report is held to a file of what was registered: what it says, and what is refused."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from analysis import contrast, hold_to, read_registration
+from analysis.__main__ import main
+from tests.analysis.contrast.test_contrast import STUDY, made
+
+FILE = """
+about: does the third layer help?
+layers: [dense, none, peer, pkm]
+budgets: [1e12, 1e13, 1e14]
+x: d_model
+classes: {sparse: [peer, pkm], rest: [dense, none]}
+errors: seeds
+primaries:
+  - {name: gain, kind: difference, layer: peer, baseline: none, budgets: [1e13], refuted_if: holds 0}
+  - {name: mean, kind: difference, layer: peer, baseline: dense, budgets: [1e12, 1e13], refuted_if: above 0}
+  - {name: same, kind: equivalence, layer: none, baseline: dense, budgets: [1e12], margin: .02, family: equal, refuted_if: beyond margin}
+  - {name: saved, kind: multiplier, layer: peer, baseline: none, budgets: [1e12], family: compute, refuted_if: holds 1}
+  - {name: trend, kind: slope, layer: peer, baseline: none, budgets: [1e12, 1e13], family: compute, refuted_if: below 0}
+  - {name: far, kind: difference, layer: peer, baseline: none, budgets: [1e14], refuted_if: holds 0}
+stop: {layer: peer, baseline: none, budget: 1e13, half_width: .015, most: 8}
+"""  # noqa: E501
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "registered.yaml"
+    path.write_text(FILE)
+    return path
+
+
+def test_primaries_are_those_of_the_file_and_others_exploratory(path):
+    table = made(np.random.default_rng(13), sd=0.004)
+    found = hold_to(read_registration(path), table)
+    by = {one.primary.name: one for one in found.verdicts}
+    classes = {"sparse": ["peer"], "rest": ["dense", "none"]}
+    plain = contrast(
+        table, classes=classes, errors="seeds", margin=0.02, primary=["peer-dense@1e12,1e13"],
+        baselines=["dense", "none"],
+    )  # fmt: skip
+    own = {one.name: one for one in plain.differences}
+    assert by["gain"].value == own["peer-none@1e13"].value
+    assert by["mean"].value == own["peer-dense@1e12,1e13"].value
+    assert by["same"].p == own["none-dense@1e12"].p_equal
+    assert by["saved"].value == own["peer-none@1e12"].multiplier
+    logs = [np.log(own[f"peer-none@{c}"].multiplier.value) for c in ("1e12", "1e13")]
+    assert by["trend"].value.value == pytest.approx((logs[1] - logs[0]) / np.log(10))
+    assert by["gain"].verdict == by["mean"].verdict == by["saved"].verdict == "supported"
+    assert by["same"].verdict == "refuted"
+    # Holm: of the three in the family one can't be computed, and counts as the largest
+    assert by["far"].verdict == "not computed"
+    low, high = sorted((by["gain"].p, by["mean"].p))
+    assert sorted((by["gain"].p_holm, by["mean"].p_holm)) == pytest.approx(
+        [3 * low, max(3 * low, 2 * high)]
+    )
+    assert by["same"].p_holm == by["same"].p
+    text = found.summary()
+    assert hashlib.sha256(path.read_bytes()).hexdigest() in text
+    assert "not computed: far: peer has no curve at 1e14" in text
+    assert "rule to stop: half-width 0.015 of peer - none at 1e13, or at 8 seeds" in text
+    primary, _, rest = text.partition("EXPLORATORY")
+    assert "gain" in primary
+    assert "Holm" not in rest
+    names = {one.name for one in found.exploratory.differences}
+    assert "peer-none@1e13" not in names
+    assert "peer-none@1e12" in names
+    assert not any(one.primary for one in found.exploratory.differences)
+
+
+def test_what_is_not_registered_is_in_no_fit(path):
+    table = made(np.random.default_rng(14), layers=("dense", "none", "peer", "moe"))
+    found = hold_to(read_registration(path), table)
+    assert found.left_out == ("moe",)
+    alone = hold_to(read_registration(path), table[table["series"] != "moe"])
+    assert found.verdicts[:-1] == alone.verdicts[:-1]  # the last is not computed: nan
+
+
+def test_choices_that_the_file_fixes_stay(path):
+    table = made(np.random.default_rng(15))
+    with pytest.raises(ValueError, match=r"errors='scatter' is not what .* registered: 'seeds'"):
+        hold_to(read_registration(path), table, errors="scatter")
+    assert hold_to(read_registration(path), table, errors="seeds").verdicts
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("about:", "abuot:", "the file: key 'abuot' is unknown"),
+        ("x: d_model", "x: width", "x='width' is not one of d_model"),
+        ("layer: peer, baseline: none, budgets", "layer: moe, baseline: none, budgets",
+         "primary 'gain': layer: 'moe' is none of layers: dense, none, peer, pkm"),
+        ("baseline: none, budgets: [1e13]", "baseline: none, budgets: [2e13]",
+         "primary 'gain': budgets: 2e13 is none of budgets: 1e12, 1e13, 1e14"),
+        ("margin: .02, ", "", "margin is of an equivalence"),
+        ("margin: .02", "margin: -1", "margin=-1 must be a finite number above 0"),
+        ("if: above 0", "if: beyond margin", "is not one of holds 0, above 0"),
+        ("kind: slope", "kind: trend", "kind='trend' is not one of difference, equivalence"),
+        ("name: mean", "name: gain", "primary 'gain' occurs more than once"),
+        ("budgets: [1e12, 1e13], family", "budgets: [1e12], family", "a slope needs two budgets"),
+        ("most: 8", "most: none", "most='none' must be a number of seeds"),
+        ("sparse: [peer, pkm]", "sparse: [peer, moe]", "class sparse: 'moe' is none of layers"),
+        ("about: does", "about: &a does", "no yaml"),
+        ("errors: seeds", "errors: seeds\nerrors: scatter", "key 'errors' occurs more than once"),
+        ("about: does", "about: !!python/object/apply:os.system [ls] #", "no yaml"),
+        ("layers: [dense", "layers: [[[[dense", "no yaml"),
+    ],
+)  # fmt: skip
+def test_a_file_with_what_is_unknown_is_one_line(tmp_path, capsys, old, new, message):
+    assert old in FILE
+    path = tmp_path / "registered.yaml"
+    path.write_text(FILE.replace(old, new, 1))
+    if "&a" in new:
+        path.write_text(path.read_text().replace("errors: seeds", "errors: *a"))
+    assert main(["contrast", str(STUDY), "--preregistered", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+
+
+def test_a_file_that_is_absent_or_huge_is_one_line(tmp_path, capsys):
+    path = tmp_path / "registered.yaml"
+    assert main(["contrast", str(STUDY), "--preregistered", str(path)]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    path.write_text("a" * 100_001)
+    assert main(["contrast", str(STUDY), "--preregistered", str(path)]) == 2
+    assert "are more than 100000" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_command_holds_the_study_to_a_file(tmp_path, capsys):
+    path = tmp_path / "registered.yaml"
+    path.write_text("""
+layers: [dense, none, peer]
+budgets: [3e12, 1e13, 3e13]
+where: {n_layers: [3, 4, 5, 6, 7]}
+primaries:
+- {name: gain, kind: difference, layer: peer, baseline: none, budgets: [3e13], refuted_if: holds 0}
+""")
+    command = ["contrast", str(STUDY), "--preregistered", str(path), "--out", str(tmp_path)]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert "not registered, so in no fit: moe, moe_fine, pkm" in out
+    (verdict,) = json.loads((tmp_path / "contrast.json").read_text())["verdicts"]
+    assert verdict["verdict"] == "supported"
+    assert main([*command, "--primary", "peer-none@3e13"]) == 2
+    assert "--primary is what --preregistered names" in capsys.readouterr().err
