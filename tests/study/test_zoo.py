@@ -119,6 +119,16 @@ def test_the_table_is_that_of_the_records(zoo, spoken):
     )
 
 
+def test_the_readme_says_how_far_others_are_from_peer(zoo):
+    means = {cell: np.mean([r.val_loss for r in records]) for cell, records in zoo.items()}
+    away = {cell: mean - means["peer", 16384] for cell, mean in means.items()}
+    below = -away.pop(("engram", 131072))
+    del away["peer", 16384]
+    said = text("README.md")
+    assert f"since 2024, by {min(away.values()):.3f} to {max(away.values()):.3f}" in said
+    assert f"is {below:.3f} below PEER" in said
+
+
 def test_what_is_found_of_each_layer_is_in_its_section(zoo):
     """docs/layers.md names no difference that the table has not."""
     layers = (ROOT / "docs" / "layers.md").read_text()
