@@ -49,7 +49,7 @@ ARITHMETIC += $(addprefix --ignore=tests/kernels/,test_trunk.py test_mixture.py 
 test-levels: $(READY)  ## repeat the tests of arithmetic as older x86 processors compute
 	@levels=$$($(BIN)/python -m tests.levels) && echo "$$levels" | while read -r level; do \
 		[ -n "$$level" ] || break; echo "$$level"; \
-		env $$level $(PYTEST) $(ARITHMETIC) -m "levels or not (slow or slurm or long)" </dev/null || exit; \
+		env $$level $(PYTEST) $(ARITHMETIC) -m "levels or not (slow or slurm or long or night)" </dev/null || exit; \
 	done
 
 test-long: $(READY)  ## run the tests of more than 4 s or so each: a real model, compilers, kills
@@ -59,7 +59,7 @@ test-night: $(READY)  ## run what takes longer still: coverage over many draws, 
 	$(PYTEST) --ignore tests/study -m night
 
 test-fast: $(READY)  ## run the quick tests (a minute)
-	$(PYTEST) --ignore tests/study -m "not slow and not slurm and not long"
+	$(PYTEST) --ignore tests/study -m "not slow and not slurm and not long and not night"
 
 # SINCE=COMMIT: what differs from that one
 test-changed: $(READY)  ## run the tests of the modules that changed since main, and of those above them

@@ -114,10 +114,12 @@ def _descend(
             slope = np.clip(r, -delta, delta)
             bend = w * (size <= delta)  # the true curvature of rho: none beyond delta
             reweighted = w * np.minimum(1.0, delta / np.maximum(size, _TINY))
+        lengths = np.sqrt((reweighted[:, None, :] @ J**2)[:, 0])
+        J = np.where(lengths[:, None] > 0, J, 0.0)  # whose squares are 0 moves no point
+        lengths += _TINY
         turned = J.transpose(0, 2, 1)
         g = (turned @ (w * slope)[:, :, None])[:, :, 0]
         hessian = turned @ (J * bend[:, :, None])
-        lengths = np.sqrt((reweighted[:, None, :] @ J**2)[:, 0]) + _TINY
         stuck = ((here <= lower) & (g > 0)) | ((here >= upper) & (g < 0))
         at_bound[moved], scale[moved] = stuck, lengths
         length = np.sqrt((reweighted * r**2).sum(axis=1)) + _TINY
@@ -126,8 +128,7 @@ def _descend(
         bends[moved], axes[moved], slopes[moved] = _principal(g, hessian, lengths, stuck)
 
         step = _damped_step(bends[active], axes[active], slopes[active], damping[active])
-        with np.errstate(over="ignore"):  # of a parameter that moves no point
-            step = np.where(at_bound[active], 0.0, step / scale[active])
+        step = np.where(at_bound[active], 0.0, step / scale[active])
         candidate = np.clip(theta[active] + step, lower, upper)
         new_predicted, new_jacobian = _evaluate(model, candidate)
         new_residuals = new_predicted - target[active]

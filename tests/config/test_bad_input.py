@@ -222,7 +222,7 @@ ONE_OVERRIDE = [
     ("hydra.run.dir=x", "hydra.run.dir has no effect"),
     ("hydra.sweep.dir=x", "hydra.sweep.dir has no effect"),
     ("continual.replay=.5", "continual.replay=0.5 with continual=none, which has no such key"),
-    ("parts=[nothing]", "parts=['nothing'] names no part that conf/parts has; write one"),
+    ("parts=[nothing]", "Could not load 'parts/nothing'. It has weight_average"),
     ("+parts={}", "parts={} names no part that conf/parts has; write one"),
     ("+parts.x=3", "parts.x=3 needs a _target_ naming the class to build"),
     ("+parts.x._target_=os.system", "parts.x._target_=os.system is not a dataclass"),

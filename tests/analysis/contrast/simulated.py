@@ -15,6 +15,7 @@ from tqdm import tqdm
 from analysis.contrast.compute import contrast_points
 from analysis.contrast.points import Points
 from analysis.contrast.result import Difference
+from analysis.fitting.status import FitError
 
 FIRST = 20_000  # seed; the method was found on others
 LAYERS = ("dense", "none", "moe_fine", "pkm", "peer")
@@ -113,12 +114,17 @@ def multiplier(truth: Truth, one: Difference) -> float:
 def coverage(way: Way, draws: int, first: int = FIRST) -> dict[str, float]:
     """The share of intervals that hold the truth: of differences from `none`, those of the worst
     layer and budget, and lowest losses. Their half-width (median, nats), the mean error of the
-    worst difference (nats), and the share of tables that are warned of unequal curvatures.
+    worst difference (nats), and the share of tables that are warned of unequal curvatures, and of
+    those that are refused and count nowhere else.
     """
-    held, errors, widths, minima, told, multipliers = [], [], [], [], [], []
+    held, errors, widths, minima, told, multipliers, refused = [], [], [], [], [], [], 0
     for seed in range(first, first + draws):
         truth = drawn(way, np.random.default_rng(seed))
-        found = contrast_points(truth.points, baselines=["none"], **way.how)
+        try:
+            found = contrast_points(truth.points, baselines=["none"], **way.how)
+        except FitError:  # a curve that opens downwards is refused
+            refused += 1
+            continue
         true = [
             truth.lowest[one.layer, one.budgets[0]] - truth.lowest["none", one.budgets[0]]
             for one in found.differences
@@ -144,6 +150,7 @@ def coverage(way: Way, draws: int, first: int = FIRST) -> dict[str, float]:
         "half-width": float(np.median(widths)),
         "mean error": float(np.abs(np.mean(errors, axis=0)).max()),
         "told": float(np.mean(told)),
+        "refused": refused / draws,
     }
 
 
