@@ -7,13 +7,15 @@ from tests.analysis.surfaces.simulated import SURFACES, coverage
 N = 20
 # 0.95 and, of what may be another form, 0.85, less three standard errors of 20 tables
 INSIDE, OUTSIDE = (p - 3 * (p * (1 - p) / N) ** 0.5 for p in (0.95, 0.85))
-
-
-SHORT = {"rates worse at large N", "N without embeddings"}  # docs/analysis.md says so
+# docs/analysis.md says by how much
+SHORT = {"rates worse at large N", "N without embeddings"}
+FALLS_SHORT = pytest.mark.xfail(strict=True, reason="too few hold the truth, or are warned of")
 
 
 @pytest.mark.night
-@pytest.mark.parametrize("name", [name for name in SURFACES if name not in SHORT])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[FALLS_SHORT] if n in SHORT else []) for n in SURFACES]
+)
 def test_averages_beyond_the_runs_hold_the_truth_or_a_warning_says_why_not(name):
     law, form = SURFACES[name]
     found = coverage(law, form, N)
