@@ -50,7 +50,7 @@ def _compute(options: Options, table: pd.DataFrame) -> Output:
 
 
 def _beyond(found: SurfaceComparison) -> list[str]:
-    """What a budget buys at the most compute of the runs and at ten times as much."""
+    """Prints the optimum and its loss at the most compute of the runs and at ten times that."""
     if not found.possible:
         return []
     rows = found.over_compute()

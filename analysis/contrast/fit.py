@@ -30,7 +30,7 @@ class Fit:
         return self.design.minimum(self.cells.index((layer, budget)))
 
     def difference(self, layer: str, baseline: str, budgets: Sequence[float]) -> Of:
-        """Of lowest losses, the mean over budgets."""
+        """The difference of lowest losses of a pair, its mean over budgets (nats/token)."""
         share = 1 / len(budgets)
         pair = ((layer, share), (baseline, -share))
         return summed([(sign, self.lowest(name, b)) for b in budgets for name, sign in pair])

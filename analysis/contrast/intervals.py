@@ -115,8 +115,9 @@ class Ellipsoid:
         return float(2 * stats.t.sf(abs(self.t_of(one, value)), one.dof))
 
     def chance_beyond(self, one: Quantity, margin: float) -> float:
-        """Of an estimate so far within -margin to margin if the truth is not: two one-sided tests
-        (Schuirmann 1987, Journal of Pharmacokinetics and Biopharmaceutics 15, 657-680).
+        """The chance of an estimate so far within -margin to margin if the truth is not: two
+        one-sided tests (Schuirmann 1987, Journal of Pharmacokinetics and Biopharmaceutics 15,
+        657-680).
         """
         above, below = self.t_of(one, -margin), -self.t_of(one, margin)
         return float(stats.t.sf(min(above, below), one.dof))

@@ -1,4 +1,4 @@
-"""What was registered before the runs, read from a file: data alone, which nothing evaluates."""
+"""A pre-registration, read from a file: data alone, which nothing evaluates."""
 
 import hashlib
 from collections.abc import Mapping, Sequence

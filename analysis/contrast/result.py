@@ -1,4 +1,4 @@
-"""What the curves say: lowest losses, their differences, and the noise that both have."""
+"""Results of a contrast: lowest losses, their differences, and the noise that both have."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -261,7 +261,7 @@ class Contrasts(Warned):
         return f"{_shown(frame)}\n{said}"
 
     def _stop_text(self) -> list[str]:
-        """What is missing for the half-width, by width alone and never by a sign."""
+        """The seeds that are missing for the half-width, by width alone and never by a sign."""
         if self.stop is None:
             return []
         rows = [

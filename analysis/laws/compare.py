@@ -114,7 +114,7 @@ class Comparison(Result):
         return ", ".join(f"{name} (weight {w:.2g})" for name, w in self.possible.items())
 
     def _averaged(self, ask: Callable[[Any], Prediction], level: float) -> Prediction:
-        """What the `possible` laws say together: see analysis.laws.average.
+        """The average of the `possible` laws: see analysis.laws.average.
 
         Raises ValueError where no form has an AICc.
         """

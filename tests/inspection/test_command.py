@@ -49,7 +49,7 @@ def look(run_dir, *texts, **settings):
 
 @pytest.mark.slow
 def test_usage_is_what_the_run_logged(run_dir, capsys):
-    """Of the same tokens, to the bit. Tables hold what the card says."""
+    """The same tokens, to the bit. Tables hold what the card says."""
     record = read_record(run_dir / "record.json")
     dense, peer = look(run_dir)
     assert re.search(

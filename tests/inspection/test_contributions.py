@@ -1,4 +1,4 @@
-"""What experts add to a logit: against the logits themselves, and sums of all parts of a stream."""
+"""Parts of experts in a logit: against the logits themselves, and sums of all parts of a stream."""
 
 import pytest
 import torch

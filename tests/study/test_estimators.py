@@ -1,4 +1,4 @@
-"""What README and docs/study.md say of the three estimators of one difference."""
+"""Holds README and docs/study.md to the records about the three estimators of one difference."""
 
 import json
 

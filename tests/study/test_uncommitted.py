@@ -29,7 +29,7 @@ UNKNOWN = {"study/precision_bf16": 22, "study/precision_float32": 22, "retrofit/
 
 @pytest.fixture(scope="module")
 def sweeps():
-    """Of the records that git has: runs of one's own are beside them."""
+    """Records that git has, by sweep: runs of one's own are beside them."""
     listed = ["git", "ls-files", "-z", "results/*record.json"]
     names = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True, text=True).stdout
     found = {}

@@ -145,7 +145,7 @@ def test_what_is_found_of_each_layer_is_in_its_section(zoo):
 
 
 def test_what_is_said_of_other_text_of_seeds_and_of_seconds(zoo):
-    """Of engram on foreign domains, of spreads, and of PEER at dense's seconds."""
+    """Engram on foreign domains, spreads of seeds, and PEER at dense's seconds."""
     said = text("docs/study.md")
     said = said[said.index("## Layers since 2024") :]
     peer, engram = zoo["peer", 16384], zoo["engram", 131072]

@@ -36,7 +36,7 @@ class ByDocument:
             row += np.bincount(document, values, minlength=len(row))
 
     def columns(self) -> dict[str, Any]:
-        """Of the documents that have a target: n_tokens, n_bytes, nats, and which one it is in the
+        """The documents that have a target: n_tokens, n_bytes, nats, and which one it is in the
         split; domain is its number in domains, where the corpus has any. {} of more than MOST.
         """
         (document,) = np.nonzero(self._sums[0])

@@ -36,7 +36,7 @@ class Way(NamedTuple):
     noise: dict[str, tuple[float, ...]]
     bends: tuple[float, ...] = (1.0,) * 5
     added: bool = False
-    how: dict[str, object] = {}  # noqa: RUF012
+    how: dict[str, object] = {}  # noqa: RUF012 - nobody writes to it
 
 
 NAMED = {"classes": CLASSES}

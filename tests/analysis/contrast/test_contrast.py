@@ -277,7 +277,7 @@ def test_the_command_prints_tables_and_writes_the_result(tmp_path, capsys):
 
 @pytest.mark.night
 def test_intervals_hold_the_truth_as_often_as_they_say():
-    """Of 300 tables: 93 to 97 % of differences on the average of those that a way compares, less or
+    """In 300 tables 93 to 97 % of differences on the average of those that a way compares, less or
     more by two standard errors where noises or centres are shared by all of a table.
     """
     for name, way in simulated.WAYS.items():

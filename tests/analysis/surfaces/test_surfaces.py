@@ -57,7 +57,7 @@ def broken(N, D, *, E, A, B, alpha, beta, beta_beyond, D_turn):
 
 
 def muennighoff(N, D, *, E, A, B, alpha, beta, R_D, R_N, U=None):
-    """Of the first 2e10 tokens, more of which are repeats; as the authors' code has it
+    """The first 2e10 tokens, more of which are repeats; as the authors' code has it
     (github.com/huggingface/datablations, README, "Parametric Fit").
     """
     unique = np.minimum(2e10 if U is None else U, D)

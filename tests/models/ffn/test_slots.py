@@ -1,4 +1,4 @@
-"""What layers say that they read and write: written out in float64, for each of them."""
+"""Slots of layers, read and written: written out in float64, for each of them."""
 
 import pytest
 import torch

@@ -91,7 +91,7 @@ class Averaging(TrainingPart):
             self._means = [m.to(d) for m, d in zip(kept["means"], devices, strict=True)]
 
     def columns(self) -> dict[str, Any]:
-        """Of each set and of the validation split: loss in nats/token and bits_per_byte."""
+        """Scores the means: loss in nats/token and bits_per_byte of each set and of validation."""
         found: dict[str, Any] = {"n_steps": self.n_steps}
         if self._scorer is not None and self._means:
             with self._averaged():
