@@ -6,6 +6,8 @@ GPT-3's rule (Brown 2020, arXiv:2005.14165, App. C): text is contaminated where 
 are in the training text, compared in lower case and without punctuation. Here a word is a run of
 letters or digits, so that `don't`, `don 't` and WikiText's `post @-@ war` are the same two words
 everywhere. Texts of fewer than 13 words have no 13-gram. Twenty seconds and 0.5 GB.
+
+    python -m experiments.data.overlap --data packages_debian
 """
 
 import argparse
@@ -16,10 +18,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from omegaconf import OmegaConf
 from tqdm import tqdm
 
-from experiments.config.paths import conf_dir
+from experiments.config.composed import composed
 from experiments.config.reading import build
 from experiments.data.corpus import TRAIN, VALIDATION
 from experiments.data.packages import Packages
@@ -139,14 +140,18 @@ def table(overlaps: Iterable[Overlap]) -> str:
 
 
 def main() -> None:
-    """Prints the table for the weights of conf/data/packages.yaml."""
+    """Prints the table for the weights of conf/data/packages.yaml, or of another such corpus."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     cache = Path(os.environ.get("EXPERIMENTS_CACHE", ".cache"))
     parser.add_argument("--cache", type=Path, default=cache, help=f"default: {cache}")
     parser.add_argument("--all", action="store_true", help="also the domains of weight 0")
+    parser.add_argument(
+        "--data", default="packages", help="a corpus of packages in conf/data; default: packages"
+    )
     args = parser.parse_args()
-    node = OmegaConf.load(conf_dir() / "data" / "packages.yaml")
-    corpus = build(OmegaConf.to_container(OmegaConf.select(node, "corpus")), "data.corpus")
+    corpus = build(composed([f"data={args.data}"])["data"]["corpus"], "data.corpus")
+    if not isinstance(corpus, Packages):
+        parser.error(f"--data {args.data} is no corpus of packages; give packages, or leave it out")
     # copies would only be read twice
     weights = {d: 1 for d, weight in corpus.weights.items() if weight or args.all}
     corpus = replace(corpus, weights=weights)

