@@ -20,6 +20,7 @@ from experiments.records.record import RunRecord
 
 LOSSES = ("forgetting", "base")
 LESS = tuple(f"{name}_less" for name in LOSSES)
+BY_ORDER = tuple(f"{name}_by_order" for name in LESS)
 Stream = tuple[int, tuple[str, ...]]  # a seed and an order
 
 
@@ -29,6 +30,7 @@ class AtLearning:
 
     n_streams: those with a value; n_moved: of these, those that were moved along another's curve.
     forgetting_less, base_less: minus the baseline's on the same streams, n_shared of them.
+    by_order: the mean of an order's streams is one value, for these have the same domains last.
     """
 
     way: str
@@ -39,6 +41,8 @@ class AtLearning:
     base: Estimate
     forgetting_less: Estimate
     base_less: Estimate
+    forgetting_less_by_order: Estimate
+    base_less_by_order: Estimate
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -66,9 +70,15 @@ class EqualLearning(Ways):
             "streams": lambda at: at.n_streams,
             "moved": lambda at: at.n_moved,
         }
-        for name in (*LOSSES, *(LESS if self.baseline else ())):
-            columns[name.replace("_less", " - baseline")] = partial(shown_of, name)
-        notes = [f"baseline: {self.baseline}, on the same streams"] if self.baseline else []
+        for name in (*LOSSES, *((*LESS, *BY_ORDER) if self.baseline else ())):
+            title = name.replace("_less", " - baseline").replace("_by_order", ", by order")
+            columns[title] = partial(shown_of, name)
+        notes = []
+        if self.baseline:
+            notes = [
+                f"baseline: {self.baseline}, on the same streams; by order: the mean of an order's "
+                "streams is one value, and the interval is over orders of the domains"
+            ]
         notes += [f"no value: {text}" for text in self.skipped]
         head = f"where each has learnt {self.learning:.3g} bits/byte"
         return self._summary(columns, *notes, head=[head])
@@ -192,7 +202,9 @@ def _compared(
     shared = [stream for stream in found if stream in reference]
     less = np.stack([found[s] - reference[s] for s in shared]) if shared else np.empty((0, 2))
     forgetting, base = (mean_by_t(values[:, i], level) for i in (0, 1))
-    forgetting_less, base_less = (mean_by_t(less[:, i], level) for i in (0, 1))
+    orders = sorted({order for _, order in shared})
+    of_order = [less[[order == s[1] for s in shared]].mean(axis=0) for order in orders]
+    by_order = np.reshape(of_order, (-1, 2))
     return AtLearning(
         way=way,
         n_streams=len(found),
@@ -200,8 +212,8 @@ def _compared(
         n_shared=len(shared),
         forgetting=forgetting,
         base=base,
-        forgetting_less=forgetting_less,
-        base_less=base_less,
+        **{name: mean_by_t(less[:, i], level) for i, name in enumerate(LESS)},
+        **{name: mean_by_t(by_order[:, i], level) for i, name in enumerate(BY_ORDER)},
     )
 
 

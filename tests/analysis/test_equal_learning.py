@@ -62,6 +62,21 @@ def test_curves_are_read_at_equal_learning_and_differences_are_of_the_same_strea
     assert full.forgetting_less.value == 0
 
 
+def test_streams_of_one_order_are_one_value():
+    more = [
+        run(1.5, 0.5, 0.4, lr=3e-3, seed=1),
+        run(1.5, 0.1, 0.2, lr=3e-3, seed=1, train="lora"),
+    ]
+    _, lora = compare_at_learning([*two_ways(), *more], learning=1.5).ways
+    orders = [((0.4 - 0.7) + (0.1 - 0.5)) / 2, 0.5 - 0.68]
+    half = 12.706204736432 * (abs(orders[0] - orders[1]) / math.sqrt(2)) / math.sqrt(2)
+    assert lora.n_shared == 3
+    assert lora.forgetting_less.value == pytest.approx((0.4 - 0.7 + 0.1 - 0.5 + 0.5 - 0.68) / 3)
+    assert lora.forgetting_less_by_order.value == pytest.approx(sum(orders) / 2)
+    low, high = lora.forgetting_less_by_order.lower, lora.forgetting_less_by_order.upper
+    assert (high - low) / 2 == pytest.approx(half)
+
+
 def test_nothing_is_extrapolated():
     found = compare_at_learning(two_ways(), learning=0.7)
     (lora,) = found.ways  # by the second order alone

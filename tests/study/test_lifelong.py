@@ -89,7 +89,7 @@ def test_what_the_text_says_of_differences_is_what_the_intervals_say(compared):
     assert at[f"{FULL}, layer alone, beside"].base.value < 0.55 * lost
 
 
-def test_replay_by_order_of_the_domains(records):
+def test_replay_by_order_of_the_domains(records, compared):
     """Streams of one order are one value: three values, Student's t of two degrees of freedom."""
     curves = _curves(records)
     several = {stream for own in curves.values() for stream, runs in own.items() if len(runs) > 1}
@@ -102,6 +102,9 @@ def test_replay_by_order_of_the_domains(records):
             by_order[stream[1]].append(plain[stream][which] - values[which])
         less = sorted((np.mean(x) for x in by_order.values()), reverse=True)
         value, half = np.mean(less), stats.t.ppf(0.975, 2) * np.std(less, ddof=1) / math.sqrt(3)
+        (one,) = (at for at in compared.equal.ways if at.way == f"{FULL}, replay 0.05")
+        printed = getattr(one, f"{name}_less_by_order")
+        assert tuple(printed) == pytest.approx((-value, -value - half, -value + half))
         if name == "forgetting":
             a, b, c = (f"{x:.3f}" for x in less)
             assert f"by order of the domains it is {a}, {b} and {c} less" in LINE
