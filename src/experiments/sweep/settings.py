@@ -1,6 +1,6 @@
 """The settings that distinguish points of a sweep that have the same name."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,24 +14,34 @@ _OF_WEIGHTS = (
 
 
 def with_settings(points: Sequence[Point]) -> list[Point]:
-    """The points. Those of equal names get the settings in which they differ."""
+    """The points. Those of equal names get the settings in which they differ, and those that differ
+    from them by the seed alone get the same settings.
+    """
     alike: dict[str, list[Point]] = {}
     for point in points:
-        alike.setdefault(point.name, []).append(point)
+        alike.setdefault(point.name.removesuffix(f" seed={point.config.seed}"), []).append(point)
     settings = {}
     for group in alike.values():
-        if len(group) == 1:
-            settings[group[0].run_id] = ""
-            continue
-        values = [dict(_leaves(point.raw)) for point in group]
-        names = {n for leaves in values for n in leaves if not n.startswith(_OF_WEIGHTS)}
-        names -= {"budget"}  # in the name, and of a trunk no setting
-        varied = sorted(n for n in names if len({leaves.get(n) for leaves in values}) > 1)
-        for point, leaves in zip(group, values, strict=True):
+        leaves = [dict(_leaves(point.raw)) for point in group]
+        names = sorted({name for seed in _by_seed(leaves) for name in _varied(seed)})
+        for point, own in zip(group, leaves, strict=True):
             # by its last name, once: ladder.lr is optim.lr
-            shown = {name.rpartition(".")[2]: leaves[name] for name in varied if name in leaves}
+            shown = {name.rpartition(".")[2]: own[name] for name in names if name in own}
             settings[point.run_id] = "".join(f" {name}={value}" for name, value in shown.items())
     return [replace(point, setting=settings[point.run_id]) for point in points]
+
+
+def _by_seed(leaves: Sequence[Mapping[str, str]]) -> Iterable[list[Mapping[str, str]]]:
+    groups: dict[str, list[Mapping[str, str]]] = {}
+    for own in leaves:
+        groups.setdefault(own["seed"], []).append(own)
+    return groups.values()
+
+
+def _varied(leaves: Sequence[Mapping[str, str]]) -> set[str]:
+    """The names whose values differ. The budget is in a point's name, and of a trunk no setting."""
+    names = {n for own in leaves for n in own if not n.startswith(_OF_WEIGHTS)} - {"budget"}
+    return {name for name in names if len({own.get(name) for own in leaves}) > 1}
 
 
 def _leaves(node: Any, name: str = "") -> Iterator[tuple[str, str]]:
