@@ -8,10 +8,10 @@ import torch
 from experiments.finished.model import load_weights
 from experiments.init.finished_run import FinishedRun
 from experiments.points.planning import make_point
-from experiments.system.seals import damage_of
+from experiments.system.seals import damage_of, save_sealed
 from experiments.training.checkpoints import LAST, to_resume_from
 from experiments.training.execute import execute
-from experiments.training.seal import SealedCheckpoints, save_sealed
+from experiments.training.seal import SealedCheckpoints
 from tests.conftest import TINY
 from tests.security.strangers import plant_run
 

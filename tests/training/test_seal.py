@@ -8,10 +8,9 @@ import zipfile
 import pytest
 import torch
 
-from experiments.system.seals import damage_of
+from experiments.system.seals import damage_of, save_sealed
 from experiments.training import seal
 from experiments.training.checkpoints import LAST, to_resume_from
-from experiments.training.seal import save_sealed
 
 CHECKPOINT = {
     "state_dict": {"a": torch.arange(12.0), "b": torch.ones(2, 3, dtype=torch.bfloat16)},

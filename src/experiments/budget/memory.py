@@ -20,6 +20,7 @@ _SIZES = {"float32": 4, "bfloat16": 2}
 _NORM = 8  # bytes a token and d_model of a norm: the residual stream, and what comes of it
 _MATRICES = 2  # of a term that is no table, at least: its gradients do not come at once
 _LOGITS = 12  # bytes a token and entry: log-probabilities, their gradient, and that of the logits
+_OF_ALL = 12  # bytes a token of all and retrieved row: its index and its weight
 _SORTED = 40  # bytes a token and retrieved row: keys, places and what a sort needs, while it lasts
 
 
@@ -61,6 +62,7 @@ def plan_memory(
     table_dtype: str = "float32",
     n_models: int = 1,
     n_one_moment: int = 0,
+    table_ranks: int = 1,
 ) -> Memory:
     """The memory of a process whose forward passes are of micro_tokens, n_micro of them a step.
 
@@ -69,6 +71,9 @@ def plan_memory(
     table_gradient, table_state: of config.Optim; table_dtype: of the tables' weights. n_models: how
     often the weights are held: twice, where the model is drawn to what it was at the start.
     n_one_moment: parameters that step by Muon, which has one moment where AdamW has two.
+    table_ranks: processes that have the columns of each table between them, each of as many tokens:
+    it holds that share of tables, their gradients and moments, and the indices and weights of all
+    tokens, and its columns of them.
     """
     product = 2 if precision == "bf16-mixed" else 4
     norm = (_NORM + product) * d_model  # and in the type of the product that takes it
@@ -83,7 +88,8 @@ def plan_memory(
     def gradient(term: Term) -> float:
         if not term.n_tables:
             return 4 * term.n_trained
-        return size * _table_gradient(term, table_gradient, micro_tokens * n_micro)
+        n_tokens = table_ranks * micro_tokens * n_micro
+        return size * _table_gradient(term, table_gradient, n_tokens) / table_ranks
 
     def addend(term: Term) -> float:
         """Bytes beside the sum of its gradients while the last pass's is added to it."""
@@ -91,7 +97,8 @@ def plan_memory(
         if table_gradient != "rows" or not term.n_tables:
             return one
         # entries of both, one after the other, and in float32 where they are not, to be merged
-        new = size * _table_gradient(term, "rows", micro_tokens) / term.n_tables
+        rows = _table_gradient(term, "rows", table_ranks * micro_tokens)
+        new = size * rows / (table_ranks * term.n_tables)
         return new + (one + new) * (1 if size == 4 else 1 + 4 / size)
 
     def kept(block: Cost) -> float:
@@ -102,6 +109,9 @@ def plan_memory(
         elements = [_kept(term, d_model) for term in terms]
         a_token = sum(product * n for n in elements) + 4 * sum(t.kept_wide for t in terms)
         cast = 0 if product == 4 else product * sum(t.n_params for t in terms if not t.n_tables)
+        if table_ranks > 1:
+            for_all = sum(_row_pairs(t, d_model) for t in terms if t.n_tables)
+            a_token += table_ranks * _OF_ALL * for_all + 4 * d_model * bool(for_all)
         return micro_tokens * (a_token + 2 * norm) + cast
 
     gradients = sum(map(gradient, cost.terms))
@@ -115,20 +125,25 @@ def plan_memory(
         if not adds_up:
             held += sum(map(gradient, block.terms))
         tables_of = [t for t in block.terms if t.n_tables]
-        pairs = sum(t.n_active / (t.d_row or d_model) / t.n_tables for t in tables_of)
+        pairs = table_ranks * sum(_row_pairs(t, d_model) for t in tables_of)
         beside = max(map(addend, block.terms)) if adds_up else 0
         most = max(most, beside)
         peak = max(peak, live + held + beside + _SORTED * pairs * micro_tokens)
         live -= kept(block)
     gradients += most
     return Memory(
-        weights=n_models * (4 * n_other + size * n_table),
+        weights=n_models * (4 * n_other + size * n_table // table_ranks),
         gradients=round(gradients),
-        moments=8 * n_trained - 4 * n_one_moment + 2 * state * n_trained_table,
+        moments=8 * n_trained - 4 * n_one_moment + 2 * state * n_trained_table // table_ranks,
         activations=round(activations),
         logits=logits,
         apart=round(gradients + activations + logits - peak),
     )
+
+
+def _row_pairs(term: Term, d_model: int) -> float:
+    """Rows that a token retrieves of each of a term's tables."""
+    return term.n_active / (term.d_row or d_model) / term.n_tables
 
 
 def _kept(term: Term, d_model: int) -> float:

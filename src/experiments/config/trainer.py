@@ -36,6 +36,9 @@ class Trainer:
     auto: what can be is fused (training/trunk.py).
     stop_hopeless: nats; a run ends early where its training loss can't come within so many of the
     best finished run of its cell (training/hopeless.py); null: never.
+    table_ranks: how many processes have the columns of each expert table between them: null: none,
+    each has all of them, as DDP does; all: those that train the run, or their number
+    (points/parts/table_columns.py).
     deterministic: whether training on a GPU repeats to the bit (training/deterministic.py); on a
     CPU it does in any case.
     """
@@ -57,6 +60,7 @@ class Trainer:
     compile: CompileChoice = False
     deterministic: bool = True
     trunk: TrunkChoice = "eager"
+    table_ranks: Processes | Literal["all"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

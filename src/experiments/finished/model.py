@@ -23,6 +23,7 @@ from experiments.points.point import Point
 from experiments.records.record import TRAIN_AGAIN, DamagedError, RunRecord, finished_record
 from experiments.system.environment import exact_float32
 from experiments.system.seals import damage_of
+from experiments.system.table_files import load_whole
 from experiments.training.checkpoints import LAST
 from experiments.training.starting import build_model
 
@@ -119,7 +120,7 @@ def load_weights(model: Transformer, checkpoint: Path, n_steps: int) -> None:
         raise DamagedError(checkpoint, why, TRAIN_AGAIN)
     prefix = "model."
     try:
-        loaded = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        loaded = load_whole(checkpoint)
         state = loaded["state_dict"].items()
         model.load_state_dict({k.removeprefix(prefix): v for k, v in state if k.startswith(prefix)})
     except Exception as error:  # torch has many, of several lines

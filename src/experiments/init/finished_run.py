@@ -21,6 +21,7 @@ from experiments.init.source import Shape, node_of, target_of
 from experiments.models.lora import merged
 from experiments.records.record import RECORD_NAME, DamagedError, RunRecord, read_record
 from experiments.system.seals import damage_of
+from experiments.system.table_files import load_whole
 
 _LAST = "last.ckpt"  # training/checkpoints.py
 _MODEL = "model."  # before the names of the model's tensors in a checkpoint
@@ -173,7 +174,7 @@ def _loaded(n_steps: int, path: Path, size: int, changed: int) -> dict[str, Any]
     if (why := damage_of(path)) is not None:
         raise ValueError(f"{path} is damaged ({why}); put a copy of it back, or train again")
     try:
-        loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        loaded: dict[str, Any] = load_whole(path, mmap=True)
         _, step = loaded["state_dict"], loaded["global_step"]
     except Exception as error:  # torch has many, of several lines
         reason = str(error).partition("\n")[0]

@@ -59,6 +59,15 @@ def check_gather(
             )
 
 
+def check_share(function: str, n_own: int, n_all: int, size: int) -> None:
+    """Of tables in columns: this process's tokens, and those of all `size` processes."""
+    if n_own * size != n_all:
+        raise ValueError(
+            f"{function}: {n_own} tokens here, and indices of {n_all}; each of {size} processes "
+            "must have as many"
+        )
+
+
 def check_search(
     queries: Tensor, sub_keys: Tensor, top_k: int, n_first: int | None, bias: Tensor | None
 ) -> None:

@@ -133,16 +133,51 @@ class Kernel(Protocol):
         ...
 
 
+class Columns(Protocol):
+    """Processes that train together and have the columns of each table between them: r of R those
+    from r D/R on. Each has T tokens. What is sent is differentiable (system/exchange.py).
+    """
+
+    size: int  # R
+
+    def to_columns(self, x: Tensor) -> Tensor:
+        """(T, D), this process's tokens, to (R T, D / R), this process's columns of all tokens."""
+        ...
+
+    def to_tokens(self, y: Tensor) -> Tensor:
+        """The inverse of to_columns."""
+        ...
+
+    def all_tokens(self, values: Tensor) -> Tensor:
+        """(T, J) to those of all tokens, (R T, J)."""
+        ...
+
+    def summed(self, parts: Tensor) -> Tensor:
+        """(R T, J) addends of all tokens to the sums (T, J) of this process's."""
+        ...
+
+    def total(self, value: Tensor) -> Tensor:
+        """The sum of all processes' (), the same to the bit on each; no gradient."""
+        ...
+
+
 class Retrieved:
     """(T, J) int64 indices into tables of n_rows, and their segments, sorted once if asked for.
 
     A layer that reads two tables at the same indices makes one of these for both. distinct: as
-    Kernel.sort has it.
+    Kernel.sort has it. Where tables are held in columns, idx is that of all processes' tokens.
     """
 
     def __init__(self, idx: Tensor, n_rows: int, kernel: Kernel, distinct: bool = True) -> None:
         self.idx, self.n_rows, self.kernel = idx.contiguous(), n_rows, kernel
         self.distinct = distinct
+        self._sent: tuple[Tensor, Tensor] | None = None
+
+    def columns_of(self, x: Tensor, columns: Columns) -> Tensor:
+        """columns.to_columns(x), which is sent once for all tables that x is multiplied with."""
+        if self._sent is None or self._sent[0] is not x:
+            self._sent = x, columns.to_columns(x)
+        return self._sent[1]
 
     @cached_property
     def segments(self) -> Segments:

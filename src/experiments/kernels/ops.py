@@ -20,8 +20,14 @@ from torch._compile import _disable_dynamo
 
 from experiments.config.constraints import KernelName
 from experiments.kernels import reference
-from experiments.kernels.checks import check_gather, check_indices, check_rows, check_search
-from experiments.kernels.interface import AdamWStep, Kernel, Retrieved, Segments
+from experiments.kernels.checks import (
+    check_gather,
+    check_indices,
+    check_rows,
+    check_search,
+    check_share,
+)
+from experiments.kernels.interface import AdamWStep, Columns, Kernel, Retrieved, Segments
 from experiments.kernels.once import once
 from experiments.kernels.operators import operators
 from experiments.kernels.product_keys import both_sets, read_sub_keys
@@ -41,11 +47,16 @@ class Execution:
     takes; rows: a coalesced sparse tensor of the retrieved rows. update: called in the backward
     pass as update(kernel, table, values, segments, weights) in place of a gradient, to step the
     retrieved rows by row_sums(values, segments, weights); the table then gets no gradient.
+    columns: the processes that have the tables' columns between them, this one's being all that a
+    table given to gather_dot and gather_sum has; None: tables are whole. Then activations are as
+    wide as the whole table, and its gradient is 1/R of the sum over all processes' tokens: that of
+    the mean of their losses. The reference has no such form.
     """
 
     kernel: KernelName = "auto"
     gradient: Literal["dense", "rows"] = "dense"
     update: RowUpdate | None = None
+    columns: Columns | None = None
 
     def on(self, tensor: Tensor) -> Kernel | None:
         """The implementation for a table like this one; None for the reference."""
@@ -56,12 +67,17 @@ class Execution:
         """Whether the backward pass can be part of a compiled graph: a tensor comes out of it, and
         nothing is stepped in it.
         """
-        return self.gradient == "dense" and self.update is None
+        return self.gradient == "dense" and self.update is None and self.columns is None
 
     def retrieved(self, idx: Tensor, table: Tensor) -> Retrieved | Tensor:
         """idx, to be shared by the gathers of tables like this one. As it is for the reference, and
-        while a graph is compiled: the compiler sees to it that equal indices are sorted once.
+        while a graph is compiled: the compiler sees to it that equal indices are sorted once. Of
+        columns, the indices of all processes' tokens.
         """
+        if self.columns is not None:
+            # int32: half of what is sent
+            idx = self.columns.all_tokens(idx.int()).long()
+            return self._retrieved(idx, table)
         if self.kernel == "reference" or torch.compiler.is_compiling():
             return idx
         return self._retrieved(idx, table)
@@ -89,13 +105,19 @@ def gather_dot(
 
     The result is float32, or float64 where the table is. Raises TypeError and ValueError.
     """
+    columns = execution.columns
+    if columns is not None:
+        idx = _of_all(idx, table, execution)
+        check_share("gather_dot", len(x), len(idx.idx), columns.size)
+        x = idx.columns_of(x, columns)
     check_gather("gather_dot", table, idx, x, "x", execution._made_for(idx, table))
     wide = _wide(x, table)
     if execution.kernel == "reference":
         return reference.gather_dot(wide, table.to(wide.dtype), _plain_indices(idx, table))
     if torch.compiler.is_compiling() and execution.compiles:
         return operators.dot(wide, table, idx, execution.kernel)
-    return _gather_dot(wide, table, idx, execution)
+    dots = _gather_dot(wide, table, idx, execution)
+    return dots if columns is None else columns.summed(dots)
 
 
 def gather_sum(
@@ -105,13 +127,19 @@ def gather_sum(
 
     The result is float32, or float64 where the table is. Raises TypeError and ValueError.
     """
+    columns = execution.columns
+    if columns is not None:
+        idx = _of_all(idx, table, execution)
+        check_share("gather_sum", len(weights), len(idx.idx), columns.size)
+        weights = columns.all_tokens(weights)
     check_gather("gather_sum", table, idx, weights, "weights", execution._made_for(idx, table))
     wide = _wide(weights, table)
     if execution.kernel == "reference":
         return reference.gather_sum(table.to(wide.dtype), _plain_indices(idx, table), wide)
     if torch.compiler.is_compiling() and execution.compiles:
         return operators.weighted_sum(table, idx, wide, execution.kernel)
-    return _gather_sum(table, idx, wide, execution)
+    sums = _gather_sum(table, idx, wide, execution)
+    return sums if columns is None else columns.to_tokens(sums)
 
 
 def product_key_topk(
@@ -183,6 +211,13 @@ def _gather_sum(
     return _GatherSum.apply(table, retrieved, weights.contiguous(), execution)
 
 
+def _of_all(idx: Tensor | Retrieved, table: Tensor, execution: Execution) -> Retrieved:
+    """The indices of all processes' tokens, which a layer with two tables has sent already."""
+    found = idx if isinstance(idx, Retrieved) else execution.retrieved(idx, table)
+    assert isinstance(found, Retrieved), "of columns they always are"
+    return found
+
+
 def _plain_indices(idx: Tensor | Retrieved, table: Tensor) -> Tensor:
     """As the reference takes them, which reads -1 as the last row, as torch does."""
     plain = idx.idx if isinstance(idx, Retrieved) else idx
@@ -200,6 +235,8 @@ def table_gradient(
 ) -> Tensor | None:
     """row_sums in the form that the execution asks for."""
     kernel, segments = retrieved.kernel, retrieved.segments
+    if execution.columns is not None:  # of the mean of all processes' losses
+        weights = weights / execution.columns.size
     if execution.update is not None:
         execution.update(kernel, table, values, segments, weights)
         return None

@@ -53,6 +53,8 @@ def why_not_product_keys(parts: ProductKeyParts, execution: Execution) -> str | 
         return f"activation={parts.activation} has no fused form"
     if parts.sub_keys.dtype != torch.float32:
         return f"sub-keys are {parts.sub_keys.dtype}, not float32"
+    if execution.columns is not None:
+        return "other processes have columns of its tables"
     if execution.kernel not in ("auto", "cpp"):
         return f"kernel={execution.kernel} reads the tables"
     for table in tables:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from experiments.budget.costs import Cost, FFNConfig, block_costs, trunk_cost
+from experiments.kernels.interface import Columns
 from experiments.kernels.ops import Execution
 from experiments.models.cache import Cache, Past
 from experiments.models.documents import document_mask, seen_before
@@ -246,6 +247,13 @@ class Transformer(nn.Module):
         for block in self.blocks:
             assert isinstance(block, Block)
             yield from block.ffn.layers()
+
+    @property
+    def columns(self) -> Columns | None:
+        """Those who have the columns of its tables between them; None: it has them all."""
+        return next(
+            (e.columns for e in (f.execution for f in self.ffn_layers()) if e.columns), None
+        )
 
     def set_execution(self, execution: Execution) -> None:
         """How the tables of all layers are read, and what their gradients become."""

@@ -25,10 +25,12 @@ def build_optimizer(model: Transformer, lr: float, optim: Optim, kernel: KernelN
     """AdamW, and for matrices perhaps Muon, over parameter_groups at this peak rate.
 
     Sets the model's execution to what optim.table_gradient asks for, and prepares its tables:
-    their memory, and that gradients of rows stay coalesced.
+    their memory, and that gradients of rows stay coalesced. Who has their columns stays.
     """
     how = optim.table_gradient
-    execution = Execution(kernel=kernel, gradient="dense" if how == "dense" else "rows")
+    execution = Execution(
+        kernel=kernel, gradient="dense" if how == "dense" else "rows", columns=model.columns
+    )
     optimizer = RowAdamW(
         parameter_groups(model, lr, optim),
         betas=(optim.beta1, optim.beta2),

@@ -14,14 +14,14 @@ fused   the same steps as rows, taken in the backward pass, so that no gradient 
 Matrices of the backbone may step by Muon instead (optim.matrices, muon.py).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from experiments.kernels.checks import check_rows
-from experiments.kernels.interface import AdamWStep, Kernel, Segments
+from experiments.kernels.interface import AdamWStep, Columns, Kernel, Segments
 from experiments.kernels.ops import Execution, row_adamw
 from experiments.kernels.torch_kernels import TorchKernel
 from experiments.kernels.workspace import use_huge_pages
@@ -240,15 +240,24 @@ def keep_coalesced(table: nn.Parameter, execution: Execution) -> None:
     table.register_post_accumulate_grad_hook(merge)
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+def clip_gradients(
+    parameters: Iterable[nn.Parameter],
+    max_norm: float,
+    columns: Columns | None = None,
+    tables: Collection[nn.Parameter] = (),
+) -> Tensor:
     """Scales all gradients together to a norm of at most max_norm; returns what it was.
+
+    columns: the processes that have the columns of these tables between them. All other gradients
+    are the same on each of them, and so is the norm, to the bit.
 
     torch.nn.utils.clip_grad_norm_ to the bit for float32, and for sparse gradients too. Those in
     bfloat16 are summed and scaled in float32: torch rounds each one's norm, and the scale, to 8
     bits. Where reading a number costs nothing (a CPU), a scale of 1 is not multiplied by.
     """
+    own = {id(table) for table in tables}
     with torch.no_grad():
-        tensors = []
+        tensors, of_tables = [], []
         for p in parameters:
             gradient = p.grad
             if gradient is None:
@@ -256,13 +265,17 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
             if gradient.is_sparse:
                 p.grad = coalesced(gradient)  # what is scaled below is what the optimizer gets
                 gradient = p.grad.values()
-            tensors.append(gradient)
+            (of_tables if id(p) in own else tensors).append(gradient)
         short = [t for t in tensors if t.dtype in (torch.bfloat16, torch.float16)]
         wide = [t for t in tensors if t.dtype not in (torch.bfloat16, torch.float16)]
         norms = [torch.linalg.vector_norm(t, dtype=torch.float32) for t in short]
         norm = _total_norm([*wide, *norms])
+        if columns is not None:
+            here = _total_norm(of_tables) if of_tables else norm.new_zeros(())
+            norm = (norm.square() + columns.total(here.square())).sqrt()
+            wide += of_tables
         on_cpu = norm.device.type == "cpu"
-        if not tensors or (on_cpu and float(norm) < 0.99 * max_norm - 1e-5):
+        if not (wide or short) or (on_cpu and float(norm) < 0.99 * max_norm - 1e-5):
             return norm  # whatever is rounded below, the scale is 1
         scale = torch.clamp(max_norm / (norm + 1e-6), max=1.0)
         if not on_cpu or not bool(scale == 1):

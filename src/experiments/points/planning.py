@@ -8,10 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.overrides import TorchFunctionMode
-
-from experiments.budget.memory import plan_memory
 from experiments.budget.plan import OffBudgetError, Plan, peak_lr, plan_steps
 from experiments.config.effects import Ineffective, Run, ineffective
 from experiments.config.optim import Optim
@@ -26,9 +22,10 @@ from experiments.models.blocks import chosen_blocks
 from experiments.models.fused import eager_parts
 from experiments.models.roles import check_declared, declared_roles
 from experiments.models.tokens import check_vocabulary
-from experiments.models.transformer import Transformer, TransformerConfig
+from experiments.models.transformer import TransformerConfig
 from experiments.optim.schedule import check_steps
 from experiments.points.identity import id_of
+from experiments.points.memory import memory_of, shapes_of
 from experiments.points.parts import completed, parts_of
 from experiments.points.point import Draft, Point
 from experiments.points.stopping import check_stopping
@@ -73,7 +70,7 @@ def _check_trunk(draft: Draft, accelerator: str) -> None:
     }:
         why = "batch norm of queries is over the tokens of all ranks"
     else:
-        model = _shapes(transformer)
+        model = shapes_of(transformer)
         model.set_execution(Execution(kernel=config.kernel))
         eager = eager_parts(model)
         why = next((f"{part} can't be: {reason}" for part, reason in eager.items()), None)
@@ -224,10 +221,11 @@ def check_tables(config: RunConfig, ranks: Ranks) -> None:
             f"kernel=reference has dense gradients only, not optim.table_gradient={how}; use "
             "kernel=torch or auto"
         )
-    if ranks.world_size > 1:
+    if ranks.world_size > 1 and config.trainer.table_ranks in (None, 1):
         raise ValueError(
             f"optim.table_gradient={how} with {ranks.world_size} ranks: DDP averages gradients "
-            "in dense buckets, and these are sparse or never made; set optim.table_gradient=dense"
+            "in dense buckets, and these are sparse or never made; set optim.table_gradient=dense, "
+            "or trainer.table_ranks=all for tables in columns"
         )
     if how == "fused":
         _check_fused(config, ranks)
@@ -272,7 +270,7 @@ def _check_shared(config: RunConfig, transformer: TransformerConfig) -> None:
 def check_roles(config: RunConfig, transformer: TransformerConfig) -> None:
     """Raises ValueError if a matrix has no role, and Muon needs it."""
     if config.optim.matrices == "muon":
-        check_declared(_shapes(transformer), "optim.matrices=muon")
+        check_declared(shapes_of(transformer), "optim.matrices=muon")
 
 
 def peak_rate(optim: Optim, transformer: TransformerConfig) -> float:
@@ -296,9 +294,8 @@ def make_plan(draft: Draft) -> Plan:
     """Raises OffBudgetError if whole steps miss the budget by more than 1 %, and ValueError for a
     schedule that they are too few for. The rate of a law is nan: its part says it.
     """
-    config, transformer, ranks = draft.config, draft.transformer, draft.ranks
+    config, ranks = draft.config, draft.ranks
     cost, optim = draft.cost, config.optim
-    n_of_muon = _n_of_muon(config, transformer)
     batch_tokens = ranks.batch_size * config.data.seq_len
     stage_steps = tuple(
         _stage_steps(name, share * config.budget, cost.training_flops, batch_tokens)
@@ -315,43 +312,11 @@ def make_plan(draft: Draft) -> Plan:
         cost=cost,
         batch_tokens=batch_tokens,
         n_steps=n_steps,
-        lr=peak_rate(optim, transformer),
-        memory=plan_memory(
-            cost,
-            transformer.block_costs(),
-            d_model=transformer.d_model,
-            vocab_size=transformer.vocab_size,
-            micro_tokens=ranks.n_sequences * config.data.seq_len,
-            n_micro=ranks.n_micro,
-            n_ranks=ranks.world_size,
-            precision=draft.device.precision,
-            table_gradient=optim.table_gradient,
-            table_state=optim.table_state,
-            table_dtype=getattr(config.model, "table_dtype", "float32"),
-            n_models=1 + sum(part.n_models for part in draft.parts),
-            n_one_moment=n_of_muon,
-        ),
+        lr=peak_rate(optim, draft.transformer),
+        memory=memory_of(draft),
         epochs=epochs,
         stage_steps=stage_steps,
     )
-
-
-class _Undrawn(TorchFunctionMode):
-    """Leaves out initial values. On the meta device drawing them changes nothing, and imports the
-    compiler.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **(kwargs or {}))
-
-
-def _shapes(transformer: TransformerConfig) -> Transformer:
-    with torch.device("meta"), _Undrawn():
-        return transformer.build()
 
 
 @functools.lru_cache(maxsize=256)  # the points of a sweep share shapes
@@ -359,7 +324,7 @@ def trained_kinds(transformer: TransformerConfig) -> frozenset[str]:
     """The kinds of parameters that are trained: table, key, backbone (matrices that decay) and
     muon (those that Muon would step).
     """
-    model = _shapes(transformer)
+    model = shapes_of(transformer)
     freeze(model)
     roles, kinds = declared_roles(model), set[str]()
     for name, parameter in model.named_parameters():
@@ -368,14 +333,3 @@ def trained_kinds(transformer: TransformerConfig) -> frozenset[str]:
             kinds |= {"backbone" if role is None else role.group}
             kinds |= {"muon"} if role is not None and role.is_muons else set()
     return frozenset(kinds)
-
-
-def _n_of_muon(config: RunConfig, transformer: TransformerConfig) -> int:
-    """The trained parameters that have one moment."""
-    if config.optim.matrices != "muon":
-        return 0
-    model = _shapes(transformer)
-    freeze(model)
-    roles = declared_roles(model)
-    matrices = ((roles.get(name), p) for name, p in model.named_parameters() if p.requires_grad)
-    return sum(p.numel() for role, p in matrices if role is not None and role.is_muons)

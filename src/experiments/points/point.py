@@ -6,7 +6,8 @@ parts and knows none by name. docs/extending.md has a part from its file to its 
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -126,6 +127,11 @@ class Point:
         return not all(part.is_result for part in self.parts)
 
     @property
+    def scored_by_all(self) -> bool:
+        """Whether all its processes have to score the model together."""
+        return any(part.scored_by_all for part in self.parts)
+
+    @property
     def stages(self) -> Mapping[str, int]:
         """The stages of the training, in order, and their steps; {} of one."""
         names = next((stages for part in self.parts if (stages := part.stages())), {})
@@ -206,6 +212,13 @@ class TrainingPart(nn.Module):
     state_name: ClassVar[str]
     seconds: float = 0.0
 
+    @property
+    def apart(self) -> Collection[str]:
+        """Parameters of the model, by name, of which each process has its own: their gradients are
+        not averaged over processes.
+        """
+        return ()
+
     def set_optimizer(self, optimizer: RowAdamW, model: Transformer) -> None:
         """Called once the optimizer is made, and before a checkpoint gives it its state."""
 
@@ -242,6 +255,16 @@ class TrainingPart(nn.Module):
     def take(self, kept: dict[str, Any]) -> None:
         """Takes those of a checkpoint."""
 
+    def saves(self, checkpoint: dict[str, Any]) -> None:
+        """In each process, before rank 0 writes a checkpoint: takes out what it has written itself.
+        Raises RuntimeError in all of them if one of them could not.
+        """
+
+    def loads(self, checkpoint: dict[str, Any]) -> None:
+        """In each process, before weights and moments are taken from a checkpoint: what is to be
+        taken is put in. Raises ValueError for one that lacks it.
+        """
+
     def columns(self) -> dict[str, Any]:
         """Columns of the record, when training has ended."""
         return {}
@@ -258,6 +281,9 @@ class RunPart:
 
     order: ClassVar[int] = 50
     is_result: ClassVar[bool] = True  # False: the run's end is no result, and isn't scored
+    compiles: ClassVar[bool] = True  # False: trainer.compile=auto is off
+    scored_by_all: ClassVar[bool] = False  # True: no process can score the model alone
+    by_columns: ClassVar[bool] = False  # True: it does with tables in columns of each process
 
     # From the config to the plan
 
@@ -322,6 +348,10 @@ class RunPart:
     def batches(self) -> Mapping[str, Any]:
         """Further arguments of data.prepare.training_batches."""
         return {}
+
+    def building(self) -> AbstractContextManager[object]:
+        """What the model is made in, of the run that trains it."""
+        return nullcontext()
 
     def start(self, run: BuiltRun) -> dict[str, Any]:
         """Makes the model what it is before its first step, in place. Returns columns of the

@@ -1,4 +1,4 @@
-"""The damage of a checkpoint file, which has its own sha256 (training/seal.py writes it).
+"""Checkpoint files that are written with their own sha256, and the damage of one.
 
 A checkpoint of torch is a zip archive. The hash is of all its bytes as torch wrote them. It is
 in the archive's comment, so that a file and its hash are renamed together, and every reader of such
@@ -9,22 +9,55 @@ import hashlib
 import os
 import zipfile
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
+
+from experiments.system.disk import explained, sync
+from experiments.system.table_files import files_of, manifest_of
 
 MARK = b"sha256:"
 SEAL = len(MARK) + 64  # bytes of the comment: the mark and 64 hex digits
 _NEEDED = ("state_dict", "optimizer_states", "global_step", "loops")
 _CHUNK = 2**20  # bytes
+_END, _END_SIZE = b"PK\5\6", 22  # an archive's last record, whose last 2 bytes count its comment's
 
 
 def damage_of(path: Path) -> str | None:
     """The damage of a checkpoint, in words; None if it is whole.
 
     Of one without a hash, as older ones are, the archive's own checksums must hold, torch must load
-    it, and it must have what a resume needs. Raises RuntimeError if it may not be read.
+    it, and it must have what a resume needs. Of one whose tables are in files of their own, each of
+    these must be whole, and be the one that it was written with. Raises RuntimeError if it may not
+    be read.
     """
+    return _damage_of_file(path) or _damage_of_tables(path)
+
+
+def _damage_of_tables(path: Path) -> str | None:
+    manifest = manifest_of(path)
+    if manifest is None:
+        return None
+    for file, seal in zip(files_of(manifest, path.parent), manifest["seals"], strict=True):
+        name = file.relative_to(path.parent)
+        if not file.exists():
+            return f"its {name} is missing"
+        why = _damage_of_file(file)
+        if why is not None:
+            return f"its {name}: {why}"
+        if seal_of(file) != seal:
+            return f"its {name} is of another checkpoint"
+    return None
+
+
+def seal_of(path: Path) -> str:
+    """The 64 hex digits of a file's seal; of one without, what stands there."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - SEAL))
+        return file.read().removeprefix(MARK).decode("ascii", "replace")
+
+
+def _damage_of_file(path: Path) -> str | None:
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -64,3 +97,48 @@ def _damage_of_unsealed(path: Path) -> str | None:
     loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     missing = [name for name in _NEEDED if not isinstance(loaded, dict) or name not in loaded]
     return f"it has no {', '.join(missing)}" if missing else None
+
+
+def save_sealed(checkpoint: dict[str, Any], path: Path) -> None:
+    """torch.save with the hash. If that fails: removes the file and raises RuntimeError."""
+    with explained(path):
+        try:
+            with path.open("wb") as file:
+                hashed = _Hashed(file)
+                torch.save(checkpoint, hashed)  # type: ignore[arg-type]  # of IO it only writes
+                if hashed.error is not None:
+                    raise hashed.error
+                if hashed.tail.startswith(_END) and hashed.tail.endswith(b"\0\0"):
+                    file.seek(-2, os.SEEK_END)
+                    file.write(SEAL.to_bytes(2, "little"))
+                    file.write(MARK + hashed.digest.hexdigest().encode())
+                file.flush()
+                sync(file.fileno())
+        except BaseException:
+            path.unlink(missing_ok=True)  # a full disk has room for the run's record then
+            raise
+
+
+class _Hashed:
+    """A file for torch.save: hashes on the way, and keeps an error for after it, for torch's
+    own code can't be left by one.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.digest, self.tail = file, hashlib.sha256(), b""
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Writes and hashes the bytes; nothing more after the first error."""
+        view = memoryview(data)
+        if self.error is None:
+            try:
+                self.file.write(view)
+            except OSError as error:
+                self.error = error
+            self.digest.update(view)
+            self.tail = (self.tail + bytes(view[-_END_SIZE:]))[-_END_SIZE:]
+        return view.nbytes
+
+    def flush(self) -> None:
+        """torch asks for it at the end; the file is flushed after its seal."""

@@ -16,6 +16,7 @@ from experiments.records.record import CHECKPOINT_NAME
 from experiments.system import interruption
 from experiments.system.disk import PARTIAL, explained, sync_file
 from experiments.system.seals import damage_of
+from experiments.system.table_files import drop_unnamed
 
 LAST, PREVIOUS = CHECKPOINT_NAME, "previous.ckpt"
 _TEMPORARY = f"last{PARTIAL}"
@@ -27,8 +28,10 @@ class Checkpoint(pl.Callback):
     A trunk also keeps the checkpoints of the steps where branches start.
 
     The file is written under a temporary name; the one before stays as previous.ckpt until the
-    run has ended. All ranks save together: rank 0's clock and any rank's signal decide. They vote
-    about once a second, for each time the hosts wait for their GPUs.
+    run has ended. Tables that processes have columns of are in files of a new folder by then, which
+    it names: so all take their places by its one rename.
+    All ranks save together: rank 0's clock and any rank's signal decide. They vote about once a
+    second, for each time the hosts wait for their GPUs.
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class Checkpoint(pl.Callback):
                     last.replace(self.folder / PREVIOUS)
                 temporary.replace(last)
                 sync_file(self.folder)
+            drop_unnamed(self.folder, (LAST, PREVIOUS))
         self._last_is_whole = True
         self.saved, self.saved_step = time.perf_counter(), trainer.global_step
 
@@ -179,3 +183,4 @@ def forget_previous(folder: Path) -> None:
     if previous.exists() and not last.exists():
         previous.replace(last)
     previous.unlink(missing_ok=True)
+    drop_unnamed(folder, (LAST,))

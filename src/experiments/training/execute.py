@@ -35,10 +35,10 @@ from experiments.system.device import peak_memory
 from experiments.system.disk import remove_leftovers, write_text_atomically
 from experiments.training.checkpoints import forget_previous
 from experiments.training.evaluation import Evaluation
-from experiments.training.fit import Sink, fit, leave_group, rates, set_up_process
+from experiments.training.fit import Fit, Sink, fit, leave_group, rates, set_up_process
 from experiments.training.hopeless import of_point
 from experiments.training.module import LanguageModel
-from experiments.training.starting import begin, with_columns
+from experiments.training.starting import Begun, begin, with_columns
 from experiments.training.tracking import WandbRun
 from experiments.training.watchdog import Guards
 
@@ -164,14 +164,16 @@ def _stalled(run_dir: Path, on_stall: Callable[[str], object], why: str) -> None
 
 
 def _other_rank(point: Point, n_threads: int | None) -> RunRecord:
-    """A rank's share of the training, and nothing else."""
+    """A rank's share of the training, and of scoring where none can do that alone."""
     set_up_process(point, n_threads)
     record = _planned_record(point)
     try:
         begun = begin(point, scores=False)
     except DivergedError:
         return replace(record, status="diverged")
-    fit(point, begun.module, begun.data, (), Guards(), begun.resumed)
+    trained = fit(point, begun.module, begun.data, (), Guards(), begun.resumed)
+    if point.scored_by_all and _is_whole(point, begun, trained):
+        _scores(point, begun)
     leave_group()
     return replace(record, status="done")  # its own share is
 
@@ -245,7 +247,8 @@ def _train_and_evaluate(
         sinks = (wandb_run.log, progress)
         hopeless = of_point(point, record)
         trained = fit(point, begun.module, begun.data, sinks, guards, begun.resumed, hopeless)
-        leave_group()
+        if not point.scored_by_all:
+            leave_group()
         record = replace(record, environment={**record.environment, "trunk": _trunk(begun.module)})
         n_tokens, own = trained.n_steps * point.plan.batch_tokens, begun.prepared.train
         record = replace(
@@ -262,12 +265,12 @@ def _train_and_evaluate(
         )
         for training in begun.module.parts:
             record = with_columns(record, training.columns())
-        whole = trained.n_steps == point.plan.n_steps and record.train_loss is not None
+        whole = _is_whole(point, begun, trained)
         if whole and not point.is_trunk:
-            begun.module.model.to(torch.device(point.device.accelerator))
-            held_out, documents = begun.scores.validation_by_document()
+            held_out, documents, evaluations = _scores(point, begun)
             record = replace(record, **_results(held_out), documents=documents)
-            record = replace(record, evaluations=begun.scores.of_sets())
+            record = replace(record, evaluations=evaluations)
+        leave_group()
         if trained.hopeless is not None:
             return replace(record, status="hopeless", error=trained.hopeless)
         done = whole if point.is_trunk else record.val_loss is not None
@@ -278,6 +281,20 @@ def _train_and_evaluate(
         if isinstance(sys.exception(), KeyboardInterrupt | RunningElsewhereError):
             del summary["status"]  # it goes on later, so that failed would be wrong
         wandb_run.finish(summary)
+
+
+def _is_whole(point: Point, begun: Begun, trained: Fit) -> bool:
+    """Whether it has come to the end of its plan, with a loss that is a number."""
+    loss = begun.module.recent_loss(trained.n_steps)
+    return trained.n_steps == point.plan.n_steps and math.isfinite(loss)
+
+
+def _scores(
+    point: Point, begun: Begun
+) -> tuple[Evaluation, dict[str, Any], dict[str, dict[str, Any]]]:
+    """Of the validation split, of its documents, and of the named sets."""
+    begun.module.model.to(torch.device(point.device.accelerator))
+    return *begun.scores.validation_by_document(), begun.scores.of_sets()
 
 
 def _results(result: Evaluation) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from experiments.optim.rates import Rates
 from experiments.optim.schedule import decay_steps, step_of_stage, warmup_steps
 from experiments.points.point import TrainingPart
 from experiments.records.schedule import lr_factor
+from experiments.system.table_files import join
 from experiments.training.compiled import compile_trunk
 from experiments.training.deterministic import strict_backward
 
@@ -60,6 +61,8 @@ class LanguageModel(pl.LightningModule):
         self.model, self.plan, self.optim, self.kernel = model, plan, optim, kernel
         self.n_micro, self.automatic_optimization = n_micro, False
         self._in_order: list[nn.Parameter] = []  # once they are on their device
+        self._apart_names: set[str] = set()
+        self._own: list[nn.Parameter] = []  # those that other processes have others of
         self._compiled = compile_trunk(model) if compiled else None  # a function: no submodule
         self.trunk: Fused | None = None
         self.parts: list[TrainingPart] = []
@@ -76,6 +79,9 @@ class LanguageModel(pl.LightningModule):
         """Lets a part take its place in each step, and in checkpoints."""
         self.add_module(part.state_name, part)
         self.parts.append(part)
+        self._apart_names |= set(part.apart)
+        # of torch's DDP, which neither averages these nor makes them rank 0's at the start
+        self._ddp_params_and_buffers_to_ignore = sorted(f"model.{n}" for n in self._apart_names)
 
     def on_train_start(self) -> None:
         """By now several ranks know of each other."""
@@ -124,6 +130,8 @@ class LanguageModel(pl.LightningModule):
         for layer in self.model.ffn_layers():
             layer.after_step()
         if torch.distributed.is_initialized():
+            for parameter in self._own:
+                parameter.grad = None
             optimizer.zero_grad(set_to_none=False)
         else:
             for parameter in self._in_order:
@@ -176,7 +184,7 @@ class LanguageModel(pl.LightningModule):
         for part in self.parts:
             part.mask()
         if self.optim.grad_clip is not None:
-            clip_gradients(self._in_order, self.optim.grad_clip)
+            clip_gradients(self._in_order, self.optim.grad_clip, self.model.columns, self._own)
 
     def configure_optimizers(self) -> Any:
         """AdamW over the groups of groups.py, all under one schedule; of a stream, each stage has
@@ -185,6 +193,7 @@ class LanguageModel(pl.LightningModule):
         o, batch_tokens = self.optim, self.plan.batch_tokens
         optimizer = build_optimizer(self.model, self.plan.lr, o, self.kernel)
         self._in_order = list(self.model.parameters())
+        self._own = [self.model.get_parameter(name) for name in sorted(self._apart_names)]
         for part in self.parts:
             part.set_optimizer(optimizer, self.model)
 
@@ -203,10 +212,19 @@ class LanguageModel(pl.LightningModule):
 
         return {"optimizer": optimizer, "lr_scheduler": Rates(optimizer, factor)}
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Lets the parts take out what is not for rank 0 to write."""
+        for part in self.parts:
+            part.saves(checkpoint)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes the losses of a shorter plan's steps, or of a longer one's first: a trunk's. And
+        """Lets the parts put in what is theirs, and puts tables together that none of them takes.
+        Takes the losses of a shorter plan's steps, or of a longer one's first: a trunk's. And
         the number of steps where Lightning looks for it: before a turn held several, elsewhere.
         """
+        for part in self.parts:
+            part.loads(checkpoint)
+        join(checkpoint)
         steps = dict.fromkeys(("ready", "completed"), checkpoint["global_step"])
         place = "epoch_loop.manual_optimization.optim_step_progress"
         checkpoint["loops"]["fit_loop"][place] = {"total": steps, "current": dict(steps)}

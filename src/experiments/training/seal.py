@@ -1,18 +1,14 @@
-"""Checkpoint files that are written with their own sha256 (system/seals.py reads it)."""
+"""Checkpoints as Lightning writes and reads them: sealed (system/seals.py), never unpickled."""
 
-import hashlib
-import os
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from experiments.system.disk import explained, sync
-from experiments.system.seals import MARK, SEAL
-
-_END, _END_SIZE = b"PK\5\6", 22  # an archive's last record, whose last 2 bytes count its comment's
+from experiments.system.seals import save_sealed
+from experiments.system.table_files import placed
 
 
 class SealedCheckpoints(TorchCheckpointIO):
@@ -37,49 +33,4 @@ class SealedCheckpoints(TorchCheckpointIO):
                 f"{path} is no checkpoint of ours: to read it would run code that is in it "
                 f"({why}); delete it, and the run starts again"
             ) from None
-        return loaded
-
-
-def save_sealed(checkpoint: dict[str, Any], path: Path) -> None:
-    """torch.save with the hash. If that fails: removes the file and raises RuntimeError."""
-    with explained(path):
-        try:
-            with path.open("wb") as file:
-                hashed = _Hashed(file)
-                torch.save(checkpoint, hashed)  # type: ignore[arg-type]  # of IO it only writes
-                if hashed.error is not None:
-                    raise hashed.error
-                if hashed.tail.startswith(_END) and hashed.tail.endswith(b"\0\0"):
-                    file.seek(-2, os.SEEK_END)
-                    file.write(SEAL.to_bytes(2, "little"))
-                    file.write(MARK + hashed.digest.hexdigest().encode())
-                file.flush()
-                sync(file.fileno())
-        except BaseException:
-            path.unlink(missing_ok=True)  # a full disk has room for the run's record then
-            raise
-
-
-class _Hashed:
-    """A file for torch.save: hashes on the way, and keeps an error for after it, for torch's
-    own code can't be left by one.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file, self.digest, self.tail = file, hashlib.sha256(), b""
-        self.error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        """Writes and hashes the bytes; nothing more after the first error."""
-        view = memoryview(data)
-        if self.error is None:
-            try:
-                self.file.write(view)
-            except OSError as error:
-                self.error = error
-            self.digest.update(view)
-            self.tail = (self.tail + bytes(view[-_END_SIZE:]))[-_END_SIZE:]
-        return view.nbytes
-
-    def flush(self) -> None:
-        """torch asks for it at the end; the file is flushed after its seal."""
+        return placed(loaded, Path(path))

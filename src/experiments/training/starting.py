@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -61,9 +62,12 @@ def begin(point: Point, *, scores: bool) -> Begun:
     """
     config, resumed = point.config, checkpoint_of(point)
     prepared = prepare_data(config.data, point.cache)
-    scored = config.eval if scores and not point.is_trunk else {}
+    scored = config.eval if (scores or point.scored_by_all) and not point.is_trunk else {}
     sets = prepare_sets(config.data, scored, prepared.vocabulary, point.cache)
-    model = build_model(point, prepared.vocabulary)
+    with ExitStack() as made_in:
+        for part in point.parts:
+            made_in.enter_context(part.building())
+        model = build_model(point, prepared.vocabulary)
     scorer = RunScores(point=point, model=model, prepared=prepared, sets=sets)
     run = BuiltRun(
         point=point,
@@ -79,7 +83,8 @@ def begin(point: Point, *, scores: bool) -> Begun:
         config.optim,
         kernel=config.kernel,
         n_micro=point.ranks.n_micro,
-        compiled=resolve_compile(config.trainer.compile, point.device.accelerator),
+        compiled=all(part.compiles for part in point.parts)
+        and resolve_compile(config.trainer.compile, point.device.accelerator),
     )
     columns = _start(run, module)
     module.trunk = resolve_trunk(

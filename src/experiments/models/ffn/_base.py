@@ -70,6 +70,8 @@ class FFN(nn.Module):
     causal: whether the layer in evaluation mode lets no position see a later one.
     reads_tokens: whether it looks at the ids of its tokens. Then it is called as layer(x, tokens),
         with the Tokens that x is of (models/tokens.py), wherever a trunk calls it.
+    by_columns: whether several processes may have the columns of its tables between them: it reads
+        them by gather_dot and gather_sum alone. Asked of the class itself, not of those below it.
     late: what is kept back while a layer that has grown gets used to it (init/growth); None, and so
         it is in every layer that has not: nothing.
     """
@@ -79,6 +81,7 @@ class FFN(nn.Module):
     balances: bool = True
     causal: bool = True
     reads_tokens: bool = False
+    by_columns: ClassVar[bool] = False
     n_experts: int = 0
     late: Late | None = None
     usage: ExpertUsage | None = None  # while it is scored

@@ -1,5 +1,9 @@
 """Tables of rows, of which a token reads a few: how they start, and reading rows as they are."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 from torch import Tensor, nn
 
@@ -8,6 +12,21 @@ from experiments.models.ffn._base import check_choice
 
 INITS = ("normal", "zero")
 TABLE_DTYPES = ("float32", "bfloat16")
+_BLOCK = 2**22  # elements that are drawn at once, at least
+_UNIT = 16  # torch draws so many normal numbers together, and a table's last ones twice
+_share: ContextVar[tuple[int, int]] = ContextVar("_share", default=(0, 1))
+
+
+@contextmanager
+def columns_alone(rank: int, size: int) -> Iterator[None]:
+    """Tables made in here have the columns of process `rank` of `size` alone, as they are in a
+    whole table: as many numbers are drawn, and no more than a block of them is held.
+    """
+    token = _share.set((rank, size))
+    try:
+        yield
+    finally:
+        _share.reset(token)
 
 
 def check_rows(value_init: str, table_dtype: str) -> None:
@@ -19,11 +38,36 @@ def check_rows(value_init: str, table_dtype: str) -> None:
 def new_rows(
     n_rows: int, d_row: int, dtype: str, init: str = "normal", n_summed: int = 1
 ) -> nn.Parameter:
-    """An (n_rows, d_row) table, N(0, (n_summed * d_row)**-0.5) or zero."""
-    rows = torch.zeros(n_rows, d_row)
+    """An (n_rows, d_row) table, N(0, (n_summed * d_row)**-0.5) or zero; in columns_alone, of it
+    the (n_rows, d_row / size) columns of that process.
+    """
+    rank, size = _share.get()
+    width = d_row // size
+    rows = torch.zeros(n_rows, width)
     if init == "normal":
-        nn.init.normal_(rows, std=(n_summed * d_row) ** -0.5)
+        std = (n_summed * d_row) ** -0.5
+        if size == 1:
+            nn.init.normal_(rows, std=std)
+        else:
+            _draw(rows, d_row, rank * width, std)
     return nn.Parameter(rows.to(getattr(torch, dtype)))
+
+
+def _draw(rows: Tensor, d_row: int, first: int, std: float) -> None:
+    """Fills (n_rows, width) with the columns from `first` on of an (n_rows, d_row) table, as it
+    would be drawn whole.
+    """
+    n_rows, width = rows.shape
+    step = -(-_BLOCK // (d_row * _UNIT)) * _UNIT
+    start = 0
+    while start < n_rows:
+        end = start + step
+        if n_rows - end < _UNIT:  # a few rows more: the last numbers are drawn as in a whole table
+            end = n_rows
+        block = torch.empty(end - start, d_row)
+        nn.init.normal_(block, std=std)
+        rows[start:end] = block[:, first : first + width]
+        start = end
 
 
 def read_rows(table: Tensor, indices: Tensor, execution: Execution) -> Tensor:

@@ -131,6 +131,7 @@ class PEER(ProductKeyFFN, Slotted):
     MLP's w_out.
     """
 
+    by_columns = True
     param_roles: ClassVar[Mapping[str, Role]] = {
         **ProductKeyFFN.param_roles,
         "w_down": Role(fan_in=1, group="table"),  # a row is a map of d_model to 1

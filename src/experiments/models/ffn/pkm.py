@@ -44,6 +44,7 @@ class PKM(ProductKeyFFN, Slotted):
     Tensors, beside the router's: values (n_experts, d_model).
     """
 
+    by_columns = True
     param_roles: ClassVar[Mapping[str, Role]] = {
         **ProductKeyFFN.param_roles,
         "values": Role(fan_in=None, group="table"),

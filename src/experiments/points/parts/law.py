@@ -14,6 +14,8 @@ from experiments.points.point import Draft, Point, RunPart
 class RateLaw(RunPart):
     """optim.lr=law. Where the rate is a number already, law and law_form say where it came from."""
 
+    by_columns = True
+
     @classmethod
     def of(cls, config: RunConfig) -> "RateLaw | None":
         return None if config.optim.law is None else cls()

@@ -1,0 +1,46 @@
+"""Bytes that a process sends in a training step, by the name of the collective. Stdlib only.
+
+Where R processes have the columns of each table between them (kernels.Columns), each sends in a
+step of its T tokens, for each layer of a table that is summed and n tables that are multiplied with
+x (PEER: 1, gated: 2, PKM: 0), d = d_model and J rows retrieved of each by a token, all in float32:
+
+all-gather    4 T J (R - 1) (2 + n): indices, weights of sums, gradients of products
+all-to-all    4 T J (R - 1) (n + 1): addends of products, and of the weights' gradients
+              16 T d (R - 1) / R: x, y and their gradients; half of it where n is 0
+
+A count of what system/exchange.py does, which the tests hold to its counter. What DDP sends is
+arithmetic: a ring's share, as gloo and NCCL say they do. Neither has the batch norm's sums.
+"""
+
+from collections.abc import Iterable
+
+from experiments.budget.costs import Cost
+
+_SIZE = 4  # bytes of what is sent: float32, and int32
+
+
+def sent_for_columns(
+    blocks: Iterable[Cost], *, d_model: int, n_tokens: int, n_ranks: int, clipped: bool
+) -> dict[str, int]:
+    """Of a process with n_tokens in a step of n_ranks, all of them with columns. clipped: whether
+    the norm of all gradients is asked for.
+    """
+    others = n_ranks - 1
+    gathered, swapped = _SIZE * others if clipped else 0, 0
+    for block in blocks:
+        for term in block.terms:
+            if not term.n_tables:
+                continue
+            n_products = term.n_tables - 1
+            pairs = n_tokens * round(term.flops / (2 * term.n_tables * d_model))
+            gathered += _SIZE * pairs * others * (2 + n_products)
+            swapped += _SIZE * pairs * others * (n_products + 1)
+            tensors = 4 if n_products else 2
+            swapped += tensors * _SIZE * n_tokens * d_model * others // n_ranks
+    return {"all-gather": gathered, "all-to-all": swapped}
+
+
+def sent_by_ddp(cost: Cost, n_ranks: int, *, tables: bool) -> int:
+    """For the mean of all gradients; tables: whether those of tables are among them."""
+    averaged = sum(term.n_trained for term in cost.terms if tables or not term.n_tables)
+    return 2 * _SIZE * averaged * (n_ranks - 1) // n_ranks

@@ -1,0 +1,247 @@
+"""Tables that the processes of a run have the columns of between them: trainer.table_ranks.
+
+Process r of R has all rows of a table, and of them the columns r d/R to (r + 1) d/R, with their
+gradient and moments: no gradient of a table is ever sent, so optim.table_gradient=rows and fused do
+as well. The rest of the model is on every process, as in DDP. Another number of processes can go on
+from its checkpoints: each has written its columns (system/table_files.py).
+"""
+
+import time
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.budget.communication import sent_by_ddp, sent_for_columns
+from experiments.budget.plan import Plan
+from experiments.config.optim import Optim
+from experiments.config.schema import RunConfig
+from experiments.models.ffn._rows import columns_alone
+from experiments.models.roles import tables_of
+from experiments.models.transformer import Transformer
+from experiments.optim.groups import parameter_groups
+from experiments.points.memory import memory_of, shapes_of
+from experiments.points.point import BuiltRun, Draft, Point, RunPart, TrainingPart
+from experiments.system import started
+from experiments.system.disk import explained, sync_file
+from experiments.system.exchange import Exchange
+from experiments.system.seals import save_sealed, seal_of
+from experiments.system.table_files import FOLDER, KEY, file_name, folder_name, join
+
+_LEAST = 16  # columns of a process: 64 bytes, what memory is read by
+_NAME = "trainer.table_ranks"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableColumns(RunPart):
+    """size: the processes that have the columns of each table between them."""
+
+    compiles = False
+    scored_by_all = True
+    by_columns = True
+    size: int
+
+    @classmethod
+    def of(cls, config: RunConfig) -> "TableColumns | None":
+        trainer = config.trainer
+        given = trainer.table_ranks
+        size = trainer.devices * trainer.num_nodes if given == "all" else given
+        return None if size in (None, 1) else cls(size=size)
+
+    def refuse(self, draft: Draft) -> None:
+        why = self._why_not(draft)
+        if why is not None:
+            raise ValueError(f"{_NAME}={draft.config.trainer.table_ranks}{why}")
+
+    def _why_not(self, draft: Draft) -> str | None:
+        """What goes on after the setting's name, with the remedy; None: nothing is in the way."""
+        config, d_model, world = draft.config, draft.transformer.d_model, draft.ranks.world_size
+        if self.size != world:
+            return (
+                f" with {world} processes (trainer.devices * trainer.num_nodes): those that have "
+                "columns are all that train the run; set it to all"
+            )
+        if d_model % self.size:
+            return f" with d_model={d_model}, whose columns {self.size} can't have between them"
+        if d_model // self.size < _LEAST:
+            return (
+                f" with d_model={d_model}: a process would have {d_model // self.size} columns, "
+                f"and {_LEAST} are the least; train by at most {max(1, d_model // _LEAST)} "
+                "processes, or set it to null"
+            )
+        if config.kernel == "reference":
+            return " with kernel=reference, which reads whole tables; use kernel=torch or auto"
+        if config.trainer.compile is True:
+            return " with trainer.compile=true: what is sent can't be compiled; set it to auto"
+        if config.trainer.trunk == "fused":
+            return " with trainer.trunk=fused, which reads whole tables; set it to auto"
+        if config.data.streaming:
+            return (
+                " with data.streaming=true, whose order depends on the number of processes; set "
+                "data.streaming=false"
+            )
+        if config.optim.table_state != "float32":
+            return (
+                f" with optim.table_state={config.optim.table_state}, which is rounded by a hash "
+                "of whole rows; set it to float32"
+            )
+        others = [type(part).__name__ for part in draft.parts if not part.by_columns]
+        if others:
+            return f" with {others[0]}, which takes whole tables; set one of them to null"
+        return self._why_not_layers(draft)
+
+    def _why_not_layers(self, draft: Draft) -> str | None:
+        layers = shapes_of(draft.transformer).ffn_layers()
+        with_tables = [layer for layer in layers if tables_of(layer)]
+        if not with_tables:
+            return ", and no layer of the model has expert tables; set it to null"
+        for layer in with_tables:
+            name = type(layer).__name__
+            if "by_columns" not in vars(type(layer)):
+                return f" with {name}, whose tables have no form in columns; set it to null"
+            if {table.dtype for table in tables_of(layer).values()} != {torch.float32}:
+                return (
+                    " with model.table_dtype=bfloat16, which is rounded by a hash of whole rows; "
+                    "set it to float32"
+                )
+        return None
+
+    def plan(self, draft: Draft, plan: Plan) -> tuple[Draft, Plan]:
+        return draft, replace(plan, memory=memory_of(draft, self.size))
+
+    def plan_line(self, point: Point) -> tuple[str, str] | None:
+        sent = self._sent(point)
+        ddp = sent_by_ddp(point.plan.cost, self.size, tables=False)
+        parts = ", ".join(f"{name} {count / 1e6:.3g}" for name, count in sent.items())
+        return (
+            "Sent by each process in a step, MB, where they have the tables' columns between them",
+            f"{parts} (counted in the record as it runs); the other gradients, by DDP "
+            f"{ddp / 1e6:.3g}",
+        )
+
+    def _sent(self, point: Point) -> dict[str, int]:
+        return sent_for_columns(
+            point.transformer.block_costs(),
+            d_model=point.transformer.d_model,
+            n_tokens=point.plan.batch_tokens // self.size,
+            n_ranks=self.size,
+            clipped=point.config.optim.grad_clip is not None,
+        )
+
+    def building(self) -> AbstractContextManager[object]:
+        return columns_alone(started.rank(), self.size)
+
+    def training(self, run: BuiltRun, columns: Mapping[str, Any]) -> TrainingPart:
+        exchange = Exchange(started.rank(), self.size)
+        layer = next(run.model.ffn_layers())
+        run.model.set_execution(replace(layer.execution, columns=exchange))
+        return OwnColumns(run.model, run.point.config.optim, exchange, run.point.run_dir)
+
+
+class OwnColumns(TrainingPart):
+    """The columns of one process in steps and checkpoints. It has no state of its own."""
+
+    state_name = "table_columns"
+
+    def __init__(self, model: Transformer, optim: Optim, exchange: Exchange, folder: Path) -> None:
+        super().__init__()
+        self._exchange, self._folder = exchange, folder
+        self._apart = tuple(tables_of(model))
+        self._places = _places(model, optim)
+        self._n_steps, self._before = 0, dict[str, int]()
+        self._sent: dict[str, float] = {}
+
+    @property
+    def apart(self) -> Collection[str]:
+        return self._apart
+
+    def before_step(self, step: int) -> None:
+        if not self._n_steps:
+            self._before = dict(self._exchange.sent)
+        self._n_steps += 1
+
+    def end(self) -> None:
+        """The count of bytes is that of steps, and not of scoring."""
+        self._sent = {
+            name: (count - self._before.get(name, 0)) / max(1, self._n_steps)
+            for name, count in self._exchange.sent.items()
+        }
+
+    def columns(self) -> dict[str, Any]:
+        return {"table_columns": {"ranks": self._exchange.size, "sent_bytes_per_step": self._sent}}
+
+    def saves(self, checkpoint: dict[str, Any]) -> None:
+        """Writes this process's columns to a file of a new folder, of which the checkpoint says
+        what is in it. Nobody names that folder before all have written.
+        """
+        exchange, states = self._exchange, checkpoint["optimizer_states"][0]["state"]
+        tables = {name: checkpoint["state_dict"].pop(name) for name in self._places}
+        kept = {
+            name: {
+                "first": exchange.rank * table.shape[1],
+                "of": exchange.size * table.shape[1],
+                "weights": table,
+                "state": states.pop(self._places[name], None),
+            }
+            for name, table in tables.items()
+        }
+        device = next(iter(tables.values())).device
+        marks = exchange.gathered(torch.tensor([time.time_ns()], device=device))
+        folder = folder_name(checkpoint["global_step"], int(marks[0, 0]))
+        failed, seal = None, "0" * 64
+        try:
+            seal = self._written({KEY: kept}, folder)
+        except Exception as error:  # the others wait to hear of it
+            failed = error
+        told = torch.tensor([failed is None, *seal.encode()], dtype=torch.int32, device=device)
+        answers = exchange.gathered(told).tolist()
+        if failed is not None:
+            raise failed
+        bad = [rank for rank, answer in enumerate(answers) if not answer[0]]
+        if bad:
+            raise RuntimeError(
+                f"process {bad[0]} could not write its columns of the tables: its own message says "
+                "why; the checkpoint before this one stays"
+            )
+        seals = [bytes(answer[1:]).decode() for answer in answers]
+        checkpoint[KEY] = {"folder": folder, "seals": seals, "places": self._places}
+
+    def _written(self, content: dict[str, Any], folder: str) -> str:
+        """The seal of the file."""
+        place = self._folder / FOLDER / folder
+        path = place / file_name(self._exchange.rank, self._exchange.size)
+        with explained(path):
+            place.parent.mkdir(exist_ok=True)
+            place.mkdir(exist_ok=True)
+        save_sealed(content, path)
+        for above in (place, place.parent):
+            sync_file(above)
+        return seal_of(path)
+
+    def loads(self, checkpoint: dict[str, Any]) -> None:
+        """Takes this process's columns, of whichever files have them."""
+        rank, size = self._exchange.rank, self._exchange.size
+        if KEY in checkpoint:
+            join(checkpoint, rank, size)
+            return
+        states = checkpoint["optimizer_states"][0]["state"]
+        for name, place in self._places.items():
+            whole = checkpoint["state_dict"][name]
+            width = whole.shape[1] // size
+            own = slice(rank * width, (rank + 1) * width)
+            checkpoint["state_dict"][name] = whole[:, own].clone()
+            if place in states:
+                states[place] = {
+                    key: value[:, own].clone() if value.dim() else value
+                    for key, value in states[place].items()
+                }
+
+
+def _places(model: Transformer, optim: Optim) -> dict[str, int]:
+    """Where the optimizer's state has each table, by its name in a checkpoint."""
+    groups = parameter_groups(model, 1.0, optim)
+    order = {id(p): i for i, p in enumerate(p for group in groups for p in group["params"])}
+    return {f"model.{name}": order[id(table)] for name, table in tables_of(model).items()}

@@ -1,0 +1,133 @@
+"""Tables of a checkpoint in files of their own, one of each process that had columns of them.
+
+Such a checkpoint says under `tables` which files are its own, by a folder beside it and by their
+seals (seals.py): so they are its own from the moment when it has its name. A file has of each table
+the columns from `first` on, and the optimizer's state of them. Any number of processes can read
+them: each takes its columns from whichever files have them.
+"""
+
+import re
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+KEY = FOLDER = "tables"
+_NAME = re.compile(r"\d+-[0-9a-f]+")
+
+
+def folder_name(step: int, mark: int) -> str:
+    """The folder of a checkpoint's files, within FOLDER. mark: that no other of the step has."""
+    return f"{step}-{mark:x}"
+
+
+def file_name(rank: int, size: int) -> str:
+    """The file of one of `size` processes."""
+    return f"{rank}-of-{size}.ckpt"
+
+
+def manifest_of(path: Path) -> dict[str, Any] | None:
+    """What a checkpoint says of its tables' files; None: it has its tables, or can't be read."""
+    with suppress(Exception):  # whoever loads it says why
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        found = loaded.get(KEY)
+        if isinstance(found, dict):
+            return found
+    return None
+
+
+def files_of(manifest: Mapping[str, Any], beside: Path) -> list[Path]:
+    """The files, by rank. beside: the checkpoint's folder. Raises ValueError for a manifest that
+    names another place.
+    """
+    folder, seals = manifest["folder"], manifest["seals"]
+    if not isinstance(folder, str) or _NAME.fullmatch(folder) is None:
+        raise ValueError(f"its tables are said to be in {folder!r}, which is no folder of ours")
+    size = len(seals)
+    return [beside / FOLDER / folder / file_name(rank, size) for rank in range(size)]
+
+
+def placed(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A checkpoint that was read there; join() then knows where its tables' files are."""
+    if isinstance(checkpoint.get(KEY), dict):
+        checkpoint[KEY]["beside"] = str(path.parent)
+    return checkpoint
+
+
+def load_whole(path: Path, *, mmap: bool = False) -> dict[str, Any]:
+    """A checkpoint with its tables in it, wherever they are; never unpickled. mmap: what it has
+    itself stays in the file until it is used.
+    """
+    loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    return join(placed(loaded, path))
+
+
+def join(checkpoint: dict[str, Any], rank: int = 0, size: int = 1) -> dict[str, Any]:
+    """Puts the tables of a checkpoint that was `placed` into it, and what the optimizer keeps of
+    them: the columns of process `rank` of `size`. One that has them stays as it is.
+
+    Raises ValueError unless the files have each column once.
+    """
+    manifest = checkpoint.pop(KEY, None)
+    if manifest is None:
+        return checkpoint
+    files = [
+        torch.load(file, map_location="cpu", weights_only=True, mmap=True)[KEY]
+        for file in files_of(manifest, Path(manifest["beside"]))
+    ]
+    states = checkpoint["optimizer_states"][0]["state"]
+    for name, place in manifest["places"].items():
+        parts = [file[name] for file in files]
+
+        def columns(*keys: str, parts: Sequence[Any] = parts, name: str = name) -> Tensor:
+            pieces = []
+            for part in parts:
+                piece = part
+                for key in keys:
+                    piece = piece[key]
+                pieces.append((part["first"], piece))
+            return _columns(name, pieces, part["of"], rank, size)
+
+        checkpoint["state_dict"][name] = columns("weights")
+        state = parts[0]["state"]
+        if state is not None:
+            states[place] = {
+                key: columns("state", key) if value.dim() else value.clone()
+                for key, value in state.items()
+            }
+    return checkpoint
+
+
+def _columns(
+    name: str, pieces: Sequence[tuple[int, Tensor]], width: int, rank: int, size: int
+) -> Tensor:
+    """The share of a table of this width, of pieces that begin at these columns."""
+    end, lo, hi = 0, rank * width // size, (rank + 1) * width // size
+    taken = []
+    for first, piece in sorted(pieces, key=lambda pair: pair[0]):
+        if first != end:
+            break
+        end = first + piece.shape[1]
+        taken.append(piece[:, max(lo - first, 0) : max(hi - first, 0)])
+    if end != width or len(taken) < len(pieces):
+        raise ValueError(f"the files of {name} do not have each of its {width} columns once")
+    return torch.cat(taken, dim=1)
+
+
+def drop_unnamed(folder: Path, checkpoints: Iterable[str]) -> None:
+    """Removes files of tables that none of these checkpoints of a folder names. Only for the
+    folder's only writer.
+    """
+    if not (folder / FOLDER).is_dir():
+        return
+    manifests = (manifest_of(folder / name) for name in checkpoints)
+    named = {manifest["folder"] for manifest in manifests if manifest is not None}
+    for found in (folder / FOLDER).iterdir():
+        if found.name not in named:
+            shutil.rmtree(found, ignore_errors=True)
+    with suppress(OSError):  # not empty
+        (folder / FOLDER).rmdir()

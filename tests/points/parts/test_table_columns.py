@@ -1,0 +1,240 @@
+"""Tables in columns: what is refused, how they start, and their files, read by any number."""
+
+import copy
+import threading
+
+import pytest
+import torch
+
+from experiments.budget.communication import sent_by_ddp
+from experiments.kernels.ops import Execution
+from experiments.models.ffn import _rows
+from experiments.models.ffn._rows import columns_alone
+from experiments.models.roles import tables_of
+from experiments.optim.groups import build_optimizer
+from experiments.points.parts.table_columns import OwnColumns
+from experiments.points.planning import make_point
+from experiments.system.seals import damage_of, save_sealed
+from experiments.system.table_files import FOLDER, KEY, load_whole, placed
+from experiments.training.checkpoints import LAST, PREVIOUS, to_resume_from
+from tests.conftest import TINY
+from tests.training.columns import D, built, optim_of
+
+PEER = ("model=peer", "model.d_key=8", "model.n_heads=2", "model.top_k=4", "n_experts=64")
+TWO = (*TINY, *PEER, "size=2", "budget=1e9", "trainer.devices=2", "trainer.table_ranks=all")
+
+
+class Together:
+    """Processes that are threads: what OwnColumns asks of an Exchange."""
+
+    def __init__(self, size):
+        self.barrier, self.given = threading.Barrier(size), [None] * size
+
+    def of(self, rank):
+        mine = copy.copy(self)
+        mine.rank, mine.size = rank, len(self.given)
+        return mine
+
+    def gathered(self, values):
+        self.given[self.rank] = values
+        self.barrier.wait()
+        every = torch.stack(list(self.given))
+        self.barrier.wait()
+        return every
+
+
+def whole_checkpoint(step=3):
+    """Of one process, two steps on."""
+    model = built("peer", dtype=torch.float32)
+    optimizer = build_optimizer(model, 1e-2, optim_of(), "torch")
+    model.set_execution(Execution(kernel="torch", gradient="rows"))
+    for seed in range(2):
+        torch.manual_seed(seed)
+        model(torch.randint(40, (2, 8))).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return {
+        "global_step": step,
+        "loops": {},
+        "state_dict": {f"model.{name}": tensor for name, tensor in model.state_dict().items()},
+        "optimizer_states": [optimizer.state_dict()],
+    }
+
+
+def _copied(checkpoint):
+    return {
+        **checkpoint,
+        "state_dict": dict(checkpoint["state_dict"]),
+        "optimizer_states": [copy.deepcopy(checkpoint["optimizer_states"][0])],
+    }
+
+
+def columns_of(checkpoint, rank, size):
+    """A process's share, as the run's part takes it."""
+    own = _copied(checkpoint)
+    if size > 1:
+        OwnColumns(built("peer"), optim_of(), Together(size).of(rank), None).loads(own)
+    return own
+
+
+def save(checkpoint, size, folder, name=LAST):
+    """As so many processes write it, each from its columns."""
+    together, written = Together(size), [None] * size
+
+    def run(rank):
+        own = columns_of(checkpoint, rank, size)
+        model = built("peer", rank, size, torch.float32)
+        OwnColumns(model, optim_of(), together.of(rank), folder).saves(own)
+        written[rank] = own
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not any("w_down" in key for key in written[0]["state_dict"])
+    save_sealed(written[0], folder / name)
+
+
+def assert_same(found, expected):
+    assert found["state_dict"].keys() == expected["state_dict"].keys()
+    for name, tensor in expected["state_dict"].items():
+        assert torch.equal(found["state_dict"][name], tensor), name
+    states, wanted = (c["optimizer_states"][0]["state"] for c in (found, expected))
+    assert states.keys() == wanted.keys()
+    for place, state in wanted.items():
+        for name, tensor in state.items():
+            assert torch.equal(states[place][name], tensor), (place, name)
+
+
+@pytest.mark.parametrize(("size", "others"), [(2, (1, 2)), (1, (2,))])
+def test_any_number_of_processes_reads_what_any_has_written(tmp_path, size, others):
+    checkpoint = whole_checkpoint()
+    if size == 1:
+        save_sealed(checkpoint, tmp_path / LAST)
+    else:
+        save(checkpoint, size, tmp_path)
+    assert damage_of(tmp_path / LAST) is None
+    assert_same(load_whole(tmp_path / LAST), checkpoint)
+    for n in others:
+        for rank in range(n):
+            loaded = torch.load(tmp_path / LAST, weights_only=True)
+            loaded = placed(loaded, tmp_path / LAST)
+            if n > 1:
+                model = built("peer", rank, n, torch.float32)
+                OwnColumns(model, optim_of(), Together(n).of(rank), None).loads(loaded)
+                model.load_state_dict(
+                    {k.removeprefix("model."): v for k, v in loaded["state_dict"].items()}
+                )
+                assert_same(loaded, columns_of(checkpoint, rank, n))
+
+
+@pytest.mark.parametrize("size", [2])
+def test_a_damaged_file_sends_all_to_the_checkpoint_before(tmp_path, size):
+    save(whole_checkpoint(2), size, tmp_path, PREVIOUS)
+    save(whole_checkpoint(3), size, tmp_path)
+    (file,) = tmp_path.glob(f"{FOLDER}/3-*/1-of-2.ckpt")
+    (other,) = tmp_path.glob(f"{FOLDER}/2-*/1-of-2.ckpt")
+    right = file.read_bytes()
+    assert to_resume_from(tmp_path) == tmp_path / LAST
+    flipped = bytearray(right)
+    flipped[len(right) // 2] ^= 1
+    damages = {
+        "its checksum is not that of its content": bytes(flipped),
+        "1-of-2.ckpt: ": right[: len(right) // 2],
+        "is of another checkpoint": other.read_bytes(),
+        "is missing": None,
+    }
+    for why, content in damages.items():
+        file.unlink(missing_ok=True)
+        if content is not None:
+            file.write_bytes(content)
+        assert why in damage_of(tmp_path / LAST)
+        with pytest.warns(UserWarning, match=r"last\.ckpt is damaged \(its tables/3-") as found:
+            assert to_resume_from(tmp_path) == tmp_path / PREVIOUS
+        assert len(found) == 1
+
+
+def test_files_that_lack_columns_are_refused(tmp_path):
+    save(whole_checkpoint(), 2, tmp_path)
+    loaded = placed(torch.load(tmp_path / LAST, weights_only=True), tmp_path / LAST)
+    one, other = sorted(tmp_path.glob(f"{FOLDER}/3-*/*.ckpt"))
+    other.write_bytes(one.read_bytes())
+    with pytest.raises(ValueError, match=r"w_down do not have each of its 32 columns once"):
+        OwnColumns(built("peer"), optim_of(), Together(2).of(0), None).loads(loaded)
+
+
+@pytest.mark.parametrize("folder", ["../elsewhere", "/etc", "3", "3-xyz"])
+def test_a_manifest_names_no_other_place(tmp_path, folder):
+    path = tmp_path / LAST
+    save_sealed({KEY: {"folder": folder, "seals": ["0" * 64], "places": {}}}, path)
+    with pytest.raises(ValueError, match="which is no folder of ours"):
+        load_whole(path)
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("shape", [(64, 32), (37, 48), (5, 4)])
+def test_a_table_drawn_in_blocks_is_that_drawn_whole(monkeypatch, shape, size):
+    monkeypatch.setattr(_rows, "_BLOCK", 100)
+    torch.manual_seed(0)
+    whole = _rows.new_rows(*shape, "float32")
+    after = torch.get_rng_state()
+    width = shape[1] // size
+    for rank in range(size):
+        torch.manual_seed(0)
+        with columns_alone(rank, size):
+            own = _rows.new_rows(*shape, "float32")
+        assert torch.equal(own, whole[:, rank * width : (rank + 1) * width])
+        assert torch.equal(torch.get_rng_state(), after)
+
+
+def test_a_model_in_columns_begins_as_the_whole_one():
+    whole, own = built("peer_glu"), built("peer_glu", 1, 2)
+    tables = tables_of(whole)
+    assert len(tables) == 6
+    for name, parameter in own.named_parameters():
+        expected = whole.get_parameter(name)
+        assert torch.equal(parameter, expected[:, D // 2 :] if name in tables else expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (("trainer.table_ranks=3",), "table_ranks=3 with 2 processes"),
+        (("trainer.devices=4",), "d_model=32: a process would have 8 columns, and 16 are"),
+        (("trainer.devices=3", "ladder.batch_size=3"), "d_model=32, whose columns 3 can't have"),
+        (("kernel=reference",), "kernel=reference, which reads whole tables"),
+        (("trainer.compile=true",), "trainer.compile=true"),
+        (("trainer.trunk=fused",), "trainer.trunk=fused"),
+        (("optim.parametrization=mup",), "with Parametrization, which takes whole tables"),
+        (("optim.table_gradient=rows", "optim.table_state=bfloat16"), "table_state=bfloat16"),
+        (("optim.table_gradient=rows", "model.table_dtype=bfloat16"), "table_dtype=bfloat16"),
+        (("model=memory_plus", *PEER[1:]), "with MemoryPlus, whose tables have no form in columns"),
+        (("model=dense", "n_experts=null"), "no layer of the model has expert tables"),
+    ],
+)  # fmt: skip
+def test_what_has_no_form_in_columns_is_refused_by_name(compose_raw, given, why):
+    if given[0] == "model=dense":
+        base = [o for o in TWO if o not in PEER]
+    else:
+        base = [o for o in TWO if not (given[0].startswith("model=") and o in PEER)]
+    with pytest.raises(ValueError, match=r"^trainer\.table_ranks=.*" + why):
+        make_point(compose_raw(*base, *given))
+
+
+@pytest.mark.slow
+def test_the_plan_says_what_is_sent_and_who_holds_what(compose_raw):
+    alone = make_point(compose_raw(*(o for o in TWO if "table_ranks" not in o)))
+    point = make_point(compose_raw(*TWO))
+    assert point.run_id == alone.run_id
+    tables = sum(t.n_params for t in point.plan.cost.terms if t.n_tables)
+    memory, before = point.plan.memory, alone.plan.memory
+    assert before.weights - memory.weights == 4 * tables // 2
+    assert before.moments - memory.moments == 8 * tables // 2
+    (heading, line) = next(p for p in (part.plan_line(point) for part in point.parts) if p)
+    assert heading.startswith("Sent by each process in a step")
+    assert line.startswith("all-gather ")
+    own = sum(t.n_params for t in point.plan.cost.terms) - tables
+    assert sent_by_ddp(point.plan.cost, 2, tables=False) == 4 * own
+    make_point(compose_raw(*TWO, "optim.table_gradient=rows"))  # which DDP alone can't carry

@@ -1,0 +1,168 @@
+"""Steps of a model whose tables are held in columns, in any float type; and runs that stop midway.
+
+Started by a test as a program of its own: python -m tests.training.columns FOLDER WAYS..., which
+forks a process for each rank and leaves <way>.pt of rank 0 there; or by torchrun with the JSON of
+runs, each (config, step to stop at, or null).
+"""
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+
+from experiments.config.optim import Optim
+from experiments.kernels.ops import Execution
+from experiments.models.ffn._rows import columns_alone
+from experiments.models.ffn.dense import DenseConfig
+from experiments.models.ffn.peer import PEERConfig
+from experiments.models.ffn.pkm import PKMConfig
+from experiments.models.roles import tables_of
+from experiments.models.transformer import TransformerConfig
+from experiments.optim.groups import build_optimizer
+from experiments.optim.optimizer import clip_gradients
+from experiments.points.planning import make_point
+from experiments.system.exchange import Exchange
+from experiments.system.interruption import Interrupted
+from experiments.training import checkpoints
+from experiments.training.execute import execute
+
+D, VOCAB, SEQ, BATCH, STEPS, RANKS = 32, 40, 8, 4, 8, 2
+KEYS = {"n_experts": 64, "n_heads": 2, "top_k": 4, "d_key": 8}
+LAYERS = {
+    "peer": PEERConfig(**KEYS),
+    "peer_glu": PEERConfig(**KEYS, glu=True, query_norm="layer"),
+    "pkm": PKMConfig(**KEYS),
+}
+# layer, table_gradient, grad_clip, forward passes a step
+WAYS = {
+    "peer rows clipped": ("peer", "rows", 0.5, 1),
+    "peer dense": ("peer", "dense", None, 2),
+    "peer fused": ("peer", "fused", None, 1),
+    "glu dense clipped": ("peer_glu", "dense", 0.5, 1),
+    "glu rows": ("peer_glu", "rows", None, 2),
+    "glu fused": ("peer_glu", "fused", None, 1),
+    "pkm rows clipped": ("pkm", "rows", 0.5, 2),
+    "pkm fused": ("pkm", "fused", None, 1),
+}
+
+
+def optim_of(way="rows", clip=None):
+    return Optim(
+        lr=1e-2, lr_d_model=D, beta1=0.9, beta2=0.95, eps=1e-8, grad_clip=clip,
+        schedule="cosine", final_lr=0.1, table_gradient=way,
+    )  # fmt: skip
+
+
+def built(layer, rank=0, size=1, dtype=torch.float64):
+    """Two blocks of the layer between blocks that have none."""
+    torch.manual_seed(0)
+    ffns = (LAYERS[layer], DenseConfig(), LAYERS[layer])
+    config = TransformerConfig(
+        d_model=D, d_head=16, vocab_size=VOCAB, seq_len=SEQ, tie_head=True, ffns=ffns
+    )
+    with columns_alone(rank, size):
+        return config.build().to(dtype)
+
+
+def steps_of(name, rank=0, size=1):
+    """Losses and norms of STEPS steps, the weights after them, and what was sent."""
+    layer, way, clip, n_micro = WAYS[name]
+    model = built(layer, rank, size)
+    columns = Exchange(rank, size) if size > 1 else None
+    model.set_execution(Execution(kernel="torch", columns=columns))
+    optimizer = build_optimizer(model, 1e-2, optim_of(way, clip), "torch")
+    optimizer.state_dtype = torch.float64  # of rows, whose moments are float32 in a run
+    tables = list(tables_of(model).values())
+    own = {id(table) for table in tables}
+    text = torch.Generator().manual_seed(1)
+    losses, norms = [], []
+    for _ in range(STEPS):
+        tokens = torch.randint(VOCAB, (n_micro, BATCH, SEQ + 1), generator=text)
+        total = 0.0
+        for batch in tokens:
+            part = batch.view(size, BATCH // size, SEQ + 1)[rank]
+            logits = model(part[:, :-1])
+            loss = F.cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten()) / n_micro
+            loss.backward()
+            total += float(loss.detach())
+        if columns is not None:
+            total = float(columns.total(torch.tensor(total, dtype=torch.float64))) / size
+            for p in model.parameters():
+                if id(p) not in own:
+                    dist.all_reduce(p.grad)
+                    p.grad /= size
+        losses.append(total)
+        if clip is not None:
+            norms.append(float(clip_gradients(model.parameters(), clip, columns, tables)))
+        optimizer.step()
+        optimizer.zero_grad()
+    return {
+        "losses": losses,
+        "norms": norms,
+        "weights": model.state_dict(),
+        "sent": {} if columns is None else dict(columns.sent),
+    }
+
+
+def _rank(rank, folder, names):
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=RANKS
+    )
+    for name in names:
+        found = [steps_of(name, rank, RANKS) for _ in range(2 if name == names[0] else 1)]
+        if rank == 0:
+            torch.save(found, Path(folder) / f"{name}.pt")
+    dist.destroy_process_group()
+
+
+def _train(raw, stop):
+    def at(row):
+        if row["step"] == stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    checkpoints._VOTE_STEPS = 1  # so that it stops at that step
+    try:
+        record = execute(make_point(raw), at)
+        assert record.status == "done", record.error
+    except Interrupted:
+        assert stop is not None
+
+
+def _main():
+    context = multiprocessing.get_context("fork")
+    if sys.argv[1] == "runs":
+        ports = json.loads(os.environ["PORTS"])
+        for (raw, stop), port in zip(json.loads(Path(sys.argv[2]).read_text()), ports, strict=True):
+            os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = "localhost", str(port)
+            os.environ["WORLD_SIZE"] = str(RANKS)
+            os.environ["TORCHELASTIC_RUN_ID"] = "columns"  # Lightning then reads these
+            ranks = []
+            for rank in range(RANKS):
+                os.environ["RANK"] = os.environ["LOCAL_RANK"] = str(rank)
+                ranks.append(context.Process(target=_train, args=(raw, stop)))
+                ranks[-1].start()
+            _join(ranks)
+        return
+    folder, *names = sys.argv[1:]
+    ranks = [context.Process(target=_rank, args=(r, folder, names)) for r in range(RANKS)]
+    for process in ranks:
+        process.start()
+    _join(ranks)
+
+
+def _join(processes):
+    for process in processes:
+        process.join()
+    if any(process.exitcode for process in processes):
+        sys.exit(f"exit codes {[process.exitcode for process in processes]}")
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,184 @@
+"""Two gloo ranks that have the columns of each table between them train what one process trains."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from contextlib import ExitStack
+
+import pytest
+import torch
+
+from experiments.budget.communication import sent_for_columns
+from experiments.points.planning import make_point
+from experiments.system.table_files import FOLDER
+from experiments.training.checkpoints import LAST
+from experiments.training.execute import execute
+from tests.conftest import REPOSITORY, TINY, Killed, kill_at
+from tests.training.columns import RANKS, WAYS, steps_of
+from tests.training.test_ddp import KEYS, STEPS, _result
+
+SHORT = "peer rows clipped", "glu fused"  # of WAYS, what a layer and a table can be
+RUNS = {
+    "rows": ("model=peer", *KEYS, "optim.table_gradient=rows"),
+    "glu": ("model=peer", "model.glu=true", "model.query_norm=layer", *KEYS,
+            "trainer.micro_batch_size=1"),
+    "fused": ("model=peer", *KEYS, "optim.table_gradient=fused", "optim.grad_clip=null"),
+    "pkm": ("model=pkm", *KEYS),
+}  # fmt: skip
+NIGHT = ("glu", "fused", "pkm")
+
+
+def _call(*arguments, **environment):
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.training.columns", *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'src'}",
+             **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _by_two(raws, folder):
+    """Trains configs by two ranks, one after another; of each (raw, step to stop at, or None)."""
+    jobs = folder / "jobs.json"
+    jobs.write_text(json.dumps(raws))
+    with ExitStack() as free:
+        sockets = [free.enter_context(socket.socket()) for _ in raws]
+        for found in sockets:
+            found.bind(("localhost", 0))
+        ports = [found.getsockname()[1] for found in sockets]
+    _call("runs", jobs, PORTS=json.dumps(ports))
+
+
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory):
+    """by_two(names): of each of WAYS what rank 0 has come to; of the first twice."""
+
+    def of(names):
+        folder = tmp_path_factory.mktemp("columns")
+        _call(folder, *names)
+        return {name: torch.load(folder / f"{name}.pt") for name in names}
+
+    return of
+
+
+def _check(name, found):
+    """In float64, where no near tie of two experts turns by rounding."""
+    alone = steps_of(name)
+    assert found["losses"] == pytest.approx(alone["losses"], rel=1e-10)
+    assert found["norms"] == pytest.approx(alone["norms"], rel=1e-10)
+    for key, weights in alone["weights"].items():
+        other = found["weights"][key]
+        torch.testing.assert_close(
+            other, weights[..., : other.shape[-1]] if weights.dim() else weights,
+            rtol=1e-9, atol=1e-10,
+        )  # fmt: skip
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_steps_are_those_of_one_process_in_float64(by_two):
+    found = by_two(SHORT)
+    first, again = found[SHORT[0]]
+    assert first["losses"] == again["losses"]  # to the bit
+    for key, weights in first["weights"].items():
+        assert torch.equal(weights, again["weights"][key])
+    for name in SHORT:
+        _check(name, found[name][0])
+
+
+@pytest.mark.night
+@pytest.mark.slow
+def test_steps_of_all_ways_are_those_of_one_process_in_float64(by_two):
+    names = [name for name in WAYS if name not in SHORT]
+    found = by_two(names)
+    for name in names:
+        _check(name, found[name][0])
+
+
+@pytest.fixture(scope="module")
+def overrides(compose_raw, tmp_path_factory):
+    """overrides(name, sweep): of a run of STEPS steps."""
+    top = tmp_path_factory.mktemp("runs")
+
+    def of(name, sweep):
+        fixed = (*TINY, *RUNS[name], "size=2", "logger.log_every_n_steps=1")
+        plan = make_point(compose_raw(*fixed, "budget=1e9")).plan
+        budget = STEPS * plan.batch_tokens * plan.cost.training_flops
+        paths = (f"paths.results={top}", f"paths.cache={top / 'cache'}")
+        return (*fixed, f"budget={budget}", *paths, f"sweep={sweep}")
+
+    of.top = top
+    return of
+
+
+def _together(given):
+    return *given, f"trainer.devices={RANKS}", "trainer.table_ranks=all"
+
+
+def _check_run(alone, together):
+    (losses, record), (of_two, record_of_two) = map(_result, (alone, together))
+    assert record.run_id == record_of_two.run_id
+    assert len(losses) == len(of_two) == STEPS
+    # sums of float32 in another order, and what 20 steps of training make of that (test_ddp.py)
+    assert of_two[:5] == pytest.approx(losses[:5], rel=1e-6)
+    assert of_two == pytest.approx(losses, rel=1e-4)
+    assert record_of_two.val_loss == pytest.approx(record.val_loss, rel=1e-4)
+    return record_of_two
+
+
+def _check_names(names, compose_raw, overrides):
+    for name in names:
+        execute(make_point(compose_raw(*overrides(name, "alone"))))
+    raws = [compose_raw(*_together(overrides(name, "together"))) for name in names]
+    _by_two([(raw, None) for raw in raws], overrides.top)
+    for name, raw in zip(names, raws, strict=True):
+        point = make_point(raw)
+        record = _check_run(overrides.top / "alone" / point.run_id, point.run_dir)
+        expected = sent_for_columns(
+            point.transformer.block_costs(),
+            d_model=point.transformer.d_model,
+            n_tokens=point.plan.batch_tokens // RANKS,
+            n_ranks=RANKS,
+            clipped=point.config.optim.grad_clip is not None,
+        )
+        assert record.parts["table_columns"] == {
+            "ranks": RANKS,
+            "sent_bytes_per_step": expected,
+        }, name
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_a_run_of_two_ranks_is_that_of_one_process(compose_raw, overrides):
+    _check_names(["rows"], compose_raw, overrides)
+
+
+@pytest.mark.night
+@pytest.mark.slow
+def test_runs_of_all_ways_are_those_of_one_process(compose_raw, overrides):
+    _check_names(NIGHT, compose_raw, overrides)
+
+
+@pytest.mark.night
+@pytest.mark.slow
+def test_one_process_goes_on_from_two_and_they_from_one(compose_raw, overrides):
+    given = overrides("rows", "resumed")
+    alone = make_point(compose_raw(*overrides("rows", "uninterrupted")))
+    execute(alone)
+    point = make_point(compose_raw(*given, "trainer.checkpoint_minutes=0"))
+    with pytest.raises(Killed):
+        execute(point, kill_at(8))
+    assert not (point.run_dir / FOLDER).exists()
+    _by_two([(compose_raw(*_together(given)), 14)], overrides.top)
+    assert len(list((point.run_dir / FOLDER).glob(f"*/*-of-{RANKS}.ckpt"))) == RANKS
+    record = execute(make_point(compose_raw(*given)))
+    assert record.status == "done", record.error
+    assert not (point.run_dir / FOLDER).exists()
+    assert (point.run_dir / LAST).exists()
+    _check_run(alone.run_dir, point.run_dir)
