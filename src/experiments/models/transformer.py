@@ -251,9 +251,8 @@ class Transformer(nn.Module):
     @property
     def columns(self) -> Columns | None:
         """Those who have the columns of its tables between them; None: it has them all."""
-        return next(
-            (e.columns for e in (f.execution for f in self.ffn_layers()) if e.columns), None
-        )
+        found = (layer.execution.columns for layer in self.ffn_layers())
+        return next((columns for columns in found if columns is not None), None)
 
     def set_execution(self, execution: Execution) -> None:
         """How the tables of all layers are read, and what their gradients become."""

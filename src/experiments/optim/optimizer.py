@@ -257,7 +257,8 @@ def clip_gradients(
     """
     own = {id(table) for table in tables}
     with torch.no_grad():
-        tensors, of_tables = [], []
+        tensors: list[Tensor] = []
+        of_tables: list[Tensor] = []
         for p in parameters:
             gradient = p.grad
             if gradient is None:

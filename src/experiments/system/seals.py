@@ -38,7 +38,11 @@ def _damage_of_tables(path: Path) -> str | None:
     manifest = manifest_of(path)
     if manifest is None:
         return None
-    for file, seal in zip(files_of(manifest, path.parent), manifest["seals"], strict=True):
+    try:
+        files = dict(zip(files_of(manifest, path.parent), manifest["seals"], strict=True))
+    except (KeyError, TypeError, ValueError) as error:
+        return f"what it says of its tables is not ours: {error}"
+    for file, seal in files.items():
         name = file.relative_to(path.parent)
         if not file.exists():
             return f"its {name} is missing"

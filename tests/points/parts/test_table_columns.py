@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from experiments.budget.communication import sent_by_ddp
-from experiments.kernels.ops import Execution
 from experiments.models.ffn import _rows
 from experiments.models.ffn._rows import columns_alone
 from experiments.models.roles import tables_of
@@ -28,7 +27,7 @@ class Together:
     """Processes that are threads: what OwnColumns asks of an Exchange."""
 
     def __init__(self, size):
-        self.barrier, self.given = threading.Barrier(size), [None] * size
+        self.barrier, self.given = threading.Barrier(size, timeout=300), [None] * size
 
     def of(self, rank):
         mine = copy.copy(self)
@@ -47,7 +46,6 @@ def whole_checkpoint(step=3):
     """Of one process, two steps on."""
     model = built("peer", dtype=torch.float32)
     optimizer = build_optimizer(model, 1e-2, optim_of(), "torch")
-    model.set_execution(Execution(kernel="torch", gradient="rows"))
     for seed in range(2):
         torch.manual_seed(seed)
         model(torch.randint(40, (2, 8))).square().mean().backward()
@@ -107,7 +105,7 @@ def assert_same(found, expected):
             assert torch.equal(states[place][name], tensor), (place, name)
 
 
-@pytest.mark.parametrize(("size", "others"), [(2, (1, 2)), (1, (2,))])
+@pytest.mark.parametrize(("size", "others"), [(1, (2, 4)), (2, (1, 2, 4)), (4, (1, 2, 4))])
 def test_any_number_of_processes_reads_what_any_has_written(tmp_path, size, others):
     checkpoint = whole_checkpoint()
     if size == 1:
@@ -150,9 +148,8 @@ def test_a_damaged_file_sends_all_to_the_checkpoint_before(tmp_path, size):
         if content is not None:
             file.write_bytes(content)
         assert why in damage_of(tmp_path / LAST)
-        with pytest.warns(UserWarning, match=r"last\.ckpt is damaged \(its tables/3-") as found:
+        with pytest.warns(UserWarning, match=r"last\.ckpt is damaged \(its tables/3-"):
             assert to_resume_from(tmp_path) == tmp_path / PREVIOUS
-        assert len(found) == 1
 
 
 def test_files_that_lack_columns_are_refused(tmp_path):
@@ -206,12 +203,12 @@ def test_a_model_in_columns_begins_as_the_whole_one():
         (("trainer.devices=3", "ladder.batch_size=3"), "d_model=32, whose columns 3 can't have"),
         (("kernel=reference",), "kernel=reference, which reads whole tables"),
         (("trainer.compile=true",), "trainer.compile=true"),
-        (("trainer.trunk=fused",), "trainer.trunk=fused"),
+        (("trainer.trunk=fused", "model.query_norm=layer"), "trainer.trunk=fused"),
         (("optim.parametrization=mup",), "with Parametrization, which takes whole tables"),
         (("optim.table_gradient=rows", "optim.table_state=bfloat16"), "table_state=bfloat16"),
         (("optim.table_gradient=rows", "model.table_dtype=bfloat16"), "table_dtype=bfloat16"),
         (("model=memory_plus", *PEER[1:]), "with MemoryPlus, whose tables have no form in columns"),
-        (("model=dense", "n_experts=null"), "no layer of the model has expert tables"),
+        (("model=dense",), "no layer of the model has expert tables"),
     ],
 )  # fmt: skip
 def test_what_has_no_form_in_columns_is_refused_by_name(compose_raw, given, why):

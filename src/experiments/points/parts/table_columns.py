@@ -49,7 +49,7 @@ class TableColumns(RunPart):
         trainer = config.trainer
         given = trainer.table_ranks
         size = trainer.devices * trainer.num_nodes if given == "all" else given
-        return None if size in (None, 1) else cls(size=size)
+        return None if size is None or size == 1 else cls(size=size)
 
     def refuse(self, draft: Draft) -> None:
         why = self._why_not(draft)
@@ -90,7 +90,7 @@ class TableColumns(RunPart):
             )
         others = [type(part).__name__ for part in draft.parts if not part.by_columns]
         if others:
-            return f" with {others[0]}, which takes whole tables; set one of them to null"
+            return f" with {others[0]}, which takes whole tables; leave one of them out"
         return self._why_not_layers(draft)
 
     def _why_not_layers(self, draft: Draft) -> str | None:
@@ -191,7 +191,8 @@ class OwnColumns(TrainingPart):
         device = next(iter(tables.values())).device
         marks = exchange.gathered(torch.tensor([time.time_ns()], device=device))
         folder = folder_name(checkpoint["global_step"], int(marks[0, 0]))
-        failed, seal = None, "0" * 64
+        failed: Exception | None = None
+        seal = "0" * 64
         try:
             seal = self._written({KEY: kept}, folder)
         except Exception as error:  # the others wait to hear of it
