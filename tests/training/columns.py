@@ -54,8 +54,9 @@ WAYS = {
 
 def optim_of(way="rows", clip=None):
     return Optim(
-        lr=1e-2, lr_d_model=D, beta1=0.9, beta2=0.95, eps=1e-8, grad_clip=clip,
-        schedule="cosine", final_lr=0.1, table_gradient=way,
+        lr=1e-2, lr_d_model=D, lr_width_exponent=0.5, table_lr=2.0, key_lr=0.2, weight_decay=0.1,
+        beta1=0.9, beta2=0.95, eps=1e-8, grad_clip=clip, schedule="cosine", warmup=0.1, decay=0.2,
+        final_lr=0.1, table_gradient=way,
     )  # fmt: skip
 
 

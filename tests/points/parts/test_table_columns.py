@@ -19,6 +19,7 @@ from experiments.training.checkpoints import LAST, PREVIOUS, to_resume_from
 from tests.conftest import TINY
 from tests.training.columns import D, built, optim_of
 
+pytestmark = pytest.mark.slow
 PEER = ("model=peer", "model.d_key=8", "model.n_heads=2", "model.top_k=4", "n_experts=64")
 TWO = (*TINY, *PEER, "size=2", "budget=1e9", "trainer.devices=2", "trainer.table_ranks=all")
 
@@ -194,7 +195,6 @@ def test_a_model_in_columns_begins_as_the_whole_one():
         assert torch.equal(parameter, expected[:, D // 2 :] if name in tables else expected)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "why"),
     [
@@ -220,7 +220,6 @@ def test_what_has_no_form_in_columns_is_refused_by_name(compose_raw, given, why)
         make_point(compose_raw(*base, *given))
 
 
-@pytest.mark.slow
 def test_the_plan_says_what_is_sent_and_who_holds_what(compose_raw):
     alone = make_point(compose_raw(*(o for o in TWO if "table_ranks" not in o)))
     point = make_point(compose_raw(*TWO))
