@@ -87,8 +87,8 @@ def check_memory(needed: int, available: int | None, what: str) -> None:
         raise ValueError(
             f"{what} needs about {needed / 2**30:.1f} GiB of memory and there are "
             f"{available / 2**30:.1f} GiB; lower n_experts, size, n_workers, or set "
-            "trainer.micro_batch_size, optim.table_gradient=rows or optim.table_state=bfloat16, or for "
-            "several processes trainer.table_ranks=all"
+            "trainer.micro_batch_size, optim.table_gradient=rows, optim.table_state=bfloat16 or of "
+            "several processes, trainer.table_ranks=all"
         )
 
 
