@@ -194,7 +194,7 @@ class OwnColumns(TrainingPart):
         failed: Exception | None = None
         seal = "0" * 64
         try:
-            seal = self._written({KEY: kept}, folder)
+            seal = self._written({"global_step": checkpoint["global_step"], KEY: kept}, folder)
         except Exception as error:  # the others wait to hear of it
             failed = error
         told = torch.tensor([failed is None, *seal.encode()], dtype=torch.int32, device=device)
