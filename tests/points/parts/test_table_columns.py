@@ -198,7 +198,7 @@ def test_a_model_in_columns_begins_as_the_whole_one():
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        (("trainer.table_ranks=3",), "table_ranks=3 with 2 processes"),
+        (("trainer.table_ranks=3",), " with 2 processes"),
         (("trainer.devices=4",), "d_model=32: a process would have 8 columns, and 16 are"),
         (("trainer.devices=3", "ladder.batch_size=3"), "d_model=32, whose columns 3 can't have"),
         (("kernel=reference",), "kernel=reference, which reads whole tables"),
