@@ -92,6 +92,7 @@ def test_steps_are_those_of_one_process_in_float64(by_two):
         _check(name, found[name][0])
 
 
+@pytest.mark.night
 @pytest.mark.long
 @pytest.mark.slow
 def test_steps_of_all_ways_are_those_of_one_process_in_float64(by_two):
@@ -159,12 +160,14 @@ def test_a_run_of_two_ranks_is_that_of_one_process(compose_raw, overrides):
     _check_names(["rows"], compose_raw, overrides)
 
 
+@pytest.mark.night
 @pytest.mark.long
 @pytest.mark.slow
 def test_runs_of_all_ways_are_those_of_one_process(compose_raw, overrides):
     _check_names(NIGHT, compose_raw, overrides)
 
 
+@pytest.mark.night
 @pytest.mark.long
 @pytest.mark.slow
 def test_one_process_goes_on_from_two_and_they_from_one(compose_raw, overrides):
