@@ -8,8 +8,8 @@ import zipfile
 import pytest
 import torch
 
+from experiments.system import seals
 from experiments.system.seals import damage_of, save_sealed
-from experiments.training import seal
 from experiments.training.checkpoints import LAST, to_resume_from
 
 CHECKPOINT = {
@@ -107,11 +107,11 @@ def test_a_longer_file_is_whole_only_if_it_loads_the_same(sealed):
 def test_a_full_disk_leaves_no_partial_file_and_says_so(tmp_path, monkeypatch, n_bytes):
     """At whichever byte: torch's own code is not left by the error, which would end the process."""
 
-    class Full(seal._Hashed):
+    class Full(seals._Hashed):
         def __init__(self, file):
             super().__init__(Device(file, n_bytes))
 
-    monkeypatch.setattr(seal, "_Hashed", Full)
+    monkeypatch.setattr(seals, "_Hashed", Full)
     with pytest.raises(RuntimeError, match=r"last.partial can't be written: No space .*; free"):
         save_sealed(CHECKPOINT, tmp_path / "last.partial")
     assert not list(tmp_path.iterdir())
