@@ -255,7 +255,7 @@ def clip_gradients(
     bfloat16 are summed and scaled in float32: torch rounds each one's norm, and the scale, to 8
     bits. Where reading a number costs nothing (a CPU), a scale of 1 is not multiplied by.
     """
-    own = set() if columns is None else {id(table) for table in tables}
+    own: set[int] = set() if columns is None else {id(table) for table in tables}
     with torch.no_grad():
         tensors: list[Tensor] = []
         of_tables: list[Tensor] = []
