@@ -27,6 +27,7 @@ from experiments.models.transformer import TransformerConfig
 from experiments.optim.groups import build_optimizer
 from experiments.optim.optimizer import clip_gradients
 from experiments.points.planning import make_point
+from experiments.system import interruption
 from experiments.system.exchange import Exchange
 from experiments.system.interruption import Interrupted
 from experiments.training import checkpoints
@@ -128,6 +129,7 @@ def _train(raw, stop):
         if row["step"] == stop:
             os.kill(os.getpid(), signal.SIGTERM)
 
+    interruption.listen()  # as the command does; Lightning's handler would wait for a broadcast
     checkpoints._VOTE_STEPS = 1  # so that it stops at that step
     try:
         record = execute(make_point(raw), at)

@@ -38,7 +38,7 @@ def _call(*arguments, **environment):
         capture_output=True,
         text=True,
         check=False,
-        timeout=1200,
+        timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
 
