@@ -49,9 +49,7 @@ class Exchange:
 
     def gathered(self, values: Tensor) -> Tensor:
         """(n,) of each process, to (R, n); no gradient, and not counted."""
-        every = values.new_empty(self.size * len(values))
-        torch.distributed.all_gather_into_tensor(every, values.contiguous())
-        return every.view(self.size, -1)
+        return _gathered(values.contiguous(), self.size)
 
     def _to_columns(self, x: Tensor) -> Tensor:
         n_tokens, d = x.shape
@@ -78,11 +76,18 @@ class Exchange:
 
     def _gather(self, values: Tensor) -> Tensor:
         """(n, ...) of each process, to (R, n, ...)."""
-        values = values.contiguous()
-        every = values.new_empty(self.size * len(values), *values.shape[1:])
-        torch.distributed.all_gather_into_tensor(every, values)
         self.sent["all-gather"] += values.nbytes * (self.size - 1)
-        return every.view(self.size, *values.shape)
+        return _gathered(values.contiguous(), self.size)
+
+
+def _gathered(values: Tensor, size: int) -> Tensor:
+    """(n, ...) of each process, to (R, n, ...)."""
+    every = values.new_empty(size * len(values), *values.shape[1:])
+    # torch 2.13 warns of the second name, the only one that versions before it have
+    names = "all_gather_single", "all_gather_into_tensor"
+    gather = next(getattr(torch.distributed, n) for n in names if hasattr(torch.distributed, n))
+    gather(every, values)
+    return every.view(size, *values.shape)
 
 
 def _in_order(parts: Tensor) -> Tensor:
