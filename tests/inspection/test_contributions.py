@@ -8,18 +8,25 @@ from experiments.inspection.interface import inspected_layers
 from experiments.inspection.removal import removed
 from experiments.models.ffn.beside import BesideConfig
 from experiments.models.ffn.dense import DenseConfig
+from experiments.models.ffn.engram import EngramConfig
 from experiments.models.ffn.memory_plus import MemoryPlusConfig
 from experiments.models.ffn.moe import MoEConfig
 from experiments.models.ffn.none import NoneConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.ffn.pkm import PKMConfig
+from experiments.models.ffn.stem import StemConfig
 from experiments.models.parametrization import Base
+from experiments.models.tokens import Tokens
 from experiments.models.transformer import TransformerConfig
 
 KEYED = {"n_experts": 64, "n_heads": 2, "top_k": 3, "d_key": 8, "query_norm": "layer"}
 PEER = PEERConfig(**KEYED, glu=True)
 FINE = MoEConfig(n_experts=5, routing="token_choice", top_k=2, granularity=4, n_shared_experts=1)
-LAYERS = (PEER, FINE, DenseConfig(), BesideConfig(frozen=DenseConfig(), trained=PKMConfig(**KEYED)))
+STEM, ENGRAM = StemConfig(vocab_size=50), EngramConfig(n_experts=48, n_hashes=2, d_row=6)
+LAYERS = (
+    PEER, FINE, DenseConfig(), BesideConfig(frozen=DenseConfig(), trained=PKMConfig(**KEYED)),
+    STEM, ENGRAM,
+)  # fmt: skip
 
 
 def model_of(*ffns, **settings):
@@ -48,6 +55,7 @@ def test_parts_of_slots_add_up_to_the_layers(model, ids):
     layers = inspected_layers(model)
     assert [layer.name for layer in layers] == [
         "blocks.0.ffn", "blocks.1.ffn", "blocks.2.ffn", "blocks.3.ffn.ffn", "blocks.3.ffn.layer",
+        "blocks.4.ffn", "blocks.5.ffn",
     ]  # fmt: skip
     logits = model(ids.unsqueeze(0))[0]
     for found in contributions(model, layers, ids):
@@ -64,11 +72,11 @@ def test_all_that_is_written_adds_up_to_the_logits(model, ids):
     layers = inspected_layers(model)
     found = contributions(model, layers, ids)
     x = model.embedding(ids.unsqueeze(0))
-    attention = []
+    attention, tokens = [], Tokens(ids.unsqueeze(0), torch.arange(20).unsqueeze(0))
     for block in model.blocks:
         after = block.attention_half(x, None)
         attention.append((after - x)[0])
-        x = block.ffn_half(after)
+        x = block.ffn_half(after, tokens)
     towards = directions(model, x[0], found[0].targets)
     total = (model.embedding(ids) * towards).sum(-1)
     total += sum((written * towards).sum(-1) for written in attention)
@@ -109,7 +117,7 @@ def test_a_last_blocks_part_is_what_the_logit_loses_without_it_at_the_same_scale
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    "ffn", [PEER, PKMConfig(**KEYED), MemoryPlusConfig(**KEYED), DenseConfig()]
+    "ffn", [PEER, PKMConfig(**KEYED), MemoryPlusConfig(**KEYED), DenseConfig(), STEM, ENGRAM]
 )
 def test_without_all_experts_it_is_the_layer_none_to_the_bit_and_back(ffn, ids):
     model = model_of(DenseConfig(), ffn, DenseConfig())

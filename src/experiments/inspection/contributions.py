@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from experiments.inspection.interface import Inspected, device_of
+from experiments.inspection.interface import Inspected, device_of, seen
 from experiments.models.ffn._slots import Slots
+from experiments.models.tokens import Tokens
 from experiments.models.transformer import Transformer, block_of
 
 _NUMBERS = 2**24  # of slots' outputs that are held at once
@@ -46,12 +47,12 @@ def contributions(
     ids: (T,) of one text, at most as long as the model reads. targets: (T,), by default the next
     ids, and at the end the likeliest.
     """
-    seen: dict[str, tuple[Tensor, Tensor]] = {}
+    heard: dict[str, tuple[Tensor, Tokens | None, Tensor]] = {}
     stream: list[Tensor] = []
 
     def hear(name: str) -> Any:
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-            seen[name] = inputs[0].flatten(0, -2), output.flatten(0, -2)
+            heard[name] = *seen(inputs), output.flatten(0, -2)
 
         return hook
 
@@ -69,10 +70,10 @@ def contributions(
     towards = directions(model, stream[0][0], targets.to(device))
     found = []
     for layer in layers:
-        x, y = seen[layer.name]
+        x, tokens, y = heard[layer.name]
         times = block_of(model, layer.block).multiplier
-        slots = layer.layer.slots(x)
-        beside = layer.layer.beside(x)
+        slots = layer.layer.slots(x, tokens)
+        beside = layer.layer.beside(x, tokens)
         no_part = torch.zeros(len(ids), dtype=torch.float64, device=device)
         found.append(
             Contributions(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from experiments.models.ffn._base import FFN
 from experiments.models.ffn._slots import Slotted
+from experiments.models.tokens import Tokens
 from experiments.models.transformer import Transformer, block_of
 
 
@@ -85,12 +86,14 @@ def _why_not(module: FFN) -> str | None:
 
 @contextmanager
 def listening(
-    layers: Sequence[Inspected], hear: Callable[[Inspected, Tensor], None]
+    layers: Sequence[Inspected], hear: Callable[[Inspected, Tensor, Tokens | None], None]
 ) -> Iterator[None]:
-    """While it lasts, hear(layer, x) is called with the (T, d_model) input of each forward pass."""
+    """While it lasts, hear(layer, x, tokens) is called with the (T, d_model) input of each forward
+    pass, and its tokens where the layer reads them, as Slotted.slots takes both.
+    """
 
     def hook(layer: Inspected) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        return lambda module, inputs: hear(layer, inputs[0].detach().flatten(0, -2))
+        return lambda module, inputs: hear(layer, *seen(inputs))
 
     handles = [layer.module.register_forward_pre_hook(hook(layer)) for layer in layers]
     try:
@@ -98,6 +101,12 @@ def listening(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def seen(inputs: tuple[Any, ...]) -> tuple[Tensor, Tokens | None]:
+    """A layer's inputs, as its hooks have them: x as (T, d_model), and its tokens if it has any."""
+    x, *tokens = inputs
+    return x.detach().flatten(0, -2), tokens[0] if tokens else None
 
 
 def device_of(model: nn.Module) -> torch.device:

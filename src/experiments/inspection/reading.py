@@ -18,6 +18,7 @@ from experiments.data.windows import ScoredWindows
 from experiments.inspection.interface import Inspected, device_of, listening
 from experiments.inspection.statistics import Bounds, LayerStatistics
 from experiments.inspection.texts import Text
+from experiments.models.tokens import Tokens
 from experiments.models.transformer import Transformer
 from experiments.system.disk import explained, sync_file, temporary_name
 
@@ -90,8 +91,8 @@ def read_through(
     done = _load(path, found, reading.identity)
     place: dict[str, Any] = {}
 
-    def hear(layer: Inspected, x: Tensor) -> None:
-        slots = layer.layer.slots(x)
+    def hear(layer: Inspected, x: Tensor, tokens: Tokens | None) -> None:
+        slots = layer.layer.slots(x, tokens)
         found[layer.name].add(slots, place["ids"], place["places"], place["text"])
 
     device, saved = device_of(model), time.monotonic()

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
+from experiments.kernels.ops import Indices
+from experiments.models.tokens import Tokens
+
 
 @dataclass(frozen=True, kw_only=True)
 class Slots:
@@ -32,7 +35,8 @@ class Slots:
 class Slotted(ABC):
     """A layer (FFN) that says what its slots are. x is (T, d_model), what its block's norm gives.
 
-    Tokens don't meet in it: a token's slots are the same whatever the others are.
+    tokens: what x is of, T of them, for a layer that reads_tokens; another needs none. But for such
+    layers tokens don't meet: a token's slots are the same whatever the others are.
     """
 
     def why_no_slots(self) -> str | None:
@@ -40,20 +44,44 @@ class Slotted(ABC):
         return None
 
     @abstractmethod
-    def slots(self, x: Tensor) -> Slots:
+    def slots(self, x: Tensor, tokens: Tokens | None = None) -> Slots:
         """The readings of each token, as in a forward pass. A meter counts them as one."""
 
     @abstractmethod
-    def slot_rows(self) -> Tensor:
-        """(N, ...), a view of the parameter through which expert i writes by its row i alone: with
-        zeros there it writes nothing, and others what they did.
+    def expert_rows(self) -> dict[str, Tensor]:
+        """Views (N, ...), by name, of all parameters of which row i is expert i's alone. The last
+        is what it writes through: with zeros there it writes nothing, and others what they did
+        (but of engram, whose gate is of all that a token reads).
         """
+
+    def slot_rows(self) -> Tensor:
+        """(N, ...), the last of expert_rows."""
+        *_, last = self.expert_rows().values()
+        return last
 
     def written(self, x: Tensor, slots: Slots) -> Tensor:
         """Each slot's share of the layer's output, (T, J, d_model); for few tokens at a time."""
         rows = F.embedding(slots.experts, self.slot_rows())
         return slots.weights.unsqueeze(-1) * rows.to(slots.weights.dtype)
 
-    def beside(self, x: Tensor) -> Tensor | None:
+    def beside(self, x: Tensor, tokens: Tokens | None = None) -> Tensor | None:
         """The share of no slot, (T, d_model), as that of shared experts; None: nothing."""
         return None
+
+
+class Routed(Slotted):
+    """A layer whose slots are what route() retrieves. forward() weights them as slots() does."""
+
+    @abstractmethod
+    def route(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x (T, d_model) to experts and gates, both (T, J)."""
+
+    def slot_weights(self, x: Tensor, experts: Indices, gates: Tensor) -> Tensor:
+        """(T, J), what the rows of experts are multiplied by: the gates, of experts without an
+        activation.
+        """
+        return gates
+
+    def slots(self, x: Tensor, tokens: Tokens | None = None) -> Slots:
+        experts, gates = self.route(x)
+        return Slots(experts=experts, gates=gates, weights=self.slot_weights(x, experts, gates))

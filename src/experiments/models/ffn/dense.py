@@ -13,6 +13,7 @@ from experiments.kernels.trunk import mlp_half, why_not_mlp
 from experiments.models.ffn._base import ACTIVATIONS, MLP, WidthFactor, check_choice
 from experiments.models.ffn._slots import Slots, Slotted
 from experiments.models.roles import MAP, Role
+from experiments.models.tokens import Tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,14 +98,15 @@ class Dense(MLP, Slotted):
             return None
         return "low-rank adapters beside w_out write too, and no hidden unit has a row of theirs"
 
-    def slots(self, x: Tensor) -> Slots:
+    def slots(self, x: Tensor, tokens: Tokens | None = None) -> Slots:
         hidden = self._hidden(x)
         units = torch.arange(hidden.shape[1], device=x.device).expand_as(hidden)
         sizes = hidden.abs() * self.slot_rows().norm(dim=1)
         return Slots(experts=units, gates=sizes, weights=hidden, all_experts=True)
 
-    def slot_rows(self) -> Tensor:
-        return self.w_out.weight.t()
+    def expert_rows(self) -> dict[str, Tensor]:
+        gate = {} if self.w_gate is None else {"w_gate": self.w_gate.weight}
+        return {"w_in": self.w_in.weight, **gate, "w_out": self.w_out.weight.t()}
 
 
 def _name_of(activation: Callable[[Tensor], Tensor]) -> str:

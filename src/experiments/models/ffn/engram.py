@@ -18,6 +18,7 @@ from experiments.config.effects import Drawn
 from experiments.config.fields import used
 from experiments.models.ffn._base import FFN
 from experiments.models.ffn._rows import check_rows, new_rows, read_rows
+from experiments.models.ffn._slots import Slots, Slotted
 from experiments.models.roles import MAP, ROWS, Role
 from experiments.models.tokens import Tokens, given
 
@@ -120,7 +121,7 @@ class EngramConfig:
         return Engram(d_model, self)
 
 
-class Engram(FFN):
+class Engram(FFN, Slotted):
     """y = silu(conv(norm(v))) + v,   v = a W_V e,   a = sigmoid(norm(x) . norm(W_K e) / sqrt(d)).
 
     Tensors: values (n_experts, d_row), the tables one after the other, orders outermost;
@@ -189,6 +190,14 @@ class Engram(FFN):
         """(batch, seq, d_model) to the same."""
         tokens = given(tokens, self)
         rows = self.rows_of(tokens)
+        gate, v = self._gated(x, rows)
+        with torch.autocast(x.device.type, enabled=False):
+            y = v + self._mixed(v, tokens)
+        self.record_usage(rows, gate.detach().expand_as(rows))
+        return y.to(x.dtype)
+
+    def _gated(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The gate (batch, seq, 1), and v."""
         read = read_rows(self.values, rows.flatten(0, 1), self.execution)
         e = read.to(x.dtype).view(*x.shape[:2], -1)
         key, value = self.w_key(e), self.w_value(e)
@@ -196,10 +205,33 @@ class Engram(FFN):
             wide = self.convolution.dtype
             agree = self.input_norm(x.to(wide)) * self.key_norm(key.to(wide))
             gate = (agree.sum(-1, keepdim=True) * x.shape[-1] ** -0.5).sigmoid()
-            v = gate * value.to(wide)
-            y = v + nn.functional.silu(self._convolved(self.value_norm(v), tokens))
-        self.record_usage(rows, gate.detach().expand_as(rows))
-        return y.to(x.dtype)
+            return gate, gate * value.to(wide)
+
+    def _mixed(self, v: Tensor, tokens: Tokens) -> Tensor:
+        """What is added to v, in which tokens meet."""
+        return nn.functional.silu(self._convolved(self.value_norm(v), tokens))
+
+    def slots(self, x: Tensor, tokens: Tokens | None = None) -> Slots:
+        tokens = given(tokens, self)
+        rows = self.rows_of(tokens)
+        gate, _ = self._gated(x.view(*tokens.ids.shape, -1), rows)
+        experts, gates = rows.flatten(0, 1), gate.expand_as(rows).flatten(0, 1)
+        self.record_usage(experts, gates)
+        return Slots(experts=experts, gates=gates, weights=gates)
+
+    def expert_rows(self) -> dict[str, Tensor]:
+        return {"values": self.values}
+
+    def written(self, x: Tensor, slots: Slots) -> Tensor:
+        """Each table has columns of w_value of its own, so that their products add up to v."""
+        maps = self.w_value.weight.unflatten(1, (self.config.n_tables, -1))
+        return torch.einsum("tjr,djr->tjd", super().written(x, slots), maps)
+
+    def beside(self, x: Tensor, tokens: Tokens | None = None) -> Tensor:
+        """The convolution's part: an activation of a sum over rows and tokens, and of no row."""
+        tokens = given(tokens, self)
+        _, v = self._gated(x.view(*tokens.ids.shape, -1), self.rows_of(tokens))
+        return self._mixed(v, tokens).flatten(0, 1)
 
     def _convolved(self, u: Tensor, tokens: Tokens) -> Tensor:
         """(batch, seq, d_model) to the same: each feature by itself, of a token's own document."""

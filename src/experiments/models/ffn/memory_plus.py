@@ -19,7 +19,7 @@ from experiments.models.ffn._product_keys import (
     table,
     values_term,
 )
-from experiments.models.ffn._slots import Slots, Slotted
+from experiments.models.ffn._slots import Routed, Slots
 from experiments.models.roles import MAP, Role
 
 
@@ -50,7 +50,7 @@ class MemoryPlusConfig(ProductKeyConfig):
         return MemoryPlus(d_model, self)
 
 
-class MemoryPlus(ProductKeyFFN, Slotted):
+class MemoryPlus(ProductKeyFFN, Routed):
     """y = w_out (m * silu(w_gate x)), m = sum over heads and their k best keys of gate_i values_i.
 
     Tensors, beside the router's: values (n_experts, d_model), w_gate.weight and w_out.weight, each
@@ -87,12 +87,8 @@ class MemoryPlus(ProductKeyFFN, Slotted):
         read = gather_sum(self.values, indices, gates, self.execution)
         return gated(read, tokens, self.w_gate, self.w_out).view_as(x)
 
-    def slots(self, x: Tensor) -> Slots:
-        experts, gates = self.route(x)
-        return Slots(experts=experts, gates=gates, weights=gates)
-
-    def slot_rows(self) -> Tensor:
-        return self.values
+    def expert_rows(self) -> dict[str, Tensor]:
+        return {"values": self.values}
 
     def written(self, x: Tensor, slots: Slots) -> Tensor:
         return gated(super().written(x, slots), x.unsqueeze(1), self.w_gate, self.w_out)

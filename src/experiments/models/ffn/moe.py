@@ -31,6 +31,7 @@ from experiments.kernels.trunk import mlp_half
 from experiments.models.ffn._base import ACTIVATIONS, FFN, WidthFactor, check_choice
 from experiments.models.ffn._slots import Slots, Slotted
 from experiments.models.roles import MAP, Role
+from experiments.models.tokens import Tokens
 
 ROUTINGS = ("expert_choice", "token_choice")
 BALANCES = ("none", "loss", "bias")
@@ -258,7 +259,7 @@ class MoE(FFN, Slotted):
             by_gate = {"softmax": lambda: logits_TE.softmax(-1), "sigmoid": logits_TE.sigmoid}
             return by_gate[self.config.gate]()
 
-    def beside(self, x: Tensor) -> Tensor | None:
+    def beside(self, x: Tensor, tokens: Tokens | None = None) -> Tensor | None:
         """The shared experts."""
         if self.shared_in is None or self.shared_out is None:
             return None
@@ -270,13 +271,14 @@ class MoE(FFN, Slotted):
             return None
         return "experts choose tokens, so that a token has none or several, by what others are"
 
-    def slots(self, x: Tensor) -> Slots:
+    def slots(self, x: Tensor, tokens: Tokens | None = None) -> Slots:
         index_TK, gates_TK = self._chosen(self._gates(x))
         self.record_usage(index_TK, gates_TK)
         return Slots(experts=index_TK, gates=gates_TK, weights=gates_TK)
 
-    def slot_rows(self) -> Tensor:
-        return self.w_out
+    def expert_rows(self) -> dict[str, Tensor]:
+        gate = {} if self.w_gate is None else {"w_gate": self.w_gate}
+        return {"w_in": self.w_in, **gate, "w_out": self.w_out}
 
     def written(self, x: Tensor, slots: Slots) -> Tensor:
         out_TKD = x.new_empty(*slots.experts.shape, x.shape[1])

@@ -21,9 +21,10 @@ from experiments.kernels.ops import Indices, gather_dot, gather_sum
 from experiments.models.batch_norm import BatchNorm
 from experiments.models.ffn._base import ACTIVATIONS, FFN, WidthFactor, check_choice
 from experiments.models.ffn._product_keys import KeyedConfig, table
-from experiments.models.ffn._slots import Slots, Slotted
+from experiments.models.ffn._slots import Routed
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.roles import Role
+from experiments.models.tokens import Tokens
 
 ROUTER_NORMS = ("none", "batch")
 
@@ -110,7 +111,7 @@ class OmniConfig:
         return Omni(d_model, self)
 
 
-class Omni(FFN, Slotted):
+class Omni(FFN, Routed):
     """y = shared(x) + sum over the k pairs (i, j) of the highest p_i q_j of
     p_i q_j act(w_down_ij . x) w_up_ij, where p and q are softmaxes over rows and columns.
 
@@ -163,19 +164,15 @@ class Omni(FFN, Slotted):
         tokens = x.flatten(0, -2)
         indices, gates = self.route(tokens)
         experts = self.execution.retrieved(indices, self.w_down)
-        weights = self._hidden(tokens, experts) * gates
+        weights = self.slot_weights(tokens, experts, gates)
         routed = gather_sum(self.w_up, experts, weights, self.execution)
         return self.mlp(x) + routed.to(x.dtype).view_as(x)
 
-    def _hidden(self, tokens: Tensor, experts: Indices) -> Tensor:
-        return self.activation(gather_dot(tokens, self.w_down, experts, self.execution))
+    def slot_weights(self, x: Tensor, experts: Indices, gates: Tensor) -> Tensor:
+        return self.activation(gather_dot(x, self.w_down, experts, self.execution)) * gates
 
-    def slots(self, x: Tensor) -> Slots:
-        experts, gates = self.route(x)
-        return Slots(experts=experts, gates=gates, weights=self._hidden(x, experts) * gates)
+    def expert_rows(self) -> dict[str, Tensor]:
+        return {"w_down": self.w_down, "w_up": self.w_up}
 
-    def slot_rows(self) -> Tensor:
-        return self.w_up
-
-    def beside(self, x: Tensor) -> Tensor:
+    def beside(self, x: Tensor, tokens: Tokens | None = None) -> Tensor:
         return self.mlp(x)

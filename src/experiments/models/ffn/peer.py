@@ -23,9 +23,10 @@ from experiments.models.ffn._product_keys import (
     router_terms,
     table,
 )
-from experiments.models.ffn._slots import Slots, Slotted
+from experiments.models.ffn._slots import Routed, Slots
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.roles import Role
+from experiments.models.tokens import Tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +118,7 @@ class PEERConfig(ProductKeyConfig):
         return PEER(d_model, self)
 
 
-class PEER(ProductKeyFFN, Slotted):
+class PEER(ProductKeyFFN, Routed):
     """y = sum over heads and their k best keys of gate_i act(w_down_i . x) w_up_i.
 
     With output_gate y = w_out (that sum * silu(w_gate x)); with shared_width_factor an MLP of x is
@@ -174,29 +175,25 @@ class PEER(ProductKeyFFN, Slotted):
         tokens = x.flatten(0, -2)
         indices, gates = self.route(tokens)
         experts = self.execution.retrieved(indices, self.w_down)
-        weights = self._hidden(tokens, experts) * gates
+        weights = self.slot_weights(tokens, experts, gates)
         summed = gather_sum(self.w_up, experts, weights, self.execution).to(x.dtype)
         y = (summed if self.output is None else self.output(summed, tokens)).view_as(x)
         return y if self.mlp is None else y + self.mlp(x)
 
-    def _hidden(self, tokens: Tensor, experts: Indices) -> Tensor:
-        """The experts' activations, (T, h * k)."""
+    def slot_weights(self, x: Tensor, experts: Indices, gates: Tensor) -> Tensor:
         how = self.execution
-        hidden = gather_dot(tokens, self.w_down, experts, how)
+        hidden = gather_dot(x, self.w_down, experts, how)
         if self.w_gate is None:
-            return self.activation(hidden)
-        return self.activation(gather_dot(tokens, self.w_gate, experts, how)) * hidden
+            return self.activation(hidden) * gates
+        return self.activation(gather_dot(x, self.w_gate, experts, how)) * hidden * gates
 
-    def slots(self, x: Tensor) -> Slots:
-        experts, gates = self.route(x)
-        return Slots(experts=experts, gates=gates, weights=self._hidden(x, experts) * gates)
-
-    def slot_rows(self) -> Tensor:
-        return self.w_up
+    def expert_rows(self) -> dict[str, Tensor]:
+        gate = {} if self.w_gate is None else {"w_gate": self.w_gate}
+        return {"w_down": self.w_down, **gate, "w_up": self.w_up}
 
     def written(self, x: Tensor, slots: Slots) -> Tensor:
         rows = super().written(x, slots)
         return rows if self.output is None else self.output(rows, x.unsqueeze(1))
 
-    def beside(self, x: Tensor) -> Tensor | None:
+    def beside(self, x: Tensor, tokens: Tokens | None = None) -> Tensor | None:
         return None if self.mlp is None else self.mlp(x)

@@ -20,7 +20,7 @@ from experiments.models.ffn._product_keys import (
     router_terms,
     table,
 )
-from experiments.models.ffn._slots import Slots, Slotted
+from experiments.models.ffn._slots import Routed, Slots
 from experiments.models.roles import MAP, Role
 
 
@@ -71,7 +71,7 @@ class PeerNarrowConfig(ProductKeyConfig):
         return PeerNarrow(d_model, self)
 
 
-class PeerNarrow(ProductKeyFFN, Slotted):
+class PeerNarrow(ProductKeyFFN, Routed):
     """y = w_out m, m = sum over heads and their k best keys of gate_i act(w_down_i . p) w_up_i, and
     p = w_in x.
 
@@ -112,20 +112,16 @@ class PeerNarrow(ProductKeyFFN, Slotted):
         tokens = x.flatten(0, -2)
         indices, gates = self.route(tokens)
         experts = self.execution.retrieved(indices, self.w_down)
-        weights = self._hidden(tokens, experts) * gates
+        weights = self.slot_weights(tokens, experts, gates)
         narrow = gather_sum(self.w_up, experts, weights, self.execution)
         return self.w_out(narrow.to(x.dtype)).view_as(x)
 
-    def _hidden(self, tokens: Tensor, experts: Indices) -> Tensor:
-        read = gather_dot(self.w_in(tokens), self.w_down, experts, self.execution)
-        return self.activation(read)
+    def slot_weights(self, x: Tensor, experts: Indices, gates: Tensor) -> Tensor:
+        read = gather_dot(self.w_in(x), self.w_down, experts, self.execution)
+        return self.activation(read) * gates
 
-    def slots(self, x: Tensor) -> Slots:
-        experts, gates = self.route(x)
-        return Slots(experts=experts, gates=gates, weights=self._hidden(x, experts) * gates)
-
-    def slot_rows(self) -> Tensor:
-        return self.w_up
+    def expert_rows(self) -> dict[str, Tensor]:
+        return {"w_down": self.w_down, "w_up": self.w_up}
 
     def written(self, x: Tensor, slots: Slots) -> Tensor:
         return self.w_out(super().written(x, slots).to(x.dtype))

@@ -16,7 +16,7 @@ from experiments.models.ffn._product_keys import (
     table,
     values_term,
 )
-from experiments.models.ffn._slots import Slots, Slotted
+from experiments.models.ffn._slots import Routed
 from experiments.models.roles import Role
 
 
@@ -38,7 +38,7 @@ class PKMConfig(ProductKeyConfig):
         return PKM(d_model, self)
 
 
-class PKM(ProductKeyFFN, Slotted):
+class PKM(ProductKeyFFN, Routed):
     """y = sum over heads and their k best keys of gate_i values_i.
 
     Tensors, beside the router's: values (n_experts, d_model).
@@ -66,9 +66,5 @@ class PKM(ProductKeyFFN, Slotted):
         y = gather_sum(self.values, indices, gates, self.execution)
         return y.to(x.dtype).view_as(x)
 
-    def slots(self, x: Tensor) -> Slots:
-        experts, gates = self.route(x)
-        return Slots(experts=experts, gates=gates, weights=gates)
-
-    def slot_rows(self) -> Tensor:
-        return self.values
+    def expert_rows(self) -> dict[str, Tensor]:
+        return {"values": self.values}

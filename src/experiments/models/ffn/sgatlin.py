@@ -18,6 +18,7 @@ from experiments.models.ffn._base import ACTIVATIONS, check_choice
 from experiments.models.ffn._product_keys import KeyedConfig, KeyedFFN, table
 from experiments.models.ffn._slots import Slots, Slotted
 from experiments.models.roles import Role
+from experiments.models.tokens import Tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,10 +166,10 @@ class Sgatlin(KeyedFFN, Slotted):
     def _hidden(self, tokens: Tensor, experts: Indices, scores: Tensor) -> Tensor:
         return self.activation(scores * gather_dot(tokens, self.w_down, experts, self.execution))
 
-    def slots(self, x: Tensor) -> Slots:
+    def slots(self, x: Tensor, tokens: Tokens | None = None) -> Slots:
         experts, scores = self.route(x)
         weights = self._hidden(x, experts, scores)
         return Slots(experts=experts, gates=scores.abs(), weights=weights)
 
-    def slot_rows(self) -> Tensor:
-        return self.w_up
+    def expert_rows(self) -> dict[str, Tensor]:
+        return {"w_down": self.w_down, "w_up": self.w_up}

@@ -17,6 +17,7 @@ from experiments.config.effects import Drawn
 from experiments.config.fields import used
 from experiments.models.ffn._base import ACTIVATIONS, FFN, WidthFactor, check_choice
 from experiments.models.ffn._rows import check_rows, new_rows, read_rows
+from experiments.models.ffn._slots import Slots, Slotted
 from experiments.models.roles import MAP, Role
 from experiments.models.tokens import Tokens, given
 
@@ -73,7 +74,7 @@ class StemConfig:
         return Stem(d_model, self)
 
 
-class Stem(FFN):
+class Stem(FFN, Slotted):
     """y = w_out (act(w_gate x) * values[id]).
 
     Tensors: w_gate.weight (d_ff, d_model), w_out.weight (d_model, d_ff), values (vocab_size, d_ff).
@@ -108,6 +109,21 @@ class Stem(FFN):
         """(batch, seq, d_model) to the same."""
         ids = given(tokens, self).ids.reshape(-1, 1)
         self.record_usage(ids, torch.ones_like(ids, dtype=torch.float32))
-        opened = self.activation(self.w_gate(x))
+        opened = self._opened(x)
         rows = read_rows(self.values, ids, self.execution).view_as(opened)
         return self.w_out(opened * rows.to(opened.dtype))
+
+    def _opened(self, x: Tensor) -> Tensor:
+        return self.activation(self.w_gate(x))
+
+    def slots(self, x: Tensor, tokens: Tokens | None = None) -> Slots:
+        ids = given(tokens, self).ids.reshape(-1, 1)
+        ones = torch.ones_like(ids, dtype=x.dtype)
+        self.record_usage(ids, ones)
+        return Slots(experts=ids, gates=ones, weights=ones)
+
+    def expert_rows(self) -> dict[str, Tensor]:
+        return {"values": self.values}
+
+    def written(self, x: Tensor, slots: Slots) -> Tensor:
+        return self.w_out(self._opened(x).unsqueeze(1) * super().written(x, slots))

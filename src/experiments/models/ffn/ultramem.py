@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from experiments.budget.costs import Cost, Term
 from experiments.config.constraints import AtLeast1, NotNegative
-from experiments.kernels.ops import Execution, gather_dot, gather_sum
+from experiments.kernels.ops import Execution, Indices, gather_dot, gather_sum
 from experiments.kernels.product_keys import scores_of_halves
 from experiments.models.ffn._base import check_choice
 from experiments.models.ffn._product_keys import (
@@ -25,7 +25,7 @@ from experiments.models.ffn._product_keys import (
     table,
     values_term,
 )
-from experiments.models.ffn._slots import Slots, Slotted
+from experiments.models.ffn._slots import Routed
 from experiments.models.roles import Role
 
 RANK = 2  # of the core, as in the paper
@@ -105,7 +105,7 @@ class UltraMemConfig(ProductKeyConfig):
         return UltraMem(d_model, self)
 
 
-class UltraMem(ProductKeyFFN, Slotted):
+class UltraMem(ProductKeyFFN, Routed):
     """y = sum over heads and their k best pairs (i, j) of gate(s_ij) values_ij.
 
     s_ij = sum over a, b in 1, 2 of r_ai C_ab c_bj, r_ai = q1 . K_a,i and c_bj = q2 . L_b,j, for the
@@ -155,19 +155,17 @@ class UltraMem(ProductKeyFFN, Slotted):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, seq, d_model) to the same."""
-        indices, gates = self.route(x.flatten(0, -2))
-        y = gather_sum(self.values, indices, self._weights(gates), self.execution)
+        tokens = x.flatten(0, -2)
+        indices, gates = self.route(tokens)
+        weights = self.slot_weights(tokens, indices, gates)
+        y = gather_sum(self.values, indices, weights, self.execution)
         return y.to(x.dtype).view_as(x)
 
-    def _weights(self, gates: Tensor) -> Tensor:
+    def slot_weights(self, x: Tensor, experts: Indices, gates: Tensor) -> Tensor:
         return gates if self.config.shares_gates else gates / self.top_k
 
-    def slots(self, x: Tensor) -> Slots:
-        experts, gates = self.route(x)
-        return Slots(experts=experts, gates=gates, weights=self._weights(gates))
-
-    def slot_rows(self) -> Tensor:
-        return self.values
+    def expert_rows(self) -> dict[str, Tensor]:
+        return {"values": self.values}
 
     def _retrieve(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(queries.dtype, torch.float32)
