@@ -96,14 +96,18 @@ def test_the_analysis_needs_no_package_of_training(tmp_path):
 
 @pytest.mark.slow  # a process
 @pytest.mark.parametrize(
-    "command", ["run", "evaluate", "generate", "export", "inspect", "bench", "gpu_check"]
+    "command", ["run", "evaluate", "generate", "export", "inspect", "patch", "bench", "gpu_check"]
 )
 def test_a_command_that_needs_torch_says_in_one_line_which_extra_to_install(command, tmp_path):
     code = f"import runpy; runpy.run_module('experiments.{command}', run_name='__main__')"
     run = tmp_path / "run"  # one that is there as a whole: what lacks is refused first
     shutil.copytree(RUN, run)
     (run / CHECKPOINT_NAME).touch()
-    words = (run, tmp_path / "new") if command in ("evaluate", "generate", "export") else ()
+    words = (
+        (run, tmp_path / "new.json")
+        if command in ("evaluate", "generate", "export", "patch")
+        else ()
+    )
     words = (run,) if command == "inspect" else words
     done = without_train(code, *words)
     assert done.returncode == 1

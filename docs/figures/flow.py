@@ -64,6 +64,7 @@ STAGES = (
             "experiments.generate",
             "experiments.export",
             "experiments.inspect",
+            "experiments.patch",
         ),
         files=("record.json",),
     ),

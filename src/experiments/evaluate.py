@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.config.hydra_hints import choice_names
-from experiments.config.words import LIBRARY, SCORING, Words, read_words
+from experiments.config.words import LIBRARY, PATCH, SCORING, Words, read_words
+from experiments.inspection.editing.files import named_patch
 from experiments.records.record import RECORD_NAME, RunRecord, finished_record
 from experiments.system.command import needs_train, run_words
 from experiments.tasks.facts import known_tasks
@@ -17,7 +18,7 @@ with needs_train():
     from experiments.config.composed import composed
     from experiments.tasks.choice import FOLDER, TASKS, choose
 
-_KEYS = (TASKS, FOLDER, LIBRARY)  # the command's own
+_KEYS = (TASKS, FOLDER, LIBRARY, PATCH)  # the command's own
 
 USAGE = """\
 usage: python -m experiments.evaluate RUN [eval=[NAME,...]] [tasks=[NAME,...]] ...
@@ -30,6 +31,7 @@ Scores the checkpoint of a finished run and writes the results into its record.
                               or tasks of lm-evaluation-harness, by name or as a yaml file
   library=FOLDER              with adapters that are found at run time (experiments.library);
                               results are marked by @library=NAME
+  patch=FILE                  with edits of its experts (experiments.patch); marked by @patch=NAME
   tasks_folder=PATH           where yamls of such tasks are looked for too
   evaluation.stride=N         sliding windows: N targets a window, with at least
                               seq_len - N tokens before each; fixed windows without it
@@ -49,7 +51,8 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str]) -> RunRecord:
 
 
 def _evaluate(run_dir: Path, words: Words) -> RunRecord:
-    finished_record(run_dir)
+    record = finished_record(run_dir)
+    change = named_patch(words.values, run_dir, record)
     chosen = choose(words.values)
     if not chosen and not composed(words.overrides)["eval"]:
         raise ValueError(
@@ -61,7 +64,7 @@ def _evaluate(run_dir: Path, words: Words) -> RunRecord:
         score_run,  # seconds, which a misspelt name need not wait for
     )
 
-    return score_run(run_dir, words.overrides, chosen, library)
+    return score_run(run_dir, words.overrides, chosen, library, change)
 
 
 def _run(words: Words) -> None:

@@ -4,17 +4,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.config.words import PLACES, Words
+from experiments.config.words import PATCH, PLACES, Words
+from experiments.inspection.editing.files import named_patch
 from experiments.interchange.place import check_folder, check_safetensors
 from experiments.records.record import finished_record
 from experiments.system.command import run_words
 from experiments.system.version import install
 
 if TYPE_CHECKING:
+    from experiments.inspection.editing.patch import Patch
     from experiments.interchange.forms import Form
 
 USAGE = """\
-usage: python -m experiments.export RUN FOLDER
+usage: python -m experiments.export RUN FOLDER [patch=FILE] ...
 
 Writes the model of a finished run as a folder that transformers loads: config, weights
 (safetensors), tokenizer, generation config and a model card. A dense model becomes a Llama (with
@@ -22,20 +24,24 @@ glu) or an Arcee; another brings its own modeling file, to be loaded with trust_
 
   RUN                 the run's folder, results/<sweep>/<run_id>
   FOLDER              a new folder, an empty one, or an earlier export of the same run
+  patch=FILE          with edits of its experts (experiments.patch); the model card says so
   paths.cache=PATH    the data cache with the run's tokenizer, if it is not the usual one
   --                  all words after it are folders, those that begin with a dash too
 """
 
 
-def export_run(run_dir: Path, folder: Path, overrides: Sequence[str] = ()) -> "Form":
-    """Writes the folder and returns what is in it.
+def export_run(
+    run_dir: Path, folder: Path, overrides: Sequence[str] = (), patch: "Patch | None" = None
+) -> "Form":
+    """Writes the folder and returns what is in it. patch: edits of experts, made first.
 
     Raises ValueError for a run that is not done, a layer without a form, and a folder that holds
     anything but an earlier export of this run; RuntimeError if it can't be written, or if
     transformers does not read the same model.
     """
     check_safetensors()
-    check_folder(folder, finished_record(run_dir).run_id)
+    mark = "" if patch is None else patch.label
+    check_folder(folder, finished_record(run_dir).run_id + mark)
     # seconds, which what is refused need not wait for
     from experiments.finished.model import read_finished
     from experiments.interchange.card import model_card
@@ -43,18 +49,28 @@ def export_run(run_dir: Path, folder: Path, overrides: Sequence[str] = ()) -> "F
     from experiments.interchange.forms import form_of, n_bytes
 
     record, vocabulary, model = read_finished(run_dir, ("trainer.accelerator=cpu", *overrides))
+    if patch is not None:
+        patch.change(model)
     form = form_of(model, record.model, vocabulary.end_of_text)
-    card = model_card(record, form, masked=model.config.document_end is not None)
+    card = model_card(
+        record, form, masked=model.config.document_end is not None, patch=_said(patch)
+    )
     print(f"writing {n_bytes(form.state) / 1e6:.1f} MB to {folder}", flush=True)
-    write_export(folder, form, vocabulary, record, card)
+    write_export(folder, form, vocabulary, record, card, mark)
     return form
+
+
+def _said(patch: "Patch | None") -> str:
+    """The patch in a line, for the model card."""
+    return "" if patch is None else f"{patch.label.removeprefix('@')} {'; '.join(patch.describe())}"
 
 
 def _run(words: Words) -> None:
     if len(words.plain) != 2:
         raise ValueError(f"a run and a folder are needed, and {len(words.plain)} given; see --help")
     run_dir, folder = map(Path, words.plain)
-    form = export_run(run_dir, folder, words.overrides)
+    patch = named_patch(words.values, run_dir, finished_record(run_dir))
+    form = export_run(run_dir, folder, words.overrides, patch)
     code = "" if form.is_native else ", with its code: trust_remote_code=True"
     note = "" if form.causal else "; not causal: it scores texts and can't generate"
     print(f"{folder}: {form.architecture}{code}{note}")
@@ -66,7 +82,7 @@ def _run(words: Words) -> None:
 
 def main() -> None:
     """Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."""
-    run_words(lambda: USAGE, _run, nodes=PLACES)
+    run_words(lambda: USAGE, _run, keys=(PATCH,), nodes=PLACES)
 
 
 if __name__ == "__main__":

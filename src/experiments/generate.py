@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from experiments.config.constraints import AtLeast1, Seed
 from experiments.config.reading import read
-from experiments.config.words import LIBRARY, PLACES, Words, check_text
+from experiments.config.words import LIBRARY, PATCH, PLACES, Words, check_text
+from experiments.inspection.editing.files import named_patch
 from experiments.models.sampling import Sampling
 from experiments.records.record import finished_record
 from experiments.system.command import run_words
@@ -32,6 +33,7 @@ the document.
   max_tokens=N        at most N new ones of each text; default 128
   seed=N              of the draws; default 0. One text's do not depend on the others
   library=FOLDER      adapters that are found at run time (experiments.library)
+  patch=FILE          edits of its experts (experiments.patch)
   paths.cache=PATH    and other keys of trainer and paths
   --                  all words after it are texts, those with = or a dash before them too
 """
@@ -103,9 +105,11 @@ def _run(words: Words) -> None:
     if not words.plain:
         raise ValueError("no run is given; name the folder of one, results/<sweep>/<run_id>")
     run_dir, values = Path(words.plain[0]), dict(words.values)
-    library = values.pop(LIBRARY, None)
+    library, _ = values.pop(LIBRARY, None), values.pop(PATCH, None)
     request: Request = read(Request, {key: _number(value) for key, value in values.items()})
-    if not finished_record(run_dir).causal_eval:
+    record = finished_record(run_dir)
+    change = named_patch(words.values, run_dir, record)
+    if not record.causal_eval:
         raise ValueError(
             f"{run_dir} has a layer of expert choice, which routes by later tokens too: it is "
             "not causal and can't generate; train a causal one, as model=moe_fine"
@@ -117,6 +121,8 @@ def _run(words: Words) -> None:
     )
 
     record, vocabulary, model = read_finished(run_dir, words.overrides)
+    if change is not None:
+        change.change(model)
     if library is not None:
         attach_library(Path(library).expanduser(), run_dir, record, model)
     shown = sys.stdout.isatty()  # a model may write what moves a terminal's cursor
@@ -129,7 +135,7 @@ def _run(words: Words) -> None:
 
 def main() -> None:
     """Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."""
-    run_words(lambda: USAGE, _run, keys=(*_OWN, LIBRARY), nodes=PLACES)
+    run_words(lambda: USAGE, _run, keys=(*_OWN, LIBRARY, PATCH), nodes=PLACES)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from experiments.adapters.library import lora_library
 from experiments.adapters.storage import INDEX, save_library
+from experiments.models.digest import tensors_sha256
 from experiments.records.record import RECORD_NAME, read_record, write_record
 from experiments.sweep.manifest import MANIFEST_NAME
 from experiments.sweep.snapshot import take_snapshot
@@ -149,6 +150,39 @@ def _on_library(**values: Any) -> Callable[[Place], list[str]]:
     return prepare
 
 
+def _on_patch(change: Callable[[dict[str, Any]], str]) -> Callable[[Place], list[str]]:
+    """`generate` with a patch for the honest run, that a stranger has changed."""
+
+    def prepare(here: Place) -> list[str]:
+        record, path = read_record(here.honest / RECORD_NAME), here.root / "p.json"
+        layer = {"name": "blocks.0.ffn", "kind": "Dense", "n_experts": 64,
+                 "remove": [1], "swap": [], "add": []}  # fmt: skip
+        kept = torch.load(here.honest / LAST, weights_only=True)["state_dict"]
+        weights = tensors_sha256({name.removeprefix("model."): t for name, t in kept.items()})
+        file = {"format": 1, "run_id": record.run_id, "weights": weights, "layers": [layer]}
+        path.write_text(change(file))
+        return ["experiments.generate", str(here.honest), "the", "max_tokens=1", f"patch={path}"]
+
+    return prepare
+
+
+def _edited(**values: Any) -> Callable[[dict[str, Any]], str]:
+    """The patch with other values of its layer, or of the file."""
+
+    def change(file: dict[str, Any]) -> str:
+        (layer,) = file["layers"]
+        for key, value in values.items():
+            (file if key in file else layer)[key] = value
+        return json.dumps(file)
+
+    return change
+
+
+def _pickled_patch(here: Place) -> list[str]:
+    planted(here.root / "p.json", here.ran)
+    return ["experiments.generate", str(here.honest), "the", f"patch={here.root / 'p.json'}"]
+
+
 def _on_model(make: Callable[[Path], None]) -> Callable[[Place], list[str]]:
     """`init=hf` from a folder."""
 
@@ -280,6 +314,22 @@ ATTACKS: dict[str, Callable[[Place], list[str]]] = {
     "a pickled LoRA": _on_lora(_pickled),
     "a library's tables elsewhere": _on_library(tables="../other.safetensors"),
     "a library's places without end": _on_library(n_places=10**15),
+    "a pickle for a patch": _pickled_patch,
+    "_target_ in a patch": _on_patch(_edited(_target_=TARGET)),
+    "a patch of another run": _on_patch(_edited(run_id="f" * 12)),
+    "a patch of other weights": _on_patch(_edited(weights="0" * 64)),
+    "a patch of another layer": _on_patch(_edited(kind="PEER")),
+    "an index beyond N in a patch": _on_patch(_edited(remove=[10**9])),
+    "two edits of one expert in a patch": _on_patch(_edited(swap=[[1, 2]])),
+    "10^9 experts in a patch": _on_patch(_edited(n_experts=10**9)),
+    "rows without end in a patch": _on_patch(
+        _edited(remove=[], add=[{"expert": 1, "rows": {"w_in": [0] * 10**6, "w_out": [0]}}])
+    ),
+    "deep JSON in a patch": _on_patch(lambda file: '{"layers": ' + "[" * 10**6),
+    "NaN in a patch": _on_patch(
+        _edited(add=[{"expert": 3, "rows": {"w_in": [float("nan")], "w_out": [1]}}])
+    ),
+    "control characters in a patch": _on_patch(_edited(name=ESCAPE)),
     "auto_map in a Hugging Face folder": _on_model(_auto_map),
     "a pickled model": _on_model(_pickled_model),
     "a safetensors header without end": _on_model(_header_bomb),

@@ -43,7 +43,7 @@ def test_what_is_no_object_is_a_value_error(text):
 
 
 def test_size_is_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(json_files, "_LARGEST", 2**20)
+    monkeypatch.setattr(json_files, "LARGEST", 2**20)
     (tmp_path / "x.json").write_text(json.dumps({"a": "b" * 2**20}))
     with pytest.raises(ValueError, match="more than 1 MiB"):
         read_json(tmp_path / "x.json")

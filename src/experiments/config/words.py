@@ -13,6 +13,7 @@ _END = "--"
 PLACES = ("trainer", "paths")  # nodes of Hydra's config that change nothing about a run
 SCORING = ("eval", "evaluation", *PLACES)  # and those of its scores
 LIBRARY = "library"  # LIBRARY=FOLDER: adapters beside a run's model
+PATCH = "patch"  # PATCH=FILE: edits of its experts
 
 
 @dataclass(frozen=True, kw_only=True)

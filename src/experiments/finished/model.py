@@ -6,7 +6,7 @@ For the commands that score, continue texts with, or export what a run has train
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -26,6 +26,18 @@ from experiments.system.seals import damage_of
 from experiments.system.table_files import load_whole
 from experiments.training.checkpoints import LAST
 from experiments.training.starting import build_model
+
+
+class Change(Protocol):
+    """A change of a finished run's model before it is used, as inspection/editing has them."""
+
+    @property
+    def label(self) -> str:
+        """The mark of results with it."""
+        ...
+
+    def change(self, model: Transformer) -> None:
+        """Raises ValueError for a model that it isn't of."""
 
 
 def run_config(

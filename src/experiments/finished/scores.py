@@ -10,7 +10,7 @@ import torch
 from experiments.data.prepare import prepare_data, prepare_sets
 from experiments.data.vocabulary import Vocabulary
 from experiments.finished.library import attach_library, library_label
-from experiments.finished.model import run_vocabulary, scored_point, trained_model
+from experiments.finished.model import Change, run_vocabulary, scored_point, trained_model
 from experiments.points.point import Point
 from experiments.records.record import (
     RECORD_NAME,
@@ -33,16 +33,21 @@ if TYPE_CHECKING:
 
 
 def score_run(
-    run_dir: Path, overrides: Sequence[str], chosen: Chosen, library: Path | None = None
+    run_dir: Path,
+    overrides: Sequence[str],
+    chosen: Chosen,
+    library: Path | None = None,
+    change: Change | None = None,
 ) -> RunRecord:
     """Scores what is missing and returns the record with it. overrides: of SCORING; library: the
-    folder of adapters beside the model.
+    folder of adapters beside the model. Results with either, or with a change, are marked so.
 
     Raises ValueError for a run that is not done, for keys that would change the run itself, and
     if the data is no longer what the run was trained on.
     """
     record = finished_record(run_dir)
     mark = "" if library is None else library_label(library)
+    mark += "" if change is None else change.label
     if chosen:
         _check_causal(run_dir, record)
     point = scored_point(run_dir, record, overrides)
@@ -69,6 +74,8 @@ def score_run(
     if not (missing or local or harness.named):
         return record
     scorer = _scorer(run_dir, point, vocabulary)
+    if change is not None:
+        change.change(scorer.model)
     if library is not None:
         attach_library(library, run_dir, record, scorer.model)
     scores = score_sets(

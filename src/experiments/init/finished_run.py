@@ -1,8 +1,6 @@
 """The weights of a finished run of ours, from its record and its last checkpoint."""
 
 import functools
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from experiments.init.parent_tokenizer import ParentTokenizer
 from experiments.init.place import placed
 from experiments.init.reading import named, stamp
 from experiments.init.source import Shape, node_of, target_of
+from experiments.models.digest import tensors_sha256
 from experiments.models.lora import merged
 from experiments.records.record import RECORD_NAME, DamagedError, RunRecord, read_record
 from experiments.system.seals import damage_of
@@ -155,12 +154,7 @@ class FinishedRun:
 
 @functools.lru_cache(maxsize=4)
 def _digest(n_steps: int, path: Path, size: int, changed: int) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(_read(n_steps, path, size, changed).items()):
-        kind = str(tensor.dtype).removeprefix("torch.")
-        digest.update(json.dumps([name, kind, list(tensor.shape)]).encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return tensors_sha256(_read(n_steps, path, size, changed))
 
 
 def _read(n_steps: int, path: Path, size: int, changed: int) -> dict[str, Tensor]:

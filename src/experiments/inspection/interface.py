@@ -68,6 +68,24 @@ def inspected_layers(model: Transformer, names: Sequence[str] | None = None) -> 
     return [layer for name, layer in found.items() if name in names]
 
 
+def the_layer(model: Transformer, name: str | None) -> Inspected:
+    """The layer of this name; without one, that which alone has experts that a router chooses.
+
+    Raises ValueError as inspected_layers, and where there are several or none.
+    """
+    if name is not None:
+        (found,) = inspected_layers(model, [name])
+        return found
+    layers = inspected_layers(model)
+    routed = [layer for layer in layers if layer.module.n_experts] or layers
+    if len(routed) > 1:
+        raise ValueError(
+            f"{len(routed)} layers have experts; give layer= one of "
+            f"{', '.join(layer.name for layer in routed)}"
+        )
+    return routed[0]
+
+
 def _layers(model: Transformer) -> Iterator[tuple[str, int, FFN]]:
     """Name, block and module of each feed-forward layer; of a block that holds several, each."""
     for block in range(len(model.blocks)):

@@ -9,11 +9,13 @@ from experiments.records.record import RunRecord
 from experiments.system.text_table import filled
 
 
-def model_card(record: RunRecord, form: Form, *, masked: bool) -> str:
-    """README.md of an export. masked: trained with attention kept within documents."""
+def model_card(record: RunRecord, form: Form, *, masked: bool, patch: str = "") -> str:
+    """README.md of an export. masked: trained with attention kept within documents. patch: of the
+    model's experts after the training, in words.
+    """
     sections = (
         _front(record, form),
-        f"# {record.model}, run {record.run_id}\n\n{_about(record, form)}",
+        f"# {record.model}, run {record.run_id}\n\n{_about(record, form)}{_edited(patch)}",
         f"## Numbers\n\n{_numbers(record)}",
         f"## Data\n\n{_data(record)}",
         f"## Training\n\n{_training(record)}",
@@ -58,6 +60,15 @@ def _about(record: RunRecord, form: Form) -> str:
         f"A decoder of {record.n_layers} blocks, {record.d_model} wide, trained from a comparison "
         f"of feed-forward layers at equal compute (He 2024, arXiv:2407.04153, asks the question). "
         f"Feed-forward layers of the blocks: {layers}. It is an object of study, and no assistant."
+    )
+
+
+def _edited(patch: str) -> str:
+    if not patch:
+        return ""
+    return "\n\n" + filled(
+        f"**Its experts were edited after training**: {patch}. Numbers below are of the model as "
+        "it was trained, but for those whose names end with that patch."
     )
 
 

@@ -30,11 +30,11 @@ _BATCH_NORM = "experiments.models.batch_norm"  # which the modeling file imports
 
 
 def write_export(
-    folder: Path, form: Form, vocabulary: Vocabulary, record: RunRecord, card: str
+    folder: Path, form: Form, vocabulary: Vocabulary, record: RunRecord, card: str, patch: str = ""
 ) -> None:
     """Writes all files under another name beside the folder, reads them back, and renames. What
     killed exports to the same folder have left goes; an earlier export is put back first, where a
-    kill came between its two renames.
+    kill came between its two renames. patch: the label of the one that the model has.
 
     Raises ValueError as check_folder, and RuntimeError as disk.explained, if the weights that are
     read back are not those that were written, or as reread.check_loads.
@@ -43,14 +43,14 @@ def write_export(
 
     folder = folder.absolute()
     with explained(folder, OTHER_FOLDER), whole_folder(folder) as new:
-        check_folder(folder, record.run_id)
+        check_folder(folder, record.run_id + patch)
         for name, text in _texts(form, vocabulary, record, card).items():
             (new / name).write_text(text, encoding="utf-8")
         save_file(dict(form.state), new / WEIGHTS, metadata={"format": "pt"})
         if not are_equal(load_file(new / WEIGHTS), form.state):
             raise RuntimeError(f"{folder}: the weights read back are not those written")
         check_loads(new, form)
-        _mark(new, record)
+        _mark(new, record, patch)
 
 
 def _texts(form: Form, vocabulary: Vocabulary, record: RunRecord, card: str) -> Mapping[str, str]:
@@ -97,9 +97,10 @@ def _targets(node: Any) -> Iterator[str]:
             yield from _targets(part)
 
 
-def _mark(new: Path, record: RunRecord) -> None:
+def _mark(new: Path, record: RunRecord, patch: str) -> None:
     files = {path.name: file_sha256(path) for path in sorted(new.iterdir())}
     marker = {"format": _FORMAT, "run_id": record.run_id, "files": {**files, MARKER: None}}
+    marker |= {"patch": patch} if patch else {}
     (new / MARKER).write_text(_json(marker), encoding="utf-8")
 
 

@@ -10,9 +10,10 @@ from experiments.system.version import install
 MARKER = "export.json"
 
 
-def check_folder(folder: Path, run_id: str) -> None:
-    """Raises ValueError unless the folder is new, empty, or an earlier export of that run, and
-    RuntimeError if nothing can be written beside it.
+def check_folder(folder: Path, whose: str) -> None:
+    """Raises ValueError unless the folder is new, empty, or an earlier export of that run (with
+    the same patch: whose is its id, and the patch's label), and RuntimeError if nothing can be
+    written beside it.
     """
     check_writable(folder.absolute().parent, OTHER_FOLDER)
     if not folder.exists():
@@ -24,11 +25,11 @@ def check_folder(folder: Path, run_id: str) -> None:
         return
     try:
         marker = read_json(folder / MARKER)
-        earlier, known = marker["run_id"], set(marker["files"])
+        earlier, known = marker["run_id"] + marker.get("patch", ""), set(marker["files"])
     except (OSError, ValueError, KeyError, TypeError):
         raise ValueError(f"{folder} is not empty, and no earlier export; name a new one") from None
-    if earlier != run_id:
-        raise ValueError(f"{folder} is an export of the run {earlier}; name another for {run_id}")
+    if earlier != whose:
+        raise ValueError(f"{folder} is an export of the run {earlier}; name another for {whose}")
     if others := sorted(present - known):
         raise ValueError(
             f"{folder} holds {others[0]} beside an earlier export, and would lose it; move it away"
