@@ -158,7 +158,8 @@ def _on_patch(change: Callable[[dict[str, Any]], str]) -> Callable[[Place], list
         layer = {"name": "blocks.0.ffn", "kind": "Dense", "n_experts": 64,
                  "remove": [1], "swap": [], "add": []}  # fmt: skip
         kept = torch.load(here.honest / LAST, weights_only=True)["state_dict"]
-        weights = tensors_sha256({name.removeprefix("model."): t for name, t in kept.items()})
+        own = {name[6:]: t for name, t in kept.items() if name.startswith("model.")}
+        weights = tensors_sha256(own)
         file = {"format": 1, "run_id": record.run_id, "weights": weights, "layers": [layer]}
         path.write_text(change(file))
         return ["experiments.generate", str(here.honest), "the", "max_tokens=1", f"patch={path}"]
