@@ -109,6 +109,7 @@ def test_a_command_that_needs_torch_says_in_one_line_which_extra_to_install(comm
         else ()
     )
     words = (run,) if command == "inspect" else words
+    words = (*words, "remove=[0]") if command == "patch" else words
     done = without_train(code, *words)
     assert done.returncode == 1
     assert done.stderr.endswith(
