@@ -17,18 +17,21 @@ from analysis import numbers
 from analysis.design.arms import Arm, arm_of
 from analysis.design.steps import Ladder, Run, ladder_of, new_budgets, options, reach_of
 from analysis.design.targets import Goal, Target, goal_of, parse_target
-from analysis.fits import multipliers_of
 from analysis.fitting.checks import check_level, positive
 from analysis.fitting.power_law import FrontierFit
 from analysis.fitting.results import Warned
+from analysis.fitting.status import FitError
 from analysis.fitting.text import format_status, pluralize
 from analysis.isoflop.curves import IsoFLOPFit
 from analysis.isoflop.fit import fit_isoflop
 from analysis.isoflop.offsets import at_budgets
+from analysis.multiplier.fit import compute_multipliers
+from analysis.multiplier.result import ComputeMultipliers
 from analysis.progress import Say, silent
 
 _LEAST = 0.01  # of the half-width: less is not worth a run
 _MOST = 200  # runs
+_OF_TWO_LAWS = 6  # minima: an amplitude and an exponent each, and one asymptote
 _UNSEEN = (
     "not in the expected interval: what the curves' form misses, and rates that are not tuned at "
     "new points"
@@ -39,8 +42,8 @@ _UNSEEN = (
 class NextRuns(Warned):
     """runs, in the order they were chosen, and half (n + 1,): the expected half-width before and
     after each, in nats, or of a logarithm where in_logs. flops: of all; budget: that was to spend.
-    isoflop: the half-width that the runs there are have, of the fit itself: half is of repeats of
-    these runs, in the median. nan where isoflop gives no such interval, or at another level.
+    known: the half-width that the runs there are have, by the command known_by: half is of repeats
+    of these runs, in the median. inf: it has no bound; nan: no such interval, or at another level.
     """
 
     target: str
@@ -51,7 +54,8 @@ class NextRuns(Warned):
     flops: float
     runs: tuple[Run, ...]
     half: tuple[float, ...]
-    isoflop: float
+    known: float
+    known_by: str
     warnings: tuple[str, ...]
 
     def to_frame(self) -> pd.DataFrame:
@@ -76,9 +80,11 @@ class NextRuns(Warned):
             return "unknown (no degree of freedom)"
         return f"a factor of {np.exp(half):.4g}" if self.in_logs else f"{half:.4g}"
 
-    def _isoflop(self) -> str:
-        known = np.isfinite(self.isoflop)
-        return f" (isoflop has {self.width(self.isoflop)})" if known else ""
+    def _known(self) -> str:
+        if np.isnan(self.known):
+            return ""
+        said = "no bound" if np.isinf(self.known) else self.width(self.known)
+        return f" ({self.known_by} has {said})"
 
     def summary(self) -> str:
         head = f"{self.target} of {' and '.join(self.models)}: {self.level:.0%} half-width"
@@ -91,7 +97,7 @@ class NextRuns(Warned):
             if frame["size"].isna().all():
                 frame = frame.drop(columns="size")
         lines = [
-            f"{head} {self.width(self.half[0])} as it is expected now{self._isoflop()}, "
+            f"{head} {self.width(self.half[0])} as it is expected now{self._known()}, "
             f"{self.width(self.half[-1])} after {pluralize(len(self.runs), 'run')}, {spent}",
             *(
                 [frame.to_string(index=False, float_format=lambda v: f"{v:.4g}")]
@@ -128,7 +134,7 @@ def next_runs(
     at = at_budgets(table, x).table
     arms = {name: arm_of(fit, name, at) for name in asked.models}
     ladders = {name: ladder_of(table, name, x) for name in asked.models}
-    goal = goal_of(asked, arms, _asymptote(fit, asked))
+    goal = goal_of(asked, arms, _asymptote(fit, asked, level))
     found = []
     for how, gain in (("per FLOP", _per_flop), ("whatever it costs", _in_all)):
         found.append(_greedy(goal, arms, ladders, budget, level, gain, say, how))
@@ -148,19 +154,22 @@ def next_runs(
         flops=sum(run.budget for run in runs),
         runs=tuple(runs),
         half=tuple(half),
-        isoflop=half_of(fit, asked, x, level),
+        known=half_of(fit, asked, x, level),
+        known_by="multiplier" if asked.kind == "multiplier" else "isoflop",
         warnings=tuple(warnings),
     )
 
 
 def half_of(fit: IsoFLOPFit, target: Target, x: str, level: float) -> float:
-    """The half-width of the target's interval by the fit; nan where it has none, or is open."""
-    if target.kind in ("multiplier", "difference"):
+    """The half-width of the target's interval by the fit; inf: it is open; nan: it has none."""
+    if target.kind == "difference":
         return float("nan")
-    (name,) = target.models
+    name = target.models[0]
     curves = [c for c in fit.curves if c.model == name and c.inside]
     at = [c for c in curves if abs(np.log(c.budget / target.budget)) < 1e-6]
-    if target.kind == "N*" and at:
+    if target.kind == "multiplier":
+        _, low, high = _pair(fit, target, level).at_compute(name, target.budget).estimate
+    elif target.kind == "N*" and at:
         low, high = at[0].x_interval if level == 0.95 else (np.nan, np.nan)
     elif name not in {laws.model for laws in fit.laws}:
         return float("nan")
@@ -175,14 +184,25 @@ def half_of(fit: IsoFLOPFit, target: Target, x: str, level: float) -> float:
     if target.in_logs:
         with np.errstate(divide="ignore"):
             low, high = np.log(low), np.log(high)
-    half = (high - low) / 2
-    return float(half) if np.isfinite(half) else float("nan")
+    return float((high - low) / 2)
 
 
-def _asymptote(fit: IsoFLOPFit, target: Target) -> float:
+def _pair(fit: IsoFLOPFit, target: Target, level: float) -> ComputeMultipliers:
+    """The multiplier of the target's models by their laws alone."""
+    points = {name: fit.frontier(name) for name in target.models}
+    n = sum(len(losses) for _, losses in points.values())
+    if n < _OF_TWO_LAWS:
+        raise FitError(
+            f"{target.name} is not identifiable: two laws with one asymptote need {_OF_TWO_LAWS} "
+            f"budgets with a minimum in all, and there are {n}; run a further budget first"
+        )
+    return compute_multipliers(points, target.models[1], level=level)
+
+
+def _asymptote(fit: IsoFLOPFit, target: Target, level: float) -> float:
     """The E that laws of the loss have, where the target is of one."""
     if target.kind == "multiplier":
-        return multipliers_of(fit, target.models[1]).asymptote
+        return _pair(fit, target, level).asymptote
     if target.kind == "alpha":
         law = fit.law(target.models[0]).loss
         return law.floor if isinstance(law, FrontierFit) else 0.0

@@ -3,7 +3,8 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -109,61 +110,92 @@ def _half(scattered: float, common: float, dof: float, level: float) -> float:
     """The half-width by two variances: one that is estimated with dof, and one that is known."""
     if not dof >= 1:
         return _UNKNOWN
-    t = float(stats.t.ppf((1 + level) / 2, dof))
-    typical = float(stats.chi2.median(dof)) / dof
+    t, typical = _of_student(dof, level)
     return t * float(np.sqrt(scattered * typical + common))
+
+
+@lru_cache(maxsize=4096)  # hundreds of candidates have one dof
+def _of_student(dof: float, level: float) -> tuple[float, float]:
+    """t, and the median of an estimated variance in that of the true one."""
+    return float(stats.t.ppf((1 + level) / 2, dof)), float(stats.chi2.median(dof)) / dof
 
 
 def _of_laws(goal: Goal, arms: list[Arm], level: float) -> float:
     """By least squares of the minima on ln C, unweighted, as the laws are fitted."""
-    scatter, common, free, squares = 0.0, 0.0, 0, 0.0
-    for k, arm in enumerate(arms):
-        design, gradient, which, scale = _law(goal, arms, k)
-        if design.shape[0] < design.shape[1]:
-            return _UNKNOWN
-        errors = errors_of(arm)
-        inverse = np.linalg.pinv(design)
-        weights = gradient @ inverse
-        residual = np.eye(len(design)) - design @ inverse
-        own = errors.own[:, which] * scale**2
-        shared = errors.common[which] * np.outer(scale, scale)
-        scatter += float(residual.diagonal() @ own)
-        free += len(design) - design.shape[1]
-        squares += float(weights @ weights)
-        common += float(weights @ shared @ weights)
-    if free < 1:
+    laws = _laws(goal, arms)
+    rows, p = laws.design.shape
+    if rows <= p:
         return _UNKNOWN
-    return _half((scatter / free + goal.misfit) * squares, common, free, level)
+    errors = [errors_of(arm) for arm in arms]
+    own = np.concatenate([e.own[:, laws.which] for e in errors]) * laws.scale**2
+    scattered = _scatter(laws.design, own) / (rows - p) + goal.misfit
+    prior = laws.prior * np.sqrt(scattered)
+    weights = laws.gradient @ np.linalg.pinv(np.vstack([laws.design, prior]))
+    common, at = 0.0, 0
+    for e, arm in zip(errors, arms, strict=True):
+        mine = (weights * np.append(laws.scale, np.zeros(len(prior))))[at : at + len(arm.curves)]
+        common += float(mine @ e.common[laws.which] @ mine)
+        at += len(arm.curves)
+    return _half(scattered * float(weights @ weights), common, rows - p, level)
 
 
-def _law(goal: Goal, arms: list[Arm], k: int) -> tuple[Array, Array, int, Array]:
-    """Design (B, p) and gradient (p,) of one arm's law, which minima (0 sizes, 1 losses), and what
-    turns their errors to the scale that is fitted (B,).
+def _scatter(design: Array, variances: Array) -> float:
+    """The summed squares about a law to expect of points with these variances."""
+    residual = np.eye(len(design)) - design @ np.linalg.pinv(design)
+    return float(residual.diagonal() @ variances)
+
+
+class _Laws(NamedTuple):
+    """The laws of B minima in all: design (B, p) and gradient (p,), which of the minima's numbers
+    they are of (0 sizes, 1 losses), and what turns its errors to the scale that is fitted (B,).
+    prior (P, p): the reciprocals of the spread of what has a range without any run.
     """
-    arm, target = arms[k], goal.target
+
+    design: Array
+    gradient: Array
+    which: int
+    scale: Array
+    prior: Array
+
+
+def _laws(goal: Goal, arms: list[Arm]) -> _Laws:
+    target = goal.target
+    if target.kind == "multiplier":
+        return _two_laws(goal, *arms)
+    (arm,) = arms
     x = arm.log_budgets
     line = np.stack([np.ones_like(x), x], axis=1)
     if target.kind in ("N*", "a"):
-        gradient = (
-            np.array([0.0, 1.0]) if target.kind == "a" else np.array([1.0, np.log(target.budget)])
-        )
-        return line, gradient, 0, np.ones_like(x)
+        at = 0.0 if target.kind == "a" else 1.0
+        gradient = np.array([at, np.log(target.budget) if at else 1.0])
+        return _Laws(line, gradient, 0, np.ones_like(x), np.empty((0, 2)))
     loss = np.array([c.loss_opt for c in arm.curves])
     above = loss - goal.asymptote
-    if target.kind == "alpha":
-        at = np.stack([above / loss, -x * above / loss], axis=1)  # of ln A and alpha, in ln L
-        at = np.column_stack([at, 1 / loss])  # and of E
-        gradient = np.eye(at.shape[1])[1]
-        return at, gradient, 1, 1 / loss
-    at = above[:, None] * np.stack([np.ones_like(x), -x], axis=1)
-    laws = [_power(one, goal.asymptote) for one in arms]
+    # of ln A, alpha and E, in ln L
+    design = np.column_stack([above / loss, -x * above / loss, 1 / loss])
+    return _Laws(design, np.array([0.0, 1.0, 0.0]), 1, 1 / loss, np.empty((0, 3)))
+
+
+def _two_laws(goal: Goal, arm: Arm, baseline: Arm) -> _Laws:
+    """ln A and alpha of each, and the E that both have: it may be from 0 to the lowest loss."""
+    laws = [_power(one, goal.asymptote) for one in (arm, baseline)]
     (log_a, alpha), (log_b, beta) = laws
-    here = float(np.log(target.budget))
+    here = float(np.log(goal.target.budget))
     there = (log_b - log_a + alpha * here) / beta
-    gradient = np.array([-1.0, here]) / beta if k == 0 else np.array([1.0, -there]) / beta
-    return at, gradient, 1, np.ones_like(x)
+    parts = []
+    for one in (arm, baseline):
+        above = np.array([c.loss_opt for c in one.curves]) - goal.asymptote
+        parts.append(np.stack([above, -one.log_budgets * above], axis=1))
+    n = len(arm.curves)
+    design = np.zeros((n + len(baseline.curves), 5))
+    design[:n, :2], design[n:, 2:4], design[:, 4] = *parts, 1.0
+    gradient = np.array([-1.0, here, 1.0, -there, 0.0]) / beta
+    lowest = min(c.loss_opt for one in (arm, baseline) for c in one.curves)
+    prior = np.array([[0.0, 0.0, 0.0, 0.0, np.sqrt(12) / lowest]])
+    return _Laws(design, gradient, 1, np.ones(len(design)), prior)
 
 
+@lru_cache(maxsize=256)  # of two models one changes at a time
 def _power(arm: Arm, asymptote: float) -> tuple[float, float]:
     """ln A and alpha of L = E + A C^-alpha through a model's minima."""
     losses = np.array([c.loss_opt for c in arm.curves])
@@ -173,7 +205,7 @@ def _power(arm: Arm, asymptote: float) -> tuple[float, float]:
 
 def goal_of(target: Target, arms: Mapping[str, Arm], asymptote: float) -> Goal:
     """With the misfit of the law that the target is of; 0 of curves, and without degrees of
-    freedom. asymptote: of the losses' laws, nats; held there for a multiplier.
+    freedom. asymptote: of the losses' laws, nats, where they are linearised.
 
     Raises ValueError for a difference at a budget without both minima, FitError for an exponent of
     the loss of fewer than four budgets, whose law has no floor.
@@ -195,22 +227,22 @@ def goal_of(target: Target, arms: Mapping[str, Arm], asymptote: float) -> Goal:
             f"alpha of {own[0].model} is not identifiable: a law with a floor needs {_WITH_FLOOR} "
             f"budgets with a minimum, and there are {n}; run a further budget first"
         )
-    scatter, expected, free = 0.0, 0.0, 0
-    for k, arm in enumerate(own):
-        design, _, which, scale = _law(goal, own, k)
-        values = np.array([c.u_opt if which == 0 else c.loss_opt for c in arm.curves])
-        if which == 1:
-            values = np.log(values) if target.kind == "alpha" else values
-        residual = np.eye(len(design)) - design @ np.linalg.pinv(design)
-        if which == 1:  # residuals of the law itself, which is not linear
-            level, slope = _power(arm, asymptote)
-            law = asymptote + np.exp(level - slope * arm.log_budgets)
-            off = values - (np.log(law) if target.kind == "alpha" else law)
-        else:
-            off = residual @ values
-        scatter += float(off @ off)
-        expected += float(residual.diagonal() @ (errors_of(arm).own[:, which] * scale**2))
-        free += len(design) - design.shape[1]
+    laws = _laws(goal, own)
+    free = laws.design.shape[0] - laws.design.shape[1]
     if free < 1:
         return goal
-    return Goal(target=target, asymptote=asymptote, misfit=max(scatter - expected, 0.0) / free)
+    values = np.concatenate([[(c.u_opt, c.loss_opt)[laws.which] for c in a.curves] for a in own])
+    if laws.which == 0:
+        off = values - laws.design @ np.linalg.lstsq(laws.design, values)[0]
+    else:  # residuals of the laws themselves, which are not linear
+        powers = [_power(arm, asymptote) for arm in own]
+        law = np.concatenate(
+            [
+                asymptote + np.exp(level - slope * arm.log_budgets)
+                for arm, (level, slope) in zip(own, powers, strict=True)
+            ]
+        )
+        off = np.log(values / law) if target.kind == "alpha" else values - law
+    variances = np.concatenate([errors_of(arm).own[:, laws.which] for arm in own]) * laws.scale**2
+    more = max(float(off @ off) - _scatter(laws.design, variances), 0.0)
+    return Goal(target=target, asymptote=asymptote, misfit=more / free)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,8 +14,9 @@ from analysis.design.arms import arm_of, errors_of
 from analysis.design.choose import NextRuns, half_of
 from analysis.design.steps import Run, ladder_of, new_budgets
 from analysis.design.sweep import experiment_yaml
-from analysis.design.targets import goal_of, parse_target
+from analysis.design.targets import _laws, goal_of, parse_target
 from analysis.isoflop.slices import EXPONENTS
+from analysis.multiplier.fit import compute_multipliers
 from experiments.records.record import RunRecord
 from tests.analysis.design.simulated import draw, measure
 from tests.analysis.isoflop.truths import hoffmann, noisy, runs
@@ -112,8 +114,8 @@ def test_expected_half_widths_are_about_those_of_the_fit(table):
         low, high = next(c for c in fit.curves if c.model == name and c.budget == 1e20).x_interval
         assert 0.5 < math.log(high / low) / 2 / half < 2
     found = next_runs(table, "N*@1e20", 1e18, model="p", baseline="m")
-    assert found.isoflop == pytest.approx(math.log(high / low) / 2)
-    assert f"as it is expected now (isoflop has {found.width(found.isoflop)})" in found.summary()
+    assert found.known == pytest.approx(math.log(high / low) / 2)
+    assert f"as it is expected now (isoflop has {found.width(found.known)})" in found.summary()
     law = fit.law("p").laws["n_params"]
     ends = law.predict(1e21, 0.9).first
     low, high = law.bounds("exponent", 0.9)
@@ -121,6 +123,60 @@ def test_expected_half_widths_are_about_those_of_the_fit(table):
     for name, half in {**by_hand, "p-m@1e20": math.nan}.items():
         target = parse_target(name, ("m", "p"), "p", "m")
         assert half_of(fit, target, "n_params", 0.9) == pytest.approx(half, nan_ok=True)
+
+
+@pytest.mark.slow
+def test_a_multiplier_s_error_has_that_of_the_asymptote_of_both_laws(table):
+    """All five parameters in one Jacobian by differences of the laws as they are written, with an
+    asymptote between 0 and the lowest loss, its spread as of a uniform one.
+    """
+    fit = fit_isoflop(table, n_draws=0)
+    arms = [arm_of(fit, name, table) for name in ("p", "m")]
+    target, E = parse_target("multiplier@1e20", ("m", "p"), "p", "m"), 1.5
+    goal = goal_of(target, dict(zip(("p", "m"), arms, strict=True)), E)
+    found = _laws(goal, arms)
+    x = [arm.log_budgets for arm in arms]
+    losses = [np.array([c.loss_opt for c in arm.curves]) for arm in arms]
+    theta = [E]
+    for at, loss in zip(x, losses, strict=True):
+        slope, level = np.polyfit(at, np.log(loss - E), 1)
+        theta += [level, -slope]
+    theta = np.array(theta)
+
+    def every(theta):
+        return np.concatenate(
+            [theta[0] + np.exp(theta[1 + 2 * k] - theta[2 + 2 * k] * x[k]) for k in range(2)]
+        )
+
+    def multiplier(theta):
+        above = theta[1] - theta[2] * math.log(1e20)
+        return (theta[3] - above) / theta[4] - math.log(1e20)
+
+    def by(of):
+        step = 1e-6
+        ends = [[of(theta + d * e) for d in (-step, step)] for e in np.eye(5)]
+        return np.array([(b - a) / (2 * step) for a, b in ends]).T
+
+    sd, J = 0.01, by(every)
+    spread = np.min(np.concatenate(losses)) / math.sqrt(12)
+    prior = np.diag([1 / spread**2, 0, 0, 0, 0])
+    gradient = by(multiplier)
+    expected = gradient @ np.linalg.solve(J.T @ J / sd**2 + prior, gradient)
+    weights = found.gradient @ np.linalg.pinv(np.vstack([found.design, found.prior * sd]))
+    # the curves' lowest losses are off their laws by a few hundredths of what is above E
+    assert sd**2 * weights @ weights == pytest.approx(expected, rel=0.1)
+    multiplier_of = {c.model: fit.frontier(c.model) for c in fit.curves}
+    one = compute_multipliers(multiplier_of, "m").at_compute("p", 1e20)
+    assert half_of(fit, target, "n_params", 0.95) == pytest.approx(
+        math.log(one.upper / one.lower) / 2
+    )
+
+
+@pytest.mark.slow
+def test_a_multiplier_of_too_few_budgets_says_what_to_run(table):
+    few = table[~((table["model"] == "p") & (table["budget"] == 1e18))]
+    with pytest.raises(FitError, match=r"need 6 budgets .* are 5; run a further budget"):
+        next_runs(few, "multiplier@1e20", 1e20, model="p", baseline="m")
 
 
 LONG = [pytest.param(name, marks=pytest.mark.long) for name in ("a", "N*@1e21", "multiplier@1e19")]
@@ -207,8 +263,15 @@ def chosen(*chosen_runs):
     return NextRuns(
         target="a", models=("m",), in_logs=False, level=0.95, budget=1e19,
         flops=sum(r.budget for r in chosen_runs), runs=chosen_runs,
-        half=tuple(np.linspace(1, 0.5, len(chosen_runs) + 1)), isoflop=math.nan, warnings=(),
+        half=tuple(np.linspace(1, 0.5, len(chosen_runs) + 1)), known=math.nan,
+        known_by="isoflop", warnings=(),
     )  # fmt: skip
+
+
+def test_what_has_no_bound_is_said():
+    found = replace(chosen(a_run(4)), known=math.inf, known_by="multiplier")
+    assert "as it is expected now (multiplier has no bound), 0.5 after 1 run" in found.summary()
+    assert "has" not in chosen(a_run(4)).summary().splitlines()[0]
 
 
 def a_run(size, budget=1e18, seed=0, model="m"):

@@ -1,6 +1,6 @@
 """Tables of docs/analysis.md: intervals beside noise that is not alike, and forms that are others.
 
-    python -m tests.analysis.isoflop.simulated 100
+    python -m tests.analysis.isoflop.simulated 60 2911000   # tables, the first one's seed
 
 Five budgets of seven sizes, from an eighth to eight times the best, and noise of 0.005 nats.
 """
@@ -91,14 +91,16 @@ NOISES = {
 }
 
 
-def intervals(draw: Callable[[np.random.Generator], Drawn], n: int) -> dict[str, float]:
+def intervals(
+    draw: Callable[[np.random.Generator], Drawn], n: int, first: int = FIRST
+) -> dict[str, float]:
     """Coverage of the best size and its loss, at good budgets and bad ones, and the median width of
     the size's interval at good ones, in ln(size).
     """
     table = runs(hoffmann)
     best = {C: optimum(hoffmann, C) for C in BUDGETS}
     good, lost = [], []
-    for seed in range(FIRST, FIRST + n):
+    for seed in range(first, first + n):
         drawn = draw(np.random.default_rng(seed))
         fit = fit_isoflop(table.assign(loss=table["loss"] + drawn.noise), n_draws=300)
         for curve, is_bad in zip(fit.curves, drawn.bad, strict=True):
@@ -137,7 +139,7 @@ SHARED = {
 }
 
 
-def under_shared(errors: Shared, n: int) -> dict[str, float]:
+def under_shared(errors: Shared, n: int, first: int = FIRST) -> dict[str, float]:
     """Coverage of minima, of the exponent of the best size and of ten times the last budget; the
     shares of tables with a flag of a shared error or lack of fit, and of the misses of loss* that
     are in such a table. Seven or eight sizes a budget, of powers of two.
@@ -149,7 +151,7 @@ def under_shared(errors: Shared, n: int) -> dict[str, float]:
     far = 10 * BUDGETS[-1]
     N = optimum(hoffmann, far)
     rows, missed = [], []
-    for seed in range(FIRST, FIRST + n):
+    for seed in range(first, first + n):
         rng = np.random.default_rng(seed)
         off = rng.normal(0, SD, len(table)) + rng.normal(0, errors.size, sizes.max() + 1)[sizes]
         off += rng.normal(0, errors.budget, len(BUDGETS))[budgets]
@@ -183,26 +185,26 @@ def _holds(predicted, truth: float) -> bool:
     return bool(predicted.lower[0] <= truth <= predicted.upper[0])
 
 
-def flagged(law: Callable, n: int) -> float:
+def flagged(law: Callable, n: int, first: int = FIRST) -> float:
     """The share of tables with a warning of lack of fit."""
     table = runs(law)
     found = 0
-    for seed in range(FIRST, FIRST + n):
+    for seed in range(first, first + n):
         fit = fit_isoflop(noisy(table, SD, seed), n_draws=0)
         found += any(Flag.LACK_OF_FIT in curve.flags for curve in fit.curves)
     return found / n
 
 
-def main(n: int) -> None:
-    rows = {name: intervals(draw, n) for name, draw in tqdm(NOISES.items(), desc="noises")}
+def main(n: int, first: int = FIRST) -> None:
+    rows = {name: intervals(of, n, first) for name, of in tqdm(NOISES.items(), desc="noises")}
     frame = pd.DataFrame(rows).T
     frame["width"] /= frame["width"].iloc[0]
     print(frame.round(3).to_string())
-    rows = {name: under_shared(errors, n) for name, errors in tqdm(SHARED.items(), desc="shared")}
+    rows = {name: under_shared(of, n, first) for name, of in tqdm(SHARED.items(), desc="shared")}
     print(pd.DataFrame(rows).T.round(3).to_string())
-    shares = {name: flagged(law, n) for name, law in tqdm(FORMS.items(), desc="forms")}
+    shares = {name: flagged(law, n, first) for name, law in tqdm(FORMS.items(), desc="forms")}
     print(pd.Series(shares, name="flagged").to_string())
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(*map(int, sys.argv[1:]))
