@@ -10,6 +10,7 @@ analysis.draw_isoflop(table, fit).savefig("isoflop.png")
 from analysis.adaptation import Adaptation, compare_adaptations
 from analysis.adapters import Libraries, compare_libraries
 from analysis.contrast.compute import contrast
+from analysis.contrast.domains import ContrastsByDomain, contrast_domains
 from analysis.contrast.held import Held, hold_to
 from analysis.contrast.preregistration import read_registration
 from analysis.contrast.result import Contrasts
@@ -25,6 +26,7 @@ from analysis.experts.fit import fit_expert_law, size_slopes
 from analysis.experts.law import ExpertLawFit
 from analysis.figures.adaptation import draw_adaptation
 from analysis.figures.adapters import draw_libraries
+from analysis.figures.contrast import draw_contrasts, draw_domains
 from analysis.figures.curves import draw_curves
 from analysis.figures.experts import draw_experts
 from analysis.figures.forgetting import draw_forgetting
@@ -67,6 +69,7 @@ from analysis.rates.moves import RateMoves, compare_rates
 from analysis.surfaces.compare import SurfaceComparison, compare_surfaces
 from analysis.surfaces.fit import SurfaceFit, fit_surface
 from analysis.table.load import best_of_cells, check_table, finished, load_table
+from analysis.table.sources import read_source
 from analysis.validation.agreement import Agreement, compare_approaches
 from analysis.validation.hold_out import HoldOut, hold_out_budgets
 from analysis.validation.influence import Influence, influence_of
@@ -78,6 +81,7 @@ __all__ = [
     "BudgetMultipliers",
     "ComputeMultipliers",
     "Contrasts",
+    "ContrastsByDomain",
     "Corrected",
     "CurveFit",
     "Curves",
@@ -132,10 +136,13 @@ __all__ = [
     "compare_surfaces",
     "compute_multipliers",
     "contrast",
+    "contrast_domains",
     "draw_active",
     "draw_adaptation",
     "draw_contours",
+    "draw_contrasts",
     "draw_curves",
+    "draw_domains",
     "draw_experts",
     "draw_forest",
     "draw_forgetting",
@@ -168,6 +175,7 @@ __all__ = [
     "next_runs",
     "plan",
     "read_registration",
+    "read_source",
     "residuals_of",
     "seed_noise",
     "seed_power",

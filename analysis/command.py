@@ -37,13 +37,13 @@ _SAME = 3  # runs of one loss are no accident
 class Output:
     """A command's result. text: to print; values: for --json, and for NAME.json.
 
-    figures: the name of a file -> draws it; table: for table.csv.
+    figures: the name of a file -> draws it; tables: the name of a .csv -> what is in it.
     """
 
     values: Mapping[str, Any]
     text: str
     figures: Mapping[str, Callable[[], Figure]] = field(default_factory=dict)
-    table: pd.DataFrame | None = None
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
     @classmethod
     def of(cls, found: Result, **others: Any) -> "Output":
@@ -57,7 +57,8 @@ class Command(Generic[T]):
     help: a line. read: the table, or other things to compute from. compute: the output, of what was
     read. options: adds its own to those of all. check: raises ValueError for options that don't go
     together, before anything is read. writes: whether NAME.json and the figures are written.
-    by_model: it compares models, so --series is refused.
+    by_model: it compares models, so --series is refused. What is read may have the table beside
+    other things, as `table`.
     """
 
     help: str
@@ -73,7 +74,8 @@ class Command(Generic[T]):
         found = self.read(options)
         folder = folder_of(options) if self.writes else None
         output = self.compute(options, found)
-        unit = loss_unit(found) if isinstance(found, pd.DataFrame) else PER_TOKEN
+        table = found if isinstance(found, pd.DataFrame) else getattr(found, "table", None)
+        unit = loss_unit(table) if isinstance(table, pd.DataFrame) else PER_TOKEN
         paths = [] if folder is None else _write(output, folder, options.command, unit)
         if options.json:
             print(_as_json(output.values))
@@ -99,15 +101,15 @@ def folder_of(options: Options) -> Path:
 def _write(output: Output, folder: Path, name: str, unit: str) -> list[str]:
     """All files, or none; what each is and where. unit: of losses, in the figures."""
     with staged(folder) as new, figures.style():
-        if output.table is not None:
-            (new / "table.csv").write_text(to_csv(output.table), encoding="utf-8")
+        for label, table in output.tables.items():
+            (new / f"{label}.csv").write_text(to_csv(table), encoding="utf-8")
         (new / f"{name}.json").write_text(_as_json(output.values) + "\n", encoding="utf-8")
         for label, draw in output.figures.items():
             figure = draw()
             figures.relabel(figure, unit)
             figure.savefig(new / f"{label}.png", dpi=160)
             plt.close(figure)
-    tables = [] if output.table is None else [f"table: {folder / 'table.csv'}"]
+    tables = [f"table: {folder / label}.csv" for label in output.tables]
     drawn = [f"figure: {folder / label}.png" for label in output.figures]
     return [*tables, f"fits: {folder / name}.json", *drawn]
 

@@ -1,20 +1,35 @@
 """Differences of lowest losses by one curve a layer and budget, fitted together."""
 
 import argparse
+from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 
 from analysis.command import Command, Options, Output, table_of
 from analysis.contrast.compute import contrast
 from analysis.contrast.curves import CENTRES, CURVATURES
+from analysis.contrast.domains import ContrastsByDomain, contrast_domains
 from analysis.contrast.held import Held, hold_to
 from analysis.contrast.noise import SOURCES
 from analysis.contrast.pairs import FORM
 from analysis.contrast.points import SIZES
 from analysis.contrast.preregistration import read_registration
 from analysis.contrast.result import Contrasts
+from analysis.figures.contrast import draw_contrasts, draw_domains
 from analysis.isoflop.offsets import at_budgets
 from analysis.options import named_path
+from analysis.rates.saved import read_rates
+from analysis.table.documents import Documents
+from analysis.table.sources import read_source
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Read:
+    """A table, and the losses by document of its records."""
+
+    table: pd.DataFrame
+    documents: Documents
 
 
 def _options(sub: argparse.ArgumentParser) -> None:
@@ -84,6 +99,18 @@ def _options(sub: argparse.ArgumentParser) -> None:
         metavar="NATS",
         help="the half-width at which to stop: how many more seeds each difference needs for it",
     )
+    sub.add_argument(
+        "--rates",
+        type=named_path,
+        metavar="FILE",
+        help="the rates.json of the law that rates are by (analysis rates): intervals hold besides "
+        "that these are not the best",
+    )
+    sub.add_argument(
+        "--by",
+        choices=("domain",),
+        help="by domain of the held-out text, from the losses of documents in records",
+    )
     sub.add_argument("--level", type=float, help="of intervals (default: 0.95)")
     sub.add_argument(
         "--preregistered",
@@ -112,6 +139,10 @@ def parse_classes(text: str | None) -> dict[str, list[str]] | None:
 
 def _check(options: Options) -> None:
     parse_classes(options.classes)
+    if options.rates is not None:
+        read_rates(options.rates)
+    if options.by is not None and options.preregistered is not None:
+        raise ValueError("--by is exploratory: leave it out, or --preregistered")
     if options.preregistered is not None:
         read_registration(options.preregistered)
         for name in ("primary", "where"):
@@ -119,12 +150,20 @@ def _check(options: Options) -> None:
                 raise ValueError(f"--{name} is what --preregistered names: leave it out")
 
 
-def _compute(options: Options, table: pd.DataFrame) -> Output:
-    at = at_budgets(table)
+def _read(options: Options) -> Read:
+    source = read_source(options.path, options.separator)
+    keep = ("batch_tokens",) if options.rates is not None and source.records else ()
+    table = table_of(options, source, keep=keep, needs=("budget",))
+    return Read(table=table, documents=source.documents)
+
+
+def _compute(options: Options, read: Read) -> Output:
+    at = at_budgets(read.table)
     given = {
         "x": options.x,
         "layers": options.layer,
         "baselines": options.baseline,
+        "primary": options.primary,
         "centres": options.centres,
         "curvature": options.curvature,
         "classes": parse_classes(options.classes),
@@ -134,18 +173,29 @@ def _compute(options: Options, table: pd.DataFrame) -> Output:
         "level": options.level,
     }
     how = {name: value for name, value in given.items() if value not in (None, [])}
-    found: Contrasts | Held
+    how |= {"documents": read.documents, "rates": options.rates}
+    found: Contrasts | ContrastsByDomain | Held
     if options.preregistered is not None:
         found = hold_to(read_registration(options.preregistered), at.table, **how)
+        drawings = {"contrast": partial(draw_contrasts, found.exploratory)}
+    elif options.by is not None:
+        found = contrast_domains(at.table, **how)
+        drawings = {"domains": partial(draw_domains, found)}
     else:
-        found = contrast(at.table, **how, primary=options.primary or None)
-    return Output(values=found.to_dict(), text="\n".join([*at.how, found.summary()]))
+        found = contrast(at.table, **how)
+        drawings = {"contrast": partial(draw_contrasts, found)}
+    return Output(
+        values=found.to_dict(),
+        text="\n".join([*at.how, found.summary()]),
+        figures=drawings,
+        tables={"contrast" if options.by is None else "domains": found.to_frame()},
+    )
 
 
 COMMAND = Command(
     help="compare lowest losses of layers by curves that are fitted together",
     options=_options,
     check=_check,
-    read=lambda options: table_of(options, needs=("budget",)),
+    read=_read,
     compute=_compute,
 )

@@ -124,7 +124,7 @@ def _compute(options: Options, histories: Sequence[History]) -> Output:
         n_draws=options.draws,
     )
     drawing = {"curves": partial(draw_curves, found)} if found.fits else {}
-    return Output.of(found, figures=drawing, table=found.points())
+    return Output.of(found, figures=drawing, tables={"table": found.points()})
 
 
 COMMAND = Command(

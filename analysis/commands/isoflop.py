@@ -47,7 +47,7 @@ def _compute(options: Options, table: pd.DataFrame) -> Output:
         values=fit.to_dict(),
         text=text,
         figures={"isoflop": partial(draw_isoflop, level, fit)},
-        table=table,
+        tables={"table": table},
     )
 
 

@@ -1,12 +1,15 @@
 """The curves of a table's points with all that intervals and tests of them need."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analysis.contrast.curves import Centres, Curvature, Design, Of, design_of, summed
+from analysis.contrast.beside import Beside
+from analysis.contrast.curves import Design, Of, design_of, summed
 from analysis.contrast.intervals import Ellipsoid
 from analysis.contrast.noise import Classes, Fitted, classes_of, fit_with_noise
+from analysis.contrast.pairs import Pair
 from analysis.contrast.points import Points
+from analysis.contrast.settings import Settings
 from analysis.fitting.status import FitError
 
 
@@ -29,25 +32,18 @@ class Fit:
         """The lowest loss of a curve."""
         return self.design.minimum(self.cells.index((layer, budget)))
 
-    def difference(self, layer: str, baseline: str, budgets: Sequence[float]) -> Of:
+    def difference(self, pair: Pair) -> Of:
         """The difference of lowest losses of a pair, its mean over budgets (nats/token)."""
-        share = 1 / len(budgets)
-        pair = ((layer, share), (baseline, -share))
-        return summed([(sign, self.lowest(name, b)) for b in budgets for name, sign in pair])
+        share = 1 / len(pair.budgets)
+        signs = ((pair.layer, share), (pair.baseline, -share))
+        return summed([(by, self.lowest(name, b)) for b in pair.budgets for name, by in signs])
 
 
-def fit_points(
-    points: Points,
-    *,
-    centres: Centres = "free",
-    curvature: Curvature = "one",
-    classes: Mapping[str, Sequence[str]] | None = None,
-    errors: str = "auto",
-) -> Fit:
-    """Arguments and errors as of contrast."""
-    of_class, p_classes = classes_of(points, classes)
-    design = design_of(points, centres, curvature)
-    fitted = fit_with_noise(points, design, of_class, errors)
+def fit_points(points: Points, settings: Settings, beside: Sequence[Beside] = ()) -> Fit:
+    """beside: errors of the losses that the noise has not. Raises as contrast does."""
+    of_class, p_classes = classes_of(points, settings.classes)
+    design = design_of(points, settings.centres, settings.curvature)
+    fitted = fit_with_noise(points, design, of_class, settings.errors)
     if not (fitted.curves.bends > 0).all():
         raise FitError(
             "the curves open downwards, so they have no lowest loss: take sizes nearer to the best"
@@ -56,7 +52,7 @@ def fit_points(
         points=points,
         design=design,
         fitted=fitted,
-        about=Ellipsoid(fitted),
+        about=Ellipsoid(fitted, beside),
         classes=of_class,
         p_classes=p_classes,
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,18 +14,20 @@ from analysis.contrast.curves import Of, summed
 from analysis.contrast.fit import Fit, fit_points
 from analysis.contrast.multipliers import Frontier, multiplier_of
 from analysis.contrast.points import points_of
-from analysis.contrast.preregistration import Primary, Registered, StopAt
+from analysis.contrast.preregistration import Primary, Registered
 from analysis.contrast.result import Contrasts, Needed
+from analysis.contrast.settings import Settings
+from analysis.contrast.sources import sources_of
 from analysis.contrast.stopping import seeds_needed
 from analysis.differences.correction import corrected
 from analysis.fitting.intervals import Estimate
 from analysis.fitting.results import Warned
 from analysis.fitting.text import format_status, join_first
 from analysis.table.checks import finished
+from analysis.table.documents import Documents
 from analysis.table.load import rows_with
 
 _SAME = 1e-6
-_OF_FIT = ("centres", "curvature", "classes", "errors")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,12 +128,19 @@ class Held(Warned):
         return [f"{head}: {found.half_width:.4f}, not reached: {more}"]
 
 
-def hold_to(registered: Registered, table: pd.DataFrame, **options: Any) -> Held:
+def hold_to(
+    registered: Registered,
+    table: pd.DataFrame,
+    *,
+    documents: Documents | None = None,
+    rates: Path | None = None,
+    **options: Any,
+) -> Held:
     """The registered contrasts of a checked table, and the others of the same curves beside them.
 
-    options: further ones of contrast for the exploratory part; those that the registration fixes
-    are its own. Raises ValueError where one is given otherwise, or the registration's `where` is of
-    no run, FitError where there are no curves.
+    documents, rates and options are contrast's; those that the registration fixes are its own.
+    Raises ValueError where one is given otherwise, or the registration's `where` is of no run,
+    FitError where there are no curves.
     """
     for name, value in registered.fit.items():
         if options.get(name) not in (None, value):
@@ -148,18 +158,23 @@ def hold_to(registered: Registered, table: pd.DataFrame, **options: Any) -> Held
     if not (how.get("baselines") or how.get("layers")):
         named = dict.fromkeys(one.baseline for one in registered.primaries)
         how["baselines"] = [name for name in named if name in points.layers] or points.layers[:1]
-    explored = _without_primary(contrast_points(points, primary=(), **how), registered)
-    fit = fit_points(points, **{name: how[name] for name in _OF_FIT if name in how})
-    level = explored.level
-    tested = [_tested(fit, one, level) for one in registered.primaries]
+    settings = Settings(**how, primary=())
+    sources = sources_of(points, documents, rates)
+    explored = _without_primary(contrast_points(points, settings, sources), registered)
+    fit = fit_points(points, settings, sources.beside)
+    tested = [_tested(fit, one, settings.level) for one in registered.primaries]
     families: dict[str, dict[str, float]] = {}
     for one in tested:
         families.setdefault(one.primary.family, {})[one.primary.name] = one.p
     p_holm = {name: p for own in families.values() for name, p in corrected(own).items()}
+    rule = registered.stop
+    found = None
+    if rule is not None and set(rule.pair.cells) <= set(fit.cells):
+        found = seeds_needed(fit, rule.pair, rule.half_width, settings.level)
     return Held(
         registered=registered,
-        verdicts=tuple(_judged(one, p_holm[one.primary.name], level) for one in tested),
-        stopped=None if registered.stop is None else _stopped(fit, registered.stop, level),
+        verdicts=tuple(_judged(one, p_holm[one.primary.name], settings.level) for one in tested),
+        stopped=found,
         exploratory=explored,
         left_out=left_out,
     )
@@ -167,10 +182,8 @@ def hold_to(registered: Registered, table: pd.DataFrame, **options: Any) -> Held
 
 def _without_primary(explored: Contrasts, registered: Registered) -> Contrasts:
     """Where some are left."""
-    names = {
-        (p.layer, p.baseline, p.budgets) for p in registered.primaries if p.kind == "difference"
-    }
-    others = [d for d in explored.differences if (d.layer, d.baseline, d.budgets) not in names]
+    names = {one.pair.name for one in registered.primaries if one.kind == "difference"}
+    others = [one for one in explored.differences if one.name not in names]
     return replace(explored, differences=tuple(others)) if others else explored
 
 
@@ -207,15 +220,15 @@ class _Tested:
 
 def _tested(fit: Fit, primary: Primary, level: float) -> _Tested:
     nan = Estimate(*[float("nan")] * 3)
-    for layer in (primary.layer, primary.baseline):
-        missing = [b for b in primary.budgets if (layer, b) not in fit.cells]
-        if missing:
-            at = ", ".join(map(numbers.flops, missing))
-            return _Tested(
-                primary=primary, value=nan, p=float("nan"), why=f"{layer} has no curve at {at}"
-            )
+    missing = [cell for cell in primary.pair.cells if cell not in fit.cells]
+    if missing:
+        layer = missing[0][0]
+        at = ", ".join(numbers.flops(budget) for name, budget in missing if name == layer)
+        return _Tested(
+            primary=primary, value=nan, p=float("nan"), why=f"{layer} has no curve at {at}"
+        )
     if primary.kind in ("difference", "equivalence"):
-        one = fit.about.quantity(fit.difference(primary.layer, primary.baseline, primary.budgets))
+        one = fit.about.quantity(fit.difference(primary.pair))
         p = fit.about.chance(one) if primary.margin is None else (
             fit.about.chance_beyond(one, primary.margin)
         )  # fmt: skip
@@ -267,9 +280,3 @@ def _refuted(one: _Tested) -> bool:
         "beyond margin": low > margin or high < -margin,
     }
     return rules[one.primary.refuted_if]
-
-
-def _stopped(fit: Fit, rule: StopAt, level: float) -> Needed | None:
-    if not {(rule.layer, rule.budget), (rule.baseline, rule.budget)} <= set(fit.cells):
-        return None
-    return seeds_needed(fit, rule.layer, rule.baseline, (rule.budget,), rule.half_width, level)

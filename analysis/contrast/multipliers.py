@@ -51,17 +51,16 @@ class Frontier:
         at = one.value + np.log(budget)
         return bool(at < self.log_c[0] - 1e-9 or at > self.log_c[-1] + 1e-9)
 
-    def falls(self, about: Ellipsoid, one: Quantity, level: float) -> bool:
-        """Whether an interval of this level has losses that fall all along."""
+    def falls(self, about: Ellipsoid, level: float) -> bool:
+        """Whether losses fall all along, each step by its interval of this level."""
         steps = [about.quantity(summed([(1.0, a), (-1.0, b)])) for a, b in pairwise(self.knots)]
-        t = about.t(one, level)
-        return all(about.extreme(step, -t) > 0 for step in steps)
+        return all(about.end(step, 1 - level, -1) > 0 for step in steps)
 
 
 def multiplier_of(about: Ellipsoid, frontier: Frontier, of: Of, level: float) -> Estimate:
     """With its interval; unbounded where the frontier may be level."""
     one = about.quantity(of)
-    if not frontier.falls(about, one, level):
+    if not frontier.falls(about, level):
         return Estimate(float(np.exp(one.value)), 0.0, float("inf"))
     found = about.interval(one, level)
     with np.errstate(over="ignore"):

@@ -24,6 +24,11 @@ class Pair:
     def name(self) -> str:
         return f"{self.layer}-{self.baseline}@{','.join(map(numbers.flops, self.budgets))}"
 
+    @property
+    def cells(self) -> list[tuple[str, float]]:
+        """(layer, budget) of the curves that it is of."""
+        return [(name, budget) for name in (self.layer, self.baseline) for budget in self.budgets]
+
 
 def parse_pair(text: str, points: Points) -> Pair:
     """A difference by its name, as FORM has it. Raises ValueError saying what it may be."""
@@ -38,10 +43,10 @@ def parse_pair(text: str, points: Points) -> Pair:
     if not budgets or len(set(budgets)) < len(budgets):
         raise ValueError(f"primary={text!r} must be {FORM}, each budget once")
     pair = Pair(layer=layer, baseline=baseline, budgets=budgets)
-    for budget in budgets:
-        for one in (layer, baseline):
-            if (one, budget) not in points.cells:
-                raise ValueError(f"primary={text!r}: {one} has no curve at {numbers.flops(budget)}")
+    for cell in pair.cells:
+        if cell not in points.cells:
+            at = numbers.flops(cell[1])
+            raise ValueError(f"primary={text!r}: {cell[0]} has no curve at {at}")
     return pair
 
 
@@ -65,13 +70,14 @@ def pairs_of(points: Points, layers: Sequence[str], baselines: Sequence[str]) ->
                 have = join_first(points.layers, 8)
                 raise ValueError(f"{role}={name!r} has no curve; there are {have}")
     subtracted = baselines or (points.layers if layers else ("dense",))
-    found = [
+    every = [
         Pair(layer=layer, baseline=baseline, budgets=(budget,))
         for baseline in subtracted
         for layer in layers or points.layers
         for budget in points.budgets
-        if layer != baseline and {(layer, budget), (baseline, budget)} <= set(points.cells)
+        if layer != baseline
     ]
+    found = [pair for pair in every if set(pair.cells) <= set(points.cells)]
     if not found:
         raise ValueError(
             f"no two layers to compare: baseline={', '.join(subtracted)!r}, and there are "

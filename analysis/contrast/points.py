@@ -1,7 +1,7 @@
 """The points of the curves: a layer's mean loss over seeds at a budget and size."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,8 @@ class Points:
     """S points of curves. cells: (layer, budget in FLOPs), of which `of` (S,) says each point's.
 
     u (S,): ln(size) less `centre`; losses (S,): nats/token, means of n (S,) seeds; squares (S,):
-    summed squares of the seeds about them. left_out: cells without a curve, in words.
+    summed squares of the seeds about them. left_out: cells without a curve, in words. rows: the
+    best run of each, as best_of_cells has it; none of points that are made.
     """
 
     x_name: str
@@ -33,6 +34,12 @@ class Points:
     n: np.ndarray
     squares: Array
     left_out: tuple[str, ...]
+    rows: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    @property
+    def run_ids(self) -> list[tuple[str, ...]]:
+        """The runs that each point is the mean of."""
+        return list(self.rows["run_ids"])
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -89,6 +96,7 @@ def points_of(table: pd.DataFrame, x: str | None = None) -> Points:
         n=n,
         squares=sd**2 * (n - 1),
         left_out=tuple(left_out),
+        rows=kept.reset_index(drop=True),
     )
 
 

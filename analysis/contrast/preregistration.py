@@ -11,6 +11,7 @@ import yaml
 from analysis import numbers
 from analysis.contrast.curves import CENTRES, CURVATURES
 from analysis.contrast.noise import SOURCES
+from analysis.contrast.pairs import Pair
 from analysis.contrast.points import SIZES
 
 Kind = Literal["difference", "equivalence", "multiplier", "slope"]
@@ -44,6 +45,10 @@ class Primary:
     family: str
     refuted_if: str
 
+    @property
+    def pair(self) -> Pair:
+        return Pair(layer=self.layer, baseline=self.baseline, budgets=self.budgets)
+
 
 @dataclass(frozen=True, kw_only=True)
 class StopAt:
@@ -54,6 +59,10 @@ class StopAt:
     budget: float
     half_width: float
     most: int | None
+
+    @property
+    def pair(self) -> Pair:
+        return Pair(layer=self.layer, baseline=self.baseline, budgets=(self.budget,))
 
 
 @dataclass(frozen=True, kw_only=True)

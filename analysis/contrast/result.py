@@ -1,7 +1,8 @@
 """Results of a contrast: lowest losses, their differences, and the noise that both have."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -35,11 +36,13 @@ class Minimum:
 class Difference:
     """Lowest loss of `layer` less that of `baseline`, nats/token: the mean over `budgets` (FLOPs).
 
-    se, dof: standard error, by first order; p: two-sided, of no difference; p_holm: after Holm's
-    correction for all primary ones, nan for others; p_equal: of losses that differ by the margin or
-    more, by two one-sided tests, nan without a margin. multiplier: of the baseline's compute, for
-    the layer's loss, nan of means over budgets, and where the baseline has no joined frontier;
-    beyond: that is continued beyond its budgets.
+    se: standard error, by first order; dof: of the noise in it; shares: source of error -> its
+    share of se^2; shifts: source -> what is to be added to the value if its error were none; p:
+    two-sided, of no difference; p_holm: after Holm's correction for all primary ones, nan for
+    others; p_equal: of losses that differ by the margin or more, by two one-sided tests, nan
+    without a margin. multiplier: of the baseline's compute, for the layer's loss, nan of means over
+    budgets, and where the baseline has no joined frontier; beyond: that is continued beyond its
+    budgets.
     """
 
     name: str
@@ -49,6 +52,8 @@ class Difference:
     value: Estimate
     se: float
     dof: float
+    shares: Mapping[str, float]
+    shifts: Mapping[str, float]
     p: float
     primary: bool
     p_holm: float
@@ -81,7 +86,8 @@ class Contrasts(Warned):
     classes: layer -> class of equal noise, named: by whom they were asked for; p_classes: the
     chance of noises so unequal within classes; curvatures: layer -> k of k (ln size - ln size*)^2,
     one for all or one each; p_curvature: the chance of curvatures so unequal where all have one,
-    nan if not tested; margin: nats, of equivalence; stop: the half-width wanted, needed: the seeds
+    nan if not tested; holds, lacks: the errors that are in the intervals, and those that are not;
+    margin: nats, of equivalence; stop: the half-width wanted, needed: the seeds
     for it, of the primary differences; left_out: what has no curve.
     """
 
@@ -97,6 +103,8 @@ class Contrasts(Warned):
     p_curvature: float
     n_points: int
     n_runs: int
+    holds: tuple[str, ...]
+    lacks: tuple[str, ...]
     minima: tuple[Minimum, ...]
     differences: tuple[Difference, ...]
     margin: float | None
@@ -167,6 +175,7 @@ class Contrasts(Warned):
                     "p_holm": d.p_holm,
                     "p_equal": d.p_equal,
                     **d.multiplier.columns("multiplier"),
+                    **_by_source(d),
                 }
                 for d in self.differences
             ]
@@ -224,6 +233,7 @@ class Contrasts(Warned):
         lines = [
             f"curves of ln({self.x_name}), best sizes {_CENTRES[self.centres]}, {bends}{tested}: "
             f"{counts}; losses in nats/token, {self.level:.0%} intervals by profile likelihood",
+            *self.held_text(),
             "",
             f"noise of one run by class and budget{self._classes_text()}:",
             in_columns(self.noise_frame(), 3),
@@ -236,6 +246,11 @@ class Contrasts(Warned):
             *self._stop_text(),
         ]
         return "\n".join([*lines, *format_status(self.status, self.warnings)])
+
+    def held_text(self) -> list[str]:
+        """The errors that are in the intervals, and those that are not, in lines."""
+        lacks = [f"  and not {'; '.join(self.lacks)}"] if self.lacks else []
+        return [f"intervals hold {'; '.join(self.holds)}", *lacks]
 
     def _classes_text(self) -> str:
         members: dict[str, list[str]] = {}
@@ -252,13 +267,15 @@ class Contrasts(Warned):
         return f", Holm's correction for {pluralize(n, 'primary one')}" if n else ""
 
     def _differences_text(self) -> str:
-        shown = [numbers.with_interval(*d.multiplier) for d in self.differences]
+        texts = [numbers.with_interval(*d.multiplier) for d in self.differences]
         frame = self.to_frame().drop(columns=["multiplier_lower", "multiplier_upper"])
-        frame["multiplier"] = ["" if text == "nan" else text for text in shown]
+        frame["multiplier"] = ["" if text == "nan" else text for text in texts]
         said = (
             f"p_equal: of a difference of {self.margin:g} or more; " if self.margin else ""
         ) + "multiplier: of the compute of the layer subtracted, by its own joined frontier"
-        return f"{_shown(frame)}\n{said}"
+        if "rates_shift" in frame:
+            said += "; rates_shift: what the best rates would add"
+        return f"{shown(frame)}\n{said}"
 
     def _stop_text(self) -> list[str]:
         """The seeds that are missing for the half-width, by width alone and never by a sign."""
@@ -293,9 +310,25 @@ def _budgets(budgets: tuple[float, ...]) -> str:
     return shown if len(budgets) == 1 else f"mean of {shown}"
 
 
-def _shown(frame: pd.DataFrame) -> str:
-    nats = dict.fromkeys(("difference", "lower", "upper"), "{:+.4f}".format)
+def _by_source(one: Difference) -> dict[str, float]:
+    """Shares of the variance where there is more than noise, and shifts."""
+    shares = one.shares if len(one.shares) > 1 else {}
+    shifts = {f"{name}_shift": by for name, by in one.shifts.items()}
+    return {**{f"share_{name}": share for name, share in shares.items()}, **shifts}
+
+
+def shown(frame: pd.DataFrame) -> str:
+    """A frame of differences as lines of text, without the columns that are empty."""
+    nats = dict.fromkeys(("difference", "lower", "upper", "rates_shift"), "{:+.4f}".format)
     chances = dict.fromkeys(("p", "p_holm", "p_equal"), lambda p: "" if p != p else f"{p:.2g}")
     frame = frame.dropna(axis=1, how="all")
-    formats = {k: f for k, f in {**nats, **chances, "dof": "{:.1f}".format}.items() if k in frame}
-    return frame.to_string(index=False, formatters=formats)
+    names = [name for name in map(str, frame) if name.startswith("share_")]
+    formats: dict[str, Callable[[Any], str]] = {
+        **nats,
+        **chances,
+        **dict.fromkeys(names, "{:.0%}".format),
+        "dof": "{:.1f}".format,
+    }
+    return frame.to_string(
+        index=False, formatters={name: form for name, form in formats.items() if name in frame}
+    )

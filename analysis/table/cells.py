@@ -14,6 +14,7 @@ class _Best(NamedTuple):
     loss: float  # nats/token, the mean over seeds
     sd: float
     n_seeds: int
+    runs: np.ndarray  # whose mean it is
 
 
 class _Runs(NamedTuple):
@@ -32,9 +33,10 @@ def best_of_cells(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     learning rate (the same twice, or unknown), the best of these runs stands alone.
 
     The row is the best run's, with loss the mean over seeds in nats/token, perplexity its exp, and
-    loss_sd the sample standard deviation over seeds (NaN for one), n_seeds, n_runs (done, of the
-    cell), and lr_at_edge: three or more learning rates were tried, diverged ones too, and the best
-    is the smallest or the largest. Raises ValueError if there is no such column or no finished run.
+    loss_sd the sample standard deviation over seeds (NaN for one), n_seeds, run_ids (of that mean;
+    None where the table has no run_id), n_runs (done, of the cell), and lr_at_edge: three or more
+    learning rates were tried, diverged ones too, and the best is the smallest or the largest.
+    Raises ValueError if there is no such column or no finished run.
     """
     names = [by] if isinstance(by, str) else list(by)
     absent = [name for name in names if name not in table]
@@ -61,7 +63,8 @@ def best_of_cells(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         lrs = np.unique(runs.lr[cell][~np.isnan(runs.lr[cell])])
         at_edge = len(lrs) >= 3 and runs.lr[best.position] in (lrs[0], lrs[-1])
         rows.append((*best, len(done), at_edge))
-    positions, losses, sds, n_seeds, n_runs, at_edges = zip(*rows)
+    positions, losses, sds, n_seeds, members, n_runs, at_edges = zip(*rows)
+    ids = tried["run_id"].to_numpy(dtype=object) if "run_id" in tried else np.full(len(tried), None)
     return (
         tried.loc[list(positions)]
         .reset_index(drop=True)
@@ -70,6 +73,7 @@ def best_of_cells(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
             perplexity=np.exp(losses),
             loss_sd=np.array(sds),
             n_seeds=np.array(n_seeds),
+            run_ids=pd.Series([tuple(ids[runs]) for runs in members], dtype=object),
             n_runs=np.array(n_runs),
             lr_at_edge=np.array(at_edges, dtype=bool),
         )
@@ -88,5 +92,5 @@ def _of_rate(runs: _Runs, at: np.ndarray) -> _Best:
     losses, seeds = runs.loss[at], runs.seed[at]
     best = int(at[losses.argmin()])
     if len(at) == 1 or np.isnan(seeds).any() or len(np.unique(seeds)) < len(seeds):
-        return _Best(best, float(losses.min()), np.nan, 1)
-    return _Best(best, float(losses.mean()), float(losses.std(ddof=1)), len(at))
+        return _Best(best, float(losses.min()), np.nan, 1, np.array([best]))
+    return _Best(best, float(losses.mean()), float(losses.std(ddof=1)), len(at), at)

@@ -3,13 +3,14 @@
 import gc
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
 
 from analysis.fitting.text import join_first
 from analysis.table.csv_file import read_csv
+from analysis.table.documents import Documents, Gathered
 from experiments.records.record import DamagedError, RunRecord, find_records, flat_row, read_record
 from experiments.system.plain_text import printable
 from experiments.system.version import install
@@ -17,10 +18,13 @@ from experiments.system.version import install
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Source:
-    """A source as it was read, once: a row a run, and the records of a folder's rows."""
+    """A source as it was read, once: a row a run, and the records of a folder's rows, whose
+    documents are apart.
+    """
 
     frame: pd.DataFrame
     records: tuple[RunRecord, ...] = ()  # none where the rows come from a file
+    documents: Documents = field(default_factory=Documents)
 
 
 def read_source(path: str | Path, separator: str | None = None) -> Source:
@@ -78,14 +82,15 @@ def _read_records(folder: Path) -> Source:
             f"no record.json below {folder}; run a sweep first, e.g. "
             "python -m experiments.run experiment=demo"
         )
-    rows, records, damaged = {}, [], []
+    rows, records, damaged, documents = {}, [], [], Gathered()
     with _without_collection():
         for path, record in zip(paths, _read_each(paths), strict=True):
             if isinstance(record, RunRecord) and record.is_trunk:
                 continue  # steps for branches to start from; their records tell of them
             if isinstance(record, RunRecord):
                 rows[str(path.parent.relative_to(folder))] = flat_row(record)
-                records.append(record)
+                documents.add(record)
+                records.append(replace(record, documents={}) if record.documents else record)
             else:
                 damaged.append(record)
     said = f"{len(damaged)} of {len(paths)} records are damaged: " + join_first(
@@ -98,7 +103,7 @@ def _read_records(folder: Path) -> Source:
     frame = _printable(pd.DataFrame(list(rows.values()), index=list(rows)))
     if damaged:
         frame.attrs["damaged"] = printable(f"left out: {said}; {damaged[0].remedy}")
-    return Source(frame=frame, records=tuple(records))
+    return Source(frame=frame, records=tuple(records), documents=documents.found())
 
 
 @contextmanager

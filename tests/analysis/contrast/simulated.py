@@ -12,9 +12,12 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from analysis.contrast.beside import OfDocuments
 from analysis.contrast.compute import contrast_points
 from analysis.contrast.points import Points
 from analysis.contrast.result import Difference
+from analysis.contrast.settings import Settings
+from analysis.contrast.sources import NOISE_ALONE, Sources
 from analysis.fitting.status import FitError
 
 FIRST = 20_000  # seed; the method was found on others
@@ -29,17 +32,22 @@ PLAN = ((2, 6, 2), (2, 6, 2), (1, 2, 1))
 
 class Way(NamedTuple):
     """seeds: of the sizes of each budget; noise: of classes by budget; bends: of layers, the truth;
-    added: true best sizes are a layer's and a budget's part; how: contrast's arguments.
+    added: true best sizes are a layer's and a budget's part; documents: held out, of which each
+    layer finds some easier than others do, 0: the losses are of all text; how: contrast's
+    arguments.
     """
 
     seeds: tuple[tuple[int, ...], ...]
     noise: dict[str, tuple[float, ...]]
     bends: tuple[float, ...] = (1.0,) * 5
     added: bool = False
+    documents: int = 0
     how: dict[str, object] = {}  # noqa: RUF012 - nobody writes to it
 
 
 NAMED = {"classes": CLASSES}
+LENGTHS = 1.0  # standard deviation of ln(tokens) of documents
+HARD, OWN, BY_RUN = 0.5, 0.1, 0.05  # nats of a document: for all, for one layer, in one run
 WAYS = {
     "as planned": Way(PLAN, NOISE, how=NAMED),
     "as planned, --errors seeds": Way(PLAN, NOISE, how={**NAMED, "errors": "seeds"}),
@@ -51,23 +59,55 @@ WAYS = {
     "as the study, classes by test": Way(STUDY, NOISE),
     "as the study, one noise, classes by test": Way(STUDY, ALIKE),
     "as the study, --curvature layer": Way(STUDY, NOISE, how={**NAMED, "curvature": "layer"}),
+    "as planned, 400 documents": Way(PLAN, NOISE, documents=400, how=NAMED),
+    "as planned, 50 documents": Way(PLAN, NOISE, documents=50, how=NAMED),
+    "as the study, 166 documents": Way(STUDY, NOISE, documents=166, how=NAMED),
 }
 UNLIKE = (1.1, 1.1, 0.9, 0.9, 0.9)
+LAYERS_OWN = {**NAMED, "curvature": "layer"}
 OFF = {
+    "sparse curvatures .9 of the rest's, one fitted": Way(
+        PLAN, NOISE, (1.05, 1.05, 0.95, 0.95, 0.95), how=NAMED
+    ),
     "sparse curvatures .8 of the rest's, one fitted": Way(PLAN, NOISE, UNLIKE, how=NAMED),
-    "the same, --curvature layer": Way(PLAN, NOISE, UNLIKE, how={**NAMED, "curvature": "layer"}),
+    "the same, --curvature layer": Way(PLAN, NOISE, UNLIKE, how=LAYERS_OWN),
+    "sparse curvatures .7 of the rest's, one fitted": Way(
+        PLAN, NOISE, (1.2, 1.2, 0.84, 0.84, 0.84), how=NAMED
+    ),
 }
+IGNORED = {"as planned, 50 documents, not in the intervals": WAYS["as planned, 50 documents"]}
+
+
+class Text:
+    """Documents that were drawn, of which each part of a loss is 0 on the average over all text."""
+
+    def __init__(self, n: int, rng: np.random.Generator) -> None:
+        self.n_tokens = np.ceil(400 * np.exp(LENGTHS * rng.standard_normal(n)))
+        self.share, self._rng = self.n_tokens / self.n_tokens.sum(), rng
+        self._each = HARD * rng.standard_normal(n) + OWN * rng.standard_normal((len(LAYERS), n))
+
+    def losses(self, layer: int, runs: int) -> np.ndarray:
+        """(runs, D), beside what a loss is over all text."""
+        own = BY_RUN * self._rng.standard_normal((runs, len(self.share)))
+        return self._each[layer] + own
+
+    def source(self, losses: np.ndarray) -> OfDocuments:
+        """Of points' losses (S, D)."""
+        off = losses - losses @ self.share[:, None]
+        return OfDocuments(residuals=off * self.share, n_tokens=self.n_tokens)
 
 
 class Truth(NamedTuple):
     points: Points
     lowest: dict[tuple[str, float], float]
+    sources: Sources
 
 
 def drawn(way: Way, rng: np.random.Generator) -> Truth:
     """The points of one table. Best sizes are up to a third of a step from the middle size."""
     cells = [(layer, budget) for layer in LAYERS for budget in BUDGETS]
-    of, u, losses, n, squares, lowest = [], [], [], [], [], {}
+    of, u, losses, n, squares, lowest, by_text = [], [], [], [], [], {}, []
+    text = Text(way.documents, rng) if way.documents else None
     shift = rng.uniform(-0.08, 0.08, (len(LAYERS), len(BUDGETS)))
     if way.added:
         shift = shift[:, :1] + shift[:1]
@@ -81,6 +121,10 @@ def drawn(way: Way, rng: np.random.Generator) -> Truth:
             at = np.log(middle + j - int(np.argmax(seeds)))
             off = at - (np.log(middle) + shift[k, b])
             drawn_ = way.noise[name][b] * rng.standard_normal(count)
+            if text is not None:
+                each = text.losses(k, count)
+                by_text.append(each.mean(axis=0))
+                drawn_ = drawn_ + each @ text.share
             of.append(i)
             u.append(at)
             losses.append(lowest[layer, budget] + way.bends[k] * off**2 + drawn_.mean())
@@ -98,7 +142,8 @@ def drawn(way: Way, rng: np.random.Generator) -> Truth:
         squares=np.array(squares),
         left_out=(),
     )
-    return Truth(points, lowest)
+    sources = NOISE_ALONE if text is None else Sources(beside=(text.source(np.array(by_text)),))
+    return Truth(points, lowest, sources)
 
 
 def multiplier(truth: Truth, one: Difference) -> float:
@@ -111,17 +156,22 @@ def multiplier(truth: Truth, one: Difference) -> float:
     return float(np.exp(log_c[i] + way * (log_c[i + 1] - log_c[i])) / one.budgets[0])
 
 
-def coverage(way: Way, draws: int, first: int = FIRST) -> dict[str, float]:
+def coverage(way: Way, draws: int, first: int = FIRST, *, told_of: bool = True) -> dict[str, float]:
     """The share of intervals that hold the truth: of differences from `none`, those of the worst
     layer and budget, and lowest losses. Their half-width (median, nats), the mean error of the
     worst difference (nats), and the share of tables that are warned of unequal curvatures, and of
-    those that are refused and count nowhere else.
+    those that are refused and count nowhere else. told_of: intervals hold which documents were
+    drawn, where losses are of some.
     """
     held, errors, widths, minima, told, multipliers, refused = [], [], [], [], [], [], 0
     for seed in range(first, first + draws):
         truth = drawn(way, np.random.default_rng(seed))
         try:
-            found = contrast_points(truth.points, baselines=["none"], **way.how)
+            found = contrast_points(
+                truth.points,
+                Settings(baselines=["none"], **way.how),
+                truth.sources if told_of else NOISE_ALONE,
+            )
         except FitError:  # a curve that opens downwards is refused
             refused += 1
             continue
@@ -155,9 +205,9 @@ def coverage(way: Way, draws: int, first: int = FIRST) -> dict[str, float]:
 
 
 def main(draws: int, first: int = FIRST) -> None:
-    every = {**WAYS, **OFF}
+    every = {**WAYS, **OFF, **IGNORED}
     for name, way in tqdm(every.items(), desc="ways", disable=None):
-        found = pd.Series(coverage(way, draws, first)).round(3)
+        found = pd.Series(coverage(way, draws, first, told_of=name not in IGNORED)).round(3)
         print(f"| {name} | " + " | ".join(map(str, found)) + " |", flush=True)
 
 

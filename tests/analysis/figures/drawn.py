@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import to_rgb
 
-from analysis import figures
+from analysis import contrast, contrast_domains, figures
 from analysis.experts.fit import fit_expert_law, size_slopes
 from analysis.fits import multipliers_of
 from analysis.isoflop.fit import fit_isoflop
 from analysis.parametric import fit_parametric
 from analysis.table.load import check_table
+from tests.analysis.contrast.test_documents import runs, scored
 
 mpl.use("Agg")
 BUDGETS = tuple(1e17 * 4**i for i in range(5))
@@ -169,6 +170,16 @@ def laws_compared():
     return figures.draw_experts(expert_sweep(), laws_of("loglinear", "power_floor", "clark"))
 
 
+def contrasts():
+    return contrast(usual()[0], "n_active_params", baselines=["dense", "moe n_experts=64"])
+
+
+def domains():
+    table = runs()
+    documents = scored(table, domains=("news", "poems"))
+    return contrast_domains(table, documents, "d_model", baselines=["none"])
+
+
 ALL = {
     "isoflop": lambda: figures.draw_isoflop(*usual()),
     "isoflop, 12 budgets": lambda: figures.draw_isoflop(*many_budgets()),
@@ -178,6 +189,8 @@ ALL = {
     "frontier": lambda: figures.draw_frontier(*usual()),
     "multipliers": lambda: figures.draw_multipliers(multipliers()),
     "forest": lambda: figures.draw_forest(multipliers(), [1e19], [3.0]),
+    "contrasts": lambda: figures.draw_contrasts(contrasts()),
+    "domains": lambda: figures.draw_domains(domains()),
     "experts": law_of_experts,
     "experts, laws compared": laws_compared,
     "active": lambda: figures.draw_active(active_table()),

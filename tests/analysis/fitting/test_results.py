@@ -24,6 +24,7 @@ from analysis.isoflop.fit import fit_isoflop
 from analysis.parametric import fit_parametric
 from analysis.study import Study
 from analysis.synthetic import ChinchillaSurface, ClarkSurface, simulate_experts, simulate_isoflop
+from tests.analysis.contrast import test_documents as of_documents
 from tests.analysis.curves.made import annealed
 from tests.analysis.test_adapters import three, written
 from tests.analysis.test_forgetting import stream_run
@@ -84,6 +85,7 @@ def results():
         analysis.seed_power(runs, target=0.01),
         analysis.contrast(runs, "n_params"),
         held(runs),
+        by_domain(),
         analysis.next_runs(runs, "peer-dense@1e19", 1e20),
         analysis.budget_multipliers(
             {C: analysis.compare_models(runs, budget=C) for C in (1e18, 1e19)}
@@ -169,6 +171,12 @@ def held(runs):
             "refuted_if: above 0}\n"
         )
         return analysis.hold_to(analysis.read_registration(path), runs, x="n_params")
+
+
+def by_domain():
+    own = of_documents.runs()
+    documents = of_documents.scored(own, domains=("news", "poems"))
+    return analysis.contrast_domains(own, documents, "d_model")
 
 
 def chosen():

@@ -1,0 +1,98 @@
+"""Differences of lowest losses as forest plots: by budget, and by domain of the held-out text."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis import numbers
+from analysis.contrast.domains import ContrastsByDomain
+from analysis.contrast.result import Contrasts, Difference
+from analysis.figures.layout import legends_below, panels, point, swatch
+from analysis.figures.palette import Look, looks
+from analysis.figures.style import edge
+
+_ROW = 0.2  # inches
+_MARKERS = ("o", "s", "D", "^", "v", "P", "X")  # of budgets, where layers have the colours
+_WIDEST = 4.0  # an interval is cut where it is so many times farther from 0 than the values
+
+
+def draw_contrasts(found: Contrasts) -> Figure:
+    """A panel for each layer subtracted, a row a budget and layer: the difference and its interval.
+
+    Hollow are those that Holm's correction is not for, if it is for some.
+    """
+    every = found.differences
+    baselines = list(dict.fromkeys(one.baseline for one in every))
+    own = {name: [one for one in every if one.baseline == name] for name in baselines}
+    series = looks([*dict.fromkeys(one.layer for one in every), *baselines])
+    figure, axes = panels(len(own), height=0.9 + _ROW * max(map(len, own.values())))
+    some = any(one.primary for one in every)
+    for axis, (baseline, rows) in zip(axes, own.items(), strict=True):
+        axis.set_title(f"minus {baseline}")
+        rows = sorted(rows, key=lambda one: one.budgets, reverse=True)
+        names = [f"{one.layer}, {', '.join(map(numbers.flops, one.budgets))}" for one in rows]
+        _forest_axis(axis, every, names)
+        axis.set_ylabel("layer, FLOPs")
+        for y, one in enumerate(rows):
+            _draw(axis, one, y, series[one.layer], hollow=some and not one.primary)
+    _legend(figure, found.level)
+    return figure
+
+
+def draw_domains(found: ContrastsByDomain) -> Figure:
+    """A panel for each two layers, a row a domain, a marker a budget: differences, intervals."""
+    rows = found.rows
+    pairs = list(dict.fromkeys((r.difference.layer, r.difference.baseline) for r in rows))
+    budgets = list(dict.fromkeys(row.difference.budgets for row in rows))
+    domains = list(dict.fromkeys(row.domain for row in rows))[::-1]
+    series = looks([name for pair in pairs for name in pair])
+    step = 0.7 / len(budgets)
+    figure, axes = panels(
+        len(pairs), height=0.9 + _ROW * len(domains) * max(1.0, 0.6 * len(budgets))
+    )
+    for i, (axis, (layer, baseline)) in enumerate(zip(axes, pairs, strict=True)):
+        axis.set_title(f"{layer} minus {baseline}")
+        names = domains if i == 0 else [""] * len(domains)
+        _forest_axis(axis, [row.difference for row in rows], names)
+        axis.set_ylabel("domain" if i == 0 else "")
+        for row in rows:
+            one = row.difference
+            if (one.layer, one.baseline) == (layer, baseline):
+                k = budgets.index(one.budgets)
+                y = domains.index(row.domain) + step * ((len(budgets) - 1) / 2 - k)
+                look = Look(colour=series[layer].colour, marker=_MARKERS[k % len(_MARKERS)])
+                _draw(axis, one, y, look, hollow=not row.has_documents)
+    marks = [
+        swatch(", ".join(map(numbers.flops, at)), edge(), marker=_MARKERS[k % len(_MARKERS)])
+        for k, at in enumerate(budgets)
+    ]
+    _legend(figure, found.whole.level, marks)
+    return figure
+
+
+def _forest_axis(axis: Axes, every: Sequence[Difference], names: Sequence[str]) -> None:
+    values = [one.value.value for one in every]
+    far = _WIDEST * max(map(abs, values))
+    ends = np.clip([end for one in every for end in one.value[1:]], -far, far)
+    low, high = min(0.0, *values, *ends), max(0.0, *values, *ends)
+    spare = 0.06 * (high - low) + 1e-6
+    axis.set_xlim(low - spare, high + spare)
+    axis.set_xlabel("difference (nats/token)")
+    axis.set_ylim(-0.7, len(names) - 0.3)
+    axis.set_yticks(range(len(names)), names)
+    axis.grid(axis="y", visible=False)
+    axis.axvline(0, color=edge(), lw=0.9, zorder=2)
+
+
+def _draw(axis: Axes, one: Difference, y: float, look: Look, *, hollow: bool) -> None:
+    ends = np.clip(one.value[1:], *axis.get_xlim())
+    axis.plot(ends, [y, y], color=look.colour, lw=1.2, zorder=3)
+    axis.plot(one.value.value, y, **point(look, hollow=hollow), zorder=4)
+
+
+def _legend(figure: Figure, level: float, marks: Sequence[Artist] = ()) -> None:
+    own = marks or [swatch("difference", edge(), marker="o")]
+    legends_below(figure, [*own, swatch(f"{level:.0%} interval", edge(), ls="-")])

@@ -1,0 +1,145 @@
+"""Laws of rates as `python -m analysis rates` wrote them, and how far rates used may be from best.
+
+The best rate of a cell is the law's, off by the law's own error (Student's t of its covariance, the
+same draw for all cells of a law) and by what the law misses of a cell (tau, of each its own). A
+rate that is off by e in ln(rate) costs k e^2, k being the curvature of the model's cells: one for
+all of a model, by parabolas of the rates that the cells' curves are of. Loss rises faster above the
+best rate than below it; a parabola has the mean of both sides.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.fitting.intervals import Array
+
+_DRAWS = 4000
+_REMEDY = "give the rates.json that `python -m analysis rates TABLE --out FOLDER` writes"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SavedLaw:
+    """ln lr* = theta . (1 for the model that it is and 0 for the others, ln of each column)."""
+
+    models: tuple[str, ...]
+    columns: tuple[str, ...]
+    theta: Array
+    covariance: Array
+    dof: int
+    tau: float
+
+    def design(self, rows: pd.DataFrame, models: Sequence[str]) -> Array:
+        """(S, p). Raises ValueError for a column that the rows have not."""
+        own = [[float(model == name) for model in models] for name in self.models]
+        for name in self.columns:
+            if name not in rows or not (rows[name].astype("float64") > 0).all():
+                raise ValueError(f"the law is of {name}, which these runs have not all")
+        logs = [np.log(rows[name].to_numpy(dtype=np.float64)) for name in self.columns]
+        return np.array([*own, *logs]).T
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SavedRates:
+    """laws: the chosen ones, those of one model first; curvatures: model -> k, nats over the square
+    of ln(rate).
+    """
+
+    path: str
+    laws: tuple[SavedLaw, ...]
+    curvatures: Mapping[str, float]
+
+    def costs(self, rows: pd.DataFrame, seed: int = 0) -> Array:
+        """Draws (K, S) of what the rate of each row costs, nats/token.
+
+        rows: with series, model and lr, and the laws' columns. Raises ValueError, a line, for a
+        model without a law or curvature, and for runs without a rate.
+        """
+        if "lr" not in rows or not (rows["lr"].astype("float64") > 0).all():
+            raise ValueError("not all runs have a rate, lr")
+        known = dict.fromkeys(name for law in self.laws for name in law.models)
+        models = [
+            series if series in known else model
+            for series, model in zip(rows["series"], rows["model"], strict=True)
+        ]
+        lost = [name for name in dict.fromkeys(models) if name not in known]
+        if lost:
+            raise ValueError(f"no law is of {', '.join(lost)}, but of {', '.join(known) or 'none'}")
+        flat = [name for name in dict.fromkeys(models) if not self.curvatures.get(name, 0.0) > 0]
+        if flat:
+            raise ValueError(f"no cell tells how much a rate costs {', '.join(flat)}")
+        rng = np.random.default_rng(seed)
+        used = np.log(rows["lr"].to_numpy(dtype=np.float64))
+        k = np.array([self.curvatures[model] for model in models])
+        costs, left = np.zeros((_DRAWS, len(rows))), np.full(len(rows), True)
+        for law in self.laws:
+            own = left & np.isin(models, law.models)
+            if not own.any():
+                continue
+            left &= ~own
+            X = law.design(rows[own], [m for m, mine in zip(models, own, strict=True) if mine])
+            normal = rng.multivariate_normal(np.zeros(X.shape[1]), law.covariance, size=_DRAWS)
+            wide = np.sqrt(law.dof / rng.chisquare(law.dof, size=_DRAWS))
+            best = X @ law.theta + (normal * wide[:, None]) @ X.T
+            best += law.tau * rng.standard_normal(best.shape)
+            costs[:, own] = k[own] * (used[own] - best) ** 2
+        return costs
+
+
+def read_rates(path: Path) -> SavedRates:
+    """Raises ValueError, a line, for a file that is no rates.json or has no law, OSError for one
+    that can't be read.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        groups = sorted(found["forms"], key=lambda group: len(group["models"]))
+        laws = [
+            _law(next(law for law in group["laws"] if law["label"] == group["chosen"]))
+            for group in groups
+        ]
+        curvatures = _curvatures(found["cells"])
+    except (ValueError, TypeError, KeyError, StopIteration) as error:
+        raise ValueError(f"{path} has no laws of rates ({error!r:.60}); {_REMEDY}") from None
+    if not laws:
+        raise ValueError(f"{path} has no law of rates, for its cells were too few; {_REMEDY}")
+    return SavedRates(path=str(path), laws=tuple(laws), curvatures=curvatures)
+
+
+def _law(node: Mapping[str, Any]) -> SavedLaw:
+    theta = np.array(node["theta"], dtype=np.float64)
+    covariance = np.array(node["covariance"], dtype=np.float64)
+    law = SavedLaw(
+        models=tuple(map(str, node["models"])),
+        columns=tuple(map(str, node["columns"])),
+        theta=theta,
+        covariance=covariance,
+        dof=int(node["dof"]),
+        tau=float(node["tau"]),
+    )
+    n = len(law.models) + len(law.columns)
+    if theta.shape != (n,) or covariance.shape != (n, n) or law.dof < 1 or not law.tau >= 0:
+        raise ValueError("a law's numbers don't go together")
+    if not (np.isfinite(theta).all() and np.isfinite(covariance).all()):
+        raise ValueError("a law has a number that is not finite")
+    return law
+
+
+def _curvatures(cells: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """k of each model, by least squares of parabolas that share it."""
+    sums: dict[str, list[float]] = {}
+    for cell in cells:
+        on = list(cell["fitted"])
+        u, losses = (np.array(cell[name], dtype=np.float64)[on] for name in ("lrs", "losses"))
+        if len(u) < 3:
+            continue
+        v = np.log(u) - np.log(u).mean()
+        line = np.stack([np.ones_like(v), v], axis=1)
+        bend = v**2 - line @ np.linalg.lstsq(line, v**2)[0]
+        total = sums.setdefault(str(cell["model"]), [0.0, 0.0])
+        total[0] += float(bend @ losses)
+        total[1] += float(bend @ bend)
+    return {model: above / below for model, (above, below) in sums.items() if below > 0}

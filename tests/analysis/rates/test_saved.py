@@ -1,0 +1,79 @@
+"""Laws of rates as they were saved, and what rates that are not the best cost."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import fit_rates
+from analysis.rates.saved import read_rates
+from tests.analysis.fitting.test_results import tuned
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Of five rates in six cells, about lr* = .008 (N / 3e7)^-.3 (D / 3e9)^.1; curvature .05."""
+    path = tmp_path / "rates.json"
+    path.write_text(json.dumps(fit_rates(tuned()).to_dict()))
+    return path
+
+
+def rows(*, times=1.0, n=3):
+    N = np.array([1e7, 3e7, 1e8])[:n]
+    best = 0.008 * (N / 3e7) ** -0.3 * (1e10 / 3e9) ** 0.1
+    return pd.DataFrame(
+        {"series": "dense", "model": "dense", "n_params": N, "n_tokens": 1e10, "lr": times * best}
+    )
+
+
+def test_a_law_is_read_back_and_a_rate_costs_by_its_distance(path):
+    saved = read_rates(path)
+    assert saved.curvatures["dense"] == pytest.approx(0.05, rel=0.1)
+    near, far = saved.costs(rows()), saved.costs(rows(times=np.e))
+    assert near.shape == (4000, 3)
+    assert (near >= 0).all()
+    assert near.mean() < 0.002
+    assert far.mean(axis=0) == pytest.approx([0.05] * 3, rel=0.3)
+
+
+def test_costs_are_those_of_draws_written_out(path):
+    """The mean of k e^2 over e of the law's covariance, by Student's t, and of tau."""
+    saved = read_rates(path)
+    (law,) = [one for one in saved.laws if one.models == ("dense",)]
+    costs, dof = saved.costs(rows(times=1.5)), law.dof
+    for i, row in enumerate(rows(times=1.5).itertuples()):
+        x = np.array([1.0, *(np.log(getattr(row, name)) for name in law.columns)])
+        off = np.log(row.lr) - x @ law.theta
+        variance = x @ law.covariance @ x * dof / (dof - 2) + law.tau**2
+        want = saved.curvatures["dense"] * (off**2 + variance)
+        assert costs[:, i].mean() == pytest.approx(want, rel=0.1)  # 4,000 draws
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "peer", "series": "peer"}, "no law is of peer, but of dense"),
+        ({"lr": np.nan}, "not all runs have a rate"),
+        ({"n_params": np.nan}, "the law is of n_params"),
+    ],
+)
+def test_runs_that_no_law_is_of_are_a_line(path, change, message):
+    with pytest.raises(ValueError, match=message):
+        read_rates(path).costs(rows().assign(**change))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{}", "[]", '{"forms": [], "cells": []}', '{"forms": 3, "cells": []}',
+     '{"forms": [{"models": ["a"], "laws": [], "chosen": "x"}], "cells": []}',
+     '{"forms": [{"models": ["a"], "chosen": "x", "laws": [{"label": "x", "models": ["a"], '
+     '"columns": [], "theta": [1.0, 2.0], "covariance": [[1.0]], "dof": 3, "tau": 0}]}], '
+     '"cells": []}'],
+)  # fmt: skip
+def test_a_file_that_is_none_is_a_line(tmp_path, text):
+    path = tmp_path / "rates.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"rates.json has no laws? of rates") as raised:
+        read_rates(path)
+    assert "\n" not in str(raised.value)
