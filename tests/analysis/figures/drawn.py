@@ -171,7 +171,7 @@ def laws_compared():
 
 
 def contrasts():
-    return contrast(usual()[0], "n_active_params", baselines=["dense", "moe n_experts=64"])
+    return contrast(usual()[0], "n_active_params", baselines=["dense", "moe"])
 
 
 def domains():

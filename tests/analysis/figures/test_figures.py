@@ -126,7 +126,7 @@ def test_is_legible(name, dark):
 @pytest.mark.parametrize("name", NAMES)
 def test_axes_name_their_quantity_and_unit(name):
     units = ("parameters", "tokens", "FLOPs", "nats", "per token", "%", "number of", "heads h")
-    units += ("compute multiplier", "model")  # a ratio, and names
+    units += ("compute multiplier", "model", "domain")  # a ratio, and names
     labels = drawing(name, False).labels
     half = len(labels) // 2
     assert any(labels[:half])
