@@ -26,18 +26,18 @@ def draw_contrasts(found: Contrasts) -> Figure:
     """
     every = found.differences
     baselines = list(dict.fromkeys(one.baseline for one in every))
-    own = {name: [one for one in every if one.baseline == name] for name in baselines}
     series = looks([*dict.fromkeys(one.layer for one in every), *baselines])
-    figure, axes = panels(len(own), height=0.9 + _ROW * max(map(len, own.values())))
+    rows = sorted(dict.fromkeys((one.budgets, one.layer) for one in every), reverse=True)
+    names = [f"{layer}, {', '.join(map(numbers.flops, budgets))}" for budgets, layer in rows]
+    figure, axes = panels(len(baselines), height=0.9 + _ROW * len(rows))
     some = any(one.primary for one in every)
-    for axis, (baseline, rows) in zip(axes, own.items(), strict=True):
+    for i, (axis, baseline) in enumerate(zip(axes, baselines, strict=True)):
         axis.set_title(f"minus {baseline}")
-        rows = sorted(rows, key=lambda one: one.budgets, reverse=True)
-        names = [f"{one.layer}, {', '.join(map(numbers.flops, one.budgets))}" for one in rows]
-        _forest_axis(axis, every, names)
-        axis.set_ylabel("layer, FLOPs")
-        for y, one in enumerate(rows):
-            _draw(axis, one, y, series[one.layer], hollow=some and not one.primary)
+        _forest_axis(axis, every, names, "layer, FLOPs" if i == 0 else None)
+        for one in every:
+            if one.baseline == baseline:
+                y = rows.index((one.budgets, one.layer))
+                _draw(axis, one, y, series[one.layer], hollow=some and not one.primary)
     _legend(figure, found.level)
     return figure
 
@@ -55,9 +55,8 @@ def draw_domains(found: ContrastsByDomain) -> Figure:
     )
     for i, (axis, (layer, baseline)) in enumerate(zip(axes, pairs, strict=True)):
         axis.set_title(f"{layer} minus {baseline}")
-        names = domains if i == 0 else [""] * len(domains)
-        _forest_axis(axis, [row.difference for row in rows], names)
-        axis.set_ylabel("domain" if i == 0 else "")
+        every = [row.difference for row in rows]
+        _forest_axis(axis, every, domains, "domain" if i == 0 else None)
         for row in rows:
             one = row.difference
             if (one.layer, one.baseline) == (layer, baseline):
@@ -73,7 +72,10 @@ def draw_domains(found: ContrastsByDomain) -> Figure:
     return figure
 
 
-def _forest_axis(axis: Axes, every: Sequence[Difference], names: Sequence[str]) -> None:
+def _forest_axis(
+    axis: Axes, every: Sequence[Difference], names: Sequence[str], label: str | None
+) -> None:
+    """label: of the names, which stand where there is one."""
     values = [one.value.value for one in every]
     far = _WIDEST * max(map(abs, values))
     ends = np.clip([end for one in every for end in one.value[1:]], -far, far)
@@ -82,7 +84,8 @@ def _forest_axis(axis: Axes, every: Sequence[Difference], names: Sequence[str]) 
     axis.set_xlim(low - spare, high + spare)
     axis.set_xlabel("difference (nats/token)")
     axis.set_ylim(-0.7, len(names) - 0.3)
-    axis.set_yticks(range(len(names)), names)
+    axis.set_yticks(range(len(names)), names if label else [""] * len(names))
+    axis.set_ylabel(label or "")
     axis.grid(axis="y", visible=False)
     axis.axvline(0, color=edge(), lw=0.9, zorder=2)
 
