@@ -36,6 +36,7 @@ from experiments.config.hydra_version import composing
 from experiments.points import point
 from experiments.run import main
 from experiments.system import environment
+from tests.chromium import NAMES, Browser, find_chromium
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TINY = (  # overrides for a model that trains in a second, on the nursery
@@ -111,6 +112,17 @@ def hub_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
     for name in [n for n in sys.modules if n.split(".")[0] == "transformers_modules"]:
         del sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A real browser; tests that need it skip where there is none."""
+    program = find_chromium()
+    if program is None:
+        pytest.skip(f"none of {', '.join(NAMES)} is here: apt-get install chromium")
+    browser = Browser(program, tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
 
 
 @functools.cache

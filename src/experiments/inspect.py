@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 USAGE = """\
 usage: python -m experiments.inspect RUN [texts=NAME,...] [layers=NAME,...] ...
 
-Reads texts with a finished run's model, and keeps of each layer which experts read them: tables
-and a card of each layer, in a folder. Interrupted, the same command goes on. With text="..." it
-says instead what each expert adds to the logit of the next token.
+Reads texts with a finished run's model, and keeps of each layer which experts read them: tables,
+a card of each layer and a page, inspect.html, in a folder. Interrupted, the same command goes on.
+With text="..." it says instead what each expert adds to the logit of the next token.
 
   RUN                         the run's folder, results/<sweep>/<run_id>
   texts=NAME,...              sets ({sets}), files of text,
@@ -61,9 +61,11 @@ def inspect_run(
     from experiments.finished.model import trained_model
     from experiments.inspection.cards import layer_card
     from experiments.inspection.interface import inspected_layers
+    from experiments.inspection.page.page import page_of
     from experiments.inspection.reading import Pass, read_through
-    from experiments.inspection.results import read_cards, write_results
+    from experiments.inspection.results import FORMAT, read_cards, write_results
     from experiments.inspection.statistics import Bounds
+    from experiments.inspection.tables import inspection_of
     from experiments.inspection.texts import read_texts
     from experiments.system.disk import make_folder
 
@@ -72,6 +74,7 @@ def inspect_run(
     found_layers = inspected_layers(model, layers)
     batch_size = point.config.evaluation.batch_size or point.config.ladder.batch_size
     identity: dict[str, Any] = {
+        "format": FORMAT,
         "run_id": record.run_id,
         "layers_read": [layer.name for layer in found_layers],
         "texts": [{"name": t.name, "digest": t.digest, "max_tokens": t.max_tokens} for t in chosen],
@@ -85,6 +88,7 @@ def inspect_run(
         seq_len=point.config.data.seq_len,
         batch_size=batch_size,
         vocab_size=vocabulary.n_entries,
+        end_of_text=vocabulary.end_of_text,
         bounds=Bounds(),
         identity=identity,
     )
@@ -96,7 +100,8 @@ def inspect_run(
     make_folder(folder)
     found = read_through(model, found_layers, reading, folder)
     cards = [layer_card(layer, found[layer.name]) for layer in found_layers]
-    write_results(folder, cards, found, chosen, vocabulary.tokenizer(), identity)
+    whole = inspection_of(found_layers, cards, found, chosen, vocabulary.tokenizer(), identity)
+    write_results(folder, whole, page_of(whole, name=record.model))
     return cards
 
 
@@ -192,11 +197,13 @@ def _run(words: Words) -> None:
         run_dir, _names(values.get("texts")), words.overrides, layers=layers, folder=out
     )
     from experiments.inspection.cards import cards_table
+    from experiments.inspection.results import PAGE
 
     print("\n".join(aligned(cards_table(cards), n_left=2)))
     if not all(card.routed for card in cards):
         print("* no router: of each token, the hidden units that write most")
     print(f"tables: {out}")
+    print(f"page: {out / PAGE}")
 
 
 def main() -> None:

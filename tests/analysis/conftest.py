@@ -11,7 +11,6 @@ import pytest
 
 from analysis.fitting.clusters import drawn_counts
 from experiments.records.record import write_record
-from tests.analysis.report.chromium import NAMES, Browser, find_chromium
 from tests.conftest import REPOSITORY
 from tests.records.test_record import record
 
@@ -58,17 +57,6 @@ def few_draws() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("analysis.laws.fit.drawn_counts", few)
         yield
-
-
-@pytest.fixture(scope="session")
-def browser(tmp_path_factory):
-    """A real browser; tests that need it skip where there is none."""
-    program = find_chromium()
-    if program is None:
-        pytest.skip(f"none of {', '.join(NAMES)} is here: apt-get install chromium")
-    browser = Browser(program, tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
 
 
 @pytest.fixture

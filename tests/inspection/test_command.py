@@ -14,6 +14,7 @@ import pytest
 from experiments import inspect
 from experiments.inspect import explain_text, inspect_run
 from experiments.inspection import reading
+from experiments.inspection.results import TABLES
 from experiments.points.planning import make_point
 from experiments.records.record import read_record, write_record
 from experiments.training.execute import execute
@@ -61,7 +62,7 @@ def test_usage_is_what_the_run_logged(run_dir, capsys):
     assert (peer.name, peer.n_experts, peer.n_slots) == ("blocks.1.ffn", 256, 32)
     assert peer.n_tokens == record.n_eval_tokens == 320
     folder = run_dir / "inspection"
-    content = json.loads((folder / "card.json").read_text())
+    content = json.loads((folder / "card.json").read_text())["identity"]
     assert content["run_id"] == record.run_id
     assert content["texts"][0]["name"] == "validation"
     experts = [row for row in rows(folder / "experts.csv") if row["layer"] == peer.name]
@@ -128,7 +129,7 @@ def test_goes_on_after_an_interruption_with_the_same_results(run_dir, tmp_path, 
     monkeypatch.setattr(reading.LayerStatistics, "add", add)
     again = look(run_dir, "validation", folder=tmp_path / "uncut")
     assert again[1].n_tokens > whole[1].n_tokens
-    for name in ("card.json", "experts.csv", "contexts.csv", "tokens.csv"):
+    for name in ("card.json", "inspect.html", *(f"{name}.csv" for name in TABLES)):
         cut, uncut = (tmp_path / folder / name for folder in ("cut", "uncut"))
         assert cut.read_bytes() == uncut.read_bytes(), name
 
@@ -145,6 +146,8 @@ def test_each_text_is_a_domain(run_dir, tmp_path):
         assert own == pytest.approx(float(row["mass"]))
     contexts = rows(folder / "contexts.csv")
     assert {row["text"] for row in contexts} == {"cats", "dogs"}
+    lifts = rows(folder / "lifts.csv")
+    assert {row["low"] for row in lifts} == {""}  # each text is one document
     text = {"cats": first.read_text(), "dogs": second.read_text()}
     for row in contexts:
         whole = row["before"] + row["token"] + row["after"]
@@ -245,3 +248,4 @@ def test_the_command_prints_a_line_a_layer(run_dir, command):
     assert re.search(r"^blocks\.1\.ffn  PEER  +256 ", out, re.MULTILINE)
     assert "* no router" in out
     assert f"tables: {run_dir / 'inspection'}" in out
+    assert f"page: {run_dir / 'inspection' / 'inspect.html'}" in out

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from experiments.inspection.cards import layer_card, top_share
+from experiments.inspection.documents import ends_of
 from experiments.inspection.interface import Inspected
 from experiments.inspection.pairs import PairCounts
 from experiments.inspection.statistics import Bounds, LayerStatistics
@@ -28,12 +29,18 @@ def some_slots(seed, n=T):
     )
 
 
+def documents(i):
+    """Of 12 tokens each; those of a second batch go on, and each text's begin with 0."""
+    return (np.arange(T) + T * (i % 2)) // 12
+
+
 @pytest.fixture
 def batches():
     """Slots, ids and places of four batches, two of each text."""
     made = np.random.default_rng(0)
     return [
-        (some_slots(i), made.integers(0, VOCAB, T), np.arange(T) + T * i, i // 2) for i in range(4)
+        (some_slots(i), made.integers(0, VOCAB, T), np.arange(T) + T * i, i // 2, documents(i))
+        for i in range(4)
     ]
 
 
@@ -49,12 +56,15 @@ def test_all_sums_by_a_loop(batches):
     found = added(batches, bounds)
     tokens, slots, squares = Counter(), Counter(), defaultdict(float)
     mass, pairs, readings = defaultdict(float), Counter(), defaultdict(list)
-    n_distinct = 0
-    for read, ids, places, text in batches:
+    n_distinct, of_documents, lengths, sums = 0, defaultdict(float), Counter(), defaultdict(float)
+    for read, ids, places, text, numbers in batches:
         for t in range(T):
             together = defaultdict(float)
+            lengths[text, numbers[t]] += 1
             for j in range(J):
                 expert = int(read.experts[t, j])
+                sums[expert] += float(read.weights[t, j])
+                of_documents[text, numbers[t], expert] += float(read.gates[t, j])
                 slots[expert] += 1
                 squares[expert] += float(read.weights[t, j]) ** 2
                 mass[text, expert] += float(read.gates[t, j])
@@ -67,6 +77,20 @@ def test_all_sums_by_a_loop(batches):
     assert found.n_tokens.tolist() == [tokens[e] for e in range(N)]
     assert found.n_slots.tolist() == [slots[e] for e in range(N)]
     np.testing.assert_allclose(found.squares, [squares[e] for e in range(N)], rtol=1e-12)
+    np.testing.assert_allclose(found.weights, [sums[e] for e in range(N)], rtol=1e-12)
+    moments = found.documents.moments()
+    for text in range(2):
+        own = [n for (t, _), n in lengths.items() if t == text]
+        assert moments.n_documents[text] == len(own) == 5
+        assert moments.n_tokens[text] == sum(own) == 2 * T
+        assert moments.squared_tokens[text] == sum(n**2 for n in own)
+        for expert in range(N):
+            read = {d: m for (t, d, e), m in of_documents.items() if (t, e) == (text, expert)}
+            assert moments.n_read[text, expert] == len(read)
+            squares = sum(m**2 for m in read.values())
+            assert moments.squares[text, expert] == pytest.approx(squares, rel=1e-12)
+            products = sum(m * lengths[text, d] for d, m in read.items())
+            assert moments.products[text, expert] == pytest.approx(products, rel=1e-12)
     for text in range(2):
         expected = [mass[text, e] for e in range(N)]
         np.testing.assert_allclose(found.mass[text], expected, rtol=1e-12)
@@ -101,6 +125,13 @@ def test_goes_on_from_a_state_to_the_bit(batches):
             assert np.array_equal(one[name], other[name]), name
 
 
+@pytest.mark.parametrize("at_once", [1, 4, 100])
+def test_places_that_end_documents(at_once):
+    tokens = np.array([5, 0, 0, 3, 4, 1, 0])
+    assert ends_of(tokens, 0, at_once).tolist() == [1, 2, 6]
+    assert ends_of(tokens, 9, at_once).tolist() == []
+
+
 def test_rare_pairs_are_dropped_and_by_how_much_counts_may_be_low_is_known():
     made = np.random.default_rng(1)
     counts, true = PairCounts(VOCAB, limit=20), Counter()
@@ -125,7 +156,7 @@ def test_of_a_layer_without_a_router_the_units_that_write_most_count():
     units = torch.arange(N).expand(5, N)
     slots = Slots(experts=units, gates=gates, weights=gates, all_experts=True)
     statistics = LayerStatistics(N, 1, VOCAB, Bounds(n_units=3, n_pairs=100))
-    statistics.add(slots, np.zeros(5, np.int64), np.arange(5), 0)
+    statistics.add(slots, np.zeros(5, np.int64), np.arange(5), 0, np.zeros(5, np.int64))
     largest = gates >= gates.sort(descending=True).values[:, 2:3]
     assert statistics.n_tokens.tolist() == largest.sum(0).tolist()
     assert statistics.mass[0] == pytest.approx((gates * largest).sum(0).double().numpy())
@@ -164,6 +195,8 @@ def test_memory_is_bounded_by_what_is_said():
     rng = np.random.default_rng(0)
     for i in range(20):
         slots = some_slots(i)
-        statistics.add(slots, rng.integers(0, VOCAB, T), np.arange(T) + i * T, 0)
+        statistics.add(
+            slots, rng.integers(0, VOCAB, T), np.arange(T) + i * T, 0, documents(0) + 3 * i
+        )
     held = sum(array.nbytes for array in statistics.state().values())
     assert held <= bounds.n_bytes(1000, 2, VOCAB)

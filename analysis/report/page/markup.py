@@ -1,14 +1,10 @@
 """A page as HTML that holds its style, its script and its drawings, and asks for nothing else."""
 
-import base64
-import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
-from importlib import resources
 from typing import Any, assert_never
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from analysis.report.page.blocks import (
@@ -25,6 +21,7 @@ from analysis.report.page.blocks import (
 from analysis.report.page.cells import body_rows, head_cells
 from analysis.report.page.csv_link import csv_address
 from analysis.report.page.svg import Svgs, aspect
+from experiments.system.page.shell import Part, document, environment, resource
 
 _FILTERED_FROM = 11  # rows; a shorter table is read at a glance
 _WIDE = 1.6  # width over height from which a phone scrolls a drawing instead of shrinking it
@@ -34,31 +31,32 @@ _View = tuple[str, Mapping[str, Any]]  # the macro of blocks.html and what it sh
 def render(page: Page) -> str:
     sections = [*page.sections, *_commands(page)]
     anchors, svgs = _Anchors(sections), Svgs()
-    views = [
-        {
-            "title": section.title,
-            "anchor": anchors.of_section[i],
-            "blocks": [
-                _view(block, anchors.of_block.get((i, k), ""), anchors, svgs)
+    macros = _macros()
+    parts = [
+        Part(
+            title=section.title,
+            anchor=anchors.of_section[i],
+            body=Markup("\n").join(
+                _drawn(macros, _view(block, anchors.of_block.get((i, k), ""), anchors, svgs))
                 for k, block in enumerate(section.blocks)
-            ],
-        }
+            ),
+        )
         for i, section in enumerate(sections)
     ]
-    script = _resource("page.js")
-    styles = (_resource("page.css"), _resource("blocks.css"), svgs.css())
-    return (
-        _templates()
-        .get_template("page.html")
-        .render(
-            page=page,
-            sections=views,
-            style=Markup("\n".join(styles)),
-            definitions=Markup(svgs.definitions()),
-            script=Markup(script),
-            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
-        )
+    return document(
+        title=page.title,
+        subtitle=page.subtitle,
+        generated=page.generated,
+        parts=parts,
+        styles=(_resource("blocks.css"), svgs.css()),
+        definitions=svgs.definitions(),
+        script=_resource("page.js"),
     )
+
+
+def _drawn(macros: Any, view: _View) -> Markup:
+    kind, shown = view
+    return Markup(getattr(macros, kind)(shown))
 
 
 class _Anchors:
@@ -149,16 +147,9 @@ def _table(block: DataTable, anchor: str) -> Mapping[str, Any]:
 
 
 @cache
-def _templates() -> Environment:
-    return Environment(
-        loader=FunctionLoader(_resource),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+def _macros() -> Any:
+    return environment(_resource).get_template("blocks.html").module
 
 
 def _resource(name: str) -> str:
-    return resources.files("analysis.report.page").joinpath(name).read_text(encoding="utf-8")
+    return resource(name, "analysis.report.page")

@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from experiments.data.windows import ScoredWindows
+from experiments.inspection.documents import ends_of
 from experiments.inspection.interface import Inspected, device_of, listening
 from experiments.inspection.statistics import Bounds, LayerStatistics
 from experiments.inspection.texts import Text
@@ -39,6 +40,7 @@ class Pass:
     seq_len: int
     batch_size: int
     vocab_size: int
+    end_of_text: int
     bounds: Bounds
     identity: dict[str, Any]
 
@@ -54,12 +56,16 @@ class Pass:
             for text in self.texts
         ]
 
-    def batches(self) -> Iterator[tuple[int, Tensor, np.ndarray]]:
-        """Number of the text, (batch, seq) ids, and their (batch, seq) places in all texts."""
+    def batches(self) -> Iterator[tuple[int, Tensor, np.ndarray, np.ndarray]]:
+        """Number of the text, (batch, seq) ids, their (batch, seq) places in all texts, and the
+        numbers of their documents in the text. What ends a document is a token of it.
+        """
         first = 0
         for number, windows in enumerate(self.windows()):
+            ends = ends_of(windows.tokens, self.end_of_text)
             for i, batch in enumerate(windows):
-                yield number, batch.inputs, windows.places(i) - 1 + first  # targets' are one on
+                places = windows.places(i) - 1  # targets' are one on
+                yield number, batch.inputs, places + first, np.searchsorted(ends, places)
             first += len(windows.tokens)
 
     def n_batches(self) -> int:
@@ -93,7 +99,9 @@ def read_through(
 
     def hear(layer: Inspected, x: Tensor, tokens: Tokens | None) -> None:
         slots = layer.layer.slots(x, tokens)
-        found[layer.name].add(slots, place["ids"], place["places"], place["text"])
+        found[layer.name].add(
+            slots, place["ids"], place["places"], place["text"], place["documents"]
+        )
 
     device, saved = device_of(model), time.monotonic()
     bar = tqdm(
@@ -102,10 +110,15 @@ def read_through(
     )  # fmt: skip
     exact = torch.autocast(device.type, enabled=False)
     with bar, torch.no_grad(), exact, listening(layers, hear):
-        for i, (text, ids, places) in enumerate(reading.batches()):
+        for i, (text, ids, places, documents) in enumerate(reading.batches()):
             if i < done:
                 continue
-            place = {"ids": ids.numpy().ravel(), "places": places.ravel(), "text": text}
+            place = {
+                "ids": ids.numpy().ravel(),
+                "places": places.ravel(),
+                "text": text,
+                "documents": documents.ravel(),
+            }
             model(ids.to(device))
             bar.update()
             if time.monotonic() - saved >= SECONDS:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from experiments.inspection.documents import DocumentSums
 from experiments.inspection.pairs import PENDING, PairCounts
 from experiments.models.ffn._slots import Slots
 from experiments.models.usage import ExpertUsage
@@ -27,17 +28,19 @@ class Bounds:
     def n_bytes(self, n_experts: int, n_texts: int, vocab_size: int) -> int:
         """The memory of one layer's statistics, at most."""
         n_pairs = min(self.n_pairs, n_experts * vocab_size)
-        return n_experts * (24 + 8 * n_texts + 12 * self.n_contexts) + 64 * (n_pairs + PENDING)
+        own = n_experts * (32 + 8 * n_texts + 12 * self.n_contexts)
+        return own + DocumentSums.n_bytes(n_experts, n_texts) + 64 * (n_pairs + PENDING)
 
 
 class LayerStatistics:
     """Sums over tokens for each of N experts.
 
-    n_tokens (N,): tokens that read it, in one slot or several. n_slots (N,): slots. squares (N,):
-    of weights, summed. mass (n_texts, N): of gates, as ExpertUsage sums them, by text.
-    context_gates and context_places (N, n_contexts): its largest gates (of a token's slots
-    together) and where they were, -1 where there are fewer; ties go to the earlier. pairs: counts
-    by token id, in tokens. total: tokens, slots and distinct experts of tokens, over all.
+    n_tokens (N,): tokens that read it, in one slot or several. n_slots (N,): slots. weights and
+    squares (N,): of weights and of their squares. mass (n_texts, N): of gates, as ExpertUsage sums
+    them, by text. context_gates and context_places (N, n_contexts): its largest gates (of a token's
+    slots together) and where they were, -1 where there are fewer; ties go to the earlier. pairs:
+    counts by token id, in tokens. documents: sums over documents. total: tokens, slots and distinct
+    experts of tokens, over all.
     """
 
     def __init__(self, n_experts: int, n_texts: int, vocab_size: int, bounds: Bounds) -> None:
@@ -45,28 +48,34 @@ class LayerStatistics:
         self.usages = [ExpertUsage(n_experts) for _ in range(n_texts)]
         self.n_tokens = np.zeros(n_experts, np.int64)
         self.n_slots = np.zeros(n_experts, np.int64)
+        self.weights = np.zeros(n_experts)
         self.squares = np.zeros(n_experts)
         self.context_gates = np.full((n_experts, bounds.n_contexts), -np.inf, np.float32)
         self.context_places = np.full((n_experts, bounds.n_contexts), -1, np.int64)
         self.pairs = PairCounts(vocab_size, bounds.n_pairs)
+        self.documents = DocumentSums(n_experts, n_texts)
         self.total = np.zeros(3, np.int64)
 
     @property
     def mass(self) -> np.ndarray:
         return np.stack([usage.weight.numpy() for usage in self.usages])
 
-    def add(self, slots: Slots, ids: np.ndarray, places: np.ndarray, text: int) -> None:
-        """Slots of T tokens with these (T,) ids, at these (T,)
-        places of all texts in a row, in text number `text`."""
+    def add(
+        self, slots: Slots, ids: np.ndarray, places: np.ndarray, text: int, documents: np.ndarray
+    ) -> None:
+        """Slots of T tokens with these (T,) ids, at these (T,) places of all texts in a row, in
+        text number `text`, of its documents of these numbers (T,), ascending.
+        """
         experts, gates, weights = slots.experts, slots.gates, slots.weights
         if slots.all_experts:
             gates, kept = gates.topk(min(self.bounds.n_units, gates.shape[1]))
             experts, weights = experts.gather(1, kept), weights.gather(1, kept)
         self.usages[text].add(experts, gates)
         n_tokens, n_slots = experts.shape
-        flat, squares = _plain(experts).ravel(), _plain(weights.double().square()).ravel()
+        flat, of_weights = _plain(experts).ravel(), _plain(weights.double()).ravel()
         np.add.at(self.n_slots, flat, 1)
-        np.add.at(self.squares, flat, squares)
+        np.add.at(self.weights, flat, of_weights)
+        np.add.at(self.squares, flat, of_weights**2)
         # a token's slots of one expert, together
         key = np.repeat(np.arange(n_tokens), n_slots) * self.n_experts + flat
         key, slot = np.unique(key, return_inverse=True)
@@ -75,6 +84,7 @@ class LayerStatistics:
         token, expert = np.divmod(key, self.n_experts)
         np.add.at(self.n_tokens, expert, 1)
         self.pairs.add(expert, ids[token])
+        self.documents.add(token, expert, together, documents, text)
         self._keep(expert, together.astype(np.float32), places[token])
         self.total += np.array([n_tokens, n_tokens * n_slots, len(key)])
 
@@ -100,7 +110,8 @@ class LayerStatistics:
         """All sums, as load() takes them."""
         own = {name: getattr(self, name) for name in _ARRAYS}
         pairs = {f"pairs.{name}": value for name, value in self.pairs.state().items()}
-        return {**own, "mass": self.mass, **pairs}
+        documents = {f"documents.{name}": own for name, own in self.documents.state().items()}
+        return {**own, "mass": self.mass, **pairs, **documents}
 
     def load(self, state: dict[str, np.ndarray]) -> None:
         """Goes on from there, to the bit."""
@@ -108,10 +119,13 @@ class LayerStatistics:
             getattr(self, name)[...] = state[name]
         for usage, weight in zip(self.usages, state["mass"], strict=True):
             usage.weight.copy_(torch.from_numpy(weight))
-        self.pairs.load({name: state[f"pairs.{name}"] for name in ("keys", "counts", "error")})
+        for name in ("pairs", "documents"):
+            begin = f"{name}."
+            own = {k.removeprefix(begin): v for k, v in state.items() if k.startswith(begin)}
+            getattr(self, name).load(own)
 
 
-_ARRAYS = ("n_tokens", "n_slots", "squares", "context_gates", "context_places", "total")
+_ARRAYS = ("n_tokens", "n_slots", "weights", "squares", "context_gates", "context_places", "total")
 
 
 def _plain(values: Tensor) -> np.ndarray:

@@ -227,6 +227,13 @@ class KeyedFFN(FFN, ABC):
     def queries(self, x: Tensor) -> Tensor:
         """x (T, d_model) to (T, H, 2 d): H queries of two halves each."""
 
+    def grid(self) -> tuple[int, int] | None:
+        """As Slotted has it. Where groups have experts of their own, a row is of one of them, and
+        those of a column share its place in their groups alone.
+        """
+        _, n_second = self.config.key_sets
+        return self.config.n_experts // n_second, n_second
+
     def _retrieve(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         """(T, H, 2 d) to the (T, H, top_k) best scores and their experts.
 

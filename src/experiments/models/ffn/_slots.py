@@ -64,6 +64,13 @@ class Slotted(ABC):
         rows = F.embedding(slots.experts, self.slot_rows())
         return slots.weights.unsqueeze(-1) * rows.to(slots.weights.dtype)
 
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of the experts: expert i is in row i // columns, and those of a row
+        share the first half of a product key, those of a column the second. None: they have no
+        product keys.
+        """
+        return None
+
     def beside(self, x: Tensor, tokens: Tokens | None = None) -> Tensor | None:
         """The share of no slot, (T, d_model), as that of shared experts; None: nothing."""
         return None

@@ -174,5 +174,8 @@ class Omni(FFN, Routed):
     def expert_rows(self) -> dict[str, Tensor]:
         return {"w_down": self.w_down, "w_up": self.w_up}
 
+    def grid(self) -> tuple[int, int]:
+        return self.side, self.side
+
     def beside(self, x: Tensor, tokens: Tokens | None = None) -> Tensor:
         return self.mlp(x)

@@ -1,0 +1,133 @@
+"""What the page's script draws, as plain values, of the tables and no more."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from experiments.inspection.cards import LayerCard
+from experiments.inspection.results import Inspection
+
+_LEVELS = 254  # of a map's colours, beside 0 for no mass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How much of the tables a page holds: cells of a map's side, experts of a group, contexts of
+    an expert.
+    """
+
+    side: int = 256
+    experts: int = 12
+    contexts: int = 8
+
+
+def layer_data(found: Inspection, card: LayerCard, size: Size) -> dict[str, Any]:
+    """One layer's part of the page."""
+    own = {name: table[table["layer"] == card.name] for name, table in found.tables.items()}
+    texts = [text["name"] for text in found.identity["texts"]]
+    chosen = own["chosen"][own["chosen"]["rank"] <= size.experts]
+    groups = {name: ids["expert"].tolist() for name, ids in chosen.groupby("group", sort=False)}
+    shown = set(chosen["expert"].tolist())
+    by_expert = {name: _by_expert(own[name], shown, columns) for name, columns in _SHOWN.items()}
+    total = float(own["experts"]["mass"].sum())
+    return {
+        "name": card.name,
+        "kind": card.kind,
+        "routed": card.routed,
+        "n": card.n_experts,
+        "map": _map(own["map"], found.about[card.name]["map"], texts, size.side),
+        "tests": found.about[card.name]["lifts"],
+        "groups": groups,
+        "experts": [_expert(expert, by_expert, total, size) for expert in sorted(shown)],
+    }
+
+
+_Rows = list[list[Any]]
+_SHOWN = {
+    "experts": ("n_tokens", "n_documents", "mass"),
+    "contexts": ("gate", "text", "position", "before", "token", "after"),
+    "tokens": ("token", "n_tokens"),
+    "lifts": ("text", "lift", "low", "high", "q"),
+}
+
+
+def _by_expert(table: pd.DataFrame, shown: set[int], columns: Sequence[str]) -> dict[int, _Rows]:
+    """The values of each shown expert's lines."""
+    table = table[table["expert"].isin(shown)]
+    found: dict[int, _Rows] = {expert: [] for expert in shown}
+    values = (table[name].tolist() for name in columns)
+    for expert, *row in zip(table["expert"].tolist(), *values, strict=True):
+        found[expert].append(row)
+    return found
+
+
+def _expert(
+    expert: int, tables: Mapping[str, Mapping[int, _Rows]], total: float, size: Size
+) -> dict[str, Any]:
+    own = {name: rows[expert] for name, rows in tables.items()}
+    ((n_tokens, n_documents, mass),) = own["experts"]
+    return {
+        "expert": expert,
+        "n_tokens": n_tokens,
+        "n_documents": n_documents,
+        "share": _plain(mass / total if total else 0.0),
+        "contexts": _plain(own["contexts"][: size.contexts]),
+        "tokens": own["tokens"],
+        "lifts": _plain(own["lifts"]),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """To six digits. JSON has no number that is not finite: none of them is shown as one."""
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if np.isfinite(value) else None
+    return value
+
+
+def _map(
+    table: pd.DataFrame, about: Mapping[str, Any], texts: list[str], side: int
+) -> dict[str, Any]:
+    """Each text's cells as bytes, row by row: 0 for no mass, else 1 to 255 from the least to the
+    most, evenly in the logarithm.
+    """
+    grid = np.zeros((len(texts), about["rows"], about["columns"]))
+    number = table["text"].map({name: i for i, name in enumerate(texts)}).to_numpy(np.int64)
+    grid[number, table["row"], table["column"]] = table["mass"]
+    tall = -(-about["rows"] // side)
+    wide = -(-about["columns"] // (side if about["sub_keys"] else 4 * side))
+    grid = np.pad(grid, ((0, 0), (0, -grid.shape[1] % tall), (0, -grid.shape[2] % wide)))
+    shape = (len(texts), grid.shape[1] // tall, tall, grid.shape[2] // wide, wide)
+    grid = grid.reshape(shape).sum((2, 4))
+    drawn = [(name, own) for name, own in zip(texts, grid, strict=True) if own.any()]
+    if len(texts) > 1:
+        drawn.insert(0, ("all texts", grid.sum(0)))
+    return {
+        "rows": grid.shape[1],
+        "columns": grid.shape[2],
+        "tall": tall * about["tall"],
+        "wide": wide * about["wide"],
+        "across": about["n_columns"],
+        "sub_keys": about["sub_keys"],
+        "texts": [{"name": name, **_levels(own / own.sum())} for name, own in drawn],
+    }
+
+
+def _levels(share: np.ndarray) -> dict[str, Any]:
+    some = share > 0
+    least, most = float(share[some].min()), float(share.max())
+    span = np.log(most / least)
+    place = np.zeros(share.shape)
+    if span > 0:
+        place[some] = np.log(share[some] / least) / span
+    levels = np.where(some, 1 + np.rint(_LEVELS * place), 0).astype(np.uint8)
+    return {
+        "least": least,
+        "most": most,
+        "levels": base64.b64encode(levels.tobytes()).decode("ascii"),
+    }

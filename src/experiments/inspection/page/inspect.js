@@ -1,0 +1,239 @@
+"use strict";
+// It draws the tables that are in the page as JSON. Texts are strangers': they become text nodes,
+// never markup.
+
+const data = JSON.parse(document.getElementById("_data").textContent);
+const $ = (id) => document.getElementById(id);
+const ready = []; // what is drawn again for another layer
+let layer = data.layers[0];
+
+function el(tag, attributes, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes ?? {})) made.setAttribute(name, value);
+  made.append(...children.filter((child) => child !== null));
+  return made;
+}
+
+function svg(tag, attributes, ...children) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
+
+const whole = (n) => n.toLocaleString("en");
+const percent = (share) => `${Number((100 * share).toPrecision(3))} %`;
+const digits = (x) => (x === null ? "–" : x !== 0 && (x < 0.01 || x >= 1e4)
+  ? x.toExponential(1) : String(Number(x.toPrecision(3))));
+const line = (text) => text.replace(/[\n\r]+/g, "⏎"); // of a text that has several
+const quoted = (token) => JSON.stringify(token);
+
+function table(heads, rows) {
+  const head = el("tr", {}, ...heads.map(([name, kind]) =>
+    el("th", { scope: "col", class: kind ?? "" }, name)));
+  const lines = rows.map((row) => el("tr", {}, ...row.map((cell, i) =>
+    el("td", { class: heads[i][1] ?? "" }, cell))));
+  return [el("thead", {}, head), el("tbody", {}, ...lines)];
+}
+
+function placeOf(expert) {
+  const map = layer.map;
+  if (!map.sub_keys) return "";
+  return `sub-keys ${Math.floor(expert / map.across)} and ${expert % map.across}`;
+}
+
+// --- the map ---
+
+const canvas = $("map_canvas");
+let shown = null; // text, its levels, and the cell of the cursor
+
+function colour(name) {
+  const hex = getComputedStyle(document.documentElement).getPropertyValue(name).trim().slice(1);
+  return [0, 2, 4].map((i) => parseInt(hex.slice(i, i + 2), 16));
+}
+
+function shareAt(text, level) {
+  return level === 0 ? 0 : text.least * (text.most / text.least) ** ((level - 1) / 254);
+}
+
+function range(from, n, end, name) {
+  const last = Math.min(from + n, end) - 1;
+  return last > from ? `${name}s ${whole(from)} to ${whole(last)}` : `${name} ${whole(from)}`;
+}
+
+function cellName(row, column) {
+  const { tall, wide, across, sub_keys } = layer.map;
+  if (!sub_keys) return range(column * wide, wide, layer.n, "expert");
+  const rows = range(row * tall, tall, layer.n / across, "row");
+  const columns = range(column * wide, wide, across, "column");
+  const own = tall * wide === 1 ? `, expert ${whole(row * across + column)}` : "";
+  return `${rows}, ${columns}${own}`;
+}
+
+function drawMap() {
+  const { rows, columns } = layer.map;
+  const [least, most] = [colour("--least"), colour("--most")];
+  canvas.width = columns;
+  canvas.height = rows;
+  canvas.classList.toggle("strip", !layer.map.sub_keys);
+  const picture = new ImageData(columns, rows);
+  shown.levels.forEach((level, i) => {
+    if (level === 0) return;
+    for (let c = 0; c < 3; c++) {
+      picture.data[4 * i + c] = least[c] + (most[c] - least[c]) * (level - 1) / 254;
+    }
+    picture.data[4 * i + 3] = 255;
+  });
+  canvas.getContext("2d").putImageData(picture, 0, 0);
+}
+
+function showCell(row, column) {
+  const { rows, columns } = layer.map;
+  shown.row = Math.max(0, Math.min(rows - 1, row));
+  shown.column = Math.max(0, Math.min(columns - 1, column));
+  const cursor = $("map_cursor");
+  cursor.hidden = false;
+  cursor.style.left = `${100 * shown.column / columns}%`;
+  cursor.style.top = `${100 * shown.row / rows}%`;
+  cursor.style.width = `${100 / columns}%`;
+  cursor.style.height = `${100 / rows}%`;
+  const level = shown.levels[shown.row * columns + shown.column];
+  const share = level === 0 ? "no mass" : `${percent(shareAt(shown.text, level))} of the mass`;
+  $("map_cell").textContent = `${cellName(shown.row, shown.column)}: ${share}`;
+}
+
+function chooseMap() {
+  const { map } = layer;
+  const text = map.texts[$("map_text").selectedIndex];
+  const levels = Uint8Array.from(atob(text.levels), (sign) => sign.charCodeAt(0));
+  shown = { text, levels, row: 0, column: 0 };
+  const cells = map.tall * map.wide > 1
+    ? ` A cell is the sum of ${map.sub_keys ? `${map.tall} × ${map.wide}` : map.wide} experts.` : "";
+  $("map_note").textContent = (map.sub_keys
+    ? "Rows are sub-keys of the first half of the product keys, columns those of the second, 0 at "
+      + "the top left."
+    : "A strip of all experts in the order of their numbers: this layer has no product keys.")
+    + ` The darker a cell (the lighter, on a dark page), the more mass: the scale is logarithmic, `
+    + `and blank cells have none.${cells} Arrow keys choose a cell.`;
+  $("map_least").textContent = percent(text.least);
+  $("map_most").textContent = percent(text.most);
+  canvas.setAttribute("aria-label", `Mass of ${layer.name}, ${text.name}`);
+  $("map_cursor").hidden = true;
+  $("map_cell").textContent = "";
+  drawMap();
+  const order = [...levels.keys()].sort((a, b) => levels[b] - levels[a]).slice(0, 10);
+  $("map_top").replaceChildren(...table(
+    [["cells of the most mass"], ["share of the mass", "number"]],
+    order.filter((i) => levels[i]).map((i) => [
+      cellName(Math.floor(i / map.columns), i % map.columns), percent(shareAt(text, levels[i]))])));
+}
+
+ready.push(() => {
+  const before = $("map_text").value;
+  $("map_text").replaceChildren(...layer.map.texts.map(({ name }) =>
+    el("option", { value: name }, name)));
+  if (layer.map.texts.some(({ name }) => name === before)) $("map_text").value = before;
+  chooseMap();
+});
+$("map_text").addEventListener("change", chooseMap);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawMap);
+canvas.addEventListener("click", (event) => {
+  const box = canvas.getBoundingClientRect();
+  showCell(Math.floor((event.clientY - box.top) / box.height * layer.map.rows),
+    Math.floor((event.clientX - box.left) / box.width * layer.map.columns));
+});
+canvas.addEventListener("keydown", (event) => {
+  const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+  if (!(event.key in step)) return;
+  event.preventDefault();
+  const [down, right] = step[event.key];
+  if ($("map_cursor").hidden) showCell(0, 0);
+  else showCell(shown.row + down, shown.column + right);
+});
+
+// --- the experts ---
+
+const SPAN = Math.log(32); // lifts from 1/32 to 32 are drawn
+
+function interval(low, high, lift) {
+  const x = (value) => 60 + 60 * Math.max(-1, Math.min(1, Math.log(value) / SPAN));
+  const drawn = svg("svg", { class: "interval", width: 120, height: 12, "aria-hidden": "true" },
+    svg("line", { class: "one", x1: 60, x2: 60, y1: 0, y2: 12 }));
+  if (low !== null) drawn.append(svg("line", { x1: x(low), x2: x(high ?? 1e9), y1: 6, y2: 6 }));
+  if (lift !== null) drawn.append(svg("circle", { cx: x(lift), cy: 6, r: 3 }));
+  return drawn;
+}
+
+function contextsOf(expert) {
+  return el("ol", { class: "contexts" }, ...expert.contexts.map(
+    ([gate, text, position, before, token, after]) => el("li", {},
+      el("span", { class: "from" }, `${digits(gate)}, ${text} at ${whole(position)}: `),
+      line(before), el("mark", {}, line(token)), line(after))));
+}
+
+function tokensOf(expert) {
+  const most = Math.max(...expert.tokens.map(([, n]) => n));
+  const bar = (n) => {
+    const made = el("span", { class: "bar" });
+    made.style.width = `${100 * n / most}%`;
+    return made;
+  };
+  return el("table", {}, ...table(
+    [["token", "token"], ["times", "number"], ["of its tokens", "number"], ["", "bars"]],
+    expert.tokens.map(([token, n]) =>
+      [quoted(token), whole(n), percent(n / expert.n_tokens), bar(n)])));
+}
+
+function liftsOf(expert) {
+  return el("table", {}, ...table(
+    [["text"], ["lift", "number"], [`${percent(layer.tests.level)} interval`], ["q", "number"], [""]],
+    expert.lifts.map(([text, lift, low, high, q]) => [
+      text, digits(lift),
+      low === null ? "too few documents" : `${digits(low)} to ${high === null ? "∞" : digits(high)}`,
+      digits(q), interval(low, high, lift)])));
+}
+
+function cardOf(expert) {
+  const id = `expert_${expert.expert}`;
+  const part = (title, content) => el("div", {}, el("h4", {}, title), content);
+  const place = placeOf(expert.expert);
+  return el("article", { "aria-labelledby": id },
+    el("h3", { id }, `Expert ${whole(expert.expert)}`),
+    el("p", {}, `${place ? `${place}; ` : ""}read by ${whole(expert.n_tokens)} tokens of `
+      + `${whole(expert.n_documents)} documents; ${percent(expert.share)} of the layer's mass`),
+    part("Largest gates", contextsOf(expert)),
+    el("div", { class: "columns" },
+      part("Tokens that read it most often", tokensOf(expert)),
+      data.texts.length > 1 ? part("Lift by text, from 1/32 to 32", liftsOf(expert)) : null));
+}
+
+function drawExperts() {
+  const group = $("experts_group").value;
+  const chosen = layer.groups[group] ?? [];
+  const { n_tested, n_significant } = layer.tests;
+  const notes = {
+    used: `The ${chosen.length} experts of the largest mass.`,
+    random: `${chosen.length} experts at random, of those with any mass.`,
+    specific: `Of ${whole(n_tested)} lifts that could be tested, ${whole(n_significant)} differ `
+      + `significantly from 1. ${chosen.length ? `The ${chosen.length} experts of the highest `
+      + "lower end follow." : "No expert is used significantly more in one text."}`,
+  };
+  $("experts_note").textContent = notes[group];
+  const byNumber = new Map(layer.experts.map((expert) => [expert.expert, expert]));
+  $("experts_list").replaceChildren(...chosen.map((number) => cardOf(byNumber.get(number))));
+}
+ready.push(drawExperts);
+$("experts_group").addEventListener("change", drawExperts);
+
+// --- the layer, which all parts have in common ---
+
+const choosers = [...document.querySelectorAll("select.layer")];
+function chooseLayer(number) {
+  layer = data.layers[number];
+  for (const chooser of choosers) chooser.value = number;
+  ready.forEach((draw) => draw());
+}
+for (const chooser of choosers) {
+  chooser.addEventListener("change", () => chooseLayer(Number(chooser.value)));
+}
+chooseLayer(0);

@@ -1,0 +1,71 @@
+"""The page as one file of HTML: at most LIMIT bytes, and it says what it leaves out for that."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from experiments.inspection.page.data import Size, layer_data
+from experiments.inspection.results import Inspection
+from experiments.system.page.shell import Part, document, environment, resource
+
+LIMIT = 5_000_000  # bytes
+_SIZES = (
+    Size(),
+    Size(side=128),
+    Size(side=64, experts=6),
+    Size(side=32, experts=3, contexts=4),
+)
+
+
+def page_of(found: Inspection, *, name: str, limit: int = LIMIT) -> str:
+    """The page. name: of the model. Where all of it would be too large, maps become coarser and
+    experts fewer, and then the last layers are left out; the tables have all of them.
+    """
+    for size in _SIZES:
+        layers = [layer_data(found, card, size) for card in found.cards]
+        page = _document(found, name, layers, size)
+        if len(page.encode()) <= limit:
+            return page
+    while len(layers) > 1:
+        layers = layers[: (len(layers) + 1) // 2]
+        page = _document(found, name, layers, size)
+        if len(page.encode()) <= limit:
+            return page
+    raise ValueError(f"a page of one layer is larger than {limit:,} bytes; name fewer texts")
+
+
+def _document(found: Inspection, name: str, layers: Sequence[dict[str, Any]], size: Size) -> str:
+    macros: Any = environment(_resource).get_template("inspect.html").module
+    texts = [{**text, "n_tokens": text["max_tokens"] or "all"} for text in found.identity["texts"]]
+    shown = {
+        "cards": found.cards,
+        "texts": texts,
+        "layers": layers,
+        "size": size,
+        "whole": _SIZES[0],
+        "n_layers": len(found.cards),
+        "about": found.about,
+    }
+    parts = [
+        Part(title=title, anchor=macro, body=Markup(getattr(macros, macro)(shown)))
+        for title, macro in (
+            ("Layers", "layers"),
+            ("Where the mass is", "map"),
+            ("Experts", "experts"),
+            ("Numbers, and what they do not say", "numbers"),
+        )
+    ]
+    return document(
+        title=f"Inside {name} {found.identity['run_id']}",
+        subtitle="Which experts tokens read, where, and how much",
+        generated=f"python -m experiments.inspect, texts: {', '.join(t['name'] for t in texts)}",
+        parts=parts,
+        styles=[_resource("inspect.css")],
+        script=_resource("inspect.js"),
+        data={"layers": list(layers), "texts": [text["name"] for text in texts]},
+    )
+
+
+def _resource(name: str) -> str:
+    return resource(name, "experiments.inspection.page")

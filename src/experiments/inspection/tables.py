@@ -1,0 +1,182 @@
+"""The tables of an inspection: experts, their contexts, tokens and lifts, and the map of mass."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tokenizers import Tokenizer
+
+from experiments.inspection.cards import LayerCard
+from experiments.inspection.chosen import chosen_experts
+from experiments.inspection.documents import DocumentMoments
+from experiments.inspection.interface import Inspected
+from experiments.inspection.lifts import Lifts, lifts
+from experiments.inspection.maps import MassMap, mass_map
+from experiments.inspection.results import Inspection
+from experiments.inspection.statistics import LayerStatistics
+from experiments.inspection.texts import Text
+
+N_TOKENS = 10  # ids of each expert in `tokens`
+N_SHOWN = 1000  # experts of a layer with contexts, tokens and lifts: those of the largest mass
+_BEFORE, _AFTER = 24, 8  # tokens of a context
+
+
+def inspection_of(
+    layers: Sequence[Inspected],
+    cards: Sequence[LayerCard],
+    found: Mapping[str, LayerStatistics],
+    texts: Sequence[Text],
+    tokenizer: Tokenizer,
+    identity: Mapping[str, Any],
+) -> Inspection:
+    """All tables. Experts that no token read have no line; contexts, tokens and lifts are of the
+    N_SHOWN of the largest mass and of those that are chosen for the page.
+    """
+    parts: dict[str, list[pd.DataFrame]] = {}
+    about: dict[str, Any] = {}
+    names = [text.name for text in texts]
+    for layer in layers:
+        own = found[layer.name]
+        moments = own.documents.moments()
+        lifted, cells = lifts(own.mass, moments), mass_map(own.mass, layer.layer.grid())
+        chosen = chosen_experts(own.mass.sum(0), lifted)
+        shown = np.union1d(_largest(own), chosen["expert"])
+        for name, table in (
+            ("experts", _experts(own, moments, names)),
+            ("chosen", chosen),
+            ("contexts", _contexts(own, shown, texts, tokenizer)),
+            ("tokens", _tokens(own, shown, tokenizer)),
+            ("lifts", _lifts(lifted, moments, shown, names)),
+            ("map", _map(cells, names)),
+        ):
+            table.insert(0, "layer", layer.name)
+            parts.setdefault(name, []).append(table)
+        about[layer.name] = {
+            "lifts": {
+                "level": lifted.level,
+                "n_tested": lifted.n_tested,
+                "n_significant": lifted.n_significant,
+            },
+            "map": {
+                "rows": cells.mass.shape[1],
+                "columns": cells.mass.shape[2],
+                "tall": cells.tall,
+                "wide": cells.wide,
+                "n_columns": cells.n_columns,
+                "sub_keys": cells.sub_keys,
+            },
+        }
+    return Inspection(
+        identity=identity,
+        cards=tuple(cards),
+        about=about,
+        tables={name: pd.concat(own, ignore_index=True) for name, own in parts.items()},
+    )
+
+
+def _experts(
+    found: LayerStatistics, moments: DocumentMoments, texts: Sequence[str]
+) -> pd.DataFrame:
+    """A line an expert: tokens, slots and documents that read it, gates' mass, weights and their
+    squares; mass by text.
+    """
+    expert = np.flatnonzero(found.n_slots)
+    mass = found.mass[:, expert]
+    columns = {
+        "expert": expert,
+        "n_tokens": found.n_tokens[expert],
+        "n_slots": found.n_slots[expert],
+        "n_documents": moments.n_read[:, expert].sum(0),
+        "mass": mass.sum(0),
+        "weights": found.weights[expert],
+        "squares": found.squares[expert],
+    }
+    by_text = {f"mass.{text}": own for text, own in zip(texts, mass, strict=True)}
+    return pd.DataFrame({**columns, **by_text})
+
+
+def _largest(found: LayerStatistics) -> np.ndarray:
+    """The N_SHOWN experts of the largest mass that were read."""
+    largest = np.argsort(-found.mass.sum(0), kind="stable")[:N_SHOWN]
+    return largest[found.n_slots[largest] > 0]
+
+
+def _contexts(
+    found: LayerStatistics, shown: np.ndarray, texts: Sequence[Text], tokenizer: Tokenizer
+) -> pd.DataFrame:
+    """A line a context: an expert's largest gates, and the text around each."""
+    row, rank = np.nonzero(found.context_places[shown] >= 0)
+    expert = shown[row]
+    place = found.context_places[expert, rank]
+    ends = np.cumsum([len(text.tokens) for text in texts])
+    number = np.searchsorted(ends, place, side="right")
+    offset = place - np.concatenate([[0], ends])[number]
+    around = [_around(texts[n], int(at), tokenizer) for n, at in zip(number, offset, strict=True)]
+    return pd.DataFrame(
+        {
+            "expert": expert,
+            "rank": rank + 1,
+            # the shortest number of each float32, which a CSV has too
+            "gate": [float(str(gate)) for gate in found.context_gates[expert, rank]],
+            "text": [texts[n].name for n in number],
+            "position": offset,
+            "before": [before for before, _, _ in around],
+            "token": [token for _, token, _ in around],
+            "after": [after for _, _, after in around],
+        }
+    )
+
+
+def _around(text: Text, at: int, tokenizer: Tokenizer) -> tuple[str, str, str]:
+    start, end = max(0, at - _BEFORE), min(len(text.tokens), at + 1 + _AFTER)
+    parts = (text.tokens[start:at], text.tokens[at : at + 1], text.tokens[at + 1 : end])
+    before, token, after = (decoded(tokenizer, part) for part in parts)
+    return before, token, after
+
+
+def _tokens(found: LayerStatistics, shown: np.ndarray, tokenizer: Tokenizer) -> pd.DataFrame:
+    """A line an expert and a token id: the ids that most often read it."""
+    wanted = set(shown.tolist())
+    rows = [row for row in found.pairs.most_common(N_TOKENS) if row[0] in wanted]
+    return pd.DataFrame(
+        {
+            "expert": [expert for expert, _, _ in rows],
+            "id": [token for _, token, _ in rows],
+            "token": [decoded(tokenizer, np.array([token])) for _, token, _ in rows],
+            "n_tokens": [n for _, _, n in rows],
+        }
+    )
+
+
+def _lifts(
+    lifted: Lifts, moments: DocumentMoments, shown: np.ndarray, texts: Sequence[str]
+) -> pd.DataFrame:
+    """A line an expert and a text."""
+    values = {name: getattr(lifted, name)[:, shown] for name in ("lift", "low", "high", "p", "q")}
+    return pd.DataFrame(
+        {
+            "expert": np.repeat(shown, len(texts)),
+            "text": list(texts) * len(shown),
+            **{name: value.T.ravel() for name, value in values.items()},
+            "n_documents": moments.n_read[:, shown].T.ravel(),
+        }
+    )
+
+
+def _map(cells: MassMap, texts: Sequence[str]) -> pd.DataFrame:
+    """A line a text and a cell with any mass; rows and columns count from 0."""
+    text, row, column = np.nonzero(cells.mass)
+    return pd.DataFrame(
+        {
+            "text": np.array(texts)[text],
+            "row": row,
+            "column": column,
+            "mass": cells.mass[text, row, column],
+        }
+    )
+
+
+def decoded(tokenizer: Tokenizer, ids: np.ndarray) -> str:
+    """The text of ids, those of special entries too."""
+    return str(tokenizer.decode(ids.tolist(), skip_special_tokens=False))

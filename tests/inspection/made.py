@@ -1,0 +1,53 @@
+"""An inspection of slots that are drawn, over texts whose words no page may take for markup."""
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models
+
+from experiments.inspection.cards import layer_card
+from experiments.inspection.interface import Inspected
+from experiments.inspection.statistics import Bounds, LayerStatistics
+from experiments.inspection.tables import inspection_of
+from experiments.inspection.texts import Text
+from experiments.models.ffn._slots import Slots
+from experiments.models.ffn.dense import DenseConfig
+from experiments.models.ffn.pkm import PKMConfig
+
+EVIL = "</script><img src=x onerror=alert(1)>"
+WORDS = ("<end>", EVIL, "<!--<script>", "&lt;b&gt;", "\"'`", "=1+1", " the", "\n", "\u2028", "NA")
+TEXTS = ("evil</title><script>alert(2)</script>", "dogs")
+N_TOKENS, LENGTH = 400, 10  # of a text, and of its documents
+
+
+def made_inspection(n_experts=64, names=TEXTS):
+    """A layer of product keys and a dense one; half of the experts are read in one text alone."""
+    rng = np.random.default_rng(0)
+    tokenizer = Tokenizer(models.WordLevel(dict(zip(WORDS, range(len(WORDS)))), unk_token="<end>"))
+    layers = [
+        Inspected(name="blocks.0.ffn", block=0, module=PKMConfig(n_experts=n_experts).build(4)),
+        Inspected(name="blocks.1.ffn", block=1, module=DenseConfig(width_factor=2).build(4)),
+    ]
+    texts, found = [], {}
+    for name in names:
+        tokens = rng.integers(1, len(WORDS), N_TOKENS)
+        tokens[LENGTH - 1 :: LENGTH] = 0
+        texts.append(Text(name=name, tokens=tokens, digest=name))
+    documents = np.arange(N_TOKENS) // LENGTH
+    for layer in layers:
+        n = layer.n_experts
+        own = LayerStatistics(n, len(texts), len(WORDS), Bounds(n_units=3))
+        for i, text in enumerate(texts):
+            experts = torch.tensor(rng.integers(0, n, (N_TOKENS, 4)))
+            if len(texts) > 1 and n == n_experts:
+                experts = torch.where(experts < n // 2, experts, n // 2 + (experts % 4) + 4 * i)
+            gates = torch.tensor(rng.random((N_TOKENS, 4)))
+            slots = Slots(experts=experts, gates=gates, weights=gates)
+            own.add(slots, text.tokens, np.arange(N_TOKENS) + i * N_TOKENS, i, documents)
+        found[layer.name] = own
+    identity = {
+        "format": 2,
+        "run_id": "0123",
+        "texts": [{"name": text.name, "digest": "", "max_tokens": None} for text in texts],
+    }
+    cards = [layer_card(layer, found[layer.name]) for layer in layers]
+    return inspection_of(layers, cards, found, texts, tokenizer, identity), found

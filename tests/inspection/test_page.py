@@ -1,0 +1,143 @@
+"""The page of an inspection: its numbers are the tables', it is escaped, and it is small."""
+
+import base64
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from experiments.inspection.maps import mass_map
+from experiments.inspection.page.data import Size, layer_data
+from experiments.inspection.page.page import page_of
+from experiments.inspection.results import read_inspection, write_results
+from experiments.system.page.shell import json_inside
+from tests.inspection.made import EVIL, TEXTS, made_inspection
+
+
+@pytest.fixture(scope="module")
+def made():
+    return made_inspection()
+
+
+def data_of(page):
+    (text,) = re.findall(r'<script type="application/json" id="_data">(.*?)</script>', page)
+    return json.loads(text)
+
+
+def test_tables_are_read_back_as_they_were_and_make_the_same_page(made, tmp_path):
+    found, _ = made
+    page = page_of(found, name="pkm")
+    write_results(tmp_path, found, page)
+    again = read_inspection(tmp_path)
+    assert again.cards == found.cards
+    for name, table in found.tables.items():
+        pd.testing.assert_frame_equal(again.tables[name], table, check_dtype=False)
+    assert page_of(again, name="pkm") == page == (tmp_path / "inspect.html").read_text()
+
+
+def test_texts_stay_texts(made):
+    page = page_of(made[0], name=EVIL)
+    assert EVIL not in page
+    assert "<img" not in page
+    assert page.count("<script") == page.count("</script") == 2
+    assert "<!--<script>" not in page
+    (layer, _) = data_of(page)["layers"]
+    tokens = {token for expert in layer["experts"] for token, _ in expert["tokens"]}
+    assert {EVIL, "\u2028", "=1+1", "\n"} <= tokens
+    assert data_of(page)["texts"] == list(TEXTS)
+    assert json.loads(json_inside("a\ud800<b>&")) == "a?<b>&"
+    policy = re.findall(r'Content-Security-Policy" content="(.*?)"', page)
+    assert policy[0].startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'; ")
+    assert not re.search(r'(?:src|href)="(?!#|data:)', page)
+
+
+def test_its_numbers_are_those_of_the_statistics(made):
+    found, statistics = made
+    own = statistics["blocks.0.ffn"]
+    (layer, dense) = data_of(page_of(found, name="pkm"))["layers"]
+    mass = own.mass.sum(0)
+    used = np.argsort(-mass, kind="stable")[:12].tolist()
+    assert layer["groups"]["used"] == used
+    assert set(layer["groups"]["specific"]) == {*range(32, 40)}  # read in one text alone
+    assert len(layer["groups"]["random"]) == 12
+    by_number = {expert["expert"]: expert for expert in layer["experts"]}
+    for number in used:
+        expert = by_number[number]
+        assert expert["n_tokens"] == own.n_tokens[number]
+        assert expert["share"] == pytest.approx(mass[number] / mass.sum(), rel=1e-5)
+        gates = own.context_gates[number]
+        assert [gate for gate, *_ in expert["contexts"]] == pytest.approx(gates.tolist(), rel=1e-5)
+        assert len(expert["lifts"]) == 2
+    tests = found.about["blocks.0.ffn"]["lifts"]
+    q = found.tables["lifts"].query("layer == 'blocks.0.ffn'")["q"]
+    assert tests["n_significant"] == (q <= 0.05).sum() >= 16
+    assert layer["map"]["sub_keys"]
+    assert not dense["map"]["sub_keys"]
+    assert [text["name"] for text in layer["map"]["texts"]] == ["all texts", *TEXTS]
+    for text, share in zip(layer["map"]["texts"], (mass, *own.mass), strict=True):
+        share = share / share.sum()
+        levels = np.frombuffer(base64.b64decode(text["levels"]), np.uint8)
+        assert (levels > 0).tolist() == (share > 0).tolist()
+        shown = text["least"] * (text["most"] / text["least"]) ** ((levels - 1.0) / 254)
+        np.testing.assert_allclose(shown[levels > 0], share[levels > 0], rtol=0.02)
+
+
+def test_with_one_text_there_is_no_lift_to_tell():
+    found, _ = made_inspection(names=("one",))
+    (layer, _) = data_of(page_of(found, name="pkm"))["layers"]
+    assert "specific" not in layer["groups"]
+    assert layer["tests"]["n_tested"] == 0
+    assert [text["name"] for text in layer["map"]["texts"]] == ["one"]
+
+
+@pytest.mark.parametrize("grid", [(600, 300), (64, 64), None])
+def test_a_map_is_the_sum_of_its_cells(grid):
+    n = 600 * 300 if grid is None else grid[0] * grid[1]
+    mass = np.random.default_rng(0).random((2, n))
+    found = mass_map(mass, grid)
+    assert found.mass.shape[1] <= 256
+    assert found.mass.shape[2] <= (256 if grid else 1024)
+    columns = n if grid is None else grid[1]
+    expected = np.zeros_like(found.mass)
+    for expert in range(0, n, 997):
+        row, column = expert // columns // found.tall, expert % columns // found.wide
+        expected[:, row, column] += mass[:, expert]
+    some = np.zeros_like(mass)
+    some[:, ::997] = mass[:, ::997]
+    np.testing.assert_allclose(mass_map(some, grid).mass, expected)
+    assert found.mass.sum() == pytest.approx(mass.sum())
+
+
+def test_a_page_that_would_be_too_large_says_what_it_leaves_out(made):
+    found, _ = made
+    whole = page_of(found, name="pkm")
+    assert "Left out" not in whole
+    small = page_of(found, name="pkm", limit=len(whole) - 20_000)
+    assert len(small.encode()) <= len(whole) - 20_000
+    assert "Left out" in small
+    assert re.search(r"each group has \d+ experts", small)
+    n = len(data_of(small)["layers"][0]["experts"])
+    assert n < len(data_of(whole)["layers"][0]["experts"])
+    with pytest.raises(ValueError, match="a page of one layer is larger than 5,000 bytes"):
+        page_of(found, name="pkm", limit=5000)
+    many = replace(found, cards=found.cards[:1] * 6)
+    few = page_of(many, name="pkm", limit=len(small) - 15_000)
+    assert re.search(r"\d layers, but for their line above", few)
+    assert few.count('<th scope="row">blocks.0.ffn') == 6
+    assert len(data_of(few)["layers"]) < 6
+
+
+def test_a_coarser_map_has_the_same_mass(made):
+    found, statistics = made
+    (text, *_) = layer_data(found, found.cards[0], Size(side=3))["map"]["texts"]
+    levels = np.frombuffer(base64.b64decode(text["levels"]), np.uint8)
+    assert len(levels) == 9
+    cells = np.zeros((3, 3))
+    mass = statistics["blocks.0.ffn"].mass.sum(0)
+    for expert in range(64):
+        cells[expert // 8 // 3, expert % 8 // 3] += mass[expert] / mass.sum()
+    assert text["most"] == pytest.approx(cells.max())
+    assert levels.argmax() == cells.argmax()

@@ -1,0 +1,112 @@
+"""The page in a real browser: silent, for the keyboard too, and strangers' texts stay texts."""
+
+import pytest
+
+from experiments.inspection.page.page import page_of
+from tests.analysis.report.test_page_browser import CONTRAST
+from tests.inspection.made import EVIL, made_inspection
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "inspect.html"
+    path.write_text(page_of(made_inspection()[0], name="pkm"), encoding="utf-8")
+    return path
+
+
+def choose(browser, id_, value):
+    browser.run(
+        f"""(() => {{ const chooser = document.getElementById({id_!r});
+        chooser.value = {value!r}; chooser.dispatchEvent(new Event("change")); }})()"""
+    )
+
+
+def text_of(browser, selector):
+    return browser.run(f"document.querySelector({selector!r}).innerText")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_fits_is_legible_and_silent(browser, path, width, scheme):
+    browser.open(path, width=width, scheme=scheme)
+    assert browser.run("document.documentElement.scrollWidth <= innerWidth")
+    assert browser.run(CONTRAST) >= 4.5
+    choose(browser, "experts_group", "specific")
+    choose(browser, "map_layer", "1")
+    assert text_of(browser, "#map_note").startswith("A strip of all experts")
+    assert browser.run("document.getElementById('experts_layer').value") == "1"
+    assert browser.run("document.querySelectorAll('img, script:not([type])').length") == 1
+    assert browser.complaints() == []
+
+
+def test_the_map_is_read_by_keys(browser, path):
+    browser.open(path)
+    browser.run("document.getElementById('map_canvas').focus()")
+    for key in ("ArrowDown", "ArrowDown", "ArrowRight"):
+        browser.call("Input.dispatchKeyEvent", type="keyDown", key=key, code=key)
+    cell = text_of(browser, "#map_cell")
+    assert cell.startswith("row 1, column 1, expert 9: ")
+    assert cell.endswith("% of the mass")
+    drawn = """(() => { const canvas = document.getElementById("map_canvas");
+      const at = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+      return [...at].filter((value, i) => i % 4 === 3 && value === 255).length; })()"""
+    assert browser.run(drawn) == 40  # of 64 experts have mass
+    browser.run("document.getElementById('map_text').selectedIndex = 1")
+    browser.run("document.getElementById('map_text').dispatchEvent(new Event('change'))")
+    assert browser.run(drawn) == 36
+
+
+def test_the_tab_key_reaches_every_control(browser, path):
+    browser.open(path)
+    wanted = browser.run(
+        "[...document.querySelectorAll('select, canvas, main [tabindex]')]"
+        ".filter((e) => e.checkVisibility()).length"
+    )
+    reached = set()
+    for _ in range(60):
+        browser.press("Tab", "\t")
+        reached.add(
+            browser.run(
+                "[...document.querySelectorAll('select, canvas, main [tabindex]')]"
+                ".indexOf(document.activeElement)"
+            )
+        )
+    assert len(reached - {-1}) == wanted > 5
+    named = (
+        "[...document.querySelectorAll('select, input, canvas, [role=region]')].every((e) =>"
+        " e.labels?.length || e.ariaLabel)"
+    )
+    assert browser.run(named)
+
+
+def test_an_expert_shows_its_contexts_with_the_token_marked(browser, path):
+    browser.open(path)
+    assert browser.run("document.querySelectorAll('article').length") == 12
+    marks = browser.run("[...document.querySelectorAll('mark')].map((e) => e.textContent)")
+    assert EVIL in marks
+    assert browser.run("document.querySelectorAll('article img').length") == 0
+    choose(browser, "experts_group", "specific")
+    note = text_of(browser, "#experts_note")
+    assert note.startswith("Of ")
+    assert "differ significantly from 1" in note
+    assert browser.run("document.querySelectorAll('article').length") == 8
+    lift = text_of(browser, "article .columns div:nth-child(2) tbody tr")
+    assert " to " in lift
+    assert browser.complaints() == []
+
+
+def test_says_that_it_needs_its_script(browser, path):
+    browser.open(path, script=False)
+    assert browser.run("document.querySelector('table').checkVisibility()")
+    assert "needs the page's script" in browser.run("document.body.innerText")
+
+
+def test_runs_no_script_but_its_own(browser, path, tmp_path):
+    tampered = tmp_path / "tampered.html"
+    page = path.read_text()
+    tampered.write_text(page.replace("</main>", "<script>document.title = 'evil'</script></main>"))
+    browser.open(tampered)
+    assert browser.run("document.title").startswith("Inside pkm")
+    assert "script-src" in str(browser.complaints())
