@@ -17,6 +17,7 @@ from analysis.laws.identify import Optimum, refuse
 from analysis.laws.law import Law, Variables
 from analysis.laws.pattern import misses_in_a_pattern
 from analysis.laws.result import FittedLaw, Residual, Runs
+from analysis.laws.turn import turns_with_experts
 
 F = TypeVar("F", bound=FittedLaw)
 
@@ -82,9 +83,11 @@ def fit_law(
     logs, jacobian = (part[0] for part in law.model(at, centre)(theta[None]))
     off = logs - np.log(loss)
     if by_likelihood:
-        missed = misses_in_a_pattern(law.variables, at, off, jacobian[:, found.free], loss)
-        if missed:
-            warned.add(missed)
+        moves = jacobian[:, found.free]
+        turn = turns_with_experts(at, off, moves, loss) if "E" in law.variables else None
+        for missed in (misses_in_a_pattern(law.variables, at, off, moves, loss), turn):
+            if missed:
+                warned.add(missed)
     few = [f"{n} runs for {n_free} parameters: the intervals say little"] if n < 2 * n_free else []
     counts = drawn_counts(n, n_draws, np.random.default_rng(seed), clusters)
     drawn = descend(np.repeat(theta[None], len(counts), axis=0), weights=counts)

@@ -84,7 +84,10 @@ def of_forms(form: str, sd: float, n: int) -> dict[str, float]:
             "lowest AICc is another's": found.laws[0].form_name != form,
             "one form named": len(found.possible) == 1,
             "another alone": list(found.possible) != [form] and len(found.possible) == 1,
-            "flagged": any("in a pattern" in text for text in found.fits[0].warnings),
+            "flagged": any(
+                "in a pattern" in text or "losses turn at" in text
+                for text in found.fits[0].warnings
+            ),
         }
         for name, asked in (("average", found.predict), ("lowest", found.fits[0].predict)):
             band = asked(*ASKED)
