@@ -73,7 +73,7 @@ def score_run(
     ]
     if not (missing or local or harness.named):
         return record
-    scorer = _scorer(run_dir, point, vocabulary)
+    scorer = scorer_of(run_dir, point, vocabulary)
     if change is not None:
         change.change(scorer.model)
     if library is not None:
@@ -111,7 +111,7 @@ def harness_model(run_dir: Path, overrides: Sequence[str] = ()) -> "HarnessLM":
     point = scored_point(run_dir, record, overrides)
     vocabulary = run_vocabulary(run_dir, record, point)
     stride = point.config.evaluation.stride
-    return HarnessLM(_scorer(run_dir, point, vocabulary), Encoder.of(vocabulary), stride)
+    return HarnessLM(scorer_of(run_dir, point, vocabulary), Encoder.of(vocabulary), stride)
 
 
 def tables(record: RunRecord) -> list[str]:
@@ -129,7 +129,8 @@ def _check_causal(run_dir: Path, record: RunRecord) -> None:
         )
 
 
-def _scorer(run_dir: Path, point: Point, vocabulary: Vocabulary) -> Scorer:
+def scorer_of(run_dir: Path, point: Point, vocabulary: Vocabulary) -> Scorer:
+    """A finished run's model as a scorer, on the point's device."""
     return Scorer(
         model=trained_model(run_dir, point, vocabulary),
         seq_len=point.config.data.seq_len,

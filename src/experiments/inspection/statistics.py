@@ -32,6 +32,16 @@ class Bounds:
         return own + DocumentSums.n_bytes(n_experts, n_texts) + 64 * (n_pairs + PENDING)
 
 
+def counted(slots: Slots, bounds: Bounds) -> Slots:
+    """The slots that count as read: all, or the largest where every token has all experts."""
+    if not slots.all_experts:
+        return slots
+    gates, kept = slots.gates.topk(min(bounds.n_units, slots.gates.shape[1]))
+    return Slots(
+        experts=slots.experts.gather(1, kept), gates=gates, weights=slots.weights.gather(1, kept)
+    )
+
+
 class LayerStatistics:
     """Sums over tokens for each of N experts.
 
@@ -66,10 +76,8 @@ class LayerStatistics:
         """Slots of T tokens with these (T,) ids, at these (T,) places of all texts in a row, in
         text number `text`, of its documents of these numbers (T,), ascending.
         """
+        slots = counted(slots, self.bounds)
         experts, gates, weights = slots.experts, slots.gates, slots.weights
-        if slots.all_experts:
-            gates, kept = gates.topk(min(self.bounds.n_units, gates.shape[1]))
-            experts, weights = experts.gather(1, kept), weights.gather(1, kept)
         self.usages[text].add(experts, gates)
         n_tokens, n_slots = experts.shape
         flat, of_weights = _plain(experts).ravel(), _plain(weights.double()).ravel()

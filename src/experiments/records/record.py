@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from experiments.system.claims import is_claimed
 from experiments.system.disk import explained, make_folder, sync_file, write_text_atomically
 from experiments.system.json_files import parse_json
 from experiments.system.plain_text import may_have_controls, printable, printable_values
@@ -367,13 +368,25 @@ def finished_record(run_dir: Path) -> RunRecord:
     """The record of a run that is done and has its checkpoint. Raises ValueError for another."""
     path = run_dir / RECORD_NAME
     if not path.exists():
-        raise ValueError(f"{run_dir} is not a finished run: it has no {RECORD_NAME}")
+        raise ValueError(_unfinished(run_dir))
     record = read_record(path)
     if record.status != "done":
         raise ValueError(f"{run_dir} is {record.status}, and only a run that is done can be used")
     if not (run_dir / CHECKPOINT_NAME).exists():
         raise ValueError(f"{run_dir} has no {CHECKPOINT_NAME} to read; {TRAIN_AGAIN}")
     return record
+
+
+def _unfinished(run_dir: Path) -> str:
+    """Why a folder without a record can't be used, in words."""
+    if is_claimed(run_dir):
+        return (
+            f"{run_dir} is still training: {RECORD_NAME} comes with its end; wait (python -m "
+            "experiments.status says how far it is)"
+        )
+    begun = (run_dir / CHECKPOINT_NAME).exists()
+    why = "; it was stopped before its end, and the command that began it goes on" if begun else ""
+    return f"{run_dir} is not a finished run: it has no {RECORD_NAME}{why}"
 
 
 def find_records(folder: Path) -> Iterator[Path]:

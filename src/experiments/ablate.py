@@ -1,0 +1,255 @@
+"""Takes experts away, and says what is lost: `python -m experiments.ablate RUN experts=[...]`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.config.hydra_hints import choice_names
+from experiments.config.words import Words
+from experiments.records.record import RunRecord, finished_record
+from experiments.system.command import run_words
+from experiments.system.disk import check_writable
+from experiments.system.text_table import aligned
+
+if TYPE_CHECKING:
+    from experiments.inspection.ablation.facts import Facts
+    from experiments.inspection.ablation.result import Ablation
+
+USAGE = """\
+usage: python -m experiments.ablate RUN experts=[I,...] | domain=NAME | facts=FILE ...
+
+Scores a finished run without some of its experts, and without as many random ones that are read as
+much: by how much each loss rises, with intervals over documents or facts, and whether it rises more
+where it was meant to. The run stays as it is; tables are in a folder beside it.
+
+  RUN                         the run's folder, results/<sweep>/<run_id>
+  layer=NAME                  as blocks.1.ffn; not needed where one layer alone has experts
+  experts=[I,J-K]             these experts, on texts or on facts
+  domain=NAME                 those of the highest lift in one of the texts; half of the documents
+                              choose them, and the others are scored
+  facts=FILE                  lines of JSON with prompt, target and siblings, at least 20: those of
+                              the largest parts in the logits of each fact's target
+  top=N                       experts that are chosen; default 16
+  texts=NAME,...              sets ({sets}), files of text,
+                              or folders of packed tokens; each is a domain. Without it, the run's
+                              own validation text, as the run scored it
+  draws=N                     sets of random experts, at least 2; default 5
+  seed=N                      of the draws; default 0
+  out=FOLDER                  instead of RUN/ablation
+  evaluation.max_tokens=N     of each text, in windows spread evenly; all without it
+  trainer.accelerator=cpu     and other keys of trainer and paths
+"""
+_NUMBERS = {"top": (16, 1), "draws": (5, 2), "seed": (0, 0)}
+_KEYS = ("layer", "experts", "domain", "facts", "texts", "out", *_NUMBERS)
+_NODES = ("evaluation", "trainer", "paths")
+
+
+def ablate_on_texts(
+    run_dir: Path,
+    texts: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    *,
+    layer: str | None = None,
+    experts: Sequence[int] | None = None,
+    domain: str | None = None,
+    top: int = 16,
+    draws: int = 5,
+    seed: int = 0,
+    folder: Path | None = None,
+) -> "Ablation":
+    """Without experts, or those of the highest lift in a domain: the change of each text's loss.
+
+    Raises ValueError for a run that is not done, a text with too few documents, and what can't be
+    chosen so.
+    """
+    record, folder = _begun(run_dir, folder)
+    # seconds, which what is refused need not wait for
+    from experiments.finished.model import trained_model
+    from experiments.inspection.ablation.of_texts import OfTexts, ablate_texts, units_of
+    from experiments.inspection.ablation.saved import read_ablation, write_ablation
+    from experiments.inspection.interface import the_layer
+    from experiments.inspection.texts import read_texts
+
+    chosen, vocabulary, point = read_texts(run_dir, record, texts, overrides)
+    names = [text.name for text in chosen]
+    if domain is not None and (domain not in names or len(names) < 2):
+        raise ValueError(
+            f"domain={domain} must be one of at least two texts, and they are {', '.join(names)}; "
+            "give texts=NAME,NAME"
+        )
+    batch_size = point.config.evaluation.batch_size or point.config.ladder.batch_size
+    units = units_of(
+        chosen,
+        point.config.data.seq_len,
+        batch_size,
+        vocabulary.end_of_text,
+        halved=experts is None,
+    )
+    model = trained_model(run_dir, point, vocabulary)
+    found = the_layer(model, layer)
+    asked = OfTexts(
+        experts=None if experts is None else tuple(experts),
+        target=domain,
+        top=top,
+        n_draws=draws,
+        seed=seed,
+    )
+    identity = {
+        **_identity(record, found.name, experts, top, draws, seed),
+        "domain": domain,
+        "texts": [{"name": t.name, "digest": t.digest, "max_tokens": t.max_tokens} for t in chosen],
+    }
+    result = read_ablation(folder, identity)
+    if result is None:
+        result = ablate_texts(model, found, units, asked)
+        write_ablation(folder, result, identity)
+    return result
+
+
+def ablate_on_facts(
+    run_dir: Path,
+    facts: "Facts",
+    overrides: Sequence[str] = (),
+    *,
+    layer: str | None = None,
+    experts: Sequence[int] | None = None,
+    top: int = 16,
+    draws: int = 5,
+    seed: int = 0,
+    folder: Path | None = None,
+) -> "Ablation":
+    """Without experts, or those of the largest parts in a fact's target: the change of its loss,
+    of its siblings' and of other facts'.
+
+    Raises ValueError for a run that is not done or not causal, and for facts that can't be scored.
+    """
+    record, folder = _begun(run_dir, folder)
+    if not record.causal_eval:
+        raise ValueError(
+            f"{run_dir} has a layer of expert choice, which routes by later tokens too: it gives a "
+            "target no probability of its own; give texts="
+        )
+    from experiments.finished.model import run_vocabulary, scored_point
+    from experiments.finished.scores import scorer_of
+    from experiments.inspection.ablation.of_facts import OfFacts, ablate_facts, encode_facts
+    from experiments.inspection.ablation.saved import read_ablation, write_ablation
+    from experiments.inspection.interface import the_layer
+    from experiments.tasks.scoring import Encoder
+
+    point = scored_point(run_dir, record, overrides)
+    vocabulary = run_vocabulary(run_dir, record, point)
+    asked = encode_facts(facts, Encoder.of(vocabulary), point.config.data.seq_len, seed)
+    scorer = scorer_of(run_dir, point, vocabulary)
+    found = the_layer(scorer.model, layer)
+    how = OfFacts(
+        experts=None if experts is None else tuple(experts), top=top, n_draws=draws, seed=seed
+    )
+    identity = {
+        **_identity(record, found.name, experts, top, draws, seed),
+        "facts": facts.digest,
+    }
+    result = read_ablation(folder, identity)
+    if result is None:
+        result = ablate_facts(scorer, found, asked, how)
+        write_ablation(folder, result, identity)
+    return result
+
+
+def _begun(run_dir: Path, folder: Path | None) -> tuple[RunRecord, Path]:
+    record = finished_record(run_dir)
+    folder = run_dir / "ablation" if folder is None else folder
+    check_writable(folder, "or name another folder by out=...")
+    return record, folder
+
+
+def _identity(
+    record: RunRecord, layer: str, experts: Sequence[int] | None, top: int, draws: int, seed: int
+) -> dict[str, Any]:
+    return {
+        "run_id": record.run_id,
+        "layer": layer,
+        "experts": None if experts is None else list(experts),
+        "top": top if experts is None else None,
+        "draws": draws,
+        "seed": seed,
+    }
+
+
+def _run(words: Words) -> None:
+    if len(words.plain) != 1:
+        raise ValueError(
+            f"one run's folder is needed, and {len(words.plain)} are given "
+            f"({', '.join(words.plain)}); texts are given as texts=NAME,..."
+        )
+    run_dir, values = Path(words.plain[0]), words.values
+    _check_keys(values)
+    from experiments.inspection.editing.making import read_indices
+
+    settings: dict[str, Any] = {
+        "layer": values.get("layer"),
+        "folder": Path(values["out"]).expanduser() if "out" in values else None,
+        **{key: _number(values, key) for key in _NUMBERS},
+    }
+    if "experts" in values:
+        settings["experts"] = read_indices(values["experts"], "experts")
+        if not settings["experts"]:
+            raise ValueError("experts= names none; give experts=[17,40-52]")
+    if "facts" in values:
+        from experiments.inspection.ablation.facts import read_facts
+
+        facts = read_facts(Path(values["facts"]).expanduser())
+        result = ablate_on_facts(run_dir, facts, words.overrides, **settings)
+    else:
+        texts = [name for name in values.get("texts", "").strip("[]").split(",") if name]
+        settings["domain"] = values.get("domain")
+        result = ablate_on_texts(run_dir, texts, words.overrides, **settings)
+    _show(result, settings["folder"] or run_dir / "ablation", by_text="facts" not in values)
+
+
+def _check_keys(values: Any) -> None:
+    ways = [key for key in ("experts", "domain", "facts") if key in values]
+    if not ways:
+        raise ValueError("no experts are chosen; give experts=[17], domain=NAME or facts=FILE")
+    if "domain" in values and len(ways) > 1:
+        raise ValueError(f"{'= and '.join(ways)}= choose experts in two ways; give one")
+    if "facts" in values and "texts" in values:
+        raise ValueError("facts= and texts= are two ablations; give one of them")
+    if "experts" in values and "top" in values:
+        raise ValueError("top= is of domain= and facts=; leave it out, or leave out experts=")
+
+
+def _number(values: Any, key: str) -> int:
+    default, least = _NUMBERS[key]
+    text = values.get(key, str(default))
+    if not (text.isdecimal() and text.isascii() and len(text) < 10) or int(text) < least:
+        raise ValueError(f"{key}={text} must be a whole number of at least {least}")
+    return int(text)
+
+
+def _show(result: "Ablation", folder: Path, *, by_text: bool) -> None:
+    from experiments.inspection.ablation.saved import rows_table
+
+    n = sorted({len(own) for own in result.experts.values()})
+    each = "" if len(result.experts) == 1 else " for each fact"
+    unit = "token" if by_text else "target"
+    print(
+        f"{result.layer}: without {'-'.join(map(str, n[:: max(1, len(n) - 1)]))} experts{each}; "
+        f"{result.n_draws} draws of as many others have {result.mass_ratio:.2f} of their mass"
+    )
+    print(f"change of the loss, nats a {unit}, with 95 % intervals over {result.unit}s")
+    print("\n".join(aligned(rows_table(result))))
+    print(f"tables: {folder}")
+
+
+def main() -> None:
+    """Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    run_words(
+        lambda: USAGE.format(sets=", ".join(choice_names("eval"))),
+        _run,
+        keys=_KEYS,
+        nodes=_NODES,
+    )
+
+
+if __name__ == "__main__":
+    main()

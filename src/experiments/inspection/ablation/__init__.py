@@ -1,0 +1,1 @@
+"""What a model loses without some of its experts, beside as many others: with intervals."""

@@ -1,0 +1,178 @@
+"""Ablation on texts, each a domain: units are documents, or windows of a text that has none."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from experiments.data.batches import IGNORED
+from experiments.data.windows import ScoredWindows
+from experiments.inspection.ablation.choosing import by_lift, equal_mass
+from experiments.inspection.ablation.intervals import FEWEST
+from experiments.inspection.ablation.result import Ablation, Changes, rows_of_texts
+from experiments.inspection.interface import Inspected, device_of, listening
+from experiments.inspection.removal import removed
+from experiments.inspection.statistics import Bounds, counted
+from experiments.inspection.texts import Text
+from experiments.models.tokens import Tokens
+from experiments.models.transformer import Transformer
+from experiments.training.evaluation import evaluate
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfTexts:
+    """experts: by index, or None, and they are the `top` of the highest lift in the text `target`.
+    Then they are chosen by units of even numbers, and all that is told is of the odd ones.
+    """
+
+    experts: tuple[int, ...] | None
+    target: str | None
+    top: int
+    n_draws: int
+    seed: int
+
+
+class Units:
+    """The units of a text, by the places of its targets."""
+
+    def __init__(self, text: Text, windows: ScoredWindows, end_of_text: int) -> None:
+        ends = np.flatnonzero(text.tokens[0 : len(text.tokens)] == end_of_text) + 1
+        self.kind = "document" if len(ends) > 1 else "window"
+        self._ends, self._seq_len = ends, windows.seq_len
+        self.windows, self.name = windows, text.name
+        self.n = int(self.of(np.array([len(text.tokens) - 1]))[0]) + 1
+
+    def of(self, places: np.ndarray) -> np.ndarray:
+        """The number of each, from 0."""
+        if self.kind == "window":
+            found: np.ndarray = (places - 1) // self._seq_len
+            return found
+        return np.searchsorted(self._ends, places, side="right")
+
+    def n_told(self, halved: bool) -> int:
+        """Units that have a target, of all or of the odd ones."""
+        found = np.unique(
+            np.concatenate([np.unique(self.of(self._places(i))) for i in range(len(self.windows))])
+        )
+        return int((found % 2 == 1).sum() if halved else len(found))
+
+    def _places(self, i: int) -> np.ndarray:
+        return self.windows.places(i).ravel()
+
+
+def units_of(
+    texts: Sequence[Text], seq_len: int, batch_size: int, end_of_text: int, *, halved: bool
+) -> list[Units]:
+    """Of each text. Raises ValueError for one with too few for an interval."""
+    found = []
+    for text in texts:
+        windows = ScoredWindows(
+            text.tokens, seq_len=seq_len, batch_size=batch_size, max_tokens=text.max_tokens
+        )
+        units = Units(text, windows, end_of_text)
+        n = units.n_told(halved)
+        if n < FEWEST:
+            half = " (every second one, since the others choose the experts)" if halved else ""
+            raise ValueError(
+                f"{text.name} has {n} {units.kind}s to tell of{half}, and an interval is told of "
+                f"at least {FEWEST}; give more text"
+            )
+        found.append(units)
+    return found
+
+
+def ablate_texts(
+    model: Transformer, layer: Inspected, units: Sequence[Units], asked: OfTexts
+) -> Ablation:
+    """The changes of each text's loss. The model is in evaluation mode, and as it was afterwards.
+
+    Raises ValueError for an index that is not of the layer, and where too few experts are read.
+    """
+    mass = text_mass(model, layer, units, halved=asked.experts is None)
+    names = [one.name for one in units]
+    if asked.experts is None:
+        assert asked.target is not None
+        chosen = by_lift(mass, names.index(asked.target), asked.top)
+    else:
+        chosen = np.array(asked.experts, np.int64)
+    overall = (mass / mass.sum(1, keepdims=True)).mean(0)
+    rng = np.random.default_rng(asked.seed)
+    draws = [equal_mass(overall, chosen, rng) for _ in range(asked.n_draws)]
+    variants = [np.empty(0, np.int64), chosen, *draws]
+    nats = [np.zeros((len(variants), one.n)) for one in units]
+    tokens = [np.zeros(one.n) for one in units]
+    bar = tqdm(
+        total=len(variants) * sum(len(one.windows) for one in units), desc="scoring", unit="batch",
+        leave=False, disable=not sys.stderr.isatty(),
+    )  # fmt: skip
+    with bar:
+        for number, experts in enumerate(variants):
+            with removed(layer, experts.tolist()):
+                for one, total, size in zip(units, nats, tokens, strict=True):
+                    size[:] = _losses(model, one, total[number], bar)
+    changes = []
+    for one, total, size in zip(units, nats, tokens, strict=True):
+        told = size > 0
+        if asked.experts is None:
+            told &= np.arange(one.n) % 2 == 1
+        (unit,) = np.nonzero(told)
+        change = total[1:, unit] - total[0, unit]
+        changes.append(
+            Changes(name=one.name, unit=unit, tokens=size[unit], chosen=change[0], drawn=change[1:])
+        )
+    drawn_mass = np.mean([overall[draw].sum() for draw in draws])
+    kinds = sorted({one.kind for one in units})
+    return Ablation(
+        layer=layer.name,
+        experts={"all": tuple(sorted(chosen.tolist()))},
+        n_draws=asked.n_draws,
+        mass_ratio=float(drawn_mass / overall[chosen].sum()),
+        unit=" or ".join(kinds),
+        rows=rows_of_texts(changes, asked.target),
+        units=pd.concat([one.table() for one in changes], ignore_index=True),
+    )
+
+
+def text_mass(
+    model: Transformer, layer: Inspected, units: Sequence[Units], *, halved: bool
+) -> np.ndarray:
+    """(n_texts, N): of gates, of all tokens or of those whose target's unit has an even number."""
+    mass = torch.zeros(len(units), layer.n_experts, dtype=torch.float64)
+    device, row, at = device_of(model), 0, np.empty(0, np.int64)
+
+    def hear(layer: Inspected, x: Tensor, tokens: Tokens | None) -> None:
+        slots = counted(layer.layer.slots(x, tokens), Bounds())
+        experts, gates = slots.experts.cpu()[at], slots.gates.cpu().double()[at]
+        mass[row].index_add_(0, experts.ravel(), gates.ravel())
+
+    exact = torch.autocast(device.type, enabled=False)
+    with torch.no_grad(), exact, listening([layer], hear):
+        for row, one in enumerate(units):  # noqa: B007  # hear() reads it
+            for i, batch in enumerate(one.windows):
+                unit = one.of(one.windows.places(i).ravel())
+                at = np.flatnonzero(unit % 2 == 0) if halved else np.arange(len(unit))
+                model(batch.inputs.to(device))
+    return mass.numpy()
+
+
+def _losses(model: Transformer, units: Units, total: np.ndarray, bar: "tqdm[None]") -> np.ndarray:
+    """Adds the nats of each unit's targets, and returns how many there are."""
+    size = np.zeros(len(total))
+    windows = units.windows
+
+    def add(index: int, targets: Tensor, losses: Tensor) -> None:
+        scored = (targets != IGNORED).numpy()
+        unit = units.of(windows.places(index)[scored])
+        own = losses.double().cpu().numpy()[scored]
+        total[:] += np.bincount(unit, own, minlength=len(total))
+        size[:] += np.bincount(unit, minlength=len(total))
+        bar.update()
+
+    no_bytes = np.zeros(model.config.vocab_size)
+    evaluate(model, windows, no_bytes, device_of(model), add)
+    return size
