@@ -96,7 +96,8 @@ def test_the_analysis_needs_no_package_of_training(tmp_path):
 
 @pytest.mark.slow  # a process
 @pytest.mark.parametrize(
-    "command", ["run", "evaluate", "generate", "export", "inspect", "patch", "bench", "gpu_check"]
+    "command",
+    ["run", "evaluate", "generate", "export", "inspect", "patch", "ablate", "bench", "gpu_check"],
 )
 def test_a_command_that_needs_torch_says_in_one_line_which_extra_to_install(command, tmp_path):
     code = f"import runpy; runpy.run_module('experiments.{command}', run_name='__main__')"
@@ -110,6 +111,7 @@ def test_a_command_that_needs_torch_says_in_one_line_which_extra_to_install(comm
     )
     words = (run,) if command == "inspect" else words
     words = (*words, "remove=[0]") if command == "patch" else words
+    words = (run, "experts=[0]") if command == "ablate" else words
     done = without_train(code, *words)
     assert done.returncode == 1
     assert done.stderr.endswith(

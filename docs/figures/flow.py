@@ -65,6 +65,7 @@ STAGES = (
             "experiments.export",
             "experiments.inspect",
             "experiments.patch",
+            "experiments.ablate",
         ),
         files=("record.json",),
     ),

@@ -288,7 +288,8 @@ def test_changes_of_facts_by_hand(given):
             (parts,) = contributions(model, [layer], ids[:-1], ids[1:])
             own = parts.slots.experts[-2:].ravel(), parts.of_slots[-2:].ravel()
             total = torch.zeros(64, dtype=torch.float64).index_add(0, *own)
-            assert sorted(total.topk(4).indices.tolist()) == list(experts)
+            best = [e for e in total.topk(4).indices.tolist() if total[e] > 0]
+            assert sorted(best) == list(experts)
         change = [loss(pair, experts) - loss(pair, ()) for pair in one.pairs()]
         table = found.units[found.units["line"] == one.fact.line].set_index("what")["chosen"]
         assert table["target"] == pytest.approx(change[0], abs=1e-5)
