@@ -19,6 +19,7 @@ from experiments.inspection.ablation.result import (
     rows_of_facts,
 )
 from experiments.inspection.contributions import contributions
+from experiments.inspection.editing.patch import LayerEdits
 from experiments.inspection.interface import Inspected
 from experiments.inspection.removal import removed
 from experiments.tasks.scoring import EncodedPair, Encoder, Scorer, check_lengths
@@ -103,6 +104,7 @@ def ablate_facts(
     experts, masses = {}, np.zeros(2)
     given, common = how.experts, []
     if given is not None:
+        LayerEdits(removed=given).check(layer.name, layer.n_experts)
         mass = np.sum(
             [_read(scorer, layer, pair, 0)[0] for one in asked for pair in one.pairs()], 0
         )

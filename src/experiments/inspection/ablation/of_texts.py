@@ -15,6 +15,7 @@ from experiments.data.windows import ScoredWindows
 from experiments.inspection.ablation.choosing import by_lift, equal_mass
 from experiments.inspection.ablation.intervals import FEWEST
 from experiments.inspection.ablation.result import Ablation, Changes, rows_of_texts
+from experiments.inspection.editing.patch import LayerEdits
 from experiments.inspection.interface import Inspected, device_of, listening
 from experiments.inspection.removal import removed
 from experiments.inspection.statistics import Bounds, counted
@@ -93,6 +94,8 @@ def ablate_texts(
 
     Raises ValueError for an index that is not of the layer, and where too few experts are read.
     """
+    if asked.experts is not None:
+        LayerEdits(removed=asked.experts).check(layer.name, layer.n_experts)
     mass = text_mass(model, layer, units, halved=asked.experts is None)
     names = [one.name for one in units]
     if asked.experts is None:
@@ -125,13 +128,13 @@ def ablate_texts(
         changes.append(
             Changes(name=one.name, unit=unit, tokens=size[unit], chosen=change[0], drawn=change[1:])
         )
-    drawn_mass = np.mean([overall[draw].sum() for draw in draws])
+    drawn_mass, own = np.mean([overall[draw].sum() for draw in draws]), overall[chosen].sum()
     kinds = sorted({one.kind for one in units})
     return Ablation(
         layer=layer.name,
         experts={"all": tuple(sorted(chosen.tolist()))},
         n_draws=asked.n_draws,
-        mass_ratio=float(drawn_mass / overall[chosen].sum()),
+        mass_ratio=float(drawn_mass / own) if own else float("nan"),
         unit=" or ".join(kinds),
         rows=rows_of_texts(changes, asked.target),
         units=pd.concat([one.table() for one in changes], ignore_index=True),
