@@ -118,7 +118,10 @@ def test_what_is_typed_wrong_is_said_in_one_line(
         ([run_dir, facts, "experts=[64]"], "expert 64 is not of blocks.1.ffn, which has 0 to 63"),
         ([run_dir, texts, "experts=[3,3]"], "expert 3 of blocks.1.ffn is in two edits"),
         ([run_dir, f"facts={tmp_path / 'none'}"], "can't be read: No such file"),
-        ([run_dir, "experts=[1]", "layer=blocks.9.ffn"], "blocks.9.ffn is no layer of this model"),
+        (
+            [run_dir, texts, "experts=[1]", "layer=blocks.9.ffn"],
+            "blocks.9.ffn is no layer of this model",
+        ),
     ):
         code, _, err = command(*words)
         assert code == 2, words
