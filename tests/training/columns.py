@@ -1,8 +1,8 @@
 """Steps of a model whose tables are held in columns, in any float type; and runs that stop midway.
 
 Started by a test as a program of its own: python -m tests.training.columns FOLDER WAYS..., which
-forks a process for each rank and leaves <way>.pt of rank 0 there; or by torchrun with the JSON of
-runs, each (config, step to stop at, or null).
+forks a process for each rank and leaves <way>.pt of rank 0 there; or with "runs" and the JSON of
+runs, each (config, step to stop at, or null, save in which rank 1 is killed, or null).
 """
 
 import json
@@ -10,35 +10,48 @@ import multiprocessing
 import os
 import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
 from experiments.config.optim import Optim
+from experiments.data.batches import Batch
 from experiments.kernels.ops import Execution
 from experiments.models.ffn._rows import columns_alone
 from experiments.models.ffn.dense import DenseConfig
+from experiments.models.ffn.memory_plus import MemoryPlusConfig
+from experiments.models.ffn.omni import OmniConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.ffn.pkm import PKMConfig
+from experiments.models.ffn.ultramem import UltraMemConfig
 from experiments.models.roles import tables_of
 from experiments.models.transformer import TransformerConfig
 from experiments.optim.groups import build_optimizer
 from experiments.optim.optimizer import clip_gradients
+from experiments.points.parts import table_columns
 from experiments.points.planning import make_point
 from experiments.system import interruption
 from experiments.system.exchange import Exchange
 from experiments.system.interruption import Interrupted
 from experiments.training import checkpoints
+from experiments.training.evaluation import evaluate
 from experiments.training.execute import execute
 
 D, VOCAB, SEQ, BATCH, STEPS, RANKS = 32, 40, 8, 4, 8, 2
+WINDOWS = 2 * BATCH + 1
 KEYS = {"n_experts": 64, "n_heads": 2, "top_k": 4, "d_key": 8}
 LAYERS = {
     "peer": PEERConfig(**KEYS),
     "peer_glu": PEERConfig(**KEYS, glu=True, query_norm="layer"),
     "pkm": PKMConfig(**KEYS),
+    "memory_plus": MemoryPlusConfig(**KEYS),
+    "memory_shared": MemoryPlusConfig(**KEYS, share_values=True),
+    "ultramem": UltraMemConfig(**KEYS),
+    "omni": OmniConfig(n_experts=64, top_k=4),
 }
 # layer, table_gradient, grad_clip, forward passes a step
 WAYS = {
@@ -50,6 +63,12 @@ WAYS = {
     "glu fused": ("peer_glu", "fused", None, 1),
     "pkm rows clipped": ("pkm", "rows", 0.5, 2),
     "pkm fused": ("pkm", "fused", None, 1),
+    "memory_plus fused": ("memory_plus", "fused", None, 1),
+    "memory_plus shared rows clipped": ("memory_shared", "rows", 0.5, 2),
+    "ultramem rows clipped": ("ultramem", "rows", 0.5, 2),
+    "ultramem fused": ("ultramem", "fused", None, 1),
+    "omni dense clipped": ("omni", "dense", 0.5, 2),
+    "omni fused": ("omni", "fused", None, 1),
 }
 
 
@@ -73,7 +92,7 @@ def built(layer, rank=0, size=1, dtype=torch.float64):
 
 
 def steps_of(name, rank=0, size=1):
-    """Losses and norms of STEPS steps, the weights after them, and what was sent."""
+    """Losses and norms of STEPS steps, the weights after them, what was sent, and scores."""
     layer, way, clip, n_micro = WAYS[name]
     model = built(layer, rank, size)
     columns = Exchange(rank, size) if size > 1 else None
@@ -104,12 +123,30 @@ def steps_of(name, rank=0, size=1):
             norms.append(float(clip_gradients(model.parameters(), clip, columns, tables)))
         optimizer.step()
         optimizer.zero_grad()
+    counts = {} if columns is None else {"sent": dict(columns.sent), "calls": dict(columns.calls)}
     return {
         "losses": losses,
         "norms": norms,
         "weights": model.state_dict(),
-        "sent": {} if columns is None else dict(columns.sent),
+        **counts,
+        **scores_of(model),
     }
+
+
+def scores_of(model):
+    """Of 9 windows, two full batches and a part of one, and of a shorter tail."""
+    text = torch.Generator().manual_seed(2)
+    tokens = torch.randint(VOCAB, (WINDOWS, SEQ + 1), generator=text)
+    batches = [Batch(part[:, :-1], part[:, 1:]) for part in tokens.split(BATCH)]
+    batches.append(Batch(tokens[:1, :3], tokens[:1, 1:4]))
+    seen, each = [], []
+    hook = model.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    sizes = np.ones(VOCAB)
+    found = evaluate(
+        model, batches, sizes, torch.device("cpu"), lambda _, t, losses: each.append(losses)
+    )
+    hook.remove()
+    return {"scores": asdict(found), "each": each, "n_scored_here": sum(seen)}
 
 
 def _rank(rank, folder, names):
@@ -124,7 +161,25 @@ def _rank(rank, folder, names):
     dist.destroy_process_group()
 
 
-def _train(raw, stop):
+def _die_in_save(number):
+    """Of rank 1, once it has written a part of a file of tables, the number-th one."""
+    whole, count = table_columns.save_sealed, 0
+
+    def save(content, path):
+        nonlocal count
+        count += 1
+        whole(content, path)
+        if count == number and os.environ["RANK"] == "1":
+            os.truncate(path, path.stat().st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    table_columns.save_sealed = save
+
+
+def _train(raw, stop, die):
+    if die is not None:
+        _die_in_save(die)
+
     def at(row):
         if row["step"] == stop:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -142,14 +197,16 @@ def _main():
     context = multiprocessing.get_context("fork")
     if sys.argv[1] == "runs":
         ports = json.loads(os.environ["PORTS"])
-        for (raw, stop), port in zip(json.loads(Path(sys.argv[2]).read_text()), ports, strict=True):
+        for (raw, stop, die), port in zip(
+            json.loads(Path(sys.argv[2]).read_text()), ports, strict=True
+        ):
             os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = "localhost", str(port)
             os.environ["WORLD_SIZE"] = str(RANKS)
             os.environ["TORCHELASTIC_RUN_ID"] = "columns"  # Lightning then reads these
             ranks = []
             for rank in range(RANKS):
                 os.environ["RANK"] = os.environ["LOCAL_RANK"] = str(rank)
-                ranks.append(context.Process(target=_train, args=(raw, stop)))
+                ranks.append(context.Process(target=_train, args=(raw, stop, die)))
                 ranks[-1].start()
             _join(ranks)
         return

@@ -10,13 +10,15 @@ from contextlib import ExitStack
 import pytest
 import torch
 
-from experiments.budget.communication import sent_for_columns
+from experiments.budget.communication import calls_for_columns, sent_for_columns
 from experiments.points.planning import make_point
+from experiments.system.seals import damage_of
 from experiments.system.table_files import FOLDER
 from experiments.training.checkpoints import LAST
 from experiments.training.execute import execute
 from tests.conftest import REPOSITORY, TINY, Killed, kill_at
-from tests.training.columns import RANKS, WAYS, steps_of
+from tests.training.columns import BATCH, LAYERS, RANKS, SEQ, WAYS, WINDOWS, D, steps_of
+from tests.training.columns import STEPS as N_STEPS
 from tests.training.test_ddp import KEYS, STEPS, _result
 
 SHORT = "peer rows clipped", "glu fused"  # of WAYS, what a layer and a table can be
@@ -30,7 +32,7 @@ RUNS = {
 NIGHT = ("glu", "fused", "pkm")
 
 
-def _call(*arguments, **environment):
+def _call(*arguments, dies=False, **environment):
     done = subprocess.run(
         [sys.executable, "-m", "tests.training.columns", *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'src'}",
@@ -40,11 +42,13 @@ def _call(*arguments, **environment):
         check=False,
         timeout=600,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert (done.returncode != 0) == dies, done.stdout + done.stderr
 
 
-def _by_two(raws, folder):
-    """Trains configs by two ranks, one after another; of each (raw, step to stop at, or None)."""
+def _by_two(raws, folder, dies=False):
+    """Trains configs by two ranks, one after another; of each (raw, step to stop at, or None, save
+    in which rank 1 is killed, or None).
+    """
     jobs = folder / "jobs.json"
     jobs.write_text(json.dumps(raws))
     with ExitStack() as free:
@@ -52,7 +56,7 @@ def _by_two(raws, folder):
         for found in sockets:
             found.bind(("localhost", 0))
         ports = [found.getsockname()[1] for found in sockets]
-    _call("runs", jobs, PORTS=json.dumps(ports))
+    _call("runs", jobs, dies=dies, PORTS=json.dumps(ports))
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +82,35 @@ def _check(name, found):
             other, weights[..., : other.shape[-1]] if weights.dim() else weights,
             rtol=1e-9, atol=1e-10,
         )  # fmt: skip
+    _check_sent(name, found["sent"], found["calls"])
+    _check_scores(found, alone)
+
+
+def _check_sent(name, sent, calls):
+    """The formula is of float32; here all is float64 but the indices."""
+    layer, _, clip, n_micro = WAYS[name]
+    n_tokens, cost = n_micro * BATCH * SEQ // RANKS, LAYERS[layer].cost(D)
+    expected = sent_for_columns(
+        [cost] * 2, d_model=D, n_tokens=n_tokens, n_ranks=RANKS, clipped=clip is not None
+    )
+    (rows,) = (term.n_active // D // term.n_tables for term in cost.terms if term.n_tables)
+    indices, of_loss = 2 * 4 * n_tokens * rows * (RANKS - 1), 8 * (RANKS - 1)
+    assert sent == {
+        "all-gather": N_STEPS * (2 * expected["all-gather"] - indices + of_loss),
+        "all-to-all": N_STEPS * 2 * expected["all-to-all"],
+    }
+    expected = calls_for_columns([cost] * 2, n_passes=n_micro, clipped=clip is not None)
+    expected["all-gather"] += 1
+    assert calls == {key: N_STEPS * count for key, count in expected.items()}
+
+
+def _check_scores(found, alone):
+    """Losses are float32, of logits in float64."""
+    for mine, other in zip(found["each"], alone["each"], strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-6)
+    assert found["scores"] == pytest.approx(alone["scores"], rel=1e-6)
+    assert alone["n_scored_here"] == WINDOWS + 1
+    assert found["n_scored_here"] == (WINDOWS - 1) // RANKS + 1 + 1  # all score what is left
 
 
 @pytest.mark.long
@@ -137,7 +170,7 @@ def _check_names(names, compose_raw, overrides):
     for name in names:
         execute(make_point(compose_raw(*overrides(name, "alone"))))
     raws = [compose_raw(*_together(overrides(name, "together"))) for name in names]
-    _by_two([(raw, None) for raw in raws], overrides.top)
+    _by_two([(raw, None, None) for raw in raws], overrides.top)
     for name, raw in zip(names, raws, strict=True):
         point = make_point(raw)
         record = _check_run(overrides.top / "alone" / point.run_id, point.run_dir)
@@ -170,6 +203,24 @@ def test_runs_of_all_ways_are_those_of_one_process(compose_raw, overrides):
 @pytest.mark.night
 @pytest.mark.long
 @pytest.mark.slow
+def test_a_rank_killed_in_a_save_leaves_the_checkpoint_before(compose_raw, overrides):
+    """Its file is half written, and rank 0's is whole; rank 0 ends by itself."""
+    given = (*overrides("rows", "killed"), "trainer.checkpoint_minutes=0")
+    alone = make_point(compose_raw(*overrides("rows", "unkilled")))
+    execute(alone)
+    raw = compose_raw(*_together(given))
+    _by_two([(raw, None, 6)], overrides.top, dies=True)
+    folder = make_point(raw).run_dir
+    assert damage_of(folder / LAST) is None
+    assert torch.load(folder / LAST, weights_only=True)["global_step"] == 5
+    _by_two([(raw, None, None)], overrides.top)
+    assert len(list((folder / FOLDER).glob("*"))) == 1
+    _check_run(alone.run_dir, folder)
+
+
+@pytest.mark.night
+@pytest.mark.long
+@pytest.mark.slow
 def test_one_process_goes_on_from_two_and_they_from_one(compose_raw, overrides):
     given = overrides("rows", "resumed")
     alone = make_point(compose_raw(*overrides("rows", "uninterrupted")))
@@ -178,7 +229,7 @@ def test_one_process_goes_on_from_two_and_they_from_one(compose_raw, overrides):
     with pytest.raises(Killed):
         execute(point, kill_at(8))
     assert not (point.run_dir / FOLDER).exists()
-    _by_two([(compose_raw(*_together(given)), 14)], overrides.top)
+    _by_two([(compose_raw(*_together(given)), 14, None)], overrides.top)
     assert len(list((point.run_dir / FOLDER).glob(f"*/*-of-{RANKS}.ckpt"))) == RANKS
     record = execute(make_point(compose_raw(*given)))
     assert record.status == "done", record.error

@@ -12,11 +12,13 @@ A count of what system/exchange.py does, which the tests hold to its counter. Wh
 arithmetic: a ring's share, as gloo and NCCL say they do. Neither has the batch norm's sums.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from experiments.budget.costs import Cost
 
 _SIZE = 4  # bytes of what is sent: float32, and int32
+_START = 30e-6  # seconds before a collective moves anything, assumed
 
 
 def sent_for_columns(
@@ -40,7 +42,50 @@ def sent_for_columns(
     return {"all-gather": gathered, "all-to-all": swapped}
 
 
+def calls_for_columns(blocks: Iterable[Cost], *, n_passes: int, clipped: bool) -> dict[str, int]:
+    """How often a process sends in a step of n_passes forward passes, by the collective's name."""
+    calls = {"all-gather": 1 if clipped else 0, "all-to-all": 0}
+    for block in blocks:
+        for term in block.terms:
+            if term.n_tables:
+                n_products = term.n_tables - 1
+                calls["all-gather"] += n_passes * (2 + n_products)
+                calls["all-to-all"] += n_passes * (n_products + 1 + (4 if n_products else 2))
+    return calls
+
+
 def sent_by_ddp(cost: Cost, n_ranks: int, *, tables: bool) -> int:
     """For the mean of all gradients; tables: whether those of tables are among them."""
     averaged = sum(term.n_trained for term in cost.terms if tables or not term.n_tables)
     return 2 * _SIZE * averaged * (n_ranks - 1) // n_ranks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Links:
+    """Bytes/s that a card sends: in an all-to-all, and in a ring (all-gather, all-reduce), to cards
+    of its node of n_node cards, and across nodes.
+    """
+
+    node_exchange: float
+    node_ring: float
+    network_exchange: float
+    network_ring: float
+    n_node: int
+
+    def seconds_of_columns(
+        self, sent: Mapping[str, int], calls: Mapping[str, int], n_ranks: int
+    ) -> float:
+        """Of the collectives of a step, nothing of which is hidden behind products. A model that no
+        network has been held to: each call waits _START, three times that across nodes, where an
+        all-to-all is as slow as the part that leaves the node.
+        """
+        far = n_ranks > self.n_node
+        leaving = (n_ranks - self.n_node) / (n_ranks - 1) if far else 1.0
+        exchange = self.network_exchange if far else self.node_exchange
+        waits = _START * (calls["all-gather"] + calls["all-to-all"] * (3 if far else 1))
+        ring = self.network_ring if far else self.node_ring
+        return waits + sent["all-gather"] / ring + leaving * sent["all-to-all"] / exchange
+
+    def seconds_of_ddp(self, sent: int, n_ranks: int) -> float:
+        """Of the mean of gradients, which DDP takes while the backward pass goes on."""
+        return sent / (self.network_ring if n_ranks > self.n_node else self.node_ring)

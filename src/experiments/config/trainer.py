@@ -71,6 +71,8 @@ class Cluster:
     card, GiB, as torch sees it. bf16_flops and float32_flops: of matrix products, FLOP/s at
     most, not with sparsity and not in TF32, which no run uses; null where a card computes no
     bfloat16. bandwidth: of its memory, bytes/s at most.
+    node_exchange, node_ring, network_exchange, network_ring: what it sends to other cards, bytes/s
+    (budget/communication.Links); null: not known to us, and no time of it is said.
     """
 
     card: CardName
@@ -79,6 +81,10 @@ class Cluster:
     float32_flops: Rate
     bandwidth: Rate
     cards_per_node: Processes
+    node_exchange: Rate | None = None
+    node_ring: Rate | None = None
+    network_exchange: Rate | None = None
+    network_ring: Rate | None = None
 
     @property
     def memory(self) -> int:

@@ -138,6 +138,7 @@ class Columns(Protocol):
     from r D/R on. Each has T tokens. What is sent is differentiable (system/exchange.py).
     """
 
+    rank: int  # r
     size: int  # R
 
     def to_columns(self, x: Tensor) -> Tensor:
@@ -156,8 +157,12 @@ class Columns(Protocol):
         """(R T, J) addends of all tokens to the sums (T, J) of this process's."""
         ...
 
-    def total(self, value: Tensor) -> Tensor:
-        """The sum of all processes' (), the same to the bit on each; no gradient."""
+    def total(self, values: Tensor) -> Tensor:
+        """The sum of all processes' values, the same to the bit on each; no gradient."""
+        ...
+
+    def gathered(self, values: Tensor) -> Tensor:
+        """(n, ...) of each process, to (R, n, ...); no gradient."""
         ...
 
 

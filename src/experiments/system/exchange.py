@@ -18,13 +18,14 @@ _Map = Callable[[Tensor], Tensor]
 
 class Exchange:
     """The exchange of one process, `rank` of `size`: all that train a run, in torch.distributed's
-    default group, which need not be there yet. sent: bytes that this process has sent, by the name
-    of the collective.
+    default group, which need not be there yet. sent and calls: bytes that this process has sent,
+    and how often, by the name of the collective.
     """
 
     def __init__(self, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
         self.sent: Counter[str] = Counter()
+        self.calls: Counter[str] = Counter()
 
     def to_columns(self, x: Tensor) -> Tensor:
         """(T, d), this process's tokens, to (R T, d / R), this process's columns of all tokens."""
@@ -42,13 +43,13 @@ class Exchange:
         """(R T, J) addends of all tokens to the sums (T, J) of this process's, by rank."""
         return _exchanged(parts, self._summed, self._all_tokens)
 
-    def total(self, value: Tensor) -> Tensor:
-        """The sum of all processes' (), the same to the bit on each; no gradient."""
-        parts = self._gather(value.detach().reshape(1))
-        return _in_order(parts.view(self.size))
+    def total(self, values: Tensor) -> Tensor:
+        """The sum of all processes' values, the same to the bit on each; no gradient."""
+        parts = self._gather(values.detach().reshape(-1))
+        return _in_order(parts).view(values.shape)
 
     def gathered(self, values: Tensor) -> Tensor:
-        """(n,) of each process, to (R, n); no gradient, and not counted."""
+        """(n, ...) of each process, to (R, n, ...); no gradient, and not counted."""
         return _gathered(values.contiguous(), self.size)
 
     def _to_columns(self, x: Tensor) -> Tensor:
@@ -71,11 +72,13 @@ class Exchange:
         blocks = blocks.contiguous()
         others = torch.empty_like(blocks)
         torch.distributed.all_to_all_single(others, blocks)
+        self.calls["all-to-all"] += 1
         self.sent["all-to-all"] += blocks.nbytes // self.size * (self.size - 1)
         return others
 
     def _gather(self, values: Tensor) -> Tensor:
         """(n, ...) of each process, to (R, n, ...)."""
+        self.calls["all-gather"] += 1
         self.sent["all-gather"] += values.nbytes * (self.size - 1)
         return _gathered(values.contiguous(), self.size)
 

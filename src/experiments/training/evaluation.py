@@ -20,6 +20,7 @@ from experiments.models.ffn._base import FFN
 from experiments.models.transformer import Transformer
 from experiments.models.usage import ExpertUsage, UsageSummary
 from experiments.system.text_table import aligned
+from experiments.training.scored_together import Scorers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,23 +59,31 @@ def evaluate(
     token_bytes: of each id, (vocab_size,). each: is given the number of every batch, its targets
     and their losses, (sequences, targets) nats, 0 where a target is IGNORED. The sums are float64,
     so the result does not depend on how windows are batched (except through expert choice, whose
-    routing does).
+    routing does). Where processes have columns of the tables, all call it at once, and each scores
+    its share of every batch (scored_together.py).
     """
     was_training = model.training
     model.eval()
     total, n_tokens, n_bytes = 0.0, 0, 0.0
+    scorers = Scorers(model)
+
+    def score(inputs: Tensor, targets: Tensor) -> Tensor:
+        logits = model(inputs.to(device))
+        loss = F.cross_entropy(
+            logits.flatten(0, 1).float(), targets.to(device).flatten(), reduction="none"
+        )  # 0 where a target is ignored
+        return loss.view(targets.shape)
+
     exact = torch.autocast(device.type, enabled=False)
     with torch.no_grad(), exact, metered(model.ffn_layers()) as meters:
         for index, (inputs, targets, _) in enumerate(batches):
-            logits = model(inputs.to(device))
-            loss = F.cross_entropy(
-                logits.flatten(0, 1).float(), targets.to(device).flatten(), reduction="none"
-            )  # 0 where a target is ignored
-            each(index, targets, loss.view(targets.shape))
+            loss = scorers.losses(score, inputs, targets)
+            each(index, targets, loss)
             scored = targets[targets != IGNORED]
             total += float(loss.double().sum())
             n_tokens += scored.numel()
             n_bytes += float(token_bytes[scored.numpy()].sum())
+        scorers.add_up(meters, device)
     model.train(was_training)
     summaries = [meter.summary() for meter in meters]
     return Evaluation(

@@ -162,6 +162,25 @@ def test_files_that_lack_columns_are_refused(tmp_path):
         OwnColumns(built("peer"), optim_of(), Together(2).of(0), None).loads(loaded)
 
 
+def test_processes_that_begin_at_different_steps_all_end():
+    together, errors = Together(2), [None, None]
+
+    def run(rank):
+        part = OwnColumns(built("peer", rank, 2), optim_of(), together.of(rank), None)
+        try:
+            part.before_step((40, 60)[rank])
+        except RuntimeError as error:
+            errors[rank] = str(error)
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors[0] == errors[1]
+    assert errors[0].startswith("the processes would go on from different steps, by rank [40, 60]")
+
+
 @pytest.mark.parametrize("folder", ["../elsewhere", "/etc", "3", "3-xyz"])
 def test_a_manifest_names_no_other_place(tmp_path, folder):
     path = tmp_path / LAST
@@ -207,7 +226,7 @@ def test_a_model_in_columns_begins_as_the_whole_one():
         (("optim.parametrization=mup",), "with Parametrization, which takes whole tables"),
         (("optim.table_gradient=rows", "optim.table_state=bfloat16"), "table_state=bfloat16"),
         (("optim.table_gradient=rows", "model.table_dtype=bfloat16"), "table_dtype=bfloat16"),
-        (("model=memory_plus", *PEER[1:]), "with MemoryPlus, whose tables have no form in columns"),
+        (("model=peer_narrow", *PEER[1:]), "with PeerNarrow, whose tables have no form in columns"),
         (("model=dense",), "no layer of the model has expert tables"),
     ],
 )  # fmt: skip
@@ -233,4 +252,14 @@ def test_the_plan_says_what_is_sent_and_who_holds_what(compose_raw):
     assert line.startswith("all-gather ")
     own = sum(t.n_params for t in point.plan.cost.terms) - tables
     assert sent_by_ddp(point.plan.cost, 2, tables=False) == 4 * own
+    assert "modelled" not in line
     make_point(compose_raw(*TWO, "optim.table_gradient=rows"))  # which DDP alone can't carry
+
+
+def test_the_plan_for_a_cluster_has_milliseconds_where_its_links_are_known(compose_raw):
+    lines = {}
+    for card in ("h100", "v100"):
+        point = make_point(compose_raw(*TWO, f"cluster={card}"))
+        ((_, lines[card]),) = (p for p in (part.plan_line(point) for part in point.parts) if p)
+    assert "; by its links, modelled and never measured, 0.3" in lines["h100"]  # 10 calls
+    assert "modelled" not in lines["v100"]

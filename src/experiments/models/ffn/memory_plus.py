@@ -60,6 +60,7 @@ class MemoryPlus(ProductKeyFFN, Routed):
     at zero, and tables learn alone, as PKM's.
     """
 
+    by_columns = True
     param_roles: ClassVar[Mapping[str, Role]] = {
         **ProductKeyFFN.param_roles,
         "values": Role(fan_in=None, group="table"),

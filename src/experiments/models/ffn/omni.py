@@ -119,6 +119,7 @@ class Omni(FFN, Routed):
     w_up (S * S, d_model).
     """
 
+    by_columns = True
     param_roles: ClassVar[Mapping[str, Role]] = {
         "router": Role(fan_in=1, group="key"),
         "w_down": Role(fan_in=1, group="table"),

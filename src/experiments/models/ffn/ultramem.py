@@ -123,6 +123,7 @@ class UltraMem(ProductKeyFFN, Routed):
     a decomposition happens to give to u and v.
     """
 
+    by_columns = True
     param_roles: ClassVar[Mapping[str, Role]] = {
         **ProductKeyFFN.param_roles,
         "core": Role(fan_in=-1, group="key"),

@@ -15,10 +15,16 @@ from typing import Any
 
 import torch
 
-from experiments.budget.communication import sent_by_ddp, sent_for_columns
+from experiments.budget.communication import (
+    Links,
+    calls_for_columns,
+    sent_by_ddp,
+    sent_for_columns,
+)
 from experiments.budget.plan import Plan
 from experiments.config.optim import Optim
 from experiments.config.schema import RunConfig
+from experiments.config.trainer import Cluster
 from experiments.models.ffn._rows import columns_alone
 from experiments.models.roles import tables_of
 from experiments.models.transformer import Transformer
@@ -119,7 +125,23 @@ class TableColumns(RunPart):
         return (
             "Sent by each process in a step, MB, where they have the tables' columns between them",
             f"{parts} (counted in the record as it runs); the other gradients, by DDP "
-            f"{ddp / 1e6:.3g}",
+            f"{ddp / 1e6:.3g}{self._seconds(point, sent, ddp)}",
+        )
+
+    def _seconds(self, point: Point, sent: Mapping[str, int], ddp: int) -> str:
+        """Of the cluster's links, where the plan is for one and they are known."""
+        links = _links(point.config.cluster)
+        if links is None:
+            return ""
+        calls = calls_for_columns(
+            point.transformer.block_costs(),
+            n_passes=point.ranks.n_micro,
+            clipped=point.config.optim.grad_clip is not None,
+        )
+        own = links.seconds_of_columns(sent, calls, self.size)
+        return (
+            f"; by its links, modelled and never measured, {1e3 * own:.3g} ms and "
+            f"{1e3 * links.seconds_of_ddp(ddp, self.size):.3g} ms"
         )
 
     def _sent(self, point: Point) -> dict[str, int]:
@@ -150,6 +172,7 @@ class OwnColumns(TrainingPart):
         super().__init__()
         self._exchange, self._folder = exchange, folder
         self._apart = tuple(tables_of(model))
+        self._tables = list(tables_of(model).values())  # a list is no submodule's
         self._places = _places(model, optim)
         self._n_steps, self._before = 0, dict[str, int]()
         self._sent: dict[str, float] = {}
@@ -160,8 +183,19 @@ class OwnColumns(TrainingPart):
 
     def before_step(self, step: int) -> None:
         if not self._n_steps:
+            self._agree(step)
             self._before = dict(self._exchange.sent)
         self._n_steps += 1
+
+    def _agree(self, step: int) -> None:
+        """Each process has looked for the newest whole checkpoint by itself."""
+        mine = torch.tensor([step], device=self._tables[0].device)
+        steps = [int(n) for n in self._exchange.gathered(mine)]
+        if len(set(steps)) > 1:
+            raise RuntimeError(
+                f"the processes would go on from different steps, by rank {steps}: not all of them "
+                "can read the same checkpoints of the run; let all read its folder and start again"
+            )
 
     def end(self) -> None:
         """The count of bytes is that of steps, and not of scoring."""
@@ -239,6 +273,19 @@ class OwnColumns(TrainingPart):
                     key: value[:, own].clone() if value.dim() else value
                     for key, value in states[place].items()
                 }
+
+
+def _links(cluster: Cluster | None) -> Links | None:
+    if cluster is None:
+        return None
+    rates = {
+        "node_exchange": cluster.node_exchange,
+        "node_ring": cluster.node_ring,
+        "network_exchange": cluster.network_exchange,
+        "network_ring": cluster.network_ring,
+    }
+    known = {name: rate for name, rate in rates.items() if rate is not None}
+    return Links(**known, n_node=cluster.cards_per_node) if len(known) == len(rates) else None
 
 
 def _places(model: Transformer, optim: Optim) -> dict[str, int]:
