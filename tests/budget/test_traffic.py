@@ -25,6 +25,7 @@ def test_rows_of_tables_are_read_in_each_pass():
     assert moved(tables, n_tokens=n_tokens, **halved) == found / 2
     stepped = 28 * 2 * 1024**2 * 1024  # bytes: AdamW's, of all rows
     assert moved(tables, n_tokens=n_tokens) == found + stepped
+    assert moved(tables, n_tokens=n_tokens, table_ranks=8) == found + stepped / 8
     frozen = Cost(tuple(term.frozen(1) for term in tables.terms))
     assert moved(frozen, n_tokens=n_tokens) == found / 3
 

@@ -12,16 +12,24 @@ _SUM = 3  # a gradient is read, and the sum so far read and written
 
 
 def step_bytes(
-    cost: Cost, *, n_tokens: int, n_micro: int, table_gradient: str, table_dtype: str
+    cost: Cost,
+    *,
+    n_tokens: int,
+    n_micro: int,
+    table_gradient: str,
+    table_dtype: str,
+    table_ranks: int = 1,
 ) -> float:
-    """Bytes of one process's step of n_tokens, in n_micro forward passes."""
+    """Bytes of one process's step of n_tokens, in n_micro forward passes. table_ranks: processes
+    that have the columns of each table between them; each reads its columns for all their tokens.
+    """
     size = 2 if table_dtype == "bfloat16" else 4
 
     def gradient(term: Term) -> int:
         """Bytes of a gradient that is as large as its weights."""
         if not term.n_tables:
             return 4 * term.n_trained
-        return size * term.n_trained if table_gradient == "dense" else 0
+        return size * term.n_trained // table_ranks if table_gradient == "dense" else 0
 
     rows = sum(term.passes * term.n_active for term in cost.terms if term.n_tables)
     sums = _SUM * (n_micro - 1)

@@ -132,6 +132,11 @@ class Point:
         return any(part.scored_by_all for part in self.parts)
 
     @property
+    def table_ranks(self) -> int:
+        """How many processes have the columns of each table between them; 1: each has them all."""
+        return max((part.table_ranks for part in self.parts), default=1)
+
+    @property
     def stages(self) -> Mapping[str, int]:
         """The stages of the training, in order, and their steps; {} of one."""
         names = next((stages for part in self.parts if (stages := part.stages())), {})
@@ -284,6 +289,11 @@ class RunPart:
     compiles: ClassVar[bool] = True  # False: trainer.compile=auto is off
     scored_by_all: ClassVar[bool] = False  # True: no process can score the model alone
     by_columns: ClassVar[bool] = False  # True: it does with tables in columns of each process
+
+    @property
+    def table_ranks(self) -> int:
+        """Processes that have the columns of each table between them."""
+        return 1
 
     # From the config to the plan
 

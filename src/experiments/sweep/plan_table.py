@@ -72,6 +72,7 @@ def _seconds(point: Point, flops_per_second: float) -> float:
         n_micro=point.ranks.n_micro,
         table_gradient=point.config.optim.table_gradient,
         table_dtype=getattr(point.config.model, "table_dtype", "float32"),
+        table_ranks=point.table_ranks,
     )
     return seconds + (point.plan.n_steps - point.first_step) * n_bytes / bandwidth
 

@@ -243,6 +243,7 @@ def test_the_plan_says_what_is_sent_and_who_holds_what(compose_raw):
     alone = make_point(compose_raw(*(o for o in TWO if "table_ranks" not in o)))
     point = make_point(compose_raw(*TWO))
     assert point.run_id == alone.run_id
+    assert (alone.table_ranks, point.table_ranks) == (1, 2)
     tables = sum(t.n_params for t in point.plan.cost.terms if t.n_tables)
     memory, before = point.plan.memory, alone.plan.memory
     assert before.weights - memory.weights == 4 * tables // 2

@@ -57,6 +57,10 @@ class TableColumns(RunPart):
         size = trainer.devices * trainer.num_nodes if given == "all" else given
         return None if size is None or size == 1 else cls(size=size)
 
+    @property
+    def table_ranks(self) -> int:
+        return self.size
+
     def refuse(self, draft: Draft) -> None:
         why = self._why_not(draft)
         if why is not None:
