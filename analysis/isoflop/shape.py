@@ -11,7 +11,8 @@ _STEP = 1e-4  # of exponents, for derivatives
 
 
 def columns(v: Array, alpha: Array, beta: Array) -> Array:
-    """q, s and 1 at v, (n,) for all or (G, n), for exponents (G,) above 0: (G, n, 3).
+    """q, s and 1 at v, (n,) for all or (G, n), for exponents (G,): (G, n, 3). Neither these nor
+    their sum may be 0; of a negative one the curve flattens away from its lowest point.
 
     s = (e^(beta v) - e^(-alpha v)) / (alpha + beta) and
     q = 2 (alpha e^(beta v) + beta e^(-alpha v) - alpha - beta) / (alpha beta (alpha + beta)),
@@ -25,7 +26,7 @@ def columns(v: Array, alpha: Array, beta: Array) -> Array:
 
 
 def columns_at(v: Array, alpha: float, beta: float) -> Array:
-    """The columns (n, 3) at v (n,) for one pair of exponents above 0."""
+    """The columns (n, 3) at v (n,) for one pair of exponents."""
     return columns(v, np.array([alpha]), np.array([beta]))[0]
 
 
@@ -37,7 +38,7 @@ def along_exponents(v: Array, alpha: float, beta: float, numbers: Array) -> Arra
 
 
 def lowest(a: Array, slope: Array, alpha: Array, beta: Array) -> Array:
-    """v of the lowest point of a q + slope s, exponents above 0.
+    """v of the lowest point of a q + slope s, exponents as `columns` has them.
 
     nan where it opens downwards; infinite where it falls, or rises, all the way.
     """

@@ -30,7 +30,6 @@ METHODS: tuple[Method, ...] = ("slice", "parabola")
 NEAREST = 5  # rates about the best that a parabola describes
 _DRAWS = 2000
 _KNOWN = 1_000_000  # degrees of freedom of a noise that was given: the normal distribution
-_MISFIT = 0.05  # chance of a misfit that is said
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,16 +94,12 @@ def _parabolas(cells: Sequence[Tried], n_nearest: int, given: float | None) -> l
 
 
 def _slices(cells: Sequence[Tried], n_nearest: int | None, given: float | None) -> list[CellCurve]:
-    kept, chance = kept_rates(cells, n_nearest, given)
+    kept, misfit = kept_rates(cells, n_nearest, given)
     u, losses = weighted(cells, kept)
     noise = _noise_of(cells, u, losses, given)
     # of unknown noise the shape is drawn, and nothing else
     known = noise if np.isfinite(noise.sd) else Noise(0.0, 1)
     fit = fit_slices(u, losses, known, _DRAWS, np.random.default_rng(0), exponents=EXPONENTS)
-    off: tuple[tuple[Flag, str], ...] = ()
-    if chance < _MISFIT:
-        text = f"all cells' losses are off the curves at the same distances (p={chance:.1g})"
-        off = ((Flag.MISFIT, text),)
     shapes = [one.shape for one in fit.slices]
     form = form_error(u, losses, shapes, noise.sd)
     shifts = form.draws(_DRAWS, np.random.default_rng(1))
@@ -124,7 +119,7 @@ def _slices(cells: Sequence[Tried], n_nearest: int | None, given: float | None) 
                 error=sd * float(np.sqrt(_variance(shape))),
                 draws=one.draws * np.array([1.0, 1.0, scale, scale, scale]),
                 common=one.common_u + shifts[:, k],
-                found_off=off,
+                found_off=((Flag.MISFIT, misfit),) if misfit else (),
             )
         )
     return found

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.fitting.intervals import Array
-from analysis.isoflop.shape import FittedShape, columns_at, gradient_of, lowest
+from analysis.isoflop.shape import FittedShape, along_exponents, columns_at, gradient_of, lowest
 
 SHARE = 0.5  # standard deviation of each power's part, of the curve's rise at the farthest rates
 _POWERS = (5, 6)
-_STEP = 1e-3  # of ln(exponent), for the slopes along them
+_STEP = 1e-3  # of exponents, for the slopes along them
 _ROUNDING = 1e-6  # nats: less is no noise
-_SPREAD = 1.0  # standard deviation of ln(exponent) before the losses are seen
+_SPREAD = 1.0  # standard deviation of an exponent before the losses are seen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ def form_error(
     """The error of curves (K) of equal noise sd, in nats; u, losses: an array (n,) for each.
 
     By least squares, linear about the curves, with normal priors of the powers and of the
-    exponents' logarithms. Where sd is unknown nothing is learned.
+    exponents. Where sd is unknown nothing is learned.
     """
     apart = [Apart.of(*cell, _POWERS) for cell in zip(u, losses, shapes, strict=True)]
     farthest = max(float(np.abs(one.x).max()) for one in apart)
@@ -70,7 +70,7 @@ def form_error(
 class Apart:
     """A cell's losses about its curve. x (n,): distances from the lowest point, or of a curve
     without one from the nearest end; residuals (n,); columns (n, 3); tangents (n, 2): slopes of the
-    curve along ln of its exponents; powers (n, k): of x.
+    curve along its exponents; powers (n, k): of x.
     """
 
     shape: FittedShape
@@ -87,14 +87,12 @@ class Apart:
         x = u - lowest
         own = columns_at(v, shape.alpha, shape.beta)
         numbers = np.array([shape.a, shape.slope, shape.level])
-        beside = [columns_at(v, *pair) @ numbers for pair in _beside(shape)]
-        at = own @ numbers
         return Apart(
             shape=shape,
             x=x,
-            residuals=losses - at,
+            residuals=losses - own @ numbers,
             columns=own,
-            tangents=np.stack([(curve - at) / _STEP for curve in beside], axis=1),
+            tangents=along_exponents(v, shape.alpha, shape.beta, numbers),
             powers=np.stack([x**k for k in powers], axis=1),
         )
 
@@ -111,8 +109,10 @@ class Apart:
         if not np.isfinite(self.shape.u_opt):
             return np.zeros(powers.shape[1])
         own = -np.linalg.lstsq(self.columns, powers + self.tangents @ follow)[0]
-        here = _place(self.shape, self.shape.alpha, self.shape.beta)
-        along = np.array([_place(self.shape, *pair) - here for pair in _beside(self.shape)]) / _STEP
+        alpha, beta = self.shape.alpha, self.shape.beta
+        here = _place(self.shape, alpha, beta)
+        beside = ((alpha + _STEP, beta), (alpha, beta + _STEP))
+        along = np.array([_place(self.shape, *pair) - here for pair in beside]) / _STEP
         return np.nan_to_num(gradient_of(self.shape) @ own + along @ follow)
 
 
@@ -120,8 +120,3 @@ def _place(shape: FittedShape, alpha: float, beta: float) -> float:
     """The lowest point beside the centre, at these exponents."""
     given = (np.array([value]) for value in (shape.a, shape.slope, alpha, beta))
     return float(lowest(*given)[0])
-
-
-def _beside(shape: FittedShape) -> list[tuple[float, float]]:
-    by = 1 + _STEP
-    return [(shape.alpha * by, shape.beta), (shape.alpha, shape.beta * by)]

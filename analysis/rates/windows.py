@@ -14,11 +14,17 @@ from analysis.isoflop.slices import LEAST_DOF, SliceFit, fit_slices
 from analysis.rates.misfit import ROUNDING, chance_of_misfit
 from analysis.rates.tried import Tried
 
-EXPONENTS = (0.01, 3.0)  # of skewed curves: at 3 the loss goes with the rate's cube
+# Of skewed curves. At 4 the loss goes with the rate's fourth power, as before a wall; below 0 it
+# flattens away from the best rate, as below it. Neither 0 nor two of sum 0 are points of a grid.
+EXPONENTS = (-0.9, 4.0)
 WINDOWS = (np.inf, 1.0, 0.5, 0.25, 0.125, 0.0625, 0.03)  # nats above a cell's lowest loss
 _CHANCE = 0.3  # of a misfit by distance, below which a window is too wide: rather noise than bias
 _PASSES = 3  # each with the scatter that the last one left
-_BESIDE = 0.1  # the same of points that a wider window adds
+# The same of points that a wider window adds. Small: with more, narrow windows are taken where
+# their scatter is small by luck, and intervals are too narrow.
+_BESIDE = 0.005
+_MISFIT = 0.05  # chance of a misfit that is said, of rates that were asked for
+_IN_ALL = 0.2  # the same of the least misfit of all windows
 
 
 def weighted(cells: Sequence[Tried], kept: Sequence[np.ndarray]) -> tuple[list[Array], list[Array]]:
@@ -41,15 +47,17 @@ def alike(u: Sequence[Array], losses: Sequence[Array]) -> SliceFit:
 
 def kept_rates(
     cells: Sequence[Tried], n_nearest: int | None, given: float | None
-) -> tuple[list[np.ndarray], float]:
-    """The rates of each cell that the curves are of, and the chance of such a misfit as they have.
+) -> tuple[list[np.ndarray], str]:
+    """The rates of each cell that the curves are of, and how these miss the losses; "" if not.
 
     In the widest window that shows no misfit: neither by distance nor beside a narrower one. In the
     narrowest where all do.
     """
+    off = "all cells' losses are off the curves at the same distances"
     if n_nearest is not None:
         kept = [nearest(cell.u, cell.losses, n_nearest) for cell in cells]
-        return kept, _Window.of(cells, kept, given).chance
+        chance = _Window.of(cells, kept, given).chance
+        return kept, f"{off} (p={chance:.1g})" if chance < _MISFIT else ""
     windows: list[_Window] = []
     for width in reversed(WINDOWS):
         kept = [_within(cell, width) for cell in cells]
@@ -60,8 +68,11 @@ def kept_rates(
         if not windows[k].chance < _CHANCE and all(
             not windows[k].beside(narrower, given) < _BESIDE for narrower in windows[:k]
         ):
-            return windows[k].kept, windows[k].chance
-    return windows[0].kept, windows[0].chance
+            return windows[k].kept, ""
+    chances = [window.chance for window in windows]
+    if not all(chance < _IN_ALL for chance in chances):
+        return windows[0].kept, ""
+    return windows[0].kept, f"{off}, even near the best rates (p={max(chances):.1g} at most)"
 
 
 @dataclass(frozen=True, kw_only=True)

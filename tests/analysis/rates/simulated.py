@@ -89,13 +89,15 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class Held:
-    """Shares over all draws. cell: of intervals of a cell's rate that hold it; flagged: of cells;
+    """Shares over all draws. cell: of intervals of a cell's rate that hold it; silent: of those
+    that do not, and whose cell has no flag; flagged: of cells;
     exponents: of laws of size and length, for the worse of the two; beyond: of predictions at ten
     times the largest size times length; off: the mean error of ln(rate) inside of the grids; law:
     of draws whose law says of itself that it may be wrong, or is of cells that mostly do.
     """
 
     cell: float
+    silent: float
     flagged: float
     off: float
     exponents: float
@@ -111,6 +113,7 @@ def held(setting: Setting, n_draws: int, seed: int, **how) -> Held:
     known = np.isfinite(cells[:, 0])
     return Held(
         cell=float(cells[known, 0].mean()) if known.any() else float("nan"),
+        silent=float(((cells[:, 0] == 0) & (cells[:, 1] == 0)).sum() / max(known.sum(), 1)),
         flagged=float(cells[:, 1].mean()),
         off=float(np.nanmean(cells[:, 2])),
         exponents=float(laws[:, :2].mean(axis=0).min()),
@@ -158,6 +161,7 @@ def main(n_draws="20", seed="1", method="slice", curve="") -> None:
         "losses, grids",
         "rates",
         "a cell's rate",
+        "silent",
         "off by",
         "flagged",
         "exponents",
@@ -165,7 +169,7 @@ def main(n_draws="20", seed="1", method="slice", curve="") -> None:
         "flagged",
     ]
     print(f"| {' | '.join(heads)} |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(f"|{'---|' * len(heads)}")
     for label in dict.fromkeys(setting.label for setting in SETTINGS):
         if not label.startswith(curve):
             continue
@@ -174,6 +178,7 @@ def main(n_draws="20", seed="1", method="slice", curve="") -> None:
         columns = [
             [str(setting.n_rates) for setting in own],
             [_percent(one.cell) for one in found],
+            [_percent(one.silent) for one in found],
             [f"{one.off:+.2f}" for one in found],
             *(
                 [_percent(getattr(one, name)) for one in found]

@@ -77,11 +77,9 @@ def test_what_the_form_misses_is_a_regression_on_two_powers():
         r[on] = values - design(own) @ numbers
         J[k, 3 * k : 3 * k + 3] = gradient_of(shape)
         for j in range(2):
-            beside = own * np.exp(step * np.eye(2)[j])
+            beside = own + step * np.eye(2)[j]
             X[on, 3 * K + j] = (design(beside) - design(own)) @ numbers / step
-            ends = [
-                lowest_at(shape, numbers, own * np.exp(h * np.eye(2)[j])) for h in (0.005, -0.005)
-            ]
+            ends = [lowest_at(shape, numbers, own + h * np.eye(2)[j]) for h in (0.005, -0.005)]
             J[k, 3 * K + j] = (ends[0] - ends[1]) / 0.01
         for j, power in enumerate((5, 6)):
             x = places - shape.u_opt
@@ -122,8 +120,8 @@ def test_the_chance_of_a_misfit_is_that_of_an_f_test():
         own[:, 3 * k : 3 * k + 3] = design(shape.alpha, shape.beta)
         at = own[:, 3 * k : 3 * k + 3] @ numbers
         more = [
-            design(shape.alpha * np.exp(step), shape.beta) @ numbers - at,
-            design(shape.alpha, shape.beta * np.exp(step)) @ numbers - at,
+            design(shape.alpha + step, shape.beta) @ numbers - at,
+            design(shape.alpha, shape.beta + step) @ numbers - at,
         ]
         x = places - shape.u_opt
         small.append(np.column_stack([own, *(m / step for m in more)]))
@@ -188,6 +186,35 @@ def test_a_misfit_of_all_cells_is_flagged():
     found = fit_rates(table, n_nearest=9)
     assert {Flag.MISFIT in cell.flags for cell in found.cells} == {True}
     assert not any(cell.flags for cell in fit_rates(SKEWED.table(np.random.default_rng(1))).cells)
+
+
+def test_a_misfit_near_the_best_rates_too_is_flagged():
+    """Of five rates four are left in the narrowest window, and these are off as well."""
+    rng = np.random.default_rng(101)
+    steep = Setting(curve="steep", near=False, n_rates=5)
+    found = fit_rates(steep.table(rng))
+    assert {Flag.MISFIT in cell.flags for cell in found.cells} == {True}
+    assert {len(cell.fitted) for cell in found.cells} <= {4, 5}
+    (text,) = [text for text in found.cells[0].warnings if "same distances" in text]
+    assert "even near the best rates (p=" in text
+
+
+def test_losses_may_flatten_below_the_best_rate():
+    """By a negative exponent: the slope is 0.1 (e^(1.5 x) - e^(x / 2)), and 0 far below."""
+    rng = np.random.default_rng(0)
+    parts = []
+    for k, N in enumerate(SIZES):
+        at = best(N, 1e9)
+        x = np.log(2) * (np.arange(-4, 4) + 0.2 * k)
+        losses = 3 + 0.1 * (np.expm1(1.5 * x) / 1.5 - 2 * np.expm1(x / 2))
+        frame = tuned(at, at * np.exp(x), n_params=N)
+        parts.append(frame.assign(loss=losses + 1e-4 * rng.normal(size=len(x))))
+    found = fit_rates(check_table(pd.concat(parts, ignore_index=True)))
+    for cell in found.cells:
+        assert cell.shape.alpha == pytest.approx(-0.5, abs=0.05)
+        assert cell.shape.beta == pytest.approx(1.5, abs=0.05)
+        assert cell.lr_opt == pytest.approx(best(cell.at["n_params"], 1e9), rel=0.01)
+        assert not cell.flags
 
 
 def test_seeds_tell_the_noise_where_rates_are_few():
