@@ -100,7 +100,7 @@ def inspect_run(
     make_folder(folder)
     found = read_through(model, found_layers, reading, folder)
     cards = [layer_card(layer, found[layer.name]) for layer in found_layers]
-    whole = inspection_of(found_layers, cards, found, chosen, vocabulary.tokenizer(), identity)
+    whole = inspection_of(model, found_layers, cards, found, chosen, vocabulary, identity)
     write_results(folder, whole, page_of(whole, name=record.model))
     return cards
 

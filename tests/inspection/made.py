@@ -1,17 +1,20 @@
 """An inspection of slots that are drawn, over texts whose words no page may take for markup."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models
 
 from experiments.inspection.cards import layer_card
-from experiments.inspection.interface import Inspected
+from experiments.inspection.interface import inspected_layers
 from experiments.inspection.statistics import Bounds, LayerStatistics
 from experiments.inspection.tables import inspection_of
 from experiments.inspection.texts import Text
 from experiments.models.ffn._slots import Slots
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.pkm import PKMConfig
+from experiments.models.transformer import TransformerConfig
 
 EVIL = "</script><img src=x onerror=alert(1)>"
 WORDS = ("<end>", EVIL, "<!--<script>", "&lt;b&gt;", "\"'`", "=1+1", " the", "\n", "\u2028", "NA")
@@ -23,10 +26,20 @@ def made_inspection(n_experts=64, names=TEXTS):
     """A layer of product keys and a dense one; half of the experts are read in one text alone."""
     rng = np.random.default_rng(0)
     tokenizer = Tokenizer(models.WordLevel(dict(zip(WORDS, range(len(WORDS)))), unk_token="<end>"))
-    layers = [
-        Inspected(name="blocks.0.ffn", block=0, module=PKMConfig(n_experts=n_experts).build(4)),
-        Inspected(name="blocks.1.ffn", block=1, module=DenseConfig(width_factor=2).build(4)),
-    ]
+    keyed = PKMConfig(n_experts=n_experts, n_heads=2, top_k=2, d_key=8, query_norm="layer")
+    model = (
+        TransformerConfig(
+            d_model=16,
+            d_head=8,
+            vocab_size=len(WORDS),
+            seq_len=24,
+            tie_head=False,
+            ffns=(keyed, DenseConfig(width_factor=2)),
+        )
+        .build()
+        .eval()
+    )
+    layers = inspected_layers(model)
     texts, found = [], {}
     for name in names:
         tokens = rng.integers(1, len(WORDS), N_TOKENS)
@@ -38,7 +51,7 @@ def made_inspection(n_experts=64, names=TEXTS):
         own = LayerStatistics(n, len(texts), len(WORDS), Bounds(n_units=3))
         for i, text in enumerate(texts):
             experts = torch.tensor(rng.integers(0, n, (N_TOKENS, 4)))
-            if len(texts) > 1 and n == n_experts:
+            if len(texts) > 1 and layer.block == 0:
                 experts = torch.where(experts < n // 2, experts, n // 2 + (experts % 4) + 4 * i)
             gates = torch.tensor(rng.random((N_TOKENS, 4)))
             slots = Slots(experts=experts, gates=gates, weights=gates)
@@ -50,4 +63,5 @@ def made_inspection(n_experts=64, names=TEXTS):
         "texts": [{"name": text.name, "digest": "", "max_tokens": None} for text in texts],
     }
     cards = [layer_card(layer, found[layer.name]) for layer in layers]
-    return inspection_of(layers, cards, found, texts, tokenizer, identity), found
+    vocabulary = SimpleNamespace(tokenizer=lambda: tokenizer, end_of_text=0)
+    return inspection_of(model, layers, cards, found, texts, vocabulary, identity), found

@@ -14,7 +14,7 @@ from experiments.inspection.page.data import Size, layer_data
 from experiments.inspection.page.page import page_of
 from experiments.inspection.results import read_inspection, write_results
 from experiments.system.page.shell import json_inside
-from tests.inspection.made import EVIL, TEXTS, made_inspection
+from tests.inspection.made import EVIL, TEXTS, WORDS, made_inspection
 
 
 @pytest.fixture(scope="module")
@@ -123,11 +123,17 @@ def test_a_page_that_would_be_too_large_says_what_it_leaves_out(made):
     assert n < len(data_of(whole)["layers"][0]["experts"])
     with pytest.raises(ValueError, match="a page of one layer is larger than 5,000 bytes"):
         page_of(found, name="pkm", limit=5000)
-    many = replace(found, cards=found.cards[:1] * 6)
-    few = page_of(many, name="pkm", limit=len(small) - 15_000)
-    assert re.search(r"\d layers, but for their line above", few)
-    assert few.count('<th scope="row">blocks.0.ffn') == 6
-    assert len(data_of(few)["layers"]) < 6
+
+
+def test_layers_that_find_no_room_have_their_line_alone(made, monkeypatch):
+    found, _ = made
+    monkeypatch.setattr("experiments.inspection.page.page._SIZES", (Size(side=32, experts=3),))
+    one = page_of(replace(found, cards=found.cards[:1]), name="pkm")
+    many = replace(found, cards=found.cards[:1] * 3)
+    few = page_of(many, name="pkm", limit=len(one.encode()) + 3000)
+    assert "2 layers, but for their line above" in few
+    assert few.count('<th scope="row">blocks.0.ffn') == 3
+    assert len(data_of(few)["layers"]) == 1
 
 
 def test_a_coarser_map_has_the_same_mass(made):
@@ -141,3 +147,22 @@ def test_a_coarser_map_has_the_same_mass(made):
         cells[expert // 8 // 3, expert % 8 // 3] += mass[expert] / mass.sum()
     assert text["most"] == pytest.approx(cells.max())
     assert levels.argmax() == cells.argmax()
+
+
+def test_parts_on_the_page_add_up_and_the_search_has_the_kept_tokens(made):
+    found, statistics = made
+    for layer in data_of(page_of(found, name="pkm"))["layers"]:
+        for text in layer["texts"]:
+            assert len(text["rows"]) > 2
+            for _, _, _, part, beside, others, parts in text["rows"]:
+                total = beside + others + sum(value for _, value in parts)
+                assert total == pytest.approx(part, abs=1e-5)
+        own = statistics[layer["name"]]
+        pairs = {
+            (expert, layer["search"]["strings"][i], times)
+            for expert, _, kept in layer["search"]["experts"]
+            for i, times in kept
+        }
+        expected = {(e, WORDS[i], n) for e, i, n in own.pairs.most_common(10)}
+        assert pairs == expected
+        assert layer["peak"][1] <= layer["peak"][0] <= layer["peak"][2]

@@ -61,7 +61,7 @@ def test_the_map_is_read_by_keys(browser, path):
 def test_the_tab_key_reaches_every_control(browser, path):
     browser.open(path)
     wanted = browser.run(
-        "[...document.querySelectorAll('select, canvas, main [tabindex]')]"
+        "[...document.querySelectorAll('select, input, canvas, main [tabindex=\\'0\\']')]"
         ".filter((e) => e.checkVisibility()).length"
     )
     reached = set()
@@ -69,7 +69,7 @@ def test_the_tab_key_reaches_every_control(browser, path):
         browser.press("Tab", "\t")
         reached.add(
             browser.run(
-                "[...document.querySelectorAll('select, canvas, main [tabindex]')]"
+                "[...document.querySelectorAll('select, input, canvas, main [tabindex=\\'0\\']')]"
                 ".indexOf(document.activeElement)"
             )
         )
@@ -94,6 +94,39 @@ def test_an_expert_shows_its_contexts_with_the_token_marked(browser, path):
     assert browser.run("document.querySelectorAll('article').length") == 8
     lift = text_of(browser, "article .columns div:nth-child(2) tbody tr")
     assert " to " in lift
+    assert browser.complaints() == []
+
+
+def test_a_text_is_read_token_by_token_with_keys(browser, path):
+    browser.open(path)
+    browser.run("document.querySelector('#excerpt_tokens [tabindex=\\'0\\']').focus()")
+    before = text_of(browser, "#excerpt_note")
+    browser.call("Input.dispatchKeyEvent", type="keyDown", key="ArrowRight", code="ArrowRight")
+    assert text_of(browser, "#excerpt_note") != before
+    pressed = "[...document.querySelectorAll('#excerpt_tokens [aria-pressed=true]')].length"
+    assert browser.run(pressed) == 1
+    parts = browser.run(
+        "[...document.querySelectorAll('#excerpt_parts td.number')].map((e) => e.textContent)"
+    )
+    *own, total = [float(part.replace("\u2212", "-")) for part in parts]
+    assert sum(own) == pytest.approx(total, abs=1e-4 * len(own))  # as they are shown
+    assert browser.complaints() == []
+
+
+def test_searches_strings_and_experts(browser, path):
+    browser.open(path)
+    write = (
+        "(() => {{ const input = document.getElementById({!r}); input.value = {!r};"
+        "input.dispatchEvent(new Event('input')); }})()"
+    )
+    browser.run(write.format("search_string", "ONERROR"))
+    assert text_of(browser, "#search_found").startswith("1 tokens, ")
+    assert "onerror=alert(1)" in text_of(browser, "#search_table tbody td")
+    browser.run(write.format("search_expert", "9"))
+    assert text_of(browser, "#search_found").startswith("Expert 9, read by ")
+    assert browser.run("document.getElementById('search_string').value") == ""
+    browser.run(write.format("search_expert", "99"))
+    assert "is none of those" in text_of(browser, "#search_found")
     assert browser.complaints() == []
 
 

@@ -16,8 +16,11 @@ from experiments.system.json_files import read_json
 CARD = "card.json"
 PAGE = "inspect.html"
 FORMAT = 2  # of the folder; another's results are not gone on with
-TEXTS = ("layer", "group", "text", "before", "token", "after")  # columns of text
-TABLES = ("experts", "chosen", "contexts", "tokens", "lifts", "map")
+TEXTS = ("layer", "group", "text", "before", "token", "after", "next", "side", "by")  # columns
+TABLES = (
+    *("experts", "chosen", "contexts", "tokens", "lifts", "map"),
+    *("promoted", "nearest", "excerpts", "parts"),
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -7,15 +7,20 @@ import numpy as np
 import pandas as pd
 from tokenizers import Tokenizer
 
+from experiments.data.vocabulary import Vocabulary
 from experiments.inspection.cards import LayerCard
 from experiments.inspection.chosen import chosen_experts
 from experiments.inspection.documents import DocumentMoments
+from experiments.inspection.excerpts import excerpts
 from experiments.inspection.interface import Inspected
 from experiments.inspection.lifts import Lifts, lifts
 from experiments.inspection.maps import MassMap, mass_map
+from experiments.inspection.nearest import nearest
+from experiments.inspection.promoted import promoted
 from experiments.inspection.results import Inspection
 from experiments.inspection.statistics import LayerStatistics
 from experiments.inspection.texts import Text
+from experiments.models.transformer import Transformer
 
 N_TOKENS = 10  # ids of each expert in `tokens`
 N_SHOWN = 1000  # experts of a layer with contexts, tokens and lifts: those of the largest mass
@@ -23,11 +28,12 @@ _BEFORE, _AFTER = 24, 8  # tokens of a context
 
 
 def inspection_of(
+    model: Transformer,
     layers: Sequence[Inspected],
     cards: Sequence[LayerCard],
     found: Mapping[str, LayerStatistics],
     texts: Sequence[Text],
-    tokenizer: Tokenizer,
+    vocabulary: Vocabulary,
     identity: Mapping[str, Any],
 ) -> Inspection:
     """All tables. Experts that no token read have no line; contexts, tokens and lifts are of the
@@ -36,11 +42,14 @@ def inspection_of(
     parts: dict[str, list[pd.DataFrame]] = {}
     about: dict[str, Any] = {}
     names = [text.name for text in texts]
+    tokenizer = vocabulary.tokenizer()
     for layer in layers:
         own = found[layer.name]
         moments = own.documents.moments()
         lifted, cells = lifts(own.mass, moments), mass_map(own.mass, layer.layer.grid())
         chosen = chosen_experts(own.mass.sum(0), lifted)
+        experts = np.unique(chosen["expert"]).tolist()
+        signs = np.where(own.weights[experts] < 0, -1, 1)
         shown = np.union1d(_largest(own), chosen["expert"])
         for name, table in (
             ("experts", _experts(own, moments, names)),
@@ -49,6 +58,8 @@ def inspection_of(
             ("tokens", _tokens(own, shown, tokenizer)),
             ("lifts", _lifts(lifted, moments, shown, names)),
             ("map", _map(cells, names)),
+            ("promoted", promoted(model, layer, experts, signs, tokenizer)),
+            ("nearest", nearest(layer, experts)),
         ):
             table.insert(0, "layer", layer.name)
             parts.setdefault(name, []).append(table)
@@ -71,8 +82,16 @@ def inspection_of(
         identity=identity,
         cards=tuple(cards),
         about=about,
-        tables={name: pd.concat(own, ignore_index=True) for name, own in parts.items()},
+        tables={
+            **{name: _together(own) for name, own in parts.items()},
+            **excerpts(model, layers, texts, vocabulary),
+        },
     )
+
+
+def _together(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    """One after another; without lines it has its columns."""
+    return pd.concat([own for own in tables if len(own)] or tables[:1], ignore_index=True)
 
 
 def _experts(

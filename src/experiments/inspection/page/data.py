@@ -17,12 +17,13 @@ _LEVELS = 254  # of a map's colours, beside 0 for no mass
 @dataclass(frozen=True, kw_only=True)
 class Size:
     """How much of the tables a page holds: cells of a map's side, experts of a group, contexts of
-    an expert.
+    an expert, experts that the search knows.
     """
 
     side: int = 256
     experts: int = 12
     contexts: int = 8
+    searched: int = 1000
 
 
 def layer_data(found: Inspection, card: LayerCard, size: Size) -> dict[str, Any]:
@@ -43,6 +44,9 @@ def layer_data(found: Inspection, card: LayerCard, size: Size) -> dict[str, Any]
         "tests": found.about[card.name]["lifts"],
         "groups": groups,
         "experts": [_expert(expert, by_expert, total, size) for expert in sorted(shown)],
+        "peak": _peak(own["promoted"], groups.get("random", [])),
+        "texts": [_excerpt(own["excerpts"], own["parts"], name) for name in texts],
+        "search": _search(own["experts"], own["tokens"], size.searched),
     }
 
 
@@ -52,6 +56,8 @@ _SHOWN = {
     "contexts": ("gate", "text", "position", "before", "token", "after"),
     "tokens": ("token", "n_tokens"),
     "lifts": ("text", "lift", "low", "high", "q"),
+    "promoted": ("side", "token", "deviations"),
+    "nearest": ("by", "other", "cosine"),
 }
 
 
@@ -78,7 +84,54 @@ def _expert(
         "contexts": _plain(own["contexts"][: size.contexts]),
         "tokens": own["tokens"],
         "lifts": _plain(own["lifts"]),
+        **{
+            side: _plain([row for of, *row in own["promoted"] if of == side])
+            for side in ("promoted", "suppressed")
+        },
+        "nearest": {
+            by: _plain([row for of, *row in own["nearest"] if of == by]) for by in ("value", "key")
+        },
     }
+
+
+def _peak(table: pd.DataFrame, random: list[int]) -> list[float] | None:
+    """Of the random experts' most promoted tokens the median deviation, the least and the most."""
+    first = table[(table["side"] == "promoted") & (table["rank"] == 1)]
+    own = first[first["expert"].isin(random)]["deviations"]
+    return [own.median(), own.min(), own.max()] if len(own) else None
+
+
+def _excerpt(table: pd.DataFrame, parts: pd.DataFrame, name: str) -> dict[str, Any]:
+    """A text's tokens, and of each the experts of the largest parts."""
+    columns = ["token", "next", "logit", "part", "beside", "others"]
+    rows = [_exact(row) for row in table[table["text"] == name][columns].to_numpy().tolist()]
+    own = parts[parts["text"] == name]
+    named: list[list[Any]] = [[] for _ in rows]
+    each = (own[column].tolist() for column in ("position", "expert", "part"))
+    for at, expert, part in zip(*each, strict=True):
+        named[int(at)].append(_exact([int(expert), float(part)]))
+    return {"name": name, "rows": [[*row, own] for row, own in zip(rows, named, strict=True)]}
+
+
+def _exact(row: list[Any]) -> list[Any]:
+    """To the eighth decimal, so that what adds up still does."""
+    return [round(value, 8) if isinstance(value, float) else value for value in row]
+
+
+def _search(experts: pd.DataFrame, tokens: pd.DataFrame, n: int) -> dict[str, Any]:
+    """strings, and of each expert its number, tokens that read it, and places of strings with their
+    counts: of the n of the largest mass that have any.
+    """
+    known = experts[experts["expert"].isin(tokens["expert"])]
+    known = known.sort_values("mass", ascending=False, kind="stable").head(n)
+    own = tokens[tokens["expert"].isin(known["expert"])]
+    strings = {text: i for i, text in enumerate(dict.fromkeys(own["token"].tolist()))}
+    counts: dict[int, list[list[int]]] = {}
+    each = (own[column].tolist() for column in ("expert", "token", "n_tokens"))
+    for expert, token, times in zip(*each, strict=True):
+        counts.setdefault(int(expert), []).append([strings[token], int(times)])
+    pairs = zip(known["expert"].tolist(), known["n_tokens"].tolist(), strict=True)
+    return {"strings": list(strings), "experts": [[e, n, counts[e]] for e, n in pairs]}
 
 
 def _plain(value: Any) -> Any:

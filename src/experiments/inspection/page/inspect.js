@@ -23,7 +23,7 @@ function svg(tag, attributes, ...children) {
 
 const whole = (n) => n.toLocaleString("en");
 const percent = (share) => `${Number((100 * share).toPrecision(3))} %`;
-const digits = (x) => (x === null ? "–" : x !== 0 && (x < 0.01 || x >= 1e4)
+const digits = (x) => (x === null ? "–" : x !== 0 && (Math.abs(x) < 0.01 || Math.abs(x) >= 1e4)
   ? x.toExponential(1) : String(Number(x.toPrecision(3))));
 const line = (text) => text.replace(/[\n\r]+/g, "⏎"); // of a text that has several
 const quoted = (token) => JSON.stringify(token);
@@ -193,6 +193,25 @@ function liftsOf(expert) {
       digits(q), interval(low, high, lift)])));
 }
 
+function promotedOf(expert) {
+  const side = (rows) => rows.map(([token, far]) => `${quoted(token)} ${digits(far)}`).join("  ");
+  const [median, least, most] = layer.peak ?? [];
+  const beside = layer.peak
+    ? ` The first of random experts: ${digits(median)} in the median, ${digits(least)} to ${digits(most)}.`
+    : "";
+  return el("div", {},
+    el("p", { class: "line" }, `up: ${side(expert.promoted)}`),
+    el("p", { class: "line" }, `down: ${side(expert.suppressed)}`),
+    el("p", {}, `In standard deviations over the vocabulary.${beside}`));
+}
+
+function nearestOf(expert) {
+  const line = (name, rows) => rows.length
+    ? el("p", {}, `by ${name}: ${rows.map(([other, cosine]) =>
+      `${whole(other)} (${digits(cosine)})`).join(", ")}`) : null;
+  return el("div", {}, line("value", expert.nearest.value), line("key", expert.nearest.key));
+}
+
 function cardOf(expert) {
   const id = `expert_${expert.expert}`;
   const part = (title, content) => el("div", {}, el("h4", {}, title), content);
@@ -204,7 +223,9 @@ function cardOf(expert) {
     part("Largest gates", contextsOf(expert)),
     el("div", { class: "columns" },
       part("Tokens that read it most often", tokensOf(expert)),
-      data.texts.length > 1 ? part("Lift by text, from 1/32 to 32", liftsOf(expert)) : null));
+      data.texts.length > 1 ? part("Lift by text, from 1/32 to 32", liftsOf(expert)) : null),
+    expert.promoted.length ? part("Tokens that it promotes and suppresses", promotedOf(expert)) : null,
+    part("Nearest experts, with cosines", nearestOf(expert)));
 }
 
 function drawExperts() {
@@ -224,6 +245,94 @@ function drawExperts() {
 }
 ready.push(drawExperts);
 $("experts_group").addEventListener("change", drawExperts);
+
+// --- token by token ---
+
+const signed = (x) => (x < 0 ? "−" : "+") + Math.abs(x).toFixed(4);
+const words = $("excerpt_tokens");
+
+function showToken(at) {
+  const text = layer.texts[$("excerpt_text").selectedIndex];
+  const [token, next, logit, part, beside, others, parts] = text.rows[at];
+  [...words.children].forEach((word, i) => {
+    word.setAttribute("aria-pressed", String(i === at));
+    word.tabIndex = i === at ? 0 : -1; // one stop of the tab key; arrow keys go on
+  });
+  $("excerpt_note").textContent = `After ${quoted(token)}, the next token ${quoted(next)} has the `
+    + `logit ${logit.toFixed(4)}; ${layer.name} adds ${signed(part)} of it.`;
+  const rows = parts.map(([expert, value]) => [`expert ${whole(expert)}`, signed(value)]);
+  if (others !== 0) rows.push(["its other experts", signed(others)]);
+  if (beside !== 0) rows.push(["beside its experts", signed(beside)]);
+  $("excerpt_parts").replaceChildren(...table(
+    [["written by"], ["part of the logit", "number"]], [...rows, ["the layer", signed(part)]]));
+  $("excerpt_parts").tBodies[0].lastChild.className = "total";
+}
+
+function drawExcerpt() {
+  const text = layer.texts[$("excerpt_text").selectedIndex];
+  words.replaceChildren(...text.rows.map(([token], i) => {
+    const word = el("button", { type: "button" }, line(token) || "∅");
+    word.addEventListener("click", () => showToken(i));
+    return word;
+  }));
+  showToken(Math.min(1, text.rows.length - 1));
+}
+words.addEventListener("keydown", (event) => {
+  const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+  const at = [...words.children].indexOf(document.activeElement) + (step ?? 0);
+  if (!step || at < 0 || at >= words.children.length) return;
+  event.preventDefault();
+  showToken(at);
+  words.children[at].focus();
+});
+ready.push(() => {
+  const before = Math.max(0, $("excerpt_text").selectedIndex);
+  $("excerpt_text").replaceChildren(...layer.texts.map(({ name }) => el("option", {}, name)));
+  $("excerpt_text").selectedIndex = before;
+  drawExcerpt();
+});
+$("excerpt_text").addEventListener("change", drawExcerpt);
+
+// --- the search ---
+
+function found(note, heads, rows) {
+  $("search_found").textContent = note;
+  $("search_table").replaceChildren(...(rows.length ? table(heads, rows) : []));
+}
+
+function searchString() {
+  const wanted = $("search_string").value.toLowerCase();
+  const { strings, experts } = layer.search;
+  if (wanted === "") return found("", [], []);
+  const hits = new Set([...strings.keys()].filter((i) => strings[i].toLowerCase().includes(wanted)));
+  const rows = experts.flatMap(([expert, n, own]) => own.filter(([i]) => hits.has(i))
+    .map(([i, times]) => [quoted(strings[i]), whole(expert), times, times / n]));
+  rows.sort((a, b) => b[2] - a[2]);
+  return found(`${whole(hits.size)} tokens, ${whole(rows.length)} pairs of token and expert`
+    + `${rows.length > 50 ? "; the 50 most frequent follow" : ""}.`,
+  [["token", "token"], ["expert", "number"], ["times", "number"], ["of the expert's tokens", "number"]],
+  rows.slice(0, 50).map(([token, expert, times, share]) =>
+    [token, expert, whole(times), percent(share)]));
+}
+
+function searchExpert() {
+  const wanted = $("search_expert").value;
+  if (wanted === "") return found("", [], []);
+  const hit = layer.search.experts.find(([expert]) => expert === Number(wanted));
+  if (!hit) return found(`Expert ${wanted} is none of those that are kept.`, [], []);
+  const [expert, n, own] = hit;
+  return found(`Expert ${whole(expert)}, read by ${whole(n)} tokens; the most frequent:`,
+    [["token", "token"], ["times", "number"], ["of its tokens", "number"]],
+    own.map(([i, times]) => [quoted(layer.search.strings[i]), whole(times), percent(times / n)]));
+}
+ready.push(() => {
+  $("search_note").textContent = "Which experts fire on a string, and which strings fire an expert: "
+    + `of ${whole(layer.search.experts.length)} experts of the largest mass the 10 tokens that most `
+    + "often read each. Rarer pairs are not kept, and are not found here.";
+  if ($("search_expert").value) searchExpert(); else searchString();
+});
+$("search_string").addEventListener("input", () => { $("search_expert").value = ""; searchString(); });
+$("search_expert").addEventListener("input", () => { $("search_string").value = ""; searchExpert(); });
 
 // --- the layer, which all parts have in common ---
 

@@ -1,6 +1,7 @@
 """The page as one file of HTML: at most LIMIT bytes, and it says what it leaves out for that."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from markupsafe import Markup
@@ -12,9 +13,10 @@ from experiments.system.page.shell import Part, document, environment, resource
 LIMIT = 5_000_000  # bytes
 _SIZES = (
     Size(),
-    Size(side=128),
-    Size(side=64, experts=6),
-    Size(side=32, experts=3, contexts=4),
+    Size(searched=300),
+    Size(side=128, searched=100),
+    Size(side=64, experts=6, searched=30),
+    Size(side=32, experts=3, contexts=4, searched=0),
 )
 
 
@@ -36,7 +38,7 @@ def page_of(found: Inspection, *, name: str, limit: int = LIMIT) -> str:
 
 
 def _document(found: Inspection, name: str, layers: Sequence[dict[str, Any]], size: Size) -> str:
-    macros: Any = environment(_resource).get_template("inspect.html").module
+    macros = _macros()
     texts = [{**text, "n_tokens": text["max_tokens"] or "all"} for text in found.identity["texts"]]
     shown = {
         "cards": found.cards,
@@ -53,6 +55,8 @@ def _document(found: Inspection, name: str, layers: Sequence[dict[str, Any]], si
             ("Layers", "layers"),
             ("Where the mass is", "map"),
             ("Experts", "experts"),
+            ("Token by token", "excerpts"),
+            ("Search", "search"),
             ("Numbers, and what they do not say", "numbers"),
         )
     ]
@@ -65,6 +69,11 @@ def _document(found: Inspection, name: str, layers: Sequence[dict[str, Any]], si
         script=_resource("inspect.js"),
         data={"layers": list(layers), "texts": [text["name"] for text in texts]},
     )
+
+
+@cache
+def _macros() -> Any:
+    return environment(_resource).get_template("inspect.html").module
 
 
 def _resource(name: str) -> str:

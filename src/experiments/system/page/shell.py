@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -41,7 +42,7 @@ def document(
     data: plain values for the script, which finds them as JSON in the element of id _data.
     """
     return (
-        environment(resource)
+        _frame()
         .get_template("page.html")
         .render(
             title=title,
@@ -55,6 +56,11 @@ def document(
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
         )
     )
+
+
+@cache
+def _frame() -> Environment:
+    return environment(resource)
 
 
 def json_inside(data: Any) -> str:
