@@ -59,7 +59,10 @@ def _compute(options: Options, table: pd.DataFrame) -> Output:
     beyond = found.over_experts()
     if len(beyond):
         values["over_experts"] = beyond.to_dict("list")
-        lines.append(f"\nloss by {found.in_words}, averaged:\n{in_columns(beyond, 5)}")
+        trust = (
+            f"beyond {beyond['n_experts'].min():g} experts it trusts that one of the forms holds"
+        )
+        lines.append(f"\nloss by {found.in_words}, averaged; {trust}:\n{in_columns(beyond, 5)}")
     drawn = [fit for fit in found.fits if fit.of_experts_alone]
     if drawn:
         slopes = size_slopes(table, **{**choice, "model": found.model})

@@ -119,6 +119,7 @@ def test_experts_compares_laws(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "held out: backbone_params = 1e+07, the largest" in text
     assert "-d ln L / d ln E of each size" in text
+    assert "averaged; beyond 16384 experts it trusts that one of the forms holds" in text
     folder = tmp_path / "runs-analysis"  # a file's results stand beside it
     found = json.loads((folder / "experts.json").read_text())
     assert found["laws"][0]["form_name"] in ("power_floor", "clark_floor")
