@@ -25,6 +25,8 @@ ALIKE = 0.1  # chance of layers' noises so unequal: less, and each layer is a cl
 _ROUNDING = 1e-9  # nats: a smaller standard deviation is no noise
 _LEAST_FREE = 1.0  # degrees of freedom of a scatter: less tell nothing
 _STEPS, _STILL = 500, 1e-12
+_DRAWS = 2000
+_OTHERS = 4.0  # degrees of freedom: as few as make budgets of two or three seeds no outliers
 
 Classes = Mapping[str, str]  # layer -> class
 
@@ -229,20 +231,49 @@ def _chance(points: Points, classes: Classes) -> float:
 
 
 def chance_of_one_curvature(points: Points, classes: Classes, source: str) -> float:
-    """The chance of curvatures of layers so unequal by noise, where all have one: an F test with
-    the noise about curves that have their own, whose degrees of freedom count by each class and
-    budget's share in the test. nan of a single layer, or where these are not
-    identifiable.
+    """The chance of curvatures of layers so unequal by noise, where all have one; nan of a single
+    layer, or where these are not identifiable.
+
+    What the sum of squares gains by curvatures of their own is beside what it gains in draws of
+    noise alone, about curves that have their own, whose variances are estimated as often anew: a
+    class and budget of few degrees of freedom may seem to have hardly any noise, and weighs most
+    then. So variances are drawn towards those of the class at other budgets first (_shared).
     """
-    more = len(points.layers) - 1
     try:
         own = fit_with_noise(points, design_of(points, "free", "layer"), classes, source)
     except FitError:
         return float("nan")
-    if not more:
+    if len(points.layers) < 2:
         return float("nan")
-    one = fit_curves(design_of(points), points.losses, own.variance)
-    gained = float(((one.off**2 - own.curves.off**2) / own.variance).sum())
-    shares = np.bincount(own.group, weights=one.free - own.curves.free, minlength=len(own.noises))
-    dof = more**2 / float((shares**2 / [noise.dof for noise in own.noises]).sum())
-    return float(stats.f.sf(gained / more, more, dof))
+    columns = [np.linalg.qr(design.columns)[0] for design in (design_of(points), own.curves.design)]
+    dof = np.array([noise.dof for noise in own.noises])
+    found = np.array([[noise.sd**2 for noise in own.noises]])
+    alike = np.array([[one.of == other.of for other in own.noises] for one in own.noises])
+
+    def gains(losses: Array, variances: Array) -> Array:
+        """(K,) of losses (K, S) and variances (K, groups)."""
+        weights = (found / _shared(variances, dof, alike))[:, own.group] / own.variance
+        left = [_squares(basis, losses, weights) for basis in columns]
+        return left[0] - left[1]
+
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal((_DRAWS, len(points.u))) * np.sqrt(own.variance)
+    alone = gains(noise, found * rng.chisquare(dof, (_DRAWS, len(dof))) / dof)
+    n = int(np.count_nonzero(alone >= gains(points.losses[None], found)))
+    return (1 + n) / (1 + _DRAWS)
+
+
+def _shared(variances: Array, dof: Array, alike: np.ndarray) -> Array:
+    """Variances (K, groups), each with _OTHERS degrees of freedom of the geometric mean over the
+    groups of its class; alike (groups, groups): which are of one class.
+    """
+    mean = np.exp((np.log(variances) * dof) @ alike / (dof @ alike))
+    return np.asarray((variances * dof + mean * _OTHERS) / (dof + _OTHERS), dtype=np.float64)
+
+
+def _squares(basis: Array, losses: Array, weights: Array) -> Array:
+    """Weighted squares (K,) about columns (S, p), less those of the losses (K, S) themselves."""
+    normal = np.einsum("si,ks,sj->kij", basis, weights, basis, optimize=True)
+    right = (losses * weights) @ basis
+    found = np.linalg.solve(normal, right[..., None])[..., 0]
+    return -np.asarray((right * found).sum(axis=1), dtype=np.float64)

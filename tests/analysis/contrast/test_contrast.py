@@ -283,11 +283,23 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
     for name, way in simulated.WAYS.items():
         found = simulated.coverage(way, 300)
         assert 0.93 <= found["differences"] <= 0.97, (name, found)
-        assert 0.93 <= found["lowest losses"] <= 0.97, (name, found)
+        # documents are off for all lowest losses of a table: two standard errors of 300 draws
+        low, high = (0.91, 0.98) if way.documents else (0.93, 0.97)
+        assert low <= found["lowest losses"] <= high, (name, found)
         assert 0.93 <= found["multipliers"] <= 0.98, (name, found)
-    off, own = (simulated.coverage(way, 300) for way in simulated.OFF.values())
-    assert own["differences"] >= 0.93
-    assert off["told"] > 0.3
+
+
+@pytest.mark.night
+def test_unequal_curvatures_and_documents_that_do_not_count():
+    """The test of curvatures at 5 %, within two standard errors, and how often it finds a third."""
+    told = {name: simulated.coverage(way, 100)["told"] for name, way in simulated.OFF.items()}
+    nine, eight, own, seven = told.values()
+    assert nine <= eight <= seven
+    assert seven > 0.5
+    assert own == 0  # not tested where each has its own
+    assert simulated.coverage(simulated.WAYS["as planned"], 100)["told"] < 0.1
+    (way,) = simulated.IGNORED.values()
+    assert simulated.coverage(way, 100, told_of=False)["differences"] < 0.75
 
 
 @pytest.mark.parametrize("text", ["peer", "a: peer; a: dense", "a:", ": peer"])
