@@ -235,7 +235,7 @@ def chance_of_one_curvature(points: Points, classes: Classes, source: str) -> fl
     layer, or where these are not identifiable.
 
     What the sum of squares gains by curvatures of their own is beside what it gains in draws of
-    noise alone, about curves that have their own, whose variances are estimated as often anew: a
+    noise alone, about curves that have their own, whose variances are estimated as often again: a
     class and budget of few degrees of freedom may seem to have hardly any noise, and weighs most
     then. So variances are drawn towards those of the class at other budgets first (_shared).
     """
