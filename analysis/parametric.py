@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike
 from analysis.fitting.checks import positive
 from analysis.fitting.intervals import Array, Estimate
 from analysis.laws.fit import fit_law
-from analysis.laws.forms.chinchilla import EXPONENT_BOUNDS, LAW, chinchilla
+from analysis.laws.forms.chinchilla import LAW, chinchilla
+from analysis.laws.powers import EXPONENT_BOUNDS
 from analysis.laws.result import Residual
 from analysis.surfaces.fit import HOFFMANN_S, SurfaceFit, checked_runs
 from analysis.surfaces.optimum import FLOPS_PER_PARAM_TOKEN

@@ -14,6 +14,7 @@ from analysis.fitting.least_squares import Model
 from analysis.fitting.power_sum import non_negative, power_sum
 from analysis.laws.law import NOTHING, Centre, Law, Start, Variables
 
+EXPONENT_BOUNDS = (0.01, 2.0)  # published exponents are between 0.05 and 0.7
 _HIGH = 50.0  # ln of a term's share of the lowest loss
 
 # A factor variable^-exponent of a term; the variable is a letter, or a number.

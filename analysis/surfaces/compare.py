@@ -66,9 +66,23 @@ class SurfaceComparison(Comparison):
                 "their errors are within a tenth"
             )
         found += self._none_excluded
+        if self.bent:
+            found.append(self.bent)
         if self.missed:
             found.append(f"{next(iter(self.possible))}, the likeliest: {self.missed}")
         return found
+
+    @property
+    def bent(self) -> str | None:
+        """What extrapolations assume if every form that is left has exponents that change."""
+        left = [fit.form_name for fit in self.fits if fit.form_name in self.possible]
+        if not left or not all(SURFACES[name].bends for name in left):
+            return None
+        return (
+            f"the runs exclude all forms but {' and '.join(left)}, whose exponents change over the "
+            "runs: that they go on so is a guess, and predictions beyond the runs may be off by "
+            "more than the intervals say"
+        )
 
     def predict(
         self,

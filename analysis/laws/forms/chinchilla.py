@@ -6,9 +6,8 @@ import numpy as np
 
 from analysis.fitting.intervals import Array
 from analysis.laws.law import Law, floor_texts
-from analysis.laws.powers import sum_of_powers
+from analysis.laws.powers import EXPONENT_BOUNDS, sum_of_powers
 
-EXPONENT_BOUNDS = (0.01, 2.0)  # published exponents are between 0.05 and 0.7
 _GRID = 24  # values of each exponent that variable projection tries
 
 

@@ -112,4 +112,5 @@ LAW = Law(
     natural=_natural,
     logs=("U", "V", "A"),
     condition_limit=3e3,  # as of chinchilla
+    bends=True,
 )

@@ -56,6 +56,12 @@ def broken(N, D, *, E, A, B, alpha, beta, beta_beyond, D_turn):
     return E + A * N**-alpha + B * D**-beta * turn
 
 
+def broken_size(N, D, *, E, A, B, alpha, alpha_beyond, beta, N_turn):
+    """The same in Chinchilla's size."""
+    turn = (1 + (N / N_turn) ** 4) ** (-(alpha_beyond - alpha) / 4)
+    return E + A * N**-alpha * turn + B * D**-beta
+
+
 def muennighoff(N, D, *, E, A, B, alpha, beta, R_D, R_N, U=None):
     """The first 2e10 tokens, more of which are repeats; as the authors' code has it
     (github.com/huggingface/datablations, README, "Parametric Fit").
@@ -79,6 +85,7 @@ MADE = {
     "farseer": (farseer, FARSEER),
     "kaplan": (kaplan, {"A": 8.8e13, "B": 5.4e13, "alpha": 0.076, "beta": 0.095}),
     "broken": (broken, {**BESIROGLU, "beta_beyond": 0.2, "D_turn": 3e10}),
+    "broken_size": (broken_size, {**BESIROGLU, "alpha_beyond": -0.1, "N_turn": 1e9}),
     "muennighoff": (muennighoff, DATABLATIONS),
 }
 UNIQUE = np.where(D > 2e10, 2e10, np.inf)
