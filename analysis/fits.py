@@ -2,17 +2,19 @@
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
+from analysis.fitting.text import join_first
 from analysis.isoflop.curves import IsoFLOPFit, NoCurveError
 from analysis.isoflop.fit import fit_isoflop
 from analysis.isoflop.methods import Method
 from analysis.multiplier.fit import Asymptote, compute_multipliers
 from analysis.multiplier.profile import Slopes
 from analysis.multiplier.result import ComputeMultipliers
-from analysis.parametric import ParametricFit, fit_parametric
+from analysis.parametric import NAMES, ParametricFit, fit_parametric
 from analysis.table.budgets import own_budget
 from analysis.table.load import best_of_cells, finished, require
 from analysis.table.trunks import shared_trunk
@@ -31,6 +33,9 @@ class TableFits:
     noise: float | None = None
     seed: int = 0
     _made: dict[Hashable, Any] = field(default_factory=dict, init=False)
+    _begun: dict[tuple[str, str], Callable[[], ParametricFit]] = field(
+        default_factory=dict, init=False
+    )
 
     def isoflop(self, x: str, method: Method) -> IsoFLOPFit:
         return self._once(
@@ -48,9 +53,15 @@ class TableFits:
 
     def surface(self, series: str, size: str) -> ParametricFit:
         """L(N, D) of one series, to the best run of each budget and size; size: what N is."""
-        return self._once((series, size, "surface"), lambda: self._fit_surface(series, size))
+        fit = self._begun.get((series, size), partial(self.fit_surface, series, size))
+        return self._once((series, size, "surface"), fit)
 
-    def _fit_surface(self, series: str, size: str) -> ParametricFit:
+    def begin_surface(self, series: str, size: str, fit: Callable[[], ParametricFit]) -> None:
+        """`surface` is what fit returns, or raises, when it is asked for."""
+        self._begun[series, size] = fit
+
+    def fit_surface(self, series: str, size: str) -> ParametricFit:
+        """`surface`, made anew."""
         done = finished(self.table)
         own = done[done["series"] == series]
         require(own, [size, "n_tokens"], "the surface")
@@ -72,6 +83,18 @@ class TableFits:
         if isinstance(found, ValueError):
             raise found
         return found
+
+
+def with_surface(done: pd.DataFrame, size: str) -> tuple[list[str], list[str]]:
+    """The series of finished runs enough for a surface, and why others have none; size: its N."""
+    if done["n_tokens"].isna().all():
+        return [], ["the table has no n_tokens"]
+    cells = best_of_cells(done, by=["series", "budget", size])
+    numbers = cells.groupby("series", sort=False).size()
+    k = len(NAMES)
+    few = [f"{model} has {n}" for model, n in numbers[numbers <= k].items()]
+    why = [f"it needs more than {k} distinct runs: {join_first(few)}"] if few else []
+    return [str(model) for model in numbers.index[numbers > k]], why
 
 
 def multipliers_of(

@@ -13,11 +13,11 @@ from analysis.differences.multipliers import BudgetMultipliers, budget_multiplie
 from analysis.experts.compare import LawComparison, compare_laws
 from analysis.experts.fit import size_slopes
 from analysis.experts.runs import variants_of
-from analysis.fits import TableFits, multipliers_of
+from analysis.fits import TableFits, multipliers_of, with_surface
 from analysis.fitting.plain import plain
 from analysis.fitting.results import Result
 from analysis.fitting.status import FitStatus, worst_status
-from analysis.fitting.text import join_first, pluralize
+from analysis.fitting.text import pluralize
 from analysis.flatness import Flatness, flatness_if_any
 from analysis.forgetting.compare import Forgetting, compare_forgetting
 from analysis.isoflop.curves import IsoFLOPFit
@@ -26,9 +26,11 @@ from analysis.isoflop.methods import Method
 from analysis.isoflop.offsets import at_budgets
 from analysis.multiplier.fit import Asymptote
 from analysis.multiplier.result import ComputeMultipliers
-from analysis.parametric import NAMES, ParametricFit
+from analysis.parametric import ParametricFit
+from analysis.processes import Begun, mapping
 from analysis.progress import Say, silent
 from analysis.surfaces.compare import SurfaceComparison, compare_surfaces
+from analysis.surfaces.models import unique_tokens
 from analysis.table.load import best_of_cells, finished
 from analysis.table.merged import find_merged
 from analysis.table.trunks import trunks_note
@@ -39,7 +41,6 @@ from analysis.validation.influence import ENOUGH_RUNS, Influence, influence_of
 from experiments.records.record import RunRecord
 
 T = TypeVar("T")
-N_PARAMS = len(NAMES)
 _FEW_DRAWS = 100  # of the bootstrap for the influence of runs
 
 
@@ -172,15 +173,30 @@ def analyse(
         raise ValueError(f"x={x!r} is not one of {', '.join(X_NAMES)}")
     size = x if x != "n_tokens" else "n_params"
     attempts = _Attempts(say)
-    fits = TableFits(table, n_nearest=n_nearest, noise=noise, seed=seed)
-    isoflop = attempts.make("isoFLOP curves", lambda: fits.isoflop(x, method))
-    parametric = _surfaces(done, size, fits, attempts)
-    influences, surfaces = _robustness(done, size, parametric, seed, attempts)
-    agreement = attempts.make("agreement", lambda: agreement_of(fits, size))
-    hold_out = attempts.make(
-        "held-out budgets",
-        lambda: hold_out_budgets(table, x=x, method=method, n_nearest=n_nearest),
+    how: dict[str, Any] = {"n_nearest": n_nearest, "noise": noise, "seed": seed}
+    fits = TableFits(table, **how)
+    enough, why_not = with_surface(done, size)
+    apart = TableFits(table, **how)  # goes to other processes, with none of what is made here
+    slow: dict[str, Callable[[], Any]] = {
+        f"parametric, {model}": partial(apart.fit_surface, model, size) for model in enough
+    }
+    slow["held-out budgets"] = partial(
+        hold_out_budgets, table, x=x, method=method, n_nearest=n_nearest
     )
+    with mapping(len(slow)) as each:
+        begun = Begun(each, slow)
+        for model in enough:
+            fits.begin_surface(model, size, begun(f"parametric, {model}"))
+        isoflop = attempts.make("isoFLOP curves", lambda: fits.isoflop(x, method))
+        attempts.missing += [("parametric surface", text) for text in why_not]
+        made = {
+            model: attempts.make(f"parametric, {model}", partial(fits.surface, model, size))
+            for model in enough
+        }
+        parametric = {model: fit for model, fit in made.items() if fit is not None}
+        influences, surfaces = _robustness(done, size, parametric, seed, attempts)
+        agreement = attempts.make("agreement", lambda: agreement_of(fits, size))
+        hold_out = attempts.make("held-out budgets", begun("held-out budgets"))
     experts, expert_runs = _expert_laws(done, baseline, seed, attempts)
     multipliers = _multipliers(isoflop, baseline, asymptote, attempts)
     level = finished(at_budgets(table, x).table)
@@ -239,26 +255,6 @@ class _Attempts:
             return None
 
 
-def _surfaces(
-    done: pd.DataFrame, size: str, fits: TableFits, attempts: _Attempts
-) -> dict[str, ParametricFit]:
-    if done["n_tokens"].isna().all():
-        attempts.missing.append(("parametric surface", "the table has no n_tokens"))
-        return {}
-    numbers = (
-        best_of_cells(done, by=["series", "budget", size]).groupby("series", sort=False).size()
-    )
-    few = [f"{model} has {n}" for model, n in numbers[numbers <= N_PARAMS].items()]
-    if few:
-        needed = f"it needs more than {N_PARAMS} distinct runs"
-        attempts.missing.append(("parametric surface", f"{needed}: {join_first(few)}"))
-    made = {
-        str(model): attempts.make(f"parametric, {model}", partial(fits.surface, str(model), size))
-        for model in numbers.index[numbers > N_PARAMS]
-    }
-    return {model: fit for model, fit in made.items() if fit is not None}
-
-
 def _robustness(
     done: pd.DataFrame,
     size: str,
@@ -277,7 +273,8 @@ def _robustness(
         lambda: influence_of(N, D, L, n_draws=_FEW_DRAWS, seed=seed),
     )
     surfaces = attempts.make(
-        f"surfaces, {model}", lambda: compare_surfaces(N, D, L, n_draws=0, seed=seed)
+        f"surfaces, {model}",
+        lambda: compare_surfaces(N, D, L, n_unique=unique_tokens(cells), n_draws=0, seed=seed),
     )
     return (
         {} if influence is None else {model: influence},

@@ -162,7 +162,7 @@ def compare_models(
         many = "a seed or more" if noise else "two seeds or more"
         raise FitError(f"wanted: {baseline} and another; at C={budget:.3g} {many} have: {have}")
     noise = noise or seed_noise(table, budget=budget)
-    cells = {name: _most_seeds(done, found[found["series"] == name]) for name in names}
+    cells = {name: _most_seeds(done[done["series"] == name], least) for name in names}
     losses = {name: runs["loss"].to_numpy(dtype=np.float64) for name, runs in cells.items()}
     means = [
         ModelMean(
@@ -229,16 +229,13 @@ def _seeded_runs(table: pd.DataFrame) -> pd.DataFrame:
     return finished(table)
 
 
-def _most_seeds(done: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
-    """The runs of the cell with the most seeds, of those the lowest mean loss; a run a seed."""
-    candidates = []
-    done = done[done["series"].isin(cells["series"])]
-    for _, cell in cells.iterrows():
-        own = done
-        for name in _CELL:
-            value = cell[name]
-            own = own[own[name].isna() if pd.isna(value) else own[name] == value]
-        candidates.append(own.drop_duplicates("seed"))
+def _most_seeds(done: pd.DataFrame, least: int) -> pd.DataFrame:
+    """The runs of the cell with the most seeds, of those the lowest mean loss; a run a seed.
+
+    Of the cells with so many seeds or more, of which there is one.
+    """
+    cells = (runs for _, runs in done.groupby(list(_CELL), dropna=False))
+    candidates = [runs.drop_duplicates("seed") for runs in cells if runs["seed"].nunique() >= least]
     return min(candidates, key=lambda runs: (-len(runs), float(runs["loss"].mean())))
 
 

@@ -11,7 +11,6 @@ from typing import TypeVar
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.colors import to_rgba
 
 from analysis.figures.schemes import Colour, dark_of, pair
@@ -163,6 +162,8 @@ def sequential(n: int) -> list[Colour]:
 
 def _ordered(n: int, background: Colour) -> list[Colour]:
     """Colours of viridis; its dark end is lost on a dark page, its light end on a light one."""
+    import seaborn as sns  # takes half a second, and few figures need it
+
     low, high = (0.35, 1.0) if luminance(background) < 0.5 else (0.0, 0.72)
     chosen = sns.color_palette("viridis", as_cmap=True)(np.linspace(low, high, n))
     return [(c[0], c[1], c[2]) for c in chosen.tolist()]

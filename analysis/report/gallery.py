@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from analysis import figures
 from analysis.figures.layout import lay_out
 from analysis.figures.plot import Plot
+from analysis.processes import mapping
 from analysis.progress import Say, silent
 from analysis.report.page.blocks import Block, Drawing, Section, Text
-from analysis.report.processes import mapping
 from analysis.table.units import PER_TOKEN
 
 _DPI = 200  # of PNG

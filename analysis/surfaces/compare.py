@@ -80,8 +80,8 @@ class SurfaceComparison(Comparison):
             return None
         return (
             f"the runs exclude all forms but {' and '.join(left)}, whose exponents change over the "
-            "runs: that they go on so is a guess, and predictions beyond the runs may be off by "
-            "more than the intervals say"
+            "runs: how they go on is a guess, so predictions beyond the runs may be off by more "
+            "than the intervals say"
         )
 
     def predict(

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis import processes
 from analysis.__main__ import main
 from analysis.differences.models import compare_models
 from analysis.experts.fit import fit_runs
@@ -101,6 +102,7 @@ def calls(monkeypatch):
                 if value is function:
                     monkeypatch.setattr(module, name, counted(function))
     monkeypatch.setattr(write, "draw_all", undrawn)
+    monkeypatch.setattr(processes, "_cores", lambda: 1)  # calls of other processes are not counted
     return found
 
 

@@ -282,7 +282,7 @@ def test_forms_that_are_not_excluded_are_averaged():
     found = compare_surfaces(N, D, runs("over_trained", 0.004), FORMS, n_draws=40)
     assert len(found.possible) > 1
     assert any("no one of them is the law" in text for text in found.warnings)
-    assert found.missed is None
+    assert found.missed is found.bent is None
     band = found.predict(1e11, 1e13)
     each = {fit.form_name: fit.predict(1e11, 1e13) for fit in found.fits}
     left = [each[name] for name in found.possible]
@@ -304,6 +304,15 @@ def test_what_no_form_has_is_reported():
     found = compare_surfaces(N, D, runs("chinchilla", 0.002) * wave, FORMS, n_draws=0)
     assert "this law misses the runs in a pattern" in found.missed
     assert any(found.missed in text for text in found.warnings)
+
+
+@pytest.mark.slow
+def test_where_only_forms_that_bend_are_left_a_warning_says_so():
+    forms = ("chinchilla", "broken_size")
+    found = compare_surfaces(N, D, runs("broken_size", 0.002), forms, n_draws=0)
+    assert list(found.possible) == ["broken_size"]
+    assert found.bent in found.warnings
+    assert "exclude all forms but broken_size, whose exponents change" in found.bent
 
 
 # Compared

@@ -1,17 +1,18 @@
-"""`map` over the cores of this machine."""
+"""`map` over the cores of this machine, and fits that they begin before they are asked for."""
 
 import multiprocessing as mp
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 A = TypeVar("A")
 B = TypeVar("B")
+T = TypeVar("T")
 _MOST = 4  # processes: a report has some twenty figures, and each process takes its memory
 
 
@@ -36,11 +37,43 @@ def mapping(n_items: int) -> Iterator[Map]:
         yield pool.map
     except BrokenExecutor as error:
         raise RuntimeError(
-            "a process that drew figures was killed, perhaps for want of memory; give the same "
+            "a process that fitted or drew was killed, perhaps for want of memory; give the same "
             "command again, with one core if need be: taskset -c 0 python -m analysis ..."
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+class Begun(Generic[T]):
+    """Fits that are made in turn, by the processes of a `mapping` where it has some, each to be
+    taken by its name while it is open.
+    """
+
+    def __init__(self, each: Map, fits: Mapping[str, Callable[[], T]]) -> None:
+        self._names = list(fits)
+        self._results = each(_tried, fits.values())
+        self._made: dict[str, T | ValueError] = {}
+
+    def __call__(self, name: str) -> Callable[[], T]:
+        """The fit, which waits until it is made; it raises the ValueError that the fit did."""
+
+        def take() -> T:
+            while name not in self._made:
+                self._made[self._names[len(self._made)]] = next(self._results)
+            found = self._made[name]
+            if isinstance(found, ValueError):
+                raise found
+            return found
+
+        return take
+
+
+def _tried(fit: Callable[[], T]) -> T | ValueError:
+    """Kept, as an iterator ends with the first error that it raises."""
+    try:
+        return fit()
+    except ValueError as error:  # a FitError is one
+        return error
 
 
 def _cores() -> int:

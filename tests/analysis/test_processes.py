@@ -1,4 +1,4 @@
-"""Figures drawn on several cores are those of one, and no process outlives the command."""
+"""What several cores fit and draw is what one does, and no process outlives the command."""
 
 import os
 import signal
@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from analysis.figures.plot import Plot
+from analysis.processes import Begun, mapping
 from analysis.report.gallery import Draft, draw_all
 from analysis.report.page.blocks import Text
-from analysis.report.processes import mapping
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux alone")
 
 # In a process of its own: pytest's have threads, with which it would not fork
@@ -28,6 +28,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from analysis.figures.layout import legends_below, panels, swatch
 from analysis.figures.plot import Plot
+from analysis.processes import Begun
 from analysis.report.gallery import Draft, draw_all
 
 def draw(n):
@@ -83,7 +84,7 @@ assert len(pngs) == 4 and sorted(same) == sorted(pngs)
 # Prints the ids of its processes, which work without end
 NEVER_DONE = """
 import os, time
-from analysis.report.processes import mapping
+from analysis.processes import mapping
 
 def work(_):
     os.write(1, b"%d\\n" % os.getpid())  # in one piece: print may write the end apart
@@ -134,6 +135,48 @@ def runs(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+# Fits that are begun in other processes and asked for out of order
+BEGUN = """
+import os, sys
+from functools import partial
+from analysis.processes import Begun, mapping
+
+def fit(n):
+    if n == 2:
+        raise ValueError("no fit of 2")
+    return n, os.getpid()
+
+with mapping(4) as each:
+    begun = Begun(each, {str(n): partial(fit, n) for n in range(4)})
+    found = {n: begun(str(n))() for n in (3, 0, 1, 3)}
+    try:
+        begun("2")()
+    except ValueError as error:
+        print(error)
+assert [n for n, _ in found.values()] == [3, 0, 1], found
+assert os.getpid() not in [pid for _, pid in found.values()]
+"""
+
+
+@pytest.mark.slow
+def test_begun_fits_are_each_under_its_name_or_its_error():
+    needs_cores()
+    command = [sys.executable, "-c", BEGUN]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "no fit of 2\n"
+
+
+def test_begun_fits_of_one_process_are_made_as_they_are_asked_for():
+    made = []
+    begun = Begun(map, {name: lambda name=name: made.append(name) or name for name in "abc"})
+    assert not made
+    assert begun("b")() == "b"
+    assert made == ["a", "b"]
+    assert [begun(name)() for name in "abc"] == ["a", "b", "c"]
+    assert made == ["a", "b", "c"]
 
 
 def test_beside_another_thread_nothing_is_forked():
