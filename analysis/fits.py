@@ -61,7 +61,7 @@ class TableFits:
         self._begun[series, size] = fit
 
     def fit_surface(self, series: str, size: str) -> ParametricFit:
-        """`surface`, made anew."""
+        """`surface`, made again."""
         done = finished(self.table)
         own = done[done["series"] == series]
         require(own, [size, "n_tokens"], "the surface")
