@@ -22,6 +22,7 @@ from analysis.surfaces.optimum import FLOPS_PER_PARAM_TOKEN
 
 NAMES = LAW.names
 _STEEPEST = 10.0  # an exponent beyond is a cliff, and its powers overflow
+_FAR = 300.0  # of ln N and ln D
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -49,8 +50,10 @@ class ParametricFit(SurfaceFit):
         E, A, B, alpha, beta = rows.T
         log_g = (np.log(alpha * A) - np.log(beta * B)) / (alpha + beta)
         spend = np.log(budget / flops_per_param_token)
-        N = np.exp(log_g + spend * beta / (alpha + beta))
-        D = np.exp(-log_g + spend * alpha / (alpha + beta))
+        log_n = log_g + spend * beta / (alpha + beta)
+        log_d = -log_g + spend * alpha / (alpha + beta)
+        # A size that nothing ties down may be e^1000: then ratios and quantiles must stay numbers
+        N, D = (np.exp(np.clip(log, -_FAR, _FAR)) for log in (log_n, log_d))
         values = {
             "n_params": N,
             "n_tokens": D,

@@ -203,7 +203,7 @@ def test_what_runs_can_not_identify_is_refused():
     with pytest.raises(FitError, match="all token counts are the same: their exponent in farseer"):
         fit_surface(np.geomspace(1e8, 1e10, 12), np.full(12, 1e10), loss[:12], n_draws=0)
     for how, says in (
-        ({"form": "none-such"}, "form='none-such' is not one of broken, chinchilla, "),
+        ({"form": "none-such"}, "form='none-such' is not one of broken, broken_size, chinchilla, "),
         ({"delta": 0}, "delta=0 must be above 0"),
         ({"n_draws": -1}, "n_draws=-1 must be 0 or more"),
     ):
