@@ -108,7 +108,7 @@ def _slices(cells: Sequence[Tried], n_nearest: int | None, given: float | None) 
         scale = 1 / np.sqrt(cell.n_seeds)
         shape = _scaled(one.shape, scale)
         sd = noise.sd * scale
-        drawn = one.u + shifts[:, k] if np.isfinite(sd) else np.empty(0)
+        drawn = _moved(one.u, shifts[:, k]) if np.isfinite(sd) else np.empty(0)
         found.append(
             CellCurve(
                 shape=shape,
@@ -118,11 +118,16 @@ def _slices(cells: Sequence[Tried], n_nearest: int | None, given: float | None) 
                 u_interval=slices.interval(drawn, 0.95),
                 error=sd * float(np.sqrt(_variance(shape))),
                 draws=one.draws * np.array([1.0, 1.0, scale, scale, scale]),
-                common=one.common_u + shifts[:, k],
+                common=_moved(one.common_u, shifts[:, k]),
                 found_off=((Flag.MISFIT, misfit),) if misfit else (),
             )
         )
     return found
+
+
+def _moved(u: Array, by: Array) -> Array:
+    """u + by; a draw without a lowest loss has none then either, whatever it is moved by."""
+    return np.add(u, by, where=np.isfinite(u), out=u.copy())
 
 
 def _scaled(shape: FittedShape, by: float) -> FittedShape:

@@ -8,6 +8,7 @@ from scipy import stats
 from analysis.fitting.status import FitError
 from analysis.isoflop.flags import Flag
 from analysis.isoflop.shape import columns, gradient_of
+from analysis.rates.curves import _moved
 from analysis.rates.fit import fit_rates
 from analysis.rates.form import SHARE, form_error
 from analysis.rates.law import common_of, fit_law
@@ -286,3 +287,10 @@ def test_intervals_hold_the_truth_of_the_family(curve, near, n_rates):
     assert one.exponents >= 16 / 20
     assert one.beyond >= 16 / 20
     assert one.cell >= 0.85
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_draw_without_a_lowest_loss_has_none_when_its_shape_moves():
+    u, by = np.array([1.0, np.inf, -np.inf]), np.array([0.5, -np.inf, np.inf])
+    assert _moved(u, by).tolist() == [1.5, np.inf, -np.inf]
+    assert u[0] == 1.0
