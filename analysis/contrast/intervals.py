@@ -49,7 +49,7 @@ class Quantity:
 
     @property
     def shares(self) -> dict[str, float]:
-        """Of the variance, by source."""
+        """The shares of the variance, by source."""
         total = self.se**2
         return {one.name: one.se**2 / total if total > 0 else float("nan") for one in self.errors}
 

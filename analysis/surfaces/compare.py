@@ -74,7 +74,7 @@ class SurfaceComparison(Comparison):
 
     @property
     def bent(self) -> str | None:
-        """What extrapolations assume if every form that is left has exponents that change."""
+        """The assumption of extrapolations if every form that is left has exponents that change."""
         left = [fit.form_name for fit in self.fits if fit.form_name in self.possible]
         if not left or not all(SURFACES[name].bends for name in left):
             return None

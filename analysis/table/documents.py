@@ -43,8 +43,8 @@ class Documents:
     damaged: Mapping[str, str] = field(default_factory=dict)
 
     def scored(self, run_ids: Sequence[str]) -> Scored:
-        """What all of these runs were scored on. Raises ValueError, a line, where a run has no
-        documents, or damaged ones, or others than another has.
+        """The documents that all of these runs were scored on. Raises ValueError, a line, where a
+        run has no documents, or damaged ones, or others than another has.
         """
         broken = [f"{name} ({self.damaged[name]})" for name in run_ids if name in self.damaged]
         if broken:

@@ -24,7 +24,7 @@ _START = 30e-6  # seconds before a collective moves anything, assumed
 def sent_for_columns(
     blocks: Iterable[Cost], *, d_model: int, n_tokens: int, n_ranks: int, clipped: bool
 ) -> dict[str, int]:
-    """Of a process with n_tokens in a step of n_ranks, all of them with columns. clipped: whether
+    """Bytes of a process with n_tokens in a step of n_ranks, all with columns. clipped: whether
     the norm of all gradients is asked for.
     """
     others = n_ranks - 1
@@ -75,8 +75,8 @@ class Links:
     def seconds_of_columns(
         self, sent: Mapping[str, int], calls: Mapping[str, int], n_ranks: int
     ) -> float:
-        """Of the collectives of a step, nothing of which is hidden behind products. A model that no
-        network has been held to: each call waits _START, three times that across nodes, where an
+        """Seconds of a step's collectives, nothing of which is hidden behind products. A model that
+        no network has been held to: each call waits _START, three times that across nodes, where an
         all-to-all is as slow as the part that leaves the node.
         """
         far = n_ranks > self.n_node
@@ -87,5 +87,5 @@ class Links:
         return waits + sent["all-gather"] / ring + leaving * sent["all-to-all"] / exchange
 
     def seconds_of_ddp(self, sent: int, n_ranks: int) -> float:
-        """Of the mean of gradients, which DDP takes while the backward pass goes on."""
+        """Seconds of the mean of gradients, which DDP takes during the backward pass."""
         return sent / (self.network_ring if n_ranks > self.n_node else self.node_ring)

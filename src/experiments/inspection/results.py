@@ -1,4 +1,4 @@
-"""What an inspection has found: cards and tables, in a folder as card.json and CSV."""
+"""The findings of an inspection: cards and tables, in a folder as card.json and CSV."""
 
 import json
 from collections.abc import Mapping

@@ -360,7 +360,7 @@ class RunPart:
         return {}
 
     def building(self) -> AbstractContextManager[object]:
-        """What the model is made in, of the run that trains it."""
+        """The context that the model is made in, of the run that trains it."""
         return nullcontext()
 
     def start(self, run: BuiltRun) -> dict[str, Any]:

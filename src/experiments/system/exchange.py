@@ -1,4 +1,4 @@
-"""What processes send each other where each has some columns of every table (kernels.Columns).
+"""The exchange of processes that each have some columns of every table (kernels.Columns).
 
 Process r of R has the columns r d/R to (r + 1) d/R. Tokens travel, rows of tables never do: shapes
 are those of the tokens whatever they retrieve, and nothing that is sent grows with the number of

@@ -292,7 +292,7 @@ def _is_whole(point: Point, begun: Begun, trained: Fit) -> bool:
 def _scores(
     point: Point, begun: Begun
 ) -> tuple[Evaluation, dict[str, Any], dict[str, dict[str, Any]]]:
-    """Of the validation split, of its documents, and of the named sets."""
+    """Scores of the validation split, of its documents, and of the named sets."""
     begun.module.model.to(torch.device(point.device.accelerator))
     return *begun.scores.validation_by_document(), begun.scores.of_sets()
 

@@ -92,7 +92,7 @@ class Text:
         return self._each[layer] + own
 
     def source(self, losses: np.ndarray) -> OfDocuments:
-        """Of points' losses (S, D)."""
+        """The same of points' losses (S, D)."""
         off = losses - losses @ self.share[:, None]
         return OfDocuments(residuals=off * self.share, n_tokens=self.n_tokens)
 

@@ -56,7 +56,7 @@ class Draw(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """Of the logarithm, where the target is."""
+    """An interval of the target, or of its logarithm where `next` targets that."""
 
     low: float
     high: float

@@ -1,1 +1,1 @@
-"""What a model loses without some of its experts, beside as many others: with intervals."""
+"""The loss of a model without some of its experts, beside as many others: with intervals."""

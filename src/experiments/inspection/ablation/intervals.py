@@ -26,7 +26,7 @@ class Estimate:
 
 
 def mean(values: np.ndarray) -> Estimate:
-    """Of units (U,) that are drawn independently, at least 2."""
+    """The interval of units (U,) that are drawn independently, at least 2."""
     n = len(values)
     return Estimate(
         value=float(np.mean(values)), variance=float(np.var(values, ddof=1)) / n, df=n - 1

@@ -69,7 +69,7 @@ class Units:
 def units_of(
     texts: Sequence[Text], seq_len: int, batch_size: int, end_of_text: int, *, halved: bool
 ) -> list[Units]:
-    """Of each text. Raises ValueError for one with too few for an interval."""
+    """The units of each text. Raises ValueError for one with too few for an interval."""
     found = []
     for text in texts:
         windows = ScoredWindows(

@@ -42,7 +42,7 @@ class Ablation:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Changes:
-    """Of the U units of one text: their tokens (U,), and the change of their nats without the
+    """The U units of one text: their tokens (U,), and the change of their nats without the
     chosen experts (U,) and without those of each draw (D, U).
     """
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerEdits:
-    """What becomes of the experts of one layer, each in one edit at most. Keys stay: what changes
+    """The edits of the experts of one layer, each in one edit at most. Keys stay: what changes
     is what is found there.
 
     removed: they write nothing. swapped: pairs that change places, with all of their rows. added:

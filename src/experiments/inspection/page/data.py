@@ -1,4 +1,4 @@
-"""What the page's script draws, as plain values, of the tables and no more."""
+"""The values that the page's script draws, plain, of the tables and no more."""
 
 import base64
 from collections.abc import Mapping, Sequence

@@ -208,7 +208,7 @@ class Engram(FFN, Slotted):
             return gate, gate * value.to(wide)
 
     def _mixed(self, v: Tensor, tokens: Tokens) -> Tensor:
-        """What is added to v, in which tokens meet."""
+        """The addend of v, in which tokens meet."""
         return nn.functional.silu(self._convolved(self.value_norm(v), tokens))
 
     def slots(self, x: Tensor, tokens: Tokens | None = None) -> Slots:
