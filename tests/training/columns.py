@@ -1,8 +1,8 @@
 """Steps of a model whose tables are held in columns, in any float type; and runs that stop midway.
 
-Started by a test as a program of its own: python -m tests.training.columns FOLDER WAYS..., which
-forks a process for each rank and leaves <way>.pt of rank 0 there; or with "runs" and the JSON of
-runs, each (config, step to stop at, or null, save in which rank 1 is killed, or null).
+Started by a test as a program of its own: python -m tests.training.columns FOLDER W R WAYS...,
+which forks W processes in groups of R and leaves <way>.pt of rank 0 there; or with "runs" and the
+JSON of runs, each (config, step to stop at, or null, save in which rank 1 is killed, or null).
 """
 
 import json
@@ -26,12 +26,13 @@ from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.memory_plus import MemoryPlusConfig
 from experiments.models.ffn.omni import OmniConfig
 from experiments.models.ffn.peer import PEERConfig
+from experiments.models.ffn.peer_narrow import PeerNarrowConfig
 from experiments.models.ffn.pkm import PKMConfig
 from experiments.models.ffn.ultramem import UltraMemConfig
 from experiments.models.roles import tables_of
 from experiments.models.transformer import TransformerConfig
 from experiments.optim.groups import build_optimizer
-from experiments.optim.optimizer import clip_gradients
+from experiments.optim.optimizer import add_replicas, clip_gradients
 from experiments.points.parts import table_columns
 from experiments.points.planning import make_point
 from experiments.system import interruption
@@ -47,6 +48,7 @@ KEYS = {"n_experts": 64, "n_heads": 2, "top_k": 4, "d_key": 8}
 LAYERS = {
     "peer": PEERConfig(**KEYS),
     "peer_glu": PEERConfig(**KEYS, glu=True, query_norm="layer"),
+    "peer_narrow": PeerNarrowConfig(**KEYS, d_value=16),
     "pkm": PKMConfig(**KEYS),
     "memory_plus": MemoryPlusConfig(**KEYS),
     "memory_shared": MemoryPlusConfig(**KEYS, share_values=True),
@@ -61,6 +63,8 @@ WAYS = {
     "glu dense clipped": ("peer_glu", "dense", 0.5, 1),
     "glu rows": ("peer_glu", "rows", None, 2),
     "glu fused": ("peer_glu", "fused", None, 1),
+    "narrow rows clipped": ("peer_narrow", "rows", 0.5, 2),
+    "narrow fused": ("peer_narrow", "fused", None, 1),
     "pkm rows clipped": ("pkm", "rows", 0.5, 2),
     "pkm fused": ("pkm", "fused", None, 1),
     "memory_plus fused": ("memory_plus", "fused", None, 1),
@@ -91,34 +95,39 @@ def built(layer, rank=0, size=1, dtype=torch.float64):
         return config.build().to(dtype)
 
 
-def steps_of(name, rank=0, size=1):
-    """Losses and norms of STEPS steps, the weights after them, what was sent, and scores."""
+def steps_of(name, process=0, n=1, size=1):
+    """Losses and norms of STEPS steps, the rows whose gradients they had, the weights after them,
+    what was sent, and scores.
+    """
     layer, way, clip, n_micro = WAYS[name]
-    model = built(layer, rank, size)
-    columns = Exchange(rank, size) if size > 1 else None
+    model = built(layer, process % size, size)
+    columns = Exchange(process, n, size) if n > 1 else None
     model.set_execution(Execution(kernel="torch", columns=columns))
     optimizer = build_optimizer(model, 1e-2, optim_of(way, clip), "torch")
     optimizer.state_dtype = torch.float64  # of rows, whose moments are float32 in a run
     tables = list(tables_of(model).values())
     own = {id(table) for table in tables}
     text = torch.Generator().manual_seed(1)
-    losses, norms = [], []
+    losses, norms, n_rows = [], [], []
     for _ in range(STEPS):
         tokens = torch.randint(VOCAB, (n_micro, BATCH, SEQ + 1), generator=text)
         total = 0.0
         for batch in tokens:
-            part = batch.view(size, BATCH // size, SEQ + 1)[rank]
+            part = batch.view(n, BATCH // n, SEQ + 1)[process]
             logits = model(part[:, :-1])
             loss = F.cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten()) / n_micro
             loss.backward()
             total += float(loss.detach())
         if columns is not None:
-            total = float(columns.total(torch.tensor(total, dtype=torch.float64))) / size
+            total = float(columns.gathered(torch.tensor([total], dtype=torch.float64)).mean())
             for p in model.parameters():
                 if id(p) not in own:
                     dist.all_reduce(p.grad)
-                    p.grad /= size
+                    p.grad /= n
+            if n > size:
+                add_replicas(tables, columns)
         losses.append(total)
+        n_rows.append([t.grad._nnz() for t in tables if t.grad is not None and t.grad.is_sparse])
         if clip is not None:
             norms.append(float(clip_gradients(model.parameters(), clip, columns, tables)))
         optimizer.step()
@@ -127,6 +136,7 @@ def steps_of(name, rank=0, size=1):
     return {
         "losses": losses,
         "norms": norms,
+        "n_rows": n_rows,
         "weights": model.state_dict(),
         **counts,
         **scores_of(model),
@@ -149,13 +159,13 @@ def scores_of(model):
     return {"scores": asdict(found), "each": each, "n_scored_here": sum(seen)}
 
 
-def _rank(rank, folder, names):
+def _rank(rank, folder, n, size, names):
     torch.set_num_threads(1)
     dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=RANKS
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=n
     )
     for name in names:
-        found = [steps_of(name, rank, RANKS) for _ in range(2 if name == names[0] else 1)]
+        found = [steps_of(name, rank, n, size) for _ in range(2 if name == names[0] else 1)]
         if rank == 0:
             torch.save(found, Path(folder) / f"{name}.pt")
     dist.destroy_process_group()
@@ -200,18 +210,22 @@ def _main():
         for (raw, stop, die), port in zip(
             json.loads(Path(sys.argv[2]).read_text()), ports, strict=True
         ):
+            n = raw["trainer"]["devices"]
             os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = "localhost", str(port)
-            os.environ["WORLD_SIZE"] = str(RANKS)
+            os.environ["WORLD_SIZE"] = str(n)
             os.environ["TORCHELASTIC_RUN_ID"] = "columns"  # Lightning then reads these
             ranks = []
-            for rank in range(RANKS):
+            for rank in range(n):
                 os.environ["RANK"] = os.environ["LOCAL_RANK"] = str(rank)
                 ranks.append(context.Process(target=_train, args=(raw, stop, die)))
                 ranks[-1].start()
             _join(ranks)
         return
-    folder, *names = sys.argv[1:]
-    ranks = [context.Process(target=_rank, args=(r, folder, names)) for r in range(RANKS)]
+    folder, n, size, *names = sys.argv[1:]
+    ranks = [
+        context.Process(target=_rank, args=(r, folder, int(n), int(size), names))
+        for r in range(int(n))
+    ]
     for process in ranks:
         process.start()
     _join(ranks)

@@ -10,7 +10,13 @@ from contextlib import ExitStack
 import pytest
 import torch
 
-from experiments.budget.communication import calls_for_columns, sent_for_columns
+from experiments.budget.communication import (
+    ACROSS,
+    adding_up,
+    calls_for_columns,
+    sent_by_replicas,
+    sent_for_columns,
+)
 from experiments.points.planning import make_point
 from experiments.system.seals import damage_of
 from experiments.system.table_files import FOLDER
@@ -18,10 +24,12 @@ from experiments.training.checkpoints import LAST
 from experiments.training.execute import execute
 from tests.conftest import REPOSITORY, TINY, Killed, kill_at
 from tests.training.columns import BATCH, LAYERS, RANKS, SEQ, WAYS, WINDOWS, D, steps_of
+from tests.training.columns import KEYS as OF_LAYER
 from tests.training.columns import STEPS as N_STEPS
 from tests.training.test_ddp import KEYS, STEPS, _result
 
 SHORT = "peer rows clipped", "glu fused"  # of WAYS, what a layer and a table can be
+GROUPED = [name for name in WAYS if "fused" not in name]
 RUNS = {
     "rows": ("model=peer", *KEYS, "optim.table_gradient=rows"),
     "glu": ("model=peer", "model.glu=true", "model.query_norm=layer", *KEYS,
@@ -61,17 +69,19 @@ def _by_two(raws, folder, dies=False):
 
 @pytest.fixture(scope="module")
 def by_two(tmp_path_factory):
-    """by_two(names): of each of WAYS what rank 0 has come to; of the first twice."""
+    """by_two(names): of each of WAYS what rank 0 has come to; of the first twice. Or by n processes
+    in groups of two.
+    """
 
-    def of(names):
+    def of(names, n=RANKS):
         folder = tmp_path_factory.mktemp("columns")
-        _call(folder, *names)
+        _call(folder, n, RANKS, *names)
         return {name: torch.load(folder / f"{name}.pt") for name in names}
 
     return of
 
 
-def _check(name, found):
+def _check(name, found, n=RANKS):
     """In float64, where no near tie of two experts turns by rounding."""
     alone = steps_of(name)
     assert found["losses"] == pytest.approx(alone["losses"], rel=1e-10)
@@ -82,35 +92,49 @@ def _check(name, found):
             other, weights[..., : other.shape[-1]] if weights.dim() else weights,
             rtol=1e-9, atol=1e-10,
         )  # fmt: skip
-    _check_sent(name, found["sent"], found["calls"])
-    _check_scores(found, alone)
+    _check_sent(name, found["sent"], found["calls"], n, alone["n_rows"])
+    _check_scores(found, alone, n)
 
 
-def _check_sent(name, sent, calls):
+def _check_sent(name, sent, calls, n, n_rows):
     """The formula is of float32; here all is float64 but the indices."""
     layer, _, clip, n_micro = WAYS[name]
-    n_tokens, cost = n_micro * BATCH * SEQ // RANKS, LAYERS[layer].cost(D)
+    n_tokens, cost = n_micro * BATCH * SEQ // n, LAYERS[layer].cost(D)
     expected = sent_for_columns(
         [cost] * 2, d_model=D, n_tokens=n_tokens, n_ranks=RANKS, clipped=clip is not None
     )
-    (rows,) = (term.n_active // D // term.n_tables for term in cost.terms if term.n_tables)
-    indices, of_loss = 2 * 4 * n_tokens * rows * (RANKS - 1), 8 * (RANKS - 1)
-    assert sent == {
-        "all-gather": N_STEPS * (2 * expected["all-gather"] - indices + of_loss),
+    ((rows, width),) = (
+        (term.n_active // (term.d_row or D) // term.n_tables, term.d_row or D)
+        for term in cost.terms
+        if term.n_tables
+    )
+    indices = 2 * 4 * n_tokens * rows * (RANKS - 1)
+    assert {key: count for key, count in sent.items() if ACROSS not in key} == {
+        "all-gather": N_STEPS * (2 * expected["all-gather"] - indices),
         "all-to-all": N_STEPS * 2 * expected["all-to-all"],
     }
     expected = calls_for_columns([cost] * 2, n_passes=n_micro, clipped=clip is not None)
-    expected["all-gather"] += 1
-    assert calls == {key: N_STEPS * count for key, count in expected.items()}
+    expected = {key: N_STEPS * count for key, count in expected.items()}
+    if n > RANKS:
+        n_tables = 2 * sum(term.n_tables for term in cost.terms)
+        by_rows = any(n_rows)
+        each = n_rows if by_rows else [[OF_LAYER["n_experts"]] * n_tables] * N_STEPS
+        sums = [adding_up(m * width // RANKS, n // RANKS, 8) for step in each for m in step]
+        if by_rows:
+            sums += [adding_up(OF_LAYER["n_experts"], n // RANKS, 1)] * (n_tables * N_STEPS)
+        for kind in ("all-gather", "all-to-all"):
+            assert sent[kind + ACROSS] == sum(n_bytes for n_bytes, _ in sums)
+            expected[kind + ACROSS] = sum(n_calls for _, n_calls in sums)
+    assert calls == expected
 
 
-def _check_scores(found, alone):
+def _check_scores(found, alone, n):
     """Losses are float32, of logits in float64."""
     for mine, other in zip(found["each"], alone["each"], strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-6)
     assert found["scores"] == pytest.approx(alone["scores"], rel=1e-6)
     assert alone["n_scored_here"] == WINDOWS + 1
-    assert found["n_scored_here"] == (WINDOWS - 1) // RANKS + 1 + 1  # all score what is left
+    assert found["n_scored_here"] == (WINDOWS - 1) // n + 1 + 1  # all score what is left
 
 
 @pytest.mark.long
@@ -123,6 +147,25 @@ def test_steps_are_those_of_one_process_in_float64(by_two):
         assert torch.equal(weights, again["weights"][key])
     for name in SHORT:
         _check(name, found[name][0])
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_steps_of_two_groups_are_those_of_one_process_in_float64(by_two):
+    first, again = by_two(["peer rows clipped"], 4)["peer rows clipped"]
+    assert first["losses"] == again["losses"]
+    for key, weights in first["weights"].items():
+        assert torch.equal(weights, again["weights"][key])
+    _check("peer rows clipped", first, 4)
+
+
+@pytest.mark.night
+@pytest.mark.long
+@pytest.mark.slow
+def test_steps_of_two_groups_in_all_ways(by_two):
+    found = by_two(GROUPED, 4)
+    for name in GROUPED:
+        _check(name, found[name][0], 4)
 
 
 @pytest.mark.night
@@ -151,8 +194,8 @@ def overrides(compose_raw, tmp_path_factory):
     return of
 
 
-def _together(given):
-    return *given, f"trainer.devices={RANKS}", "trainer.table_ranks=all"
+def _together(given, n=RANKS):
+    return *given, f"trainer.devices={n}", f"trainer.table_ranks={RANKS}"
 
 
 def _check_run(alone, together):
@@ -166,25 +209,36 @@ def _check_run(alone, together):
     return record_of_two
 
 
-def _check_names(names, compose_raw, overrides):
+def _check_names(names, compose_raw, overrides, n=RANKS):
     for name in names:
-        execute(make_point(compose_raw(*overrides(name, "alone"))))
-    raws = [compose_raw(*_together(overrides(name, "together"))) for name in names]
+        execute(make_point(compose_raw(*overrides(name, f"alone_{n}"))))
+    raws = [compose_raw(*_together(overrides(name, f"together_{n}"), n)) for name in names]
     _by_two([(raw, None, None) for raw in raws], overrides.top)
     for name, raw in zip(names, raws, strict=True):
         point = make_point(raw)
-        record = _check_run(overrides.top / "alone" / point.run_id, point.run_dir)
+        record = _check_run(overrides.top / f"alone_{n}" / point.run_id, point.run_dir)
         expected = sent_for_columns(
             point.transformer.block_costs(),
             d_model=point.transformer.d_model,
-            n_tokens=point.plan.batch_tokens // RANKS,
+            n_tokens=point.plan.batch_tokens // n,
             n_ranks=RANKS,
             clipped=point.config.optim.grad_clip is not None,
         )
-        assert record.parts["table_columns"] == {
-            "ranks": RANKS,
-            "sent_bytes_per_step": expected,
-        }, name
+        found = record.parts["table_columns"]
+        sent, by_rows = found.pop("sent_bytes_per_step"), name == "rows"
+        assert found == {"ranks": RANKS, "replicas": n // RANKS}, name
+        assert {key: value for key, value in sent.items() if ACROSS not in key} == expected, name
+        expected, _ = sent_by_replicas(
+            point.transformer.block_costs(),
+            d_model=point.transformer.d_model,
+            n_tokens=point.plan.batch_tokens,
+            n_ranks=RANKS,
+            n_replicas=n // RANKS,
+            by_rows=by_rows,
+        )
+        of_replicas = {key: value for key, value in sent.items() if ACROSS in key}
+        # routing is balanced to begin with, and not to the row
+        assert of_replicas == (pytest.approx(expected, rel=0.1) if by_rows else expected), name
 
 
 @pytest.mark.long
@@ -198,6 +252,13 @@ def test_a_run_of_two_ranks_is_that_of_one_process(compose_raw, overrides):
 @pytest.mark.slow
 def test_runs_of_all_ways_are_those_of_one_process(compose_raw, overrides):
     _check_names(NIGHT, compose_raw, overrides)
+
+
+@pytest.mark.night
+@pytest.mark.long
+@pytest.mark.slow
+def test_runs_of_two_groups_are_those_of_one_process(compose_raw, overrides):
+    _check_names(["rows", "glu", "pkm"], compose_raw, overrides, 4)
 
 
 @pytest.mark.night

@@ -72,7 +72,7 @@ def plan_memory(
     often the weights are held: twice, where the model is drawn to what it was at the start.
     n_one_moment: parameters that step by Muon, which has one moment where AdamW has two.
     table_ranks: processes that have the columns of each table between them, each of as many tokens:
-    it holds that share of tables, their gradients and moments, and the indices and weights of all
+    it holds that share of tables, their gradients and moments, and the indices and weights of their
     tokens, and its columns of them.
     """
     product = 2 if precision == "bf16-mixed" else 4
@@ -88,7 +88,7 @@ def plan_memory(
     def gradient(term: Term) -> float:
         if not term.n_tables:
             return 4 * term.n_trained
-        n_tokens = table_ranks * micro_tokens * n_micro
+        n_tokens = n_ranks * micro_tokens * n_micro  # rows: those that any process retrieves
         return size * _table_gradient(term, table_gradient, n_tokens) / table_ranks
 
     def addend(term: Term) -> float:
@@ -110,8 +110,10 @@ def plan_memory(
         a_token = sum(product * n for n in elements) + 4 * sum(t.kept_wide for t in terms)
         cast = 0 if product == 4 else product * sum(t.n_params for t in terms if not t.n_tables)
         if table_ranks > 1:
-            for_all = sum(_row_pairs(t, d_model) for t in terms if t.n_tables)
-            a_token += table_ranks * _OF_ALL * for_all + 4 * d_model * bool(for_all)
+            for_all = [t for t in terms if t.n_tables]
+            pairs = sum(_row_pairs(t, d_model) for t in for_all)
+            a_token += table_ranks * _OF_ALL * pairs
+            a_token += 4 * max((t.d_row or d_model for t in for_all), default=0)
         return micro_tokens * (a_token + 2 * norm) + cast
 
     gradients = sum(map(gradient, cost.terms))

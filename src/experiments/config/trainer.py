@@ -37,8 +37,8 @@ class Trainer:
     stop_hopeless: nats; a run ends early where its training loss can't come within so many of the
     best finished run of its cell (training/hopeless.py); null: never.
     table_ranks: how many processes have the columns of each expert table between them: null: none,
-    each has all of them, as DDP does; all: those that train the run, or their number
-    (points/parts/table_columns.py).
+    each has all of them, as DDP does; all: those that train the run; or a number, which has to
+    divide theirs, and then there are groups of so many (points/parts/table_columns.py).
     deterministic: whether training on a GPU repeats to the bit (training/deterministic.py); on a
     CPU it does in any case.
     """

@@ -134,12 +134,16 @@ class Kernel(Protocol):
 
 
 class Columns(Protocol):
-    """Processes that train together and have the columns of each table between them: r of R those
-    from r D/R on. Each has T tokens. What is sent is differentiable (system/exchange.py).
+    """Processes that train together, of which each R that follow each other are a group that has
+    the columns of each table between them: r of R those from r D/R on. Each has T tokens. What is
+    sent is differentiable (system/exchange.py), and goes to the group alone where nothing else is
+    said.
     """
 
     rank: int  # r
     size: int  # R
+    process: int  # of all
+    n_processes: int  # R times the number of groups
 
     def to_columns(self, x: Tensor) -> Tensor:
         """(T, D), this process's tokens, to (R T, D / R), this process's columns of all tokens."""
@@ -158,11 +162,19 @@ class Columns(Protocol):
         ...
 
     def total(self, values: Tensor) -> Tensor:
-        """The sum of all processes' values, the same to the bit on each; no gradient."""
+        """The sum of the group's values, the same to the bit on each; no gradient."""
         ...
 
     def gathered(self, values: Tensor) -> Tensor:
-        """(n, ...) of each process, to (R, n, ...); no gradient."""
+        """(n, ...) of each of all processes, to (n_processes, n, ...); no gradient."""
+        ...
+
+    def add_replicas(self, values: Tensor) -> None:
+        """Makes values the sum of those of all processes that have the same columns, by rank."""
+        ...
+
+    def rows_of_replicas(self, rows: Tensor, n_rows: int) -> Tensor:
+        """Rows of a table of n_rows, ascending, to those that any of these processes has."""
         ...
 
 
@@ -170,7 +182,7 @@ class Retrieved:
     """(T, J) int64 indices into tables of n_rows, and their segments, sorted once if asked for.
 
     A layer that reads two tables at the same indices makes one of these for both. distinct: as
-    Kernel.sort has it. Where tables are held in columns, idx is that of all processes' tokens.
+    Kernel.sort has it. Where tables are held in columns, idx is that of the group's tokens.
     """
 
     def __init__(self, idx: Tensor, n_rows: int, kernel: Kernel, distinct: bool = True) -> None:

@@ -49,8 +49,8 @@ class Execution:
     retrieved rows by row_sums(values, segments, weights); the table then gets no gradient.
     columns: the processes that have the tables' columns between them, this one's being all that a
     table given to gather_dot and gather_sum has; None: tables are whole. Then activations are as
-    wide as the whole table, and its gradient is 1/R of the sum over all processes' tokens: that of
-    the mean of their losses. The reference has no such form.
+    wide as the whole table, and its gradient is that of the mean of all processes' losses, of
+    which there are the addends of the group's tokens. The reference has no such form.
     """
 
     kernel: KernelName = "auto"
@@ -72,7 +72,7 @@ class Execution:
     def retrieved(self, idx: Tensor, table: Tensor) -> Retrieved | Tensor:
         """idx, to be shared by the gathers of tables like this one. As it is for the reference, and
         while a graph is compiled: the compiler sees to it that equal indices are sorted once. Of
-        columns, the indices of all processes' tokens.
+        columns, the indices of the group's tokens.
         """
         if self.columns is not None:
             # int32: half of what is sent
@@ -212,7 +212,7 @@ def _gather_sum(
 
 
 def _of_all(idx: Tensor | Retrieved, table: Tensor, execution: Execution) -> Retrieved:
-    """The indices of all processes' tokens, which a layer with two tables has sent already."""
+    """The indices of the group's tokens, which a layer with two tables has sent already."""
     found = idx if isinstance(idx, Retrieved) else execution.retrieved(idx, table)
     assert isinstance(found, Retrieved), "of columns they always are"
     return found
@@ -236,7 +236,7 @@ def table_gradient(
     """row_sums in the form that the execution asks for."""
     kernel, segments = retrieved.kernel, retrieved.segments
     if execution.columns is not None:  # of the mean of all processes' losses
-        weights = weights / execution.columns.size
+        weights = weights / execution.columns.n_processes
     if execution.update is not None:
         execution.update(kernel, table, values, segments, weights)
         return None

@@ -240,6 +240,25 @@ def keep_coalesced(table: nn.Parameter, execution: Execution) -> None:
     table.register_post_accumulate_grad_hook(merge)
 
 
+def add_replicas(tables: Iterable[nn.Parameter], columns: Columns) -> None:
+    """Makes the gradients of these tables' columns the sum of those of all processes that have the
+    same ones. Of gradients of rows, the rows are those that any of them has.
+    """
+    for table in tables:
+        gradient = table.grad
+        if gradient is None:
+            continue
+        if not gradient.is_sparse:
+            columns.add_replicas(gradient)
+            continue
+        own = coalesced(gradient)
+        rows = columns.rows_of_replicas(own.indices()[0], len(table))
+        values = own.values().new_zeros(len(rows), table.shape[1])
+        values[torch.searchsorted(rows, own.indices()[0])] = own.values()
+        columns.add_replicas(values)
+        table.grad = _sparse(rows, values, gradient.shape)
+
+
 def clip_gradients(
     parameters: Iterable[nn.Parameter],
     max_norm: float,

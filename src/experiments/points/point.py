@@ -247,6 +247,9 @@ class TrainingPart(nn.Module):
         """
         return 0.0
 
+    def after_backward(self) -> None:
+        """After the last backward pass of a step, before gradients are masked and clipped."""
+
     def mask(self) -> None:
         """Drops gradients that shall change nothing, before they are clipped."""
 

@@ -102,10 +102,14 @@ def strategy(ranks: Ranks, accelerator: str, stall_minutes: float | None) -> Any
     own = None
     if accelerator == "cuda":  # Lightning takes the local rank's of these, and counts them
         own = [torch.device("cuda", own_index(ranks.devices))] * ranks.devices
-    minutes = max(30.0, (stall_minutes or 0.0) + 10.0)
     return DDPStrategy(
-        parallel_devices=own, timeout=timedelta(minutes=minutes), gradient_as_bucket_view=True
+        parallel_devices=own, timeout=patience(stall_minutes), gradient_as_bucket_view=True
     )
+
+
+def patience(stall_minutes: float | None) -> timedelta:
+    """How long ranks wait for each other in a collective."""
+    return timedelta(minutes=max(30.0, (stall_minutes or 0.0) + 10.0))
 
 
 def check_started(ranks: Ranks) -> None:

@@ -125,6 +125,8 @@ class LanguageModel(pl.LightningModule):
                 self.backward(loss)
                 strategy.post_backward(loss)
         self.step_losses[step] = noted
+        for part in self.parts:
+            part.after_backward()
         self.clip()
         optimizer.step()
         for layer in self.model.ffn_layers():

@@ -1,7 +1,8 @@
 """Scoring by the processes that have the columns of each table between them.
 
-None of them can run the model alone. Of R, process r takes the windows r, r + R, ... of a batch,
-and gets the losses of all of them: so each comes to the sums that one process comes to.
+None of them can run the model alone. Of W that train a run, process w takes the windows w, w + W,
+... of a batch, and gets the losses of all of them: so each comes to the sums that one process comes
+to.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -35,10 +36,10 @@ class Scorers:
         columns = self._columns
         if columns is None:
             return score(inputs, targets)
-        if not self._divides or len(inputs) % columns.size:
-            with self._unmetered() if columns.rank else nullcontext():
+        if not self._divides or len(inputs) % columns.n_processes:
+            with self._unmetered() if columns.process else nullcontext():
                 return score(inputs, targets)
-        own = slice(columns.rank, None, columns.size)
+        own = slice(columns.process, None, columns.n_processes)
         gathered = columns.gathered(score(inputs[own], targets[own]))
         return gathered.transpose(0, 1).reshape(targets.shape)
 
@@ -49,7 +50,9 @@ class Scorers:
             return
         for meter in meters:
             parts = meter.weight.split(_PART)
-            meter.weight = torch.cat([columns.total(part.to(device)).cpu() for part in parts])
+            meter.weight = torch.cat(
+                [columns.gathered(part.to(device)).sum(0).cpu() for part in parts]
+            )
 
     @contextmanager
     def _unmetered(self) -> Iterator[None]:

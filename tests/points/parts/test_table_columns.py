@@ -27,16 +27,18 @@ TWO = (*TINY, *PEER, "size=2", "budget=1e9", "trainer.devices=2", "trainer.table
 class Together:
     """Processes that are threads: what OwnColumns asks of an Exchange."""
 
-    def __init__(self, size):
-        self.barrier, self.given = threading.Barrier(size, timeout=300), [None] * size
+    def __init__(self, size, n_groups=1):
+        n = size * n_groups
+        self.size, self.n_replicas, self.n_processes = size, n_groups, n
+        self.barrier, self.given = threading.Barrier(n, timeout=300), [None] * n
 
-    def of(self, rank):
+    def of(self, process):
         mine = copy.copy(self)
-        mine.rank, mine.size = rank, len(self.given)
+        mine.process, mine.rank = process, process % self.size
         return mine
 
     def gathered(self, values):
-        self.given[self.rank] = values
+        self.given[self.process] = values
         self.barrier.wait()
         every = torch.stack(list(self.given))
         self.barrier.wait()
@@ -76,17 +78,17 @@ def columns_of(checkpoint, rank, size):
     return own
 
 
-def save(checkpoint, size, folder, name=LAST):
-    """As so many processes write it, each from its columns."""
-    together, written = Together(size), [None] * size
+def save(checkpoint, size, folder, name=LAST, n_groups=1):
+    """As so many groups of processes write it, each from its columns."""
+    together, written = Together(size, n_groups), [None] * (size * n_groups)
 
-    def run(rank):
-        own = columns_of(checkpoint, rank, size)
-        model = built("peer", rank, size, torch.float32)
-        OwnColumns(model, optim_of(), together.of(rank), folder).saves(own)
-        written[rank] = own
+    def run(process):
+        own = columns_of(checkpoint, process % size, size)
+        model = built("peer", process % size, size, torch.float32)
+        OwnColumns(model, optim_of(), together.of(process), folder).saves(own)
+        written[process] = own
 
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
+    threads = [threading.Thread(target=run, args=(p,)) for p in range(size * n_groups)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -126,6 +128,13 @@ def test_any_number_of_processes_reads_what_any_has_written(tmp_path, size, othe
                     {k.removeprefix("model."): v for k, v in loaded["state_dict"].items()}
                 )
                 assert_same(loaded, columns_of(checkpoint, rank, n))
+
+
+def test_one_group_of_several_writes_files(tmp_path):
+    checkpoint = whole_checkpoint()
+    save(checkpoint, 2, tmp_path, n_groups=2)
+    assert sorted(f.name for f in tmp_path.glob(f"{FOLDER}/*/*")) == ["0-of-2.ckpt", "1-of-2.ckpt"]
+    assert_same(load_whole(tmp_path / LAST), checkpoint)
 
 
 @pytest.mark.parametrize("size", [2])
@@ -226,7 +235,13 @@ def test_a_model_in_columns_begins_as_the_whole_one():
         (("optim.parametrization=mup",), "with Parametrization, which takes whole tables"),
         (("optim.table_gradient=rows", "optim.table_state=bfloat16"), "table_state=bfloat16"),
         (("optim.table_gradient=rows", "model.table_dtype=bfloat16"), "table_dtype=bfloat16"),
-        (("model=peer_narrow", *PEER[1:]), "with PeerNarrow, whose tables have no form in columns"),
+        (
+            ("trainer.devices=4", "trainer.table_ranks=2", "optim.table_gradient=fused",
+             "optim.grad_clip=null"),
+            "with 4 processes and optim.table_gradient=fused: 2 groups have to add up",
+        ),
+        (("model=engram",), "with Engram, whose tables have no form in columns"),
+        (("model=peer_narrow", *PEER[1:], "model.d_value=24"), "rows of 24 numbers: a process wou"),
         (("model=dense",), "no layer of the model has expert tables"),
     ],
 )  # fmt: skip
@@ -255,6 +270,20 @@ def test_the_plan_says_what_is_sent_and_who_holds_what(compose_raw):
     assert sent_by_ddp(point.plan.cost, 2, tables=False) == 4 * own
     assert "modelled" not in line
     make_point(compose_raw(*TWO, "optim.table_gradient=rows"))  # which DDP alone can't carry
+
+
+def test_a_plan_of_groups_has_what_replicas_send(compose_raw):
+    base = [o for o in TWO if "table_ranks" not in o]
+    groups = (*base, "trainer.devices=4", "trainer.table_ranks=2")
+    alone, dense = make_point(compose_raw(*base)), make_point(compose_raw(*groups))
+    rows = make_point(compose_raw(*groups, "optim.table_gradient=rows"))
+    assert alone.run_id == dense.run_id
+    assert dense.table_ranks == 2
+    lines = [next(p.plan_line(point) for p in point.parts)[1] for point in (dense, rows)]
+    tables = sum(t.n_params for t in dense.plan.cost.terms if t.n_tables)
+    assert f"all-to-all of replicas {4 * tables / 2 / 2 / 1e6:.3g} " in lines[0]  # R, and a half
+    assert "all-gather of replicas" in lines[1]
+    assert alone.plan.memory.weights - dense.plan.memory.weights == 4 * tables // 2
 
 
 def test_the_plan_for_a_cluster_has_milliseconds_where_its_links_are_known(compose_raw):

@@ -83,6 +83,7 @@ class PeerNarrow(ProductKeyFFN, Routed):
     start at zero, and tables learn alone, as PEER's.
     """
 
+    by_columns = True
     param_roles: ClassVar[Mapping[str, Role]] = {
         **ProductKeyFFN.param_roles,
         "w_in.weight": MAP,

@@ -2,8 +2,10 @@
 
 Process r of R has all rows of a table, and of them the columns r d/R to (r + 1) d/R, with their
 gradient and moments: no gradient of a table is ever sent, so optim.table_gradient=rows and fused do
-as well. The rest of the model is on every process, as in DDP. Another number of processes can go on
-from its checkpoints: each has written its columns (system/table_files.py).
+as well. The rest of the model is on every process, as in DDP. Of more than R processes each R are a
+group, and those that have the same columns add up their gradients before a step. Another number of
+processes can go on from its checkpoints: each of a group has written its columns
+(system/table_files.py).
 """
 
 import time
@@ -19,6 +21,7 @@ from experiments.budget.communication import (
     Links,
     calls_for_columns,
     sent_by_ddp,
+    sent_by_replicas,
     sent_for_columns,
 )
 from experiments.budget.plan import Plan
@@ -29,10 +32,12 @@ from experiments.models.ffn._rows import columns_alone
 from experiments.models.roles import tables_of
 from experiments.models.transformer import Transformer
 from experiments.optim.groups import parameter_groups
+from experiments.optim.optimizer import add_replicas
 from experiments.points.memory import memory_of, shapes_of
 from experiments.points.point import BuiltRun, Draft, Point, RunPart, TrainingPart
 from experiments.system import started
 from experiments.system.disk import explained, sync_file
+from experiments.system.distributed import patience
 from experiments.system.exchange import Exchange
 from experiments.system.seals import save_sealed, seal_of
 from experiments.system.table_files import FOLDER, KEY, file_name, folder_name, join
@@ -43,19 +48,25 @@ _NAME = "trainer.table_ranks"
 
 @dataclass(frozen=True, kw_only=True)
 class TableColumns(RunPart):
-    """size: the processes that have the columns of each table between them."""
+    """size: the processes that have the columns of each table between them, of all that train."""
 
     compiles = False
     scored_by_all = True
     by_columns = True
     size: int
+    n_processes: int
 
     @classmethod
     def of(cls, config: RunConfig) -> "TableColumns | None":
         trainer = config.trainer
-        given = trainer.table_ranks
-        size = trainer.devices * trainer.num_nodes if given == "all" else given
-        return None if size is None or size == 1 else cls(size=size)
+        given, n = trainer.table_ranks, trainer.devices * trainer.num_nodes
+        size = n if given == "all" else given
+        return None if size is None or size == 1 else cls(size=size, n_processes=n)
+
+    @property
+    def n_replicas(self) -> int:
+        """How many processes have the same columns."""
+        return self.n_processes // self.size
 
     @property
     def table_ranks(self) -> int:
@@ -68,19 +79,17 @@ class TableColumns(RunPart):
 
     def _why_not(self, draft: Draft) -> str | None:
         """What goes on after the setting's name, with the remedy; None: nothing is in the way."""
-        config, d_model, world = draft.config, draft.transformer.d_model, draft.ranks.world_size
-        if self.size != world:
+        config, world = draft.config, self.n_processes
+        if world % self.size:
             return (
-                f" with {world} processes (trainer.devices * trainer.num_nodes): those that have "
-                "columns are all that train the run; set it to all"
+                f" with {world} processes (trainer.devices * trainer.num_nodes), which make no "
+                f"groups of {self.size}; set it to all, or to a number that divides {world}"
             )
-        if d_model % self.size:
-            return f" with d_model={d_model}, whose columns {self.size} can't have between them"
-        if d_model // self.size < _LEAST:
+        if self.n_replicas > 1 and config.optim.table_gradient == "fused":
             return (
-                f" with d_model={d_model}: a process would have {d_model // self.size} columns, "
-                f"and {_LEAST} are the least; train by at most {max(1, d_model // _LEAST)} "
-                "processes, or set it to null"
+                f" with {world} processes and optim.table_gradient=fused: {self.n_replicas} groups "
+                "have to add up their gradients, and fused makes none; set "
+                "optim.table_gradient=rows, or trainer.table_ranks=all"
             )
         if config.kernel == "reference":
             return " with kernel=reference, which reads whole tables; use kernel=torch or auto"
@@ -112,6 +121,10 @@ class TableColumns(RunPart):
             name = type(layer).__name__
             if "by_columns" not in vars(type(layer)):
                 return f" with {name}, whose tables have no form in columns; set it to null"
+            for width in {table.shape[1] for table in tables_of(layer).values()}:
+                why = self._why_not_width(width, draft.transformer.d_model)
+                if why is not None:
+                    return why
             if {table.dtype for table in tables_of(layer).values()} != {torch.float32}:
                 return (
                     " with model.table_dtype=bfloat16, which is rounded by a hash of whole rows; "
@@ -119,12 +132,24 @@ class TableColumns(RunPart):
                 )
         return None
 
+    def _why_not_width(self, width: int, d_model: int) -> str | None:
+        of = f"d_model={d_model}" if width == d_model else f"rows of {width} numbers"
+        if width % self.size:
+            return f" with {of}, whose columns {self.size} can't have between them"
+        if width // self.size < _LEAST:
+            most = max(1, width // _LEAST)
+            return (
+                f" with {of}: a process would have {width // self.size} columns, and {_LEAST} are "
+                f"the least; set it to at most {most}, or to null"
+            )
+        return None
+
     def plan(self, draft: Draft, plan: Plan) -> tuple[Draft, Plan]:
         return draft, replace(plan, memory=memory_of(draft, self.size))
 
     def plan_line(self, point: Point) -> tuple[str, str] | None:
         sent = self._sent(point)
-        ddp = sent_by_ddp(point.plan.cost, self.size, tables=False)
+        ddp = sent_by_ddp(point.plan.cost, self.n_processes, tables=False)
         parts = ", ".join(f"{name} {count / 1e6:.3g}" for name, count in sent.items())
         return (
             "Sent by each process in a step, MB, where they have the tables' columns between them",
@@ -142,26 +167,40 @@ class TableColumns(RunPart):
             n_passes=point.ranks.n_micro,
             clipped=point.config.optim.grad_clip is not None,
         )
-        own = links.seconds_of_columns(sent, calls, self.size)
+        calls |= self._of_replicas(point)[1]
+        own = links.seconds_of_columns(sent, calls, self.size, self.n_replicas)
         return (
             f"; by its links, modelled and never measured, {1e3 * own:.3g} ms and "
-            f"{1e3 * links.seconds_of_ddp(ddp, self.size):.3g} ms"
+            f"{1e3 * links.seconds_of_ddp(ddp, self.n_processes):.3g} ms"
         )
 
     def _sent(self, point: Point) -> dict[str, int]:
-        return sent_for_columns(
+        sent = sent_for_columns(
             point.transformer.block_costs(),
             d_model=point.transformer.d_model,
-            n_tokens=point.plan.batch_tokens // self.size,
+            n_tokens=point.plan.batch_tokens // self.n_processes,
             n_ranks=self.size,
             clipped=point.config.optim.grad_clip is not None,
         )
+        return sent | self._of_replicas(point)[0]
+
+    def _of_replicas(self, point: Point) -> tuple[dict[str, int], dict[str, int]]:
+        """Bytes and calls; of rows, of as many as balanced routing would touch."""
+        return sent_by_replicas(
+            point.transformer.block_costs(),
+            d_model=point.transformer.d_model,
+            n_tokens=point.plan.batch_tokens,
+            n_ranks=self.size,
+            n_replicas=self.n_replicas,
+            by_rows=point.config.optim.table_gradient == "rows",
+        )
 
     def building(self) -> AbstractContextManager[object]:
-        return columns_alone(started.rank(), self.size)
+        return columns_alone(started.rank() % self.size, self.size)
 
     def training(self, run: BuiltRun, columns: Mapping[str, Any]) -> TrainingPart:
-        exchange = Exchange(started.rank(), self.size)
+        wait = patience(run.point.config.trainer.stall_minutes)
+        exchange = Exchange(started.rank(), self.n_processes, self.size, wait)
         layer = next(run.model.ffn_layers())
         run.model.set_execution(replace(layer.execution, columns=exchange))
         return OwnColumns(run.model, run.point.config.optim, exchange, run.point.run_dir)
@@ -191,6 +230,10 @@ class OwnColumns(TrainingPart):
             self._before = dict(self._exchange.sent)
         self._n_steps += 1
 
+    def after_backward(self) -> None:
+        if self._exchange.n_replicas > 1:
+            add_replicas(self._tables, self._exchange)
+
     def _agree(self, step: int) -> None:
         """Each process has looked for the newest whole checkpoint by itself."""
         mine = torch.tensor([step], device=self._tables[0].device)
@@ -209,11 +252,13 @@ class OwnColumns(TrainingPart):
         }
 
     def columns(self) -> dict[str, Any]:
-        return {"table_columns": {"ranks": self._exchange.size, "sent_bytes_per_step": self._sent}}
+        exchange = self._exchange
+        found = {"ranks": exchange.size, "replicas": exchange.n_replicas}
+        return {"table_columns": {**found, "sent_bytes_per_step": self._sent}}
 
     def saves(self, checkpoint: dict[str, Any]) -> None:
         """Writes this process's columns to a file of a new folder, of which the checkpoint says
-        what is in it. Nobody names that folder before all have written.
+        what is in it; the first group does. Nobody names that folder before all have written.
         """
         exchange, states = self._exchange, checkpoint["optimizer_states"][0]["state"]
         tables = {name: checkpoint["state_dict"].pop(name) for name in self._places}
@@ -232,7 +277,8 @@ class OwnColumns(TrainingPart):
         failed: Exception | None = None
         seal = "0" * 64
         try:
-            seal = self._written({"global_step": checkpoint["global_step"], KEY: kept}, folder)
+            if exchange.process < exchange.size:
+                seal = self._written({"global_step": checkpoint["global_step"], KEY: kept}, folder)
         except Exception as error:  # the others wait to hear of it
             failed = error
         told = torch.tensor([failed is None, *seal.encode()], dtype=torch.int32, device=device)
@@ -245,7 +291,7 @@ class OwnColumns(TrainingPart):
                 f"process {bad[0]} could not write its columns of the tables: its own message says "
                 "why; the checkpoint before this one stays"
             )
-        seals = [bytes(answer[1:]).decode() for answer in answers]
+        seals = [bytes(answer[1:]).decode() for answer in answers[: exchange.size]]
         checkpoint[KEY] = {"folder": folder, "seals": seals, "places": self._places}
 
     def _written(self, content: dict[str, Any], folder: str) -> str:
