@@ -16,7 +16,7 @@ from analysis.rates.tried import Tried
 
 # Of skewed curves. At 4 the loss goes with the rate's fourth power, as before a wall; below 0 it
 # flattens away from the best rate, as below it. Neither 0 nor two of sum 0 are points of a grid.
-EXPONENTS = (-0.9, 4.0)
+EXPONENTS = (-0.6, 4.0)
 WINDOWS = (np.inf, 1.0, 0.5, 0.25, 0.125, 0.0625, 0.03)  # nats above a cell's lowest loss
 _CHANCE = 0.3  # of a misfit by distance, below which a window is too wide: rather noise than bias
 _PASSES = 3  # each with the scatter that the last one left
