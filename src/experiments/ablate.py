@@ -176,19 +176,14 @@ def _identity(
 
 
 def _run(words: Words) -> None:
-    if len(words.plain) != 1:
-        raise ValueError(
-            f"one run's folder is needed, and {len(words.plain)} are given "
-            f"({', '.join(words.plain)}); texts are given as texts=NAME,..."
-        )
-    run_dir, values = Path(words.plain[0]), words.values
+    run_dir, values = Path(words.one_run("texts are given as texts=NAME,...")), words.values
     _check_keys(values)
     from experiments.inspection.editing.making import read_indices
 
     settings: dict[str, Any] = {
         "layer": values.get("layer"),
         "folder": Path(values["out"]).expanduser() if "out" in values else None,
-        **{key: _number(values, key) for key in _NUMBERS},
+        **{key: words.number(key, *about) for key, about in _NUMBERS.items()},
     }
     if "experts" in values:
         settings["experts"] = read_indices(values["experts"], "experts")
@@ -200,9 +195,8 @@ def _run(words: Words) -> None:
         facts = read_facts(Path(values["facts"]).expanduser())
         result = ablate_on_facts(run_dir, facts, words.overrides, **settings)
     else:
-        texts = [name for name in values.get("texts", "").strip("[]").split(",") if name]
         settings["domain"] = values.get("domain")
-        result = ablate_on_texts(run_dir, texts, words.overrides, **settings)
+        result = ablate_on_texts(run_dir, words.names("texts"), words.overrides, **settings)
     _show(result, settings["folder"] or run_dir / "ablation", by_text="facts" not in values)
 
 
@@ -216,14 +210,6 @@ def _check_keys(values: Any) -> None:
         raise ValueError("facts= and texts= are two ablations; give one of them")
     if "experts" in values and "top" in values:
         raise ValueError("top= is of domain= and facts=; leave it out, or leave out experts=")
-
-
-def _number(values: Any, key: str) -> int:
-    default, least = _NUMBERS[key]
-    text = values.get(key, str(default))
-    if not (text.isdecimal() and text.isascii() and len(text) < 10) or int(text) < least:
-        raise ValueError(f"{key}={text} must be a whole number of at least {least}")
-    return int(text)
 
 
 def _show(result: "Ablation", folder: Path, *, by_text: bool) -> None:

@@ -68,13 +68,8 @@ def _evaluate(run_dir: Path, words: Words) -> RunRecord:
 
 
 def _run(words: Words) -> None:
-    if len(words.plain) != 1:
-        raise ValueError(
-            f"one run's folder is needed, and {len(words.plain)} are given "
-            f"({', '.join(words.plain)}); names of sets and tasks are given as eval=[NAME,...] "
-            "and tasks=[NAME,...]"
-        )
-    run_dir = Path(words.plain[0])
+    rest = "names of sets and tasks are given as eval=[NAME,...] and tasks=[NAME,...]"
+    run_dir = Path(words.one_run(rest))
     record = _evaluate(run_dir, words)
     from experiments.finished.scores import tables
 

@@ -2,27 +2,28 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from experiments.config.hydra_hints import choice_names
-from experiments.config.words import Words
+from experiments.config.words import PATCH, PLACES, Words, node_of
+from experiments.inspection.editing.files import named_patch
 from experiments.records.record import finished_record
 from experiments.system.command import run_words
 from experiments.system.disk import check_writable
-from experiments.system.text_table import aligned
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from experiments.inspection.cards import LayerCard
     from experiments.inspection.contributions import Contributions
+    from experiments.inspection.editing.patch import Patch
 
 USAGE = """\
 usage: python -m experiments.inspect RUN [texts=NAME,...] [layers=NAME,...] ...
 
 Reads texts with a finished run's model, and keeps of each layer which experts read them: tables,
 a card of each layer and a page, inspect.html, in a folder. Interrupted, the same command goes on.
-With text="..." it says instead what each expert adds to the logit of the next token.
+With text="..." it says what each expert adds to the logit of the next token.
 
   RUN                         the run's folder, results/<sweep>/<run_id>
   texts=NAME,...              sets ({sets}), files of text,
@@ -30,14 +31,19 @@ With text="..." it says instead what each expert adds to the logit of the next t
                               own validation text, as the run scored it
   layers=NAME,...             as blocks.1.ffn; all that can say so without it
   out=FOLDER                  instead of RUN/inspection
-  text=TEXT                   one text, to be looked at token by token; nothing is written
+  text=TEXT                   one text, token by token. It goes into the tables and the page of the
+                              folder, if they are there; texts= makes them too
   top=N                       experts a token that are shown of it; default 3
+  find=STRING                 which experts fire on a string of several tokens, where it stands in
+                              the texts
+  patch=FILE                  with edits of its experts (experiments.patch), in a folder of its own
   evaluation.max_tokens=N     of each text, in windows spread evenly; all without it
   evaluation.batch_size=N     sequences; changes no result but by rounding
   trainer.accelerator=cpu     and other keys of trainer and paths
 """
-_KEYS = ("texts", "layers", "out", "text", "top")
+_KEYS = ("texts", "layers", "out", "text", "top", "find", PATCH)
 _NODES = ("evaluation", "trainer", "paths")
+_OTHER = "or name another folder by out=..."
 
 
 def inspect_run(
@@ -47,62 +53,58 @@ def inspect_run(
     *,
     layers: Sequence[str] | None = None,
     folder: Path | None = None,
+    patch: "Patch | None" = None,
+    find: str | None = None,
 ) -> "list[LayerCard]":
     """The cards of a run's layers over texts; all tables are in the folder then. Cards that are
-    there already are read.
+    there already are read. find: a string that the tables are to have which experts fire on.
 
     Raises ValueError for a run that is not done, a layer that can't say which experts it reads, a
-    text of another tokenizer, and a folder of other results.
+    text of another tokenizer, a string that is in no text, and a folder of other results.
     """
     record = finished_record(run_dir)
-    folder = run_dir / "inspection" if folder is None else folder
-    check_writable(folder, "or name another folder by out=...")
+    folder = folder_of(run_dir, patch) if folder is None else folder
+    check_writable(folder, _OTHER)
     # seconds, which what is refused need not wait for
-    from experiments.finished.model import trained_model
+    from experiments.inspection.additions import with_strings
     from experiments.inspection.cards import layer_card
-    from experiments.inspection.interface import inspected_layers
+    from experiments.inspection.opened import opened
     from experiments.inspection.page.page import page_of
-    from experiments.inspection.reading import Pass, read_through
-    from experiments.inspection.results import FORMAT, read_cards, write_results
-    from experiments.inspection.statistics import Bounds
-    from experiments.inspection.tables import inspection_of
-    from experiments.inspection.texts import read_texts
+    from experiments.inspection.reading import read_through
+    from experiments.inspection.results import read_cards, read_inspection, write_results
+    from experiments.inspection.strings import fired_on, occurrences
+    from experiments.inspection.tables import inspection_of, shares_of_tokens
     from experiments.system.disk import make_folder
 
-    chosen, vocabulary, point = read_texts(run_dir, record, texts, overrides)
-    model = trained_model(run_dir, point, vocabulary)
-    found_layers = inspected_layers(model, layers)
-    batch_size = point.config.evaluation.batch_size or point.config.ladder.batch_size
-    identity: dict[str, Any] = {
-        "format": FORMAT,
-        "run_id": record.run_id,
-        "layers_read": [layer.name for layer in found_layers],
-        "texts": [{"name": t.name, "digest": t.digest, "max_tokens": t.max_tokens} for t in chosen],
-        "batch_size": batch_size,
-    }
-    cards = read_cards(folder, identity)
-    if cards is not None:
-        return cards
-    reading = Pass(
-        texts=chosen,
-        seq_len=point.config.data.seq_len,
-        batch_size=batch_size,
-        vocab_size=vocabulary.n_entries,
-        end_of_text=vocabulary.end_of_text,
-        bounds=Bounds(),
-        identity=identity,
-    )
-    print(
-        f"{len(found_layers)} layers over {reading.n_tokens():,} tokens of {len(chosen)} texts: "
-        f"statistics take up to {reading.n_bytes(found_layers) / 2**20:,.0f} MiB of memory",
-        flush=True,
-    )
-    make_folder(folder)
-    found = read_through(model, found_layers, reading, folder)
-    cards = [layer_card(layer, found[layer.name]) for layer in found_layers]
-    whole = inspection_of(model, found_layers, cards, found, chosen, vocabulary, identity)
-    write_results(folder, whole, page_of(whole, name=record.model))
-    return cards
+    run = opened(run_dir, record, texts, overrides, layers=layers, change=patch)
+    tokenizer = run.vocabulary.tokenizer()
+    sought = [] if find is None else occurrences(find, run.reading, tokenizer)
+    if read_cards(folder, run.identity) is None:
+        print(
+            f"{len(run.layers)} layers over {run.reading.n_tokens():,} tokens of {len(run.texts)} "
+            f"texts: statistics take up to {run.reading.n_bytes(run.layers) / 2**20:,.0f} MiB of "
+            "memory",
+            flush=True,
+        )
+        make_folder(folder)
+        read = read_through(run.model, run.layers, run.reading, folder)
+        cards = [layer_card(layer, read[layer.name]) for layer in run.layers]
+        found = inspection_of(
+            run.model, run.layers, cards, read, run.texts, run.vocabulary, run.identity
+        )
+        write_results(folder, found, page_of(found, name=record.model))
+    found = read_inspection(folder)
+    if sought:
+        overall = shares_of_tokens(found)
+        table = fired_on(run.model, run.layers, run.reading, sought, overall, tokenizer)
+        found = with_strings(found, table)
+        write_results(folder, found, page_of(found, name=record.model))
+    return list(found.cards)
+
+
+def folder_of(run_dir: Path, patch: "Patch | None") -> Path:
+    """Where an inspection is, unless another folder is named."""
+    return run_dir / f"inspection{'' if patch is None else patch.label}"
 
 
 def explain_text(
@@ -111,6 +113,7 @@ def explain_text(
     overrides: Sequence[str] = (),
     *,
     layers: Sequence[str] | None = None,
+    patch: "Patch | None" = None,
 ) -> "tuple[Tokenizer, list[int], list[Contributions]]":
     """The tokenizer, a text's ids, with the end of another document before them, and of each layer
     what its experts add to the logits of the next tokens.
@@ -125,6 +128,8 @@ def explain_text(
     from experiments.inspection.interface import inspected_layers
 
     record, vocabulary, model = read_finished(run_dir, overrides)
+    if patch is not None:
+        patch.change(model)
     tokenizer = vocabulary.tokenizer()
     ids = [vocabulary.end_of_text, *tokenizer.encode(text).ids]
     seq_len = model.config.seq_len
@@ -137,73 +142,73 @@ def explain_text(
     return tokenizer, ids, contributions(model, chosen, torch.tensor(ids))
 
 
-def _show(tokenizer: "Tokenizer", ids: Sequence[int], found: "Contributions", top: int) -> str:
-    def shown(token: int) -> str:
-        return repr(tokenizer.decode([token], skip_special_tokens=False))
+def keep_text(
+    run_dir: Path,
+    text: str,
+    found: "tuple[Tokenizer, list[int], list[Contributions]]",
+    folder: Path,
+    patch: "Patch | None" = None,
+) -> bool:
+    """Adds what explain_text has found to the tables and the page of a folder. False: no
+    inspection of this run, with this patch, is there.
+    """
+    from experiments.inspection.additions import with_typed
+    from experiments.inspection.excerpts import explained
+    from experiments.inspection.page.page import page_of
+    from experiments.inspection.results import CARD, read_inspection, write_results
 
-    rows = [
-        ("token", "next", "logit", "layer", "beside", f"the {top} experts of the largest parts")
-    ]
-    for t, token in enumerate(ids):
-        parts: dict[int, float] = {}
-        for expert, part in zip(found.slots.experts[t].tolist(), found.of_slots[t].tolist()):
-            parts[expert] = parts.get(expert, 0.0) + part
-        largest = sorted(parts, key=lambda expert: -abs(parts[expert]))[:top]
-        rows.append(
-            (
-                shown(token),
-                shown(int(found.targets[t])),
-                f"{float(found.logits[t]):.3f}",
-                f"{float(found.layer[t]):+.3f}",
-                f"{float(found.beside[t]):+.3f}",
-                "  ".join(f"{expert}: {parts[expert]:+.3f}" for expert in largest),
-            )
-        )
-    return "\n".join([found.layer_name, *aligned(rows, n_left=2)])
-
-
-def _top(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise ValueError(f"top={text} must be a whole number of at least 1")
-    return int(text)
-
-
-def _names(text: str | None) -> list[str]:
-    """The names between commas, with brackets around them or without."""
-    return [name for name in (text or "").strip("[]").split(",") if name]
+    record = finished_record(run_dir)
+    if not (folder / CARD).exists():
+        return False
+    there = read_inspection(folder)
+    label = "" if patch is None else patch.label
+    if (there.identity["run_id"], there.identity["patch"]) != (record.run_id, label):
+        return False
+    tokenizer, ids, parts = found
+    whole = with_typed(there, text, explained("", ids, parts, tokenizer))
+    write_results(folder, whole, page_of(whole, name=record.model))
+    return True
 
 
 def _run(words: Words) -> None:
-    if len(words.plain) != 1:
-        raise ValueError(
-            f"one run's folder is needed, and {len(words.plain)} are given "
-            f"({', '.join(words.plain)}); texts are given as texts=NAME,..."
-        )
-    run_dir, values = Path(words.plain[0]), words.values
-    layers = _names(values.get("layers")) or None
-    if "text" in values:
-        if other := [key for key in ("texts", "out") if key in values]:
-            raise ValueError(f"text= is looked at by itself; leave out {'= and '.join(other)}=")
-        top = _top(values.get("top", "3"))
-        tokenizer, ids, found = explain_text(
-            run_dir, values["text"], words.overrides, layers=layers
-        )
-        print("\n\n".join(_show(tokenizer, ids, one, top) for one in found))
-        return
-    if "top" in values:
+    run_dir, values = Path(words.one_run("texts are given as texts=NAME,...")), words.values
+    for key in ("text", "find"):
+        if values.get(key) == "":
+            raise ValueError(f"{key}= is empty; type what is to be looked at")
+    if "top" in values and "text" not in values:
         raise ValueError("top= is of text=...; give one, or leave it out")
-    out = Path(values["out"]).expanduser() if "out" in values else run_dir / "inspection"
-    cards = inspect_run(
-        run_dir, _names(values.get("texts")), words.overrides, layers=layers, folder=out
-    )
-    from experiments.inspection.cards import cards_table
-    from experiments.inspection.results import PAGE
+    top, layers = words.number("top", 3, 1), words.names("layers") or None
+    patch = named_patch(values, run_dir, finished_record(run_dir))
+    folder = Path(values["out"]).expanduser() if "out" in values else folder_of(run_dir, patch)
+    from experiments.inspection.lines import lines_of_cards, lines_of_strings, lines_of_text
+    from experiments.inspection.results import PAGE, read_inspection
 
-    print("\n".join(aligned(cards_table(cards), n_left=2)))
-    if not all(card.routed for card in cards):
-        print("* no router: of each token, the hidden units that write most")
-    print(f"tables: {out}")
-    print(f"page: {out / PAGE}")
+    explained = None
+    if "text" in values:  # first: a text that is refused need not wait for others to be read
+        places = [word for word in words.overrides if node_of(word) in PLACES]
+        explained = explain_text(run_dir, values["text"], places, layers=layers, patch=patch)
+        tokenizer, ids, found = explained
+        for one in found:
+            print("\n".join([*lines_of_text(tokenizer, ids, one, top), ""]))
+    if explained is None or "texts" in values or "find" in values:
+        cards = inspect_run(
+            run_dir,
+            words.names("texts"),
+            words.overrides,
+            layers=layers,
+            folder=folder,
+            patch=patch,
+            find=values.get("find"),
+        )
+        print("\n".join(lines_of_cards(cards)))
+    if explained is not None and not keep_text(run_dir, values["text"], explained, folder, patch):
+        print(f"page: none, {folder} has no inspection of this run; texts=... makes one")
+        return
+    if "find" in values:
+        table = read_inspection(folder).tables["strings"]
+        print("\n".join(lines_of_strings(table, values["find"])))
+    print(f"tables: {folder}")
+    print(f"page: {folder / PAGE}")
 
 
 def main() -> None:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 USAGE = """\
 usage: python -m experiments.patch RUN FILE layer=NAME [remove=[I,...]] [swap=[I:J,...]] ...
 
-Writes a file that edits single experts of a finished run, for patch=FILE of evaluate, generate and
-export. The run stays as it is. Without an edit, it says what a file holds.
+Writes a file that edits single experts of a finished run, for patch=FILE of evaluate, generate,
+export and inspect. The run stays as it is. Without an edit, it says what a file holds.
 
   RUN                 the run's folder, results/<sweep>/<run_id>
   FILE                a new file, NAME.json

@@ -3,12 +3,16 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import torch
 from tokenizers import Tokenizer, models
 
+from experiments.inspection.additions import with_strings, with_typed
 from experiments.inspection.cards import layer_card
 from experiments.inspection.interface import inspected_layers
+from experiments.inspection.results import FORMAT
 from experiments.inspection.statistics import Bounds, LayerStatistics
+from experiments.inspection.strings import COLUMNS
 from experiments.inspection.tables import inspection_of
 from experiments.inspection.texts import Text
 from experiments.models.ffn._slots import Slots
@@ -58,10 +62,25 @@ def made_inspection(n_experts=64, names=TEXTS):
             own.add(slots, text.tokens, np.arange(N_TOKENS) + i * N_TOKENS, i, documents)
         found[layer.name] = own
     identity = {
-        "format": 2,
+        "format": FORMAT,
         "run_id": "0123",
+        "patch": "",
         "texts": [{"name": text.name, "digest": "", "max_tokens": None} for text in texts],
     }
     cards = [layer_card(layer, found[layer.name]) for layer in layers]
     vocabulary = SimpleNamespace(tokenizer=lambda: tokenizer, end_of_text=0)
     return inspection_of(model, layers, cards, found, texts, vocabulary, identity), found
+
+
+def with_additions(inspection):
+    """With a typed text, which is the first excerpt's, and a string that was looked for."""
+    tables = {name: inspection.tables[name] for name in ("excerpts", "parts")}
+    first = {name: table[table["text"] == TEXTS[0]] for name, table in tables.items()}
+    line = {"string": EVIL * 2, "n_read": 30, "n_documents": 9, "share": 0.5, "elsewhere": 0.25}
+    two = [
+        {**line, "layer": "blocks.0.ffn", "position": j, "token": EVIL, "expert": 3 + j,
+         "low": 0.25, "high": 0.75, "overall": 0.125}
+        for j in (0, 1)
+    ]  # fmt: skip
+    table = pd.DataFrame(two)[["layer", *COLUMNS]]
+    return with_strings(with_typed(inspection, "\n" + EVIL, first), table)

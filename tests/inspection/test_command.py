@@ -14,7 +14,9 @@ import pytest
 from experiments import inspect
 from experiments.inspect import explain_text, inspect_run
 from experiments.inspection import reading
-from experiments.inspection.results import TABLES
+from experiments.inspection.editing.making import Wish
+from experiments.inspection.results import TABLES, read_inspection
+from experiments.patch import patch_run
 from experiments.points.planning import make_point
 from experiments.records.record import read_record, write_record
 from experiments.training.execute import execute
@@ -218,12 +220,81 @@ def test_a_text_is_shown_token_by_token(run_dir, command):
 
 
 @pytest.mark.slow
+def test_a_text_goes_into_the_tables_that_are_there(run_dir, command):
+    code, out, _ = command(run_dir, cache_of(run_dir), "text=the cat sat")
+    assert code == 0
+    assert "page: none" in out
+    assert not (run_dir / "inspection").exists()
+    text = "the cat", "seven dogs"
+    code, out, _ = command(run_dir, cache_of(run_dir), f"text={text[0]}", "texts=validation")
+    assert code == 0
+    assert "page: " in out
+    statistics = (run_dir / "inspection" / "statistics.npz").read_bytes()
+    words = f"text={text[1]}", "layers=blocks.1.ffn"
+    assert command(run_dir, cache_of(run_dir), *words)[0] == 0
+    found = read_inspection(run_dir / "inspection")
+    assert found.typed == {"typed 1": text[0], "typed 2": text[1]}
+    assert (run_dir / "inspection" / "statistics.npz").read_bytes() == statistics
+    lines, parts = found.tables["excerpts"], found.tables["parts"]
+    named = parts.groupby(["layer", "text", "position"])[["gate", "part"]].sum()
+    for layer, n in (("blocks.0.ffn", 1), ("blocks.1.ffn", 2)):
+        typed = lines[lines["text"].str.startswith("typed") & (lines["layer"] == layer)]
+        assert typed["text"].nunique() == n
+        for _, line in typed.iterrows():
+            total = named.loc[tuple(line[["layer", "text", "position"]])]
+            assert total["part"] + line["others"] + line["beside"] == pytest.approx(
+                line["part"], rel=1e-5, abs=1e-5
+            )
+    assert look(run_dir, "validation")  # what was added is no other inspection
+    assert read_inspection(run_dir / "inspection").typed == found.typed
+
+
+@pytest.mark.slow
+def test_a_string_is_looked_for_in_the_texts(run_dir, command, tmp_path):
+    text = tmp_path / "cats.txt"
+    text.write_text("the cat sat on a mat . " * 30)
+    code, out, _ = command(run_dir, cache_of(run_dir), f"texts={text}", "find=cat sat")
+    assert code == 0
+    assert re.search(r"blocks.1.ffn: ' ?cat sat' \d+ times in 1 documents", out)
+    table = read_inspection(run_dir / "inspection").tables["strings"]
+    assert set(table["layer"]) == {"blocks.0.ffn", "blocks.1.ffn"}
+    assert table["share"].between(0, 1).all()
+    assert table["low"].isna().all()  # one document
+
+
+@pytest.mark.slow
+def test_a_run_with_a_patch_is_another_inspection(run_dir, command, tmp_path):
+    path = tmp_path / "none.json"
+    cache = [cache_of(run_dir)]
+    patch_run(run_dir, path, Wish(removed=tuple(range(256))), tuple(cache), layer="blocks.1.ffn")
+    assert command(run_dir, *cache)[0] == 0
+    code, out, _ = command(run_dir, *cache, f"patch={path}", "texts=validation", "text=the cat")
+    assert code == 0
+    (folder,) = run_dir.glob("inspection@patch=none-*")
+    assert f"page: {folder / 'inspect.html'}" in out
+    found = read_inspection(folder)
+    assert found.identity["patch"] == folder.name.removeprefix("inspection")
+    excerpts = found.tables["excerpts"].query("layer == 'blocks.1.ffn'")
+    assert (excerpts["part"] == 0).all()
+    whole = read_inspection(run_dir / "inspection").tables["excerpts"]
+    assert (whole.query("layer == 'blocks.1.ffn'")["part"] != 0).any()
+    code, out, _ = command(
+        run_dir, *cache, f"patch={path}", "text=dogs", f"out={run_dir}/inspection"
+    )
+    assert code == 0
+    assert "page: none" in out
+
+
+@pytest.mark.slow
 def test_what_is_typed_wrong_is_said_in_one_line(run_dir, command, tmp_path):
     for words, message in (
         ([tmp_path], "is not a finished run: it has no record.json"),
         ([run_dir, "two"], "one run's folder is needed, and 2 are given"),
         ([run_dir, "size=3"], "size=3: unknown key here"),
-        ([run_dir, "text=a", "texts=b"], "text= is looked at by itself; leave out texts="),
+        ([run_dir, "text="], "text= is empty"),
+        ([run_dir, "find="], "find= is empty"),
+        ([run_dir, "patch=none.json"], "patch=none.json does not exist"),
+        ([run_dir, cache_of(run_dir), "find=zebras fly"], "find=zebras fly stands nowhere in the"),
         ([run_dir, "text=a", "top=0"], "top=0 must be a whole number of at least 1"),
         ([run_dir, "top=2"], "top= is of text="),
         ([run_dir, cache_of(run_dir), "text=" + "cat " * 99], "more than the 32 that"),

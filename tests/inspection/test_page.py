@@ -14,7 +14,7 @@ from experiments.inspection.page.data import Size, layer_data
 from experiments.inspection.page.page import page_of
 from experiments.inspection.results import read_inspection, write_results
 from experiments.system.page.shell import json_inside
-from tests.inspection.made import EVIL, TEXTS, WORDS, made_inspection
+from tests.inspection.made import EVIL, TEXTS, WORDS, made_inspection, with_additions
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +155,7 @@ def test_parts_on_the_page_add_up_and_the_search_has_the_kept_tokens(made):
         for text in layer["texts"]:
             assert len(text["rows"]) > 2
             for _, _, _, part, beside, others, parts in text["rows"]:
-                total = beside + others + sum(value for _, value in parts)
+                total = beside + others + sum(value for *_, value in parts)
                 assert total == pytest.approx(part, abs=1e-5)
         own = statistics[layer["name"]]
         pairs = {
@@ -165,4 +165,45 @@ def test_parts_on_the_page_add_up_and_the_search_has_the_kept_tokens(made):
         }
         expected = {(e, WORDS[i], n) for e, i, n in own.pairs.most_common(10)}
         assert pairs == expected
+        bigrams = {
+            (expert, layer["search"]["bigrams"]["strings"][i], times)
+            for expert, _, kept in layer["search"]["bigrams"]["experts"]
+            for i, times in kept
+        }
+        n = len(WORDS)
+        expected = {
+            (e, f"{WORDS[two // n]} {WORDS[two % n]}", times)
+            for e, two, times in own.bigrams.most_common(10)
+        }
+        assert bigrams == expected
         assert layer["peak"][1] <= layer["peak"][0] <= layer["peak"][2]
+
+
+def test_typed_texts_come_first_and_parts_that_find_no_room_are_summed(made):
+    found = with_additions(made[0])
+    whole, small = (layer_data(found, found.cards[0], size) for size in (Size(), Size(parts=1)))
+    assert [text["typed"] for text in whole["texts"]] == ["\n" + EVIL, "", ""]
+    assert whole["texts"][0]["rows"] == whole["texts"][1]["rows"]
+    for text in small["texts"]:
+        for _, _, _, part, beside, others, parts in text["rows"]:
+            assert len(parts) == 1
+            assert beside + others + parts[0][2] == pytest.approx(part, abs=1e-5)
+    (string,) = whole["strings"]
+    assert string["string"] == EVIL * 2
+    assert string["tokens"][1] == [EVIL, [[4, 0.5, 0.25, 0.75, 0.25, 0.125]]]
+    none = layer_data(found, found.cards[0], Size(typed=1))
+    assert [text["typed"] for text in none["texts"]] == ["", ""]
+
+
+def test_additions_are_read_back_and_take_their_own_places(made, tmp_path, monkeypatch):
+    found = with_additions(made[0])
+    page = page_of(found, name="pkm")
+    assert EVIL not in page
+    write_results(tmp_path, found, page)
+    again = read_inspection(tmp_path)
+    assert page_of(again, name="pkm") == page
+    twice = with_additions(again)
+    assert page_of(twice, name="pkm") == page
+    monkeypatch.setattr("experiments.inspection.page.page._SIZES", (Size(), Size(typed=1)))
+    small = page_of(found, name="pkm", limit=len(page.encode()) - 1)
+    assert "1 of the texts that were typed" in small

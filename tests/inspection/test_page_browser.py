@@ -4,7 +4,7 @@ import pytest
 
 from experiments.inspection.page.page import page_of
 from tests.analysis.report.test_page_browser import CONTRAST
-from tests.inspection.made import EVIL, made_inspection
+from tests.inspection.made import EVIL, made_inspection, with_additions
 
 pytestmark = pytest.mark.slow
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "inspect.html"
-    path.write_text(page_of(made_inspection()[0], name="pkm"), encoding="utf-8")
+    path.write_text(page_of(with_additions(made_inspection()[0]), name="pkm"), encoding="utf-8")
     return path
 
 
@@ -106,7 +106,7 @@ def test_a_text_is_read_token_by_token_with_keys(browser, path):
     pressed = "[...document.querySelectorAll('#excerpt_tokens [aria-pressed=true]')].length"
     assert browser.run(pressed) == 1
     parts = browser.run(
-        "[...document.querySelectorAll('#excerpt_parts td.number')].map((e) => e.textContent)"
+        "[...document.querySelectorAll('#excerpt_parts td:last-child')].map((e) => e.textContent)"
     )
     *own, total = [float(part.replace("\u2212", "-")) for part in parts]
     assert sum(own) == pytest.approx(total, abs=1e-4 * len(own))  # as they are shown
@@ -120,13 +120,28 @@ def test_searches_strings_and_experts(browser, path):
         "input.dispatchEvent(new Event('input')); }})()"
     )
     browser.run(write.format("search_string", "ONERROR"))
-    assert text_of(browser, "#search_found").startswith("1 tokens, ")
+    assert text_of(browser, "#search_found").startswith("1 tokens and ")
     assert "onerror=alert(1)" in text_of(browser, "#search_table tbody td")
+    browser.run(write.format("search_string", f"{EVIL} NA"))  # two tokens
+    assert text_of(browser, "#search_found").startswith("0 tokens and 1 strings of two, ")
     browser.run(write.format("search_expert", "9"))
     assert text_of(browser, "#search_found").startswith("Expert 9, read by ")
     assert browser.run("document.getElementById('search_string').value") == ""
     browser.run(write.format("search_expert", "99"))
     assert "is none of those" in text_of(browser, "#search_found")
+    assert browser.complaints() == []
+
+
+def test_what_was_typed_and_looked_for_is_there(browser, path):
+    browser.open(path)
+    shown = "document.querySelector('#excerpt_text').selectedOptions[0].textContent"
+    assert browser.run(shown) == f"typed 1: ⏎{EVIL}"[:49]
+    own = "[...document.querySelectorAll('#strings_table tbody tr')].map((e) => e.innerText)"
+    first, second = browser.run(own)
+    assert EVIL.replace('"', '\\"') in first
+    assert second.split("\t")[1:] == ["4", "50 % (25 % to 75 %)", "25 %", "12.5 %"]
+    choose(browser, "map_layer", "1")  # which has none
+    assert not browser.run("document.querySelector('#strings').checkVisibility()")
     assert browser.complaints() == []
 
 

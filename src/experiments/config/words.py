@@ -26,6 +26,26 @@ class Words:
     values: Mapping[str, str]
     overrides: tuple[str, ...]
 
+    def one_run(self, rest: str) -> str:
+        """The only plain word, a run's folder. rest: how all else is given, in words."""
+        if len(self.plain) != 1:
+            raise ValueError(
+                f"one run's folder is needed, and {len(self.plain)} are given "
+                f"({', '.join(self.plain)}); {rest}"
+            )
+        return self.plain[0]
+
+    def names(self, key: str) -> list[str]:
+        """The names between commas, with brackets around them or without."""
+        return [name for name in self.values.get(key, "").strip("[]").split(",") if name]
+
+    def number(self, key: str, default: int, least: int) -> int:
+        """The whole number that is given, or the default."""
+        text = self.values.get(key, str(default))
+        if not (text.isdecimal() and text.isascii() and len(text) < 10) or int(text) < least:
+            raise ValueError(f"{key}={text} must be a whole number of at least {least}")
+        return int(text)
+
 
 def read_words(
     given: Sequence[str], *, keys: Collection[str] = (), nodes: Collection[str] = ()

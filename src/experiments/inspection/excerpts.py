@@ -1,13 +1,21 @@
-"""Excerpts of texts, token by token: each one's experts, and their parts in the next logit."""
+"""Texts token by token: each one's experts, and their parts in the logit of the next token.
+
+excerpts: a line a layer, text and token, with the logit of the next token and the layer's part in
+it. That is the sum of `beside` (of no expert), `others` (of experts that are not named) and of the
+parts in the table `parts`, a line for each of the N_PARTS experts of the largest, with the gates by
+which the token reads it. The first token is the end of another document; the last one's next is the
+likeliest.
+"""
 
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import torch
+from tokenizers import Tokenizer
 
 from experiments.data.vocabulary import Vocabulary
-from experiments.inspection.contributions import contributions
+from experiments.inspection.contributions import Contributions, contributions
 from experiments.inspection.documents import ends_of
 from experiments.inspection.interface import Inspected
 from experiments.inspection.texts import Text
@@ -15,44 +23,52 @@ from experiments.models.transformer import Transformer
 
 LENGTH = 48  # tokens of an excerpt
 N_PARTS = 16  # experts of a token that are named
+_COLUMNS = ("layer", "text", "position")
 
 
 def excerpts(
     model: Transformer, layers: Sequence[Inspected], texts: Sequence[Text], vocabulary: Vocabulary
 ) -> dict[str, pd.DataFrame]:
-    """Two tables of a document's first LENGTH tokens of each text, the document in its middle.
-
-    excerpts: a line a layer, text and token, with the logit of the next token and the layer's part
-    in it. That is the sum of `beside` (of no expert), `others` (of experts that are not named) and
-    of the parts in the table `parts`, a line for each of the N_PARTS experts of the largest. The
-    first token is the end of another document; the last one's next is the likeliest.
-    """
+    """Both tables, of a document's first LENGTH tokens of each text, the document in its middle."""
     tokenizer = vocabulary.tokenizer()
-    lines, parts = [], []
+    tables: list[dict[str, pd.DataFrame]] = []
     for text in texts:
         ids = [vocabulary.end_of_text, *_excerpt(text, vocabulary.end_of_text)]
         ids = ids[: model.config.seq_len]
-        shown = [str(tokenizer.decode([i], skip_special_tokens=False)) for i in ids]
-        for found in contributions(model, list(layers), torch.tensor(ids)):
-            for t, token in enumerate(shown):
-                at = found.layer_name, text.name, t
-                experts = found.slots.experts[t].cpu().numpy()
-                own, place = np.unique(experts, return_inverse=True)
-                part = np.bincount(place, weights=found.of_slots[t].cpu().numpy())
-                largest = np.argsort(-np.abs(part), kind="stable")
-                others = float(part[largest[N_PARTS:]].sum())
-                target = int(found.targets[t])
-                following = str(tokenizer.decode([target], skip_special_tokens=False))
-                numbers = (float(values[t]) for values in (found.logits, found.layer, found.beside))
-                lines.append((*at, token, following, *numbers, others))
-                parts += [(*at, int(own[i]), float(part[i])) for i in largest[:N_PARTS]]
-    columns = ["layer", "text", "position"]
+        found = contributions(model, list(layers), torch.tensor(ids))
+        tables.append(explained(text.name, ids, found, tokenizer))
+    return {name: pd.concat([own[name] for own in tables], ignore_index=True) for name in tables[0]}
+
+
+def explained(
+    name: str, ids: Sequence[int], found: Sequence[Contributions], tokenizer: Tokenizer
+) -> dict[str, pd.DataFrame]:
+    """Both tables, of a text of these ids. name: of the text."""
+    shown = [_decoded(tokenizer, token) for token in ids]
+    lines, parts = [], []
+    for own in found:
+        following = [_decoded(tokenizer, token) for token in own.targets.tolist()]
+        for t, token in enumerate(shown):
+            at = own.layer_name, name, t
+            experts, place = np.unique(own.slots.experts[t].cpu().numpy(), return_inverse=True)
+            part = np.bincount(place, weights=own.of_slots[t].cpu().numpy())
+            gate = np.bincount(place, weights=own.slots.gates[t].double().cpu().numpy())
+            largest = np.argsort(-np.abs(part), kind="stable")
+            others = float(part[largest[N_PARTS:]].sum())
+            numbers = (float(values[t]) for values in (own.logits, own.layer, own.beside))
+            lines.append((*at, token, following[t], *numbers, others))
+            parts += [
+                (*at, int(experts[i]), float(gate[i]), float(part[i])) for i in largest[:N_PARTS]
+            ]
+    numbers_of = ("logit", "part", "beside", "others")
     return {
-        "excerpts": pd.DataFrame(
-            lines, columns=[*columns, "token", "next", "logit", "part", "beside", "others"]
-        ),
-        "parts": pd.DataFrame(parts, columns=[*columns, "expert", "part"]),
+        "excerpts": pd.DataFrame(lines, columns=[*_COLUMNS, "token", "next", *numbers_of]),
+        "parts": pd.DataFrame(parts, columns=[*_COLUMNS, "expert", "gate", "part"]),
     }
+
+
+def _decoded(tokenizer: Tokenizer, token: int) -> str:
+    return str(tokenizer.decode([token], skip_special_tokens=False))
 
 
 def _excerpt(text: Text, end_of_text: int) -> list[int]:

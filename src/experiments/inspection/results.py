@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,13 @@ from experiments.system.json_files import read_json
 
 CARD = "card.json"
 PAGE = "inspect.html"
-FORMAT = 2  # of the folder; another's results are not gone on with
-TEXTS = ("layer", "group", "text", "before", "token", "after", "next", "side", "by")  # columns
+FORMAT = 3  # of the folder; another's results are not gone on with
+TEXTS = (  # columns
+    *("layer", "group", "text", "before", "token", "after", "next", "side", "by", "string"),
+)
 TABLES = (
-    *("experts", "chosen", "contexts", "tokens", "lifts", "map"),
-    *("promoted", "nearest", "excerpts", "parts"),
+    *("experts", "chosen", "contexts", "tokens", "bigrams", "lifts", "map"),
+    *("promoted", "nearest", "excerpts", "parts", "strings"),
 )
 
 
@@ -29,12 +31,14 @@ class Inspection:
 
     identity: the run, texts and settings, in plain values. about: by layer, the level and counts of
     its tests of lifts, and the cells of its map. tables: by name, as docs/inspect.md lists them.
+    typed: texts that were typed, by the names that they have in the tables.
     """
 
     identity: Mapping[str, Any]
     cards: tuple[LayerCard, ...]
     about: Mapping[str, Any]
     tables: Mapping[str, pd.DataFrame]
+    typed: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_results(folder: Path, found: Inspection, page: str) -> None:
@@ -47,6 +51,7 @@ def write_results(folder: Path, found: Inspection, page: str) -> None:
         "identity": found.identity,
         "layers": [asdict(card) for card in found.cards],
         "about": found.about,
+        "typed": found.typed,
     }
     write_text_atomically(folder / CARD, json.dumps(content, indent=1) + "\n")
 
@@ -55,11 +60,12 @@ def read_inspection(folder: Path) -> Inspection:
     """What was written there. Raises ValueError where nothing is, or is whole."""
     if not (folder / CARD).exists():
         raise ValueError(f"{folder} has no {CARD}: python -m experiments.inspect RUN writes one")
-    identity, cards, about = _card(folder)
+    identity, cards, about, typed = _card(folder)
     return Inspection(
         identity=identity,
         cards=tuple(cards),
         about=about,
+        typed=typed,
         tables={name: _table(folder / f"{name}.csv") for name in TABLES},
     )
 
@@ -71,7 +77,7 @@ def read_cards(folder: Path, identity: Mapping[str, Any]) -> list[LayerCard] | N
     """
     if not (folder / CARD).exists():
         return None
-    theirs, cards, _ = _card(folder)
+    theirs, cards, *_ = _card(folder)
     if theirs != json.loads(json.dumps(identity)):
         differ = [key for key in identity if theirs.get(key) != identity[key]]
         raise ValueError(
@@ -81,12 +87,17 @@ def read_cards(folder: Path, identity: Mapping[str, Any]) -> list[LayerCard] | N
     return cards
 
 
-def _card(folder: Path) -> tuple[dict[str, Any], list[LayerCard], dict[str, Any]]:
+def _card(
+    folder: Path,
+) -> tuple[dict[str, Any], list[LayerCard], dict[str, Any], dict[str, str]]:
     path = folder / CARD
     try:
         content = read_json(path)
         cards = [LayerCard(**card) for card in content["layers"]]
-        return dict(content["identity"]), cards, dict(content["about"])
+        theirs = dict(content["identity"])
+        if theirs["format"] != FORMAT:
+            raise ValueError(f"it has format {theirs['format']}, and this version reads {FORMAT}")
+        return theirs, cards, dict(content["about"]), dict(content["typed"])
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is no card ({error}); delete {folder}") from None
 

@@ -16,20 +16,26 @@ from experiments.models.usage import ExpertUsage
 class Bounds:
     """The limits of what is kept.
 
-    n_contexts: places of the largest gates of each expert. n_pairs: (expert, id) pairs of a layer.
-    n_units: of a layer whose experts are all read by every token (dense), how many of the largest
-    gates of a token count as read.
+    n_contexts: places of the largest gates of each expert. n_pairs: (expert, id) pairs of a layer;
+    n_bigrams: of an expert and two ids. n_units: of a layer whose experts are all read by every
+    token (dense), how many of the largest gates of a token count as read.
     """
 
     n_contexts: int = 8
     n_pairs: int = 2**21
+    n_bigrams: int = 2**20
     n_units: int = 32
 
     def n_bytes(self, n_experts: int, n_texts: int, vocab_size: int) -> int:
         """The memory of one layer's statistics, at most."""
         n_pairs = min(self.n_pairs, n_experts * vocab_size)
+        n_bigrams = min(self.n_bigrams, n_experts * vocab_size**2)
         own = n_experts * (32 + 8 * n_texts + 12 * self.n_contexts)
-        return own + DocumentSums.n_bytes(n_experts, n_texts) + 64 * (n_pairs + PENDING)
+        return (
+            own
+            + DocumentSums.n_bytes(n_experts, n_texts)
+            + 64 * (n_pairs + n_bigrams + 2 * PENDING)
+        )
 
 
 def counted(slots: Slots, bounds: Bounds) -> Slots:
@@ -49,12 +55,12 @@ class LayerStatistics:
     squares (N,): of weights and of their squares. mass (n_texts, N): of gates, as ExpertUsage sums
     them, by text. context_gates and context_places (N, n_contexts): its largest gates (of a token's
     slots together) and where they were, -1 where there are fewer; ties go to the earlier. pairs:
-    counts by token id, in tokens. documents: sums over documents. total: tokens, slots and distinct
-    experts of tokens, over all.
+    counts by token id, in tokens; bigrams: by the id before * vocab_size + its own. documents: sums
+    over documents. total: tokens, slots and distinct experts of tokens, over all.
     """
 
     def __init__(self, n_experts: int, n_texts: int, vocab_size: int, bounds: Bounds) -> None:
-        self.n_experts, self.bounds = n_experts, bounds
+        self.n_experts, self.vocab_size, self.bounds = n_experts, vocab_size, bounds
         self.usages = [ExpertUsage(n_experts) for _ in range(n_texts)]
         self.n_tokens = np.zeros(n_experts, np.int64)
         self.n_slots = np.zeros(n_experts, np.int64)
@@ -63,6 +69,7 @@ class LayerStatistics:
         self.context_gates = np.full((n_experts, bounds.n_contexts), -np.inf, np.float32)
         self.context_places = np.full((n_experts, bounds.n_contexts), -1, np.int64)
         self.pairs = PairCounts(vocab_size, bounds.n_pairs)
+        self.bigrams = PairCounts(vocab_size**2, bounds.n_bigrams)
         self.documents = DocumentSums(n_experts, n_texts)
         self.total = np.zeros(3, np.int64)
 
@@ -92,6 +99,9 @@ class LayerStatistics:
         token, expert = np.divmod(key, self.n_experts)
         np.add.at(self.n_tokens, expert, 1)
         self.pairs.add(expert, ids[token])
+        second = np.concatenate([[False], np.diff(places) == 1])[token]  # not first of its window
+        first = ids[token[second] - 1].astype(np.int64)
+        self.bigrams.add(expert[second], first * self.vocab_size + ids[token[second]])
         self.documents.add(token, expert, together, documents, text)
         self._keep(expert, together.astype(np.float32), places[token])
         self.total += np.array([n_tokens, n_tokens * n_slots, len(key)])
@@ -117,9 +127,12 @@ class LayerStatistics:
     def state(self) -> dict[str, np.ndarray]:
         """All sums, as load() takes them."""
         own = {name: getattr(self, name) for name in _ARRAYS}
-        pairs = {f"pairs.{name}": value for name, value in self.pairs.state().items()}
-        documents = {f"documents.{name}": own for name, own in self.documents.state().items()}
-        return {**own, "mass": self.mass, **pairs, **documents}
+        parts = {
+            f"{part}.{name}": value
+            for part in _PARTS
+            for name, value in getattr(self, part).state().items()
+        }
+        return {**own, "mass": self.mass, **parts}
 
     def load(self, state: dict[str, np.ndarray]) -> None:
         """Goes on from there, to the bit."""
@@ -127,13 +140,14 @@ class LayerStatistics:
             getattr(self, name)[...] = state[name]
         for usage, weight in zip(self.usages, state["mass"], strict=True):
             usage.weight.copy_(torch.from_numpy(weight))
-        for name in ("pairs", "documents"):
+        for name in _PARTS:
             begin = f"{name}."
             own = {k.removeprefix(begin): v for k, v in state.items() if k.startswith(begin)}
             getattr(self, name).load(own)
 
 
 _ARRAYS = ("n_tokens", "n_slots", "weights", "squares", "context_gates", "context_places", "total")
+_PARTS = ("pairs", "bigrams", "documents")
 
 
 def _plain(values: Tensor) -> np.ndarray:

@@ -8,6 +8,7 @@ import pandas as pd
 from tokenizers import Tokenizer
 
 from experiments.data.vocabulary import Vocabulary
+from experiments.inspection import strings
 from experiments.inspection.cards import LayerCard
 from experiments.inspection.chosen import chosen_experts
 from experiments.inspection.documents import DocumentMoments
@@ -56,6 +57,7 @@ def inspection_of(
             ("chosen", chosen),
             ("contexts", _contexts(own, shown, texts, tokenizer)),
             ("tokens", _tokens(own, shown, tokenizer)),
+            ("bigrams", _bigrams(own, shown, tokenizer)),
             ("lifts", _lifts(lifted, moments, shown, names)),
             ("map", _map(cells, names)),
             ("promoted", promoted(model, layer, experts, signs, tokenizer)),
@@ -85,6 +87,7 @@ def inspection_of(
         tables={
             **{name: _together(own) for name, own in parts.items()},
             **excerpts(model, layers, texts, vocabulary),
+            "strings": pd.DataFrame(columns=["layer", *strings.COLUMNS]),
         },
     )
 
@@ -168,6 +171,22 @@ def _tokens(found: LayerStatistics, shown: np.ndarray, tokenizer: Tokenizer) -> 
     )
 
 
+def _bigrams(found: LayerStatistics, shown: np.ndarray, tokenizer: Tokenizer) -> pd.DataFrame:
+    """A line an expert and two token ids: the second one read it, most often after the first."""
+    wanted = set(shown.tolist())
+    rows = [row for row in found.bigrams.most_common(N_TOKENS) if row[0] in wanted]
+    both = [divmod(pair, found.vocab_size) for _, pair, _ in rows]
+    return pd.DataFrame(
+        {
+            "expert": [expert for expert, _, _ in rows],
+            "first_id": [first for first, _ in both],
+            "id": [second for _, second in both],
+            "string": [decoded(tokenizer, np.array(ids)) for ids in both],
+            "n_tokens": [n for _, _, n in rows],
+        }
+    )
+
+
 def _lifts(
     lifted: Lifts, moments: DocumentMoments, shown: np.ndarray, texts: Sequence[str]
 ) -> pd.DataFrame:
@@ -194,6 +213,16 @@ def _map(cells: MassMap, texts: Sequence[str]) -> pd.DataFrame:
             "mass": cells.mass[text, row, column],
         }
     )
+
+
+def shares_of_tokens(found: Inspection) -> dict[str, np.ndarray]:
+    """Of each layer the share (N,) of the tokens that read an expert."""
+    shares, experts = {}, found.tables["experts"]
+    for card in found.cards:
+        own = experts[experts["layer"] == card.name]
+        shares[card.name] = np.zeros(card.n_experts)
+        shares[card.name][own["expert"]] = own["n_tokens"] / card.n_tokens
+    return shares
 
 
 def decoded(tokenizer: Tokenizer, ids: np.ndarray) -> str:

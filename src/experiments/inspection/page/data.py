@@ -17,13 +17,15 @@ _LEVELS = 254  # of a map's colours, beside 0 for no mass
 @dataclass(frozen=True, kw_only=True)
 class Size:
     """How much of the tables a page holds: cells of a map's side, experts of a group, contexts of
-    an expert, experts that the search knows.
+    an expert, experts that the search knows, experts of a token, tokens of texts that were typed.
     """
 
     side: int = 256
     experts: int = 12
     contexts: int = 8
     searched: int = 1000
+    parts: int = 16
+    typed: int = 8192
 
 
 def layer_data(found: Inspection, card: LayerCard, size: Size) -> dict[str, Any]:
@@ -45,8 +47,12 @@ def layer_data(found: Inspection, card: LayerCard, size: Size) -> dict[str, Any]
         "groups": groups,
         "experts": [_expert(expert, by_expert, total, size) for expert in sorted(shown)],
         "peak": _peak(own["promoted"], groups.get("random", [])),
-        "texts": [_excerpt(own["excerpts"], own["parts"], name) for name in texts],
-        "search": _search(own["experts"], own["tokens"], size.searched),
+        "texts": _excerpts(found, own["excerpts"], own["parts"], size),
+        "search": {
+            **_search(own["experts"], own["tokens"], "token", size.searched),
+            "bigrams": _search(own["experts"], own["bigrams"], "string", size.searched),
+        },
+        "strings": _strings(own["strings"]),
     }
 
 
@@ -101,16 +107,69 @@ def _peak(table: pd.DataFrame, random: list[int]) -> list[float] | None:
     return [own.median(), own.min(), own.max()] if len(own) else None
 
 
-def _excerpt(table: pd.DataFrame, parts: pd.DataFrame, name: str) -> dict[str, Any]:
-    """A text's tokens, and of each the experts of the largest parts."""
+def _excerpts(
+    found: Inspection, table: pd.DataFrame, parts: pd.DataFrame, size: Size
+) -> list[dict[str, Any]]:
+    """Each text's tokens, and of each the experts of the largest parts. Of typed texts the last
+    come first, as far as there is room for them.
+    """
+    lengths = table["text"].value_counts(sort=False).to_dict()
+    typed, room = [], size.typed
+    for name in reversed(found.typed):
+        if name in lengths and lengths[name] <= room:
+            typed.append(name)
+            room -= lengths[name]
+    return [
+        {
+            "name": name,
+            "typed": found.typed.get(name, ""),
+            "rows": _rows(table[table["text"] == name], parts[parts["text"] == name], size.parts),
+        }
+        for name in [*typed, *(name for name in lengths if name not in found.typed)]
+    ]
+
+
+def _rows(table: pd.DataFrame, parts: pd.DataFrame, n: int) -> _Rows:
+    """token, next, logit, part, beside, others and the n largest parts of each token; what is not
+    among these is in `others`.
+    """
     columns = ["token", "next", "logit", "part", "beside", "others"]
-    rows = [_exact(row) for row in table[table["text"] == name][columns].to_numpy().tolist()]
-    own = parts[parts["text"] == name]
-    named: list[list[Any]] = [[] for _ in rows]
-    each = (own[column].tolist() for column in ("position", "expert", "part"))
-    for at, expert, part in zip(*each, strict=True):
-        named[int(at)].append(_exact([int(expert), float(part)]))
-    return {"name": name, "rows": [[*row, own] for row, own in zip(rows, named, strict=True)]}
+    named: list[_Rows] = [[] for _ in range(len(table))]
+    left = [0.0] * len(table)
+    each = (parts[column].tolist() for column in ("position", "expert", "gate", "part"))
+    for at, expert, gate, part in zip(*each, strict=True):
+        if len(named[at]) < n:
+            named[at].append([expert, _plain(gate), *_exact([part])])
+        else:
+            left[at] += part
+    return [
+        [*_exact([*row, others + more]), own]
+        for (*row, others), more, own in zip(
+            table[columns].to_numpy().tolist(), left, named, strict=True
+        )
+    ]
+
+
+def _strings(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Each string that was looked for: of each of its tokens the experts that fire on it."""
+    found = []
+    for string, own in table.groupby("string", sort=False):
+        columns = ["expert", "share", "low", "high", "elsewhere", "overall"]
+        found.append(
+            {
+                "string": string,
+                "n_read": int(own["n_read"].iloc[0]),
+                "n_documents": int(own["n_documents"].iloc[0]),
+                "tokens": [
+                    [
+                        few["token"].iloc[0],
+                        [[int(e), *_plain(more)] for e, *more in few[columns].to_numpy().tolist()],
+                    ]
+                    for _, few in own.groupby("position")
+                ],
+            }
+        )
+    return found
 
 
 def _exact(row: list[Any]) -> list[Any]:
@@ -118,16 +177,16 @@ def _exact(row: list[Any]) -> list[Any]:
     return [round(value, 8) if isinstance(value, float) else value for value in row]
 
 
-def _search(experts: pd.DataFrame, tokens: pd.DataFrame, n: int) -> dict[str, Any]:
+def _search(experts: pd.DataFrame, tokens: pd.DataFrame, column: str, n: int) -> dict[str, Any]:
     """strings, and of each expert its number, tokens that read it, and places of strings with their
-    counts: of the n of the largest mass that have any.
+    counts: of the n of the largest mass that have any. column: of tokens, the strings.
     """
     known = experts[experts["expert"].isin(tokens["expert"])]
     known = known.sort_values("mass", ascending=False, kind="stable").head(n)
     own = tokens[tokens["expert"].isin(known["expert"])]
-    strings = {text: i for i, text in enumerate(dict.fromkeys(own["token"].tolist()))}
+    strings = {text: i for i, text in enumerate(dict.fromkeys(own[column].tolist()))}
     counts: dict[int, list[list[int]]] = {}
-    each = (own[column].tolist() for column in ("expert", "token", "n_tokens"))
+    each = (own[name].tolist() for name in ("expert", column, "n_tokens"))
     for expert, token, times in zip(*each, strict=True):
         counts.setdefault(int(expert), []).append([strings[token], int(times)])
     pairs = zip(known["expert"].tolist(), known["n_tokens"].tolist(), strict=True)

@@ -260,11 +260,13 @@ function showToken(at) {
   });
   $("excerpt_note").textContent = `After ${quoted(token)}, the next token ${quoted(next)} has the `
     + `logit ${logit.toFixed(4)}; ${layer.name} adds ${signed(part)} of it.`;
-  const rows = parts.map(([expert, value]) => [`expert ${whole(expert)}`, signed(value)]);
-  if (others !== 0) rows.push(["its other experts", signed(others)]);
-  if (beside !== 0) rows.push(["beside its experts", signed(beside)]);
+  const rows = parts.map(([expert, gate, value]) =>
+    [`expert ${whole(expert)}`, digits(gate), signed(value)]);
+  if (others !== 0) rows.push(["its other experts", "", signed(others)]);
+  if (beside !== 0) rows.push(["beside its experts", "", signed(beside)]);
   $("excerpt_parts").replaceChildren(...table(
-    [["written by"], ["part of the logit", "number"]], [...rows, ["the layer", signed(part)]]));
+    [["written by"], ["gate", "number"], ["part of the logit", "number"]],
+    [...rows, ["the layer", "", signed(part)]]));
   $("excerpt_parts").tBodies[0].lastChild.className = "total";
 }
 
@@ -286,9 +288,10 @@ words.addEventListener("keydown", (event) => {
   words.children[at].focus();
 });
 ready.push(() => {
-  const before = Math.max(0, $("excerpt_text").selectedIndex);
-  $("excerpt_text").replaceChildren(...layer.texts.map(({ name }) => el("option", {}, name)));
-  $("excerpt_text").selectedIndex = before;
+  const before = $("excerpt_text").value;
+  $("excerpt_text").replaceChildren(...layer.texts.map(({ name, typed }) =>
+    el("option", { value: name }, typed ? `${name}: ${line(typed).slice(0, 40)}` : name)));
+  if (layer.texts.some(({ name }) => name === before)) $("excerpt_text").value = before;
   drawExcerpt();
 });
 $("excerpt_text").addEventListener("change", drawExcerpt);
@@ -300,39 +303,74 @@ function found(note, heads, rows) {
   $("search_table").replaceChildren(...(rows.length ? table(heads, rows) : []));
 }
 
-function searchString() {
-  const wanted = $("search_string").value.toLowerCase();
-  const { strings, experts } = layer.search;
-  if (wanted === "") return found("", [], []);
+function pairsOf({ strings, experts }, wanted) {
   const hits = new Set([...strings.keys()].filter((i) => strings[i].toLowerCase().includes(wanted)));
   const rows = experts.flatMap(([expert, n, own]) => own.filter(([i]) => hits.has(i))
-    .map(([i, times]) => [quoted(strings[i]), whole(expert), times, times / n]));
-  rows.sort((a, b) => b[2] - a[2]);
-  return found(`${whole(hits.size)} tokens, ${whole(rows.length)} pairs of token and expert`
-    + `${rows.length > 50 ? "; the 50 most frequent follow" : ""}.`,
-  [["token", "token"], ["expert", "number"], ["times", "number"], ["of the expert's tokens", "number"]],
-  rows.slice(0, 50).map(([token, expert, times, share]) =>
-    [token, expert, whole(times), percent(share)]));
+    .map(([i, times]) => [strings[i], expert, times, times / n]));
+  return [hits.size, rows];
+}
+
+function searchString() {
+  const wanted = $("search_string").value.toLowerCase();
+  if (wanted === "") return found("", [], []);
+  const [nTokens, tokens] = pairsOf(layer.search, wanted);
+  const [nLonger, longer] = pairsOf(layer.search.bigrams, wanted);
+  const all = [...tokens, ...longer];
+  all.sort((a, b) => b[2] - a[2]);
+  return found(`${whole(nTokens)} tokens and ${whole(nLonger)} strings of two, ${whole(all.length)} `
+    + `pairs with an expert${all.length > 50 ? "; the 50 most frequent follow" : ""}.`,
+  [["string", "token"], ["expert", "number"], ["times", "number"], ["of the expert's tokens", "number"]],
+  all.slice(0, 50).map(([string, expert, times, share]) =>
+    [quoted(string), whole(expert), whole(times), percent(share)]));
 }
 
 function searchExpert() {
   const wanted = $("search_expert").value;
   if (wanted === "") return found("", [], []);
-  const hit = layer.search.experts.find(([expert]) => expert === Number(wanted));
-  if (!hit) return found(`Expert ${wanted} is none of those that are kept.`, [], []);
-  const [expert, n, own] = hit;
-  return found(`Expert ${whole(expert)}, read by ${whole(n)} tokens; the most frequent:`,
-    [["token", "token"], ["times", "number"], ["of its tokens", "number"]],
-    own.map(([i, times]) => [quoted(layer.search.strings[i]), whole(times), percent(times / n)]));
+  const rowsOf = ({ strings, experts }) => {
+    const [, n, own] = experts.find(([expert]) => expert === Number(wanted)) ?? [0, 0, []];
+    return own.map(([i, times]) => [quoted(strings[i]), whole(times), percent(times / n)]);
+  };
+  const rows = rowsOf(layer.search);
+  if (!rows.length) return found(`Expert ${wanted} is none of those that are kept.`, [], []);
+  const [, n] = layer.search.experts.find(([expert]) => expert === Number(wanted));
+  return found(`Expert ${wanted}, read by ${whole(n)} tokens: the most frequent, and the most `
+    + "frequent strings of two, whose second token reads it.",
+  [["string", "token"], ["times", "number"], ["of its tokens", "number"]],
+  [...rows, ...rowsOf(layer.search.bigrams)]);
 }
 ready.push(() => {
   $("search_note").textContent = "Which experts fire on a string, and which strings fire an expert: "
     + `of ${whole(layer.search.experts.length)} experts of the largest mass the 10 tokens that most `
-    + "often read each. Rarer pairs are not kept, and are not found here.";
+    + "often read each, and the 10 strings of two tokens. Rarer pairs are not kept, and are not "
+    + "found here; longer strings are looked for in the texts by find=.";
   if ($("search_expert").value) searchExpert(); else searchString();
 });
 $("search_string").addEventListener("input", () => { $("search_expert").value = ""; searchString(); });
 $("search_expert").addEventListener("input", () => { $("search_string").value = ""; searchExpert(); });
+
+function drawStrings() {
+  const string = layer.strings[$("strings_string").selectedIndex];
+  const spread = ([, share, low, high]) => percent(share)
+    + (low === null ? "" : ` (${percent(low)} to ${percent(high)})`);
+  $("strings_note").textContent = `${quoted(string.string)} stands ${whole(string.n_read)} times `
+    + `in what was read of it, in ${whole(string.n_documents)} documents.`;
+  $("strings_table").replaceChildren(...table(
+    [["token", "token"], ["expert", "number"], ["fires on", "number"],
+      ["on the token elsewhere", "number"], ["on all tokens", "number"]],
+    string.tokens.flatMap(([token, rows]) => rows.map((row) => [
+      quoted(token), whole(row[0]), spread(row),
+      row[4] === null ? "–" : percent(row[4]), percent(row[5])]))));
+}
+ready.push(() => {
+  const before = $("strings_string").value;
+  $("strings").hidden = layer.strings.length === 0;
+  $("strings_string").replaceChildren(...layer.strings.map(({ string }) =>
+    el("option", { value: string }, quoted(string))));
+  if (layer.strings.some(({ string }) => string === before)) $("strings_string").value = before;
+  if (layer.strings.length) drawStrings();
+});
+$("strings_string").addEventListener("change", drawStrings);
 
 // --- the layer, which all parts have in common ---
 

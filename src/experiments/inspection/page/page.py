@@ -14,9 +14,9 @@ LIMIT = 5_000_000  # bytes
 _SIZES = (
     Size(),
     Size(searched=300),
-    Size(side=128, searched=100),
-    Size(side=64, experts=6, searched=30),
-    Size(side=32, experts=3, contexts=4, searched=0),
+    Size(side=128, searched=100, typed=2048),
+    Size(side=64, experts=6, searched=30, parts=8, typed=1024),
+    Size(side=32, experts=3, contexts=4, searched=0, parts=4, typed=256),
 )
 
 
@@ -47,6 +47,8 @@ def _document(found: Inspection, name: str, layers: Sequence[dict[str, Any]], si
         "size": size,
         "whole": _SIZES[0],
         "n_layers": len(found.cards),
+        "n_typed": len(found.typed),
+        "n_shown": sum(1 for text in layers[0]["texts"] if text["typed"]),
         "about": found.about,
     }
     parts = [
@@ -61,7 +63,7 @@ def _document(found: Inspection, name: str, layers: Sequence[dict[str, Any]], si
         )
     ]
     return document(
-        title=f"Inside {name} {found.identity['run_id']}",
+        title=f"Inside {name} {found.identity['run_id']}{found.identity['patch']}",
         subtitle="Which experts tokens read, where, and how much",
         generated=f"python -m experiments.inspect, texts: {', '.join(t['name'] for t in texts)}",
         parts=parts,
