@@ -114,8 +114,9 @@ def _excerpts(
     come first, as far as there is room for them.
     """
     lengths = table["text"].value_counts(sort=False).to_dict()
-    typed, room = [], size.typed
-    for name in reversed(found.typed):
+    typed: list[str] = []
+    room = size.typed
+    for name in reversed(list(found.typed)):
         if name in lengths and lengths[name] <= room:
             typed.append(name)
             room -= lengths[name]
