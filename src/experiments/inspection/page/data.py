@@ -113,7 +113,8 @@ def _excerpts(
     """Each text's tokens, and of each the experts of the largest parts. Of typed texts the last
     come first, as far as there is room for them.
     """
-    lengths = table["text"].value_counts(sort=False).to_dict()
+    counts = table["text"].value_counts(sort=False)
+    lengths = {str(name): int(n) for name, n in counts.items()}
     typed: list[str] = []
     room = size.typed
     for name in reversed(list(found.typed)):
