@@ -34,7 +34,7 @@ With text="..." it says what each expert adds to the logit of the next token.
   text=TEXT                   one text, token by token. It goes into the tables and the page of the
                               folder, if they are there; texts= makes them too
   top=N                       experts a token that are shown of it; default 3
-  find=STRING                 which experts fire on a string of several tokens, where it stands in
+  find=STRING                 which experts fire on a string of several tokens, wherever it is in
                               the texts
   patch=FILE                  with edits of its experts (experiments.patch), in a folder of its own
   evaluation.max_tokens=N     of each text, in windows spread evenly; all without it

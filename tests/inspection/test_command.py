@@ -294,7 +294,7 @@ def test_what_is_typed_wrong_is_said_in_one_line(run_dir, command, tmp_path):
         ([run_dir, "text="], "text= is empty"),
         ([run_dir, "find="], "find= is empty"),
         ([run_dir, "patch=none.json"], "patch=none.json does not exist"),
-        ([run_dir, cache_of(run_dir), "find=zebras fly"], "find=zebras fly stands nowhere in the"),
+        ([run_dir, cache_of(run_dir), "find=zebras fly"], "find=zebras fly is nowhere in the"),
         ([run_dir, "text=a", "top=0"], "top=0 must be a whole number of at least 1"),
         ([run_dir, "top=2"], "top= is of text="),
         ([run_dir, cache_of(run_dir), "text=" + "cat " * 99], "more than the 32 that"),

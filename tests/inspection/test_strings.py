@@ -98,7 +98,7 @@ def test_by_a_loop(reading):
 
 
 def test_a_string_that_is_nowhere_is_refused(reading):
-    with pytest.raises(ValueError, match="find=7 1 stands nowhere in the texts that are read"):
+    with pytest.raises(ValueError, match="find=7 1 is nowhere in the texts that are read"):
         occurrences("7 1", reading, TOKENIZER)
     (one,) = occurrences("3", reading, TOKENIZER)
     assert one.string == "3"

@@ -1,4 +1,4 @@
-"""Which experts fire on a string of one token or several, wherever it stands in the texts.
+"""Which experts fire on a string of one token or several, wherever it is in the texts.
 
 An expert fires on a place of the string if the token there reads it. Of each place its share of the
 occurrences is told, with an interval by document: documents are drawn, and not occurrences. It is
@@ -71,7 +71,7 @@ def occurrences(string: str, reading: Pass, tokenizer: Tokenizer) -> list[Occurr
     whole = {ids: np.concatenate(parts) for ids, parts in found.items()}
     if not any(map(len, whole.values())):
         raise ValueError(
-            f"find={string} stands nowhere in the texts that are read, by its own tokens or those "
+            f"find={string} is nowhere in the texts that are read, by its own tokens or those "
             "after a space; give other texts, or a shorter string"
         )
     return [

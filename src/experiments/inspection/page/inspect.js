@@ -353,7 +353,7 @@ function drawStrings() {
   const string = layer.strings[$("strings_string").selectedIndex];
   const spread = ([, share, low, high]) => percent(share)
     + (low === null ? "" : ` (${percent(low)} to ${percent(high)})`);
-  $("strings_note").textContent = `${quoted(string.string)} stands ${whole(string.n_read)} times `
+  $("strings_note").textContent = `${quoted(string.string)} is there ${whole(string.n_read)} times `
     + `in what was read of it, in ${whole(string.n_documents)} documents.`;
   $("strings_table").replaceChildren(...table(
     [["token", "token"], ["expert", "number"], ["fires on", "number"],
