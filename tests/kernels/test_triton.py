@@ -277,6 +277,17 @@ def test_stores_are_rounded_by_the_same_noise(kernel, step):
                 assert torch.equal(rounded_by_noise(wanted, rows, step, salt), rounded)
 
 
+def test_columns_of_a_table_are_rounded_as_they_are_in_the_whole(kernel):
+    whole = state_of(8, 48, (torch.bfloat16, torch.bfloat16), DEVICE)
+    part = [t[:, 16:32].contiguous() for t in whole]
+    rows, gradient = torch.tensor([0, 3, 7], device=DEVICE), torch.randn(3, 48, device=DEVICE)
+    kernel.row_adamw(whole[0], (whole[1], whole[2]), rows, gradient, step_of())
+    own = step_of(first_column=16, width=48)
+    kernel.row_adamw(part[0], (part[1], part[2]), rows, gradient[:, 16:32].contiguous(), own)
+    for w, p in zip(whole, part, strict=True):
+        assert torch.equal(w[:, 16:32], p)
+
+
 def test_a_nan_stays_one(kernel):
     """Noise on bits that are all ones, a GPU's own NaN, would make a zero of them."""
     g = torch.full((1, 64), 0x7FFFFFFF, dtype=torch.int32, device=DEVICE).view(torch.float32)

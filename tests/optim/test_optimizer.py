@@ -448,6 +448,36 @@ def test_noise_is_the_same_in_every_implementation(step):
             assert torch.equal(found[rows], rounded)
 
 
+@pytest.mark.parametrize("kernel", ["torch", "cpp"])
+@pytest.mark.parametrize("rank", [0, 2])
+def test_columns_of_a_table_step_as_they_do_in_the_whole(kernel, rank):
+    """To the bit: of three processes one has the columns of 16 from 16 r on, of gradients that are
+    as wide; by rows, and by the sums of their pairs.
+    """
+    implementation = resolve_kernel(kernel, "cpu", torch.float32)
+    whole = [torch.randn(40, 48).bfloat16() for _ in range(3)]
+    whole[2].abs_()
+    own = slice(16 * rank, 16 * rank + 16)
+    part = [t[:, own].clone() for t in whole]
+    numbers = {"lr": 0.1, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.1, "step": 3}
+    of_whole = AdamWStep(**numbers)
+    of_part = AdamWStep(**numbers, first_column=16 * rank, width=48)
+    rows, gradient = torch.tensor([0, 7, 39]), torch.randn(3, 48)
+    before = [t.clone() for t in whole]
+    for state, step, g in ((whole, of_whole, gradient), (part, of_part, gradient[:, own])):
+        implementation.row_adamw(state[0], tuple(state[1:]), rows, g.contiguous(), step)
+    for w, p, b in zip(whole, part, before, strict=True):
+        assert torch.equal(w[:, own], p)
+        assert not torch.equal(w, b)
+    values, weights = torch.randn(6, 48), torch.randn(6, 4)
+    segments = implementation.sort(torch.randint(40, (6, 4)), 40)
+    for state, step, v in ((whole, of_whole, values), (part, of_part, values[:, own])):
+        moments = (state[1], state[2])
+        implementation.row_adamw_of_sums(state[0], moments, v.contiguous(), segments, weights, step)
+    for w, p in zip(whole, part, strict=True):
+        assert torch.equal(w[:, own], p)
+
+
 def test_noise_differs_by_step_salt_row_and_column():
     x = torch.full((64, 64), 1 + 2**-8)  # half-way between two bfloat16
     rows = torch.arange(64)

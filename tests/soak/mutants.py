@@ -15,7 +15,7 @@ from experiments.training.history import History
 
 def never_resume() -> None:
     """Each attempt begins with the first step."""
-    starting.to_resume_from = lambda folder: None
+    starting.to_resume_from = lambda folder, look: None
 
 
 def torch_generator() -> None:

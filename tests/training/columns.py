@@ -1,8 +1,9 @@
 """Steps of a model whose tables are held in columns, in any float type; and runs that stop midway.
 
-Started by a test as a program of its own: python -m tests.training.columns FOLDER W R WAYS...,
-which forks W processes in groups of R and leaves <way>.pt of rank 0 there; or with "runs" and the
-JSON of runs, each (config, step to stop at, or null, save in which rank 1 is killed, or null).
+Started by a test as a program of its own, which forks a process for each rank: python -m
+tests.training.columns JOBS, a JSON. ways: pairs of n and some of WAYS, of which "<n> <way>.pt" of
+rank 0 of n in groups of two is left beside it. runs: each (config, step to stop at, or null, save
+in which rank 1 is killed, or null).
 """
 
 import json
@@ -54,6 +55,7 @@ LAYERS = {
     "memory_shared": MemoryPlusConfig(**KEYS, share_values=True),
     "ultramem": UltraMemConfig(**KEYS),
     "omni": OmniConfig(n_experts=64, top_k=4),
+    "peer_bf16": PEERConfig(**KEYS, table_dtype="bfloat16"),
 }
 # layer, table_gradient, grad_clip, forward passes a step
 WAYS = {
@@ -73,6 +75,8 @@ WAYS = {
     "ultramem fused": ("ultramem", "fused", None, 1),
     "omni dense clipped": ("omni", "dense", 0.5, 2),
     "omni fused": ("omni", "fused", None, 1),
+    "bf16 rows clipped": ("peer_bf16", "rows", 0.5, 1),  # tables and moments; all else in float32
+    "bf16 fused": ("peer_bf16", "fused", None, 1),
 }
 
 
@@ -84,15 +88,17 @@ def optim_of(way="rows", clip=None):
     )  # fmt: skip
 
 
-def built(layer, rank=0, size=1, dtype=torch.float64):
-    """Two blocks of the layer between blocks that have none."""
+def built(layer, rank=0, size=1, dtype=torch.float64, base=None):
+    """Two blocks of the layer between blocks that have none. dtype: None leaves what it is."""
     torch.manual_seed(0)
     ffns = (LAYERS[layer], DenseConfig(), LAYERS[layer])
     config = TransformerConfig(
-        d_model=D, d_head=16, vocab_size=VOCAB, seq_len=SEQ, tie_head=True, ffns=ffns
-    )
+        d_model=D, d_head=16, vocab_size=VOCAB, seq_len=SEQ, tie_head=True, ffns=ffns,
+        base=base,
+    )  # fmt: skip
     with columns_alone(rank, size):
-        return config.build().to(dtype)
+        model = config.build()
+    return model if dtype is None else model.to(dtype)
 
 
 def steps_of(name, process=0, n=1, size=1):
@@ -100,11 +106,13 @@ def steps_of(name, process=0, n=1, size=1):
     what was sent, and scores.
     """
     layer, way, clip, n_micro = WAYS[name]
-    model = built(layer, process % size, size)
+    dtype = None if layer == "peer_bf16" else torch.float64
+    model = built(layer, process % size, size, dtype)
     columns = Exchange(process, n, size) if n > 1 else None
     model.set_execution(Execution(kernel="torch", columns=columns))
     optimizer = build_optimizer(model, 1e-2, optim_of(way, clip), "torch")
-    optimizer.state_dtype = torch.float64  # of rows, whose moments are float32 in a run
+    # of rows, whose moments are float32 in a run
+    optimizer.state_dtype = torch.bfloat16 if dtype is None else dtype
     tables = list(tables_of(model).values())
     own = {id(table) for table in tables}
     text = torch.Generator().manual_seed(1)
@@ -162,12 +170,12 @@ def scores_of(model):
 def _rank(rank, folder, n, size, names):
     torch.set_num_threads(1)
     dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=n
+        "gloo", init_method=f"file://{folder}/meeting of {n}", rank=rank, world_size=n
     )
     for name in names:
         found = [steps_of(name, rank, n, size) for _ in range(2 if name == names[0] else 1)]
         if rank == 0:
-            torch.save(found, Path(folder) / f"{name}.pt")
+            torch.save(found, Path(folder) / f"{n} {name}.pt")
     dist.destroy_process_group()
 
 
@@ -186,7 +194,8 @@ def _die_in_save(number):
     table_columns.save_sealed = save
 
 
-def _train(raw, stop, die):
+def _train(raw, stop, die, environment):
+    os.environ.update(environment)
     if die is not None:
         _die_in_save(die)
 
@@ -205,33 +214,26 @@ def _train(raw, stop, die):
 
 def _main():
     context = multiprocessing.get_context("fork")
-    if sys.argv[1] == "runs":
-        ports = json.loads(os.environ["PORTS"])
-        for (raw, stop, die), port in zip(
-            json.loads(Path(sys.argv[2]).read_text()), ports, strict=True
-        ):
-            n = raw["trainer"]["devices"]
-            os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = "localhost", str(port)
-            os.environ["WORLD_SIZE"] = str(n)
-            os.environ["TORCHELASTIC_RUN_ID"] = "columns"  # Lightning then reads these
-            ranks = []
-            for rank in range(n):
-                os.environ["RANK"] = os.environ["LOCAL_RANK"] = str(rank)
-                ranks.append(context.Process(target=_train, args=(raw, stop, die)))
-                ranks[-1].start()
-            _join(ranks)
-        return
-    folder, n, size, *names = sys.argv[1:]
-    ranks = [
-        context.Process(target=_rank, args=(r, folder, int(n), int(size), names))
-        for r in range(int(n))
-    ]
-    for process in ranks:
-        process.start()
-    _join(ranks)
+    path = Path(sys.argv[1])
+    jobs = json.loads(path.read_text())
+    for n, names in jobs["ways"]:
+        given = (path.parent, n, RANKS, names)
+        _join([context.Process(target=_rank, args=(r, *given)) for r in range(n)])
+    for (raw, stop, die), port in zip(jobs["runs"], jobs["ports"], strict=True):
+        n, ranks = raw["trainer"]["devices"], []
+        environment = {
+            "MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": str(n),
+            "TORCHELASTIC_RUN_ID": "columns",  # Lightning then reads these
+        }  # fmt: skip
+        for rank in range(n):
+            own = {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            ranks.append(context.Process(target=_train, args=(raw, stop, die, own)))
+        _join(ranks)
 
 
 def _join(processes):
+    for process in processes:
+        process.start()
     for process in processes:
         process.join()
     if any(process.exitcode for process in processes):

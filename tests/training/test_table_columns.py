@@ -18,67 +18,61 @@ from experiments.budget.communication import (
     sent_for_columns,
 )
 from experiments.points.planning import make_point
+from experiments.records.record import RECORD_NAME
+from experiments.sweep.entering import enter_branches
+from experiments.sweep.trunks import trunks_of
 from experiments.system.seals import damage_of
-from experiments.system.table_files import FOLDER
+from experiments.system.table_files import FOLDER, KEY
 from experiments.training.checkpoints import LAST
 from experiments.training.execute import execute
-from tests.conftest import REPOSITORY, TINY, Killed, kill_at
+from tests.conftest import REPOSITORY, TINY, Nursery
 from tests.training.columns import BATCH, LAYERS, RANKS, SEQ, WAYS, WINDOWS, D, steps_of
 from tests.training.columns import KEYS as OF_LAYER
 from tests.training.columns import STEPS as N_STEPS
 from tests.training.test_ddp import KEYS, STEPS, _result
 
 SHORT = "peer rows clipped", "glu fused"  # of WAYS, what a layer and a table can be
-GROUPED = [name for name in WAYS if "fused" not in name]
+GROUPED = [name for name in WAYS if "fused" not in name and "bf16" not in name]
 RUNS = {
     "rows": ("model=peer", *KEYS, "optim.table_gradient=rows"),
     "glu": ("model=peer", "model.glu=true", "model.query_norm=layer", *KEYS,
             "trainer.micro_batch_size=1"),
     "fused": ("model=peer", *KEYS, "optim.table_gradient=fused", "optim.grad_clip=null"),
     "pkm": ("model=pkm", *KEYS),
+    "layer": ("model=peer", "model.query_norm=layer", *KEYS),
+    "grown": (),  # the layer is that of the weights
+    "lora": (),
 }  # fmt: skip
 NIGHT = ("glu", "fused", "pkm")
 
 
-def _call(*arguments, dies=False, **environment):
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.training.columns", *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'src'}",
-             **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )  # fmt: skip
-    assert (done.returncode != 0) == dies, done.stdout + done.stderr
-
-
-def _by_two(raws, folder, dies=False):
-    """Trains configs by two ranks, one after another; of each (raw, step to stop at, or None, save
-    in which rank 1 is killed, or None).
+def _by_ranks(folder, *, ways=(), runs=(), dies=False):
+    """By n and the name of a way, what rank 0 of n in groups of two has come to; of the first name
+    twice. ways: by n. Then trains runs by the ranks that they ask for, one after another: of each
+    (raw, step to stop at, or None, save in which rank 1 is killed, or None).
     """
-    jobs = folder / "jobs.json"
-    jobs.write_text(json.dumps(raws))
+    ways = dict(ways)
     with ExitStack() as free:
-        sockets = [free.enter_context(socket.socket()) for _ in raws]
+        sockets = [free.enter_context(socket.socket()) for _ in runs]
         for found in sockets:
             found.bind(("localhost", 0))
         ports = [found.getsockname()[1] for found in sockets]
-    _call("runs", jobs, dies=dies, PORTS=json.dumps(ports))
-
-
-@pytest.fixture(scope="module")
-def by_two(tmp_path_factory):
-    """by_two(names): of each of WAYS what rank 0 has come to; of the first twice. Or by n processes
-    in groups of two.
-    """
-
-    def of(names, n=RANKS):
-        folder = tmp_path_factory.mktemp("columns")
-        _call(folder, n, RANKS, *names)
-        return {name: torch.load(folder / f"{name}.pt") for name in names}
-
-    return of
+    path, jobs = folder / "jobs.json", {"runs": list(runs), "ports": ports}
+    path.write_text(json.dumps({"ways": list(ways.items()), **jobs}))
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.training.columns", path],
+        env={**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'src'}"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=900,
+    )
+    assert (done.returncode != 0) == dies, done.stdout + done.stderr
+    return {
+        (n, name): torch.load(folder / f"{n} {name}.pt")
+        for n, names in ways.items()
+        for name in names
+    }
 
 
 def _check(name, found, n=RANKS):
@@ -137,45 +131,45 @@ def _check_scores(found, alone, n):
     assert found["n_scored_here"] == (WINDOWS - 1) // n + 1 + 1  # all score what is left
 
 
-@pytest.mark.long
-@pytest.mark.slow
-def test_steps_are_those_of_one_process_in_float64(by_two):
-    found = by_two(SHORT)
-    first, again = found[SHORT[0]]
-    assert first["losses"] == again["losses"]  # to the bit
-    for key, weights in first["weights"].items():
-        assert torch.equal(weights, again["weights"][key])
-    for name in SHORT:
-        _check(name, found[name][0])
-
-
-@pytest.mark.long
-@pytest.mark.slow
-def test_steps_of_two_groups_are_those_of_one_process_in_float64(by_two):
-    first, again = by_two(["peer rows clipped"], 4)["peer rows clipped"]
-    assert first["losses"] == again["losses"]
-    for key, weights in first["weights"].items():
-        assert torch.equal(weights, again["weights"][key])
-    _check("peer rows clipped", first, 4)
-
-
 @pytest.mark.night
 @pytest.mark.long
 @pytest.mark.slow
-def test_steps_of_two_groups_in_all_ways(by_two):
-    found = by_two(GROUPED, 4)
-    for name in GROUPED:
-        _check(name, found[name][0], 4)
-
-
-@pytest.mark.night
-@pytest.mark.long
-@pytest.mark.slow
-def test_steps_of_all_ways_are_those_of_one_process_in_float64(by_two):
-    names = [name for name in WAYS if name not in SHORT]
-    found = by_two(names)
+def test_steps_of_two_groups_in_all_ways(tmp_path):
+    names = [name for name in GROUPED if name not in SHORT]
+    found = _by_ranks(tmp_path, ways={4: names})
     for name in names:
-        _check(name, found[name][0])
+        _check(name, found[4, name][0], 4)
+
+
+@pytest.mark.night
+@pytest.mark.long
+@pytest.mark.slow
+def test_steps_of_all_ways_are_those_of_one_process_in_float64(tmp_path):
+    names = [name for name in WAYS if name not in SHORT and "bf16" not in name]
+    found = _by_ranks(tmp_path, ways={RANKS: names})
+    for name in names:
+        _check(name, found[RANKS, name][0])
+
+
+@pytest.mark.night
+@pytest.mark.long
+@pytest.mark.slow
+def test_tables_and_moments_in_bfloat16_are_those_of_one_process(tmp_path):
+    """Sums of float32 in another order turn a rounding to bfloat16 where its noise decides by as
+    little: with a chance of 2**-24 / 2**-8 = 2e-5 for each of the 3 numbers of a weight and step.
+    What has turned differs by bfloat16's last bit, and in a moment by that much of a step.
+    """
+    names = [name for name in WAYS if "bf16" in name]
+    found = _by_ranks(tmp_path, ways={RANKS: names})
+    for name in names:
+        alone, two = steps_of(name), found[RANKS, name][0]
+        assert two["losses"][:2] == pytest.approx(alone["losses"][:2], rel=1e-6)
+        assert two["losses"] == pytest.approx(alone["losses"], rel=1e-4)
+        assert two["norms"] == pytest.approx(alone["norms"], rel=1e-3)
+        for key, weights in alone["weights"].items():
+            if weights.dtype == torch.bfloat16:
+                own = weights[..., : D // RANKS]
+                assert (own != two["weights"][key]).float().mean() < 0.01, key
 
 
 @pytest.fixture(scope="module")
@@ -183,8 +177,10 @@ def overrides(compose_raw, tmp_path_factory):
     """overrides(name, sweep): of a run of STEPS steps."""
     top = tmp_path_factory.mktemp("runs")
 
-    def of(name, sweep):
-        fixed = (*TINY, *RUNS[name], "size=2", "logger.log_every_n_steps=1")
+    def of(name, sweep, *more):
+        has_text = any(word.startswith("data=") for word in more)
+        tiny = [word for word in TINY if not (has_text and "data.corpus" in word)]
+        fixed = (*tiny, *RUNS[name], "size=2", "logger.log_every_n_steps=1", *more)
         plan = make_point(compose_raw(*fixed, "budget=1e9")).plan
         budget = STEPS * plan.batch_tokens * plan.cost.training_flops
         paths = (f"paths.results={top}", f"paths.cache={top / 'cache'}")
@@ -194,13 +190,13 @@ def overrides(compose_raw, tmp_path_factory):
     return of
 
 
-def _together(given, n=RANKS):
-    return *given, f"trainer.devices={n}", f"trainer.table_ranks={RANKS}"
+def _together(given, n=RANKS, size=RANKS):
+    return *given, f"trainer.devices={n}", f"trainer.table_ranks={size}"
 
 
-def _check_run(alone, together):
+def _check_run(alone, together, is_same=True):
     (losses, record), (of_two, record_of_two) = map(_result, (alone, together))
-    assert record.run_id == record_of_two.run_id
+    assert (record.run_id == record_of_two.run_id) == is_same
     assert len(losses) == len(of_two) == STEPS
     # sums of float32 in another order, and what 20 steps of training make of that (test_ddp.py)
     assert of_two[:5] == pytest.approx(losses[:5], rel=1e-6)
@@ -209,11 +205,12 @@ def _check_run(alone, together):
     return record_of_two
 
 
-def _check_names(names, compose_raw, overrides, n=RANKS):
+def _check_names(names, compose_raw, overrides, n=RANKS, ways=()):
     for name in names:
         execute(make_point(compose_raw(*overrides(name, f"alone_{n}"))))
     raws = [compose_raw(*_together(overrides(name, f"together_{n}"), n)) for name in names]
-    _by_two([(raw, None, None) for raw in raws], overrides.top)
+    runs = [(raw, None, None) for raw in raws]
+    steps = _by_ranks(overrides.top, ways=ways, runs=runs)
     for name, raw in zip(names, raws, strict=True):
         point = make_point(raw)
         record = _check_run(overrides.top / f"alone_{n}" / point.run_id, point.run_dir)
@@ -239,12 +236,24 @@ def _check_names(names, compose_raw, overrides, n=RANKS):
         of_replicas = {key: value for key, value in sent.items() if ACROSS in key}
         # routing is balanced to begin with, and not to the row
         assert of_replicas == (pytest.approx(expected, rel=0.1) if by_rows else expected), name
+    return steps
 
 
 @pytest.mark.long
 @pytest.mark.slow
-def test_a_run_of_two_ranks_is_that_of_one_process(compose_raw, overrides):
-    _check_names(["rows"], compose_raw, overrides)
+def test_two_ranks_train_what_one_process_trains(compose_raw, overrides):
+    """Steps in float64, of two groups too, which repeat to the bit, and a run; by one start of a
+    program.
+    """
+    ways = {RANKS: SHORT, 2 * RANKS: SHORT[:1]}
+    for (n, name), (first, *again) in _check_names(
+        ["rows"], compose_raw, overrides, ways=ways
+    ).items():
+        _check(name, first, n)
+        for other in again:
+            assert first["losses"] == other["losses"]
+            for key, weights in first["weights"].items():
+                assert torch.equal(weights, other["weights"][key])
 
 
 @pytest.mark.night
@@ -270,11 +279,11 @@ def test_a_rank_killed_in_a_save_leaves_the_checkpoint_before(compose_raw, overr
     alone = make_point(compose_raw(*overrides("rows", "unkilled")))
     execute(alone)
     raw = compose_raw(*_together(given))
-    _by_two([(raw, None, 6)], overrides.top, dies=True)
+    _by_ranks(overrides.top, runs=[(raw, None, 6)], dies=True)
     folder = make_point(raw).run_dir
     assert damage_of(folder / LAST) is None
     assert torch.load(folder / LAST, weights_only=True)["global_step"] == 5
-    _by_two([(raw, None, None)], overrides.top)
+    _by_ranks(overrides.top, runs=[(raw, None, None)])
     assert len(list((folder / FOLDER).glob("*"))) == 1
     _check_run(alone.run_dir, folder)
 
@@ -282,18 +291,106 @@ def test_a_rank_killed_in_a_save_leaves_the_checkpoint_before(compose_raw, overr
 @pytest.mark.night
 @pytest.mark.long
 @pytest.mark.slow
-def test_one_process_goes_on_from_two_and_they_from_one(compose_raw, overrides):
-    given = overrides("rows", "resumed")
-    alone = make_point(compose_raw(*overrides("rows", "uninterrupted")))
+def test_any_number_of_ranks_goes_on_from_any_other(compose_raw, overrides):
+    """All pairs of 1, 2 and 4, in one run: it stops at each of these steps."""
+    wide = ("ladder.d_per_layer=32",)  # 64 columns: 16 each of four
+    given = (*overrides("rows", "resumed", *wide), "trainer.checkpoint_minutes=60")
+    alone = make_point(compose_raw(*overrides("rows", "uninterrupted", *wide)))
     execute(alone)
-    point = make_point(compose_raw(*given, "trainer.checkpoint_minutes=0"))
-    with pytest.raises(Killed):
-        execute(point, kill_at(8))
-    assert not (point.run_dir / FOLDER).exists()
-    _by_two([(compose_raw(*_together(given)), 14, None)], overrides.top)
-    assert len(list((point.run_dir / FOLDER).glob(f"*/*-of-{RANKS}.ckpt"))) == RANKS
-    record = execute(make_point(compose_raw(*given)))
+    turns = {1: 3, 2: 6, 4: 9}, {1: 12, 4: 15, 2: 18}, {1: None}
+    jobs = [
+        (compose_raw(*_together(given, n, "all" if n > 1 else "null")), stop, None)
+        for turn in turns
+        for n, stop in turn.items()
+    ]
+    folder = make_point(jobs[0][0]).run_dir
+    for job in jobs:
+        _by_ranks(overrides.top, runs=[job])
+        n, stop = job[0]["trainer"]["devices"], job[1] or STEPS
+        loaded = torch.load(folder / LAST, weights_only=True)
+        assert loaded["global_step"] == stop
+        assert len(loaded.get(KEY, {"seals": []})["seals"]) == (n if n > 1 else 0)
+    assert not (folder / FOLDER).exists()
+    _check_run(alone.run_dir, folder)
+
+
+@pytest.mark.night
+@pytest.mark.long
+@pytest.mark.slow
+def test_a_stream_goes_on_by_as_many_ranks(compose_raw, overrides, tmp_path):
+    """Each where it was: as if it had not been stopped. By another number it is refused."""
+    (tmp_path / "texts").mkdir()
+    for i in range(8):
+        texts = Nursery().documents("train", tmp_path)
+        lines = "".join(json.dumps({"text": f"{text} {i}"}) + "\n" for text in texts)
+        (tmp_path / f"texts/{i}.jsonl").write_text(lines)
+    streamed = (
+        "data=local", f"data.path={tmp_path / 'texts'}", "data.corpus.validation_every=20",
+        "data.streaming=true", "data.stream_shuffle=12", "trainer.n_loader_workers=0",
+    )  # fmt: skip
+    raws = {
+        name: compose_raw(*_together(overrides("rows", name, *streamed)))
+        for name in ("stopped", "unstopped")
+    }
+    _by_ranks(overrides.top, runs=[(raws["unstopped"], None, None), (raws["stopped"], 8, None)])
+    alone = make_point(compose_raw(*overrides("rows", "stopped", *streamed)))
+    record = execute(alone)
+    assert record.status == "failed"
+    assert "ValueError: data.streaming=true by 1 processes, and those of " in record.error
+    (alone.run_dir / RECORD_NAME).unlink()
+    _by_ranks(overrides.top, runs=[(raws["stopped"], None, None)])
+    stopped, unstopped = (_result(make_point(raws[name]).run_dir)[0] for name in raws)
+    assert stopped == unstopped
+
+
+@pytest.mark.night
+@pytest.mark.long
+@pytest.mark.slow
+def test_a_branch_of_a_trunk_in_columns_is_the_run_from_scratch(compose_raw, overrides):
+    """The trunk is of two ranks; a branch of one, and one of two."""
+    wsd = ("optim.schedule=wsd", "optim.warmup_tokens=640")
+    alone = make_point(compose_raw(*overrides("rows", "scratch", *wsd)))
+    execute(alone)
+    given = (*overrides("rows", "branches", *wsd), "optim.branch_from=trunk")
+    branch = make_point(compose_raw(*_together(given)))
+    (trunk,) = trunks_of([branch])
+    enter_branches([branch])
+    jobs = [(dict(trunk.raw), None, None), (dict(branch.raw), None, None)]
+    _by_ranks(overrides.top, runs=jobs[:1])
+    assert len(list((trunk.run_dir / FOLDER).glob("*/*"))) == RANKS
+    single = make_point(compose_raw(*overrides("rows", "single", *wsd),
+                                    f"optim.branch_from={trunk.run_dir}"))  # fmt: skip
+    record = execute(single)
     assert record.status == "done", record.error
-    assert not (point.run_dir / FOLDER).exists()
-    assert (point.run_dir / LAST).exists()
-    _check_run(alone.run_dir, point.run_dir)
+    _by_ranks(overrides.top, runs=jobs[1:])
+    for found in (single, branch):
+        _check_run(alone.run_dir, found.run_dir, is_same=False)
+
+
+@pytest.mark.night
+@pytest.mark.long
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["grown", "lora", "mup"])
+def test_starts_that_take_whole_tables(compose_raw, overrides, how):
+    """Weights to start from, with more experts than they have, or as they are under adapters; and
+    rates that follow from whole shapes. Stopped by two ranks once.
+    """
+    if how == "mup":
+        given = ("optim.parametrization=mup", "ladder.lr_d_model=16", "ladder.lr=0.01")
+        names = [overrides("rows", sweep, *given) for sweep in ("mup", "mup_together")]
+    else:
+        parent = make_point(compose_raw(*overrides("layer", "parent")))
+        if not (parent.run_dir / RECORD_NAME).exists():
+            execute(parent)
+        given = (
+            "init=run", f"init.path={parent.run_dir}", "ladder.d_per_layer=null",
+            "ladder.lr_d_model=64", "optim.table_gradient=rows",
+            *(("init.how=bias", "init.train=all", "n_experts=256") if how == "grown"
+              else ("init.train=lora",)),
+        )  # fmt: skip
+        names = [overrides(how, f"{how}{k}", *given) for k in ("", "_together")]
+    alone, raw = make_point(compose_raw(*names[0])), compose_raw(*_together(names[1]))
+    execute(alone)
+    _by_ranks(overrides.top, runs=[(raw, 8, None), (raw, None, None)])
+    record = _check_run(alone.run_dir, make_point(raw).run_dir)
+    assert record.init.get("how") == {"grown": "bias", "lora": "keep", "mup": None}[how]

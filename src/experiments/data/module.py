@@ -3,9 +3,11 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import astuple
 from itertools import repeat
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from torch.utils.data import IterableDataset
 
 from experiments.data.batches import Batch, Windows
@@ -29,7 +31,7 @@ class TokenDataModule(pl.LightningDataModule):
         self.make_batches, self.n_workers, self.n_micro = make_batches, n_workers, n_micro
         self.skip = skip
         self.positions: dict[int, Position] = {}
-        self._resumed: tuple[int, int] | None = None  # rank and world size of the checkpoint
+        self._resumed: dict[int, list[Position]] = {}  # those of a checkpoint, by rank
 
     def train_dataloader(self) -> Iterable[Iterator[Batch]]:
         """Batches from the trainer's step on: those that an uninterrupted run would see. Each item
@@ -37,12 +39,13 @@ class TokenDataModule(pl.LightningDataModule):
         """
         trainer = self.trainer
         assert trainer is not None
-        here = (trainer.global_rank, trainer.world_size)
+        resumed = self._resumed.get(trainer.global_rank, ())
+        self.positions = {position.lane: position for position in resumed}
         batches = self.make_batches(
             start_step=self.skip + trainer.global_step,
             rank=trainer.global_rank,
             world_size=trainer.world_size,
-            positions=self.positions if self._resumed == here else {},
+            positions=self.positions,
         )
         n_workers = self.n_workers
         if isinstance(batches, StreamedBatches):
@@ -58,18 +61,42 @@ class TokenDataModule(pl.LightningDataModule):
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
+        """Those of all ranks, who must all come here, as they do where a checkpoint is saved."""
         assert self.trainer is not None
-        return {
-            "positions": [astuple(position) for position in self.positions.values()],
-            "rank": self.trainer.global_rank,
-            "world_size": self.trainer.world_size,
-        }
+        own = [astuple(position) for position in self.positions.values()]
+        by_rank: list[Any] = [own]
+        if self.trainer.world_size > 1:
+            by_rank = [[] for _ in range(self.trainer.world_size)]
+            if own:  # all ranks have some, or none has
+                torch.distributed.all_gather_object(by_rank, own)
+        return {"by_rank": by_rank}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes the lanes' places from a checkpoint of the same rank."""
-        places = [Position(*values) for values in state_dict["positions"]]
-        self.positions = {position.lane: position for position in places}
-        self._resumed = (state_dict["rank"], state_dict["world_size"])
+        """Takes the lanes' places. Older checkpoints have those of rank 0 alone."""
+        self._resumed = {
+            rank: [Position(*values) for values in places]
+            for rank, places in enumerate(_by_rank(state_dict))
+        }
+
+
+def check_ranks(checkpoint: Path, n_ranks: int) -> None:
+    """Raises ValueError for the checkpoint of a stream that another number of ranks has read."""
+    loaded = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    state = loaded.get(TokenDataModule.__qualname__, {"by_rank": []})
+    places = _by_rank(state)
+    n_before = state.get("world_size", len(places))
+    if any(places) and n_before != n_ranks:
+        raise ValueError(
+            f"data.streaming=true by {n_ranks} processes, and those of {checkpoint} were "
+            f"{n_before}: what they read depends on how many they are; set trainer.devices and "
+            "trainer.num_nodes as they were, or delete the checkpoints, and the run starts again"
+        )
+
+
+def _by_rank(state_dict: dict[str, Any]) -> list[Any]:
+    if "by_rank" in state_dict:
+        return list(state_dict["by_rank"])
+    return [state_dict["positions"]]
 
 
 class Again:

@@ -272,6 +272,8 @@ class Cpp:
             *moments,
             _is_bf16(moments[0]),
             width,
+            step.first_column,
+            step.whole_width(table),
             rows,
             len(rows),
             *gradient,

@@ -38,6 +38,10 @@ class AdamWStep:
 
     step counts from 1 and is the table's, not the row's: bias is corrected as if every row had
     been updated at each step, as torch.optim.SparseAdam does.
+
+    first_column, width: of a table that has some columns of a whole one, where in it they begin and
+    how wide it is; width=0: the table is whole. So what is stored in bfloat16 is rounded as it is
+    in the whole table.
     """
 
     lr: float
@@ -46,6 +50,12 @@ class AdamWStep:
     eps: float
     weight_decay: float
     step: int
+    first_column: int = 0
+    width: int = 0
+
+    def whole_width(self, table: Tensor) -> int:
+        """The width of the whole table that this one has columns of."""
+        return self.width or table.shape[1]
 
     @property
     def step_size(self) -> float:
@@ -116,7 +126,8 @@ class Kernel(Protocol):
     ) -> None:
         """Steps the given (R,) distinct rows by their (R, D) gradients, in place.
 
-        What is stored in bfloat16 is rounded stochastically, by a hash of step, row and column.
+        What is stored in bfloat16 is rounded stochastically, by a hash of step, row and column of
+        the whole table.
         """
         ...
 

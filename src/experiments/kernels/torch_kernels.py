@@ -119,6 +119,7 @@ class TorchKernel:
     ) -> None:
         """Gathers, steps and scatters, a block of rows at a time."""
         width = table.shape[1]
+        columns = step.first_column, step.whole_width(table)
         for block in _blocks(len(rows), width):
             at = rows[block]
             wide = torch.promote_types(table.dtype, torch.float32)
@@ -132,7 +133,7 @@ class TorchKernel:
             for salt, (stored, new) in enumerate(
                 ((table, weight), (moments[0], mean), (moments[1], square))
             ):
-                stored[at] = round_to(new, stored.dtype, at, step.step, salt)
+                stored[at] = round_to(new, stored.dtype, at, step.step, salt, *columns)
 
     def row_adamw_of_sums(
         self,
@@ -235,8 +236,17 @@ def _wrapped(x: Tensor) -> Tensor:
     return ((x + 2**31 & 0xFFFFFFFF) - 2**31).int()
 
 
-def round_to(x: Tensor, dtype: torch.dtype, rows: Tensor, step: int, salt: int) -> Tensor:
+def round_to(
+    x: Tensor,
+    dtype: torch.dtype,
+    rows: Tensor,
+    step: int,
+    salt: int,
+    first_column: int = 0,
+    width: int = 0,
+) -> Tensor:
     """x (R, D) as dtype; to bfloat16 stochastically, by a hash of step, salt, row and column.
+    first_column, width: as AdamWStep has them.
 
     An update far below a weight's 8 bits is then right on average, where rounding to the nearest
     would lose it each time.
@@ -244,8 +254,8 @@ def round_to(x: Tensor, dtype: torch.dtype, rows: Tensor, step: int, salt: int) 
     if dtype != torch.bfloat16:
         return x.to(dtype)
     # 32-bit products that wrap; >> is arithmetic, so what it lets in from the left is masked
-    columns = torch.arange(x.shape[1], device=x.device)
-    first = (rows * x.shape[1]) * _ODD + step * 0x85EBCA6B + salt * 0x27D4EB2F
+    columns = torch.arange(first_column, first_column + x.shape[1], device=x.device)
+    first = (rows * (width or x.shape[1])) * _ODD + step * 0x85EBCA6B + salt * 0x27D4EB2F
     h = _wrapped(first).unsqueeze(1) + _wrapped(columns * _ODD)
     h.bitwise_xor_((h >> 16).bitwise_and_(0xFFFF)).mul_(0x7FEB352D)
     h.bitwise_xor_((h >> 15).bitwise_and_(0x1FFFF)).mul_(0x046CA68B)

@@ -23,7 +23,19 @@ def step_rows(
     del tile["ROWS"]  # a program has one
     n_programs = len(rows) * n_blocks(width, tile["COLUMNS"])
     state = (table, *moments)
-    launch(step_kernel, n_programs, rows, gradient, state, width, _numbers(step), step.step, **tile)
+    launch(
+        step_kernel,
+        n_programs,
+        rows,
+        gradient,
+        state,
+        width,
+        _numbers(step),
+        step.step,
+        FIRST=step.first_column,
+        WIDTH=step.whole_width(table),
+        **tile,
+    )
 
 
 def step_rows_of_sums(
@@ -48,6 +60,8 @@ def step_rows_of_sums(
         step.step,
         J=segments.n_columns,
         CHUNK=CHUNK,
+        FIRST=step.first_column,
+        WIDTH=step.whole_width(table),
         **tile,
     )
 
@@ -67,13 +81,25 @@ def _numbers(step: AdamWStep) -> tuple[float, ...]:
 
 
 @triton.jit(do_not_specialize=["step"])
-def step_kernel(rows, gradient, state, D: tl.constexpr, numbers, step, COLUMNS: tl.constexpr):
-    """A program: COLUMNS of one row."""
+def step_kernel(
+    rows,
+    gradient,
+    state,
+    D: tl.constexpr,
+    numbers,
+    step,
+    FIRST: tl.constexpr,
+    WIDTH: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """A program: COLUMNS of one row. FIRST, WIDTH: AdamWStep.first_column and whole_width."""
     n_blocks = tl.cdiv(D, COLUMNS)
     r = (tl.program_id(0) // n_blocks).to(tl.int64)
     column = (tl.program_id(0) % n_blocks) * COLUMNS + tl.arange(0, COLUMNS)
     g = tl.load(gradient + r * D + column, mask=column < D, other=0.0).to(tl.float32)
-    _step(g, tl.load(rows + r) * D + column, column < D, state, numbers, step)
+    row = tl.load(rows + r)
+    place = row * WIDTH + FIRST + column
+    _step(g, row * D + column, place, column < D, state, numbers, step)
 
 
 @triton.jit(do_not_specialize=["step"])
@@ -87,6 +113,8 @@ def step_of_sums_kernel(
     step,
     J: tl.constexpr,
     CHUNK: tl.constexpr,
+    FIRST: tl.constexpr,
+    WIDTH: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
@@ -97,12 +125,16 @@ def step_of_sums_kernel(
     offsets, _, _ = chunks
     if tl.load(offsets + r) < tl.load(offsets + r + 1):
         g = row_sum(r, column, pairs, chunks, D, J, CHUNK, ROWS, COLUMNS)
-        _step(g, tl.load(rows + r) * D + column, column < D, state, numbers, step)
+        row = tl.load(rows + r)
+        place = row * WIDTH + FIRST + column
+        _step(g, row * D + column, place, column < D, state, numbers, step)
 
 
 @triton.jit
-def _step(g, at, inside, state, numbers, step):
-    """AdamW by gradients g at the flat positions `at`, in the order of torch_kernels.row_adamw."""
+def _step(g, at, place, inside, state, numbers, step):
+    """AdamW by gradients g at the flat positions `at`, in the order of torch_kernels.row_adamw.
+    place: these positions in the whole table.
+    """
     table, mean, square = state
     rest1, rest2, beta2, decay, eps, root_correction, step_size = numbers
     m = tl.load(mean + at, mask=inside, other=0.0).to(tl.float32)
@@ -112,16 +144,16 @@ def _step(g, at, inside, state, numbers, step):
     v = v * beta2 + g * g * rest2
     root = tl.div_rn(tl.sqrt_rn(v), root_correction) + eps
     w = w * decay - step_size * tl.div_rn(m, root)
-    _store_rounded(table, at, w, inside, step, 0)
-    _store_rounded(mean, at, m, inside, step, 1)
-    _store_rounded(square, at, v, inside, step, 2)
+    _store_rounded(table, at, place, w, inside, step, 0)
+    _store_rounded(mean, at, place, m, inside, step, 1)
+    _store_rounded(square, at, place, v, inside, step, 2)
 
 
 @triton.jit
-def _store_rounded(out, at, x, inside, step, SALT: tl.constexpr):
+def _store_rounded(out, at, place, x, inside, step, SALT: tl.constexpr):
     """Stores x; in bfloat16 as torch_kernels.round_to has it, to the bit."""
     if out.dtype.element_ty == tl.bfloat16:
-        bits = x.to(tl.int32, bitcast=True) + rounding_noise(at, step, SALT)
+        bits = x.to(tl.int32, bitcast=True) + rounding_noise(place, step, SALT)
         high = (bits & -65536).to(tl.float32, bitcast=True)
         # noise on a NaN's bits may carry it over into a zero
         tl.store(out + at, tl.where(x == x, high, x).to(tl.bfloat16), mask=inside)
@@ -130,9 +162,9 @@ def _store_rounded(out, at, x, inside, step, SALT: tl.constexpr):
 
 
 @triton.jit
-def rounding_noise(at, step, SALT: tl.constexpr):
+def rounding_noise(place, step, SALT: tl.constexpr):
     """int32 from 0 to 65535: round_to's hash of the flat positions, modulo 2**32 throughout."""
-    h = at.to(tl.uint32) * 0x9E3779B1 + step.to(tl.uint32) * 0x85EBCA6B + SALT * 0x27D4EB2F
+    h = place.to(tl.uint32) * 0x9E3779B1 + step.to(tl.uint32) * 0x85EBCA6B + SALT * 0x27D4EB2F
     h = (h ^ (h >> 16)) * 0x7FEB352D
     h = (h ^ (h >> 15)) * 0x046CA68B
     return ((h ^ (h >> 16)) & 0xFFFF).to(tl.int32)

@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
 
-from experiments.models.roles import Role, declared_roles
+from experiments.models.roles import Role
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,14 +65,17 @@ class Scale:
 
 
 def scales(
-    model: nn.Module, base: Mapping[str, torch.Size], depth: float = 1.0
+    roles: Mapping[str, Role],
+    shapes: Mapping[str, torch.Size],
+    base: Mapping[str, torch.Size],
+    depth: float = 1.0,
 ) -> dict[str, Scale]:
-    """By the name of the parameter. base: the shapes of the base model's; depth: how many times its
-    blocks are the model's (CompleteP). Raises ValueError for a matrix without a role.
+    """By the name of the parameter. shapes, base: those of the model's and of the base model's;
+    depth: how many times its blocks are the model's (CompleteP).
     """
-    roles, found = declared_roles(model), {}
-    for name, parameter in model.named_parameters():
-        scale = _scale(parameter.shape, base[name], roles.get(name))
+    found = {}
+    for name, shape in shapes.items():
+        scale = _scale(shape, base[name], roles.get(name))
         in_block = name.startswith("blocks.")
         found[name] = replace(scale, eps=scale.eps / depth) if in_block else scale
     return found

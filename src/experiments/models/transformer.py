@@ -18,9 +18,10 @@ from experiments.kernels.ops import Execution
 from experiments.models.cache import Cache, Past
 from experiments.models.documents import document_mask, seen_before
 from experiments.models.ffn._base import FFN, beside_input, share
+from experiments.models.ffn._rows import whole_tables
 from experiments.models.lora import add_lora, lora_term
 from experiments.models.parametrization import Base, Multipliers, Scale, scales
-from experiments.models.roles import MAP, ROWS, Role, check_declared
+from experiments.models.roles import MAP, ROWS, Role, check_declared, declared_roles
 from experiments.models.tokens import Tokens, check_vocabulary
 
 ROPE_BASE = 10_000.0  # Su 2021, arXiv:2104.09864, §3.2.2
@@ -96,11 +97,15 @@ class TransformerConfig:
         Raises ValueError for a matrix without a role.
         """
         assert self.base is not None
-        with torch.device("meta"):
-            base = replace(self, d_model=self.base.d_model, d_head=self.base.d_head, base=None)
-            small = base.build()
-        check_declared(small, "optim.parametrization=mup or completep")
-        return {name: parameter.shape for name, parameter in small.named_parameters()}
+        base = replace(self, d_model=self.base.d_model, d_head=self.base.d_head)
+        return base.shapes()
+
+    def shapes(self) -> dict[str, torch.Size]:
+        """Those of the parameters, by name, of whole tables. Raises as base_shapes does."""
+        with torch.device("meta"), whole_tables():
+            made = replace(self, base=None).build()
+        check_declared(made, "optim.parametrization=mup or completep")
+        return {name: parameter.shape for name, parameter in made.named_parameters()}
 
     def cost(self) -> Cost:
         """Parameters and FLOPs per token of the whole model."""
@@ -197,7 +202,8 @@ class Transformer(nn.Module):
         if base is None:
             return {name: Scale() for name, _ in self.named_parameters()}
         depth = 1.0 if base.n_layers is None else len(self.config.ffns) / base.n_layers
-        return scales(self, self.config.base_shapes(), depth)
+        shapes = self.config.shapes(), self.config.base_shapes()
+        return scales(declared_roles(self), *shapes, depth)
 
     def forward(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
         """(batch, seq) int64 to (batch, seq, vocab_size).

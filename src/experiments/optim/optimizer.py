@@ -35,7 +35,7 @@ class RowAdamW(torch.optim.AdamW):
     those with momentum by Muon.
 
     state_dtype: of these groups' moments, float32 or bfloat16 (then rounded stochastically).
-    execution: the kernel that steps rows.
+    execution: the kernel that steps rows, and who has the tables' columns between them.
     """
 
     def __init__(
@@ -134,7 +134,8 @@ class RowAdamW(torch.optim.AdamW):
         kernel = _kernel(self.execution, table)
         moments = (state["exp_avg"], state["exp_avg_sq"])
         rows, values = gradient.indices()[0], gradient.values()
-        row_adamw(kernel, table, moments, rows, values, _adamw_step(group, int(state["step"])))
+        hyper = self._adamw_step(group, int(state["step"]), table)
+        row_adamw(kernel, table, moments, rows, values, hyper)
 
     @torch.no_grad()
     def update(
@@ -146,7 +147,7 @@ class RowAdamW(torch.optim.AdamW):
         group = self._group_of(table)
         assert group is not None
         state["step"] += 1
-        hyper = _adamw_step(group, int(state["step"]))
+        hyper = self._adamw_step(group, int(state["step"]), table)
         check_rows(table, moments)
         kernel.row_adamw_of_sums(table, moments, values, segments, weights, hyper)
         # a second use of the table in this backward pass is then an error, as it should be
@@ -166,6 +167,19 @@ class RowAdamW(torch.optim.AdamW):
                 use_huge_pages(restored)
                 self.state[parameter][moment] = restored
 
+    def _adamw_step(self, group: dict[str, Any], step: int, table: Tensor) -> AdamWStep:
+        columns, width = self.execution.columns, table.shape[1]
+        return AdamWStep(
+            lr=float(group["lr"]),
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            eps=group["eps"],
+            weight_decay=group["weight_decay"],
+            step=step,
+            first_column=0 if columns is None else columns.rank * width,
+            width=0 if columns is None else columns.size * width,
+        )
+
     def _state(self, table: Tensor) -> dict[str, Any]:
         state = self.state[table]
         if not state:
@@ -178,17 +192,6 @@ class RowAdamW(torch.optim.AdamW):
 
 def _kernel(execution: Execution, table: Tensor) -> Kernel:
     return execution.on(table) or TorchKernel()
-
-
-def _adamw_step(group: dict[str, Any], step: int) -> AdamWStep:
-    return AdamWStep(
-        lr=float(group["lr"]),
-        beta1=group["betas"][0],
-        beta2=group["betas"][1],
-        eps=group["eps"],
-        weight_decay=group["weight_decay"],
-        step=step,
-    )
 
 
 def coalesced(gradient: Tensor, execution: Execution | None = None) -> Tensor:
@@ -286,14 +289,13 @@ def clip_gradients(
                 p.grad = coalesced(gradient)  # what is scaled below is what the optimizer gets
                 gradient = p.grad.values()
             (of_tables if id(p) in own else tensors).append(gradient)
-        short = [t for t in tensors if t.dtype in (torch.bfloat16, torch.float16)]
-        wide = [t for t in tensors if t.dtype not in (torch.bfloat16, torch.float16)]
-        norms = [torch.linalg.vector_norm(t, dtype=torch.float32) for t in short]
-        norm = _total_norm([*wide, *norms])
+        wide, short = _by_width(tensors)
+        norm = _norm_of(wide, short)
         if columns is not None:
-            here = _total_norm(of_tables) if of_tables else norm.new_zeros(())
+            wide_here, short_here = _by_width(of_tables)
+            here = _norm_of(wide_here, short_here) if of_tables else norm.new_zeros(())
             norm = (norm.square() + columns.total(here.square())).sqrt()
-            wide += of_tables
+            wide, short = wide + wide_here, short + short_here
         on_cpu = norm.device.type == "cpu"
         if not (wide or short) or (on_cpu and float(norm) < 0.99 * max_norm - 1e-5):
             return norm  # whatever is rounded below, the scale is 1
@@ -304,6 +306,17 @@ def clip_gradients(
             for t in short:
                 t.copy_(t.float().mul_(scale.to(t.device)))
     return norm
+
+
+def _by_width(tensors: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Those of 32 bits and more, and those of 16."""
+    halves = torch.bfloat16, torch.float16
+    return [t for t in tensors if t.dtype not in halves], [t for t in tensors if t.dtype in halves]
+
+
+def _norm_of(wide: list[Tensor], short: list[Tensor]) -> Tensor:
+    norms = [torch.linalg.vector_norm(t, dtype=torch.float32) for t in short]
+    return _total_norm([*wide, *norms])
 
 
 def _total_norm(tensors: list[Tensor]) -> Tensor:

@@ -25,6 +25,7 @@ from experiments.kernels.products import measured_peak_flops
 from experiments.models.transformer import Transformer, TransformerConfig
 from experiments.optim.optimizer import RowAdamW
 from experiments.records.record import RunRecord
+from experiments.system.agreement import Look, look_at
 from experiments.system.device import Device, device_of
 from experiments.system.distributed import Ranks
 
@@ -135,6 +136,10 @@ class Point:
     def table_ranks(self) -> int:
         """How many processes have the columns of each table between them; 1: each has them all."""
         return max((part.table_ranks for part in self.parts), default=1)
+
+    def look_at(self, checkpoint: Path) -> Look:
+        """A checkpoint as all its processes find it, who all come here. Raises RuntimeError."""
+        return look_at(checkpoint, self.ranks, self.table_ranks)
 
     @property
     def stages(self) -> Mapping[str, int]:

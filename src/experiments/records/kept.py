@@ -2,7 +2,8 @@
 
 In a trunk's folder, branches/<steps>-<run id> is an empty file for each branch that is to start
 after so many steps, from when its sweep enters it until it has ended; step-<steps>.ckpt is the
-trunk as it was then. Sweeps of any folder enter their branches there, so that no checkpoint goes
+trunk as it was then. Tables that it has in files of their own (tables/<steps>-...) stay as long as
+it does. Sweeps of any folder enter their branches there, so that no checkpoint goes
 which one of them needs.
 """
 
@@ -18,6 +19,7 @@ from experiments.system.disk import PARTIAL, explained, sync_file
 from experiments.system.locks import lock
 
 FOLDER = "branches"
+_TABLES = "tables"  # system/table_files.py
 _ENTRY, _KEPT = re.compile(r"(\d+)-(\w+)"), re.compile(r"step-(\d+)\.ckpt")
 
 
@@ -57,6 +59,17 @@ def release(trunk_dir: Path, run_id: str) -> None:
         for n_steps, path in kept(trunk_dir).items():
             if n_steps not in waiting:
                 path.unlink(missing_ok=True)
+                _drop_tables(trunk_dir, n_steps)
+
+
+def _drop_tables(trunk_dir: Path, n_steps: int) -> None:
+    """Of a trunk that has ended elsewhere. One that goes on drops what it needs no more itself, and
+    where it has ended its last checkpoint is.
+    """
+    ended = outcome_of(trunk_dir)
+    if ended is not None and ended.status == "done" and ended.n_steps != n_steps:
+        for folder in (trunk_dir / _TABLES).glob(f"{n_steps}-*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def path_of(trunk_dir: Path, n_steps: int) -> Path:

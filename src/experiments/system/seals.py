@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import torch
 
 from experiments.system.disk import explained, sync
-from experiments.system.table_files import files_of, manifest_of
+from experiments.system.table_files import Share, files_of, manifest_of, read_by
 
 MARK = b"sha256:"
 SEAL = len(MARK) + 64  # bytes of the comment: the mark and 64 hex digits
@@ -23,26 +23,27 @@ _CHUNK = 2**20  # bytes
 _END, _END_SIZE = b"PK\5\6", 22  # an archive's last record, whose last 2 bytes count its comment's
 
 
-def damage_of(path: Path) -> str | None:
+def damage_of(path: Path, share: Share = (0, 1)) -> str | None:
     """The damage of a checkpoint, in words; None if it is whole.
 
     Of one without a hash, as older ones are, the archive's own checksums must hold, torch must load
-    it, and it must have what a resume needs. Of one whose tables are in files of their own, each of
-    these must be whole, and be the one that it was written with. Raises RuntimeError if it may not
-    be read.
+    it, and it must have what a resume needs. Of one whose tables are in files of their own, those
+    that this share of their columns is in must be whole, and be the ones that it was written with;
+    others are not looked at. Raises RuntimeError if it may not be read.
     """
-    return _damage_of_file(path) or _damage_of_tables(path)
+    return _damage_of_file(path) or _damage_of_tables(path, share)
 
 
-def _damage_of_tables(path: Path) -> str | None:
+def _damage_of_tables(path: Path, share: Share) -> str | None:
     manifest = manifest_of(path)
     if manifest is None:
         return None
     try:
-        files = dict(zip(files_of(manifest, path.parent), manifest["seals"], strict=True))
+        seals, files = manifest["seals"], files_of(manifest, path.parent)
+        needed = {files[i]: seals[i] for i in read_by(share, len(files))}
     except (KeyError, TypeError, ValueError) as error:
         return f"what it says of its tables is not ours: {error}"
-    for file, seal in files.items():
+    for file, seal in needed.items():
         name = file.relative_to(path.parent)
         if not file.exists():
             return f"its {name} is missing"

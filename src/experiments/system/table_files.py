@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 KEY = FOLDER = "tables"
+Share = tuple[int, int]  # of the columns: that of process r of R, those from r d/R to (r + 1) d/R
 _NAME = re.compile(r"\d+-[0-9a-f]+")
 
 
@@ -51,6 +52,12 @@ def files_of(manifest: Mapping[str, Any], beside: Path) -> list[Path]:
     return [beside / FOLDER / folder / file_name(rank, size) for rank in range(size)]
 
 
+def read_by(share: Share, n_files: int) -> range:
+    """Which files, each with as many columns, have those of the share."""
+    rank, size = share
+    return range(rank * n_files // size, -(-(rank + 1) * n_files // size))
+
+
 def placed(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
     """A checkpoint that was read there; join() then knows where its tables' files are."""
     if isinstance(checkpoint.get(KEY), dict):
@@ -66,18 +73,19 @@ def load_whole(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     return join(placed(loaded, path))
 
 
-def join(checkpoint: dict[str, Any], rank: int = 0, size: int = 1) -> dict[str, Any]:
+def join(checkpoint: dict[str, Any], share: Share = (0, 1)) -> dict[str, Any]:
     """Puts the tables of a checkpoint that was `placed` into it, and what the optimizer keeps of
-    them: the columns of process `rank` of `size`. One that has them stays as it is.
+    them: a share of their columns, from the files that have them. One that has them stays as it is.
 
-    Raises ValueError unless the files have each column once.
+    Raises ValueError unless these files have each of the columns once.
     """
     manifest = checkpoint.pop(KEY, None)
     if manifest is None:
         return checkpoint
+    found = files_of(manifest, Path(manifest["beside"]))
     files = [
-        torch.load(file, map_location="cpu", weights_only=True, mmap=True)[KEY]
-        for file in files_of(manifest, Path(manifest["beside"]))
+        torch.load(found[i], map_location="cpu", weights_only=True, mmap=True)[KEY]
+        for i in read_by(share, len(found))
     ]
     states = checkpoint["optimizer_states"][0]["state"]
     for name, place in manifest["places"].items():
@@ -90,7 +98,7 @@ def join(checkpoint: dict[str, Any], rank: int = 0, size: int = 1) -> dict[str, 
                 for key in keys:
                     piece = piece[key]
                 pieces.append((part["first"], piece))
-            return _columns(name, pieces, part["of"], rank, size)
+            return _columns(name, pieces, part["of"], share)
 
         checkpoint["state_dict"][name] = columns("weights")
         state = parts[0]["state"]
@@ -102,20 +110,16 @@ def join(checkpoint: dict[str, Any], rank: int = 0, size: int = 1) -> dict[str, 
     return checkpoint
 
 
-def _columns(
-    name: str, pieces: Sequence[tuple[int, Tensor]], width: int, rank: int, size: int
-) -> Tensor:
+def _columns(name: str, pieces: Sequence[tuple[int, Tensor]], width: int, share: Share) -> Tensor:
     """The share of a table of this width, of pieces that begin at these columns."""
-    end, lo, hi = 0, rank * width // size, (rank + 1) * width // size
-    taken = []
-    for first, piece in sorted(pieces, key=lambda pair: pair[0]):
-        if first != end:
-            break
-        end = first + piece.shape[1]
-        taken.append(piece[:, max(lo - first, 0) : max(hi - first, 0)])
-    if end != width or len(taken) < len(pieces):
+    rank, size = share
+    lo, hi = rank * width // size, (rank + 1) * width // size
+    ordered = sorted(pieces, key=lambda pair: pair[0])
+    firsts = [first for first, _ in ordered]
+    ends = [first + piece.shape[1] for first, piece in ordered]
+    if firsts[0] > lo or ends[-1] < hi or ends[:-1] != firsts[1:]:
         raise ValueError(f"the files of {name} do not have each of its {width} columns once")
-    return torch.cat(taken, dim=1)
+    return torch.cat([p[:, max(lo - first, 0) : max(hi - first, 0)] for first, p in ordered], dim=1)
 
 
 def drop_unnamed(folder: Path, checkpoints: Iterable[str]) -> None:

@@ -11,11 +11,11 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 
-from experiments.records.kept import keep
+from experiments.records.kept import keep, kept
 from experiments.records.record import CHECKPOINT_NAME
-from experiments.system import interruption
+from experiments.system import interruption, started
+from experiments.system.agreement import Look, look_at
 from experiments.system.disk import PARTIAL, explained, sync_file
-from experiments.system.seals import damage_of
 from experiments.system.table_files import drop_unnamed
 
 LAST, PREVIOUS = CHECKPOINT_NAME, "previous.ckpt"
@@ -106,7 +106,7 @@ class Checkpoint(pl.Callback):
                     last.replace(self.folder / PREVIOUS)
                 temporary.replace(last)
                 sync_file(self.folder)
-            drop_unnamed(self.folder, (LAST, PREVIOUS))
+            drop_unnamed(self.folder, (LAST, PREVIOUS, *_kept(self.folder)))
         self._last_is_whole = True
         self.saved, self.saved_step = time.perf_counter(), trainer.global_step
 
@@ -162,16 +162,26 @@ class RandomState(pl.Callback):
             torch.cuda.set_rng_state(state_dict["cuda"][0])  # rank 0's: all draw as often
 
 
-def to_resume_from(folder: Path) -> Path | None:
-    """The newest checkpoint that is whole, or None; warns of one that is not."""
+def to_resume_from(folder: Path, look: Callable[[Path], Look] = look_at) -> Path | None:
+    """The newest checkpoint that is whole for all processes, or None; rank 0 warns of one that is
+    not. look: by the path, that of all the run's processes; this one's is all where it is not said.
+
+    Raises RuntimeError where some see checkpoints and others see none.
+    """
+    found = []
     for name in (LAST, PREVIOUS):
         path = folder / name
-        if not path.exists():
-            continue
-        why = damage_of(path)
-        if why is None:
+        found.append(look(path))
+        if found[-1].why is None:
             return path
-        warnings.warn(f"{path} is damaged ({why}); it is ignored", stacklevel=2)
+        if found[-1].seen_by and started.rank() == 0:
+            warnings.warn(f"{path} is damaged ({found[-1].why}); it is ignored", stacklevel=2)
+    blind = frozenset.intersection(*(each.missed_by for each in found))
+    if blind and any(each.seen_by for each in found):
+        raise RuntimeError(
+            f"process {min(blind)} sees no checkpoint in {folder}, and others do; let all read it, "
+            "and start again"
+        )
     return None
 
 
@@ -183,4 +193,9 @@ def forget_previous(folder: Path) -> None:
     if previous.exists() and not last.exists():
         previous.replace(last)
     previous.unlink(missing_ok=True)
-    drop_unnamed(folder, (LAST,))
+    drop_unnamed(folder, (LAST, *_kept(folder)))
+
+
+def _kept(folder: Path) -> list[str]:
+    """The checkpoints that branches start from, of a trunk."""
+    return [path.name for path in kept(folder).values()]

@@ -17,7 +17,7 @@ from experiments.data.module import TokenDataModule
 from experiments.points.point import Point
 from experiments.records.kept import Starts
 from experiments.records.record import HISTORY_NAME
-from experiments.system import distributed, environment, interruption, started
+from experiments.system import agreement, distributed, environment, interruption, started
 from experiments.system.cards import own_index
 from experiments.training.checkpoints import Checkpoint, RandomState
 from experiments.training.compiled import CompileClock
@@ -172,6 +172,7 @@ def leave_group() -> None:
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
+        agreement.forget()
 
 
 def rates(point: Point, result: Fit) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from experiments.data.module import TokenDataModule
+from experiments.data.module import TokenDataModule, check_ranks
 from experiments.data.prepare import PreparedData, prepare_data, prepare_sets, training_batches
 from experiments.data.vocabulary import Vocabulary
 from experiments.init.freeze import freeze
@@ -30,13 +30,16 @@ _FIELDS = {field.name for field in fields(RunRecord)}
 
 def checkpoint_of(point: Point) -> Path | None:
     """The newest whole checkpoint of the run, else the one that a part says it begins at; None: it
-    begins with its first step. Raises as RunPart.checkpoint does.
+    begins with its first step. Raises as RunPart.checkpoint does, and ValueError for that of a
+    stream which another number of processes has read.
     """
-    own = to_resume_from(point.run_dir)
-    if own is not None:
-        return own
-    found = (part.checkpoint(point) for part in point.parts)
-    return next((path for path in found if path is not None), None)
+    found = to_resume_from(point.run_dir, point.look_at)
+    if found is None:
+        said = (part.checkpoint(point) for part in point.parts)
+        found = next((path for path in said if path is not None), None)
+    if found is not None and point.config.data.streaming:
+        check_ranks(found, point.ranks.world_size)
+    return found
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

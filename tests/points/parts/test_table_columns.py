@@ -1,20 +1,34 @@
 """Tables in columns: what is refused, how they start, and their files, read by any number."""
 
 import copy
+import json
+import multiprocessing
+import os
+import shutil
+import socket
 import threading
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from experiments.budget.communication import sent_by_ddp
+from experiments.data.module import check_ranks
 from experiments.models.ffn import _rows
 from experiments.models.ffn._rows import columns_alone
+from experiments.models.parametrization import Base, Scale
 from experiments.models.roles import tables_of
-from experiments.optim.groups import build_optimizer
+from experiments.optim.groups import build_optimizer, parameter_groups
 from experiments.points.parts.table_columns import OwnColumns
 from experiments.points.planning import make_point
+from experiments.records.kept import enter, keep, kept, path_of, release
+from experiments.system import seals
+from experiments.system.agreement import look_at
+from experiments.system.distributed import Ranks
 from experiments.system.seals import damage_of, save_sealed
-from experiments.system.table_files import FOLDER, KEY, load_whole, placed
+from experiments.system.table_files import FOLDER, KEY, drop_unnamed, load_whole, placed
 from experiments.training.checkpoints import LAST, PREVIOUS, to_resume_from
 from tests.conftest import TINY
 from tests.training.columns import D, built, optim_of
@@ -162,32 +176,172 @@ def test_a_damaged_file_sends_all_to_the_checkpoint_before(tmp_path, size):
             assert to_resume_from(tmp_path) == tmp_path / PREVIOUS
 
 
+class Disks:
+    """A folder of checkpoints as each of two processes sees it: rank 1 may have one of its own."""
+
+    def __init__(self, folder):
+        self.folders = [folder, folder]
+        save(whole_checkpoint(2), 2, folder, PREVIOUS)
+        save(whole_checkpoint(3), 2, folder)
+
+    def file(self, step, rank):
+        (found,) = self.folders[1].glob(f"{FOLDER}/{step}-*/{rank}-of-2.ckpt")
+        return found
+
+    def apart(self):
+        """Rank 1's own from now on."""
+        self.folders[1] = self.folders[0].with_name("other")
+        shutil.copytree(*self.folders)
+
+    def damaged(self):
+        """Of rank 1's columns a bit is another one."""
+        content = bytearray(self.file(3, 1).read_bytes())
+        content[len(content) // 2] ^= 1
+        self.file(3, 1).write_bytes(content)
+
+    def removed(self):
+        self.file(3, 1).unlink()
+
+    def stale(self):
+        self.file(3, 1).write_bytes(self.file(2, 1).read_bytes())
+
+    def unseen(self):
+        self.apart()
+        (self.folders[1] / LAST).unlink()
+
+    def other(self):
+        """A whole one of another step."""
+        self.apart()
+        save(whole_checkpoint(4), 2, self.folders[1])
+
+    def blind(self):
+        self.apart()
+        for name in (LAST, PREVIOUS):
+            (self.folders[1] / name).unlink()
+
+
+def _look(rank, port, folder, out):
+    """What a process would go on from, its warnings, and the tables' files that it has read."""
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=str(port),
+        TORCHELASTIC_RUN_ID="looks",
+    )  # fmt: skip
+    ranks, read, whole = Ranks(devices=2, num_nodes=1, n_micro=1, n_sequences=1), [], seals._hash
+    seals._hash = lambda file, size: read.append(file.name) or whole(file, size)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            said = to_resume_from(folder, lambda path: look_at(path, ranks, 2)).name
+        except RuntimeError as error:
+            said = str(error)
+    files = {Path(name).name for name in read}
+    out.write_text(json.dumps([said, sorted(files - {LAST, PREVIOUS}), len(caught)]))
+
+
+def _looks(folders, tmp_path):
+    """Of both processes."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    outs = [tmp_path / f"{rank}.json" for rank in range(2)]
+    context = multiprocessing.get_context("fork")
+    looking = [
+        context.Process(target=_look, args=(rank, port, folders[rank], outs[rank]))
+        for rank in range(2)
+    ]
+    for process in looking:
+        process.start()
+    for process in looking:
+        process.join()
+    return [json.loads(out.read_text()) for out in outs]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "damaged",
+        "blind",
+        *(
+            pytest.param(h, marks=pytest.mark.night)
+            for h in (None, "removed", "stale", "unseen", "other")
+        ),
+    ],
+)
+def test_what_one_process_cannot_go_on_from_none_does(tmp_path, how):
+    """Each reads of the tables its own columns alone."""
+    (tmp_path / "run").mkdir()
+    disks = Disks(tmp_path / "run")
+    if how is not None:
+        getattr(disks, how)()
+    (first, files, n_warnings), (second, others, none) = _looks(disks.folders, tmp_path)
+    assert first == second.replace(str(disks.folders[1]), str(disks.folders[0]))
+    assert files == ["0-of-2.ckpt"]
+    assert (n_warnings, none) == ({None: 0, "blind": 2}.get(how, 1), 0)
+    if how == "blind":
+        assert first.startswith("process 1 sees no checkpoint in ")
+        return
+    assert first == (LAST if how is None else PREVIOUS)
+    assert others == ["1-of-2.ckpt"]
+
+
+def test_a_stream_goes_on_by_as_many_processes_alone(tmp_path):
+    places = [(lane, 0, 0, 3, 0, 1) for lane in range(2)]
+    kinds = {
+        "two": {"by_rank": [places, places]},
+        "before": {"positions": places, "rank": 0, "world_size": 2},  # rank 0's alone
+        "packed": {"by_rank": [[], []]},
+    }
+    for name, state in kinds.items():
+        torch.save({"TokenDataModule": state}, tmp_path / name)
+        check_ranks(tmp_path / name, 2)
+        if name == "packed":
+            check_ranks(tmp_path / name, 1)
+            continue
+        with pytest.raises(ValueError, match=r"by 1 processes, and those of .* were 2"):
+            check_ranks(tmp_path / name, 1)
+
+
 def test_files_that_lack_columns_are_refused(tmp_path):
     save(whole_checkpoint(), 2, tmp_path)
     loaded = placed(torch.load(tmp_path / LAST, weights_only=True), tmp_path / LAST)
     one, other = sorted(tmp_path.glob(f"{FOLDER}/3-*/*.ckpt"))
     other.write_bytes(one.read_bytes())
     with pytest.raises(ValueError, match=r"w_down do not have each of its 32 columns once"):
-        OwnColumns(built("peer"), optim_of(), Together(2).of(0), None).loads(loaded)
+        OwnColumns(built("peer"), optim_of(), Together(2).of(1), None).loads(loaded)
 
 
-def test_processes_that_begin_at_different_steps_all_end():
-    together, errors = Together(2), [None, None]
+def _step_4_follows(folder, checkpoint):
+    """As a trunk that has kept its step 3 goes on."""
+    keep(folder / LAST, 3)
+    (folder / LAST).unlink()
+    save({**checkpoint, "global_step": 4}, 2, folder)
+    drop_unnamed(folder, (LAST, PREVIOUS, *(path.name for path in kept(folder).values())))
 
-    def run(rank):
-        part = OwnColumns(built("peer", rank, 2), optim_of(), together.of(rank), None)
-        try:
-            part.before_step((40, 60)[rank])
-        except RuntimeError as error:
-            errors[rank] = str(error)
 
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors[0] == errors[1]
-    assert errors[0].startswith("the processes would go on from different steps, by rank [40, 60]")
+def test_tables_of_a_kept_checkpoint_stay_until_no_branch_waits(tmp_path):
+    checkpoint = whole_checkpoint(3)
+    save(checkpoint, 2, tmp_path)
+    enter(tmp_path, "branch", 3)
+    _step_4_follows(tmp_path, checkpoint)
+    assert damage_of(path_of(tmp_path, 3)) is None
+    assert_same(load_whole(path_of(tmp_path, 3)), checkpoint)
+    names = [sorted(path.name.split("-")[0] for path in (tmp_path / FOLDER).iterdir())]
+    release(tmp_path, "branch")  # the trunk goes on: what it has is its own to drop
+    names.append(sorted(path.name.split("-")[0] for path in (tmp_path / FOLDER).iterdir()))
+    assert names == [["3", "4"]] * 2
+    assert not kept(tmp_path)
+
+
+def test_tables_of_a_kept_checkpoint_go_with_it_once_the_trunk_has_ended(tmp_path, monkeypatch):
+    checkpoint = whole_checkpoint(3)
+    save(checkpoint, 2, tmp_path)
+    enter(tmp_path, "branch", 3)
+    _step_4_follows(tmp_path, checkpoint)
+    ended = SimpleNamespace(status="done", n_steps=4)
+    monkeypatch.setattr("experiments.records.kept.outcome_of", lambda folder: ended)
+    release(tmp_path, "branch")
+    assert [path.name.split("-")[0] for path in (tmp_path / FOLDER).iterdir()] == ["4"]
+    assert damage_of(tmp_path / LAST) is None
 
 
 @pytest.mark.parametrize("folder", ["../elsewhere", "/etc", "3", "3-xyz"])
@@ -214,13 +368,20 @@ def test_a_table_drawn_in_blocks_is_that_drawn_whole(monkeypatch, shape, size):
         assert torch.equal(torch.get_rng_state(), after)
 
 
-def test_a_model_in_columns_begins_as_the_whole_one():
-    whole, own = built("peer_glu"), built("peer_glu", 1, 2)
+@pytest.mark.parametrize("base", [None, Base(d_model=16, d_head=16, n_layers=1)])
+def test_a_model_in_columns_begins_as_the_whole_one(base):
+    """With the rates of the whole one, whose factors are of whole shapes."""
+    whole, own = (built("peer_glu", *share, base=base) for share in ((0, 1), (1, 2)))
     tables = tables_of(whole)
     assert len(tables) == 6
     for name, parameter in own.named_parameters():
         expected = whole.get_parameter(name)
         assert torch.equal(parameter, expected[:, D // 2 :] if name in tables else expected)
+    assert own.scales() == whole.scales()
+    groups = [parameter_groups(model, 1e-2, optim_of()) for model in (own, whole)]
+    rates = [[{**group, "params": len(group["params"])} for group in g] for g in groups]
+    assert rates[0] == rates[1]
+    assert (base is None) == all(scale == Scale() for scale in whole.scales().values())
 
 
 @pytest.mark.parametrize(
@@ -232,9 +393,6 @@ def test_a_model_in_columns_begins_as_the_whole_one():
         (("kernel=reference",), "kernel=reference, which reads whole tables"),
         (("trainer.compile=true",), "trainer.compile=true"),
         (("trainer.trunk=fused", "model.query_norm=layer"), "trainer.trunk=fused"),
-        (("optim.parametrization=mup",), "with Parametrization, which takes whole tables"),
-        (("optim.table_gradient=rows", "optim.table_state=bfloat16"), "table_state=bfloat16"),
-        (("optim.table_gradient=rows", "model.table_dtype=bfloat16"), "table_dtype=bfloat16"),
         (
             ("trainer.devices=4", "trainer.table_ranks=2", "optim.table_gradient=fused",
              "optim.grad_clip=null"),

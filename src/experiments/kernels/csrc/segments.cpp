@@ -204,7 +204,7 @@ template <class T, class M>
 struct Table {
   T* w;
   M *m, *v;
-  i64 d;
+  i64 d, first, width;  // its columns are those from `first` on of a table of this width
   Step s;
 
   void ask_for(i64 row) const {
@@ -215,7 +215,7 @@ struct Table {
 
   template <class G>
   void update(i64 row, const G* grad) const {
-    adamw_row(w + row * d, m + row * d, v + row * d, grad, d, (uint64_t)row * d, s);
+    adamw_row(w + row * d, m + row * d, v + row * d, grad, d, (uint64_t)row * width + first, s);
   }
 };
 
@@ -319,9 +319,9 @@ EXPORT(sums)(const float* values, const float* weights, const int32_t* order,
     write_sums(s, rows, n_rows, n_table, (float*)out, scratch, n_threads);
 }
 
-// By `gradient` (R, d), or by the sums of the pairs where it is null.
+// By `gradient` (R, d), or by the sums of the pairs where it is null. first, width: of Table.
 EXPORT(adamw)(void* table, i64 is_bf16, void* mean, void* square, i64 moments_are_bf16, i64 d,
-              const i64* rows, i64 n_rows, const void* gradient, i64 gradient_is_bf16,
+              i64 first, i64 width, const i64* rows, i64 n_rows, const void* gradient, i64 gradient_is_bf16,
               const float* values, const float* weights, const int32_t* order,
               const int32_t* offsets, i64 n_columns, float* scratch, const float* hyper,
               i64 step, i64 n_threads) {
@@ -330,8 +330,8 @@ EXPORT(adamw)(void* table, i64 is_bf16, void* mean, void* square, i64 moments_ar
   const Pairs some{values, weights, order, offsets, n_columns, d};
   const Pairs* pairs = gradient ? nullptr : &some;
 #define STEP(T, M)                                                                             \
-  step_table(Table<T, M>{(T*)table, (M*)mean, (M*)square, d, s}, rows, n_rows, gradient,       \
-             gradient_is_bf16, pairs, scratch, n_threads)
+  step_table(Table<T, M>{(T*)table, (M*)mean, (M*)square, d, first, width, s}, rows, n_rows,   \
+             gradient, gradient_is_bf16, pairs, scratch, n_threads)
   if (is_bf16 && moments_are_bf16)
     STEP(bf16, bf16);
   else if (is_bf16)

@@ -25,10 +25,10 @@ from experiments.points.point import Branch, DivergedError, Draft, Point, RunPar
 from experiments.records import kept
 from experiments.records.record import RunRecord, outcome_of
 from experiments.system import distributed
+from experiments.system.agreement import told_by_all
 from experiments.system.claims import log_event
 from experiments.system.disk import write_text_atomically
 from experiments.system.interruption import Interrupted
-from experiments.system.seals import damage_of
 
 BRANCH_NAME = "branch.json"  # in a branch's folder: how many steps it took over
 _OF_DECAY = ("decay", "decay_tokens", "decay_shape", "final_lr")  # of optim
@@ -68,6 +68,7 @@ class TrunkSteps(RunPart):
 
     order = 90
     is_result = False
+    by_columns = True
 
     @classmethod
     def of(cls, config: RunConfig) -> "TrunkSteps | None":
@@ -88,6 +89,7 @@ class BranchSteps(RunPart):
     """A run that leaves a trunk. place: the trunk's folder, or "trunk" if the sweep trains it."""
 
     order = 90
+    by_columns = True
     place: str
 
     @classmethod
@@ -132,12 +134,16 @@ class BranchSteps(RunPart):
         branch = _of(point)
         if not kept.path_of(branch.folder, branch.n_steps).exists():
             _check_trunk(branch)
-        for n_steps, path in kept.usable(branch.folder, branch.n_steps):
-            why = damage_of(path)
+        there = {path.name: n for n, path in kept.usable(branch.folder, branch.n_steps)}
+        # rank 0's list: a file may come to the others' disks a little later
+        for name, n_steps in json.loads(told_by_all(point.ranks, json.dumps(there))[0]).items():
+            path = branch.folder / name
+            why = point.look_at(path).why
             if why is None:
                 _note(point, n_steps)
                 return path
-            warnings.warn(f"{path} is damaged ({why}); it is ignored", stacklevel=2)
+            if not distributed.is_other_rank(point.ranks):
+                warnings.warn(f"{path} is damaged ({why}); it is ignored", stacklevel=2)
         if self.place != TRUNK:
             raise RuntimeError(
                 f"{branch.folder} has no whole checkpoint of step {branch.n_steps} or before; set "

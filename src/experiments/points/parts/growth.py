@@ -25,6 +25,7 @@ class Growth(RunPart):
     """anneal: the share of the steps in which new keys are let in."""
 
     order = 20  # after the weights
+    by_columns = True
     anneal: float
 
     @classmethod

@@ -11,6 +11,7 @@ from experiments.points.point import RunPart
 class LowRankAdapters(RunPart):
     """Adapters of this rank beside all linear maps of the blocks, which alone are trained."""
 
+    by_columns = True
     rank: int
 
     @classmethod

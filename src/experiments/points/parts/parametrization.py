@@ -12,6 +12,8 @@ from experiments.points.point import Draft, RunPart
 class Parametrization(RunPart):
     """Another parametrization than the standard one (models/parametrization.py)."""
 
+    by_columns = True  # its factors are of whole shapes
+
     @classmethod
     def of(cls, config: RunConfig) -> "Parametrization | None":
         return None if config.optim.parametrization == "sp" else cls()

@@ -10,12 +10,13 @@ processes can go on from its checkpoints: each of a group has written its column
 
 import time
 from collections.abc import Collection, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from experiments.budget.communication import (
     Links,
@@ -28,14 +29,16 @@ from experiments.budget.plan import Plan
 from experiments.config.optim import Optim
 from experiments.config.schema import RunConfig
 from experiments.config.trainer import Cluster
+from experiments.models.digest import tensors_sha256
 from experiments.models.ffn._rows import columns_alone
 from experiments.models.roles import tables_of
 from experiments.models.transformer import Transformer
 from experiments.optim.groups import parameter_groups
-from experiments.optim.optimizer import add_replicas
+from experiments.optim.optimizer import RowAdamW, add_replicas
 from experiments.points.memory import memory_of, shapes_of
 from experiments.points.point import BuiltRun, Draft, Point, RunPart, TrainingPart
 from experiments.system import started
+from experiments.system.agreement import told_by_all
 from experiments.system.disk import explained, sync_file
 from experiments.system.distributed import patience
 from experiments.system.exchange import Exchange
@@ -48,20 +51,27 @@ _NAME = "trainer.table_ranks"
 
 @dataclass(frozen=True, kw_only=True)
 class TableColumns(RunPart):
-    """size: the processes that have the columns of each table between them, of all that train."""
+    """size: the processes that have the columns of each table between them, of all that train.
+    from_weights: the model begins as weights say. Then each process makes it whole first, and keeps
+    its columns.
+    """
 
+    order = 100  # after parts that make the model what it is
     compiles = False
     scored_by_all = True
     by_columns = True
     size: int
     n_processes: int
+    from_weights: bool
 
     @classmethod
     def of(cls, config: RunConfig) -> "TableColumns | None":
         trainer = config.trainer
         given, n = trainer.table_ranks, trainer.devices * trainer.num_nodes
         size = n if given == "all" else given
-        return None if size is None or size == 1 else cls(size=size, n_processes=n)
+        if size is None or size == 1:
+            return None
+        return cls(size=size, n_processes=n, from_weights=config.init is not None)
 
     @property
     def n_replicas(self) -> int:
@@ -97,15 +107,10 @@ class TableColumns(RunPart):
             return " with trainer.compile=true: what is sent can't be compiled; set it to auto"
         if config.trainer.trunk == "fused":
             return " with trainer.trunk=fused, which reads whole tables; set it to auto"
-        if config.data.streaming:
+        if draft.transformer.tables_alone:
             return (
-                " with data.streaming=true, whose order depends on the number of processes; set "
-                "data.streaming=false"
-            )
-        if config.optim.table_state != "float32":
-            return (
-                f" with optim.table_state={config.optim.table_state}, which is rounded by a hash "
-                "of whole rows; set it to float32"
+                " with init.train=tables, which leaves DDP nothing to average; train by one "
+                "process, or set init.train=layer"
             )
         others = [type(part).__name__ for part in draft.parts if not part.by_columns]
         if others:
@@ -125,11 +130,6 @@ class TableColumns(RunPart):
                 why = self._why_not_width(width, draft.transformer.d_model)
                 if why is not None:
                     return why
-            if {table.dtype for table in tables_of(layer).values()} != {torch.float32}:
-                return (
-                    " with model.table_dtype=bfloat16, which is rounded by a hash of whole rows; "
-                    "set it to float32"
-                )
         return None
 
     def _why_not_width(self, width: int, d_model: int) -> str | None:
@@ -196,11 +196,18 @@ class TableColumns(RunPart):
         )
 
     def building(self) -> AbstractContextManager[object]:
+        if self.from_weights:
+            return nullcontext()
         return columns_alone(started.rank() % self.size, self.size)
 
     def training(self, run: BuiltRun, columns: Mapping[str, Any]) -> TrainingPart:
         wait = patience(run.point.config.trainer.stall_minutes)
         exchange = Exchange(started.rank(), self.n_processes, self.size, wait)
+        if self.from_weights:
+            if run.resumed is None:
+                _check_alike(run)
+            for table in _each_table(run.model):
+                table.data = _columns_of(table.data, exchange)
         layer = next(run.model.ffn_layers())
         run.model.set_execution(replace(layer.execution, columns=exchange))
         return OwnColumns(run.model, run.point.config.optim, exchange, run.point.run_dir)
@@ -214,8 +221,7 @@ class OwnColumns(TrainingPart):
     def __init__(self, model: Transformer, optim: Optim, exchange: Exchange, folder: Path) -> None:
         super().__init__()
         self._exchange, self._folder = exchange, folder
-        self._apart = tuple(tables_of(model))
-        self._tables = list(tables_of(model).values())  # a list is no submodule's
+        self._apart, self._tables = tuple(tables_of(model)), _each_table(model)
         self._places = _places(model, optim)
         self._n_steps, self._before = 0, dict[str, int]()
         self._sent: dict[str, float] = {}
@@ -224,25 +230,22 @@ class OwnColumns(TrainingPart):
     def apart(self) -> Collection[str]:
         return self._apart
 
+    def set_optimizer(self, optimizer: RowAdamW, model: Transformer) -> None:
+        """Of moments that another part has given as those of whole tables it keeps the columns."""
+        for table in self._tables:
+            state = optimizer.state.get(table, {})
+            for name, value in state.items():
+                if value.dim() and value.shape != table.shape:
+                    state[name] = _columns_of(value, self._exchange)
+
     def before_step(self, step: int) -> None:
         if not self._n_steps:
-            self._agree(step)
             self._before = dict(self._exchange.sent)
         self._n_steps += 1
 
     def after_backward(self) -> None:
         if self._exchange.n_replicas > 1:
             add_replicas(self._tables, self._exchange)
-
-    def _agree(self, step: int) -> None:
-        """Each process has looked for the newest whole checkpoint by itself."""
-        mine = torch.tensor([step], device=self._tables[0].device)
-        steps = [int(n) for n in self._exchange.gathered(mine)]
-        if len(set(steps)) > 1:
-            raise RuntimeError(
-                f"the processes would go on from different steps, by rank {steps}: not all of them "
-                "can read the same checkpoints of the run; let all read its folder and start again"
-            )
 
     def end(self) -> None:
         """The count of bytes is that of steps, and not of scoring."""
@@ -308,21 +311,44 @@ class OwnColumns(TrainingPart):
 
     def loads(self, checkpoint: dict[str, Any]) -> None:
         """Takes this process's columns, of whichever files have them."""
-        rank, size = self._exchange.rank, self._exchange.size
         if KEY in checkpoint:
-            join(checkpoint, rank, size)
+            join(checkpoint, (self._exchange.rank, self._exchange.size))
             return
         states = checkpoint["optimizer_states"][0]["state"]
         for name, place in self._places.items():
             whole = checkpoint["state_dict"][name]
-            width = whole.shape[1] // size
-            own = slice(rank * width, (rank + 1) * width)
-            checkpoint["state_dict"][name] = whole[:, own].clone()
+            checkpoint["state_dict"][name] = _columns_of(whole, self._exchange)
             if place in states:
                 states[place] = {
-                    key: value[:, own].clone() if value.dim() else value
+                    key: _columns_of(value, self._exchange) if value.dim() else value
                     for key, value in states[place].items()
                 }
+
+
+def _each_table(model: Transformer) -> list[nn.Parameter]:
+    """Once each: layers may share them."""
+    return list({id(table): table for table in tables_of(model).values()}.values())
+
+
+def _columns_of(whole: Tensor, exchange: Exchange) -> Tensor:
+    """This process's columns of a table, or of what the optimizer keeps of it."""
+    width = whole.shape[1] // exchange.size
+    return whole[:, exchange.rank * width : (exchange.rank + 1) * width].clone()
+
+
+def _check_alike(run: BuiltRun) -> None:
+    """Raises RuntimeError unless all processes have come to the same tables: columns of different
+    ones would be no table. What the other parameters begin as is rank 0's, by DDP.
+    """
+    own = tensors_sha256({name: table.data for name, table in tables_of(run.model).items()})
+    told = told_by_all(run.point.ranks, own)
+    others = [rank for rank, digest in enumerate(told) if digest != told[0]]
+    if others:
+        raise RuntimeError(
+            f"{_NAME}: process {others[0]} comes to other tables from the weights of init than "
+            "process 0, as machines of two kinds do; let one process take the first steps, and "
+            "go on from its checkpoint by as many as you like"
+        )
 
 
 def _links(cluster: Cluster | None) -> Links | None:
@@ -338,8 +364,10 @@ def _links(cluster: Cluster | None) -> Links | None:
     return Links(**known, n_node=cluster.cards_per_node) if len(known) == len(rates) else None
 
 
-def _places(model: Transformer, optim: Optim) -> dict[str, int]:
-    """Where the optimizer's state has each table, by its name in a checkpoint."""
+def _places(model: Transformer, optim: Optim) -> dict[str, int | None]:
+    """Where the optimizer's state has each table, by its name in a checkpoint; None: it is not
+    trained.
+    """
     groups = parameter_groups(model, 1.0, optim)
     order = {id(p): i for i, p in enumerate(p for group in groups for p in group["params"])}
-    return {f"model.{name}": order[id(table)] for name, table in tables_of(model).items()}
+    return {f"model.{name}": order.get(id(table)) for name, table in tables_of(model).items()}

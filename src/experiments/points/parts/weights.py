@@ -25,6 +25,7 @@ class Weights(RunPart):
     """They are put into the model, and what is not to be trained is frozen."""
 
     order = 10
+    by_columns = True
     init: Init
 
     @classmethod
