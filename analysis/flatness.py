@@ -24,6 +24,7 @@ FACTORS = (0.5, 2.0)
 _OFF = (Flag.MISFIT, Flag.LACK_OF_FIT, Flag.SKEWED)  # flags of a curve that is not the runs'
 _STEPS = 400  # places a side between the best size and the farthest that is looked at
 _FAR = 64.0  # times the best size
+_OFFSETS = np.linspace(0.0, np.log(_FAR), _STEPS)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -204,31 +205,42 @@ def _cost(curve: IsoFLOPCurve, factor: float, level: float = 0.95) -> Estimate:
 def _reach(curve: IsoFLOPCurve, nats: float) -> tuple[Estimate, Estimate]:
     """How many times smaller and larger sizes cost so many nats; at most 64 times."""
     found = []
-    offsets = np.linspace(0.0, np.log(_FAR), _STEPS)
     drawn, lowest = minima(curve.centre, curve.draws)
     kept = np.isfinite(drawn)
     for sign in (-1.0, 1.0):
-        places = sign * offsets
-        own = np.asarray(curve.loss(curve.x_opt * np.exp(places))) - curve.loss_opt
-        value = float(np.exp(sign * _crossing(offsets, own, nats)))
-        drawn_losses = losses(curve.centre, curve.draws[kept], drawn[kept, None] + places)
-        costs = drawn_losses - lowest[kept, None]
-        ends = np.array([sign * _crossing(offsets, one, nats) for one in costs])
-        found.append(Estimate.of_draws(value, np.exp(ends)))
+        drawn_losses = losses(curve.centre, curve.draws[kept], drawn[kept, None] + sign * _OFFSETS)
+        ends = sign * _crossings(drawn_losses - lowest[kept, None], nats)
+        found.append(Estimate.of_draws(_own_reach(curve, nats, sign), np.exp(ends)))
     return found[0], found[1]
 
 
-def _crossing(offsets: Array, costs: Array, nats: float) -> float:
-    """Where costs, which rise from 0, come to so many nats: the last offset if they don't."""
-    return float(np.interp(nats, np.maximum.accumulate(np.nan_to_num(costs, nan=np.inf)), offsets))
+def _own_reach(curve: IsoFLOPCurve, nats: float, sign: float) -> float:
+    """The same of the curve itself, on the side of larger sizes (1) or smaller ones (-1)."""
+    own = np.asarray(curve.loss(curve.x_opt * np.exp(sign * _OFFSETS))) - curve.loss_opt
+    return float(np.exp(sign * _crossings(own[None], nats)[0]))
+
+
+def _crossings(costs: Array, nats: float) -> Array:
+    """Where each row of costs at _OFFSETS, which rise from 0, comes to so many nats: by straight
+    lines between them, and the last one if it doesn't.
+    """
+    rising = np.maximum.accumulate(np.where(np.isnan(costs), np.inf, costs), axis=1)
+    last = len(_OFFSETS) - 1
+    i = np.clip((rising <= nats).sum(axis=1) - 1, 0, last - 1)
+    rows = np.arange(len(rising))
+    before, after = rising[rows, i], rising[rows, i + 1]
+    with np.errstate(divide="ignore", invalid="ignore"):  # of two that are equal, and not between
+        slope = (_OFFSETS[i + 1] - _OFFSETS[i]) / (after - before)
+        between = _OFFSETS[i] + slope * (nats - before)
+    return np.where(after <= nats, _OFFSETS[last], np.where(nats < before, _OFFSETS[0], between))
 
 
 def _below(curve: IsoFLOPCurve, loss: float) -> tuple[float, float]:
     """The sizes whose loss is below this one; nan if the best is not."""
     if not curve.loss_opt < loss:
         return float("nan"), float("nan")
-    low, high = _reach(curve, loss - curve.loss_opt)
-    return low.value * curve.x_opt, high.value * curve.x_opt
+    low, high = (_own_reach(curve, loss - curve.loss_opt, sign) for sign in (-1.0, 1.0))
+    return low * curve.x_opt, high * curve.x_opt
 
 
 def _share(law: ModelLaws | None, budget: float, nats: float) -> float:

@@ -1,5 +1,6 @@
 """`map` over the cores of this machine, and fits that they begin before they are asked for."""
 
+import gc
 import multiprocessing as mp
 import os
 import signal
@@ -89,7 +90,10 @@ def _can_fork() -> bool:
 
 
 def _begin() -> None:
-    """Ctrl-C is for the process that waits; if that is gone, nobody needs the results."""
+    """Ctrl-C is for the process that waits; if that is gone, nobody needs the results. What is here
+    already stays to the end: the collector needn't look at it again and again.
+    """
+    gc.freeze()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -177,13 +177,10 @@ def analyse(
     fits = TableFits(table, **how)
     enough, why_not = with_surface(done, size)
     apart = TableFits(table, **how)  # goes to other processes, with none of what is made here
-    slow: dict[str, Callable[[], Any]] = {
-        f"parametric, {model}": partial(apart.fit_surface, model, size) for model in enough
-    }
-    slow["held-out budgets"] = partial(
-        hold_out_budgets, table, x=x, method=method, n_nearest=n_nearest
-    )
-    with mapping(len(slow)) as each:
+    slow = {f"parametric, {model}": partial(apart.fit_surface, model, size) for model in enough}
+    slowest = partial(hold_out_budgets, table, x=x, method=method, n_nearest=n_nearest)
+    with mapping(1 + len(slow)) as each:
+        held = Begun(each, {"held-out budgets": slowest})  # first, or all wait for it at the end
         begun = Begun(each, slow)
         for model in enough:
             fits.begin_surface(model, size, begun(f"parametric, {model}"))
@@ -196,7 +193,7 @@ def analyse(
         parametric = {model: fit for model, fit in made.items() if fit is not None}
         influences, surfaces = _robustness(done, size, parametric, seed, attempts)
         agreement = attempts.make("agreement", lambda: agreement_of(fits, size))
-        hold_out = attempts.make("held-out budgets", begun("held-out budgets"))
+        hold_out = attempts.make("held-out budgets", held("held-out budgets"))
     experts, expert_runs = _expert_laws(done, baseline, seed, attempts)
     multipliers = _multipliers(isoflop, baseline, asymptote, attempts)
     level = finished(at_budgets(table, x).table)
