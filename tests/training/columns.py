@@ -135,7 +135,8 @@ def steps_of(name, process=0, n=1, size=1):
             if n > size:
                 add_replicas(tables, columns)
         losses.append(total)
-        n_rows.append([t.grad._nnz() for t in tables if t.grad is not None and t.grad.is_sparse])
+        by_id = {id(t): t.grad for t in tables}  # two layers may share one
+        n_rows.append([g._nnz() for g in by_id.values() if g is not None and g.is_sparse])
         if clip is not None:
             norms.append(float(clip_gradients(model.parameters(), clip, columns, tables)))
         optimizer.step()

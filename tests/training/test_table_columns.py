@@ -110,7 +110,8 @@ def _check_sent(name, sent, calls, n, n_rows):
     expected = calls_for_columns([cost] * 2, n_passes=n_micro, clipped=clip is not None)
     expected = {key: N_STEPS * count for key, count in expected.items()}
     if n > RANKS:
-        n_tables = 2 * sum(term.n_tables for term in cost.terms)
+        shared = any(term.shared is not None for term in cost.terms)
+        n_tables = sum(term.n_tables for term in cost.terms) * (1 if shared else 2)
         by_rows = any(n_rows)
         each = n_rows if by_rows else [[OF_LAYER["n_experts"]] * n_tables] * N_STEPS
         sums = [adding_up(m * width // RANKS, n // RANKS, 8) for step in each for m in step]

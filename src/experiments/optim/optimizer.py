@@ -245,9 +245,10 @@ def keep_coalesced(table: nn.Parameter, execution: Execution) -> None:
 
 def add_replicas(tables: Iterable[nn.Parameter], columns: Columns) -> None:
     """Makes the gradients of these tables' columns the sum of those of all processes that have the
-    same ones. Of gradients of rows, the rows are those that any of them has.
+    same ones. Of gradients of rows, the rows are those that any of them has. A table that is given
+    twice, as two layers', is one.
     """
-    for table in tables:
+    for table in {id(table): table for table in tables}.values():
         gradient = table.grad
         if gradient is None:
             continue
