@@ -21,7 +21,7 @@ from experiments.models.ffn._rows import columns_alone
 from experiments.models.parametrization import Base, Scale
 from experiments.models.roles import tables_of
 from experiments.optim.groups import build_optimizer, parameter_groups
-from experiments.points.parts.table_columns import OwnColumns
+from experiments.points.parts.table_columns import OwnColumns, TableColumns
 from experiments.points.planning import make_point
 from experiments.records.kept import enter, keep, kept, path_of, release
 from experiments.system import seals
@@ -412,6 +412,11 @@ def test_what_has_no_form_in_columns_is_refused_by_name(compose_raw, given, why)
         make_point(compose_raw(*base, *given))
 
 
+def _line_of(point):
+    (part,) = (part for part in point.parts if isinstance(part, TableColumns))
+    return part.plan_line(point)[1]
+
+
 def test_the_plan_says_what_is_sent_and_who_holds_what(compose_raw):
     alone = make_point(compose_raw(*(o for o in TWO if "table_ranks" not in o)))
     point = make_point(compose_raw(*TWO))
@@ -421,7 +426,8 @@ def test_the_plan_says_what_is_sent_and_who_holds_what(compose_raw):
     memory, before = point.plan.memory, alone.plan.memory
     assert before.weights - memory.weights == 4 * tables // 2
     assert before.moments - memory.moments == 8 * tables // 2
-    (heading, line) = next(p for p in (part.plan_line(point) for part in point.parts) if p)
+    (part,) = (part for part in point.parts if isinstance(part, TableColumns))
+    heading, line = part.plan_line(point)
     assert heading.startswith("Sent by each process in a step")
     assert line.startswith("all-gather ")
     own = sum(t.n_params for t in point.plan.cost.terms) - tables
@@ -437,7 +443,7 @@ def test_a_plan_of_groups_has_what_replicas_send(compose_raw):
     rows = make_point(compose_raw(*groups, "optim.table_gradient=rows"))
     assert alone.run_id == dense.run_id
     assert dense.table_ranks == 2
-    lines = [next(p.plan_line(point) for p in point.parts)[1] for point in (dense, rows)]
+    lines = [_line_of(point) for point in (dense, rows)]
     tables = sum(t.n_params for t in dense.plan.cost.terms if t.n_tables)
     assert f"all-to-all of replicas {4 * tables / 2 / 2 / 1e6:.3g} " in lines[0]  # R, and a half
     assert "all-gather of replicas" in lines[1]
@@ -448,6 +454,6 @@ def test_the_plan_for_a_cluster_has_milliseconds_where_its_links_are_known(compo
     lines = {}
     for card in ("h100", "v100"):
         point = make_point(compose_raw(*TWO, f"cluster={card}"))
-        ((_, lines[card]),) = (p for p in (part.plan_line(point) for part in point.parts) if p)
+        lines[card] = _line_of(point)
     assert "; by its links, modelled and never measured, 0.3" in lines["h100"]  # 10 calls
     assert "modelled" not in lines["v100"]

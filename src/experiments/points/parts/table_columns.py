@@ -18,17 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from experiments.budget.communication import (
-    Links,
-    calls_for_columns,
-    sent_by_ddp,
-    sent_by_replicas,
-    sent_for_columns,
-)
 from experiments.budget.plan import Plan
 from experiments.config.optim import Optim
 from experiments.config.schema import RunConfig
-from experiments.config.trainer import Cluster
 from experiments.models.digest import tensors_sha256
 from experiments.models.ffn._rows import columns_alone
 from experiments.models.roles import tables_of
@@ -37,6 +29,7 @@ from experiments.optim.groups import parameter_groups
 from experiments.optim.optimizer import RowAdamW, add_replicas
 from experiments.points.memory import memory_of, shapes_of
 from experiments.points.point import BuiltRun, Draft, Point, RunPart, TrainingPart
+from experiments.points.table_shares import share_of
 from experiments.system import started
 from experiments.system.agreement import told_by_all
 from experiments.system.disk import explained, sync_file
@@ -148,51 +141,18 @@ class TableColumns(RunPart):
         return draft, replace(plan, memory=memory_of(draft, self.size))
 
     def plan_line(self, point: Point) -> tuple[str, str] | None:
-        sent = self._sent(point)
-        ddp = sent_by_ddp(point.plan.cost, self.n_processes, tables=False)
-        parts = ", ".join(f"{name} {count / 1e6:.3g}" for name, count in sent.items())
+        share = share_of(point, self.size)
+        parts = ", ".join(f"{name} {count / 1e6:.3g}" for name, count in share.sent.items())
+        seconds = ""
+        if share.sending is not None and share.ddp_sending is not None:
+            seconds = (
+                f"; by its links, modelled and never measured, {1e3 * share.sending:.3g} ms and "
+                f"{1e3 * share.ddp_sending:.3g} ms"
+            )
         return (
             "Sent by each process in a step, MB, where they have the tables' columns between them",
             f"{parts} (counted in the record as it runs); the other gradients, by DDP "
-            f"{ddp / 1e6:.3g}{self._seconds(point, sent, ddp)}",
-        )
-
-    def _seconds(self, point: Point, sent: Mapping[str, int], ddp: int) -> str:
-        """Of the cluster's links, where the plan is for one and they are known."""
-        links = _links(point.config.cluster)
-        if links is None:
-            return ""
-        calls = calls_for_columns(
-            point.transformer.block_costs(),
-            n_passes=point.ranks.n_micro,
-            clipped=point.config.optim.grad_clip is not None,
-        )
-        calls |= self._of_replicas(point)[1]
-        own = links.seconds_of_columns(sent, calls, self.size, self.n_replicas)
-        return (
-            f"; by its links, modelled and never measured, {1e3 * own:.3g} ms and "
-            f"{1e3 * links.seconds_of_ddp(ddp, self.n_processes):.3g} ms"
-        )
-
-    def _sent(self, point: Point) -> dict[str, int]:
-        sent = sent_for_columns(
-            point.transformer.block_costs(),
-            d_model=point.transformer.d_model,
-            n_tokens=point.plan.batch_tokens // self.n_processes,
-            n_ranks=self.size,
-            clipped=point.config.optim.grad_clip is not None,
-        )
-        return sent | self._of_replicas(point)[0]
-
-    def _of_replicas(self, point: Point) -> tuple[dict[str, int], dict[str, int]]:
-        """Bytes and calls; of rows, of as many as balanced routing would touch."""
-        return sent_by_replicas(
-            point.transformer.block_costs(),
-            d_model=point.transformer.d_model,
-            n_tokens=point.plan.batch_tokens,
-            n_ranks=self.size,
-            n_replicas=self.n_replicas,
-            by_rows=point.config.optim.table_gradient == "rows",
+            f"{share.by_ddp / 1e6:.3g}{seconds}",
         )
 
     def building(self) -> AbstractContextManager[object]:
@@ -349,19 +309,6 @@ def _check_alike(run: BuiltRun) -> None:
             "process 0, as machines of two kinds do; let one process take the first steps, and "
             "go on from its checkpoint by as many as you like"
         )
-
-
-def _links(cluster: Cluster | None) -> Links | None:
-    if cluster is None:
-        return None
-    rates = {
-        "node_exchange": cluster.node_exchange,
-        "node_ring": cluster.node_ring,
-        "network_exchange": cluster.network_exchange,
-        "network_ring": cluster.network_ring,
-    }
-    known = {name: rate for name, rate in rates.items() if rate is not None}
-    return Links(**known, n_node=cluster.cards_per_node) if len(known) == len(rates) else None
 
 
 def _places(model: Transformer, optim: Optim) -> dict[str, int | None]:
