@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from experiments.models.ffn.dense import Dense, DenseConfig
+from experiments.models.ffn.peer import PEER, PEERConfig
 
 SECONDS = 0.1  # of each step
 SLOW = "model._target_=tests.slurm.slow.SlowConfig"  # beside model=dense and size=1
+SLOW_PEER = "model._target_=tests.slurm.slow.SlowPEERConfig"  # beside model=peer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +24,27 @@ class SlowConfig(DenseConfig):
 
 class Slow(Dense):
     """Waits, and computes as its base does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, seq, d_model) to the same."""
+        if self.training:
+            time.sleep(SECONDS)
+        return super().forward(x)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlowPEERConfig(PEERConfig):
+    """PEER, in training SECONDS slower."""
+
+    def build(self, d_model: int) -> "SlowPEER":
+        """The layer at this width."""
+        return SlowPEER(d_model, self)
+
+
+class SlowPEER(PEER):
+    """Waits, and computes as its base does."""
+
+    by_columns = True
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, seq, d_model) to the same."""

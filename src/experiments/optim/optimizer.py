@@ -257,10 +257,11 @@ def add_replicas(tables: Iterable[nn.Parameter], columns: Columns) -> None:
             continue
         own = coalesced(gradient)
         rows = columns.rows_of_replicas(own.indices()[0], len(table))
-        values = own.values().new_zeros(len(rows), table.shape[1])
-        values[torch.searchsorted(rows, own.indices()[0])] = own.values()
+        wide = torch.promote_types(own.dtype, torch.float32)
+        values = own.values().new_zeros(len(rows), table.shape[1], dtype=wide)
+        values[torch.searchsorted(rows, own.indices()[0])] = own.values().to(wide)
         columns.add_replicas(values)
-        table.grad = _sparse(rows, values, gradient.shape)
+        table.grad = _sparse(rows, values.to(own.dtype), gradient.shape)
 
 
 def clip_gradients(

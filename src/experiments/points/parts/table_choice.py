@@ -1,6 +1,7 @@
 """The dry run's line on trainer.table_ranks: what each number of processes would come to."""
 
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from experiments.config.schema import RunConfig
 from experiments.points.parts.table_columns import TableColumns
@@ -44,16 +45,16 @@ def choices(point: Point) -> list[Share]:
     """Of every number of processes that the run's tables can be shared by, 1 first. Other settings
     stay as they are.
     """
-    n, draft = point.ranks.world_size, draft_of(point)
-    possible = [1] if point.config.optim.table_gradient == "dense" else []
+    n, draft, config = point.ranks.world_size, draft_of(point), point.config
+    possible = [1] if config.optim.table_gradient == "dense" else []
     for size in range(2, n + 1):
         if n % size:
             continue
-        try:
-            TableColumns(size=size, n_processes=n).refuse(draft)
-        except ValueError:
-            continue
-        possible.append(size)
+        part = TableColumns.of(replace(config, trainer=replace(config.trainer, table_ranks=size)))
+        assert part is not None
+        with suppress(ValueError):
+            part.refuse(draft)
+            possible.append(size)
     return [share_of(point, size) for size in possible]
 
 
