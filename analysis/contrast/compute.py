@@ -10,10 +10,11 @@ import pandas as pd
 from analysis.contrast.fit import Fit, fit_points
 from analysis.contrast.multipliers import Frontier, multiplier_of
 from analysis.contrast.noise import chance_of_one_curvature
-from analysis.contrast.pairs import Pair, pairs_of, parse_pair
+from analysis.contrast.pairs import Pair, over_budgets, pairs_of, parse_pair
 from analysis.contrast.points import Points, points_of
 from analysis.contrast.result import Contrasts, Difference, Minimum
 from analysis.contrast.settings import Settings
+from analysis.contrast.slopes import slope_of, why_no_slope
 from analysis.contrast.sources import NOISE_ALONE, Sources, sources_of
 from analysis.contrast.stopping import seeds_needed
 from analysis.differences.correction import corrected
@@ -81,6 +82,11 @@ def contrast_points(
         differences=tuple(
             replace(one, primary=one.name in p_holm, p_holm=p_holm.get(one.name, float("nan")))
             for one in found
+        ),
+        slopes=tuple(
+            slope_of(fit, pair, level)
+            for pair in over_budgets(asked)
+            if why_no_slope(fit, pair) is None
         ),
         margin=settings.margin,
         stop=settings.stop,

@@ -10,13 +10,13 @@ import pandas as pd
 
 from analysis import numbers
 from analysis.contrast.compute import contrast_points
-from analysis.contrast.curves import Of, summed
 from analysis.contrast.fit import Fit, fit_points
 from analysis.contrast.multipliers import Frontier, multiplier_of
 from analysis.contrast.points import points_of
 from analysis.contrast.preregistration import Primary, Registered
 from analysis.contrast.result import Contrasts, Needed
 from analysis.contrast.settings import Settings
+from analysis.contrast.slopes import slope_of
 from analysis.contrast.sources import sources_of
 from analysis.contrast.stopping import seeds_needed
 from analysis.differences.correction import corrected
@@ -25,7 +25,7 @@ from analysis.fitting.results import Warned
 from analysis.fitting.text import format_status, join_first
 from analysis.table.checks import finished
 from analysis.table.documents import Documents
-from analysis.table.load import rows_with
+from analysis.table.load import has_value, rows_with
 
 _SAME = 1e-6
 
@@ -35,7 +35,8 @@ class Verdict:
     """A primary contrast as the runs have it. value: nats, a multiplier, or the change of ln
     multiplier a factor e of compute; p: alone, p_holm: after Holm's correction in its family, both
     nan if not computed; verdict: "refuted", "supported" (p_holm below 1 - level, and not refuted),
-    "open", or "not computed", with why.
+    "open", or "not computed", with why. beyond: budgets where the baseline's frontier is continued
+    beyond its own.
     """
 
     primary: Primary
@@ -44,6 +45,7 @@ class Verdict:
     p_holm: float
     verdict: str
     why: str
+    beyond: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -64,6 +66,12 @@ class Held(Warned):
     def warnings(self) -> tuple[str, ...]:
         missing = [one.primary.name for one in self.verdicts if one.why]
         found = [f"primary but not computed: {join_first(missing, 6, '; ')}"] if missing else []
+        beyond = [one.primary.name for one in self.verdicts if one.beyond]
+        if beyond:
+            found.append(
+                "primary, by a frontier that is continued beyond its budgets: "
+                + join_first(beyond, 6)
+            )
         if self.left_out:
             found.append(f"not registered, so in no fit: {join_first(self.left_out, 6)}")
         return (*found, *self.exploratory.warnings)
@@ -181,16 +189,18 @@ def hold_to(
 
 
 def _without_primary(explored: Contrasts, registered: Registered) -> Contrasts:
-    """Where some are left."""
-    names = {one.pair.name for one in registered.primaries if one.kind == "difference"}
-    others = [one for one in explored.differences if one.name not in names]
-    return replace(explored, differences=tuple(others)) if others else explored
+    """Without those that are primary, where other differences are left."""
+    names = {kind: {one.pair.name for one in registered.primaries if one.kind == kind}
+             for kind in ("difference", "slope")}  # fmt: skip
+    slopes = tuple(one for one in explored.slopes if one.name not in names["slope"])
+    others = tuple(one for one in explored.differences if one.name not in names["difference"])
+    return replace(explored, differences=others or explored.differences, slopes=slopes)
 
 
 def _of_design(registered: Registered, table: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """The runs that it names, and in words the layers and budgets that it does not."""
     if registered.where:
-        table = rows_with(table, registered.where)
+        table = rows_with(table, _that_there_are(registered, table))
     done = finished(table)
     layers = [str(name) for name in dict.fromkeys(done["series"])]
     if not set(layers) & set(registered.layers):
@@ -210,12 +220,22 @@ def _of_design(registered: Registered, table: pd.DataFrame) -> tuple[pd.DataFram
     return table[kept].reset_index(drop=True), tuple(left)
 
 
+def _that_there_are(registered: Registered, table: pd.DataFrame) -> Mapping[str, Sequence[str]]:
+    """`where` without values that no run has yet: it was written before the runs."""
+    found = {}
+    for name, values in registered.where.items():
+        have = [value for value in values if name in table and has_value(table[name], value).any()]
+        found[name] = have or values
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Tested:
     primary: Primary
     value: Estimate
     p: float
     why: str = field(default="")
+    beyond: tuple[float, ...] = ()
 
 
 def _tested(fit: Fit, primary: Primary, level: float) -> _Tested:
@@ -239,21 +259,20 @@ def _tested(fit: Fit, primary: Primary, level: float) -> _Tested:
     why = frontier.why_not(fit.about)
     if why:
         return _Tested(primary=primary, value=nan, p=float("nan"), why=f"{primary.baseline}: {why}")
-    logs = [frontier.multiplier(fit.lowest(primary.layer, b), b) for b in primary.budgets]
-    if primary.kind == "multiplier":
-        value = multiplier_of(fit.about, frontier, logs[0], level)
-        return _Tested(
-            primary=primary, value=value, p=fit.about.chance(fit.about.quantity(logs[0]))
-        )
-    one = fit.about.quantity(_slope(logs, primary.budgets))
-    value = fit.about.interval(one, level)
-    return _Tested(primary=primary, value=value, p=fit.about.chance(one))
-
-
-def _slope(logs: Sequence[Of], budgets: Sequence[float]) -> Of:
-    """That of ln(multiplier) over ln(compute), by least squares."""
-    log_c = np.log(budgets) - np.log(budgets).mean()
-    return summed(list(zip((log_c / (log_c @ log_c)).tolist(), logs, strict=True)))
+    if primary.kind == "slope":
+        slope = slope_of(fit, primary.pair, level)
+        return _Tested(primary=primary, value=slope.value, p=slope.p, beyond=slope.beyond)
+    (budget,) = primary.budgets
+    log = frontier.multiplier(fit.lowest(primary.layer, budget), budget)
+    quantity, value = fit.about.quantity(log), multiplier_of(fit.about, frontier, log, level)
+    bounded = value.upper < float("inf")
+    beyond = frontier.is_beyond(fit.about, quantity, budget)
+    return _Tested(
+        primary=primary,
+        value=value,
+        p=fit.about.chance(quantity) if bounded else 1.0,
+        beyond=(budget,) if beyond else (),
+    )
 
 
 def _judged(one: _Tested, p_holm: float, level: float) -> Verdict:
@@ -263,7 +282,13 @@ def _judged(one: _Tested, p_holm: float, level: float) -> Verdict:
     elif not one.why and p_holm < 1 - level:
         verdict = "supported"
     return Verdict(
-        primary=one.primary, value=one.value, p=one.p, p_holm=p_holm, verdict=verdict, why=one.why
+        primary=one.primary,
+        value=one.value,
+        p=one.p,
+        p_holm=p_holm,
+        verdict=verdict,
+        why=one.why,
+        beyond=one.beyond,
     )
 
 

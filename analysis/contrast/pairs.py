@@ -84,3 +84,14 @@ def pairs_of(points: Points, layers: Sequence[str], baselines: Sequence[str]) ->
             f"{join_first(points.layers, 8)}; name one of them as baseline"
         )
     return found
+
+
+def over_budgets(pairs: Sequence[Pair]) -> list[Pair]:
+    """Each two layers once, at all budgets of their pairs."""
+    found: dict[tuple[str, str], set[float]] = {}
+    for pair in pairs:
+        found.setdefault((pair.layer, pair.baseline), set()).update(pair.budgets)
+    return [
+        Pair(layer=layer, baseline=baseline, budgets=tuple(sorted(budgets)))
+        for (layer, baseline), budgets in found.items()
+    ]

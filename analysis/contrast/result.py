@@ -9,6 +9,7 @@ import pandas as pd
 from analysis import numbers
 from analysis.contrast.curves import Centres, Curvature
 from analysis.contrast.noise import GroupNoise
+from analysis.contrast.slopes import Slope
 from analysis.fitting.intervals import Estimate
 from analysis.fitting.results import Warned
 from analysis.fitting.text import format_status, in_columns, join_first, pluralize
@@ -87,8 +88,9 @@ class Contrasts(Warned):
     chance of noises so unequal within classes; curvatures: layer -> k of k (ln size - ln size*)^2,
     one for all or one each; p_curvature: the chance of curvatures so unequal where all have one,
     nan if not tested; holds, lacks: the errors that are in the intervals, and those that are not;
-    margin: nats, of equivalence; stop: the half-width wanted, needed: the seeds
-    for it, of the primary differences; left_out: what has no curve.
+    slopes: of each two layers that are compared at several budgets, none where the multipliers
+    don't exist; margin: nats, of equivalence; stop: the half-width wanted, needed: the seeds for
+    it, of the primary differences; left_out: what has no curve.
     """
 
     x_name: str
@@ -107,6 +109,7 @@ class Contrasts(Warned):
     lacks: tuple[str, ...]
     minima: tuple[Minimum, ...]
     differences: tuple[Difference, ...]
+    slopes: tuple[Slope, ...]
     margin: float | None
     stop: float | None
     needed: tuple[Needed, ...]
@@ -181,6 +184,21 @@ class Contrasts(Warned):
             ]
         )
 
+    def slopes_frame(self) -> pd.DataFrame:
+        """A row two layers."""
+        return pd.DataFrame(
+            [
+                {
+                    "layer": one.layer,
+                    "minus": one.baseline,
+                    "budgets": ", ".join(map(numbers.flops, one.budgets)),
+                    **one.value.columns("slope"),
+                    "p": one.p,
+                }
+                for one in self.slopes
+            ]
+        )
+
     def minima_frame(self) -> pd.DataFrame:
         """A row a layer and budget."""
         return pd.DataFrame(
@@ -243,6 +261,7 @@ class Contrasts(Warned):
             "",
             "differences of lowest losses" + self._holm_text() + ":",
             self._differences_text(),
+            *self._slopes_text(),
             *self._stop_text(),
         ]
         return "\n".join([*lines, *format_status(self.status, self.warnings)])
@@ -276,6 +295,19 @@ class Contrasts(Warned):
         if "rates_shift" in frame:
             said += "; rates_shift: what the best rates would add"
         return f"{shown(frame)}\n{said}"
+
+    def _slopes_text(self) -> list[str]:
+        if not self.slopes:
+            return []
+        frame = self.slopes_frame()
+        for name in ("slope", "slope_lower", "slope_upper"):
+            frame[name] = frame[name].map("{:+.3f}".format)
+        frame["p"] = frame["p"].map("{:.2g}".format)
+        return [
+            "",
+            "slopes of ln(multiplier) over ln(compute), 0: the same saving at all budgets:",
+            frame.to_string(index=False),
+        ]
 
     def _stop_text(self) -> list[str]:
         """The seeds that are missing for the half-width, by width alone and never by a sign."""

@@ -1,15 +1,19 @@
 """Laws of rates as `python -m analysis rates` wrote them, and how far rates used may be from best.
 
 The best rate of a cell is the law's, off by the law's own error (Student's t of its covariance, the
-same draw for all cells of a law) and by what the law misses of a cell (tau, of each its own). A
-rate that is off by e in ln(rate) costs k e^2, k being the curvature of the model's cells: one for
-all of a model, by parabolas of the rates that the cells' curves are of. Loss rises faster above the
-best rate than below it; a parabola has the mean of both sides.
+same draw for all cells of a law) and by what the law misses of a cell: tau, of each model and
+budget its own. All sizes there share it: drawn for each size, it would go from a curve's lowest
+loss with the mean, and intervals would hold the truth too seldom. tau is drawn too, as likely as
+the scatter of the cells makes it (restricted likelihood, every tau as likely before: Gelman 2006,
+Bayesian Analysis 1, 515-533). The saved one is of the most likelihood, too small where cells are
+few for the law's numbers. A rate that is off by e in ln(rate) costs k e^2, k being the curvature of
+the model's cells: one for all of a model, by parabolas of the rates that the cells' curves are of.
+Loss rises faster above the best rate than below it; a parabola has the mean of both sides.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +23,25 @@ import pandas as pd
 from analysis.fitting.intervals import Array
 
 _DRAWS = 4000
+_ALONE = 6  # cells of one model from which on AICc can choose a column (budget/rate_law.py)
+_TAUS, _GRID = 200, 400  # quantiles of tau, and values that are looked at
+_WIDEST, _LEAST = 2.0, 1e-6  # tau, of the standard deviation of ln lr*; ln(rate)
 _REMEDY = "give the rates.json that `python -m analysis rates TABLE --out FOLDER` writes"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SavedLaw:
-    """ln lr* = theta . (1 for the model that it is and 0 for the others, ln of each column)."""
+    """ln lr* = theta . (1 for the model that it is and 0 for the others, ln of each column).
+
+    taus (T,): standard deviations of what it misses of a cell, ln(rate), each as likely.
+    """
 
     models: tuple[str, ...]
     columns: tuple[str, ...]
     theta: Array
     covariance: Array
     dof: int
-    tau: float
+    taus: Array
 
     def design(self, rows: pd.DataFrame, models: Sequence[str]) -> Array:
         """(S, p). Raises ValueError for a column that the rows have not."""
@@ -45,8 +55,8 @@ class SavedLaw:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SavedRates:
-    """laws: the chosen ones, those of one model first; curvatures: model -> k, nats over the square
-    of ln(rate).
+    """laws: the chosen ones, those of one model first unless they are of few cells; curvatures:
+    model -> k, nats over the square of ln(rate).
     """
 
     path: str
@@ -56,8 +66,8 @@ class SavedRates:
     def costs(self, rows: pd.DataFrame, seed: int = 0) -> Array:
         """Draws (K, S) of what the rate of each row costs, nats/token.
 
-        rows: with series, model and lr, and the laws' columns. Raises ValueError, a line, for a
-        model without a law or curvature, and for runs without a rate.
+        rows: with series, model, budget and lr, and the laws' columns. Raises ValueError, a line,
+        for a model without a law or curvature, and for runs without a rate.
         """
         if "lr" not in rows or not (rows["lr"].astype("float64") > 0).all():
             raise ValueError("not all runs have a rate, lr")
@@ -75,6 +85,7 @@ class SavedRates:
         rng = np.random.default_rng(seed)
         used = np.log(rows["lr"].to_numpy(dtype=np.float64))
         k = np.array([self.curvatures[model] for model in models])
+        place = rows.groupby(["series", "budget"], dropna=False).ngroup().to_numpy()
         costs, left = np.zeros((_DRAWS, len(rows))), np.full(len(rows), True)
         for law in self.laws:
             own = left & np.isin(models, law.models)
@@ -85,7 +96,8 @@ class SavedRates:
             normal = rng.multivariate_normal(np.zeros(X.shape[1]), law.covariance, size=_DRAWS)
             wide = np.sqrt(law.dof / rng.chisquare(law.dof, size=_DRAWS))
             best = X @ law.theta + (normal * wide[:, None]) @ X.T
-            best += law.tau * rng.standard_normal(best.shape)
+            missed = rng.standard_normal((_DRAWS, place.max() + 1))[:, place[own]]
+            best += rng.choice(law.taus, (_DRAWS, 1)) * missed
             costs[:, own] = k[own] * (used[own] - best) ** 2
         return costs
 
@@ -96,11 +108,14 @@ def read_rates(path: Path) -> SavedRates:
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        groups = sorted(found["forms"], key=lambda group: len(group["models"]))
         laws = [
-            _law(next(law for law in group["laws"] if law["label"] == group["chosen"]))
-            for group in groups
+            _law(
+                next(law for law in group["laws"] if law["label"] == group["chosen"]),
+                found["cells"],
+            )
+            for group in found["forms"]
         ]
+        laws.sort(key=lambda law: (law.dof + len(law.theta) < _ALONE, len(law.models)))
         curvatures = _curvatures(found["cells"])
     except (ValueError, TypeError, KeyError, StopIteration) as error:
         raise ValueError(f"{path} has no laws of rates ({error!r:.60}); {_REMEDY}") from None
@@ -109,7 +124,7 @@ def read_rates(path: Path) -> SavedRates:
     return SavedRates(path=str(path), laws=tuple(laws), curvatures=curvatures)
 
 
-def _law(node: Mapping[str, Any]) -> SavedLaw:
+def _law(node: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> SavedLaw:
     theta = np.array(node["theta"], dtype=np.float64)
     covariance = np.array(node["covariance"], dtype=np.float64)
     law = SavedLaw(
@@ -118,14 +133,38 @@ def _law(node: Mapping[str, Any]) -> SavedLaw:
         theta=theta,
         covariance=covariance,
         dof=int(node["dof"]),
-        tau=float(node["tau"]),
+        taus=np.zeros(1),
     )
     n = len(law.models) + len(law.columns)
-    if theta.shape != (n,) or covariance.shape != (n, n) or law.dof < 1 or not law.tau >= 0:
+    if theta.shape != (n,) or covariance.shape != (n, n) or law.dof < 1:
         raise ValueError("a law's numbers don't go together")
     if not (np.isfinite(theta).all() and np.isfinite(covariance).all()):
         raise ValueError("a law has a number that is not finite")
-    return law
+    own = [c for c in cells if c["inside"] and c["lr_opt"] and c["model"] in law.models]
+    if len(own) != law.dof + n:
+        raise ValueError("a law's cells are not all in the file")
+    rows = pd.DataFrame([{**cell["at"], "model": cell["model"]} for cell in own])
+    X = law.design(rows, list(rows["model"]))
+    y = np.log([float(cell["lr_opt"]) for cell in own])
+    errors = np.array([float(cell["error"] or "nan") for cell in own])
+    return replace(law, taus=_taus(X, y, errors if np.isfinite(errors).all() else 0 * y))
+
+
+def _taus(X: Array, y: Array, errors: Array) -> Array:
+    """Quantiles of tau by the restricted likelihood of y (n,) on X (n, p), with errors (n,)."""
+    grid = np.linspace(0, _WIDEST * float(np.std(y)) + _LEAST, _GRID)
+    logs = []
+    for tau in grid:
+        variance = errors**2 + max(tau, _LEAST) ** 2
+        A = X / np.sqrt(variance)[:, None]
+        q, r = np.linalg.qr(A)
+        z = y / np.sqrt(variance)
+        left = z @ z - (q.T @ z) @ (q.T @ z)
+        ends = 2 * np.log(np.abs(np.diag(r))).sum()
+        logs.append(-0.5 * (np.log(variance).sum() + ends + left))
+    chance = np.cumsum(np.exp(np.array(logs) - max(logs)))
+    middles = (np.arange(_TAUS) + 0.5) / _TAUS
+    return np.interp(middles, chance / chance[-1], grid)
 
 
 def _curvatures(cells: Sequence[Mapping[str, Any]]) -> dict[str, float]:

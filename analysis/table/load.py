@@ -98,7 +98,7 @@ def rows_with(table: pd.DataFrame, where: Mapping[str, Sequence[str]]) -> pd.Dat
         column = table[name]
         keep = pd.Series(False, index=table.index)
         for value in values:
-            has = _equals(column, value)
+            has = has_value(column, value)
             if not has.any():
                 have = sorted({"" if pd.isna(v) else f"{v}" for v in column})
                 raise ValueError(
@@ -110,7 +110,8 @@ def rows_with(table: pd.DataFrame, where: Mapping[str, Sequence[str]]) -> pd.Dat
     return table.assign(series=variants(table).astype(str)) if named else table
 
 
-def _equals(column: pd.Series, value: str) -> pd.Series:
+def has_value(column: pd.Series, value: str) -> pd.Series:
+    """Of each row, as `where` reads a value. Raises ValueError for no number where numbers are."""
     if value == "":
         return column.isna()
     if not pd.api.types.is_numeric_dtype(column):

@@ -4,12 +4,14 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 
+import numpy as np
 import pandas as pd
 
 from analysis.fitting.text import join_first
 
 VARIANT = ("n_experts", "n_heads", "top_k", "query_norm")  # of a model's layer
 ALL = "all"  # the one series of a table that is to have one
+_EXACT = 1e-9  # relative
 _FEWEST = 3  # sizes that a curve needs
 _NEAR = 2.0  # a name's size and the counted one may differ so much: embeddings, rounding
 _COUNT = re.compile(r"(?<![a-z0-9.])(\d+(?:\.\d+)?)(k|m|b|bn)(?![a-z0-9])", re.IGNORECASE)
@@ -21,7 +23,11 @@ _FACTORS = {"k": 1e3, "m": 1e6, "b": 1e9, "bn": 1e9}
 
 
 def variants(table: pd.DataFrame) -> pd.Series:
-    """The model's name, and those of VARIANT that vary over its runs in this table."""
+    """The model's name, and those of VARIANT that vary over its runs in this table.
+
+    A number of experts that is the same multiple of the width in all runs of a model is no variant:
+    its capacity grows with it.
+    """
     # On lists: pandas' operations, several for each column, take ten times as long.
     models, done = table["model"].tolist(), (table["status"] == "done").tolist()
     names = list(models)
@@ -32,11 +38,26 @@ def variants(table: pd.DataFrame) -> pd.Series:
             # A run that broke off may lack its config: no variant of its own
             if is_done or has:
                 found.setdefault(model, set()).add(text if has else "")
+        if column == "n_experts" and "d_model" in table:
+            several = {model for model, of in found.items() if len(of) > 1}
+            found |= {model: set() for model in _of_width(table, several)}
         names = [
             f"{name} {column}={text}" if has and len(found[model]) > 1 else name
             for name, model, has, text in zip(names, models, known, texts, strict=True)
         ]
     return pd.Series(names, table.index, table["model"].dtype, name="model")
+
+
+def _of_width(table: pd.DataFrame, models: set[str]) -> list[str]:
+    """Those whose number of experts is proportional to the width."""
+    found = []
+    for model in models:
+        runs = table.loc[table["model"] == model, ["n_experts", "d_model"]]
+        known = runs[runs["n_experts"].notna()].astype("float64")
+        times = (known["n_experts"] / known["d_model"]).to_numpy(dtype="float64")
+        if np.isfinite(times).all() and np.ptp(times) <= _EXACT * times.max():
+            found.append(model)
+    return found
 
 
 def named_by(table: pd.DataFrame, frame: pd.DataFrame, names: Sequence[str]) -> pd.Series:

@@ -2,6 +2,7 @@
 
 import json
 
+import pandas as pd
 import pytest
 
 from analysis.rates.fit import fit_rates
@@ -85,3 +86,17 @@ def test_what_is_no_law_of_the_point_is_refused_in_a_line(fitted, path, tmp_path
         with pytest.raises(ValueError, match=why) as error:
             rate_by_law(*arguments)
         assert "\n" not in str(error.value)
+
+
+def test_a_law_of_few_cells_does_not_come_before_one_of_several_models(tmp_path):
+    """Of three cells AICc takes a constant; of both models' six it can see the size."""
+    rows = grid_of(0.001)
+    table = pd.concat([rows[rows["n_tokens"] == 1e9].assign(model=name) for name in ("a", "b")])
+    fitted = fit_rates(check_table(table.reset_index(drop=True)), method="parabola")
+    alone, _, both = fitted.forms
+    assert (alone.law.label, both.law.label) == ("constant", "n_params")
+    path = tmp_path / "rates.json"
+    path.write_text(json.dumps(fitted.to_dict()))
+    found = rate_by_law(path, None, "a", {"n_params": 3e7, "n_tokens": 1e9})
+    want = both.law.predict({"n_params": [3e7]}, model="a")
+    assert found.lr == pytest.approx(float(want.value[0]), rel=1e-9)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 FARTHEST = 10.0  # a law is not applied where a value is this many times outside of its cells
+ALONE = 6  # cells of one model: of fewer AICc chooses a constant, however the rates change
 _LARGEST_LOG = 700.0  # exp of more is no float
 _ROUNDING = 1e-9  # of a factor
 
@@ -69,6 +70,11 @@ class _Law:
     dof: int
     ranges: Mapping[str, tuple[float, float]]
 
+    @property
+    def order(self) -> tuple[bool, int]:
+        """Laws of few cells come last, those of fewer models first."""
+        return (self.dof + len(self.theta) < ALONE, len(self.models))
+
     def words(self, model: str) -> str:
         """The law of peer, 0.0115 * d_model^-1.02."""
         constants, exponents = self.theta[: len(self.models)], self.theta[len(self.models) :]
@@ -101,7 +107,7 @@ def rate_by_law(path: Path, form: str | None, model: str, values: Mapping[str, f
     """The rate of a model where the columns of a law have these values.
 
     form: the label of one that was compared, as "d_model + n_tokens"; None for the chosen one. A
-    law of the model alone comes before one of several models.
+    law of the model alone comes before one of several models if it is of ALONE cells or more.
 
     Raises ValueError for a file without such a law, for a column that `values` has not, and for a
     value more than FARTHEST times outside of the cells that the law was fitted to.
@@ -143,7 +149,7 @@ def _find(path: Path, form: str | None, model: str) -> _Law:
         raise ValueError(f"optim.law={path} is not there; {remedy}") from None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"optim.law={path} has no laws of rates ({error!r}); {remedy}") from None
-    own = sorted((pair for pair in laws if model in pair[1].models), key=lambda p: len(p[1].models))
+    own = sorted((pair for pair in laws if model in pair[1].models), key=lambda p: p[1].order)
     if not own:
         models = sorted({name for _, law in laws for name in law.models})
         raise ValueError(

@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from analysis.contrast.beside import OfDocuments
+from analysis.contrast.beside import Beside, OfDocuments
 from analysis.contrast.compute import contrast_points
 from analysis.contrast.points import Points
-from analysis.contrast.result import Difference
 from analysis.contrast.settings import Settings
 from analysis.contrast.sources import NOISE_ALONE, Sources
 from analysis.fitting.status import FitError
+from tests.analysis.contrast.rated import rated
 
 FIRST = 20_000  # seed; the method was found on others
 LAYERS = ("dense", "none", "moe_fine", "pkm", "peer")
@@ -33,7 +33,9 @@ PLAN = ((2, 6, 2), (2, 6, 2), (1, 2, 1))
 class Way(NamedTuple):
     """seeds: of the sizes of each budget; noise: of classes by budget; bends: of layers, the truth;
     added: true best sizes are a layer's and a budget's part; documents: held out, of which each
-    layer finds some easier than others do, 0: the losses are of all text; how: contrast's
+    layer finds some easier than others do, 0: the losses are of all text; rates: by a "law" with
+    an error, or by one that is fitted to "trials", else the best; straight: the frontiers are lines
+    in ln C, else powers of it with one asymptote, of equal savings at all budgets; how: contrast's
     arguments.
     """
 
@@ -42,6 +44,8 @@ class Way(NamedTuple):
     bends: tuple[float, ...] = (1.0,) * 5
     added: bool = False
     documents: int = 0
+    rates: str = ""
+    straight: bool = True
     how: dict[str, object] = {}  # noqa: RUF012 - nobody writes to it
 
 
@@ -62,7 +66,9 @@ WAYS = {
     "as planned, 400 documents": Way(PLAN, NOISE, documents=400, how=NAMED),
     "as planned, 50 documents": Way(PLAN, NOISE, documents=50, how=NAMED),
     "as the study, 166 documents": Way(STUDY, NOISE, documents=166, how=NAMED),
+    "as planned, rates by a law": Way(PLAN, NOISE, rates="law", how=NAMED),
 }
+TRIALS = {"as planned, rates by a law of 15 cells": Way(PLAN, NOISE, rates="trials", how=NAMED)}
 UNLIKE = (1.1, 1.1, 0.9, 0.9, 0.9)
 LAYERS_OWN = {**NAMED, "curvature": "layer"}
 OFF = {
@@ -75,7 +81,13 @@ OFF = {
         PLAN, NOISE, (1.2, 1.2, 0.84, 0.84, 0.84), how=NAMED
     ),
 }
-IGNORED = {"as planned, 50 documents, not in the intervals": WAYS["as planned, 50 documents"]}
+IGNORED = {
+    f"{name}, not in the intervals": WAYS[name]
+    for name in ("as planned, 50 documents", "as planned, rates by a law")
+}
+CURVED = {"as planned, frontiers that are powers": Way(PLAN, NOISE, straight=False, how=NAMED)}
+TRIAL_NOISE = 0.015  # nats
+FLOOR, FALL, SAVED = 2.0, 0.14, 0.12  # asymptote, exponent, ln multiplier of a layer
 
 
 class Text:
@@ -100,7 +112,19 @@ class Text:
 class Truth(NamedTuple):
     points: Points
     lowest: dict[tuple[str, float], float]
+    straight: bool
     sources: Sources
+
+    def log_multiplier(self, layer: str, baseline: str, budget: float) -> float:
+        """ln of the true one: by straight lines in ln C, or of powers what each layer saves."""
+        if not self.straight:
+            return SAVED * (LAYERS.index(layer) - LAYERS.index(baseline))
+        log_c = np.log(BUDGETS)
+        losses = [self.lowest[baseline, at] for at in BUDGETS]
+        loss = self.lowest[layer, budget]
+        i = 0 if loss > losses[1] else 1
+        way = (loss - losses[i]) / (losses[i + 1] - losses[i])
+        return float(log_c[i] + way * (log_c[i + 1] - log_c[i]) - np.log(budget))
 
 
 def drawn(way: Way, rng: np.random.Generator) -> Truth:
@@ -116,6 +140,8 @@ def drawn(way: Way, rng: np.random.Generator) -> Truth:
         name = "sparse" if layer in CLASSES["sparse"] else "rest"
         middle = 4 + b
         lowest[layer, budget] = 3.8 - 0.25 * b - 0.03 * k
+        if not way.straight:
+            lowest[layer, budget] = FLOOR + 1.8 * (budget / 1e13 * np.exp(SAVED * k)) ** -FALL
         seeds = way.seeds[b]
         for j, count in enumerate(seeds):
             at = np.log(middle + j - int(np.argmax(seeds)))
@@ -131,6 +157,12 @@ def drawn(way: Way, rng: np.random.Generator) -> Truth:
             n.append(count)
             squares.append(((drawn_ - drawn_.mean()) ** 2).sum())
     places = np.array(u)
+    beside: list[Beside] = [] if text is None else [text.source(np.array(by_text))]
+    if way.rates:
+        trials = TRIAL_NOISE if way.rates == "trials" else None
+        found = rated(LAYERS, [cells[i] for i in of], 16 * np.exp(places), rng, trials)
+        losses = list(np.array(losses) + found.costs)
+        beside.append(found.error)
     points = Points(
         x_name="n_layers",
         centre=float(places.mean()),
@@ -142,28 +174,24 @@ def drawn(way: Way, rng: np.random.Generator) -> Truth:
         squares=np.array(squares),
         left_out=(),
     )
-    sources = NOISE_ALONE if text is None else Sources(beside=(text.source(np.array(by_text)),))
-    return Truth(points, lowest, sources)
+    return Truth(points, lowest, way.straight, Sources(beside=tuple(beside)))
 
 
-def multiplier(truth: Truth, one: Difference) -> float:
-    """The true compute multiplier of a difference, by straight lines in ln C."""
-    log_c = np.log(BUDGETS)
-    losses = [truth.lowest[one.baseline, budget] for budget in BUDGETS]
-    loss = truth.lowest[one.layer, one.budgets[0]]
-    i = 0 if loss > losses[1] else 1
-    way = (loss - losses[i]) / (losses[i + 1] - losses[i])
-    return float(np.exp(log_c[i] + way * (log_c[i + 1] - log_c[i])) / one.budgets[0])
+def slope_over(logs: list[float]) -> float:
+    """Of a line by least squares over ln C of all budgets."""
+    return float(np.polyfit(np.log(BUDGETS), logs, 1)[0])
 
 
 def coverage(way: Way, draws: int, first: int = FIRST, *, told_of: bool = True) -> dict[str, float]:
     """The share of intervals that hold the truth: of differences from `none`, those of the worst
-    layer and budget, and lowest losses. Their half-width (median, nats), the mean error of the
-    worst difference (nats), and the share of tables that are warned of unequal curvatures, and of
-    those that are refused and count nowhere else. told_of: intervals hold which documents were
-    drawn, where losses are of some.
+    layer and budget, lowest losses, multipliers and slopes of their logarithm over ln C. The
+    half-width of differences (median, nats), the mean error of the worst difference (nats) and of
+    slopes, and the share of tables that are warned of unequal curvatures, and of those that are
+    refused and count nowhere else. told_of: intervals hold which documents were drawn, where losses
+    are of some, and the law's errors, where rates are by one.
     """
     held, errors, widths, minima, told, multipliers, refused = [], [], [], [], [], [], 0
+    slopes, low = [], []
     for seed in range(first, first + draws):
         truth = drawn(way, np.random.default_rng(seed))
         try:
@@ -181,14 +209,18 @@ def coverage(way: Way, draws: int, first: int = FIRST, *, told_of: bool = True) 
         ]
         pairs = list(zip(found.differences, true, strict=True))
         held.append([one.value.lower <= t <= one.value.upper for one, t in pairs])
-        multipliers += [
-            one.multiplier.lower <= multiplier(truth, one) <= one.multiplier.upper
-            for one in found.differences
-        ]
+        for one in found.differences:
+            log = truth.log_multiplier(one.layer, "none", one.budgets[0])
+            multipliers.append(one.multiplier.lower <= np.exp(log) <= one.multiplier.upper)
+        for slope in found.slopes:
+            logs = [truth.log_multiplier(slope.layer, "none", budget) for budget in BUDGETS]
+            slopes.append(slope.value.lower <= slope_over(logs) <= slope.value.upper)
+            low.append(slope.value.value - slope_over(logs))
         errors.append([one.value.value - t for one, t in pairs])
         widths += [one.half_width for one in found.differences]
-        for one in found.minima:
-            minima.append(one.loss.lower <= truth.lowest[one.layer, one.budget] <= one.loss.upper)
+        for minimum in found.minima:
+            at = truth.lowest[minimum.layer, minimum.budget]
+            minima.append(minimum.loss.lower <= at <= minimum.loss.upper)
         told.append(found.p_curvature < 0.05)
     by_cell = np.mean(held, axis=0)
     return {
@@ -197,15 +229,17 @@ def coverage(way: Way, draws: int, first: int = FIRST, *, told_of: bool = True) 
         "best": float(by_cell.max()),
         "lowest losses": float(np.mean(minima)),
         "multipliers": float(np.mean(multipliers)),
+        "slopes": float(np.mean(slopes)),
         "half-width": float(np.median(widths)),
         "mean error": float(np.abs(np.mean(errors, axis=0)).max()),
+        "mean error of slopes": float(np.mean(low)),
         "told": float(np.mean(told)),
         "refused": refused / draws,
     }
 
 
 def main(draws: int, first: int = FIRST) -> None:
-    every = {**WAYS, **OFF, **IGNORED}
+    every = {**WAYS, **TRIALS, **OFF, **IGNORED, **CURVED}
     for name, way in tqdm(every.items(), desc="ways", disable=None):
         found = pd.Series(coverage(way, draws, first, told_of=name not in IGNORED)).round(3)
         print(f"| {name} | " + " | ".join(map(str, found)) + " |", flush=True)

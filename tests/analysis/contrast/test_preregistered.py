@@ -10,6 +10,7 @@ from analysis import contrast, hold_to, read_registration
 from analysis.__main__ import main
 from tests.analysis.contrast.test_contrast import STUDY, made
 
+EDITION_2 = STUDY.parent / "edition_2/preregistration.yaml"
 FILE = """
 about: does the third layer help?
 layers: [dense, none, peer, pkm]
@@ -131,6 +132,32 @@ def test_a_file_that_is_absent_or_huge_is_one_line(tmp_path, capsys):
     path.write_text("a" * 100_001)
     assert main(["contrast", str(STUDY), "--preregistered", str(path)]) == 2
     assert "are more than 100000" in capsys.readouterr().err
+
+
+def test_a_value_that_no_run_has_yet_is_no_error(tmp_path):
+    path = tmp_path / "registered.yaml"
+    path.write_text(FILE.replace("x: d_model", "x: d_model\nwhere: {d_model: [32, 48, 64, 512]}"))
+    table = made(np.random.default_rng(16))
+    found = hold_to(read_registration(path), table)
+    kept = table[table["d_model"] < 90]
+    assert found.verdicts[0] == hold_to(read_registration(path), kept).verdicts[0]
+    path.write_text(FILE.replace("x: d_model", "x: d_model\nwhere: {d_model: [512]}"))
+    with pytest.raises(ValueError, match="no run has d_model=512; they have"):
+        hold_to(read_registration(path), table)
+
+
+@pytest.mark.slow
+def test_the_second_edition_s_file_says_what_is_missing_of_each_primary(capsys, tmp_path):
+    command = ["contrast", str(STUDY), "--preregistered", str(EDITION_2), "--out", str(tmp_path)]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    for name, layer in (("gain", "peer"), ("mechanism", "peer"), ("trend", "peer")):
+        assert f"not computed: {name}: {layer} has no curve at 1e14\n" in out
+    assert "rule to stop: half-width 0.015 of peer - none at 3e13, or at 8 seeds of a size" in out
+    assert "EXPLORATORY" in out
+    values = json.loads((tmp_path / "contrast.json").read_text())
+    assert [one["verdict"] for one in values["verdicts"]] == ["not computed"] * 3
+    assert not any(one["primary"] for one in values["exploratory"]["differences"])
 
 
 @pytest.mark.slow

@@ -22,9 +22,8 @@ def path(tmp_path):
 def rows(*, times=1.0, n=3):
     N = np.array([1e7, 3e7, 1e8])[:n]
     best = 0.008 * (N / 3e7) ** -0.3 * (1e10 / 3e9) ** 0.1
-    return pd.DataFrame(
-        {"series": "dense", "model": "dense", "n_params": N, "n_tokens": 1e10, "lr": times * best}
-    )
+    names = {"series": "dense", "model": "dense", "budget": 6e18}
+    return pd.DataFrame({**names, "n_params": N, "n_tokens": 1e10, "lr": times * best})
 
 
 def test_a_law_is_read_back_and_a_rate_costs_by_its_distance(path):
@@ -38,14 +37,14 @@ def test_a_law_is_read_back_and_a_rate_costs_by_its_distance(path):
 
 
 def test_costs_are_those_of_draws_written_out(path):
-    """The mean of k e^2 over e of the law's covariance, by Student's t, and of tau."""
+    """The mean of k e^2 over e of the law's covariance, by Student's t, and of taus."""
     saved = read_rates(path)
     (law,) = [one for one in saved.laws if one.models == ("dense",)]
     costs, dof = saved.costs(rows(times=1.5)), law.dof
     for i, row in enumerate(rows(times=1.5).itertuples()):
         x = np.array([1.0, *(np.log(getattr(row, name)) for name in law.columns)])
         off = np.log(row.lr) - x @ law.theta
-        variance = x @ law.covariance @ x * dof / (dof - 2) + law.tau**2
+        variance = x @ law.covariance @ x * dof / (dof - 2) + (law.taus**2).mean()
         want = saved.curvatures["dense"] * (off**2 + variance)
         assert costs[:, i].mean() == pytest.approx(want, rel=0.1)  # 4,000 draws
 

@@ -111,3 +111,12 @@ def test_two_families_stay_two():
     assert set(table["series"]) == {"llama", "mamba"}
     assert len([n for n in table.attrs["notes"] if n.startswith("model names")]) == 2
     assert re.search(r"llama-130m, llama-300m, and 1 more", " ".join(table.attrs["notes"]))
+
+
+def test_experts_in_proportion_to_the_width_are_one_series():
+    frame = runs(
+        model=["peer"] * 3, d_model=[48, 64, 80], num_experts=[256 * 48, 256 * 64, 256 * 80]
+    )
+    assert check_table(frame)["series"].tolist() == ["peer"] * 3
+    other = check_table(frame.assign(num_experts=[256 * 48, 256 * 64, 128 * 80]))
+    assert other["series"].nunique() == 3
