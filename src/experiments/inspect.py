@@ -36,12 +36,14 @@ With text="..." it says what each expert adds to the logit of the next token.
   top=N                       experts a token that are shown of it; default 3
   find=STRING                 which experts fire on a string of several tokens, wherever it is in
                               the texts
+  before=RUN                  the run that this one started from, read too: what moved, and what
+                              the new experts of one that has grown took over
   patch=FILE                  with edits of its experts (experiments.patch), in a folder of its own
   evaluation.max_tokens=N     of each text, in windows spread evenly; all without it
   evaluation.batch_size=N     sequences; changes no result but by rounding
   trainer.accelerator=cpu     and other keys of trainer and paths
 """
-_KEYS = ("texts", "layers", "out", "text", "top", "find", PATCH)
+_KEYS = ("texts", "layers", "out", "text", "top", "find", "before", PATCH)
 _NODES = ("evaluation", "trainer", "paths")
 _OTHER = "or name another folder by out=..."
 
@@ -55,18 +57,25 @@ def inspect_run(
     folder: Path | None = None,
     patch: "Patch | None" = None,
     find: str | None = None,
+    before: Path | None = None,
 ) -> "list[LayerCard]":
     """The cards of a run's layers over texts; all tables are in the folder then. Cards that are
     there already are read. find: a string that the tables are to have which experts fire on.
+    before: the folder of the run that it started from, which they are to have the mass of.
 
     Raises ValueError for a run that is not done, a layer that can't say which experts it reads, a
     text of another tokenizer, a string that is in no text, and a folder of other results.
     """
     record = finished_record(run_dir)
+    if before is not None:
+        from experiments.inspection.before import check_before
+
+        check_before(record, finished_record(before), before)
     folder = folder_of(run_dir, patch) if folder is None else folder
     check_writable(folder, _OTHER)
     # seconds, which what is refused need not wait for
     from experiments.inspection.additions import with_strings
+    from experiments.inspection.before import with_before
     from experiments.inspection.cards import layer_card
     from experiments.inspection.opened import opened
     from experiments.inspection.page.page import page_of
@@ -98,6 +107,10 @@ def inspect_run(
         overall = shares_of_tokens(found)
         table = fired_on(run.model, run.layers, run.reading, sought, overall, tokenizer)
         found = with_strings(found, table)
+    if before is not None:
+        places = [word for word in overrides if node_of(word) in PLACES]
+        found = with_before(found, run, before, places, folder)
+    if sought or before is not None:
         write_results(folder, found, page_of(found, name=record.model))
     return list(found.cards)
 
@@ -180,7 +193,12 @@ def _run(words: Words) -> None:
     top, layers = words.number("top", 3, 1), words.names("layers") or None
     patch = named_patch(values, run_dir, finished_record(run_dir))
     folder = Path(values["out"]).expanduser() if "out" in values else folder_of(run_dir, patch)
-    from experiments.inspection.lines import lines_of_cards, lines_of_strings, lines_of_text
+    from experiments.inspection.lines import (
+        lines_of_before,
+        lines_of_cards,
+        lines_of_strings,
+        lines_of_text,
+    )
     from experiments.inspection.results import PAGE, read_inspection
 
     explained = None
@@ -190,7 +208,8 @@ def _run(words: Words) -> None:
         tokenizer, ids, found = explained
         for one in found:
             print("\n".join([*lines_of_text(tokenizer, ids, one, top), ""]))
-    if explained is None or "texts" in values or "find" in values:
+    before = Path(values["before"]).expanduser() if "before" in values else None
+    if explained is None or not {"texts", "find", "before"}.isdisjoint(values):
         cards = inspect_run(
             run_dir,
             words.names("texts"),
@@ -199,6 +218,7 @@ def _run(words: Words) -> None:
             folder=folder,
             patch=patch,
             find=values.get("find"),
+            before=before,
         )
         print("\n".join(lines_of_cards(cards)))
     if explained is not None and not keep_text(run_dir, values["text"], explained, folder, patch):
@@ -207,6 +227,8 @@ def _run(words: Words) -> None:
     if "find" in values:
         table = read_inspection(folder).tables["strings"]
         print("\n".join(lines_of_strings(table, values["find"])))
+    if before is not None:
+        print("\n".join(lines_of_before(read_inspection(folder).about)))
     print(f"tables: {folder}")
     print(f"page: {folder / PAGE}")
 

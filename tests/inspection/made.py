@@ -1,5 +1,6 @@
 """An inspection of slots that are drawn, over texts whose words no page may take for markup."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ from tokenizers import Tokenizer, models
 
 from experiments.inspection.additions import with_strings, with_typed
 from experiments.inspection.cards import layer_card
+from experiments.inspection.classes import CLASSES, class_of
 from experiments.inspection.interface import inspected_layers
 from experiments.inspection.results import FORMAT
 from experiments.inspection.statistics import Bounds, LayerStatistics
@@ -45,6 +47,7 @@ def made_inspection(n_experts=64, names=TEXTS):
     )
     layers = inspected_layers(model)
     texts, found = [], {}
+    classes = np.array([CLASSES.index(class_of(word)) for word in WORDS])
     for name in names:
         tokens = rng.integers(1, len(WORDS), N_TOKENS)
         tokens[LENGTH - 1 :: LENGTH] = 0
@@ -52,7 +55,7 @@ def made_inspection(n_experts=64, names=TEXTS):
     documents = np.arange(N_TOKENS) // LENGTH
     for layer in layers:
         n = layer.n_experts
-        own = LayerStatistics(n, len(texts), len(WORDS), Bounds(n_units=3))
+        own = LayerStatistics(n, len(texts), classes, Bounds(n_units=3))
         for i, text in enumerate(texts):
             experts = torch.tensor(rng.integers(0, n, (N_TOKENS, 4)))
             if len(texts) > 1 and layer.block == 0:
@@ -84,3 +87,14 @@ def with_additions(inspection):
     ]  # fmt: skip
     table = pd.DataFrame(two)[["layer", *COLUMNS]]
     return with_strings(with_typed(inspection, "\n" + EVIL, first), table)
+
+
+def with_before(inspection):
+    """As if the first layer had grown from its first 6 rows of 8, which had twice the mass."""
+    cells = inspection.tables["map"].query("layer == 'blocks.0.ffn' and row < 6")
+    then = {"run_id": "0011", "n_experts": 48, "share_new": 0.25, "used_new": 1.0,
+            "moved": 0.25, "moved_old": 0.0}  # fmt: skip
+    about = {**inspection.about, "blocks.0.ffn": {**inspection.about["blocks.0.ffn"]}}
+    about["blocks.0.ffn"]["before"] = then
+    before = cells.assign(mass=2 * cells["mass"])
+    return replace(inspection, about=about, tables={**inspection.tables, "before_map": before})

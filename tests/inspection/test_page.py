@@ -14,7 +14,7 @@ from experiments.inspection.page.data import Size, layer_data
 from experiments.inspection.page.page import page_of
 from experiments.inspection.results import read_inspection, write_results
 from experiments.system.page.shell import json_inside
-from tests.inspection.made import EVIL, TEXTS, WORDS, made_inspection, with_additions
+from tests.inspection.made import EVIL, TEXTS, WORDS, made_inspection, with_additions, with_before
 
 
 @pytest.fixture(scope="module")
@@ -207,3 +207,32 @@ def test_additions_are_read_back_and_take_their_own_places(made, tmp_path, monke
     monkeypatch.setattr("experiments.inspection.page.page._SIZES", (Size(), Size(typed=1)))
     small = page_of(found, name="pkm", limit=len(page.encode()) - 1)
     assert "1 of the texts that were typed" in small
+
+
+def test_a_map_before_and_the_change_of_shares(made):
+    found, statistics = made
+    shown = with_before(found)
+    assert "before" not in layer_data(shown, shown.cards[1], Size())["map"]["texts"][0]
+    layer = layer_data(shown, shown.cards[0], Size())["map"]
+    assert layer["before"]["n_experts"] == 48
+    mass = statistics["blocks.0.ffn"].mass.sum(0)
+    now, then = mass / mass.sum(), np.where(np.arange(64) < 48, mass, 0)
+    then = then / then.sum()
+    levels = np.frombuffer(base64.b64decode(layer["texts"][0]["change"]), np.uint8)
+    assert (levels[now + then == 0] == 0).all()
+    assert (levels[(now > 0) & (then == 0)] == 255).all()
+    both = (now > 0) & (then > 0)
+    np.testing.assert_allclose(
+        2.0 ** ((levels[both] - 128.0) * 4 / 127), now[both] / then[both], rtol=0.02
+    )
+    levels = np.frombuffer(base64.b64decode(layer["texts"][0]["before"]["levels"]), np.uint8)
+    assert (levels > 0).tolist() == (then > 0).tolist()
+
+
+def test_an_expert_has_its_lift_in_each_class_of_tokens(made):
+    found, _ = made
+    layer = layer_data(found, found.cards[0], Size())
+    assert layer["class_tests"]["n_tested"] > 0
+    kinds = {kind for expert in layer["experts"] for kind, *_ in expert["classes"]}
+    assert kinds == {"punctuation", "word start", "white space", "non-ASCII", "capital", "number",
+                     "inside a word"}  # fmt: skip

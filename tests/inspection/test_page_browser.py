@@ -4,7 +4,7 @@ import pytest
 
 from experiments.inspection.page.page import page_of
 from tests.analysis.report.test_page_browser import CONTRAST
-from tests.inspection.made import EVIL, made_inspection, with_additions
+from tests.inspection.made import EVIL, made_inspection, with_additions, with_before
 
 pytestmark = pytest.mark.slow
 
@@ -12,7 +12,9 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "inspect.html"
-    path.write_text(page_of(with_additions(made_inspection()[0]), name="pkm"), encoding="utf-8")
+    path.write_text(
+        page_of(with_before(with_additions(made_inspection()[0])), name="pkm"), encoding="utf-8"
+    )
     return path
 
 
@@ -48,6 +50,7 @@ def test_the_map_is_read_by_keys(browser, path):
         browser.call("Input.dispatchKeyEvent", type="keyDown", key=key, code=key)
     cell = text_of(browser, "#map_cell")
     assert cell.startswith("row 1, column 1, expert 9: ")
+    assert ", before " in cell
     assert cell.endswith("% of the mass")
     drawn = """(() => { const canvas = document.getElementById("map_canvas");
       const at = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
@@ -56,6 +59,25 @@ def test_the_map_is_read_by_keys(browser, path):
     browser.run("document.getElementById('map_text').selectedIndex = 1")
     browser.run("document.getElementById('map_text').dispatchEvent(new Event('change'))")
     assert browser.run(drawn) == 36
+
+
+def test_the_map_before_and_the_change(browser, path):
+    browser.open(path)
+    assert "Before is 0011, over the same tokens. It had 48 experts." in text_of(
+        browser, "#map_before"
+    )
+    top = "document.getElementById('map_new').style.top"
+    assert browser.run(top) == "75%"
+    for view, ends in (("before", "%"), ("change", "16 times")):
+        choose(browser, "map_view", view)
+        assert text_of(browser, "#map_most").endswith(ends)
+    browser.run("document.getElementById('map_canvas').focus()")
+    for key in ("ArrowDown",) * 8:
+        browser.call("Input.dispatchKeyEvent", type="keyDown", key=key, code=key)
+    assert text_of(browser, "#map_cell").endswith(", before not there")
+    choose(browser, "map_layer", "1")  # which was not there
+    assert not browser.run("document.querySelector('#map_before').checkVisibility()")
+    assert browser.complaints() == []
 
 
 def test_the_tab_key_reaches_every_control(browser, path):
@@ -92,8 +114,9 @@ def test_an_expert_shows_its_contexts_with_the_token_marked(browser, path):
     assert note.startswith("Of ")
     assert "differ significantly from 1" in note
     assert browser.run("document.querySelectorAll('article').length") == 8
-    lift = text_of(browser, "article .columns div:nth-child(2) tbody tr")
-    assert " to " in lift
+    for column in (2, 3):  # of texts, and of classes of tokens
+        lift = text_of(browser, f"article .columns div:nth-child({column}) tbody tr")
+        assert " to " in lift
     assert browser.complaints() == []
 
 

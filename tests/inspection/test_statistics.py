@@ -17,6 +17,7 @@ from experiments.models.ffn.pkm import PKMConfig
 from experiments.models.usage import ExpertUsage
 
 N, VOCAB, T, J = 40, 7, 25, 4
+CLASSES_OF = np.array([0, 0, 1, 1, 1, 4, 7])  # of ids
 
 
 def some_slots(seed, n=T):
@@ -45,7 +46,7 @@ def batches():
 
 
 def added(batches, bounds):
-    statistics = LayerStatistics(N, 2, VOCAB, bounds)
+    statistics = LayerStatistics(N, 2, CLASSES_OF, bounds)
     for batch in batches:
         statistics.add(*batch)
     return statistics
@@ -56,15 +57,19 @@ def test_all_sums_by_a_loop(batches):
     found = added(batches, bounds)
     tokens, slots, squares = Counter(), Counter(), defaultdict(float)
     mass, pairs, readings = defaultdict(float), Counter(), defaultdict(list)
+    of_classes, class_lengths = defaultdict(float), Counter()
     n_distinct, of_documents, lengths, sums = 0, defaultdict(float), Counter(), defaultdict(float)
     for read, ids, places, text, numbers in batches:
         for t in range(T):
             together = defaultdict(float)
             lengths[text, numbers[t]] += 1
+            kind = int(CLASSES_OF[ids[t]])
+            class_lengths[kind, text, numbers[t]] += 1
             for j in range(J):
                 expert = int(read.experts[t, j])
                 sums[expert] += float(read.weights[t, j])
                 of_documents[text, numbers[t], expert] += float(read.gates[t, j])
+                of_classes[kind, text, numbers[t], expert] += float(read.gates[t, j])
                 slots[expert] += 1
                 squares[expert] += float(read.weights[t, j]) ** 2
                 mass[text, expert] += float(read.gates[t, j])
@@ -91,6 +96,19 @@ def test_all_sums_by_a_loop(batches):
             assert moments.squares[text, expert] == pytest.approx(squares, rel=1e-12)
             products = sum(m * lengths[text, d] for d, m in read.items())
             assert moments.products[text, expert] == pytest.approx(products, rel=1e-12)
+    moments = found.classes.moments()
+    for kind in range(8):
+        own = [n for (k, *_), n in class_lengths.items() if k == kind]
+        assert moments.n_documents[kind] == len(own)
+        assert moments.n_tokens[kind] == sum(own)
+        for expert in range(N):
+            read = {(t, d): m for (k, t, d, e), m in of_classes.items() if (k, e) == (kind, expert)}
+            assert found.classes.mass[kind, expert] == pytest.approx(sum(read.values()), rel=1e-12)
+            assert moments.n_read[kind, expert] == len(read)
+            squares = sum(m**2 for m in read.values())
+            assert moments.squares[kind, expert] == pytest.approx(squares, rel=1e-12)
+            products = sum(m * class_lengths[kind, *place] for place, m in read.items())
+            assert moments.products[kind, expert] == pytest.approx(products, rel=1e-12)
     for text in range(2):
         expected = [mass[text, e] for e in range(N)]
         np.testing.assert_allclose(found.mass[text], expected, rtol=1e-12)
@@ -102,6 +120,12 @@ def test_all_sums_by_a_loop(batches):
         assert found.context_gates[expert, :n].tolist() == [-gate for gate, _ in best]
         assert (found.context_places[expert, n:] == -1).all()
     assert found.pairs.error == 0
+    before = Counter()
+    for read, ids, *_ in batches:
+        for t in range(1, T):
+            for expert in set(read.experts[t].tolist()):
+                before[expert, int(ids[t - 1]) * VOCAB + int(ids[t])] += 1
+    assert {(e, i): n for e, i, n in found.bigrams.most_common(VOCAB**2)} == dict(before)
     common = {(e, i): n for e, i, n in found.pairs.most_common(VOCAB)}
     assert common == dict(pairs)
     for expert in range(12):
@@ -113,7 +137,7 @@ def test_all_sums_by_a_loop(batches):
 def test_goes_on_from_a_state_to_the_bit(batches):
     bounds = Bounds(n_contexts=3, n_pairs=30)
     whole, begun = added(batches, bounds), added(batches[:2], bounds)
-    again = LayerStatistics(N, 2, VOCAB, bounds)
+    again = LayerStatistics(N, 2, CLASSES_OF, bounds)
     again.load(begun.state())
     for batch in batches[2:]:
         again.add(*batch)
@@ -121,7 +145,7 @@ def test_goes_on_from_a_state_to_the_bit(batches):
     assert one.keys() == other.keys()
     # which pairs were dropped depends on when a state was taken
     for name in one:
-        if not name.startswith("pairs."):
+        if not name.startswith(("pairs.", "bigrams.")):
             assert np.array_equal(one[name], other[name]), name
 
 
@@ -155,7 +179,7 @@ def test_of_a_layer_without_a_router_the_units_that_write_most_count():
     gates = torch.rand(5, N, generator=made)
     units = torch.arange(N).expand(5, N)
     slots = Slots(experts=units, gates=gates, weights=gates, all_experts=True)
-    statistics = LayerStatistics(N, 1, VOCAB, Bounds(n_units=3, n_pairs=100))
+    statistics = LayerStatistics(N, 1, CLASSES_OF, Bounds(n_units=3, n_pairs=100))
     statistics.add(slots, np.zeros(5, np.int64), np.arange(5), 0, np.zeros(5, np.int64))
     largest = gates >= gates.sort(descending=True).values[:, 2:3]
     assert statistics.n_tokens.tolist() == largest.sum(0).tolist()
@@ -191,7 +215,7 @@ def test_the_share_of_the_largest_hundredth():
 
 def test_memory_is_bounded_by_what_is_said():
     bounds = Bounds(n_contexts=3, n_pairs=64)
-    statistics = LayerStatistics(1000, 2, VOCAB, bounds)
+    statistics = LayerStatistics(1000, 2, CLASSES_OF, bounds)
     rng = np.random.default_rng(0)
     for i in range(20):
         slots = some_slots(i)

@@ -34,7 +34,7 @@ def reading():
         tokens[11::12] = 0
         texts.append(Text(name=name, tokens=tokens, digest=name))
     return Pass(
-        texts=texts, seq_len=16, batch_size=3, vocab_size=50, end_of_text=0,
+        texts=texts, seq_len=16, batch_size=3, classes=np.zeros(50, int), end_of_text=0,
         bounds=Bounds(n_units=3), identity={},
     )  # fmt: skip
 

@@ -4,6 +4,7 @@ import pytest
 
 from experiments.inspect import inspect_run
 from experiments.inspection.editing.making import Wish
+from experiments.inspection.results import read_inspection
 from experiments.patch import patch_run
 from experiments.points.planning import make_point
 from experiments.records.record import finished_record
@@ -61,6 +62,12 @@ def looked_at(run_dir, record, *texts):
     return [card for card in cards if card.routed]
 
 
+def since(run_dir, record, before):
+    """The inspection beside that of the run that it started from."""
+    inspect_run(run_dir, (), [f"paths.cache={record.config['paths']['cache']}"], before=before)
+    return read_inspection(run_dir / "inspection")
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
     "model", [("stem",), ("engram", "n_experts=80"), ("peer_narrow", "n_experts=64")], ids=str
@@ -98,6 +105,24 @@ def test_a_grown_run(child):
     (card,) = looked_at(run_dir, record)
     assert card.n_experts == 256
     assert card.usage == record.usage
+    parent = next(run_dir.parent.parent.glob(f"*/{record.init['parent']['run_id']}"))
+    found = since(run_dir, record, parent)
+    about = found.about[card.name]["before"]
+    assert about["n_experts"] == 64
+    experts = found.tables["experts"].query("layer == @card.name")
+    new = experts[experts["expert"] >= 64]["mass"].sum() / experts["mass"].sum()
+    assert about["share_new"] == pytest.approx(new, rel=1e-6)
+    assert 0 < about["moved_old"] <= about["moved"] <= 1
+    before = found.tables["before"].query("layer == @card.name")
+    assert before["expert"].max() < 64
+    cells = found.tables["before_map"].query("layer == @card.name")
+    assert cells["row"].max() < 8  # of 32
+    assert cells["mass"].sum() == pytest.approx(before["mass"].sum())
+    old = inspect_run(parent, (), [f"paths.cache={record.config['paths']['cache']}"])
+    usage = next(one.usage for one in old if one.name == card.name)
+    assert (before["mass"] > 0).sum() / 64 == pytest.approx(usage)  # over the same text
+    with pytest.raises(ValueError, match=r"started from no run: experts of the same number"):
+        since(parent, finished_record(parent), run_dir)
 
 
 @pytest.mark.long
@@ -112,6 +137,10 @@ def test_a_run_of_a_stream(child):
     assert card.n_experts == 64
     head = (run_dir / "inspection" / "experts.csv").read_text().splitlines()[0]
     assert all(f"mass.{name}" in head for name in ("base", *DOMAINS))
+    parent = next(run_dir.parent.parent.glob(f"*/{record.init['parent']['run_id']}"))
+    about = since(run_dir, record, parent).about[card.name]["before"]
+    assert (about["n_experts"], about["share_new"]) == (64, 0)
+    assert 0 < about["moved"] == about["moved_old"] < 1
 
 
 def test_a_run_that_still_trains_is_refused_with_that_word(tmp_path):

@@ -1,6 +1,7 @@
 """What a terminal shows of an inspection: lines of text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 from tokenizers import Tokenizer
@@ -75,6 +76,17 @@ def lines_of_strings(table: pd.DataFrame, string: str) -> list[str]:
             ]
         lines += aligned(cells)
     return lines
+
+
+def lines_of_before(about: Mapping[str, Any]) -> list[str]:
+    """A line a layer that the run before had too."""
+    heads = ("before", "N before", "mass of new ones", "new ones used", "moved", "of the old ones")
+    rows: list[tuple[str, ...]] = [heads]
+    for name, own in about.items():
+        if (then := own.get("before")) is not None:
+            shares = (then[key] for key in ("share_new", "used_new", "moved", "moved_old"))
+            rows.append((name, f"{then['n_experts']:,}", *(f"{share:.1%}" for share in shares)))
+    return ["", *aligned(rows)]
 
 
 def _with_interval(share: float, low: float, high: float) -> str:

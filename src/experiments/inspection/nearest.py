@@ -1,6 +1,7 @@
 """The experts that are nearest to some by what they write, and by the keys that find them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import pandas as pd
 import torch
@@ -9,6 +10,9 @@ from torch import Tensor
 from experiments.init.growth.product_keys import halves_of
 from experiments.inspection.interface import Inspected
 from experiments.models.ffn._product_keys import ProductKeyFFN
+from experiments.models.ffn.moe import MoE
+from experiments.models.ffn.omni import Omni
+from experiments.models.ffn.sgatlin import Sgatlin
 from experiments.models.ffn.ultramem import UltraMem
 
 N_NEAREST = 5
@@ -19,14 +23,15 @@ def nearest(layer: Inspected, experts: Sequence[int]) -> pd.DataFrame:
     """A line an expert, a measure (value, key) and a rank: expert, by, rank, other, cosine.
 
     value: of the rows that they write through. key: of both halves of product keys together, over
-    all heads where these have keys of their own; other layers have no line of it.
+    all heads where these have keys of their own; of the sum of two rows, where scores are of one
+    query (sgatlin, omni); of a mixture's rows of the router. Other layers have no line of it.
     """
     lines = []
-    keys = _key_halves(layer)
+    key_cosines = _key_measure(layer)
     for expert in experts:
         measures = {"value": _value_cosines(layer.layer.slot_rows(), expert)}
-        if keys is not None:
-            measures["key"] = _key_cosines(*keys, expert)
+        if key_cosines is not None:
+            measures["key"] = key_cosines(expert)
         for by, cosines in measures.items():
             cosines[expert] = -torch.inf
             most = cosines.topk(min(N_NEAREST, len(cosines) - 1))
@@ -43,18 +48,35 @@ def _value_cosines(rows: Tensor, expert: int) -> Tensor:
     return (flat @ flat[expert] / (norms * norms[expert])).double()
 
 
-def _key_halves(layer: Inspected) -> tuple[Tensor, Tensor] | None:
-    """(S1, d) and (S2, d), of all heads one after another."""
+def _key_measure(layer: Inspected) -> Callable[[int], Tensor] | None:
+    """Of an expert, the cosines (N,) of its key with all."""
     module = layer.module
+    if isinstance(module, MoE):
+        return partial(_value_cosines, module.router.weight)
+    if isinstance(module, Omni):
+        first, second = module.router.detach().view(2, module.side, -1)
+        return partial(_value_cosines, _sums(first.unsqueeze(1), second.unsqueeze(1)))
+    if isinstance(module, Sgatlin):
+        # (C, S, d) of each half; rows of the table are (a, channel, b)
+        first, second = halves_of(module.sub_keys.detach(), module.config)
+        return partial(_value_cosines, _sums(first.transpose(0, 1), second.transpose(0, 1)))
     if not isinstance(module, ProductKeyFFN) or isinstance(module, UltraMem):
         return None
     if module.config.n_groups > 1:
         return None
-    first, second = halves_of(module.sub_keys.detach(), module.config)
-    return tuple(half.movedim(-2, 0).flatten(1) for half in (first, second))  # type: ignore[return-value]
+    halves = halves_of(module.sub_keys.detach(), module.config)
+    first, second = (half.movedim(-2, 0).flatten(1) for half in halves)  # of all heads
+    return partial(_key_cosines, first, second)
+
+
+def _sums(first: Tensor, second: Tensor) -> Tensor:
+    """(S1, C, d) and (S2, C, d) to (S1 * C * S2, d), one of each, of the same channel."""
+    both = first.unsqueeze(2) + second.transpose(0, 1).unsqueeze(0)
+    return both.flatten(0, 2)
 
 
 def _key_cosines(first: Tensor, second: Tensor, expert: int) -> Tensor:
+    """Of (S1, d) and (S2, d)."""
     row, column = divmod(expert, len(second))
     dots = (first @ first[row]).unsqueeze(1) + second @ second[column]
     squares = first.square().sum(1).unsqueeze(1) + second.square().sum(1)

@@ -7,6 +7,7 @@ from typing import Any
 
 from experiments.data.vocabulary import Vocabulary
 from experiments.finished.model import Change, trained_model
+from experiments.inspection.classes import token_classes
 from experiments.inspection.interface import Inspected, inspected_layers
 from experiments.inspection.reading import Pass
 from experiments.inspection.results import FORMAT
@@ -59,7 +60,7 @@ def opened(
         texts=chosen,
         seq_len=point.config.data.seq_len,
         batch_size=batch_size,
-        vocab_size=vocabulary.n_entries,
+        classes=token_classes(vocabulary.tokenizer(), vocabulary.n_entries),
         end_of_text=vocabulary.end_of_text,
         bounds=Bounds(),
         identity=identity,

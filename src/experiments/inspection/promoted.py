@@ -1,6 +1,6 @@
 """The tokens that experts make likelier by what they write, through the final norm and the head."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ from experiments.models.ffn._slots import Slots
 from experiments.models.transformer import Transformer
 
 N_PROMOTED = 8  # tokens at each end
-_COLUMNS = ("expert", "side", "rank", "id", "token", "deviations")
+_COLUMNS = ("expert", "side", "rank", "id", "token", "deviations", "of")
 
 
 @torch.no_grad()
@@ -23,19 +23,24 @@ def promoted(
     experts: Sequence[int],
     signs: np.ndarray,
     tokenizer: Tokenizer,
+    in_contexts: Callable[[Sequence[int]], Tensor] | None = None,
 ) -> pd.DataFrame:
     """A line an expert and a token at either end: promoted, or suppressed.
 
     What an expert writes, times the final norm's weights and the head's rows, is one number a
     token. They are in standard deviations from their mean over the vocabulary, because the norm's
-    scale is each token's own. signs (E,): of the experts' mean weights. No line is of a layer where
-    what an expert writes depends on the token by more than its weight.
+    scale is each token's own. signs (E,): of the experts' mean weights. Where what an expert writes
+    depends on the token by more than its weight, rows are those of in_contexts (E, d_model), what
+    it wrote there on average; without that there is no line. of: row, or contexts.
     """
-    rows = written_rows(model, layer, experts)
+    rows, of = written_rows(model, layer, experts), "row"
     if rows is None:
-        return pd.DataFrame({name: [] for name in _COLUMNS})
+        if in_contexts is None:
+            return pd.DataFrame({name: [] for name in _COLUMNS})
+        rows, of = in_contexts(experts), "contexts"
+    else:
+        rows = rows * torch.from_numpy(signs).to(rows).unsqueeze(1)
     scores = (rows * model.norm.weight.double()) @ model.head.weight.double().t()
-    scores = scores * torch.from_numpy(signs).to(scores).unsqueeze(1)
     spread = scores.std(1, keepdim=True)
     far = torch.where(spread > 0, (scores - scores.mean(1, keepdim=True)) / spread, 0.0)
     lines = []
@@ -44,7 +49,7 @@ def promoted(
         for expert, values, ids in zip(experts, most.values, most.indices, strict=True):
             for rank, (value, token) in enumerate(zip(values.tolist(), ids.tolist(), strict=True)):
                 text = str(tokenizer.decode([token], skip_special_tokens=False))
-                lines.append((int(expert), side, rank + 1, token, text, sign * value))
+                lines.append((int(expert), side, rank + 1, token, text, sign * value, of))
     return pd.DataFrame(lines, columns=list(_COLUMNS))
 
 

@@ -32,14 +32,14 @@ _OTHER = "or name another folder by out=..."
 class Pass:
     """The texts that are read, and the limits of what is kept.
 
-    identity: the run, the texts and the rest of this, in plain values: no pass goes on from
-    another's state.
+    classes: of each token id (classes.py). identity: the run, the texts and the rest of this, in
+    plain values: no pass goes on from another's state.
     """
 
     texts: Sequence[Text]
     seq_len: int
     batch_size: int
-    vocab_size: int
+    classes: np.ndarray
     end_of_text: int
     bounds: Bounds
     identity: dict[str, Any]
@@ -77,23 +77,27 @@ class Pass:
 
     def n_bytes(self, layers: Sequence[Inspected]) -> int:
         """The memory of all statistics, at most."""
-        about = len(self.texts), self.vocab_size
+        about = len(self.texts), len(self.classes)
         return sum(self.bounds.n_bytes(layer.n_experts, *about) for layer in layers)
 
 
 def read_through(
-    model: Transformer, layers: Sequence[Inspected], reading: Pass, folder: Path
+    model: Transformer,
+    layers: Sequence[Inspected],
+    reading: Pass,
+    folder: Path,
+    file: str = STATISTICS,
 ) -> dict[str, LayerStatistics]:
-    """The statistics of each layer, by name. What was read by a pass of the same identity that did
-    not end is not read again. The model is in evaluation mode.
+    """The statistics of each layer, by name, which are in the file then. What was read by a pass of
+    the same identity that did not end is not read again. The model is in evaluation mode.
     """
     found = {
         layer.name: LayerStatistics(
-            layer.n_experts, len(reading.texts), reading.vocab_size, reading.bounds
+            layer.n_experts, len(reading.texts), reading.classes, reading.bounds
         )
         for layer in layers
     }
-    path = folder / STATISTICS
+    path = folder / file
     done = _load(path, found, reading.identity)
     place: dict[str, Any] = {}
 

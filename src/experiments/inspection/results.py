@@ -15,13 +15,14 @@ from experiments.system.json_files import read_json
 
 CARD = "card.json"
 PAGE = "inspect.html"
-FORMAT = 3  # of the folder; another's results are not gone on with
+FORMAT = 4  # of the folder; another's results are not gone on with
 TEXTS = (  # columns
     *("layer", "group", "text", "before", "token", "after", "next", "side", "by", "string"),
+    *("class", "of"),
 )
 TABLES = (
-    *("experts", "chosen", "contexts", "tokens", "bigrams", "lifts", "map"),
-    *("promoted", "nearest", "excerpts", "parts", "strings"),
+    *("experts", "chosen", "contexts", "tokens", "bigrams", "lifts", "classes", "map"),
+    *("promoted", "nearest", "excerpts", "parts", "strings", "before", "before_map"),
 )
 
 

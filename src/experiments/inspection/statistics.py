@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from experiments.inspection.classes import ClassSums
 from experiments.inspection.documents import DocumentSums
 from experiments.inspection.pairs import PENDING, PairCounts
 from experiments.models.ffn._slots import Slots
@@ -56,10 +57,12 @@ class LayerStatistics:
     them, by text. context_gates and context_places (N, n_contexts): its largest gates (of a token's
     slots together) and where they were, -1 where there are fewer; ties go to the earlier. pairs:
     counts by token id, in tokens; bigrams: by the id before * vocab_size + its own. documents: sums
-    over documents. total: tokens, slots and distinct experts of tokens, over all.
+    over documents; classes: those of each class of tokens, of which (V,) ids are. total: tokens,
+    slots and distinct experts of tokens, over all.
     """
 
-    def __init__(self, n_experts: int, n_texts: int, vocab_size: int, bounds: Bounds) -> None:
+    def __init__(self, n_experts: int, n_texts: int, classes: np.ndarray, bounds: Bounds) -> None:
+        vocab_size = len(classes)
         self.n_experts, self.vocab_size, self.bounds = n_experts, vocab_size, bounds
         self.usages = [ExpertUsage(n_experts) for _ in range(n_texts)]
         self.n_tokens = np.zeros(n_experts, np.int64)
@@ -71,6 +74,7 @@ class LayerStatistics:
         self.pairs = PairCounts(vocab_size, bounds.n_pairs)
         self.bigrams = PairCounts(vocab_size**2, bounds.n_bigrams)
         self.documents = DocumentSums(n_experts, n_texts)
+        self.classes = ClassSums(n_experts, classes)
         self.total = np.zeros(3, np.int64)
 
     @property
@@ -103,6 +107,7 @@ class LayerStatistics:
         first = ids[token[second] - 1].astype(np.int64)
         self.bigrams.add(expert[second], first * self.vocab_size + ids[token[second]])
         self.documents.add(token, expert, together, documents, text)
+        self.classes.add(token, expert, together, documents, text, ids)
         self._keep(expert, together.astype(np.float32), places[token])
         self.total += np.array([n_tokens, n_tokens * n_slots, len(key)])
 
@@ -147,7 +152,7 @@ class LayerStatistics:
 
 
 _ARRAYS = ("n_tokens", "n_slots", "weights", "squares", "context_gates", "context_places", "total")
-_PARTS = ("pairs", "bigrams", "documents")
+_PARTS = ("pairs", "bigrams", "documents", "classes")
 
 
 def _plain(values: Tensor) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The tables of an inspection: experts, their contexts, tokens and lifts, and the map of mass."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from experiments.data.vocabulary import Vocabulary
 from experiments.inspection import strings
 from experiments.inspection.cards import LayerCard
 from experiments.inspection.chosen import chosen_experts
+from experiments.inspection.classes import CLASSES
 from experiments.inspection.documents import DocumentMoments
 from experiments.inspection.excerpts import excerpts
 from experiments.inspection.interface import Inspected
@@ -21,6 +23,7 @@ from experiments.inspection.promoted import promoted
 from experiments.inspection.results import Inspection
 from experiments.inspection.statistics import LayerStatistics
 from experiments.inspection.texts import Text
+from experiments.inspection.written import written_in_contexts
 from experiments.models.transformer import Transformer
 
 N_TOKENS = 10  # ids of each expert in `tokens`
@@ -48,29 +51,30 @@ def inspection_of(
         own = found[layer.name]
         moments = own.documents.moments()
         lifted, cells = lifts(own.mass, moments), mass_map(own.mass, layer.layer.grid())
+        class_moments = own.classes.moments()
+        by_class = lifts(own.classes.mass, class_moments)
         chosen = chosen_experts(own.mass.sum(0), lifted)
         experts = np.unique(chosen["expert"]).tolist()
         signs = np.where(own.weights[experts] < 0, -1, 1)
+        in_contexts = partial(written_in_contexts, model, layer, own, texts)
         shown = np.union1d(_largest(own), chosen["expert"])
         for name, table in (
-            ("experts", _experts(own, moments, names)),
+            ("experts", experts_table(own, moments, names)),
             ("chosen", chosen),
             ("contexts", _contexts(own, shown, texts, tokenizer)),
             ("tokens", _tokens(own, shown, tokenizer)),
             ("bigrams", _bigrams(own, shown, tokenizer)),
-            ("lifts", _lifts(lifted, moments, shown, names)),
-            ("map", _map(cells, names)),
-            ("promoted", promoted(model, layer, experts, signs, tokenizer)),
+            ("lifts", _lifts(lifted, moments, shown, "text", names)),
+            ("classes", _lifts(by_class, class_moments, shown, "class", CLASSES)),
+            ("map", map_table(cells, names)),
+            ("promoted", promoted(model, layer, experts, signs, tokenizer, in_contexts)),
             ("nearest", nearest(layer, experts)),
         ):
             table.insert(0, "layer", layer.name)
             parts.setdefault(name, []).append(table)
         about[layer.name] = {
-            "lifts": {
-                "level": lifted.level,
-                "n_tested": lifted.n_tested,
-                "n_significant": lifted.n_significant,
-            },
+            "lifts": _tests(lifted),
+            "classes": _tests(by_class),
             "map": {
                 "rows": cells.mass.shape[1],
                 "columns": cells.mass.shape[2],
@@ -88,8 +92,15 @@ def inspection_of(
             **{name: _together(own) for name, own in parts.items()},
             **excerpts(model, layers, texts, vocabulary),
             "strings": pd.DataFrame(columns=["layer", *strings.COLUMNS]),
+            "before": _none_of(parts["experts"]),
+            "before_map": _none_of(parts["map"]),
         },
     )
+
+
+def _none_of(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    """Their columns, without lines."""
+    return tables[0][:0]
 
 
 def _together(tables: list[pd.DataFrame]) -> pd.DataFrame:
@@ -97,7 +108,7 @@ def _together(tables: list[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat([own for own in tables if len(own)] or tables[:1], ignore_index=True)
 
 
-def _experts(
+def experts_table(
     found: LayerStatistics, moments: DocumentMoments, texts: Sequence[str]
 ) -> pd.DataFrame:
     """A line an expert: tokens, slots and documents that read it, gates' mass, weights and their
@@ -187,22 +198,34 @@ def _bigrams(found: LayerStatistics, shown: np.ndarray, tokenizer: Tokenizer) ->
     )
 
 
+def _tests(lifted: Lifts) -> dict[str, float]:
+    return {
+        "level": lifted.level,
+        "n_tested": lifted.n_tested,
+        "n_significant": lifted.n_significant,
+    }
+
+
 def _lifts(
-    lifted: Lifts, moments: DocumentMoments, shown: np.ndarray, texts: Sequence[str]
+    lifted: Lifts,
+    moments: DocumentMoments,
+    shown: np.ndarray,
+    column: str,
+    texts: Sequence[str],
 ) -> pd.DataFrame:
-    """A line an expert and a text."""
+    """A line an expert and a text, or a class of tokens: the column's name says which."""
     values = {name: getattr(lifted, name)[:, shown] for name in ("lift", "low", "high", "p", "q")}
     return pd.DataFrame(
         {
             "expert": np.repeat(shown, len(texts)),
-            "text": list(texts) * len(shown),
+            column: list(texts) * len(shown),
             **{name: value.T.ravel() for name, value in values.items()},
             "n_documents": moments.n_read[:, shown].T.ravel(),
         }
     )
 
 
-def _map(cells: MassMap, texts: Sequence[str]) -> pd.DataFrame:
+def map_table(cells: MassMap, texts: Sequence[str]) -> pd.DataFrame:
     """A line a text and a cell with any mass; rows and columns count from 0."""
     text, row, column = np.nonzero(cells.mass)
     return pd.DataFrame(

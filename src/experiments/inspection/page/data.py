@@ -42,10 +42,12 @@ def layer_data(found: Inspection, card: LayerCard, size: Size) -> dict[str, Any]
         "kind": card.kind,
         "routed": card.routed,
         "n": card.n_experts,
-        "map": _map(own["map"], found.about[card.name]["map"], texts, size.side),
+        "map": _map(own["map"], own["before_map"], found.about[card.name], texts, size.side),
         "tests": found.about[card.name]["lifts"],
+        "class_tests": found.about[card.name]["classes"],
         "groups": groups,
         "experts": [_expert(expert, by_expert, total, size) for expert in sorted(shown)],
+        "written": own["promoted"]["of"].iloc[0] if len(own["promoted"]) else "",
         "peak": _peak(own["promoted"], groups.get("random", [])),
         "texts": _excerpts(found, own["excerpts"], own["parts"], size),
         "search": {
@@ -62,6 +64,7 @@ _SHOWN = {
     "contexts": ("gate", "text", "position", "before", "token", "after"),
     "tokens": ("token", "n_tokens"),
     "lifts": ("text", "lift", "low", "high", "q"),
+    "classes": ("class", "lift", "low", "high", "q"),
     "promoted": ("side", "token", "deviations"),
     "nearest": ("by", "other", "cosine"),
 }
@@ -90,6 +93,7 @@ def _expert(
         "contexts": _plain(own["contexts"][: size.contexts]),
         "tokens": own["tokens"],
         "lifts": _plain(own["lifts"]),
+        "classes": _plain([row for row in own["classes"] if np.isfinite(row[1])]),
         **{
             side: _plain([row for of, *row in own["promoted"] if of == side])
             for side in ("promoted", "suppressed")
@@ -205,31 +209,71 @@ def _plain(value: Any) -> Any:
 
 
 def _map(
-    table: pd.DataFrame, about: Mapping[str, Any], texts: list[str], side: int
+    table: pd.DataFrame,
+    before: pd.DataFrame,
+    layer: Mapping[str, Any],
+    texts: list[str],
+    side: int,
 ) -> dict[str, Any]:
     """Each text's cells as bytes, row by row: 0 for no mass, else 1 to 255 from the least to the
-    most, evenly in the logarithm.
+    most, evenly in the logarithm. The same of the run before, if it was read, and the change.
     """
-    grid = np.zeros((len(texts), about["rows"], about["columns"]))
-    number = table["text"].map({name: i for i, name in enumerate(texts)}).to_numpy(np.int64)
-    grid[number, table["row"], table["column"]] = table["mass"]
+    about = layer["map"]
     tall = -(-about["rows"] // side)
     wide = -(-about["columns"] // (side if about["sub_keys"] else 4 * side))
-    grid = np.pad(grid, ((0, 0), (0, -grid.shape[1] % tall), (0, -grid.shape[2] % wide)))
-    shape = (len(texts), grid.shape[1] // tall, tall, grid.shape[2] // wide, wide)
-    grid = grid.reshape(shape).sum((2, 4))
-    drawn = [(name, own) for name, own in zip(texts, grid, strict=True) if own.any()]
-    if len(texts) > 1:
-        drawn.insert(0, ("all texts", grid.sum(0)))
+    then = layer.get("before")
+    grids = [
+        _with_all(_grid(own, about, texts, tall, wide))
+        for own in (table, *([] if then is None else [before]))
+    ]
+    names = ["all texts", *texts] if len(texts) > 1 else texts
+    drawn = []
+    for name, *cells in zip(names, *grids, strict=True):
+        if all(own.any() for own in cells):
+            now, *old = (own / own.sum() for own in cells)
+            one = {"name": name, **_levels(now)}
+            if old:
+                one |= {"before": _levels(old[0]), "change": _changes(now, old[0])}
+            drawn.append(one)
+    _, rows, columns = grids[0].shape
     return {
-        "rows": grid.shape[1],
-        "columns": grid.shape[2],
+        "rows": rows,
+        "columns": columns,
         "tall": tall * about["tall"],
         "wide": wide * about["wide"],
         "across": about["n_columns"],
         "sub_keys": about["sub_keys"],
-        "texts": [{"name": name, **_levels(own / own.sum())} for name, own in drawn],
+        "texts": drawn,
+        "before": then and {key: _plain(value) for key, value in then.items()},
     }
+
+
+def _grid(
+    table: pd.DataFrame, about: Mapping[str, Any], texts: list[str], tall: int, wide: int
+) -> np.ndarray:
+    """The mass of each text in cells of tall x wide of the table's."""
+    grid = np.zeros((len(texts), about["rows"], about["columns"]))
+    number = table["text"].map({name: i for i, name in enumerate(texts)}).to_numpy(np.int64)
+    grid[number, table["row"], table["column"]] = table["mass"]
+    grid = np.pad(grid, ((0, 0), (0, -grid.shape[1] % tall), (0, -grid.shape[2] % wide)))
+    shape = (len(texts), grid.shape[1] // tall, tall, grid.shape[2] // wide, wide)
+    summed: np.ndarray = grid.reshape(shape).sum((2, 4))
+    return summed
+
+
+def _with_all(grid: np.ndarray) -> np.ndarray:
+    """With the sum of all texts first, if there are several."""
+    return np.concatenate([grid.sum(0, keepdims=True), grid]) if len(grid) > 1 else grid
+
+
+def _changes(now: np.ndarray, before: np.ndarray) -> str:
+    """Bytes, row by row: 0 for no mass in either; 1 to 255 from a share of a 16th or less of what
+    it was to 16 times or more, evenly in the logarithm, so that 128 is the same.
+    """
+    with np.errstate(all="ignore"):
+        times = np.clip(np.log2(now / before), -4, 4)
+    levels = np.where((now > 0) | (before > 0), 128 + np.rint(127 * times / 4), 0)
+    return base64.b64encode(levels.astype(np.uint8).tobytes()).decode("ascii")
 
 
 def _levels(share: np.ndarray) -> dict[str, Any]:

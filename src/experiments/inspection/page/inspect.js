@@ -72,19 +72,26 @@ function cellName(row, column) {
 
 function drawMap() {
   const { rows, columns } = layer.map;
-  const [least, most] = [colour("--least"), colour("--most")];
+  const [least, most, even, less] = ["--least", "--most", "--even", "--less"].map(colour);
+  const mix = (from, to, part) => from.map((value, c) => value + (to[c] - value) * part);
+  const shade = shown.view === "change"
+    ? (level) => mix(even, level < 128 ? less : most, Math.abs(level - 128) / 127)
+    : (level) => mix(least, most, (level - 1) / 254);
   canvas.width = columns;
   canvas.height = rows;
   canvas.classList.toggle("strip", !layer.map.sub_keys);
   const picture = new ImageData(columns, rows);
   shown.levels.forEach((level, i) => {
-    if (level === 0) return;
-    for (let c = 0; c < 3; c++) {
-      picture.data[4 * i + c] = least[c] + (most[c] - least[c]) * (level - 1) / 254;
-    }
-    picture.data[4 * i + 3] = 255;
+    if (level !== 0) picture.data.set([...shade(level), 255], 4 * i);
   });
   canvas.getContext("2d").putImageData(picture, 0, 0);
+}
+
+const bytes = (text) => Uint8Array.from(atob(text), (sign) => sign.charCodeAt(0));
+
+function shareOf(side, i) {
+  const level = side.bytes[i];
+  return level === 0 ? "no mass" : `${percent(shareAt(side, level))} of the mass`;
 }
 
 function showCell(row, column) {
@@ -97,35 +104,78 @@ function showCell(row, column) {
   cursor.style.top = `${100 * shown.row / rows}%`;
   cursor.style.width = `${100 / columns}%`;
   cursor.style.height = `${100 / rows}%`;
-  const level = shown.levels[shown.row * columns + shown.column];
-  const share = level === 0 ? "no mass" : `${percent(shareAt(shown.text, level))} of the mass`;
-  $("map_cell").textContent = `${cellName(shown.row, shown.column)}: ${share}`;
+  const at = shown.row * columns + shown.column;
+  const then = shown.before ? `, before ${isNew(at) ? "not there" : shareOf(shown.before, at)}` : "";
+  $("map_cell").textContent = `${cellName(shown.row, shown.column)}: ${shareOf(shown.now, at)}${then}`;
+}
+
+function isNew(at) {
+  const { tall, wide, across, columns, sub_keys, before } = layer.map;
+  const first = sub_keys ? Math.floor(at / columns) * tall * across : at * wide;
+  return first >= before.n_experts;
+}
+
+function drawNew() {
+  const { rows, columns, tall, wide, across, sub_keys, before } = layer.map;
+  const mark = $("map_new");
+  mark.hidden = !before || before.n_experts >= layer.n;
+  if (mark.hidden) return;
+  mark.style[sub_keys ? "top" : "left"] = sub_keys
+    ? `${100 * before.n_experts / across / tall / rows}%` : `${100 * before.n_experts / wide / columns}%`;
+  mark.style[sub_keys ? "left" : "top"] = 0;
+  mark.style.borderWidth = sub_keys ? "2px 0 0" : "0 0 0 2px";
+}
+
+function noteOfBefore() {
+  const { before, sub_keys, across } = layer.map;
+  $("map_before").hidden = !before;
+  if (!before) return;
+  const grown = before.n_experts < layer.n
+    ? ` It had ${whole(before.n_experts)} experts. Those after the dashed line are new`
+      + `${sub_keys ? `, from row ${whole(before.n_experts / across)} on` : ""}: ${percent(before.used_new)} `
+      + `of them are used, and have ${percent(before.share_new)} of the mass.` : "";
+  $("map_before").textContent = `Before is ${before.run_id}, over the same tokens.${grown} Of all mass, `
+    + `${percent(before.moved)} is at other experts than before; of that of the old ones, ${percent(before.moved_old)}.`;
 }
 
 function chooseMap() {
   const { map } = layer;
   const text = map.texts[$("map_text").selectedIndex];
-  const levels = Uint8Array.from(atob(text.levels), (sign) => sign.charCodeAt(0));
-  shown = { text, levels, row: 0, column: 0 };
+  const view = map.before ? $("map_view").value : "now";
+  $("map_views").hidden = !map.before;
+  const side = (own) => own && { ...own, bytes: bytes(own.levels) };
+  const [now, before] = [side(text), side(text.before)];
+  const levels = view === "change" ? bytes(text.change) : { now, before }[view].bytes;
+  shown = { text, view, now, before, levels, row: 0, column: 0 };
   const cells = map.tall * map.wide > 1
     ? ` A cell is the sum of ${map.sub_keys ? `${map.tall} × ${map.wide}` : map.wide} experts.` : "";
+  const scale = view === "change"
+    ? " Blue has a larger share of the mass than before, brown a smaller one: the scale is "
+      + "logarithmic, and blank cells have no mass in either."
+    : " The darker a cell (the lighter, on a dark page), the more mass: the scale is logarithmic, "
+      + "and blank cells have none.";
   $("map_note").textContent = (map.sub_keys
     ? "Rows are sub-keys of the first half of the product keys, columns those of the second, 0 at "
       + "the top left."
     : "A strip of all experts in the order of their numbers: this layer has no product keys.")
-    + ` The darker a cell (the lighter, on a dark page), the more mass: the scale is logarithmic, `
-    + `and blank cells have none.${cells} Arrow keys choose a cell.`;
-  $("map_least").textContent = percent(text.least);
-  $("map_most").textContent = percent(text.most);
-  canvas.setAttribute("aria-label", `Mass of ${layer.name}, ${text.name}`);
+    + `${scale}${cells} Arrow keys choose a cell.`;
+  const ends = { now, before }[view];
+  $("map_least").textContent = ends ? percent(ends.least) : "1/16";
+  $("map_most").textContent = ends ? percent(ends.most) : "16 times";
+  $("map_caption").classList.toggle("change", view === "change");
+  canvas.setAttribute("aria-label", `Mass of ${layer.name}, ${text.name}, ${view}`);
   $("map_cursor").hidden = true;
   $("map_cell").textContent = "";
   drawMap();
-  const order = [...levels.keys()].sort((a, b) => levels[b] - levels[a]).slice(0, 10);
-  $("map_top").replaceChildren(...table(
-    [["cells of the most mass"], ["share of the mass", "number"]],
-    order.filter((i) => levels[i]).map((i) => [
-      cellName(Math.floor(i / map.columns), i % map.columns), percent(shareAt(text, levels[i]))])));
+  drawNew();
+  noteOfBefore();
+  const order = [...now.bytes.keys()].sort((a, b) => now.bytes[b] - now.bytes[a]).slice(0, 10);
+  const heads = [["cells of the most mass"], ["share of the mass", "number"]];
+  if (before) heads.push(["before", "number"]);
+  const shareIn = (own, i) => percent(shareAt(own, own.bytes[i]));
+  $("map_top").replaceChildren(...table(heads, order.filter((i) => now.bytes[i]).map((i) => [
+    cellName(Math.floor(i / map.columns), i % map.columns), shareIn(now, i),
+    ...(before ? [isNew(i) ? "not there" : shareIn(before, i)] : [])])));
 }
 
 ready.push(() => {
@@ -135,7 +185,7 @@ ready.push(() => {
   if (layer.map.texts.some(({ name }) => name === before)) $("map_text").value = before;
   chooseMap();
 });
-$("map_text").addEventListener("change", chooseMap);
+for (const id of ["map_text", "map_view"]) $(id).addEventListener("change", chooseMap);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawMap);
 canvas.addEventListener("click", (event) => {
   const box = canvas.getBoundingClientRect();
@@ -184,10 +234,10 @@ function tokensOf(expert) {
       [quoted(token), whole(n), percent(n / expert.n_tokens), bar(n)])));
 }
 
-function liftsOf(expert) {
+function liftsOf(lifts, kind, tests) {
   return el("table", {}, ...table(
-    [["text"], ["lift", "number"], [`${percent(layer.tests.level)} interval`], ["q", "number"], [""]],
-    expert.lifts.map(([text, lift, low, high, q]) => [
+    [[kind], ["lift", "number"], [`${percent(tests.level)} interval`], ["q", "number"], [""]],
+    lifts.map(([text, lift, low, high, q]) => [
       text, digits(lift),
       low === null ? "too few documents" : `${digits(low)} to ${high === null ? "∞" : digits(high)}`,
       digits(q), interval(low, high, lift)])));
@@ -202,7 +252,8 @@ function promotedOf(expert) {
   return el("div", {},
     el("p", { class: "line" }, `up: ${side(expert.promoted)}`),
     el("p", { class: "line" }, `down: ${side(expert.suppressed)}`),
-    el("p", {}, `In standard deviations over the vocabulary.${beside}`));
+    el("p", {}, `In standard deviations over the vocabulary${layer.written === "contexts"
+      ? ", of what it wrote at its largest gates, on average" : ""}.${beside}`));
 }
 
 function nearestOf(expert) {
@@ -223,7 +274,10 @@ function cardOf(expert) {
     part("Largest gates", contextsOf(expert)),
     el("div", { class: "columns" },
       part("Tokens that read it most often", tokensOf(expert)),
-      data.texts.length > 1 ? part("Lift by text, from 1/32 to 32", liftsOf(expert)) : null),
+      data.texts.length > 1 ? part("Lift by text, from 1/32 to 32", liftsOf(expert.lifts, "text", layer.tests))
+        : null,
+      part("Lift by class of token, from 1/32 to 32",
+        liftsOf(expert.classes, "class", layer.class_tests))),
     expert.promoted.length ? part("Tokens that it promotes and suppresses", promotedOf(expert)) : null,
     part("Nearest experts, with cosines", nearestOf(expert)));
 }
