@@ -31,7 +31,7 @@ def promoted(
     token. They are in standard deviations from their mean over the vocabulary, because the norm's
     scale is each token's own. signs (E,): of the experts' mean weights. Where what an expert writes
     depends on the token by more than its weight, rows are those of in_contexts (E, d_model), what
-    it wrote there on average; without that there is no line. of: row, or contexts.
+    it wrote there on average; without these no line is of it. of: row, or contexts.
     """
     rows, of = written_rows(model, layer, experts), "row"
     if rows is None:
