@@ -172,7 +172,7 @@ def _other_rank(point: Point, n_threads: int | None) -> RunRecord:
     except DivergedError:
         return replace(record, status="diverged")
     trained = fit(point, begun.module, begun.data, (), Guards(), begun.resumed)
-    if point.scored_by_all and _is_whole(point, begun, trained):
+    if point.scored_by_all and not point.is_trunk and _is_whole(point, begun, trained):
         _scores(point, begun)
     leave_group()
     return replace(record, status="done")  # its own share is

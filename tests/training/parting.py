@@ -1,10 +1,11 @@
-"""Where float32 training of two ranks leaves that of one process: retrievals, and what they tie by.
+"""How far float32 training of two ranks leaves that of one process, and whether near ties lead.
 
-    python -m tests.training.near_ties [float32|float64] [STEPS]
+    python -m tests.training.parting [STEPS]
 
 A model of two PEER layers, fresh random text in each step, rows clipped. One process notes which
-experts each token retrieves. Two ranks then train as they do, and once more with the experts of the
-one process: so that what is left is the order of sums.
+experts each token retrieves. Beside it train: the same process with the sequences of a step in the
+other order, which is no more than another order of sums; two ranks; and these with the experts of
+the one process forced on them, so that no tie can turn.
 """
 
 import multiprocessing
@@ -45,8 +46,10 @@ class Search:
         return scores.gather(-1, indices), indices
 
 
-def trained(dtype, steps, rank=0, size=1, given=None):
-    """Losses, and of each layer and step the scores and indices of this process's tokens."""
+def trained(dtype, steps, rank=0, size=1, given=None, is_reversed=False):
+    """Losses, and of each layer and step the scores and indices of this process's tokens.
+    is_reversed: the sequences of a step in the other order.
+    """
     search = _product_keys.product_key_topk = Search(given)
     model = built("peer", rank, size, dtype)
     columns = Exchange(rank, size) if size > 1 else None
@@ -57,6 +60,8 @@ def trained(dtype, steps, rank=0, size=1, given=None):
     text, losses = torch.Generator().manual_seed(1), []
     for _ in range(steps):
         tokens = torch.randint(VOCAB, (size, BATCH * RANKS // size, SEQ + 1), generator=text)[rank]
+        if is_reversed:
+            tokens = tokens.flip(0)
         loss = F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
         loss.backward()
         total = loss.detach().double()
@@ -86,9 +91,12 @@ def _rank(rank, folder, dtype, steps, given):
 
 
 def of_both(dtype, steps):
-    """The one process, the two ranks, and these with the experts of the one: losses, and calls."""
+    """Losses and calls of the one process and of two ranks; the losses of the one process with its
+    sequences in the other order, and of two ranks with the experts of the one.
+    """
     torch.set_num_threads(1)
     losses, calls = trained(dtype, steps)
+    reversed_losses, _ = trained(dtype, steps, is_reversed=True)
     with tempfile.TemporaryDirectory() as folder:
         context = multiprocessing.get_context("fork")
         ranks = [
@@ -104,7 +112,7 @@ def of_both(dtype, steps):
         tuple(torch.cat(parts) for parts in zip(*pair, strict=True))
         for pair in zip(free[1], free_1[1], strict=True)
     ]
-    return (losses, calls), (free[0], both), forced[0]
+    return (losses, calls), (free[0], both), (reversed_losses, forced[0])
 
 
 def other_experts(one, two):
@@ -123,22 +131,25 @@ def other_experts(one, two):
 
 def main():
     """Prints, by step, how far losses are apart and how many heads retrieve other experts."""
-    dtype = getattr(torch, sys.argv[1] if len(sys.argv) > 1 else "float32")
-    steps = int(sys.argv[2]) if len(sys.argv) > 2 else 120
-    (losses, calls), (free, both), forced = of_both(dtype, steps)
-    n_layers = len(calls) // steps
+    steps = int(sys.argv[1]) if len(sys.argv) > 1 else 120
+    for dtype in (torch.float32, torch.float64):
+        _print(dtype, steps)
+
+
+def _print(dtype, steps):
+    (losses, calls), (free, both), (turned, forced) = of_both(dtype, steps)
+    n_layers, seen = len(calls) // steps, 0
     n_heads = calls[0][1][..., 0].numel() * n_layers
-    seen = 0
     print(f"{dtype}: of {n_heads} heads a step; losses relative to those of one process")
-    print("step  two ranks  with the experts of one  other experts  gap in last places")
+    print("step  other order  two ranks  its experts forced  other experts  gap in last places")
     for step in range(steps):
         layers = range(step * n_layers, (step + 1) * n_layers)
         found = [other_experts(calls[i], both[i]) for i in layers]
         n, gaps = sum(n for n, _ in found), torch.cat([gap for _, gap in found])
-        apart = [abs(other[step] / losses[step] - 1) for other in (free, forced)]
-        if (n and seen < 5) or step % 10 == 0 or step == steps - 1:
+        a, b, c = (abs(other[step] / losses[step] - 1) for other in (turned, free, forced))
+        if (n and seen < 3) or step % 10 == 0 or step == steps - 1:
             gap = f"{float(gaps.min()):.3g} to {float(gaps.max()):.3g}" if n else ""
-            print(f"{step:4}  {apart[0]:9.1e}  {apart[1]:9.1e}  {n:6}  {gap}", flush=True)
+            print(f"{step:4}  {a:11.1e}  {b:9.1e}  {c:18.1e}  {n:13}  {gap}", flush=True)
         seen += bool(n)
 
 
