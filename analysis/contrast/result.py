@@ -324,12 +324,23 @@ class Contrasts(Warned):
             for one in self.needed
         ]
         done = sum(one.seeds == 0 for one in self.needed)
+        never = [one.name for one in self.needed if one.seeds is None]
         open_ = "stop" if done == len(rows) else "go on with the others, whatever their sign"
+        if never and done + len(never) == len(rows):
+            open_ = "more seeds won't help the others" if done else "more seeds won't help"
         return [
             "",
             f"for a half-width of {self.stop:g}, by the noise of these runs:",
             pd.DataFrame(rows).to_string(index=False),
             f"{done} of {len(rows)} have it: {open_}",
+            *(
+                [
+                    f"no number of seeds is enough for {join_first(never, 6)}: what is left is the "
+                    "scatter about the curves, documents or rates"
+                ]
+                if never
+                else []
+            ),
         ]
 
 

@@ -219,7 +219,12 @@ def test_seeds_are_for_a_half_width_and_never_for_a_sign():
     assert needed.flops == needed.runs * 1e12
     assert "0 of 1 have it: go on" in found.summary()
     assert "1 of 1 have it: stop" in contrast(table, stop=1.0, errors="seeds").summary()
-    assert contrast(table, stop=1e-3, errors="scatter").needed[0].seeds is None
+    never = contrast(table, stop=1e-3, errors="scatter")
+    assert never.needed[0].seeds is None
+    assert (
+        "0 of 1 have it: more seeds won't help\nno number of seeds is enough for none-dense@1e12"
+        in (never.summary())
+    )
 
 
 @pytest.mark.parametrize(
