@@ -174,7 +174,8 @@ def _rank(rank, folder, n, size, names):
         "gloo", init_method=f"file://{folder}/meeting of {n}", rank=rank, world_size=n
     )
     for name in names:
-        found = [steps_of(name, rank, n, size) for _ in range(2 if name == names[0] else 1)]
+        twice = n == size and name == names[0]
+        found = [steps_of(name, rank, n, size) for _ in range(2 if twice else 1)]
         if rank == 0:
             torch.save(found, Path(folder) / f"{n} {name}.pt")
     dist.destroy_process_group()

@@ -48,8 +48,8 @@ NIGHT = ("glu", "fused", "pkm")
 
 def _by_ranks(folder, *, ways=(), runs=(), dies=False):
     """By n and the name of a way, what rank 0 of n in groups of two has come to; of the first name
-    twice. ways: by n. Then trains runs by the ranks that they ask for, one after another: of each
-    (raw, step to stop at, or None, save in which rank 1 is killed, or None).
+    twice where there is one group. ways: by n. Then trains runs by the ranks that they ask for, one
+    after another: of each (raw, step to stop at, or None, save in which rank 1 is killed, or None).
     """
     ways = dict(ways)
     with ExitStack() as free:
