@@ -13,7 +13,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from analysis import figures
-from analysis.figures.layout import lay_out
+from analysis.figures.layout import lay_out, settle
 from analysis.figures.plot import Plot
 from analysis.processes import mapping
 from analysis.progress import Say, silent
@@ -84,6 +84,7 @@ def _draw(folder: Path, models: Sequence[str], unit: str, plot: Plot) -> Block:
 def _save(figure: Figure, path: Path) -> bytes:
     """Lays the figure out once; savefig would do so, and draw it twice, for each format."""
     lay_out(figure)
+    settle(figure)
     figure.set_layout_engine("none")
     buffer = io.BytesIO()
     FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})

@@ -30,9 +30,8 @@ _REMEDIES = {
 
 def refuse(frame: pd.DataFrame, column: str, bad: pd.Series, rule: str) -> None:
     """Raises ValueError for the first row that is bad: run_id or line, column, value, rule."""
-    bad = bad.fillna(False).astype(bool)
-    if bad.any():
-        i = int(bad.to_numpy().argmax())
+    if bad.any():  # NA is not
+        i = int(bad.fillna(False).to_numpy(dtype=bool).argmax())
         raise ValueError(f"{_row_name(frame, i)}: {column}={_shown(frame[column].iloc[i])} {rule}")
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from analysis.fitting.text import join_first
@@ -244,8 +245,23 @@ def cast_columns(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _numbers(frame: pd.DataFrame, name: str) -> pd.Series:
+    given = frame[name]
+    plain = isinstance(given.dtype, np.dtype) and given.dtype.kind in "iuf"
+    numbers = given if plain else _parsed(frame, name)
+    if name not in WHOLE:
+        return numbers.astype("float64")
+    fractions = numbers.notna() & (numbers % 1 != 0)  # infinity too
+    refuse(frame, name, fractions, "must be a whole number")
+    refuse(frame, name, numbers.abs() >= 2.0**63, "must be below 2**63; is this its column?")
+    return numbers.astype("Int64")
+
+
+def _parsed(frame: pd.DataFrame, name: str) -> pd.Series:
+    """The numbers of a column that may have text. Raises ValueError where it is no number."""
     values = frame[name].astype(object)
     numbers = pd.to_numeric(values, errors="coerce")
+    if values.isna().all():
+        return numbers
     blank = values.isna() | values.astype(str).str.strip().str.lower().isin(["", "nan"])
     text = numbers.isna() & ~blank
     if text.any():
@@ -253,12 +269,7 @@ def _numbers(frame: pd.DataFrame, name: str) -> pd.Series:
         rule = "has a comma: a point is for decimals, and nothing for thousands"
         refuse(frame, name, commas, rule)
         refuse(frame, name, text, "is text; a plain number is wanted, e.g. 7e9")
-    if name not in WHOLE:
-        return numbers.astype("float64")
-    fractions = numbers.notna() & (numbers % 1 != 0)  # infinity too
-    refuse(frame, name, fractions, "must be a whole number")
-    refuse(frame, name, numbers.abs() >= 2.0**63, "must be below 2**63; is this its column?")
-    return numbers.astype("Int64")
+    return numbers
 
 
 def _booleans(frame: pd.DataFrame, name: str) -> pd.Series:

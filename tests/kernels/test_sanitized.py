@@ -25,8 +25,6 @@ from tests.kernels.implementations import Given, assert_close
 from tests.kernels.product_key_formulas import D, layer_of
 from tests.kernels.trunk_formulas import attention_case, head_case, mlp_case
 
-N_CALLS = 1000
-N_LAYERS = 150
 # before the import of what builds the library
 _SANITIZED = """
 from experiments.kernels import build
@@ -35,7 +33,7 @@ build._COMMON = (*build._COMMON, "-O1", *sanitizers, "-g")
 load, levels = build.load, build.processor_levels()[-{n_levels}:]
 build.load = lambda given=levels: load(given)
 from tests.kernels import test_sanitized
-test_sanitized.{what}()
+test_sanitized.{what}
 """
 
 
@@ -79,20 +77,23 @@ def cache(tmp_path_factory):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("n_levels", [1, pytest.param(len(build.LEVELS), marks=pytest.mark.night)])
-def test_no_call_leaves_its_memory(cache, n_levels):
+@pytest.mark.parametrize(
+    ("n_levels", "n_calls"),
+    [(1, 300), pytest.param(len(build.LEVELS), 1000, marks=pytest.mark.night)],
+)
+def test_no_call_leaves_its_memory(cache, n_levels, n_calls):
     """By this processor's best level, at night by all of its levels: each compiles a minute."""
-    done = _run("calls", cache, n_levels)
+    done = _run(f"calls({n_calls})", cache, n_levels)
     assert done.returncode == 0, done.stderr[-6000:]
     n_right, n_refused = map(int, done.stdout.split())
-    assert n_right + n_refused == N_CALLS
-    assert min(n_right, n_refused) > N_CALLS / 4
+    assert n_right + n_refused == n_calls
+    assert min(n_right, n_refused) > n_calls / 4
 
 
 @pytest.mark.long
 def test_a_planted_fault_is_seen(cache):
     """Past the checks, by the implementation itself: an index of N."""
-    done = _run("fault", cache)
+    done = _run("fault()", cache)
     assert done.returncode != 0
     assert "AddressSanitizer: heap-buffer-overflow" in done.stderr
 
@@ -108,12 +109,15 @@ def fault() -> None:
     _kernels()[-1].dot(torch.randn(1, 32), torch.randn(7, 32), torch.full((1, 1), 7))
 
 
-def calls() -> None:
-    """Prints how many calls were right, and are those of the obvious forms, and were refused."""
+def calls(n: int) -> None:
+    """Prints how many calls of n were right, and are those of the obvious forms, and were refused.
+
+    A seventh as many layers follow, which are right.
+    """
     kernels = _kernels()
     draw = random.Random(0)
     counts = [0, 0]
-    for i in range(N_CALLS):
+    for i in range(n):
         torch.manual_seed(i)
         functions = [_gather_dot, _gather_sum, _search, _steps, _mixture, _half, _half]
         function = draw.choice(functions)
@@ -125,7 +129,7 @@ def calls() -> None:
             refused = True
         assert refused == wrong, (i, function)
         counts[wrong] += 1
-    for i in range(N_LAYERS):
+    for i in range(n // 7):
         torch.manual_seed(i)
         _product_key_layer(draw, kernels[i % len(kernels)])
     print(*counts)

@@ -28,9 +28,12 @@ SHARED = {"grouped_kernel": 2**16, "grouped_weights_kernel": 2**16}  # bytes; of
 ROWS = ("dot", "weighted_sum", "chunks", "sums", "step", "step_of_sums", "best")
 
 
-@pytest.fixture(scope="module", params=CARDS)
+@pytest.fixture(
+    scope="module",
+    params=[n if n == "H100" else pytest.param(n, marks=pytest.mark.night) for n in CARDS],
+)
 def variants(request, tmp_path_factory):
-    """Every kernel at every shape, compiled for a card."""
+    """Every kernel at every shape, compiled for a card; at night for all."""
     pytest.importorskip("triton")
     cache = tmp_path_factory.mktemp("triton")
     done = subprocess.run(

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from matplotlib.cm import ScalarMappable
 
-from analysis.figures.layout import errors, keep_outer_labels, panels
+from analysis.figures.layout import errors, keep_outer_labels, lay_out, panels, settle
 from analysis.fitting.intervals import Estimate
 
 
@@ -21,3 +22,30 @@ def test_only_outer_panels_keep_their_labels():
     keep_outer_labels(axes)
     assert [axis.get_xlabel() for axis in axes] == ["", "", "x", "x", "x"]
     assert [axis.get_ylabel() for axis in axes] == ["y", "", "", "y", ""]
+
+
+@pytest.mark.slow
+def test_settled_axes_are_drawn_as_they_would_be():
+    def drawn(settled):
+        figure, (axis,) = panels(1)
+        axis.plot([2, 3e3], [1, 2])
+        axis.set(xscale="log", xlabel="compute", ylabel="loss")
+        figure.colorbar(ScalarMappable(), ax=axis, location="bottom", label="loss")
+        lay_out(figure)
+        if settled:
+            settle(figure)
+        figure.set_layout_engine("none")
+        figure.dpi *= 2
+        figure.canvas.draw()
+        both = [a for axes in figure.axes for a in (axes.xaxis, axes.yaxis)]
+        ticks = [
+            (t.get_text(), t.get_position())
+            for a in both
+            for minor in (False, True)
+            for t in a.get_ticklabels(minor=minor)
+        ]
+        return ticks, [a.label.get_window_extent().extents for a in both]
+
+    (ticks, labels), (wanted_ticks, wanted_labels) = drawn(True), drawn(False)
+    assert ticks == wanted_ticks
+    np.testing.assert_allclose(labels, wanted_labels, atol=2)  # pixels: texts end at whole ones
