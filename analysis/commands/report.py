@@ -19,6 +19,11 @@ def _options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--baseline", help="the model that compute multipliers compare with (dense)")
     add_asymptote(sub)
     sub.add_argument("--title", help="of the page")
+    sub.add_argument(
+        "--paper",
+        action="store_true",
+        help="write paper/ too: tables for LaTeX (booktabs), figures one or two columns wide, 8 pt",
+    )
 
 
 def _read(options: Options) -> tuple[Source, pd.DataFrame]:
@@ -45,7 +50,9 @@ def _compute(options: Options, read: tuple[Source, pd.DataFrame]) -> Output:
     )
     title = options.title or f"Experts at equal compute: {options.path.resolve().stem}"
     provenance = provenance_of(source.records, table["run_id"].dropna())
-    n_files = write_report(study, provenance, folder, options.typed, title, say=steps)
+    n_files = write_report(
+        study, provenance, folder, options.typed, title, paper=options.paper, say=steps
+    )
     steps.close()
     lines = [
         *(f"not fitted: {what}: {why}" for what, why in study.missing),
@@ -53,6 +60,7 @@ def _compute(options: Options, read: tuple[Source, pd.DataFrame]) -> Output:
         f"fits: {folder / 'fits.json'}",
         f"table: {folder / 'table.csv'}",
         f"figures: {n_files} files in {folder / 'figures'}",
+        *([f"paper: {folder / 'paper' / 'paper.tex'}"] if options.paper else []),
     ]
     return Output(values=study.to_dict(), text="\n".join(lines))
 

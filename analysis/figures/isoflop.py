@@ -18,6 +18,7 @@ from analysis.figures.layout import (
     full,
     keep_outer_labels,
     legends_below,
+    one_scale,
     panels,
     star,
     swatch,
@@ -61,12 +62,16 @@ def draw_isoflop(table: pd.DataFrame, fit: IsoFLOPFit, *, together: bool = False
     figure, axes = panels(1 if together else len(budgets), height=3.2 if together else 2.5)
     ways = _ways(budgets) if together else [_Way(line=None, point=4.5, star=11, faded=0)]
     whiskers = above = False
-    for axis, shown in zip(axes, [budgets] if together else [[b] for b in budgets], strict=True):
-        runs = done[done["budget"].isin(shown)]
-        curves = [c for c in fit.curves if c.budget in shown]
+    parts = [
+        (done[done["budget"].isin(shown)], [c for c in fit.curves if c.budget in shown], shown)
+        for shown in ([budgets] if together else [[b] for b in budgets])
+    ]
+    for axis, (runs, curves, _) in zip(axes, parts, strict=True):
         log_scale(axis, "x", fit.x_name)
         log_scale(axis, "y", "perplexity")
         _limit(axis, runs, curves)
+    one_scale(axes)
+    for axis, (runs, curves, shown) in zip(axes, parts, strict=True):
         above |= _draw_runs(axis, runs, series)
         for curve in curves:
             way = ways[shown.index(curve.budget)]

@@ -22,11 +22,12 @@ from numpy.typing import ArrayLike
 
 from analysis.figures.palette import Look, ink, page
 from analysis.figures.schemes import Colour
-from analysis.figures.style import FONT, PANEL, edge, small
+from analysis.figures.style import FONT, PANEL, edge, paper, small
 from analysis.fitting.intervals import Estimate
 
 _LINE = 34  # characters of a legend's entry as wide as a panel
 N_WIDE = 4  # panels in a row, at most
+_N_WIDE_IN_PAPER = 3
 
 
 class RoundedLayout(ConstrainedLayoutEngine):
@@ -80,13 +81,19 @@ def settle(figure: Figure) -> None:
 def panels(
     n: int, n_columns: int | None = None, height: float = PANEL[1]
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of n panels in rows of N_WIDE at most, evenly filled; sizes follow the font's."""
-    n_rows = ceil(n / (n_columns or N_WIDE))
+    """A figure of n panels in rows of N_WIDE at most, evenly filled; sizes follow the font's. In a
+    paper it is as wide as one column or two.
+    """
+    columns = paper()
+    n_rows = ceil(n / (n_columns or (N_WIDE if columns is None else _N_WIDE_IN_PAPER)))
     n_columns = n_columns or ceil(n / n_rows)
     n_rows = ceil(n / n_columns)
     scale = float(plt.rcParams["font.size"]) / FONT
+    width = PANEL[0] * n_columns * scale
+    if columns is not None:
+        width = columns.one if n_columns == 1 else columns.two
     figure = plt.figure(
-        figsize=(PANEL[0] * n_columns * scale, (height * n_rows + 0.3) * scale),
+        figsize=(width, (height * n_rows + 0.3) * scale),
         layout=RoundedLayout(),
     )
     grid = figure.add_gridspec(n_rows, n_columns)
@@ -105,6 +112,23 @@ def keep_outer_labels(axes: Sequence[Axes], *, x: bool = True, y: bool = True) -
             axis.set_xlabel("")
         if y and not spec.is_first_col():
             axis.set_ylabel("")
+
+
+def one_scale(axes: Sequence[Axes]) -> None:
+    """In a paper, gives panels of one quantity the range of all of them."""
+    if paper() is None:
+        return
+    ranges: dict[tuple[str, str], list[Axes]] = {}
+    label = ""
+    for axis in axes:
+        spec = axis.get_subplotspec()
+        first = spec is None or spec.is_first_col()
+        label = axis.get_ylabel() or ("" if first else label)  # named once, left of a row
+        ranges.setdefault((label, axis.get_yscale()), []).append(axis)
+    for own in ranges.values():
+        ends = np.array([axis.get_ylim() for axis in own])
+        for axis in own:
+            axis.set_ylim(ends.min(), ends.max())
 
 
 def legends_below(figure: Figure, *groups: Sequence[Artist], titles: Sequence[str] = ()) -> None:
@@ -166,7 +190,9 @@ def legend_above(axis: Axes, handles: Sequence[Artist], title: str) -> None:
     """In place of the panel's title: a marker and a text each, two a row if these fit."""
     figure = axis.get_figure(root=True)
     assert figure is not None
-    wide = 0.9 * PANEL[0] * float(plt.rcParams["font.size"]) / FONT * figure.dpi
+    spec = axis.get_subplotspec()
+    assert spec is not None
+    wide = 0.9 * figure.bbox.width / spec.get_gridspec().ncols
     for n_columns in (2, 1):
         legend = axis.legend(
             handles=_by_rows(handles, n_columns),

@@ -14,6 +14,7 @@ from analysis.figures.layout import (
     beyond,
     keep_outer_labels,
     legends_below,
+    one_scale,
     panels,
     swatch,
     swatches,
@@ -62,12 +63,17 @@ def draw_seconds(table: pd.DataFrame) -> Figure:
     best = cells.loc[cells.groupby(["series", "budget"])["loss"].idxmin()].sort_values("budget")
     few = len(budgets) < 2
     figure, axes = panels(len(budgets) + (not few), height=2.5)
+    parts = [(cells[cells["budget"] == budget], True) for budget in budgets]
+    parts += [] if few else [(best, False)]
+    for axis, (shown, ringed) in zip(axes, parts, strict=True):
+        _limit(axis, shown, ringed=ringed)
+    one_scale(axes)
     above = False
+    for axis, (shown, ringed) in zip(axes, parts, strict=True):
+        above |= _draw(axis, shown, series, ringed=ringed)
     for axis, budget in zip(axes, budgets, strict=False):
-        above |= _draw(axis, cells[cells["budget"] == budget], series, ringed=True)
         axis.set_title(f"{numbers.flops_mathtext(budget)} FLOPs")
     if not few:
-        _draw(axes[-1], best, series, ringed=False)
         axes[-1].set_title("the best of each budget")
     keep_outer_labels(axes)
     ring = swatch("best size", edge(), marker="o", ms=9, mfc="none")
@@ -75,8 +81,8 @@ def draw_seconds(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _draw(axis: Axes, cells: pd.DataFrame, series: Mapping[str, Look], *, ringed: bool) -> bool:
-    """Whether some are above the axis; where sizes are ringed, those far from the best do."""
+def _limit(axis: Axes, cells: pd.DataFrame, *, ringed: bool) -> None:
+    """All of them; where sizes are ringed, without those far above the best."""
     log_scale(axis, "x", "seconds")
     log_scale(axis, "y", "perplexity")
     axis.set_xlim(*padded(cells["seconds"].tolist(), 0.08))
@@ -84,6 +90,10 @@ def _draw(axis: Axes, cells: pd.DataFrame, series: Mapping[str, Look], *, ringed
     low, high = padded(shown.tolist(), 0.0)
     seen = cells.loc[cells["y"] <= high * max((high / low) ** 3, 1.25), "y"]
     axis.set_ylim(*padded([low, high, *seen], 0.08))
+
+
+def _draw(axis: Axes, cells: pd.DataFrame, series: Mapping[str, Look], *, ringed: bool) -> bool:
+    """Whether some are above the axis."""
     top = axis.get_ylim()[1]
     for name, look in series.items():
         own = cells[cells["series"] == name]

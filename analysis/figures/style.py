@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -35,13 +36,30 @@ _SIZES: dict[Any, Any] = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """A paper's: the widths of a figure of one panel, and of several, in inches; points of text."""
+
+    one: float = 3.25
+    two: float = 6.75
+    font: float = 8.0
+
+
+_columns: list[Columns] = []  # of the active style(columns=...)
+
+
 @contextmanager
-def style(dark: bool = False, models: Sequence[str] = ()) -> Iterator[Mapping[str, str]]:
+def style(
+    dark: bool = False, models: Sequence[str] = (), columns: Columns | None = None
+) -> Iterator[Mapping[str, str]]:
     """Draw and save within it: text, edges and background of a light (#ffffff) or dark page.
 
     models: all that a report's figures show, so that names other than the harness's get the same
     colours in each; the harness's own always do. Yields, of a light page, what a dark one has in
     place of each colour drawn so far, #rrggbb -> #rrggbb, to be swapped in an SVG.
+
+    columns: of a paper. Figures are as wide as these, all their text has one size, and panels of
+    one quantity have one scale.
     """
     page, ink, edge, grid = _DARK if dark else _LIGHT
     backgrounds = ("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor")
@@ -53,17 +71,25 @@ def style(dark: bool = False, models: Sequence[str] = ()) -> Iterator[Mapping[st
         "grid.color": grid,
     }
     before, pairs_before = list(palette.known_models), dict(schemes.pairs)
+    columns_before, _columns[:] = list(_columns), [columns] if columns else []
+    sizes = {name: columns.font for name in _SIZES if "size" in name} if columns else {}
     palette.known_models[:] = models
     schemes.pairs.clear()
     if not dark:
         schemes.pairs.update(zip(_LIGHT, _DARK, strict=True))
     try:
-        with plt.rc_context({**_SIZES, **colours}):
+        with plt.rc_context({**_SIZES, **sizes, **colours}):
             yield schemes.pairs
     finally:
         palette.known_models[:] = before
+        _columns[:] = columns_before
         schemes.pairs.clear()
         schemes.pairs.update(pairs_before)
+
+
+def paper() -> Columns | None:
+    """Of the active style; None on a page."""
+    return _columns[-1] if _columns else None
 
 
 def small() -> Any:

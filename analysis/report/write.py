@@ -11,6 +11,7 @@ from analysis.report.gallery import draw_all
 from analysis.report.in_unit import sections_in
 from analysis.report.page.blocks import Checklist, Page, Section, Text
 from analysis.report.page.markup import render
+from analysis.report.paper.write import write_paper
 from analysis.report.provenance import Provenance
 from analysis.report.sections import sections_of
 from analysis.staging import staged
@@ -27,26 +28,38 @@ def write_report(
     command: str,
     title: str,
     *,
+    paper: bool = False,
     say: Say = silent,
 ) -> int:
     """Writes report.html, fits.json, table.csv and figures/*.png and *.pdf into a folder: all of
     them or none. Returns the number of the figures' files.
 
+    paper: paper/ too, with the tables as LaTeX and the figures in the widths of columns.
     say: gets the name of each figure. Raises WriteError for what the disk denies.
     """
     with staged(folder) as new:
-        _write_files(study, provenance, new, command, title, say)
+        _write_files(study, provenance, new, command, title, paper, say)
         return len(list((new / "figures").iterdir()))
 
 
 def _write_files(
-    study: Study, provenance: Provenance, folder: Path, command: str, title: str, say: Say
+    study: Study,
+    provenance: Provenance,
+    folder: Path,
+    command: str,
+    title: str,
+    paper: bool,
+    say: Say,
 ) -> None:
     drawn = folder / "figures"
     drawn.mkdir()
     models = list(map(str, dict.fromkeys(study.table["model"])))
     unit = loss_unit(study.table)
-    sections = draw_all(sections_of(study), drawn, models, say, unit)
+    drafts = sections_of(study)
+    sections = draw_all(drafts, drawn, models, say, unit)
+    if paper:
+        (folder / "paper").mkdir()
+        write_paper(drafts, folder / "paper", models, command, say, unit)
     topics = fill_checklist(
         study.table,
         provenance,
