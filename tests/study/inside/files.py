@@ -1,0 +1,42 @@
+"""The committed files of the study of docs/inspect_study.md."""
+
+import csv
+from pathlib import Path
+
+from tests.study.committed import ROOT
+
+FOLDER = ROOT / "results" / "study" / "inspect"
+FACTS = Path(__file__).with_name("facts.jsonl")
+
+
+def write_rows(name, rows):
+    """A CSV of results/study/inspect: numbers to six digits."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with (FOLDER / name).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+
+
+def read_rows(name):
+    """The lines of such a file; numbers as numbers."""
+
+    def value(text):
+        try:
+            return float(text)
+        except ValueError:
+            return text
+
+    with (FOLDER / name).open(encoding="utf-8") as file:
+        return [{k: value(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def holm(p):
+    """Adjusted p of a family (Holm 1979)."""
+    order = sorted(range(len(p)), key=p.__getitem__)
+    found, worst = [0.0] * len(p), 0.0
+    for rank, i in enumerate(order):
+        worst = max(worst, min(1.0, p[i] * (len(p) - rank)))
+        found[i] = worst
+    return found

@@ -1,0 +1,114 @@
+"""Prints the tables of docs/inspect_study.md: `python -m tests.study.inside.tables`."""
+
+from pathlib import Path
+
+from tests.study.inside.files import FOLDER, holm, read_rows
+
+LAYERS = ("peer", "moe_fine", "dense")
+
+
+def table(head, rows):
+    cells = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(row) + " |" for row in cells]
+
+
+def number(row, what, digits=3, sign="+"):
+    """Value and interval."""
+    low, high = row[f"{what}_low"], row[f"{what}_high"]
+    return f"{row[what]:{sign}.{digits}f} ({low:{sign}.{digits}f} to {high:{sign}.{digits}f})"
+
+
+def small(p):
+    return "< 1e-6" if p < 1e-6 else f"{p:.2g}"
+
+
+def naming():
+    rows = [
+        [r["what"], f"{r['value']:.3f} ({r['low']:.3f} to {r['high']:.3f})", small(r["p_holm"])]
+        for r in read_rows("specialise.csv")
+        if not r["minus"]
+    ]
+    return table(["read", "names its domain", "p"], rows)
+
+
+def differences():
+    rows = [
+        [
+            f"{r['what']} minus {r['minus']}",
+            f"{r['value']:+.3f} ({r['low']:+.3f} to {r['high']:+.3f})",
+            small(r["p_holm"]),
+        ]
+        for r in read_rows("specialise.csv")
+        if r["minus"]
+    ]
+    return table(["difference", "of documents", "p"], rows)
+
+
+def null():
+    rows = [
+        [r["what"], f"{r['mean']:.4f}", f"{r['highest']:.4f}", f"{r['false_share']:.3f}"]
+        for r in read_rows("specialise_null.csv")
+    ]
+    return table(["labels drawn again", "mean", "highest of 200", "false at 5 %"], rows)
+
+
+def ablations():
+    """The lines of all layers that have a file, corrected together."""
+    found = [row for layer in LAYERS for row in ablation_rows(layer)]
+    for what in ("target", "specificity"):
+        own = [row for row in found if row["what"] == what]
+        for row, p in zip(own, holm([row["p"] for row in own]), strict=True):
+            row["p_holm"] = p
+    return found
+
+
+def ablation_rows(layer):
+    if not (FOLDER / f"ablation_{layer}.csv").exists():
+        return []
+    return read_rows(f"ablation_{layer}.csv")
+
+
+def ablation(layer):
+    rows = [
+        [
+            r["domain"],
+            f"{r['n_documents']:.0f}",
+            number(r, "chosen"),
+            number(r, "random"),
+            number(r, "excess"),
+            small(r["p_holm"]),
+        ]
+        for r in ablations()
+        if r["layer"] == layer and r["what"] == "specificity"
+    ]
+    head = [f"specificity, {layer}", "documents", "its experts", "random ones", "difference", "p"]
+    return table(head, rows)
+
+
+def facts():
+    rows = [
+        [r["layer"], r["what"], *(number(r, of, 2) for of in ("chosen", "random", "excess"))]
+        for r in read_rows("facts.csv")
+    ]
+    return table(["layer", "change of", "its experts", "random ones", "difference"], rows)
+
+
+ALL = {
+    "specialise.csv": (naming, differences),
+    "specialise_null.csv": (null,),
+    "facts.csv": (facts,),
+}
+
+
+def lines():
+    """All of them."""
+    found = []
+    for name, several in ALL.items():
+        if Path(FOLDER / name).exists():
+            found += [one() for one in several]
+    found += [ablation(layer) for layer in LAYERS if ablation_rows(layer)]
+    return found
+
+
+if __name__ == "__main__":
+    print("\n\n".join("\n".join(one) for one in lines()))
