@@ -107,7 +107,7 @@ def coverage(law: Callable, form: str | None, n: int, first: int = FIRST) -> dic
 def main(n: int, first: int = FIRST) -> None:
     rows = {name: coverage(*of, n, first) for name, of in tqdm(SURFACES.items(), desc="surfaces")}
     pd.set_option("display.width", 250)
-    print(pd.DataFrame(rows).T.to_string(float_format="%.3f"))
+    print(pd.DataFrame(rows).T.to_string(float_format=lambda share: f"{share:.3f}"))
 
 
 if __name__ == "__main__":
