@@ -50,7 +50,7 @@ def why_no_slope(fit: Fit, pair: Pair) -> str | None:
 
 
 def slope_of(fit: Fit, pair: Pair, level: float) -> Slope:
-    """Of a pair for which why_no_slope finds nothing."""
+    """The slope of a pair for which why_no_slope finds nothing."""
     about = fit.about
     frontier = Frontier(fit.points, fit.design, pair.baseline)
     logs = [frontier.multiplier(fit.lowest(pair.layer, b), b) for b in pair.budgets]

@@ -88,7 +88,7 @@ def style(
 
 
 def paper() -> Columns | None:
-    """Of the active style; None on a page."""
+    """The columns of the active style; None on a page."""
     return _columns[-1] if _columns else None
 
 

@@ -111,7 +111,9 @@ def rows_with(table: pd.DataFrame, where: Mapping[str, Sequence[str]]) -> pd.Dat
 
 
 def has_value(column: pd.Series, value: str) -> pd.Series:
-    """Of each row, as `where` reads a value. Raises ValueError for no number where numbers are."""
+    """Whether each row has the value, as `where` reads one. Raises ValueError for no number where
+    numbers are.
+    """
     if value == "":
         return column.isna()
     if not pd.api.types.is_numeric_dtype(column):

@@ -89,7 +89,7 @@ def test_what_is_no_law_of_the_point_is_refused_in_a_line(fitted, path, tmp_path
 
 
 def test_a_law_of_few_cells_does_not_come_before_one_of_several_models(tmp_path):
-    """Of three cells AICc takes a constant; of both models' six it can see the size."""
+    """By three cells AICc takes a constant; by both models' six it can see the size."""
     rows = grid_of(0.001)
     table = pd.concat([rows[rows["n_tokens"] == 1e9].assign(model=name) for name in ("a", "b")])
     fitted = fit_rates(check_table(table.reset_index(drop=True)), method="parabola")

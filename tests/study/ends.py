@@ -53,7 +53,7 @@ def losses():
 
 
 def paired(of, other):
-    """Of two {seed: loss}."""
+    """The difference of two {seed: loss}."""
     apart = np.array([of[seed] - other[seed] for seed in SEEDS])
     n = len(apart)
     error = apart.std(ddof=1) / math.sqrt(n)

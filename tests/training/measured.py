@@ -126,7 +126,7 @@ def links(rank, size, device, rates):
 
 
 def _limit(device, rate):
-    """Of what the interface sends. tbf's bucket holds one packet of the test's."""
+    """Limits what the interface sends. tbf's bucket holds one packet of the test's."""
     how = ["tbf", "rate", f"{rate}mbit", "burst", "33kb", "latency", "2s"] if rate else ["pfifo"]
     subprocess.run(["tc", "qdisc", "replace", "dev", device, "root", *how], check=True)
 

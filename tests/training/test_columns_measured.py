@@ -1,4 +1,4 @@
-"""What processes with columns of tables hold and send, measured: memory, interfaces, seconds."""
+"""Processes with columns of tables, measured: memory, interfaces, seconds."""
 
 import json
 import os

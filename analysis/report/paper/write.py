@@ -77,7 +77,7 @@ def _named(draft: Draft) -> Iterator[tuple[str, DataTable]]:
 
 
 def _block(shown: str, of: DataTable | Plot) -> list[str]:
-    """What is shown over its caption, on one page. No float: these would leave their sections."""
+    """A table or figure over its caption, on one page. No float: it would leave its section."""
     caption = rf"\par\smallskip\small {_sentence(of.caption)}"
     minipage = r"\begin{minipage}{\textwidth}\centering"
     return ["", r"\medskip\noindent" + minipage, shown, caption, r"\end{minipage}"]
@@ -111,7 +111,7 @@ def _draw(folder: Path, models: Sequence[str], unit: str, plot: Plot) -> bool:
 
 
 def _letter(figure: Figure) -> None:
-    """What stands over panels becomes their label: (a), (b), ... for a caption to name."""
+    """Titles of panels become their labels: (a), (b), ... for a caption to name."""
     if len(figure.axes) < 2:
         return
     for letter, axis in zip("abcdefghijklmnopqrstuvwxyz", figure.axes, strict=False):

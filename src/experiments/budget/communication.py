@@ -153,7 +153,7 @@ class Links:
     def _seconds(
         self, sent: Mapping[str, int], calls: Mapping[str, int], name: str, size: int, near: int
     ) -> float:
-        """Of `size` processes, of which so many are on a node."""
+        """Seconds of a collective of `size` processes, of which so many are on a node."""
         far = size > near
         leaving = (size - near) / (size - 1) if far else 1.0
         exchange = self.network_exchange if far else self.node_exchange

@@ -1,4 +1,4 @@
-"""What is added to an inspection that is done: texts that were typed, and strings that were found.
+"""Additions to an inspection that is done: texts that were typed, and strings that were found.
 
 Its statistics stay. A text or a string that is added again takes its own place.
 """

@@ -86,7 +86,7 @@ class ClassSums:
             )  # fmt: skip
 
     def moments(self) -> DocumentMoments:
-        """Of classes in the place of texts; documents are those that have a token of one."""
+        """Those of classes in the place of texts; documents are those that have a token of one."""
         each = [sums.moments() for sums in self.sums]
         return DocumentMoments(
             **{

@@ -1,4 +1,4 @@
-"""What a terminal shows of an inspection: lines of text."""
+"""Lines of text that a terminal shows of an inspection."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -49,7 +49,7 @@ def _value_cosines(rows: Tensor, expert: int) -> Tensor:
 
 
 def _key_measure(layer: Inspected) -> Callable[[int], Tensor] | None:
-    """Of an expert, the cosines (N,) of its key with all."""
+    """The cosines (N,) of an expert's key with all."""
     module = layer.module
     if isinstance(module, MoE):
         return partial(_value_cosines, module.router.weight)
@@ -76,7 +76,7 @@ def _sums(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _key_cosines(first: Tensor, second: Tensor, expert: int) -> Tensor:
-    """Of (S1, d) and (S2, d)."""
+    """Cosines of the rows of (S1, d) and (S2, d)."""
     row, column = divmod(expert, len(second))
     dots = (first @ first[row]).unsqueeze(1) + second @ second[column]
     squares = first.square().sum(1).unsqueeze(1) + second.square().sum(1)

@@ -100,7 +100,7 @@ def _starts(tokens: Packed, ids: Sequence[int], n_at_once: int = 2**22) -> np.nd
 
 
 class Firing:
-    """Of one layer and one token of a string: which experts fired at each occurrence."""
+    """One layer and one token of a string: which experts fired at each occurrence."""
 
     def __init__(self, n_experts: int) -> None:
         self.n_experts = n_experts

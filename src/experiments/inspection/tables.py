@@ -239,7 +239,7 @@ def map_table(cells: MassMap, texts: Sequence[str]) -> pd.DataFrame:
 
 
 def shares_of_tokens(found: Inspection) -> dict[str, np.ndarray]:
-    """Of each layer the share (N,) of the tokens that read an expert."""
+    """The share (N,) of the tokens that read an expert, for each layer."""
     shares, experts = {}, found.tables["experts"]
     for card in found.cards:
         own = experts[experts["layer"] == card.name]

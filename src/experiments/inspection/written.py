@@ -1,4 +1,4 @@
-"""What experts wrote in their contexts, for layers where that depends on the token."""
+"""The values that experts wrote in their contexts, for layers where that depends on the token."""
 
 from collections import defaultdict
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a run's tables come to, by how many of its processes have their columns between them.
+"""The costs of a run's tables, by how many of its processes have their columns between them.
 
 What each process holds and sends, and how long that takes by a model of the cluster's links.
 points/parts/table_columns.py trains such a run, and table_choice.py compares them.
@@ -45,13 +45,13 @@ class Share:
 
     @property
     def seconds(self) -> float | None:
-        """Of a step, all that differs by n_ranks and is known."""
+        """All of a step that differs by n_ranks and is known."""
         known = (self.sending, self.ddp_sending, self.by_memory)
         return None if None in known else sum(s for s in known if s is not None)
 
 
 def share_of(point: Point, n_ranks: int) -> Share:
-    """What the run comes to; whether it can be is not looked at."""
+    """The run's costs; whether it can be is not looked at."""
     n_processes, cost = point.ranks.world_size, point.plan.cost
     n_replicas = n_processes // n_ranks
     sent, calls, how = dict[str, int](), dict[str, int](), point.config.optim
@@ -110,7 +110,7 @@ def fits(point: Point, share: Share) -> bool:
 
 
 def cheapest(point: Point, found: Sequence[Share]) -> Share | None:
-    """Of those that fit, the one of the shortest step, or where no time is known the one that
+    """The one of the shortest step of those that fit, or where no time is known the one that
     sends least; of equal ones the first.
     """
     able = [share for share in found if fits(point, share)]

@@ -32,7 +32,7 @@ class _Told:
 
 
 def told_by_all(ranks: Ranks | None, mine: str) -> list[str]:
-    """What each process says, by rank, once all have spoken. All must come here equally often.
+    """The words of each process, by rank, once all have spoken. All must come here equally often.
     None: there are no others.
     """
     if ranks is None or ranks.world_size == 1:

@@ -75,8 +75,8 @@ class Exchange:
 
     @cached_property
     def _circles(self) -> tuple[_Circle, _Circle]:
-        """Of its group, and of its replicas. All processes come here at once: at what they first
-        send to each other.
+        """Process groups: its own, and that of its replicas. All processes come here at once: at
+        what they first send to each other.
         """
         if self.n_replicas == 1:
             return _Circle(self.size, None, "", self), _Circle(1, None, ACROSS, self)

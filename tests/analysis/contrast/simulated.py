@@ -178,7 +178,7 @@ def drawn(way: Way, rng: np.random.Generator) -> Truth:
 
 
 def slope_over(logs: list[float]) -> float:
-    """Of a line by least squares over ln C of all budgets."""
+    """The slope of a line by least squares over ln C of all budgets."""
     return float(np.polyfit(np.log(BUDGETS), logs, 1)[0])
 
 

@@ -1,4 +1,4 @@
-"""What `report --paper` writes: LaTeX tables, figures as wide as columns, a document of all."""
+"""The files of `report --paper`: LaTeX tables, figures as wide as columns, a document of all."""
 
 import re
 import shutil

@@ -194,7 +194,7 @@ class Disks:
         shutil.copytree(*self.folders)
 
     def damaged(self):
-        """Of rank 1's columns a bit is another one."""
+        """One bit of rank 1's columns is another one."""
         content = bytearray(self.file(3, 1).read_bytes())
         content[len(content) // 2] ^= 1
         self.file(3, 1).write_bytes(content)
@@ -221,7 +221,7 @@ class Disks:
 
 
 def _look(rank, port, folder, out):
-    """What a process would go on from, its warnings, and the tables' files that it has read."""
+    """The checkpoint a process would go on from, its warnings, and tables' files it has read."""
     os.environ.update(
         RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=str(port),
         TORCHELASTIC_RUN_ID="looks",

@@ -1,4 +1,4 @@
-"""What the study of docs/inspect_study.md reads: domains, and a run's model with its texts."""
+"""The material of docs/inspect_study.md: domains, and a run's model with its texts."""
 
 from pathlib import Path
 

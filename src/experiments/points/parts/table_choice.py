@@ -11,7 +11,7 @@ from experiments.points.table_shares import Share, cheapest, draft_of, fits, sha
 
 @dataclass(frozen=True, kw_only=True)
 class TableChoice(RunPart):
-    """Of a run by several processes. It does nothing but say so."""
+    """The line of a run by several processes. It does nothing else."""
 
     by_columns = True
 
@@ -42,8 +42,8 @@ class TableChoice(RunPart):
 
 
 def choices(point: Point) -> list[Share]:
-    """Of every number of processes that the run's tables can be shared by, 1 first. Other settings
-    stay as they are.
+    """Shares of every number of processes that the run's tables can be shared by, 1 first. Other
+    settings stay as they are.
     """
     n, draft, config = point.ranks.world_size, draft_of(point), point.config
     possible = [1] if config.optim.table_gradient == "dense" else []

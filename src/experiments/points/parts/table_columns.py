@@ -191,7 +191,7 @@ class OwnColumns(TrainingPart):
         return self._apart
 
     def set_optimizer(self, optimizer: RowAdamW, model: Transformer) -> None:
-        """Of moments that another part has given as those of whole tables it keeps the columns."""
+        """Keeps the columns of moments that another part has given as those of whole tables."""
         for table in self._tables:
             state = optimizer.state.get(table, {})
             for name, value in state.items():
