@@ -5,7 +5,6 @@ and of each run the mean of its last weights too. In nats/token on the held-out 
 """
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
@@ -13,25 +12,13 @@ from scipy import stats
 from analysis.differences.correction import corrected
 from experiments.records.record import find_records, read_record
 from tests.study.committed import RESULTS
+from tests.study.estimators import Estimated
 
 MODELS = ("dense", "peer")
 ENDS = ("cosine to a tenth", "line to zero", "line to zero, double batch")
 WEIGHTS = ("last", "mean")
 SEEDS = range(3, 9)
 CASES = [(end, weights) for end in ENDS for weights in WEIGHTS]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Paired:
-    """The mean difference over seeds with its 95 % interval, and p: of paired t tests."""
-
-    value: float
-    lower: float
-    upper: float
-    p: float
-
-    def __str__(self):
-        return f"{self.value:.3f} ({self.lower:.3f} to {self.upper:.3f})"
 
 
 def end_of(record):
@@ -53,14 +40,14 @@ def losses():
 
 
 def paired(of, other):
-    """The difference of two {seed: loss}."""
+    """The mean difference of two {seed: loss} over seeds, by a paired t test."""
     apart = np.array([of[seed] - other[seed] for seed in SEEDS])
     n = len(apart)
     error = apart.std(ddof=1) / math.sqrt(n)
     half = stats.t.ppf(0.975, n - 1) * error
     value = float(apart.mean())
     p = float(2 * stats.t.sf(abs(value) / error, n - 1))
-    return Paired(value=value, lower=value - half, upper=value + half, p=p)
+    return Estimated(value=value, lower=value - half, upper=value + half, p=p)
 
 
 def less_noise(of, other):

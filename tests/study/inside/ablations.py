@@ -13,8 +13,7 @@ from pathlib import Path
 
 from experiments.ablate import ablate_on_texts
 from experiments.inspection.ablation.result import SPECIFICITY
-from tests.study.inside.files import write_rows
-from tests.study.inside.naming import p_of
+from tests.study.inside.files import columns_of, write_rows
 from tests.study.inside.texts import BLOCK, DOMAINS, domains_of_packages
 
 TOKENS = 16384  # of each domain
@@ -44,12 +43,7 @@ def main():
 def line(name, domain, found, row):
     what = "specificity" if row.what == SPECIFICITY else "target"
     values = {"layer": name, "domain": domain, "what": what, "n_documents": row.n_units}
-    values["mass_ratio"] = found.mass_ratio
-    for part in ("chosen", "random", "excess"):
-        estimate = getattr(row, part)
-        low, high = estimate.interval()
-        values |= {part: estimate.value, f"{part}_low": low, f"{part}_high": high}
-    return values | {"p": p_of(row.excess)}
+    return values | columns_of(found, row)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,7 @@ from pathlib import Path
 
 from experiments.ablate import ablate_on_facts
 from experiments.inspection.ablation.facts import read_facts
-from tests.study.inside.files import FACTS, write_rows
-from tests.study.inside.naming import p_of
+from tests.study.inside.files import FACTS, columns_of, write_rows
 from tests.study.inside.texts import BLOCK
 
 TOP = {"peer": 64, "moe_fine": 2, "dense": 8}
@@ -48,12 +47,7 @@ def keep(end, what):
 
 def line(name, end, found, row):
     values = {"layer": name, "what": f"{row.what}{end}", "n_facts": row.n_units}
-    values["mass_ratio"] = found.mass_ratio
-    for part in ("chosen", "random", "excess"):
-        estimate = getattr(row, part)
-        low, high = estimate.interval()
-        values |= {part: estimate.value, f"{part}_low": low, f"{part}_high": high}
-    return values | {"p": p_of(row.excess)}
+    return values | columns_of(found, row)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 
 from tests.study.committed import ROOT
+from tests.study.inside.naming import p_of
 
 FOLDER = ROOT / "results" / "study" / "inspect"
 FACTS = Path(__file__).with_name("facts.jsonl")
@@ -40,3 +41,13 @@ def holm(p):
         worst = max(worst, min(1.0, p[i] * (len(p) - rank)))
         found[i] = worst
     return found
+
+
+def columns_of(found, row):
+    """A row of an ablation: the mass beside random experts, each estimate with its ends, and p."""
+    values = {"mass_ratio": found.mass_ratio}
+    for part in ("chosen", "random", "excess"):
+        estimate = getattr(row, part)
+        low, high = estimate.interval()
+        values |= {part: estimate.value, f"{part}_low": low, f"{part}_high": high}
+    return values | {"p": p_of(row.excess)}
