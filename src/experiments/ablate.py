@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.config.hydra_hints import choice_names
 from experiments.config.words import Words
+from experiments.inspection.command import run_on_texts
 from experiments.records.record import RunRecord, finished_record
-from experiments.system.command import run_words
 from experiments.system.disk import check_writable
 from experiments.system.text_table import aligned
 
@@ -30,18 +29,13 @@ where it was meant to. The run stays as it is; tables are in a folder beside it.
   facts=FILE                  lines of JSON with prompt, target and siblings, at least 20: those of
                               the largest parts in the logits of each fact's target
   top=N                       experts that are chosen; default 16
-  texts=NAME,...              sets ({sets}), files of text,
-                              or folders of packed tokens; each is a domain. Without it, the run's
-                              own validation text, as the run scored it
+{texts}
   draws=N                     sets of random experts, at least 2; default 5
   seed=N                      of the draws; default 0
   out=FOLDER                  instead of RUN/ablation
-  evaluation.max_tokens=N     of each text, in windows spread evenly; all without it
-  trainer.accelerator=cpu     and other keys of trainer and paths
-"""
+{keys}"""
 _NUMBERS = {"top": (16, 1), "draws": (5, 2), "seed": (0, 0)}
 _KEYS = ("layer", "experts", "domain", "facts", "texts", "out", *_NUMBERS)
-_NODES = ("evaluation", "trainer", "paths")
 
 
 def ablate_on_texts(
@@ -229,12 +223,7 @@ def _show(result: "Ablation", folder: Path, *, by_text: bool) -> None:
 
 def main() -> None:
     """Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."""
-    run_words(
-        lambda: USAGE.format(sets=", ".join(choice_names("eval"))),
-        _run,
-        keys=_KEYS,
-        nodes=_NODES,
-    )
+    run_on_texts(USAGE, _run, _KEYS)
 
 
 if __name__ == "__main__":

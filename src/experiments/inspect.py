@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.config.hydra_hints import choice_names
 from experiments.config.words import PATCH, PLACES, Words, node_of
+from experiments.inspection.command import run_on_texts
 from experiments.inspection.editing.files import named_patch
 from experiments.records.record import finished_record
-from experiments.system.command import run_words
 from experiments.system.disk import check_writable
 
 if TYPE_CHECKING:
@@ -26,9 +25,7 @@ a card of each layer and a page, inspect.html, in a folder. Interrupted, the sam
 With text="..." it says what each expert adds to the logit of the next token.
 
   RUN                         the run's folder, results/<sweep>/<run_id>
-  texts=NAME,...              sets ({sets}), files of text,
-                              or folders of packed tokens; each is a domain. Without it, the run's
-                              own validation text, as the run scored it
+{texts}
   layers=NAME,...             as blocks.1.ffn; all that can say so without it
   out=FOLDER                  instead of RUN/inspection
   text=TEXT                   one text, token by token. It goes into the tables and the page of the
@@ -39,12 +36,8 @@ With text="..." it says what each expert adds to the logit of the next token.
   before=RUN                  the run that this one started from, read too: what moved, and what
                               the new experts of one that has grown took over
   patch=FILE                  with edits of its experts (experiments.patch), in a folder of its own
-  evaluation.max_tokens=N     of each text, in windows spread evenly; all without it
-  evaluation.batch_size=N     sequences; changes no result but by rounding
-  trainer.accelerator=cpu     and other keys of trainer and paths
-"""
+{keys}"""
 _KEYS = ("texts", "layers", "out", "text", "top", "find", "before", PATCH)
-_NODES = ("evaluation", "trainer", "paths")
 _OTHER = "or name another folder by out=..."
 
 
@@ -235,12 +228,7 @@ def _run(words: Words) -> None:
 
 def main() -> None:
     """Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."""
-    run_words(
-        lambda: USAGE.format(sets=", ".join(choice_names("eval"))),
-        _run,
-        keys=_KEYS,
-        nodes=_NODES,
-    )
+    run_on_texts(USAGE, _run, _KEYS)
 
 
 if __name__ == "__main__":

@@ -118,6 +118,16 @@ def test_what_is_typed_wrong_is_said_in_one_line(
         ([run_dir, facts, "experts=[64]"], "expert 64 is not of blocks.1.ffn, which has 0 to 63"),
         ([run_dir, texts, "experts=[3,3]"], "expert 3 of blocks.1.ffn is in two edits"),
         ([run_dir, f"facts={tmp_path / 'none'}"], "can't be read: No such file"),
+        ([run_dir, texts, "experts=[1]", "eval=[packages]"], "give texts=NAME"),
+        (
+            [run_dir, texts, "experts=[1]", "eval.packages.splits=[hpo]"],
+            "eval.packages.splits=[hpo] is of no set that is read (texts= names none); give "
+            "texts=packages",
+        ),
+        (
+            [run_dir, "texts=packages", "experts=[1]", "eval.packages.split=[hpo]"],
+            "eval.packages.split: unknown key",
+        ),
         (
             [run_dir, texts, "experts=[1]", "layer=blocks.9.ffn"],
             "blocks.9.ffn is no layer of this model",

@@ -10,7 +10,7 @@ import torch
 from experiments.inspection.cards import layer_card, top_share
 from experiments.inspection.documents import ends_of
 from experiments.inspection.interface import Inspected
-from experiments.inspection.pairs import PairCounts
+from experiments.inspection.pairs import PENDING, PairCounts
 from experiments.inspection.statistics import Bounds, LayerStatistics
 from experiments.models.ffn._slots import Slots
 from experiments.models.ffn.pkm import PKMConfig
@@ -222,5 +222,8 @@ def test_memory_is_bounded_by_what_is_said():
         statistics.add(
             slots, rng.integers(0, VOCAB, T), np.arange(T) + i * T, 0, documents(0) + 3 * i
         )
-    held = sum(array.nbytes for array in statistics.state().values())
-    assert held <= bounds.n_bytes(1000, 2, VOCAB)
+    held = {name: array.nbytes for name, array in statistics.state().items()}
+    assert sum(held.values()) <= bounds.n_bytes(1000, 2, VOCAB)
+    of_pairs = 64 * (64 + min(bounds.n_bigrams, 1000 * VOCAB**2) + 2 * PENDING)
+    rest = sum(n for name, n in held.items() if not name.startswith(("pairs.", "bigrams.")))
+    assert rest < bounds.n_bytes(1000, 2, VOCAB) - of_pairs < 1.5 * rest

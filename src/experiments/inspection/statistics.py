@@ -35,6 +35,7 @@ class Bounds:
         return (
             own
             + DocumentSums.n_bytes(n_experts, n_texts)
+            + ClassSums.n_bytes(n_experts)
             + 64 * (n_pairs + n_bigrams + 2 * PENDING)
         )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.config.hydra_hints import choice_names
+from experiments.config.words import key_of
 from experiments.data.packed import INDEX_NAME, PackedText, Tokens, open_verified
 from experiments.data.prepare import prepare_data, prepare_sets
 from experiments.data.stream import BASE
@@ -50,11 +51,13 @@ def read_texts(
     run_dir: Path, record: RunRecord, names: Sequence[str], overrides: Sequence[str]
 ) -> tuple[list[Text], Vocabulary, Point]:
     """The named texts; without a name, the run's own validation split as it scored it itself, and
-    of a stream those of its domains. overrides: of SCORING, without eval=.
+    of a stream those of its domains. overrides: of SCORING; of eval, keys of the named sets.
 
-    Raises ValueError for a text of another tokenizer, and one too short to read.
+    Raises ValueError for a text of another tokenizer, one too short to read, and a key of a set
+    that is not named.
     """
     sets, files = split_names(names)
+    _check_sets(overrides, sets)
     words = [*overrides, f"eval=[{','.join(sets)}]"] if sets else list(overrides)
     point = scored_point(run_dir, record, words)
     data, cache = point.config.data, point.cache
@@ -81,6 +84,17 @@ def read_texts(
         if text.name in [other.name for other in texts[:i]]:
             raise ValueError(f"two texts are named {text.name}; rename a file")
     return texts, vocabulary, point
+
+
+def _check_sets(overrides: Sequence[str], sets: Sequence[str]) -> None:
+    for word in overrides:
+        node, _, rest = key_of(word).partition(".")
+        name = rest.partition(".")[0]
+        if node == "eval" and name not in sets:
+            raise ValueError(
+                f"{word} is of no set that is read ({', '.join(sets) or 'texts= names none'}); "
+                f"give texts={name or 'NAME'}"
+            )
 
 
 def _of_file(path: Path, run_dir: Path, vocabulary: Vocabulary, limit: int | None) -> Text:

@@ -117,7 +117,7 @@ def ablate_texts(
         for number, experts in enumerate(variants):
             with removed(layer, experts.tolist()):
                 for one, total, size in zip(units, nats, tokens, strict=True):
-                    size[:] = _losses(model, one, total[number], bar)
+                    size[:] = add_losses(model, one, total[number], bar)
     changes = []
     for one, total, size in zip(units, nats, tokens, strict=True):
         told = size > 0
@@ -163,8 +163,10 @@ def text_mass(
     return mass.numpy()
 
 
-def _losses(model: Transformer, units: Units, total: np.ndarray, bar: "tqdm[None]") -> np.ndarray:
-    """Adds the nats of each unit's targets, and returns how many there are."""
+def add_losses(
+    model: Transformer, units: Units, total: np.ndarray, bar: "tqdm[None]"
+) -> np.ndarray:
+    """Adds the nats of each unit's targets to total (n,), and returns how many targets (n,) are."""
     size = np.zeros(len(total))
     windows = units.windows
 
