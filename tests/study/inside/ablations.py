@@ -5,16 +5,18 @@ layer's experts, those of the highest lift there.
 
 Writes results/study/inspect/ablation_NAME.csv: the change of the target's loss and the specificity,
 without the chosen, without random ones of equal mass, and the difference of both; p of that
-difference being 0. The doc corrects them for all domains of all layers (Holm 1979).
+difference being 0. share: of the mass of all domains, what the chosen have. The doc corrects for
+all domains of all layers (Holm 1979).
 """
 
 import sys
 from pathlib import Path
 
 from experiments.ablate import ablate_on_texts
+from experiments.inspection.ablation.of_texts import text_mass
 from experiments.inspection.ablation.result import SPECIFICITY
 from tests.study.inside.files import columns_of, write_rows
-from tests.study.inside.texts import BLOCK, DOMAINS, domains_of_packages
+from tests.study.inside.texts import BLOCK, DOMAINS, domains_of_packages, opened, units
 
 TOKENS = 16384  # of each domain
 SHARE = 16
@@ -26,6 +28,9 @@ def main():
     name, run_dir = sys.argv[1], Path(sys.argv[2])
     layer = sys.argv[3] if len(sys.argv) > 3 else BLOCK
     n_experts = N_EXPERTS[name.split("_block")[0]]
+    run = opened(run_dir, domains_of_packages(TOKENS), [layer])
+    mass = text_mass(run.model, run.layers[0], units(run, halved=True), halved=True)
+    shares = (mass / mass.sum(1, keepdims=True)).mean(0)
     rows = []
     for domain in DOMAINS:
         target = f"packages/validation/{domain}"
@@ -35,7 +40,8 @@ def main():
         )  # fmt: skip
         for row in found.rows:
             if row.what in (target, SPECIFICITY):
-                rows.append(line(name, domain, found, row))
+                share = float(shares[list(found.experts["all"])].sum())
+                rows.append(line(name, domain, found, row) | {"share": share})
         print(rows[-1], flush=True)
         write_rows(f"ablation_{name}.csv", rows)
 

@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 
 from tests.study.committed import ROOT
-from tests.study.inside.naming import p_of
+from tests.study.inside.naming import averaged, p_of
 
 FOLDER = ROOT / "results" / "study" / "inspect"
 FACTS = Path(__file__).with_name("facts.jsonl")
@@ -47,7 +47,35 @@ def columns_of(found, row):
     """A row of an ablation: the mass beside random experts, each estimate with its ends, and p."""
     values = {"mass_ratio": found.mass_ratio}
     for part in ("chosen", "random", "excess"):
-        estimate = getattr(row, part)
-        low, high = estimate.interval()
-        values |= {part: estimate.value, f"{part}_low": low, f"{part}_high": high}
+        values |= ends_of(part, getattr(row, part))
     return values | {"p": p_of(row.excess)}
+
+
+def ends_of(what, estimate):
+    """An estimate's value and ends, as columns."""
+    low, high = estimate.interval()
+    return {what: estimate.value, f"{what}_low": low, f"{what}_high": high}
+
+
+def write_named(name, values, about, pairs, chance):
+    """How often each of `values` (documents,) names its domain, and differences of the pairs that
+    are there, corrected together. about: the documents, a Read.
+    """
+    rows = []
+    for what, minus in [*((what, "") for what in values), *pairs]:
+        if {what, minus} - {""} <= values.keys():
+            estimate = averaged(about, values[what] - (values[minus] if minus else 0))
+            low, high = estimate.interval()
+            rows.append(
+                {"what": what, "minus": minus, "n_documents": len(values[what]),
+                 "value": estimate.value, "low": low, "high": high,
+                 "p": p_of(estimate, 0 if minus else chance)}
+            )  # fmt: skip
+    write_rows(name, with_holm(rows))
+
+
+def with_holm(rows):
+    """The rows, with p_holm of their p."""
+    for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        row["p_holm"] = p
+    return rows

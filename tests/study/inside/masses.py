@@ -35,7 +35,7 @@ def read_masses(model, layers, reading):
     """By layer, a Read; Reads of "token", each token's id as the expert that it reads; and by layer
     the mass (2 V, N) of each expert by the token that reads it, in each half of the documents.
     """
-    vocab_size = reading.vocab_size
+    vocab_size = len(reading.classes)
     sums = {layer.name: Sums(layer.n_experts) for layer in layers}
     by_token = {layer.name: Sums(layer.n_experts) for layer in layers}
     sums["token"] = Sums(vocab_size)

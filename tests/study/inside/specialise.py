@@ -1,7 +1,8 @@
 """Do experts specialise by domain? `python -m tests.study.inside.specialise NAME RUN ...`.
 
 Writes results/study/inspect/specialise.csv: how often one reading names its domain (naming.py), by
-the layer of the middle block of runs, peer, moe_fine or dense. Beside each, of the same documents:
+the layer of the middle block of runs, peer, moe_fine or dense; of another seed, "peer, seed 2".
+Beside each, of the same documents:
 
 - untrained: the run's layer and trunk at their first weights;
 - by tokens alone: each token reads what it does on average (masses.py).
@@ -21,7 +22,7 @@ from experiments.finished.model import run_vocabulary, scored_point
 from experiments.inspection.interface import inspected_layers
 from experiments.kernels.ops import Execution
 from experiments.training.starting import build_model
-from tests.study.inside.files import holm, write_rows
+from tests.study.inside.files import write_named, write_rows
 from tests.study.inside.masses import by_first_key, by_tokens_alone, read_masses
 from tests.study.inside.naming import Read, averaged, named, p_of, permuted
 from tests.study.inside.texts import BLOCK, DOMAINS, domains_of_packages, opened
@@ -29,16 +30,26 @@ from tests.study.inside.texts import BLOCK, DOMAINS, domains_of_packages, opened
 CHANCE = 1 / len(DOMAINS)
 TOKENS = 16384  # of each domain
 DRAWS = 200
-PAIRS = (  # what, minus what
-    ("peer", "dense"),
-    ("moe_fine", "dense"),
-    ("peer by first sub-key", "dense"),
-    ("peer by first sub-key", "moe_fine"),
-    *((one, f"{one}, untrained") for one in ("peer", "moe_fine", "dense")),
-    *((one, f"{one}, by tokens alone") for one in ("peer", "moe_fine", "dense")),
-    ("peer", "token ids"),
-    ("peer", "peer, dense layer before"),
-)
+SEED = ", seed "
+
+
+def pairs(names):
+    """(what, minus what) of the names of one seed."""
+    peer, moe, dense = (
+        next((name for name in names if name.partition(SEED)[0] == layer), layer)
+        for layer in ("peer", "moe_fine", "dense")
+    )
+    return [
+        (peer, dense),
+        (moe, dense),
+        (peer, moe),
+        (f"{peer} by first sub-key", dense),
+        (f"{peer} by first sub-key", moe),
+        *((one, f"{one}, untrained") for one in (peer, moe, dense)),
+        *((one, f"{one}, by tokens alone") for one in (peer, moe, dense)),
+        (peer, "token ids"),
+        (peer, f"{peer}, dense layer before"),
+    ]
 
 
 def untrained(run_dir, record):
@@ -55,59 +66,50 @@ def values_of(name, run_dir):
     """
     kept = run_dir / "named.npz"
     if not kept.exists():
-        record, model, layers, reading = opened(run_dir, domains_of_packages(TOKENS))
-        read, by_token = read_masses(model, list(layers.values()), reading)
+        run = opened(run_dir, domains_of_packages(TOKENS))
+        read, by_token = read_masses(run.model, run.layers, run.reading)
         own, tokens = read[BLOCK], read["token"]
-        reads = {name: own}
+        reads = {"": own}
         alone = named(own, by_tokens_alone(tokens, by_token[BLOCK]))
-        if name == "peer":
-            _, columns = layers[BLOCK].layer.grid()
-            reads["peer by first sub-key"] = by_first_key(own, columns)
-            reads["peer, dense layer before"] = read["blocks.0.ffn"]
+        layer = next(layer.layer for layer in run.layers if layer.name == BLOCK)
+        if layer.grid() is not None:
+            reads[" by first sub-key"] = by_first_key(own, layer.grid()[1])
+            reads[", dense layer before"] = read["blocks.0.ffn"]
             reads["token ids"] = tokens
-        model = untrained(run_dir, record)
-        reads[f"{name}, untrained"] = read_masses(model, inspected_layers(model, [BLOCK]), reading)[
-            0
-        ][BLOCK]
+        model = untrained(run_dir, run.record)
+        first = read_masses(model, inspected_layers(model, [BLOCK]), run.reading)[0]
+        reads[", untrained"] = first[BLOCK]
         values = {what: named(one) for what, one in reads.items()}
-        values[f"{name}, by tokens alone"] = alone
+        values[", by tokens alone"] = alone
         rng, drawn = np.random.default_rng(0), []
         for _ in range(DRAWS):
             one = permuted(own, rng)
             estimate = averaged(one, named(one))
             drawn.append((estimate.value, p_of(estimate, CHANCE)))
-        np.savez(kept, domain=own.domain, tokens=own.tokens, null=np.array(drawn), **values)
+        about = {"domain": own.domain, "tokens": own.tokens, "null": np.array(drawn)}
+        np.savez(kept, **about, **{f"of{what}": one for what, one in values.items()})
     with np.load(kept) as arrays:
         found = {what: arrays[what] for what in arrays.files}
     about = Read(mass=None, domain=found.pop("domain"), tokens=found.pop("tokens"))
-    return found, about, found.pop("null")
+    null = found.pop("null")
+    ends = {what.removeprefix("of"): one for what, one in found.items()}
+    named_so = {end if end == "token ids" else f"{name}{end}": one for end, one in ends.items()}
+    return named_so, about, null
 
 
 def main():
-    values, nulls = {}, []
+    values, nulls, seeds = {}, [], {}
     words = sys.argv[1:]
     for name, run_dir in zip(words[::2], words[1::2], strict=True):
         found, about, null = values_of(name, Path(run_dir))
-        values |= found
+        values |= {what: one for what, one in found.items() if what not in values}
+        seeds.setdefault(name.partition(SEED)[2], []).append(name)
         nulls.append(
             {"what": name, "draws": len(null), "mean": float(null[:, 0].mean()),
              "highest": float(null[:, 0].max()), "false_share": float((null[:, 1] < 0.05).mean())}
         )  # fmt: skip
-    pairs = [("", what) for what in values] + [
-        (minus, what) for what, minus in PAIRS if {what, minus} <= values.keys()
-    ]
-    rows = []
-    for minus, what in pairs:
-        estimate = averaged(about, values[what] - (values[minus] if minus else 0))
-        low, high = estimate.interval()
-        rows.append(
-            {"what": what, "minus": minus, "n_documents": len(values[what]),
-             "value": estimate.value, "low": low, "high": high,
-             "p": p_of(estimate, 0 if minus else CHANCE)}
-        )  # fmt: skip
-    for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
-        row["p_holm"] = p
-    write_rows("specialise.csv", rows)
+    wanted = [pair for names in seeds.values() for pair in pairs(names)]
+    write_named("specialise.csv", values, about, wanted, CHANCE)
     write_rows("specialise_null.csv", nulls)
 
 

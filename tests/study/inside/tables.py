@@ -1,8 +1,6 @@
 """Prints the tables of docs/inspect_study.md: `python -m tests.study.inside.tables`."""
 
-from pathlib import Path
-
-from tests.study.inside.files import FOLDER, holm, read_rows
+from tests.study.inside.files import FOLDER, read_rows, with_holm
 
 LAYERS = ("peer", "moe_fine", "dense")
 
@@ -22,43 +20,41 @@ def small(p):
     return "< 1e-6" if p < 1e-6 else f"{p:.2g}"
 
 
-def naming():
+def naming(name="specialise.csv"):
     rows = [
         [r["what"], f"{r['value']:.3f} ({r['low']:.3f} to {r['high']:.3f})", small(r["p_holm"])]
-        for r in read_rows("specialise.csv")
+        for r in read_rows(name)
         if not r["minus"]
     ]
     return table(["read", "names its domain", "p"], rows)
 
 
-def differences():
+def differences(name="specialise.csv"):
     rows = [
         [
             f"{r['what']} minus {r['minus']}",
             f"{r['value']:+.3f} ({r['low']:+.3f} to {r['high']:+.3f})",
             small(r["p_holm"]),
         ]
-        for r in read_rows("specialise.csv")
+        for r in read_rows(name)
         if r["minus"]
     ]
     return table(["difference", "of documents", "p"], rows)
 
 
-def null():
+def null(name):
     rows = [
         [r["what"], f"{r['mean']:.4f}", f"{r['highest']:.4f}", f"{r['false_share']:.3f}"]
-        for r in read_rows("specialise_null.csv")
+        for r in read_rows(name)
     ]
     return table(["labels drawn again", "mean", "highest of 200", "false at 5 %"], rows)
 
 
 def ablations():
-    """The lines of all layers that have a file, corrected together."""
+    """The lines of all layers that have a file, those of each kind corrected together."""
     found = [row for layer in LAYERS for row in ablation_rows(layer)]
     for what in ("target", "specificity"):
-        own = [row for row in found if row["what"] == what]
-        for row, p in zip(own, holm([row["p"] for row in own]), strict=True):
-            row["p_holm"] = p
+        with_holm([row for row in found if row["what"] == what])
     return found
 
 
@@ -69,10 +65,12 @@ def ablation_rows(layer):
 
 
 def ablation(layer):
+    has_share = "share" in ablation_rows(layer)[0]
     rows = [
         [
             r["domain"],
             f"{r['n_documents']:.0f}",
+            *([f"{r['share']:.1%}"] if has_share else []),
             number(r, "chosen"),
             number(r, "random"),
             number(r, "excess"),
@@ -81,22 +79,78 @@ def ablation(layer):
         for r in ablations()
         if r["layer"] == layer and r["what"] == "specificity"
     ]
-    head = [f"specificity, {layer}", "documents", "its experts", "random ones", "difference", "p"]
-    return table(head, rows)
+    head = [f"specificity, {layer}", "documents", *(["mass"] if has_share else [])]
+    return table([*head, "its experts", "random ones", "difference", "p"], rows)
 
 
-def facts():
+def facts(name):
     rows = [
         [r["layer"], r["what"], *(number(r, of, 2) for of in ("chosen", "random", "excess"))]
-        for r in read_rows("facts.csv")
+        for r in read_rows(name)
     ]
     return table(["layer", "change of", "its experts", "random ones", "difference"], rows)
+
+
+def taken_over(name):
+    head = ["domain", "mass of new experts", "more than elsewhere", "p"]
+    losses = ("gain", "without_new", "without_old")
+    rows = [
+        [
+            r["what"],
+            number(r, "share", 3, ""),
+            number(r, "more"),
+            small(r["p_holm"]),
+            *(number(r, what, 2) for what in losses),
+        ]
+        for r in read_rows(name)
+        if r["kind"] == "domain"
+    ]
+    return table([*head, "gained since the parent", "lost without new", "lost without old"], rows)
+
+
+def taken_over_classes(name):
+    rows = [
+        [r["what"], number(r, "share", 3, ""), number(r, "more"), small(r["p_holm"])]
+        for r in read_rows(name)
+        if r["kind"] == "class"
+    ]
+    return table(["tokens", "mass of new experts", "more than of others", "p"], rows)
+
+
+def last_domain(name, way):
+    """A line a choice of rows: of the last text the share of what all rows do, of the others the
+    change of the loss.
+    """
+    found = {}
+    for r in read_rows(name):
+        if r["way"] == way:
+            found.setdefault((r["by"], r["n"]), {})[r["text"]] = r
+    *first, last = next(iter(found.values()))
+    rows = [
+        [
+            by,
+            f"{n:,.0f}",
+            f"{own[last]['mass']:.0%}",
+            number(own[last], "part", 2, ""),
+            *(number(own[text], "change") for text in first),
+        ]
+        for (by, n), own in found.items()
+    ]
+    head = {"back": f"lost of {last}", "alone": f"gained of {last}"}[way]
+    return table([f"rows, {way}", "n", "their mass there", head, *first], rows)
 
 
 ALL = {
     "specialise.csv": (naming, differences),
     "specialise_null.csv": (null,),
     "facts.csv": (facts,),
+    "taken_over.csv": (taken_over, taken_over_classes),
+    "taken_over_naming.csv": (naming, differences),
+    "last_domain.csv": (
+        lambda name: last_domain(name, "back"),
+        lambda name: last_domain(name, "alone"),
+    ),
+    "beside.csv": (naming, differences),
 }
 
 
@@ -104,8 +158,8 @@ def lines():
     """All of them."""
     found = []
     for name, several in ALL.items():
-        if Path(FOLDER / name).exists():
-            found += [one() for one in several]
+        if (FOLDER / name).exists():
+            found += [one(name) for one in several]
     found += [ablation(layer) for layer in LAYERS if ablation_rows(layer)]
     return found
 

@@ -1,12 +1,10 @@
 """The material of docs/inspect_study.md: domains, and a run's model with its texts."""
 
-from pathlib import Path
+import numpy as np
+from tqdm import tqdm
 
-from experiments.finished.model import trained_model
-from experiments.inspection.interface import inspected_layers
-from experiments.inspection.reading import Pass
-from experiments.inspection.statistics import Bounds
-from experiments.inspection.texts import read_texts
+from experiments.inspection import opened as inspection
+from experiments.inspection.ablation.of_texts import add_losses, units_of
 from experiments.records.record import read_record
 
 DOMAINS = (
@@ -31,19 +29,24 @@ def domains_of_packages(n_tokens):
 
 
 def opened(run_dir, overrides, layers=None, texts=("packages",)):
-    """The record, the model, its layers by name, and a pass over the texts."""
-    run_dir = Path(run_dir)
+    """The run's record and model, its layers, and a pass over the texts (inspection/opened.py)."""
     record = read_record(run_dir / "record.json")
-    chosen, vocabulary, point = read_texts(run_dir, record, texts, overrides)
-    model = trained_model(run_dir, point, vocabulary)
-    found = {layer.name: layer for layer in inspected_layers(model, layers)}
-    reading = Pass(
-        texts=chosen,
-        seq_len=point.config.data.seq_len,
-        batch_size=point.config.evaluation.batch_size or point.config.ladder.batch_size,
-        vocab_size=vocabulary.n_entries,
-        end_of_text=vocabulary.end_of_text,
-        bounds=Bounds(),
-        identity={},
+    return inspection.opened(run_dir, record, texts, overrides, layers=layers, change=None)
+
+
+def units(run, *, halved=False):
+    """Of each text its documents (experiments.ablate)."""
+    reading = run.reading
+    return units_of(
+        run.texts, reading.seq_len, reading.batch_size, reading.end_of_text, halved=halved
     )
-    return record, model, found, reading
+
+
+def nats(model, those):
+    """Of each text the nats (documents,) of its documents, and how many targets they have."""
+    found = []
+    for one in those:
+        total = np.zeros(one.n)
+        size = add_losses(model, one, total, tqdm(disable=True))
+        found.append((total, size))
+    return found
