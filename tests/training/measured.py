@@ -100,29 +100,41 @@ def memory(rank, size):
 
 
 def links(rank, size, device, rates):
-    """Of each rate, in Mbit/s (0: as fast as it goes): seconds of steps, and bytes that went by the
-    interface. The rates take turns, so that other work of the machine falls on all of them.
+    """Of each rate, in Mbit/s (0: as fast as it goes): seconds of steps, bytes that went by the
+    interface, and packets that TCP has sent again. The rates take turns, so that other work of the
+    machine falls on all of them.
     """
     trained = Trained(rank, size, **LINKS, seq_len=SEQ_LEN)
     tokens = torch.randint(VOCAB, (SEQUENCES, SEQ_LEN + 1))
     counter = Path(f"/sys/class/net/{device}/statistics/tx_bytes")
     trained.step(tokens)
-    found = {rate: {"seconds": [], "on_device": 0, "sent": Counter()} for rate in rates}
+    found = {r: {"seconds": [], "on_device": 0, "resent": 0, "sent": Counter()} for r in rates}
     for _ in range(ROUNDS):
         for rate, mine in found.items():
             _limit(device, rate)
             trained.step(tokens)
             dist.barrier()
             trained.columns.sent.clear()
-            before = int(counter.read_text())
+            before, resent = int(counter.read_text()), _resent()
             for _ in range(STEPS):
                 begun = time.perf_counter()
                 trained.step(tokens)
                 mine["seconds"].append(time.perf_counter() - begun)
             mine["on_device"] += int(counter.read_text()) - before
+            mine["resent"] += _resent() - resent
             mine["sent"] += trained.columns.sent
             dist.barrier()
     return {"rates": found, "n_others": sum(p.numel() for p in trained.others)}
+
+
+def _resent():
+    """Packets of this network namespace."""
+    names, values = (
+        line.split()
+        for line in Path("/proc/self/net/snmp").read_text().splitlines()
+        if line.startswith("Tcp:")
+    )
+    return int(values[names.index("RetransSegs")])
 
 
 def _limit(device, rate):

@@ -5,8 +5,10 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -96,11 +98,23 @@ def namespaces():
                 ip("netns", "del", name)
 
 
+def _busy(seconds):
+    """Cores that are at work, on average of so many seconds."""
+
+    def busy():
+        user, nice, system = map(int, Path("/proc/stat").read_text().split(maxsplit=4)[1:4])
+        return (user + nice + system) / os.sysconf("SC_CLK_TCK")
+
+    before = busy()
+    time.sleep(seconds)
+    return (busy() - before) / seconds
+
+
 class Measured:
     """Steps of two processes over an interface; and what the formulas say of one step."""
 
     def __init__(self, folder, names, devices):
-        self.load = os.getloadavg()[0]
+        self.others = _busy(2.0)
         _start(
             2, "links", str(folder), ADDRESSES[0], tuple(devices), *map(str, RATES),
             prefixes=[("ip", "netns", "exec", name, "env", f"GLOO_SOCKET_IFNAME={device}")
@@ -123,8 +137,8 @@ class Measured:
         return [one["rates"][str(rate)] for one in self.read]
 
     def seconds(self, rate):
-        """The shortest step of both."""
-        return min(map(max, zip(*(one["seconds"] for one in self.of(rate)), strict=True)))
+        """Of the median step, which ends where both have ended it."""
+        return median(map(max, zip(*(one["seconds"] for one in self.of(rate)), strict=True)))
 
 
 @pytest.fixture(scope="module")
@@ -138,14 +152,20 @@ def test_bytes_of_the_interface(measured):
             n_steps = len(one["seconds"])
             assert one["sent"] == {name: n_steps * n for name, n in measured.sent.items()}
             expected = sum(one["sent"].values()) + n_steps * measured.by_ddp
-            print(f"{rate} Mbit/s: interface / formula = {one['on_device'] / expected:.4f}")
-            assert expected <= one["on_device"] <= 1.01 * expected
+            # over a veth without a limit, packets overtake each other, and TCP sends some again
+            on_device = one["on_device"] - MTU * one["resent"]
+            print(
+                f"{rate} Mbit/s: interface / formula = {one['on_device'] / expected:.4f}, "
+                f"{on_device / expected:.4f} but for {one['resent']} packets sent again"
+            )
+            assert expected <= one["on_device"]
+            assert on_device <= 1.01 * expected
 
 
 def test_seconds_of_slow_links(measured):
     """Beside what a step takes where links are no matter, the model's seconds for what is sent."""
-    if measured.load > 0.5 * (os.cpu_count() or 1):
-        pytest.skip(f"the machine had other work, a load of {measured.load:.1f}: time it alone")
+    if measured.others > 0.25:
+        pytest.skip(f"the machine had other work, {measured.others:.2f} cores: time it alone")
     free = measured.seconds(0)
     for rate in RATES[1:]:
         speed = rate * 1e6 / 8

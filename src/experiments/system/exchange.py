@@ -36,7 +36,10 @@ class _Circle:
         """(size, ...): block s goes to process s; and back come those that all have sent here."""
         blocks = blocks.contiguous()
         others = torch.empty_like(blocks)
-        dist.all_to_all_single(others, blocks, group=self.group)
+        if blocks.device.type == "cpu":
+            _by_pairs(blocks, others, self.group)
+        else:
+            dist.all_to_all_single(others, blocks, group=self.group)
         self._count(SWAP, blocks.nbytes // self.size)
         return others
 
@@ -156,12 +159,32 @@ class Exchange:
 
 def _gathered(values: Tensor, size: int, group: Any = None) -> Tensor:
     """(n, ...) of each process of a group, to (size, n, ...)."""
+    if values.device.type == "cpu":
+        every = values.new_empty(size, *values.shape)
+        _by_pairs(values.detach().expand_as(every), every, group)
+        return every
     every = values.new_empty(size * len(values), *values.shape[1:])
     # torch 2.13 warns of the second name, the only one that versions before it have
     names = "all_gather_single", "all_gather_into_tensor"
     gather = next(getattr(dist, n) for n in names if hasattr(dist, n))
     gather(every, values, group=group)
     return every.view(size, *values.shape)
+
+
+def _by_pairs(blocks: Tensor, into: Tensor, group: Any) -> None:
+    """(size, ...): block s goes to process s; and what all have sent here.
+
+    gloo's collectives send before they receive. So the word by which the other hears that its block
+    can come waits behind one's own, and a link moves one way at a time: on a slow one an all-to-all
+    takes twice as long. Here all processes are told first.
+    """
+    me, size = dist.get_rank(group), len(blocks)
+    others = [(me + i) % size for i in range(1, size)]
+    works = [dist.irecv(into[s], group=group, group_src=s) for s in others]
+    works += [dist.isend(blocks[s], group=group, group_dst=s) for s in others]
+    into[me].copy_(blocks[me])
+    for work in works:
+        work.wait()
 
 
 def _in_order(parts: Tensor) -> Tensor:
