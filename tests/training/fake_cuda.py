@@ -31,6 +31,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from experiments.data.batches import Batch
 from experiments.kernels import torch_kernels
+from experiments.models.recomputed import Recomputed
 from experiments.points.planning import make_point
 from experiments.system import distributed
 from experiments.training.compiled import compile_trunk
@@ -307,6 +308,8 @@ def run(case):
             kernel=point.config.kernel,
             n_micro=point.ranks.n_micro,
         )
+        if point.config.trainer.recompute:
+            module.trunk = Recomputed(model)
         if case["compiled"]:
             module._compiled = compile_trunk(module.model, backend="aot_eager")
         trainer = pl.Trainer(

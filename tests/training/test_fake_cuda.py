@@ -45,6 +45,7 @@ WAYS = {
     "fused": FUSED,
 }
 MIXED, FLOAT32 = "trainer.precision=bf16-mixed", "trainer.precision=32-true"
+RECOMPUTE = "trainer.recompute=true"
 ALL, MICRO = "trunk.ffn_blocks=all", "trainer.micro_batch_size=2"
 RANKS = "trainer.devices=2"
 # files of which a step asks the card for numbers where tables step by rows: how many rows a sort
@@ -68,6 +69,9 @@ def quick():
         yield f"peer {way} micro", (*LAYERS["peer"], *WAYS[way], MIXED, MICRO)
     for more in ((RANKS,), (RANKS, MICRO)):
         yield " ".join(("peer", *more)), (*LAYERS["peer"], MIXED, *more)
+    for layer in ("dense", "peer"):
+        yield f"{layer} all", (*LAYERS[layer], MIXED, ALL)
+        yield f"{layer} recomputed", (*LAYERS[layer], MIXED, ALL, RECOMPUTE)
 
 
 def wide():
@@ -142,6 +146,14 @@ def quick_steps(steps):
 @pytest.mark.parametrize("case", QUICK)
 def test_a_step_stays_on_the_card_and_within_its_plan(quick_steps, case):
     _check(quick_steps[case], QUICK[case])
+
+
+@pytest.mark.slow
+def test_recomputing_takes_less_memory(quick_steps):
+    """Of a block of attention and a dense layer the two inputs are kept, 2 of some 25 d_model."""
+    whole, less = (quick_steps[f"dense {how}"]["peak"] for how in ("all", "recomputed"))
+    assert less < 0.8 * whole
+    assert quick_steps["peer recomputed"]["peak"] < quick_steps["peer all"]["peak"]
 
 
 # 5 and the 8 ways to choose types and blocks have no common divisor, so all of them turn up

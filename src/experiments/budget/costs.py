@@ -36,8 +36,9 @@ class Term:
     frozen_flops: training FLOPs per token, of them, that are spent where nothing is trained.
     kept: elements a token that a backward pass needs, of the products' type; None: those that its
         matrix products give, flops / (2 d_model). kept_wide: of them, those that are float32
-        whatever the products' type; an index counts as two. For block_costs: sums over blocks have
-        neither.
+        whatever the products' type; an index counts as two. half: the half of a block, attention or
+        layer, which trainer.recompute computes again; None: it does not. For block_costs: sums over
+        blocks have none of these.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Term:
     frozen_flops: float = 0.0
     kept: float | None = None
     kept_wide: float = 0.0
+    half: Literal["attention", "layer"] | None = None
 
     @property
     def n_active(self) -> int:
@@ -184,8 +186,16 @@ def attention_terms(d_model: int, seq_len: int, d_kv: int | None = None) -> tupl
     # queries, keys and values; the first two rotated; the heads' sums
     kept = (d_model + 2 * d_keys) + (d_model + d_keys) + d_model
     return (
-        Term(name="projections", n_params=n_params, flops=2 * n_params, kept=kept),
-        Term(name="context", flops=4 * d_model * context, seen_by_torch=False, kept=0),
+        Term(
+            name="projections", n_params=n_params, flops=2 * n_params, kept=kept, half="attention"
+        ),
+        Term(
+            name="context",
+            flops=4 * d_model * context,
+            seen_by_torch=False,
+            kept=0,
+            half="attention",
+        ),
     )
 
 

@@ -63,6 +63,7 @@ def plan_memory(
     n_models: int = 1,
     n_one_moment: int = 0,
     table_ranks: int = 1,
+    recompute: bool = False,
 ) -> Memory:
     """The memory of a process whose forward passes are of micro_tokens, n_micro of them a step.
 
@@ -73,7 +74,8 @@ def plan_memory(
     n_one_moment: parameters that step by Muon, which has one moment where AdamW has two.
     table_ranks: processes that have the columns of each table between them, each of as many tokens:
     it holds that share of tables, their gradients and moments, and the indices and weights of their
-    tokens, and its columns of them.
+    tokens, and its columns of them. recompute: of halves of blocks that can be computed again their
+    inputs alone are kept.
     """
     product = 2 if precision == "bf16-mixed" else 4
     norm = (_NORM + product) * d_model  # and in the type of the product that takes it
@@ -101,9 +103,30 @@ def plan_memory(
         new = size * rows / (table_ranks * term.n_tables)
         return new + (one + new) * (1 if size == 4 else 1 + 4 / size)
 
+    def live(block: Cost) -> list[Term]:
+        return [term for term in block.terms if term.passes > FORWARD_PASSES]
+
+    def halves(block: Cost) -> list[list[Term]]:
+        """The terms of each of its halves that is computed again; a half is as a whole, or not."""
+        terms = live(block) if recompute else []
+        attention = [term for term in terms if term.half == "attention"]
+        layer = [term for term in terms if term.half != "attention"]
+        found = attention, layer if all(term.half == "layer" for term in layer) else []
+        return [half for half in found if half]
+
     def kept(block: Cost) -> float:
-        """Bytes of a block's activations, and of its weights in the products' type."""
-        terms = [term for term in block.terms if term.passes > FORWARD_PASSES]
+        """Bytes of a block's activations: of a half that is computed again, its input."""
+        again = halves(block)
+        names = {term.name for half in again for term in half}
+        once = [term for term in live(block) if term.name not in names]
+        return 4 * d_model * micro_tokens * len(again) + of_terms(once, 2 - len(again))
+
+    def computed_again(block: Cost) -> float:
+        """Bytes of the larger one of these halves, while its backward pass needs them."""
+        return max((of_terms(half, 1) for half in halves(block)), default=0)
+
+    def of_terms(terms: list[Term], n_norms: int) -> float:
+        """Bytes of their activations, and of their weights in the products' type."""
         if not terms:
             return 0
         elements = [_kept(term, d_model) for term in terms]
@@ -114,14 +137,14 @@ def plan_memory(
             pairs = sum(_row_pairs(t, d_model) for t in for_all)
             a_token += table_ranks * _OF_ALL * pairs
             a_token += 4 * max((t.d_row or d_model for t in for_all), default=0)
-        return micro_tokens * (a_token + 2 * norm) + cast
+        return micro_tokens * (a_token + n_norms * norm) + cast
 
     gradients = sum(map(gradient, cost.terms))
     logits = _LOGITS * micro_tokens * vocab_size
     activations = sum(map(kept, blocks)) + norm * micro_tokens  # the last one is before the head
     of_blocks = sum(gradient(term) for block in blocks for term in block.terms)
     held = gradients if adds_up else gradients - of_blocks
-    live, peak = activations, activations + logits + (held if adds_up else 0)
+    there, peak = activations, activations + logits + (held if adds_up else 0)
     most = 0.0
     for block in reversed(blocks):
         if not adds_up:
@@ -130,8 +153,9 @@ def plan_memory(
         pairs = table_ranks * sum(_row_pairs(t, d_model) for t in tables_of)
         beside = max(map(addend, block.terms)) if adds_up else 0
         most = max(most, beside)
-        peak = max(peak, live + held + beside + _SORTED * pairs * micro_tokens)
-        live -= kept(block)
+        beside += computed_again(block) + _SORTED * pairs * micro_tokens
+        peak = max(peak, there + held + beside)
+        there -= kept(block)
     gradients += most
     return Memory(
         weights=n_models * (4 * n_other + size * n_table // table_ranks),

@@ -10,6 +10,7 @@ from experiments.config.constraints import AtLeast1, Matches, NotNegative, Proce
 
 CompileChoice = Literal["auto", True, False]
 TrunkChoice = Literal["auto", "eager", "fused"]
+StrategyChoice = Literal["ddp", "fsdp"]
 Rate = Annotated[float, Within(1, 1e25)]
 CardName = Annotated[str, Matches(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,60}", "a name, as H100")]
 
@@ -34,6 +35,10 @@ class Trainer:
     (training/compiled.py).
     trunk: how the trunk is computed on a CPU: fused, by operators of ours; eager, as it is written;
     auto: what can be is fused (training/trunk.py).
+    recompute: whether the halves of blocks that can be run again in the backward pass, and only
+    their inputs are kept (models/recomputed.py).
+    strategy: how the processes of a run share all but tables; fsdp is refused, with the reason
+    (planning.py).
     stop_hopeless: nats; a run ends early where its training loss can't come within so many of the
     best finished run of its cell (training/hopeless.py); null: never.
     table_ranks: how many processes have the columns of each expert table between them: null: none,
@@ -61,6 +66,8 @@ class Trainer:
     deterministic: bool = True
     trunk: TrunkChoice = "eager"
     table_ranks: Processes | Literal["all"] | None = None
+    recompute: bool = False
+    strategy: StrategyChoice = "ddp"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,7 +41,7 @@ class Fused:
     def __init__(self, model: Transformer) -> None:
         self.model = model
         self.eager = eager_parts(model)
-        self._called = [_is_hooked(block_of(model, i)) for i in range(len(model.blocks))]
+        self._called = [is_hooked(block_of(model, i)) for i in range(len(model.blocks))]
         self._angles: dict[int, tuple[Tensor, Tensor]] = {}  # of the last length
 
     def look_again(self) -> None:
@@ -74,7 +74,7 @@ class Fused:
 
     def logits(self, tokens: Tensor) -> Tensor:
         """(batch, seq) to (batch, seq, vocab_size), as the model itself."""
-        if _is_hooked(self.model):
+        if is_hooked(self.model):
             logits: Tensor = self.model(tokens)
             return logits
         return self.model.logits(self._hidden(tokens))
@@ -135,14 +135,14 @@ def _attention(
 def _eager(model: Transformer) -> Iterator[tuple[str, str]]:
     """Each part that has no fused form here, and why."""
     d_model, d_head = model.config.d_model, model.config.d_head
-    called = _is_hooked(model)
+    called = is_hooked(model)
     width = f"d_model={d_model} is no multiple of {UNIT}" if d_model % UNIT else None
     heads = None
     if d_head % UNIT or d_head > MOST_D_HEAD:
         heads = f"d_head={d_head} is no multiple of {UNIT} up to {MOST_D_HEAD}"
     for i in range(len(model.blocks)):
         block = block_of(model, i)
-        whole = called or _is_hooked(block)
+        whole = called or is_hooked(block)
         linears = (block.attention.qkv, block.attention.out)
         why = width or heads or _why_not_norm(block.attention_norm)
         why = why or _first(map(why_not_linear, linears))
@@ -171,10 +171,11 @@ def _why_not_norm(norm: nn.Module) -> str | None:
 
 def _hooked(called: bool, *modules: nn.Module) -> str | None:
     """called: whether what they are in is hooked."""
-    hooked = called or any(_is_hooked(part) for m in modules for part in m.modules())
+    hooked = called or any(is_hooked(part) for m in modules for part in m.modules())
     return "a hook wants to be called" if hooked else None
 
 
-def _is_hooked(module: nn.Module) -> bool:
+def is_hooked(module: nn.Module) -> bool:
+    """Whether a hook wants to be called with it."""
     kinds = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
     return any(getattr(module, kind) for kind in kinds)

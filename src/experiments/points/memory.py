@@ -31,6 +31,7 @@ def memory_of(draft: Draft, table_ranks: int = 1) -> Memory:
         n_models=1 + sum(part.n_models for part in draft.parts),
         n_one_moment=_n_of_muon(config, transformer),
         table_ranks=table_ranks,
+        recompute=config.trainer.recompute,
     )
 
 

@@ -12,6 +12,7 @@ from experiments.budget.plan import OffBudgetError, Plan, peak_lr, plan_steps
 from experiments.config.effects import Ineffective, Run, ineffective
 from experiments.config.optim import Optim
 from experiments.config.schema import RunConfig, read_run_config
+from experiments.config.trainer import StrategyChoice
 from experiments.data.packed import PackedText
 from experiments.data.prepare import check_data, train_folder
 from experiments.init.freeze import freeze
@@ -49,6 +50,7 @@ def read_point(raw: Mapping[str, Any]) -> Draft:
     check_tables(config, ranks)
     _check_shared(config, transformer)
     check_stopping(config, ranks)
+    _check_strategy(config.trainer.strategy)
     accelerator = draft.device.accelerator
     check_kernel(config.kernel, accelerator)
     if config.trainer.trunk == "fused":
@@ -56,6 +58,17 @@ def read_point(raw: Mapping[str, Any]) -> Draft:
     for part in draft.parts:
         part.refuse(draft)
     return draft
+
+
+def _check_strategy(strategy: StrategyChoice) -> None:
+    """Raises ValueError for what Lightning has and a run can't be trained by (docs/ranks.md)."""
+    if strategy == "fsdp":
+        raise ValueError(
+            "trainer.strategy=fsdp is not supported: scores, parts of a run and the kernels of "
+            "tables take whole weights, and FSDP leaves a process shards of them; set "
+            "trainer.table_ranks=all, which shares what is large, the tables, and "
+            "trainer.recompute=true for activations"
+        )
 
 
 def _check_trunk(draft: Draft, accelerator: str) -> None:

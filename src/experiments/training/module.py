@@ -17,6 +17,7 @@ from experiments.config.constraints import KernelName
 from experiments.config.optim import Optim
 from experiments.data.batches import Batch
 from experiments.models.fused import HEAD, Fused
+from experiments.models.recomputed import Recomputed
 from experiments.models.transformer import Transformer
 from experiments.optim.groups import build_optimizer
 from experiments.optim.optimizer import clip_gradients
@@ -36,7 +37,7 @@ class LanguageModel(pl.LightningModule):
 
     kernel and optim.table_gradient say how the layers' tables are read and what their gradients
     become: the model's execution, which configure_optimizers sets (groups.py). compiled: training
-    steps call the trunk that torch.compile makes (compiled.py). trunk: or the fused one (trunk.py).
+    steps call the trunk that torch.compile makes (compiled.py). trunk: or another pass (trunk.py).
 
     A turn of Lightning's loop costs 0.4 ms for its hooks, contexts and counters, as much as the
     arithmetic of a small model's step. So a turn takes several steps. after_step(n) is called after
@@ -64,7 +65,7 @@ class LanguageModel(pl.LightningModule):
         self._apart_names: set[str] = set()
         self._own: list[nn.Parameter] = []  # those that other processes have others of
         self._compiled = compile_trunk(model) if compiled else None  # a function: no submodule
-        self.trunk: Fused | None = None
+        self.trunk: Fused | Recomputed | None = None
         self.parts: list[TrainingPart] = []
         self.after_step, self.turn_ends = lambda n_steps: None, lambda n_steps: True
         self.register_buffer("step_losses", torch.full((plan.n_steps,), math.nan))
@@ -85,7 +86,7 @@ class LanguageModel(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """By now several ranks know of each other."""
-        if self.trunk is not None:
+        if isinstance(self.trunk, Fused):
             self.trunk.look_again()
 
     def training_step(self, batches: Iterator[Batch]) -> None:
@@ -163,7 +164,7 @@ class LanguageModel(pl.LightningModule):
 
     def _loss(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
         """The mean cross entropy; and the logits, if they are ever whole."""
-        if self.trunk is not None and HEAD not in self.trunk.eager:
+        if isinstance(self.trunk, Fused) and HEAD not in self.trunk.eager:
             return self.trunk.losses(inputs, targets)[0], None
         forward = self._compiled or (self.model if self.trunk is None else self.trunk.logits)
         logits = forward(inputs)

@@ -96,6 +96,7 @@ def begin(point: Point, *, scores: bool) -> Begun:
         model,
         module.parts,
         compiled=module.is_compiled,
+        recompute=config.trainer.recompute,
     )
     for part in point.parts:
         columns = _merged(columns, part.columns(point))

@@ -1,9 +1,10 @@
-"""How training computes the trunk on a CPU: by fused operators, or as it is written."""
+"""How training computes the trunk: by fused operators of a CPU, again in part, or as written."""
 
 from collections.abc import Iterable
 
 from experiments.config.trainer import TrunkChoice
 from experiments.models.fused import HEAD, Fused, why_not_fused
+from experiments.models.recomputed import Recomputed
 from experiments.models.transformer import Transformer
 from experiments.points.point import TrainingPart
 
@@ -15,12 +16,15 @@ def resolve_trunk(
     parts: Iterable[TrainingPart],
     *,
     compiled: bool,
-) -> Fused | None:
-    """The model's fused pass, as trainer.trunk says and the machine allows; None: as it is written.
+    recompute: bool = False,
+) -> Fused | Recomputed | None:
+    """The model's pass, as trainer.trunk says and the machine allows; None: as it is written.
 
-    auto fuses what can be, on a CPU, unless torch.compile makes the trunk. Raises ValueError if
-    fused is asked for and a part of the model can't be.
+    auto fuses what can be, on a CPU, unless torch.compile makes the trunk or halves of it are to be
+    recomputed. Raises ValueError if fused is asked for and a part of the model can't be.
     """
+    if recompute:
+        return Recomputed(model)
     if choice == "eager" or accelerator != "cpu" or compiled or why_not_fused() is not None:
         if choice == "fused":
             raise ValueError(f"trainer.trunk=fused: {why_not_fused()}; use auto or eager")

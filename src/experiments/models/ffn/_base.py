@@ -72,6 +72,8 @@ class FFN(nn.Module):
         with the Tokens that x is of (models/tokens.py), wherever a trunk calls it.
     by_columns: whether several processes may have the columns of its tables between them: it reads
         them by gather_dot and gather_sum alone. Asked of the class itself, not of those below it.
+    recomputes: whether its forward pass leaves no mark but its output, so that it may run twice for
+        one step (models/recomputed.py). Asked as by_columns is.
     late: what is kept back while a layer that has grown gets used to it (init/growth); None, and so
         it is in every layer that has not: nothing.
     """
@@ -82,6 +84,7 @@ class FFN(nn.Module):
     causal: bool = True
     reads_tokens: bool = False
     by_columns: ClassVar[bool] = False
+    recomputes: ClassVar[bool] = False
     n_experts: int = 0
     late: Late | None = None
     usage: ExpertUsage | None = None  # while it is scored

@@ -39,7 +39,8 @@ class BesideConfig:
 
     def cost(self, d_model: int) -> Cost:
         """Both; the terms of the layer beside are named so."""
-        beside = (replace(t, name=f"beside.{t.name}") for t in self.trained.cost(d_model).terms)
+        terms = self.trained.cost(d_model).terms
+        beside = (replace(term, name=f"beside.{term.name}", half=None) for term in terms)
         return Cost((*self.frozen.cost(d_model).terms, *beside))
 
     def build(self, d_model: int) -> "Beside":

@@ -43,7 +43,8 @@ class DenseConfig:
         d_ff = self.d_ff(d_model)
         n_params = (3 if self.glu else 2) * d_model * d_ff
         kept = (4 if self.glu else 2) * d_ff  # before and after activations, and the product
-        return Cost((Term(name="dense", n_params=n_params, flops=2 * n_params, kept=kept),))
+        of = Term(name="dense", n_params=n_params, flops=2 * n_params, kept=kept, half="layer")
+        return Cost((of,))
 
     def build(self, d_model: int) -> "Dense":
         """The layer at this width."""
@@ -53,6 +54,7 @@ class DenseConfig:
 class Dense(MLP, Slotted):
     """y = act(x W_in) W_out, or its gated form."""
 
+    recomputes = True
     adaptable: ClassVar[tuple[str, ...]] = ("w_in", "w_gate", "w_out")
     param_roles: ClassVar[Mapping[str, Role]] = {
         "w_in.weight": MAP,
