@@ -180,7 +180,7 @@ def _by_pairs(blocks: Tensor, into: Tensor, group: Any) -> None:
     """
     me, size = dist.get_rank(group), len(blocks)
     others = [(me + i) % size for i in range(1, size)]
-    works = [dist.irecv(into[s], group=group, group_src=s) for s in others]
+    works: list[Any] = [dist.irecv(into[s], group=group, group_src=s) for s in others]
     works += [dist.isend(blocks[s], group=group, group_dst=s) for s in others]
     into[me].copy_(blocks[me])
     for work in works:
