@@ -47,7 +47,7 @@ def keep(end, what):
 
 def line(name, end, found, row):
     values = {"layer": name, "what": f"{row.what}{end}", "n_facts": row.n_units}
-    return values | columns_of(found, row)
+    return values | {"mass_ratio": found.mass_ratio} | columns_of(row)
 
 
 if __name__ == "__main__":

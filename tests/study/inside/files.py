@@ -43,9 +43,9 @@ def holm(p):
     return found
 
 
-def columns_of(found, row):
-    """A row of an ablation: the mass beside random experts, each estimate with its ends, and p."""
-    values = {"mass_ratio": found.mass_ratio}
+def columns_of(row):
+    """A row of an ablation: each estimate with its ends, and p."""
+    values = {}
     for part in ("chosen", "random", "excess"):
         values |= ends_of(part, getattr(row, part))
     return values | {"p": p_of(row.excess)}

@@ -10,7 +10,8 @@ Beside each, of the same documents:
 And of PEER the experts of a first sub-key as one, which are as many as moe_fine's experts; and the
 token ids themselves. Differences are paired by document, and corrected together (Holm 1979).
 specialise_null.csv: the same where documents' domains are drawn again, 200 times: the mean, the
-highest, and the share of draws whose interval of 95 % leaves out chance.
+highest, and the share of draws whose interval of 95 % leaves out chance. With out=_NAME the files
+are specialise_NAME.csv and specialise_null_NAME.csv, whose lines are a family by themselves.
 """
 
 import sys
@@ -99,7 +100,8 @@ def values_of(name, run_dir):
 
 def main():
     values, nulls, seeds = {}, [], {}
-    words = sys.argv[1:]
+    words = [word for word in sys.argv[1:] if not word.startswith("out=")]
+    out = dict(word.split("=") for word in sys.argv[1:] if word not in words).get("out", "")
     for name, run_dir in zip(words[::2], words[1::2], strict=True):
         found, about, null = values_of(name, Path(run_dir))
         values |= {what: one for what, one in found.items() if what not in values}
@@ -109,8 +111,8 @@ def main():
              "highest": float(null[:, 0].max()), "false_share": float((null[:, 1] < 0.05).mean())}
         )  # fmt: skip
     wanted = [pair for names in seeds.values() for pair in pairs(names)]
-    write_named("specialise.csv", values, about, wanted, CHANCE)
-    write_rows("specialise_null.csv", nulls)
+    write_named(f"specialise{out}.csv", values, about, wanted, CHANCE)
+    write_rows(f"specialise_null{out}.csv", nulls)
 
 
 if __name__ == "__main__":

@@ -91,66 +91,12 @@ def facts(name):
     return table(["layer", "change of", "its experts", "random ones", "difference"], rows)
 
 
-def taken_over(name):
-    head = ["domain", "mass of new experts", "more than elsewhere", "p"]
-    losses = ("gain", "without_new", "without_old")
-    rows = [
-        [
-            r["what"],
-            number(r, "share", 3, ""),
-            number(r, "more"),
-            small(r["p_holm"]),
-            *(number(r, what, 2) for what in losses),
-        ]
-        for r in read_rows(name)
-        if r["kind"] == "domain"
-    ]
-    return table([*head, "gained since the parent", "lost without new", "lost without old"], rows)
-
-
-def taken_over_classes(name):
-    rows = [
-        [r["what"], number(r, "share", 3, ""), number(r, "more"), small(r["p_holm"])]
-        for r in read_rows(name)
-        if r["kind"] == "class"
-    ]
-    return table(["tokens", "mass of new experts", "more than of others", "p"], rows)
-
-
-def last_domain(name, way):
-    """A line a choice of rows: of the last text the share of what all rows do, of the others the
-    change of the loss.
-    """
-    found = {}
-    for r in read_rows(name):
-        if r["way"] == way:
-            found.setdefault((r["by"], r["n"]), {})[r["text"]] = r
-    *first, last = next(iter(found.values()))
-    rows = [
-        [
-            by,
-            f"{n:,.0f}",
-            f"{own[last]['mass']:.0%}",
-            number(own[last], "part", 2, ""),
-            *(number(own[text], "change") for text in first),
-        ]
-        for (by, n), own in found.items()
-    ]
-    head = {"back": f"lost of {last}", "alone": f"gained of {last}"}[way]
-    return table([f"rows, {way}", "n", "their mass there", head, *first], rows)
-
-
 ALL = {
     "specialise.csv": (naming, differences),
     "specialise_null.csv": (null,),
+    "specialise_moe_fine.csv": (naming, differences),
+    "specialise_null_moe_fine.csv": (null,),
     "facts.csv": (facts,),
-    "taken_over.csv": (taken_over, taken_over_classes),
-    "taken_over_naming.csv": (naming, differences),
-    "last_domain.csv": (
-        lambda name: last_domain(name, "back"),
-        lambda name: last_domain(name, "alone"),
-    ),
-    "beside.csv": (naming, differences),
 }
 
 
