@@ -1,7 +1,7 @@
 """A layer that takes time and no processor: a job that lasts on any machine, at little cost."""
 
-import time
 from dataclasses import dataclass
+from time import sleep
 
 from torch import Tensor
 
@@ -28,26 +28,31 @@ class Slow(Dense):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, seq, d_model) to the same."""
         if self.training:
-            time.sleep(SECONDS)
+            sleep(SECONDS)
         return super().forward(x)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlowPEERConfig(PEERConfig):
-    """PEER, in training SECONDS slower."""
+    """PEER, in training so many seconds slower."""
+
+    seconds: float = SECONDS
 
     def build(self, d_model: int) -> "SlowPEER":
         """The layer at this width."""
-        return SlowPEER(d_model, self)
+        layer = SlowPEER(d_model, self)
+        layer.seconds = self.seconds
+        return layer
 
 
 class SlowPEER(PEER):
     """Waits, and computes as its base does."""
 
     by_columns = True
+    seconds: float
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, seq, d_model) to the same."""
         if self.training:
-            time.sleep(SECONDS)
+            sleep(self.seconds)
         return super().forward(x)

@@ -274,12 +274,13 @@ def test_runs_of_two_groups_are_those_of_one_process(compose_raw, overrides):
 @pytest.mark.night
 @pytest.mark.long
 @pytest.mark.slow
-def test_a_rank_killed_in_a_save_leaves_the_checkpoint_before(compose_raw, overrides):
-    """Its file is half written, and rank 0's is whole; rank 0 ends by itself."""
-    given = (*overrides("rows", "killed"), "trainer.checkpoint_minutes=0")
-    alone = make_point(compose_raw(*overrides("rows", "unkilled")))
+@pytest.mark.parametrize("n", [RANKS, 2 * RANKS], ids=["one group", "two groups"])
+def test_a_rank_killed_in_a_save_leaves_the_checkpoint_before(compose_raw, overrides, n):
+    """Its file is half written, and rank 0's is whole; the others end by themselves."""
+    given = (*overrides("rows", f"killed_{n}"), "trainer.checkpoint_minutes=0")
+    alone = make_point(compose_raw(*overrides("rows", f"unkilled_{n}")))
     execute(alone)
-    raw = compose_raw(*_together(given))
+    raw = compose_raw(*_together(given, n))
     _by_ranks(overrides.top, runs=[(raw, None, 6)], dies=True)
     folder = make_point(raw).run_dir
     assert damage_of(folder / LAST) is None
