@@ -1,6 +1,7 @@
 """Two gloo ranks train what one process trains, at the same global batch."""
 
 import csv
+import functools
 import json
 import os
 import subprocess
@@ -72,18 +73,16 @@ def overrides(compose_raw, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def folders(compose_raw, overrides):
-    """Of each model, the folder of the run by one process and of that by two ranks."""
-    found = {}
-    for name in MODELS:
-        alone = make_point(compose_raw(*overrides(name, 1, "alone")))
-        execute(alone)
-        found[name] = alone.run_dir, overrides.top / "together" / alone.run_id
-    # the first by the command that a user types, the others by one start of their ranks
-    first, *others = MODELS
-    _run_ranks(2, "experiments.run", *overrides(first, 2, "together"))
-    _train_all(compose_raw(*overrides(name, 2, "together")) for name in others)
-    return found
+def alone(compose_raw, overrides):
+    """alone(name): the folder of the run by one process, which the first call trains."""
+
+    @functools.cache
+    def of(name):
+        point = make_point(compose_raw(*overrides(name, 1, "alone")))
+        execute(point)
+        return point.run_dir
+
+    return of
 
 
 def _train_all(raws):
@@ -96,26 +95,30 @@ def _train_all(raws):
 
 @pytest.mark.long
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
-def test_the_same_loss_curve(folders, name):
-    (alone, record), (together, record_of_two) = map(_result, folders[name])
-    assert len(alone) == len(together) == STEPS
-    assert record.run_id == record_of_two.run_id
-    # sums of float32 in another order, and what 20 steps of training make of that: the first
-    # step's rounding is 1e-7, and top-k and AdamW's division may enlarge it
-    assert together[:5] == pytest.approx(alone[:5], rel=1e-6)
-    assert together == pytest.approx(alone, rel=1e-4)
-    assert record_of_two.val_loss == pytest.approx(record.val_loss, rel=1e-4)
+def test_the_same_loss_curves(alone, compose_raw, overrides):
+    """In one test, so that one process of the suite trains them all."""
+    # the first by the command that a user types, the others by one start of their ranks
+    first, *others = MODELS
+    _run_ranks(2, "experiments.run", *overrides(first, 2, "together"))
+    _train_all(compose_raw(*overrides(name, 2, "together")) for name in others)
+    for name in MODELS:
+        losses, record = _result(alone(name))
+        together, of_two = _result(overrides.top / "together" / record.run_id)
+        assert len(losses) == len(together) == STEPS, name
+        # sums of float32 in another order, and what 20 steps of training make of that: the first
+        # step's rounding is 1e-7, and top-k and AdamW's division may enlarge it
+        assert together[:5] == pytest.approx(losses[:5], rel=1e-6), name
+        assert together == pytest.approx(losses, rel=1e-4), name
+        assert of_two.val_loss == pytest.approx(record.val_loss, rel=1e-4), name
 
 
+@pytest.mark.night
 @pytest.mark.long
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["peer", *(pytest.param(n, marks=pytest.mark.night) for n in ("dense", "moe_fine"))]
-)
-def test_compiled_ranks_train_what_they_train_without(folders, compose_raw, overrides, name):
+@pytest.mark.parametrize("name", ["peer", "dense", "moe_fine"])
+def test_compiled_ranks_train_what_they_train_without(alone, compose_raw, overrides, name):
     _train_all([compose_raw(*overrides(name, 2, "compiled"), "trainer.compile=true")])
-    eager, record = _result(folders[name][1])
+    eager, record = _result(alone(name))
     compiled, record_of_compiled = _result(overrides.top / "compiled" / record.run_id)
     assert record_of_compiled.compile_seconds > 0
     assert compiled[:5] == pytest.approx(eager[:5], rel=1e-6)  # as above
@@ -124,9 +127,9 @@ def test_compiled_ranks_train_what_they_train_without(folders, compose_raw, over
 
 @pytest.mark.long
 @pytest.mark.slow
-def test_ranks_go_on_with_more_experts_as_one_process_does(folders, compose_raw, overrides):
+def test_ranks_go_on_with_more_experts_as_one_process_does(alone, compose_raw, overrides):
     grown = (
-        "init=run", f"init.path={folders['peer'][0]}", "init.how=bias", "init.train=all",
+        "init=run", f"init.path={alone('peer')}", "init.how=bias", "init.train=all",
         "n_experts=256", "ladder.d_per_layer=null", "ladder.lr_d_model=64",
     )  # fmt: skip
 
@@ -136,26 +139,26 @@ def test_ranks_go_on_with_more_experts_as_one_process_does(folders, compose_raw,
     point = make_point(compose_raw(*of(1, "grown"), *grown))
     execute(point)
     _train_all([compose_raw(*of(2, "grown_together"), *grown)])
-    alone, record = _result(point.run_dir)
+    losses, record = _result(point.run_dir)
     together, of_two = _result(overrides.top / "grown_together" / point.run_id)
     assert record.init["late"]["0"] == pytest.approx(of_two.init["late"]["0"], rel=1e-4)
     assert record.before["validation"]["loss"] == pytest.approx(
         of_two.before["validation"]["loss"], rel=1e-4
     )
-    assert together[:5] == pytest.approx(alone[:5], rel=1e-5)
-    assert together == pytest.approx(alone, rel=1e-4)
+    assert together[:5] == pytest.approx(losses[:5], rel=1e-5)
+    assert together == pytest.approx(losses, rel=1e-4)
 
 
 @pytest.mark.long
 @pytest.mark.slow
 def test_a_branch_of_two_ranks_is_their_run_from_scratch(compose_raw, overrides):
     wsd = (*overrides("peer", 2, "branches"), "optim.schedule=wsd", "optim.warmup_tokens=640")
-    alone, raw = compose_raw(*wsd), compose_raw(*wsd, "optim.branch_from=trunk")
+    scratch, raw = compose_raw(*wsd), compose_raw(*wsd, "optim.branch_from=trunk")
     branch = make_point(raw)
     (trunk,) = trunks_of([branch])
     enter_branches([branch])
-    _train_all([trunk.raw, raw, alone])
-    (_, expected), (_, record) = map(_result, (make_point(alone).run_dir, branch.run_dir))
+    _train_all([trunk.raw, raw, scratch])
+    (_, expected), (_, record) = map(_result, (make_point(scratch).run_dir, branch.run_dir))
     assert (record.trunk["run_id"], record.trunk["n_steps"]) == (trunk.run_id, branch.first_step)
     assert record.val_loss == expected.val_loss
 

@@ -225,7 +225,7 @@ def true_multiplier(model, budget):
 @pytest.mark.parametrize(
     ("n_seeds", "n_budgets", "noise", "asymptote"),
     [
-        (60, 3, 0.01, None),
+        (30, 3, 0.01, None),
         pytest.param(200, 3, 0.01, None, marks=pytest.mark.night),
         pytest.param(200, 4, 0.02, None, marks=pytest.mark.night),
         pytest.param(200, 4, 0.005, (1.4, 1.9), marks=pytest.mark.night),
