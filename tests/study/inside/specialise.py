@@ -10,14 +10,14 @@ Beside each, of the same documents:
 And of PEER the experts of a first sub-key as one, which are as many as moe_fine's experts; and the
 token ids themselves. Differences are paired by document, and corrected together (Holm 1979).
 specialise_null.csv: the same where documents' domains are drawn again, 200 times: the mean, the
-highest, and the share of draws whose interval of 95 % leaves out chance. With out=_NAME the files
-are specialise_NAME.csv and specialise_null_NAME.csv, whose lines are a family by themselves.
+highest, and the share of draws whose interval of 95 % leaves out chance.
 """
 
 import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from experiments.finished.model import run_vocabulary, scored_point
 from experiments.inspection.interface import inspected_layers
@@ -56,6 +56,7 @@ def pairs(names):
 def untrained(run_dir, record):
     """The run's model before its first step."""
     point = scored_point(run_dir, record, [])
+    torch.manual_seed(point.config.seed)
     model = build_model(point, run_vocabulary(run_dir, record, point))
     model.set_execution(Execution(kernel=point.config.kernel))
     return model.eval()
@@ -100,8 +101,7 @@ def values_of(name, run_dir):
 
 def main():
     values, nulls, seeds = {}, [], {}
-    words = [word for word in sys.argv[1:] if not word.startswith("out=")]
-    out = dict(word.split("=") for word in sys.argv[1:] if word not in words).get("out", "")
+    words = sys.argv[1:]
     for name, run_dir in zip(words[::2], words[1::2], strict=True):
         found, about, null = values_of(name, Path(run_dir))
         values |= {what: one for what, one in found.items() if what not in values}
@@ -111,8 +111,8 @@ def main():
              "highest": float(null[:, 0].max()), "false_share": float((null[:, 1] < 0.05).mean())}
         )  # fmt: skip
     wanted = [pair for names in seeds.values() for pair in pairs(names)]
-    write_named(f"specialise{out}.csv", values, about, wanted, CHANCE)
-    write_rows(f"specialise_null{out}.csv", nulls)
+    write_named("specialise.csv", values, about, wanted, CHANCE)
+    write_rows("specialise_null.csv", nulls)
 
 
 if __name__ == "__main__":

@@ -91,12 +91,38 @@ def facts(name):
     return table(["layer", "change of", "its experts", "random ones", "difference"], rows)
 
 
+def taken_over(name):
+    head = ["domain", "mass of new experts", "more than elsewhere", "p"]
+    losses = ("gain", "without_new", "without_old")
+    rows = [
+        [
+            r["what"],
+            number(r, "share", 3, ""),
+            number(r, "more"),
+            small(r["p_holm"]),
+            *(number(r, what, 2) for what in losses),
+        ]
+        for r in read_rows(name)
+        if r["kind"] == "domain"
+    ]
+    return table([*head, "gained since the parent", "lost without new", "lost without old"], rows)
+
+
+def taken_over_classes(name):
+    rows = [
+        [r["what"], number(r, "share", 3, ""), number(r, "more"), small(r["p_holm"])]
+        for r in read_rows(name)
+        if r["kind"] == "class"
+    ]
+    return table(["tokens", "mass of new experts", "more than of others", "p"], rows)
+
+
 ALL = {
     "specialise.csv": (naming, differences),
     "specialise_null.csv": (null,),
-    "specialise_moe_fine.csv": (naming, differences),
-    "specialise_null_moe_fine.csv": (null,),
     "facts.csv": (facts,),
+    "taken_over.csv": (taken_over, taken_over_classes),
+    "taken_over_naming.csv": (naming, differences),
 }
 
 
