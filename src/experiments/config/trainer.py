@@ -35,8 +35,8 @@ class Trainer:
     (training/compiled.py).
     trunk: how the trunk is computed on a CPU: fused, by operators of ours; eager, as it is written;
     auto: what can be is fused (training/trunk.py).
-    recompute: whether the halves of blocks that can be run again in the backward pass, and only
-    their inputs are kept (models/recomputed.py).
+    recompute: whether those halves of blocks that can run twice run again in the backward pass, so
+    that their inputs alone are kept (models/recomputed.py).
     strategy: how the processes of a run share all but tables; fsdp is refused, with the reason
     (planning.py).
     stop_hopeless: nats; a run ends early where its training loss can't come within so many of the

@@ -1,4 +1,4 @@
-"""What the commands that read texts with a finished run have in common: keys, and their usage."""
+"""Keys, and their usage, that all commands have which read texts with a finished run."""
 
 from collections.abc import Callable, Collection
 
