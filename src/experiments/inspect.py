@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from experiments.inspection.cards import LayerCard
     from experiments.inspection.contributions import Contributions
     from experiments.inspection.editing.patch import Patch
+    from experiments.inspection.results import Inspection
 
 USAGE = """\
 usage: python -m experiments.inspect RUN [texts=NAME,...] [layers=NAME,...] ...
 
 Reads texts with a finished run's model, and keeps of each layer which experts read them: tables,
 a card of each layer and a page, inspect.html, in a folder. Interrupted, the same command goes on.
+Of a run that kept checkpoints (trainer.keep_at) the cards at each of them are told too.
 With text="..." it says what each expert adds to the logit of the next token.
 
   RUN                         the run's folder, results/<sweep>/<run_id>
@@ -54,7 +56,8 @@ def inspect_run(
 ) -> "list[LayerCard]":
     """The cards of a run's layers over texts; all tables are in the folder then. Cards that are
     there already are read. find: a string that the tables are to have which experts fire on.
-    before: the folder of the run that it started from, which they are to have the mass of.
+    before: the folder of the run that it started from, which they are to have the mass of. They
+    have the cards at the checkpoints that the run kept, too, unless it is patched.
 
     Raises ValueError for a run that is not done, a layer that can't say which experts it reads, a
     text of another tokenizer, a string that is in no text, and a folder of other results.
@@ -71,12 +74,16 @@ def inspect_run(
     from experiments.inspection.before import with_before
     from experiments.inspection.cards import layer_card
     from experiments.inspection.opened import opened
+    from experiments.inspection.over_training import with_training
     from experiments.inspection.page.page import page_of
     from experiments.inspection.reading import read_through
     from experiments.inspection.results import read_cards, read_inspection, write_results
     from experiments.inspection.strings import fired_on, occurrences
     from experiments.inspection.tables import inspection_of, shares_of_tokens
     from experiments.system.disk import make_folder
+
+    def save(found: "Inspection") -> None:
+        write_results(folder, found, page_of(found, name=record.model))
 
     run = opened(run_dir, record, texts, overrides, layers=layers, change=patch)
     tokenizer = run.vocabulary.tokenizer()
@@ -91,10 +98,11 @@ def inspect_run(
         make_folder(folder)
         read = read_through(run.model, run.layers, run.reading, folder)
         cards = [layer_card(layer, read[layer.name]) for layer in run.layers]
-        found = inspection_of(
-            run.model, run.layers, cards, read, run.texts, run.vocabulary, run.identity
+        save(
+            inspection_of(
+                run.model, run.layers, cards, read, run.texts, run.vocabulary, run.identity
+            )
         )
-        write_results(folder, found, page_of(found, name=record.model))
     found = read_inspection(folder)
     if sought:
         overall = shares_of_tokens(found)
@@ -104,7 +112,9 @@ def inspect_run(
         places = [word for word in overrides if node_of(word) in PLACES]
         found = with_before(found, run, before, places, folder)
     if sought or before is not None:
-        write_results(folder, found, page_of(found, name=record.model))
+        save(found)
+    if patch is None:
+        found = with_training(found, run, run_dir, folder, save)
     return list(found.cards)
 
 
@@ -191,8 +201,9 @@ def _run(words: Words) -> None:
         lines_of_cards,
         lines_of_strings,
         lines_of_text,
+        lines_of_training,
     )
-    from experiments.inspection.results import PAGE, read_inspection
+    from experiments.inspection.results import PAGE, TRAINING, read_inspection
 
     explained = None
     if "text" in values:  # first: a text that is refused need not wait for others to be read
@@ -213,7 +224,8 @@ def _run(words: Words) -> None:
             find=values.get("find"),
             before=before,
         )
-        print("\n".join(lines_of_cards(cards)))
+        over = read_inspection(folder).tables[TRAINING]
+        print("\n".join([*lines_of_cards(cards), *lines_of_training(over)]))
     if explained is not None and not keep_text(run_dir, values["text"], explained, folder, patch):
         print(f"page: none, {folder} has no inspection of this run; texts=... makes one")
         return

@@ -44,6 +44,8 @@ class Trainer:
     table_ranks: how many processes have the columns of each expert table between them: null: none,
     each has all of them, as DDP does; all: those that train the run; or a number, which has to
     divide theirs, and then there are groups of so many (points/parts/table_columns.py).
+    keep_at: shares of a run's steps after each of which the checkpoint is kept too, as
+    step-<n>.ckpt; a trunk keeps those of its branches alone.
     deterministic: whether training on a GPU repeats to the bit (training/deterministic.py); on a
     CPU it does in any case.
     """
@@ -68,6 +70,7 @@ class Trainer:
     table_ranks: Processes | Literal["all"] | None = None
     recompute: bool = False
     strategy: StrategyChoice = "ddp"
+    keep_at: tuple[Annotated[float, Within(0, 1, above=True, below=True)], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

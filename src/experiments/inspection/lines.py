@@ -89,5 +89,22 @@ def lines_of_before(about: Mapping[str, Any]) -> list[str]:
     return ["", *aligned(rows)]
 
 
+def lines_of_training(table: pd.DataFrame) -> list[str]:
+    """A line a layer and checkpoint that the run kept; none, no lines."""
+    if not len(table):
+        return []
+    heads = ("over training", "step", "tokens", "usage", "unevenness", "top 1 %", "never", "silent")
+    rows: list[tuple[str, ...]] = [heads]
+    for line in table.itertuples(index=False):
+        rows.append(
+            (
+                str(line.layer), f"{line.step:,}", f"{line.n_trained:,}", f"{line.usage:.1%}",
+                f"{line.unevenness:.3f}", f"{line.top_share:.1%}", f"{line.n_never:,}",
+                f"{line.n_silent:,}",
+            )
+        )  # fmt: skip
+    return ["", *aligned(rows)]
+
+
 def _with_interval(share: float, low: float, high: float) -> str:
     return f"{share:.3f}" + (f" [{low:.3f}, {high:.3f}]" if low == low else "")

@@ -15,7 +15,8 @@ from experiments.system.json_files import read_json
 
 CARD = "card.json"
 PAGE = "inspect.html"
-FORMAT = 4  # of the folder; another's results are not gone on with
+TRAINING = "training"  # a table: cards at the checkpoints that the run kept
+FORMAT = 5  # of the folder; another's results are not gone on with
 TEXTS = (  # columns
     *("layer", "group", "text", "before", "token", "after", "next", "side", "by", "string"),
     *("class", "of"),
@@ -23,6 +24,7 @@ TEXTS = (  # columns
 TABLES = (
     *("experts", "chosen", "contexts", "tokens", "bigrams", "lifts", "classes", "map"),
     *("promoted", "nearest", "excerpts", "parts", "strings", "before", "before_map"),
+    TRAINING,
 )
 
 

@@ -19,8 +19,9 @@ from experiments.inspection.interface import Inspected
 from experiments.inspection.lifts import Lifts, lifts
 from experiments.inspection.maps import MassMap, mass_map
 from experiments.inspection.nearest import nearest
+from experiments.inspection.over_training import training_table
 from experiments.inspection.promoted import promoted
-from experiments.inspection.results import Inspection
+from experiments.inspection.results import TRAINING, Inspection
 from experiments.inspection.statistics import LayerStatistics
 from experiments.inspection.texts import Text
 from experiments.inspection.written import written_in_contexts
@@ -94,6 +95,7 @@ def inspection_of(
             "strings": pd.DataFrame(columns=["layer", *strings.COLUMNS]),
             "before": _none_of(parts["experts"]),
             "before_map": _none_of(parts["map"]),
+            TRAINING: training_table(0, 0, []),
         },
     )
 

@@ -25,7 +25,7 @@ _VOTE_SECONDS, _VOTE_STEPS = 1.0, 20  # between two votes of the ranks, at most
 
 class Checkpoint(pl.Callback):
     """Saves every so many minutes, at the end, and when the run is asked to stop; then it stops.
-    A trunk also keeps the checkpoints of the steps where branches start.
+    Those of the steps `starts` are kept: where a trunk's branches start, or by trainer.keep_at.
 
     The file is written under a temporary name; the one before stays as previous.ckpt until the
     run has ended. Tables that processes have columns of are in files of a new folder by then, which
@@ -42,7 +42,7 @@ class Checkpoint(pl.Callback):
         starts: Container[int] = (),
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        """resumed: the checkpoint that the run goes on from. starts: the steps of branches.
+        """resumed: the checkpoint that the run goes on from. starts: the steps that are kept.
         check(): before each write of rank 0, raises if it must not write.
         """
         self.folder, self.seconds, self.starts = folder, 60 * minutes, starts
@@ -88,7 +88,7 @@ class Checkpoint(pl.Callback):
         self._keep(trainer)
 
     def _keep(self, trainer: pl.Trainer) -> None:
-        """The last checkpoint, which is of this step, if a branch starts there."""
+        """The last checkpoint, which is of this step, if that is to be kept."""
         if trainer.is_global_zero and trainer.global_step in self.starts:
             keep(self.folder / LAST, trainer.global_step)
 
@@ -197,5 +197,5 @@ def forget_previous(folder: Path) -> None:
 
 
 def _kept(folder: Path) -> list[str]:
-    """The checkpoints that branches start from, of a trunk."""
+    """Those that are kept beside the last."""
     return [path.name for path in kept(folder).values()]

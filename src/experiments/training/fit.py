@@ -100,7 +100,7 @@ def fit(
         guards.check,
         is_trunk=point.is_trunk,
     )
-    starts = Starts(point.run_dir) if point.is_trunk else ()
+    starts = Starts(point.run_dir) if point.is_trunk else kept_steps(point)
     checkpoint = Checkpoint(
         point.run_dir, trainer_config.checkpoint_minutes, resumed, starts, guards.check
     )
@@ -165,6 +165,12 @@ def fit(
         compile_seconds=clock.seconds if module.is_compiled else None,
         hopeless=None if hopeless is None else hopeless.why,
     )
+
+
+def kept_steps(point: Point) -> frozenset[int]:
+    """The steps whose checkpoints are kept, by trainer.keep_at: at least the first."""
+    n_steps = point.plan.n_steps
+    return frozenset(max(1, round(share * n_steps)) for share in point.config.trainer.keep_at)
 
 
 def leave_group() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from experiments.inspection.page.data import Size, layer_data
-from experiments.inspection.results import Inspection
+from experiments.inspection.results import TRAINING, Inspection
 from experiments.system.page.shell import Part, document, environment, resource
 
 LIMIT = 5_000_000  # bytes
@@ -50,6 +50,7 @@ def _document(found: Inspection, name: str, layers: Sequence[dict[str, Any]], si
         "n_typed": len(found.typed),
         "n_shown": sum(1 for text in layers[0]["texts"] if text["typed"]),
         "about": found.about,
+        "training": found.tables[TRAINING].to_dict("records"),
     }
     parts = [
         Part(title=title, anchor=macro, body=Markup(getattr(macros, macro)(shown)))
