@@ -386,7 +386,9 @@ def test_each_domain_is_the_text_that_it_was(corpus, cache, domain):
     assert re.search(row, (REPOSITORY / "docs" / "data.md").read_text())
 
 
+# Of texts that test_each_domain_is_the_text_that_it_was holds to their digests by day.
 @pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 def test_no_held_out_document_trains(corpus, cache):
     everything = replace(corpus, weights=dict.fromkeys(corpus.weights, 1))
@@ -398,6 +400,7 @@ def test_no_held_out_document_trains(corpus, cache):
 
 
 @pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 def test_held_out_domains_hardly_overlap_with_training(corpus, cache):
     everything = replace(corpus, weights=dict.fromkeys(corpus.weights, 1))

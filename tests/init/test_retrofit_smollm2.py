@@ -60,7 +60,9 @@ def logits(model, training):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.night)], ids=str
+)
 @pytest.mark.parametrize("how", ["beside", "copies"])
 def test_65536_experts_beside_a_middle_mlp_change_no_logit(smollm2, how, dtype):
     model = smollm2.to(dtype)

@@ -39,7 +39,9 @@ def begin(point, model, state):
     start(model, point.config.init, state, bases(point.config), blocks, text, seed=0)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.night)], ids=str
+)
 @pytest.mark.parametrize("how", LAYERS)
 def test_the_function_is_unchanged_to_the_bit(how, dtype, base, compose_raw, cache):
     model, state, tokens = base

@@ -48,12 +48,9 @@ def test_the_error_of_documents_is_that_of_documents_drawn_again():
     found = contrast(table, "d_model", documents=documents, errors="seeds")
     one = next(d for d in found.differences if d.name == "peer-dense@1e12")
     rng = np.random.default_rng(2)
-    table = table.assign(i=range(len(table)))
-    again = []
-    for _ in range(4000):
-        drawn = rng.integers(len(N_TOKENS), size=len(N_TOKENS))
-        losses = by_run[:, drawn].sum(axis=1) / N_TOKENS[drawn].sum()
-        again.append(lowest(table, losses, "peer") - lowest(table, losses, "dense"))
+    drawn = rng.integers(len(N_TOKENS), size=(4000, len(N_TOKENS)))
+    losses = by_run[:, drawn].sum(axis=2) / N_TOKENS[drawn].sum(axis=1)
+    again = lowest(table, losses, "peer") - lowest(table, losses, "dense")
     by_documents = one.se**2 * one.shares["documents"]
     # plug-in resampling has (D - 1) / D of the variance
     want = np.var(again) * len(N_TOKENS) / (len(N_TOKENS) - 1)
@@ -61,14 +58,17 @@ def test_the_error_of_documents_is_that_of_documents_drawn_again():
 
 
 def lowest(table, losses, layer):
-    """Of one curve at 1e12, weighed by seeds as the fit is, curvature of all curves by itself."""
-    frame = table.assign(loss=losses)[table["budget"] == 1e12]
+    """Of one curve at 1e12, weighed by seeds as the fit is, curvature of all curves by itself.
+    losses: (runs, draws), a fit to each draw.
+    """
+    own = (table["budget"] == 1e12).to_numpy()
+    frame = table[own]
     u = np.log(frame["d_model"].to_numpy(float)) - np.log(64)
     names = np.array(["dense", "none", "peer"])
     cells = (frame["series"].to_numpy()[:, None] == names).astype(float)
     noise = np.where(frame["series"] == "peer", 2.0, 1.0)  # of classes by test, nearly
     X = np.hstack([cells, cells * u[:, None], (u**2)[:, None]]) / noise[:, None]
-    theta = np.linalg.lstsq(X, frame["loss"].to_numpy() / noise, rcond=None)[0]
+    theta = np.linalg.lstsq(X, losses[own] / noise[:, None], rcond=None)[0]
     i = ["dense", "none", "peer"].index(layer)
     return theta[i] - theta[3 + i] ** 2 / (4 * theta[6])
 

@@ -1,8 +1,11 @@
 """Prints the tables of docs/inspect_study.md: `python -m tests.study.inside.tables`."""
 
+import numpy as np
+
 from tests.study.inside.files import FOLDER, read_rows, with_holm
 
 LAYERS = ("peer", "moe_fine", "dense")
+PARTS = ("chosen", "random", "excess")
 
 
 def table(head, rows):
@@ -71,9 +74,7 @@ def ablation(layer):
             r["domain"],
             f"{r['n_documents']:.0f}",
             *([f"{r['share']:.1%}"] if has_share else []),
-            number(r, "chosen"),
-            number(r, "random"),
-            number(r, "excess"),
+            *(number(r, of) for of in PARTS),
             small(r["p_holm"]),
         ]
         for r in ablations()
@@ -83,11 +84,16 @@ def ablation(layer):
     return table([*head, "its experts", "random ones", "difference", "p"], rows)
 
 
-def facts(name):
+def ablation_beside(name):
     rows = [
-        [r["layer"], r["what"], *(number(r, of, 2) for of in ("chosen", "random", "excess"))]
+        [r["what"], f"{r['n_documents']:.0f}", *(number(r, of) for of in PARTS)]
         for r in read_rows(name)
     ]
+    return table(["change of", "documents", "its experts", "random ones", "difference"], rows)
+
+
+def facts(name):
+    rows = [[r["layer"], r["what"], *(number(r, of, 2) for of in PARTS)] for r in read_rows(name)]
     return table(["layer", "change of", "its experts", "random ones", "difference"], rows)
 
 
@@ -117,12 +123,40 @@ def taken_over_classes(name):
     return table(["tokens", "mass of new experts", "more than of others", "p"], rows)
 
 
+def last_domain(name):
+    """By choice of experts, what they hold of the change; of random ones the mean of the draws, and
+    the lowest and the highest.
+    """
+    found = {}
+    for r in read_rows(name):
+        by = r["by"].partition(" ")[0]
+        found.setdefault((int(r["n"]), by), {}).setdefault((r["way"], r["text"]), []).append(r)
+    rows = []
+    for (n, by), own in sorted(found.items(), key=lambda one: one[0][0]):
+        first = own["alone", "hpo"]
+        cells = [f"{np.mean([r[of] for r in first]):.1%}" for of in ("mass", "distance")]
+        for key in (("alone", "hpo"), ("back", "hpo"), ("back", "recipes")):
+            parts = [r["part"] for r in own[key]]
+            ends = own[key][0] if len(parts) == 1 else None
+            low, high = (
+                (min(parts), max(parts)) if ends is None else (ends["part_low"], ends["part_high"])
+            )
+            cells.append(f"{np.mean(parts):.3f} ({low:.3f} to {high:.3f})")
+        if by != "all":
+            rows.append([f"{n:,}", by, *cells])
+    head = ["experts", "by", "mass", "movement", "hpo is learnt", "hpo is lost"]
+    return table([*head, "recipes come back"], rows)
+
+
 ALL = {
     "specialise.csv": (naming, differences),
     "specialise_null.csv": (null,),
     "facts.csv": (facts,),
     "taken_over.csv": (taken_over, taken_over_classes),
     "taken_over_naming.csv": (naming, differences),
+    "last_domain.csv": (last_domain,),
+    "beside.csv": (naming, differences),
+    "ablation_beside.csv": (ablation_beside,),
 }
 
 
