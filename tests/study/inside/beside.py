@@ -5,8 +5,8 @@ RUN has learnt recipes by that layer alone, and kept the checkpoint after its fi
 - results/study/inspect/beside.csv: how often one reading names its domain (naming.py), of ten
   domains, by PEER's experts, by those of the first step, whose queries are random, and by the units
   of the FFN of the block, of which those count that write most of each token.
-- ablation_beside.csv, as ablations.py: the experts of the highest lift in recipes, a sixteenth of
-  all, are removed, and as many random ones of equal mass; two other domains are beside.
+- ablation_beside.csv, as ablations.py: the TOP experts of the highest lift in recipes are removed,
+  and as many random ones of equal mass; two other domains are beside.
 """
 
 import sys
@@ -20,7 +20,7 @@ from experiments.inspection.ablation.of_texts import text_mass
 from experiments.inspection.ablation.result import rows_of_texts
 from experiments.inspection.removal import removed
 from experiments.records.kept import path_of
-from tests.study.inside.ablations import SHARE, changed, line
+from tests.study.inside.ablations import changed, line
 from tests.study.inside.files import write_named, write_rows
 from tests.study.inside.masses import by_tokens_alone, read_masses
 from tests.study.inside.naming import named
@@ -30,6 +30,7 @@ LEARNT = "recipes"
 NAMED = [LEARNT, "hpo", *(f"validation/{name}" for name in DOMAINS)]
 ABLATED = [LEARNT, "hpo", "validation/wiki_leads"]
 TOKENS, ABLATED_TOKENS = 4096, 8192  # of each domain
+TOP = 1024  # of 65,536: few have the mean mass or more, of which by_lift chooses
 DRAWS = 2
 PEER, FFN = "peer beside", "its FFN"
 
@@ -69,7 +70,7 @@ def ablation(run_dir):
     those = units(run, halved=True)
     mass = text_mass(run.model, peer, those, halved=True)
     overall = (mass / mass.sum(1, keepdims=True)).mean(0)
-    chosen, rng = by_lift(mass, 0, peer.n_experts // SHARE), np.random.default_rng(0)
+    chosen, rng = by_lift(mass, 0, TOP), np.random.default_rng(0)
     draws = [equal_mass(overall, chosen, rng) for _ in range(DRAWS)]
     whole, without = nats(run.model, those), []
     for experts in (chosen, *draws):

@@ -5,6 +5,8 @@ the layer of the middle block of runs, peer, moe_fine or dense; of another seed,
 Beside each, of the same documents:
 
 - untrained: the run's layer and trunk at their first weights;
+- layer untrained: the layer alone, in the trained trunk. Batch norm of queries, in both, has the
+  statistics of the texts, as training would have left them;
 - by tokens alone: each token reads what it does on average (masses.py).
 
 And of PEER the experts of a first sub-key as one, which are as many as moe_fine's experts; and the
@@ -22,6 +24,7 @@ import torch
 from experiments.finished.model import run_vocabulary, scored_point
 from experiments.inspection.interface import inspected_layers
 from experiments.kernels.ops import Execution
+from experiments.models.batch_norm import BatchNorm
 from experiments.training.starting import build_model
 from tests.study.inside.files import write_named, write_rows
 from tests.study.inside.masses import by_first_key, by_tokens_alone, read_masses
@@ -47,6 +50,7 @@ def pairs(names):
         (f"{peer} by first sub-key", dense),
         (f"{peer} by first sub-key", moe),
         *((one, f"{one}, untrained") for one in (peer, moe, dense)),
+        *((one, f"{one}, layer untrained") for one in (peer, moe, dense)),
         *((one, f"{one}, by tokens alone") for one in (peer, moe, dense)),
         (peer, "token ids"),
         (peer, f"{peer}, dense layer before"),
@@ -60,6 +64,20 @@ def untrained(run_dir, record):
     model = build_model(point, run_vocabulary(run_dir, record, point))
     model.set_execution(Execution(kernel=point.config.kernel))
     return model.eval()
+
+
+def settle(model, layer, reading):
+    """Gives the layer's batch norm the statistics of the texts."""
+    norms = [module for module in layer.module.modules() if isinstance(module, BatchNorm)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all batches
+        norm.train()
+    if norms:
+        with torch.no_grad():
+            for _, ids, *_ in reading.batches():
+                model(ids)
+    model.eval()
 
 
 def values_of(name, run_dir):
@@ -79,8 +97,13 @@ def values_of(name, run_dir):
             reads[", dense layer before"] = read["blocks.0.ffn"]
             reads["token ids"] = tokens
         model = untrained(run_dir, run.record)
-        first = read_masses(model, inspected_layers(model, [BLOCK]), run.reading)[0]
-        reads[", untrained"] = first[BLOCK]
+        (first,) = inspected_layers(model, [BLOCK])
+        settle(model, first, run.reading)
+        reads[", untrained"] = read_masses(model, [first], run.reading)[0][BLOCK]
+        (mine,) = inspected_layers(run.model, [BLOCK])
+        mine.module.load_state_dict(first.module.state_dict())
+        settle(run.model, mine, run.reading)
+        reads[", layer untrained"] = read_masses(run.model, [mine], run.reading)[0][BLOCK]
         values = {what: named(one) for what, one in reads.items()}
         values[", by tokens alone"] = alone
         rng, drawn = np.random.default_rng(0), []
