@@ -1,9 +1,9 @@
 """Has a run learnt to copy? `python -m tests.study.copying RUN ...`.
 
 Where the token before and the target have stood together before in the same window, a model that
-copies (Olsson et al. 2022, arXiv:2209.11895, induction heads) knows the target; elsewhere copying
-is no help. Writes results/study/inspect/copying.csv: of each run's held-out text the loss, and that
-of both kinds of targets, nats/token.
+copies can know the target (training/by_document.py); elsewhere copying is no help. Newer records
+have this by document. Writes results/study/inspect/copying.csv: of each run's held-out text the
+loss, and that of both kinds of targets, nats/token.
 """
 
 import sys
@@ -11,22 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.data.batches import IGNORED
+from experiments.data.documents import Documents
 from experiments.data.windows import ScoredWindows
 from experiments.inspection.interface import device_of
 from experiments.inspection.opened import opened
 from experiments.records.record import read_record
+from experiments.training.by_document import ByDocument
 from experiments.training.evaluation import evaluate
 from tests.study.inside.files import write_rows
-
-
-def repeated(ids, targets):
-    """(n,) of one window: whether this pair of token and target has stood there before."""
-    seen, found = set(), []
-    for pair in zip(ids.tolist(), targets.tolist(), strict=True):
-        found.append(pair in seen)
-        seen.add(pair)
-    return np.array(found)
 
 
 def losses(run_dir):
@@ -40,17 +32,14 @@ def losses(run_dir):
         batch_size=run.reading.batch_size,
         max_tokens=text.max_tokens,
     )
-    nats, counts, batches = np.zeros(2), np.zeros(2), list(windows)
-
-    def each(index, targets, found):
-        for ids, target, loss in zip(batches[index].inputs, targets, found.double(), strict=True):
-            scored = (target != IGNORED).numpy()
-            kind = repeated(ids, target)[scored].astype(int)
-            nats[:] += np.bincount(kind, loss.numpy()[scored], minlength=2)
-            counts[:] += np.bincount(kind, minlength=2)
-
-    no_bytes = np.zeros(run.model.config.vocab_size)
-    evaluate(run.model, windows, no_bytes, device_of(run.model), each)
+    whole = Documents(ends=np.empty(0, np.int64), domains=(), domain=np.empty(0, np.int64))
+    found = ByDocument(windows, whole, np.zeros(run.model.config.vocab_size))
+    evaluate(run.model, windows, found.token_bytes, device_of(run.model), found.add)
+    columns = {name: values[0] for name, values in found.columns().items()}
+    nats, counts = (
+        np.array([columns[name] - columns[f"{kind}_repeated"], columns[f"{kind}_repeated"]])
+        for name, kind in (("nats", "nats"), ("n_tokens", "n"))
+    )
     return record, nats, counts
 
 

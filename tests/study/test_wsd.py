@@ -6,7 +6,6 @@ from scipy import stats
 
 from experiments.records.record import find_records, read_record
 from tests.study.committed import RESULTS, ROOT, document_table, text
-from tests.study.copying import repeated
 from tests.study.wsd import BUDGET, contrasts, copied, losses, paired, rows, verdict
 
 DOCUMENT = ROOT / "docs" / "study_pilots.md"
@@ -56,11 +55,6 @@ def test_its_sentences_say_what_the_tables_have():
     apart = [float(d) - float(p) for d, p in zip(dense[6:], peer[6:], strict=True)]
     assert f"{apart[0]:.3f} and {apart[1]:.3f}" in LINE
     assert f"have {min(x[1] for x in small):.2f} to {max(x[1] for x in small):.2f} there" in LINE
-
-
-def test_a_pair_that_has_stood_there_before():
-    ids, targets = np.array([1, 2, 1, 2, 3, 1]), np.array([2, 1, 2, 3, 1, 2])
-    assert repeated(ids, targets).tolist() == [False, False, True, False, False, True]
 
 
 def test_a_paired_difference_is_scipys():

@@ -65,12 +65,19 @@ def nats_of(model, ids, start, target):
     return float(F.cross_entropy(logits.double()[None], torch.tensor([int(ids[target])])))
 
 
+def stood_before(ids, start, target):
+    """Whether the target and the token before it have stood together since `start`."""
+    pair = (ids[target - 1], ids[target])
+    return any((ids[t - 1], ids[t]) == pair for t in range(start + 1, target))
+
+
 @pytest.mark.parametrize("batch_size", [1, 7])
 @pytest.mark.parametrize(
     ("stride", "max_tokens"), [(None, None), (None, 128), (5, None)], ids=["all", "some", "slide"]
 )
 def test_sums_are_those_of_each_target(model, tmp_path, stride, max_tokens, batch_size):
-    ids = np.random.default_rng(1).integers(0, VOCAB, 300)
+    # few of them, so that pairs are repeated
+    ids = np.random.default_rng(1).integers(0, 6, 300)
     tokens = packed(tmp_path / "t", ids[:120], ids[120:], vocab_size=VOCAB)
     windows = ScoredWindows(
         tokens, seq_len=SEQ, batch_size=batch_size, stride=stride, max_tokens=max_tokens
@@ -97,13 +104,22 @@ def test_sums_are_those_of_each_target(model, tmp_path, stride, max_tokens, batc
         own = [t for t in range(begin, end) if t in scored]
         if own:
             nats = sum(nats_of(model, ids, scored[t], t) for t in own)
-            expected[document] = (len(own), sum(SIZES[ids[t]] for t in own), nats)
+            known = [t for t in own if stood_before(ids, scored[t], t)]
+            copied = sum(nats_of(model, ids, scored[t], t) for t in known)
+            expected[document] = (
+                len(own),
+                sum(SIZES[ids[t]] for t in own),
+                nats,
+                len(known),
+                copied,
+            )
 
     columns = found.columns()
     assert columns["document"] == list(expected)
-    assert columns["n_tokens"] == [n for n, _, _ in expected.values()]
-    assert columns["n_bytes"] == [n for _, n, _ in expected.values()]
-    assert columns["nats"] == pytest.approx([nats for *_, nats in expected.values()], rel=1e-5)
+    for i, name in enumerate(("n_tokens", "n_bytes", "nats", "n_repeated", "nats_repeated")):
+        own = [values[i] for values in expected.values()]
+        assert columns[name] == pytest.approx(own, rel=1e-5), name
+    assert 0 < sum(columns["n_repeated"]) < sum(columns["n_tokens"])
     assert sum(columns["nats"]) == pytest.approx(whole.loss * whole.n_tokens, rel=1e-12)
     assert sum(columns["n_tokens"]) == whole.n_tokens
     assert "domain" not in columns
