@@ -19,9 +19,7 @@ def records():
 
 def test_what_is_done_is_said_and_clean(records):
     assert f"Of 16 runs {len(records)} are done" in LINE
-    assert {(r.status, r.budget, r.n_layers, r.model) for r in records.values()} == {
-        ("done", BUDGET, 4, "dense")
-    }
+    assert {(r.status, r.budget, r.n_layers) for r in records.values()} == {("done", BUDGET, 4)}
     assert not any(r.environment["git_dirty"] for r in records.values())
 
 
@@ -36,7 +34,9 @@ def test_the_tables_are_the_records(first, computed):
 
 def test_copying_is_of_the_records(records):
     columns = copied()[1]
-    assert columns[0] == pytest.approx(sorted(r.val_loss for r in records.values()), rel=1e-5)
+    assert columns[0] == pytest.approx(
+        sorted(r.val_loss for r in records.values() if r.model == "dense"), rel=1e-5
+    )
 
 
 def test_its_sentences_say_what_the_tables_have():
