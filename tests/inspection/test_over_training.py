@@ -123,7 +123,7 @@ def test_an_interrupted_command_goes_on_with_the_next(kept, tmp_path, monkeypatc
     calls.clear()
     look(run_dir, tmp_path / "cut")
     assert not calls
-    assert not (tmp_path / "cut" / "training.npz").exists()
+    assert not list((tmp_path / "cut").glob("step-*"))
 
 
 def test_the_rest_of_the_command_reads_the_runs_end(kept, tmp_path):

@@ -22,7 +22,7 @@ from tests.study.inside.files import write_rows
 
 
 def losses(run_dir):
-    """The record, and the nats and counts of both kinds of targets, of others first."""
+    """The record, and the sums over its held-out text (ByDocument.columns)."""
     record = read_record(run_dir / "record.json")
     run = opened(run_dir, record, (), (), layers=["blocks.0.ffn"], change=None)
     (text,) = run.texts
@@ -36,26 +36,23 @@ def losses(run_dir):
     found = ByDocument(windows, whole, np.zeros(run.model.config.vocab_size))
     evaluate(run.model, windows, found.token_bytes, device_of(run.model), found.add)
     columns = {name: values[0] for name, values in found.columns().items()}
-    nats, counts = (
-        np.array([columns[name] - columns[f"{kind}_repeated"], columns[f"{kind}_repeated"]])
-        for name, kind in (("nats", "nats"), ("n_tokens", "n"))
-    )
-    return record, nats, counts
+    return record, columns
 
 
 def main():
     rows = []
     for path in map(Path, sys.argv[1:]):
-        record, nats, counts = losses(path)
-        assert abs(nats.sum() / counts.sum() - record.val_loss) < 1e-4, path
-        new, copied = (nats / counts).tolist()
+        record, sums = losses(path)
+        assert abs(sums["nats"] / sums["n_tokens"] - record.val_loss) < 1e-4, path
+        n_new = sums["n_tokens"] - sums["n_repeated"]
+        nats_new = sums["nats"] - sums["nats_repeated"]
         rows.append(
             {"sweep": record.sweep, "run_id": record.run_id, "model": record.model,
              "budget": record.budget, "seed": record.seed, "lr": record.config["ladder"]["lr"],
              "schedule": record.config["optim"]["schedule"],
              "final_lr": record.config["optim"]["final_lr"],
-             "repeated_share": float(counts[1] / counts.sum()), "loss": record.val_loss,
-             "repeated": copied, "new": new}
+             "repeated_share": sums["n_repeated"] / sums["n_tokens"], "loss": record.val_loss,
+             "repeated": sums["nats_repeated"] / sums["n_repeated"], "new": nats_new / n_new}
         )  # fmt: skip
         print(rows[-1], flush=True)
         write_rows("copying.csv", rows)

@@ -12,7 +12,7 @@ from scipy import stats
 from analysis.differences.correction import corrected
 from experiments.records.record import find_records, read_record
 from tests.study.committed import RESULTS
-from tests.study.estimators import Estimated
+from tests.study.estimators import paired
 
 MODELS = ("dense", "peer")
 ENDS = ("cosine to a tenth", "line to zero", "line to zero, double batch")
@@ -37,17 +37,6 @@ def losses():
         for weights, loss in zip(WEIGHTS, own, strict=True):
             found[record.model, end_of(record), weights][record.seed] = loss
     return {key: dict(sorted(of.items())) for key, of in found.items()}
-
-
-def paired(of, other):
-    """The mean difference of two {seed: loss} over seeds, by a paired t test."""
-    apart = np.array([of[seed] - other[seed] for seed in SEEDS])
-    n = len(apart)
-    error = apart.std(ddof=1) / math.sqrt(n)
-    half = stats.t.ppf(0.975, n - 1) * error
-    value = float(apart.mean())
-    p = float(2 * stats.t.sf(abs(value) / error, n - 1))
-    return Estimated(value=value, lower=value - half, upper=value + half, p=p)
 
 
 def less_noise(of, other):

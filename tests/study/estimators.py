@@ -14,6 +14,7 @@ import json
 import math
 from dataclasses import dataclass
 
+import numpy as np
 from scipy import stats
 
 from analysis.contrast.compute import contrast
@@ -40,6 +41,18 @@ class Estimated:
 
     def __str__(self):
         return f"{self.value:.3f} ({self.lower:.3f} to {self.upper:.3f})"
+
+
+def paired(of, other):
+    """The mean difference of two {seed: loss} over the seeds of both, by a paired t test."""
+    seeds = sorted(of.keys() & other.keys())
+    apart = np.array([of[seed] - other[seed] for seed in seeds])
+    n = len(apart)
+    error = apart.std(ddof=1) / math.sqrt(n)
+    half = stats.t.ppf(0.975, n - 1) * error
+    value = float(apart.mean())
+    p = float(2 * stats.t.sf(abs(value) / error, n - 1))
+    return Estimated(value=value, lower=value - half, upper=value + half, p=p)
 
 
 def by_means(seeds):

@@ -6,7 +6,8 @@ from scipy import stats
 
 from experiments.records.record import find_records, read_record
 from tests.study.committed import RESULTS, ROOT, document_table, text
-from tests.study.wsd import BUDGET, contrasts, copied, losses, paired, rows, verdict
+from tests.study.estimators import paired
+from tests.study.wsd import BUDGET, contrasts, copied, losses, rows, verdict
 
 DOCUMENT = ROOT / "docs" / "study_pilots.md"
 LINE = text("docs/study_pilots.md")

@@ -5,14 +5,11 @@ results/study/wsd_pilot (branches, which are the run from scratch): dense and PE
 3e13 FLOPs. In nats/token on the held-out text.
 """
 
-import math
-
 import numpy as np
-from scipy import stats
 
 from experiments.records.record import find_records, read_record
 from tests.study.committed import RESULTS
-from tests.study.estimators import Estimated
+from tests.study.estimators import paired
 from tests.study.inside.files import read_rows
 
 BUDGET, BLOCKS = 3e13, 4
@@ -53,18 +50,6 @@ def rows(found):
                     mean = f"{np.mean(list(own.values())):.4f}"
                     cells.append([model, schedule, f"{lr:.3g}", *seeds, mean])
     return cells
-
-
-def paired(of, other):
-    """The mean difference of two {seed: loss} over the seeds of both, by a paired t test."""
-    seeds = sorted(of.keys() & other.keys())
-    apart = np.array([of[seed] - other[seed] for seed in seeds])
-    n = len(apart)
-    error = apart.std(ddof=1) / math.sqrt(n)
-    half = stats.t.ppf(0.975, n - 1) * error
-    value = float(apart.mean())
-    p = float(2 * stats.t.sf(abs(value) / error, n - 1))
-    return Estimated(value=value, lower=value - half, upper=value + half, p=p)
 
 
 def contrasts(found):

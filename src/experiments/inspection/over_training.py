@@ -17,7 +17,6 @@ from experiments.records.kept import kept
 from experiments.training.checkpoints import LAST
 
 COLUMNS = ("usage", "unevenness", "top_share", "n_never", "n_silent", "n_distinct")  # of cards
-_STATISTICS = "training.npz"
 
 
 def training_table(step: int, batch_tokens: int, cards: Sequence[LayerCard]) -> pd.DataFrame:
@@ -56,11 +55,12 @@ def with_training(
             load_weights(run.model, path, step)
             print(f"step {step:,} of {end:,}, {path.name}", flush=True)
             reading = replace(run.reading, identity={**run.identity, "step": step})
-            read = read_through(run.model, run.layers, reading, folder, _STATISTICS)
+            statistics = f"{path.stem}.npz"
+            read = read_through(run.model, run.layers, reading, folder, statistics)
             cards = [layer_card(layer, read[layer.name]) for layer in run.layers]
             found = _with(found, training_table(step, batch_tokens, cards))
             save(found)
-            (folder / _STATISTICS).unlink()  # the next step's are others
+            (folder / statistics).unlink()
     finally:
         load_weights(run.model, run_dir / LAST, end)
     return found

@@ -34,25 +34,33 @@ def main():
     run = opened(run_dir, words, [BLOCK])
     (layer,), those = run.layers, units(run, halved=True)
     mass = text_mass(run.model, layer, those, halved=True)
-    overall = (mass / mass.sum(1, keepdims=True)).mean(0)
     whole, rows = nats(run.model, those), []
     for d, domain in enumerate(DOMAINS):
-        chosen, rng = by_lift(mass, d, layer.n_experts // SHARE), np.random.default_rng(0)
-        draws = [equal_mass(overall, chosen, rng) for _ in range(DRAWS)]
-        without = []
-        for experts in (chosen, *draws):
-            with removed(layer, experts.tolist()):
-                without.append(nats(run.model, those))
-        changes = [changed(i, one, whole, without) for i, one in enumerate(those)]
-        about = {
-            "mass_ratio": np.mean([overall[draw].sum() for draw in draws]) / overall[chosen].sum(),
-            "share": overall[chosen].sum(),
-        }
+        chosen = by_lift(mass, d, layer.n_experts // SHARE)
+        changes, about = ablated(run.model, layer, those, mass, chosen, DRAWS, whole)
         for row in rows_of_texts(changes, those[d].name):
             if row.what in (those[d].name, SPECIFICITY):
                 rows.append(line(name, domain, about, row))
         print(rows[-1], flush=True)
         write_rows(f"ablation_{name}.csv", rows)
+
+
+def ablated(model, layer, those, mass, chosen, n_draws, whole):
+    """Of each text its Changes without the chosen experts, and without as many random ones of equal
+    mass, n_draws times; and their mass_ratio and share. whole: nats with all of them.
+    """
+    overall, rng = (mass / mass.sum(1, keepdims=True)).mean(0), np.random.default_rng(0)
+    draws = [equal_mass(overall, chosen, rng) for _ in range(n_draws)]
+    without = []
+    for experts in (chosen, *draws):
+        with removed(layer, experts.tolist()):
+            without.append(nats(model, those))
+    share = overall[chosen].sum()
+    about = {
+        "mass_ratio": np.mean([overall[draw].sum() for draw in draws]) / share,
+        "share": share,
+    }
+    return [changed(i, one, whole, without) for i, one in enumerate(those)], about
 
 
 def changed(i, one, whole, without):

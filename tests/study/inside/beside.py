@@ -12,15 +12,12 @@ RUN has learnt recipes by that layer alone, and kept the checkpoint after its fi
 import sys
 from pathlib import Path
 
-import numpy as np
-
 from experiments.finished.model import load_weights
-from experiments.inspection.ablation.choosing import by_lift, equal_mass
+from experiments.inspection.ablation.choosing import by_lift
 from experiments.inspection.ablation.of_texts import text_mass
 from experiments.inspection.ablation.result import rows_of_texts
-from experiments.inspection.removal import removed
 from experiments.records.kept import path_of
-from tests.study.inside.ablations import changed, line
+from tests.study.inside.ablations import ablated, line
 from tests.study.inside.files import write_named, write_rows
 from tests.study.inside.masses import by_tokens_alone, read_masses
 from tests.study.inside.naming import named
@@ -69,18 +66,8 @@ def ablation(run_dir):
     peer, _ = layers_of(run)
     those = units(run, halved=True)
     mass = text_mass(run.model, peer, those, halved=True)
-    overall = (mass / mass.sum(1, keepdims=True)).mean(0)
-    chosen, rng = by_lift(mass, 0, TOP), np.random.default_rng(0)
-    draws = [equal_mass(overall, chosen, rng) for _ in range(DRAWS)]
-    whole, without = nats(run.model, those), []
-    for experts in (chosen, *draws):
-        with removed(peer, experts.tolist()):
-            without.append(nats(run.model, those))
-    changes = [changed(i, one, whole, without) for i, one in enumerate(those)]
-    about = {
-        "mass_ratio": np.mean([overall[draw].sum() for draw in draws]) / overall[chosen].sum(),
-        "share": overall[chosen].sum(),
-    }
+    chosen, whole = by_lift(mass, 0, TOP), nats(run.model, those)
+    changes, about = ablated(run.model, peer, those, mass, chosen, DRAWS, whole)
     rows = [
         line("peer beside", LEARNT, about, row) | {"what": row.what.removeprefix("packages/")}
         for row in rows_of_texts(changes, those[0].name)

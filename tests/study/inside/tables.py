@@ -68,19 +68,18 @@ def ablation_rows(layer):
 
 
 def ablation(layer):
-    has_share = "share" in ablation_rows(layer)[0]
     rows = [
         [
             r["domain"],
             f"{r['n_documents']:.0f}",
-            *([f"{r['share']:.1%}"] if has_share else []),
+            f"{r['share']:.1%}",
             *(number(r, of) for of in PARTS),
             small(r["p_holm"]),
         ]
         for r in ablations()
         if r["layer"] == layer and r["what"] == "specificity"
     ]
-    head = [f"specificity, {layer}", "documents", *(["mass"] if has_share else [])]
+    head = [f"specificity, {layer}", "documents", "mass"]
     return table([*head, "its experts", "random ones", "difference", "p"], rows)
 
 
