@@ -10,8 +10,8 @@ analysis.draw_isoflop(table, fit).savefig("isoflop.png")
 from analysis.adaptation import Adaptation, compare_adaptations
 from analysis.adapters import Libraries, compare_libraries
 from analysis.contrast.compute import contrast
-from analysis.contrast.domains import ContrastsByDomain, contrast_domains
 from analysis.contrast.held import Held, hold_to
+from analysis.contrast.parts import ContrastsByPart, contrast_parts
 from analysis.contrast.preregistration import read_registration
 from analysis.contrast.result import Contrasts
 from analysis.curves.compare import Curves, compare_curves
@@ -26,7 +26,7 @@ from analysis.experts.fit import fit_expert_law, size_slopes
 from analysis.experts.law import ExpertLawFit
 from analysis.figures.adaptation import draw_adaptation
 from analysis.figures.adapters import draw_libraries
-from analysis.figures.contrast import draw_contrasts, draw_domains
+from analysis.figures.contrast import draw_contrasts, draw_parts
 from analysis.figures.curves import draw_curves
 from analysis.figures.experts import draw_experts
 from analysis.figures.forgetting import draw_forgetting
@@ -81,7 +81,7 @@ __all__ = [
     "BudgetMultipliers",
     "ComputeMultipliers",
     "Contrasts",
-    "ContrastsByDomain",
+    "ContrastsByPart",
     "Corrected",
     "CurveFit",
     "Curves",
@@ -136,13 +136,12 @@ __all__ = [
     "compare_surfaces",
     "compute_multipliers",
     "contrast",
-    "contrast_domains",
+    "contrast_parts",
     "draw_active",
     "draw_adaptation",
     "draw_contours",
     "draw_contrasts",
     "draw_curves",
-    "draw_domains",
     "draw_experts",
     "draw_forest",
     "draw_forgetting",
@@ -152,6 +151,7 @@ __all__ = [
     "draw_laws",
     "draw_libraries",
     "draw_multipliers",
+    "draw_parts",
     "draw_rate_curves",
     "draw_rates",
     "draw_residuals",

@@ -9,19 +9,21 @@ import pandas as pd
 from analysis.command import Command, Options, Output, table_of
 from analysis.contrast.compute import contrast
 from analysis.contrast.curves import CENTRES, CURVATURES
-from analysis.contrast.domains import ContrastsByDomain, contrast_domains
 from analysis.contrast.held import Held, hold_to
 from analysis.contrast.noise import SOURCES
 from analysis.contrast.pairs import FORM
+from analysis.contrast.parts import ContrastsByPart, contrast_parts
 from analysis.contrast.points import SIZES
 from analysis.contrast.preregistration import read_registration
 from analysis.contrast.result import Contrasts
-from analysis.figures.contrast import draw_contrasts, draw_domains
+from analysis.figures.contrast import draw_contrasts, draw_parts
 from analysis.isoflop.offsets import at_budgets
 from analysis.options import named_path
 from analysis.rates.saved import read_rates
-from analysis.table.documents import Documents
+from analysis.table.documents import BY, Documents
 from analysis.table.sources import read_source
+
+_FILES = {None: "contrast", "domain": "domains", "targets": "targets"}  # by --by
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -108,8 +110,9 @@ def _options(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument(
         "--by",
-        choices=("domain",),
-        help="by domain of the held-out text, from the losses of documents in records",
+        choices=BY,
+        help="by domain of the held-out text, or by its targets: repeated ones, which a model that "
+        "copies can know, and new ones; from the losses of documents in records",
     )
     sub.add_argument("--level", type=float, help="of intervals (default: 0.95)")
     sub.add_argument(
@@ -174,13 +177,13 @@ def _compute(options: Options, read: Read) -> Output:
     }
     how = {name: value for name, value in given.items() if value not in (None, [])}
     how |= {"documents": read.documents, "rates": options.rates}
-    found: Contrasts | ContrastsByDomain | Held
+    found: Contrasts | ContrastsByPart | Held
     if options.preregistered is not None:
         found = hold_to(read_registration(options.preregistered), at.table, **how)
         drawings = {"contrast": partial(draw_contrasts, found.exploratory)}
     elif options.by is not None:
-        found = contrast_domains(at.table, **how)
-        drawings = {"domains": partial(draw_domains, found)}
+        found = contrast_parts(at.table, by=options.by, **how)
+        drawings = {_FILES[options.by]: partial(draw_parts, found)}
     else:
         found = contrast(at.table, **how)
         drawings = {"contrast": partial(draw_contrasts, found)}
@@ -188,7 +191,7 @@ def _compute(options: Options, read: Read) -> Output:
         values=found.to_dict(),
         text="\n".join([*at.how, found.summary()]),
         figures=drawings,
-        tables={"contrast" if options.by is None else "domains": found.to_frame()},
+        tables={_FILES[options.by]: found.to_frame()},
     )
 
 

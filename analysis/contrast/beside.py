@@ -74,20 +74,16 @@ class OfDocuments:
         return Error("documents", float(np.sqrt(variance)), alike - 1)
 
 
-def of_documents(points: Points, documents: Documents, domain: str | None = None) -> OfDocuments:
-    """The documents that all runs of the points were scored on, of a domain or all.
+def of_documents(points: Points, documents: Documents) -> OfDocuments:
+    """The documents that all runs of the points were scored on.
 
     Raises ValueError, a line, where these are not the same or fewer than two.
     """
     runs = [run for of in points.run_ids for run in of]
-    scored = documents.scored(runs)
-    own = slice(None) if domain is None else scored.within(domain)
-    n_tokens = scored.n_tokens[own]
+    n_tokens = documents.scored(runs).n_tokens
     if len(n_tokens) < 2:
         raise ValueError("one document tells nothing of others")
-    nats = np.array(
-        [np.mean([documents.nats[r][own] for r in of], axis=0) for of in points.run_ids]
-    )
+    nats = np.array([np.mean([documents.nats[r] for r in of], axis=0) for of in points.run_ids])
     losses = nats.sum(axis=1, keepdims=True) / n_tokens.sum()
     return OfDocuments(residuals=(nats - losses * n_tokens) / n_tokens.sum(), n_tokens=n_tokens)
 

@@ -12,7 +12,8 @@ from analysis import numbers
 from analysis.contrast.compute import contrast_points
 from analysis.contrast.fit import Fit, fit_points
 from analysis.contrast.multipliers import Frontier, multiplier_of
-from analysis.contrast.points import points_of
+from analysis.contrast.parts import points_in
+from analysis.contrast.points import Points, points_of
 from analysis.contrast.preregistration import Primary, Registered
 from analysis.contrast.result import Contrasts, Needed
 from analysis.contrast.settings import Settings
@@ -85,6 +86,7 @@ class Held(Warned):
                     "kind": one.primary.kind,
                     "of": f"{one.primary.layer} - {one.primary.baseline}",
                     "budgets": ", ".join(map(numbers.flops, one.primary.budgets)),
+                    "targets": one.primary.targets,
                     **one.value.columns("value"),
                     "p": one.p,
                     "p_holm": one.p_holm,
@@ -170,7 +172,8 @@ def hold_to(
     sources = sources_of(points, documents, rates)
     explored = _without_primary(contrast_points(points, settings, sources), registered)
     fit = fit_points(points, settings, sources.beside)
-    tested = [_tested(fit, one, settings.level) for one in registered.primaries]
+    of = {"all": fit, **_fits_of_targets(registered, points, settings, documents, rates)}
+    tested = [_tested(of[one.targets], one, settings.level) for one in registered.primaries]
     families: dict[str, dict[str, float]] = {}
     for one in tested:
         families.setdefault(one.primary.family, {})[one.primary.name] = one.p
@@ -188,9 +191,30 @@ def hold_to(
     )
 
 
+def _fits_of_targets(
+    registered: Registered,
+    points: Points,
+    settings: Settings,
+    documents: Documents | None,
+    rates: Path | None,
+) -> Mapping[str, "Fit | str"]:
+    """The curves of those targets that a primary contrast names, or why there are none."""
+    found: dict[str, Fit | str] = {}
+    for name in {one.targets for one in registered.primaries} - {"all"}:
+        try:
+            runs = [run for of in points.run_ids for run in of]
+            own = (documents or Documents()).parts(runs, "targets")[name]
+            of_part = points_in(points, own)
+            found[name] = fit_points(of_part, settings, sources_of(of_part, own, rates).beside)
+        except ValueError as error:  # FitError is one
+            found[name] = f"{name} targets: {error}"
+    return found
+
+
 def _without_primary(explored: Contrasts, registered: Registered) -> Contrasts:
     """Without those that are primary, where other differences are left."""
-    names = {kind: {one.pair.name for one in registered.primaries if one.kind == kind}
+    of_all = [one for one in registered.primaries if one.targets == "all"]
+    names = {kind: {one.pair.name for one in of_all if one.kind == kind}
              for kind in ("difference", "slope")}  # fmt: skip
     slopes = tuple(one for one in explored.slopes if one.name not in names["slope"])
     others = tuple(one for one in explored.differences if one.name not in names["difference"])
@@ -238,8 +262,10 @@ class _Tested:
     beyond: tuple[float, ...] = ()
 
 
-def _tested(fit: Fit, primary: Primary, level: float) -> _Tested:
+def _tested(fit: Fit | str, primary: Primary, level: float) -> _Tested:
     nan = Estimate(*[float("nan")] * 3)
+    if isinstance(fit, str):
+        return _Tested(primary=primary, value=nan, p=float("nan"), why=fit)
     missing = [cell for cell in primary.pair.cells if cell not in fit.cells]
     if missing:
         layer = missing[0][0]

@@ -24,7 +24,10 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 }
 _FIT = ("x", "centres", "curvature", "errors")
 _KNOWN = ("about", "layers", "budgets", "where", "classes", *_FIT, "level", "primaries", "stop")
-_OF_PRIMARY = ("name", "kind", "layer", "baseline", "budgets", "margin", "family", "refuted_if")
+_OF_PRIMARY = (
+    "name", "kind", "layer", "baseline", "budgets", "margin", "targets", "family", "refuted_if",
+)  # fmt: skip
+TARGETS = ("all", "repeated", "new")
 _CHOICES = {"x": SIZES, "centres": CENTRES, "curvature": CURVATURES, "errors": SOURCES}
 _SAME = 1e-6
 _MOST = 100_000  # bytes
@@ -33,7 +36,8 @@ _MOST = 100_000  # bytes
 @dataclass(frozen=True, kw_only=True)
 class Primary:
     """A registered contrast. budgets: FLOPs, whose mean counts, or that a slope is over; margin: of
-    an equivalence, nats; family: of Holm's correction; refuted_if: one of KINDS[kind].
+    an equivalence, nats; targets: those whose losses count (training/by_document.py); family: of
+    Holm's correction; refuted_if: one of KINDS[kind].
     """
 
     name: str
@@ -42,6 +46,7 @@ class Primary:
     baseline: str
     budgets: tuple[float, ...]
     margin: float | None
+    targets: str
     family: str
     refuted_if: str
 
@@ -184,6 +189,7 @@ def _primary(given: Any, place: int, layers: Sequence[str], budgets: Sequence[fl
         baseline=pair[1],
         budgets=at,
         margin=_number(own["margin"], f"{of}: margin") if "margin" in own else None,
+        targets=_one_of(own.get("targets", "all"), f"{of}: targets", TARGETS),
         family=_text(own.get("family", "primary"), f"{of}: family"),
         refuted_if=_one_of(own["refuted_if"], f"{of}: refuted_if", KINDS[kind]),
     )

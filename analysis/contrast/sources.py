@@ -27,10 +27,8 @@ class Sources:
 NOISE_ALONE = Sources(lacks=(_DOCUMENTS, _RATES))
 
 
-def sources_of(
-    points: Points, documents: Documents | None, rates: Path | None, domain: str | None = None
-) -> Sources:
-    """Documents count where they can, of a domain or all; rates where they are given.
+def sources_of(points: Points, documents: Documents | None, rates: Path | None) -> Sources:
+    """Documents count where they can; rates where they are given.
 
     Raises ValueError, a line, where the rates' file is none, or says nothing of these runs.
     """
@@ -40,7 +38,7 @@ def sources_of(
         lacks.append(f"{_DOCUMENTS} (no record has losses by document)")
     else:
         try:
-            beside.append(of_documents(points, documents, domain))
+            beside.append(of_documents(points, documents))
         except ValueError as error:
             lacks.append(f"{_DOCUMENTS} ({error})")
     if rates is None:

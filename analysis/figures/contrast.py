@@ -1,4 +1,4 @@
-"""Differences of lowest losses as forest plots: by budget, and by domain of the held-out text."""
+"""Differences of lowest losses as forest plots: by budget, and by parts of the held-out text."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import numbers
-from analysis.contrast.domains import ContrastsByDomain
+from analysis.contrast.parts import ContrastsByPart
 from analysis.contrast.result import Contrasts, Difference
 from analysis.figures.layout import legends_below, panels, point, swatch
 from analysis.figures.palette import Look, looks
@@ -42,26 +42,24 @@ def draw_contrasts(found: Contrasts) -> Figure:
     return figure
 
 
-def draw_domains(found: ContrastsByDomain) -> Figure:
-    """A panel for each two layers, a row a domain, a marker a budget: differences, intervals."""
+def draw_parts(found: ContrastsByPart) -> Figure:
+    """A panel for each two layers, a row a part, a marker a budget: differences, intervals."""
     rows = found.rows
     pairs = list(dict.fromkeys((r.difference.layer, r.difference.baseline) for r in rows))
     budgets = list(dict.fromkeys(row.difference.budgets for row in rows))
-    domains = list(dict.fromkeys(row.domain for row in rows))[::-1]
+    parts = list(dict.fromkeys(row.part for row in rows))[::-1]
     series = looks([name for pair in pairs for name in pair])
     step = 0.7 / len(budgets)
-    figure, axes = panels(
-        len(pairs), height=0.9 + _ROW * len(domains) * max(1.0, 0.6 * len(budgets))
-    )
+    figure, axes = panels(len(pairs), height=0.9 + _ROW * len(parts) * max(1.0, 0.6 * len(budgets)))
     for i, (axis, (layer, baseline)) in enumerate(zip(axes, pairs, strict=True)):
         axis.set_title(f"{layer} minus {baseline}")
         every = [row.difference for row in rows]
-        _forest_axis(axis, every, domains, "domain" if i == 0 else None)
+        _forest_axis(axis, every, parts, found.by if i == 0 else None)
         for row in rows:
             one = row.difference
             if (one.layer, one.baseline) == (layer, baseline):
                 k = budgets.index(one.budgets)
-                y = domains.index(row.domain) + step * ((len(budgets) - 1) / 2 - k)
+                y = parts.index(row.part) + step * ((len(budgets) - 1) / 2 - k)
                 look = Look(colour=series[layer].colour, marker=_MARKERS[k % len(_MARKERS)])
                 _draw(axis, one, y, look, hollow=not row.has_documents)
     marks = [

@@ -1,6 +1,7 @@
 """Which documents were held out, as an error of contrasts: against resampled documents."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -30,6 +31,20 @@ def scored(table, *, sd=0.05, seed=0, domains=(), n_tokens=N_TOKENS):
         nats=nats,
         of=dict.fromkeys(nats, "a"),
         sets={"a": Scored(n_tokens=n_tokens, domains=tuple(domains), domain=domain)},
+    )
+
+
+def with_repeated(documents, n_repeated=N_TOKENS // 4, seed=5):
+    """The same documents; of each some targets are repeated, and a run knows these as it does."""
+    rng = np.random.default_rng(seed)
+    share = {run: rng.uniform(0.599, 0.601) for run in documents.nats}
+    return replace(
+        documents,
+        repeated={
+            run: nats * n_repeated / N_TOKENS * np.where(n_repeated < N_TOKENS, share[run], 1)
+            for run, nats in documents.nats.items()
+        },
+        sets={"a": replace(documents.sets["a"], n_repeated=n_repeated)},
     )
 
 

@@ -6,9 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from analysis import contrast, hold_to, read_registration
+from analysis import contrast, contrast_parts, hold_to, read_registration
 from analysis.__main__ import main
 from tests.analysis.contrast.test_contrast import STUDY, made
+from tests.analysis.contrast.test_documents import runs, scored, with_repeated
 
 EDITION_2 = STUDY.parent / "edition_2/preregistration.yaml"
 FILE = """
@@ -72,6 +73,30 @@ def test_primaries_are_those_of_the_file_and_others_exploratory(path):
     assert "peer-none@1e13" not in names
     assert "peer-none@1e12" in names
     assert not any(one.primary for one in found.exploratory.differences)
+
+
+def test_a_primary_of_new_targets_is_that_of_their_losses(tmp_path):
+    own = "budgets: [1e13], targets: new, family: new, refuted_if: holds 0}"
+    path = tmp_path / "registered.yaml"
+    text = FILE.replace("budgets: [1e13], refuted_if: holds 0}", own)
+    path.write_text(text)
+    table = runs(13, sd=0.004)
+    documents = with_repeated(scored(table))
+    found = hold_to(read_registration(path), table, documents=documents)
+    verdict = found.verdicts[0]
+    new = contrast_parts(
+        table, documents, "d_model", by="targets", errors="seeds",
+        classes={"sparse": ["peer"], "rest": ["dense", "none"]}, baselines=["none"],
+    )  # fmt: skip
+    (one,) = [r for r in new.rows if (r.part, r.difference.name) == ("new", "peer-none@1e13")]
+    assert verdict.value == one.difference.value
+    assert verdict.p_holm == verdict.p  # alone in its family
+    assert found.to_frame()["targets"].tolist() == ["new"] + ["all"] * 5
+    # that of all targets is exploratory
+    assert "peer-none@1e13" in [d.name for d in found.exploratory.differences]
+    without = hold_to(read_registration(path), table, documents=scored(table)).verdicts[0]
+    assert without.verdict == "not computed"
+    assert without.why.startswith("new targets: 42 of 42 runs do not say")
 
 
 def test_what_is_not_registered_is_in_no_fit(path):
@@ -151,12 +176,12 @@ def test_the_second_edition_s_file_says_what_is_missing_of_each_primary(capsys, 
     command = ["contrast", str(STUDY), "--preregistered", str(EDITION_2), "--out", str(tmp_path)]
     assert main(command) == 0
     out = capsys.readouterr().out
-    for name, layer in (("gain", "peer"), ("mechanism", "peer"), ("trend", "peer")):
-        assert f"not computed: {name}: {layer} has no curve at 1e14\n" in out
-    assert "rule to stop: half-width 0.015 of peer - none at 3e13, or at 8 seeds of a size" in out
+    for name in ("gain", "mechanism", "trend"):
+        assert f"not computed: {name}: peer has no curve at 1e14\n" in out
+        assert f"not computed: {name} of new: new targets: " in out
     assert "EXPLORATORY" in out
     values = json.loads((tmp_path / "contrast.json").read_text())
-    assert [one["verdict"] for one in values["verdicts"]] == ["not computed"] * 3
+    assert [one["verdict"] for one in values["verdicts"]] == ["not computed"] * 6
     assert not any(one["primary"] for one in values["exploratory"]["differences"])
 
 

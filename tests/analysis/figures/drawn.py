@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import to_rgb
 
-from analysis import contrast, contrast_domains, figures
+from analysis import contrast, contrast_parts, figures
 from analysis.experts.fit import fit_expert_law, size_slopes
 from analysis.fits import multipliers_of
 from analysis.isoflop.fit import fit_isoflop
@@ -177,7 +177,7 @@ def contrasts():
 def domains():
     table = runs()
     documents = scored(table, domains=("news", "poems"))
-    return contrast_domains(table, documents, "d_model", baselines=["none"])
+    return contrast_parts(table, documents, "d_model", baselines=["none"])
 
 
 ALL = {
@@ -190,7 +190,7 @@ ALL = {
     "multipliers": lambda: figures.draw_multipliers(multipliers()),
     "forest": lambda: figures.draw_forest(multipliers(), [1e19], [3.0]),
     "contrasts": lambda: figures.draw_contrasts(contrasts()),
-    "domains": lambda: figures.draw_domains(domains()),
+    "domains": lambda: figures.draw_parts(domains()),
     "experts": law_of_experts,
     "experts, laws compared": laws_compared,
     "active": lambda: figures.draw_active(active_table()),

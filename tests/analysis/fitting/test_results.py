@@ -176,7 +176,7 @@ def held(runs):
 def by_domain():
     own = of_documents.runs()
     documents = of_documents.scored(own, domains=("news", "poems"))
-    return analysis.contrast_domains(own, documents, "d_model")
+    return analysis.contrast_parts(own, documents, "d_model")
 
 
 def chosen():

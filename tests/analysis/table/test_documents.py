@@ -6,6 +6,8 @@ from analysis import read_source
 from experiments.records.record import write_record
 from tests.records.test_record import record
 
+MORE = "a document has more of its repeated targets than of all"
+
 
 def of(losses, **changes):
     """A record's two documents, of these losses a token."""
@@ -39,6 +41,29 @@ def test_runs_share_what_they_were_scored_on_and_records_keep_no_lists(tmp_path)
         documents.scored(["one", "none", "two"])
 
 
+def test_repeated_targets_of_newer_records_are_read_beside_older_ones(tmp_path):
+    newer = of([4.0, 5.0], n_repeated=[6, 2], nats_repeated=[9.0, 3.0])
+    other = of([4.0, 5.0], n_repeated=[6, 3], nats_repeated=[9.0, 3.0])
+    made = folder(tmp_path, a_old=of([4.0, 5.0]), b_new=newer, c_old=of([4.0, 5.0]), d_other=other)
+    found = read_source(made).documents
+    assert len(found.sets) == 1
+    assert list(found.scored(["a_old", "b_new"]).n_repeated) == [6, 2]
+    assert list(found.repeated) == ["b_new"]
+    assert found.damaged == {
+        "d_other": "n_repeated is another one than of other runs on the same documents"
+    }
+    parts = found.parts(["b_new"], "targets")
+    assert {name: part.nats["b_new"].tolist() for name, part in parts.items()} == {
+        "repeated": [9.0, 3.0], "new": [111.0, 47.0],
+    }  # fmt: skip
+    assert [part.scored(["b_new"]).n_tokens.tolist() for part in parts.values()] == [
+        [6, 2],
+        [24, 8],
+    ]
+    with pytest.raises(ValueError, match="1 of 2 runs do not say which of their targets are"):
+        found.parts(["a_old", "b_new"], "targets")
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -66,6 +91,9 @@ def test_documents_that_differ_in_anything_are_others(tmp_path, changes):
         ({"n_tokens": [30, 0], "nats": [127.5, 0.0]}, "a document has no token"),
         ({"domain": [0, 7]}, "a domain is no number of the 2 in domains"),
         ({"domains": "ab"}, "domains are no list of names"),
+        ({"n_repeated": [6, 2]}, "nats_repeated is no list of numbers"),
+        ({"n_repeated": [6, 11], "nats_repeated": [9.0, 9.0]}, MORE),
+        ({"n_repeated": [6, 2], "nats_repeated": [9.0, 51.0]}, MORE),
     ],
 )
 def test_damaged_documents_are_a_line_and_their_run_stays(tmp_path, changes, why):

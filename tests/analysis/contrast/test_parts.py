@@ -1,4 +1,4 @@
-"""Differences by domain of the held-out text, and errors of rates, from Python and the command."""
+"""Differences by part of the held-out text, and errors of rates, from Python and the command."""
 
 import json
 from itertools import product
@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import check_table, contrast, contrast_domains, fit_rates
+from analysis import check_table, contrast, contrast_parts, fit_rates
 from analysis.__main__ import main
 from experiments.records.record import write_record
 from tests.analysis.contrast.test_contrast import made
-from tests.analysis.contrast.test_documents import N_TOKENS, runs, scored
+from tests.analysis.contrast.test_documents import N_TOKENS, runs, scored, with_repeated
 from tests.records.test_record import record
 
 DOMAINS = ("news", "poems", "rules")
@@ -21,7 +21,7 @@ DOMAINS = ("news", "poems", "rules")
 def folder(tmp_path):
     """The records of a made table, with documents."""
     table = runs(sd=0.004)
-    documents = scored(table, domains=DOMAINS)
+    documents = with_repeated(scored(table, domains=DOMAINS))
     for row in table.itertuples():
         write_record(
             tmp_path / row.run_id,
@@ -36,6 +36,8 @@ def folder(tmp_path):
                     "n_tokens": N_TOKENS.astype(int).tolist(),
                     "n_bytes": (4 * N_TOKENS).tolist(),
                     "nats": documents.nats[row.run_id].tolist(),
+                    "n_repeated": documents.sets["a"].n_repeated.astype(int).tolist(),
+                    "nats_repeated": documents.repeated[row.run_id].tolist(),
                     "domains": list(DOMAINS), "domain": documents.sets["a"].domain.tolist(),
                 },
             ),
@@ -46,21 +48,21 @@ def folder(tmp_path):
 def test_domains_are_contrasts_of_their_own_losses():
     table = runs(sd=0.004)
     documents = scored(table, domains=DOMAINS)
-    found = contrast_domains(table, documents, "d_model")
+    found = contrast_parts(table, documents, "d_model")
     whole = contrast(table, "d_model", documents=documents)
     assert [d.value for d in found.whole.differences] == [d.value for d in whole.differences]
     own = documents.sets["a"].within("poems")
     losses = [documents.nats[run][own].sum() / N_TOKENS[own].sum() for run in table["run_id"]]
     alone = contrast(table.assign(loss=losses), "d_model")
     for one in alone.differences:
-        (row,) = [r for r in found.rows if r.domain == "poems" and r.difference.name == one.name]
+        (row,) = [r for r in found.rows if r.part == "poems" and r.difference.name == one.name]
         assert row.difference.value.value == pytest.approx(one.value.value, abs=1e-12)
         noise = row.difference.se * row.difference.shares["noise"] ** 0.5
         assert noise == pytest.approx(one.se)
         assert row.n_documents == own.sum()
     for name in {row.difference.name for row in found.rows}:
         rows = [r for r in found.rows if r.difference.name == name]
-        assert rows[0].domain == "all"
+        assert rows[0].part == "all"
         values = [r.difference.value.value for r in rows[1:]]
         assert values == sorted(values)
         least = min(rows[1:], key=lambda r: r.difference.p).difference
@@ -72,18 +74,53 @@ def test_a_domain_of_one_document_has_no_error_of_documents_and_says_so():
     documents = scored(table, domains=DOMAINS)
     scored_on = documents.sets["a"]
     scored_on.domain[:] = np.where(np.arange(len(N_TOKENS)) == 0, 1, 0)
-    found = contrast_domains(table, documents, "d_model")
+    found = contrast_parts(table, documents, "d_model")
     assert any("one document, so intervals hold no error of documents: poems" in w
                for w in found.warnings)  # fmt: skip
-    assert {row.domain for row in found.rows} == {"all", "news", "poems"}
+    assert {row.part for row in found.rows} == {"all", "news", "poems"}
+
+
+def test_targets_are_contrasts_of_repeated_and_of_new_ones():
+    """Means are written out; a document without a new target is none of theirs."""
+    table = runs(sd=0.004)
+    few = N_TOKENS // 4
+    few[0] = N_TOKENS[0]
+    documents = with_repeated(scored(table), few)
+    found = contrast_parts(table, documents, "d_model", by="targets")
+    for name, n, of in (
+        ("repeated", few, documents.repeated),
+        ("new", N_TOKENS - few, {run: documents.nats[run] - documents.repeated[run] for run in
+                                 table["run_id"]}),
+    ):  # fmt: skip
+        losses = [sum(of[run]) / sum(n) for run in table["run_id"]]
+        alone = contrast(table.assign(loss=losses), "d_model")
+        for one in alone.differences:
+            (row,) = [r for r in found.rows if r.part == name and r.difference.name == one.name]
+            assert row.difference.value.value == pytest.approx(one.value.value, abs=1e-12)
+            assert row.n_tokens == sum(n)
+            assert row.n_documents == sum(n > 0)
+            assert "documents" in row.difference.shares
+    assert list(found.to_frame()["targets"][:3]) in (
+        ["all", "repeated", "new"], ["all", "new", "repeated"],
+    )  # fmt: skip
+    assert "Holm's correction for the 2 kinds of a difference" in found.summary()
+    assert "a model that copies can know it" in found.summary()
+
+
+def test_what_does_not_say_its_repeated_targets_is_refused():
+    table = runs(sd=0.004)
+    with pytest.raises(ValueError, match="42 of 42 runs do not say which of their targets are rep"):
+        contrast_parts(table, scored(table), "d_model", by="targets")
+    with pytest.raises(ValueError, match="by='colour' is not one of domain, targets"):
+        contrast_parts(table, scored(table), "d_model", by="colour")
 
 
 def test_what_has_no_domains_is_refused():
     table = runs(sd=0.004)
     with pytest.raises(ValueError, match="the documents of this corpus have no domains"):
-        contrast_domains(table, scored(table), "d_model")
+        contrast_parts(table, scored(table), "d_model")
     with pytest.raises(ValueError, match="the losses of documents are needed, and 42 of 42 runs"):
-        contrast_domains(table.assign(run_id="x"), scored(table, domains=DOMAINS), "d_model")
+        contrast_parts(table.assign(run_id="x"), scored(table, domains=DOMAINS), "d_model")
 
 
 @pytest.mark.slow
@@ -107,6 +144,11 @@ def test_the_command_reads_documents_and_writes_table_and_figure(folder, capsys,
     table = pd.read_csv(tmp_path / "out/domains.csv")
     assert set(table["domain"]) == {"all", *DOMAINS}
     assert (tmp_path / "out/domains.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["contrast", str(folder), "--by", "targets", "--out", str(tmp_path / "out")]) == 0
+    assert "Holm's correction for the 2 kinds of a difference" in capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "out/targets.csv")
+    assert set(table["targets"]) == {"all", "repeated", "new"}
+    assert (tmp_path / "out/targets.png").read_bytes().startswith(b"\x89PNG")
 
 
 def rates_file(path):
