@@ -79,7 +79,7 @@ def test_experts(experts, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "n", "said"),
     [
-        ("isoflop", 4, "peer: power laws over 3 budgets"),
+        pytest.param("isoflop", 4, "peer: power laws over 3 budgets", marks=pytest.mark.night),
         ("experts", 2, "peer: 24 runs; held out: n_experts = 2.621e+05, the largest"),
         ("published", 0, "nothing of it is here; docs/analysis.md says where it is"),
     ],

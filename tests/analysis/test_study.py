@@ -300,6 +300,8 @@ def test_variants_of_a_layer_have_their_laws_apart():
         assert len(found.expert_runs[name]) == 8
 
 
+@pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 def test_clark_s_runs_without_a_budget(published):
     table = load_table(published("clark_final_163.csv"), columns=P5)
@@ -331,6 +333,8 @@ def test_porian_s_runs(published, method):
     assert len(values["agreement"]["rows"]) == 5
 
 
+@pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 def test_porian_s_small_budgets_overflow_nowhere(published):
     # By parabolas their losses have no floor, and its interval reaches e^800
@@ -419,6 +423,8 @@ def test_a_model_without_the_largest_budget_is_no_end_of_it():
     assert set(found.parametric) == {"dense", "moe"}
 
 
+@pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 def test_the_surface_of_most_runs_is_tried_without_a_few_and_beside_others(monkeypatch):
     many = simulated(SURFACE, BUDGETS, 14, span=8.0, noise=0.003)

@@ -113,6 +113,7 @@ def test_shapes_can_be_fused_whole():
 
 
 @pytest.mark.long
+@pytest.mark.night
 def test_two_processes_at_once(tmp_path, capsys):
     """The real command on a run's own shape; a toy, which says nothing about speed."""
     path = tmp_path / "bench.json"

@@ -73,6 +73,7 @@ def test_blocked_modules_can_not_be_imported(bare):
 
 
 @pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 def test_all_parts_on_a_bare_machine(bare, tmp_path):
     """The command as it is typed: each part a process of its own, the harness's left out."""
@@ -103,7 +104,7 @@ def test_all_parts_on_a_bare_machine(bare, tmp_path):
 
 @pytest.mark.long
 @pytest.mark.slow
-@pytest.mark.parametrize("part", ["isoflop", "harness"])
+@pytest.mark.parametrize("part", [pytest.param("isoflop", marks=pytest.mark.night), "harness"])
 def test_the_harness_trains_with_the_wheels_packages_alone(without, tmp_path, part):
     """W&B and the analysis's packages are none of them."""
     Report(tmp_path, {"card": TOY, "toy": True}).begin(part)

@@ -48,6 +48,7 @@ def variants(request, tmp_path_factory):
 
 
 @pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 def test_variants_fit_their_card(variants):
     assert {v["kernel"] for v in variants} == set(REGISTERS)

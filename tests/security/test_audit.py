@@ -9,6 +9,7 @@ NAME = "_target_ in a record: generate"
 
 
 @pytest.mark.long
+@pytest.mark.night
 def test_what_runs_is_seen(capsys):
     assert NAME in ATTACKS
     assert main(["--only", NAME]) == 0

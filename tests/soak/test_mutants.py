@@ -16,19 +16,18 @@ def cache(tmp_path_factory):
 
 
 @pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("mutant", "verdict"),
     [
         ("never_resume", "lost: started at step 0, and the newest whole checkpoint is of"),
-        pytest.param("torch_generator", "differing: ", marks=pytest.mark.night),
-        pytest.param("python_generator", "differing: ", marks=pytest.mark.night),
-        pytest.param(
-            "in_place", r"lost: started at step 0, after \d+ was saved", marks=pytest.mark.night
-        ),
-        pytest.param("saved_at_the_end", "lost: step .* wasn't saved", marks=pytest.mark.night),
-        pytest.param("history_twice", "differing: history", marks=pytest.mark.night),
-        pytest.param("unsynced", "lost: ", marks=pytest.mark.night),
+        ("torch_generator", "differing: "),
+        ("python_generator", "differing: "),
+        ("in_place", r"lost: started at step 0, after \d+ was saved"),
+        ("saved_at_the_end", "lost: step .* wasn't saved"),
+        ("history_twice", "differing: history"),
+        ("unsynced", "lost: "),
     ],
 )
 def test_a_mistake_is_seen(tmp_path, cache, mutant, verdict):

@@ -113,6 +113,7 @@ def test_a_search_trains_and_status_shows_it(run, tmp_path, monkeypatch, capsys)
 
 
 @pytest.mark.long
+@pytest.mark.night
 def test_a_killed_search_goes_on_and_ends_as_the_one_that_was_not(tmp_path):
     one = ("hydra.launcher.n_workers=1", "hydra.sweeper.n_trials=4")
     for name in ("killed", "whole"):

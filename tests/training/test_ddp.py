@@ -150,6 +150,7 @@ def test_ranks_go_on_with_more_experts_as_one_process_does(alone, compose_raw, o
 
 
 @pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 def test_a_branch_of_two_ranks_is_their_run_from_scratch(compose_raw, overrides):
     wsd = (*overrides("peer", 2, "branches"), "optim.schedule=wsd", "optim.warmup_tokens=640")

@@ -174,15 +174,11 @@ def test_combinations_do(steps, cases):
 
 
 @pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "layers",
-    [("moe_fine", "peer"), pytest.param(tuple(COMPILED), marks=pytest.mark.night)],
-    ids=("few", "all"),
-)
-def test_a_compiled_step_is_one_graph_on_the_card(steps, layers):
+def test_a_compiled_step_is_one_graph_on_the_card(steps):
     """Where tables have dense gradients: the others step between graphs, by eager code."""
-    for layer, step in steps({name: COMPILED[name] for name in layers}, compiled=True).items():
+    for layer, step in steps(COMPILED, compiled=True).items():
         assert "error" not in step, (layer, step["error"])
         assert step["graphs"] == 1, layer
 

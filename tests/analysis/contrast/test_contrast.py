@@ -281,6 +281,7 @@ def test_the_command_prints_tables_and_writes_the_result(tmp_path, capsys):
 
 
 @pytest.mark.long
+@pytest.mark.night
 def test_intervals_with_the_errors_of_rates_hold_the_truth_more_often_than_without():
     """8 tables of 12 differences each: the share's standard error is about .03."""
     name = "as planned, rates by a law"

@@ -115,6 +115,7 @@ def test_a_model_s_size_is_that_of_most_seeds_and_of_those_of_the_lowest_mean():
 
 
 @pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 def test_the_interval_holds_the_truth_as_often_as_it_says():
     rng = np.random.default_rng(0)

@@ -86,6 +86,8 @@ def test_no_start_at_the_truth_ends_below(form, seed):
     assert fit.objective <= theirs.cost * (1 + 1e-6)
 
 
+@pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 def test_abnars_constant_is_not_identifiable_from_runs_with_noise():
     # c/(1-S)^lambda with a small lambda is nearly a constant, and there is one besides

@@ -118,6 +118,8 @@ def test_isoflop_draws_the_runs_of_all_budgets_together():
     assert [c.x_opt for c in together.curves] == [c.x_opt for c in alone.curves]
 
 
+@pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 def test_a_table_of_checkpoints_is_warned_of(tmp_path, capsys):
     path = tmp_path / "runs.csv"

@@ -28,6 +28,8 @@ def test_a_curve_of_other_scatter_is_named(method, noise):
     assert beside in "; ".join(fit.curves[-1].warnings)
 
 
+@pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 def test_parabolas_through_skewed_curves_are_too_few():
     table = noisy(runs(16.0), 0.005)

@@ -137,6 +137,8 @@ def test_an_error_of_budgets_is_scatter_about_the_law():
     assert "the runs of a budget share an error" in said
 
 
+@pytest.mark.long
+@pytest.mark.night
 def test_errors_of_curves_alone_are_seldom_one_of_budgets():
     """2 % is the rule, for known errors: of 40, a binomial bound of 0.1 %."""
     said = [

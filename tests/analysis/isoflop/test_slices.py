@@ -173,6 +173,8 @@ def test_many_runs_tell_the_exponents_as_an_optimizer_does():
     assert curve.noise == pytest.approx(one, rel=0.12)
 
 
+@pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 def test_a_known_noise_gives_normal_errors():
     table = noisy(runs(4.0), 0.01, seed=2)
@@ -231,6 +233,8 @@ def test_curvature_lost_in_noise_leaves_the_interval_unbounded():
     assert Flag.WEAK_CURVATURE in curve.flags
 
 
+@pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 def test_the_law_s_interval_has_what_all_curves_share():
     """Covariance of the law's slope by hand: the scatter's, and that of common errors."""

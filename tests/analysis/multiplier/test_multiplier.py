@@ -221,15 +221,15 @@ def true_multiplier(model, budget):
 
 
 @pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("n_seeds", "n_budgets", "noise", "asymptote"),
     [
-        (30, 3, 0.01, None),
-        pytest.param(200, 3, 0.01, None, marks=pytest.mark.night),
-        pytest.param(200, 4, 0.02, None, marks=pytest.mark.night),
-        pytest.param(200, 4, 0.005, (1.4, 1.9), marks=pytest.mark.night),
-        pytest.param(200, 6, 0.01, None, marks=pytest.mark.night),
+        (200, 3, 0.01, None),
+        (200, 4, 0.02, None),
+        (200, 4, 0.005, (1.4, 1.9)),
+        (200, 6, 0.01, None),
     ],
 )
 def test_intervals_hold_the_truth_as_often_as_they_say(n_seeds, n_budgets, noise, asymptote):

@@ -268,6 +268,7 @@ def test_bad_method():
 
 
 @pytest.mark.long
+@pytest.mark.night
 def test_a_shared_grid_biases_no_law():
     """8 draws: parabolas' intervals of the exponents held the truth in none."""
     one = held(SKEWED, 8, seed=2)

@@ -134,6 +134,7 @@ def test_each_fit_is_made_once_and_each_record_read_once(sweep, calls):
 
 
 @pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "approach"),

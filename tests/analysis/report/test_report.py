@@ -59,6 +59,7 @@ def page(report):
 
 
 @pytest.mark.long
+@pytest.mark.night
 def test_warnings_of_fits_to_fewer_budgets_say_so(report, page):
     said = json.loads((report / "fits.json").read_text())["hold_out"]["warnings"]
     assert said

@@ -130,6 +130,7 @@ def repeats():
 
 
 @pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 def test_noise_about_a_law_is_rarely_called_drift():
     # 6 % of tables in 200, of any of the three quantities; 30 tell that to 4.3 %

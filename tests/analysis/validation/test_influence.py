@@ -106,6 +106,8 @@ def test_too_few_runs_are_refused():
         influence_of(N[::20][:6], D[::22][:6], losses()[::20][:6], n_draws=0)
 
 
+@pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 def test_five_of_chinchilla_s_245_runs_move_beta_by_a_fifth(published):
     frame = pd.read_csv(published("chinchilla_epoch_245.csv"))

@@ -179,6 +179,7 @@ def test_of_layers_those_with_tables_that_are_trained_are_counted():
 
 
 @pytest.mark.long
+@pytest.mark.night
 def test_the_how_to_of_a_way_to_choose_rows_runs_to_the_letter(tmp_path):
     printed = follow("A way to choose rows", tmp_path)
     assert "top_rows=64 row_score=gradient" in printed
