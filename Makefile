@@ -46,8 +46,9 @@ ARITHMETIC := $(addprefix tests/,kernels models optim training init adapters int
 # These go through the levels themselves.
 ARITHMETIC += $(addprefix --ignore=tests/kernels/,test_trunk.py test_mixture.py test_product_key_layer.py)
 
+# LEVELS=--oldest: as the oldest alone
 test-levels: $(READY)  ## repeat the tests of arithmetic as older x86 processors compute
-	@levels=$$($(BIN)/python -m tests.levels) && echo "$$levels" | while read -r level; do \
+	@levels=$$($(BIN)/python -m tests.levels $(LEVELS)) && echo "$$levels" | while read -r level; do \
 		[ -n "$$level" ] || break; echo "$$level"; \
 		env $$level $(PYTEST) $(ARITHMETIC) -m "levels or not (slow or slurm or long or night)" </dev/null || exit; \
 	done

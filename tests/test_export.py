@@ -191,6 +191,7 @@ main()
 
 @pytest.mark.slow
 @pytest.mark.long
+@pytest.mark.night
 def test_what_a_killed_export_left_goes_and_the_earlier_one_is_put_back(runs, command, tmp_path):
     run_dir = runs("model=none")
     out = tmp_path / "out"

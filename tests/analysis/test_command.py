@@ -127,6 +127,8 @@ def test_experts_compares_laws(tmp_path, capsys):
     assert (folder / "experts.png").exists()
 
 
+@pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 def test_experts_of_a_joint_law_draws_the_others(tmp_path, capsys):
     table = joint_runs("joint", noise=0.001)
@@ -164,6 +166,8 @@ def test_a_few_runs_that_decide_are_said_unasked(published, tmp_path, capsys):
     assert "5 of 245 runs" not in capsys.readouterr().out
 
 
+@pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 def test_surfaces_and_influence_of_a_table(tmp_path, capsys):
     path = tmp_path / "runs.csv"

@@ -94,6 +94,8 @@ def test_in_a_fresh_clone_nothing_else_is_needed(name, n, said, monkeypatch, tmp
     assert said in texts(outputs)
 
 
+@pytest.mark.long
+@pytest.mark.night
 def test_where_takes_some_of_the_runs(sweep, monkeypatch):
     monkeypatch.setenv("SWEEP", str(sweep))
     monkeypatch.setenv("WHERE", "model=peer,dense")

@@ -170,6 +170,8 @@ def table():
     return pd.concat(parts, ignore_index=True)
 
 
+@pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 def test_parts_are_those_that_each_module_makes(table):
     found = analyse(table, asymptote=SURFACE.E)
@@ -256,6 +258,8 @@ def test_options_reach_the_fits(table):
 # Experts
 
 
+@pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 def test_models_with_several_experts_have_their_laws():
     dense = simulate_experts(ClarkSurface(), [1e7, 1e8, 1e9], [1], noise=0.01)
@@ -284,6 +288,8 @@ def test_runs_that_laws_of_experts_can_not_distinguish_are_reported():
     assert "several n_heads" in why(found)["experts, moe"]
 
 
+@pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 def test_variants_of_a_layer_have_their_laws_apart():
     def runs(norm, heads, experts):
@@ -414,6 +420,8 @@ def test_what_is_no_size_is_refused():
         analyse(curves(), "size")
 
 
+@pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 def test_a_model_without_the_largest_budget_is_no_end_of_it():
     dense, moe = curves(), curves("moe", 0.9)

@@ -123,6 +123,8 @@ def test_step(measure):
             assert rate == pytest.approx(64 / contender["median_seconds"])
 
 
+@pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_step_compiled(measure, monkeypatch):

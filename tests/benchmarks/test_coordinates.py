@@ -89,9 +89,9 @@ def subjects(compose_raw):
 
 
 def _since(name):
-    """At night those of the layers since 2024: half a minute each."""
+    """At night stacks of experts and the layers since 2024: a quarter to half a minute each."""
     late = ("engram", "memory_plus", "omni", "peer_narrow", "sgatlin", "stem", "ultramem")
-    return [pytest.mark.night] if name in late else []
+    return [pytest.mark.night] if name in (*late, "moe", "moe_fine") else []
 
 
 def not_flat(coordinates):

@@ -73,6 +73,8 @@ def test_gradients_are_those_of_the_same_parameters():
             check_passes({"rival": ((loss, one), 0.4)}, (1.25, one))
 
 
+@pytest.mark.long
+@pytest.mark.night
 @needs_jax
 @pytest.mark.slow
 def test_jax_takes_the_same_steps(monkeypatch):

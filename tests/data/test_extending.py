@@ -33,6 +33,7 @@ def test_a_tokenizer(record_of):
 
 
 @pytest.mark.long
+@pytest.mark.night
 def test_a_set_to_score(record_of):
     found = record_of("A set of text to score")["evaluations"]
     assert set(found) == {"dogs", "dogs@stride=8"}

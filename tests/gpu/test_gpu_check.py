@@ -103,8 +103,9 @@ def test_all_parts_on_a_bare_machine(bare, tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
-@pytest.mark.parametrize("part", [pytest.param("isoflop", marks=pytest.mark.night), "harness"])
+@pytest.mark.parametrize("part", ["isoflop", "harness"])
 def test_the_harness_trains_with_the_wheels_packages_alone(without, tmp_path, part):
     """W&B and the analysis's packages are none of them."""
     Report(tmp_path, {"card": TOY, "toy": True}).begin(part)

@@ -66,6 +66,8 @@ def test_is_built_once_and_then_found(fresh, base_alone):
     assert not list(fresh.glob("tmp*")), "temporary files of a build"
 
 
+@pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 @needs_compiler
 def test_other_flags_are_another_library(fresh, base_alone, monkeypatch):
@@ -120,6 +122,8 @@ def test_a_level_that_the_compiler_does_not_know_is_left_out(fresh, quick, monke
     assert cpp.levels(build.load()) == ["base"]
 
 
+@pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 @needs_compiler
 def test_a_level_of_which_one_file_does_not_compile_is_left_out_whole(

@@ -60,6 +60,7 @@ def test_variants_fit_their_card(variants):
 
 
 @pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 def test_rows_are_read_16_bytes_at_a_time(variants):
     """Whatever their width; 64 columns of one row are 8 bytes a lane of a warp."""

@@ -142,6 +142,7 @@ def test_a_sweep_on_gpus_of_which_some_do_not_compute(gpus, emulated, points, sw
 
 
 @pytest.mark.long
+@pytest.mark.night
 def test_what_workers_are_forked_from_has_not_started_cuda():
     """It would have all GPUs, and a fork of it could start none."""
     code = """

@@ -8,6 +8,7 @@ from tests.extending import follow
 
 
 @pytest.mark.long
+@pytest.mark.night
 def test_a_launcher(tmp_path):
     out = follow("A launcher", tmp_path)
     assert "sweep mine: 2 runs, one after another" in out

@@ -42,7 +42,9 @@ class Bisector(Sweeper):
 Bisector.__module__ = "hydra_plugins.bisector"  # where Hydra takes plugins from
 
 
-@pytest.mark.parametrize("launcher", ["basic", pytest.param("local", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "launcher", ["basic", pytest.param("local", marks=[pytest.mark.long, pytest.mark.night])]
+)
 def test_a_sweeper_of_hydra_is_told_each_loss(tmp_path, monkeypatch, capsys, launcher):
     plugin = types.ModuleType(Bisector.__module__)
     plugin.Bisector = Bisector

@@ -149,6 +149,7 @@ def contents(folder):
 
 
 @pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 def test_a_moved_or_copied_folder_works_where_it_is(make, sweep, tmp_path, monkeypatch, capfd):
     points = [make(), make("seed=1")]

@@ -142,6 +142,7 @@ def test_a_killed_search_goes_on_and_ends_as_the_one_that_was_not(tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.night
 def test_two_searches_at_once_share_the_trials(tmp_path):
     both = [
         command(tmp_path, "hydra.launcher.n_workers=1", "hydra.sweeper.n_trials=6") for _ in "ab"

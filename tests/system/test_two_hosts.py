@@ -102,7 +102,7 @@ def wait_for_rows(point, process):
 
 @pytest.mark.slow
 @pytest.mark.long
-@pytest.mark.parametrize("host", [HERE, THERE])
+@pytest.mark.parametrize("host", [pytest.param(HERE, marks=pytest.mark.night), THERE])
 def test_who_comes_later_leaves_the_run_to_the_first(make, alone, start, tmp_path, host):
     point = make(f"later-{host}")
     ready = tmp_path / "ready"
@@ -132,6 +132,7 @@ def test_of_two_that_start_at_once_one_trains(make, alone, start, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.long
+@pytest.mark.night
 def test_one_that_was_stopped_for_long_finds_that_another_has_the_run(make, alone, start, tmp_path):
     point = make("stopped")
     ready, go = tmp_path / "ready", tmp_path / "go"

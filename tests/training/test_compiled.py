@@ -119,11 +119,12 @@ def test_the_graph_is_whole_and_the_step_is_eagers(eager_backend, name):
 
 
 @pytest.mark.long
+@pytest.mark.night
 # Inductor takes ten seconds a graph: each layer is compiled once here, a whole step in float32 or
 # the layer alone in float64.
 @INDUCTOR
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["peer", *at_night("moe_fine")])
+@pytest.mark.parametrize("name", ["peer", "moe_fine"])
 def test_inductors_step_is_eagers(name):
     """Fused sums, and exponentials of its own that are right to 1e-7."""
     _assert_equal(name, _whole, 1e-5)
@@ -262,6 +263,7 @@ def test_a_run_compiled_by_inductor_is_the_run_and_goes_on_to_the_bit(make):
 
 
 @pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 def test_models_of_one_process_are_each_compiled_once(eager_backend):
     """torch keeps a limited number of graphs for a function's code; runs of one worker pass it."""

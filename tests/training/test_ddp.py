@@ -126,6 +126,7 @@ def test_compiled_ranks_train_what_they_train_without(alone, compose_raw, overri
 
 
 @pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 def test_ranks_go_on_with_more_experts_as_one_process_does(alone, compose_raw, overrides):
     grown = (

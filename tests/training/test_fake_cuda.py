@@ -156,19 +156,13 @@ def test_recomputing_takes_less_memory(quick_steps):
     assert quick_steps["peer recomputed"]["peak"] < quick_steps["peer all"]["peak"]
 
 
-# 5 and the 8 ways to choose types and blocks have no common divisor, so all of them turn up
-FEW = dict(list(WIDE.items())[::5])
-
-
 @pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "cases", [FEW, pytest.param(WIDE, marks=pytest.mark.night)], ids=("few", "all")
-)
-def test_combinations_do(steps, cases):
+def test_combinations_do(steps):
     """In one test, so that one process of the suite takes the steps of all of them."""
-    found = steps(cases)
-    for case, choices in cases.items():
+    found = steps(WIDE)
+    for case, choices in WIDE.items():
         print(case)  # of the last one, if it fails
         _check(found[case], choices)
 
@@ -181,9 +175,3 @@ def test_a_compiled_step_is_one_graph_on_the_card(steps):
     for layer, step in steps(COMPILED, compiled=True).items():
         assert "error" not in step, (layer, step["error"])
         assert step["graphs"] == 1, layer
-
-
-def test_the_few_have_every_layer_and_every_way():
-    have = {choice for choices in FEW.values() for choice in choices}
-    assert have == {choice for choices in WIDE.values() for choice in choices}
-    assert {name.split()[0] for name in FEW} == set(LAYERS)

@@ -93,7 +93,10 @@ def test_each_stage_is_learnt_and_the_whole_matrix_is_in_the_record(child, paren
 @pytest.mark.parametrize(
     "more",
     [
-        ("continual=keep", "continual.top_rows=16", "optim.table_gradient=rows"),
+        pytest.param(
+            ("continual=keep", "continual.top_rows=16", "optim.table_gradient=rows"),
+            marks=pytest.mark.night,
+        ),
         ("continual=keep", "continual.replay=0.5", "continual.distil=1.0"),
     ],
 )

@@ -208,8 +208,8 @@ def rows(folder, name="first"):
 
 @pytest.mark.long
 @pytest.mark.slow
-@pytest.mark.parametrize("whose", ["ours", "W&B's"])
-@pytest.mark.parametrize("signal", ["SIGKILL", "SIGSTOP"])
+@pytest.mark.parametrize("whose", ["ours", pytest.param("W&B's", marks=pytest.mark.night)])
+@pytest.mark.parametrize("signal", [pytest.param("SIGKILL", marks=pytest.mark.night), "SIGSTOP"])
 def test_a_dead_or_hanging_wandb_is_one_warning(tmp_path, signal, whose):
     rest = f"""
         tracking._PATIENCE = 2.0

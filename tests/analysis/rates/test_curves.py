@@ -141,6 +141,8 @@ def test_the_chance_of_a_misfit_is_that_of_an_f_test():
     assert known == pytest.approx(stats.chi2.sf((squares[0] - squares[1]) / 0.003**2, 4), rel=1e-2)
 
 
+@pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 def test_the_chance_of_a_misfit_is_even_where_there_is_none():
     """In 100 draws with the true family: a tenth is below 0.1, by a binomial bound of 0.1 %."""

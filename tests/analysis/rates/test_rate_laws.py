@@ -56,6 +56,8 @@ def test_noisy_runs_give_back_the_law_within_its_interval():
     assert 1.0 < law.held_out < 1.2
 
 
+@pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 def test_intervals_of_noisy_runs_cover_the_exponents():
     """From losses to exponents: 8 or more of 10, where fewer have a chance of 1 % each."""

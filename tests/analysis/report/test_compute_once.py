@@ -120,6 +120,7 @@ def report(folder, *options):
 
 
 @pytest.mark.long
+@pytest.mark.night
 def test_each_fit_is_made_once_and_each_record_read_once(sweep, calls):
     fits = report(sweep)
     assert set(fits["parametric"]) >= {"dense", "peer n_experts=64"}

@@ -373,6 +373,8 @@ def test_what_can_not_be_fitted_is_skipped():
         compare_surfaces(N[rows], D[rows], runs("chinchilla")[rows], ["farseer"])
 
 
+@pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 def test_chinchilla_s_runs_of_most_compute(published):
     """Held out, Farseer's form is nearest; at the largest sizes it is the furthest, and says so."""

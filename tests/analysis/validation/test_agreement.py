@@ -64,6 +64,8 @@ def on_porian(path):
 # Published runs
 
 
+@pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 def test_porian_s_exponents(published):
     found = on_porian(published("porian_rw_tuned_121.csv"))

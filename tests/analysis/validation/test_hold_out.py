@@ -144,6 +144,7 @@ def test_noise_about_a_law_is_rarely_called_drift():
 
 
 @pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 def test_intervals_hold_the_best_run_as_often_as_they_say():
     inside = []
