@@ -85,6 +85,7 @@ def without_train(code, *words):
     )
 
 
+@pytest.mark.long
 @pytest.mark.slow  # a process
 def test_the_analysis_needs_no_package_of_training(tmp_path):
     code = "from analysis.__main__ import main; raise SystemExit(main())"

@@ -23,6 +23,7 @@ MEASURING = {"bench", "gpu_check"}  # of what they measure torch is a part
 HYDRAS = {"run"}  # whose help is conf/config.yaml's
 
 
+@pytest.mark.long
 @pytest.mark.slow  # a process
 def test_help_says_what_is_typed_and_imports_nothing_slow():
     files = (REPOSITORY / "src" / "experiments").glob("*.py")

@@ -65,7 +65,7 @@ def test_is_the_number_that_the_run_itself_found(run_dir):
     assert result["bits_per_byte"] == before.bits_per_byte
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_rules_stand_beside_each_other_and_batches_change_nothing(run_dir):
     score(run_dir)
     score(run_dir, "evaluation.stride=8")
@@ -142,6 +142,7 @@ def test_what_the_command_refuses_is_one_line(run_dir, command):
     assert err.count("\n") == 1
 
 
+@pytest.mark.long
 @pytest.mark.slow  # a process
 def test_words_that_are_wrong_are_refused_before_torch_is_imported(run_dir):
     run = str(run_dir)
@@ -168,7 +169,7 @@ print(sorted({{"torch", "lightning", "transformers"}} & set(sys.modules)))
     assert "give tasks=..." in lines[2]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_scores_named_sets(run_dir, cache, command):
     sets = ("eval=[validation,wikitext2]", "evaluation.max_tokens=9600", f"paths.cache={cache}")
     code, out, err = command(str(run_dir), *sets)

@@ -39,7 +39,7 @@ def cache_of(run_dir):
     return f"paths.cache={read_record(run_dir / 'record.json').config['paths']['cache']}"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_trained_peer_model_leaves_and_comes_back(runs, tmp_path, capsys):
     run_dir = runs("model=peer", *SMALL, "data.mask_documents=true")
     form = export_run(run_dir, tmp_path / "out", [cache_of(run_dir)])
@@ -63,7 +63,7 @@ def test_a_trained_peer_model_leaves_and_comes_back(runs, tmp_path, capsys):
 
 
 @pytest.mark.levels
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_trained_dense_model_is_an_arcee_with_equal_logits(runs, tmp_path):
     transformers = pytest.importorskip("transformers")
     run_dir = runs("model=dense")
@@ -75,7 +75,7 @@ def test_a_trained_dense_model_is_an_arcee_with_equal_logits(runs, tmp_path):
         assert_rounding(theirs(tokens).logits, model(tokens), n_blocks=1)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_starts_from_an_export_has_its_loss(runs, compose_raw, tmp_path):
     """At a rate of almost nothing: the weights, the trunk and the tokenizer are the export's."""
     run_dir = runs("model=peer", *SMALL, "model.query_norm=layer")

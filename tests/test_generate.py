@@ -70,7 +70,7 @@ def test_greedy_text_is_what_the_model_makes_without_a_cache(command, run_dir):
     assert command("the cat", "max_tokens=20")[1] == out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_several_texts_and_standard_input(command):
     one, two = (command(text, "max_tokens=5")[1] for text in ("the cat", "seven dogs"))
     assert command("the cat", "seven dogs", "max_tokens=5")[1] == f"{one}\n{two}"

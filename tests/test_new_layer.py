@@ -55,7 +55,7 @@ def folder_of(tmp_path, sweep):
     return record.parent
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("hub_modules")
 def test_it_trains_generates_leaves_and_can_t_grow(commands, tmp_path):
     code, said = commands("run", "model=mine", "budget=2e9", "sweep=mine", *SMALL)
@@ -81,7 +81,7 @@ def test_it_trains_generates_leaves_and_can_t_grow(commands, tmp_path):
     assert "Mine has no experts that could become more" in said
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_stands_beside_a_trained_layer(commands, tmp_path):
     code, said = commands("run", "model=dense", "budget=2e9", "sweep=dense", *SMALL)
     assert code == 0, said

@@ -67,6 +67,7 @@ def test_the_sweeps_are_there():
     }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [path.stem for path in FILES])
 def test_a_header_has_commands_the_plans_cost_and_the_papers_result(plan, name):
     assert RESULT.search(header(name))

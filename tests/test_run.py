@@ -48,7 +48,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(run, tmp_path):
     assert written(tmp_path) == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_sweep_is_a_union_of_grids_and_the_command_line_beats_them(run):
     grids = (
         "hydra.sweeper.grids=[{size:'1,2',budget:1e10},{size:'2,3',seed:1},{size:2,budget:1e10}]"
@@ -126,7 +126,7 @@ def test_the_papers_layer_is_planned_on_any_machine(run):
     assert "2.27G" in out  # facts of Fig. 3a: the ablation model's total parameters
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_one_run_is_recorded_then_skipped(run, tmp_path):
     arguments = ("model=peer", "n_experts=64", "budget=1e9", "size=1", *TINY)
     code, out, _ = run(*arguments)
@@ -149,7 +149,7 @@ def test_hydras_own_options_are_there(run):
     assert "n_experts: null" in out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_module_is_a_command():
     command = [sys.executable, "-m", "experiments.run", "n_experts=9"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -157,7 +157,7 @@ def test_the_module_is_a_command():
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_real_text_trains(run, cache, monkeypatch):
     """The example of the docs, small: WikiText-2, its wheel and vocabulary included."""
     monkeypatch.setenv("EXPERIMENTS_CACHE", str(cache))
@@ -167,6 +167,7 @@ def test_real_text_trains(run, cache, monkeypatch):
     assert 5.0 < loss < 7.0  # log(2048) is 7.6
 
 
+@pytest.mark.long
 @pytest.mark.slow  # a process
 def test_a_plan_imports_neither_lightning_nor_wandb_nor_torchs_compiler(tmp_path):
     """They take seconds, which a dry run or a sweep that is done has no use for."""

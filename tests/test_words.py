@@ -97,7 +97,7 @@ def test_the_search_finds_an_idiom_also_across_lines():
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_plain_words():
     wrong = []
     for name in _files(*CLEAN):

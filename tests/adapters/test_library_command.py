@@ -103,6 +103,7 @@ def test_add_remove_and_show(made, command, folder):
     assert load_library(folder).names == ("farm", "town")
 
 
+@pytest.mark.long
 def test_evaluate_and_generate_take_a_library(made, command, folder):
     base, runs, cache = made
     assert command("route", folder, "mix")[0] == 0
@@ -133,6 +134,7 @@ def test_evaluate_and_generate_take_a_library(made, command, folder):
     assert by_run[1] == served[1], "a run with adapters stands for what it began with"
 
 
+@pytest.mark.long
 def test_keys_from_text_and_the_comparison(made, command, folder, tmp_path):
     _, runs, cache = made
     sets = ("eval=[validation]", cache)
@@ -166,6 +168,7 @@ def test_keys_from_text_and_the_comparison(made, command, folder, tmp_path):
     assert (code, "is there already" in err) == (2, True)
 
 
+@pytest.mark.long
 def test_keys_of_adapters_that_have_other_names_than_domains(made, command, tmp_path):
     """Named by their folders, as `make` without NAME= does; and by hand."""
     _, runs, cache = made

@@ -299,7 +299,7 @@ WITHOUT = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", WITHOUT)
 def test_peft_is_imported_when_it_is_asked_for_and_its_absence_is_one_line(name):
     statement, message = WITHOUT[name]

@@ -392,7 +392,7 @@ def test_what_ends_a_command_is_one_line(here, capsys, monkeypatch, error, code,
     assert line in refused(here, capsys, monkeypatch, ["isoflop", "good.csv"], code)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_full_disk_for_what_is_printed_is_one_line(here, tmp_path):
     if not Path("/dev/full").exists():
         pytest.skip("only Linux has /dev/full")

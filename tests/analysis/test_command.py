@@ -85,7 +85,7 @@ def test_isoflop_takes_a_method_a_window_and_a_noise(sweep, capsys):
     assert {curve["noise"] for curve in fits["curves"]} == {0.01}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_parametric_fits_each_model(sweep, capsys, tmp_path):
     out = tmp_path / "elsewhere"
     assert main(["parametric", str(sweep), "--draws", "50", "--out", str(out)]) == 0
@@ -106,7 +106,7 @@ def test_parametric_names_an_unknown_model(sweep, capsys):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_experts_compares_laws(tmp_path, capsys):
     rows = [
         {"model": "peer", "n_experts": E, "n_active_params": N, "n_params": N * 2, "loss": loss}
@@ -234,7 +234,7 @@ def test_plan_refuses_what_is_no_budget(sweep, capsys, budget):
     assert "must be a finite number of FLOPs above 0" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_foreign_table_is_mapped_and_its_notes_are_reported(published, capsys, tmp_path):
     path = published("porian_rw_tuned_121.csv")
     assert main(["isoflop", str(path), *PORIAN, "--method", "akima", "--out", str(tmp_path)]) == 0
@@ -294,6 +294,7 @@ def test_each_command_has_a_help(command, capsys):
     assert "--column OURS=THEIRS" in text
 
 
+@pytest.mark.long
 @pytest.mark.slow  # processes
 def test_another_analysis_in_the_working_folder_does_not_hide_the_console_script(tmp_path):
     (tmp_path / "analysis.py").write_text("print('another')")
@@ -307,6 +308,7 @@ def test_another_analysis_in_the_working_folder_does_not_hide_the_console_script
     assert said(script, "--version").startswith("expert-isoflops")
 
 
+@pytest.mark.long
 @pytest.mark.slow  # a process
 def test_a_reader_that_has_read_enough_is_no_error(sweep):
     command = f"{sys.executable} -m analysis isoflop {sweep} | head -1"

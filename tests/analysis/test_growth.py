@@ -118,6 +118,7 @@ def test_a_history_without_its_last_rows_is_not_drawn_and_said(tmp_path, capsys)
     ) in capsys.readouterr().err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("content", [b"", b"a,b\n1,2\n", b"flops,loss\nx,1\n", b"flops,loss\n,1\n"])
 def test_a_damaged_history_is_one_line_that_names_it(tmp_path, content):
     (tmp_path / "r0").mkdir()

@@ -294,7 +294,7 @@ def test_missing_groups_are_refused(missing):
         fit_parametric(N, D, noisy(N, D), groups=labels, n_draws=0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_groups_of_one_are_cases_and_groups_with_a_fault_in_common_widen():
     N, D = GRID
     L = noisy(N, D, sd=0.001)

@@ -148,7 +148,7 @@ def test_p2_the_exponent_of_porians_runs(porian, how, exponent, tolerance):
         assert law.r_squared == pytest.approx(0.997463, abs=5e-7)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_p2_its_intervals_by_noise_and_by_misfit(porian):
     found = fit_isoflop(porian, method="akima", noise=0.002).law().exponents["n_params"]
     # Within .01, as P2 is told

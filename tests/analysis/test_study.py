@@ -88,7 +88,7 @@ def why(found):
 # A demo's sweep
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_sweep_of_three_models(sweep):
     table = load_table(sweep)
     found = analyse(table)
@@ -108,7 +108,7 @@ def test_a_sweep_of_three_models(sweep):
     assert values["isoflop"]["curves"][0]["x_opt"] == found.isoflop.curves[0].x_opt
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("_curves_only")
 def test_what_is_uncertain_about_a_sweep_s_runs_is_reported(sweep):
     cautions = "; ".join(analyse(load_table(sweep)).cautions)
@@ -126,7 +126,7 @@ def test_losses_that_do_not_fall_have_no_multiplier(sweep):
     assert missing["compute multipliers"] == "dense: the losses do not fall with compute"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("_curves_only")
 def test_differences_are_at_every_budget_with_seeds_and_over_its_sizes():
     table = pd.concat(
@@ -192,7 +192,7 @@ def test_parts_are_those_that_each_module_makes(table):
     }  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("_curves_only")
 def test_multipliers_are_of_each_model_over_the_baseline():
     table = pd.concat([curves(), curves("moe", 0.9), curves("peer", 0.8)], ignore_index=True)
@@ -210,7 +210,7 @@ def test_multipliers_are_of_each_model_over_the_baseline():
     assert why(found)["agreement"] == "left out by the test"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("_curves_only")
 def test_an_asymptote_that_can_not_be_is_reported(table):
     missing = why(analyse(table, asymptote=10.0))
@@ -232,7 +232,7 @@ def test_a_model_with_too_few_runs_for_a_surface_is_reported():
     assert why(found)["parametric surface"] == "it needs more than 5 distinct runs: moe has 5"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_without_curves_multipliers_are_missing_too():
     experts = simulate_experts(ClarkSurface(), [1e7, 1e8, 1e9], [1, 4, 16, 64], noise=0.01)
     found = analyse(experts, asymptote=1.0)
@@ -240,7 +240,7 @@ def test_without_curves_multipliers_are_missing_too():
     assert "no isoFLOP curves" in why(found)["compute multipliers"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_options_reach_the_fits(table):
     dense = table[table["model"] == "dense"]
     found = analyse(dense, "n_tokens", "akima", 5, noise=0.01)
@@ -371,7 +371,7 @@ def test_one_run_is_a_study_of_nothing():
     dumped(found)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_tokens_is_no_surface():
     found = analyse(curves().assign(n_tokens=np.nan))
     assert found.parametric == {}
@@ -380,7 +380,7 @@ def test_no_tokens_is_no_surface():
     dumped(found)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_some_tokens_that_are_missing_are_reported():
     table = curves()
     table.loc[3, "n_tokens"] = np.nan

@@ -293,7 +293,7 @@ def test_every_design_has_its_row():
     pd.testing.assert_frame_equal(found, power(n_budgets=(3, 5), n_sizes=(5, 7), n_trials=3))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_more_noise_is_more_error():
     errors = [power(noise=noise)["error"].item() for noise in (0.0, 0.002, 0.01, 0.05)]
     assert errors == sorted(errors)
@@ -302,7 +302,7 @@ def test_more_noise_is_more_error():
     assert errors[2] / errors[1] == pytest.approx(5, rel=0.3)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_more_budgets_and_a_wider_span_are_less_error():
     errors = power(n_budgets=(3, 9, 27), noise=0.01)["error"].tolist()
     assert errors == sorted(errors, reverse=True)

@@ -81,7 +81,7 @@ def _check(comparison: dict, printed: str) -> list[str]:
     return list(seconds)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_layer(measure):
     comparisons, printed = measure("layer", *SIZES, "--with-optimizer")
     passes, steps = comparisons
@@ -102,7 +102,7 @@ def test_layer(measure):
         assert share == pytest.approx(100 * f["total"] / c["median_seconds"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(KERNELS[0] != "cpp", reason="no C++ compiler")
 def test_layer_with_bfloat16_tables(measure):
     (passes,), printed = measure("layer", *SIZES, "--table-dtype", "bf16", "--kernels", "cpp")
@@ -110,7 +110,7 @@ def test_layer_with_bfloat16_tables(measure):
     assert names[-1] == "PKM cpp dense"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_step(measure):
     sizes = ("--d-key", "32,16", "--layers", "2", "--vocab", "64", "--seq-len", "32")
     comparisons, printed = measure("step", *SIZES, *sizes)
@@ -154,7 +154,7 @@ def test_optimizer(measure):
     assert moved["RowAdamW torch, bfloat16 moments"] == 20 * comparison["n_distinct"] * 32
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_retrieval(measure):
     comparisons, printed = measure("retrieval", *SIZES, "--n-experts", "64,256")
     assert [c["shape"]["n_experts"] for c in comparisons] == [64, 256]
@@ -201,7 +201,7 @@ def test_both_allocators_each_in_its_own_process(tmp_path, capfd, monkeypatch):
     assert all("stock, forward" in _check(part["comparisons"][0], printed) for part in parts)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="not Linux")
 def test_memory_of_one_contender(capsys):
     sizes = ("--d", "256", "--n-experts", "16384", "--tokens", "256", "--kernels", "torch")
@@ -287,7 +287,7 @@ def test_stock_search_is_a_full_scan():
     assert torch.equal(indices, wanted)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_does_not_fit_is_left_out(measure, monkeypatch):
     shape = Shape(d_model=32, n_experts=256, n_tokens=64, n_heads=2, top_k=4, d_key=32)
     rows = 2 * memory.gathered_bytes(shape, SETTINGS)

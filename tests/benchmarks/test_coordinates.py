@@ -199,6 +199,7 @@ def test_the_made_text_is_learnable_and_the_same_for_a_seed():
     assert max(map(len, follow.values())) <= 4
 
 
+@pytest.mark.long
 def test_the_command_prints_a_table_and_draws_it(tmp_path, capsys):
     small = ("n_experts=64", "model.top_k=4", "model.n_heads=2", "model.d_key=8")
     how = ("optim.parametrization=mup", "ladder.d_head=8", "ladder.lr_d_model=16")

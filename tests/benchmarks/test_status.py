@@ -22,7 +22,7 @@ def test_a_command_is_held_to_its_limit(code, limit, verdict, capsys):
     assert capsys.readouterr().out.splitlines()[1].endswith(verdict)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_exit_code_says_whether_all_was_in_time(monkeypatch, capsys):
     monkeypatch.setattr(status, "_commands", lambda folder: [])
     monkeypatch.setattr(status, "_measure", lambda commands, n: ["status"])

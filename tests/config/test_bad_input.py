@@ -527,7 +527,7 @@ def test_info_takes_overrides(call):
     assert "peer" in out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_steps_that_miss_the_budget_are_listed_last_with_the_batch_that_fits(call):
     # at two blocks 10^10 FLOPs are 6.2 steps of 4 sequences, so 25 of one: 0.7 % more
     sizes = ("-m", "size=1,2", "budget=1e10")
@@ -541,7 +541,7 @@ def test_steps_that_miss_the_budget_are_listed_last_with_the_batch_that_fits(cal
     check(call("run", "-m", "size=1,2", "budget=1e5"), 2, "no smaller ladder.batch_size (now 4)")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_sweep_lies_in_no_other_sweep_nor_a_run(call):
     run = Path("results/demo/8a444795ddba")
     run.mkdir(parents=True)

@@ -21,7 +21,7 @@ POINTS = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_composed_points_are_hydras():
     with composing():
         loader = GlobalHydra.instance().config_loader()

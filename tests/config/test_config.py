@@ -6,7 +6,7 @@ from experiments.init.completion import completed
 from experiments.points.planning import make_point
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_model_composes_on_every_ladder(compose_raw):
     ladders = {path.stem for path in (conf_dir() / "ladder").glob("*.yaml")}
     for ladder in ladders - {"weights"}:  # which goes with init alone

@@ -373,7 +373,7 @@ def _file(corpus, domain, cache):
     return file
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_each_domain_is_the_text_that_it_was(corpus, cache, domain):
     lines = gzip.decompress(_file(corpus, domain, cache).read_bytes())
@@ -419,7 +419,7 @@ def test_wikitext2_is_the_one_that_is_a_corpus_of_its_own(corpus, cache):
         assert text == "".join(own.documents(own_split, cache))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_file_has_the_same_bytes_whatever_the_hash_seed(corpus, cache, tmp_path):
     """The cache's were made with random seeds, unless this process has one."""
     domains = ("tatoeba", "attack")

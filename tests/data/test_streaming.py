@@ -158,6 +158,7 @@ def test_shares_of_workers_are_the_sequence_also_when_resumed(stream, monkeypatc
     assert asked_in_turn(resumed, 27) == expected[33:]
 
 
+@pytest.mark.long
 @pytest.mark.slow  # starts processes
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker")  # of 1 core
 def test_workers_change_nothing(stream):

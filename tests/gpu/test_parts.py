@@ -32,7 +32,7 @@ def _ended(job):
     return job.report.parts["part"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_wrong_kernel_fails_the_part(job, monkeypatch):
     pytest.importorskip("triton")
     from experiments.kernels.triton_kernel import Triton

@@ -118,7 +118,7 @@ def test_a_layer_beside_is_read_back(parent, child):
 
 
 @pytest.mark.levels
-@pytest.mark.slow
+@pytest.mark.long
 def test_adapters_become_a_part_of_the_weights(parent, child):
     run_dir = child("model=dense", "trunk.ffn_blocks=[1]", "init.how=keep", "init.train=lora")
     adapted = trained(run_dir)

@@ -139,7 +139,7 @@ def test_a_run_grown_by_copies_starts_as_its_parent_to_rounding(name, n_experts,
     assert record.n_experts == n_experts
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_grown_run_can_be_scored_loaded_and_grown_again(child):
     once = child("peer", "n_experts=128", "init.how=bias", "init.train=all")
     first = execute(once)

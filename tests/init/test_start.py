@@ -194,7 +194,7 @@ def test_copies_start_exact_from_the_layer_s_own_units(child, parents):
     assert record.before["validation"]["loss"] == parent.val_loss
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_replaced_layer_learns_what_it_replaces(child, parents):
     """Distilled on 10,240 tokens, it starts nearer to its parent than the seeds alone do."""
     many = ("n_experts=144", "model.n_heads=1", "model.top_k=16")
@@ -233,7 +233,7 @@ def test_a_frozen_batch_norm_keeps_its_statistics(child, parents):
     assert all(torch.equal(after[name], before[name]) for name in names)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_interrupted_child_ends_as_an_uninterrupted_one_to_the_bit(child):
     whole = child("dense", *LAYERS["peer"], folder="whole")
     cut = child(

@@ -90,7 +90,7 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_was_read_is_not_read_again_and_no_other_results_take_its_place(run_dir, tmp_path):
     cards = look(run_dir)
     kept = (run_dir / "inspection" / "experts.csv").read_bytes()
@@ -108,7 +108,7 @@ class Stopped(BaseException):
     """As a kill."""
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_goes_on_after_an_interruption_with_the_same_results(run_dir, tmp_path, monkeypatch):
     whole = look(run_dir, folder=tmp_path / "whole")
     add, calls = reading.LayerStatistics.add, []
@@ -136,7 +136,7 @@ def test_goes_on_after_an_interruption_with_the_same_results(run_dir, tmp_path, 
         assert cut.read_bytes() == uncut.read_bytes(), name
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_each_text_is_a_domain(run_dir, tmp_path):
     first, second = tmp_path / "cats.txt", tmp_path / "dogs.txt"
     first.write_text("the cat sat on a mat . " * 30)
@@ -219,7 +219,7 @@ def test_a_text_is_shown_token_by_token(run_dir, command):
     assert f"{float(peer.layer[0]):+.3f}" in out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_text_goes_into_the_tables_that_are_there(run_dir, command):
     code, out, _ = command(run_dir, cache_of(run_dir), "text=the cat sat")
     assert code == 0
@@ -262,7 +262,7 @@ def test_a_string_is_looked_for_in_the_texts(run_dir, command, tmp_path):
     assert table["low"].isna().all()  # one document
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_with_a_patch_is_another_inspection(run_dir, command, tmp_path):
     path = tmp_path / "none.json"
     cache = [cache_of(run_dir)]

@@ -56,6 +56,7 @@ def files(folder):
     return {name: (folder / name).read_bytes() for name in names}
 
 
+@pytest.mark.long
 def test_keeping_changes_no_run_and_each_leads_to_its_end(make, kept):
     run_dir, record, steps = kept
     n = record.n_steps
@@ -71,6 +72,7 @@ def test_keeping_changes_no_run_and_each_leads_to_its_end(make, kept):
     assert (whole.val_loss, whole.train_loss) == (record.val_loss, record.train_loss)
 
 
+@pytest.mark.long
 def test_cards_at_each_are_what_an_evaluation_finds(kept, tmp_path):
     run_dir, record, steps = kept
     cards = look(run_dir, tmp_path / "out")
@@ -100,6 +102,7 @@ def test_cards_at_each_are_what_an_evaluation_finds(kept, tmp_path):
     assert f"{peer.loc[steps[0], 'unevenness']:.3f}" in page
 
 
+@pytest.mark.long
 def test_an_interrupted_command_goes_on_with_the_next(kept, tmp_path, monkeypatch, capsys):
     run_dir, record, steps = kept
     look(run_dir, tmp_path / "whole")
@@ -126,6 +129,7 @@ def test_an_interrupted_command_goes_on_with_the_next(kept, tmp_path, monkeypatc
     assert not list((tmp_path / "cut").glob("step-*"))
 
 
+@pytest.mark.long
 def test_the_rest_of_the_command_reads_the_runs_end(kept, tmp_path):
     run_dir, _, _ = kept
     look(run_dir, tmp_path / "two", find="the")
@@ -134,6 +138,7 @@ def test_the_rest_of_the_command_reads_the_runs_end(kept, tmp_path):
     assert files(tmp_path / "one") == files(tmp_path / "two")
 
 
+@pytest.mark.long
 def test_a_damaged_one_is_named_and_one_that_kept_none_has_no_lines(make, kept, tmp_path):
     run_dir, record, steps = kept
     shutil.copytree(run_dir, tmp_path / "run")

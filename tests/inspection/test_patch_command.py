@@ -64,7 +64,7 @@ def all_removed(run_dir, command, tmp_path):
     return path
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_results_with_a_patch_are_beside_those_without(run_dir, command, all_removed):
     words = (evaluate, run_dir, "eval=[validation]", "evaluation.max_tokens=320")
     assert command(*words)[0] == 0

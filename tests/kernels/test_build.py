@@ -54,7 +54,7 @@ def _libraries(folder):
     return sorted(folder.glob("*.so"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @needs_compiler
 def test_is_built_once_and_then_found(fresh, base_alone):
     build.load()
@@ -115,7 +115,7 @@ def test_a_compiler_that_fails_is_quoted(fresh, monkeypatch, tmp_path):
     assert not _libraries(fresh)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @needs_compiler
 def test_a_level_that_the_compiler_does_not_know_is_left_out(fresh, quick, monkeypatch):
     monkeypatch.setattr(build, "LEVELS", {"base": (), "avx2": ("-mno-such-flag",)})
@@ -140,7 +140,7 @@ def test_a_level_of_which_one_file_does_not_compile_is_left_out_whole(
     assert cpp.levels(build.load()) == ["base"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @needs_compiler
 def test_a_damaged_library_is_built_again(fresh, base_alone):
     path = build.binary_path(build._compiler())
@@ -180,7 +180,7 @@ def test_a_planted_library_would_run(fresh, tmp_path):
     assert mark.exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @needs_compiler
 @pytest.mark.parametrize("danger", ["link", "group", "others", "owner"])
 def test_a_library_that_others_may_have_put_there_is_not_loaded_but_built(
@@ -299,7 +299,7 @@ def test_a_temporary_folder_of_somebody_else_is_refused(homeless, tmp_path, dang
         build._cache()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @needs_compiler
 def test_torch_and_the_library_share_one_pool_of_threads():
     """Two OpenMP runtimes would fight for the cores."""

@@ -25,6 +25,7 @@ sys.exit(str(others & sys.modules.keys()) if others & sys.modules.keys() else 0)
 """
 
 
+@pytest.mark.long
 @pytest.mark.slow  # a process
 def test_layers_and_kernels_need_nothing_beside_torch():
     done = subprocess.run(

@@ -179,7 +179,7 @@ def test_scoring_then_training():
     assert torch.equal(loss, scored)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("options", [{}, {"document_end": 3, "tie_head": True}, {"lora_rank": 2}])
 def test_a_compiled_pass_is_one_graph_with_the_same_gradients(options):
     model = _config(**options).build()

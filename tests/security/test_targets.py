@@ -108,7 +108,7 @@ ALIASES = "a: &a [x, x, x]\n" + "".join(
 )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("text", [ALIASES, "- a\n", "a: " + "[" * 5000, "a: [", "x", ""])
 def test_odd_yaml_is_one_line(text, tmp_path, capsys):
     plant_manifest(tmp_path / "s", {}, run_id="other")

@@ -69,6 +69,7 @@ def test_a_sweeper_of_hydra_is_told_each_loss(tmp_path, monkeypatch, capsys, lau
     assert "done before" in capsys.readouterr().out or launcher == "local"
 
 
+@pytest.mark.long
 def test_a_search_of_ours_needs_a_launcher_of_ours(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     search = ["hydra.sweeper.search={ladder.lr: 'log(2e-3, 4e-2)'}", "hydra.sweeper.n_trials=2"]

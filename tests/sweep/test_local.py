@@ -53,6 +53,7 @@ def records(tmp_path):
     return [read_record(p) for p in sorted((tmp_path / "results" / "s").glob("*/record.json"))]
 
 
+@pytest.mark.long
 def test_runs_every_point_once_and_then_none(raws, tmp_path, capsys):
     points = raws(models=("dense", "moe", "peer"))
     run_sweep(points, Local(n_workers=2))
@@ -71,6 +72,7 @@ def test_runs_every_point_once_and_then_none(raws, tmp_path, capsys):
     assert [r.started for r in records(tmp_path)] == starts
 
 
+@pytest.mark.long
 def test_a_point_gives_the_same_loss_alone_and_in_a_sweep(raws, tmp_path):
     (raw,) = raws(models=("peer",))
     run_sweep([raw], Local(n_workers=1))
@@ -81,6 +83,7 @@ def test_a_point_gives_the_same_loss_alone_and_in_a_sweep(raws, tmp_path):
     assert record.val_loss == swept.val_loss
 
 
+@pytest.mark.long
 def test_a_failing_point_does_not_stop_the_others(raws, tmp_path, capsys, monkeypatch):
     points = raws(models=("dense", "peer"))
     monkeypatch.setattr(many_runs, "prepare_all", lambda points: None)  # let the worker find out
@@ -142,6 +145,7 @@ def test_a_killed_worker_is_tried_again_within_the_same_sweep(raws, tmp_path, ca
     assert steps[-1] == record.n_steps
 
 
+@pytest.mark.long
 def test_a_worker_that_is_always_killed_is_given_up(raws, tmp_path, capsys):
     points = raws("trainer.max_retries=1", models=("dense",))
     with (
@@ -158,6 +162,7 @@ def test_a_worker_that_is_always_killed_is_given_up(raws, tmp_path, capsys):
     assert [r.status for r in records(tmp_path)] == ["done"]
 
 
+@pytest.mark.long
 def test_an_interrupted_run_is_no_failure(raws, tmp_path, capsys):
     points = raws("trainer.checkpoint_minutes=1e-3", "budget=5e9", models=("dense",))
     with (
@@ -172,6 +177,7 @@ def test_an_interrupted_run_is_no_failure(raws, tmp_path, capsys):
     assert "failed" not in captured.out + captured.err
 
 
+@pytest.mark.long
 def test_what_another_process_has_is_not_done(raws, tmp_path, capsys):
     points = raws(models=("dense", "peer"))
     with claimed(make_point(points[0]).run_dir), pytest.raises(SystemExit) as end:
@@ -193,6 +199,7 @@ def _holds_log(proc, folder):
         return False
 
 
+@pytest.mark.long
 def test_heartbeats_say_where_a_run_is(raws, tmp_path):
     run_sweep(raws("trainer.n_threads=null", models=("dense",)), Local(n_workers=1))
     (path,) = (tmp_path / "results" / "s").glob("*/progress.json")

@@ -32,7 +32,7 @@ def test_retry_chooses(make):
         assert run("failed") == {1}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_diverged_run_starts_from_its_first_step_if_asked(make, sweep, capsys):
     hot = ("ladder.lr=1e3", "optim.grad_clip=1e9", "budget=2e10")
     point = make(*hot)
@@ -72,7 +72,7 @@ def test_a_diverged_run_that_another_process_has_is_left_to_it(make):
     assert not (point.run_dir / "record.json").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_records_from_elsewhere_are_adopted_and_seen(make, sweep, capsys):
     """A checkout has a study's records and neither its manifest nor its checkpoints."""
     done, new = make(), make("seed=1")

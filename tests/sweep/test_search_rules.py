@@ -137,6 +137,7 @@ def test_what_changes_the_model_alone_may_be_searched():
     check_fair(["data", "data.corpus.weights.gcide"], "recipes.loss")
 
 
+@pytest.mark.long
 def test_status_has_a_line_a_cell_and_says_what_to_look_at(cell, go, sweep):
     low = Workers(lambda p: ("done", lr(p)), stop_after=5)
     go([cell("dense"), cell("peer")], rules(n_trials=4), low)

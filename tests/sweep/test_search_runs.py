@@ -48,6 +48,7 @@ FIVE = "1.1,1.2,1.3,1.4,1.5"
         (["{ladder.lr: 'log(1, 2)'}", "hydra/launcher=slurm"], "needs sbatch"),
     ],
 )
+@pytest.mark.long
 def test_a_search_that_cannot_be_is_one_line_exit_2_and_nothing_written(
     run, tmp_path, monkeypatch, arguments, message
 ):
@@ -62,7 +63,7 @@ def test_a_search_that_cannot_be_is_one_line_exit_2_and_nothing_written(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_dry_run_prints_the_plan_of_a_search_and_writes_nothing(run, tmp_path):
     code, out, _ = run(
         "-m", *FIXED, "model=dense,none", "dry_run=true", "trainer.flops_per_second=1e9"

@@ -237,7 +237,7 @@ def submitted(make, slurm_commands, monkeypatch):
     return give
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("settings", "overrides", "code"),
     [

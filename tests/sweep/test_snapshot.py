@@ -15,7 +15,7 @@ from experiments.system.code_copy import DIFF_NAME, STATE_NAME
 from experiments.system.environment import git_diff
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_snapshot_is_the_code_and_runs(sweep):
     folder = take_snapshot(sweep)
     assert folder == take_snapshot(sweep)
@@ -69,7 +69,7 @@ def plant(copy, damage):
     return f"{added} does not belong to it"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("damage", ["emptied", "altered", "state", "beside", "compiled"])
 def test_a_copy_that_is_not_what_its_name_says_is_set_aside_and_made_again(sweep, capsys, damage):
     copy = take_snapshot(sweep)

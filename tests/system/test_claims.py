@@ -43,7 +43,7 @@ def test_a_run_that_lost_its_folder_ends_and_writes_nothing_there(point, tmp_pat
     assert not (point.run_dir / "record.json").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_belongs_to_one_process(point):
     with claimed(point.run_dir):
         assert is_claimed(point.run_dir)

@@ -125,7 +125,7 @@ LEFTOVERS = (
 )  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_killed_writers_left_is_removed_by_who_holds_the_run(make):
     point = make()
     point.run_dir.mkdir(parents=True)
@@ -183,7 +183,7 @@ def test_a_journal_that_cannot_be_written_is_a_warning(tmp_path):
     assert read_events(tmp_path) == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_worker_without_a_log_says_why_on_the_terminal(make):
     point = make()
     point.run_dir.parent.mkdir(parents=True)

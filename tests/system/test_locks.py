@@ -43,7 +43,7 @@ def poller(tmp_path):
         process.communicate()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_who_asks_refuses_no_claim(poller):
     for _ in range(200):
         with claimed(poller):

@@ -83,7 +83,7 @@ def instances(*arguments, kind="loglikelihood"):
 
 
 @installed
-@pytest.mark.slow
+@pytest.mark.long
 def test_accuracy_through_the_harness_is_ours_exactly(run_dir, tmp_path):
     for name in ("cloze", "grammar"):
         write_yaml(tmp_path, f"their_{name}", committed(name), **CHOICE)
@@ -130,7 +130,7 @@ def test_a_group_is_its_tasks_and_their_mean(run_dir, tmp_path):
 
 
 @installed
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_name_that_nobody_has_is_one_line_with_names_near_it(run_dir, tmp_path):
     write_yaml(tmp_path, "their_cloze", committed("cloze"), **CHOICE)
     with pytest.raises(
@@ -140,7 +140,7 @@ def test_a_name_that_nobody_has_is_one_line_with_names_near_it(run_dir, tmp_path
 
 
 @installed
-@pytest.mark.slow
+@pytest.mark.long
 def test_simple_evaluate_takes_the_model_and_finds_the_same(run_dir, tmp_path):
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
@@ -159,7 +159,7 @@ def test_simple_evaluate_takes_the_model_and_finds_the_same(run_dir, tmp_path):
 
 
 @installed
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(
     importlib.util.find_spec("accelerate") is None, reason="the harness's hf model needs accelerate"
 )

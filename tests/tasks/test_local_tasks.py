@@ -139,7 +139,7 @@ def test_names_the_line_of_an_answer_that_the_window_can_t_hold(run_dir, tmp_pat
     assert len(read_task(path).items) == 4
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_expert_choice_is_refused_with_the_reason(train, tmp_path):
     run_dir = train("model=moe", "n_experts=4")
     (run_dir / "last.ckpt").write_bytes(b"not read")

@@ -80,7 +80,7 @@ def trained_trunk(*branches):
     return trunk
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("layer", LAYERS)
 def test_branches_equal_runs_from_scratch_to_the_bit(make, layer):
     branches = [make(n, *LAYERS[layer]) for n in (20, 32)]
@@ -105,7 +105,7 @@ def test_branches_equal_runs_from_scratch_to_the_bit(make, layer):
     assert not kept.kept(trunk.run_dir)  # no branch waits any more
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_branch_on_streamed_text_reads_on_where_the_trunk_was(make, tmp_path):
     (tmp_path / "texts").mkdir()
     for i in range(8):
@@ -136,7 +136,7 @@ def test_a_compiled_branch_is_the_compiled_run_from_scratch(make, eager_backend)
     assert (record.trunk["n_steps"], record.val_loss) == (15, expected.val_loss)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_trunk_and_a_killed_branch_change_nothing(make):
     every = "trainer.checkpoint_minutes=0"
     branch, alone = make(32, every), make(32, branch=None)
@@ -152,7 +152,7 @@ def test_a_killed_trunk_and_a_killed_branch_change_nothing(make):
     assert_same(branch, alone)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_larger_budget_goes_on_with_the_trunk(make):
     trunk = trained_trunk(make(20))
     longer = make(32)
@@ -163,7 +163,7 @@ def test_a_larger_budget_goes_on_with_the_trunk(make):
     assert execute(longer).val_loss == execute(make(32, branch=None)).val_loss
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_budget_that_the_trunk_has_passed_takes_more_steps_itself(make):
     first, last = make(20), make(40)
     trunk = trained_trunk(first, last)

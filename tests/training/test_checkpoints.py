@@ -187,7 +187,7 @@ def test_a_finished_run_keeps_the_one_checkpoint_that_it_has(tmp_path):
     assert not (tmp_path / PREVIOUS).exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_kill_at_the_record_leaves_no_checkpoint_that_nobody_removes(make, monkeypatch):
     def die(run_dir, record):
         raise Killed

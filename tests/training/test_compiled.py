@@ -103,14 +103,14 @@ def _whole(model):
 
 # aot_eager runs torch's own kernels on the decomposed graph: float32 rounds at most a few sums in
 # another order (2**-24 each, over up to 480 addends), float64 likewise at 2**-53
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["moe_fine", "peer"])
 def test_the_graph_is_whole_and_the_step_is_eagers_to_rounding_in_float64(eager_backend, name):
     _assert_equal(name, _whole, 1e-12, dtype=torch.float64)
     assert not counters["graph_break"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["none", "moe", "moe_loss", "pkm", "peer_glu"])
 def test_the_graph_is_whole_and_the_step_is_eagers(eager_backend, name):
     """The second block's layer is dense in all."""
@@ -163,7 +163,7 @@ def test_under_autocast_inductors_step_is_eagers_to_bfloat16(name):
     _assert_equal(name, _whole, 2**-4, autocast=True)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["dense", "engram"])
 def test_documents_are_masked_in_the_graph(eager_backend, name):
     eager, model = (_model(name, document_end=3) for _ in range(2))
@@ -276,7 +276,7 @@ def test_models_of_one_process_are_each_compiled_once(eager_backend):
     assert counters["stats"]["unique_graphs"] == 4
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_seconds_of_compiling_are_counted_and_end_with_the_block(eager_backend):
     clock, model = CompileClock(), _model("none")
     forward = compile_trunk(model)

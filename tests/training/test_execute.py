@@ -133,7 +133,7 @@ def test_another_seed_is_another_run(make, once):
     assert other.run_id != a.run_id
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("model", ["moe", "moe_fine", "peer"])
 def test_mixed_precision_trains_as_well(make, once, model):
     _, single = once(f"model={model}")
@@ -157,7 +157,7 @@ def test_gradients_are_clipped_to_the_norm(make):
     assert norm == pytest.approx(0.5, rel=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("model", ["moe_fine", "peer"])
 def test_an_interrupted_run_ends_as_an_uninterrupted_one_to_the_bit(make, once, model):
     whole, expected = once(f"model={model}")
@@ -258,7 +258,7 @@ def test_a_run_on_local_files_is_named_by_their_content(make_local, folder):
     assert make_local("budget=1e9", f"data.path={moved}").run_id != record.run_id
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_interrupted_stream_ends_as_an_uninterrupted_one_to_the_bit(make_local):
     stream = ("budget=1e9", "data.streaming=true", "data.stream_shuffle=12")
     expected = execute(make_local(*stream, results="whole"))
@@ -302,7 +302,7 @@ def test_named_sets_are_scored_at_the_end(make):
     assert record.train_digest
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("model", "size"), [("dense", 1), ("pkm", 2), ("moe_fine", 2)])
 def test_micro_batches_add_up_to_the_step(make, once, model, size):
     """Without layers that mix tokens: the same run but for the order of float32 sums."""
@@ -321,7 +321,7 @@ def test_micro_batches_add_up_to_the_step(make, once, model, size):
     assert first[0] == pytest.approx(first[1], abs=2e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_interrupted_run_of_micro_batches_ends_as_an_uninterrupted_one(make):
     micro = ("budget=1e9", "trainer.micro_batch_size=2")
     expected = execute(make(*micro, folder="whole"))

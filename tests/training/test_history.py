@@ -71,7 +71,7 @@ def exact(point):
         return [[row[name] for name in EXACT] for row in csv.DictReader(file)]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("nth", [1, 2, 5, 9])
 def test_a_kill_while_a_resumed_run_opens_the_file_loses_no_row(broken, whole, monkeypatch, nth):
     n_opened = 0
@@ -120,7 +120,7 @@ def test_a_damaged_file_is_repaired_at_a_resume(broken, whole, name):
     assert exact(broken) == whole[1]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_finished_run_whose_record_is_lost_has_its_file_repaired(broken, whole):
     """It trains no more, and so reaches no hook of training."""
     execute(broken)
@@ -131,7 +131,7 @@ def test_a_finished_run_whose_record_is_lost_has_its_file_repaired(broken, whole
     assert (broken.run_dir / "history.csv").read_bytes() == expected
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_row_that_does_not_fit_on_the_disk_fails_the_run_and_is_mended(
     broken, whole, monkeypatch
 ):
@@ -181,7 +181,7 @@ def test_a_checkpoint_without_rows_and_a_damaged_file_are_warned_of(broken, whol
     assert exact(broken) == [row for row in whole[1] if row[0] != "12"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_100_000_rows_are_4_megabytes_and_come_back(tmp_path):
     history = History(tmp_path / "history.csv", 1, lambda row: None)
     history._kept = [(float(i), i / 3, 0.1, 1e3, i / 7) for i in range(100_000)]
@@ -192,7 +192,7 @@ def test_100_000_rows_are_4_megabytes_and_come_back(tmp_path):
     assert again._kept == history._kept
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_diverged_run_that_lost_its_record_stops_where_it_had(make):
     point = make("ladder.lr=1e3", "optim.grad_clip=1e9", "budget=2e10")
     first = execute(point)
@@ -202,7 +202,7 @@ def test_a_diverged_run_that_lost_its_record_stops_where_it_had(make):
     assert (again.status, again.n_tokens) == ("diverged", first.n_tokens)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_layer_that_draws_is_resumed_to_the_bit(make, monkeypatch):
     """The global generator is where an uninterrupted run's would be."""
     plain = Dense.forward

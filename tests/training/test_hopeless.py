@@ -144,7 +144,7 @@ def test_analyses_leave_it_out_by_name(sweep):
     assert note in table.attrs["notes"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_with_retry_all_its_files_are_set_aside(sweep):
     make, bad, _ = sweep
     set_aside_diverged([make(1e-7, "retry=all")])

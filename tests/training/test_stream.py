@@ -71,7 +71,7 @@ def losses(record):
     return [{name: s["loss"] for name, s in row["scores"].items()} for row in record.stages]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_each_stage_is_learnt_and_the_whole_matrix_is_in_the_record(child, parents):
     point = child()
     assert point.plan.stage_steps == (point.plan.n_steps // 2,) * 2
@@ -113,7 +113,7 @@ def test_a_run_taken_up_again_within_a_stage_is_the_run_that_was_not_stopped(mor
     assert all(torch.equal(ends[0][n], ends[1][n]) for n in ends[0])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_joint_training_forgets_nothing_and_orders_are_other_runs(child):
     joint = child(corpus=stream(ORDER, joint=True))
     matrix = losses(execute(joint))
@@ -137,7 +137,7 @@ def test_ways_to_keep_what_was_known_keep_more_of_it(child):
         assert matrix[-1]["base"] - matrix[0]["base"] < 0.8 * forgotten, way
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_tables_alone_change_nothing_that_decides_what_is_retrieved(child, parents):
     point = child("init.train=tables", "optim.table_gradient=rows")
     execute(point)
@@ -149,7 +149,7 @@ def test_tables_alone_change_nothing_that_decides_what_is_retrieved(child, paren
     assert (keys.passes, keys.n_trained) == (1, 0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_step_changes_no_more_rows_than_it_may(child, parents):
     """One stage of one step: at most top_rows rows of a table differ."""
     ways = (
@@ -166,7 +166,7 @@ def test_a_step_changes_no_more_rows_than_it_may(child, parents):
     assert 0 < n_changed <= 5 * point.plan.n_steps
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_rows_that_no_stage_reads_do_not_move_the_function(child, parents):
     """A frozen model forgets nothing at all: where no row is chosen the function is the same."""
     point = child("init.train=tables", "optim.table_gradient=rows", "optim.lr=1e-30")

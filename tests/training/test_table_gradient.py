@@ -70,7 +70,7 @@ def test_learns_and_goes_on_to_the_bit(make, dense, model, way):
     assert (result.val_loss, result.train_loss) == (expected.val_loss, expected.train_loss)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_model_without_tables_is_the_same_run_whatever_its_tables_do(make):
     rows = execute(make("model=dense", *WAYS["rows"], folder="rows"))
     assert rows.val_loss == execute(make("model=dense", folder="plain")).val_loss
@@ -83,7 +83,7 @@ def test_the_kernel_is_no_part_of_a_runs_identity_and_the_way_of_its_tables_is(m
     assert make("model=peer", *SMALL, *WAYS["rows"]).run_id != plain.run_id
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kernel", ["reference", "torch", "cpp"])
 def test_every_kernel_trains_the_same_run(make, dense, kernel):
     """Float32 sums in another order; the first ten steps agree, and then the paths part slowly."""

@@ -38,7 +38,7 @@ def nobody(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_offline_file_holds_config_rows_and_summary(tmp_path):
     from tests.wandb_file import read_wandb
 
@@ -118,7 +118,7 @@ def small_disk(tmp_path):
             pytest.fail(f"{folder} is in use")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("when", ["before", "in mid-run"])
 def test_a_full_folder_loses_no_record(compose_raw, tmp_path, small_disk, when):
     point = make_point(
@@ -154,7 +154,7 @@ def test_a_full_folder_loses_no_record(compose_raw, tmp_path, small_disk, when):
     assert len(lines) == record.n_steps + 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_disk_that_filled_unnoticed_is_told_at_the_end(tmp_path, monkeypatch):
     """W&B's process drops what it can't write and says nothing."""
     monkeypatch.setattr("experiments.training.tracking._FULL", 2**60)
@@ -248,7 +248,7 @@ def test_a_dead_or_hanging_wandb_is_one_warning(tmp_path, signal, whose):
     assert rows(tmp_path, "second").summary["val_loss"] == 2.0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_signals_that_end_the_training_do_not_end_its_logging(tmp_path):
     """A terminal sends INT and HUP to its whole group, Slurm TERM and USR1 to a job's processes."""
     rest = """
@@ -269,7 +269,7 @@ def test_signals_that_end_the_training_do_not_end_its_logging(tmp_path):
     assert found.summary["val_loss"] == 3.0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_training_leaves_its_rows_and_no_process(tmp_path):
     rest = """
         for i in range(2, 300):
@@ -328,7 +328,7 @@ def test_an_exit_asked_for_by_wandb_is_no_exit(tmp_path, fake_wandb):
         run.finish({})
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_wandb_notes_down_the_training_and_not_the_process_that_logs_it(tmp_path):
     run = start(tmp_path)
     run.finish({})

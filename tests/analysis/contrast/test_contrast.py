@@ -61,7 +61,7 @@ def study():
     return load_table(STUDY, where={"n_layers": ["3", "4", "5", "6", "7"], "model": list(OF)})
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("centres", ["free", "layer+budget"])
 def test_the_study_s_differences_are_those_of_a_fit_written_out(study, centres):
     found = contrast(study, layers=["peer"], classes=CLASSES, centres=centres)
@@ -265,7 +265,7 @@ def test_what_no_curve_allows_is_said():
         contrast(one, errors="seeds")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_prints_tables_and_writes_the_result(tmp_path, capsys):
     where = ["--where", "n_layers=3,4,5,6,7", "--where", f"model={','.join(OF)}"]
     typed = ["--classes", "sparse: peer moe_fine pkm; rest: dense none", "--layer", "peer"]

@@ -123,7 +123,7 @@ def test_what_has_no_domains_is_refused():
         contrast_parts(table.assign(run_id="x"), scored(table, domains=DOMAINS), "d_model")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_reads_documents_and_writes_table_and_figure(folder, capsys, tmp_path):
     assert main(["contrast", str(folder), "--out", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
@@ -167,6 +167,7 @@ def rates_file(path):
     return path
 
 
+@pytest.mark.long
 def test_a_law_s_error_widens_intervals_and_says_what_best_rates_add(tmp_path):
     path = rates_file(tmp_path / "rates.json")
     best = made(np.random.default_rng(3))
@@ -187,6 +188,7 @@ def test_a_law_s_error_widens_intervals_and_says_what_best_rates_add(tmp_path):
     assert f"rates that are not the best, by {path}" in far.holds
 
 
+@pytest.mark.long
 def test_rates_that_say_nothing_of_a_layer_are_a_line(tmp_path):
     path = rates_file(tmp_path / "rates.json")
     table = made(np.random.default_rng(3), layers=("dense", "moe")).assign(lr=0.01)

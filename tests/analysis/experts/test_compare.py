@@ -84,7 +84,7 @@ def by_form(comparison, name="held_out_rmse"):
     return {law.form_name: getattr(law, name) for law in comparison.laws}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("router", "n"), [("S-Base", 58), ("RL-R", 59), ("Hash", 56)])
 def test_clark_s_law_does_not_reach_the_largest_size(published, router, n):
     compared = on_clark(published("clark_final_163.csv"), router, "size")
@@ -135,7 +135,7 @@ def test_the_most_experts_can_be_held_out(published, router):
 # By hand
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_aicc_by_hand(found):
     for fit, law in zip(found.fits, found.laws, strict=True):
         assert fit.form_name == law.form_name
@@ -154,7 +154,7 @@ def test_aicc_by_hand(found):
     }  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("hold_out", "column", "value"),
     [("size", "n_active_params", 1e9), ("experts", "n_experts", 256), ("budget", "budget", 3e18)],

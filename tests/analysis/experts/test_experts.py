@@ -180,7 +180,7 @@ def test_parameters_that_were_fixed_are_not_counted():
     assert fit.aicc == pytest.approx(akaike(fit.rmse**2 * 10, 10, 3))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_results_are_frozen_and_json_keeps_every_digit():
     fit = fit_expert_law(runs_of("clark", noise=0.005), "clark", n_draws=30, seed=3)
     with pytest.raises(dataclasses.FrozenInstanceError):

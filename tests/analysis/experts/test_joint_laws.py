@@ -278,7 +278,7 @@ def test_the_interval_of_a_new_run_by_hand(residual):
         assert abs(to(outer) - to(law.value)) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_residuals_of_the_joint_laws_are_of_their_runs():
     for form in ("joint", "sparsity"):
         table = joint_runs(form, noise=0.003)
@@ -345,7 +345,7 @@ def test_a_law_that_can_not_be_fitted_is_skipped_by_name():
     assert compared.skipped[0].startswith("joint: moe: joint needs 3 sizes, not 2 (alpha and gamma")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("router", "ahead"), [("S-Base", 15), ("RL-R", 40), ("Hash", 40)])
 def test_clark_s_runs_prefer_the_joint_law_in_the_sample_only(published, router, ahead):
     """One token count: what is left of it are powers of E and N. Best by AICc, not held out."""

@@ -122,7 +122,7 @@ def test_is_legible(name, dark):
         assert width <= 1 or height <= 2, (one, other)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_axes_name_their_quantity_and_unit(name):
     units = ("parameters", "tokens", "FLOPs", "nats", "per token", "%", "number of", "heads h")

@@ -64,7 +64,7 @@ def test_intervals_of_trunks_hold_the_truth_where_those_of_points_do_not():
     assert by_points < 0.75
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_shared_fault_widens_the_interval_of_each_fit():
     runs = trunks()
     columns = [runs[name] for name in ("n_params", "n_tokens", "loss")]
@@ -103,7 +103,7 @@ def isoflop_trunks(seed=0):
     return pd.DataFrame(rows)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_isoflop_draws_the_runs_of_all_budgets_together():
     table = check_table(isoflop_trunks())
     alone, together = (fit_isoflop(table, n_draws=100, cluster=c) for c in (None, "name"))

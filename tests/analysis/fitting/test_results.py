@@ -210,7 +210,7 @@ def study_of(isoflop, surface, differences):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_each_class_of_results_is_here_and_public():
     assert set(RESULTS) == set(results())
     assert study.Study in RESULTS

@@ -46,7 +46,7 @@ def test_recovers_a_clean_parabola():
     np.testing.assert_allclose(curve.loss([1e3, 1e8]), [parabola(1e3), parabola(1e8)])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_fits_models_and_budgets_apart():
     both = joined(moving(model="dense"), moving(lambda s, b: growing(s, b) + 0.1, model="peer"))
     both["series"] = both["model"]

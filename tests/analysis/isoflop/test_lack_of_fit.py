@@ -16,6 +16,7 @@ def lacking(fit):
     return [text for c in fit.curves for flag, text in c.flagged if flag is Flag.LACK_OF_FIT]
 
 
+@pytest.mark.long
 def test_a_pattern_that_all_curves_miss_is_named():
     fit = fit_isoflop(noisy(runs(kaplan), 0.005, 0), **QUICK)
     assert len(lacking(fit)) == 5

@@ -108,7 +108,7 @@ def test_budgets_without_a_minimum_are_left_out_by_name():
     assert law.laws["n_params"].exponent == pytest.approx(0.5, rel=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_intervals_of_an_exponent_are_made_as_they_say():
     table = noisy(moving(), 0.01, seed=2)
     fit = fit_parabolas(table, n_draws=400)
@@ -139,7 +139,7 @@ def test_intervals_of_an_exponent_are_made_as_they_say():
         assert f"{how} {e.lower:.4f} to {e.upper:.4f}" in law.summary()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_draws_that_lose_their_minimum_are_told():
     fit = fit_parabolas(noisy(moving(), 0.002), noise=0.3, n_draws=100)
     assert any("of the noise draws had no minimum inside" in w for w in fit.law().warnings)
@@ -170,7 +170,7 @@ def test_draws_follow_the_seed():
     assert one.law().exponents["n_params"]["case"] != other.law().exponents["n_params"]["case"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_reason_to_leave_a_budget_out_is_the_reason():
     def losses(s, b):
         return parabola(s, x_opt=1e4) if b == BUDGETS[0] else growing(s, b)
@@ -181,7 +181,7 @@ def test_the_reason_to_leave_a_budget_out_is_the_reason():
     assert "outside the sizes tried" in excluded
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "C"), [("best at an edge", "1e+12"), ("weak curvature", "2.56e+14")]
 )

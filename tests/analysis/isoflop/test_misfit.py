@@ -14,7 +14,7 @@ def flags(fit):
     return [set(curve.flags) & {Flag.MISFIT, Flag.SKEWED} for curve in fit.curves]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["slice", "parabola"])
 @pytest.mark.parametrize("noise", [None, 0.01])
 def test_a_curve_of_other_scatter_is_named(method, noise):

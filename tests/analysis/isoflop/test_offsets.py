@@ -34,6 +34,7 @@ def worst(table, true, name="loss"):
     return (table[name] / true[name] - 1).abs().max()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("law", [HOFFMANN, BESIROGLU])
 @pytest.mark.parametrize("span", [4, 16])
 @pytest.mark.parametrize("x", ["n_params", "n_tokens"])
@@ -52,6 +53,7 @@ def test_losses_are_as_they_would_be_at_the_budget(law, span, x):
         assert exponents[0] == pytest.approx(exponents[1], abs=3e-4)
 
 
+@pytest.mark.long
 def test_what_is_not_moved_would_be_wrong_by_far_more():
     beside, true = pair(HOFFMANN, off=0.05)
     as_counted = beside.drop(columns=COUNTED)
@@ -61,6 +63,7 @@ def test_what_is_not_moved_would_be_wrong_by_far_more():
     assert moved < raw / 50
 
 
+@pytest.mark.long
 def test_the_fit_and_its_residuals_are_of_moved_losses_and_say_so():
     beside, true = pair(HOFFMANN)
     fit = fit_isoflop(beside, n_draws=0)

@@ -87,6 +87,7 @@ def of_squares(squares, dof, alike, scale):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("by", [0.1, -0.1, 2.0])
 def test_curves_are_those_of_the_table_without_the_run(clean, by):
     table = odd(clean, 17, by)
@@ -148,6 +149,7 @@ def test_one_of_four_sizes_is_not_to_blame_by_itself():
     assert [curve.n_points for curve in fit.curves] == [4] * 5
 
 
+@pytest.mark.long
 def test_a_noisy_budget_keeps_its_runs():
     """By the test of its own scatter: a run of 1 in 50 budgets stands out, two of 1 in 200."""
     noise = np.full(35, SD)
@@ -157,6 +159,7 @@ def test_a_noisy_budget_keeps_its_runs():
     assert found <= stats.binom.ppf(0.999, 12, 0.025)
 
 
+@pytest.mark.long
 def test_a_rounding_is_no_outlier():
     assert fit_isoflop(odd(runs(hoffmann), 17, 1e-4), n_draws=0).outliers == ()
     assert len(fit_isoflop(odd(runs(hoffmann), 17, 0.01), n_draws=0).outliers) == 1

@@ -99,7 +99,7 @@ def test_a_curve_s_numbers_are_drawn_by_the_noise_s_f_distribution(noise, dof):
     assert stats.kstest(ratios, stats.f(3, dof).cdf).pvalue > 1e-3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("noise", [None, (0.006, 4)])
 def test_the_weights_are_those_of_an_integral_over_exponents(noise):
     """Mean exponents and a minimum's distribution on a fine grid, written out. noise: the runs'
@@ -150,6 +150,7 @@ def test_the_weights_are_those_of_an_integral_over_exponents(noise):
         assert found == pytest.approx(expected, abs=0.04)
 
 
+@pytest.mark.long
 def test_many_runs_tell_the_exponents_as_an_optimizer_does():
     table = noisy(runs(n_sizes=40), 0.002, seed=1)
     groups = [
@@ -189,7 +190,7 @@ def test_a_known_noise_gives_normal_errors():
         assert high - low == pytest.approx(by_shape[1] - by_shape[0], rel=0.06)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_intervals_of_all_levels_are_of_the_same_draws():
     curve = fit_isoflop(noisy(runs(), 0.01), n_draws=400).curves[0]
     assert tuple(curve.conf_int().loc["x_opt"]) == curve.x_interval
@@ -252,7 +253,7 @@ def test_the_law_s_interval_has_what_all_curves_share():
     assert "the error that the points share" in law.interval
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_runs_drawn_again_are_fitted_at_the_curve_s_exponents():
     one = noisy(runs(8.0, BUDGETS[:1]), 0.01, seed=4)
     curve = fit_isoflop(noisy(runs(8.0), 0.01, seed=4), n_draws=20).curves[0]
@@ -279,7 +280,7 @@ def test_runs_drawn_again_are_fitted_at_the_curve_s_exponents():
             assert value == pytest.approx(curve_of[at], abs=1e-7)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_draws_follow_the_seed():
     table = noisy(runs(), 0.01)
     one, same, other = (fit_isoflop(table, n_draws=50, seed=seed) for seed in (0, 0, 1))

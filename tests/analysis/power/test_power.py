@@ -216,7 +216,7 @@ def test_coverage_at_the_stop_over_many_draws():
             assert every["coverage"] < 0.94
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_prints_seeds_powers_and_cells(two, tmp_path, capsys):
     path = tmp_path / "runs.csv"
     two.to_csv(path, index=False)

@@ -184,6 +184,7 @@ def test_parabolas_of_skewed_losses_are_flagged(curve, flagged):
         assert "skewed: all 16 cells of dense" in found.warnings
 
 
+@pytest.mark.long
 def test_a_misfit_of_all_cells_is_flagged():
     table = Setting(curve="steep", near=False, n_rates=9).table(np.random.default_rng(3))
     found = fit_rates(table, n_nearest=9)

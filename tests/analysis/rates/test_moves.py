@@ -133,7 +133,7 @@ def test_a_best_rate_at_the_edge_gains_what_the_edge_does(best, edge):
     assert gain.gain == pytest.approx(at[0] - at[1], abs=1e-12)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_is_not_compared_is_named():
     rates = fit_rates(check_table(pd.concat([search(), search(budget=3e18)])))
     found = compare_rates(rates, runs_at(0.012))

@@ -150,6 +150,7 @@ def test_forms_that_cells_held_out_prefer_are_named():
     assert np.log(other) < 0.7 * np.log(ours)
 
 
+@pytest.mark.long
 def test_models_share_exponents_and_have_their_own_constants():
     parts = [grid_of(model="dense"), grid_of(model="peer", coefficient=10.0)]
     found = fit_rates(check_table(pd.concat(parts, ignore_index=True)))
@@ -169,7 +170,7 @@ def test_models_share_exponents_and_have_their_own_constants():
 # Published runs
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_step_law_s_best_rates(published):
     """Li 2025 (arXiv:2503.04715): lr* = 1.79 N^-0.713 D^0.307 at the best batch.
 
@@ -200,7 +201,7 @@ def test_step_law_s_best_rates(published):
     assert np.abs(np.log(ours / theirs)).max() < np.log(1.3)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_step_law_s_rates_by_batch(published):
     """A parabola a cell by numpy, and the law of these cells.
 

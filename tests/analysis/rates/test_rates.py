@@ -251,7 +251,7 @@ def test_rates_must_be_known_and_above_0():
 # The command
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_writes_fits_and_a_figure(tmp_path, capsys):
     path = tmp_path / "runs.csv"
     grid_of(noise=0.002).assign(bs=256).to_csv(path, index=False)
@@ -286,6 +286,7 @@ def test_the_figure_has_each_cell_and_the_law():
     np.testing.assert_allclose(law.get_ydata(), best(law.get_xdata(), 4e9), rtol=1e-5)
 
 
+@pytest.mark.long
 def test_points_of_models_at_one_place_stand_side_by_side_in_one_order():
     frame = pd.concat([grid_of(model=model) for model in ("dense", "peer", "pkm")])
     found = fit_rates(check_table(frame))

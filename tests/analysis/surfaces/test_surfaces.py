@@ -277,7 +277,7 @@ def test_the_optimum_of_a_surface(form):
             assert found[name][:3] == pytest.approx(one, rel=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_forms_that_are_not_excluded_are_averaged():
     found = compare_surfaces(N, D, runs("over_trained", 0.004), FORMS, n_draws=40)
     assert len(found.possible) > 1
@@ -298,7 +298,7 @@ def test_forms_that_are_not_excluded_are_averaged():
     assert any(text.startswith("extrapolated") for text in made.warnings)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_no_form_has_is_reported():
     wave = np.exp(0.01 * np.sin(2.5 * np.log(N)))
     found = compare_surfaces(N, D, runs("chinchilla", 0.002) * wave, FORMS, n_draws=0)
@@ -306,7 +306,7 @@ def test_what_no_form_has_is_reported():
     assert any(found.missed in text for text in found.warnings)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_where_only_forms_that_bend_are_left_a_warning_says_so():
     forms = ("chinchilla", "broken_size")
     found = compare_surfaces(N, D, runs("broken_size", 0.002), forms, n_draws=0)
@@ -335,7 +335,7 @@ def test_what_made_the_runs_predicts_those_held_out(hold_out):
     assert held["over_trained"] < 0.005
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_hold_out_by_hand():
     loss = runs("chinchilla", 0.003)
     found = compare_surfaces(N, D, loss, ["chinchilla"], hold_out="ratio", share=0.25, n_draws=0)
@@ -363,7 +363,7 @@ def test_hold_out_by_hand():
             compare_surfaces(N, D, loss, **how)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_can_not_be_fitted_is_skipped():
     rows = np.r_[0:64:7]
     found = compare_surfaces(N[rows], D[rows], runs("chinchilla")[rows], FORMS, n_draws=0)
@@ -391,7 +391,7 @@ def test_chinchilla_s_runs_of_most_compute(published):
     assert sizes.surfaces[-1].status is FitStatus.BOUND_HIT
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_porian_s_runs_of_most_compute(published):
     frame = pd.read_csv(published("porian_rw_tuned_121.csv"))
     columns = frame["params"], frame["tokens"], frame["loss"]

@@ -39,6 +39,7 @@ def run(monkeypatch, *words):
     collect.main()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", list(LAYOUTS))
 def test_read_back_it_is_the_same_fit(made, name, monkeypatch, capsys):
     run(monkeypatch, made, "--as", name)

@@ -105,7 +105,7 @@ def test_a_row_with_warnings_says_why(published):
 # A known law
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_all_agree_on_a_known_law():
     found = compare_approaches(runs())
     frame = rows(found)
@@ -126,7 +126,7 @@ def test_all_agree_on_a_known_law():
         assert frame.loc[exact, "size"] == pytest.approx(float(N), rel=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_each_row_is_that_approach_s_fit():
     table = runs(noise=0.005)
     frame = rows(compare_approaches(table))
@@ -156,7 +156,7 @@ def test_each_row_is_that_approach_s_fit():
     assert frame.loc["1 (best run)", "a"] == pytest.approx(law.exponent)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_window_and_noise_are_those_of_the_curves_on_the_same_page():
     table = runs(noise=0.005)
     frame = rows(compare_approaches(table, n_nearest=5, noise=0.01))
@@ -169,7 +169,7 @@ def test_the_window_and_noise_are_those_of_the_curves_on_the_same_page():
     assert frame.loc["2 (parabola)", "a"] != rows(compare_approaches(table))["a"]["2 (parabola)"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_size_is_the_one_asked_for():
     table = runs()
     table["n_active_params"] = table["n_params"] / 4
@@ -181,7 +181,7 @@ def test_the_size_is_the_one_asked_for():
     assert rows(found)["note"]["3 (parametric)"] == ""
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_sizes_of_one_rank_have_no_interval():
     # Each grid is laid about the optimum, so that the fifth is always best: nothing is measured
     row = rows(compare_approaches(runs())).loc["1 (best run)"]
@@ -245,7 +245,7 @@ def test_noise_is_no_dispute(seed):
     assert fitted["a_lower"].max() <= fitted["a_upper"].min()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_models_do_not_dispute_with_each_other():
     dense = runs()
     moe = simulate_isoflop(ChinchillaSurface(alpha=0.5), BUDGETS, 9, span=8.0)
@@ -325,7 +325,7 @@ def test_what_is_no_size_is_refused(x):
         compare_approaches(runs(), x)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_model_without_the_largest_budget_is_compared_all_the_same():
     dense = runs()
     early = dense[dense["budget"] < 1e21].assign(model="moe", series="moe", run_id=None)
@@ -349,7 +349,7 @@ def test_the_best_run_is_one_run_whatever_its_seed():
     assert row["loss"] == table.loc[table["budget"] == 1e21, "loss"].min()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_failed_runs_and_worse_learning_rates_do_not_count():
     table = runs(noise=0.003).assign(lr=1e-3)
     worse = table.assign(lr=2e-3, loss=table["loss"] + 0.5, run_id=None)

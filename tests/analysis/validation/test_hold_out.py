@@ -50,7 +50,7 @@ def errors(found, approach, quantity):
 # Published runs
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_porian_s_frontier_drifts(published):
     table = load_table(published("porian_rw_tuned_121.csv"))
     found = hold_out_budgets(table, method="akima")
@@ -67,7 +67,7 @@ def test_porian_s_frontier_drifts(published):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_porian_s_frontier_by_hand(published):
     table = load_table(published("porian_rw_tuned_121.csv"))
     curves = fit_isoflop(table, method="akima", n_draws=0).curves
@@ -88,7 +88,7 @@ def test_ten_per_cent_off_is_drift_wherever_it_starts(published):
     assert any("loss* drifts" in text for text in found.warnings)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_warnings_of_a_law_that_predicts_are_reported(published):
     # Both laws of these six budgets stop at a bound: no floor, and no surface of this form
     table = load_table(published("porian_rw_tuned_121.csv"))
@@ -102,7 +102,7 @@ def test_the_warnings_of_a_law_that_predicts_are_reported(published):
 # Known laws
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_law_predicts_its_own_runs():
     found = hold_out_budgets(runs())
     assert (found.n_fitted, found.n_held) == (4, 4)
@@ -114,7 +114,7 @@ def test_a_law_predicts_its_own_runs():
     assert frame["model"].unique().tolist() == ["dense"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_drift_where_the_law_is_exact():
     for options in ({}, {"span": 4.0}, {"n_sizes": 9, "span": 16.0}):
         found = hold_out_budgets(runs(**options))
@@ -155,7 +155,7 @@ def test_intervals_hold_the_best_run_as_often_as_they_say():
     assert 0.85 < np.mean(inside) < 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_law_that_bends_is_said_to_drift():
     # Beyond the fourth budget the losses stop falling as they did
     table = runs(noise=1e-4)
@@ -254,7 +254,7 @@ def test_the_best_run_s_interval_is_of_a_run_that_was_picked():
             assert abs(math.log(row[end] / row["predicted"])) == pytest.approx(half, rel=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_held_out_runs_are_not_seen():
     table = runs(6, noise=0.003)
     worse = table.assign(loss=table["loss"] + (table["budget"] > BUDGETS[3]))
@@ -318,7 +318,7 @@ def test_axis_and_method_are_those_asked_for(x, method):
     assert errors(found, "2", f"{x}*").abs().max() < 1e-6
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_models_are_fitted_apart():
     dense = runs(6, noise=0.003)
     moe = dense.assign(model="moe", series="moe", run_id=None, loss=dense["loss"] - 0.3)

@@ -29,7 +29,7 @@ def planted():
     return loss, (120, 121)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_planted_runs_are_found_and_the_fit_without_them_is_exact(planted):
     loss, rows = planted
     found = influence_of(N, D, loss, n_draws=200)
@@ -58,7 +58,7 @@ def test_planted_runs_are_found_and_the_fit_without_them_is_exact(planted):
     assert back["without"]["params"] == found.without.params
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_without_the_planted_runs_there_are_none(planted):
     loss, rows = planted
     keep = ~np.isin(np.arange(len(N)), rows)
@@ -69,7 +69,7 @@ def test_without_the_planted_runs_there_are_none(planted):
     assert list(found.to_frame()["parameter"]) == ["E", "A", "B", "alpha", "beta"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("residual", ["log", "loss"])
 def test_the_first_order_is_that_of_leaving_one_out(residual):
     loss, how = losses(seed=3), {"residual": residual, "delta": np.inf}

@@ -16,7 +16,7 @@ from tests.training.test_table_gradient import WAYS
 LAYER = ("model=sgatlin", "n_experts=64", "model.top_k=4")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("hub_modules")
 def test_a_run_goes_on_as_text_leaves_and_grows(run, compose_raw, tmp_path, monkeypatch):
     run_dir, record = by_the_command(run, tmp_path, *LAYER)
