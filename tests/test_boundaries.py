@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.records.record import CHECKPOINT_NAME
+from experiments.records.files import CHECKPOINT_NAME
 from tests.conftest import REPOSITORY
 
 TRAIN = ("torch", "lightning", "wandb", "hydra", "omegaconf", "tokenizers", "transformers")

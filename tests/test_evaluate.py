@@ -13,7 +13,7 @@ import torch
 from experiments import evaluate
 from experiments.evaluate import evaluate_run
 from experiments.points.planning import make_point
-from experiments.records.record import DamagedError, read_record, write_record
+from experiments.records.files import DamagedError, read_record, write_record
 from experiments.training.execute import execute
 from tests.conftest import TINY
 from tests.rounding import relative

@@ -12,7 +12,7 @@ from experiments.export import export_run
 from experiments.finished.model import read_finished
 from experiments.init.exported import check_export, exported_state
 from experiments.points.planning import make_point
-from experiments.records.record import read_record, write_record
+from experiments.records.files import read_record, write_record
 from experiments.system.disk import abandoned
 from experiments.training.execute import execute
 from tests.conftest import TINY

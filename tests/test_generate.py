@@ -12,7 +12,7 @@ from experiments import generate as command_module
 from experiments.finished import model as finished
 from experiments.finished.model import read_finished
 from experiments.points.planning import make_point
-from experiments.records.record import read_record, write_record
+from experiments.records.files import read_record, write_record
 from experiments.training.execute import execute
 from tests.conftest import TINY
 

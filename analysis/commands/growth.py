@@ -9,7 +9,7 @@ from analysis.command import Command, Options, Output, table_of
 from analysis.figures.growth import draw_growth
 from analysis.growth import COLUMNS, compare_growth, read_curves
 from analysis.options import as_typed
-from experiments.records.record import lacking_rows, rows_note
+from experiments.records.finished import lacking_rows, rows_note
 
 
 def _compute(options: Options, table: pd.DataFrame) -> Output:

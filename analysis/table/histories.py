@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from experiments.records.record import HISTORY_NAME, lacking_rows
+from experiments.records.files import HISTORY_NAME
+from experiments.records.finished import lacking_rows
 
 
 def history_paths(folder: Path) -> dict[str, Path]:

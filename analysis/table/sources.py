@@ -11,7 +11,8 @@ import pandas as pd
 from analysis.fitting.text import join_first
 from analysis.table.csv_file import read_csv
 from analysis.table.documents import Documents, Gathered
-from experiments.records.record import DamagedError, RunRecord, find_records, flat_row, read_record
+from experiments.records.files import DamagedError, find_records, read_record
+from experiments.records.record import RunRecord, flat_row
 from experiments.system.plain_text import printable
 from experiments.system.version import install
 

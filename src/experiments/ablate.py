@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.config.words import Words
 from experiments.inspection.command import run_on_texts
-from experiments.records.record import RunRecord, finished_record
+from experiments.records.finished import finished_record
+from experiments.records.record import RunRecord
 from experiments.system.disk import check_writable
 from experiments.system.text_table import aligned
 

@@ -12,15 +12,9 @@ from typing import Any
 
 from experiments.interchange.runs import LAYOUTS, rows_as
 from experiments.interchange.runs_card import UNKNOWN, check_licence, runs_card
-from experiments.records.record import (
-    RECORD_NAME,
-    DamagedError,
-    RunRecord,
-    flat_row,
-    lacking_rows,
-    read_record,
-    rows_note,
-)
+from experiments.records.files import RECORD_NAME, DamagedError, read_record
+from experiments.records.finished import lacking_rows, rows_note
+from experiments.records.record import RunRecord, flat_row
 from experiments.records.uncommitted import uncommitted_note
 from experiments.sweep.folders import sweep_argument, sweep_folder
 from experiments.system.command import Parser, exit_codes

@@ -10,7 +10,9 @@ from pathlib import Path
 from experiments.config.hydra_hints import choice_names
 from experiments.config.words import LIBRARY, PATCH, SCORING, Words, read_words
 from experiments.inspection.editing.files import named_patch
-from experiments.records.record import RECORD_NAME, RunRecord, finished_record
+from experiments.records.files import RECORD_NAME
+from experiments.records.finished import finished_record
+from experiments.records.record import RunRecord
 from experiments.system.command import needs_train, run_words
 from experiments.tasks.facts import known_tasks
 

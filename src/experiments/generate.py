@@ -12,7 +12,7 @@ from experiments.config.reading import read
 from experiments.config.words import LIBRARY, PATCH, PLACES, Words, check_text
 from experiments.inspection.editing.files import named_patch
 from experiments.models.sampling import Sampling
-from experiments.records.record import finished_record
+from experiments.records.finished import finished_record
 from experiments.system.command import run_words
 from experiments.system.plain_text import printable
 

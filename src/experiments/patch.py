@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.config.words import PATCH, PLACES, Words
-from experiments.records.record import finished_record
+from experiments.records.finished import finished_record
 from experiments.system.command import run_words
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from experiments.adapters import load_library, read_lora
 from experiments.finished.model import read_finished
 from experiments.finished.texts import read_base
 from experiments.points.planning import make_point
-from experiments.records.record import read_record
+from experiments.records.files import read_record
 from experiments.training.execute import execute
 from tests.conftest import TINY
 from tests.rounding import assert_rounding

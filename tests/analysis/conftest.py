@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from analysis.fitting.clusters import drawn_counts
-from experiments.records.record import write_record
+from experiments.records.files import write_record
 from tests.conftest import REPOSITORY
 from tests.records.test_record import record
 

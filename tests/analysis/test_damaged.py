@@ -8,7 +8,7 @@ from analysis.__main__ import main
 from analysis.report.provenance import provenance_of
 from analysis.table.load import load_table
 from analysis.table.sources import read_source
-from experiments.records.record import write_record
+from experiments.records.files import write_record
 from tests.records.test_record import record
 
 DAMAGED = {

@@ -7,7 +7,7 @@ import pytest
 
 from analysis import compare_at_learning, compare_forgetting
 from analysis.__main__ import main
-from experiments.records.record import write_record
+from experiments.records.files import write_record
 from tests.analysis.test_forgetting import stream_run
 
 ORDERS = (("sea", "farm"), ("farm", "sea"))

@@ -10,7 +10,7 @@ from analysis.__main__ import main
 from analysis.figures import draw_forgetting
 from analysis.forgetting.compare import compare_forgetting
 from analysis.forgetting.ways import metrics_of, way_of
-from experiments.records.record import write_record
+from experiments.records.files import write_record
 from tests.records.test_record import record
 
 ORDER = ("sea", "farm")

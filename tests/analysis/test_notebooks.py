@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.records.record import write_record
+from experiments.records.files import write_record
 from tests.conftest import REPOSITORY
 from tests.records.test_record import record
 

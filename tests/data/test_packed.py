@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.data.packed import PackedText, as_tokens, token_dtype
-from experiments.records.record import DamagedError
+from experiments.records.files import DamagedError
 from tests.data.conftest import packed
 
 TOKENS = np.arange(1001)

@@ -21,7 +21,7 @@ from experiments.data.packed import PackedText
 from experiments.data.packing import encode, pack
 from experiments.data.tokenizer import TrainedBPE
 from experiments.data.vocabulary import Vocabulary, prepare_vocabulary
-from experiments.records.record import DamagedError
+from experiments.records.files import DamagedError
 from tests.conftest import Nursery
 
 BPE = TrainedBPE(vocab_size=270)

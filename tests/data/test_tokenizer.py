@@ -18,7 +18,7 @@ from experiments.data.tokenizer import (
     train_bpe,
 )
 from experiments.data.vocabulary import Vocabulary, prepare_vocabulary
-from experiments.records.record import DamagedError
+from experiments.records.files import DamagedError
 from tests.conftest import Nursery
 
 FOREIGN = ["naïve café 戦場 – 100 €", "日本語 text", "𝄞 clef"]

@@ -10,7 +10,7 @@ import pytest
 
 from experiments.data import packed as tokens_on_disk
 from experiments.data.packed import PackedText, open_verified
-from experiments.records.record import DamagedError
+from experiments.records.files import DamagedError
 from tests.data.conftest import packed
 
 

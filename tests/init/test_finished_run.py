@@ -18,7 +18,7 @@ from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.transformer import Transformer
 from experiments.points.planning import make_point
-from experiments.records.record import read_record, write_record
+from experiments.records.files import read_record, write_record
 from experiments.training.execute import execute
 from tests.conftest import TINY, Nursery
 from tests.init.trunks import loaded

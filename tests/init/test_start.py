@@ -10,7 +10,7 @@ import torch
 from experiments.evaluate import evaluate_run
 from experiments.init.start import start
 from experiments.points.planning import make_point, run_id_of
-from experiments.records.record import RECORD_NAME, read_record
+from experiments.records.files import RECORD_NAME, read_record
 from experiments.sweep.plan_table import plan_table
 from experiments.sweep.planning import plan_points
 from experiments.training.checkpoints import LAST

@@ -9,7 +9,7 @@ import pytest
 
 from experiments import ablate
 from experiments.inspection.ablation import of_facts, of_texts
-from experiments.records.record import read_record, write_record
+from experiments.records.files import read_record, write_record
 from tests.conftest import WORDS
 from tests.inspection.test_patch_command import run_dir, trained  # noqa: F401  # fixtures
 

@@ -18,7 +18,7 @@ from experiments.inspection.editing.making import Wish
 from experiments.inspection.results import TABLES, read_inspection
 from experiments.patch import patch_run
 from experiments.points.planning import make_point
-from experiments.records.record import read_record, write_record
+from experiments.records.files import read_record, write_record
 from experiments.training.execute import execute
 from tests.conftest import TINY
 

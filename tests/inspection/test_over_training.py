@@ -13,7 +13,7 @@ from experiments.inspection import over_training
 from experiments.inspection.opened import opened
 from experiments.inspection.results import TABLES, read_inspection
 from experiments.points.planning import make_point
-from experiments.records.record import DamagedError, read_record
+from experiments.records.files import DamagedError, read_record
 from experiments.training.checkpoints import LAST
 from experiments.training.evaluation import evaluate
 from experiments.training.execute import execute

@@ -14,7 +14,7 @@ from experiments.finished.model import read_finished
 from experiments.init.finished_run import FinishedRun
 from experiments.inspection.editing.files import read_patch
 from experiments.points.planning import make_point
-from experiments.records.record import read_record, write_record
+from experiments.records.files import read_record, write_record
 from experiments.training.execute import execute
 from tests.conftest import TINY
 

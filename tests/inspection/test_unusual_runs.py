@@ -7,7 +7,7 @@ from experiments.inspection.editing.making import Wish
 from experiments.inspection.results import read_inspection
 from experiments.patch import patch_run
 from experiments.points.planning import make_point
-from experiments.records.record import finished_record
+from experiments.records.finished import finished_record
 from experiments.system.claims import claimed
 from experiments.training.execute import execute
 from tests.conftest import TINY

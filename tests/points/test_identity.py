@@ -14,7 +14,7 @@ from experiments.models.ffn import dense
 from experiments.models.ffn.dense import DenseConfig
 from experiments.points import identity
 from experiments.points.planning import make_point, run_id_of
-from experiments.records.record import find_records, read_record
+from experiments.records.files import find_records, read_record
 from tests.conftest import Nursery
 
 STUDY = conf_dir().parent / "results" / "study"

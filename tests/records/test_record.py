@@ -5,19 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from experiments.records.record import (
+from experiments.records.files import (
     CHECKSUM,
     DamagedError,
-    RunRecord,
     find_records,
-    flat_row,
-    is_finished,
     read_outcome,
     read_record,
     set_aside,
     write_record,
-    write_text_atomically,
 )
+from experiments.records.finished import is_finished
+from experiments.records.record import RunRecord, flat_row
+from experiments.system.disk import write_text_atomically
 
 
 def record(**changes):

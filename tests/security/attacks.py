@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from experiments.adapters.library import lora_library
 from experiments.adapters.storage import INDEX, save_library
 from experiments.models.digest import tensors_sha256
-from experiments.records.record import RECORD_NAME, read_record, write_record
+from experiments.records.files import RECORD_NAME, read_record, write_record
 from experiments.sweep.manifest import MANIFEST_NAME
 from experiments.sweep.snapshot import take_snapshot
 from experiments.training.checkpoints import LAST

@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from experiments.records.record import RunRecord, write_record
+from experiments.records.files import write_record
+from experiments.records.record import RunRecord
 from experiments.sweep.lost import CONFIG_NAME
 from experiments.sweep.manifest import MANIFEST_NAME
 

@@ -9,7 +9,7 @@ from analysis.__main__ import main as analysis
 from analysis.table.load import load_table
 from analysis.table.sources import read_source
 from experiments import generate, status
-from experiments.records.record import read_record, write_record
+from experiments.records.files import read_record, write_record
 from experiments.sweep import manifest
 from experiments.system.command import exit_codes
 from experiments.system.plain_text import may_have_controls, printable, printable_values

@@ -4,7 +4,7 @@ import pytest
 
 from experiments.points.planning import make_point
 from experiments.records import kept
-from experiments.records.record import read_record
+from experiments.records.files import read_record
 from experiments.sweep import many_runs
 from experiments.sweep.queue import tasks_of
 from experiments.sweep.queues.slurm import Slurm

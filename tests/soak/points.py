@@ -17,7 +17,7 @@ from experiments.config.paths import conf_dir
 from experiments.data.cache import locked
 from experiments.data.prepare import prepare_data
 from experiments.points.planning import make_point
-from experiments.records.record import write_text_atomically
+from experiments.system.disk import write_text_atomically
 from tests.conftest import REPOSITORY, TINY
 from tests.training.domains import stream
 

@@ -12,7 +12,8 @@ import numpy as np
 from scipy import stats
 
 from experiments.config.paths import conf_dir
-from experiments.records.record import RunRecord, find_records, read_record
+from experiments.records.files import find_records, read_record
+from experiments.records.record import RunRecord
 
 ROOT = conf_dir().parent
 RESULTS = ROOT / "results" / "study"

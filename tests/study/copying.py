@@ -15,7 +15,7 @@ from experiments.data.documents import Documents
 from experiments.data.windows import ScoredWindows
 from experiments.inspection.interface import device_of
 from experiments.inspection.opened import opened
-from experiments.records.record import read_record
+from experiments.records.files import read_record
 from experiments.training.by_document import ByDocument
 from experiments.training.evaluation import evaluate
 from tests.study.inside.files import write_rows

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from analysis.differences.correction import corrected
-from experiments.records.record import find_records, read_record
+from experiments.records.files import find_records, read_record
 from tests.study.committed import RESULTS
 from tests.study.estimators import paired
 

@@ -19,7 +19,7 @@ import numpy as np
 from analysis.rates.fit import fit_rates
 from analysis.rates.moves import compare_rates
 from analysis.table.load import load_table
-from experiments.records.record import find_records, read_record
+from experiments.records.files import find_records, read_record
 from tests.study.committed import MODELS, RESULTS, SEEDED, isoflop
 
 NOISE = 0.021  # nats/token of one run: tests/study/test_study_rates.py

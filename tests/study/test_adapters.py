@@ -3,7 +3,7 @@
 import json
 
 from analysis.adapters import compare_libraries
-from experiments.records.record import find_records, read_record
+from experiments.records.files import find_records, read_record
 from tests.conftest import REPOSITORY
 
 FOLDER = REPOSITORY / "results" / "adapters"

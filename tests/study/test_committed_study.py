@@ -14,7 +14,7 @@ from analysis.__main__ import main as analyse
 from analysis.differences.models import compare_models
 from analysis.table.load import load_table
 from experiments.points.planning import make_point
-from experiments.records.record import find_records, read_record
+from experiments.records.files import find_records, read_record
 from experiments.run import main
 from tests.study.committed import DOCUMENT, RESULTS, ROOT, document_table
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.records.record import find_records, read_record
+from experiments.records.files import find_records, read_record
 from tests.study.committed import RESULTS, ROOT, document_table, text
 from tests.study.ends import ENDS, SEEDS, contrasts, doubled, less_noise, losses, noises, rows
 

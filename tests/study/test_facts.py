@@ -2,7 +2,7 @@
 
 import re
 
-from experiments.records.record import find_records, read_record
+from experiments.records.files import find_records, read_record
 from tests.conftest import REPOSITORY
 
 FOLDER = REPOSITORY / "results" / "lifelong" / "facts"

@@ -7,7 +7,7 @@ from scipy import stats
 
 from analysis.growth import COLUMNS, compare_growth
 from analysis.table.load import load_table
-from experiments.records.record import find_records, read_record
+from experiments.records.files import find_records, read_record
 from tests.conftest import REPOSITORY
 from tests.study.committed import document_table
 

@@ -11,7 +11,7 @@ from analysis.forgetting.compare import compare_forgetting
 from analysis.forgetting.equal import _at, _curves
 from analysis.forgetting.ways import order_of, way_of
 from analysis.ways import shown
-from experiments.records.record import find_records, read_record
+from experiments.records.files import find_records, read_record
 from tests.conftest import REPOSITORY
 
 TEXT = (REPOSITORY / "docs" / "lifelong.md").read_text(encoding="utf-8")

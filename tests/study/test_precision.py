@@ -5,7 +5,7 @@ import statistics
 import pytest
 from scipy import stats
 
-from experiments.records.record import find_records, read_record
+from experiments.records.files import find_records, read_record
 from tests.study.committed import RESULTS, ROOT, document_table
 
 DOCUMENT = ROOT / "docs" / "performance.md"

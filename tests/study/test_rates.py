@@ -8,7 +8,7 @@ import pytest
 
 from analysis.rates.fit import fit_rates
 from analysis.table.load import load_table
-from experiments.records.record import find_records, read_record
+from experiments.records.files import find_records, read_record
 from tests.conftest import REPOSITORY
 from tests.study.committed import RESULTS, document_table, text
 

@@ -7,7 +7,7 @@ from analysis import numbers
 from analysis.adaptation import columns_of_starts, compare_adaptations
 from analysis.table.load import load_table
 from experiments.points.planning import run_id_of
-from experiments.records.record import find_records, read_record
+from experiments.records.files import find_records, read_record
 from tests.conftest import REPOSITORY
 
 FOLDER = REPOSITORY / "results" / "retrofit"

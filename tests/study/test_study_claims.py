@@ -12,7 +12,7 @@ from scipy import stats
 from analysis.figures.seconds import training_seconds
 from analysis.multiplier.fit import compute_multipliers
 from analysis.table.load import load_table
-from experiments.records.record import find_records, read_record
+from experiments.records.files import find_records, read_record
 from tests.study.committed import (
     MODELS,
     RESULTS,

@@ -8,7 +8,7 @@ from scipy import stats
 
 from analysis.figures.seconds import training_seconds
 from analysis.table.load import load_table
-from experiments.records.record import find_records, read_record
+from experiments.records.files import find_records, read_record
 from tests.study.committed import RESULTS, SEEDED, text
 
 

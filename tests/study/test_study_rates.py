@@ -9,7 +9,7 @@ import pytest
 from analysis.rates.fit import fit_rates
 from analysis.rates.moves import compare_rates
 from analysis.table.load import load_table
-from experiments.records.record import find_records, read_record
+from experiments.records.files import find_records, read_record
 from tests.study.committed import MODELS, RESULTS, document_table, text
 from tests.study.rate_readings import NOISE, SHOWN, rows
 

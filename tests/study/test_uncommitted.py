@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from experiments.records.record import read_record
+from experiments.records.files import read_record
 from experiments.records.uncommitted import uncommitted_note
 from tests.study.committed import ROOT, text
 

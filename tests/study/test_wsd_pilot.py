@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from experiments.records.record import find_records, read_record
+from experiments.records.files import find_records, read_record
 from tests.conftest import REPOSITORY
 from tests.study.committed import RESULTS, document_table, text
 

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from scipy import stats
 
 from experiments.config.paths import conf_dir
-from experiments.records.record import find_records, read_record
+from experiments.records.files import find_records, read_record
 from tests.study.committed import RESULTS, ROOT, document_table, text
 
 N_TRIALS = 4

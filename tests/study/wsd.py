@@ -7,7 +7,7 @@ results/study/wsd_pilot (branches, which are the run from scratch): dense and PE
 
 import numpy as np
 
-from experiments.records.record import find_records, read_record
+from experiments.records.files import find_records, read_record
 from tests.study.committed import RESULTS
 from tests.study.estimators import paired
 from tests.study.inside.files import read_rows

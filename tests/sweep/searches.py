@@ -6,7 +6,8 @@ import subprocess
 import sys
 from contextlib import contextmanager
 
-from experiments.records.record import RunRecord, write_record
+from experiments.records.files import write_record
+from experiments.records.record import RunRecord
 from experiments.sweep import manifest
 from experiments.sweep.objective import Objective
 from experiments.sweep.queue import Outcome, Queue

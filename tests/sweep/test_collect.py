@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from experiments import collect
-from experiments.records.record import write_record
+from experiments.records.files import write_record
 from experiments.training.execute import execute
 from tests.records.test_record import record
 

@@ -13,7 +13,7 @@ from dataclasses import asdict
 import pytest
 
 from experiments import collect, status
-from experiments.records.record import read_record
+from experiments.records.files import read_record
 from experiments.sweep.control import FOLDER, controlling, stop_controllers
 from experiments.sweep.states import read_states
 from experiments.system import processes

@@ -10,7 +10,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 
 import hydra_plugins
-from experiments.records.record import read_record
+from experiments.records.files import read_record
 from experiments.run import main
 from tests.conftest import TINY
 

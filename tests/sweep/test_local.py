@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from experiments.points.planning import make_point
-from experiments.records.record import read_record
+from experiments.records.files import read_record
 from experiments.sweep import many_runs
 from experiments.sweep.many_runs import run_sweep
 from experiments.sweep.one_run import run_one

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from experiments import retry
 from experiments.points.planning import make_point
-from experiments.records.record import DamagedError
+from experiments.records.files import DamagedError
 from experiments.sweep import lost, manifest, restore
 from experiments.sweep.many_runs import run_sweep
 from experiments.sweep.places import located

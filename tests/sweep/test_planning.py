@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.records.record import read_record, write_record
+from experiments.records.files import read_record, write_record
 from experiments.sweep import manifest
 from experiments.sweep.many_runs import run_sweep
 from experiments.sweep.one_run import run_one

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from experiments.records.record import read_record
+from experiments.records.files import read_record
 from experiments.status import main as status
 from experiments.sweep.search_table import read_cells
 from tests.sweep.searches import FIXED, command, events

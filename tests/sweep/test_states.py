@@ -14,7 +14,7 @@ import pytest
 from experiments import cancel, collect, retry, status
 from experiments.benchmarks.core.made_sweep import make_sweep
 from experiments.points.planning import make_point
-from experiments.records.record import read_record, write_record
+from experiments.records.files import read_record, write_record
 from experiments.sweep import manifest, progress, states
 from experiments.sweep.planning import choose
 from experiments.sweep.progress import Heartbeat, read_progress

@@ -9,7 +9,7 @@ from experiments.data.stream import DomainStream
 from experiments.points.parts import parts_of
 from experiments.points.planning import make_point, read_point
 from experiments.records import kept
-from experiments.records.record import write_record
+from experiments.records.files import write_record
 from experiments.sweep.entering import entered
 from experiments.sweep.many_runs import run_sweep
 from experiments.sweep.places import located, relocatable

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from experiments.points.planning import make_point
-from experiments.records.record import read_record
+from experiments.records.files import read_record
 from experiments.system import processes
 from experiments.system.claims import RunningElsewhereError, claimed, log_event, read_events
 from experiments.system.disk import (

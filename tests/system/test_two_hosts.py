@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from experiments.points.planning import make_point
-from experiments.records.record import read_record
+from experiments.records.files import read_record
 from experiments.system import claims, processes
 from experiments.system.claims import (
     RunningElsewhereError,

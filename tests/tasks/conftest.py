@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from experiments.points.planning import make_point
-from experiments.records.record import read_record
+from experiments.records.files import read_record
 from experiments.training.execute import execute
 from tests.conftest import TINY
 

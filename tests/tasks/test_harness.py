@@ -14,7 +14,7 @@ from experiments.evaluate import evaluate_run
 from experiments.export import export_run
 from experiments.finished.scores import harness_model
 from experiments.points.planning import make_point
-from experiments.records.record import read_record
+from experiments.records.files import read_record
 from experiments.tasks import harness
 from experiments.tasks.harness import load_tasks
 from experiments.tasks.harness_names import check_extra

@@ -9,7 +9,7 @@ import pytest
 
 from experiments import evaluate
 from experiments.evaluate import evaluate_run
-from experiments.records.record import read_record
+from experiments.records.files import read_record
 from experiments.tasks.items import Item, read_task
 from experiments.tasks.local import numbers
 from experiments.tasks.scoring import Scored

@@ -11,7 +11,7 @@ from experiments.points.parts.branch import BRANCH_NAME
 from experiments.points.planning import make_point
 from experiments.points.point import DivergedError
 from experiments.records import kept
-from experiments.records.record import write_record
+from experiments.records.files import write_record
 from experiments.sweep.entering import enter_branches
 from experiments.sweep.trunks import trunks_of
 from experiments.system.interruption import Interrupted

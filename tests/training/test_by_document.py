@@ -17,7 +17,7 @@ from experiments.data.vocabulary import prepare_vocabulary
 from experiments.data.windows import ScoredWindows
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.transformer import TransformerConfig
-from experiments.records.record import DamagedError
+from experiments.records.files import DamagedError
 from experiments.training import by_document
 from experiments.training.by_document import ByDocument
 from experiments.training.evaluation import evaluate

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from experiments.points.planning import make_point
-from experiments.records.record import is_finished, read_record
+from experiments.records.files import read_record
+from experiments.records.finished import is_finished
 from experiments.system import interruption
 from experiments.system.claims import read_events
 from experiments.training import checkpoints

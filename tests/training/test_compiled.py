@@ -16,7 +16,7 @@ from experiments.models.ffn.pkm import PKMConfig
 from experiments.models.transformer import TransformerConfig
 from experiments.optim.groups import build_optimizer
 from experiments.points.planning import make_point
-from experiments.records.record import read_record
+from experiments.records.files import read_record
 from experiments.training import compiled
 from experiments.training.compiled import CompileClock, compile_trunk, resolve_compile
 from experiments.training.execute import execute

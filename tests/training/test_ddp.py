@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from experiments.points.planning import make_point
-from experiments.records.record import read_record
+from experiments.records.files import read_record
 from experiments.sweep.entering import enter_branches
 from experiments.sweep.trunks import trunks_of
 from experiments.training.execute import execute

@@ -13,7 +13,7 @@ from experiments.data.module import TokenDataModule
 from experiments.data.prepare import prepare_data, prepare_sets
 from experiments.data.windows import ScoredWindows
 from experiments.points.planning import make_point
-from experiments.records.record import read_record
+from experiments.records.files import read_record
 from experiments.training.checkpoints import LAST
 from experiments.training.execute import execute
 from experiments.training.fit import set_up_process

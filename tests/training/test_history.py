@@ -11,7 +11,8 @@ import torch.nn.functional as F
 
 from experiments.models.ffn.dense import Dense
 from experiments.points.planning import make_point
-from experiments.records.record import Outcome, lacks_rows
+from experiments.records.files import Outcome
+from experiments.records.finished import lacks_rows
 from experiments.sweep import manifest
 from experiments.sweep.many_runs import run_sweep
 from experiments.sweep.one_run import run_one

@@ -8,7 +8,7 @@ import pytest
 
 from analysis.table.load import finished, load_table
 from experiments.points.planning import make_point
-from experiments.records.record import read_outcome, read_record, write_record
+from experiments.records.files import read_outcome, read_record, write_record
 from experiments.sweep.objective import value_of
 from experiments.sweep.planning import choose, set_aside_diverged
 from experiments.sweep.search_table import CellState

@@ -18,7 +18,7 @@ from experiments.budget.communication import (
     sent_for_columns,
 )
 from experiments.points.planning import make_point
-from experiments.records.record import RECORD_NAME
+from experiments.records.files import RECORD_NAME
 from experiments.sweep.entering import enter_branches
 from experiments.sweep.trunks import trunks_of
 from experiments.system.seals import damage_of

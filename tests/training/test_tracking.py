@@ -15,7 +15,7 @@ import pytest
 
 from experiments.config.schema import Logger
 from experiments.points.planning import make_point
-from experiments.records.record import read_record
+from experiments.records.files import read_record
 from experiments.training.execute import execute
 from experiments.training.tracking import WandbRun, has_key, resolve_mode, tags_of
 from tests.conftest import REPOSITORY, TINY

@@ -15,7 +15,7 @@ from torch import Tensor
 from experiments.config.constraints import shown
 from experiments.init.finished_run import FinishedRun
 from experiments.init.safetensors_files import load_tensors
-from experiments.records.record import RECORD_NAME
+from experiments.records.files import RECORD_NAME
 from experiments.system.json_files import read_json
 
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"

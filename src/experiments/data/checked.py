@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.records.record import DamagedError
+from experiments.records.files import DamagedError
 
 _CHECKSUM = "checksum"  # sha256 over the other keys; files of older versions have none
 

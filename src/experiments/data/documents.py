@@ -10,7 +10,7 @@ from experiments.data.cache import made_once
 from experiments.data.checked import read_checked, write_checked
 from experiments.data.corpus import Corpus, DomainCorpus
 from experiments.data.packed import PackedText
-from experiments.records.record import DamagedError
+from experiments.records.files import DamagedError
 
 _FILE = "domains.json"
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from experiments.data.cache import locked
 from experiments.data.checked import read_checked, write_checked
-from experiments.records.record import DamagedError
+from experiments.records.files import DamagedError
 from experiments.system.disk import file_sha256, write_text_atomically
 
 INDEX_NAME = "index.json"

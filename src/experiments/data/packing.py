@@ -28,7 +28,7 @@ from experiments.data.packed import (
     write_index,
 )
 from experiments.data.vocabulary import Vocabulary
-from experiments.records.record import DamagedError
+from experiments.records.files import DamagedError
 from experiments.system.disk import file_sha256, sync, sync_file, sync_tree
 
 SHARD_TOKENS = 2**24  # a shard ends with the document that reaches this

@@ -14,7 +14,7 @@ from experiments.data.checked import read_checked, write_checked
 from experiments.data.corpus import Corpus
 from experiments.data.folders import vocabulary_folder
 from experiments.data.tokenizer import TokenizerConfig, token_bytes, vocabulary_size
-from experiments.records.record import DamagedError
+from experiments.records.files import DamagedError
 
 
 @dataclass(frozen=True)

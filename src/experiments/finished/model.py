@@ -20,7 +20,9 @@ from experiments.kernels.ops import Execution
 from experiments.models.transformer import Transformer
 from experiments.points.planning import make_point
 from experiments.points.point import Point
-from experiments.records.record import TRAIN_AGAIN, DamagedError, RunRecord, finished_record
+from experiments.records.files import DamagedError
+from experiments.records.finished import TRAIN_AGAIN, finished_record
+from experiments.records.record import RunRecord
 from experiments.system.environment import exact_float32
 from experiments.system.seals import damage_of
 from experiments.system.table_files import load_whole

@@ -12,13 +12,9 @@ from experiments.data.vocabulary import Vocabulary
 from experiments.finished.library import attach_library, library_label
 from experiments.finished.model import Change, run_vocabulary, scored_point, trained_model
 from experiments.points.point import Point
-from experiments.records.record import (
-    RECORD_NAME,
-    RunRecord,
-    finished_record,
-    read_record,
-    write_record,
-)
+from experiments.records.files import RECORD_NAME, read_record, write_record
+from experiments.records.finished import finished_record
+from experiments.records.record import RunRecord
 from experiments.tasks.choice import Chosen
 from experiments.tasks.facts import facts_tasks
 from experiments.tasks.harness import load_tasks, score_tasks

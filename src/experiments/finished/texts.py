@@ -16,7 +16,7 @@ from experiments.data.prepare import prepare_data, prepare_sets
 from experiments.finished.library import take_off
 from experiments.finished.model import run_config, trained_model
 from experiments.points.planning import make_point
-from experiments.records.record import finished_record
+from experiments.records.finished import finished_record
 
 
 @dataclass(frozen=True, kw_only=True)

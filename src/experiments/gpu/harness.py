@@ -10,7 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from experiments.gpu.job import Job, LeftOut
-from experiments.records.record import RECORD_NAME, RunRecord, read_record
+from experiments.records.files import RECORD_NAME, read_record
+from experiments.records.record import RunRecord
 
 NEEDED = ("hydra", "omegaconf", "lightning", "tokenizers")
 CACHE = Path("wheels/cache")  # where `make gpu-wheels` puts the tokens

@@ -18,7 +18,8 @@ from experiments.init.reading import named, stamp
 from experiments.init.source import Shape, node_of, target_of
 from experiments.models.digest import tensors_sha256
 from experiments.models.lora import merged
-from experiments.records.record import RECORD_NAME, DamagedError, RunRecord, read_record
+from experiments.records.files import RECORD_NAME, DamagedError, read_record
+from experiments.records.record import RunRecord
 from experiments.system.seals import damage_of
 from experiments.system.table_files import load_whole
 

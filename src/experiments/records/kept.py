@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from experiments.records.record import CHECKPOINT_NAME, outcome_of
+from experiments.records.files import CHECKPOINT_NAME
+from experiments.records.finished import outcome_of
 from experiments.system.disk import PARTIAL, explained, sync_file
 from experiments.system.locks import lock
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from experiments.records.record import RECORD_NAME
+from experiments.records.files import RECORD_NAME
 from experiments.sweep.lost import folders_of
 from experiments.sweep.manifest import MANIFEST_NAME
 

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.records.record import RECORD_NAME, read_record
+from experiments.records.files import RECORD_NAME, read_record
 from experiments.sweep.manifest import Entry
 from experiments.system.plain_text import printable
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.records.record import DamagedError
+from experiments.records.files import DamagedError
 from experiments.sweep.places import relocatable
 from experiments.system.claims import Claim, RunningElsewhereError, claimed
 from experiments.system.disk import end_line, make_folder, sync, sync_file

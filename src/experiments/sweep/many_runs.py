@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 from experiments.points.point import Point
-from experiments.records.record import ENDED, RECORD_NAME, read_record
+from experiments.records.files import RECORD_NAME, read_record
+from experiments.records.record import ENDED
 from experiments.sweep.control import controlling
 from experiments.sweep.entering import entered
 from experiments.sweep.objective import value_of

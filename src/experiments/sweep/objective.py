@@ -9,14 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.records.record import (
-    CUT_SHORT,
-    RECORD_NAME,
-    DamagedError,
-    RunRecord,
-    flat_row,
-    read_record,
-)
+from experiments.records.files import RECORD_NAME, DamagedError, read_record
+from experiments.records.record import CUT_SHORT, RunRecord, flat_row
 from experiments.system.claims import is_claimed
 
 Direction = Literal["minimize", "maximize"]

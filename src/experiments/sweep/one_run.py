@@ -3,7 +3,8 @@
 import sys
 
 from experiments.points.point import Point
-from experiments.records.record import RECORD_NAME, RunRecord, read_record
+from experiments.records.files import RECORD_NAME, read_record
+from experiments.records.record import RunRecord
 from experiments.sweep import manifest
 from experiments.sweep.entering import enter_branches
 from experiments.sweep.objective import value_of

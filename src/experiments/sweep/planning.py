@@ -11,14 +11,9 @@ from experiments.data.corpus import name_of
 from experiments.data.prepare import is_prepared, prepare_data, prepare_sets
 from experiments.points.planning import check_effects, effective_id, here, plan_point, read_point
 from experiments.points.point import Draft, Point
-from experiments.records.record import (
-    CUT_SHORT,
-    HISTORY_NAME,
-    RECORD_NAME,
-    lacks_rows,
-    outcome_of,
-    read_record,
-)
+from experiments.records.files import HISTORY_NAME, RECORD_NAME, read_record
+from experiments.records.finished import lacks_rows, outcome_of
+from experiments.records.record import CUT_SHORT
 from experiments.sweep import refusals
 from experiments.sweep.counting import counted
 from experiments.sweep.queue import Task

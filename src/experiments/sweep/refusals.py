@@ -10,7 +10,7 @@ from experiments.budget.plan import OffBudgetError
 from experiments.config.constraints import shown
 from experiments.points.planning import fits, without_effect
 from experiments.points.point import Draft, Point
-from experiments.records.record import RECORD_NAME
+from experiments.records.files import RECORD_NAME
 from experiments.sweep.manifest import MANIFEST_NAME
 
 _LISTED = 10  # points that a line names

@@ -9,7 +9,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from experiments.points.planning import run_id_of
-from experiments.records.record import DamagedError
+from experiments.records.files import DamagedError
 from experiments.sweep import manifest
 from experiments.sweep.lost import CONFIG_NAME, folders_of, lost_entries
 from experiments.sweep.manifest import MANIFEST_NAME, Entry

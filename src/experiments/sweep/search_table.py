@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.records.record import outcome_of
+from experiments.records.finished import outcome_of
 from experiments.sweep.objective import Objective, result_of
 from experiments.sweep.space import read_spaces
 from experiments.sweep.study import (

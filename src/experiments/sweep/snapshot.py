@@ -9,7 +9,7 @@ from pathlib import Path
 import experiments
 from experiments.config.paths import conf_dir, sbatch_dir
 from experiments.data.cache import made_once
-from experiments.records.record import set_aside
+from experiments.records.files import set_aside
 from experiments.system import code_copy
 from experiments.system.disk import write_text_atomically
 from experiments.system.environment import PACKAGE, git_diff, git_state

@@ -10,17 +10,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from experiments.records.record import (
-    CUT_SHORT,
-    LACKS_ROWS,
-    RECORD_NAME,
-    DamagedError,
-    Outcome,
-    lacks_rows,
-    read_outcome,
-    rows_note,
-    some,
-)
+from experiments.records.files import RECORD_NAME, DamagedError, Outcome, read_outcome
+from experiments.records.finished import LACKS_ROWS, lacks_rows, rows_note, some
+from experiments.records.record import CUT_SHORT
 from experiments.sweep import manifest
 from experiments.sweep.lost import folders_of, lost_entries
 from experiments.sweep.progress import read_progress

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from experiments.records.record import DamagedError
+from experiments.records.files import DamagedError
 from experiments.sweep.objective import Objective
 from experiments.sweep.space import Space
 from experiments.system.disk import sync_file

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from experiments.records.record import DamagedError
+from experiments.records.files import DamagedError
 from experiments.sweep.queue import Task
 from experiments.system.disk import make_folder, write_text_atomically
 from experiments.system.ownership import distrust

@@ -7,7 +7,7 @@ from experiments.points.parts.branch import trunk_raw
 from experiments.points.planning import make_point
 from experiments.points.point import Point
 from experiments.records import kept
-from experiments.records.record import is_finished
+from experiments.records.finished import is_finished
 
 
 def trunks_of(points: Sequence[Point]) -> list[Point]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from experiments.points.planning import make_point
 from experiments.points.point import Point
-from experiments.records.record import RECORD_NAME, read_record
+from experiments.records.files import RECORD_NAME, read_record
 from experiments.sweep.planning import ELSEWHERE, INTERRUPTED, Raw
 from experiments.sweep.progress import Heartbeat, SweepProgress
 from experiments.sweep.queue import Outcome, Task

@@ -11,8 +11,8 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 
+from experiments.records.files import CHECKPOINT_NAME
 from experiments.records.kept import keep, kept
-from experiments.records.record import CHECKPOINT_NAME
 from experiments.system import interruption, started
 from experiments.system.agreement import Look, look_at
 from experiments.system.disk import PARTIAL, explained, sync_file

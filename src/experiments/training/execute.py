@@ -19,15 +19,15 @@ from omegaconf import OmegaConf
 from experiments.kernels.select import resolve_kernel
 from experiments.points.planning import here
 from experiments.points.point import DivergedError, Point
-from experiments.records.record import (
+from experiments.records.files import (
     RECORD_NAME,
     DamagedError,
-    RunRecord,
-    is_finished,
     read_record,
     set_aside,
     write_record,
 )
+from experiments.records.finished import is_finished
+from experiments.records.record import RunRecord
 from experiments.system import distributed, environment
 from experiments.system.claims import Claim, RunningElsewhereError, claimed, log_event
 from experiments.system.credentials import cut

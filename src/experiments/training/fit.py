@@ -15,8 +15,8 @@ import torch
 
 from experiments.data.module import TokenDataModule
 from experiments.points.point import Point
+from experiments.records.files import HISTORY_NAME
 from experiments.records.kept import Starts
-from experiments.records.record import HISTORY_NAME
 from experiments.system import agreement, distributed, environment, interruption, started
 from experiments.system.cards import own_index
 from experiments.training.checkpoints import Checkpoint, RandomState

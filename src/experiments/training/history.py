@@ -13,7 +13,8 @@ import lightning.pytorch as pl
 import torch
 
 from experiments.budget.plan import Plan
-from experiments.records.record import HISTORY_NAME, RunRecord
+from experiments.records.files import HISTORY_NAME
+from experiments.records.record import RunRecord
 from experiments.system.disk import explained, write_text_atomically
 from experiments.system.seals import damage_of
 from experiments.training.module import DIVERGED_LOSS, LanguageModel

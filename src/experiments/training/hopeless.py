@@ -14,13 +14,8 @@ from typing import Any
 import numpy as np
 
 from experiments.points.point import Point
-from experiments.records.record import (
-    HISTORY_NAME,
-    DamagedError,
-    RunRecord,
-    find_records,
-    read_record,
-)
+from experiments.records.files import HISTORY_NAME, DamagedError, find_records, read_record
+from experiments.records.record import RunRecord
 
 LOOKS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of the run's steps
 _WINDOW = 0.05  # of the run's steps: a loss is their mean

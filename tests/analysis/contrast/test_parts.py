@@ -9,7 +9,7 @@ import pytest
 
 from analysis import check_table, contrast, contrast_parts, fit_rates
 from analysis.__main__ import main
-from experiments.records.record import write_record
+from experiments.records.files import write_record
 from tests.analysis.contrast.test_contrast import made
 from tests.analysis.contrast.test_documents import N_TOKENS, runs, scored, with_repeated
 from tests.records.test_record import record

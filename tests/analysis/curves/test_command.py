@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from analysis.__main__ import main
-from experiments.records.record import write_record
+from experiments.records.files import write_record
 from tests.analysis.curves.made import annealed
 from tests.records.test_record import record
 

@@ -20,7 +20,7 @@ from analysis.multiplier.fit import compute_multipliers
 from analysis.parametric import fit_parametric
 from analysis.report import write
 from analysis.report.page.blocks import Section
-from experiments.records.record import read_record, write_record
+from experiments.records.files import read_record, write_record
 from tests.records.test_record import record
 
 FITS = (

@@ -7,7 +7,7 @@ import pytest
 
 from analysis.report.provenance import _SETTINGS, Provenance, provenance_of
 from analysis.table.sources import read_source
-from experiments.records.record import write_record
+from experiments.records.files import write_record
 from tests.records.test_record import record
 
 CONFIG = {

@@ -9,7 +9,7 @@ import pytest
 
 from analysis import FitError, load_table
 from analysis.__main__ import main
-from experiments.records.record import write_record
+from experiments.records.files import write_record
 from tests.records.test_record import record
 
 pytestmark = pytest.mark.slow

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from analysis.__main__ import main
-from experiments.records.record import write_record
+from experiments.records.files import write_record
 from tests.records.test_record import record
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from analysis.table.budgets import COUNTED
 from analysis.table.load import check_table, load_table
-from experiments.records.record import write_record
+from experiments.records.files import write_record
 from tests.records.test_record import record
 
 BUDGET = 6 * 500 * 5120  # of a record() of 500 active parameters and 5120 tokens

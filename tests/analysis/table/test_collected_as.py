@@ -12,7 +12,7 @@ from analysis.isoflop.fit import fit_isoflop
 from analysis.table.load import load_table
 from experiments import collect
 from experiments.interchange.runs import LAYOUTS
-from experiments.records.record import read_record, write_record
+from experiments.records.files import read_record, write_record
 
 pytestmark = pytest.mark.slow
 PER_BYTE = 1 / (4.4 * math.log(2))  # bits/byte of a nat/token, at 4.4 bytes a token

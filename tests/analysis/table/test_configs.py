@@ -4,7 +4,7 @@ import pytest
 
 from analysis.table.load import COLUMNS, load_table
 from analysis.table.merged import find_merged
-from experiments.records.record import write_record
+from experiments.records.files import write_record
 from tests.records.test_record import record
 
 pytestmark = pytest.mark.slow

@@ -3,7 +3,7 @@
 import pytest
 
 from analysis import read_source
-from experiments.records.record import write_record
+from experiments.records.files import write_record
 from tests.records.test_record import record
 
 MORE = "a document has more of its repeated targets than of all"

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from analysis.table.load import COLUMNS, check_table, keep_rows, load_table
-from experiments.records.record import read_record, write_record
+from experiments.records.files import read_record, write_record
 from tests.analysis.hand_made import runs
 from tests.records.test_record import record
 

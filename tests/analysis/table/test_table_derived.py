@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from analysis.table.load import check_table, load_table
-from experiments.records.record import write_record
+from experiments.records.files import write_record
 from tests.analysis.hand_made import runs
 from tests.records.test_record import record
 

@@ -11,7 +11,7 @@ from analysis.synthetic import ChinchillaSurface
 from analysis.table.load import check_table, load_table
 from analysis.table.trunks import shared_trunk, trunks_note
 from experiments.collect import collect_rows
-from experiments.records.record import write_record
+from experiments.records.files import write_record
 from tests.records.test_record import record
 
 SURFACE = ChinchillaSurface()

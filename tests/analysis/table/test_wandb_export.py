@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from analysis.table.load import COLUMNS, check_table, load_table
-from experiments.records.record import find_records, read_record
+from experiments.records.files import find_records, read_record
 
 LAYER = {"_target_": "experiments.models.ffn.peer.PEERConfig", "n_heads": 2, "top_k": 16}
 

@@ -11,7 +11,7 @@ from experiments.finished.model import read_finished
 from experiments.models.generation import generate
 from experiments.models.sampling import Sampling
 from experiments.points.planning import make_point
-from experiments.records.record import read_record
+from experiments.records.files import read_record
 from experiments.training.execute import execute
 from tests.conftest import TINY, Killed, kill_at
 

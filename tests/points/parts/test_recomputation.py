@@ -5,7 +5,7 @@ import csv
 import pytest
 
 from experiments.points.planning import make_point
-from experiments.records.record import HISTORY_NAME
+from experiments.records.files import HISTORY_NAME
 from experiments.training.execute import execute
 from tests.conftest import TINY
 

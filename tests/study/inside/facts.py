@@ -19,7 +19,7 @@ import numpy as np
 
 from experiments.finished.model import run_vocabulary, scored_point
 from experiments.finished.scores import scorer_of
-from experiments.records.record import read_record
+from experiments.records.files import read_record
 from experiments.tasks.scoring import Encoder
 from tests.study.inside.files import FACTS
 

@@ -5,7 +5,7 @@ from tqdm import tqdm
 
 from experiments.inspection import opened as inspection
 from experiments.inspection.ablation.of_texts import add_losses, units_of
-from experiments.records.record import read_record
+from experiments.records.files import read_record
 
 DOMAINS = (
     "wiki_leads", "gcide", "shakespeare", "bible_kjv", "tatoeba", "attack", "licences", "api_aws",

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from experiments.config.composed import composed
-from experiments.records.record import RECORD_NAME, RunRecord, write_record
+from experiments.records.files import RECORD_NAME, write_record
+from experiments.records.record import RunRecord
 from experiments.sweep import manifest
 
 MODELS = ("dense", "moe", "pkm", "peer")

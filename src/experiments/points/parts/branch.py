@@ -23,7 +23,8 @@ from experiments.optim.schedule import start_step
 from experiments.points.identity import id_of
 from experiments.points.point import Branch, DivergedError, Draft, Point, RunPart
 from experiments.records import kept
-from experiments.records.record import RunRecord, outcome_of
+from experiments.records.finished import outcome_of
+from experiments.records.record import RunRecord
 from experiments.system import distributed
 from experiments.system.agreement import told_by_all
 from experiments.system.claims import log_event

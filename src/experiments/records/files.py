@@ -1,0 +1,195 @@
+"""One record.json a run, with its checksum: written, read, and refused where it is damaged."""
+
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from experiments.records.record import CUT_SHORT, RunRecord
+from experiments.system.disk import explained, make_folder, sync_file, write_text_atomically
+from experiments.system.json_files import parse_json
+from experiments.system.plain_text import may_have_controls, printable_values
+
+RECORD_NAME = "record.json"
+CHECKPOINT_NAME = "last.ckpt"  # training/checkpoints.py
+HISTORY_NAME = "history.csv"  # the rows of a run's training: training/history.py
+CHECKSUM = "sha256"  # last key, of the file's text before it; records of before it have none
+_MARK = f',\n "{CHECKSUM}": "'.encode()  # of the record's own level: no string holds a newline
+_REMEDY = "delete it, or run the same command again: it goes on from last.ckpt and writes it again"
+_OF_OUTCOME = ("status", "n_tokens", "batch_tokens", "error", "val_loss")
+
+
+class DamagedError(ValueError):
+    """A file of a run can't be believed: torn, or its checksum is not its own. Names the file and
+    the remedy; whoever reads many runs takes it for that run's state, and goes on with the others.
+    """
+
+    def __init__(self, path: Path, why: str, remedy: str) -> None:
+        super().__init__(f"{path} is damaged ({why}); {remedy}")
+        self.path, self.why, self.remedy = path, why, remedy
+
+    def __reduce__(self) -> Any:
+        return DamagedError, (self.path, self.why, self.remedy)  # workers send it to their sweep
+
+
+def write_record(run_dir: Path, record: RunRecord) -> Path:
+    """Writes run_dir/record.json, with its checksum, once the rows that it vouches for are on the
+    disk; returns its path.
+    """
+    path, history = run_dir / RECORD_NAME, run_dir / HISTORY_NAME
+    text = json.dumps(asdict(record), indent=1).removesuffix("\n}")
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    with explained(path):
+        make_folder(run_dir)
+    with explained(history):
+        if history.exists():
+            sync_file(history)
+        sync_file(run_dir)
+    write_text_atomically(path, f'{text}{_MARK.decode()}{digest}"\n}}\n')
+    return path
+
+
+def read_record(path: Path) -> RunRecord:
+    """Reads one record.json.
+
+    Raises DamagedError if it can't be read, is no record, has a value of another type than its
+    column's, or another checksum than its own; FileNotFoundError if there is none.
+    """
+    with _named(path):
+        return _parsed(path.read_bytes())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """The part of a record that a sweep's state needs. n_steps: those that were trained. last_row:
+    the step of the last row of history.csv; None of a trunk, whose last steps may have none, and of
+    a run that failed.
+    """
+
+    status: str
+    n_steps: int
+    error: str | None
+    last_row: int | None = None
+
+
+def read_outcome(path: Path) -> Outcome:
+    """As read_record, of a few fields, and 10 times as fast where the record has a checksum: what
+    is right to the byte need not be parsed.
+    """
+    with _named(path):
+        content = path.read_bytes()
+        text, verified = _verified(content)
+        if verified:
+            lines = b",".join(_line_of(text, name) for name in _OF_OUTCOME)
+            status, n_tokens, batch_tokens, error, loss = json.loads(b"[%s]" % lines)
+        else:
+            record = _parsed(content)
+            status, n_tokens, batch_tokens, error, loss = (getattr(record, n) for n in _OF_OUTCOME)
+        n_steps = n_tokens // max(1, batch_tokens)
+        has_last = status in CUT_SHORT or (status == "done" and loss is not None)
+        return Outcome(
+            status=status, n_steps=n_steps, error=error, last_row=n_steps if has_last else None
+        )
+
+
+def find_records(folder: Path) -> Iterator[Path]:
+    """Every record.json below a folder, in order of path."""
+    return iter(sorted(folder.rglob(RECORD_NAME)))
+
+
+def set_aside(path: Path) -> Path:
+    """Renames a damaged file to <name>.damaged, or with a number behind; returns the new path."""
+    aside, n = path.with_name(f"{path.name}.damaged"), 1
+    while aside.exists():
+        n += 1
+        aside = path.with_name(f"{path.name}.damaged-{n}")
+    return path.rename(aside)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Turns what reading a record raises into a DamagedError, but for a file that is not there."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        why = f"it can't be read: {error.strerror}"
+        raise DamagedError(path, why, "make it a readable file, or delete it") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DamagedError(path, f"not a run record: {error}", _REMEDY) from error
+
+
+def _parsed(content: bytes) -> RunRecord:
+    values = parse_json(content)
+    if may_have_controls(content):
+        values = printable_values(values)
+    verified = values.pop(CHECKSUM, None) is not None
+    if verified and not _verified(content)[1]:
+        raise ValueError("its checksum is not that of its content")
+    hints = _hints()
+    known = {name: value for name, value in values.items() if name in hints}
+    plain = _plain_types()
+    for name, value in known.items():  # with a right checksum too, which anybody can compute
+        if type(value) not in plain[name] and not _fits(value, hints[name]):
+            raise ValueError(f"{name} has a value of another type: {str(value)[:40]!r}")
+        if type(value) is int and abs(value) >= 2**63:  # FLOPs, in a column of floats
+            known[name] = float(value)
+    record = RunRecord(**known)
+    for name in ("n_steps", "batch_tokens", "n_layers", "d_model"):
+        if getattr(record, name) < 1:
+            raise ValueError(f"{name}={getattr(record, name)} is less than 1")
+    return record
+
+
+def _verified(content: bytes) -> tuple[bytes, bool]:
+    """The text that a record's checksum is of, and whether it is right."""
+    text, mark, end = content.rpartition(_MARK)
+    return text, bool(mark) and end == hashlib.sha256(text).hexdigest().encode() + b'"\n}\n'
+
+
+def _line_of(text: bytes, name: str) -> bytes:
+    """The value of a key of the record's own level, which is on one line."""
+    start = text.index(b'\n "%s": ' % name.encode()) + len(name) + 6
+    end = text.find(b"\n", start)
+    return text[start : None if end < 0 else end].removesuffix(b",")
+
+
+@cache
+def _hints() -> dict[str, Any]:
+    return typing.get_type_hints(RunRecord)
+
+
+@cache
+def _plain_types() -> dict[str, frozenset[type]]:
+    """For each column the types that need no further look: a third of the time of _fits."""
+    kinds = {
+        name: typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        for name, hint in _hints().items()
+    }
+    plain = (float, str, types.NoneType)
+    return {name: frozenset(t for t in found if t in plain) for name, found in kinds.items()}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value of JSON has the type of a column."""
+    if hint is Any:
+        return True
+    if isinstance(hint, types.UnionType):
+        return any(_fits(value, option) for option in typing.get_args(hint))
+    if typing.get_origin(hint) is dict:
+        of_values = typing.get_args(hint)[1]
+        return isinstance(value, dict) and all(_fits(v, of_values) for v in value.values())
+    if typing.get_origin(hint) is list:
+        return isinstance(value, list) and all(_fits(v, typing.get_args(hint)[0]) for v in value)
+    if hint in (int, float) and isinstance(value, bool):
+        return False
+    if hint is int and isinstance(value, int) and abs(value) >= 2**63:  # as tables have them
+        return False
+    return isinstance(value, (int, float) if hint is float else hint)
