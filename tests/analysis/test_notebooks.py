@@ -80,7 +80,12 @@ def test_experts(experts, monkeypatch):
     ("name", "n", "said"),
     [
         pytest.param("isoflop", 4, "peer: power laws over 3 budgets", marks=pytest.mark.night),
-        ("experts", 2, "peer: 24 runs; held out: n_experts = 2.621e+05, the largest"),
+        pytest.param(
+            "experts",
+            2,
+            "peer: 24 runs; held out: n_experts = 2.621e+05, the largest",
+            marks=pytest.mark.night,
+        ),
         ("published", 0, "nothing of it is here; docs/analysis.md says where it is"),
     ],
 )

@@ -318,6 +318,7 @@ def test_enough_is_within_the_target():
 
 
 @pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 @pytest.mark.parametrize("n_budgets", [3, 5])
 def test_intervals_of_the_exponent_hold_it(n_budgets):

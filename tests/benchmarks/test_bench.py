@@ -179,6 +179,7 @@ def test_data_is_handed_its_overrides(monkeypatch):
 
 
 @pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 def test_both_allocators_each_in_its_own_process(tmp_path, capfd, monkeypatch):
     path = tmp_path / "bench.json"

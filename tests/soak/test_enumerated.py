@@ -15,6 +15,7 @@ KINDS = "kill,torn,ENOSPC,TERM,power,names"
 
 
 @pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 def test_a_run_survives_a_fault_at_each_of_its_file_operations(tmp_path):
     """In a process of its own: forks need one without threads."""

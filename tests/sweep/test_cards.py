@@ -113,6 +113,7 @@ def emulated(tmp_path, monkeypatch):
 
 
 @pytest.mark.long
+@pytest.mark.night
 def test_a_sweep_on_gpus_of_which_some_do_not_compute(gpus, emulated, points, sweep, capsys):
     raws, notes = [point.raw for point in points[:3]], emulated / "notes"
     gpus(1)

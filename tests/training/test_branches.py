@@ -125,6 +125,7 @@ def test_a_branch_on_streamed_text_reads_on_where_the_trunk_was(make, tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_a_compiled_branch_is_the_compiled_run_from_scratch(make, eager_backend):

@@ -53,10 +53,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor 
 INDUCTOR = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 
 
-def at_night(*names):
-    return [pytest.param(name, marks=pytest.mark.night) for name in names]
-
-
 @pytest.fixture(autouse=True)
 def fresh():
     torch._dynamo.reset()
@@ -131,9 +127,10 @@ def test_inductors_step_is_eagers(name):
 
 
 @pytest.mark.long
+@pytest.mark.night
 @INDUCTOR
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["moe", "pkm", *at_night("dense", "moe_loss", "peer_glu")])
+@pytest.mark.parametrize("name", ["moe", "pkm", "dense", "moe_loss", "peer_glu"])
 def test_inductors_layer_is_eagers_to_rounding_in_float64(name):
     """A layer alone: attention's rotary angles are float32 in a float64 model too."""
 
@@ -211,6 +208,7 @@ COMPILED = (*PEER, "trainer.compile=true")
 
 
 @pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 def test_a_compiled_run_is_the_run_and_goes_on_from_an_eager_ones_checkpoint(make, eager_backend):
     eager = make(*PEER, folder="eager")

@@ -129,6 +129,7 @@ def test_joint_training_forgets_nothing_and_orders_are_other_runs(child):
 
 
 @pytest.mark.long
+@pytest.mark.night
 def test_ways_to_keep_what_was_known_keep_more_of_it(child):
     base = losses(execute(child()))
     forgotten = base[-1]["base"] - base[0]["base"]

@@ -227,6 +227,7 @@ def test_new_budgets_are_between_and_a_step_beyond(arm):
 
 
 @pytest.mark.long
+@pytest.mark.night
 @pytest.mark.slow
 def test_one_draw_of_the_simulation_is_as_documents_say():
     one = draw("N*@1e21", 0, (1.0,))
