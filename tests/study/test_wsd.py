@@ -7,7 +7,7 @@ from scipy import stats
 from experiments.records.files import find_records, read_record
 from tests.study.committed import RESULTS, ROOT, document_table, text
 from tests.study.estimators import paired
-from tests.study.wsd import BUDGET, contrasts, copied, losses, rows, verdict
+from tests.study.wsd import BUDGET, SCHEDULES, contrasts, copied, losses, rows, verdict
 
 DOCUMENT = ROOT / "docs" / "study_pilots.md"
 LINE = text("docs/study_pilots.md")
@@ -34,10 +34,10 @@ def test_the_tables_are_the_records(first, computed):
 
 
 def test_copying_is_of_the_records(records):
-    columns = copied()[1]
-    assert columns[0] == pytest.approx(
-        sorted(r.val_loss for r in records.values() if r.model == "dense"), rel=1e-5
-    )
+    for model, columns in copied()[1].items():
+        assert columns[0] == pytest.approx(
+            sorted(r.val_loss for r in records.values() if r.model == model), rel=1e-5
+        )
 
 
 def test_its_sentences_say_what_the_tables_have():
@@ -45,17 +45,34 @@ def test_its_sentences_say_what_the_tables_have():
     assert which == "undecided"
     assert f"Cosine's mean is {cosine:.3f}" in LINE
     assert f"WSD's is {wsd:.3f}, above 3.55" in LINE
-    cells, columns = copied()
-    r = np.corrcoef(columns)[0]
+    peer = [loss for key, of in losses().items() if key[0] == "peer" for loss in of.values()]
+    assert f"all schedules are within {min(peer):.3f} and {max(peer):.3f}" in LINE
+    assert min(peer) == losses()["peer", SCHEDULES[2], 3.9e-3][1]
+
+
+def test_what_is_said_of_copying_is_in_its_table():
+    cells, of = copied()
+    dense, peer = of["dense"], of["peer"]
+    r = np.corrcoef(dense)[0]
     assert f"that of repeated pairs by {r[1]:.2f}, and with that of new ones by {r[2]:.2f}" in LINE
-    (_, low, new_low), (_, high, new_high) = columns.min(axis=1), columns.max(axis=1)
-    assert f"have {low:.2f} to {high:.2f}, new ones {new_low:.2f} to {new_high:.2f}" in LINE
-    assert columns[2].argmax() == columns[0].argmin()
-    small = [[float(x) for x in row[5:]] for row in cells if row[1] == "1e13"]
-    peer, dense = (next(row for row in cells if row[:2] == [m, "1e13"]) for m in ("peer", "dense"))
-    apart = [float(d) - float(p) for d, p in zip(dense[6:], peer[6:], strict=True)]
-    assert f"{apart[0]:.3f} and {apart[1]:.3f}" in LINE
-    assert f"have {min(x[1] for x in small):.2f} to {max(x[1] for x in small):.2f} there" in LINE
+    low, high = dense.min(axis=1), dense.max(axis=1)
+    assert f"have {low[1]:.2f} to {high[1]:.2f}, new ones {low[2]:.2f} to {high[2]:.2f}" in LINE
+    assert dense[2].argmax() == dense[0].argmin()
+    ends = [f"{x:.2f}" for gap in (peer[3], dense[3]) for x in (gap.min(), gap.max())]
+    small = {row[0]: [float(x) for x in row[6:]] for row in cells if row[1] == "1e13"}
+    assert {f"{gap:.2f}" for *_, gap in small.values()} == {"1.06"}
+    assert (
+        "are 1.06 for each of the three layers at 1e13, {} to {} for PEER's seven runs at 3e13, "
+        "and {} to {} for dense's nine".format(*ends)
+    ) in LINE
+    assert (peer.shape[1], dense.shape[1]) == (7, 9)
+    assert (dense[3] > 1.165).sum() == 5 == (dense[3] > peer[3].max() + 0.05).sum()
+    new, apart = (x[2].mean() for x in (peer, dense)), dense[2].mean() - peer[2].mean()
+    assert "PEER's mean is {:.3f} and dense's {:.3f}, {:.3f} apart".format(*new, apart) in LINE
+    assert f"lowest of dense is {low[0] - peer[0].max():.3f} above the highest of PEER" in LINE
+    assert dense[2].min() > peer[2].max() + 0.1
+    less = [d - p for d, p in zip(small["dense"], small["peer"], strict=True)]
+    assert f"by {less[0]:.3f} and {less[1]:.3f} in both kinds" in LINE
 
 
 def test_a_paired_difference_is_scipys():

@@ -75,19 +75,20 @@ def contrasts(found):
 
 
 def copied():
-    """Layer, budget, schedule, peak rate, seed, loss, and that of pairs that are repeated and new
-    (copying.py), by loss; and over dense's runs of the pilot the columns of these three numbers.
+    """Layer, budget, schedule, peak rate, seed, loss, that of pairs that are repeated and new
+    (copying.py), and new less repeated, by loss; and of each layer over its runs of the pilot the
+    columns of these four numbers.
     """
     found = sorted(read_rows("copying.csv"), key=lambda r: (-r["budget"], r["loss"]))
-    cells, columns = [], []
+    cells, columns = [], {}
     for r in found:
         schedule = SCHEDULES[0 if r["schedule"] == "cosine" else 2 if r["final_lr"] == 0 else 1]
-        numbers = [r[key] for key in ("loss", "repeated", "new")]
-        if r["model"] == "dense" and r["budget"] == BUDGET:
-            columns.append(numbers)
+        numbers = [*(r[key] for key in ("loss", "repeated", "new")), r["new"] - r["repeated"]]
+        if r["budget"] == BUDGET:
+            columns.setdefault(r["model"], []).append(numbers)
         about = [r["model"], f"{r['budget']:.0e}".replace("e+", "e"), schedule, f"{r['lr']:.3g}"]
         cells.append([*about, f"{r['seed']:.0f}", *(f"{x:.3f}" for x in numbers)])
-    return cells, np.array(columns).T
+    return cells, {model: np.array(of).T for model, of in columns.items()}
 
 
 def verdict(found):
@@ -109,4 +110,5 @@ if __name__ == "__main__":
             print("| " + " | ".join(cells) + " |")
         print()
     print(*verdict(found))
-    print(np.corrcoef(copied()[1]), copied()[1].std(axis=1, ddof=1))
+    for model, of in copied()[1].items():
+        print(model, np.corrcoef(of), of.min(axis=1), of.max(axis=1), of.mean(axis=1))
