@@ -59,7 +59,7 @@ test-long: $(READY)  ## run the tests of more than a second or so each: runs, a 
 test-night: $(READY)  ## run what takes longer still: coverage over many draws, mistakes put in, graphs of each layer
 	$(PYTEST) --ignore tests/study -m night
 
-test-fast: $(READY)  ## run the quick tests (a minute)
+test-fast: $(READY)  ## run the quick tests (a few minutes)
 	$(PYTEST) --ignore tests/study -m "not slow and not slurm and not long and not night"
 
 # SINCE=COMMIT: what differs from that one

@@ -197,7 +197,7 @@ def _fits_of_targets(
     settings: Settings,
     documents: Documents | None,
     rates: Path | None,
-) -> Mapping[str, "Fit | str"]:
+) -> Mapping[str, Fit | str]:
     """The curves of those targets that a primary contrast names, or why there are none."""
     found: dict[str, Fit | str] = {}
     for name in {one.targets for one in registered.primaries} - {"all"}:
