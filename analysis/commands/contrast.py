@@ -1,10 +1,13 @@
 """Differences of lowest losses by one curve a layer and budget, fitted together."""
 
 import argparse
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from analysis.command import Command, Options, Output, table_of
 from analysis.contrast.compute import contrast
@@ -17,6 +20,7 @@ from analysis.contrast.points import SIZES
 from analysis.contrast.preregistration import read_registration
 from analysis.contrast.result import Contrasts
 from analysis.figures.contrast import draw_contrasts, draw_parts
+from analysis.figures.contrast_multipliers import draw_contrast_multipliers
 from analysis.isoflop.offsets import at_budgets
 from analysis.options import named_path
 from analysis.rates.saved import read_rates
@@ -116,6 +120,13 @@ def _options(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--level", type=float, help="of intervals (default: 0.95)")
     sub.add_argument(
+        "--mark",
+        action="append",
+        default=[],
+        metavar="NAME: LOW HIGH",
+        help="a stripe in contrast_multipliers.png, e.g. of another study; repeatable",
+    )
+    sub.add_argument(
         "--preregistered",
         type=named_path,
         metavar="FILE",
@@ -140,8 +151,26 @@ def parse_classes(text: str | None) -> dict[str, list[str]] | None:
     return found
 
 
+def parse_marks(texts: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Each NAME: LOW HIGH as name -> multipliers. Raises ValueError for another text."""
+    found = {}
+    for text in texts:
+        name, _, ends = text.rpartition(":")
+        try:
+            low, high = map(float, ends.split())
+        except ValueError:
+            low = high = math.nan
+        if not (name.strip() and 0 < low <= high < math.inf):
+            raise ValueError(
+                f"--mark {text!r} must be 'NAME: LOW HIGH', multipliers above 0, the lower first"
+            )
+        found[name.strip()] = (low, high)
+    return found
+
+
 def _check(options: Options) -> None:
     parse_classes(options.classes)
+    parse_marks(options.mark)
     if options.rates is not None:
         read_rates(options.rates)
     if options.by is not None and options.preregistered is not None:
@@ -180,19 +209,28 @@ def _compute(options: Options, read: Read) -> Output:
     found: Contrasts | ContrastsByPart | Held
     if options.preregistered is not None:
         found = hold_to(read_registration(options.preregistered), at.table, **how)
-        drawings = {"contrast": partial(draw_contrasts, found.exploratory)}
+        drawings = _drawings(found.exploratory, options)
     elif options.by is not None:
         found = contrast_parts(at.table, by=options.by, **how)
         drawings = {_FILES[options.by]: partial(draw_parts, found)}
     else:
         found = contrast(at.table, **how)
-        drawings = {"contrast": partial(draw_contrasts, found)}
+        drawings = _drawings(found, options)
     return Output(
         values=found.to_dict(),
         text="\n".join([*at.how, found.summary()]),
         figures=drawings,
         tables={_FILES[options.by]: found.to_frame()},
     )
+
+
+def _drawings(found: Contrasts, options: Options) -> dict[str, Callable[[], Figure]]:
+    """Of differences, and of multipliers where a layer has one at two budgets."""
+    drawings = {"contrast": partial(draw_contrasts, found)}
+    if found.slopes:
+        marks = parse_marks(options.mark)
+        drawings["contrast_multipliers"] = partial(draw_contrast_multipliers, found, marks)
+    return drawings
 
 
 COMMAND = Command(

@@ -276,6 +276,8 @@ def test_the_command_prints_tables_and_writes_the_result(tmp_path, capsys):
     assert "best size outside of those run: dense at 3e12" in out
     values = json.loads((tmp_path / "contrast.json").read_text())
     assert len(values["differences"]) == 12
+    for name in ("contrast.png", "contrast_multipliers.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     assert main([*command, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == values
 
@@ -336,4 +338,12 @@ def test_classes_that_are_none_are_one_line(text, capsys):
     assert main(["contrast", str(STUDY), "--classes", text]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: --classes {text!r} must be")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ["1.65 1.91", "a: 1.65", "a: 2 1", "a: 0 1", "a: one two"])
+def test_marks_that_are_none_are_one_line(text, capsys):
+    assert main(["contrast", str(STUDY), "--mark", text]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: --mark {text!r} must be 'NAME: LOW HIGH'")
     assert error.count("\n") == 1

@@ -190,6 +190,9 @@ ALL = {
     "multipliers": lambda: figures.draw_multipliers(multipliers()),
     "forest": lambda: figures.draw_forest(multipliers(), [1e19], [3.0]),
     "contrasts": lambda: figures.draw_contrasts(contrasts()),
+    "contrasts' multipliers": lambda: figures.draw_contrast_multipliers(
+        contrasts(), {"another study": (1.65, 1.91)}
+    ),
     "domains": lambda: figures.draw_parts(domains()),
     "experts": law_of_experts,
     "experts, laws compared": laws_compared,

@@ -1,5 +1,7 @@
 """Each figure shows what its results say: panels, stars, lines, labels."""
 
+from dataclasses import replace
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,6 +17,7 @@ from tests.analysis.figures.drawn import (
     ALL,
     BUDGETS,
     active_table,
+    contrasts,
     is_hollow,
     isoflop,
     law_of_experts,
@@ -329,3 +332,34 @@ def test_a_forest_has_a_row_a_model_and_hollow_points_beyond_the_budgets():
             assert line.get_xdata()[0] == pytest.approx(one.value)
             assert is_hollow(line) == one.extrapolated
         assert any(list(line.get_xdata()) == [1, 1] for line in axis.lines)
+
+
+def test_multipliers_of_a_contrast_are_a_line_a_layer_hollow_beyond_the_frontier():
+    found = contrasts()
+    figure = figures.draw_contrast_multipliers(found, {"another study": (1.65, 1.91)})
+    assert [axis.get_title() for axis in figure.axes] == ["of dense's compute", "of moe's compute"]
+    for axis, baseline in zip(figure.axes, ("dense", "moe"), strict=True):
+        own = {
+            (one.layer, one.budgets[0]): one
+            for one in found.differences
+            if one.baseline == baseline
+        }
+        points = [line for line in axis.lines if len(line.get_xdata()) == 1]
+        drawn = [(line.get_xdata()[0], line.get_ydata()[0], is_hollow(line)) for line in points]
+        expected = [(one.budgets[0], one.multiplier.value, one.beyond) for one in own.values()]
+        assert sorted(drawn) == sorted(expected)
+        bands = axis.collections
+        assert len(bands) == len({layer for layer, _ in own})
+        low, high = axis.get_ylim()
+        assert low < 1 < high
+        assert high > 1.91
+        stripe = axis.patches[0].get_extents().transformed(axis.transData.inverted())
+        assert (stripe.y0, stripe.y1) == pytest.approx((1.65, 1.91))
+    labels = legend_labels(figure)
+    assert "another study" in labels
+    assert ("beyond its budgets" in labels) == any(one.beyond for one in found.differences)
+
+
+def test_multipliers_of_a_contrast_need_one():
+    with pytest.raises(ValueError, match="no layer has a multiplier"):
+        figures.draw_contrast_multipliers(replace(contrasts(), differences=()))

@@ -1,0 +1,96 @@
+"""Compute multipliers of lowest losses over compute: a line a layer, with its band of intervals."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from analysis.contrast.result import Contrasts, Difference
+from analysis.figures.layout import (
+    band_swatch,
+    keep_outer_labels,
+    legends_below,
+    panels,
+    point,
+    swatch,
+)
+from analysis.figures.palette import Look, ink, looks, page
+from analysis.figures.scales import LABELS, LogTicks, log_scale, padded
+from analysis.figures.style import edge
+
+_WIDEST = 3.0  # a band is cut where it is so many times farther from the values
+
+
+def draw_contrast_multipliers(
+    found: Contrasts, marks: Mapping[str, tuple[float, float]] | None = None
+) -> Figure:
+    """A panel for each layer subtracted: the multiplier of its compute for another layer's loss, at
+    each budget, joined by lines; 1 is that layer itself.
+
+    Hollow where its frontier is continued beyond its budgets. marks: name -> (lowest, highest), a
+    hatched stripe each, e.g. of another study. Raises ValueError where no multiplier exists.
+    """
+    every = [one for one in found.differences if np.isfinite(one.multiplier.value)]
+    if not every:
+        raise ValueError("draw_contrast_multipliers: no layer has a multiplier at a budget")
+    baselines = list(dict.fromkeys(one.baseline for one in every))
+    series = looks([*dict.fromkeys(one.layer for one in every), *baselines])
+    figure, axes = panels(len(baselines), height=2.9)
+    ends = _limits(every, marks or {})
+    for axis, baseline in zip(axes, baselines, strict=True):
+        own = [one for one in every if one.baseline == baseline]
+        log_scale(axis, "x", "budget", label=LABELS["budget"])
+        log_scale(axis, "y", "multiplier", label="compute multiplier")
+        axis.set_ylim(*ends)
+        axis.yaxis.set_major_locator(LogTicks(6, 0.1))
+        axis.set_title(f"of {baseline}'s compute")
+        for low, high in (marks or {}).values():
+            axis.axhspan(low, high, **_hatched(), zorder=0)
+        axis.axhline(1, color=ink(), lw=0.9, zorder=2)
+        for layer in dict.fromkeys(one.layer for one in own):
+            _draw(axis, [one for one in own if one.layer == layer], series[layer])
+    keep_outer_labels(axes)
+    keys = [
+        swatch(one, series[one].colour, marker=series[one].marker, ls="-")
+        for one in dict.fromkeys(one.layer for one in every)
+    ]
+    if any(one.beyond for one in every):
+        keys.append(swatch("beyond its budgets", edge(), marker="o", mfc=page(), mec=edge()))
+    bands = [band_swatch(f"{found.level:.0%} interval, in a layer's colour")]
+    legends_below(
+        figure, keys, [*bands, *(Patch(label=name, **_hatched()) for name in marks or {})]
+    )
+    return figure
+
+
+def _hatched() -> dict[str, Any]:
+    """Options of a stripe, which is no layer's band."""
+    return {"facecolor": "none", "edgecolor": edge(), "hatch": "////", "lw": 0, "alpha": 0.6}
+
+
+def _draw(axis: Axes, own: list[Difference], look: Look) -> None:
+    own = sorted(own, key=lambda one: one.budgets)
+    x = [one.budgets[0] for one in own]
+    low, high = axis.get_ylim()  # one without a bound leaves the axis
+    bounds = np.clip([one.multiplier[1:] for one in own], low / 10, high * 10)
+    axis.plot(x, [one.multiplier.value for one in own], color=look.colour, zorder=3)
+    axis.fill_between(x, *bounds.T, color=look.colour, alpha=0.12, lw=0, zorder=1)
+    for at, one in zip(x, own, strict=True):
+        axis.plot(at, one.multiplier.value, **point(look, hollow=one.beyond), zorder=4)
+
+
+def _limits(
+    every: list[Difference], marks: Mapping[str, tuple[float, float]]
+) -> tuple[float, float]:
+    """All multipliers and marks, and the bounds that are not far from them."""
+    values = [
+        1.0,
+        *(one.multiplier.value for one in every),
+        *(e for m in marks.values() for e in m),
+    ]
+    low, high = min(values) / _WIDEST, max(values) * _WIDEST
+    bounds = [end for one in every for end in one.multiplier[1:] if low < end < high]
+    return padded([*values, *bounds], 0.06)
