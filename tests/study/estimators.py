@@ -2,7 +2,7 @@
 
 All are of the isoFLOP sweep's runs, in nats/token:
 
-- means over seeds at dense's best size, with own noise (the answer of docs/study.md);
+- means over seeds at dense's best size, with own noise (the answer of docs/study_first.md);
 - lowest points of the curves in results/study/isoflop/fits.json, the stars of its figure. The
   interval takes the two curves as independent: half-widths are added in quadrature;
 - lowest points of curves that are fitted together, by `python -m analysis contrast` with the words
@@ -108,12 +108,12 @@ def estimates(seeds):
     return dict(zip(ESTIMATORS, found, strict=True))
 
 
-def rows(seeds, pairs=PAIRS):
+def rows(seeds):
     """The document's: what, estimator, and a cell a budget."""
     names = {"peer": "PEER", "none": "no layer", "pkm": "PKM", "dense": "dense"}
     return [
         [f"{names[m]} minus {names[o]}", estimator, *(str(found[m, o, b]) for b in SEEDED)]
-        for m, o in pairs
+        for m, o in PAIRS
         for estimator, found in estimates(seeds).items()
     ]
 

@@ -1,4 +1,4 @@
-"""The study: its sweeps are what docs/study.md says, and the committed records are runs of them."""
+"""The study: its sweeps are what docs/study_first.md says, and the records are runs of them."""
 
 import re
 import shlex

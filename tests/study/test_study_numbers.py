@@ -1,4 +1,4 @@
-"""Numbers in the prose of docs/study.md, from the records: sizes, seconds, many experts."""
+"""Numbers in the prose of docs/study_first.md, from the records: sizes, seconds, many experts."""
 
 import math
 
@@ -14,7 +14,7 @@ from tests.study.committed import RESULTS, SEEDED, text
 
 @pytest.fixture(scope="module")
 def said():
-    return text("docs/study.md")
+    return text("docs/study_first.md")
 
 
 def listed(values):

@@ -10,7 +10,7 @@ from experiments.records.uncommitted import uncommitted_note
 from tests.study.committed import ROOT, text
 
 SAID = {  # sweep: its document, and the sentence
-    "study/rates": ("study", "Of the search of rates {dirty} of {all} are of such a tree."),
+    "study/rates": ("study_first", "Of the search of rates {dirty} of {all} are of such a tree."),
     "study/transfer": ("parametrization", "All {all} runs have three blocks"),
     "study/muon": ("parametrization", "and so are all {dirty} of [Muon](#muon)"),
     "lifelong/streams": (
@@ -18,8 +18,8 @@ SAID = {  # sweep: its document, and the sentence
         "Of the {all} records in results/lifelong/streams {dirty} are of a working tree",
     ),
     "growth/square": ("growth", "{dirty} of the {all} records are of a working tree"),
-    "study/causes": ("study", "and {dirty} of the causes"),
-    "study/isoflop": ("study", "24 of 42 of the isoFLOP runs at 1e13, 28 of 42 at 3e13"),
+    "study/causes": ("study_first", "and {dirty} of the causes"),
+    "study/isoflop": ("study_first", "24 of 42 of the isoFLOP runs at 1e13, 28 of 42 at 3e13"),
 }
 LACKED = {  # commits that no branch of the repository has
     "03cbb98b9f01", "0dca8ec823e2", "871ffdb70eb6", "d6809b945181",

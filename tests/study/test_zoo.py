@@ -1,4 +1,4 @@
-"""The layers since 2024 (docs/study.md): what is said of them is what the records have."""
+"""The layers since 2024 (docs/study_first.md): what is said of them is what the records have."""
 
 import math
 import re
@@ -115,7 +115,7 @@ def test_the_table_is_that_of_the_records(zoo, spoken):
         ]
         assert said[spoken[cell]][:6] == expected, cell
     assert f"the noise of one run is {sd:.3f} nats, of {dof} degrees of freedom" in text(
-        "docs/study.md"
+        "docs/study_first.md"
     )
 
 
@@ -125,7 +125,7 @@ def test_the_readme_says_how_far_others_are_from_peer(zoo):
     below = -away.pop(("engram", 131072))
     del away["peer", 16384]
     said = text("README.md")
-    assert f"since 2024, by {min(away.values()):.3f} to {max(away.values()):.3f}" in said
+    assert f"at 1e13, by {min(away.values()):.3f} to {max(away.values()):.3f}" in said
     assert f"is {below:.3f} below PEER" in said
 
 
@@ -146,7 +146,7 @@ def test_what_is_found_of_each_layer_is_in_its_section(zoo):
 
 def test_what_is_said_of_other_text_of_seeds_and_of_seconds(zoo):
     """Engram on foreign domains, spreads of seeds, and PEER at dense's seconds."""
-    said = text("docs/study.md")
+    said = text("docs/study_first.md")
     said = said[said.index("## Layers since 2024") :]
     peer, engram = zoo["peer", 16384], zoo["engram", 131072]
     below = [

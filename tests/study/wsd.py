@@ -109,6 +109,10 @@ if __name__ == "__main__":
         for cells in table:
             print("| " + " | ".join(cells) + " |")
         print()
-    print(*verdict(found))
-    for model, of in copied()[1].items():
-        print(model, np.corrcoef(of), of.min(axis=1), of.max(axis=1), of.mean(axis=1))
+    mean, wsd, said = verdict(found)
+    print(f"dense: cosine {mean:.3f}, WSD {wsd:.3f}: {said}\n")
+    means = {model: of.mean(axis=1) for model, of in copied()[1].items()}
+    apart = means["dense"] - means["peer"]
+    for k, of in enumerate(("all targets", "repeated ones", "new ones")):
+        dense, peer = means["dense"][k], means["peer"][k]
+        print(f"{of}: dense {dense:.3f}, peer {peer:.3f}, {apart[k]:.3f} apart")
