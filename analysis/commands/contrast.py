@@ -226,7 +226,7 @@ def _compute(options: Options, read: Read) -> Output:
 
 def _drawings(found: Contrasts, options: Options) -> dict[str, Callable[[], Figure]]:
     """Of differences, and of multipliers where a layer has one at two budgets."""
-    drawings = {"contrast": partial(draw_contrasts, found)}
+    drawings: dict[str, Callable[[], Figure]] = {"contrast": partial(draw_contrasts, found)}
     if found.slopes:
         marks = parse_marks(options.mark)
         drawings["contrast_multipliers"] = partial(draw_contrast_multipliers, found, marks)
