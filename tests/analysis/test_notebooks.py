@@ -109,6 +109,7 @@ def test_where_takes_some_of_the_runs(sweep, monkeypatch):
     assert "moe: " not in printed
 
 
+@pytest.mark.night
 def test_published(published, monkeypatch):
     folder = published("chinchilla_epoch_245.csv").parent
     published("clark_final_163.csv")

@@ -326,7 +326,7 @@ def test_clark_s_runs_without_a_budget(published):
 
 @pytest.mark.long
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["parabola", "akima"])
+@pytest.mark.parametrize("method", ["parabola", pytest.param("akima", marks=pytest.mark.night)])
 def test_porian_s_runs(published, method):
     found = analyse(load_table(published("porian_rw_tuned_121.csv")), method=method)
     assert set(why(found)) == {"compute multipliers", "differences beside the noise of seeds"}

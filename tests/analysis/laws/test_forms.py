@@ -73,6 +73,7 @@ def test_predictions_do_not_depend_on_how_many_draws_are_held_at_once(monkeypatc
 
 
 @pytest.mark.long
+@pytest.mark.night
 def test_a_fit_form(tmp_path):
     printed = follow("A fit form", tmp_path)
     offered = "broken,broken_size,chinchilla,farseer,kaplan,kaplan_floor,muennighoff,over_trained"
