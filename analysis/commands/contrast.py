@@ -209,7 +209,7 @@ def _compute(options: Options, read: Read) -> Output:
     found: Contrasts | ContrastsByPart | Held
     if options.preregistered is not None:
         found = hold_to(read_registration(options.preregistered), at.table, **how)
-        drawings = _drawings(found.exploratory, options)
+        drawings = _drawings(found.every, options)
     elif options.by is not None:
         found = contrast_parts(at.table, by=options.by, **how)
         drawings = {_FILES[options.by]: partial(draw_parts, found)}

@@ -53,15 +53,27 @@ class Verdict:
 class Held(Warned):
     """Primary contrasts as they were registered; all others are exploratory.
 
-    left_out: series and budgets of the runs that the registration does not name, which are in no
-    fit; stopped: what its rule to stop says, None without a rule or its curves.
+    every: all differences of the same curves, primary ones too; left_out: series and budgets of the
+    runs that the registration does not name, which are in no fit; stopped: what its rule to stop
+    says, None without a rule or its curves.
     """
 
     registered: Registered
     verdicts: tuple[Verdict, ...]
     stopped: Needed | None
-    exploratory: Contrasts
+    every: Contrasts
     left_out: tuple[str, ...]
+
+    @property
+    def exploratory(self) -> Contrasts:
+        """Without those that are primary, where other differences are left."""
+        of_all = [p for p in (one.primary for one in self.verdicts) if p.targets == "all"]
+        names = {kind: {p.pair.name for p in of_all if p.kind == kind}
+                 for kind in ("difference", "slope")}  # fmt: skip
+        slopes = tuple(one for one in self.every.slopes if one.name not in names["slope"])
+        every = self.every.differences
+        others = tuple(one for one in every if one.name not in names["difference"])
+        return replace(self.every, differences=others or every, slopes=slopes)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -170,7 +182,6 @@ def hold_to(
         how["baselines"] = [name for name in named if name in points.layers] or points.layers[:1]
     settings = Settings(**how, primary=())
     sources = sources_of(points, documents, rates)
-    explored = _without_primary(contrast_points(points, settings, sources), registered)
     fit = fit_points(points, settings, sources.beside)
     of = {"all": fit, **_fits_of_targets(registered, points, settings, documents, rates)}
     tested = [_tested(of[one.targets], one, settings.level) for one in registered.primaries]
@@ -186,7 +197,7 @@ def hold_to(
         registered=registered,
         verdicts=tuple(_judged(one, p_holm[one.primary.name], settings.level) for one in tested),
         stopped=found,
-        exploratory=explored,
+        every=contrast_points(points, settings, sources),
         left_out=left_out,
     )
 
@@ -209,16 +220,6 @@ def _fits_of_targets(
         except ValueError as error:  # FitError is one
             found[name] = f"{name} targets: {error}"
     return found
-
-
-def _without_primary(explored: Contrasts, registered: Registered) -> Contrasts:
-    """Without those that are primary, where other differences are left."""
-    of_all = [one for one in registered.primaries if one.targets == "all"]
-    names = {kind: {one.pair.name for one in of_all if one.kind == kind}
-             for kind in ("difference", "slope")}  # fmt: skip
-    slopes = tuple(one for one in explored.slopes if one.name not in names["slope"])
-    others = tuple(one for one in explored.differences if one.name not in names["difference"])
-    return replace(explored, differences=others or explored.differences, slopes=slopes)
 
 
 def _of_design(registered: Registered, table: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
