@@ -10,6 +10,7 @@ import pytest
 from analysis.__main__ import main as analysis
 from analysis.contrast.compute import contrast
 from analysis.table.load import load_table
+from experiments.records.files import find_records, read_record
 from tests.study.committed import RESULTS, ROOT, SEEDED, document_table
 from tests.study.estimators import CLASSES, JOINT, by_curves, by_means
 
@@ -85,6 +86,13 @@ def test_a_claim_s_command_prints_its_numbers(command, numbers, tmp_path, capsys
     printed = " ".join(capsys.readouterr().out.split())
     for number in numbers.split(", "):
         assert number in printed, number
+
+
+def test_how_much_of_the_second_edition_is_done():
+    done = [read_record(path) for path in find_records(RESULTS / "edition_2")]
+    assert not any(r.environment["git_dirty"] for r in done)
+    said = " ".join(PAPER.read_text().split())
+    assert f"Of its 62 main runs (`experiment=study_main_2`) {len(done)} are done." in said
 
 
 def test_the_figure_is_there_and_its_numbers_are_those_of_the_records(fitted):
