@@ -2,21 +2,18 @@
 
 import re
 import shlex
-import sys
 from collections import Counter, defaultdict
 from itertools import pairwise
 
 import numpy as np
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 
 from analysis.__main__ import main as analyse
 from analysis.differences.models import compare_models
 from analysis.table.load import load_table
-from experiments.points.planning import make_point
 from experiments.records.files import find_records, read_record
-from experiments.run import main
 from tests.study.committed import DOCUMENT, RESULTS, ROOT, document_table
+from tests.study.planned import planned
 
 SWEEPS = ("tuning", "isoflop", "experts", "causes")
 MODELS = {"dense", "none", "moe", "moe_fine", "pkm", "peer"}
@@ -30,15 +27,7 @@ def plan():
 
     def points(name):
         if name not in plans:
-            raws = []
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(
-                    "experiments.sweep.many_runs.run_sweep", lambda some, _: raws.extend(some) or []
-                )
-                patch.setattr(sys, "argv", ["experiments.run", f"experiment=study_{name}"])
-                GlobalHydra.instance().clear()
-                main()
-            plans[name] = [make_point(raw) for raw in raws]
+            plans[name] = planned(f"study_{name}")
         return plans[name]
 
     return points

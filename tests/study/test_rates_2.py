@@ -1,14 +1,11 @@
 """docs/study_pilots.md: the rates of the second edition are those of its records and law."""
 
 import math
-import sys
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 
-from experiments.points.planning import make_point
-from experiments.run import main
 from tests.study.committed import ROOT, document_table, text
+from tests.study.planned import planned
 from tests.study.rates_2 import BUDGETS, LAYERS, fits, rate_by, rows, trials
 
 LINE = text("docs/study_pilots.md")
@@ -17,16 +14,7 @@ LINE = text("docs/study_pilots.md")
 @pytest.fixture(scope="module")
 def plan():
     """The points of the main runs."""
-    raws = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        patch.setattr(
-            "experiments.sweep.many_runs.run_sweep", lambda some, _: raws.extend(some) or []
-        )
-        patch.setattr(sys, "argv", ["experiments.run", "experiment=study_main_2"])
-        GlobalHydra.instance().clear()
-        main()
-        return [make_point(raw) for raw in raws]
+    return planned("study_main_2")
 
 
 def test_the_table():
@@ -95,19 +83,12 @@ def test_the_main_runs_are_those_that_were_registered(plan):
         for layer in layers:
             assert {(size, seed) for _, m, size, seed in own if m == layer} == expected
         at += n
+    trunk = {p.config.size: p.plan.cost.n_params for p in plan if p.config.model_name == "none"}
     for p in plan:
-        d = p.config.size * 16
-        dense = 8 * d * d
-        rest = p.plan.cost.n_params - _without_layer(plan, p)
+        size = p.config.size
         if p.config.model_name in ("moe_fine", "pkm", "peer"):
-            assert rest / dense == pytest.approx(64, rel=0.03)
-
-
-def _without_layer(plan, point):
-    (first, *_) = (
-        p for p in plan if (p.config.model_name, p.config.size) == ("none", point.config.size)
-    )
-    return first.plan.cost.n_params
+            dense = 8 * (16 * size) ** 2
+            assert (p.plan.cost.n_params - trunk[size]) / dense == pytest.approx(64, rel=0.03)
 
 
 def test_the_main_runs_have_the_law_s_rates(plan):

@@ -11,7 +11,7 @@ from analysis.__main__ import main as analysis
 from analysis.contrast.compute import contrast
 from analysis.table.load import load_table
 from experiments.records.files import find_records, read_record
-from tests.study.committed import RESULTS, ROOT, SEEDED, document_table
+from tests.study.committed import RESULTS, ROOT, SEEDED, document_table, text
 from tests.study.estimators import CLASSES, JOINT, by_curves, by_means
 
 PAPER = ROOT / "docs" / "study.md"
@@ -86,6 +86,24 @@ def test_a_claim_s_command_prints_its_numbers(command, numbers, tmp_path, capsys
     printed = " ".join(capsys.readouterr().out.split())
     for number in numbers.split(", "):
         assert number in printed, number
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "0.096 (0.056 to 0.135) and 0.070 (0.030 to 0.110)",
+        "0.004 (-0.022 to 0.029)",
+        "-0.081 (-0.107 to -0.056)",
+        "-0.058 (-0.083 to -0.032)",
+        "-0.012 (-0.045 to 0.021) at 3e12",
+        "30 to 37 % of",
+    ],
+)
+def test_what_no_command_prints_is_the_first_edition_s(said):
+    """Whose tests hold it to the records."""
+    ours, first = (text(f"docs/{name}.md") for name in ("study", "study_first"))
+    assert said in ours
+    assert all(part in first for part in said.split(" and "))
 
 
 def test_how_much_of_the_second_edition_is_done():

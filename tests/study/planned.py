@@ -1,0 +1,24 @@
+"""The points that an experiment's yaml plans."""
+
+import sys
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from experiments.points.planning import make_point
+from experiments.run import main
+from tests.study.committed import ROOT
+
+
+def planned(experiment):
+    """In the order of its grids; nothing is trained."""
+    raws = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)  # a law's file is named from there
+        patch.setattr(
+            "experiments.sweep.many_runs.run_sweep", lambda some, _: raws.extend(some) or []
+        )
+        patch.setattr(sys, "argv", ["experiments.run", f"experiment={experiment}"])
+        GlobalHydra.instance().clear()
+        main()
+        return [make_point(raw) for raw in raws]
