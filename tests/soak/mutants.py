@@ -8,14 +8,21 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 
-from experiments.training import seal, starting
+from experiments.system import seals
+from experiments.training import starting
 from experiments.training.checkpoints import LAST, Checkpoint, RandomState
 from experiments.training.history import History
 
 
+def _replace(owner: Any, name: str, mistaken: Any) -> None:
+    """Raises AttributeError for what the product has no more: the mistake would be none."""
+    getattr(owner, name)
+    setattr(owner, name, mistaken)
+
+
 def never_resume() -> None:
     """Each attempt begins with the first step."""
-    starting.to_resume_from = lambda folder, look: None
+    _replace(starting, "to_resume_from", lambda folder, look: None)
 
 
 def torch_generator() -> None:
@@ -25,7 +32,7 @@ def torch_generator() -> None:
         random.setstate(state["python"])
         np.random.set_state(tuple(state["numpy"]))
 
-    RandomState.load_state_dict = load
+    _replace(RandomState, "load_state_dict", load)
 
 
 def python_generator() -> None:
@@ -37,7 +44,7 @@ def python_generator() -> None:
         usual(self, state)
         random.setstate(kept)
 
-    RandomState.load_state_dict = load
+    _replace(RandomState, "load_state_dict", load)
 
 
 def in_place() -> None:
@@ -47,7 +54,7 @@ def in_place() -> None:
         trainer.save_checkpoint(self.folder / LAST)
         self.saved_step = trainer.global_step
 
-    Checkpoint.save = save
+    _replace(Checkpoint, "save", save)
 
 
 def saved_at_the_end() -> None:
@@ -58,17 +65,17 @@ def saved_at_the_end() -> None:
         self.saved = math.inf
         usual(self, *arguments)
 
-    Checkpoint.on_train_batch_end = end
+    _replace(Checkpoint, "on_train_batch_end", end)
 
 
 def history_twice() -> None:
     """A resume appends to what history.csv has."""
-    History._write = lambda self, trainer, plan: None
+    _replace(History, "_write", lambda self, trainer, plan: None)
 
 
 def unsynced() -> None:
     """Checkpoints are not seen to the disk."""
-    seal.sync = lambda descriptor: None
+    _replace(seals, "sync", lambda descriptor: None)
 
 
 MUTANTS: dict[str, Callable[[], None]] = {
