@@ -9,7 +9,9 @@ import pytest
 
 from analysis.__main__ import main as analysis
 from analysis.contrast.compute import contrast
+from analysis.contrast.parts import contrast_parts
 from analysis.table.load import load_table
+from analysis.table.sources import read_source
 from experiments.records.files import find_records, read_record
 from tests.study.committed import RESULTS, ROOT, SEEDED, document_table, text
 from tests.study.estimators import CLASSES, JOINT, by_curves, by_means
@@ -104,6 +106,27 @@ def test_what_no_command_prints_is_the_first_edition_s(said):
     ours, first = (text(f"docs/{name}.md") for name in ("study", "study_first"))
     assert said in ours
     assert all(part in first for part in said.split(" and "))
+
+
+def test_the_second_edition_s_first_stage(fitted):
+    """By its runs alone: curves of later stages share their curvature."""
+    folder = RESULTS / "edition_2"
+    found = contrast_parts(
+        load_table(folder, where={"budget": [1e13]}),
+        read_source(folder).documents,
+        by="targets",
+        rates=RESULTS / "rates_2" / "rates.json",
+        layers=["peer"],
+        classes=CLASSES,
+    )
+    own = {(row.difference.baseline, row.part): row.difference for row in found.rows}
+    _, rows = document_table("At 1e13, PEER minus", PAPER)
+    assert [name for name, *_ in rows] == list(NAMES)
+    for name, *cells in rows:
+        model = NAMES[name]
+        each = [fitted[model, 1e13], own[model, "all"], own[model, "new"]]
+        assert cells == [shown(one.value, ".3f") for one in each]
+        assert (own[model, "all"].p_holm < 0.05) is (model in ("dense", "none"))
 
 
 def test_how_much_of_the_second_edition_is_done():
