@@ -38,6 +38,7 @@ def checkout(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 @pytest.mark.slow  # a process that reads all files
 @pytest.mark.parametrize(
     ("place", "line", "contract"),

@@ -44,6 +44,7 @@ def score(run_dir, *overrides):
     return evaluate_run(run_dir, ["eval=[validation]", cache_of(run_dir), *overrides])
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_adds_to_the_record_and_changes_nothing_else(run_dir):
     before = read_record(run_dir / "record.json")
@@ -76,6 +77,7 @@ def test_rules_stand_beside_each_other_and_batches_change_nothing(run_dir):
     assert losses["validation@stride=8"] < losses["validation"]  # more context
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_what_was_scored_is_not_scored_again(run_dir):
     score(run_dir)
@@ -83,6 +85,7 @@ def test_what_was_scored_is_not_scored_again(run_dir):
     score(run_dir)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "message"),
@@ -198,6 +201,7 @@ def change(path, **values):
     torch.save({**torch.load(path, weights_only=True), **values}, path)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DAMAGES)
 def test_a_damaged_checkpoint_is_one_line_and_no_other_replaces_it(run_dir, name):

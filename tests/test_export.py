@@ -107,6 +107,7 @@ def command(monkeypatch, capsys):
     return call
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_command_says_what_it_wrote_and_refuses_in_one_line(runs, command, tmp_path):
     run_dir = runs("model=moe", "n_experts=4")
@@ -148,6 +149,7 @@ def test_without_safetensors_nothing_is_read(monkeypatch, tmp_path):
         export_run(tmp_path, tmp_path / "out")
 
 
+@pytest.mark.long
 @pytest.mark.slow  # a process
 def test_a_run_and_a_place_are_refused_before_torch_is_imported(runs, tmp_path):
     run_dir = runs("model=none")

@@ -61,6 +61,7 @@ def by_hand(run_dir, text, n):
     return tokenizer.decode(ids, skip_special_tokens=False)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_greedy_text_is_what_the_model_makes_without_a_cache(command, run_dir):
     code, out, err = command("the cat", "max_tokens=20")
@@ -82,6 +83,7 @@ def test_several_texts_and_standard_input(command):
     assert command("", "max_tokens=5")[0] == 0
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_draws_by_temperature_and_seed(command):
     options = ("max_tokens=30", "temperature=1.5", "top_p=0.9")
@@ -140,6 +142,7 @@ def test_refuses_runs_that_are_not_done_or_not_causal(command, run_dir, tmp_path
     assert "expert choice" in err
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_another_cache_needs_no_text_while_the_run_s_own_has_the_tokenizer(
     command, run_dir, tmp_path, monkeypatch

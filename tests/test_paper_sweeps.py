@@ -80,6 +80,7 @@ def test_a_header_has_commands_the_plans_cost_and_the_papers_result(plan, name):
     assert float(hours) == pytest.approx(planned / rate / 3600, rel=0.05)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [path.stem for path in FILES])
 def test_the_points_are_distinct_runs_of_the_papers_setting(plan, name):
     points = plan(name)

@@ -14,6 +14,7 @@ def written(folder):
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -35,6 +36,7 @@ def test_bad_input_is_one_line_exit_2_and_nothing_written(run, tmp_path, argumen
     assert written(tmp_path) == []
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_dry_run_prints_the_plan_and_writes_nothing(run, tmp_path):
     code, out, _ = run("-m", "model=dense,moe,pkm,peer", "size=2,4", "budget=1e12", "dry_run=true")
@@ -77,6 +79,7 @@ def test_a_sweep_is_a_union_of_grids_and_the_command_line_beats_them(run):
     ]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("only", "message"),
@@ -95,6 +98,7 @@ def test_a_part_of_a_sweep_that_is_not_there_is_refused(run, tmp_path, only, mes
     assert written(tmp_path) == []
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_flag_of_a_sweep_may_stand_anywhere(run):
     arguments = ("dry_run=true", "-m", "model=dense,none", "trainer.flops_per_second=1e9", *TINY)
@@ -102,6 +106,7 @@ def test_the_flag_of_a_sweep_may_stand_anywhere(run):
     assert (code, "2 runs" in out) == (0, True)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_points_that_look_alike_are_shown_with_their_differences(run):
     code, out, _ = run(

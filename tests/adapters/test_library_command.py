@@ -75,6 +75,7 @@ def folder(made, command, tmp_path):
     return tmp_path / "kept"
 
 
+@pytest.mark.long
 @pytest.mark.levels
 def test_a_run_s_adapter_in_a_library_is_the_run(made, folder):
     base, runs, cache = made
@@ -217,6 +218,7 @@ BAD = [
 ]  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("words", "message"), BAD, ids=[" ".join(w)[:40] for w, _ in BAD])
 def test_bad_input_is_one_line_and_changes_nothing(words, message, made, command, folder, tmp_path):
     base, runs, cache = made
@@ -232,6 +234,7 @@ def test_bad_input_is_one_line_and_changes_nothing(words, message, made, command
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.long
 def test_a_library_of_other_weights_is_refused(made, command, folder, compose_raw):
     base, runs, cache = made
     top = base.parents[1]

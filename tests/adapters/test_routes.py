@@ -341,6 +341,7 @@ def _name(base):
     return "cache" if "cache" in parameters else "past_key_values"
 
 
+@pytest.mark.long
 def test_learning_lowers_the_loss_and_changes_keys_alone(three):
     base = model()
     library = lora_library(three)

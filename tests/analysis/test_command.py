@@ -25,6 +25,7 @@ def words(text):
     return " ".join(text.split())
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_isoflop_writes_the_table_the_fits_and_the_figure(sweep, capsys):
     assert main(["isoflop", str(sweep)]) == 0
@@ -39,6 +40,7 @@ def test_isoflop_writes_the_table_the_fits_and_the_figure(sweep, capsys):
     assert (sweep / "isoflop.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_brief_isoflop_is_a_line_a_curve(sweep, capsys):
     assert main(["isoflop", str(sweep), "--brief"]) == 0
@@ -69,12 +71,14 @@ def test_a_brief_isoflop_says_where_there_is_no_minimum(tmp_path, capsys):
     assert any(line.split()[:5] == ["1e+18", "m", "-", "-", "-"] for line in row), row
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_json_is_all_that_is_printed_when_asked(sweep, capsys):
     assert main(["isoflop", str(sweep), "--json", "--x", "n_active_params"]) == 0
     assert json.loads(capsys.readouterr().out)["x_name"] == "n_active_params"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_isoflop_takes_a_method_a_window_and_a_noise(sweep, capsys):
     options = ["--method", "akima", "--n-nearest", "4", "--noise", "0.01", "--json"]
@@ -217,6 +221,7 @@ def test_surfaces_and_influence_of_a_table(tmp_path, capsys):
     assert "no model could be fitted: dense: no surface" in capsys.readouterr().err
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_plan_says_size_tokens_and_loss_of_a_budget(sweep, capsys):
     assert main(["plan", str(sweep), "--budget", "1e12", "--model", "dense"]) == 0
@@ -280,6 +285,7 @@ def test_each_file_of_commands_is_a_command():
     assert list(find_commands()) == sorted(path.stem for path in files)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", find_commands())
 def test_each_command_has_a_help(command, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -346,6 +352,7 @@ def two_models(tmp_path):
     return path
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_multiplier_states_what_was_asked_and_draws_it(two_models, capsys):
     options = ["--at", "1e19", "--at-loss", "2.9", "--asymptote", "1.7"]
@@ -363,6 +370,7 @@ def test_multiplier_states_what_was_asked_and_draws_it(two_models, capsys):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_multiplier_of_the_lowest_losses_and_as_json(two_models, capsys):
     options = ["--points", "lowest", "--slopes", "one", "--asymptote", "1.2,1.9", "--json"]

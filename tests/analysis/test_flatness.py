@@ -59,6 +59,7 @@ def test_a_share_of_compute_is_what_the_law_loses_without_it(clean):
         assert row["within_compute"] == pytest.approx(0.05, rel=1e-3)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_sizes_below_another_model_s_best_are_between_its_crossings():
     better = runs().assign(model="peer", series="peer")
@@ -77,6 +78,7 @@ def test_sizes_below_another_model_s_best_are_between_its_crossings():
     assert "below the best of dense from" in found.summary()
 
 
+@pytest.mark.long
 def test_costs_of_curves_that_do_not_fit_are_flagged():
     found = flatness(fit_isoflop(truths.noisy(truths.runs(truths.kaplan), 0.005, 0), n_draws=50))
     assert len(found.warnings) == len(found.rows)

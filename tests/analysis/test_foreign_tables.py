@@ -165,6 +165,7 @@ def test_series_by_columns_or_none(tmp_path, capsys):
     assert len(curves) == len(BUDGETS)
 
 
+@pytest.mark.long
 def test_models_that_are_sizes_make_one_curve(tmp_path, capsys):
     names = dict(zip(sorted({N for _, N, _, _ in rows()}), range(100), strict=False))
     path = write(
@@ -213,6 +214,7 @@ def test_budgets_that_each_run_counted_are_joined(tmp_path, capsys):
     assert printed.err.count("\n") == 1
 
 
+@pytest.mark.long
 def test_units_and_separators_that_are_given(tmp_path, capsys):
     path = tmp_path / "runs.csv"
     lines = ["params;tokens;flops;loss"]

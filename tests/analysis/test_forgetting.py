@@ -162,6 +162,7 @@ def test_a_table_without_streams():
         compare_forgetting([record()])
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_report_has_it(tmp_path):
     for seed in (0, 1):
@@ -198,6 +199,7 @@ def test_a_run_that_can_t_be_read_is_named(values):
         compare_forgetting([odd])
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_command_goes_on_without_a_run_that_can_t_be_read(tmp_path, capsys):
     for seed in range(3):

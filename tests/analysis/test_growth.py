@@ -105,6 +105,7 @@ def test_curves_go_through_the_growth(tmp_path):
     assert list(axis.lines[-1].get_xdata()) == [5e12, 5e12]
 
 
+@pytest.mark.long
 @pytest.mark.slow  # draws
 def test_a_history_without_its_last_rows_is_not_drawn_and_said(tmp_path, capsys):
     shutil.copytree(REPOSITORY / "results" / "growth" / "square", tmp_path / "square")

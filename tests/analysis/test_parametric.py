@@ -75,6 +75,7 @@ def hoffmanns_sum(theta, N, D, L, delta=1e-3):
     return special.huber(delta, predicted - np.log(L)).sum()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_objective_is_hoffmanns_and_no_start_of_lbfgs_ends_lower(fit):
     N, D = GRID
@@ -177,6 +178,7 @@ def design(kind):
     }[kind]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("sd", [0.0, 0.005])
 @pytest.mark.parametrize(
@@ -200,6 +202,7 @@ def test_designs_that_can_not_tell_are_flagged(kind, says, sd):
     assert says in found.summary()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("losses", "says"),
@@ -312,6 +315,7 @@ def test_groups_of_one_are_cases_and_groups_with_a_fault_in_common_widen():
     assert by_size.bse["E"] > 1.5 * by_case.bse["E"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_draws_follow_the_seed_and_the_estimate_does_not():
     N, D = GRID

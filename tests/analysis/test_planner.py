@@ -124,6 +124,7 @@ def test_what_is_uncertain_about_the_laws_is_reported(runs):
     assert math.isnan(found.values["n_params"].lower)  # two points on a line
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_each_model_has_its_own_plan(runs):
     larger = runs.assign(model="moe", series="moe", run_id=None, loss=runs["loss"] - 0.2)
@@ -384,6 +385,7 @@ def test_a_law_in_more_than_size_and_experts_plans_none(surface):
         plan(1e20, surface, experts=law)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_granularity_law_plans_no_experts(surface):
     table = granular([1e7, 1e8, 1e9], [1e9, 1e10, 1e11], [1, 2, 4, 8])
@@ -399,6 +401,7 @@ def test_experts_of_another_model_are_reported(curves):
     assert text == "the law in experts is of moe, the plan of dense"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_series_is_of_its_model(runs):
     law = fit_expert_law(trend(floored, model="moe"), "power_floor", n_draws=0)

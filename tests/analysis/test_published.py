@@ -57,6 +57,7 @@ def huber_sum(theta, N, D, L):
     return special.huber(1e-3, predicted - np.log(L)).sum()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_p1_the_chinchilla_surface_and_its_intervals(chinchilla):
     fit = fit_parametric(*chinchilla)
@@ -177,6 +178,7 @@ def test_p2b_a_frontier_of_small_budgets_errs_more_the_further_it_is_asked(poria
     assert errors[-1] == pytest.approx(0.0137, abs=5e-4)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("bounds", [(0.01, 2.0), (0.01, 1.0)])
 def test_p2c_squares_hit_a_bound_on_porians_runs(porian, bounds):
@@ -198,6 +200,7 @@ def test_p2c_squares_hit_a_bound_on_porians_runs(porian, bounds):
         )
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("router", "n", "expected", "rmse"),
@@ -231,6 +234,7 @@ def test_p5_clarks_law_of_each_router(clark, router, n, expected, rmse):
         assert 64e12 / 4 < high < 64e12 * 4
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("router", ["S-Base", "RL-R", "Hash"])
 def test_a_floor_tells_the_largest_size_better_than_clarks_law(clark, router):

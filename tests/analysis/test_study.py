@@ -118,6 +118,7 @@ def test_what_is_uncertain_about_a_sweep_s_runs_is_reported(sweep):
     assert "1 run failed" in cautions
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.usefixtures("_curves_only")
 def test_losses_that_do_not_fall_have_no_multiplier(sweep):
@@ -217,6 +218,7 @@ def test_an_asymptote_that_can_not_be_is_reported(table):
     assert "asymptote=10.0 must be" in missing["compute multipliers"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.usefixtures("_curves_only")
 def test_a_baseline_that_is_not_there_is_reported(table):
@@ -224,6 +226,7 @@ def test_a_baseline_that_is_not_there_is_reported(table):
     assert "model='dense' has no minimum" in missing["compute multipliers"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_model_with_too_few_runs_for_a_surface_is_reported():
     few = curves("moe", 0.9).iloc[:5]  # at one budget
@@ -388,6 +391,7 @@ def test_some_tokens_that_are_missing_are_reported():
     assert text.startswith("the surface needs n_tokens: 1 of 28 finished runs have none")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.usefixtures("_curves_only")
 @pytest.mark.parametrize(

@@ -190,6 +190,7 @@ def test_the_surface_itself_is_not(p7):
     assert found.params == pytest.approx(truth, rel=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_narrower_span_has_less_bias():
     truth = float(ChinchillaSurface().optimum(1e24)[1])
@@ -310,6 +311,7 @@ def test_more_budgets_and_a_wider_span_are_less_error():
     assert errors == sorted(errors, reverse=True)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_enough_is_within_the_target():
     error = power(noise=0.01)["error"].item()

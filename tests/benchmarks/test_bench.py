@@ -142,6 +142,7 @@ def test_step_compiled(measure, monkeypatch):
     assert "torch.compile took" in printed
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_optimizer(measure):
     (comparison,), printed = measure("optimizer", *SIZES)
@@ -164,6 +165,7 @@ def test_retrieval(measure):
         assert names[-1] == "torch, forward + backward"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_quick_is_a_set_of_defaults(measure):
     (comparison,), _ = measure("retrieval", "--quick", "--n-experts", "256")
@@ -224,6 +226,7 @@ def test_what_a_process_measured_is_its_last_line(monkeypatch):
         peak.in_own_process(["layer"])
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_memory_of_all_contenders(measure, monkeypatch):
     asked = []
@@ -244,6 +247,7 @@ def test_memory_of_all_contenders(measure, monkeypatch):
     assert f"{len(asked):.1f}" in printed
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_rivals_that_are_not_installed_are_named(measure, monkeypatch):
     def no_module(name):
@@ -366,6 +370,7 @@ def test_of_disturbed_repeats_the_quietest_is_kept_and_told(monkeypatch):
     assert timed.n_loud == 1
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_without_proc_stat_every_repeat_counts(monkeypatch, measure):
     monkeypatch.setattr(timing, "cpu_seconds", lambda: None)

@@ -169,6 +169,7 @@ def test_what_flows_back_alone_grows_with_the_width(config, variant):
     )
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["dense", "peer"])
 def test_widths_make_no_difference_under_mup_and_do_in_sp(subjects, name):

@@ -457,6 +457,7 @@ def test_an_edited_config_is_hydras(edited, model, override):
     assert edited(model, override) == raw
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("model", "override", "message"),
     [*(("model=dense", *case) for case in ONE_VALUE), *MODELS_VALUE, *NO_EFFECT],
@@ -470,12 +471,14 @@ def test_a_value_that_is_refused(edited, tmp_path, monkeypatch, capsys, model, o
     check((end.value.code, *capsys.readouterr(), list(tmp_path.rglob("*"))), 2, message)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(("override", "message"), ONE_OVERRIDE)
 def test_an_override_that_is_refused(call, override, message):
     check(call("run", override), 2, message)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(("command", "arguments", "message"), LINES)
 def test_a_command_line_that_is_refused(call, command, arguments, message):
@@ -501,6 +504,7 @@ def _documented():
         yield pytest.param(words, line.split("..."), id=words[0])
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(("words", "fragments"), list(_documented()))
 def test_the_refusals_in_the_document_are_what_is_printed(call, words, fragments):
@@ -511,6 +515,7 @@ def test_the_refusals_in_the_document_are_what_is_printed(call, words, fragments
     assert re.search(".*".join(map(re.escape, fragments)), result[2])
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", ACCEPTED)
 def test_a_command_line_that_is_accepted(call, arguments):

@@ -20,6 +20,7 @@ def test_every_model_composes_on_every_ladder(compose_raw):
 GO_ON = ("growth", "lifelong", "lifelong_facts", "lifelong_setting", "lifelong_tuning")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((conf_dir() / "experiment").glob("*.yaml")))
 def test_every_experiment_composes(path, compose_raw):
@@ -46,6 +47,7 @@ def test_an_unset_n_experts_is_the_models_own(compose_raw):
     assert compose_raw("model=dense")["n_experts"] is None
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_id_is_of_what_changes_the_result(compose_raw):
     def id_of(*overrides):

@@ -106,6 +106,7 @@ def test_a_default_that_is_given_makes_no_other_run(raw):
     assert len(set(ids)) == 1
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_points_that_are_one_run_share_an_effective_id(raw):
     def ids(*words):

@@ -410,6 +410,7 @@ def test_held_out_domains_hardly_overlap_with_training(corpus, cache):
         assert found.n_half == 0, found
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_wikitext2_is_the_one_that_is_a_corpus_of_its_own(corpus, cache):
     requirement = corpus._requirement("wikitext2", TRAINING["wikitext2"])

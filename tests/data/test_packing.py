@@ -232,6 +232,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_full_disk_is_one_clear_error_and_the_cache_stays_whole(
     tmp_path, small_disk, monkeypatch

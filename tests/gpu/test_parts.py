@@ -53,6 +53,7 @@ def test_a_wrong_kernel_fails_the_part(job, monkeypatch):
     assert "row AdamW: largest error over its tolerance" in entry["why"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_an_unrepeatable_kernel_fails_the_part(job, monkeypatch):
     unsteady = Check(

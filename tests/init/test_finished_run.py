@@ -103,6 +103,7 @@ def test_the_digest_is_of_the_weights_and_not_of_their_place(parent, tmp_path):
     assert source(copy).digest(tmp_path) != digest
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_layer_beside_is_read_back(parent, child):
     run_dir = child(*PEER, "trunk.ffn_blocks=[1]", "init.how=beside")

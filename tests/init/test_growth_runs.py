@@ -75,6 +75,7 @@ def last_of(point):
     return torch.load(point.run_dir / LAST)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["peer", pytest.param("pkm", marks=pytest.mark.long)])
 def test_a_run_grown_by_bias_starts_as_its_parent_and_says_what_both_cost(name, parent, child):
@@ -109,6 +110,7 @@ def test_a_run_taken_up_again_while_keys_are_let_in_is_the_run_that_was_not_stop
     assert record.before["validation"]["loss"] == execute(whole).before["validation"]["loss"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_run_goes_on_with_its_parents_moments(parent, child):
     """A step of almost no size: what the optimizer holds of old rows is nearly what it held."""
@@ -123,6 +125,7 @@ def test_a_run_goes_on_with_its_parents_moments(parent, child):
         assert after[i]["exp_avg_sq"].shape[-1] == state["exp_avg_sq"].shape[-1]
 
 
+@pytest.mark.long
 @pytest.mark.levels
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -181,6 +184,7 @@ def test_growth_that_can_not_be_is_refused_in_one_line(name, overrides, why, chi
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_points_of_a_sweep_are_told_apart_by_the_place_of_their_weights(child, parent):
     raws = [child(name, "n_experts=512", "init.how=bias").raw for name in ("peer", "other")]

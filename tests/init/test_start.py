@@ -134,6 +134,7 @@ def test_the_dry_run_says_what_is_trained_and_what_is_frozen(child):
     assert re.search(r"\d+% of the FLOPs are of frozen parts", line)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("layer", ["peer", "moe_fine"])
 def test_training_a_layer_changes_nothing_else(layer, child, parents):
@@ -155,6 +156,7 @@ def test_training_a_layer_changes_nothing_else(layer, child, parents):
     assert record.init["sha256"] == point.raw["init"]["sha256"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_low_rank_adapters_start_exact_and_are_all_that_is_trained(child, parents):
     point = child(
@@ -171,6 +173,7 @@ def test_low_rank_adapters_start_exact_and_are_all_that_is_trained(child, parent
     assert all(value.abs().max() > 0 for value in added.values())
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_all_of_a_kept_model_goes_on_training(child, parents):
     point = child("peer", "init.how=keep", "init.train=all")
@@ -184,6 +187,7 @@ def test_all_of_a_kept_model_goes_on_training(child, parents):
     assert not any(torch.equal(after[n], v) for n, v in before.items() if v.is_floating_point())
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_copies_start_exact_from_the_layer_s_own_units(child, parents):
     point = child("dense", *LAYERS["peer"], "init.how=copies")
@@ -211,6 +215,7 @@ def test_a_replaced_layer_learns_what_it_replaces(child, parents):
     assert distilled["error_after"] < distilled["error_before"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_an_upcycled_layer_is_copies_of_the_parent_s(child, parents):
     """All experts alike, all gates equal: the dense layer's function, but for rounding."""
@@ -222,6 +227,7 @@ def test_an_upcycled_layer_is_copies_of_the_parent_s(child, parents):
     assert record.before["validation"]["loss"] == pytest.approx(parent.val_loss, abs=1e-3)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_frozen_batch_norm_keeps_its_statistics(child, parents):
     """Of PEER in block 0, while a dense layer beside that of block 1 is trained."""
@@ -254,6 +260,7 @@ def test_an_interrupted_child_ends_as_an_uninterrupted_one_to_the_bit(child):
         assert torch.equal(weights_of(cut)[name], value)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_finished_child_needs_its_parent_no_more(child, parents, tmp_path):
     moved = shutil.copytree(parents["dense"].run_dir, tmp_path / "parent")

@@ -50,6 +50,7 @@ def look(run_dir, *texts, **settings):
     return inspect_run(run_dir, texts, [cache_of(run_dir)], **settings)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_usage_is_what_the_run_logged(run_dir, capsys):
     """The same tokens, to the bit. Tables hold what the card says."""
@@ -156,6 +157,7 @@ def test_each_text_is_a_domain(run_dir, tmp_path):
         assert whole.lstrip("'") in text[row["text"]]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_refuses_texts_that_it_cannot_read(run_dir, tmp_path):
     with pytest.raises(ValueError, match=r"texts=nope is no file, and no set; sets are .*lambada"):
@@ -176,6 +178,7 @@ def test_refuses_texts_that_it_cannot_read(run_dir, tmp_path):
         look(run_dir, str(torn), str(tmp_path / "a" / "torn.txt"))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_refuses_tokens_of_another_tokenizer(run_dir, tmp_path):
     cache = Path(cache_of(run_dir).removeprefix("paths.cache="))
@@ -249,6 +252,7 @@ def test_a_text_goes_into_the_tables_that_are_there(run_dir, command):
     assert read_inspection(run_dir / "inspection").typed == found.typed
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_string_is_looked_for_in_the_texts(run_dir, command, tmp_path):
     text = tmp_path / "cats.txt"
@@ -285,6 +289,7 @@ def test_a_run_with_a_patch_is_another_inspection(run_dir, command, tmp_path):
     assert "page: none" in out
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_what_is_typed_wrong_is_said_in_one_line(run_dir, command, tmp_path):
     for words, message in (
@@ -311,6 +316,7 @@ def test_what_is_typed_wrong_is_said_in_one_line(run_dir, command, tmp_path):
     assert "is diverged, and only a run that is done can be used" in err
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_command_prints_a_line_a_layer(run_dir, command):
     code, out, _ = command(run_dir, cache_of(run_dir))

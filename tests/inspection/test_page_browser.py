@@ -29,6 +29,7 @@ def text_of(browser, selector):
     return browser.run(f"document.querySelector({selector!r}).innerText")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_fits_is_legible_and_silent(browser, path, width, scheme):
@@ -80,6 +81,7 @@ def test_the_map_before_and_the_change(browser, path):
     assert browser.complaints() == []
 
 
+@pytest.mark.long
 def test_the_tab_key_reaches_every_control(browser, path):
     browser.open(path)
     wanted = browser.run(

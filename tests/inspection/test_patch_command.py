@@ -92,6 +92,7 @@ def test_the_weights_are_named_by_the_hash_that_others_have(run_dir, all_removed
     assert made.weights == FinishedRun(path=str(run_dir)).digest(run_dir)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_text_is_gone_on_with_by_the_edited_model(run_dir, command, all_removed, tmp_path):
     content = json.loads(all_removed.read_text())
@@ -107,6 +108,7 @@ def test_a_text_is_gone_on_with_by_the_edited_model(run_dir, command, all_remove
     assert command(generate, run_dir, "the cat", "max_tokens=20")[1] == plain[1]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_an_export_is_of_the_edited_model_and_says_so(run_dir, command, all_removed, tmp_path):
     safetensors = pytest.importorskip("safetensors.torch")
@@ -159,6 +161,7 @@ def test_what_cannot_be_used_is_said_in_one_line_before_a_model_is_made(
             assert err.count("\n") == 1
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_weights_that_are_others_are_refused_before_anything_is_computed(
     run_dir, command, all_removed, monkeypatch, tmp_path
@@ -178,6 +181,7 @@ def test_weights_that_are_others_are_refused_before_anything_is_computed(
     assert not read_record(run_dir / "record.json").evaluations
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_edits_are_made_on_top_of_each_other_and_from_another_run(run_dir, command, tmp_path):
     first, second = tmp_path / "first.json", tmp_path / "second.json"

@@ -123,6 +123,7 @@ def greedy(model, prompt, n, end):
     return list(generate(model, prompt, n_tokens=n, end=end, sampling=Sampling()))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("name", CAUSAL)
@@ -239,6 +240,7 @@ def test_documents_alone_are_computed_as_they_were_trained(vocabulary, tmp_path)
         assert_rounding(theirs(tokens).logits, ours, n_blocks=2)
 
 
+@pytest.mark.long
 @pytest.mark.levels
 @pytest.mark.slow
 @torch.no_grad()

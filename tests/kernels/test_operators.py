@@ -54,6 +54,7 @@ def _close(fast, slow, tolerance=FLOAT32):
         torch.testing.assert_close(a.double(), b.double(), rtol=0, atol=tolerance * largest)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_gathers_are_the_obvious_forms_and_so_are_their_gradients(kernel, inputs):
     x, table, idx, weights = inputs
@@ -108,6 +109,7 @@ def test_grouped_product_is_the_loop_and_so_are_its_gradients(kernel):
             assert torch.equal(fast[0], grouped_matmul_loop(x, weights, ends))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kernel", "dtype"),
@@ -143,6 +145,7 @@ def test_torchs_own_check_of_each_operator(kernel, inputs, dtype):
         check(operators.search.default, (halves, keys, 5, 3, bias, kernel))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_torchs_own_check_of_the_grouped_product(kernel):
     x, weights = torch.randn(12, 8, requires_grad=True), torch.randn(4, 8, 3, requires_grad=True)
@@ -150,6 +153,7 @@ def test_torchs_own_check_of_the_grouped_product(kernel):
     torch.library.opcheck(operators.grouped_product.default, (x, weights, ends, kernel))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_autocast_does_not_reach_into_the_operators(kernel, inputs):
     x, table, idx, weights = inputs
@@ -166,6 +170,7 @@ def test_autocast_does_not_reach_into_the_operators(kernel, inputs):
     assert all(torch.equal(a, b) for a, b in zip(plain, cast, strict=True))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kernel", "dtype"),

@@ -46,6 +46,7 @@ def test_small_tensors_are_ordinary_and_all_have_the_type_and_shape_asked_for():
             assert tensor.is_contiguous()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_what_is_kept_is_bounded_by_what_was_used():
     workspace = Workspace()
@@ -114,6 +115,7 @@ def _resident() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", ["dense", "rows", "fused"])
 @pytest.mark.parametrize("kernel", ["cpp", pytest.param("torch", marks=pytest.mark.long)])
 def test_no_growth_over_100_steps(kernel, way):

@@ -26,6 +26,7 @@ BALANCE_LOSS = (
 )
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("sweep", ["causes", "experts", "isoflop", "tuning"])
 def test_the_ids_of_committed_records_are_those_of_their_configs(sweep):

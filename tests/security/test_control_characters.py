@@ -100,6 +100,7 @@ def test_an_export_of_wandb_comes_without(tmp_path):
     assert set(load_table(tmp_path / "w.csv")["series"]) == {r"a\x1bb"}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_report_is_not_ended(tmp_path, capsys):
     frame = runs().assign(model="a\x1b$\\frac")

@@ -60,6 +60,7 @@ def test_a_run_that_ended_since_it_was_chosen_is_not_set_aside(make, retry):
     assert not list(point.run_dir.glob("diverged-*"))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_diverged_run_that_another_process_has_is_left_to_it(make):
     point = make("retry=all")

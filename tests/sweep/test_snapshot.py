@@ -91,6 +91,7 @@ def test_a_copy_that_is_not_what_its_name_says_is_set_aside_and_made_again(sweep
     assert {path.name for path in copy.parent.glob("[!.]*")} == {copy.name, aside}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_link_to_a_copy_is_not_followed(sweep, tmp_path, capsys):
     copy = take_snapshot(sweep)

@@ -300,6 +300,7 @@ def test_what_needs_no_torch_has_none(made, code):
     assert done.stderr.splitlines()[-1] == "[]"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_states_come_from_the_files(make, sweep):
     names = ("waiting", "done", "diverged", "failed", "running", "interrupted", "killed")

@@ -78,6 +78,7 @@ def test_cards_of_several_nodes_share_the_work(paper):
     assert "about 4.2 h one after the other at 100 TFLOP/s each, on 4 x A100" in total
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_plan_that_a_card_has_no_room_for_is_refused(paper, slurm, capsys):
     point = paper("cluster=t4")
@@ -105,6 +106,7 @@ def slurm(tmp_path, monkeypatch):
     return folder
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_login_node_without_a_card_submits_for_cards(make, sweep, slurm, capsys):
     point = make("cluster=h100")

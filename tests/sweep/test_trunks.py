@@ -215,6 +215,7 @@ def test_a_local_sweep_trains_a_trunk_once_for_all_budgets(branch, sweep, capsys
     assert "2 of 2 runs are done already" in capsys.readouterr().out
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_branches_of_a_trunk_that_failed_or_diverged_say_so(branch, sweep, capsys):
     point = branch(20)

@@ -73,6 +73,7 @@ class FullDisk:
         monkeypatch.setattr(Path, "open", path_open)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["last.partial", "history.csv", ".config.yaml"])
 def test_a_full_disk_is_a_failed_record_that_says_so_and_the_run_goes_on(
@@ -107,6 +108,7 @@ def test_a_disk_without_room_for_the_record_is_one_line(make, monkeypatch):
     assert [path.name for path in point.run_dir.iterdir()] == [".claim"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_record_that_does_not_fit_is_written_by_the_next_command(make, expected, monkeypatch):
     point = make()

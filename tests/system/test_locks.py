@@ -50,6 +50,7 @@ def test_who_asks_refuses_no_claim(poller):
             pass
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_who_holds_is_named(tmp_path):
     with claimed(tmp_path):

@@ -66,6 +66,7 @@ def items_file(folder, name="own.jsonl"):
     return path
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_run_is_scored_once(run_dir, tmp_path):
     before, path = read_record(run_dir / "record.json"), items_file(tmp_path)
@@ -86,6 +87,7 @@ def test_a_run_is_scored_once(run_dir, tmp_path):
         evaluate_run(run_dir, [f"tasks=[{path}]", cache_of(run_dir)])
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_batches_change_nothing(run_dir, tmp_path):
     command = [f"tasks=[{items_file(tmp_path)}]", cache_of(run_dir)]

@@ -176,6 +176,7 @@ def test_a_budget_that_the_trunk_has_passed_takes_more_steps_itself(make):
     assert sorted(kept.kept(trunk.run_dir)) == [31]  # for the last, which is to come
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_trunk_may_be_named_by_its_folder(make, tmp_path):
     trunk = trained_trunk(make(20))
@@ -186,6 +187,7 @@ def test_a_trunk_may_be_named_by_its_folder(make, tmp_path):
         make(20, branch=tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_what_becomes_of_a_branch_whose_trunk_did_not_come_so_far(make):
     branch = make(20)

@@ -71,6 +71,7 @@ def stood_before(ids, start, target):
     return any((ids[t - 1], ids[t]) == pair for t in range(start + 1, target))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("batch_size", [1, 7])
 @pytest.mark.parametrize(
     ("stride", "max_tokens"), [(None, None), (None, 128), (5, None)], ids=["all", "some", "slide"]

@@ -117,6 +117,7 @@ def test_a_save_after_a_damaged_checkpoint_leaves_the_one_before(tmp_path):
         assert (tmp_path / PREVIOUS).read_text() == previous
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("keep", [0, 1000])
 def test_without_a_whole_checkpoint_a_run_starts_again(make, broken, whole, keep):
@@ -201,6 +202,7 @@ def test_a_kill_at_the_record_leaves_no_checkpoint_that_nobody_removes(make, mon
     assert not (point.run_dir / PREVIOUS).exists()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("number", interruption.SIGNALS)
 def test_a_signal_saves_stops_and_is_resumed_to_the_bit(make, handlers, whole, number):
@@ -237,6 +239,7 @@ def test_generators_go_on_where_they_were():
     assert (random.random(), np.random.rand(), torch.rand(1)) == drawn
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_finished_run_is_not_run_again(make):
     point = make()

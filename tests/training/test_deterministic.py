@@ -62,6 +62,7 @@ def test_an_error_in_backward_leaves_the_mode_as_it_was():
     assert torch.get_deterministic_debug_mode() == WARNED
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_run_s_backward_passes_are_strict(compose_raw, tmp_path, monkeypatch):
     """As on a GPU: the mode is set by hand, for a CPU's runs have no need of it."""

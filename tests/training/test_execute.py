@@ -62,6 +62,7 @@ def losses(point):
     return [(row["step"], row["loss"]) for row in rows(point)]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["dense", "none", "moe", "moe_fine", "pkm", "peer"])
 def test_every_model_learns_and_is_recorded(once, model):
@@ -97,6 +98,7 @@ def test_every_model_learns_and_is_recorded(once, model):
     }
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_record_and_the_environment_say_how_many_threads_it_had(make):
     torch.set_num_threads(2)
@@ -115,6 +117,7 @@ def test_history_has_every_tenth_step_and_the_last(once):
     assert float(last["lr"]) < float(rows(point)[2]["lr"])
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["dense", "moe", "pkm"])
 def test_same_seed_same_loss_to_the_bit(make, once, model):
@@ -125,6 +128,7 @@ def test_same_seed_same_loss_to_the_bit(make, once, model):
     assert a.run_id == b.run_id
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_another_seed_is_another_run(make, once):
     _, a = once("model=dense")
@@ -246,6 +250,7 @@ def make_local(compose_raw, tmp_path, folder):
     return point
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_run_on_local_files_is_named_by_their_content(make_local, folder):
     record = execute(make_local("budget=1e9"))
@@ -279,6 +284,7 @@ def test_streaming_needs_files(make):
         make("data.streaming=true")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_masked_documents_change_the_run(make, once):
     masked = execute(make("data.mask_documents=true"))
@@ -288,6 +294,7 @@ def test_masked_documents_change_the_run(make, once):
     assert masked.val_loss != plain.val_loss
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_named_sets_are_scored_at_the_end(make):
     record = execute(make("budget=1e9", "eval=[validation]", "evaluation.stride=16"))

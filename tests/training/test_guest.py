@@ -89,6 +89,7 @@ def test_what_went_wrong_is_the_first_answer_with_words(guest):
     assert child.error == "no room"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "code"), [("raise SystemExit(3)", 3), ("import os; os.kill(os.getpid(), 9)", -9)]

@@ -83,6 +83,7 @@ def test_the_users_own_mode_is_kept(nobody, monkeypatch):
     assert resolve_mode("offline") == "offline"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_failing_wandb_warns_once_and_is_left_alone(tmp_path):
     blocked = tmp_path / "file"

@@ -63,6 +63,7 @@ def test_a_step_that_hangs_ends_the_run(tmp_path):
     assert not (run_dir / "record.json").exists()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_it_counts_from_the_last_step_and_only_while_watching():
     watchdog = Watchdog(0.2 / 60, lambda why: None)  # it would end this process

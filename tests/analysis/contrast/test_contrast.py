@@ -74,6 +74,7 @@ def test_the_study_s_differences_are_those_of_a_fit_written_out(study, centres):
     agree(found, reference, ["peer-dense@3e12", "peer-none@3e13"])
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_differences_of_a_made_table_are_those_of_a_fit_written_out():
     table = made(np.random.default_rng(3))
@@ -111,6 +112,7 @@ def test_a_mean_over_budgets_is_named_and_holm_is_for_the_primary_ones():
     assert "Holm's correction for 2 primary ones" in found.summary()
 
 
+@pytest.mark.long
 def test_a_chance_is_below_a_half_level_where_the_interval_ends_at_0():
     table = made(np.random.default_rng(2))
     one = contrast(table).differences[0]
@@ -119,6 +121,7 @@ def test_a_chance_is_below_a_half_level_where_the_interval_ends_at_0():
     assert end == pytest.approx(0, abs=1e-8)
 
 
+@pytest.mark.long
 def test_layers_of_unlike_noise_are_classes_of_their_own():
     rng = np.random.default_rng(4)
     alike = contrast(made(rng, seeds=6, layers=("dense", "none")))
@@ -191,6 +194,7 @@ def test_a_multiplier_s_interval_is_that_of_its_losses_where_noise_is_small():
     assert width == pytest.approx(np.sqrt(sum(squares)), rel=0.15)  # one curvature joins them
 
 
+@pytest.mark.long
 def test_layers_are_equal_within_a_margin_by_two_one_sided_tests():
     table = made(np.random.default_rng(10), sd=0.002)
     one = contrast(table, margin=0.06).differences[0]

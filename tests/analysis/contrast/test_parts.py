@@ -45,6 +45,7 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.long
 def test_domains_are_contrasts_of_their_own_losses():
     table = runs(sd=0.004)
     documents = scored(table, domains=DOMAINS)
@@ -80,6 +81,7 @@ def test_a_domain_of_one_document_has_no_error_of_documents_and_says_so():
     assert {row.part for row in found.rows} == {"all", "news", "poems"}
 
 
+@pytest.mark.long
 def test_targets_are_contrasts_of_repeated_and_of_new_ones():
     """Means are written out; a document without a new target is none of theirs."""
     table = runs(sd=0.004)

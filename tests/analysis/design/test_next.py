@@ -102,6 +102,7 @@ def test_more_runs_are_more_points_or_seeds(arm):
     )[0]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_expected_half_widths_are_about_those_of_the_fit(table):
     """The interval of the table as it is, whose intervals isoflop gives: within a factor of two,
@@ -126,6 +127,7 @@ def test_expected_half_widths_are_about_those_of_the_fit(table):
         assert half_of(fit, target, "n_params", 0.9) == pytest.approx(half, nan_ok=True)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_multiplier_s_error_has_that_of_the_asymptote_of_both_laws(table):
     """All five parameters in one Jacobian by differences of the laws as they are written, with an
@@ -183,6 +185,7 @@ def test_a_multiplier_of_too_few_budgets_says_what_to_run(table):
 LONG = [pytest.param(name, marks=pytest.mark.long) for name in ("a", "N*@1e21", "multiplier@1e19")]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["N*@1e20", "p-m@1e20", *LONG])
 def test_runs_are_within_the_budget_and_narrow_it_one_after_another(table, target):
@@ -319,6 +322,7 @@ def test_a_target_that_is_none_is_one_line(text, why):
         parse_target(text, ("m", "p"), None if "mult" in text else "m", "m")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_what_can_t_be_is_one_line(table):
     with pytest.raises(
@@ -336,6 +340,7 @@ def test_what_can_t_be_is_one_line(table):
         next_runs(table.groupby(["series", "budget"]).head(2), "a", 1e20)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_command_prints_a_table(table, tmp_path, capsys):
     path = tmp_path / "runs.csv"

@@ -218,6 +218,7 @@ def test_where_a_value_has_one_seed_its_noise_is_that_of_the_others():
     assert frame["minus dense"].tolist() == pytest.approx([-0.09])
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_where_no_setting_has_seeds_another_budget_s_noise_serves(table, tmp_path, capsys):
     runs = [

@@ -102,6 +102,7 @@ def test_clark_s_law_does_not_reach_the_largest_size(published, router, n):
     assert bias["clark_floor"] > 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("router", ["S-Base", "RL-R", "Hash"])
 def test_a_floor_and_saturation_are_best_by_aicc(published, router):
     compared = on_clark(published("clark_final_163.csv"), router, "size")
@@ -121,6 +122,7 @@ def test_the_two_ways_of_choosing_disagree_on_clark_s_runs(published, router):
     )
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("router", ["S-Base", "RL-R", "Hash"])
 def test_the_most_experts_can_be_held_out(published, router):
@@ -187,6 +189,7 @@ def test_what_is_held_out_is_not_seen(found):
         assert bias == pytest.approx(before[form] - 1)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_baseline_counts_as_one_expert_and_is_not_held_out():
     moe = trend(floored, experts=EXPERTS[1:])
@@ -209,6 +212,7 @@ def test_a_baseline_counts_as_one_expert_and_is_not_held_out():
 # The law that made the runs
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["loglinear", "power_floor", "clark", "clark_floor"])
 def test_the_law_that_made_the_runs_is_found(form):
@@ -246,6 +250,7 @@ def test_one_choice_is_no_disagreement(found):
 # What is left out
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_form_with_too_few_runs_is_skipped_and_reported():
     table = trend(floored, sizes=SIZES[:2], experts=(1, 4, 16))
@@ -275,6 +280,7 @@ def test_without_budgets_none_is_held_out():
     assert compared.skipped == ("hold-out: 0 values of budget, and it needs 3",)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_law_that_could_not_be_held_out_is_reported():
     # Of four numbers of experts three are left, and Clark's law needs four
@@ -330,6 +336,7 @@ def test_failed_runs_and_worse_learning_rates_do_not_count(found):
         assert by_form(compared, name) == pytest.approx({f: before[f] for f in by_form(compared)})
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_one_size_has_fewer_parameters():
     compared = compare_laws(trend(floored, sizes=(1e8,)), n_draws=0)
@@ -365,6 +372,7 @@ def test_a_form_named_twice_is_fitted_once():
     assert len(compared.laws) == 1
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_warnings_of_each_law_are_among_the_warnings():
     compared = compare_laws(trend(bilinear, noise=0.0), n_draws=0)
@@ -374,6 +382,7 @@ def test_warnings_of_each_law_are_among_the_warnings():
         assert {f"{law.form_name}: {text}" for text in law.warnings} <= set(compared.warnings)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_it_is_a_table_and_plain():
     table = simulate_experts(ClarkSurface(), SIZES, EXPERTS, noise=0.01)

@@ -37,6 +37,7 @@ def granular(sizes=(1e7, 1e8, 1e9), **columns):
     return check_table(pd.DataFrame(rows))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_every_form_is_of_the_same_runs():
     compared = compare_laws(granular(), ["power_floor", "granularity"], n_draws=0)
@@ -48,6 +49,7 @@ def test_every_form_is_of_the_same_runs():
         assert fit.aicc == by_form(compared, "aicc")[fit.form_name]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_forms_that_can_not_be_of_one_table_are_named():
     both = ["power_floor", "granularity"]
@@ -63,6 +65,7 @@ def test_forms_that_can_not_be_of_one_table_are_named():
     assert compare_laws(heads, ["granularity"], n_draws=0).n_points == 12
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_experts_held_out_of_a_law_without_them_are_not_seen():
     table = granular()
@@ -74,6 +77,7 @@ def test_experts_held_out_of_a_law_without_them_are_not_seen():
     assert math.isfinite(by_form(compared)["granularity"])
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_granularity_is_compared_where_it_is_all_that_varies():
     one = granular(sizes=(1e7, 3e7, 1e8, 1e9))  # of which three are left

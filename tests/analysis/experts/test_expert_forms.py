@@ -45,6 +45,7 @@ def test_a_clean_law_comes_back(form, truths):
     )
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_clean_granularity_law_comes_back():
     table = granular(np.geomspace(6e7, 4e9, 5), np.geomspace(1e9, 1e11, 4), [1, 2, 4, 8, 16])
@@ -115,6 +116,7 @@ def test_no_start_near_the_truth_ends_below(form, seed):
     assert (residuals(at) ** 2).sum() / 2 == pytest.approx(fit.objective, rel=1e-9)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("form", LAWS)
 def test_one_size_leaves_its_part_out(form):
@@ -179,6 +181,7 @@ def test_saturation_needs_four_numbers_of_experts(form, experts):
         fit_expert_law(table, form, **FEW)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "least"), [("loglinear", 2), ("power_floor", 3), ("clark", 4), ("clark_floor", 5)]
@@ -197,6 +200,7 @@ def test_one_size_needs_a_number_of_experts_for_each_parameter(form, least):
     assert fit_expert_law(enough, form, **FEW).n_points == 6 * least
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("form", LAWS)
 @pytest.mark.parametrize("sizes", [SIZES, [1e7, 1e8, 1e9]])
@@ -207,6 +211,7 @@ def test_clean_designs_tell_the_parameters_apart(form, sizes):
     assert fit.status is FitStatus.CONVERGED
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_experts_that_hardly_differ_are_warned_of():
     table = runs_of("clark_floor", OTHERS["clark_floor"], sizes=SIZES[:3], experts=[4, 5, 6, 7])
@@ -269,6 +274,7 @@ def closed_slopes(form, N, E, p):
     return p["b"] * (L - p["L0"]) / L * growth
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("form", LAWS)
 def test_slopes_are_those_by_hand(form):
@@ -282,6 +288,7 @@ def test_slopes_are_those_by_hand(form):
     assert (slopes.value < slopes.upper).all()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["loglinear", "clark"])
 def test_the_cutoff_is_given_as_an_interval_of_draws(form):
@@ -298,6 +305,7 @@ def test_the_cutoff_is_given_as_an_interval_of_draws(form):
     assert fit_expert_law(runs_of(form), form, n_draws=0).cutoff_interval() is None
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_granularity_predicts_from_tokens_and_grains_only():
     table = granular(np.geomspace(6e7, 4e9, 5), np.geomspace(1e9, 1e11, 4), [1, 2, 4, 8, 16])

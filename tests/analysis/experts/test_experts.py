@@ -26,6 +26,7 @@ from tests.analysis.expert_laws import (
 from tests.analysis.tables import joined
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_baseline_counts_as_one_expert():
     everything = runs_of("clark", noise=0.002)
@@ -82,6 +83,7 @@ def test_what_is_asked_for_must_be_there():
         fit_expert_law(table.assign(status="failed"))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_too_few_runs_are_refused_and_few_flagged():
     with pytest.raises(FitError, match="moe: power_floor needs 2 numbers of experts, not 1"):
@@ -100,6 +102,7 @@ def test_too_few_runs_are_refused_and_few_flagged():
     assert fit.status is FitStatus.WARNING
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_runs_of_several_budgets_are_flagged():
     table = runs_of("power_floor", budget=1e19, n_tokens=1e10)
@@ -152,6 +155,7 @@ def test_size_slopes_are_linregress():
     assert len(size_slopes(alone)) == 6
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["granularity", *JOINT_GRIDS, *TRUTHS])
 def test_aicc_is_the_books(form):
@@ -211,6 +215,7 @@ def test_levels_are_checked(level):
             ask()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("level", [0.0, 1.0, 95])
 def test_levels_are_checked_everywhere(level):
@@ -271,6 +276,7 @@ def test_a_size_of_the_tables_own_is_one():
     assert fit.size_name == "dense_params"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_granularity_law_may_be_in_the_total():
     # Krajewski's N counts the experts; here it is 8 times the active, so its terms 8^alpha those

@@ -39,6 +39,7 @@ def asked(form, table):
     return {NAMES[letter]: table[NAMES[letter]].to_numpy(dtype=float) for letter in letters}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("residual", ["log", "loss"])
 @pytest.mark.parametrize("form", JOINT_GRIDS)
@@ -56,6 +57,7 @@ def test_a_clean_law_comes_back(form, residual):
         assert fit.warnings == ()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["joint", "granularity_experts"])
 def test_a_noisy_law_is_within_its_intervals(form):
@@ -68,6 +70,7 @@ def test_a_noisy_law_is_within_its_intervals(form):
     assert fit.share_at_best > 0.9
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("form", JOINT_GRIDS)
@@ -105,6 +108,7 @@ def test_abnars_constant_is_not_identifiable_from_runs_with_noise():
     assert found == pytest.approx(float(truth), rel=0.002)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_saturation_that_few_experts_do_not_identify_has_a_warning():
     # E_max of 290 and 32 experts at most: the noise of this table makes it 3
@@ -115,6 +119,7 @@ def test_saturation_that_few_experts_do_not_identify_has_a_warning():
     assert any("E_max above all, are hardly identifiable" in text for text in fit.warnings)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_one_token_count_leaves_its_exponents_out():
     for form, fixed in (("joint", ("beta", "zeta")), ("sparsity", ("b", "beta"))):
@@ -170,6 +175,7 @@ def test_tokens_that_follow_size_are_refused():
         fit_expert_law(follow, "joint", **FEW)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_tokens_of_a_step_more_or_less_are_one_count():
     table = joint_runs("joint", noise=0.003, D=[2e10])
@@ -180,6 +186,7 @@ def test_tokens_of_a_step_more_or_less_are_one_count():
     assert fit.objective == pytest.approx(same.objective, rel=1e-9)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_term_that_does_not_matter_is_named_with_its_exponents():
     truth = {**WITH_EXPERTS, "g": 0.0}
@@ -214,6 +221,7 @@ def test_sparsity_is_of_active_experts():
     assert (given["sparsity"] == 0.5).all()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_sparsity_law_needs_to_know_it():
     table = joint_runs("joint")
@@ -255,6 +263,7 @@ def test_slopes_at_given_tokens():
     assert fit.cutoff_interval() is None
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("residual", ["log", "loss"])
 def test_the_interval_of_a_new_run_by_hand(residual):
@@ -305,6 +314,7 @@ def test_what_is_in_experts_alone_says_so():
 # Compared, with the largest runs held out
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("hold_out", ["size", "experts", "tokens", "cells"])
 def test_the_joint_law_predicts_its_largest_runs_and_others_do_not(hold_out):
@@ -320,6 +330,7 @@ def test_the_joint_law_predicts_its_largest_runs_and_others_do_not(hold_out):
         assert compared.held_out == "n_tokens = 1.3e+11, the largest"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_largest_cells_are_those_of_the_most_compute():
     table = joint_runs("joint", noise=0.001)

@@ -156,6 +156,7 @@ def test_what_is_missing_is_named(draw, message):
         draw()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_active_rcparams_are_kept():
     before = dict(plt.rcParams)
@@ -212,6 +213,7 @@ def test_minor_ticks_are_those_of_matplotlib_that_are_seen(limits):
     assert len(seen) < len(theirs)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_light_drawing_with_its_colours_swapped_is_the_dark_one(name):

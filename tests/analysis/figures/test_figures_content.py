@@ -75,6 +75,7 @@ def test_curves_with_warnings_are_dashed_and_hollow():
     assert "minimum with a warning" in legend_labels(figure)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_rows_hold_four_panels_and_only_outer_ones_have_labels():
     figure = ALL["isoflop, 12 budgets"]()
@@ -171,6 +172,7 @@ def test_laws_show_exponents_with_intervals_and_units():
     assert "95 % interval of the law" in legend_labels(figure)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_minima_left_out_of_a_law_are_hollow():
     table = sweep(models={("dense", None): 0.0})
@@ -190,6 +192,7 @@ def test_laws_that_were_not_fitted_are_refused():
         figures.draw_laws(isoflop(sweep(BUDGETS[:1], {("dense", None): 0.0})))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_frontier_has_its_floor_where_it_is_told():
     table = sweep([1e15 * 4**i for i in range(8)], {("dense", None): 0.0}, noise=0)
@@ -204,6 +207,7 @@ def test_the_frontier_has_its_floor_where_it_is_told():
     assert figure.legends[0].get_texts()[0].get_text().startswith("dense\n−0.0")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_experts_show_sizes_slopes_seeds_and_the_law():
     figure = law_of_experts()
@@ -334,6 +338,7 @@ def test_a_forest_has_a_row_a_model_and_hollow_points_beyond_the_budgets():
         assert any(list(line.get_xdata()) == [1, 1] for line in axis.lines)
 
 
+@pytest.mark.long
 def test_multipliers_of_a_contrast_are_a_line_a_layer_hollow_beyond_the_frontier():
     found = contrasts()
     figure = figures.draw_contrast_multipliers(found, {"another study": (1.65, 1.91)})

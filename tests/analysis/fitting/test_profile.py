@@ -145,6 +145,7 @@ def test_a_slope_of_a_linear_law_has_students_interval():
     assert slope.upper == pytest.approx(row @ theta + half, rel=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_what_is_not_fitted_has_no_interval():
     fit = fit_expert_law(runs_of("power_floor", sizes=[5e7], noise=0.002), n_draws=0)

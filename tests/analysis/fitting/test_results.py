@@ -218,6 +218,7 @@ def test_each_class_of_results_is_here_and_public():
     assert set(RESULTS) - public == {study.Study}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", RESULTS, ids=lambda c: c.__name__)
 def test_a_result_has_the_face_of_results(kind):
     result = results()[kind]
@@ -265,6 +266,7 @@ AT = {  # what a fit predicts at
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", FITS, ids=lambda c: c.__name__)
 def test_a_fit_has_the_face_of_fits(kind):
     fit = results()[kind]

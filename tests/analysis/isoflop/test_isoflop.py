@@ -172,6 +172,7 @@ def test_sizes_that_differ_by_rounding_are_one_size(method):
         fit_isoflop(curves(parabola, twice), method=method, **FEW)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_many_curves_of_one_size_are_one_line():
     budgets = [1e12 * 1.05**k for k in range(85)]
@@ -286,6 +287,7 @@ def test_the_other_sizes_are_read_along_the_curve():
     assert np.isnan(list(outside.curves[0].at_optimum.values())).all()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["parabola", "akima"])
 def test_results_are_frozen_and_json_keeps_every_digit(method):
@@ -323,6 +325,7 @@ def test_what_is_unknown_of_runs_is_named(column, n):
         fit_parabolas(table, x="n_non_embedding_params")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_no_draws_leave_the_other_intervals():
     law = fit_parabolas(noisy(moving(), 0.005), n_draws=0).law()

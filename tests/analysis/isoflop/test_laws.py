@@ -31,6 +31,7 @@ FEW = {"n_draws": 5}  # where the bootstraps are not what is tested
 fit_parabolas = partial(fit_isoflop, method="parabola")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_laws_come_back():
     fit = fit_parabolas(moving(), **FEW)
@@ -48,6 +49,7 @@ def test_laws_come_back():
     assert set(law.exponents["n_params"]) == {"t", "noise", "case", "jackknife"}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("n", "says", "hows"),
@@ -81,6 +83,7 @@ def test_one_budget_is_no_law_and_says_so():
         fit.law()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["parabola", "akima"])
 def test_minima_all_at_an_edge_are_no_law(method):
@@ -94,6 +97,7 @@ def test_minima_all_at_an_edge_are_no_law(method):
     assert note.count("C=") == len(BUDGETS)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_budgets_without_a_minimum_are_left_out_by_name():
     def losses(s, b):

@@ -271,6 +271,7 @@ def test_reasons_name_the_side_and_the_run():
     assert f"the run at size {np.exp(U[5]):.4g} is +" in odd
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("n", [6, 8, 12])
 def test_good_points_are_seldom_called_outliers(n):

@@ -111,6 +111,7 @@ def test_curves_are_those_of_the_table_without_the_run(clean, by):
     assert any("outlier" in text for text in fit.law().warnings)
 
 
+@pytest.mark.long
 def test_kept_outliers_are_named_and_fitted(clean):
     table = odd(clean, 17, 0.1)
     fit = fit_isoflop(table, outliers="keep", **FEW)
@@ -122,6 +123,7 @@ def test_kept_outliers_are_named_and_fitted(clean):
         fit_isoflop(table, outliers="drop")
 
 
+@pytest.mark.long
 def test_without_outliers_nothing_changes(clean):
     fit, kept = (fit_isoflop(clean, outliers=how, **FEW) for how in ("exclude", "keep"))
     assert fit.outliers == ()
@@ -141,6 +143,7 @@ def test_two_at_a_budget_hide_each_other_and_are_found(clean):
     assert [run.size for run in fit.outliers] == pytest.approx(list(table["n_params"][[15, 19]]))
 
 
+@pytest.mark.long
 def test_one_of_four_sizes_is_not_to_blame_by_itself():
     """Three numbers go through three of them, whichever."""
     table = noisy(runs(hoffmann, n_sizes=4), SD, 2)

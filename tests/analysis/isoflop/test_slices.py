@@ -61,6 +61,7 @@ def test_the_lowest_point_is_where_a_grid_has_it():
     assert np.isnan(upside_down)
 
 
+@pytest.mark.long
 def test_a_clean_surface_comes_back():
     fit = fit_isoflop(runs(), n_draws=50)
     truth = best_size(BUDGETS, **HOFFMANN)
@@ -217,6 +218,7 @@ def test_few_sizes_still_have_a_curve_whose_noise_is_a_parabola_s():
     assert json.dumps(three.to_dict(), allow_nan=False)
 
 
+@pytest.mark.long
 def test_losses_that_only_fall_have_no_minimum():
     falling = runs(4.0).assign(loss=lambda t: 9 - 0.3 * np.log(t["n_params"]))
     fit = fit_isoflop(falling, n_draws=50)

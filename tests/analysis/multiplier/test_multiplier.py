@@ -157,6 +157,7 @@ def test_units_of_compute_do_not_matter():
         assert a.estimate == pytest.approx(b.estimate, rel=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_unequal_slopes_are_tested():
     points = noisy(6, 1e-4)

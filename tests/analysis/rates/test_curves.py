@@ -192,6 +192,7 @@ def test_a_misfit_of_all_cells_is_flagged():
     assert not any(cell.flags for cell in fit_rates(SKEWED.table(np.random.default_rng(1))).cells)
 
 
+@pytest.mark.long
 def test_a_misfit_near_the_best_rates_too_is_flagged():
     """Of five rates four are left in the narrowest window, and these are off as well."""
     rng = np.random.default_rng(101)

@@ -40,6 +40,7 @@ def runs_at(lr, budget=1e18, seeds=(0,), **columns):
     return check_table(pd.concat(parts, ignore_index=True))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_gain_is_that_of_the_parabola_and_a_difference_moves_by_two_of_them():
     found = compare_rates(by_parabolas(search()), runs_at(0.012))
@@ -63,6 +64,7 @@ def test_a_gain_is_that_of_the_parabola_and_a_difference_moves_by_two_of_them():
     }
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_of_a_baseline_the_others_are_compared_with_it():
     found = compare_rates(by_parabolas(search()), runs_at(0.012), baseline="pkm")
@@ -151,6 +153,7 @@ def test_what_is_not_compared_is_named():
     assert "is outside of the 3 that the parabola is of" in found.warnings[-1]
 
 
+@pytest.mark.long
 def test_without_budgets_cells_are_matched_by_length():
     def of(frame):
         return check_table(frame.drop(columns="budget"))
@@ -162,6 +165,7 @@ def test_without_budgets_cells_are_matched_by_length():
     assert len(found.moves) == 3
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_command_has_the_table_and_the_json(tmp_path, monkeypatch, capsys):
     search(0.0002).to_csv(tmp_path / "search.csv", index=False)

@@ -11,6 +11,7 @@ from analysis.table.load import check_table, load_table
 from tests.analysis.rates.made import SIZES, TOKENS, TRUE, best, cell_of, grid_of
 
 
+@pytest.mark.long
 def test_a_clean_law_comes_back():
     found = fit_rates(check_table(grid_of()))
     law = found.forms[0].law
@@ -22,6 +23,7 @@ def test_a_clean_law_comes_back():
     assert law.predict(at).value == pytest.approx(best(2e7, 2e9), rel=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(("error", "tau"), [(0.05, 0.0), (0.05, 0.2), (0.0, 0.1)])
 def test_intervals_cover_the_true_exponents(error, tau):

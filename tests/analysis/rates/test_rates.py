@@ -160,6 +160,7 @@ def test_only_what_diverged_above_all_rates_is_an_edge_s_reason(diverged, text):
     assert any(why.startswith(text) for flag, why in found if flag is Flag.EDGE)
 
 
+@pytest.mark.long
 def test_cells_outside_are_left_out_of_the_law_and_named():
     frame = grid_of()
     high = (frame["n_params"] == 1e8) & (frame["n_tokens"] == 1e9)
@@ -182,6 +183,7 @@ def forms_of(frame, **how):
     return fit_rates(check_table(frame), **how).forms[0]
 
 
+@pytest.mark.long
 def test_what_is_not_identifiable_is_named():
     one_length = grid_of()[lambda f: f["n_tokens"] == 1e9]
     forms = forms_of(one_length)
@@ -203,6 +205,7 @@ def test_what_is_not_identifiable_is_named():
     assert law.exponents["n_params"] == pytest.approx(sum(TRUE.values()), rel=1e-6)
 
 
+@pytest.mark.long
 def test_few_cells_are_refused_with_their_number():
     frame = grid_of()[lambda f: (f["n_params"] != 1e8) & (f["n_tokens"] != 1.6e10)]
     three = frame[(frame["n_params"] == 1e7) | (frame["n_tokens"] == 1e9)]
@@ -304,6 +307,7 @@ def test_points_of_models_at_one_place_stand_side_by_side_in_one_order():
     assert axis.get_xlim()[0] < min(points) < max(points) < axis.get_xlim()[1]
 
 
+@pytest.mark.long
 def test_the_curves_are_the_losses_tried_and_the_stars_the_minima():
     found = fit_rates(check_table(grid_of(noise=0.002)), noise=0.002)
     (axis,) = draw_rate_curves(found).axes

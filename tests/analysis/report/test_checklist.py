@@ -225,6 +225,7 @@ def test_a_sweep_s_own_count_is_reported(sweep):
 # Fits
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_forms_and_objectives_are_those_fitted(curves):
     fit = fit_isoflop(curves, method="akima", n_nearest=5, n_draws=0)

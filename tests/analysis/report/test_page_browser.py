@@ -102,6 +102,7 @@ def path(tmp_path_factory, runs):
     return path
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 390, 700, 1280, 1600])
 def test_fits_every_width_in_both_schemes(browser, path, width, scheme):

@@ -143,6 +143,7 @@ def test_a_table_without_finished_runs_writes_nothing(tmp_path):
     assert issubclass(FitError, ValueError)  # which is what the command turns into exit code 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_browser_shows_it(report, browser, width, scheme):
@@ -159,6 +160,7 @@ def test_a_browser_shows_it(report, browser, width, scheme):
     assert browser.complaints() == []
 
 
+@pytest.mark.long
 def test_a_click_sorts_the_runs(report, browser):
     browser.open(report / "report.html")
     losses = """(() => {

@@ -124,6 +124,7 @@ def test_a_clean_surface_comes_back(form, delta):
     assert fit.loss(1e11, 1e13, 2e10) == pytest.approx(law(1e11, 1e13, **truth), rel=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("form", MADE)
 def test_a_noisy_surface_is_within_its_intervals(form):
@@ -141,6 +142,7 @@ def test_a_noisy_surface_is_within_its_intervals(form):
     assert (band.value < band.upper).all()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_chinchilla_s_is_the_parametric_fit():
     loss = runs("farseer", 0.002) + 1
@@ -180,6 +182,7 @@ def test_repeats_and_excess_parameters_are_the_authors():
     assert found == pytest.approx([truth[name] for name in law.names], rel=1e-12)
 
 
+@pytest.mark.long
 def test_repeated_data_s_form_is_of_runs_that_repeat():
     says = "no run is known to repeat its tokens"
     with pytest.raises(FitError, match=says):
@@ -318,6 +321,7 @@ def test_where_only_forms_that_bend_are_left_a_warning_says_so():
 # Compared
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "hold_out",
@@ -404,6 +408,7 @@ def test_porian_s_runs_of_most_compute(published):
     ] is FitStatus.BOUND_HIT
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_step_to_where_derivatives_overflow_is_refused():
     # Its exponents ran off without the eight largest runs, and LAPACK stopped at the nan

@@ -35,6 +35,7 @@ def test_a_key_of_the_configs_is_named(folder):
     assert find_merged(table).how == "lowest over optim.weight_decay"
 
 
+@pytest.mark.long
 def test_it_names_series_and_chooses_runs(folder):
     table = load_table(folder, series=["model", "optim.weight_decay"])
     assert set(table["series"]) == {

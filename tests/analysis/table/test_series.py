@@ -80,6 +80,7 @@ def test_models_whose_names_are_sizes_are_one(names, family):
     assert set(given["series"]) == set(names)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("names", "why"),
     [

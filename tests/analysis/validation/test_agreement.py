@@ -77,6 +77,7 @@ def test_porian_s_exponents(published):
     assert found.budget == 2.56e19
 
 
+@pytest.mark.long
 def test_porian_s_best_runs_by_hand(published):
     path = published("porian_rw_tuned_121.csv")
     raw = pd.read_csv(path)
@@ -205,6 +206,7 @@ def test_flops_per_param_and_token_by_hand():
     assert flops_per_param_token(runs(), "n_params") == pytest.approx((6, 0))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(("factor", "said"), [(1.15, False), (1.5, True)])
 def test_flops_that_are_not_k_n_d_are_reported(factor, said):
@@ -221,6 +223,7 @@ def test_flops_that_are_not_k_n_d_are_reported(factor, said):
 # Disputes
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_exponents_whose_intervals_do_not_meet_are_reported():
     # Tokens that do not go with the budget: the surface sees other trade-offs than the curves
@@ -237,6 +240,7 @@ def test_exponents_whose_intervals_do_not_meet_are_reported():
     assert all(text in found.summary() for text in found.warnings)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_noise_is_no_dispute(seed):
@@ -262,6 +266,7 @@ def test_models_do_not_dispute_with_each_other():
 # What can't be fitted
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_without_tokens_a_row_says_why():
     frame = rows(compare_approaches(runs().assign(n_tokens=np.nan)))
@@ -273,6 +278,7 @@ def test_without_tokens_a_row_says_why():
         assert math.isnan(frame.loc[approach, "tokens"])
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_reason_is_the_reason():
     note = rows(compare_approaches(runs().assign(n_tokens=np.nan))).loc["3 (parametric)", "note"]
@@ -297,6 +303,7 @@ def test_a_model_s_reason_is_its_own():
     assert "dense" not in note["2 (akima)"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_model_with_one_budget_has_rows_that_say_so():
     dense = runs()
@@ -341,6 +348,7 @@ def test_a_model_without_the_largest_budget_is_compared_all_the_same():
     assert frame.loc["2 (parabola)", "size"] == pytest.approx(float(best.value[0]))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_best_run_is_one_run_whatever_its_seed():
     table = runs(noise=0.003).assign(lr=1e-3)

@@ -78,6 +78,7 @@ def test_porian_s_frontier_by_hand(published):
     assert found.to_numpy() == pytest.approx(law.predict(C[6:]).value / L[6:] - 1, rel=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_ten_per_cent_off_is_drift_wherever_it_starts(published):
     # By parabolas the error goes from +0.2 % steadily down to -9.8 %
@@ -169,6 +170,7 @@ def test_a_law_that_bends_is_said_to_drift():
     assert off.abs().is_monotonic_increasing
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_errors_are_no_drift():
     table = runs(6, noise=1e-4)
@@ -201,6 +203,7 @@ def test_the_rule_of_drift(errors, p_value, said):
 # By hand
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_rows_by_hand():
     table = runs(6, noise=0.003)
@@ -238,6 +241,7 @@ def test_rows_by_hand():
             assert row["p_value"] == pytest.approx(2 * stats.t.sf(t, dof), rel=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_best_run_s_interval_is_of_a_run_that_was_picked():
     table = runs(6, noise=0.003)
@@ -263,6 +267,7 @@ def test_held_out_runs_are_not_seen():
     assert after[sizes_and_losses].tolist() == pytest.approx(before[sizes_and_losses].tolist())
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(("n_held", "n_fitted"), [(None, 4), (1, 7), (3, 5), (6, 2)])
 def test_how_many_are_held_out(n_held, n_fitted):
@@ -290,6 +295,7 @@ def test_a_bad_number_to_hold_out_is_named():
         hold_out_budgets(runs(5), 4)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_half_of_an_odd_number_is_the_smaller_half():
     for n_budgets, n_held in ((3, 1), (7, 3)):
@@ -304,6 +310,7 @@ def test_no_budget_is_none():
 # Choices
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("x", "method"),
@@ -330,6 +337,7 @@ def test_models_are_fitted_apart():
     assert losses["dense"] - losses["moe"] == pytest.approx(0.3)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_model_without_small_budgets_is_named():
     dense = runs(6)
@@ -339,6 +347,7 @@ def test_a_model_without_small_budgets_is_named():
     assert sum(text.startswith("moe, approach") for text in found.warnings) == 2
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_an_approach_that_can_not_be_is_named():
     found = hold_out_budgets(runs(6).assign(n_tokens=np.nan))
@@ -352,6 +361,7 @@ def test_an_approach_that_can_not_be_is_named():
         hold_out_budgets(upside_down)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_held_out_minimum_outside_its_sizes_is_reported():
     table = runs(6)
@@ -364,6 +374,7 @@ def test_a_held_out_minimum_outside_its_sizes_is_reported():
     assert all(text.startswith("dense, approach 2: held out, C=") for text in said)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_best_run_is_one_run_whatever_its_seed():
     table = runs(6, noise=0.003).assign(lr=1e-3)
@@ -376,6 +387,7 @@ def test_the_best_run_is_one_run_whatever_its_seed():
         assert measured.tolist() == pytest.approx(expected)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_failed_runs_and_worse_learning_rates_do_not_count():
     table = runs(6, noise=0.003).assign(lr=1e-3)
@@ -389,6 +401,7 @@ def test_failed_runs_and_worse_learning_rates_do_not_count():
 # As a result
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_it_is_a_table_and_plain():
     found = hold_out_budgets(runs(5, 5), 3)  # two budgets: a line without an interval

@@ -83,6 +83,7 @@ def test_nothing_is_left_of_a_surface(table, surface):
     assert found["residual"].abs().max() < EXACT
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_nothing_is_left_of_laws_of_experts():
     table = simulate_experts(ClarkSurface(), [1e7, 1e8, 1e9], EXPERTS)
@@ -197,6 +198,7 @@ def test_sizes_that_were_not_fitted_are_left_out(n_nearest):
     assert sizes == pytest.approx(list(fit.curves[0].sizes))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_models_are_distinguished():
     dense = parabolas(model="dense")

@@ -147,6 +147,7 @@ def test_a_collapsed_router_has_a_higher_balance_loss_however_low_its_gates(gate
         assert balance_loss(balanced - lower, gate) == pytest.approx(1.0, rel=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("gate", ["softmax", "sigmoid"])
 def test_the_balance_loss_alone_evens_the_load(gate):

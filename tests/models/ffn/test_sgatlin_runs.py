@@ -46,6 +46,7 @@ def test_learns_and_goes_on_to_the_bit_however_its_tables_step(compose_raw, tmp_
     assert_a_broken_run_goes_on_to_the_bit(compose_raw, tmp_path, *fixed, at=20)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("word", "line"),

@@ -122,6 +122,7 @@ def assert_same(found, expected):
             assert torch.equal(states[place][name], tensor), (place, name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("size", "others"), [(1, (2, 4)), (2, (1, 2, 4)), (4, (1, 2, 4))])
 def test_any_number_of_processes_reads_what_any_has_written(tmp_path, size, others):
     checkpoint = whole_checkpoint()
