@@ -75,7 +75,6 @@ def last_of(point):
     return torch.load(point.run_dir / LAST)
 
 
-@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["peer", pytest.param("pkm", marks=pytest.mark.long)])
 def test_a_run_grown_by_bias_starts_as_its_parent_and_says_what_both_cost(name, parent, child):
@@ -125,7 +124,6 @@ def test_a_run_goes_on_with_its_parents_moments(parent, child):
         assert after[i]["exp_avg_sq"].shape[-1] == state["exp_avg_sq"].shape[-1]
 
 
-@pytest.mark.long
 @pytest.mark.levels
 @pytest.mark.slow
 @pytest.mark.parametrize(

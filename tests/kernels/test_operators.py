@@ -109,7 +109,6 @@ def test_grouped_product_is_the_loop_and_so_are_its_gradients(kernel):
             assert torch.equal(fast[0], grouped_matmul_loop(x, weights, ends))
 
 
-@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kernel", "dtype"),

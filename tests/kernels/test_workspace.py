@@ -115,7 +115,6 @@ def _resident() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("way", ["dense", "rows", "fused"])
 @pytest.mark.parametrize("kernel", ["cpp", pytest.param("torch", marks=pytest.mark.long)])
 def test_no_growth_over_100_steps(kernel, way):

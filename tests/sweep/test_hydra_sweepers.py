@@ -42,7 +42,6 @@ class Bisector(Sweeper):
 Bisector.__module__ = "hydra_plugins.bisector"  # where Hydra takes plugins from
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     "launcher", ["basic", pytest.param("local", marks=[pytest.mark.long, pytest.mark.night])]
 )

@@ -169,7 +169,6 @@ def test_documents_are_masked_in_the_graph(eager_backend, name):
     assert not counters["graph_break"]
 
 
-@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["rows", pytest.param("fused", marks=pytest.mark.long)])
 def test_tables_that_step_by_rows_are_read_between_graphs(eager_backend, compose_raw, way):

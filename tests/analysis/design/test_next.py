@@ -185,7 +185,6 @@ def test_a_multiplier_of_too_few_budgets_says_what_to_run(table):
 LONG = [pytest.param(name, marks=pytest.mark.long) for name in ("a", "N*@1e21", "multiplier@1e19")]
 
 
-@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["N*@1e20", "p-m@1e20", *LONG])
 def test_runs_are_within_the_budget_and_narrow_it_one_after_another(table, target):

@@ -321,7 +321,6 @@ def test_where_only_forms_that_bend_are_left_a_warning_says_so():
 # Compared
 
 
-@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "hold_out",
