@@ -89,9 +89,8 @@ def subjects(compose_raw):
 
 
 def _since(name):
-    """At night stacks of experts and the layers since 2024: a quarter to half a minute each."""
-    late = ("engram", "memory_plus", "omni", "peer_narrow", "sgatlin", "stem", "ultramem")
-    return [pytest.mark.night] if name in (*late, "moe", "moe_fine") else []
+    """By day the layer that the project is about, and none; the others take up to half a minute."""
+    return [] if name in ("peer", "none") else [pytest.mark.night]
 
 
 def not_flat(coordinates):

@@ -8,6 +8,7 @@ from tests.extending import follow
 
 
 @pytest.mark.long
+@pytest.mark.night
 def test_a_benchmark(tmp_path):
     out = follow("A benchmark", tmp_path)
     assert " A norm of the features of tokens: RMSNorm beside LayerNorm" in out

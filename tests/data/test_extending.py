@@ -28,6 +28,7 @@ def test_a_corpus(record_of):
 
 
 @pytest.mark.long
+@pytest.mark.night
 def test_a_tokenizer(record_of):
     assert record_of("A tokenizer")["bytes_per_token"] == pytest.approx(1, abs=0.05)
 

@@ -50,6 +50,7 @@ DOMAINS = {
     "wikitext2_valid": (60, "fd4c281d21350188"),
     "wikitext2_test": (60, "ab84e6b05b944e32"),
 }
+AT_NIGHT = {"gcide", "api_aws", "api_google"}  # some ten seconds each
 PINS = {"toy==1": "0" * 64, "spare==1": "1" * 64}
 
 
@@ -374,7 +375,9 @@ def _file(corpus, domain, cache):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("domain", DOMAINS)
+@pytest.mark.parametrize(
+    "domain", [pytest.param(d, marks=[pytest.mark.night] * (d in AT_NIGHT)) for d in DOMAINS]
+)
 def test_each_domain_is_the_text_that_it_was(corpus, cache, domain):
     lines = gzip.decompress(_file(corpus, domain, cache).read_bytes())
     rows = [json.loads(line) for line in lines.splitlines()]
