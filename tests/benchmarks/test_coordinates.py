@@ -88,8 +88,8 @@ def subjects(compose_raw):
     return of
 
 
-def _since(name):
-    """By day the layer that the project is about, and none; the others take up to half a minute."""
+def _at_night(name):
+    """But the layer that the project is about, and none; the others take up to half a minute."""
     return [] if name in ("peer", "none") else [pytest.mark.night]
 
 
@@ -98,7 +98,7 @@ def not_flat(coordinates):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", [pytest.param(n, marks=_since(n)) for n in NAMES])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=_at_night(n)) for n in NAMES])
 def test_no_size_depends_on_the_width_under_mup(subjects, name):
     """But the spread of expert choice's gates: of three seeds its slopes are up to 0.18. It is of
     the few tokens that experts chose, so its noise is large; whether it is noise alone is open.

@@ -389,7 +389,7 @@ def test_each_domain_is_the_text_that_it_was(corpus, cache, domain):
     assert re.search(row, (REPOSITORY / "docs" / "data.md").read_text())
 
 
-# Of texts that test_each_domain_is_the_text_that_it_was holds to their digests by day.
+# Of texts that test_each_domain_is_the_text_that_it_was holds to their digests.
 @pytest.mark.long
 @pytest.mark.night
 @pytest.mark.slow
