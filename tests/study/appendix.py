@@ -154,8 +154,8 @@ def document(found):
         "with training text.",
         texts(found),
         "## Compute",
-        "Seconds are those of the runs themselves, and of a run that was taken up again those of its last "
-        "process alone. Many shared their machine with other work.",
+        "Seconds are those of the runs themselves, and of a run that was taken up again those of "
+        "its last process alone. Many shared their machine with other work.",
         costs(found),
     ]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
