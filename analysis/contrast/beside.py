@@ -14,6 +14,7 @@ from analysis.contrast.points import Points
 from analysis.fitting.intervals import Array
 from analysis.table.documents import Documents
 
+_SAME = 1e-3  # relative, of a mean of documents and a point's loss: sums in another order
 _AT = 0.95  # level whose half-width is that of the draws
 
 
@@ -77,7 +78,8 @@ class OfDocuments:
 def of_documents(points: Points, documents: Documents) -> OfDocuments:
     """The documents that all runs of the points were scored on.
 
-    Raises ValueError, a line, where these are not the same or fewer than two.
+    Raises ValueError, a line, where these are not the same or fewer than two, or the points' losses
+    are of another text (--column loss=...).
     """
     runs = [run for of in points.run_ids for run in of]
     n_tokens = documents.scored(runs).n_tokens
@@ -85,6 +87,13 @@ def of_documents(points: Points, documents: Documents) -> OfDocuments:
         raise ValueError("one document tells nothing of others")
     nats = np.array([np.mean([documents.nats[r] for r in of], axis=0) for of in points.run_ids])
     losses = nats.sum(axis=1, keepdims=True) / n_tokens.sum()
+    off = np.abs(losses[:, 0] / points.losses - 1)
+    if off.max() > _SAME:
+        theirs, compared = losses[off.argmax(), 0], points.losses[off.argmax()]
+        raise ValueError(
+            f"these are of another text: their mean is {theirs:.5g} nats/token where the loss "
+            f"compared is {compared:.5g}"
+        )
     return OfDocuments(residuals=(nats - losses * n_tokens) / n_tokens.sum(), n_tokens=n_tokens)
 
 

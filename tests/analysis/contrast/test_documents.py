@@ -165,3 +165,12 @@ def test_intervals_lack_the_documents_that_not_all_runs_share_and_say_why(change
     plain = contrast(table, "d_model")
     assert [d.value for d in found.differences] == [d.value for d in plain.differences]
     assert any(re.search(message, text) for text in found.lacks)
+
+
+def test_intervals_lack_the_documents_where_the_losses_are_of_another_text():
+    table = runs()
+    documents = scored(table)
+    nats = {run: 1.01 * own for run, own in documents.nats.items()}
+    found = contrast(table, "d_model", documents=replace(documents, nats=nats))
+    assert any("these are of another text: their mean is" in text for text in found.lacks)
+    assert not any("another text" in text for text in contrast(table, "d_model").lacks)
