@@ -16,6 +16,11 @@ REGISTERED = FOLDER / "preregistration.yaml"
 RATES = RESULTS / "rates_2" / "rates.json"
 BUDGETS = {1e13: "1e13", 3e13: "3e13", 1e14: "1e14"}
 NAMES = {"none": "no layer", "moe_fine": "`moe_fine`", "dense": "dense", "pkm": "PKM"}
+REGISTERED_AS = {
+    "gain": "gain: PEER minus no layer at 1e14",
+    "mechanism": "mechanism: PEER minus `moe_fine`, mean of three budgets, within ±0.02?",
+    "trend": "trend: slope of ln(multiplier) against no layer",
+}
 CLASSES = {"sparse": ["moe_fine", "pkm", "peer"], "rest": ["dense", "none"]}
 _COMMON = {"rates": RATES, "layers": ["peer"], "classes": CLASSES}
 
@@ -57,8 +62,8 @@ def verdicts():
     """Primary contrast, its value and verdict; then those of new targets."""
     by_name = {one.primary.name: one for one in held().verdicts}
     table = []
-    for name in ("gain", "mechanism", "trend"):
-        cells = [name]
+    for name, label in REGISTERED_AS.items():
+        cells = [label]
         for one in (by_name[name], by_name[f"{name} of new"]):
             p = f"{one.p_holm:.2f}" if one.p_holm >= 0.095 else f"{one.p_holm:.1g}"
             cells += [shown(one.value), f"{one.verdict} (p = {p})"]

@@ -1,6 +1,7 @@
-"""docs/study.md and README: the answer, and each claim by the command that is named beside it."""
+"""The first edition by curves together, and each claim by the command that is named beside it."""
 
 import math
+import re
 import runpy
 import shlex
 import sys
@@ -9,16 +10,19 @@ import pytest
 
 from analysis.__main__ import main as analysis
 from analysis.contrast.compute import contrast
-from analysis.contrast.parts import contrast_parts
 from analysis.table.load import load_table
-from analysis.table.sources import read_source
-from experiments.records.files import find_records, read_record
 from tests.study.committed import RESULTS, ROOT, SEEDED, document_table, text
-from tests.study.estimators import CLASSES, JOINT, by_curves, by_means
+from tests.study.edition_2 import shown
+from tests.study.estimators import CLASSES, JOINT
 
-PAPER = ROOT / "docs" / "study.md"
+PAPER, FIRST = (ROOT / "docs" / f"{name}.md" for name in ("study", "study_first"))
 NAMES = {"dense": "dense", "no layer": "none", "`moe_fine`": "moe_fine", "PKM": "pkm"}
-CLAIMS = document_table("claim", PAPER)[1]
+CLAIMS = [
+    (document, command, numbers)
+    for document in (PAPER, FIRST)
+    for _, command, numbers in document_table("claim", document)[1]
+    if "make test-study" not in command
+]
 
 
 @pytest.fixture(scope="module")
@@ -29,17 +33,12 @@ def fitted():
     return {(d.baseline, round(d.budgets[0], -10)): d for d in found.differences}
 
 
-def shown(estimate, form):
-    return "{} ({} to {})".format(*(format(value, form) for value in estimate))
-
-
-@pytest.mark.parametrize("document", [PAPER, ROOT / "README.md"])
-def test_the_answer(fitted, document):
-    _, rows = document_table("PEER minus", document)
+def test_the_answer_of_the_first_edition(fitted):
+    _, rows = document_table("PEER minus", FIRST)
     assert [name for name, *_ in rows] == list(NAMES)
     for name, *cells, saves in rows:
         own = [fitted[NAMES[name], budget] for budget in SEEDED]
-        assert cells == [shown(one.value, ".3f") for one in own]
+        assert cells == [shown(one.value) for one in own]
         assert saves == shown(own[1].multiplier, ".2f")
 
 
@@ -48,15 +47,6 @@ def test_what_is_significant_after_correction(fitted):
     assert after == {("dense", 3e12), *((m, b) for m in ("dense", "none") for b in (1e13, 3e13))}
     before = {key for key, one in fitted.items() if one.p < 0.05}
     assert before - after == {("none", 3e12), ("moe_fine", 1e13), ("moe_fine", 3e13)}
-
-
-def test_other_estimators(fitted, seeds):
-    _, rows = document_table("PEER minus dense, by", PAPER)
-    others = [
-        [str(by["peer", "dense", b]) for b in SEEDED] for by in (by_means(seeds), by_curves())
-    ]
-    together = [shown(fitted["dense", b].value, ".3f") for b in SEEDED]
-    assert [cells for _, *cells in rows] == [together, *others]
 
 
 def test_the_paper_s_multipliers():
@@ -70,13 +60,14 @@ def test_the_paper_s_multipliers():
     assert "(dense 23.71 and 18.31, PEER 20.63 and 16.45)" in said
 
 
-@pytest.mark.parametrize(("command", "numbers"), [row[1:] for row in CLAIMS[:-1]])
-def test_a_claim_s_command_prints_its_numbers(command, numbers, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(("document", "command", "numbers"), CLAIMS)
+def test_a_claim_s_command_prints_its_numbers(
+    document, command, numbers, tmp_path, capsys, monkeypatch
+):
     words = shlex.split(command.strip("`"))
-    if words[0] == "A":
-        (given,) = (line for line in PAPER.read_text().splitlines() if "analysis contrast" in line
-                    and line.startswith("`python"))  # fmt: skip
-        words = shlex.split(given.strip("`.")) + words[1:]
+    short = dict(re.findall(r"`([A-Z])` is\s+`(python -m [^`]+)`", document.read_text()))
+    if words[0] in short:
+        words = shlex.split(short[words[0]]) + words[1:]
     assert words[:2] == ["python", "-m"]
     monkeypatch.chdir(ROOT)
     if words[2] == "analysis":
@@ -106,34 +97,6 @@ def test_what_no_command_prints_is_the_first_edition_s(said):
     ours, first = (text(f"docs/{name}.md") for name in ("study", "study_first"))
     assert said in ours
     assert all(part in first for part in said.split(" and "))
-
-
-def test_the_second_edition_s_first_stage(fitted):
-    """By its runs alone: curves of later stages share their curvature."""
-    folder = RESULTS / "edition_2"
-    found = contrast_parts(
-        load_table(folder, where={"budget": [1e13]}),
-        read_source(folder).documents,
-        by="targets",
-        rates=RESULTS / "rates_2" / "rates.json",
-        layers=["peer"],
-        classes=CLASSES,
-    )
-    own = {(row.difference.baseline, row.part): row.difference for row in found.rows}
-    _, rows = document_table("At 1e13, PEER minus", PAPER)
-    assert [name for name, *_ in rows] == list(NAMES)
-    for name, *cells in rows:
-        model = NAMES[name]
-        each = [fitted[model, 1e13], own[model, "all"], own[model, "new"]]
-        assert cells == [shown(one.value, ".3f") for one in each]
-        assert (own[model, "all"].p_holm < 0.05) is (model in ("dense", "none"))
-
-
-def test_how_much_of_the_second_edition_is_done():
-    done = [read_record(path) for path in find_records(RESULTS / "edition_2")]
-    assert not any(r.environment["git_dirty"] for r in done)
-    said = " ".join(PAPER.read_text().split())
-    assert f"Of its 62 main runs (`experiment=study_main_2`) {len(done)} are done." in said
 
 
 def test_the_figure_is_there_and_its_numbers_are_those_of_the_records(fitted):
