@@ -1,6 +1,9 @@
 """The second edition's tables of docs/study.md: `python -m tests.study.edition_2`."""
 
 from functools import cache
+from pathlib import Path
+from shutil import copyfile
+from tempfile import TemporaryDirectory
 
 from analysis.contrast.compute import contrast
 from analysis.contrast.held import hold_to
@@ -13,6 +16,7 @@ from tests.study.committed import RESULTS
 
 FOLDER = RESULTS / "edition_2"
 REGISTERED = FOLDER / "preregistration.yaml"
+SMALLER = RESULTS / "edition_2_smaller"
 RATES = RESULTS / "rates_2" / "rates.json"
 BUDGETS = {1e13: "1e13", 3e13: "3e13", 1e14: "1e14"}
 NAMES = {"none": "no layer", "moe_fine": "`moe_fine`", "dense": "dense", "pkm": "PKM"}
@@ -52,6 +56,29 @@ def differences_of_new():
     rows = contrast_parts(*read(), by="targets", **_COMMON).rows
     own = [row.difference for row in rows if row.part == "new"]
     return {(one.baseline, float(f"{one.budgets[0]:.6g}")): one for one in own}
+
+
+@cache
+def with_smaller():
+    """Contrasts with the smaller runs at 3e13 that were not registered."""
+    with TemporaryDirectory() as name:
+        for path in [*find_records(FOLDER), *find_records(SMALLER)]:
+            copy = Path(name) / path.parent.name / path.name
+            copy.parent.mkdir()
+            copyfile(path, copy)
+        return contrast(load_table(name), documents=read_source(name).documents, **_COMMON)
+
+
+def beside_smaller():
+    """Layer, budget: its best size in width with the smaller runs, and PEER minus it."""
+    found = with_smaller()
+    each = {(one.baseline, float(f"{one.budgets[0]:.6g}")): one for one in found.differences}
+    return [
+        [NAMES.get(m.layer, m.layer), BUDGETS[float(f"{m.budget:.6g}")], f"{m.size.value:.0f}",
+         _cell(each, m.layer, float(f"{m.budget:.6g}"))]
+        for m in found.minima
+        if m.layer in ("none", "moe_fine", "peer") and m.budget > 2e13
+    ]  # fmt: skip
 
 
 def shown(estimate, form=".3f"):
@@ -113,7 +140,7 @@ def by_targets(record):
 
 
 if __name__ == "__main__":
-    for rows in (verdicts(), answer(), targets()):
+    for rows in (verdicts(), answer(), targets(), beside_smaller()):
         for cells in rows:
             print("| " + " | ".join(cells) + " |")
         print()

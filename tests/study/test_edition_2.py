@@ -10,13 +10,16 @@ from tests.study.edition_2 import (
     BUDGETS,
     CLASSES,
     FOLDER,
+    SMALLER,
     answer,
+    beside_smaller,
     by_targets,
     differences,
     held,
     shown,
     targets,
     verdicts,
+    with_smaller,
 )
 from tests.study.planned import planned
 
@@ -100,6 +103,26 @@ def test_what_is_said_of_best_sizes():
     assert {layer for layer, _ in outside} == {"moe_fine"}
     assert 63.5 < sizes["moe_fine", 3e13].size.value < 64
     assert all(80 < sizes[m, 1e14].size.value < 112 for m in names)
+
+
+def test_what_is_said_of_smaller_sizes():
+    rows = {(layer, budget): (size, cell) for layer, budget, size, cell in beside_smaller()}
+    fine, peer = rows["`moe_fine`", "3e13"], rows["peer", "3e13"]
+    assert (
+        f"`moe_fine`'s at {fine[0]} and PEER's at {peer[0]}, and PEER minus `moe_fine` at 3e13 "
+        f"is {fine[1]}, minus no layer {rows['no layer', '3e13'][1]}."
+    ) in LINE
+    own = {(m.layer, float(f"{m.budget:.6g}")): m for m in with_smaller().minima}
+    assert all(own[layer, 3e13].inside for layer in ("none", "moe_fine", "peer"))
+    before = {(m.layer, float(f"{m.budget:.6g}")): m for m in held().every.minima}
+    for layer in ("none", "moe_fine", "peer"):
+        moved = own[layer, 1e14].loss.value - before[layer, 1e14].loss.value
+        assert abs(moved) < 0.0005  # so a difference moves by less than 0.001
+    smaller = [read_record(path) for path in find_records(SMALLER)]
+    assert {(r.model, r.budget, r.d_model) for r in smaller} == {
+        ("peer", 3e13, 48), ("moe_fine", 3e13, 48)
+    }  # fmt: skip
+    assert not any(r.environment["git_dirty"] for r in smaller)
 
 
 def test_what_is_said_of_copying(records):
