@@ -29,10 +29,16 @@ CLASSES = {"sparse": ["moe_fine", "pkm", "peer"], "rest": ["dense", "none"]}
 _COMMON = {"rates": RATES, "layers": ["peer"], "classes": CLASSES}
 
 
+def plain(budget):
+    """One of BUDGETS: a fit's own is off in the last digits."""
+    return float(f"{budget:.6g}")
+
+
 @cache
 def read():
     """Its runs as a table, and their losses by document."""
-    return load_table(FOLDER), read_source(FOLDER).documents
+    source = read_source(FOLDER)
+    return load_table(source), source.documents
 
 
 @cache
@@ -47,7 +53,7 @@ def differences():
     """(other layer, budget): PEER minus it, by curves of all runs."""
     table, documents = read()
     found = contrast(table, documents=documents, **_COMMON).differences
-    return {(one.baseline, float(f"{one.budgets[0]:.6g}")): one for one in found}
+    return {(one.baseline, plain(one.budgets[0])): one for one in found}
 
 
 @cache
@@ -55,7 +61,7 @@ def differences_of_new():
     """The same of new targets: the token before and the target have not stood together before."""
     rows = contrast_parts(*read(), by="targets", **_COMMON).rows
     own = [row.difference for row in rows if row.part == "new"]
-    return {(one.baseline, float(f"{one.budgets[0]:.6g}")): one for one in own}
+    return {(one.baseline, plain(one.budgets[0])): one for one in own}
 
 
 @cache
@@ -66,16 +72,17 @@ def with_smaller():
             copy = Path(name) / path.parent.name / path.name
             copy.parent.mkdir()
             copyfile(path, copy)
-        return contrast(load_table(name), documents=read_source(name).documents, **_COMMON)
+        source = read_source(name)
+        return contrast(load_table(source), documents=source.documents, **_COMMON)
 
 
 def beside_smaller():
     """Layer, budget: its best size in width with the smaller runs, and PEER minus it."""
     found = with_smaller()
-    each = {(one.baseline, float(f"{one.budgets[0]:.6g}")): one for one in found.differences}
+    each = {(one.baseline, plain(one.budgets[0])): one for one in found.differences}
     return [
-        [NAMES.get(m.layer, m.layer), BUDGETS[float(f"{m.budget:.6g}")], f"{m.size.value:.0f}",
-         _cell(each, m.layer, float(f"{m.budget:.6g}"))]
+        [NAMES.get(m.layer, m.layer), BUDGETS[plain(m.budget)], f"{m.size.value:.0f}",
+         _cell(each, m.layer, plain(m.budget))]
         for m in found.minima
         if m.layer in ("none", "moe_fine", "peer") and m.budget > 2e13
     ]  # fmt: skip

@@ -16,6 +16,7 @@ from tests.study.edition_2 import (
     by_targets,
     differences,
     held,
+    plain,
     shown,
     targets,
     verdicts,
@@ -94,7 +95,7 @@ def lower(one):
 
 
 def test_what_is_said_of_best_sizes():
-    sizes = {(m.layer, float(f"{m.budget:.6g}")): m for m in held().every.minima}
+    sizes = {(m.layer, plain(m.budget)): m for m in held().every.minima}
     names = {"none": "no layer", "moe_fine": "`moe_fine`", "peer": "PEER"}
     for budget in (3e13, 1e14):
         said = ", ".join(f"{n} at {sizes[m, budget].size.value:.0f}" for m, n in names.items())
@@ -112,9 +113,9 @@ def test_what_is_said_of_smaller_sizes():
         f"`moe_fine`'s at {fine[0]} and PEER's at {peer[0]}, and PEER minus `moe_fine` at 3e13 "
         f"is {fine[1]}, minus no layer {rows['no layer', '3e13'][1]}."
     ) in LINE
-    own = {(m.layer, float(f"{m.budget:.6g}")): m for m in with_smaller().minima}
+    own = {(m.layer, plain(m.budget)): m for m in with_smaller().minima}
     assert all(own[layer, 3e13].inside for layer in ("none", "moe_fine", "peer"))
-    before = {(m.layer, float(f"{m.budget:.6g}")): m for m in held().every.minima}
+    before = {(m.layer, plain(m.budget)): m for m in held().every.minima}
     for layer in ("none", "moe_fine", "peer"):
         moved = own[layer, 1e14].loss.value - before[layer, 1e14].loss.value
         assert abs(moved) < 0.0005  # so a difference moves by less than 0.001
