@@ -1,4 +1,6 @@
+import json
 import re
+from statistics import median
 
 import pytest
 
@@ -9,7 +11,8 @@ from tests.conftest import TINY
 @pytest.mark.slow
 def test_prints_a_run_s_own_cost(capsys, tmp_path):
     overrides = ["size=1", *TINY, "logger.log_every_n_steps=5", f"paths.cache={tmp_path}"]
-    bench.main(["harness", "--steps", "20", *overrides])
+    kept = tmp_path / "kept.json"
+    bench.main(["harness", "--steps", "20", "--json", str(kept), *overrides])
     head, line = capsys.readouterr().out.splitlines()
     assert re.split("  +", head) == [
         "microseconds of a step",
@@ -25,6 +28,10 @@ def test_prints_a_run_s_own_cost(capsys, tmp_path):
     assert float(share) == pytest.approx(
         100 * int(own.replace(",", "")) / int(whole.replace(",", "")), abs=0.2
     )
+    (found,) = json.loads(kept.read_text())["models"]
+    assert len(found["run_seconds"]) == len(found["bare_seconds"]) == 3
+    assert f"{1e6 * median(found['run_seconds']):,.0f}" == whole
+    assert f"{1e6 * median(found['bare_seconds']):,.0f}" == bare
 
 
 def test_too_few_steps_are_refused(tmp_path):

@@ -7,6 +7,7 @@ run's own cost is its time less that of the loop. Takes overrides of experiments
 sizes of the demo and of the study.
 """
 
+import json
 import tempfile
 import time
 from argparse import ArgumentParser, Namespace
@@ -17,7 +18,7 @@ from statistics import median
 
 import torch
 
-from experiments.benchmarks.core.arguments import takes_overrides
+from experiments.benchmarks.core.arguments import add_json, check_json, takes_overrides
 from experiments.benchmarks.core.drafts import drafted
 from experiments.benchmarks.core.progress import bar
 from experiments.data.batches import Batch
@@ -25,6 +26,7 @@ from experiments.data.loader import Loader
 from experiments.data.prepare import training_batches
 from experiments.points.planning import plan_point
 from experiments.points.point import Point
+from experiments.system import environment
 from experiments.system.text_table import aligned
 from experiments.training.fit import fit, set_up_process
 from experiments.training.module import LanguageModel
@@ -42,14 +44,17 @@ _USUAL = {
 def arguments(parser: ArgumentParser) -> None:
     takes_overrides(parser)
     parser.add_argument("--steps", type=int, default=200, metavar="N", help="(default 200)")
+    add_json(parser)
 
 
 def run(options: Namespace) -> None:
-    """Prints a line for each model."""
+    """Prints a line for each model, and writes --json."""
+    check_json(options.json)
     usual = {"the run": options.overrides} if options.overrides else _USUAL
     rows: list[Sequence[str]] = [
         ("microseconds of a step", "run", "bare loop", "own cost", "of the run")
     ]
+    models = []
     with tempfile.TemporaryDirectory() as folder:
         points = {name: _point(given, options.steps, folder) for name, given in usual.items()}
         for name, point in points.items():
@@ -57,7 +62,12 @@ def run(options: Namespace) -> None:
             own = median(a - b for a, b in zip(whole, bare, strict=True))
             times = (median(whole), median(bare), own)
             rows.append((name, *(f"{1e6 * s:,.0f}" for s in times), f"{own / times[0]:.1%}"))
+            models.append({"name": name, "run_seconds": whole, "bare_seconds": bare})
     print("\n".join(aligned(rows)))
+    if options.json is not None:
+        about = {"processor": environment.processor(), **environment.describe("cpu")}
+        everything = {"arguments": options.words, **about, "models": models}
+        options.json.write_text(json.dumps(everything, indent=1) + "\n", encoding="utf-8")
 
 
 def _point(overrides: Sequence[str], n_steps: int, folder: str) -> Point:

@@ -28,6 +28,8 @@ NOISE = {"rest": (0.009, 0.007, 0.005), "sparse": (0.017, 0.03, 0.02)}  # nats, 
 ALIKE = {"rest": (0.015,) * 3, "sparse": (0.015,) * 3}
 STUDY = ((1, 1, 3, 1), (1, 1, 3, 1), (1, 1, 3, 1))  # seeds of the sizes of a budget
 PLAN = ((2, 6, 2), (2, 6, 2), (1, 2, 1))
+SECOND = ((1, 3, 1), (1, 3, 1), (1, 2, 1))  # of the second edition, and its noise
+SECOND_NOISE = {"rest": (0.012, 0.02, 0.005), "sparse": (0.034, 0.046, 0.01)}
 
 
 class Way(NamedTuple):
@@ -68,7 +70,11 @@ WAYS = {
     "as the study, 166 documents": Way(STUDY, NOISE, documents=166, how=NAMED),
     "as planned, rates by a law": Way(PLAN, NOISE, rates="law", how=NAMED),
 }
-TRIALS = {"as planned, rates by a law of 15 cells": Way(PLAN, NOISE, rates="trials", how=NAMED)}
+TRIALS = {
+    "as planned, rates by a law of 15 cells": Way(PLAN, NOISE, rates="trials", how=NAMED),
+    "as the second edition": Way(SECOND, SECOND_NOISE, documents=891, rates="trials", how=NAMED),
+    "as the second edition, best rates": Way(SECOND, SECOND_NOISE, documents=891, how=NAMED),
+}
 UNLIKE = (1.1, 1.1, 0.9, 0.9, 0.9)
 LAYERS_OWN = {**NAMED, "curvature": "layer"}
 OFF = {
