@@ -9,15 +9,17 @@ import torch
 
 from experiments.kernels import build, cpp
 
-_ATEN = {"base": "default", "avx2": "avx2", "avx512": "avx512"}  # ours by torch's
+_ATEN = {  # torch's level of each of ours
+    "base": "default", "avx2": "avx2", "avx512": "avx512", "avx512_bf16": "avx512"
+}  # fmt: skip
 
 
 def lower_levels() -> list[tuple[str, str]]:
-    """ATEN_CPU_CAPABILITY and EXPERIMENTS_KERNEL_LEVEL of each level below the processor's best."""
+    """ATEN_CPU_CAPABILITY and EXPERIMENTS_KERNEL_LEVEL of each level but the fastest here."""
     try:
         ours = cpp.levels(build.load())[:-1]
     except build.BuildError:  # torch's alone
-        ours = [*_ATEN]
+        ours = [*_ATEN][:-1]
         own = torch.backends.cpu.get_cpu_capability().lower()
         ours = ours[: [*_ATEN.values()].index(own)] if own in _ATEN.values() else []
     return [(_ATEN[level], level) for level in ours]

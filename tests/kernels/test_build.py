@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -96,6 +97,17 @@ def test_a_lower_level_than_the_processor_s_runs_if_asked_for(monkeypatch):
     monkeypatch.setenv("EXPERIMENTS_KERNEL_LEVEL", "avx9")
     with pytest.raises(ValueError, match="LEVEL=avx9 is not one of this processor's: base"):
         load_cpp()
+
+
+@pytest.mark.parametrize(
+    ("level", "slow", "fastest"),
+    [(3, 1, "avx512"), (3, 0, "avx512_bf16"), (2, 1, "avx512"), (1, 1, "avx2"), (0, 0, "base")],
+)
+def test_the_fastest_level_is_last(level, slow, fastest):
+    library = SimpleNamespace(processor_level=lambda: level, bf16_is_slow=lambda: slow)
+    found = build.ordered_levels(library)
+    assert found[-1] == fastest
+    assert sorted(found) == sorted([*build.LEVELS][: level + 1])
 
 
 @needs_compiler

@@ -4,6 +4,8 @@ import csv
 import functools
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from experiments.training.checkpoints import LAST
 from experiments.training.execute import execute
 from experiments.training.fit import set_up_process
 from experiments.training.module import LanguageModel
-from tests.conftest import TINY, Killed, Nursery, kill_at
+from tests.conftest import REPOSITORY, TINY, Killed, Nursery, kill_at
 
 
 @pytest.fixture
@@ -394,3 +396,23 @@ def test_float32_is_not_rounded_to_tf32(make, monkeypatch):
         assert torch.get_float32_matmul_precision() == "highest"
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+_TRAINED = """
+import sys, torch
+from experiments.run import main
+sys.argv = ["experiments.run", *sys.argv[1:]]
+main()
+denormal = torch.full((1 << 20,), 2e-38) * 0.1  # both threads have a half
+print(torch.get_num_threads(), int(denormal.count_nonzero()))
+"""
+
+
+def test_no_thread_of_a_run_computes_with_denormals(tmp_path):
+    paths = (f"paths.results={tmp_path}", f"paths.cache={tmp_path / 'cache'}")
+    words = ["size=2", "budget=2e9", *TINY[:-1], "trainer.n_threads=2", *paths]
+    done = subprocess.run(
+        [sys.executable, "-c", _TRAINED, *words],
+        capture_output=True, text=True, check=True, cwd=REPOSITORY,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "2 0"

@@ -60,8 +60,16 @@ def load(levels: Sequence[str] | None = None) -> ctypes.CDLL:
 
 
 def processor_levels() -> list[str]:
-    """The levels that this processor can run, the best last. Raises BuildError."""
-    return list(LEVELS)[: load(()).processor_level() + 1]
+    """The levels that this processor can run, the fastest last. Raises BuildError."""
+    return ordered_levels(load(()))
+
+
+def ordered_levels(library: ctypes.CDLL) -> list[str]:
+    """The same, as any of the libraries says."""
+    known = list(LEVELS)[: library.processor_level() + 1]
+    if known[-1] == "avx512_bf16" and library.bf16_is_slow():
+        known.insert(-1, known.pop())
+    return known
 
 
 def binary_path(compiler: str) -> Path:

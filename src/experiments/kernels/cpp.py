@@ -1,4 +1,4 @@
-"""The kernels in C++ (csrc/), for CPUs: built on first use, at the best level of this processor."""
+"""The kernels in C++ (csrc/), for CPUs: built on first use, at the level fastest on this one."""
 
 import ctypes
 import os
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.kernels.build import LEVELS, BuildError, load, processor_levels
+from experiments.kernels.build import BuildError, load, ordered_levels, processor_levels
 from experiments.kernels.interface import AdamWStep, Segments
 from experiments.kernels.product_keys import candidate_pairs
 from experiments.kernels.workspace import WORKSPACE
@@ -26,7 +26,7 @@ _MOST_PAIRS = 2**31  # they are counted in int32
 def load_cpp() -> "Cpp | None":
     """The kernel for this processor, or None, with one warning, where it can't be built.
 
-    EXPERIMENTS_KERNEL_LEVEL names a lower level than the processor's best. Raises ValueError for
+    EXPERIMENTS_KERNEL_LEVEL names another level than the fastest. Raises ValueError for
     one that it doesn't have.
     """
     try:
@@ -70,13 +70,12 @@ def load_best(known: Sequence[str]) -> tuple[ctypes.CDLL, str]:
 
 
 def levels(lib: ctypes.CDLL) -> list[str]:
-    """The levels that this library has and this processor can run, the best last."""
-    known = list(LEVELS)[: lib.processor_level() + 1]
-    return [level for level in known if hasattr(lib, f"dot_{level}")]
+    """The levels that this library has and this processor can run, the fastest last."""
+    return [level for level in ordered_levels(lib) if hasattr(lib, f"dot_{level}")]
 
 
 class Cpp:
-    """The kernel `cpp` at one level: base, avx2, avx512 or avx512_bf16; by default the best.
+    """The kernel `cpp` at one level: base, avx2, avx512 or avx512_bf16; by default the fastest.
 
     float32 activations, float32 or bfloat16 tables; fewer than 2**31 pairs.
     """

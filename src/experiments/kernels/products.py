@@ -61,7 +61,7 @@ def product(a: Tensor, b: Tensor, *, bf16: bool) -> Tensor:
 
 @lru_cache(maxsize=1)
 def _function() -> Any:
-    """csrc/product.cpp at the processor's best level, whichever is asked for; None without a
+    """csrc/product.cpp at the processor's fastest level, whichever is asked for; None without a
     compiler.
     """
     try:

@@ -33,12 +33,17 @@ def usable_cores() -> int:
     return max(1, (cores or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def exact_float32() -> None:
-    """Makes products of float32 such on every device, in this process. A GPU would be allowed to
-    round their factors to the 10 bits of TF32, and routers then choose other experts; torch begins
-    without, but a container's TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1 turns it on.
+def settle_float32() -> None:
+    """How float32 is computed in this process, before its first tensor.
+
+    Products are such on every device. A GPU would be allowed to round their factors to the 10 bits
+    of TF32, and routers then choose other experts; torch begins without, but a container's
+    TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1 turns it on. On a CPU what is smaller than 1.2e-38 is 0:
+    processors take a hundred cycles for each such number, and attention that has become sharp is
+    full of them. Threads have this from the one that starts them.
     """
     torch.set_float32_matmul_precision("highest")
+    torch.set_flush_denormal(True)
 
 
 def keep_freed_memory() -> None:

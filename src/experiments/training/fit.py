@@ -52,6 +52,7 @@ def set_up_process(point: Point, n_threads: int | None) -> None:
         point.device.accelerator == "cuda"
     ):  # first: what comes before is on the first GPU, a rank 0's
         torch.cuda.set_device(own_index(point.ranks.devices))
+    environment.settle_float32()
     if point.device.accelerator == "cpu":
         threads = point.config.trainer.n_threads or n_threads or environment.usable_cores()
         torch.set_num_threads(threads)
@@ -59,7 +60,6 @@ def set_up_process(point: Point, n_threads: int | None) -> None:
     random.seed(point.config.seed)
     np.random.seed(point.config.seed)
     torch.manual_seed(point.config.seed)
-    environment.exact_float32()
     set_deterministic(point.device.accelerator == "cuda" and point.config.trainer.deterministic)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")

@@ -36,7 +36,7 @@ def prepare(settings: Settings, allocator: str, n_threads: int | None) -> None:
     torch.set_num_threads(n_threads or environment.usable_cores())
     if allocator == "training":
         environment.keep_freed_memory()
-    environment.exact_float32()
+    environment.settle_float32()
 
 
 def usable_kernels(

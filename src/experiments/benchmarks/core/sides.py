@@ -154,7 +154,7 @@ def _serve(
             os.sched_setaffinity(0, {core})
         torch.set_num_threads(1)
         environment.keep_freed_memory()
-        environment.exact_float32()
+        environment.settle_float32()
         made = make()
         while True:
             method, arguments = pipe.recv()

@@ -11,3 +11,13 @@ extern "C" __attribute__((visibility("default"))) int processor_level() {
   return 0;
 #endif
 }
+
+// Whether its products of bfloat16 take more time than those of float32: Intel's do outside of AMX.
+extern "C" __attribute__((visibility("default"))) int bf16_is_slow() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  return __builtin_cpu_is("intel") ? 1 : 0;
+#else
+  return 0;
+#endif
+}
