@@ -1,5 +1,6 @@
 """docs/study.md and README: what was registered for the second edition, and what its runs say."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -22,6 +23,7 @@ from tests.study.edition_2 import (
     verdicts,
     with_smaller,
 )
+from tests.study.histories import PARTS, thinned
 from tests.study.planned import planned
 
 PAPER, README = ROOT / "docs" / "study.md", ROOT / "README.md"
@@ -153,3 +155,27 @@ def test_the_figure_is_of_these_runs():
     assert list(saved["verdict"]) == list(found["verdict"])
     for name in ("value", "value_lower", "value_upper", "p_holm"):
         assert saved[name].to_numpy() == pytest.approx(found[name].to_numpy(), rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize(("folder", "n"), [(FOLDER, 14), (SMALLER, 2)])
+def test_learning_curves_are_of_the_records(folder, n):
+    curves = pd.read_csv(folder / "learning_curves.csv")
+    known = {r.run_id: r for r in map(read_record, find_records(folder))}
+    assert curves["run_id"].nunique() == n
+    for run_id, curve in curves.groupby("run_id"):
+        assert curve["step"].is_monotonic_increasing
+        assert curve["n_tokens"].iloc[-1] == known[run_id].n_tokens
+        assert abs(curve["loss"].iloc[-1] - known[run_id].val_loss) < 0.2
+
+
+def test_a_thinned_curve_is_of_means():
+    step = np.arange(10, 100_001, 10)
+    history = pd.DataFrame(
+        {"step": step, "n_tokens": 2 * step, "lr": 1 / step, "loss": 5 - step / 1e5}
+    )
+    curve = thinned(history)
+    assert len(curve) <= PARTS
+    assert (curve["step"].iloc[0], curve["step"].iloc[-1]) == (10, 100_000)
+    before = curve["step"].shift(fill_value=0)
+    middle = (before + 10 + curve["step"]) / 2  # of the steps that a row is of
+    np.testing.assert_allclose(curve["loss"], 5 - middle / 1e5, atol=1e-4)
