@@ -76,6 +76,19 @@ def _by_trials(
         return read_rates(path), truth
 
 
+def _of_all(
+    layers: tuple[str, ...], rng: np.random.Generator, trials: float | None
+) -> tuple[SavedRates, np.ndarray, SavedLaw]:
+    """Rates with a law of all layers, and that law: contrast refuses a layer without one, and who
+    tried too few rates tries others.
+    """
+    while True:
+        saved, truth = _law(layers, rng) if trials is None else _by_trials(layers, rng, trials)
+        for law in saved.laws:
+            if set(layers) <= set(law.models):
+                return saved, truth, law
+
+
 def rated(
     layers: tuple[str, ...],
     cells: list[tuple[str, float]],
@@ -88,11 +101,10 @@ def rated(
 
     What no law has of a curve's best rate all its sizes share.
     """
-    saved, truth = _law(layers, rng) if trials is None else _by_trials(layers, rng, trials)
+    saved, truth, law = _of_all(layers, rng, trials)
     series = [layer for layer, _ in cells]
     budget = np.array([at for _, at in cells])
     rows = _size(widths, budget).assign(series=series, model=series, budget=budget)
-    (law,) = [one for one in saved.laws if set(layers) <= set(one.models)]
     rows["lr"] = np.exp(law.design(rows, series) @ law.theta)
     missed = {cell: MISSED * rng.standard_normal() for cell in dict.fromkeys(cells)}
     best = np.array([truth[layers.index(name)] for name in series]) + EXPONENT * np.log(widths)
