@@ -302,14 +302,15 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
     """In 300 tables 93 to 97 % of differences on the average of those that a way compares, less or
     more by two standard errors where noises or centres are shared by all of a table.
     """
-    for name, way in simulated.WAYS.items():
+    for name, way in {**simulated.WAYS, **simulated.SECOND_EDITION}.items():
         found = simulated.coverage(way, 300)
         assert 0.93 <= found["differences"] <= 0.97, (name, found)
         # documents are off for all lowest losses of a table: two standard errors of 300 draws
         low, high = (0.91, 0.98) if way.documents else (0.93, 0.97)
         assert low <= found["lowest losses"] <= high, (name, found)
         assert 0.93 <= found["multipliers"] <= 0.98, (name, found)
-        assert 0.93 <= found["slopes"] <= 0.98, (name, found)
+        # what one run finds hard in a document is in them twice: in its noise and in documents
+        assert 0.93 <= found["slopes"] <= (0.99 if way.documents else 0.98), (name, found)
 
 
 @pytest.mark.night
