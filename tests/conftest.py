@@ -81,8 +81,10 @@ def kill_at(step: int) -> Callable[[dict[str, float]], None]:
 
 
 @pytest.fixture(autouse=True)
-def _seed() -> None:
+def _as_in_a_new_process() -> None:
+    """Its seed, and denormals, which a run of the test before has turned off."""
     torch.manual_seed(0)
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session", autouse=True)
