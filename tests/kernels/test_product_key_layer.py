@@ -8,7 +8,7 @@ from torch import nn
 
 from experiments.kernels import product_key_layer
 from experiments.kernels.build import BuildError, load
-from experiments.kernels.cpp import Cpp, levels
+from experiments.kernels.cpp import Cpp, levels, load_cpp
 from experiments.kernels.trunk_passes import TrunkKernel
 from experiments.models.ffn.peer import PEER
 from tests.kernels.implementations import Given
@@ -194,7 +194,7 @@ def test_gradients_of_rows_and_steps_in_the_backward_pass(name):
     layer, norm, x = _case(name)
     _run(layer, norm, x)
     dense = _grads(layer, norm, x)
-    layer, norm, x = _case(name, Given(given=Cpp(load()), gradient="rows"))
+    layer, norm, x = _case(name, Given(given=load_cpp(), gradient="rows"))
     _run(layer, norm, x)
     for leaf, found in _grads(layer, norm, x).items():
         assert torch.equal(found.to_dense(), dense[leaf]), leaf
@@ -205,7 +205,7 @@ def test_gradients_of_rows_and_steps_in_the_backward_pass(name):
         seen[id(table)] = kernel.table_sums(values, segments, weights, table.dtype)
         table.data.zero_()  # after all that reads it
 
-    how = Given(given=Cpp(load()), update=update)
+    how = Given(given=load_cpp(), update=update)
     layer, norm, x = _case(name, how)
     _run(layer, norm, x)
     for leaf, parameter in layer.named_parameters():
