@@ -121,14 +121,12 @@ def retrieval():
 
 def trunks(folder):
     """The GFLOP/s of all processes at each shape, with times faster than eager."""
-    rows = {}
-    for at, one in enumerate(compared(f"{folder}/trunk")):
+    every, rows = read(f"{folder}/trunk"), {}
+    for at, one in enumerate(every["comparisons"]):
         flops = 1e9 * float(re.search(r"([\d.]+) GFLOP$", one["title"])[1])
         for contender in one["contenders"]:
-            cells = rows.setdefault(contender["name"], [""] * 5)
-            rate = (
-                read(f"{folder}/trunk")["n_processes"] * flops / contender["median_seconds"] / 1e9
-            )
+            cells = rows.setdefault(contender["name"], [""] * len(every["comparisons"]))
+            rate = every["n_processes"] * flops / contender["median_seconds"] / 1e9
             times = contender["times_faster"]
             cells[at] = f"{rate:.0f}" + (f" ({times:.2g} ×)" if times else "")
     return [[name, *cells] for name, cells in rows.items()]

@@ -39,7 +39,7 @@ def settle_float32() -> None:
     Products are such on every device. A GPU would be allowed to round their factors to the 10 bits
     of TF32, and routers then choose other experts; torch begins without, but a container's
     TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1 turns it on. On a CPU what is smaller than 1.2e-38 is 0:
-    processors take a hundred cycles for each such number, and attention that has become sharp is
+    processors take many cycles for each such number, and attention that has become sharp is
     full of them. Threads have this from the one that starts them.
     """
     torch.set_float32_matmul_precision("highest")

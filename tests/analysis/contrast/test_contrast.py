@@ -309,7 +309,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
         low, high = (0.91, 0.98) if way.documents else (0.93, 0.97)
         assert low <= found["lowest losses"] <= high, (name, found)
         assert 0.93 <= found["multipliers"] <= 0.98, (name, found)
-        # what one run finds hard in a document is in them twice: in its noise and in documents
+        # .984 with 50 documents: perhaps since what one run finds hard in one counts twice
         assert 0.93 <= found["slopes"] <= (0.99 if way.documents else 0.98), (name, found)
 
 
