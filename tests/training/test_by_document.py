@@ -71,6 +71,11 @@ def stood_before(ids, start, target):
     return any((ids[t - 1], ids[t]) == pair for t in range(start + 1, target))
 
 
+def is_seen(ids, start, target):
+    """Whether the target alone stands there since `start`, and not after the token before it."""
+    return ids[target] in ids[start:target] and not stood_before(ids, start, target)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("batch_size", [1, 7])
 @pytest.mark.parametrize(
@@ -105,22 +110,26 @@ def test_sums_are_those_of_each_target(model, tmp_path, stride, max_tokens, batc
         own = [t for t in range(begin, end) if t in scored]
         if own:
             nats = sum(nats_of(model, ids, scored[t], t) for t in own)
-            known = [t for t in own if stood_before(ids, scored[t], t)]
-            copied = sum(nats_of(model, ids, scored[t], t) for t in known)
-            expected[document] = (
-                len(own),
-                sum(SIZES[ids[t]] for t in own),
-                nats,
-                len(known),
-                copied,
-            )
+            expected[document] = {
+                "n_tokens": len(own),
+                "n_bytes": sum(SIZES[ids[t]] for t in own),
+                "nats": nats,
+            }
+            for name, kind in (("repeated", stood_before), ("seen", is_seen)):
+                of_kind = [t for t in own if kind(ids, scored[t], t)]
+                expected[document] |= {
+                    f"n_{name}": len(of_kind),
+                    f"nats_{name}": sum(nats_of(model, ids, scored[t], t) for t in of_kind),
+                }
 
     columns = found.columns()
     assert columns["document"] == list(expected)
-    for i, name in enumerate(("n_tokens", "n_bytes", "nats", "n_repeated", "nats_repeated")):
-        own = [values[i] for values in expected.values()]
+    for name in expected[0]:
+        own = [values[name] for values in expected.values()]
         assert columns[name] == pytest.approx(own, rel=1e-5), name
-    assert 0 < sum(columns["n_repeated"]) < sum(columns["n_tokens"])
+    n_known = [sum(columns[name]) for name in ("n_repeated", "n_seen")]
+    assert all(n_known)
+    assert sum(n_known) < sum(columns["n_tokens"])
     assert sum(columns["nats"]) == pytest.approx(whole.loss * whole.n_tokens, rel=1e-12)
     assert sum(columns["n_tokens"]) == whole.n_tokens
     assert "domain" not in columns
