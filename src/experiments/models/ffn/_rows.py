@@ -43,9 +43,9 @@ def check_rows(value_init: str, table_dtype: str, inits: tuple[str, ...] = INITS
 def new_rows(
     n_rows: int, d_row: int, dtype: str, init: str = "normal", n_summed: int = 1
 ) -> nn.Parameter:
-    """An (n_rows, d_row) table, N(0, (n_summed * d_row)**-0.5), zero, or by xavier's rule for normal
-    numbers N(0, (2 / (n_rows + d_row))**0.5); in columns_alone, of it the (n_rows, d_row / size)
-    columns of that process.
+    """An (n_rows, d_row) table: normal, N(0, (n_summed * d_row)**-0.5), zero, or xavier,
+    N(0, (2 / (n_rows + d_row))**0.5); in columns_alone, of it the (n_rows, d_row / size) columns of
+    that process.
     """
     rank, size = _share.get()
     width = d_row // size

@@ -20,7 +20,7 @@ from experiments.config.effects import Drawn
 from experiments.config.fields import added
 from experiments.kernels.ops import Execution, Indices, gather_dot, gather_sum
 from experiments.kernels.product_keys import scores_of_halves
-from experiments.models.ffn._base import check_choice, identity
+from experiments.models.ffn._base import WidthFactor, check_choice, identity
 from experiments.models.ffn._product_keys import (
     SCORES,
     ProductKeyConfig,
@@ -52,8 +52,8 @@ class UltraMemConfig(ProductKeyConfig):
     heads_per_query: heads that have one query together, the authors' 2; keys and cores stay a
         head's own, the keys with share_keys=false.
     core_start: diagonal, diag(1, core_margin), or uniform in 0 to 1, the authors'.
-    d_value: numbers of a row, which a map turns into d_model of them once they are summed, as the
-        authors do; null: d_model, and no map.
+    value_factor: rows have round(value_factor * d_model) numbers, which a map turns into d_model of
+        them once they are summed, the authors' 1/2; null: d_model numbers, and no map.
     core_margin, core_loss_rate: the loss of a head is rate * max(0, second singular value of its
         core - margin)**2, which keeps the search near the best pairs. The margin is the paper's.
 
@@ -72,7 +72,7 @@ class UltraMemConfig(ProductKeyConfig):
     core_loss_rate: NotNegative = 0.1
     heads_per_query: AtLeast1 = added(1)
     core_start: str = added("diagonal", Drawn(), varies=True)
-    d_value: AtLeast1 | None = added(None)
+    value_factor: WidthFactor | None = added(None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -103,6 +103,10 @@ class UltraMemConfig(ProductKeyConfig):
     def n_queries(self) -> int:
         return self.n_heads // self.heads_per_query
 
+    def d_value(self, d_model: int) -> int:
+        """Numbers of a row at this width."""
+        return d_model if self.value_factor is None else round(self.value_factor * d_model) or 1
+
     def cost(self, d_model: int) -> Cost:
         """Queries, two scores of each sub-key, the search, h * k rows a token, and their map."""
         query, norm, keys, _ = router_terms(self, d_model)
@@ -111,8 +115,8 @@ class UltraMemConfig(ProductKeyConfig):
         # the scores of kept pairs' keys once more, with gradients; the kept pairs
         search = 2 * RANK * (sum(self.key_sets) + 2 * RANK * k + 2 * n_pairs(k) + k * self.d_key)
         search += 12 * k
-        width = self.d_value or d_model
-        values, n_map = replace(values_term(self, width), d_row=self.d_value), width * d_model
+        width = self.d_value(d_model)
+        values, n_map = replace(values_term(self, width), d_row=width), width * d_model
         widen = Term(name="widen", n_params=n_map, flops=2 * n_map, kept=width)
         if self.key_norm == "rms":
             norm = replace(norm, n_params=self.d_key)  # for halves of queries, and for sub-keys
@@ -133,7 +137,7 @@ class UltraMemConfig(ProductKeyConfig):
                     kept_wide=h * k * (2 * RANK + 4 * RANK + RANK + RANK**2 + 4),
                 ),
                 values,
-                *(() if self.d_value is None else (widen,)),
+                *(() if self.value_factor is None else (widen,)),
             )
         )
 
@@ -193,11 +197,12 @@ class UltraMem(ProductKeyFFN, Routed):
             )
             for one in (self.half_norm, self.sub_key_norm):
                 nn.init.constant_(one.weight, (self.d_key / 2) ** -0.33)
-        width = config.d_value
-        self.w_out = None if width is None else nn.Linear(width, d_model, bias=False)
-        if self.w_out is not None:
-            nn.init.normal_(self.w_out.weight, std=self.w_out.in_features**-0.5)
-        self.values = table(config, width or d_model, config.value_init)
+        width = config.d_value(d_model)
+        self.w_out = None
+        if config.value_factor is not None:
+            self.w_out = nn.Linear(width, d_model, bias=False)
+            nn.init.normal_(self.w_out.weight, std=width**-0.5)
+        self.values = table(config, width, config.value_init)
 
     def output_weights(self) -> tuple[Tensor, ...]:
         return (self.values,)
