@@ -78,7 +78,7 @@ MODELS = {
     "sgatlin": ((SgatlinConfig(**CHANNELS), DenseConfig()), {"tie_head": True}),
     "sgatlin_grown": ((SgatlinConfig(**CHANNELS, n_first_keys=8, activation="gelu"),), {}),
     "stem": ((StemConfig(vocab_size=VOCABULARY), DenseConfig()), {"tie_head": True}),
-    "ultramem": ((UltraMemConfig(**KEYS), DenseConfig()), {}),
+    "ultramem": ((UltraMemConfig(**KEYS, value_factor=0.5, key_norm="rms"), DenseConfig()), {}),
     "beside": (
         (BesideConfig(frozen=DenseConfig(glu=True), trained=PEERConfig(**KEYS)), DenseConfig()),
         {},
