@@ -137,6 +137,7 @@ def write_tables(folder: Path, rows: list[dict[str, Any]]) -> list[Path]:
 
     from experiments.system.csv_text import to_csv
 
+    make_folder(folder)
     for leftover in folder.glob(".table-*"):  # of a collect that was killed
         if time.time() - leftover.stat().st_mtime > _HOUR:
             remove_tree(leftover)
